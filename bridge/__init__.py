@@ -1,0 +1,1 @@
+"""The stdio door: a file that runs alone and knows nothing of the gateway's code."""

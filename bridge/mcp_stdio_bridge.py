@@ -1,0 +1,1005 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["httpx2>=2.16"]
+# ///
+"""Connects an MCP client that speaks stdio to an MCP server behind a URL (streamable HTTP, or HTTP+SSE).
+
+Knows JSON-RPC framing, the two HTTP transports and how a session begins; does not know what the tools do. One file that
+runs alone: `python mcp_stdio_bridge.py URL` or `uv run mcp_stdio_bridge.py URL`, the key in GATEWAY_API_KEY. Standard
+output carries frames only; the log goes to standard error and never holds content.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import contextlib
+import json
+import os
+import queue
+import random
+import re
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, NoReturn, Protocol
+from urllib.parse import parse_qsl, urljoin, urlsplit
+
+try:
+    import httpx2
+except ModuleNotFoundError:  # the script may be run by a bare interpreter; main() says in one line what to do
+    httpx2 = None  # type: ignore[assignment]
+
+CONNECT_TIMEOUT_S = 5.0
+OPEN_TIMEOUT_S = 10.0  # until an SSE connection has named its endpoint
+NOTICE_TIMEOUT_S = 30.0  # until a frame that has no answer of its own is accepted
+WRITE_TIMEOUT_S = 300.0  # 10 MB over a slow line
+ANSWER_TIMEOUT_S = 900.0  # until an answer begins; longer than any gateway lets a unary call run
+UNPINGED_SILENCE_S = 300.0  # a stream that has never pinged may be silent for so long
+PINGED_SILENCE_S = 45.0  # one that pings (servers do every 15 s) is dead after three missing pings
+KEEPALIVE_EXPIRY_S = 4.0  # below the 5 s after which common servers close idle connections: no call meets a closing one
+CLOSE_TIMEOUT_S = 1.0
+SHORTEST_POLL_S = 0.1
+BACKOFF_S = (0.5, 30.0)  # first and longest wait before a stream is opened again
+
+PARSE_ERROR, INVALID_REQUEST, INTERNAL_ERROR, SERVER_ERROR = -32700, -32600, -32603, -32000  # JSON-RPC 2.0, section 5.1
+VERSION_KEY = "io.modelcontextprotocol/protocolVersion"
+NAME_PARAMETERS = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}  # what Mcp-Name repeats
+STREAM = "text/event-stream"
+
+Message = dict[str, Any]
+Deliver = Callable[[Message, bytes], Awaitable[None]]
+
+
+class Problem(Exception):
+    """Why a frame got no answer; `error` is the JSON-RPC error that tells the client."""
+
+    def __init__(self, message: str, *, code: int = SERVER_ERROR, data: Message | None = None) -> None:
+        super().__init__(message)
+        self.error: Message = {"code": code, "message": message} | ({"data": data} if data else {})
+
+
+class Unreachable(Problem):
+    """The server was not reached: the frame was certainly not delivered."""
+
+    def __init__(self, reason: str) -> None:
+        data = {"type": "server_unreachable", "may_have_been_delivered": False}
+        super().__init__(f"The MCP server cannot be reached, the call was not delivered: {reason}", data=data)
+
+
+class Lost(Problem):
+    """The connection ended before the answer came: the frame may have been delivered, so it is not sent again."""
+
+    def __init__(self) -> None:
+        message = (
+            "The connection to the MCP server was lost before the answer came. The call may have been carried out, "
+            "so it was not sent again."
+        )
+        super().__init__(message, data={"type": "connection_lost", "may_have_been_delivered": True})
+
+
+class Refused(Problem):
+    """An HTTP status other than success, without a JSON-RPC error in its body."""
+
+
+class NotStreamable(Problem):
+    """The URL refuses POST in a way that an HTTP+SSE server would; tells the client what the refusal said."""
+
+    def __init__(self, refusal: Problem) -> None:
+        super().__init__(str(refusal))
+        self.error = refusal.error
+
+
+class SessionGone(Exception):
+    """The server does not know the session (any more) and has not taken the frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One JSON-RPC message of the client: its bytes, which are relayed as they are, and what they say.
+
+    A replay is a handshake that the bridge repeats by itself: the client is not shown the answer.
+    """
+
+    body: bytes
+    message: Message
+    is_replay: bool = False
+
+    @classmethod
+    def parse(cls, line: bytes) -> Frame:
+        """Reads one line; raises Problem (-32700 not JSON, -32600 not one JSON-RPC message)."""
+        try:
+            message = json.loads(line.decode())
+        except (ValueError, RecursionError):
+            raise Problem("Parse error: the line is not JSON", code=PARSE_ERROR) from None
+        if not isinstance(message, dict) or not _is_sound(message):
+            raise Problem("Invalid request: a line holds one JSON-RPC message", code=INVALID_REQUEST)
+        return cls(line, message)
+
+    @property
+    def id(self) -> Any:
+        return self.message.get("id")
+
+    @property
+    def method(self) -> str:
+        return str(self.message.get("method", ""))
+
+    @property
+    def params(self) -> Message:
+        params = self.message.get("params")
+        return params if isinstance(params, dict) else {}
+
+    @property
+    def is_request(self) -> bool:
+        return "method" in self.message and "id" in self.message
+
+    @property
+    def version(self) -> str | None:
+        """The protocol version that the frame itself names (2026-07-28 and later), else None."""
+        meta = self.params.get("_meta")
+        version = meta.get(VERSION_KEY) if isinstance(meta, dict) else None
+        return version if isinstance(version, str) else None
+
+    def is_answered_by(self, message: Message) -> bool:
+        """Whether a message of the server is the result or error of this request."""
+        return "method" not in message and message.get("id") == self.id
+
+
+def is_id(value: object) -> bool:
+    """Whether a value can be the id of a request."""
+    return isinstance(value, str | int | float)
+
+
+def _is_sound(message: Message) -> bool:
+    return isinstance(message.get("method", ""), str) and ("method" not in message or is_id(message.get("id", 0)))
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One server-sent event (WHATWG HTML, section 9.2)."""
+
+    kind: str
+    data: bytes
+    id: str
+    retry_s: float | None
+
+    @property
+    def is_message(self) -> bool:
+        return self.kind == "message" and self.data != b""
+
+
+async def read_events(response: httpx2.Response) -> AsyncIterator[Event]:
+    """Events of a stream whose lines end in LF or CRLF; raises TimeoutError when it falls silent."""
+    chunks = aiter(response.aiter_bytes())
+    silence_s = UNPINGED_SILENCE_S
+    pending = bytearray()
+    fields: dict[bytes, list[bytes]] = {}
+    while True:
+        async with asyncio.timeout(silence_s):
+            chunk = await anext(chunks, None)
+        if chunk is None:
+            return
+        pending += chunk
+        if b"\n" not in chunk:
+            continue
+        *lines, pending = pending.split(b"\n")
+        for line in lines:
+            name, _, value = bytes(line.rstrip(b"\r")).partition(b":")
+            if name:
+                fields.setdefault(name, []).append(value.removeprefix(b" "))
+            elif line.startswith(b":"):
+                silence_s = PINGED_SILENCE_S
+            elif fields:
+                yield _event(fields)
+                fields = {}
+
+
+def _event(fields: dict[bytes, list[bytes]]) -> Event:
+    kind, event_id, retry = (
+        fields.get(name, [b""])[-1].decode(errors="replace") for name in (b"event", b"id", b"retry")
+    )
+    # a line break in JSON is only white space between tokens, so a space says the same
+    data = b" ".join(fields.get(b"data", []))
+    return Event(kind or "message", data, event_id, int(retry) / 1000 if retry.isdecimal() else None)
+
+
+def parse_message(data: bytes) -> Message:
+    """One message of the server; raises Problem when it is none."""
+    try:
+        message = json.loads(data)
+    except (ValueError, RecursionError):
+        message = None
+    if not isinstance(message, dict):
+        raise Problem("The server's answer is not a JSON-RPC message. Is the URL that of an MCP server?")
+    return message
+
+
+async def refusal(response: httpx2.Response) -> Problem:
+    """What an HTTP status other than success says, in the server's own words where it has some."""
+    body = await response.aread()
+    try:
+        error = json.loads(body)["error"]
+        message = str(error["message"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return Refused(_status_text(response), data={"type": "http_error", "status": response.status_code})
+    if isinstance(error.get("code"), int):
+        return Problem(message, code=error["code"], data=error.get("data"))
+    data = {name: error.get(name) for name in ("type", "code", "param")} | {"status": response.status_code}
+    retry_after = response.headers.get("retry-after", "")
+    return Refused(message, data=data | ({"retry_after_s": int(retry_after)} if retry_after.isdecimal() else {}))
+
+
+def _status_text(response: httpx2.Response) -> str:
+    text = f"The server answered {response.status_code} {response.reason_phrase}".rstrip()
+    location = response.headers.get("location")
+    return f"{text}, redirecting to {location}: use that URL if it is the right one" if location else text
+
+
+class Log:
+    """Lines on standard error; of a frame only method, id, size and time, since hosts keep this log."""
+
+    def __init__(self, *, is_verbose: bool) -> None:
+        self._is_verbose = is_verbose
+
+    def __call__(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # nobody reads the log: that is no reason to stop
+            print(f"mcp bridge: {text}", file=sys.stderr, flush=True)
+
+    def frame(self, arrow: str, message: Message, size_bytes: int, took_s: float | None = None) -> None:
+        """Logs one frame when debugging; `arrow` is "->" towards the server and "<-" from it."""
+        if not self._is_verbose:
+            return
+        method = str(message.get("method", "error" if "error" in message else "result"))[:64]
+        request_id = f" id={str(message['id'])[:64]}" if "id" in message else ""
+        took = "" if took_s is None else f" {took_s:.3f} s"
+        self(f"{arrow} {method}{request_id} {size_bytes} B{took}")
+
+
+class Remote:
+    """The server's URL and the HTTP client that both transports share."""
+
+    def __init__(self, client: httpx2.AsyncClient, url: str, log: Log) -> None:
+        self.url = url
+        self.log = log
+        self._client = client
+
+    @contextlib.asynccontextmanager
+    async def exchange(
+        self, method: str, headers: dict[str, str], body: bytes | None = None, *, url: str | None = None
+    ) -> AsyncIterator[httpx2.Response]:
+        """One HTTP request and its streamed response; raises Unreachable or Lost, also while the body is read."""
+        try:
+            async with self._client.stream(method, url or self.url, headers=headers, content=body) as response:
+                yield response
+        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError, httpx2.LocalProtocolError) as error:
+            raise Unreachable(str(error) or type(error).__name__) from error
+        except (httpx2.RequestError, TimeoutError) as error:
+            raise Lost from error
+
+
+class Transport(Protocol):
+    """How frames reach the server; everything that comes back goes to the function given to the constructor."""
+
+    name: str
+
+    async def send(self, frame: Frame) -> None:
+        """Returns when the frame is accepted and, if it is a request, answered; raises Problem."""
+
+    def forwards_cancel_of(self, request: Frame) -> bool:
+        """Whether the server is told by a notification (else by closing the response) that a request is cancelled."""
+
+    async def aclose(self) -> None:
+        """Ends the session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What a handshake of the older revisions agreed on; the server may keep no session (`id` is None)."""
+
+    id: str | None
+    version: str | None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        named = {"mcp-session-id": self.id, "mcp-protocol-version": self.version}
+        return {name: value for name, value in named.items() if isinstance(value, str)}
+
+
+def encode_header(value: str) -> str:
+    """A header value, wrapped in base64 where HTTP could not carry it (MCP 2026-07-28, streamable HTTP)."""
+    is_plain = re.fullmatch(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?", value) and not value.startswith("=?base64?")
+    return value if is_plain else f"=?base64?{base64.b64encode(value.encode(errors='replace')).decode()}?="
+
+
+def modern_headers(frame: Frame) -> dict[str, str]:
+    """The headers that repeat a frame's version, method and name (MCP 2026-07-28, streamable HTTP)."""
+    headers = {"mcp-protocol-version": frame.version or "", "mcp-method": frame.method}
+    name = frame.params.get(NAME_PARAMETERS.get(frame.method, ""))
+    if isinstance(name, str):
+        headers["mcp-name"] = name
+    return {key: encode_header(value) for key, value in headers.items()}
+
+
+@dataclass(slots=True)
+class Cursor:
+    """Where a response stream that the server ended before its answer can be taken up again."""
+
+    event_id: str = ""
+    retry_s: float = 1.0
+
+
+class StreamableHttp:
+    """Streamable HTTP: one POST a frame; for the older revisions also the session and the GET stream."""
+
+    name = "streamable HTTP"
+
+    def __init__(self, remote: Remote, deliver: Deliver) -> None:
+        self._remote = remote
+        self._deliver = deliver
+        self._session: Session | None = None
+        self._initialize: Frame | None = None
+        self._initialized: Frame | None = None
+        self._renewal = asyncio.Lock()
+        self._listener: asyncio.Task[None] | None = None
+        self._listened: Session | None = None
+        self._is_confirmed = False
+
+    def forwards_cancel_of(self, request: Frame) -> bool:
+        return request.version is None
+
+    async def send(self, frame: Frame) -> None:
+        if frame.method == "initialize":
+            self._forget_session()
+        async with self._renewal:  # a session that is being opened again takes nothing else yet
+            session = self._session
+        if frame.method == "notifications/initialized":
+            self._initialized = frame  # also if it gets lost: the client holds the session to be open
+        try:
+            await self._post(frame)
+        except SessionGone:  # 404: the server did not take the frame, so sending it again is safe
+            await self._renew(session)
+            await self._post_again(frame)
+
+    async def aclose(self) -> None:
+        session = self._session
+        self._forget_session()
+        if session and session.id:
+            async with self._remote.exchange("DELETE", session.headers):
+                pass
+
+    def _forget_session(self) -> None:
+        self._session = self._initialize = self._initialized = None
+        if self._listener:
+            self._listener.cancel()
+
+    def _headers(self, frame: Frame) -> dict[str, str]:
+        if frame.version:
+            return modern_headers(frame)
+        return self._session.headers if self._session and frame.method != "initialize" else {}
+
+    async def _post(self, frame: Frame) -> None:
+        headers = {"accept": f"application/json, {STREAM}", "content-type": "application/json"} | self._headers(frame)
+        async with self._remote.exchange("POST", headers, frame.body) as response:
+            if response.status_code == 404 and "mcp-session-id" in headers:
+                raise SessionGone
+            await self._check(response)
+            cursor = await self._take_answer(frame, response) if frame.is_request else None
+        while cursor:
+            await asyncio.sleep(max(cursor.retry_s, SHORTEST_POLL_S))
+            resume = {"accept": STREAM, "last-event-id": cursor.event_id} | self._headers(frame)
+            async with self._remote.exchange("GET", resume) as response:
+                if not response.is_success:
+                    raise Lost
+                cursor = await self._relay_stream(frame, response, cursor)
+        if frame.method == "notifications/initialized":
+            self._listen_anew()
+
+    async def _post_again(self, frame: Frame) -> None:
+        try:
+            await self._post(frame)
+        except SessionGone:
+            raise Problem("The server refused the session that it had just opened") from None
+
+    async def _check(self, response: httpx2.Response) -> None:
+        if response.is_success:
+            self._is_confirmed = True
+            return
+        problem = await refusal(response)
+        status = response.status_code
+        may_be_sse = status == 405 or (status in (400, 404) and isinstance(problem, Refused))
+        if may_be_sse and not self._is_confirmed:
+            raise NotStreamable(problem)
+        raise problem
+
+    async def _take_answer(self, frame: Frame, response: httpx2.Response) -> Cursor | None:
+        if response.headers.get("content-type", "").startswith(STREAM):
+            return await self._relay_stream(frame, response, Cursor())
+        body = await response.aread()
+        message = parse_message(body)
+        if not frame.is_answered_by(message):
+            raise Problem("The server answered with a message that is not the answer to this call")
+        await self._relay(frame, response, message, body)
+        return None
+
+    async def _relay_stream(self, frame: Frame, response: httpx2.Response, cursor: Cursor) -> Cursor | None:
+        """Relays until the answer has come (None) or the stream ends (where to resume); raises Lost if it cannot be."""
+        try:
+            async for event in read_events(response):
+                cursor = Cursor(event.id or cursor.event_id, cursor.retry_s if event.retry_s is None else event.retry_s)
+                if not event.is_message:
+                    continue
+                message = parse_message(event.data)
+                await self._relay(frame, response, message, event.data)
+                if frame.is_answered_by(message):
+                    return None
+        except (httpx2.TransportError, TimeoutError):
+            if not cursor.event_id:
+                raise
+        if not cursor.event_id:
+            raise Lost
+        return cursor
+
+    async def _relay(self, frame: Frame, response: httpx2.Response, message: Message, body: bytes) -> None:
+        if frame.is_answered_by(message):
+            if frame.is_replay and "result" not in message:
+                raise Problem("The server refused to open the session again")
+            if frame.method == "initialize" and isinstance(message.get("result"), dict):
+                version = message["result"].get("protocolVersion")
+                self._session = Session(response.headers.get("mcp-session-id"), version)
+                self._initialize = frame
+            if frame.is_replay:
+                return
+        await self._deliver(message, body)
+
+    async def _renew(self, stale: Session | None) -> None:
+        """Opens the session again with the client's own handshake, once however many calls found it gone."""
+        async with self._renewal:
+            if self._session is not stale or self._initialize is None:
+                return
+            self._remote.log("the server does not know the session any more: opening it again")
+            initialized = self._initialized
+            try:
+                await self._post(replace(self._initialize, is_replay=True))
+                if initialized:
+                    await self._post_again(initialized)
+            except (Problem, asyncio.CancelledError):
+                self._session = stale  # so that the next call tries again
+                raise
+
+    def _listen_anew(self) -> None:
+        if self._listener is asyncio.current_task():  # it has renewed the session itself, and goes on with the new one
+            return
+        if self._listener:
+            self._listener.cancel()
+        has_stream = self._session is not None and self._session.id is not None
+        self._listener = asyncio.create_task(self._listen()) if has_stream else None
+
+    async def _listen(self) -> None:
+        """Keeps the GET stream open, on which servers of the older revisions speak unasked."""
+        async for _ in backoff():
+            session = self._session
+            if session is None:
+                return
+            try:
+                if not await self._listen_once(session):
+                    return
+            except SessionGone:
+                if self._listened is not session:
+                    return  # it knows the session but has no such stream
+                with contextlib.suppress(Problem):
+                    await self._renew(session)
+            except Problem as problem:
+                self._remote.log(f"the stream of server notifications was interrupted ({type(problem).__name__})")
+
+    async def _listen_once(self, session: Session) -> bool:
+        """Relays one GET stream to its end; False when the server has none."""
+        async with self._remote.exchange("GET", {"accept": STREAM} | session.headers) as response:
+            if response.status_code == 404:
+                raise SessionGone
+            if response.status_code == 405:
+                return False
+            if not response.is_success:
+                raise await refusal(response)
+            self._listened = session
+            async for event in read_events(response):
+                if event.is_message:
+                    await self._deliver(parse_message(event.data), event.data)
+        return True
+
+
+async def backoff() -> AsyncIterator[None]:
+    """Yields at once, then after waits that double, and start over after a turn that lasted longer than the wait."""
+    shortest_s, longest_s = BACKOFF_S
+    wait_s = shortest_s
+    while True:
+        began = time.monotonic()
+        yield
+        if time.monotonic() - began > wait_s:
+            wait_s = shortest_s
+        await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))  # noqa: S311 (spreads clients, guards nothing)
+        wait_s = min(wait_s * 2, longest_s)
+
+
+@dataclass(eq=False, slots=True)
+class SseConnection:
+    """One GET stream of HTTP+SSE: where to POST, and which requests wait for an answer on it."""
+
+    endpoint: asyncio.Future[str]
+    waiting: dict[Any, asyncio.Future[Problem | None]] = field(default_factory=dict)
+    reader: asyncio.Task[None] | None = None
+    is_used: bool = False
+
+
+class HttpSse:
+    """HTTP+SSE (2024-11-05): frames are POSTed to an endpoint, all answers come on one GET stream."""
+
+    name = "HTTP+SSE"
+
+    def __init__(self, remote: Remote, deliver: Deliver) -> None:
+        self._remote = remote
+        self._deliver = deliver
+        self._initialize: Frame | None = None
+        self._initialized: Frame | None = None
+        self._connection: SseConnection | None = None
+        self._reconnector: asyncio.Task[None] | None = None
+        self._is_closed = False
+
+    def forwards_cancel_of(self, request: Frame) -> bool:  # noqa: ARG002 (the one stream is closed for no request)
+        return True
+
+    async def send(self, frame: Frame) -> None:
+        if frame.method == "initialize":
+            self._begin_handshake(frame)
+        elif frame.method == "notifications/initialized":
+            self._initialized = frame  # also if it gets lost: the client holds the session to be open
+        try:
+            await self._send_once(frame)
+        except SessionGone:  # the server did not take the frame, so sending it again is safe
+            self._remote.log("the server does not know the session any more: opening it again")
+            try:
+                await self._send_once(frame)
+            except SessionGone:
+                raise Problem("The server refused the session that it had just opened") from None
+
+    async def connect(self) -> SseConnection:
+        """The open connection, or a new one with the handshake replayed; raises Problem when there is none."""
+        if self._connection is None:
+            self._connection = SseConnection(asyncio.get_running_loop().create_future())
+            self._connection.reader = asyncio.create_task(self._read(self._connection))
+        connection = self._connection
+        await asyncio.shield(connection.endpoint)
+        return connection
+
+    async def aclose(self) -> None:
+        self._is_closed = True
+        if self._reconnector:
+            self._reconnector.cancel()
+        if self._connection and self._connection.reader:
+            self._connection.reader.cancel()
+            await asyncio.wait([self._connection.reader])
+
+    def _begin_handshake(self, frame: Frame) -> None:
+        # some servers settle on a revision with the first frame of a connection, so a probe must not share it
+        if self._connection and self._connection.is_used:
+            self._drop(self._connection)
+        self._initialize, self._initialized = frame, None
+
+    def _drop(self, connection: SseConnection) -> None:
+        if self._connection is connection:
+            self._connection = None
+        if connection.reader:
+            connection.reader.cancel()
+
+    async def _send_once(self, frame: Frame) -> None:
+        connection = await self.connect()
+        connection.is_used = True
+        answered: asyncio.Future[Problem | None] = asyncio.get_running_loop().create_future()
+        if frame.is_request:
+            connection.waiting[frame.id] = answered
+        try:
+            await self._post(connection.endpoint.result(), frame)
+            if frame.is_request and (problem := await answered):
+                raise problem
+        except SessionGone:
+            self._drop(connection)
+            raise
+        finally:
+            connection.waiting.pop(frame.id, None)
+
+    async def _post(self, endpoint: str, frame: Frame) -> None:
+        async with self._remote.exchange(
+            "POST", {"content-type": "application/json"}, frame.body, url=endpoint
+        ) as response:
+            if response.status_code == 404:
+                raise SessionGone
+            if not response.is_success:
+                raise await refusal(response)
+
+    async def _read(self, connection: SseConnection) -> None:
+        """Lives as long as the connection: opens it, relays what comes, tells those who wait that it ended."""
+        problem: Problem = Unreachable("the event stream could not be opened")
+        try:
+            async with (
+                asyncio.timeout(OPEN_TIMEOUT_S) as opening,
+                self._remote.exchange("GET", {"accept": STREAM}) as response,
+            ):
+                events = await self._open(connection, response)
+                opening.reschedule(None)
+                async for event in events:
+                    if event.is_message:
+                        await self._receive(connection, event.data)
+        except (SessionGone, Lost, TimeoutError):
+            pass
+        except Problem as raised:
+            problem = raised
+        finally:
+            self._end(connection, problem)
+
+    async def _open(self, connection: SseConnection, response: httpx2.Response) -> AsyncIterator[Event]:
+        if not response.is_success:
+            raise await refusal(response)
+        if not response.headers.get("content-type", "").startswith(STREAM):
+            raise Problem("The URL answers, but not as an MCP server")
+        events = read_events(response)
+        endpoint = await self._endpoint(events)
+        if self._initialize and self._initialized:
+            await self._replay(endpoint, self._initialize, self._initialized, events)
+        connection.endpoint.set_result(endpoint)
+        return events
+
+    async def _endpoint(self, events: AsyncIterator[Event]) -> str:
+        async for event in events:
+            if event.kind == "endpoint":
+                endpoint = urljoin(self._remote.url, event.data.decode(errors="replace"))
+                if urlsplit(endpoint)[:2] != urlsplit(self._remote.url)[:2]:
+                    raise Problem("The server names an endpoint on another host, which is not followed")
+                return endpoint
+        raise Lost
+
+    async def _replay(self, endpoint: str, initialize: Frame, initialized: Frame, events: AsyncIterator[Event]) -> None:
+        self._remote.log("the connection was opened again")
+        await self._post(endpoint, initialize)
+        async for event in events:
+            if not event.is_message:
+                continue
+            message = parse_message(event.data)
+            if not initialize.is_answered_by(message):
+                await self._deliver(message, event.data)
+            elif "result" not in message:
+                raise Problem("The server refused to open the session again")
+            else:
+                return await self._post(endpoint, initialized)
+        raise Lost
+
+    async def _receive(self, connection: SseConnection, data: bytes) -> None:
+        message = parse_message(data)
+        await self._deliver(message, data)
+        request_id = message.get("id")
+        answered = connection.waiting.get(request_id) if "method" not in message and is_id(request_id) else None
+        if answered and not answered.done():
+            answered.set_result(None)
+
+    def _end(self, connection: SseConnection, problem: Problem) -> None:
+        if self._connection is connection:
+            self._connection = None
+        for answered in connection.waiting.values():
+            if not answered.done():
+                answered.set_result(Lost())
+        if not connection.endpoint.done():
+            connection.endpoint.set_exception(problem)
+            connection.endpoint.exception()  # whoever waited for it may have been cancelled
+        elif not self._is_closed and (self._reconnector is None or self._reconnector.done()):
+            self._reconnector = asyncio.create_task(self._reconnect())
+
+    async def _reconnect(self) -> None:
+        async for _ in backoff():
+            with contextlib.suppress(Problem):
+                await self.connect()
+                return
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request on its way."""
+
+    frame: Frame
+    task: asyncio.Task[None]
+    began: float
+
+
+class Bridge:
+    """The client's side: takes its lines, knows which calls are under way, answers when the server cannot."""
+
+    def __init__(self, remote: Remote, transport: str, write: Callable[[bytes], Awaitable[None]]) -> None:
+        self._remote = remote
+        self._log = remote.log
+        self._write = write
+        self._may_fall_back = transport == "auto"
+        self._falling_back = asyncio.Lock()
+        self._calls: dict[Any, Call] = {}
+        self.transport: Transport = (HttpSse if transport == "sse" else StreamableHttp)(remote, self._deliver)
+
+    async def take(self, line: bytes) -> None:
+        """Takes one line: starts a request as a task, sends anything else before it returns."""
+        try:
+            frame = Frame.parse(line)
+        except Problem as problem:
+            await self._answer(None, problem)
+            return
+        self._log.frame("->", frame.message, len(line))
+        if frame.is_request:
+            self._start(frame)
+        elif frame.method == "notifications/cancelled":
+            await self._cancel(frame)
+        else:
+            await self._notify(frame)
+
+    async def aclose(self) -> None:
+        """Cancels what is under way and ends the session, in a bounded time."""
+        tasks = [call.task for call in self._calls.values()]
+        for task in tasks:
+            task.cancel()
+        with contextlib.suppress(Problem, TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await asyncio.gather(*tasks, return_exceptions=True)
+                await self.transport.aclose()
+
+    def _start(self, frame: Frame) -> None:
+        call = Call(frame, asyncio.create_task(self._call(frame)), time.monotonic())
+        self._calls[frame.id] = call
+        call.task.add_done_callback(lambda _: self._forget(call))
+
+    def _forget(self, call: Call) -> None:
+        if self._calls.get(call.frame.id) is call:  # a client that uses an id twice has replaced it
+            del self._calls[call.frame.id]
+
+    async def _call(self, frame: Frame) -> None:
+        try:
+            await self._send(frame)
+        except Problem as problem:
+            await self._answer(frame.id, problem)
+        except Exception as error:  # whatever happens, a call is answered
+            await self._answer(frame.id, Problem(f"The bridge failed: {type(error).__name__}", code=INTERNAL_ERROR))
+
+    async def _notify(self, frame: Frame) -> None:
+        try:
+            async with asyncio.timeout(NOTICE_TIMEOUT_S):
+                await self._send(frame)
+        except Exception as error:  # there is nobody to tell, and the next frame may fare better
+            self._log(f"{frame.method[:64] or 'an answer'} was not delivered ({type(error).__name__})")
+
+    async def _cancel(self, notice: Frame) -> None:
+        request_id = notice.params.get("requestId")
+        call = self._calls.get(request_id) if is_id(request_id) else None
+        if call is None:
+            return
+        if self.transport.forwards_cancel_of(call.frame):
+            await self._notify(notice)
+        call.task.cancel()
+
+    async def _send(self, frame: Frame) -> None:
+        transport = self.transport
+        try:
+            await transport.send(frame)
+        except NotStreamable as refused:
+            if not self._may_fall_back:
+                raise
+            async with self._falling_back:
+                if self.transport is transport:
+                    self.transport = await self._fall_back(refused)
+            await self.transport.send(frame)
+
+    async def _fall_back(self, refused: NotStreamable) -> Transport:
+        sse = HttpSse(self._remote, self._deliver)
+        try:
+            await sse.connect()
+        except Problem:
+            raise refused from None
+        self._log("the server speaks HTTP+SSE")
+        return sse
+
+    async def _answer(self, request_id: Any, problem: Problem) -> None:
+        message = {"jsonrpc": "2.0", "id": request_id, "error": problem.error}
+        await self._deliver(message, json.dumps(message).encode())
+
+    async def _deliver(self, message: Message, body: bytes) -> None:
+        """Writes one frame to the client, as one line: in JSON a line break is only white space between tokens."""
+        call = self._calls.get(message["id"]) if "method" not in message and is_id(message.get("id")) else None
+        self._log.frame("<-", message, len(body), time.monotonic() - call.began if call else None)
+        await self._write(body.replace(b"\r", b" ").replace(b"\n", b" ") + b"\n")
+
+
+def read_lines(descriptor: int) -> Iterator[bytes]:
+    """Lines of a pipe until it ends, without their ends and without empty ones; blocks, so it runs in a thread."""
+    # neither sys.stdin nor an event loop's pipe reader: the one blocks interpreter exit, the other fails on Windows
+    parts: list[bytes] = []
+    while chunk := os.read(descriptor, 1 << 16):
+        *ends, rest = chunk.split(b"\n")
+        for end in ends:
+            if line := b"".join([*parts, end]).strip():
+                yield line
+            parts.clear()
+        parts.append(rest)
+
+
+def tell(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *arguments: object) -> None:
+    """Calls back in the loop's thread, unless the loop is closed already."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(callback, *arguments)
+
+
+class FrameWriter:
+    """Writes frames to a pipe in a thread of its own, so that a client that does not read blocks nothing else."""
+
+    def __init__(self, descriptor: int, ended: asyncio.Event) -> None:
+        self._descriptor = descriptor
+        self._ended = ended
+        self._loop = asyncio.get_running_loop()
+        self._frames: queue.SimpleQueue[tuple[bytes, asyncio.Event]] = queue.SimpleQueue()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    async def write(self, frame: bytes) -> None:
+        """Returns when the frame is in the pipe, which is back-pressure for the server."""
+        written = asyncio.Event()
+        self._frames.put((frame, written))
+        await written.wait()
+
+    def _run(self) -> None:
+        try:
+            while True:
+                frame, written = self._frames.get()
+                rest = memoryview(frame)
+                while rest:
+                    rest = rest[os.write(self._descriptor, rest) :]
+                tell(self._loop, written.set)
+        except OSError:  # the client is gone
+            tell(self._loop, self._ended.set)
+
+
+async def serve(remote: Remote, transport: str) -> int:
+    """Relays between standard input, standard output and the server until the client is gone; returns the exit code."""
+    loop = asyncio.get_running_loop()
+    lines: asyncio.Queue[bytes] = asyncio.Queue()
+    ended = asyncio.Event()
+    bridge = Bridge(remote, transport, FrameWriter(1, ended).write)
+
+    def read() -> None:
+        with contextlib.suppress(OSError):
+            for line in read_lines(0):
+                tell(loop, lines.put_nowait, line)
+        tell(loop, ended.set)
+
+    async def pump() -> None:
+        while True:
+            await bridge.take(await lines.get())
+
+    threading.Thread(target=read, daemon=True).start()
+    pumping, ending = asyncio.create_task(pump()), asyncio.create_task(ended.wait())
+    try:
+        await asyncio.wait([pumping, ending], return_when=asyncio.FIRST_COMPLETED)
+        return 0 if ending.done() else 1
+    finally:
+        pumping.cancel()
+        await bridge.aclose()
+
+
+async def check(remote: Remote, transport: str, *, has_key: bool) -> int:
+    """Opens a session, lists the tools, and tells in words what works; returns the exit code."""
+    answers: asyncio.Queue[Message] = asyncio.Queue()
+
+    async def collect(line: bytes) -> None:
+        if "id" in (message := json.loads(line)):
+            await answers.put(message)
+
+    async def call(method: str, params: Message) -> Message:
+        await bridge.take(json.dumps({"jsonrpc": "2.0", "id": method, "method": method, "params": params}).encode())
+        answer = await answers.get()
+        if "error" in answer:
+            raise Problem(answer["error"]["message"])
+        result: Message = answer["result"]
+        return result
+
+    bridge = Bridge(remote, transport, collect)
+    client = {"name": "mcp-stdio-bridge", "version": "check"}
+    try:
+        hello = await call("initialize", {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client})
+        server = f"{hello['serverInfo']['name']} {hello['serverInfo']['version']}"
+        print(f"URL    works: {server}, {bridge.transport.name}, protocol {hello['protocolVersion']}")
+        print(f"Key    {'accepted' if has_key else 'none given (GATEWAY_API_KEY is not set): you are a guest'}")
+        await bridge.take(b'{"jsonrpc":"2.0","method":"notifications/initialized"}')
+        tools = (await call("tools/list", {}))["tools"]
+        print(f"Tools  {len(tools)}: {', '.join(tool['name'] for tool in tools)}")
+    except (Problem, KeyError, TypeError) as error:
+        print(f"Failed: {error if isinstance(error, Problem) else 'the answer is not that of an MCP server'}")
+        return 1
+    finally:
+        await bridge.aclose()
+    return 0
+
+
+async def run(options: argparse.Namespace, key: str) -> int:
+    """Opens the HTTP client and does what the options ask for; returns the exit code."""
+    log = Log(is_verbose=options.debug)
+    # an exception's text may quote a frame, so of what nobody caught only the type is logged
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _, context: log(f"unexpected: {type(context.get('exception')).__name__}")
+    )
+    if key and is_in_the_clear(options.url):
+        log("the key travels unencrypted: use https where others can listen")
+    headers = {"user-agent": "mcp-stdio-bridge"} | ({"authorization": f"Bearer {key}"} if key else {})
+    timeout = httpx2.Timeout(connect=CONNECT_TIMEOUT_S, read=ANSWER_TIMEOUT_S, write=WRITE_TIMEOUT_S, pool=None)
+    limits = httpx2.Limits(keepalive_expiry=KEEPALIVE_EXPIRY_S)
+    async with httpx2.AsyncClient(headers=headers, timeout=timeout, limits=limits) as client:
+        remote = Remote(client, options.url, log)
+        if options.check:
+            return await check(remote, options.transport, has_key=bool(key))
+        return await serve(remote, options.transport)
+
+
+def is_in_the_clear(url: str) -> bool:
+    """Whether requests leave this machine without TLS."""
+    parts = urlsplit(url)
+    return parts.scheme == "http" and not re.fullmatch(r"localhost|127(\.\d+){3}|::1", parts.hostname or "")
+
+
+def reason_against_url(url: str) -> str | None:
+    """Why a URL is not used (without repeating it, since it may hold a secret), or None."""
+    try:
+        parts = urlsplit(url)
+        is_http = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_http = False
+    if not is_http:
+        return "give the URL of the MCP server, http://... or https://..., as the argument or in GATEWAY_URL"
+    secret_names = {"key", "token", "secret", "password", "auth", "authorization", "api_key", "apikey", "access_token"}
+    has_secret = any(name.lower().replace("-", "_") in secret_names for name, _ in parse_qsl(parts.query))
+    if parts.username or parts.password or has_secret or re.search(r"gw_(live|test)_", url):
+        return "the URL holds a key, which logs would show: put it into GATEWAY_API_KEY"
+    return None
+
+
+def parse_options(argv: list[str] | None) -> argparse.Namespace:
+    """The command line; exits with status 2 and one line that repeats no argument, since it may be a key."""
+    parser = argparse.ArgumentParser(
+        prog="mcp_stdio_bridge",
+        description="Connects an MCP client that speaks stdio to an MCP server behind a URL.",
+        epilog="The API key comes from the environment variable GATEWAY_API_KEY; without it you are a guest.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("url", nargs="?", default=os.environ.get("GATEWAY_URL", ""), help="default: $GATEWAY_URL")
+    parser.add_argument("--transport", choices=("auto", "http", "sse"), default="auto", help="default: %(default)s")
+    parser.add_argument("--debug", action="store_true", help="log method, id, size and time of each frame")
+    parser.add_argument("--check", action="store_true", help="tell whether URL, key and tools work, and end")
+    options, rest = parser.parse_known_args(argv)
+    if rest:
+        refuse("one URL and the options of --help are all it takes; a key comes only from GATEWAY_API_KEY")
+    if reason := reason_against_url(options.url):
+        refuse(reason)
+    return options
+
+
+def refuse(reason: str) -> NoReturn:
+    """Ends the program with status 2 and one line on standard error."""
+    print(f"mcp_stdio_bridge: {reason}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the bridge and returns its exit code; raises SystemExit(2) when it cannot start."""
+    options = parse_options(argv)
+    key = os.environ.get("GATEWAY_API_KEY", "").strip()
+    if not re.fullmatch(r"[\x21-\x7e]*", key):
+        refuse("GATEWAY_API_KEY holds characters that no key has")
+    if httpx2 is None:
+        refuse("httpx2 is missing: run `pip install httpx2`, or start the script with `uv run mcp_stdio_bridge.py URL`")
+    try:
+        return asyncio.run(run(options, key))
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

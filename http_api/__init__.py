@@ -1,0 +1,1 @@
+"""The HTTP door: an OpenAI-compatible API over the core, and the server that carries both doors."""

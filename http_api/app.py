@@ -1,0 +1,87 @@
+"""Every route and every middleware of the HTTP door, on one screen."""
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from http_api.chat import ChatCompletions
+from http_api.health import Health, MetricsPage
+from http_api.keys import Keys
+from http_api.limits import Limits
+from http_api.middleware.answers import Answers
+from http_api.middleware.authentication import Authentication
+from http_api.middleware.gate import Gate
+from http_api.models import Models
+from http_api.operations import Operation, routes_of
+from http_api.welcome import Welcome
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.gateway import Gateway
+from mcp_gateway.server import McpDoor
+
+PREFIXES = ("/v1", "/api/v1/inference")
+
+
+def build_app(gateway: Gateway, mcp: McpDoor, *, base_url: str) -> Starlette:
+    """The ASGI app of both doors over an open gateway; `base_url` is where clients reach it."""
+    settings = gateway.settings
+    chat = ChatCompletions(
+        gateway.chat, max_body_bytes=settings.max_body_bytes, stall_timeout_s=settings.client_stall_timeout_s
+    )
+    models = Models(gateway.published, gateway.pool, gateway.limiter)
+    keys = Keys(gateway.keys, gateway.authenticator, gateway.limiter, max_body_bytes=settings.max_body_bytes)
+    limits = Limits(gateway.limiter)
+    token = settings.metrics_token
+    metrics = MetricsPage(
+        gateway.metrics, gateway.lifecycle, gateway.pool, token.get_secret_value() if token else None
+    )
+    health = Health(gateway.lifecycle, gateway.pool, gateway.version)
+    welcome = Welcome(gateway.version)
+
+    api = [
+        Operation("POST", "/chat/completions", endpoint=chat),
+        Operation("*", "/mcp", endpoint=mcp.streamable_http),
+        Operation("*", "/mcp/", endpoint=mcp.streamable_http),
+        Operation("GET", "/mcp/sse", endpoint=mcp.sse),
+        Operation("POST", "/mcp/messages/", endpoint=mcp.messages),
+        Operation("GET", "/models", models.list),
+        Operation("GET", "/models/{model_id:path}/health", models.health),
+        Operation("GET", "/models/{model_id:path}", models.get),
+        Operation("GET", "/keys", keys.list),
+        Operation("POST", "/keys", keys.create),
+        Operation("GET", "/keys/{key_id}", keys.get),
+        Operation("PATCH", "/keys/{key_id}", keys.change),
+        Operation("DELETE", "/keys/{key_id}", keys.revoke),
+        Operation("GET", "/limits", limits.get),
+    ]
+    root = [
+        Operation("GET", "/", welcome.get),
+        Operation("GET", "/health", health.get),
+        Operation("GET", "/metrics", metrics.get),
+    ]
+    open_paths = frozenset(operation.path for operation in root)
+
+    app = Starlette(
+        routes=[*routes_of(api, PREFIXES), *routes_of(root)],
+        exception_handlers={HTTPException: _unknown_url},
+        middleware=[
+            Middleware(
+                Answers,
+                new_id=gateway.new_id,
+                addresses=gateway.addresses,
+                limiter=gateway.limiter,
+                limits_url=f"{base_url}/v1/limits",
+            ),
+            Middleware(Gate, lifecycle=gateway.lifecycle, open_paths=open_paths),
+            Middleware(Authentication, authenticator=gateway.authenticator, open_paths=open_paths),
+        ],
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+async def _unknown_url(request: Request, error: Exception) -> Response:
+    """Starlette raises only 404 here: methods are ours to check."""
+    message = f"There is no {request.url.path[:200]} here."
+    raise GatewayError("unknown_url", message) from error

@@ -1,0 +1,55 @@
+"""POST /chat/completions: the hot path, a plain ASGI endpoint."""
+
+from starlette.types import Receive, Scope, Send
+
+from http_api.bodies import read_json_bytes
+from http_api.departure import Departure
+from http_api.rendering import JSON_TYPE, send_bytes
+from mcp_gateway.core.chat import Call, Chat, Exchange
+from mcp_gateway.core.context import CONTEXT, RequestContext
+from mcp_gateway.core.request import parse_chat_request
+
+_SSE_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+_TRACE_HEADERS = frozenset({b"traceparent", b"tracestate"})
+"""All that passes from a client's headers to a backend."""
+
+
+class ChatCompletions:
+    """Reads the body, runs the exchange, and writes one JSON body or the frames as they come."""
+
+    def __init__(self, chat: Chat, *, max_body_bytes: int, stall_timeout_s: float) -> None:
+        self._chat = chat
+        self._max_body_bytes = max_body_bytes
+        self._stall_timeout_s = stall_timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        context: RequestContext = scope[CONTEXT]
+        assert context.caller is not None
+        call = _call_of(scope, context)
+        async with Departure(scope, receive, send, self._stall_timeout_s) as client:
+            with self._chat.exchange(context.caller, call) as exchange:
+                request = parse_chat_request(await read_json_bytes(scope, receive, self._max_body_bytes))
+                client.watch()
+                await exchange.begin(request)
+                if exchange.clamped_to is not None:
+                    context.headers.append((b"x-max-tokens-clamped", b"%d" % exchange.clamped_to))
+                if exchange.is_stream:
+                    await _relay(exchange, client)
+                else:
+                    await send_bytes(client.send, exchange.body, [JSON_TYPE])
+
+
+async def _relay(exchange: Exchange, client: Departure) -> None:
+    await client.send({"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS})
+    while frames := await exchange.next_frames():
+        await client.send({"type": "http.response.body", "body": frames, "more_body": True})
+    await client.send({"type": "http.response.body", "body": b""})
+
+
+def _call_of(scope: Scope, context: RequestContext) -> Call:
+    traces = tuple(header for header in scope["headers"] if header[0] in _TRACE_HEADERS)
+    return Call(context.request_id, "http", context.client_request_id, traces)

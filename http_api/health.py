@@ -1,0 +1,82 @@
+"""GET /health and /metrics, at the root."""
+
+import hmac
+from ipaddress import ip_address
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from http_api.middleware.authentication import credential_of
+from http_api.responses import json_response
+from mcp_gateway.core.context import CONTEXT
+from mcp_gateway.core.errors import TABLE, GatewayError
+from mcp_gateway.core.lifecycle import Lifecycle, Phase
+from mcp_gateway.core.observe.metrics import CONTENT_TYPE, Metrics
+from mcp_gateway.core.upstream.backend import Backend
+from mcp_gateway.core.upstream.pool import Pool
+
+
+class Health:
+    """Is the gateway serving, and which backend is up, and why not."""
+
+    def __init__(self, lifecycle: Lifecycle, pool: Pool, version: str) -> None:
+        self._lifecycle = lifecycle
+        self._pool = pool
+        self._version = version
+
+    async def get(self, request: Request) -> Response:
+        is_serving = self._lifecycle.phase is Phase.READY and not self._lifecycle.is_in_maintenance
+        backends = [_backend_object(backend) for backend in self._pool.backends]
+        status = self._status(all(backend.is_up for backend in self._pool.backends))
+        headers = {} if is_serving else {"Retry-After": str(TABLE["draining"].retry_after_s)}
+        body = {"status": status, "version": self._version, "backends": backends}
+        return json_response(body, 200 if is_serving else 503, headers)
+
+    def _status(self, all_up: bool) -> str:
+        if self._lifecycle.phase is not Phase.READY:
+            return self._lifecycle.phase
+        if self._lifecycle.is_in_maintenance:
+            return "maintenance"
+        return "ok" if all_up else "degraded"
+
+
+def _backend_object(backend: Backend) -> dict[str, object]:
+    return {
+        "name": backend.name,
+        "status": "up" if backend.is_up else "down",
+        "reason": backend.fault or None,
+        "models": list(backend.listings),
+        "in_flight": backend.in_flight,
+    }
+
+
+class MetricsPage:
+    """Prometheus metrics: for loopback, or for whoever has the token."""
+
+    def __init__(self, metrics: Metrics, lifecycle: Lifecycle, pool: Pool, token: str | None) -> None:
+        self._metrics = metrics
+        self._lifecycle = lifecycle
+        self._pool = pool
+        self._token = token
+
+    async def get(self, request: Request) -> Response:
+        self._check(request)
+        self._metrics.in_flight.set(self._lifecycle.in_flight)
+        for backend in self._pool.backends:
+            self._metrics.backend_up.labels(backend.name).set(backend.is_up)
+        return Response(self._metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
+
+    def _check(self, request: Request) -> None:
+        if self._token is not None:
+            if not hmac.compare_digest((credential_of(request.scope) or "").encode(), self._token.encode()):
+                raise GatewayError("missing_credentials", "Send the metrics token as `Authorization: Bearer ...`.")
+        elif not _is_loopback(request.scope[CONTEXT].address):
+            message = "Metrics are for loopback only; set `metrics_token` to read them from elsewhere."
+            raise GatewayError("insufficient_permissions", message)
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:
+        return False

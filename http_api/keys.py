@@ -1,0 +1,134 @@
+"""GET, POST, PATCH and DELETE /keys: a caller's own account's keys; limits can only be lowered here."""
+
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from http_api.bodies import read_json_bytes
+from http_api.responses import json_response
+from mcp_gateway.core.caller import Allowance, Caller
+from mcp_gateway.core.context import CONTEXT
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.identity.authenticator import Authenticator
+from mcp_gateway.core.identity.keys import LIMIT_NAMES, Key, KeyLimits, KeyRing
+from mcp_gateway.core.limits.limiter import Limiter
+from mcp_gateway.core.request import parse_json_object
+
+_Limit = Annotated[int, Field(ge=1)]
+
+
+class KeyChange(BaseModel):
+    """What PATCH takes; limits that are left out stay as they are."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: Annotated[str, Field(max_length=200)] | None = None
+    requests_per_minute: _Limit | None = None
+    requests_per_day: _Limit | None = None
+    tokens_per_minute: _Limit | None = None
+    in_flight: _Limit | None = None
+
+
+class NewKey(KeyChange):
+    """What POST takes; limits that are left out are those of the key that asks."""
+
+    test: bool | None = None
+
+
+Asked = TypeVar("Asked", bound=KeyChange)
+
+
+class Keys:
+    def __init__(
+        self, keys: KeyRing, authenticator: Authenticator, limiter: Limiter, *, max_body_bytes: int
+    ) -> None:
+        self._keys = keys
+        self._authenticator = authenticator
+        self._limiter = limiter
+        self._max_body_bytes = max_body_bytes
+
+    async def list(self, request: Request) -> Response:
+        caller = self._admit(request)
+        keys = await self._keys.list(caller.account_id)
+        return json_response({"object": "list", "data": [self._object(key) for key in keys], "next_cursor": None})
+
+    async def get(self, request: Request) -> Response:
+        return json_response(self._object(await self._own_key(request, self._admit(request))))
+
+    async def create(self, request: Request) -> Response:
+        caller = self._admit(request)
+        asked = await self._read(request, NewKey)
+        is_test = caller.is_test if asked.test is None else asked.test
+        if caller.is_test and not is_test:
+            raise GatewayError("insufficient_permissions", "A test key can make only test keys.", param="test")
+        own = await self._keys.get(caller.key_id or "")
+        limits = _lowered(own.limits, caller.allowance, asked)
+        key, raw = await self._keys.create(caller.account_id, name=asked.name or "", is_test=is_test, limits=limits)
+        return json_response({**self._object(key), "key": raw}, 201)
+
+    async def change(self, request: Request) -> Response:
+        caller = self._admit(request)
+        key = await self._own_key(request, caller)
+        asked = await self._read(request, KeyChange)
+        limits = _lowered(key.limits, self._authenticator.allowance_of(key.limits), asked)
+        return json_response(self._object(await self._keys.change(key.id, name=asked.name, limits=limits)))
+
+    async def revoke(self, request: Request) -> Response:
+        key = await self._own_key(request, self._admit(request))
+        return json_response(self._object(await self._keys.revoke(key.id)))
+
+    def _admit(self, request: Request) -> Caller:
+        caller: Caller = request.scope[CONTEXT].caller
+        if caller.is_guest:
+            raise GatewayError("missing_credentials", "Send an API key; guests have no keys.")
+        self._limiter.count_listing(caller)
+        return caller
+
+    async def _own_key(self, request: Request, caller: Caller) -> Key:
+        key_id = request.path_params["key_id"]
+        key = await self._keys.get(key_id)
+        if key.account_id != caller.account_id:
+            raise GatewayError("not_found", f"There is no key {key_id[:100]!r}.")
+        if caller.is_test and not key.is_test and request.method != "GET":
+            raise GatewayError("insufficient_permissions", "A test key can change only test keys.")
+        return key
+
+    async def _read(self, request: Request, kind: type[Asked]) -> Asked:
+        raw = await read_json_bytes(request.scope, request.receive, self._max_body_bytes)
+        try:
+            return kind.model_validate(parse_json_object(raw))
+        except ValidationError as error:
+            fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            name = ".".join(map(str, fault["loc"]))
+            if fault["type"] == "extra_forbidden":
+                raise GatewayError("unsupported_parameter", f"`{name}` is not known here.", param=name) from None
+            raise GatewayError("invalid_type", f"`{name}`: {fault['msg']}.", param=name) from None
+
+    def _object(self, key: Key) -> dict[str, Any]:
+        allowance = self._authenticator.allowance_of(key.limits)
+        return {
+            "object": "key",
+            "id": key.id,
+            "prefix": key.prefix,
+            "name": key.name,
+            "test": key.is_test,
+            "created_at": key.created_at_ms // 1000,
+            "revoked_at": None if key.revoked_at_ms is None else key.revoked_at_ms // 1000,
+            **{name: getattr(allowance, name) for name in LIMIT_NAMES},
+        }
+
+
+def _lowered(limits: KeyLimits, allowance: Allowance, asked: KeyChange) -> KeyLimits:
+    """`limits` with what is asked for put in. Raises GatewayError for a limit above the one in force."""
+    values = {name: getattr(limits, name) for name in LIMIT_NAMES}
+    for name in LIMIT_NAMES:
+        new, most = getattr(asked, name), getattr(allowance, name)
+        if new is None:
+            continue
+        if most is not None and new > most:
+            message = f"`{name}` can only be lowered here, to at most {most}; the operator can raise it."
+            raise GatewayError("insufficient_permissions", message, param=name)
+        values[name] = new
+    return KeyLimits(**values)

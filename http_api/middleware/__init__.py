@@ -1,0 +1,1 @@
+"""Plain ASGI layers around both doors, one a file."""

@@ -1,0 +1,106 @@
+"""The outermost layer: gives each request its id, stamps every answer, and turns whatever is raised into one error shape."""
+
+import logging
+import traceback
+from collections.abc import Callable
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from http_api.rendering import send_error
+from mcp_gateway.core.chat import CallerLeft
+from mcp_gateway.core.context import CONTEXT, RequestContext
+from mcp_gateway.core.errors import GatewayError, internal_error
+from mcp_gateway.core.identity.address import AddressReader
+from mcp_gateway.core.limits.limiter import Limiter
+
+logger = logging.getLogger(__name__)
+
+_MAX_CLIENT_ID_BYTES = 128
+
+
+class Answers:
+    """Adds `X-Request-Id`, the client's own id, and the caller's limits to each answer."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        new_id: Callable[[str], str],
+        addresses: AddressReader,
+        limiter: Limiter,
+        limits_url: str,
+    ) -> None:
+        self._app = app
+        self._new_id = new_id
+        self._addresses = addresses
+        self._limiter = limiter
+        self._limits_url = limits_url
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        context = scope[CONTEXT] = self._context(scope)
+        has_started = False
+
+        async def stamped(message: Message) -> None:
+            nonlocal has_started
+            if message["type"] == "http.response.start":
+                has_started = True
+                message["headers"] = [*message["headers"], *self._stamps(context)]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, stamped)
+        except GatewayError as error:
+            if has_started:
+                raise
+            await send_error(stamped, error, limits_url=self._limits_url)
+        except CallerLeft:
+            return None  # nobody is left to answer
+        except Exception as error:
+            _log_bug(context.request_id, error)
+            if not has_started:
+                await send_error(stamped, internal_error(context.request_id), limits_url=self._limits_url)
+        return None
+
+    def _context(self, scope: Scope) -> RequestContext:
+        client_id = forwarded = None
+        for name, value in scope["headers"]:
+            if name == b"x-client-request-id" or (name == b"x-request-id" and client_id is None):
+                client_id = _visible_ascii(value) or client_id
+            elif name == b"x-forwarded-for":
+                forwarded = value if forwarded is None else forwarded + b"," + value
+        return RequestContext(self._new_id("req"), client_id, self._addresses.read(scope.get("client"), forwarded))
+
+    def _stamps(self, context: RequestContext) -> list[tuple[bytes, bytes]]:
+        stamps = [(b"x-request-id", context.request_id.encode()), *context.headers]
+        if context.client_request_id is not None:
+            stamps.append((b"x-client-request-id", context.client_request_id.encode()))
+        if context.caller is not None:
+            standing = self._limiter.standing(context.caller)
+            if standing.requests_limit is not None:
+                limit, left = b"%d" % standing.requests_limit, b"%d" % (standing.requests_remaining or 0)
+                stamps += (
+                    (b"x-ratelimit-limit", limit),
+                    (b"x-ratelimit-remaining", left),
+                    (b"x-ratelimit-reset", b"%d" % standing.reset_at_s),
+                    (b"x-ratelimit-limit-requests", limit),
+                    (b"x-ratelimit-remaining-requests", left),
+                )
+            if standing.tokens_limit is not None:
+                stamps.append((b"x-ratelimit-limit-tokens", b"%d" % standing.tokens_limit))
+                stamps.append((b"x-ratelimit-remaining-tokens", b"%d" % (standing.tokens_remaining or 0)))
+        return stamps
+
+
+def _visible_ascii(value: bytes) -> str | None:
+    """A client's id of up to 128 visible ASCII characters; anything else is not taken."""
+    if 0 < len(value) <= _MAX_CLIENT_ID_BYTES and all(0x21 <= byte <= 0x7E for byte in value):
+        return value.decode("ascii")
+    return None
+
+
+def _log_bug(request_id: str, error: Exception) -> None:
+    """Where it happened and what kind it is; never its text, which may quote what a caller sent."""
+    where = "".join(traceback.format_tb(error.__traceback__))
+    logger.error("request %s failed with %s\n%s", request_id, type(error).__name__, where)

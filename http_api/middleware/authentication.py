@@ -1,0 +1,40 @@
+"""Who asks? Answered once for each request, for both doors, before anything else reads it."""
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from mcp_gateway.core.context import CONTEXT
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.identity.authenticator import Authenticator
+
+
+class Authentication:
+    """Sets the context's caller. No credential is a guest; a wrong one is 401, never a guest.
+
+    `open_paths` (health, metrics, what has its own check) are served to anybody, whatever they send.
+    """
+
+    def __init__(self, app: ASGIApp, *, authenticator: Authenticator, open_paths: frozenset[str]) -> None:
+        self._app = app
+        self._authenticator = authenticator
+        self._open_paths = open_paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in self._open_paths:
+            context = scope[CONTEXT]
+            context.caller = self._authenticator.identify(credential_of(scope), context.address)
+        await self._app(scope, receive, send)
+
+
+def credential_of(scope: Scope) -> str | None:
+    """The key in `Authorization: Bearer` or `X-API-Key`; None without either. Raises GatewayError `invalid_api_key`."""
+    key: bytes | None = None
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    for name, value in headers:
+        if name == b"authorization":
+            scheme, _, token = value.partition(b" ")
+            if scheme.lower() != b"bearer" or not token.strip():
+                raise GatewayError("invalid_api_key", "Send the key as `Authorization: Bearer gw_live_...`.")
+            return token.strip().decode("latin-1")
+        if name == b"x-api-key":
+            key = value
+    return None if key is None else key.strip().decode("latin-1")

@@ -1,0 +1,33 @@
+"""GET /models, /models/{id} and /models/{id}/health."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from http_api.responses import json_response
+from mcp_gateway.core.catalog import Published, model_object
+from mcp_gateway.core.context import CONTEXT
+from mcp_gateway.core.limits.limiter import Limiter
+from mcp_gateway.core.upstream.pool import Pool
+
+
+class Models:
+    def __init__(self, published: Published, pool: Pool, limiter: Limiter) -> None:
+        self._published = published
+        self._pool = pool
+        self._limiter = limiter
+
+    async def list(self, request: Request) -> Response:
+        self._count(request)
+        rows = [model_object(model) for model in self._published.current.values()]
+        return json_response({"object": "list", "data": rows})
+
+    async def get(self, request: Request) -> Response:
+        self._count(request)
+        return json_response(model_object(self._published.current.find(request.path_params["model_id"])))
+
+    async def health(self, request: Request) -> Response:
+        model = self._published.current.find(request.path_params["model_id"])
+        return json_response({"model": model.id, "status": self._pool.status_of(model)})
+
+    def _count(self, request: Request) -> None:
+        self._limiter.count_listing(request.scope[CONTEXT].caller)

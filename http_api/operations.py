@@ -1,0 +1,62 @@
+"""One table entry an operation; the table makes the routes, and for each path one place that knows all its methods."""
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from mcp_gateway.core.errors import GatewayError
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A method and path with either a `handler` of requests or a whole ASGI `endpoint` behind it."""
+
+    method: str
+    path: str
+    handler: Handler | None = None
+    endpoint: ASGIApp | None = None
+
+
+class PathEndpoint:
+    """All operations of one path: 405 with a complete Allow for the methods that it lacks, HEAD wherever there is GET."""
+
+    def __init__(self, operations: Iterable[Operation]) -> None:
+        self._by_method = {operation.method: _endpoint_of(operation) for operation in operations}
+        if "GET" in self._by_method:
+            self._by_method.setdefault("HEAD", self._by_method["GET"])
+        self._allow = ", ".join(sorted(self._by_method))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = self._by_method.get(scope["method"]) or self._by_method.get("*")
+        if endpoint is None:
+            message = f"{scope['method']} is not possible here; use {self._allow}."
+            raise GatewayError("method_not_allowed", message, details={"allow": self._allow})
+        await endpoint(scope, receive, send)
+
+
+def routes_of(operations: Iterable[Operation], prefixes: Iterable[str] = ("",)) -> list[Route]:
+    """A route for each path under each prefix, in the order of the table."""
+    by_path: dict[str, list[Operation]] = {}
+    for operation in operations:
+        by_path.setdefault(operation.path, []).append(operation)
+    endpoints = {path: PathEndpoint(group) for path, group in by_path.items()}
+    return [Route(prefix + path, endpoint) for prefix in prefixes for path, endpoint in endpoints.items()]
+
+
+def _endpoint_of(operation: Operation) -> ASGIApp:
+    if operation.endpoint is not None:
+        return operation.endpoint
+    handler = operation.handler
+    assert handler is not None
+
+    async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
+        response = await handler(Request(scope, receive, send))
+        await response(scope, receive, send)
+
+    return endpoint

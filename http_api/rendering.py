@@ -1,0 +1,43 @@
+"""How answers and errors are written as HTTP: one JSON writer, one error shape, one way to set the headers."""
+
+from typing import Any
+
+import orjson
+from starlette.types import Send
+
+from mcp_gateway.core.errors import GatewayError
+
+JSON_TYPE = (b"content-type", b"application/json")
+Headers = list[tuple[bytes, bytes]]
+
+
+async def send_bytes(send: Send, body: bytes, headers: Headers, status: int = 200) -> None:
+    """A whole answer; head and body leave together."""
+    headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_json(send: Send, value: Any, status: int = 200, headers: Headers | None = None) -> None:
+    await send_bytes(send, orjson.dumps(value), [JSON_TYPE, *(headers or ())], status)
+
+
+async def send_error(send: Send, error: GatewayError, *, limits_url: str) -> None:
+    """OpenAI's error shape, with the headers that its SDKs and other clients obey."""
+    body = error.as_object()
+    if error.status == 429:
+        body["limits_url"] = limits_url
+    await send_json(send, {"error": body}, error.status, error_headers(error))
+
+
+def error_headers(error: GatewayError) -> Headers:
+    headers: Headers = []
+    if error.status == 401:
+        headers.append((b"www-authenticate", b'Bearer realm="mcp-gateway"'))
+    if error.retry_after_s is not None and error.status in (429, 503):
+        headers.append((b"retry-after", b"%d" % error.retry_after_s))
+    if error.code == "requests_per_day":
+        headers.append((b"x-should-retry", b"false"))  # OpenAI's SDKs would try again within seconds
+    if "allow" in error.details:
+        headers.append((b"allow", error.details["allow"].encode()))
+    return headers

@@ -1,0 +1,217 @@
+"""The models that callers may ask for: names, abilities, prices; worst-case quote and actual cost, both pure.
+
+A catalog is built from the configuration and from what the backends list, and is replaced whole when either changes.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mcp_gateway.core.config import ModelSettings, WalletSettings
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.money import format_price, nano_of_pico, parse_price
+from mcp_gateway.core.request import ChatRequest
+
+SAMPLING_PARAMETERS = (
+    "temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty",
+    "stop", "seed", "max_tokens", "logit_bias",
+)  # fmt: skip
+_UNKNOWN_CONTEXT = 8192
+"""Assumed for a model that neither the configuration nor a backend gives a context for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Pico-USD per token."""
+
+    prompt_pico: int
+    completion_pico: int
+
+    @property
+    def is_free(self) -> bool:
+        return not (self.prompt_pico or self.completion_pico)
+
+    @property
+    def version(self) -> str:
+        """Names exactly these prices, so that a bill can be worked out again from its record."""
+        return f"{self.prompt_pico}/{self.completion_pico}"
+
+    def cost_nano(self, prompt_tokens: int, completion_tokens: int) -> int:
+        """Nano-USD of so many tokens, rounded up once."""
+        return nano_of_pico(prompt_tokens * self.prompt_pico + completion_tokens * self.completion_pico)
+
+
+FREE = Price(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One row of a backend's /v1/models."""
+
+    id: str
+    owned_by: str
+    created_at_s: int
+    max_model_len: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A published model."""
+
+    id: str
+    backend_model: str
+    name: str
+    description: str
+    owned_by: str
+    created_at_s: int
+    context_window: int
+    max_output_tokens: int
+    quantization: str | None
+    features: tuple[str, ...]
+    input_modalities: tuple[str, ...]
+    price: Price
+    is_open_to_guests: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """The least and the most that a request may cost, and the output tokens (of all choices) that each pays for."""
+
+    minimum_nano: int
+    maximum_nano: int
+    prompt_nano: int
+
+    @property
+    def is_free(self) -> bool:
+        return self.maximum_nano == 0
+
+
+class Catalog(Mapping[str, Model]):
+    """Published models by public id, in a stable order."""
+
+    def __init__(self, models: Iterable[Model] = ()) -> None:
+        self._models = {model.id: model for model in models}
+
+    def __getitem__(self, model_id: str) -> Model:
+        return self._models[model_id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._models)
+
+    def __len__(self) -> int:
+        return len(self._models)
+
+    def find(self, model_id: str) -> Model:
+        """The model of that id. Raises GatewayError `model_not_found` with the closest names."""
+        model = self._models.get(model_id)
+        if model is None:
+            close = difflib.get_close_matches(model_id[:200], self._models, n=3, cutoff=0.4)
+            hint = f" Did you mean {', '.join(close)}?" if close else " GET /v1/models lists what there is."
+            message = f"There is no model {model_id[:200]!r}.{hint}"
+            raise GatewayError("model_not_found", message, param="model")
+        return model
+
+
+class Published:
+    """The catalog in force; holders read `current` at each use, since it is replaced when backends change."""
+
+    def __init__(self) -> None:
+        self.current = Catalog()
+        self._listeners: list[Callable[[], None]] = []
+
+    def replace(self, catalog: Catalog) -> None:
+        is_changed = list(catalog.items()) != list(self.current.items())
+        self.current = catalog
+        if is_changed:
+            for listener in self._listeners:
+                listener()
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        self._listeners.append(listener)
+
+
+def build_catalog(
+    entries: Sequence[ModelSettings], listings: Mapping[str, Listing], *, publish_discovered: bool
+) -> Catalog:
+    """The catalog of configured `entries` and of what backends list (by backend name of the model).
+
+    Without any entry everything listed is published under its own name and free; with entries only when
+    `publish_discovered` says so.
+    """
+    models = [_configured(entry, listings.get(entry.backend_model or entry.id)) for entry in entries]
+    if publish_discovered or not entries:
+        taken = {name for entry in entries for name in (entry.id, entry.backend_model or entry.id)}
+        models += [_discovered(listing) for name, listing in sorted(listings.items()) if name not in taken]
+    return Catalog(models)
+
+
+def _configured(entry: ModelSettings, listing: Listing | None) -> Model:
+    price = Price(parse_price(entry.pricing.prompt), parse_price(entry.pricing.completion))
+    listed = listing or Listing(entry.id, "gateway", 0, None)
+    context = entry.context_window or listed.max_model_len or _UNKNOWN_CONTEXT
+    return Model(
+        id=entry.id,
+        backend_model=entry.backend_model or entry.id,
+        name=entry.name or entry.id,
+        description=entry.description,
+        owned_by=listed.owned_by,
+        created_at_s=listed.created_at_s,
+        context_window=context,
+        max_output_tokens=min(entry.max_output_tokens or context, context, listed.max_model_len or context),
+        quantization=entry.quantization,
+        features=entry.features,
+        input_modalities=entry.input_modalities,
+        price=price,
+        is_open_to_guests=price.is_free if entry.guests is None else entry.guests,
+    )
+
+
+def _discovered(listing: Listing) -> Model:
+    return _configured(ModelSettings(id=listing.id), listing)
+
+
+def quote(model: Model, price: Price, request: ChatRequest, wallet: WalletSettings) -> Quote:
+    """The worst case of a request whose `max_tokens` is set: bytes bound the prompt, since a token is at least one byte."""
+    prompt = request.text_bytes + wallet.template_margin_tokens * (1 + request.message_count)
+    prompt += wallet.max_image_tokens * len(request.images)
+    prompt = min(prompt, model.context_window)
+    most = request.max_tokens or model.max_output_tokens
+    least = min(most, wallet.min_useful_tokens)
+    return Quote(
+        minimum_nano=price.cost_nano(prompt, least * request.choices),
+        maximum_nano=price.cost_nano(prompt, most * request.choices),
+        prompt_nano=price.cost_nano(prompt, 0),
+    )
+
+
+def affordable_tokens(held_nano: int, quote: Quote, price: Price, choices: int) -> int:
+    """The `max_tokens` whose worst case a hold of less than the maximum still covers."""
+    if not price.completion_pico:
+        return 2**31
+    return max(1, (held_nano - quote.prompt_nano) * 1000 // (price.completion_pico * choices))
+
+
+def model_object(model: Model) -> dict[str, Any]:
+    """A row of GET /v1/models: OpenAI's four fields, and OpenRouter's flat provider format beside them."""
+    return {
+        "id": model.id,
+        "object": "model",
+        "created": model.created_at_s,
+        "owned_by": model.owned_by,
+        "name": model.name,
+        "description": model.description,
+        "context_window": model.context_window,
+        "context_length": model.context_window,
+        "max_output_length": model.max_output_tokens,
+        "input_modalities": list(model.input_modalities),
+        "output_modalities": ["text"],
+        "quantization": model.quantization,
+        "pricing": {
+            "prompt": format_price(model.price.prompt_pico),
+            "completion": format_price(model.price.completion_pico),
+        },
+        "supported_sampling_parameters": list(SAMPLING_PARAMETERS),
+        "supported_features": list(model.features),
+        "guests": model.is_open_to_guests,
+    }

@@ -1,0 +1,453 @@
+"""The one path of a chat request, whichever door it came in by: admission, hold, backend, settlement, record."""
+
+import time
+from asyncio import CancelledError
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import orjson
+
+from mcp_gateway.core.caller import Caller
+from mcp_gateway.core.catalog import FREE, Model, Price, Published, affordable_tokens, quote
+from mcp_gateway.core.config import Settings
+from mcp_gateway.core.errors import GatewayError, internal_error
+from mcp_gateway.core.ledger.ledger import Hold, Ledger
+from mcp_gateway.core.lifecycle import Lifecycle
+from mcp_gateway.core.limits.limiter import Limiter, Turn
+from mcp_gateway.core.observe.metrics import Metrics
+from mcp_gateway.core.observe.records import Records, RequestRecord
+from mcp_gateway.core.policy.images import ImagePolicy
+from mcp_gateway.core.request import ChatRequest
+from mcp_gateway.core.upstream import vllm
+from mcp_gateway.core.upstream.backend import Backend, Headers, Response, failure
+from mcp_gateway.core.upstream.frames import DONE, FrameRelay, Usage, read_usage, renamed_model
+from mcp_gateway.core.upstream.pool import Pool
+from mcp_gateway.core.upstream.transport import UpstreamError
+
+_CLIENT_CLOSED = GatewayError("client_closed", "The client left before the answer was whole.")
+DEMO_MODEL = "demo/echo"
+_TRY_ELSEWHERE = frozenset({"connect_failed", "backend_died", "backend_error", "backend_busy", "first_token_timeout"})
+_BYTES_PER_TOKEN = 3
+"""For the estimate that tokens a minute are reserved by; the bill never rests on it."""
+
+
+class CallerLeft(Exception):
+    """The caller's connection ended before its request was whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a door says of a request beside its body. `trace_headers` are passed on to the backend."""
+
+    request_id: str
+    door: str
+    client_request_id: str | None = None
+    trace_headers: Headers = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a request goes: backends in the order to try them, the name they know the model by, and what it costs."""
+
+    backends: list[Backend]
+    backend_model: str
+    price: Price
+
+
+class Chat:
+    """What all chat requests share."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        published: Published,
+        pool: Pool,
+        limiter: Limiter,
+        ledger: Ledger,
+        records: Records,
+        images: ImagePolicy,
+        metrics: Metrics,
+        lifecycle: Lifecycle,
+        now_s: Callable[[], float] = time.time,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.settings = settings
+        self.published = published
+        self.pool = pool
+        self.limiter = limiter
+        self.ledger = ledger
+        self.records = records
+        self.images = images
+        self.metrics = metrics
+        self.lifecycle = lifecycle
+        self.now_s = now_s
+        self.monotonic_s = monotonic_s
+
+    def exchange(self, caller: Caller, call: Call) -> "Exchange":
+        """A request to come. Entering it counts it against the caller's limits, or raises GatewayError."""
+        return Exchange(self, caller, call)
+
+
+class Exchange:
+    """One chat request from admission to settlement: a context manager that cannot be left halfway.
+
+    After `begin` either `body` holds the whole answer, already settled, or `frames` yields the stream, which is settled
+    before its last frame. Leaving early, by whatever exception, closes the backend's connection before anything else
+    and settles what was used or voids the hold.
+    """
+
+    def __init__(self, chat: Chat, caller: Caller, call: Call) -> None:
+        self._chat = chat
+        self._caller = caller
+        self._call = call
+        self._started_at_s = chat.now_s()
+        self._clock_start_s = chat.monotonic_s()
+        self._turn: Turn
+        self._request: ChatRequest | None = None
+        self._model: Model | None = None
+        self._price = FREE
+        self._route: Route | None = None
+        self._backend: Backend | None = None
+        self._response: Response | None = None
+        self._relay: FrameRelay | None = None
+        self._first = b""
+        self._first_token_s: float | None = None
+        self._occupied: Backend | None = None
+        self._is_hold_asked = False
+        self._hold: Hold | None = None
+        self._usage: Usage | None = None
+        self._finish_reason: str | None = None
+        self._is_accounted = False
+        self._status = 200
+        self.body = b""
+        self.cost_nano = 0
+        self.clamped_to: int | None = None
+
+    # The three calls of a door
+
+    def __enter__(self) -> "Exchange":
+        self._turn = self._chat.limiter.admit(self._caller)
+        self._chat.lifecycle.enter()
+        return self
+
+    async def begin(self, request: ChatRequest) -> None:
+        """Decide, hold, and ask the backend. Raises GatewayError for a refusal or when no backend answers."""
+        self._request = request
+        model = self._model = self._chat.published.current.find(request.model)
+        self._check(request, model)
+        route = self._route = self._find_route(model)
+        self._price = route.price
+        is_open_ended = request.max_tokens is None
+        self._cap(request, model)
+        self._turn.reserve_tokens(self._estimate(request, model, is_open_ended=is_open_ended))
+        await self._place_hold(request, model)
+        await self._ask_in_turn(request, model, route)
+
+    async def next_frames(self) -> bytes:
+        """Whole frames for the client, the last ones after the settlement; b"" after that.
+
+        A failure on the way becomes an error frame.
+        """
+        relay = self._relay
+        assert relay is not None
+        if self._is_accounted:
+            return b""
+        try:
+            if frames := await self._next_relayed(relay):
+                return frames
+            self._raise_told(relay)
+            await self._account(relay.usage)
+        except GatewayError as error:
+            await self._account_for_failure(relay.usage, error)
+            return error_frame(error, self._call.request_id, self._public_name) + DONE
+        return relay.end() + DONE
+
+    async def frames(self) -> AsyncIterator[bytes]:
+        """All of `next_frames`, for whoever reads them in a loop."""
+        while frames := await self.next_frames():
+            yield frames
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._let_go()
+        if not self._is_accounted:
+            self._account_for_leaving(error)
+        self._turn.release()
+        self._chat.lifecycle.leave()
+
+    # What a door may tell its caller
+
+    @property
+    def is_stream(self) -> bool:
+        return self._relay is not None
+
+    @property
+    def usage(self) -> Usage | None:
+        return self._usage
+
+    @property
+    def finish_reason(self) -> str | None:
+        return self._finish_reason
+
+    @property
+    def _public_name(self) -> str:
+        return self._model.id if self._model is not None else ""
+
+    # Deciding
+
+    def _check(self, request: ChatRequest, model: Model) -> None:
+        limits = self._chat.settings.limits
+        if self._caller.is_guest and not model.is_open_to_guests:
+            raise GatewayError("guests_not_allowed", f"{model.id!r} needs an API key.", param="model")
+        most = 1 if self._caller.is_guest else limits.max_choices
+        if request.choices > most:
+            raise GatewayError("invalid_value", f"`n` must be at most {most}, not {request.choices}.", param="n")
+        self._chat.images.check(request.images, model_sees="image" in model.input_modalities)
+
+    def _find_route(self, model: Model) -> Route:
+        if self._caller.is_test:
+            demo = self._chat.pool.demo
+            name = model.backend_model if model.backend_model in demo.listings else DEMO_MODEL
+            return Route([demo], name, FREE)
+        backends = self._chat.pool.candidates(model.backend_model)
+        if not backends:
+            raise GatewayError("model_unavailable", f"No backend that is up has {model.id!r} at the moment.")
+        return Route(backends, model.backend_model, FREE if self._caller.is_guest else model.price)
+
+    def _cap(self, request: ChatRequest, model: Model) -> None:
+        limit = model.max_output_tokens
+        if self._caller.is_guest:
+            limit = min(limit, self._chat.settings.guests.max_tokens)
+        asked = request.max_tokens
+        if request.cap_output(limit) and asked is not None:
+            self.clamped_to = limit
+
+    def _estimate(self, request: ChatRequest, model: Model, *, is_open_ended: bool) -> int:
+        settings = self._chat.settings
+        output = request.max_tokens or model.max_output_tokens
+        if is_open_ended:
+            output = min(output, settings.limits.assumed_output_tokens)
+        prompt = request.text_bytes // _BYTES_PER_TOKEN + settings.wallet.max_image_tokens * len(request.images)
+        return min(prompt, model.context_window) + output * request.choices
+
+    async def _place_hold(self, request: ChatRequest, model: Model) -> None:
+        worst = quote(model, self._price, request, self._chat.settings.wallet)
+        if worst.is_free:
+            return
+        self._is_hold_asked = True
+        hold = self._hold = await self._chat.ledger.hold(
+            self._call.request_id, self._caller.account_id, worst.minimum_nano, worst.maximum_nano
+        )
+        if hold.amount_nano < worst.maximum_nano:
+            limit = affordable_tokens(hold.amount_nano, worst, self._price, request.choices)
+            if request.cap_output(limit):
+                self.clamped_to = limit
+
+    # Asking
+
+    async def _ask_in_turn(self, request: ChatRequest, model: Model, route: Route) -> None:
+        """Ask one backend after the other until one begins to answer; the hold is the same for all."""
+        body = vllm.chat_body(request, route.backend_model, self._caller.account_id)
+        headers = ((b"x-request-id", self._call.request_id.encode()), *self._call.trace_headers)
+        for attempt, backend in enumerate(route.backends, 1):
+            try:
+                return await self._ask(backend, body, headers, request, model)
+            except GatewayError as error:
+                self._let_go()
+                self._chat.metrics.upstream_errors.labels(backend.name, error.code).inc()
+                if error.code == "connect_failed":
+                    backend.lost("connection refused")
+                if error.code not in _TRY_ELSEWHERE or attempt == len(route.backends):
+                    raise
+
+    async def _ask(self, backend: Backend, body: bytes, headers: Headers, request: ChatRequest, model: Model) -> None:
+        self._backend = self._occupied = backend
+        backend.in_flight += 1
+        try:
+            response = self._response = await backend.chat(body, headers, is_stream=request.is_stream)
+            if response.status != 200:
+                name = self._route.backend_model if self._route else ""
+                raise vllm.error_of(response.status, await response.read(), name, model.id)
+            if request.is_stream:
+                await self._begin_stream(response, request, model)
+            else:
+                await self._take_whole(response, model)
+        except UpstreamError as error:
+            raise failure(error) from error
+
+    async def _take_whole(self, response: Response, model: Model) -> None:
+        body = await response.read()
+        try:
+            answer = orjson.loads(body)
+            self._finish_reason = answer["choices"][0]["finish_reason"]
+        except (orjson.JSONDecodeError, LookupError, TypeError):
+            raise GatewayError("backend_error", "The backend's answer could not be understood.") from None
+        if self._finish_reason == "abort":
+            raise GatewayError("backend_died", "The backend shut down before the answer was whole.")
+        self.body = renamed_model(body, model.id)
+        await self._account(read_usage(answer.get("usage")))
+
+    async def _begin_stream(self, response: Response, request: ChatRequest, model: Model) -> None:
+        """Wait for the first frame: until then a failure can still be an HTTP status, or go to another backend."""
+        relay = FrameRelay(
+            model.id,
+            wants_usage=request.wants_usage,
+            wants_continuous_usage=request.wants_continuous_usage,
+            choices=request.choices,
+        )
+        timeout_s = self._chat.settings.upstream.first_token_timeout_s
+        deadline_s = self._chat.monotonic_s() + timeout_s
+        while not relay.has_started:
+            left_s = deadline_s - self._chat.monotonic_s()
+            piece = await response.next_chunk(left_s) if left_s > 0 else None
+            if piece is None:
+                raise GatewayError("first_token_timeout", f"The backend brought no token within {timeout_s:g} s.")
+            if not piece:
+                raise GatewayError("backend_died", "The backend ended the stream before its first token.")
+            self._first = relay.feed(piece)
+            self._raise_told(relay)
+        self._relay = relay
+        self._first_token_s = self._chat.monotonic_s() - self._clock_start_s
+
+    async def _next_relayed(self, relay: FrameRelay) -> bytes:
+        """The next frames of the answer itself; b"" when it has ended."""
+        frames, self._first = self._first, b""
+        response = self._response
+        assert response is not None
+        try:
+            while not frames and not relay.is_done:
+                piece = await response.next_chunk()
+                if not piece:
+                    break
+                frames = relay.feed(piece)
+        except UpstreamError as error:
+            raise failure(error, has_started=True) from error
+        if not frames and not relay.is_done and relay.finish_reason is None:
+            raise GatewayError("backend_died", "The backend ended the stream in the middle of the answer.")
+        return frames
+
+    def _raise_told(self, relay: FrameRelay) -> None:
+        """Raise the error that a backend told in a frame."""
+        if relay.error is not None:
+            status = relay.error.get("code")
+            name = self._route.backend_model if self._route else ""
+            told = orjson.dumps({"error": relay.error})
+            raise vllm.error_of(status if isinstance(status, int) else 500, told, name, self._public_name)
+
+    # Accounting
+
+    async def _account(self, usage: Usage | None, status: int = 200, error_code: str | None = None) -> None:
+        """Settle what was used, or void; record it either way. Once: later calls are a bug."""
+        self._is_accounted = True
+        self._status = status
+        self._usage = usage
+        if self._relay is not None:
+            self._finish_reason = self._relay.finish_reason
+        if usage is None and status == 200 and self._backend is not None:
+            self._chat.metrics.usage_missing.labels(self._backend.name).inc()
+        if usage is not None:
+            self._turn.true_up(usage.total_tokens)
+            self.cost_nano = self._price.cost_nano(usage.prompt_tokens, usage.completion_tokens)
+        elif error_code is not None:
+            self._turn.true_up(0)
+        hold = self._hold
+        if hold is not None and self.cost_nano > hold.amount_nano:
+            self._chat.metrics.usage_beyond_hold.labels(self._public_name).inc()
+            self.cost_nano = hold.amount_nano
+        self._observe()
+        ledger, record = self._chat.ledger, self._record(error_code)
+        if hold is not None and self.cost_nano:
+            await ledger.settle(hold, self.cost_nano, record.insert)
+        elif self._is_hold_asked:  # given, refused, or left while it was decided
+            await ledger.void(self._call.request_id, record.insert)
+        else:
+            self._chat.records.add(record)
+
+    async def _account_for_failure(self, usage: Usage | None, error: GatewayError) -> None:
+        """Account for what was used until an error; where the ledger itself fails, it catches up by itself."""
+        if not self._is_accounted:
+            with suppress(GatewayError):
+                await self._account(usage, error.status, error.code)
+
+    def _account_for_leaving(self, error: BaseException | None) -> None:
+        """Account for a request that ends without its answer: refused, failed, or left by its caller."""
+        spawn = self._chat.lifecycle.spawn
+        if error is not None and not isinstance(error, CancelledError | GeneratorExit | CallerLeft):
+            told = error if isinstance(error, GatewayError) else internal_error(self._call.request_id)
+            spawn(self._account_for_failure(None, told))
+        elif self._relay is not None:
+            spawn(self._account_for_failure(self._relay.usage, _CLIENT_CLOSED))
+        else:
+            spawn(self._account_for_prompt())
+
+    async def _account_for_prompt(self) -> None:
+        """A unary call left early pays its prompt, by the backend's own count."""
+        count = None
+        if self._hold is not None and self._backend and self._request and self._route:
+            count = await self._backend.count_prompt(self._request, self._route.backend_model)
+        await self._account_for_failure(None if count is None else Usage(count, 0), _CLIENT_CLOSED)
+
+    def _record(self, error_code: str | None) -> RequestRecord:
+        usage = self._usage
+        return RequestRecord(
+            id=self._call.request_id,
+            client_request_id=self._call.client_request_id,
+            account_id=self._caller.account_id,
+            key_id=self._caller.key_id,
+            door=self._call.door,
+            model=self._public_name or None,
+            backend=self._backend.name if self._backend else None,
+            is_stream=bool(self._request and self._request.is_stream),
+            prompt_tokens=usage.prompt_tokens if usage else 0,
+            completion_tokens=usage.completion_tokens if usage else 0,
+            cached_tokens=usage.cached_tokens if usage else None,
+            cost_nano=self.cost_nano,
+            price_version=self._price.version,
+            started_at_ms=int(self._started_at_s * 1000),
+            latency_ms=self._elapsed_ms(),
+            first_token_ms=None if self._first_token_s is None else int(self._first_token_s * 1000),
+            http_status=self._status,
+            error_code=error_code,
+            finish_reason=self._finish_reason,
+        )
+
+    def _elapsed_ms(self) -> int:
+        return int((self._chat.monotonic_s() - self._clock_start_s) * 1000)
+
+    def _let_go(self) -> None:
+        """Close the backend's connection (at once, where its answer was not read whole) and its place."""
+        if self._response is not None:
+            self._response.close()
+            self._response = None
+        if self._occupied is not None:
+            self._occupied.in_flight -= 1
+            self._occupied = None
+
+    def _observe(self) -> None:
+        metrics = self._chat.metrics
+        model = self._public_name or "unknown"
+        metrics.requests.labels(self._call.door, model, str(self._status)).inc()
+        metrics.duration_seconds.labels(model).observe(self._chat.monotonic_s() - self._clock_start_s)
+        if self._first_token_s is not None:
+            metrics.first_token_seconds.labels(model).observe(self._first_token_s)
+        if self._usage is not None:
+            metrics.tokens.labels(model, "prompt").inc(self._usage.prompt_tokens)
+            metrics.tokens.labels(model, "completion").inc(self._usage.completion_tokens)
+
+
+def error_frame(error: GatewayError, request_id: str, model: str) -> bytes:
+    """A failure in the middle of a stream: OpenAI's SDK raises for `error`, a loop reader sees a finish reason."""
+    chunk: dict[str, Any] = {
+        "id": f"chatcmpl-{request_id}",
+        "object": "chat.completion.chunk",
+        "created": 0,
+        "model": model,
+        "choices": [{"index": 0, "delta": {}, "logprobs": None, "finish_reason": "error"}],
+        "error": error.as_object(),
+    }
+    return b"data: " + orjson.dumps(chunk) + b"\n\n"

@@ -1,0 +1,439 @@
+"""The frozen settings tree: every setting with its default, its unit in the name and a line of help.
+
+Read from a TOML file and from environment variables (`GATEWAY_` prefix, nested with `__`, which win over the file).
+An unknown key is refused with the nearest known one. Secrets never appear in a repr or in a message.
+"""
+
+import tomllib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+import platformdirs
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+
+from mcp_gateway.core.config_faults import KeyPath, describe_fault, describe_unknown_variable
+from mcp_gateway.core.money import PICO_PER_USD, parse_price, parse_usd
+
+ENV_PREFIX = "GATEWAY_"
+DEFAULT_FILE = Path("gateway.toml")
+NOT_SETTINGS = {"GATEWAY_URL", "GATEWAY_API_KEY"}
+"""Variables of the same prefix that the stdio bridge reads; a server started beside it must not stumble over them."""
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the text lists each fault, where it stands and what to write instead."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n- ".join(["The configuration cannot be used:", *faults]))
+        self.faults = faults
+
+
+def _split_commas(value: Any) -> Any:
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    if not isinstance(value, list | tuple):
+        raise ValueError('must be a list, such as ["one", "two"]')
+    return value
+
+
+def _not_a_switch(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not true or false")
+    return value
+
+
+def _none_in_words(value: Any) -> Any:
+    return None if isinstance(value, str) and value.strip().lower() == "none" else value
+
+
+def _quoted(value: Any) -> Any:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise ValueError(f'money is exact only as a string: write it with quotes, "{Decimal(repr(value)):f}"')
+    return value
+
+
+def _checked_price(text: str) -> str:
+    try:
+        is_payable = parse_price(text) <= PICO_PER_USD
+    except ValueError:
+        is_payable = False
+    if not is_payable:
+        raise ValueError('must be USD for a single token, from "0" to "1", at most 12 decimals, such as "0.00000005"')
+    return text
+
+
+def _checked_usd(text: str) -> str:
+    try:
+        is_amount = parse_usd(text) >= 0
+    except ValueError:
+        is_amount = False
+    if not is_amount:
+        raise ValueError('must be an amount in USD, at most 9 decimals, such as "0.50"')
+    return text
+
+
+def _checked_base_url(text: str) -> str:
+    try:
+        url = urlsplit(text)
+        is_address = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        is_address = False
+    if not is_address or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("must be an address such as http://10.0.0.5:8000")
+    if url.username is not None or url.query or url.fragment:
+        raise ValueError("must be an address without user name, password, `?` or `#`; keys have a setting of their own")
+    return text.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+def _checked_network(text: str) -> str:
+    try:
+        ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError("must be an IP address or network, such as 10.0.0.5 or 10.0.0.0/8") from None
+    return text
+
+
+def _checked_host(text: str) -> str:
+    if not text or "/" in text or not text.isprintable() or " " in text:
+        raise ValueError("must be a host name as in a Host header, such as gateway.example.com or localhost:8080")
+    return text
+
+
+def _checked_origin(text: str) -> str:
+    scheme, separator, host = text.partition("://")
+    if not (scheme and separator and host) or "/" in host or not text.isprintable() or " " in text:
+        raise ValueError("must be scheme and host without a path or final slash, such as https://app.example.com")
+    return text
+
+
+def _checked_secret(secret: SecretStr) -> SecretStr:
+    text = secret.get_secret_value()
+    if not text or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("must be visible ASCII characters, without spaces or line ends")
+    return secret
+
+
+def _checked_path(value: Any) -> Any:
+    if value == "":
+        raise ValueError("must not be empty")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_not_a_switch)]
+NonNegative = Annotated[Whole, Field(ge=0)]
+Positive = Annotated[Whole, Field(ge=1)]
+OptionalLimit = Annotated[Positive | None, BeforeValidator(_none_in_words)]
+Seconds = Annotated[float, BeforeValidator(_not_a_switch), Field(ge=0)]
+PositiveSeconds = Annotated[float, BeforeValidator(_not_a_switch), Field(gt=0)]
+PriceText = Annotated[str, BeforeValidator(_quoted), AfterValidator(_checked_price)]
+UsdText = Annotated[str, BeforeValidator(_quoted), AfterValidator(_checked_usd)]
+BaseUrl = Annotated[str, AfterValidator(_checked_base_url)]
+Secret = Annotated[SecretStr, AfterValidator(_checked_secret)]
+Network = Annotated[str, AfterValidator(_checked_network)]
+HostName = Annotated[str, AfterValidator(_checked_host)]
+Origin = Annotated[str, AfterValidator(_checked_origin)]
+FilePath = Annotated[Path, BeforeValidator(_checked_path), AfterValidator(Path.expanduser)]
+CommaSeparated = BeforeValidator(_split_commas)
+Feature = Literal["tools", "json_mode", "structured_outputs", "logprobs", "reasoning"]
+Modality = Literal["text", "image"]
+
+
+class Section(BaseModel):
+    """A part of the tree: frozen, and closed against unknown keys."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True, allow_inf_nan=False
+    )
+
+
+class PricingSettings(Section):
+    """What a token costs, in USD as a decimal string; nothing when left out."""
+
+    prompt: PriceText = Field(default="0", examples=["0.00000005"])
+    """USD per prompt token, a decimal string."""
+    completion: PriceText = Field(default="0", examples=["0.00000015"])
+    """USD per completion token, a decimal string."""
+
+
+class ModelSettings(Section):
+    """A model that clients may ask for; repeat the heading for each."""
+
+    id: Annotated[str, Field(pattern=r"^\S+$", examples=["gwmm/gemma-4-12b-it"])]
+    """Public name, which clients ask for; may contain slashes."""
+    backend_model: str = Field(default="", examples=["google/gemma-4-12b-it"])
+    """The name the backend knows it by; otherwise the public name."""
+    name: str = Field(default="", examples=["Gemma 4 12B"])
+    """Name for people; otherwise the id."""
+    description: str = Field(default="", examples=["A small general model that calls tools."])
+    """One sentence for people and models that choose."""
+    context_window: Positive | None = Field(default=None, examples=[28672])
+    """Tokens of prompt and output together; otherwise what the backend reports."""
+    max_output_tokens: Positive | None = Field(default=None, examples=[8192])
+    """The most output tokens of one answer; otherwise the context window."""
+    quantization: str | None = Field(default=None, min_length=1, examples=["bf16"])
+    """int4, int8, fp4, fp8, bf16, ...: shown in the catalog."""
+    features: Annotated[tuple[Feature, ...], CommaSeparated] = ("tools", "json_mode", "structured_outputs", "logprobs")
+    """What the model supports beyond text: tools, json_mode, structured_outputs, logprobs, reasoning."""
+    input_modalities: Annotated[tuple[Modality, ...], CommaSeparated] = ("text",)
+    """text, or text and image."""
+    guests: bool | None = Field(default=None, examples=[False])
+    """May callers without a key use it? Otherwise only when it costs nothing."""
+    pricing: PricingSettings = PricingSettings()
+
+    @model_validator(mode="after")
+    def _output_fits_context(self) -> Self:
+        if self.context_window and self.max_output_tokens and self.max_output_tokens > self.context_window:
+            raise ValueError("max_output_tokens must not be more than context_window, which counts the prompt too")
+        return self
+
+
+class GuestSettings(Section):
+    """Callers without a key."""
+
+    enabled: bool = True
+    """Serve callers without a credential; when false they get 401."""
+    requests_per_minute: Positive = 5
+    """Requests of one address (IPv6: one /64) in a clock minute."""
+    in_flight: Positive = 64
+    """Requests of all guests together that may run at once."""
+    in_flight_per_address: Positive = 4
+    """Requests of one address that may run at once."""
+    max_tokens: Positive = 256
+    """A guest's max_tokens is lowered to this."""
+
+
+class LimitSettings(Section):
+    """Of each key that sets none of its own; the first four take "none" for no limit."""
+
+    requests_per_minute: OptionalLimit = 60
+    """Requests in a clock minute."""
+    requests_per_day: OptionalLimit = 1000
+    """Requests in a UTC day."""
+    tokens_per_minute: OptionalLimit = 100_000
+    """Prompt and output tokens in a clock minute."""
+    in_flight: OptionalLimit = 64
+    """Requests that run at once."""
+    listing_requests_per_minute: Positive = 600
+    """Of one key or guest address: calls that ask for models, balance or keys."""
+    assumed_output_tokens: Positive = 1024
+    """Counted against tokens_per_minute until the end for a request that names no max_tokens."""
+    keys_per_account: Positive = 100
+    """Live keys that one account may have."""
+    max_choices: Positive = 8
+    """The highest n of one request."""
+
+
+class UpstreamSettings(Section):
+    """Connections to the backends."""
+
+    connect_timeout_s: PositiveSeconds = 5.0
+    """Opening a connection to a backend."""
+    first_token_timeout_s: PositiveSeconds = 20.0
+    """A stream that brings no token for this long after it was sent fails with 502."""
+    idle_timeout_s: PositiveSeconds = 60.0
+    """Silence between two pieces of a stream."""
+    unary_timeout_s: PositiveSeconds = 600.0
+    """A whole answer that is not streamed."""
+    total_timeout_s: PositiveSeconds = 3600.0
+    """The longest that any answer may take."""
+    keep_alive_s: PositiveSeconds = 4.0
+    """An idle connection is closed after this; below vLLM's 5 s."""
+    max_response_bytes: Positive = 64 * 1024 * 1024
+    """The largest answer that is not streamed."""
+    discovery_interval_s: PositiveSeconds = 10.0
+    """How often each backend's /v1/models is read again."""
+    discovery_timeout_s: PositiveSeconds = 5.0
+    """How long a backend may take to list its models before it counts as down."""
+
+
+class WalletSettings(Section):
+    """When a priced request may run."""
+
+    min_useful_tokens: Positive = 16
+    """A priced request is refused with 402 when the balance does not cover its prompt and this many output tokens."""
+    template_margin_tokens: NonNegative = 64
+    """Added to the worst-case prompt for the chat template, once and again for each message."""
+    max_image_tokens: Positive = 4096
+    """The most prompt tokens that one image can become."""
+    minimum_balance_usd: UsdText = "0"
+    """Priced requests are refused below this balance."""
+
+
+class McpSettings(Section):
+    """The MCP door."""
+
+    session_idle_timeout_s: PositiveSeconds = 1800.0
+    """A session that says nothing for this long is ended."""
+    max_sessions: Positive = 10_000
+    """Sessions at once, over all callers."""
+    disconnect_grace_s: Seconds = 5.0
+    """How long a call of a client that vanished runs on, where the protocol lets the client come back."""
+
+
+def _without_repeats(urls: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(urls)) < len(urls):
+        raise ValueError("must not name the same server twice")
+    return urls
+
+
+def _headed_in_double_brackets(value: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        raise ValueError("must be headed [[models]], with double brackets, once for each model")
+    return value
+
+
+def _with_distinct_ids(models: tuple[ModelSettings, ...]) -> tuple[ModelSettings, ...]:
+    repeated = sorted(id for id, count in Counter(model.id for model in models).items() if count > 1)
+    if repeated:
+        raise ValueError(f"each id must stand once; more than one entry has {', '.join(repeated)}")
+    return models
+
+
+class Settings(Section):
+    """The whole tree."""
+
+    host: Annotated[str, Field(pattern=r"^\S+$")] = "127.0.0.1"
+    """Address to listen on."""
+    port: Annotated[Whole, Field(ge=0, le=65535)] = 8080
+    """Port to listen on; 0 takes a free one."""
+    data_dir: FilePath = Field(
+        default_factory=lambda: Path(platformdirs.user_data_dir("mcp-gateway", appauthor=False)),
+        examples=["/var/lib/mcp-gateway"],
+    )
+    """Folder of the database; otherwise the system's place for a user's data (Linux: ~/.local/share/mcp-gateway)."""
+    public_url: BaseUrl | None = Field(default=None, examples=["https://gateway.example.com"])
+    """Where clients reach the gateway: used in links, and allowed by the Host check."""
+    trusted_proxies: Annotated[tuple[Network, ...], CommaSeparated] = Field(default=(), examples=[["10.0.0.0/8"]])
+    """Addresses or networks whose X-Forwarded-For is believed; empty: the client is the socket's peer."""
+    allowed_hosts: Annotated[tuple[HostName, ...], CommaSeparated] = Field(
+        default=(), examples=[["gateway.internal:8080"]]
+    )
+    """Further Host names that MCP clients may use; loopback and public_url are always allowed; `*` allows any."""
+    allowed_origins: Annotated[tuple[Origin, ...], CommaSeparated] = Field(
+        default=(), examples=[["https://app.example.com"]]
+    )
+    """Browser origins that may call the MCP door; the public_url's own is always allowed."""
+    vllm_urls: Annotated[tuple[BaseUrl, ...], CommaSeparated, AfterValidator(_without_repeats)] = Field(
+        default=(), examples=[["http://10.0.0.5:8000", "http://10.0.0.6:8000"]]
+    )
+    """Addresses of vLLM servers; none: the demo backend serves."""
+    vllm_api_key: Secret | None = Field(default=None, examples=["the-key-of-your-vllm-servers"])
+    """Sent to every vLLM server as a bearer token."""
+    publish_discovered: bool = False
+    """Publish, free of charge, models that a backend lists and no entry in `models` names."""
+    enable_vision: bool = False
+    """Accept image parts (data: URIs) in messages."""
+    image_blocklist_file: FilePath | None = Field(default=None, examples=["/etc/mcp-gateway/blocked-images.txt"])
+    """SHA-256 hashes of images that are refused, one in hex per line."""
+    max_body_bytes: Positive = 32 * 1024 * 1024
+    """The largest request body."""
+    max_header_bytes: Positive = 64 * 1024
+    """The largest request head."""
+    client_stall_timeout_s: PositiveSeconds = 60.0
+    """A client that stops reading its answer for this long has left."""
+    drain_announce_s: Seconds = 3.0
+    """After SIGTERM, how long new requests are answered 503 while the port is still open."""
+    drain_timeout_s: Seconds = 30.0
+    """After the announcement, how long running requests may take to finish."""
+    maintenance: bool = False
+    """Answer every new request 503 `maintenance`."""
+    metrics_token: Secret | None = Field(default=None, examples=["a-long-random-token"])
+    """Bearer token for /metrics from elsewhere than loopback; without it, loopback only."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """debug, info, warning or error; no level ever logs content."""
+    guests: GuestSettings = GuestSettings()
+    limits: LimitSettings = LimitSettings()
+    upstream: UpstreamSettings = UpstreamSettings()
+    wallet: WalletSettings = WalletSettings()
+    mcp: McpSettings = McpSettings()
+    models: Annotated[
+        tuple[ModelSettings, ...], BeforeValidator(_headed_in_double_brackets), AfterValidator(_with_distinct_ids)
+    ] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One leaf of the tree; those of `models` have no environment variable."""
+
+    path: KeyPath
+    field: FieldInfo
+
+    @property
+    def variable(self) -> str | None:
+        return None if self.path[0] == "models" else ENV_PREFIX + "__".join(self.path).upper()
+
+
+def settings_of(section: type[Section], path: KeyPath = ()) -> Iterator[Setting]:
+    """Every leaf of a part of the tree, in the order it is written in."""
+    for name, field in section.model_fields.items():
+        inner = ModelSettings if name == "models" else field.annotation
+        if isinstance(inner, type) and issubclass(inner, Section):
+            yield from settings_of(inner, (*path, name))
+        else:
+            yield Setting((*path, name), field)
+
+
+def load_settings(config_file: Path | None, environ: Mapping[str, str]) -> Settings:
+    """The settings of a TOML file with those of `environ` over them; an empty variable counts as unset.
+
+    Without a `config_file`, `gateway.toml` in the working folder is read where there is one. Raises ConfigError.
+    """
+    file = config_file or (DEFAULT_FILE if DEFAULT_FILE.is_file() else None)
+    tree = _read_toml(file) if file else {}
+    known = [setting.path for setting in settings_of(Settings)]
+    paths = {setting.variable: setting.path for setting in settings_of(Settings) if setting.variable}
+    given = {name: text for name, text in environ.items() if name.startswith(ENV_PREFIX) and text}
+    for name in given.keys() & paths.keys():
+        _put(tree, paths[name], given[name])
+    faults: list[str] = []
+    try:
+        settings = Settings.model_validate(tree)
+    except ValidationError as error:
+        variables = {path: name for name, path in paths.items() if name in given}
+        faults += [
+            describe_fault(fault, known, variables, str(file))
+            for fault in error.errors(include_url=False, include_input=False)
+        ]
+    unknown = given.keys() - paths.keys() - NOT_SETTINGS
+    faults += [describe_unknown_variable(name, paths) for name in sorted(unknown)]
+    if faults:
+        raise ConfigError(faults)
+    return settings
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        fault = f"cannot be read: {error.strerror}"
+    except UnicodeDecodeError:
+        fault = "is not UTF-8 text"
+    except ValueError as error:
+        fault = f"is not TOML: {error}; text needs quotes"
+    raise ConfigError([f"{file}: {fault}"])
+
+
+def _put(tree: dict[str, Any], path: KeyPath, text: str) -> None:
+    """A table that the file does not write as one is left as it is: a fault that is reported."""
+    *tables, name = path
+    for table in tables:
+        tree = tree.setdefault(table, {})
+        if not isinstance(tree, dict):
+            return
+    tree[name] = text

@@ -1,0 +1,120 @@
+"""The one error of the gateway and THE table that gives each code its HTTP status, type and advice.
+
+Both doors render from here: HTTP as `{"error": {...}}` (OpenAI's shape), MCP as a tool error with the same facts.
+Codes are OpenAI's words where it has one.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What a code means to a caller: HTTP status, OpenAI error type, and what to do next (for a model that reads it)."""
+
+    status: int
+    type: str
+    advice: str
+    retry_after_s: int | None = None
+
+
+_FIX = "Change the request as the message says and send it again."
+_KEY = "Ask the person who set this up for a valid API key; do not retry with the same one."
+_LATER = "Wait for retry_after_s seconds, then send the same request again."
+_OTHER_MODEL = "Try again shortly, or choose another model with list_models."
+_PAY = "Ask the person who owns the account to top it up; get_balance shows what is left."
+_OPERATOR = "Only the operator of this gateway can change that."
+
+TABLE: dict[str, Row] = {
+    "invalid_json": Row(400, "invalid_request", _FIX),
+    "invalid_type": Row(400, "invalid_request", _FIX),
+    "missing_parameter": Row(400, "invalid_request", _FIX),
+    "unsupported_parameter": Row(400, "invalid_request", _FIX),
+    "invalid_value": Row(400, "invalid_request", _FIX),
+    "context_length_exceeded": Row(400, "invalid_request", "Shorten the messages or lower max_tokens."),
+    "vision_disabled": Row(400, "invalid_request", "Send the request without images."),
+    "invalid_api_key": Row(401, "invalid_auth", _KEY),
+    "revoked_api_key": Row(401, "invalid_auth", _KEY),
+    "expired_session": Row(401, "invalid_auth", "Sign in again."),
+    "missing_credentials": Row(401, "invalid_auth", _KEY),
+    "insufficient_balance": Row(402, "insufficient_balance", _PAY),
+    "below_minimum_balance": Row(402, "insufficient_balance", _PAY),
+    "content_policy": Row(403, "content_policy", "Do not send this content again."),
+    "unsupported_region": Row(403, "unsupported_region", _OPERATOR),
+    "account_deactivated": Row(403, "forbidden", _OPERATOR),
+    "insufficient_permissions": Row(403, "forbidden", _OPERATOR),
+    "guests_not_allowed": Row(403, "forbidden", "Send an API key, or choose a model that guests may use."),
+    "model_not_found": Row(404, "not_found", "Choose a model id from list_models."),
+    "unknown_url": Row(404, "not_found", "Check the path against the documentation."),
+    "not_found": Row(404, "not_found", "Check the id."),
+    "method_not_allowed": Row(405, "invalid_request", "Use one of the methods in the Allow header."),
+    "conflict": Row(409, "invalid_request", _FIX),
+    "body_too_large": Row(413, "invalid_request", "Send a smaller request body."),
+    "idempotency_mismatch": Row(422, "invalid_request", "Use a new Idempotency-Key for a different body."),
+    "headers_too_large": Row(431, "invalid_request", "Send fewer or shorter headers."),
+    "requests_per_minute": Row(429, "rate_limited", _LATER, retry_after_s=60),
+    "requests_per_day": Row(429, "rate_limited", "The daily limit is used up; try again after midnight UTC."),
+    "tokens_per_minute": Row(429, "rate_limited", _LATER, retry_after_s=60),
+    "in_flight": Row(429, "rate_limited", "Wait until one of your running requests has ended.", retry_after_s=1),
+    "guest": Row(429, "rate_limited", "Wait for retry_after_s seconds, or use an API key.", retry_after_s=60),
+    "backend_busy": Row(429, "rate_limited", _LATER, retry_after_s=2),
+    "client_closed": Row(499, "client_closed", "Nothing: the client left."),  # recorded only; nginx's status for it
+    "internal_error": Row(500, "internal_error", "Report the request id to the operator of this gateway."),
+    "not_configured": Row(501, "not_configured", _OPERATOR),
+    "connect_failed": Row(502, "backend_unavailable", _OTHER_MODEL),
+    "first_token_timeout": Row(502, "backend_unavailable", _OTHER_MODEL),
+    "backend_error": Row(502, "backend_unavailable", _OTHER_MODEL),
+    "backend_died": Row(502, "backend_unavailable", _OTHER_MODEL),
+    "draining": Row(503, "draining", _LATER, retry_after_s=5),
+    "maintenance": Row(503, "maintenance", _LATER, retry_after_s=60),
+    "model_unavailable": Row(503, "model_unavailable", _OTHER_MODEL, retry_after_s=5),
+    "ledger_unavailable": Row(503, "maintenance", _LATER, retry_after_s=5),
+}
+
+
+class GatewayError(Exception):
+    """A refusal or failure that a caller is told about; everything else is a bug and becomes `internal_error`.
+
+    `code` is a key of TABLE. `message` says what to change and never holds a secret or another caller's content; it is
+    shown to the caller and never logged or stored. `details` are further public fields of the error object.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: int | None = None,
+        details: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(code)
+        row = TABLE[code]
+        self.code = code
+        self.message = message
+        self.param = param
+        self.retry_after_s = row.retry_after_s if retry_after_s is None else retry_after_s
+        self.details = details or {}
+
+    @property
+    def row(self) -> Row:
+        return TABLE[self.code]
+
+    @property
+    def status(self) -> int:
+        return self.row.status
+
+    def as_object(self) -> dict[str, Any]:
+        """The `error` object of OpenAI's shape: message, type, code, param and any details."""
+        return {
+            "message": self.message,
+            "type": self.row.type,
+            "code": self.code,
+            "param": self.param,
+            **self.details,
+        }
+
+
+def internal_error(request_id: str) -> GatewayError:
+    """What a caller sees of a bug: nothing but the id to report."""
+    return GatewayError("internal_error", f"Something went wrong on our side. Request id: {request_id}.")

@@ -1,0 +1,206 @@
+"""The composition root: opens everything in order, closes it in reverse; the only place that constructs."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from mcp_gateway import __version__
+from mcp_gateway.core.catalog import Listing, Published, build_catalog
+from mcp_gateway.core.chat import Chat
+from mcp_gateway.core.config import Settings, UpstreamSettings
+from mcp_gateway.core.identity.accounts import Accounts
+from mcp_gateway.core.identity.address import AddressReader
+from mcp_gateway.core.identity.authenticator import Authenticator
+from mcp_gateway.core.identity.keys import KeyRing
+from mcp_gateway.core.ids import new_id, now_ms
+from mcp_gateway.core.ledger.ledger import Ledger
+from mcp_gateway.core.lifecycle import Lifecycle, Phase
+from mcp_gateway.core.limits.limiter import DAY_S, GuestBounds, Limiter
+from mcp_gateway.core.money import parse_usd
+from mcp_gateway.core.observe.metrics import Metrics
+from mcp_gateway.core.observe.records import Records
+from mcp_gateway.core.policy.images import ImagePolicy, read_blocklist
+from mcp_gateway.core.store.sole import sole_server
+from mcp_gateway.core.store.store import Store
+from mcp_gateway.core.upstream.backend import Backend
+from mcp_gateway.core.upstream.demo import DemoBackend
+from mcp_gateway.core.upstream.pool import Pool
+from mcp_gateway.core.upstream.transport import Timeouts, Transport, TransportLimits
+
+logger = logging.getLogger(__name__)
+
+DATABASE = "gateway.sqlite3"
+
+
+@dataclass(slots=True)
+class Gateway:
+    """The open parts, for the doors to build on."""
+
+    settings: Settings
+    version: str
+    new_id: Callable[[str], str]
+    lifecycle: Lifecycle
+    metrics: Metrics
+    published: Published
+    pool: Pool
+    limiter: Limiter
+    ledger: Ledger
+    keys: KeyRing
+    authenticator: Authenticator
+    addresses: AddressReader
+    chat: Chat
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What the command line works on, beside a running server or without one."""
+
+    accounts: Accounts
+    keys: KeyRing
+    ledger: Ledger
+
+
+@contextlib.asynccontextmanager
+async def open_desk(settings: Settings) -> AsyncIterator[Desk]:
+    """The database alone."""
+    async with _open_store(settings) as store:
+        accounts = Accounts(store, new_id=new_id, now_ms=now_ms)
+        yield Desk(accounts, _keys(store, settings), _ledger(store, settings))
+
+
+@contextlib.asynccontextmanager
+async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
+    """Everything a door needs, opened; ready to serve on entry, drained and closed on exit."""
+    async with contextlib.AsyncExitStack() as stack:
+        store = await stack.enter_async_context(_open_store(settings))
+        stack.enter_context(sole_server(settings.data_dir))
+        lifecycle = Lifecycle(is_in_maintenance=settings.maintenance)
+        metrics = Metrics()
+        records = Records(store)
+        ledger = _ledger(store, settings)
+        if count := await ledger.void_open_holds():
+            logger.info("voided %d holds of an earlier run", count)
+        keys = _keys(store, settings)
+        await keys.reload()
+        limiter = _limiter(settings)
+        limiter.restore_day(await records.requests_today(now_ms() // (DAY_S * 1000) * DAY_S * 1000))
+        published = Published()
+        pool = _pool(settings, published)
+        stack.push_async_callback(pool.aclose)
+        chat = Chat(
+            settings=settings,
+            published=published,
+            pool=pool,
+            limiter=limiter,
+            ledger=ledger,
+            records=records,
+            images=_image_policy(settings),
+            metrics=metrics,
+            lifecycle=lifecycle,
+        )
+        gateway = Gateway(
+            settings=settings,
+            version=__version__,
+            new_id=new_id,
+            lifecycle=lifecycle,
+            metrics=metrics,
+            published=published,
+            pool=pool,
+            limiter=limiter,
+            ledger=ledger,
+            keys=keys,
+            authenticator=Authenticator(keys, settings.guests, settings.limits),
+            addresses=AddressReader(settings.trusted_proxies),
+            chat=chat,
+        )
+        await pool.discover()
+        await stack.enter_async_context(_running(pool.watch(), keys.watch()))
+        lifecycle.phase = Phase.READY
+        yield gateway
+        lifecycle.begin_draining()
+        await lifecycle.wait_until_idle(settings.drain_timeout_s)
+
+
+@contextlib.asynccontextmanager
+async def _open_store(settings: Settings) -> AsyncIterator[Store]:
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    store = await Store.open(settings.data_dir / DATABASE)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def _ledger(store: Store, settings: Settings) -> Ledger:
+    minimum_nano = parse_usd(settings.wallet.minimum_balance_usd)
+    return Ledger(store, now_ms=now_ms, minimum_balance_nano=minimum_nano)
+
+
+def _keys(store: Store, settings: Settings) -> KeyRing:
+    most = settings.limits.keys_per_account
+    return KeyRing(store, new_id=new_id, now_ms=now_ms, max_keys_per_account=most)
+
+
+def _limiter(settings: Settings) -> Limiter:
+    return Limiter(GuestBounds(settings.guests.in_flight), settings.limits.listing_requests_per_minute, time.time)
+
+
+def _image_policy(settings: Settings) -> ImagePolicy:
+    file = settings.image_blocklist_file
+    return ImagePolicy(settings.enable_vision, read_blocklist(file) if file else frozenset())
+
+
+def _pool(settings: Settings, published: Published) -> Pool:
+    demo = Backend("demo", DemoBackend())
+    secret = settings.vllm_api_key
+    api_key = secret.get_secret_value() if secret else None
+    backends = [
+        Backend(f"vllm-{number}", _transport(url, settings.upstream), api_key)
+        for number, url in enumerate(settings.vllm_urls, 1)
+    ]
+    for backend, url in zip(backends, settings.vllm_urls, strict=True):
+        logger.info("backend %s is %s", backend.name, url)
+    if not backends:
+        logger.warning("no backend is configured: the demo backend answers (set GATEWAY_VLLM_URLS)")
+
+    def publish(listings: dict[str, Listing]) -> None:
+        catalog = build_catalog(settings.models, listings, publish_discovered=settings.publish_discovered)
+        published.replace(catalog)
+        if backends and not settings.models:
+            logger.warning("no [[models]] are configured: everything that backends list is published, free of charge")
+
+    return Pool(
+        backends or [demo],
+        demo,
+        interval_s=settings.upstream.discovery_interval_s,
+        timeout_s=settings.upstream.discovery_timeout_s,
+        on_change=publish,
+    )
+
+
+def _transport(url: str, upstream: UpstreamSettings) -> Transport:
+    timeouts = Timeouts(
+        connect_s=upstream.connect_timeout_s,
+        first_token_s=upstream.first_token_timeout_s,
+        idle_s=upstream.idle_timeout_s,
+        unary_s=upstream.unary_timeout_s,
+        total_s=upstream.total_timeout_s,
+    )
+    limits = TransportLimits(max_body_bytes=upstream.max_response_bytes, max_idle_s=upstream.keep_alive_s)
+    return Transport(url, timeouts=timeouts, limits=limits)
+
+
+@contextlib.asynccontextmanager
+async def _running(*loops: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Background loops, cancelled and awaited at the end."""
+    tasks = [asyncio.ensure_future(loop) for loop in loops]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

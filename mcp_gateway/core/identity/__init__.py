@@ -1,0 +1,1 @@
+"""Who is asking? Accounts, keys, guests and addresses."""

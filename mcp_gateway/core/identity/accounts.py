@@ -1,0 +1,68 @@
+"""Accounts: who keys belong to and money is kept for."""
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.store.store import Store
+
+_COLUMNS = "id, name, created_at_ms, is_active"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    id: str
+    name: str
+    created_at_ms: int
+    is_active: bool
+
+
+class Accounts:
+    """All accounts; changes are noticed by a server that runs beside."""
+
+    def __init__(self, store: Store, *, new_id: Callable[[str], str], now_ms: Callable[[], int]) -> None:
+        self._store = store
+        self._new_id = new_id
+        self._now_ms = now_ms
+
+    async def create(self, name: str) -> Account:
+        account = Account(self._new_id("acc"), name, self._now_ms(), True)
+
+        def work(connection: sqlite3.Connection) -> Account:
+            row = (account.id, account.name, account.created_at_ms)
+            connection.execute("INSERT INTO accounts (id, name, created_at_ms) VALUES (?, ?, ?)", row)
+            return account
+
+        return await self._store.write(work)
+
+    async def list(self) -> "list[Account]":
+        """All accounts, the oldest first; the guests' is the first."""
+        return [_account(row) for row in await self._store.fetch_all(f"SELECT {_COLUMNS} FROM accounts ORDER BY id")]
+
+    async def get(self, account_id: str) -> Account:
+        """Raises GatewayError `not_found`."""
+        row = await self._store.fetch_one(f"SELECT {_COLUMNS} FROM accounts WHERE id = ?", (account_id,))
+        if row is None:
+            raise GatewayError("not_found", f"There is no account {account_id!r}; `mcp-gateway accounts list` shows them.")
+        return _account(row)
+
+    async def set_active(self, account_id: str, *, is_active: bool) -> None:
+        """Switch an account's keys off or on. Raises GatewayError `not_found`."""
+
+        def work(connection: sqlite3.Connection) -> bool:
+            changed = connection.execute("UPDATE accounts SET is_active = ? WHERE id = ?", (is_active, account_id))
+            raise_epoch(connection)
+            return bool(changed.rowcount)
+
+        if not await self._store.write(work):
+            raise GatewayError("not_found", f"There is no account {account_id!r}.")
+
+
+def raise_epoch(connection: sqlite3.Connection) -> None:
+    """Tell every running server that keys or accounts have changed."""
+    connection.execute("UPDATE identity_epoch SET value = value + 1")
+
+
+def _account(row: tuple[str, str, int, int]) -> Account:
+    return Account(row[0], row[1], row[2], bool(row[3]))

@@ -1,0 +1,54 @@
+"""Where a request really comes from, past the proxies that are trusted; and what an address counts as."""
+
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+
+_Address = IPv4Address | IPv6Address
+
+
+class AddressReader:
+    """Reads the client's address: the socket's peer, or the right-most untrusted one of X-Forwarded-For."""
+
+    def __init__(self, trusted_proxies: Iterable[str]) -> None:
+        self._trusted = tuple(ip_network(proxy, strict=False) for proxy in trusted_proxies)
+
+    def read(self, peer: tuple[str, int] | None, forwarded_for: bytes | None) -> str:
+        """`forwarded_for` is the header's value, all of them joined by commas."""
+        address = peer[0] if peer else "unknown"
+        if not self._trusted or forwarded_for is None or not self._is_trusted(address):
+            return address
+        for hop in reversed(forwarded_for.decode("latin-1").split(",")):
+            text = _without_port(hop.strip())
+            if _parsed(text) is None:
+                return address
+            address = text
+            if not self._is_trusted(text):
+                break
+        return address
+
+    def _is_trusted(self, text: str) -> bool:
+        address = _parsed(text)
+        return address is not None and any(address in network for network in self._trusted)
+
+
+def counted_as(address: str) -> str:
+    """What limits count an address as: itself, or its /64 for IPv6 (one household has 2^64 of them)."""
+    parsed = _parsed(address)
+    if isinstance(parsed, IPv6Address):
+        return str(ip_network((parsed, 64), strict=False))
+    return address if parsed is None else str(parsed)
+
+
+def _parsed(text: str) -> _Address | None:
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
+def _without_port(hop: str) -> str:
+    if hop.startswith("["):
+        return hop[1:].partition("]")[0]
+    return hop.partition(":")[0] if hop.count(":") == 1 else hop

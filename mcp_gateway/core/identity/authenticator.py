@@ -1,0 +1,47 @@
+"""Who is this? A credential and an address in, a Caller out."""
+
+from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, Allowance, Caller
+from mcp_gateway.core.config import GuestSettings, LimitSettings
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.identity.address import counted_as
+from mcp_gateway.core.identity.keys import DEFAULT, LIMIT_NAMES, Key, KeyLimits, KeyRing
+
+
+class Authenticator:
+    """Knows keys and guests; each Caller carries what it may use."""
+
+    def __init__(self, keys: KeyRing, guests: GuestSettings, limits: LimitSettings) -> None:
+        self._keys = keys
+        self._guests = guests
+        self._limits = limits
+        self._callers: dict[str, tuple[Key, Caller]] = {}
+        self._guest_allowance = Allowance(
+            requests_per_minute=guests.requests_per_minute,
+            requests_per_day=None,
+            tokens_per_minute=None,
+            in_flight=guests.in_flight_per_address,
+        )
+
+    def identify(self, credential: str | None, address: str) -> Caller:
+        """The caller of a request. Raises GatewayError (401, 403) for a wrong credential, or none where one is needed."""
+        if credential is not None:
+            return self._key_caller(self._keys.resolve(credential))
+        if not self._guests.enabled:
+            raise GatewayError("missing_credentials", "Send an API key as `Authorization: Bearer gw_live_...`.")
+        return Caller(GUEST_ACCOUNT_ID, None, f"guest:{counted_as(address)}", self._guest_allowance)
+
+    def allowance_of(self, limits: KeyLimits) -> Allowance:
+        """A key's limits with the configured defaults filled in."""
+        return Allowance(**{name: self._limit(limits, name) for name in LIMIT_NAMES})
+
+    def _limit(self, limits: KeyLimits, name: str) -> int | None:
+        own = getattr(limits, name)
+        limit: int | None = getattr(self._limits, name) if own is DEFAULT else own
+        return limit
+
+    def _key_caller(self, key: Key) -> Caller:
+        caller = self._callers.get(key.id)
+        if caller is None or caller[0] is not key:
+            made = Caller(key.account_id, key.id, key.id, self.allowance_of(key.limits), key.is_test)
+            caller = self._callers[key.id] = (key, made)
+        return caller[1]

@@ -1,0 +1,1 @@
+"""Hold, settle, void, credit: the money of accounts."""

@@ -1,0 +1,304 @@
+"""The wallet of each account: integers in nano-USD, append-only facts, every decision in the writer's transaction.
+
+A hold counts against the balance at once. Granted credit is used before what was paid, that which expires first before
+the rest; a hold fixes which grants it draws on. Settling and voiding end a hold once, whoever asks again.
+"""
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.money import format_usd
+from mcp_gateway.core.store.store import Store
+
+Also = Callable[[sqlite3.Connection], None]
+"""A write that goes into the same transaction: the record of the request that is settled or voided."""
+
+_TRANSACTION = """
+INSERT INTO ledger_transactions
+    (account_id, kind, reference, paid_nano, granted_nano, held_nano, revenue_nano, grant_source_nano, clearing_nano,
+     created_at_ms)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_MOVE = """
+UPDATE wallets SET paid_nano = paid_nano + ?, granted_nano = granted_nano + ?, held_nano = held_nano + ?
+WHERE account_id = ?
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What is set aside for a request."""
+
+    request_id: str
+    account_id: str
+    amount_nano: int
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """Nano-USD of an account: spendable are `paid_nano` and `granted_nano`; `held_nano` is set aside already."""
+
+    paid_nano: int = 0
+    granted_nano: int = 0
+    held_nano: int = 0
+
+    @property
+    def spendable_nano(self) -> int:
+        return self.paid_nano + self.granted_nano
+
+
+class Ledger:
+    """All wallets."""
+
+    def __init__(self, store: Store, *, now_ms: Callable[[], int], minimum_balance_nano: int = 0) -> None:
+        self._store = store
+        self._now_ms = now_ms
+        self._minimum_balance_nano = minimum_balance_nano
+
+    async def hold(self, request_id: str, account_id: str, minimum_nano: int, maximum_nano: int) -> Hold:
+        """Set aside up to `maximum_nano`, at least `minimum_nano`, for a request.
+
+        Raises GatewayError `insufficient_balance` or `below_minimum_balance` (402), `ledger_unavailable` (503).
+        Not durable: a hold dies with the process that made it.
+        """
+
+        def work(connection: sqlite3.Connection) -> Hold:
+            return self._hold(connection, request_id, account_id, minimum_nano, maximum_nano)
+
+        return await self._store.write(work, is_durable=False)
+
+    async def settle(self, hold: Hold, cost_nano: int, also: Also) -> int:
+        """End a hold by charging `cost_nano`, at most what is held; returns what was charged, 0 if it had ended before.
+
+        Durable. Raises GatewayError `ledger_unavailable` where that takes longer; it is still carried out.
+        """
+
+        def work(connection: sqlite3.Connection) -> int:
+            charged_nano = self._end(connection, hold.request_id, "settle", cost_nano)
+            also(connection)
+            return charged_nano
+
+        return await self._store.write(work, must_commit=True)
+
+    async def void(self, request_id: str, also: Also) -> None:
+        """End a request's hold, if there is one, by giving all of it back. Raises as settle."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            self._end(connection, request_id, "void", 0)
+            also(connection)
+
+        await self._store.write(work, is_durable=False, must_commit=True)
+
+    async def credit(self, account_id: str, amount_nano: int, reference: str) -> bool:
+        """Add paid money from outside; False if `reference` was applied before."""
+        if amount_nano <= 0:
+            raise ValueError("a credit is more than nothing")
+
+        def work(connection: sqlite3.Connection) -> bool:
+            if _is_applied(connection, "credit", reference):
+                return False
+            self._post(connection, account_id, "credit", reference, paid=amount_nano, clearing=-amount_nano)
+            return True
+
+        return await self._store.write(work)
+
+    async def grant(
+        self, account_id: str, amount_nano: int, reference: str, *, expires_at_ms: int | None = None
+    ) -> bool:
+        """Give credit that nobody paid for; False if `reference` was applied before."""
+        if amount_nano <= 0:
+            raise ValueError("a grant is more than nothing")
+
+        def work(connection: sqlite3.Connection) -> bool:
+            if _is_applied(connection, "grant", reference):
+                return False
+            self._post(connection, account_id, "grant", reference, granted=amount_nano, grant_source=-amount_nano)
+            row = (account_id, amount_nano, expires_at_ms, self._now_ms())
+            connection.execute(
+                "INSERT INTO grants (account_id, remaining_nano, expires_at_ms, created_at_ms) VALUES (?, ?, ?, ?)", row
+            )
+            return True
+
+        return await self._store.write(work)
+
+    async def balance(self, account_id: str) -> Balance:
+        """The account's wallet as of the last commit; empty for an account without one."""
+        sql = "SELECT paid_nano, granted_nano, held_nano FROM wallets WHERE account_id = ?"
+        row = await self._store.fetch_one(sql, (account_id,))
+        return Balance(*row) if row else Balance()
+
+    async def void_open_holds(self) -> int:
+        """Void every hold there is; right only at start, before this process has made one. Returns how many."""
+
+        def work(connection: sqlite3.Connection) -> int:
+            requests = [row[0] for row in connection.execute("SELECT request_id FROM holds")]
+            for request_id in requests:
+                self._end(connection, request_id, "void", 0)
+            return len(requests)
+
+        return await self._store.write(work)
+
+    async def check(self) -> list[str]:
+        """Every discrepancy between the facts and what is derived from them, in words; empty is good."""
+        return [
+            f"{what}: {', '.join(map(str, row))}"
+            for what, sql in _CHECKS.items()
+            for row in await self._store.fetch_all(sql)
+        ]
+
+    # Inside the writer's transaction
+
+    def _hold(
+        self, connection: sqlite3.Connection, request_id: str, account_id: str, minimum_nano: int, maximum_nano: int
+    ) -> Hold:
+        paid_nano, granted_nano = _wallet(connection, account_id)
+        if granted_nano:
+            granted_nano -= self._expire(connection, account_id)
+        spendable_nano = paid_nano + granted_nano
+        self._check_affordable(spendable_nano, minimum_nano)
+        amount_nano = min(maximum_nano, spendable_nano)
+        from_grants_nano = min(granted_nano, amount_nano)
+        from_paid_nano = amount_nano - from_grants_nano
+        row = (request_id, account_id, from_paid_nano, from_grants_nano, self._now_ms())
+        connection.execute("INSERT INTO holds VALUES (?, ?, ?, ?, ?)", row)
+        if from_grants_nano:
+            _draw(connection, request_id, account_id, from_grants_nano)
+        self._post(
+            connection, account_id, "hold", request_id, paid=-from_paid_nano, granted=-from_grants_nano, held=amount_nano
+        )
+        return Hold(request_id, account_id, amount_nano)
+
+    def _check_affordable(self, spendable_nano: int, minimum_nano: int) -> None:
+        details = {"balance_usd": format_usd(spendable_nano)}
+        if spendable_nano < minimum_nano:
+            message = (
+                f"The balance of {format_usd(spendable_nano)} USD does not cover this request, "
+                f"which may cost at least {format_usd(minimum_nano)} USD."
+            )
+            raise GatewayError("insufficient_balance", message, details=details)
+        if spendable_nano < self._minimum_balance_nano:
+            message = f"Requests need a balance of {format_usd(self._minimum_balance_nano)} USD."
+            raise GatewayError("below_minimum_balance", message, details=details)
+
+    def _end(self, connection: sqlite3.Connection, request_id: str, kind: str, cost_nano: int) -> int:
+        sql = "DELETE FROM holds WHERE request_id = ? RETURNING account_id, paid_nano, granted_nano"
+        row = connection.execute(sql, (request_id,)).fetchone()
+        if row is None:
+            return 0
+        account_id, paid_nano, granted_nano = row
+        charged_nano = min(cost_nano, paid_nano + granted_nano)
+        granted_back_nano = granted_nano - min(charged_nano, granted_nano)
+        paid_back_nano = paid_nano + granted_nano - charged_nano - granted_back_nano
+        if granted_nano:
+            _give_back(connection, request_id, granted_back_nano)
+        self._post(
+            connection, account_id, kind, request_id, paid=paid_back_nano, granted=granted_back_nano,
+            held=-(paid_nano + granted_nano), revenue=charged_nano,
+        )  # fmt: skip
+        return charged_nano
+
+    def _expire(self, connection: sqlite3.Connection, account_id: str) -> int:
+        """Take back what is left, and not held, of grants whose time is over; returns how much."""
+        sql = "SELECT id, remaining_nano FROM grants WHERE account_id = ? AND remaining_nano > 0 AND expires_at_ms <= ?"
+        expired = connection.execute(sql, (account_id, self._now_ms())).fetchall()
+        for grant_id, left_nano in expired:
+            connection.execute("UPDATE grants SET remaining_nano = 0 WHERE id = ?", (grant_id,))
+            self._post(connection, account_id, "expire", f"grant {grant_id}", granted=-left_nano, grant_source=left_nano)
+        return sum(left_nano for _, left_nano in expired)
+
+    def _post(
+        self,
+        connection: sqlite3.Connection,
+        account_id: str,
+        kind: str,
+        reference: str,
+        *,
+        paid: int = 0,
+        granted: int = 0,
+        held: int = 0,
+        revenue: int = 0,
+        grant_source: int = 0,
+        clearing: int = 0,
+    ) -> None:
+        """One fact, all amounts in nano-USD, and the balance that follows from it."""
+        entries = (paid, granted, held, revenue, grant_source, clearing)
+        connection.execute(_TRANSACTION, (account_id, kind, reference, *entries, self._now_ms()))
+        if not connection.execute(_MOVE, (paid, granted, held, account_id)).rowcount:
+            connection.execute("INSERT INTO wallets VALUES (?, ?, ?, ?)", (account_id, paid, granted, held))
+
+
+def _wallet(connection: sqlite3.Connection, account_id: str) -> tuple[int, int]:
+    sql = "SELECT paid_nano, granted_nano FROM wallets WHERE account_id = ?"
+    row: tuple[int, int] | None = connection.execute(sql, (account_id,)).fetchone()
+    return row or (0, 0)
+
+
+def _is_applied(connection: sqlite3.Connection, kind: str, reference: str) -> bool:
+    sql = "SELECT 1 FROM ledger_transactions WHERE kind = ? AND reference = ? AND kind IN ('credit', 'grant')"
+    return connection.execute(sql, (kind, reference)).fetchone() is not None
+
+
+def _draw(connection: sqlite3.Connection, request_id: str, account_id: str, amount_nano: int) -> None:
+    """Take `amount_nano` from the account's grants, the first to expire first, and note how much from which."""
+    sql = (
+        "SELECT id, remaining_nano FROM grants WHERE account_id = ? AND remaining_nano > 0 "
+        "ORDER BY expires_at_ms IS NULL, expires_at_ms, id"
+    )
+    for grant_id, remaining_nano in connection.execute(sql, (account_id,)).fetchall():
+        part_nano = min(remaining_nano, amount_nano)
+        connection.execute("UPDATE grants SET remaining_nano = remaining_nano - ? WHERE id = ?", (part_nano, grant_id))
+        connection.execute("INSERT INTO hold_grants VALUES (?, ?, ?)", (request_id, grant_id, part_nano))
+        amount_nano -= part_nano
+        if not amount_nano:
+            return
+    raise AssertionError("grants hold less than the wallet says")
+
+
+def _give_back(connection: sqlite3.Connection, request_id: str, amount_nano: int) -> None:
+    """Return what a hold did not need to the grants it drew on, the last to expire first; forget its draws."""
+    sql = (
+        "SELECT grant_id, amount_nano FROM hold_grants JOIN grants ON id = grant_id WHERE request_id = ? "
+        "ORDER BY expires_at_ms IS NULL DESC, expires_at_ms DESC, grant_id DESC"
+    )
+    for grant_id, drawn_nano in connection.execute(sql, (request_id,)).fetchall():
+        part_nano = min(drawn_nano, amount_nano)
+        connection.execute("UPDATE grants SET remaining_nano = remaining_nano + ? WHERE id = ?", (part_nano, grant_id))
+        amount_nano -= part_nano
+    connection.execute("DELETE FROM hold_grants WHERE request_id = ?", (request_id,))
+
+
+_CHECKS = {
+    "a transaction does not sum to zero (id)": """
+        SELECT id FROM ledger_transactions
+        WHERE paid_nano + granted_nano + held_nano + revenue_nano + grant_source_nano + clearing_nano <> 0""",
+    "a wallet differs from its transactions (account, paid, granted, held by the wallet; by the transactions)": """
+        SELECT id, w.paid_nano, w.granted_nano, w.held_nano, t.paid, t.granted, t.held
+        FROM accounts LEFT JOIN wallets AS w ON w.account_id = id LEFT JOIN (
+            SELECT account_id, SUM(paid_nano) AS paid, SUM(granted_nano) AS granted, SUM(held_nano) AS held
+            FROM ledger_transactions GROUP BY account_id
+        ) AS t ON t.account_id = id
+        WHERE w.paid_nano IS NOT t.paid OR w.granted_nano IS NOT t.granted OR w.held_nano IS NOT t.held""",
+    "open holds differ from what a wallet holds (account, wallet, holds)": """
+        SELECT account_id, held_nano, total FROM (
+            SELECT w.account_id, w.held_nano, COALESCE(
+                (SELECT SUM(paid_nano + granted_nano) FROM holds AS h WHERE h.account_id = w.account_id), 0) AS total
+            FROM wallets AS w)
+        WHERE held_nano <> total""",
+    "grants differ from what a wallet was granted (account, wallet, grants)": """
+        SELECT account_id, granted_nano, total FROM (
+            SELECT w.account_id, w.granted_nano, COALESCE(
+                (SELECT SUM(remaining_nano) FROM grants AS g WHERE g.account_id = w.account_id), 0) AS total
+            FROM wallets AS w)
+        WHERE granted_nano <> total""",
+    "a hold differs from what it drew on grants (request, hold, draws)": """
+        SELECT request_id, granted_nano, total FROM (
+            SELECT h.request_id, h.granted_nano, COALESCE(
+                (SELECT SUM(amount_nano) FROM hold_grants AS d WHERE d.request_id = h.request_id), 0) AS total
+            FROM holds AS h)
+        WHERE granted_nano <> total""",
+    "a request was settled or voided twice (request, times)": """
+        SELECT reference, COUNT(*) FROM ledger_transactions WHERE kind IN ('settle', 'void')
+        GROUP BY reference HAVING COUNT(*) > 1""",
+}

@@ -1,0 +1,1 @@
+"""Requests a minute and a day, tokens a minute, answers in flight."""

@@ -1,0 +1,65 @@
+"""Money as integers: balances in nano-USD (1e-9), prices in pico-USD (1e-12) per token. The only place that rounds.
+
+Amounts enter and leave as decimal strings in USD; no float ever holds money.
+"""
+
+import re
+from decimal import Decimal
+from fractions import Fraction
+
+NANO_PER_USD = 10**9
+PICO_PER_USD = 10**12
+PICO_PER_NANO = PICO_PER_USD // NANO_PER_USD
+MAX_NANO = 2**63 - 1
+"""The largest amount that a database column holds: about 9.2 billion USD."""
+
+
+_DECIMAL = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,40})?")
+
+
+def _scaled(text: str, scale: int) -> Fraction:
+    """Exact: a Decimal would round products to its context's 28 digits, and takes exponents without bound."""
+    if not _DECIMAL.fullmatch(text):
+        raise ValueError(f"{text[:40]!r} is not a decimal number; write USD as in 12.50")
+    return Fraction(text) * scale
+
+
+def parse_usd(text: str) -> int:
+    """Nano-USD of a decimal string in USD. Raises ValueError for more than nine decimals or no number."""
+    scaled = _scaled(text, NANO_PER_USD)
+    if scaled.denominator != 1:
+        raise ValueError(f"{text!r} has more than nine decimals; the smallest amount is 0.000000001 USD")
+    if abs(scaled) > MAX_NANO:
+        raise ValueError(f"{text!r} is more than the ledger can hold")
+    return int(scaled)
+
+
+def parse_price(text: str) -> int:
+    """Pico-USD per token of a decimal string in USD per token. Raises ValueError for a negative or finer price."""
+    scaled = _scaled(text, PICO_PER_USD)
+    if scaled < 0:
+        raise ValueError(f"a price cannot be negative: {text!r}")
+    if scaled.denominator != 1:
+        raise ValueError(f"{text!r} is finer than 0.000000000001 USD per token")
+    return int(scaled)
+
+
+def nano_of_pico(amount_pico: int) -> int:
+    """Nano-USD of an amount in pico-USD, rounded up."""
+    return -(-amount_pico // PICO_PER_NANO)
+
+
+def format_usd(amount_nano: int) -> str:
+    """Decimal USD of nano-USD, without exponent, at least two decimals: `"0.00"`, `"-1.50"`, `"0.000000001"`."""
+    return _plain(Decimal(amount_nano) / NANO_PER_USD)
+
+
+def format_price(price_pico: int) -> str:
+    """Decimal USD per token of a price in pico-USD per token, as OpenRouter writes prices: `"0.00000005"`, `"0"`."""
+    text = f"{Decimal(price_pico) / PICO_PER_USD:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _plain(amount: Decimal) -> str:
+    whole, _, fraction = f"{amount:f}".partition(".")
+    return f"{whole}.{fraction.rstrip('0'):0<2}"

@@ -1,0 +1,1 @@
+"""What may be asked at all, whoever pays."""

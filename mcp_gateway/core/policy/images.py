@@ -1,0 +1,51 @@
+"""Whether a request's images may pass: switched on, sent along as data, and not on the blocklist.
+
+Addresses are refused: passed through, they would let a caller make a backend fetch anything.
+"""
+
+import binascii
+import re
+from base64 import b64decode
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from mcp_gateway.core.errors import GatewayError
+
+_DATA_URI = re.compile(r"data:image/(?:png|jpeg|webp|gif);base64,", re.IGNORECASE)
+
+
+def read_blocklist(path: Path) -> frozenset[str]:
+    """SHA-256 hashes of images, one in hex per line; `#` starts a comment. Raises OSError."""
+    lines = (line.partition("#")[0].strip().lower() for line in path.read_text().splitlines())
+    return frozenset(filter(None, lines))
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePolicy:
+    """What the operator allows; `blocked_sha256` are hashes of the decoded bytes."""
+
+    is_enabled: bool
+    blocked_sha256: frozenset[str] = frozenset()
+
+    def check(self, images: Iterable[str], *, model_sees: bool) -> None:
+        """Raises GatewayError: `vision_disabled`, `unsupported_parameter`, `invalid_value` or `content_policy`."""
+        for image in images:
+            if not self.is_enabled:
+                raise GatewayError("vision_disabled", "This gateway takes no images; send text only.", param="messages")
+            if not model_sees:
+                raise GatewayError("vision_disabled", "This model takes text only.", param="messages")
+            self._check_one(image)
+
+    def _check_one(self, image: str) -> None:
+        found = _DATA_URI.match(image)
+        if found is None:
+            message = "Send the image itself, as data:image/png;base64,... (or jpeg, webp, gif); addresses are not fetched."
+            raise GatewayError("unsupported_parameter", message, param="image_url")
+        try:
+            content = b64decode(image[found.end() :], validate=True)
+        except binascii.Error:
+            raise GatewayError("invalid_value", "An image is not valid base64.", param="image_url") from None
+        if sha256(content).hexdigest() in self.blocked_sha256:
+            raise GatewayError("content_policy", "An image in this request is not allowed here.", param="messages")

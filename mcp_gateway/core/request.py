@@ -1,0 +1,161 @@
+"""The shape of a chat request: reads the few fields that the gateway needs, strictly typed, and keeps the rest as it came.
+
+Strict because vLLM is not: it takes `"8"` for 8, prefers `max_completion_tokens`, and falls back to a default model.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from mcp_gateway.core.errors import GatewayError
+
+_BOM = b"\xef\xbb\xbf"
+_OUTPUT_CAPS = ("max_completion_tokens", "max_tokens")
+"""In the order in which vLLM prefers them."""
+_PART_TYPES = {"text", "refusal", "thinking", "image_url"}
+"""Content parts that may pass. Others (audio_url, video_url, ...) could make a backend fetch any address."""
+_WANTED = {str: "a string", list: "a list", dict: "an object", bool: "true or false", int: "a whole number"}
+
+
+@dataclass(slots=True)
+class ChatRequest:
+    """A chat request as its caller sent it, with what the gateway read out of it.
+
+    `body` is forwarded; `text_bytes` is its size less the images, an upper bound of the prompt in tokens;
+    `max_tokens` is what the caller asked for by whichever field, None where it named none.
+    """
+
+    body: dict[str, Any]
+    text_bytes: int
+    model: str
+    message_count: int
+    images: tuple[str, ...]
+    is_stream: bool
+    wants_usage: bool
+    wants_continuous_usage: bool
+    max_tokens: int | None
+    choices: int
+
+    def cap_output(self, limit: int) -> bool:
+        """Lower every field that governs the answer's length to `limit` tokens; True if one changed or was set."""
+        is_changed = self.max_tokens is None or self.max_tokens > limit
+        if self.max_tokens is None:
+            self.body["max_tokens"] = limit
+        for field in (*_OUTPUT_CAPS, "min_tokens"):
+            if (asked := self.body.get(field)) is not None and asked > limit:
+                self.body[field] = limit
+        self.max_tokens = limit if self.max_tokens is None else min(self.max_tokens, limit)
+        return is_changed
+
+
+def parse_chat_request(raw: bytes) -> ChatRequest:
+    """Read a request body. Raises GatewayError (400) with a message that says what to change."""
+    return read_chat_request(_parsed(raw), len(raw))
+
+
+def read_chat_request(body: dict[str, Any], size_bytes: int) -> ChatRequest:
+    """Read an already parsed body of `size_bytes`. Raises as parse_chat_request."""
+    model = _required(body, "model", str, "a model's id")
+    messages = _required(body, "messages", list, "a list of messages")
+    images = tuple(_images(messages))
+    is_stream = bool(_optional(body, "stream", bool))
+    options = _optional(body, "stream_options", dict)
+    if options is not None and not is_stream:
+        raise GatewayError("invalid_value", "stream_options needs stream: true.", param="stream_options")
+    _at_least(body, "min_tokens", 0)
+    caps = [cap for name in _OUTPUT_CAPS if (cap := _at_least(body, name, 1)) is not None]
+    return ChatRequest(
+        body=body,
+        text_bytes=size_bytes - sum(map(len, images)),
+        model=model,
+        message_count=len(messages),
+        images=images,
+        is_stream=is_stream,
+        wants_usage=bool(options and _optional(options, "include_usage", bool, "stream_options.")),
+        wants_continuous_usage=bool(options and _optional(options, "continuous_usage_stats", bool, "stream_options.")),
+        max_tokens=caps[0] if caps else None,
+        choices=_at_least(body, "n", 1) or 1,
+    )
+
+
+def parse_json_object(raw: bytes) -> dict[str, Any]:
+    """A request body that must be a JSON object. Raises GatewayError `invalid_json` or `invalid_type`."""
+    return _parsed(raw)
+
+
+def _parsed(raw: bytes) -> dict[str, Any]:
+    try:
+        body = orjson.loads(raw.removeprefix(_BOM))
+    except orjson.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        problem = "The request body is empty; send a JSON object." if not raw else f"The body is not JSON ({where})."
+        raise GatewayError("invalid_json", problem) from None
+    if not isinstance(body, dict):
+        raise GatewayError("invalid_type", f"The body must be a JSON object, not {_kind(body)}.")
+    return body
+
+
+def _required(body: dict[str, Any], name: str, kind: type, description: str) -> Any:
+    value = body.get(name)
+    if value is None or value == "" or value == []:
+        raise GatewayError("missing_parameter", f"`{name}` is missing or empty: give {description}.", param=name)
+    return _checked(value, kind, name)
+
+
+def _optional(body: dict[str, Any], name: str, kind: type, prefix: str = "") -> Any:
+    value = body.get(name)
+    return None if value is None else _checked(value, kind, prefix + name)
+
+
+def _at_least(body: dict[str, Any], name: str, least: int) -> int | None:
+    value: int | None = _optional(body, name, int)
+    if value is not None and value < least:
+        raise GatewayError("invalid_value", f"`{name}` must be at least {least}, not {value}.", param=name)
+    return value
+
+
+def _checked(value: Any, kind: type, name: str) -> Any:
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise GatewayError("invalid_type", f"`{name}` must be {_WANTED[kind]}, not {_kind(value)}.", param=name)
+    return value
+
+
+def _kind(value: Any) -> str:
+    names = {str: "a string", list: "a list", dict: "an object", bool: "a boolean", int: "a number", float: "a number"}
+    return names.get(type(value), "null")
+
+
+def _images(messages: list[Any]) -> Iterator[str]:
+    """The address of each image part; refuses messages and parts of an unknown shape."""
+    for number, message in enumerate(messages):
+        where = f"messages[{number}]"
+        if not isinstance(message, dict):
+            raise GatewayError("invalid_type", f"`{where}` must be an object, not {_kind(message)}.", param=where)
+        if not isinstance(message.get("role"), str):
+            raise GatewayError("missing_parameter", f"`{where}.role` is missing: give a string.", param=f"{where}.role")
+        content = message.get("content")
+        if isinstance(content, list):
+            for index, part in enumerate(content):
+                if (url := _image_of(part, f"{where}.content[{index}]")) is not None:
+                    yield url
+        elif content is not None and not isinstance(content, str):
+            problem = f"`{where}.content` must be a string or a list of parts, not {_kind(content)}."
+            raise GatewayError("invalid_type", problem, param=f"{where}.content")
+
+
+def _image_of(part: Any, where: str) -> str | None:
+    if isinstance(part, str):
+        return None
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind not in _PART_TYPES:
+        problem = f"`{where}` must be a part of type text or image_url; other kinds are not served here."
+        raise GatewayError("unsupported_parameter", problem, param=where)
+    if kind != "image_url":
+        return None
+    image = part.get("image_url")
+    url = image.get("url") if isinstance(image, dict) else image
+    if not isinstance(url, str):
+        raise GatewayError("missing_parameter", f"`{where}.image_url.url` is missing: give a data: URI.", param=where)
+    return url

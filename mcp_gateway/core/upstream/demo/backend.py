@@ -1,0 +1,255 @@
+"""The demo in the place of a server: it answers the gateway's requests without a connection.
+
+`demo/echo` answers at once, `demo/paced` takes its time. Nothing of a request is kept or logged.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
+from typing import Any
+
+import orjson
+
+from mcp_gateway.core.upstream.demo import wire
+from mcp_gateway.core.upstream.demo.body import (
+    ChatBody,
+    Refused,
+    TokenizeBody,
+    check_messages,
+    check_ranges,
+    check_shape,
+    output_limit,
+    parsed,
+    refused,
+    unparsable,
+)
+from mcp_gateway.core.upstream.demo.reply import reply_to, steps
+from mcp_gateway.core.upstream.demo.tokens import id_of, prompt_tokens, tokens_of
+from mcp_gateway.core.upstream.transport import TimedOut
+
+_CREATED_AT_S = 1_767_225_600  # a constant, so that lists of models stay the same
+_JSON = b"application/json"
+_EVENTS = b"text/event-stream; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long a model takes, in seconds: for its first token, and for each one after."""
+
+    first_token_s: float = 0.0
+    token_s: float = 0.0
+
+    def due_s(self, tokens: int) -> float:
+        """When so many tokens are there, in seconds after the request."""
+        return self.first_token_s + (tokens - 1) * self.token_s if tokens else 0.0
+
+
+PACES = {"demo/echo": Pace(), "demo/paced": Pace(first_token_s=0.2, token_s=0.02)}
+"""The models by name; the first answers where a request names none."""
+
+Sleep = Callable[[float], Awaitable[object]]
+_Headers = dict[bytes, bytes]
+
+
+class DemoResponse:
+    """An answer of the demo; the same members as a transport's."""
+
+    __slots__ = ("_headers", "_is_started", "_parts", "_sleep", "status")
+
+    def __init__(self, status: int, headers: _Headers, parts: Iterable[tuple[float, bytes]], sleep: Sleep) -> None:
+        """`parts` are the pieces of the body, each with the seconds to wait before it."""
+        self.status = status
+        self._headers = headers
+        self._parts: Iterator[tuple[float, bytes]] = iter(parts)
+        self._sleep = sleep
+        self._is_started = False
+
+    def header(self, name: bytes) -> bytes | None:
+        """The value of a header by its lower-case name."""
+        return self._headers.get(name)
+
+    async def read(self) -> bytes:
+        """The whole (rest of the) body."""
+        pieces = []
+        while piece := await self.next_chunk():
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    async def next_chunk(self, timeout_s: float | None = None) -> bytes:
+        """The next event, or the body of an answer that is no stream; b"" at the end. Raises TimedOut."""
+        delay_s, data = next(self._parts, (0.0, b""))
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._sleep(delay_s)
+        except TimeoutError:
+            self.close()
+            raise TimedOut("idle" if self._is_started else "first_token") from None
+        self._is_started = True
+        return data
+
+    def close(self) -> None:
+        """Leave; what was not read is never made."""
+        self._parts = iter(())
+
+
+class DemoBackend:
+    """Two models that echo, behind the three paths that the gateway asks a backend for."""
+
+    name = "demo"
+
+    def __init__(
+        self,
+        *,
+        now_s: Callable[[], float] = time.time,
+        sleep: Sleep = asyncio.sleep,
+        context_window: int = 8192,
+    ) -> None:
+        """`context_window` is in tokens of the demo's own, each of at least one byte."""
+        self._now_s = now_s
+        self._sleep = sleep
+        self._context_window = context_window
+        self._request_numbers = count(1)
+        self._routes: dict[str, tuple[str, Callable[[_Headers, bytes], Awaitable[DemoResponse]]]] = {
+            "/v1/chat/completions": ("POST", self._chat),
+            "/v1/models": ("GET", self._models),
+            "/tokenize": ("POST", self._tokenize),
+        }
+
+    def __repr__(self) -> str:
+        return f"<DemoBackend {', '.join(PACES)}>"
+
+    def models(self) -> list[dict[str, Any]]:
+        """The rows of /v1/models."""
+        return [self._model_row(name) for name in PACES]
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        headers: Sequence[tuple[bytes, bytes]],
+        body: bytes = b"",
+        *,
+        is_stream: bool = False,  # noqa: ARG002 — a transport waits by it; here nothing is waited for
+    ) -> DemoResponse:
+        """Answer a request as vLLM would; raises nothing."""
+        allowed, answer = self._routes.get(path, ("", None))
+        if answer is None:
+            return self._json(404, {"detail": "Not Found"})
+        if method != allowed:
+            return self._json(405, {"detail": "Method Not Allowed"}, {b"allow": allowed.encode()})
+        try:
+            return await answer({name.lower(): value for name, value in headers}, body)
+        except Refused as refusal:
+            return self._json(refusal.status, refusal.body)
+        except RecursionError:
+            return self._json(400, unparsable().body)
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+    async def _chat(self, headers: _Headers, raw: bytes) -> DemoResponse:
+        body = parsed(ChatBody, raw, headers.get(b"content-type", b""))
+        check_shape(body)
+        model = _model_named(body.model)
+        check_messages(body.messages)
+        prompt_size = self._prompt_size(body)
+        max_tokens = output_limit(body, prompt_size, self._context_window)
+        check_ranges(body)
+        head = wire.Head(self._answer_id(headers, body), int(self._now_s()), model, prompt_size, body)
+        replies = [reply_to(body, choice, head.id) for choice in range(body.choices)]
+        pace = PACES[model]
+        if body.stream:
+            events = wire.events(head, [steps(reply, body, max_tokens) for reply in replies])
+            return DemoResponse(200, {b"content-type": _EVENTS}, _paced(events, pace), self._sleep)
+        taken = []
+        for reply in replies:
+            taken.append(list(steps(reply, body, max_tokens)))
+            await self._sleep(0)  # a long answer of many choices must not keep others waiting
+        await self._sleep(pace.due_s(max(choice[-1].completion_tokens for choice in taken)))
+        return self._body(200, wire.completion(head, replies, taken))
+
+    async def _models(self, _headers: _Headers, _raw: bytes) -> DemoResponse:
+        return self._json(200, {"object": "list", "data": self.models()})
+
+    async def _tokenize(self, headers: _Headers, raw: bytes) -> DemoResponse:
+        body = parsed(TokenizeBody, raw, headers.get(b"content-type", b""))
+        _model_named(body.model)
+        if body.messages is None:
+            tokens = list(tokens_of(body.prompt or ""))
+        else:
+            check_messages(body.messages)
+            tokens = list(prompt_tokens(body.messages, _dumped(body.tools)))
+        answer = {
+            "count": len(tokens),
+            "max_model_len": self._context_window,
+            "tokens": [id_of(token) for token in tokens],
+            "token_strs": tokens if body.return_token_strs else None,
+        }
+        return self._json(200, answer)
+
+    def _prompt_size(self, body: ChatBody) -> int:
+        """Tokens of the prompt, counted to one above the window: a huge prompt costs no more than a full one."""
+        tokens = prompt_tokens(body.messages, _dumped(body.tools))
+        size = sum(1 for _ in islice(tokens, self._context_window + 1))
+        cut = body.truncate_prompt_tokens
+        return size if cut is None else min(size, self._context_window - 1 if cut == -1 else cut)
+
+    def _answer_id(self, headers: _Headers, body: ChatBody) -> str:
+        given = headers.get(b"x-request-id", b"").decode("latin-1") or body.request_id
+        return f"chatcmpl-{given or format(next(self._request_numbers), '016x')}"
+
+    def _model_row(self, name: str) -> dict[str, Any]:
+        permission = {
+            "id": "modelperm-demo",
+            "object": "model_permission",
+            "created": _CREATED_AT_S,
+            "allow_create_engine": False,
+            "allow_sampling": True,
+            "allow_logprobs": True,
+            "allow_search_indices": False,
+            "allow_view": True,
+            "allow_fine_tuning": False,
+            "organization": "*",
+            "group": None,
+            "is_blocking": False,
+        }
+        return {
+            "id": name,
+            "object": "model",
+            "created": _CREATED_AT_S,
+            "owned_by": "demo",
+            "root": name,
+            "parent": None,
+            "max_model_len": self._context_window,
+            "permission": [permission],
+        }
+
+    def _json(self, status: int, value: Any, headers: _Headers | None = None) -> DemoResponse:
+        return self._body(status, orjson.dumps(value), headers)
+
+    def _body(self, status: int, body: bytes, headers: _Headers | None = None) -> DemoResponse:
+        sent = {b"content-type": _JSON, b"content-length": str(len(body)).encode(), **(headers or {})}
+        return DemoResponse(status, sent, [(0.0, body)], self._sleep)
+
+
+def _paced(events: Iterable[tuple[int, bytes]], pace: Pace) -> Iterator[tuple[float, bytes]]:
+    passed_s = 0.0
+    for tokens, event in events:
+        due_s = pace.due_s(tokens)
+        yield due_s - passed_s, event
+        passed_s = due_s
+
+
+def _model_named(asked: str | None) -> str:
+    """The model asked for, or the first where none is. Raises Refused."""
+    if asked and asked not in PACES:
+        known = ", ".join(PACES)
+        told = f"The model `{asked}` does not exist. Valid aliases: {known}."
+        raise refused(told, kind="NotFoundError", param="model", status=404)
+    return asked or next(iter(PACES))
+
+
+def _dumped(tools: Sequence[Any] | None) -> list[Any] | None:
+    return [tool.model_dump(exclude_unset=True) for tool in tools] if tools else None

@@ -1,0 +1,159 @@
+"""vLLM's answers as bytes: chat completions whole and as events, key by key in its order (vLLM 0.32)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice, zip_longest
+from typing import Any
+
+import orjson
+
+from mcp_gateway.core.upstream.demo.body import ChatBody
+from mcp_gateway.core.upstream.demo.reply import Reply, Step
+from mcp_gateway.core.upstream.demo.tokens import id_of
+
+DONE = b"data: [DONE]\n\n"
+FINGERPRINT = "demo-0"
+
+_OTHER_TOKENS = tuple(f" {letter}" for letter in "abcdefghijklmnopqrstuvwxyz")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What every part of one answer repeats, and what decides its shape."""
+
+    id: str
+    created_at_s: int
+    model: str
+    prompt_tokens: int
+    body: ChatBody
+
+    def usage(self, completion_tokens: int) -> dict[str, Any]:
+        """Token counts in vLLM's order."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "total_tokens": self.prompt_tokens + completion_tokens,
+            "completion_tokens": completion_tokens,
+        }
+
+    def opening(self, kind: str) -> dict[str, Any]:
+        """The keys that open an object of this kind."""
+        return {"id": self.id, "object": kind, "created": self.created_at_s, "model": self.model}
+
+
+def completion(head: Head, replies: Sequence[Reply], steps: Sequence[Sequence[Step]]) -> bytes:
+    """A whole answer: the choices, each with all its steps."""
+    spent = sum(choice[-1].completion_tokens for choice in steps)
+    return orjson.dumps(
+        {
+            **head.opening("chat.completion"),
+            "choices": [
+                _choice(head.body, index, reply, taken)
+                for index, (reply, taken) in enumerate(zip(replies, steps, strict=True))
+            ],
+            "service_tier": None,
+            "system_fingerprint": FINGERPRINT,
+            "usage": {**head.usage(spent), "prompt_tokens_details": None, "completion_tokens_details": None},
+            "prompt_logprobs": None,
+            "prompt_token_ids": None,
+            "prompt_text": None,
+            "kv_transfer_params": None,
+            "ec_transfer_params": None,
+            "metrics": None,
+        }
+    )
+
+
+def _choice(body: ChatBody, index: int, reply: Reply, steps: Sequence[Step]) -> dict[str, Any]:
+    tokens = [token for step in steps for token in step.tokens]
+    return {
+        "index": index,
+        "message": _message(reply, steps, tokens),
+        "logprobs": _logprobs(body, tokens),
+        "finish_reason": steps[-1].finish_reason,
+        "stop_reason": steps[-1].stop_reason,
+        "token_ids": None,
+        "routed_experts": None,
+    }
+
+
+def _message(reply: Reply, steps: Sequence[Step], tokens: list[str]) -> dict[str, Any]:
+    """The message; calls that were cut are shown as the text that they would have been read from, as vLLM does."""
+    is_whole_call = reply.tool_calls and steps[-1].finish_reason != "length"
+    if is_whole_call:
+        content = reply.content
+    elif reply.tool_calls:
+        content = "".join(tokens)
+    else:
+        content = "".join(step.delta.get("content", "") for step in steps)
+    return {
+        "role": "assistant",
+        "content": content,
+        "refusal": None,
+        "annotations": None,
+        "audio": None,
+        "function_call": None,
+        **({"tool_calls": reply.tool_calls} if is_whole_call else {}),
+        "reasoning": None,
+    }
+
+
+def events(head: Head, choices: Sequence[Iterator[Step]]) -> Iterator[tuple[int, bytes]]:
+    """A streamed answer: each event with the number of tokens that a choice has by then."""
+    opening = {"prompt_token_ids": None, "prompt_text": None}
+    for index in range(len(choices)):
+        delta = {"role": "assistant", "content": ""}
+        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+        yield 1, _event(head, [choice], head.usage(0) if head.body.wants_continuous_usage else None, opening)
+    spent = [0] * len(choices)
+    unfinished = len(choices)
+    for round_ in zip_longest(*choices):
+        for index, step in enumerate(round_):
+            if step is None:
+                continue
+            spent[index] = step.completion_tokens
+            unfinished -= step.finish_reason is not None
+            usage = head.usage(step.completion_tokens) if head.body.wants_continuous_usage else None
+            is_last = not unfinished and not head.body.wants_usage
+            closing = {"system_fingerprint": FINGERPRINT} if is_last else {}
+            yield max(spent), _event(head, [_part(head.body, index, step)], usage, closing)
+    if head.body.wants_usage:
+        total = {"usage": head.usage(sum(spent)), "system_fingerprint": FINGERPRINT}
+        yield max(spent), _event(head, [], None, total)
+    yield max(spent), DONE
+
+
+def _part(body: ChatBody, index: int, step: Step) -> dict[str, Any]:
+    return {
+        "index": index,
+        "delta": step.delta,
+        "logprobs": _logprobs(body, step.tokens),
+        "finish_reason": step.finish_reason,
+        **({"stop_reason": step.stop_reason} if step.finish_reason else {}),
+        "token_ids": None,
+    }
+
+
+def _event(head: Head, choices: list[Any], usage: dict[str, Any] | None, rest: dict[str, Any]) -> bytes:
+    chunk = {**head.opening("chat.completion.chunk"), "choices": choices}
+    if usage is not None:
+        chunk["usage"] = {**usage, "completion_tokens_details": None}
+    return b"data: " + orjson.dumps({**chunk, **rest}) + b"\n\n"
+
+
+def _logprobs(body: ChatBody, tokens: list[str]) -> dict[str, Any] | None:
+    return {"content": [_token_logprob(body, token) for token in tokens]} if body.logprobs else None
+
+
+def _token_logprob(body: ChatBody, token: str) -> dict[str, Any]:
+    """A made-up logprob, always the same for a token; the likelier a token the earlier it stands."""
+    wanted = body.top_logprobs or 0
+    likeliest = -0.01 - id_of(token) % 64 / 128
+    others = (other for other in _OTHER_TOKENS if other != token)
+    ranked = [token, *islice(others, wanted - 1)] if wanted else []
+    top = [_scored(body, other, likeliest - rank) for rank, other in enumerate(ranked)]
+    return {**_scored(body, token, likeliest), "top_logprobs": top}
+
+
+def _scored(body: ChatBody, token: str, logprob: float) -> dict[str, Any]:
+    shown = f"token_id:{id_of(token)}" if body.return_tokens_as_token_ids else token
+    return {"token": shown, "logprob": logprob, "bytes": list(token.encode())}

@@ -1,0 +1,248 @@
+"""A backend's event stream turned into the client's: bytes in, bytes out, nothing parsed per frame.
+
+What must change is spliced: the model's name, the usage that only the gateway asked for, and where the fingerprint
+stands. A quote inside a JSON string is always escaped, so `"usage":{` or `"model":"x"` as raw bytes is never content.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from mcp_gateway.core.errors import GatewayError
+
+DONE = b"data: [DONE]\n\n"
+MAX_FRAME_BYTES = 16 * 1024 * 1024
+
+_OBJECT = rb"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}"
+_USAGE = re.compile(rb'"usage":\s?(' + _OBJECT + rb")")
+_SPLICED_USAGE = re.compile(rb',\s?"usage":\s?(?:' + _OBJECT + rb"|null)")
+_FINISH = re.compile(rb'"finish_reason":\s?"([a-z_]+)"')
+_FINGERPRINT = re.compile(rb',\s?"system_fingerprint":\s?"[^"\\]*"')
+_DONE = re.compile(rb"^data: ?\[DONE\]", re.MULTILINE)
+_NO_CHOICES = re.compile(rb'"choices":\s?\[\]')
+_FIRST_MODEL = re.compile(rb'(?<!\\)"model":\s?("(?:[^"\\]|\\.)*")')
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts as the backend reports them; `cached_tokens` is a part of `prompt_tokens`, None where unknown."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int | None = None
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+def read_usage(value: Any) -> Usage | None:
+    """The usage of a backend's `usage` object; None where it is absent or not one."""
+    if not isinstance(value, dict):
+        return None
+    prompt, completion = _count(value.get("prompt_tokens")), _count(value.get("completion_tokens", 0))
+    if prompt is None or completion is None:
+        return None
+    details = value.get("prompt_tokens_details")
+    return Usage(prompt, completion, _count(details.get("cached_tokens")) if isinstance(details, dict) else None)
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and value >= 0 else None
+
+
+def renamed_model(body: bytes, public_model: str) -> bytes:
+    """A unary answer with its `model` replaced, and not a byte else.
+
+    The first raw `"model":` of a chat completion is its own: no key before `choices` holds an object.
+    """
+    found = _FIRST_MODEL.search(body)
+    if found is None:
+        return body
+    return body[: found.start(1)] + orjson.dumps(public_model) + body[found.end(1) :]
+
+
+class FrameRelay:
+    """Reads a backend's stream of chat chunks and says what the client is to be sent.
+
+    `feed` takes whatever arrived and returns whole frames. After the end, or when the client left, `usage` and
+    `finish_reason` tell what the frames read so far amount to. Frames after `[DONE]` are dropped.
+    """
+
+    def __init__(
+        self, public_model: str, *, wants_usage: bool, wants_continuous_usage: bool = False, choices: int = 1
+    ) -> None:
+        self._public_model = orjson.dumps(public_model)
+        self._rename: tuple[bytes, bytes] | None = None
+        self._wants_usage = wants_usage
+        self._strips_usage = not (wants_usage and wants_continuous_usage)
+        self._choices = choices
+        self._tail = b""
+        self._held = b""
+        self._usage_source = b""
+        self._usage_by_choice: dict[int, Usage] = {}
+        self._total_usage: Usage | None = None
+        self.is_done = False
+        self.has_started = False
+        self.finish_reason: str | None = None
+        self.error: dict[str, Any] | None = None
+
+    def feed(self, piece: bytes) -> bytes:
+        """The whole frames so far, as the client is to see them. Raises GatewayError for a frame without an end."""
+        frames = self._whole_frames(piece)
+        if not frames or self.is_done:
+            return b""
+        if b"[DONE]" in frames and (end := _DONE.search(frames)) is not None:
+            frames = frames[: end.start()]
+            self.is_done = True
+        if b'{"error":' in frames or b'"finish_reason":"abort"' in frames:
+            frames = self._before_error(frames)
+        if not self.has_started:
+            frames = self._from_first_data(frames)
+        if not frames:
+            return b""
+        if self._rename is not None:
+            frames = frames.replace(*self._rename)
+        if b'"usage":' in frames:
+            frames = self._without_usage(frames)
+        if b'"finish_reason":"' in frames or b'"finish_reason": "' in frames or self._held:
+            frames = self._settled_end(frames)
+        return frames
+
+    def end(self) -> bytes:
+        """What was held back for the fingerprint, when the stream has ended."""
+        held, self._held = self._held, b""
+        return held
+
+    @property
+    def usage(self) -> Usage | None:
+        """The usage of the last frame read; None where no frame told any."""
+        if self._total_usage is not None:
+            return self._total_usage
+        if self._choices > 1:
+            return self._summed_usage()
+        start = max(self._usage_source.rfind(b'"usage":{'), self._usage_source.rfind(b'"usage": {'))
+        found = _USAGE.match(self._usage_source, start) if start >= 0 else None
+        return read_usage(orjson.loads(found[1])) if found else None
+
+    def _whole_frames(self, piece: bytes) -> bytes:
+        data = self._tail + piece if self._tail else piece
+        if b"\r" in data:
+            data = data.replace(b"\r\n", b"\n")
+        if data.endswith(b"\n\n"):
+            self._tail = b""
+            return data
+        cut = data.rfind(b"\n\n") + 2
+        if cut == 1:
+            cut = 0
+        self._tail = data[cut:]
+        if len(self._tail) > MAX_FRAME_BYTES:
+            raise GatewayError("backend_error", "The backend sent a frame without an end.")
+        return data[:cut]
+
+    def _before_error(self, frames: bytes) -> bytes:
+        kept = []
+        for frame in _split(frames):
+            if (error := _error_of(frame)) is not None:
+                self.error = error
+                self.is_done = True
+                break
+            kept.append(frame)
+        return b"".join(kept)
+
+    def _from_first_data(self, frames: bytes) -> bytes:
+        """Drop comments before the first data frame, and learn from it how the backend writes the model's name."""
+        start = 0 if frames.startswith(b"data:") else frames.find(b"\ndata:") + 1
+        if not start and not frames.startswith(b"data:"):
+            return b""
+        frames = frames[start:]
+        self.has_started = True
+        found = _FIRST_MODEL.search(frames)
+        if found is not None and found[1] != self._public_model:
+            old = found[0]
+            self._rename = (old, old[: -len(found[1])] + self._public_model)
+        return frames
+
+    def _without_usage(self, frames: bytes) -> bytes:
+        if self._choices > 1:
+            self._note_usage_by_choice(frames)
+        elif b'"usage":{' in frames or b'"usage": {' in frames:
+            self._usage_source = frames
+        if _NO_CHOICES.search(frames):
+            return self._without_usage_frame(frames)
+        return _SPLICED_USAGE.sub(b"", frames) if self._strips_usage else frames
+
+    def _without_usage_frame(self, frames: bytes) -> bytes:
+        """Note the total that comes in a frame without choices; keep that frame only for a client that asked for it."""
+        kept = [self._held] if self._held else []
+        self._held = b""
+        for frame in _split(frames):
+            if not _NO_CHOICES.search(frame):
+                kept.append(_SPLICED_USAGE.sub(b"", frame) if self._strips_usage else frame)
+                continue
+            if (found := _USAGE.search(frame)) is not None:
+                self._total_usage = read_usage(orjson.loads(found[1]))
+            if self._wants_usage:
+                kept.append(frame)
+            elif kept and (mark := _FINGERPRINT.search(frame)) is not None:
+                kept[-1] = _with_fingerprint(kept[-1], mark[0])
+        return b"".join(kept)
+
+    def _settled_end(self, frames: bytes) -> bytes:
+        """Note how it ended; hold the last frame back until it is known whether the fingerprint belongs into it."""
+        if not frames:
+            return b""
+        released, self._held = self._held, b""
+        for found in _FINISH.finditer(frames):
+            self.finish_reason = found[1].decode()
+        if self._wants_usage or not self.finish_reason:
+            return released + frames
+        *whole, last = _split(frames)
+        self._held = last
+        return released + b"".join(whole)
+
+    def _note_usage_by_choice(self, frames: bytes) -> None:
+        for frame in _split(frames):
+            chunk = _chunk_of(frame)
+            usage = read_usage(chunk.get("usage"))
+            choices = chunk.get("choices")
+            if usage is None or not isinstance(choices, list):
+                continue
+            for choice in choices:
+                self._usage_by_choice[choice.get("index", 0)] = usage
+
+    def _summed_usage(self) -> Usage | None:
+        seen = list(self._usage_by_choice.values())
+        if not seen:
+            return None
+        return Usage(seen[0].prompt_tokens, sum(usage.completion_tokens for usage in seen), seen[0].cached_tokens)
+
+
+def _with_fingerprint(frame: bytes, mark: bytes) -> bytes:
+    if _FINGERPRINT.search(frame):
+        return frame
+    end = frame.rindex(b"}")
+    return frame[:end] + mark + frame[end:]
+
+
+def _split(frames: bytes) -> list[bytes]:
+    return [frame + b"\n\n" for frame in frames.split(b"\n\n") if frame.strip()]
+
+
+def _chunk_of(frame: bytes) -> dict[str, Any]:
+    try:
+        chunk = orjson.loads(frame.removeprefix(b"data:"))
+    except orjson.JSONDecodeError:
+        return {}
+    return chunk if isinstance(chunk, dict) else {}
+
+
+def _error_of(frame: bytes) -> dict[str, Any] | None:
+    """The error that a frame tells: an error object, or an answer that the backend broke off as it shut down."""
+    if b'{"error":' in frame and isinstance(error := _chunk_of(frame).get("error"), dict):
+        return error
+    if b'"finish_reason":"abort"' in frame:
+        return {"message": "aborted", "type": "InternalServerError", "code": 500}
+    return None

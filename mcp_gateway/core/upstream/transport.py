@@ -1,0 +1,581 @@
+"""HTTP/1.1 to one origin: a keep-alive pool, time and size limits, back-pressure both ways, TLS.
+
+Knows sockets and HTTP framing; knows nothing of models, health, fail-over or what the bytes mean.
+
+UpstreamError
+├── ConnectFailed         no connection: refused, unresolved, handshake failed
+├── ConnectionDied        the connection ended inside an exchange
+├── BadResponse           what came is not HTTP/1.1, or not an answer to this request
+├── ResponseTooLarge      head or body above the limit
+└── TimedOut              one of the waiting times ran out
+"""
+
+import asyncio
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+from time import monotonic
+from typing import Literal, cast
+from urllib.parse import urlsplit
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+_WRITE_BYTES = 256 * 1024
+
+Wait = Literal["connect", "first_token", "idle", "unary", "total"]
+
+
+class UpstreamError(Exception):
+    """The exchange failed; its connection is closed."""
+
+
+class ConnectFailed(UpstreamError):
+    """No connection could be made."""
+
+
+class ConnectionDied(UpstreamError):
+    """The connection ended inside an exchange, `before_first_byte` of the answer or after."""
+
+    def __init__(self, message: str, *, before_first_byte: bool) -> None:
+        super().__init__(message)
+        self.before_first_byte = before_first_byte
+
+
+class BadResponse(UpstreamError):
+    """The bytes that came are not a valid HTTP/1.1 answer (RFC 9112)."""
+
+
+class ResponseTooLarge(UpstreamError):
+    """The head or the body is above its limit."""
+
+
+class TimedOut(UpstreamError):
+    """The waiting time named by `which` ran out."""
+
+    def __init__(self, which: Wait) -> None:
+        super().__init__(f"{which} timeout")
+        self.which = which
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Waiting times in seconds; all but `connect_s` count only while someone waits for the backend.
+
+    A stream has `first_token_s` from the request to the first byte of the body, `idle_s` between bytes after that and
+    `total_s` in all; any other answer has `unary_s` in all.
+    """
+
+    connect_s: float = 5.0
+    first_token_s: float = 20.0
+    idle_s: float = 60.0
+    unary_s: float = 600.0
+    total_s: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class TransportLimits:
+    """Sizes in bytes and the bounds of the keep-alive pool.
+
+    `max_idle_s` has to stay below the backend's own keep-alive timeout. What is buffered for a reader that does not
+    read is `high_water_bytes` and at most one more read from the socket.
+    """
+
+    max_head_bytes: int = 64 * 1024
+    max_body_bytes: int = 64 * 1024 * 1024
+    max_idle_s: float = 4.0
+    max_idle_connections: int = 256
+    high_water_bytes: int = 256 * 1024
+
+
+class Transport:
+    """The connections to one origin, such as `http://127.0.0.1:8000/base`."""
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        timeouts: Timeouts,
+        limits: TransportLimits,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        """Connect to nothing yet; ValueError when the URL is not one of a plain http or https origin."""
+        url = urlsplit(base_url)
+        if url.scheme not in ("http", "https") or not url.hostname or not base_url.isascii():
+            raise ValueError("a base URL is ASCII, http:// or https:// with a host")
+        if url.username is not None or url.query or url.fragment:
+            raise ValueError("a base URL has no user, query or fragment")
+        self.timeouts = timeouts
+        self.limits = limits
+        self._base_url = base_url
+        self._host = url.hostname
+        self._port = url.port or (443 if url.scheme == "https" else 80)
+        self._host_header = url.netloc
+        self._path_prefix = url.path.rstrip("/")
+        self._ssl = (ssl_context or ssl.create_default_context()) if url.scheme == "https" else None
+        self._idle: list[_Connection] = []  # oldest first, taken from the end
+        self._busy: set[_Connection] = set()
+        self._open: set[_Connection] = set()  # those with a socket, whatever they do
+        self._reaper: asyncio.TimerHandle | None = None
+        self._is_closed = False
+        self._all_lost: asyncio.Future[None] | None = None
+
+    @property
+    def in_flight(self) -> int:
+        """Exchanges under way, those still connecting included."""
+        return len(self._busy)
+
+    @property
+    def idle(self) -> int:
+        """Connections waiting to be used again."""
+        return len(self._idle)
+
+    def __repr__(self) -> str:
+        return f"<Transport {self._base_url} in_flight={self.in_flight} idle={self.idle}>"
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        headers: Sequence[tuple[bytes, bytes]],
+        body: bytes = b"",
+        *,
+        is_stream: bool = False,
+    ) -> "Response":
+        """Send one request and return its answer once the head is there; raises UpstreamError.
+
+        `headers` come without host, content-length and connection; ValueError for a line break in the head.
+        A reused connection that dies before any byte of the answer came is replaced by a fresh one, once.
+        Unless `is_stream`, the head waits for the body, as far as that fits below the high-water mark.
+        """
+        head = self._head(method, path, headers, body)
+        pooled = self._take_idle()
+        if pooled is not None:
+            pooled.begin(method, is_stream)
+            try:
+                await pooled.exchange(head, body)
+                return Response(pooled)
+            except ConnectionDied as death:
+                if not death.before_first_byte:
+                    raise
+        fresh = await self._connect()
+        fresh.begin(method, is_stream)
+        if pooled is not None:  # the second attempt has what the first left of its time
+            fresh.step_left_s, fresh.budget_left_s = pooled.step_left_s, pooled.budget_left_s
+        await fresh.exchange(head, body)
+        return Response(fresh)
+
+    async def aclose(self) -> None:
+        """Close every connection, those in use included, and return when their sockets are closed."""
+        self._is_closed = True
+        if self._reaper is not None:
+            self._reaper.cancel()
+        for connection in [*self._idle, *self._busy]:
+            connection.abort()
+        if self._open:
+            self._all_lost = self._all_lost or asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._all_lost)
+
+    def _head(self, method: str, path: str, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bytes:
+        request_line = f"{method} {self._path_prefix}{path} HTTP/1.1\r\nhost: {self._host_header}\r\n"
+        lines = [request_line.encode("ascii"), *[b"%b: %b\r\n" % header for header in headers]]
+        if body or method not in ("GET", "HEAD"):
+            lines.append(b"content-length: %d\r\n" % len(body))
+        lines.append(b"\r\n")
+        head = b"".join(lines)
+        if head.count(b"\n") != len(lines) + 1 or head.count(b"\r") != len(lines) + 1 or " " in path:
+            raise ValueError("a line break in the request's head, or a space in its path")
+        return head
+
+    async def _connect(self) -> "_Connection":
+        if self._is_closed:
+            raise ConnectFailed("the transport is closed")
+        loop = asyncio.get_running_loop()
+        connection = _Connection(self, loop)
+        self._busy.add(connection)
+        try:
+            async with asyncio.timeout(self.timeouts.connect_s):
+                await loop.create_connection(lambda: connection, self._host, self._port, ssl=self._ssl)
+        except BaseException as error:
+            connection.abort()
+            if isinstance(error, TimeoutError):
+                raise TimedOut("connect") from error
+            if isinstance(error, OSError | UnicodeError):  # the latter from a host name that cannot be one
+                raise ConnectFailed(f"no connection: {error}") from error
+            raise
+        return connection
+
+    def _take_idle(self) -> "_Connection | None":
+        if not self._idle:
+            return None
+        connection = self._idle.pop()
+        if monotonic() - connection.idle_since < self.limits.max_idle_s:
+            self._busy.add(connection)
+            return connection
+        connection.abort()  # the reaper is late; it will find the others, which are older
+        return None
+
+    def _release(self, connection: "_Connection") -> None:
+        self._busy.discard(connection)
+        if self._is_closed or not connection.is_reusable or len(self._idle) >= self.limits.max_idle_connections:
+            connection.abort()
+            return
+        connection.idle_since = monotonic()  # unlike a loop's cached time, right after the loop was held up
+        self._idle.append(connection)
+        if self._reaper is None:
+            self._reaper = connection.loop.call_later(self.limits.max_idle_s, self._reap)
+
+    def _reap(self) -> None:
+        self._reaper = None
+        while self._idle:
+            oldest = self._idle[0]
+            left_s = oldest.idle_since + self.limits.max_idle_s - monotonic()
+            if left_s > 0:
+                self._reaper = oldest.loop.call_later(left_s, self._reap)
+                return
+            oldest.abort()
+
+    def _opened(self, connection: "_Connection") -> None:
+        self._open.add(connection)
+
+    def _aborted(self, connection: "_Connection") -> None:
+        self._busy.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    def _lost(self, connection: "_Connection") -> None:
+        self._open.discard(connection)
+        if self._all_lost is not None and not self._open and not self._all_lost.done():
+            self._all_lost.set_result(None)
+
+
+class Response:
+    """One answer, read by one task at a time; whoever got it calls `close()` in a `finally`.
+
+    `headers` has lower-case names; the values of a repeated one are joined by commas (RFC 9110, 5.3).
+    """
+
+    __slots__ = ("_connection", "_is_read", "headers", "status")
+
+    def __init__(self, connection: "_Connection") -> None:
+        self.status = connection.status
+        self.headers = connection.headers
+        self._connection: _Connection | None = connection
+        self._is_read = False
+
+    def header(self, name: bytes) -> bytes | None:
+        """The value of a header by its lower-case name."""
+        return self.headers.get(name)
+
+    async def read(self) -> bytes:
+        """The rest of the body, whole; raises UpstreamError, ResponseTooLarge above `max_body_bytes`."""
+        pieces: list[bytes] = []
+        left_bytes = self._connection.limits.max_body_bytes if self._connection else 0
+        while piece := await self.next_chunk():
+            left_bytes -= len(piece)
+            if left_bytes < 0:
+                self.close()
+                raise ResponseTooLarge("the body is above its limit")
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    async def next_chunk(self, timeout_s: float | None = None) -> bytes:
+        """All that has arrived, at least a byte, b"" at the end; raises UpstreamError once that is handed out.
+
+        `timeout_s` replaces the first-token or idle limit of this one wait.
+        """
+        connection = self._connection
+        if connection is None:
+            if not self._is_read:
+                raise ConnectionDied("the response is closed", before_first_byte=False)
+            return b""
+        if timeout_s is not None:
+            connection.step_left_s = timeout_s
+        while not (connection.unread_bytes or connection.is_complete):
+            await connection.wait()
+        data = connection.take()
+        if connection.is_complete:
+            self._is_read = True
+            self._connection = None
+            connection.release()
+        return data
+
+    def close(self) -> None:
+        """Let go of the connection: at once closed, which stops the backend, unless the answer has come whole."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        if connection.is_complete:
+            connection.take()
+            connection.release()
+        else:
+            connection.abort()
+
+
+class _StopParsing(Exception):
+    """Raised through the parser to keep it from going on."""
+
+
+class _Connection(asyncio.Protocol):
+    """One socket and, while it is busy, one exchange: parser callbacks in, at most one waiting task out."""
+
+    __slots__ = (
+        "_deadline",
+        "_framing_bytes",
+        "_has_answer_bytes",
+        "_has_socket",
+        "_head_bytes",
+        "_high_water_bytes",
+        "_is_close_delimited",
+        "_is_head_request",
+        "_is_kept_alive",
+        "_is_paused",
+        "_is_sent",
+        "_is_stream",
+        "_is_write_paused",
+        "_owner",
+        "_parser",
+        "_pieces",
+        "_socket",
+        "_step",
+        "_timer",
+        "_timer_at",
+        "_waiter",
+        "budget_left_s",
+        "error",
+        "headers",
+        "idle_since",
+        "is_complete",
+        "limits",
+        "loop",
+        "status",
+        "step_left_s",
+        "unread_bytes",
+    )
+
+    def __init__(self, owner: Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._owner = owner
+        self.loop = loop
+        self.limits = owner.limits
+        self._high_water_bytes = min(owner.limits.high_water_bytes, owner.limits.max_body_bytes)
+        self.error: UpstreamError | None = None  # set once, with the end of the connection
+        self.is_complete = True  # nothing is due before a request is sent
+        self.idle_since = 0.0
+        self._socket: asyncio.Transport
+        self._has_socket = False
+        self._is_write_paused = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = self._deadline = 0.0
+        self._has_answer_bytes = False
+
+    # -- the exchange, called by whoever holds the connection
+
+    def begin(self, method: str, is_stream: bool) -> None:
+        """Forget the last exchange and wind the clocks."""
+        timeouts = self._owner.timeouts
+        self.status = 0
+        self.headers: dict[bytes, bytes] = {}
+        self.is_complete = self._has_answer_bytes = self._is_paused = self._is_sent = False
+        self.unread_bytes = self._head_bytes = self._framing_bytes = 0
+        self._pieces: list[bytes] = []
+        self._is_head_request = method == "HEAD"
+        self._is_stream = is_stream
+        self._step: Wait = "first_token"
+        self.step_left_s = timeouts.first_token_s if is_stream else inf
+        self.budget_left_s = timeouts.total_s if is_stream else timeouts.unary_s
+
+    async def exchange(self, head: bytes, body: bytes) -> None:
+        """Send the request and wait for the head of its answer; whatever goes wrong closes the connection."""
+        try:
+            if self.error is not None:
+                raise self.error
+            self._socket.write(head + body[:_WRITE_BYTES])
+            if len(body) > _WRITE_BYTES:
+                await self._write_rest(body)
+            else:
+                self._is_sent = True
+            while not self.status:
+                await self.wait()
+        except BaseException:
+            self.abort()
+            raise
+
+    async def wait(self) -> None:
+        """Wait until something happens, at most as long as the clocks allow; raises the connection's error."""
+        if self.error is not None:
+            raise self.error
+        began_at = self.loop.time()
+        left_s = self.step_left_s if self.step_left_s < self.budget_left_s else self.budget_left_s
+        self._watch(began_at + left_s)
+        self._waiter = self.loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+        waited_s = self.loop.time() - began_at
+        self.step_left_s -= waited_s
+        self.budget_left_s -= waited_s
+
+    def take(self) -> bytes:
+        """Hand out what has arrived and let more come."""
+        data = b"".join(self._pieces)
+        if data:
+            self._pieces.clear()
+            self.unread_bytes = 0
+            if self._is_stream:
+                self._step = "idle"
+                self.step_left_s = self._owner.timeouts.idle_s
+        if self._is_paused and self.error is None:
+            self._is_paused = False
+            self._socket.resume_reading()
+        return data
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether another request may follow on this connection."""
+        return self._is_kept_alive and self._is_sent and self.error is None
+
+    def release(self) -> None:
+        """Give the connection back after its whole answer."""
+        self._owner._release(self)
+
+    def abort(self, error: UpstreamError | None = None) -> None:
+        """Close the socket at once, for `error` if that is why; a second time does nothing."""
+        if self.error is not None:
+            return
+        self.error = error or ConnectionDied("closed on this side", before_first_byte=not self._has_answer_bytes)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._has_socket:
+            self._socket.abort()
+        self._owner._aborted(self)
+        self._wake()
+
+    async def _write_rest(self, body: bytes) -> None:
+        """Send what follows the first piece as fast as it is taken; an answer that comes first ends that."""
+        rest = memoryview(body)
+        for start in range(_WRITE_BYTES, len(body), _WRITE_BYTES):
+            while self._is_write_paused and not self.status:
+                await self.wait()
+            if self.status:
+                return
+            self._socket.write(rest[start : start + _WRITE_BYTES])
+        self._is_sent = True
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _watch(self, deadline: float) -> None:
+        """Have a timer at or before the deadline: mostly the one an earlier wait left, which then looks again."""
+        self._deadline = deadline
+        if self._timer is not None:
+            if self._timer_at <= deadline:
+                return
+            self._timer.cancel()
+        self._timer_at = deadline
+        self._timer = self.loop.call_at(deadline, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if self._waiter is None or self._waiter.done():
+            return
+        if self.loop.time() < self._deadline:
+            self._watch(self._deadline)
+            return
+        if self.step_left_s < self.budget_left_s:
+            self.abort(TimedOut(self._step))
+        else:
+            self.abort(TimedOut("total" if self._is_stream else "unary"))
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._socket = cast(asyncio.Transport, transport)  # both loops have set TCP_NODELAY
+        self._has_socket = True
+        self._parser = HttpResponseParser(self)
+        self._owner._opened(self)
+        if self.error is not None:
+            self._socket.abort()
+
+    def data_received(self, data: bytes) -> None:
+        if self.is_complete:
+            self.abort(BadResponse("bytes that no request asked for"))
+            return
+        self._has_answer_bytes = True
+        self._framing_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (HttpParserError, HttpParserUpgrade) as error:
+            self._is_kept_alive = False
+            if not self.is_complete:
+                self.abort(BadResponse(f"not a valid answer: {error}"))
+        if self._framing_bytes > self.limits.max_head_bytes and not self.is_complete:
+            self.abort(ResponseTooLarge("the head, or what frames the body, is above its limit"))
+        elif self.unread_bytes > self._high_water_bytes and not self.is_complete and not self._is_paused:
+            self._is_paused = True
+            self._socket.pause_reading()
+        if self._is_stream or self.is_complete or self._is_paused:
+            self._wake()
+
+    def eof_received(self) -> None:
+        if not self.is_complete and self.status and self._is_close_delimited:
+            self.is_complete = True
+        self.abort(self._death("the backend closed the connection"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.abort(self._death(f"the connection was lost: {exc}"))
+        del self._parser  # it refers back to this object
+        self._owner._lost(self)
+
+    def pause_writing(self) -> None:
+        self._is_write_paused = True
+
+    def resume_writing(self) -> None:
+        self._is_write_paused = False
+        self._wake()
+
+    def _death(self, message: str) -> ConnectionDied:
+        return ConnectionDied(message, before_first_byte=not self._has_answer_bytes)
+
+    # -- parser callbacks
+
+    def on_message_begin(self) -> None:
+        if self.is_complete:
+            raise _StopParsing("more than the whole answer")
+        self.headers = {}
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.status:  # a trailer
+            return
+        self._head_bytes += len(name) + len(value) + 4  # as sent: a colon, a space and a line end
+        name = name.lower()
+        self.headers[name] = self.headers[name] + b", " + value if name in self.headers else value
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if 100 <= status < 200 and status != 101:
+            return
+        if self._head_bytes > self.limits.max_head_bytes:
+            self.abort(ResponseTooLarge("the head is above its limit"))
+            raise _StopParsing
+        encoding = self.headers.get(b"transfer-encoding")
+        if not 200 <= status < 600 or (encoding is not None and encoding.lower() != b"chunked"):
+            self.abort(BadResponse("a status or transfer coding that was not asked for"))
+            raise _StopParsing
+        self.status = status
+        self._is_kept_alive = self._parser.should_keep_alive()
+        self._is_close_delimited = encoding is None and b"content-length" not in self.headers
+        if self._is_head_request:
+            self.is_complete = True
+            raise _StopParsing("no body is due")
+
+    def on_body(self, body: bytes) -> None:
+        self._pieces.append(body)
+        self.unread_bytes += len(body)
+        self._framing_bytes = 0
+
+    def on_message_complete(self) -> None:
+        if self.status:
+            self.is_complete = True

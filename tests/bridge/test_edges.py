@@ -1,0 +1,346 @@
+"""What the bridge makes of servers that refuse, lie, break off or fall silent; in process, against bytes of ours."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx2
+import pytest
+
+from bridge import mcp_stdio_bridge
+from bridge.mcp_stdio_bridge import Bridge, Frame, Log, Problem, Remote, backoff, encode_header, read_events
+from tests.bridge.conftest import INITIALIZE_PARAMS, Message
+from tests.bridge.fake_server import STREAM, Exchange, fake_server
+
+LOST = {"type": "connection_lost", "may_have_been_delivered": True}
+
+
+class Lines:
+    """A bridge with its lines in queues."""
+
+    def __init__(self, client: httpx2.AsyncClient, url: str, transport: str) -> None:
+        self._lines: asyncio.Queue[bytes] = asyncio.Queue()
+        self.bridge = Bridge(Remote(client, url, Log(is_verbose=False)), transport, self._lines.put)
+
+    async def read(self) -> Message:
+        async with asyncio.timeout(20):
+            line = await self._lines.get()
+        assert line.count(b"\n") == 1
+        message: Message = json.loads(line)
+        return message
+
+    async def send(self, method: str, params: Message | None = None, **members: object) -> None:
+        message = {"jsonrpc": "2.0", "method": method, "params": params or {}, **members}
+        await self.bridge.take(json.dumps(message).encode())
+
+    async def call(self, method: str = "tools/call", params: Message | None = None, *, id: int | str = 1) -> Message:
+        await self.send(method, params, id=id)
+        return await self.read()
+
+    async def open(self) -> None:
+        await self.call("initialize", INITIALIZE_PARAMS, id="init")
+        await self.send("notifications/initialized")
+
+
+@contextlib.asynccontextmanager
+async def bridge_to(url: str, transport: str = "auto") -> AsyncIterator[Lines]:
+    async with httpx2.AsyncClient() as client:
+        lines = Lines(client, url, transport)
+        yield lines
+        await lines.bridge.aclose()
+
+
+async def handshake(exchange: Exchange) -> bool:
+    """Answers what opens a session; False for anything else."""
+    if exchange.rpc_method == "initialize":
+        result = exchange.result(protocolVersion="2025-11-25", serverInfo={"name": "fake", "version": "1"})
+        await exchange.json(result, mcp_session_id="s1")
+    elif exchange.rpc_method == "notifications/initialized":
+        await exchange.head(202, content_length="0")
+    else:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("status", "type_", "code"),
+    [
+        (401, "invalid_auth", "invalid_api_key"),
+        (402, "insufficient_balance", "insufficient_balance"),
+        (403, "content_policy", None),
+        (429, "rate_limited", "requests_per_minute"),
+        (503, "draining", None),
+    ],
+)
+async def test_a_refusal_of_the_gateway_comes_in_its_own_words(status: int, type_: str, code: str | None) -> None:
+    async def refuse(exchange: Exchange) -> None:
+        error = {"message": "what to do", "type": type_, "code": code, "param": None}
+        await exchange.json({"error": error}, status, retry_after="7")
+
+    async with fake_server(refuse) as server, bridge_to(server.url) as lines:
+        answer = await lines.call(id="a")
+    data = {"type": type_, "code": code, "param": None, "status": status, "retry_after_s": 7}
+    assert answer == {"jsonrpc": "2.0", "id": "a", "error": {"code": -32000, "message": "what to do", "data": data}}
+    assert server.methods == ["POST"]
+
+
+async def test_a_json_rpc_error_in_a_refusal_keeps_its_code_and_gets_the_id_of_the_call() -> None:
+    error = {"code": -32601, "message": "Method not found", "data": {"a": 1}}
+
+    async def refuse(exchange: Exchange) -> None:
+        await exchange.json({"jsonrpc": "2.0", "id": None, "error": error}, 404)
+
+    async with fake_server(refuse) as server, bridge_to(server.url) as lines:
+        assert await lines.call(id=7) == {"jsonrpc": "2.0", "id": 7, "error": error}
+    assert server.methods == ["POST"]
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body"),
+    [
+        (200, {"content_type": "text/html"}, "<html>"),
+        (200, {"content_type": "application/json"}, '{"jsonrpc": "2.0", "id": 99, "result": {}}'),
+        (202, {}, ""),
+        (308, {"location": "https://elsewhere.example/mcp"}, ""),
+        (500, {"content_type": "application/json"}, '{"error": "text"}'),
+        (502, {"content_type": "text/html"}, "<html>"),
+        (404, {}, ""),
+    ],
+)
+async def test_an_answer_that_is_not_mcp_is_an_error_for_that_call(
+    status: int, headers: dict[str, str], body: str
+) -> None:
+    async def odd(exchange: Exchange) -> None:
+        await exchange.head(status, **headers)
+        await exchange.send(body)
+
+    async with fake_server(odd) as server, bridge_to(server.url) as lines:
+        answer = await lines.call()
+        assert answer["id"] == 1
+        assert answer["error"]["code"] == -32000
+
+
+@pytest.mark.parametrize("how", ["no head", "half a head", "half a body", "an event of another kind", "half an event"])
+async def test_a_response_cut_in_the_middle_is_one_clean_error_and_the_call_is_not_sent_again(how: str) -> None:
+    async def cut(exchange: Exchange) -> None:
+        if how == "half a head":
+            await exchange.send("HTTP/1.1 200 OK\r\ncontent-")
+        elif how == "half a body":
+            await exchange.head(200, content_type="application/json", content_length="99")
+            await exchange.send('{"jsonrpc"')
+        elif "event" in how:
+            await exchange.head(200, content_type=STREAM)
+            await exchange.send("event: ping\ndata: 1\n\n" if "kind" in how else "data: {")
+
+    async with fake_server(cut) as server, bridge_to(server.url) as lines:
+        answer = await lines.call()
+        assert answer["error"]["data"] == LOST
+        assert len(server.exchanges) == 1
+
+
+async def test_a_stream_that_ends_early_is_taken_up_where_it_ended() -> None:
+    async def polled(exchange: Exchange) -> None:
+        await exchange.head(200, content_type=STREAM)
+        if exchange.method == "POST":
+            await exchange.send("id: 1\nretry: 1\ndata:\n\n")
+        elif exchange.headers["last-event-id"] == "1":
+            await exchange.event({"jsonrpc": "2.0", "method": "notifications/progress"}, id="2")
+        else:
+            await exchange.event({"jsonrpc": "2.0", "id": 1, "result": {"at": exchange.headers["last-event-id"]}})
+
+    async with fake_server(polled) as server, bridge_to(server.url) as lines:
+        assert (await lines.call())["method"] == "notifications/progress"
+        assert (await lines.read())["result"] == {"at": "2"}
+    assert server.methods == ["POST", "GET", "GET"]
+
+
+async def test_json_over_many_lines_becomes_one_line() -> None:
+    async def pretty(exchange: Exchange) -> None:
+        await exchange.head(200, content_type=STREAM)
+        await exchange.send(
+            'data: {"jsonrpc": "2.0",\ndata:  "id": 1,\r\n: ping\r\ndata: "result": {"a": "x y"}}\r\n\r\n'
+        )
+
+    async with fake_server(pretty) as server, bridge_to(server.url) as lines:
+        assert (await lines.call())["result"] == {"a": "x y"}
+
+
+async def test_a_server_without_a_stream_of_notifications_keeps_its_session() -> None:
+    async def no_stream(exchange: Exchange) -> None:
+        if not await handshake(exchange):
+            await (exchange.head(404) if exchange.method == "GET" else exchange.json(exchange.result()))
+
+    async with fake_server(no_stream) as server, bridge_to(server.url) as lines:
+        await lines.open()
+        for i in range(3):
+            assert "result" in await lines.call(id=i)
+    assert sorted(server.methods) == ["DELETE", "GET", *["POST"] * 5]
+
+
+async def test_a_stream_that_pinged_and_fell_silent_is_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mcp_stdio_bridge, "PINGED_SILENCE_S", 0.02)
+    monkeypatch.setattr(mcp_stdio_bridge, "BACKOFF_S", (0.01, 0.01))
+    reopened = asyncio.Event()
+
+    async def silent(exchange: Exchange) -> None:
+        if not await handshake(exchange) and exchange.method == "GET":
+            if server.methods.count("GET") == 2:
+                reopened.set()
+            await exchange.head(200, content_type=STREAM)
+            await exchange.send(": ping\r\n\r\n")
+            await asyncio.Event().wait()
+
+    async with fake_server(silent) as server, bridge_to(server.url) as lines:
+        await lines.open()
+        async with asyncio.timeout(20):
+            await reopened.wait()
+
+
+async def test_a_server_that_never_ends_the_session_does_not_keep_the_bridge(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mcp_stdio_bridge, "CLOSE_TIMEOUT_S", 0.05)
+
+    async def stuck(exchange: Exchange) -> None:
+        if not await handshake(exchange):
+            await asyncio.Event().wait()
+
+    async with fake_server(stuck) as server, bridge_to(server.url) as lines:
+        await lines.open()
+        await lines.send("tools/call", id=1)
+        async with asyncio.timeout(20):
+            await lines.bridge.aclose()
+    assert "DELETE" in server.methods
+
+
+async def test_an_endpoint_on_another_host_is_not_followed() -> None:
+    async def lure(exchange: Exchange) -> None:
+        await exchange.head(200, content_type=STREAM)
+        await exchange.send("event: endpoint\ndata: http://elsewhere.example/messages\n\n")
+        await asyncio.Event().wait()
+
+    async with fake_server(lure) as server, bridge_to(server.url, "sse") as lines:
+        assert "another host" in (await lines.call())["error"]["message"]
+
+
+async def test_an_event_stream_that_never_opens_is_an_error_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mcp_stdio_bridge, "OPEN_TIMEOUT_S", 0.05)
+
+    async def mute(exchange: Exchange) -> None:
+        if exchange.method == "POST":
+            await exchange.head(405)
+        else:
+            await exchange.head(200, content_type=STREAM)
+            await asyncio.Event().wait()
+
+    async with fake_server(mute) as server, bridge_to(server.url, "sse") as lines:
+        assert (await lines.call())["error"]["data"]["type"] == "server_unreachable"
+    async with fake_server(mute) as server, bridge_to(server.url, "auto") as lines:
+        assert (await lines.call())["error"]["data"] == {"type": "http_error", "status": 405}
+
+
+async def test_a_call_learns_that_its_event_stream_ended_and_the_next_one_finds_the_session_open_again() -> None:
+    received: asyncio.Queue[Exchange] = asyncio.Queue()
+
+    async def two_frames_and_a_cut(exchange: Exchange) -> None:
+        if exchange.method == "POST":
+            await exchange.head(202, content_length="0")
+            await received.put(exchange)
+        else:
+            await exchange.head(200, content_type=STREAM)
+            await exchange.send("event: endpoint\ndata: /messages?session=1\n\n")
+            await exchange.event((await received.get()).result(protocolVersion="2024-11-05"))
+            assert (await received.get()).rpc_method == "notifications/initialized"
+            await received.get()
+
+    async with fake_server(two_frames_and_a_cut) as server, bridge_to(server.url, "sse") as lines:
+        await lines.open()
+        assert (await lines.call(id=5))["error"]["data"] == LOST
+        assert (await lines.call(id=6))["error"]["data"] == LOST
+        posted = [exchange.rpc_method for exchange in server.exchanges if exchange.body]
+        assert posted[:6] == ["initialize", "notifications/initialized", "tools/call"] * 2
+
+
+async def test_the_answer_of_the_client_to_a_question_of_the_server_is_posted() -> None:
+    answered: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def asking(exchange: Exchange) -> None:
+        if exchange.rpc_method:
+            await exchange.head(200, content_type=STREAM)
+            await exchange.event({"jsonrpc": "2.0", "id": "q", "method": "elicitation/create", "params": {}})
+            await exchange.event(exchange.result(told=json.loads(await answered.get())["result"]))
+        else:
+            await exchange.head(202, content_length="0")
+            await answered.put(exchange.body)
+
+    async with fake_server(asking) as server, bridge_to(server.url) as lines:
+        assert (await lines.call())["id"] == "q"
+        await lines.bridge.take(b'{"jsonrpc":"2.0","id":"q","result":{"action":"accept"}}')
+        assert (await lines.read())["result"] == {"told": {"action": "accept"}}
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        (b"hello", -32700),
+        (b"\xff\xfe", -32700),
+        (b'{"a": ' * 100_000, -32700),
+        (b"[]", -32600),
+        (b"1", -32600),
+        (b'{"method": 1, "id": 1}', -32600),
+        (b'{"method": "a", "id": null}', -32600),
+        (b'{"method": "a", "id": [1]}', -32600),
+    ],
+)
+def test_a_line_that_is_no_message_is_refused_with_the_code_of_json_rpc(line: bytes, code: int) -> None:
+    with pytest.raises(Problem) as raised:
+        Frame.parse(line)
+    assert raised.value.error["code"] == code
+
+
+@pytest.mark.parametrize(
+    ("value", "encoded"),
+    [
+        ("echo", "echo"),
+        ("a b", "a b"),
+        (" a", "=?base64?IGE=?="),
+        ("ä", "=?base64?w6Q=?="),
+        ("", "=?base64??="),
+        ("=?base64?x?=", "=?base64?PT9iYXNlNjQ/eD89?="),
+    ],
+)
+def test_a_name_that_http_cannot_carry_is_wrapped_in_base64(value: str, encoded: str) -> None:
+    assert encode_header(value) == encoded
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+async def test_events_are_read_whole_however_the_bytes_arrive(size: int) -> None:
+    stream = b': hi\r\n\r\nevent: endpoint\ndata: /m\n\nid: 4\r\nretry: 20\r\ndata:{"a":\r\ndata: 1}\r\n\r\ndata: cut'
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for i in range(0, len(stream), size):
+            yield stream[i : i + size]
+
+    events = [event async for event in read_events(httpx2.Response(200, content=pieces()))]
+    assert [(event.kind, event.data, event.id, event.retry_s) for event in events] == [
+        ("endpoint", b"/m", "", None),
+        ("message", b'{"a": 1}', "4", 0.02),
+    ]
+
+
+async def test_waits_between_attempts_double_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+
+    async def sleep(wait_s: float) -> None:
+        waits.append(wait_s)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    monkeypatch.setattr(random, "uniform", lambda _, high: high)
+    turns: Any = backoff()
+    for _ in range(9):
+        await anext(turns)
+    await turns.aclose()
+    assert waits == [0.5, 1, 2, 4, 8, 16, 30, 30]

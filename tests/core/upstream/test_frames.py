@@ -1,0 +1,180 @@
+"""Frames in, frames out: the captured streams of a real vLLM, cut everywhere, come out as the client is to see them."""
+
+import re
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.upstream.frames import DONE, FrameRelay, Usage, read_usage, renamed_model
+from tests.captured import Capture, captured, captures
+
+STREAMS = [capture for capture in captures() if capture.is_chat and capture.is_stream]
+BACKEND_NAME = re.compile(rb'"model":"tiny(?:-alias)?"')
+CONTINUOUS = "103_chat_stream_continuous_usage"
+
+
+def relayed(body: bytes, relay: FrameRelay, cuts: list[int] | None = None) -> bytes:
+    edges = [0, *sorted(cut % (len(body) + 1) for cut in cuts or []), len(body)]
+    out = b"".join(relay.feed(body[start:end]) for start, end in zip(edges, edges[1:], strict=False))
+    return out + relay.end() + (DONE if relay.is_done else b"")
+
+
+def chunks_of(stream: bytes) -> list[dict]:
+    return [orjson.loads(frame[6:]) for frame in stream.split(b"\n\n") if frame.startswith(b"data: {")]
+
+
+def without_comments(stream: bytes) -> bytes:
+    return stream[stream.index(b"data:") :]
+
+
+@pytest.mark.parametrize("capture", STREAMS, ids=lambda capture: capture.case)
+def test_a_client_that_asked_for_all_usage_gets_the_captured_stream_with_the_public_name(capture: Capture) -> None:
+    relay = FrameRelay("public/name", wants_usage=True, wants_continuous_usage=True)
+    expected = BACKEND_NAME.sub(b'"model":"public/name"', without_comments(capture.body))
+    assert relayed(capture.body, relay) == expected
+
+
+@pytest.mark.parametrize("capture", STREAMS, ids=lambda capture: capture.case)
+def test_a_client_that_did_not_ask_sees_no_usage_and_all_else_unchanged(capture: Capture) -> None:
+    got = chunks_of(relayed(capture.body, FrameRelay("p", wants_usage=False)))
+    expected = [chunk | {"model": "p"} for chunk in chunks_of(capture.body) if chunk["choices"]]
+    for chunk in (*got, *expected):
+        chunk.pop("usage", None)
+        chunk.pop("system_fingerprint", None)
+    assert got == expected
+
+
+@pytest.mark.parametrize("case", ["102_chat_stream_usage", CONTINUOUS, "650_force_usage_stream"])
+def test_the_fingerprint_moves_to_the_last_chunk_where_vllm_puts_it_without_usage(case: str) -> None:
+    chunks = chunks_of(relayed(captured(case).body, FrameRelay("p", wants_usage=False)))
+    assert chunks[-1]["system_fingerprint"].startswith("vllm-0.32.0-")
+    assert list(chunks[-1])[-1] == "system_fingerprint"
+    assert all("system_fingerprint" not in chunk for chunk in chunks[:-1])
+
+
+def test_usage_in_every_chunk_becomes_usage_in_the_last_for_a_client_that_asked_for_that() -> None:
+    chunks = chunks_of(relayed(captured(CONTINUOUS).body, FrameRelay("p", wants_usage=True)))
+    assert [("usage" in chunk) for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+    assert chunks[-1]["choices"] == []
+
+
+@given(st.lists(st.integers(min_value=0), max_size=12), st.sampled_from(STREAMS), st.booleans())
+def test_where_the_network_cuts_the_stream_makes_no_difference(cuts: list[int], capture: Capture, asked: bool) -> None:
+    whole = FrameRelay("p", wants_usage=asked)
+    pieces = FrameRelay("p", wants_usage=asked)
+    assert relayed(capture.body, pieces, cuts) == relayed(capture.body, whole)
+    assert (pieces.usage, pieces.finish_reason) == (whole.usage, whole.finish_reason)
+
+
+def test_the_usage_of_the_last_frame_read_is_known_at_every_point() -> None:
+    frames = captured(CONTINUOUS).body.split(b"\n\n")
+    relay = FrameRelay("p", wants_usage=False)
+    assert relay.usage is None
+    seen = []
+    for frame in frames[:4]:
+        relay.feed(frame + b"\n\n")
+        seen.append(relay.usage)
+    assert seen == [Usage(19, 0), Usage(19, 1), Usage(19, 2), Usage(19, 8)]
+
+
+def chunk(index: int, text: str, finish: str | None = None, **more: object) -> bytes:
+    choice = {"index": index, "delta": {"content": text}, "finish_reason": finish}
+    body = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "tiny", "choices": [choice]}
+    return b"data: " + orjson.dumps(body | more) + b"\n\n"
+
+
+def counted(prompt: int, completion: int) -> dict:
+    return {"prompt_tokens": prompt, "total_tokens": prompt + completion, "completion_tokens": completion}
+
+
+def test_the_usage_of_several_choices_left_early_is_summed_over_them() -> None:
+    relay = FrameRelay("p", wants_usage=False, choices=2)
+    relay.feed(chunk(0, "a", usage=counted(10, 1)) + chunk(1, "b", usage=counted(10, 1)))
+    relay.feed(chunk(0, "c", usage=counted(10, 3)))
+    assert relay.usage == Usage(10, 4)
+
+
+def test_the_total_at_the_end_beats_the_sum() -> None:
+    relay = FrameRelay("p", wants_usage=False, choices=2)
+    relayed(captured("121_n2_stream").body, relay)
+    assert relay.usage == Usage(19, 8)
+
+
+HOSTILE = ['data: [DONE]', '\n\ndata: [DONE]\n\n', '"usage":{"prompt_tokens":9}', '"model":"tiny"', '{"error":{"message":1}}',
+           ',"usage":{"a":1}', '"finish_reason":"abort"', '"choices":[]', "\r\n\r\n", '\\"model":"tiny"']  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(HOSTILE) | st.text(), min_size=1, max_size=6))
+def test_words_that_look_like_the_wire_pass_as_content(words: list[str]) -> None:
+    stream = b"".join(chunk(0, word, usage=counted(1, 1)) for word in words) + chunk(0, "", "stop") + DONE
+    relay = FrameRelay("p", wants_usage=False)
+    got = chunks_of(relayed(stream, relay))
+    assert [one["choices"][0]["delta"]["content"] for one in got] == [*words, ""]
+    assert {one["model"] for one in got} == {"p"}
+    assert all("usage" not in one for one in got)
+    assert relay.error is None
+    assert relay.is_done
+
+
+def test_comments_before_the_first_token_are_not_a_start() -> None:
+    relay = FrameRelay("p", wants_usage=False)
+    assert relay.feed(b": keep-alive\n\n: keep-alive\n\n") == b""
+    assert not relay.has_started
+    assert relay.feed(b": keep-alive\n\n" + chunk(0, "a")) == chunk(0, "a").replace(b"tiny", b"p")
+    assert relay.has_started
+
+
+def test_comments_later_are_passed_on() -> None:
+    relay = FrameRelay("p", wants_usage=False)
+    relay.feed(chunk(0, "a"))
+    assert relay.feed(b": keep-alive\n\n") == b": keep-alive\n\n"
+
+
+def test_an_error_in_the_stream_is_told_and_ends_it() -> None:
+    relay = FrameRelay("p", wants_usage=False)
+    error = b'data: {"error":{"message":"m","type":"InternalServerError","param":null,"code":500}}\n\n'
+    assert relay.feed(chunk(0, "a") + error + DONE) == chunk(0, "a").replace(b"tiny", b"p")
+    assert relay.error is not None
+    assert relay.error["code"] == 500
+    assert relay.feed(chunk(0, "late")) == b""
+
+
+def test_an_answer_that_the_backend_aborts_is_an_error() -> None:
+    relay = FrameRelay("p", wants_usage=False)
+    assert relay.feed(chunk(0, "a") + chunk(0, "b", "abort") + DONE) == chunk(0, "a").replace(b"tiny", b"p")
+    assert relay.error is not None
+
+
+def test_a_frame_without_an_end_is_refused_before_it_fills_the_memory() -> None:
+    relay = FrameRelay("p", wants_usage=False)
+    with pytest.raises(GatewayError) as raised:
+        for _ in range(40):
+            relay.feed(b"x" * 1024 * 1024)
+    assert raised.value.code == "backend_error"
+
+
+UNARY = [capture for capture in captures() if capture.is_chat and capture.status == 200 and not capture.is_stream]
+
+
+@pytest.mark.parametrize("capture", UNARY, ids=lambda capture: capture.case)
+def test_a_unary_answer_changes_in_nothing_but_the_models_name(capture: Capture) -> None:
+    assert renamed_model(capture.body, 'a"b') == BACKEND_NAME.sub(b'"model":"a\\\\"b"', capture.body, count=1)
+
+
+@pytest.mark.parametrize(
+    ("value", "usage"),
+    [
+        (None, None),
+        ({}, None),
+        ({"prompt_tokens": 3}, Usage(3, 0)),
+        ({"prompt_tokens": 0, "completion_tokens": 0}, Usage(0, 0)),
+        ({"prompt_tokens": "3"}, None),
+        ({"prompt_tokens": -3}, None),
+        ({"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": 2}}, Usage(3, 0, 2)),
+    ],
+)
+def test_usage_is_counts_or_nothing_and_zero_is_not_nothing(value: object, usage: Usage | None) -> None:
+    assert read_usage(value) == usage

@@ -1,0 +1,784 @@
+"""The upstream transport against a backend that keeps to HTTP, and against one that does not."""
+
+import asyncio
+import gc
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mcp_gateway.core.upstream.transport import (
+    BadResponse,
+    ConnectFailed,
+    ConnectionDied,
+    Response,
+    ResponseTooLarge,
+    TimedOut,
+    Timeouts,
+    Transport,
+    TransportLimits,
+    UpstreamError,
+)
+
+from .misbehaving import (
+    PATIENCE_S,
+    Behaviour,
+    MisbehavingServer,
+    Peer,
+    answer,
+    be_deaf,
+    close,
+    half_close,
+    keep_replying,
+    make_certificate,
+    read_then_stall,
+    reply,
+    reset,
+    stall,
+)
+
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+USUAL_TIMES = Timeouts()
+USUAL_LIMITS = TransportLimits()
+SHORT_S = 0.05  # a limit that is meant to run out
+LONG_BODY = bytes(range(256)) * 32 * 1024  # 8 MiB
+
+
+@asynccontextmanager
+async def exchange_with(
+    *behaviours: Behaviour,
+    timeouts: Timeouts = USUAL_TIMES,
+    limits: TransportLimits = USUAL_LIMITS,
+    tls: tuple[ssl.SSLContext, ssl.SSLContext] | tuple[None, None] = (None, None),
+) -> AsyncIterator[tuple[MisbehavingServer, Transport]]:
+    """A server and a transport to it, which at the end holds no exchange and has left nothing to the loop's log."""
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    async with MisbehavingServer(*behaviours, ssl_context=tls[0]) as server, asyncio.timeout(2 * PATIENCE_S):
+        transport = Transport(server.base_url, timeouts=timeouts, limits=limits, ssl_context=tls[1])
+        yield server, transport
+        assert transport.in_flight == 0
+        await transport.aclose()
+        assert transport.idle == 0
+    assert complaints == []
+
+
+async def get(transport: Transport, method: str = "GET", *, is_stream: bool = False) -> tuple[int, bytes]:
+    response = await transport.request(method, "/x", [], is_stream=is_stream)
+    try:
+        return response.status, await response.read()
+    finally:
+        response.close()
+
+
+async def open_stream(transport: Transport) -> Response:
+    return await transport.request("POST", "/x", [], b"{}", is_stream=True)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110 - the transport announces nothing; a turn of the loop is enough
+            await asyncio.sleep(0)
+
+
+# -- requests and the pool
+
+
+async def test_a_request_arrives_whole_in_one_read() -> None:
+    first_read = asyncio.get_running_loop().create_future()
+
+    async def behaviour(peer: Peer) -> None:
+        first_read.set_result(await peer.reader.read(65536))
+        await peer.send(answer(b"hi"))
+        await stall(peer)
+
+    async with MisbehavingServer(behaviour) as server:
+        transport = Transport(server.base_url + "/base/", timeouts=USUAL_TIMES, limits=USUAL_LIMITS)
+        response = await transport.request("POST", "/v1/x?y=z", [(b"a", b"b"), (b"c", b"")], b"{}")
+        assert await response.read() == b"hi"
+        await transport.aclose()
+    host = server.base_url.removeprefix("http://").encode()
+    assert await first_read == (
+        b"POST /base/v1/x?y=z HTTP/1.1\r\nhost: " + host + b"\r\na: b\r\nc: \r\ncontent-length: 2\r\n\r\n{}"
+    )
+
+
+async def test_small_writes_are_not_held_back_by_the_kernel() -> None:
+    async with exchange_with(keep_replying(answer(b"hi"))) as (_, transport):
+        await get(transport)
+        (connection,) = transport._idle
+        sock = connection._socket.get_extra_info("socket")
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+async def test_a_whole_answer_returns_its_connection_to_the_pool() -> None:
+    async with exchange_with(keep_replying(answer(b"hi", 503, b"X-A: 1\r\nx-a: 2\r\n"))) as (server, transport):
+        for _ in range(3):
+            response = await transport.request("GET", "/x", [])
+            assert repr(transport) == f"<Transport {server.base_url} in_flight=1 idle=0>"
+            assert (response.status, await response.read()) == (503, b"hi")
+            assert response.header(b"x-a") == b"1, 2"
+            assert response.header(b"x-b") is None
+            assert repr(transport) == f"<Transport {server.base_url} in_flight=0 idle=1>"
+            assert await response.next_chunk() == b""
+            response.close()
+        assert len(server.peers) == 1
+
+
+async def test_the_connection_used_last_is_used_first() -> None:
+    async with exchange_with(keep_replying(answer(b"hi"))) as (server, transport):
+        responses = [await transport.request("GET", "/x", []) for _ in range(3)]
+        for index in (0, 2, 1):
+            await responses[index].read()
+        assert (transport.idle, transport.in_flight) == (3, 0)
+        await get(transport)
+        assert [len(peer.requests) for peer in server.peers] == [1, 2, 1]
+
+
+async def test_the_pool_keeps_no_more_connections_than_its_limit() -> None:
+    limits = TransportLimits(max_idle_connections=1)
+    async with exchange_with(keep_replying(answer(b"hi")), limits=limits) as (server, transport):
+        first, second = [await transport.request("GET", "/x", []) for _ in range(2)]
+        await first.read()
+        await second.read()
+        assert transport.idle == 1
+        await server.peers[1].gone()
+
+
+async def test_idle_connections_are_closed_when_their_time_is_up() -> None:
+    limits = TransportLimits(max_idle_s=SHORT_S)
+    async with exchange_with(keep_replying(answer(b"hi")), limits=limits) as (server, transport):
+        first, second = [await transport.request("GET", "/x", []) for _ in range(2)]
+        await first.read()
+        await second.read()
+        for peer in server.peers:
+            await peer.gone()
+        assert transport.idle == 0
+
+
+async def test_a_connection_past_its_idle_time_is_not_used_even_if_the_loop_was_held_up() -> None:
+    limits = TransportLimits(max_idle_s=SHORT_S)
+    async with exchange_with(keep_replying(answer(b"hi")), limits=limits) as (server, transport):
+        await get(transport)
+        time.sleep(1.2 * SHORT_S)  # noqa: ASYNC251 - holding up the loop is the point
+        await get(transport)
+        assert len(server.peers) == 2
+
+
+async def test_a_connection_closed_by_the_backend_leaves_the_pool() -> None:
+    async with exchange_with(reply(answer(b"hi"), then=close)) as (_, transport):
+        await get(transport)
+        await until(lambda: transport.idle == 0)
+
+
+async def test_a_line_break_or_a_stray_space_in_the_head_is_refused_before_anything_is_sent() -> None:
+    async with exchange_with(stall) as (server, transport):
+        for path, header in [
+            ("/x\r\ny: z", b"v"),
+            ("/x y", b"v"),
+            ("/x", b"v\nw: u"),
+            ("/x", b"v\rw"),
+            ("/\xe9", b"v"),
+        ]:
+            with pytest.raises(ValueError):  # noqa: PT011 - also UnicodeEncodeError
+                await transport.request("GET", path, [(b"n", header)])
+        assert server.peers == []
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:80", "ftp://h", "http://", "http://u:p@h", "http://h?q", "http://h:x"])
+def test_a_base_url_that_is_no_plain_origin_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match=r"URL|[Pp]ort"):
+        Transport(url, timeouts=USUAL_TIMES, limits=USUAL_LIMITS)
+
+
+async def test_closing_the_transport_ends_what_is_under_way() -> None:
+    async with exchange_with(keep_replying(answer(b"hi")), read_then_stall) as (server, transport):
+        await get(transport)
+        response = await transport.request("GET", "/x", [])
+        waiting = asyncio.create_task(transport.request("GET", "/x", []))
+        await until(lambda: len(server.requests) == 3)
+        await transport.aclose()
+        with pytest.raises(ConnectionDied):
+            await waiting
+        assert await response.read() == b"hi"  # it had come whole
+        with pytest.raises(ConnectFailed):
+            await transport.request("GET", "/x", [])
+        for peer in server.peers:
+            await peer.gone()
+
+
+# -- one more try, and no more
+
+
+def dying_on_second_request(*pieces: bytes, then: Behaviour) -> Behaviour:
+    return reply(answer(b"hi"), then=reply(*pieces, then=then))
+
+
+@pytest.mark.parametrize("ending", [close, reset])
+async def test_a_reused_connection_that_dies_before_any_byte_is_replaced_once(ending: Behaviour) -> None:
+    async with exchange_with(dying_on_second_request(then=ending), keep_replying(answer(b"ho"))) as (server, transport):
+        assert await get(transport, "POST") == (200, b"hi")
+        assert await get(transport, "POST") == (200, b"ho")
+        assert [len(peer.requests) for peer in server.peers] == [2, 1]
+
+
+async def test_the_replacement_is_fresh_and_not_replaced_again() -> None:
+    first = dying_on_second_request(then=close)
+    async with exchange_with(first, first, reply(then=close)) as (server, transport):
+        responses = [await transport.request("GET", "/x", []) for _ in range(2)]
+        for response in responses:
+            await response.read()
+        with pytest.raises(ConnectionDied) as caught:
+            await get(transport)
+        assert caught.value.before_first_byte
+        assert [len(peer.requests) for peer in server.peers] == [1, 2, 1]
+
+
+async def test_a_fresh_connection_that_dies_is_not_replaced() -> None:
+    async with exchange_with(reply(then=close)) as (server, transport):
+        with pytest.raises(ConnectionDied) as caught:
+            await get(transport)
+        assert caught.value.before_first_byte
+        assert len(server.peers) == 1
+
+
+async def test_a_reused_connection_that_dies_after_a_byte_is_not_replaced() -> None:
+    async with exchange_with(dying_on_second_request(b"H", then=close)) as (server, transport):
+        await get(transport)
+        with pytest.raises(ConnectionDied) as caught:
+            await get(transport)
+        assert not caught.value.before_first_byte
+        assert len(server.peers) == 1
+
+
+async def test_the_second_try_has_only_the_time_the_first_has_left() -> None:
+    async def die_late(peer: Peer) -> None:
+        await asyncio.sleep(SHORT_S)  # time has to pass
+
+    async with exchange_with(dying_on_second_request(then=die_late), read_then_stall) as (server, transport):
+        await get(transport)
+        request = asyncio.create_task(get(transport))
+        await until(lambda: len(server.requests) == 3)
+        (connection,) = transport._busy
+        assert connection.budget_left_s < USUAL_TIMES.unary_s - SHORT_S / 2
+        request.cancel()
+        await asyncio.wait([request])
+
+
+# -- framing
+
+
+@pytest.mark.parametrize(
+    ("method", "raw", "expected", "idle"),
+    [
+        ("GET", answer(b"hi"), (200, b"hi"), 1),
+        ("GET", answer(b""), (200, b""), 1),
+        ("GET", CHUNKED + b"2\r\nhi\r\n3;a=b\r\nho!\r\n0\r\nx: y\r\n\r\n", (200, b"hiho!"), 1),
+        ("GET", b"HTTP/1.1 200 OK\r\n\r\nuntil the end", (200, b"until the end"), 0),
+        ("GET", b"HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nhi", (200, b"hi"), 0),
+        ("GET", answer(b"hi", headers=b"Connection: close\r\n"), (200, b"hi"), 0),
+        ("GET", b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 x\r\nlink: y\r\n\r\n" + answer(b"hi"), (200, b"hi"), 1),
+        ("GET", b"HTTP/1.1 204 No Content\r\n\r\n", (204, b""), 1),
+        ("GET", b"HTTP/1.1 304 Not Modified\r\ncontent-length: 9\r\n\r\n", (304, b""), 1),
+        ("HEAD", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n", (200, b""), 0),
+        ("HEAD", answer(b"a body that is not due"), (200, b""), 0),
+        ("GET", answer(b"hi") + b"x", (200, b"hi"), 0),
+        ("GET", answer(b"hi") + answer(b"ho"), (200, b"hi"), 0),
+    ],
+)
+async def test_an_answer_is_read_to_its_end_however_it_is_framed(
+    method: str, raw: bytes, expected: tuple[int, bytes], idle: int
+) -> None:
+    is_ended_by_closing = raw.startswith(b"HTTP/1.1 200 OK\r\n\r\n")
+    async with exchange_with(reply(raw, then=half_close if is_ended_by_closing else stall)) as (server, transport):
+        assert await get(transport, method) == expected
+        assert transport.idle == idle
+        if not idle:
+            await server.peers[0].gone()
+
+
+async def test_bytes_that_come_after_the_end_close_the_connection() -> None:
+    behaviour = reply(answer(b"hi"), b"HTTP/1.1 408 Late\r\n\r\n")
+    async with exchange_with(behaviour, limits=TransportLimits(max_idle_s=2 * PATIENCE_S)) as (server, transport):
+        await get(transport)
+        await server.peers[0].gone()
+        assert transport.idle == 0
+
+
+async def test_headers_of_an_interim_answer_and_trailers_are_no_headers_of_the_answer() -> None:
+    raw = b"HTTP/1.1 103 Early\r\na: 1\r\n\r\n" + CHUNKED + b"0\r\nb: 2\r\n\r\n"
+    async with exchange_with(keep_replying(raw)) as (_, transport):
+        response = await transport.request("GET", "/x", [])
+        assert await response.read() == b""
+        assert response.headers == {b"transfer-encoding": b"chunked"}
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"SSH-2.0-OpenSSH_9.9\r\n",
+        b"\x16\x03\x01\x02\x00",
+        b"HTTP/1.1 abc OK\r\n\r\n",
+        b"HTTP/1.1 099 OK\r\ncontent-length: 2\r\n\r\nhi",
+        b"HTTP/1.1 600 OK\r\ncontent-length: 2\r\n\r\nhi",
+        b"HTTP/1.1 101 Switching\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nhi",
+        b"HTTP/1.1 200 OK\r\ncontent-length: -2\r\n\r\nhi",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\nhi",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\na b: c\r\ncontent-length: 2\r\n\r\nhi",
+        CHUNKED + b"zz\r\nhi\r\n",
+        CHUNKED + b"2\r\nhi!!\r\n0\r\n\r\n",
+        CHUNKED + b"fffffffffffffffff\r\n",
+    ],
+)
+async def test_what_is_not_an_answer_is_one_clean_error(raw: bytes) -> None:
+    async with exchange_with(reply(raw)) as (server, transport):
+        with pytest.raises(BadResponse):
+            await get(transport)
+        await server.peers[0].gone()
+
+
+async def test_a_backend_that_talks_before_it_is_asked_is_not_used() -> None:
+    async def greet(peer: Peer) -> None:
+        await peer.send(b"220 mail ESMTP\r\n")
+        await stall(peer)
+
+    async with exchange_with(greet) as (server, transport):
+        with pytest.raises(BadResponse):
+            await get(transport)
+        await server.peers[0].gone()
+
+
+@pytest.mark.parametrize("ending", [close, reset, half_close])
+@pytest.mark.parametrize("raw", [b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhi", CHUNKED + b"2\r\nhi\r\n"])
+async def test_a_response_cut_in_the_middle_is_one_clean_error(raw: bytes, ending: Behaviour) -> None:
+    async with exchange_with(reply(raw, then=ending)) as (_, transport):
+        with pytest.raises(ConnectionDied) as caught:
+            await get(transport)
+        assert not caught.value.before_first_byte
+
+
+async def test_what_arrived_before_the_death_is_handed_out_before_the_error() -> None:
+    async with exchange_with(reply(CHUNKED, b"2\r\nhi\r\n", then=close)) as (server, transport):
+        response = await open_stream(transport)
+        await server.peers[0].gone()
+        assert await response.next_chunk() == b"hi"
+        for _ in range(2):
+            with pytest.raises(ConnectionDied):
+                await response.next_chunk()
+
+
+# -- sizes
+
+
+def endless(start: bytes, again: bytes) -> Behaviour:
+    async def behaviour(peer: Peer) -> None:
+        await peer.read_request()
+        await peer.send(start)
+        while True:
+            await peer.send(again)
+
+    return behaviour
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        endless(b"HTTP/1.1 200 ", b"O" * 999),
+        endless(b"HTTP/1.1 200 OK\r\na: ", b"v" * 999),
+        endless(b"HTTP/1.1 200 OK\r\n", b"a: v\r\n" * 99),
+        endless(b"", b"HTTP/1.1 100 Continue\r\na: v\r\n\r\n" * 9),
+        endless(CHUNKED + b"0\r\n", b"a: v\r\n" * 99),
+        endless(CHUNKED + b"0\r\na: ", b"v" * 999),
+        endless(CHUNKED + b"2;a=", b"v" * 999),
+        reply(b"HTTP/1.1 200 OK\r\na: %b\r\ncontent-length: 2\r\n\r\nhi" % (b"v" * 4100)),
+    ],
+)
+async def test_a_head_without_measure_is_refused(behaviour: Behaviour) -> None:
+    async with exchange_with(behaviour, limits=TransportLimits(max_head_bytes=4096)) as (_, transport):
+        with pytest.raises(ResponseTooLarge):
+            await get(transport)
+
+
+async def test_a_long_stream_of_small_chunks_is_not_taken_for_a_large_head() -> None:
+    raw = CHUNKED + b"1\r\nx\r\n" * 5000 + b"0\r\n\r\n"
+    async with exchange_with(keep_replying(raw), limits=TransportLimits(max_head_bytes=4096)) as (_, transport):
+        assert await get(transport, is_stream=True) == (200, b"x" * 5000)
+
+
+@pytest.mark.parametrize("raw", [answer(b"x" * 1001), CHUNKED + b"1\r\nx\r\n" * 1001, answer(LONG_BODY)])
+async def test_a_body_above_its_limit_is_refused(raw: bytes) -> None:
+    async with exchange_with(reply(raw), limits=TransportLimits(max_body_bytes=1000)) as (server, transport):
+        with pytest.raises(ResponseTooLarge):
+            await get(transport)
+        if not transport.idle:  # it was too long, yet had come whole
+            await server.peers[0].gone()
+
+
+async def test_a_body_at_its_limit_is_read() -> None:
+    limits = TransportLimits(max_body_bytes=len(LONG_BODY))
+    async with exchange_with(keep_replying(answer(LONG_BODY)), limits=limits) as (_, transport):
+        assert await get(transport) == (200, LONG_BODY)
+        assert await get(transport, is_stream=True) == (200, LONG_BODY)
+        assert transport.idle == 1
+
+
+async def test_a_reader_that_does_not_read_stops_the_backend_and_loses_nothing() -> None:
+    stopped = asyncio.Event()
+
+    async def send_much(peer: Peer) -> None:
+        await peer.read_request()
+        peer.writer.write(answer(LONG_BODY))
+        asyncio.get_running_loop().call_later(2 * SHORT_S, stopped.set)
+        await stall(peer)
+
+    limits = TransportLimits(high_water_bytes=1024)
+    async with exchange_with(send_much, limits=limits) as (server, transport):
+        response = await open_stream(transport)
+        await stopped.wait()
+        (connection,) = transport._busy
+        assert server.peers[0].writer.transport.get_write_buffer_size() > 0
+        assert 0 < connection.unread_bytes <= 1024 + 256 * 1024
+        assert await response.read() == LONG_BODY
+        assert transport.idle == 1
+
+
+async def test_a_long_request_arrives_whole() -> None:
+    async with exchange_with(keep_replying(answer(b"hi"))) as (server, transport):
+        for _ in range(2):
+            response = await transport.request("POST", "/x", [], LONG_BODY)
+            assert await response.read() == b"hi"
+        assert [request.partition(b"\r\n\r\n")[2] == LONG_BODY for request in server.requests] == [True, True]
+        assert len(server.peers) == 1
+
+
+async def test_a_long_request_waits_for_a_backend_that_does_not_read() -> None:
+    async with exchange_with(be_deaf) as (_, transport):
+        request = asyncio.create_task(transport.request("POST", "/x", [], 4 * LONG_BODY))
+        await until(lambda: any(connection._is_write_paused for connection in transport._busy))
+        (connection,) = transport._busy
+        assert connection._socket.get_write_buffer_size() < 1024 * 1024
+        request.cancel()
+        await asyncio.wait([request])
+
+
+async def test_an_answer_before_the_request_was_read_ends_the_sending() -> None:
+    async def refuse(peer: Peer) -> None:
+        await peer.reader.readuntil(b"\r\n\r\n")
+        await peer.send(answer(b"too long", 413))
+        await be_deaf(peer)
+
+    async with exchange_with(refuse) as (_, transport):
+        response = await transport.request("POST", "/x", [], 4 * LONG_BODY)
+        assert (response.status, await response.read()) == (413, b"too long")
+        assert transport.idle == 0
+
+
+# -- times
+
+
+def trickle(start: bytes, again: bytes) -> Behaviour:
+    async def behaviour(peer: Peer) -> None:
+        await peer.read_request()
+        await peer.send(start)
+        while True:
+            await peer.send(again)
+            await asyncio.sleep(SHORT_S / 10)
+
+    return behaviour
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "is_stream", "which"),
+    [
+        (read_then_stall, True, "first_token"),
+        (reply(CHUNKED), True, "first_token"),
+        (trickle(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), True, "first_token"),
+        (trickle(CHUNKED + b"2;", b"a"), True, "first_token"),
+        (reply(CHUNKED, b"2\r\nhi\r\n"), True, "idle"),
+        (trickle(CHUNKED, b"2\r\nhi\r\n"), True, "total"),
+        (read_then_stall, False, "unary"),
+        (trickle(CHUNKED, b"2\r\nhi\r\n"), False, "unary"),
+        (be_deaf, False, "unary"),
+    ],
+)
+async def test_waiting_has_an_end(behaviour: Behaviour, is_stream: bool, which: str) -> None:
+    timeouts = Timeouts(first_token_s=SHORT_S, idle_s=SHORT_S, unary_s=2 * SHORT_S, total_s=2.5 * SHORT_S)
+    async with exchange_with(behaviour, timeouts=timeouts) as (server, transport):
+        with pytest.raises(TimedOut) as caught:
+            await get(transport, is_stream=is_stream)
+        assert caught.value.which == which
+        if behaviour is not be_deaf:
+            await server.peers[0].gone()
+
+
+async def test_an_early_limit_holds_after_a_later_one_on_the_same_connection() -> None:
+    async with exchange_with(reply(answer(b"hi"), then=read_then_stall), timeouts=Timeouts(first_token_s=SHORT_S)) as (
+        _,
+        transport,
+    ):
+        await get(transport)
+        with pytest.raises(TimedOut):
+            await open_stream(transport)
+
+
+async def test_a_caller_can_set_the_limit_of_one_wait() -> None:
+    async with exchange_with(reply(CHUNKED, b"2\r\nhi\r\n")) as (_, transport):
+        response = await open_stream(transport)
+        assert await response.next_chunk(timeout_s=PATIENCE_S) == b"hi"
+        with pytest.raises(TimedOut):
+            await response.next_chunk(timeout_s=SHORT_S)
+        response.close()
+
+
+async def test_time_in_which_the_reader_does_not_read_does_not_count() -> None:
+    proceed = asyncio.Event()
+
+    async def wait_for_the_reader(peer: Peer) -> None:
+        await proceed.wait()
+        await peer.send(b"2\r\nho\r\n0\r\n\r\n")
+        await stall(peer)
+
+    timeouts = Timeouts(first_token_s=4 * SHORT_S, idle_s=4 * SHORT_S, total_s=4 * SHORT_S)
+    behaviour = reply(CHUNKED, b"2\r\nhi\r\n", then=wait_for_the_reader)
+    async with exchange_with(behaviour, timeouts=timeouts) as (_, transport):
+        response = await open_stream(transport)
+        await asyncio.sleep(5 * SHORT_S)  # time has to pass
+        assert await response.next_chunk() == b"hi"
+        await asyncio.sleep(5 * SHORT_S)
+        proceed.set()
+        assert await response.read() == b"ho"
+
+
+async def test_connecting_has_an_end(tmp_path: Path) -> None:
+    async with MisbehavingServer(stall) as server:  # listens, and never answers the TLS handshake
+        url = server.base_url.replace("http://", "https://")
+        transport = Transport(url, timeouts=Timeouts(connect_s=SHORT_S), limits=USUAL_LIMITS)
+        with pytest.raises(TimedOut) as caught:
+            await transport.request("GET", "/x", [])
+        assert caught.value.which == "connect"
+        await server.peers[0].gone()
+        assert transport.in_flight == 0
+
+
+# -- leaving
+
+
+async def test_a_cancelled_request_closes_its_connection_at_once() -> None:
+    async with exchange_with(read_then_stall) as (server, transport):
+        request = asyncio.create_task(transport.request("GET", "/x", []))
+        await until(lambda: server.requests)
+        request.cancel()
+        await asyncio.wait([request])
+        assert request.cancelled()
+        assert transport.in_flight == 0
+        await server.peers[0].gone()
+
+
+async def test_a_request_cancelled_while_connecting_leaves_nothing() -> None:
+    async with MisbehavingServer(stall) as server:
+        transport = Transport(server.base_url.replace("http://", "https://"), timeouts=USUAL_TIMES, limits=USUAL_LIMITS)
+        request = asyncio.create_task(transport.request("GET", "/x", []))
+        await until(lambda: server.peers)
+        request.cancel()
+        await asyncio.wait([request])
+        assert request.cancelled()
+        await server.peers[0].gone()
+        assert transport.in_flight == 0
+
+
+async def test_a_cancelled_reader_that_closes_closes_the_connection_at_once() -> None:
+    async with exchange_with(reply(CHUNKED, b"2\r\nhi\r\n")) as (server, transport):
+        response = await open_stream(transport)
+        assert await response.next_chunk() == b"hi"
+        reading = asyncio.create_task(response.next_chunk())
+        await asyncio.sleep(0)
+        reading.cancel()
+        await asyncio.wait([reading])
+        assert transport.in_flight == 1
+        response.close()
+        response.close()
+        assert transport.in_flight == 0
+        await server.peers[0].gone()
+
+
+async def test_a_response_closed_by_another_task_ends_the_reader_with_an_error() -> None:
+    async with exchange_with(reply(CHUNKED)) as (_, transport):
+        response = await open_stream(transport)
+        reading = asyncio.create_task(response.next_chunk())
+        await asyncio.sleep(0)
+        response.close()
+        with pytest.raises(ConnectionDied):
+            await reading
+        with pytest.raises(ConnectionDied):
+            await response.next_chunk()
+
+
+def connections_in_memory() -> int:
+    gc.collect()
+    return sum(type(thing).__name__ == "_Connection" for thing in gc.get_objects())
+
+
+async def test_a_closed_connection_leaves_nothing_behind() -> None:
+    before = connections_in_memory()
+    async with exchange_with(reply(CHUNKED, b"2\r\nhi\r\n")) as (server, transport):
+        response = await open_stream(transport)
+        await response.next_chunk()
+        response.close()
+        await server.peers[0].gone()
+        del response
+        assert connections_in_memory() == before
+
+
+async def test_an_answer_that_came_whole_but_is_not_read_keeps_its_connection() -> None:
+    async with exchange_with(keep_replying(answer(b"hi"))) as (server, transport):
+        for _ in range(2):
+            response = await transport.request("GET", "/x", [])
+            response.close()
+        assert (len(server.peers), transport.idle) == (1, 1)
+
+
+# -- connecting and TLS
+
+
+async def test_a_refused_connection_is_one_clean_error() -> None:
+    async with MisbehavingServer(stall) as server:
+        pass
+    transport = Transport(server.base_url, timeouts=USUAL_TIMES, limits=USUAL_LIMITS)
+    with pytest.raises(ConnectFailed):
+        await get(transport)
+    assert transport.in_flight == 0
+
+
+async def test_a_host_name_that_cannot_be_one_is_one_clean_error() -> None:
+    transport = Transport(f"http://{'a' * 70}", timeouts=USUAL_TIMES, limits=USUAL_LIMITS)
+    with pytest.raises(ConnectFailed):
+        await get(transport)
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    return make_certificate(tmp_path_factory.mktemp("tls"))
+
+
+async def test_tls_carries_requests_and_reuses_connections(tls: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    async with exchange_with(keep_replying(answer(LONG_BODY)), tls=tls) as (server, transport):
+        for _ in range(2):
+            response = await transport.request("POST", "/x", [], LONG_BODY)
+            assert await response.read() == LONG_BODY
+        assert len(server.peers) == 1
+
+
+async def test_an_abandoned_tls_stream_is_closed_at_once(tls: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    async with exchange_with(reply(CHUNKED, b"2\r\nhi\r\n"), tls=tls) as (server, transport):
+        response = await open_stream(transport)
+        assert await response.next_chunk() == b"hi"
+        response.close()
+        await server.peers[0].gone()
+
+
+async def test_a_certificate_nobody_vouches_for_is_refused(tls: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    async with MisbehavingServer(stall, ssl_context=tls[0]) as server:
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)  # the server's own complaint
+        transport = Transport(server.base_url, timeouts=USUAL_TIMES, limits=USUAL_LIMITS)
+        with pytest.raises(ConnectFailed):
+            await get(transport)
+
+
+async def test_tls_to_a_backend_without_it_is_one_clean_error() -> None:
+    async def talk_plainly(peer: Peer) -> None:
+        await peer.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await stall(peer)
+
+    async with MisbehavingServer(talk_plainly) as server:
+        url = server.base_url.replace("http://", "https://")
+        transport = Transport(url, timeouts=USUAL_TIMES, limits=USUAL_LIMITS)
+        with pytest.raises(ConnectFailed):
+            await get(transport)
+
+
+# -- any bytes, in any pieces
+
+
+def cut(data: bytes, places: list[int]) -> list[bytes]:
+    edges = [0, *sorted({place % (len(data) + 1) for place in places}), len(data)]
+    return [data[start:end] for start, end in pairwise(edges)]
+
+
+def chunked(pieces: list[bytes]) -> bytes:
+    return CHUNKED + b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces if piece) + b"0\r\n\r\n"
+
+
+FRAMED = [
+    answer(b"hello", headers=b"a: b\r\n"),
+    chunked([b"he", b"llo"]),
+    b"HTTP/1.1 100 x\r\n\r\n" + answer(b"hello"),
+]
+
+
+@pytest.mark.parametrize("raw", FRAMED)
+async def test_an_answer_cut_in_two_at_any_byte_is_the_same_answer(raw: bytes) -> None:
+    behaviours = [reply(raw[:at], raw[at:]) for at in range(len(raw))]
+    async with exchange_with(*behaviours, limits=TransportLimits(max_idle_connections=0)) as (_, transport):
+        for at in range(len(raw)):
+            assert await get(transport, is_stream=bool(at % 2)) == (200, b"hello")
+
+
+@pytest.mark.parametrize("raw", FRAMED)
+async def test_an_answer_that_ends_at_any_byte_before_its_last_is_an_error(raw: bytes) -> None:
+    async with exchange_with(*[reply(raw[:at], then=close) for at in range(len(raw))]) as (_, transport):
+        for at in range(len(raw)):
+            with pytest.raises(ConnectionDied) as caught:
+                await get(transport, is_stream=bool(at % 2))
+            assert caught.value.before_first_byte == (at == 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    pieces=st.lists(st.binary(min_size=1, max_size=300), max_size=8),
+    places=st.lists(st.integers(0, 4000), max_size=12),
+    is_chunked=st.booleans(),
+    is_stream=st.booleans(),
+)
+async def test_a_valid_answer_in_any_chunks_and_any_pieces_is_the_same_answer(
+    pieces: list[bytes], places: list[int], is_chunked: bool, is_stream: bool
+) -> None:
+    body = b"".join(pieces)
+    raw = chunked(pieces) if is_chunked else answer(body)
+    async with exchange_with(reply(*cut(raw, places))) as (_, transport):
+        assert await get(transport, is_stream=is_stream) == (200, body)
+        assert transport.idle == 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    raw=st.sampled_from([*FRAMED, b""]),
+    at=st.integers(0, 200),
+    dropped=st.integers(0, 20),
+    garbage=st.one_of(
+        st.binary(max_size=40), st.sampled_from([b"\r\n", b"\r\n\r\n", b"HTTP/1.1 ", b"0", b": ", b"\0"])
+    ),
+    places=st.lists(st.integers(0, 400), max_size=4),
+    ending=st.sampled_from([close, reset]),
+)
+async def test_garbage_anywhere_is_an_answer_or_one_clean_error(
+    raw: bytes, at: int, dropped: int, garbage: bytes, places: list[int], ending: Behaviour
+) -> None:
+    at = min(at, len(raw))
+    spoilt = raw[:at] + garbage + raw[at + dropped :]
+    async with exchange_with(reply(*cut(spoilt, places), then=ending)) as (_, transport):
+        try:
+            status, _ = await get(transport, is_stream=bool(at % 2))
+            assert 200 <= status < 600
+        except UpstreamError:
+            assert transport.idle == 0

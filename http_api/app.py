@@ -1,10 +1,13 @@
 """Every route and every middleware of the HTTP door, on one screen."""
 
+from typing import Protocol
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from http_api.chat import ChatCompletions
 from http_api.health import Health, MetricsPage
@@ -18,12 +21,19 @@ from http_api.operations import Operation, routes_of
 from http_api.welcome import Welcome
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import Gateway
-from mcp_gateway.server import McpDoor
 
 PREFIXES = ("/v1", "/api/v1/inference")
 
 
-def build_app(gateway: Gateway, mcp: McpDoor, *, base_url: str) -> Starlette:
+class McpEndpoints(Protocol):
+    """The MCP door as this one sees it: three ASGI endpoints."""
+
+    async def streamable_http(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+    async def sse(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+    async def messages(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+
+def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> Starlette:
     """The ASGI app of both doors over an open gateway; `base_url` is where clients reach it."""
     settings = gateway.settings
     chat = ChatCompletions(
@@ -33,9 +43,7 @@ def build_app(gateway: Gateway, mcp: McpDoor, *, base_url: str) -> Starlette:
     keys = Keys(gateway.keys, gateway.authenticator, gateway.limiter, max_body_bytes=settings.max_body_bytes)
     limits = Limits(gateway.limiter)
     token = settings.metrics_token
-    metrics = MetricsPage(
-        gateway.metrics, gateway.lifecycle, gateway.pool, token.get_secret_value() if token else None
-    )
+    metrics = MetricsPage(gateway.metrics, gateway.lifecycle, gateway.pool, token.get_secret_value() if token else None)
     health = Health(gateway.lifecycle, gateway.pool, gateway.version)
     welcome = Welcome(gateway.version)
 

@@ -41,9 +41,7 @@ Asked = TypeVar("Asked", bound=KeyChange)
 
 
 class Keys:
-    def __init__(
-        self, keys: KeyRing, authenticator: Authenticator, limiter: Limiter, *, max_body_bytes: int
-    ) -> None:
+    def __init__(self, keys: KeyRing, authenticator: Authenticator, limiter: Limiter, *, max_body_bytes: int) -> None:
         self._keys = keys
         self._authenticator = authenticator
         self._limiter = limiter

@@ -24,7 +24,7 @@ class Operation:
 
 
 class PathEndpoint:
-    """All operations of one path: 405 with a complete Allow for the methods that it lacks, HEAD wherever there is GET."""
+    """All operations of one path: 405 with a complete Allow for other methods, HEAD wherever there is GET."""
 
     def __init__(self, operations: Iterable[Operation]) -> None:
         self._by_method = {operation.method: _endpoint_of(operation) for operation in operations}

@@ -1,23 +1,30 @@
-"""The roof: `mcp-gateway serve | accounts | keys | bridge`; the only file of this package that knows http_api."""
+"""The roof: `mcp-gateway serve | accounts | keys | ledger | bridge`; the only file here that knows http_api."""
 
 import asyncio
+import json
 import os
 import sys
-from collections.abc import Awaitable, Callable
+import sysconfig
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from sqlite3 import Error as DatabaseError
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
+from bridge.mcp_stdio_bridge import main as run_bridge
 from http_api.app import build_app
 from http_api.serve import serve as serve_app
 from mcp_gateway import __version__
 from mcp_gateway.core.config import ConfigError, Settings, load_settings
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import Desk, Gateway, open_desk, open_gateway
-from mcp_gateway.core.identity.keys import DEFAULT, KeyLimits, Limit
+from mcp_gateway.core.identity.keys import DEFAULT, LIMIT_NAMES, Key, KeyLimits, Limit
+from mcp_gateway.core.ids import new_id
 from mcp_gateway.core.money import format_usd, parse_usd
 from mcp_gateway.core.observe.logs import configure_logging
+from mcp_gateway.core.store.migrations import SchemaTooNew
+from mcp_gateway.core.store.sole import AlreadyServed
 from mcp_gateway.server import McpDoor
 
 T = TypeVar("T")
@@ -31,15 +38,15 @@ app = typer.Typer(
 )
 accounts = typer.Typer(help="Accounts and their money.", no_args_is_help=True)
 keys = typer.Typer(help="API keys of accounts.", no_args_is_help=True)
+ledger = typer.Typer(help="The ledger.", no_args_is_help=True)
 app.add_typer(accounts, name="accounts")
 app.add_typer(keys, name="keys")
+app.add_typer(ledger, name="ledger")
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="Settings file; otherwise ./gateway.toml where there is one.")
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print the bare id or key alone.")]
-AccountOption = Annotated[str, typer.Option("--account", help="The account's id, acc_...")]
-_LIMIT_HELP = "A number, or none for no limit; the configured default when left out."
 
 
 def main() -> None:
@@ -47,15 +54,21 @@ def main() -> None:
     app()
 
 
-@app.callback(invoke_without_command=True)
-def version(
-    context: typer.Context, show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
-) -> None:
-    if show:
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
         typer.echo(__version__)
         raise typer.Exit
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...
+
+
+# serve
 
 
 @app.command()
@@ -68,22 +81,284 @@ def serve(
     """Start the gateway."""
     if workers != 1:
         _fail("limits and MCP sessions live in the process, so --workers must be 1")
-    overrides = {"GATEWAY_HOST": host, "GATEWAY_PORT": None if port is None else str(port)}
-    settings = _settings(config, {name: value for name, value in overrides.items() if value is not None})
+    given = {"GATEWAY_HOST": host, "GATEWAY_PORT": None if port is None else str(port)}
+    settings = _settings(config, {name: value for name, value in given.items() if value is not None})
     configure_logging(settings.log_level)
     _run(_serve(settings))
 
 
 async def _serve(settings: Settings) -> None:
-    async with open_gateway(settings) as gateway, _mcp_door(gateway) as door:
-        base_url = settings.public_url or f"http://{_reachable(settings.host)}:{settings.port}"
-        await serve_app(
-            build_app(gateway, door, base_url=base_url),
-            gateway.lifecycle,
-            host=settings.host,
-            port=settings.port,
-            max_header_bytes=settings.max_header_bytes,
-            announce_s=settings.drain_announce_s,
-            drain_timeout_s=settings.drain_timeout_s,
-            on_listening=lambda host, port: _greet(settings, gateway, host, port),
+    async with open_gateway(settings) as gateway:
+        door = McpDoor(gateway)
+        async with door.run():
+            await serve_app(
+                build_app(gateway, door, base_url=_base_url(settings, settings.host, settings.port)),
+                gateway.lifecycle,
+                host=settings.host,
+                port=settings.port,
+                max_header_bytes=settings.max_header_bytes,
+                announce_s=settings.drain_announce_s,
+                drain_timeout_s=settings.drain_timeout_s,
+                on_listening=lambda host, port: _greet(gateway, _base_url(settings, host, port)),
+            )
+
+
+def _base_url(settings: Settings, host: str, port: int) -> str:
+    """Where clients reach the gateway, as far as it can tell."""
+    reachable = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
+    return settings.public_url or f"http://{f'[{reachable}]' if ':' in reachable else reachable}:{port}"
+
+
+def _greet(gateway: Gateway, base_url: str) -> None:
+    """What a newcomer needs: the address, a line that works as pasted, how to make a key, and a client's block."""
+    model = next(iter(gateway.published.current), "demo/echo")
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello"}]})
+    command = str(Path(sysconfig.get_path("scripts")) / "mcp-gateway")
+    server = {"command": command, "args": ["bridge", f"{base_url}/v1/mcp"], "env": {"GATEWAY_API_KEY": "gw_live_..."}}
+    typer.echo(
+        f"""
+mcp-gateway {__version__} on {base_url}
+
+  As a guest:   curl {base_url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'
+  Make a key:   {command} keys create --account $({command} accounts create me --credit 5 --quiet)
+  MCP:          {base_url}/v1/mcp (streamable HTTP), {base_url}/v1/mcp/sse (HTTP+SSE)
+
+For a desktop client's configuration (a guest leaves "env" out):
+
+{json.dumps({"mcpServers": {"gateway": server}}, indent=2)}
+"""
+    )
+
+
+# accounts
+
+
+@accounts.command("create")
+def create_account(
+    name: Annotated[str, typer.Argument(help="A name for people.")],
+    credit: Annotated[str | None, typer.Option(help="USD to begin with, such as 5 or 12.50.")] = None,
+    config: ConfigOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Make an account."""
+    amount_nano = None if credit is None else _amount(credit)
+
+    async def work(desk: Desk) -> None:
+        account = await desk.accounts.create(name)
+        if amount_nano is not None:
+            await desk.ledger.credit(account.id, amount_nano, new_id("cli"))
+        typer.echo(
+            account.id if quiet else f"account {account.id} ({name}), balance {format_usd(amount_nano or 0)} USD"
         )
+
+    _at_desk(config, work)
+
+
+@accounts.command("list")
+def list_accounts(config: ConfigOption = None) -> None:
+    """Show all accounts with their balances in USD."""
+
+    async def work(desk: Desk) -> None:
+        typer.echo(f"{'id':<38}{'balance':>16}{'granted':>16}{'held':>16}  name")
+        for account in await desk.accounts.list():
+            balance = await desk.ledger.balance(account.id)
+            amounts = (balance.spendable_nano, balance.granted_nano, balance.held_nano)
+            columns = "".join(f"{format_usd(amount):>16}" for amount in amounts)
+            typer.echo(f"{account.id:<38}{columns}  {account.name}{'' if account.is_active else ' (deactivated)'}")
+
+    _at_desk(config, work)
+
+
+@accounts.command("credit")
+def credit_account(
+    account: Annotated[str, typer.Argument(help="The account's id, acc_...")],
+    usd: Annotated[str, typer.Argument(help="USD to add, such as 5 or 12.50.")],
+    grant: Annotated[bool, typer.Option("--grant", help="A gift: used before what was paid.")] = False,
+    config: ConfigOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Add money to an account."""
+    amount_nano = _amount(usd)
+
+    async def work(desk: Desk) -> None:
+        await desk.accounts.get(account)
+        add = desk.ledger.grant if grant else desk.ledger.credit
+        await add(account, amount_nano, new_id("cli"))
+        balance = format_usd((await desk.ledger.balance(account)).spendable_nano)
+        typer.echo(account if quiet else f"account {account}, balance {balance} USD")
+
+    _at_desk(config, work)
+
+
+@accounts.command("deactivate")
+def deactivate_account(
+    account: Annotated[str, typer.Argument(help="The account's id, acc_...")], config: ConfigOption = None
+) -> None:
+    """Switch all keys of an account off."""
+    _at_desk(config, lambda desk: desk.accounts.set_active(account, is_active=False))
+
+
+@accounts.command("activate")
+def activate_account(
+    account: Annotated[str, typer.Argument(help="The account's id, acc_...")], config: ConfigOption = None
+) -> None:
+    """Switch the keys of a deactivated account on again."""
+    _at_desk(config, lambda desk: desk.accounts.set_active(account, is_active=True))
+
+
+# keys
+
+_LIMIT_HELP = "A number, or none for no limit; left out: the configured default."
+LimitOption = Annotated[str | None, typer.Option(help=_LIMIT_HELP, metavar="N|none")]
+
+
+@keys.command("create")
+def create_key(
+    account: Annotated[str, typer.Option("--account", help="The account's id, acc_...")],
+    name: Annotated[str, typer.Option(help="A name for people.")] = "",
+    test: Annotated[bool, typer.Option("--test", help="A key that the demo answers and that is never billed.")] = False,
+    requests_per_minute: LimitOption = None,
+    requests_per_day: LimitOption = None,
+    tokens_per_minute: LimitOption = None,
+    in_flight: LimitOption = None,
+    config: ConfigOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Make an API key; it is shown this once."""
+    given = (requests_per_minute, requests_per_day, tokens_per_minute, in_flight)
+    limits = KeyLimits(*(_limit(name, text) for name, text in zip(LIMIT_NAMES, given, strict=True)))
+
+    async def work(desk: Desk) -> None:
+        key, raw = await desk.keys.create(account, name=name, is_test=test, limits=limits)
+        typer.echo(raw if quiet else f"key {key.id} of {account}; keep it, it is not shown again:\n{raw}")
+
+    _at_desk(config, work)
+
+
+@keys.command("list")
+def list_keys(
+    account: Annotated[str | None, typer.Option("--account", help="Only this account's.")] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Show keys by their first characters, with the limits that differ from the configured defaults."""
+
+    async def work(desk: Desk) -> None:
+        typer.echo(f"{'id':<38}{'account':<38}{'key':<18}{'state':<9}name")
+        for key in await desk.keys.list(account):
+            state = "live" if key.revoked_at_ms is None else "revoked"
+            notes = " ".join(filter(None, (key.name, _own_limits(key))))
+            typer.echo(f"{key.id:<38}{key.account_id:<38}{key.prefix + '...':<18}{state:<9}{notes}")
+
+    _at_desk(config, work)
+
+
+@keys.command("revoke")
+def revoke_key(
+    key: Annotated[str, typer.Argument(help="The key's id, key_...")],
+    config: ConfigOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Make a key useless, within a second also for a running server."""
+
+    async def work(desk: Desk) -> None:
+        await desk.keys.revoke(key)
+        typer.echo(key if quiet else f"key {key} is revoked")
+
+    _at_desk(config, work)
+
+
+def _limit(name: str, text: str | None) -> Limit:
+    if text is None:
+        return DEFAULT
+    if text.lower() == "none":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        _fail(f"--{name.replace('_', '-')} takes a whole number from 1, or none; not {text!r}")
+    return int(text)
+
+
+def _own_limits(key: Key) -> str:
+    own = {name: getattr(key.limits, name) for name in LIMIT_NAMES if getattr(key.limits, name) is not DEFAULT}
+    return ", ".join(f"{name} {'none' if limit is None else limit}" for name, limit in own.items())
+
+
+# ledger
+
+
+@ledger.command("check")
+def check_ledger(config: ConfigOption = None) -> None:
+    """Hold every balance against all entries; exits with 1 where they differ."""
+
+    async def work(desk: Desk) -> None:
+        discrepancies = await desk.ledger.check()
+        for discrepancy in discrepancies:
+            typer.echo(discrepancy, err=True)
+        if discrepancies:
+            raise typer.Exit(1)
+        typer.echo("every balance equals its entries")
+
+    _at_desk(config, work)
+
+
+# bridge
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def bridge(context: typer.Context) -> None:
+    """Connect a desktop client to an MCP server: stdio on this side, HTTP on the other."""
+    raise typer.Exit(run_bridge(context.args))
+
+
+# shared
+
+
+def _settings(config: Path | None, given: dict[str, str] | None = None) -> Settings:
+    try:
+        return load_settings(config, {**os.environ, **(given or {})})
+    except ConfigError as error:
+        _fail(str(error))
+
+
+def _at_desk(config: Path | None, work: Callable[[Desk], Awaitable[None]]) -> None:
+    settings = _settings(config)
+    configure_logging("warning")
+
+    async def at_desk() -> None:
+        async with open_desk(settings) as desk:
+            await work(desk)
+
+    _run(at_desk())
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """Run to the end; what an operator can mend is said in one line, without a traceback."""
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(work)
+    except GatewayError as error:
+        _fail(error.message)
+    except (AlreadyServed, SchemaTooNew, DatabaseError, OSError) as error:
+        _fail(str(error))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if sys.platform == "win32":
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
+
+
+def _amount(text: str) -> int:
+    try:
+        amount_nano = parse_usd(text)
+    except ValueError as error:
+        _fail(str(error))
+    if amount_nano <= 0:
+        _fail(f"{text!r} is not more than nothing")
+    return amount_nano
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"mcp-gateway: {message}", err=True)
+    raise typer.Exit(2)

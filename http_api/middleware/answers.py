@@ -1,4 +1,4 @@
-"""The outermost layer: gives each request its id, stamps every answer, and turns whatever is raised into one error shape."""
+"""The outermost layer: an id for each request, stamps for every answer, one error shape for whatever is raised."""
 
 import logging
 import traceback

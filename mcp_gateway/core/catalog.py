@@ -172,7 +172,7 @@ def _discovered(listing: Listing) -> Model:
 
 
 def quote(model: Model, price: Price, request: ChatRequest, wallet: WalletSettings) -> Quote:
-    """The worst case of a request whose `max_tokens` is set: bytes bound the prompt, since a token is at least one byte."""
+    """The worst case of a request whose `max_tokens` is set; bytes bound the prompt: a token is at least one byte."""
     prompt = request.text_bytes + wallet.template_margin_tokens * (1 + request.message_count)
     prompt += wallet.max_image_tokens * len(request.images)
     prompt = min(prompt, model.context_window)

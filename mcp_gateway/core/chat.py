@@ -256,7 +256,8 @@ class Exchange:
         headers = ((b"x-request-id", self._call.request_id.encode()), *self._call.trace_headers)
         for attempt, backend in enumerate(route.backends, 1):
             try:
-                return await self._ask(backend, body, headers, request, model)
+                await self._ask(backend, body, headers, request, model)
+                return
             except GatewayError as error:
                 self._let_go()
                 self._chat.metrics.upstream_errors.labels(backend.name, error.code).inc()

@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What a code means to a caller: HTTP status, OpenAI error type, and what to do next (for a model that reads it)."""
+    """What a code means to a caller: HTTP status, OpenAI error type, and what to do next (in words for a model)."""
 
     status: int
     type: str

@@ -1,4 +1,4 @@
-"""The shape of a chat request: reads the few fields that the gateway needs, strictly typed, and keeps the rest as it came.
+"""The shape of a chat request: the few fields that the gateway reads, strictly typed; the rest is kept as it came.
 
 Strict because vLLM is not: it takes `"8"` for 8, prefers `max_completion_tokens`, and falls back to a default model.
 """

@@ -182,6 +182,35 @@ async def test_a_server_without_a_stream_of_notifications_keeps_its_session() ->
     assert sorted(server.methods) == ["DELETE", "GET", *["POST"] * 5]
 
 
+async def test_a_call_that_comes_while_the_session_is_opened_again_waits_for_it() -> None:
+    reopening, may_reopen = asyncio.Event(), asyncio.Event()
+    has_restarted = False
+
+    async def restarted(exchange: Exchange) -> None:
+        if exchange.rpc_method == "initialize" and has_restarted:
+            reopening.set()
+            await may_reopen.wait()
+        if exchange.method == "GET":
+            await exchange.head(405)
+        elif has_restarted and not may_reopen.is_set():
+            await exchange.head(404)
+        elif not await handshake(exchange):
+            await exchange.json(exchange.result())
+
+    async with fake_server(restarted) as server, bridge_to(server.url) as lines:
+        await lines.open()
+        has_restarted = True
+        await lines.send("tools/call", id=1)
+        await reopening.wait()
+        await lines.send("tools/call", id=2)
+        await asyncio.sleep(0)  # the second call is on its way
+        posts = len(server.exchanges)
+        may_reopen.set()
+        assert {(await lines.read())["id"] for _ in range(2)} == {1, 2}
+        methods = [exchange.rpc_method for exchange in server.exchanges[posts:] if exchange.method == "POST"]
+        assert methods == ["notifications/initialized", "tools/call", "tools/call"]
+
+
 async def test_a_stream_that_pinged_and_fell_silent_is_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mcp_stdio_bridge, "PINGED_SILENCE_S", 0.02)
     monkeypatch.setattr(mcp_stdio_bridge, "BACKOFF_S", (0.01, 0.01))

@@ -157,7 +157,7 @@ async def test_the_example_configuration_works_once_its_one_placeholder_is_repla
     assert text.count("YOUR_API_KEY") == 1
     ((_, entry),) = json.loads(text.replace("YOUR_API_KEY", GOOD_KEY))["mcpServers"].items()
     assert entry["env"]["GATEWAY_URL"] == "http://127.0.0.1:8080/v1/mcp"  # where `make serve` listens
-    path = os.pathsep.join(["/tmp/scratch/bin", str(Path(sys.executable).parent), os.environ["PATH"]])  # as the README tells
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # as the README tells
     variables = entry["env"] | {"GATEWAY_URL": server.url, "PATH": path}
     command = StdioServerParameters(command=entry["command"], args=entry["args"], env=variables)
     async with Client(command) as client:

@@ -44,7 +44,9 @@ class Accounts:
         """Raises GatewayError `not_found`."""
         row = await self._store.fetch_one(f"SELECT {_COLUMNS} FROM accounts WHERE id = ?", (account_id,))
         if row is None:
-            raise GatewayError("not_found", f"There is no account {account_id!r}; `mcp-gateway accounts list` shows them.")
+            raise GatewayError(
+                "not_found", f"There is no account {account_id!r}; `mcp-gateway accounts list` shows them."
+            )
         return _account(row)
 
     async def set_active(self, account_id: str, *, is_active: bool) -> None:

@@ -23,7 +23,7 @@ class Authenticator:
         )
 
     def identify(self, credential: str | None, address: str) -> Caller:
-        """The caller of a request. Raises GatewayError (401, 403) for a wrong credential, or none where one is needed."""
+        """The caller of a request. Raises GatewayError (401, 403) for a wrong credential, or a missing one."""
         if credential is not None:
             return self._key_caller(self._keys.resolve(credential))
         if not self._guests.enabled:

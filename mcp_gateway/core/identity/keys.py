@@ -94,7 +94,7 @@ class KeyRing:
     # Asking
 
     def resolve(self, raw: str) -> Key:
-        """The key behind a credential. Raises GatewayError: `invalid_api_key`, `revoked_api_key`, `account_deactivated`."""
+        """The key behind a credential. Raises GatewayError (401, or 403 for a deactivated account)."""
         key = self._keys.get(sha256(raw.encode("utf-8", "surrogateescape")).digest()) if _SHAPE.fullmatch(raw) else None
         if key is None:
             raise GatewayError("invalid_api_key", "This API key is not known here.")
@@ -107,7 +107,9 @@ class KeyRing:
     async def list(self, account_id: str | None = None) -> "list[Key]":
         """The keys of one account, or all of them, the oldest first; revoked ones too."""
         where = "" if account_id is None else "WHERE account_id = ?"
-        rows = await self._store.fetch_all(f"{_SELECT} {where} ORDER BY keys.id", () if account_id is None else (account_id,))
+        rows = await self._store.fetch_all(
+            f"{_SELECT} {where} ORDER BY keys.id", () if account_id is None else (account_id,)
+        )
         return [_key(row) for row in rows]
 
     async def get(self, key_id: str) -> Key:

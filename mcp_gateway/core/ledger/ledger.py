@@ -166,7 +166,13 @@ class Ledger:
         if from_grants_nano:
             _draw(connection, request_id, account_id, from_grants_nano)
         self._post(
-            connection, account_id, "hold", request_id, paid=-from_paid_nano, granted=-from_grants_nano, held=amount_nano
+            connection,
+            account_id,
+            "hold",
+            request_id,
+            paid=-from_paid_nano,
+            granted=-from_grants_nano,
+            held=amount_nano,
         )
         return Hold(request_id, account_id, amount_nano)
 
@@ -184,7 +190,7 @@ class Ledger:
 
     def _end(self, connection: sqlite3.Connection, request_id: str, kind: str, cost_nano: int) -> int:
         sql = "DELETE FROM holds WHERE request_id = ? RETURNING account_id, paid_nano, granted_nano"
-        row = connection.execute(sql, (request_id,)).fetchone()
+        row: tuple[str, int, int] | None = connection.execute(sql, (request_id,)).fetchone()
         if row is None:
             return 0
         account_id, paid_nano, granted_nano = row
@@ -202,10 +208,13 @@ class Ledger:
     def _expire(self, connection: sqlite3.Connection, account_id: str) -> int:
         """Take back what is left, and not held, of grants whose time is over; returns how much."""
         sql = "SELECT id, remaining_nano FROM grants WHERE account_id = ? AND remaining_nano > 0 AND expires_at_ms <= ?"
-        expired = connection.execute(sql, (account_id, self._now_ms())).fetchall()
+        rows = connection.execute(sql, (account_id, self._now_ms())).fetchall()
+        expired: list[tuple[int, int]] = rows
         for grant_id, left_nano in expired:
             connection.execute("UPDATE grants SET remaining_nano = 0 WHERE id = ?", (grant_id,))
-            self._post(connection, account_id, "expire", f"grant {grant_id}", granted=-left_nano, grant_source=left_nano)
+            self._post(
+                connection, account_id, "expire", f"grant {grant_id}", granted=-left_nano, grant_source=left_nano
+            )
         return sum(left_nano for _, left_nano in expired)
 
     def _post(

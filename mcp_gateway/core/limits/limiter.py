@@ -1,7 +1,7 @@
 """Counts what each caller uses and refuses what exceeds its allowance.
 
-All in memory and without awaits: a decision and its count are one step. A table lives for one window and is then dropped
-whole, so none grows without bound; daily counts are handed in at start.
+All in memory and without awaits: a decision and its count are one step. A table lives for one window and is then
+dropped whole, so none grows without bound; daily counts are handed in at start.
 """
 
 from collections import defaultdict
@@ -120,7 +120,7 @@ class Limiter:
         now_s = self._now_s()
         requests, day = self._requests.at(now_s), self._days.at(now_s)
         subject, allowance = caller.subject, caller.allowance
-        self._check_day(day[subject] if subject in day else 0, allowance, now_s)
+        self._check_day(day.get(subject, 0), allowance, now_s)
         self._check_minute(requests, caller, now_s)
         self._check_in_flight(caller)
         requests[subject] += 1

@@ -3,7 +3,7 @@
 import logging
 
 _LOUD = ("asyncio", "aiosqlite", "httpcore2", "httpx2", "mcp", "openai", "sse_starlette", "starlette", "uvicorn")
-"""Libraries that log frames, bodies, SQL parameters or headers at DEBUG (some at INFO): warnings only, whatever is asked."""
+"""Libraries that log frames, bodies, SQL parameters or headers below WARNING: silenced there, whatever is asked."""
 
 
 def configure_logging(level: str) -> None:

@@ -9,7 +9,7 @@ _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 3
 
 
 class Metrics:
-    """One attribute a metric; models are labelled by public id, and `unknown` where a request named no published one."""
+    """One attribute a metric; models are labelled by public id, or `unknown` where a request named none of them."""
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
@@ -19,9 +19,7 @@ class Metrics:
             "gateway_requests", "Requests ended, by what the caller was told.", ("route", "model", "status"),
             registry=registry,
         )  # fmt: skip
-        self.tokens = Counter(
-            "gateway_tokens", "Tokens of prompts and answers.", ("model", "kind"), registry=registry
-        )
+        self.tokens = Counter("gateway_tokens", "Tokens of prompts and answers.", ("model", "kind"), registry=registry)
         self.first_token_seconds = Histogram(
             "gateway_time_to_first_token_seconds", "From the request's arrival to the first frame of its stream.",
             ("model",), buckets=_LATENCY_BUCKETS_S, registry=registry,

@@ -42,7 +42,7 @@ class RequestRecord:
 
 
 _COLUMNS = tuple(field.name for field in fields(RequestRecord))
-_INSERT = f"INSERT INTO requests ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608 - our own names
+_INSERT = f"INSERT INTO requests ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 
 
 def _row(record: RequestRecord) -> tuple[object, ...]:

@@ -41,7 +41,9 @@ class ImagePolicy:
     def _check_one(self, image: str) -> None:
         found = _DATA_URI.match(image)
         if found is None:
-            message = "Send the image itself, as data:image/png;base64,... (or jpeg, webp, gif); addresses are not fetched."
+            message = (
+                "Send the image itself, as data:image/png;base64,... (or jpeg, webp, gif); addresses are not fetched."
+            )
             raise GatewayError("unsupported_parameter", message, param="image_url")
         try:
             content = b64decode(image[found.end() :], validate=True)

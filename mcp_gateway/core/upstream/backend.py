@@ -43,7 +43,7 @@ class Origin(Protocol):
     async def aclose(self) -> None: ...
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Backend:
     """A named origin, with the models that it listed last; `fault` says why it is not up (empty when it is)."""
 

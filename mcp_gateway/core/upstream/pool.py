@@ -45,7 +45,7 @@ class Pool:
 
     async def discover(self) -> None:
         """Ask every backend what it has, all at once, and pass on what changed."""
-        await asyncio.gather(*(self._discover(backend) for backend in (*self.backends, self.demo)))
+        await asyncio.gather(*(self._discover(backend) for backend in {*self.backends, self.demo}))
         listings = {name: row for backend in reversed(self.backends) for name, row in backend.listings.items()}
         if listings != self._listings:
             self._listings = listings
@@ -62,7 +62,7 @@ class Pool:
                 await self.discover()
 
     async def aclose(self) -> None:
-        for backend in {id(backend): backend for backend in (*self.backends, self.demo)}.values():
+        for backend in {*self.backends, self.demo}:
             await backend.origin.aclose()
 
     async def _discover(self, backend: Backend) -> None:

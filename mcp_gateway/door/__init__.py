@@ -1,0 +1,1 @@
+"""How MCP messages come in and answers go out: HTTP, server-sent events, sessions. Knows no tool."""

@@ -1,0 +1,76 @@
+"""One message handed to the SDK's server, and what comes of it. Knows neither HTTP nor sessions."""
+
+import logging
+import traceback
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, ClassVar
+
+import anyio
+from mcp.server.runner import ServerRunner
+from mcp.shared.dispatcher import CallOptions
+from mcp.shared.exceptions import NoBackChannelError
+from mcp.shared.jsonrpc_dispatcher import handler_exception_to_error_data, progress_token_from_params
+from mcp.shared.message import ServerMessageMetadata
+from mcp.shared.transport_context import TransportContext
+from mcp.types import INTERNAL_ERROR, ErrorData
+
+from mcp_gateway.core.context import RequestContext
+from mcp_gateway.door.jsonrpc import Message, RequestId, error_payload, notification_payload, result_payload
+
+logger = logging.getLogger(__name__)
+
+Tell = Callable[[bytes], Awaitable[None]]
+
+
+class CallContext:
+    """What the SDK asks of a transport for one message (its `DispatchContext`).
+
+    The handler finds the RequestContext of the HTTP request that brought this message as `ctx.request`, so it acts as
+    that request's caller, whoever opened the session.
+    """
+
+    can_send_request: ClassVar[bool] = False
+    transport: ClassVar[TransportContext] = TransportContext(kind="streamable-http", can_send_request=False)
+
+    def __init__(self, message: Message, context: RequestContext, tell: Tell | None) -> None:
+        self.request_id: RequestId | None = message.id
+        self.message_metadata = ServerMessageMetadata(request_context=context)
+        self._progress_token = progress_token_from_params(message.params)
+        self._tell = tell
+
+    @property
+    def cancel_requested(self) -> anyio.Event:
+        return anyio.Event()  # never set: cancelling stops the handler itself
+
+    async def send_raw_request(
+        self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
+    ) -> dict[str, Any]:
+        raise NoBackChannelError(method)
+
+    async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
+        if self._tell is not None:
+            await self._tell(notification_payload(method, params))
+
+    async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
+        if self._progress_token is not None:
+            facts = {"progressToken": self._progress_token, "progress": progress, "total": total, "message": message}
+            told = {name: value for name, value in facts.items() if value is not None}
+            await self.notify("notifications/progress", told)
+
+
+async def answer(runner: ServerRunner[Any], message: Message, call: CallContext) -> tuple[bytes, int | None]:
+    """The payload that answers a request, and the JSON-RPC error code where it is an error."""
+    assert message.method is not None
+    try:
+        result = await runner.on_request(call, message.method, message.params)
+    except Exception as error:
+        told = handler_exception_to_error_data(error) or _internal_error(error)
+        return error_payload(message.id, told), told.code
+    return result_payload(message.id, result), None
+
+
+def _internal_error(error: Exception) -> ErrorData:
+    """Tells and logs where it happened and what kind it is; never its text, which may quote what was sent."""
+    where = "".join(traceback.format_tb(error.__traceback__))
+    logger.error("an MCP request failed with %s\n%s", type(error).__name__, where)
+    return ErrorData(code=INTERNAL_ERROR, message="Something went wrong on our side.")

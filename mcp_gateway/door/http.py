@@ -1,0 +1,195 @@
+"""The HTTP side of a message: its headers, its bounded body, and its answer as JSON or as server-sent events.
+
+Knows nothing of what is asked; payloads are bytes.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import anyio
+from mcp.types import INVALID_REQUEST
+from starlette.types import Receive, Scope, Send
+
+from mcp_gateway.core.chat import CallerLeft
+from mcp_gateway.door.jsonrpc import Refusal
+
+KEEP_ALIVE_S = 15.0
+"""A silent stream sends a comment this often, so that proxies keep it; an answer becomes a stream after this long."""
+
+JSON_TYPE = (b"content-type", b"application/json")
+_EVENT_HEADERS = (
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+)
+_PING = b": ping\n\n"
+_ABORT = "gateway.abort"
+"""Key in the ASGI scope: a callable that closes the client's connection at once, where the server offers one."""
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """Which forms of answer a client reads; one that names neither is taken to read JSON."""
+
+    json: bool
+    events: bool
+
+    @classmethod
+    def of(cls, header: bytes) -> "Accept":
+        kinds = {kind.partition(b";")[0].strip().lower() for kind in header.split(b",")}
+        is_any = b"*/*" in kinds
+        events = is_any or bool(kinds & {b"text/event-stream", b"text/*"})
+        return cls(json=is_any or not events or bool(kinds & {b"application/json", b"application/*"}), events=events)
+
+
+async def read_body(headers: dict[bytes, bytes], receive: Receive, max_bytes: int) -> bytes:
+    """The body of a JSON request. Raises Refusal (413, 415) or CallerLeft."""
+    if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
+        raise Refusal(415, INVALID_REQUEST, "Send JSON, with the header Content-Type: application/json.")
+    declared = headers.get(b"content-length", b"")
+    _check_size(int(declared) if declared.isdigit() else 0, max_bytes)
+    body = bytearray()
+    while (message := await receive())["type"] == "http.request":
+        body += message.get("body", b"")
+        _check_size(len(body), max_bytes)
+        if not message.get("more_body"):
+            return bytes(body)
+    raise CallerLeft
+
+
+def _check_size(size_bytes: int, max_bytes: int) -> None:
+    if size_bytes > max_bytes:
+        raise Refusal(413, INVALID_REQUEST, f"The request body may have at most {max_bytes} bytes.")
+
+
+async def send_payload(send: Send, payload: bytes, status: int = 200, headers: Headers = ()) -> None:
+    """A whole answer; an empty payload has no type."""
+    kind = (JSON_TYPE,) if payload else ()
+    sent = [*kind, (b"content-length", b"%d" % len(payload)), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": sent})
+    await send({"type": "http.response.body", "body": payload})
+
+
+def event(payload: bytes, name: bytes = b"message") -> bytes:
+    """A server-sent event; a JSON payload has no line breaks."""
+    return b"event: " + name + b"\ndata: " + payload + b"\n\n"
+
+
+class EventStream:
+    """An answer of server-sent events, begun by its first write; several tasks may write.
+
+    A client that does not read for `stall_timeout_s` has left: its connection is closed.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, *, stall_timeout_s: float, headers: Headers = ()):
+        self._abort: Callable[[], None] | None = scope.get(_ABORT)
+        self._receive = receive
+        self._send = send
+        self._stall_timeout_s = stall_timeout_s
+        self._headers = headers
+        self._lock = asyncio.Lock()
+        self._watcher: asyncio.Task[None] | None = None
+        self._is_ended = False
+        self.is_open = False
+
+    async def write(self, frame: bytes, *, is_last: bool = False) -> None:
+        """Send a frame; nothing happens after the last one, or where the client has stalled."""
+        async with self._lock:
+            if self._is_ended:
+                return
+            try:
+                async with asyncio.timeout(self._stall_timeout_s):
+                    await self._write(frame, is_last=is_last)
+            except TimeoutError:
+                self._is_ended = True
+                if self._abort is not None:
+                    self._abort()
+                    await asyncio.sleep(0)  # lets the server notice, so that it does not report an answer cut short
+
+    async def ping(self) -> None:
+        await self.write(_PING)
+
+    async def serve(self, first: bytes) -> None:
+        """Stay open until the client leaves or `close` is called."""
+        await self.write(first)
+        self._watcher = asyncio.ensure_future(await_departure(self._receive, self.ping))
+        try:
+            await asyncio.wait([self._watcher])
+        finally:
+            self._watcher.cancel()
+        await self.write(b"", is_last=True)
+
+    def close(self) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    async def _write(self, frame: bytes, *, is_last: bool) -> None:
+        if not self.is_open:
+            await self._send(
+                {"type": "http.response.start", "status": 200, "headers": [*_EVENT_HEADERS, *self._headers]}
+            )
+            self.is_open = True
+        await self._send({"type": "http.response.body", "body": frame, "more_body": not is_last})
+        self._is_ended = is_last
+
+
+async def await_departure(receive: Receive, ping: Callable[[], Awaitable[None]] | None) -> None:
+    """Return when the client has left; until then `ping` whenever it has been quiet for KEEP_ALIVE_S."""
+    while True:
+        try:
+            async with asyncio.timeout(KEEP_ALIVE_S):
+                message = await receive()
+        except TimeoutError:
+            if ping is not None:
+                await ping()
+        else:
+            if message["type"] == "http.disconnect":
+                return
+
+
+class Reply:
+    """The answer to one POSTed request: JSON, or events once something is told before the end or it takes long."""
+
+    def __init__(self, receive: Receive, send: Send, accept: Accept, stream: EventStream) -> None:
+        self._receive = receive
+        self._send = send
+        self._accept = accept
+        self._stream = stream
+
+    async def tell(self, payload: bytes) -> None:
+        """Send a message before the end, to a client that reads events."""
+        if self._accept.events:
+            await self._stream.write(event(payload))
+
+    async def deliver(
+        self, answer: Awaitable[tuple[int, bytes]], cancel: anyio.CancelScope, *, grace_s: float = 0
+    ) -> None:
+        """Await the answer (status, payload) within `cancel` and send it.
+
+        `cancel` is cancelled `grace_s` after the client has left. A cancelled request gets an end, but no answer.
+        """
+        outcome: tuple[int, bytes] | None = None
+        watcher = asyncio.ensure_future(self._watch(cancel, grace_s))
+        try:
+            with cancel:
+                outcome = await answer
+        finally:
+            watcher.cancel()
+        await self._finish(outcome)
+
+    async def _watch(self, cancel: anyio.CancelScope, grace_s: float) -> None:
+        await await_departure(self._receive, self._stream.ping if self._accept.events else None)
+        if grace_s:
+            await asyncio.sleep(grace_s)
+        cancel.cancel()
+
+    async def _finish(self, outcome: tuple[int, bytes] | None) -> None:
+        if outcome is not None and self._accept.json and not self._stream.is_open:
+            await send_payload(self._send, outcome[1], outcome[0])
+        elif outcome is None and not self._accept.events:
+            await send_payload(self._send, b"", 202)
+        else:
+            await self._stream.write(b"" if outcome is None else event(outcome[1]), is_last=True)

@@ -1,0 +1,92 @@
+"""JSON-RPC 2.0: one message in, one answer out. Knows no method and no transport."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from mcp.shared.dispatcher import as_request_id
+from mcp.types import INVALID_REQUEST, PARSE_ERROR, ErrorData
+
+RequestId = str | int
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A request (id and method), a notification (method only) or a response (id only)."""
+
+    id: RequestId | None
+    method: str | None
+    params: dict[str, Any] | None
+
+    @property
+    def is_request(self) -> bool:
+        return self.id is not None and self.method is not None
+
+    @property
+    def is_notification(self) -> bool:
+        return self.id is None
+
+
+class Refusal(Exception):
+    """A message that is not served: what its sender is told, as a JSON-RPC error under an HTTP status."""
+
+    def __init__(
+        self,
+        status: int,
+        code: int,
+        message: str,
+        *,
+        request_id: RequestId | None = None,
+        data: Any = None,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = headers
+        self.payload = error_payload(request_id, ErrorData(code=code, message=message, data=data))
+
+
+def parse_message(raw: bytes) -> Message:
+    """Read a body. Raises Refusal (400) for what is not one JSON-RPC message; batches are not served."""
+    try:
+        decoded = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        raise Refusal(400, PARSE_ERROR, "The body is not JSON.") from None
+    if isinstance(decoded, list):
+        raise Refusal(400, INVALID_REQUEST, "Batches are not served: send each message in a request of its own.")
+    if not isinstance(decoded, dict) or decoded.get("jsonrpc") != "2.0":
+        raise Refusal(400, INVALID_REQUEST, 'The body must be one JSON-RPC message: an object with "jsonrpc": "2.0".')
+    return _message(decoded)
+
+
+def _message(decoded: dict[str, Any]) -> Message:
+    request_id = as_request_id(decoded.get("id"))
+    method, params = decoded.get("method"), decoded.get("params")
+    if request_id is None and "id" in decoded and method is not None:
+        raise Refusal(400, INVALID_REQUEST, "`id` must be a string or a whole number.")
+    if method is None and not ("result" in decoded or "error" in decoded):
+        raise Refusal(400, INVALID_REQUEST, "`method` is missing.", request_id=request_id)
+    if method is not None and not isinstance(method, str):
+        raise Refusal(400, INVALID_REQUEST, "`method` must be a string.", request_id=request_id)
+    if params is not None and not isinstance(params, dict):
+        raise Refusal(400, INVALID_REQUEST, "`params` must be an object.", request_id=request_id)
+    return Message(request_id, method, params)
+
+
+def result_payload(request_id: RequestId | None, result: Mapping[str, Any]) -> bytes:
+    """The answer to a request that was served."""
+    return orjson.dumps({"jsonrpc": "2.0", "id": request_id, "result": result})
+
+
+def error_payload(request_id: RequestId | None, error: ErrorData) -> bytes:
+    """The answer to a request that was not."""
+    told = {"code": error.code, "message": error.message}
+    if error.data is not None:
+        told["data"] = error.data
+    return orjson.dumps({"jsonrpc": "2.0", "id": request_id, "error": told})
+
+
+def notification_payload(method: str, params: Mapping[str, Any] | None) -> bytes:
+    """A message that wants no answer."""
+    return orjson.dumps({"jsonrpc": "2.0", "method": method, **({"params": params} if params else {})})

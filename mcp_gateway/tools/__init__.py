@@ -1,0 +1,1 @@
+"""The MCP tools: what a model may call, each in a file of its own."""

@@ -1,0 +1,125 @@
+"""get_balance: what the caller's account has left, in money and in this window's limits."""
+
+from typing import Any, Protocol
+
+from mcp import types
+
+from mcp_gateway.core.caller import Caller
+from mcp_gateway.core.config import GuestSettings
+from mcp_gateway.core.limits.limiter import Limiter
+from mcp_gateway.core.money import format_usd
+from mcp_gateway.tools.tool import Invocation, Result, checked_arguments, output_schema, result
+
+_INPUT: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
+_LIMIT = {"type": ["integer", "null"], "description": "Null: no limit."}
+_OUTPUT = output_schema(
+    {
+        "account_id": {"type": "string"},
+        "is_guest": {"type": "boolean"},
+        "currency": {"type": "string"},
+        "balance_usd": {"type": "string", "description": "What can be spent, granted credit included."},
+        "granted_usd": {"type": "string", "description": "The part of the balance that was granted."},
+        "held_usd": {"type": "string", "description": "Set aside for requests that are running."},
+        "limits": {
+            "type": "object",
+            "properties": {
+                "requests_per_minute": _LIMIT,
+                "requests_left_this_minute": _LIMIT,
+                "requests_per_day": _LIMIT,
+                "requests_left_today": _LIMIT,
+                "tokens_per_minute": _LIMIT,
+                "tokens_left_this_minute": _LIMIT,
+                "max_tokens": _LIMIT,
+                "minute_ends_at_unix_s": {"type": "integer"},
+            },
+        },
+    },
+    ["account_id", "currency", "balance_usd", "granted_usd", "held_usd", "limits"],
+)
+
+
+class Balance(Protocol):
+    """Nano-USD."""
+
+    @property
+    def paid_nano(self) -> int: ...
+    @property
+    def granted_nano(self) -> int: ...
+    @property
+    def held_nano(self) -> int: ...
+
+
+class Wallets(Protocol):
+    """The part of the ledger that is asked here."""
+
+    async def balance(self, account_id: str) -> Balance: ...
+
+
+class GetBalance:
+    """The caller's own account; a guest learns what a guest may do."""
+
+    definition = types.Tool(
+        name="get_balance",
+        title="Get balance",
+        description="Show your account's balance in USD, its granted credit, and what is left of your rate limits.",
+        input_schema=_INPUT,
+        output_schema=_OUTPUT,
+        annotations=types.ToolAnnotations(
+            read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+        ),
+    )
+
+    def __init__(self, wallets: Wallets, limiter: Limiter, guests: GuestSettings) -> None:
+        self._wallets = wallets
+        self._limiter = limiter
+        self._guests = guests
+
+    async def __call__(self, arguments: dict[str, Any], invocation: Invocation) -> Result:
+        checked_arguments(arguments, _INPUT)
+        caller = invocation.caller
+        self._limiter.count_listing(caller)
+        balance = await self._wallets.balance(caller.account_id)
+        facts = {
+            "account_id": caller.account_id,
+            "is_guest": caller.is_guest,
+            "currency": "USD",
+            "balance_usd": format_usd(balance.paid_nano + balance.granted_nano),
+            "granted_usd": format_usd(balance.granted_nano),
+            "held_usd": format_usd(balance.held_nano),
+            "limits": self._limits(caller),
+        }
+        return result(self._guest_text() if caller.is_guest else _text(facts), facts)
+
+    def _limits(self, caller: Caller) -> dict[str, Any]:
+        standing = self._limiter.standing(caller)
+        return {
+            "requests_per_minute": standing.requests_limit,
+            "requests_left_this_minute": standing.requests_remaining,
+            "requests_per_day": standing.day_limit,
+            "requests_left_today": standing.day_remaining,
+            "tokens_per_minute": standing.tokens_limit,
+            "tokens_left_this_minute": standing.tokens_remaining,
+            "max_tokens": self._guests.max_tokens if caller.is_guest else None,
+            "minute_ends_at_unix_s": standing.reset_at_s,
+        }
+
+    def _guest_text(self) -> str:
+        return (
+            "You are a guest: nothing is billed. Guests may use the models that list_models marks with guests, "
+            f"{self._guests.requests_per_minute} requests a minute, at most {self._guests.max_tokens} output tokens each. "
+            "An API key lifts these limits."
+        )
+
+
+def _text(facts: dict[str, Any]) -> str:
+    parts = [f"Balance: {facts['balance_usd']} USD"]
+    parts.append(f"of it {facts['granted_usd']} USD granted; {facts['held_usd']} USD held for running requests.")
+    limits = facts["limits"]
+    for name, left, limit in (
+        ("requests this minute", "requests_left_this_minute", "requests_per_minute"),
+        ("requests today", "requests_left_today", "requests_per_day"),
+        ("tokens this minute", "tokens_left_this_minute", "tokens_per_minute"),
+    ):
+        if limits[limit] is not None:
+            parts.append(f"{limits[left]} of {limits[limit]} {name} left.")
+    return " ".join(parts)

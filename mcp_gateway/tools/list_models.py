@@ -1,0 +1,125 @@
+"""list_models: what there is to choose from, with prices and health."""
+
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from mcp import types
+
+from mcp_gateway.core.catalog import Model, Published
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.limits.limiter import Limiter
+from mcp_gateway.core.money import PICO_PER_USD, format_price
+from mcp_gateway.core.upstream.pool import Pool
+from mcp_gateway.tools.tool import Invocation, Result, checked_arguments, output_schema, result
+
+_PER_MILLION = 1_000_000
+
+_INPUT: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "capability": {
+            "type": "string",
+            "enum": ["tools", "json_mode", "structured_outputs", "logprobs", "reasoning", "image"],
+            "description": "Only models that can do this.",
+        },
+        "max_price_usd": {
+            "type": ["number", "string"],
+            "description": "Only models whose input and output both cost at most this, in USD per million tokens.",
+        },
+    },
+    "additionalProperties": False,
+}
+
+_MODEL: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string", "description": "What chat_completion takes as `model`."},
+        "name": {"type": "string"},
+        "description": {"type": "string"},
+        "context_window": {"type": "integer", "description": "Tokens of input and output together."},
+        "max_output_tokens": {"type": "integer"},
+        "input_usd_per_million_tokens": {"type": "string"},
+        "output_usd_per_million_tokens": {"type": "string"},
+        "features": {"type": "array", "items": {"type": "string"}},
+        "input_modalities": {"type": "array", "items": {"type": "string"}},
+        "status": {"type": "string", "enum": ["ready", "loading", "unavailable"]},
+        "guests": {"type": "boolean", "description": "Usable without an API key."},
+    },
+    "required": ["id", "context_window", "input_usd_per_million_tokens", "output_usd_per_million_tokens", "status"],
+}
+
+
+class ListModels:
+    """The catalog in force."""
+
+    definition = types.Tool(
+        name="list_models",
+        title="List models",
+        description="List the models of this gateway: id, context window, prices, capabilities and health.",
+        input_schema=_INPUT,
+        output_schema=output_schema({"models": {"type": "array", "items": _MODEL}}, ["models"]),
+        annotations=types.ToolAnnotations(
+            read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+        ),
+    )
+
+    def __init__(self, published: Published, pool: Pool, limiter: Limiter) -> None:
+        self._published = published
+        self._pool = pool
+        self._limiter = limiter
+
+    async def __call__(self, arguments: dict[str, Any], invocation: Invocation) -> Result:
+        given = checked_arguments(arguments, _INPUT)
+        limit_pico = _price_limit_pico(given.get("max_price_usd"))
+        self._limiter.count_listing(invocation.caller)
+        found = [
+            self._row(model)
+            for model in self._published.current.values()
+            if _can(model, given.get("capability")) and _costs_at_most(model, limit_pico)
+        ]
+        text = "\n".join(map(_line, found)) or "No model matches; ask again with fewer conditions."
+        return result(text, {"models": found})
+
+    def _row(self, model: Model) -> dict[str, Any]:
+        return {
+            "id": model.id,
+            "name": model.name,
+            "description": model.description,
+            "context_window": model.context_window,
+            "max_output_tokens": model.max_output_tokens,
+            "input_usd_per_million_tokens": format_price(model.price.prompt_pico * _PER_MILLION),
+            "output_usd_per_million_tokens": format_price(model.price.completion_pico * _PER_MILLION),
+            "features": list(model.features),
+            "input_modalities": list(model.input_modalities),
+            "status": self._pool.status_of(model),
+            "guests": model.is_open_to_guests,
+        }
+
+
+def _can(model: Model, capability: str | None) -> bool:
+    return capability is None or capability in model.features or capability in model.input_modalities
+
+
+def _costs_at_most(model: Model, limit_pico: Decimal | None) -> bool:
+    return limit_pico is None or max(model.price.prompt_pico, model.price.completion_pico) <= limit_pico
+
+
+def _price_limit_pico(asked: float | str | None) -> Decimal | None:
+    """Pico-USD per token of USD per million tokens."""
+    if asked is None:
+        return None
+    try:
+        limit = Decimal(str(asked))
+    except InvalidOperation:
+        limit = Decimal("NaN")
+    if not limit.is_finite() or limit < 0:
+        message = "`max_price_usd` must be USD per million tokens, as in 0.5."
+        raise GatewayError("invalid_value", message, param="max_price_usd")
+    return limit * PICO_PER_USD / _PER_MILLION
+
+
+def _line(row: dict[str, Any]) -> str:
+    prices = f"{row['input_usd_per_million_tokens']} in, {row['output_usd_per_million_tokens']} out"
+    abilities = ", ".join((*row["features"], *row["input_modalities"]))
+    window = f"context {row['context_window']} tokens"
+    return f"{row['id']}: {row['status']}, {window}, USD per million tokens {prices}; {abilities}"

@@ -1,5 +1,3 @@
 """The gateway that agents call: MCP tools and an OpenAI-compatible API in front of vLLM."""
 
-from importlib.metadata import version
-
-__version__ = version("mcp-gateway")
+__version__ = "0.1.0"

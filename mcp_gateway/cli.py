@@ -1,10 +1,8 @@
 """The roof: `mcp-gateway serve | accounts | keys | ledger | bridge`; the only file here that knows http_api."""
 
 import asyncio
-import json
 import os
 import sys
-import sysconfig
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from sqlite3 import Error as DatabaseError
@@ -13,19 +11,16 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 
 from bridge.mcp_stdio_bridge import main as run_bridge
-from http_api.app import build_app
-from http_api.serve import serve as serve_app
 from mcp_gateway import __version__
 from mcp_gateway.core.config import ConfigError, Settings, load_settings
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.gateway import Desk, Gateway, open_desk, open_gateway
+from mcp_gateway.core.gateway import Desk, open_desk
 from mcp_gateway.core.identity.keys import DEFAULT, LIMIT_NAMES, Key, KeyLimits, Limit
 from mcp_gateway.core.ids import new_id
 from mcp_gateway.core.money import format_usd, parse_usd
 from mcp_gateway.core.observe.logs import configure_logging
 from mcp_gateway.core.store.migrations import SchemaTooNew
 from mcp_gateway.core.store.sole import AlreadyServed
-from mcp_gateway.server import McpDoor
 
 T = TypeVar("T")
 
@@ -84,50 +79,9 @@ def serve(
     given = {"GATEWAY_HOST": host, "GATEWAY_PORT": None if port is None else str(port)}
     settings = _settings(config, {name: value for name, value in given.items() if value is not None})
     configure_logging(settings.log_level)
-    _run(_serve(settings))
+    from http_api.program import run  # noqa: PLC0415 - the server's imports take longer than any other command
 
-
-async def _serve(settings: Settings) -> None:
-    async with open_gateway(settings) as gateway:
-        door = McpDoor(gateway)
-        async with door.run():
-            await serve_app(
-                build_app(gateway, door, base_url=_base_url(settings, settings.host, settings.port)),
-                gateway.lifecycle,
-                host=settings.host,
-                port=settings.port,
-                max_header_bytes=settings.max_header_bytes,
-                announce_s=settings.drain_announce_s,
-                drain_timeout_s=settings.drain_timeout_s,
-                on_listening=lambda host, port: _greet(gateway, _base_url(settings, host, port)),
-            )
-
-
-def _base_url(settings: Settings, host: str, port: int) -> str:
-    """Where clients reach the gateway, as far as it can tell."""
-    reachable = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
-    return settings.public_url or f"http://{f'[{reachable}]' if ':' in reachable else reachable}:{port}"
-
-
-def _greet(gateway: Gateway, base_url: str) -> None:
-    """What a newcomer needs: the address, a line that works as pasted, how to make a key, and a client's block."""
-    model = next(iter(gateway.published.current), "demo/echo")
-    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello"}]})
-    command = str(Path(sysconfig.get_path("scripts")) / "mcp-gateway")
-    server = {"command": command, "args": ["bridge", f"{base_url}/v1/mcp"], "env": {"GATEWAY_API_KEY": "gw_live_..."}}
-    typer.echo(
-        f"""
-mcp-gateway {__version__} on {base_url}
-
-  As a guest:   curl {base_url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'
-  Make a key:   {command} keys create --account $({command} accounts create me --credit 5 --quiet)
-  MCP:          {base_url}/v1/mcp (streamable HTTP), {base_url}/v1/mcp/sse (HTTP+SSE)
-
-For a desktop client's configuration (a guest leaves "env" out):
-
-{json.dumps({"mcpServers": {"gateway": server}}, indent=2)}
-"""
-    )
+    _run(run(settings))
 
 
 # accounts
@@ -344,7 +298,7 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     if sys.platform == "win32":
         return None
-    import uvloop
+    import uvloop  # noqa: PLC0415 - not available on Windows
 
     return uvloop.new_event_loop
 

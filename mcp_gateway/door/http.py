@@ -93,6 +93,7 @@ class EventStream:
         self._lock = asyncio.Lock()
         self._watcher: asyncio.Task[None] | None = None
         self._is_ended = False
+        self._is_closing = False
         self.is_open = False
 
     async def write(self, frame: bytes, *, is_last: bool = False) -> None:
@@ -115,14 +116,16 @@ class EventStream:
     async def serve(self, first: bytes) -> None:
         """Stay open until the client leaves or `close` is called."""
         await self.write(first)
-        self._watcher = asyncio.ensure_future(await_departure(self._receive, self.ping))
-        try:
-            await asyncio.wait([self._watcher])
-        finally:
-            self._watcher.cancel()
+        if not self._is_closing:
+            self._watcher = asyncio.ensure_future(await_departure(self._receive, self.ping))
+            try:
+                await asyncio.wait([self._watcher])
+            finally:
+                self._watcher.cancel()
         await self.write(b"", is_last=True)
 
     def close(self) -> None:
+        self._is_closing = True
         if self._watcher is not None:
             self._watcher.cancel()
 

@@ -106,14 +106,14 @@ class GetBalance:
     def _guest_text(self) -> str:
         return (
             "You are a guest: nothing is billed. Guests may use the models that list_models marks with guests, "
-            f"{self._guests.requests_per_minute} requests a minute, at most {self._guests.max_tokens} output tokens each. "
+            f"{self._guests.requests_per_minute} requests a minute, {self._guests.max_tokens} output tokens each. "
             "An API key lifts these limits."
         )
 
 
 def _text(facts: dict[str, Any]) -> str:
-    parts = [f"Balance: {facts['balance_usd']} USD"]
-    parts.append(f"of it {facts['granted_usd']} USD granted; {facts['held_usd']} USD held for running requests.")
+    granted, held = facts["granted_usd"], facts["held_usd"]
+    parts = [f"Balance: {facts['balance_usd']} USD, {granted} of it granted; {held} USD held for running requests."]
     limits = facts["limits"]
     for name, left, limit in (
         ("requests this minute", "requests_left_this_minute", "requests_per_minute"),

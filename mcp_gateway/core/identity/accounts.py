@@ -38,7 +38,8 @@ class Accounts:
 
     async def list(self) -> "list[Account]":
         """All accounts, the oldest first; the guests' is the first."""
-        return [_account(row) for row in await self._store.fetch_all(f"SELECT {_COLUMNS} FROM accounts ORDER BY id")]
+        rows = await self._store.fetch_all(f"SELECT {_COLUMNS} FROM accounts ORDER BY created_at_ms, id")
+        return [_account(row) for row in rows]
 
     async def get(self, account_id: str) -> Account:
         """Raises GatewayError `not_found`."""

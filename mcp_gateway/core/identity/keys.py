@@ -4,6 +4,7 @@ A running server holds all keys in memory and looks every half second whether an
 """
 
 import asyncio
+import logging
 import re
 import secrets
 import sqlite3
@@ -16,6 +17,8 @@ from typing import Final, Literal
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.accounts import raise_epoch
 from mcp_gateway.core.store.store import Row, Store
+
+logger = logging.getLogger(__name__)
 
 LIVE_PREFIX = "gw_live_"
 TEST_PREFIX = "gw_test_"
@@ -147,16 +150,17 @@ class KeyRing:
 
     async def change(self, key_id: str, *, name: str | None = None, limits: KeyLimits | None = None) -> Key:
         """Rename a key or replace its limits. Raises GatewayError `not_found`."""
-        key = await self.get(key_id)
-        new_name = key.name if name is None else name
-        values = (new_name, *_stored_limits(limits or key.limits), key_id)
+        await self.get(key_id)
 
         def work(connection: sqlite3.Connection) -> None:
-            connection.execute(
-                "UPDATE keys SET name = ?, requests_per_minute = ?, requests_per_day = ?, tokens_per_minute = ?, "
-                "in_flight = ? WHERE id = ?",
-                values,
-            )
+            if name is not None:
+                connection.execute("UPDATE keys SET name = ? WHERE id = ?", (name, key_id))
+            if limits is not None:
+                connection.execute(
+                    "UPDATE keys SET requests_per_minute = ?, requests_per_day = ?, tokens_per_minute = ?, "
+                    "in_flight = ? WHERE id = ?",
+                    (*_stored_limits(limits), key_id),
+                )
             raise_epoch(connection)
 
         await self._store.write(work)
@@ -205,10 +209,13 @@ class KeyRing:
                     listener(key.id)
 
     async def watch(self) -> None:
-        """Keep up with changes of other processes, until cancelled."""
+        """Keep up with changes of other processes, until cancelled; what is known stays while nothing can be read."""
         while True:
             await asyncio.sleep(_WATCH_INTERVAL_S)
-            await self.reload()
+            try:
+                await self.reload()
+            except sqlite3.Error as error:
+                logger.error("the keys could not be read: %s", error)
 
     async def _reload_if_serving(self) -> None:
         if self._epoch >= 0:

@@ -58,7 +58,7 @@ class Ledger:
         self._minimum_balance_nano = minimum_balance_nano
 
     async def hold(self, request_id: str, account_id: str, minimum_nano: int, maximum_nano: int) -> Hold:
-        """Set aside up to `maximum_nano`, at least `minimum_nano`, for a request.
+        """Set aside up to `maximum_nano`, at least `minimum_nano`, for a request; asked again, the same hold.
 
         Raises GatewayError `insufficient_balance` or `below_minimum_balance` (402), `ledger_unavailable` (503).
         Not durable: a hold dies with the process that made it.
@@ -153,7 +153,9 @@ class Ledger:
     def _hold(
         self, connection: sqlite3.Connection, request_id: str, account_id: str, minimum_nano: int, maximum_nano: int
     ) -> Hold:
-        paid_nano, granted_nano = _wallet(connection, account_id)
+        paid_nano, granted_nano, held_before_nano = _wallet(connection, account_id, request_id)
+        if held_before_nano is not None:
+            return Hold(request_id, account_id, held_before_nano)
         if granted_nano:
             granted_nano -= self._expire(connection, account_id)
         spendable_nano = paid_nano + granted_nano
@@ -238,10 +240,14 @@ class Ledger:
             connection.execute("INSERT INTO wallets VALUES (?, ?, ?, ?)", (account_id, paid, granted, held))
 
 
-def _wallet(connection: sqlite3.Connection, account_id: str) -> tuple[int, int]:
-    sql = "SELECT paid_nano, granted_nano FROM wallets WHERE account_id = ?"
-    row: tuple[int, int] | None = connection.execute(sql, (account_id,)).fetchone()
-    return row or (0, 0)
+def _wallet(connection: sqlite3.Connection, account_id: str, request_id: str) -> tuple[int, int, int | None]:
+    """What the account has left, paid and granted, and what the request holds of it already, if anything."""
+    sql = (
+        "SELECT w.paid_nano, w.granted_nano, h.paid_nano + h.granted_nano "
+        "FROM wallets AS w LEFT JOIN holds AS h ON h.request_id = ? WHERE w.account_id = ?"
+    )
+    row: tuple[int, int, int | None] | None = connection.execute(sql, (request_id, account_id)).fetchone()
+    return row or (0, 0, None)
 
 
 def _is_applied(connection: sqlite3.Connection, kind: str, reference: str) -> bool:
@@ -307,6 +313,15 @@ _CHECKS = {
                 (SELECT SUM(amount_nano) FROM hold_grants AS d WHERE d.request_id = h.request_id), 0) AS total
             FROM holds AS h)
         WHERE granted_nano <> total""",
+    "a hold is neither open nor ended, or both (request, not ended by its transactions, open)": """
+        SELECT reference, t.held, COALESCE(h.paid_nano + h.granted_nano, 0) FROM (
+            SELECT reference, SUM(held_nano) AS held FROM ledger_transactions
+            WHERE kind IN ('hold', 'settle', 'void') GROUP BY reference
+        ) AS t LEFT JOIN holds AS h ON h.request_id = reference
+        WHERE t.held <> COALESCE(h.paid_nano + h.granted_nano, 0)""",
+    "a request's record differs from its settlement (request, recorded, charged)": """
+        SELECT reference, cost_nano, revenue_nano FROM ledger_transactions JOIN requests ON requests.id = reference
+        WHERE kind = 'settle' AND cost_nano <> revenue_nano""",
     "a request was settled or voided twice (request, times)": """
         SELECT reference, COUNT(*) FROM ledger_transactions WHERE kind IN ('settle', 'void')
         GROUP BY reference HAVING COUNT(*) > 1""",

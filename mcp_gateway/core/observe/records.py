@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from operator import attrgetter
 
 from mcp_gateway.core.ids import first_id_at
 from mcp_gateway.core.store.store import Store
@@ -37,16 +38,16 @@ class RequestRecord:
     finish_reason: str | None
 
     def insert(self, connection: sqlite3.Connection) -> None:
-        """Write the row; goes into the transaction that settles or voids the request."""
+        """Write the row, once; goes into the transaction that settles or voids the request."""
         connection.execute(_INSERT, _row(self))
 
 
 _COLUMNS = tuple(field.name for field in fields(RequestRecord))
-_INSERT = f"INSERT INTO requests ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
-
-
-def _row(record: RequestRecord) -> tuple[object, ...]:
-    return tuple(getattr(record, name) for name in _COLUMNS)
+_INSERT = (
+    f"INSERT INTO requests ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) "
+    "ON CONFLICT (id) DO NOTHING"
+)
+_row: Callable[[RequestRecord], tuple[object, ...]] = attrgetter(*_COLUMNS)
 
 
 class Records:

@@ -9,11 +9,12 @@ import contextlib
 import logging
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import aiosqlite
 
@@ -27,7 +28,6 @@ Work = Callable[[sqlite3.Connection], T]
 Row = tuple[Any, ...]
 
 _MAX_BATCH = 1000
-_BUSY_TIMEOUT_S = 5.0
 _RETRY_S = 0.25
 _UNAVAILABLE = frozenset({
     sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY,
@@ -46,6 +46,15 @@ class _Job(Generic[T]):
     error: BaseException | None = None
 
 
+class _Spoiled(Exception):
+    """A write failed after it had changed something: the transaction must be run again without it."""
+
+    def __init__(self, job: _Job[Any], error: Exception) -> None:
+        super().__init__()
+        self.job = job
+        self.error = error
+
+
 class Store:
     """An open database."""
 
@@ -56,14 +65,18 @@ class Store:
         self._jobs: SimpleQueue[_Job[Any] | None] = SimpleQueue()
         self._late: list[_Job[Any]] = []
         self._is_closed = False
+        self._is_available = True
         self._synchronous = ""
         self._writer = threading.Thread(target=self._write_all, name="ledger-writer", daemon=True)
         self._writer.start()
 
     @classmethod
-    async def open(cls, path: Path) -> "Store":
-        """Open or create the database at `path` and bring its schema up to date. Raises SchemaTooNew, sqlite3.Error."""
-        connection = await asyncio.to_thread(_open_for_writing, path)
+    async def open(cls, path: Path, *, busy_timeout_s: float = 5.0) -> "Store":
+        """Open or create the database at `path` and bring its schema up to date. Raises SchemaTooNew, sqlite3.Error.
+
+        `busy_timeout_s` is how long a write waits while another process writes.
+        """
+        connection = await asyncio.to_thread(_open_for_writing, path, busy_timeout_s)
         try:
             reader = await aiosqlite.connect(path, isolation_level=None)
             await reader.execute("PRAGMA query_only = ON")
@@ -75,10 +88,11 @@ class Store:
     def write(self, work: Work[T], *, is_durable: bool = True, must_commit: bool = False) -> "asyncio.Future[T]":
         """Run `work` in the writer's next transaction; the result comes once that is committed.
 
-        Submitted at once, awaited or not; in the order of the calls. A GatewayError that `work` raises is its decision
-        and must come before it has changed anything. A write that is not durable may be lost by a power failure, but
-        not by a crash of the process. While the database is full, locked or broken, a write fails with
-        `ledger_unavailable`; one that `must_commit` fails so too, but is still tried until it has gone through.
+        Submitted at once, awaited or not; in the order of the calls. A GatewayError that `work` raises is its decision:
+        what it changed before that stays. Any other error takes back what it changed. `work` may be run more than once,
+        since a batch in which a write failed is run again without it. A write that is not durable may be lost by a
+        power failure, but not by a crash of the process. While the database is full, locked or broken, a write fails
+        with `ledger_unavailable`; one that `must_commit` fails so too, but is still tried until it has gone through.
         """
         if self._is_closed:
             raise RuntimeError("the store is closed")
@@ -88,14 +102,12 @@ class Store:
 
     async def fetch_all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """All rows of a query, as of the last commit."""
-        async with self._reader.execute(sql, parameters) as cursor:
-            return [tuple(row) for row in await cursor.fetchall()]
+        return cast(list[Row], await self._reader.execute_fetchall(sql, parameters))
 
     async def fetch_one(self, sql: str, parameters: Sequence[Any] = ()) -> Row | None:
         """The first row of a query, as of the last commit."""
-        async with self._reader.execute(sql, parameters) as cursor:
-            row = await cursor.fetchone()
-            return None if row is None else tuple(row)
+        rows = await self.fetch_all(sql, parameters)
+        return rows[0] if rows else None
 
     async def close(self) -> None:
         """Commit what is queued, then close."""
@@ -118,12 +130,14 @@ class Store:
         self._connection.close()
 
     def _next_batch(self, is_open: bool) -> tuple[list[_Job[Any]], bool]:
-        """What is late and what waits; blocks for the first where nothing is late."""
+        """What is late and what waits; blocks for the first where nothing is late, pauses before a retry."""
         batch, self._late = self._late, []
         if not is_open:
             return batch, False
+        if batch:  # an outage: without the pause each new write would run all late ones again
+            time.sleep(_RETRY_S)
         try:
-            job = self._jobs.get(timeout=_RETRY_S if batch else None)
+            job = self._jobs.get(block=not batch)
             while job is not None:
                 batch.append(job)
                 if len(batch) >= _MAX_BATCH:
@@ -140,49 +154,52 @@ class Store:
         return False
 
     def _commit(self, batch: list[_Job[Any]]) -> None:
-        try:
-            self._run_together(batch)
-        except sqlite3.OperationalError as error:
-            self._roll_back()
-            if _is_unavailable(error):
-                self._put_off(batch, error)
-            else:
-                self._run_apart(batch)
-        except Exception:  # a bug in one write must not take the others with it
-            self._roll_back()
-            self._run_apart(batch)
+        """Run the batch in one transaction, without those whose error spoiled it, and hand the results back."""
+        running = batch
+        while running:
+            try:
+                self._run_together(running)
+                break
+            except _Spoiled as spoiled:
+                self._roll_back()
+                self._fail(spoiled.job, spoiled.error)
+                running = [job for job in running if job is not spoiled.job]
+            except Exception as error:
+                self._roll_back()
+                self._put_off(running, error)
+                break
         self._hand_back(batch)
 
     def _run_together(self, batch: list[_Job[Any]]) -> None:
+        """Raises _Spoiled where one write must be left out; any other error concerns all of them."""
         connection = self._connection
         self._set_synchronous("FULL" if any(job.is_durable for job in batch) else "NORMAL")
         connection.execute("BEGIN IMMEDIATE")
         for job in batch:
+            changes = connection.total_changes
+            job.error = None
             try:
                 job.result = job.work(connection)
             except GatewayError as refusal:
                 job.error = refusal
-        connection.execute("COMMIT")
-
-    def _run_apart(self, batch: list[_Job[Any]]) -> None:
-        """Each write in a transaction of its own, after one of them broke the common one."""
-        for job in batch:
-            job.result, job.error = None, None
-            try:
-                self._run_together([job])
-            except sqlite3.OperationalError as error:
-                self._roll_back()
-                if _is_unavailable(error):
-                    self._put_off([job], error)
-                else:
-                    job.error = error
             except Exception as error:
-                self._roll_back()
-                job.error = error
-                logger.error("a write failed with %s and was left out", type(error).__name__)
+                if _is_unavailable(error):
+                    raise
+                if connection.total_changes != changes or not connection.in_transaction:
+                    raise _Spoiled(job, error) from error
+                self._fail(job, error)
+        connection.execute("COMMIT")
+        self._is_available = True
 
-    def _put_off(self, batch: list[_Job[Any]], cause: sqlite3.Error) -> None:
-        logger.error("the database cannot be written: %s", cause)
+    def _fail(self, job: _Job[Any], error: Exception) -> None:
+        """A bug in one write: it is left out, and told to whoever waits for it."""
+        logger.error("a write failed with %s and was left out", type(error).__name__)
+        job.result, job.error = None, error
+
+    def _put_off(self, batch: list[_Job[Any]], cause: Exception) -> None:
+        if self._is_available:
+            logger.error("the database cannot be written for now: %s", cause)
+        self._is_available = False
         for job in batch:
             message = "The gateway cannot write its ledger at the moment; try again shortly."
             job.result, job.error = None, GatewayError("ledger_unavailable", message)
@@ -215,12 +232,12 @@ def _resolve(batch: list[_Job[Any]]) -> None:
             future.set_exception(job.error)
 
 
-def _is_unavailable(error: sqlite3.Error) -> bool:
-    return error.sqlite_errorcode & 0xFF in _UNAVAILABLE
+def _is_unavailable(error: Exception) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _UNAVAILABLE
 
 
-def _open_for_writing(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+def _open_for_writing(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA foreign_keys = ON")

@@ -46,6 +46,8 @@ CREATE TABLE ledger_transactions (
     CHECK (paid_nano + granted_nano + held_nano + revenue_nano + grant_source_nano + clearing_nano = 0)
 ) STRICT;
 
+CREATE UNIQUE INDEX a_hold_opens_once ON ledger_transactions (reference) WHERE kind = 'hold';
+CREATE UNIQUE INDEX a_hold_ends_once ON ledger_transactions (reference) WHERE kind IN ('settle', 'void');
 CREATE UNIQUE INDEX credit_applies_once ON ledger_transactions (kind, reference) WHERE kind IN ('credit', 'grant');
 CREATE INDEX ledger_of_account ON ledger_transactions (account_id);
 
@@ -82,7 +84,7 @@ CREATE TABLE grants (
 CREATE INDEX grants_left ON grants (account_id) WHERE remaining_nano > 0;
 
 CREATE TABLE hold_grants (
-    request_id TEXT NOT NULL REFERENCES holds (request_id) DEFERRABLE INITIALLY DEFERRED,
+    request_id TEXT NOT NULL,
     grant_id INTEGER NOT NULL REFERENCES grants (id),
     amount_nano INTEGER NOT NULL CHECK (amount_nano > 0),
     PRIMARY KEY (request_id, grant_id)

@@ -2,6 +2,7 @@
 
 import re
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 _FILE = re.compile(r"(\d{4})_\w+\.sql")
@@ -15,18 +16,41 @@ def migrate(connection: sqlite3.Connection) -> None:
     """Bring the schema up to date. Raises SchemaTooNew for a database from the future."""
     connection.execute("CREATE TABLE IF NOT EXISTS schema_migrations (number INTEGER PRIMARY KEY) STRICT")
     migrations = _migrations()
-    applied = connection.execute("SELECT COALESCE(MAX(number), 0) FROM schema_migrations").fetchone()[0]
+    applied = _applied(connection)
     if applied > max(migrations):
         raise SchemaTooNew(f"the database has schema {applied}; this version knows {max(migrations)}: upgrade it")
     for number in sorted(number for number in migrations if number > applied):
-        record = f"INSERT INTO schema_migrations VALUES ({number})"
-        try:
-            connection.executescript(f"BEGIN IMMEDIATE; {migrations[number]}; {record}; COMMIT;")
-        except sqlite3.Error:
-            connection.rollback()
-            raise
+        _apply(connection, number, migrations[number])
+
+
+def _apply(connection: sqlite3.Connection, number: int, sql: str) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if _applied(connection) < number:  # else another process was faster
+            for statement in _statements(sql):
+                connection.execute(statement)
+            connection.execute("INSERT INTO schema_migrations VALUES (?)", (number,))
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.rollback()
+        raise
+
+
+def _applied(connection: sqlite3.Connection) -> int:
+    number: int = connection.execute("SELECT COALESCE(MAX(number), 0) FROM schema_migrations").fetchone()[0]
+    return number
+
+
+def _statements(sql: str) -> Iterator[str]:
+    """One by one, since executescript would end the transaction."""
+    statement = ""
+    for line in sql.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
 
 
 def _migrations() -> dict[int, str]:
     found = ((_FILE.fullmatch(path.name), path) for path in Path(__file__).parent.iterdir())
-    return {int(match[1]): path.read_text() for match, path in found if match is not None}
+    return {int(match[1]): path.read_text("utf-8") for match, path in found if match is not None}

@@ -1,0 +1,70 @@
+"""`mcp-gateway serve`: the gateway opened, both doors built on it and served, and what is printed then."""
+
+import json
+import sysconfig
+from pathlib import Path
+
+from http_api.app import build_app
+from http_api.serve import serve
+from mcp_gateway.core.config import Settings
+from mcp_gateway.core.gateway import Gateway, open_gateway
+from mcp_gateway.door.endpoints import McpDoor
+from mcp_gateway.server import build_door
+
+
+async def run(settings: Settings) -> None:
+    """Serve until a signal says to end."""
+    async with open_gateway(settings) as gateway:
+        door = mcp_door(gateway)
+        gateway.keys.on_close(door.close_key)
+        async with door.run():
+            await serve(
+                build_app(gateway, door, base_url=_base_url(settings, settings.host, settings.port)),
+                gateway.lifecycle,
+                host=settings.host,
+                port=settings.port,
+                max_header_bytes=settings.max_header_bytes,
+                announce_s=settings.drain_announce_s,
+                drain_timeout_s=settings.drain_timeout_s,
+                on_listening=lambda host, port: print(_greeting(gateway, _base_url(settings, host, port)), flush=True),
+            )
+
+
+def mcp_door(gateway: Gateway) -> McpDoor:
+    """The MCP door over an open gateway."""
+    return build_door(
+        settings=gateway.settings,
+        version=gateway.version,
+        new_id=gateway.new_id,
+        chat=gateway.chat,
+        published=gateway.published,
+        pool=gateway.pool,
+        limiter=gateway.limiter,
+        ledger=gateway.ledger,
+        lifecycle=gateway.lifecycle,
+    )
+
+
+def _base_url(settings: Settings, host: str, port: int) -> str:
+    """Where clients reach the gateway, as far as it can tell."""
+    reachable = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
+    return settings.public_url or f"http://{f'[{reachable}]' if ':' in reachable else reachable}:{port}"
+
+
+def _greeting(gateway: Gateway, base_url: str) -> str:
+    """What a newcomer needs: the address, a line that works as pasted, how to make a key, and a client's block."""
+    model = next(iter(gateway.published.current), "demo/echo")
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello"}]})
+    command = str(Path(sysconfig.get_path("scripts")) / "mcp-gateway")
+    server = {"command": command, "args": ["bridge", f"{base_url}/v1/mcp"], "env": {"GATEWAY_API_KEY": "gw_live_..."}}
+    return f"""
+mcp-gateway {gateway.version} on {base_url}
+
+As a guest:   curl {base_url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'
+Make a key:   {command} keys create --account $({command} accounts create me --credit 5 --quiet)
+MCP:          {base_url}/v1/mcp (streamable HTTP), {base_url}/v1/mcp/sse (HTTP+SSE)
+
+For a desktop client's configuration (a guest leaves "env" out):
+
+{json.dumps({"mcpServers": {"gateway": server}}, indent=2)}
+"""

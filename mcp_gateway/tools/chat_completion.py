@@ -1,0 +1,226 @@
+"""chat_completion: a model's answer to a conversation, with its bill.
+
+Builds the same body that the HTTP API takes and gives it to the one path of a chat request. The backend streams only
+where somebody listens to progress; the result is whole either way.
+"""
+
+from typing import Any
+
+import orjson
+from mcp import types
+
+from mcp_gateway.core.chat import Call, Chat, Exchange
+from mcp_gateway.core.money import format_usd
+from mcp_gateway.core.request import read_chat_request
+from mcp_gateway.tools.collected import Collected
+from mcp_gateway.tools.progress import Progress
+from mcp_gateway.tools.tool import Invocation, Report, Result, checked_arguments, output_schema, result
+
+_MAX_RESULT_BYTES = 1024 * 1024 - 32 * 1024
+"""Clients drop an event of more than 1 MiB, and their connection with it; the rest is for the envelope."""
+_CUT_NOTE = "\n[Cut: the answer is too long for one MCP message. Ask over the HTTP API for the whole.]"
+
+_TEXT_PART = {
+    "type": "object",
+    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+    "required": ["type", "text"],
+}
+_IMAGE_PART = {
+    "type": "object",
+    "properties": {
+        "type": {"const": "image_url"},
+        "image_url": {
+            "type": "object",
+            "properties": {
+                "url": {"type": "string", "description": "data:image/png;base64,..."},
+                "detail": {"enum": ["auto", "low", "high"]},
+            },
+            "required": ["url"],
+        },
+    },
+    "required": ["type", "image_url"],
+}
+_MESSAGE = {
+    "type": "object",
+    "properties": {
+        "role": {"type": "string", "enum": ["system", "developer", "user", "assistant", "tool"]},
+        "content": {
+            "anyOf": [
+                {"type": "string"},
+                {"type": "array", "items": {"anyOf": [_TEXT_PART, _IMAGE_PART]}},
+                {"type": "null"},
+            ]
+        },
+        "tool_calls": {"type": "array", "items": {"type": "object"}},
+        "tool_call_id": {"type": "string"},
+    },
+    "required": ["role"],
+}
+_INPUT: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "model": {"type": "string", "description": "A model id from list_models."},
+        "messages": {"type": "array", "items": _MESSAGE, "description": "The conversation, oldest first."},
+        "max_tokens": {"type": "integer", "minimum": 1, "description": "The most tokens to generate."},
+        "temperature": {"type": "number", "minimum": 0, "maximum": 2},
+        "top_p": {"type": "number", "minimum": 0, "maximum": 1},
+        "stop": {"type": ["string", "array"], "items": {"type": "string"}, "description": "Where to stop."},
+        "seed": {"type": "integer", "description": "For answers that can be repeated."},
+        "n": {"type": "integer", "minimum": 1, "description": "How many answers."},
+        "tools": {"type": "array", "items": {"type": "object"}, "description": "Functions, as OpenAI describes them."},
+        "tool_choice": {"type": ["string", "object"], "description": "auto, none, required, or one function."},
+        "response_format": {"type": "object", "description": '{"type": "json_object"} or a json_schema.'},
+        "logprobs": {"type": "boolean"},
+        "top_logprobs": {"type": "integer", "minimum": 0, "maximum": 20},
+        "presence_penalty": {"type": "number", "minimum": -2, "maximum": 2},
+        "frequency_penalty": {"type": "number", "minimum": -2, "maximum": 2},
+        "reasoning_effort": {"type": "string", "description": "none, low, medium or high, for models that reason."},
+    },
+    "required": ["model", "messages"],
+    "additionalProperties": False,
+}
+_FACTS: dict[str, Any] = {
+    "content": {"type": "string", "description": "The reply's text."},
+    "finish_reason": {"type": ["string", "null"], "description": "stop, length (cut at max_tokens) or tool_calls."},
+    "tool_calls": {"type": "array", "items": {"type": "object"}, "description": "Functions the model wants called."},
+    "reasoning": {"type": "string", "description": "What the model thought, where it tells."},
+    "logprobs": {"type": "object"},
+}
+_OUTPUT = output_schema(
+    _FACTS
+    | {
+        "choices": {
+            "type": "array",
+            "items": {"type": "object", "properties": _FACTS},
+            "description": "All answers, where n is more than 1.",
+        },
+        "usage": {
+            "type": ["object", "null"],
+            "properties": {
+                "prompt_tokens": {"type": "integer"},
+                "completion_tokens": {"type": "integer"},
+                "total_tokens": {"type": "integer"},
+                "cached_tokens": {"type": "integer"},
+            },
+        },
+        "cost_usd": {"type": "string", "description": "What this call cost."},
+        "model": {"type": "string"},
+        "request_id": {"type": "string", "description": "Under which the call is recorded and billed."},
+        "max_tokens_clamped": {"type": "integer", "description": "To what max_tokens was lowered, if it was."},
+    },
+    ["content", "finish_reason", "usage", "cost_usd", "model", "request_id"],
+)
+
+
+class ChatCompletion:
+    """Asks a model."""
+
+    definition = types.Tool(
+        name="chat_completion",
+        title="Chat completion",
+        description="Ask a language model and get its whole reply, with token usage and cost.",
+        input_schema=_INPUT,
+        output_schema=_OUTPUT,
+        annotations=types.ToolAnnotations(
+            read_only_hint=True, destructive_hint=False, idempotent_hint=False, open_world_hint=True
+        ),
+    )
+
+    def __init__(self, chat: Chat) -> None:
+        self._chat = chat
+
+    async def __call__(self, arguments: dict[str, Any], invocation: Invocation) -> Result:
+        call = Call(invocation.request_id, "mcp", invocation.client_request_id)
+        with self._chat.exchange(invocation.caller, call) as exchange:
+            body = checked_arguments(arguments, _INPUT)
+            size_bytes = len(orjson.dumps(body))
+            if invocation.report is None:
+                await exchange.begin(read_chat_request(body, size_bytes))
+                answer = orjson.loads(exchange.body)
+                model, choices, answer_bytes = answer["model"], answer["choices"], len(exchange.body)
+            else:
+                body["stream"] = True
+                collected = await _collect(exchange, body, size_bytes, invocation.report)
+                model, choices, answer_bytes = collected.model, collected.choices, collected.size_bytes
+            bill = _bill(exchange, model, invocation.request_id)
+        return _result(choices, bill) if answer_bytes < _MAX_RESULT_BYTES // 4 else _bounded_result(choices, bill)
+
+
+async def _collect(exchange: Exchange, body: dict[str, Any], size_bytes: int, report: Report) -> Collected:
+    """The whole of a stream, with progress told from before its first token on."""
+    collected = Collected()
+    async with Progress(report, lambda: collected.latest_words) as progress:
+        await exchange.begin(read_chat_request(body, size_bytes))
+        while frames := await exchange.next_frames():
+            collected.feed(frames)
+            progress.note()
+    return collected
+
+
+def _bill(exchange: Exchange, model: str, request_id: str) -> dict[str, Any]:
+    usage = exchange.usage
+    told: dict[str, int] | None = None
+    if usage is not None:
+        told = {
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "total_tokens": usage.total_tokens,
+        }
+        if usage.cached_tokens is not None:
+            told["cached_tokens"] = usage.cached_tokens
+    bill: dict[str, Any] = {
+        "usage": told,
+        "cost_usd": format_usd(exchange.cost_nano),
+        "model": model,
+        "request_id": request_id,
+    }
+    if exchange.clamped_to is not None:
+        bill["max_tokens_clamped"] = exchange.clamped_to
+    return bill
+
+
+def _result(choices: list[dict[str, Any]], bill: dict[str, Any]) -> Result:
+    """The reply as text (function calls as JSON where there is no text), and everything as data."""
+    told = [_facts(choice) for choice in choices]
+    first = told[0]
+    structured = first | bill
+    if len(told) > 1:
+        structured["choices"] = told
+    text = first["content"]
+    if not text and "tool_calls" in first:
+        text = orjson.dumps(first["tool_calls"]).decode()
+    return result(text, structured)
+
+
+def _facts(choice: dict[str, Any]) -> dict[str, Any]:
+    message = choice["message"]
+    facts: dict[str, Any] = {
+        "content": message.get("content") or message.get("refusal") or "",
+        "finish_reason": choice["finish_reason"],
+    }
+    if calls := message.get("tool_calls"):
+        facts["tool_calls"] = calls
+    if reasoning := message.get("reasoning") or message.get("reasoning_content"):
+        facts["reasoning"] = reasoning
+    if logprobs := choice.get("logprobs"):
+        facts["logprobs"] = logprobs
+    return facts
+
+
+def _bounded_result(choices: list[dict[str, Any]], bill: dict[str, Any]) -> Result:
+    """A result that fits into one event: log probabilities go first, then texts are cut, with a note that says so."""
+    max_chars = _MAX_RESULT_BYTES
+    made = _result(choices, bill)
+    while len(orjson.dumps(made)) > _MAX_RESULT_BYTES and max_chars:
+        choices = [_cut(choice, max_chars) for choice in choices]
+        made = _result(choices, bill)
+        max_chars //= 2
+    return made
+
+
+def _cut(choice: dict[str, Any], max_chars: int) -> dict[str, Any]:
+    message = dict(choice["message"])
+    for name in ("content", "reasoning", "reasoning_content"):
+        if len(text := message.get(name) or "") > max_chars:
+            message[name] = text[:max_chars] + _CUT_NOTE
+    return choice | {"message": message, "logprobs": None}

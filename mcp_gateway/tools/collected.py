@@ -1,0 +1,79 @@
+"""A streamed chat completion put together again: the same choices that an answer in one piece has."""
+
+from typing import Any
+
+import orjson
+
+from mcp_gateway.core.errors import TABLE, GatewayError
+
+_CONCATENATED = ("content", "reasoning", "reasoning_content", "refusal")
+
+
+class Collected:
+    """Fed with whole frames; afterwards `choices` are as in a unary answer. `size_bytes` is what was fed."""
+
+    def __init__(self) -> None:
+        self.model = ""
+        self.size_bytes = 0
+        self._choices: dict[int, _Choice] = {}
+
+    def feed(self, frames: bytes) -> None:
+        """Add frames. Raises GatewayError for an error that the stream tells."""
+        self.size_bytes += len(frames)
+        for frame in frames.split(b"\n\n"):
+            if frame.startswith(b"data: {"):
+                self._add(orjson.loads(frame[6:]))
+
+    @property
+    def choices(self) -> list[dict[str, Any]]:
+        return [self._choices[index].as_object(index) for index in sorted(self._choices)]
+
+    @property
+    def latest_words(self) -> str:
+        """What the first choice has so far: its text, or its reasoning before there is any."""
+        choice = self._choices.get(0)
+        return "" if choice is None else choice.text("content") or choice.text("reasoning")
+
+    def _add(self, chunk: dict[str, Any]) -> None:
+        if (error := chunk.get("error")) is not None:
+            code = error.get("code")
+            raise GatewayError(code if code in TABLE else "backend_error", error["message"])
+        self.model = self.model or chunk.get("model", "")
+        for choice in chunk.get("choices", ()):
+            self._choices.setdefault(choice["index"], _Choice()).add(choice)
+
+
+class _Choice:
+    def __init__(self) -> None:
+        self._texts: dict[str, list[str]] = {}
+        self._tool_calls: dict[int, dict[str, Any]] = {}
+        self._logprobs: list[Any] = []
+        self._finish_reason: str | None = None
+
+    def add(self, choice: dict[str, Any]) -> None:
+        delta = choice.get("delta") or {}
+        for name in _CONCATENATED:
+            if piece := delta.get(name):
+                self._texts.setdefault(name, []).append(piece)
+        for call in delta.get("tool_calls") or ():
+            self._add_tool_call(call)
+        self._logprobs += (choice.get("logprobs") or {}).get("content") or ()
+        self._finish_reason = choice.get("finish_reason") or self._finish_reason
+
+    def text(self, name: str) -> str:
+        return "".join(self._texts.get(name, ()))
+
+    def as_object(self, index: int) -> dict[str, Any]:
+        message: dict[str, Any] = {name: self.text(name) for name in self._texts}
+        if self._tool_calls:
+            message["tool_calls"] = [self._tool_calls[position] for position in sorted(self._tool_calls)]
+        logprobs = {"content": self._logprobs} if self._logprobs else None
+        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": self._finish_reason}
+
+    def _add_tool_call(self, delta: dict[str, Any]) -> None:
+        """The name and id come once, the arguments in pieces; fields that we do not know pass through."""
+        call = self._tool_calls.setdefault(delta.get("index", 0), {"function": {"name": "", "arguments": ""}})
+        call.update({name: value for name, value in delta.items() if name not in ("index", "function")})
+        function = delta.get("function") or {}
+        call["function"]["name"] = function.get("name") or call["function"]["name"]
+        call["function"]["arguments"] += function.get("arguments") or ""

@@ -1,0 +1,57 @@
+"""Tells a caller that its call is alive: at once, when there are new words, and now and then in silence."""
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+
+from mcp_gateway.tools.tool import Report
+
+_MAX_MESSAGE_BYTES = 2048
+_WAITING = "Waiting for the model."
+
+
+class Progress:
+    """Reports as a task of its own while the context is open; `words` gives the text so far.
+
+    At most once in `interval_s`, at least once in `silence_s`. The number reported is the seconds since the start.
+    """
+
+    def __init__(
+        self, report: Report, words: Callable[[], str], *, interval_s: float = 1.0, silence_s: float = 10.0
+    ) -> None:
+        self._report = report
+        self._words = words
+        self._interval_s = interval_s
+        self._silence_s = silence_s
+        self._has_news = asyncio.Event()
+
+    def note(self) -> None:
+        """There are new words."""
+        self._has_news.set()
+
+    async def __aenter__(self) -> "Progress":
+        self._task = asyncio.ensure_future(self._run())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        start_s = loop.time()
+        while True:
+            self._has_news.clear()
+            await self._report(round(loop.time() - start_s, 3), _tail(self._words()) or _WAITING)
+            await asyncio.sleep(self._interval_s)
+            try:
+                async with asyncio.timeout(self._silence_s - self._interval_s):
+                    await self._has_news.wait()
+            except TimeoutError:
+                pass
+
+
+def _tail(text: str) -> str:
+    return text[-_MAX_MESSAGE_BYTES:].encode()[-_MAX_MESSAGE_BYTES:].decode(errors="ignore")

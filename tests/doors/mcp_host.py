@@ -1,0 +1,209 @@
+"""A host for the MCP door alone: the real gateway behind it, a real server and socket before it.
+
+Who calls is told by test headers, which stand for the authentication in front of the door.
+"""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import orjson
+import uvicorn
+from mcp import Client
+from mcp.client.sse import sse_client
+from mcp.client.streamable_http import streamable_http_client
+from starlette.types import Receive, Scope, Send
+
+from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, Allowance, Caller
+from mcp_gateway.core.chat import CallerLeft
+from mcp_gateway.core.config import Settings
+from mcp_gateway.core.context import CONTEXT, RequestContext
+from mcp_gateway.core.gateway import Gateway, open_gateway
+from mcp_gateway.core.upstream.demo import DemoBackend
+from mcp_gateway.door.endpoints import McpDoor
+from mcp_gateway.server import build_door
+
+UNLIMITED = Allowance(None, None, None, None)
+PATHS = ("/v1/mcp", "/api/v1/inference/mcp")
+JSON = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+LEGACY = {**JSON, "MCP-Protocol-Version": "2025-06-18"}
+
+
+@dataclass
+class Host:
+    """A served door. `keys` are the keys that X-Test-Key may name; without that header the caller is a guest."""
+
+    gateway: Gateway
+    door: McpDoor
+    url: str
+    keys: dict[str, Caller] = field(default_factory=dict)
+
+    def key(self, name: str, allowance: Allowance = UNLIMITED, account_id: str = "acc_test") -> dict[str, str]:
+        """A key's headers."""
+        self.keys[name] = Caller(account_id, name, name, allowance)
+        return {"X-Test-Key": name}
+
+    @contextlib.asynccontextmanager
+    async def client(
+        self, transport: str, mode: str = "auto", headers: dict[str, str] | None = None, **options: Any
+    ) -> AsyncIterator[Client]:
+        """The SDK's client, connected."""
+        async with httpx2.AsyncClient(headers=headers, timeout=30) as http:
+            target = streamable_http_client(self.url, http_client=http)
+            if transport == "sse":
+                target = sse_client(f"{self.url}/sse", headers=headers)
+            async with Client(target, mode=mode, **options) as client:
+                yield client
+
+    async def post(self, message: Any, headers: dict[str, str] | None = None, url: str = "") -> httpx2.Response:
+        """A raw POST of one message."""
+        async with httpx2.AsyncClient(timeout=30) as http:
+            body = message if isinstance(message, bytes) else orjson.dumps(message)
+            return await http.post(url or self.url, content=body, headers=LEGACY | (headers or {}))
+
+    async def open_session(self, headers: dict[str, str] | None = None) -> dict[str, str]:
+        """Initialize; the headers of what follows in that session."""
+        answer = await self.post(initialize(), headers)
+        assert answer.status_code == 200, answer.text
+        return {"Mcp-Session-Id": answer.headers["mcp-session-id"]} | (headers or {})
+
+
+class Gate:
+    """The demo's sleep in a test's hands: `demo/paced` waits at each token until the gate is open."""
+
+    def __init__(self) -> None:
+        self.is_reached = asyncio.Event()
+        self.was_cancelled = asyncio.Event()
+        self.is_open = asyncio.Event()
+
+    async def sleep(self, delay_s: float) -> None:
+        if delay_s:
+            self.is_reached.set()
+            try:
+                await self.is_open.wait()
+            except asyncio.CancelledError:
+                self.was_cancelled.set()
+                raise
+
+
+def gated(host: Host) -> Gate:
+    """Put a gate into the host's demo backend."""
+    gate = Gate()
+    host.gateway.pool.demo.origin = DemoBackend(sleep=gate.sleep)
+    return gate
+
+
+@contextlib.asynccontextmanager
+async def open_host(data_dir: Path, **settings: Any) -> AsyncIterator[Host]:
+    """Serve on a free port. Whatever the server or the loop reports as an error on the way fails the test."""
+    guests = {"requests_per_minute": 10_000, "in_flight_per_address": 1000} | settings.pop("guests", {})
+    async with open_gateway(Settings(data_dir=data_dir, guests=guests, **settings)) as gateway:
+        door = build_door(
+            settings=gateway.settings,
+            version=gateway.version,
+            new_id=gateway.new_id,
+            chat=gateway.chat,
+            published=gateway.published,
+            pool=gateway.pool,
+            limiter=gateway.limiter,
+            ledger=gateway.ledger,
+            lifecycle=gateway.lifecycle,
+        )
+        host = Host(gateway, door, "")
+        with _no_errors_logged(), socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            host.url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/mcp"
+            async with door.run(), _served(_app(host), listener):
+                yield host
+
+
+def _app(host: Host) -> Callable[[Scope, Receive, Send], Any]:
+    endpoints: dict[str, Any] = {}
+    for path in PATHS:
+        endpoints[path] = endpoints[f"{path}/"] = host.door.streamable_http
+        endpoints[f"{path}/sse"] = host.door.sse
+        endpoints[f"{path}/messages/"] = host.door.messages
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        address = headers.get(b"x-test-address", b"192.0.2.1").decode()
+        guests = host.gateway.settings.guests
+        allowance = Allowance(guests.requests_per_minute, None, None, guests.in_flight_per_address)
+        caller = Caller(GUEST_ACCOUNT_ID, None, address, allowance)
+        if (key := headers.get(b"x-test-key")) is not None:
+            caller = host.keys[key.decode()]
+        client_id = headers.get(b"x-client-request-id")
+        context = RequestContext(
+            host.gateway.new_id("req"), client_id.decode() if client_id else None, address, caller=caller
+        )
+        scope[CONTEXT] = context
+        with contextlib.suppress(CallerLeft):
+            await endpoints[scope["path"]](scope, receive, send)
+
+    return app
+
+
+@contextlib.asynccontextmanager
+async def _served(app: Any, listener: socket.socket) -> AsyncIterator[None]:
+    config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=5)
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server._serve([listener]))
+    while not server.started:
+        await asyncio.sleep(0.005)  # uvicorn offers no event
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving
+
+
+class _Errors(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+@contextlib.contextmanager
+def _no_errors_logged() -> Any:
+    errors = _Errors()
+    logging.getLogger().addHandler(errors)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(errors)
+    assert not errors.lines
+
+
+def initialize(version: str = "2025-06-18") -> dict[str, Any]:
+    params = {"protocolVersion": version, "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+    return {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params}
+
+
+def chat(text: str = "hello", request_id: Any = 1, model: str = "demo/echo", **arguments: Any) -> dict[str, Any]:
+    """A tools/call of chat_completion."""
+    messages = [{"role": "user", "content": text}]
+    return call("chat_completion", {"model": model, "messages": messages, **arguments}, request_id)
+
+
+def call(name: str, arguments: dict[str, Any], request_id: Any = 1, **meta: Any) -> dict[str, Any]:
+    """A tools/call."""
+    params: dict[str, Any] = {"name": name, "arguments": arguments}
+    if meta:
+        params["_meta"] = meta
+    return {"jsonrpc": "2.0", "id": request_id, "method": "tools/call", "params": params}
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for what another task or the network brings about."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)

@@ -1,0 +1,274 @@
+"""A backend of ours that speaks like vLLM on a real socket: it answers with what was captured, or what a test scripts.
+
+Each chat takes the next queued answer, or the standing one; everything asked is kept, and a hang-up is noticed.
+"""
+
+import asyncio
+import re
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self, cast
+
+import orjson
+
+from tests.captured import Capture, captured
+
+PATIENCE_S = 10.0  # how long a test waits for what has to happen
+DONE = b"data: [DONE]\n\n"
+_EVENTS = "text/event-stream; charset=utf-8"
+
+
+@dataclass(eq=False)
+class Asked:
+    """One request that was received; `is_gone` is set when its connection ends, `is_answered` with the last byte."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+    transport: asyncio.Transport
+    is_gone: asyncio.Event = field(default_factory=asyncio.Event)
+    is_answered: bool = False
+
+    @property
+    def json(self) -> Any:
+        return orjson.loads(self.body)
+
+    def send(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def start_stream(self) -> None:
+        """The head of an event stream, which vLLM sends at once."""
+        head = f"HTTP/1.1 200 OK\r\ncontent-type: {_EVENTS}\r\ntransfer-encoding: chunked\r\n\r\n"
+        self.send(head.encode())
+
+    def send_event(self, event: bytes) -> None:
+        """One event in an HTTP chunk of its own."""
+        self.send(b"%x\r\n%b\r\n" % (len(event), event))
+
+    def end_stream(self) -> None:
+        self.send(b"0\r\n\r\n")
+
+    async def gone(self) -> None:
+        """Return when the gateway has hung up."""
+        async with asyncio.timeout(PATIENCE_S):
+            await self.is_gone.wait()
+
+
+Answer = Callable[[Asked], Awaitable[None]]
+
+
+def whole(body: bytes, status: int = 200, content_type: str = "application/json") -> Answer:
+    """An answer with a content length."""
+
+    async def answer(asked: Asked) -> None:
+        head = f"HTTP/1.1 {status} x\r\ncontent-type: {content_type}\r\ncontent-length: {len(body)}\r\n\r\n"
+        asked.send(head.encode() + body)
+
+    return answer
+
+
+def events(*frames: bytes) -> Answer:
+    """A whole stream, one HTTP chunk an event."""
+
+    async def answer(asked: Asked) -> None:
+        asked.start_stream()
+        for frame in frames:
+            asked.send_event(frame)
+        asked.end_stream()
+
+    return answer
+
+
+def replayed(capture: Capture) -> Answer:
+    """The captured answer, streamed if it was a stream."""
+    if capture.is_stream:
+        return events(*split_events(capture.body))
+    return whole(capture.body, capture.status, capture.content_type or "application/json")
+
+
+def held(until: asyncio.Event, answer: Answer) -> Answer:
+    """`answer`, but not a byte of it before the event."""
+
+    async def waiting(asked: Asked) -> None:
+        await until.wait()
+        await answer(asked)
+
+    return waiting
+
+
+async def silence(asked: Asked) -> None:
+    """Never answer."""
+    await asyncio.Event().wait()
+
+
+async def death(asked: Asked) -> None:
+    """Close the connection without a byte."""
+    asked.transport.abort()
+
+
+def split_events(stream: bytes) -> list[bytes]:
+    return [event + b"\n\n" for event in stream.split(b"\n\n") if event.strip()]
+
+
+def unary(prompt_tokens: int = 10, completion_tokens: int = 4, content: str = "hello") -> Answer:
+    """A chat completion in vLLM's shape with that usage."""
+    body = orjson.loads(captured("100_chat").body)
+    body["choices"][0]["message"]["content"] = content
+    body["usage"] = usage(prompt_tokens, completion_tokens)
+    return whole(orjson.dumps(body))
+
+
+def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
+    return {
+        "prompt_tokens": prompt_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "completion_tokens": completion_tokens,
+        "prompt_tokens_details": None,
+    }
+
+
+def chunk(content: str, prompt_tokens: int, completion_tokens: int, finish_reason: str | None = None) -> bytes:
+    """One event of a stream with continuous usage."""
+    choice = {"index": 0, "delta": {"content": content}, "logprobs": None, "finish_reason": finish_reason}
+    body = {
+        "id": "chatcmpl-1",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": "tiny",
+        "choices": [choice],
+        "usage": usage(prompt_tokens, completion_tokens),
+    }
+    return b"data: " + orjson.dumps(body) + b"\n\n"
+
+
+def final_usage(prompt_tokens: int, completion_tokens: int) -> bytes:
+    """The event without choices that tells the total."""
+    body = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "tiny", "choices": []}
+    return b"data: " + orjson.dumps(body | {"usage": usage(prompt_tokens, completion_tokens)}) + b"\n\n"
+
+
+def stream(prompt_tokens: int = 10, completion_tokens: int = 4) -> list[bytes]:
+    """The events of a whole stream."""
+    chunks = [chunk("", prompt_tokens, 0)]
+    for number in range(1, completion_tokens + 1):
+        chunks.append(chunk("x", prompt_tokens, number, "stop" if number == completion_tokens else None))
+    return [*chunks, final_usage(prompt_tokens, completion_tokens), DONE]
+
+
+class ReplayingBackend:
+    """Serves on 127.0.0.1 while entered. `prompt_tokens` is what /tokenize counts; None makes it fail."""
+
+    def __init__(self, *models: str, max_model_len: int = 2048) -> None:
+        self.models = models or ("tiny",)
+        self.max_model_len = max_model_len
+        self.prompt_tokens: int | None = 10
+        self.queue: deque[Answer] = deque()
+        self.standing: Answer | None = None
+        self.asked: list[Asked] = []
+        self.url = ""
+        self._arrived = asyncio.Condition()
+        self.connections: set[_Connection] = set()
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: _Connection(self), "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.die()
+        await self._server.wait_closed()
+
+    def die(self) -> None:
+        """Stop listening and drop every connection."""
+        self._server.close()
+        for connection in list(self.connections):
+            connection.transport.abort()
+
+    def answer_with(self, *answers: Answer) -> None:
+        """Queue answers for the next chats; forgets what was asked before."""
+        self.asked.clear()
+        self.queue.clear()
+        self.queue.extend(answers)
+
+    @property
+    def chats(self) -> list[Asked]:
+        return [asked for asked in self.asked if asked.path == "/v1/chat/completions"]
+
+    async def chats_asked(self, count: int) -> list[Asked]:
+        """Wait until so many chats have arrived since `answer_with`."""
+        async with asyncio.timeout(PATIENCE_S), self._arrived:
+            await self._arrived.wait_for(lambda: len(self.chats) >= count)
+        return self.chats
+
+    async def answer(self, asked: Asked) -> None:
+        self.asked.append(asked)
+        async with self._arrived:
+            self._arrived.notify_all()
+        await self._answer_to(asked)(asked)
+        asked.is_answered = True
+
+    def _answer_to(self, asked: Asked) -> Answer:
+        if asked.path == "/v1/models":
+            rows = [{"id": name, "owned_by": "vllm", "max_model_len": self.max_model_len} for name in self.models]
+            return whole(orjson.dumps({"object": "list", "data": rows}))
+        if asked.path == "/tokenize":
+            return whole(b"{}", 500) if self.prompt_tokens is None else whole(b'{"count":%d}' % self.prompt_tokens)
+        if asked.path != "/v1/chat/completions":
+            return whole(b'{"detail":"Not Found"}', 404)
+        if self.queue:
+            return self.queue.popleft()
+        if self.standing is not None:
+            return self.standing
+        return events(*stream()) if asked.json.get("stream") else unary()
+
+
+class _Connection(asyncio.Protocol):
+    """One socket: requests with a content length, one after the other."""
+
+    def __init__(self, backend: ReplayingBackend) -> None:
+        self._backend = backend
+        self._buffer = b""
+        self._asked: Asked | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self._backend.connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        head, end, rest = self._buffer.partition(b"\r\n\r\n")
+        found = re.search(rb"content-length: (\d+)", head.lower())
+        length = int(found[1]) if found else 0
+        if end and len(rest) >= length:
+            self._buffer = rest[length:]
+            self._asked = _asked(head, rest[:length], self.transport)
+            self._task = asyncio.get_running_loop().create_task(self._backend.answer(self._asked))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._backend.connections.discard(self)
+        if self._asked is not None:
+            self._asked.is_gone.set()
+        if self._task is not None:
+            self._task.cancel()
+
+
+def _asked(head: bytes, body: bytes, transport: asyncio.Transport) -> Asked:
+    first, *lines = head.decode("latin-1").split("\r\n")
+    method, path, _ = first.split(" ")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return Asked(method, path, headers, body, transport)
+
+
+def contents(stream_bytes: Iterable[bytes]) -> list[Any]:
+    """The JSON of each data event, `[DONE]` left out."""
+    joined = b"".join(stream_bytes)
+    data = [event.removeprefix(b"data:").strip() for event in split_events(joined) if event.startswith(b"data:")]
+    return [orjson.loads(piece) for piece in data if piece != b"[DONE]"]

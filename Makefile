@@ -3,13 +3,19 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: serve test lint types check lock docs clean
+.PHONY: serve test crash bench-ledger lint types check lock docs clean
 
 serve: $(VENV)/.installed  ## start the gateway on 127.0.0.1:8080
 	@$(BIN)/mcp-gateway serve
 
 test: $(VENV)/.installed-dev  ## run all tests
 	@$(BIN)/python -m pytest
+
+crash: $(VENV)/.installed-dev  ## kill -9 the server under load, twenty times, and audit the books
+	@$(BIN)/python -m pytest -m slow tests/crash
+
+bench-ledger: $(VENV)/.installed-dev  ## settled requests a second, and the wait for a commit beside a bare fsync
+	@$(BIN)/python benchmarks/ledger.py
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

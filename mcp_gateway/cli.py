@@ -14,11 +14,12 @@ from bridge.mcp_stdio_bridge import main as run_bridge
 from mcp_gateway import __version__
 from mcp_gateway.core.config import ConfigError, Settings, load_settings
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.gateway import Desk, open_desk
+from mcp_gateway.core.gateway import DATABASE, Desk, open_desk
 from mcp_gateway.core.identity.keys import DEFAULT, LIMIT_NAMES, Key, KeyLimits, Limit
 from mcp_gateway.core.ids import new_id
 from mcp_gateway.core.money import format_usd, parse_usd
 from mcp_gateway.core.observe.logs import configure_logging
+from mcp_gateway.core.store.backup import back_up
 from mcp_gateway.core.store.migrations import SchemaTooNew
 from mcp_gateway.core.store.sole import AlreadyServed
 
@@ -252,6 +253,23 @@ def check_ledger(config: ConfigOption = None) -> None:
         typer.echo("every balance equals its entries")
 
     _at_desk(config, work)
+
+
+# backup
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="The new file to write.")],
+    config: ConfigOption = None,
+) -> None:
+    """Copy the database to a new file, safely while the gateway serves."""
+    settings = _settings(config)
+    try:
+        back_up(settings.data_dir / DATABASE, file)
+    except (OSError, DatabaseError) as error:
+        _fail(str(error))
+    typer.echo(f"wrote {file}")
 
 
 # bridge

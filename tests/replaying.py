@@ -99,6 +99,21 @@ def held(until: asyncio.Event, answer: Answer) -> Answer:
     return waiting
 
 
+def in_two(first: Iterable[bytes], until: asyncio.Event, rest: Iterable[bytes]) -> Answer:
+    """A stream that waits for the event in its middle."""
+
+    async def answer(asked: Asked) -> None:
+        asked.start_stream()
+        for frame in first:
+            asked.send_event(frame)
+        await until.wait()
+        for frame in rest:
+            asked.send_event(frame)
+        asked.end_stream()
+
+    return answer
+
+
 async def silence(asked: Asked) -> None:
     """Never answer."""
     await asyncio.Event().wait()

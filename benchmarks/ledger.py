@@ -1,0 +1,91 @@
+"""What a request pays for its ledger: settled requests a second, the wait for a commit, and a bare fsync beside it.
+
+    python benchmarks/ledger.py [FOLDER]     (FOLDER on the disk that is to be measured)
+
+Each request holds, settles with `synchronous=FULL` and is recorded, as under the gateway. Absolute figures belong to
+one machine; what travels is how the wait compares with the fsync, and how throughput grows with requests at once.
+"""
+
+import asyncio
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import uvloop
+
+from mcp_gateway.core.identity.accounts import Accounts
+from mcp_gateway.core.ids import new_id, now_ms
+from mcp_gateway.core.ledger.ledger import Ledger
+from mcp_gateway.core.observe.records import RequestRecord
+from mcp_gateway.core.store.store import Store
+
+SECONDS = 3.0
+CONCURRENCIES = (1, 8, 32, 128)
+
+
+def fsync_ms(folder: Path) -> float:
+    """The median time of a write of 4 KiB and its fsync."""
+    times = []
+    with (folder / "fsync").open("wb") as file:
+        for _ in range(200):
+            file.write(b"x" * 4096)
+            file.flush()
+            start_s = time.perf_counter()
+            os.fsync(file.fileno())
+            times.append(time.perf_counter() - start_s)
+    return statistics.median(times) * 1000
+
+
+async def request(ledger: Ledger, account_id: str, holds_s: list[float], settles_s: list[float]) -> None:
+    request_id = new_id("req")
+    start_s = time.perf_counter()
+    hold = await ledger.hold(request_id, account_id, 1000, 20_000)
+    held_s = time.perf_counter()
+    record = RequestRecord(
+        request_id, None, account_id, "key_benchmark", "http", "model", "vllm-1", False, 12, 64, None, 10_200,
+        "50000/150000", now_ms(), 5, None, 200, None, "stop",
+    )  # fmt: skip
+    await ledger.settle(hold, 10_200, record.insert)
+    holds_s.append(held_s - start_s)
+    settles_s.append(time.perf_counter() - held_s)
+
+
+async def measure(folder: Path, concurrency: int) -> tuple[float, float, float, float]:
+    """Requests a second, the median waits for hold and settlement in ms, and CPU microseconds a request."""
+    store = await Store.open(folder / f"ledger-{concurrency}.sqlite3")
+    account = await Accounts(store, new_id=new_id, now_ms=now_ms).create("benchmark")
+    ledger = Ledger(store, now_ms=now_ms)
+    await ledger.credit(account.id, 10**15, "benchmark")
+    holds_s: list[float] = []
+    settles_s: list[float] = []
+    end_s = time.perf_counter() + SECONDS
+
+    async def client() -> None:
+        while time.perf_counter() < end_s:
+            await request(ledger, account.id, holds_s, settles_s)
+
+    start_s, cpu_s = time.perf_counter(), time.process_time()
+    await asyncio.gather(*(client() for _ in range(concurrency)))
+    elapsed_s, used_s = time.perf_counter() - start_s, time.process_time() - cpu_s
+    assert await ledger.check() == []
+    await store.close()
+    count = len(holds_s)
+    waits_ms = (statistics.median(holds_s) * 1000, statistics.median(settles_s) * 1000)
+    return count / elapsed_s, *waits_ms, used_s / count * 1e6
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else ".") as name:
+        folder = Path(name)
+        print(f"bare fsync of 4 KiB: {fsync_ms(folder):.3f} ms (median)\n")
+        print(f"{'at once':>8}{'settled/s':>12}{'hold ms':>10}{'settle ms':>11}{'CPU us':>9}")
+        for concurrency in CONCURRENCIES:
+            rate, hold_ms, settle_ms, cpu_us = uvloop.run(measure(folder, concurrency))
+            print(f"{concurrency:>8}{rate:>12.0f}{hold_ms:>10.3f}{settle_ms:>11.3f}{cpu_us:>9.0f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""A copy of a database, safe while it is in use."""
+
+import contextlib
+import os
+import sqlite3
+from pathlib import Path
+
+
+def back_up(database: Path, target: Path) -> None:
+    """Write a consistent copy of `database` as of now to the new file `target`, readable by its owner alone.
+
+    Raises FileExistsError, FileNotFoundError, sqlite3.Error.
+    """
+    if not database.exists():
+        raise FileNotFoundError(f"there is no database at {database}")
+    if target.exists():
+        raise FileExistsError(f"{target} exists already; name a new file")
+    part = target.with_name(target.name + ".part")
+    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    try:
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+            connection.execute("VACUUM INTO ?", (str(part),))
+        _flush(part)
+        part.rename(target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _flush(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

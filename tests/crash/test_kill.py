@@ -1,0 +1,169 @@
+"""`kill -9` of the real server under load, many times: what clients saw whole is paid exactly, and nothing is left.
+
+Run by `make crash`, apart from the other tests, for it takes its time.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import sqlite3
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx2
+import orjson
+import pytest
+
+from mcp_gateway.core.config import Settings
+from mcp_gateway.core.gateway import DATABASE, open_desk
+from mcp_gateway.core.identity.keys import KeyLimits
+from tests.replaying import DONE, Asked, ReplayingBackend, chunk, final_usage, unary
+from tests.serving import PRICED
+
+pytestmark = pytest.mark.slow
+
+KILLS = 20
+CLIENTS = 24
+PROMPT_PRICE_NANO, COMPLETION_PRICE_NANO = 300, 700
+START_TIMEOUT_S = 20.0
+LIMITS = httpx2.Limits(max_connections=CLIENTS)
+
+
+@dataclass
+class Seen:
+    """What clients saw whole, by the gateway's request id: the tokens of prompt and completion."""
+
+    whole: dict[str, tuple[int, int]] = field(default_factory=dict)
+    broken: int = 0
+
+
+class Tokens:
+    """A backend whose answers have a length of their own each, a token a frame."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+
+    async def __call__(self, asked: Asked) -> None:
+        prompt, completion = self._random.randint(1, 40), self._random.randint(1, 24)
+        if not asked.json.get("stream"):
+            await asyncio.sleep(self._random.random() * 0.02)
+            await unary(prompt, completion)(asked)
+            return
+        asked.start_stream()
+        for number in range(completion + 1):
+            asked.send_event(chunk("x" if number else "", prompt, number, "stop" if number == completion else None))
+            await asyncio.sleep(0.001)
+        asked.send_event(final_usage(prompt, completion))
+        asked.send_event(DONE)
+        asked.end_stream()
+
+
+@contextlib.asynccontextmanager
+async def running_server(config: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """The real program; yields it and its address once it has told it."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "mcp_gateway", "serve", "--config", str(config),
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, env=environ,
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(START_TIMEOUT_S):
+            while b" on http://" not in (line := await process.stdout.readline()):
+                assert line, "the server ended before it served"
+        yield process, line.split()[-1].decode()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def client(http: httpx2.AsyncClient, seen: Seen, dice: random.Random) -> None:
+    """Chat without end, until the server is gone; note each answer that came whole."""
+    while True:
+        is_stream = dice.random() < 0.6
+        body = {"model": PRICED["id"], "messages": [{"role": "user", "content": "hi"}], "max_tokens": 64}
+        if is_stream:
+            body |= {"stream": True, "stream_options": {"include_usage": True}}
+        try:
+            response = await http.post("/v1/chat/completions", json=body)
+        except httpx2.HTTPError:
+            seen.broken += 1
+            return
+        if (tokens := usage_of(response, is_stream)) is not None:
+            seen.whole[response.headers["x-request-id"]] = tokens
+
+
+async def killed_under_load(config: Path, key: str, seen: Seen, dice: random.Random) -> None:
+    """Start the server, let clients at it, and kill it at some moment."""
+    async with (
+        running_server(config) as (process, url),
+        httpx2.AsyncClient(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=30, limits=LIMITS) as http,
+    ):
+        load = [asyncio.create_task(client(http, seen, dice)) for _ in range(CLIENTS)]
+        await asyncio.sleep(0.2 + dice.random() * 0.4)
+        process.send_signal(signal.SIGKILL)
+        await asyncio.gather(*load)
+
+
+def usage_of(response: httpx2.Response, is_stream: bool) -> tuple[int, int] | None:
+    """The tokens that a whole answer tells; None where it was refused or broke off."""
+    if response.status_code != 200 or (is_stream and not response.content.endswith(DONE)):
+        return None
+    text = response.content.split(b"\n\n")[-3].removeprefix(b"data: ") if is_stream else response.content
+    usage = orjson.loads(text).get("usage")
+    return None if usage is None else (usage["prompt_tokens"], usage["completion_tokens"])
+
+
+def write_config(tmp_path: Path, backend: ReplayingBackend) -> Path:
+    config = tmp_path / "gateway.toml"
+    pricing = "".join(f"{name} = {price!r}\n" for name, price in PRICED["pricing"].items())
+    config.write_text(
+        f'vllm_urls = ["{backend.url}"]\ndata_dir = "{tmp_path}"\nport = 0\n[[models]]\nid = "{PRICED["id"]}"\n'
+        f'backend_model = "tiny"\ncontext_window = 2048\n[models.pricing]\n{pricing}'
+    )
+    return config
+
+
+async def test_a_server_killed_under_load_loses_no_bill_and_leaves_no_hold(tmp_path: Path) -> None:
+    seen = Seen()
+    dice = random.Random(20_26)
+    asked_ids: set[str] = set()
+    async with ReplayingBackend() as backend:
+        backend.standing = Tokens(7)
+        config = write_config(tmp_path, backend)
+        async with open_desk(Settings.model_validate({"data_dir": tmp_path})) as desk:
+            account = (await desk.accounts.create("crash")).id
+            await desk.ledger.credit(account, 10**12, "start")
+            key = (await desk.keys.create(account, limits=KeyLimits(None, None, None, None)))[1]
+        for _ in range(KILLS):
+            await killed_under_load(config, key, seen, dice)
+            asked_ids |= {asked.headers["x-request-id"] for asked in backend.chats}
+        async with running_server(config) as (process, _):
+            process.send_signal(signal.SIGINT)
+            assert await process.wait() == 0
+    async with open_desk(Settings.model_validate({"data_dir": tmp_path})) as desk:
+        assert await desk.ledger.check() == []
+    check_books(tmp_path / DATABASE, seen, asked_ids)
+
+
+def check_books(database: Path, seen: Seen, asked_ids: set[str]) -> None:
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        settled = connection.execute(
+            "SELECT reference, revenue_nano FROM ledger_transactions WHERE kind = 'settle'"
+        ).fetchall()
+        held = dict(connection.execute("SELECT reference, held_nano FROM ledger_transactions WHERE kind = 'hold'"))
+        assert connection.execute("SELECT COUNT(*) FROM holds").fetchone() == (0,)
+    charged = dict(settled)
+    assert len(seen.whole) > KILLS * CLIENTS, "hardly any load"
+    assert seen.broken >= KILLS, "the kills hit nobody"
+    for request_id, (prompt, completion) in seen.whole.items():
+        assert charged[request_id] == prompt * PROMPT_PRICE_NANO + completion * COMPLETION_PRICE_NANO
+    assert len(charged) == len(settled), "a request was settled twice"
+    for request_id, amount_nano in settled:
+        assert request_id in asked_ids, "a bill for what never reached the backend"
+        assert amount_nano <= held[request_id]

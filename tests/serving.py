@@ -1,0 +1,220 @@
+"""The real gateway behind a real server and socket, in a test's own loop; accounts, keys and clients for it."""
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import openai
+import orjson
+from starlette.types import Receive, Scope, Send
+
+from http_api.app import build_app
+from http_api.serve import DrainingServer, config_of
+from mcp_gateway.core.config import Settings
+from mcp_gateway.core.gateway import DATABASE, Desk, Gateway, open_desk, open_gateway
+from mcp_gateway.core.identity.keys import KeyLimits
+from mcp_gateway.core.money import parse_usd
+from tests.replaying import PATIENCE_S
+
+NOON_S = 1_900_000_000 // 86_400 * 86_400 + 43_200.0
+UNLIMITED = KeyLimits(None, None, None, None)
+MESSAGES = [{"role": "user", "content": "Say hello."}]
+PRICED = {
+    "id": "priced/tiny",
+    "backend_model": "tiny",
+    "context_window": 2048,
+    "pricing": {"prompt": "0.0000003", "completion": "0.0000007"},
+}
+FREE = {"id": "free/tiny", "backend_model": "tiny", "context_window": 2048}
+
+
+class Clock:
+    """The wall clock that limits go by; stands still unless a test moves it."""
+
+    def __init__(self, now_s: float = NOON_S) -> None:
+        self.now_s = now_s
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class NoMcp:
+    """Stands where the MCP door does; nothing here goes through it."""
+
+    async def streamable_http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raise NotImplementedError
+
+    sse = messages = streamable_http
+
+
+@dataclass
+class Door:
+    """A served gateway, with the desk of the command line beside it."""
+
+    gateway: Gateway
+    desk: Desk
+    server: DrainingServer
+    url: str
+    port: int
+    http: httpx2.AsyncClient
+    clock: Clock
+    data_dir: Path
+
+    async def account(self, credit_usd: str = "0") -> str:
+        """A new account's id."""
+        account = await self.desk.accounts.create("test")
+        if parse_usd(credit_usd):
+            await self.desk.ledger.credit(account.id, parse_usd(credit_usd), account.id)
+        return account.id
+
+    async def key(
+        self, account_id: str | None = None, *, limits: KeyLimits = UNLIMITED, is_test: bool = False, credit: str = "0"
+    ) -> str:
+        """A new key, raw; of a new account where none is named."""
+        account_id = account_id or await self.account(credit)
+        return (await self.gateway.keys.create(account_id, is_test=is_test, limits=limits))[1]
+
+    async def balance_nano(self, account_id: str) -> int:
+        balance = await self.gateway.ledger.balance(account_id)
+        assert balance.held_nano == 0
+        return balance.spendable_nano
+
+    async def chat(self, key: str | None = None, **fields: Any) -> httpx2.Response:
+        """POST a chat of the free model, unless `fields` say otherwise; as a guest without a key."""
+        return await self.post(orjson.dumps(chat_body(**fields)), key)
+
+    async def post(
+        self, body: bytes, key: str | None = None, path: str = "/v1/chat/completions", **headers: str
+    ) -> httpx2.Response:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.http.post(
+            path, content=body, headers=bearer(key) | {"content-type": "application/json"} | named
+        )
+
+    async def get(self, path: str, key: str | None = None, **headers: str) -> httpx2.Response:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.http.get(path, headers=bearer(key) | named)
+
+    def openai(self, key: str, prefix: str = "/v1") -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(api_key=key, base_url=self.url + prefix, max_retries=0)
+
+    async def raw(self, data: bytes) -> bytes:
+        """Send bytes on a connection of their own; all that comes back until the server closes it."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            writer.write(data)
+            async with asyncio.timeout(PATIENCE_S):
+                return await reader.read()
+        finally:
+            writer.close()
+            await writer.wait_closed()
+
+    async def nothing_is_left(self) -> None:
+        """Wait for the last accounts, then fail if a hold, a slot or a task outlived its request, or money is off."""
+        assert await self.gateway.lifecycle.wait_until_idle(PATIENCE_S)
+        async with asyncio.timeout(PATIENCE_S):
+            while self.server.server_state.tasks or _departures():
+                await asyncio.sleep(0)
+        assert self.gateway.limiter.in_flight == 0
+        assert [backend.in_flight for backend in self.gateway.pool.backends] == [0] * len(self.gateway.pool.backends)
+        assert self.gateway.pool.demo.in_flight == 0
+        assert await self.rows("SELECT * FROM holds") == []
+        assert await self.gateway.ledger.check() == []
+
+    async def rows(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """What stands in the database once everything written so far is committed."""
+        await self.gateway.ledger._store.write(lambda _: None)
+        with contextlib.closing(sqlite3.connect(self.data_dir / DATABASE)) as connection:
+            return connection.execute(sql, parameters).fetchall()
+
+    async def record(self, response: httpx2.Response) -> dict[str, Any]:
+        """The request log's row of an answer."""
+        assert await self.gateway.lifecycle.wait_until_idle(PATIENCE_S)
+        await self.gateway.ledger._store.write(lambda _: None)
+        with contextlib.closing(sqlite3.connect(self.data_dir / DATABASE)) as connection:
+            connection.row_factory = sqlite3.Row
+            sql = "SELECT * FROM requests WHERE id = ?"
+            return dict(connection.execute(sql, (response.headers["x-request-id"],)).fetchone())
+
+
+_addresses = count(1)
+
+
+def fresh_guest() -> dict[str, str]:
+    """A header that makes a guest one who was never seen; for a door that trusts 127.0.0.1 as its proxy."""
+    number = next(_addresses)
+    return {"x-forwarded-for": f"198.51.{number >> 8}.{number & 255}"}
+
+
+def bearer(key: str | None) -> dict[str, str]:
+    return fresh_guest() if key is None else {"authorization": f"Bearer {key}"}
+
+
+def chat_body(**fields: Any) -> dict[str, Any]:
+    return {"model": "free/tiny", "messages": MESSAGES} | fields
+
+
+def error_of(response: httpx2.Response) -> dict[str, Any]:
+    """The error object, after a check that it has the one shape."""
+    body = response.json()
+    assert list(body) == ["error"]
+    error: dict[str, Any] = body["error"]
+    assert {"message", "type", "code", "param"} <= error.keys()
+    assert isinstance(error["message"], str)
+    assert error["message"]
+    assert isinstance(error["code"], str)
+    assert error["param"] is None or isinstance(error["param"], str)
+    return error
+
+
+@contextlib.asynccontextmanager
+async def open_door(data_dir: Path, clock: Clock | None = None, **settings: Any) -> AsyncIterator[Door]:
+    """Serve on a free port with these settings; 127.0.0.1 is a trusted proxy, so that guests can be told apart."""
+    tree = Settings.model_validate({"data_dir": data_dir, "trusted_proxies": ["127.0.0.1"]} | settings)
+    clock = clock or Clock()
+    async with contextlib.AsyncExitStack() as stack:
+        gateway = await stack.enter_async_context(open_gateway(tree, now_s=clock))
+        server, port = await stack.enter_async_context(_served(gateway))
+        desk = await stack.enter_async_context(open_desk(tree))
+        url = f"http://127.0.0.1:{port}"
+        http = await stack.enter_async_context(httpx2.AsyncClient(base_url=url, timeout=PATIENCE_S * 3))
+        yield Door(gateway, desk, server, url, port, http, clock, data_dir)
+
+
+@contextlib.asynccontextmanager
+async def _served(gateway: Gateway) -> AsyncIterator[tuple[DrainingServer, int]]:
+    settings = gateway.settings
+    app = build_app(gateway, NoMcp(), base_url="http://gateway.test")
+    listening: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    config = config_of(
+        app,
+        host="127.0.0.1",
+        port=0,
+        max_header_bytes=settings.max_header_bytes,
+        drain_timeout_s=settings.drain_timeout_s,
+    )
+    server = _Server(config, gateway.lifecycle, settings.drain_announce_s, lambda _, port: listening.set_result(port))
+    task = asyncio.get_running_loop().create_task(server.serve())
+    try:
+        yield server, await listening
+    finally:
+        server.should_exit = True
+        await task
+
+
+class _Server(DrainingServer):
+    """Leaves the process's signals to pytest."""
+
+    @contextlib.contextmanager
+    def capture_signals(self):  # type: ignore[no-untyped-def]
+        yield
+
+
+def _departures() -> list[asyncio.Task[Any]]:
+    return [task for task in asyncio.all_tasks() if "Departure" in repr(task.get_coro())]

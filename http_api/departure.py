@@ -5,8 +5,7 @@ from types import TracebackType
 
 from starlette.types import Message, Receive, Scope, Send
 
-ABORT = "gateway.abort"
-"""Key in the ASGI scope: a callable that closes the client's connection at once, where the server offers one."""
+from mcp_gateway.core.context import ABORT
 
 
 class Departure:

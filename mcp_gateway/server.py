@@ -9,6 +9,7 @@ from mcp import MCPError, types
 from mcp.server import Server, ServerRequestContext
 from mcp.server.caching import CacheHint
 from mcp.types import INVALID_PARAMS
+from mcp.types.version import KNOWN_PROTOCOL_VERSIONS, is_version_at_least
 
 from mcp_gateway.core.catalog import Published
 from mcp_gateway.core.chat import Chat
@@ -27,6 +28,8 @@ from mcp_gateway.tools.tool import Invocation, Report, Result, Tool, error_resul
 logger = getLogger(__name__)
 
 _LIST_TTL_MS = 3_600_000
+_ANNOTATED_SINCE = "2025-03-26"
+_STRUCTURED_SINCE = "2025-06-18"
 _INSTRUCTIONS = (
     "Ask other language models through this gateway. Call list_models for the model ids, their prices and what they "
     "can do, chat_completion to get a model's reply (it says what the call cost), and get_balance to see what is left. "
@@ -37,16 +40,22 @@ _INSTRUCTIONS = (
 def build_server(tools: list[Tool], *, version: str, website_url: str | None, new_id: Callable[[str], str]) -> Server:
     """The SDK's server with these tools on it."""
     by_name = {tool.definition.name: tool for tool in tools}
-    listed = types.ListToolsResult(tools=[tool.definition for tool in tools])
+    listed = {
+        version: types.ListToolsResult(tools=[_definition_at(version, tool.definition) for tool in tools])
+        for version in KNOWN_PROTOCOL_VERSIONS
+    }
 
-    async def list_tools(_ctx: ServerRequestContext, _params: types.PaginatedRequestParams | None) -> Any:
-        return listed
+    async def list_tools(ctx: ServerRequestContext, _params: types.PaginatedRequestParams | None) -> Any:
+        return listed[ctx.protocol_version]
 
     async def call_tool(ctx: ServerRequestContext, params: types.CallToolRequestParams) -> Any:
         tool = by_name.get(params.name)
         if tool is None:
             raise MCPError(INVALID_PARAMS, f"Unknown tool: {params.name[:100]}")
-        return await _called(tool, params.arguments or {}, _invocation(ctx, new_id("req")))
+        result = await _called(tool, params.arguments or {}, _invocation(ctx, new_id("req")))
+        if not is_version_at_least(ctx.protocol_version, _STRUCTURED_SINCE):
+            del result["structuredContent"]
+        return result
 
     server: Server = Server(
         "mcp-gateway",
@@ -60,6 +69,16 @@ def build_server(tools: list[Tool], *, version: str, website_url: str | None, ne
     )
     server.middleware.clear()  # OpenTelemetry's records whole exceptions
     return server
+
+
+def _definition_at(version: str, definition: types.Tool) -> types.Tool:
+    """A tool as a revision knows tools."""
+    lacking: dict[str, None] = {}
+    if not is_version_at_least(version, _ANNOTATED_SINCE):
+        lacking = {"annotations": None}
+    if not is_version_at_least(version, _STRUCTURED_SINCE):
+        lacking |= {"output_schema": None, "title": None}
+    return definition.model_copy(update=lacking)
 
 
 async def _called(tool: Tool, arguments: dict[str, Any], invocation: Invocation) -> Result:

@@ -6,6 +6,8 @@ from mcp_gateway.core.caller import Caller
 
 CONTEXT = "gateway.context"
 """The key in an ASGI scope."""
+ABORT = "gateway.abort"
+"""Key in an ASGI scope: a callable that closes the client's connection at once, where the server offers one."""
 
 
 @dataclass(slots=True)

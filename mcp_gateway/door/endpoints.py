@@ -32,7 +32,7 @@ from mcp_gateway.core.context import CONTEXT, RequestContext
 from mcp_gateway.core.lifecycle import Lifecycle
 from mcp_gateway.door.access import Access
 from mcp_gateway.door.calls import CallContext, Tell, answer
-from mcp_gateway.door.http import Accept, EventStream, Headers, Reply, event, read_body, send_payload
+from mcp_gateway.door.http import Accept, EventStream, Reply, event, read_body, send_payload
 from mcp_gateway.door.jsonrpc import Message, Refusal, parse_message
 from mcp_gateway.door.sessions import Session, Sessions, owner_of
 
@@ -88,7 +88,7 @@ class McpDoor:
 
     async def streamable_http(self, scope: Scope, receive: Receive, send: Send) -> None:
         """POST for messages; GET (the server's stream) and DELETE for sessions."""
-        headers = dict(scope["headers"])
+        headers = _headers_of(scope)
         try:
             self._access.check(headers)
             if scope["method"] == "POST":
@@ -106,7 +106,7 @@ class McpDoor:
     async def sse(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The stream of an HTTP+SSE session (2024-11-05), which the session lives as long as."""
         try:
-            self._access.check(dict(scope["headers"]))
+            self._access.check(_headers_of(scope))
             if scope["method"] != "GET":
                 raise _not_allowed(b"GET")
             session = self._new_session(scope[CONTEXT])
@@ -124,7 +124,7 @@ class McpDoor:
 
     async def messages(self, scope: Scope, receive: Receive, send: Send) -> None:
         """POST for messages of an HTTP+SSE session; answers go to its stream."""
-        headers = dict(scope["headers"])
+        headers = _headers_of(scope)
         context: RequestContext = scope[CONTEXT]
         try:
             self._access.check(headers)
@@ -178,7 +178,7 @@ class McpDoor:
         if not message.is_request:
             await self._note(session, message, context)
             return await send_payload(send, b"", 202)
-        reply = self._reply(headers, scope, receive, send, ((_SESSION_HEADER, session.id.encode()),))
+        reply = self._reply(headers, scope, receive, send)
         call = CallContext(message, context, reply.tell)
         assert message.id is not None
         cancel = session.begin(message.id)
@@ -199,7 +199,7 @@ class McpDoor:
         if not Accept.of(headers.get(b"accept", b"*/*")).events:
             raise Refusal(406, INVALID_REQUEST, "Accept text/event-stream to listen.")
         session.close_stream()
-        stream = session.stream = self._event_stream(scope, receive, send, ((_SESSION_HEADER, session.id.encode()),))
+        stream = session.stream = self._event_stream(scope, receive, send)
         try:
             await stream.serve(b": open\n\n")
         finally:
@@ -277,9 +277,7 @@ class McpDoor:
 
         Raises Refusal where they do not fit.
         """
-        headers = (
-            None if lines is None else [(name.decode("latin-1"), value.decode("latin-1")) for name, value in lines]
-        )
+        headers = None if lines is None else _decoded(lines)
         if headers is not None and (twice := find_duplicated_routing_header(headers)) is not None:
             raise Refusal(400, HEADER_MISMATCH, f"{twice} header appears more than once", request_id=message.id)
         body = {"method": message.method, "params": message.params}
@@ -289,15 +287,12 @@ class McpDoor:
         envelope = route.protocol_version, route.client_info, route.client_capabilities
         return self._runner(Connection.from_envelope(*envelope))
 
-    def _event_stream(self, scope: Scope, receive: Receive, send: Send, headers: Headers = ()) -> EventStream:
-        stall_timeout_s = self._settings.client_stall_timeout_s
-        return EventStream(scope, receive, send, stall_timeout_s=stall_timeout_s, headers=headers)
+    def _event_stream(self, scope: Scope, receive: Receive, send: Send) -> EventStream:
+        return EventStream(scope, receive, send, stall_timeout_s=self._settings.client_stall_timeout_s)
 
-    def _reply(
-        self, request: dict[bytes, bytes], scope: Scope, receive: Receive, send: Send, headers: Headers = ()
-    ) -> Reply:
-        stream = self._event_stream(scope, receive, send, headers)
-        return Reply(receive, send, Accept.of(request.get(b"accept", b"*/*")), stream)
+    def _reply(self, headers: dict[bytes, bytes], scope: Scope, receive: Receive, send: Send) -> Reply:
+        accept = Accept.of(headers.get(b"accept", b"*/*"))
+        return Reply(receive, send, accept, self._event_stream(scope, receive, send))
 
     # Ends
 
@@ -319,6 +314,15 @@ class McpDoor:
         await asyncio.gather(*(session.finish_calls(timeout_s) for session in sessions))
         for session in sessions:
             session.close_stream()
+
+
+def _headers_of(scope: Scope) -> dict[bytes, bytes]:
+    """By lower-case name, without the white space around a value, which the server leaves in (RFC 9110, 5.5)."""
+    return {name: value.strip() for name, value in scope["headers"]}
+
+
+def _decoded(lines: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
+    return [(name.decode("latin-1"), value.decode("latin-1").strip()) for name, value in lines]
 
 
 def _caller(context: RequestContext) -> Caller:

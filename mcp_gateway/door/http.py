@@ -12,6 +12,7 @@ from mcp.types import INVALID_REQUEST
 from starlette.types import Receive, Scope, Send
 
 from mcp_gateway.core.chat import CallerLeft
+from mcp_gateway.core.context import ABORT
 from mcp_gateway.door.jsonrpc import Refusal
 
 KEEP_ALIVE_S = 15.0
@@ -24,8 +25,6 @@ _EVENT_HEADERS = (
     (b"x-accel-buffering", b"no"),
 )
 _PING = b": ping\n\n"
-_ABORT = "gateway.abort"
-"""Key in the ASGI scope: a callable that closes the client's connection at once, where the server offers one."""
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -84,12 +83,11 @@ class EventStream:
     A client that does not read for `stall_timeout_s` has left: its connection is closed.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, *, stall_timeout_s: float, headers: Headers = ()):
-        self._abort: Callable[[], None] | None = scope.get(_ABORT)
+    def __init__(self, scope: Scope, receive: Receive, send: Send, *, stall_timeout_s: float) -> None:
+        self._abort: Callable[[], None] | None = scope.get(ABORT)
         self._receive = receive
         self._send = send
         self._stall_timeout_s = stall_timeout_s
-        self._headers = headers
         self._lock = asyncio.Lock()
         self._watcher: asyncio.Task[None] | None = None
         self._is_ended = False
@@ -131,9 +129,7 @@ class EventStream:
 
     async def _write(self, frame: bytes, *, is_last: bool) -> None:
         if not self.is_open:
-            await self._send(
-                {"type": "http.response.start", "status": 200, "headers": [*_EVENT_HEADERS, *self._headers]}
-            )
+            await self._send({"type": "http.response.start", "status": 200, "headers": list(_EVENT_HEADERS)})
             self.is_open = True
         await self._send({"type": "http.response.body", "body": frame, "more_body": not is_last})
         self._is_ended = is_last

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ class Host:
     door: McpDoor
     url: str
     keys: dict[str, Caller] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+    """Lines logged as errors; what a test does not take out fails it."""
 
     def key(self, name: str, allowance: Allowance = UNLIMITED, account_id: str = "acc_test") -> dict[str, str]:
         """A key's headers."""
@@ -116,7 +118,7 @@ async def open_host(data_dir: Path, **settings: Any) -> AsyncIterator[Host]:
             lifecycle=gateway.lifecycle,
         )
         host = Host(gateway, door, "")
-        with _no_errors_logged(), socket.socket() as listener:
+        with _errors_into(host.errors), socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             host.url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/mcp"
             async with door.run(), _served(_app(host), listener):
@@ -151,36 +153,40 @@ def _app(host: Host) -> Callable[[Scope, Receive, Send], Any]:
 
 @contextlib.asynccontextmanager
 async def _served(app: Any, listener: socket.socket) -> AsyncIterator[None]:
-    config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=5)
+    """uvicorn without its signals and its ticking; ends when the last answer has."""
+    config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False)
+    config.load()
     server = uvicorn.Server(config)
-    serving = asyncio.create_task(server._serve([listener]))
-    while not server.started:
-        await asyncio.sleep(0.005)  # uvicorn offers no event
+    server.lifespan = config.lifespan_class(config)
+    await server.startup([listener])
     try:
         yield
     finally:
-        server.should_exit = True
-        await serving
+        for listening in server.servers:
+            listening.close()
+        for connection in list(server.server_state.connections):
+            connection.shutdown()
+        await eventually(lambda: not server.server_state.tasks)
 
 
 class _Errors(logging.Handler):
-    def __init__(self) -> None:
+    def __init__(self, lines: list[str]) -> None:
         super().__init__(logging.ERROR)
-        self.lines: list[str] = []
+        self._lines = lines
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
+        self._lines.append(record.getMessage())
 
 
 @contextlib.contextmanager
-def _no_errors_logged() -> Any:
-    errors = _Errors()
-    logging.getLogger().addHandler(errors)
+def _errors_into(lines: list[str]) -> Iterator[None]:
+    handler = _Errors(lines)
+    logging.getLogger().addHandler(handler)
     try:
         yield
     finally:
-        logging.getLogger().removeHandler(errors)
-    assert not errors.lines
+        logging.getLogger().removeHandler(handler)
+    assert not lines
 
 
 def initialize(version: str = "2025-06-18") -> dict[str, Any]:
@@ -205,5 +211,5 @@ def call(name: str, arguments: dict[str, Any], request_id: Any = 1, **meta: Any)
 async def eventually(condition: Callable[[], bool]) -> None:
     """Wait for what another task or the network brings about."""
     async with asyncio.timeout(10):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - what brings it about knows nothing of us
             await asyncio.sleep(0.005)

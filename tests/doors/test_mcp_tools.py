@@ -1,0 +1,404 @@
+"""What the three tools answer, and how they fail."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import orjson
+import pytest
+from jsonschema import Draft202012Validator
+
+from mcp_gateway.core.caller import Allowance
+from mcp_gateway.core.gateway import open_desk
+from mcp_gateway.tools.collected import Collected
+from tests.captured import captured
+from tests.doors.mcp_host import Host, call, chat, open_host
+
+PRICED = {
+    "id": "shop/echo",
+    "backend_model": "demo/echo",
+    "context_window": 4096,
+    "pricing": {"prompt": "0.0000003", "completion": "0.0000007"},
+}
+FREE = {"id": "demo/echo", "features": ("tools", "logprobs")}
+SEEING = {"id": "demo/seeing", "backend_model": "demo/echo", "input_modalities": ("text", "image")}
+TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {}}}}]
+
+
+@pytest.fixture
+async def host(tmp_path: Path) -> AsyncIterator[Host]:
+    async with open_host(tmp_path, models=(PRICED, FREE, SEEING)) as host:
+        yield host
+
+
+async def called(host: Host, message: dict[str, Any], headers: dict[str, str] | None = None) -> dict[str, Any]:
+    """The result of a call, whose structured content fits the tool's own schema."""
+    result: dict[str, Any] = (await host.post(message, headers)).json()["result"]
+    listed = await host.post({"jsonrpc": "2.0", "id": 1, "method": "tools/list"})
+    schemas = {tool["name"]: tool["outputSchema"] for tool in listed.json()["result"]["tools"]}
+    Draft202012Validator(schemas[message["params"]["name"]]).validate(result["structuredContent"])
+    return result
+
+
+async def failed(host: Host, message: dict[str, Any], headers: dict[str, str] | None = None) -> dict[str, Any]:
+    """The facts of a call that failed, which its text says too."""
+    result = await called(host, message, headers)
+    assert result["isError"]
+    facts: dict[str, Any] = result["structuredContent"]
+    assert result["content"] == [{"type": "text", "text": facts["message"]}]
+    assert "pydantic" not in facts["message"]
+    return facts
+
+
+def last_event(answer: httpx2.Response) -> dict[str, Any]:
+    message: dict[str, Any] = orjson.loads(answer.text.rsplit("data: ", 1)[1])
+    return message
+
+
+# chat_completion
+
+
+async def test_a_reply_comes_as_text_and_as_data_with_its_bill(host: Host) -> None:
+    result = await called(host, chat("hello"))
+    data = result["structuredContent"]
+    assert not result["isError"]
+    assert result["content"][0]["text"] == data["content"]
+    assert "hello" in data["content"]
+    assert data["finish_reason"] == "stop"
+    assert data["model"] == "demo/echo"
+    assert data["cost_usd"] == "0.00"
+    assert data["usage"]["total_tokens"] == data["usage"]["prompt_tokens"] + data["usage"]["completion_tokens"]
+    assert data["request_id"].startswith("req_")
+
+
+async def test_a_priced_reply_is_billed_to_the_callers_account(host: Host) -> None:
+    account_id = await funded(host, 1_000_000_000)
+    key = host.key("alice", account_id=account_id)
+    data = (await called(host, chat("hello", model="shop/echo"), key))["structuredContent"]
+    usage = data["usage"]
+    cost_nano = usage["prompt_tokens"] * 300 + usage["completion_tokens"] * 700
+    assert data["cost_usd"] == f"0.{cost_nano:09d}".rstrip("0")
+    assert data["model"] == "shop/echo"
+    balance = await host.gateway.ledger.balance(account_id)
+    assert (balance.paid_nano, balance.held_nano) == (1_000_000_000 - cost_nano, 0)
+
+
+async def test_every_parameter_reaches_the_backend(host: Host) -> None:
+    arguments = {
+        "max_tokens": 5,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "stop": ["zzz"],
+        "seed": 1,
+        "presence_penalty": 0.1,
+        "frequency_penalty": 0.1,
+        "logprobs": True,
+        "top_logprobs": 1,
+        "reasoning_effort": None,
+    }
+    data = (await called(host, chat("hello", **arguments)))["structuredContent"]
+    assert data["finish_reason"] == "length"
+    assert data["usage"]["completion_tokens"] == 5
+    assert len(data["logprobs"]["content"]) == 5
+
+
+async def test_several_answers_come_as_choices(host: Host) -> None:
+    data = (await called(host, chat("hello", n=2, temperature=1), host.key("alice")))["structuredContent"]
+    assert len(data["choices"]) == 2
+    assert data["choices"][0]["content"] == data["content"]
+
+
+async def test_a_function_call_comes_as_data_and_as_text(host: Host) -> None:
+    result = await called(host, chat("hello", tools=TOOLS, tool_choice="required"))
+    data = result["structuredContent"]
+    assert data["finish_reason"] == "tool_calls" or data["tool_calls"]
+    assert data["tool_calls"][0]["function"]["name"] == "get_weather"
+    assert orjson.loads(result["content"][0]["text"]) == data["tool_calls"]
+
+
+async def test_a_guest_is_told_that_its_max_tokens_was_lowered(host: Host) -> None:
+    assert (await called(host, chat("hello", max_tokens=5000)))["structuredContent"]["max_tokens_clamped"] == 256
+
+
+async def test_each_call_has_a_request_id_of_its_own_and_keeps_the_clients(host: Host) -> None:
+    key = host.key("alice") | {"X-Client-Request-Id": "mine"}
+    ids = [(await called(host, chat(), key))["structuredContent"]["request_id"] for _ in range(2)]
+    assert len(set(ids)) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ({}, "missing_parameter", "`model`"),
+        ({"model": "demo/echo"}, "missing_parameter", "`messages`"),
+        ({"model": "demo/echo", "messages": "hi"}, "invalid_type", "a list"),
+        ({"model": "demo/echo", "messages": []}, "missing_parameter", "`messages`"),
+        ({"model": "demo/echo", "messages": ["hi"]}, "invalid_type", "`messages[0]`"),
+        ({"model": 5, "messages": []}, "invalid_type", "`model` must be a string"),
+        ({"model": "demo/eco", "messages": [{"role": "user", "content": "x"}]}, "model_not_found", "demo/echo"),
+        ({"model": "demo/echo", "mesages": []}, "unsupported_parameter", "did you mean `messages`?"),
+        (
+            {"model": "demo/echo", "messages": [], "temperature": "hot"},
+            "invalid_type",
+            "`temperature` must be a number",
+        ),
+        ({"model": "demo/echo", "messages": [], "temperature": 3}, "invalid_value", "at most 2"),
+        ({"model": "demo/echo", "messages": [], "max_tokens": True}, "invalid_type", "a whole number"),
+        ({"model": "demo/echo", "messages": [], "max_tokens": 0}, "invalid_value", "at least 1"),
+        ({"model": "demo/echo", "messages": [], "stream": True}, "unsupported_parameter", "`stream`"),
+    ],
+)
+async def test_bad_arguments_are_explained(host: Host, arguments: dict[str, Any], code: str, words: str) -> None:
+    facts = await failed(host, call("chat_completion", arguments))
+    assert facts["code"] == code
+    assert words in facts["message"]
+
+
+async def test_an_image_is_refused_in_words_where_images_are_off(host: Host) -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    message = call("chat_completion", {"model": "demo/seeing", "messages": [{"role": "user", "content": [image]}]})
+    assert (await failed(host, message))["code"] == "vision_disabled"
+
+
+async def test_an_empty_wallet_says_what_to_do(host: Host) -> None:
+    facts = await failed(host, chat(model="shop/echo"), host.key("alice"))
+    assert (facts["type"], facts["code"]) == ("insufficient_balance", "insufficient_balance")
+    assert "top it up" in facts["message"]
+
+
+async def test_a_limit_says_how_long_to_wait(host: Host) -> None:
+    key = host.key("alice", Allowance(1, None, None, None))
+    await called(host, chat(), key)
+    facts = await failed(host, chat(), key)
+    assert facts["code"] == "requests_per_minute"
+    assert 0 < facts["retry_after_s"] <= 60
+    assert f"Wait for {facts['retry_after_s']} seconds" in facts["message"]
+
+
+async def test_a_bug_tells_its_request_id_and_nothing_else(
+    host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret = "what somebody asked"
+
+    async def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError(secret)
+
+    monkeypatch.setattr(host.gateway.pool.demo.origin, "request", broken)
+    facts = await failed(host, chat())
+    assert facts["code"] == "internal_error"
+    assert "req_" in facts["message"]
+    assert secret not in facts["message"] + caplog.text
+    assert "RuntimeError" in host.errors.pop()
+
+
+@pytest.mark.parametrize(("transport", "mode"), [("http", "legacy"), ("http", "auto"), ("sse", "auto")])
+async def test_the_sdk_client_takes_failures_with_their_facts(host: Host, transport: str, mode: str) -> None:
+    async with host.client(transport, mode) as client:
+        answer = await client.call_tool("chat_completion", {"model": "nope", "messages": [{"role": "user"}]})
+        assert answer.is_error
+        assert answer.structured_content["code"] == "model_not_found"
+        assert answer.structured_content["message"] == answer.content[0].text
+
+
+# Progress
+
+
+@pytest.mark.parametrize(
+    ("transport", "mode"), [("http", "legacy"), ("http", "auto"), ("sse", "legacy"), ("sse", "auto")]
+)
+async def test_who_asks_for_progress_gets_it_and_the_same_result(host: Host, transport: str, mode: str) -> None:
+    seen: list[tuple[float, str | None]] = []
+
+    async def note(progress: float, _total: float | None, message: str | None) -> None:
+        seen.append((progress, message))
+
+    arguments = chat("hello there", seed=1, logprobs=True)["params"]["arguments"]
+    async with host.client(transport, mode) as client:
+        plain = await client.call_tool("chat_completion", arguments)
+        told = await client.call_tool("chat_completion", arguments, progress_callback=note)
+    assert seen
+    assert seen[0] == (0, "Waiting for the model.")
+    ids = {"request_id": "", "usage": None}
+    assert told.structured_content | ids == plain.structured_content | ids
+
+
+async def test_progress_opens_a_stream_of_events_whose_last_is_the_result(host: Host) -> None:
+    answer = await host.post(call("chat_completion", chat("hi")["params"]["arguments"], progressToken="p"))
+    assert answer.headers["content-type"] == "text/event-stream"
+    events = [orjson.loads(line.removeprefix("data: ")) for line in answer.text.splitlines() if line.startswith("data")]
+    assert events[0]["method"] == "notifications/progress"
+    assert events[0]["params"]["progressToken"] == "p"
+    assert "hi" in events[-1]["result"]["content"][0]["text"]
+
+
+async def test_progress_does_not_reach_a_client_that_reads_no_events(host: Host) -> None:
+    message = call("chat_completion", chat("hi")["params"]["arguments"], progressToken="p")
+    answer = await host.post(message, {"Accept": "application/json"})
+    assert "hi" in answer.json()["result"]["content"][0]["text"]
+
+
+async def test_a_failure_in_a_stream_is_the_same_tool_error(host: Host) -> None:
+    arguments = chat("hello " * 20_000)["params"]["arguments"]
+    plain = await failed(host, call("chat_completion", arguments))
+    answer = await host.post(call("chat_completion", arguments, progressToken=1))
+    assert last_event(answer)["result"]["structuredContent"] == plain
+    assert plain["code"] == "context_length_exceeded"
+
+
+async def test_a_stream_that_breaks_in_the_middle_is_one_clean_error(host: Host) -> None:
+    first = {"model": "demo/echo", "choices": [{"index": 0, "delta": {"content": "half"}, "finish_reason": None}]}
+    host.gateway.pool.demo.origin = Fixed(b"data: " + orjson.dumps(first) + b"\n\n")
+    answer = await host.post(call("chat_completion", chat()["params"]["arguments"], progressToken=1))
+    result = last_event(answer)["result"]
+    assert result["isError"]
+    assert result["structuredContent"]["code"] == "backend_died"
+
+
+@pytest.mark.parametrize(
+    ("case", "name"), [("200_tools_auto", "content"), ("204_tools_named", "tool_calls"), ("841_reasoning", "reasoning")]
+)
+def test_a_collected_stream_has_what_the_answer_in_one_piece_has(case: str, name: str) -> None:
+    collected = Collected()
+    collected.feed(captured(f"{case}_stream").body)
+    whole = orjson.loads(captured(case).body)["choices"][0]
+    [choice] = collected.choices
+    assert choice["finish_reason"] == whole["finish_reason"]
+    assert _shape(choice["message"][name]) == _shape(whole["message"][name])
+
+
+def test_collected_log_probabilities_are_those_of_every_token() -> None:
+    collected = Collected()
+    collected.feed(captured("111_logprobs_stream").body)
+    assert len(collected.choices[0]["logprobs"]["content"]) > 1
+    assert "".join(row["token"] for row in collected.choices[0]["logprobs"]["content"])
+
+
+async def test_an_answer_too_long_for_an_event_loses_log_probabilities_and_then_words(host: Host) -> None:
+    huge = {"content": "ä" * 3_000_000}
+    answer = {
+        "model": "tiny",
+        "choices": [{"index": 0, "message": huge, "logprobs": {"content": [{"token": "ä"}]}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 1, "completion_tokens": 1},
+    }
+    host.gateway.pool.demo.origin = Fixed(orjson.dumps(answer))
+    result = await called(host, chat(), host.key("alice"))
+    assert len(orjson.dumps(result)) < 1024 * 1024
+    assert "logprobs" not in result["structuredContent"]
+    assert result["content"][0]["text"].startswith("ää")
+    assert "HTTP API" in result["content"][0]["text"][-200:]
+
+
+# list_models and get_balance
+
+
+async def test_models_are_listed_with_prices_and_health(host: Host) -> None:
+    result = await called(host, call("list_models", {}))
+    models = {model["id"]: model for model in result["structuredContent"]["models"]}
+    assert list(models) == ["shop/echo", "demo/echo", "demo/seeing"]
+    shop = models["shop/echo"]
+    assert shop["input_usd_per_million_tokens"] == "0.3"
+    assert shop["output_usd_per_million_tokens"] == "0.7"
+    assert (shop["context_window"], shop["status"], shop["guests"]) == (4096, "ready", False)
+    assert all(name in result["content"][0]["text"] for name in models)
+    host.gateway.pool.demo.lost("test")
+    again = await called(host, call("list_models", {}))
+    assert {model["status"] for model in again["structuredContent"]["models"]} == {"unavailable"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ids"),
+    [
+        ({"capability": "image"}, ["demo/seeing"]),
+        ({"capability": "json_mode"}, ["shop/echo", "demo/seeing"]),
+        ({"max_price_usd": 0.7}, ["shop/echo", "demo/echo", "demo/seeing"]),
+        ({"max_price_usd": "0.69"}, ["demo/echo", "demo/seeing"]),
+        ({"max_price_usd": 0, "capability": "reasoning"}, []),
+    ],
+)
+async def test_models_can_be_filtered(host: Host, arguments: dict[str, Any], ids: list[str]) -> None:
+    models = (await called(host, call("list_models", arguments)))["structuredContent"]["models"]
+    assert [model["id"] for model in models] == ids
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ({"capability": "telepathy"}, "invalid_value"),
+        ({"max_price_usd": "cheap"}, "invalid_value"),
+        ({"max_price_usd": -1}, "invalid_value"),
+        ({"max_price_usd": True}, "invalid_type"),
+    ],
+)
+async def test_a_bad_filter_is_explained(host: Host, arguments: dict[str, Any], code: str) -> None:
+    assert (await failed(host, call("list_models", arguments)))["code"] == code
+
+
+async def test_a_balance_says_money_and_what_is_left_of_the_limits(host: Host) -> None:
+    account_id = await funded(host, 1_500_000_000)
+    key = host.key("alice", Allowance(60, 1000, 100_000, 64), account_id)
+    await called(host, chat(), key)
+    result = await called(host, call("get_balance", {}), key)
+    data = result["structuredContent"]
+    assert (data["account_id"], data["currency"], data["is_guest"]) == (account_id, "USD", False)
+    assert (data["balance_usd"], data["granted_usd"], data["held_usd"]) == ("1.50", "0.00", "0.00")
+    assert (data["limits"]["requests_per_minute"], data["limits"]["requests_left_this_minute"]) == (60, 59)
+    assert (data["limits"]["requests_per_day"], data["limits"]["requests_left_today"]) == (1000, 999)
+    assert data["limits"]["tokens_left_this_minute"] < 100_000
+    assert "1.50 USD" in result["content"][0]["text"]
+
+
+async def test_a_guest_learns_what_a_guest_may_do(host: Host) -> None:
+    result = await called(host, call("get_balance", {}))
+    assert result["structuredContent"]["is_guest"]
+    assert result["structuredContent"]["limits"]["max_tokens"] == 256
+    assert "256 output tokens" in result["content"][0]["text"]
+
+
+async def test_asking_for_models_and_balance_has_a_limit_of_its_own(tmp_path: Path) -> None:
+    async with open_host(tmp_path, limits={"listing_requests_per_minute": 2}) as host:
+        await called(host, call("list_models", {}))
+        await called(host, call("get_balance", {}))
+        assert (await failed(host, call("get_balance", {})))["code"] == "guest"
+        assert not (await called(host, chat()))["isError"]
+
+
+class Fixed:
+    """A backend that always gives the same answer."""
+
+    def __init__(self, body: bytes) -> None:
+        self.status = 200
+        self._body = body
+
+    async def request(self, *_: Any, **__: Any) -> "Fixed":
+        await asyncio.sleep(0)  # as anything on a network lets others run
+        return self
+
+    async def read(self) -> bytes:
+        return self._body
+
+    async def next_chunk(self, timeout_s: float | None = None) -> bytes:
+        body, self._body = self._body, b""
+        return body
+
+    def close(self) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+
+async def funded(host: Host, amount_nano: int) -> str:
+    """A new account's id."""
+    async with open_desk(host.gateway.settings) as desk:
+        account = await desk.accounts.create("test")
+        await desk.ledger.credit(account.id, amount_nano, account.id)
+    return account.id
+
+
+def _shape(value: Any) -> Any:
+    """Values of a sampled answer differ from one capture to the next; their kind does not."""
+    if isinstance(value, list):
+        return [_shape(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _shape(item) for name, item in value.items()}
+    return type(value)

@@ -9,7 +9,7 @@ serve: $(VENV)/.installed  ## start the gateway on 127.0.0.1:8080
 	@$(BIN)/mcp-gateway serve
 
 test: $(VENV)/.installed-dev  ## run all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto
 
 crash: $(VENV)/.installed-dev  ## kill -9 the server under load, twenty times, and audit the books
 	@$(BIN)/python -m pytest -m slow tests/crash

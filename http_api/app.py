@@ -1,5 +1,6 @@
 """Every route and every middleware of the HTTP door, on one screen."""
 
+import re
 from typing import Protocol
 
 from starlette.applications import Starlette
@@ -9,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from http_api.billing import Billing
 from http_api.chat import ChatCompletions
 from http_api.health import Health, MetricsPage
 from http_api.keys import Keys
@@ -18,11 +20,18 @@ from http_api.middleware.authentication import Authentication
 from http_api.middleware.gate import Gate
 from http_api.models import Models
 from http_api.operations import Operation, routes_of
+from http_api.requests import Requests
+from http_api.stats import Stats
+from http_api.topups import TopUps
+from http_api.usage import Usage
 from http_api.welcome import Welcome
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import Gateway
+from mcp_gateway.core.ids import now_ms
 
-PREFIXES = ("/v1", "/api/v1/inference")
+OPENAI, INFERENCE = PREFIXES = ("/v1", "/api/v1/inference")
+_MODEL_HEALTH = re.compile(rf"(?:{'|'.join(PREFIXES)})/models/.+/health")
+"""Needs no key, even where guests are switched off."""
 
 
 class McpEndpoints(Protocol):
@@ -40,8 +49,19 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> Starlett
         gateway.chat, max_body_bytes=settings.max_body_bytes, stall_timeout_s=settings.client_stall_timeout_s
     )
     models = Models(gateway.published, gateway.pool, gateway.limiter)
-    keys = Keys(gateway.keys, gateway.authenticator, gateway.limiter, max_body_bytes=settings.max_body_bytes)
+    keys = Keys(
+        gateway.keys,
+        gateway.authenticator,
+        gateway.idempotency,
+        gateway.limiter,
+        max_body_bytes=settings.max_body_bytes,
+    )
     limits = Limits(gateway.limiter)
+    billing = Billing(gateway.ledger, gateway.statement, gateway.history, gateway.limiter, now_ms)
+    topups = TopUps(gateway.payments, gateway.idempotency, gateway.limiter, settings.stripe, base_url=base_url)
+    usage = Usage(gateway.history, gateway.limiter, now_ms)
+    requests = Requests(gateway.history, gateway.limiter)
+    stats = Stats(gateway.lifecycle, gateway.published, gateway.pool, gateway.activity, settings.incident, now_ms)
     token = settings.metrics_token
     metrics = MetricsPage(gateway.metrics, gateway.lifecycle, gateway.pool, token.get_secret_value() if token else None)
     health = Health(gateway.lifecycle, gateway.pool, gateway.version)
@@ -62,16 +82,43 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> Starlett
         Operation("PATCH", "/keys/{key_id}", keys.change),
         Operation("DELETE", "/keys/{key_id}", keys.revoke),
         Operation("GET", "/limits", limits.get),
+        Operation("GET", "/billing", billing.get),
+        Operation("GET", "/billing/transactions", billing.transactions),
+        Operation("POST", "/billing/checkout", topups.checkout),
+        Operation("POST", "/billing/portal", topups.portal),
+        Operation("GET", "/credits", billing.credits),
+        Operation("GET", "/credits/transactions", billing.credit_transactions),
+        Operation("GET", "/requests", requests.list),
+        Operation("GET", "/requests/{request_id}", requests.get),
     ]
+    totals = Operation("GET", "/usage", usage.get)
+    log = Operation("GET", "/usage", requests.list)
+    signed = [Operation("POST", "/billing/webhook", topups.webhook)]
+    public = [Operation("GET", "/stats", stats.get)]
     root = [
         Operation("GET", "/", welcome.get),
         Operation("GET", "/health", health.get),
         Operation("GET", "/metrics", metrics.get),
     ]
-    open_paths = frozenset(operation.path for operation in root)
+    everywhere = ("", *PREFIXES)
+    open_paths = frozenset(
+        [operation.path for operation in root]
+        + [prefix + operation.path for operation in public for prefix in everywhere]
+    )
+    signed_paths = frozenset(prefix + operation.path for operation in signed for prefix in PREFIXES)
+
+    def is_open(path: str) -> bool:
+        return path in open_paths or path in signed_paths or _MODEL_HEALTH.fullmatch(path) is not None
 
     app = Starlette(
-        routes=[*routes_of(api, PREFIXES), *routes_of(root)],
+        routes=[
+            *routes_of(api, PREFIXES),
+            *routes_of([totals], [OPENAI]),
+            *routes_of([log], [INFERENCE]),
+            *routes_of(signed, PREFIXES),
+            *routes_of(public, everywhere),
+            *routes_of(root),
+        ],
         exception_handlers={HTTPException: _unknown_url},
         middleware=[
             Middleware(
@@ -82,7 +129,7 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> Starlett
                 limits_url=f"{base_url}/v1/limits",
             ),
             Middleware(Gate, lifecycle=gateway.lifecycle, open_paths=open_paths),
-            Middleware(Authentication, authenticator=gateway.authenticator, open_paths=open_paths),
+            Middleware(Authentication, authenticator=gateway.authenticator, is_open=is_open),
         ],
     )
     app.router.redirect_slashes = False

@@ -1,9 +1,15 @@
 """Reading a request's body, within bounds."""
 
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope
 
 from mcp_gateway.core.chat import CallerLeft
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.request import parse_json_object
+
+Asked = TypeVar("Asked", bound=BaseModel)
 
 
 async def read_json_bytes(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
@@ -23,6 +29,20 @@ async def read_json_bytes(scope: Scope, receive: Receive, max_bytes: int) -> byt
             return b"".join(pieces)
         message = await receive()
     raise CallerLeft
+
+
+def parsed_as(raw: bytes, kind: type[Asked]) -> Asked:
+    """A JSON body as a value. Raises GatewayError (400) for what is no JSON object, unknown, missing or malformed."""
+    try:
+        return kind.model_validate(parse_json_object(raw))
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        name = ".".join(map(str, fault["loc"]))
+        if fault["type"] == "extra_forbidden":
+            raise GatewayError("unsupported_parameter", f"`{name}` is not known here.", param=name) from None
+        if fault["type"] == "missing":
+            raise GatewayError("missing_parameter", f"`{name}` is missing.", param=name) from None
+        raise GatewayError("invalid_type", f"`{name}`: {fault['msg']}.", param=name) from None
 
 
 def _check_head(scope: Scope, max_bytes: int) -> None:

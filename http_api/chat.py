@@ -7,6 +7,7 @@ from http_api.departure import Departure
 from http_api.rendering import JSON_TYPE, send_bytes
 from mcp_gateway.core.chat import Call, Chat, Exchange
 from mcp_gateway.core.context import CONTEXT, RequestContext
+from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.request import parse_chat_request
 
 _SSE_HEADERS = [
@@ -40,6 +41,7 @@ class ChatCompletions:
                 if exchange.is_stream:
                     await _relay(exchange, client)
                 else:
+                    context.headers.append((b"x-cost-usd", format_usd(exchange.cost_nano).encode()))
                     await send_bytes(client.send, exchange.body, [JSON_TYPE])
 
 

@@ -27,17 +27,18 @@ class Health:
     async def get(self, request: Request) -> Response:
         is_serving = self._lifecycle.phase is Phase.READY and not self._lifecycle.is_in_maintenance
         backends = [_backend_object(backend) for backend in self._pool.backends]
-        status = self._status(all(backend.is_up for backend in self._pool.backends))
         headers = {} if is_serving else {"Retry-After": str(TABLE["draining"].retry_after_s)}
-        body = {"status": status, "version": self._version, "backends": backends}
+        body = {"status": status_of(self._lifecycle, self._pool), "version": self._version, "backends": backends}
         return json_response(body, 200 if is_serving else 503, headers)
 
-    def _status(self, all_up: bool) -> str:
-        if self._lifecycle.phase is not Phase.READY:
-            return self._lifecycle.phase
-        if self._lifecycle.is_in_maintenance:
-            return "maintenance"
-        return "ok" if all_up else "degraded"
+
+def status_of(lifecycle: Lifecycle, pool: Pool) -> str:
+    """`ok`, `degraded` while a backend is down, else why nothing is served: `starting`, `draining`, `maintenance`."""
+    if lifecycle.phase is not Phase.READY:
+        return lifecycle.phase
+    if lifecycle.is_in_maintenance:
+        return "maintenance"
+    return "ok" if all(backend.is_up for backend in pool.backends) else "degraded"
 
 
 def _backend_object(backend: Backend) -> dict[str, object]:

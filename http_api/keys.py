@@ -1,22 +1,24 @@
 """GET, POST, PATCH and DELETE /keys: a caller's own account's keys; limits can only be lowered here."""
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from http_api.bodies import read_json_bytes
+from http_api.bodies import parsed_as, read_json_bytes
+from http_api.idempotency import idempotency_key_of, replayed
 from http_api.responses import json_response
 from mcp_gateway.core.caller import Allowance, Caller
 from mcp_gateway.core.context import CONTEXT
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.idempotency import Idempotency
 from mcp_gateway.core.identity.authenticator import Authenticator
 from mcp_gateway.core.identity.keys import LIMIT_NAMES, Key, KeyLimits, KeyRing
 from mcp_gateway.core.limits.limiter import Limiter
-from mcp_gateway.core.request import parse_json_object
 
-_Limit = Annotated[int, Field(ge=1)]
+_Limit = Annotated[int, Field(ge=1, le=2**53 - 1)]
+"""Up to the largest number that every reader of JSON takes exactly (RFC 8259, 6); the database holds more."""
 
 
 class KeyChange(BaseModel):
@@ -37,12 +39,18 @@ class NewKey(KeyChange):
     test: bool | None = None
 
 
-Asked = TypeVar("Asked", bound=KeyChange)
-
-
 class Keys:
-    def __init__(self, keys: KeyRing, authenticator: Authenticator, limiter: Limiter, *, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        keys: KeyRing,
+        authenticator: Authenticator,
+        idempotency: Idempotency,
+        limiter: Limiter,
+        *,
+        max_body_bytes: int,
+    ) -> None:
         self._keys = keys
+        self._idempotency = idempotency
         self._authenticator = authenticator
         self._limiter = limiter
         self._max_body_bytes = max_body_bytes
@@ -57,19 +65,30 @@ class Keys:
 
     async def create(self, request: Request) -> Response:
         caller = self._admit(request)
-        asked = await self._read(request, NewKey)
+        raw = await self._read(request)
+        asked = parsed_as(raw, NewKey)
         is_test = caller.is_test if asked.test is None else asked.test
         if caller.is_test and not is_test:
             raise GatewayError("insufficient_permissions", "A test key can make only test keys.", param="test")
         own = await self._keys.get(caller.key_id or "")
         limits = _lowered(own.limits, caller.allowance, asked)
-        key, raw = await self._keys.create(caller.account_id, name=asked.name or "", is_test=is_test, limits=limits)
-        return json_response({**self._object(key), "key": raw}, 201)
+        idempotency_key = idempotency_key_of(request)
+        async with self._idempotency.attempt(caller.account_id, idempotency_key, "keys", raw) as attempt:
+            if attempt.kept is not None:
+                return replayed(attempt.kept)
+            key, secret = await self._keys.create(
+                caller.account_id,
+                name=asked.name or "",
+                is_test=is_test,
+                limits=limits,
+                before=lambda connection, key: attempt.keep(connection, 201, self._object(key)),
+            )
+            return json_response({**self._object(key), "key": secret}, 201)
 
     async def change(self, request: Request) -> Response:
         caller = self._admit(request)
         key = await self._own_key(request, caller)
-        asked = await self._read(request, KeyChange)
+        asked = parsed_as(await self._read(request), KeyChange)
         limits = _lowered(key.limits, self._authenticator.allowance_of(key.limits), asked)
         return json_response(self._object(await self._keys.change(key.id, name=asked.name, limits=limits)))
 
@@ -93,16 +112,8 @@ class Keys:
             raise GatewayError("insufficient_permissions", "A test key can change only test keys.")
         return key
 
-    async def _read(self, request: Request, kind: type[Asked]) -> Asked:
-        raw = await read_json_bytes(request.scope, request.receive, self._max_body_bytes)
-        try:
-            return kind.model_validate(parse_json_object(raw))
-        except ValidationError as error:
-            fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            name = ".".join(map(str, fault["loc"]))
-            if fault["type"] == "extra_forbidden":
-                raise GatewayError("unsupported_parameter", f"`{name}` is not known here.", param=name) from None
-            raise GatewayError("invalid_type", f"`{name}`: {fault['msg']}.", param=name) from None
+    async def _read(self, request: Request) -> bytes:
+        return await read_json_bytes(request.scope, request.receive, self._max_body_bytes)
 
     def _object(self, key: Key) -> dict[str, Any]:
         allowance = self._authenticator.allowance_of(key.limits)

@@ -24,12 +24,17 @@ class Operation:
 
 
 class PathEndpoint:
-    """All operations of one path: 405 with a complete Allow for other methods, HEAD wherever there is GET."""
+    """All operations of one path: 405 with a complete Allow for other methods, HEAD wherever a handler answers GET.
+
+    A whole endpoint is asked for HEAD only where the table says so: behind its GET may be a stream without an end.
+    """
 
     def __init__(self, operations: Iterable[Operation]) -> None:
-        self._by_method = {operation.method: _endpoint_of(operation) for operation in operations}
-        if "GET" in self._by_method:
-            self._by_method.setdefault("HEAD", self._by_method["GET"])
+        self._by_method: dict[str, ASGIApp] = {}
+        for operation in operations:
+            endpoint = self._by_method[operation.method] = _endpoint_of(operation)
+            if operation.method == "GET" and operation.handler is not None:
+                self._by_method["HEAD"] = endpoint
         self._allow = ", ".join(sorted(self._by_method))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,9 +1,11 @@
 """The server that carries both doors: uvicorn, with bounds on a request's head and an announced end."""
 
+import asyncio
 import logging
 import signal
 import time
 from collections.abc import Callable
+from math import ceil
 from socket import socket
 from types import FrameType
 from typing import cast
@@ -13,11 +15,14 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from http_api.departure import ABORT
+from mcp_gateway.core.context import ABORT
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.lifecycle import Lifecycle
 
 logger = logging.getLogger(__name__)
+
+_LEAVE_S = 5
+"""What a request may take to end once its connection is gone, before uvicorn cancels it."""
 
 
 def bounded_protocol(max_header_bytes: int) -> type[HttpToolsProtocol]:
@@ -75,8 +80,9 @@ def bounded_protocol(max_header_bytes: int) -> type[HttpToolsProtocol]:
 class DrainingServer(uvicorn.Server):
     """Announces its end before it closes the port: uvicorn alone would refuse connections at once.
 
-    SIGTERM: `announce_s` of 503 `draining`, then uvicorn's own shutdown, which lets running answers finish. SIGINT (a
-    person at a terminal) skips the announcement; a second one ends at once.
+    SIGTERM: `announce_s` of 503 `draining`, then uvicorn's own shutdown, which lets running answers finish; those that
+    take longer than `drain_timeout_s` are hung up on. SIGINT (a person at a terminal) skips the announcement; a second
+    one ends at once.
     """
 
     def __init__(
@@ -84,9 +90,11 @@ class DrainingServer(uvicorn.Server):
         config: uvicorn.Config,
         lifecycle: Lifecycle,
         announce_s: float,
+        drain_timeout_s: float,
         on_listening: Callable[[str, int], None],
     ) -> None:
         super().__init__(config)
+        self._drain_timeout_s = drain_timeout_s
         self._on_listening = on_listening
         self._lifecycle = lifecycle
         self._announce_s = announce_s
@@ -112,6 +120,18 @@ class DrainingServer(uvicorn.Server):
             self.should_exit = self.should_exit or time.monotonic() >= self._exit_at_s
         return await super().on_tick(counter)
 
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        end = asyncio.get_running_loop().call_later(self._drain_timeout_s, self._hang_up)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            end.cancel()
+
+    def _hang_up(self) -> None:
+        """As if the clients had left: what runs for them settles and ends, unlike under uvicorn's own cancellation."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
 
 async def serve(
     app: ASGIApp,
@@ -125,7 +145,13 @@ async def serve(
     on_listening: Callable[[str, int], None],
 ) -> None:
     """Serve until a signal says to end; `on_listening` is called with the address once the port is open."""
-    config = uvicorn.Config(
+    config = config_of(app, host=host, port=port, max_header_bytes=max_header_bytes, drain_timeout_s=drain_timeout_s)
+    await DrainingServer(config, lifecycle, announce_s, drain_timeout_s, on_listening).serve()
+
+
+def config_of(app: ASGIApp, *, host: str, port: int, max_header_bytes: int, drain_timeout_s: float) -> uvicorn.Config:
+    """uvicorn's settings: our protocol, and nothing of what it would log, add or believe by itself."""
+    return uvicorn.Config(
         app,
         host=host,
         port=port,
@@ -136,7 +162,6 @@ async def serve(
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=max(1, round(drain_timeout_s)),
+        timeout_graceful_shutdown=ceil(drain_timeout_s) + _LEAVE_S,
         timeout_keep_alive=75,
     )
-    await DrainingServer(config, lifecycle, announce_s, on_listening).serve()

@@ -16,7 +16,8 @@ from mcp_gateway.core.config import ConfigError, Settings, load_settings
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import DATABASE, Desk, open_desk
 from mcp_gateway.core.identity.keys import DEFAULT, LIMIT_NAMES, Key, KeyLimits, Limit
-from mcp_gateway.core.ids import new_id
+from mcp_gateway.core.ids import new_id, now_ms
+from mcp_gateway.core.ledger.checkpoint import LedgerBroken
 from mcp_gateway.core.money import format_usd, parse_usd
 from mcp_gateway.core.observe.logs import configure_logging
 from mcp_gateway.core.store.backup import back_up
@@ -38,6 +39,8 @@ ledger = typer.Typer(help="The ledger.", no_args_is_help=True)
 app.add_typer(accounts, name="accounts")
 app.add_typer(keys, name="keys")
 app.add_typer(ledger, name="ledger")
+
+_DAY_MS = 86_400_000
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="Settings file; otherwise ./gateway.toml where there is one.")
@@ -129,16 +132,24 @@ def credit_account(
     account: Annotated[str, typer.Argument(help="The account's id, acc_...")],
     usd: Annotated[str, typer.Argument(help="USD to add, such as 5 or 12.50.")],
     grant: Annotated[bool, typer.Option("--grant", help="A gift: used before what was paid.")] = False,
+    expires_in_days: Annotated[
+        float | None, typer.Option(help="With --grant: what is left of it then is taken back.", min=0)
+    ] = None,
     config: ConfigOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Add money to an account."""
     amount_nano = _amount(usd)
+    if expires_in_days is not None and not grant:
+        _fail("--expires-in-days goes with --grant")
 
     async def work(desk: Desk) -> None:
         await desk.accounts.get(account)
-        add = desk.ledger.grant if grant else desk.ledger.credit
-        await add(account, amount_nano, new_id("cli"))
+        if grant:
+            expires_at_ms = None if expires_in_days is None else now_ms() + int(expires_in_days * _DAY_MS)
+            await desk.ledger.grant(account, amount_nano, new_id("cli"), expires_at_ms=expires_at_ms)
+        else:
+            await desk.ledger.credit(account, amount_nano, new_id("cli"))
         balance = format_usd((await desk.ledger.balance(account)).spendable_nano)
         typer.echo(account if quiet else f"account {account}, balance {balance} USD")
 
@@ -309,7 +320,7 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
             return runner.run(work)
     except GatewayError as error:
         _fail(error.message)
-    except (AlreadyServed, SchemaTooNew, DatabaseError, OSError) as error:
+    except (AlreadyServed, LedgerBroken, SchemaTooNew, DatabaseError, OSError) as error:
         _fail(str(error))
 
 

@@ -31,6 +31,11 @@ class Capture:
         return self.method == "POST" and self.path.partition("?")[0] == "/v1/chat/completions"
 
     @property
+    def is_request_whole(self) -> bool:
+        """Whether the request stands there as it was sent; long and oddly framed ones do not."""
+        return dict(self.request_headers).get(b"content-length", b"0") == b"%d" % len(self.request_body)
+
+    @property
     def is_stream(self) -> bool:
         return self.content_type.startswith("text/event-stream")
 

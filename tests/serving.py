@@ -199,7 +199,9 @@ async def _served(gateway: Gateway) -> AsyncIterator[tuple[DrainingServer, int]]
         max_header_bytes=settings.max_header_bytes,
         drain_timeout_s=settings.drain_timeout_s,
     )
-    server = _Server(config, gateway.lifecycle, settings.drain_announce_s, lambda _, port: listening.set_result(port))
+    server = _Server(
+        config, gateway.lifecycle, 0.0, settings.drain_timeout_s, lambda _, port: listening.set_result(port)
+    )
     task = asyncio.get_running_loop().create_task(server.serve())
     try:
         yield server, await listening

@@ -12,13 +12,14 @@ from mcp_gateway.core.errors import TABLE
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted(path for room in ("mcp_gateway", "http_api", "bridge") for path in (ROOT / room).rglob("*.py"))
 
+ROOMS = ("identity", "idempotency", "limits", "ledger", "payments", "upstream", "policy", "observe")
 LEVELS = [
     (7, ("mcp_gateway.cli", "mcp_gateway.__main__")),
     (6, ("http_api",)),
     (5, ("mcp_gateway.server", "mcp_gateway.door", "mcp_gateway.tools")),
     (4, ("mcp_gateway.core.gateway",)),
     (3, ("mcp_gateway.core.chat",)),
-    (2, tuple(f"mcp_gateway.core.{room}" for room in ("identity", "limits", "ledger", "upstream", "policy", "observe"))),
+    (2, tuple(f"mcp_gateway.core.{room}" for room in ROOMS)),
     (1, ("mcp_gateway.core.store",)),
     (0, ("mcp_gateway",)),
 ]  # fmt: skip
@@ -119,5 +120,5 @@ def test_every_route_is_in_the_readme() -> None:
     routes = re.findall(r'Operation\("[A-Z*]+", "([^"]+)"', (ROOT / "http_api" / "app.py").read_text())
     assert routes
     for route in routes:
-        path = route.replace(":path", "").replace("model_id", "id").replace("key_id", "id")
+        path = re.sub(r"\w+_id\b", "id", route.replace(":path", ""))
         assert path.rstrip("/") in readme, route

@@ -1,5 +1,7 @@
 """Who asks? Answered once for each request, for both doors, before anything else reads it."""
 
+from collections.abc import Callable
+
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_gateway.core.context import CONTEXT
@@ -10,16 +12,16 @@ from mcp_gateway.core.identity.authenticator import Authenticator
 class Authentication:
     """Sets the context's caller. No credential is a guest; a wrong one is 401, never a guest.
 
-    `open_paths` (health, metrics, what has its own check) are served to anybody, whatever they send.
+    Paths that are open (health, metrics, what has its own check) are served to anybody, whatever they send.
     """
 
-    def __init__(self, app: ASGIApp, *, authenticator: Authenticator, open_paths: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, *, authenticator: Authenticator, is_open: Callable[[str], bool]) -> None:
         self._app = app
         self._authenticator = authenticator
-        self._open_paths = open_paths
+        self._is_open = is_open
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in self._open_paths:
+        if scope["type"] == "http" and not self._is_open(scope["path"]):
             context = scope[CONTEXT]
             context.caller = self._authenticator.identify(credential_of(scope), context.address)
         await self._app(scope, receive, send)

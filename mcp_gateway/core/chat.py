@@ -17,6 +17,8 @@ from mcp_gateway.core.errors import GatewayError, internal_error
 from mcp_gateway.core.ledger.ledger import Hold, Ledger
 from mcp_gateway.core.lifecycle import Lifecycle
 from mcp_gateway.core.limits.limiter import Limiter, Turn
+from mcp_gateway.core.money import format_usd
+from mcp_gateway.core.observe.activity import Activity
 from mcp_gateway.core.observe.metrics import Metrics
 from mcp_gateway.core.observe.records import Records, RequestRecord
 from mcp_gateway.core.policy.images import ImagePolicy
@@ -29,7 +31,9 @@ from mcp_gateway.core.upstream.transport import UpstreamError
 
 _CLIENT_CLOSED = GatewayError("client_closed", "The client left before the answer was whole.")
 DEMO_MODEL = "demo/echo"
-_TRY_ELSEWHERE = frozenset({"connect_failed", "backend_died", "backend_error", "backend_busy", "first_token_timeout"})
+_TRY_ELSEWHERE = frozenset({
+    "backend_busy", "backend_died", "backend_error", "connect_failed", "first_token_timeout", "model_unavailable",
+})  # fmt: skip
 _BYTES_PER_TOKEN = 3
 """For the estimate that tokens a minute are reserved by; the bill never rests on it."""
 
@@ -71,6 +75,7 @@ class Chat:
         records: Records,
         images: ImagePolicy,
         metrics: Metrics,
+        activity: Activity,
         lifecycle: Lifecycle,
         now_s: Callable[[], float] = time.time,
         monotonic_s: Callable[[], float] = time.monotonic,
@@ -83,6 +88,7 @@ class Chat:
         self.records = records
         self.images = images
         self.metrics = metrics
+        self.activity = activity
         self.lifecycle = lifecycle
         self.now_s = now_s
         self.monotonic_s = monotonic_s
@@ -142,7 +148,7 @@ class Exchange:
         route = self._route = self._find_route(model)
         self._price = route.price
         is_open_ended = request.max_tokens is None
-        self._cap(request, model)
+        self._cap(request, model, route)
         self._turn.reserve_tokens(self._estimate(request, model, is_open_ended=is_open_ended))
         await self._place_hold(request, model)
         await self._ask_in_turn(request, model, route)
@@ -164,7 +170,7 @@ class Exchange:
         except GatewayError as error:
             await self._account_for_failure(relay.usage, error)
             return error_frame(error, self._call.request_id, self._public_name) + DONE
-        return relay.end() + DONE
+        return relay.end(format_usd(self.cost_nano)) + DONE
 
     async def frames(self) -> AsyncIterator[bytes]:
         """All of `next_frames`, for whoever reads them in a loop."""
@@ -219,8 +225,11 @@ class Exchange:
             raise GatewayError("model_unavailable", f"No backend that is up has {model.id!r} at the moment.")
         return Route(backends, model.backend_model, FREE if self._caller.is_guest else model.price)
 
-    def _cap(self, request: ChatRequest, model: Model) -> None:
+    def _cap(self, request: ChatRequest, model: Model, route: Route) -> None:
         limit = model.max_output_tokens
+        listing = route.backends[0].listings.get(route.backend_model)
+        if listing is not None and listing.max_model_len is not None:
+            limit = min(limit, listing.max_model_len)  # the demo's, for a test key
         if self._caller.is_guest:
             limit = min(limit, self._chat.settings.guests.max_tokens)
         asked = request.max_tokens
@@ -362,6 +371,7 @@ class Exchange:
             self.cost_nano = hold.amount_nano
         self._observe()
         ledger, record = self._chat.ledger, self._record(error_code)
+        self._chat.activity.note(record)
         if hold is not None and self.cost_nano:
             await ledger.settle(hold, self.cost_nano, record.insert)
         elif self._is_hold_asked:  # given, refused, or left while it was decided
@@ -387,10 +397,10 @@ class Exchange:
             spawn(self._account_for_prompt())
 
     async def _account_for_prompt(self) -> None:
-        """A unary call left early pays its prompt, by the backend's own count."""
-        count = None
-        if self._hold is not None and self._backend and self._request and self._route:
-            count = await self._backend.count_prompt(self._request, self._route.backend_model)
+        """A unary call left early pays its prompt, by the backend's own count; a stream nothing before a frame."""
+        count, request = None, self._request
+        if self._hold is not None and self._backend and self._route and request and not request.is_stream:
+            count = await self._backend.count_prompt(request, self._route.backend_model)
         await self._account_for_failure(None if count is None else Usage(count, 0), _CLIENT_CLOSED)
 
     def _record(self, error_code: str | None) -> RequestRecord:

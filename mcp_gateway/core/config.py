@@ -28,12 +28,15 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from mcp_gateway.core.config_faults import KeyPath, describe_fault, describe_unknown_variable
-from mcp_gateway.core.money import PICO_PER_USD, parse_price, parse_usd
+from mcp_gateway.core.money import NANO_PER_CENT, PICO_PER_USD, parse_price, parse_usd
 
 ENV_PREFIX = "GATEWAY_"
 DEFAULT_FILE = Path("gateway.toml")
 NOT_SETTINGS = {"GATEWAY_URL", "GATEWAY_API_KEY"}
 """Variables of the same prefix that the stdio bridge reads; a server started beside it must not stumble over them."""
+_LEAST_PAYABLE_NANO = parse_usd("0.50")
+_MOST_PAYABLE_NANO = parse_usd("999999.99")
+"""Stripe's own bounds: https://docs.stripe.com/currencies#minimum-and-maximum-charge-amounts."""
 
 
 class ConfigError(Exception):
@@ -88,14 +91,31 @@ def _checked_usd(text: str) -> str:
     return text
 
 
-def _checked_base_url(text: str) -> str:
+def _checked_payable_usd(text: str) -> str:
+    if parse_usd(text) % NANO_PER_CENT or not _LEAST_PAYABLE_NANO <= parse_usd(text) <= _MOST_PAYABLE_NANO:
+        raise ValueError('must be an amount in USD from "0.50" to "999999.99", in whole cents')
+    return text
+
+
+def _is_web_address(text: str) -> bool:
     try:
         url = urlsplit(text)
         is_address = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
     except ValueError:
         is_address = False
-    if not is_address or not text.isascii() or not text.isprintable() or " " in text:
+    return is_address and text.isascii() and text.isprintable() and " " not in text
+
+
+def _checked_page_url(text: str) -> str:
+    if not _is_web_address(text):
+        raise ValueError("must be an address such as https://app.example.com/billing")
+    return text
+
+
+def _checked_base_url(text: str) -> str:
+    if not _is_web_address(text):
         raise ValueError("must be an address such as http://10.0.0.5:8000")
+    url = urlsplit(text)
     if url.username is not None or url.query or url.fragment:
         raise ValueError("must be an address without user name, password, `?` or `#`; keys have a setting of their own")
     return text.rstrip("/").removesuffix("/v1").rstrip("/")
@@ -143,7 +163,9 @@ Seconds = Annotated[float, BeforeValidator(_not_a_switch), Field(ge=0)]
 PositiveSeconds = Annotated[float, BeforeValidator(_not_a_switch), Field(gt=0)]
 PriceText = Annotated[str, BeforeValidator(_quoted), AfterValidator(_checked_price)]
 UsdText = Annotated[str, BeforeValidator(_quoted), AfterValidator(_checked_usd)]
+PayableUsdText = Annotated[UsdText, AfterValidator(_checked_payable_usd)]
 BaseUrl = Annotated[str, AfterValidator(_checked_base_url)]
+PageUrl = Annotated[str, AfterValidator(_checked_page_url)]
 Secret = Annotated[SecretStr, AfterValidator(_checked_secret)]
 Network = Annotated[str, AfterValidator(_checked_network)]
 HostName = Annotated[str, AfterValidator(_checked_host)]
@@ -275,6 +297,45 @@ class WalletSettings(Section):
     """Priced requests are refused below this balance."""
 
 
+class StripeSettings(Section):
+    """Top-ups through Stripe, none without its keys. The webhook goes to /v1/billing/webhook under public_url."""
+
+    secret_key: Secret | None = Field(default=None, examples=["sk_live_..."])
+    """Stripe's secret API key, or a restricted one that may write customers, checkout and portal sessions."""
+    webhook_secret: Secret | None = Field(default=None, examples=["whsec_..."])
+    """Signing secret of the webhook, for checkout.session.*, charge.refunded and charge.dispute.* events."""
+    minimum_topup_usd: PayableUsdText = "5"
+    """The smallest top-up."""
+    maximum_topup_usd: PayableUsdText = "1000"
+    """The largest top-up."""
+    success_url: PageUrl | None = Field(default=None, examples=["https://app.example.com/paid"])
+    """Page to which Stripe sends a browser after payment; otherwise the gateway's own root."""
+    cancel_url: PageUrl | None = Field(default=None, examples=["https://app.example.com/billing"])
+    """Page to which Stripe sends a browser that left without paying; otherwise the gateway's own root."""
+    return_url: PageUrl | None = Field(default=None, examples=["https://app.example.com/billing"])
+    """Page to which Stripe's customer portal leads back; otherwise the gateway's own root."""
+    topup_url: PageUrl | None = Field(default=None, examples=["https://app.example.com/billing"])
+    """Page for people that 402 answers name as `topup_url`; otherwise the checkout endpoint under public_url."""
+    timeout_s: PositiveSeconds = 20.0
+    """The longest that a caller waits for Stripe."""
+    api_base: BaseUrl = "https://api.stripe.com"
+    """Where Stripe is; for tests."""
+
+    @property
+    def is_configured(self) -> bool:
+        return self.secret_key is not None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if (self.secret_key is None) != (self.webhook_secret is None):
+            raise ValueError(
+                "secret_key needs webhook_secret and the other way round: else no payment is ever credited"
+            )
+        if parse_usd(self.minimum_topup_usd) > parse_usd(self.maximum_topup_usd):
+            raise ValueError("minimum_topup_usd must not be more than maximum_topup_usd")
+        return self
+
+
 class McpSettings(Section):
     """The MCP door."""
 
@@ -353,6 +414,8 @@ class Settings(Section):
     """After the announcement, how long running requests may take to finish."""
     maintenance: bool = False
     """Answer every new request 503 `maintenance`."""
+    incident: str | None = Field(default=None, min_length=1, examples=["Answers are slow: one server is down."])
+    """Text for people that the public status, GET /stats, shows beside the facts."""
     metrics_token: Secret | None = Field(default=None, examples=["a-long-random-token"])
     """Bearer token for /metrics from elsewhere than loopback; without it, loopback only."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -361,6 +424,7 @@ class Settings(Section):
     limits: LimitSettings = LimitSettings()
     upstream: UpstreamSettings = UpstreamSettings()
     wallet: WalletSettings = WalletSettings()
+    stripe: StripeSettings = StripeSettings()
     mcp: McpSettings = McpSettings()
     models: Annotated[
         tuple[ModelSettings, ...], BeforeValidator(_headed_in_double_brackets), AfterValidator(_with_distinct_ids)
@@ -407,7 +471,7 @@ def load_settings(config_file: Path | None, environ: Mapping[str, str]) -> Setti
     except ValidationError as error:
         variables = {path: name for name, path in paths.items() if name in given}
         faults += [
-            describe_fault(fault, known, variables, str(file))
+            describe_fault(fault, known, variables, str(file or "settings"))
             for fault in error.errors(include_url=False, include_input=False)
         ]
     unknown = given.keys() - paths.keys() - NOT_SETTINGS

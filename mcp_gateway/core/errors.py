@@ -65,6 +65,7 @@ TABLE: dict[str, Row] = {
     "first_token_timeout": Row(502, "backend_unavailable", _OTHER_MODEL),
     "backend_error": Row(502, "backend_unavailable", _OTHER_MODEL),
     "backend_died": Row(502, "backend_unavailable", _OTHER_MODEL),
+    "payments_unavailable": Row(502, "backend_unavailable", "Try again shortly; nothing was paid."),
     "draining": Row(503, "draining", _LATER, retry_after_s=5),
     "maintenance": Row(503, "maintenance", _LATER, retry_after_s=60),
     "model_unavailable": Row(503, "model_unavailable", _OTHER_MODEL, retry_after_s=5),

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,17 +12,23 @@ from mcp_gateway import __version__
 from mcp_gateway.core.catalog import Listing, Published, build_catalog
 from mcp_gateway.core.chat import Chat
 from mcp_gateway.core.config import Settings, UpstreamSettings
+from mcp_gateway.core.idempotency import Idempotency
 from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.identity.address import AddressReader
 from mcp_gateway.core.identity.authenticator import Authenticator
 from mcp_gateway.core.identity.keys import KeyRing
 from mcp_gateway.core.ids import new_id, now_ms
+from mcp_gateway.core.ledger.checkpoint import verify_since_checkpoint
 from mcp_gateway.core.ledger.ledger import Ledger
+from mcp_gateway.core.ledger.statement import Statement
 from mcp_gateway.core.lifecycle import Lifecycle, Phase
 from mcp_gateway.core.limits.limiter import DAY_S, GuestBounds, Limiter
 from mcp_gateway.core.money import parse_usd
+from mcp_gateway.core.observe.activity import Activity
+from mcp_gateway.core.observe.history import History
 from mcp_gateway.core.observe.metrics import Metrics
 from mcp_gateway.core.observe.records import Records
+from mcp_gateway.core.payments.payments import Payments
 from mcp_gateway.core.policy.images import ImagePolicy, read_blocklist
 from mcp_gateway.core.store.sole import sole_server
 from mcp_gateway.core.store.store import Store
@@ -45,10 +51,15 @@ class Gateway:
     new_id: Callable[[str], str]
     lifecycle: Lifecycle
     metrics: Metrics
+    activity: Activity
+    history: History
     published: Published
     pool: Pool
     limiter: Limiter
     ledger: Ledger
+    statement: Statement
+    payments: Payments | None
+    idempotency: Idempotency
     keys: KeyRing
     authenticator: Authenticator
     addresses: AddressReader
@@ -73,20 +84,26 @@ async def open_desk(settings: Settings) -> AsyncIterator[Desk]:
 
 
 @contextlib.asynccontextmanager
-async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
-    """Everything a door needs, opened; ready to serve on entry, drained and closed on exit."""
+async def open_gateway(settings: Settings, *, now_s: Callable[[], float] = time.time) -> AsyncIterator[Gateway]:
+    """Everything a door needs, opened; ready to serve on entry, drained and closed on exit.
+
+    `now_s` is the wall clock that limits go by.
+    """
     async with contextlib.AsyncExitStack() as stack:
         store = await stack.enter_async_context(_open_store(settings))
         stack.enter_context(sole_server(settings.data_dir))
         lifecycle = Lifecycle(is_in_maintenance=settings.maintenance)
         metrics = Metrics()
+        activity = Activity(now_ms)
+        await activity.restore(store)
         records = Records(store)
         ledger = _ledger(store, settings)
+        await verify_since_checkpoint(store)
         if count := await ledger.void_open_holds():
             logger.info("voided %d holds of an earlier run", count)
         keys = _keys(store, settings)
         await keys.reload()
-        limiter = _limiter(settings)
+        limiter = _limiter(settings, now_s)
         limiter.restore_day(await records.requests_today(now_ms() // (DAY_S * 1000) * DAY_S * 1000))
         published = Published()
         pool = _pool(settings, published)
@@ -100,6 +117,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             records=records,
             images=_image_policy(settings),
             metrics=metrics,
+            activity=activity,
             lifecycle=lifecycle,
         )
         gateway = Gateway(
@@ -108,17 +126,22 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             new_id=new_id,
             lifecycle=lifecycle,
             metrics=metrics,
+            activity=activity,
+            history=History(store),
             published=published,
             pool=pool,
             limiter=limiter,
             ledger=ledger,
+            statement=Statement(store),
+            payments=stack.enter_context(_payments(store, ledger, settings)),
+            idempotency=Idempotency(store, now_ms=now_ms),
             keys=keys,
             authenticator=Authenticator(keys, settings.guests, settings.limits),
             addresses=AddressReader(settings.trusted_proxies),
             chat=chat,
         )
         await pool.discover()
-        await stack.enter_async_context(_running(pool.watch(), keys.watch()))
+        await stack.enter_async_context(_running(pool.watch(), keys.watch(), ledger.watch_grants()))
         lifecycle.phase = Phase.READY
         yield gateway
         lifecycle.begin_draining()
@@ -137,7 +160,28 @@ async def _open_store(settings: Settings) -> AsyncIterator[Store]:
 
 def _ledger(store: Store, settings: Settings) -> Ledger:
     minimum_nano = parse_usd(settings.wallet.minimum_balance_usd)
-    return Ledger(store, now_ms=now_ms, minimum_balance_nano=minimum_nano)
+    return Ledger(store, now_ms=now_ms, minimum_balance_nano=minimum_nano, topup_url=_topup_url(settings))
+
+
+def _topup_url(settings: Settings) -> str | None:
+    """Where people top an account up, as far as anybody has told."""
+    if settings.stripe.topup_url is None and settings.stripe.is_configured and settings.public_url is not None:
+        return f"{settings.public_url}/v1/billing/checkout"
+    return settings.stripe.topup_url
+
+
+@contextlib.contextmanager
+def _payments(store: Store, ledger: Ledger, settings: Settings) -> Iterator[Payments | None]:
+    """None where Stripe is not configured."""
+    chosen = settings.stripe
+    if chosen.secret_key is None or chosen.webhook_secret is None:
+        yield None
+        return
+    from mcp_gateway.core.payments.stripe_api import StripeApi  # noqa: PLC0415 - Stripe's SDK takes 0.1 s to import
+
+    secrets = chosen.secret_key.get_secret_value(), chosen.webhook_secret.get_secret_value()
+    with contextlib.closing(StripeApi(*secrets, base_url=chosen.api_base, timeout_s=chosen.timeout_s)) as stripe:
+        yield Payments(store, ledger, stripe, now_ms=now_ms)
 
 
 def _keys(store: Store, settings: Settings) -> KeyRing:
@@ -145,8 +189,8 @@ def _keys(store: Store, settings: Settings) -> KeyRing:
     return KeyRing(store, new_id=new_id, now_ms=now_ms, max_keys_per_account=most)
 
 
-def _limiter(settings: Settings) -> Limiter:
-    return Limiter(GuestBounds(settings.guests.in_flight), settings.limits.listing_requests_per_minute, time.time)
+def _limiter(settings: Settings, now_s: Callable[[], float]) -> Limiter:
+    return Limiter(GuestBounds(settings.guests.in_flight), settings.limits.listing_requests_per_minute, now_s)
 
 
 def _image_policy(settings: Settings) -> ImagePolicy:

@@ -8,6 +8,7 @@ from decimal import Decimal
 from fractions import Fraction
 
 NANO_PER_USD = 10**9
+NANO_PER_CENT = NANO_PER_USD // 100
 PICO_PER_USD = 10**12
 PICO_PER_NANO = PICO_PER_USD // NANO_PER_USD
 MAX_NANO = 2**63 - 1

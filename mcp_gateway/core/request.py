@@ -89,7 +89,7 @@ def _parsed(raw: bytes) -> dict[str, Any]:
     try:
         body = orjson.loads(raw.removeprefix(_BOM))
     except orjson.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
+        where = f"line {error.lineno}, column {error.colno}: {error.msg}"
         problem = "The request body is empty; send a JSON object." if not raw else f"The body is not JSON ({where})."
         raise GatewayError("invalid_json", problem) from None
     if not isinstance(body, dict):
@@ -123,7 +123,7 @@ def _checked(value: Any, kind: type, name: str) -> Any:
 
 
 def _kind(value: Any) -> str:
-    names = {str: "a string", list: "a list", dict: "an object", bool: "a boolean", int: "a number", float: "a number"}
+    names = {str: "a string", list: "a list", dict: "an object", bool: "a boolean", int: "a number", float: "a decimal"}
     return names.get(type(value), "null")
 
 
@@ -149,7 +149,7 @@ def _image_of(part: Any, where: str) -> str | None:
     if isinstance(part, str):
         return None
     kind = part.get("type") if isinstance(part, dict) else None
-    if kind not in _PART_TYPES:
+    if not isinstance(kind, str) or kind not in _PART_TYPES:
         problem = f"`{where}` must be a part of type text or image_url; other kinds are not served here."
         raise GatewayError("unsupported_parameter", problem, param=where)
     if kind != "image_url":

@@ -125,11 +125,18 @@ class KeyRing:
     # Changing
 
     async def create(
-        self, account_id: str, *, name: str = "", is_test: bool = False, limits: KeyLimits | None = None
+        self,
+        account_id: str,
+        *,
+        name: str = "",
+        is_test: bool = False,
+        limits: KeyLimits | None = None,
+        before: Callable[[sqlite3.Connection, Key], None] | None = None,
     ) -> tuple[Key, str]:
         """A new key and its raw text, which is not kept and cannot be shown again.
 
-        Raises GatewayError `not_found` for an unknown account, `conflict` where it has as many keys as it may.
+        `before` writes in the same transaction, ahead of the key. Raises GatewayError `not_found` for an unknown
+        account, `conflict` where it has as many keys as it may.
         """
         raw = (TEST_PREFIX if is_test else LIVE_PREFIX) + secrets.token_urlsafe(32)
         limits = limits or KeyLimits()
@@ -138,6 +145,8 @@ class KeyRing:
 
         def work(connection: sqlite3.Connection) -> None:
             self._check_room(connection, account_id)
+            if before is not None:
+                before(connection, key)
             row = (key.id, account_id, sha256(raw.encode()).digest(), shown, name, is_test, key.created_at_ms, None)
             connection.execute(
                 "INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, *_stored_limits(limits))

@@ -4,8 +4,10 @@ A hold counts against the balance at once. Granted credit is used before what wa
 the rest; a hold fixes which grants it draws on. Settling and voiding end a hold once, whoever asks again.
 """
 
+import asyncio
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from mcp_gateway.core.errors import GatewayError
@@ -14,6 +16,8 @@ from mcp_gateway.core.store.store import Store
 
 Also = Callable[[sqlite3.Connection], None]
 """A write that goes into the same transaction: the record of the request that is settled or voided."""
+
+_EXPIRY_INTERVAL_S = 10.0
 
 _TRANSACTION = """
 INSERT INTO ledger_transactions
@@ -52,10 +56,13 @@ class Balance:
 class Ledger:
     """All wallets."""
 
-    def __init__(self, store: Store, *, now_ms: Callable[[], int], minimum_balance_nano: int = 0) -> None:
+    def __init__(
+        self, store: Store, *, now_ms: Callable[[], int], minimum_balance_nano: int = 0, topup_url: str | None = None
+    ) -> None:
         self._store = store
         self._now_ms = now_ms
         self._minimum_balance_nano = minimum_balance_nano
+        self._topup = {} if topup_url is None else {"topup_url": topup_url}
 
     async def hold(self, request_id: str, account_id: str, minimum_nano: int, maximum_nano: int) -> Hold:
         """Set aside up to `maximum_nano`, at least `minimum_nano`, for a request; asked again, the same hold.
@@ -95,14 +102,9 @@ class Ledger:
         """Add paid money from outside; False if `reference` was applied before."""
         if amount_nano <= 0:
             raise ValueError("a credit is more than nothing")
-
-        def work(connection: sqlite3.Connection) -> bool:
-            if _is_applied(connection, "credit", reference):
-                return False
-            self._post(connection, account_id, "credit", reference, paid=amount_nano, clearing=-amount_nano)
-            return True
-
-        return await self._store.write(work)
+        return await self._store.write(
+            lambda connection: self.move(connection, account_id, "credit", amount_nano, reference)
+        )
 
     async def grant(
         self, account_id: str, amount_nano: int, reference: str, *, expires_at_ms: int | None = None
@@ -140,6 +142,23 @@ class Ledger:
 
         return await self._store.write(work)
 
+    async def expire_grants(self) -> int:
+        """Take back what is left, and not held, of every grant whose time is over; returns nano-USD."""
+        sql = "SELECT DISTINCT account_id FROM grants WHERE remaining_nano > 0 AND expires_at_ms <= ?"
+        rows = await self._store.fetch_all(sql, (self._now_ms(),))
+
+        def work(connection: sqlite3.Connection) -> int:
+            return sum(self._expire(connection, account_id) for (account_id,) in rows)
+
+        return await self._store.write(work) if rows else 0
+
+    async def watch_grants(self) -> None:
+        """Expire grants as their time comes, until cancelled; a hold does not wait for this."""
+        while True:
+            with suppress(GatewayError):  # the database cannot be written: the next round does it
+                await self.expire_grants()
+            await asyncio.sleep(_EXPIRY_INTERVAL_S)
+
     async def check(self) -> list[str]:
         """Every discrepancy between the facts and what is derived from them, in words; empty is good."""
         return [
@@ -149,6 +168,18 @@ class Ledger:
         ]
 
     # Inside the writer's transaction
+
+    def move(
+        self, connection: sqlite3.Connection, account_id: str, kind: str, amount_nano: int, reference: str
+    ) -> bool:
+        """Add paid money from outside, or take it back where `amount_nano` is negative: for a write of someone else's.
+
+        `kind` is credit, refund or dispute; False if its `reference` was applied before. May leave less than nothing.
+        """
+        if _is_applied(connection, kind, reference):
+            return False
+        self._post(connection, account_id, kind, reference, paid=amount_nano, clearing=-amount_nano)
+        return True
 
     def _hold(
         self, connection: sqlite3.Connection, request_id: str, account_id: str, minimum_nano: int, maximum_nano: int
@@ -179,7 +210,7 @@ class Ledger:
         return Hold(request_id, account_id, amount_nano)
 
     def _check_affordable(self, spendable_nano: int, minimum_nano: int) -> None:
-        details = {"balance_usd": format_usd(spendable_nano)}
+        details = {"balance_usd": format_usd(spendable_nano), **self._topup}
         if spendable_nano < minimum_nano:
             message = (
                 f"The balance of {format_usd(spendable_nano)} USD does not cover this request, "
@@ -251,7 +282,10 @@ def _wallet(connection: sqlite3.Connection, account_id: str, request_id: str) ->
 
 
 def _is_applied(connection: sqlite3.Connection, kind: str, reference: str) -> bool:
-    sql = "SELECT 1 FROM ledger_transactions WHERE kind = ? AND reference = ? AND kind IN ('credit', 'grant')"
+    sql = (
+        "SELECT 1 FROM ledger_transactions WHERE kind = ? AND reference = ? "
+        "AND kind IN ('credit', 'grant', 'refund', 'dispute')"  # the words by which SQLite knows that the index serves
+    )
     return connection.execute(sql, (kind, reference)).fetchone() is not None
 
 

@@ -149,6 +149,7 @@ class Limiter:
                 f"More than {self._listing_per_minute} listing requests in this minute.",
                 self._seconds_left(self._listings, now_s),
             )
+        self._check_room(self._listings, caller, now_s)
         listings[caller.subject] += 1
 
     def reserve_tokens(self, caller: Caller, tokens: int) -> int:
@@ -219,8 +220,13 @@ class Limiter:
                 + (" An API key has a higher one." if caller.is_guest else ""),
                 self._seconds_left(self._requests, now_s),
             )
-        if caller.is_guest and not used and len(requests) >= self._guests.addresses_per_minute:
-            raise _too_many("guest", "Too many guests in this minute.", self._seconds_left(self._requests, now_s))
+        self._check_room(self._requests, caller, now_s)
+
+    def _check_room(self, window: Window, caller: Caller, now_s: float) -> None:
+        """Guests' addresses are whatever they like; a table of them has an end."""
+        is_full = len(window.counts) >= self._guests.addresses_per_minute
+        if is_full and caller.is_guest and caller.subject not in window.counts:
+            raise _too_many("guest", "Too many guests in this minute.", self._seconds_left(window, now_s))
 
     def _check_in_flight(self, caller: Caller) -> None:
         limit = caller.allowance.in_flight

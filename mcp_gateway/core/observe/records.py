@@ -42,12 +42,11 @@ class RequestRecord:
         connection.execute(_INSERT, _row(self))
 
 
-_COLUMNS = tuple(field.name for field in fields(RequestRecord))
+COLUMNS = tuple(field.name for field in fields(RequestRecord))
 _INSERT = (
-    f"INSERT INTO requests ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) "
-    "ON CONFLICT (id) DO NOTHING"
+    f"INSERT INTO requests ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) ON CONFLICT (id) DO NOTHING"
 )
-_row: Callable[[RequestRecord], tuple[object, ...]] = attrgetter(*_COLUMNS)
+_row: Callable[[RequestRecord], tuple[object, ...]] = attrgetter(*COLUMNS)
 
 
 class Records:

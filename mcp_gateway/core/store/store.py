@@ -1,19 +1,21 @@
 """SQLite behind three verbs: write, fetch, close.
 
-One thread owns the write connection. It takes all writes that wait and commits them in one transaction, so that a
-thousand requests share a few fsyncs. The event loop never waits for the disk. Knows nothing of what is stored.
+One task owns the write connection. It runs all writes that wait in one transaction, so that a thousand requests share a
+few fsyncs. The statements run on the event loop: each takes microseconds, and from a thread each would have to win the
+interpreter back from a busy loop. What waits for the disk or for another process runs in a thread of its own. Knows
+nothing of what is stored.
 """
 
 import asyncio
 import contextlib
 import logging
 import sqlite3
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar, cast
 
 import aiosqlite
@@ -27,8 +29,10 @@ T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 Row = tuple[Any, ...]
 
-_MAX_BATCH = 1000
+_MAX_BATCH = 128
 _RETRY_S = 0.25
+_BUSY_POLL_S = 0.005
+_CHECKPOINT_BYTES = 16 * 1024 * 1024
 _UNAVAILABLE = frozenset({
     sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY,
     sqlite3.SQLITE_CANTOPEN,
@@ -58,17 +62,22 @@ class _Spoiled(Exception):
 class Store:
     """An open database."""
 
-    def __init__(self, connection: sqlite3.Connection, reader: aiosqlite.Connection) -> None:
+    def __init__(
+        self, path: Path, connection: sqlite3.Connection, reader: aiosqlite.Connection, busy_timeout_s: float
+    ) -> None:
+        self._wal = path.with_name(path.name + "-wal")
         self._connection = connection
         self._reader = reader
+        self._busy_timeout_s = busy_timeout_s
+        self._disk = ThreadPoolExecutor(1, "ledger-disk")
         self._loop = asyncio.get_running_loop()
-        self._jobs: SimpleQueue[_Job[Any] | None] = SimpleQueue()
+        self._waiting: deque[_Job[Any]] = deque()
         self._late: list[_Job[Any]] = []
+        self._has_work = asyncio.Event()
         self._is_closed = False
         self._is_available = True
         self._synchronous = ""
-        self._writer = threading.Thread(target=self._write_all, name="ledger-writer", daemon=True)
-        self._writer.start()
+        self._writer = self._loop.create_task(self._write_all())
 
     @classmethod
     async def open(cls, path: Path, *, busy_timeout_s: float = 5.0) -> "Store":
@@ -83,7 +92,7 @@ class Store:
         except BaseException:
             connection.close()
             raise
-        return cls(connection, reader)
+        return cls(path, connection, reader, busy_timeout_s)
 
     def write(self, work: Work[T], *, is_durable: bool = True, must_commit: bool = False) -> "asyncio.Future[T]":
         """Run `work` in the writer's next transaction; the result comes once that is committed.
@@ -97,7 +106,8 @@ class Store:
         if self._is_closed:
             raise RuntimeError("the store is closed")
         future: asyncio.Future[T] = self._loop.create_future()
-        self._jobs.put(_Job(work, is_durable, must_commit, future))
+        self._waiting.append(_Job(work, is_durable, must_commit, future))
+        self._has_work.set()
         return future
 
     async def fetch_all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
@@ -113,52 +123,41 @@ class Store:
         """Commit what is queued, then close."""
         if not self._is_closed:
             self._is_closed = True
-            self._jobs.put(None)
-            await asyncio.to_thread(self._writer.join)
+            self._has_work.set()
+            await self._writer
+            await self._on_disk(self._connection.close)
+            self._disk.shutdown()
             await self._reader.close()
 
-    # In the writer's thread
+    # The writer
 
-    def _write_all(self) -> None:
-        is_open = True
-        while is_open or self._late:
-            batch, is_open = self._next_batch(is_open)
-            if batch:
-                self._commit(batch)
-            if self._late and not self._retries_late(is_open):
-                break
-        self._connection.close()
+    async def _write_all(self) -> None:
+        while not self._is_closed or self._waiting:
+            if not self._late:
+                await self._has_work.wait()
+            elif not self._is_closed:  # an outage: without the pause each new write would run all late ones again
+                await asyncio.sleep(_RETRY_S)
+            await self._commit(self._next_batch())
+        if self._late:
+            await self._commit(self._next_batch())
+        if self._late:
+            logger.critical("%d settlements could not be written before the end", len(self._late))
 
-    def _next_batch(self, is_open: bool) -> tuple[list[_Job[Any]], bool]:
-        """What is late and what waits; blocks for the first where nothing is late, pauses before a retry."""
+    def _next_batch(self) -> list[_Job[Any]]:
+        """What is late, and what waits."""
         batch, self._late = self._late, []
-        if not is_open:
-            return batch, False
-        if batch:  # an outage: without the pause each new write would run all late ones again
-            time.sleep(_RETRY_S)
-        try:
-            job = self._jobs.get(block=not batch)
-            while job is not None:
-                batch.append(job)
-                if len(batch) >= _MAX_BATCH:
-                    return batch, True
-                job = self._jobs.get_nowait()
-        except Empty:
-            return batch, True
-        return batch, False
+        while self._waiting and len(batch) < _MAX_BATCH:
+            batch.append(self._waiting.popleft())
+        if not self._waiting:
+            self._has_work.clear()
+        return batch
 
-    def _retries_late(self, is_open: bool) -> bool:
-        if is_open:
-            return True
-        logger.critical("%d settlements could not be written before the end", len(self._late))
-        return False
-
-    def _commit(self, batch: list[_Job[Any]]) -> None:
+    async def _commit(self, batch: list[_Job[Any]]) -> None:
         """Run the batch in one transaction, without those whose error spoiled it, and hand the results back."""
         running = batch
         while running:
             try:
-                self._run_together(running)
+                await self._run_together(running)
                 break
             except _Spoiled as spoiled:
                 self._roll_back()
@@ -168,28 +167,46 @@ class Store:
                 self._roll_back()
                 self._put_off(running, error)
                 break
-        self._hand_back(batch)
-
-    def _run_together(self, batch: list[_Job[Any]]) -> None:
-        """Raises _Spoiled where one write must be left out; any other error concerns all of them."""
-        connection = self._connection
-        self._set_synchronous("FULL" if any(job.is_durable for job in batch) else "NORMAL")
-        connection.execute("BEGIN IMMEDIATE")
         for job in batch:
-            changes = connection.total_changes
-            job.error = None
-            try:
-                job.result = job.work(connection)
-            except GatewayError as refusal:
-                job.error = refusal
-            except Exception as error:
-                if _is_unavailable(error):
-                    raise
-                if connection.total_changes != changes or not connection.in_transaction:
-                    raise _Spoiled(job, error) from error
-                self._fail(job, error)
-        connection.execute("COMMIT")
+            _resolve(job)
+
+    async def _run_together(self, batch: list[_Job[Any]]) -> None:
+        """Raises _Spoiled where one write must be left out; any other error concerns all of them."""
+        is_durable = any(job.is_durable for job in batch)
+        await self._begin("FULL" if is_durable else "NORMAL")
+        for job in batch:
+            self._run(job)
+        if is_durable:
+            await self._on_disk(self._commit_to_disk)
+        else:
+            self._connection.execute("COMMIT")  # appends to the log in memory: no fsync
         self._is_available = True
+
+    async def _begin(self, synchronous: str) -> None:
+        if synchronous != self._synchronous:
+            self._connection.execute(f"PRAGMA synchronous = {synchronous}")
+            self._synchronous = synchronous
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error):
+                raise
+            await self._on_disk(self._begin_when_free)
+
+    def _run(self, job: _Job[Any]) -> None:
+        connection = self._connection
+        changes = connection.total_changes
+        job.error = None
+        try:
+            job.result = job.work(connection)
+        except GatewayError as refusal:
+            job.error = refusal
+        except Exception as error:
+            if _is_unavailable(error):
+                raise
+            if connection.total_changes != changes or not connection.in_transaction:
+                raise _Spoiled(job, error) from error
+            self._fail(job, error)
 
     def _fail(self, job: _Job[Any], error: Exception) -> None:
         """A bug in one write: it is left out, and told to whoever waits for it."""
@@ -211,38 +228,70 @@ class Store:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
 
-    def _set_synchronous(self, level: str) -> None:
-        if level != self._synchronous:
-            self._connection.execute(f"PRAGMA synchronous = {level}")
-            self._synchronous = level
+    # In the thread that may wait
 
-    def _hand_back(self, batch: list[_Job[Any]]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits any more
-            self._loop.call_soon_threadsafe(_resolve, batch)
+    async def _on_disk(self, work: Callable[[], None]) -> None:
+        """Run `work` in the disk's thread; cancelled or not, it is waited for, since the connection is one."""
+        await asyncio.shield(self._loop.run_in_executor(self._disk, work))
+
+    def _begin_when_free(self) -> None:
+        deadline_s = time.monotonic() + self._busy_timeout_s
+        while True:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error) or time.monotonic() >= deadline_s:
+                    raise
+                time.sleep(_BUSY_POLL_S)
+
+    def _commit_to_disk(self) -> None:
+        self._connection.execute("COMMIT")
+        with contextlib.suppress(OSError, sqlite3.Error):  # only tidies up: the commit stands
+            if self._wal.stat().st_size > _CHECKPOINT_BYTES:
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def _resolve(batch: list[_Job[Any]]) -> None:
-    for job in batch:
-        future = job.future
-        if future is None or future.done():
-            continue
-        if job.error is None:
-            future.set_result(job.result)
-        else:
-            future.set_exception(job.error)
+def _resolve(job: _Job[Any]) -> None:
+    future = job.future
+    if future is None or future.done():
+        return
+    if job.error is None:
+        future.set_result(job.result)
+    else:
+        future.set_exception(job.error)
 
 
 def _is_unavailable(error: Exception) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in _UNAVAILABLE
 
 
+def _is_busy(error: sqlite3.Error) -> bool:
+    return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+
+
 def _open_for_writing(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
     try:
-        connection.execute("PRAGMA journal_mode = WAL")
+        _switch_to_wal(connection, busy_timeout_s)
         connection.execute("PRAGMA foreign_keys = ON")
         migrate(connection)
+        connection.execute("PRAGMA wal_autocheckpoint = 0")  # checkpoints wait for the disk: see _commit_to_disk
+        connection.execute("PRAGMA busy_timeout = 0")  # so does another process's lock: see _begin
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _switch_to_wal(connection: sqlite3.Connection, timeout_s: float) -> None:
+    """Try for a while: two processes that open a fresh database at once get in each other's way without any waiting."""
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if not _is_unavailable(error) or time.monotonic() >= deadline_s:
+                raise
+            time.sleep(0.01)

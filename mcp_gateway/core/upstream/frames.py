@@ -81,6 +81,7 @@ class FrameRelay:
         self._choices = choices
         self._tail = b""
         self._held = b""
+        self._usage_frame = b""
         self._usage_source = b""
         self._usage_by_choice: dict[int, Usage] = {}
         self._total_usage: Usage | None = None
@@ -111,9 +112,10 @@ class FrameRelay:
             frames = self._settled_end(frames)
         return frames
 
-    def end(self) -> bytes:
-        """What was held back for the fingerprint, when the stream has ended."""
-        held, self._held = self._held, b""
+    def end(self, cost_usd: str | None = None) -> bytes:
+        """What was held back, when the stream has ended: for the fingerprint, and to tell the cost within the usage."""
+        held, self._held = self._held + _with_cost(self._usage_frame, cost_usd), b""
+        self._usage_frame = b""
         return held
 
     @property
@@ -175,7 +177,7 @@ class FrameRelay:
         return _SPLICED_USAGE.sub(b"", frames) if self._strips_usage else frames
 
     def _without_usage_frame(self, frames: bytes) -> bytes:
-        """Note the total that comes in a frame without choices; keep that frame only for a client that asked for it."""
+        """Note the total that comes in a frame without choices; hold that frame back for a client that asked for it."""
         kept = [self._held] if self._held else []
         self._held = b""
         for frame in _split(frames):
@@ -185,7 +187,8 @@ class FrameRelay:
             if (found := _USAGE.search(frame)) is not None:
                 self._total_usage = read_usage(orjson.loads(found[1]))
             if self._wants_usage:
-                kept.append(frame)
+                kept += [self._usage_frame] if self._usage_frame else []
+                self._usage_frame = frame
             elif kept and (mark := _FINGERPRINT.search(frame)) is not None:
                 kept[-1] = _with_fingerprint(kept[-1], mark[0])
         return b"".join(kept)
@@ -225,6 +228,15 @@ def _with_fingerprint(frame: bytes, mark: bytes) -> bytes:
         return frame
     end = frame.rindex(b"}")
     return frame[:end] + mark + frame[end:]
+
+
+def _with_cost(frame: bytes, cost_usd: str | None) -> bytes:
+    """A usage frame with `cost_usd` as the last field of its usage."""
+    found = _USAGE.search(frame)
+    if found is None or cost_usd is None:
+        return frame
+    end = found.end() - 1
+    return frame[:end] + b',"cost_usd":"' + cost_usd.encode() + b'"' + frame[end:]
 
 
 def _split(frames: bytes) -> list[bytes]:

@@ -28,12 +28,17 @@ TENANT_FIELDS = frozenset({
 _GUIDED = {"guided_json": "json", "guided_regex": "regex", "guided_choice": "choice", "guided_grammar": "grammar"}
 """Names that vLLM dropped and would now ignore without a word, by what `structured_outputs` calls them."""
 
-_PYDANTIC_MESSAGE = re.compile(r"'msg': (['\"])(.*?)\1(?:, '|\})")
+_FAULT = re.compile(r"'type': '(\w+)'.*?'msg': (['\"])(.*?)\2(?:, '|\})", re.DOTALL)
+"""The first of the faults that schema validation lists, each written as a Python dict."""
+_OWN_NOTE = re.compile(r"^\d+ validation errors?:\s+| \(parameter=[\w.]+(?:, value=.*)?\)$", re.DOTALL)
+"""What vLLM adds before and after what it has to say."""
 _MESSAGE_LIMIT = 500
 
 
 def chat_body(request: ChatRequest, backend_model: str, account_id: str) -> bytes:
     """The body to send: the caller's own, renamed, without the tenant fields, with usage asked for in every frame.
+
+    Raises GatewayError `invalid_json` for a body that is nested too deeply.
 
     `cache_salt` keeps one account from telling by timing what another has in the prefix cache.
     """
@@ -49,7 +54,10 @@ def chat_body(request: ChatRequest, backend_model: str, account_id: str) -> byte
             "include_usage": True,
             "continuous_usage_stats": True,
         }
-    return orjson.dumps(body)
+    try:
+        return orjson.dumps(body)
+    except orjson.JSONEncodeError:  # it reads deeper nesting than it writes
+        raise GatewayError("invalid_json", "The body is nested too deeply.") from None
 
 
 def tokenize_body(request: ChatRequest, backend_model: str) -> bytes:
@@ -93,10 +101,12 @@ def _refusal(status: int, message: str, kind: str, param: str | None) -> Gateway
         return GatewayError("context_length_exceeded", _short(message), param="max_tokens")
     if "is not a multimodal model" in message:
         return GatewayError("vision_disabled", "This model takes text only.", param="messages")
-    if kind == "Bad Request":
-        found = _PYDANTIC_MESSAGE.search(message)
-        return GatewayError("invalid_type", _short(found[2] if found else message), param=param)
-    return GatewayError("invalid_value", _short(message), param=param)
+    if kind == "Bad Request" and (found := _FAULT.search(message)) is not None:
+        code = "missing_parameter" if found[1] == "missing" else "invalid_type"
+        return GatewayError(code, _short(f"`{param}`: {found[3]}." if param else found[3]), param=param)
+    if "errors.pydantic.dev" in message:
+        message = "A part of the request does not have the shape that its kind needs."
+    return GatewayError("invalid_type" if kind == "Bad Request" else "invalid_value", _short(message), param=param)
 
 
 def _renamed(message: str, backend_model: str, public_model: str) -> str:
@@ -106,12 +116,12 @@ def _renamed(message: str, backend_model: str, public_model: str) -> str:
 
 def _own_param(param: str | None) -> str | None:
     """vLLM's `body.messages.0.ChatCompletion...Param.role` in the words of a caller: `messages.0.role`."""
-    if param is None:
+    if param is None or param == "body":
         return None
     parts = param.removeprefix("body.").split(".")
     return ".".join(part for part in parts if not part.startswith("ChatCompletion")) or None
 
 
 def _short(message: str) -> str:
-    first = message.strip() or "The backend refused the request."
-    return first if len(first) <= _MESSAGE_LIMIT else first[:_MESSAGE_LIMIT] + "…"
+    said = _OWN_NOTE.sub("", message).strip() or "The backend refused the request."
+    return said if len(said) <= _MESSAGE_LIMIT else said[:_MESSAGE_LIMIT] + "…"

@@ -61,6 +61,22 @@ def test_usage_in_every_chunk_becomes_usage_in_the_last_for_a_client_that_asked_
     assert chunks[-1]["choices"] == []
 
 
+@pytest.mark.parametrize("capture", STREAMS, ids=lambda capture: capture.case)
+def test_the_cost_is_told_within_the_usage_of_the_last_frame_and_nowhere_else(capture: Capture) -> None:
+    relay = FrameRelay("p", wants_usage=True)
+    sent = relay.feed(capture.body)
+    assert b"cost_usd" not in sent
+    last = chunks_of(relay.end("0.000001"))
+    told = [piece for piece in chunks_of(capture.body) if not piece["choices"]]
+    assert last == [piece | {"model": "p", "usage": piece["usage"] | {"cost_usd": "0.000001"}} for piece in told]
+
+
+def test_no_cost_is_told_to_a_client_that_did_not_ask_for_usage() -> None:
+    relay = FrameRelay("p", wants_usage=False)
+    relay.feed(captured(CONTINUOUS).body)
+    assert b"cost_usd" not in relay.end("0.000001")
+
+
 @given(st.lists(st.integers(min_value=0), max_size=12), st.sampled_from(STREAMS), st.booleans())
 def test_where_the_network_cuts_the_stream_makes_no_difference(cuts: list[int], capture: Capture, asked: bool) -> None:
     whole = FrameRelay("p", wants_usage=asked)

@@ -131,7 +131,7 @@ class DemoBackend:
         headers: Sequence[tuple[bytes, bytes]],
         body: bytes = b"",
         *,
-        is_stream: bool = False,  # noqa: ARG002 — a transport waits by it; here nothing is waited for
+        is_stream: bool = False,
     ) -> DemoResponse:
         """Answer a request as vLLM would; raises nothing."""
         allowed, answer = self._routes.get(path, ("", None))

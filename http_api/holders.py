@@ -1,0 +1,17 @@
+"""Who may read an account: the holder of one of its keys, counted as one listing request."""
+
+from starlette.requests import Request
+
+from mcp_gateway.core.caller import Caller
+from mcp_gateway.core.context import CONTEXT
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.limits.limiter import Limiter
+
+
+def key_holder(request: Request, limiter: Limiter) -> Caller:
+    """The caller. Raises GatewayError 401 for a guest, since guests share an account, and 429 beyond the limit."""
+    caller: Caller = request.scope[CONTEXT].caller
+    if caller.is_guest:
+        raise GatewayError("missing_credentials", "Send an API key: this belongs to an account.")
+    limiter.count_listing(caller)
+    return caller

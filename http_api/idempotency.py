@@ -1,0 +1,32 @@
+"""The Idempotency-Key header, and what the second sending of a request is answered.
+
+After https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/, with any visible text as a key.
+"""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from http_api.responses import json_response
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.idempotency import Kept
+
+HEADER = "Idempotency-Key"
+_MAX_CHARACTERS = 255
+
+
+def idempotency_key_of(request: Request) -> str | None:
+    """The header's text; None without one. Raises GatewayError `invalid_value` unless it is 1 to 255 visible ASCII."""
+    given = request.headers.getlist(HEADER)
+    if not given:
+        return None
+    key = given[0]
+    is_visible = all("!" <= character <= "~" for character in key)
+    if len(given) > 1 or not is_visible or not 1 <= len(key) <= _MAX_CHARACTERS:
+        message = f"Send one {HEADER} of 1 to {_MAX_CHARACTERS} visible ASCII characters, or none."
+        raise GatewayError("invalid_value", message, param=HEADER)
+    return key
+
+
+def replayed(kept: Kept) -> Response:
+    """The first answer again, marked as such."""
+    return json_response(kept.body, kept.status, {"Idempotent-Replayed": "true"})

@@ -1,0 +1,64 @@
+"""A request's query, read as strictly as a body: what nobody knows is refused with the nearest name."""
+
+import difflib
+from collections.abc import Collection
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from starlette.requests import Request
+
+from mcp_gateway.core.errors import GatewayError
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MAX_MS = 2**48 - 1
+"""What an id has room for; about the year 10889."""
+
+
+def _unix_ms(text: str) -> int:
+    try:
+        moment = _EPOCH + timedelta(seconds=int(text)) if text.isdecimal() else datetime.fromisoformat(text)
+        aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        moment_ms = (aware - _EPOCH) // timedelta(milliseconds=1)
+    except (ValueError, OverflowError):
+        moment_ms = -1
+    if not 0 <= moment_ms <= _MAX_MS:
+        raise ValueError("must be Unix seconds, or a date or time such as 2026-01-31 or 2026-01-31T12:00:00Z (UTC)")
+    return moment_ms
+
+
+Moment = Annotated[int, BeforeValidator(_unix_ms)]
+"""Written as Unix seconds or ISO 8601, UTC unless it says otherwise; read as Unix milliseconds."""
+
+
+class Query(BaseModel):
+    """The parameters of one operation; this one takes none."""
+
+    model_config = ConfigDict(extra="forbid", str_min_length=1)
+
+
+Asked = TypeVar("Asked", bound=Query)
+
+
+def read_query(request: Request, kind: type[Asked]) -> Asked:
+    """The query of a request. Raises GatewayError (400) for an unknown, repeated or malformed parameter."""
+    given = request.query_params.multi_items()
+    names = [name for name, _ in given]
+    for name in names:
+        if name not in kind.model_fields:
+            raise GatewayError("unsupported_parameter", _unknown(name, kind.model_fields), param=name[:100])
+        if names.count(name) > 1:
+            raise GatewayError("invalid_value", f"`{name}` stands more than once in the query.", param=name)
+    try:
+        return kind.model_validate(dict(given))
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        name = str(fault["loc"][0])
+        told = fault["msg"].removeprefix("Value error, ")
+        raise GatewayError("invalid_value", f"`{name}`: {told}.", param=name) from None
+
+
+def _unknown(name: str, known: Collection[str]) -> str:
+    close = difflib.get_close_matches(name[:100], known, n=1, cutoff=0.5)
+    hint = f"did you mean `{close[0]}`?" if close else f"there are {', '.join(known)}." if known else "there is none."
+    return f"There is no parameter `{name[:100]}` here; {hint}"

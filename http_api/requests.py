@@ -1,0 +1,73 @@
+"""GET /requests and /requests/{id}: the metadata of an account's requests that have ended; never their content."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from http_api.holders import key_holder
+from http_api.paging import PageQuery, cursor_key, list_object
+from http_api.query import Moment, Query, read_query
+from http_api.responses import json_response, timestamps
+from mcp_gateway.core.limits.limiter import Limiter
+from mcp_gateway.core.money import format_usd
+from mcp_gateway.core.observe.history import History, Wanted
+from mcp_gateway.core.observe.records import RequestRecord
+
+
+class RequestsQuery(PageQuery):
+    """Filters hold together; `status` is the HTTP status, `since` inclusive, `until` exclusive."""
+
+    cursor: Annotated[str | None, cursor_key(r"req_[0-9a-z]+")] = None
+    model: str | None = None
+    key: str | None = None
+    status: Annotated[int | None, Field(ge=100, le=599)] = None
+    error_code: str | None = None
+    door: Literal["http", "mcp"] | None = None
+    since: Moment | None = None
+    until: Moment | None = None
+
+
+class Requests:
+    def __init__(self, history: History, limiter: Limiter) -> None:
+        self._history = history
+        self._limiter = limiter
+
+    async def list(self, request: Request) -> Response:
+        caller = key_holder(request, self._limiter)
+        asked = read_query(request, RequestsQuery)
+        wanted = Wanted(
+            asked.model, asked.key, asked.status, asked.error_code, asked.door, asked.since, asked.until
+        )  # fmt: skip
+        rows = await self._history.page(caller.account_id, wanted, before_id=asked.cursor, limit=asked.limit + 1)
+        return json_response(list_object(rows, asked.limit, lambda record: record.id, _object))
+
+    async def get(self, request: Request) -> Response:
+        caller = key_holder(request, self._limiter)
+        read_query(request, Query)
+        return json_response(_object(await self._history.get(caller.account_id, request.path_params["request_id"])))
+
+
+def _object(record: RequestRecord) -> dict[str, Any]:
+    return {
+        "object": "request",
+        "id": record.id,
+        "client_request_id": record.client_request_id,
+        **timestamps(record.started_at_ms),
+        "door": record.door,
+        "key": record.key_id,
+        "model": record.model,
+        "backend": record.backend,
+        "stream": record.is_stream,
+        "prompt_tokens": record.prompt_tokens,
+        "completion_tokens": record.completion_tokens,
+        "cached_tokens": record.cached_tokens,
+        "cost_usd": format_usd(record.cost_nano),
+        "price_version": record.price_version,
+        "latency_ms": record.latency_ms,
+        "first_token_ms": record.first_token_ms,
+        "status": record.http_status,
+        "error_code": record.error_code,
+        "finish_reason": record.finish_reason,
+    }

@@ -1,0 +1,136 @@
+"""POST /billing/checkout, /billing/portal and /billing/webhook: money from outside, through Stripe."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from starlette.requests import Request
+from starlette.responses import Response
+
+from http_api.bodies import parsed_as, read_json_bytes
+from http_api.holders import key_holder
+from http_api.idempotency import idempotency_key_of, replayed
+from http_api.responses import json_response
+from mcp_gateway.core.caller import Caller
+from mcp_gateway.core.config import StripeSettings
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.idempotency import Attempt, Idempotency
+from mcp_gateway.core.limits.limiter import Limiter
+from mcp_gateway.core.money import NANO_PER_CENT, format_usd, parse_usd
+from mcp_gateway.core.payments.payments import Payments
+from mcp_gateway.core.payments.sessions import Pages
+
+_MAX_BODY_BYTES = 1024 * 1024
+"""Stripe's events are far smaller, and anybody may send to the webhook."""
+
+
+class Empty(BaseModel):
+    """A body that says nothing: `{}`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class TopUp(BaseModel):
+    """What checkout takes: a decimal string in USD, whole cents."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    amount_usd: str
+
+
+class TopUps:
+    """Sessions at Stripe for an account's people, and Stripe's events; 501 where Stripe is not configured."""
+
+    def __init__(
+        self,
+        payments: Payments | None,
+        idempotency: Idempotency,
+        limiter: Limiter,
+        settings: StripeSettings,
+        *,
+        base_url: str,
+    ) -> None:
+        home = f"{base_url}/"
+        self._payments = payments
+        self._idempotency = idempotency
+        self._limiter = limiter
+        self._minimum_nano = parse_usd(settings.minimum_topup_usd)
+        self._maximum_nano = parse_usd(settings.maximum_topup_usd)
+        self._pages = Pages(settings.success_url or home, settings.cancel_url or home)
+        self._return_url = settings.return_url or home
+
+    async def checkout(self, request: Request) -> Response:
+        payments, caller = self._admit(request)
+        raw = await read_json_bytes(request.scope, request.receive, _MAX_BODY_BYTES)
+        amount_nano = self._payable_nano(parsed_as(raw, TopUp).amount_usd)
+
+        async def start(attempt: Attempt) -> dict[str, Any]:
+            session = await payments.start_checkout(
+                caller.account_id, amount_nano, self._pages, idempotency_key=attempt.name
+            )
+            amount_usd = format_usd(amount_nano)
+            return {
+                "object": "checkout",
+                "id": session.id,
+                "url": session.url,
+                "amount_usd": amount_usd,
+                "expires_at": session.expires_at_s,
+            }
+
+        return await self._once(request, caller, "billing/checkout", raw, start)
+
+    async def portal(self, request: Request) -> Response:
+        payments, caller = self._admit(request)
+        raw = await read_json_bytes(request.scope, request.receive, _MAX_BODY_BYTES)
+        parsed_as(raw, Empty)
+
+        async def start(_: Attempt) -> dict[str, Any]:
+            return {"object": "portal", "url": await payments.open_portal(caller.account_id, self._return_url)}
+
+        return await self._once(request, caller, "billing/portal", raw, start)
+
+    async def webhook(self, request: Request) -> Response:
+        payments = self._configured()
+        raw = await read_json_bytes(request.scope, request.receive, _MAX_BODY_BYTES)
+        await payments.receive(raw, request.headers.get("stripe-signature", ""))
+        return json_response({"received": True})
+
+    def _admit(self, request: Request) -> tuple[Payments, Caller]:
+        payments = self._configured()
+        caller = key_holder(request, self._limiter)
+        if caller.is_test:
+            raise GatewayError("insufficient_permissions", "A test key moves no money; send a live key.")
+        return payments, caller
+
+    def _configured(self) -> Payments:
+        if self._payments is None:
+            message = "Top-ups are not set up on this gateway; its operator can credit an account by hand."
+            raise GatewayError("not_configured", message)
+        return self._payments
+
+    def _payable_nano(self, text: str) -> int:
+        try:
+            amount_nano = parse_usd(text)
+        except ValueError:
+            amount_nano = 0
+        if amount_nano % NANO_PER_CENT or not self._minimum_nano <= amount_nano <= self._maximum_nano:
+            least, most = format_usd(self._minimum_nano), format_usd(self._maximum_nano)
+            message = f"`amount_usd` must be a decimal string from {least} to {most} USD, in whole cents."
+            raise GatewayError("invalid_value", message, param="amount_usd")
+        return amount_nano
+
+    async def _once(
+        self,
+        request: Request,
+        caller: Caller,
+        operation: str,
+        raw: bytes,
+        start: Callable[[Attempt], Awaitable[dict[str, Any]]],
+    ) -> Response:
+        key = idempotency_key_of(request)
+        async with self._idempotency.attempt(caller.account_id, key, operation, raw) as attempt:
+            if attempt.kept is not None:
+                return replayed(attempt.kept)
+            answer = await start(attempt)
+            await self._idempotency.keep(attempt, 201, answer)
+            return json_response(answer, 201)

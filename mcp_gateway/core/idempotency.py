@@ -1,0 +1,109 @@
+"""Requests that take effect once however often they are sent: by account and Idempotency-Key, for 24 hours.
+
+Keeps digests and the answer's metadata; never a body, a key's text or a secret. What is being answered is known to this
+process alone, the only server of its database.
+"""
+
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import orjson
+
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.store.store import Store
+
+KEPT_MS = 24 * 60 * 60 * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An answer that was given before: an HTTP status and a JSON object."""
+
+    status: int
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One sending of a request; `key` is the digest of its Idempotency-Key, `kept` what an earlier one was answered."""
+
+    account_id: str
+    key: bytes | None
+    request_sha256: bytes
+    started_at_ms: int
+    kept: Kept | None
+
+    @property
+    def name(self) -> str | None:
+        """The key for systems that others share."""
+        return None if self.key is None else f"{self.account_id} {self.key.hex()}"
+
+    def keep(self, connection: sqlite3.Connection, status: int, body: dict[str, Any]) -> None:
+        """Note the answer, in the transaction that does what was asked, before anything else in it.
+
+        Raises GatewayError `conflict` where another attempt was faster.
+        """
+        if self.key is None:
+            return
+        connection.execute("DELETE FROM idempotent_answers WHERE created_at_ms <= ?", (self.started_at_ms - KEPT_MS,))
+        row = (self.account_id, self.key, self.request_sha256, status, orjson.dumps(body).decode(), self.started_at_ms)
+        sql = "INSERT INTO idempotent_answers VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+        if not connection.execute(sql, row).rowcount:
+            raise _conflict()
+
+
+class Idempotency:
+    """What has been answered, and what is being answered now."""
+
+    def __init__(self, store: Store, *, now_ms: Callable[[], int]) -> None:
+        self._store = store
+        self._now_ms = now_ms
+        self._in_flight: set[tuple[str, bytes]] = set()
+
+    @contextlib.asynccontextmanager
+    async def attempt(self, account_id: str, key: str | None, operation: str, body: bytes) -> AsyncIterator[Attempt]:
+        """While one sending of a request is answered.
+
+        Raises GatewayError `conflict` while another with the same key is, `idempotency_mismatch` where that one asked
+        for something else.
+        """
+        request_sha256 = sha256(operation.encode() + b"\n" + body).digest()
+        if key is None:
+            yield Attempt(account_id, None, request_sha256, self._now_ms(), None)
+            return
+        place = account_id, sha256(key.encode()).digest()
+        if place in self._in_flight:
+            raise _conflict()
+        self._in_flight.add(place)
+        try:
+            kept = await self._find(place, request_sha256)
+            yield Attempt(*place, request_sha256, self._now_ms(), kept)
+        finally:
+            self._in_flight.discard(place)
+
+    async def keep(self, attempt: Attempt, status: int, body: dict[str, Any]) -> None:
+        """Note the answer of what was done elsewhere, under the attempt's name. Raises as Attempt.keep."""
+        if attempt.key is not None:
+            await self._store.write(lambda connection: attempt.keep(connection, status, body))
+
+    async def _find(self, place: tuple[str, bytes], request_sha256: bytes) -> Kept | None:
+        sql = (
+            "SELECT request_sha256, status, body FROM idempotent_answers "
+            "WHERE account_id = ? AND key_sha256 = ? AND created_at_ms > ?"
+        )
+        row = await self._store.fetch_one(sql, (*place, self._now_ms() - KEPT_MS))
+        if row is None:
+            return None
+        if row[0] != request_sha256:
+            message = "This Idempotency-Key was sent with another request before."
+            raise GatewayError("idempotency_mismatch", message, param="Idempotency-Key")
+        return Kept(row[1], orjson.loads(row[2]))
+
+
+def _conflict() -> GatewayError:
+    message = "A request with this Idempotency-Key is still being answered; send it again in a second."
+    return GatewayError("conflict", message, param="Idempotency-Key")

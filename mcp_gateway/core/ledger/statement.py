@@ -1,0 +1,48 @@
+"""An account's ledger for its owner to read, newest first. Reads only; what the rows mean is the ledger's to say."""
+
+from dataclasses import dataclass
+
+from mcp_gateway.core.store.store import Store
+
+_MOVES = "AND kind NOT IN ('hold', 'void')"
+"""Setting aside and giving back change nothing of what an account owns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """What one fact changed in a wallet, in nano-USD. `id` grows with each commit; `reference` says what it was for."""
+
+    id: int
+    kind: str
+    reference: str
+    paid_nano: int
+    granted_nano: int
+    held_nano: int
+    created_at_ms: int
+
+    @property
+    def spendable_nano(self) -> int:
+        return self.paid_nano + self.granted_nano
+
+    @property
+    def amount_nano(self) -> int:
+        """What the account owns more than before: deposits are positive, charges negative, holds and voids nothing."""
+        return self.paid_nano + self.granted_nano + self.held_nano
+
+
+class Statement:
+    """The transactions of each account."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def page(
+        self, account_id: str, *, before_id: int | None, limit: int, only_moves: bool = False
+    ) -> list[Transaction]:
+        """Up to `limit` transactions older than `before_id` (the newest for None); `only_moves`: no holds and voids."""
+        sql = (
+            "SELECT id, kind, reference, paid_nano, granted_nano, held_nano, created_at_ms FROM ledger_transactions "
+            f"WHERE account_id = ? AND id < ? {_MOVES if only_moves else ''} ORDER BY id DESC LIMIT ?"
+        )
+        rows = await self._store.fetch_all(sql, (account_id, 2**63 - 1 if before_id is None else before_id, limit))
+        return [Transaction(*row) for row in rows]

@@ -1,0 +1,108 @@
+"""What the whole gateway did in the last day: counted in memory, so that asking costs nothing; read back at start."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from mcp_gateway.core.ids import first_id_at
+from mcp_gateway.core.observe.records import RequestRecord
+from mcp_gateway.core.store.store import Store
+
+DAY_MS = 86_400_000
+_SLOT_MS = 600_000
+
+
+@dataclass(slots=True)
+class Slot:
+    """Ten minutes, or the sum of a day's. Times are of answers that succeeded, to two digits, with how often each."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    latencies_ms: Counter[int] = field(default_factory=Counter)
+    first_tokens_ms: Counter[int] = field(default_factory=Counter)
+
+    def add(self, other: "Slot") -> None:
+        self.requests += other.requests
+        self.prompt_tokens += other.prompt_tokens
+        self.completion_tokens += other.completion_tokens
+        self.latencies_ms.update(other.latencies_ms)
+        self.first_tokens_ms.update(other.first_tokens_ms)
+
+
+class Activity:
+    """A ring of slots; a request counts in the slot that it started in."""
+
+    def __init__(self, now_ms: Callable[[], int]) -> None:
+        self._now_ms = now_ms
+        self._slots: dict[int, Slot] = {}
+
+    def note(self, record: RequestRecord) -> None:
+        """Count a request that has ended."""
+        slot = self._slot(record.started_at_ms // _SLOT_MS)
+        slot.requests += 1
+        slot.prompt_tokens += record.prompt_tokens
+        slot.completion_tokens += record.completion_tokens
+        if record.http_status == 200:
+            slot.latencies_ms[_two_digits(record.latency_ms)] += 1
+            if record.first_token_ms is not None:
+                slot.first_tokens_ms[_two_digits(record.first_token_ms)] += 1
+
+    async def restore(self, store: Store) -> None:
+        """Count the last day's requests of earlier runs, from the request log; once, at start."""
+        since_ms = self._now_ms() - DAY_MS
+        for number, requests, prompt, completion, latency_ms, first_token_ms in await store.fetch_all(
+            _RESTORE, (first_id_at("req", since_ms),)
+        ):
+            slot = Slot(requests, prompt, completion)
+            if latency_ms is not None:
+                slot.latencies_ms[latency_ms] = requests
+            if first_token_ms is not None:
+                slot.first_tokens_ms[first_token_ms] = requests
+            self._slot(number).add(slot)
+
+    def last_day(self) -> Slot:
+        """The sum of the slots that began within the last 24 hours."""
+        total = Slot()
+        for number, slot in self._slots.items():
+            if number * _SLOT_MS > self._now_ms() - DAY_MS:
+                total.add(slot)
+        return total
+
+    def _slot(self, number: int) -> Slot:
+        slot = self._slots.get(number)
+        if slot is None:
+            oldest = (self._now_ms() - DAY_MS) // _SLOT_MS
+            self._slots = {kept: slot for kept, slot in self._slots.items() if kept >= oldest}
+            slot = self._slots[number] = Slot()
+        return slot
+
+
+def quantile(counts: Mapping[int, int], share: float) -> int | None:
+    """The value that `share` of all counted ones do not exceed; None where nothing was counted."""
+    left = share * sum(counts.values())
+    for value in sorted(counts):
+        left -= counts[value]
+        if left <= 0:
+            return value
+    return None
+
+
+def _two_digits(number: int) -> int:
+    """Rounded down to two significant digits: some 500 values below an hour in milliseconds."""
+    step: int = 10 ** max(0, len(str(number)) - 2)
+    return number // step * step
+
+
+def _two_digits_in_sql(column: str) -> str:
+    """The same of a column, for whatever took less than 100,000 s."""
+    steps = (1, 10, 100, 1000, 10**4, 10**5, 10**6)
+    arms = (f"WHEN {column} < {step * 100} THEN {column} / {step} * {step}" for step in steps)
+    return f"CASE WHEN http_status <> 200 THEN NULL {' '.join(arms)} END"
+
+
+_RESTORE = f"""
+SELECT started_at_ms / {_SLOT_MS}, COUNT(*), SUM(prompt_tokens), SUM(completion_tokens),
+    {_two_digits_in_sql("latency_ms")}, {_two_digits_in_sql("first_token_ms")}
+FROM requests WHERE id >= ? GROUP BY 1, 5, 6
+"""

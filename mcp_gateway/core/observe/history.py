@@ -1,0 +1,110 @@
+"""The request log of one account for its owner to read: single records, pages of them, totals by day, model or key."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.ids import first_id_at
+from mcp_gateway.core.observe.records import COLUMNS, RequestRecord
+from mcp_gateway.core.store.store import Row, Store
+
+Group = Literal["day", "model", "key"]
+
+_ARRIVAL_MS = 3_600_000
+"""More than ever passes between the making of a request's id and its `started_at_ms`, which is never the earlier."""
+_GROUPS: dict[Group, str] = {"day": "DATE(started_at_ms / 1000, 'unixepoch')", "model": "model", "key": "key_id"}
+_SELECT = f"SELECT {', '.join(COLUMNS)} FROM requests"
+_SUMS = "COUNT(*), SUM(prompt_tokens), SUM(completion_tokens), SUM(cached_tokens), SUM(cost_nano)"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which requests; None is any. Times in Unix milliseconds, `since_ms` inclusive, `until_ms` exclusive."""
+
+    model: str | None = None
+    key_id: str | None = None
+    http_status: int | None = None
+    error_code: str | None = None
+    door: str | None = None
+    since_ms: int | None = None
+    until_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over requests; `cached_tokens` are a part of `prompt_tokens`."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    cost_nano: int = 0
+
+    def __add__(self, other: "Totals") -> "Totals":
+        return Totals(
+            self.requests + other.requests,
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.cost_nano + other.cost_nano,
+        )
+
+
+class History:
+    """Reads what `Records` wrote."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def get(self, account_id: str, request_id: str) -> RequestRecord:
+        """One request that has ended. Raises GatewayError `not_found`, for another account's too."""
+        record = await self._find(account_id, request_id)
+        if record is None:
+            # a record that nobody waited for may still stand in the writer's queue: everything before this is through
+            await self._store.write(lambda _: None, is_durable=False)
+            record = await self._find(account_id, request_id)
+        if record is None:
+            raise GatewayError("not_found", f"There is no request {request_id[:100]!r} that has ended.")
+        return record
+
+    async def page(self, account_id: str, wanted: Wanted, *, before_id: str | None, limit: int) -> list[RequestRecord]:
+        """Up to `limit` requests older than `before_id` (the newest for None), the newest first."""
+        conditions = dict(_conditions(account_id, wanted))
+        if before_id is not None:
+            conditions["id < ?"] = before_id
+        sql = f"{_SELECT} WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ?"
+        rows = await self._store.fetch_all(sql, (*conditions.values(), limit))
+        return [_record(row) for row in rows]
+
+    async def totals(self, account_id: str, since_ms: int, until_ms: int, group: Group) -> dict[str | None, Totals]:
+        """Sums by UTC day (as `2026-01-31`), public model or key id, the greatest first; None where there was none."""
+        conditions = dict(_conditions(account_id, Wanted(since_ms=since_ms, until_ms=until_ms)))
+        where = " AND ".join(conditions)
+        sql = f"SELECT {_GROUPS[group]}, {_SUMS} FROM requests WHERE {where} GROUP BY 1 ORDER BY 1 DESC"
+        rows = await self._store.fetch_all(sql, tuple(conditions.values()))
+        return {name: Totals(*(number or 0 for number in sums)) for name, *sums in rows}
+
+    async def _find(self, account_id: str, request_id: str) -> RequestRecord | None:
+        row = await self._store.fetch_one(f"{_SELECT} WHERE id = ? AND account_id = ?", (request_id, account_id))
+        return _record(row) if row else None
+
+
+def _record(row: Row) -> RequestRecord:
+    """SQLite has no booleans."""
+    record = RequestRecord(*row)
+    return replace(record, is_stream=bool(record.is_stream))
+
+
+def _conditions(account_id: str, wanted: Wanted) -> Iterator[tuple[str, object]]:
+    """SQL conditions with the value of each; ids sort by time, so that they find the window by the index."""
+    yield "account_id = ?", account_id
+    for column in ("model", "key_id", "http_status", "error_code", "door"):
+        if (value := getattr(wanted, column)) is not None:
+            yield f"{column} = ?", value
+    if wanted.since_ms is not None:
+        yield "id >= ?", first_id_at("req", max(0, wanted.since_ms - _ARRIVAL_MS))
+        yield "started_at_ms >= ?", wanted.since_ms
+    if wanted.until_ms is not None:
+        yield "id <= ?", first_id_at("req", wanted.until_ms)
+        yield "started_at_ms < ?", wanted.until_ms

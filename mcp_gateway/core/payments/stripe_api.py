@@ -1,0 +1,120 @@
+"""Stripe through its own SDK: the three calls that are used, and the signatures of its webhooks. Stores nothing.
+
+The SDK's calls are synchronous: each runs in a thread, bounded in time.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import orjson
+import requests
+import stripe
+from stripe.params import CustomerCreateParams
+from stripe.params.billing_portal import SessionCreateParams as PortalParams
+from stripe.params.checkout import SessionCreateParams as CheckoutParams
+
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.money import NANO_PER_CENT
+from mcp_gateway.core.payments.facts import ACCOUNT
+from mcp_gateway.core.payments.sessions import Checkout, Pages, UnknownCustomer
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+stripe.enable_telemetry = False  # it would report the system's name, and leave an id in the home folder
+
+_TOLERANCE_S = 300
+
+
+class StripeApi:
+    """The Till that is Stripe."""
+
+    def __init__(self, secret_key: str, webhook_secret: str, *, base_url: str, timeout_s: float) -> None:
+        self._webhook_secret = webhook_secret
+        self._timeout_s = timeout_s
+        self._session = requests.Session()
+        self._v1 = stripe.StripeClient(
+            secret_key,
+            base_addresses={"api": base_url},
+            max_network_retries=1,
+            http_client=stripe.RequestsClient(timeout=timeout_s / 2, session=self._session),
+        ).v1
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self._session.close()
+
+    async def create_customer(self, account_id: str) -> str:
+        """A new customer's id."""
+        params: CustomerCreateParams = {"metadata": {ACCOUNT: account_id}}
+        return (await self._ask(lambda: self._v1.customers.create(params))).id
+
+    async def create_checkout(
+        self, account_id: str, customer_id: str, amount_nano: int, pages: Pages, idempotency_key: str | None
+    ) -> Checkout:
+        """A session to pay `amount_nano`, whole cents, for an account. Raises UnknownCustomer too."""
+        metadata = {ACCOUNT: account_id}
+        params: CheckoutParams = {
+            "mode": "payment",
+            "customer": customer_id,
+            "client_reference_id": account_id,
+            "metadata": metadata,
+            "payment_intent_data": {"metadata": metadata},
+            "line_items": [
+                {
+                    "quantity": 1,
+                    "price_data": {
+                        "currency": "usd",
+                        "unit_amount": amount_nano // NANO_PER_CENT,
+                        "product_data": {"name": "API credit"},
+                    },
+                }
+            ],
+            "adaptive_pricing": {"enabled": False},
+            "success_url": pages.success_url,
+            "cancel_url": pages.cancel_url,
+        }
+        options: stripe.RequestOptions = {"idempotency_key": idempotency_key}
+        session = await self._ask(lambda: self._v1.checkout.sessions.create(params, options))
+        assert session.url is not None
+        return Checkout(session.id, session.url, session.expires_at)
+
+    async def create_portal(self, customer_id: str, return_url: str) -> str:
+        """The address of a session in which a customer sees payments and invoices. Raises UnknownCustomer too."""
+        params: PortalParams = {"customer": customer_id, "return_url": return_url}
+        return (await self._ask(lambda: self._v1.billing_portal.sessions.create(params))).url
+
+    def verified_event(self, raw: bytes, signature: str) -> dict[str, Any]:
+        """The event in a webhook's body. Raises GatewayError `invalid_value` unless Stripe signed these very bytes.
+
+        https://docs.stripe.com/webhooks#verify-events; a signature is good for 300 s, and any `v1` of several will do.
+        """
+        try:
+            signature.encode("ascii")  # the SDK's comparison stumbles over anything else
+            stripe.WebhookSignature.verify_header(raw, signature, self._webhook_secret, _TOLERANCE_S)
+        except (stripe.SignatureVerificationError, ValueError):
+            message = "The Stripe-Signature header does not sign this body, or no longer."
+            raise GatewayError("invalid_value", message, param="Stripe-Signature") from None
+        event: dict[str, Any] = orjson.loads(raw)
+        return event
+
+    async def _ask(self, call: Callable[[], T]) -> T:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await asyncio.to_thread(call)
+        except stripe.InvalidRequestError as error:
+            if error.code == "resource_missing" and error.param == "customer":
+                raise UnknownCustomer from None
+            raise _unavailable(error) from None
+        except (stripe.StripeError, TimeoutError) as error:
+            raise _unavailable(error) from None
+
+
+def _unavailable(error: Exception) -> GatewayError:
+    """What an operator needs is logged; Stripe's own words, which may quote the request, are not."""
+    facts = [getattr(error, name, None) for name in ("http_status", "code", "request_id")]
+    logger.warning("Stripe did not do as asked: %s (status %s, code %s, request %s)", type(error).__name__, *facts)
+    return GatewayError("payments_unavailable", "The payment service does not answer as it should at the moment.")

@@ -1,0 +1,39 @@
+"""Accounts, the guests' among them."""
+
+import pytest
+
+from mcp_gateway.core.caller import GUEST_ACCOUNT_ID
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.identity.accounts import Accounts
+
+
+async def test_a_fresh_database_has_the_guests_account(accounts: Accounts) -> None:
+    assert [account.id for account in await accounts.list()] == [GUEST_ACCOUNT_ID]
+
+
+async def test_accounts_are_listed_oldest_first_the_guests_before_all(accounts: Accounts) -> None:
+    made = [await accounts.create(name) for name in ("Ann", "Bob")]
+    listed = await accounts.list()
+    assert listed[1:] == sorted(made, key=lambda account: (account.created_at_ms, account.id))
+    assert listed[0].id == GUEST_ACCOUNT_ID
+
+
+async def test_an_account_is_found_by_its_id(accounts: Accounts) -> None:
+    made = await accounts.create("Ann")
+    assert made.id.startswith("acc_")
+    assert await accounts.get(made.id) == made
+
+
+async def test_an_unknown_account_is_not_found(accounts: Accounts) -> None:
+    for asked in (accounts.get("acc_none"), accounts.set_active("acc_none", is_active=False)):
+        with pytest.raises(GatewayError) as caught:
+            await asked
+        assert caught.value.code == "not_found"
+
+
+async def test_an_account_can_be_switched_off_and_on(accounts: Accounts) -> None:
+    made = await accounts.create("Ann")
+    await accounts.set_active(made.id, is_active=False)
+    assert not (await accounts.get(made.id)).is_active
+    await accounts.set_active(made.id, is_active=True)
+    assert (await accounts.get(made.id)).is_active

@@ -1,0 +1,405 @@
+"""The ledger through its own doors, against a real database file."""
+
+import asyncio
+import sqlite3
+import sys
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.ledger.ledger import Balance, Hold, Ledger
+from mcp_gateway.core.observe.records import RequestRecord
+from mcp_gateway.core.store.store import Store
+from tests.core.ledger.conftest import Clock
+
+
+def unrecorded(connection: sqlite3.Connection) -> None:
+    """Stands where a test does not care for the request's record."""
+
+
+def record(request_id: str, account_id: str, *, cost_nano: int = 0, key_id: str | None = None) -> RequestRecord:
+    return RequestRecord(
+        id=request_id,
+        client_request_id=None,
+        account_id=account_id,
+        key_id=key_id,
+        door="http",
+        model="m",
+        backend="b",
+        is_stream=False,
+        prompt_tokens=3,
+        completion_tokens=5,
+        cached_tokens=None,
+        cost_nano=cost_nano,
+        price_version="v1",
+        started_at_ms=1,
+        latency_ms=2,
+        first_token_ms=None,
+        http_status=200,
+        error_code=None,
+        finish_reason="stop",
+    )
+
+
+@contextmanager
+def locked(database: Path) -> Iterator[None]:
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("ROLLBACK")
+
+
+async def refused(asked: Awaitable[object]) -> GatewayError:
+    with pytest.raises(GatewayError) as caught:
+        await asked
+    return caught.value
+
+
+@pytest.fixture(autouse=True)
+async def checked(ledger: Ledger) -> AsyncIterator[None]:
+    """Whatever a test does through the ledger, the books agree afterwards."""
+    yield
+    assert await ledger.check() == []
+
+
+async def test_a_credit_is_spendable_and_applied_once(ledger: Ledger, account: str) -> None:
+    assert await ledger.credit(account, 500, "payment-1")
+    assert not await ledger.credit(account, 500, "payment-1")
+    assert await ledger.credit(account, 7, "payment-2")
+    assert await ledger.balance(account) == Balance(paid_nano=507)
+
+
+async def test_the_same_payment_reported_many_times_at_once_is_one_credit(ledger: Ledger, account: str) -> None:
+    applied = await asyncio.gather(*(ledger.credit(account, 500, "payment-1") for _ in range(5)))
+    assert sorted(applied) == [False] * 4 + [True]
+    assert (await ledger.balance(account)).paid_nano == 500
+
+
+@pytest.mark.parametrize("amount_nano", [0, -1])
+async def test_a_credit_or_grant_is_more_than_nothing(ledger: Ledger, account: str, amount_nano: int) -> None:
+    with pytest.raises(ValueError, match="more than nothing"):
+        await ledger.credit(account, amount_nano, "x")
+    with pytest.raises(ValueError, match="more than nothing"):
+        await ledger.grant(account, amount_nano, "x")
+
+
+async def test_a_credit_beyond_what_a_balance_can_hold_fails_whole(ledger: Ledger, account: str) -> None:
+    await ledger.credit(account, 2**63 - 1, "all there is")
+    with pytest.raises(sqlite3.IntegrityError):
+        await ledger.credit(account, 1000, "one too many")
+    assert (await ledger.balance(account)).paid_nano == 2**63 - 1
+
+
+async def test_a_hold_counts_at_once_and_settling_returns_the_rest(ledger: Ledger, account: str) -> None:
+    await ledger.credit(account, 1000, "p")
+    hold = await ledger.hold("req_1", account, 10, 400)
+    assert hold.amount_nano == 400
+    assert await ledger.balance(account) == Balance(paid_nano=600, held_nano=400)
+    assert await ledger.settle(hold, 150, unrecorded) == 150
+    assert await ledger.balance(account) == Balance(paid_nano=850)
+
+
+async def test_a_hold_is_clamped_to_what_is_left(ledger: Ledger, account: str) -> None:
+    await ledger.credit(account, 300, "p")
+    assert (await ledger.hold("req_1", account, 300, 10**30)).amount_nano == 300
+
+
+async def test_below_the_minimum_the_answer_is_402_with_the_balance(ledger: Ledger, account: str) -> None:
+    await ledger.credit(account, 299, "p")
+    error = await refused(ledger.hold("req_1", account, 300, 1000))
+    assert (error.status, error.code, error.details) == (402, "insufficient_balance", {"balance_usd": "0.000000299"})
+    assert await ledger.balance(account) == Balance(paid_nano=299)
+
+
+async def test_an_account_that_never_had_money_gets_402(ledger: Ledger, account: str) -> None:
+    assert (await refused(ledger.hold("req_1", account, 1, 1))).code == "insufficient_balance"
+
+
+async def test_holds_are_refused_below_the_minimum_balance(store: Store, clock: Clock, account: str) -> None:
+    ledger = Ledger(store, now_ms=clock, minimum_balance_nano=1000)
+    await ledger.credit(account, 999, "p1")
+    error = await refused(ledger.hold("req_1", account, 10, 20))
+    assert (error.status, error.code) == (402, "below_minimum_balance")
+    await ledger.credit(account, 1, "p2")
+    assert (await ledger.hold("req_1", account, 10, 20)).amount_nano == 20
+
+
+async def test_a_cost_above_the_hold_is_charged_at_the_hold(ledger: Ledger, account: str) -> None:
+    await ledger.credit(account, 1000, "p")
+    hold = await ledger.hold("req_1", account, 10, 400)
+    assert await ledger.settle(hold, 401, unrecorded) == 400
+    assert await ledger.balance(account) == Balance(paid_nano=600)
+
+
+async def test_a_hold_ends_once_whatever_is_asked_again(ledger: Ledger, account: str) -> None:
+    await ledger.credit(account, 1000, "p")
+    first, second = [await ledger.hold(f"req_{n}", account, 10, 100) for n in (1, 2)]
+    await ledger.settle(first, 60, unrecorded)
+    assert await ledger.settle(first, 60, unrecorded) == 0
+    await ledger.void("req_1", unrecorded)
+    await ledger.void("req_2", unrecorded)
+    assert await ledger.settle(second, 60, unrecorded) == 0
+    assert await ledger.balance(account) == Balance(paid_nano=940)
+
+
+async def test_asking_again_for_an_open_hold_gives_the_same_hold(ledger: Ledger, account: str) -> None:
+    await ledger.credit(account, 100, "p")
+    hold = await ledger.hold("req_1", account, 10, 100)
+    assert await ledger.hold("req_1", account, 10, 100) == hold
+    assert (await ledger.balance(account)).held_nano == 100
+
+
+async def test_a_request_that_was_charged_cannot_be_held_for_again(ledger: Ledger, account: str) -> None:
+    await ledger.credit(account, 100, "p")
+    await ledger.settle(await ledger.hold("req_1", account, 1, 10), 10, unrecorded)
+    with pytest.raises(sqlite3.IntegrityError):
+        await ledger.hold("req_1", account, 1, 10)
+    assert await ledger.balance(account) == Balance(paid_nano=90)
+
+
+async def test_voiding_gives_everything_back_to_where_it_came_from(ledger: Ledger, account: str) -> None:
+    await ledger.credit(account, 100, "p")
+    await ledger.grant(account, 50, "g")
+    await ledger.hold("req_1", account, 10, 120)
+    await ledger.void("req_1", unrecorded)
+    assert await ledger.balance(account) == Balance(paid_nano=100, granted_nano=50)
+
+
+async def test_voiding_a_request_without_a_hold_only_records_it(ledger: Ledger, account: str, store: Store) -> None:
+    await ledger.void("req_1", record("req_1", account).insert)
+    assert await store.fetch_all("SELECT id FROM requests") == [("req_1",)]
+    assert await store.fetch_all("SELECT * FROM ledger_transactions") == []
+
+
+async def test_granted_credit_goes_first(ledger: Ledger, account: str) -> None:
+    await ledger.credit(account, 100, "p")
+    await ledger.grant(account, 50, "g")
+    hold = await ledger.hold("req_1", account, 10, 120)
+    assert await ledger.balance(account) == Balance(paid_nano=30, granted_nano=0, held_nano=120)
+    await ledger.settle(hold, 60, unrecorded)
+    assert await ledger.balance(account) == Balance(paid_nano=90, granted_nano=0)
+
+
+async def test_what_a_hold_did_not_need_of_a_grant_returns_to_the_grant(ledger: Ledger, account: str) -> None:
+    await ledger.credit(account, 100, "p")
+    await ledger.grant(account, 50, "g")
+    await ledger.settle(await ledger.hold("req_1", account, 10, 120), 20, unrecorded)
+    assert await ledger.balance(account) == Balance(paid_nano=100, granted_nano=30)
+
+
+async def remaining(store: Store) -> dict[int | None, int]:
+    return dict(await store.fetch_all("SELECT expires_at_ms, remaining_nano FROM grants"))
+
+
+async def test_the_grant_that_expires_first_is_used_first_and_refilled_last(
+    ledger: Ledger, account: str, store: Store, clock: Clock
+) -> None:
+    soon, later = clock.ms + 10, clock.ms + 1000
+    for number, expires_at_ms in enumerate((later, soon, None)):
+        await ledger.grant(account, 100, f"g{number}", expires_at_ms=expires_at_ms)
+    hold = await ledger.hold("req_1", account, 10, 250)
+    assert await remaining(store) == {soon: 0, later: 0, None: 50}
+    await ledger.settle(hold, 120, unrecorded)
+    assert await remaining(store) == {soon: 0, later: 80, None: 100}
+
+
+async def test_an_expired_grant_pays_for_nothing(ledger: Ledger, account: str, clock: Clock) -> None:
+    await ledger.grant(account, 100, "g", expires_at_ms=clock.ms + 10)
+    clock.ms += 10
+    assert (await refused(ledger.hold("req_1", account, 1, 1))).code == "insufficient_balance"
+    assert await ledger.balance(account) == Balance()
+
+
+async def test_expiry_takes_what_is_not_held_when_its_time_comes_and_the_rest_when_the_hold_ends(
+    ledger: Ledger, account: str, clock: Clock
+) -> None:
+    await ledger.grant(account, 1000, "gift", expires_at_ms=clock.ms + 10)
+    hold = await ledger.hold("one", account, 1, 400)
+    assert await ledger.expire_grants() == 0
+    clock.ms += 10
+    assert await ledger.expire_grants() == 600
+    assert await ledger.balance(account) == Balance(0, 0, 400)
+    assert await ledger.settle(hold, 150, unrecorded) == 150
+    assert await ledger.expire_grants() == 250
+    assert await ledger.balance(account) == Balance()
+    assert await ledger.check() == []
+
+
+async def test_a_hold_keeps_what_it_drew_from_a_grant_that_expires_meanwhile(
+    ledger: Ledger, account: str, clock: Clock
+) -> None:
+    await ledger.credit(account, 5, "p")
+    await ledger.grant(account, 100, "g", expires_at_ms=clock.ms + 10)
+    hold = await ledger.hold("req_1", account, 10, 60)
+    clock.ms += 10
+    await ledger.hold("req_2", account, 5, 50)
+    assert await ledger.balance(account) == Balance(paid_nano=0, granted_nano=0, held_nano=65)
+    assert await ledger.settle(hold, 60, unrecorded) == 60
+
+
+async def test_a_settlement_and_its_record_are_one_write(ledger: Ledger, account: str, store: Store) -> None:
+    await ledger.credit(account, 100, "p")
+    hold = await ledger.hold("req_1", account, 1, 10)
+
+    def fail(connection: sqlite3.Connection) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await ledger.settle(hold, 10, fail)
+    assert (await ledger.balance(account)).held_nano == 10
+    for _ in range(2):  # the second time changes nothing
+        await ledger.settle(hold, 10, record("req_1", account, cost_nano=10).insert)
+    assert await store.fetch_all("SELECT id, cost_nano, prompt_tokens FROM requests") == [("req_1", 10, 3)]
+    assert await ledger.balance(account) == Balance(paid_nano=90)
+
+
+async def test_a_hold_whose_caller_left_while_it_was_decided_can_be_voided_by_its_request(
+    ledger: Ledger, account: str
+) -> None:
+    await ledger.credit(account, 100, "p")
+    asking = asyncio.ensure_future(ledger.hold("req_1", account, 1, 10))
+    await asyncio.sleep(0)  # it is in the writer's queue now
+    asking.cancel()
+    await ledger.void("req_1", unrecorded)
+    assert await ledger.balance(account) == Balance(paid_nano=100)
+
+
+async def test_of_200_requests_on_a_wallet_worth_ten_exactly_ten_are_served(ledger: Ledger, account: str) -> None:
+    await ledger.credit(account, 1000, "p")
+    asked = [ledger.hold(f"req_{number}", account, 100, 100) for number in range(200)]
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    holds = [answer for answer in answers if isinstance(answer, Hold)]
+    assert len(holds) == 10
+    assert {answer.code for answer in answers if isinstance(answer, GatewayError)} == {"insufficient_balance"}
+    assert await ledger.balance(account) == Balance(held_nano=1000)
+    await asyncio.gather(*(ledger.settle(hold, 100, unrecorded) for hold in holds))
+    assert await ledger.balance(account) == Balance()
+
+
+async def test_two_writers_on_one_database_never_spend_the_same_money(
+    ledger: Ledger, account: str, database: Path, clock: Clock
+) -> None:
+    await ledger.credit(account, 1000, "p")
+    stores = [await Store.open(database) for _ in range(2)]
+    ledgers = [Ledger(store, now_ms=clock) for store in stores]
+    asked = [ledgers[number % 2].hold(f"req_{number}", account, 100, 100) for number in range(60)]
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert sum(isinstance(answer, Hold) for answer in answers) == 10
+    assert (await ledger.balance(account)).held_nano == 1000
+    for store in stores:
+        await store.close()
+
+
+async def test_a_settlement_during_an_outage_is_told_and_catches_up(
+    ledger: Ledger, account: str, store: Store, database: Path
+) -> None:
+    await ledger.credit(account, 100, "p")
+    hold = await ledger.hold("req_1", account, 1, 10)
+    with locked(database):
+        told = await refused(ledger.settle(hold, 7, record("req_1", account, cost_nano=7).insert))
+        assert told.code == "ledger_unavailable"
+        assert (await refused(ledger.hold("req_2", account, 1, 10))).code == "ledger_unavailable"
+    await ledger.hold("req_3", account, 1, 10)  # comes after what was late
+    assert await ledger.balance(account) == Balance(paid_nano=83, held_nano=10)
+    assert await store.fetch_all("SELECT id FROM requests") == [("req_1",)]
+
+
+async def test_a_void_during_an_outage_catches_up(ledger: Ledger, account: str, database: Path) -> None:
+    await ledger.credit(account, 100, "p")
+    await ledger.hold("req_1", account, 1, 100)
+    with locked(database), pytest.raises(GatewayError):
+        await ledger.void("req_1", unrecorded)
+    await ledger.hold("req_2", account, 100, 100)
+
+
+DIE_WITH_OPEN_HOLDS = """
+import asyncio, os, pathlib, signal, sys
+from mcp_gateway.core.ledger.ledger import Ledger
+from mcp_gateway.core.store.store import Store
+async def main():
+    ledger = Ledger(await Store.open(pathlib.Path(sys.argv[1])), now_ms=lambda: 1)
+    holds = [await ledger.hold(f"req_{n}", sys.argv[2], 1, 100) for n in range(5)]
+    await ledger.settle(holds[0], 30, lambda connection: None)
+    os.kill(os.getpid(), signal.SIGKILL)
+asyncio.run(main())
+"""
+
+
+async def test_after_a_kill_settlements_stand_and_open_holds_are_voided(
+    ledger: Ledger, account: str, database: Path
+) -> None:
+    await ledger.credit(account, 1000, "p")
+    await ledger.grant(account, 150, "g")
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", DIE_WITH_OPEN_HOLDS, str(database), account)
+    assert await process.wait() == -9
+    assert (await ledger.balance(account)).held_nano == 400
+    assert await ledger.void_open_holds() == 4
+    assert await ledger.void_open_holds() == 0
+    assert await ledger.balance(account) == Balance(paid_nano=1000, granted_nano=120)
+
+
+@pytest.mark.parametrize("change", ["UPDATE ledger_transactions SET paid_nano = 0", "DELETE FROM ledger_transactions"])
+async def test_facts_cannot_be_changed(ledger: Ledger, account: str, store: Store, change: str) -> None:
+    await ledger.credit(account, 100, "p")
+    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        await store.write(lambda connection: connection.execute(change) and None)
+    assert (await ledger.balance(account)).paid_nano == 100
+
+
+async def test_a_transaction_that_does_not_sum_to_zero_cannot_be_written(
+    ledger: Ledger, account: str, store: Store
+) -> None:
+    sql = "INSERT INTO ledger_transactions VALUES (NULL, ?, 'credit', 'x', 5, 0, 0, 0, 0, -4, 0)"
+    with pytest.raises(sqlite3.IntegrityError):
+        await store.write(lambda connection: connection.execute(sql, (account,)) and None)
+
+
+# What the check must notice, each made by hand in a copy
+
+TAMPERINGS: dict[str, str] = {
+    "a wallet's paid balance": "UPDATE wallets SET paid_nano = paid_nano + 1",
+    "a wallet's granted balance": "UPDATE wallets SET granted_nano = granted_nano + 1",
+    "a wallet's held balance": "UPDATE wallets SET held_nano = held_nano + 1",
+    "a missing wallet": "DELETE FROM wallets",
+    "an open hold that was lost": "DELETE FROM holds",
+    "an open hold of another size": "UPDATE holds SET paid_nano = paid_nano + 1",
+    "what is left of a grant": "UPDATE grants SET remaining_nano = remaining_nano + 1",
+    "what a hold drew on a grant": "UPDATE hold_grants SET amount_nano = amount_nano + 1",
+    "a record with another cost": "UPDATE requests SET cost_nano = cost_nano + 1",
+}
+
+
+@pytest.mark.parametrize("sql", TAMPERINGS.values(), ids=list(TAMPERINGS))
+async def test_the_check_notices(database: Path, sql: str, clock: Clock, ledger: Ledger, account: str) -> None:
+    await ledger.credit(account, 100, "p")
+    await ledger.grant(account, 30, "g")
+    settled = await ledger.hold("req_1", account, 1, 10)
+    await ledger.settle(settled, 4, record("req_1", account, cost_nano=4).insert)
+    await ledger.hold("req_2", account, 1, 50)
+    await ledger.grant(account, 5, "g2")
+    assert await ledger.check() == []
+    copy = database.with_name("copy.sqlite3")
+    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+        target.execute(sql)
+        target.commit()
+    store = await Store.open(copy)
+    assert await Ledger(store, now_ms=clock).check() != []
+    await store.close()
+
+
+async def test_the_check_finds_nothing_wrong_while_the_ledger_is_in_use(ledger: Ledger, account: str) -> None:
+    await ledger.credit(account, 10**6, "p")
+    await ledger.grant(account, 10**3, "g")
+
+    async def use(number: int) -> None:
+        hold = await ledger.hold(f"req_{number}", account, 1, 30)
+        await ledger.settle(hold, 7, record(f"req_{number}", account, cost_nano=7).insert)
+
+    using = asyncio.gather(*(use(number) for number in range(200)))
+    while not using.done():
+        assert await ledger.check() == []
+    await using

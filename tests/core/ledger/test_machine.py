@@ -1,0 +1,194 @@
+"""Random lives of two wallets against an auditor that knows nothing of databases."""
+
+import asyncio
+import contextlib
+import sqlite3
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.identity.accounts import Accounts
+from mcp_gateway.core.ids import new_id
+from mcp_gateway.core.ledger.ledger import Balance, Hold, Ledger
+from mcp_gateway.core.store.store import Store
+from tests.core.ledger.conftest import Clock
+
+AMOUNT = st.integers(1, 100)
+FOREVER = 10**15
+
+
+@dataclass
+class Grant:
+    expires_at_ms: int
+    left: int
+
+
+@dataclass
+class Wallet:
+    """What must be true of one account."""
+
+    paid: int = 0
+    grants: list[Grant] = field(default_factory=list)
+    holds: dict[str, list[tuple[Grant | None, int]]] = field(default_factory=dict)
+    """What each open hold took from which grant, in order; None is paid money."""
+
+    def balance(self) -> Balance:
+        held = sum(part for parts in self.holds.values() for _, part in parts)
+        return Balance(self.paid, sum(grant.left for grant in self.grants), held)
+
+    def hold(self, request_id: str, minimum: int, maximum: int, now_ms: int) -> int | None:
+        for grant in self.grants:
+            if grant.expires_at_ms <= now_ms:
+                grant.left = 0
+        spendable = self.balance().spendable_nano
+        if spendable < minimum:
+            return None
+        amount = missing = min(spendable, maximum)
+        parts = self.holds[request_id] = []
+        for grant in sorted(self.grants, key=lambda grant: grant.expires_at_ms):
+            part = min(grant.left, missing)
+            grant.left -= part
+            missing -= part
+            parts.append((grant, part))
+        self.paid -= missing
+        parts.append((None, missing))
+        return amount
+
+    def end(self, request_id: str, cost: int) -> int:
+        parts = self.holds.pop(request_id, [])
+        charged = unpaid = min(cost, sum(part for _, part in parts))
+        for grant, part in parts:
+            used = min(part, unpaid)
+            unpaid -= used
+            if grant is None:
+                self.paid += part - used
+            else:
+                grant.left += part - used
+        return charged
+
+
+class LedgerLife(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.runner = asyncio.Runner()
+        self.clock = Clock()
+        self.wallets: dict[str, Wallet] = {}
+        self.holds: list[Hold] = []
+        self.store = self.open()
+        self.ledger = Ledger(self.store, now_ms=self.clock)
+
+    def open(self) -> Store:
+        return self.runner.run(Store.open(Path(self.folder.name) / "gateway.sqlite3"))
+
+    def teardown(self) -> None:
+        self.runner.run(self.store.close())
+        self.runner.close()
+        self.folder.cleanup()
+
+    def account(self, index: int) -> str:
+        return list(self.wallets)[index]
+
+    @initialize()
+    def make_accounts(self) -> None:
+        accounts = Accounts(self.store, new_id=new_id, now_ms=self.clock)
+        self.wallets = {self.runner.run(accounts.create(name)).id: Wallet() for name in ("Ann", "Bob")}
+
+    @rule(index=st.integers(0, 1), amount=AMOUNT, reference=st.integers(0, 9))
+    def credit(self, index: int, amount: int, reference: int) -> None:
+        account = self.account(index)
+        if self.runner.run(self.ledger.credit(account, amount, f"{account}-{reference}")):
+            self.wallets[account].paid += amount
+
+    @rule(index=st.integers(0, 1), amount=AMOUNT, lives_ms=st.none() | st.integers(1, 50))
+    def grant(self, index: int, amount: int, lives_ms: int | None) -> None:
+        expires_at_ms = None if lives_ms is None else self.clock.ms + lives_ms
+        assert self.runner.run(
+            self.ledger.grant(self.account(index), amount, new_id("grant"), expires_at_ms=expires_at_ms)
+        )
+        self.wallets[self.account(index)].grants.append(Grant(expires_at_ms or FOREVER, amount))
+
+    @rule(ms=st.integers(1, 30))
+    def wait(self, ms: int) -> None:
+        self.clock.ms += ms
+
+    @rule(asked=st.lists(st.tuples(st.integers(0, 1), AMOUNT, AMOUNT), min_size=1, max_size=5))
+    def hold_at_once(self, asked: list[tuple[int, int, int]]) -> None:
+        wanted = [(new_id("req"), self.account(index), min(a, b), max(a, b)) for index, a, b in asked]
+
+        async def ask() -> list[Hold | BaseException]:
+            return await asyncio.gather(*(self.ledger.hold(*want) for want in wanted), return_exceptions=True)
+
+        for want, answer in zip(wanted, self.runner.run(ask()), strict=True):
+            request_id, account, minimum, maximum = want
+            expected = self.wallets[account].hold(request_id, minimum, maximum, self.clock.ms)
+            if isinstance(answer, Hold):
+                assert answer == Hold(request_id, account, expected if expected is not None else -1)
+                self.holds.append(answer)
+            else:
+                assert isinstance(answer, GatewayError)
+                assert (answer.code, expected) == ("insufficient_balance", None)
+
+    @rule(data=st.data(), cost=st.integers(0, 120))
+    def settle(self, data: st.DataObject, cost: int) -> None:
+        """Sometimes one that has ended already."""
+        if self.holds:
+            hold = data.draw(st.sampled_from(self.holds))
+            charged = self.runner.run(self.ledger.settle(hold, cost, _unrecorded))
+            assert charged == self.wallets[hold.account_id].end(hold.request_id, cost)
+
+    @rule(data=st.data())
+    def void(self, data: st.DataObject) -> None:
+        if self.holds:
+            hold = data.draw(st.sampled_from(self.holds))
+            self.runner.run(self.ledger.void(hold.request_id, _unrecorded))
+            self.wallets[hold.account_id].end(hold.request_id, 0)
+
+    @rule()
+    def fail_halfway(self) -> None:
+        """A settlement whose record cannot be written leaves no trace."""
+        if self.holds:
+
+            def fail(connection: sqlite3.Connection) -> None:
+                raise ZeroDivisionError
+
+            with contextlib.suppress(ZeroDivisionError):
+                self.runner.run(self.ledger.settle(self.holds[-1], 1, fail))
+
+    @rule()
+    def restart(self) -> None:
+        self.runner.run(self.store.close())
+        self.store = self.open()
+        self.ledger = Ledger(self.store, now_ms=self.clock)
+        open_holds = [(wallet, request_id) for wallet in self.wallets.values() for request_id in wallet.holds]
+        assert self.runner.run(self.ledger.void_open_holds()) == len(open_holds)
+        for wallet, request_id in open_holds:
+            wallet.end(request_id, 0)
+
+    @invariant()
+    def balances_are_what_the_auditor_says(self) -> None:
+        for account, wallet in self.wallets.items():
+            balance = self.runner.run(self.ledger.balance(account))
+            assert balance == wallet.balance()
+            assert min(balance.paid_nano, balance.granted_nano, balance.held_nano) >= 0
+
+    @invariant()
+    def the_books_agree(self) -> None:
+        assert self.runner.run(self.ledger.check()) == []
+
+
+def _unrecorded(connection: sqlite3.Connection) -> None: ...
+
+
+TestLedgerLife = LedgerLife.TestCase
+TestLedgerLife.settings = settings(
+    max_examples=25,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)

@@ -1,0 +1,38 @@
+"""The records of requests: written once, counted by day."""
+
+from pathlib import Path
+
+from mcp_gateway.core.ids import first_id_at
+from mcp_gateway.core.observe.records import Records
+from mcp_gateway.core.store.store import Store
+from tests.core.ledger.test_ledger import record
+
+DAY_MS = 24 * 3600 * 1000
+
+
+def request_id(at_ms: int, number: int) -> str:
+    return f"{first_id_at('req', at_ms)}{number:020x}"
+
+
+async def test_the_requests_of_each_key_since_midnight_are_counted(store: Store) -> None:
+    records = Records(store)
+    midnight_ms = 20_000 * DAY_MS
+    made = [(midnight_ms - 1, "key_a"), (midnight_ms, "key_a"), (midnight_ms + 5, "key_a"), (midnight_ms + 7, "key_b")]
+    for number, (at_ms, key_id) in enumerate([*made, (midnight_ms + 8, None)]):
+        records.add(record(request_id(at_ms, number), "acc_x", key_id=key_id))
+    await store.write(lambda connection: None)
+    assert await records.requests_today(midnight_ms) == {"key_a": 2, "key_b": 1}
+
+
+async def test_a_record_added_before_closing_is_there_after_a_restart(store: Store, database: Path) -> None:
+    Records(store).add(record(request_id(DAY_MS, 1), "acc_x", key_id="key_a"))
+    await store.close()
+    reopened = await Store.open(database)
+    assert await Records(reopened).requests_today(0) == {"key_a": 1}
+    await reopened.close()
+
+
+async def test_a_request_is_recorded_once(store: Store) -> None:
+    for cost_nano in (1, 2):
+        await store.write(record("req_1", "acc_x", cost_nano=cost_nano).insert)
+    assert await store.fetch_all("SELECT id, cost_nano FROM requests") == [("req_1", 1)]

@@ -1,0 +1,91 @@
+"""Reading the request log: by the index, for one account, whole."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.observe.history import History, Totals, Wanted
+from mcp_gateway.core.observe.records import Records
+from mcp_gateway.core.store.store import Store
+from tests.recorded import recorded, write_records
+
+MIDNIGHT_MS = 20_000 * 86_400_000
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    store = await Store.open(tmp_path / "gateway.sqlite3")
+    yield store
+    await store.close()
+
+
+async def test_a_record_comes_back_as_it_was_written(store: Store) -> None:
+    record = recorded(MIDNIGHT_MS, is_stream=True, first_token_ms=9, cached_tokens=3, error_code="client_closed")
+    await write_records(store, record)
+    found = await History(store).get("acc_1", record.id)
+    assert found == record
+    assert found.is_stream is True
+
+
+async def test_a_record_that_nobody_waited_for_is_found_at_once(store: Store) -> None:
+    for number in range(50):
+        record = recorded(MIDNIGHT_MS + number)
+        Records(store).add(record)
+        assert await History(store).get("acc_1", record.id) == record
+
+
+async def test_another_accounts_record_is_not_found(store: Store) -> None:
+    record = recorded(MIDNIGHT_MS)
+    await write_records(store, record)
+    with pytest.raises(GatewayError) as raised:
+        await History(store).get("acc_2", record.id)
+    assert raised.value.code == "not_found"
+
+
+@pytest.mark.parametrize(("arrival_ms", "started_ms", "day"), [(-1, 0, 20_000), (-2, -1, 19_999), (0, 0, 20_000)])
+async def test_a_request_counts_in_the_day_it_started_in_whatever_its_id_says(
+    store: Store, arrival_ms: int, started_ms: int, day: int
+) -> None:
+    record = recorded(MIDNIGHT_MS + arrival_ms, started_at_ms=MIDNIGHT_MS + started_ms)
+    await write_records(store, record)
+    history = History(store)
+    for number in (19_999, 20_000):
+        since_ms, until_ms = number * 86_400_000, (number + 1) * 86_400_000
+        groups = await history.totals("acc_1", since_ms, until_ms, "day")
+        page = await history.page("acc_1", Wanted(since_ms=since_ms, until_ms=until_ms), before_id=None, limit=9)
+        assert len(groups) == len(page) == (number == day)
+
+
+async def test_totals_are_sums_of_one_account_and_window(store: Store) -> None:
+    await write_records(
+        store,
+        recorded(MIDNIGHT_MS, cached_tokens=2),
+        recorded(MIDNIGHT_MS + 1, key_id="key_2", model=None, http_status=404, cost_nano=0),
+        recorded(MIDNIGHT_MS - 1),
+        recorded(MIDNIGHT_MS + 100),
+        recorded(MIDNIGHT_MS, account_id="acc_2"),
+    )
+    history, window = History(store), (MIDNIGHT_MS, MIDNIGHT_MS + 100)
+    first, second = Totals(1, 10, 4, 2, 5800), Totals(1, 10, 4, 0, 0)
+    assert await history.totals("acc_1", *window, "day") == {"2024-10-04": first + second}
+    assert await history.totals("acc_1", *window, "key") == {"key_2": second, "key_1": first}
+    assert await history.totals("acc_1", *window, "model") == {"priced/tiny": first, None: second}
+
+
+async def test_a_page_is_found_by_the_index_of_the_account_and_needs_no_sorting(store: Store) -> None:
+    seen: list[str] = []
+    fetch_all = store.fetch_all
+
+    async def explained(sql: str, parameters: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
+        seen.extend(row[3] for row in await fetch_all(f"EXPLAIN QUERY PLAN {sql}", parameters))
+        return await fetch_all(sql, parameters)
+
+    store.fetch_all = explained  # type: ignore[assignment, method-assign]
+    for wanted in (Wanted(), Wanted(model="a"), Wanted(since_ms=1), Wanted(since_ms=1, until_ms=2, http_status=200)):
+        for before_id in (None, "req_5"):
+            seen.clear()
+            await History(store).page("acc_1", wanted, before_id=before_id, limit=2)
+            assert len(seen) == 1
+            assert "INDEX requests_of_account (account_id=?" in seen[0]

@@ -1,0 +1,74 @@
+"""The schema: applied once, by whoever comes first, never by a version that does not know it."""
+
+import asyncio
+import sqlite3
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from mcp_gateway.core.store.migrations import SchemaTooNew, migrate
+from mcp_gateway.core.store.store import Store
+
+OPEN_AND_CLOSE = """
+import asyncio, pathlib, sys
+from mcp_gateway.core.store.store import Store
+async def main():
+    print("ready", flush=True)
+    sys.stdin.readline()
+    store = await Store.open(pathlib.Path(sys.argv[1]))
+    await store.close()
+asyncio.run(main())
+"""
+
+
+def schema(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+    return connection.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall()
+
+
+def test_migrating_twice_changes_nothing(database: Path) -> None:
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        migrate(connection)
+        before = schema(connection)
+        migrate(connection)
+        assert schema(connection) == before
+        assert {"accounts", "keys", "ledger_transactions", "requests"} < {name for name, _ in before}
+
+
+def test_a_database_from_the_future_is_refused_and_left_alone(database: Path) -> None:
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        migrate(connection)
+        connection.execute("INSERT INTO schema_migrations VALUES (9999)")
+        before = schema(connection)
+        with pytest.raises(SchemaTooNew, match="9999"):
+            migrate(connection)
+        assert schema(connection) == before
+
+
+async def test_a_store_does_not_open_a_database_from_the_future(database: Path) -> None:
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        migrate(connection)
+        connection.execute("INSERT INTO schema_migrations VALUES (9999)")
+    with pytest.raises(SchemaTooNew):
+        await Store.open(database)
+
+
+def test_a_migration_that_fails_leaves_nothing_behind(database: Path) -> None:
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE requests (in_the_way)")
+        with pytest.raises(sqlite3.OperationalError):
+            migrate(connection)
+        assert not connection.in_transaction
+        assert [name for name, _ in schema(connection)] == ["requests", "schema_migrations"]
+
+
+async def test_processes_that_open_a_fresh_database_at_once_all_succeed(database: Path) -> None:
+    pipe = asyncio.subprocess.PIPE
+    arguments = (sys.executable, "-c", OPEN_AND_CLOSE, str(database))
+    processes = [await asyncio.create_subprocess_exec(*arguments, stdin=pipe, stdout=pipe) for _ in range(3)]
+    for process in processes:
+        assert process.stdout is not None
+        await process.stdout.readline()
+    await asyncio.gather(*(process.communicate(b"go\n") for process in processes))
+    assert [process.returncode for process in processes] == [0, 0, 0]

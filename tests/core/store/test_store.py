@@ -1,0 +1,273 @@
+"""The store by itself: what is committed, when, and what an outage or a bug in one write does to the rest.
+
+Writes that are submitted without an await between them become one batch.
+"""
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.store.store import Store
+
+Work = Callable[[sqlite3.Connection], None]
+
+
+def note(text: str) -> Work:
+    def work(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO notes (text) VALUES (?)", (text,))
+
+    return work
+
+
+def notes_on_disk(database: Path) -> list[str]:
+    with closing(sqlite3.connect(database)) as connection:
+        return [row[0] for row in connection.execute("SELECT text FROM notes ORDER BY rowid")]
+
+
+@contextmanager
+def locked(database: Path) -> Iterator[None]:
+    """Another process's write transaction, as long as the block runs."""
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("ROLLBACK")
+
+
+async def until(is_true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not is_true():  # noqa: ASYNC110 - the state changes in a task that tells no one
+            await asyncio.sleep(0.01)
+
+
+async def test_a_write_is_on_disk_for_other_connections_when_its_result_comes(store: Store, database: Path) -> None:
+    await store.write(note("one"))
+    assert notes_on_disk(database) == ["one"]
+
+
+async def test_a_write_returns_what_its_work_returns(store: Store) -> None:
+    assert await store.write(lambda connection: connection.execute("SELECT 7").fetchone()[0]) == 7
+
+
+async def test_reads_see_what_was_committed(store: Store) -> None:
+    await store.write(note("one"))
+    assert await store.fetch_all("SELECT text FROM notes") == [("one",)]
+    assert await store.fetch_one("SELECT text FROM notes WHERE text = ?", ("one",)) == ("one",)
+    assert await store.fetch_one("SELECT text FROM notes WHERE text = ?", ("two",)) is None
+
+
+async def test_reads_cannot_write(store: Store) -> None:
+    with pytest.raises(sqlite3.OperationalError):
+        await store.fetch_all("INSERT INTO notes (text) VALUES ('sneaked in')")
+
+
+async def test_a_batch_reaches_the_disk_at_once_only_if_a_write_in_it_must(store: Store) -> None:
+    def level(connection: sqlite3.Connection) -> int:
+        value: int = connection.execute("PRAGMA synchronous").fetchone()[0]
+        return value
+
+    normal, full = 1, 2
+    assert await store.write(level, is_durable=False) == normal
+    assert await store.write(level) == full
+    together = [store.write(level, is_durable=False), store.write(level, is_durable=True)]
+    assert await asyncio.gather(*together) == [full, full]
+
+
+async def test_writes_of_one_batch_run_in_the_order_of_the_calls_and_see_each_other(store: Store) -> None:
+    count = "SELECT COUNT(*) FROM notes"
+    for number in range(50):
+        store.write(note(str(number)))
+    seen = store.write(lambda connection: connection.execute(count).fetchone()[0])
+    assert await seen == 50
+    assert await store.fetch_all("SELECT text FROM notes ORDER BY rowid") == [(str(n),) for n in range(50)]
+
+
+async def test_a_refusal_concerns_only_the_write_that_refuses(store: Store, database: Path) -> None:
+    def refuse(connection: sqlite3.Connection) -> None:
+        raise GatewayError("insufficient_balance", "No.")
+
+    writes = [store.write(note("before")), store.write(refuse), store.write(note("after"))]
+    results = await asyncio.gather(*writes, return_exceptions=True)
+    assert [getattr(result, "code", result) for result in results] == [None, "insufficient_balance", None]
+    assert notes_on_disk(database) == ["before", "after"]
+
+
+async def test_a_write_that_fails_halfway_takes_back_its_own_changes_and_no_others(
+    store: Store, database: Path
+) -> None:
+    def fail_halfway(connection: sqlite3.Connection) -> None:
+        note("half")(connection)
+        note("before")(connection)
+
+    writes = [store.write(note("before")), store.write(fail_halfway), store.write(note("after"))]
+    results = await asyncio.gather(*writes, return_exceptions=True)
+    assert [type(result) for result in results] == [type(None), sqlite3.IntegrityError, type(None)]
+    assert notes_on_disk(database) == ["before", "after"]
+
+
+async def test_several_failing_writes_leave_the_rest_of_the_batch_in_one_piece(store: Store, database: Path) -> None:
+    def crash(connection: sqlite3.Connection) -> None:
+        note("never")(connection)
+        raise ZeroDivisionError
+
+    writes = [store.write(work) for number in range(10) for work in (note(str(number)), crash)]
+    results = await asyncio.gather(*writes, return_exceptions=True)
+    assert [type(result) for result in results] == [type(None), ZeroDivisionError] * 10
+    assert notes_on_disk(database) == [str(number) for number in range(10)]
+
+
+async def test_a_failure_before_any_change_costs_the_others_nothing(store: Store) -> None:
+    runs = 0
+
+    def count(connection: sqlite3.Connection) -> None:
+        nonlocal runs
+        runs += 1
+
+    def bad_text(connection: sqlite3.Connection) -> None:
+        note("\ud800")(connection)
+
+    writes = [store.write(count), store.write(bad_text)]
+    results = await asyncio.gather(*writes, return_exceptions=True)
+    assert [type(result) for result in results] == [type(None), UnicodeEncodeError]
+    assert runs == 1
+
+
+async def test_a_write_whose_waiter_left_is_still_done(store: Store, database: Path) -> None:
+    store.write(note("left alone")).cancel()
+    last = store.write(note("last"))
+    await last
+    assert notes_on_disk(database) == ["left alone", "last"]
+
+
+async def test_a_failed_write_that_nobody_waits_for_is_logged_without_its_content(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(connection: sqlite3.Connection) -> None:
+        raise ZeroDivisionError("secret")
+
+    store.write(fail).cancel()
+    await store.write(note("later"))
+    assert "ZeroDivisionError" in caplog.text
+    assert "secret" not in caplog.text
+
+
+async def test_a_locked_database_fails_writes_with_503_and_service_resumes_by_itself(
+    store: Store, database: Path
+) -> None:
+    with locked(database):
+        with pytest.raises(GatewayError) as caught:
+            await store.write(note("refused"))
+        assert caught.value.code == "ledger_unavailable"
+        assert caught.value.status == 503
+        assert await store.fetch_all("SELECT * FROM notes") == []  # reading goes on
+    await store.write(note("accepted"))
+    assert notes_on_disk(database) == ["accepted"]
+
+
+async def test_what_must_commit_goes_through_once_the_lock_is_gone_and_exactly_once(
+    store: Store, database: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with locked(database):
+        kept = [store.write(note(text), must_commit=True) for text in ("first", "second")]
+        dropped = store.write(note("dropped"))
+        results = await asyncio.gather(*kept, dropped, return_exceptions=True)
+        assert [getattr(result, "code", None) for result in results] == ["ledger_unavailable"] * 3
+    await until(lambda: notes_on_disk(database) == ["first", "second"])
+    await store.write(note("third"))
+    assert notes_on_disk(database) == ["first", "second", "third"]
+    assert "left out" not in caplog.text  # a second "first" would have failed
+
+
+async def test_what_must_commit_comes_before_what_is_asked_later(store: Store, database: Path) -> None:
+    with locked(database), pytest.raises(GatewayError):
+        await store.write(note("late"), must_commit=True)
+    await store.write(note("new"))
+    assert notes_on_disk(database) == ["late", "new"]
+
+
+async def test_a_full_disk_fails_writes_with_503_keeps_what_must_commit_and_recovers(
+    store: Store, database: Path
+) -> None:
+    pages = await store.write(lambda connection: connection.execute("PRAGMA page_count").fetchone()[0])
+    limit = pages
+
+    def big(text: str) -> Work:
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute(f"PRAGMA max_page_count = {limit}")
+            connection.execute("INSERT INTO notes VALUES (?, zeroblob(100000))", (text,))
+
+        return work
+
+    for must_commit in (False, True):
+        with pytest.raises(GatewayError) as caught:
+            await store.write(big(f"must_commit={must_commit}"), must_commit=must_commit)
+        assert caught.value.code == "ledger_unavailable"
+    limit = pages + 1000
+    await until(lambda: notes_on_disk(database) == ["must_commit=True"])
+    await store.write(note("as before"))
+
+
+async def test_an_outage_is_logged_once(store: Store, database: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with locked(database):
+        for _ in range(3):
+            with pytest.raises(GatewayError):
+                await store.write(note("refused"))
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+
+async def test_the_event_loop_runs_on_while_a_write_waits_for_a_lock(store: Store, database: Path) -> None:
+    with locked(database):
+        write = store.write(note("waiting"))
+        turns = 0
+        while not write.done():
+            turns += 1
+            await asyncio.sleep(0)
+    assert turns > 1
+    assert write.exception() is not None
+
+
+async def test_closing_commits_what_is_queued(database: Path, store: Store) -> None:
+    for number in range(100):
+        store.write(note(str(number)), is_durable=False)
+    closing_store = asyncio.ensure_future(store.close())
+    await asyncio.sleep(0)
+    await closing_store
+    assert len(notes_on_disk(database)) == 100
+
+
+async def test_closing_ends_even_if_the_database_stays_locked(
+    database: Path, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    with locked(database):
+        write = store.write(note("lost"), must_commit=True)
+        await store.close()
+        assert isinstance(write.exception(), GatewayError)
+    assert "1 settlements could not be written" in caplog.text
+
+
+async def test_a_write_after_close_is_refused(store: Store) -> None:
+    await store.close()
+    with pytest.raises(RuntimeError):
+        store.write(note("too late"))
+    await store.close()  # closing again changes nothing
+
+
+async def test_a_write_waits_for_another_process_that_writes_for_a_moment(database: Path) -> None:
+    store = await Store.open(database)
+    other = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    writing = store.write(lambda connection: connection.execute("CREATE TABLE late (x)") and None)
+
+    def release() -> None:
+        time.sleep(0.05)
+        other.execute("COMMIT")
+
+    await asyncio.gather(writing, asyncio.to_thread(release))
+    other.close()
+    await store.close()

@@ -1,0 +1,151 @@
+"""Models, quotes and costs: pure."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcp_gateway.core.catalog import (
+    FREE,
+    Catalog,
+    Listing,
+    Model,
+    Price,
+    Published,
+    affordable_tokens,
+    build_catalog,
+    model_object,
+    quote,
+)
+from mcp_gateway.core.config import ModelSettings, PricingSettings, WalletSettings
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.request import ChatRequest
+
+WALLET = WalletSettings()
+LISTED = {"org/tiny": Listing("org/tiny", "vllm", 0, 2048), "org/other": Listing("org/other", "vllm", 0, None)}
+
+
+def entry(**fields: object) -> ModelSettings:
+    return ModelSettings.model_validate({"id": "pub/tiny", "backend_model": "org/tiny"} | fields)
+
+
+def only(catalog: Catalog) -> Model:
+    (model,) = catalog.values()
+    return model
+
+
+def request(
+    text_bytes: int = 100, max_tokens: int | None = 50, choices: int = 1, messages: int = 1, images: int = 0
+) -> ChatRequest:
+    return ChatRequest({}, text_bytes, "m", messages, ("x",) * images, False, False, False, max_tokens, choices)
+
+
+def test_without_entries_all_that_is_listed_is_published_under_its_own_name_for_free() -> None:
+    catalog = build_catalog([], LISTED, publish_discovered=False)
+    assert list(catalog) == ["org/other", "org/tiny"]
+    assert all(model.price.is_free and model.is_open_to_guests for model in catalog.values())
+
+
+def test_with_entries_only_those_are_published_unless_asked_for() -> None:
+    assert list(build_catalog([entry()], LISTED, publish_discovered=False)) == ["pub/tiny"]
+    assert list(build_catalog([entry()], LISTED, publish_discovered=True)) == ["pub/tiny", "org/other"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "listed", "context", "output"),
+    [
+        ({}, 2048, 2048, 2048),
+        ({}, None, 8192, 8192),
+        ({"context_window": 4096}, 2048, 4096, 2048),
+        ({"context_window": 1024}, 2048, 1024, 1024),
+        ({"context_window": 1024, "max_output_tokens": 100}, 2048, 1024, 100),
+        ({"max_output_tokens": 9999}, 2048, 2048, 2048),
+    ],
+)
+def test_context_and_output_come_from_the_entry_within_what_the_backend_can(
+    fields: dict[str, int], listed: int | None, context: int, output: int
+) -> None:
+    listings = {"org/tiny": Listing("org/tiny", "vllm", 0, listed)}
+    model = only(build_catalog([entry(**fields)], listings, publish_discovered=False))
+    assert (model.context_window, model.max_output_tokens) == (context, output)
+
+
+def test_a_model_is_open_to_guests_when_free_unless_it_says_otherwise() -> None:
+    pricing = PricingSettings(prompt="0.000001")
+    cases = [({}, True), ({"pricing": pricing}, False), ({"guests": False}, False),
+             ({"pricing": pricing, "guests": True}, True)]  # fmt: skip
+    for fields, is_open in cases:
+        assert only(build_catalog([entry(**fields)], LISTED, publish_discovered=False)).is_open_to_guests is is_open
+
+
+def test_a_listed_model_object_names_prices_exactly_and_no_backend() -> None:
+    pricing = PricingSettings(prompt="0.00000005", completion="0.00000015")
+    row = model_object(only(build_catalog([entry(pricing=pricing)], LISTED, publish_discovered=False)))
+    assert row["pricing"] == {"prompt": "0.00000005", "completion": "0.00000015"}
+    assert "org/tiny" not in str(row)
+
+
+def test_an_unknown_model_is_refused_with_the_closest_names() -> None:
+    catalog = build_catalog([entry(), entry(id="pub/big")], LISTED, publish_discovered=False)
+    with pytest.raises(GatewayError) as raised:
+        catalog.find("pub/tinny")
+    assert "pub/tiny" in raised.value.message
+    assert (raised.value.code, raised.value.param) == ("model_not_found", "model")
+
+
+def test_listeners_hear_of_a_catalog_that_differs_and_of_no_other() -> None:
+    published, heard = Published(), []
+    published.on_change(lambda: heard.append(len(published.current)))
+    for _ in range(2):
+        published.replace(build_catalog([], LISTED, publish_discovered=False))
+    published.replace(build_catalog([entry()], LISTED, publish_discovered=False))
+    assert heard == [2, 1]
+
+
+def test_a_quote_bounds_the_prompt_by_bytes_margins_and_images_within_the_context() -> None:
+    model = only(build_catalog([entry(context_window=100_000)], {}, publish_discovered=False))
+    price = Price(1000, 10_000)
+    assert quote(model, price, request(), WALLET).prompt_nano == 100 + 64 * 2
+    assert quote(model, price, request(messages=3, images=2), WALLET).prompt_nano == 100 + 64 * 4 + 4096 * 2
+    assert quote(model, price, request(text_bytes=10**7), WALLET).prompt_nano == 100_000
+
+
+def test_a_quote_s_most_is_max_tokens_of_each_choice_and_its_least_what_is_useful() -> None:
+    model = only(build_catalog([entry(context_window=100_000)], {}, publish_discovered=False))
+    worst = quote(model, Price(1000, 10_000), request(max_tokens=50, choices=3), WALLET)
+    assert worst.maximum_nano - worst.prompt_nano == 50 * 3 * 10
+    assert worst.minimum_nano - worst.prompt_nano == 16 * 3 * 10
+    short = quote(model, Price(1000, 10_000), request(max_tokens=5), WALLET)
+    assert short.minimum_nano == short.maximum_nano
+
+
+def test_a_free_quote_is_free() -> None:
+    model = only(build_catalog([entry()], LISTED, publish_discovered=False))
+    assert quote(model, FREE, request(), WALLET).is_free
+
+
+_PRICES = st.integers(0, 10**7)
+
+
+@given(_PRICES, _PRICES, st.integers(0, 10**6), st.integers(1, 10**5), st.integers(1, 8), st.floats(0, 1))
+def test_what_a_smaller_hold_affords_never_costs_more_than_the_hold(
+    prompt_pico: int, completion_pico: int, text_bytes: int, max_tokens: int, choices: int, share: float
+) -> None:
+    model = only(build_catalog([entry(context_window=10**6)], {}, publish_discovered=False))
+    price = Price(prompt_pico, completion_pico)
+    worst = quote(model, price, request(text_bytes, max_tokens, choices), WALLET)
+    assert worst.prompt_nano <= worst.minimum_nano <= worst.maximum_nano
+    held_nano = worst.minimum_nano + int((worst.maximum_nano - worst.minimum_nano) * share)
+    tokens = min(max_tokens, affordable_tokens(held_nano, worst, price, choices))
+    prompt = min(text_bytes + 128, 10**6)
+    assert tokens >= 1
+    if tokens > 1:
+        assert price.cost_nano(prompt, tokens * choices) <= held_nano
+    if held_nano == worst.maximum_nano:
+        assert tokens >= max_tokens - 1000 // max(1, completion_pico * choices) - 1
+
+
+@given(_PRICES, _PRICES, st.integers(0, 10**9), st.integers(0, 10**9))
+def test_a_cost_is_rounded_up_once(prompt_pico: int, completion_pico: int, prompt: int, completion: int) -> None:
+    exact_pico = prompt * prompt_pico + completion * completion_pico
+    cost = Price(prompt_pico, completion_pico).cost_nano(prompt, completion)
+    assert 0 <= cost * 1000 - exact_pico < 1000

@@ -1,0 +1,182 @@
+"""The one path of a chat, without a door: whatever way an exchange is left, it is accounted for once."""
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from mcp_gateway.core.caller import Allowance, Caller
+from mcp_gateway.core.chat import Call, CallerLeft, Exchange
+from mcp_gateway.core.config import Settings
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.gateway import DATABASE, Gateway, open_desk, open_gateway
+from mcp_gateway.core.request import ChatRequest, parse_chat_request
+from tests.replaying import DONE, PATIENCE_S, ReplayingBackend, chunk, contents, in_two, silence, stream, unary
+from tests.serving import PRICED, chat_body
+
+CREDIT_NANO = 10**9
+
+
+@dataclass
+class Stage:
+    gateway: Gateway
+    backend: ReplayingBackend
+    caller: Caller
+
+    def exchange(self) -> Exchange:
+        return self.gateway.chat.exchange(self.caller, Call(self.gateway.new_id("req"), "test"))
+
+    async def is_accounted_for(self, spent_nano: int, error_code: str | None) -> None:
+        """One record with that code, that much spent, and nothing held, in flight or off in the books."""
+        assert await self.gateway.lifecycle.wait_until_idle(PATIENCE_S)
+        await self.gateway.ledger._store.write(lambda _: None)
+        rows = await self.gateway.ledger._store.fetch_all("SELECT error_code, cost_nano FROM requests")
+        assert rows == [(error_code, spent_nano)]
+        balance = await self.gateway.ledger.balance(self.caller.account_id)
+        assert (balance.spendable_nano, balance.held_nano) == (CREDIT_NANO - spent_nano, 0)
+        assert self.gateway.limiter.in_flight == 0
+        assert self.gateway.pool.backends[0].in_flight == 0
+        assert await self.gateway.ledger.check() == []
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with ReplayingBackend() as backend:
+        settings = Settings.model_validate({"data_dir": tmp_path, "vllm_urls": [backend.url], "models": [PRICED]})
+        async with open_gateway(settings) as gateway, open_desk(settings) as desk:
+            account = await desk.accounts.create("test")
+            await desk.ledger.credit(account.id, CREDIT_NANO, "test")
+            yield Stage(gateway, backend, Caller(account.id, "key_1", "key_1", Allowance(None, None, None, None)))
+
+
+def request(**fields: Any) -> ChatRequest:
+    return parse_chat_request(orjson.dumps(chat_body(model="priced/tiny", **fields)))
+
+
+async def test_a_whole_answer_is_settled_before_it_is_handed_out(stage: Stage) -> None:
+    stage.backend.answer_with(unary(10, 4))
+    with stage.exchange() as exchange:
+        await exchange.begin(request())
+        assert not exchange.is_stream
+        assert orjson.loads(exchange.body)["model"] == "priced/tiny"
+        assert (exchange.cost_nano, exchange.finish_reason) == (10 * 300 + 4 * 700, "length")
+        balance = await stage.gateway.ledger.balance(stage.caller.account_id)
+        assert balance.spendable_nano == CREDIT_NANO - exchange.cost_nano
+    await stage.is_accounted_for(5800, None)
+
+
+async def test_a_stream_is_settled_before_its_last_frames_and_empty_after_them(stage: Stage) -> None:
+    with stage.exchange() as exchange:
+        await exchange.begin(request(stream=True))
+        frames = [frame async for frame in exchange.frames()]
+        assert frames[-1].endswith(DONE)
+        assert exchange.usage is not None
+        assert exchange.usage.completion_tokens == 4
+        assert await exchange.next_frames() == b""
+    await stage.is_accounted_for(5800, None)
+
+
+async def test_a_request_whose_body_never_came_is_recorded_and_free(stage: Stage) -> None:
+    with pytest.raises(CallerLeft), stage.exchange():
+        raise CallerLeft
+    await stage.is_accounted_for(0, "client_closed")
+
+
+async def test_a_bug_in_between_is_recorded_as_one_and_free(stage: Stage) -> None:
+    with pytest.raises(ZeroDivisionError), stage.exchange() as exchange:
+        await exchange.begin(request(stream=True))
+        raise ZeroDivisionError
+    await stage.is_accounted_for(0, "internal_error")
+
+
+async def test_a_reader_that_drops_the_stream_pays_for_what_it_was_sent(stage: Stage) -> None:
+    stage.backend.answer_with(in_two([chunk("", 10, 0), chunk("a", 10, 1)], asyncio.Event(), []))
+    with stage.exchange() as exchange:
+        await exchange.begin(request(stream=True))
+        seen = b""
+        while b'"content":"a"' not in seen:
+            seen += await exchange.next_frames()
+    await stage.backend.chats[0].gone()
+    await stage.is_accounted_for(10 * 300 + 700, "client_closed")
+
+
+async def test_a_caller_that_leaves_while_its_hold_is_decided_gets_all_of_it_back(stage: Stage, tmp_path: Path) -> None:
+    async def ask() -> None:
+        with stage.exchange() as exchange:
+            await exchange.begin(request())
+
+    with contextlib.closing(sqlite3.connect(tmp_path / DATABASE, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        asking = asyncio.create_task(ask())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        assert stage.backend.chats == []
+        other.execute("ROLLBACK")
+    await stage.is_accounted_for(0, "client_closed")
+
+
+async def test_a_caller_that_leaves_while_the_backend_is_silent_lets_go_of_it_at_once(stage: Stage) -> None:
+    stage.backend.answer_with(silence)
+
+    async def ask() -> None:
+        with stage.exchange() as exchange:
+            await exchange.begin(request())
+
+    asking = asyncio.create_task(ask())
+    (asked,) = await stage.backend.chats_asked(1)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    assert stage.gateway.pool.backends[0].in_flight == 0
+    await asked.gone()
+    await stage.is_accounted_for(10 * 300, "client_closed")
+
+
+async def test_a_refused_admission_leaves_no_trace(stage: Stage) -> None:
+    refused = Caller(stage.caller.account_id, "key_1", "key_1", Allowance(None, None, None, in_flight=1))
+    with stage.gateway.chat.exchange(refused, Call("req_1", "test")) as exchange:
+        with (
+            pytest.raises(GatewayError, match="in_flight"),
+            stage.gateway.chat.exchange(refused, Call("req_2", "test")),
+        ):
+            pass
+        assert stage.gateway.lifecycle.in_flight == 1
+        await exchange.begin(request())
+    await stage.is_accounted_for(5800, None)
+
+
+async def test_a_ledger_that_fails_at_the_end_of_a_stream_is_told_in_one_frame(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled = stage.gateway.ledger.settle
+
+    async def late(*arguments: Any) -> int:
+        await settled(*arguments)
+        raise GatewayError("ledger_unavailable", "Later.")
+
+    monkeypatch.setattr(stage.gateway.ledger, "settle", late)
+    with stage.exchange() as exchange:
+        await exchange.begin(request(stream=True))
+        frames = [frame async for frame in exchange.frames()]
+    assert contents(frames)[-1]["error"]["code"] == "ledger_unavailable"
+    assert b"".join(frames).count(DONE) == 1
+    await stage.is_accounted_for(5800, None)
+
+
+async def test_usage_is_read_from_the_last_frame_when_the_stream_breaks_off(stage: Stage) -> None:
+    has_begun = asyncio.Event()
+    stage.backend.answer_with(in_two(stream(10, 9)[:5], has_begun, []))
+    with stage.exchange() as exchange:
+        await exchange.begin(request(stream=True))
+        first = await exchange.next_frames()
+        has_begun.set()
+        frames = [first, *[frame async for frame in exchange.frames()]]
+    assert contents(frames)[-1]["error"]["code"] == "backend_died"
+    await stage.is_accounted_for(10 * 300 + 4 * 700, "backend_died")

@@ -1,0 +1,126 @@
+"""What the gateway reads out of a chat request, and how strictly."""
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.request import ChatRequest, parse_chat_request, parse_json_object
+from tests.captured import Capture, captures
+
+PIXEL = "data:image/png;base64,AAAA"
+
+
+def parse(**fields: Any) -> ChatRequest:
+    body = {"model": "m", "messages": [{"role": "user", "content": "hé"}]} | fields
+    return parse_chat_request(orjson.dumps(body))
+
+
+def test_the_few_fields_are_read_and_the_body_is_kept_whole() -> None:
+    fields = {"stream": True, "stream_options": {"include_usage": True, "x": 1}, "n": 2, "max_tokens": 9, "seed": 4}
+    request = parse(**fields)
+    assert (request.model, request.message_count, request.choices, request.max_tokens) == ("m", 1, 2, 9)
+    assert (request.is_stream, request.wants_usage, request.wants_continuous_usage) == (True, True, False)
+    assert request.body == {"model": "m", "messages": [{"role": "user", "content": "hé"}]} | fields
+
+
+def test_absent_and_null_fields_are_the_same() -> None:
+    nothing = {"stream": None, "stream_options": None, "n": None, "max_tokens": None, "max_completion_tokens": None}
+    for request in (parse(), parse(**nothing)):
+        assert (request.is_stream, request.wants_usage, request.choices, request.max_tokens) == (False, False, 1, None)
+
+
+def test_of_two_caps_the_one_that_vllm_prefers_counts() -> None:
+    assert parse(max_tokens=5, max_completion_tokens=9).max_tokens == 9
+    assert parse(max_tokens=5).max_tokens == 5
+
+
+def test_the_size_is_that_of_the_bytes_less_the_images() -> None:
+    parts = [{"type": "text", "text": "x"}, {"type": "image_url", "image_url": {"url": PIXEL * 100}}, "plain"]
+    messages = [{"role": "user", "content": parts}, {"role": "user", "content": [
+        {"type": "image_url", "image_url": PIXEL}]}]  # fmt: skip
+    request = parse(messages=messages)
+    assert request.images == (PIXEL * 100, PIXEL)
+    size_bytes = len(orjson.dumps({"model": "m", "messages": messages}))
+    assert request.text_bytes == size_bytes - len(PIXEL) * 101
+
+
+@pytest.mark.parametrize(
+    ("fields", "limit", "expected", "is_changed"),
+    [
+        ({}, 10, {"max_tokens": 10}, True),
+        ({"max_tokens": None}, 10, {"max_tokens": 10}, True),
+        ({"max_tokens": 9}, 10, {"max_tokens": 9}, False),
+        ({"max_tokens": 10}, 10, {"max_tokens": 10}, False),
+        ({"max_tokens": 11}, 10, {"max_tokens": 10}, True),
+        ({"max_completion_tokens": 11}, 10, {"max_completion_tokens": 10}, True),
+        ({"max_tokens": 99, "max_completion_tokens": 5}, 10, {"max_tokens": 10, "max_completion_tokens": 5}, False),
+        ({"max_tokens": 5, "max_completion_tokens": 99}, 10, {"max_tokens": 5, "max_completion_tokens": 10}, True),
+        ({"max_tokens": 5, "min_tokens": 99}, 10, {"max_tokens": 5, "min_tokens": 10}, False),
+        ({"min_tokens": 3}, 10, {"min_tokens": 3, "max_tokens": 10}, True),
+    ],
+)
+def test_capping_lowers_every_field_that_governs_length(
+    fields: dict[str, Any], limit: int, expected: dict[str, int], is_changed: bool
+) -> None:
+    request = parse(**fields)
+    assert request.cap_output(limit) is is_changed
+    lengths = ("max_tokens", "max_completion_tokens", "min_tokens")
+    assert {name: request.body[name] for name in lengths if name in request.body} == expected
+    assert request.max_tokens == min(limit, parse(**fields).max_tokens or limit)
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+_names = st.sampled_from(["model", "messages", "stream", "stream_options", "max_tokens", "min_tokens", "n", "x"])
+_parts = st.fixed_dictionaries({}, optional={"type": _json | st.just("image_url"), "image_url": _json})
+_messages = st.lists(
+    st.fixed_dictionaries({"role": _json | st.just("user")}, optional={"content": _json | st.lists(_parts)}),
+    max_size=3,
+)
+
+
+@given(st.dictionaries(_names, _json), _messages)
+def test_whatever_json_comes_it_is_read_or_refused_with_a_code_of_the_table(
+    fields: dict[str, Any], messages: list[Any]
+) -> None:
+    for body in (fields, {"model": "m", "messages": messages} | fields, {"model": "m", "messages": messages}):
+        try:
+            request = parse_chat_request(orjson.dumps(body))
+        except GatewayError as error:
+            assert error.status == 400
+            assert error.message
+        else:
+            assert request.choices >= 1
+            assert request.text_bytes >= 0
+
+
+@given(st.binary(max_size=40))
+def test_whatever_bytes_come_they_are_an_object_or_refused(raw: bytes) -> None:
+    try:
+        assert isinstance(parse_json_object(raw), dict)
+    except GatewayError as error:
+        assert error.code in ("invalid_json", "invalid_type")
+
+
+GUESSED = {"145_max_tokens_str", "146_max_tokens_float", "332_stream_str"}
+SERVED = [
+    capture
+    for capture in captures()
+    if capture.is_chat and capture.status == 200 and capture.is_request_whole and b'"tiny' in capture.request_body
+]
+
+
+@pytest.mark.parametrize("capture", SERVED, ids=lambda capture: capture.case)
+def test_what_vllm_serves_is_read_unless_it_had_to_guess(capture: Capture) -> None:
+    if capture.case in GUESSED:
+        with pytest.raises(GatewayError, match="invalid_type"):
+            parse_chat_request(capture.request_body)
+    else:
+        assert parse_chat_request(capture.request_body).model in ("tiny", "tiny-alias")

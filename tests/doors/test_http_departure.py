@@ -1,0 +1,165 @@
+"""Clients that stop reading, or go away at awkward moments: the backend is let go of and no slot stays taken."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import orjson
+import pytest
+import pytest_asyncio
+
+from tests.replaying import PATIENCE_S, Asked, ReplayingBackend, chunk, silence, unary
+from tests.serving import FREE, PRICED, Door, chat_body, open_door
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def _served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Door, ReplayingBackend]]:
+    async with (
+        ReplayingBackend() as backend,
+        open_door(
+            tmp_path_factory.mktemp("departure"),
+            vllm_urls=[backend.url],
+            models=[FREE, PRICED],
+            client_stall_timeout_s=0.3,
+        ) as door,
+    ):
+        yield door, backend
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def served(_served: tuple[Door, ReplayingBackend]) -> AsyncIterator[tuple[Door, ReplayingBackend]]:
+    door, backend = _served
+    backend.answer_with()
+    yield door, backend
+    await door.nothing_is_left()
+
+
+def request_of(key: str, **fields: Any) -> bytes:
+    body = orjson.dumps(chat_body(**fields))
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n"
+    return f"{head}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+
+
+def connect(door: Door) -> socket.socket:
+    """A client with a small window that reads only when told to."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(("127.0.0.1", door.port))
+    return client
+
+
+class Flood:
+    """A stream without an end, as fast as it is read; `tokens` counts what was sent."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+
+    async def __call__(self, asked: Asked) -> None:
+        asked.start_stream()
+        while not asked.is_gone.is_set():
+            self.tokens += 1
+            asked.send_event(chunk("x" * 4000, 9, self.tokens))
+            while asked.transport.get_write_buffer_size() > 100_000 and not asked.is_gone.is_set():
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
+
+
+async def test_a_client_that_stops_reading_has_left_and_pays_for_what_was_read_from_the_backend(
+    served: tuple[Door, ReplayingBackend],
+) -> None:
+    door, backend = served
+    flood = Flood()
+    backend.answer_with(flood)
+    account_id = await door.account("9")
+    with connect(door) as client:
+        client.sendall(request_of(await door.key(account_id), model="priced/tiny", stream=True))
+        (asked,) = await backend.chats_asked(1)
+        await asked.gone()
+        await door.nothing_is_left()
+    assert 0 < 9 * 10**9 - await door.balance_nano(account_id) <= 9 * 300 + flood.tokens * 700
+    (error_code,) = await door.rows("SELECT error_code FROM requests WHERE account_id = ?", account_id)
+    assert error_code == ("client_closed",)
+
+
+async def test_a_slow_client_that_reads_on_keeps_its_stream(served: tuple[Door, ReplayingBackend]) -> None:
+    door, backend = served
+    frames = 400
+
+    async def long(asked: Asked) -> None:
+        asked.start_stream()
+        for number in range(1, frames + 1):
+            asked.send_event(chunk("x" * 4000, 9, number, "stop" if number == frames else None))
+        asked.send_event(b"data: [DONE]\n\n")
+        asked.end_stream()
+
+    backend.answer_with(long)
+    loop = asyncio.get_running_loop()
+    with connect(door) as client:
+        client.setblocking(False)
+        await loop.sock_sendall(client, request_of(await door.key(), stream=True))
+        got = b""
+        async with asyncio.timeout(PATIENCE_S):
+            while not got.endswith(b"0\r\n\r\n"):
+                got += await loop.sock_recv(client, 65536)
+    assert got.count(b'"content":"x') == frames
+    assert b"data: [DONE]" in got
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_closing_half_of_the_connection_is_leaving(
+    served: tuple[Door, ReplayingBackend], is_stream: bool
+) -> None:
+    door, backend = served
+    backend.answer_with(silence)
+    with connect(door) as client:
+        client.sendall(request_of(await door.key(), stream=is_stream))
+        (asked,) = await backend.chats_asked(1)
+        client.shutdown(socket.SHUT_WR)
+        await asked.gone()
+
+
+async def test_a_client_that_leaves_while_others_are_served_disturbs_none_of_them(
+    served: tuple[Door, ReplayingBackend],
+) -> None:
+    door, backend = served
+    key = await door.key()
+    backend.answer_with(silence)
+    leaving = asyncio.create_task(door.chat(key))
+    await backend.chats_asked(1)
+    others = [asyncio.create_task(door.chat(key)) for _ in range(5)]
+    leaving.cancel()
+    assert [response.status_code for response in await asyncio.gather(*others)] == [200] * 5
+    await asyncio.gather(leaving, return_exceptions=True)
+
+
+async def test_a_connection_serves_one_chat_after_another_also_after_a_refusal(
+    served: tuple[Door, ReplayingBackend],
+) -> None:
+    door, backend = served
+    backend.standing = unary()
+    key = await door.key()
+    reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
+    for fields, status in (({}, b"200"), ({"n": 0}, b"400"), ({"stream": None}, b"200")):
+        writer.write(request_of(key, **fields))
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.split()[1] == status
+        length = next(line for line in head.split(b"\r\n") if line.startswith(b"content-length"))
+        await reader.readexactly(int(length.split()[1]))
+    writer.close()
+    await writer.wait_closed()
+    backend.standing = None
+
+
+async def test_requests_sent_ahead_on_one_connection_are_answered_in_order(
+    served: tuple[Door, ReplayingBackend],
+) -> None:
+    door, backend = served
+    backend.answer_with(unary(content="first"), unary(content="second"))
+    key = await door.key()
+    last = request_of(key).replace(b"host: x\r\n", b"host: x\r\nconnection: close\r\n")
+    got = await door.raw(request_of(key) + last)
+    assert got.count(b"HTTP/1.1 200") == 2
+    assert 0 < got.index(b"first") < got.index(b"second")

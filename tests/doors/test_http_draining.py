@@ -1,0 +1,129 @@
+"""The end of a real process: announced while the port is open, running answers finish, and the log is clean."""
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import sqlite3
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from mcp_gateway.core.gateway import DATABASE
+from tests.replaying import DONE, PATIENCE_S
+from tests.serving import error_of
+
+START_S = 30.0
+
+
+@dataclass
+class Program:
+    """`mcp-gateway serve`, running."""
+
+    process: asyncio.subprocess.Process
+    url: str
+
+    async def exit(self) -> tuple[int, str]:
+        """Wait for its end; its exit status and what it wrote to stderr."""
+        assert self.process.stderr is not None
+        async with asyncio.timeout(START_S):
+            log = (await self.process.stderr.read()).decode()
+            return await self.process.wait(), log
+
+
+@contextlib.asynccontextmanager
+async def program(data_dir: Path, **environ: str) -> AsyncIterator[Program]:
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
+    given = {"GATEWAY_DATA_DIR": str(data_dir), "GATEWAY_PORT": "0", "GATEWAY_LOG_LEVEL": "debug"} | environ
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "mcp_gateway", "serve",
+        env=own | given, cwd=Path(__file__).parents[2],
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(START_S):
+            greeting = ""
+            while (found := re.search(r"on (http://127\.0\.0\.1:\d+)", greeting)) is None:
+                line = await process.stdout.readline()
+                assert line, "it ended before it listened"
+                greeting += line.decode()
+        yield Program(process, found[1])
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def chat(model: str, max_tokens: int, *, is_stream: bool) -> dict[str, object]:
+    content = " ".join(["word"] * max_tokens)
+    message = {"role": "user", "content": content}
+    return {"model": model, "messages": [message], "max_tokens": max_tokens, "stream": is_stream}
+
+
+async def test_sigterm_announces_the_end_finishes_what_runs_and_exits_in_good_order(tmp_path: Path) -> None:
+    async with (
+        program(tmp_path, GATEWAY_DRAIN_ANNOUNCE_S="0.6") as gateway,
+        httpx2.AsyncClient(base_url=gateway.url, timeout=PATIENCE_S) as http,
+    ):
+        running = [
+            asyncio.create_task(http.post("/v1/chat/completions", json=chat("demo/paced", 60, is_stream=is_stream)))
+            for is_stream in (True, False)
+        ]
+        while "gateway_in_flight 2.0" not in (await http.get("/metrics")).text:
+            await asyncio.sleep(0.01)
+        gateway.process.send_signal(signal.SIGTERM)
+        while (health := await http.get("/health")).status_code == 200:
+            await asyncio.sleep(0.01)
+        assert (health.status_code, health.json()["status"]) == (503, "draining")
+        assert int(health.headers["retry-after"]) > 0
+        for refused in (
+            await http.post("/v1/chat/completions", json=chat("demo/echo", 5, is_stream=False)),
+            await http.get("/v1/models"),
+        ):
+            assert (refused.status_code, error_of(refused)["code"]) == (503, "draining")
+            assert int(refused.headers["retry-after"]) > 0
+        assert not any(task.done() for task in running)
+        stream, whole = await asyncio.gather(*running)
+        assert stream.content.endswith(DONE)
+        assert b'"error"' not in stream.content
+        assert whole.json()["usage"]["completion_tokens"] == 60
+        status, log = await gateway.exit()
+    assert status == 0
+    assert not re.search("Traceback|ERROR|CRITICAL|Exception", log)
+    with pytest.raises(httpx2.ConnectError):
+        httpx2.get(f"{gateway.url}/health")
+
+
+async def test_what_runs_longer_than_it_may_is_cut_off_and_accounted_for_and_the_process_ends(tmp_path: Path) -> None:
+    environ = {"GATEWAY_DRAIN_ANNOUNCE_S": "0", "GATEWAY_DRAIN_TIMEOUT_S": "0.5"}
+    async with (
+        program(tmp_path, **environ) as gateway,
+        httpx2.AsyncClient(base_url=gateway.url, timeout=PATIENCE_S) as http,
+    ):
+        body = chat("demo/paced", 256, is_stream=True)
+        with contextlib.suppress(httpx2.RemoteProtocolError):
+            async with http.stream("POST", "/v1/chat/completions", json=body) as response:
+                async for _ in response.aiter_bytes():
+                    if gateway.process.returncode is None:
+                        gateway.process.send_signal(signal.SIGTERM)
+        status, log = await gateway.exit()
+    assert status == 0
+    assert not re.search("Traceback|ERROR|CRITICAL|Exception", log)
+    with contextlib.closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
+        ((error_code, tokens),) = connection.execute("SELECT error_code, completion_tokens FROM requests").fetchall()
+    assert error_code == "client_closed"
+    assert 0 < tokens < 256
+
+
+async def test_an_interrupt_at_the_terminal_ends_it_without_an_announcement(tmp_path: Path) -> None:
+    async with program(tmp_path, GATEWAY_DRAIN_ANNOUNCE_S="60") as gateway:
+        gateway.process.send_signal(signal.SIGINT)
+        status, log = await gateway.exit()
+    assert status in (0, 130)
+    assert not re.search("Traceback|ERROR", log)

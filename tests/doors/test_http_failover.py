@@ -1,0 +1,330 @@
+"""Backends that fail: before the first token another one serves, after it the stream ends with one clean error."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.captured import captured
+from tests.replaying import (
+    DONE,
+    Answer,
+    Asked,
+    ReplayingBackend,
+    chunk,
+    contents,
+    death,
+    events,
+    replayed,
+    silence,
+    stream,
+    unary,
+    whole,
+)
+from tests.serving import FREE, PRICED, Door, bearer, chat_body, error_of, open_door
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+TIMEOUT_S = 0.2
+TOLD = b'data: {"error": {"message": "EngineCore encountered an issue", "param": null, "code": 500}}\n\n'
+ABORTED = chunk("", 10, 2).replace(b'"finish_reason":null', b'"finish_reason":"abort"')
+REFUSED = b'{"error":{"message":"temperature must be non-negative","type":"BadRequestError","param":"temperature"}}'
+Served = tuple[Door, ReplayingBackend, ReplayingBackend]
+
+
+async def cut_in_the_head(asked: Asked) -> None:
+    asked.send(b"HTTP/1.1 200 OK\r\ncontent-le")
+    asked.transport.close()
+
+
+async def nonsense(asked: Asked) -> None:
+    asked.send(b"220 mail.example.com ESMTP\r\n\r\n")
+
+
+async def head_alone(asked: Asked) -> None:
+    """What vLLM does while a stream waits in its queue."""
+    asked.start_stream()
+    await silence(asked)
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def _served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
+    async with (
+        ReplayingBackend() as first,
+        ReplayingBackend() as second,
+        open_door(
+            tmp_path_factory.mktemp("failover"),
+            vllm_urls=[first.url, second.url],
+            models=[FREE, PRICED],
+            upstream={"first_token_timeout_s": TIMEOUT_S, "unary_timeout_s": TIMEOUT_S, "idle_timeout_s": TIMEOUT_S},
+        ) as door,
+    ):
+        yield door, first, second
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def served(_served: Served) -> AsyncIterator[Served]:
+    """Both up; the first is asked first, since neither has anything in flight."""
+    door, first, second = _served
+    for backend in (first, second):
+        backend.answer_with()
+    for backend in door.gateway.pool.backends:
+        await backend.discover()
+    yield door, first, second
+    await door.nothing_is_left()
+
+
+@pytest.mark.parametrize(
+    "failing",
+    [death, whole(b"{}", 500), whole(b'{"error":"Unauthorized"}', 401), replayed(captured("863_queue_full")),
+     replayed(captured("300_unknown_model")), cut_in_the_head, nonsense, silence],
+    ids=["death", "500", "401", "busy", "model gone", "cut in the head", "nonsense", "silence"],
+)  # fmt: skip
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_a_backend_that_fails_before_its_first_token_is_followed_by_another_within_one_hold(
+    served: Served, failing: Answer, is_stream: bool
+) -> None:
+    door, first, second = served
+    first.answer_with(failing, failing)
+    account_id = await door.account("1")
+    response = await door.chat(await door.key(account_id), model="priced/tiny", stream=is_stream)
+    assert response.status_code == 200, response.text
+    assert len(second.chats) == 1
+    assert second.chats[0].json == first.chats[0].json
+    await door.nothing_is_left()
+    kinds = await door.rows("SELECT kind FROM ledger_transactions WHERE account_id = ? ORDER BY id", account_id)
+    assert kinds == [("credit",), ("hold",), ("settle",)]
+    assert (await door.record(response))["backend"] == "vllm-2"
+
+
+@pytest.mark.parametrize(
+    "failing",
+    [
+        events(TOLD, DONE),
+        events(ABORTED, DONE),
+        events(),
+        events(DONE),
+        events(b": keep-alive\n\n"),
+        head_alone,
+    ],
+    ids=["told", "aborted", "empty", "done alone", "comment alone", "head alone"],
+)
+async def test_a_stream_that_fails_after_its_head_but_before_its_first_token_goes_elsewhere_too(
+    served: Served, failing: Answer
+) -> None:
+    door, first, second = served
+    first.answer_with(failing)
+    response = await door.chat(await door.key(), stream=True)
+    assert response.status_code == 200, response.text
+    assert (len(first.chats), len(second.chats)) == (1, 1)
+
+
+async def test_a_whole_answer_that_the_backend_broke_off_goes_elsewhere(served: Served) -> None:
+    door, first, second = served
+    first.answer_with(whole(captured("100_chat").body.replace(b'"finish_reason":"length"', b'"finish_reason":"abort"')))
+    assert (await door.chat(await door.key())).status_code == 200
+    assert len(second.chats) == 1
+
+
+async def test_a_refusal_of_the_request_is_final(served: Served) -> None:
+    door, first, second = served
+    first.answer_with(whole(REFUSED, 400))
+    assert error_of(await door.chat(await door.key()))["param"] == "temperature"
+    assert second.chats == []
+
+
+@pytest.mark.parametrize(
+    ("failing", "status", "code"),
+    [
+        (death, 502, "backend_died"),
+        (whole(b"{}", 500), 502, "backend_error"),
+        (whole(b'{"error":"Unauthorized"}', 401), 502, "backend_error"),
+        (replayed(captured("863_queue_full")), 429, "backend_busy"),
+        (replayed(captured("300_unknown_model")), 503, "model_unavailable"),
+    ],
+    ids=["death", "500", "401", "busy", "model gone"],
+)
+async def test_where_all_backends_fail_the_last_failure_is_told(
+    served: Served, failing: Answer, status: int, code: str
+) -> None:
+    door, first, second = served
+    for backend in (first, second):
+        backend.answer_with(failing, failing)
+    response = await door.chat(await door.key())
+    assert (response.status_code, error_of(response)["code"]) == (status, code)
+    assert ("retry-after" in response.headers) == (status in (429, 503))
+
+
+@pytest.mark.parametrize("failing", [silence, head_alone], ids=["silence", "head alone"])
+async def test_no_first_token_in_time_is_502_and_the_backend_is_hung_up_on(served: Served, failing: Answer) -> None:
+    door, first, second = served
+    for backend in (first, second):
+        backend.answer_with(failing)
+    response = await door.chat(await door.key(), stream=True)
+    assert (response.status_code, error_of(response)["code"]) == (502, "first_token_timeout")
+    await asyncio.gather(first.chats[0].gone(), second.chats[0].gone())
+
+
+async def failing_in_the_middle(served: Served, end: Answer) -> tuple[list[dict[str, Any]], bytes, str]:
+    """Read a stream whose backend goes on with `end` once the first two frames have arrived; its frames and account."""
+    door, first, second = served
+    has_begun = asyncio.Event()
+    begin = (chunk("", 10, 0), chunk("a", 10, 2))
+
+    async def answer(asked: Asked) -> None:
+        asked.start_stream()
+        for frame in begin:
+            asked.send_event(frame)
+        await has_begun.wait()
+        await end(asked)
+
+    first.answer_with(answer)
+    account_id = await door.account("1")
+    headers = bearer(await door.key(account_id))
+    body = chat_body(model="priced/tiny", stream=True)
+    got = b""
+    async with door.http.stream("POST", "/v1/chat/completions", json=body, headers=headers) as response:
+        assert response.status_code == 200
+        async for piece in response.aiter_bytes():
+            got += piece
+            if b'"content":"a"' in got:
+                has_begun.set()
+    assert second.chats == []
+    return contents([got]), got, account_id
+
+
+def last_events(*frames: bytes) -> Answer:
+    async def answer(asked: Asked) -> None:
+        for frame in frames:
+            asked.send_event(frame)
+        asked.end_stream()
+
+    return answer
+
+
+async def hang_up(asked: Asked) -> None:
+    asked.transport.abort()
+
+
+async def end_early(asked: Asked) -> None:
+    asked.end_stream()
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        (last_events(TOLD, DONE), "backend_error"),
+        (last_events(ABORTED, DONE), "backend_error"),
+        (hang_up, "backend_died"),
+        (end_early, "backend_died"),
+        (silence, "backend_died"),
+    ],
+    ids=["told", "aborted", "hung up", "ended early", "silent"],
+)
+async def test_a_stream_that_fails_in_the_middle_ends_with_one_error_and_is_billed_for_what_was_delivered(
+    served: Served, end: Answer, code: str
+) -> None:
+    door = served[0]
+    frames, got, account_id = await failing_in_the_middle(served, end)
+    assert [frame["choices"][0]["delta"].get("content") for frame in frames[:2]] == ["", "a"]
+    (last,) = frames[2:]
+    assert last["error"]["code"] == code
+    assert last["choices"][0]["finish_reason"] == "error"
+    assert last["model"] == "priced/tiny"
+    assert got.endswith(DONE)
+    assert got.count(DONE) == 1
+    await door.nothing_is_left()
+    assert await door.balance_nano(account_id) == 10**9 - (10 * 300 + 2 * 700)
+    rows = await door.rows("SELECT http_status, error_code FROM requests WHERE account_id = ?", account_id)
+    assert rows == [(502, code)]
+
+
+async def test_a_stream_that_ends_without_done_after_its_last_frame_is_whole(served: Served) -> None:
+    door, first, _ = served
+    first.answer_with(events(*stream()[:-1]))
+    response = await door.chat(await door.key(), stream=True)
+    assert "error" not in contents([response.content])[-1]
+    assert response.content.endswith(DONE)
+
+
+async def test_the_less_loaded_backend_is_asked_first(served: Served) -> None:
+    door, first, second = served
+    key = await door.key()
+    is_released = asyncio.Event()
+
+    async def wait(asked: Asked) -> None:
+        await is_released.wait()
+        await unary()(asked)
+
+    first.answer_with(wait)
+    running = asyncio.create_task(door.chat(key))
+    await first.chats_asked(1)
+    assert (await door.chat(key)).status_code == 200
+    assert len(second.chats) == 1
+    is_released.set()
+    assert (await running).status_code == 200
+
+
+@pytest.fixture
+def _lost(served: Served) -> None:
+    for backend in served[0].gateway.pool.backends:
+        backend.lost("connection refused")
+
+
+@pytest.mark.usefixtures("_lost")
+async def test_where_all_backends_are_down_a_live_key_gets_503_and_never_the_demo(served: Served) -> None:
+    door, _, _ = served
+    response = await door.chat(await door.key())
+    assert (response.status_code, error_of(response)["code"]) == (503, "model_unavailable")
+    assert int(response.headers["retry-after"]) > 0
+    guest = await door.chat()
+    assert guest.status_code == 503
+
+
+@pytest.mark.usefixtures("_lost")
+async def test_a_test_key_gets_the_demo_whatever_state_the_backends_are_in(served: Served) -> None:
+    door, _, _ = served
+    account_id = await door.account()
+    key = await door.key(account_id, is_test=True)
+    for fields in ({}, {"stream": True}, {"max_tokens": 5}, {"max_tokens": 10**6}):
+        response = await door.chat(key, model="priced/tiny", **fields)
+        assert response.status_code == 200, response.text
+        assert (await door.record(response))["backend"] == "demo"
+
+
+@pytest.mark.usefixtures("_lost")
+async def test_the_state_of_a_backend_shows_in_health_and_the_model_s_health(served: Served) -> None:
+    door, first, _ = served
+    assert (await door.get("/health")).json()["status"] == "degraded"
+    assert (await door.get("/v1/models/free/tiny/health")).json() == {"model": "free/tiny", "status": "unavailable"}
+    await door.gateway.pool.backends[0].discover()
+    assert (await door.get("/v1/models/free/tiny/health")).json()["status"] == "ready"
+
+
+async def test_a_backend_that_refuses_connections_counts_as_down_until_it_is_found_again(
+    tmp_path: Path,
+) -> None:
+    async with ReplayingBackend() as first, ReplayingBackend() as second:
+        async with open_door(tmp_path, vllm_urls=[first.url, second.url], models=[FREE]) as door:
+            key = await door.key()
+            first.die()
+            assert (await door.chat(key)).status_code == 200
+            assert len(second.chats) == 1
+            down, up = door.gateway.pool.backends
+            assert (down.is_up, up.is_up) == (False, True)
+            await down.discover()
+            assert not down.is_up
+            await door.nothing_is_left()
+
+
+async def test_a_test_key_is_served_by_the_demo_also_where_the_model_s_context_is_larger(tmp_path: Path) -> None:
+    async with ReplayingBackend(max_model_len=131_072) as backend:
+        big = FREE | {"context_window": 131_072}
+        async with open_door(tmp_path, vllm_urls=[backend.url], models=[big]) as door:
+            key = await door.key(is_test=True)
+            for fields in ({}, {"max_tokens": 100_000}, {"max_completion_tokens": 9000, "stream": True}):
+                response = await door.chat(key, **fields)
+                assert response.status_code == 200, response.text

@@ -1,0 +1,187 @@
+"""Keys over HTTP: a caller's own account's, limits lowered only, the raw key shown once."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx2
+import pytest
+import pytest_asyncio
+
+from mcp_gateway.core.identity.keys import DEFAULT, KeyLimits
+from tests.replaying import PATIENCE_S
+from tests.serving import Door, bearer, error_of, open_door
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+LIMITS = ("requests_per_minute", "requests_per_day", "tokens_per_minute", "in_flight")
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def door(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Door]:
+    async with open_door(tmp_path_factory.mktemp("keys"), limits={"keys_per_account": 3}) as door:
+        yield door
+        await door.nothing_is_left()
+
+
+async def create(door: Door, key: str | None, **fields: Any) -> httpx2.Response:
+    return await door.http.post("/v1/keys", json=fields, headers=bearer(key))
+
+
+async def change(door: Door, key: str, key_id: str, **fields: Any) -> httpx2.Response:
+    return await door.http.patch(f"/v1/keys/{key_id}", json=fields, headers=bearer(key))
+
+
+async def own_id(door: Door, key: str) -> str:
+    """The id of the only key of its account."""
+    (row,) = (await door.get("/v1/keys", key)).json()["data"]
+    key_id: str = row["id"]
+    return key_id
+
+
+async def test_a_new_key_is_shown_once_and_works_at_once(door: Door) -> None:
+    key = await door.key()
+    made = await create(door, key, name="for ci")
+    assert made.status_code == 201
+    raw = made.json()["key"]
+    assert raw.startswith("gw_live_")
+    listed = await door.get("/v1/keys", raw)
+    assert listed.status_code == 200
+    assert raw not in listed.text
+    row = listed.json()["data"][1]
+    assert (row["name"], row["test"], row["revoked_at"]) == ("for ci", False, None)
+    assert raw.startswith(row["prefix"])
+    assert len(row["prefix"]) < 20
+    assert {name: made.json()[name] for name in row} == row
+    assert (await door.get(f"/v1/keys/{row['id']}", key)).json() == row
+
+
+async def test_a_caller_sees_and_changes_only_its_own_account_s_keys(door: Door) -> None:
+    mine, other = await door.key(), await door.key()
+    other_id = await own_id(door, other)
+    for response in (
+        await door.get(f"/v1/keys/{other_id}", mine),
+        await change(door, mine, other_id, name="stolen"),
+        await door.http.delete(f"/v1/keys/{other_id}", headers=bearer(mine)),
+        await door.get("/v1/keys/key_unknown", mine),
+    ):
+        assert (response.status_code, error_of(response)["code"]) == (404, "not_found")
+    assert (await door.get(f"/v1/keys/{other_id}", other)).json()["name"] == ""
+
+
+async def test_a_guest_has_no_keys(door: Door) -> None:
+    for response in (await door.get("/v1/keys"), await create(door, None, name="x")):
+        assert (response.status_code, error_of(response)["code"]) == (401, "missing_credentials")
+
+
+async def test_a_revoked_key_is_401_at_once_and_says_that_it_was_revoked(door: Door) -> None:
+    key = await door.key()
+    raw = (await create(door, key)).json()["key"]
+    key_id = next(
+        row["id"] for row in (await door.get("/v1/keys", key)).json()["data"] if raw.startswith(row["prefix"])
+    )
+    for _ in range(2):
+        revoked = await door.http.delete(f"/v1/keys/{key_id}", headers=bearer(key))
+        assert revoked.json()["revoked_at"] is not None
+    response = await door.chat(raw, model="demo/echo")
+    assert (response.status_code, error_of(response)["code"]) == (401, "revoked_api_key")
+    assert len((await door.get("/v1/keys", key)).json()["data"]) == 2
+
+
+async def test_limits_are_lowered_and_never_lifted(door: Door) -> None:
+    key = await door.key(limits=KeyLimits(10, 100, 1000, 4))
+    key_id = await own_id(door, key)
+    lowered = await change(door, key, key_id, requests_per_minute=9, in_flight=1)
+    assert [lowered.json()[name] for name in LIMITS] == [9, 100, 1000, 1]
+    for name, value in (("requests_per_minute", 10), ("requests_per_day", 101), ("in_flight", 2)):
+        refused = await change(door, key, key_id, **{name: value})
+        assert (refused.status_code, error_of(refused)["code"]) == (403, "insufficient_permissions")
+        assert error_of(refused)["param"] == name
+        refused = await create(door, key, **{name: value})
+        assert refused.status_code == 403
+    assert (await door.get("/v1/limits", key)).json()["in_flight"] == {"limit": 1}
+
+
+async def test_a_new_key_has_the_limits_of_the_one_that_made_it(door: Door) -> None:
+    key = await door.key(limits=KeyLimits(10, DEFAULT, None, 4))
+    made = (await create(door, key, in_flight=2)).json()
+    assert [made[name] for name in LIMITS] == [10, 1000, None, 2]
+
+
+async def test_an_unlimited_key_can_be_given_a_limit_but_none_that_no_database_holds(door: Door) -> None:
+    key = await door.key()
+    key_id = await own_id(door, key)
+    for huge in (2**63, 2**64 - 1, 2**70):
+        refused = await change(door, key, key_id, requests_per_minute=huge)
+        assert (refused.status_code, error_of(refused)["param"]) == (400, "requests_per_minute")
+    assert (await change(door, key, key_id, requests_per_minute=10**9)).json()["requests_per_minute"] == 10**9
+
+
+async def test_a_test_key_makes_and_changes_only_test_keys(door: Door) -> None:
+    account_id = await door.account()
+    live, test = await door.key(account_id), await door.key(account_id, is_test=True)
+    refused = await create(door, test, test=False)
+    assert (refused.status_code, error_of(refused)["param"]) == (403, "test")
+    made = (await create(door, test)).json()
+    assert made["key"].startswith("gw_test_")
+    assert made["test"] is True
+    live_id = next(row["id"] for row in (await door.get("/v1/keys", live)).json()["data"] if not row["test"])
+    assert (await change(door, test, live_id, name="x")).status_code == 403
+    assert (await door.http.delete(f"/v1/keys/{live_id}", headers=bearer(test))).status_code == 403
+    assert (await change(door, test, made["id"], name="mine")).json()["name"] == "mine"
+
+
+async def test_an_account_has_so_many_live_keys_and_no_more(door: Door) -> None:
+    key = await door.key()
+    made = [await create(door, key) for _ in range(3)]
+    assert [response.status_code for response in made] == [201, 201, 409]
+    assert error_of(made[2])["code"] == "conflict"
+    await door.http.delete(f"/v1/keys/{made[0].json()['id']}", headers=bearer(key))
+    assert (await create(door, key)).status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "param"),
+    [
+        (b"", "invalid_json", None),
+        (b"[]", "invalid_type", None),
+        (b'{"nmae":"x"}', "unsupported_parameter", "nmae"),
+        (b'{"name":5}', "invalid_type", "name"),
+        (b'{"name":"%b"}' % (b"x" * 201), "invalid_type", "name"),
+        (b'{"in_flight":0}', "invalid_type", "in_flight"),
+        (b'{"in_flight":"3"}', "invalid_type", "in_flight"),
+        (b'{"in_flight":true}', "invalid_type", "in_flight"),
+        (b'{"requests_per_day":1.5}', "invalid_type", "requests_per_day"),
+    ],
+)
+async def test_a_bad_key_body_is_refused_in_the_one_shape(
+    door: Door, body: bytes, code: str, param: str | None
+) -> None:
+    key = await door.key()
+    key_id = await own_id(door, key)
+    created = await door.post(body, key, "/v1/keys")
+    headers = bearer(key) | {"content-type": "application/json"}
+    changed = await door.http.patch(f"/v1/keys/{key_id}", content=body, headers=headers)
+    for response in (created, changed):
+        assert response.status_code == 400
+        assert (error_of(response)["code"], error_of(response)["param"]) == (code, param)
+        assert "xxxxx" not in error_of(response)["message"]
+
+
+async def test_both_prefixes_know_the_same_keys(door: Door) -> None:
+    key = await door.key()
+    one, other = await door.get("/v1/keys", key), await door.get("/api/v1/inference/keys", key)
+    assert one.json() == other.json()
+
+
+async def test_what_the_command_line_changes_is_noticed_within_a_second(door: Door) -> None:
+    raw = (await door.desk.keys.create(await door.account()))[1]
+    await noticed(door, raw, 200)
+    await door.desk.keys.revoke((await door.desk.keys.list())[-1].id)
+    await noticed(door, raw, 401)
+
+
+async def noticed(door: Door, key: str, status: int) -> None:
+    """Poll until the other connection's change is seen; in a second, with room for a busy machine."""
+    async with asyncio.timeout(PATIENCE_S):
+        while (await door.get("/v1/keys", key)).status_code != status:  # noqa: ASYNC110 - across connections
+            await asyncio.sleep(0.02)

@@ -1,0 +1,303 @@
+"""What a chat costs: exact to the nano, decided once, and settled by whatever way it ends."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+import orjson
+import pytest
+import pytest_asyncio
+
+from mcp_gateway.core.catalog import Quote, quote
+from mcp_gateway.core.config import WalletSettings
+from mcp_gateway.core.money import format_usd
+from mcp_gateway.core.request import parse_chat_request
+from tests.replaying import (
+    PATIENCE_S,
+    ReplayingBackend,
+    chunk,
+    contents,
+    death,
+    events,
+    held,
+    silence,
+    stream,
+    unary,
+    whole,
+)
+from tests.serving import FREE, Door, bearer, chat_body, error_of, open_door
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+PROMPT_PICO, COMPLETION_PICO = 301_007, 703_001
+PRICED = {
+    "id": "priced/tiny",
+    "backend_model": "tiny",
+    "context_window": 2048,
+    "pricing": {"prompt": "0.000000301007", "completion": "0.000000703001"},
+}
+SHARED = PRICED | {"id": "shared/tiny", "guests": True}
+
+
+def cost_nano(prompt_tokens: int, completion_tokens: int) -> int:
+    """Rounded up once."""
+    return -(-(prompt_tokens * PROMPT_PICO + completion_tokens * COMPLETION_PICO) // 1000)
+
+
+@dataclass
+class Stage:
+    door: Door
+    backend: ReplayingBackend
+    account_id: str
+    key: str
+
+    async def chat(self, **fields: Any) -> httpx2.Response:
+        return await self.door.chat(self.key, **{"model": "priced/tiny"} | fields)
+
+    def quote(self, **fields: Any) -> Quote:
+        request = parse_chat_request(orjson.dumps(chat_body(**{"model": "priced/tiny"} | fields)))
+        model = self.door.gateway.published.current["priced/tiny"]
+        return quote(model, model.price, request, WalletSettings())
+
+    async def is_left_with(self, balance_nano: int) -> None:
+        await self.door.nothing_is_left()
+        assert await self.door.balance_nano(self.account_id) == balance_nano
+
+    async def credited(self, amount_nano: int) -> "Stage":
+        """Another account with exactly that much."""
+        account_id = await self.door.account(format_usd(amount_nano))
+        return Stage(self.door, self.backend, account_id, await self.door.key(account_id))
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def _served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Door, ReplayingBackend]]:
+    async with (
+        ReplayingBackend() as backend,
+        open_door(tmp_path_factory.mktemp("money"), vllm_urls=[backend.url], models=[FREE, PRICED, SHARED]) as door,
+    ):
+        yield door, backend
+
+
+CREDIT_NANO = 10**9
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def stage(_served: tuple[Door, ReplayingBackend]) -> AsyncIterator[Stage]:
+    door, backend = _served
+    account_id = await door.account("1")
+    backend.answer_with()
+    backend.prompt_tokens = 10
+    yield Stage(door, backend, account_id, await door.key(account_id))
+    await door.nothing_is_left()
+
+
+@pytest.mark.parametrize(("prompt", "completion"), [(1, 1), (13, 7), (999, 16), (0, 0)])
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_an_answer_costs_its_usage_to_the_nano(
+    stage: Stage, prompt: int, completion: int, is_stream: bool
+) -> None:
+    stage.backend.answer_with(events(*stream(prompt, completion)) if is_stream else unary(prompt, completion))
+    response = await stage.chat(stream=is_stream, messages=[{"role": "user", "content": "x" * 1500}])
+    assert response.status_code == 200
+    await stage.is_left_with(CREDIT_NANO - cost_nano(prompt, completion))
+    record = await stage.door.record(response)
+    assert record["cost_nano"] == cost_nano(prompt, completion)
+    assert (record["prompt_tokens"], record["completion_tokens"]) == (prompt, completion)
+    assert record["price_version"] == f"{PROMPT_PICO}/{COMPLETION_PICO}"
+
+
+async def test_the_last_byte_leaves_after_the_settlement(stage: Stage) -> None:
+    for is_stream in (False, True):
+        before = await stage.door.balance_nano(stage.account_id)
+        assert (await stage.chat(stream=is_stream)).status_code == 200
+        assert await stage.door.balance_nano(stage.account_id) == before - cost_nano(10, 4)
+
+
+async def test_an_empty_wallet_is_402_with_the_balance_and_nothing_is_asked(stage: Stage) -> None:
+    poor = await stage.credited(stage.quote().minimum_nano - 1)
+    response = await poor.chat()
+    error = error_of(response)
+    assert (response.status_code, error["type"], error["code"]) == (402,) + ("insufficient_balance",) * 2
+    assert error["balance_usd"] == format_usd(stage.quote().minimum_nano - 1)
+    assert stage.backend.chats == []
+    await poor.is_left_with(stage.quote().minimum_nano - 1)
+
+
+async def test_a_balance_below_the_worst_case_lowers_max_tokens_and_says_so(stage: Stage) -> None:
+    worst = stage.quote(max_tokens=1000)
+    poor = await stage.credited(worst.prompt_nano + cost_nano(0, 20))
+    stage.backend.answer_with(unary(5, 20))
+    response = await poor.chat(max_tokens=1000)
+    assert response.headers["x-max-tokens-clamped"] == "20"
+    assert stage.backend.chats[0].json["max_tokens"] == 20
+    await poor.is_left_with(worst.prompt_nano + cost_nano(0, 20) - cost_nano(5, 20))
+
+
+async def test_a_wallet_worth_ten_requests_serves_exactly_ten_of_two_hundred_at_once(stage: Stage) -> None:
+    fields = {"model": "priced/tiny", "max_tokens": 16}
+    request = parse_chat_request(orjson.dumps(chat_body(**fields)))
+    prompt = request.text_bytes + 2 * WalletSettings().template_margin_tokens
+    worst = stage.quote(max_tokens=16)
+    assert worst.minimum_nano == worst.maximum_nano == cost_nano(prompt, 16)
+    rich = await stage.credited(10 * worst.maximum_nano)
+    are_decided = asyncio.Event()
+    stage.backend.standing = held(are_decided, unary(prompt, 16))
+    refused: list[httpx2.Response] = []
+
+    async def ask(http: httpx2.AsyncClient) -> int:
+        response = await http.post("/v1/chat/completions", json=chat_body(**fields), headers=bearer(rich.key))
+        if response.status_code == 402:
+            refused.append(response)
+            if len(refused) == 190:
+                are_decided.set()
+        return response.status_code
+
+    limits = httpx2.Limits(max_connections=200)
+    async with httpx2.AsyncClient(base_url=stage.door.url, timeout=60, limits=limits) as http:
+        statuses = await asyncio.gather(*(ask(http) for _ in range(200)))
+    stage.backend.standing = None
+    assert (statuses.count(200), statuses.count(402)) == (10, 190)
+    await rich.is_left_with(0)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [whole(b"{}", 500), whole(b"not json"), whole(b'{"choices":[]}'), whole(b"[1]"), death,
+     whole(b'{"error":{"message":"m","type":"BadRequestError","param":null,"code":400}}', 400)],
+    ids=["500", "not json", "no choice", "not an object", "death", "400"],
+)  # fmt: skip
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_an_answer_that_fails_costs_nothing(stage: Stage, answer: Any, is_stream: bool) -> None:
+    stage.backend.answer_with(answer, answer)
+    response = await stage.chat(stream=is_stream)
+    assert error_of(response)
+    assert response.status_code in (400, 502)
+    await stage.is_left_with(CREDIT_NANO)
+    record = await stage.door.record(response)
+    assert (record["http_status"], record["cost_nano"]) == (response.status_code, 0)
+    assert record["error_code"] == error_of(response)["code"]
+
+
+async def test_usage_beyond_the_hold_is_billed_at_the_hold(stage: Stage) -> None:
+    stage.backend.answer_with(unary(2048, 50))
+    await stage.chat(max_tokens=16)
+    await stage.is_left_with(CREDIT_NANO - stage.quote(max_tokens=16).maximum_nano)
+
+
+async def test_an_answer_without_usage_is_free_and_counted(stage: Stage) -> None:
+    stage.backend.answer_with(whole(b'{"model":"tiny","choices":[{"finish_reason":"stop"}]}'))
+    assert (await stage.chat()).status_code == 200
+    await stage.is_left_with(CREDIT_NANO)
+    assert 'gateway_usage_missing_total{backend="vllm-1"} 1.0' in (await stage.door.get("/metrics", stage.key)).text
+
+
+async def test_guests_test_keys_and_free_models_pay_nothing(stage: Stage) -> None:
+    test_key = await stage.door.key(stage.account_id, is_test=True)
+    for response in (
+        await stage.door.chat(model="shared/tiny"),
+        await stage.door.chat(test_key, model="priced/tiny"),
+        await stage.chat(model="free/tiny"),
+    ):
+        assert response.status_code == 200
+        assert (await stage.door.record(response))["cost_nano"] == 0
+    await stage.is_left_with(CREDIT_NANO)
+
+
+# Who leaves early
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+async def test_a_client_that_leaves_a_stream_pays_for_the_tokens_read_so_far(stage: Stage, frames: int) -> None:
+    async def some(asked: Any) -> None:
+        asked.start_stream()
+        asked.send_event(chunk("", 9, 0))
+        for number in range(1, frames + 1):
+            asked.send_event(chunk("x", 9, number))
+        await silence(asked)
+
+    stage.backend.answer_with(some)
+    body = chat_body(model="priced/tiny", stream=True)
+    async with stage.door.http.stream("POST", "/v1/chat/completions", json=body, headers=bearer(stage.key)) as response:
+        seen = 0
+        async for line in response.aiter_lines():
+            seen += '"content":"x"' in line
+            if seen == frames:
+                break
+    await stage.backend.chats[0].gone()
+    assert not stage.backend.chats[0].is_answered
+    await stage.is_left_with(CREDIT_NANO - cost_nano(9, frames))
+    record = await stage.door.record(response)
+    assert (record["http_status"], record["error_code"]) == (499, "client_closed")
+
+
+async def leave_once_asked(stage: Stage, **fields: Any) -> None:
+    """Send a chat, and hang up when the backend has it."""
+    task = asyncio.create_task(stage.chat(**fields))
+    (asked,) = await stage.backend.chats_asked(1)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await asked.gone()
+
+
+async def test_a_client_that_leaves_before_the_first_frame_of_a_stream_pays_nothing(stage: Stage) -> None:
+    stage.backend.answer_with(silence)
+    await leave_once_asked(stage, stream=True)
+    await stage.is_left_with(CREDIT_NANO)
+
+
+async def test_a_client_that_leaves_a_whole_answer_pays_the_prompt_that_the_backend_counts(stage: Stage) -> None:
+    stage.backend.answer_with(silence)
+    stage.backend.prompt_tokens = 37
+    await leave_once_asked(stage, tools=[{"type": "function", "function": {"name": "f"}}])
+    await stage.is_left_with(CREDIT_NANO - cost_nano(37, 0))
+    (count,) = [asked.json for asked in stage.backend.asked if asked.path == "/tokenize"]
+    assert set(count) == {"model", "messages", "tools"}
+
+
+async def test_a_client_that_leaves_a_whole_answer_pays_nothing_where_the_prompt_cannot_be_counted(
+    stage: Stage,
+) -> None:
+    stage.backend.answer_with(silence)
+    stage.backend.prompt_tokens = None
+    await leave_once_asked(stage)
+    await stage.is_left_with(CREDIT_NANO)
+
+
+async def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing_behind(stage: Stage) -> None:
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {stage.key}\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", stage.door.port)
+    writer.write(f"{head}content-type: application/json\r\ncontent-length: 1000\r\n\r\n{{".encode())
+    async with asyncio.timeout(PATIENCE_S):
+        while not stage.door.gateway.limiter.in_flight:
+            await asyncio.sleep(0)
+    writer.close()
+    await writer.wait_closed()
+    async with asyncio.timeout(PATIENCE_S):
+        while stage.door.gateway.limiter.in_flight:
+            await asyncio.sleep(0)
+    await stage.is_left_with(CREDIT_NANO)
+    assert stage.backend.chats == []
+
+
+async def test_a_stream_of_two_choices_pays_for_both_whether_read_or_left(stage: Stage) -> None:
+    def piece(index: int, tokens: int) -> bytes:
+        return chunk("x", 9, tokens).replace(b'"index":0', b'"index":%d' % index)
+
+    async def some(asked: Any) -> None:
+        asked.start_stream()
+        for frame in (piece(0, 1), piece(1, 1), piece(1, 2), piece(1, 3), piece(0, 2)):
+            asked.send_event(frame)
+        await silence(asked)
+
+    stage.backend.answer_with(some)
+    body = chat_body(model="priced/tiny", stream=True, n=2, temperature=1)
+    async with stage.door.http.stream("POST", "/v1/chat/completions", json=body, headers=bearer(stage.key)) as response:
+        seen = b""
+        async for data in response.aiter_bytes():
+            seen += data
+            if len(contents([seen[: seen.rfind(b"\n\n") + 2]])) == 5:
+                break
+    await stage.backend.chats[0].gone()
+    await stage.is_left_with(CREDIT_NANO - cost_nano(9, 5))

@@ -1,0 +1,197 @@
+"""What is asked about the gateway rather than of a model: models, health, metrics, the welcome."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from mcp_gateway import __version__
+from tests.replaying import PATIENCE_S, ReplayingBackend, held, unary
+from tests.serving import FREE, PRICED, Door, error_of, open_door
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+Served = tuple[Door, ReplayingBackend]
+RICH = PRICED | {
+    "id": "org/big/model-1.5:latest",
+    "name": "Big",
+    "description": "A big one.",
+    "max_output_tokens": 1024,
+    "quantization": "fp8",
+    "features": ["tools", "reasoning"],
+    "input_modalities": ["text", "image"],
+}
+ELSEWHERE = {"id": "not/there", "backend_model": "absent"}
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
+    async with (
+        ReplayingBackend() as backend,
+        open_door(
+            tmp_path_factory.mktemp("operations"), vllm_urls=[backend.url], models=[FREE, RICH, ELSEWHERE]
+        ) as door,
+    ):
+        yield door, backend
+        await door.nothing_is_left()
+
+
+async def test_models_are_listed_in_openai_s_shape_with_prices_and_abilities_beside(served: Served) -> None:
+    door, _ = served
+    for prefix in ("/v1", "/api/v1/inference"):
+        listed = (await door.get(f"{prefix}/models")).json()
+        assert listed["object"] == "list"
+        free, rich, _ = listed["data"]
+        assert (free["id"], free["pricing"], free["guests"]) == ("free/tiny", {"prompt": "0", "completion": "0"}, True)
+        assert rich["id"] == "org/big/model-1.5:latest"
+        assert rich["object"] == "model"
+        assert isinstance(rich["created"], int)
+        assert rich["pricing"] == {"prompt": "0.0000003", "completion": "0.0000007"}
+        assert (rich["context_window"], rich["context_length"], rich["max_output_length"]) == (2048, 2048, 1024)
+        assert rich["input_modalities"] == ["text", "image"]
+        assert rich["supported_features"] == ["tools", "reasoning"]
+        assert rich["quantization"] == "fp8"
+        assert rich["guests"] is False
+        assert "max_tokens" in rich["supported_sampling_parameters"]
+        assert not {"root", "permission", "backend_model"} & rich.keys()
+        assert (await door.get(f"{prefix}/models/{rich['id']}")).json() == rich
+
+
+async def test_a_listing_is_the_same_each_time(served: Served) -> None:
+    door, _ = served
+    first = await door.get("/v1/models")
+    await door.gateway.pool.discover()
+    assert (await door.get("/v1/models")).content == first.content
+
+
+async def test_an_unknown_model_is_404_with_the_closest_names(served: Served) -> None:
+    door, _ = served
+    for path in ("/v1/models/free/tinny", "/v1/models/free/tinny/health", "/v1/models/free%2Ftinny"):
+        response = await door.get(path)
+        assert (response.status_code, error_of(response)["code"]) == (404, "model_not_found")
+        assert "free/tiny" in error_of(response)["message"]
+
+
+async def test_an_id_may_be_percent_encoded(served: Served) -> None:
+    door, _ = served
+    assert (await door.get("/v1/models/org%2Fbig%2Fmodel-1.5%3Alatest")).status_code == 200
+
+
+async def test_a_model_s_health_is_ready_or_unavailable(served: Served) -> None:
+    door, _ = served
+    for path, status in (("org/big/model-1.5:latest", "ready"), ("not/there", "unavailable")):
+        response = await door.get(f"/v1/models/{path}/health")
+        assert (response.status_code, response.json()) == (200, {"model": path, "status": status})
+
+
+async def test_a_model_is_loading_until_each_backend_was_asked(served: Served) -> None:
+    door, _ = served
+    backend = door.gateway.pool.backends[0]
+    backend.fault, backend.is_probed = "not asked yet", False
+    assert (await door.get("/v1/models/free/tiny/health")).json()["status"] == "loading"
+    assert (await door.get("/health")).json()["status"] == "degraded"
+    await backend.discover()
+    assert (await door.get("/v1/models/free/tiny/health")).json()["status"] == "ready"
+
+
+async def test_health_tells_of_each_backend(served: Served) -> None:
+    door, backend = served
+    is_released = asyncio.Event()
+    backend.answer_with(held(is_released, unary()))
+    running = asyncio.create_task(door.chat(await door.key()))
+    await backend.chats_asked(1)
+    health = await door.get("/health")
+    assert health.status_code == 200
+    assert health.json() == {
+        "status": "ok",
+        "version": __version__,
+        "backends": [{"name": "vllm-1", "status": "up", "reason": None, "models": ["tiny"], "in_flight": 1}],
+    }
+    assert backend.url not in health.text
+    is_released.set()
+    await running
+
+
+async def test_health_and_the_welcome_are_for_anybody_whatever_they_send(served: Served) -> None:
+    door, _ = served
+    for path in ("/health", "/"):
+        assert (await door.get(path, "gw_live_wrong")).status_code == 200
+
+
+async def test_metrics_count_requests_tokens_and_times_by_model(served: Served) -> None:
+    door, backend = served
+    backend.answer_with(unary(11, 7))
+    key = await door.key()
+    before = (await door.get("/metrics", key)).text
+    await door.chat(key)
+    await door.chat(key, model="invented/name")
+    await door.chat(key, stream=True)
+    await door.nothing_is_left()
+    after = await door.get("/metrics", key)
+    assert after.headers["content-type"].startswith("text/plain")
+
+    def grown(sample: str) -> float:
+        return value(after.text, sample) - value(before, sample)
+
+    assert grown('gateway_requests_total{model="free/tiny",route="http",status="200"}') == 2
+    assert grown('gateway_requests_total{model="unknown",route="http",status="404"}') == 1
+    assert grown('gateway_tokens_total{kind="prompt",model="free/tiny"}') == 11 + 10
+    assert grown('gateway_tokens_total{kind="completion",model="free/tiny"}') == 7 + 4
+    assert grown('gateway_request_duration_seconds_count{model="free/tiny"}') == 2
+    assert grown('gateway_time_to_first_token_seconds_count{model="free/tiny"}') == 1
+    assert value(after.text, "gateway_in_flight") == 0
+    assert value(after.text, 'gateway_backend_up{backend="vllm-1"}') == 1
+    assert "invented" not in after.text
+
+
+def value(text: str, sample: str) -> float:
+    lines = [line for line in text.splitlines() if line.startswith(f"{sample} ")]
+    return float(lines[0].rpartition(" ")[2]) if lines else 0.0
+
+
+async def test_metrics_are_for_loopback_only(served: Served) -> None:
+    door, _ = served
+    response = await door.http.get("/metrics", headers={"x-forwarded-for": "192.0.2.1"})
+    assert (response.status_code, error_of(response)["type"]) == (403, "forbidden")
+
+
+async def test_with_a_token_metrics_are_for_whoever_has_it(tmp_path: Path) -> None:
+    async with open_door(tmp_path, metrics_token="let-me-see") as door:
+        outside = {"x-forwarded-for": "192.0.2.1"}
+        right = outside | {"authorization": "Bearer let-me-see"}
+        assert (await door.http.get("/metrics", headers=right)).status_code == 200
+        for headers in (outside, {}, outside | {"authorization": "Bearer let-me-se"}):
+            response = await door.http.get("/metrics", headers=headers)
+            assert (response.status_code, error_of(response)["code"]) == (401, "missing_credentials")
+
+
+async def test_without_a_backend_the_demo_serves_and_says_so(tmp_path: Path) -> None:
+    async with open_door(tmp_path) as door:
+        (echo, *_) = (await door.get("/v1/models")).json()["data"]
+        assert echo["id"] == "demo/echo"
+        assert "demo" in echo["owned_by"]
+        assert (await door.chat(model="demo/echo")).status_code == 200
+
+
+async def test_maintenance_refuses_new_work_and_shows_in_health(tmp_path: Path) -> None:
+    async with open_door(tmp_path, maintenance=True) as door:
+        for response in (await door.chat(model="demo/echo"), await door.get("/v1/models")):
+            assert (response.status_code, error_of(response)["type"]) == (503, "maintenance")
+            assert int(response.headers["retry-after"]) > 0
+        health = await door.get("/health")
+        assert (health.status_code, health.json()["status"]) == (503, "maintenance")
+        assert (await door.get("/metrics", "x")).status_code in (200, 403)
+
+
+async def test_a_model_that_a_backend_begins_to_list_is_published_while_running(tmp_path: Path) -> None:
+    async with (
+        ReplayingBackend("one") as backend,
+        open_door(tmp_path, vllm_urls=[backend.url], upstream={"discovery_interval_s": 0.05}) as door,
+    ):
+        backend.models = ("one", "two")
+        async with asyncio.timeout(PATIENCE_S):
+            while "two" not in door.gateway.published.current:  # noqa: ASYNC110 - across connections
+                await asyncio.sleep(0.01)
+        listed = (await door.get("/v1/models")).json()["data"]
+        assert [row["id"] for row in listed] == ["one", "two"]

@@ -1,0 +1,82 @@
+"""GET /stats: public, cheap, and about nobody in particular."""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from starlette.requests import Request
+
+from http_api.stats import Stats
+from tests.replaying import ReplayingBackend
+from tests.serving import FREE, PRICED, Door, open_door
+
+
+async def stats_of(door: Door, path: str = "/stats") -> Any:
+    response = await door.get(path, authorization="Bearer whatever")
+    assert response.status_code == 200
+    return response.json()
+
+
+@pytest.mark.parametrize("path", ["/stats", "/v1/stats", "/api/v1/inference/stats"])
+async def test_stats_are_public_whatever_is_sent_along(tmp_path: Path, path: str) -> None:
+    async with ReplayingBackend() as backend, open_door(tmp_path, vllm_urls=[backend.url], models=[FREE]) as door:
+        await door.chat(await door.key())
+        stats = await stats_of(door, path)
+    assert stats["status"] == "ok"
+    assert stats["incident"] is None
+    assert stats["models"] == [{"id": "free/tiny", "status": "ready"}]
+    day = stats["last_day"]
+    assert (day["requests"], day["prompt_tokens"], day["completion_tokens"], day["total_tokens"]) == (1, 10, 4, 14)
+    assert day["latency_ms"].keys() == day["first_token_ms"].keys() == {"p50", "p90", "p99"}
+    assert day["latency_ms"]["p99"] is not None
+    assert day["first_token_ms"]["p99"] is None
+
+
+async def test_stats_tell_the_operators_text_and_which_models_are_down(tmp_path: Path) -> None:
+    async with (
+        ReplayingBackend() as backend,
+        open_door(
+            tmp_path,
+            vllm_urls=[backend.url, "http://127.0.0.1:1"],
+            models=[FREE, {"id": "gone"}],
+            incident="One is down.",
+        ) as door,
+    ):
+        stats = await stats_of(door)
+    assert (stats["status"], stats["incident"]) == ("degraded", "One is down.")
+    assert stats["models"] == [{"id": "free/tiny", "status": "ready"}, {"id": "gone", "status": "unavailable"}]
+
+
+async def test_stats_answer_while_the_gateway_is_under_maintenance(tmp_path: Path) -> None:
+    async with open_door(tmp_path, maintenance=True) as door:
+        assert (await stats_of(door))["status"] == "maintenance"
+        assert (await door.get("/v1/usage")).status_code == 503
+
+
+async def test_stats_are_made_anew_every_five_seconds_at_most_however_many_ask(tmp_path: Path) -> None:
+    clock_ms = [1_900_000_000_000]
+    async with open_door(tmp_path) as door:
+        gateway = door.gateway
+        stats = Stats(gateway.lifecycle, gateway.published, gateway.pool, gateway.activity, None, lambda: clock_ms[0])
+        counts = []
+        for later_ms in (0, 4999, 1, 0):
+            clock_ms[0] += later_ms
+            body = (await stats.get(Request({"type": "http"}))).body
+            counts.append(orjson.loads(body)["last_day"]["requests"])
+            await door.chat(model="demo/echo")
+    assert counts == [0, 0, 2, 2]
+
+
+async def test_a_restart_forgets_nothing_of_the_last_day(tmp_path: Path) -> None:
+    async with ReplayingBackend() as backend:
+        served: dict[str, Any] = {"vllm_urls": [backend.url], "models": [FREE, PRICED]}
+        async with open_door(tmp_path, **served) as door:
+            key = await door.key(credit="1")
+            await door.chat(key, model="priced/tiny", stream=True)
+            await door.chat(key)
+            await door.chat(key, model="unknown")
+            before = (await stats_of(door))["last_day"]
+        async with open_door(tmp_path, **served) as door:
+            assert (await stats_of(door))["last_day"] == before
+    assert before["requests"] == 3

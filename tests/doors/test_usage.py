@@ -1,0 +1,240 @@
+"""GET /usage and /requests: totals and single requests, of the caller's own account only."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from mcp_gateway.core.observe.records import RequestRecord
+from tests.recorded import recorded, write_records
+from tests.replaying import ReplayingBackend, held, unary, whole
+from tests.serving import FREE, PRICED, Door, error_of, open_door
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+DAY_S = 86_400
+MIDNIGHT_S = 20_000 * DAY_S  # 2024-10-04
+
+
+@dataclass
+class Stage:
+    door: Door
+    backend: ReplayingBackend
+    account: str
+    key: str
+
+    async def ask(self, path: str) -> Any:
+        response = await self.door.get(path, self.key)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    async def past(self, at_s: float, **fields: Any) -> RequestRecord:
+        """A request of this account, written into the log."""
+        record = recorded(int(at_s * 1000), **{"account_id": self.account} | fields)
+        await write_records(self.door.gateway.ledger._store, record)
+        return record
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Door, ReplayingBackend]]:
+    limits = {"listing_requests_per_minute": 1_000_000}
+    async with (
+        ReplayingBackend() as backend,
+        open_door(
+            tmp_path_factory.mktemp("usage"), vllm_urls=[backend.url], models=[FREE, PRICED], limits=limits
+        ) as door,
+    ):
+        yield door, backend
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def stage(served: tuple[Door, ReplayingBackend]) -> Stage:
+    door, backend = served
+    backend.answer_with()
+    account = await door.account("1")
+    return Stage(door, backend, account, await door.key(account))
+
+
+async def test_every_fact_of_a_request_is_in_its_record(stage: Stage) -> None:
+    answer = await stage.door.chat(stage.key, model="priced/tiny")
+    row = await stage.ask(f"/v1/requests/{answer.headers['x-request-id']}")
+    (key,) = await stage.door.gateway.keys.list(stage.account)
+    assert row.pop("latency_ms") >= 0
+    assert row.pop("created_at") > MIDNIGHT_S
+    assert row.pop("time").endswith("Z")
+    assert row == {
+        "object": "request",
+        "id": answer.headers["x-request-id"],
+        "client_request_id": None,
+        "door": "http",
+        "key": key.id,
+        "model": "priced/tiny",
+        "backend": "vllm-1",
+        "stream": False,
+        "prompt_tokens": 10,
+        "completion_tokens": 4,
+        "cached_tokens": None,
+        "cost_usd": "0.0000058",
+        "price_version": "300000/700000",
+        "first_token_ms": None,
+        "status": 200,
+        "error_code": None,
+        "finish_reason": "length",
+    }
+
+
+async def test_a_free_request_is_in_the_log_as_soon_as_its_answer_is_whole(stage: Stage) -> None:
+    for _ in range(20):
+        answer = await stage.door.chat(stage.key)
+        assert (await stage.ask(f"/v1/requests/{answer.headers['x-request-id']}"))["cost_usd"] == "0.00"
+
+
+async def test_a_failed_request_says_how_it_failed(stage: Stage) -> None:
+    stage.backend.answer_with(whole(b"{}", 500))
+    failed = await stage.door.chat(stage.key, model="priced/tiny", stream=True)
+    row = await stage.ask(f"/v1/requests/{failed.headers['x-request-id']}")
+    assert (row["status"], row["error_code"], row["cost_usd"]) == (502, "backend_error", "0.00")
+    assert row["stream"] is True
+
+
+async def test_times_are_unix_seconds_and_iso_with_milliseconds(stage: Stage) -> None:
+    record = await stage.past(MIDNIGHT_S + 0.007)
+    row = await stage.ask(f"/v1/requests/{record.id}")
+    assert (row["created_at"], row["time"]) == (MIDNIGHT_S, "2024-10-04T00:00:00.007Z")
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("", "cba"),
+        ("model=free/tiny", "b"),
+        ("key=key_1", "ca"),
+        ("status=502", "c"),
+        ("error_code=backend_died", "c"),
+        ("door=mcp", "b"),
+        ("door=http&key=key_1", "ca"),
+        (f"since={MIDNIGHT_S}", "cb"),
+        ("since=2024-10-04", "cb"),
+        (f"until={MIDNIGHT_S}", "a"),
+        ("until=2024-10-04T02:00:00%2B02:00", "a"),
+        ("since=2024-10-04T00:00:00Z&until=2024-10-04T00:00:10", "b"),
+        ("model=none", ""),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/requests", "/api/v1/inference/requests", "/api/v1/inference/usage"])
+async def test_the_log_is_filtered(stage: Stage, path: str, query: str, found: str) -> None:
+    names = {
+        (await stage.past(MIDNIGHT_S - 10)).id: "a",
+        (await stage.past(MIDNIGHT_S, model="free/tiny", key_id="key_2", door="mcp")).id: "b",
+        (await stage.past(MIDNIGHT_S + 10, http_status=502, error_code="backend_died")).id: "c",
+    }
+    page = await stage.ask(f"{path}?{query}")
+    assert "".join(names[row["id"]] for row in page["data"]) == found
+    assert page["next_cursor"] is None
+
+
+@pytest.mark.parametrize("path", ["/v1/usage", "/v1/requests", "/v1/requests/req_0", "/api/v1/inference/usage"])
+async def test_guests_share_an_account_and_see_nothing_of_it(stage: Stage, path: str) -> None:
+    response = await stage.door.get(path)
+    assert response.status_code == 401
+    assert error_of(response)["code"] == "missing_credentials"
+
+
+async def test_another_accounts_requests_are_not_there(stage: Stage) -> None:
+    other = await stage.past(MIDNIGHT_S, account_id="acc_other")
+    response = await stage.door.get(f"/v1/requests/{other.id}", stage.key)
+    assert response.status_code == 404
+    assert error_of(response)["code"] == "not_found"
+    assert (await stage.ask("/v1/requests"))["data"] == []
+    assert (await stage.ask("/v1/usage?since=0"))["data"] == []
+
+
+async def test_a_running_request_is_not_in_the_log_yet(stage: Stage) -> None:
+    may_answer = asyncio.Event()
+    stage.backend.answer_with(held(may_answer, unary()))
+    chat = asyncio.ensure_future(stage.door.chat(stage.key))
+    await stage.backend.chats_asked(1)
+    assert (await stage.ask("/v1/requests"))["data"] == []
+    may_answer.set()
+    answer = await chat
+    ended = await stage.ask(f"/v1/requests/{answer.headers['x-request-id']}")
+    assert (await stage.ask("/v1/requests"))["data"] == [ended]
+
+
+async def test_usage_is_totals_by_day_with_their_sum(stage: Stage) -> None:
+    for at_s in (MIDNIGHT_S - 1, MIDNIGHT_S, MIDNIGHT_S + 1):
+        await stage.past(at_s, cached_tokens=1)
+    page = await stage.ask("/v1/usage?since=2024-10-01&until=2024-10-05")
+    assert [(row["day"], row["requests"], row["cost_usd"]) for row in page["data"]] == [
+        ("2024-10-04", 2, "0.0000116"),
+        ("2024-10-03", 1, "0.0000058"),
+    ]
+    assert page["totals"] == {
+        "requests": 3,
+        "prompt_tokens": 30,
+        "completion_tokens": 12,
+        "total_tokens": 42,
+        "cached_tokens": 3,
+        "cost_usd": "0.0000174",
+    }
+    assert (page["since"], page["until"]) == (MIDNIGHT_S - 3 * DAY_S, MIDNIGHT_S + DAY_S)
+
+
+@pytest.mark.parametrize(("group", "names"), [("model", ["priced/tiny", "free/tiny"]), ("key", ["key_2", "key_1"])])
+async def test_usage_is_grouped_as_asked(stage: Stage, group: str, names: list[str]) -> None:
+    await stage.past(MIDNIGHT_S, key_id="key_2")
+    await stage.past(MIDNIGHT_S, model="free/tiny")
+    page = await stage.ask(f"/v1/usage?since=2024-10-04&until=2024-10-05&group_by={group}")
+    assert [row[group] for row in page["data"]] == names
+
+
+async def test_usage_without_a_window_is_that_of_the_last_thirty_days(stage: Stage) -> None:
+    await stage.past(MIDNIGHT_S)
+    await stage.door.chat(stage.key, model="priced/tiny")
+    page = await stage.ask("/v1/usage")
+    assert page["totals"]["requests"] == 1
+    assert page["until"] - page["since"] == 30 * DAY_S
+
+
+@pytest.mark.parametrize(
+    ("path", "code", "param", "told"),
+    [
+        ("/v1/requests?modle=a", "unsupported_parameter", "modle", "did you mean `model`?"),
+        ("/v1/requests?zzzzzz=a", "unsupported_parameter", "zzzzzz", "there are limit, cursor, model"),
+        ("/v1/requests/req_1?limit=1", "unsupported_parameter", "limit", "there is none"),
+        ("/v1/requests?model=a&model=b", "invalid_value", "model", "more than once"),
+        ("/v1/requests?model=", "invalid_value", "model", "at least 1 character"),
+        ("/v1/requests?limit=0", "invalid_value", "limit", "greater than or equal to 1"),
+        ("/v1/requests?limit=1001", "invalid_value", "limit", "less than or equal to 1000"),
+        ("/v1/requests?limit=ten", "invalid_value", "limit", "integer"),
+        ("/v1/requests?status=2000", "invalid_value", "status", "less than or equal to 599"),
+        ("/v1/requests?door=window", "invalid_value", "door", "'http' or 'mcp'"),
+        ("/v1/requests?cursor=%21", "invalid_value", "cursor", "next_cursor"),
+        ("/v1/requests?cursor=dHhuXzE", "invalid_value", "cursor", "next_cursor"),
+        ("/v1/requests?cursor=%C3%BC", "invalid_value", "cursor", "next_cursor"),
+        ("/v1/usage?since=yesterday", "invalid_value", "since", "Unix seconds"),
+        ("/v1/usage?since=" + "9" * 30, "invalid_value", "since", "Unix seconds"),
+        ("/v1/usage?since=" + "9" * 5000, "invalid_value", "since", "Unix seconds"),
+        ("/v1/usage?since=-1", "invalid_value", "since", "Unix seconds"),
+        ("/v1/usage?since=1900-01-01", "invalid_value", "since", "Unix seconds"),
+        ("/v1/usage?since=20&until=10", "invalid_value", "since", "later"),
+        ("/v1/usage?group_by=hour", "invalid_value", "group_by", "'day', 'model' or 'key'"),
+        ("/v1/usage?cursor=dHhuXzE", "unsupported_parameter", "cursor", "there are since, until, group_by"),
+    ],
+)
+async def test_a_query_that_cannot_be_is_told_what_to_change(
+    stage: Stage, path: str, code: str, param: str, told: str
+) -> None:
+    response = await stage.door.get(path, stage.key)
+    error = error_of(response)
+    assert (response.status_code, error["code"], error["param"]) == (400, code, param)
+    assert told in error["message"]
+
+
+async def test_asking_about_things_has_a_limit_of_its_own(tmp_path: Any) -> None:
+    async with open_door(tmp_path, limits={"listing_requests_per_minute": 2}) as door:
+        key = await door.key()
+        paths = ["/v1/billing", "/v1/usage", "/v1/requests", "/v1/credits", "/v1/billing/transactions"]
+        assert [(await door.get(path, key)).status_code for path in paths] == [200, 200, 429, 429, 429]

@@ -19,7 +19,7 @@ from http_api.middleware.answers import Answers
 from http_api.middleware.authentication import Authentication
 from http_api.middleware.gate import Gate
 from http_api.models import Models
-from http_api.operations import Operation, routes_of
+from http_api.operations import ExactPaths, Operation, exact_paths_of, routes_of
 from http_api.requests import Requests
 from http_api.stats import Stats
 from http_api.topups import TopUps
@@ -110,15 +110,16 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> Starlett
     def is_open(path: str) -> bool:
         return path in open_paths or path in signed_paths or _MODEL_HEALTH.fullmatch(path) is not None
 
+    routes = [
+        *routes_of(api, PREFIXES),
+        *routes_of([totals], [OPENAI]),
+        *routes_of([log], [INFERENCE]),
+        *routes_of(signed, PREFIXES),
+        *routes_of(public, everywhere),
+        *routes_of(root),
+    ]
     app = Starlette(
-        routes=[
-            *routes_of(api, PREFIXES),
-            *routes_of([totals], [OPENAI]),
-            *routes_of([log], [INFERENCE]),
-            *routes_of(signed, PREFIXES),
-            *routes_of(public, everywhere),
-            *routes_of(root),
-        ],
+        routes=routes,
         exception_handlers={HTTPException: _unknown_url},
         middleware=[
             Middleware(
@@ -130,6 +131,7 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> Starlett
             ),
             Middleware(Gate, lifecycle=gateway.lifecycle, open_paths=open_paths),
             Middleware(Authentication, authenticator=gateway.authenticator, is_open=is_open),
+            Middleware(ExactPaths, endpoints=exact_paths_of(routes)),
         ],
     )
     app.router.redirect_slashes = False

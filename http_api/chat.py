@@ -33,7 +33,7 @@ class ChatCompletions:
         call = _call_of(scope, context)
         async with Departure(scope, receive, send, self._stall_timeout_s) as client:
             with self._chat.exchange(context.caller, call) as exchange:
-                request = parse_chat_request(await read_json_bytes(scope, receive, self._max_body_bytes))
+                request = parse_chat_request(await read_json_bytes(scope, client.receive, self._max_body_bytes))
                 client.watch()
                 await exchange.begin(request)
                 if exchange.clamped_to is not None:

@@ -1,4 +1,4 @@
-"""Notices that the client is gone, or no longer reads, while its answer is being made; and stops the work then."""
+"""Notices that the client is gone, or no longer sends or reads, while it is served; and stops the work then."""
 
 import asyncio
 from types import TracebackType
@@ -11,7 +11,7 @@ from mcp_gateway.core.context import ABORT
 class Departure:
     """A context in which the client's leaving cancels the current task, and is swallowed at the end.
 
-    Leaving is a closed connection, or a client that has not read for `stall_timeout_s`.
+    Leaving is a closed connection, or a client that has not gone on sending or reading for `stall_timeout_s`.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, stall_timeout_s: float) -> None:
@@ -19,7 +19,7 @@ class Departure:
         self._receive = receive
         self._send = send
         self._stall_timeout_s = stall_timeout_s
-        self._sending_since_s: float | None = None
+        self._waiting_since_s: float | None = None
         self._has_left = False
         self._stall_timer: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -31,17 +31,22 @@ class Departure:
         self._task = task
         return self
 
+    async def receive(self) -> Message:
+        """Receive a part of the request; a client that lets this wait too long has left."""
+        self._begin_waiting()
+        message = await self._receive()
+        self._waiting_since_s = None
+        return message
+
     def watch(self) -> None:
         """Begin to watch the connection; the request's body must have been read."""
         self._watcher = self._loop.create_task(self._await_disconnect())
 
     async def send(self, message: Message) -> None:
         """Send a part of the answer; a client that lets this wait too long has left."""
-        self._sending_since_s = self._loop.time()
-        if self._stall_timer is None:
-            self._stall_timer = self._loop.call_later(self._stall_timeout_s, self._check_stall)
+        self._begin_waiting()
         await self._send(message)
-        self._sending_since_s = None
+        self._waiting_since_s = None
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -58,13 +63,18 @@ class Departure:
             await asyncio.sleep(0)  # lets the server notice, so that it does not report an answer cut short
         return True
 
+    def _begin_waiting(self) -> None:
+        self._waiting_since_s = self._loop.time()
+        if self._stall_timer is None:
+            self._stall_timer = self._loop.call_later(self._stall_timeout_s, self._check_stall)
+
     async def _await_disconnect(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self._leave()
 
     def _check_stall(self) -> None:
-        since_s = self._sending_since_s
+        since_s = self._waiting_since_s
         now_s = self._loop.time()
         waited_s = 0.0 if since_s is None else now_s - since_s
         if waited_s >= self._stall_timeout_s:

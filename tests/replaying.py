@@ -167,10 +167,9 @@ def final_usage(prompt_tokens: int, completion_tokens: int) -> bytes:
 
 def stream(prompt_tokens: int = 10, completion_tokens: int = 4) -> list[bytes]:
     """The events of a whole stream."""
-    chunks = [chunk("", prompt_tokens, 0)]
-    for number in range(1, completion_tokens + 1):
-        chunks.append(chunk("x", prompt_tokens, number, "stop" if number == completion_tokens else None))
-    return [*chunks, final_usage(prompt_tokens, completion_tokens), DONE]
+    tokens = [chunk("x", prompt_tokens, number) for number in range(1, completion_tokens)]
+    last = chunk("x", prompt_tokens, completion_tokens, "stop")
+    return [chunk("", prompt_tokens, 0), *tokens, last, final_usage(prompt_tokens, completion_tokens), DONE]
 
 
 class ReplayingBackend:
@@ -180,6 +179,7 @@ class ReplayingBackend:
         self.models = models or ("tiny",)
         self.max_model_len = max_model_len
         self.prompt_tokens: int | None = 10
+        self.lists_models = True
         self.queue: deque[Answer] = deque()
         self.standing: Answer | None = None
         self.asked: list[Asked] = []
@@ -229,6 +229,8 @@ class ReplayingBackend:
         asked.is_answered = True
 
     def _answer_to(self, asked: Asked) -> Answer:
+        if asked.path == "/v1/models" and not self.lists_models:
+            return whole(b"{}", 500)
         if asked.path == "/v1/models":
             rows = [{"id": name, "owned_by": "vllm", "max_model_len": self.max_model_len} for name in self.models]
             return whole(orjson.dumps({"object": "list", "data": rows}))

@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import logging
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -65,6 +66,8 @@ class Door:
     http: httpx2.AsyncClient
     clock: Clock
     data_dir: Path
+    errors: list[str]
+    """What the server, the loop or the gateway logged as an error since it began."""
 
     async def account(self, credit_usd: str = "0") -> str:
         """A new account's id."""
@@ -116,16 +119,15 @@ class Door:
             await writer.wait_closed()
 
     async def nothing_is_left(self) -> None:
-        """Wait for the last accounts, then fail if a hold, a slot or a task outlived its request, or money is off."""
+        """Wait for the last accounts; then no hold, slot or task may be left, no nano missing and no error logged."""
         assert await self.gateway.lifecycle.wait_until_idle(PATIENCE_S)
-        async with asyncio.timeout(PATIENCE_S):
-            while self.server.server_state.tasks or _departures():
-                await asyncio.sleep(0)
+        await eventually(lambda: not self.server.server_state.tasks and not _departures())
         assert self.gateway.limiter.in_flight == 0
         assert [backend.in_flight for backend in self.gateway.pool.backends] == [0] * len(self.gateway.pool.backends)
         assert self.gateway.pool.demo.in_flight == 0
         assert await self.rows("SELECT * FROM holds") == []
         assert await self.gateway.ledger.check() == []
+        assert self.errors == []
 
     async def rows(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
         """What stands in the database once everything written so far is committed."""
@@ -141,6 +143,13 @@ class Door:
             connection.row_factory = sqlite3.Row
             sql = "SELECT * FROM requests WHERE id = ?"
             return dict(connection.execute(sql, (response.headers["x-request-id"],)).fetchone())
+
+
+async def eventually(condition: Callable[[], object]) -> None:
+    """Wait for what happens on the far side of a socket, where no event can be had."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110 - see above
+            await asyncio.sleep(0.001)
 
 
 _addresses = count(1)
@@ -184,7 +193,19 @@ async def open_door(data_dir: Path, clock: Clock | None = None, **settings: Any)
         desk = await stack.enter_async_context(open_desk(tree))
         url = f"http://127.0.0.1:{port}"
         http = await stack.enter_async_context(httpx2.AsyncClient(base_url=url, timeout=PATIENCE_S * 3))
-        yield Door(gateway, desk, server, url, port, http, clock, data_dir)
+        yield Door(gateway, desk, server, url, port, http, clock, data_dir, stack.enter_context(_errors_logged()))
+
+
+@contextlib.contextmanager
+def _errors_logged() -> Iterator[list[str]]:
+    lines: list[str] = []
+    handler = logging.Handler(logging.ERROR)
+    handler.emit = lambda record: lines.append(handler.format(record))  # type: ignore[method-assign]
+    logging.getLogger().addHandler(handler)
+    try:
+        yield lines
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 @contextlib.asynccontextmanager

@@ -440,15 +440,16 @@ class Exchange:
             self._occupied = None
 
     def _observe(self) -> None:
-        metrics = self._chat.metrics
-        model = self._public_name or "unknown"
-        metrics.requests.labels(self._call.door, model, str(self._status)).inc()
-        metrics.duration_seconds.labels(model).observe(self._chat.monotonic_s() - self._clock_start_s)
-        if self._first_token_s is not None:
-            metrics.first_token_seconds.labels(model).observe(self._first_token_s)
-        if self._usage is not None:
-            metrics.tokens.labels(model, "prompt").inc(self._usage.prompt_tokens)
-            metrics.tokens.labels(model, "completion").inc(self._usage.completion_tokens)
+        usage = self._usage
+        self._chat.metrics.request_ended(
+            route=self._call.door,
+            model=self._public_name or "unknown",
+            status=self._status,
+            duration_s=self._chat.monotonic_s() - self._clock_start_s,
+            first_token_s=self._first_token_s,
+            prompt_tokens=usage.prompt_tokens if usage else 0,
+            completion_tokens=usage.completion_tokens if usage else 0,
+        )
 
 
 def error_frame(error: GatewayError, request_id: str, model: str) -> bytes:

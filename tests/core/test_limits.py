@@ -1,12 +1,12 @@
 """The limiter alone, on a clock of ours."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, Allowance, Caller
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.limits.limiter import DAY_S, MINUTE_S, GuestBounds, Limiter
+from mcp_gateway.core.limits.limiter import DAY_S, MINUTE_S, GuestBounds, Limiter, Turn
 
 START_S = 20_000 * DAY_S
 
@@ -174,11 +174,12 @@ def test_a_flood_of_addresses_fills_no_table() -> None:
     limits.admit(guest("d")).release()
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans(), st.integers(0, 90)), max_size=60))
 def test_what_the_standing_says_is_what_the_next_request_meets(steps: list[tuple[str, bool, int]]) -> None:
     clock = Clock()
     limits = limiter(clock)
-    open_turns = []
+    open_turns: list[Turn] = []
     for subject, is_leaving, wait_s in steps:
         clock.now_s += wait_s
         who = caller(subject, minute=2, day=5)

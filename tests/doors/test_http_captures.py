@@ -21,7 +21,7 @@ REFUSALS = [capture for capture in CHATS if capture.status >= 400]
 _NOT_OURS_TO_SEND = {b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"authorization"}
 
 
-def by_case(cases: list[Capture]) -> Any:
+def by_case(cases: list[Capture]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("capture", cases, ids=lambda capture: capture.case)
 
 

@@ -10,9 +10,11 @@ import pytest
 import pytest_asyncio
 
 from tests.replaying import PATIENCE_S, Asked, ReplayingBackend, chunk, silence, unary
-from tests.serving import FREE, PRICED, Door, chat_body, open_door
+from tests.serving import FREE, PRICED, Door, chat_body, eventually, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+STALL_S = 0.4
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -23,7 +25,7 @@ async def _served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tup
             tmp_path_factory.mktemp("departure"),
             vllm_urls=[backend.url],
             models=[FREE, PRICED],
-            client_stall_timeout_s=0.3,
+            client_stall_timeout_s=STALL_S,
         ) as door,
     ):
         yield door, backend
@@ -62,8 +64,7 @@ class Flood:
         while not asked.is_gone.is_set():
             self.tokens += 1
             asked.send_event(chunk("x" * 4000, 9, self.tokens))
-            while asked.transport.get_write_buffer_size() > 100_000 and not asked.is_gone.is_set():
-                await asyncio.sleep(0.001)
+            await eventually(lambda: asked.transport.get_write_buffer_size() < 100_000 or asked.is_gone.is_set())
             await asyncio.sleep(0)
 
 
@@ -82,6 +83,33 @@ async def test_a_client_that_stops_reading_has_left_and_pays_for_what_was_read_f
     assert 0 < 9 * 10**9 - await door.balance_nano(account_id) <= 9 * 300 + flood.tokens * 700
     (error_code,) = await door.rows("SELECT error_code FROM requests WHERE account_id = ?", account_id)
     assert error_code == ("client_closed",)
+
+
+async def test_a_client_that_stops_sending_its_body_has_left(served: tuple[Door, ReplayingBackend]) -> None:
+    door, backend = served
+    account_id = await door.account()
+    raw = await door.raw(request_of(await door.key(account_id))[:-5])
+    assert raw == b""
+    await door.nothing_is_left()
+    rows = await door.rows("SELECT error_code FROM requests WHERE account_id = ?", account_id)
+    assert rows == [("client_closed",)]
+    assert backend.chats == []
+
+
+async def test_a_client_that_sends_its_body_slowly_but_steadily_is_served(
+    served: tuple[Door, ReplayingBackend],
+) -> None:
+    door, _ = served
+    body = orjson.dumps(chat_body())
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(body), len(body) // 3):
+            yield body[start : start + len(body) // 3]
+            await asyncio.sleep(STALL_S / 2)
+
+    headers = {"authorization": f"Bearer {await door.key()}", "content-type": "application/json"}
+    response = await door.http.post("/v1/chat/completions", content=pieces(), headers=headers)
+    assert response.status_code == 200
 
 
 async def test_a_slow_client_that_reads_on_keeps_its_stream(served: tuple[Door, ReplayingBackend]) -> None:

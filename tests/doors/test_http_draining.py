@@ -75,10 +75,10 @@ async def test_sigterm_announces_the_end_finishes_what_runs_and_exits_in_good_or
             asyncio.create_task(http.post("/v1/chat/completions", json=chat("demo/paced", 60, is_stream=is_stream)))
             for is_stream in (True, False)
         ]
-        while "gateway_in_flight 2.0" not in (await http.get("/metrics")).text:
+        while "gateway_in_flight 2.0" not in (await http.get("/metrics")).text:  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.01)
         gateway.process.send_signal(signal.SIGTERM)
-        while (health := await http.get("/health")).status_code == 200:
+        while (health := await http.get("/health")).status_code == 200:  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.01)
         assert (health.status_code, health.json()["status"]) == (503, "draining")
         assert int(health.headers["retry-after"]) > 0

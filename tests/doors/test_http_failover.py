@@ -69,8 +69,9 @@ async def _served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
 async def served(_served: Served) -> AsyncIterator[Served]:
     """Both up; the first is asked first, since neither has anything in flight."""
     door, first, second = _served
-    for backend in (first, second):
-        backend.answer_with()
+    for replaying in (first, second):
+        replaying.answer_with()
+        replaying.lists_models = True
     for backend in door.gateway.pool.backends:
         await backend.discover()
     yield door, first, second
@@ -268,10 +269,12 @@ async def test_the_less_loaded_backend_is_asked_first(served: Served) -> None:
     assert (await running).status_code == 200
 
 
-@pytest.fixture
-def _lost(served: Served) -> None:
-    for backend in served[0].gateway.pool.backends:
-        backend.lost("connection refused")
+@pytest_asyncio.fixture(loop_scope="module")
+async def _lost(served: Served) -> None:
+    door, *backends = served
+    for backend in backends:
+        backend.lists_models = False
+    await door.gateway.pool.discover()
 
 
 @pytest.mark.usefixtures("_lost")
@@ -300,24 +303,27 @@ async def test_the_state_of_a_backend_shows_in_health_and_the_model_s_health(ser
     door, first, _ = served
     assert (await door.get("/health")).json()["status"] == "degraded"
     assert (await door.get("/v1/models/free/tiny/health")).json() == {"model": "free/tiny", "status": "unavailable"}
-    await door.gateway.pool.backends[0].discover()
+    first.lists_models = True
+    await door.gateway.pool.discover()
     assert (await door.get("/v1/models/free/tiny/health")).json()["status"] == "ready"
 
 
 async def test_a_backend_that_refuses_connections_counts_as_down_until_it_is_found_again(
     tmp_path: Path,
 ) -> None:
-    async with ReplayingBackend() as first, ReplayingBackend() as second:
-        async with open_door(tmp_path, vllm_urls=[first.url, second.url], models=[FREE]) as door:
-            key = await door.key()
-            first.die()
-            assert (await door.chat(key)).status_code == 200
-            assert len(second.chats) == 1
-            down, up = door.gateway.pool.backends
-            assert (down.is_up, up.is_up) == (False, True)
-            await down.discover()
-            assert not down.is_up
-            await door.nothing_is_left()
+    async with (
+        ReplayingBackend() as first,
+        ReplayingBackend() as second,
+        open_door(tmp_path, vllm_urls=[first.url, second.url], models=[FREE]) as door,
+    ):
+        first.die()
+        assert (await door.chat(await door.key())).status_code == 200
+        assert len(second.chats) == 1
+        down, up = door.gateway.pool.backends
+        assert (down.is_up, up.is_up) == (False, True)
+        await down.discover()
+        assert not down.is_up
+        await door.nothing_is_left()
 
 
 async def test_a_test_key_is_served_by_the_demo_also_where_the_model_s_context_is_larger(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from mcp_gateway.core.config import WalletSettings
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.request import parse_chat_request
 from tests.replaying import (
-    PATIENCE_S,
     ReplayingBackend,
     chunk,
     contents,
@@ -27,7 +26,7 @@ from tests.replaying import (
     unary,
     whole,
 )
-from tests.serving import FREE, Door, bearer, chat_body, error_of, open_door
+from tests.serving import FREE, Door, bearer, chat_body, error_of, eventually, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -267,16 +266,12 @@ async def test_a_client_that_leaves_a_whole_answer_pays_nothing_where_the_prompt
 
 async def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing_behind(stage: Stage) -> None:
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {stage.key}\r\n"
-    reader, writer = await asyncio.open_connection("127.0.0.1", stage.door.port)
+    _, writer = await asyncio.open_connection("127.0.0.1", stage.door.port)
     writer.write(f"{head}content-type: application/json\r\ncontent-length: 1000\r\n\r\n{{".encode())
-    async with asyncio.timeout(PATIENCE_S):
-        while not stage.door.gateway.limiter.in_flight:
-            await asyncio.sleep(0)
+    await eventually(lambda: stage.door.gateway.limiter.in_flight)
     writer.close()
     await writer.wait_closed()
-    async with asyncio.timeout(PATIENCE_S):
-        while stage.door.gateway.limiter.in_flight:
-            await asyncio.sleep(0)
+    await eventually(lambda: not stage.door.gateway.limiter.in_flight)
     await stage.is_left_with(CREDIT_NANO)
     assert stage.backend.chats == []
 

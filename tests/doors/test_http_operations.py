@@ -8,8 +8,8 @@ import pytest
 import pytest_asyncio
 
 from mcp_gateway import __version__
-from tests.replaying import PATIENCE_S, ReplayingBackend, held, unary
-from tests.serving import FREE, PRICED, Door, error_of, open_door
+from tests.replaying import ReplayingBackend, held, unary
+from tests.serving import FREE, PRICED, Door, error_of, eventually, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 Served = tuple[Door, ReplayingBackend]
@@ -86,13 +86,11 @@ async def test_a_model_s_health_is_ready_or_unavailable(served: Served) -> None:
 
 
 async def test_a_model_is_loading_until_each_backend_was_asked(served: Served) -> None:
-    door, _ = served
-    backend = door.gateway.pool.backends[0]
-    backend.fault, backend.is_probed = "not asked yet", False
-    assert (await door.get("/v1/models/free/tiny/health")).json()["status"] == "loading"
-    assert (await door.get("/health")).json()["status"] == "degraded"
-    await backend.discover()
-    assert (await door.get("/v1/models/free/tiny/health")).json()["status"] == "ready"
+    pool, model = served[0].gateway.pool, served[0].gateway.published.current["free/tiny"]
+    pool.backends[0].fault, pool.backends[0].is_probed = "not asked yet", False
+    assert pool.status_of(model) == "loading"
+    await pool.discover()
+    assert pool.status_of(model) == "ready"
 
 
 async def test_health_tells_of_each_backend(served: Served) -> None:
@@ -190,8 +188,6 @@ async def test_a_model_that_a_backend_begins_to_list_is_published_while_running(
         open_door(tmp_path, vllm_urls=[backend.url], upstream={"discovery_interval_s": 0.05}) as door,
     ):
         backend.models = ("one", "two")
-        async with asyncio.timeout(PATIENCE_S):
-            while "two" not in door.gateway.published.current:  # noqa: ASYNC110 - across connections
-                await asyncio.sleep(0.01)
+        await eventually(lambda: "two" in door.gateway.published.current)
         listed = (await door.get("/v1/models")).json()["data"]
         assert [row["id"] for row in listed] == ["one", "two"]

@@ -68,15 +68,15 @@ async def test_a_checkout_that_is_sent_twice_is_one_session(door: Door, stripe: 
 
 
 @pytest.mark.parametrize(
-    ("path", "body"), [("/v1/keys", b'{"name":"two"}'), (CHECKOUT, TEN_USD), ("/v1/billing/portal", b'{"name":"one"}')]
+    ("path", "body"), [("/v1/keys", b'{"name":"two"}'), (CHECKOUT, TEN_USD), ("/v1/billing/portal", b"{}")]
 )
 async def test_the_key_of_another_request_is_422_and_nothing_is_made(
     door: Door, stripe: FakeStripe, path: str, body: bytes
 ) -> None:
     account_id = await door.account()
     key = await door.key(account_id)
-    await door.post(b'{"name":"one"}', key, "/v1/keys", idempotency_key="k1")
-    refused = await door.post(body if "portal" not in path else b"{}", key, path, idempotency_key="k1")
+    await door.post(b"{}", key, "/v1/keys", idempotency_key="k1")
+    refused = await door.post(body, key, path, idempotency_key="k1")
     assert (refused.status_code, error_of(refused)["code"]) == (422, "idempotency_mismatch")
     assert len(await door.gateway.keys.list(account_id)) == 2
     assert stripe.asked == []

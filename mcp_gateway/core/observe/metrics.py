@@ -1,11 +1,22 @@
 """Prometheus metrics of the gateway, in a registry of its own."""
 
+from dataclasses import dataclass
+from functools import cache
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+
+@dataclass(frozen=True, slots=True)
+class _OfModel:
+    duration_seconds: Histogram
+    first_token_seconds: Histogram
+    prompt_tokens: Counter
+    completion_tokens: Counter
 
 
 class Metrics:
@@ -41,6 +52,38 @@ class Metrics:
             "gateway_usage_beyond_hold", "Answers that cost more than was held, billed at the hold.", ("model",),
             registry=registry,
         )  # fmt: skip
+
+        self._requests_of = cache(self.requests.labels)  # finding a label's child costs more than counting with it
+        self._of_model = cache(self._children_of)
+
+    def request_ended(
+        self,
+        *,
+        route: str,
+        model: str,
+        status: int,
+        duration_s: float,
+        first_token_s: float | None,
+        prompt_tokens: int,
+        completion_tokens: int,
+    ) -> None:
+        """Count one request; `first_token_s` is None where no stream began."""
+        self._requests_of(route, model, status).inc()
+        children = self._of_model(model)
+        children.duration_seconds.observe(duration_s)
+        if first_token_s is not None:
+            children.first_token_seconds.observe(first_token_s)
+        if prompt_tokens or completion_tokens:
+            children.prompt_tokens.inc(prompt_tokens)
+            children.completion_tokens.inc(completion_tokens)
+
+    def _children_of(self, model: str) -> "_OfModel":
+        return _OfModel(
+            self.duration_seconds.labels(model),
+            self.first_token_seconds.labels(model),
+            self.tokens.labels(model, "prompt"),
+            self.tokens.labels(model, "completion"),
+        )
 
     def exposition(self) -> bytes:
         """The Prometheus text format."""

@@ -18,7 +18,7 @@ T = TypeVar("T")
 _NOTE_REVERSAL = """
 INSERT INTO stripe_reversals (id, kind, payment_id, amount_nano, is_returned) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (id) DO UPDATE SET
-    amount_nano = excluded.amount_nano, is_returned = MAX(is_returned, excluded.is_returned)
+    amount_nano = MAX(amount_nano, excluded.amount_nano), is_returned = MAX(is_returned, excluded.is_returned)
 """
 _OPEN_REVERSALS = """
 SELECT r.id, r.kind, p.account_id, r.taken_nano, IIF(r.is_returned, 0, r.amount_nano) AS due_nano

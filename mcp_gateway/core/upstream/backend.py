@@ -89,9 +89,7 @@ class Backend:
             return None
         return count if isinstance(count, int) else None
 
-    async def _ask(
-        self, method: str, path: str, body: bytes, headers: Headers, *, is_stream: bool = False
-    ) -> Response:
+    async def _ask(self, method: str, path: str, body: bytes, headers: Headers, *, is_stream: bool = False) -> Response:
         sent = [_JSON, *headers]
         if self.api_key:
             sent.append((b"authorization", b"Bearer " + self.api_key.encode()))
@@ -143,5 +141,3 @@ def _listing(row: dict[str, Any]) -> Listing:
         created_at_s=0,  # vLLM writes the time of the call; a constant keeps lists the same
         max_model_len=length if isinstance(length, int) and length > 0 else None,
     )
-
-

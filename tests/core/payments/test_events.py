@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from mcp_gateway.core.errors import GatewayError
@@ -245,7 +245,7 @@ def test_the_order_and_number_of_events_do_not_matter(tmp_path: Path) -> None:
             await asyncio.gather(*map(till.send, shuffled(told)))
             assert await till.balance_cents() == sum(story.left_cents for story in stories)
 
-        @settings(max_examples=60, deadline=None)
+        @settings(max_examples=60, deadline=None, phases=[Phase.explicit, Phase.generate])
         @given(st.lists(_stories, min_size=1, max_size=2), st.data())
         def in_any_order(stories: list[Story], data: st.DataObject) -> None:
             def shuffled(told: list[bytes]) -> list[bytes]:
@@ -254,5 +254,7 @@ def test_the_order_and_number_of_events_do_not_matter(tmp_path: Path) -> None:
 
             runner.run(tell(stories, shuffled))
 
-        in_any_order()
-        runner.run(till.store.close())
+        try:
+            in_any_order()
+        finally:
+            runner.run(till.store.close())

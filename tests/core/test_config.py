@@ -1,0 +1,387 @@
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from mcp_gateway.core.config import ConfigError, Settings, load_settings, settings_of
+from mcp_gateway.core.config_reference import example_toml, reference_markdown
+
+ROOT = Path(__file__).parents[2]
+CANARY = "canary-5f1c-do-not-show"
+SETTINGS = list(settings_of(Settings))
+WITH_VARIABLE = [setting for setting in SETTINGS if setting.variable]
+PYDANTIC_WORDING = re.compile(r"pydantic|Input should|Value error|validation error|https://errors|\{|Traceback", re.I)
+
+
+@pytest.fixture(autouse=True)
+def empty_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def load(toml: str = "", **environ: str) -> Settings:
+    Path("gateway.toml").write_text(toml, encoding="utf-8")
+    return load_settings(None, environ)
+
+
+def faults(toml: str = "", **environ: str) -> list[str]:
+    with pytest.raises(ConfigError) as raised:
+        load(toml, **environ)
+    assert str(raised.value).endswith("".join(f"\n- {fault}" for fault in raised.value.faults))
+    return raised.value.faults
+
+
+def faults_if_any(toml: str = "", **environ: str) -> str:
+    """All that a person and a traceback would see; nothing when it loads."""
+    try:
+        load(toml, **environ)
+    except ConfigError as error:
+        return f"{error!r} {error} {error.__cause__ or ''} {error.__context__ or ''}"
+    return ""
+
+
+def fault(toml: str = "", **environ: str) -> str:
+    found = faults(toml, **environ)
+    assert len(found) == 1, found
+    return found[0]
+
+
+class TestSources:
+    def test_without_file_and_variables_every_default_holds(self) -> None:
+        settings = load_settings(None, {})
+        assert settings == Settings()
+        assert (settings.host, settings.port, settings.models) == ("127.0.0.1", 8080, ())
+
+    def test_the_environment_of_the_process_is_not_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("GATEWAY_PORT", "1234")
+        assert load_settings(None, {}).port == 8080
+
+    def test_a_named_file_is_read_instead_of_the_one_in_the_working_folder(self, tmp_path: Path) -> None:
+        Path("gateway.toml").write_text("port = 1")
+        other = tmp_path / "other.toml"
+        other.write_text("host = '0.0.0.0'")
+        settings = load_settings(other, {})
+        assert (settings.host, settings.port) == ("0.0.0.0", 8080)
+
+    def test_a_variable_wins_over_the_file_and_leaves_its_neighbours_alone(self) -> None:
+        limits = load("[limits]\nin_flight = 3\nmax_choices = 2", GATEWAY_LIMITS__IN_FLIGHT="5").limits
+        assert (limits.in_flight, limits.max_choices, limits.keys_per_account) == (5, 2, 100)
+
+    def test_an_empty_variable_counts_as_unset(self) -> None:
+        settings = load("port = 1", GATEWAY_PORT="", GATEWAY_METRICS_TOKEN="", GATEWAY_UNHEARD_OF="")
+        assert (settings.port, settings.metrics_token) == (1, None)
+
+    def test_variables_of_the_bridge_and_of_others_are_passed_over(self) -> None:
+        assert load(GATEWAY_URL="http://a", GATEWAY_API_KEY="k", PATH="/bin", MY_GATEWAY_PORT="1") == Settings()
+
+    def test_lists_in_variables_are_separated_by_commas(self) -> None:
+        assert load(GATEWAY_VLLM_URLS="http://a:8000/v1, https://b/x/ ,").vllm_urls == ("http://a:8000", "https://b/x")
+
+    @pytest.mark.parametrize("setting", WITH_VARIABLE, ids=lambda setting: setting.variable)
+    def test_every_setting_can_be_set_by_its_variable(self, setting) -> None:
+        examples = setting.field.examples or [setting.field.default]
+        shown = examples[0]
+        text = ",".join(shown) if isinstance(shown, list | tuple) else str(shown)
+        value = load("[stripe]\nsecret_key = 'a'\nwebhook_secret = 'b'", **{setting.variable: text})
+        for name in setting.path:
+            value = getattr(value, name)
+        plain = value.get_secret_value() if hasattr(value, "get_secret_value") else value
+        assert plain == (tuple(shown) if isinstance(shown, list) else type(plain)(shown))
+
+    def test_a_limit_of_keys_can_be_switched_off(self) -> None:
+        limits = load("[limits]\nrequests_per_day = 'none'", GATEWAY_LIMITS__TOKENS_PER_MINUTE="None").limits
+        assert (limits.requests_per_day, limits.tokens_per_minute, limits.in_flight) == (None, None, 64)
+
+    def test_models_are_read_with_prices_in_the_order_of_the_file(self) -> None:
+        first, second = load(
+            "[[models]]\nid = 'a/b'\nfeatures = []\n[models.pricing]\nprompt = '0.00000005'\n[[models]]\nid = 'c'"
+        ).models
+        assert (first.id, first.features, first.pricing.prompt, first.pricing.completion) == (
+            "a/b",
+            (),
+            "0.00000005",
+            "0",
+        )
+        assert (second.id, second.pricing.prompt) == ("c", "0")
+
+    def test_a_tilde_is_the_home_folder(self) -> None:
+        assert load("data_dir = '~/data'").data_dir == Path.home() / "data"
+
+    def test_a_file_that_starts_with_a_byte_order_mark_is_read(self) -> None:
+        Path("gateway.toml").write_bytes(b"\xef\xbb\xbfport = 1")
+        assert load_settings(None, {}).port == 1
+
+    def test_the_tree_is_frozen(self) -> None:
+        with pytest.raises(ValidationError, match="frozen"):
+            Settings().limits.in_flight = 1
+
+
+class TestFaults:
+    def test_all_faults_of_file_and_variables_are_listed_at_once(self) -> None:
+        found = faults("port = 'x'\nprot = 1", GATEWAY_MAINTENANCE="perhaps", GATEWAY_UNHEARD_OF="1")
+        assert sorted(line.partition(": there")[0].partition(": must")[0] for line in found) == [
+            "GATEWAY_MAINTENANCE",
+            "GATEWAY_UNHEARD_OF",
+            "gateway.toml: port",
+            "gateway.toml: prot",
+        ]
+
+    @pytest.mark.parametrize(
+        ("toml", "expected"),
+        [
+            ("prot = 1", "gateway.toml: prot: there is no such setting; did you mean port?"),
+            (
+                "[limits]\nrequests_per_minut = 1",
+                "gateway.toml: [limits] requests_per_minut: there is no such setting; "
+                "did you mean requests_per_minute?",
+            ),
+            ("[limitz]\nin_flight = 1", "gateway.toml: limitz: there is no such setting; did you mean limits?"),
+            (
+                "[limits]\nport = 1",
+                "gateway.toml: [limits] port: there is no such setting; "
+                "port belongs at the top of the file, above the first [table]",
+            ),
+            (
+                "total_timeout_s = 1",
+                "gateway.toml: total_timeout_s: there is no such setting; total_timeout_s belongs in [upstream]",
+            ),
+            (
+                "[[models]]\nid = 'a'\nprompt = '0'",
+                "gateway.toml: [[models]] number 1: prompt: there is no such setting; "
+                "prompt belongs in [models.pricing]",
+            ),
+            (
+                "[[models]]\nid = 'a'\n[[models]]\nid = 'b'\n[models.pricing]\npromt = '0'",
+                "gateway.toml: [[models]] number 2: [models.pricing] promt: there is no such setting; "
+                "did you mean prompt?",
+            ),
+            ("zzzzzz = 1", "gateway.toml: zzzzzz: there is no such setting; gateway.example.toml lists them all"),
+        ],
+    )
+    def test_an_unknown_key_is_refused_with_where_it_belongs_or_the_nearest_name(
+        self, toml: str, expected: str
+    ) -> None:
+        assert fault(toml) == expected
+
+    @pytest.mark.parametrize(
+        ("variable", "advice"),
+        [
+            ("GATEWAY_LIMITS__IN_FLIGT", "did you mean GATEWAY_LIMITS__IN_FLIGHT?"),
+            ("GATEWAY_LIMITS_IN_FLIGHT", "did you mean GATEWAY_LIMITS__IN_FLIGHT?"),
+            ("GATEWAY_port", "did you mean GATEWAY_PORT?"),
+            ("GATEWAY_MODELS", "models are written in the configuration file, as [[models]]"),
+            ("GATEWAY_MODELS__0__ID", "models are written in the configuration file, as [[models]]"),
+        ],
+    )
+    def test_an_unknown_variable_is_refused_with_the_nearest_name(self, variable: str, advice: str) -> None:
+        line = fault(**{variable: "1"})
+        assert line.startswith(f"{variable}: ")
+        assert line.endswith(advice)
+
+    @pytest.mark.parametrize(
+        ("toml", "expected"),
+        [
+            ("port = 'x'", "port: must be a whole number"),
+            ("port = true", "port: must be a number, not true or false"),
+            ("port = 80.5", "port: must be a whole number"),
+            ("port = 70000", "port: must be 65535 or less"),
+            ("port = -1", "port: must be 0 or more"),
+            ("max_body_bytes = 0", "max_body_bytes: must be 1 or more"),
+            ("client_stall_timeout_s = 0", "client_stall_timeout_s: must be more than 0"),
+            ("client_stall_timeout_s = inf", "client_stall_timeout_s: must be a finite number"),
+            ("drain_timeout_s = 'long'", "drain_timeout_s: must be a number"),
+            ("maintenance = 'perhaps'", "maintenance: must be true or false"),
+            ("host = 5", 'host: must be text in quotes, such as "text"'),
+            ("host = ''", "host: must not be empty or hold spaces or line ends"),
+            ("data_dir = ''", "data_dir: must not be empty"),
+            ("data_dir = 1", 'data_dir: must be text in quotes, such as "text"'),
+            ("log_level = 'loud'", "log_level: must be 'debug', 'info', 'warning' or 'error'"),
+            ("vllm_urls = 5", 'vllm_urls: must be a list, such as ["one", "two"]'),
+            (
+                "vllm_urls = ['http://a', 'b:8000']",
+                "vllm_urls, entry 2: must be an address such as http://10.0.0.5:8000",
+            ),
+            ("vllm_urls = ['http://a:99999']", "vllm_urls, entry 1: must be an address such as http://10.0.0.5:8000"),
+            ("vllm_urls = ['http://a', 'http://a/v1']", "vllm_urls: must not name the same server twice"),
+            (
+                "public_url = 'http://me:pw@a'",
+                "public_url: must be an address without user name, password, `?` or `#`; "
+                "keys have a setting of their own",
+            ),
+            (
+                "trusted_proxies = ['10.0.0.0/8', '10.0.0.256', '::1']",
+                "trusted_proxies, entry 2: must be an IP address or network, such as 10.0.0.5 or 10.0.0.0/8",
+            ),
+            (
+                "allowed_hosts = ['http://a']",
+                "allowed_hosts, entry 1: must be a host name as in a Host header, "
+                "such as gateway.example.com or localhost:8080",
+            ),
+            (
+                "allowed_origins = ['https://a/']",
+                "allowed_origins, entry 1: must be scheme and host without a path or final slash, "
+                "such as https://app.example.com",
+            ),
+            ("metrics_token = ''", "metrics_token: must be visible ASCII characters, without spaces or line ends"),
+            (
+                "limits = 5",
+                "limits: must be a table of settings in square brackets, as gateway.example.toml shows",
+            ),
+            (
+                "[models]\nid = 'a'",
+                "models: must be headed [[models]], with double brackets, once for each model",
+            ),
+            ("[[models]]", "[[models]] number 1: id: is missing, and there is no default"),
+            ("[[models]]\nid = ''", "[[models]] number 1: id: must not be empty or hold spaces or line ends"),
+            (
+                "[[models]]\nid = 'a'\n[[models]]\nid = 'b'\n[[models]]\nid = 'a'",
+                "models: each id must stand once; more than one entry has a",
+            ),
+            (
+                "[[models]]\nid = 'a'\ncontext_window = 10\nmax_output_tokens = 11",
+                "[[models]] number 1: max_output_tokens must not be more than context_window, "
+                "which counts the prompt too",
+            ),
+            (
+                "[[models]]\nid = 'a'\nfeatures = ['tools', 'toolz']",
+                "[[models]] number 1: features, entry 2: must be "
+                "'tools', 'json_mode', 'structured_outputs', 'logprobs' or 'reasoning'",
+            ),
+            (
+                "[[models]]\nid = 'a'\npricing = {prompt = 5e-8}",
+                "[[models]] number 1: [models.pricing] prompt: "
+                'money is exact only as a string: write it with quotes, "0.00000005"',
+            ),
+            (
+                "[[models]]\nid = 'a'\npricing = {prompt = '2'}",
+                "[[models]] number 1: [models.pricing] prompt: "
+                'must be USD for a single token, from "0" to "1", at most 12 decimals, such as "0.00000005"',
+            ),
+            (
+                "[wallet]\nminimum_balance_usd = '-1'",
+                '[wallet] minimum_balance_usd: must be an amount in USD, at most 9 decimals, such as "0.50"',
+            ),
+        ],
+    )
+    def test_a_bad_value_is_refused_with_its_place_and_what_to_write(self, toml: str, expected: str) -> None:
+        assert fault(toml) == f"gateway.toml: {expected}"
+
+    def test_a_bad_value_of_a_variable_names_the_variable(self) -> None:
+        assert fault("port = 1", GATEWAY_PORT="x") == "GATEWAY_PORT: must be a whole number"
+        assert fault(GATEWAY_TRUSTED_PROXIES="10.0.0.1,x").startswith("GATEWAY_TRUSTED_PROXIES, entry 2: must be an IP")
+
+    def test_a_variable_does_not_hide_that_its_table_is_none(self) -> None:
+        assert "limits: must be a table" in fault("limits = 5", GATEWAY_LIMITS__IN_FLIGHT="1")
+
+    @pytest.mark.parametrize("price", ["-1", "1e-8", "0.0000000000001", "", "free", "NaN", "1,5"])
+    def test_a_price_that_is_no_exact_decimal_is_refused(self, price: str) -> None:
+        assert "USD for a single token" in fault(f"[[models]]\nid = 'a'\npricing = {{completion = '{price}'}}")
+
+    def test_a_syntax_error_names_the_line(self) -> None:
+        assert re.match(r"gateway.toml: is not TOML: .*line 2, column 8", fault("port = 1\nhost = localhost"))
+
+    def test_a_file_that_cannot_be_read_is_named(self, tmp_path: Path) -> None:
+        for file in (tmp_path / "absent.toml", tmp_path):
+            with pytest.raises(ConfigError, match=f"{re.escape(str(file))}: cannot be read: "):
+                load_settings(file, {})
+
+    def test_a_file_in_another_encoding_is_refused(self) -> None:
+        Path("gateway.toml").write_bytes(b"host = '\xff\xfe'")
+        with pytest.raises(ConfigError, match="is not UTF-8 text"):
+            load_settings(None, {})
+
+
+class TestSecrets:
+    def test_a_secret_is_in_no_repr(self) -> None:
+        settings = load(GATEWAY_VLLM_API_KEY=CANARY, GATEWAY_METRICS_TOKEN=CANARY)
+        assert settings.vllm_api_key is not None
+        assert settings.vllm_api_key.get_secret_value() == CANARY
+        assert CANARY not in f"{settings!r} {settings}"
+
+    @pytest.mark.parametrize("setting", WITH_VARIABLE, ids=lambda setting: setting.variable)
+    def test_a_secret_put_in_the_wrong_variable_is_not_shown(self, setting) -> None:
+        shown = faults_if_any(**{setting.variable: f"{CANARY} \n"})
+        assert CANARY not in shown
+        assert not PYDANTIC_WORDING.search(shown)
+
+    def test_a_tree_made_in_code_shows_no_value_either(self) -> None:
+        with pytest.raises(ValidationError) as raised:
+            Settings(port=CANARY)
+        assert CANARY not in str(raised.value)
+
+
+junk = st.recursive(
+    st.sampled_from([CANARY, f"{CANARY} ", True, 5, -5, 1.5, 10**30, float("nan"), 5e-8]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.just("id") | st.just("x"), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@given(st.sampled_from(SETTINGS), junk)
+def test_whatever_a_setting_is_given_the_faults_are_in_our_words_and_show_no_value(setting, value) -> None:
+    for name in reversed(setting.path):
+        value = {name: value}
+    if "models" in value:
+        value = {"models": [{"id": "a"} | value["models"]]}
+    shown = faults_if_any("\n".join(f"{key} = {inline_toml(part)}" for key, part in value.items()))
+    assert not PYDANTIC_WORDING.search(shown)
+    assert "cannot be used; " not in shown
+    assert CANARY not in shown
+
+
+def inline_toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {inline_toml(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(inline_toml, value)) + "]"
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+class TestReference:
+    def test_the_example_file_is_current(self) -> None:
+        assert (ROOT / "gateway.example.toml").read_text(encoding="utf-8") == example_toml(), "run: make docs"
+
+    def test_the_reference_page_is_current(self) -> None:
+        assert (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8") == reference_markdown(), (
+            "run: make docs"
+        )
+
+    def test_the_example_file_as_it_stands_changes_nothing(self) -> None:
+        assert load(example_toml()) == Settings()
+
+    def test_the_example_file_loads_with_every_line_switched_on(self) -> None:
+        everything = re.sub(r"^#(?=\S)", "", example_toml(), flags=re.M)
+        settings = load(everything)
+        assert [model.id for model in settings.models] == ["gwmm/gemma-4-12b-it"]
+        written = tomllib.loads(everything)
+        written["models"] = written["models"][0]
+        for setting in SETTINGS:
+            table = written
+            for name in setting.path[:-1]:
+                table = table[name]
+            assert setting.path[-1] in table
+
+    def test_a_switched_on_line_shows_the_default_unless_the_setting_has_an_example(self) -> None:
+        settings = load(re.sub(r"^#(?=\S)", "", example_toml(), flags=re.M))
+        assert (settings.limits, settings.guests, settings.upstream) == (
+            Settings().limits,
+            Settings().guests,
+            Settings().upstream,
+        )
+
+    @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: ".".join(setting.path))
+    def test_every_setting_has_help_and_a_row(self, setting) -> None:
+        assert setting.field.description
+        assert setting.field.description.endswith(".")
+        assert f"| `{setting.path[-1]}` | {f'`{setting.variable}`' if setting.variable else 'in the file'}" in (
+            reference_markdown()
+        )
+
+    def test_every_time_carries_its_unit_in_its_name(self) -> None:
+        times = [s.path[-1] for s in SETTINGS if re.search(r"timeout|interval|grace|announce|keep_alive", s.path[-1])]
+        assert times
+        assert all(name.endswith("_s") for name in times)

@@ -547,7 +547,7 @@ class HttpSse:
         self._reconnector: asyncio.Task[None] | None = None
         self._is_closed = False
 
-    def forwards_cancel_of(self, request: Frame) -> bool:  # noqa: ARG002 (the one stream is closed for no request)
+    def forwards_cancel_of(self, request: Frame) -> bool:
         return True
 
     async def send(self, frame: Frame) -> None:

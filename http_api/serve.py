@@ -13,7 +13,7 @@ from typing import cast
 import orjson
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from mcp_gateway.core.context import ABORT
 from mcp_gateway.core.errors import GatewayError
@@ -21,16 +21,24 @@ from mcp_gateway.core.lifecycle import Lifecycle
 
 logger = logging.getLogger(__name__)
 
+_MAX_AHEAD = 16
+"""Requests that one connection may send ahead of its answers; beyond them it is not read."""
 _LEAVE_S = 5
 """What a request may take to end once its connection is gone, before uvicorn cancels it."""
 
 
 def bounded_protocol(max_header_bytes: int) -> type[HttpToolsProtocol]:
-    """uvicorn's protocol, which itself takes request heads of any size, with a bound: beyond it 431."""
+    """uvicorn's protocol with two things that it lacks.
+
+    Request heads have a bound, 431 beyond it. And a client that leaves is noticed also when it has sent requests ahead:
+    uvicorn would stop reading then, and tell only the last of them.
+    """
 
     class BoundedProtocol(HttpToolsProtocol):
         _is_in_head = True
         _head_bytes = 0
+        _overtaken: tuple[RequestResponseCycle, ...] = ()
+        """Requests whose answers were not complete when the next one came."""
 
         def data_received(self, data: bytes) -> None:
             if self._is_in_head:
@@ -49,8 +57,20 @@ def bounded_protocol(max_header_bytes: int) -> type[HttpToolsProtocol]:
             self._is_in_head, self._head_bytes = False, 0
             if size_bytes > max_header_bytes:
                 self._refuse()
-            else:
-                super().on_headers_complete()
+                return
+            before = self.cycle
+            super().on_headers_complete()
+            if self.pipeline:
+                self._overtaken = (*(cycle for cycle in self._overtaken if not cycle.response_complete), before)
+                if len(self.pipeline) <= _MAX_AHEAD:
+                    self.flow.resume_reading()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            for cycle in self._overtaken:
+                if not cycle.response_complete:
+                    cycle.disconnected = True
+                    cycle.message_event.set()
 
         def on_body(self, body: bytes) -> None:
             if self.cycle is not None:

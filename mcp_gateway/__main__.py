@@ -1,4 +1,4 @@
-"""The console script. The bridge is dispatched first: desktop clients start it often, and it needs none of the server."""
+"""The console script. The bridge goes first: desktop clients start it often, and it needs none of the server."""
 
 import sys
 

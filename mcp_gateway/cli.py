@@ -238,7 +238,7 @@ def _limit(name: str, text: str | None) -> Limit:
         return DEFAULT
     if text.lower() == "none":
         return None
-    if not text.isdecimal() or int(text) < 1:
+    if not text.isdecimal() or not 1 <= int(text) < 2**63:
         _fail(f"--{name.replace('_', '-')} takes a whole number from 1, or none; not {text!r}")
     return int(text)
 

@@ -13,9 +13,9 @@ from typing import Any
 import httpx2
 import openai
 import orjson
-from starlette.types import Receive, Scope, Send
 
 from http_api.app import build_app
+from http_api.program import mcp_door
 from http_api.serve import DrainingServer, config_of
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.gateway import DATABASE, Desk, Gateway, open_desk, open_gateway
@@ -43,15 +43,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now_s
-
-
-class NoMcp:
-    """Stands where the MCP door does; nothing here goes through it."""
-
-    async def streamable_http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        raise NotImplementedError
-
-    sse = messages = streamable_http
 
 
 @dataclass
@@ -211,7 +202,8 @@ def _errors_logged() -> Iterator[list[str]]:
 @contextlib.asynccontextmanager
 async def _served(gateway: Gateway) -> AsyncIterator[tuple[DrainingServer, int]]:
     settings = gateway.settings
-    app = build_app(gateway, NoMcp(), base_url="http://gateway.test")
+    mcp = mcp_door(gateway)
+    app = build_app(gateway, mcp, base_url="http://gateway.test")
     listening: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     config = config_of(
         app,
@@ -224,11 +216,12 @@ async def _served(gateway: Gateway) -> AsyncIterator[tuple[DrainingServer, int]]
         config, gateway.lifecycle, 0.0, settings.drain_timeout_s, lambda _, port: listening.set_result(port)
     )
     task = asyncio.get_running_loop().create_task(server.serve())
-    try:
-        yield server, await listening
-    finally:
-        server.should_exit = True
-        await task
+    async with mcp.run():
+        try:
+            yield server, await listening
+        finally:
+            server.should_exit = True
+            await task
 
 
 class _Server(DrainingServer):

@@ -181,6 +181,24 @@ async def test_a_connection_serves_one_chat_after_another_also_after_a_refusal(
     backend.standing = None
 
 
+async def test_a_client_that_has_sent_another_request_ahead_is_missed_all_the_same(
+    served: tuple[Door, ReplayingBackend],
+) -> None:
+    door, backend = served
+    backend.answer_with(silence)
+    request = request_of(await door.key())
+    _, writer = await asyncio.open_connection("127.0.0.1", door.port)
+    writer.write(request)
+    (asked,) = await backend.chats_asked(1)
+    writer.write(request * 3)
+    await writer.drain()
+    writer.close()
+    await writer.wait_closed()
+    await asked.gone()
+    await door.nothing_is_left()
+    assert len(backend.chats) == 1
+
+
 async def test_requests_sent_ahead_on_one_connection_are_answered_in_order(
     served: tuple[Door, ReplayingBackend],
 ) -> None:
@@ -188,6 +206,6 @@ async def test_requests_sent_ahead_on_one_connection_are_answered_in_order(
     backend.answer_with(unary(content="first"), unary(content="second"))
     key = await door.key()
     last = request_of(key).replace(b"host: x\r\n", b"host: x\r\nconnection: close\r\n")
-    got = await door.raw(request_of(key) + last)
-    assert got.count(b"HTTP/1.1 200") == 2
+    got = await door.raw(request_of(key) * 29 + last)
+    assert got.count(b"HTTP/1.1 200") == 30
     assert 0 < got.index(b"first") < got.index(b"second")

@@ -17,7 +17,8 @@ def sole_server(data_dir: Path) -> Iterator[None]:
         try:
             _lock(file.fileno())
         except OSError:
-            raise AlreadyServed(f"another gateway already serves from {data_dir}") from None
+            message = f"another gateway already serves from {data_dir}; end it, or set GATEWAY_DATA_DIR to another folder"
+            raise AlreadyServed(message) from None
         yield
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shutil
 import sqlite3
 import tempfile
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ class Wallet:
     """What must be true of one account."""
 
     paid: int = 0
+    is_refunded: bool = False
     grants: list[Grant] = field(default_factory=list)
     holds: dict[str, list[tuple[Grant | None, int]]] = field(default_factory=dict)
     """What each open hold took from which grant, in order; None is paid money."""
@@ -41,10 +43,13 @@ class Wallet:
         held = sum(part for parts in self.holds.values() for _, part in parts)
         return Balance(self.paid, sum(grant.left for grant in self.grants), held)
 
-    def hold(self, request_id: str, minimum: int, maximum: int, now_ms: int) -> int | None:
+    def expire(self, now_ms: int) -> None:
         for grant in self.grants:
             if grant.expires_at_ms <= now_ms:
                 grant.left = 0
+
+    def hold(self, request_id: str, minimum: int, maximum: int, now_ms: int) -> int | None:
+        self.expire(now_ms)
         spendable = self.balance().spendable_nano
         if spendable < minimum:
             return None
@@ -160,11 +165,36 @@ class LedgerLife(RuleBasedStateMachine):
             with contextlib.suppress(ZeroDivisionError):
                 self.runner.run(self.ledger.settle(self.holds[-1], 1, fail))
 
+    @rule(index=st.integers(0, 1), amount=AMOUNT)
+    def refund(self, index: int, amount: int) -> None:
+        """Money taken back from outside, whatever is left; holds are refused from below zero."""
+        account, reference = self.account(index), new_id("refund")
+
+        async def take_back() -> None:
+            await self.store.write(lambda c: self.ledger.move(c, account, "refund", -amount, reference))
+
+        self.runner.run(take_back())
+        self.wallets[account].paid -= amount
+        self.wallets[account].is_refunded = True
+
     @rule()
-    def restart(self) -> None:
+    def expire(self) -> None:
+        self.runner.run(self.ledger.expire_grants())
+        for wallet in self.wallets.values():
+            wallet.expire(self.clock.ms)
+
+    @rule(is_killed=st.booleans())
+    def restart(self, is_killed: bool) -> None:
+        """What a killed process leaves on the disk is what the next one begins with."""
+        before = self.folder
+        if is_killed:
+            self.folder = tempfile.TemporaryDirectory()
+            shutil.copytree(before.name, self.folder.name, dirs_exist_ok=True)
         self.runner.run(self.store.close())
         self.store = self.open()
         self.ledger = Ledger(self.store, now_ms=self.clock)
+        if is_killed:
+            before.cleanup()
         open_holds = [(wallet, request_id) for wallet in self.wallets.values() for request_id in wallet.holds]
         assert self.runner.run(self.ledger.void_open_holds()) == len(open_holds)
         for wallet, request_id in open_holds:
@@ -175,7 +205,8 @@ class LedgerLife(RuleBasedStateMachine):
         for account, wallet in self.wallets.items():
             balance = self.runner.run(self.ledger.balance(account))
             assert balance == wallet.balance()
-            assert min(balance.paid_nano, balance.granted_nano, balance.held_nano) >= 0
+            assert balance.paid_nano >= 0 or wallet.is_refunded
+            assert min(balance.granted_nano, balance.held_nano) >= 0
 
     @invariant()
     def the_books_agree(self) -> None:

@@ -1,0 +1,243 @@
+"""The wallet under both doors at once, clients that leave over MCP, and a database that cannot be written."""
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from mcp import Client
+from mcp.client.sse import sse_client
+from mcp.client.streamable_http import streamable_http_client
+
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.gateway import DATABASE
+from mcp_gateway.core.ledger.ledger import Balance
+from mcp_gateway.core.store.backup import back_up
+from tests.replaying import DONE, Asked, ReplayingBackend, chunk, contents, final_usage, held, unary
+from tests.serving import PRICED, Door, bearer, chat_body, error_of, open_door
+
+PROMPT_NANO, COMPLETION_NANO = 300, 700
+LONG = [{"role": "user", "content": "x" * PRICED["context_window"]}]
+"""Its bytes exceed the context, so that its quote is the same by whichever door it comes."""
+QUOTE_NANO = PRICED["context_window"] * PROMPT_NANO + 16 * COMPLETION_NANO
+CALL_HEADERS = {"mcp-protocol-version": "2025-06-18", "accept": "application/json"}
+
+
+@pytest.fixture
+async def backend() -> AsyncIterator[ReplayingBackend]:
+    async with ReplayingBackend() as backend:
+        yield backend
+
+
+@pytest.fixture
+async def door(tmp_path: Path, backend: ReplayingBackend) -> AsyncIterator[Door]:
+    async with open_door(tmp_path, vllm_urls=[backend.url], models=[PRICED]) as door:
+        yield door
+        await door.nothing_is_left()
+
+
+def tool_call(**arguments: Any) -> dict[str, Any]:
+    params = {"name": "chat_completion", "arguments": {"model": PRICED["id"]} | arguments}
+    return {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+
+
+async def chat(door: Door, key: str) -> bool:
+    """Ask over HTTP; True if served, False if the balance did not suffice."""
+    response = await door.chat(key, model=PRICED["id"], messages=LONG, max_tokens=16)
+    if response.status_code == 402:
+        assert error_of(response)["code"] == "insufficient_balance"
+    return response.status_code == 200
+
+
+async def call(door: Door, key: str) -> bool:
+    """Ask over MCP; True if served, False if the balance did not suffice."""
+    body = tool_call(messages=LONG, max_tokens=16)
+    response = await door.http.post("/v1/mcp", json=body, headers=bearer(key) | CALL_HEADERS)
+    result = response.json()["result"]
+    if result.get("isError"):
+        assert result["structuredContent"]["code"] == "insufficient_balance"
+    return not result.get("isError")
+
+
+async def test_a_wallet_worth_ten_requests_serves_exactly_ten_of_two_hundred_through_two_doors(
+    door: Door, backend: ReplayingBackend
+) -> None:
+    account = await door.account()
+    await door.desk.ledger.credit(account, 10 * QUOTE_NANO, "ten quotes")
+    key = await door.key(account)
+    all_are_decided = asyncio.Event()
+    backend.standing = held(all_are_decided, unary(PRICED["context_window"], 16))
+    asking = [asyncio.create_task(ask(door, key)) for _ in range(100) for ask in (chat, call)]
+    async with asyncio.timeout(30):
+        while sum(task.done() for task in asking) < 190:  # noqa: ASYNC110 - refusals tell no one
+            await asyncio.sleep(0.01)
+    assert len(await backend.chats_asked(10)) == 10
+    all_are_decided.set()
+    served = await asyncio.gather(*asking)
+    assert served.count(True) == 10
+    assert await door.balance_nano(account) == 0
+
+
+TRANSPORTS: dict[str, Callable[[Door, dict[str, str], httpx2.AsyncClient], Client]] = {
+    "modern": lambda door, _, http: Client(streamable_http_client(f"{door.url}/v1/mcp", http_client=http)),
+    "session": lambda door, _, http: Client(
+        streamable_http_client(f"{door.url}/v1/mcp", http_client=http), mode="legacy"
+    ),
+    "sse": lambda door, headers, _: Client(sse_client(f"{door.url}/v1/mcp/sse", headers=headers)),
+    "sse legacy": lambda door, headers, _: Client(sse_client(f"{door.url}/v1/mcp/sse", headers=headers), mode="legacy"),
+}
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_client_that_leaves_over_mcp_pays_for_the_tokens_read_so_far(
+    door: Door, backend: ReplayingBackend, transport: str
+) -> None:
+    account = await door.account("1")
+    headers = bearer(await door.key(account))
+    has_seen_all = asyncio.Event()
+
+    async def three_tokens_and_then_nothing(asked: Asked) -> None:
+        asked.start_stream()
+        for number, word in enumerate(["", "one ", "two ", "three "]):
+            asked.send_event(chunk(word, 9, number))
+        await asyncio.Event().wait()
+
+    async def note(progress: float, total: float | None, message: str | None) -> None:
+        if "three" in (message or ""):
+            has_seen_all.set()
+
+    backend.answer_with(three_tokens_and_then_nothing)
+    arguments = {"model": PRICED["id"], "messages": [{"role": "user", "content": "count"}]}
+    async with (
+        httpx2.AsyncClient(headers=headers, timeout=30) as http,
+        TRANSPORTS[transport](door, headers, http) as client,
+    ):
+        calling = asyncio.create_task(client.call_tool("chat_completion", arguments, progress_callback=note))
+        async with asyncio.timeout(20):
+            await has_seen_all.wait()
+        calling.cancel()
+        await asyncio.gather(calling, return_exceptions=True)
+        await backend.chats[0].gone()
+    await door.nothing_is_left()
+    assert await door.balance_nano(account) == 10**9 - 9 * PROMPT_NANO - 3 * COMPLETION_NANO
+
+
+async def test_two_choices_are_summed_right(door: Door, backend: ReplayingBackend) -> None:
+    account = await door.account("1")
+
+    def of_choice(index: int, tokens: int) -> bytes:
+        return chunk("x", 9, tokens).replace(b'"index":0', b'"index":%d' % index)
+
+    async def two_choices_and_then_nothing(asked: Asked) -> None:
+        asked.start_stream()
+        for index, tokens in [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2)]:
+            asked.send_event(of_choice(index, tokens))
+        await asyncio.Event().wait()
+
+    backend.answer_with(two_choices_and_then_nothing)
+    body = chat_body(model=PRICED["id"], n=2, stream=True)
+    headers = bearer(await door.key(account))
+    async with door.http.stream("POST", "/v1/chat/completions", json=body, headers=headers) as response:
+        seen = 0
+        async for line in response.aiter_lines():
+            seen += line.startswith("data: ")
+            if seen == 5:
+                break
+    await backend.chats[0].gone()
+    await door.nothing_is_left()
+    assert await door.balance_nano(account) == 10**9 - 9 * PROMPT_NANO - 3 * COMPLETION_NANO
+
+
+@contextlib.asynccontextmanager
+async def full_disk(door: Door) -> AsyncIterator[None]:
+    """The database may not grow any more."""
+    store = door.gateway.ledger._store
+    other = await door.account("1")
+    pages = await store.write(lambda c: c.execute("PRAGMA page_count").fetchone()[0])
+    await store.write(lambda c: c.execute(f"PRAGMA max_page_count = {pages}") and None)
+    with contextlib.suppress(GatewayError):  # until not even a hold finds room in the pages that there are
+        for number in count():
+            await door.gateway.ledger.hold(f"ballast {number}", other, 1, 1)
+            await door.gateway.ledger.void(f"ballast {number}", lambda _: None)
+    try:
+        yield
+    finally:
+        store._connection.execute("PRAGMA max_page_count = 1000000")
+
+
+@contextlib.asynccontextmanager
+async def locked_database(door: Door) -> AsyncIterator[None]:
+    """Another process writes, without end."""
+    door.gateway.ledger._store._busy_timeout_s = 0.05
+    with contextlib.closing(sqlite3.connect(door.data_dir / DATABASE, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("ROLLBACK")
+
+
+@pytest.mark.parametrize("outage", [full_disk, locked_database])
+async def test_an_outage_of_the_database_refuses_new_chats_ends_streams_and_loses_no_bill(
+    door: Door, backend: ReplayingBackend, outage: Callable[[Door], Any]
+) -> None:
+    account = await door.account("1")
+    key = await door.key(account)
+    has_begun, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def in_two_parts(asked: Asked) -> None:
+        asked.start_stream()
+        asked.send_event(chunk("a", 9, 1))
+        has_begun.set()
+        await goes_on.wait()
+        for event in (chunk("b", 9, 2, "stop"), final_usage(9, 2), DONE):
+            asked.send_event(event)
+        asked.end_stream()
+
+    backend.answer_with(in_two_parts)
+    streaming = asyncio.create_task(door.chat(key, model=PRICED["id"], stream=True))
+    await has_begun.wait()
+    async with outage(door):
+        refused = await door.chat(key, model=PRICED["id"])
+        assert (refused.status_code, error_of(refused)["code"]) == (503, "ledger_unavailable")
+        assert refused.headers["retry-after"]
+        goes_on.set()
+        stream = await streaming
+        *_, last = contents([stream.content])
+        assert last["error"]["code"] == "ledger_unavailable"
+        assert stream.content.endswith(DONE)
+        assert len(backend.chats) == 1, "a refused chat reached the backend"
+    async with asyncio.timeout(10):
+        while (await door.gateway.ledger.balance(account)).held_nano:  # noqa: ASYNC110 - the queue tells no one
+            await asyncio.sleep(0.01)
+    spent = 9 * PROMPT_NANO + 2 * COMPLETION_NANO
+    assert await door.gateway.ledger.balance(account) == Balance(10**9 - spent)
+    backend.answer_with(unary(9, 2))
+    assert (await door.chat(key, model=PRICED["id"])).status_code == 200
+    assert await door.balance_nano(account) == 10**9 - 2 * spent
+    door.errors.clear()  # the outage is logged, once
+
+
+async def test_a_backup_taken_under_load_is_a_whole_database_whose_books_agree(
+    door: Door, backend: ReplayingBackend, tmp_path: Path
+) -> None:
+    key = await door.key(credit="1")
+    load = [asyncio.create_task(door.chat(key, model=PRICED["id"])) for _ in range(60)]
+    await backend.chats_asked(10)
+    copy = tmp_path / "copies" / "backup.sqlite3"
+    copy.parent.mkdir()
+    await asyncio.to_thread(back_up, tmp_path / DATABASE, copy)
+    assert [response.status_code for response in await asyncio.gather(*load)] == [200] * 60
+    assert [path.name for path in copy.parent.iterdir()] == [copy.name]
+    assert copy.stat().st_mode & 0o077 == 0
+    with contextlib.closing(sqlite3.connect(copy)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        entries = connection.execute("SELECT SUM(paid_nano), SUM(held_nano) FROM ledger_transactions").fetchone()
+        assert connection.execute("SELECT SUM(paid_nano), SUM(held_nano) FROM wallets").fetchone() == entries
+    with pytest.raises(FileExistsError):
+        back_up(tmp_path / DATABASE, copy)
+    with pytest.raises(FileNotFoundError):
+        back_up(tmp_path / "nothing", tmp_path / "other")

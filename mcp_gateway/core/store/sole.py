@@ -17,7 +17,7 @@ def sole_server(data_dir: Path) -> Iterator[None]:
         try:
             _lock(file.fileno())
         except OSError:
-            message = f"another gateway already serves from {data_dir}; end it, or set GATEWAY_DATA_DIR to another folder"
+            message = f"another gateway already serves from {data_dir}; end it, or set GATEWAY_DATA_DIR to another"
             raise AlreadyServed(message) from None
         yield
 

@@ -120,8 +120,18 @@ def test_the_total_at_the_end_beats_the_sum() -> None:
     assert relay.usage == Usage(19, 8)
 
 
-HOSTILE = ['data: [DONE]', '\n\ndata: [DONE]\n\n', '"usage":{"prompt_tokens":9}', '"model":"tiny"', '{"error":{"message":1}}',
-           ',"usage":{"a":1}', '"finish_reason":"abort"', '"choices":[]', "\r\n\r\n", '\\"model":"tiny"']  # fmt: skip
+HOSTILE = [
+    "data: [DONE]",
+    "\n\ndata: [DONE]\n\n",
+    '"usage":{"prompt_tokens":9}',
+    '"model":"tiny"',
+    '{"error":{"message":1}}',
+    ',"usage":{"a":1}',
+    '"finish_reason":"abort"',
+    '"choices":[]',
+    "\r\n\r\n",
+    '\\"model":"tiny"',
+]
 
 
 @given(st.lists(st.sampled_from(HOSTILE) | st.text(), min_size=1, max_size=6))

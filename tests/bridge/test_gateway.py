@@ -1,0 +1,54 @@
+"""The bridge in front of the real gateway: killed and started again while the bridge runs, the next call works."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+from mcp import Client, StdioServerParameters
+
+START_TIMEOUT_S = 20.0
+ARGUMENTS = {"model": "demo/echo", "messages": [{"role": "user", "content": "Hello"}]}
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+async def started(data_dir: Path, port: int) -> asyncio.subprocess.Process:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
+    environ |= {"GATEWAY_DATA_DIR": str(data_dir), "GATEWAY_GUESTS__REQUESTS_PER_MINUTE": "1000"}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "mcp_gateway", "serve", "--port", str(port),
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, env=environ,
+    )  # fmt: skip
+    assert process.stdout is not None
+    async with asyncio.timeout(START_TIMEOUT_S):
+        while b" on http://" not in (line := await process.stdout.readline()):
+            assert line, "the gateway ended before it served"
+    return process
+
+
+@pytest.mark.parametrize("door", ["mcp", "mcp/sse"])
+async def test_a_gateway_killed_and_started_again_is_used_again_by_the_next_call(tmp_path: Path, door: str) -> None:
+    port = free_port()
+    gateway = await started(tmp_path, port)
+    try:
+        command = ["-m", "mcp_gateway", "bridge", f"http://127.0.0.1:{port}/v1/{door}"]
+        async with Client(StdioServerParameters(command=sys.executable, args=command), mode="legacy") as client:
+            assert not (await client.call_tool("chat_completion", ARGUMENTS)).is_error
+            gateway.send_signal(signal.SIGKILL)
+            await gateway.wait()
+            gateway = await started(tmp_path, port)
+            answer = await client.call_tool("chat_completion", ARGUMENTS)
+            assert answer.structured_content is not None
+            assert answer.structured_content["content"].endswith("You said: Hello")
+    finally:
+        gateway.kill()
+        await gateway.wait()

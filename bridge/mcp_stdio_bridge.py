@@ -89,8 +89,8 @@ class NotStreamable(Problem):
     """The URL refuses POST in a way that an HTTP+SSE server would; tells the client what the refusal said."""
 
     def __init__(self, refusal: Problem) -> None:
-        super().__init__(str(refusal))
-        self.error = refusal.error
+        super().__init__(f"{refusal} Is this the MCP address? A gateway's ends in /v1/mcp.")
+        self.error = refusal.error | {"message": str(self)}
 
 
 class SessionGone(Exception):
@@ -990,7 +990,7 @@ def refuse(reason: str) -> NoReturn:
 def main(argv: list[str] | None = None) -> int:
     """Runs the bridge and returns its exit code; raises SystemExit(2) when it cannot start."""
     options = parse_options(argv)
-    key = os.environ.get("GATEWAY_API_KEY", "").strip()
+    key = re.sub(r"(?i)^bearer\s+", "", os.environ.get("GATEWAY_API_KEY", "").strip())
     if not re.fullmatch(r"[\x21-\x7e]*", key):
         refuse("GATEWAY_API_KEY holds characters that no key has")
     if httpx2 is None:

@@ -146,10 +146,24 @@ async def test_check_tells_in_words_whether_url_key_and_tools_work(own_server: M
     assert "you are a guest" in guest.stdout
     wrong = run_bridge(str(BRIDGE), own_server.url, "--check", GATEWAY_API_KEY="wrong")
     assert wrong.stdout == "Failed: The API key is not valid.\n"
+    elsewhere = run_bridge(str(BRIDGE), own_server.url.removesuffix("/v1/mcp"), "--check")
+    assert elsewhere.stdout.endswith("Is this the MCP address? A gateway's ends in /v1/mcp.\n")
     own_server.kill()
     down = run_bridge(str(BRIDGE), own_server.url, "--check")
     assert "cannot be reached" in down.stdout
-    assert [good.returncode, guest.returncode, wrong.returncode, down.returncode] == [0, 0, 1, 1]
+    assert [good.returncode, guest.returncode, wrong.returncode, elsewhere.returncode, down.returncode] == [
+        0,
+        0,
+        1,
+        1,
+        1,
+    ]
+
+
+def test_a_key_may_be_pasted_with_the_word_that_stands_before_it_in_a_header(server: McpTestServer) -> None:
+    checked = run_bridge(str(BRIDGE), server.url, "--check", GATEWAY_API_KEY=f"Bearer {GOOD_KEY}")
+    assert "Key    accepted" in checked.stdout
+    assert server.requests[0]["headers"]["authorization"] == f"Bearer {GOOD_KEY}"
 
 
 async def test_the_example_configuration_works_once_its_one_placeholder_is_replaced(server: McpTestServer) -> None:

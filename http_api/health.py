@@ -1,5 +1,6 @@
 """GET /health and /metrics, at the root."""
 
+import asyncio
 import hmac
 from ipaddress import ip_address
 
@@ -33,21 +34,23 @@ class Health:
 
 
 def status_of(lifecycle: Lifecycle, pool: Pool) -> str:
-    """`ok`, `degraded` while a backend is down, else why nothing is served: `starting`, `draining`, `maintenance`."""
+    """`ok`, `degraded` while a backend does not serve; or why nothing is served: its phase, or `maintenance`."""
     if lifecycle.phase is not Phase.READY:
         return lifecycle.phase
     if lifecycle.is_in_maintenance:
         return "maintenance"
-    return "ok" if all(backend.is_up for backend in pool.backends) else "degraded"
+    return "ok" if all(backend.is_serving for backend in pool.backends) else "degraded"
 
 
 def _backend_object(backend: Backend) -> dict[str, object]:
     return {
         "name": backend.name,
-        "status": "up" if backend.is_up else "down",
-        "reason": backend.fault or None,
+        "status": backend.status,
+        "reason": backend.reason,
         "models": list(backend.listings),
         "in_flight": backend.in_flight,
+        "running": backend.queue.running if backend.queue else None,
+        "waiting": backend.queue.waiting if backend.queue else None,
     }
 
 
@@ -63,8 +66,9 @@ class MetricsPage:
     async def get(self, request: Request) -> Response:
         self._check(request)
         self._metrics.in_flight.set(self._lifecycle.in_flight)
+        self._metrics.tasks.set(len(asyncio.all_tasks()))
         for backend in self._pool.backends:
-            self._metrics.backend_up.labels(backend.name).set(backend.is_up)
+            self._metrics.backend_up.labels(backend.name).set(backend.is_serving)
         return Response(self._metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
 
     def _check(self, request: Request) -> None:

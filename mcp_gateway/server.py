@@ -1,16 +1,17 @@
-"""The MCP server: its tools on the SDK's server, behind the door's endpoints, and its view of the caller."""
+"""The MCP server: tools, resources and prompts on the SDK's server, behind the door's endpoints, as their caller."""
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from logging import getLogger
-from typing import Any, cast
+from typing import Any, TypeVar, cast, get_args
 
 from mcp import MCPError, types
 from mcp.server import Server, ServerRequestContext
 from mcp.server.caching import CacheHint
-from mcp.types import INVALID_PARAMS
+from mcp.types import INVALID_PARAMS, LOG_LEVEL_META_KEY
 from mcp.types.version import KNOWN_PROTOCOL_VERSIONS, is_version_at_least
 
+from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.catalog import Published
 from mcp_gateway.core.chat import Chat
 from mcp_gateway.core.config import Settings
@@ -20,88 +21,161 @@ from mcp_gateway.core.lifecycle import Lifecycle
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.upstream.pool import Pool
 from mcp_gateway.door.endpoints import McpDoor
+from mcp_gateway.door.sessions import Session
+from mcp_gateway.tools import prompts, topup
 from mcp_gateway.tools.chat_completion import ChatCompletion
+from mcp_gateway.tools.completion import complete
 from mcp_gateway.tools.get_balance import GetBalance, Wallets
 from mcp_gateway.tools.list_models import ListModels
+from mcp_gateway.tools.prompts import Prompts
+from mcp_gateway.tools.resources import Resources
 from mcp_gateway.tools.tool import Invocation, Report, Result, Tool, error_result
 
 logger = getLogger(__name__)
 
-_LIST_TTL_MS = 3_600_000
+_FIXED = CacheHint(ttl_ms=3_600_000, scope="public")
+_CATALOG = CacheHint(ttl_ms=60_000, scope="public")
+_HEALTH = CacheHint(ttl_ms=5_000, scope="public")
+_CACHE_HINTS: dict[Any, CacheHint] = {
+    "server/discover": _FIXED,
+    "tools/list": _FIXED,
+    "prompts/list": _FIXED,
+    "resources/templates/list": _FIXED,
+    "resources/list": _CATALOG,
+    "resources/read": _HEALTH,
+}
 _ANNOTATED_SINCE = "2025-03-26"
 _STRUCTURED_SINCE = "2025-06-18"
+_TITLED_SINCE = "2025-06-18"
+_RESOURCE_MISSING_IN_PARAMS_SINCE = "2026-07-28"
+_RESOURCE_NOT_FOUND = -32002
+_REFUSED = -32000
+"""For what is refused outside of a tool call; JSON-RPC leaves the number to servers."""
 _INSTRUCTIONS = (
     "Ask other language models through this gateway. Call list_models for the model ids, their prices and what they "
     "can do, chat_completion to get a model's reply (it says what the call cost), and get_balance to see what is left. "
     "A failed call says in `code` and `message` what to change; where `retry_after_s` is given, wait that long."
 )
 
+Context = ServerRequestContext[Any, Any]
+Page = types.PaginatedRequestParams | None
+Titled = TypeVar("Titled", types.Resource, types.ResourceTemplate, types.Prompt)
 
-def build_server(tools: list[Tool], *, version: str, website_url: str | None, new_id: Callable[[str], str]) -> Server:
-    """The SDK's server with these tools on it."""
-    by_name = {tool.definition.name: tool for tool in tools}
-    listed = {
-        version: types.ListToolsResult(tools=[_definition_at(version, tool.definition) for tool in tools])
-        for version in KNOWN_PROTOCOL_VERSIONS
-    }
 
-    async def list_tools(ctx: ServerRequestContext, _params: types.PaginatedRequestParams | None) -> Any:
-        return listed[ctx.protocol_version]
+class Handlers:
+    """What the server answers, each to the caller that asks and in the words of its revision."""
 
-    async def call_tool(ctx: ServerRequestContext, params: types.CallToolRequestParams) -> Any:
-        tool = by_name.get(params.name)
+    def __init__(
+        self,
+        tools: Sequence[Tool],
+        resources: Resources,
+        prompts: Prompts,
+        *,
+        published: Published,
+        limiter: Limiter,
+        topup_page: str | None,
+        new_id: Callable[[str], str],
+    ) -> None:
+        self._tools = {tool.definition.name: tool for tool in tools}
+        self._listed = {
+            version: types.ListToolsResult(tools=[_tool_at(version, tool.definition) for tool in tools])
+            for version in KNOWN_PROTOCOL_VERSIONS
+        }
+        self._resources = resources
+        self._prompts = prompts
+        self._published = published
+        self._limiter = limiter
+        self._topup_page = topup_page
+        self._new_id = new_id
+
+    async def list_tools(self, ctx: Context, params: Page) -> types.ListToolsResult:
+        _check_page(params)
+        return self._listed[ctx.protocol_version]
+
+    async def call_tool(self, ctx: Context, params: types.CallToolRequestParams) -> Any:
+        tool = self._tools.get(params.name)
         if tool is None:
             raise MCPError(INVALID_PARAMS, f"Unknown tool: {params.name[:100]}")
-        result = await _called(tool, params.arguments or {}, _invocation(ctx, new_id("req")))
+        invocation = _invocation(ctx, self._new_id("req"))
+        try:
+            answer: Result | types.InputRequiredResult = await _called(tool, params.arguments or {}, invocation)
+        except GatewayError as error:
+            answer = await self._refusal(ctx, params, error)
+        if isinstance(answer, types.InputRequiredResult):
+            return answer
+        await _log_call(ctx, params.name, answer)
         if not is_version_at_least(ctx.protocol_version, _STRUCTURED_SINCE):
-            del result["structuredContent"]
-        return result
+            del answer["structuredContent"]
+        return answer
 
+    async def list_resources(self, ctx: Context, params: Page) -> types.ListResourcesResult:
+        _check_page(params)
+        return types.ListResourcesResult(resources=_titled_at(ctx.protocol_version, self._resources.listed()))
+
+    async def list_templates(self, ctx: Context, params: Page) -> types.ListResourceTemplatesResult:
+        _check_page(params)
+        templates = _titled_at(ctx.protocol_version, self._resources.templates)
+        return types.ListResourceTemplatesResult(resource_templates=templates)
+
+    async def read_resource(self, ctx: Context, params: types.ReadResourceRequestParams) -> types.ReadResourceResult:
+        try:
+            return self._resources.read(params.uri, _caller(ctx))
+        except GatewayError as error:
+            raise _resource_error(ctx, error, params.uri) from None
+
+    async def list_prompts(self, ctx: Context, params: Page) -> types.ListPromptsResult:
+        _check_page(params)
+        return types.ListPromptsResult(prompts=_titled_at(ctx.protocol_version, prompts.DEFINITIONS))
+
+    async def get_prompt(self, ctx: Context, params: types.GetPromptRequestParams) -> types.GetPromptResult:
+        try:
+            self._limiter.count_listing(_caller(ctx))
+            return self._prompts.get(params.name, params.arguments or {})
+        except GatewayError as error:
+            raise _protocol_error(error) from None
+
+    async def complete(self, ctx: Context, params: types.CompleteRequestParams) -> types.CompleteResult:
+        try:
+            self._limiter.count_listing(_caller(ctx))
+            return types.CompleteResult(completion=complete(params.ref, params.argument, self._published.current))
+        except GatewayError as error:
+            raise _protocol_error(error) from None
+
+    async def _refusal(
+        self, ctx: Context, params: types.CallToolRequestParams, error: GatewayError
+    ) -> Result | types.InputRequiredResult:
+        """A failure as the tool's result; where money is missing, after the person was shown where to top up."""
+        url = error.details.get("topup_url")
+        if error.status != 402 or url is None:
+            return error_result(error)
+        outcome: Any = None
+        if self._topup_page is not None:
+            outcome = await topup.offer(ctx, params, self._topup_page, self._new_id("elc"))
+        if isinstance(outcome, types.InputRequiredResult):
+            return outcome
+        return error_result(error, further_advice=topup.ADVICE[outcome].format(url=url))
+
+
+def build_server(handlers: Handlers, *, version: str, website_url: str | None) -> Server:
+    """The SDK's server with these handlers on it."""
     server: Server = Server(
         "mcp-gateway",
         title="MCP Gateway",
         version=version,
         website_url=website_url,
         instructions=_INSTRUCTIONS,
-        cache_hints={"tools/list": CacheHint(ttl_ms=_LIST_TTL_MS, scope="public")},
-        on_list_tools=list_tools,
-        on_call_tool=call_tool,
+        cache_hints=_CACHE_HINTS,
+        on_list_tools=handlers.list_tools,
+        on_call_tool=handlers.call_tool,
+        on_list_resources=handlers.list_resources,
+        on_list_resource_templates=handlers.list_templates,
+        on_read_resource=handlers.read_resource,
+        on_list_prompts=handlers.list_prompts,
+        on_get_prompt=handlers.get_prompt,
+        on_completion=handlers.complete,
     )
     server.middleware.clear()  # OpenTelemetry's records whole exceptions
     return server
-
-
-def _definition_at(version: str, definition: types.Tool) -> types.Tool:
-    """A tool as a revision knows tools."""
-    lacking: dict[str, None] = {}
-    if not is_version_at_least(version, _ANNOTATED_SINCE):
-        lacking = {"annotations": None}
-    if not is_version_at_least(version, _STRUCTURED_SINCE):
-        lacking |= {"output_schema": None, "title": None}
-    return definition.model_copy(update=lacking)
-
-
-async def _called(tool: Tool, arguments: dict[str, Any], invocation: Invocation) -> Result:
-    try:
-        return await tool(arguments, invocation)
-    except GatewayError as error:
-        return error_result(error)
-    except Exception as error:
-        where = "".join(traceback.format_tb(error.__traceback__))
-        logger.error("request %s failed with %s\n%s", invocation.request_id, type(error).__name__, where)
-        return error_result(internal_error(invocation.request_id))
-
-
-def _invocation(ctx: ServerRequestContext, request_id: str) -> Invocation:
-    context = cast(RequestContext, ctx.request)
-    assert context.caller is not None
-    report: Report | None = None
-    if ctx.meta is not None and ctx.meta.get("progress_token") is not None:
-
-        async def report(progress: float, message: str) -> None:
-            await ctx.session.report_progress(progress, message=message)
-
-    return Invocation(context.caller, request_id, context.client_request_id, report)
 
 
 def build_door(
@@ -116,11 +190,111 @@ def build_door(
     ledger: Wallets,
     lifecycle: Lifecycle,
 ) -> McpDoor:
-    """The door to the gateway's tools."""
+    """The door to the gateway's tools, which tells subscribers when the catalog changes."""
     tools: list[Tool] = [
         ChatCompletion(chat),
         ListModels(published, pool, limiter),
-        GetBalance(ledger, limiter, settings.guests),
+        GetBalance(ledger, limiter, settings.guests, topup_url=settings.topup_url),
     ]
-    server = build_server(tools, version=version, website_url=settings.public_url, new_id=new_id)
-    return McpDoor(server, settings=settings, lifecycle=lifecycle, new_id=new_id)
+    resources = Resources(published, pool, limiter)
+    handlers = Handlers(
+        tools,
+        resources,
+        Prompts(published),
+        published=published,
+        limiter=limiter,
+        topup_page=settings.stripe.topup_url,
+        new_id=new_id,
+    )
+    server = build_server(handlers, version=version, website_url=settings.public_url)
+    door = McpDoor(server, settings=settings, lifecycle=lifecycle, new_id=new_id, take_changes=resources.take_changes)
+    published.on_change(door.publish_changes)
+    return door
+
+
+def _tool_at(version: str, definition: types.Tool) -> types.Tool:
+    """A tool as a revision knows tools."""
+    lacking: dict[str, None] = {}
+    if not is_version_at_least(version, _ANNOTATED_SINCE):
+        lacking = {"annotations": None}
+    if not is_version_at_least(version, _STRUCTURED_SINCE):
+        lacking |= {"output_schema": None, "title": None}
+    return definition.model_copy(update=lacking)
+
+
+def _titled_at(version: str, definitions: Sequence[Titled]) -> list[Titled]:
+    if is_version_at_least(version, _TITLED_SINCE):
+        return list(definitions)
+    return [definition.model_copy(update={"title": None}) for definition in definitions]
+
+
+def _check_page(params: Page) -> None:
+    if params is not None and params.cursor is not None:
+        raise MCPError(INVALID_PARAMS, "There is no such page: the list comes whole.")
+
+
+async def _called(tool: Tool, arguments: dict[str, Any], invocation: Invocation) -> Result:
+    """A tool's result; a bug in it is one that tells nothing but the request's id."""
+    try:
+        return await tool(arguments, invocation)
+    except GatewayError:
+        raise
+    except Exception as error:
+        where = "".join(traceback.format_tb(error.__traceback__))
+        logger.error("request %s failed with %s\n%s", invocation.request_id, type(error).__name__, where)
+        return error_result(internal_error(invocation.request_id))
+
+
+def _caller(ctx: Context) -> Caller:
+    caller = cast(RequestContext, ctx.request).caller
+    assert caller is not None
+    return caller
+
+
+def _invocation(ctx: Context, request_id: str) -> Invocation:
+    report: Report | None = None
+    if ctx.meta is not None and ctx.meta.get("progress_token") is not None:
+
+        async def report(progress: float, message: str) -> None:
+            await ctx.session.report_progress(progress, message=message)
+
+    return Invocation(_caller(ctx), request_id, cast(RequestContext, ctx.request).client_request_id, report)
+
+
+def _protocol_error(error: GatewayError) -> MCPError:
+    """A failure outside of a tool call: a JSON-RPC error with the same facts."""
+    facts = cast(dict[str, Any], error_result(error)["structuredContent"])
+    code = INVALID_PARAMS if error.status in (400, 404) else _REFUSED
+    return MCPError(code, facts["message"], {name: facts[name] for name in ("code", "retry_after_s")})
+
+
+def _resource_error(ctx: Context, error: GatewayError, uri: str) -> MCPError:
+    if error.code != "not_found":
+        return _protocol_error(error)
+    is_in_params = is_version_at_least(ctx.protocol_version, _RESOURCE_MISSING_IN_PARAMS_SINCE)
+    code = INVALID_PARAMS if is_in_params else _RESOURCE_NOT_FOUND
+    return MCPError(code, f"{error.message} resources/list tells what there is.", {"uri": uri})
+
+
+_LEVELS: tuple[types.LoggingLevel, ...] = get_args(types.LoggingLevel)
+
+
+async def _log_call(ctx: Context, tool: str, answer: Result) -> None:
+    """Tell a client that asked for a log how its call went: facts of the bill or of the failure, no content."""
+    facts: dict[str, Any] = answer["structuredContent"]
+    level: types.LoggingLevel = "warning" if answer["isError"] else "info"
+    if _is_wanted(ctx, level):
+        names = ("code", "retry_after_s", "request_id", "model", "usage", "cost_usd", "finish_reason")
+        data = {"tool": tool} | {name: facts[name] for name in names if name in facts}
+        params = types.LoggingMessageNotificationParams(level=level, logger="mcp-gateway", data=data)
+        notification = types.LoggingMessageNotification(params=params)
+        await ctx.session.send_notification(notification, related_request_id=ctx.request_id)
+
+
+def _is_wanted(ctx: Context, level: types.LoggingLevel) -> bool:
+    """Sessions set a level once, 2026-07-28 with each request."""
+    if isinstance(ctx.lifespan_context, Session):
+        threshold: Any = ctx.lifespan_context.log_level
+    else:
+        threshold = (ctx.meta or {}).get(LOG_LEVEL_META_KEY)
+    return threshold in _LEVELS and _LEVELS.index(level) >= _LEVELS.index(threshold)

@@ -173,24 +173,33 @@ def stream(prompt_tokens: int = 10, completion_tokens: int = 4) -> list[bytes]:
 
 
 class ReplayingBackend:
-    """Serves on 127.0.0.1 while entered. `prompt_tokens` is what /tokenize counts; None makes it fail."""
+    """Serves on 127.0.0.1 while entered. `prompt_tokens` is what /tokenize counts; None makes it fail.
+
+    `running` and `waiting` are its queue gauges (no gauges with None); a mute one takes requests and never answers.
+    """
 
     def __init__(self, *models: str, max_model_len: int = 2048) -> None:
         self.models = models or ("tiny",)
         self.max_model_len = max_model_len
         self.prompt_tokens: int | None = 10
+        self.health_status = 200
         self.lists_models = True
+        self.is_mute = False
+        self.running: int | None = 0
+        self.waiting = 0
         self.queue: deque[Answer] = deque()
         self.standing: Answer | None = None
         self.asked: list[Asked] = []
         self.url = ""
+        self._port = 0
         self._arrived = asyncio.Condition()
         self.connections: set[_Connection] = set()
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Connection(self), "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self._server = await loop.create_server(lambda: _Connection(self), "127.0.0.1", self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self._port}"
         return self
 
     async def __aexit__(
@@ -200,7 +209,7 @@ class ReplayingBackend:
         await self._server.wait_closed()
 
     def die(self) -> None:
-        """Stop listening and drop every connection."""
+        """Stop listening and drop every connection; entered again, it listens where it did."""
         self._server.close()
         for connection in list(self.connections):
             connection.transport.abort()
@@ -229,11 +238,17 @@ class ReplayingBackend:
         asked.is_answered = True
 
     def _answer_to(self, asked: Asked) -> Answer:
+        if self.is_mute:
+            return silence
         if asked.path == "/v1/models" and not self.lists_models:
             return whole(b"{}", 500)
         if asked.path == "/v1/models":
             rows = [{"id": name, "owned_by": "vllm", "max_model_len": self.max_model_len} for name in self.models]
             return whole(orjson.dumps({"object": "list", "data": rows}))
+        if asked.path == "/health":
+            return whole(b"", self.health_status)
+        if asked.path == "/metrics" and self.running is not None:
+            return whole(_gauges(self.running, self.waiting), content_type="text/plain")
         if asked.path == "/tokenize":
             return whole(b"{}", 500) if self.prompt_tokens is None else whole(b'{"count":%d}' % self.prompt_tokens)
         if asked.path != "/v1/chat/completions":
@@ -275,6 +290,12 @@ class _Connection(asyncio.Protocol):
             self._asked.is_gone.set()
         if self._task is not None:
             self._task.cancel()
+
+
+def _gauges(running: int, waiting: int) -> bytes:
+    """The two lines of /metrics that matter."""
+    line = b'vllm:num_requests_%b{engine="0",model_name="tiny"} %d.0\n'
+    return line % (b"running", running) + line % (b"waiting", waiting)
 
 
 def _asked(head: bytes, body: bytes, transport: asyncio.Transport) -> Asked:

@@ -24,16 +24,14 @@ from mcp_gateway.core.observe.records import Records, RequestRecord
 from mcp_gateway.core.policy.images import ImagePolicy
 from mcp_gateway.core.request import ChatRequest
 from mcp_gateway.core.upstream import vllm
-from mcp_gateway.core.upstream.backend import Backend, Headers, Response, failure
+from mcp_gateway.core.upstream.backend import Attempt, Backend, Headers, Response, failure
+from mcp_gateway.core.upstream.choice import prefix_of
 from mcp_gateway.core.upstream.frames import DONE, FrameRelay, Usage, read_usage, renamed_model
 from mcp_gateway.core.upstream.pool import Pool
 from mcp_gateway.core.upstream.transport import UpstreamError
 
 _CLIENT_CLOSED = GatewayError("client_closed", "The client left before the answer was whole.")
 DEMO_MODEL = "demo/echo"
-_TRY_ELSEWHERE = frozenset({
-    "backend_busy", "backend_died", "backend_error", "connect_failed", "first_token_timeout", "model_unavailable",
-})  # fmt: skip
 _BYTES_PER_TOKEN = 3
 """For the estimate that tokens a minute are reserved by; the bill never rests on it."""
 
@@ -54,7 +52,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a request goes: backends in the order to try them, the name they know the model by, and what it costs."""
+    """Where a request may go, the name that those backends know the model by, and what it costs."""
 
     backends: list[Backend]
     backend_model: str
@@ -122,7 +120,7 @@ class Exchange:
         self._relay: FrameRelay | None = None
         self._first = b""
         self._first_token_s: float | None = None
-        self._occupied: Backend | None = None
+        self._attempt: Attempt | None = None
         self._is_hold_asked = False
         self._hold: Hold | None = None
         self._usage: Usage | None = None
@@ -158,19 +156,24 @@ class Exchange:
 
         A failure on the way becomes an error frame.
         """
-        relay = self._relay
-        assert relay is not None
         if self._is_accounted:
             return b""
+        relay = self._relay
+        assert relay is not None
         try:
             if frames := await self._next_relayed(relay):
                 return frames
             self._raise_told(relay)
             await self._account(relay.usage)
         except GatewayError as error:
-            await self._account_for_failure(relay.usage, error)
-            return error_frame(error, self._call.request_id, self._public_name) + DONE
+            return await self.frames_of(error)
         return relay.end(format_usd(self.cost_nano)) + DONE
+
+    async def frames_of(self, error: GatewayError) -> bytes:
+        """The end of a stream by a failure, accounted for: also of one that failed to begin after its head was sent."""
+        self._let_go(error)
+        await self._account_for_failure(self._relay.usage if self._relay is not None else None, error)
+        return error_frame(error, self._call.request_id, self._public_name) + DONE
 
     async def frames(self) -> AsyncIterator[bytes]:
         """All of `next_frames`, for whoever reads them in a loop."""
@@ -180,7 +183,7 @@ class Exchange:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._let_go()
+        self._let_go(None if self._is_accounted and self._status == 200 else _CLIENT_CLOSED)
         if not self._is_accounted:
             self._account_for_leaving(error)
         self._turn.release()
@@ -222,7 +225,7 @@ class Exchange:
             return Route([demo], name, FREE)
         backends = self._chat.pool.candidates(model.backend_model)
         if not backends:
-            raise GatewayError("model_unavailable", f"No backend that is up has {model.id!r} at the moment.")
+            raise _unavailable(model)
         return Route(backends, model.backend_model, FREE if self._caller.is_guest else model.price)
 
     def _cap(self, request: ChatRequest, model: Model, route: Route) -> None:
@@ -263,21 +266,24 @@ class Exchange:
         """Ask one backend after the other until one begins to answer; the hold is the same for all."""
         body = vllm.chat_body(request, route.backend_model, self._caller.account_id)
         headers = ((b"x-request-id", self._call.request_id.encode()), *self._call.trace_headers)
-        for attempt, backend in enumerate(route.backends, 1):
+        prefix = prefix_of(request, self._caller.account_id) if len(route.backends) > 1 else b""
+        failures: dict[Backend, str] = {}
+        backend = self._chat.pool.next_backend(route.backends, route.backend_model, prefix, failures)
+        while backend is not None:
             try:
-                await self._ask(backend, body, headers, request, model)
-                return
+                return await self._ask(backend, body, headers, request, model)
             except GatewayError as error:
-                self._let_go()
+                self._let_go(error)
                 self._chat.metrics.upstream_errors.labels(backend.name, error.code).inc()
-                if error.code == "connect_failed":
-                    backend.lost("connection refused")
-                if error.code not in _TRY_ELSEWHERE or attempt == len(route.backends):
+                failures[backend] = error.code
+                backend = self._chat.pool.next_backend(route.backends, route.backend_model, prefix, failures)
+                if backend is None:
                     raise
+        raise _unavailable(model)
 
     async def _ask(self, backend: Backend, body: bytes, headers: Headers, request: ChatRequest, model: Model) -> None:
-        self._backend = self._occupied = backend
-        backend.in_flight += 1
+        self._backend = backend
+        attempt = self._attempt = backend.enter(self._route.backend_model if self._route else "")
         try:
             response = self._response = await backend.chat(body, headers, is_stream=request.is_stream)
             if response.status != 200:
@@ -285,6 +291,7 @@ class Exchange:
                 raise vllm.error_of(response.status, await response.read(), name, model.id)
             if request.is_stream:
                 await self._begin_stream(response, request, model)
+                attempt.began()
             else:
                 await self._take_whole(response, model)
         except UpstreamError as error:
@@ -298,7 +305,7 @@ class Exchange:
         except (orjson.JSONDecodeError, LookupError, TypeError):
             raise GatewayError("backend_error", "The backend's answer could not be understood.") from None
         if self._finish_reason == "abort":
-            raise GatewayError("backend_died", "The backend shut down before the answer was whole.")
+            raise vllm.GoingDown
         self.body = renamed_model(body, model.id)
         await self._account(read_usage(answer.get("usage")))
 
@@ -430,14 +437,14 @@ class Exchange:
     def _elapsed_ms(self) -> int:
         return int((self._chat.monotonic_s() - self._clock_start_s) * 1000)
 
-    def _let_go(self) -> None:
-        """Close the backend's connection (at once, where its answer was not read whole) and its place."""
+    def _let_go(self, error: GatewayError | None) -> None:
+        """Close the backend's connection (at once, where its answer was not read whole); tell how the attempt ended."""
         if self._response is not None:
             self._response.close()
             self._response = None
-        if self._occupied is not None:
-            self._occupied.in_flight -= 1
-            self._occupied = None
+        if self._attempt is not None:
+            self._attempt.end(error)
+            self._attempt = None
 
     def _observe(self) -> None:
         usage = self._usage
@@ -450,6 +457,10 @@ class Exchange:
             prompt_tokens=usage.prompt_tokens if usage else 0,
             completion_tokens=usage.completion_tokens if usage else 0,
         )
+
+
+def _unavailable(model: Model) -> GatewayError:
+    return GatewayError("model_unavailable", f"No backend that is up has {model.id!r} at the moment.")
 
 
 def error_frame(error: GatewayError, request_id: str, model: str) -> bytes:

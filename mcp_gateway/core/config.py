@@ -279,9 +279,17 @@ class UpstreamSettings(Section):
     max_response_bytes: Positive = 64 * 1024 * 1024
     """The largest answer that is not streamed."""
     discovery_interval_s: PositiveSeconds = 10.0
-    """How often each backend's /v1/models is read again."""
+    """How often each backend's /health, /v1/models and /metrics are read again; every second while it is down."""
     discovery_timeout_s: PositiveSeconds = 5.0
-    """How long a backend may take to list its models before it counts as down."""
+    """A backend that has not told how it is within this time, twice in a row, counts as down."""
+    breaker_failures: Positive = 5
+    """After so many failed requests in a row a backend is left alone, as long as there is another."""
+    breaker_rest_s: PositiveSeconds = 5.0
+    """How long such a backend is left alone before a single request tries whether it serves again."""
+    retry_share: Annotated[float, BeforeValidator(_not_a_switch), Field(ge=0, le=1)] = 0.2
+    """Of the requests, the share that may be sent to a second backend because the first failed, over ten seconds."""
+    queue_comment_s: Seconds = 10.0
+    """A stream that has brought no token for this long begins with a comment, and again each time; 0: no comments."""
 
 
 class WalletSettings(Section):
@@ -343,6 +351,10 @@ class McpSettings(Section):
     """A session that says nothing for this long is ended."""
     max_sessions: Positive = 10_000
     """Sessions at once, over all callers."""
+    max_sessions_per_caller: Positive = 1000
+    """Sessions at once of one key; a new one ends its longest unused."""
+    max_sessions_per_guest_address: Positive = 100
+    """The same of one guest's address (IPv6: one /64)."""
     disconnect_grace_s: Seconds = 5.0
     """How long a call of a client that vanished runs on, where the protocol lets the client come back."""
 
@@ -407,7 +419,7 @@ class Settings(Section):
     max_header_bytes: Positive = 64 * 1024
     """The largest request head."""
     client_stall_timeout_s: PositiveSeconds = 60.0
-    """A client that stops reading its answer for this long has left."""
+    """A client that stops sending its request, or reading its answer, for this long has left."""
     drain_announce_s: Seconds = 3.0
     """After SIGTERM, how long new requests are answered 503 while the port is still open."""
     drain_timeout_s: Seconds = 30.0
@@ -429,6 +441,13 @@ class Settings(Section):
     models: Annotated[
         tuple[ModelSettings, ...], BeforeValidator(_headed_in_double_brackets), AfterValidator(_with_distinct_ids)
     ] = ()
+
+    @property
+    def topup_url(self) -> str | None:
+        """Where people top an account up, as far as anybody has told."""
+        if self.stripe.topup_url is None and self.stripe.is_configured and self.public_url is not None:
+            return f"{self.public_url}/v1/billing/checkout"
+        return self.stripe.topup_url
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 from mcp_gateway import __version__
@@ -33,6 +34,8 @@ from mcp_gateway.core.policy.images import ImagePolicy, read_blocklist
 from mcp_gateway.core.store.sole import sole_server
 from mcp_gateway.core.store.store import Store
 from mcp_gateway.core.upstream.backend import Backend
+from mcp_gateway.core.upstream.breaker import Breaker
+from mcp_gateway.core.upstream.budget import RetryBudget
 from mcp_gateway.core.upstream.demo import DemoBackend
 from mcp_gateway.core.upstream.pool import Pool
 from mcp_gateway.core.upstream.transport import Timeouts, Transport, TransportLimits
@@ -160,14 +163,7 @@ async def _open_store(settings: Settings) -> AsyncIterator[Store]:
 
 def _ledger(store: Store, settings: Settings) -> Ledger:
     minimum_nano = parse_usd(settings.wallet.minimum_balance_usd)
-    return Ledger(store, now_ms=now_ms, minimum_balance_nano=minimum_nano, topup_url=_topup_url(settings))
-
-
-def _topup_url(settings: Settings) -> str | None:
-    """Where people top an account up, as far as anybody has told."""
-    if settings.stripe.topup_url is None and settings.stripe.is_configured and settings.public_url is not None:
-        return f"{settings.public_url}/v1/billing/checkout"
-    return settings.stripe.topup_url
+    return Ledger(store, now_ms=now_ms, minimum_balance_nano=minimum_nano, topup_url=settings.topup_url)
 
 
 @contextlib.contextmanager
@@ -203,7 +199,7 @@ def _pool(settings: Settings, published: Published) -> Pool:
     secret = settings.vllm_api_key
     api_key = secret.get_secret_value() if secret else None
     backends = [
-        Backend(f"vllm-{number}", _transport(url, settings.upstream), api_key)
+        Backend(f"vllm-{number}", _transport(url, settings.upstream), api_key, _breaker(settings.upstream))
         for number, url in enumerate(settings.vllm_urls, 1)
     ]
     for backend, url in zip(backends, settings.vllm_urls, strict=True):
@@ -223,7 +219,13 @@ def _pool(settings: Settings, published: Published) -> Pool:
         interval_s=settings.upstream.discovery_interval_s,
         timeout_s=settings.upstream.discovery_timeout_s,
         on_change=publish,
+        retries=RetryBudget(settings.upstream.retry_share),
+        random=Random(),  # noqa: S311 - spreads load; keeps no secret
     )
+
+
+def _breaker(upstream: UpstreamSettings) -> Breaker:
+    return Breaker(upstream.breaker_failures, upstream.breaker_rest_s)
 
 
 def _transport(url: str, upstream: UpstreamSettings) -> Transport:

@@ -3,7 +3,7 @@
 import logging
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import anyio
 from mcp.server.runner import ServerRunner
@@ -20,6 +20,9 @@ from mcp_gateway.door.jsonrpc import Message, RequestId, error_payload, notifica
 logger = logging.getLogger(__name__)
 
 Tell = Callable[[bytes], Awaitable[None]]
+"""Sends a message to the client before the answer."""
+Ask = Callable[[str, Mapping[str, Any] | None, float | None], Awaitable[dict[str, Any]]]
+"""Sends a request (method, params, timeout in seconds) to the client and returns its result."""
 
 
 class CallContext:
@@ -29,14 +32,19 @@ class CallContext:
     that request's caller, whoever opened the session.
     """
 
-    can_send_request: ClassVar[bool] = False
-    transport: ClassVar[TransportContext] = TransportContext(kind="streamable-http", can_send_request=False)
-
-    def __init__(self, message: Message, context: RequestContext, tell: Tell | None) -> None:
+    def __init__(
+        self, message: Message, context: RequestContext, tell: Tell | None = None, ask: Ask | None = None
+    ) -> None:
+        self.transport = TransportContext(kind="streamable-http", can_send_request=ask is not None)
         self.request_id: RequestId | None = message.id
         self.message_metadata = ServerMessageMetadata(request_context=context)
         self._progress_token = progress_token_from_params(message.params)
         self._tell = tell
+        self._ask = ask
+
+    @property
+    def can_send_request(self) -> bool:
+        return self._ask is not None
 
     @property
     def cancel_requested(self) -> anyio.Event:
@@ -45,7 +53,9 @@ class CallContext:
     async def send_raw_request(
         self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
     ) -> dict[str, Any]:
-        raise NoBackChannelError(method)
+        if self._ask is None:
+            raise NoBackChannelError(method)
+        return await self._ask(method, params, (opts or {}).get("timeout"))
 
     async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
         if self._tell is not None:

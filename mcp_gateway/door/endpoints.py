@@ -8,11 +8,12 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
 import anyio
-from mcp.server import Server
+from mcp.server import NotificationOptions, Server, ServerRequestContext
 from mcp.server.connection import Connection
 from mcp.server.runner import ServerRunner
 from mcp.shared.inbound import (
@@ -21,8 +22,20 @@ from mcp.shared.inbound import (
     classify_inbound_request,
     find_duplicated_routing_header,
     unsupported_protocol_version_rejection,
+    validate_mcp_param_headers,
 )
-from mcp.types import DEFAULT_NEGOTIATED_VERSION, HEADER_MISMATCH, INVALID_REQUEST, PROTOCOL_VERSION_META_KEY
+from mcp.shared.subscriptions import ServerEvent
+from mcp.types import (
+    DEFAULT_NEGOTIATED_VERSION,
+    HEADER_MISMATCH,
+    INVALID_REQUEST,
+    PROTOCOL_VERSION_META_KEY,
+    EmptyResult,
+    SetLevelRequestParams,
+    SubscribeRequestParams,
+    SubscriptionsListenRequestParams,
+    UnsubscribeRequestParams,
+)
 from mcp.types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.types import Receive, Scope, Send
 
@@ -32,17 +45,23 @@ from mcp_gateway.core.context import CONTEXT, RequestContext
 from mcp_gateway.core.lifecycle import Lifecycle
 from mcp_gateway.door.access import Access
 from mcp_gateway.door.calls import CallContext, Tell, answer
-from mcp_gateway.door.http import Accept, EventStream, Reply, event, read_body, send_payload
+from mcp_gateway.door.http import Accept, EventStream, Reply, event, guarded, read_body, send_payload
 from mcp_gateway.door.jsonrpc import Message, Refusal, parse_message
-from mcp_gateway.door.sessions import Session, Sessions, owner_of
+from mcp_gateway.door.sessions import Caps, Session, Sessions, owner_of
+from mcp_gateway.door.subscriptions import Subscriptions
 
 _SESSION_HEADER = b"mcp-session-id"
 _VERSION_HEADER = b"mcp-protocol-version"
 _MAX_SWEEP_INTERVAL_S = 30.0
+_WATCH_INTERVAL_S = 1.0
 
 
 class McpDoor:
-    """The endpoints. `run` is entered once, around serving."""
+    """The endpoints. `run` is entered once, around serving.
+
+    Adds to the server what sessions and streams are needed for: subscriptions and the log level. `take_changes` returns
+    what has changed since it was last called.
+    """
 
     def __init__(
         self,
@@ -51,26 +70,29 @@ class McpDoor:
         settings: Settings,
         lifecycle: Lifecycle,
         new_id: Callable[[str], str],
+        take_changes: Callable[[], Iterable[ServerEvent]] = tuple,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._server = server
         self._settings = settings
         self._lifecycle = lifecycle
         self._new_id = new_id
+        self._take_changes = take_changes
         self._access = Access(settings)
-        limits = settings.mcp
-        bounds: dict[str, Any] = {
-            "max_sessions": limits.max_sessions,
-            "idle_timeout_s": limits.session_idle_timeout_s,
-            "monotonic_s": monotonic_s,
-        }
-        self.sessions = Sessions(**bounds)
-        self.event_sessions = Sessions(**bounds)
+        caps, idle_timeout_s = Caps.of_sessions(settings.mcp), settings.mcp.session_idle_timeout_s
+        self.sessions = Sessions(caps, idle_timeout_s=idle_timeout_s, monotonic_s=monotonic_s)
+        self.event_sessions = Sessions(caps, idle_timeout_s=idle_timeout_s, monotonic_s=monotonic_s)
+        self.subscriptions = subscriptions = Subscriptions(caps)
+        server.add_request_handler("resources/subscribe", SubscribeRequestParams, subscriptions.subscribe)
+        server.add_request_handler("resources/unsubscribe", UnsubscribeRequestParams, subscriptions.unsubscribe)
+        server.add_request_handler("subscriptions/listen", SubscriptionsListenRequestParams, subscriptions.listen)
+        server.add_request_handler("logging/setLevel", SetLevelRequestParams, _set_log_level)
+        self._init_options = server.create_initialization_options(NotificationOptions(resources_changed=True))
 
     @contextlib.asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
         """Ends idle sessions, and long-lived streams when the gateway drains; closes everything on exit."""
-        tasks = [asyncio.ensure_future(self._sweep()), asyncio.ensure_future(self._end_with_draining())]
+        tasks = [asyncio.ensure_future(work) for work in (self._sweep(), self._watch(), self._end_with_draining())]
         try:
             yield
         finally:
@@ -83,12 +105,20 @@ class McpDoor:
         """End the sessions of a revoked key, with their open streams."""
         self.sessions.remove_key(key_id)
         self.event_sessions.remove_key(key_id)
+        self.subscriptions.close_key(key_id)
+
+    def publish(self, *events: ServerEvent) -> None:
+        """Tell the clients that want to know what has changed."""
+        self.subscriptions.publish(self._all_sessions(), events)
+
+    def publish_changes(self) -> None:
+        self.publish(*self._take_changes())
 
     # Endpoints
 
     async def streamable_http(self, scope: Scope, receive: Receive, send: Send) -> None:
         """POST for messages; GET (the server's stream) and DELETE for sessions."""
-        headers = _headers_of(scope)
+        headers, send = _headers_of(scope), self._guarded(scope, send)
         try:
             self._access.check(headers)
             if scope["method"] == "POST":
@@ -105,12 +135,13 @@ class McpDoor:
 
     async def sse(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The stream of an HTTP+SSE session (2024-11-05), which the session lives as long as."""
+        send = self._guarded(scope, send)
         try:
             self._access.check(_headers_of(scope))
             if scope["method"] != "GET":
                 raise _not_allowed(b"GET")
             session = self._new_session(scope[CONTEXT])
-            stream = session.stream = self._event_stream(scope, receive, send)
+            stream = session.stream = EventStream(receive, send)
             self.event_sessions.add(session)
         except Refusal as refusal:
             return await send_payload(send, refusal.payload, refusal.status, refusal.headers)
@@ -153,7 +184,9 @@ class McpDoor:
             return await send_payload(send, b"", 202)
         runner = self._modern_runner(scope["headers"], message) if is_modern else self._stateless_runner(headers)
         statuses = ERROR_CODE_HTTP_STATUS if is_modern else {}
-        reply = self._reply(headers, scope, receive, send)
+        reply = _reply(headers, receive, send)
+        if message.method == "subscriptions/listen" and not reply.has_events:
+            raise Refusal(406, INVALID_REQUEST, "Accept text/event-stream to listen.", request_id=message.id)
         call = CallContext(message, scope[CONTEXT], reply.tell)
 
         async def outcome() -> tuple[int, bytes]:
@@ -164,7 +197,7 @@ class McpDoor:
 
     async def _open_session(self, message: Message, scope: Scope, send: Send) -> None:
         session = self._new_session(scope[CONTEXT])
-        payload, code = await answer(session.runner, message, CallContext(message, scope[CONTEXT], None))
+        payload, code = await answer(self._session_runner(session), message, CallContext(message, scope[CONTEXT]))
         if code is not None:
             return await send_payload(send, payload, 400)
         self.sessions.add(session)
@@ -178,16 +211,17 @@ class McpDoor:
         if not message.is_request:
             await self._note(session, message, context)
             return await send_payload(send, b"", 202)
-        reply = self._reply(headers, scope, receive, send)
-        call = CallContext(message, context, reply.tell)
+        reply = _reply(headers, receive, send)
+        ask = partial(session.questions.ask, reply.tell) if reply.has_events else None
+        call = CallContext(message, context, reply.tell, ask)
         assert message.id is not None
         cancel = session.begin(message.id)
 
         async def outcome() -> tuple[int, bytes]:
-            return 200, (await answer(session.runner, message, call))[0]
+            return 200, (await answer(self._session_runner(session), message, call))[0]
 
         try:
-            return await reply.deliver(outcome(), cancel, grace_s=self._settings.mcp.disconnect_grace_s)
+            return await reply.deliver(outcome(), cancel, grace=self._grace)
         finally:
             session.end(message.id, cancel)
             self.sessions.touch(session)
@@ -199,7 +233,7 @@ class McpDoor:
         if not Accept.of(headers.get(b"accept", b"*/*")).events:
             raise Refusal(406, INVALID_REQUEST, "Accept text/event-stream to listen.")
         session.close_stream()
-        stream = session.stream = self._event_stream(scope, receive, send)
+        stream = session.stream = EventStream(receive, send)
         try:
             await stream.serve(b": open\n\n")
         finally:
@@ -241,31 +275,41 @@ class McpDoor:
             session.end(message.id, cancel)
 
     async def _answer_by_era(self, session: Session, message: Message, context: RequestContext, tell: Tell) -> bytes:
-        runner = session.runner
-        if _has_envelope(message) and message.method != "initialize":
-            try:
-                runner = self._modern_runner(None, message)
-            except Refusal as refusal:
-                return refusal.payload
+        if not _has_envelope(message) or message.method == "initialize":
+            call = CallContext(message, context, tell, partial(session.questions.ask, tell))
+            return (await answer(self._session_runner(session), message, call))[0]
+        try:
+            runner = self._modern_runner(None, message)
+        except Refusal as refusal:
+            return refusal.payload
         return (await answer(runner, message, CallContext(message, context, tell)))[0]
 
     # Both
 
     async def _note(self, session: Session, message: Message, context: RequestContext) -> None:
-        """Take a notification; responses answer nothing that was asked."""
-        if message.method == "notifications/cancelled":
+        """Take a notification, or the answer to something that was asked."""
+        if message.method is None:
+            session.questions.take(message)
+        elif message.method == "notifications/cancelled":
             session.cancel(message.params)
-        elif message.method is not None:
-            await session.runner.on_notify(CallContext(message, context, None), message.method, message.params)
+        else:
+            runner = self._session_runner(session)
+            await runner.on_notify(CallContext(message, context), message.method, message.params)
 
     def _new_session(self, context: RequestContext) -> Session:
         session_id = self._new_id("mcp")
         connection = Connection.from_envelope(DEFAULT_NEGOTIATED_VERSION, None, None)
         connection.session_id = session_id
-        return Session(session_id, owner_of(_caller(context)), connection, self._runner(connection))
+        session = Session(session_id, owner_of(_caller(context)), connection)
+        connection.outbound = session
+        return session
 
-    def _runner(self, connection: Connection) -> ServerRunner[Any]:
-        return ServerRunner(self._server, connection, {})
+    def _session_runner(self, session: Session) -> ServerRunner[Any]:
+        return self._runner(session.connection, session)
+
+    def _runner(self, connection: Connection, session: Session | None = None) -> ServerRunner[Any]:
+        """A handler finds the session as `ctx.lifespan_context`."""
+        return ServerRunner(self._server, connection, session, init_options=self._init_options)
 
     def _stateless_runner(self, headers: dict[bytes, bytes]) -> ServerRunner[Any]:
         """For a message of the older revisions that comes without a session."""
@@ -284,17 +328,36 @@ class McpDoor:
         route = classify_inbound_request(body, headers=None if headers is None else dict(headers))
         if isinstance(route, InboundLadderRejection):
             raise _rejected(route, message)
+        if headers is not None and (rejection := self._mirror_rejection(headers, message)) is not None:
+            raise _rejected(rejection, message)
         envelope = route.protocol_version, route.client_info, route.client_capabilities
         return self._runner(Connection.from_envelope(*envelope))
 
-    def _event_stream(self, scope: Scope, receive: Receive, send: Send) -> EventStream:
-        return EventStream(scope, receive, send, stall_timeout_s=self._settings.client_stall_timeout_s)
+    def _mirror_rejection(self, headers: list[tuple[str, str]], message: Message) -> InboundLadderRejection | None:
+        """What is wrong with the headers that mirror a tool's arguments, for tools whose schema asks for any."""
+        params = message.params or {}
+        name, arguments = params.get("name"), params.get("arguments") or {}
+        lookup = self._server.get_tool_input_schema
+        if message.method != "tools/call" or lookup is None or not isinstance(name, str):
+            return None
+        schema = lookup(name)
+        if schema is None or not isinstance(arguments, dict):
+            return None
+        return validate_mcp_param_headers(schema, arguments, dict(headers))
 
-    def _reply(self, headers: dict[bytes, bytes], scope: Scope, receive: Receive, send: Send) -> Reply:
-        accept = Accept.of(headers.get(b"accept", b"*/*"))
-        return Reply(receive, send, accept, self._event_stream(scope, receive, send))
+    def _guarded(self, scope: Scope, send: Send) -> Send:
+        return guarded(scope, send, stall_timeout_s=self._settings.client_stall_timeout_s)
+
+    def _all_sessions(self) -> list[Session]:
+        return [*self.sessions.all(), *self.event_sessions.all()]
 
     # Ends
+
+    async def _grace(self) -> None:
+        """The time in which a client that has vanished may come back; none to a server that ends."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.mcp.disconnect_grace_s):
+                await self._lifecycle.has_begun_draining.wait()
 
     async def _sweep(self) -> None:
         interval_s = min(self._settings.mcp.session_idle_timeout_s / 4, _MAX_SWEEP_INTERVAL_S)
@@ -302,18 +365,37 @@ class McpDoor:
             await asyncio.sleep(interval_s)
             self.sessions.expire()
 
+    async def _watch(self) -> None:
+        """Backends come and go without a word: look for changes while anybody wants to know."""
+        while True:
+            await asyncio.sleep(_WATCH_INTERVAL_S)
+            if len(self.subscriptions) or any(session.subscribed_uris for session in self._all_sessions()):
+                self.publish_changes()
+
     async def _end_with_draining(self) -> None:
         await self._lifecycle.has_begun_draining.wait()
         await self._close_streams(self._settings.drain_timeout_s)
 
     async def _close_streams(self, timeout_s: float) -> None:
         """Close the streams that only wait; those that still carry answers once these are given."""
+        self.subscriptions.close()
         for session in self.sessions.all():
             session.close_stream()
         sessions = self.event_sessions.all()
         await asyncio.gather(*(session.finish_calls(timeout_s) for session in sessions))
         for session in sessions:
             session.close_stream()
+
+
+async def _set_log_level(ctx: ServerRequestContext[Any, Any], params: SetLevelRequestParams) -> EmptyResult:
+    """Without a session there is nothing to remember it for."""
+    if isinstance(ctx.lifespan_context, Session):
+        ctx.lifespan_context.log_level = params.level
+    return EmptyResult()
+
+
+def _reply(headers: dict[bytes, bytes], receive: Receive, send: Send) -> Reply:
+    return Reply(receive, send, Accept.of(headers.get(b"accept", b"*/*")), EventStream(receive, send))
 
 
 def _headers_of(scope: Scope) -> dict[bytes, bytes]:

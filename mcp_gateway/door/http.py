@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import anyio
 from mcp.types import INVALID_REQUEST
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from mcp_gateway.core.chat import CallerLeft
 from mcp_gateway.core.context import ABORT
@@ -25,6 +25,8 @@ _EVENT_HEADERS = (
     (b"x-accel-buffering", b"no"),
 )
 _PING = b": ping\n\n"
+_LARGE_BYTES = 32 * 1024
+"""More than this may have to wait for the client to read."""
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -77,17 +79,40 @@ def event(payload: bytes, name: bytes = b"message") -> bytes:
     return b"event: " + name + b"\ndata: " + payload + b"\n\n"
 
 
-class EventStream:
-    """An answer of server-sent events, begun by its first write; several tasks may write.
+def guarded(scope: Scope, send: Send, *, stall_timeout_s: float) -> Send:
+    """`send`, but a client that does not read for so long has left: its connection is closed.
 
-    A client that does not read for `stall_timeout_s` has left: its connection is closed.
+    The server takes a message and then waits for the client before it takes the next; so a large last one is sent in
+    two, or nobody would wait.
     """
+    abort: Callable[[], None] | None = scope.get(ABORT)
+    has_left = False
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, *, stall_timeout_s: float) -> None:
-        self._abort: Callable[[], None] | None = scope.get(ABORT)
+    async def bounded(message: Message) -> None:
+        nonlocal has_left
+        if has_left:
+            return
+        try:
+            async with asyncio.timeout(stall_timeout_s):
+                if len(message.get("body", b"")) > _LARGE_BYTES and not message.get("more_body"):
+                    await send({**message, "more_body": True})
+                    message = {"type": message["type"], "body": b""}
+                await send(message)
+        except TimeoutError:
+            has_left = True
+            if abort is not None:
+                abort()
+                await asyncio.sleep(0)  # lets the server notice, so that it does not report an answer cut short
+
+    return bounded
+
+
+class EventStream:
+    """An answer of server-sent events, begun by its first write; several tasks may write."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
-        self._stall_timeout_s = stall_timeout_s
         self._lock = asyncio.Lock()
         self._watcher: asyncio.Task[None] | None = None
         self._is_ended = False
@@ -95,18 +120,15 @@ class EventStream:
         self.is_open = False
 
     async def write(self, frame: bytes, *, is_last: bool = False) -> None:
-        """Send a frame; nothing happens after the last one, or where the client has stalled."""
+        """Send a frame; nothing happens after the last one."""
         async with self._lock:
             if self._is_ended:
                 return
-            try:
-                async with asyncio.timeout(self._stall_timeout_s):
-                    await self._write(frame, is_last=is_last)
-            except TimeoutError:
-                self._is_ended = True
-                if self._abort is not None:
-                    self._abort()
-                    await asyncio.sleep(0)  # lets the server notice, so that it does not report an answer cut short
+            if not self.is_open:
+                await self._send({"type": "http.response.start", "status": 200, "headers": list(_EVENT_HEADERS)})
+                self.is_open = True
+            await self._send({"type": "http.response.body", "body": frame, "more_body": not is_last})
+            self._is_ended = is_last
 
     async def ping(self) -> None:
         await self.write(_PING)
@@ -126,13 +148,6 @@ class EventStream:
         self._is_closing = True
         if self._watcher is not None:
             self._watcher.cancel()
-
-    async def _write(self, frame: bytes, *, is_last: bool) -> None:
-        if not self.is_open:
-            await self._send({"type": "http.response.start", "status": 200, "headers": list(_EVENT_HEADERS)})
-            self.is_open = True
-        await self._send({"type": "http.response.body", "body": frame, "more_body": not is_last})
-        self._is_ended = is_last
 
 
 async def await_departure(receive: Receive, ping: Callable[[], Awaitable[None]] | None) -> None:
@@ -158,20 +173,30 @@ class Reply:
         self._accept = accept
         self._stream = stream
 
+    @property
+    def has_events(self) -> bool:
+        """Whether anything can be told before the end."""
+        return self._accept.events
+
     async def tell(self, payload: bytes) -> None:
         """Send a message before the end, to a client that reads events."""
         if self._accept.events:
             await self._stream.write(event(payload))
 
     async def deliver(
-        self, answer: Awaitable[tuple[int, bytes]], cancel: anyio.CancelScope, *, grace_s: float = 0
+        self,
+        answer: Awaitable[tuple[int, bytes]],
+        cancel: anyio.CancelScope,
+        *,
+        grace: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """Await the answer (status, payload) within `cancel` and send it.
 
-        `cancel` is cancelled `grace_s` after the client has left. A cancelled request gets an end, but no answer.
+        `cancel` is cancelled when the client has left and then `grace` has passed. A cancelled request gets an end, but
+        no answer.
         """
         outcome: tuple[int, bytes] | None = None
-        watcher = asyncio.ensure_future(self._watch(cancel, grace_s))
+        watcher = asyncio.ensure_future(self._watch(cancel, grace))
         try:
             with cancel:
                 outcome = await answer
@@ -179,10 +204,10 @@ class Reply:
             watcher.cancel()
         await self._finish(outcome)
 
-    async def _watch(self, cancel: anyio.CancelScope, grace_s: float) -> None:
+    async def _watch(self, cancel: anyio.CancelScope, grace: Callable[[], Awaitable[None]] | None) -> None:
         await await_departure(self._receive, self._stream.ping if self._accept.events else None)
-        if grace_s:
-            await asyncio.sleep(grace_s)
+        if grace is not None:
+            await grace()
         cancel.cancel()
 
     async def _finish(self, outcome: tuple[int, bytes] | None) -> None:

@@ -13,11 +13,13 @@ RequestId = str | int
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A request (id and method), a notification (method only) or a response (id only)."""
+    """A request (id and method), a notification (method only) or a response (id only, with its result or error)."""
 
     id: RequestId | None
     method: str | None
     params: dict[str, Any] | None
+    result: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
 
     @property
     def is_request(self) -> bool:
@@ -71,7 +73,16 @@ def _message(decoded: dict[str, Any]) -> Message:
         raise Refusal(400, INVALID_REQUEST, "`method` must be a string.", request_id=request_id)
     if params is not None and not isinstance(params, dict):
         raise Refusal(400, INVALID_REQUEST, "`params` must be an object.", request_id=request_id)
-    return Message(request_id, method, params)
+    return Message(request_id, method, params, _object(decoded.get("result")), _object(decoded.get("error")))
+
+
+def _object(value: Any) -> dict[str, Any] | None:
+    return value if isinstance(value, dict) else None
+
+
+def request_payload(request_id: RequestId, method: str, params: Mapping[str, Any] | None) -> bytes:
+    """A message that wants an answer."""
+    return orjson.dumps({"jsonrpc": "2.0", "id": request_id, "method": method, **_given(params)})
 
 
 def result_payload(request_id: RequestId | None, result: Mapping[str, Any]) -> bytes:
@@ -89,4 +100,8 @@ def error_payload(request_id: RequestId | None, error: ErrorData) -> bytes:
 
 def notification_payload(method: str, params: Mapping[str, Any] | None) -> bytes:
     """A message that wants no answer."""
-    return orjson.dumps({"jsonrpc": "2.0", "method": method, **({"params": params} if params else {})})
+    return orjson.dumps({"jsonrpc": "2.0", "method": method, **_given(params)})
+
+
+def _given(params: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {"params": params} if params else {}

@@ -5,22 +5,22 @@ Nothing runs for a session that waits; it is a row in a table. Knows no transpor
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
 from mcp.server.connection import Connection
-from mcp.server.runner import ServerRunner
-from mcp.shared.dispatcher import as_request_id, coerce_request_id
-from mcp.types import INVALID_REQUEST
+from mcp.shared.dispatcher import CallOptions, as_request_id, coerce_request_id
+from mcp.shared.exceptions import NoBackChannelError
+from mcp.types import INVALID_REQUEST, LoggingLevel
 
 from mcp_gateway.core.caller import Caller
-from mcp_gateway.door.http import EventStream
-from mcp_gateway.door.jsonrpc import Refusal, RequestId
+from mcp_gateway.core.config import McpSettings
+from mcp_gateway.door.http import EventStream, event
+from mcp_gateway.door.jsonrpc import Refusal, RequestId, notification_payload
+from mcp_gateway.door.questions import Questions
 
-_SHARE = 10
-"""One caller may hold a tenth of all sessions."""
 _TOO_MANY_SESSIONS = -32000
 
 Owner = tuple[str, str | None, str]
@@ -31,16 +31,37 @@ def owner_of(caller: Caller) -> Owner:
     return caller.account_id, caller.key_id, caller.subject
 
 
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """How many of something there may be at once: in all, of one key, of one guest's address."""
+
+    total: int
+    per_key: int
+    per_guest_address: int
+
+    @classmethod
+    def of_sessions(cls, settings: McpSettings) -> "Caps":
+        return cls(settings.max_sessions, settings.max_sessions_per_caller, settings.max_sessions_per_guest_address)
+
+    def of(self, owner: Owner) -> int:
+        return self.per_guest_address if owner[1] is None else self.per_key
+
+
 @dataclass(eq=False, slots=True)
 class Session:
-    """A client's connection in the protocol's sense; `stream` is where the server speaks unasked."""
+    """A client's connection in the protocol's sense; `stream` is where the server speaks unasked.
+
+    What the client has asked for lives here too: the resources it subscribed to, and the log level (None: no log).
+    """
 
     id: str
     owner: Owner
     connection: Connection
-    runner: ServerRunner[Any]
     stream: EventStream | None = None
     last_used_s: float = 0.0
+    subscribed_uris: set[str] = field(default_factory=set)
+    log_level: LoggingLevel | None = None
+    questions: Questions = field(default_factory=Questions)
     _calls: dict[RequestId, anyio.CancelScope] = field(default_factory=dict)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -69,6 +90,23 @@ class Session:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
+        """Say something unasked; nobody hears it where the client does not listen (the SDK's `Outbound`)."""
+        await self.write(notification_payload(method, params))
+
+    async def send_raw_request(
+        self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
+    ) -> dict[str, Any]:
+        """Ask the client on its stream. Raises NoBackChannelError where it does not listen."""
+        if self.stream is None:
+            raise NoBackChannelError(method)
+        return await self.questions.ask(self.write, method, params, (opts or {}).get("timeout"))
+
+    async def write(self, payload: bytes) -> None:
+        """Write a message to the stream, once that has begun."""
+        if self.stream is not None and self.stream.is_open:
+            await self.stream.write(event(payload))
+
     async def finish_calls(self, timeout_s: float) -> None:
         """Let spawned calls end; those that take longer are cancelled."""
         if self._tasks:
@@ -85,9 +123,8 @@ class Session:
 class Sessions:
     """All sessions of one transport, the longest unused first."""
 
-    def __init__(self, *, max_sessions: int, idle_timeout_s: float, monotonic_s: Callable[[], float]) -> None:
-        self._max_sessions = max_sessions
-        self._max_per_owner = max(1, max_sessions // _SHARE)
+    def __init__(self, caps: Caps, *, idle_timeout_s: float, monotonic_s: Callable[[], float]) -> None:
+        self._caps = caps
         self._idle_timeout_s = idle_timeout_s
         self._monotonic_s = monotonic_s
         self._by_id: OrderedDict[str, Session] = OrderedDict()
@@ -98,9 +135,9 @@ class Sessions:
 
     def add(self, session: Session) -> None:
         """Register a session; at a cap the idlest makes room. Raises Refusal (503) where none is idle."""
-        if len(self._by_owner.get(session.owner, ())) >= self._max_per_owner:
+        if len(self._by_owner.get(session.owner, ())) >= self._caps.of(session.owner):
             self._evict(self._by_owner[session.owner])
-        elif len(self._by_id) >= self._max_sessions:
+        elif len(self._by_id) >= self._caps.total:
             self._evict(self._by_id)
         self._by_owner.setdefault(session.owner, OrderedDict())[session.id] = session
         self._by_id[session.id] = session
@@ -128,6 +165,7 @@ class Sessions:
             del owned[session.id]
             if not owned:
                 del self._by_owner[session.owner]
+        session.questions.close()
         session.close_stream()
 
     def remove_key(self, key_id: str) -> None:

@@ -18,7 +18,8 @@ from mcp_gateway.tools.tool import Invocation, Report, Result, checked_arguments
 
 _MAX_RESULT_BYTES = 1024 * 1024 - 32 * 1024
 """Clients drop an event of more than 1 MiB, and their connection with it; the rest is for the envelope."""
-_CUT_NOTE = "\n[Cut: the answer is too long for one MCP message. Ask over the HTTP API for the whole.]"
+_TOO_LONG = "the answer is too long for one MCP message. Ask over the HTTP API for the whole."
+_CUT = f"Cut: {_TOO_LONG}"
 
 _TEXT_PART = {
     "type": "object",
@@ -106,6 +107,7 @@ _OUTPUT = output_schema(
         "cost_usd": {"type": "string", "description": "What this call cost."},
         "model": {"type": "string"},
         "request_id": {"type": "string", "description": "Under which the call is recorded and billed."},
+        "note": {"type": "string", "description": "What is missing, where the answer was too long for one message."},
         "max_tokens_clamped": {"type": "integer", "description": "To what max_tokens was lowered, if it was."},
     },
     ["content", "finish_reason", "usage", "cost_usd", "model", "request_id"],
@@ -189,7 +191,7 @@ def _result(choices: list[dict[str, Any]], bill: dict[str, Any]) -> Result:
     text = first["content"]
     if not text and "tool_calls" in first:
         text = orjson.dumps(first["tool_calls"]).decode()
-    return result(text, structured)
+    return result(text or bill.get("note", ""), structured)
 
 
 def _facts(choice: dict[str, Any]) -> dict[str, Any]:
@@ -208,19 +210,29 @@ def _facts(choice: dict[str, Any]) -> dict[str, Any]:
 
 
 def _bounded_result(choices: list[dict[str, Any]], bill: dict[str, Any]) -> Result:
-    """A result that fits into one event: log probabilities go first, then texts are cut, with a note that says so."""
-    max_chars = _MAX_RESULT_BYTES
+    """A result that fits into one event: log probabilities go first, then texts and at last function calls are cut."""
     made = _result(choices, bill)
-    while len(orjson.dumps(made)) > _MAX_RESULT_BYTES and max_chars:
-        choices = [_cut(choice, max_chars) for choice in choices]
-        made = _result(choices, bill)
+    if _fits(made):
+        return made
+    choices = [choice | {"logprobs": None} for choice in choices]
+    made = _result(choices, bill | {"note": f"The log probabilities were left out: {_TOO_LONG}"})
+    max_chars = _MAX_RESULT_BYTES
+    while not _fits(made) and max_chars:
+        made = _result([_cut(choice, max_chars) for choice in choices], bill | {"note": _CUT})
         max_chars //= 2
     return made
 
 
+def _fits(made: Result) -> bool:
+    return len(orjson.dumps(made)) <= _MAX_RESULT_BYTES
+
+
 def _cut(choice: dict[str, Any], max_chars: int) -> dict[str, Any]:
+    """Texts of at most so many characters, and no function calls with longer arguments: half of one is of no use."""
     message = dict(choice["message"])
     for name in ("content", "reasoning", "reasoning_content"):
         if len(text := message.get(name) or "") > max_chars:
-            message[name] = text[:max_chars] + _CUT_NOTE
-    return choice | {"message": message, "logprobs": None}
+            message[name] = f"{text[:max_chars]}\n[{_CUT}]"
+    calls = message.get("tool_calls") or []
+    message["tool_calls"] = [call for call in calls if len(call["function"]["arguments"]) <= max_chars]
+    return choice | {"message": message}

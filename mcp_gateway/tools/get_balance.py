@@ -20,6 +20,7 @@ _OUTPUT = output_schema(
         "balance_usd": {"type": "string", "description": "What can be spent, granted credit included."},
         "granted_usd": {"type": "string", "description": "The part of the balance that was granted."},
         "held_usd": {"type": "string", "description": "Set aside for requests that are running."},
+        "topup_url": {"type": "string", "description": "Where the account is topped up."},
         "limits": {
             "type": "object",
             "properties": {
@@ -61,7 +62,7 @@ class GetBalance:
     definition = types.Tool(
         name="get_balance",
         title="Get balance",
-        description="Show your account's balance in USD, its granted credit, and what is left of your rate limits.",
+        description="Show your account's balance in USD, where to top it up, and what is left of your rate limits.",
         input_schema=_INPUT,
         output_schema=_OUTPUT,
         annotations=types.ToolAnnotations(
@@ -69,10 +70,13 @@ class GetBalance:
         ),
     )
 
-    def __init__(self, wallets: Wallets, limiter: Limiter, guests: GuestSettings) -> None:
+    def __init__(
+        self, wallets: Wallets, limiter: Limiter, guests: GuestSettings, *, topup_url: str | None = None
+    ) -> None:
         self._wallets = wallets
         self._limiter = limiter
         self._guests = guests
+        self._topup_url = topup_url
 
     async def __call__(self, arguments: dict[str, Any], invocation: Invocation) -> Result:
         checked_arguments(arguments, _INPUT)
@@ -88,6 +92,8 @@ class GetBalance:
             "held_usd": format_usd(balance.held_nano),
             "limits": self._limits(caller),
         }
+        if self._topup_url is not None and not caller.is_guest:
+            facts["topup_url"] = self._topup_url
         return result(self._guest_text() if caller.is_guest else _text(facts), facts)
 
     def _limits(self, caller: Caller) -> dict[str, Any]:
@@ -122,4 +128,6 @@ def _text(facts: dict[str, Any]) -> str:
     ):
         if limits[limit] is not None:
             parts.append(f"{limits[left]} of {limits[limit]} {name} left.")
+    if "topup_url" in facts:
+        parts.append(f"Top up at {facts['topup_url']}.")
     return " ".join(parts)

@@ -9,7 +9,7 @@ from mcp_gateway.core.catalog import Model, Published
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.money import PICO_PER_USD, format_price
-from mcp_gateway.core.upstream.pool import Pool
+from mcp_gateway.core.upstream.pool import ModelStatus, Pool
 from mcp_gateway.tools.tool import Invocation, Result, checked_arguments, output_schema, result
 
 _PER_MILLION = 1_000_000
@@ -73,27 +73,29 @@ class ListModels:
         limit_pico = _price_limit_pico(given.get("max_price_usd"))
         self._limiter.count_listing(invocation.caller)
         found = [
-            self._row(model)
+            model_row(model, self._pool.status_of(model))
             for model in self._published.current.values()
             if _can(model, given.get("capability")) and _costs_at_most(model, limit_pico)
         ]
         text = "\n".join(map(_line, found)) or "No model matches; ask again with fewer conditions."
         return result(text, {"models": found})
 
-    def _row(self, model: Model) -> dict[str, Any]:
-        return {
-            "id": model.id,
-            "name": model.name,
-            "description": model.description,
-            "context_window": model.context_window,
-            "max_output_tokens": model.max_output_tokens,
-            "input_usd_per_million_tokens": format_price(model.price.prompt_pico * _PER_MILLION),
-            "output_usd_per_million_tokens": format_price(model.price.completion_pico * _PER_MILLION),
-            "features": list(model.features),
-            "input_modalities": list(model.input_modalities),
-            "status": self._pool.status_of(model),
-            "guests": model.is_open_to_guests,
-        }
+
+def model_row(model: Model, status: ModelStatus) -> dict[str, Any]:
+    """A model as its choosers need it, prices in USD per million tokens."""
+    return {
+        "id": model.id,
+        "name": model.name,
+        "description": model.description,
+        "context_window": model.context_window,
+        "max_output_tokens": model.max_output_tokens,
+        "input_usd_per_million_tokens": format_price(model.price.prompt_pico * _PER_MILLION),
+        "output_usd_per_million_tokens": format_price(model.price.completion_pico * _PER_MILLION),
+        "features": list(model.features),
+        "input_modalities": list(model.input_modalities),
+        "status": status,
+        "guests": model.is_open_to_guests,
+    }
 
 
 def _can(model: Model, capability: str | None) -> bool:

@@ -40,6 +40,7 @@ ERROR_PROPERTIES: dict[str, Any] = {
     "code": {"type": "string", "description": "On failure: the exact error."},
     "message": {"type": "string", "description": "On failure: what went wrong and what to do."},
     "retry_after_s": {"type": ["integer", "null"], "description": "On failure: seconds to wait before another try."},
+    "topup_url": {"type": "string", "description": "On failure for lack of money: where the account is topped up."},
 }
 
 
@@ -58,13 +59,15 @@ def result(text: str, structured: dict[str, Any], *, is_error: bool = False) -> 
     return {"content": content, "structuredContent": structured, "isError": is_error, "resultType": "complete"}
 
 
-def error_result(error: GatewayError) -> Result:
+def error_result(error: GatewayError, *, further_advice: str = "") -> Result:
     """A failure that a model can act on: what happened, and what to do next."""
     advice = error.row.advice
     if error.retry_after_s is not None:
         advice = advice.replace("retry_after_s seconds", f"{error.retry_after_s} seconds")
-    message = f"{error.message} {advice}"
+    message = f"{error.message} {advice} {further_advice}".rstrip()
     told = {"type": error.row.type, "code": error.code, "message": message, "retry_after_s": error.retry_after_s}
+    if (url := error.details.get("topup_url")) is not None:
+        told["topup_url"] = url
     return result(message, told, is_error=True)
 
 

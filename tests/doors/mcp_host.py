@@ -20,6 +20,7 @@ from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 from starlette.types import Receive, Scope, Send
 
+from http_api.serve import config_of
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, Allowance, Caller
 from mcp_gateway.core.chat import CallerLeft
 from mcp_gateway.core.config import Settings
@@ -45,6 +46,8 @@ class Host:
     keys: dict[str, Caller] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
     """Lines logged as errors; what a test does not take out fails it."""
+    answered: int = 0
+    """Requests whose answers are whole or were given up."""
 
     def key(self, name: str, allowance: Allowance = UNLIMITED, account_id: str = "acc_test") -> dict[str, str]:
         """A key's headers."""
@@ -102,8 +105,11 @@ def gated(host: Host) -> Gate:
 
 
 @contextlib.asynccontextmanager
-async def open_host(data_dir: Path, **settings: Any) -> AsyncIterator[Host]:
-    """Serve on a free port. Whatever the server or the loop reports as an error on the way fails the test."""
+async def open_host(data_dir: Path, *, send_buffer_bytes: int = 0, **settings: Any) -> AsyncIterator[Host]:
+    """Serve on a free port. Whatever the server or the loop reports as an error on the way fails the test.
+
+    With a small send buffer the server notices early that a client does not read.
+    """
     guests = {"requests_per_minute": 10_000, "in_flight_per_address": 1000} | settings.pop("guests", {})
     async with open_gateway(Settings(data_dir=data_dir, guests=guests, **settings)) as gateway:
         door = build_door(
@@ -120,6 +126,8 @@ async def open_host(data_dir: Path, **settings: Any) -> AsyncIterator[Host]:
         host = Host(gateway, door, "")
         with _errors_into(host.errors), socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
+            if send_buffer_bytes:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
             host.url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/mcp"
             async with door.run(), _served(_app(host), listener):
                 yield host
@@ -147,6 +155,7 @@ def _app(host: Host) -> Callable[[Scope, Receive, Send], Any]:
         scope[CONTEXT] = context
         with contextlib.suppress(CallerLeft):
             await endpoints[scope["path"]](scope, receive, send)
+        host.answered += 1
 
     return app
 
@@ -154,7 +163,7 @@ def _app(host: Host) -> Callable[[Scope, Receive, Send], Any]:
 @contextlib.asynccontextmanager
 async def _served(app: Any, listener: socket.socket) -> AsyncIterator[None]:
     """uvicorn without its signals and its ticking; ends when the last answer has."""
-    config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False)
+    config = config_of(app, host="127.0.0.1", port=0, max_header_bytes=65536, drain_timeout_s=5)
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)

@@ -104,7 +104,17 @@ async def test_health_tells_of_each_backend(served: Served) -> None:
     assert health.json() == {
         "status": "ok",
         "version": __version__,
-        "backends": [{"name": "vllm-1", "status": "up", "reason": None, "models": ["tiny"], "in_flight": 1}],
+        "backends": [
+            {
+                "name": "vllm-1",
+                "status": "up",
+                "reason": None,
+                "models": ["tiny"],
+                "in_flight": 1,
+                "running": 0,
+                "waiting": 0,
+            }
+        ],
     }
     assert backend.url not in health.text
     is_released.set()

@@ -14,7 +14,7 @@ import pytest
 from mcp_gateway.door import http as door_http
 from mcp_gateway.door.http import await_departure
 from mcp_gateway.door.jsonrpc import Refusal
-from mcp_gateway.door.sessions import Owner, Session, Sessions
+from mcp_gateway.door.sessions import Caps, Owner, Session, Sessions
 from mcp_gateway.tools.progress import Progress
 from tests.doors.mcp_host import Gate, Host, call, chat, eventually, gated, initialize, open_host
 from tests.doors.test_mcp_transports import MODERN, PING, modern
@@ -139,17 +139,21 @@ async def test_a_client_that_times_out_frees_the_backend(host: Host, gate: Gate,
             await gate.was_cancelled.wait()
 
 
-async def test_a_write_that_waits_too_long_closes_the_connection() -> None:
+async def test_a_client_that_reads_nothing_for_too_long_is_hung_up_on() -> None:
     aborted = asyncio.Event()
+    taken: list[Any] = []
 
-    async def never(_message: Any = None) -> Any:
-        await asyncio.Event().wait()
+    async def take(message: Any) -> None:
+        taken.append(message)
+        if len(taken) == 2:
+            await asyncio.Event().wait()
 
-    stream = door_http.EventStream({"gateway.abort": aborted.set}, never, never, stall_timeout_s=0.01)
+    send = door_http.guarded({"gateway.abort": aborted.set}, take, stall_timeout_s=0.01)
     async with asyncio.timeout(5):
-        await stream.write(b"data: x\n\n")
+        await send({"type": "http.response.body", "body": b"x" * 100_000})
         assert aborted.is_set()
-        await stream.write(b"data: y\n\n")
+        await send({"type": "http.response.body", "body": b"y"})
+    assert [len(message["body"]) for message in taken] == [100_000, 0]
 
 
 async def test_a_silent_call_is_kept_alive_by_comments(host: Host, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,12 +192,12 @@ def owner(name: str) -> Owner:
 
 
 def session(number: int, of: Owner) -> Session:
-    return Session(f"s{number}", of, connection=None, runner=None)  # type: ignore[arg-type]
+    return Session(f"s{number}", of, connection=None)  # type: ignore[arg-type]
 
 
 async def test_an_idle_session_expires_and_a_used_one_does_not() -> None:
     clock = Clock()
-    sessions = Sessions(max_sessions=100, idle_timeout_s=60, monotonic_s=clock)
+    sessions = Sessions(Caps(100, 100, 100), idle_timeout_s=60, monotonic_s=clock)
     for number in (1, 2, 3):
         sessions.add(session(number, owner("a")))
     clock.now_s = 50
@@ -213,15 +217,22 @@ async def test_an_idle_session_expires_and_a_used_one_does_not() -> None:
 
 
 async def test_a_caller_has_a_share_of_the_sessions_and_its_idlest_makes_room() -> None:
-    sessions = Sessions(max_sessions=20, idle_timeout_s=60, monotonic_s=Clock())
+    sessions = Sessions(Caps(20, 2, 1), idle_timeout_s=60, monotonic_s=Clock())
     sessions.add(session(0, owner("b")))
     for number in (1, 2, 3):
         sessions.add(session(number, owner("a")))
     assert [found.id for found in sessions.all()] == ["s0", "s2", "s3"]
 
 
+async def test_a_guests_address_has_a_smaller_share() -> None:
+    sessions = Sessions(Caps(20, 2, 1), idle_timeout_s=60, monotonic_s=Clock())
+    for number in (1, 2):
+        sessions.add(session(number, ("acc_guest", None, "192.0.2.1")))
+    assert [found.id for found in sessions.all()] == ["s2"]
+
+
 async def test_when_all_sessions_are_taken_the_idlest_makes_room_and_busy_ones_do_not() -> None:
-    sessions = Sessions(max_sessions=2, idle_timeout_s=60, monotonic_s=Clock())
+    sessions = Sessions(Caps(2, 2, 2), idle_timeout_s=60, monotonic_s=Clock())
     for number in (1, 2):
         sessions.add(session(number, owner(str(number))))
     sessions.find("s1", owner("1")).begin(1)
@@ -241,7 +252,7 @@ async def test_abandoned_sessions_are_swept(tmp_path: Path) -> None:
 
 
 async def test_too_many_sse_connections_of_one_caller_are_refused(tmp_path: Path) -> None:
-    async with open_host(tmp_path, mcp={"max_sessions": 10}) as host, sse_session(host):
+    async with open_host(tmp_path, mcp={"max_sessions_per_guest_address": 1}) as host, sse_session(host):
         async with httpx2.AsyncClient() as http:
             answer = await http.get(f"{host.url}/sse")
             assert answer.status_code == 503

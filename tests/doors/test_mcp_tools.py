@@ -275,19 +275,40 @@ def test_collected_log_probabilities_are_those_of_every_token() -> None:
     assert "".join(row["token"] for row in collected.choices[0]["logprobs"]["content"])
 
 
-async def test_an_answer_too_long_for_an_event_loses_log_probabilities_and_then_words(host: Host) -> None:
-    huge = {"content": "ä" * 3_000_000}
-    answer = {
-        "model": "tiny",
-        "choices": [{"index": 0, "message": huge, "logprobs": {"content": [{"token": "ä"}]}, "finish_reason": "stop"}],
-        "usage": {"prompt_tokens": 1, "completion_tokens": 1},
-    }
-    host.gateway.pool.demo.origin = Fixed(orjson.dumps(answer))
+def long_answer(message: dict[str, Any], logprobs: int = 1) -> bytes:
+    rows = [{"token": "ä", "logprob": -1.0, "top_logprobs": []}] * logprobs
+    choice = {"index": 0, "message": message, "logprobs": {"content": rows}, "finish_reason": "stop"}
+    return orjson.dumps({"model": "tiny", "choices": [choice], "usage": {"prompt_tokens": 1, "completion_tokens": 1}})
+
+
+async def test_an_answer_too_long_for_an_event_loses_log_probabilities_first(host: Host) -> None:
+    host.gateway.pool.demo.origin = Fixed(long_answer({"content": "ä" * 1000}, logprobs=50_000))
     result = await called(host, chat(), host.key("alice"))
     assert len(orjson.dumps(result)) < 1024 * 1024
     assert "logprobs" not in result["structuredContent"]
+    assert "HTTP API" in result["structuredContent"]["note"]
+    assert result["content"][0]["text"] == result["structuredContent"]["content"] == "ä" * 1000
+
+
+async def test_an_answer_still_too_long_loses_words_and_says_so(host: Host) -> None:
+    host.gateway.pool.demo.origin = Fixed(long_answer({"content": "ä" * 3_000_000, "reasoning": "ö" * 3_000_000}))
+    result = await called(host, chat(), host.key("alice"))
+    assert 200_000 < len(orjson.dumps(result)) < 1024 * 1024
     assert result["content"][0]["text"].startswith("ää")
     assert "HTTP API" in result["content"][0]["text"][-200:]
+    assert "HTTP API" in result["structuredContent"]["note"]
+
+
+async def test_a_function_call_too_long_for_an_event_is_left_out_whole(host: Host) -> None:
+    calls = [
+        {"type": "function", "function": {"name": name, "arguments": size * "x"}}
+        for name, size in (("a", 10), ("b", 2_000_000))
+    ]
+    host.gateway.pool.demo.origin = Fixed(long_answer({"content": None, "tool_calls": calls}))
+    result = await called(host, chat(), host.key("alice"))
+    assert len(orjson.dumps(result)) < 1024 * 1024
+    assert [call["function"]["name"] for call in result["structuredContent"]["tool_calls"]] == ["a"]
+    assert "HTTP API" in result["structuredContent"]["note"]
 
 
 # list_models and get_balance

@@ -40,6 +40,7 @@ class Metrics:
             ("model",), buckets=_LATENCY_BUCKETS_S, registry=registry,
         )  # fmt: skip
         self.in_flight = Gauge("gateway_in_flight", "Answers open now.", registry=registry)
+        self.tasks = Gauge("gateway_tasks", "Tasks of the event loop: one a request or so.", registry=registry)
         self.upstream_errors = Counter(
             "gateway_upstream_errors", "Attempts at a backend that failed.", ("backend", "code"), registry=registry
         )

@@ -1,8 +1,9 @@
-"""One server that answers: what it lists, whether it is up, and the three things that are ever asked of it."""
+"""One server that answers: what it lists, how it is and how busy, and the few things that are ever asked of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from time import monotonic
+from typing import Any, Literal, Protocol
 
 import orjson
 
@@ -10,6 +11,7 @@ from mcp_gateway.core.catalog import Listing
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.request import ChatRequest
 from mcp_gateway.core.upstream import vllm
+from mcp_gateway.core.upstream.breaker import Breaker
 from mcp_gateway.core.upstream.transport import (
     BadResponse,
     ConnectFailed,
@@ -21,6 +23,10 @@ from mcp_gateway.core.upstream.transport import (
 
 Headers = Sequence[tuple[bytes, bytes]]
 _JSON: tuple[bytes, bytes] = (b"content-type", b"application/json")
+_BUSY_REST_S = 1.0
+FAULTS = frozenset({"backend_died", "backend_error", "connect_failed", "first_token_timeout"})
+"""Codes of what is a backend's fault. Not a client that leaves, not a refused request, not a full queue."""
+Status = Literal["up", "busy", "failing", "down"]
 
 
 class Response(Protocol):
@@ -45,39 +51,105 @@ class Origin(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Backend:
-    """A named origin, with the models that it listed last; `fault` says why it is not up (empty when it is)."""
+    """A named origin, with the models that it listed last; `fault` says why it is not up (empty when it is).
+
+    `fault` is what asking it found (active health), the `breaker` what became of requests (passive health). `queue` is
+    what its gauges told, `sent_by_others` how many of those requests were not ours.
+    """
 
     name: str
     origin: Origin
     api_key: str | None = field(default=None, repr=False)
+    breaker: Breaker = field(default_factory=Breaker)
+    now_s: Callable[[], float] = monotonic
     listings: dict[str, Listing] = field(default_factory=dict)
     is_probed: bool = False
     fault: str = "not asked yet"
     in_flight: int = 0
+    queue: vllm.Gauges | None = None
+    sent_by_others: int = 0
+    busy_until_s: float = 0.0
+    missing: set[str] = field(default_factory=set)
+    """Models that it listed and yet did not have: what fails so quickly would look idle and draw ever more."""
 
     @property
     def is_up(self) -> bool:
         return not self.fault
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether it is up, and its requests succeed."""
+        return not self.fault and self.breaker.is_closed
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it has just said that its queue is full."""
+        return self.now_s() < self.busy_until_s
+
+    @property
+    def load(self) -> int:
+        """The requests that a new one would share it with; those that wait count twice: it has no place free."""
+        there = self.in_flight + self.sent_by_others
+        return there + (min(self.queue.waiting, there) if self.queue is not None else 0)
+
+    @property
+    def status(self) -> Status:
+        if self.fault:
+            return "down"
+        if not self.breaker.is_closed:
+            return "failing"
+        return "busy" if self.is_busy else "up"
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is not simply up, in words that name no address."""
+        return self.fault or self.breaker.reason or ("its queue is full" if self.is_busy else None)
+
+    def can_take(self, backend_model: str) -> bool:
+        """Whether a request for the model may be sent now, if only for want of a better place."""
+        return not self.fault and backend_model in self.listings
+
+    def is_sound_for(self, backend_model: str) -> bool:
+        """Whether a request for the model may be expected to be served, or is due as a trial."""
+        return self.breaker.lets_in and not self.is_busy and backend_model not in self.missing
+
+    def enter(self, backend_model: str) -> "Attempt":
+        """Count a request in; whoever does ends the attempt."""
+        self.in_flight += 1
+        return Attempt(self, backend_model, self.breaker.enter())
 
     async def chat(self, body: bytes, headers: Headers, *, is_stream: bool) -> Response:
         """Send a chat. Raises GatewayError for a failure to reach the backend or to get the head of an answer."""
         return await self._ask("POST", vllm.CHAT_PATH, body, headers, is_stream=is_stream)
 
     async def discover(self) -> None:
-        """Read /v1/models again; afterwards `listings` and `fault` tell what was found."""
+        """Ask /health and /v1/models again; afterwards `listings` and `fault` tell what was found."""
         try:
-            response = await self._ask("GET", vllm.MODELS_PATH, b"", ())
-            found = _listings(response.status, await _read_and_close(response))
+            status, _ = await self._get(vllm.HEALTH_PATH)
+            if status not in (200, 404):  # other servers than vLLM may have none
+                raise GatewayError("backend_error", f"its /health answered {status}")
+            found = _listings(*await self._get(vllm.MODELS_PATH))
         except GatewayError as error:
             self.lost(error.message)
-        except UpstreamError as error:
-            self.lost(str(error))
-        else:
-            self.listings, self.fault, self.is_probed = found, "", True
+            return
+        if self.fault:  # it has come back: what became of requests before says nothing any more
+            self.breaker.reset()
+        self.listings, self.fault, self.is_probed = found, "", True
+        self.missing.clear()
+
+    async def read_queue(self) -> None:
+        """Read the queue gauges again; None where there are none."""
+        try:
+            status, body = await self._get(vllm.METRICS_PATH)
+        except GatewayError:
+            status, body = 0, b""
+        queue = self.queue = vllm.read_gauges(body) if status == 200 else None
+        self.sent_by_others = max(0, queue.running + queue.waiting - self.in_flight) if queue is not None else 0
 
     def lost(self, fault: str) -> None:
         """Count as down until discovery finds it again; what it listed is remembered."""
         self.fault, self.is_probed = fault, True
+        self.queue, self.sent_by_others = None, 0
 
     async def count_prompt(self, request: ChatRequest, backend_model: str) -> int | None:
         """Tokens of a chat's prompt by the backend's own count; None where it cannot tell."""
@@ -90,6 +162,7 @@ class Backend:
         return count if isinstance(count, int) else None
 
     async def _ask(self, method: str, path: str, body: bytes, headers: Headers, *, is_stream: bool = False) -> Response:
+        assert path in vllm.ALLOWED_PATHS
         sent = [_JSON, *headers]
         if self.api_key:
             sent.append((b"authorization", b"Bearer " + self.api_key.encode()))
@@ -97,6 +170,55 @@ class Backend:
             return await self.origin.request(method, path, sent, body, is_stream=is_stream)
         except UpstreamError as error:
             raise failure(error) from error
+
+    async def _get(self, path: str) -> tuple[int, bytes]:
+        """Status and body. Raises GatewayError."""
+        response = await self._ask("GET", path, b"", ())
+        try:
+            return response.status, await _read_and_close(response)
+        except UpstreamError as error:
+            raise failure(error) from error
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One request at one backend, counted in by `Backend.enter` and ended once, with what it says of the backend."""
+
+    backend: Backend
+    backend_model: str
+    number: int
+
+    def began(self) -> None:
+        """The first token came."""
+        self.backend.breaker.proved(self.number)
+
+    def end(self, error: GatewayError | None) -> None:
+        """The answer came whole, or `error` ended it."""
+        backend, breaker = self.backend, self.backend.breaker
+        backend.in_flight -= 1
+        if error is None:
+            breaker.succeeded(self.number)
+        elif error.code in FAULTS:
+            breaker.failed(self.number, _reason(error), is_certain=isinstance(error, vllm.GoingDown))
+        else:
+            breaker.left(self.number)
+        self._note(error)
+
+    def _note(self, error: GatewayError | None) -> None:
+        backend = self.backend
+        match error.code if error is not None else None:
+            case "connect_failed":
+                backend.lost("no connection")
+            case "backend_busy":
+                backend.busy_until_s = backend.now_s() + _BUSY_REST_S
+            case "model_unavailable":
+                backend.missing.add(self.backend_model)
+
+
+def _reason(error: GatewayError) -> str:
+    if isinstance(error, vllm.GoingDown):
+        return "it is shutting down"
+    return f"its requests fail, the last with {error.code}"
 
 
 async def _read_and_close(response: Response) -> bytes:
@@ -109,7 +231,7 @@ async def _read_and_close(response: Response) -> bytes:
 def failure(error: UpstreamError, *, has_started: bool = False) -> GatewayError:
     """A transport's error in the words of the error table: the one border between the two."""
     match error:
-        case ConnectFailed():
+        case ConnectFailed() | TimedOut(which="connect"):
             return GatewayError("connect_failed", "The backend of this model cannot be reached.")
         case TimedOut(which="first_token"):
             return GatewayError("first_token_timeout", "The backend brought no token in time.")

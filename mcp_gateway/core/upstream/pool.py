@@ -1,17 +1,25 @@
-"""The backends together: which of them can serve a model now, and what they list, read again while running."""
+"""The backends together: which of them a request goes to, and what they list, read again while running."""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from random import Random
 from typing import Literal
 
 from mcp_gateway.core.catalog import Listing, Model
-from mcp_gateway.core.upstream.backend import Backend
+from mcp_gateway.core.upstream.backend import FAULTS, Backend
+from mcp_gateway.core.upstream.budget import RetryBudget
+from mcp_gateway.core.upstream.choice import choose
 
 logger = logging.getLogger(__name__)
 
 _RECOVERY_INTERVAL_S = 1.0
+_NOT_TAKEN = frozenset({"backend_busy", "connect_failed", "model_unavailable"})
+"""Codes of failures in which no backend began to work on the request."""
 ModelStatus = Literal["ready", "loading", "unavailable"]
+Failures = Mapping[Backend, str]
+"""The error code of one request at each backend that it was sent to so far, in that order."""
 
 
 class Pool:
@@ -25,54 +33,102 @@ class Pool:
         interval_s: float,
         timeout_s: float,
         on_change: Callable[[dict[str, Listing]], None],
+        retries: RetryBudget,
+        random: Random,
     ) -> None:
         self.backends = tuple(backends)
         self.demo = demo
         self._interval_s = interval_s
         self._timeout_s = timeout_s
         self._on_change = on_change
+        self._retries = retries
+        self._random = random
         self._listings: dict[str, Listing] | None = None
+        self._slow: set[Backend] = set()
 
     def candidates(self, backend_model: str) -> list[Backend]:
-        """Backends that are up and list the model, the least loaded first."""
-        found = [backend for backend in self.backends if backend.is_up and backend_model in backend.listings]
-        return found if len(found) < 2 else sorted(found, key=lambda backend: backend.in_flight)
+        """Backends that may be sent a request for the model now."""
+        return [backend for backend in self.backends if backend.can_take(backend_model)]
+
+    def next_backend(
+        self, backends: Sequence[Backend], backend_model: str, prefix: bytes, failures: Failures
+    ) -> Backend | None:
+        """Where to send a request after these failures; None where it must not, or cannot, be sent on.
+
+        Backends that are full, or fail, are asked where there are no others, and only first: a full fleet then costs
+        one question a request, and requests that themselves make backends fail cannot shut everybody out.
+        """
+        if not failures:
+            self._retries.deposit()
+        elif not self._may_go_on(failures):
+            return None
+        able = [backend for backend in backends if backend not in failures and backend.can_take(backend_model)]
+        sound = [backend for backend in able if backend.is_sound_for(backend_model)]
+        by_name = {backend.name: backend for backend in sound or ([] if failures else able)}
+        if not by_name:
+            return None
+        return by_name[choose({name: backend.load for name, backend in by_name.items()}, prefix, self._random)]
 
     def status_of(self, model: Model) -> ModelStatus:
         if self.candidates(model.backend_model):
             return "ready"
         return "unavailable" if all(backend.is_probed for backend in self.backends) else "loading"
 
-    async def discover(self) -> None:
-        """Ask every backend what it has, all at once, and pass on what changed."""
-        await asyncio.gather(*(self._discover(backend) for backend in {*self.backends, self.demo}))
+    async def discover(self, backends: Iterable[Backend] = ()) -> None:
+        """Ask these backends, or every one, what they have and how busy they are, all at once; pass on what changed."""
+        await asyncio.gather(*(self._discover(backend) for backend in backends or {*self.backends, self.demo}))
         listings = {name: row for backend in reversed(self.backends) for name, row in backend.listings.items()}
         if listings != self._listings:
             self._listings = listings
             self._on_change(listings)
 
     async def watch(self) -> None:
-        """Discover again and again, until cancelled; a backend that is down is asked every second."""
+        """Discover again and again, until cancelled; a backend that is down, or slow to tell, is asked every second."""
         loop = asyncio.get_running_loop()
         due_at_s = loop.time() + self._interval_s
         while True:
             await asyncio.sleep(min(_RECOVERY_INTERVAL_S, self._interval_s))
-            if loop.time() >= due_at_s or not all(backend.is_up for backend in self.backends):
+            if loop.time() >= due_at_s:
                 due_at_s = loop.time() + self._interval_s
                 await self.discover()
+            elif doubtful := [backend for backend in self.backends if not backend.is_up or backend in self._slow]:
+                await self.discover(doubtful)
 
     async def aclose(self) -> None:
         for backend in {*self.backends, self.demo}:
             await backend.origin.aclose()
 
+    def _may_go_on(self, failures: Failures) -> bool:
+        """A request that no backend took goes on; one that failed where it was taken goes to one more, on the budget.
+
+        Not to all of them: it may be the request that kills what works on it.
+        """
+        codes = list(failures.values())
+        if codes[-1] in _NOT_TAKEN:
+            return True
+        return codes[-1] in FAULTS and sum(code not in _NOT_TAKEN for code in codes) == 1 and self._retries.withdraw()
+
     async def _discover(self, backend: Backend) -> None:
         was_up, was_probed = backend.is_up, backend.is_probed
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await backend.discover()
-        except TimeoutError:
-            backend.lost(f"did not list its models within {self._timeout_s:g} s")
+        await self._ask_how_it_is(backend)
         if backend.is_up and not was_up:
             logger.info("backend %s is up with %s", backend.name, ", ".join(backend.listings) or "no model")
         elif not backend.is_up and (was_up or not was_probed):
             logger.warning("backend %s is down: %s", backend.name, backend.fault)
+
+    async def _ask_how_it_is(self, backend: Backend) -> None:
+        """One that is up and slow to tell gets a second chance: busy with a long prompt, vLLM can pause for seconds."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await backend.discover()
+        except TimeoutError:
+            if not backend.is_up or backend in self._slow:
+                backend.lost(f"did not tell how it is within {self._timeout_s:g} s")
+            else:
+                self._slow.add(backend)
+                return
+        self._slow.discard(backend)
+        if backend.is_up:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._timeout_s):
+                    await backend.read_queue()

@@ -1,9 +1,10 @@
-"""vLLM's dialect: what a request to it may carry, and what its three shapes of error mean to a caller.
+"""vLLM's dialect: what a request to it may carry, what its three shapes of error mean to a caller, and its gauges.
 
 Facts were taken from vLLM 0.32 on the wire and 0.33 in source. Knows nothing of connections or callers.
 """
 
 import re
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
@@ -15,7 +16,9 @@ from mcp_gateway.core.request import ChatRequest
 CHAT_PATH = "/v1/chat/completions"
 MODELS_PATH = "/v1/models"
 TOKENIZE_PATH = "/tokenize"
-ALLOWED_PATHS = frozenset({CHAT_PATH, MODELS_PATH, TOKENIZE_PATH})
+HEALTH_PATH = "/health"
+METRICS_PATH = "/metrics"
+ALLOWED_PATHS = frozenset({CHAT_PATH, MODELS_PATH, TOKENIZE_PATH, HEALTH_PATH, METRICS_PATH})
 """All that is ever asked of a vLLM server: its other routes start work or tell secrets without a key."""
 
 TENANT_FIELDS = frozenset({
@@ -33,6 +36,24 @@ _FAULT = re.compile(r"'type': '(\w+)'.*?'msg': (['\"])(.*?)\2(?:, '|\})", re.DOT
 _OWN_NOTE = re.compile(r"^\d+ validation errors?:\s+| \(parameter=[\w.]+(?:, value=.*)?\)$", re.DOTALL)
 """What vLLM adds before and after what it has to say."""
 _MESSAGE_LIMIT = 500
+_LAST_WORDS = ("cannot schedule new futures", "EngineCore encountered an issue", "aborted")
+"""Of a server that shuts down, or whose engine is dead; its /health can say 200 for a long while yet."""
+_GAUGE = re.compile(rb"^vllm:num_requests_(running|waiting)\{[^\n]*\} (\d+(?:\.\d+)?)", re.MULTILINE)
+
+
+class GoingDown(GatewayError):
+    """The backend said that it is about to end: nothing more may be sent to it."""
+
+    def __init__(self) -> None:
+        super().__init__("backend_died", "The backend shut down before the answer was whole.")
+
+
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """Requests in a server's engines: those that run, and those that wait for a place."""
+
+    running: int
+    waiting: int
 
 
 def chat_body(request: ChatRequest, backend_model: str, account_id: str) -> bytes:
@@ -69,6 +90,8 @@ def tokenize_body(request: ChatRequest, backend_model: str) -> bytes:
 def error_of(status: int, body: bytes, backend_model: str, public_model: str) -> GatewayError:
     """The gateway's error for a backend's refusal: `{"error": {...}}`, `{"error": "text"}` or `{"detail": "text"}`."""
     message, kind, param = _read(body)
+    if status == 500 and message.startswith(_LAST_WORDS):
+        return GoingDown()
     if status in (400, 413, 422):
         return _refusal(status, _renamed(message, backend_model, public_model), kind, param)
     if status == 404 and param == "model":
@@ -76,6 +99,14 @@ def error_of(status: int, body: bytes, backend_model: str, public_model: str) ->
     if status in (429, 503):
         return GatewayError("backend_busy", f"Every place for {public_model!r} is taken; try again soon.")
     return GatewayError("backend_error", f"The backend of {public_model!r} failed (status {status}).")
+
+
+def read_gauges(exposition: bytes) -> Gauges | None:
+    """The queue gauges of a /metrics page, None where it has none; summed over models, which share the GPUs."""
+    found = [(name, int(float(value))) for name, value in _GAUGE.findall(exposition)]
+    if not found:
+        return None
+    return Gauges(*(sum(value for label, value in found if label == name) for name in (b"running", b"waiting")))
 
 
 def _read(body: bytes) -> tuple[str, str, str | None]:

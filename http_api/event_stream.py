@@ -1,0 +1,75 @@
+"""The answer to one client as server-sent events, with comments for as long as there is nothing else to send.
+
+Clients and proxies give up on a connection that stays silent while a request waits for its turn. The head goes out with
+the first comment; whatever fails after that can only be told in the stream.
+"""
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from starlette.types import Send
+
+from http_api.rendering import Headers
+
+COMMENT = b": waiting for the model\n\n"
+_HEADERS: Headers = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class EventStream:
+    """Sends a head, once, and frames; while entered, a comment after each `comment_s` seconds (0: none).
+
+    `before_head` is called when the head is due.
+    """
+
+    def __init__(self, send: Send, comment_s: float, before_head: Callable[[], None]) -> None:
+        self._send = send
+        self._comment_s = comment_s
+        self._before_head = before_head
+        self._timer: asyncio.TimerHandle | None = None
+        self._commenting: asyncio.Task[None] | None = None
+        self.has_begun = False
+
+    async def send(self, frames: bytes) -> None:
+        """Send frames, after the head where that was not sent."""
+        if not self.has_begun:
+            self._before_head()
+            await self._send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            self.has_begun = True
+        await self._send({"type": "http.response.body", "body": frames, "more_body": True})
+
+    async def end(self) -> None:
+        await self._send({"type": "http.response.body", "body": b""})
+
+    async def __aenter__(self) -> Self:
+        self._wind()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Waits for a comment that is being sent: what comes next must not overtake it."""
+        try:
+            if self._commenting is not None and not isinstance(error, asyncio.CancelledError):
+                await asyncio.wait({self._commenting})
+        finally:
+            if self._commenting is not None:
+                self._commenting.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def _wind(self) -> None:
+        if self._comment_s:
+            self._timer = asyncio.get_running_loop().call_later(self._comment_s, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._commenting = asyncio.get_running_loop().create_task(self._comment())
+
+    async def _comment(self) -> None:
+        await self.send(COMMENT)
+        self._wind()

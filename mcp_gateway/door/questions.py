@@ -1,0 +1,65 @@
+"""What the server asks of a client (an elicitation, say) and the answers that come in messages of their own."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from mcp.shared.dispatcher import coerce_request_id
+from mcp.shared.exceptions import MCPError
+from mcp.types import CONNECTION_CLOSED, INTERNAL_ERROR, REQUEST_TIMEOUT
+
+from mcp_gateway.door.calls import Tell
+from mcp_gateway.door.jsonrpc import Message, RequestId, notification_payload, request_payload
+
+_PATIENCE_S = 600.0
+"""How long a client, which may have to ask a person, is waited for where the asker names no time."""
+
+
+class Questions:
+    """The requests to one client that wait for an answer."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[RequestId, asyncio.Future[dict[str, Any]]] = {}
+        self._asked = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    async def ask(
+        self, tell: Tell, method: str, params: Mapping[str, Any] | None, timeout_s: float | None
+    ) -> dict[str, Any]:
+        """Send a request by `tell` and return its result. Raises MCPError for an error, silence or a client gone."""
+        self._asked += 1
+        request_id = self._asked
+        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._waiting[request_id] = answer
+        try:
+            async with asyncio.timeout(timeout_s or _PATIENCE_S):
+                await tell(request_payload(request_id, method, params))
+                return await answer
+        except TimeoutError:
+            await tell(notification_payload("notifications/cancelled", {"requestId": request_id}))
+            raise MCPError(REQUEST_TIMEOUT, "The client did not answer in time.") from None
+        finally:
+            del self._waiting[request_id]
+
+    def take(self, message: Message) -> None:
+        """Hand a response to whoever asked; one that nobody waits for is dropped."""
+        answer = None if message.id is None else self._waiting.get(coerce_request_id(message.id))
+        if answer is None or answer.done():
+            return
+        if message.result is not None:
+            answer.set_result(message.result)
+        else:
+            answer.set_exception(_failure(message.error or {}))
+
+    def close(self) -> None:
+        """Nobody will answer any more."""
+        for answer in self._waiting.values():
+            if not answer.done():
+                answer.set_exception(MCPError(CONNECTION_CLOSED, "The client has left."))
+
+
+def _failure(error: Mapping[str, Any]) -> MCPError:
+    code, message = error.get("code"), error.get("message")
+    return MCPError(code if isinstance(code, int) else INTERNAL_ERROR, str(message or "The client failed."))

@@ -1,0 +1,98 @@
+"""The catalog as MCP resources: `models://catalog`, and `models://{id}` for each model.
+
+A client may write a model's id as it is or percent-encoded, as the template's expansion has it.
+"""
+
+from typing import Any
+from urllib.parse import quote, unquote
+
+import orjson
+from mcp import types
+from mcp.shared.subscriptions import ResourcesListChanged, ResourceUpdated, ServerEvent
+
+from mcp_gateway.core.caller import Caller
+from mcp_gateway.core.catalog import Published
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.limits.limiter import Limiter
+from mcp_gateway.core.upstream.pool import Pool
+from mcp_gateway.tools.list_models import model_row
+
+CATALOG_URI = "models://catalog"
+TEMPLATE_URI = "models://{id}"
+_SCHEME = "models://"
+_JSON = "application/json"
+
+
+class Resources:
+    """What is in the catalog now, and what has changed since it was last asked for changes."""
+
+    templates = (
+        types.ResourceTemplate(
+            uri_template=TEMPLATE_URI,
+            name="model",
+            title="A model",
+            description="One model: context window, prices, capabilities and health.",
+            mime_type=_JSON,
+        ),
+    )
+
+    def __init__(self, published: Published, pool: Pool, limiter: Limiter) -> None:
+        self._published = published
+        self._pool = pool
+        self._limiter = limiter
+        self._rows_told = self._rows()
+
+    def listed(self) -> list[types.Resource]:
+        """The catalog, then each model in its order."""
+        catalog = types.Resource(
+            uri=CATALOG_URI,
+            name="catalog",
+            title="Model catalog",
+            description="All models with context window, prices, capabilities and health.",
+            mime_type=_JSON,
+        )
+        return [catalog, *(_resource(row) for row in self._rows().values())]
+
+    def read(self, uri: str, caller: Caller) -> types.ReadResourceResult:
+        """A resource's JSON. Raises GatewayError `model_not_found`, or what a limit says."""
+        self._limiter.count_listing(caller)
+        content: Any = {"models": list(self._rows().values())} if uri == CATALOG_URI else self._row_at(uri)
+        text = orjson.dumps(content).decode()
+        return types.ReadResourceResult(contents=[types.TextResourceContents(uri=uri, mime_type=_JSON, text=text)])
+
+    def take_changes(self) -> list[ServerEvent]:
+        """What subscribers are to be told."""
+        before, after = self._rows_told, self._rows()
+        self._rows_told = after
+        changed = [id for id in {**before, **after} if before.get(id) != after.get(id)]
+        events: list[ServerEvent] = [ResourcesListChanged()] if list(before) != list(after) else []
+        if changed:
+            events.append(ResourceUpdated(CATALOG_URI))
+        return events + [ResourceUpdated(uri) for id in changed for uri in _uris_of(id)]
+
+    def _rows(self) -> dict[str, dict[str, Any]]:
+        models = self._published.current.values()
+        return {model.id: model_row(model, self._pool.status_of(model)) for model in models}
+
+    def _row_at(self, uri: str) -> dict[str, Any]:
+        named = uri.removeprefix(_SCHEME)
+        rows = self._rows()
+        row = rows.get(named) or rows.get(unquote(named))
+        if row is None or not uri.startswith(_SCHEME):
+            raise GatewayError("not_found", f"There is no resource {uri[:200]!r}.")
+        return row
+
+
+def _resource(row: dict[str, Any]) -> types.Resource:
+    return types.Resource(
+        uri=_SCHEME + row["id"],
+        name=row["id"],
+        title=row["name"],
+        description=row["description"] or None,
+        mime_type=_JSON,
+    )
+
+
+def _uris_of(model_id: str) -> list[str]:
+    """As it is, and as the template's expansion has it."""
+    return list(dict.fromkeys((_SCHEME + model_id, _SCHEME + quote(model_id, safe=""))))

@@ -1,0 +1,43 @@
+"""vLLM's queue gauges, and what they make of a backend's load."""
+
+import pytest
+
+from mcp_gateway.core.upstream.backend import Backend
+from mcp_gateway.core.upstream.demo import DemoBackend
+from mcp_gateway.core.upstream.vllm import Gauges, read_gauges
+from tests.captured import FOLDER
+
+LINE = b'vllm:num_requests_%b{engine="%d",model_name="a b}c"} %b\n'
+
+
+def test_they_are_found_in_a_captured_page() -> None:
+    assert read_gauges((FOLDER / "600_metrics.txt").read_bytes()) == Gauges(0, 0)
+
+
+def test_they_are_summed_over_engines_and_models() -> None:
+    page = LINE % (b"running", 0, b"3.0") + LINE % (b"running", 1, b"4.0") + LINE % (b"waiting", 0, b"12.0")
+    by_reason = b'vllm:num_requests_waiting_by_reason{engine="0",reason="capacity"} 9.0\n'
+    assert read_gauges(b"# HELP x\n" + page + by_reason) == Gauges(7, 12)
+
+
+@pytest.mark.parametrize("page", [b"", b"<html>", b'vllm:num_requests_running{engine="0"} NaN\n', b"\xff\n"])
+def test_a_page_without_them_tells_nothing(page: bytes) -> None:
+    assert read_gauges(page) is None
+
+
+@pytest.mark.parametrize(
+    ("in_flight", "others", "queue", "load"),
+    [
+        (3, 0, None, 3),
+        (3, 0, Gauges(3, 0), 3),
+        (3, 2, Gauges(5, 0), 5),
+        (3, 0, Gauges(1, 2), 5),
+        (1, 0, Gauges(9, 9), 2),
+    ],
+    ids=["unknown", "ours alone", "others too", "some wait", "what waited is gone"],
+)
+def test_load_counts_ours_and_others_and_again_what_waits(
+    in_flight: int, others: int, queue: Gauges | None, load: int
+) -> None:
+    backend = Backend("x", DemoBackend(), in_flight=in_flight, queue=queue, sent_by_others=others)
+    assert backend.load == load

@@ -18,7 +18,7 @@ crash: $(VENV)/.installed-dev  ## kill -9 the server under load, twenty times, a
 	@$(BIN)/python -m pytest -m slow tests/crash
 
 soak: $(VENV)/.installed-dev  ## ten minutes (SOAK_SECONDS) at half the highest rate with faults; then nothing may be left
-	@$(BIN)/python -m pytest -m slow tests/soak -s
+	@$(BIN)/python -m pytest -m slow tests/soak -s --show-capture=no
 
 bench: $(VENV)/.installed-dev  ## what a request pays for the gateway, beside the same request without it
 	@$(BIN)/python benchmarks/doors.py

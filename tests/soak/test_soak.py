@@ -144,7 +144,7 @@ class Load:
         url, body = self.http.base_url, orjson.dumps(self.body())
         head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n"
         head += f"content-type: application/json\r\nauthorization: {self.http.headers['authorization']}\r\n\r\n"
-        reader, writer = await asyncio.open_connection(url.host, url.port)
+        _, writer = await asyncio.open_connection(url.host, url.port)
         writer.write(head.encode() + body)
         if self.dice.random() < 0.5:
             writer.transport.pause_reading()

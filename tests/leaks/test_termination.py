@@ -11,9 +11,12 @@ from typing import Any
 
 import httpx2
 import orjson
+import pytest
 
 from tests.doors.mcp_host import JSON, call, initialize
 from tests.doors.test_mcp_transports import modern
+
+pytestmark = pytest.mark.slow
 
 PATIENCE_S = 30
 DRAIN_S = 1

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 from time import monotonic
-from typing import Literal, cast
+from typing import Literal, Self, cast
 from urllib.parse import urlsplit
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
@@ -28,6 +28,12 @@ Wait = Literal["connect", "first_token", "idle", "unary", "total"]
 
 class UpstreamError(Exception):
     """The exchange failed; its connection is closed."""
+
+    def anew(self) -> Self:
+        """The same, to be raised: raised itself, an error that is kept would keep all frames, and a request's body."""
+        twin = self.__class__.__new__(self.__class__, *self.args)
+        twin.__dict__.update(self.__dict__)
+        return twin
 
 
 class ConnectFailed(UpstreamError):
@@ -389,7 +395,7 @@ class _Connection(asyncio.Protocol):
         """Send the request and wait for the head of its answer; whatever goes wrong closes the connection."""
         try:
             if self.error is not None:
-                raise self.error
+                raise self.error.anew()
             self._socket.write(head + body[:_WRITE_BYTES])
             if len(body) > _WRITE_BYTES:
                 await self._write_rest(body)
@@ -404,7 +410,7 @@ class _Connection(asyncio.Protocol):
     async def wait(self) -> None:
         """Wait until something happens, at most as long as the clocks allow; raises the connection's error."""
         if self.error is not None:
-            raise self.error
+            raise self.error.anew()
         began_at = self.loop.time()
         left_s = self.step_left_s if self.step_left_s < self.budget_left_s else self.budget_left_s
         self._watch(began_at + left_s)

@@ -5,6 +5,7 @@ import gc
 import socket
 import ssl
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import pairwise
@@ -638,6 +639,29 @@ async def test_a_closed_connection_leaves_nothing_behind() -> None:
         await server.peers[0].gone()
         del response
         assert connections_in_memory() == before
+
+
+class Body(bytes):
+    """Can be watched by a weak reference."""
+
+
+@pytest.mark.parametrize("ending", [reply(then=reset), reply(CHUNKED + b"x"), stall], ids=["died", "garbage", "late"])
+async def test_an_exchange_that_failed_keeps_nothing_of_its_request(ending: Behaviour) -> None:
+    timeouts = Timeouts(unary_s=SHORT_S)
+    async with exchange_with(ending, timeouts=timeouts) as (_, transport):
+        body = Body(b"{}")
+        watched = weakref.ref(body)
+        gc.collect()
+        gc.disable()
+        try:
+            response = await transport.request("POST", "/x", [], body)
+            await response.read()
+        except UpstreamError:
+            del body
+            response = None
+        finally:
+            gc.enable()
+        assert watched() is None
 
 
 async def test_an_answer_that_came_whole_but_is_not_read_keeps_its_connection() -> None:

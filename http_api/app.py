@@ -3,12 +3,8 @@
 import re
 from typing import Protocol
 
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.routing import Router
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from http_api.billing import Billing
 from http_api.chat import ChatCompletions
@@ -19,7 +15,7 @@ from http_api.middleware.answers import Answers
 from http_api.middleware.authentication import Authentication
 from http_api.middleware.gate import Gate
 from http_api.models import Models
-from http_api.operations import ExactPaths, Operation, exact_paths_of, routes_of
+from http_api.operations import ExactPaths, Operation, routes_of
 from http_api.requests import Requests
 from http_api.stats import Stats
 from http_api.topups import TopUps
@@ -44,13 +40,12 @@ class McpEndpoints(Protocol):
     async def messages(self, scope: Scope, receive: Receive, send: Send) -> None: ...
 
 
-def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> Starlette:
+def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> ASGIApp:
     """The ASGI app of both doors over an open gateway; `base_url` is where clients reach it."""
     settings = gateway.settings
     chat = ChatCompletions(
         gateway.chat,
         max_body_bytes=settings.max_body_bytes,
-        stall_timeout_s=settings.client_stall_timeout_s,
         comment_s=settings.upstream.queue_comment_s,
     )
     models = Models(gateway.published, gateway.pool, gateway.limiter)
@@ -125,27 +120,16 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> Starlett
         *routes_of(public, everywhere),
         *routes_of(root),
     ]
-    app = Starlette(
-        routes=routes,
-        exception_handlers={HTTPException: _unknown_url},
-        middleware=[
-            Middleware(
-                Answers,
-                new_id=gateway.new_id,
-                addresses=gateway.addresses,
-                limiter=gateway.limiter,
-                limits_url=f"{base_url}/v1/limits",
-            ),
-            Middleware(Gate, lifecycle=gateway.lifecycle, open_paths=open_paths),
-            Middleware(Authentication, authenticator=gateway.authenticator, is_open=is_open),
-            Middleware(ExactPaths, endpoints=exact_paths_of(routes)),
-        ],
+    router = Router(routes, redirect_slashes=False, default=_unknown_url)
+    return Answers(
+        ExactPaths(router, routes),
+        checks=(Gate(gateway.lifecycle, open_paths), Authentication(gateway.authenticator, is_open)),
+        new_id=gateway.new_id,
+        addresses=gateway.addresses,
+        limiter=gateway.limiter,
+        limits_url=f"{base_url}/v1/limits",
     )
-    app.router.redirect_slashes = False
-    return app
 
 
-async def _unknown_url(request: Request, error: Exception) -> Response:
-    """Starlette raises only 404 here: methods are ours to check."""
-    message = f"There is no {request.url.path[:200]} here."
-    raise GatewayError("unknown_url", message) from error
+async def _unknown_url(scope: Scope, _receive: Receive, _send: Send) -> None:
+    raise GatewayError("unknown_url", f"There is no {scope['path'][:200]} here.")

@@ -19,28 +19,25 @@ _TRACE_HEADERS = frozenset({b"traceparent", b"tracestate"})
 class ChatCompletions:
     """Reads the body, runs the exchange, and writes one JSON body or the frames as they come."""
 
-    def __init__(self, chat: Chat, *, max_body_bytes: int, stall_timeout_s: float, comment_s: float) -> None:
+    def __init__(self, chat: Chat, *, max_body_bytes: int, comment_s: float) -> None:
         self._chat = chat
         self._comment_s = comment_s
         self._max_body_bytes = max_body_bytes
-        self._stall_timeout_s = stall_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context: RequestContext = scope[CONTEXT]
         assert context.caller is not None
         call = _call_of(scope, context)
-        async with Departure(scope, receive, send, self._stall_timeout_s) as client:
-            with self._chat.exchange(context.caller, call) as exchange:
-                request = parse_chat_request(await read_json_bytes(scope, client.receive, self._max_body_bytes))
-                client.watch()
-                if request.is_stream:
-                    stream = EventStream(client.send, self._comment_s, lambda: _tell_clamp(exchange, context))
-                    await _relay(exchange, request, stream)
-                    return
-                await exchange.begin(request)
-                _tell_clamp(exchange, context)
-                context.headers.append((b"x-cost-usd", format_usd(exchange.cost_nano).encode()))
-                await send_bytes(client.send, exchange.body, [JSON_TYPE])
+        with Departure(scope), self._chat.exchange(context.caller, call) as exchange:
+            request = parse_chat_request(await read_json_bytes(scope, receive, self._max_body_bytes))
+            if request.is_stream:
+                stream = EventStream(send, self._comment_s, lambda: _tell_clamp(exchange, context))
+                await _relay(exchange, request, stream)
+                return
+            await exchange.begin(request)
+            _tell_clamp(exchange, context)
+            context.headers.append((b"x-cost-usd", format_usd(exchange.cost_nano).encode()))
+            await send_bytes(send, exchange.body, [JSON_TYPE])
 
 
 async def _relay(exchange: Exchange, request: ChatRequest, stream: EventStream) -> None:

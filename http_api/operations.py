@@ -1,6 +1,6 @@
 """One table entry an operation; the table makes the routes, and for each path one place that knows all its methods."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -37,29 +37,23 @@ class PathEndpoint:
                 self._by_method["HEAD"] = endpoint
         self._allow = ", ".join(sorted(self._by_method))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         endpoint = self._by_method.get(scope["method"]) or self._by_method.get("*")
         if endpoint is None:
             message = f"{scope['method']} is not possible here; use {self._allow}."
             raise GatewayError("method_not_allowed", message, details={"allow": self._allow})
-        await endpoint(scope, receive, send)
+        return endpoint(scope, receive, send)
 
 
 class ExactPaths:
     """Goes straight to the endpoint of a path that has no parameters: a router tries its routes one after another."""
 
-    def __init__(self, app: ASGIApp, *, endpoints: Mapping[str, ASGIApp]) -> None:
+    def __init__(self, app: ASGIApp, routes: Iterable[Route]) -> None:
         self._app = app
-        self._endpoints = endpoints
+        self._endpoints = {route.path: route.app for route in routes if not route.param_convertors}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        endpoint = self._endpoints.get(scope["path"]) if scope["type"] == "http" else None
-        await (endpoint or self._app)(scope, receive, send)
-
-
-def exact_paths_of(routes: Iterable[Route]) -> dict[str, ASGIApp]:
-    """The endpoints of the routes that have no parameters, by path."""
-    return {route.path: route.app for route in routes if not route.param_convertors}
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return self._endpoints.get(scope["path"], self._app)(scope, receive, send)
 
 
 def routes_of(operations: Iterable[Operation], prefixes: Iterable[str] = ("",)) -> list[Route]:

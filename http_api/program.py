@@ -6,6 +6,7 @@ import sysconfig
 from pathlib import Path
 
 from http_api.app import build_app
+from http_api.connection import Bounds
 from http_api.serve import serve
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.gateway import Gateway, open_gateway
@@ -30,7 +31,7 @@ async def run(settings: Settings) -> None:
                 gateway.lifecycle,
                 host=settings.host,
                 port=settings.port,
-                max_header_bytes=settings.max_header_bytes,
+                bounds=Bounds(settings.max_header_bytes, settings.client_stall_timeout_s),
                 announce_s=settings.drain_announce_s,
                 drain_timeout_s=settings.drain_timeout_s,
                 on_listening=lambda host, port: print(_greeting(gateway, _base_url(settings, host, port)), flush=True),

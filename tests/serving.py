@@ -15,6 +15,7 @@ import openai
 import orjson
 
 from http_api.app import build_app
+from http_api.connection import Bounds
 from http_api.program import mcp_door
 from http_api.serve import DrainingServer, config_of
 from mcp_gateway.core.config import Settings
@@ -112,7 +113,7 @@ class Door:
     async def nothing_is_left(self) -> None:
         """Wait for the last accounts; then no hold, slot or task may be left, no nano missing and no error logged."""
         assert await self.gateway.lifecycle.wait_until_idle(PATIENCE_S)
-        await eventually(lambda: not self.server.server_state.tasks and not _departures())
+        await eventually(lambda: not self.server.server_state.tasks)
         assert self.gateway.limiter.in_flight == 0
         assert [backend.in_flight for backend in self.gateway.pool.backends] == [0] * len(self.gateway.pool.backends)
         assert self.gateway.pool.demo.in_flight == 0
@@ -209,7 +210,7 @@ async def _served(gateway: Gateway) -> AsyncIterator[tuple[DrainingServer, int]]
         app,
         host="127.0.0.1",
         port=0,
-        max_header_bytes=settings.max_header_bytes,
+        bounds=Bounds(settings.max_header_bytes, settings.client_stall_timeout_s),
         drain_timeout_s=settings.drain_timeout_s,
     )
     server = _Server(
@@ -230,7 +231,3 @@ class _Server(DrainingServer):
     @contextlib.contextmanager
     def capture_signals(self):  # type: ignore[no-untyped-def]
         yield
-
-
-def _departures() -> list[asyncio.Task[Any]]:
-    return [task for task in asyncio.all_tasks() if "Departure" in repr(task.get_coro())]

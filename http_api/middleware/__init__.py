@@ -1,1 +1,1 @@
-"""Plain ASGI layers around both doors, one a file."""
+"""What every request passes on its way to an endpoint, and every answer on its way back."""

@@ -2,7 +2,7 @@
 
 import logging
 import traceback
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -17,51 +17,57 @@ logger = logging.getLogger(__name__)
 
 _MAX_CLIENT_ID_BYTES = 128
 
+Check = Callable[[Scope, RequestContext], None]
+"""What is looked at before anything else; raises GatewayError where the request is refused."""
+
 
 class Answers:
-    """Adds `X-Request-Id`, the client's own id, and the caller's limits to each answer."""
+    """Runs the checks of every request, hands it to the app, and adds `X-Request-Id`, the client's own id, and the
+    caller's limits to each answer.
+    """
 
     def __init__(
         self,
         app: ASGIApp,
         *,
+        checks: Sequence[Check],
         new_id: Callable[[str], str],
         addresses: AddressReader,
         limiter: Limiter,
         limits_url: str,
     ) -> None:
         self._app = app
+        self._checks = checks
         self._new_id = new_id
         self._addresses = addresses
         self._limiter = limiter
         self._limits_url = limits_url
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
         context = scope[CONTEXT] = self._context(scope)
         has_started = False
 
-        async def stamped(message: Message) -> None:
+        def stamped(message: Message) -> Awaitable[None]:
             nonlocal has_started
             if message["type"] == "http.response.start":
                 has_started = True
                 message["headers"] = [*message["headers"], *self._stamps(context)]
-            await send(message)
+            return send(message)
 
         try:
+            for check in self._checks:
+                check(scope, context)
             await self._app(scope, receive, stamped)
         except GatewayError as error:
             if has_started:
                 raise
             await send_error(stamped, error, limits_url=self._limits_url)
         except CallerLeft:
-            return None  # nobody is left to answer
+            pass  # nobody is left to answer
         except Exception as error:
             _log_bug(context.request_id, error)
             if not has_started:
                 await send_error(stamped, internal_error(context.request_id), limits_url=self._limits_url)
-        return None
 
     def _context(self, scope: Scope) -> RequestContext:
         client_id = forwarded = None

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Scope
 
-from mcp_gateway.core.context import CONTEXT
+from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.authenticator import Authenticator
 
@@ -15,16 +15,14 @@ class Authentication:
     Paths that are open (health, metrics, what has its own check) are served to anybody, whatever they send.
     """
 
-    def __init__(self, app: ASGIApp, *, authenticator: Authenticator, is_open: Callable[[str], bool]) -> None:
-        self._app = app
+    def __init__(self, authenticator: Authenticator, is_open: Callable[[str], bool]) -> None:
         self._authenticator = authenticator
         self._is_open = is_open
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not self._is_open(scope["path"]):
-            context = scope[CONTEXT]
+    def __call__(self, scope: Scope, context: RequestContext) -> None:
+        """Raises GatewayError (401, 403)."""
+        if not self._is_open(scope["path"]):
             context.caller = self._authenticator.identify(credential_of(scope), context.address)
-        await self._app(scope, receive, send)
 
 
 def credential_of(scope: Scope) -> str | None:

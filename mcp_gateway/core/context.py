@@ -1,13 +1,24 @@
 """What one HTTP request is known by while it runs; made by the outer middlewares, read by both doors."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from mcp_gateway.core.caller import Caller
 
 CONTEXT = "gateway.context"
 """The key in an ASGI scope."""
-ABORT = "gateway.abort"
-"""Key in an ASGI scope: a callable that closes the client's connection at once, where the server offers one."""
+CLIENT = "gateway.client"
+"""Key in an ASGI scope: the Client."""
+
+
+class Client(Protocol):
+    """The far end of one request, as its server knows it.
+
+    `on_departure`, where it is set, is called once when the connection ends before the answer is complete.
+    """
+
+    on_departure: Callable[[], object] | None
 
 
 @dataclass(slots=True)

@@ -45,7 +45,7 @@ from mcp_gateway.core.context import CONTEXT, RequestContext
 from mcp_gateway.core.lifecycle import Lifecycle
 from mcp_gateway.door.access import Access
 from mcp_gateway.door.calls import CallContext, Tell, answer
-from mcp_gateway.door.http import Accept, EventStream, Reply, event, guarded, read_body, send_payload
+from mcp_gateway.door.http import Accept, EventStream, Reply, event, read_body, send_payload
 from mcp_gateway.door.jsonrpc import Message, Refusal, parse_message
 from mcp_gateway.door.sessions import Caps, Session, Sessions, owner_of
 from mcp_gateway.door.subscriptions import Subscriptions
@@ -118,7 +118,7 @@ class McpDoor:
 
     async def streamable_http(self, scope: Scope, receive: Receive, send: Send) -> None:
         """POST for messages; GET (the server's stream) and DELETE for sessions."""
-        headers, send = _headers_of(scope), self._guarded(scope, send)
+        headers = _headers_of(scope)
         try:
             self._access.check(headers)
             if scope["method"] == "POST":
@@ -135,7 +135,6 @@ class McpDoor:
 
     async def sse(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The stream of an HTTP+SSE session (2024-11-05), which the session lives as long as."""
-        send = self._guarded(scope, send)
         try:
             self._access.check(_headers_of(scope))
             if scope["method"] != "GET":
@@ -344,9 +343,6 @@ class McpDoor:
         if schema is None or not isinstance(arguments, dict):
             return None
         return validate_mcp_param_headers(schema, arguments, dict(headers))
-
-    def _guarded(self, scope: Scope, send: Send) -> Send:
-        return guarded(scope, send, stall_timeout_s=self._settings.client_stall_timeout_s)
 
     def _all_sessions(self) -> list[Session]:
         return [*self.sessions.all(), *self.event_sessions.all()]

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 import anyio
 from mcp.types import INVALID_REQUEST
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Send
 
 from mcp_gateway.core.chat import CallerLeft
-from mcp_gateway.core.context import ABORT
 from mcp_gateway.door.jsonrpc import Refusal
 
 KEEP_ALIVE_S = 15.0
@@ -25,8 +24,6 @@ _EVENT_HEADERS = (
     (b"x-accel-buffering", b"no"),
 )
 _PING = b": ping\n\n"
-_LARGE_BYTES = 32 * 1024
-"""More than this may have to wait for the client to read."""
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -77,34 +74,6 @@ async def send_payload(send: Send, payload: bytes, status: int = 200, headers: H
 def event(payload: bytes, name: bytes = b"message") -> bytes:
     """A server-sent event; a JSON payload has no line breaks."""
     return b"event: " + name + b"\ndata: " + payload + b"\n\n"
-
-
-def guarded(scope: Scope, send: Send, *, stall_timeout_s: float) -> Send:
-    """`send`, but a client that does not read for so long has left: its connection is closed.
-
-    The server takes a message and then waits for the client before it takes the next; so a large last one is sent in
-    two, or nobody would wait.
-    """
-    abort: Callable[[], None] | None = scope.get(ABORT)
-    has_left = False
-
-    async def bounded(message: Message) -> None:
-        nonlocal has_left
-        if has_left:
-            return
-        try:
-            async with asyncio.timeout(stall_timeout_s):
-                if len(message.get("body", b"")) > _LARGE_BYTES and not message.get("more_body"):
-                    await send({**message, "more_body": True})
-                    message = {"type": message["type"], "body": b""}
-                await send(message)
-        except TimeoutError:
-            has_left = True
-            if abort is not None:
-                abort()
-                await asyncio.sleep(0)  # lets the server notice, so that it does not report an answer cut short
-
-    return bounded
 
 
 class EventStream:

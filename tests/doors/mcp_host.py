@@ -20,6 +20,7 @@ from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 from starlette.types import Receive, Scope, Send
 
+from http_api.connection import Bounds
 from http_api.serve import config_of
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, Allowance, Caller
 from mcp_gateway.core.chat import CallerLeft
@@ -129,7 +130,7 @@ async def open_host(data_dir: Path, *, send_buffer_bytes: int = 0, **settings: A
             if send_buffer_bytes:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
             host.url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/mcp"
-            async with door.run(), _served(_app(host), listener):
+            async with door.run(), _served(_app(host), listener, gateway.settings):
                 yield host
 
 
@@ -161,9 +162,10 @@ def _app(host: Host) -> Callable[[Scope, Receive, Send], Any]:
 
 
 @contextlib.asynccontextmanager
-async def _served(app: Any, listener: socket.socket) -> AsyncIterator[None]:
+async def _served(app: Any, listener: socket.socket, settings: Settings) -> AsyncIterator[None]:
     """uvicorn without its signals and its ticking; ends when the last answer has."""
-    config = config_of(app, host="127.0.0.1", port=0, max_header_bytes=65536, drain_timeout_s=5)
+    bounds = Bounds(settings.max_header_bytes, settings.client_stall_timeout_s)
+    config = config_of(app, host="127.0.0.1", port=0, bounds=bounds, drain_timeout_s=5)
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)

@@ -1,0 +1,501 @@
+"""One client's connection: HTTP/1.1 (RFC 9112) on httptools in front of an ASGI app.
+
+It exists because a request spends here a third of what it may cost in all, and because only the one who owns the socket
+can tell at once that a client has left. Knows sockets and HTTP framing; knows nothing of routes, callers or content.
+"""
+
+import asyncio
+import logging
+import traceback
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, cast
+from urllib.parse import unquote
+
+import orjson
+import uvicorn
+from httptools import HttpParserError, HttpParserInvalidURLError, HttpParserUpgrade, HttpRequestParser, parse_url
+from starlette.types import ASGIApp, Message, Scope
+from uvicorn.server import ServerState
+
+from mcp_gateway.core.context import CLIENT
+from mcp_gateway.core.errors import GatewayError
+
+logger = logging.getLogger(__name__)
+
+_KEEP_ALIVE_S = 75.0
+"""How long a connection may stay without a whole request's head, the first as well as any later one."""
+_MAX_AHEAD = 16
+"""Requests that one connection may send ahead of its answers; beyond them it is not read."""
+_HIGH_WATER_BYTES = 64 * 1024
+"""A request's body is not read on while this much of it waits to be taken."""
+_ASGI = {"version": "3.0", "spec_version": "2.3"}
+_DISCONNECT: Message = {"type": "http.disconnect"}
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_BODILESS = frozenset({204, 304})
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a client may ask of a connection; one that neither sends nor reads for `stall_timeout_s` has left."""
+
+    max_header_bytes: int
+    stall_timeout_s: float
+
+
+class Connection(asyncio.Protocol):
+    """A connection, as uvicorn's server makes and counts it: the requests on it are answered one after another."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        bounds: Bounds,
+    ) -> None:
+        self.loop = _loop or asyncio.get_running_loop()
+        self.bounds = bounds
+        self.server_state = server_state
+        self.is_write_paused = False
+        self._app = cast(ASGIApp, config.loaded_app)
+        self._parser = HttpRequestParser(self)
+        self._answering: HttpExchange | None = None
+        self._ahead: deque[tuple[HttpExchange, Scope]] = deque()
+        self._reading: HttpExchange | None = None  # whose body comes in
+        self._is_reading_paused = False
+        self._is_in_head = True
+        self._head_bytes = 0
+        self._is_last = False  # nothing that follows on this connection counts
+        self._drained: asyncio.Event | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self._server = _address(transport.get_extra_info("sockname"))
+        self._client = _address(transport.get_extra_info("peername"))
+        self.server_state.connections.add(cast(Any, self))
+        self._idle_since = self.loop.time()
+        self._idle_timer = self.loop.call_later(_KEEP_ALIVE_S, self._check_idle)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_in_head:
+            self._head_bytes += len(data)
+        while data and not self._is_last:
+            try:
+                self._parser.feed_data(data)
+                break
+            except HttpParserUpgrade as upgrade:  # none is offered, so the request is served as it stands
+                data = data[upgrade.args[0] :]
+            except HttpParserError:
+                self._refuse(GatewayError("invalid_json", "This is not HTTP that can be understood."))
+        if self._is_in_head and self._head_bytes > self.bounds.max_header_bytes:
+            self._refuse_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_last = True
+        self._idle_timer.cancel()
+        self.server_state.connections.discard(cast(Any, self))
+        self.resume_writing()
+        if self._answering is not None:
+            self._answering.leave()
+            self._answering = None
+        self._reading = None
+        self._ahead.clear()
+        del self._parser  # it refers back to this object
+
+    def pause_writing(self) -> None:
+        self.is_write_paused = True
+        self._watch_reader()
+
+    def resume_writing(self) -> None:
+        self.is_write_paused = False
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+        if self._drained is not None:
+            self._drained.set()
+            self._drained = None
+
+    # -- parser callbacks
+
+    def on_message_begin(self) -> None:
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._expects_continue = False
+        self._is_in_head = True
+        self._size_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+        self._size_bytes += len(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        self._headers.append((name, value))
+        self._size_bytes += len(name) + len(value) + 4  # as sent: a colon, a space and a line end
+        if name == b"expect" and value.lower() == b"100-continue":
+            self._expects_continue = True
+
+    def on_headers_complete(self) -> None:
+        self._is_in_head, self._head_bytes = False, 0
+        if self._is_last:
+            return
+        if self._size_bytes > self.bounds.max_header_bytes:
+            self._refuse_head()
+            return
+        if (target := _target(self._url)) is None:
+            self._refuse(GatewayError("invalid_json", "The request's address is not one that can be understood."))
+            return
+        path, raw_path, query = target
+        parser = self._parser
+        version, method = parser.get_http_version(), parser.get_method().decode("ascii")
+        is_kept_alive = version == "1.1" and parser.should_keep_alive()
+        exchange = self._reading = HttpExchange(
+            self,
+            is_kept_alive=is_kept_alive,
+            can_chunk=version == "1.1",
+            is_head=method == "HEAD",
+            expects_continue=self._expects_continue,
+        )
+        scope: Scope = {
+            "type": "http",
+            "asgi": _ASGI,
+            "http_version": version,
+            "server": self._server,
+            "client": self._client,
+            "scheme": "http",
+            "root_path": "",
+            "method": method,
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "headers": self._headers,
+            CLIENT: exchange,
+        }
+        if self._answering is None:
+            self._answer(exchange, scope)
+            return
+        self._ahead.append((exchange, scope))
+        if len(self._ahead) >= _MAX_AHEAD:
+            self.pause_reading()
+
+    def on_body(self, body: bytes) -> None:
+        if self._reading is not None:
+            self._reading.add_body(body)
+
+    def on_message_complete(self) -> None:
+        exchange, self._reading = self._reading, None
+        self._is_in_head = True
+        if exchange is not None:
+            exchange.end_body()
+            self._is_last = self._is_last or not exchange.is_kept_alive
+
+    # -- for the exchanges
+
+    def pause_reading(self) -> None:
+        if not self._is_reading_paused:
+            self._is_reading_paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read on, unless so many requests wait here already."""
+        if self._is_reading_paused and len(self._ahead) < _MAX_AHEAD and not self.transport.is_closing():
+            self._is_reading_paused = False
+            self.transport.resume_reading()
+
+    async def drained(self) -> None:
+        """Wait until what was written has mostly left, or the connection has ended."""
+        if self._drained is None:
+            self._drained = asyncio.Event()
+        await self._drained.wait()
+
+    async def client_sends(self, event: asyncio.Event) -> None:
+        """Wait for more of a request; a client that lets this take too long has left, and its connection is closed."""
+        timer = self.loop.call_later(self.bounds.stall_timeout_s, self.transport.abort)
+        try:
+            await event.wait()
+        finally:
+            timer.cancel()
+
+    def answered(self, exchange: "HttpExchange") -> None:
+        """The answer is written: go on with what was sent ahead, or wait."""
+        self.server_state.total_requests += 1
+        self._answering = None
+        if self._reading is exchange:
+            self._reading = None  # what still comes of its body is read and dropped
+        if not exchange.is_kept_alive:
+            self._is_last = True
+            self.transport.close()
+        elif self._ahead:
+            self._answer(*self._ahead.popleft())
+        else:
+            self._idle_since = self.loop.time()
+        self.resume_reading()
+
+    # -- for uvicorn's server
+
+    def shutdown(self) -> None:
+        """Take no further requests; what was sent is answered."""
+        if self._answering is None:
+            self.transport.close()
+        else:
+            last = self._ahead[-1][0] if self._ahead else self._answering
+            last.is_kept_alive = False
+
+    def _answer(self, exchange: "HttpExchange", scope: Scope) -> None:
+        self._answering = exchange
+        exchange.task = task = self.loop.create_task(exchange.run(self._app, scope))
+        self.server_state.tasks.add(task)
+
+    def _watch_reader(self) -> None:
+        """A client that has read nothing at all for too long has left, whether or not anybody waits for it."""
+        unsent_bytes = self.transport.get_write_buffer_size()
+
+        def look() -> None:
+            if self.transport.get_write_buffer_size() < unsent_bytes:
+                self._watch_reader()
+            else:
+                self.transport.abort()
+
+        self._stall_timer = self.loop.call_later(self.bounds.stall_timeout_s, look)
+
+    def _check_idle(self) -> None:
+        idle_s = 0.0 if self._answering is not None else self.loop.time() - self._idle_since
+        if idle_s < _KEEP_ALIVE_S:
+            self._idle_timer = self.loop.call_later(_KEEP_ALIVE_S - idle_s, self._check_idle)
+        elif self.transport.get_write_buffer_size():
+            self.transport.abort()  # closed, it would wait for a client that does not read
+        else:
+            self.transport.close()
+
+    def _refuse_head(self) -> None:
+        most = self.bounds.max_header_bytes
+        self._refuse(
+            GatewayError("headers_too_large", f"The request's line and headers may have at most {most} bytes.")
+        )
+
+    def _refuse(self, error: GatewayError) -> None:
+        """Answer and close: what follows on the connection cannot be made sense of; what came before is answered."""
+        if self._is_last:
+            return
+        self._is_last = True
+        if self._reading is not None:
+            self.transport.abort()  # in the middle of a body: no answer could be told from that request's own
+            return
+        if self._answering is not None:
+            self.shutdown()
+            return
+        body = orjson.dumps({"error": error.as_object()})
+        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        self.transport.write(_STATUS_LINES[error.status] + head + body)
+        self.transport.close()
+
+
+class HttpExchange:
+    """One request and its answer: ASGI's receive and send; the Client of the request's scope."""
+
+    __slots__ = (
+        "_body",
+        "_body_bytes",
+        "_can_chunk",
+        "_connection",
+        "_expects_continue",
+        "_has_started",
+        "_is_chunked",
+        "_is_complete",
+        "_is_head",
+        "_is_taken",
+        "_is_whole",
+        "_left_bytes",
+        "_moved",
+        "is_gone",
+        "is_kept_alive",
+        "on_departure",
+        "task",
+    )
+
+    def __init__(
+        self, connection: Connection, *, is_kept_alive: bool, can_chunk: bool, is_head: bool, expects_continue: bool
+    ) -> None:
+        self.on_departure: Callable[[], object] | None = None
+        self.is_gone = False
+        self.is_kept_alive = is_kept_alive
+        self.task: asyncio.Task[None]
+        self._connection = connection
+        self._can_chunk = can_chunk
+        self._is_head = is_head
+        self._expects_continue = expects_continue
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._is_whole = False  # the body has come
+        self._is_taken = False  # and was handed out
+        self._moved: asyncio.Event | None = None
+        self._has_started = self._is_complete = self._is_chunked = False
+        self._left_bytes = 0
+
+    async def run(self, app: ASGIApp, scope: Scope) -> None:
+        """Have the app answer; an answer that it does not complete is cut off, so that nobody takes it for whole."""
+        try:
+            await app(scope, self.receive, self.send)
+        except (Exception, asyncio.CancelledError) as error:
+            where = "".join(traceback.format_tb(error.__traceback__))
+            logger.error("a request ended in %s\n%s", type(error).__name__, where)
+        finally:
+            self._connection.server_state.tasks.discard(self.task)
+            if not (self._is_complete or self.is_gone or self._connection.transport.is_closing()):
+                logger.error("a request ended without a complete answer")
+                self._connection.transport.abort()
+
+    async def receive(self) -> Message:
+        """A piece of the request's body, and `http.disconnect` once nothing can be received or sent any more."""
+        if self._expects_continue and not self._is_whole and not self.is_gone:
+            self._connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._expects_continue = False
+        while not (self.is_gone or self._is_complete):
+            if self._body or (self._is_whole and not self._is_taken):
+                return self._take_body()
+            self._connection.resume_reading()
+            moved = self._moved = self._moved or asyncio.Event()
+            if self._is_whole:
+                await moved.wait()
+            else:
+                await self._connection.client_sends(moved)
+        return _DISCONNECT
+
+    async def send(self, message: Message) -> None:
+        """Write the head or a piece of the body; waits while the client does not read what was written.
+
+        After the last piece too: an answer that is not read keeps its place among what is in flight.
+        """
+        connection = self._connection
+        if connection.is_write_paused and not self.is_gone:
+            await connection.drained()
+        if self.is_gone or connection.transport.is_closing():
+            return
+        if message["type"] == "http.response.start" and not self._has_started:
+            self._send_head(message["status"], message.get("headers", ()))
+        elif message["type"] == "http.response.body" and self._has_started and not self._is_complete:
+            self._send_body(message.get("body", b""), is_last=not message.get("more_body"))
+        else:
+            raise RuntimeError(f"{message['type']} is not what comes next in an answer")
+        if connection.is_write_paused and self._is_complete:
+            await connection.drained()
+
+    # -- for the connection
+
+    def add_body(self, piece: bytes) -> None:
+        if self._is_complete:
+            return
+        self._body.append(piece)
+        self._body_bytes += len(piece)
+        if self._body_bytes > _HIGH_WATER_BYTES:
+            self._connection.pause_reading()
+        self._move()
+
+    def end_body(self) -> None:
+        self._is_whole = True
+        self._move()
+
+    def leave(self) -> None:
+        """The connection has ended."""
+        self.is_gone = True
+        self._move()
+        if self.on_departure is not None:
+            self.on_departure()
+
+    def _move(self) -> None:
+        if self._moved is not None:
+            self._moved.set()
+            self._moved = None
+
+    def _take_body(self) -> Message:
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body = []
+        self._body_bytes = 0
+        self._is_taken = self._is_whole
+        return {"type": "http.request", "body": body, "more_body": not self._is_whole}
+
+    def _send_head(self, status: int, headers: Any) -> None:
+        self._has_started = True
+        self._expects_continue = False
+        lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
+        length: bytes | None = None
+        for name, value in (*self._connection.server_state.default_headers, *headers):
+            if name == b"connection":
+                self.is_kept_alive = self.is_kept_alive and value.lower() != b"close"
+                continue
+            if name == b"content-length":
+                length = value
+            lines.append(b"%b: %b\r\n" % (name, value))
+        if length is not None:
+            self._left_bytes = int(length)
+        elif not self._is_head and status not in _BODILESS:
+            self._frame_by_other_means(lines)
+        if not self.is_kept_alive:
+            lines.append(b"connection: close\r\n")
+        lines.append(b"\r\n")
+        head = b"".join(lines)
+        if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines):
+            raise RuntimeError("a line break in the head of an answer")
+        self._connection.transport.write(head)
+
+    def _frame_by_other_means(self, lines: list[bytes]) -> None:
+        """A body without a length: in chunks, or for HTTP/1.0 to the end of the connection."""
+        self._is_chunked = self._can_chunk
+        if self._is_chunked:
+            lines.append(b"transfer-encoding: chunked\r\n")
+        else:
+            self.is_kept_alive = False
+            self._left_bytes = -1
+
+    def _send_body(self, body: bytes, *, is_last: bool) -> None:
+        write = self._connection.transport.write
+        if self._is_head:
+            pass
+        elif self._is_chunked:
+            if body:
+                write(b"%x\r\n%b\r\n%b" % (len(body), body, b"0\r\n\r\n" if is_last else b""))
+            elif is_last:
+                write(b"0\r\n\r\n")
+        else:
+            if self._left_bytes >= 0:
+                self._count_off(len(body), is_last=is_last)
+            if body:
+                write(body)
+        if is_last:
+            self._is_complete = True
+            self.on_departure = None
+            self._move()
+            self._connection.answered(self)
+
+    def _count_off(self, size_bytes: int, *, is_last: bool) -> None:
+        self._left_bytes -= size_bytes
+        if self._left_bytes < 0 or (is_last and self._left_bytes):
+            raise RuntimeError("the answer's body is not as long as its head says")
+
+
+def _target(url: bytes) -> tuple[str, bytes, bytes] | None:
+    """Path, raw path and query of a request's target (RFC 9112, 3.2); None for one that has none, or is not ASCII."""
+    if not url.isascii():
+        return None
+    if not url.startswith(b"/") or b"?" in url or b"#" in url:
+        try:
+            parsed = parse_url(url)
+        except HttpParserInvalidURLError:
+            return None
+        raw_path, query = parsed.path or b"/", parsed.query or b""
+    else:
+        raw_path, query = url, b""
+    path = raw_path.decode("ascii")
+    return (unquote(path) if "%" in path else path), raw_path, query
+
+
+def _address(name: Any) -> tuple[str, int] | None:
+    """Host and port; None for a socket that has none, such as a Unix domain socket."""
+    return (str(name[0]), int(name[1])) if isinstance(name, tuple | list) else None

@@ -1,11 +1,13 @@
 """Reading a request's body, within bounds."""
 
+from collections.abc import Mapping
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope
 
 from mcp_gateway.core.chat import CallerLeft
+from mcp_gateway.core.context import CONTEXT
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.request import parse_json_object
 
@@ -14,7 +16,7 @@ Asked = TypeVar("Asked", bound=BaseModel)
 
 async def read_json_bytes(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
     """The whole body of a JSON request. Raises GatewayError (`body_too_large`, `invalid_type`) or CallerLeft."""
-    _check_head(scope, max_bytes)
+    _check_head(scope[CONTEXT].sent, max_bytes)
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body"):
         body: bytes = message.get("body", b"")
@@ -45,16 +47,18 @@ def parsed_as(raw: bytes, kind: type[Asked]) -> Asked:
         raise GatewayError("invalid_type", f"`{name}`: {fault['msg']}.", param=name) from None
 
 
-def _check_head(scope: Scope, max_bytes: int) -> None:
+def _check_head(sent: Mapping[bytes, bytes], max_bytes: int) -> None:
     """JSON only: a browser sends other types across sites without asking first."""
-    content_type = b""
-    for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit():
-            _check_size(int(value), max_bytes)
-        elif name == b"content-type":
-            content_type = value
-    if content_type.partition(b";")[0].strip().lower() != b"application/json":
+    declared = sent.get(b"content-length", b"")
+    if declared.isdigit():
+        _check_size(int(declared), max_bytes)
+    content_type = sent.get(b"content-type", b"")
+    if content_type != b"application/json" and not _is_json(content_type):
         raise GatewayError("invalid_type", "Send JSON, with the header Content-Type: application/json.")
+
+
+def _is_json(content_type: bytes) -> bool:
+    return content_type.partition(b";")[0].strip().lower() == b"application/json"
 
 
 def _check_size(size_bytes: int, max_bytes: int) -> None:

@@ -3,16 +3,15 @@
 from starlette.types import Receive, Scope, Send
 
 from http_api.bodies import read_json_bytes
-from http_api.departure import Departure
 from http_api.event_stream import EventStream
 from http_api.rendering import JSON_TYPE, send_bytes
 from mcp_gateway.core.chat import Call, Chat, Exchange
-from mcp_gateway.core.context import CONTEXT, RequestContext
+from mcp_gateway.core.context import CLIENT, CONTEXT, Client, RequestContext
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.request import ChatRequest, parse_chat_request
 
-_TRACE_HEADERS = frozenset({b"traceparent", b"tracestate"})
+_TRACE_HEADERS = (b"traceparent", b"tracestate")
 """All that passes from a client's headers to a backend."""
 
 
@@ -27,8 +26,10 @@ class ChatCompletions:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context: RequestContext = scope[CONTEXT]
         assert context.caller is not None
-        call = _call_of(scope, context)
-        with Departure(scope), self._chat.exchange(context.caller, call) as exchange:
+        call = _call_of(context)
+        client: Client = scope[CLIENT]
+        client.is_cancelled_on_departure = True
+        with self._chat.exchange(context.caller, call) as exchange:
             request = parse_chat_request(await read_json_bytes(scope, receive, self._max_body_bytes))
             if request.is_stream:
                 stream = EventStream(send, self._comment_s, lambda: _tell_clamp(exchange, context))
@@ -58,6 +59,6 @@ def _tell_clamp(exchange: Exchange, context: RequestContext) -> None:
         context.headers.append((b"x-max-tokens-clamped", b"%d" % exchange.clamped_to))
 
 
-def _call_of(scope: Scope, context: RequestContext) -> Call:
-    traces = tuple(header for header in scope["headers"] if header[0] in _TRACE_HEADERS)
+def _call_of(context: RequestContext) -> Call:
+    traces = tuple((name, context.sent[name]) for name in _TRACE_HEADERS if name in context.sent)
     return Call(context.request_id, "http", context.client_request_id, traces)

@@ -8,7 +8,6 @@ import asyncio
 import logging
 import traceback
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, cast
@@ -90,8 +89,8 @@ class Connection(asyncio.Protocol):
             try:
                 self._parser.feed_data(data)
                 break
-            except HttpParserUpgrade as upgrade:  # none is offered, so the request is served as it stands
-                data = data[upgrade.args[0] :]
+            except HttpParserUpgrade as upgrade:
+                data = self._without_upgrade() + data[upgrade.args[0] :]
             except HttpParserError:
                 self._refuse(GatewayError("invalid_json", "This is not HTTP that can be understood."))
         if self._is_in_head and self._head_bytes > self.bounds.max_header_bytes:
@@ -127,26 +126,21 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
-        self._expects_continue = False
         self._is_in_head = True
-        self._size_bytes = 0
 
     def on_url(self, url: bytes) -> None:
         self._url += url
-        self._size_bytes += len(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
-        self._headers.append((name, value))
-        self._size_bytes += len(name) + len(value) + 4  # as sent: a colon, a space and a line end
-        if name == b"expect" and value.lower() == b"100-continue":
-            self._expects_continue = True
+        # the parser leaves white space behind a value (RFC 9110, 5.5)
+        self._headers.append((name.lower(), value.strip()))
 
     def on_headers_complete(self) -> None:
-        self._is_in_head, self._head_bytes = False, 0
-        if self._is_last:
+        read_bytes, self._head_bytes = self._head_bytes, 0
+        self._is_in_head = False
+        if self._is_last or self._is_upgrade():
             return
-        if self._size_bytes > self.bounds.max_header_bytes:
+        if read_bytes > self.bounds.max_header_bytes and self._size_of_head() > self.bounds.max_header_bytes:
             self._refuse_head()
             return
         if (target := _target(self._url)) is None:
@@ -158,10 +152,10 @@ class Connection(asyncio.Protocol):
         is_kept_alive = version == "1.1" and parser.should_keep_alive()
         exchange = self._reading = HttpExchange(
             self,
+            self._headers,
             is_kept_alive=is_kept_alive,
             can_chunk=version == "1.1",
             is_head=method == "HEAD",
-            expects_continue=self._expects_continue,
         )
         scope: Scope = {
             "type": "http",
@@ -192,9 +186,13 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         exchange, self._reading = self._reading, None
         self._is_in_head = True
-        if exchange is not None:
-            exchange.end_body()
-            self._is_last = self._is_last or not exchange.is_kept_alive
+        if exchange is None:
+            return
+        exchange.end_body()
+        if not exchange.is_kept_alive:
+            self._is_last = True
+            if exchange.is_complete:  # closed while it still sent, the client would lose the answer to a reset
+                self._end()
 
     # -- for the exchanges
 
@@ -227,11 +225,9 @@ class Connection(asyncio.Protocol):
         """The answer is written: go on with what was sent ahead, or wait."""
         self.server_state.total_requests += 1
         self._answering = None
-        if self._reading is exchange:
-            self._reading = None  # what still comes of its body is read and dropped
         if not exchange.is_kept_alive:
-            self._is_last = True
-            self.transport.close()
+            if self._reading is not exchange:
+                self._end()
         elif self._ahead:
             self._answer(*self._ahead.popleft())
         else:
@@ -247,6 +243,10 @@ class Connection(asyncio.Protocol):
         else:
             last = self._ahead[-1][0] if self._ahead else self._answering
             last.is_kept_alive = False
+
+    def _end(self) -> None:
+        self._is_last = True
+        self.transport.close()
 
     def _answer(self, exchange: "HttpExchange", scope: Scope) -> None:
         self._answering = exchange
@@ -273,6 +273,23 @@ class Connection(asyncio.Protocol):
             self.transport.abort()  # closed, it would wait for a client that does not read
         else:
             self.transport.close()
+
+    def _is_upgrade(self) -> bool:
+        return self._parser.should_upgrade() and self._parser.get_method() != b"CONNECT"
+
+    def _without_upgrade(self) -> bytes:
+        """The head again without its offer of another protocol, for a fresh parser: the old one leaves the body unread.
+
+        Java's HttpClient offers HTTP/2 with every request that it sends in the clear.
+        """
+        method, url, version = self._parser.get_method(), self._url, self._parser.get_http_version().encode()
+        lines = [b"%b: %b\r\n" % header for header in self._headers if header[0] != b"upgrade"]
+        self._parser = HttpRequestParser(self)
+        return b"%b %b HTTP/%b\r\n%b\r\n" % (method, url, version, b"".join(lines))
+
+    def _size_of_head(self) -> int:
+        """As sent: with a colon, a space and a line end in each line."""
+        return len(self._url) + sum(len(name) + len(value) + 4 for name, value in self._headers)
 
     def _refuse_head(self) -> None:
         most = self.bounds.max_header_bytes
@@ -305,59 +322,67 @@ class HttpExchange:
         "_body_bytes",
         "_can_chunk",
         "_connection",
-        "_expects_continue",
         "_has_started",
+        "_head",
+        "_headers",
         "_is_chunked",
-        "_is_complete",
         "_is_head",
         "_is_taken",
         "_is_whole",
         "_left_bytes",
         "_moved",
+        "is_cancelled_on_departure",
+        "is_complete",
         "is_gone",
         "is_kept_alive",
-        "on_departure",
         "task",
     )
 
     def __init__(
-        self, connection: Connection, *, is_kept_alive: bool, can_chunk: bool, is_head: bool, expects_continue: bool
+        self,
+        connection: Connection,
+        headers: list[tuple[bytes, bytes]],
+        *,
+        is_kept_alive: bool,
+        can_chunk: bool,
+        is_head: bool,
     ) -> None:
-        self.on_departure: Callable[[], object] | None = None
+        self.is_cancelled_on_departure = False
         self.is_gone = False
         self.is_kept_alive = is_kept_alive
         self.task: asyncio.Task[None]
         self._connection = connection
         self._can_chunk = can_chunk
         self._is_head = is_head
-        self._expects_continue = expects_continue
+        self._headers = headers
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._is_whole = False  # the body has come
         self._is_taken = False  # and was handed out
         self._moved: asyncio.Event | None = None
-        self._has_started = self._is_complete = self._is_chunked = False
+        self._has_started = self.is_complete = self._is_chunked = False
         self._left_bytes = 0
+        self._head = b""
 
     async def run(self, app: ASGIApp, scope: Scope) -> None:
         """Have the app answer; an answer that it does not complete is cut off, so that nobody takes it for whole."""
         try:
             await app(scope, self.receive, self.send)
+            fault = "no complete answer"
         except (Exception, asyncio.CancelledError) as error:
             where = "".join(traceback.format_tb(error.__traceback__))
-            logger.error("a request ended in %s\n%s", type(error).__name__, where)
+            fault = f"{type(error).__name__}\n{where}"
         finally:
             self._connection.server_state.tasks.discard(self.task)
-            if not (self._is_complete or self.is_gone or self._connection.transport.is_closing()):
-                logger.error("a request ended without a complete answer")
-                self._connection.transport.abort()
+        if not (self.is_complete or self.is_gone or self._connection.transport.is_closing()):
+            logger.error("a request ended in %s", fault)
+            self._connection.transport.abort()
 
     async def receive(self) -> Message:
         """A piece of the request's body, and `http.disconnect` once nothing can be received or sent any more."""
-        if self._expects_continue and not self._is_whole and not self.is_gone:
-            self._connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self._expects_continue = False
-        while not (self.is_gone or self._is_complete):
+        if not (self._body or self._is_whole or self._has_started or self.is_gone):
+            self._ask_for_body()
+        while not (self.is_gone or self.is_complete):
             if self._body or (self._is_whole and not self._is_taken):
                 return self._take_body()
             self._connection.resume_reading()
@@ -380,17 +405,17 @@ class HttpExchange:
             return
         if message["type"] == "http.response.start" and not self._has_started:
             self._send_head(message["status"], message.get("headers", ()))
-        elif message["type"] == "http.response.body" and self._has_started and not self._is_complete:
+        elif message["type"] == "http.response.body" and self._has_started and not self.is_complete:
             self._send_body(message.get("body", b""), is_last=not message.get("more_body"))
         else:
             raise RuntimeError(f"{message['type']} is not what comes next in an answer")
-        if connection.is_write_paused and self._is_complete:
+        if connection.is_write_paused and self.is_complete:
             await connection.drained()
 
     # -- for the connection
 
     def add_body(self, piece: bytes) -> None:
-        if self._is_complete:
+        if self.is_complete:
             return
         self._body.append(piece)
         self._body_bytes += len(piece)
@@ -406,13 +431,19 @@ class HttpExchange:
         """The connection has ended."""
         self.is_gone = True
         self._move()
-        if self.on_departure is not None:
-            self.on_departure()
+        if self.is_cancelled_on_departure:
+            self.task.cancel()
 
     def _move(self) -> None:
         if self._moved is not None:
             self._moved.set()
             self._moved = None
+
+    def _ask_for_body(self) -> None:
+        """A client may wait until it is told that its body is wanted (RFC 9110, 10.1.1)."""
+        if any(name == b"expect" and value.lower() == b"100-continue" for name, value in self._headers):
+            self._connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._headers = []
 
     def _take_body(self) -> Message:
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
@@ -423,7 +454,6 @@ class HttpExchange:
 
     def _send_head(self, status: int, headers: Any) -> None:
         self._has_started = True
-        self._expects_continue = False
         lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
         length: bytes | None = None
         for name, value in (*self._connection.server_state.default_headers, *headers):
@@ -443,7 +473,7 @@ class HttpExchange:
         head = b"".join(lines)
         if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines):
             raise RuntimeError("a line break in the head of an answer")
-        self._connection.transport.write(head)
+        self._head = head  # leaves with the first piece of the body, as ASGI wants it
 
     def _frame_by_other_means(self, lines: list[bytes]) -> None:
         """A body without a length: in chunks, or for HTTP/1.0 to the end of the connection."""
@@ -455,22 +485,20 @@ class HttpExchange:
             self._left_bytes = -1
 
     def _send_body(self, body: bytes, *, is_last: bool) -> None:
-        write = self._connection.transport.write
+        head, self._head = self._head, b""
         if self._is_head:
-            pass
+            body = b""
         elif self._is_chunked:
-            if body:
-                write(b"%x\r\n%b\r\n%b" % (len(body), body, b"0\r\n\r\n" if is_last else b""))
-            elif is_last:
-                write(b"0\r\n\r\n")
-        else:
-            if self._left_bytes >= 0:
-                self._count_off(len(body), is_last=is_last)
-            if body:
-                write(body)
+            body = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+            if is_last:
+                body += b"0\r\n\r\n"
+        elif self._left_bytes >= 0:
+            self._count_off(len(body), is_last=is_last)
+        if head or body:
+            self._connection.transport.write(head + body)
         if is_last:
-            self._is_complete = True
-            self.on_departure = None
+            self.is_complete = True
+            self.is_cancelled_on_departure = False
             self._move()
             self._connection.answered(self)
 

@@ -73,7 +73,7 @@ class MetricsPage:
 
     def _check(self, request: Request) -> None:
         if self._token is not None:
-            if not hmac.compare_digest((credential_of(request.scope) or "").encode(), self._token.encode()):
+            if not hmac.compare_digest((credential_of(request.scope[CONTEXT]) or "").encode(), self._token.encode()):
                 raise GatewayError("missing_credentials", "Send the metrics token as `Authorization: Bearer ...`.")
         elif not _is_loopback(request.scope[CONTEXT].address):
             message = "Metrics are for loopback only; set `metrics_token` to read them from elsewhere."

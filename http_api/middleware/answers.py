@@ -1,8 +1,9 @@
 """The outermost layer: an id for each request, stamps for every answer, one error shape for whatever is raised."""
 
 import logging
+import re
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -15,7 +16,7 @@ from mcp_gateway.core.limits.limiter import Limiter
 
 logger = logging.getLogger(__name__)
 
-_MAX_CLIENT_ID_BYTES = 128
+_CLIENT_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 Check = Callable[[Scope, RequestContext], None]
 """What is looked at before anything else; raises GatewayError where the request is refused."""
@@ -70,13 +71,15 @@ class Answers:
                 await send_error(stamped, internal_error(context.request_id), limits_url=self._limits_url)
 
     def _context(self, scope: Scope) -> RequestContext:
-        client_id = forwarded = None
-        for name, value in scope["headers"]:
-            if name == b"x-client-request-id" or (name == b"x-request-id" and client_id is None):
-                client_id = _visible_ascii(value) or client_id
-            elif name == b"x-forwarded-for":
-                forwarded = value if forwarded is None else forwarded + b"," + value
-        return RequestContext(self._new_id("req"), client_id, self._addresses.read(scope.get("client"), forwarded))
+        sent: dict[bytes, bytes] = dict(reversed(scope["headers"]))
+        client_id = None
+        if b"x-client-request-id" in sent or b"x-request-id" in sent:
+            client_id = _client_id(sent, b"x-client-request-id") or _client_id(sent, b"x-request-id")
+        forwarded = None
+        if b"x-forwarded-for" in sent:
+            forwarded = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
+        address = self._addresses.read(scope["client"], forwarded)
+        return RequestContext(self._new_id("req"), client_id, address, sent=sent)
 
     def _stamps(self, context: RequestContext) -> list[tuple[bytes, bytes]]:
         stamps = [(b"x-request-id", context.request_id.encode()), *context.headers]
@@ -99,11 +102,10 @@ class Answers:
         return stamps
 
 
-def _visible_ascii(value: bytes) -> str | None:
-    """A client's id of up to 128 visible ASCII characters; anything else is not taken."""
-    if 0 < len(value) <= _MAX_CLIENT_ID_BYTES and all(0x21 <= byte <= 0x7E for byte in value):
-        return value.decode("ascii")
-    return None
+def _client_id(sent: Mapping[bytes, bytes], name: bytes) -> str | None:
+    """A client's own id; anything else than visible ASCII is not taken."""
+    value = sent.get(name)
+    return value.decode("ascii") if value is not None and _CLIENT_ID.fullmatch(value) else None
 
 
 def _log_bug(request_id: str, error: Exception) -> None:

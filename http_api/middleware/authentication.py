@@ -22,19 +22,15 @@ class Authentication:
     def __call__(self, scope: Scope, context: RequestContext) -> None:
         """Raises GatewayError (401, 403)."""
         if not self._is_open(scope["path"]):
-            context.caller = self._authenticator.identify(credential_of(scope), context.address)
+            context.caller = self._authenticator.identify(credential_of(context), context.address)
 
 
-def credential_of(scope: Scope) -> str | None:
+def credential_of(context: RequestContext) -> str | None:
     """The key in `Authorization: Bearer` or `X-API-Key`; None without either. Raises GatewayError `invalid_api_key`."""
-    key: bytes | None = None
-    headers: list[tuple[bytes, bytes]] = scope["headers"]
-    for name, value in headers:
-        if name == b"authorization":
-            scheme, _, token = value.partition(b" ")
-            if scheme.lower() != b"bearer" or not token.strip():
-                raise GatewayError("invalid_api_key", "Send the key as `Authorization: Bearer gw_live_...`.")
-            return token.strip().decode("latin-1")
-        if name == b"x-api-key":
-            key = value
+    if (authorization := context.sent.get(b"authorization")) is not None:
+        scheme, _, token = authorization.partition(b" ")
+        if scheme.lower() != b"bearer" or not (token := token.strip()):
+            raise GatewayError("invalid_api_key", "Send the key as `Authorization: Bearer gw_live_...`.")
+        return token.decode("latin-1")
+    key = context.sent.get(b"x-api-key")
     return None if key is None else key.strip().decode("latin-1")

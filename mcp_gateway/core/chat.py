@@ -4,9 +4,8 @@ import time
 from asyncio import CancelledError
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -40,8 +39,7 @@ class CallerLeft(Exception):
     """The caller's connection ended before its request was whole."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """What a door says of a request beside its body. `trace_headers` are passed on to the backend."""
 
     request_id: str
@@ -50,8 +48,7 @@ class Call:
     trace_headers: Headers = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(NamedTuple):
     """Where a request may go, the name that those backends know the model by, and what it costs."""
 
     backends: list[Backend]
@@ -104,32 +101,33 @@ class Exchange:
     and settles what was used or voids the hold.
     """
 
+    body = b""
+    cost_nano = 0
+    clamped_to: int | None = None
+    _request: ChatRequest | None = None
+    _model: Model | None = None
+    _price = FREE
+    _route: Route | None = None
+    _backend: Backend | None = None
+    _response: Response | None = None
+    _relay: FrameRelay | None = None
+    _first = b""
+    _first_token_s: float | None = None
+    _attempt: Attempt | None = None
+    _is_hold_asked = False
+    _hold: Hold | None = None
+    _usage: Usage | None = None
+    _finish_reason: str | None = None
+    _is_accounted = False
+    _status = 200
+    _turn: Turn
+
     def __init__(self, chat: Chat, caller: Caller, call: Call) -> None:
         self._chat = chat
         self._caller = caller
         self._call = call
         self._started_at_s = chat.now_s()
         self._clock_start_s = chat.monotonic_s()
-        self._turn: Turn
-        self._request: ChatRequest | None = None
-        self._model: Model | None = None
-        self._price = FREE
-        self._route: Route | None = None
-        self._backend: Backend | None = None
-        self._response: Response | None = None
-        self._relay: FrameRelay | None = None
-        self._first = b""
-        self._first_token_s: float | None = None
-        self._attempt: Attempt | None = None
-        self._is_hold_asked = False
-        self._hold: Hold | None = None
-        self._usage: Usage | None = None
-        self._finish_reason: str | None = None
-        self._is_accounted = False
-        self._status = 200
-        self.body = b""
-        self.cost_nano = 0
-        self.clamped_to: int | None = None
 
     # The three calls of a door
 

@@ -1,6 +1,6 @@
 """What one HTTP request is known by while it runs; made by the outer middlewares, read by both doors."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,10 +15,10 @@ CLIENT = "gateway.client"
 class Client(Protocol):
     """The far end of one request, as its server knows it.
 
-    `on_departure`, where it is set, is called once when the connection ends before the answer is complete.
+    Where `is_cancelled_on_departure` is set, the task that answers is cancelled at once when the connection ends.
     """
 
-    on_departure: Callable[[], object] | None
+    is_cancelled_on_departure: bool
 
 
 @dataclass(slots=True)
@@ -34,3 +34,5 @@ class RequestContext:
     caller: Caller | None = None
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     """Further headers of the answer, whichever way it ends."""
+    sent: Mapping[bytes, bytes] = field(default_factory=dict)
+    """The request's headers by lower-case name; of one that was sent several times, the first."""

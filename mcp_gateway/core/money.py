@@ -52,15 +52,11 @@ def nano_of_pico(amount_pico: int) -> int:
 
 def format_usd(amount_nano: int) -> str:
     """Decimal USD of nano-USD, without exponent, at least two decimals: `"0.00"`, `"-1.50"`, `"0.000000001"`."""
-    return _plain(Decimal(amount_nano) / NANO_PER_USD)
+    whole, nano = divmod(abs(amount_nano), NANO_PER_USD)
+    return f"{'-' if amount_nano < 0 else ''}{whole}.{f'{nano:09}'.rstrip('0'):0<2}"
 
 
 def format_price(price_pico: int) -> str:
     """Decimal USD per token of a price in pico-USD per token, as OpenRouter writes prices: `"0.00000005"`, `"0"`."""
     text = f"{Decimal(price_pico) / PICO_PER_USD:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _plain(amount: Decimal) -> str:
-    whole, _, fraction = f"{amount:f}".partition(".")
-    return f"{whole}.{fraction.rstrip('0'):0<2}"

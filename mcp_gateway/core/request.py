@@ -65,7 +65,7 @@ def read_chat_request(body: dict[str, Any], size_bytes: int) -> ChatRequest:
     if options is not None and not is_stream:
         raise GatewayError("invalid_value", "stream_options needs stream: true.", param="stream_options")
     _at_least(body, "min_tokens", 0)
-    caps = [cap for name in _OUTPUT_CAPS if (cap := _at_least(body, name, 1)) is not None]
+    preferred, other = [_at_least(body, name, 1) for name in _OUTPUT_CAPS]
     return ChatRequest(
         body=body,
         text_bytes=size_bytes - sum(map(len, images)),
@@ -75,7 +75,7 @@ def read_chat_request(body: dict[str, Any], size_bytes: int) -> ChatRequest:
         is_stream=is_stream,
         wants_usage=bool(options and _optional(options, "include_usage", bool, "stream_options.")),
         wants_continuous_usage=bool(options and _optional(options, "continuous_usage_stats", bool, "stream_options.")),
-        max_tokens=caps[0] if caps else None,
+        max_tokens=other if preferred is None else preferred,
         choices=_at_least(body, "n", 1) or 1,
     )
 
@@ -110,8 +110,8 @@ def _optional(body: dict[str, Any], name: str, kind: type, prefix: str = "") -> 
 
 
 def _at_least(body: dict[str, Any], name: str, least: int) -> int | None:
-    value: int | None = _optional(body, name, int)
-    if value is not None and value < least:
+    value: int | None = body.get(name)
+    if value is not None and _checked(value, int, name) < least:
         raise GatewayError("invalid_value", f"`{name}` must be at least {least}, not {value}.", param=name)
     return value
 

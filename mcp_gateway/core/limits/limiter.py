@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import ceil
 from types import TracebackType
+from typing import NamedTuple
 
 from mcp_gateway.core.caller import Allowance, Caller
 from mcp_gateway.core.errors import GatewayError
@@ -28,28 +29,23 @@ class GuestBounds:
 class Window:
     """Counts by subject within one span of the wall clock; starts empty at the next."""
 
-    __slots__ = ("counts", "number", "span_s")
+    __slots__ = ("begins_at_s", "counts", "ends_at_s", "span_s")
 
     def __init__(self, span_s: int) -> None:
         self.span_s = span_s
-        self.number = -1
+        self.begins_at_s = self.ends_at_s = -1
+        """Unix time of the span that is counted: from the first, up to and without the second."""
         self.counts: defaultdict[str, int] = defaultdict(int)
 
     def at(self, now_s: float) -> defaultdict[str, int]:
-        number = int(now_s) // self.span_s
-        if number != self.number:
-            self.number = number
+        if not self.begins_at_s <= now_s < self.ends_at_s:
+            self.begins_at_s = int(now_s) // self.span_s * self.span_s
+            self.ends_at_s = self.begins_at_s + self.span_s
             self.counts = defaultdict(int)
         return self.counts
 
-    @property
-    def ends_at_s(self) -> int:
-        """Unix time at which the span ends."""
-        return (self.number + 1) * self.span_s
 
-
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """What a caller has left in this minute; None where it has no such limit."""
 
     requests_limit: int | None
@@ -153,7 +149,7 @@ class Limiter:
         listings[caller.subject] += 1
 
     def reserve_tokens(self, caller: Caller, tokens: int) -> int:
-        """Reserve tokens in this minute; returns the minute's number. See Turn.reserve_tokens."""
+        """Reserve tokens in this minute; returns when that began. See Turn.reserve_tokens."""
         now_s = self._now_s()
         counts = self._tokens.at(now_s)
         limit = caller.allowance.tokens_per_minute
@@ -172,28 +168,28 @@ class Limiter:
                     self._seconds_left(self._tokens, now_s),
                 )
             counts[caller.subject] += tokens
-        return self._tokens.number
+        return self._tokens.begins_at_s
 
     def adjust_tokens(self, caller: Caller, minute: int, difference: int) -> None:
         """Correct a reservation, if its minute is still running."""
         if caller.allowance.tokens_per_minute is not None:
             counts = self._tokens.at(self._now_s())
-            if minute == self._tokens.number:
+            if minute == self._tokens.begins_at_s:
                 counts[caller.subject] = max(0, counts[caller.subject] + difference)
 
     def standing(self, caller: Caller) -> Standing:
         """What the caller has left now, as the next request would find it."""
         now_s = self._now_s()
         subject, allowance = caller.subject, caller.allowance
-        requests = self._requests.at(now_s).get(subject, 0)
+        requests, tokens, days = self._requests.at(now_s), self._tokens.at(now_s), self._days.at(now_s)
         return Standing(
-            requests_limit=allowance.requests_per_minute,
-            requests_remaining=_left(allowance.requests_per_minute, requests),
-            tokens_limit=allowance.tokens_per_minute,
-            tokens_remaining=_left(allowance.tokens_per_minute, self._tokens.at(now_s).get(subject, 0)),
-            reset_at_s=self._requests.ends_at_s,
-            day_limit=allowance.requests_per_day,
-            day_remaining=_left(allowance.requests_per_day, self._days.at(now_s).get(subject, 0)),
+            allowance.requests_per_minute,
+            _left(allowance.requests_per_minute, requests.get(subject, 0)),
+            allowance.tokens_per_minute,
+            _left(allowance.tokens_per_minute, tokens.get(subject, 0)),
+            self._requests.ends_at_s,
+            allowance.requests_per_day,
+            _left(allowance.requests_per_day, days.get(subject, 0)),
         )
 
     @property
@@ -245,7 +241,9 @@ class Limiter:
 
 
 def _left(limit: int | None, used: int) -> int | None:
-    return None if limit is None else max(0, limit - used)
+    if limit is None:
+        return None
+    return limit - used if used < limit else 0
 
 
 def _too_many(code: str, message: str, retry_after_s: int) -> GatewayError:

@@ -1,44 +1,29 @@
 """Prometheus metrics of the gateway, in a registry of its own."""
 
-from dataclasses import dataclass
-from functools import cache
+from bisect import bisect_left
+from collections import Counter as Tally
+from collections.abc import Iterator
+from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.gc_collector import GCCollector
+from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
-@dataclass(frozen=True, slots=True)
-class _OfModel:
-    duration_seconds: Histogram
-    first_token_seconds: Histogram
-    prompt_tokens: Counter
-    completion_tokens: Counter
-
-
 class Metrics:
-    """One attribute a metric; models are labelled by public id, or `unknown` where a request named none of them."""
+    """One attribute a metric, but for those that every request counts in; models are labelled by public id."""
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
-        self.requests = Counter(
-            "gateway_requests", "Requests ended, by what the caller was told.", ("route", "model", "status"),
-            registry=registry,
-        )  # fmt: skip
-        self.tokens = Counter("gateway_tokens", "Tokens of prompts and answers.", ("model", "kind"), registry=registry)
-        self.first_token_seconds = Histogram(
-            "gateway_time_to_first_token_seconds", "From the request's arrival to the first frame of its stream.",
-            ("model",), buckets=_LATENCY_BUCKETS_S, registry=registry,
-        )  # fmt: skip
-        self.duration_seconds = Histogram(
-            "gateway_request_duration_seconds", "From the request's arrival to the end of its answer.",
-            ("model",), buckets=_LATENCY_BUCKETS_S, registry=registry,
-        )  # fmt: skip
+        self._traffic = _Traffic()
+        registry.register(self._traffic)
         self.in_flight = Gauge("gateway_in_flight", "Answers open now.", registry=registry)
         self.tasks = Gauge("gateway_tasks", "Tasks of the event loop: one a request or so.", registry=registry)
         self.upstream_errors = Counter(
@@ -54,9 +39,6 @@ class Metrics:
             registry=registry,
         )  # fmt: skip
 
-        self._requests_of = cache(self.requests.labels)  # finding a label's child costs more than counting with it
-        self._of_model = cache(self._children_of)
-
     def request_ended(
         self,
         *,
@@ -68,24 +50,82 @@ class Metrics:
         prompt_tokens: int,
         completion_tokens: int,
     ) -> None:
-        """Count one request; `first_token_s` is None where no stream began."""
-        self._requests_of(route, model, status).inc()
-        children = self._of_model(model)
-        children.duration_seconds.observe(duration_s)
+        """Count one request, of model `unknown` where it named none; `first_token_s` is None where no stream began."""
+        self._traffic.requests[route, model, status] += 1
+        of_model = self._traffic.of(model)
+        of_model.durations.add(duration_s)
         if first_token_s is not None:
-            children.first_token_seconds.observe(first_token_s)
-        if prompt_tokens or completion_tokens:
-            children.prompt_tokens.inc(prompt_tokens)
-            children.completion_tokens.inc(completion_tokens)
-
-    def _children_of(self, model: str) -> "_OfModel":
-        return _OfModel(
-            self.duration_seconds.labels(model),
-            self.first_token_seconds.labels(model),
-            self.tokens.labels(model, "prompt"),
-            self.tokens.labels(model, "completion"),
-        )
+            of_model.first_tokens.add(first_token_s)
+        of_model.prompt_tokens += prompt_tokens
+        of_model.completion_tokens += completion_tokens
 
     def exposition(self) -> bytes:
         """The Prometheus text format."""
         return generate_latest(self._registry)
+
+
+class _Distribution:
+    """A histogram of seconds."""
+
+    __slots__ = ("counts", "sum_s")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(_LATENCY_BUCKETS_S) + 1)
+        self.sum_s = 0.0
+
+    def add(self, value_s: float) -> None:
+        self.counts[bisect_left(_LATENCY_BUCKETS_S, value_s)] += 1
+        self.sum_s += value_s
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """The upper bound of each bucket, and how many values do not exceed it."""
+        bounds = [*(str(float(bound)) for bound in _LATENCY_BUCKETS_S), "+Inf"]
+        return list(zip(bounds, accumulate(self.counts), strict=True))
+
+
+class _OfModel:
+    __slots__ = ("completion_tokens", "durations", "first_tokens", "prompt_tokens")
+
+    def __init__(self) -> None:
+        self.durations = _Distribution()
+        self.first_tokens = _Distribution()
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+
+
+class _Traffic(Collector):
+    """What each request counts in: plain numbers, since the library's own metrics take a lock for each of seven."""
+
+    def __init__(self) -> None:
+        self.requests: Tally[tuple[str, str, int]] = Tally()
+        self._of_model: dict[str, _OfModel] = {}
+
+    def of(self, model: str) -> _OfModel:
+        found = self._of_model.get(model)
+        if found is None:
+            found = self._of_model[model] = _OfModel()
+        return found
+
+    def collect(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily(
+            "gateway_requests", "Requests ended, by what the caller was told.", labels=("route", "model", "status")
+        )
+        for (route, model, status), count in self.requests.items():
+            requests.add_metric((route, model, str(status)), count)
+        tokens = CounterMetricFamily("gateway_tokens", "Tokens of prompts and answers.", labels=("model", "kind"))
+        first_tokens = HistogramMetricFamily(
+            "gateway_time_to_first_token_seconds",
+            "From the request's arrival to the first frame of its stream.",
+            labels=("model",),
+        )
+        durations = HistogramMetricFamily(
+            "gateway_request_duration_seconds",
+            "From the request's arrival to the end of its answer.",
+            labels=("model",),
+        )
+        for model, counted in self._of_model.items():
+            tokens.add_metric((model, "prompt"), counted.prompt_tokens)
+            tokens.add_metric((model, "completion"), counted.completion_tokens)
+            first_tokens.add_metric((model,), counted.first_tokens.buckets(), counted.first_tokens.sum_s)
+            durations.add_metric((model,), counted.durations.buckets(), counted.durations.sum_s)
+        yield from (requests, tokens, first_tokens, durations)

@@ -1,0 +1,374 @@
+"""HTTP/1.1 as a client may send it, on real sockets, in front of small ASGI apps."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from http_api import connection as http_connection
+from http_api.connection import Bounds
+from http_api.serve import config_of
+from mcp_gateway.core.context import CLIENT
+
+PATIENCE_S = 10
+SECRET = "a secret"
+HELLO = b"GET /hello HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+@contextlib.asynccontextmanager
+async def serving(app: ASGIApp, *, stall_timeout_s: float = 60.0) -> AsyncIterator[int]:
+    """The port at which the app is served; afterwards no connection and no task of it is left."""
+    config = config_of(app, host="127.0.0.1", port=0, bounds=Bounds(65536, stall_timeout_s), drain_timeout_s=5)
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        await server.startup([listener])
+        yield listener.getsockname()[1]
+        server.servers[0].close()
+        for connection in list(server.server_state.connections):
+            connection.shutdown()
+        async with asyncio.timeout(PATIENCE_S):
+            while server.server_state.connections or server.server_state.tasks:  # noqa: ASYNC110 - far side of a socket
+                await asyncio.sleep(0.001)
+
+
+async def hello(scope: Scope, receive: Receive, send: Send) -> None:
+    """Reads the request and tells what it was."""
+    body = b""
+    while (message := await receive())["type"] == "http.request":
+        body += message["body"]
+        if not message["more_body"]:
+            break
+    told = f"{scope['method']} {scope['path']} {scope['query_string'].decode()} ".encode() + body
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(told))]})
+    await send({"type": "http.response.body", "body": told})
+
+
+async def in_pieces(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for piece in (b"one", b"two"):
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def raw(port: int, *pieces: bytes) -> bytes:
+    """Send the pieces, each once the one before has left; all that comes back until the server closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+        async with asyncio.timeout(PATIENCE_S):
+            return await reader.read()
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+def closing(request: bytes) -> bytes:
+    return request.replace(b"host: x\r\n", b"host: x\r\nconnection: close\r\n")
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        (b"/a/b", b"GET /a/b  "),
+        (b"/a?b=c&d", b"GET /a b=c&d "),
+        (b"/a%20b?c%20d", b"GET /a b c%20d "),
+        (b"//a", b"GET //a  "),
+        (b"/a#b", b"GET /a  "),
+        (b"http://other.example/a?b", b"GET /a b "),
+    ],
+)
+async def test_the_target_of_a_request_is_told_by_path_and_query(target: bytes, told: bytes) -> None:
+    async with serving(hello) as port:
+        answer = await raw(port, closing(HELLO.replace(b"/hello", target)))
+    assert answer.partition(b"\r\n\r\n")[2] == told
+
+
+@pytest.mark.parametrize("cut", range(1, 120, 7))
+async def test_a_request_may_come_in_any_two_pieces(cut: int) -> None:
+    request = closing(b"POST /hello HTTP/1.1\r\nhost: x\r\ncontent-length: 40\r\n\r\n") + b"x" * 40
+    async with serving(hello) as port:
+        answer = await raw(port, request[:cut], request[cut:])
+    assert answer.endswith(b"POST /hello  " + b"x" * 40)
+
+
+async def test_a_body_in_chunks_is_put_together() -> None:
+    head = closing(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+    async with serving(hello) as port:
+        assert (await raw(port, head, b"2\r\nab\r\n", b"3\r\ncde\r\n0\r\n\r\n")).endswith(b"POST /  abcde")
+
+
+async def test_an_answer_without_a_length_comes_in_chunks_and_the_connection_goes_on() -> None:
+    async with serving(in_pieces) as port:
+        answer = await raw(port, HELLO + closing(HELLO))
+    assert answer.count(b"transfer-encoding: chunked") == 2
+    assert answer.count(b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n") == 2
+
+
+async def test_to_http_1_0_an_answer_without_a_length_ends_with_the_connection() -> None:
+    async with serving(in_pieces) as port:
+        answer = await raw(port, HELLO.replace(b"1.1", b"1.0"))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"chunked" not in head
+    assert b"connection: close" in head
+    assert body == b"onetwo"
+
+
+async def test_an_answer_to_head_has_the_headers_alone() -> None:
+    async with serving(hello) as port:
+        answer = await raw(port, HELLO.replace(b"GET", b"HEAD") + closing(HELLO))
+    first, second = answer.split(b"HTTP/1.1 200 OK\r\n")[1:]
+    assert b"content-length: 13" in first
+    assert first.endswith(b"\r\n\r\n")
+    assert second.endswith(b"GET /hello  ")
+
+
+async def test_a_client_that_waits_to_be_asked_for_its_body_is_asked() -> None:
+    head = closing(b"POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n")
+    async with serving(hello) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head)
+        async with asyncio.timeout(PATIENCE_S):
+            assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            writer.write(b"ok")
+            answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert answer.endswith(b"POST /  ok")
+
+
+async def test_a_client_that_does_not_wait_is_not_asked_for_what_it_has_sent() -> None:
+    request = closing(b"POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\nok")
+    async with serving(hello) as port:
+        assert (await raw(port, request)).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+async def test_an_offer_to_upgrade_is_declined_by_serving_the_request_and_the_next() -> None:
+    upgrade = b"host: x\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n"
+    request = b"POST /one HTTP/1.1\r\n" + upgrade + b"content-length: 2\r\n\r\nok"
+    async with serving(hello) as port:
+        answer = await raw(port, request + closing(HELLO))
+        assert b"POST /one  ok" in answer
+        assert answer.endswith(b"GET /hello  ")
+
+
+async def test_a_tunnel_is_refused() -> None:
+    async with serving(hello) as port:
+        assert (await raw(port, b"CONNECT other.example:443 HTTP/1.1\r\nhost: x\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
+
+
+async def test_what_follows_the_last_request_of_a_connection_is_ignored() -> None:
+    async with serving(hello) as port:
+        answer = await raw(port, closing(HELLO) + HELLO + b"garbage")
+    assert answer.count(b"HTTP/1.1") == 1
+    assert answer.endswith(b"GET /hello  ")
+
+
+async def test_what_is_not_http_behind_a_request_does_not_cost_that_request_its_answer() -> None:
+    async with serving(hello) as port:
+        answer = await raw(port, HELLO + b"\x00garbage\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+    assert answer.endswith(b"GET /hello  ")
+
+
+async def test_a_body_that_breaks_its_framing_ends_the_connection() -> None:
+    head = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    async with serving(hello) as port:
+        with contextlib.suppress(ConnectionResetError):
+            assert await raw(port, head, b"2\r\nab\r\nnot a length\r\n") == b""
+
+
+async def test_more_requests_ahead_than_are_read_at_once_are_all_answered_in_order() -> None:
+    count = 500
+    requests = [HELLO.replace(b"hello", b"%03d" % number) for number in range(count)]
+    requests[-1] = closing(requests[-1])
+    async with serving(hello) as port:
+        answer = await raw(port, b"".join(requests))
+    assert [int(line[5:8]) for line in answer.split(b"\r\n") if line.startswith(b"GET /")] == [
+        int(f"{n:03}") for n in range(count)
+    ]
+
+
+async def test_a_long_body_is_not_read_ahead_of_the_app() -> None:
+    may_read = asyncio.Event()
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        await may_read.wait()
+        await hello(scope, receive, send)
+
+    size = 8_000_000
+    async with serving(slow) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(closing(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % size) + b"x" * size)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await writer.drain()
+        may_read.set()
+        async with asyncio.timeout(PATIENCE_S):
+            answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+    assert len(answer.partition(b"\r\n\r\n")[2]) == len(b"POST /  ") + size
+
+
+async def test_a_body_that_no_app_takes_is_dropped_and_the_connection_goes_on() -> None:
+    async def refuses(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    request = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 300000\r\n\r\n" + b"x" * 300_000
+    async with serving(refuses) as port:
+        answer = await raw(port, request, closing(request))
+    assert answer.count(b"HTTP/1.1 413") == 2
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HT", HELLO], ids=["nothing", "half a head", "one request"])
+async def test_a_connection_without_a_request_is_closed_in_the_end(
+    sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_connection, "_KEEP_ALIVE_S", 0.05)
+    async with serving(hello) as port:
+        assert (await raw(port, sent)).count(b"HTTP/1.1 200") == sent.count(b"hello")
+
+
+async def test_a_connection_is_not_closed_while_it_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_connection, "_KEEP_ALIVE_S", 0.02)
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0.15)
+        await hello(scope, receive, send)
+
+    async with serving(slow) as port:
+        assert (await raw(port, HELLO)).endswith(b"GET /hello  ")
+
+
+@pytest.mark.parametrize("is_whole", [True, False], ids=["in one piece", "in pieces"])
+async def test_a_client_that_does_not_read_its_answer_is_hung_up_on(is_whole: bool) -> None:
+    is_over = asyncio.Event()
+
+    async def large(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(1 if is_whole else 400):
+            body = b"x" * (40_000_000 if is_whole else 100_000)
+            await send({"type": "http.response.body", "body": body, "more_body": not is_whole})
+        is_over.set()
+
+    async with serving(large, stall_timeout_s=0.2) as port:
+        with socket.socket() as client:
+            client.connect(("127.0.0.1", port))
+            client.sendall(HELLO)
+            async with asyncio.timeout(PATIENCE_S):
+                await is_over.wait()
+
+
+async def test_a_client_that_reads_slowly_but_steadily_gets_a_large_answer_whole() -> None:
+    size = 20_000_000
+
+    async def large(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]})
+        await send({"type": "http.response.body", "body": b"x" * size})
+
+    loop = asyncio.get_running_loop()
+    async with serving(large, stall_timeout_s=0.2) as port:
+        with socket.socket() as client:
+            client.setblocking(False)
+            await loop.sock_connect(client, ("127.0.0.1", port))
+            await loop.sock_sendall(client, closing(HELLO))
+            received, pauses = 0, 8
+            while piece := await loop.sock_recv(client, 1_000_000):
+                received += len(piece)
+                if received > size - pauses * 2_000_000 and pauses:
+                    pauses -= 1
+                    await asyncio.sleep(0.1)
+    assert received > size
+
+
+async def test_an_app_whose_client_leaves_learns_it_from_receive() -> None:
+    has_left = asyncio.Event()
+
+    async def waits(scope: Scope, receive: Receive, send: Send) -> None:
+        assert (await receive())["type"] == "http.request"
+        assert (await receive())["type"] == "http.disconnect"
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        has_left.set()
+
+    async with serving(waits) as port:
+        with socket.socket() as client:
+            client.connect(("127.0.0.1", port))
+            client.sendall(HELLO)
+        async with asyncio.timeout(PATIENCE_S):
+            await has_left.wait()
+
+
+async def test_an_app_that_asks_for_it_is_cancelled_when_its_client_leaves() -> None:
+    is_cancelled = asyncio.Event()
+    has_begun = asyncio.Event()
+
+    async def works(scope: Scope, receive: Receive, send: Send) -> None:
+        scope[CLIENT].is_cancelled_on_departure = True
+        has_begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            is_cancelled.set()
+
+    async with serving(works) as port:
+        with socket.socket() as client:
+            client.connect(("127.0.0.1", port))
+            client.sendall(HELLO)
+            await has_begun.wait()
+        async with asyncio.timeout(PATIENCE_S):
+            await is_cancelled.wait()
+
+
+@pytest.mark.parametrize("has_started", [False, True])
+async def test_an_app_that_fails_leaves_no_answer_that_could_be_taken_for_whole(
+    has_started: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fails(scope: Scope, receive: Receive, send: Send) -> None:
+        if has_started:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        raise ZeroDivisionError(SECRET)
+
+    async with serving(fails) as port:
+        with contextlib.suppress(ConnectionResetError):
+            assert not (await raw(port, HELLO)).endswith(b"0\r\n\r\n")
+    assert "ZeroDivisionError" in caplog.text
+    assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize("header", [(b"x-a", b"1\r\nx-b: 2"), (b"x-a\n", b"1"), (b"x-a", b"1\r")])
+async def test_a_line_break_in_a_header_never_reaches_the_client(
+    header: tuple[bytes, bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def injects(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [header]})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with serving(injects) as port:
+        with contextlib.suppress(ConnectionResetError):
+            assert await raw(port, HELLO) == b""
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+
+async def test_an_answer_of_another_length_than_its_head_says_is_cut_off(caplog: pytest.LogCaptureFixture) -> None:
+    async def short(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+        await send({"type": "http.response.body", "body": b"1234"})
+
+    async with serving(short) as port:
+        with contextlib.suppress(ConnectionResetError):
+            assert await raw(port, HELLO) == b""
+    assert "RuntimeError" in caplog.text

@@ -1,4 +1,4 @@
-"""Every route and every middleware of the HTTP door, on one screen."""
+"""Every route of the HTTP door and what each request passes on its way, on one screen."""
 
 import re
 from typing import Protocol

@@ -2,6 +2,7 @@
 
 What must change is spliced: the model's name, the usage that only the gateway asked for, and where the fingerprint
 stands. A quote inside a JSON string is always escaped, so `"usage":{` or `"model":"x"` as raw bytes is never content.
+What arrives together is searched and spliced together: taken apart are only the frames at the start and at the end.
 """
 
 import re
@@ -16,13 +17,22 @@ DONE = b"data: [DONE]\n\n"
 MAX_FRAME_BYTES = 16 * 1024 * 1024
 
 _OBJECT = rb"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}"
+_PLAIN_OBJECT = rb"\{[\0-z]*(?:\{[\0-z]*\}[\0-z]*)*\}"
 _USAGE = re.compile(rb'"usage":\s?(' + _OBJECT + rb")")
-_SPLICED_USAGE = re.compile(rb',\s?"usage":\s?(?:' + _OBJECT + rb"|null)")
+_SPLICED_USAGE = re.compile(rb',"usage":(?:' + _PLAIN_OBJECT + rb"|null)")
+"""As vLLM writes it, once in every frame: a literal start and ranges that end below the braces are found sooner."""
+_LOOSE_SPLICED_USAGE = re.compile(rb',\s?"usage":\s?(?:' + _OBJECT + rb"|null)")
 _FINISH = re.compile(rb'"finish_reason":\s?"([a-z_]+)"')
 _FINGERPRINT = re.compile(rb',\s?"system_fingerprint":\s?"[^"\\]*"')
-_DONE = re.compile(rb"^data: ?\[DONE\]", re.MULTILINE)
+_DONE = re.compile(rb"data:(?<![^\n]data:) ?\[DONE\]")
 _NO_CHOICES = re.compile(rb'"choices":\s?\[\]')
-_FIRST_MODEL = re.compile(rb'(?<!\\)"model":\s?("(?:[^"\\]|\\.)*")')
+_FIRST_MODEL = re.compile(rb'"model":(?<!\\"model":)\s?("(?:[^"\\]|\\.)*")')
+_FIRST_CHOICE = b'"choices":[{'
+_NO_HEAD = b"\n\n\n"
+"""What no frame begins with."""
+_MARKS: tuple[bytes, ...] = (b'"finish_reason":"', b'"choices":[]', b"[DONE]", b'{"error":')
+"""One of these stands in each frame that is not merely the next piece of the answer."""
+_LOOSE_MARKS = (*_MARKS, b'"finish_reason": "', b'"choices": []')
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +90,8 @@ class FrameRelay:
         self._strips_usage = not (wants_usage and wants_continuous_usage)
         self._choices = choices
         self._tail = b""
+        self._head = _NO_HEAD
+        self._marks = _MARKS
         self._held = b""
         self._usage_frame = b""
         self._usage_source = b""
@@ -92,25 +104,16 @@ class FrameRelay:
 
     def feed(self, piece: bytes) -> bytes:
         """The whole frames so far, as the client is to see them. Raises GatewayError for a frame without an end."""
+        if self._is_one_more(piece):
+            return self._amid(piece)
         frames = self._whole_frames(piece)
         if not frames or self.is_done:
             return b""
-        if b"[DONE]" in frames and (end := _DONE.search(frames)) is not None:
-            frames = frames[: end.start()]
-            self.is_done = True
-        if b'{"error":' in frames or b'"finish_reason":"abort"' in frames:
-            frames = self._before_error(frames)
-        if not self.has_started:
-            frames = self._from_first_data(frames)
-        if not frames:
-            return b""
-        if self._rename is not None:
-            frames = frames.replace(*self._rename)
-        if b'"usage":' in frames:
-            frames = self._without_usage(frames)
-        if b'"finish_reason":"' in frames or b'"finish_reason": "' in frames or self._held:
-            frames = self._settled_end(frames)
-        return frames
+        if self.has_started:
+            return self._further(frames)
+        end = _end_of_first_data(frames)
+        begun = self._ending(frames[:end])
+        return begun + self._further(frames[end:]) if self.has_started else b""
 
     def end(self, cost_usd: str | None = None) -> bytes:
         """What was held back, when the stream has ended: for the fingerprint, and to tell the cost within the usage."""
@@ -129,6 +132,16 @@ class FrameRelay:
         found = _USAGE.match(self._usage_source, start) if start >= 0 else None
         return read_usage(orjson.loads(found[1])) if found else None
 
+    def _is_one_more(self, piece: bytes) -> bool:
+        """Whether this is the usual: one whole frame that begins like the first and does not end the answer."""
+        return (
+            piece.startswith(self._head)
+            and piece.find(b"\n") == len(piece) - 2
+            and piece.endswith(b"\n\n")
+            and b'"finish_reason":"' not in piece
+            and not (self._tail or self._held or self.is_done)
+        )
+
     def _whole_frames(self, piece: bytes) -> bytes:
         data = self._tail + piece if self._tail else piece
         if b"\r" in data:
@@ -144,6 +157,45 @@ class FrameRelay:
             raise GatewayError("backend_error", "The backend sent a frame without an end.")
         return data[:cut]
 
+    def _further(self, frames: bytes) -> bytes:
+        """Frames after the first: nearly all only go on with the answer, and those are treated as one."""
+        if not frames or self.is_done:
+            return b""
+        start = 0 if self._held else _first_frame_with(self._marks, frames)
+        if start < 0:
+            return self._amid(frames)
+        return self._amid(frames[:start]) + self._ending(frames[start:])
+
+    def _amid(self, frames: bytes) -> bytes:
+        """Frames that do nothing but go on with the answer."""
+        frames = self._renamed(frames)
+        if b'"usage":' not in frames:
+            return frames
+        if self._choices > 1:
+            self._note_usage_by_choice(frames)
+        elif b'"usage":{' in frames or b'"usage": {' in frames:
+            self._usage_source = frames
+        if not self._strips_usage:
+            return frames
+        stripped, count = _SPLICED_USAGE.subn(b"", frames)
+        return stripped if count else _LOOSE_SPLICED_USAGE.sub(b"", frames)
+
+    def _ending(self, frames: bytes) -> bytes:
+        """Frames that are looked at one by one: the first, those that end the answer, an error."""
+        if b"[DONE]" in frames and (end := _DONE.search(frames)) is not None:
+            frames = frames[: end.start()]
+            self.is_done = True
+        if b'{"error":' in frames or b'"finish_reason":"abort"' in frames:
+            frames = self._before_error(frames)
+        if not self.has_started:
+            frames = self._from_first_data(frames)
+        if not frames:
+            return b""
+        frames = self._without_usage_frame(frames) if _is_for_usage(frames) else self._amid(frames)
+        if self._held or _FINISH.search(frames) is not None:
+            frames = self._settled_end(frames)
+        return frames
+
     def _before_error(self, frames: bytes) -> bytes:
         kept = []
         for frame in _split(frames):
@@ -155,42 +207,41 @@ class FrameRelay:
         return b"".join(kept)
 
     def _from_first_data(self, frames: bytes) -> bytes:
-        """Drop comments before the first data frame, and learn from it how the backend writes the model's name."""
+        """Drop comments before the first data frame, and learn from it how this backend writes."""
         start = 0 if frames.startswith(b"data:") else frames.find(b"\ndata:") + 1
         if not start and not frames.startswith(b"data:"):
             return b""
         frames = frames[start:]
         self.has_started = True
+        if b'"choices": ' in frames:
+            self._marks = _LOOSE_MARKS
+        elif (at := frames.find(_FIRST_CHOICE)) >= 0:
+            self._head = frames[: at + len(_FIRST_CHOICE)]
         found = _FIRST_MODEL.search(frames)
         if found is not None and found[1] != self._public_model:
             old = found[0]
             self._rename = (old, old[: -len(found[1])] + self._public_model)
         return frames
 
-    def _without_usage(self, frames: bytes) -> bytes:
-        if self._choices > 1:
-            self._note_usage_by_choice(frames)
-        elif b'"usage":{' in frames or b'"usage": {' in frames:
-            self._usage_source = frames
-        if _NO_CHOICES.search(frames):
-            return self._without_usage_frame(frames)
-        return _SPLICED_USAGE.sub(b"", frames) if self._strips_usage else frames
+    def _renamed(self, frames: bytes) -> bytes:
+        return frames.replace(*self._rename) if self._rename is not None else frames
 
     def _without_usage_frame(self, frames: bytes) -> bytes:
         """Note the total that comes in a frame without choices; hold that frame back for a client that asked for it."""
         kept = [self._held] if self._held else []
         self._held = b""
         for frame in _split(frames):
-            if not _NO_CHOICES.search(frame):
-                kept.append(_SPLICED_USAGE.sub(b"", frame) if self._strips_usage else frame)
+            if not _is_for_usage(frame):
+                kept.append(self._amid(frame))
                 continue
+            frame = self._renamed(frame)
             if (found := _USAGE.search(frame)) is not None:
                 self._total_usage = read_usage(orjson.loads(found[1]))
             if self._wants_usage:
                 kept += [self._usage_frame] if self._usage_frame else []
                 self._usage_frame = frame
-            elif kept and (mark := _FINGERPRINT.search(frame)) is not None:
-                kept[-1] = _with_fingerprint(kept[-1], mark[0])
+            elif kept and (mark := _fingerprint_of(frame)):
+                kept[-1] = _with_fingerprint(kept[-1], mark)
         return b"".join(kept)
 
     def _settled_end(self, frames: bytes) -> bytes:
@@ -202,8 +253,8 @@ class FrameRelay:
             self.finish_reason = found[1].decode()
         if self._wants_usage or not self.finish_reason:
             return released + frames
-        *whole, last = _split(frames)
-        self._held = last
+        whole = _split(frames)
+        self._held = whole.pop() if whole else b""
         return released + b"".join(whole)
 
     def _note_usage_by_choice(self, frames: bytes) -> None:
@@ -223,10 +274,39 @@ class FrameRelay:
         return Usage(seen[0].prompt_tokens, sum(usage.completion_tokens for usage in seen), seen[0].cached_tokens)
 
 
+def _end_of_first_data(frames: bytes) -> int:
+    """Where the first frame that is no comment ends; the end of all where there is none."""
+    start = 0 if frames.startswith(b"data:") else frames.find(b"\ndata:")
+    end = frames.find(b"\n\n", start) if start >= 0 else -1
+    return end + 2 if end >= 0 else len(frames)
+
+
+def _first_frame_with(marks: tuple[bytes, ...], frames: bytes) -> int:
+    """Where the first frame begins that has one of the marks; -1 where none has."""
+    end = len(frames)
+    for mark in marks:
+        if (at := frames.find(mark, 0, end)) >= 0:
+            end = at
+    if end == len(frames):
+        return -1
+    before = frames.rfind(b"\n\n", 0, end)
+    return before + 2 if before >= 0 else 0
+
+
+def _is_for_usage(frame: bytes) -> bool:
+    """Whether it is there to tell the usage: others may have no choices either, to tell what we do not know."""
+    return b'"usage":' in frame and _NO_CHOICES.search(frame) is not None
+
+
+def _fingerprint_of(frame: bytes) -> bytes:
+    found = _FINGERPRINT.search(frame) if b'"system_fingerprint"' in frame else None
+    return found[0] if found is not None else b""
+
+
 def _with_fingerprint(frame: bytes, mark: bytes) -> bytes:
-    if _FINGERPRINT.search(frame):
+    end = frame.rfind(b"}")
+    if end < 0 or _fingerprint_of(frame):  # without an object it is a comment
         return frame
-    end = frame.rindex(b"}")
     return frame[:end] + mark + frame[end:]
 
 

@@ -1,6 +1,8 @@
 """Frames in, frames out: the captured streams of a real vLLM, cut everywhere, come out as the client is to see them."""
 
+import json
 import re
+from collections.abc import Callable
 from itertools import pairwise
 
 import orjson
@@ -25,6 +27,12 @@ def relayed(body: bytes, relay: FrameRelay, cuts: list[int] | None = None) -> by
 
 def chunks_of(stream: bytes) -> list[dict]:
     return [orjson.loads(frame[6:]) for frame in stream.split(b"\n\n") if frame.startswith(b"data: {")]
+
+
+def chunk(index: int, text: str, finish: str | None = None, **more: object) -> bytes:
+    choice = {"index": index, "delta": {"content": text}, "finish_reason": finish}
+    body = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "tiny", "choices": [choice]}
+    return b"data: " + orjson.dumps(body | more) + b"\n\n"
 
 
 def without_comments(stream: bytes) -> bytes:
@@ -86,6 +94,79 @@ def test_where_the_network_cuts_the_stream_makes_no_difference(cuts: list[int], 
     assert (pieces.usage, pieces.finish_reason) == (whole.usage, whole.finish_reason)
 
 
+@pytest.mark.parametrize("asked", [True, False])
+@given(cuts=st.lists(st.integers(min_value=0), max_size=12))
+def test_a_backend_that_writes_its_json_with_spaces_is_understood_as_well(asked: bool, cuts: list[int]) -> None:
+    stream = captured(CONTINUOUS).body
+    tight, spaced = FrameRelay("p", wants_usage=asked), FrameRelay("p", wants_usage=asked)
+    loose = b"".join(b"data: " + json.dumps(one).encode() + b"\n\n" for one in chunks_of(stream)) + DONE
+    assert chunks_of(relayed(loose, spaced, cuts)) == chunks_of(relayed(stream, tight))
+    assert (spaced.usage, spaced.finish_reason) == (tight.usage, tight.finish_reason)
+
+
+ODD_USAGES = [
+    {"prompt_tokens_details": {"cached_tokens": 1}, "completion_tokens": 2},
+    {"completion_tokens": 2, "by": "{a|b~c}"},
+    {"completion_tokens": 2, "by": "|~\xe9"},
+    None,
+]
+
+
+@pytest.mark.parametrize("usage", ODD_USAGES)
+@pytest.mark.parametrize("write", [orjson.dumps, lambda value: json.dumps(value, ensure_ascii=False).encode()])
+def test_usage_of_any_shape_is_taken_out_whole(usage: object, write: Callable[[object], bytes]) -> None:
+    body = {"model": "p", "choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]}
+    stream = b"".join(b"data: " + write(one) + b"\n\n" for one in [body | {"usage": usage}, body | {"usage": usage}])
+    assert chunks_of(FrameRelay("p", wants_usage=False).feed(stream)) == [body, body]
+
+
+@pytest.mark.parametrize("last", [DONE, b'data: {"error":{"code":500}}\n\n', chunk(0, "z", "abort")])
+def test_what_ends_a_stream_is_found_among_frames_that_go_on(last: bytes) -> None:
+    relay = FrameRelay("tiny", wants_usage=False)
+    answer = b"".join(chunk(0, letter) for letter in "abc")
+    assert relay.feed(answer + last + chunk(0, "late")) == answer
+    assert relay.is_done
+
+
+@pytest.mark.parametrize("between", [b": keep-alive\n\n", b"\n\n"])
+@pytest.mark.parametrize("is_one_piece", [True, False])
+def test_what_says_nothing_may_stand_between_the_last_frames(between: bytes, is_one_piece: bool) -> None:
+    relay = FrameRelay("tiny", wants_usage=False)
+    answer = chunk(0, "a") + chunk(0, "b", "stop")
+    usage = b'data: {"choices":[],"usage":{"prompt_tokens":1},"system_fingerprint":"f"}\n\n'
+    pieces = [answer + between + usage] if is_one_piece else [answer, between, usage]
+    told = b"".join(relay.feed(piece) for piece in pieces) + relay.end()
+    assert [one["choices"] for one in chunks_of(told)] == [one["choices"] for one in chunks_of(answer)]
+    assert relay.usage == Usage(1, 0)
+
+
+def test_a_frame_without_choices_or_usage_passes() -> None:
+    relay = FrameRelay("tiny", wants_usage=True)
+    flagged = b'data: {"choices":[],"prompt_filter_results":[]}\n\n'
+    assert relay.feed(flagged + chunk(0, "a")) + relay.feed(flagged) == flagged + chunk(0, "a") + flagged
+
+
+def test_nothing_passes_after_the_end_however_early_it_comes() -> None:
+    relay = FrameRelay("tiny", wants_usage=False)
+    assert relay.feed(DONE) == b""
+    assert relay.feed(chunk(0, "late")) == b""
+
+
+def test_empty_lines_before_the_first_token_are_not_a_start() -> None:
+    relay = FrameRelay("p", wants_usage=False)
+    assert relay.feed(b"\n\n") == b""
+    assert not relay.has_started
+
+
+@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize("capture", STREAMS, ids=lambda capture: capture.case)
+def test_frames_that_come_one_by_one_become_the_same_as_all_at_once(capture: Capture, asked: bool) -> None:
+    single, whole = FrameRelay("p", wants_usage=asked), FrameRelay("p", wants_usage=asked)
+    ends = [found.end() for found in re.finditer(rb"\n\n", capture.body)]
+    assert relayed(capture.body, single, ends) == relayed(capture.body, whole)
+    assert (single.usage, single.finish_reason) == (whole.usage, whole.finish_reason)
+
+
 def test_the_usage_of_the_last_frame_read_is_known_at_every_point() -> None:
     frames = captured(CONTINUOUS).body.split(b"\n\n")
     relay = FrameRelay("p", wants_usage=False)
@@ -95,12 +176,6 @@ def test_the_usage_of_the_last_frame_read_is_known_at_every_point() -> None:
         relay.feed(frame + b"\n\n")
         seen.append(relay.usage)
     assert seen == [Usage(19, 0), Usage(19, 1), Usage(19, 2), Usage(19, 8)]
-
-
-def chunk(index: int, text: str, finish: str | None = None, **more: object) -> bytes:
-    choice = {"index": index, "delta": {"content": text}, "finish_reason": finish}
-    body = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "tiny", "choices": [choice]}
-    return b"data: " + orjson.dumps(body | more) + b"\n\n"
 
 
 def counted(prompt: int, completion: int) -> dict:

@@ -275,15 +275,14 @@ class Response:
 
     async def read(self) -> bytes:
         """The rest of the body, whole; raises UpstreamError, ResponseTooLarge above `max_body_bytes`."""
-        pieces: list[bytes] = []
         left_bytes = self._connection.limits.max_body_bytes if self._connection else 0
-        while piece := await self.next_chunk():
-            left_bytes -= len(piece)
-            if left_bytes < 0:
-                self.close()
-                raise ResponseTooLarge("the body is above its limit")
-            pieces.append(piece)
-        return b"".join(pieces)
+        pieces = [await self.next_chunk()]
+        while (left_bytes := left_bytes - len(pieces[-1])) >= 0:
+            if self._connection is None:
+                return b"".join(pieces)
+            pieces.append(await self.next_chunk())
+        self.close()
+        raise ResponseTooLarge("the body is above its limit")
 
     async def next_chunk(self, timeout_s: float | None = None) -> bytes:
         """All that has arrived, at least a byte, b"" at the end; raises UpstreamError once that is handed out.
@@ -354,6 +353,7 @@ class _Connection(asyncio.Protocol):
         "is_complete",
         "limits",
         "loop",
+        "on_body",
         "status",
         "step_left_s",
         "unread_bytes",
@@ -374,6 +374,8 @@ class _Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = self._deadline = 0.0
         self._has_answer_bytes = False
+        self._pieces: list[bytes] = []
+        self.on_body = self._pieces.append  # called by the parser: no frame of ours for each chunk of a stream
 
     # -- the exchange, called by whoever holds the connection
 
@@ -384,7 +386,7 @@ class _Connection(asyncio.Protocol):
         self.headers: dict[bytes, bytes] = {}
         self.is_complete = self._has_answer_bytes = self._is_paused = self._is_sent = False
         self.unread_bytes = self._head_bytes = self._framing_bytes = 0
-        self._pieces: list[bytes] = []
+        self._pieces.clear()
         self._is_head_request = method == "HEAD"
         self._is_stream = is_stream
         self._step: Wait = "first_token"
@@ -413,7 +415,9 @@ class _Connection(asyncio.Protocol):
             raise self.error.anew()
         began_at = self.loop.time()
         left_s = self.step_left_s if self.step_left_s < self.budget_left_s else self.budget_left_s
-        self._watch(began_at + left_s)
+        self._deadline = began_at + left_s
+        if self._timer is None or self._timer_at > self._deadline:
+            self._wind_timer()
         self._waiter = self.loop.create_future()
         try:
             await self._waiter
@@ -473,22 +477,19 @@ class _Connection(asyncio.Protocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def _watch(self, deadline: float) -> None:
-        """Have a timer at or before the deadline: mostly the one an earlier wait left, which then looks again."""
-        self._deadline = deadline
+    def _wind_timer(self) -> None:
+        """Have a timer at the deadline; where an earlier wait left one that ends sooner, that one winds it again."""
         if self._timer is not None:
-            if self._timer_at <= deadline:
-                return
             self._timer.cancel()
-        self._timer_at = deadline
-        self._timer = self.loop.call_at(deadline, self._on_timer)
+        self._timer_at = self._deadline
+        self._timer = self.loop.call_at(self._deadline, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
         if self._waiter is None or self._waiter.done():
             return
         if self.loop.time() < self._deadline:
-            self._watch(self._deadline)
+            self._wind_timer()
             return
         if self.step_left_s < self.budget_left_s:
             self.abort(TimedOut(self._step))
@@ -510,13 +511,18 @@ class _Connection(asyncio.Protocol):
             self.abort(BadResponse("bytes that no request asked for"))
             return
         self._has_answer_bytes = True
-        self._framing_bytes += len(data)
+        pieces_before = len(self._pieces)
         try:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:
             self._is_kept_alive = False
             if not self.is_complete:
                 self.abort(BadResponse(f"not a valid answer: {error}"))
+        if len(self._pieces) > pieces_before:
+            self.unread_bytes += len(data)  # with what frames it: at least what is held
+            self._framing_bytes = 0
+        else:
+            self._framing_bytes += len(data)
         if self._framing_bytes > self.limits.max_head_bytes and not self.is_complete:
             self.abort(ResponseTooLarge("the head, or what frames the body, is above its limit"))
         elif self.unread_bytes > self._high_water_bytes and not self.is_complete and not self._is_paused:
@@ -576,11 +582,6 @@ class _Connection(asyncio.Protocol):
         if self._is_head_request:
             self.is_complete = True
             raise _StopParsing("no body is due")
-
-    def on_body(self, body: bytes) -> None:
-        self._pieces.append(body)
-        self.unread_bytes += len(body)
-        self._framing_bytes = 0
 
     def on_message_complete(self) -> None:
         if self.status:

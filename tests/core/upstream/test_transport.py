@@ -434,12 +434,20 @@ async def test_a_body_at_its_limit_is_read() -> None:
         assert transport.idle == 1
 
 
-async def test_a_reader_that_does_not_read_stops_the_backend_and_loses_nothing() -> None:
+@pytest.mark.parametrize(
+    ("raw", "body"),
+    [
+        (answer(LONG_BODY), LONG_BODY),
+        (CHUNKED + b"8\r\na chunk \r\n" * 2**19 + b"0\r\n\r\n", b"a chunk " * 2**19),
+    ],
+    ids=["whole", "chunks"],
+)
+async def test_a_reader_that_does_not_read_stops_the_backend_and_loses_nothing(raw: bytes, body: bytes) -> None:
     stopped = asyncio.Event()
 
     async def send_much(peer: Peer) -> None:
         await peer.read_request()
-        peer.writer.write(answer(LONG_BODY))
+        peer.writer.write(raw)
         asyncio.get_running_loop().call_later(2 * SHORT_S, stopped.set)
         await stall(peer)
 
@@ -450,7 +458,7 @@ async def test_a_reader_that_does_not_read_stops_the_backend_and_loses_nothing()
         (connection,) = transport._busy
         assert server.peers[0].writer.transport.get_write_buffer_size() > 0
         assert 0 < connection.unread_bytes <= 1024 + 256 * 1024
-        assert await response.read() == LONG_BODY
+        assert await response.read() == body
         assert transport.idle == 1
 
 

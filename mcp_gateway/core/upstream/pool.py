@@ -63,6 +63,8 @@ class Pool:
         elif not self._may_go_on(failures):
             return None
         able = [backend for backend in backends if backend not in failures and backend.can_take(backend_model)]
+        if len(able) == 1 and not failures:
+            return able[0]  # sound or not
         sound = [backend for backend in able if backend.is_sound_for(backend_model)]
         by_name = {backend.name: backend for backend in sound or ([] if failures else able)}
         if not by_name:

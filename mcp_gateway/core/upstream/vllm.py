@@ -5,6 +5,7 @@ Facts were taken from vLLM 0.32 on the wire and 0.33 in source. Knows nothing of
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
@@ -68,7 +69,7 @@ def chat_body(request: ChatRequest, backend_model: str, account_id: str) -> byte
     if guided and "structured_outputs" not in body:
         body["structured_outputs"] = guided
     body["model"] = backend_model
-    body["cache_salt"] = sha256(account_id.encode()).hexdigest()[:32]
+    body["cache_salt"] = _cache_salt(account_id)
     if request.is_stream:
         body["stream_options"] = {
             **(body.get("stream_options") or {}),
@@ -79,6 +80,11 @@ def chat_body(request: ChatRequest, backend_model: str, account_id: str) -> byte
         return orjson.dumps(body)
     except orjson.JSONEncodeError:  # it reads deeper nesting than it writes
         raise GatewayError("invalid_json", "The body is nested too deeply.") from None
+
+
+@lru_cache(maxsize=1024)
+def _cache_salt(account_id: str) -> str:
+    return sha256(account_id.encode()).hexdigest()[:32]
 
 
 def tokenize_body(request: ChatRequest, backend_model: str) -> bytes:

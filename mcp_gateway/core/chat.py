@@ -152,20 +152,22 @@ class Exchange:
     async def next_frames(self) -> bytes:
         """Whole frames for the client, the last ones after the settlement; b"" after that.
 
-        A failure on the way becomes an error frame.
+        A failure on the way becomes an error frame. What came together with the end leaves with it, in one write.
         """
         if self._is_accounted:
             return b""
         relay = self._relay
         assert relay is not None
+        frames = b""
         try:
-            if frames := await self._next_relayed(relay):
+            frames = await self._next_relayed(relay)
+            if frames and not relay.is_done:
                 return frames
             self._raise_told(relay)
             await self._account(relay.usage)
         except GatewayError as error:
-            return await self.frames_of(error)
-        return relay.end(format_usd(self.cost_nano)) + DONE
+            return frames + await self.frames_of(error)
+        return frames + relay.end(format_usd(self.cost_nano)) + DONE
 
     async def frames_of(self, error: GatewayError) -> bytes:
         """The end of a stream by a failure, accounted for: also of one that failed to begin after its head was sent."""

@@ -1,9 +1,9 @@
 """SQLite behind three verbs: write, fetch, close.
 
-One task owns the write connection. It runs all writes that wait in one transaction, so that a thousand requests share a
-few fsyncs. The statements run on the event loop: each takes microseconds, and from a thread each would have to win the
-interpreter back from a busy loop. What waits for the disk or for another process runs in a thread of its own. Knows
-nothing of what is stored.
+All writes that wait run in one transaction, a burst, on the event loop: each statement takes microseconds, and from a
+thread each would have to win the interpreter back from a busy loop. A commit only appends to the log; what must be on
+the disk before its result is given waits for an fsync in a thread, while further bursts go on. What waits for another
+process or for a checkpoint is in threads too. Knows nothing of what is stored.
 """
 
 import asyncio
@@ -12,30 +12,48 @@ import logging
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import aiosqlite
 
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.store.log import Flusher, Log, Sync, sync_data
 from mcp_gateway.core.store.migrations import migrate
 
 logger = logging.getLogger(__name__)
 
+A = TypeVar("A")
 T = TypeVar("T")
-Work = Callable[[sqlite3.Connection], T]
 Row = tuple[Any, ...]
+Work = Callable[[sqlite3.Connection], T]
+Group = Callable[[sqlite3.Connection, Sequence[A]], Sequence[T | GatewayError]]
+"""Runs several writes of one kind: an outcome for each argument, in order; a GatewayError is a refusal."""
+
+
+class Insertion(NamedTuple):
+    """A row that goes into someone else's transaction, and the statement that writes it."""
+
+    sql: str
+    row: Row
+
 
 _LEAST_SQLITE = (3, 37)
 """The first with STRICT tables."""
-_MAX_BATCH = 128
+_MAX_BURST = 128
+_GATHER_S = 0.002
+"""How long a burst waits at most while each turn of the loop brings further writes."""
 _RETRY_S = 0.25
-_BUSY_POLL_S = 0.005
-_BATCHES_PER_LOOK = 32
+_BUSY_POLL_S = 0.001
+_BURSTS_PER_LOOK = 32
 _CHECKPOINT_BYTES = 16 * 1024 * 1024
+_CHECKPOINT_REST_S = 1.0
+"""After a checkpoint that did not come to its end."""
+_READERS_TIMEOUT_S = 0.02
+"""How long a checkpoint, and so every write, waits for readers of the log."""
 _UNAVAILABLE = frozenset({
     sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY,
     sqlite3.SQLITE_CANTOPEN,
@@ -44,75 +62,97 @@ _UNAVAILABLE = frozenset({
 
 
 @dataclass(slots=True)
-class _Job(Generic[T]):
-    work: Work[T]
+class _Job:
+    group: Group[Any, Any] | None
+    argument: Any
+    """The group's argument; without a group, the work itself."""
     is_durable: bool
     must_commit: bool
-    future: asyncio.Future[T] | None
+    future: asyncio.Future[Any] | None
+    is_alone: bool = False
+    """To be run apart from its group, since a call for several failed."""
     result: Any = None
-    error: BaseException | None = None
+    error: Exception | None = None
 
 
 class _Spoiled(Exception):
-    """A write failed after it had changed something: the transaction must be run again without it."""
+    """Something failed after it had changed something: the burst must be run again, without the culprit if known."""
 
-    def __init__(self, job: _Job[Any], error: Exception) -> None:
+    def __init__(self, culprit: _Job | None) -> None:
         super().__init__()
-        self.job = job
-        self.error = error
+        self.culprit = culprit
 
 
 class Store:
     """An open database."""
 
     def __init__(
-        self, path: Path, connection: sqlite3.Connection, reader: aiosqlite.Connection, busy_timeout_s: float
+        self,
+        path: Path,
+        connection: sqlite3.Connection,
+        reader: aiosqlite.Connection,
+        log: Log,
+        sync: Sync,
+        busy_timeout_s: float,
     ) -> None:
-        self._wal = path.with_name(path.name + "-wal")
+        self._path = path
         self._connection = connection
         self._reader = reader
+        self._log = log
+        self._sync = sync
         self._busy_timeout_s = busy_timeout_s
-        self._disk = ThreadPoolExecutor(1, "ledger-disk")
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[_Job[Any]] = deque()
-        self._late: list[_Job[Any]] = []
-        self._has_work = asyncio.Event()
+        self._flusher = Flusher[_Job](self._sync_log, self._flushed)
+        self._threads = ThreadPoolExecutor(2, "ledger-wait")  # a lock does not wait for a checkpoint
+        self._waiting: deque[_Job] = deque()
+        self._gather_until_s = 0.0
+        self._is_idle = True
         self._is_closed = False
         self._is_available = True
-        self._synchronous = ""
-        self._batches = 0
-        self._writer = self._loop.create_task(self._write_all())
+        self._pause: asyncio.Task[None] | None = None
+        self._due: Callable[[], Coroutine[Any, Any, None]] | None = None
+        self._copying: asyncio.Task[None] | None = None
+        self._bursts = 0
+        self._next_look_s = 0.0
 
     @classmethod
-    async def open(cls, path: Path, *, busy_timeout_s: float = 5.0) -> "Store":
-        """Open or create the database at `path` and bring its schema up to date. Raises SchemaTooNew, sqlite3.Error.
+    async def open(cls, path: Path, *, busy_timeout_s: float = 5.0, sync: Sync = sync_data) -> "Store":
+        """Open or create the database at `path` and bring its schema up to date.
 
-        `busy_timeout_s` is how long a write waits while another process writes.
+        Raises SchemaTooNew, sqlite3.Error, OSError. `busy_timeout_s` is how long a write waits while another process
+        writes; `sync` brings the log to the disk, given its descriptor.
         """
-        connection = await asyncio.to_thread(_open_for_writing, path, busy_timeout_s)
-        try:
+        with contextlib.ExitStack() as opened:
+            connection = await asyncio.to_thread(_open_for_writing, path, busy_timeout_s)
+            opened.callback(connection.close)
+            log = Log(path)
+            opened.callback(log.close)
             reader = await aiosqlite.connect(path, isolation_level=None)
             await reader.execute("PRAGMA query_only = ON")
-        except BaseException:
-            connection.close()
-            raise
-        return cls(path, connection, reader, busy_timeout_s)
+            opened.pop_all()
+        return cls(path, connection, reader, log, sync, busy_timeout_s)
 
     def write(self, work: Work[T], *, is_durable: bool = True, must_commit: bool = False) -> "asyncio.Future[T]":
         """Run `work` in the writer's next transaction; the result comes once that is committed.
 
         Submitted at once, awaited or not; in the order of the calls. A GatewayError that `work` raises is its decision:
         what it changed before that stays. Any other error takes back what it changed. `work` may be run more than once,
-        since a batch in which a write failed is run again without it. A write that is not durable may be lost by a
+        since a burst in which a write failed is run again without it. A write that is not durable may be lost by a
         power failure, but not by a crash of the process. While the database is full, locked or broken, a write fails
         with `ledger_unavailable`; one that `must_commit` fails so too, but is still tried until it has gone through.
+        Where the disk failed to take what was committed already, a durable write fails so too, and stays committed.
         """
-        if self._is_closed:
-            raise RuntimeError("the store is closed")
-        future: asyncio.Future[T] = self._loop.create_future()
-        self._waiting.append(_Job(work, is_durable, must_commit, future))
-        self._has_work.set()
-        return future
+        return self._submit(_Job(None, work, is_durable, must_commit, self._loop.create_future()))
+
+    def write_grouped(
+        self, group: Group[A, T], argument: A, *, is_durable: bool = True, must_commit: bool = False
+    ) -> "asyncio.Future[T]":
+        """As `write`, for work of which much is done at once: `group` takes neighbours of its own kind in one call.
+
+        An error that it raises takes back the whole call; each argument is then run by itself, so that a bug in one
+        costs only that one.
+        """
+        return self._submit(_Job(group, argument, is_durable, must_commit, self._loop.create_future()))
 
     async def fetch_all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """All rows of a query, as of the last commit."""
@@ -125,123 +165,271 @@ class Store:
 
     async def close(self) -> None:
         """Commit what is queued, then close."""
-        if not self._is_closed:
-            self._is_closed = True
-            self._has_work.set()
-            await self._writer
-            await self._on_disk(self._connection.close)
-            self._disk.shutdown()
-            await self._reader.close()
+        if self._is_closed:
+            return
+        self._is_closed = True
+        await self._finish()
+        await self._flusher.close()
+        if self._copying is not None:
+            self._copying.cancel()
+        self._log.close()
+        await self._in_thread(self._connection.close)
+        await asyncio.to_thread(self._threads.shutdown)
+        await self._reader.close()
 
-    # The writer
+    # From a write to its commit
 
-    async def _write_all(self) -> None:
-        while not self._is_closed or self._waiting:
-            if not self._late:
-                await self._has_work.wait()
-            elif not self._is_closed:  # an outage: without the pause each new write would run all late ones again
-                await asyncio.sleep(_RETRY_S)
-            await self._commit(self._next_batch())
-        if self._late:
-            await self._commit(self._next_batch())
-        if self._late:
-            logger.critical("%d settlements could not be written before the end", len(self._late))
+    def _submit(self, job: _Job) -> "asyncio.Future[Any]":
+        if self._is_closed:
+            raise RuntimeError("the store is closed")
+        self._waiting.append(job)
+        if self._is_idle:
+            self._begin_gathering()
+        assert job.future is not None
+        return job.future
 
-    def _next_batch(self) -> list[_Job[Any]]:
-        """What is late, and what waits."""
-        batch, self._late = self._late, []
-        while self._waiting and len(batch) < _MAX_BATCH:
-            batch.append(self._waiting.popleft())
-        if not self._waiting:
-            self._has_work.clear()
-        return batch
+    def _begin_gathering(self) -> None:
+        self._is_idle = False
+        self._gather_until_s = time.monotonic() + _GATHER_S  # uvloop's own clock stands still within a turn
+        self._loop.call_soon(self._gather, len(self._waiting))
 
-    async def _commit(self, batch: list[_Job[Any]]) -> None:
-        """Run the batch in one transaction, without those whose error spoiled it, and hand the results back."""
-        running = batch
-        while running:
-            try:
-                await self._run_together(running)
-                break
-            except _Spoiled as spoiled:
-                self._roll_back()
-                self._fail(spoiled.job, spoiled.error)
-                running = [job for job in running if job is not spoiled.job]
-            except Exception as error:
-                self._roll_back()
-                self._put_off(running, error)
-                break
-        for job in batch:
-            _resolve(job)
-        self._batches += 1
-        if self._batches % _BATCHES_PER_LOOK == 0:
-            await self._on_disk(self._check_point)
-
-    async def _run_together(self, batch: list[_Job[Any]]) -> None:
-        """Raises _Spoiled where one write must be left out; any other error concerns all of them."""
-        is_durable = any(job.is_durable for job in batch)
-        await self._begin("FULL" if is_durable else "NORMAL")
-        for job in batch:
-            self._run(job)
-        if is_durable:
-            await self._on_disk(lambda: self._connection.execute("COMMIT"))
+    def _gather(self, seen: int) -> None:
+        """Burst once a turn of the loop brings nothing more: a lone write waits for none, a busy loop commits many."""
+        if self._is_closed:
+            return
+        waiting = len(self._waiting)
+        if seen < waiting < _MAX_BURST and time.monotonic() < self._gather_until_s:
+            self._loop.call_soon(self._gather, waiting)
         else:
-            self._connection.execute("COMMIT")  # appends to the log in memory: no fsync
-        self._is_available = True
+            self._burst()
 
-    async def _begin(self, synchronous: str) -> None:
-        if synchronous != self._synchronous:
-            self._connection.execute(f"PRAGMA synchronous = {synchronous}")
-            self._synchronous = synchronous
+    def _burst(self) -> None:
+        """Run what waits in one transaction and commit it, without leaving the loop.
+
+        With `synchronous=NORMAL` a commit only appends to the log. SQLite syncs that by itself in one place: its
+        header, each time the log is begun anew, together with the folder's entry after the log was created
+        (sqlite3WalFrames, unixSync). So an fsync of the log after the commit leaves on the disk what
+        `synchronous=FULL` would have, and the connection is free meanwhile.
+        """
+        if not self._begin():
+            return
+        jobs = [self._waiting.popleft() for _ in range(min(len(self._waiting), _MAX_BURST))]
+        try:
+            self._run(jobs)
+            self._connection.execute("COMMIT")
+        except _Spoiled as spoiled:
+            self._roll_back()
+            self._waiting.extendleft(job for job in reversed(jobs) if job is not spoiled.culprit)
+            if spoiled.culprit is not None:
+                _resolve(spoiled.culprit)
+        except Exception as error:
+            self._roll_back()
+            self._waiting.extendleft(reversed(jobs))
+            self._put_off(error)
+        else:
+            self._is_available = True
+            self._hand_out(jobs)
+            self._look_at_log()
+        self._go_on()
+
+    def _begin(self) -> bool:
+        """Open the transaction, or leave that to a pause."""
+        if self._due is not None:
+            self._roll_back()
+            self._begin_pause(self._due())
+            return False
+        if self._connection.in_transaction:  # begun where it was waited for
+            return True
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
-            if not _is_busy(error):
-                raise
-            await self._on_disk(self._begin_when_free)
+        except sqlite3.Error as error:
+            self._begin_pause(self._begin_when_free() if _is_busy(error) else self._rest_from(error))
+            return False
+        return True
 
-    def _run(self, job: _Job[Any]) -> None:
-        connection = self._connection
-        changes = connection.total_changes
-        job.error = None
+    def _run(self, jobs: list[_Job]) -> None:
+        """Raises _Spoiled where the burst must be run again; any other error concerns all of it."""
+        for run in _runs(jobs):
+            changes = self._connection.total_changes
+            try:
+                outcomes = self._outcomes_of(run)
+                for job, outcome in zip(run, outcomes, strict=True):
+                    is_refused = isinstance(outcome, GatewayError)
+                    job.result, job.error = (None, outcome) if is_refused else (outcome, None)
+            except Exception as error:
+                if _is_unavailable(error):
+                    raise
+                if len(run) > 1:
+                    for job in run:
+                        job.is_alone = True
+                    raise _Spoiled(None) from error
+                _fail(run[0], error)
+                if self._connection.total_changes != changes or not self._connection.in_transaction:
+                    raise _Spoiled(run[0]) from error
+
+    def _outcomes_of(self, run: list[_Job]) -> Sequence[Any]:
+        first = run[0]
+        if first.group is not None:
+            return first.group(self._connection, [job.argument for job in run])
         try:
-            job.result = job.work(connection)
+            return [first.argument(self._connection)]
         except GatewayError as refusal:
-            job.error = refusal
-        except Exception as error:
-            if _is_unavailable(error):
-                raise
-            if connection.total_changes != changes or not connection.in_transaction:
-                raise _Spoiled(job, error) from error
-            self._fail(job, error)
+            return [refusal]
 
-    def _fail(self, job: _Job[Any], error: Exception) -> None:
-        """A bug in one write: it is left out, and told to whoever waits for it."""
-        logger.error("a write failed with %s and was left out", type(error).__name__)
-        job.result, job.error = None, error
+    def _hand_out(self, jobs: list[_Job]) -> None:
+        durable = []
+        for job in jobs:
+            if job.is_durable:
+                durable.append(job)
+            else:
+                _resolve(job)
+        if durable:
+            self._flusher.add(durable)
 
-    def _put_off(self, batch: list[_Job[Any]], cause: Exception) -> None:
+    def _flushed(self, jobs: Sequence[_Job], error: OSError | None) -> None:
+        if error is None:
+            for job in jobs:
+                _resolve(job)
+            return
+        self._note_outage(error)
+        for job in jobs:
+            _refuse(job)
+        self._make_room(self._make_log_sound)
+
+    def _go_on(self) -> None:
+        if self._is_closed:
+            return
+        if not self._waiting:
+            self._is_idle = True
+        elif self._is_available:
+            self._begin_gathering()
+        else:
+            self._begin_pause(self._rest())
+
+    def _put_off(self, cause: Exception) -> None:
+        """An outage: all that wait are told; what must be committed stays, first in the queue."""
+        self._note_outage(cause)
+        told, self._waiting = self._waiting, deque(job for job in self._waiting if job.must_commit)
+        for job in told:
+            _refuse(job)
+            job.future = None
+
+    def _note_outage(self, cause: Exception) -> None:
         if self._is_available:
             logger.error("the database cannot be written for now: %s", cause)
         self._is_available = False
-        for job in batch:
-            message = "The gateway cannot write its ledger at the moment; try again shortly."
-            job.result, job.error = None, GatewayError("ledger_unavailable", message)
-            if job.must_commit:
-                self._late.append(_Job(job.work, job.is_durable, True, None))
 
     def _roll_back(self) -> None:
         with contextlib.suppress(sqlite3.Error):
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
 
-    # In the thread that may wait
+    async def _finish(self) -> None:
+        """Commit what is queued; during an outage it is tried once more."""
+        was_tried = False
+        while self._pause is not None or (self._waiting and (self._is_available or not was_tried)):
+            if self._pause is not None:
+                await asyncio.wait([self._pause])
+            else:
+                self._burst()
+                was_tried = True
+        self._roll_back()
+        if self._waiting:
+            logger.critical("%d settlements could not be written before the end", len(self._waiting))
 
-    async def _on_disk(self, work: Callable[[], object]) -> None:
-        """Run `work` in the disk's thread; cancelled or not, it is waited for, since the connection is one."""
-        await asyncio.shield(self._loop.run_in_executor(self._disk, work))
+    # The log's size
 
-    def _begin_when_free(self) -> None:
+    def _look_at_log(self) -> None:
+        self._bursts += 1
+        if self._bursts % _BURSTS_PER_LOOK or self._copying is not None or self._due is not None:
+            return
+        if time.monotonic() >= self._next_look_s and self._log.reaches(_CHECKPOINT_BYTES):
+            self._copying = self._loop.create_task(self._copy())
+
+    async def _copy(self) -> None:
+        """The long part of a checkpoint, beside the writer. It only tidies up, so that it may fail."""
+        with contextlib.suppress(sqlite3.Error):
+            await self._in_thread(self._copy_log)
+        self._copying = None
+        if self._due is None:
+            self._make_room(self._begin_log_anew)
+
+    # Pauses: the writer waits, and what is asked meanwhile waits with it
+
+    def _begin_pause(self, work: Coroutine[Any, Any, None]) -> None:
+        self._pause = self._loop.create_task(work)
+        self._pause.add_done_callback(self._end_pause)
+
+    def _end_pause(self, pause: "asyncio.Task[None]") -> None:
+        self._pause = None
+        if self._is_closed:
+            return
+        if self._waiting or self._due is not None:
+            self._burst()
+        else:
+            self._is_idle = True
+
+    def _make_room(self, due: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Pause for `due` before the next burst, at once where none is on its way."""
+        self._due = due
+        if self._is_idle and not self._is_closed:
+            self._is_idle = False
+            self._burst()
+
+    async def _begin_when_free(self) -> None:
+        """Another process writes."""
+        try:
+            await self._in_thread(self._poll_for_lock)
+            self._is_available = True
+        except sqlite3.Error as error:
+            await self._rest_from(error)
+
+    async def _rest_from(self, error: Exception) -> None:
+        self._put_off(error)
+        await self._rest()
+
+    async def _rest(self) -> None:
+        """Without it each new write of an outage would run all late ones again."""
+        if self._waiting and not self._is_closed:
+            await asyncio.sleep(_RETRY_S)
+
+    async def _begin_log_anew(self) -> None:
+        """The short part of a checkpoint, for which the writer must rest: so not soon again if it fails."""
+        try:
+            await self._in_thread(self._restart_log)
+        except (sqlite3.Error, OSError):
+            self._next_look_s = time.monotonic() + _CHECKPOINT_REST_S
+        if self._due == self._begin_log_anew:
+            self._due = None
+
+    async def _make_log_sound(self) -> None:
+        """After an fsync that failed: move the whole log into the database, which SQLite syncs.
+
+        The system may tell of a failure once and forget what it could not write, so that a second fsync of the log
+        says nothing about the first. What was committed can still be read.
+        """
+        while self._due is not None:
+            try:
+                await self._in_thread(self._copy_log)
+                await self._in_thread(self._restart_log)
+                await self._in_thread(self._sync_log)
+                self._due = None
+            except (sqlite3.Error, OSError) as error:
+                self._put_off(error)
+                if self._is_closed:
+                    return
+                await asyncio.sleep(_RETRY_S)
+
+    # In threads, which may wait
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        """The result of `work`; cancelled or not, it is waited for, since the connection is one."""
+        return await asyncio.shield(self._loop.run_in_executor(self._threads, work))
+
+    def _sync_log(self) -> None:
+        self._sync(self._log.descriptor)
+
+    def _poll_for_lock(self) -> None:
         deadline_s = time.monotonic() + self._busy_timeout_s
         while True:
             try:
@@ -252,14 +440,47 @@ class Store:
                     raise
                 time.sleep(_BUSY_POLL_S)
 
-    def _check_point(self) -> None:
-        """Move a write-ahead log that has grown into the database; only tidies up, so that it may fail."""
-        with contextlib.suppress(OSError, sqlite3.Error):
-            if self._wal.stat().st_size > _CHECKPOINT_BYTES:
-                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    def _copy_log(self) -> None:
+        """Copy what is in the log into the database, as far as nobody reads what was there before."""
+        with self._beside() as connection:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def _restart_log(self) -> None:
+        """Copy the rest and let the log begin anew: to overwrite the file costs the disk less than to let it grow.
+
+        Raises sqlite3.Error, and BlockingIOError where a reader was in the way.
+        """
+        with self._beside() as connection:
+            is_busy, _, _ = connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+            if is_busy:
+                raise BlockingIOError("a reader of the log is in the way")
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            connection.execute(f"PRAGMA user_version = {version}")  # so that no burst has to sync the header
+
+    def _beside(self) -> contextlib.closing[sqlite3.Connection]:
+        """A connection that holds up nobody on the writer's."""
+        return contextlib.closing(sqlite3.connect(self._path, timeout=_READERS_TIMEOUT_S, isolation_level=None))
 
 
-def _resolve(job: _Job[Any]) -> None:
+def _runs(jobs: Sequence[_Job]) -> Iterator[list[_Job]]:
+    """The jobs in order, neighbours of one group together."""
+    run: list[_Job] = []
+    for job in jobs:
+        if run and (job.group is None or job.is_alone or job.group != run[-1].group):
+            yield run
+            run = []
+        run.append(job)
+    if run:
+        yield run
+
+
+def _fail(job: _Job, error: Exception) -> None:
+    """A bug in one write: it is left out, and told to whoever waits for it."""
+    logger.error("a write failed with %s and was left out", type(error).__name__)
+    job.result, job.error = None, error
+
+
+def _resolve(job: _Job) -> None:
     future = job.future
     if future is None or future.done():
         return
@@ -267,6 +488,12 @@ def _resolve(job: _Job[Any]) -> None:
         future.set_result(job.result)
     else:
         future.set_exception(job.error)
+
+
+def _refuse(job: _Job) -> None:
+    message = "The gateway cannot write its ledger at the moment; try again shortly."
+    job.result, job.error = None, GatewayError("ledger_unavailable", message)
+    _resolve(job)
 
 
 def _is_unavailable(error: Exception) -> bool:
@@ -286,8 +513,9 @@ def _open_for_writing(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
         _switch_to_wal(connection, busy_timeout_s)
         connection.execute("PRAGMA foreign_keys = ON")
         migrate(connection)
-        connection.execute("PRAGMA wal_autocheckpoint = 0")  # checkpoints wait for the disk: see _check_point
+        connection.execute("PRAGMA wal_autocheckpoint = 0")  # checkpoints wait for the disk: see _copy
         connection.execute("PRAGMA busy_timeout = 0")  # so does another process's lock: see _begin
+        connection.execute("PRAGMA synchronous = NORMAL")  # and so does what must be on the disk: see _burst
     except BaseException:
         connection.close()
         raise

@@ -1,6 +1,7 @@
 """The store by itself: what is committed, when, and what an outage or a bug in one write does to the rest.
 
-Writes that are submitted without an await between them become one batch.
+Writes that are submitted without an await between them become one burst. The log's way to the disk is in test_log.py,
+writes in groups are in test_groups.py.
 """
 
 import asyncio
@@ -67,19 +68,7 @@ async def test_reads_cannot_write(store: Store) -> None:
         await store.fetch_all("INSERT INTO notes (text) VALUES ('sneaked in')")
 
 
-async def test_a_batch_reaches_the_disk_at_once_only_if_a_write_in_it_must(store: Store) -> None:
-    def level(connection: sqlite3.Connection) -> int:
-        value: int = connection.execute("PRAGMA synchronous").fetchone()[0]
-        return value
-
-    normal, full = 1, 2
-    assert await store.write(level, is_durable=False) == normal
-    assert await store.write(level) == full
-    together = [store.write(level, is_durable=False), store.write(level, is_durable=True)]
-    assert await asyncio.gather(*together) == [full, full]
-
-
-async def test_writes_of_one_batch_run_in_the_order_of_the_calls_and_see_each_other(store: Store) -> None:
+async def test_writes_of_one_burst_run_in_the_order_of_the_calls_and_see_each_other(store: Store) -> None:
     count = "SELECT COUNT(*) FROM notes"
     for number in range(50):
         store.write(note(str(number)))
@@ -111,7 +100,7 @@ async def test_a_write_that_fails_halfway_takes_back_its_own_changes_and_no_othe
     assert notes_on_disk(database) == ["before", "after"]
 
 
-async def test_several_failing_writes_leave_the_rest_of_the_batch_in_one_piece(store: Store, database: Path) -> None:
+async def test_several_failing_writes_leave_the_rest_of_the_burst_in_one_piece(store: Store, database: Path) -> None:
     def crash(connection: sqlite3.Connection) -> None:
         note("never")(connection)
         raise ZeroDivisionError
@@ -271,16 +260,3 @@ async def test_a_write_waits_for_another_process_that_writes_for_a_moment(databa
     await asyncio.gather(writing, asyncio.to_thread(release))
     other.close()
     await store.close()
-
-
-@pytest.mark.parametrize("is_durable", [False, True])
-async def test_the_write_ahead_log_does_not_grow_without_end(
-    store: Store, database: Path, monkeypatch: pytest.MonkeyPatch, is_durable: bool
-) -> None:
-    monkeypatch.setattr("mcp_gateway.core.store.store._CHECKPOINT_BYTES", 100_000)
-    monkeypatch.setattr("mcp_gateway.core.store.store._BATCHES_PER_LOOK", 4)
-    wal = database.with_name(database.name + "-wal")
-    for number in range(100):
-        await store.write(note(f"{number} {'x' * 10_000}"), is_durable=is_durable)
-    assert wal.stat().st_size < 400_000
-    assert len(notes_on_disk(database)) == 100

@@ -48,7 +48,7 @@ async def request(ledger: Ledger, account_id: str, holds_s: list[float], settles
         request_id, None, account_id, "key_benchmark", "http", "model", "vllm-1", False, 12, 64, None, 10_200,
         "50000/150000", now_ms(), 5, None, 200, None, "stop",
     )  # fmt: skip
-    await ledger.settle(hold, 10_200, record.insert)
+    await ledger.settle(hold, 10_200, record.insertion)
     holds_s.append(held_s - start_s)
     settles_s.append(time.perf_counter() - held_s)
 

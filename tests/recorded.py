@@ -1,6 +1,5 @@
 """Rows for the request log, made as a test wants them."""
 
-from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -35,7 +34,7 @@ _PLAIN = RequestRecord(
 def recorded(at_ms: int, **fields: Any) -> RequestRecord:
     """A request that started then, under a fresh id of that time."""
     request_id = f"{first_id_at('req', at_ms)}{next(_numbers):020x}"
-    return replace(_PLAIN, **{"id": request_id, "started_at_ms": at_ms} | fields)
+    return _PLAIN._replace(**{"id": request_id, "started_at_ms": at_ms} | fields)
 
 
 async def write_records(store: Store, *records: RequestRecord) -> None:
@@ -43,6 +42,6 @@ async def write_records(store: Store, *records: RequestRecord) -> None:
 
     def work(connection: Any) -> None:
         for record in records:
-            record.insert(connection)
+            connection.execute(*record.insertion)
 
     await store.write(work)

@@ -380,9 +380,9 @@ class Exchange:
         ledger, record = self._chat.ledger, self._record(error_code)
         self._chat.activity.note(record)
         if hold is not None and self.cost_nano:
-            await ledger.settle(hold, self.cost_nano, record.insert)
+            await ledger.settle(hold, self.cost_nano, record.insertion)
         elif self._is_hold_asked:  # given, refused, or left while it was decided
-            await ledger.void(self._call.request_id, record.insert)
+            await ledger.void(self._call.request_id, record.insertion)
         else:
             self._chat.records.add(record)
 

@@ -92,7 +92,7 @@ async def test_what_a_running_request_holds_is_not_in_the_balance(stage: Stage) 
     hold = await stage.door.gateway.ledger.hold(f"req_{account}", account, 1, 300_000_000)
     wallet = await stage.ask("/v1/billing", key)
     assert (wallet["balance_usd"], wallet["held_usd"]) == ("1.70", "0.30")
-    await stage.door.gateway.ledger.void(hold.request_id, lambda _: None)
+    await stage.door.gateway.ledger.void(hold.request_id, None)
 
 
 async def test_transactions_are_the_ledger_newest_first(stage: Stage) -> None:
@@ -158,9 +158,9 @@ async def move(stage: Stage, account: str, kind: str, number: int) -> None:
         except GatewayError:
             return
         if kind == "settle":
-            await ledger.settle(hold, 3, lambda _: None)
+            await ledger.settle(hold, 3, None)
         else:
-            await ledger.void(reference, lambda _: None)
+            await ledger.void(reference, None)
 
 
 KINDS = st.lists(st.sampled_from(["credit", "grant", "settle", "void"]), max_size=6)

@@ -163,7 +163,7 @@ async def full_disk(door: Door) -> AsyncIterator[None]:
     with contextlib.suppress(GatewayError):  # until not even a hold finds room in the pages that there are
         for number in count():
             await door.gateway.ledger.hold(f"ballast {number}", other, 1, 1)
-            await door.gateway.ledger.void(f"ballast {number}", lambda _: None)
+            await door.gateway.ledger.void(f"ballast {number}", None)
     try:
         yield
     finally:

@@ -6,38 +6,43 @@ the rest; a hold fixes which grants it draws on. Settling and voiding end a hold
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import NamedTuple, cast
 
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.ledger.journal import Journal, OpenHold
 from mcp_gateway.core.money import format_usd
-from mcp_gateway.core.store.store import Store
-
-Also = Callable[[sqlite3.Connection], None]
-"""A write that goes into the same transaction: the record of the request that is settled or voided."""
+from mcp_gateway.core.store.store import Insertion, Store
 
 _EXPIRY_INTERVAL_S = 10.0
 
-_TRANSACTION = """
-INSERT INTO ledger_transactions
-    (account_id, kind, reference, paid_nano, granted_nano, held_nano, revenue_nano, grant_source_nano, clearing_nano,
-     created_at_ms)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
-_MOVE = """
-UPDATE wallets SET paid_nano = paid_nano + ?, granted_nano = granted_nano + ?, held_nano = held_nano + ?
-WHERE account_id = ?
-"""
 
-
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(NamedTuple):
     """What is set aside for a request."""
 
     request_id: str
     account_id: str
     amount_nano: int
+
+
+class _Ask(NamedTuple):
+    """A hold that is asked for."""
+
+    request_id: str
+    account_id: str
+    minimum_nano: int
+    maximum_nano: int
+
+
+class _End(NamedTuple):
+    """A settlement or a void, and the record of the request, which goes into the same transaction."""
+
+    request_id: str
+    kind: str
+    cost_nano: int
+    also: Insertion | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,7 @@ class Ledger:
         self._now_ms = now_ms
         self._minimum_balance_nano = minimum_balance_nano
         self._topup = {} if topup_url is None else {"topup_url": topup_url}
+        self._group = self._hold_and_end
 
     async def hold(self, request_id: str, account_id: str, minimum_nano: int, maximum_nano: int) -> Hold:
         """Set aside up to `maximum_nano`, at least `minimum_nano`, for a request; asked again, the same hold.
@@ -70,33 +76,22 @@ class Ledger:
         Raises GatewayError `insufficient_balance` or `below_minimum_balance` (402), `ledger_unavailable` (503).
         Not durable: a hold dies with the process that made it.
         """
+        ask = _Ask(request_id, account_id, minimum_nano, maximum_nano)
+        return cast(Hold, await self._store.write_grouped(self._group, ask, is_durable=False))
 
-        def work(connection: sqlite3.Connection) -> Hold:
-            return self._hold(connection, request_id, account_id, minimum_nano, maximum_nano)
-
-        return await self._store.write(work, is_durable=False)
-
-    async def settle(self, hold: Hold, cost_nano: int, also: Also) -> int:
+    async def settle(self, hold: Hold, cost_nano: int, also: Insertion | None) -> int:
         """End a hold by charging `cost_nano`, at most what is held; returns what was charged, 0 if it had ended before.
 
-        Durable. Raises GatewayError `ledger_unavailable` where that takes longer; it is still carried out.
+        `also` is written with it, whether or not the hold had ended. Durable. Raises GatewayError `ledger_unavailable`
+        where that takes longer; it is still carried out.
         """
+        end = _End(hold.request_id, "settle", cost_nano, also)
+        return cast(int, await self._store.write_grouped(self._group, end, must_commit=True))
 
-        def work(connection: sqlite3.Connection) -> int:
-            charged_nano = self._end(connection, hold.request_id, "settle", cost_nano)
-            also(connection)
-            return charged_nano
-
-        return await self._store.write(work, must_commit=True)
-
-    async def void(self, request_id: str, also: Also) -> None:
+    async def void(self, request_id: str, also: Insertion | None) -> None:
         """End a request's hold, if there is one, by giving all of it back. Raises as settle."""
-
-        def work(connection: sqlite3.Connection) -> None:
-            self._end(connection, request_id, "void", 0)
-            also(connection)
-
-        await self._store.write(work, is_durable=False, must_commit=True)
+        end = _End(request_id, "void", 0, also)
+        await self._store.write_grouped(self._group, end, is_durable=False, must_commit=True)
 
     async def credit(self, account_id: str, amount_nano: int, reference: str) -> bool:
         """Add paid money from outside; False if `reference` was applied before."""
@@ -116,8 +111,10 @@ class Ledger:
         def work(connection: sqlite3.Connection) -> bool:
             if _is_applied(connection, "grant", reference):
                 return False
-            self._post(connection, account_id, "grant", reference, granted=amount_nano, grant_source=-amount_nano)
-            row = (account_id, amount_nano, expires_at_ms, self._now_ms())
+            journal = self._journal(connection)
+            journal.post(account_id, "grant", reference, granted=amount_nano, grant_source=-amount_nano)
+            journal.write()
+            row = (account_id, amount_nano, expires_at_ms, journal.now_ms)
             connection.execute(
                 "INSERT INTO grants (account_id, remaining_nano, expires_at_ms, created_at_ms) VALUES (?, ?, ?, ?)", row
             )
@@ -135,9 +132,11 @@ class Ledger:
         """Void every hold there is; right only at start, before this process has made one. Returns how many."""
 
         def work(connection: sqlite3.Connection) -> int:
-            requests = [row[0] for row in connection.execute("SELECT request_id FROM holds")]
+            journal = Journal.of_all_holds(connection, self._now_ms())
+            requests = journal.open_requests
             for request_id in requests:
-                self._end(connection, request_id, "void", 0)
+                _end(journal, _End(request_id, "void", 0, None))
+            journal.write()
             return len(requests)
 
         return await self._store.write(work)
@@ -148,7 +147,10 @@ class Ledger:
         rows = await self._store.fetch_all(sql, (self._now_ms(),))
 
         def work(connection: sqlite3.Connection) -> int:
-            return sum(self._expire(connection, account_id) for (account_id,) in rows)
+            journal = self._journal(connection)
+            taken_nano = sum(_expire(journal, account_id) for (account_id,) in rows)
+            journal.write()
+            return taken_nano
 
         return await self._store.write(work) if rows else 0
 
@@ -178,107 +180,85 @@ class Ledger:
         """
         if _is_applied(connection, kind, reference):
             return False
-        self._post(connection, account_id, kind, reference, paid=amount_nano, clearing=-amount_nano)
+        journal = self._journal(connection)
+        journal.post(account_id, kind, reference, paid=amount_nano, clearing=-amount_nano)
+        journal.write()
         return True
 
-    def _hold(
-        self, connection: sqlite3.Connection, request_id: str, account_id: str, minimum_nano: int, maximum_nano: int
-    ) -> Hold:
-        paid_nano, granted_nano, held_before_nano = _wallet(connection, account_id, request_id)
-        if held_before_nano is not None:
-            return Hold(request_id, account_id, held_before_nano)
-        if granted_nano:
-            granted_nano -= self._expire(connection, account_id)
-        spendable_nano = paid_nano + granted_nano
+    def _hold_and_end(
+        self, connection: sqlite3.Connection, wanted: Sequence[_Ask | _End]
+    ) -> list[Hold | int | GatewayError]:
+        """The store's group for what a request costs: decided in order, read and written together."""
+        journal = Journal(connection, self._now_ms(), [one.request_id for one in wanted])
+        outcomes: list[Hold | int | GatewayError] = []
+        for one in wanted:
+            try:
+                outcomes.append(self._hold(journal, one) if isinstance(one, _Ask) else _end(journal, one))
+            except GatewayError as refusal:
+                outcomes.append(refusal)
+        journal.write()
+        return outcomes
+
+    def _hold(self, journal: Journal, ask: _Ask) -> Hold:
+        request_id, account_id, minimum_nano, maximum_nano = ask
+        if (before := journal.hold_of(request_id)) is not None:
+            return Hold(request_id, account_id, before.amount_nano)
+        wallet = journal.wallet(account_id)
+        if wallet.granted_nano:
+            _expire(journal, account_id)
+        spendable_nano = wallet.paid_nano + wallet.granted_nano
         self._check_affordable(spendable_nano, minimum_nano)
         amount_nano = min(maximum_nano, spendable_nano)
-        from_grants_nano = min(granted_nano, amount_nano)
-        from_paid_nano = amount_nano - from_grants_nano
-        row = (request_id, account_id, from_paid_nano, from_grants_nano, self._now_ms())
-        connection.execute("INSERT INTO holds VALUES (?, ?, ?, ?, ?)", row)
+        from_grants_nano = min(wallet.granted_nano, amount_nano)
         if from_grants_nano:
-            _draw(connection, request_id, account_id, from_grants_nano)
-        self._post(
-            connection,
-            account_id,
-            "hold",
-            request_id,
-            paid=-from_paid_nano,
-            granted=-from_grants_nano,
-            held=amount_nano,
-        )
+            _draw(journal.connection, request_id, account_id, from_grants_nano)
+        journal.open(request_id, OpenHold(account_id, amount_nano - from_grants_nano, from_grants_nano))
         return Hold(request_id, account_id, amount_nano)
 
     def _check_affordable(self, spendable_nano: int, minimum_nano: int) -> None:
-        details = {"balance_usd": format_usd(spendable_nano), **self._topup}
         if spendable_nano < minimum_nano:
-            message = (
-                f"The balance of {format_usd(spendable_nano)} USD does not cover this request, "
-                f"which may cost at least {format_usd(minimum_nano)} USD."
+            code, message = (
+                "insufficient_balance",
+                (
+                    f"The balance of {format_usd(spendable_nano)} USD does not cover this request, "
+                    f"which may cost at least {format_usd(minimum_nano)} USD."
+                ),
             )
-            raise GatewayError("insufficient_balance", message, details=details)
-        if spendable_nano < self._minimum_balance_nano:
-            message = f"Requests need a balance of {format_usd(self._minimum_balance_nano)} USD."
-            raise GatewayError("below_minimum_balance", message, details=details)
+        elif spendable_nano < self._minimum_balance_nano:
+            least = format_usd(self._minimum_balance_nano)
+            code, message = "below_minimum_balance", f"Requests need a balance of {least} USD."
+        else:
+            return
+        details = {"balance_usd": format_usd(spendable_nano), **self._topup}
+        raise GatewayError(code, message, details=details)
 
-    def _end(self, connection: sqlite3.Connection, request_id: str, kind: str, cost_nano: int) -> int:
-        sql = "DELETE FROM holds WHERE request_id = ? RETURNING account_id, paid_nano, granted_nano"
-        row: tuple[str, int, int] | None = connection.execute(sql, (request_id,)).fetchone()
-        if row is None:
-            return 0
-        account_id, paid_nano, granted_nano = row
-        charged_nano = min(cost_nano, paid_nano + granted_nano)
-        granted_back_nano = granted_nano - min(charged_nano, granted_nano)
-        paid_back_nano = paid_nano + granted_nano - charged_nano - granted_back_nano
-        if granted_nano:
-            _give_back(connection, request_id, granted_back_nano)
-        self._post(
-            connection, account_id, kind, request_id, paid=paid_back_nano, granted=granted_back_nano,
-            held=-(paid_nano + granted_nano), revenue=charged_nano,
-        )  # fmt: skip
-        return charged_nano
-
-    def _expire(self, connection: sqlite3.Connection, account_id: str) -> int:
-        """Take back what is left, and not held, of grants whose time is over; returns how much."""
-        sql = "SELECT id, remaining_nano FROM grants WHERE account_id = ? AND remaining_nano > 0 AND expires_at_ms <= ?"
-        rows = connection.execute(sql, (account_id, self._now_ms())).fetchall()
-        expired: list[tuple[int, int]] = rows
-        for grant_id, left_nano in expired:
-            connection.execute("UPDATE grants SET remaining_nano = 0 WHERE id = ?", (grant_id,))
-            self._post(
-                connection, account_id, "expire", f"grant {grant_id}", granted=-left_nano, grant_source=left_nano
-            )
-        return sum(left_nano for _, left_nano in expired)
-
-    def _post(
-        self,
-        connection: sqlite3.Connection,
-        account_id: str,
-        kind: str,
-        reference: str,
-        *,
-        paid: int = 0,
-        granted: int = 0,
-        held: int = 0,
-        revenue: int = 0,
-        grant_source: int = 0,
-        clearing: int = 0,
-    ) -> None:
-        """One fact, all amounts in nano-USD, and the balance that follows from it."""
-        entries = (paid, granted, held, revenue, grant_source, clearing)
-        connection.execute(_TRANSACTION, (account_id, kind, reference, *entries, self._now_ms()))
-        if not connection.execute(_MOVE, (paid, granted, held, account_id)).rowcount:
-            connection.execute("INSERT INTO wallets VALUES (?, ?, ?, ?)", (account_id, paid, granted, held))
+    def _journal(self, connection: sqlite3.Connection) -> Journal:
+        return Journal(connection, self._now_ms())
 
 
-def _wallet(connection: sqlite3.Connection, account_id: str, request_id: str) -> tuple[int, int, int | None]:
-    """What the account has left, paid and granted, and what the request holds of it already, if anything."""
-    sql = (
-        "SELECT w.paid_nano, w.granted_nano, h.paid_nano + h.granted_nano "
-        "FROM wallets AS w LEFT JOIN holds AS h ON h.request_id = ? WHERE w.account_id = ?"
-    )
-    row: tuple[int, int, int | None] | None = connection.execute(sql, (request_id, account_id)).fetchone()
-    return row or (0, 0, None)
+def _end(journal: Journal, end: _End) -> int:
+    if end.also is not None:
+        journal.insert(end.also)
+    hold = journal.hold_of(end.request_id)
+    if hold is None:
+        return 0
+    charged_nano = min(end.cost_nano, hold.amount_nano)
+    granted_back_nano = max(hold.granted_nano - charged_nano, 0)
+    if hold.granted_nano:
+        _give_back(journal.connection, end.request_id, granted_back_nano)
+    paid_back_nano = hold.amount_nano - charged_nano - granted_back_nano
+    journal.end(end.request_id, end.kind, paid_back=paid_back_nano, granted_back=granted_back_nano)
+    return charged_nano
+
+
+def _expire(journal: Journal, account_id: str) -> int:
+    """Take back what is left, and not held, of grants whose time is over; returns how much."""
+    sql = "SELECT id, remaining_nano FROM grants WHERE account_id = ? AND remaining_nano > 0 AND expires_at_ms <= ?"
+    expired: list[tuple[int, int]] = journal.connection.execute(sql, (account_id, journal.now_ms)).fetchall()
+    for grant_id, left_nano in expired:
+        journal.connection.execute("UPDATE grants SET remaining_nano = 0 WHERE id = ?", (grant_id,))
+        journal.post(account_id, "expire", f"grant {grant_id}", granted=-left_nano, grant_source=left_nano)
+    return sum(left_nano for _, left_nano in expired)
 
 
 def _is_applied(connection: sqlite3.Connection, kind: str, reference: str) -> bool:

@@ -1,7 +1,7 @@
 """The request log of one account for its owner to read: single records, pages of them, totals by day, model or key."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from mcp_gateway.core.errors import GatewayError
@@ -93,7 +93,7 @@ class History:
 def _record(row: Row) -> RequestRecord:
     """SQLite has no booleans."""
     record = RequestRecord(*row)
-    return replace(record, is_stream=bool(record.is_stream))
+    return record._replace(is_stream=bool(record.is_stream))
 
 
 def _conditions(account_id: str, wanted: Wanted) -> Iterator[tuple[str, object]]:

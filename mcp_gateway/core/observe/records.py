@@ -3,18 +3,16 @@
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from operator import attrgetter
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from mcp_gateway.core.ids import first_id_at
-from mcp_gateway.core.store.store import Store
+from mcp_gateway.core.store.store import Insertion, Store
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class RequestRecord:
+class RequestRecord(NamedTuple):
     """One request. `cost_nano` in nano-USD by the prices that `price_version` names; times in milliseconds."""
 
     id: str
@@ -37,16 +35,16 @@ class RequestRecord:
     error_code: str | None
     finish_reason: str | None
 
-    def insert(self, connection: sqlite3.Connection) -> None:
-        """Write the row, once; goes into the transaction that settles or voids the request."""
-        connection.execute(_INSERT, _row(self))
+    @property
+    def insertion(self) -> Insertion:
+        """Writes the row, once; goes into the transaction that settles or voids the request."""
+        return Insertion(_INSERT, self)
 
 
-COLUMNS = tuple(field.name for field in fields(RequestRecord))
+COLUMNS = RequestRecord._fields
 _INSERT = (
     f"INSERT INTO requests ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) ON CONFLICT (id) DO NOTHING"
 )
-_row: Callable[[RequestRecord], tuple[object, ...]] = attrgetter(*COLUMNS)
 
 
 class Records:
@@ -57,12 +55,18 @@ class Records:
 
     def add(self, record: RequestRecord) -> None:
         """Write a row without waiting for it; it is not lost while the process lives."""
-        self._store.write(record.insert, is_durable=False, must_commit=True).add_done_callback(_note_failure)
+        written = self._store.write_grouped(_write, record, is_durable=False, must_commit=True)
+        written.add_done_callback(_note_failure)
 
     async def requests_today(self, day_start_ms: int) -> Mapping[str, int]:
         """How many requests of each key were admitted since `day_start_ms`."""
         sql = "SELECT key_id, COUNT(*) FROM requests WHERE id >= ? AND key_id IS NOT NULL GROUP BY key_id"
         return dict(await self._store.fetch_all(sql, (first_id_at("req", day_start_ms),)))
+
+
+def _write(connection: sqlite3.Connection, records: Sequence[RequestRecord]) -> list[None]:
+    connection.executemany(_INSERT, records)
+    return [None] * len(records)
 
 
 def _note_failure(written: "asyncio.Future[None]") -> None:

@@ -1,13 +1,15 @@
 """Random lives of two wallets against an auditor that knows nothing of databases."""
 
 import asyncio
-import contextlib
 import shutil
 import sqlite3
 import tempfile
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -18,9 +20,12 @@ from mcp_gateway.core.ids import new_id
 from mcp_gateway.core.ledger.ledger import Balance, Hold, Ledger
 from mcp_gateway.core.store.store import Store
 from tests.core.ledger.conftest import Clock
+from tests.core.ledger.test_ledger import UNWRITABLE
 
 AMOUNT = st.integers(1, 100)
 FOREVER = 10**15
+
+Step = tuple[Coroutine[Any, Any, object], Callable[[object], object]]
 
 
 @dataclass
@@ -47,6 +52,9 @@ class Wallet:
         for grant in self.grants:
             if grant.expires_at_ms <= now_ms:
                 grant.left = 0
+
+    def credit(self, amount: int) -> None:
+        self.paid += amount
 
     def hold(self, request_id: str, minimum: int, maximum: int, now_ms: int) -> int | None:
         self.expire(now_ms)
@@ -124,13 +132,59 @@ class LedgerLife(RuleBasedStateMachine):
 
     @rule(asked=st.lists(st.tuples(st.integers(0, 1), AMOUNT, AMOUNT), min_size=1, max_size=5))
     def hold_at_once(self, asked: list[tuple[int, int, int]]) -> None:
-        wanted = [(new_id("req"), self.account(index), min(a, b), max(a, b)) for index, a, b in asked]
+        steps = [self._hold(new_id("req"), *want) for want in asked]
+        self._ask(steps)
 
-        async def ask() -> list[Hold | BaseException]:
-            return await asyncio.gather(*(self.ledger.hold(*want) for want in wanted), return_exceptions=True)
+    @rule(data=st.data(), cost=st.integers(0, 120))
+    def settle(self, data: st.DataObject, cost: int) -> None:
+        """Sometimes one that has ended already."""
+        if self.holds:
+            hold = data.draw(st.sampled_from(self.holds))
+            charged = self.runner.run(self.ledger.settle(hold, cost, None))
+            assert charged == self.wallets[hold.account_id].end(hold.request_id, cost)
 
-        for want, answer in zip(wanted, self.runner.run(ask()), strict=True):
-            request_id, account, minimum, maximum = want
+    @rule(data=st.data())
+    def void(self, data: st.DataObject) -> None:
+        if self.holds:
+            hold = data.draw(st.sampled_from(self.holds))
+            self.runner.run(self.ledger.void(hold.request_id, None))
+            self.wallets[hold.account_id].end(hold.request_id, 0)
+
+    @rule(data=st.data(), count=st.integers(2, 8))
+    def everything_at_once(self, data: st.DataObject, count: int) -> None:
+        """Holds, settlements, voids, credits and one that fails, in one burst: as if one came after the other."""
+        self._ask([self._step(data) for _ in range(count)])
+
+    def _ask(self, steps: list[Step]) -> None:
+        async def ask() -> list[object]:
+            return await asyncio.gather(*(asked for asked, _ in steps), return_exceptions=True)
+
+        for answer, (_, check) in zip(self.runner.run(ask()), steps, strict=True):
+            check(answer)
+
+    def _step(self, data: st.DataObject) -> Step:
+        """One thing to ask of the ledger, and the check of its answer against the auditor."""
+        kind = data.draw(st.sampled_from(["hold", "again", "settle", "void", "credit", "fail"]))
+        if kind == "hold" or not self.holds:
+            return self._hold(new_id("req"), *data.draw(st.tuples(st.integers(0, 1), AMOUNT, AMOUNT)))
+        hold = data.draw(st.sampled_from(self.holds))
+        wallet = self.wallets[hold.account_id]
+        if kind == "settle":
+            cost = data.draw(st.integers(0, 120))
+            return self.ledger.settle(hold, cost, None), lambda got: _same(got, wallet.end(hold.request_id, cost))
+        if kind == "void":
+            return self.ledger.void(hold.request_id, None), lambda _: _same(wallet.end(hold.request_id, 0) >= 0, True)
+        if kind == "credit":
+            amount = data.draw(AMOUNT)
+            return self.ledger.credit(hold.account_id, amount, new_id("credit")), lambda _: wallet.credit(amount)
+        if kind == "fail":
+            return self.ledger.settle(hold, 1, UNWRITABLE), lambda got: _same(type(got), sqlite3.IntegrityError)
+        return self.ledger.hold(hold.request_id, hold.account_id, 1, 1), lambda got: _held_again(hold, wallet, got)
+
+    def _hold(self, request_id: str, index: int, a: int, b: int) -> Step:
+        account, minimum, maximum = self.account(index), min(a, b), max(a, b)
+
+        def check(answer: object) -> None:
             expected = self.wallets[account].hold(request_id, minimum, maximum, self.clock.ms)
             if isinstance(answer, Hold):
                 assert answer == Hold(request_id, account, expected if expected is not None else -1)
@@ -139,31 +193,14 @@ class LedgerLife(RuleBasedStateMachine):
                 assert isinstance(answer, GatewayError)
                 assert (answer.code, expected) == ("insufficient_balance", None)
 
-    @rule(data=st.data(), cost=st.integers(0, 120))
-    def settle(self, data: st.DataObject, cost: int) -> None:
-        """Sometimes one that has ended already."""
-        if self.holds:
-            hold = data.draw(st.sampled_from(self.holds))
-            charged = self.runner.run(self.ledger.settle(hold, cost, _unrecorded))
-            assert charged == self.wallets[hold.account_id].end(hold.request_id, cost)
-
-    @rule(data=st.data())
-    def void(self, data: st.DataObject) -> None:
-        if self.holds:
-            hold = data.draw(st.sampled_from(self.holds))
-            self.runner.run(self.ledger.void(hold.request_id, _unrecorded))
-            self.wallets[hold.account_id].end(hold.request_id, 0)
+        return self.ledger.hold(request_id, account, minimum, maximum), check
 
     @rule()
     def fail_halfway(self) -> None:
         """A settlement whose record cannot be written leaves no trace."""
         if self.holds:
-
-            def fail(connection: sqlite3.Connection) -> None:
-                raise ZeroDivisionError
-
-            with contextlib.suppress(ZeroDivisionError):
-                self.runner.run(self.ledger.settle(self.holds[-1], 1, fail))
+            with pytest.raises(sqlite3.IntegrityError):
+                self.runner.run(self.ledger.settle(self.holds[-1], 1, UNWRITABLE))
 
     @rule(index=st.integers(0, 1), amount=AMOUNT)
     def refund(self, index: int, amount: int) -> None:
@@ -213,7 +250,16 @@ class LedgerLife(RuleBasedStateMachine):
         assert self.runner.run(self.ledger.check()) == []
 
 
-def _unrecorded(connection: sqlite3.Connection) -> None: ...
+def _same(got: object, expected: object) -> None:
+    assert got == expected
+
+
+def _held_again(hold: Hold, wallet: Wallet, answer: object) -> None:
+    """The same hold while it is open; a request that had one cannot be held for again."""
+    if hold.request_id in wallet.holds:
+        assert answer == hold
+    else:
+        assert isinstance(answer, sqlite3.IntegrityError | GatewayError)
 
 
 TestLedgerLife = LedgerLife.TestCase

@@ -1,6 +1,5 @@
 """The last day's sums: counted as requests end, read back at start, forgotten after a day."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -53,7 +52,7 @@ async def test_a_restart_reads_back_what_had_been_counted(tmp_path: Path) -> Non
         recorded(NOW_MS - number * 700_000, latency_ms=7**number, first_token_ms=3**number, http_status=status)
         for number, status in enumerate([200, 200, 499, 200, 200, 502, 200, 200])
     ]
-    old = [recorded(NOW_MS - 2 * DAY_MS), replace(recorded(NOW_MS), first_token_ms=None)]
+    old = [recorded(NOW_MS - 2 * DAY_MS), recorded(NOW_MS)._replace(first_token_ms=None)]
     clock = Clock()
     counted, restored = Activity(clock), Activity(clock)
     for record in [*records, *old]:

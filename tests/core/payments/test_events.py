@@ -159,7 +159,7 @@ async def test_a_dispute_is_taken_back_once_and_returned_once(
 async def test_a_dispute_of_spent_money_goes_below_zero_and_holds_are_refused_from_there(till: Till) -> None:
     await till.send(event(COMPLETED, session(till.account_id, 1000)))
     hold = await till.ledger.hold("req_1", till.account_id, 1, 700 * NANO_PER_CENT)
-    await till.ledger.settle(hold, 700 * NANO_PER_CENT, lambda _: None)
+    await till.ledger.settle(hold, 700 * NANO_PER_CENT, None)
     await till.send(event("charge.dispute.created", dispute(1000, "needs_response")))
     assert await till.balance_cents() == -700
 
@@ -178,7 +178,7 @@ async def test_a_refund_while_a_hold_is_open_leaves_the_hold_alone(till: Till) -
     await till.send(event(COMPLETED, session(till.account_id, 1000)))
     hold = await till.ledger.hold("req_1", till.account_id, 1, 1000 * NANO_PER_CENT)
     await till.send(event("charge.refunded", refunded_charge(1000)))
-    assert await till.ledger.settle(hold, 250 * NANO_PER_CENT, lambda _: None) == 250 * NANO_PER_CENT
+    assert await till.ledger.settle(hold, 250 * NANO_PER_CENT, None) == 250 * NANO_PER_CENT
     assert await till.balance_cents() == -250
 
 

@@ -1,0 +1,156 @@
+"""What a run of the writer has read of wallets and holds, and is about to write: each read once, all written together.
+
+Lives within one transaction, so that it can be behind nobody and is forgotten with what is rolled back.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from mcp_gateway.core.store.store import Insertion, Row
+
+_HOLDS = "SELECT request_id, account_id, paid_nano, granted_nano FROM holds"
+_WALLET = "SELECT paid_nano, granted_nano, held_nano FROM wallets WHERE account_id = ?"
+_NEW_WALLET = "INSERT INTO wallets (paid_nano, granted_nano, held_nano, account_id) VALUES (?, ?, ?, ?)"
+_CHANGED_WALLET = "UPDATE wallets SET paid_nano = ?, granted_nano = ?, held_nano = ? WHERE account_id = ?"
+_TRANSACTION = """
+INSERT INTO ledger_transactions
+    (account_id, kind, reference, paid_nano, granted_nano, held_nano, revenue_nano, grant_source_nano, clearing_nano,
+     created_at_ms)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+
+
+@dataclass(slots=True)
+class Wallet:
+    """An account's balances in nano-USD, with everything in the journal."""
+
+    paid_nano: int
+    granted_nano: int
+    held_nano: int
+    is_stored: bool
+    is_changed: bool = False
+
+
+class OpenHold(NamedTuple):
+    """What a request holds, by where it came from, in nano-USD."""
+
+    account_id: str
+    paid_nano: int
+    granted_nano: int
+    is_stored: bool = False
+
+    @property
+    def amount_nano(self) -> int:
+        return self.paid_nano + self.granted_nano
+
+
+class Journal:
+    """The holds of the requests it was made for, the wallets that were asked for, and what is to be written."""
+
+    def __init__(self, connection: sqlite3.Connection, now_ms: int, requests: Sequence[str] = ()) -> None:
+        self.connection = connection
+        self.now_ms = now_ms
+        self._wallets: dict[str, Wallet] = {}
+        self._holds = _open_holds(connection, requests) if requests else {}
+        self._ended: list[tuple[str]] = []
+        self._transactions: list[Row] = []
+        self._insertions: dict[str, list[Row]] = {}
+
+    @classmethod
+    def of_all_holds(cls, connection: sqlite3.Connection, now_ms: int) -> "Journal":
+        journal = cls(connection, now_ms)
+        journal._holds = _by_request(connection.execute(_HOLDS))
+        return journal
+
+    @property
+    def open_requests(self) -> list[str]:
+        return list(self._holds)
+
+    def hold_of(self, request_id: str) -> OpenHold | None:
+        """What the request holds; None where nothing is open."""
+        return self._holds.get(request_id)
+
+    def wallet(self, account_id: str) -> Wallet:
+        wallet = self._wallets.get(account_id)
+        if wallet is None:
+            row: tuple[int, int, int] | None = self.connection.execute(_WALLET, (account_id,)).fetchone()
+            wallet = self._wallets[account_id] = Wallet(*(row or (0, 0, 0)), row is not None)
+        return wallet
+
+    def open(self, request_id: str, hold: OpenHold) -> None:
+        self._holds[request_id] = hold
+        self.post(
+            hold.account_id, "hold", request_id,
+            paid=-hold.paid_nano, granted=-hold.granted_nano, held=hold.amount_nano,
+        )  # fmt: skip
+
+    def end(self, request_id: str, kind: str, *, paid_back: int, granted_back: int) -> None:
+        """Give back these parts of an open hold; the rest of it is earned."""
+        hold = self._holds.pop(request_id)
+        if hold.is_stored:
+            self._ended.append((request_id,))
+        charged = hold.amount_nano - paid_back - granted_back
+        self.post(
+            hold.account_id, kind, request_id,
+            paid=paid_back, granted=granted_back, held=-hold.amount_nano, revenue=charged,
+        )  # fmt: skip
+
+    def post(
+        self,
+        account_id: str,
+        kind: str,
+        reference: str,
+        *,
+        paid: int = 0,
+        granted: int = 0,
+        held: int = 0,
+        revenue: int = 0,
+        grant_source: int = 0,
+        clearing: int = 0,
+    ) -> None:
+        """One fact, all amounts in nano-USD, and the balance that follows from it."""
+        wallet = self.wallet(account_id)
+        wallet.paid_nano += paid
+        wallet.granted_nano += granted
+        wallet.held_nano += held
+        wallet.is_changed = True
+        entries = (paid, granted, held, revenue, grant_source, clearing)
+        self._transactions.append((account_id, kind, reference, *entries, self.now_ms))
+
+    def insert(self, insertion: Insertion) -> None:
+        """A row of someone else's."""
+        self._insertions.setdefault(insertion.sql, []).append(insertion.row)
+
+    def write(self) -> None:
+        """Into the database, all at once. Raises sqlite3.Error, also for what one entry alone is to blame for."""
+        if self._ended:
+            self.connection.executemany("DELETE FROM holds WHERE request_id = ?", self._ended)
+        if opened := [self._row(request_id, hold) for request_id, hold in self._holds.items() if not hold.is_stored]:
+            self.connection.executemany("INSERT INTO holds VALUES (?, ?, ?, ?, ?)", opened)
+        if self._transactions:
+            self.connection.executemany(_TRANSACTION, self._transactions)
+        for account_id, wallet in self._wallets.items():
+            if wallet.is_changed:
+                row = (wallet.paid_nano, wallet.granted_nano, wallet.held_nano, account_id)
+                self.connection.execute(_CHANGED_WALLET if wallet.is_stored else _NEW_WALLET, row)
+        for sql, rows in self._insertions.items():
+            self.connection.executemany(sql, rows)
+
+    def _row(self, request_id: str, hold: OpenHold) -> Row:
+        return (request_id, hold.account_id, hold.paid_nano, hold.granted_nano, self.now_ms)
+
+
+def _open_holds(connection: sqlite3.Connection, requests: Sequence[str]) -> dict[str, OpenHold]:
+    """The open ones of some requests, by one query of a few sizes, each of which SQLite compiles once."""
+    size = 1 << (len(requests) - 1).bit_length()
+    padded = [*requests, *([requests[-1]] * (size - len(requests)))]
+    return _by_request(connection.execute(f"{_HOLDS} WHERE request_id IN ({', '.join('?' * size)})", padded))
+
+
+def _by_request(rows: Iterable[tuple[str, str, int, int]]) -> dict[str, OpenHold]:
+    return {
+        request_id: OpenHold(account_id, paid_nano, granted_nano, True)
+        for request_id, account_id, paid_nano, granted_nano in rows
+    }

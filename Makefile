@@ -31,7 +31,7 @@ leaks: $(VENV)/.installed-dev  ## ten thousand sessions and a thousand connectio
 conformance: $(VENV)/.installed-dev $(SUITES)/.installed  ## the official MCP conformance suite, against the door and the bridge
 	@$(BIN)/python -m tests.conformance $(SUITES)
 
-bench-ledger: $(VENV)/.installed-dev  ## settled requests a second, and the wait for a commit beside a bare fsync
+bench-ledger: $(VENV)/.installed-dev  ## settled requests a second, and the wait for a commit beside a bare fsync, CPU a request
 	@$(BIN)/python benchmarks/ledger.py
 
 bundle: $(VENV)/.installed  ## write dist/server.json and the desktop bundle; BUNDLE="--help" tells what can be said

@@ -1,0 +1,203 @@
+"""Holds, settlements and voids that share a burst: decided in order, read and written together, each for itself.
+
+What is asked without an await between shares one.
+"""
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.ledger.ledger import Balance, Hold, Ledger
+from mcp_gateway.core.observe.records import Records
+from mcp_gateway.core.store.store import Store
+from tests.core.ledger.conftest import Clock
+from tests.core.ledger.test_ledger import UNWRITABLE, checked, record, refused
+from tests.core.store.conftest import Disk
+from tests.core.store.test_store import until
+
+__all__ = ["checked"]
+
+
+async def traced(store: Store) -> list[str]:
+    """Every statement that the writer runs from now on."""
+    statements: list[str] = []
+    await store.write(lambda connection: connection.set_trace_callback(statements.append))
+    return statements
+
+
+def count(statements: list[str], words: str) -> int:
+    return sum(statement.strip().startswith(words) for statement in statements)
+
+
+async def test_a_wallet_is_read_and_written_once_however_much_happens_to_it(
+    ledger: Ledger, account: str, store: Store
+) -> None:
+    await ledger.credit(account, 10_000, "p")
+    holds = [await ledger.hold(f"old_{number}", account, 1, 10) for number in range(20)]
+    statements = await traced(store)
+    await asyncio.gather(
+        *(ledger.settle(hold, 7, record(hold.request_id, account, cost_nano=7).insertion) for hold in holds),
+        *(ledger.hold(f"new_{number}", account, 1, 10) for number in range(20)),
+    )
+    assert count(statements, "BEGIN") == 1
+    assert count(statements, "SELECT paid_nano") == count(statements, "UPDATE wallets") == 1
+    assert await ledger.balance(account) == Balance(10_000 - 20 * 7 - 20 * 10, 0, 20 * 10)
+
+
+async def test_a_refused_hold_changes_no_wallet(ledger: Ledger, account: str, store: Store) -> None:
+    await ledger.credit(account, 5, "p")
+    statements = await traced(store)
+    await refused(ledger.hold("req_1", account, 10, 10))
+    assert count(statements, "UPDATE wallets") == 0
+
+
+async def test_what_a_void_gives_back_pays_for_the_next_hold_of_the_burst(ledger: Ledger, account: str) -> None:
+    await ledger.credit(account, 100, "p")
+    await ledger.hold("req_1", account, 100, 100)
+    answers = await asyncio.gather(
+        ledger.hold("req_2", account, 60, 60),
+        ledger.void("req_1", None),
+        ledger.hold("req_3", account, 60, 60),
+        ledger.hold("req_4", account, 60, 60),
+        return_exceptions=True,
+    )
+    assert [getattr(answer, "code", answer) for answer in answers] == [
+        "insufficient_balance", None, Hold("req_3", account, 60), "insufficient_balance",
+    ]  # fmt: skip
+
+
+async def test_a_hold_that_ends_in_its_own_burst_leaves_its_two_facts(
+    ledger: Ledger, account: str, store: Store
+) -> None:
+    await ledger.credit(account, 100, "p")
+    hold = Hold("req_1", account, 30)
+    asked = ledger.hold("req_1", account, 1, 30), ledger.settle(hold, 20, None), ledger.void("req_1", None)
+    assert await asyncio.gather(*asked) == [hold, 20, None]
+    facts = await store.fetch_all("SELECT kind FROM ledger_transactions WHERE reference = 'req_1' ORDER BY id")
+    assert facts == [("hold",), ("settle",)]
+    assert await store.fetch_all("SELECT * FROM holds") == []
+    assert await ledger.balance(account) == Balance(80)
+
+
+async def test_the_same_hold_asked_for_twice_in_a_burst_is_one(ledger: Ledger, account: str) -> None:
+    await ledger.credit(account, 100, "p")
+    first, second = await asyncio.gather(*(ledger.hold("req_1", account, 1, 30) for _ in range(2)))
+    assert first == second == Hold("req_1", account, 30)
+    assert await ledger.balance(account) == Balance(70, 0, 30)
+
+
+async def test_granted_credit_goes_first_and_returns_within_a_burst_too(
+    ledger: Ledger, account: str, clock: Clock, store: Store
+) -> None:
+    await ledger.credit(account, 100, "p")
+    await ledger.grant(account, 50, "g", expires_at_ms=clock.ms + 10)
+    await asyncio.gather(
+        ledger.hold("req_1", account, 1, 40),
+        ledger.hold("req_2", account, 1, 40),
+        ledger.settle(Hold("req_1", account, 40), 15, None),
+        ledger.hold("req_3", account, 1, 20),
+    )
+    assert await ledger.balance(account) == Balance(100 - 30, 5, 40 + 20)
+    assert await store.fetch_all("SELECT remaining_nano FROM grants") == [(5,)]
+    clock.ms += 10
+    await asyncio.gather(ledger.hold("req_4", account, 1, 10), ledger.void("req_3", None))
+    assert await ledger.balance(account) == Balance(100 - 30 - 10, 20, 40 + 10)
+
+
+async def test_a_record_that_cannot_be_written_costs_only_its_own_settlement(ledger: Ledger, account: str) -> None:
+    await ledger.credit(account, 100, "p")
+    holds = [await ledger.hold(f"req_{number}", account, 1, 10) for number in range(5)]
+    insertions = [record(hold.request_id, account, cost_nano=4).insertion for hold in holds]
+    insertions[2] = UNWRITABLE
+    settled = (ledger.settle(hold, 4, insertion) for hold, insertion in zip(holds, insertions, strict=True))
+    results = await asyncio.gather(*settled, return_exceptions=True)
+    assert [result if isinstance(result, int) else type(result) for result in results] == [
+        4, 4, sqlite3.IntegrityError, 4, 4,
+    ]  # fmt: skip
+    assert await ledger.balance(account) == Balance(100 - 4 * 4 - 10, 0, 10)
+
+
+async def test_a_request_held_for_again_after_its_end_costs_nobody_else_in_the_burst(
+    ledger: Ledger, account: str
+) -> None:
+    await ledger.credit(account, 100, "p")
+    await ledger.void((await ledger.hold("old", account, 1, 10)).request_id, None)
+    asked = [ledger.hold(name, account, 1, 10) for name in ("new_1", "old", "new_2")]
+    results = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(result) for result in results] == [Hold, sqlite3.IntegrityError, Hold]
+
+
+async def test_a_hold_that_waits_for_another_process_sees_what_that_one_credits(
+    ledger: Ledger, account: str, database: Path, store: Store
+) -> None:
+    with closing(sqlite3.connect(database, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        asked = [asyncio.ensure_future(ledger.hold(f"req_{number}", account, 1, 10)) for number in range(3)]
+        await until(lambda: store._pause is not None)
+        ledger.move(other, account, "credit", 25, "from the command line")
+        other.execute("COMMIT")
+    assert [hold.amount_nano for hold in await asyncio.gather(*asked)] == [10, 10, 5]
+
+
+async def test_a_hold_does_not_wait_for_the_disk_and_a_settlement_does(
+    account: str, database: Path, clock: Clock
+) -> None:
+    disk = Disk()
+    store = await Store.open(database, sync=disk)
+    ledger = Ledger(store, now_ms=clock)
+    await ledger.credit(account, 100, "p")
+    disk.hold()
+    hold = await ledger.hold("req_1", account, 1, 10)
+    settling = asyncio.ensure_future(ledger.settle(hold, 4, None))
+    other = await ledger.hold("req_2", account, 1, 10)
+    await ledger.void(other.request_id, None)
+    assert not settling.done()
+    disk.release()
+    assert await settling == 4
+    await store.close()
+
+
+async def test_a_settlement_that_the_disk_failed_to_take_is_told_and_carried_out_once(
+    account: str, database: Path, clock: Clock
+) -> None:
+    disk = Disk()
+    store = await Store.open(database, sync=disk)
+    ledger = Ledger(store, now_ms=clock)
+    await ledger.credit(account, 100, "p")
+    hold = await ledger.hold("req_1", account, 1, 10)
+    disk.failures = 1
+    told = await refused(ledger.settle(hold, 4, record("req_1", account, cost_nano=4).insertion))
+    assert told.code == "ledger_unavailable"
+    assert await ledger.settle(hold, 4, None) == 0
+    assert await ledger.balance(account) == Balance(96)
+    await store.close()
+
+
+async def test_records_of_free_requests_are_written_together_and_a_broken_one_alone_is_lost(
+    store: Store, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = Records(store)
+    statements = await traced(store)
+    for number in range(5):
+        records.add(record(f"req_{number}", "acc_x"))
+    await store.write(lambda connection: None)
+    assert count(statements, "BEGIN") == 1
+    for number in range(5, 8):
+        made = record(f"req_{number}", "acc_x")
+        records.add(made if number != 6 else made._replace(model="\ud800"))
+    await store.write(lambda connection: None)
+    kept = await store.fetch_all("SELECT id FROM requests ORDER BY id")
+    assert [row[0] for row in kept] == [f"req_{number}" for number in (0, 1, 2, 3, 4, 5, 7)]
+    assert "UnicodeEncodeError" in caplog.text
+
+
+async def test_a_refusal_in_a_burst_names_the_balance_of_its_moment(ledger: Ledger, account: str) -> None:
+    await ledger.credit(account, 100, "p")
+    asked = [ledger.hold(f"req_{number}", account, 40, 40) for number in range(3)]
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert isinstance(answers[2], GatewayError)
+    assert answers[2].details["balance_usd"] == "0.00000002"

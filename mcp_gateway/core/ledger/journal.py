@@ -47,7 +47,10 @@ class OpenHold(NamedTuple):
 
 
 class Journal:
-    """The holds of the requests it was made for, the wallets that were asked for, and what is to be written."""
+    """The holds of the requests it was made for, the wallets that were asked for, and what is to be written.
+
+    Amounts in nano-USD, `now_ms` in milliseconds.
+    """
 
     def __init__(self, connection: sqlite3.Connection, now_ms: int, requests: Sequence[str] = ()) -> None:
         self.connection = connection
@@ -60,6 +63,7 @@ class Journal:
 
     @classmethod
     def of_all_holds(cls, connection: sqlite3.Connection, now_ms: int) -> "Journal":
+        """One that knows every open hold there is."""
         journal = cls(connection, now_ms)
         journal._holds = _by_request(connection.execute(_HOLDS))
         return journal
@@ -73,6 +77,7 @@ class Journal:
         return self._holds.get(request_id)
 
     def wallet(self, account_id: str) -> Wallet:
+        """The account's balances as of now; empty for an account without any."""
         wallet = self._wallets.get(account_id)
         if wallet is None:
             row: tuple[int, int, int] | None = self.connection.execute(_WALLET, (account_id,)).fetchone()
@@ -80,6 +85,7 @@ class Journal:
         return wallet
 
     def open(self, request_id: str, hold: OpenHold) -> None:
+        """Set aside for the request what the wallet must have."""
         self._holds[request_id] = hold
         self.post(
             hold.account_id, "hold", request_id,

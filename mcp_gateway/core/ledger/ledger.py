@@ -217,16 +217,14 @@ class Ledger:
 
     def _check_affordable(self, spendable_nano: int, minimum_nano: int) -> None:
         if spendable_nano < minimum_nano:
-            code, message = (
-                "insufficient_balance",
-                (
-                    f"The balance of {format_usd(spendable_nano)} USD does not cover this request, "
-                    f"which may cost at least {format_usd(minimum_nano)} USD."
-                ),
+            code = "insufficient_balance"
+            message = (
+                f"The balance of {format_usd(spendable_nano)} USD does not cover this request, "
+                f"which may cost at least {format_usd(minimum_nano)} USD."
             )
         elif spendable_nano < self._minimum_balance_nano:
-            least = format_usd(self._minimum_balance_nano)
-            code, message = "below_minimum_balance", f"Requests need a balance of {least} USD."
+            code = "below_minimum_balance"
+            message = f"Requests need a balance of {format_usd(self._minimum_balance_nano)} USD."
         else:
             return
         details = {"balance_usd": format_usd(spendable_nano), **self._topup}

@@ -413,7 +413,7 @@ class Store:
                 await self._in_thread(self._copy_log)
                 await self._in_thread(self._restart_log)
                 await self._in_thread(self._sync_log)
-                self._due = None
+                self._due, self._is_available = None, True
             except (sqlite3.Error, OSError) as error:
                 self._put_off(error)
                 if self._is_closed:

@@ -150,6 +150,18 @@ async def test_while_the_disk_fails_writes_are_refused_and_what_must_commit_goes
     await store.write(note("third"))
 
 
+async def test_closing_right_after_a_failed_sync_still_writes_what_is_queued(
+    store: Store, disk: Disk, database: Path
+) -> None:
+    disk.failures = 1
+    with pytest.raises(GatewayError):
+        await store.write(note("in doubt"))
+    write = store.write(note("queued"), must_commit=True)
+    await store.close()
+    assert write.result() is None
+    assert notes_on_disk(database) == ["in doubt", "queued"]
+
+
 async def test_closing_ends_even_if_the_disk_stays_broken(
     store: Store, disk: Disk, caplog: pytest.LogCaptureFixture
 ) -> None:

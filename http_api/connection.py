@@ -9,6 +9,7 @@ import logging
 import traceback
 from collections import deque
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import unquote
@@ -508,6 +509,7 @@ class HttpExchange:
             raise RuntimeError("the answer's body is not as long as its head says")
 
 
+@lru_cache(1024)  # clients ask for the same few over and over
 def _target(url: bytes) -> tuple[str, bytes, bytes] | None:
     """Path, raw path and query of a request's target (RFC 9112, 3.2); None for one that has none, or is not ASCII."""
     if not url.isascii():

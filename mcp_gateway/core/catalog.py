@@ -6,6 +6,7 @@ A catalog is built from the configuration and from what the backends list, and i
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from mcp_gateway.core.config import ModelSettings, WalletSettings
@@ -21,7 +22,7 @@ _UNKNOWN_CONTEXT = 8192
 """Assumed for a model that neither the configuration nor a backend gives a context for."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Price:
     """Pico-USD per token."""
 
@@ -32,7 +33,7 @@ class Price:
     def is_free(self) -> bool:
         return not (self.prompt_pico or self.completion_pico)
 
-    @property
+    @cached_property
     def version(self) -> str:
         """Names exactly these prices, so that a bill can be worked out again from its record."""
         return f"{self.prompt_pico}/{self.completion_pico}"

@@ -31,6 +31,7 @@ from mcp_gateway.core.upstream.transport import UpstreamError
 
 _CLIENT_CLOSED = GatewayError("client_closed", "The client left before the answer was whole.")
 DEMO_MODEL = "demo/echo"
+_NO_USAGE = Usage(0, 0)
 _BYTES_PER_TOKEN = 3
 """For the estimate that tokens a minute are reserved by; the bill never rests on it."""
 
@@ -376,8 +377,9 @@ class Exchange:
         if hold is not None and self.cost_nano > hold.amount_nano:
             self._chat.metrics.usage_beyond_hold.labels(self._public_name).inc()
             self.cost_nano = hold.amount_nano
-        self._observe()
-        ledger, record = self._chat.ledger, self._record(error_code)
+        duration_s = self._chat.monotonic_s() - self._clock_start_s
+        ledger, record = self._chat.ledger, self._record(error_code, int(duration_s * 1000))
+        self._chat.metrics.request_ended(record, duration_s, self._first_token_s)
         self._chat.activity.note(record)
         if hold is not None and self.cost_nano:
             await ledger.settle(hold, self.cost_nano, record.insertion)
@@ -410,32 +412,29 @@ class Exchange:
             count = await self._backend.count_prompt(request, self._route.backend_model)
         await self._account_for_failure(None if count is None else Usage(count, 0), _CLIENT_CLOSED)
 
-    def _record(self, error_code: str | None) -> RequestRecord:
-        usage = self._usage
+    def _record(self, error_code: str | None, latency_ms: int) -> RequestRecord:
+        call, caller, usage = self._call, self._caller, self._usage or _NO_USAGE
         return RequestRecord(
-            id=self._call.request_id,
-            client_request_id=self._call.client_request_id,
-            account_id=self._caller.account_id,
-            key_id=self._caller.key_id,
-            door=self._call.door,
-            model=self._public_name or None,
-            backend=self._backend.name if self._backend else None,
-            is_stream=bool(self._request and self._request.is_stream),
-            prompt_tokens=usage.prompt_tokens if usage else 0,
-            completion_tokens=usage.completion_tokens if usage else 0,
-            cached_tokens=usage.cached_tokens if usage else None,
+            id=call.request_id,
+            client_request_id=call.client_request_id,
+            account_id=caller.account_id,
+            key_id=caller.key_id,
+            door=call.door,
+            model=None if self._model is None else self._model.id,
+            backend=None if self._backend is None else self._backend.name,
+            is_stream=self._request is not None and self._request.is_stream,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            cached_tokens=usage.cached_tokens,
             cost_nano=self.cost_nano,
             price_version=self._price.version,
             started_at_ms=int(self._started_at_s * 1000),
-            latency_ms=self._elapsed_ms(),
+            latency_ms=latency_ms,
             first_token_ms=None if self._first_token_s is None else int(self._first_token_s * 1000),
             http_status=self._status,
             error_code=error_code,
             finish_reason=self._finish_reason,
         )
-
-    def _elapsed_ms(self) -> int:
-        return int((self._chat.monotonic_s() - self._clock_start_s) * 1000)
 
     def _let_go(self, error: GatewayError | None) -> None:
         """Close the backend's connection (at once, where its answer was not read whole); tell how the attempt ended."""
@@ -445,18 +444,6 @@ class Exchange:
         if self._attempt is not None:
             self._attempt.end(error)
             self._attempt = None
-
-    def _observe(self) -> None:
-        usage = self._usage
-        self._chat.metrics.request_ended(
-            route=self._call.door,
-            model=self._public_name or "unknown",
-            status=self._status,
-            duration_s=self._chat.monotonic_s() - self._clock_start_s,
-            first_token_s=self._first_token_s,
-            prompt_tokens=usage.prompt_tokens if usage else 0,
-            completion_tokens=usage.completion_tokens if usage else 0,
-        )
 
 
 def _unavailable(model: Model) -> GatewayError:

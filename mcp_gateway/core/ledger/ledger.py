@@ -332,7 +332,8 @@ _CHECKS = {
         ) AS t LEFT JOIN holds AS h ON h.request_id = reference
         WHERE t.held <> COALESCE(h.paid_nano + h.granted_nano, 0)""",
     "a request's record differs from its settlement (request, recorded, charged)": """
-        SELECT reference, cost_nano, revenue_nano FROM ledger_transactions JOIN requests ON requests.id = reference
+        SELECT reference, cost_nano, revenue_nano FROM ledger_transactions AS t
+        JOIN requests AS r ON r.id = reference AND r.account_id = t.account_id
         WHERE kind = 'settle' AND cost_nano <> revenue_nano""",
     "a request was settled or voided twice (request, times)": """
         SELECT reference, COUNT(*) FROM ledger_transactions WHERE kind IN ('settle', 'void')

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from mcp_gateway.core.ids import first_id_at
-from mcp_gateway.core.observe.records import RequestRecord
+from mcp_gateway.core.observe.records import REQUESTS_SINCE, RequestRecord
 from mcp_gateway.core.store.store import Store
 
 DAY_MS = 86_400_000
@@ -104,5 +104,5 @@ def _two_digits_in_sql(column: str) -> str:
 _RESTORE = f"""
 SELECT started_at_ms / {_SLOT_MS}, COUNT(*), SUM(prompt_tokens), SUM(completion_tokens),
     {_two_digits_in_sql("latency_ms")}, {_two_digits_in_sql("first_token_ms")}
-FROM requests WHERE id >= ? GROUP BY 1, 5, 6
+FROM {REQUESTS_SINCE} GROUP BY 1, 5, 6
 """

@@ -11,6 +11,8 @@ from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricF
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from mcp_gateway.core.observe.records import RequestRecord
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
@@ -39,25 +41,16 @@ class Metrics:
             registry=registry,
         )  # fmt: skip
 
-    def request_ended(
-        self,
-        *,
-        route: str,
-        model: str,
-        status: int,
-        duration_s: float,
-        first_token_s: float | None,
-        prompt_tokens: int,
-        completion_tokens: int,
-    ) -> None:
-        """Count one request, of model `unknown` where it named none; `first_token_s` is None where no stream began."""
-        self._traffic.requests[route, model, status] += 1
-        of_model = self._traffic.of(model)
+    def request_ended(self, record: RequestRecord, duration_s: float, first_token_s: float | None) -> None:
+        """Count one request, under model `unknown` where it named none; no `first_token_s` where no stream began."""
+        traffic, model = self._traffic, record.model or "unknown"
+        traffic.requests[record.door, model, record.http_status] += 1
+        of_model = traffic.of(model)
         of_model.durations.add(duration_s)
         if first_token_s is not None:
             of_model.first_tokens.add(first_token_s)
-        of_model.prompt_tokens += prompt_tokens
-        of_model.completion_tokens += completion_tokens
+        of_model.prompt_tokens += record.prompt_tokens
+        of_model.completion_tokens += record.completion_tokens
 
     def exposition(self) -> bytes:
         """The Prometheus text format."""

@@ -42,8 +42,11 @@ class RequestRecord(NamedTuple):
 
 
 COLUMNS = RequestRecord._fields
+REQUESTS_SINCE = "accounts CROSS JOIN requests ON requests.account_id = accounts.id AND requests.id >= ?"
+"""Those of all accounts from an id on: the log is kept by account, so each is searched for it; CROSS keeps that order."""
 _INSERT = (
-    f"INSERT INTO requests ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) ON CONFLICT (id) DO NOTHING"
+    f"INSERT INTO requests ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) "
+    "ON CONFLICT (account_id, id) DO NOTHING"
 )
 
 
@@ -60,7 +63,7 @@ class Records:
 
     async def requests_today(self, day_start_ms: int) -> Mapping[str, int]:
         """How many requests of each key were admitted since `day_start_ms`."""
-        sql = "SELECT key_id, COUNT(*) FROM requests WHERE id >= ? AND key_id IS NOT NULL GROUP BY key_id"
+        sql = f"SELECT key_id, COUNT(*) FROM {REQUESTS_SINCE} WHERE key_id IS NOT NULL GROUP BY key_id"
         return dict(await self._store.fetch_all(sql, (first_id_at("req", day_start_ms),)))
 
 

@@ -6,8 +6,7 @@ What arrives together is searched and spliced together: taken apart are only the
 """
 
 import re
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -35,8 +34,7 @@ _MARKS: tuple[bytes, ...] = (b'"finish_reason":"', b'"choices":[]', b"[DONE]", b
 _LOOSE_MARKS = (*_MARKS, b'"finish_reason": "', b'"choices": []')
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """Token counts as the backend reports them; `cached_tokens` is a part of `prompt_tokens`, None where unknown."""
 
     prompt_tokens: int

@@ -10,6 +10,10 @@ from tests.core.ledger.test_ledger import record
 DAY_MS = 24 * 3600 * 1000
 
 
+GUESTS = "acc_guest"
+"""The account that every database has."""
+
+
 def request_id(at_ms: int, number: int) -> str:
     return f"{first_id_at('req', at_ms)}{number:020x}"
 
@@ -19,13 +23,13 @@ async def test_the_requests_of_each_key_since_midnight_are_counted(store: Store)
     midnight_ms = 20_000 * DAY_MS
     made = [(midnight_ms - 1, "key_a"), (midnight_ms, "key_a"), (midnight_ms + 5, "key_a"), (midnight_ms + 7, "key_b")]
     for number, (at_ms, key_id) in enumerate([*made, (midnight_ms + 8, None)]):
-        records.add(record(request_id(at_ms, number), "acc_x", key_id=key_id))
+        records.add(record(request_id(at_ms, number), GUESTS, key_id=key_id))
     await store.write(lambda connection: None)
     assert await records.requests_today(midnight_ms) == {"key_a": 2, "key_b": 1}
 
 
 async def test_a_record_added_before_closing_is_there_after_a_restart(store: Store, database: Path) -> None:
-    Records(store).add(record(request_id(DAY_MS, 1), "acc_x", key_id="key_a"))
+    Records(store).add(record(request_id(DAY_MS, 1), GUESTS, key_id="key_a"))
     await store.close()
     reopened = await Store.open(database)
     assert await Records(reopened).requests_today(0) == {"key_a": 1}
@@ -34,6 +38,6 @@ async def test_a_record_added_before_closing_is_there_after_a_restart(store: Sto
 
 async def test_a_request_is_recorded_once(store: Store) -> None:
     for cost_nano in (1, 2):
-        insertion = record("req_1", "acc_x", cost_nano=cost_nano).insertion
+        insertion = record("req_1", GUESTS, cost_nano=cost_nano).insertion
         await store.write(lambda connection, row=insertion: connection.execute(*row) and None)
     assert await store.fetch_all("SELECT id, cost_nano FROM requests") == [("req_1", 1)]

@@ -49,10 +49,19 @@ def test_only_answers_that_succeeded_count_towards_the_latencies() -> None:
 
 async def test_a_restart_reads_back_what_had_been_counted(tmp_path: Path) -> None:
     records = [
-        recorded(NOW_MS - number * 700_000, latency_ms=7**number, first_token_ms=3**number, http_status=status)
+        recorded(
+            NOW_MS - number * 700_000,
+            account_id="acc_guest",
+            latency_ms=7**number,
+            first_token_ms=3**number,
+            http_status=status,
+        )
         for number, status in enumerate([200, 200, 499, 200, 200, 502, 200, 200])
     ]
-    old = [recorded(NOW_MS - 2 * DAY_MS), recorded(NOW_MS)._replace(first_token_ms=None)]
+    old = [
+        recorded(NOW_MS - 2 * DAY_MS, account_id="acc_guest"),
+        recorded(NOW_MS, account_id="acc_guest")._replace(first_token_ms=None),
+    ]
     clock = Clock()
     counted, restored = Activity(clock), Activity(clock)
     for record in [*records, *old]:

@@ -88,4 +88,4 @@ async def test_a_page_is_found_by_the_index_of_the_account_and_needs_no_sorting(
             seen.clear()
             await History(store).page("acc_1", wanted, before_id=before_id, limit=2)
             assert len(seen) == 1
-            assert "INDEX requests_of_account (account_id=?" in seen[0]
+            assert "SEARCH requests USING PRIMARY KEY (account_id=?" in seen[0]

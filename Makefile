@@ -13,8 +13,9 @@ SUITE_VERSIONS := 0.1.16 0.2.0-alpha.12
 serve: $(VENV)/.installed  ## start the gateway on 127.0.0.1:8080
 	@$(BIN)/mcp-gateway serve
 
+# two a processor, since tests wait as much as they compute
 test: $(VENV)/.installed-dev  ## run all tests
-	@$(BIN)/python -m pytest --numprocesses auto
+	@$(BIN)/python -m pytest --numprocesses $$((2 * $$(getconf _NPROCESSORS_ONLN)))
 
 crash: $(VENV)/.installed-dev  ## kill -9 the server under load, twenty times, and audit the books
 	@$(BIN)/python -m pytest -m slow tests/crash

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx2
 import orjson
@@ -14,6 +14,8 @@ from mcp.shared.subscriptions import ResourcesListChanged, ResourceUpdated
 from mcp.types import INVALID_PARAMS, PromptReference, ResourceTemplateReference
 
 from mcp_gateway.core.catalog import Catalog
+from mcp_gateway.core.upstream.demo import DemoBackend
+from mcp_gateway.core.upstream.transport import ConnectFailed
 from tests.doors.mcp_host import JSON, Host, eventually, initialize, open_host
 from tests.doors.test_mcp_lifetimes import next_message, sse_session
 from tests.doors.test_mcp_transports import HANDSHAKE_VERSIONS, MODERN, error_of, modern
@@ -276,8 +278,16 @@ async def test_a_modern_client_listens_to_what_it_asked_for(host: Host, transpor
         await eventually(lambda: not len(host.door.subscriptions))
 
 
+class Gone(DemoBackend):
+    """A backend that stays down, whoever looks."""
+
+    async def request(self, *wanted: Any, **options: Any) -> NoReturn:
+        raise ConnectFailed("gone")
+
+
 async def test_a_backend_that_goes_down_changes_the_catalog(host: Host) -> None:
     async with host.client("http") as client, client.listen(resource_subscriptions=[CATALOG]) as subscription:
+        host.gateway.pool.demo.origin = Gone()
         host.gateway.pool.demo.lost("test")
         async with asyncio.timeout(10):
             assert await anext(subscription) == ResourceUpdated(CATALOG)

@@ -84,9 +84,7 @@ class Mock(asyncio.Protocol):
         if model == "burst":
             return self._transport.writelines(FRAMES[model])
         *tokens, last, usage_frame, end = FRAMES[model]
-        self._pace(
-            iter([*tokens, last + usage_frame + end]), FIRST_TOKEN_S
-        )  # it takes a GPU no time to say so
+        self._pace(iter([*tokens, last + usage_frame + end]), FIRST_TOKEN_S)  # it takes a GPU no time to say so
         return None
 
     def _pace(self, rest: Iterator[bytes], wait_s: float) -> None:

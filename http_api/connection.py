@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 _KEEP_ALIVE_S = 75.0
 """How long a connection may stay without a whole request's head, the first as well as any later one."""
 _MAX_AHEAD = 16
-"""Requests that one connection may send ahead of its answers; beyond them it is not read."""
+"""Requests that one connection may send ahead of its answers; beyond them it is not read on, nor missed."""
 _HIGH_WATER_BYTES = 64 * 1024
 """A request's body is not read on while this much of it waits to be taken."""
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
@@ -68,7 +68,7 @@ class Connection(asyncio.Protocol):
         self._reading: HttpExchange | None = None  # whose body comes in
         self._is_reading_paused = False
         self._is_in_head = True
-        self._head_bytes = 0
+        self._framing_bytes = 0  # read since the last head was whole, or the last piece of a body came
         self._is_last = False  # nothing that follows on this connection counts
         self._drained: asyncio.Event | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
@@ -84,8 +84,7 @@ class Connection(asyncio.Protocol):
         self._idle_timer = self.loop.call_later(_KEEP_ALIVE_S, self._check_idle)
 
     def data_received(self, data: bytes) -> None:
-        if self._is_in_head:
-            self._head_bytes += len(data)
+        self._framing_bytes += len(data)
         while data and not self._is_last:
             try:
                 self._parser.feed_data(data)
@@ -94,8 +93,13 @@ class Connection(asyncio.Protocol):
                 data = self._without_upgrade() + data[upgrade.args[0] :]
             except HttpParserError:
                 self._refuse(GatewayError("invalid_json", "This is not HTTP that can be understood."))
-        if self._is_in_head and self._head_bytes > self.bounds.max_header_bytes:
+        if self._framing_bytes > self.bounds.max_header_bytes:
             self._refuse_head()
+
+    def eof_received(self) -> None:
+        """A client that closes its half of the connection has left; what was written before still leaves."""
+        if self._answering is not None:
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_last = True
@@ -133,20 +137,25 @@ class Connection(asyncio.Protocol):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._is_in_head:
+            return  # a trailer, which must not pass for a header (RFC 9110, 6.5)
         # the parser leaves white space behind a value (RFC 9110, 5.5)
         self._headers.append((name.lower(), value.strip()))
 
     def on_headers_complete(self) -> None:
-        read_bytes, self._head_bytes = self._head_bytes, 0
+        read_bytes, self._framing_bytes = self._framing_bytes, 0
         self._is_in_head = False
-        if self._is_last or self._is_upgrade():
+        if self._is_last:
             return
         if read_bytes > self.bounds.max_header_bytes and self._size_of_head() > self.bounds.max_header_bytes:
             self._refuse_head()
             return
-        if (target := _target(self._url)) is None:
+        target = _target(self._url)
+        if target is None or self._parser.get_method() == b"CONNECT":
             self._refuse(GatewayError("invalid_json", "The request's address is not one that can be understood."))
             return
+        if self._parser.should_upgrade():
+            return  # it comes again, without
         path, raw_path, query = target
         parser = self._parser
         version, method = parser.get_http_version(), parser.get_method().decode("ascii")
@@ -181,6 +190,7 @@ class Connection(asyncio.Protocol):
             self.pause_reading()
 
     def on_body(self, body: bytes) -> None:
+        self._framing_bytes = 0
         if self._reading is not None:
             self._reading.add_body(body)
 
@@ -226,13 +236,12 @@ class Connection(asyncio.Protocol):
         """The answer is written: go on with what was sent ahead, or wait."""
         self.server_state.total_requests += 1
         self._answering = None
+        self._idle_since = self.loop.time()
         if not exchange.is_kept_alive:
-            if self._reading is not exchange:
+            if self._reading is not exchange or not exchange.is_body_coming:
                 self._end()
         elif self._ahead:
             self._answer(*self._ahead.popleft())
-        else:
-            self._idle_since = self.loop.time()
         self.resume_reading()
 
     # -- for uvicorn's server
@@ -274,9 +283,6 @@ class Connection(asyncio.Protocol):
             self.transport.abort()  # closed, it would wait for a client that does not read
         else:
             self.transport.close()
-
-    def _is_upgrade(self) -> bool:
-        return self._parser.should_upgrade() and self._parser.get_method() != b"CONNECT"
 
     def _without_upgrade(self) -> bytes:
         """The head again without its offer of another protocol, for a fresh parser: the old one leaves the body unread.
@@ -332,6 +338,7 @@ class HttpExchange:
         "_is_whole",
         "_left_bytes",
         "_moved",
+        "is_body_coming",
         "is_cancelled_on_departure",
         "is_complete",
         "is_gone",
@@ -348,6 +355,7 @@ class HttpExchange:
         can_chunk: bool,
         is_head: bool,
     ) -> None:
+        self.is_body_coming = True  # unless it has come, or will not
         self.is_cancelled_on_departure = False
         self.is_gone = False
         self.is_kept_alive = is_kept_alive
@@ -442,19 +450,26 @@ class HttpExchange:
 
     def _ask_for_body(self) -> None:
         """A client may wait until it is told that its body is wanted (RFC 9110, 10.1.1)."""
-        if any(name == b"expect" and value.lower() == b"100-continue" for name, value in self._headers):
+        if self._expects_to_be_asked():
             self._connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._headers = []
+
+    def _expects_to_be_asked(self) -> bool:
+        return any(name == b"expect" and value.lower() == b"100-continue" for name, value in self._headers)
 
     def _take_body(self) -> Message:
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body = []
         self._body_bytes = 0
         self._is_taken = self._is_whole
+        if self._is_whole:
+            self._connection.resume_reading()  # or nobody would learn that the client leaves
         return {"type": "http.request", "body": body, "more_body": not self._is_whole}
 
     def _send_head(self, status: int, headers: Any) -> None:
         self._has_started = True
+        if not (self._body or self._is_whole) and self._expects_to_be_asked():
+            self.is_kept_alive = self.is_body_coming = False  # what comes next may be its body or another request
         lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
         length: bytes | None = None
         for name, value in (*self._connection.server_state.default_headers, *headers):

@@ -275,6 +275,8 @@ class Exchange:
                 return await self._ask(backend, body, headers, request, model)
             except GatewayError as error:
                 self._let_go(error)
+                if self._is_accounted:
+                    raise  # the answer was there: what failed is the ledger
                 self._chat.metrics.upstream_errors.labels(backend.name, error.code).inc()
                 failures[backend] = error.code
                 backend = self._chat.pool.next_backend(route.backends, route.backend_model, prefix, failures)

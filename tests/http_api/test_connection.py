@@ -148,6 +148,19 @@ async def test_a_client_that_waits_to_be_asked_for_its_body_is_asked() -> None:
     assert answer.endswith(b"POST /  ok")
 
 
+async def test_a_refusal_ends_the_connection_of_a_client_that_waits_to_be_asked_for_its_body() -> None:
+    """It may go on with the body or with another request, and one could be taken for the other."""
+
+    async def refuses(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with serving(refuses) as port:
+        answer = await raw(port, b"POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 32\r\n\r\n")
+    assert answer.count(b"HTTP/1.1") == 1
+    assert b"connection: close" in answer
+
+
 async def test_a_client_that_does_not_wait_is_not_asked_for_what_it_has_sent() -> None:
     request = closing(b"POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\nok")
     async with serving(hello) as port:
@@ -163,9 +176,37 @@ async def test_an_offer_to_upgrade_is_declined_by_serving_the_request_and_the_ne
         assert answer.endswith(b"GET /hello  ")
 
 
-async def test_a_tunnel_is_refused() -> None:
+@pytest.mark.parametrize("target", [b"other.example:443", b"http://x/", b"/hello"])
+async def test_a_tunnel_is_refused(target: bytes) -> None:
     async with serving(hello) as port:
-        assert (await raw(port, b"CONNECT other.example:443 HTTP/1.1\r\nhost: x\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
+        assert (await raw(port, b"CONNECT %b HTTP/1.1\r\nhost: x\r\n\r\n" % target)).startswith(b"HTTP/1.1 400 ")
+
+
+async def test_an_offer_to_upgrade_is_no_way_around_the_limit_of_a_head() -> None:
+    upgrade = b"host: x\r\nconnection: upgrade\r\nupgrade: h2c\r\nx-filler: " + b"a" * 70_000
+    async with serving(hello) as port:
+        assert (await raw(port, b"GET / HTTP/1.1\r\n" + upgrade + b"\r\n\r\n")).startswith(b"HTTP/1.1 431 ")
+
+
+async def test_a_trailer_does_not_pass_for_a_header() -> None:
+    seen: list[Scope] = []
+
+    async def sees(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope)
+        await hello(scope, receive, send)
+
+    head = closing(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+    async with serving(sees) as port:
+        answer = await raw(port, head + b"2\r\nok\r\n0\r\nauthorization: Bearer x\r\n\r\n")
+    assert answer.endswith(b"POST /  ok")
+    assert b"authorization" not in dict(seen[0]["headers"])
+
+
+async def test_trailers_without_an_end_are_cut_off() -> None:
+    head = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n"
+    async with serving(hello) as port:
+        with contextlib.suppress(ConnectionError):
+            assert await raw(port, head, *[b"x-t: " + b"a" * 1000 + b"\r\n"] * 200) == b""
 
 
 async def test_what_follows_the_last_request_of_a_connection_is_ignored() -> None:
@@ -311,12 +352,16 @@ async def test_an_app_whose_client_leaves_learns_it_from_receive() -> None:
             await has_left.wait()
 
 
-async def test_an_app_that_asks_for_it_is_cancelled_when_its_client_leaves() -> None:
+@pytest.mark.parametrize("half", [False, True], ids=["wholly", "by half"])
+@pytest.mark.parametrize("body_bytes", [0, 1000, 66_000, 70_000, 150_000, 200_000, 300_000, 1_000_000])
+async def test_an_app_that_asks_for_it_is_cancelled_when_its_client_leaves(body_bytes: int, half: bool) -> None:
     is_cancelled = asyncio.Event()
     has_begun = asyncio.Event()
 
     async def works(scope: Scope, receive: Receive, send: Send) -> None:
         scope[CLIENT].is_cancelled_on_departure = True
+        while (await receive())["more_body"]:
+            pass
         has_begun.set()
         try:
             await asyncio.Event().wait()
@@ -324,12 +369,60 @@ async def test_an_app_that_asks_for_it_is_cancelled_when_its_client_leaves() -> 
             is_cancelled.set()
 
     async with serving(works) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % body_bytes + b"x" * body_bytes)
+        async with asyncio.timeout(PATIENCE_S):
+            await has_begun.wait()
+            writer.write_eof() if half else writer.close()
+            await is_cancelled.wait()
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def test_a_client_that_closes_its_half_and_reads_nothing_leaves_no_connection() -> None:
+    has_sent = asyncio.Event()
+
+    async def sends(scope: Scope, receive: Receive, send: Send) -> None:
+        scope[CLIENT].is_cancelled_on_departure = True
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            await send({"type": "http.response.body", "body": b"x" * 1000, "more_body": True})
+            has_sent.set()
+            await asyncio.sleep(0)
+
+    async with serving(sends) as port:
         with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.connect(("127.0.0.1", port))
             client.sendall(HELLO)
-            await has_begun.wait()
+            await has_sent.wait()
+            await asyncio.sleep(0.05)
+            client.shutdown(socket.SHUT_WR)
+            await asyncio.sleep(0.05)
+
+
+async def test_a_client_that_still_sends_what_nobody_wants_has_time_to_read_its_refusal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http_connection, "_KEEP_ALIVE_S", 0.3)
+
+    async def refuses(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0.25)
+        await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    head = closing(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n")
+    async with serving(refuses) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head)
         async with asyncio.timeout(PATIENCE_S):
-            await is_cancelled.wait()
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 413")
+            await asyncio.sleep(0.15)
+            writer.write(b"x" * 9)
+            assert await reader.read() == b""
+        writer.close()
+        await writer.wait_closed()
 
 
 @pytest.mark.parametrize("has_started", [False, True])

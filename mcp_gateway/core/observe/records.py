@@ -43,7 +43,7 @@ class RequestRecord(NamedTuple):
 
 COLUMNS = RequestRecord._fields
 REQUESTS_SINCE = "accounts CROSS JOIN requests ON requests.account_id = accounts.id AND requests.id >= ?"
-"""Those of all accounts from an id on: the log is kept by account, so each is searched for it; CROSS keeps that order."""
+"""Those of all accounts from an id on: the log is kept by account, and each is searched; CROSS keeps that order."""
 _INSERT = (
     f"INSERT INTO requests ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) "
     "ON CONFLICT (account_id, id) DO NOTHING"

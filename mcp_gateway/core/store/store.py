@@ -343,12 +343,15 @@ class Store:
         self._bursts += 1
         if self._bursts % _BURSTS_PER_LOOK or self._copying is not None or self._due is not None:
             return
-        if time.monotonic() >= self._next_look_s and self._log.reaches(_CHECKPOINT_BYTES):
-            self._copying = self._loop.create_task(self._copy())
+        if time.monotonic() < self._next_look_s:
+            return
+        with contextlib.suppress(OSError):  # a disk that fails shows at the next commit or fsync
+            if self._log.reaches(_CHECKPOINT_BYTES):
+                self._copying = self._loop.create_task(self._copy())
 
     async def _copy(self) -> None:
         """The long part of a checkpoint, beside the writer. It only tidies up, so that it may fail."""
-        with contextlib.suppress(sqlite3.Error):
+        with contextlib.suppress(sqlite3.Error, OSError, RuntimeError):
             await self._in_thread(self._copy_log)
         self._copying = None
         if self._due is None:

@@ -5,6 +5,7 @@ writes in groups are in test_groups.py.
 """
 
 import asyncio
+import errno
 import logging
 import sqlite3
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.store.log import Log
 from mcp_gateway.core.store.store import Store
 
 Work = Callable[[sqlite3.Connection], None]
@@ -260,3 +262,13 @@ async def test_a_write_waits_for_another_process_that_writes_for_a_moment(databa
     await asyncio.gather(writing, asyncio.to_thread(release))
     other.close()
     await store.close()
+
+
+async def test_a_look_at_the_log_that_fails_stops_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(log: Log, size_bytes: int) -> bool:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Log, "reaches", fail)
+    async with asyncio.timeout(10):
+        for number in range(40):
+            await store.write(note(str(number)), is_durable=False)

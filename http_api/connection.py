@@ -31,6 +31,7 @@ _MAX_AHEAD = 16
 """Requests that one connection may send ahead of its answers; beyond them it is not read on, nor missed."""
 _HIGH_WATER_BYTES = 64 * 1024
 """A request's body is not read on while this much of it waits to be taken."""
+_SHORT_URL_BYTES = 128
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 _DISCONNECT: Message = {"type": "http.disconnect"}
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
@@ -150,22 +151,23 @@ class Connection(asyncio.Protocol):
         if read_bytes > self.bounds.max_header_bytes and self._size_of_head() > self.bounds.max_header_bytes:
             self._refuse_head()
             return
-        target = _target(self._url)
-        if target is None or self._parser.get_method() == b"CONNECT":
+        url, method = self._url, self._parser.get_method()
+        target = _known_target(url) if len(url) <= _SHORT_URL_BYTES and b"?" not in url else _target(url)
+        if target is None or method == b"CONNECT":
             self._refuse(GatewayError("invalid_json", "The request's address is not one that can be understood."))
             return
         if self._parser.should_upgrade():
             return  # it comes again, without
         path, raw_path, query = target
         parser = self._parser
-        version, method = parser.get_http_version(), parser.get_method().decode("ascii")
+        version = parser.get_http_version()
         is_kept_alive = version == "1.1" and parser.should_keep_alive()
         exchange = self._reading = HttpExchange(
             self,
             self._headers,
             is_kept_alive=is_kept_alive,
             can_chunk=version == "1.1",
-            is_head=method == "HEAD",
+            is_head=method == b"HEAD",
         )
         scope: Scope = {
             "type": "http",
@@ -175,7 +177,7 @@ class Connection(asyncio.Protocol):
             "client": self._client,
             "scheme": "http",
             "root_path": "",
-            "method": method,
+            "method": method.decode("ascii"),
             "path": path,
             "raw_path": raw_path,
             "query_string": query,
@@ -524,7 +526,6 @@ class HttpExchange:
             raise RuntimeError("the answer's body is not as long as its head says")
 
 
-@lru_cache(1024)  # clients ask for the same few over and over
 def _target(url: bytes) -> tuple[str, bytes, bytes] | None:
     """Path, raw path and query of a request's target (RFC 9112, 3.2); None for one that has none, or is not ASCII."""
     if not url.isascii():
@@ -539,6 +540,10 @@ def _target(url: bytes) -> tuple[str, bytes, bytes] | None:
         raw_path, query = url, b""
     path = raw_path.decode("ascii")
     return (unquote(path) if "%" in path else path), raw_path, query
+
+
+_known_target = lru_cache(1024)(_target)
+"""Clients ask for the same few over and over; long ones, and what a query says, are not kept."""
 
 
 def _address(name: Any) -> tuple[str, int] | None:

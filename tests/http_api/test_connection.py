@@ -94,6 +94,14 @@ async def test_the_target_of_a_request_is_told_by_path_and_query(target: bytes, 
     assert answer.partition(b"\r\n\r\n")[2] == told
 
 
+async def test_of_the_addresses_that_clients_ask_for_neither_queries_nor_long_ones_are_kept() -> None:
+    http_connection._known_target.cache_clear()
+    async with serving(hello) as port:
+        for target in (b"/a?secret", b"/" + b"a" * 5000, b"/b"):
+            assert (await raw(port, closing(HELLO.replace(b"/hello", target)))).startswith(b"HTTP/1.1 200 ")
+    assert http_connection._known_target.cache_info().currsize == 1
+
+
 @pytest.mark.parametrize("cut", range(1, 120, 7))
 async def test_a_request_may_come_in_any_two_pieces(cut: int) -> None:
     request = closing(b"POST /hello HTTP/1.1\r\nhost: x\r\ncontent-length: 40\r\n\r\n") + b"x" * 40

@@ -110,9 +110,7 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> ASGIApp:
     def is_open(path: str) -> bool:
         if path in open_paths or path in signed_paths:
             return True
-        if path.endswith("/health"):
-            return _MODEL_HEALTH.fullmatch(path) is not None
-        return "/.well-known/" in path and _WELL_KNOWN.fullmatch(path) is not None
+        return _MODEL_HEALTH.fullmatch(path) is not None or _WELL_KNOWN.fullmatch(path) is not None
 
     routes = [
         *routes_of(api, PREFIXES),

@@ -52,13 +52,8 @@ def _check_head(sent: Mapping[bytes, bytes], max_bytes: int) -> None:
     declared = sent.get(b"content-length", b"")
     if declared.isdigit():
         _check_size(int(declared), max_bytes)
-    content_type = sent.get(b"content-type", b"")
-    if content_type != b"application/json" and not _is_json(content_type):
+    if sent.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
         raise GatewayError("invalid_type", "Send JSON, with the header Content-Type: application/json.")
-
-
-def _is_json(content_type: bytes) -> bool:
-    return content_type.partition(b";")[0].strip().lower() == b"application/json"
 
 
 def _check_size(size_bytes: int, max_bytes: int) -> None:

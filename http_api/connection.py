@@ -6,7 +6,6 @@ takes half again the CPU. Knows sockets and HTTP framing; knows nothing of route
 
 import asyncio
 import logging
-import traceback
 from collections import deque
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,7 +20,7 @@ from starlette.types import ASGIApp, Message, Scope
 from uvicorn.server import ServerState
 
 from mcp_gateway.core.context import CLIENT
-from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.errors import GatewayError, outline
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +97,7 @@ class Connection(asyncio.Protocol):
             self._refuse_head()
 
     def eof_received(self) -> None:
-        """A client that closes its half of the connection has left; what was written before still leaves."""
+        """A client that closes its half has left: what is being answered ends, earlier answers still leave."""
         if self._answering is not None:
             self.transport.abort()
 
@@ -357,7 +356,7 @@ class HttpExchange:
         can_chunk: bool,
         is_head: bool,
     ) -> None:
-        self.is_body_coming = True  # unless it has come, or will not
+        self.is_body_coming = True  # until it is known that it will not
         self.is_cancelled_on_departure = False
         self.is_gone = False
         self.is_kept_alive = is_kept_alive
@@ -381,8 +380,7 @@ class HttpExchange:
             await app(scope, self.receive, self.send)
             fault = "no complete answer"
         except (Exception, asyncio.CancelledError) as error:
-            where = "".join(traceback.format_tb(error.__traceback__))
-            fault = f"{type(error).__name__}\n{where}"
+            fault = outline(error)
         finally:
             self._connection.server_state.tasks.discard(self.task)
         if not (self.is_complete or self.is_gone or self._connection.transport.is_closing()):

@@ -1,6 +1,5 @@
 """The MCP server: tools, resources and prompts on the SDK's server, behind the door's endpoints, as their caller."""
 
-import traceback
 from collections.abc import Callable, Sequence
 from logging import getLogger
 from typing import Any, TypeVar, cast, get_args
@@ -16,7 +15,7 @@ from mcp_gateway.core.catalog import Published
 from mcp_gateway.core.chat import Chat
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.context import RequestContext
-from mcp_gateway.core.errors import GatewayError, internal_error
+from mcp_gateway.core.errors import GatewayError, internal_error, outline
 from mcp_gateway.core.lifecycle import Lifecycle
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.upstream.pool import Pool
@@ -240,8 +239,7 @@ async def _called(tool: Tool, arguments: dict[str, Any], invocation: Invocation)
     except GatewayError:
         raise
     except Exception as error:
-        where = "".join(traceback.format_tb(error.__traceback__))
-        logger.error("request %s failed with %s\n%s", invocation.request_id, type(error).__name__, where)
+        logger.error("request %s failed with %s", invocation.request_id, outline(error))
         return error_result(internal_error(invocation.request_id))
 
 

@@ -2,7 +2,6 @@
 
 import logging
 import re
-import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -10,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from http_api.rendering import send_error
 from mcp_gateway.core.chat import CallerLeft
 from mcp_gateway.core.context import CONTEXT, RequestContext
-from mcp_gateway.core.errors import GatewayError, internal_error
+from mcp_gateway.core.errors import GatewayError, internal_error, outline
 from mcp_gateway.core.identity.address import AddressReader
 from mcp_gateway.core.limits.limiter import Limiter
 
@@ -66,15 +65,13 @@ class Answers:
         except CallerLeft:
             pass  # nobody is left to answer
         except Exception as error:
-            _log_bug(context.request_id, error)
+            logger.error("request %s failed with %s", context.request_id, outline(error))
             if not has_started:
                 await send_error(stamped, internal_error(context.request_id), limits_url=self._limits_url)
 
     def _context(self, scope: Scope) -> RequestContext:
         sent: dict[bytes, bytes] = dict(reversed(scope["headers"]))
-        client_id = None
-        if b"x-client-request-id" in sent or b"x-request-id" in sent:
-            client_id = _client_id(sent, b"x-client-request-id") or _client_id(sent, b"x-request-id")
+        client_id = _client_id(sent, b"x-client-request-id") or _client_id(sent, b"x-request-id")
         forwarded = None
         if b"x-forwarded-for" in sent:
             forwarded = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
@@ -106,9 +103,3 @@ def _client_id(sent: Mapping[bytes, bytes], name: bytes) -> str | None:
     """A client's own id; anything else than visible ASCII is not taken."""
     value = sent.get(name)
     return value.decode("ascii") if value is not None and _CLIENT_ID.fullmatch(value) else None
-
-
-def _log_bug(request_id: str, error: Exception) -> None:
-    """Where it happened and what kind it is; never its text, which may quote what a caller sent."""
-    where = "".join(traceback.format_tb(error.__traceback__))
-    logger.error("request %s failed with %s\n%s", request_id, type(error).__name__, where)

@@ -174,16 +174,14 @@ def _discovered(listing: Listing) -> Model:
 def quote(model: Model, price: Price, request: ChatRequest, wallet: WalletSettings) -> Quote:
     """The worst case of a request whose `max_tokens` is set; bytes bound the prompt: a token is at least one byte."""
     prompt = request.text_bytes + wallet.template_margin_tokens * (1 + request.message_count)
-    if request.images:
-        prompt += wallet.max_image_tokens * len(request.images)
+    prompt += wallet.max_image_tokens * len(request.images)
     prompt = min(prompt, model.context_window)
     most = request.max_tokens or model.max_output_tokens
     least = min(most, wallet.min_useful_tokens)
-    prompt_pico, choice_pico = prompt * price.prompt_pico, price.completion_pico * request.choices
     return Quote(
-        minimum_nano=nano_of_pico(prompt_pico + least * choice_pico),
-        maximum_nano=nano_of_pico(prompt_pico + most * choice_pico),
-        prompt_nano=nano_of_pico(prompt_pico),
+        minimum_nano=price.cost_nano(prompt, least * request.choices),
+        maximum_nano=price.cost_nano(prompt, most * request.choices),
+        prompt_nano=price.cost_nano(prompt, 0),
     )
 
 

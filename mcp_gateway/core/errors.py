@@ -4,6 +4,7 @@ Both doors render from here: HTTP as `{"error": {...}}` (OpenAI's shape), MCP as
 Codes are OpenAI's words where it has one.
 """
 
+import traceback
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,6 +115,11 @@ class GatewayError(Exception):
             "param": self.param,
             **self.details,
         }
+
+
+def outline(bug: BaseException) -> str:
+    """What kind of error a bug is and where it happened, for the log; never its text, which may quote a caller."""
+    return f"{type(bug).__name__}\n{''.join(traceback.format_tb(bug.__traceback__))}"
 
 
 def internal_error(request_id: str) -> GatewayError:

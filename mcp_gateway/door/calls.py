@@ -1,7 +1,6 @@
 """One message handed to the SDK's server, and what comes of it. Knows neither HTTP nor sessions."""
 
 import logging
-import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from mcp.shared.transport_context import TransportContext
 from mcp.types import INTERNAL_ERROR, ErrorData
 
 from mcp_gateway.core.context import RequestContext
+from mcp_gateway.core.errors import outline
 from mcp_gateway.door.jsonrpc import Message, RequestId, error_payload, notification_payload, result_payload
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,5 @@ async def answer(runner: ServerRunner[Any], message: Message, call: CallContext)
 
 
 def _internal_error(error: Exception) -> ErrorData:
-    """Tells and logs where it happened and what kind it is; never its text, which may quote what was sent."""
-    where = "".join(traceback.format_tb(error.__traceback__))
-    logger.error("an MCP request failed with %s\n%s", type(error).__name__, where)
+    logger.error("an MCP request failed with %s", outline(error))
     return ErrorData(code=INTERNAL_ERROR, message="Something went wrong on our side.")

@@ -395,8 +395,8 @@ def _reply(headers: dict[bytes, bytes], receive: Receive, send: Send) -> Reply:
 
 
 def _headers_of(scope: Scope) -> dict[bytes, bytes]:
-    """By lower-case name, without the white space around a value, which the server leaves in (RFC 9110, 5.5)."""
-    return {name: value.strip() for name, value in scope["headers"]}
+    """By lower-case name."""
+    return dict(scope["headers"])
 
 
 def _decoded(lines: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:

@@ -18,6 +18,7 @@ PROBED = [
     "/v1/mcp/sse/.well-known/openid-configuration",
     "/v1/.well-known/oauth-authorization-server",
     "/api/v1/inference/mcp/.well-known/openid-configuration",
+    "/.well-known/anything/health",
 ]
 
 

@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from collections import Counter as Tally
+from collections import defaultdict
 from collections.abc import Iterator
 from itertools import accumulate
 
@@ -45,7 +46,7 @@ class Metrics:
         """Count one request, under model `unknown` where it named none; no `first_token_s` where no stream began."""
         traffic, model = self._traffic, record.model or "unknown"
         traffic.requests[record.door, model, record.http_status] += 1
-        of_model = traffic.of(model)
+        of_model = traffic.of_model[model]
         of_model.durations.add(duration_s)
         if first_token_s is not None:
             of_model.first_tokens.add(first_token_s)
@@ -91,13 +92,7 @@ class _Traffic(Collector):
 
     def __init__(self) -> None:
         self.requests: Tally[tuple[str, str, int]] = Tally()
-        self._of_model: dict[str, _OfModel] = {}
-
-    def of(self, model: str) -> _OfModel:
-        found = self._of_model.get(model)
-        if found is None:
-            found = self._of_model[model] = _OfModel()
-        return found
+        self.of_model: defaultdict[str, _OfModel] = defaultdict(_OfModel)
 
     def collect(self) -> Iterator[Metric]:
         requests = CounterMetricFamily(
@@ -116,7 +111,7 @@ class _Traffic(Collector):
             "From the request's arrival to the end of its answer.",
             labels=("model",),
         )
-        for model, counted in self._of_model.items():
+        for model, counted in self.of_model.items():
             tokens.add_metric((model, "prompt"), counted.prompt_tokens)
             tokens.add_metric((model, "completion"), counted.completion_tokens)
             first_tokens.add_metric((model,), counted.first_tokens.buckets(), counted.first_tokens.sum_s)

@@ -5,6 +5,7 @@ What is asked without an await between shares one.
 
 import asyncio
 import sqlite3
+from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 
@@ -20,6 +21,15 @@ from tests.core.store.conftest import Disk
 from tests.core.store.test_store import until
 
 __all__ = ["checked"]
+
+
+@pytest.fixture
+async def watched(database: Path, clock: Clock) -> AsyncIterator[tuple[Ledger, Disk]]:
+    """A ledger, and the disk that its settlements wait for."""
+    disk = Disk()
+    store = await Store.open(database, sync=disk)
+    yield Ledger(store, now_ms=clock), disk
+    await store.close()
 
 
 async def traced(store: Store) -> list[str]:
@@ -144,11 +154,9 @@ async def test_a_hold_that_waits_for_another_process_sees_what_that_one_credits(
 
 
 async def test_a_hold_does_not_wait_for_the_disk_and_a_settlement_does(
-    account: str, database: Path, clock: Clock
+    watched: tuple[Ledger, Disk], account: str
 ) -> None:
-    disk = Disk()
-    store = await Store.open(database, sync=disk)
-    ledger = Ledger(store, now_ms=clock)
+    ledger, disk = watched
     await ledger.credit(account, 100, "p")
     disk.hold()
     hold = await ledger.hold("req_1", account, 1, 10)
@@ -158,15 +166,12 @@ async def test_a_hold_does_not_wait_for_the_disk_and_a_settlement_does(
     assert not settling.done()
     disk.release()
     assert await settling == 4
-    await store.close()
 
 
 async def test_a_settlement_that_the_disk_failed_to_take_is_told_and_carried_out_once(
-    account: str, database: Path, clock: Clock
+    watched: tuple[Ledger, Disk], account: str
 ) -> None:
-    disk = Disk()
-    store = await Store.open(database, sync=disk)
-    ledger = Ledger(store, now_ms=clock)
+    ledger, disk = watched
     await ledger.credit(account, 100, "p")
     hold = await ledger.hold("req_1", account, 1, 10)
     disk.failures = 1
@@ -174,7 +179,6 @@ async def test_a_settlement_that_the_disk_failed_to_take_is_told_and_carried_out
     assert told.code == "ledger_unavailable"
     assert await ledger.settle(hold, 4, None) == 0
     assert await ledger.balance(account) == Balance(96)
-    await store.close()
 
 
 async def test_records_of_free_requests_are_written_together_and_a_broken_one_alone_is_lost(

@@ -36,6 +36,7 @@ TABLE: dict[str, Row] = {
     "vision_disabled": Row(400, "invalid_request", "Send the request without images."),
     "invalid_api_key": Row(401, "invalid_auth", _KEY),
     "revoked_api_key": Row(401, "invalid_auth", _KEY),
+    "expired_api_key": Row(401, "invalid_auth", _KEY),
     "expired_session": Row(401, "invalid_auth", "Sign in again."),
     "missing_credentials": Row(401, "invalid_auth", _KEY),
     "insufficient_balance": Row(402, "insufficient_balance", _PAY),
@@ -44,6 +45,7 @@ TABLE: dict[str, Row] = {
     "unsupported_region": Row(403, "unsupported_region", _OPERATOR),
     "account_deactivated": Row(403, "forbidden", _OPERATOR),
     "insufficient_permissions": Row(403, "forbidden", _OPERATOR),
+    "insufficient_scope": Row(403, "forbidden", "Use a key that has the scope which the message names."),
     "guests_not_allowed": Row(403, "forbidden", "Send an API key, or choose a model that guests may use."),
     "model_not_found": Row(404, "not_found", "Choose a model id from list_models."),
     "unknown_url": Row(404, "not_found", "Check the path against the documentation."),
@@ -51,6 +53,7 @@ TABLE: dict[str, Row] = {
     "method_not_allowed": Row(405, "invalid_request", "Use one of the methods in the Allow header."),
     "conflict": Row(409, "invalid_request", _FIX),
     "body_too_large": Row(413, "invalid_request", "Send a smaller request body."),
+    "unknown_host": Row(421, "invalid_request", _OPERATOR),
     "idempotency_mismatch": Row(422, "invalid_request", "Use a new Idempotency-Key for a different body."),
     "headers_too_large": Row(431, "invalid_request", "Send fewer or shorter headers."),
     "requests_per_minute": Row(429, "rate_limited", _LATER, retry_after_s=60),
@@ -62,6 +65,8 @@ TABLE: dict[str, Row] = {
     "client_closed": Row(499, "client_closed", "Nothing: the client left."),  # recorded only; nginx's status for it
     "internal_error": Row(500, "internal_error", "Report the request id to the operator of this gateway."),
     "not_configured": Row(501, "not_configured", _OPERATOR),
+    "unknown_method": Row(501, "invalid_request", "Use a method of HTTP/1.1 that the documentation names."),
+    "unsupported_transfer_coding": Row(501, "invalid_request", "Send the body with Content-Length, or chunked alone."),
     "connect_failed": Row(502, "backend_unavailable", _OTHER_MODEL),
     "first_token_timeout": Row(502, "backend_unavailable", _OTHER_MODEL),
     "backend_error": Row(502, "backend_unavailable", _OTHER_MODEL),
@@ -71,6 +76,8 @@ TABLE: dict[str, Row] = {
     "maintenance": Row(503, "maintenance", _LATER, retry_after_s=60),
     "model_unavailable": Row(503, "model_unavailable", _OTHER_MODEL, retry_after_s=5),
     "ledger_unavailable": Row(503, "maintenance", _LATER, retry_after_s=5),
+    "overloaded": Row(503, "overloaded", _LATER, retry_after_s=5),
+    "unsupported_version": Row(505, "invalid_request", "Speak HTTP/1.1."),
 }
 
 

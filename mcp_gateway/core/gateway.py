@@ -1,13 +1,11 @@
 """The composition root: opens everything in order, closes it in reverse; the only place that constructs."""
 
-import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from random import Random
-from typing import Any
 
 from mcp_gateway import __version__
 from mcp_gateway.core.catalog import Listing, Published, build_catalog
@@ -144,7 +142,9 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] = time.
             chat=chat,
         )
         await pool.discover()
-        await stack.enter_async_context(_running(pool.watch(), keys.watch(), ledger.watch_grants()))
+        await stack.enter_async_context(
+            lifecycle.loops.running(discovery=pool.watch, keys=keys.watch, grants=ledger.watch_grants)
+        )
         lifecycle.phase = Phase.READY
         yield gateway
         lifecycle.begin_draining()
@@ -238,15 +238,3 @@ def _transport(url: str, upstream: UpstreamSettings) -> Transport:
     )
     limits = TransportLimits(max_body_bytes=upstream.max_response_bytes, max_idle_s=upstream.keep_alive_s)
     return Transport(url, timeouts=timeouts, limits=limits)
-
-
-@contextlib.asynccontextmanager
-async def _running(*loops: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Background loops, cancelled and awaited at the end."""
-    tasks = [asyncio.ensure_future(loop) for loop in loops]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

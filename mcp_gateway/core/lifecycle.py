@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.loops import Loops
 
 
 class Phase(StrEnum):
@@ -21,6 +22,7 @@ class Lifecycle:
         self.phase = Phase.STARTING
         self.is_in_maintenance = is_in_maintenance
         self.has_begun_draining = asyncio.Event()
+        self.loops = Loops()
         self._in_flight = 0
         self._is_idle = asyncio.Event()
         self._is_idle.set()
@@ -36,6 +38,11 @@ class Lifecycle:
     @property
     def is_ready(self) -> bool:
         return self.phase is Phase.READY
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether new work is taken."""
+        return self.is_ready and not self.is_in_maintenance
 
     def enter(self) -> None:
         """One more answer in flight."""

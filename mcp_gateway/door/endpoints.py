@@ -92,13 +92,13 @@ class McpDoor:
     @contextlib.asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
         """Ends idle sessions, and long-lived streams when the gateway drains; closes everything on exit."""
-        tasks = [asyncio.ensure_future(work) for work in (self._sweep(), self._watch(), self._end_with_draining())]
+        end = asyncio.ensure_future(self._end_with_draining())
         try:
-            yield
+            async with self._lifecycle.loops.running(mcp_sessions=self._sweep, mcp_changes=self._watch):
+                yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            end.cancel()
+            await asyncio.gather(end, return_exceptions=True)
             await self._close_streams(timeout_s=0)
 
     def close_key(self, key_id: str) -> None:

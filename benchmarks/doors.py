@@ -48,6 +48,15 @@ def quantile_ms(seconds: list[float], share: float) -> float:
     return sorted(seconds)[min(len(seconds) - 1, int(len(seconds) * share))] * 1000
 
 
+def is_whole(answer: bytearray) -> bool:
+    """Has all of it come, by its length or its chunks?"""
+    end = answer.find(b"\r\n\r\n")
+    if end < 0:
+        return False
+    found = _LENGTH.search(answer, 0, end)
+    return len(answer) >= end + 4 + int(found[1]) if found else answer.endswith(END_OF_CHUNKS)
+
+
 class Client(asyncio.Protocol):
     """A connection that sends the same request again as soon as the last answer is whole."""
 
@@ -61,7 +70,7 @@ class Client(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._data += data
-        if not self._is_whole():
+        if not is_whole(self._data):
             return
         now_s = time.perf_counter()
         if self._data.startswith(b"HTTP/1.1 200"):
@@ -76,13 +85,6 @@ class Client(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         if not self._done.done():
             self._done.set_result(None)
-
-    def _is_whole(self) -> bool:
-        end = self._data.find(b"\r\n\r\n")
-        if end < 0:
-            return False
-        found = _LENGTH.search(self._data, 0, end)
-        return len(self._data) >= end + 4 + int(found[1]) if found else self._data.endswith(END_OF_CHUNKS)
 
     def _send(self) -> None:
         self._data.clear()

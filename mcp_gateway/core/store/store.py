@@ -163,6 +163,11 @@ class Store:
         rows = await self.fetch_all(sql, parameters)
         return rows[0] if rows else None
 
+    @property
+    def is_available(self) -> bool:
+        """Whether what was written last went through; during an outage it is tried again until something does."""
+        return self._is_available
+
     async def close(self) -> None:
         """Commit what is queued, then close."""
         if self._is_closed:
@@ -215,7 +220,10 @@ class Store:
             return
         jobs = [self._waiting.popleft() for _ in range(min(len(self._waiting), _MAX_BURST))]
         try:
-            self._run(jobs)
+            if jobs:
+                self._run(jobs)
+            else:
+                _touch(self._connection)  # an outage, in which nobody may ask: health says that nothing is written
             self._connection.execute("COMMIT")
         except _Spoiled as spoiled:
             self._roll_back()
@@ -299,12 +307,12 @@ class Store:
     def _go_on(self) -> None:
         if self._is_closed:
             return
-        if not self._waiting:
-            self._is_idle = True
-        elif self._is_available:
+        if not self._is_available:
+            self._begin_pause(self._rest())
+        elif self._waiting:
             self._begin_gathering()
         else:
-            self._begin_pause(self._rest())
+            self._is_idle = True
 
     def _put_off(self, cause: Exception) -> None:
         """An outage: all that wait are told; what must be committed stays, first in the queue."""
@@ -367,7 +375,7 @@ class Store:
         self._pause = None
         if self._is_closed:
             return
-        if self._waiting or self._due is not None:
+        if self._waiting or self._due is not None or not self._is_available or self._connection.in_transaction:
             self._burst()
         else:
             self._is_idle = True
@@ -393,7 +401,7 @@ class Store:
 
     async def _rest(self) -> None:
         """Without it each new write of an outage would run all late ones again."""
-        if self._waiting and not self._is_closed:
+        if not self._is_closed:
             await asyncio.sleep(_RETRY_S)
 
     async def _begin_log_anew(self) -> None:
@@ -457,8 +465,7 @@ class Store:
             is_busy, _, _ = connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
             if is_busy:
                 raise BlockingIOError("a reader of the log is in the way")
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            connection.execute(f"PRAGMA user_version = {version}")  # so that no burst has to sync the header
+            _touch(connection)  # so that no burst has to sync the header
 
     def _beside(self) -> contextlib.closing[sqlite3.Connection]:
         """A connection that holds up nobody on the writer's."""
@@ -475,6 +482,12 @@ def _runs(jobs: Sequence[_Job]) -> Iterator[list[_Job]]:
         run.append(job)
     if run:
         yield run
+
+
+def _touch(connection: sqlite3.Connection) -> None:
+    """Write a page as it was: SQLite does not compare."""
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    connection.execute(f"PRAGMA user_version = {version}")
 
 
 def _fail(job: _Job, error: Exception) -> None:

@@ -161,6 +161,28 @@ async def test_a_locked_database_fails_writes_with_503_and_service_resumes_by_it
     assert notes_on_disk(database) == ["accepted"]
 
 
+async def test_an_outage_ends_by_itself_though_nobody_asks(store: Store, database: Path) -> None:
+    assert store.is_available
+    with locked(database):
+        with pytest.raises(GatewayError):
+            await store.write(note("refused"))
+        assert not store.is_available
+    await until(lambda: store.is_available)
+    assert notes_on_disk(database) == []
+    with locked(database):  # which others can take again
+        pass
+
+
+async def test_closing_in_an_outage_speaks_of_settlements_only_where_there_are_any(
+    store: Store, database: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with locked(database):
+        with pytest.raises(GatewayError):
+            await store.write(note("refused"))
+        await store.close()
+    assert "settlements" not in caplog.text
+
+
 async def test_what_must_commit_goes_through_once_the_lock_is_gone_and_exactly_once(
     store: Store, database: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from http_api.billing import Billing
 from http_api.chat import ChatCompletions
+from http_api.condition import Judge
 from http_api.health import Health, MetricsPage
 from http_api.keys import Keys
 from http_api.limits import Limits
@@ -16,6 +17,7 @@ from http_api.middleware.authentication import Authentication
 from http_api.middleware.gate import Gate
 from http_api.models import Models
 from http_api.operations import ExactPaths, Operation, routes_of
+from http_api.operators import Operators
 from http_api.requests import Requests
 from http_api.stats import Stats
 from http_api.topups import TopUps
@@ -61,10 +63,18 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> ASGIApp:
     topups = TopUps(gateway.payments, gateway.idempotency, gateway.limiter, settings.stripe, base_url=base_url)
     usage = Usage(gateway.history, gateway.limiter, now_ms)
     requests = Requests(gateway.history, gateway.limiter)
-    stats = Stats(gateway.lifecycle, gateway.published, gateway.pool, gateway.activity, settings.incident, now_ms)
-    token = settings.metrics_token
-    metrics = MetricsPage(gateway.metrics, gateway.lifecycle, gateway.pool, token.get_secret_value() if token else None)
-    health = Health(gateway.lifecycle, gateway.pool, gateway.version)
+    judge = Judge(gateway.lifecycle, gateway.ledger, gateway.pool, gateway.published)
+    stats = Stats(judge, gateway.published, gateway.pool, gateway.activity, settings.incident, now_ms)
+    operators = Operators(settings.operator_token, settings.metrics_token)
+    metrics = MetricsPage(
+        gateway.metrics,
+        gateway.lifecycle,
+        gateway.ledger,
+        gateway.pool,
+        operators,
+        needs_token=settings.metrics_token is not None,
+    )
+    health = Health(judge, gateway.pool, operators, gateway.version)
     welcome = Welcome(gateway.version)
 
     api = [
@@ -98,6 +108,8 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> ASGIApp:
     root = [
         Operation("GET", "/", welcome.get),
         Operation("GET", "/health", health.get),
+        Operation("GET", "/readyz", health.ready),
+        Operation("GET", "/livez", health.live),
         Operation("GET", "/metrics", metrics.get),
     ]
     everywhere = ("", *PREFIXES)

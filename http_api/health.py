@@ -1,45 +1,55 @@
-"""GET /health and /metrics, at the root."""
+"""GET /health, /readyz, /livez and /metrics, at the root: what watches the gateway asks these."""
 
 import asyncio
-import hmac
-from ipaddress import ip_address
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from http_api.middleware.authentication import credential_of
+from http_api.condition import Condition, Judge
+from http_api.operators import Operators
 from http_api.responses import json_response
 from mcp_gateway.core.context import CONTEXT
 from mcp_gateway.core.errors import TABLE, GatewayError
-from mcp_gateway.core.lifecycle import Lifecycle, Phase
+from mcp_gateway.core.ledger.ledger import Ledger
+from mcp_gateway.core.lifecycle import Lifecycle
 from mcp_gateway.core.observe.metrics import CONTENT_TYPE, Metrics
 from mcp_gateway.core.upstream.backend import Backend
 from mcp_gateway.core.upstream.pool import Pool
 
 
 class Health:
-    """Is the gateway serving, and which backend is up, and why not."""
+    """Whether the gateway serves: in one word for anybody, with all reasons for its operator."""
 
-    def __init__(self, lifecycle: Lifecycle, pool: Pool, version: str) -> None:
-        self._lifecycle = lifecycle
+    def __init__(self, judge: Judge, pool: Pool, operators: Operators, version: str) -> None:
+        self._judge = judge
         self._pool = pool
+        self._operators = operators
         self._version = version
 
     async def get(self, request: Request) -> Response:
-        is_serving = self._lifecycle.phase is Phase.READY and not self._lifecycle.is_in_maintenance
+        condition = self._judge.condition()
+        scope = request.scope
+        is_operator = self._operators.is_here(scope) or self._operators.has_token(scope[CONTEXT])
+        return _answer(condition, self._details(condition) if is_operator else {})
+
+    async def ready(self, request: Request) -> Response:
+        """The same verdict, for a load balancer."""
+        return _answer(self._judge.condition(), {})
+
+    async def live(self, request: Request) -> Response:
+        """Nothing but that the event loop turns: what restarts a process must not do so for a backend that is down."""
+        return json_response({"status": "ok"})
+
+    def _details(self, condition: Condition) -> dict[str, Any]:
         backends = [_backend_object(backend) for backend in self._pool.backends]
-        headers = {} if is_serving else {"Retry-After": str(TABLE["draining"].retry_after_s)}
-        body = {"status": status_of(self._lifecycle, self._pool), "version": self._version, "backends": backends}
-        return json_response(body, 200 if is_serving else 503, headers)
+        return {"version": self._version, "reasons": condition.reasons, "backends": backends}
 
 
-def status_of(lifecycle: Lifecycle, pool: Pool) -> str:
-    """`ok`, `degraded` while a backend does not serve; or why nothing is served: its phase, or `maintenance`."""
-    if lifecycle.phase is not Phase.READY:
-        return lifecycle.phase
-    if lifecycle.is_in_maintenance:
-        return "maintenance"
-    return "ok" if all(backend.is_serving for backend in pool.backends) else "degraded"
+def _answer(condition: Condition, details: dict[str, Any]) -> Response:
+    is_down = condition.status == "down"
+    headers = {"Retry-After": str(TABLE["draining"].retry_after_s)} if is_down else {}
+    return json_response({"status": condition.status, **details}, 503 if is_down else 200, headers)
 
 
 def _backend_object(backend: Backend) -> dict[str, object]:
@@ -55,33 +65,42 @@ def _backend_object(backend: Backend) -> dict[str, object]:
 
 
 class MetricsPage:
-    """Prometheus metrics: for loopback, or for whoever has the token."""
+    """Prometheus metrics: for whoever has a token; for this very machine too, unless `needs_token`."""
 
-    def __init__(self, metrics: Metrics, lifecycle: Lifecycle, pool: Pool, token: str | None) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        lifecycle: Lifecycle,
+        ledger: Ledger,
+        pool: Pool,
+        operators: Operators,
+        *,
+        needs_token: bool,
+    ) -> None:
         self._metrics = metrics
         self._lifecycle = lifecycle
+        self._ledger = ledger
         self._pool = pool
-        self._token = token
+        self._operators = operators
+        self._needs_token = needs_token
 
     async def get(self, request: Request) -> Response:
         self._check(request)
-        self._metrics.in_flight.set(self._lifecycle.in_flight)
-        self._metrics.tasks.set(len(asyncio.all_tasks()))
+        metrics = self._metrics
+        metrics.in_flight.set(self._lifecycle.in_flight)
+        metrics.tasks.set(len(asyncio.all_tasks()))
+        metrics.ledger_writable.set(self._ledger.is_writable)
+        for name, is_running in self._lifecycle.loops.states():
+            metrics.background_loop_up.labels(name).set(is_running)
         for backend in self._pool.backends:
-            self._metrics.backend_up.labels(backend.name).set(backend.is_serving)
-        return Response(self._metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
+            metrics.backend_up.labels(backend.name).set(backend.is_serving)
+        return Response(metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
 
     def _check(self, request: Request) -> None:
-        if self._token is not None:
-            if not hmac.compare_digest((credential_of(request.scope[CONTEXT]) or "").encode(), self._token.encode()):
-                raise GatewayError("missing_credentials", "Send the metrics token as `Authorization: Bearer ...`.")
-        elif not _is_loopback(request.scope[CONTEXT].address):
+        if self._operators.has_token(request.scope[CONTEXT]):
+            return
+        if self._needs_token:
+            raise GatewayError("missing_credentials", "Send the metrics token as `Authorization: Bearer ...`.")
+        if not self._operators.is_here(request.scope):
             message = "Metrics are for loopback only; set `metrics_token` to read them from elsewhere."
             raise GatewayError("insufficient_permissions", message)
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        return ip_address(address).is_loopback
-    except ValueError:
-        return False

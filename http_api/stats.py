@@ -7,9 +7,8 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from http_api.health import status_of
+from http_api.condition import Judge
 from mcp_gateway.core.catalog import Published
-from mcp_gateway.core.lifecycle import Lifecycle
 from mcp_gateway.core.observe.activity import Activity, quantile
 from mcp_gateway.core.upstream.pool import Pool
 
@@ -22,14 +21,14 @@ class Stats:
 
     def __init__(
         self,
-        lifecycle: Lifecycle,
+        judge: Judge,
         published: Published,
         pool: Pool,
         activity: Activity,
         incident: str | None,
         now_ms: Callable[[], int],
     ) -> None:
-        self._lifecycle = lifecycle
+        self._judge = judge
         self._published = published
         self._pool = pool
         self._activity = activity
@@ -50,7 +49,7 @@ class Stats:
         models = self._published.current.values()
         return {
             "object": "stats",
-            "status": status_of(self._lifecycle, self._pool),
+            "status": self._judge.condition().status,
             "incident": self._incident,
             "models": [{"id": model.id, "status": self._pool.status_of(model)} for model in models],
             "last_day": {

@@ -96,6 +96,10 @@ class Door:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return await self.http.get(path, headers=bearer(key) | named)
 
+    async def health(self) -> httpx2.Response:
+        """GET /health as the operator, from this machine."""
+        return await self.http.get("/health")
+
     def openai(self, key: str, prefix: str = "/v1") -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(api_key=key, base_url=self.url + prefix, max_retries=0)
 

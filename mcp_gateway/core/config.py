@@ -430,6 +430,8 @@ class Settings(Section):
     """Text for people that the public status, GET /stats, shows beside the facts."""
     metrics_token: Secret | None = Field(default=None, examples=["a-long-random-token"])
     """Bearer token for /metrics from elsewhere than loopback; without it, loopback only."""
+    operator_token: Secret | None = Field(default=None, examples=["another-long-random-token"])
+    """Bearer token of the operator: with it /health, which tells others one word, names backends and reasons."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """debug, info, warning or error; no level ever logs content."""
     guests: GuestSettings = GuestSettings()

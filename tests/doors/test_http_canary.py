@@ -99,8 +99,8 @@ async def nothing_kept(door: Door, logged: list[str], key: str) -> None:
     assert not [line for line in logged if CANARY in line]
     kept = [path for path in files_of(door.data_dir) if CANARY.encode() in path.read_bytes()]
     assert kept == []
-    assert CANARY not in (await door.get("/metrics", key)).text
-    assert CANARY not in (await door.get("/health")).text
+    assert CANARY not in (await door.http.get("/metrics")).text
+    assert CANARY not in (await door.health()).text
 
 
 def files_of(folder: Path) -> list[Path]:

@@ -80,7 +80,7 @@ async def test_sigterm_announces_the_end_finishes_what_runs_and_exits_in_good_or
         gateway.process.send_signal(signal.SIGTERM)
         while (health := await http.get("/health")).status_code == 200:  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.01)
-        assert (health.status_code, health.json()["status"]) == (503, "draining")
+        assert (health.status_code, health.json()["reasons"]) == (503, ["it is draining"])
         assert int(health.headers["retry-after"]) > 0
         for refused in (
             await http.post("/v1/chat/completions", json=chat("demo/echo", 5, is_stream=False)),

@@ -284,7 +284,7 @@ async def test_a_test_key_gets_the_demo_whatever_state_the_backends_are_in(serve
 @pytest.mark.usefixtures("_lost")
 async def test_the_state_of_a_backend_shows_in_health_and_the_model_s_health(served: Served) -> None:
     door, first, _ = served
-    assert (await door.get("/health")).json()["status"] == "degraded"
+    assert (await door.health()).json()["status"] == "down"
     assert (await door.get("/v1/models/free/tiny/health")).json() == {"model": "free/tiny", "status": "unavailable"}
     first.lists_models = True
     await door.gateway.pool.discover()

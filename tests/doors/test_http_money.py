@@ -189,7 +189,7 @@ async def test_an_answer_without_usage_is_free_and_counted(stage: Stage) -> None
     stage.backend.answer_with(whole(b'{"model":"tiny","choices":[{"finish_reason":"stop"}]}'))
     assert (await stage.chat()).status_code == 200
     await stage.is_left_with(CREDIT_NANO)
-    assert 'gateway_usage_missing_total{backend="vllm-1"} 1.0' in (await stage.door.get("/metrics", stage.key)).text
+    assert 'gateway_usage_missing_total{backend="vllm-1"} 1.0' in (await stage.door.http.get("/metrics")).text
 
 
 async def test_guests_test_keys_and_free_models_pay_nothing(stage: Stage) -> None:

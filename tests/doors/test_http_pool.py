@@ -72,7 +72,7 @@ class Fleet:
 
     async def health(self, number: int) -> tuple[str, str | None]:
         """Status and reason, as the public reads them."""
-        answer = await self.door.get("/health")
+        answer = await self.door.health()
         for server in self.servers:
             assert server.url.removeprefix("http://").partition(":")[2] not in answer.text
         row = answer.json()["backends"][number]
@@ -149,7 +149,7 @@ async def test_a_backend_that_tells_of_requests_of_others_is_spared(tmp_path: Pa
             for number in range(6):
                 await it.door.chat(key, messages=conversation(f"{number}"))
             assert it.asked[first] - before[first] == 6
-        health = (await it.door.get("/health")).json()["backends"]
+        health = (await it.door.health()).json()["backends"]
         assert [(row["running"], row["waiting"]) for row in health] == [(10**6, 0), (0, 0)]
 
 
@@ -163,7 +163,7 @@ async def test_a_backend_whose_health_fails_is_down_until_it_is_well_again(tmp_p
         it.servers[0].health_status = status
         await eventually(lambda: not it.backends[0].is_up)
         assert await it.health(0) == ("down", f"its /health answered {status}")
-        assert (await it.door.get("/health")).json()["status"] == "degraded"
+        assert (await it.door.health()).json()["status"] == "degraded"
         for number in range(6):
             assert (await it.door.chat(key, messages=conversation(f"{number}"))).status_code == 200
         assert it.asked == [0, 6]
@@ -192,7 +192,7 @@ async def test_a_backend_that_tells_no_gauges_is_up_all_the_same(tmp_path: Path)
     async with fleet(tmp_path, 1) as it:
         it.servers[0].running = None
         await it.door.gateway.pool.discover()
-        (row,) = (await it.door.get("/health")).json()["backends"]
+        (row,) = (await it.door.health()).json()["backends"]
         assert (row["status"], row["running"], row["waiting"]) == ("up", None, None)
 
 
@@ -219,7 +219,7 @@ async def test_after_failures_in_a_row_a_backend_rests_and_then_one_request_trie
             assert (await it.door.chat(key, stream=is_stream)).status_code == 200
         assert it.asked == [3, 6]
         assert await it.health(0) == ("failing", "its requests fail, the last with backend_error")
-        assert (await it.door.get("/health")).json()["status"] == "degraded"
+        assert (await it.door.health()).json()["status"] == "degraded"
         it.clock.now_s += 5
         for _ in range(2):
             assert (await it.door.chat(key, stream=is_stream)).status_code == 200
@@ -299,7 +299,7 @@ async def test_a_full_backend_is_left_alone_for_a_second(tmp_path: Path) -> None
             assert (await it.door.chat(key)).status_code == 200
         assert it.asked == [1, 4]
         assert await it.health(0) == ("busy", "its queue is full")
-        assert (await it.door.get("/health")).json()["status"] == "ok"
+        assert (await it.door.health()).json()["status"] == "ok"
         it.clock.now_s += 1
         assert (await it.door.chat(key)).status_code == 200
         assert it.asked == [2, 5]

@@ -7,6 +7,7 @@ import orjson
 import pytest
 from starlette.requests import Request
 
+from http_api.condition import Judge
 from http_api.stats import Stats
 from tests.replaying import ReplayingBackend
 from tests.serving import FREE, PRICED, Door, open_door
@@ -50,7 +51,7 @@ async def test_stats_tell_the_operators_text_and_which_models_are_down(tmp_path:
 
 async def test_stats_answer_while_the_gateway_is_under_maintenance(tmp_path: Path) -> None:
     async with open_door(tmp_path, maintenance=True) as door:
-        assert (await stats_of(door))["status"] == "maintenance"
+        assert (await stats_of(door))["status"] == "down"
         assert (await door.get("/v1/usage")).status_code == 503
 
 
@@ -58,7 +59,8 @@ async def test_stats_are_made_anew_every_five_seconds_at_most_however_many_ask(t
     clock_ms = [1_900_000_000_000]
     async with open_door(tmp_path) as door:
         gateway = door.gateway
-        stats = Stats(gateway.lifecycle, gateway.published, gateway.pool, gateway.activity, None, lambda: clock_ms[0])
+        judge = Judge(gateway.lifecycle, gateway.ledger, gateway.pool, gateway.published)
+        stats = Stats(judge, gateway.published, gateway.pool, gateway.activity, None, lambda: clock_ms[0])
         counts = []
         for later_ms in (0, 4999, 1, 0):
             clock_ms[0] += later_ms

@@ -154,6 +154,11 @@ class Ledger:
 
         return await self._store.write(work) if rows else 0
 
+    @property
+    def is_writable(self) -> bool:
+        """Whether holds and settlements go through now."""
+        return self._store.is_available
+
     async def watch_grants(self) -> None:
         """Expire grants as their time comes, until cancelled; a hold does not wait for this."""
         while True:

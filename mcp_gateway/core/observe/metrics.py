@@ -29,6 +29,13 @@ class Metrics:
         registry.register(self._traffic)
         self.in_flight = Gauge("gateway_in_flight", "Answers open now.", registry=registry)
         self.tasks = Gauge("gateway_tasks", "Tasks of the event loop: one a request or so.", registry=registry)
+        self.ledger_writable = Gauge(
+            "gateway_ledger_writable", "0 while nothing can be billed: the database is full, locked or broken.",
+            registry=registry,
+        )  # fmt: skip
+        self.background_loop_up = Gauge(
+            "gateway_background_loop_up", "0 where a background loop has ended.", ("loop",), registry=registry
+        )
         self.upstream_errors = Counter(
             "gateway_upstream_errors", "Attempts at a backend that failed.", ("backend", "code"), registry=registry
         )

@@ -1,0 +1,57 @@
+"""How the gateway is, decided in one place for /health, /readyz and the public status."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from mcp_gateway.core.catalog import Published
+from mcp_gateway.core.ledger.ledger import Ledger
+from mcp_gateway.core.lifecycle import Lifecycle
+from mcp_gateway.core.upstream.pool import Pool
+
+Status = Literal["ok", "degraded", "down"]
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """`down`: nothing is served. `degraded`: some backend or model is not. The reasons are for the operator."""
+
+    status: Status
+    reasons: list[str]
+
+
+class Judge:
+    """Looks at the parts of an open gateway."""
+
+    def __init__(self, lifecycle: Lifecycle, ledger: Ledger, pool: Pool, published: Published) -> None:
+        self._lifecycle = lifecycle
+        self._ledger = ledger
+        self._pool = pool
+        self._published = published
+
+    def condition(self) -> Condition:
+        """The worst that holds now, and all that is wrong, the worst first."""
+        fatal, partial = list(self._fatal()), list(self._partial())
+        return Condition("down" if fatal else "degraded" if partial else "ok", fatal + partial)
+
+    def _fatal(self) -> Iterator[str]:
+        """Why nothing at all can be served, or soon will not be."""
+        if not self._lifecycle.is_ready:
+            yield f"it is {self._lifecycle.phase}"
+        if self._lifecycle.is_in_maintenance:
+            yield "it is in maintenance"
+        if not self._ledger.is_writable:
+            yield "the ledger cannot be written: nothing can be billed"
+        for name in self._lifecycle.loops.dead:
+            yield f"the background loop {name} has ended"
+        if not any(backend.is_up for backend in self._pool.backends):
+            yield "no backend is up"
+
+    def _partial(self) -> Iterator[str]:
+        for backend in self._pool.backends:
+            if not backend.is_serving:
+                yield f"backend {backend.name} is {backend.status}: {backend.reason}"
+        listed = {name for backend in self._pool.backends if backend.is_up for name in backend.listings}
+        for model in self._published.current.values():
+            if model.backend_model not in listed:
+                yield f"no backend that is up has the model {model.id}"

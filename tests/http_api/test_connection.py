@@ -10,8 +10,8 @@ import pytest
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from http_api import connection as http_connection
-from http_api.connection import Bounds
+from http_api.connection import Bounds, head
+from http_api.connection import connection as http_connection
 from http_api.serve import config_of
 from mcp_gateway.core.context import CLIENT
 
@@ -95,11 +95,11 @@ async def test_the_target_of_a_request_is_told_by_path_and_query(target: bytes, 
 
 
 async def test_of_the_addresses_that_clients_ask_for_neither_queries_nor_long_ones_are_kept() -> None:
-    http_connection._known_target.cache_clear()
+    head._known_target.cache_clear()
     async with serving(hello) as port:
         for target in (b"/a?secret", b"/" + b"a" * 5000, b"/b"):
             assert (await raw(port, closing(HELLO.replace(b"/hello", target)))).startswith(b"HTTP/1.1 200 ")
-    assert http_connection._known_target.cache_info().currsize == 1
+    assert head._known_target.cache_info().currsize == 1
 
 
 @pytest.mark.parametrize("cut", range(1, 120, 7))

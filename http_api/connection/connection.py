@@ -5,36 +5,26 @@ takes half again the CPU. Knows sockets and HTTP framing; knows nothing of route
 """
 
 import asyncio
-import logging
 from collections import deque
 from dataclasses import dataclass
-from functools import lru_cache
-from http import HTTPStatus
 from typing import Any, cast
-from urllib.parse import unquote
 
 import orjson
 import uvicorn
-from httptools import HttpParserError, HttpParserInvalidURLError, HttpParserUpgrade, HttpRequestParser, parse_url
-from starlette.types import ASGIApp, Message, Scope
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from starlette.types import ASGIApp, Scope
 from uvicorn.server import ServerState
 
+from http_api.connection.exchange import STATUS_LINES, HttpExchange
+from http_api.connection.head import target_of
 from mcp_gateway.core.context import CLIENT
-from mcp_gateway.core.errors import GatewayError, outline
-
-logger = logging.getLogger(__name__)
+from mcp_gateway.core.errors import GatewayError
 
 _KEEP_ALIVE_S = 75.0
 """How long a connection may stay without a whole request's head, the first as well as any later one."""
 _MAX_AHEAD = 16
 """Requests that one connection may send ahead of its answers; beyond them it is not read on, nor missed."""
-_HIGH_WATER_BYTES = 64 * 1024
-"""A request's body is not read on while this much of it waits to be taken."""
-_SHORT_URL_BYTES = 128
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
-_DISCONNECT: Message = {"type": "http.disconnect"}
-_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
-_BODILESS = frozenset({204, 304})
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +141,7 @@ class Connection(asyncio.Protocol):
             self._refuse_head()
             return
         url, method = self._url, self._parser.get_method()
-        target = _known_target(url) if len(url) <= _SHORT_URL_BYTES and b"?" not in url else _target(url)
+        target = target_of(url)
         if target is None or method == b"CONNECT":
             self._refuse(GatewayError("invalid_json", "The request's address is not one that can be understood."))
             return
@@ -233,7 +223,7 @@ class Connection(asyncio.Protocol):
         finally:
             timer.cancel()
 
-    def answered(self, exchange: "HttpExchange") -> None:
+    def answered(self, exchange: HttpExchange) -> None:
         """The answer is written: go on with what was sent ahead, or wait."""
         self.server_state.total_requests += 1
         self._answering = None
@@ -259,7 +249,7 @@ class Connection(asyncio.Protocol):
         self._is_last = True
         self.transport.close()
 
-    def _answer(self, exchange: "HttpExchange", scope: Scope) -> None:
+    def _answer(self, exchange: HttpExchange, scope: Scope) -> None:
         self._answering = exchange
         exchange.task = task = self.loop.create_task(exchange.run(self._app, scope))
         self.server_state.tasks.add(task)
@@ -318,230 +308,8 @@ class Connection(asyncio.Protocol):
             return
         body = orjson.dumps({"error": error.as_object()})
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-        self.transport.write(_STATUS_LINES[error.status] + head + body)
+        self.transport.write(STATUS_LINES[error.status] + head + body)
         self.transport.close()
-
-
-class HttpExchange:
-    """One request and its answer: ASGI's receive and send; the Client of the request's scope."""
-
-    __slots__ = (
-        "_body",
-        "_body_bytes",
-        "_can_chunk",
-        "_connection",
-        "_has_started",
-        "_head",
-        "_headers",
-        "_is_chunked",
-        "_is_head",
-        "_is_taken",
-        "_is_whole",
-        "_left_bytes",
-        "_moved",
-        "is_body_coming",
-        "is_cancelled_on_departure",
-        "is_complete",
-        "is_gone",
-        "is_kept_alive",
-        "task",
-    )
-
-    def __init__(
-        self,
-        connection: Connection,
-        headers: list[tuple[bytes, bytes]],
-        *,
-        is_kept_alive: bool,
-        can_chunk: bool,
-        is_head: bool,
-    ) -> None:
-        self.is_body_coming = True  # until it is known that it will not
-        self.is_cancelled_on_departure = False
-        self.is_gone = False
-        self.is_kept_alive = is_kept_alive
-        self.task: asyncio.Task[None]
-        self._connection = connection
-        self._can_chunk = can_chunk
-        self._is_head = is_head
-        self._headers = headers
-        self._body: list[bytes] = []
-        self._body_bytes = 0
-        self._is_whole = False  # the body has come
-        self._is_taken = False  # and was handed out
-        self._moved: asyncio.Event | None = None
-        self._has_started = self.is_complete = self._is_chunked = False
-        self._left_bytes = 0
-        self._head = b""
-
-    async def run(self, app: ASGIApp, scope: Scope) -> None:
-        """Have the app answer; an answer that it does not complete is cut off, so that nobody takes it for whole."""
-        try:
-            await app(scope, self.receive, self.send)
-            fault = "no complete answer"
-        except (Exception, asyncio.CancelledError) as error:
-            fault = outline(error)
-        finally:
-            self._connection.server_state.tasks.discard(self.task)
-        if not (self.is_complete or self.is_gone or self._connection.transport.is_closing()):
-            logger.error("a request ended in %s", fault)
-            self._connection.transport.abort()
-
-    async def receive(self) -> Message:
-        """A piece of the request's body, and `http.disconnect` once nothing can be received or sent any more."""
-        if not (self._body or self._is_whole or self._has_started or self.is_gone):
-            self._ask_for_body()
-        while not (self.is_gone or self.is_complete):
-            if self._body or (self._is_whole and not self._is_taken):
-                return self._take_body()
-            self._connection.resume_reading()
-            moved = self._moved = self._moved or asyncio.Event()
-            if self._is_whole:
-                await moved.wait()
-            else:
-                await self._connection.client_sends(moved)
-        return _DISCONNECT
-
-    async def send(self, message: Message) -> None:
-        """Write the head or a piece of the body; waits while the client does not read what was written.
-
-        After the last piece too: an answer that is not read keeps its place among what is in flight.
-        """
-        connection = self._connection
-        if connection.is_write_paused and not self.is_gone:
-            await connection.drained()
-        if self.is_gone or connection.transport.is_closing():
-            return
-        if message["type"] == "http.response.start" and not self._has_started:
-            self._send_head(message["status"], message.get("headers", ()))
-        elif message["type"] == "http.response.body" and self._has_started and not self.is_complete:
-            self._send_body(message.get("body", b""), is_last=not message.get("more_body"))
-        else:
-            raise RuntimeError(f"{message['type']} is not what comes next in an answer")
-        if connection.is_write_paused and self.is_complete:
-            await connection.drained()
-
-    # -- for the connection
-
-    def add_body(self, piece: bytes) -> None:
-        if self.is_complete:
-            return
-        self._body.append(piece)
-        self._body_bytes += len(piece)
-        if self._body_bytes > _HIGH_WATER_BYTES:
-            self._connection.pause_reading()
-        self._move()
-
-    def end_body(self) -> None:
-        self._is_whole = True
-        self._move()
-
-    def leave(self) -> None:
-        """The connection has ended."""
-        self.is_gone = True
-        self._move()
-        if self.is_cancelled_on_departure:
-            self.task.cancel()
-
-    def _move(self) -> None:
-        if self._moved is not None:
-            self._moved.set()
-            self._moved = None
-
-    def _ask_for_body(self) -> None:
-        """A client may wait until it is told that its body is wanted (RFC 9110, 10.1.1)."""
-        if self._expects_to_be_asked():
-            self._connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self._headers = []
-
-    def _expects_to_be_asked(self) -> bool:
-        return any(name == b"expect" and value.lower() == b"100-continue" for name, value in self._headers)
-
-    def _take_body(self) -> Message:
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body = []
-        self._body_bytes = 0
-        self._is_taken = self._is_whole
-        if self._is_whole:
-            self._connection.resume_reading()  # or nobody would learn that the client leaves
-        return {"type": "http.request", "body": body, "more_body": not self._is_whole}
-
-    def _send_head(self, status: int, headers: Any) -> None:
-        self._has_started = True
-        if not (self._body or self._is_whole) and self._expects_to_be_asked():
-            self.is_kept_alive = self.is_body_coming = False  # what comes next may be its body or another request
-        lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
-        length: bytes | None = None
-        for name, value in (*self._connection.server_state.default_headers, *headers):
-            if name == b"connection":
-                self.is_kept_alive = self.is_kept_alive and value.lower() != b"close"
-                continue
-            if name == b"content-length":
-                length = value
-            lines.append(b"%b: %b\r\n" % (name, value))
-        if length is not None:
-            self._left_bytes = int(length)
-        elif not self._is_head and status not in _BODILESS:
-            self._frame_by_other_means(lines)
-        if not self.is_kept_alive:
-            lines.append(b"connection: close\r\n")
-        lines.append(b"\r\n")
-        head = b"".join(lines)
-        if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines):
-            raise RuntimeError("a line break in the head of an answer")
-        self._head = head  # leaves with the first piece of the body, as ASGI wants it
-
-    def _frame_by_other_means(self, lines: list[bytes]) -> None:
-        """A body without a length: in chunks, or for HTTP/1.0 to the end of the connection."""
-        self._is_chunked = self._can_chunk
-        if self._is_chunked:
-            lines.append(b"transfer-encoding: chunked\r\n")
-        else:
-            self.is_kept_alive = False
-            self._left_bytes = -1
-
-    def _send_body(self, body: bytes, *, is_last: bool) -> None:
-        head, self._head = self._head, b""
-        if self._is_head:
-            body = b""
-        elif self._is_chunked:
-            body = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
-            if is_last:
-                body += b"0\r\n\r\n"
-        elif self._left_bytes >= 0:
-            self._count_off(len(body), is_last=is_last)
-        if head or body:
-            self._connection.transport.write(head + body)
-        if is_last:
-            self.is_complete = True
-            self.is_cancelled_on_departure = False
-            self._move()
-            self._connection.answered(self)
-
-    def _count_off(self, size_bytes: int, *, is_last: bool) -> None:
-        self._left_bytes -= size_bytes
-        if self._left_bytes < 0 or (is_last and self._left_bytes):
-            raise RuntimeError("the answer's body is not as long as its head says")
-
-
-def _target(url: bytes) -> tuple[str, bytes, bytes] | None:
-    """Path, raw path and query of a request's target (RFC 9112, 3.2); None for one that has none, or is not ASCII."""
-    if not url.isascii():
-        return None
-    if not url.startswith(b"/") or b"?" in url or b"#" in url:
-        try:
-            parsed = parse_url(url)
-        except HttpParserInvalidURLError:
-            return None
-        raw_path, query = parsed.path or b"/", parsed.query or b""
-    else:
-        raw_path, query = url, b""
-    path = raw_path.decode("ascii")
-    return (unquote(path) if "%" in path else path), raw_path, query
-
-
-_known_target = lru_cache(1024)(_target)
-"""Clients ask for the same few over and over; long ones, and what a query says, are not kept."""
 
 
 def _address(name: Any) -> tuple[str, int] | None:

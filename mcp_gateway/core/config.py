@@ -27,6 +27,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from mcp_gateway.core.bytes_in_flight import OWNER_PART, largest_of
 from mcp_gateway.core.config_faults import KeyPath, describe_fault, describe_unknown_variable
 from mcp_gateway.core.money import NANO_PER_CENT, PICO_PER_USD, parse_price, parse_usd
 
@@ -416,6 +417,8 @@ class Settings(Section):
     """SHA-256 hashes of images that are refused, one in hex per line."""
     max_body_bytes: Positive = 32 * 1024 * 1024
     """The largest request body."""
+    max_in_flight_bytes: Positive = 256 * 1024 * 1024
+    """All bodies, answers that come in whole and unread answers in memory; a caller and an address have an eighth."""
     max_header_bytes: Positive = 64 * 1024
     """The largest request head."""
     client_stall_timeout_s: PositiveSeconds = 60.0
@@ -443,6 +446,18 @@ class Settings(Section):
     models: Annotated[
         tuple[ModelSettings, ...], BeforeValidator(_headed_in_double_brackets), AfterValidator(_with_distinct_ids)
     ] = ()
+
+    @model_validator(mode="after")
+    def _fits_in_flight(self) -> Self:
+        """Whatever is allowed to a single request must find room, or it would be refused for ever."""
+        if self.max_in_flight_bytes < OWNER_PART * self.max_body_bytes:
+            raise ValueError(f"max_in_flight_bytes must be at least {OWNER_PART} times max_body_bytes")
+        largest_bytes = self.max_body_bytes + self.upstream.max_response_bytes
+        if largest_of(self.max_in_flight_bytes) < largest_bytes:
+            raise ValueError(
+                "max_in_flight_bytes is too little for one body of max_body_bytes and one answer of max_response_bytes"
+            )
+        return self
 
     @property
     def topup_url(self) -> str | None:

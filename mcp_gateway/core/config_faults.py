@@ -44,7 +44,7 @@ _WORDS = {
 def describe_fault(fault: ErrorDetails, known: Collection[KeyPath], variables: Mapping[KeyPath, str], file: str) -> str:
     """One line on a fault: its variable where `variables` says that one set it, else its place in the TOML `file`."""
     path = tuple(part for part in fault["loc"] if isinstance(part, str))
-    place = _in_variable(variables[path], fault["loc"]) if path in variables else f"{file}: {_in_toml(fault['loc'])}"
+    place = _in_variable(variables[path], fault["loc"]) if path in variables else _in_file(file, fault["loc"])
     if fault["type"] == "extra_forbidden":
         return f"{place}: there is no such setting; {_where_else(path, known)}"
     words = _WORDS.get(fault["type"], "cannot be used; gateway.example.toml shows how to write it")
@@ -60,6 +60,11 @@ def describe_unknown_variable(name: str, known: Collection[str]) -> str:
 
 def _in_variable(name: str, loc: tuple[Any, ...]) -> str:
     return f"{name}, entry {loc[-1] + 1}" if isinstance(loc[-1], int) else name
+
+
+def _in_file(file: str, loc: tuple[Any, ...]) -> str:
+    """What is wrong with settings of the top together has the file alone for a place."""
+    return f"{file}: {_in_toml(loc)}" if loc else file
 
 
 def _in_toml(loc: tuple[Any, ...], parent: str = "") -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from random import Random
 
 from mcp_gateway import __version__
+from mcp_gateway.core.bytes_in_flight import BytesInFlight
 from mcp_gateway.core.catalog import Listing, Published, build_catalog
 from mcp_gateway.core.chat import Chat
 from mcp_gateway.core.config import Settings, UpstreamSettings
@@ -57,6 +58,7 @@ class Gateway:
     published: Published
     pool: Pool
     limiter: Limiter
+    bytes_in_flight: BytesInFlight
     ledger: Ledger
     statement: Statement
     payments: Payments | None
@@ -132,6 +134,7 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] = time.
             published=published,
             pool=pool,
             limiter=limiter,
+            bytes_in_flight=_bytes_in_flight(settings, metrics),
             ledger=ledger,
             statement=Statement(store),
             payments=stack.enter_context(_payments(store, ledger, settings)),
@@ -187,6 +190,13 @@ def _keys(store: Store, settings: Settings) -> KeyRing:
 
 def _limiter(settings: Settings, now_s: Callable[[], float]) -> Limiter:
     return Limiter(GuestBounds(settings.guests.in_flight), settings.limits.listing_requests_per_minute, now_s)
+
+
+def _bytes_in_flight(settings: Settings, metrics: Metrics) -> BytesInFlight:
+    room = BytesInFlight(settings.max_in_flight_bytes)
+    metrics.bytes_in_flight.labels("small").set_function(lambda: room.small.used_bytes)
+    metrics.bytes_in_flight.labels("large").set_function(lambda: room.large.used_bytes)
+    return room
 
 
 def _image_policy(settings: Settings) -> ImagePolicy:

@@ -191,6 +191,13 @@ class TestFaults:
             ("port = 70000", "port: must be 65535 or less"),
             ("port = -1", "port: must be 0 or more"),
             ("max_body_bytes = 0", "max_body_bytes: must be 1 or more"),
+            ("max_body_bytes = 33554433", "max_in_flight_bytes must be at least 8 times max_body_bytes"),
+            ("max_in_flight_bytes = 268435455", "max_in_flight_bytes must be at least 8 times max_body_bytes"),
+            (
+                "[upstream]\nmax_response_bytes = 201326593",
+                "max_in_flight_bytes is too little for one body of max_body_bytes and one answer of max_response_bytes",
+            ),
+            ("max_in_flight_bytes = 0", "max_in_flight_bytes: must be 1 or more"),
             ("client_stall_timeout_s = 0", "client_stall_timeout_s: must be more than 0"),
             ("client_stall_timeout_s = inf", "client_stall_timeout_s: must be a finite number"),
             ("drain_timeout_s = 'long'", "drain_timeout_s: must be a number"),

@@ -28,6 +28,10 @@ class Metrics:
         self._traffic = _Traffic()
         registry.register(self._traffic)
         self.in_flight = Gauge("gateway_in_flight", "Answers open now.", registry=registry)
+        self.bytes_in_flight = Gauge(
+            "gateway_bytes_in_flight", "Bytes that requests keep in memory, small ones apart from large ones.",
+            ("share",), registry=registry,
+        )  # fmt: skip
         self.tasks = Gauge("gateway_tasks", "Tasks of the event loop: one a request or so.", registry=registry)
         self.ledger_writable = Gauge(
             "gateway_ledger_writable", "0 while nothing can be billed: the database is full, locked or broken.",

@@ -8,17 +8,24 @@ from starlette.responses import Response
 
 from http_api.bodies import parsed_as, read_json_bytes
 from http_api.idempotency import idempotency_key_of, replayed
+from http_api.paging import PageQuery, cursor_key, list_object
+from http_api.query import read_query
 from http_api.responses import json_response
 from mcp_gateway.core.caller import Allowance, Caller
 from mcp_gateway.core.context import CONTEXT
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import Idempotency
 from mcp_gateway.core.identity.authenticator import Authenticator
-from mcp_gateway.core.identity.keys import LIMIT_NAMES, Key, KeyLimits, KeyRing
+from mcp_gateway.core.identity.keys import LIMIT_NAMES, Key, KeyLimits, KeyRing, State
 from mcp_gateway.core.limits.limiter import Limiter
 
 _Limit = Annotated[int, Field(ge=1, le=2**53 - 1)]
 """Up to the largest number that every reader of JSON takes exactly (RFC 8259, 6); the database holds more."""
+
+
+class KeysQuery(PageQuery):
+    cursor: Annotated[str | None, cursor_key(r"key_[0-9a-z]+")] = None
+    state: State | None = None
 
 
 class KeyChange(BaseModel):
@@ -57,8 +64,11 @@ class Keys:
 
     async def list(self, request: Request) -> Response:
         caller = self._admit(request)
-        keys = await self._keys.list(caller.account_id)
-        return json_response({"object": "list", "data": [self._object(key) for key in keys], "next_cursor": None})
+        asked = read_query(request, KeysQuery)
+        rows = await self._keys.page(
+            caller.account_id, before_id=asked.cursor, limit=asked.limit + 1, state=asked.state
+        )
+        return json_response(list_object(rows, asked.limit, lambda key: key.id, self._object))
 
     async def get(self, request: Request) -> Response:
         return json_response(self._object(await self._own_key(request, self._admit(request))))

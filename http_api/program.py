@@ -21,7 +21,7 @@ async def run(settings: Settings) -> None:
     """Serve until a signal says to end."""
     async with open_gateway(settings) as gateway:
         door = mcp_door(gateway)
-        gateway.keys.on_close(door.close_key)
+        gateway.known_keys.on_close(lambda key_id, _: door.close_key(key_id))
         async with door.run():
             gc.collect()
             gc.freeze()  # what start-up made lives on: a full collection would walk it for tens of milliseconds

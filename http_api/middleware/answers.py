@@ -17,8 +17,10 @@ logger = logging.getLogger(__name__)
 
 _CLIENT_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
-Check = Callable[[Scope, RequestContext], None]
-"""What is looked at before anything else; raises GatewayError where the request is refused."""
+Check = Callable[[Scope, RequestContext], Awaitable[None] | None]
+"""What is looked at before anything else, to be awaited where it cannot be told at once; raises GatewayError where the
+request is refused.
+"""
 
 
 class Answers:
@@ -56,7 +58,8 @@ class Answers:
 
         try:
             for check in self._checks:
-                check(scope, context)
+                if (pending := check(scope, context)) is not None:
+                    await pending
             await self._app(scope, receive, stamped)
         except GatewayError as error:
             if has_started:

@@ -1,6 +1,6 @@
 """Who asks? Answered once for each request, for both doors, before anything else reads it."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from starlette.types import Scope
 
@@ -19,10 +19,16 @@ class Authentication:
         self._authenticator = authenticator
         self._is_open = is_open
 
-    def __call__(self, scope: Scope, context: RequestContext) -> None:
-        """Raises GatewayError (401, 403)."""
-        if not self._is_open(scope["path"]):
-            context.caller = self._authenticator.identify(credential_of(context), context.address)
+    def __call__(self, scope: Scope, context: RequestContext) -> Awaitable[None] | None:
+        """Raises GatewayError (401, 403). The look-up of a key that is shown for the first time is to be awaited."""
+        if self._is_open(scope["path"]):
+            return None
+        credential = credential_of(context)
+        context.caller = self._authenticator.identify(credential, context.address)
+        return self._look_up(credential, context) if context.caller is None and credential is not None else None
+
+    async def _look_up(self, credential: str, context: RequestContext) -> None:
+        context.caller = await self._authenticator.look_up(credential)
 
 
 def credential_of(context: RequestContext) -> str | None:

@@ -258,6 +258,8 @@ class LimitSettings(Section):
     """Counted against tokens_per_minute until the end for a request that names no max_tokens."""
     keys_per_account: Positive = 100
     """Live keys that one account may have."""
+    keys_per_account_per_day: Positive = 1000
+    """Keys that one account may make in a UTC day, revoked ones included."""
     max_choices: Positive = 8
     """The highest n of one request."""
 

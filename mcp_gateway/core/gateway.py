@@ -16,7 +16,8 @@ from mcp_gateway.core.idempotency import Idempotency
 from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.identity.address import AddressReader
 from mcp_gateway.core.identity.authenticator import Authenticator
-from mcp_gateway.core.identity.keys import KeyRing
+from mcp_gateway.core.identity.keys import KeyRing, KeysPerAccount
+from mcp_gateway.core.identity.known_keys import KnownKeys
 from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.ledger.checkpoint import verify_since_checkpoint
 from mcp_gateway.core.ledger.ledger import Ledger
@@ -64,6 +65,7 @@ class Gateway:
     payments: Payments | None
     idempotency: Idempotency
     keys: KeyRing
+    known_keys: KnownKeys
     authenticator: Authenticator
     addresses: AddressReader
     chat: Chat
@@ -105,7 +107,8 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] = time.
         if count := await ledger.void_open_holds():
             logger.info("voided %d holds of an earlier run", count)
         keys = _keys(store, settings)
-        await keys.reload()
+        known_keys = KnownKeys(keys)
+        await known_keys.begin()
         limiter = _limiter(settings, now_s)
         limiter.restore_day(await records.requests_today(now_ms() // (DAY_S * 1000) * DAY_S * 1000))
         published = Published()
@@ -140,13 +143,14 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] = time.
             payments=stack.enter_context(_payments(store, ledger, settings)),
             idempotency=Idempotency(store, now_ms=now_ms),
             keys=keys,
-            authenticator=Authenticator(keys, settings.guests, settings.limits),
+            known_keys=known_keys,
+            authenticator=Authenticator(known_keys, settings.guests, settings.limits),
             addresses=AddressReader(settings.trusted_proxies),
             chat=chat,
         )
         await pool.discover()
         await stack.enter_async_context(
-            lifecycle.loops.running(discovery=pool.watch, keys=keys.watch, grants=ledger.watch_grants)
+            lifecycle.loops.running(discovery=pool.watch, keys=known_keys.watch, grants=ledger.watch_grants)
         )
         lifecycle.phase = Phase.READY
         yield gateway
@@ -184,8 +188,8 @@ def _payments(store: Store, ledger: Ledger, settings: Settings) -> Iterator[Paym
 
 
 def _keys(store: Store, settings: Settings) -> KeyRing:
-    most = settings.limits.keys_per_account
-    return KeyRing(store, new_id=new_id, now_ms=now_ms, max_keys_per_account=most)
+    most = KeysPerAccount(settings.limits.keys_per_account, settings.limits.keys_per_account_per_day)
+    return KeyRing(store, new_id=new_id, now_ms=now_ms, most=most)
 
 
 def _limiter(settings: Settings, now_s: Callable[[], float]) -> Limiter:

@@ -47,7 +47,7 @@ async def test_a_new_key_is_shown_once_and_works_at_once(door: Door) -> None:
     listed = await door.get("/v1/keys", raw)
     assert listed.status_code == 200
     assert raw not in listed.text
-    row = listed.json()["data"][1]
+    row = listed.json()["data"][0]
     assert (row["name"], row["test"], row["revoked_at"]) == ("for ci", False, None)
     assert raw.startswith(row["prefix"])
     assert len(row["prefix"]) < 20
@@ -66,6 +66,40 @@ async def test_a_caller_sees_and_changes_only_its_own_account_s_keys(door: Door)
     ):
         assert (response.status_code, error_of(response)["code"]) == (404, "not_found")
     assert (await door.get(f"/v1/keys/{other_id}", other)).json()["name"] == ""
+
+
+async def test_keys_are_listed_page_by_page_the_newest_first(door: Door) -> None:
+    key = await door.key()
+    for name in ("a", "b"):
+        await create(door, key, name=name)
+    names, cursor = [], ""
+    for _ in range(2):
+        page = (await door.get(f"/v1/keys?limit=2{cursor}", key)).json()
+        names.append([row["name"] for row in page["data"]])
+        cursor = f"&cursor={page['next_cursor']}"
+    assert names == [["b", "a"], [""]]
+    assert page["next_cursor"] is None
+
+
+async def test_live_and_revoked_keys_are_listed_apart_on_request(door: Door) -> None:
+    key = await door.key()
+    made = (await create(door, key, name="lost")).json()
+    await door.http.delete(f"/v1/keys/{made['id']}", headers=bearer(key))
+    listed = {
+        state: [row["name"] for row in (await door.get(f"/v1/keys?state={state}", key)).json()["data"]]
+        for state in ("live", "revoked")
+    }
+    assert listed == {"live": [""], "revoked": ["lost"]}
+
+
+@pytest.mark.parametrize(
+    ("query", "param"),
+    [("limit=0", "limit"), ("limit=1001", "limit"), ("cursor=x", "cursor"), ("cursor=cmVxXzE", "cursor"),
+     ("state=lost", "state"), ("since=1", "since")],
+)  # fmt: skip
+async def test_a_bad_query_for_keys_is_400(door: Door, query: str, param: str) -> None:
+    refused = await door.get(f"/v1/keys?{query}", await door.key())
+    assert (refused.status_code, error_of(refused)["param"]) == (400, param)
 
 
 async def test_a_guest_has_no_keys(door: Door) -> None:
@@ -175,8 +209,8 @@ async def test_both_prefixes_know_the_same_keys(door: Door) -> None:
 
 async def test_what_the_command_line_changes_is_noticed_within_a_second(door: Door) -> None:
     raw = (await door.desk.keys.create(await door.account()))[1]
-    await noticed(door, raw, 200)
-    await door.desk.keys.revoke((await door.desk.keys.list())[-1].id)
+    assert (await door.get("/v1/keys", raw)).status_code == 200
+    await door.desk.keys.revoke((await door.get("/v1/keys", raw)).json()["data"][0]["id"])
     await noticed(door, raw, 401)
 
 

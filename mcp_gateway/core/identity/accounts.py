@@ -55,16 +55,16 @@ class Accounts:
 
         def work(connection: sqlite3.Connection) -> bool:
             changed = connection.execute("UPDATE accounts SET is_active = ? WHERE id = ?", (is_active, account_id))
-            raise_epoch(connection)
+            note_change(connection, account_id)
             return bool(changed.rowcount)
 
         if not await self._store.write(work):
             raise GatewayError("not_found", f"There is no account {account_id!r}.")
 
 
-def raise_epoch(connection: sqlite3.Connection) -> None:
-    """Tell every running server that keys or accounts have changed."""
-    connection.execute("UPDATE identity_epoch SET value = value + 1")
+def note_change(connection: sqlite3.Connection, changed_id: str) -> None:
+    """Tell a running server to look at a key or an account again, in the transaction that changes it."""
+    connection.execute("INSERT OR REPLACE INTO identity_changes (changed_id) VALUES (?)", (changed_id,))
 
 
 def _account(row: tuple[str, str, int, int]) -> Account:

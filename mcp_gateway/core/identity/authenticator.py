@@ -4,13 +4,14 @@ from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, Allowance, Caller
 from mcp_gateway.core.config import GuestSettings, LimitSettings
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.address import counted_as
-from mcp_gateway.core.identity.keys import DEFAULT, LIMIT_NAMES, Key, KeyLimits, KeyRing
+from mcp_gateway.core.identity.keys import DEFAULT, LIMIT_NAMES, Key, KeyLimits
+from mcp_gateway.core.identity.known_keys import KnownKeys
 
 
 class Authenticator:
     """Knows keys and guests; each Caller carries what it may use."""
 
-    def __init__(self, keys: KeyRing, guests: GuestSettings, limits: LimitSettings) -> None:
+    def __init__(self, keys: KnownKeys, guests: GuestSettings, limits: LimitSettings) -> None:
         self._keys = keys
         self._guests = guests
         self._limits = limits
@@ -21,14 +22,23 @@ class Authenticator:
             tokens_per_minute=None,
             in_flight=guests.in_flight_per_address,
         )
+        keys.on_close(lambda key_id, _: self._forget(key_id))
 
-    def identify(self, credential: str | None, address: str) -> Caller:
-        """The caller of a request. Raises GatewayError (401, 403) for a wrong credential, or a missing one."""
+    def identify(self, credential: str | None, address: str) -> Caller | None:
+        """The caller of a request; None where `look_up` has to tell.
+
+        Raises GatewayError (401, 403) for a credential that is known to be wrong, or a missing one.
+        """
         if credential is not None:
-            return self._key_caller(self._keys.resolve(credential))
+            key = self._keys.recall(credential)
+            return None if key is None else self._key_caller(key)
         if not self._guests.enabled:
             raise GatewayError("missing_credentials", "Send an API key as `Authorization: Bearer gw_live_...`.")
         return Caller(GUEST_ACCOUNT_ID, None, f"guest:{counted_as(address)}", self._guest_allowance)
+
+    async def look_up(self, credential: str) -> Caller:
+        """The caller with a credential that is shown for the first time. Raises GatewayError (401, 403, 503)."""
+        return self._key_caller(await self._keys.look_up(credential))
 
     def allowance_of(self, limits: KeyLimits) -> Allowance:
         """A key's limits with the configured defaults filled in."""
@@ -45,3 +55,6 @@ class Authenticator:
             made = Caller(key.account_id, key.id, key.id, self.allowance_of(key.limits), key.is_test)
             caller = self._callers[key.id] = (key, made)
         return caller[1]
+
+    def _forget(self, key_id: str) -> None:
+        self._callers.pop(key_id, None)

@@ -1,28 +1,23 @@
-"""API keys: made, shown once, kept as SHA-256 alone, and resolved from memory.
+"""API keys: made, shown once, and kept in the database, as SHA-256 alone. Holds none in memory."""
 
-A running server holds all keys in memory and looks every half second whether another process changed any.
-"""
-
-import asyncio
-import logging
 import secrets
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
 from hashlib import sha256
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
+
+import orjson
 
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.identity.accounts import raise_epoch
+from mcp_gateway.core.identity.accounts import note_change
 from mcp_gateway.core.store.store import Row, Store
-
-logger = logging.getLogger(__name__)
 
 LIVE_PREFIX = "gw_live_"
 TEST_PREFIX = "gw_test_"
 _SHOWN_CHARACTERS = len(LIVE_PREFIX) + 4
-_WATCH_INTERVAL_S = 0.5
+_DAY_MS = 86_400_000
 
 
 class Default(Enum):
@@ -70,40 +65,52 @@ _KEY_COLUMNS = (
     "keys.id, account_id, prefix, keys.name, is_test, keys.created_at_ms, revoked_at_ms, "
     "requests_per_minute, requests_per_day, tokens_per_minute, in_flight, is_active"
 )
+_CONDITIONS = {"live": "revoked_at_ms IS NULL", "revoked": "revoked_at_ms IS NOT NULL"}
 _SELECT = f"SELECT {_KEY_COLUMNS} FROM keys JOIN accounts ON accounts.id = account_id"
+
+
+class KeysPerAccount(NamedTuple):
+    """How many keys one account may have that are valid, and how many it may make in a UTC day, ended ones included."""
+
+    live: int
+    a_day: int
+
+
+class Changes(NamedTuple):
+    """The ids of keys and accounts that have changed, and the number of the last change."""
+
+    number: int
+    ids: frozenset[str]
+
+
+State = Literal["live", "revoked"]
 
 
 class KeyRing:
     """All keys."""
 
     def __init__(
-        self,
-        store: Store,
-        *,
-        new_id: Callable[[str], str],
-        now_ms: Callable[[], int],
-        max_keys_per_account: int,
+        self, store: Store, *, new_id: Callable[[str], str], now_ms: Callable[[], int], most: KeysPerAccount
     ) -> None:
         self._store = store
         self._new_id = new_id
         self._now_ms = now_ms
-        self._max_keys_per_account = max_keys_per_account
-        self._keys: dict[bytes, Key] = {}
-        self._epoch = -1
-        self._on_close: list[Callable[[str], None]] = []
+        self._most = most
+        self._on_change: list[Callable[[], Awaitable[None]]] = []
 
     # Asking
 
-    def resolve(self, raw: str) -> Key:
-        """The key behind a credential. Raises GatewayError (401, or 403 for a deactivated account)."""
-        key = self._keys.get(sha256(raw.encode("utf-8", "surrogateescape")).digest())
-        if key is None:
-            raise GatewayError("invalid_api_key", "This API key is not known here.")
-        if key.revoked_at_ms is not None:
-            raise GatewayError("revoked_api_key", "This API key was revoked.")
-        if not key.is_account_active:
-            raise GatewayError("account_deactivated", "The account of this API key is switched off.")
-        return key
+    async def find(self, digest: bytes) -> Key | None:
+        """The key with that digest, whether it is valid or not."""
+        row = await self._store.fetch_one(f"{_SELECT} WHERE sha256 = ?", (digest,))
+        return None if row is None else _key(row)
+
+    async def get(self, key_id: str) -> Key:
+        """Raises GatewayError `not_found`."""
+        row = await self._store.fetch_one(f"{_SELECT} WHERE keys.id = ?", (key_id,))
+        if row is None:
+            raise GatewayError("not_found", f"There is no key {key_id[:100]!r}.")
+        return _key(row)
 
     async def list(self, account_id: str | None = None) -> "list[Key]":
         """The keys of one account, or all of them, the oldest first; revoked ones too."""
@@ -113,14 +120,34 @@ class KeyRing:
         )
         return [_key(row) for row in rows]
 
-    async def get(self, key_id: str) -> Key:
-        """Raises GatewayError `not_found`."""
-        row = await self._store.fetch_one(f"{_SELECT} WHERE keys.id = ?", (key_id,))
-        if row is None:
-            raise GatewayError("not_found", f"There is no key {key_id[:100]!r}.")
-        return _key(row)
+    async def page(
+        self, account_id: str, *, before_id: str | None, limit: int, state: State | None = None
+    ) -> Sequence[Key]:
+        """An account's keys, the newest first, of one state or of all, from those before `before_id` on."""
+        conditions, values = ["account_id = ?"], [account_id]
+        if before_id is not None:
+            conditions.append("keys.id < ?")
+            values.append(before_id)
+        if state is not None:
+            conditions.append(_CONDITIONS[state])
+        sql = f"{_SELECT} WHERE {' AND '.join(conditions)} ORDER BY keys.id DESC LIMIT ?"
+        return [_key(row) for row in await self._store.fetch_all(sql, (*values, limit))]
+
+    async def changes_after(self, number: int) -> Changes | None:
+        """Changes of keys and accounts, by whichever process; None where there are none."""
+        sql = "SELECT MAX(number), json_group_array(changed_id) FROM identity_changes WHERE number > ?"
+        row = await self._store.fetch_one(sql, (number,))
+        return None if row is None or row[0] is None else Changes(row[0], frozenset(orjson.loads(row[1])))
 
     # Changing
+
+    def on_change(self, listener: Callable[[], Awaitable[None]]) -> None:
+        """Call `listener` after each change to a key that this process makes, before it is told to whoever asked."""
+        self._on_change.append(listener)
+
+    async def forget_changes(self) -> None:
+        """Start the notes of changes anew: a server that starts has read nothing that could have changed since."""
+        await self._store.write(lambda connection: connection.execute("DELETE FROM identity_changes"))
 
     async def create(
         self,
@@ -134,7 +161,7 @@ class KeyRing:
         """A new key and its raw text, which is not kept and cannot be shown again.
 
         `before` writes in the same transaction, ahead of the key. Raises GatewayError `not_found` for an unknown
-        account, `conflict` where it has as many keys as it may.
+        account, `conflict` where it has as many keys as it may, `requests_per_day` where it has made so many today.
         """
         raw = (TEST_PREFIX if is_test else LIVE_PREFIX) + secrets.token_urlsafe(32)
         limits = limits or KeyLimits()
@@ -145,14 +172,12 @@ class KeyRing:
             self._check_room(connection, account_id)
             if before is not None:
                 before(connection, key)
-            row = (key.id, account_id, sha256(raw.encode()).digest(), shown, name, is_test, key.created_at_ms, None)
+            row = (key.id, account_id, digest_of(raw), shown, name, is_test, key.created_at_ms, None)
             connection.execute(
                 "INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, *_stored_limits(limits))
             )
-            raise_epoch(connection)
 
         await self._store.write(work)
-        await self._reload_if_serving()
         return key, raw
 
     async def change(self, key_id: str, *, name: str | None = None, limits: KeyLimits | None = None) -> Key:
@@ -168,11 +193,9 @@ class KeyRing:
                     "in_flight = ? WHERE id = ?",
                     (*_stored_limits(limits), key_id),
                 )
-            raise_epoch(connection)
+            note_change(connection, key_id)
 
-        await self._store.write(work)
-        await self._reload_if_serving()
-        return await self.get(key_id)
+        return await self._changed(key_id, work)
 
     async def revoke(self, key_id: str) -> Key:
         """Make a key useless for good; revoking it again changes nothing. Raises GatewayError `not_found`."""
@@ -181,56 +204,34 @@ class KeyRing:
         def work(connection: sqlite3.Connection) -> None:
             sql = "UPDATE keys SET revoked_at_ms = ? WHERE id = ? AND revoked_at_ms IS NULL"
             connection.execute(sql, (self._now_ms(), key_id))
-            raise_epoch(connection)
+            note_change(connection, key_id)
 
+        return await self._changed(key_id, work)
+
+    async def _changed(self, key_id: str, work: Callable[[sqlite3.Connection], None]) -> Key:
+        """The key after `work`, which those that listen have heard of."""
         await self._store.write(work)
-        await self._reload_if_serving()
+        for listener in self._on_change:
+            await listener()
         return await self.get(key_id)
 
     def _check_room(self, connection: sqlite3.Connection, account_id: str) -> None:
         if not connection.execute("SELECT 1 FROM accounts WHERE id = ?", (account_id,)).fetchone():
             raise GatewayError("not_found", f"There is no account {account_id[:100]!r}.")
         sql = "SELECT COUNT(*) FROM keys WHERE account_id = ? AND revoked_at_ms IS NULL"
-        if connection.execute(sql, (account_id,)).fetchone()[0] >= self._max_keys_per_account:
-            message = f"This account has {self._max_keys_per_account} keys already; revoke one first."
-            raise GatewayError("conflict", message)
-
-    # Keeping up
-
-    def on_close(self, listener: Callable[[str], None]) -> None:
-        """Call `listener` with the id of each key that stops being valid while this process runs."""
-        self._on_close.append(listener)
-
-    async def reload(self) -> None:
-        """Read all keys where any has changed."""
-        epoch = await self._store.fetch_one("SELECT value FROM identity_epoch")
-        assert epoch is not None
-        if epoch[0] == self._epoch:
-            return
-        rows = await self._store.fetch_all(_SELECT.replace("SELECT ", "SELECT sha256, ", 1))
-        before, self._keys = self._keys, {row[0]: _key(row[1:]) for row in rows}
-        self._epoch = epoch[0]
-        for digest, key in before.items():
-            if _is_valid(key) and not _is_valid(self._keys.get(digest)):
-                for listener in self._on_close:
-                    listener(key.id)
-
-    async def watch(self) -> None:
-        """Keep up with changes of other processes, until cancelled; what is known stays while nothing can be read."""
-        while True:
-            await asyncio.sleep(_WATCH_INTERVAL_S)
-            try:
-                await self.reload()
-            except sqlite3.Error as error:
-                logger.error("the keys could not be read: %s", error)
-
-    async def _reload_if_serving(self) -> None:
-        if self._epoch >= 0:
-            await self.reload()
+        if connection.execute(sql, (account_id,)).fetchone()[0] >= self._most.live:
+            raise GatewayError("conflict", f"This account has {self._most.live} keys already; revoke one first.")
+        now_ms = self._now_ms()
+        day_ms = now_ms - now_ms % _DAY_MS
+        sql = "SELECT COUNT(*) FROM keys WHERE account_id = ? AND created_at_ms >= ?"
+        if connection.execute(sql, (account_id, day_ms)).fetchone()[0] >= self._most.a_day:
+            message = f"This account has made {self._most.a_day} keys today, revoked ones included."
+            raise GatewayError("requests_per_day", message, retry_after_s=(day_ms + _DAY_MS - now_ms) // 1000 + 1)
 
 
-def _is_valid(key: Key | None) -> bool:
-    return key is not None and key.revoked_at_ms is None and key.is_account_active
+def digest_of(raw: str) -> bytes:
+    """All that is kept of a credential."""
+    return sha256(raw.encode("utf-8", "surrogateescape")).digest()
 
 
 def _stored_limits(limits: KeyLimits) -> tuple[int | None, ...]:

@@ -91,6 +91,7 @@ class Store:
         path: Path,
         connection: sqlite3.Connection,
         reader: aiosqlite.Connection,
+        point_reader: aiosqlite.Connection,
         log: Log,
         sync: Sync,
         busy_timeout_s: float,
@@ -98,6 +99,7 @@ class Store:
         self._path = path
         self._connection = connection
         self._reader = reader
+        self._point_reader = point_reader
         self._log = log
         self._sync = sync
         self._busy_timeout_s = busy_timeout_s
@@ -127,10 +129,9 @@ class Store:
             opened.callback(connection.close)
             log = Log(path)
             opened.callback(log.close)
-            reader = await aiosqlite.connect(path, isolation_level=None)
-            await reader.execute("PRAGMA query_only = ON")
+            reader, point_reader = [await _open_for_reading(path) for _ in range(2)]
             opened.pop_all()
-        return cls(path, connection, reader, log, sync, busy_timeout_s)
+        return cls(path, connection, reader, point_reader, log, sync, busy_timeout_s)
 
     def write(self, work: Work[T], *, is_durable: bool = True, must_commit: bool = False) -> "asyncio.Future[T]":
         """Run `work` in the writer's next transaction; the result comes once that is committed.
@@ -159,8 +160,8 @@ class Store:
         return cast(list[Row], await self._reader.execute_fetchall(sql, parameters))
 
     async def fetch_one(self, sql: str, parameters: Sequence[Any] = ()) -> Row | None:
-        """The first row of a query, as of the last commit."""
-        rows = await self.fetch_all(sql, parameters)
+        """The first row of a query that reads few, as of the last commit; it waits for no report in `fetch_all`."""
+        rows = cast(list[Row], await self._point_reader.execute_fetchall(sql, parameters))
         return rows[0] if rows else None
 
     @property
@@ -181,6 +182,7 @@ class Store:
         await self._in_thread(self._connection.close)
         await asyncio.to_thread(self._threads.shutdown)
         await self._reader.close()
+        await self._point_reader.close()
 
     # From a write to its commit
 
@@ -536,6 +538,12 @@ def _open_for_writing(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+async def _open_for_reading(path: Path) -> aiosqlite.Connection:
+    reader = await aiosqlite.connect(path, isolation_level=None)
+    await reader.execute("PRAGMA query_only = ON")
+    return reader
 
 
 def _switch_to_wal(connection: sqlite3.Connection, timeout_s: float) -> None:

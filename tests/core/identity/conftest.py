@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from mcp_gateway.core.identity.accounts import Accounts
-from mcp_gateway.core.identity.keys import KeyRing
+from mcp_gateway.core.identity.keys import KeyRing, KeysPerAccount
+from mcp_gateway.core.identity.known_keys import KnownKeys
 from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.store.store import Store
 
@@ -33,8 +34,13 @@ async def account(accounts: Accounts) -> str:
 
 
 @pytest.fixture
-async def keys(store: Store) -> KeyRing:
-    """A ring as a server has it: loaded."""
-    ring = KeyRing(store, new_id=new_id, now_ms=now_ms, max_keys_per_account=3)
-    await ring.reload()
-    return ring
+def keys(store: Store) -> KeyRing:
+    return KeyRing(store, new_id=new_id, now_ms=now_ms, most=KeysPerAccount(live=3, a_day=20))
+
+
+@pytest.fixture
+async def known(keys: KeyRing) -> KnownKeys:
+    """What a server has in memory that has just started."""
+    known = KnownKeys(keys)
+    await known.begin()
+    return known

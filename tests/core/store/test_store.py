@@ -8,6 +8,7 @@ import asyncio
 import errno
 import logging
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -52,6 +53,16 @@ async def until(is_true: Callable[[], bool]) -> None:
 async def test_a_write_is_on_disk_for_other_connections_when_its_result_comes(store: Store, database: Path) -> None:
     await store.write(note("one"))
     assert notes_on_disk(database) == ["one"]
+
+
+async def test_a_row_is_fetched_while_a_report_is_read(store: Store) -> None:
+    gate = threading.Event()
+    await store._reader.create_function("passed", 0, lambda: gate.wait(10))
+    report = asyncio.ensure_future(store.fetch_all("SELECT passed()"))
+    assert await store.fetch_one("SELECT 7") == (7,)
+    assert not report.done()
+    gate.set()
+    assert await report == [(1,)]
 
 
 async def test_a_write_returns_what_its_work_returns(store: Store) -> None:

@@ -1,0 +1,153 @@
+"""The keys that callers of a running server have shown: valid ones, and why others were refused.
+
+A key is read from the database when it is first shown, and again when it has changed; so memory holds the keys in use,
+and what a change costs does not depend on how many keys there are.
+"""
+
+import asyncio
+import logging
+import re
+import sqlite3
+from collections.abc import Callable
+
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.identity.keys import LIVE_PREFIX, TEST_PREFIX, Key, KeyRing, digest_of
+
+logger = logging.getLogger(__name__)
+
+_WATCH_INTERVAL_S = 0.5
+_MAX_REFUSED = 10_000
+_SHAPE = re.compile(rf"(?:{LIVE_PREFIX}|{TEST_PREFIX})[A-Za-z0-9_-]{{43}}")
+_UNKNOWN = "invalid_api_key"
+_MESSAGES = {
+    _UNKNOWN: "This API key is not known here.",
+    "revoked_api_key": "This API key was revoked.",
+    "account_deactivated": "The account of this API key is switched off.",
+}
+
+Listener = Callable[[str, GatewayError], None]
+"""Hears the id of a key that stops being valid, and the refusal that it gets from then on."""
+
+
+class KnownKeys:
+    """The keys that were shown; keeps up with what changes them."""
+
+    def __init__(self, keys: KeyRing) -> None:
+        self._keys = keys
+        self._valid: dict[bytes, Key] = {}
+        self._digests: dict[str, bytes] = {}
+        """Of the valid keys, by id."""
+        self._refused: dict[bytes, str] = {}
+        """The codes that the latest refused credentials got, the oldest first."""
+        self._last_change = 0
+        self._stale_ids: set[str] = set()
+        """Of keys and accounts that have changed and were not read again yet."""
+        self._catching_up = asyncio.Lock()
+        self._on_close: list[Listener] = []
+        keys.on_change(self.catch_up)
+
+    def __len__(self) -> int:
+        return len(self._valid)
+
+    def recall(self, raw: str) -> Key | None:
+        """A credential's key; None where it has to be looked up. Raises GatewayError (401, 403) for a refused one."""
+        digest = digest_of(raw)
+        key = self._valid.get(digest)
+        if key is None and (code := self._refused.get(digest)) is not None:
+            raise _refusal(code)
+        return key
+
+    async def look_up(self, raw: str) -> Key:
+        """The key of a credential that is not remembered, from now on. Raises GatewayError (401, 403, 503)."""
+        if _SHAPE.fullmatch(raw) is None:
+            raise _refusal(_UNKNOWN)
+        digest = digest_of(raw)
+        key = await self._read(digest)
+        if (code := _fault_of(key)) is not None:
+            self._refuse(digest, code)
+            raise _refusal(code)
+        assert key is not None
+        self._remember(digest, key)
+        return key
+
+    def on_close(self, listener: Listener) -> None:
+        """Call `listener` for each key that was shown and stops being valid while this process runs."""
+        self._on_close.append(listener)
+
+    async def begin(self) -> None:
+        """To be called once, before the first key is shown."""
+        await self._keys.forget_changes()
+
+    async def catch_up(self) -> None:
+        """Look again at the keys that have changed, whichever process changed them. Raises sqlite3.Error."""
+        async with self._catching_up:
+            if (changes := await self._keys.changes_after(self._last_change)) is not None:
+                self._last_change = changes.number
+                self._stale_ids |= changes.ids
+                self._refused.clear()
+            for digest, key in self._touched_by(self._stale_ids):
+                self._replace(digest, key, await self._keys.find(digest))
+            self._stale_ids.clear()
+
+    async def watch(self) -> None:
+        """Keep up with other processes, until cancelled; what is known stays while nothing can be read."""
+        while True:
+            await asyncio.sleep(_WATCH_INTERVAL_S)
+            try:
+                await self.catch_up()
+            except sqlite3.Error as error:
+                logger.error("changes of keys could not be read: %s", error)
+
+    async def _read(self, digest: bytes) -> Key | None:
+        """The key as it stands: once more where something changed meanwhile, which might have been this key."""
+        seen = -1
+        while seen != self._last_change:
+            seen = self._last_change
+            try:
+                key = await self._keys.find(digest)
+            except sqlite3.Error as error:
+                logger.error("a key could not be read: %s", error)
+                message = "The gateway cannot read its keys at the moment; try again shortly."
+                raise GatewayError("ledger_unavailable", message) from None
+        return key
+
+    def _touched_by(self, changed_ids: set[str]) -> list[tuple[bytes, Key]]:
+        """The valid keys that have changed, or whose account has."""
+        if any(changed_id.startswith("acc_") for changed_id in changed_ids):
+            return [
+                item for item in self._valid.items() if not changed_ids.isdisjoint((item[1].id, item[1].account_id))
+            ]
+        digests = [self._digests[key_id] for key_id in changed_ids if key_id in self._digests]
+        return [(digest, self._valid[digest]) for digest in digests]
+
+    def _replace(self, digest: bytes, before: Key, key: Key | None) -> None:
+        """Remember a known key as it stands now, or forget it and tell whoever listens."""
+        if (code := _fault_of(key)) is None:
+            assert key is not None
+            self._remember(digest, key)
+            return
+        del self._valid[digest], self._digests[before.id]
+        for listener in self._on_close:
+            listener(before.id, _refusal(code))
+
+    def _remember(self, digest: bytes, key: Key) -> None:
+        self._valid[digest] = key
+        self._digests[key.id] = digest
+
+    def _refuse(self, digest: bytes, code: str) -> None:
+        if len(self._refused) >= _MAX_REFUSED:
+            del self._refused[next(iter(self._refused))]
+        self._refused[digest] = code
+
+
+def _fault_of(key: Key | None) -> str | None:
+    """Why a key is refused; None for a valid one."""
+    if key is None:
+        return _UNKNOWN
+    if key.revoked_at_ms is not None:
+        return "revoked_api_key"
+    return None if key.is_account_active else "account_deactivated"
+
+
+def _refusal(code: str) -> GatewayError:
+    return GatewayError(code, _MESSAGES[code])

@@ -1,0 +1,240 @@
+"""The keys that a server remembers: what they resolve to, how soon a change is noticed, and how little is kept."""
+
+import asyncio
+import sqlite3
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.identity import known_keys as module
+from mcp_gateway.core.identity.accounts import Accounts
+from mcp_gateway.core.identity.keys import Key, KeyLimits, KeyRing
+from mcp_gateway.core.identity.known_keys import KnownKeys
+from mcp_gateway.core.store.store import Store
+
+
+async def resolve(known: KnownKeys, raw: str) -> Key:
+    return known.recall(raw) or await known.look_up(raw)
+
+
+async def refusal(known: KnownKeys, raw: str) -> str:
+    with pytest.raises(GatewayError) as caught:
+        await resolve(known, raw)
+    return caught.value.code
+
+
+async def until(is_true: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not is_true():  # noqa: ASYNC110 - the change comes from another process
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def watching(known: KnownKeys, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[KnownKeys]:
+    """The memory while it watches, a hundred times a second."""
+    monkeypatch.setattr(module, "_WATCH_INTERVAL_S", 0.01)
+    task = asyncio.ensure_future(known.watch())
+    yield known
+    assert not task.done()
+    task.cancel()
+
+
+@pytest.fixture
+def heard(known: KnownKeys) -> list[tuple[str, str]]:
+    """The keys that stopped being valid, each with the code of its refusals."""
+    heard: list[tuple[str, str]] = []
+    known.on_close(lambda key_id, error: heard.append((key_id, error.code)))
+    return heard
+
+
+async def test_a_key_is_read_when_it_is_first_shown_and_remembered_then(
+    known: KnownKeys, keys: KeyRing, account: str
+) -> None:
+    key, raw = await keys.create(account)
+    assert known.recall(raw) is None
+    assert await known.look_up(raw) == key
+    assert known.recall(raw) == key
+
+
+@pytest.mark.parametrize(
+    "raw", ["", "sk-something", "gw_live_", "gw_live_" + "A" * 43, "gw_live_" + "é" * 43, "gw_live_\udcff", "x" * 10**6]
+)
+async def test_what_is_no_key_is_401(known: KnownKeys, keys: KeyRing, account: str, raw: str) -> None:
+    await keys.create(account)
+    for _ in range(2):
+        assert await refusal(known, raw) == "invalid_api_key"
+
+
+async def test_a_revoked_key_leaves_memory_and_is_told_so_at_once(
+    known: KnownKeys, keys: KeyRing, account: str
+) -> None:
+    key, raw = await keys.create(account)
+    await known.look_up(raw)
+    await keys.revoke(key.id)
+    assert len(known) == 0
+    for _ in range(2):
+        assert await refusal(known, raw) == "revoked_api_key"
+
+
+async def test_a_refused_key_is_asked_of_the_database_once(
+    known: KnownKeys, keys: KeyRing, account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, raw = await keys.create(account)
+    await keys.revoke(key.id)
+    read: list[bytes] = []
+    find = keys.find
+
+    async def counted(digest: bytes) -> Key | None:
+        read.append(digest)
+        return await find(digest)
+
+    monkeypatch.setattr(keys, "find", counted)
+    for _ in range(5):
+        assert await refusal(known, raw) == "revoked_api_key"
+    assert len(read) == 1
+    for _ in range(5):
+        assert await refusal(known, "no key at all") == "invalid_api_key"
+    assert len(read) == 1
+
+
+async def test_of_refused_credentials_only_so_many_are_remembered(
+    known: KnownKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MAX_REFUSED", 3)
+    for number in range(10):
+        assert await refusal(known, f"gw_live_{number:043}") == "invalid_api_key"
+    assert len(known._refused) == 3
+    assert known.recall(f"gw_live_{0:043}") is None
+    with pytest.raises(GatewayError):
+        known.recall(f"gw_live_{9:043}")
+
+
+async def test_keys_of_a_deactivated_account_are_refused_until_it_is_active_again(
+    known: KnownKeys, keys: KeyRing, accounts: Accounts, account: str
+) -> None:
+    _, raw = await keys.create(account)
+    await known.look_up(raw)
+    await accounts.set_active(account, is_active=False)
+    await known.catch_up()
+    assert await refusal(known, raw) == "account_deactivated"
+    await accounts.set_active(account, is_active=True)
+    await known.catch_up()
+    assert await resolve(known, raw)
+
+
+async def test_a_changed_key_is_known_as_it_is_now(known: KnownKeys, keys: KeyRing, account: str) -> None:
+    key, raw = await keys.create(account)
+    await known.look_up(raw)
+    limited = await keys.change(key.id, limits=KeyLimits(in_flight=2))
+    assert known.recall(raw) == limited
+
+
+async def test_a_listener_hears_of_each_key_that_stops_being_valid_once(
+    known: KnownKeys, keys: KeyRing, accounts: Accounts, account: str, heard: list[tuple[str, str]]
+) -> None:
+    (first, first_raw), (second, second_raw), (unseen, _) = [await keys.create(account) for _ in range(3)]
+    await known.look_up(first_raw)
+    await known.look_up(second_raw)
+    await keys.change(first.id, name="still valid")
+    await keys.revoke(unseen.id)
+    assert heard == []
+    await keys.revoke(first.id)
+    await keys.revoke(first.id)
+    assert heard == [(first.id, "revoked_api_key")]
+    await accounts.set_active(account, is_active=False)
+    await known.catch_up()
+    assert heard[1:] == [(second.id, "account_deactivated")]
+
+
+async def test_a_change_reads_the_keys_that_it_touches_and_no_others(
+    known: KnownKeys, keys: KeyRing, account: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [await keys.create(account) for _ in range(3)]
+    for _, raw in made:
+        await known.look_up(raw)
+    asked: list[str] = []
+    fetch_one = store.fetch_one
+
+    async def noted(sql: str, parameters: tuple[object, ...] = ()) -> object:
+        asked.append(sql)
+        return await fetch_one(sql, parameters)
+
+    monkeypatch.setattr(store, "fetch_one", noted)
+    monkeypatch.setattr(store, "fetch_all", None)
+    await keys.revoke(made[1][0].id)
+    assert len([sql for sql in asked if "WHERE sha256" in sql]) == 1
+
+
+async def test_a_key_that_is_revoked_while_it_is_looked_up_is_not_remembered(
+    known: KnownKeys, keys: KeyRing, account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, raw = await keys.create(account)
+    find = keys.find
+    is_read, is_revoked = asyncio.Event(), asyncio.Event()
+
+    async def slow(digest: bytes) -> Key | None:
+        found = await find(digest)
+        is_read.set()
+        await is_revoked.wait()
+        return found
+
+    monkeypatch.setattr(keys, "find", slow)
+    looking_up = asyncio.ensure_future(known.look_up(raw))
+    await is_read.wait()
+    monkeypatch.setattr(keys, "find", find)
+    await keys.revoke(key.id)
+    is_revoked.set()
+    with pytest.raises(GatewayError, match="revoked_api_key"):
+        await looking_up
+    assert len(known) == 0
+
+
+REVOKE_AND_CREATE = """
+import asyncio, pathlib, sys
+from mcp_gateway.core.identity.keys import KeyRing, KeysPerAccount
+from mcp_gateway.core.ids import new_id, now_ms
+from mcp_gateway.core.store.store import Store
+async def main():
+    store = await Store.open(pathlib.Path(sys.argv[1]))
+    keys = KeyRing(store, new_id=new_id, now_ms=now_ms, most=KeysPerAccount(3, 20))
+    key = await keys.revoke(sys.argv[2])
+    print((await keys.create(key.account_id))[1])
+    await store.close()
+asyncio.run(main())
+"""
+
+
+async def test_a_server_notices_what_another_process_changes(
+    watching: KnownKeys, keys: KeyRing, account: str, database: Path, heard: list[tuple[str, str]]
+) -> None:
+    key, raw = await keys.create(account)
+    await watching.look_up(raw)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", REVOKE_AND_CREATE, str(database), key.id, stdout=asyncio.subprocess.PIPE
+    )
+    printed, _ = await process.communicate()
+    await until(lambda: heard == [(key.id, "revoked_api_key")])
+    assert await refusal(watching, raw) == "revoked_api_key"
+    assert await resolve(watching, printed.decode().strip())
+
+
+async def test_what_is_known_stays_while_the_database_cannot_be_read_and_is_caught_up_with_then(
+    watching: KnownKeys, keys: KeyRing, account: str, database: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (key, raw), (_, unseen) = [await keys.create(account) for _ in range(2)]
+    await watching.look_up(raw)
+    with closing(sqlite3.connect(database, isolation_level=None)) as other:
+        other.execute("UPDATE keys SET revoked_at_ms = 1 WHERE id = ?", (key.id,))
+        other.execute("INSERT INTO identity_changes (changed_id) VALUES (?)", (key.id,))
+        other.execute("ALTER TABLE keys RENAME TO away")
+        await until(lambda: "could not be read" in caplog.text)
+        assert watching.recall(raw) == key
+        assert await refusal(watching, unseen) == "ledger_unavailable"
+        other.execute("ALTER TABLE away RENAME TO keys")
+    await until(lambda: not len(watching))
+    assert await refusal(watching, raw) == "revoked_api_key"
+    assert await resolve(watching, unseen)

@@ -8,7 +8,8 @@ export PYTHONDONTWRITEBYTECODE :=
 SUITES := build/conformance
 SUITE_VERSIONS := 0.1.16 0.2.0-alpha.12
 
-.PHONY: serve test crash leaks conformance soak bench bench-instructions bench-ledger bundle test-clients bench-bridges lint types check lock docs clean
+.PHONY: serve test crash leaks conformance soak bench bench-bounds bench-instructions bench-ledger bundle test-clients bench-bridges lint \
+	types check lock docs clean
 
 serve: $(VENV)/.installed  ## start the gateway on 127.0.0.1:8080
 	@$(BIN)/mcp-gateway serve
@@ -37,6 +38,9 @@ conformance: $(VENV)/.installed-dev $(SUITES)/.installed  ## the official MCP co
 
 bench-ledger: $(VENV)/.installed-dev  ## settled requests a second, and the wait for a commit beside a bare fsync, CPU a request
 	@$(BIN)/python benchmarks/ledger.py
+
+bench-bounds: $(VENV)/.installed-dev  ## every regular expression on the worst text of 100 kB: 5 ms
+	@$(BIN)/python -m benchmarks.bounds
 
 bundle: $(VENV)/.installed  ## write dist/server.json and the desktop bundle; BUNDLE="--help" tells what can be said
 	@$(BIN)/python scripts/bundle.py $(BUNDLE)

@@ -1,5 +1,6 @@
 """GET /billing, /billing/transactions, /credits and /credits/transactions: an account's wallet and its ledger."""
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -19,7 +20,7 @@ from mcp_gateway.core.observe.history import History, Totals
 
 
 class TransactionsQuery(PageQuery):
-    cursor: Annotated[str | None, cursor_key(r"txn_[0-9]{1,18}")] = None
+    cursor: Annotated[str | None, cursor_key(re.compile(r"txn_[0-9]{1,18}"))] = None
 
 
 class Billing:

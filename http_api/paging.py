@@ -18,7 +18,7 @@ class PageQuery(Query):
     limit: Annotated[int, Field(ge=1, le=1000)] = 50
 
 
-def cursor_key(pattern: str) -> BeforeValidator:
+def cursor_key(pattern: re.Pattern[str]) -> BeforeValidator:
     """Reads a cursor as the key of the row that it names, which matches `pattern`."""
 
     def read(cursor: str) -> str:
@@ -26,7 +26,7 @@ def cursor_key(pattern: str) -> BeforeValidator:
             key = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
         except ValueError:
             key = ""
-        if not re.fullmatch(pattern, key):
+        if not pattern.fullmatch(key):
             raise ValueError("must be the next_cursor of an earlier page of this list")
         return key
 

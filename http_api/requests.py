@@ -1,5 +1,6 @@
 """GET /requests and /requests/{id}: the metadata of an account's requests that have ended; never their content."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -19,7 +20,7 @@ from mcp_gateway.core.observe.records import RequestRecord
 class RequestsQuery(PageQuery):
     """Filters hold together; `status` is the HTTP status, `since` inclusive, `until` exclusive."""
 
-    cursor: Annotated[str | None, cursor_key(r"req_[0-9a-z]+")] = None
+    cursor: Annotated[str | None, cursor_key(re.compile(r"req_[0-9a-z]+"))] = None
     model: str | None = None
     key: str | None = None
     status: Annotated[int | None, Field(ge=100, le=599)] = None

@@ -23,7 +23,7 @@ from mcp_gateway.core.observe.records import Records, RequestRecord
 from mcp_gateway.core.policy.images import ImagePolicy
 from mcp_gateway.core.request import ChatRequest
 from mcp_gateway.core.upstream import vllm
-from mcp_gateway.core.upstream.backend import Attempt, Backend, Headers, Response, failure
+from mcp_gateway.core.upstream.backend import Attempt, Backend, Headers, Response, failure, read_beginning
 from mcp_gateway.core.upstream.choice import prefix_of
 from mcp_gateway.core.upstream.frames import DONE, FrameRelay, Usage, read_usage, renamed_model
 from mcp_gateway.core.upstream.pool import Pool
@@ -291,7 +291,8 @@ class Exchange:
             response = self._response = await backend.chat(body, headers, is_stream=request.is_stream)
             if response.status != 200:
                 name = self._route.backend_model if self._route else ""
-                raise vllm.error_of(response.status, await response.read(), name, model.id)
+                told = await read_beginning(response, vllm.MAX_REFUSAL_BYTES)
+                raise vllm.error_of(response.status, told, name, model.id)
             if request.is_stream:
                 await self._begin_stream(response, request, model)
                 attempt.began()

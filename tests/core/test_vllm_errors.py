@@ -4,7 +4,7 @@ import orjson
 import pytest
 
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.upstream.vllm import error_of
+from mcp_gateway.core.upstream.vllm import MAX_REFUSAL_BYTES, error_of, read_count
 from tests.captured import captured
 
 
@@ -87,3 +87,65 @@ def test_whatever_a_backend_says_becomes_an_error_of_the_table(status: int, body
     assert 400 <= error.status <= 503
     if status not in (400, 413, 422, 429, 503):
         assert error.code == "backend_error"
+
+
+NOTE = " (parameter=a, value="
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("It is bad. (parameter=top_p, value=2.0)", "It is bad."),
+        ("It is bad. (parameter=top_p)", "It is bad."),
+        ("It is bad (parameter=top_p, value=2.0), in fact", "It is bad (parameter=top_p, value=2.0), in fact"),
+        ("It is bad (parameter=x) or (parameter=y, value=(1, 2))", "It is bad (parameter=x) or"),
+        ("It is bad." + NOTE + "x" * 9000 + ")", "It is bad."),
+        ("2 validation errors:\n  It is bad.", "It is bad."),
+        (NOTE * 9000 + ")", "The backend refused the request."),
+    ],
+)
+def test_what_vllm_adds_before_and_after_is_taken_away(said: str, told: str) -> None:
+    assert refusal(said).message == told
+
+
+@pytest.mark.parametrize("quoted", [NOTE, "'type': 'x' ", "'msg': '", "'type': 'a', 'msg': '", "org/tiny", "\\'", "1"])
+@pytest.mark.parametrize("kind", ["Bad Request", "BadRequestError"])
+def test_a_refusal_that_quotes_its_caller_at_length_is_cut_before_it_is_searched(kind: str, quoted: str) -> None:
+    message = 'Unsupported type "' + quoted * (MAX_REFUSAL_BYTES // 2 // len(quoted)) + '"'
+    body = orjson.dumps({"error": {"message": message, "type": kind, "param": "body." + quoted * 9000}})
+    error = error_of(400, body, "org/tiny", "pub/name")
+    assert error.status == 400
+    assert len(error.message) <= 501
+    assert len(error.param or "") <= 2000
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "told"),
+    [
+        ('Unsupported type "' + "é\\" * 90_000, "invalid_value", 'Unsupported type "éé'),
+        ("1 validation error:\n  {'type': 'missing', 'loc': 'body.x', 'msg': \"It's due\", 'input': '" + "a" * 99_000,
+         "missing_parameter", "It's due"),
+    ],
+)  # fmt: skip
+def test_of_a_body_that_was_cut_the_message_still_tells(message: str, code: str, told: str) -> None:
+    body = orjson.dumps({"error": {"message": message, "type": "BadRequestError", "param": None}})
+    error = error_of(400, body[:MAX_REFUSAL_BYTES], "org/tiny", "pub/name")
+    assert error.code == code
+    assert error.message.replace("\\", "").startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("body", "count"),
+    [
+        (b'{"count":12,"max_model_len":2048,"tokens":[1,2]}', 12),
+        (b'{"max_model_len":2048, "count": 7}', 7),
+        (b'{"count":12', None),
+        (b'{"count":-1}', None),
+        (b'{"count":' + b"9" * 5000 + b"}", None),
+        (b'{"token_strs":["\\"count\\":3,"]}', None),
+        (b"[1,2]", None),
+        (b"", None),
+    ],
+)
+def test_the_count_of_a_prompt_is_read_without_the_tokens_after_it(body: bytes, count: int | None) -> None:
+    assert read_count(body) == count

@@ -24,6 +24,10 @@ from mcp_gateway.core.upstream.transport import (
 Headers = Sequence[tuple[bytes, bytes]]
 _JSON: tuple[bytes, bytes] = (b"content-type", b"application/json")
 _BUSY_REST_S = 1.0
+_MAX_LIST_BYTES = 4 * 1024 * 1024
+_MAX_METRICS_BYTES = 4 * 1024 * 1024
+_BEGINNING_BYTES = 64 * 1024
+"""Of an answer whose status is all that counts, or whose fact stands first."""
 FAULTS = frozenset({"backend_died", "backend_error", "connect_failed", "first_token_timeout"})
 """Codes of what is a backend's fault. Not a client that leaves, not a refused request, not a full queue."""
 Status = Literal["up", "busy", "failing", "down"]
@@ -125,10 +129,10 @@ class Backend:
     async def discover(self) -> None:
         """Ask /health and /v1/models again; afterwards `listings` and `fault` tell what was found."""
         try:
-            status, _ = await self._get(vllm.HEALTH_PATH)
+            status, _ = await self._get(vllm.HEALTH_PATH, _BEGINNING_BYTES)
             if status not in (200, 404):  # other servers than vLLM may have none
                 raise GatewayError("backend_error", f"its /health answered {status}")
-            found = _listings(*await self._get(vllm.MODELS_PATH))
+            found = _listings(*await self._get(vllm.MODELS_PATH, _MAX_LIST_BYTES))
         except GatewayError as error:
             self.lost(error.message)
             return
@@ -140,7 +144,7 @@ class Backend:
     async def read_queue(self) -> None:
         """Read the queue gauges again; None where there are none."""
         try:
-            status, body = await self._get(vllm.METRICS_PATH)
+            status, body = await self._get(vllm.METRICS_PATH, _MAX_METRICS_BYTES)
         except GatewayError:
             status, body = 0, b""
         queue = self.queue = vllm.read_gauges(body) if status == 200 else None
@@ -155,11 +159,10 @@ class Backend:
         """Tokens of a chat's prompt by the backend's own count; None where it cannot tell."""
         try:
             response = await self._ask("POST", vllm.TOKENIZE_PATH, vllm.tokenize_body(request, backend_model), ())
-            body = await _read_and_close(response)
-            count = orjson.loads(body).get("count") if response.status == 200 else None
-        except (GatewayError, UpstreamError, orjson.JSONDecodeError, AttributeError):
+            body = await _read_and_close(response, _BEGINNING_BYTES)
+        except (GatewayError, UpstreamError):
             return None
-        return count if isinstance(count, int) else None
+        return vllm.read_count(body) if response.status == 200 else None
 
     async def _ask(self, method: str, path: str, body: bytes, headers: Headers, *, is_stream: bool = False) -> Response:
         assert path in vllm.ALLOWED_PATHS
@@ -171,11 +174,11 @@ class Backend:
         except UpstreamError as error:
             raise failure(error) from error
 
-    async def _get(self, path: str) -> tuple[int, bytes]:
-        """Status and body. Raises GatewayError."""
+    async def _get(self, path: str, max_bytes: int) -> tuple[int, bytes]:
+        """Status and the first `max_bytes` of the body. Raises GatewayError."""
         response = await self._ask("GET", path, b"", ())
         try:
-            return response.status, await _read_and_close(response)
+            return response.status, await _read_and_close(response, max_bytes)
         except UpstreamError as error:
             raise failure(error) from error
 
@@ -221,9 +224,18 @@ def _reason(error: GatewayError) -> str:
     return f"its requests fail, the last with {error.code}"
 
 
-async def _read_and_close(response: Response) -> bytes:
+async def read_beginning(response: Response, max_bytes: int) -> bytes:
+    """The first bytes of a body; what lies beyond is not read."""
+    pieces, left_bytes = [], max_bytes
+    while left_bytes > 0 and (piece := await response.next_chunk()):
+        pieces.append(piece[:left_bytes])
+        left_bytes -= len(piece)
+    return b"".join(pieces)
+
+
+async def _read_and_close(response: Response, max_bytes: int) -> bytes:
     try:
-        return await response.read()
+        return await read_beginning(response, max_bytes)
     finally:
         response.close()
 

@@ -15,8 +15,8 @@ from mcp_gateway.core.errors import GatewayError
 DONE = b"data: [DONE]\n\n"
 MAX_FRAME_BYTES = 16 * 1024 * 1024
 
-_OBJECT = rb"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}"
-_PLAIN_OBJECT = rb"\{[\0-z]*(?:\{[\0-z]*\}[\0-z]*)*\}"
+_OBJECT = rb"\{[^{}]*(?:\{[^{}]*\}[^{}]*){0,32}\}"
+_PLAIN_OBJECT = rb"\{[\0-z]*(?:\{[\0-z]*\}[\0-z]*){0,32}\}"
 _USAGE = re.compile(rb'"usage":\s?(' + _OBJECT + rb")")
 _SPLICED_USAGE = re.compile(rb',"usage":(?:' + _PLAIN_OBJECT + rb"|null)")
 """As vLLM writes it, once in every frame: a literal start and ranges that end below the braces are found sooner."""
@@ -25,7 +25,7 @@ _FINISH = re.compile(rb'"finish_reason":\s?"([a-z_]+)"')
 _FINGERPRINT = re.compile(rb',\s?"system_fingerprint":\s?"[^"\\]*"')
 _DONE = re.compile(rb"data:(?<![^\n]data:) ?\[DONE\]")
 _NO_CHOICES = re.compile(rb'"choices":\s?\[\]')
-_FIRST_MODEL = re.compile(rb'"model":(?<!\\"model":)\s?("(?:[^"\\]|\\.)*")')
+_FIRST_MODEL = re.compile(rb'"model":(?<!\\"model":)\s?("[^"\\]*(?:\\.[^"\\]*){0,256}")')
 _FIRST_CHOICE = b'"choices":[{'
 _NO_HEAD = b"\n\n\n"
 """What no frame begins with."""

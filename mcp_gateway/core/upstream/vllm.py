@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -32,14 +33,26 @@ TENANT_FIELDS = frozenset({
 _GUIDED = {"guided_json": "json", "guided_regex": "regex", "guided_choice": "choice", "guided_grammar": "grammar"}
 """Names that vLLM dropped and would now ignore without a word, by what `structured_outputs` calls them."""
 
-_FAULT = re.compile(r"'type': '(\w+)'.*?'msg': (['\"])(.*?)\2(?:, '|\})", re.DOTALL)
-"""The first of the faults that schema validation lists, each written as a Python dict."""
-_OWN_NOTE = re.compile(r"^\d+ validation errors?:\s+| \(parameter=[\w.]+(?:, value=.*)?\)$", re.DOTALL)
-"""What vLLM adds before and after what it has to say."""
+MAX_REFUSAL_BYTES = 64 * 1024
+"""Of a body whose status is not 200: what follows is not read. The status tells the rest."""
+_FAULT_TYPE = re.compile(r"'type': '(\w+)'")
+_FAULT_TEXT = re.compile(r"""'msg': (?:'([^'\\]*(?:\\.[^'\\]*){0,64})'|"([^"\\]*(?:\\.[^"\\]*){0,64})")""")
+"""Kind and text of a fault that schema validation lists, each fault written as a Python dict."""
+_NOTE_BEFORE = re.compile(r"\d{1,9} validation errors?:\s*")
+_NOTE_AFTER = re.compile(r" \(parameter=[\w.]+(?:, value=|\)$)")
+"""What vLLM adds before and after what it has to say; after it may come the caller's own value, however long."""
+_CUT_MESSAGE = re.compile(rb'"message":\s?"([^"\\]*(?:\\.[^"\\]*){0,256})')
+"""The beginning of a message in a body that was cut."""
+_SEARCHED_CHARS = 2000
+"""Of a refusal's text, which can quote all that the caller sent."""
 _MESSAGE_LIMIT = 500
 _LAST_WORDS = ("cannot schedule new futures", "EngineCore encountered an issue", "aborted")
 """Of a server that shuts down, or whose engine is dead; its /health can say 200 for a long while yet."""
-_GAUGE = re.compile(rb"^vllm:num_requests_(running|waiting)\{[^\n]*\} (\d+(?:\.\d+)?)", re.MULTILINE)
+_GAUGE = re.compile(rb"\nvllm:num_requests_(running|waiting)\{([^\n]+)")
+_COUNT = re.compile(rb'"count":\s?(\d{1,15})[,}\s]')
+_GAUGE_VALUE = re.compile(rb"\d{1,15}(?:\.\d{1,15})?")
+_MAX_GAUGES = 4096
+"""Read of one page: two for each engine and model."""
 
 
 class GoingDown(GatewayError):
@@ -109,23 +122,45 @@ def error_of(status: int, body: bytes, backend_model: str, public_model: str) ->
 
 def read_gauges(exposition: bytes) -> Gauges | None:
     """The queue gauges of a /metrics page, None where it has none; summed over models, which share the GPUs."""
-    found = [(name, int(float(value))) for name, value in _GAUGE.findall(exposition)]
-    if not found:
-        return None
-    return Gauges(*(sum(value for label, value in found if label == name) for name in (b"running", b"waiting")))
+    totals = {b"running": 0, b"waiting": 0}
+    is_found = False
+    for name, line in islice(map(re.Match.groups, _GAUGE.finditer(b"\n" + exposition)), _MAX_GAUGES):
+        value = _GAUGE_VALUE.match(line.rpartition(b"} ")[2])  # a model's name may hold a brace
+        if value is not None:
+            is_found = True
+            totals[name] += int(float(value[0]))
+    return Gauges(*totals.values()) if is_found else None
+
+
+def read_count(body: bytes) -> int | None:
+    """The tokens that /tokenize counted, which it tells before it lists them; None where it told none."""
+    found = _COUNT.search(body)
+    return int(found[1]) if found is not None else None
 
 
 def _read(body: bytes) -> tuple[str, str, str | None]:
-    """Message, type and param of an error body of any of the three shapes, or of none."""
+    """Message, type and param of an error body of any of the three shapes, or of none; the message as it is searched.
+
+    It is cut first: an expression that takes its time over a caller's own words would let that caller stop everything.
+    """
     try:
         parsed = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return "", "", None
+        return _read_beginning(body)
     error: Any = parsed.get("error", parsed.get("detail")) if isinstance(parsed, dict) else None
     if not isinstance(error, dict):
-        return str(error or ""), "", None
-    param = error.get("param")
-    return str(error.get("message") or ""), str(error.get("type") or ""), param if isinstance(param, str) else None
+        return str(error or "")[:_SEARCHED_CHARS], "", None
+    message, param = str(error.get("message") or "")[:_SEARCHED_CHARS], error.get("param")
+    return message, str(error.get("type") or ""), param[:_SEARCHED_CHARS] if isinstance(param, str) else None
+
+
+def _read_beginning(body: bytes) -> tuple[str, str, str | None]:
+    """What a body that was cut still tells: a type and a param come after the message, which has used it up."""
+    found = _CUT_MESSAGE.search(body) if len(body) >= MAX_REFUSAL_BYTES else None
+    if found is None:
+        return "", "", None
+    message = str(orjson.loads(b'"%b"' % found[1]))[:_SEARCHED_CHARS]
+    return message, "Bad Request" if _NOTE_BEFORE.match(message) else "", None
 
 
 def _refusal(status: int, message: str, kind: str, param: str | None) -> GatewayError:
@@ -138,17 +173,23 @@ def _refusal(status: int, message: str, kind: str, param: str | None) -> Gateway
         return GatewayError("context_length_exceeded", _short(message), param="max_tokens")
     if "is not a multimodal model" in message:
         return GatewayError("vision_disabled", "This model takes text only.", param="messages")
-    if kind == "Bad Request" and (found := _FAULT.search(message)) is not None:
-        code = "missing_parameter" if found[1] == "missing" else "invalid_type"
-        return GatewayError(code, _short(f"`{param}`: {found[3]}." if param else found[3]), param=param)
+    if kind == "Bad Request" and (fault := _first_fault(message)) is not None:
+        code = "missing_parameter" if fault[0] == "missing" else "invalid_type"
+        return GatewayError(code, _short(f"`{param}`: {fault[1]}." if param else fault[1]), param=param)
     if "errors.pydantic.dev" in message:
         message = "A part of the request does not have the shape that its kind needs."
     return GatewayError("invalid_type" if kind == "Bad Request" else "invalid_value", _short(message), param=param)
 
 
+def _first_fault(message: str) -> tuple[str, str] | None:
+    """Kind and text of the first of the faults that schema validation lists."""
+    kind = _FAULT_TYPE.search(message)
+    text = _FAULT_TEXT.search(message, kind.end()) if kind is not None else None
+    return (kind[1], text[1] or text[2] or "") if kind is not None and text is not None else None
+
+
 def _renamed(message: str, backend_model: str, public_model: str) -> str:
-    name = rf"(?<![\w/.-]){re.escape(backend_model)}(?![\w/-])"
-    return re.sub(name, lambda _: public_model, message)
+    return re.sub(rf"(?<![\w/.-]){re.escape(backend_model)}(?![\w/-])", lambda _: public_model, message)
 
 
 def _own_param(param: str | None) -> str | None:
@@ -160,5 +201,9 @@ def _own_param(param: str | None) -> str | None:
 
 
 def _short(message: str) -> str:
-    said = _OWN_NOTE.sub("", message).strip() or "The backend refused the request."
+    begin = found.end() if (found := _NOTE_BEFORE.match(message)) else 0
+    found = _NOTE_AFTER.search(message, begin)
+    is_note = found is not None and (message.endswith(")") or len(message) >= _SEARCHED_CHARS)
+    said = message[begin : found.start() if found is not None and is_note else None].strip()
+    said = said or "The backend refused the request."
     return said if len(said) <= _MESSAGE_LIMIT else said[:_MESSAGE_LIMIT] + "…"

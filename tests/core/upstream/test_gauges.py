@@ -20,9 +20,22 @@ def test_they_are_summed_over_engines_and_models() -> None:
     assert read_gauges(b"# HELP x\n" + page + by_reason) == Gauges(7, 12)
 
 
-@pytest.mark.parametrize("page", [b"", b"<html>", b'vllm:num_requests_running{engine="0"} NaN\n', b"\xff\n"])
+HUGE = b'vllm:num_requests_running{engine="0"} ' + b"9" * 5000 + b"\n"
+
+
+@pytest.mark.parametrize(
+    "page", [b"", b"<html>", b'vllm:num_requests_running{engine="0"} NaN\n', b"\xff\n", b"\n" * 9000]
+)
 def test_a_page_without_them_tells_nothing(page: bytes) -> None:
     assert read_gauges(page) is None
+
+
+def test_a_number_of_thousands_of_digits_is_no_failure() -> None:
+    assert read_gauges(HUGE) == Gauges(int("9" * 15), 0)
+
+
+def test_of_a_page_without_end_only_so_many_lines_are_read() -> None:
+    assert read_gauges(LINE % (b"running", 0, b"1") * 100_000) == Gauges(4096, 0)
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def _tools_to_call(body: ChatBody) -> list[Tool]:
         return []
     if body.named_tool is not None:
         return [tool for tool in tools if tool.function.name == body.named_tool][:1]
-    asked = set(re.findall(r"[\w.-]+\b", _last_user_text(body.messages)))
+    asked = {word.rstrip(".-") for word in re.findall(r"[\w.-]+", _last_user_text(body.messages))}
     called = [tool for tool in tools if tool.function.name in asked]
     if body.tool_choice == "required":
         called = called or tools[:1]

@@ -14,7 +14,7 @@ from re import _constants as op  # type: ignore[attr-defined]
 from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any
 
-from tests.expressions import Expression, expressions
+from tests.expressions import REPEATS, Expression, expressions
 
 TEXT_BYTES = 100_000
 MOST_MS = 5.0
@@ -27,7 +27,7 @@ def texts_against(expression: Expression) -> Iterator[str]:
     begun = [""]
     fills = {"x", "\n", "\\", '"', " ", "0"}
     for kind, value in _flat(parser.parse(expression.pattern, expression.flags)):
-        if kind in (op.MAX_REPEAT, op.MIN_REPEAT):
+        if kind in REPEATS:
             fills |= {_example(*value[2][0]) or "x"}
         elif example := _example(kind, value):
             begun.append(begun[-1] + example)
@@ -43,7 +43,7 @@ def _flat(items: Any) -> Iterator[tuple[Any, Any]]:
     """The items in their order, groups and alternatives opened, each repeat before what it repeats."""
     for kind, value in items:
         yield kind, value
-        if kind in (op.MAX_REPEAT, op.MIN_REPEAT):
+        if kind in REPEATS:
             yield from _flat(value[2])
         elif kind is op.SUBPATTERN:
             yield from _flat(value[-1])

@@ -27,7 +27,8 @@ SHORT = 8
 MOST_GROUPS = 256
 """How often a repeat of more than one character may be repeated."""
 _ALPHABET = [*map(chr, range(256)), "\u0416", "\u2028"]
-_REPEATS = (op.MAX_REPEAT, op.MIN_REPEAT, op.POSSESSIVE_REPEAT)
+REPEATS = (op.MAX_REPEAT, op.MIN_REPEAT, op.POSSESSIVE_REPEAT)
+_GROUPS = (op.SUBPATTERN, op.ATOMIC_GROUP)
 _ANCHORED = {"match", "fullmatch"}
 Items = Iterable[tuple[Any, Any]]
 Characters = frozenset[str]
@@ -125,6 +126,7 @@ class _Repeat:
     characters: Characters
     since: tuple[Characters, ...] = ()
     is_guarded: bool = True
+    gives_back: bool = True
 
 
 @dataclass(frozen=True)
@@ -163,12 +165,12 @@ class _Reader:
         return paths
 
     def _step(self, kind: Any, value: Any, path: _Path) -> list[_Path]:
-        if kind in _REPEATS:
+        if kind is op.POSSESSIVE_REPEAT:
+            return [self._kept(value[2], path)]
+        if kind in REPEATS:
             return self._repeated(*value, path)
-        if kind is op.SUBPATTERN:
-            return self.follow(value[-1], [path])
-        if kind is op.ATOMIC_GROUP:
-            return self.follow(value, [path])
+        if kind in _GROUPS:
+            return self.follow(value if kind is op.ATOMIC_GROUP else value[-1], [path])
         if kind is op.BRANCH:
             return [led for way in value[1] for led in self.follow(way, [path])]
         if kind in (op.ASSERT, op.ASSERT_NOT):
@@ -181,7 +183,7 @@ class _Reader:
         return [path.then(self._characters(kind, value))]
 
     def _check_assertion(self, items: Items) -> None:
-        if any(kind in _REPEATS for kind, _ in items):
+        if any(kind in REPEATS for kind, _ in items):
             raise Fault("a repeat within an assertion")
 
     def _at(self, value: Any, path: _Path) -> _Path:
@@ -197,7 +199,7 @@ class _Reader:
         if most <= SHORT:
             return self._few(least, int(most), items, path)
         if len(items) == 1 and self._is_character(items[0][0]):
-            return [self._many(least, self._characters(*items[0]), path)]
+            return [self._many(self._characters(*items[0]), path)]
         if most > MOST_GROUPS:
             raise Fault("a repeat of more than one character, or a repeat within one")
         if not self._is_plain(items):
@@ -214,18 +216,38 @@ class _Reader:
                 led += paths
         return led
 
-    def _many(self, least: int, characters: Characters, path: _Path) -> _Path:
+    def _kept(self, items: Items, path: _Path) -> _Path:
+        """A repeat that gives nothing back takes a text in one way, if all within it do so."""
+        return self._many(frozenset().union(*self._all_characters(items)), path, gives_back=False)
+
+    def _all_characters(self, items: Items) -> Iterator[Characters]:
+        for kind, value in items:
+            if kind is op.POSSESSIVE_REPEAT:
+                yield from self._all_characters(value[2])
+            elif kind in _GROUPS:
+                yield from self._all_characters(value if kind is op.ATOMIC_GROUP else value[-1])
+            elif kind is op.BRANCH:
+                for way in value[1]:
+                    yield from self._all_characters(way)
+            elif self._is_character(kind):
+                yield self._characters(kind, value)
+            else:
+                raise Fault("a repeat that gives back, within one that does not")
+
+    def _many(self, characters: Characters, path: _Path, *, gives_back: bool = True) -> _Path:
         for earlier in path.repeats:
+            if not earlier.gives_back:
+                continue
             is_apart = any(must.isdisjoint(earlier.characters) for must in earlier.since)
             if not is_apart and not characters.isdisjoint(earlier.characters):
                 raise Fault("two repeats share characters, with nothing between that parts them")
         is_guarded = not self._is_searched or any(must.isdisjoint(characters) for must in path.before)
-        repeats = (*path.repeats, _Repeat(characters, is_guarded=is_guarded))
+        repeats = (*path.repeats, _Repeat(characters, is_guarded=is_guarded, gives_back=gives_back))
         return replace(path, repeats=repeats)
 
     def _is_plain(self, items: list[tuple[Any, Any]]) -> bool:
         return self._is_character(items[0][0]) and all(
-            self._is_character(kind) or (kind in _REPEATS and len(value[2]) == 1 and self._is_character(value[2][0][0]))
+            self._is_character(kind) or (kind in REPEATS and len(value[2]) == 1 and self._is_character(value[2][0][0]))
             for kind, value in items
         )
 

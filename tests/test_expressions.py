@@ -44,6 +44,8 @@ def test_every_compiled_expression_was_seen() -> None:
         r"a(?=.*b)",
         rb'"model":\s?("(?:[^"\\]|\\.)*")',
         rb"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}",
+        r'"(?:[^"\\]+|\\.)*+"',
+        r".*a++b",
     ],
 )
 def test_what_is_not_linear_is_found(pattern: str | bytes) -> None:
@@ -61,6 +63,8 @@ def test_what_is_not_linear_is_found(pattern: str | bytes) -> None:
         (r"x\d+\.\d+z", True),
         (rb'"([^"\\]*(?:\\.[^"\\]*){0,64})"', True),
         (rb"(?m)^a[^\n]*b", True),
+        (r'(?:[^"\\]++|\\.)*+', True),
+        (r'"(?:[^"\\]++|\\.)*+"', False),
     ],
 )
 def test_what_is_linear_is_not_refused(pattern: str | bytes, is_searched: bool) -> None:

@@ -26,6 +26,7 @@ from http_api.welcome import Welcome
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import Gateway
 from mcp_gateway.core.ids import now_ms
+from mcp_gateway.core.text import shown
 
 OPENAI, INFERENCE = PREFIXES = ("/v1", "/api/v1/inference")
 _MODEL_HEALTH = re.compile(rf"(?:{'|'.join(PREFIXES)})/models/.+/health")
@@ -144,4 +145,4 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> ASGIApp:
 
 
 async def _unknown_url(scope: Scope, _receive: Receive, _send: Send) -> None:
-    raise GatewayError("unknown_url", f"There is no {scope['path'][:200]} here.")
+    raise GatewayError("unknown_url", f"There is no {shown(scope['path'])} here.")

@@ -10,6 +10,7 @@ from mcp_gateway.core.chat import CallerLeft
 from mcp_gateway.core.context import CONTEXT
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.request import parse_json_object
+from mcp_gateway.core.text import shown
 
 Asked = TypeVar("Asked", bound=BaseModel)
 
@@ -39,7 +40,7 @@ def parsed_as(raw: bytes, kind: type[Asked]) -> Asked:
         return kind.model_validate(parse_json_object(raw))
     except ValidationError as error:
         fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        name = ".".join(map(str, fault["loc"]))
+        name = shown(".".join(map(str, fault["loc"])))
         if fault["type"] == "extra_forbidden":
             raise GatewayError("unsupported_parameter", f"`{name}` is not known here.", param=name) from None
         if fault["type"] == "missing":

@@ -18,6 +18,7 @@ from mcp_gateway.core.idempotency import Idempotency
 from mcp_gateway.core.identity.authenticator import Authenticator
 from mcp_gateway.core.identity.keys import LIMIT_NAMES, Key, KeyLimits, KeyRing, State
 from mcp_gateway.core.limits.limiter import Limiter
+from mcp_gateway.core.text import shown
 
 _Limit = Annotated[int, Field(ge=1, le=2**53 - 1)]
 """Up to the largest number that every reader of JSON takes exactly (RFC 8259, 6); the database holds more."""
@@ -117,7 +118,7 @@ class Keys:
         key_id = request.path_params["key_id"]
         key = await self._keys.get(key_id)
         if key.account_id != caller.account_id:
-            raise GatewayError("not_found", f"There is no key {key_id[:100]!r}.")
+            raise GatewayError("not_found", f"There is no key '{shown(key_id)}'.")
         if caller.is_test and not key.is_test and request.method != "GET":
             raise GatewayError("insufficient_permissions", "A test key can change only test keys.")
         return key

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from starlette.requests import Request
 
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.text import SHOWN_CHARS, shown
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_MS = 2**48 - 1
@@ -46,7 +47,7 @@ def read_query(request: Request, kind: type[Asked]) -> Asked:
     names = [name for name, _ in given]
     for name in names:
         if name not in kind.model_fields:
-            raise GatewayError("unsupported_parameter", _unknown(name, kind.model_fields), param=name[:100])
+            raise GatewayError("unsupported_parameter", _unknown(name, kind.model_fields), param=shown(name))
         if names.count(name) > 1:
             raise GatewayError("invalid_value", f"`{name}` stands more than once in the query.", param=name)
     try:
@@ -59,6 +60,6 @@ def read_query(request: Request, kind: type[Asked]) -> Asked:
 
 
 def _unknown(name: str, known: Collection[str]) -> str:
-    close = difflib.get_close_matches(name[:100], known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name[:SHOWN_CHARS], known, n=1, cutoff=0.5)
     hint = f"did you mean `{close[0]}`?" if close else f"there are {', '.join(known)}." if known else "there is none."
-    return f"There is no parameter `{name[:100]}` here; {hint}"
+    return f"There is no parameter `{shown(name)}` here; {hint}"

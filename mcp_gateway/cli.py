@@ -23,6 +23,7 @@ from mcp_gateway.core.observe.logs import configure_logging
 from mcp_gateway.core.store.backup import back_up
 from mcp_gateway.core.store.migrations import SchemaTooNew
 from mcp_gateway.core.store.sole import AlreadyServed
+from mcp_gateway.core.text import shown
 
 T = TypeVar("T")
 
@@ -41,6 +42,8 @@ app.add_typer(keys, name="keys")
 app.add_typer(ledger, name="ledger")
 
 _DAY_MS = 86_400_000
+_LISTED_CHARS = 200
+"""Of a name; older versions took names of any kind, which must not move an operator's cursor."""
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="Settings file; otherwise ./gateway.toml where there is one.")
@@ -122,7 +125,8 @@ def list_accounts(config: ConfigOption = None) -> None:
             balance = await desk.ledger.balance(account.id)
             amounts = (balance.spendable_nano, balance.granted_nano, balance.held_nano)
             columns = "".join(f"{format_usd(amount):>16}" for amount in amounts)
-            typer.echo(f"{account.id:<38}{columns}  {account.name}{'' if account.is_active else ' (deactivated)'}")
+            name = shown(account.name, _LISTED_CHARS)
+            typer.echo(f"{account.id:<38}{columns}  {name}{'' if account.is_active else ' (deactivated)'}")
 
     _at_desk(config, work)
 
@@ -175,6 +179,7 @@ def activate_account(
 # keys
 
 _LIMIT_HELP = "A number, or none for no limit; left out: the configured default."
+_MAX_DIGITS = 20
 LimitOption = Annotated[str | None, typer.Option(help=_LIMIT_HELP, metavar="N|none")]
 
 
@@ -212,7 +217,7 @@ def list_keys(
         typer.echo(f"{'id':<38}{'account':<38}{'key':<18}{'state':<9}name")
         for key in await desk.keys.list(account):
             state = "live" if key.revoked_at_ms is None else "revoked"
-            notes = " ".join(filter(None, (key.name, _own_limits(key))))
+            notes = " ".join(filter(None, (shown(key.name, _LISTED_CHARS), _own_limits(key))))
             typer.echo(f"{key.id:<38}{key.account_id:<38}{key.prefix + '...':<18}{state:<9}{notes}")
 
     _at_desk(config, work)
@@ -238,8 +243,8 @@ def _limit(name: str, text: str | None) -> Limit:
         return DEFAULT
     if text.lower() == "none":
         return None
-    if not text.isdecimal() or not 1 <= int(text) < 2**63:
-        _fail(f"--{name.replace('_', '-')} takes a whole number from 1, or none; not {text!r}")
+    if not text.isdecimal() or len(text) > _MAX_DIGITS or not 1 <= int(text) < 2**63:
+        _fail(f"--{name.replace('_', '-')} takes a whole number from 1, or none; not '{shown(text)}'")
     return int(text)
 
 
@@ -258,7 +263,7 @@ def check_ledger(config: ConfigOption = None) -> None:
     async def work(desk: Desk) -> None:
         discrepancies = await desk.ledger.check()
         for discrepancy in discrepancies:
-            typer.echo(discrepancy, err=True)
+            typer.echo(shown(discrepancy, 1000), err=True)
         if discrepancies:
             raise typer.Exit(1)
         typer.echo("every balance equals its entries")
@@ -320,6 +325,8 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
             return runner.run(work)
     except GatewayError as error:
         _fail(error.message)
+    except UnicodeEncodeError:
+        _fail("an argument is not text: it holds bytes that are no characters")
     except (AlreadyServed, LedgerBroken, SchemaTooNew, DatabaseError, OSError) as error:
         _fail(str(error))
 
@@ -338,7 +345,7 @@ def _amount(text: str) -> int:
     except ValueError as error:
         _fail(str(error))
     if amount_nano <= 0:
-        _fail(f"{text!r} is not more than nothing")
+        _fail(f"'{shown(text)}' is not more than nothing")
     return amount_nano
 
 

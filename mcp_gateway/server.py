@@ -18,6 +18,7 @@ from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import GatewayError, internal_error, outline
 from mcp_gateway.core.lifecycle import Lifecycle
 from mcp_gateway.core.limits.limiter import Limiter
+from mcp_gateway.core.text import shown
 from mcp_gateway.core.upstream.pool import Pool
 from mcp_gateway.door.endpoints import McpDoor
 from mcp_gateway.door.sessions import Session
@@ -94,7 +95,7 @@ class Handlers:
     async def call_tool(self, ctx: Context, params: types.CallToolRequestParams) -> Any:
         tool = self._tools.get(params.name)
         if tool is None:
-            raise MCPError(INVALID_PARAMS, f"Unknown tool: {params.name[:100]}")
+            raise MCPError(INVALID_PARAMS, f"Unknown tool: {shown(params.name)}")
         invocation = _invocation(ctx, self._new_id("req"))
         try:
             answer: Result | types.InputRequiredResult = await _called(tool, params.arguments or {}, invocation)
@@ -271,7 +272,7 @@ def _resource_error(ctx: Context, error: GatewayError, uri: str) -> MCPError:
         return _protocol_error(error)
     is_in_params = is_version_at_least(ctx.protocol_version, _RESOURCE_MISSING_IN_PARAMS_SINCE)
     code = INVALID_PARAMS if is_in_params else _RESOURCE_NOT_FOUND
-    return MCPError(code, f"{error.message} resources/list tells what there is.", {"uri": uri})
+    return MCPError(code, f"{error.message} resources/list tells what there is.", {"uri": shown(uri)})
 
 
 _LEVELS: tuple[types.LoggingLevel, ...] = get_args(types.LoggingLevel)

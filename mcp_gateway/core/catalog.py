@@ -13,6 +13,7 @@ from mcp_gateway.core.config import ModelSettings, WalletSettings
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.money import format_price, nano_of_pico, parse_price
 from mcp_gateway.core.request import ChatRequest
+from mcp_gateway.core.text import SHOWN_CHARS, shown
 
 SAMPLING_PARAMETERS = (
     "temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty",
@@ -106,9 +107,9 @@ class Catalog(Mapping[str, Model]):
         """The model of that id. Raises GatewayError `model_not_found` with the closest names."""
         model = self._models.get(model_id)
         if model is None:
-            close = difflib.get_close_matches(model_id[:200], self._models, n=3, cutoff=0.4)
+            close = difflib.get_close_matches(model_id[:SHOWN_CHARS], self._models, n=3, cutoff=0.4)
             hint = f" Did you mean {', '.join(close)}?" if close else " GET /v1/models lists what there is."
-            message = f"There is no model {model_id[:200]!r}.{hint}"
+            message = f"There is no model '{shown(model_id)}'.{hint}"
             raise GatewayError("model_not_found", message, param="model")
         return model
 
@@ -142,8 +143,14 @@ def build_catalog(
     models = [_configured(entry, listings.get(entry.backend_model or entry.id)) for entry in entries]
     if publish_discovered or not entries:
         taken = {name for entry in entries for name in (entry.id, entry.backend_model or entry.id)}
-        models += [_discovered(listing) for name, listing in sorted(listings.items()) if name not in taken]
+        found = [listing for name, listing in sorted(listings.items()) if name not in taken and is_model_id(name)]
+        models += map(_discovered, found)
     return Catalog(models)
+
+
+def is_model_id(name: str) -> bool:
+    """Whether a backend's name of a model can be its public one: it stands in paths and in lists of names."""
+    return not any(map(str.isspace, name))
 
 
 def _configured(entry: ModelSettings, listing: Listing | None) -> Model:

@@ -30,11 +30,13 @@ from pydantic.fields import FieldInfo
 from mcp_gateway.core.bytes_in_flight import OWNER_PART, largest_of
 from mcp_gateway.core.config_faults import KeyPath, describe_fault, describe_unknown_variable
 from mcp_gateway.core.money import NANO_PER_CENT, PICO_PER_USD, parse_price, parse_usd
+from mcp_gateway.core.text import one_line, shown
 
 ENV_PREFIX = "GATEWAY_"
 DEFAULT_FILE = Path("gateway.toml")
 NOT_SETTINGS = {"GATEWAY_URL", "GATEWAY_API_KEY"}
 """Variables of the same prefix that the stdio bridge reads; a server started beside it must not stumble over them."""
+_MAX_FAULT_CHARS = 1000
 _LEAST_PAYABLE_NANO = parse_usd("0.50")
 _MOST_PAYABLE_NANO = parse_usd("999999.99")
 """Stripe's own bounds: https://docs.stripe.com/currencies#minimum-and-maximum-charge-amounts."""
@@ -44,8 +46,8 @@ class ConfigError(Exception):
     """The configuration cannot be used; the text lists each fault, where it stands and what to write instead."""
 
     def __init__(self, faults: list[str]) -> None:
-        super().__init__("\n- ".join(["The configuration cannot be used:", *faults]))
-        self.faults = faults
+        self.faults = [shown(fault, _MAX_FAULT_CHARS) for fault in faults]
+        super().__init__("\n- ".join(["The configuration cannot be used:", *self.faults]))
 
 
 def _split_commas(value: Any) -> Any:
@@ -156,6 +158,7 @@ def _checked_path(value: Any) -> Any:
     return value
 
 
+Line = Annotated[str, AfterValidator(one_line)]
 Whole = Annotated[int, BeforeValidator(_not_a_switch)]
 NonNegative = Annotated[Whole, Field(ge=0)]
 Positive = Annotated[Whole, Field(ge=1)]
@@ -197,19 +200,19 @@ class PricingSettings(Section):
 class ModelSettings(Section):
     """A model that clients may ask for; repeat the heading for each."""
 
-    id: Annotated[str, Field(pattern=r"^\S+$", examples=["gwmm/gemma-4-12b-it"])]
+    id: Annotated[Line, Field(pattern=r"^\S+$", examples=["gwmm/gemma-4-12b-it"])]
     """Public name, which clients ask for; may contain slashes."""
-    backend_model: str = Field(default="", examples=["google/gemma-4-12b-it"])
+    backend_model: Line = Field(default="", examples=["google/gemma-4-12b-it"])
     """The name the backend knows it by; otherwise the public name."""
-    name: str = Field(default="", examples=["Gemma 4 12B"])
+    name: Line = Field(default="", examples=["Gemma 4 12B"])
     """Name for people; otherwise the id."""
-    description: str = Field(default="", examples=["A small general model that calls tools."])
+    description: Line = Field(default="", examples=["A small general model that calls tools."])
     """One sentence for people and models that choose."""
     context_window: Positive | None = Field(default=None, examples=[28672])
     """Tokens of prompt and output together; otherwise what the backend reports."""
     max_output_tokens: Positive | None = Field(default=None, examples=[8192])
     """The most output tokens of one answer; otherwise the context window."""
-    quantization: str | None = Field(default=None, min_length=1, examples=["bf16"])
+    quantization: Line | None = Field(default=None, min_length=1, examples=["bf16"])
     """int4, int8, fp4, fp8, bf16, ...: shown in the catalog."""
     features: Annotated[tuple[Feature, ...], CommaSeparated] = ("tools", "json_mode", "structured_outputs", "logprobs")
     """What the model supports beyond text: tools, json_mode, structured_outputs, logprobs, reasoning."""
@@ -384,7 +387,7 @@ def _with_distinct_ids(models: tuple[ModelSettings, ...]) -> tuple[ModelSettings
 class Settings(Section):
     """The whole tree."""
 
-    host: Annotated[str, Field(pattern=r"^\S+$")] = "127.0.0.1"
+    host: Annotated[Line, Field(pattern=r"^\S+$")] = "127.0.0.1"
     """Address to listen on."""
     port: Annotated[Whole, Field(ge=0, le=65535)] = 8080
     """Port to listen on; 0 takes a free one."""
@@ -431,7 +434,7 @@ class Settings(Section):
     """After the announcement, how long running requests may take to finish."""
     maintenance: bool = False
     """Answer every new request 503 `maintenance`."""
-    incident: str | None = Field(default=None, min_length=1, examples=["Answers are slow: one server is down."])
+    incident: Line | None = Field(default=None, min_length=1, examples=["Answers are slow: one server is down."])
     """Text for people that the public status, GET /stats, shows beside the facts."""
     metrics_token: Secret | None = Field(default=None, examples=["a-long-random-token"])
     """Bearer token for /metrics from elsewhere than loopback; without it, loopback only."""

@@ -36,6 +36,7 @@ _WORDS = {
     "path_type": _TEXT,
     "string_pattern_mismatch": "must not be empty or hold spaces or line ends",
     "string_too_short": "must not be empty",
+    "too_short": "must not be empty",
     "string_type": _TEXT,
     "value_error": "{error}",
 }

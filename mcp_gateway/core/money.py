@@ -7,6 +7,8 @@ import re
 from decimal import Decimal
 from fractions import Fraction
 
+from mcp_gateway.core.text import shown
+
 NANO_PER_USD = 10**9
 NANO_PER_CENT = NANO_PER_USD // 100
 PICO_PER_USD = 10**12
@@ -21,7 +23,7 @@ _DECIMAL = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,40})?")
 def _scaled(text: str, scale: int) -> Fraction:
     """Exact: a Decimal would round products to its context's 28 digits, and takes exponents without bound."""
     if not _DECIMAL.fullmatch(text):
-        raise ValueError(f"{text[:40]!r} is not a decimal number; write USD as in 12.50")
+        raise ValueError(f"'{shown(text)}' is not a decimal number; write USD as in 12.50")
     return Fraction(text) * scale
 
 

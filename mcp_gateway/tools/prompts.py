@@ -7,6 +7,7 @@ from mcp import types
 from mcp_gateway.core.catalog import Catalog, Model, Published
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.money import format_price, format_usd
+from mcp_gateway.core.text import shown
 
 _PER_MILLION = 1_000_000
 _MAX_NUMBER = 10**12
@@ -55,7 +56,7 @@ class Prompts:
         """The prompt with its arguments filled in. Raises GatewayError for a prompt or an argument that is wrong."""
         definition = next((prompt for prompt in DEFINITIONS if prompt.name == name), None)
         if definition is None:
-            raise GatewayError("not_found", f"There is no prompt {name[:100]!r}.")
+            raise GatewayError("not_found", f"There is no prompt '{shown(name)}'.")
         for argument in definition.arguments or ():
             if argument.required and not arguments.get(argument.name, "").strip():
                 raise GatewayError("missing_parameter", f"`{argument.name}` is missing.", param=argument.name)

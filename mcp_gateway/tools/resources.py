@@ -14,6 +14,7 @@ from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.catalog import Published
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.limits.limiter import Limiter
+from mcp_gateway.core.text import shown
 from mcp_gateway.core.upstream.pool import Pool
 from mcp_gateway.tools.list_models import model_row
 
@@ -79,7 +80,7 @@ class Resources:
         rows = self._rows()
         row = rows.get(named) or rows.get(unquote(named))
         if row is None or not uri.startswith(_SCHEME):
-            raise GatewayError("not_found", f"There is no resource {uri[:200]!r}.")
+            raise GatewayError("not_found", f"There is no resource '{shown(uri)}'.")
         return row
 
 

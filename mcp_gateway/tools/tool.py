@@ -9,6 +9,7 @@ from mcp import types
 
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.text import SHOWN_CHARS, shown
 
 Report = Callable[[float, str], Awaitable[None]]
 """Tells the caller how far a call is (a number that only grows) and a line to show."""
@@ -99,9 +100,9 @@ def checked_arguments(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -
 
 
 def _unknown_argument(name: str, known: Mapping[str, Any]) -> GatewayError:
-    close = difflib.get_close_matches(name[:100], known, n=1)
+    close = difflib.get_close_matches(name[:SHOWN_CHARS], known, n=1)
     hint = f"did you mean `{close[0]}`?" if close else f"there are: {', '.join(known)}."
-    return GatewayError("unsupported_parameter", f"There is no argument `{name[:100]}`; {hint}", param=name[:100])
+    return GatewayError("unsupported_parameter", f"There is no argument `{shown(name)}`; {hint}", param=shown(name))
 
 
 def _check(name: str, value: Any, schema: Mapping[str, Any]) -> None:

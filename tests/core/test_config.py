@@ -392,3 +392,29 @@ class TestReference:
         times = [s.path[-1] for s in SETTINGS if re.search(r"timeout|interval|grace|announce|keep_alive", s.path[-1])]
         assert times
         assert all(name.endswith("_s") for name in times)
+
+
+class TestNames:
+    @pytest.mark.parametrize("mark", ["\\u001b", "\\n", "\\u007f", "\\u009b", "\\u202e", "\\u2028"])
+    @pytest.mark.parametrize(
+        "line",
+        [
+            'incident = "{}"', 'host = "{}"', '[[models]]\nid = "{}"', '[[models]]\nid = "a"\nname = "{}"',
+            '[[models]]\nid = "a"\nbackend_model = "{}"', '[[models]]\nid = "a"\ndescription = "{}"',
+            '[[models]]\nid = "a"\nquantization = "{}"',
+        ],
+    )  # fmt: skip
+    def test_text_that_is_no_line_is_a_fault(self, line: str, mark: str, tmp_path: Path) -> None:
+        file = tmp_path / "gateway.toml"
+        file.write_text(line.format(f"a{mark}b"))
+        with pytest.raises(ConfigError) as caught:
+            load_settings(file, {})
+        (fault,) = caught.value.faults
+        assert fault.endswith("must be one line without control characters or marks that change the direction of text")
+
+    def test_an_unknown_name_is_shown_escaped(self, tmp_path: Path) -> None:
+        file = tmp_path / "gateway.toml"
+        file.write_text('"a\\u001b[2Jb" = 1')
+        with pytest.raises(ConfigError) as caught:
+            load_settings(file, {})
+        assert all(map(str.isprintable, caught.value.faults))

@@ -219,3 +219,39 @@ async def noticed(door: Door, key: str, status: int) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while (await door.get("/v1/keys", key)).status_code != status:  # noqa: ASYNC110 - across connections
             await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    "name", ["\x1b[2J", "two\nlines", "tab\tbed", "\x7f", "\x85", "a\u202egnp", "a\u2066b", "\u2028", "\u200f"]
+)
+async def test_a_name_that_is_no_line_of_text_is_refused(name: str, door: Door) -> None:
+    key = await door.key()
+    key_id = await own_id(door, key)
+    for refused in (await create(door, key, name=name), await change(door, key, key_id, name=name)):
+        error = error_of(refused)
+        assert (refused.status_code, error["code"], error["param"]) == (400, "invalid_value", "name")
+    assert [row["name"] for row in (await door.get("/v1/keys", key)).json()["data"]] == [""]
+
+
+async def test_a_name_that_is_refused_does_not_use_up_its_idempotency_key(door: Door) -> None:
+    key = await door.key()
+    again = {"headers": bearer(key) | {"idempotency-key": "once"}}
+    assert (await door.http.post("/v1/keys", json={"name": "\n"}, **again)).status_code == 400
+    assert (await door.http.post("/v1/keys", json={"name": "n"}, **again)).status_code == 201
+
+
+async def test_names_of_others_are_echoed_short(door: Door) -> None:
+    key = await door.key()
+    long = "x" * 5000
+    for answer in (
+        await create(door, key, **{long: 1}),
+        await door.get(f"/v1/keys/{long}", key),
+        await door.get(f"/v1/requests?{long}=1", key),
+        await door.get(f"/v1/requests/{long}", key),
+        await door.get(f"/v1/models/{long}", key),
+        await door.get(f"/{long}", key),
+        await door.chat(key, model=long),
+    ):
+        error = error_of(answer)
+        assert 100 <= len(error["message"]) < 250
+        assert len(error["param"] or "") < 110

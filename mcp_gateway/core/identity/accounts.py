@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.store.store import Store
+from mcp_gateway.core.text import check_one_line, shown
 
 _COLUMNS = "id, name, created_at_ms, is_active"
 
@@ -27,6 +28,8 @@ class Accounts:
         self._now_ms = now_ms
 
     async def create(self, name: str) -> Account:
+        """Raises GatewayError `invalid_value` for a name that is no line of text."""
+        check_one_line(name, "name")
         account = Account(self._new_id("acc"), name, self._now_ms(), True)
 
         def work(connection: sqlite3.Connection) -> Account:
@@ -46,7 +49,7 @@ class Accounts:
         row = await self._store.fetch_one(f"SELECT {_COLUMNS} FROM accounts WHERE id = ?", (account_id,))
         if row is None:
             raise GatewayError(
-                "not_found", f"There is no account {account_id!r}; `mcp-gateway accounts list` shows them."
+                "not_found", f"There is no account '{shown(account_id)}'; `mcp-gateway accounts list` shows them."
             )
         return _account(row)
 
@@ -59,7 +62,7 @@ class Accounts:
             return bool(changed.rowcount)
 
         if not await self._store.write(work):
-            raise GatewayError("not_found", f"There is no account {account_id!r}.")
+            raise GatewayError("not_found", f"There is no account '{shown(account_id)}'.")
 
 
 def note_change(connection: sqlite3.Connection, changed_id: str) -> None:

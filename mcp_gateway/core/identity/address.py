@@ -18,7 +18,7 @@ class AddressReader:
         if not self._trusted or forwarded_for is None or not self._is_trusted(address):
             return address
         for hop in reversed(forwarded_for.decode("latin-1").split(",")):
-            text = _without_port(hop.strip())
+            text = _without_port(hop.strip()).partition("%")[0]  # a zone means something to the proxy's own host alone
             if _parsed(text) is None:
                 return address
             address = text

@@ -13,6 +13,7 @@ import orjson
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.accounts import note_change
 from mcp_gateway.core.store.store import Row, Store
+from mcp_gateway.core.text import check_one_line, shown
 
 LIVE_PREFIX = "gw_live_"
 TEST_PREFIX = "gw_test_"
@@ -109,7 +110,7 @@ class KeyRing:
         """Raises GatewayError `not_found`."""
         row = await self._store.fetch_one(f"{_SELECT} WHERE keys.id = ?", (key_id,))
         if row is None:
-            raise GatewayError("not_found", f"There is no key {key_id[:100]!r}.")
+            raise GatewayError("not_found", f"There is no key '{shown(key_id)}'.")
         return _key(row)
 
     async def list(self, account_id: str | None = None) -> "list[Key]":
@@ -161,18 +162,20 @@ class KeyRing:
         """A new key and its raw text, which is not kept and cannot be shown again.
 
         `before` writes in the same transaction, ahead of the key. Raises GatewayError `not_found` for an unknown
-        account, `conflict` where it has as many keys as it may, `requests_per_day` where it has made so many today.
+        account, `invalid_value` for a name that is no line of text, `conflict` where it has as many keys as it may,
+        `requests_per_day` where it has made so many today.
         """
+        check_one_line(name, "name")
         raw = (TEST_PREFIX if is_test else LIVE_PREFIX) + secrets.token_urlsafe(32)
         limits = limits or KeyLimits()
-        shown = raw[:_SHOWN_CHARACTERS]
-        key = Key(self._new_id("key"), account_id, shown, name, is_test, self._now_ms(), None, limits)
+        prefix = raw[:_SHOWN_CHARACTERS]
+        key = Key(self._new_id("key"), account_id, prefix, name, is_test, self._now_ms(), None, limits)
 
         def work(connection: sqlite3.Connection) -> None:
             self._check_room(connection, account_id)
             if before is not None:
                 before(connection, key)
-            row = (key.id, account_id, digest_of(raw), shown, name, is_test, key.created_at_ms, None)
+            row = (key.id, account_id, digest_of(raw), prefix, name, is_test, key.created_at_ms, None)
             connection.execute(
                 "INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, *_stored_limits(limits))
             )
@@ -181,7 +184,8 @@ class KeyRing:
         return key, raw
 
     async def change(self, key_id: str, *, name: str | None = None, limits: KeyLimits | None = None) -> Key:
-        """Rename a key or replace its limits. Raises GatewayError `not_found`."""
+        """Rename a key or replace its limits. Raises GatewayError `not_found`, `invalid_value`."""
+        check_one_line(name or "", "name")
         await self.get(key_id)
 
         def work(connection: sqlite3.Connection) -> None:
@@ -217,7 +221,7 @@ class KeyRing:
 
     def _check_room(self, connection: sqlite3.Connection, account_id: str) -> None:
         if not connection.execute("SELECT 1 FROM accounts WHERE id = ?", (account_id,)).fetchone():
-            raise GatewayError("not_found", f"There is no account {account_id[:100]!r}.")
+            raise GatewayError("not_found", f"There is no account '{shown(account_id)}'.")
         sql = "SELECT COUNT(*) FROM keys WHERE account_id = ? AND revoked_at_ms IS NULL"
         if connection.execute(sql, (account_id,)).fetchone()[0] >= self._most.live:
             raise GatewayError("conflict", f"This account has {self._most.live} keys already; revoke one first.")

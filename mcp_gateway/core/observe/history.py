@@ -8,6 +8,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ids import first_id_at
 from mcp_gateway.core.observe.records import COLUMNS, RequestRecord
 from mcp_gateway.core.store.store import Row, Store
+from mcp_gateway.core.text import shown
 
 Group = Literal["day", "model", "key"]
 
@@ -65,7 +66,7 @@ class History:
             await self._store.write(lambda _: None, is_durable=False)
             record = await self._find(account_id, request_id)
         if record is None:
-            raise GatewayError("not_found", f"There is no request {request_id[:100]!r} that has ended.")
+            raise GatewayError("not_found", f"There is no request '{shown(request_id)}' that has ended.")
         return record
 
     async def page(self, account_id: str, wanted: Wanted, *, before_id: str | None, limit: int) -> list[RequestRecord]:

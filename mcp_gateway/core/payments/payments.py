@@ -10,6 +10,7 @@ from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.payments.facts import Paid, Reversal, fact_of
 from mcp_gateway.core.payments.sessions import Checkout, Pages, Till, UnknownCustomer
 from mcp_gateway.core.store.store import Store
+from mcp_gateway.core.text import shown
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ class Payments:
 
     def _credit(self, connection: sqlite3.Connection, paid: Paid) -> None:
         if not connection.execute("SELECT 1 FROM accounts WHERE id = ?", (paid.account_id,)).fetchone():
-            logger.warning("Stripe session %s is for an account that is not of this gateway", paid.session_id)
+            logger.warning("Stripe session %s is for an account that is not of this gateway", shown(paid.session_id))
             return
         row = (paid.payment_id, paid.account_id)
         connection.execute("INSERT INTO stripe_payments VALUES (?, ?) ON CONFLICT (id) DO NOTHING", row)

@@ -19,6 +19,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.money import NANO_PER_CENT
 from mcp_gateway.core.payments.facts import ACCOUNT
 from mcp_gateway.core.payments.sessions import Checkout, Pages, UnknownCustomer
+from mcp_gateway.core.text import shown
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +116,6 @@ class StripeApi:
 
 def _unavailable(error: Exception) -> GatewayError:
     """What an operator needs is logged; Stripe's own words, which may quote the request, are not."""
-    facts = [getattr(error, name, None) for name in ("http_status", "code", "request_id")]
+    facts = [shown(str(getattr(error, name, None))) for name in ("http_status", "code", "request_id")]
     logger.warning("Stripe did not do as asked: %s (status %s, code %s, request %s)", type(error).__name__, *facts)
     return GatewayError("payments_unavailable", "The payment service does not answer as it should at the moment.")

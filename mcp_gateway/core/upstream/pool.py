@@ -8,6 +8,7 @@ from random import Random
 from typing import Literal
 
 from mcp_gateway.core.catalog import Listing, Model
+from mcp_gateway.core.text import shown
 from mcp_gateway.core.upstream.backend import FAULTS, Backend
 from mcp_gateway.core.upstream.budget import RetryBudget
 from mcp_gateway.core.upstream.choice import choose
@@ -15,6 +16,7 @@ from mcp_gateway.core.upstream.choice import choose
 logger = logging.getLogger(__name__)
 
 _RECOVERY_INTERVAL_S = 1.0
+_MAX_LOGGED_CHARS = 500
 _NOT_TAKEN = frozenset({"backend_busy", "connect_failed", "model_unavailable"})
 """Codes of failures in which no backend began to work on the request."""
 ModelStatus = Literal["ready", "loading", "unavailable"]
@@ -114,7 +116,11 @@ class Pool:
         was_up, was_probed = backend.is_up, backend.is_probed
         await self._ask_how_it_is(backend)
         if backend.is_up and not was_up:
-            logger.info("backend %s is up with %s", backend.name, ", ".join(backend.listings) or "no model")
+            logger.info(
+                "backend %s is up with %s",
+                backend.name,
+                shown(", ".join(backend.listings), _MAX_LOGGED_CHARS) or "no model",
+            )
         elif not backend.is_up and (was_up or not was_probed):
             logger.warning("backend %s is down: %s", backend.name, backend.fault)
 

@@ -1,0 +1,77 @@
+"""The command line and names: what would move an operator's cursor is refused, and what stands already is escaped."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from mcp_gateway.cli import app
+from mcp_gateway.core.gateway import DATABASE
+
+NASTY = "\x1b]0;owned\x07\x1b[2J\nkey_forged acc_forged gw_live_AAAA...  live     admin\u202e\x9b"
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GATEWAY_DATA_DIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments)
+
+
+def made(*arguments: str) -> str:
+    result = run(*arguments, "--quiet")
+    assert result.exit_code == 0, result.output
+    return str(result.stdout).strip()
+
+
+@pytest.mark.parametrize("name", [NASTY, "two\nlines", "\x7f", "a\u2029b", "\udcff"])
+def test_a_name_that_is_no_line_of_text_is_refused_in_words(name: str, data_dir: Path) -> None:
+    account = made("accounts", "create", "good")
+    for refused in (run("accounts", "create", name), run("keys", "create", "--account", account, "--name", name)):
+        assert refused.exit_code == 2
+        assert refused.stderr.startswith("mcp-gateway: `name` must be one line")
+        assert "gw_live_" not in refused.output
+
+
+def test_a_name_that_stands_in_the_database_already_is_listed_escaped(data_dir: Path) -> None:
+    account = made("accounts", "create", "good")
+    made("keys", "create", "--account", account, "--name", "fine")
+    with sqlite3.connect(data_dir / DATABASE) as connection:
+        connection.execute("UPDATE accounts SET name = ? WHERE id = ?", (NASTY, account))
+        connection.execute("UPDATE keys SET name = ?", (NASTY,))
+    connection.close()
+    for listing in (run("accounts", "list").stdout, run("keys", "list").stdout):
+        assert r"\x1b]0;owned\x07\x1b[2J\nkey_forged" in listing
+        assert not set(listing) & {"\x1b", "\x07", "\x9b", "\u202e"}
+        assert not any(line.startswith("key_forged") for line in listing.splitlines())
+
+
+@pytest.mark.parametrize("account", ["acc_\x1b[2J", "x" * 5000, "\udcff", ""])
+def test_an_unknown_account_is_told_in_a_short_line(account: str, data_dir: Path) -> None:
+    for refused in (run("accounts", "deactivate", account), run("keys", "create", "--account", account)):
+        assert refused.exit_code == 2
+        assert refused.stderr.strip().isprintable()
+        assert len(refused.stderr) < 300
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "9" * 5000, "\x1b", "1e999999999", "0" * 5000 + "1", str(2**63)])
+def test_a_limit_that_is_no_number_is_refused_in_words(limit: str, data_dir: Path) -> None:
+    refused = run("keys", "create", "--account", "acc_x", "--in-flight", limit)
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith("mcp-gateway: --in-flight takes a whole number")
+    assert len(refused.stderr) < 300
+
+
+@pytest.mark.parametrize("amount", ["9" * 5000, "1e999999999", "\x1b[2J", "NaN", "-0", "\udcff"])
+def test_an_amount_that_is_none_is_refused_in_words(amount: str, data_dir: Path) -> None:
+    refused = run("accounts", "credit", "acc_x", "--", amount)
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith("mcp-gateway: '")
+    assert refused.stderr.strip().isprintable()
+    assert len(refused.stderr) < 300

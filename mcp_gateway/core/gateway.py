@@ -9,7 +9,7 @@ from random import Random
 
 from mcp_gateway import __version__
 from mcp_gateway.core.bytes_in_flight import BytesInFlight
-from mcp_gateway.core.catalog import Listing, Published, build_catalog
+from mcp_gateway.core.catalog import Listing, Published, build_catalog, is_model_id
 from mcp_gateway.core.chat import Chat
 from mcp_gateway.core.config import Settings, UpstreamSettings
 from mcp_gateway.core.idempotency import Idempotency
@@ -226,6 +226,10 @@ def _pool(settings: Settings, published: Published) -> Pool:
         published.replace(catalog)
         if backends and not settings.models:
             logger.warning("no [[models]] are configured: everything that backends list is published, free of charge")
+        if spaced := sum(not is_model_id(name) for name in listings):
+            logger.warning(
+                "%d models have spaces in their names: each is understood only by an id in [[models]]", spaced
+            )
 
     return Pool(
         backends or [demo],

@@ -1,15 +1,17 @@
 """One server that answers: what it lists, how it is and how busy, and the few things that are ever asked of it."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeGuard
 
 import orjson
 
 from mcp_gateway.core.catalog import Listing
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.request import ChatRequest
+from mcp_gateway.core.text import is_one_line
 from mcp_gateway.core.upstream import vllm
 from mcp_gateway.core.upstream.breaker import Breaker
 from mcp_gateway.core.upstream.transport import (
@@ -21,6 +23,8 @@ from mcp_gateway.core.upstream.transport import (
     UpstreamError,
 )
 
+logger = logging.getLogger(__name__)
+
 Headers = Sequence[tuple[bytes, bytes]]
 _JSON: tuple[bytes, bytes] = (b"content-type", b"application/json")
 _BUSY_REST_S = 1.0
@@ -28,6 +32,9 @@ _MAX_LIST_BYTES = 4 * 1024 * 1024
 _MAX_METRICS_BYTES = 4 * 1024 * 1024
 _BEGINNING_BYTES = 64 * 1024
 """Of an answer whose status is all that counts, or whose fact stands first."""
+_MAX_NAME_CHARS = 256
+_MAX_CONTEXT_TOKENS = 16_000_000
+"""Of what a server lists; more than any model has, and little enough to reckon with."""
 FAULTS = frozenset({"backend_died", "backend_error", "connect_failed", "first_token_timeout"})
 """Codes of what is a backend's fault. Not a client that leaves, not a refused request, not a full queue."""
 Status = Literal["up", "busy", "failing", "down"]
@@ -73,6 +80,7 @@ class Backend:
     queue: vllm.Gauges | None = None
     sent_by_others: int = 0
     busy_until_s: float = 0.0
+    nameless: int = 0
     missing: set[str] = field(default_factory=set)
     """Models that it listed and yet did not have: what fails so quickly would look idle and draw ever more."""
 
@@ -132,14 +140,23 @@ class Backend:
             status, _ = await self._get(vllm.HEALTH_PATH, _BEGINNING_BYTES)
             if status not in (200, 404):  # other servers than vLLM may have none
                 raise GatewayError("backend_error", f"its /health answered {status}")
-            found = _listings(*await self._get(vllm.MODELS_PATH, _MAX_LIST_BYTES))
+            rows = _rows(*await self._get(vllm.MODELS_PATH, _MAX_LIST_BYTES))
         except GatewayError as error:
             self.lost(error.message)
             return
         if self.fault:  # it has come back: what became of requests before says nothing any more
             self.breaker.reset()
-        self.listings, self.fault, self.is_probed = found, "", True
+        self._take(rows)
+        self.fault, self.is_probed = "", True
         self.missing.clear()
+
+    def _take(self, rows: list[Any]) -> None:
+        """List the models of these rows; one line tells how many have no name, each time that this number changes."""
+        named = [row for row in rows if isinstance(row, dict) and _is_name(row.get("id"))]
+        self.listings = {row["id"]: _listing(row) for row in named}
+        before, self.nameless = self.nameless, len(rows) - len(named)
+        if self.nameless and self.nameless != before:
+            logger.warning("backend %s lists %d models by no name that can be understood", self.name, self.nameless)
 
     async def read_queue(self) -> None:
         """Read the queue gauges again; None where there are none."""
@@ -257,21 +274,32 @@ def failure(error: UpstreamError, *, has_started: bool = False) -> GatewayError:
     return GatewayError("backend_error", "The backend failed.")
 
 
-def _listings(status: int, body: bytes) -> dict[str, Listing]:
+def _rows(status: int, body: bytes) -> list[Any]:
+    """The rows of a list of models, as they came. Raises GatewayError."""
     if status != 200:
         raise GatewayError("backend_error", f"its list of models answered {status}")
     try:
         rows = orjson.loads(body)["data"]
-        return {row["id"]: _listing(row) for row in rows}
     except (orjson.JSONDecodeError, KeyError, TypeError):
-        raise GatewayError("backend_error", "its list of models could not be understood") from None
+        rows = None
+    if not isinstance(rows, list):
+        raise GatewayError("backend_error", "its list of models could not be understood")
+    return rows
+
+
+def _is_name(value: Any) -> TypeGuard[str]:
+    """Whether it is text that can name something: short, in one line, without white space around it."""
+    return (
+        isinstance(value, str) and 0 < len(value) <= _MAX_NAME_CHARS and value == value.strip() and is_one_line(value)
+    )
 
 
 def _listing(row: dict[str, Any]) -> Listing:
-    length = row.get("max_model_len")
+    owner, length = row.get("owned_by"), row.get("max_model_len")
+    is_length = isinstance(length, int) and not isinstance(length, bool) and 0 < length <= _MAX_CONTEXT_TOKENS
     return Listing(
-        id=str(row["id"]),
-        owned_by=str(row.get("owned_by") or "vllm"),
+        id=row["id"],
+        owned_by=owner if _is_name(owner) else "vllm",
         created_at_s=0,  # vLLM writes the time of the call; a constant keeps lists the same
-        max_model_len=length if isinstance(length, int) and length > 0 else None,
+        max_model_len=length if is_length else None,
     )

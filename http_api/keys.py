@@ -1,5 +1,6 @@
 """GET, POST, PATCH and DELETE /keys: a caller's own account's keys; limits can only be lowered here."""
 
+import re
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -25,7 +26,7 @@ _Limit = Annotated[int, Field(ge=1, le=2**53 - 1)]
 
 
 class KeysQuery(PageQuery):
-    cursor: Annotated[str | None, cursor_key(r"key_[0-9a-z]+")] = None
+    cursor: Annotated[str | None, cursor_key(re.compile(r"key_[0-9a-z]+"))] = None
     state: State | None = None
 
 

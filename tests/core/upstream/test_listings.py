@@ -22,10 +22,11 @@ class Whole:
         return None
 
     async def read(self) -> bytes:
-        return self._body
+        return await self.next_chunk()
 
     async def next_chunk(self, timeout_s: float | None = None) -> bytes:
-        return self._body
+        body, self._body = self._body, b""
+        return body
 
     def close(self) -> None: ...
 

@@ -10,9 +10,7 @@ from mcp_gateway.core.context import CLIENT, CONTEXT, Client, RequestContext
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.request import ChatRequest, parse_chat_request
-
-_TRACE_HEADERS = (b"traceparent", b"tracestate")
-"""All that passes from a client's headers to a backend."""
+from mcp_gateway.core.trace_context import TRACEPARENT, trace_of
 
 
 class ChatCompletions:
@@ -26,7 +24,7 @@ class ChatCompletions:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context: RequestContext = scope[CONTEXT]
         assert context.caller is not None
-        call = _call_of(context)
+        call = _call_of(scope, context)
         client: Client = scope[CLIENT]
         client.is_cancelled_on_departure = True
         with self._chat.exchange(context.caller, call) as exchange:
@@ -59,6 +57,7 @@ def _tell_clamp(exchange: Exchange, context: RequestContext) -> None:
         context.headers.append((b"x-max-tokens-clamped", b"%d" % exchange.clamped_to))
 
 
-def _call_of(context: RequestContext) -> Call:
-    traces = tuple((name, context.sent[name]) for name in _TRACE_HEADERS if name in context.sent)
-    return Call(context.request_id, "http", context.client_request_id, traces)
+def _call_of(scope: Scope, context: RequestContext) -> Call:
+    """Of a client's headers its trace alone passes to a backend."""
+    trace = trace_of(scope["headers"]) if TRACEPARENT in context.sent else ()
+    return Call(context.request_id, "http", context.client_request_id, trace)

@@ -167,6 +167,13 @@ async def test_only_traces_pass_from_a_client_s_headers_to_a_backend(
     assert asked.headers["x-request-id"] == response.headers["x-request-id"]
 
 
+async def test_a_trace_of_another_form_is_dropped_without_a_word(
+    served: tuple[Door, ReplayingBackend, str],
+) -> None:
+    asked, _ = await heads(served, traceparent="x" * 3000, tracestate="a=b")
+    assert not {"traceparent", "tracestate"} & set(asked.headers)
+
+
 async def test_a_request_id_is_ours_and_the_client_s_own_is_echoed_and_recorded_beside_it(
     served: tuple[Door, ReplayingBackend, str],
 ) -> None:

@@ -26,6 +26,7 @@ from http_api.welcome import Welcome
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import Gateway
 from mcp_gateway.core.ids import now_ms
+from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.text import shown
 
 OPENAI, INFERENCE = PREFIXES = ("/v1", "/api/v1/inference")
@@ -46,9 +47,11 @@ class McpEndpoints(Protocol):
 def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> ASGIApp:
     """The ASGI app of both doors over an open gateway; `base_url` is where clients reach it."""
     settings = gateway.settings
+    json_bounds = JsonBounds.of(settings)
     chat = ChatCompletions(
         gateway.chat,
         max_body_bytes=settings.max_body_bytes,
+        json_bounds=json_bounds,
         comment_s=settings.upstream.queue_comment_s,
     )
     models = Models(gateway.published, gateway.pool, gateway.limiter)
@@ -58,6 +61,7 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> ASGIApp:
         gateway.idempotency,
         gateway.limiter,
         max_body_bytes=settings.max_body_bytes,
+        json_bounds=json_bounds,
     )
     limits = Limits(gateway.limiter)
     billing = Billing(gateway.ledger, gateway.statement, gateway.history, gateway.limiter, now_ms)

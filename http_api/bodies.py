@@ -9,14 +9,21 @@ from starlette.types import Receive, Scope
 from mcp_gateway.core.chat import CallerLeft
 from mcp_gateway.core.context import CONTEXT
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.request import parse_json_object
 from mcp_gateway.core.text import shown
 
 Asked = TypeVar("Asked", bound=BaseModel)
 
 
-async def read_json_bytes(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
+async def read_json_bytes(scope: Scope, receive: Receive, max_bytes: int, bounds: JsonBounds) -> bytes:
     """The whole body of a JSON request. Raises GatewayError (`body_too_large`, `invalid_type`) or CallerLeft."""
+    raw = await _read(scope, receive, max_bytes)
+    await bounds.check(raw, scope[CONTEXT].caller)
+    return raw
+
+
+async def _read(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
     _check_head(scope[CONTEXT].sent, max_bytes)
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body"):

@@ -8,6 +8,7 @@ from http_api.rendering import JSON_TYPE, send_bytes
 from mcp_gateway.core.chat import Call, Chat, Exchange
 from mcp_gateway.core.context import CLIENT, CONTEXT, Client, RequestContext
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.request import ChatRequest, parse_chat_request
 from mcp_gateway.core.trace_context import TRACEPARENT, trace_of
@@ -16,10 +17,11 @@ from mcp_gateway.core.trace_context import TRACEPARENT, trace_of
 class ChatCompletions:
     """Reads the body, runs the exchange, and writes one JSON body or the frames as they come."""
 
-    def __init__(self, chat: Chat, *, max_body_bytes: int, comment_s: float) -> None:
+    def __init__(self, chat: Chat, *, max_body_bytes: int, json_bounds: JsonBounds, comment_s: float) -> None:
         self._chat = chat
         self._comment_s = comment_s
         self._max_body_bytes = max_body_bytes
+        self._json_bounds = json_bounds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context: RequestContext = scope[CONTEXT]
@@ -28,7 +30,8 @@ class ChatCompletions:
         client: Client = scope[CLIENT]
         client.is_cancelled_on_departure = True
         with self._chat.exchange(context.caller, call) as exchange:
-            request = parse_chat_request(await read_json_bytes(scope, receive, self._max_body_bytes))
+            raw = await read_json_bytes(scope, receive, self._max_body_bytes, self._json_bounds)
+            request = parse_chat_request(raw)
             if request.is_stream:
                 stream = EventStream(send, self._comment_s, lambda: _tell_clamp(exchange, context))
                 await _relay(exchange, request, stream)

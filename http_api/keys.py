@@ -18,6 +18,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import Idempotency
 from mcp_gateway.core.identity.authenticator import Authenticator
 from mcp_gateway.core.identity.keys import LIMIT_NAMES, Key, KeyLimits, KeyRing, State
+from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.text import shown
 
@@ -57,12 +58,14 @@ class Keys:
         limiter: Limiter,
         *,
         max_body_bytes: int,
+        json_bounds: JsonBounds,
     ) -> None:
         self._keys = keys
         self._idempotency = idempotency
         self._authenticator = authenticator
         self._limiter = limiter
         self._max_body_bytes = max_body_bytes
+        self._json_bounds = json_bounds
 
     async def list(self, request: Request) -> Response:
         caller = self._admit(request)
@@ -125,7 +128,7 @@ class Keys:
         return key
 
     async def _read(self, request: Request) -> bytes:
-        return await read_json_bytes(request.scope, request.receive, self._max_body_bytes)
+        return await read_json_bytes(request.scope, request.receive, self._max_body_bytes, self._json_bounds)
 
     def _object(self, key: Key) -> dict[str, Any]:
         allowance = self._authenticator.allowance_of(key.limits)

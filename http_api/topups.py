@@ -15,13 +15,16 @@ from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.config import StripeSettings
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import Attempt, Idempotency
+from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.money import NANO_PER_CENT, format_usd, parse_usd
 from mcp_gateway.core.payments.payments import Payments
 from mcp_gateway.core.payments.sessions import Pages
 
 _MAX_BODY_BYTES = 1024 * 1024
+_MAX_VALUES = 20_000
 """Stripe's events are far smaller, and anybody may send to the webhook."""
+_BOUNDS = JsonBounds(_MAX_VALUES, _MAX_VALUES)
 
 
 class Empty(BaseModel):
@@ -61,7 +64,7 @@ class TopUps:
 
     async def checkout(self, request: Request) -> Response:
         payments, caller = self._admit(request)
-        raw = await read_json_bytes(request.scope, request.receive, _MAX_BODY_BYTES)
+        raw = await read_json_bytes(request.scope, request.receive, _MAX_BODY_BYTES, _BOUNDS)
         amount_nano = self._payable_nano(parsed_as(raw, TopUp).amount_usd)
 
         async def start(attempt: Attempt) -> dict[str, Any]:
@@ -81,7 +84,7 @@ class TopUps:
 
     async def portal(self, request: Request) -> Response:
         payments, caller = self._admit(request)
-        raw = await read_json_bytes(request.scope, request.receive, _MAX_BODY_BYTES)
+        raw = await read_json_bytes(request.scope, request.receive, _MAX_BODY_BYTES, _BOUNDS)
         parsed_as(raw, Empty)
 
         async def start(_: Attempt) -> dict[str, Any]:
@@ -91,7 +94,7 @@ class TopUps:
 
     async def webhook(self, request: Request) -> Response:
         payments = self._configured()
-        raw = await read_json_bytes(request.scope, request.receive, _MAX_BODY_BYTES)
+        raw = await read_json_bytes(request.scope, request.receive, _MAX_BODY_BYTES, _BOUNDS)
         await payments.receive(raw, request.headers.get("stripe-signature", ""))
         return json_response({"received": True})
 

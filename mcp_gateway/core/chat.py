@@ -142,6 +142,8 @@ class Exchange:
         self._request = request
         model = self._model = self._chat.published.current.find(request.model)
         self._check(request, model)
+        if request.images:
+            await self._chat.images.check(request.images, model_sees="image" in model.input_modalities)
         route = self._route = self._find_route(model)
         self._price = route.price
         is_open_ended = request.max_tokens is None
@@ -217,7 +219,6 @@ class Exchange:
         most = 1 if self._caller.is_guest else limits.max_choices
         if request.choices > most:
             raise GatewayError("invalid_value", f"`n` must be at most {most}, not {request.choices}.", param="n")
-        self._chat.images.check(request.images, model_sees="image" in model.input_modalities)
 
     def _find_route(self, model: Model) -> Route:
         if self._caller.is_test:

@@ -242,6 +242,8 @@ class GuestSettings(Section):
     """Requests of one address that may run at once."""
     max_tokens: Positive = 256
     """A guest's max_tokens is lowered to this."""
+    max_json_values: Positive = 20_000
+    """The most values and names in the JSON of a guest's request."""
 
 
 class LimitSettings(Section):
@@ -265,6 +267,8 @@ class LimitSettings(Section):
     """Keys that one account may make in a UTC day, revoked ones included."""
     max_choices: Positive = 8
     """The highest n of one request."""
+    max_json_values: Positive = 200_000
+    """The most values and names in the JSON of one request, a backend's answer, and its list of models."""
 
 
 class UpstreamSettings(Section):
@@ -420,8 +424,8 @@ class Settings(Section):
     """Accept image parts (data: URIs) in messages."""
     image_blocklist_file: FilePath | None = Field(default=None, examples=["/etc/mcp-gateway/blocked-images.txt"])
     """SHA-256 hashes of images that are refused, one in hex per line."""
-    max_body_bytes: Positive = 32 * 1024 * 1024
-    """The largest request body."""
+    max_body_bytes: Positive = 16 * 1024 * 1024
+    """The largest request body; each MiB takes about 2 ms in which nothing else is served."""
     max_in_flight_bytes: Positive = 256 * 1024 * 1024
     """All bodies, answers that come in whole and unread answers in memory; a caller and an address have an eighth."""
     max_header_bytes: Positive = 64 * 1024

@@ -3,14 +3,19 @@
 Strict because vLLM is not: it takes `"8"` for 8, prefers `max_completion_tokens`, and falls back to a default model.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.json_bounds import parse_json
 
+MAX_MESSAGES = 10_000
+MAX_PARTS = 10_000
+"""Of all messages together."""
+MAX_TOOLS = 1024
 _BOM = b"\xef\xbb\xbf"
 _OUTPUT_CAPS = ("max_completion_tokens", "max_tokens")
 """In the order in which vLLM prefers them."""
@@ -59,6 +64,8 @@ def read_chat_request(body: dict[str, Any], size_bytes: int) -> ChatRequest:
     """Read an already parsed body of `size_bytes`. Raises as parse_chat_request."""
     model = _required(body, "model", str, "a model's id")
     messages = _required(body, "messages", list, "a list of messages")
+    _at_most(messages, MAX_MESSAGES, "messages")
+    _at_most(_optional(body, "tools", list) or (), MAX_TOOLS, "tools")
     images = tuple(_images(messages))
     is_stream = bool(_optional(body, "stream", bool))
     options = _optional(body, "stream_options", dict)
@@ -87,7 +94,7 @@ def parse_json_object(raw: bytes) -> dict[str, Any]:
 
 def _parsed(raw: bytes) -> dict[str, Any]:
     try:
-        body = orjson.loads(raw.removeprefix(_BOM))
+        body = parse_json(raw.removeprefix(_BOM))
     except orjson.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}: {error.msg}"
         problem = "The request body is empty; send a JSON object." if not raw else f"The body is not JSON ({where})."
@@ -116,6 +123,11 @@ def _at_least(body: dict[str, Any], name: str, least: int) -> int | None:
     return value
 
 
+def _at_most(values: Sequence[Any], most: int, name: str) -> None:
+    if len(values) > most:
+        raise GatewayError("invalid_value", f"`{name}` may have at most {most} entries, not {len(values)}.", param=name)
+
+
 def _checked(value: Any, kind: type, name: str) -> Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise GatewayError("invalid_type", f"`{name}` must be {_WANTED[kind]}, not {_kind(value)}.", param=name)
@@ -128,7 +140,8 @@ def _kind(value: Any) -> str:
 
 
 def _images(messages: list[Any]) -> Iterator[str]:
-    """The address of each image part; refuses messages and parts of an unknown shape."""
+    """The address of each image part; refuses messages and parts of an unknown shape, and too many of them."""
+    parts = 0
     for number, message in enumerate(messages):
         where = f"messages[{number}]"
         if not isinstance(message, dict):
@@ -137,6 +150,9 @@ def _images(messages: list[Any]) -> Iterator[str]:
             raise GatewayError("missing_parameter", f"`{where}.role` is missing: give a string.", param=f"{where}.role")
         content = message.get("content")
         if isinstance(content, list):
+            parts += len(content)
+            if parts > MAX_PARTS:
+                raise GatewayError("invalid_value", f"All `content` may have at most {MAX_PARTS} parts.", param=where)
             for index, part in enumerate(content):
                 if (url := _image_of(part, f"{where}.content[{index}]")) is not None:
                     yield url

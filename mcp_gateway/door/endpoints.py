@@ -29,6 +29,7 @@ from mcp.types import (
     DEFAULT_NEGOTIATED_VERSION,
     HEADER_MISMATCH,
     INVALID_REQUEST,
+    PARSE_ERROR,
     PROTOCOL_VERSION_META_KEY,
     EmptyResult,
     SetLevelRequestParams,
@@ -42,6 +43,8 @@ from starlette.types import Receive, Scope, Send
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.context import CONTEXT, RequestContext
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.lifecycle import Lifecycle
 from mcp_gateway.door.access import Access
 from mcp_gateway.door.calls import CallContext, Tell, answer
@@ -79,6 +82,7 @@ class McpDoor:
         self._new_id = new_id
         self._take_changes = take_changes
         self._access = Access(settings)
+        self._json_bounds = JsonBounds.of(settings)
         caps, idle_timeout_s = Caps.of_sessions(settings.mcp), settings.mcp.session_idle_timeout_s
         self.sessions = Sessions(caps, idle_timeout_s=idle_timeout_s, monotonic_s=monotonic_s)
         self.event_sessions = Sessions(caps, idle_timeout_s=idle_timeout_s, monotonic_s=monotonic_s)
@@ -162,16 +166,25 @@ class McpDoor:
                 raise _not_allowed(b"POST")
             session_id = parse_qs(scope["query_string"].decode("latin-1")).get("session_id", [""])[0]
             session = self.event_sessions.find(session_id, owner_of(_caller(context)))
-            message = parse_message(await read_body(headers, receive, self._settings.max_body_bytes))
+            message = await self._read(headers, receive, context)
             await self._take(session, message, context)
         except Refusal as refusal:
             return await send_payload(send, refusal.payload, refusal.status, refusal.headers)
         return await send_payload(send, b"", 202)
 
+    async def _read(self, headers: dict[bytes, bytes], receive: Receive, context: RequestContext) -> Message:
+        """The message of a body. Raises Refusal."""
+        raw = await read_body(headers, receive, self._settings.max_body_bytes)
+        try:
+            await self._json_bounds.check(raw, context.caller)
+            return parse_message(raw)
+        except GatewayError as error:
+            raise Refusal(error.status, PARSE_ERROR, error.message) from None
+
     # Streamable HTTP
 
     async def _post(self, headers: dict[bytes, bytes], scope: Scope, receive: Receive, send: Send) -> None:
-        message = parse_message(await read_body(headers, receive, self._settings.max_body_bytes))
+        message = await self._read(headers, receive, scope[CONTEXT])
         is_modern = _is_modern_version(headers) or (_VERSION_HEADER not in headers and _has_envelope(message))
         if not is_modern and message.is_request and message.method == "initialize":
             return await self._open_session(message, scope, send)

@@ -8,6 +8,8 @@ import orjson
 from mcp.shared.dispatcher import as_request_id
 from mcp.types import INVALID_REQUEST, PARSE_ERROR, ErrorData
 
+from mcp_gateway.core.json_bounds import parse_json
+
 RequestId = str | int
 
 
@@ -50,9 +52,12 @@ class Refusal(Exception):
 
 
 def parse_message(raw: bytes) -> Message:
-    """Read a body. Raises Refusal (400) for what is not one JSON-RPC message; batches are not served."""
+    """Read a body. Raises Refusal (400) for what is not one JSON-RPC message; batches are not served.
+
+    Raises GatewayError `invalid_json` for one that is nested too deep.
+    """
     try:
-        decoded = orjson.loads(raw)
+        decoded = parse_json(raw)
     except orjson.JSONDecodeError:
         raise Refusal(400, PARSE_ERROR, "The body is not JSON.") from None
     if isinstance(decoded, list):

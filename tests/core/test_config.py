@@ -192,9 +192,9 @@ class TestFaults:
             ("port = -1", "port: must be 0 or more"),
             ("max_body_bytes = 0", "max_body_bytes: must be 1 or more"),
             ("max_body_bytes = 33554433", "max_in_flight_bytes must be at least 8 times max_body_bytes"),
-            ("max_in_flight_bytes = 268435455", "max_in_flight_bytes must be at least 8 times max_body_bytes"),
+            ("max_in_flight_bytes = 134217727", "max_in_flight_bytes must be at least 8 times max_body_bytes"),
             (
-                "[upstream]\nmax_response_bytes = 201326593",
+                "[upstream]\nmax_response_bytes = 218103809",
                 "max_in_flight_bytes is too little for one body of max_body_bytes and one answer of max_response_bytes",
             ),
             ("max_in_flight_bytes = 0", "max_in_flight_bytes: must be 1 or more"),

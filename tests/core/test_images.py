@@ -13,24 +13,24 @@ CONTENT = b"\x89PNG not really"
 IMAGE = "data:image/png;base64," + b64encode(CONTENT).decode()
 
 
-def refusal(policy: ImagePolicy, image: str, *, model_sees: bool = True) -> GatewayError:
+async def refusal(policy: ImagePolicy, image: str, *, model_sees: bool = True) -> GatewayError:
     with pytest.raises(GatewayError) as raised:
-        policy.check([image], model_sees=model_sees)
+        await policy.check([image], model_sees=model_sees)
     return raised.value
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "gif", "PNG"])
-def test_an_image_sent_as_data_passes(kind: str) -> None:
-    ImagePolicy(True).check([IMAGE.replace("png", kind)], model_sees=True)
+async def test_an_image_sent_as_data_passes(kind: str) -> None:
+    await ImagePolicy(True).check([IMAGE.replace("png", kind)], model_sees=True)
 
 
-def test_without_images_nothing_is_asked_of_gateway_or_model() -> None:
-    ImagePolicy(False).check([], model_sees=False)
+async def test_without_images_nothing_is_asked_of_gateway_or_model() -> None:
+    await ImagePolicy(False).check([], model_sees=False)
 
 
-def test_images_are_refused_unless_gateway_and_model_both_take_them() -> None:
-    assert refusal(ImagePolicy(False), IMAGE).code == "vision_disabled"
-    assert refusal(ImagePolicy(True), IMAGE, model_sees=False).code == "vision_disabled"
+async def test_images_are_refused_unless_gateway_and_model_both_take_them() -> None:
+    assert (await refusal(ImagePolicy(False), IMAGE)).code == "vision_disabled"
+    assert (await refusal(ImagePolicy(True), IMAGE, model_sees=False)).code == "vision_disabled"
 
 
 @pytest.mark.parametrize(
@@ -46,28 +46,46 @@ def test_images_are_refused_unless_gateway_and_model_both_take_them() -> None:
         "",
     ],
 )
-def test_an_address_or_another_kind_of_data_is_refused_without_repeating_it(image: str) -> None:
-    error = refusal(ImagePolicy(True), image)
+async def test_an_address_or_another_kind_of_data_is_refused_without_repeating_it(image: str) -> None:
+    error = await refusal(ImagePolicy(True), image)
     assert (error.code, error.param) == ("unsupported_parameter", "image_url")
     assert "example.com" not in error.message
 
 
 @pytest.mark.parametrize("data", ["!!!!", "a", "abc", "aaaa\n", "aaa=aaaa", "é" * 4, "\ud800aaa"])
-def test_what_is_not_base64_is_refused(data: str) -> None:
-    assert refusal(ImagePolicy(True), f"data:image/png;base64,{data}").code == "invalid_value"
+async def test_what_is_not_base64_is_refused(data: str) -> None:
+    assert (await refusal(ImagePolicy(True), f"data:image/png;base64,{data}")).code == "invalid_value"
 
 
-def test_a_blocked_image_is_refused_by_its_bytes_whatever_it_is_declared_as() -> None:
+async def test_a_blocked_image_is_refused_by_its_bytes_whatever_it_is_declared_as() -> None:
     policy = ImagePolicy(True, frozenset([sha256(CONTENT).hexdigest()]))
     for image in (IMAGE, IMAGE.replace("png", "gif")):
-        assert refusal(policy, image).code == "content_policy"
+        assert (await refusal(policy, image)).code == "content_policy"
 
 
-def test_a_blocked_image_is_found_behind_others() -> None:
+LARGE = b"\x89PNG" + bytes(range(256)) * 9000
+"""Of several slices."""
+
+
+async def test_a_large_image_is_read_slice_by_slice_to_the_same_hash() -> None:
+    policy = ImagePolicy(True, frozenset([sha256(LARGE).hexdigest()]))
+    large = "data:image/png;base64," + b64encode(LARGE).decode()
+    assert (await refusal(policy, large)).code == "content_policy"
+    await policy.check([large[:-4]], model_sees=True)
+
+
+@pytest.mark.parametrize("at", [2**20 - 1, 2**20, 2**20 + 1, 2**21 - 1])
+@pytest.mark.parametrize("wrong", ["=", "!", "\n", "é"])
+async def test_what_is_not_base64_is_found_at_the_edges_of_slices_too(at: int, wrong: str) -> None:
+    data = "a" * at + wrong + "a" * (2**21 + 3 - at)
+    assert (await refusal(ImagePolicy(True), f"data:image/png;base64,{data}")).code == "invalid_value"
+
+
+async def test_a_blocked_image_is_found_behind_others() -> None:
     policy = ImagePolicy(True, frozenset([sha256(CONTENT).hexdigest()]))
     other = "data:image/png;base64," + b64encode(b"other").decode()
     with pytest.raises(GatewayError, match="content_policy"):
-        policy.check([other, IMAGE], model_sees=True)
+        await policy.check([other, IMAGE], model_sees=True)
 
 
 def test_a_blocklist_is_one_hash_a_line_with_comments(tmp_path: Path) -> None:

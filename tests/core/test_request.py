@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.request import ChatRequest, parse_chat_request, parse_json_object
+from mcp_gateway.core.request import (
+    MAX_MESSAGES,
+    MAX_PARTS,
+    MAX_TOOLS,
+    ChatRequest,
+    parse_chat_request,
+    parse_json_object,
+)
 from tests.captured import Capture, captures
 
 PIXEL = "data:image/png;base64,AAAA"
@@ -119,3 +126,26 @@ def test_what_vllm_serves_is_read_unless_it_had_to_guess(capture: Capture) -> No
             parse_chat_request(capture.request_body)
     else:
         assert parse_chat_request(capture.request_body).model in ("tiny", "tiny-alias")
+
+
+def bounded(fields: dict[str, Any]) -> tuple[str, str | None]:
+    with pytest.raises(GatewayError) as raised:
+        parse(**fields)
+    return raised.value.code, raised.value.param
+
+
+USER = {"role": "user", "content": "a"}
+
+
+def test_messages_parts_and_tools_are_bounded_in_number() -> None:
+    most = [{"role": "user", "content": ["a"] * (MAX_PARTS // 2)}] * 2
+    assert parse(messages=most, tools=[{}] * MAX_TOOLS).message_count == 2
+    assert parse(messages=[USER] * MAX_MESSAGES).message_count == MAX_MESSAGES
+    assert bounded({"messages": [USER] * (MAX_MESSAGES + 1)}) == ("invalid_value", "messages")
+    assert bounded({"messages": [*most, {"role": "user", "content": [""]}]}) == ("invalid_value", "messages[2]")
+    assert bounded({"tools": [{}] * (MAX_TOOLS + 1)}) == ("invalid_value", "tools")
+
+
+@pytest.mark.parametrize("tools", [{}, "f", 1, True])
+def test_tools_that_are_no_list_are_refused(tools: object) -> None:
+    assert bounded({"tools": tools}) == ("invalid_type", "tools")

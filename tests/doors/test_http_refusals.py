@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -347,3 +348,21 @@ async def test_a_message_never_repeats_more_than_a_little_of_what_was_sent(
     door, _, key = served
     for response in (await door.chat(key, model="m" * 9000), await door.get("/v1/models/" + "m" * 9000, key)):
         assert len(max(re.findall("m+", error_of(response)["message"]), key=len)) <= 200
+
+
+async def test_values_are_counted_before_they_are_parsed_at_every_door(tmp_path: Path) -> None:
+    bounds = {"limits": {"max_json_values": 2000}, "guests": {"max_json_values": 500}}
+    async with open_door(tmp_path, **bounds) as door:
+        key = await door.key()
+        for values, by_key, by_guest in [(400, 200, 200), (1900, 200, 400), (2100, 400, 400)]:
+            body = orjson.dumps({"model": "demo/echo", "messages": MESSAGES, "x": [1] * (values - 20)})
+            told = [await door.post(body, key), await door.post(body)]
+            assert [answer.status_code for answer in told] == [by_key, by_guest]
+            asked = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": "ping", "params": {"x": [1] * (values - 20)}})
+            told = [await door.post(asked, who, "/v1/mcp") for who in (key, None)]
+            assert [answer.status_code for answer in told] == [by_key, by_guest]
+        assert (
+            error_of(await door.post(b'{"name":[' + b"[]," * 1000 + b"1]}", key, "/v1/keys"))["code"] == "invalid_json"
+        )
+        assert error_of(await door.post(body, key))["message"] == "The body may hold at most 2000 values and names."
+        await door.nothing_is_left()

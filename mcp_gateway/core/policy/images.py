@@ -3,6 +3,7 @@
 Addresses are refused: passed through, they would let a caller make a backend fetch anything.
 """
 
+import asyncio
 import re
 from base64 import b64decode
 from collections.abc import Iterable
@@ -12,6 +13,8 @@ from pathlib import Path
 
 from mcp_gateway.core.errors import GatewayError
 
+_SLICE_CHARS = 1024 * 1024
+"""Of base64: whole groups of four."""
 _DATA_URI = re.compile(r"data:image/(?:png|jpeg|webp|gif);base64,", re.IGNORECASE)
 
 
@@ -28,16 +31,16 @@ class ImagePolicy:
     is_enabled: bool
     blocked_sha256: frozenset[str] = frozenset()
 
-    def check(self, images: Iterable[str], *, model_sees: bool) -> None:
+    async def check(self, images: Iterable[str], *, model_sees: bool) -> None:
         """Raises GatewayError: `vision_disabled`, `unsupported_parameter`, `invalid_value` or `content_policy`."""
         for image in images:
             if not self.is_enabled:
                 raise GatewayError("vision_disabled", "This gateway takes no images; send text only.", param="messages")
             if not model_sees:
                 raise GatewayError("vision_disabled", "This model takes text only.", param="messages")
-            self._check_one(image)
+            await self._check_one(image)
 
-    def _check_one(self, image: str) -> None:
+    async def _check_one(self, image: str) -> None:
         found = _DATA_URI.match(image)
         if found is None:
             message = (
@@ -45,8 +48,26 @@ class ImagePolicy:
             )
             raise GatewayError("unsupported_parameter", message, param="image_url")
         try:
-            content = b64decode(image[found.end() :], validate=True)
+            digest = await _sha256_of(image, found.end())
         except ValueError:  # of which binascii.Error is one; characters beyond ASCII raise another
             raise GatewayError("invalid_value", "An image is not valid base64.", param="image_url") from None
-        if sha256(content).hexdigest() in self.blocked_sha256:
+        if digest in self.blocked_sha256:
             raise GatewayError("content_policy", "An image in this request is not allowed here.", param="messages")
+
+
+async def _sha256_of(text: str, start: int) -> str:
+    """The hash in hex of what the text from there on says in base64; in slices, between which others are served.
+
+    Raises ValueError.
+    """
+    digest = sha256()
+    for at in range(start, len(text), _SLICE_CHARS):
+        piece = text[at : at + _SLICE_CHARS]
+        content = b64decode(piece, validate=True)
+        is_last = at + _SLICE_CHARS >= len(text)
+        if not is_last:
+            if len(content) * 4 != len(piece) * 3:
+                raise ValueError("padding before the end")
+            await asyncio.sleep(0)
+        digest.update(content)
+    return digest.hexdigest()

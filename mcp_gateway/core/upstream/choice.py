@@ -14,7 +14,8 @@ from mcp_gateway.core.request import ChatRequest
 _SHARE = 1.25
 """A home's load may be this much above the mean: consistent hashing with bounded loads (Mirrokni et al., 2016)."""
 _READ_CHARS = 4096
-"""Of each text; conversations that differ only later share their home, as they do their cache."""
+_READ_TEXTS = 64
+"""So much of each text, so many messages, and so many parts of each; what differs only later shares its home."""
 
 
 def prefix_of(request: ChatRequest, account_id: str) -> bytes:
@@ -23,7 +24,7 @@ def prefix_of(request: ChatRequest, account_id: str) -> bytes:
     Of the account too, since no account is served from the cache of another.
     """
     hashed = blake2b(account_id.encode(), digest_size=16)
-    for message in request.body["messages"]:
+    for message in request.body["messages"][:_READ_TEXTS]:
         hashed.update(message["role"].encode("utf-8", "replace") + b"\0" + _text_of(message) + b"\0")
         if message["role"] not in ("system", "developer"):
             break
@@ -47,6 +48,6 @@ def home_of(prefix: bytes, names: Mapping[str, int]) -> str:
 
 def _text_of(message: dict[str, object]) -> bytes:
     content = message.get("content")
-    parts = content if isinstance(content, list) else [content]
+    parts = content[:_READ_TEXTS] if isinstance(content, list) else [content]
     texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
     return b"\0".join(text[:_READ_CHARS].encode("utf-8", "replace") for text in texts if isinstance(text, str))

@@ -1,0 +1,106 @@
+"""JSON that others send, bounded in what it holds before it is parsed, and in its nesting.
+
+A parser holds the event loop until it is done, in a thread too, and one byte can cost it a hundred times another. What
+is long is counted in slices, between which others are served.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from mcp_gateway.core.caller import Caller
+from mcp_gateway.core.config import Settings
+from mcp_gateway.core.errors import GatewayError
+
+MAX_NESTING = 240
+MAX_ESCAPES = 2_000_000
+"""Backslashes of one body: each costs a parser several times another byte."""
+SLICE_BYTES = 256 * 1024
+"""What takes about a millisecond, however it is looked at."""
+_MARKS = b",:[{"
+"""One stands before each value and after each name, and one more in an empty list or object."""
+_WRITTEN_LEVELS = 254
+"""So deep can orjson write what it has read; it reads deeper."""
+_SHORT_BYTES = 8 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class JsonBounds:
+    """The most values and names in a request's JSON, by who sends it."""
+
+    max_values: int
+    max_guest_values: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> "JsonBounds":
+        return cls(settings.limits.max_json_values, settings.guests.max_json_values)
+
+    async def check(self, raw: bytes, caller: Caller | None) -> None:
+        """Raises GatewayError `invalid_json` for more values and names than the sender may send."""
+        most = self.max_guest_values if caller is None or caller.is_guest else self.max_values
+        if not await holds_at_most(raw, most):
+            raise GatewayError("invalid_json", f"The body may hold at most {most} values and names.")
+
+
+async def holds_at_most(raw: bytes | bytearray, max_values: int) -> bool:
+    """Whether JSON has at most so many values and names, and no more than MAX_ESCAPES; nothing is parsed.
+
+    Most texts are told by their length, or by their commas, colons and brackets, those within strings included. Only
+    for what has too many of these the strings are told from the rest.
+    """
+    if len(raw) <= max_values:
+        return True
+    marks = escapes = 0
+    for start in range(0, len(raw), SLICE_BYTES):
+        piece = raw[start : start + SLICE_BYTES]
+        marks += _marks_in(piece)
+        escapes += piece.count(b"\\")
+        if len(raw) > SLICE_BYTES:
+            await asyncio.sleep(0)
+    return escapes <= MAX_ESCAPES and (marks <= max_values or await _holds_at_most(raw, max_values))
+
+
+async def _holds_at_most(raw: bytes | bytearray, max_values: int) -> bool:
+    """The same for certain: counted outside strings, up to where the text is no JSON, which no parser gets beyond."""
+    marks = start = 0
+    is_in_string = False
+    while start < len(raw) and marks <= max_values:
+        piece = raw[start : start + SLICE_BYTES]
+        if (len(piece) - len(piece.rstrip(b"\\"))) % 2:  # an escape that the next byte belongs to
+            piece = raw[start : start + SLICE_BYTES + 1]
+        start += len(piece)
+        parts = piece.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
+        marks += _marks_in(b"".join(parts[is_in_string::2]))
+        is_in_string ^= len(parts) % 2 == 0
+        await asyncio.sleep(0)
+    return marks <= max_values
+
+
+def _marks_in(text: bytes | bytearray) -> int:
+    return len(text) - len(text.translate(None, _MARKS))
+
+
+def parse_json(raw: bytes) -> Any:
+    """The value of a JSON text. Raises JSONDecodeError, or GatewayError `invalid_json` where it is nested too deep."""
+    value = orjson.loads(raw)
+    if len(raw) > 2 * MAX_NESTING and _may_be_deep(raw) and _is_deep(value):
+        raise GatewayError("invalid_json", f"The body is nested too deeply: more than {MAX_NESTING} levels.")
+    return value
+
+
+def _may_be_deep(raw: bytes) -> bool:
+    """False for few brackets in a short text; in a long one it costs more to count them than to ask `_is_deep`."""
+    return len(raw) > _SHORT_BYTES or raw.count(b"[") + raw.count(b"{") > MAX_NESTING
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether it is too deep to be written within as many levels as are left above MAX_NESTING; faster than a walk."""
+    for _ in range(_WRITTEN_LEVELS - MAX_NESTING):
+        value = [value]
+    try:
+        orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        return True
+    return False

@@ -83,39 +83,39 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> ASGIApp:
     welcome = Welcome(gateway.version)
 
     api = [
-        Operation("POST", "/chat/completions", endpoint=chat),
-        Operation("*", "/mcp", endpoint=mcp.streamable_http),
-        Operation("*", "/mcp/", endpoint=mcp.streamable_http),
-        Operation("GET", "/mcp/sse", endpoint=mcp.sse),
-        Operation("POST", "/mcp/messages/", endpoint=mcp.messages),
-        Operation("GET", "/models", models.list),
-        Operation("GET", "/models/{model_id:path}/health", models.health),
-        Operation("GET", "/models/{model_id:path}", models.get),
-        Operation("GET", "/keys", keys.list),
-        Operation("POST", "/keys", keys.create),
-        Operation("GET", "/keys/{key_id}", keys.get),
-        Operation("PATCH", "/keys/{key_id}", keys.change),
-        Operation("DELETE", "/keys/{key_id}", keys.revoke),
-        Operation("GET", "/limits", limits.get),
-        Operation("GET", "/billing", billing.get),
-        Operation("GET", "/billing/transactions", billing.transactions),
-        Operation("POST", "/billing/checkout", topups.checkout),
-        Operation("POST", "/billing/portal", topups.portal),
-        Operation("GET", "/credits", billing.credits),
-        Operation("GET", "/credits/transactions", billing.credit_transactions),
-        Operation("GET", "/requests", requests.list),
-        Operation("GET", "/requests/{request_id}", requests.get),
+        Operation("POST", "/chat/completions", "inference", endpoint=chat),
+        Operation("*", "/mcp", None, endpoint=mcp.streamable_http),
+        Operation("*", "/mcp/", None, endpoint=mcp.streamable_http),
+        Operation("GET", "/mcp/sse", None, endpoint=mcp.sse),
+        Operation("POST", "/mcp/messages/", None, endpoint=mcp.messages),
+        Operation("GET", "/models", "inference", models.list),
+        Operation("GET", "/models/{model_id:path}/health", None, models.health),
+        Operation("GET", "/models/{model_id:path}", "inference", models.get),
+        Operation("GET", "/keys", "manage", keys.list),
+        Operation("POST", "/keys", "manage", keys.create),
+        Operation("GET", "/keys/{key_id}", "manage", keys.get),
+        Operation("PATCH", "/keys/{key_id}", "manage", keys.change),
+        Operation("DELETE", "/keys/{key_id}", "manage", keys.revoke),
+        Operation("GET", "/limits", "inference", limits.get),
+        Operation("GET", "/billing", "inference", billing.get),
+        Operation("GET", "/billing/transactions", "read", billing.transactions),
+        Operation("POST", "/billing/checkout", "billing", topups.checkout),
+        Operation("POST", "/billing/portal", "billing", topups.portal),
+        Operation("GET", "/credits", "inference", billing.credits),
+        Operation("GET", "/credits/transactions", "read", billing.credit_transactions),
+        Operation("GET", "/requests", "read", requests.list),
+        Operation("GET", "/requests/{request_id}", "read", requests.get),
     ]
-    totals = Operation("GET", "/usage", usage.get)
-    log = Operation("GET", "/usage", requests.list)
-    signed = [Operation("POST", "/billing/webhook", topups.webhook)]
-    public = [Operation("GET", "/stats", stats.get)]
+    totals = Operation("GET", "/usage", "read", usage.get)
+    log = Operation("GET", "/usage", "read", requests.list)
+    signed = [Operation("POST", "/billing/webhook", None, topups.webhook)]
+    public = [Operation("GET", "/stats", None, stats.get)]
     root = [
-        Operation("GET", "/", welcome.get),
-        Operation("GET", "/health", health.get),
-        Operation("GET", "/readyz", health.ready),
-        Operation("GET", "/livez", health.live),
-        Operation("GET", "/metrics", metrics.get),
+        Operation("GET", "/", None, welcome.get),
+        Operation("GET", "/health", None, health.get),
+        Operation("GET", "/readyz", None, health.ready),
+        Operation("GET", "/livez", None, health.live),
+        Operation("GET", "/metrics", None, metrics.get),
     ]
     everywhere = ("", *PREFIXES)
     open_paths = frozenset(

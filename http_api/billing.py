@@ -38,12 +38,17 @@ class Billing:
     async def get(self, request: Request) -> Response:
         caller = key_holder(request, self._limiter)
         read_query(request, Query)
+        wallet = _wallet_object(await self._ledger.balance(caller.account_id))
+        told: dict[str, Any] = {"object": "wallet", "account_id": caller.account_id, **wallet}
+        if "read" in caller.scopes:
+            told["usage"] = await self._recent_usage(caller.account_id)
+        return json_response(told)
+
+    async def _recent_usage(self, account_id: str) -> dict[str, Any]:
         until_ms = self._now_ms()
         since_ms = until_ms - DEFAULT_WINDOW_MS
-        days = await self._history.totals(caller.account_id, since_ms, until_ms, "day")
-        usage = {"since": since_ms // 1000, "until": until_ms // 1000, **totals_object(sum(days.values(), Totals()))}
-        wallet = _wallet_object(await self._ledger.balance(caller.account_id))
-        return json_response({"object": "wallet", "account_id": caller.account_id, **wallet, "usage": usage})
+        days = await self._history.totals(account_id, since_ms, until_ms, "day")
+        return {"since": since_ms // 1000, "until": until_ms // 1000, **totals_object(sum(days.values(), Totals()))}
 
     async def transactions(self, request: Request) -> Response:
         return await self._page(request, only_moves=False)

@@ -47,12 +47,13 @@ def parsed_as(raw: bytes, kind: type[Asked]) -> Asked:
         return kind.model_validate(parse_json_object(raw))
     except ValidationError as error:
         fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        name = shown(".".join(map(str, fault["loc"])))
+        name = shown(str(fault["loc"][0]))
         if fault["type"] == "extra_forbidden":
             raise GatewayError("unsupported_parameter", f"`{name}` is not known here.", param=name) from None
         if fault["type"] == "missing":
             raise GatewayError("missing_parameter", f"`{name}` is missing.", param=name) from None
-        raise GatewayError("invalid_type", f"`{name}`: {fault['msg']}.", param=name) from None
+        code = "invalid_value" if fault["type"] == "literal_error" else "invalid_type"
+        raise GatewayError(code, f"`{name}`: {fault['msg']}.", param=name) from None
 
 
 def _check_head(sent: Mapping[bytes, bytes], max_bytes: int) -> None:

@@ -1,6 +1,7 @@
-"""GET, POST, PATCH and DELETE /keys: a caller's own account's keys; limits can only be lowered here."""
+"""GET, POST, PATCH and DELETE /keys: a caller's own account's keys; no key may do more than the one that made it."""
 
 import re
+from collections.abc import Collection
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -8,16 +9,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from http_api.bodies import parsed_as, read_json_bytes
+from http_api.holders import key_holder
 from http_api.idempotency import idempotency_key_of, replayed
 from http_api.paging import PageQuery, cursor_key, list_object
-from http_api.query import read_query
+from http_api.query import Query, read_query, unix_ms
 from http_api.responses import json_response
-from mcp_gateway.core.caller import Allowance, Caller
-from mcp_gateway.core.context import CONTEXT
+from mcp_gateway.core.caller import SCOPES, Allowance, Caller, KeyScope, lacking_scope
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import Idempotency
 from mcp_gateway.core.identity.authenticator import Authenticator
-from mcp_gateway.core.identity.keys import LIMIT_NAMES, Key, KeyLimits, KeyRing, State
+from mcp_gateway.core.identity.key_ring import KeyRing
+from mcp_gateway.core.identity.keys import LIMIT_NAMES, TEST_SCOPES, Key, KeyLimits, State
 from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.text import shown
@@ -44,9 +46,17 @@ class KeyChange(BaseModel):
 
 
 class NewKey(KeyChange):
-    """What POST takes; limits that are left out are those of the key that asks."""
+    """What POST takes; limits, scopes and the end are those of the key that asks, where they are left out."""
 
     test: bool | None = None
+    scopes: Annotated[list[KeyScope], Field(min_length=1, max_length=len(SCOPES))] | None = None
+    expires_at: int | str | None = None
+
+
+class RevokeQuery(Query):
+    """What DELETE takes."""
+
+    with_made: bool = False
 
 
 class Keys:
@@ -82,11 +92,10 @@ class Keys:
         caller = self._admit(request)
         raw = await self._read(request)
         asked = parsed_as(raw, NewKey)
-        is_test = caller.is_test if asked.test is None else asked.test
-        if caller.is_test and not is_test:
-            raise GatewayError("insufficient_permissions", "A test key can make only test keys.", param="test")
         own = await self._keys.get(caller.key_id or "")
-        limits = _lowered(own.limits, caller.allowance, asked)
+        is_test = asked.test or False
+        limits, scopes = _lowered(own.limits, caller.allowance, asked), _granted(own, asked.scopes, is_test=is_test)
+        expires_at_ms = _ending(own, asked.expires_at)
         idempotency_key = idempotency_key_of(request)
         async with self._idempotency.attempt(caller.account_id, idempotency_key, "keys", raw) as attempt:
             if attempt.kept is not None:
@@ -96,6 +105,9 @@ class Keys:
                 name=asked.name or "",
                 is_test=is_test,
                 limits=limits,
+                scopes=scopes,
+                expires_at_ms=expires_at_ms,
+                made_by=own.id,
                 before=lambda connection, key: attempt.keep(connection, 201, self._object(key)),
             )
             return json_response({**self._object(key), "key": secret}, 201)
@@ -109,22 +121,19 @@ class Keys:
 
     async def revoke(self, request: Request) -> Response:
         key = await self._own_key(request, self._admit(request))
-        return json_response(self._object(await self._keys.revoke(key.id)))
+        if not read_query(request, RevokeQuery).with_made:
+            return json_response(self._object(await self._keys.revoke(key.id)))
+        key, made_count = await self._keys.revoke_with_made(key.id)
+        return json_response({**self._object(key), "made_revoked": made_count})
 
     def _admit(self, request: Request) -> Caller:
-        caller: Caller = request.scope[CONTEXT].caller
-        if caller.is_guest:
-            raise GatewayError("missing_credentials", "Send an API key; guests have no keys.")
-        self._limiter.count_listing(caller)
-        return caller
+        return key_holder(request, self._limiter)
 
     async def _own_key(self, request: Request, caller: Caller) -> Key:
         key_id = request.path_params["key_id"]
         key = await self._keys.get(key_id)
         if key.account_id != caller.account_id:
             raise GatewayError("not_found", f"There is no key '{shown(key_id)}'.")
-        if caller.is_test and not key.is_test and request.method != "GET":
-            raise GatewayError("insufficient_permissions", "A test key can change only test keys.")
         return key
 
     async def _read(self, request: Request) -> bytes:
@@ -139,7 +148,10 @@ class Keys:
             "name": key.name,
             "test": key.is_test,
             "created_at": key.created_at_ms // 1000,
-            "revoked_at": None if key.revoked_at_ms is None else key.revoked_at_ms // 1000,
+            "revoked_at": _seconds(key.revoked_at_ms),
+            "expires_at": _seconds(key.expires_at_ms),
+            "made_by": key.made_by,
+            "scopes": [scope for scope in SCOPES if scope in key.scopes],
             **{name: getattr(allowance, name) for name in LIMIT_NAMES},
         }
 
@@ -156,3 +168,30 @@ def _lowered(limits: KeyLimits, allowance: Allowance, asked: KeyChange) -> KeyLi
             raise GatewayError("insufficient_permissions", message, param=name)
         values[name] = new
     return KeyLimits(**values)
+
+
+def _granted(maker: Key, asked: Collection[KeyScope] | None, *, is_test: bool) -> Collection[KeyScope]:
+    """The scopes of a new key. Raises GatewayError `insufficient_scope` for one that its maker does not have."""
+    wanted = asked or (TEST_SCOPES if is_test else maker.scopes)
+    for scope in wanted:
+        if scope not in maker.scopes:
+            raise lacking_scope(scope)
+    return wanted
+
+
+def _ending(maker: Key, asked: int | str | None) -> int | None:
+    """When a new key expires. Raises GatewayError for what is no time, and for one after its maker's end."""
+    if asked is None:
+        return maker.expires_at_ms
+    try:
+        expires_at_ms = unix_ms(str(asked))
+    except ValueError as fault:
+        raise GatewayError("invalid_value", f"`expires_at` {fault}.", param="expires_at") from None
+    if maker.expires_at_ms is not None and expires_at_ms > maker.expires_at_ms:
+        message = f"`expires_at` must not be after {maker.expires_at_ms // 1000}, when the key that asks expires."
+        raise GatewayError("insufficient_permissions", message, param="expires_at")
+    return expires_at_ms
+
+
+def _seconds(at_ms: int | None) -> int | None:
+    return None if at_ms is None else at_ms // 1000

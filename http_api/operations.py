@@ -8,6 +8,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from mcp_gateway.core.caller import KeyScope
+from mcp_gateway.core.context import CONTEXT
 from mcp_gateway.core.errors import GatewayError
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -15,33 +17,41 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A method and path with either a `handler` of requests or a whole ASGI `endpoint` behind it."""
+    """A method and path with either a `handler` of requests or a whole ASGI `endpoint` behind it.
+
+    A key needs the `scope`; None where anybody may ask, or where the endpoint looks at scopes by itself.
+    """
 
     method: str
     path: str
+    scope: KeyScope | None
     handler: Handler | None = None
     endpoint: ASGIApp | None = None
 
 
 class PathEndpoint:
-    """All operations of one path: 405 with a complete Allow for other methods, HEAD wherever a handler answers GET.
+    """All operations of one path, for keys with the scope of each.
 
-    A whole endpoint is asked for HEAD only where the table says so: behind its GET may be a stream without an end.
+    Other methods are 405 with a complete Allow. HEAD is possible wherever a handler answers GET, a whole endpoint is
+    asked for it only where the table says so: behind its GET may be a stream without an end.
     """
 
     def __init__(self, operations: Iterable[Operation]) -> None:
-        self._by_method: dict[str, ASGIApp] = {}
+        self._by_method: dict[str, tuple[KeyScope | None, ASGIApp]] = {}
         for operation in operations:
-            endpoint = self._by_method[operation.method] = _endpoint_of(operation)
+            found = self._by_method[operation.method] = operation.scope, _endpoint_of(operation)
             if operation.method == "GET" and operation.handler is not None:
-                self._by_method["HEAD"] = endpoint
+                self._by_method["HEAD"] = found
         self._allow = ", ".join(sorted(self._by_method))
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        endpoint = self._by_method.get(scope["method"]) or self._by_method.get("*")
-        if endpoint is None:
+        found = self._by_method.get(scope["method"]) or self._by_method.get("*")
+        if found is None:
             message = f"{scope['method']} is not possible here; use {self._allow}."
             raise GatewayError("method_not_allowed", message, details={"allow": self._allow})
+        key_scope, endpoint = found
+        if key_scope is not None:
+            scope[CONTEXT].caller.check_scope(key_scope)
         return endpoint(scope, receive, send)
 
 

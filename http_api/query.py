@@ -16,7 +16,8 @@ _MAX_MS = 2**48 - 1
 """What an id has room for; about the year 10889."""
 
 
-def _unix_ms(text: str) -> int:
+def unix_ms(text: str) -> int:
+    """Unix milliseconds of Unix seconds or an ISO 8601 text. Raises ValueError that says what it must be."""
     try:
         moment = _EPOCH + timedelta(seconds=int(text)) if text.isdecimal() else datetime.fromisoformat(text)
         aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
@@ -28,7 +29,7 @@ def _unix_ms(text: str) -> int:
     return moment_ms
 
 
-Moment = Annotated[int, BeforeValidator(_unix_ms)]
+Moment = Annotated[int, BeforeValidator(unix_ms)]
 """Written as Unix seconds or ISO 8601, UTC unless it says otherwise; read as Unix milliseconds."""
 
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
+from datetime import UTC, datetime
 from pathlib import Path
 from sqlite3 import Error as DatabaseError
 from typing import Annotated, Any, NoReturn, TypeVar
@@ -12,6 +13,7 @@ import typer
 
 from bridge.mcp_stdio_bridge import main as run_bridge
 from mcp_gateway import __version__
+from mcp_gateway.core.caller import SCOPES, KeyScope
 from mcp_gateway.core.config import ConfigError, Settings, load_settings
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import DATABASE, Desk, open_desk
@@ -42,6 +44,7 @@ app.add_typer(keys, name="keys")
 app.add_typer(ledger, name="ledger")
 
 _DAY_MS = 86_400_000
+_MAX_DAYS = 100_000
 _LISTED_CHARS = 200
 """Of a name; older versions took names of any kind, which must not move an operator's cursor."""
 
@@ -150,7 +153,7 @@ def credit_account(
     async def work(desk: Desk) -> None:
         await desk.accounts.get(account)
         if grant:
-            expires_at_ms = None if expires_in_days is None else now_ms() + int(expires_in_days * _DAY_MS)
+            expires_at_ms = _after_days(expires_in_days)
             await desk.ledger.grant(account, amount_nano, new_id("cli"), expires_at_ms=expires_at_ms)
         else:
             await desk.ledger.credit(account, amount_nano, new_id("cli"))
@@ -192,15 +195,24 @@ def create_key(
     requests_per_day: LimitOption = None,
     tokens_per_minute: LimitOption = None,
     in_flight: LimitOption = None,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help="What it may be used for; to be repeated; left out: everything.", metavar="|".join(SCOPES)),
+    ] = None,
+    expires_in_days: Annotated[float | None, typer.Option(help="Refuse it from then on.", min=0)] = None,
     config: ConfigOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Make an API key; it is shown this once."""
+    scopes = None if not scope else [_scope(name) for name in scope]
+    expires_at_ms = _after_days(expires_in_days)
     given = (requests_per_minute, requests_per_day, tokens_per_minute, in_flight)
     limits = KeyLimits(*(_limit(name, text) for name, text in zip(LIMIT_NAMES, given, strict=True)))
 
     async def work(desk: Desk) -> None:
-        key, raw = await desk.keys.create(account, name=name, is_test=test, limits=limits)
+        key, raw = await desk.keys.create(
+            account, name=name, is_test=test, limits=limits, scopes=scopes, expires_at_ms=expires_at_ms
+        )
         typer.echo(raw if quiet else f"key {key.id} of {account}; keep it, it is not shown again:\n{raw}")
 
     _at_desk(config, work)
@@ -211,13 +223,13 @@ def list_keys(
     account: Annotated[str | None, typer.Option("--account", help="Only this account's.")] = None,
     config: ConfigOption = None,
 ) -> None:
-    """Show keys by their first characters, with the limits that differ from the configured defaults."""
+    """Show keys by their first characters, with the scopes, ends and limits that are not the usual ones."""
 
     async def work(desk: Desk) -> None:
         typer.echo(f"{'id':<38}{'account':<38}{'key':<18}{'state':<9}name")
         for key in await desk.keys.list(account):
-            state = "live" if key.revoked_at_ms is None else "revoked"
-            notes = " ".join(filter(None, (shown(key.name, _LISTED_CHARS), _own_limits(key))))
+            notes = " ".join(filter(None, (shown(key.name, _LISTED_CHARS), _own_rights(key), _own_limits(key))))
+            state = key.state_at(now_ms())
             typer.echo(f"{key.id:<38}{key.account_id:<38}{key.prefix + '...':<18}{state:<9}{notes}")
 
     _at_desk(config, work)
@@ -226,14 +238,19 @@ def list_keys(
 @keys.command("revoke")
 def revoke_key(
     key: Annotated[str, typer.Argument(help="The key's id, key_...")],
+    with_made: Annotated[bool, typer.Option("--with-made", help="And each key that it made, or one of those.")] = False,
     config: ConfigOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Make a key useless, within a second also for a running server."""
 
     async def work(desk: Desk) -> None:
-        await desk.keys.revoke(key)
-        typer.echo(key if quiet else f"key {key} is revoked")
+        made = ""
+        if with_made:
+            made = f", and {(await desk.keys.revoke_with_made(key))[1]} that it made"
+        else:
+            await desk.keys.revoke(key)
+        typer.echo(key if quiet else f"key {key} is revoked{made}")
 
     _at_desk(config, work)
 
@@ -246,6 +263,21 @@ def _limit(name: str, text: str | None) -> Limit:
     if not text.isdecimal() or len(text) > _MAX_DIGITS or not 1 <= int(text) < 2**63:
         _fail(f"--{name.replace('_', '-')} takes a whole number from 1, or none; not '{shown(text)}'")
     return int(text)
+
+
+def _scope(name: str) -> KeyScope:
+    scope = next((scope for scope in SCOPES if scope == name), None)
+    if scope is None:
+        _fail(f"--scope takes {', '.join(SCOPES)}; not '{shown(name)}'")
+    return scope
+
+
+def _own_rights(key: Key) -> str:
+    """Nothing for a key that may be used for everything and for ever."""
+    is_usual = key.is_test or len(key.scopes) == len(SCOPES)
+    scopes = "" if is_usual else f"for {' and '.join(scope for scope in SCOPES if scope in key.scopes)}"
+    end = "" if key.expires_at_ms is None else f"until {datetime.fromtimestamp(key.expires_at_ms / 1000, UTC):%Y-%m-%d}"
+    return f"{scopes} {end}".strip()
 
 
 def _own_limits(key: Key) -> str:
@@ -337,6 +369,15 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     import uvloop  # noqa: PLC0415 - not available on Windows
 
     return uvloop.new_event_loop
+
+
+def _after_days(days: float | None) -> int | None:
+    """Unix milliseconds of a time to come; None where there is none."""
+    if days is None:
+        return None
+    if not 0 <= days <= _MAX_DAYS:
+        _fail(f"--expires-in-days takes a number up to {_MAX_DAYS:,}")
+    return now_ms() + int(days * _DAY_MS)
 
 
 def _amount(text: str) -> int:

@@ -110,6 +110,10 @@ class Handlers:
 
     async def list_resources(self, ctx: Context, params: Page) -> types.ListResourcesResult:
         _check_page(params)
+        try:
+            _chooser(ctx)
+        except GatewayError as error:
+            raise _protocol_error(error) from None
         return types.ListResourcesResult(resources=_titled_at(ctx.protocol_version, self._resources.listed()))
 
     async def list_templates(self, ctx: Context, params: Page) -> types.ListResourceTemplatesResult:
@@ -119,7 +123,7 @@ class Handlers:
 
     async def read_resource(self, ctx: Context, params: types.ReadResourceRequestParams) -> types.ReadResourceResult:
         try:
-            return self._resources.read(params.uri, _caller(ctx))
+            return self._resources.read(params.uri, _chooser(ctx))
         except GatewayError as error:
             raise _resource_error(ctx, error, params.uri) from None
 
@@ -129,14 +133,14 @@ class Handlers:
 
     async def get_prompt(self, ctx: Context, params: types.GetPromptRequestParams) -> types.GetPromptResult:
         try:
-            self._limiter.count_listing(_caller(ctx))
+            self._limiter.count_listing(_chooser(ctx))
             return self._prompts.get(params.name, params.arguments or {})
         except GatewayError as error:
             raise _protocol_error(error) from None
 
     async def complete(self, ctx: Context, params: types.CompleteRequestParams) -> types.CompleteResult:
         try:
-            self._limiter.count_listing(_caller(ctx))
+            self._limiter.count_listing(_chooser(ctx))
             return types.CompleteResult(completion=complete(params.ref, params.argument, self._published.current))
         except GatewayError as error:
             raise _protocol_error(error) from None
@@ -235,6 +239,7 @@ def _check_page(params: Page) -> None:
 
 async def _called(tool: Tool, arguments: dict[str, Any], invocation: Invocation) -> Result:
     """A tool's result; a bug in it is one that tells nothing but the request's id."""
+    invocation.caller.check_scope(tool.scope)
     try:
         return await tool(arguments, invocation)
     except GatewayError:
@@ -247,6 +252,13 @@ async def _called(tool: Tool, arguments: dict[str, Any], invocation: Invocation)
 def _caller(ctx: Context) -> Caller:
     caller = cast(RequestContext, ctx.request).caller
     assert caller is not None
+    return caller
+
+
+def _chooser(ctx: Context) -> Caller:
+    """The caller as one who chooses among models. Raises GatewayError `insufficient_scope`."""
+    caller = _caller(ctx)
+    caller.check_scope("inference")
     return caller
 
 

@@ -69,11 +69,11 @@ class Door:
         return account.id
 
     async def key(
-        self, account_id: str | None = None, *, limits: KeyLimits = UNLIMITED, is_test: bool = False, credit: str = "0"
+        self, account_id: str | None = None, *, limits: KeyLimits = UNLIMITED, credit: str = "0", **rights: Any
     ) -> str:
         """A new key, raw; of a new account where none is named."""
         account_id = account_id or await self.account(credit)
-        return (await self.gateway.keys.create(account_id, is_test=is_test, limits=limits))[1]
+        return (await self.gateway.keys.create(account_id, limits=limits, **rights))[1]
 
     async def balance_nano(self, account_id: str) -> int:
         balance = await self.gateway.ledger.balance(account_id)

@@ -75,3 +75,50 @@ def test_an_amount_that_is_none_is_refused_in_words(amount: str, data_dir: Path)
     assert refused.stderr.startswith("mcp-gateway: '")
     assert refused.stderr.strip().isprintable()
     assert len(refused.stderr) < 300
+
+
+@pytest.mark.parametrize("days", ["-1", "nan", "inf", "1e999", "100001"])
+def test_an_end_that_is_none_is_refused_in_words(days: str, data_dir: Path) -> None:
+    account = made("accounts", "create", "good")
+    for arguments in (("keys", "create", "--account", account), ("accounts", "credit", account, "5", "--grant")):
+        refused = run(*arguments, f"--expires-in-days={days}")
+        assert refused.exit_code == 2
+        assert "expires-in-days" in refused.stderr
+
+
+def test_a_key_has_the_scopes_and_the_end_that_it_was_given_and_shows_them(data_dir: Path) -> None:
+    account = made("accounts", "create", "good")
+    made("keys", "create", "--account", account, "--name", "everything")
+    options = ("--scope", "read", "--scope", "inference", "--expires-in-days", "0.5")
+    made("keys", "create", "--account", account, "--name", "agent", *options)
+    listed = run("keys", "list").stdout
+    assert "live     agent for inference and read until 20" in listed
+    assert "live     everything\n" in listed
+
+
+@pytest.mark.parametrize("scope", ["admin", "", "Read", "\x1b[2J", "read,inference"])
+def test_a_scope_that_there_is_not_is_refused_in_words(scope: str, data_dir: Path) -> None:
+    refused = run("keys", "create", "--account", "acc_x", "--scope", scope)
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith("mcp-gateway: --scope takes inference, read, billing, manage; not '")
+    assert refused.stderr.strip().isprintable()
+
+
+def test_a_test_key_takes_no_other_scope_than_inference(data_dir: Path) -> None:
+    account = made("accounts", "create", "good")
+    refused = run("keys", "create", "--account", account, "--test", "--scope", "manage")
+    assert (refused.exit_code, "`inference` alone" in refused.stderr) == (2, True)
+    assert made("keys", "create", "--account", account, "--test", "--scope", "inference").startswith("gw_test_")
+
+
+def test_a_key_is_revoked_alone_or_with_those_that_it_made(data_dir: Path) -> None:
+    account = made("accounts", "create", "good")
+    for _ in range(2):
+        made("keys", "create", "--account", account)
+    first, second = [line.split()[0] for line in run("keys", "list").stdout.splitlines()[1:]]
+    with sqlite3.connect(data_dir / DATABASE) as connection:
+        connection.execute("UPDATE key_rights SET made_by = ? WHERE key_id = ?", (first, second))
+    connection.close()
+    assert run("keys", "revoke", first).stdout == f"key {first} is revoked\n"
+    assert run("keys", "revoke", first, "--with-made").stdout == f"key {first} is revoked, and 1 that it made\n"
+    assert run("keys", "list").stdout.count(" revoked ") == 2

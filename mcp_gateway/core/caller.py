@@ -1,8 +1,15 @@
 """Who asks, and what they may use: the value that identity makes and everything else reads."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
+
+from mcp_gateway.core.errors import GatewayError
 
 GUEST_ACCOUNT_ID = "acc_guest"
+
+KeyScope = Literal["inference", "read", "billing", "manage"]
+"""What a key may be used for: chats, models, limits and the balance; the account's history; its payments; its keys."""
+SCOPES: tuple[KeyScope, ...] = get_args(KeyScope)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +34,17 @@ class Caller:
     subject: str
     allowance: Allowance
     is_test: bool = False
+    scopes: frozenset[KeyScope] = frozenset(SCOPES)
+
+    def check_scope(self, scope: KeyScope) -> None:
+        """Raises GatewayError `insufficient_scope` for a key without it; guests have none and are judged elsewhere."""
+        if scope not in self.scopes and not self.is_guest:
+            raise lacking_scope(scope)
 
     @property
     def is_guest(self) -> bool:
         return self.key_id is None
+
+
+def lacking_scope(scope: KeyScope) -> GatewayError:
+    return GatewayError("insufficient_scope", f"This API key does not have the scope `{scope}`.")

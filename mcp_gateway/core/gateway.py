@@ -16,7 +16,7 @@ from mcp_gateway.core.idempotency import Idempotency
 from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.identity.address import AddressReader
 from mcp_gateway.core.identity.authenticator import Authenticator
-from mcp_gateway.core.identity.keys import KeyRing, KeysPerAccount
+from mcp_gateway.core.identity.key_ring import KeyRing, KeysPerAccount
 from mcp_gateway.core.identity.known_keys import KnownKeys
 from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.ledger.checkpoint import verify_since_checkpoint
@@ -107,7 +107,7 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] = time.
         if count := await ledger.void_open_holds():
             logger.info("voided %d holds of an earlier run", count)
         keys = _keys(store, settings)
-        known_keys = KnownKeys(keys)
+        known_keys = KnownKeys(keys, now_ms=now_ms)
         await known_keys.begin()
         limiter = _limiter(settings, now_s)
         limiter.restore_day(await records.requests_today(now_ms() // (DAY_S * 1000) * DAY_S * 1000))

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 from mcp import types
 
+from mcp_gateway.core.caller import KeyScope
 from mcp_gateway.core.chat import Call, Chat, Exchange
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.request import read_chat_request
@@ -117,6 +118,7 @@ _OUTPUT = output_schema(
 class ChatCompletion:
     """Asks a model."""
 
+    scope: KeyScope = "inference"
     definition = types.Tool(
         name="chat_completion",
         title="Chat completion",

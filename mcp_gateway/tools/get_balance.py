@@ -4,7 +4,7 @@ from typing import Any, Protocol
 
 from mcp import types
 
-from mcp_gateway.core.caller import Caller
+from mcp_gateway.core.caller import Caller, KeyScope
 from mcp_gateway.core.config import GuestSettings
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.money import format_usd
@@ -59,6 +59,7 @@ class Wallets(Protocol):
 class GetBalance:
     """The caller's own account; a guest learns what a guest may do."""
 
+    scope: KeyScope = "inference"
     definition = types.Tool(
         name="get_balance",
         title="Get balance",

@@ -5,6 +5,7 @@ from typing import Any
 
 from mcp import types
 
+from mcp_gateway.core.caller import KeyScope
 from mcp_gateway.core.catalog import Model, Published
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.limits.limiter import Limiter
@@ -52,6 +53,7 @@ _MODEL: dict[str, Any] = {
 class ListModels:
     """The catalog in force."""
 
+    scope: KeyScope = "inference"
     definition = types.Tool(
         name="list_models",
         title="List models",

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from mcp import types
 
-from mcp_gateway.core.caller import Caller
+from mcp_gateway.core.caller import Caller, KeyScope
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.text import SHOWN_CHARS, shown
 
@@ -29,8 +29,9 @@ class Invocation:
 
 
 class Tool(Protocol):
-    """A tool; calling it raises GatewayError for whatever its caller is to be told."""
+    """A tool for keys with its `scope`; calling it raises GatewayError for whatever its caller is to be told."""
 
+    scope: KeyScope
     definition: types.Tool
 
     async def __call__(self, arguments: dict[str, Any], invocation: Invocation) -> Result: ...

@@ -135,6 +135,13 @@ async def test_a_test_key_sees_its_account(stage: Stage) -> None:
     assert (await stage.ask("/v1/billing", key))["balance_usd"] == "3.00"
 
 
+async def test_the_recent_usage_is_told_to_keys_that_may_read_as_well(stage: Stage) -> None:
+    account = await stage.door.account("3")
+    for scopes, has_usage in ((["inference"], False), (["inference", "read"], True)):
+        told = await stage.ask("/v1/billing", await stage.door.key(account, scopes=scopes))
+        assert (told["balance_usd"], "usage" in told) == ("3.00", has_usage)
+
+
 async def test_a_cursor_of_another_list_is_refused(stage: Stage) -> None:
     account, key = await stage.holder()
     await write_records(

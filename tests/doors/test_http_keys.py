@@ -150,18 +150,105 @@ async def test_an_unlimited_key_can_be_given_a_limit_but_none_that_no_database_h
     assert (await change(door, key, key_id, requests_per_minute=10**9)).json()["requests_per_minute"] == 10**9
 
 
-async def test_a_test_key_makes_and_changes_only_test_keys(door: Door) -> None:
-    account_id = await door.account()
-    live, test = await door.key(account_id), await door.key(account_id, is_test=True)
-    refused = await create(door, test, test=False)
-    assert (refused.status_code, error_of(refused)["param"]) == (403, "test")
-    made = (await create(door, test)).json()
+async def test_a_test_key_is_for_inference_alone(door: Door) -> None:
+    key = await door.key()
+    made = (await create(door, key, test=True)).json()
     assert made["key"].startswith("gw_test_")
-    assert made["test"] is True
-    live_id = next(row["id"] for row in (await door.get("/v1/keys", live)).json()["data"] if not row["test"])
-    assert (await change(door, test, live_id, name="x")).status_code == 403
-    assert (await door.http.delete(f"/v1/keys/{live_id}", headers=bearer(test))).status_code == 403
-    assert (await change(door, test, made["id"], name="mine")).json()["name"] == "mine"
+    assert (made["test"], made["scopes"]) == (True, ["inference"])
+    refused = await create(door, key, test=True, scopes=["inference", "read"])
+    assert (refused.status_code, error_of(refused)["param"]) == (400, "scopes")
+    for response in (await door.get("/v1/keys", made["key"]), await create(door, made["key"], test=True)):
+        assert (response.status_code, error_of(response)["code"]) == (403, "insufficient_scope")
+
+
+async def test_a_new_key_has_the_scopes_of_its_maker_or_fewer(door: Door) -> None:
+    everything = await door.key()
+    mine = (await create(door, everything, scopes=["manage", "inference"])).json()
+    assert mine["scopes"] == ["inference", "manage"]
+    for fields, scopes in (({}, ["inference", "manage"]), ({"scopes": ["inference"]}, ["inference"])):
+        made = (await create(door, mine["key"], **fields)).json()
+        assert (made["scopes"], made["made_by"]) == (scopes, mine["id"])
+        await door.http.delete(f"/v1/keys/{made['id']}", headers=bearer(everything))
+
+
+@pytest.mark.parametrize("fields", [{"scopes": ["manage", "inference"]}, {"scopes": ["read"]}, {"test": True}])
+async def test_a_scope_that_the_maker_does_not_have_is_403_and_named(door: Door, fields: dict[str, Any]) -> None:
+    refused = await create(door, await door.key(scopes=["manage"]), **fields)
+    assert (refused.status_code, error_of(refused)["code"]) == (403, "insufficient_scope")
+    assert fields.get("scopes", ["inference"])[-1] in error_of(refused)["message"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "param"),
+    [
+        ({"scopes": []}, "invalid_type", "scopes"),
+        ({"scopes": ["admin"]}, "invalid_value", "scopes"),
+        ({"scopes": ["read"] * 9}, "invalid_type", "scopes"),
+        ({"scopes": "read"}, "invalid_type", "scopes"),
+        ({"scopes": [1]}, "invalid_value", "scopes"),
+        ({"expires_at": True}, "invalid_type", "expires_at"),
+        ({"expires_at": 1.5}, "invalid_type", "expires_at"),
+        ({"expires_at": []}, "invalid_type", "expires_at"),
+        ({"expires_at": -1}, "invalid_value", "expires_at"),
+        ({"expires_at": 0}, "invalid_value", "expires_at"),
+        ({"expires_at": 1_700_000_000}, "invalid_value", "expires_at"),
+        ({"expires_at": "2020-01-01"}, "invalid_value", "expires_at"),
+        ({"expires_at": "soon"}, "invalid_value", "expires_at"),
+        ({"expires_at": ""}, "invalid_value", "expires_at"),
+        ({"expires_at": 260_000_000_000}, "invalid_value", "expires_at"),
+        ({"expires_at": 10**15}, "invalid_value", "expires_at"),
+        ({"expires_at": "9" * 5000}, "invalid_value", "expires_at"),
+        ({"made_by": "key_x"}, "unsupported_parameter", "made_by"),
+    ],
+    ids=str,
+)
+async def test_scopes_and_ends_that_are_none_are_400(door: Door, fields: dict[str, Any], code: str, param: str) -> None:
+    refused = await create(door, await door.key(), **fields)
+    assert (refused.status_code, error_of(refused)["code"], error_of(refused)["param"]) == (400, code, param)
+
+
+@pytest.mark.parametrize("written", [4_000_000_000, "4000000000", "2096-10-02T07:06:40Z", "2096-10-02T09:06:40+02:00"])
+async def test_an_end_is_unix_seconds_or_iso_8601(door: Door, written: int | str) -> None:
+    made = (await create(door, await door.key(), expires_at=written)).json()
+    assert made["expires_at"] == 4_000_000_000
+
+
+async def test_a_key_ends_no_later_than_the_one_that_made_it(door: Door) -> None:
+    maker = (await create(door, await door.key(), expires_at=4_000_000_000)).json()["key"]
+    refused = await create(door, maker, expires_at=4_000_000_001)
+    assert (refused.status_code, error_of(refused)["param"]) == (403, "expires_at")
+    assert (await create(door, maker)).json()["expires_at"] == 4_000_000_000
+
+
+async def test_a_key_is_revoked_with_those_it_made_on_request(door: Door) -> None:
+    key = await door.key()
+    made = (await create(door, key)).json()
+    child = (await create(door, made["key"])).json()
+    for path, count in (("?with_made=true", 1), ("?with_made=true", 0)):
+        revoked = (await door.http.delete(f"/v1/keys/{made['id']}{path}", headers=bearer(key))).json()
+        assert revoked["revoked_at"] is not None
+        assert revoked["made_revoked"] == count
+    for raw in (made["key"], child["key"]):
+        assert error_of(await door.get("/v1/keys", raw))["code"] == "revoked_api_key"
+    assert (await door.get("/v1/keys", key)).status_code == 200
+
+
+@pytest.mark.parametrize("query", ["", "?with_made=false"])
+async def test_a_key_is_revoked_without_those_it_made_otherwise(door: Door, query: str) -> None:
+    key = await door.key()
+    made = (await create(door, key)).json()
+    child = (await create(door, made["key"])).json()
+    revoked = (await door.http.delete(f"/v1/keys/{made['id']}{query}", headers=bearer(key))).json()
+    assert "made_revoked" not in revoked
+    assert (await door.get("/v1/keys", child["key"])).status_code == 200
+
+
+async def test_what_else_is_asked_of_a_revocation_is_400(door: Door) -> None:
+    key = await door.key()
+    for query, param in (("with_made=perhaps", "with_made"), ("with=made", "with")):
+        refused = await door.http.delete(f"/v1/keys/{await own_id(door, key)}?{query}", headers=bearer(key))
+        assert (refused.status_code, error_of(refused)["param"]) == (400, param)
+    assert (await door.get("/v1/keys", key)).status_code == 200
 
 
 async def test_an_account_has_so_many_live_keys_and_no_more(door: Door) -> None:

@@ -151,7 +151,7 @@ async def test_an_amount_that_cannot_be_paid_is_refused_before_stripe_hears_of_i
 async def test_guests_and_test_keys_open_no_sessions(door: Door, stripe: FakeStripe, path: str, body: bytes) -> None:
     assert (await door.post(body, None, path)).status_code == 401
     refused = await door.post(body, await door.key(is_test=True), path)
-    assert (refused.status_code, error_of(refused)["code"]) == (403, "insufficient_permissions")
+    assert (refused.status_code, error_of(refused)["code"]) == (403, "insufficient_scope")
     assert stripe.asked == []
 
 

@@ -52,7 +52,8 @@ class Authenticator:
     def _key_caller(self, key: Key) -> Caller:
         caller = self._callers.get(key.id)
         if caller is None or caller[0] is not key:
-            made = Caller(key.account_id, key.id, key.id, self.allowance_of(key.limits), key.is_test)
+            allowance = self.allowance_of(key.limits)
+            made = Caller(key.account_id, key.id, key.id, allowance, key.is_test, key.scopes)
             caller = self._callers[key.id] = (key, made)
         return caller[1]
 

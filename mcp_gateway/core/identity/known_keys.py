@@ -9,9 +9,11 @@ import logging
 import re
 import sqlite3
 from collections.abc import Callable
+from math import inf
 
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.identity.keys import LIVE_PREFIX, TEST_PREFIX, Key, KeyRing, digest_of
+from mcp_gateway.core.identity.key_ring import KeyRing
+from mcp_gateway.core.identity.keys import LIVE_PREFIX, TEST_PREFIX, Key, digest_of, refusal
 
 logger = logging.getLogger(__name__)
 
@@ -19,11 +21,6 @@ _WATCH_INTERVAL_S = 0.5
 _MAX_REFUSED = 10_000
 _SHAPE = re.compile(rf"(?:{LIVE_PREFIX}|{TEST_PREFIX})[A-Za-z0-9_-]{{43}}")
 _UNKNOWN = "invalid_api_key"
-_MESSAGES = {
-    _UNKNOWN: "This API key is not known here.",
-    "revoked_api_key": "This API key was revoked.",
-    "account_deactivated": "The account of this API key is switched off.",
-}
 
 Listener = Callable[[str, GatewayError], None]
 """Hears the id of a key that stops being valid, and the refusal that it gets from then on."""
@@ -32,13 +29,15 @@ Listener = Callable[[str, GatewayError], None]
 class KnownKeys:
     """The keys that were shown; keeps up with what changes them."""
 
-    def __init__(self, keys: KeyRing) -> None:
+    def __init__(self, keys: KeyRing, *, now_ms: Callable[[], int]) -> None:
         self._keys = keys
+        self._now_ms = now_ms
         self._valid: dict[bytes, Key] = {}
         self._digests: dict[str, bytes] = {}
         """Of the valid keys, by id."""
         self._refused: dict[bytes, str] = {}
         """The codes that the latest refused credentials got, the oldest first."""
+        self._next_expiry_ms: float = inf
         self._last_change = 0
         self._stale_ids: set[str] = set()
         """Of keys and accounts that have changed and were not read again yet."""
@@ -53,20 +52,24 @@ class KnownKeys:
         """A credential's key; None where it has to be looked up. Raises GatewayError (401, 403) for a refused one."""
         digest = digest_of(raw)
         key = self._valid.get(digest)
-        if key is None and (code := self._refused.get(digest)) is not None:
-            raise _refusal(code)
+        if key is None:
+            if (code := self._refused.get(digest)) is not None:
+                raise refusal(code)
+        elif key.expires_at_ms is not None and (code := key.fault_at(self._now_ms())) is not None:
+            self._close(digest, key, code)
+            raise refusal(code)
         return key
 
     async def look_up(self, raw: str) -> Key:
         """The key of a credential that is not remembered, from now on. Raises GatewayError (401, 403, 503)."""
         if _SHAPE.fullmatch(raw) is None:
-            raise _refusal(_UNKNOWN)
+            raise refusal(_UNKNOWN)
         digest = digest_of(raw)
         key = await self._read(digest)
-        if (code := _fault_of(key)) is not None:
-            self._refuse(digest, code)
-            raise _refusal(code)
-        assert key is not None
+        code = _UNKNOWN if key is None else key.fault_at(self._now_ms())
+        if key is None or code is not None:
+            self._refuse(digest, code or _UNKNOWN)
+            raise refusal(code or _UNKNOWN)
         self._remember(digest, key)
         return key
 
@@ -89,10 +92,24 @@ class KnownKeys:
                 self._replace(digest, key, await self._keys.find(digest))
             self._stale_ids.clear()
 
+    def end_expired(self) -> None:
+        """Close the keys whose time is over."""
+        now_ms = self._now_ms()
+        if now_ms < self._next_expiry_ms:
+            return
+        expiring = [(digest, key) for digest, key in self._valid.items() if key.expires_at_ms is not None]
+        for digest, key in expiring:
+            if (code := key.fault_at(now_ms)) is not None:
+                self._close(digest, key, code)
+        self._next_expiry_ms = min(
+            (key.expires_at_ms or inf for _, key in expiring if key.id in self._digests), default=inf
+        )
+
     async def watch(self) -> None:
-        """Keep up with other processes, until cancelled; what is known stays while nothing can be read."""
+        """Keep up with time and other processes, until cancelled; what is known stays while nothing can be read."""
         while True:
             await asyncio.sleep(_WATCH_INTERVAL_S)
+            self.end_expired()
             try:
                 await self.catch_up()
             except sqlite3.Error as error:
@@ -121,33 +138,28 @@ class KnownKeys:
         return [(digest, self._valid[digest]) for digest in digests]
 
     def _replace(self, digest: bytes, before: Key, key: Key | None) -> None:
-        """Remember a known key as it stands now, or forget it and tell whoever listens."""
-        if (code := _fault_of(key)) is None:
-            assert key is not None
-            self._remember(digest, key)
+        """Remember a key as it stands now, or close it; one that was closed meanwhile stays so."""
+        if digest not in self._valid:
             return
-        del self._valid[digest], self._digests[before.id]
-        for listener in self._on_close:
-            listener(before.id, _refusal(code))
+        code = _UNKNOWN if key is None else key.fault_at(self._now_ms())
+        if key is None or code is not None:
+            self._close(digest, before, code or _UNKNOWN)
+        else:
+            self._remember(digest, key)
 
     def _remember(self, digest: bytes, key: Key) -> None:
         self._valid[digest] = key
         self._digests[key.id] = digest
+        if key.expires_at_ms is not None:
+            self._next_expiry_ms = min(self._next_expiry_ms, key.expires_at_ms)
+
+    def _close(self, digest: bytes, key: Key, code: str) -> None:
+        del self._valid[digest], self._digests[key.id]
+        self._refuse(digest, code)
+        for listener in self._on_close:
+            listener(key.id, refusal(code))
 
     def _refuse(self, digest: bytes, code: str) -> None:
         if len(self._refused) >= _MAX_REFUSED:
             del self._refused[next(iter(self._refused))]
         self._refused[digest] = code
-
-
-def _fault_of(key: Key | None) -> str | None:
-    """Why a key is refused; None for a valid one."""
-    if key is None:
-        return _UNKNOWN
-    if key.revoked_at_ms is not None:
-        return "revoked_api_key"
-    return None if key.is_account_active else "account_deactivated"
-
-
-def _refusal(code: str) -> GatewayError:
-    return GatewayError(code, _MESSAGES[code])

@@ -12,7 +12,7 @@ import logging
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,9 +155,9 @@ class Store:
         """
         return self._submit(_Job(group, argument, is_durable, must_commit, self._loop.create_future()))
 
-    async def fetch_all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+    async def fetch_all(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[Row]:
         """All rows of a query, as of the last commit."""
-        return cast(list[Row], await self._reader.execute_fetchall(sql, parameters))
+        return cast(list[Row], await self._reader.execute_fetchall(sql, cast(Any, parameters)))
 
     async def fetch_one(self, sql: str, parameters: Sequence[Any] = ()) -> Row | None:
         """The first row of a query that reads few, as of the last commit; it waits for no report in `fetch_all`."""

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from mcp_gateway.core.identity.accounts import Accounts
-from mcp_gateway.core.identity.keys import KeyRing, KeysPerAccount
+from mcp_gateway.core.identity.key_ring import KeyRing, KeysPerAccount
 from mcp_gateway.core.identity.known_keys import KnownKeys
 from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.store.store import Store
@@ -33,14 +33,29 @@ async def account(accounts: Accounts) -> str:
     return (await accounts.create("Ann")).id
 
 
-@pytest.fixture
-def keys(store: Store) -> KeyRing:
-    return KeyRing(store, new_id=new_id, now_ms=now_ms, most=KeysPerAccount(live=3, a_day=20))
+class Clock:
+    """Unix milliseconds; stands still unless a test moves it."""
+
+    def __init__(self) -> None:
+        self.now_ms = 86_400_000 * 20_000
+
+    def __call__(self) -> int:
+        return self.now_ms
 
 
 @pytest.fixture
-async def known(keys: KeyRing) -> KnownKeys:
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def keys(store: Store, clock: Clock) -> KeyRing:
+    return KeyRing(store, new_id=new_id, now_ms=clock, most=KeysPerAccount(live=3, a_day=20))
+
+
+@pytest.fixture
+async def known(keys: KeyRing, clock: Clock) -> KnownKeys:
     """What a server has in memory that has just started."""
-    known = KnownKeys(keys)
+    known = KnownKeys(keys, now_ms=clock)
     await known.begin()
     return known

@@ -2,15 +2,25 @@
 
 import asyncio
 import re
+from collections.abc import Awaitable
 from pathlib import Path
 
 import pytest
 
+from mcp_gateway.core.caller import SCOPES
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.accounts import Accounts
-from mcp_gateway.core.identity.keys import DEFAULT, KeyLimits, KeyRing, KeysPerAccount, digest_of
+from mcp_gateway.core.identity.key_ring import KeyRing, KeysPerAccount
+from mcp_gateway.core.identity.keys import DEFAULT, KeyLimits, digest_of
 from mcp_gateway.core.ids import new_id
 from mcp_gateway.core.store.store import Store
+from tests.core.identity.conftest import Clock
+
+
+async def refusal(asked: Awaitable[object]) -> str:
+    with pytest.raises(GatewayError) as caught:
+        await asked
+    return caught.value.code
 
 
 async def test_a_new_key_is_found_by_its_digest_at_once(keys: KeyRing, account: str) -> None:
@@ -110,18 +120,114 @@ async def test_a_page_may_be_of_live_or_of_revoked_keys_alone(keys: KeyRing, acc
 
 
 async def test_an_account_makes_only_so_many_keys_in_a_utc_day_revoked_ones_included(
-    store: Store, account: str, accounts: Accounts
+    keys: KeyRing, account: str, accounts: Accounts, clock: Clock
 ) -> None:
-    now_ms = [86_400_000 * 20_000 - 1_500]
-    keys = KeyRing(store, new_id=new_id, now_ms=lambda: now_ms[0], most=KeysPerAccount(live=3, a_day=4))
-    for _ in range(4):
+    clock.now_ms += 86_400_000 - 1_500
+    for _ in range(20):
         await keys.revoke((await keys.create(account))[0].id)
+    assert await refusal(keys.create(account)) == "requests_per_day"
     with pytest.raises(GatewayError) as caught:
         await keys.create(account)
-    assert (caught.value.code, caught.value.retry_after_s) == ("requests_per_day", 2)
+    assert caught.value.retry_after_s == 2
     await keys.create((await accounts.create("Bob")).id)
-    now_ms[0] += 1_500
+    clock.now_ms += 1_500
     await keys.create(account)
+
+
+# Scopes, ends and makers
+
+
+async def test_a_key_has_all_scopes_or_those_it_was_given(keys: KeyRing, account: str) -> None:
+    everything, _ = await keys.create(account)
+    some, raw = await keys.create(account, scopes=["read", "inference", "read"])
+    assert everything.scopes == set(SCOPES)
+    assert some.scopes == {"inference", "read"}
+    assert await keys.find(digest_of(raw)) == some
+
+
+async def test_a_test_key_has_the_scope_inference_alone(keys: KeyRing, account: str) -> None:
+    for scopes in (None, ["inference"]):
+        made, _ = await keys.create(account, is_test=True, scopes=scopes)
+        assert (await keys.get(made.id)).scopes == {"inference"}
+    assert await refusal(keys.create(account, is_test=True, scopes=["inference", "read"])) == "invalid_value"
+
+
+async def test_keys_from_before_there_were_scopes_have_all_of_them_and_test_keys_one(
+    keys: KeyRing, account: str, store: Store
+) -> None:
+    made = [(await keys.create(account, is_test=is_test, scopes=["inference"]))[0] for is_test in (False, True)]
+    await store.write(lambda connection: connection.execute("DELETE FROM key_rights").fetchall())
+    live, test = [await keys.get(key.id) for key in made]
+    assert (live.scopes, test.scopes) == (set(SCOPES), {"inference"})
+    assert (live.expires_at_ms, live.made_by) == (None, None)
+    assert (await keys.revoke(live.id)).revoked_at_ms is not None
+
+
+async def test_an_end_lies_in_the_future(keys: KeyRing, account: str, clock: Clock) -> None:
+    for expires_at_ms in (0, clock.now_ms - 1, clock.now_ms, 253_402_300_800_000, 2**48 - 1):
+        assert await refusal(keys.create(account, expires_at_ms=expires_at_ms)) == "invalid_value"
+    key, _ = await keys.create(account, expires_at_ms=clock.now_ms + 1)
+    assert key.fault_at(clock.now_ms) is None
+    assert key.fault_at(clock.now_ms + 1) == "expired_api_key"
+
+
+async def test_an_expired_key_takes_no_place_and_is_told_from_a_revoked_one_for_good(
+    keys: KeyRing, account: str, clock: Clock
+) -> None:
+    brief = [(await keys.create(account, expires_at_ms=clock.now_ms + 10))[0] for _ in range(3)]
+    assert (await keys.revoke(brief[0].id)).state_at(clock.now_ms + 99) == "revoked"
+    clock.now_ms += 10
+    assert (await keys.revoke(brief[1].id)).state_at(clock.now_ms) == "expired"
+    made = [(await keys.create(account))[0] for _ in range(3)]
+    assert await refusal(keys.create(account)) == "conflict"
+    states = [(await keys.get(key.id)).state_at(clock.now_ms) for key in (*brief, *made)]
+    assert states == ["revoked", "expired", "expired", "live", "live", "live"]
+    for state, count in (("live", 3), ("revoked", 1), ("expired", 2), (None, 6)):
+        assert len(await keys.page(account, before_id=None, limit=9, state=state)) == count  # type: ignore[arg-type]
+
+
+async def test_a_key_is_revoked_with_those_it_made_and_those_that_these_made(
+    keys: KeyRing, account: str, clock: Clock, store: Store
+) -> None:
+    keys = KeyRing(store, new_id=new_id, now_ms=clock, most=KeysPerAccount(live=9, a_day=20))
+    root, other = [(await keys.create(account))[0] for _ in range(2)]
+    child, lost = [(await keys.create(account, made_by=root.id))[0] for _ in range(2)]
+    grandchildren = [(await keys.create(account, made_by=maker.id))[0] for maker in (child, lost)]
+    await keys.create(account, made_by=other.id)
+    await keys.revoke(lost.id)
+    revoked, count = await keys.revoke_with_made(root.id)
+    assert (revoked.id, revoked.state_at(clock.now_ms), count) == (root.id, "revoked", 3)
+    assert [(await keys.get(key.id)).state_at(clock.now_ms) for key in (child, *grandchildren)] == ["revoked"] * 3
+    assert len(await keys.page(account, before_id=None, limit=9, state="live")) == 2
+    assert (await keys.revoke_with_made(root.id))[1] == 0
+
+
+async def test_a_key_that_is_made_while_its_maker_is_revoked_is_revoked_too_or_never_made(
+    keys: KeyRing, account: str, clock: Clock, store: Store
+) -> None:
+    keys = KeyRing(store, new_id=new_id, now_ms=clock, most=KeysPerAccount(live=99, a_day=99))
+    root, _ = await keys.create(account)
+    children = [(await keys.create(account, made_by=root.id))[0] for _ in range(3)]
+    makers = [root, *children] * 3
+    made = [asyncio.ensure_future(keys.create(account, made_by=maker.id)) for maker in makers[:6]]
+    revoking = asyncio.ensure_future(keys.revoke_with_made(root.id))
+    made += [asyncio.ensure_future(keys.create(account, made_by=maker.id)) for maker in makers[6:]]
+    await asyncio.gather(*made, return_exceptions=True)
+    await revoking
+    assert await keys.page(account, before_id=None, limit=99, state="live") == []
+
+
+async def test_a_key_that_is_not_valid_any_more_makes_no_other(
+    keys: KeyRing, accounts: Accounts, account: str, clock: Clock
+) -> None:
+    revoked, expired, live = [(await keys.create(account, expires_at_ms=clock.now_ms + 10))[0] for _ in range(3)]
+    await keys.revoke(revoked.id)
+    assert await refusal(keys.create(account, made_by=revoked.id)) == "revoked_api_key"
+    clock.now_ms += 10
+    assert await refusal(keys.create(account, made_by=expired.id)) == "expired_api_key"
+    live, _ = await keys.create(account)
+    await accounts.set_active(account, is_active=False)
+    assert await refusal(keys.create(account, made_by=live.id)) == "account_deactivated"
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,11 @@ import pytest
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity import known_keys as module
 from mcp_gateway.core.identity.accounts import Accounts
-from mcp_gateway.core.identity.keys import Key, KeyLimits, KeyRing
+from mcp_gateway.core.identity.key_ring import KeyRing
+from mcp_gateway.core.identity.keys import Key, KeyLimits
 from mcp_gateway.core.identity.known_keys import KnownKeys
 from mcp_gateway.core.store.store import Store
+from tests.core.identity.conftest import Clock
 
 
 async def resolve(known: KnownKeys, raw: str) -> Key:
@@ -193,9 +195,46 @@ async def test_a_key_that_is_revoked_while_it_is_looked_up_is_not_remembered(
     assert len(known) == 0
 
 
+async def test_an_expired_key_is_refused_to_the_millisecond_and_leaves_memory(
+    known: KnownKeys, keys: KeyRing, account: str, clock: Clock, heard: list[tuple[str, str]]
+) -> None:
+    key, raw = await keys.create(account, expires_at_ms=clock.now_ms + 10)
+    await known.look_up(raw)
+    clock.now_ms += 9
+    assert known.recall(raw) == key
+    clock.now_ms += 1
+    for _ in range(2):
+        assert await refusal(known, raw) == "expired_api_key"
+    assert len(known) == 0
+    assert heard == [(key.id, "expired_api_key")]
+
+
+async def test_keys_that_expire_unasked_are_closed_each_at_its_time(
+    known: KnownKeys, keys: KeyRing, account: str, clock: Clock, heard: list[tuple[str, str]]
+) -> None:
+    made = [await keys.create(account, expires_at_ms=clock.now_ms + after_ms) for after_ms in (20, 10, 30)]
+    for _, raw in made:
+        await known.look_up(raw)
+    await keys.change(made[2][0].id, name="looked at again")
+    for after_ms, count in ((9, 0), (10, 1), (20, 2), (29, 2), (30, 3), (99, 3)):
+        clock.now_ms = made[0][0].created_at_ms + after_ms
+        known.end_expired()
+        assert len(heard) == count
+    assert [key_id for key_id, _ in heard] == [made[place][0].id for place in (1, 0, 2)]
+    assert len(known) == 0
+
+
+async def test_a_key_that_has_expired_before_it_is_shown_is_told_so(
+    known: KnownKeys, keys: KeyRing, account: str, clock: Clock
+) -> None:
+    _, raw = await keys.create(account, expires_at_ms=clock.now_ms + 10)
+    clock.now_ms += 10
+    assert await refusal(known, raw) == "expired_api_key"
+
+
 REVOKE_AND_CREATE = """
 import asyncio, pathlib, sys
-from mcp_gateway.core.identity.keys import KeyRing, KeysPerAccount
+from mcp_gateway.core.identity.key_ring import KeyRing, KeysPerAccount
 from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.store.store import Store
 async def main():

@@ -1,0 +1,151 @@
+"""What keys of one scope each may do, by every operation of both doors; guests are judged by other rules."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx2
+import orjson
+import pytest
+import pytest_asyncio
+
+from http_api.app import build_app
+from mcp_gateway.core.caller import SCOPES, KeyScope
+from tests.doors.mcp_host import PATHS
+from tests.serving import MESSAGES, Door, bearer, chat_body, error_of, open_door
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+OPERATIONS: list[tuple[str, str, KeyScope | None, dict[str, Any] | None]] = [
+    ("POST", "/chat/completions", "inference", chat_body(model="demo/echo")),
+    ("GET", "/models", "inference", None),
+    ("GET", "/models/demo/echo", "inference", None),
+    ("GET", "/models/demo/echo/health", None, None),
+    ("GET", "/limits", "inference", None),
+    ("GET", "/billing", "inference", None),
+    ("GET", "/credits", "inference", None),
+    ("GET", "/usage", "read", None),
+    ("GET", "/requests", "read", None),
+    ("GET", "/requests/req_1", "read", None),
+    ("GET", "/billing/transactions", "read", None),
+    ("GET", "/credits/transactions", "read", None),
+    ("POST", "/billing/checkout", "billing", {"amount_usd": "5"}),
+    ("POST", "/billing/portal", "billing", {}),
+    ("GET", "/keys", "manage", None),
+    ("POST", "/keys", "manage", {}),
+    ("GET", "/keys/key_1", "manage", None),
+    ("PATCH", "/keys/key_1", "manage", {}),
+    ("DELETE", "/keys/key_1", "manage", None),
+    ("POST", "/billing/webhook", None, {}),
+    ("GET", "/stats", None, None),
+]
+TOOLS = {
+    "list_models": {},
+    "get_balance": {},
+    "chat_completion": {"model": "demo/echo", "messages": MESSAGES},
+}
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def door(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Door]:
+    async with open_door(tmp_path_factory.mktemp("scopes")) as door:
+        yield door
+        await door.nothing_is_left()
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def keys(door: Door) -> dict[KeyScope, str]:
+    """A key of each scope alone."""
+    return {scope: await door.key(scopes=[scope]) for scope in SCOPES}
+
+
+async def ask(door: Door, method: str, path: str, key: str, body: dict[str, Any] | None) -> httpx2.Response:
+    headers = bearer(key) | {"content-type": "application/json"}
+    content = None if body is None else orjson.dumps(body)
+    return await door.http.request(method, path, content=content, headers=headers)
+
+
+@pytest.mark.parametrize("prefix", ["/v1", "/api/v1/inference"])
+@pytest.mark.parametrize(("method", "path", "needed", "body"), OPERATIONS, ids=lambda value: str(value)[:30])
+async def test_an_operation_is_for_keys_with_its_scope(
+    door: Door, keys: dict[KeyScope, str], prefix: str, method: str, path: str, needed: KeyScope | None, body: Any
+) -> None:
+    for scope, key in keys.items():
+        response = await ask(door, method, prefix + path, key, body)
+        if needed in (None, scope):
+            assert response.status_code in (200, 201, 404, 501)
+        else:
+            assert (response.status_code, error_of(response)["code"]) == (403, "insufficient_scope")
+            assert f"`{needed}`" in error_of(response)["message"]
+
+
+async def test_every_operation_is_walked_above(door: Door) -> None:
+    app: Any = build_app(door.gateway, _NoMcp(), base_url="http://gateway.test")
+    routes = app._app._app.routes
+    walked = {(method, f"/v1{path}") for method, path, _, _ in OPERATIONS}
+    for route in routes:
+        if not route.path.startswith("/v1/") or "/mcp" in route.path:
+            continue
+        matching = {
+            method for method, path in walked if route.path_regex.fullmatch(path) and _is_first(routes, route, path)
+        }
+        assert matching == route.app._by_method.keys() - {"HEAD"}, route.path
+
+
+def _is_first(routes: list[Any], route: Any, path: str) -> bool:
+    return next(other for other in routes if other.path_regex.fullmatch(path)) is route
+
+
+class _NoMcp:
+    async def streamable_http(self, *_: Any) -> None: ...
+
+    sse = messages = streamable_http
+
+
+async def test_a_head_request_needs_the_scope_of_its_get(door: Door, keys: dict[KeyScope, str]) -> None:
+    assert (await ask(door, "HEAD", "/v1/keys", keys["manage"], None)).status_code == 200
+    assert (await ask(door, "HEAD", "/v1/keys", keys["read"], None)).status_code == 403
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("tool", TOOLS)
+async def test_a_tool_is_for_keys_with_its_scope(door: Door, keys: dict[KeyScope, str], path: str, tool: str) -> None:
+    for scope, key in keys.items():
+        result = (await rpc(door, path, key, "tools/call", name=tool, arguments=TOOLS[tool]))["result"]
+        assert result["isError"] is (scope != "inference")
+        if scope != "inference":
+            assert result["structuredContent"]["code"] == "insufficient_scope"
+            assert "`inference`" in result["structuredContent"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("resources/list", {}),
+        ("resources/read", {"uri": "models://catalog"}),
+        ("prompts/get", {"name": "compare_models", "arguments": {"question": "1 + 1?"}}),
+        ("completion/complete", {"ref": {"type": "ref/resource", "uri": "models://{id}"},
+                                 "argument": {"name": "id", "value": "d"}}),
+    ],
+)  # fmt: skip
+async def test_the_catalog_over_mcp_is_for_inference(
+    door: Door, keys: dict[KeyScope, str], method: str, params: dict[str, Any]
+) -> None:
+    for scope, key in keys.items():
+        answer = await rpc(door, PATHS[0], key, method, **params)
+        if scope == "inference":
+            assert "result" in answer
+        else:
+            assert answer["error"]["data"]["code"] == "insufficient_scope"
+
+
+async def test_every_key_may_connect_and_see_which_tools_there_are(door: Door, keys: dict[KeyScope, str]) -> None:
+    for key in keys.values():
+        listed = await rpc(door, PATHS[0], key, "tools/list")
+        assert {tool["name"] for tool in listed["result"]["tools"]} == TOOLS.keys()
+
+
+async def rpc(door: Door, path: str, key: str, method: str, **params: Any) -> dict[str, Any]:
+    body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
+    headers = {"accept": "application/json, text/event-stream", "mcp_protocol_version": "2025-06-18"}
+    answer: dict[str, Any] = (await door.post(body, key, path, **headers)).json()
+    return answer

@@ -314,8 +314,8 @@ async def test_ignore_eos_and_min_tokens_lengthen_the_answer(demo: DemoBackend) 
 
 
 async def test_the_room_left_clamps_quietly_and_a_prompt_beyond_the_window_is_refused(demo: DemoBackend) -> None:
-    found = await answer(demo, max_tokens=WINDOW, ignore_eos=True)
-    assert found["usage"]["total_tokens"] == WINDOW
+    found = await answer(DemoBackend(context_window=512), max_tokens=512, ignore_eos=True)
+    assert found["usage"]["total_tokens"] == 512
     error = await refusal(demo, max_tokens=WINDOW + 1, stream=True)
     assert (error["type"], error["param"]) == ("BadRequestError", "max_tokens")
     long = [{"role": "user", "content": "word " * WINDOW}]
@@ -565,7 +565,7 @@ async def test_odd_values_are_refused_and_nothing_breaks(field: dict[str, Any], 
     assert error["message"]
 
 
-@pytest.mark.parametrize("raw", [b'{"seed":' + b"9" * 5000 + b"}", b'{"messages":' + b"[" * 100_000, b"\xff"])
+@pytest.mark.parametrize("raw", [b'{"seed":' + b"9" * 5000 + b"}", b'{"messages":' + b"[" * 60_000, b"\xff"])
 async def test_a_body_beyond_the_parser_is_refused(raw: bytes, demo: DemoBackend) -> None:
     response = await demo.request("POST", "/v1/chat/completions", [JSON_TYPE], raw)
     assert response.status == 400

@@ -14,6 +14,7 @@ import orjson
 
 from mcp_gateway.core.upstream.demo import wire
 from mcp_gateway.core.upstream.demo.body import (
+    MAX_OUTPUT_TOKENS,
     ChatBody,
     Refused,
     TokenizeBody,
@@ -25,7 +26,7 @@ from mcp_gateway.core.upstream.demo.body import (
     refused,
     unparsable,
 )
-from mcp_gateway.core.upstream.demo.reply import reply_to, steps
+from mcp_gateway.core.upstream.demo.reply import replies_to, steps
 from mcp_gateway.core.upstream.demo.tokens import id_of, prompt_tokens, tokens_of
 from mcp_gateway.core.upstream.transport import TimedOut
 
@@ -80,14 +81,20 @@ class DemoResponse:
     async def next_chunk(self, timeout_s: float | None = None) -> bytes:
         """The next event, or the body of an answer that is no stream; b"" at the end. Raises TimedOut."""
         delay_s, data = next(self._parts, (0.0, b""))
+        if timeout_s is None:
+            await self._sleep(delay_s)
+        else:
+            await self._sleep_within(timeout_s, delay_s)
+        self._is_started = True
+        return data
+
+    async def _sleep_within(self, timeout_s: float, delay_s: float) -> None:
         try:
             async with asyncio.timeout(timeout_s):
                 await self._sleep(delay_s)
         except TimeoutError:
             self.close()
             raise TimedOut("idle" if self._is_started else "first_token") from None
-        self._is_started = True
-        return data
 
     def close(self) -> None:
         """Leave; what was not read is never made."""
@@ -151,22 +158,22 @@ class DemoBackend:
 
     async def _chat(self, headers: _Headers, raw: bytes) -> DemoResponse:
         body = parsed(ChatBody, raw, headers.get(b"content-type", b""))
+        await _let_others_run()
         check_shape(body)
         model = _model_named(body.model)
         check_messages(body.messages)
         prompt_size = self._prompt_size(body)
         max_tokens = output_limit(body, prompt_size, self._context_window)
         check_ranges(body)
+        max_tokens = min(max_tokens, MAX_OUTPUT_TOKENS // body.choices)
+        await _let_others_run()
         head = wire.Head(self._answer_id(headers, body), int(self._now_s()), model, prompt_size, body)
-        replies = [reply_to(body, choice, head.id) for choice in range(body.choices)]
+        replies = replies_to(body, head.id)
         pace = PACES[model]
         if body.stream:
             events = wire.events(head, [steps(reply, body, max_tokens) for reply in replies])
             return DemoResponse(200, {b"content-type": _EVENTS}, _paced(events, pace), self._sleep)
-        taken = []
-        for reply in replies:
-            taken.append(list(steps(reply, body, max_tokens)))
-            await self._sleep(0)  # a long answer of many choices must not keep others waiting
+        taken = [list(steps(reply, body, max_tokens)) for reply in replies]
         await self._sleep(pace.due_s(max(choice[-1].completion_tokens for choice in taken)))
         return self._body(200, wire.completion(head, replies, taken))
 
@@ -177,10 +184,11 @@ class DemoBackend:
         body = parsed(TokenizeBody, raw, headers.get(b"content-type", b""))
         _model_named(body.model)
         if body.messages is None:
-            tokens = list(tokens_of(body.prompt or ""))
+            found = tokens_of(body.prompt or "")
         else:
             check_messages(body.messages)
-            tokens = list(prompt_tokens(body.messages, _dumped(body.tools)))
+            found = prompt_tokens(body.messages, _dumped(body.tools))
+        tokens = self._to_the_window(found)
         answer = {
             "count": len(tokens),
             "max_model_len": self._context_window,
@@ -190,11 +198,13 @@ class DemoBackend:
         return self._json(200, answer)
 
     def _prompt_size(self, body: ChatBody) -> int:
-        """Tokens of the prompt, counted to one above the window: a huge prompt costs no more than a full one."""
-        tokens = prompt_tokens(body.messages, _dumped(body.tools))
-        size = sum(1 for _ in islice(tokens, self._context_window + 1))
+        size = len(self._to_the_window(prompt_tokens(body.messages, _dumped(body.tools))))
         cut = body.truncate_prompt_tokens
         return size if cut is None else min(size, self._context_window - 1 if cut == -1 else cut)
+
+    def _to_the_window(self, tokens: Iterator[str]) -> list[str]:
+        """The tokens up to one above the window: a huge prompt costs no more than a full one."""
+        return list(islice(tokens, self._context_window + 1))
 
     def _answer_id(self, headers: _Headers, body: ChatBody) -> str:
         given = headers.get(b"x-request-id", b"").decode("latin-1") or body.request_id
@@ -240,6 +250,11 @@ def _paced(events: Iterable[tuple[int, bytes]], pace: Pace) -> Iterator[tuple[fl
         due_s = pace.due_s(tokens)
         yield due_s - passed_s, event
         passed_s = due_s
+
+
+async def _let_others_run() -> None:
+    """A turn of the loop for everybody else, between two pieces of work that each take milliseconds."""
+    await asyncio.sleep(0)
 
 
 def _model_named(asked: str | None) -> str:

@@ -13,6 +13,11 @@ GREEDY_BELOW = 1e-5
 MAX_CHOICES = 128
 MAX_TOP_LOGPROBS = 20
 MAX_ERRORS_TOLD = 10
+MAX_BODY_BYTES = 64 * 1024
+MAX_OUTPUT_TOKENS = 1000
+"""Of all choices together; an answer that would have more is cut."""
+_MAX_ITEMS = {"tools": 64, "messages": 1024, "logit_bias": 1024}
+_MAX_PARTS = 1024
 
 _IMAGE_PARTS = ("image_url", "input_image", "image_pil", "image_embeds")
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal", "thinking")
@@ -168,12 +173,20 @@ _Body = TypeVar("_Body", bound=BaseModel)
 
 
 def parsed(kind: type[_Body], raw: bytes, content_type: bytes) -> _Body:
-    """Read a body. Raises Refused in the order and with the text of vLLM's framework and schema."""
+    """Read a body. Raises Refused in the order and with the text of vLLM's framework and schema.
+
+    What is too much for the demo is refused before it costs: anybody may ask it, for nothing.
+    """
+    if len(raw) > MAX_BODY_BYTES:
+        told = f"The demo takes at most {MAX_BODY_BYTES} bytes. Please reduce the length of the input prompt."
+        raise _out_of_place(told, "input_text", len(raw))
     if content_type.split(b";")[0].strip().lower() != b"application/json":
         told = "1 validation error:\n  Unsupported Media Type: Only 'application/json' is allowed"
         raise refused(told, kind="Bad Request")
     try:
-        return kind.model_validate(_json(raw), from_attributes=True)
+        value = _json(raw)
+        _check_counts(value)
+        return kind.model_validate(value, from_attributes=True)
     except ValidationError as error:
         raise _invalid([dict(line) for line in error.errors(include_url=False)]) from None
 
@@ -195,6 +208,25 @@ def _json(raw: bytes) -> Any:
     if value is None:
         raise _invalid([{"type": "missing", "loc": (), "msg": "Field required", "input": None}])
     return value
+
+
+def _check_counts(value: Any) -> None:
+    if not isinstance(value, dict):
+        return
+    for name, most in _MAX_ITEMS.items():
+        items = value.get(name)
+        if isinstance(items, list | dict) and len(items) > most:
+            raise _too_many(name, most, len(items))
+    messages = value.get("messages")
+    turns = [message for message in messages if isinstance(message, dict)] if isinstance(messages, list) else []
+    contents = [turn.get("content") for turn in turns]
+    parts = sum(len(content) for content in contents if isinstance(content, list))
+    if parts > _MAX_PARTS:
+        raise _too_many("messages", _MAX_PARTS, parts)
+
+
+def _too_many(param: str, most: int, count: int) -> Refused:
+    return _out_of_place(f"`{param}` may hold at most {most} items in the demo, got {count}.", param, count)
 
 
 def _invalid(lines: list[dict[str, Any]]) -> Refused:

@@ -9,12 +9,16 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
-from itertools import chain, cycle, islice
+from itertools import chain, islice, repeat
 from typing import Any
 
-from mcp_gateway.core.upstream.demo.body import ChatBody, Message, Tool, refused
-from mcp_gateway.core.upstream.demo.instance import SchemaError, instance_of
-from mcp_gateway.core.upstream.demo.tokens import END_OF_TURN, image_count, text_of, tokens_of
+from mcp_gateway.core.upstream.demo.body import MAX_OUTPUT_TOKENS, ChatBody, Message, Tool, refused
+from mcp_gateway.core.upstream.demo.instance import Budget, SchemaError, instance_of
+from mcp_gateway.core.upstream.demo.tokens import END_OF_TURN, MAX_TOKEN_CHARS, image_count, text_of, tokens_of
+
+_MAX_TEXT_CHARS = (MAX_OUTPUT_TOKENS + 1) * MAX_TOKEN_CHARS
+"""More than any answer has room for."""
+_WORD = re.compile(r"[\w.-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +54,20 @@ class Step:
 _END = Piece(END_OF_TURN)
 
 
-def reply_to(body: ChatBody, choice: int, answer_id: str) -> Reply:
-    """The reply of one choice. Raises Refused for a schema from which no value can be made."""
+def replies_to(body: ChatBody, answer_id: str) -> list[Reply]:
+    """The reply of each choice. Raises Refused for a schema from which no value can be made.
+
+    What all choices share is worked out once; tokens are made as they are taken.
+    """
     if called := _tools_to_call(body):
-        return _calling(body, called, f"{answer_id}/{choice}")
+        arguments = _Arguments()
+        return [_calling(body, called, arguments, f"{answer_id}/{choice}") for choice in range(body.choices)]
     constrained = _constrained_text(body)
     if constrained is not None:
-        return Reply(_said(constrained))
-    pieces = list(_said(_echo(body, choice)))
-    least = None if body.ignore_eos else max(body.min_tokens or 0, len(pieces))
-    return Reply(islice(cycle(pieces), least))
+        return [Reply(_said(constrained[:_MAX_TEXT_CHARS])) for _ in range(body.choices)]
+    least = MAX_OUTPUT_TOKENS if body.ignore_eos else body.min_tokens or 0
+    saw, heard = _saw(body.messages), _heard(body.messages)[:_MAX_TEXT_CHARS]
+    return [Reply(_said_at_least(least, f"{_greeting(body, choice)}{saw} {heard}")) for choice in range(body.choices)]
 
 
 def steps(reply: Reply, body: ChatBody, max_tokens: int) -> Iterator[Step]:
@@ -73,10 +81,9 @@ def steps(reply: Reply, body: ChatBody, max_tokens: int) -> Iterator[Step]:
     text, shown, waiting = "", 0, list[str]()
     for count, piece in enumerate(chain(reply.pieces, (_END,)), 1):
         waiting.append(piece.token)
-        searched_from = max(0, len(text) - reach)
         text += piece.text
         finish, stop = None, None
-        if found := _first_stop(text, stops, searched_from):
+        if found := _first_stop(text, stops, len(piece.text)):
             stop, at = found
             finish, text = "stop", text[: at + len(stop)] if includes_stop else text[:at]
         elif piece is _END:
@@ -93,20 +100,41 @@ def steps(reply: Reply, body: ChatBody, max_tokens: int) -> Iterator[Step]:
             return
 
 
-def _first_stop(text: str, stops: list[str], searched_from: int) -> tuple[str, int] | None:
-    found = ((stop, text.find(stop, searched_from)) for stop in stops)
-    return next((hit for hit in found if hit[1] >= 0), None)
+def _first_stop(text: str, stops: list[str], new_chars: int) -> tuple[str, int] | None:
+    """The first stop string that ends within the new characters, and where it begins.
+
+    Looks only where one could end: to search the text for long ones again with each token would cost their product.
+    """
+    for stop in stops:
+        last = len(text) - len(stop)
+        for at in range(max(0, last - new_chars + 1), last + 1):
+            if text.startswith(stop, at):
+                return stop, at
+    return None
 
 
 def _said(text: str) -> Iterator[Piece]:
     return (Piece(token, text=token) for token in tokens_of(text))
 
 
-def _echo(body: ChatBody, choice: int) -> str:
+def _said_at_least(least: int, text: str) -> Iterator[Piece]:
+    """The whole text, and then from its start again until there are `least` tokens."""
+    said = 0
+    for piece in _said(text):
+        said += 1
+        yield piece
+    again = chain.from_iterable(map(_said, repeat(text)))
+    yield from islice(again, max(0, least - said))
+
+
+def _greeting(body: ChatBody, choice: int) -> str:
     which = f" (choice {choice + 1} of {body.choices})" if body.choices > 1 else ""
-    images = sum(image_count(message.content) for message in body.messages)
-    saw = f" It saw {images} image{'s' * (images > 1)}." if images else ""
-    return f"This is the demo backend of the gateway, not a model{which}.{saw} {_heard(body.messages)}"
+    return f"This is the demo backend of the gateway, not a model{which}."
+
+
+def _saw(messages: list[Message]) -> str:
+    images = sum(image_count(message.content) for message in messages)
+    return f" It saw {images} image{'s' * (images > 1)}." if images else ""
 
 
 def _heard(messages: list[Message]) -> str:
@@ -134,31 +162,54 @@ def _tools_to_call(body: ChatBody) -> list[Tool]:
     return called[:1] if body.parallel_tool_calls is False else called
 
 
-def _calling(body: ChatBody, tools: list[Tool], seed: str) -> Reply:
-    """Calls written as the hermes format has them, of which a stream shows names and arguments only."""
-    pieces, calls = list[Piece](), list[dict[str, Any]]()
-    for index, tool in enumerate(tools):
-        name, arguments = tool.function.name, json.dumps(_arguments(tool), ensure_ascii=False)
-        call_id = f"chatcmpl-tool-{sha256(f'{seed}/{index}'.encode()).hexdigest()[:16]}"
-        calls.append({"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}})
-        *head, last = tokens_of(f'<tool_call>\n{{"name": {json.dumps(name)}, "arguments": ')
-        pieces += (Piece(token) for token in head)
-        begun = {"id": call_id, "type": "function", "index": index, "function": {"name": name}}
-        pieces.append(Piece(last, delta={"content": None, "tool_calls": [begun]}))
-        for token in tokens_of(arguments):
-            more = {"index": index, "function": {"arguments": token}}
-            pieces.append(Piece(token, delta={"content": None, "tool_calls": [more]}))
-        pieces += (Piece(token) for token in tokens_of("}\n</tool_call>"))
+class _Arguments:
+    """The arguments that each tool is called with, as JSON; made once, and all of them from one budget."""
+
+    def __init__(self) -> None:
+        self._budget = Budget()
+        self._texts: dict[str, str] = {}
+
+    def of(self, tool: Tool) -> str:
+        name = tool.function.name
+        if name not in self._texts:
+            self._texts[name] = json.dumps(self._made(tool.function.parameters), ensure_ascii=False)
+        return self._texts[name]
+
+    def _made(self, schema: dict[str, Any] | None) -> Any:
+        """Valid against the tool's schema; none where the schema is beyond the demo, which vLLM lets pass too."""
+        try:
+            return instance_of(schema, self._budget) if schema else {}
+        except SchemaError:
+            return {}
+
+
+def _calling(body: ChatBody, tools: list[Tool], arguments: _Arguments, seed: str) -> Reply:
+    calls = list[dict[str, Any]]()
     is_free = body.tool_choice in (None, "auto")
-    return Reply(pieces, "stop" if body.named_tool else "tool_calls", None if is_free else "", calls)
+    finish_reason = "stop" if body.named_tool else "tool_calls"
+    return Reply(_called(tools, arguments, seed, calls), finish_reason, None if is_free else "", calls)
 
 
-def _arguments(tool: Tool) -> Any:
-    """Arguments valid against the tool's schema; none where the schema is beyond the demo, which vLLM lets pass too."""
-    try:
-        return instance_of(tool.function.parameters) if tool.function.parameters else {}
-    except SchemaError:
-        return {}
+def _called(tools: list[Tool], arguments: _Arguments, seed: str, calls: list[dict[str, Any]]) -> Iterator[Piece]:
+    """Calls written as the hermes format has them, of which a stream shows names and arguments only.
+
+    `calls` is filled as they are written: one that nobody reads so far is never made.
+    """
+    for index, tool in enumerate(tools):
+        name, text = tool.function.name, arguments.of(tool)
+        call_id = f"chatcmpl-tool-{sha256(f'{seed}/{index}'.encode()).hexdigest()[:16]}"
+        calls.append({"id": call_id, "type": "function", "function": {"name": name, "arguments": text}})
+        head = tokens_of(f'<tool_call>\n{{"name": {json.dumps(name)}, "arguments": ')
+        last = next(head)
+        for token in head:
+            yield Piece(last)
+            last = token
+        begun = {"id": call_id, "type": "function", "index": index, "function": {"name": name}}
+        yield Piece(last, delta={"content": None, "tool_calls": [begun]})
+        for token in tokens_of(text):
+            more = {"index": index, "function": {"arguments": token}}
+            yield Piece(token, delta={"content": None, "tool_calls": [more]})
+        yield from map(Piece, tokens_of("}\n</tool_call>"))
 
 
 def _constrained_text(body: ChatBody) -> str | None:
@@ -179,7 +230,7 @@ def _constrained_text(body: ChatBody) -> str | None:
 def _json_for(schema: Any) -> str:
     try:
         return _compact(instance_of(json.loads(schema) if isinstance(schema, str) else schema))
-    except (SchemaError, json.JSONDecodeError) as error:
+    except (SchemaError, ValueError) as error:  # not JSON, or a number of thousands of digits
         raise refused(f"Failed to transform json schema into a grammar: {error}") from None
 
 

@@ -10,6 +10,7 @@ from zlib import crc32
 VOCABULARY_SIZE = 65536
 END_OF_TURN = "<|im_end|>"
 IMAGE_TOKENS = 256
+MAX_TOKEN_CHARS = 7
 
 _PIECE = re.compile(r" ?\w{1,6}| ?[^\w\s]|\s")
 

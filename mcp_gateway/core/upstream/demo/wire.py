@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice, zip_longest
 from typing import Any
 
@@ -15,6 +16,7 @@ DONE = b"data: [DONE]\n\n"
 FINGERPRINT = "demo-0"
 
 _OTHER_TOKENS = tuple(f" {letter}" for letter in "abcdefghijklmnopqrstuvwxyz")
+_STEPS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,14 +148,24 @@ def _logprobs(body: ChatBody, tokens: list[str]) -> dict[str, Any] | None:
 
 def _token_logprob(body: ChatBody, token: str) -> dict[str, Any]:
     """A made-up logprob, always the same for a token; the likelier a token the earlier it stands."""
-    wanted = body.top_logprobs or 0
-    likeliest = -0.01 - id_of(token) % 64 / 128
-    others = (other for other in _OTHER_TOKENS if other != token)
-    ranked = [token, *islice(others, wanted - 1)] if wanted else []
-    top = [_scored(body, other, likeliest - rank) for rank, other in enumerate(ranked)]
-    return {**_scored(body, token, likeliest), "top_logprobs": top}
+    step, wanted = id_of(token) % _STEPS, body.top_logprobs or 0
+    is_by_id = bool(body.return_tokens_as_token_ids)
+    told = _scored(token, _likeliest(step), is_by_id=is_by_id)
+    other_than = token if token in _OTHER_TOKENS else None
+    return {**told, "top_logprobs": [told, *_others(step, other_than, wanted - 1, is_by_id)] if wanted else []}
 
 
-def _scored(body: ChatBody, token: str, logprob: float) -> dict[str, Any]:
-    shown = f"token_id:{id_of(token)}" if body.return_tokens_as_token_ids else token
+@lru_cache(maxsize=256)
+def _others(step: int, other_than: str | None, count: int, is_by_id: bool) -> list[dict[str, Any]]:
+    """What could have stood for a token. Kept, since a long answer would have them made twenty times a token."""
+    tokens = islice((token for token in _OTHER_TOKENS if token != other_than), count)
+    return [_scored(token, _likeliest(step) - rank, is_by_id=is_by_id) for rank, token in enumerate(tokens, 1)]
+
+
+def _likeliest(step: int) -> float:
+    return -0.01 - step / (2 * _STEPS)
+
+
+def _scored(token: str, logprob: float, *, is_by_id: bool) -> dict[str, Any]:
+    shown = f"token_id:{id_of(token)}" if is_by_id else token
     return {"token": shown, "logprob": logprob, "bytes": list(token.encode())}

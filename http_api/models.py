@@ -1,5 +1,7 @@
 """GET /models, /models/{id} and /models/{id}/health."""
 
+from urllib.parse import unquote
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -23,11 +25,16 @@ class Models:
 
     async def get(self, request: Request) -> Response:
         self._count(request)
-        return json_response(model_object(self._published.current.find(request.path_params["model_id"])))
+        return json_response(model_object(self._published.current.find(_model_id(request))))
 
     async def health(self, request: Request) -> Response:
-        model = self._published.current.find(request.path_params["model_id"])
+        model = self._published.current.find(_model_id(request))
         return json_response({"model": model.id, "status": self._pool.status_of(model)})
 
     def _count(self, request: Request) -> None:
         self._limiter.count_listing(request.scope[CONTEXT].caller)
+
+
+def _model_id(request: Request) -> str:
+    """An id may have slashes, which SDKs send as they are or as `%2F`."""
+    return unquote(request.path_params["model_id"])

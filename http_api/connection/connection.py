@@ -1,29 +1,50 @@
 """One client's connection: HTTP/1.1 (RFC 9112) on httptools in front of an ASGI app.
 
 It exists because only the one who owns the socket can tell at once that a client has left, and because uvicorn's own
-takes half again the CPU. Knows sockets and HTTP framing; knows nothing of routes, callers or content.
+takes half again the CPU. Knows sockets, the order of requests and their bounds; knows nothing of routes or callers.
+
+What comes in (`_Incoming`), fed to the parser in slices that end with a head or a body, never beyond:
+
+    HEAD --- whole and sound --> BODY --- whole --> HEAD      one more exchange is answered, or waits behind others
+    HEAD --- not understood ---> OVER                         closed after the answers to what came before, or a 400
+    HEAD --- refused ----------> OVER                         the refusal is an exchange too, in its turn, and the last
+    BODY --- framing broken ---> OVER                         its exchange answers 400, or is cut off if it has begun
+    BODY --- whole, to close --> OVER                         the last request that counts
+
+While 16 exchanges wait, what comes further stays bytes (`_unread`). What goes out: one exchange after another, from
+`_answer` to `answered`; behind a refusal the socket stays open for reading, so that no reset overtakes the answer.
 """
 
 import asyncio
+import select
 from collections import deque
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any, cast
 
-import orjson
 import uvicorn
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from starlette.types import ASGIApp, Scope
 from uvicorn.server import ServerState
 
-from http_api.connection.exchange import STATUS_LINES, HttpExchange
-from http_api.connection.head import target_of
-from mcp_gateway.core.context import CLIENT
+from http_api.connection.exchange import HttpExchange
+from http_api.connection.head import fault_of, is_of_head, not_understood, read_head, without_upgrade
+from mcp_gateway.core.context import CLIENT, SENT
 from mcp_gateway.core.errors import GatewayError
 
 _KEEP_ALIVE_S = 75.0
 """How long a connection may stay without a whole request's head, the first as well as any later one."""
 _MAX_AHEAD = 16
-"""Requests that one connection may send ahead of its answers; beyond them it is not read on, nor missed."""
+"""Requests of one connection that wait for the answers before theirs; what it sends beyond them stays bytes."""
+_HIGH_WATER_BYTES = 64 * 1024
+"""A connection is not read on while this much of it waits to be parsed."""
+_BLANK_LINE = b"\r\n\r\n"
+_LINGER_S = 2.0
+"""How long a client that was refused may take to read that and close."""
+_LOOK_S = 1.0
+"""How often a connection that is not read is looked at for whether its client is still there."""
+_PEER_CLOSED: int = getattr(select, "POLLRDHUP", 0)
+"""0 where the system cannot tell: a client's leaving is then noticed by what is written to it."""
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 
 
@@ -33,6 +54,15 @@ class Bounds:
 
     max_header_bytes: int
     stall_timeout_s: float
+
+
+class _Incoming(Enum):
+    HEAD = auto()
+    BODY = auto()
+    OVER = auto()
+
+
+_HEAD, _BODY, _OVER = _Incoming
 
 
 class Connection(asyncio.Protocol):
@@ -57,11 +87,17 @@ class Connection(asyncio.Protocol):
         self._ahead: deque[tuple[HttpExchange, Scope]] = deque()
         self._reading: HttpExchange | None = None  # whose body comes in
         self._is_reading_paused = False
-        self._is_in_head = True
-        self._framing_bytes = 0  # read since the last head was whole, or the last piece of a body came
-        self._is_last = False  # nothing that follows on this connection counts
+        self._incoming = _HEAD
+        self._unread = b""  # read and not yet parsed, from `_unread_from`
+        self._unread_from = 0
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._raw_head = b""  # what has come of the head that comes in
+        self._tail = b""  # the end of the last read, where a blank line may have begun in it
+        self._left_bytes = 0  # of the body that comes in, where its length is known
+        self._framing_bytes = 0  # of a body in chunks, since its last piece
         self._drained: asyncio.Event | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
+        self._departure_timer: asyncio.TimerHandle | None = None
 
     # -- asyncio.Protocol
 
@@ -74,17 +110,9 @@ class Connection(asyncio.Protocol):
         self._idle_timer = self.loop.call_later(_KEEP_ALIVE_S, self._check_idle)
 
     def data_received(self, data: bytes) -> None:
-        self._framing_bytes += len(data)
-        while data and not self._is_last:
-            try:
-                self._parser.feed_data(data)
-                break
-            except HttpParserUpgrade as upgrade:
-                data = self._without_upgrade() + data[upgrade.args[0] :]
-            except HttpParserError:
-                self._refuse(GatewayError("invalid_json", "This is not HTTP that can be understood."))
-        if self._framing_bytes > self.bounds.max_header_bytes:
-            self._refuse_head()
+        if self._unread:
+            data = self._unread[self._unread_from :] + data
+        self._read_on(data, 0)
 
     def eof_received(self) -> None:
         """A client that closes its half has left: what is being answered ends, earlier answers still leave."""
@@ -92,7 +120,8 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._is_last = True
+        self._incoming, self._unread = _OVER, b""
+        self._look_for_departure(is_wanted=False)
         self._idle_timer.cancel()
         self.server_state.connections.discard(cast(Any, self))
         self.resume_writing()
@@ -118,67 +147,51 @@ class Connection(asyncio.Protocol):
 
     # -- parser callbacks
 
-    def on_message_begin(self) -> None:
-        self._url = b""
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._is_in_head = True
-
-    def on_url(self, url: bytes) -> None:
-        self._url += url
-
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._is_in_head:
-            return  # a trailer, which must not pass for a header (RFC 9110, 6.5)
         # the parser leaves white space behind a value (RFC 9110, 5.5)
         self._headers.append((name.lower(), value.strip()))
 
     def on_headers_complete(self) -> None:
-        read_bytes, self._framing_bytes = self._framing_bytes, 0
-        self._is_in_head = False
-        if self._is_last:
-            return
-        if read_bytes > self.bounds.max_header_bytes and self._size_of_head() > self.bounds.max_header_bytes:
-            self._refuse_head()
-            return
-        url, method = self._url, self._parser.get_method()
-        target = target_of(url)
-        if target is None or method == b"CONNECT":
-            self._refuse(GatewayError("invalid_json", "The request's address is not one that can be understood."))
-            return
-        if self._parser.should_upgrade():
-            return  # it comes again, without
-        path, raw_path, query = target
+        raw, self._raw_head = self._raw_head, b""
+        headers, self._headers = self._headers, []  # which takes the trailers, and nobody reads them (RFC 9110, 6.5)
+        self._incoming = _BODY
         parser = self._parser
-        version = parser.get_http_version()
-        is_kept_alive = version == "1.1" and parser.should_keep_alive()
+        try:
+            asked, sent, length_bytes = read_head(raw, headers)
+        except GatewayError as error:
+            self._refuse_request(error, is_head=is_of_head(raw))
+            return
+        if parser.should_upgrade():
+            self._again = without_upgrade(raw, headers)
+            return
+        if length_bytes is None:
+            self._framing_bytes = 0
+        else:
+            self._left_bytes = length_bytes
         exchange = self._reading = HttpExchange(
             self,
-            self._headers,
-            is_kept_alive=is_kept_alive,
-            can_chunk=version == "1.1",
-            is_head=method == b"HEAD",
+            sent,
+            is_kept_alive=asked.is_1_1 and parser.should_keep_alive(),
+            can_chunk=asked.is_1_1,
+            is_head=asked.method == "HEAD",
         )
         scope: Scope = {
             "type": "http",
             "asgi": _ASGI,
-            "http_version": version,
+            "http_version": "1.1" if asked.is_1_1 else "1.0",
             "server": self._server,
             "client": self._client,
             "scheme": "http",
             "root_path": "",
-            "method": method.decode("ascii"),
-            "path": path,
-            "raw_path": raw_path,
-            "query_string": query,
-            "headers": self._headers,
+            "method": asked.method,
+            "path": asked.path,
+            "raw_path": asked.raw_path,
+            "query_string": asked.query,
+            "headers": headers,
             CLIENT: exchange,
+            SENT: sent,
         }
-        if self._answering is None:
-            self._answer(exchange, scope)
-            return
-        self._ahead.append((exchange, scope))
-        if len(self._ahead) >= _MAX_AHEAD:
-            self.pause_reading()
+        self._take_on(exchange, scope)
 
     def on_body(self, body: bytes) -> None:
         self._framing_bytes = 0
@@ -186,13 +199,17 @@ class Connection(asyncio.Protocol):
             self._reading.add_body(body)
 
     def on_message_complete(self) -> None:
+        if self._incoming is _OVER:
+            return
+        self._incoming = _HEAD
+        if self._headers:
+            self._headers = []
         exchange, self._reading = self._reading, None
-        self._is_in_head = True
         if exchange is None:
             return
         exchange.end_body()
         if not exchange.is_kept_alive:
-            self._is_last = True
+            self._incoming = _OVER
             if exchange.is_complete:  # closed while it still sent, the client would lose the answer to a reset
                 self._end()
 
@@ -202,12 +219,14 @@ class Connection(asyncio.Protocol):
         if not self._is_reading_paused:
             self._is_reading_paused = True
             self.transport.pause_reading()
+            self._look_for_departure(is_wanted=True)
 
     def resume_reading(self) -> None:
-        """Read on, unless so many requests wait here already."""
-        if self._is_reading_paused and len(self._ahead) < _MAX_AHEAD and not self.transport.is_closing():
+        """Read on, unless much has been read already that waits to be parsed."""
+        if self._is_reading_paused and not self._has_enough and not self.transport.is_closing():
             self._is_reading_paused = False
             self.transport.resume_reading()
+            self._look_for_departure(is_wanted=False)
 
     async def drained(self) -> None:
         """Wait until what was written has mostly left, or the connection has ended."""
@@ -228,11 +247,15 @@ class Connection(asyncio.Protocol):
         self.server_state.total_requests += 1
         self._answering = None
         self._idle_since = self.loop.time()
-        if not exchange.is_kept_alive:
+        if exchange.refusal is not None:
+            self._linger()
+        elif not exchange.is_kept_alive:
             if self._reading is not exchange or not exchange.is_body_coming:
                 self._end()
         elif self._ahead:
             self._answer(*self._ahead.popleft())
+            if self._unread:
+                self._read_on(self._unread, self._unread_from)
         self.resume_reading()
 
     # -- for uvicorn's server
@@ -244,10 +267,123 @@ class Connection(asyncio.Protocol):
         else:
             last = self._ahead[-1][0] if self._ahead else self._answering
             last.is_kept_alive = False
+            if self._reading is None:
+                self._incoming, self._unread = _OVER, b""
+
+    # -- what comes in
+
+    @property
+    def _has_enough(self) -> bool:
+        return len(self._unread) - self._unread_from > _HIGH_WATER_BYTES
+
+    def _read_on(self, data: bytes, start: int) -> None:
+        """Parse what has come, slice by slice, as long as there is a place for another request."""
+        size = len(data)
+        while start < size and self._incoming is not _OVER and len(self._ahead) < _MAX_AHEAD:
+            if self._left_bytes:
+                end = min(start + self._left_bytes, size)
+                self._left_bytes -= end - start
+                self._parser.feed_data(data[start:end])
+            else:
+                end = self._end_of_slice(data, start)
+                self._feed(data[start:end])
+            start = end
+        if start == size or self._incoming is _OVER:
+            may_be_cut = self._raw_head or (self._incoming is _BODY and not self._left_bytes)
+            self._tail = (self._tail + data)[-3:] if may_be_cut else b""
+            self._unread, self._unread_from = b"", 0
+        else:
+            self._unread, self._unread_from, self._tail = data, start, b""
+            if self._has_enough:
+                self.pause_reading()
+
+    def _end_of_slice(self, data: bytes, start: int) -> int:
+        """Behind the next blank line: a head ends there, or a body in chunks, unless it is content (no harm)."""
+        if self._tail and not start:
+            cut = (self._tail + data[:3]).find(_BLANK_LINE)
+            if cut >= 0:  # two reads brought its two parts
+                return cut + len(_BLANK_LINE) - len(self._tail)
+        end = data.find(_BLANK_LINE, start)
+        return end + len(_BLANK_LINE) if end >= 0 else len(data)
+
+    def _feed(self, data: bytes) -> None:
+        if self._incoming is _HEAD:
+            self._raw_head = self._raw_head + data if self._raw_head else data
+            if len(self._raw_head) > self.bounds.max_header_bytes:
+                self._refuse(self._too_large())
+                return
+        else:
+            self._framing_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade:  # at the end of the slice, as it is at the end of the head
+            if self._incoming is not _OVER:
+                self._feed_again()
+        except HttpParserError:
+            self._refuse_what_is_broken()
+        if self._framing_bytes > self.bounds.max_header_bytes and self._reading is not None:
+            self._break_off(self._reading, self._too_large())
+
+    def _take_on(self, exchange: HttpExchange, scope: Scope) -> None:
+        if self._answering is None:
+            self._answer(exchange, scope)
+        else:
+            self._ahead.append((exchange, scope))
+
+    def _refuse_what_is_broken(self) -> None:
+        if self._incoming is _HEAD:
+            self._refuse(fault_of(self._raw_head))
+        elif self._reading is not None:
+            self._break_off(self._reading, not_understood("The body's chunks cannot be understood."))
+
+    def _refuse(self, error: GatewayError) -> None:
+        """What comes is no request: behind one that is being answered it may be its rest, and gets no answer."""
+        if self._answering is None:
+            self._refuse_request(error)
+        elif self._incoming is not _OVER:
+            self._incoming = _OVER
+            self.shutdown()
+
+    def _refuse_request(self, error: GatewayError, *, is_head: bool = False) -> None:
+        """Answer this in its turn, and close: what follows on the connection cannot be made sense of."""
+        self._incoming = _OVER
+        exchange = HttpExchange(self, {}, is_kept_alive=False, can_chunk=True, is_head=is_head, refusal=error)
+        exchange.is_body_coming = False
+        self._take_on(exchange, {})
+
+    def _break_off(self, exchange: HttpExchange, error: GatewayError) -> None:
+        """The rest of a body cannot be read: its request is refused as long as that can be told."""
+        self._incoming, self._reading = _OVER, None
+        if exchange.is_complete:
+            self._linger()
+        elif exchange.has_started:
+            self.transport.abort()
+        else:
+            exchange.break_off(error)
+
+    def _too_large(self) -> GatewayError:
+        most = self.bounds.max_header_bytes
+        return GatewayError("headers_too_large", f"The request's line and headers may have at most {most} bytes.")
+
+    def _feed_again(self) -> None:
+        """To a fresh parser, the head without its offer of another protocol: the old one leaves the body unread."""
+        self._parser = HttpRequestParser(self)
+        self._incoming = _HEAD
+        self._feed(self._again)
+
+    # -- what goes out
 
     def _end(self) -> None:
-        self._is_last = True
+        self._incoming = _OVER
         self.transport.close()
+
+    def _linger(self) -> None:
+        """Close once the client has, or after a moment: closed at once, it could lose the answer to a reset."""
+        self._incoming, self._unread = _OVER, b""
+        self.transport.write_eof()
+        self.resume_reading()
+        self._idle_timer.cancel()
+        self._idle_timer = self.loop.call_later(_LINGER_S, self.transport.abort)
 
     def _answer(self, exchange: HttpExchange, scope: Scope) -> None:
         self._answering = exchange
@@ -275,41 +411,23 @@ class Connection(asyncio.Protocol):
         else:
             self.transport.close()
 
-    def _without_upgrade(self) -> bytes:
-        """The head again without its offer of another protocol, for a fresh parser: the old one leaves the body unread.
+    def _look_for_departure(self, *, is_wanted: bool) -> None:
+        """While nothing is read, the event loop does not tell the end of a connection; Linux does, when it is asked."""
+        if self._departure_timer is not None:
+            self._departure_timer.cancel()
+            self._departure_timer = None
+        if is_wanted and _PEER_CLOSED:
+            self._departure_timer = self.loop.call_later(_LOOK_S, self._look)
 
-        Java's HttpClient offers HTTP/2 with every request that it sends in the clear.
-        """
-        method, url, version = self._parser.get_method(), self._url, self._parser.get_http_version().encode()
-        lines = [b"%b: %b\r\n" % header for header in self._headers if header[0] != b"upgrade"]
-        self._parser = HttpRequestParser(self)
-        return b"%b %b HTTP/%b\r\n%b\r\n" % (method, url, version, b"".join(lines))
-
-    def _size_of_head(self) -> int:
-        """As sent: with a colon, a space and a line end in each line."""
-        return len(self._url) + sum(len(name) + len(value) + 4 for name, value in self._headers)
-
-    def _refuse_head(self) -> None:
-        most = self.bounds.max_header_bytes
-        self._refuse(
-            GatewayError("headers_too_large", f"The request's line and headers may have at most {most} bytes.")
-        )
-
-    def _refuse(self, error: GatewayError) -> None:
-        """Answer and close: what follows on the connection cannot be made sense of; what came before is answered."""
-        if self._is_last:
+    def _look(self) -> None:
+        if self.transport.is_closing():
             return
-        self._is_last = True
-        if self._reading is not None:
-            self.transport.abort()  # in the middle of a body: no answer could be told from that request's own
-            return
-        if self._answering is not None:
-            self.shutdown()
-            return
-        body = orjson.dumps({"error": error.as_object()})
-        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-        self.transport.write(STATUS_LINES[error.status] + head + body)
-        self.transport.close()
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), _PEER_CLOSED)
+        if poll.poll(0):
+            self.transport.abort()
+        else:
+            self._look_for_departure(is_wanted=True)
 
 
 def _address(name: Any) -> tuple[str, int] | None:

@@ -5,13 +5,15 @@ Knows how a body is framed; knows nothing of heads that are not understood, of p
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Protocol
 
-from starlette.types import ASGIApp, Message, Scope
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from mcp_gateway.core.errors import outline
+from http_api.rendering import error_headers, send_json
+from mcp_gateway.core.errors import GatewayError, outline
 
 logger = logging.getLogger(__name__)
 
@@ -46,39 +48,42 @@ class HttpExchange:
         "_connection",
         "_has_started",
         "_head",
-        "_headers",
         "_is_chunked",
         "_is_head",
         "_is_taken",
         "_is_whole",
         "_left_bytes",
         "_moved",
+        "_sent",
         "is_body_coming",
         "is_cancelled_on_departure",
         "is_complete",
         "is_gone",
         "is_kept_alive",
+        "refusal",
         "task",
     )
 
     def __init__(
         self,
         connection: Wire,
-        headers: list[tuple[bytes, bytes]],
+        sent: Mapping[bytes, bytes],
         *,
         is_kept_alive: bool,
         can_chunk: bool,
         is_head: bool,
+        refusal: GatewayError | None = None,
     ) -> None:
         self.is_body_coming = True  # until it is known that it will not
         self.is_cancelled_on_departure = False
         self.is_gone = False
         self.is_kept_alive = is_kept_alive
+        self.refusal = refusal  # why no more of the request can be read, or none of it is asked for
         self.task: asyncio.Task[None]
         self._connection = connection
         self._can_chunk = can_chunk
         self._is_head = is_head
-        self._headers = headers
+        self._sent = sent
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._is_whole = False  # the body has come
@@ -88,10 +93,15 @@ class HttpExchange:
         self._left_bytes = 0
         self._head = b""
 
+    @property
+    def has_started(self) -> bool:
+        """Whether a part of the answer is sent, or may be."""
+        return self._has_started
+
     async def run(self, app: ASGIApp, scope: Scope) -> None:
         """Have the app answer; an answer that it does not complete is cut off, so that nobody takes it for whole."""
         try:
-            await app(scope, self.receive, self.send)
+            await (app if self.refusal is None else self._refuse)(scope, self.receive, self.send)
             fault = "no complete answer"
         except (Exception, asyncio.CancelledError) as error:
             fault = outline(error)
@@ -102,10 +112,15 @@ class HttpExchange:
             self._connection.transport.abort()
 
     async def receive(self) -> Message:
-        """A piece of the request's body, and `http.disconnect` once nothing can be received or sent any more."""
+        """A piece of the request's body, and `http.disconnect` once nothing can be received or sent any more.
+
+        Raises GatewayError where the rest of the body cannot be made sense of.
+        """
         if not (self._body or self._is_whole or self._has_started or self.is_gone):
             self._ask_for_body()
         while not (self.is_gone or self.is_complete):
+            if self.refusal is not None:
+                raise self.refusal
             if self._body or (self._is_whole and not self._is_taken):
                 return self._take_body()
             self._connection.resume_reading()
@@ -150,6 +165,12 @@ class HttpExchange:
         self._is_whole = True
         self._move()
 
+    def break_off(self, refusal: GatewayError) -> None:
+        """What follows of the body cannot be made sense of: an app that has begun is told when it asks for more."""
+        self.refusal = refusal
+        self.is_kept_alive = self.is_body_coming = False
+        self._move()
+
     def leave(self) -> None:
         """The connection has ended."""
         self.is_gone = True
@@ -166,10 +187,15 @@ class HttpExchange:
         """A client may wait until it is told that its body is wanted (RFC 9110, 10.1.1)."""
         if self._expects_to_be_asked():
             self._connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self._headers = []
+        self._sent = {}
 
     def _expects_to_be_asked(self) -> bool:
-        return any(name == b"expect" and value.lower() == b"100-continue" for name, value in self._headers)
+        """HTTP/1.0 knows no such answer."""
+        return self._can_chunk and self._sent.get(b"expect", b"").lower() == b"100-continue"
+
+    async def _refuse(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        assert self.refusal is not None
+        await send_json(send, {"error": self.refusal.as_object()}, self.refusal.status, error_headers(self.refusal))
 
     def _take_body(self) -> Message:
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)

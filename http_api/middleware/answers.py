@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from http_api.rendering import send_error
 from mcp_gateway.core.chat import CallerLeft
-from mcp_gateway.core.context import CONTEXT, RequestContext
+from mcp_gateway.core.context import CONTEXT, SENT, RequestContext
 from mcp_gateway.core.errors import GatewayError, internal_error, outline
 from mcp_gateway.core.identity.address import AddressReader
 from mcp_gateway.core.limits.limiter import Limiter
@@ -73,7 +73,7 @@ class Answers:
                 await send_error(stamped, internal_error(context.request_id), limits_url=self._limits_url)
 
     def _context(self, scope: Scope) -> RequestContext:
-        sent: dict[bytes, bytes] = dict(reversed(scope["headers"]))
+        sent: dict[bytes, bytes] = scope[SENT]
         client_id = _client_id(sent, b"x-client-request-id") or _client_id(sent, b"x-request-id")
         forwarded = None
         if b"x-forwarded-for" in sent:

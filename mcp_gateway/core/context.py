@@ -10,6 +10,8 @@ CONTEXT = "gateway.context"
 """The key in an ASGI scope."""
 CLIENT = "gateway.client"
 """Key in an ASGI scope: the Client."""
+SENT = "gateway.sent"
+"""Key in an ASGI scope: the request's headers by lower-case name; of one that was sent several times, the first."""
 
 
 class Client(Protocol):
@@ -35,4 +37,4 @@ class RequestContext:
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     """Further headers of the answer, whichever way it ends."""
     sent: Mapping[bytes, bytes] = field(default_factory=dict)
-    """The request's headers by lower-case name; of one that was sent several times, the first."""
+    """What the scope has under SENT."""

@@ -19,7 +19,8 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import Idempotency
 from mcp_gateway.core.identity.authenticator import Authenticator
 from mcp_gateway.core.identity.key_ring import KeyRing
-from mcp_gateway.core.identity.keys import LIMIT_NAMES, TEST_SCOPES, Key, KeyLimits, State
+from mcp_gateway.core.identity.keys import TEST_SCOPES, Key, State
+from mcp_gateway.core.identity.own_limits import LIMIT_NAMES, OwnLimits
 from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.text import shown
@@ -156,7 +157,7 @@ class Keys:
         }
 
 
-def _lowered(limits: KeyLimits, allowance: Allowance, asked: KeyChange) -> KeyLimits:
+def _lowered(limits: OwnLimits, allowance: Allowance, asked: KeyChange) -> OwnLimits:
     """`limits` with what is asked for put in. Raises GatewayError for a limit above the one in force."""
     values = {name: getattr(limits, name) for name in LIMIT_NAMES}
     for name in LIMIT_NAMES:
@@ -167,7 +168,7 @@ def _lowered(limits: KeyLimits, allowance: Allowance, asked: KeyChange) -> KeyLi
             message = f"`{name}` can only be lowered here, to at most {most}; the operator can raise it."
             raise GatewayError("insufficient_permissions", message, param=name)
         values[name] = new
-    return KeyLimits(**values)
+    return OwnLimits(**values)
 
 
 def _granted(maker: Key, asked: Collection[KeyScope] | None, *, is_test: bool) -> Collection[KeyScope]:

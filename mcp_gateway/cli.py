@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from sqlite3 import Error as DatabaseError
@@ -17,7 +18,8 @@ from mcp_gateway.core.caller import SCOPES, KeyScope
 from mcp_gateway.core.config import ConfigError, Settings, load_settings
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import DATABASE, Desk, open_desk
-from mcp_gateway.core.identity.keys import DEFAULT, LIMIT_NAMES, Key, KeyLimits, Limit
+from mcp_gateway.core.identity.keys import Key
+from mcp_gateway.core.identity.own_limits import DEFAULT, LIMIT_NAMES, Limit, OwnLimits
 from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.ledger.checkpoint import LedgerBroken
 from mcp_gateway.core.money import format_usd, parse_usd
@@ -44,6 +46,8 @@ app.add_typer(keys, name="keys")
 app.add_typer(ledger, name="ledger")
 
 _DAY_MS = 86_400_000
+_MOST_DIGITS = 19
+"""Of a number in the database; Python refuses to read one of thousands."""
 _MAX_DAYS = 100_000
 _LISTED_CHARS = 200
 """Of a name; older versions took names of any kind, which must not move an operator's cursor."""
@@ -94,6 +98,38 @@ def serve(
     _run(run(settings))
 
 
+# limits, of keys and of accounts
+
+LimitOption = Annotated[
+    str | None, typer.Option(help="A number, or none for no limit; left out: the configured default.", metavar="N|none")
+]
+AccountLimitOption = Annotated[
+    str | None,
+    typer.Option(
+        help="A number; none for no limit; default for the highest among the keys. Left out: as it was.",
+        metavar="N|none|default",
+    ),
+]
+
+
+def _limits(*given: str | None) -> dict[str, Limit]:
+    """What is given, in the order of LIMIT_NAMES."""
+    return {name: _limit(name, text) for name, text in zip(LIMIT_NAMES, given, strict=True) if text is not None}
+
+
+def _limit(name: str, text: str) -> Limit:
+    if text.lower() in ("none", "default"):
+        return None if text.lower() == "none" else DEFAULT
+    if not text.isdecimal() or len(text) > _MOST_DIGITS or not 1 <= int(text) < 2**63:
+        _fail(f"--{name.replace('_', '-')} takes a whole number from 1, none or default; not '{shown(text)}'")
+    return int(text)
+
+
+def _own_limits(limits: OwnLimits) -> str:
+    own = {name: limit for name in LIMIT_NAMES if (limit := getattr(limits, name)) is not DEFAULT}
+    return ", ".join(f"{name} {'none' if limit is None else limit}" for name, limit in own.items())
+
+
 # accounts
 
 
@@ -120,7 +156,7 @@ def create_account(
 
 @accounts.command("list")
 def list_accounts(config: ConfigOption = None) -> None:
-    """Show all accounts with their balances in USD."""
+    """Show all accounts with their balances in USD, and the limits that were set for them."""
 
     async def work(desk: Desk) -> None:
         typer.echo(f"{'id':<38}{'balance':>16}{'granted':>16}{'held':>16}  name")
@@ -128,8 +164,9 @@ def list_accounts(config: ConfigOption = None) -> None:
             balance = await desk.ledger.balance(account.id)
             amounts = (balance.spendable_nano, balance.granted_nano, balance.held_nano)
             columns = "".join(f"{format_usd(amount):>16}" for amount in amounts)
-            name = shown(account.name, _LISTED_CHARS)
-            typer.echo(f"{account.id:<38}{columns}  {name}{'' if account.is_active else ' (deactivated)'}")
+            state = "" if account.is_active else "(deactivated)"
+            notes = " ".join(filter(None, (shown(account.name, _LISTED_CHARS), state, _own_limits(account.limits))))
+            typer.echo(f"{account.id:<38}{columns}  {notes}")
 
     _at_desk(config, work)
 
@@ -163,6 +200,27 @@ def credit_account(
     _at_desk(config, work)
 
 
+@accounts.command("limits")
+def limit_account(
+    account: Annotated[str, typer.Argument(help="The account's id, acc_...")],
+    requests_per_minute: AccountLimitOption = None,
+    requests_per_day: AccountLimitOption = None,
+    tokens_per_minute: AccountLimitOption = None,
+    in_flight: AccountLimitOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Set what all keys of an account may use together, and show what was set."""
+    asked = _limits(requests_per_minute, requests_per_day, tokens_per_minute, in_flight)
+
+    async def work(desk: Desk) -> None:
+        limits = replace((await desk.accounts.get(account)).limits, **asked)
+        if asked:
+            await desk.accounts.set_limits(account, limits)
+        typer.echo(f"account {account}: {_own_limits(limits) or 'the highest limits among its keys'}")
+
+    _at_desk(config, work)
+
+
 @accounts.command("deactivate")
 def deactivate_account(
     account: Annotated[str, typer.Argument(help="The account's id, acc_...")], config: ConfigOption = None
@@ -180,10 +238,6 @@ def activate_account(
 
 
 # keys
-
-_LIMIT_HELP = "A number, or none for no limit; left out: the configured default."
-_MAX_DIGITS = 20
-LimitOption = Annotated[str | None, typer.Option(help=_LIMIT_HELP, metavar="N|none")]
 
 
 @keys.command("create")
@@ -206,8 +260,7 @@ def create_key(
     """Make an API key; it is shown this once."""
     scopes = None if not scope else [_scope(name) for name in scope]
     expires_at_ms = _after_days(expires_in_days)
-    given = (requests_per_minute, requests_per_day, tokens_per_minute, in_flight)
-    limits = KeyLimits(*(_limit(name, text) for name, text in zip(LIMIT_NAMES, given, strict=True)))
+    limits = OwnLimits(**_limits(requests_per_minute, requests_per_day, tokens_per_minute, in_flight))
 
     async def work(desk: Desk) -> None:
         key, raw = await desk.keys.create(
@@ -228,7 +281,7 @@ def list_keys(
     async def work(desk: Desk) -> None:
         typer.echo(f"{'id':<38}{'account':<38}{'key':<18}{'state':<9}name")
         for key in await desk.keys.list(account):
-            notes = " ".join(filter(None, (shown(key.name, _LISTED_CHARS), _own_rights(key), _own_limits(key))))
+            notes = " ".join(filter(None, (shown(key.name, _LISTED_CHARS), _own_rights(key), _own_limits(key.limits))))
             state = key.state_at(now_ms())
             typer.echo(f"{key.id:<38}{key.account_id:<38}{key.prefix + '...':<18}{state:<9}{notes}")
 
@@ -255,16 +308,6 @@ def revoke_key(
     _at_desk(config, work)
 
 
-def _limit(name: str, text: str | None) -> Limit:
-    if text is None:
-        return DEFAULT
-    if text.lower() == "none":
-        return None
-    if not text.isdecimal() or len(text) > _MAX_DIGITS or not 1 <= int(text) < 2**63:
-        _fail(f"--{name.replace('_', '-')} takes a whole number from 1, or none; not '{shown(text)}'")
-    return int(text)
-
-
 def _scope(name: str) -> KeyScope:
     scope = next((scope for scope in SCOPES if scope == name), None)
     if scope is None:
@@ -278,11 +321,6 @@ def _own_rights(key: Key) -> str:
     scopes = "" if is_usual else f"for {' and '.join(scope for scope in SCOPES if scope in key.scopes)}"
     end = "" if key.expires_at_ms is None else f"until {datetime.fromtimestamp(key.expires_at_ms / 1000, UTC):%Y-%m-%d}"
     return f"{scopes} {end}".strip()
-
-
-def _own_limits(key: Key) -> str:
-    own = {name: getattr(key.limits, name) for name in LIMIT_NAMES if getattr(key.limits, name) is not DEFAULT}
-    return ", ".join(f"{name} {'none' if limit is None else limit}" for name, limit in own.items())
 
 
 # ledger

@@ -20,12 +20,12 @@ from http_api.program import mcp_door
 from http_api.serve import DrainingServer, config_of
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.gateway import DATABASE, Desk, Gateway, open_desk, open_gateway
-from mcp_gateway.core.identity.keys import KeyLimits
+from mcp_gateway.core.identity.own_limits import OwnLimits
 from mcp_gateway.core.money import parse_usd
 from tests.replaying import PATIENCE_S
 
 NOON_S = 1_900_000_000 // 86_400 * 86_400 + 43_200.0
-UNLIMITED = KeyLimits(None, None, None, None)
+UNLIMITED = OwnLimits(None, None, None, None)
 MESSAGES = [{"role": "user", "content": "Say hello."}]
 PRICED = {
     "id": "priced/tiny",
@@ -69,7 +69,7 @@ class Door:
         return account.id
 
     async def key(
-        self, account_id: str | None = None, *, limits: KeyLimits = UNLIMITED, credit: str = "0", **rights: Any
+        self, account_id: str | None = None, *, limits: OwnLimits = UNLIMITED, credit: str = "0", **rights: Any
     ) -> str:
         """A new key, raw; of a new account where none is named."""
         account_id = account_id or await self.account(credit)

@@ -87,18 +87,18 @@ class Answers:
             stamps.append((b"x-client-request-id", context.client_request_id.encode()))
         if context.caller is not None:
             standing = self._limiter.standing(context.caller)
-            if standing.requests_limit is not None:
-                limit, left = b"%d" % standing.requests_limit, b"%d" % (standing.requests_remaining or 0)
+            if (requests := standing.requests) is not None:
+                limit, left = b"%d" % requests.limit, b"%d" % requests.remaining
                 stamps += (
                     (b"x-ratelimit-limit", limit),
                     (b"x-ratelimit-remaining", left),
-                    (b"x-ratelimit-reset", b"%d" % standing.reset_at_s),
+                    (b"x-ratelimit-reset", b"%d" % requests.resets_at_s),
                     (b"x-ratelimit-limit-requests", limit),
                     (b"x-ratelimit-remaining-requests", left),
                 )
-            if standing.tokens_limit is not None:
-                stamps.append((b"x-ratelimit-limit-tokens", b"%d" % standing.tokens_limit))
-                stamps.append((b"x-ratelimit-remaining-tokens", b"%d" % (standing.tokens_remaining or 0)))
+            if (tokens := standing.tokens) is not None:
+                stamps.append((b"x-ratelimit-limit-tokens", b"%d" % tokens.limit))
+                stamps.append((b"x-ratelimit-remaining-tokens", b"%d" % tokens.remaining))
         return stamps
 
 

@@ -14,25 +14,41 @@ SCOPES: tuple[KeyScope, ...] = get_args(KeyScope)
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What one caller may use; None is unlimited. Minutes are clock minutes, days are UTC days."""
+    """What one subject may use; None is unlimited. Minutes are clock minutes, days are UTC days."""
 
     requests_per_minute: int | None
     requests_per_day: int | None
     tokens_per_minute: int | None
     in_flight: int | None
+    listings_per_minute: int | None = None
+    """Calls that ask about things rather than for inference."""
+
+
+Whose = Literal["key", "account", "address", "site", "guests"]
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """An allowance and the subject that it is counted by; `whose` says what the subject is.
+
+    The subject is a key, an account, a guest's address (IPv6: its /64), an IPv6 guest's site (its /48), or all guests.
+    """
+
+    whose: Whose
+    subject: str
+    allowance: Allowance
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
     """An account's key, or a guest at an address.
 
-    `subject` is what limits count by: the key's id, or the guest's address (an IPv6 caller counts by its /64).
+    What it uses counts against every one of its quotas, which go from its own to those that it shares with others.
     """
 
     account_id: str
     key_id: str | None
-    subject: str
-    allowance: Allowance
+    quotas: tuple[Quota, ...]
     is_test: bool = False
     scopes: frozenset[KeyScope] = frozenset(SCOPES)
 
@@ -44,6 +60,16 @@ class Caller:
     @property
     def is_guest(self) -> bool:
         return self.key_id is None
+
+    @property
+    def subject(self) -> str:
+        """What tells this caller from all others."""
+        return self.quotas[0].subject
+
+    @property
+    def allowance(self) -> Allowance:
+        """Its own, whatever else bounds it."""
+        return self.quotas[0].allowance
 
 
 def lacking_scope(scope: KeyScope) -> GatewayError:

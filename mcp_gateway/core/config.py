@@ -236,10 +236,18 @@ class GuestSettings(Section):
     """Serve callers without a credential; when false they get 401."""
     requests_per_minute: Positive = 5
     """Requests of one address (IPv6: one /64) in a clock minute."""
+    requests_per_minute_per_48: Positive = 50
+    """Requests of all addresses of one IPv6 /48 in a clock minute."""
+    listing_requests_per_minute_per_48: Positive = 6000
+    """Of all addresses of one IPv6 /48: calls that ask for models or limits."""
     in_flight: Positive = 64
     """Requests of all guests together that may run at once."""
     in_flight_per_address: Positive = 4
     """Requests of one address that may run at once."""
+    in_flight_per_48: Positive = 16
+    """Requests of all addresses of one IPv6 /48 that may run at once."""
+    addresses_per_minute: Positive = 100_000
+    """Callers told apart in a clock minute; guest addresses beyond it share the limits of one."""
     max_tokens: Positive = 256
     """A guest's max_tokens is lowered to this."""
     max_json_values: Positive = 20_000
@@ -247,7 +255,7 @@ class GuestSettings(Section):
 
 
 class LimitSettings(Section):
-    """Of each key that sets none of its own; the first four take "none" for no limit."""
+    """Of each key that sets none of its own, and of all keys of an account together; the first four take "none"."""
 
     requests_per_minute: OptionalLimit = 60
     """Requests in a clock minute."""
@@ -258,7 +266,7 @@ class LimitSettings(Section):
     in_flight: OptionalLimit = 64
     """Requests that run at once."""
     listing_requests_per_minute: Positive = 600
-    """Of one key or guest address: calls that ask for models, balance or keys."""
+    """Of one guest address or all keys of one account: calls that ask for models, balance or keys."""
     assumed_output_tokens: Positive = 1024
     """Counted against tokens_per_minute until the end for a request that names no max_tokens."""
     keys_per_account: Positive = 100

@@ -23,7 +23,8 @@ from mcp_gateway.core.ledger.checkpoint import verify_since_checkpoint
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.ledger.statement import Statement
 from mcp_gateway.core.lifecycle import Lifecycle, Phase
-from mcp_gateway.core.limits.limiter import DAY_S, GuestBounds, Limiter
+from mcp_gateway.core.limits.limiter import Limiter
+from mcp_gateway.core.limits.window import DAY_S
 from mcp_gateway.core.money import parse_usd
 from mcp_gateway.core.observe.activity import Activity
 from mcp_gateway.core.observe.history import History
@@ -109,7 +110,7 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] = time.
         keys = _keys(store, settings)
         known_keys = KnownKeys(keys, now_ms=now_ms)
         await known_keys.begin()
-        limiter = _limiter(settings, now_s)
+        limiter = Limiter(now_s, guest_addresses_per_minute=settings.guests.addresses_per_minute)
         limiter.restore_day(await records.requests_today(now_ms() // (DAY_S * 1000) * DAY_S * 1000))
         published = Published()
         pool = _pool(settings, published)
@@ -190,10 +191,6 @@ def _payments(store: Store, ledger: Ledger, settings: Settings) -> Iterator[Paym
 def _keys(store: Store, settings: Settings) -> KeyRing:
     most = KeysPerAccount(settings.limits.keys_per_account, settings.limits.keys_per_account_per_day)
     return KeyRing(store, new_id=new_id, now_ms=now_ms, most=most)
-
-
-def _limiter(settings: Settings, now_s: Callable[[], float]) -> Limiter:
-    return Limiter(GuestBounds(settings.guests.in_flight), settings.limits.listing_requests_per_minute, now_s)
 
 
 def _bytes_in_flight(settings: Settings, metrics: Metrics) -> BytesInFlight:

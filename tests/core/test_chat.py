@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from mcp_gateway.core.caller import Allowance, Caller
+from mcp_gateway.core.caller import Allowance, Caller, Quota
 from mcp_gateway.core.chat import Call, CallerLeft, Exchange
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.errors import GatewayError
@@ -45,6 +45,10 @@ class Stage:
         assert await self.gateway.ledger.check() == []
 
 
+def caller(account_id: str, in_flight: int | None = None) -> Caller:
+    return Caller(account_id, "key_1", (Quota("key", "key_1", Allowance(None, None, None, in_flight)),))
+
+
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
     async with ReplayingBackend() as backend:
@@ -52,7 +56,7 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
         async with open_gateway(settings) as gateway, open_desk(settings) as desk:
             account = await desk.accounts.create("test")
             await desk.ledger.credit(account.id, CREDIT_NANO, "test")
-            yield Stage(gateway, backend, Caller(account.id, "key_1", "key_1", Allowance(None, None, None, None)))
+            yield Stage(gateway, backend, caller(account.id))
 
 
 def request(**fields: Any) -> ChatRequest:
@@ -144,7 +148,7 @@ async def test_a_caller_that_leaves_while_the_backend_is_silent_lets_go_of_it_at
 
 
 async def test_a_refused_admission_leaves_no_trace(stage: Stage) -> None:
-    refused = Caller(stage.caller.account_id, "key_1", "key_1", Allowance(None, None, None, in_flight=1))
+    refused = caller(stage.caller.account_id, in_flight=1)
     with stage.gateway.chat.exchange(refused, Call("req_1", "test")) as exchange:
         with (
             pytest.raises(GatewayError, match="in_flight"),

@@ -20,7 +20,7 @@ import pytest
 
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.gateway import DATABASE, open_desk
-from mcp_gateway.core.identity.keys import KeyLimits
+from mcp_gateway.core.identity.own_limits import OwnLimits
 from tests.replaying import DONE, Asked, ReplayingBackend, chunk, final_usage, unary
 from tests.serving import PRICED
 
@@ -139,7 +139,7 @@ async def test_a_server_killed_under_load_loses_no_bill_and_leaves_no_hold(tmp_p
         async with open_desk(Settings.model_validate({"data_dir": tmp_path})) as desk:
             account = (await desk.accounts.create("crash")).id
             await desk.ledger.credit(account, 10**12, "start")
-            key = (await desk.keys.create(account, limits=KeyLimits(None, None, None, None)))[1]
+            key = (await desk.keys.create(account, limits=OwnLimits(None, None, None, None)))[1]
         for _ in range(KILLS):
             await killed_under_load(config, key, seen, dice)
             asked_ids |= {asked.headers["x-request-id"] for asked in backend.chats}

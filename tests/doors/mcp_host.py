@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from http_api.connection import Bounds
 from http_api.serve import config_of
-from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, Allowance, Caller
+from mcp_gateway.core.caller import Allowance, Caller, Quota
 from mcp_gateway.core.chat import CallerLeft
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.context import CONTEXT, RequestContext
@@ -52,7 +52,7 @@ class Host:
 
     def key(self, name: str, allowance: Allowance = UNLIMITED, account_id: str = "acc_test") -> dict[str, str]:
         """A key's headers."""
-        self.keys[name] = Caller(account_id, name, name, allowance)
+        self.keys[name] = Caller(account_id, name, (Quota("key", name, allowance),))
         return {"X-Test-Key": name}
 
     @contextlib.asynccontextmanager
@@ -144,9 +144,7 @@ def _app(host: Host) -> Callable[[Scope, Receive, Send], Any]:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
         address = headers.get(b"x-test-address", b"192.0.2.1").decode()
-        guests = host.gateway.settings.guests
-        allowance = Allowance(guests.requests_per_minute, None, None, guests.in_flight_per_address)
-        caller = Caller(GUEST_ACCOUNT_ID, None, address, allowance)
+        caller = host.gateway.authenticator.identify(None, address)
         if (key := headers.get(b"x-test-key")) is not None:
             caller = host.keys[key.decode()]
         client_id = headers.get(b"x-client-request-id")

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 import pytest_asyncio
 
-from mcp_gateway.core.identity.keys import DEFAULT, KeyLimits
+from mcp_gateway.core.identity.own_limits import DEFAULT, OwnLimits
 from tests.replaying import PATIENCE_S
 from tests.serving import Door, bearer, error_of, open_door
 
@@ -122,7 +122,7 @@ async def test_a_revoked_key_is_401_at_once_and_says_that_it_was_revoked(door: D
 
 
 async def test_limits_are_lowered_and_never_lifted(door: Door) -> None:
-    key = await door.key(limits=KeyLimits(10, 100, 1000, 4))
+    key = await door.key(limits=OwnLimits(10, 100, 1000, 4))
     key_id = await own_id(door, key)
     lowered = await change(door, key, key_id, requests_per_minute=9, in_flight=1)
     assert [lowered.json()[name] for name in LIMITS] == [9, 100, 1000, 1]
@@ -136,7 +136,7 @@ async def test_limits_are_lowered_and_never_lifted(door: Door) -> None:
 
 
 async def test_a_new_key_has_the_limits_of_the_one_that_made_it(door: Door) -> None:
-    key = await door.key(limits=KeyLimits(10, DEFAULT, None, 4))
+    key = await door.key(limits=OwnLimits(10, DEFAULT, None, 4))
     made = (await create(door, key, in_flight=2)).json()
     assert [made[name] for name in LIMITS] == [10, 1000, None, 2]
 

@@ -3,14 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 import pytest_asyncio
 
-from mcp_gateway.core.identity.keys import KeyLimits
+from mcp_gateway.core.identity.own_limits import OwnLimits
 from tests.replaying import ReplayingBackend, events, held, stream, unary, whole
-from tests.serving import FREE, PRICED, Clock, Door, error_of, open_door
+from tests.serving import FREE, PRICED, UNLIMITED, Clock, Door, bearer, error_of, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 Served = tuple[Door, ReplayingBackend]
@@ -24,7 +25,12 @@ async def _served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
             tmp_path_factory.mktemp("limits"),
             vllm_urls=[backend.url],
             models=[FREE, PRICED],
-            guests={"requests_per_minute": 3, "in_flight": 3, "in_flight_per_address": 2},
+            guests={
+                "requests_per_minute": 3,
+                "requests_per_minute_per_48": 5,
+                "in_flight": 3,
+                "in_flight_per_address": 2,
+            },
             limits={"listing_requests_per_minute": 4},
         ) as door,
     ):
@@ -43,8 +49,8 @@ async def served(_served: Served) -> AsyncIterator[Served]:
 
 def limited(
     minute: int | None = None, day: int | None = None, tokens: int | None = None, in_flight: int | None = None
-) -> KeyLimits:
-    return KeyLimits(minute, day, tokens, in_flight)
+) -> OwnLimits:
+    return OwnLimits(minute, day, tokens, in_flight)
 
 
 def told(response: httpx2.Response) -> tuple[int, ...]:
@@ -196,6 +202,162 @@ async def test_in_flight_counts_every_open_answer_until_its_last_byte(served: Se
     assert (await door.chat(key)).status_code == 200
 
 
+# All keys of an account
+
+
+async def account_with(door: Door, limits: OwnLimits, *keys: OwnLimits) -> list[str]:
+    """Keys of one new account that has these limits."""
+    account_id = await door.account()
+    await door.desk.accounts.set_limits(account_id, limits)
+    return [await door.key(account_id, limits=key) for key in keys]
+
+
+@pytest.mark.parametrize("is_test", [False, True])
+async def test_minted_keys_have_what_their_account_has_and_no_more(served: Served, is_test: bool) -> None:
+    door, _ = served
+    account_id = await door.account()
+    await door.desk.accounts.set_limits(account_id, limited(minute=5))
+    first = await door.key(account_id)
+    made = [(await door.http.post("/v1/keys", json={"test": is_test}, headers=bearer(first))).json() for _ in range(3)]
+    responses = [await door.chat(key["key"]) for _ in range(3) for key in made]
+    assert [response.status_code for response in responses] == [200] * 5 + [429] * 4
+    assert [told(response)[:2] for response in responses[:5]] == [(5, left) for left in (4, 3, 2, 1, 0)]
+    refused = error_of(responses[5])
+    assert refused["code"] == "requests_per_minute"
+    assert "of your account" in refused["message"]
+    assert (await door.chat(first)).status_code == 429
+
+
+async def test_revoking_and_making_keys_gains_nothing(served: Served) -> None:
+    door, _ = served
+    (keeper,) = await account_with(door, limited(minute=3, day=3), UNLIMITED)
+    statuses = []
+    for _ in range(4):
+        made = (await door.http.post("/v1/keys", json={}, headers=bearer(keeper))).json()
+        statuses.append((await door.chat(made["key"])).status_code)
+        door.clock.now_s += 60  # a minute has as many listings
+        await door.http.delete(f"/v1/keys/{made['id']}", headers=bearer(keeper))
+    assert statuses == [200, 200, 200, 429]
+
+
+async def test_limits_that_the_operator_sets_are_noticed_by_a_running_server(served: Served) -> None:
+    door, _ = served
+    account_id = await door.account()
+    key = await door.key(account_id)
+    assert "x-ratelimit-limit" not in (await door.chat(key)).headers
+    await door.desk.accounts.set_limits(account_id, limited(minute=2))
+    await door.gateway.known_keys.catch_up()
+    assert told(await door.chat(key))[:2] == (2, 0)
+    assert (await door.chat(key)).status_code == 429
+
+
+async def test_the_nearer_of_key_and_account_is_told(served: Served) -> None:
+    door, _ = served
+    first, second = await account_with(door, limited(minute=4, tokens=900), limited(minute=3, tokens=1000), UNLIMITED)
+    assert told(await door.get("/v1/limits", first))[:2] == (3, 3)
+    assert told(await door.chat(second, max_tokens=9))[:2] == (4, 3)
+    assert told(await door.get("/v1/limits", first))[:2] == (3, 3)
+    response = await door.chat(second, max_tokens=9)
+    assert (told(response)[:2], tokens_told(response)) == ((4, 2), (900, 872))
+    response = await door.get("/v1/limits", first)
+    assert (told(response)[:2], tokens_told(response)) == ((4, 2), (900, 872))
+
+
+async def test_a_day_that_leaves_less_than_the_minute_is_told_with_its_own_reset(served: Served) -> None:
+    door, _ = served
+    key = await door.key(limits=limited(minute=5, day=2))
+    midnight_s = (int(door.clock.now_s) // 86_400 + 1) * 86_400
+    for remaining in (1, 0):
+        assert told(await door.chat(key)) == (2, remaining, midnight_s)
+    refused = await door.chat(key)
+    assert told(refused) == (2, 0, midnight_s)
+    assert int(refused.headers["retry-after"]) == midnight_s - door.clock.now_s
+
+
+async def test_the_limits_page_shows_key_and_account(served: Served) -> None:
+    door, _ = served
+    first, second = await account_with(door, limited(10, 20, 2000, 30), limited(5, 7, 1000, 2), UNLIMITED)
+    for key in (first, second):
+        await door.chat(key, max_tokens=9)
+    page = (await door.get("/v1/limits", first)).json()
+    assert page["requests_per_minute"] == {"limit": 5, "remaining": 4}
+    assert page["account"] == {
+        "requests_per_minute": {"limit": 10, "remaining": 8},
+        "requests_per_day": {"limit": 20, "remaining": 18},
+        "tokens_per_minute": {"limit": 2000, "remaining": 1972},
+        "in_flight": {"limit": 30},
+    }
+    page = (await door.get("/v1/limits", second)).json()
+    assert page["requests_per_minute"] == {"limit": None, "remaining": None}
+    assert page["account"]["requests_per_minute"] == {"limit": 10, "remaining": 8}
+
+
+async def test_an_account_s_places_in_flight_and_tokens_are_shared_by_its_keys(served: Served) -> None:
+    door, backend = served
+    first, second = await account_with(door, limited(in_flight=1, tokens=1000), UNLIMITED, UNLIMITED)
+    is_released = asyncio.Event()
+    backend.answer_with(held(is_released, unary(7, 5)))
+    running = asyncio.create_task(door.chat(first, max_tokens=600))
+    await backend.chats_asked(1)
+    refused = error_of(await door.chat(second))
+    assert refused["code"] == "in_flight"
+    assert "of your account" in refused["message"]
+    is_released.set()
+    await running
+    assert tokens_told(await door.get("/v1/limits", second)) == (1000, 988)
+    refused = error_of(await door.chat(second, max_tokens=1001))
+    assert refused["param"] == "max_tokens"
+    assert "of your account" in refused["message"]
+
+
+async def test_listings_are_the_account_s_whichever_keys_it_sends(served: Served) -> None:
+    door, _ = served
+    first, second = await account_with(door, OwnLimits(), UNLIMITED, UNLIMITED)
+    for key in (first, second, first, second):
+        assert (await door.get("/v1/models", key)).status_code == 200
+    for key in (first, second):
+        assert error_of(await door.get("/v1/models", key))["code"] == "requests_per_minute"
+
+
+async def test_what_an_account_has_used_today_survives_a_restart_and_its_keys(tmp_path: Path) -> None:
+    clock = Clock()
+    settings = {"limits": {"requests_per_day": 3}}
+    async with open_door(tmp_path, clock, **settings) as door:
+        account_id = await door.account()
+        for _ in range(2):
+            key = await door.key(account_id, limits=OwnLimits())
+            await door.chat(key, model="demo/echo")
+            (live,) = await door.gateway.keys.page(account_id, before_id=None, limit=9, state="live")
+            await door.gateway.keys.revoke(live.id)
+    async with open_door(tmp_path, clock, **settings) as door:
+        key = await door.key(account_id, limits=OwnLimits())
+        assert told(await door.get("/v1/limits", key))[:2] == (3, 1)
+        assert [(await door.chat(key, model="demo/echo")).status_code for _ in range(2)] == [200, 429]
+
+
+def tool_call(name: str, **arguments: object) -> dict[str, object]:
+    return {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": name, "arguments": arguments}}
+
+
+async def test_over_mcp_and_over_http_it_is_one_account(served: Served) -> None:
+    door, _ = served
+    first, second, third = await account_with(door, limited(minute=2), UNLIMITED, UNLIMITED, limited(minute=9))
+    ask = tool_call("chat_completion", model="free/tiny", messages=[{"role": "user", "content": "x"}])
+
+    async def called(key: str, body: dict[str, object]) -> dict[str, Any]:
+        headers = bearer(key) | {"mcp-protocol-version": "2025-06-18", "accept": "application/json"}
+        result: dict[str, Any] = (await door.http.post("/v1/mcp", json=body, headers=headers)).json()["result"]
+        return result
+
+    assert not (await called(first, ask))["isError"]
+    assert (await door.chat(second)).status_code == 200
+    refused = (await called(third, ask))["structuredContent"]
+    assert refused["code"] == "requests_per_minute"
+    assert "of your account" in refused["message"]
+    limits = (await called(third, tool_call("get_balance")))["structuredContent"]["limits"]
+    assert (limits["requests_per_minute"], limits["requests_left_this_minute"]) == (2, 0)
+
+
 # Guests
 
 
@@ -222,6 +384,26 @@ async def test_guests_of_one_ipv6_network_are_one(served: Served) -> None:
         assert (await as_guest(door, f"2001:db8:0:1::{host}")).status_code == 200
     assert (await as_guest(door, "2001:db8:0:1::b")).status_code == 429
     assert (await as_guest(door, "2001:db8:0:2::1")).status_code == 200
+
+
+async def test_guests_of_one_ipv6_site_have_more_together_than_one_of_them(served: Served) -> None:
+    door, _ = served
+    for network in range(5):
+        assert (await as_guest(door, f"2001:db8:0:{network}::1")).status_code == 200
+    refused = await as_guest(door, "2001:db8:0:5::1")
+    assert (refused.status_code, error_of(refused)["code"]) == (429, "guest")
+    assert "/48" in error_of(refused)["message"]
+    assert told(refused)[:2] == (5, 0)
+    assert (await as_guest(door, "2001:db8:1::1")).status_code == 200
+    page = (await door.http.get("/v1/limits", headers={"x-forwarded-for": "2001:db8:0:9::1"})).json()
+    assert page["requests_per_minute"] == {"limit": 3, "remaining": 3}
+    assert page["site"]["requests_per_minute"] == {"limit": 5, "remaining": 0}
+
+
+async def test_a_guest_behind_a_tunnel_is_the_guest_with_the_ipv4_address(served: Served) -> None:
+    door, _ = served
+    addresses = ("192.0.2.1", "2002:c000:201::7", "2002:c000:201:9::7")
+    assert [told(await as_guest(door, address))[1] for address in addresses] == [2, 1, 0]
 
 
 async def test_guests_have_few_places_in_flight_each_and_together(served: Served) -> None:
@@ -278,5 +460,6 @@ async def test_the_limits_page_agrees_with_the_headers(served: Served) -> None:
     assert page["requests_per_day"] == {"limit": 7, "remaining": 6}
     assert page["tokens_per_minute"] == {"limit": 1000, "remaining": 986}
     assert page["in_flight"] == {"limit": 2}
+    assert page["account"]["requests_per_minute"] == {"limit": 60, "remaining": 59}
     assert told(response) == (5, 4, page["resets_at"])
     assert tokens_told(response) == (1000, 986)

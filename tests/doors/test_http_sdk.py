@@ -10,7 +10,7 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from mcp_gateway.core.identity.keys import KeyLimits
+from mcp_gateway.core.identity.own_limits import OwnLimits
 from tests.captured import captured
 from tests.replaying import DONE, ReplayingBackend, chunk, events, in_two, replayed, stream
 from tests.serving import FREE, MESSAGES, PRICED, Door, open_door
@@ -148,7 +148,7 @@ async def test_a_deactivated_account_is_a_permission_denied_error(stage: Stage) 
 
 
 async def test_a_used_up_limit_is_a_rate_limit_error_that_says_where_limits_are_shown(stage: Stage) -> None:
-    key = await stage.door.key(limits=KeyLimits(requests_per_minute=1))
+    key = await stage.door.key(limits=OwnLimits(requests_per_minute=1))
     limited = stage.client.with_options(api_key=key)
     asked: Any = {"model": "free/tiny", "messages": MESSAGES}
     await limited.chat.completions.create(**asked)

@@ -23,7 +23,7 @@ import pytest
 
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.gateway import DATABASE, open_desk
-from mcp_gateway.core.identity.keys import KeyLimits
+from mcp_gateway.core.identity.own_limits import OwnLimits
 from tests.captured import captured
 from tests.crash.test_kill import running_server
 from tests.replaying import DONE, Answer, Asked, ReplayingBackend, chunk, events, held, silence, stream, unary, whole
@@ -285,7 +285,7 @@ async def test_a_long_run_with_faults_leaves_nothing_behind(tmp_path: Path) -> N
         async with open_desk(Settings.model_validate({"data_dir": tmp_path})) as desk:
             account = (await desk.accounts.create("soak")).id
             await desk.ledger.credit(account, 10**15, "start")
-            key = (await desk.keys.create(account, limits=KeyLimits(None, None, None, SLOTS)))[1]
+            key = (await desk.keys.create(account, limits=OwnLimits(None, None, None, SLOTS)))[1]
         config = tmp_path / "gateway.toml"
         urls = ", ".join(f'"{server.url}"' for server in servers)
         config.write_text(CONFIG.format(urls=urls, folder=tmp_path, id=PRICED["id"], **PRICED["pricing"]))

@@ -1,14 +1,24 @@
-"""Accounts: who keys belong to and money is kept for."""
+"""Accounts: who keys belong to and money is kept for; their own limits bound all of their keys together."""
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from mcp_gateway.core.caller import GUEST_ACCOUNT_ID
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.store.store import Store
+from mcp_gateway.core.identity.own_limits import (
+    LIMIT_ASSIGNMENTS,
+    LIMIT_NAMES,
+    OwnLimits,
+    limits_from,
+    stored_limits,
+)
+from mcp_gateway.core.store.store import Row, Store
 from mcp_gateway.core.text import check_one_line, shown
 
-_COLUMNS = "id, name, created_at_ms, is_active"
+LIMITS_OF = "limits_of_"
+"""Before an account's id, for note_change: of what all its keys may use together, which changes none of them."""
+_COLUMNS = f"id, name, created_at_ms, is_active, {', '.join(LIMIT_NAMES)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +27,7 @@ class Account:
     name: str
     created_at_ms: int
     is_active: bool
+    limits: OwnLimits
 
 
 class Accounts:
@@ -30,7 +41,7 @@ class Accounts:
     async def create(self, name: str) -> Account:
         """Raises GatewayError `invalid_value` for a name that is no line of text."""
         check_one_line(name, "name")
-        account = Account(self._new_id("acc"), name, self._now_ms(), True)
+        account = Account(self._new_id("acc"), name, self._now_ms(), True, OwnLimits())
 
         def work(connection: sqlite3.Connection) -> Account:
             row = (account.id, account.name, account.created_at_ms)
@@ -56,9 +67,18 @@ class Accounts:
     async def set_active(self, account_id: str, *, is_active: bool) -> None:
         """Switch an account's keys off or on. Raises GatewayError `not_found`."""
 
+        await self._change(account_id, account_id, "is_active = ?", (is_active,))
+
+    async def set_limits(self, account_id: str, limits: OwnLimits) -> None:
+        """Replace an account's own limits. Raises GatewayError `not_found`, `conflict` for the guests'."""
+        if account_id == GUEST_ACCOUNT_ID:
+            raise GatewayError("conflict", "What guests may use is set in the configuration, under [guests].")
+        await self._change(account_id, LIMITS_OF + account_id, LIMIT_ASSIGNMENTS, stored_limits(limits))
+
+    async def _change(self, account_id: str, changed_id: str, assignments: str, values: Sequence[int | None]) -> None:
         def work(connection: sqlite3.Connection) -> bool:
-            changed = connection.execute("UPDATE accounts SET is_active = ? WHERE id = ?", (is_active, account_id))
-            note_change(connection, account_id)
+            changed = connection.execute(f"UPDATE accounts SET {assignments} WHERE id = ?", (*values, account_id))
+            note_change(connection, changed_id)
             return bool(changed.rowcount)
 
         if not await self._store.write(work):
@@ -70,5 +90,6 @@ def note_change(connection: sqlite3.Connection, changed_id: str) -> None:
     connection.execute("INSERT OR REPLACE INTO identity_changes (changed_id) VALUES (?)", (changed_id,))
 
 
-def _account(row: tuple[str, str, int, int]) -> Account:
-    return Account(row[0], row[1], row[2], bool(row[3]))
+def _account(row: Row) -> Account:
+    account_id, name, created_at_ms, is_active, *limits = row
+    return Account(account_id, name, created_at_ms, bool(is_active), limits_from(limits))

@@ -1,9 +1,11 @@
 """Where a request really comes from, past the proxies that are trusted; and what an address counts as."""
 
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 
 _Address = IPv4Address | IPv6Address
+_NAT64 = IPv6Network("64:ff9b::/96")
+"""RFC 6052."""
 
 
 class AddressReader:
@@ -32,11 +34,33 @@ class AddressReader:
 
 
 def counted_as(address: str) -> str:
-    """What limits count an address as: itself, or its /64 for IPv6 (one household has 2^64 of them)."""
+    """What limits count an address as: itself, or its /64 for IPv6 (one household has 2^64 of them).
+
+    An IPv6 address that a tunnel or translator made of an IPv4 address counts as that: whoever has the one has a whole
+    /48 of the others (6to4), or shares a /64 with strangers (Teredo, NAT64).
+    """
     parsed = _parsed(address)
     if isinstance(parsed, IPv6Address):
-        return str(ip_network((parsed, 64), strict=False))
+        parsed = _embedded(parsed) or parsed
+    if isinstance(parsed, IPv6Address):
+        return _network(parsed, 64)
     return address if parsed is None else str(parsed)
+
+
+def site_of(counted: str) -> str | None:
+    """The /48 around a /64 from `counted_as`, which is what one customer of a network is given; None for others."""
+    return _network(IPv6Address(counted[:-3]), 48) if counted.endswith("/64") else None
+
+
+def _network(address: IPv6Address, bits: int) -> str:
+    host_bits = 128 - bits
+    return f"{IPv6Address(int(address) >> host_bits << host_bits)}/{bits}"
+
+
+def _embedded(address: IPv6Address) -> IPv4Address | None:
+    if address in _NAT64:
+        return IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.sixtofour or (address.teredo[1] if address.teredo else None)
 
 
 def _parsed(text: str) -> _Address | None:

@@ -1,11 +1,15 @@
 """Who is this? A credential and an address in, a Caller out."""
 
-from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, Allowance, Caller
+from collections.abc import Mapping
+
+from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, Allowance, Caller, Quota
 from mcp_gateway.core.config import GuestSettings, LimitSettings
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.identity.address import counted_as
-from mcp_gateway.core.identity.keys import DEFAULT, LIMIT_NAMES, Key, KeyLimits
+from mcp_gateway.core.identity.address import counted_as, site_of
+from mcp_gateway.core.identity.key_ring import AccountLimits
+from mcp_gateway.core.identity.keys import Key
 from mcp_gateway.core.identity.known_keys import KnownKeys
+from mcp_gateway.core.identity.own_limits import DEFAULT, LIMIT_NAMES, Limit, OwnLimits
 
 
 class Authenticator:
@@ -13,16 +17,17 @@ class Authenticator:
 
     def __init__(self, keys: KnownKeys, guests: GuestSettings, limits: LimitSettings) -> None:
         self._keys = keys
-        self._guests = guests
         self._limits = limits
-        self._callers: dict[str, tuple[Key, Caller]] = {}
-        self._guest_allowance = Allowance(
-            requests_per_minute=guests.requests_per_minute,
-            requests_per_day=None,
-            tokens_per_minute=None,
-            in_flight=guests.in_flight_per_address,
+        self._serves_guests = guests.enabled
+        self._callers: dict[str, tuple[Key, AccountLimits, Caller]] = {}
+        self._address_allowance = _guest_allowance(
+            guests.requests_per_minute, guests.in_flight_per_address, limits.listing_requests_per_minute
+        )
+        self._site_allowance = _guest_allowance(
+            guests.requests_per_minute_per_48, guests.in_flight_per_48, guests.listing_requests_per_minute_per_48
         )
         keys.on_close(lambda key_id, _: self._forget(key_id))
+        self._all_guests = Quota("guests", "guests", _guest_allowance(None, guests.in_flight, None))
 
     def identify(self, credential: str | None, address: str) -> Caller | None:
         """The caller of a request; None where `look_up` has to tell.
@@ -32,30 +37,66 @@ class Authenticator:
         if credential is not None:
             key = self._keys.recall(credential)
             return None if key is None else self._key_caller(key)
-        if not self._guests.enabled:
+        if not self._serves_guests:
             raise GatewayError("missing_credentials", "Send an API key as `Authorization: Bearer gw_live_...`.")
-        return Caller(GUEST_ACCOUNT_ID, None, f"guest:{counted_as(address)}", self._guest_allowance)
+        return self._guest(counted_as(address))
 
     async def look_up(self, credential: str) -> Caller:
         """The caller with a credential that is shown for the first time. Raises GatewayError (401, 403, 503)."""
         return self._key_caller(await self._keys.look_up(credential))
 
-    def allowance_of(self, limits: KeyLimits) -> Allowance:
+    def allowance_of(self, limits: OwnLimits) -> Allowance:
         """A key's limits with the configured defaults filled in."""
-        return Allowance(**{name: self._limit(limits, name) for name in LIMIT_NAMES})
+        return self._allowance({name: self._limit(limits, name) for name in LIMIT_NAMES})
 
-    def _limit(self, limits: KeyLimits, name: str) -> int | None:
-        own = getattr(limits, name)
-        limit: int | None = getattr(self._limits, name) if own is DEFAULT else own
-        return limit
+    def _limit(self, limits: OwnLimits, name: str) -> int | None:
+        own: Limit = getattr(limits, name)
+        default: int | None = getattr(self._limits, name)
+        return default if own is DEFAULT else own
+
+    def _account_limit(self, limits: AccountLimits, name: str) -> int | None:
+        """An account's own limit, or else the highest among its keys and what a key has by default."""
+        own: Limit = getattr(limits.own, name)
+        if own is not DEFAULT:
+            return own
+        return _higher(getattr(self._limits, name), self._limit(limits.highest, name))
+
+    def _allowance(self, limits: Mapping[str, int | None]) -> Allowance:
+        return Allowance(**limits, listings_per_minute=self._limits.listing_requests_per_minute)
+
+    def _guest(self, address: str) -> Caller:
+        own = Quota("address", f"guest:{address}", self._address_allowance)
+        site = site_of(address)
+        if site is None:
+            return Caller(GUEST_ACCOUNT_ID, None, (own, self._all_guests))
+        shared = Quota("site", f"guest:{site}", self._site_allowance)
+        return Caller(GUEST_ACCOUNT_ID, None, (own, shared, self._all_guests))
 
     def _key_caller(self, key: Key) -> Caller:
-        caller = self._callers.get(key.id)
-        if caller is None or caller[0] is not key:
-            allowance = self.allowance_of(key.limits)
-            made = Caller(key.account_id, key.id, key.id, allowance, key.is_test, key.scopes)
-            caller = self._callers[key.id] = (key, made)
-        return caller[1]
+        limits = self._keys.account_limits(key.account_id)
+        made = self._callers.get(key.id)
+        if made is None or made[0] is not key or made[1] is not limits:
+            made = self._callers[key.id] = key, limits, self._make_caller(key, limits)
+        return made[2]
+
+    def _make_caller(self, key: Key, limits: AccountLimits) -> Caller:
+        shared = self._allowance({name: self._account_limit(limits, name) for name in LIMIT_NAMES})
+        own, account = Quota("key", key.id, self.allowance_of(key.limits)), Quota("account", key.account_id, shared)
+        return Caller(key.account_id, key.id, (own, account), key.is_test, key.scopes)
 
     def _forget(self, key_id: str) -> None:
         self._callers.pop(key_id, None)
+
+
+def _guest_allowance(requests_per_minute: int | None, in_flight: int, listings_per_minute: int | None) -> Allowance:
+    return Allowance(
+        requests_per_minute=requests_per_minute,
+        requests_per_day=None,
+        tokens_per_minute=None,
+        in_flight=in_flight,
+        listings_per_minute=listings_per_minute,
+    )
+
+
+def _higher(one: int | None, other: int | None) -> int | None:
+    return None if one is None or other is None else max(one, other)

@@ -10,19 +10,14 @@ import orjson
 
 from mcp_gateway.core.caller import SCOPES, KeyScope
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.identity.accounts import note_change
-from mcp_gateway.core.identity.keys import (
-    DEFAULT,
+from mcp_gateway.core.identity.accounts import LIMITS_OF, note_change
+from mcp_gateway.core.identity.keys import LIVE_PREFIX, TEST_PREFIX, TEST_SCOPES, Key, State, digest_of, refusal
+from mcp_gateway.core.identity.own_limits import (
+    LIMIT_ASSIGNMENTS,
     LIMIT_NAMES,
-    LIVE_PREFIX,
-    TEST_PREFIX,
-    TEST_SCOPES,
-    Key,
-    KeyLimits,
-    Limit,
-    State,
-    digest_of,
-    refusal,
+    OwnLimits,
+    limits_from,
+    stored_limits,
 )
 from mcp_gateway.core.store.store import Row, Store
 from mcp_gateway.core.text import check_one_line, shown
@@ -31,11 +26,10 @@ _SHOWN_CHARACTERS = len(LIVE_PREFIX) + 4
 _DAY_MS = 86_400_000
 _YEAR_10000_MS = 253_402_300_800_000
 """No calendar goes further."""
-_NO_LIMIT_IN_DATABASE = -1
 
 _KEY_COLUMNS = (
     "keys.id, account_id, prefix, keys.name, is_test, keys.created_at_ms, revoked_at_ms, scopes, expires_at_ms, "
-    "made_by, is_active, requests_per_minute, requests_per_day, tokens_per_minute, in_flight"
+    "made_by, is_active, " + ", ".join(f"keys.{name}" for name in LIMIT_NAMES)
 )
 _SELECT = f"""
 SELECT {_KEY_COLUMNS} FROM keys
@@ -53,6 +47,13 @@ WITH RECURSIVE made (made_id) AS (
 )
 SELECT made_id FROM made JOIN keys ON keys.id = made_id JOIN key_rights ON key_id = made_id WHERE {_CONDITIONS["live"]}
 """
+_HIGHEST = (f"CASE WHEN MIN(live.{name}) < 0 THEN -1 ELSE MAX(live.{name}) END" for name in LIMIT_NAMES)
+_ACCOUNT_LIMITS = f"""
+SELECT {", ".join(f"accounts.{name}" for name in LIMIT_NAMES)}, {", ".join(_HIGHEST)} FROM accounts LEFT JOIN (
+    SELECT keys.* FROM keys LEFT JOIN key_rights ON key_id = keys.id
+    WHERE account_id = :account_id AND {_CONDITIONS["live"]}
+) AS live WHERE accounts.id = :account_id GROUP BY accounts.id
+"""
 _EXPIRY = "(SELECT expires_at_ms FROM key_rights WHERE key_id = keys.id)"
 _END = f"UPDATE keys SET revoked_at_ms = MIN(?1, COALESCE({_EXPIRY}, ?1)) WHERE id = ?2 AND revoked_at_ms IS NULL"
 _NOTE_EXPIRED = (
@@ -66,6 +67,13 @@ class KeysPerAccount(NamedTuple):
 
     live: int
     a_day: int
+
+
+class AccountLimits(NamedTuple):
+    """An account's own limits, and the highest that any of its live keys sets (DEFAULT: none of them sets one)."""
+
+    own: OwnLimits
+    highest: OwnLimits
 
 
 class Changes(NamedTuple):
@@ -100,6 +108,14 @@ class KeyRing:
         if row is None:
             raise GatewayError("not_found", f"There is no key '{shown(key_id)}'.")
         return _key(row)
+
+    async def account_limits(self, account_id: str) -> AccountLimits:
+        """Raises GatewayError `not_found`."""
+        values = {"account_id": account_id, "now_ms": self._now_ms()}
+        row = await self._store.fetch_one(_ACCOUNT_LIMITS, values)
+        if row is None:
+            raise GatewayError("not_found", f"There is no account '{shown(account_id)}'.")
+        return AccountLimits(limits_from(row[: len(LIMIT_NAMES)]), limits_from(row[len(LIMIT_NAMES) :]))
 
     async def list(self, account_id: str | None = None) -> "list[Key]":
         """The keys of one account, or all of them, the oldest first; revoked ones too."""
@@ -144,7 +160,7 @@ class KeyRing:
         *,
         name: str = "",
         is_test: bool = False,
-        limits: KeyLimits | None = None,
+        limits: OwnLimits | None = None,
         scopes: Collection[KeyScope] | None = None,
         expires_at_ms: int | None = None,
         made_by: str | None = None,
@@ -162,7 +178,7 @@ class KeyRing:
         now_ms = self._now_ms()
         key = Key(
             self._new_id("key"), account_id, raw[:_SHOWN_CHARACTERS], name, is_test, now_ms, None,
-            limits or KeyLimits(), _scopes_of(scopes, is_test=is_test), _later(expires_at_ms, now_ms), made_by,
+            limits or OwnLimits(), _scopes_of(scopes, is_test=is_test), _later(expires_at_ms, now_ms), made_by,
         )  # fmt: skip
 
         def work(connection: sqlite3.Connection) -> None:
@@ -172,11 +188,12 @@ class KeyRing:
             if before is not None:
                 before(connection, key)
             _insert(connection, key, digest_of(raw))
+            note_change(connection, LIMITS_OF + account_id)
 
         await self._store.write(work)
         return key, raw
 
-    async def change(self, key_id: str, *, name: str | None = None, limits: KeyLimits | None = None) -> Key:
+    async def change(self, key_id: str, *, name: str | None = None, limits: OwnLimits | None = None) -> Key:
         """Rename a key or replace its limits. Raises GatewayError `not_found`, `invalid_value`."""
         check_one_line(name or "", "name")
         await self.get(key_id)
@@ -186,11 +203,9 @@ class KeyRing:
                 connection.execute("UPDATE keys SET name = ? WHERE id = ?", (name, key_id))
             if limits is not None:
                 connection.execute(
-                    "UPDATE keys SET requests_per_minute = ?, requests_per_day = ?, tokens_per_minute = ?, "
-                    "in_flight = ? WHERE id = ?",
-                    (*_stored_limits(limits), key_id),
+                    f"UPDATE keys SET {LIMIT_ASSIGNMENTS} WHERE id = ?", (*stored_limits(limits), key_id)
                 )
-            note_change(connection, key_id)
+            _note_change(connection, key_id)
 
         return await self._changed(key_id, work)
 
@@ -217,7 +232,7 @@ class KeyRing:
     def _end(self, connection: sqlite3.Connection, key_ids: Iterable[str]) -> None:
         for key_id in key_ids:
             connection.execute(_END, (self._now_ms(), key_id))
-            note_change(connection, key_id)
+            _note_change(connection, key_id)
 
     async def _changed(self, key_id: str, work: Callable[[sqlite3.Connection], None]) -> Key:
         await self._store.write(work)
@@ -251,20 +266,11 @@ class KeyRing:
             raise GatewayError("requests_per_day", message, retry_after_s=(day_ms + _DAY_MS - now_ms) // 1000 + 1)
 
 
-def _stored_limits(limits: KeyLimits) -> tuple[int | None, ...]:
-    return tuple(_stored(getattr(limits, name)) for name in LIMIT_NAMES)
-
-
-def _stored(limit: Limit) -> int | None:
-    if limit is DEFAULT:
-        return None
-    return _NO_LIMIT_IN_DATABASE if limit is None else limit
-
-
-def _read(stored: int | None) -> Limit:
-    if stored is None:
-        return DEFAULT
-    return None if stored == _NO_LIMIT_IN_DATABASE else stored
+def _note_change(connection: sqlite3.Connection, key_id: str) -> None:
+    """Of a key, and so perhaps of what its account may use."""
+    note_change(connection, key_id)
+    ((account_id,),) = connection.execute("SELECT account_id FROM keys WHERE id = ?", (key_id,))
+    note_change(connection, LIMITS_OF + account_id)
 
 
 def _key(row: Row) -> Key:
@@ -274,14 +280,14 @@ def _key(row: Row) -> Key:
     has_expired = expires_at_ms is not None and ended_at_ms is not None and ended_at_ms >= expires_at_ms
     return Key(
         key_id, account_id, prefix, name, bool(is_test), created_at_ms, None if has_expired else ended_at_ms,
-        KeyLimits(*map(_read, row[11:])), _read_scopes(scopes, bool(is_test)), expires_at_ms, made_by, bool(is_active),
+        limits_from(row[11:]), _read_scopes(scopes, bool(is_test)), expires_at_ms, made_by, bool(is_active),
     )  # fmt: skip
 
 
 def _insert(connection: sqlite3.Connection, key: Key, digest: bytes) -> None:
     row = (key.id, key.account_id, digest, key.prefix, key.name, key.is_test, key.created_at_ms, None)
     connection.execute(
-        "INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, *_stored_limits(key.limits))
+        "INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, *stored_limits(key.limits))
     )
     rights = (key.id, " ".join(sorted(key.scopes)), key.expires_at_ms, key.made_by)
     connection.execute("INSERT INTO key_rights VALUES (?, ?, ?, ?)", rights)

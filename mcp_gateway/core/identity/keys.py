@@ -1,40 +1,16 @@
 """API keys as values: what one may do, until when, and why it is refused. Knows no database."""
 
-from dataclasses import dataclass, fields
-from enum import Enum
+from dataclasses import dataclass
 from hashlib import sha256
-from typing import Final, Literal
+from typing import Literal
 
 from mcp_gateway.core.caller import KeyScope
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.identity.own_limits import OwnLimits
 
 LIVE_PREFIX = "gw_live_"
 TEST_PREFIX = "gw_test_"
 TEST_SCOPES: frozenset[KeyScope] = frozenset({"inference"})
-
-
-class Default(Enum):
-    """The limit that the configuration gives to keys which set none of their own."""
-
-    DEFAULT = "default"
-
-
-DEFAULT: Final = Default.DEFAULT
-Limit = int | None | Literal[Default.DEFAULT]
-"""A number; None for no limit; DEFAULT."""
-
-
-@dataclass(frozen=True, slots=True)
-class KeyLimits:
-    """A key's own limits; see Allowance for their meaning."""
-
-    requests_per_minute: Limit = DEFAULT
-    requests_per_day: Limit = DEFAULT
-    tokens_per_minute: Limit = DEFAULT
-    in_flight: Limit = DEFAULT
-
-
-LIMIT_NAMES = tuple(field.name for field in fields(KeyLimits))
 
 
 State = Literal["live", "revoked", "expired"]
@@ -52,7 +28,7 @@ class Key:
     is_test: bool
     created_at_ms: int
     revoked_at_ms: int | None
-    limits: KeyLimits
+    limits: OwnLimits
     scopes: frozenset[KeyScope]
     expires_at_ms: int | None = None
     made_by: str | None = None

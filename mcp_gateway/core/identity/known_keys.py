@@ -8,11 +8,12 @@ import asyncio
 import logging
 import re
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from math import inf
 
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.identity.key_ring import KeyRing
+from mcp_gateway.core.identity.accounts import LIMITS_OF
+from mcp_gateway.core.identity.key_ring import AccountLimits, KeyRing
 from mcp_gateway.core.identity.keys import LIVE_PREFIX, TEST_PREFIX, Key, digest_of, refusal
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,8 @@ class KnownKeys:
         self._valid: dict[bytes, Key] = {}
         self._digests: dict[str, bytes] = {}
         """Of the valid keys, by id."""
+        self._account_limits: dict[str, AccountLimits] = {}
+        """Of the accounts whose keys were shown."""
         self._refused: dict[bytes, str] = {}
         """The codes that the latest refused credentials got, the oldest first."""
         self._next_expiry_ms: float = inf
@@ -65,13 +68,18 @@ class KnownKeys:
         if _SHAPE.fullmatch(raw) is None:
             raise refusal(_UNKNOWN)
         digest = digest_of(raw)
-        key = await self._read(digest)
+        key, account_limits = await self._read(digest)
         code = _UNKNOWN if key is None else key.fault_at(self._now_ms())
-        if key is None or code is not None:
+        if key is None or account_limits is None or code is not None:
             self._refuse(digest, code or _UNKNOWN)
             raise refusal(code or _UNKNOWN)
+        self._account_limits[key.account_id] = account_limits
         self._remember(digest, key)
         return key
+
+    def account_limits(self, account_id: str) -> AccountLimits:
+        """Of an account that a valid key belongs to; another object whenever they may have changed."""
+        return self._account_limits[account_id]
 
     def on_close(self, listener: Listener) -> None:
         """Call `listener` for each key that was shown and stops being valid while this process runs."""
@@ -88,9 +96,12 @@ class KnownKeys:
                 self._last_change = changes.number
                 self._stale_ids |= changes.ids
                 self._refused.clear()
-            for digest, key in self._touched_by(self._stale_ids):
+            stale_ids = frozenset(self._stale_ids)
+            for digest, key in self._touched_by(stale_ids):
                 self._replace(digest, key, await self._keys.find(digest))
-            self._stale_ids.clear()
+            for account_id in self._accounts_touched_by(stale_ids):
+                self._account_limits[account_id] = await self._keys.account_limits(account_id)
+            self._stale_ids -= stale_ids
 
     def end_expired(self) -> None:
         """Close the keys whose time is over."""
@@ -115,20 +126,25 @@ class KnownKeys:
             except sqlite3.Error as error:
                 logger.error("changes of keys could not be read: %s", error)
 
-    async def _read(self, digest: bytes) -> Key | None:
-        """The key as it stands: once more where something changed meanwhile, which might have been this key."""
+    async def _read(self, digest: bytes) -> tuple[Key | None, AccountLimits | None]:
+        """The key and its account's limits as they stand: once more where something changed meanwhile."""
         seen = -1
         while seen != self._last_change:
             seen = self._last_change
             try:
                 key = await self._keys.find(digest)
+                limits = None if key is None else await self._keys.account_limits(key.account_id)
             except sqlite3.Error as error:
                 logger.error("a key could not be read: %s", error)
                 message = "The gateway cannot read its keys at the moment; try again shortly."
                 raise GatewayError("ledger_unavailable", message) from None
-        return key
+        return key, limits
 
-    def _touched_by(self, changed_ids: set[str]) -> list[tuple[bytes, Key]]:
+    def _accounts_touched_by(self, changed_ids: Set[str]) -> list[str]:
+        account_ids = [changed_id.removeprefix(LIMITS_OF) for changed_id in changed_ids]
+        return [account_id for account_id in account_ids if account_id in self._account_limits]
+
+    def _touched_by(self, changed_ids: Set[str]) -> list[tuple[bytes, Key]]:
         """The valid keys that have changed, or whose account has."""
         if any(changed_id.startswith("acc_") for changed_id in changed_ids):
             return [
@@ -155,6 +171,7 @@ class KnownKeys:
 
     def _close(self, digest: bytes, key: Key, code: str) -> None:
         del self._valid[digest], self._digests[key.id]
+        self._stale_ids.add(LIMITS_OF + key.account_id)
         self._refuse(digest, code)
         for listener in self._on_close:
             listener(key.id, refusal(code))

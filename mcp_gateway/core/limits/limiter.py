@@ -1,60 +1,56 @@
-"""Counts what each caller uses and refuses what exceeds its allowance.
+"""Counts what each caller uses and refuses what exceeds any of its quotas.
 
-All in memory and without awaits: a decision and its count are one step. A table lives for one window and is then
-dropped whole, so none grows without bound; daily counts are handed in at start.
+All in memory and without awaits: a decision and its counts are one step, and a refusal counts nothing. Daily counts
+are handed in at start.
 """
 
+import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from math import ceil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from types import TracebackType
 from typing import NamedTuple
 
-from mcp_gateway.core.caller import Allowance, Caller
+from mcp_gateway.core.caller import Allowance, Caller, Quota
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.limits.refusals import (
+    too_large,
+    too_many_a_day,
+    too_many_a_minute,
+    too_many_listings,
+    too_many_running,
+    too_many_tokens,
+)
+from mcp_gateway.core.limits.window import DAY_S, MINUTE_S, Counts, Window
 
-MINUTE_S = 60
-DAY_S = 86_400
+logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class GuestBounds:
-    """What all guests share: answers in flight together, and addresses remembered in one minute."""
+class Left(NamedTuple):
+    """What a window leaves, by the quota with the least left in it."""
 
-    in_flight: int
-    addresses_per_minute: int = 100_000
-
-
-class Window:
-    """Counts by subject within one span of the wall clock; starts empty at the next."""
-
-    __slots__ = ("begins_at_s", "counts", "ends_at_s", "span_s")
-
-    def __init__(self, span_s: int) -> None:
-        self.span_s = span_s
-        self.begins_at_s = self.ends_at_s = -1
-        """Unix time of the span that is counted: from the first, up to and without the second."""
-        self.counts: defaultdict[str, int] = defaultdict(int)
-
-    def at(self, now_s: float) -> defaultdict[str, int]:
-        if not self.begins_at_s <= now_s < self.ends_at_s:
-            self.begins_at_s = int(now_s) // self.span_s * self.span_s
-            self.ends_at_s = self.begins_at_s + self.span_s
-            self.counts = defaultdict(int)
-        return self.counts
+    limit: int
+    remaining: int
+    resets_at_s: int
 
 
 class Standing(NamedTuple):
-    """What a caller has left in this minute; None where it has no such limit."""
+    """What is left now; None where there is no limit."""
 
-    requests_limit: int | None
-    requests_remaining: int | None
-    tokens_limit: int | None
-    tokens_remaining: int | None
-    reset_at_s: int
-    day_limit: int | None = None
-    day_remaining: int | None = None
+    minute: Left | None
+    day: Left | None
+    tokens: Left | None
+    """In this minute."""
+    minute_ends_at_s: int
+
+    @property
+    def requests(self) -> Left | None:
+        """The minute or the day: whichever leaves fewer requests, and of equals the one that lasts longer."""
+        minute, day = self.minute, self.day
+        if minute is None or (day is not None and day.remaining <= minute.remaining):
+            return day
+        return minute
 
 
 @dataclass(slots=True)
@@ -63,6 +59,8 @@ class Turn:
 
     _limiter: "Limiter"
     _caller: Caller
+    _quotas: tuple[Quota, ...]
+    """Those that it was counted by."""
     _tokens: int = 0
     _minute: int = field(default=-1)
     _is_released: bool = False
@@ -80,7 +78,7 @@ class Turn:
     def release(self) -> None:
         if not self._is_released:
             self._is_released = True
-            self._limiter.leave(self._caller)
+            self._limiter.leave(self._quotas)
 
     def __enter__(self) -> "Turn":
         return self
@@ -92,159 +90,195 @@ class Turn:
 
 
 class Limiter:
-    """The one place that knows who has used how much."""
+    """The one place that knows who has used how much.
 
-    def __init__(self, guests: GuestBounds, listing_per_minute: int, now_s: Callable[[], float]) -> None:
-        self._guests = guests
-        self._listing_per_minute = listing_per_minute
+    What a key uses is counted by each of its quotas, limited or not, so that a limit set later finds it. Guests have
+    limits of minutes and places alone, and are counted by nothing else.
+    """
+
+    def __init__(self, now_s: Callable[[], float], *, guest_addresses_per_minute: int) -> None:
         self._now_s = now_s
+        self._guest_addresses_per_minute = guest_addresses_per_minute
         self._requests = Window(MINUTE_S)
         self._listings = Window(MINUTE_S)
         self._tokens = Window(MINUTE_S)
         self._days = Window(DAY_S)
-        self._in_flight: defaultdict[str, int] = defaultdict(int)
-        self._guests_in_flight = 0
+        self._in_flight: Counts = defaultdict(int)
+        self._running = 0
 
     def restore_day(self, counts: Mapping[str, int]) -> None:
         """Set today's counts from the request log, so that a restart forgives nobody."""
-        today = self._days.at(self._now_s())
-        for subject, count in counts.items():
-            today[subject] = count
+        self._days.at(self._now_s()).update(counts)
+
+    # Requests for inference
+
+    def check(self, caller: Caller) -> None:
+        """Raise what `admit` would raise now; counts nothing."""
+        self._admissible(caller)
 
     def admit(self, caller: Caller) -> Turn:
         """Count one inference request and take a place in flight. Raises GatewayError (429) without counting."""
-        now_s = self._now_s()
-        requests, day = self._requests.at(now_s), self._days.at(now_s)
-        subject, allowance = caller.subject, caller.allowance
-        self._check_day(day.get(subject, 0), allowance, now_s)
-        self._check_minute(requests, caller, now_s)
-        self._check_in_flight(caller)
-        requests[subject] += 1
-        if allowance.requests_per_day is not None:
-            day[subject] += 1
-        self._in_flight[subject] += 1
-        self._guests_in_flight += caller.is_guest
-        return Turn(self, caller)
+        quotas = self._admissible(caller)
+        _add(self._requests.counts, quotas, 1)
+        if not caller.is_guest:
+            _add(self._days.counts, quotas, 1)
+        _add(self._in_flight, quotas, 1)
+        self._running += 1
+        return Turn(self, caller, quotas)
 
-    def leave(self, caller: Caller) -> None:
+    def leave(self, quotas: Iterable[Quota]) -> None:
         """Give back a place in flight."""
-        left = self._in_flight[caller.subject] - 1
-        if left:
-            self._in_flight[caller.subject] = left
-        else:
-            del self._in_flight[caller.subject]
-        self._guests_in_flight -= caller.is_guest
+        for quota in quotas:
+            left = self._in_flight[quota.subject] - 1
+            if left:
+                self._in_flight[quota.subject] = left
+            else:
+                del self._in_flight[quota.subject]
+        self._running -= 1
+
+    @property
+    def in_flight(self) -> int:
+        """Answers open now, over all callers."""
+        return self._running
+
+    def _admissible(self, caller: Caller) -> tuple[Quota, ...]:
+        """The quotas to count a request by, each with room for it. Raises GatewayError (429)."""
+        now_s = self._now_s()
+        requests, days, in_flight = self._requests.at(now_s), self._days.at(now_s), self._in_flight
+        quotas = self._seated(caller, self._requests)
+        for quota in quotas:
+            subject, most = quota.subject, quota.allowance
+            if (
+                _is_full(requests, subject, most.requests_per_minute)
+                or _is_full(days, subject, most.requests_per_day)
+                or _is_full(in_flight, subject, most.in_flight)
+            ):
+                raise self._refusal(quotas, now_s)
+        return quotas
+
+    def _refusal(self, quotas: Iterable[Quota], now_s: float) -> GatewayError:
+        """By what has to be waited for the longest."""
+        for quota in quotas:
+            if _is_full(self._days.counts, quota.subject, quota.allowance.requests_per_day):
+                return too_many_a_day(quota, self._days.seconds_left(now_s))
+        for quota in quotas:
+            if _is_full(self._requests.counts, quota.subject, quota.allowance.requests_per_minute):
+                return too_many_a_minute(quota, self._requests.seconds_left(now_s))
+        return next(
+            too_many_running(quota)
+            for quota in quotas
+            if _is_full(self._in_flight, quota.subject, quota.allowance.in_flight)
+        )
+
+    # Listings
 
     def count_listing(self, caller: Caller) -> None:
         """Count one call that asks about things rather than for inference. Raises GatewayError (429)."""
         now_s = self._now_s()
         listings = self._listings.at(now_s)
-        if listings.get(caller.subject, 0) >= self._listing_per_minute:
-            raise _too_many(
-                "guest" if caller.is_guest else "requests_per_minute",
-                f"More than {self._listing_per_minute} listing requests in this minute.",
-                self._seconds_left(self._listings, now_s),
-            )
-        self._check_room(self._listings, caller, now_s)
-        listings[caller.subject] += 1
+        quotas = self._seated(caller, self._listings)
+        for quota in quotas:
+            if _is_full(listings, quota.subject, quota.allowance.listings_per_minute):
+                raise too_many_listings(quota, self._listings.seconds_left(now_s))
+        _add(listings, quotas, 1)
+
+    # Tokens
 
     def reserve_tokens(self, caller: Caller, tokens: int) -> int:
         """Reserve tokens in this minute; returns when that began. See Turn.reserve_tokens."""
         now_s = self._now_s()
         counts = self._tokens.at(now_s)
-        limit = caller.allowance.tokens_per_minute
-        if limit is not None:
-            if tokens > limit:
-                raise GatewayError(
-                    "invalid_value",
-                    f"This request may use {tokens} tokens, more than the whole limit of {limit} tokens a minute; "
-                    "lower max_tokens or shorten the messages.",
-                    param="max_tokens",
-                )
-            if counts[caller.subject] + tokens > limit:
-                raise _too_many(
-                    "tokens_per_minute",
-                    f"The limit of {limit} tokens a minute does not leave {tokens} for this request.",
-                    self._seconds_left(self._tokens, now_s),
-                )
-            counts[caller.subject] += tokens
+        if not caller.is_guest:
+            self._check_tokens(caller.quotas, tokens, now_s)
+            _add(counts, caller.quotas, tokens)
         return self._tokens.begins_at_s
 
     def adjust_tokens(self, caller: Caller, minute: int, difference: int) -> None:
         """Correct a reservation, if its minute is still running."""
-        if caller.allowance.tokens_per_minute is not None:
-            counts = self._tokens.at(self._now_s())
-            if minute == self._tokens.begins_at_s:
-                counts[caller.subject] = max(0, counts[caller.subject] + difference)
+        counts = self._tokens.at(self._now_s())
+        if minute == self._tokens.begins_at_s and not caller.is_guest:
+            _add(counts, caller.quotas, difference)
+
+    def _check_tokens(self, quotas: Iterable[Quota], tokens: int, now_s: float) -> None:
+        full = None
+        for quota in quotas:
+            limit = quota.allowance.tokens_per_minute
+            if limit is None:
+                continue
+            if tokens > limit:
+                raise too_large(quota, tokens)
+            if full is None and self._tokens.counts.get(quota.subject, 0) + tokens > limit:
+                full = quota
+        if full is not None:
+            raise too_many_tokens(full, tokens, self._tokens.seconds_left(now_s))
+
+    # What is left
 
     def standing(self, caller: Caller) -> Standing:
-        """What the caller has left now, as the next request would find it."""
+        """What the caller has left, as its next request would find it."""
+        return self.standing_by(self.counted_by(caller))
+
+    def counted_by(self, caller: Caller) -> tuple[Quota, ...]:
+        """The quotas that the caller's next request would be counted by."""
+        self._requests.at(self._now_s())
+        return self._seated(caller, self._requests)
+
+    def standing_by(self, quotas: Sequence[Quota]) -> Standing:
+        """What these quotas leave."""
         now_s = self._now_s()
-        subject, allowance = caller.subject, caller.allowance
-        requests, tokens, days = self._requests.at(now_s), self._tokens.at(now_s), self._days.at(now_s)
+        for window in (self._requests, self._days, self._tokens):
+            window.at(now_s)
         return Standing(
-            allowance.requests_per_minute,
-            _left(allowance.requests_per_minute, requests.get(subject, 0)),
-            allowance.tokens_per_minute,
-            _left(allowance.tokens_per_minute, tokens.get(subject, 0)),
+            _left(self._requests, quotas, _requests_per_minute),
+            _left(self._days, quotas, _requests_per_day),
+            _left(self._tokens, quotas, _tokens_per_minute),
             self._requests.ends_at_s,
-            allowance.requests_per_day,
-            _left(allowance.requests_per_day, days.get(subject, 0)),
         )
 
-    @property
-    def in_flight(self) -> int:
-        """Answers open now, over all callers."""
-        return sum(self._in_flight.values())
+    # Addresses
 
-    def _check_day(self, used: int, allowance: Allowance, now_s: float) -> None:
-        limit = allowance.requests_per_day
-        if limit is not None and used >= limit:
-            raise _too_many(
-                "requests_per_day",
-                f"The limit of {limit} requests a day is used up; it starts anew at midnight UTC.",
-                self._seconds_left(self._days, now_s),
+    def _seated(self, caller: Caller, window: Window) -> tuple[Quota, ...]:
+        """The quotas that `window` counts a caller by.
+
+        A guest's address can be any and the table of them has an end: addresses that it has no room for share one.
+        """
+        if caller.key_id is not None or len(window.counts) < self._guest_addresses_per_minute:
+            return caller.quotas
+        quotas = tuple(quota if quota.subject in window.counts else _shared(quota) for quota in caller.quotas)
+        if quotas != caller.quotas and not window.is_told_full:
+            window.is_told_full = True
+            logger.warning(
+                "more than %d callers in this minute: further guest addresses share the limits of one "
+                "(guests.addresses_per_minute)",
+                self._guest_addresses_per_minute,
             )
-
-    def _check_minute(self, requests: Mapping[str, int], caller: Caller, now_s: float) -> None:
-        limit = caller.allowance.requests_per_minute
-        used = requests.get(caller.subject, 0)
-        if limit is not None and used >= limit:
-            raise _too_many(
-                "guest" if caller.is_guest else "requests_per_minute",
-                f"The limit of {limit} requests a minute is used up."
-                + (" An API key has a higher one." if caller.is_guest else ""),
-                self._seconds_left(self._requests, now_s),
-            )
-        self._check_room(self._requests, caller, now_s)
-
-    def _check_room(self, window: Window, caller: Caller, now_s: float) -> None:
-        """Guests' addresses are whatever they like; a table of them has an end."""
-        is_full = len(window.counts) >= self._guests.addresses_per_minute
-        if is_full and caller.is_guest and caller.subject not in window.counts:
-            raise _too_many("guest", "Too many guests in this minute.", self._seconds_left(window, now_s))
-
-    def _check_in_flight(self, caller: Caller) -> None:
-        limit = caller.allowance.in_flight
-        if limit is not None and self._in_flight.get(caller.subject, 0) >= limit:
-            raise GatewayError(
-                "guest" if caller.is_guest else "in_flight",
-                f"{limit} requests of yours are running; wait until one has ended.",
-                retry_after_s=1,
-            )
-        if caller.is_guest and self._guests_in_flight >= self._guests.in_flight:
-            raise GatewayError("guest", "Too many guest requests are running; try again soon.", retry_after_s=1)
-
-    @staticmethod
-    def _seconds_left(window: Window, now_s: float) -> int:
-        return max(1, ceil(window.ends_at_s - now_s))
+        return quotas
 
 
-def _left(limit: int | None, used: int) -> int | None:
-    if limit is None:
-        return None
-    return limit - used if used < limit else 0
+_requests_per_minute = attrgetter("requests_per_minute")
+_requests_per_day = attrgetter("requests_per_day")
+_tokens_per_minute = attrgetter("tokens_per_minute")
 
 
-def _too_many(code: str, message: str, retry_after_s: int) -> GatewayError:
-    return GatewayError(code, message, retry_after_s=retry_after_s)
+def _is_full(counts: Counts, subject: str, limit: int | None) -> bool:
+    return limit is not None and counts.get(subject, 0) >= limit
+
+
+def _add(counts: Counts, quotas: Iterable[Quota], amount: int) -> None:
+    for quota in quotas:
+        counts[quota.subject] += amount
+
+
+def _left(window: Window, quotas: Iterable[Quota], limit_of: Callable[[Allowance], int | None]) -> Left | None:
+    nearest = least = None
+    for quota in quotas:
+        limit = limit_of(quota.allowance)
+        if limit is not None:
+            left = limit - window.counts.get(quota.subject, 0)
+            if least is None or left < least:
+                nearest, least = limit, left
+    return None if nearest is None or least is None else Left(nearest, max(0, least), window.ends_at_s)
+
+
+def _shared(quota: Quota) -> Quota:
+    return quota if quota.whose == "guests" else replace(quota, subject=f"guest:any {quota.whose}")

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import sqlite3
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -62,9 +63,16 @@ class Records:
         written.add_done_callback(_note_failure)
 
     async def requests_today(self, day_start_ms: int) -> Mapping[str, int]:
-        """How many requests of each key were admitted since `day_start_ms`."""
-        sql = f"SELECT key_id, COUNT(*) FROM {REQUESTS_SINCE} WHERE key_id IS NOT NULL GROUP BY key_id"
-        return dict(await self._store.fetch_all(sql, (first_id_at("req", day_start_ms),)))
+        """How many requests of each key, and of each account by all of its keys, were admitted since `day_start_ms`."""
+        sql = (
+            f"SELECT requests.account_id, key_id, COUNT(*) FROM {REQUESTS_SINCE} "
+            "WHERE key_id IS NOT NULL GROUP BY requests.account_id, key_id"
+        )
+        counts = Counter[str]()
+        for account_id, key_id, count in await self._store.fetch_all(sql, (first_id_at("req", day_start_ms),)):
+            counts[account_id] += count
+            counts[key_id] += count
+        return counts
 
 
 def _write(connection: sqlite3.Connection, records: Sequence[RequestRecord]) -> list[None]:

@@ -159,7 +159,7 @@ class Store:
         """All rows of a query, as of the last commit."""
         return cast(list[Row], await self._reader.execute_fetchall(sql, cast(Any, parameters)))
 
-    async def fetch_one(self, sql: str, parameters: Sequence[Any] = ()) -> Row | None:
+    async def fetch_one(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> Row | None:
         """The first row of a query that reads few, as of the last commit; it waits for no report in `fetch_all`."""
         rows = cast(list[Row], await self._point_reader.execute_fetchall(sql, parameters))
         return rows[0] if rows else None

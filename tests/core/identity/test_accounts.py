@@ -5,6 +5,7 @@ import pytest
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.accounts import Accounts
+from mcp_gateway.core.identity.own_limits import DEFAULT, OwnLimits
 
 
 async def test_a_fresh_database_has_the_guests_account(accounts: Accounts) -> None:
@@ -25,7 +26,11 @@ async def test_an_account_is_found_by_its_id(accounts: Accounts) -> None:
 
 
 async def test_an_unknown_account_is_not_found(accounts: Accounts) -> None:
-    for asked in (accounts.get("acc_none"), accounts.set_active("acc_none", is_active=False)):
+    for asked in (
+        accounts.get("acc_none"),
+        accounts.set_active("acc_none", is_active=False),
+        accounts.set_limits("acc_none", OwnLimits()),
+    ):
         with pytest.raises(GatewayError) as caught:
             await asked
         assert caught.value.code == "not_found"
@@ -37,3 +42,20 @@ async def test_an_account_can_be_switched_off_and_on(accounts: Accounts) -> None
     assert not (await accounts.get(made.id)).is_active
     await accounts.set_active(made.id, is_active=True)
     assert (await accounts.get(made.id)).is_active
+
+
+async def test_an_account_has_no_limits_of_its_own_until_it_is_given_some(accounts: Accounts) -> None:
+    made = await accounts.create("Ann")
+    assert made.limits == OwnLimits(DEFAULT, DEFAULT, DEFAULT, DEFAULT)
+    limits = OwnLimits(requests_per_minute=7, in_flight=None)
+    await accounts.set_limits(made.id, limits)
+    assert (await accounts.get(made.id)).limits == limits
+    assert [account.limits for account in await accounts.list()] == [OwnLimits(), limits]
+    await accounts.set_limits(made.id, OwnLimits())
+    assert await accounts.get(made.id) == made
+
+
+async def test_guests_have_their_limits_from_the_configuration(accounts: Accounts) -> None:
+    with pytest.raises(GatewayError) as caught:
+        await accounts.set_limits(GUEST_ACCOUNT_ID, OwnLimits(requests_per_minute=1))
+    assert "[guests]" in caught.value.message

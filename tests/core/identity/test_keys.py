@@ -11,7 +11,8 @@ from mcp_gateway.core.caller import SCOPES
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.identity.key_ring import KeyRing, KeysPerAccount
-from mcp_gateway.core.identity.keys import DEFAULT, KeyLimits, digest_of
+from mcp_gateway.core.identity.keys import digest_of
+from mcp_gateway.core.identity.own_limits import DEFAULT, OwnLimits
 from mcp_gateway.core.ids import new_id
 from mcp_gateway.core.store.store import Store
 from tests.core.identity.conftest import Clock
@@ -50,7 +51,7 @@ async def test_the_key_itself_is_kept_nowhere(keys: KeyRing, account: str, datab
 
 
 async def test_limits_are_a_number_none_or_the_default(keys: KeyRing, account: str) -> None:
-    limits = KeyLimits(requests_per_minute=7, requests_per_day=None)
+    limits = OwnLimits(requests_per_minute=7, requests_per_day=None)
     key, _ = await keys.create(account, limits=limits)
     assert key.limits == limits
     assert (await keys.get(key.id)).limits == limits
@@ -58,12 +59,12 @@ async def test_limits_are_a_number_none_or_the_default(keys: KeyRing, account: s
 
 
 async def test_a_change_touches_only_what_it_names(keys: KeyRing, account: str) -> None:
-    key, _ = await keys.create(account, name="old", limits=KeyLimits(in_flight=3))
+    key, _ = await keys.create(account, name="old", limits=OwnLimits(in_flight=3))
     renamed = await keys.change(key.id, name="new")
-    assert (renamed.name, renamed.limits) == ("new", KeyLimits(in_flight=3))
-    limited = await keys.change(key.id, limits=KeyLimits(in_flight=2))
+    assert (renamed.name, renamed.limits) == ("new", OwnLimits(in_flight=3))
+    limited = await keys.change(key.id, limits=OwnLimits(in_flight=2))
     assert await keys.get(key.id) == limited
-    assert (limited.name, limited.limits) == ("new", KeyLimits(in_flight=2))
+    assert (limited.name, limited.limits) == ("new", OwnLimits(in_flight=2))
 
 
 async def test_an_account_has_only_so_many_live_keys_even_if_asked_at_once(keys: KeyRing, account: str) -> None:

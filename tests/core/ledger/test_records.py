@@ -18,21 +18,21 @@ def request_id(at_ms: int, number: int) -> str:
     return f"{first_id_at('req', at_ms)}{number:020x}"
 
 
-async def test_the_requests_of_each_key_since_midnight_are_counted(store: Store) -> None:
+async def test_the_requests_of_each_key_and_of_each_account_s_keys_since_midnight_are_counted(store: Store) -> None:
     records = Records(store)
     midnight_ms = 20_000 * DAY_MS
     made = [(midnight_ms - 1, "key_a"), (midnight_ms, "key_a"), (midnight_ms + 5, "key_a"), (midnight_ms + 7, "key_b")]
     for number, (at_ms, key_id) in enumerate([*made, (midnight_ms + 8, None)]):
         records.add(record(request_id(at_ms, number), GUESTS, key_id=key_id))
     await store.write(lambda connection: None)
-    assert await records.requests_today(midnight_ms) == {"key_a": 2, "key_b": 1}
+    assert await records.requests_today(midnight_ms) == {"key_a": 2, "key_b": 1, GUESTS: 3}
 
 
 async def test_a_record_added_before_closing_is_there_after_a_restart(store: Store, database: Path) -> None:
     Records(store).add(record(request_id(DAY_MS, 1), GUESTS, key_id="key_a"))
     await store.close()
     reopened = await Store.open(database)
-    assert await Records(reopened).requests_today(0) == {"key_a": 1}
+    assert await Records(reopened).requests_today(0) == {"key_a": 1, GUESTS: 1}
     await reopened.close()
 
 

@@ -1,0 +1,175 @@
+"""Callers: what their keys and accounts may use, and what guests are counted by."""
+
+import pytest
+
+from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, Allowance, Caller
+from mcp_gateway.core.config import GuestSettings, LimitSettings
+from mcp_gateway.core.identity.accounts import Accounts
+from mcp_gateway.core.identity.authenticator import Authenticator
+from mcp_gateway.core.identity.key_ring import KeyRing
+from mcp_gateway.core.identity.known_keys import KnownKeys
+from mcp_gateway.core.identity.own_limits import OwnLimits
+from tests.core.identity.conftest import Clock
+
+LISTINGS = 9
+LIMITS = LimitSettings(
+    requests_per_minute=60,
+    requests_per_day=1000,
+    tokens_per_minute=None,
+    in_flight=8,
+    listing_requests_per_minute=LISTINGS,
+)
+
+
+@pytest.fixture
+def authenticator(known: KnownKeys) -> Authenticator:
+    return Authenticator(known, GuestSettings(), LIMITS)
+
+
+async def identified(authenticator: Authenticator, raw: str) -> Caller:
+    return authenticator.identify(raw, "192.0.2.1") or await authenticator.look_up(raw)
+
+
+async def test_a_key_counts_for_itself_and_for_its_account(
+    authenticator: Authenticator, keys: KeyRing, account: str
+) -> None:
+    key, raw = await keys.create(account, limits=OwnLimits(in_flight=2))
+    caller = await identified(authenticator, raw)
+    assert [(quota.whose, quota.subject) for quota in caller.quotas] == [("key", key.id), ("account", account)]
+    assert caller.allowance == Allowance(60, 1000, None, 2, LISTINGS)
+    assert (caller.subject, caller.account_id, caller.key_id) == (key.id, account, key.id)
+    assert await identified(authenticator, raw) is caller
+
+
+@pytest.mark.parametrize(
+    ("of_keys", "of_account", "together"),
+    [
+        ([OwnLimits()], OwnLimits(), (60, 1000, None, 8)),
+        ([OwnLimits(5, 5, 5, 5)], OwnLimits(), (60, 1000, None, 8)),  # a key's default is the least
+        ([OwnLimits(5, 5, 5, 5), OwnLimits(70, None, 9, 8)], OwnLimits(), (70, None, None, 8)),
+        ([OwnLimits(None, None, None, None), OwnLimits(1, 1, 1, 1)], OwnLimits(), (None,) * 4),
+        ([OwnLimits(70, 70, 70, 70)], OwnLimits(80, 7, None, 7), (80, 7, None, 7)),
+        ([OwnLimits(None, None, None, None)], OwnLimits(1, 1, 1, 1), (1,) * 4),
+        ([OwnLimits()], OwnLimits(tokens_per_minute=50), (60, 1000, 50, 8)),
+    ],
+)
+async def test_an_account_may_use_what_the_highest_of_its_keys_may_unless_it_was_given_limits(
+    authenticator: Authenticator,
+    keys: KeyRing,
+    accounts: Accounts,
+    account: str,
+    of_keys: list[OwnLimits],
+    of_account: OwnLimits,
+    together: tuple[int | None, ...],
+) -> None:
+    await accounts.set_limits(account, of_account)
+    for limits in of_keys:
+        _, raw = await keys.create(account, limits=limits)
+    quota = (await identified(authenticator, raw)).quotas[1]
+    assert quota.allowance == Allowance(*together, LISTINGS)
+
+
+async def test_keys_that_have_ended_and_those_of_others_lift_no_account(
+    authenticator: Authenticator, keys: KeyRing, accounts: Accounts, account: str
+) -> None:
+    unlimited = OwnLimits(None, None, None, None)
+    await keys.create((await accounts.create("Bob")).id, limits=unlimited)
+    ended, _ = await keys.create(account, limits=unlimited)
+    await keys.revoke(ended.id)
+    _, raw = await keys.create(account)
+    assert (await identified(authenticator, raw)).quotas[1].allowance.requests_per_minute == 60
+
+
+async def test_what_an_account_may_use_follows_its_keys_and_its_own_limits(
+    authenticator: Authenticator, known: KnownKeys, keys: KeyRing, accounts: Accounts, account: str
+) -> None:
+    _, raw = await keys.create(account)
+    await identified(authenticator, raw)
+
+    async def a_minute() -> int | None:
+        await known.catch_up()
+        return (await identified(authenticator, raw)).quotas[1].allowance.requests_per_minute
+
+    other, _ = await keys.create(account, limits=OwnLimits(100))  # that nobody has shown
+    assert await a_minute() == 100
+    await keys.change(other.id, limits=OwnLimits(200))
+    assert await a_minute() == 200
+    await keys.revoke(other.id)
+    assert await a_minute() == 60
+    await accounts.set_limits(account, OwnLimits(7))
+    assert await a_minute() == 7
+
+
+async def test_a_key_that_has_expired_lifts_its_account_no_more(
+    authenticator: Authenticator, known: KnownKeys, keys: KeyRing, account: str, clock: Clock
+) -> None:
+    _, raw = await keys.create(account)
+    await identified(authenticator, raw)
+    unlimited = OwnLimits(None, None, None, None)
+    _, ending = await keys.create(account, limits=unlimited, expires_at_ms=clock.now_ms + 1000)
+    await identified(authenticator, ending)
+    assert (await identified(authenticator, raw)).quotas[1].allowance.requests_per_minute is None
+    clock.now_ms += 1000
+    known.end_expired()
+    await known.catch_up()
+    assert (await identified(authenticator, raw)).quotas[1].allowance.requests_per_minute == 60
+
+
+async def test_a_change_of_limits_reads_none_of_the_account_s_keys(
+    authenticator: Authenticator, known: KnownKeys, keys: KeyRing, account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, raw = await keys.create(account)
+    await identified(authenticator, raw)
+    monkeypatch.setattr(keys, "find", None)
+    for _ in range(2):
+        await keys.create(account)
+    await known.catch_up()
+
+
+# Guests
+
+
+@pytest.mark.parametrize(
+    ("address", "subjects"),
+    [
+        ("192.0.2.1", ["192.0.2.1"]),
+        ("::ffff:192.0.2.1", ["192.0.2.1"]),
+        ("::ffff:c000:201", ["192.0.2.1"]),
+        ("2001:db8:1:2:3:4:5:6", ["2001:db8:1:2::/64", "2001:db8:1::/48"]),
+        ("2001:DB8:1:2::", ["2001:db8:1:2::/64", "2001:db8:1::/48"]),
+        ("2001:db8:1:ffff::1", ["2001:db8:1:ffff::/64", "2001:db8:1::/48"]),
+        ("::1", ["::/64", "::/48"]),
+        ("fe80::1%eth0", ["fe80::/64", "fe80::/48"]),
+        ("2002:c000:201:5::1", ["192.0.2.1"]),  # 6to4
+        ("2001:0:4136:e378:8000:63bf:3fff:fdfe", ["192.0.2.1"]),  # Teredo
+        ("64:ff9b::c000:201", ["192.0.2.1"]),  # NAT64
+        ("64:ff9b:1::c000:201", ["64:ff9b:1::/64", "64:ff9b:1::/48"]),  # a translator's own prefix tells nothing
+        ("unknown", ["unknown"]),
+    ],
+)
+def test_a_guest_counts_by_address_site_and_with_all_guests(
+    authenticator: Authenticator, address: str, subjects: list[str]
+) -> None:
+    caller = authenticator.identify(None, address)
+    assert caller is not None
+    assert (caller.account_id, caller.key_id, caller.is_guest) == (GUEST_ACCOUNT_ID, None, True)
+    assert [quota.whose for quota in caller.quotas] == [*("address", "site")[: len(subjects)], "guests"]
+    assert [quota.subject for quota in caller.quotas] == [*(f"guest:{subject}" for subject in subjects), "guests"]
+
+
+def test_what_guests_may_use_is_set(known: KnownKeys) -> None:
+    guests = GuestSettings(
+        requests_per_minute=1,
+        requests_per_minute_per_48=2,
+        listing_requests_per_minute_per_48=3,
+        in_flight=4,
+        in_flight_per_address=5,
+        in_flight_per_48=6,
+    )
+    caller = Authenticator(known, guests, LIMITS).identify(None, "2001:db8::1")
+    assert caller is not None
+    assert [quota.allowance for quota in caller.quotas] == [
+        Allowance(1, None, None, 5, LISTINGS),
+        Allowance(2, None, None, 6, 3),
+        Allowance(None, None, None, 4, None),
+    ]

@@ -20,7 +20,7 @@ import uvloop
 from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.ledger.ledger import Ledger
-from mcp_gateway.core.observe.records import RequestRecord
+from mcp_gateway.core.record import RequestRecord
 from mcp_gateway.core.store.store import Store
 
 SECONDS = 3.0
@@ -49,7 +49,7 @@ async def request(ledger: Ledger, account_id: str, holds_s: list[float], settles
         request_id, None, account_id, "key_benchmark", "http", "model", "vllm-1", False, 12, 64, None, 10_200,
         "50000/150000", now_ms(), 5, None, 200, None, "stop",
     )  # fmt: skip
-    await ledger.settle(hold, 10_200, record.insertion)
+    await ledger.settle(hold, 10_200, record)
     holds_s.append(held_s - start_s)
     settles_s.append(time.perf_counter() - held_s)
 

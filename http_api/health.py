@@ -90,6 +90,9 @@ class MetricsPage:
         metrics.in_flight.set(self._lifecycle.in_flight)
         metrics.tasks.set(len(asyncio.all_tasks()))
         metrics.ledger_writable.set(self._ledger.is_writable)
+        open_holds, oldest_hold_s = await self._ledger.open_holds()
+        metrics.open_holds.set(open_holds)
+        metrics.oldest_hold_s.set(oldest_hold_s)
         for name, is_running in self._lifecycle.loops.states():
             metrics.background_loop_up.labels(name).set(is_running)
         for backend in self._pool.backends:

@@ -14,7 +14,7 @@ from http_api.responses import json_response, timestamps
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.observe.history import History, Wanted
-from mcp_gateway.core.observe.records import RequestRecord
+from mcp_gateway.core.record import RequestRecord
 
 
 class RequestsQuery(PageQuery):

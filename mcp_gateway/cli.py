@@ -22,6 +22,7 @@ from mcp_gateway.core.identity.keys import Key
 from mcp_gateway.core.identity.own_limits import DEFAULT, LIMIT_NAMES, Limit, OwnLimits
 from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.ledger.checkpoint import LedgerBroken
+from mcp_gateway.core.ledger.pending import PENDING, ForeignPending
 from mcp_gateway.core.money import format_usd, parse_usd
 from mcp_gateway.core.observe.logs import configure_logging
 from mcp_gateway.core.store.backup import back_up
@@ -351,6 +352,8 @@ def backup(
 ) -> None:
     """Copy the database to a new file, safely while the gateway serves."""
     settings = _settings(config)
+    if (settings.data_dir / PENDING).exists():
+        _fail("settlements wait to be written into the database: start the server once, then back up")
     try:
         back_up(settings.data_dir / DATABASE, file)
     except (OSError, DatabaseError) as error:
@@ -397,7 +400,7 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
         _fail(error.message)
     except UnicodeEncodeError:
         _fail("an argument is not text: it holds bytes that are no characters")
-    except (AlreadyServed, LedgerBroken, SchemaTooNew, DatabaseError, OSError) as error:
+    except (AlreadyServed, ForeignPending, LedgerBroken, SchemaTooNew, DatabaseError, OSError) as error:
         _fail(str(error))
 
 

@@ -4,7 +4,7 @@ from itertools import count
 from typing import Any
 
 from mcp_gateway.core.ids import first_id_at
-from mcp_gateway.core.observe.records import RequestRecord
+from mcp_gateway.core.record import INSERT, RequestRecord
 from mcp_gateway.core.store.store import Store
 
 _numbers = count(1)
@@ -42,6 +42,6 @@ async def write_records(store: Store, *records: RequestRecord) -> None:
 
     def work(connection: Any) -> None:
         for record in records:
-            connection.execute(*record.insertion)
+            connection.execute(INSERT, record)
 
     await store.write(work)

@@ -1,5 +1,6 @@
 """The one path of a chat request, whichever door it came in by: admission, hold, backend, settlement, record."""
 
+import logging
 import time
 from asyncio import CancelledError
 from collections.abc import AsyncIterator, Callable
@@ -13,14 +14,15 @@ from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.catalog import FREE, Model, Price, Published, affordable_tokens, quote
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.errors import GatewayError, internal_error
-from mcp_gateway.core.ledger.ledger import Hold, Ledger
+from mcp_gateway.core.ledger.ledger import Hold, Ledger, SettlementPending
 from mcp_gateway.core.lifecycle import Lifecycle
 from mcp_gateway.core.limits.limiter import Limiter, Turn
-from mcp_gateway.core.money import format_usd
+from mcp_gateway.core.money import NANO_PER_USD, format_usd
 from mcp_gateway.core.observe.activity import Activity
 from mcp_gateway.core.observe.metrics import Metrics
-from mcp_gateway.core.observe.records import Records, RequestRecord
+from mcp_gateway.core.observe.records import Records
 from mcp_gateway.core.policy.images import ImagePolicy
+from mcp_gateway.core.record import RequestRecord
 from mcp_gateway.core.request import ChatRequest
 from mcp_gateway.core.upstream import vllm
 from mcp_gateway.core.upstream.backend import Attempt, Backend, Headers, Response, failure, read_beginning
@@ -28,6 +30,8 @@ from mcp_gateway.core.upstream.choice import prefix_of
 from mcp_gateway.core.upstream.frames import DONE, FrameRelay, Usage, read_usage, renamed_model
 from mcp_gateway.core.upstream.pool import Pool
 from mcp_gateway.core.upstream.transport import UpstreamError
+
+logger = logging.getLogger(__name__)
 
 _CLIENT_CLOSED = GatewayError("client_closed", "The client left before the answer was whole.")
 DEMO_MODEL = "demo/echo"
@@ -120,6 +124,7 @@ class Exchange:
     _usage: Usage | None = None
     _finish_reason: str | None = None
     _is_accounted = False
+    _is_bill_pending = False
     _status = 200
     _turn: Turn
 
@@ -170,7 +175,9 @@ class Exchange:
             await self._account(relay.usage)
         except GatewayError as error:
             return frames + await self.frames_of(error)
-        return frames + relay.end(format_usd(self.cost_nano)) + DONE
+        cost_usd = format_usd(self.cost_nano)
+        note = b": the bill of %b USD is written as soon as it can be\n\n" % cost_usd.encode()
+        return frames + relay.end(cost_usd) + (note if self._is_bill_pending else b"") + DONE
 
     async def frames_of(self, error: GatewayError) -> bytes:
         """The end of a stream by a failure, accounted for: also of one that failed to begin after its head was sent."""
@@ -363,8 +370,15 @@ class Exchange:
 
     # Accounting
 
-    async def _account(self, usage: Usage | None, status: int = 200, error_code: str | None = None) -> None:
-        """Settle what was used, or void; record it either way. Once: later calls are a bug."""
+    async def _account(
+        self, usage: Usage | None, status: int = 200, error_code: str | None = None, *, is_reported: bool = True
+    ) -> None:
+        """Settle what was used, or void; record it either way. Once: later calls are a bug.
+
+        A usage that is not `is_reported` by the backend is an estimate, and never costs more than is held. Raises
+        GatewayError `ledger_unavailable` where the answer is refused, since its bill cannot be written; nothing is
+        billed then.
+        """
         self._is_accounted = True
         self._status = status
         self._usage = usage
@@ -377,26 +391,55 @@ class Exchange:
             self.cost_nano = self._price.cost_nano(usage.prompt_tokens, usage.completion_tokens)
         elif error_code is not None:
             self._turn.true_up(0)
-        hold = self._hold
-        if hold is not None and self.cost_nano > hold.amount_nano:
-            self._chat.metrics.usage_beyond_hold.labels(self._public_name).inc()
-            self.cost_nano = hold.amount_nano
-        duration_s = self._chat.monotonic_s() - self._clock_start_s
-        ledger, record = self._chat.ledger, self._record(error_code, int(duration_s * 1000))
-        self._chat.metrics.request_ended(record, duration_s, self._first_token_s)
-        self._chat.activity.note(record)
+        record = self._record(error_code)
+        try:
+            await self._bill(record, may_exceed=is_reported)
+        except GatewayError as refusal:
+            record = record._replace(http_status=refusal.status, error_code=refusal.code)
+            raise
+        finally:  # what is counted is what the caller is told, so only once that is known
+            duration_s = self._chat.monotonic_s() - self._clock_start_s
+            self._chat.metrics.request_ended(record, duration_s, self._first_token_s)
+            self._chat.activity.note(record)
+
+    async def _bill(self, record: RequestRecord, *, may_exceed: bool) -> None:
+        """Charge `cost_nano`, which is afterwards what was charged. Raises GatewayError `ledger_unavailable`."""
+        hold, ledger = self._hold, self._chat.ledger
         if hold is not None and self.cost_nano:
-            await ledger.settle(hold, self.cost_nano, record.insertion)
+            try:
+                charged_nano = await ledger.settle(hold, self.cost_nano, record, may_exceed=may_exceed)
+            except SettlementPending as pending:
+                self._keep_or_refuse(pending, record)
+            else:
+                self._note_loss(hold, self.cost_nano - charged_nano)
+                self.cost_nano = charged_nano
         elif self._is_hold_asked:  # given, refused, or left while it was decided
-            await ledger.void(self._call.request_id, record.insertion)
+            with suppress(GatewayError):  # it catches up; what the caller is told does not depend on it
+                await ledger.void(self._call.request_id, record)
         else:
             self._chat.records.add(record)
 
-    async def _account_for_failure(self, usage: Usage | None, error: GatewayError) -> None:
-        """Account for what was used until an error; where the ledger itself fails, it catches up by itself."""
+    def _keep_or_refuse(self, pending: SettlementPending, record: RequestRecord) -> None:
+        """What was delivered is billed in the end; an answer that was not is refused, and not billed."""
+        if self._relay is not None or self._status != 200:
+            self._is_bill_pending = True
+            return
+        refusal = GatewayError("ledger_unavailable", "The answer's bill cannot be written now: it is not billed.")
+        self.body, self.cost_nano, self._status = b"", 0, refusal.status
+        refused = record._replace(cost_nano=0, http_status=refusal.status, error_code=refusal.code)
+        self._chat.ledger.take_back(pending, refused)
+        raise refusal
+
+    def _note_loss(self, hold: Hold, unpaid_nano: int) -> None:
+        """Tell of a cost that neither the hold nor the rest of the wallet covered."""
+        if unpaid_nano > 0:
+            self._chat.metrics.unpaid_usd.labels(self._public_name).inc(unpaid_nano / NANO_PER_USD)
+            logger.warning("request %s cost %s USD more than its account has", hold.request_id, format_usd(unpaid_nano))
+
+    async def _account_for_failure(self, usage: Usage | None, error: GatewayError, *, is_reported: bool = True) -> None:
+        """Account for what was used until an error."""
         if not self._is_accounted:
-            with suppress(GatewayError):
-                await self._account(usage, error.status, error.code)
+            await self._account(usage, error.status, error.code, is_reported=is_reported)
 
     def _account_for_leaving(self, error: BaseException | None) -> None:
         """Account for a request that ends without its answer: refused, failed, or left by its caller."""
@@ -414,9 +457,9 @@ class Exchange:
         count, request = None, self._request
         if self._hold is not None and self._backend and self._route and request and not request.is_stream:
             count = await self._backend.count_prompt(request, self._route.backend_model)
-        await self._account_for_failure(None if count is None else Usage(count, 0), _CLIENT_CLOSED)
+        await self._account_for_failure(None if count is None else Usage(count, 0), _CLIENT_CLOSED, is_reported=False)
 
-    def _record(self, error_code: str | None, latency_ms: int) -> RequestRecord:
+    def _record(self, error_code: str | None) -> RequestRecord:
         call, caller, usage = self._call, self._caller, self._usage or _NO_USAGE
         return RequestRecord(
             id=call.request_id,
@@ -433,7 +476,7 @@ class Exchange:
             cost_nano=self.cost_nano,
             price_version=self._price.version,
             started_at_ms=int(self._started_at_s * 1000),
-            latency_ms=latency_ms,
+            latency_ms=int((self._chat.monotonic_s() - self._clock_start_s) * 1000),
             first_token_ms=None if self._first_token_s is None else int(self._first_token_s * 1000),
             http_status=self._status,
             error_code=error_code,

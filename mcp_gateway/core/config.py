@@ -321,6 +321,8 @@ class WalletSettings(Section):
     """The most prompt tokens that one image can become."""
     minimum_balance_usd: UsdText = "0"
     """Priced requests are refused below this balance."""
+    settle_wait_s: PositiveSeconds = 30.0
+    """How long an answer waits for its bill to be on the disk; one not delivered by then is refused and not billed."""
 
 
 class StripeSettings(Section):

@@ -21,6 +21,7 @@ from mcp_gateway.core.identity.known_keys import KnownKeys
 from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.ledger.checkpoint import verify_since_checkpoint
 from mcp_gateway.core.ledger.ledger import Ledger
+from mcp_gateway.core.ledger.pending import PendingFile
 from mcp_gateway.core.ledger.statement import Statement
 from mcp_gateway.core.lifecycle import Lifecycle, Phase
 from mcp_gateway.core.limits.limiter import Limiter
@@ -96,8 +97,11 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] = time.
     `now_s` is the wall clock that limits go by.
     """
     async with contextlib.AsyncExitStack() as stack:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(sole_server(settings.data_dir))  # first, so that nothing is migrated beneath another server
         store = await stack.enter_async_context(_open_store(settings))
-        stack.enter_context(sole_server(settings.data_dir))
+        pending = PendingFile(settings.data_dir, await store.identity())
+        stack.push_async_callback(_close, store, pending)
         lifecycle = Lifecycle(is_in_maintenance=settings.maintenance)
         metrics = Metrics()
         activity = Activity(now_ms)
@@ -105,6 +109,7 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] = time.
         records = Records(store)
         ledger = _ledger(store, settings)
         await verify_since_checkpoint(store)
+        await _catch_up(ledger, pending)
         if count := await ledger.void_open_holds():
             logger.info("voided %d holds of an earlier run", count)
         keys = _keys(store, settings)
@@ -151,7 +156,9 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] = time.
         )
         await pool.discover()
         await stack.enter_async_context(
-            lifecycle.loops.running(discovery=pool.watch, keys=known_keys.watch, grants=ledger.watch_grants)
+            lifecycle.loops.running(
+                discovery=pool.watch, keys=known_keys.watch, grants=ledger.watch_grants, holds=ledger.watch_holds
+            )
         )
         lifecycle.phase = Phase.READY
         yield gateway
@@ -171,7 +178,27 @@ async def _open_store(settings: Settings) -> AsyncIterator[Store]:
 
 def _ledger(store: Store, settings: Settings) -> Ledger:
     minimum_nano = parse_usd(settings.wallet.minimum_balance_usd)
-    return Ledger(store, now_ms=now_ms, minimum_balance_nano=minimum_nano, topup_url=settings.topup_url)
+    return Ledger(
+        store,
+        now_ms=now_ms,
+        minimum_balance_nano=minimum_nano,
+        settle_wait_s=settings.wallet.settle_wait_s,
+        longest_hold_s=2 * settings.upstream.total_timeout_s + settings.wallet.settle_wait_s,
+        topup_url=settings.topup_url,
+    )
+
+
+async def _catch_up(ledger: Ledger, pending: PendingFile) -> None:
+    """Write what an earlier process had to leave in a file, and set the room for another one aside."""
+    if entries := pending.read():
+        await ledger.catch_up(entries)
+        logger.info("wrote %d settlements and records of an earlier run", len(entries))
+        pending.remove()
+    pending.set_aside()
+
+
+async def _close(store: Store, pending: PendingFile) -> None:
+    pending.write(await store.close())
 
 
 @contextlib.contextmanager

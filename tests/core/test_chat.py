@@ -16,6 +16,7 @@ from mcp_gateway.core.chat import Call, CallerLeft, Exchange
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import DATABASE, Gateway, open_desk, open_gateway
+from mcp_gateway.core.ledger.ledger import Hold, SettlementPending
 from mcp_gateway.core.request import ChatRequest, parse_chat_request
 from tests.replaying import DONE, PATIENCE_S, ReplayingBackend, chunk, contents, in_two, silence, stream, unary
 from tests.serving import PRICED, chat_body
@@ -160,21 +161,22 @@ async def test_a_refused_admission_leaves_no_trace(stage: Stage) -> None:
     await stage.is_accounted_for(5800, None)
 
 
-async def test_a_ledger_that_fails_at_the_end_of_a_stream_is_told_in_one_frame(
+async def test_a_bill_that_is_late_at_the_end_of_a_stream_is_told_beside_the_whole_answer(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settled = stage.gateway.ledger.settle
 
-    async def late(*arguments: Any) -> int:
-        await settled(*arguments)
-        raise GatewayError("ledger_unavailable", "Later.")
+    async def late(hold: Hold, *arguments: Any, **options: Any) -> int:
+        await settled(hold, *arguments, **options)
+        raise SettlementPending(hold, asyncio.get_running_loop().create_future())
 
     monkeypatch.setattr(stage.gateway.ledger, "settle", late)
     with stage.exchange() as exchange:
         await exchange.begin(request(stream=True))
-        frames = [frame async for frame in exchange.frames()]
-    assert contents(frames)[-1]["error"]["code"] == "ledger_unavailable"
-    assert b"".join(frames).count(DONE) == 1
+        frames = b"".join([frame async for frame in exchange.frames()])
+    assert b'"error"' not in frames
+    assert b": the bill of 0.0000058 USD is written as soon as it can be\n\n" in frames
+    assert frames.count(DONE) == 1
     await stage.is_accounted_for(5800, None)
 
 

@@ -179,10 +179,28 @@ async def test_an_answer_that_fails_costs_nothing(stage: Stage, answer: Any, is_
     assert record["error_code"] == error_of(response)["code"]
 
 
-async def test_usage_beyond_the_hold_is_billed_at_the_hold(stage: Stage) -> None:
-    stage.backend.answer_with(unary(2048, 50))
-    await stage.chat(max_tokens=16)
-    await stage.is_left_with(CREDIT_NANO - stage.quote(max_tokens=16).maximum_nano)
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_usage_beyond_the_hold_is_billed_as_far_as_the_wallet_reaches(stage: Stage, is_stream: bool) -> None:
+    """Its hold was for fewer tokens: the backend's template, or its window, is larger than the configured one."""
+    stage.backend.answer_with(events(*stream(2048, 50)) if is_stream else unary(2048, 50))
+    answer = await stage.chat(max_tokens=16, stream=is_stream)
+    assert cost_nano(2048, 50) > stage.quote(max_tokens=16).maximum_nano
+    await stage.is_left_with(CREDIT_NANO - cost_nano(2048, 50))
+    assert (await stage.door.record(answer))["cost_nano"] == cost_nano(2048, 50)
+
+
+async def test_what_no_wallet_covers_is_the_operators_loss_in_a_metric_and_a_log_line(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokens = 1000 * CREDIT_NANO // PROMPT_PICO + 1000
+    stage.backend.answer_with(unary(tokens, 0))
+    answer = await stage.chat(max_tokens=16)
+    assert answer.headers["x-cost-usd"] == format_usd(CREDIT_NANO)
+    await stage.is_left_with(0)
+    assert (await stage.door.record(answer))["cost_nano"] == CREDIT_NANO
+    loss_usd = (cost_nano(tokens, 0) - CREDIT_NANO) / 1e9
+    assert f'gateway_unpaid_usd_total{{model="priced/tiny"}} {loss_usd}' in (await stage.door.http.get("/metrics")).text
+    assert "more than its account has" in caplog.text
 
 
 async def test_an_answer_without_usage_is_free_and_counted(stage: Stage) -> None:

@@ -17,9 +17,10 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.ledger.ledger import Balance
+from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.store.backup import back_up
-from tests.replaying import DONE, Asked, ReplayingBackend, chunk, contents, final_usage, held, unary
-from tests.serving import PRICED, Door, bearer, chat_body, error_of, open_door
+from tests.replaying import DONE, Asked, ReplayingBackend, chunk, final_usage, held, unary
+from tests.serving import PATIENCE_S, PRICED, Door, bearer, chat_body, error_of, eventually, open_door
 
 PROMPT_NANO, COMPLETION_NANO = 300, 700
 LONG = [{"role": "user", "content": "x" * PRICED["context_window"]}]
@@ -181,11 +182,47 @@ async def locked_database(door: Door) -> AsyncIterator[None]:
 
 
 @pytest.mark.parametrize("outage", [full_disk, locked_database])
-async def test_an_outage_of_the_database_refuses_new_chats_ends_streams_and_loses_no_bill(
+@pytest.mark.parametrize("is_over_in_time", [True, False])
+async def test_a_whole_answer_waits_for_its_bill_and_is_refused_unbilled_where_that_takes_too_long(
+    door: Door, backend: ReplayingBackend, outage: Callable[[Door], Any], is_over_in_time: bool
+) -> None:
+    account = await door.account("1")
+    key = await door.key(account)
+    door.gateway.ledger._settle_wait_s = PATIENCE_S if is_over_in_time else 0.05
+    is_released = asyncio.Event()
+    backend.answer_with(held(is_released, unary(9, 2)))
+    asking = asyncio.create_task(door.chat(key, model=PRICED["id"]))
+    await backend.chats_asked(1)
+    async with outage(door):
+        is_released.set()
+        await eventually(lambda: not door.gateway.ledger.is_writable)
+        if not is_over_in_time:
+            await asyncio.wait([asking])
+    answer = await asking
+    await eventually(lambda: door.gateway.ledger.is_writable)
+    record = await door.record(answer)
+    spent = 9 * PROMPT_NANO + 2 * COMPLETION_NANO if is_over_in_time else 0
+    assert await door.balance_nano(account) == 10**9 - spent
+    if is_over_in_time:
+        assert (answer.status_code, answer.headers["x-cost-usd"]) == (200, format_usd(spent))
+        assert (record["http_status"], record["cost_nano"]) == (200, spent)
+    else:
+        assert (answer.status_code, error_of(answer)["code"]) == (503, "ledger_unavailable")
+        assert answer.headers["retry-after"]
+        assert (record["http_status"], record["error_code"], record["cost_nano"]) == (503, "ledger_unavailable", 0)
+    metrics = (await door.http.get("/metrics")).text
+    assert f'gateway_requests_total{{model="priced/tiny",route="http",status="{answer.status_code}"}} 1.0' in metrics
+    assert len(backend.chats) == 1
+    door.errors.clear()  # the outage is logged, once
+
+
+@pytest.mark.parametrize("outage", [full_disk, locked_database])
+async def test_in_an_outage_new_chats_are_refused_and_streams_end_whole_and_are_billed_later(
     door: Door, backend: ReplayingBackend, outage: Callable[[Door], Any]
 ) -> None:
     account = await door.account("1")
     key = await door.key(account)
+    door.gateway.ledger._settle_wait_s = 0.05
     has_begun, goes_on = asyncio.Event(), asyncio.Event()
 
     async def in_two_parts(asked: Asked) -> None:
@@ -206,9 +243,11 @@ async def test_an_outage_of_the_database_refuses_new_chats_ends_streams_and_lose
         assert refused.headers["retry-after"]
         goes_on.set()
         stream = await streaming
-        *_, last = contents([stream.content])
-        assert last["error"]["code"] == "ledger_unavailable"
-        assert stream.content.endswith(DONE)
+        assert b'"error"' not in stream.content
+        assert b'"finish_reason":"stop"' in stream.content
+        spent_usd = format_usd(9 * PROMPT_NANO + 2 * COMPLETION_NANO)
+        note = f": the bill of {spent_usd} USD is written as soon as it can be\n\n"
+        assert stream.content.endswith(note.encode() + DONE)
         assert len(backend.chats) == 1, "a refused chat reached the backend"
     async with asyncio.timeout(10):
         while (await door.gateway.ledger.balance(account)).held_nano:  # noqa: ASYNC110 - the queue tells no one

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from mcp_gateway.core.observe.records import RequestRecord
+from mcp_gateway.core.record import RequestRecord
 from tests.recorded import recorded, write_records
 from tests.replaying import ReplayingBackend, held, unary, whole
 from tests.serving import FREE, PRICED, Door, error_of, open_door

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mcp_gateway.core.store.store import Insertion, Row
+from mcp_gateway.core.record import CORRECT, INSERT, RequestRecord, correction
+from mcp_gateway.core.store.store import Row
 
 _HOLDS = "SELECT request_id, account_id, paid_nano, granted_nano FROM holds"
 _WALLET = "SELECT paid_nano, granted_nano, held_nano FROM wallets WHERE account_id = ?"
@@ -59,13 +60,17 @@ class Journal:
         self._holds = _open_holds(connection, requests) if requests else {}
         self._ended: list[tuple[str]] = []
         self._transactions: list[Row] = []
-        self._insertions: dict[str, list[Row]] = {}
+        self._records: list[RequestRecord] = []
+        self._corrections: list[Row] = []
 
     @classmethod
-    def of_all_holds(cls, connection: sqlite3.Connection, now_ms: int) -> "Journal":
-        """One that knows every open hold there is."""
+    def of_all_holds(
+        cls, connection: sqlite3.Connection, now_ms: int, created_before_ms: int | None = None
+    ) -> "Journal":
+        """One that knows every open hold there is, or of those the ones that were made before a time."""
         journal = cls(connection, now_ms)
-        journal._holds = _by_request(connection.execute(_HOLDS))
+        limit_ms = 2**63 - 1 if created_before_ms is None else created_before_ms
+        journal._holds = _by_request(connection.execute(f"{_HOLDS} WHERE created_at_ms < ?", (limit_ms,)))
         return journal
 
     @property
@@ -125,9 +130,13 @@ class Journal:
         entries = (paid, granted, held, revenue, grant_source, clearing)
         self._transactions.append((account_id, kind, reference, *entries, self.now_ms))
 
-    def insert(self, insertion: Insertion) -> None:
-        """A row of someone else's."""
-        self._insertions.setdefault(insertion.sql, []).append(insertion.row)
+    def record(self, record: RequestRecord) -> None:
+        """A row of the request log."""
+        self._records.append(record)
+
+    def correct(self, record: RequestRecord) -> None:
+        """What a request's row says of its outcome from now on."""
+        self._corrections.append(correction(record))
 
     def write(self) -> None:
         """Into the database, all at once. Raises sqlite3.Error, also for what one entry alone is to blame for."""
@@ -141,8 +150,10 @@ class Journal:
             if wallet.is_changed:
                 row = (wallet.paid_nano, wallet.granted_nano, wallet.held_nano, account_id)
                 self.connection.execute(_CHANGED_WALLET if wallet.is_stored else _NEW_WALLET, row)
-        for sql, rows in self._insertions.items():
-            self.connection.executemany(sql, rows)
+        if self._records:
+            self.connection.executemany(INSERT, self._records)
+        if self._corrections:
+            self.connection.executemany(CORRECT, self._corrections)
 
     def _row(self, request_id: str, hold: OpenHold) -> Row:
         return (request_id, hold.account_id, hold.paid_nano, hold.granted_nano, self.now_ms)

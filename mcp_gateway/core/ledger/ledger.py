@@ -5,18 +5,27 @@ the rest; a hold fixes which grants it draws on. Settling and voiding end a hold
 """
 
 import asyncio
+import logging
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.ledger import grants
+from mcp_gateway.core.ledger.checks import CHECKS
 from mcp_gateway.core.ledger.journal import Journal, OpenHold
 from mcp_gateway.core.money import format_usd
-from mcp_gateway.core.store.store import Insertion, Store
+from mcp_gateway.core.record import RequestRecord
+from mcp_gateway.core.store.store import Store
+
+logger = logging.getLogger(__name__)
 
 _EXPIRY_INTERVAL_S = 10.0
+_SWEEP_INTERVAL_S = 60.0
+_KINDS_OF_A_REQUEST = ("kind = 'hold'", "kind IN ('settle', 'void')", "kind = 'refund_of_request'")
+"""Of the transactions that bear a request's id; each in the words by which SQLite knows that an index serves."""
 
 
 class Hold(NamedTuple):
@@ -36,13 +45,34 @@ class _Ask(NamedTuple):
     maximum_nano: int
 
 
-class _End(NamedTuple):
-    """A settlement or a void, and the record of the request, which goes into the same transaction."""
+class End(NamedTuple):
+    """A settlement or a void, and the record of the request, which goes into the same transaction.
+
+    Where `may_exceed`, what the cost is above the hold is taken from what the wallet has free.
+    """
 
     request_id: str
-    kind: str
+    kind: Literal["settle", "void"]
     cost_nano: int
-    also: Insertion | None
+    record: RequestRecord | None
+    may_exceed: bool = False
+
+
+class GiveBack(NamedTuple):
+    """What a request was charged, to be returned, since its answer was refused; `record` says so in its log."""
+
+    request_id: str
+    account_id: str
+    record: RequestRecord
+
+
+class SettlementPending(Exception):
+    """A settlement has not reached the disk in time. It is carried out as soon as that can be, unless taken back."""
+
+    def __init__(self, hold: Hold, written: "asyncio.Future[Any]") -> None:
+        super().__init__()
+        self.hold = hold
+        self.written = written
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +92,20 @@ class Ledger:
     """All wallets."""
 
     def __init__(
-        self, store: Store, *, now_ms: Callable[[], int], minimum_balance_nano: int = 0, topup_url: str | None = None
+        self,
+        store: Store,
+        *,
+        now_ms: Callable[[], int],
+        minimum_balance_nano: int = 0,
+        settle_wait_s: float = 30.0,
+        longest_hold_s: float = 86_400.0,
+        topup_url: str | None = None,
     ) -> None:
         self._store = store
         self._now_ms = now_ms
         self._minimum_balance_nano = minimum_balance_nano
+        self._settle_wait_s = settle_wait_s
+        self._longest_hold_s = longest_hold_s
         self._topup = {} if topup_url is None else {"topup_url": topup_url}
         self._group = self._hold_and_end
 
@@ -79,19 +118,44 @@ class Ledger:
         ask = _Ask(request_id, account_id, minimum_nano, maximum_nano)
         return cast(Hold, await self._store.write_grouped(self._group, ask, is_durable=False))
 
-    async def settle(self, hold: Hold, cost_nano: int, also: Insertion | None) -> int:
-        """End a hold by charging `cost_nano`, at most what is held; returns what was charged, 0 if it had ended before.
+    async def settle(
+        self, hold: Hold, cost_nano: int, record: RequestRecord | None, *, may_exceed: bool = False
+    ) -> int:
+        """End a hold by charging `cost_nano`; returns what was charged, 0 if it had ended before.
 
-        `also` is written with it, whether or not the hold had ended. Durable. Raises GatewayError `ledger_unavailable`
-        where that takes longer; it is still carried out.
+        At most what is held is charged, or where the cost `may_exceed` that, also what the wallet has free just then.
+        `record` is written with it, with what was charged as its cost. Returns once it is on the disk. Raises
+        SettlementPending where that takes longer than `settle_wait_s`.
         """
-        end = _End(hold.request_id, "settle", cost_nano, also)
-        return cast(int, await self._store.write_grouped(self._group, end, must_commit=True))
+        end = End(hold.request_id, "settle", cost_nano, record, may_exceed)
+        written = self._store.write_grouped(self._group, end, in_outage="wait", instead=_instead)
+        try:
+            async with asyncio.timeout(self._settle_wait_s):
+                return cast(int, await written)
+        except TimeoutError:
+            raise SettlementPending(hold, written) from None
 
-    async def void(self, request_id: str, also: Insertion | None) -> None:
-        """End a request's hold, if there is one, by giving all of it back. Raises as settle."""
-        end = _End(request_id, "void", 0, also)
-        await self._store.write_grouped(self._group, end, is_durable=False, must_commit=True)
+    def take_back(self, pending: SettlementPending, record: RequestRecord) -> None:
+        """Charge nothing after all, since the answer is refused; `record` says so in the request log.
+
+        Certain from this call on: a settlement that still waits is withdrawn, one that is committed is given back by an
+        entry of its own, which is queued behind it.
+        """
+        if self._store.withdraw(pending.written):
+            self._keep(End(pending.hold.request_id, "void", 0, record))
+        else:
+            self.give_back(pending.hold, record)
+
+    def give_back(self, hold: Hold, record: RequestRecord) -> "asyncio.Future[int]":
+        """Return what a request was charged, if anything, once; `record` says why in the request log."""
+        return self._keep(GiveBack(hold.request_id, hold.account_id, record))
+
+    async def void(self, request_id: str, record: RequestRecord | None) -> None:
+        """End a request's hold, if there is one, by giving all of it back.
+
+        Raises GatewayError `ledger_unavailable` where that takes longer; it is still carried out.
+        """
+        await self._keep(End(request_id, "void", 0, record), is_durable=False)
 
     async def credit(self, account_id: str, amount_nano: int, reference: str) -> bool:
         """Add paid money from outside; False if `reference` was applied before."""
@@ -128,18 +192,35 @@ class Ledger:
         row = await self._store.fetch_one(sql, (account_id,))
         return Balance(*row) if row else Balance()
 
+    async def catch_up(self, entries: Iterable[End | GiveBack | RequestRecord]) -> None:
+        """Carry out what an earlier process could not; what it had carried out is not done again. Durable."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            for entry in entries:
+                request_id = entry.id if isinstance(entry, RequestRecord) else entry.request_id
+                journal = Journal(connection, self._now_ms(), [request_id])
+                if isinstance(entry, RequestRecord):
+                    journal.record(entry)
+                else:
+                    self._outcome(journal, entry)
+                journal.write()
+
+        await self._store.write(work)
+
     async def void_open_holds(self) -> int:
         """Void every hold there is; right only at start, before this process has made one. Returns how many."""
+        return await self._void_holds_before(None)
 
-        def work(connection: sqlite3.Connection) -> int:
-            journal = Journal.of_all_holds(connection, self._now_ms())
-            requests = journal.open_requests
-            for request_id in requests:
-                _end(journal, _End(request_id, "void", 0, None))
-            journal.write()
-            return len(requests)
+    async def void_stale_holds(self) -> int:
+        """Void the holds that are older than any request can be, and so nobody's. Returns how many."""
+        return await self._void_holds_before(self._now_ms() - int(self._longest_hold_s * 1000))
 
-        return await self._store.write(work)
+    async def open_holds(self) -> tuple[int, float]:
+        """How many requests hold money as of the last commit, and for how many seconds the oldest has."""
+        now_ms = self._now_ms()
+        row = await self._store.fetch_one("SELECT COUNT(*), MIN(created_at_ms) FROM holds")
+        assert row is not None
+        return row[0], 0.0 if row[1] is None else (now_ms - row[1]) / 1000
 
     async def expire_grants(self) -> int:
         """Take back what is left, and not held, of every grant whose time is over; returns nano-USD."""
@@ -148,7 +229,7 @@ class Ledger:
 
         def work(connection: sqlite3.Connection) -> int:
             journal = self._journal(connection)
-            taken_nano = sum(_expire(journal, account_id) for (account_id,) in rows)
+            taken_nano = sum(grants.expire(journal, account_id) for (account_id,) in rows)
             journal.write()
             return taken_nano
 
@@ -166,11 +247,19 @@ class Ledger:
                 await self.expire_grants()
             await asyncio.sleep(_EXPIRY_INTERVAL_S)
 
+    async def watch_holds(self) -> None:
+        """Void stale holds now and then, until cancelled: a bug must not keep a customer's money until a restart."""
+        while True:
+            await asyncio.sleep(_SWEEP_INTERVAL_S)
+            with suppress(GatewayError):
+                if count := await self.void_stale_holds():
+                    logger.critical("voided %d holds that no request can still have", count)
+
     async def check(self) -> list[str]:
         """Every discrepancy between the facts and what is derived from them, in words; empty is good."""
         return [
             f"{what}: {', '.join(map(str, row))}"
-            for what, sql in _CHECKS.items()
+            for what, sql in CHECKS.items()
             for row in await self._store.fetch_all(sql)
         ]
 
@@ -191,18 +280,23 @@ class Ledger:
         return True
 
     def _hold_and_end(
-        self, connection: sqlite3.Connection, wanted: Sequence[_Ask | _End]
+        self, connection: sqlite3.Connection, wanted: Sequence[_Ask | End | GiveBack]
     ) -> list[Hold | int | GatewayError]:
         """The store's group for what a request costs: decided in order, read and written together."""
         journal = Journal(connection, self._now_ms(), [one.request_id for one in wanted])
         outcomes: list[Hold | int | GatewayError] = []
         for one in wanted:
             try:
-                outcomes.append(self._hold(journal, one) if isinstance(one, _Ask) else _end(journal, one))
+                outcomes.append(self._outcome(journal, one))
             except GatewayError as refusal:
                 outcomes.append(refusal)
         journal.write()
         return outcomes
+
+    def _outcome(self, journal: Journal, one: _Ask | End | GiveBack) -> Hold | int:
+        if isinstance(one, _Ask):
+            return self._hold(journal, one)
+        return _end(journal, one) if isinstance(one, End) else _give_back(journal, one)
 
     def _hold(self, journal: Journal, ask: _Ask) -> Hold:
         request_id, account_id, minimum_nano, maximum_nano = ask
@@ -210,13 +304,13 @@ class Ledger:
             return Hold(request_id, account_id, before.amount_nano)
         wallet = journal.wallet(account_id)
         if wallet.granted_nano:
-            _expire(journal, account_id)
+            grants.expire(journal, account_id)
         spendable_nano = wallet.paid_nano + wallet.granted_nano
         self._check_affordable(spendable_nano, minimum_nano)
         amount_nano = min(maximum_nano, spendable_nano)
         from_grants_nano = min(wallet.granted_nano, amount_nano)
         if from_grants_nano:
-            _draw(journal.connection, request_id, account_id, from_grants_nano)
+            grants.draw(journal.connection, request_id, account_id, from_grants_nano)
         journal.open(request_id, OpenHold(account_id, amount_nano - from_grants_nano, from_grants_nano))
         return Hold(request_id, account_id, amount_nano)
 
@@ -235,33 +329,97 @@ class Ledger:
         details = {"balance_usd": format_usd(spendable_nano), **self._topup}
         raise GatewayError(code, message, details=details)
 
+    async def _void_holds_before(self, created_before_ms: int | None) -> int:
+        def work(connection: sqlite3.Connection) -> int:
+            journal = Journal.of_all_holds(connection, self._now_ms(), created_before_ms)
+            requests = journal.open_requests
+            for request_id in requests:
+                _end(journal, End(request_id, "void", 0, None))
+            journal.write()
+            return len(requests)
+
+        return await self._store.write(work)
+
     def _journal(self, connection: sqlite3.Connection) -> Journal:
         return Journal(connection, self._now_ms())
 
+    def _keep(self, one: End | GiveBack, *, is_durable: bool = True) -> "asyncio.Future[Any]":
+        """Queue what must be carried out in the end, whoever waits for it."""
+        written = self._store.write_grouped(self._group, one, is_durable=is_durable, in_outage="keep", instead=_instead)
+        written.add_done_callback(_look_at)
+        return written
 
-def _end(journal: Journal, end: _End) -> int:
-    if end.also is not None:
-        journal.insert(end.also)
+
+def _end(journal: Journal, end: End) -> int:
     hold = journal.hold_of(end.request_id)
-    if hold is None:
-        return 0
-    charged_nano = min(end.cost_nano, hold.amount_nano)
-    granted_back_nano = max(hold.granted_nano - charged_nano, 0)
-    if hold.granted_nano:
-        _give_back(journal.connection, end.request_id, granted_back_nano)
-    paid_back_nano = hold.amount_nano - charged_nano - granted_back_nano
-    journal.end(end.request_id, end.kind, paid_back=paid_back_nano, granted_back=granted_back_nano)
+    charged_nano = 0 if hold is None else _charge(journal, hold, end)
+    if (record := end.record) is not None:
+        journal.record(record if record.cost_nano == charged_nano else record._replace(cost_nano=charged_nano))
     return charged_nano
 
 
-def _expire(journal: Journal, account_id: str) -> int:
-    """Take back what is left, and not held, of grants whose time is over; returns how much."""
-    sql = "SELECT id, remaining_nano FROM grants WHERE account_id = ? AND remaining_nano > 0 AND expires_at_ms <= ?"
-    expired: list[tuple[int, int]] = journal.connection.execute(sql, (account_id, journal.now_ms)).fetchall()
-    for grant_id, left_nano in expired:
-        journal.connection.execute("UPDATE grants SET remaining_nano = 0 WHERE id = ?", (grant_id,))
-        journal.post(account_id, "expire", f"grant {grant_id}", granted=-left_nano, grant_source=left_nano)
-    return sum(left_nano for _, left_nano in expired)
+def _charge(journal: Journal, hold: OpenHold, end: End) -> int:
+    """End the hold; returns what of the cost was charged."""
+    excess_nano = end.cost_nano - hold.amount_nano
+    if excess_nano > 0 and end.may_exceed:
+        granted_nano, paid_nano = _take_free(journal, hold.account_id, excess_nano)
+        granted_back_nano, paid_back_nano = -granted_nano, -paid_nano
+    else:
+        charged_nano = min(end.cost_nano, hold.amount_nano)
+        granted_back_nano = max(hold.granted_nano - charged_nano, 0)
+        paid_back_nano = hold.amount_nano - charged_nano - granted_back_nano
+    if hold.granted_nano:
+        grants.give_back(journal.connection, end.request_id, max(granted_back_nano, 0))
+    journal.end(end.request_id, end.kind, paid_back=paid_back_nano, granted_back=granted_back_nano)
+    return hold.amount_nano - paid_back_nano - granted_back_nano
+
+
+def _take_free(journal: Journal, account_id: str, amount_nano: int) -> tuple[int, int]:
+    """What of `amount_nano` the wallet has free, beyond all holds: (granted, paid). Takes it from the grants."""
+    wallet = journal.wallet(account_id)
+    if wallet.granted_nano:
+        grants.expire(journal, account_id)
+    granted_nano = min(amount_nano, wallet.granted_nano)
+    if granted_nano:
+        grants.take(journal.connection, account_id, granted_nano)
+    return granted_nano, min(amount_nano - granted_nano, max(wallet.paid_nano, 0))
+
+
+def _give_back(journal: Journal, back: GiveBack) -> int:
+    """Return all that a request was charged, once, and correct its record; returns how much."""
+    parts = (f"SELECT * FROM ledger_transactions WHERE reference = :id AND {kinds}" for kinds in _KINDS_OF_A_REQUEST)
+    sql = f"SELECT -SUM(paid_nano), -SUM(granted_nano), SUM(revenue_nano) FROM ({' UNION ALL '.join(parts)})"
+    paid_nano, granted_nano, revenue_nano = journal.connection.execute(sql, {"id": back.request_id}).fetchone()
+    journal.correct(back.record)
+    if not revenue_nano:
+        return 0
+    if granted_nano:
+        grants.return_charged(journal, back.account_id, granted_nano)
+    journal.post(
+        back.account_id, "refund_of_request", back.request_id,
+        paid=paid_nano, granted=granted_nano, revenue=-revenue_nano,
+    )  # fmt: skip
+    return int(revenue_nano)
+
+
+def _instead(one: _Ask | End | GiveBack) -> End | None:
+    """What stands in for an end that fails for an unknown reason: without its record, then a void, so that no hold
+    stays for ever.
+    """
+    if not isinstance(one, End):
+        return None
+    if one.record is not None:
+        return one._replace(record=None)
+    if one.kind == "void":
+        return None
+    logger.critical("the settlement of request %s fails, so that its hold is voided", one.request_id)
+    return End(one.request_id, "void", 0, None)
+
+
+def _look_at(written: "asyncio.Future[Any]") -> None:
+    """So that the failure of what nobody waits for is not reported as forgotten; the store has logged it."""
+    if not written.cancelled():
+        written.exception()
 
 
 def _is_applied(connection: sqlite3.Connection, kind: str, reference: str) -> bool:
@@ -270,77 +428,3 @@ def _is_applied(connection: sqlite3.Connection, kind: str, reference: str) -> bo
         "AND kind IN ('credit', 'grant', 'refund', 'dispute')"  # the words by which SQLite knows that the index serves
     )
     return connection.execute(sql, (kind, reference)).fetchone() is not None
-
-
-def _draw(connection: sqlite3.Connection, request_id: str, account_id: str, amount_nano: int) -> None:
-    """Take `amount_nano` from the account's grants, the first to expire first, and note how much from which."""
-    sql = (
-        "SELECT id, remaining_nano FROM grants WHERE account_id = ? AND remaining_nano > 0 "
-        "ORDER BY expires_at_ms IS NULL, expires_at_ms, id"
-    )
-    for grant_id, remaining_nano in connection.execute(sql, (account_id,)).fetchall():
-        part_nano = min(remaining_nano, amount_nano)
-        connection.execute("UPDATE grants SET remaining_nano = remaining_nano - ? WHERE id = ?", (part_nano, grant_id))
-        connection.execute("INSERT INTO hold_grants VALUES (?, ?, ?)", (request_id, grant_id, part_nano))
-        amount_nano -= part_nano
-        if not amount_nano:
-            return
-    raise AssertionError("grants hold less than the wallet says")
-
-
-def _give_back(connection: sqlite3.Connection, request_id: str, amount_nano: int) -> None:
-    """Return what a hold did not need to the grants it drew on, the last to expire first; forget its draws."""
-    sql = (
-        "SELECT grant_id, amount_nano FROM hold_grants JOIN grants ON id = grant_id WHERE request_id = ? "
-        "ORDER BY expires_at_ms IS NULL DESC, expires_at_ms DESC, grant_id DESC"
-    )
-    for grant_id, drawn_nano in connection.execute(sql, (request_id,)).fetchall():
-        part_nano = min(drawn_nano, amount_nano)
-        connection.execute("UPDATE grants SET remaining_nano = remaining_nano + ? WHERE id = ?", (part_nano, grant_id))
-        amount_nano -= part_nano
-    connection.execute("DELETE FROM hold_grants WHERE request_id = ?", (request_id,))
-
-
-_CHECKS = {
-    "a transaction does not sum to zero (id)": """
-        SELECT id FROM ledger_transactions
-        WHERE paid_nano + granted_nano + held_nano + revenue_nano + grant_source_nano + clearing_nano <> 0""",
-    "a wallet differs from its transactions (account, paid, granted, held by the wallet; by the transactions)": """
-        SELECT id, w.paid_nano, w.granted_nano, w.held_nano, t.paid, t.granted, t.held
-        FROM accounts LEFT JOIN wallets AS w ON w.account_id = id LEFT JOIN (
-            SELECT account_id, SUM(paid_nano) AS paid, SUM(granted_nano) AS granted, SUM(held_nano) AS held
-            FROM ledger_transactions GROUP BY account_id
-        ) AS t ON t.account_id = id
-        WHERE w.paid_nano IS NOT t.paid OR w.granted_nano IS NOT t.granted OR w.held_nano IS NOT t.held""",
-    "open holds differ from what a wallet holds (account, wallet, holds)": """
-        SELECT account_id, held_nano, total FROM (
-            SELECT w.account_id, w.held_nano, COALESCE(
-                (SELECT SUM(paid_nano + granted_nano) FROM holds AS h WHERE h.account_id = w.account_id), 0) AS total
-            FROM wallets AS w)
-        WHERE held_nano <> total""",
-    "grants differ from what a wallet was granted (account, wallet, grants)": """
-        SELECT account_id, granted_nano, total FROM (
-            SELECT w.account_id, w.granted_nano, COALESCE(
-                (SELECT SUM(remaining_nano) FROM grants AS g WHERE g.account_id = w.account_id), 0) AS total
-            FROM wallets AS w)
-        WHERE granted_nano <> total""",
-    "a hold differs from what it drew on grants (request, hold, draws)": """
-        SELECT request_id, granted_nano, total FROM (
-            SELECT h.request_id, h.granted_nano, COALESCE(
-                (SELECT SUM(amount_nano) FROM hold_grants AS d WHERE d.request_id = h.request_id), 0) AS total
-            FROM holds AS h)
-        WHERE granted_nano <> total""",
-    "a hold is neither open nor ended, or both (request, not ended by its transactions, open)": """
-        SELECT reference, t.held, COALESCE(h.paid_nano + h.granted_nano, 0) FROM (
-            SELECT reference, SUM(held_nano) AS held FROM ledger_transactions
-            WHERE kind IN ('hold', 'settle', 'void') GROUP BY reference
-        ) AS t LEFT JOIN holds AS h ON h.request_id = reference
-        WHERE t.held <> COALESCE(h.paid_nano + h.granted_nano, 0)""",
-    "a request's record differs from its settlement (request, recorded, charged)": """
-        SELECT reference, cost_nano, revenue_nano FROM ledger_transactions AS t
-        JOIN requests AS r ON r.id = reference AND r.account_id = t.account_id
-        WHERE kind = 'settle' AND cost_nano <> revenue_nano""",
-    "a request was settled or voided twice (request, times)": """
-        SELECT reference, COUNT(*) FROM ledger_transactions WHERE kind IN ('settle', 'void')
-        GROUP BY reference HAVING COUNT(*) > 1""",
-}

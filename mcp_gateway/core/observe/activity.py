@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from mcp_gateway.core.ids import first_id_at
-from mcp_gateway.core.observe.records import REQUESTS_SINCE, RequestRecord
+from mcp_gateway.core.observe.records import REQUESTS_SINCE
+from mcp_gateway.core.record import RequestRecord
 from mcp_gateway.core.store.store import Store
 
 DAY_MS = 86_400_000

@@ -6,7 +6,7 @@ from typing import Literal
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ids import first_id_at
-from mcp_gateway.core.observe.records import COLUMNS, RequestRecord
+from mcp_gateway.core.record import COLUMNS, RequestRecord
 from mcp_gateway.core.store.store import Row, Store
 from mcp_gateway.core.text import shown
 

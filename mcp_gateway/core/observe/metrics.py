@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricF
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from mcp_gateway.core.observe.records import RequestRecord
+from mcp_gateway.core.record import RequestRecord
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -37,6 +37,10 @@ class Metrics:
             "gateway_ledger_writable", "0 while nothing can be billed: the database is full, locked or broken.",
             registry=registry,
         )  # fmt: skip
+        self.open_holds = Gauge("gateway_open_holds", "Requests that hold money.", registry=registry)
+        self.oldest_hold_s = Gauge(
+            "gateway_oldest_hold_seconds", "For how long the oldest of them has.", registry=registry
+        )
         self.background_loop_up = Gauge(
             "gateway_background_loop_up", "0 where a background loop has ended.", ("loop",), registry=registry
         )
@@ -48,8 +52,8 @@ class Metrics:
             "gateway_usage_missing", "Answers whose backend told no usage, so that nothing was billed.", ("backend",),
             registry=registry,
         )  # fmt: skip
-        self.usage_beyond_hold = Counter(
-            "gateway_usage_beyond_hold", "Answers that cost more than was held, billed at the hold.", ("model",),
+        self.unpaid_usd = Counter(
+            "gateway_unpaid_usd", "What answers cost beyond their holds and what their wallets had free.", ("model",),
             registry=registry,
         )  # fmt: skip
 

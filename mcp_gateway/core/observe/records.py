@@ -5,50 +5,16 @@ import logging
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from mcp_gateway.core.ids import first_id_at
-from mcp_gateway.core.store.store import Insertion, Store
+from mcp_gateway.core.record import INSERT, RequestRecord
+from mcp_gateway.core.store.store import Store
 
 logger = logging.getLogger(__name__)
 
 
-class RequestRecord(NamedTuple):
-    """One request. `cost_nano` in nano-USD by the prices that `price_version` names; times in milliseconds."""
-
-    id: str
-    client_request_id: str | None
-    account_id: str
-    key_id: str | None
-    door: str
-    model: str | None
-    backend: str | None
-    is_stream: bool
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int | None
-    cost_nano: int
-    price_version: str | None
-    started_at_ms: int
-    latency_ms: int
-    first_token_ms: int | None
-    http_status: int
-    error_code: str | None
-    finish_reason: str | None
-
-    @property
-    def insertion(self) -> Insertion:
-        """Writes the row, once; goes into the transaction that settles or voids the request."""
-        return Insertion(_INSERT, self)
-
-
-COLUMNS = RequestRecord._fields
 REQUESTS_SINCE = "accounts CROSS JOIN requests ON requests.account_id = accounts.id AND requests.id >= ?"
 """Those of all accounts from an id on: the log is kept by account, and each is searched; CROSS keeps that order."""
-_INSERT = (
-    f"INSERT INTO requests ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) "
-    "ON CONFLICT (account_id, id) DO NOTHING"
-)
 
 
 class Records:
@@ -59,7 +25,7 @@ class Records:
 
     def add(self, record: RequestRecord) -> None:
         """Write a row without waiting for it; it is not lost while the process lives."""
-        written = self._store.write_grouped(_write, record, is_durable=False, must_commit=True)
+        written = self._store.write_grouped(_write, record, is_durable=False, in_outage="keep")
         written.add_done_callback(_note_failure)
 
     async def requests_today(self, day_start_ms: int) -> Mapping[str, int]:
@@ -76,7 +42,7 @@ class Records:
 
 
 def _write(connection: sqlite3.Connection, records: Sequence[RequestRecord]) -> list[None]:
-    connection.executemany(_INSERT, records)
+    connection.executemany(INSERT, records)
     return [None] * len(records)
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import aiosqlite
 
@@ -32,14 +32,12 @@ Row = tuple[Any, ...]
 Work = Callable[[sqlite3.Connection], T]
 Group = Callable[[sqlite3.Connection, Sequence[A]], Sequence[T | GatewayError]]
 """Runs several writes of one kind: an outcome for each argument, in order; a GatewayError is a refusal."""
+InOutage = Literal["refuse", "keep", "wait"]
+"""What becomes of a write while the database is full, locked or broken.
 
-
-class Insertion(NamedTuple):
-    """A row that goes into someone else's transaction, and the statement that writes it."""
-
-    sql: str
-    row: Row
-
+`refuse`: it fails with `ledger_unavailable`. `keep`: so it does, but is carried out all the same once that is possible.
+`wait`: it neither fails nor is forgotten; whoever has waited long enough can `withdraw` it.
+"""
 
 _LEAST_SQLITE = (3, 37)
 """The first with STRICT tables."""
@@ -61,14 +59,15 @@ _UNAVAILABLE = frozenset({
 """Primary result codes that say: not now, for reasons outside this write."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Job:
     group: Group[Any, Any] | None
     argument: Any
     """The group's argument; without a group, the work itself."""
     is_durable: bool
-    must_commit: bool
+    in_outage: InOutage
     future: asyncio.Future[Any] | None
+    instead: Callable[[Any], Any] | None = None
     is_alone: bool = False
     """To be run apart from its group, since a call for several failed."""
     result: Any = None
@@ -107,6 +106,8 @@ class Store:
         self._flusher = Flusher[_Job](self._sync_log, self._flushed)
         self._threads = ThreadPoolExecutor(2, "ledger-wait")  # a lock does not wait for a checkpoint
         self._waiting: deque[_Job] = deque()
+        self._unsynced: list[_Job] = []
+        """Committed, of those that wait, while the disk has failed to take the log."""
         self._gather_until_s = 0.0
         self._is_idle = True
         self._is_closed = False
@@ -133,27 +134,40 @@ class Store:
             opened.pop_all()
         return cls(path, connection, reader, point_reader, log, sync, busy_timeout_s)
 
-    def write(self, work: Work[T], *, is_durable: bool = True, must_commit: bool = False) -> "asyncio.Future[T]":
+    def write(self, work: Work[T], *, is_durable: bool = True, in_outage: InOutage = "refuse") -> "asyncio.Future[T]":
         """Run `work` in the writer's next transaction; the result comes once that is committed.
 
         Submitted at once, awaited or not; in the order of the calls. A GatewayError that `work` raises is its decision:
         what it changed before that stays. Any other error takes back what it changed. `work` may be run more than once,
         since a burst in which a write failed is run again without it. A write that is not durable may be lost by a
-        power failure, but not by a crash of the process. While the database is full, locked or broken, a write fails
-        with `ledger_unavailable`; one that `must_commit` fails so too, but is still tried until it has gone through.
-        Where the disk failed to take what was committed already, a durable write fails so too, and stays committed.
+        power failure, but not by a crash of the process. Where the disk failed to take what was committed already, a
+        durable write that does not wait fails with `ledger_unavailable` too, and stays committed.
         """
-        return self._submit(_Job(None, work, is_durable, must_commit, self._loop.create_future()))
+        return self._submit(_Job(None, work, is_durable, in_outage, self._loop.create_future()))
 
     def write_grouped(
-        self, group: Group[A, T], argument: A, *, is_durable: bool = True, must_commit: bool = False
+        self,
+        group: Group[A, T],
+        argument: A,
+        *,
+        is_durable: bool = True,
+        in_outage: InOutage = "refuse",
+        instead: Callable[[A], A | None] | None = None,
     ) -> "asyncio.Future[T]":
         """As `write`, for work of which much is done at once: `group` takes neighbours of its own kind in one call.
 
         An error that it raises takes back the whole call; each argument is then run by itself, so that a bug in one
-        costs only that one.
+        costs only that one. `instead` says what is written in the place of an argument that fails so, None for nothing.
         """
-        return self._submit(_Job(group, argument, is_durable, must_commit, self._loop.create_future()))
+        return self._submit(_Job(group, argument, is_durable, in_outage, self._loop.create_future(), instead))
+
+    def withdraw(self, written: "asyncio.Future[Any]") -> bool:
+        """Take back a write that still waits, so that it never happens; False where it is committed already."""
+        for job in self._waiting:
+            if job.future is written:
+                self._waiting.remove(job)
+                return True
+        return False
 
     async def fetch_all(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[Row]:
         """All rows of a query, as of the last commit."""
@@ -164,15 +178,21 @@ class Store:
         rows = cast(list[Row], await self._point_reader.execute_fetchall(sql, parameters))
         return rows[0] if rows else None
 
+    async def identity(self) -> str:
+        """What tells this database from every other, its own copies apart."""
+        row = await self.fetch_one("SELECT id FROM database_identity")
+        assert row is not None
+        return str(row[0])
+
     @property
     def is_available(self) -> bool:
         """Whether what was written last went through; during an outage it is tried again until something does."""
         return self._is_available
 
-    async def close(self) -> None:
-        """Commit what is queued, then close."""
+    async def close(self) -> list[Any]:
+        """Commit what is queued, then close. Returns the arguments of those to keep that could not be committed."""
         if self._is_closed:
-            return
+            return []
         self._is_closed = True
         await self._finish()
         await self._flusher.close()
@@ -183,6 +203,10 @@ class Store:
         await asyncio.to_thread(self._threads.shutdown)
         await self._reader.close()
         await self._point_reader.close()
+        for job in (*self._waiting, *self._unsynced):
+            if job.future is not None:
+                job.future.cancel()
+        return [job.argument for job in self._waiting if job.in_outage != "refuse"]
 
     # From a write to its commit
 
@@ -273,6 +297,8 @@ class Store:
                     for job in run:
                         job.is_alone = True
                     raise _Spoiled(None) from error
+                if _replace(run[0], error):
+                    raise _Spoiled(None) from error
                 _fail(run[0], error)
                 if self._connection.total_changes != changes or not self._connection.in_transaction:
                     raise _Spoiled(run[0]) from error
@@ -303,7 +329,10 @@ class Store:
             return
         self._note_outage(error)
         for job in jobs:
-            _refuse(job)
+            if job.in_outage == "wait":
+                self._unsynced.append(job)
+            else:
+                _refuse(job)
         self._make_room(self._make_log_sound)
 
     def _go_on(self) -> None:
@@ -317,12 +346,13 @@ class Store:
             self._is_idle = True
 
     def _put_off(self, cause: Exception) -> None:
-        """An outage: all that wait are told; what must be committed stays, first in the queue."""
+        """An outage: those that are not patient are told; what is to be kept stays in the queue, in its order."""
         self._note_outage(cause)
-        told, self._waiting = self._waiting, deque(job for job in self._waiting if job.must_commit)
-        for job in told:
-            _refuse(job)
-            job.future = None
+        queued, self._waiting = self._waiting, deque(job for job in self._waiting if job.in_outage != "refuse")
+        for job in queued:
+            if job.in_outage != "wait":
+                _refuse(job)
+                job.future = None
 
     def _note_outage(self, cause: Exception) -> None:
         if self._is_available:
@@ -344,8 +374,6 @@ class Store:
                 self._burst()
                 was_tried = True
         self._roll_back()
-        if self._waiting:
-            logger.critical("%d settlements could not be written before the end", len(self._waiting))
 
     # The log's size
 
@@ -427,11 +455,17 @@ class Store:
                 await self._in_thread(self._restart_log)
                 await self._in_thread(self._sync_log)
                 self._due, self._is_available = None, True
+                self._resolve_unsynced()
             except (sqlite3.Error, OSError) as error:
                 self._put_off(error)
                 if self._is_closed:
                     return
                 await asyncio.sleep(_RETRY_S)
+
+    def _resolve_unsynced(self) -> None:
+        unsynced, self._unsynced = self._unsynced, []
+        for job in unsynced:
+            _resolve(job)
 
     # In threads, which may wait
 
@@ -490,6 +524,16 @@ def _touch(connection: sqlite3.Connection) -> None:
     """Write a page as it was: SQLite does not compare."""
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     connection.execute(f"PRAGMA user_version = {version}")
+
+
+def _replace(job: _Job, error: Exception) -> bool:
+    """Put what is to be written instead into a write that fails; False where there is nothing."""
+    argument = None if job.instead is None else job.instead(job.argument)
+    if argument is None:
+        return False
+    logger.error("a write failed with %s; what stands in for it is written", type(error).__name__)
+    job.argument = argument
+    return True
 
 
 def _fail(job: _Job, error: Exception) -> None:

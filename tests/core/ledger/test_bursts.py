@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.ledger.ledger import Balance, Hold, Ledger
+from mcp_gateway.core.ledger.ledger import Balance, Hold, Ledger, SettlementPending
 from mcp_gateway.core.observe.records import Records
 from mcp_gateway.core.store.store import Store
 from tests.core.ledger.conftest import Clock
@@ -50,7 +50,7 @@ async def test_a_wallet_is_read_and_written_once_however_much_happens_to_it(
     holds = [await ledger.hold(f"old_{number}", account, 1, 10) for number in range(20)]
     statements = await traced(store)
     await asyncio.gather(
-        *(ledger.settle(hold, 7, record(hold.request_id, account, cost_nano=7).insertion) for hold in holds),
+        *(ledger.settle(hold, 7, record(hold.request_id, account, cost_nano=7)) for hold in holds),
         *(ledger.hold(f"new_{number}", account, 1, 10) for number in range(20)),
     )
     assert count(statements, "BEGIN") == 1
@@ -118,17 +118,18 @@ async def test_granted_credit_goes_first_and_returns_within_a_burst_too(
     assert await ledger.balance(account) == Balance(100 - 30 - 10, 20, 40 + 10)
 
 
-async def test_a_record_that_cannot_be_written_costs_only_its_own_settlement(ledger: Ledger, account: str) -> None:
+async def test_a_record_that_cannot_be_written_is_left_out_of_its_own_settlement_alone(
+    ledger: Ledger, account: str, store: Store
+) -> None:
     await ledger.credit(account, 100, "p")
     holds = [await ledger.hold(f"req_{number}", account, 1, 10) for number in range(5)]
-    insertions = [record(hold.request_id, account, cost_nano=4).insertion for hold in holds]
+    insertions = [record(hold.request_id, account, cost_nano=4) for hold in holds]
     insertions[2] = UNWRITABLE
     settled = (ledger.settle(hold, 4, insertion) for hold, insertion in zip(holds, insertions, strict=True))
     results = await asyncio.gather(*settled, return_exceptions=True)
-    assert [result if isinstance(result, int) else type(result) for result in results] == [
-        4, 4, sqlite3.IntegrityError, 4, 4,
-    ]  # fmt: skip
-    assert await ledger.balance(account) == Balance(100 - 4 * 4 - 10, 0, 10)
+    assert results == [4] * 5
+    assert await ledger.balance(account) == Balance(100 - 5 * 4)
+    assert await store.fetch_all("SELECT COUNT(*) FROM requests") == [(4,)]
 
 
 async def test_a_request_held_for_again_after_its_end_costs_nobody_else_in_the_burst(
@@ -168,17 +169,40 @@ async def test_a_hold_does_not_wait_for_the_disk_and_a_settlement_does(
     assert await settling == 4
 
 
-async def test_a_settlement_that_the_disk_failed_to_take_is_told_and_carried_out_once(
+async def test_a_settlement_that_the_disk_failed_to_take_is_told_once_the_disk_has_it(
     watched: tuple[Ledger, Disk], account: str
 ) -> None:
     ledger, disk = watched
     await ledger.credit(account, 100, "p")
     hold = await ledger.hold("req_1", account, 1, 10)
-    disk.failures = 1
-    told = await refused(ledger.settle(hold, 4, record("req_1", account, cost_nano=4).insertion))
-    assert told.code == "ledger_unavailable"
+    disk.failures = 2
+    assert await ledger.settle(hold, 4, record("req_1", account, cost_nano=4)) == 4
+    assert disk.begun >= 3
     assert await ledger.settle(hold, 4, None) == 0
     assert await ledger.balance(account) == Balance(96)
+
+
+async def test_a_settlement_that_is_committed_and_not_on_the_disk_in_time_is_given_back_once(
+    watched: tuple[Ledger, Disk], account: str
+) -> None:
+    ledger, disk = watched
+    ledger._settle_wait_s = 0.01
+    await ledger.credit(account, 60, "p")
+    await ledger.grant(account, 7, "g")
+    hold = await ledger.hold("req_1", account, 1, 10)
+    disk.hold()
+    with pytest.raises(SettlementPending) as pending:
+        await ledger.settle(hold, 9, record("req_1", account, cost_nano=9))
+    assert await ledger.balance(account) == Balance(60 - 2)  # committed
+    refusal = record("req_1", account)._replace(http_status=503, error_code="ledger_unavailable")
+    ledger.take_back(pending.value, refusal)
+    disk.release()
+    await ledger.give_back(hold, refusal)  # again: nothing more
+    assert await ledger.balance(account) == Balance(60, 7)
+    rows = await ledger._store.fetch_all("SELECT cost_nano, http_status, error_code FROM requests")
+    assert rows == [(0, 503, "ledger_unavailable")]
+    kinds = await ledger._store.fetch_all("SELECT kind FROM ledger_transactions WHERE reference = 'req_1'")
+    assert kinds == [("hold",), ("settle",), ("refund_of_request",)]
 
 
 async def test_records_of_free_requests_are_written_together_and_a_broken_one_alone_is_lost(

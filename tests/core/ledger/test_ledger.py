@@ -6,16 +6,15 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.ledger.ledger import Balance, Hold, Ledger
-from mcp_gateway.core.observe.records import RequestRecord
-from mcp_gateway.core.store.store import Insertion, Store
+from mcp_gateway.core.ledger.ledger import Balance, Hold, Ledger, SettlementPending
+from mcp_gateway.core.record import RequestRecord
+from mcp_gateway.core.store.store import Store
 from tests.core.ledger.conftest import Clock
-
-UNWRITABLE = Insertion("INSERT INTO requests (id) VALUES (?)", ("a row that lacks the rest",))
 
 
 def record(request_id: str, account_id: str, *, cost_nano: int = 0, key_id: str | None = None) -> RequestRecord:
@@ -40,6 +39,10 @@ def record(request_id: str, account_id: str, *, cost_nano: int = 0, key_id: str 
         error_code=None,
         finish_reason="stop",
     )
+
+
+UNWRITABLE = record("req_unwritable", "acc_unwritable")._replace(door=cast(Any, None))
+"""A record that lacks what its row must have."""
 
 
 @contextmanager
@@ -167,7 +170,7 @@ async def test_voiding_gives_everything_back_to_where_it_came_from(ledger: Ledge
 
 
 async def test_voiding_a_request_without_a_hold_only_records_it(ledger: Ledger, account: str, store: Store) -> None:
-    await ledger.void("req_1", record("req_1", account).insertion)
+    await ledger.void("req_1", record("req_1", account))
     assert await store.fetch_all("SELECT id FROM requests") == [("req_1",)]
     assert await store.fetch_all("SELECT * FROM ledger_transactions") == []
 
@@ -241,13 +244,89 @@ async def test_a_hold_keeps_what_it_drew_from_a_grant_that_expires_meanwhile(
 async def test_a_settlement_and_its_record_are_one_write(ledger: Ledger, account: str, store: Store) -> None:
     await ledger.credit(account, 100, "p")
     hold = await ledger.hold("req_1", account, 1, 10)
-    with pytest.raises(sqlite3.IntegrityError):
-        await ledger.settle(hold, 10, UNWRITABLE)
-    assert (await ledger.balance(account)).held_nano == 10
     for _ in range(2):  # the second time changes nothing
-        await ledger.settle(hold, 10, record("req_1", account, cost_nano=10).insertion)
+        await ledger.settle(hold, 10, record("req_1", account, cost_nano=10))
     assert await store.fetch_all("SELECT id, cost_nano, prompt_tokens FROM requests") == [("req_1", 10, 3)]
     assert await ledger.balance(account) == Balance(paid_nano=90)
+
+
+async def test_a_settlement_or_void_whose_record_cannot_be_written_is_made_without_it(
+    ledger: Ledger, account: str, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    await ledger.credit(account, 100, "p")
+    assert await ledger.settle(await ledger.hold("req_1", account, 1, 10), 10, UNWRITABLE) == 10
+    await ledger.void((await ledger.hold("req_2", account, 1, 10)).request_id, UNWRITABLE)
+    assert await ledger.balance(account) == Balance(paid_nano=90)
+    assert await store.fetch_all("SELECT * FROM requests") == []
+    assert caplog.text.count("a write failed with IntegrityError") == 2
+
+
+async def test_a_settlement_that_fails_for_an_unknown_reason_is_voided_so_that_no_hold_stays(
+    ledger: Ledger, account: str, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    await ledger.credit(account, 100, "p")
+    hold = await ledger.hold("req_1", account, 1, 10)
+    await store.write(
+        lambda connection: (
+            connection.execute(
+                "CREATE TRIGGER odd BEFORE INSERT ON ledger_transactions WHEN NEW.kind = 'settle' "
+                "BEGIN SELECT RAISE(ABORT, 'odd'); END"
+            )
+            and None
+        )
+    )
+    assert await ledger.settle(hold, 4, record("req_1", account, cost_nano=4)) == 0
+    assert await ledger.balance(account) == Balance(paid_nano=100)
+    assert [log.levelname for log in caplog.records if "req_1" in log.getMessage()] == ["CRITICAL"]
+
+
+async def test_a_cost_above_the_hold_is_taken_as_far_as_the_wallet_has_it_free(
+    ledger: Ledger, account: str, store: Store
+) -> None:
+    await ledger.credit(account, 100, "p")
+    await ledger.grant(account, 30, "g")
+    held = [await ledger.hold(f"req_{number}", account, 1, 40) for number in range(2)]  # 50 are free
+    charged = await ledger.settle(held[0], 75, record("req_0", account, cost_nano=75), may_exceed=True)
+    assert charged == 75
+    assert await ledger.balance(account) == Balance(15, 0, 40)
+    assert await ledger.settle(held[1], 1000, record("req_1", account, cost_nano=1000), may_exceed=True) == 55
+    assert await ledger.balance(account) == Balance()
+    assert await store.fetch_all("SELECT cost_nano FROM requests ORDER BY id") == [(75,), (55,)]
+
+
+async def test_an_excess_is_never_taken_from_what_others_hold_nor_from_below_zero(
+    ledger: Ledger, account: str, store: Store
+) -> None:
+    await ledger.credit(account, 100, "p")
+    mine, _other = [await ledger.hold(f"req_{number}", account, 1, 50) for number in range(2)]
+    await store.write(lambda connection: ledger.move(connection, account, "refund", -20, "back"))
+    assert await ledger.settle(mine, 60, None, may_exceed=True) == 50
+    assert await ledger.balance(account) == Balance(-20, 0, 50)
+
+
+async def test_an_excess_uses_granted_credit_first_and_none_that_has_expired(
+    ledger: Ledger, account: str, clock: Clock
+) -> None:
+    await ledger.credit(account, 100, "p")
+    hold = await ledger.hold("req_1", account, 1, 10)
+    await ledger.grant(account, 5, "soon over", expires_at_ms=clock.ms + 1)
+    await ledger.grant(account, 3, "lasts")
+    clock.ms += 1
+    assert await ledger.settle(hold, 20, None, may_exceed=True) == 20
+    assert await ledger.balance(account) == Balance(90 - 7)
+
+
+@pytest.mark.parametrize("lives_ms", [None, 1])
+async def test_a_refused_answers_granted_part_goes_back_to_a_grant_even_where_all_have_expired(
+    ledger: Ledger, account: str, clock: Clock, lives_ms: int | None
+) -> None:
+    await ledger.grant(account, 50, "g", expires_at_ms=None if lives_ms is None else clock.ms + lives_ms)
+    hold = await ledger.hold("req_1", account, 1, 50)
+    await ledger.settle(hold, 20, None)
+    clock.ms += 1
+    await ledger.give_back(hold, record("req_1", account))
+    await ledger.expire_grants()
+    assert await ledger.balance(account) == Balance(granted_nano=50 if lives_ms is None else 0)
 
 
 async def test_a_hold_whose_caller_left_while_it_was_decided_can_be_voided_by_its_request(
@@ -287,18 +366,36 @@ async def test_two_writers_on_one_database_never_spend_the_same_money(
         await store.close()
 
 
-async def test_a_settlement_during_an_outage_is_told_and_catches_up(
-    ledger: Ledger, account: str, store: Store, database: Path
-) -> None:
+async def test_a_settlement_waits_through_an_outage(ledger: Ledger, account: str, store: Store, database: Path) -> None:
     await ledger.credit(account, 100, "p")
     hold = await ledger.hold("req_1", account, 1, 10)
     with locked(database):
-        told = await refused(ledger.settle(hold, 7, record("req_1", account, cost_nano=7).insertion))
-        assert told.code == "ledger_unavailable"
+        settling = asyncio.ensure_future(ledger.settle(hold, 7, record("req_1", account, cost_nano=7)))
         assert (await refused(ledger.hold("req_2", account, 1, 10))).code == "ledger_unavailable"
-    await ledger.hold("req_3", account, 1, 10)  # comes after what was late
-    assert await ledger.balance(account) == Balance(paid_nano=83, held_nano=10)
+        assert not settling.done()
+    assert await settling == 7
+    assert await ledger.balance(account) == Balance(paid_nano=93)
     assert await store.fetch_all("SELECT id FROM requests") == [("req_1",)]
+
+
+async def test_a_settlement_that_takes_too_long_is_carried_out_unless_it_is_taken_back(
+    store: Store, account: str, clock: Clock, database: Path
+) -> None:
+    ledger = Ledger(store, now_ms=clock, settle_wait_s=0.01)
+    await ledger.credit(account, 100, "p")
+    holds = [await ledger.hold(name, account, 1, 10) for name in ("req_delivered", "req_refused")]
+    with locked(database):
+        pending = []
+        for hold in holds:
+            with pytest.raises(SettlementPending) as caught:
+                await ledger.settle(hold, 7, record(hold.request_id, account, cost_nano=7))
+            pending.append(caught.value)
+        refusal = record("req_refused", account)._replace(http_status=503)
+        ledger.take_back(pending[1], refusal)
+    await store.write(lambda connection: None, in_outage="wait")  # comes after what was late
+    assert await ledger.balance(account) == Balance(paid_nano=93)
+    rows = await store.fetch_all("SELECT id, cost_nano, http_status FROM requests ORDER BY id")
+    assert rows == [("req_delivered", 7, 200), ("req_refused", 0, 503)]
 
 
 async def test_a_void_during_an_outage_catches_up(ledger: Ledger, account: str, database: Path) -> None:
@@ -371,7 +468,7 @@ async def test_the_check_notices(database: Path, sql: str, clock: Clock, ledger:
     await ledger.credit(account, 100, "p")
     await ledger.grant(account, 30, "g")
     settled = await ledger.hold("req_1", account, 1, 10)
-    await ledger.settle(settled, 4, record("req_1", account, cost_nano=4).insertion)
+    await ledger.settle(settled, 4, record("req_1", account, cost_nano=4))
     await ledger.hold("req_2", account, 1, 50)
     await ledger.grant(account, 5, "g2")
     assert await ledger.check() == []
@@ -391,7 +488,7 @@ async def test_the_check_finds_nothing_wrong_while_the_ledger_is_in_use(ledger: 
 
     async def use(number: int) -> None:
         hold = await ledger.hold(f"req_{number}", account, 1, 30)
-        await ledger.settle(hold, 7, record(f"req_{number}", account, cost_nano=7).insertion)
+        await ledger.settle(hold, 7, record(f"req_{number}", account, cost_nano=7))
 
     using = asyncio.gather(*(use(number) for number in range(200)))
     while not using.done():

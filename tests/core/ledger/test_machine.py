@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -20,7 +19,7 @@ from mcp_gateway.core.ids import new_id
 from mcp_gateway.core.ledger.ledger import Balance, Hold, Ledger
 from mcp_gateway.core.store.store import Store
 from tests.core.ledger.conftest import Clock
-from tests.core.ledger.test_ledger import UNWRITABLE
+from tests.core.ledger.test_ledger import UNWRITABLE, record
 
 AMOUNT = st.integers(1, 100)
 FOREVER = 10**15
@@ -43,6 +42,8 @@ class Wallet:
     grants: list[Grant] = field(default_factory=list)
     holds: dict[str, list[tuple[Grant | None, int]]] = field(default_factory=dict)
     """What each open hold took from which grant, in order; None is paid money."""
+    charged: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Paid and granted money that each settled request was charged."""
 
     def balance(self) -> Balance:
         held = sum(part for parts in self.holds.values() for _, part in parts)
@@ -72,9 +73,12 @@ class Wallet:
         parts.append((None, missing))
         return amount
 
-    def end(self, request_id: str, cost: int) -> int:
-        parts = self.holds.pop(request_id, [])
-        charged = unpaid = min(cost, sum(part for _, part in parts))
+    def end(self, request_id: str, cost: int, *, exceeds_at_ms: int | None = None) -> int:
+        """What is charged: beyond the hold, where that is allowed at a moment, from what is free then."""
+        parts = self.holds.pop(request_id, None)
+        if parts is None:
+            return 0
+        unpaid, granted = cost, 0
         for grant, part in parts:
             used = min(part, unpaid)
             unpaid -= used
@@ -82,7 +86,32 @@ class Wallet:
                 self.paid += part - used
             else:
                 grant.left += part - used
+                granted += used
+        charged = cost - unpaid
+        if unpaid and exceeds_at_ms is not None:
+            more_granted, more_paid = self._take_free(unpaid, exceeds_at_ms)
+            granted += more_granted
+            charged += more_granted + more_paid
+        self.charged[request_id] = charged - granted, granted
         return charged
+
+    def _take_free(self, amount: int, now_ms: int) -> tuple[int, int]:
+        self.expire(now_ms)
+        missing = amount
+        for grant in sorted(self.grants, key=lambda grant: grant.expires_at_ms):
+            part = min(grant.left, missing)
+            grant.left -= part
+            missing -= part
+        paid = min(missing, max(self.paid, 0))
+        self.paid -= paid
+        return amount - missing, paid
+
+    def give_back(self, request_id: str, now_ms: int) -> None:
+        paid, granted = self.charged.pop(request_id, (0, 0))
+        self.paid += paid
+        if granted:
+            first = min(self.grants, key=lambda grant: (grant.expires_at_ms <= now_ms, grant.expires_at_ms))
+            first.left += granted
 
 
 class LedgerLife(RuleBasedStateMachine):
@@ -135,13 +164,21 @@ class LedgerLife(RuleBasedStateMachine):
         steps = [self._hold(new_id("req"), *want) for want in asked]
         self._ask(steps)
 
-    @rule(data=st.data(), cost=st.integers(0, 120))
-    def settle(self, data: st.DataObject, cost: int) -> None:
-        """Sometimes one that has ended already."""
+    @rule(data=st.data(), cost=st.integers(0, 250), may_exceed=st.booleans())
+    def settle(self, data: st.DataObject, cost: int, may_exceed: bool) -> None:
+        """Sometimes one that has ended already, or for more than was held."""
+        if self.holds:
+            asked, check = self._settle(data.draw(st.sampled_from(self.holds)), cost, may_exceed=may_exceed)
+            check(self.runner.run(asked()))
+
+    @rule(data=st.data())
+    def give_back(self, data: st.DataObject) -> None:
+        """As after a refusal of what was settled; sometimes twice, or of what was never charged."""
         if self.holds:
             hold = data.draw(st.sampled_from(self.holds))
-            charged = self.runner.run(self.ledger.settle(hold, cost, None))
-            assert charged == self.wallets[hold.account_id].end(hold.request_id, cost)
+            if hold.request_id not in self.wallets[hold.account_id].holds:
+                asked, check = self._give_back(hold)
+                check(self.runner.run(asked()))
 
     @rule(data=st.data())
     def void(self, data: st.DataObject) -> None:
@@ -164,27 +201,40 @@ class LedgerLife(RuleBasedStateMachine):
 
     def _step(self, data: st.DataObject) -> Step:
         """One thing to ask of the ledger, and the check of its answer against the auditor."""
-        kind = data.draw(st.sampled_from(["hold", "again", "settle", "void", "credit", "fail"]))
+        kind = data.draw(st.sampled_from(["hold", "again", "settle", "void", "credit", "fail", "back"]))
         if kind == "hold" or not self.holds:
             return self._hold(new_id("req"), *data.draw(st.tuples(st.integers(0, 1), AMOUNT, AMOUNT)))
         hold = data.draw(st.sampled_from(self.holds))
         ledger, wallet = self.ledger, self.wallets[hold.account_id]
         if kind == "settle":
-            return self._settle(hold, data.draw(st.integers(0, 120)))
+            return self._settle(hold, data.draw(st.integers(0, 250)), may_exceed=data.draw(st.booleans()))
         if kind == "void":
             return lambda: ledger.void(hold.request_id, None), lambda _: wallet.end(hold.request_id, 0)
         if kind == "credit":
             amount = data.draw(AMOUNT)
             return lambda: ledger.credit(hold.account_id, amount, new_id("credit")), lambda _: wallet.credit(amount)
         if kind == "fail":
-            return lambda: ledger.settle(hold, 1, UNWRITABLE), _is_left_out
+            return lambda: ledger.settle(hold, 1, UNWRITABLE), lambda got: _is(got, wallet.end(hold.request_id, 1))
+        if kind == "back":
+            return self._give_back(hold)
         return lambda: ledger.hold(hold.request_id, hold.account_id, 1, 1), lambda got: self._held_again(hold, got)
 
-    def _settle(self, hold: Hold, cost: int) -> Step:
+    def _settle(self, hold: Hold, cost: int, *, may_exceed: bool) -> Step:
         def check(charged: object) -> None:
-            assert charged == self.wallets[hold.account_id].end(hold.request_id, cost)
+            at_ms = self.clock.ms if may_exceed else None
+            assert charged == self.wallets[hold.account_id].end(hold.request_id, cost, exceeds_at_ms=at_ms)
 
-        return lambda: self.ledger.settle(hold, cost, None), check
+        return lambda: self.ledger.settle(hold, cost, None, may_exceed=may_exceed), check
+
+    def _give_back(self, hold: Hold) -> Step:
+        async def give_back() -> object:
+            return await self.ledger.give_back(hold, record(hold.request_id, hold.account_id))
+
+        def check(answer: object) -> None:
+            assert not isinstance(answer, BaseException)
+            self.wallets[hold.account_id].give_back(hold.request_id, self.clock.ms)
+
+        return give_back, check
 
     def _hold(self, request_id: str, index: int, a: int, b: int) -> Step:
         account, minimum, maximum = self.account(index), min(a, b), max(a, b)
@@ -212,10 +262,11 @@ class LedgerLife(RuleBasedStateMachine):
 
     @rule()
     def fail_halfway(self) -> None:
-        """A settlement whose record cannot be written leaves no trace."""
+        """A settlement whose record cannot be written is made without it."""
         if self.holds:
-            with pytest.raises(sqlite3.IntegrityError):
-                self.runner.run(self.ledger.settle(self.holds[-1], 1, UNWRITABLE))
+            hold = self.holds[-1]
+            charged = self.runner.run(self.ledger.settle(hold, 1, UNWRITABLE))
+            assert charged == self.wallets[hold.account_id].end(hold.request_id, 1)
 
     @rule(index=st.integers(0, 1), amount=AMOUNT)
     def refund(self, index: int, amount: int) -> None:
@@ -265,8 +316,8 @@ class LedgerLife(RuleBasedStateMachine):
         assert self.runner.run(self.ledger.check()) == []
 
 
-def _is_left_out(answer: object) -> None:
-    assert isinstance(answer, sqlite3.IntegrityError)
+def _is(answer: object, expected: object) -> None:
+    assert answer == expected
 
 
 TestLedgerLife = LedgerLife.TestCase

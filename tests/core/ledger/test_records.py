@@ -38,6 +38,6 @@ async def test_a_record_added_before_closing_is_there_after_a_restart(store: Sto
 
 async def test_a_request_is_recorded_once(store: Store) -> None:
     for cost_nano in (1, 2):
-        insertion = record("req_1", GUESTS, cost_nano=cost_nano).insertion
-        await store.write(lambda connection, row=insertion: connection.execute(*row) and None)
+        Records(store).add(record("req_1", GUESTS, cost_nano=cost_nano))
+    await store.write(lambda connection: None)
     assert await store.fetch_all("SELECT id, cost_nano FROM requests") == [("req_1", 1)]

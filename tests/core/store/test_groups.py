@@ -81,10 +81,10 @@ async def test_a_group_that_forgets_an_outcome_has_written_nothing(store: Store,
     assert notes_on_disk(database) == []
 
 
-async def test_a_group_that_must_commit_outlives_an_outage_in_order(store: Store, database: Path) -> None:
+async def test_a_group_that_is_kept_outlives_an_outage_in_order(store: Store, database: Path) -> None:
     notes = Notes()
     with locked(database):
-        writes = [store.write_grouped(notes.write, text, must_commit=True) for text in "ab"]
+        writes = [store.write_grouped(notes.write, text, in_outage="keep") for text in "ab"]
         results = await asyncio.gather(*writes, return_exceptions=True)
         assert [getattr(result, "code", None) for result in results] == ["ledger_unavailable"] * 2
     await store.write_grouped(notes.write, "c")

@@ -184,21 +184,41 @@ async def test_an_outage_ends_by_itself_though_nobody_asks(store: Store, databas
         pass
 
 
-async def test_closing_in_an_outage_speaks_of_settlements_only_where_there_are_any(
-    store: Store, database: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_closing_in_an_outage_has_nothing_to_tell_of_what_was_refused(store: Store, database: Path) -> None:
     with locked(database):
         with pytest.raises(GatewayError):
             await store.write(note("refused"))
-        await store.close()
-    assert "settlements" not in caplog.text
+        assert await store.close() == []
 
 
-async def test_what_must_commit_goes_through_once_the_lock_is_gone_and_exactly_once(
+async def test_what_waits_is_not_told_of_an_outage_and_goes_through_in_order(store: Store, database: Path) -> None:
+    with locked(database):
+        waiting = [store.write(note(text), in_outage="wait") for text in ("first", "second")]
+        with pytest.raises(GatewayError):
+            await store.write(note("refused"))
+        assert not any(write.done() for write in waiting)
+    await asyncio.gather(*waiting)
+    assert notes_on_disk(database) == ["first", "second"]
+
+
+async def test_what_was_withdrawn_never_happens(store: Store, database: Path) -> None:
+    with locked(database):
+        first, second = [store.write(note(text), in_outage="wait") for text in ("first", "second")]
+        with pytest.raises(GatewayError):
+            await store.write(note("refused"))
+        assert store.withdraw(first)
+        assert not store.withdraw(first)
+    await second
+    assert notes_on_disk(database) == ["second"]
+    assert not store.withdraw(second)
+    assert not first.done()
+
+
+async def test_what_is_kept_goes_through_once_the_lock_is_gone_and_exactly_once(
     store: Store, database: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with locked(database):
-        kept = [store.write(note(text), must_commit=True) for text in ("first", "second")]
+        kept = [store.write(note(text), in_outage="keep") for text in ("first", "second")]
         dropped = store.write(note("dropped"))
         results = await asyncio.gather(*kept, dropped, return_exceptions=True)
         assert [getattr(result, "code", None) for result in results] == ["ledger_unavailable"] * 3
@@ -208,14 +228,14 @@ async def test_what_must_commit_goes_through_once_the_lock_is_gone_and_exactly_o
     assert "left out" not in caplog.text  # a second "first" would have failed
 
 
-async def test_what_must_commit_comes_before_what_is_asked_later(store: Store, database: Path) -> None:
+async def test_what_is_kept_comes_before_what_is_asked_later(store: Store, database: Path) -> None:
     with locked(database), pytest.raises(GatewayError):
-        await store.write(note("late"), must_commit=True)
+        await store.write(note("late"), in_outage="keep")
     await store.write(note("new"))
     assert notes_on_disk(database) == ["late", "new"]
 
 
-async def test_a_full_disk_fails_writes_with_503_keeps_what_must_commit_and_recovers(
+async def test_a_full_disk_fails_writes_with_503_keeps_what_it_is_to_keep_and_recovers(
     store: Store, database: Path
 ) -> None:
     pages = await store.write(lambda connection: connection.execute("PRAGMA page_count").fetchone()[0])
@@ -228,12 +248,12 @@ async def test_a_full_disk_fails_writes_with_503_keeps_what_must_commit_and_reco
 
         return work
 
-    for must_commit in (False, True):
+    for is_kept in (False, True):
         with pytest.raises(GatewayError) as caught:
-            await store.write(big(f"must_commit={must_commit}"), must_commit=must_commit)
+            await store.write(big(f"is_kept={is_kept}"), in_outage="keep" if is_kept else "refuse")
         assert caught.value.code == "ledger_unavailable"
     limit = pages + 1000
-    await until(lambda: notes_on_disk(database) == ["must_commit=True"])
+    await until(lambda: notes_on_disk(database) == ["is_kept=True"])
     await store.write(note("as before"))
 
 
@@ -265,14 +285,12 @@ async def test_closing_commits_what_is_queued(database: Path, store: Store) -> N
     assert len(notes_on_disk(database)) == 100
 
 
-async def test_closing_ends_even_if_the_database_stays_locked(
-    database: Path, store: Store, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_closing_ends_even_if_the_database_stays_locked(database: Path, store: Store) -> None:
     with locked(database):
-        write = store.write(note("lost"), must_commit=True)
-        await store.close()
-        assert isinstance(write.exception(), GatewayError)
-    assert "1 settlements could not be written" in caplog.text
+        kept, waiting = store.write(lost := note("lost"), in_outage="keep"), store.write(lost, in_outage="wait")
+        assert await store.close() == [lost, lost]
+        assert isinstance(kept.exception(), GatewayError)
+        assert waiting.cancelled()
 
 
 async def test_a_write_after_close_is_refused(store: Store) -> None:

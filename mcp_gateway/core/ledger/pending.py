@@ -1,0 +1,114 @@
+"""What the ledger could not write before the process ended, in a file beside the database: applied at the next start.
+
+A disk that is full may be why, so the room for it is set aside while there is some. Knows nothing of balances.
+"""
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from mcp_gateway.core.ledger.ledger import End, GiveBack
+from mcp_gateway.core.record import RequestRecord
+
+logger = logging.getLogger(__name__)
+
+PENDING = "settlements.pending"
+_RESERVE = "settlements.reserve"
+_RESERVE_BYTES = 1024 * 1024
+Entry = End | GiveBack | RequestRecord
+
+
+class ForeignPending(Exception):
+    """The file belongs to another database than the one beside it."""
+
+
+class PendingFile:
+    """The file of one database, known by its id. Only the process that holds the folder's lock may touch it."""
+
+    def __init__(self, folder: Path, database_id: str) -> None:
+        self._path = folder / PENDING
+        self._reserve = folder / _RESERVE
+        self._database_id = database_id
+
+    def read(self) -> list[Entry]:
+        """What an earlier process left; nothing where it left nothing. Raises ForeignPending, OSError."""
+        if not self._path.exists():
+            return []
+        head, *lines = self._path.read_bytes().splitlines()
+        if orjson.loads(head)["database"] != self._database_id:
+            message = f"{self._path} holds settlements of another database; move it to where that one is, or away"
+            raise ForeignPending(message)
+        return [_entry(orjson.loads(line)) for line in lines]
+
+    def remove(self) -> None:
+        """Once everything in it has been applied."""
+        self._path.unlink(missing_ok=True)
+
+    def set_aside(self) -> None:
+        """Take the room that `write` may need."""
+        try:
+            with _open(self._reserve) as file:
+                file.write(bytes(_RESERVE_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            logger.warning("no room could be set aside for settlements in an outage: %s", error.strerror)
+
+    def give_up(self) -> None:
+        """Everything was written: the room is not needed."""
+        self._reserve.unlink(missing_ok=True)
+
+    def write(self, unwritten: Sequence[Any]) -> None:
+        """Keep what belongs to the ledger and the request log, money first, in the room that was set aside."""
+        entries = sorted(_kept(unwritten), key=lambda entry: isinstance(entry, RequestRecord))
+        if not entries:
+            return self.give_up()
+        lines = [orjson.dumps({"database": self._database_id}), *map(_line, entries)]
+        try:
+            with _open(self._reserve) as file:
+                file.write(b"\n".join(lines))
+                file.truncate()
+                file.flush()
+                os.fsync(file.fileno())
+            self._reserve.replace(self._path)
+        except OSError as error:
+            logger.critical("%d settlements and records are lost: %s", len(entries), error.strerror)
+        else:
+            logger.warning("%d settlements and records wait in %s for the next start", len(entries), self._path)
+        return None
+
+
+def _open(path: Path) -> Any:
+    """Opened without being cut, so that what was set aside stays; for its owner alone."""
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b")
+
+
+def _kept(unwritten: Iterable[Any]) -> Iterator[Entry]:
+    """A void needs no entry, since the next start voids what is open; its record does."""
+    for one in unwritten:
+        if isinstance(one, End) and one.kind == "void":
+            if one.record is not None:
+                yield one.record
+        elif isinstance(one, End | GiveBack | RequestRecord):
+            yield one
+
+
+def _line(entry: Entry) -> bytes:
+    kind = {End: "settle", GiveBack: "give_back", RequestRecord: "record"}[type(entry)]
+    fields = entry._asdict()
+    if (record := fields.get("record")) is not None:
+        fields["record"] = record._asdict()
+    return orjson.dumps(fields | {"kind": kind})
+
+
+def _entry(fields: dict[str, Any]) -> Entry:
+    kind = fields.pop("kind")
+    if kind == "record":
+        return RequestRecord(**fields)
+    if fields["record"] is not None:
+        fields["record"] = RequestRecord(**fields["record"])
+    return GiveBack(**fields) if kind == "give_back" else End(kind="settle", **fields)

@@ -1,0 +1,51 @@
+"""What is recorded of a request: metadata, never a word of its content; and the statements of its row."""
+
+from typing import NamedTuple
+
+
+class RequestRecord(NamedTuple):
+    """One request. `cost_nano` in nano-USD by the prices that `price_version` names; times in milliseconds."""
+
+    id: str
+    client_request_id: str | None
+    account_id: str
+    key_id: str | None
+    door: str
+    model: str | None
+    backend: str | None
+    is_stream: bool
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int | None
+    cost_nano: int
+    price_version: str | None
+    started_at_ms: int
+    latency_ms: int
+    first_token_ms: int | None
+    http_status: int
+    error_code: str | None
+    finish_reason: str | None
+
+
+COLUMNS = RequestRecord._fields
+INSERT = (
+    f"INSERT INTO requests ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) "
+    "ON CONFLICT (account_id, id) DO NOTHING"
+)
+"""Takes a record as its parameters; a request is recorded once."""
+CORRECT = (
+    "UPDATE requests SET cost_nano = ?, http_status = ?, error_code = ?, latency_ms = ? WHERE account_id = ? AND id = ?"
+)
+"""For a request whose outcome turned out otherwise after its row was written; takes a `correction`."""
+
+
+def correction(record: RequestRecord) -> tuple[int, int, str | None, int, str, str]:
+    """The parameters of CORRECT."""
+    return (
+        record.cost_nano,
+        record.http_status,
+        record.error_code,
+        record.latency_ms,
+        record.account_id,
+        record.id,
+    )

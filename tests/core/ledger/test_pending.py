@@ -1,0 +1,124 @@
+"""What could not be written before the process ended: kept in a file, and written once by the next."""
+
+import json
+import sqlite3
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from mcp_gateway.core.ledger.ledger import Balance, End, GiveBack, Ledger, SettlementPending
+from mcp_gateway.core.ledger.pending import PENDING, ForeignPending, PendingFile
+from mcp_gateway.core.observe.records import Records
+from mcp_gateway.core.store.store import Store
+from tests.core.ledger.conftest import Clock
+from tests.core.ledger.test_ledger import locked, record
+
+
+@asynccontextmanager
+async def opened(database: Path, clock: Clock) -> AsyncIterator[tuple[Store, Ledger, PendingFile]]:
+    store = await Store.open(database, busy_timeout_s=0.02)
+    yield store, Ledger(store, now_ms=clock, settle_wait_s=0.01), PendingFile(database.parent, await store.identity())
+    await store.close()
+
+
+async def left_in_an_outage(database: Path, clock: Clock, account: str) -> list[object]:
+    """What a process cannot write that ends in an outage: one stream's bill, one refused answer, a free request."""
+    async with opened(database, clock) as (store, ledger, pending):
+        pending.set_aside()
+        await ledger.credit(account, 100, "p")
+        holds = [await ledger.hold(name, account, 1, 10) for name in ("req_stream", "req_refused")]
+        with locked(database):
+            for hold in holds:
+                with pytest.raises(SettlementPending) as caught:
+                    await ledger.settle(hold, 7, record(hold.request_id, account, cost_nano=7))
+            ledger.take_back(caught.value, record("req_refused", account)._replace(http_status=503))
+            Records(store).add(record("req_free", account))
+            unwritten = await store.close()
+        pending.write(unwritten)
+        return unwritten
+
+
+async def test_it_is_written_once_whoever_stops_in_between(database: Path, clock: Clock, account: str) -> None:
+    await left_in_an_outage(database, clock, account)
+    async with opened(database, clock) as (store, ledger, pending):
+        for _ in range(2):  # the second time as after a crash between the commit and the removal
+            await ledger.catch_up(pending.read())
+        pending.remove()
+        assert pending.read() == []
+        assert await ledger.void_open_holds() == 1  # that of the refused answer
+        assert await ledger.balance(account) == Balance(paid_nano=93)
+        rows = await store.fetch_all("SELECT id, cost_nano, http_status FROM requests ORDER BY id")
+        assert rows == [("req_free", 0, 200), ("req_refused", 0, 503), ("req_stream", 7, 200)]
+        assert await ledger.check() == []
+
+
+async def test_the_file_says_no_more_than_the_request_log_and_is_its_owners_alone(
+    database: Path, clock: Clock, account: str
+) -> None:
+    unwritten = await left_in_an_outage(database, clock, account)
+    file = database.with_name(PENDING)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    head, *lines = map(json.loads, file.read_bytes().splitlines())
+    assert list(head) == ["database"]
+    assert [line["kind"] for line in lines] == ["settle", "record", "record"]
+    assert len(unwritten) == 3
+
+
+async def test_each_kind_of_entry_comes_back_as_it_was(tmp_path: Path, account: str) -> None:
+    settle = End("req_1", "settle", 7, record("req_1", account, cost_nano=7), may_exceed=True)
+    bare, back = End("req_2", "settle", 1, None), GiveBack("req_3", account, record("req_3", account))
+    free = record("req_4", account)
+    pending = PendingFile(tmp_path, "db")
+    pending.write([free, settle, lambda connection: None, bare, back, End("req_5", "void", 0, None)])
+    assert pending.read() == [settle, bare, back, free]
+
+
+async def test_another_databases_file_is_refused(tmp_path: Path, account: str) -> None:
+    PendingFile(tmp_path, "one").write([record("req_1", account)])
+    with pytest.raises(ForeignPending, match="another database"):
+        PendingFile(tmp_path, "two").read()
+
+
+def test_the_room_is_set_aside_while_there_is_some_and_given_up_after_a_good_end(tmp_path: Path) -> None:
+    pending = PendingFile(tmp_path, "db")
+    pending.set_aside()
+    (reserve,) = tmp_path.glob("settlements.*")
+    assert reserve.stat().st_size == 1024 * 1024
+    pending.write([])
+    assert list(tmp_path.glob("settlements.*")) == []
+
+
+async def test_every_database_has_an_id_of_its_own(tmp_path: Path) -> None:
+    ids = set()
+    for name in ("one", "two"):
+        store = await Store.open(tmp_path / name)
+        ids.add(await store.identity())
+        await store.close()
+    assert len(ids) == 2
+
+
+async def test_a_hold_that_no_request_can_still_have_is_voided(store: Store, account: str, clock: Clock) -> None:
+    ledger = Ledger(store, now_ms=clock, longest_hold_s=10)
+    await ledger.credit(account, 100, "p")
+    await ledger.hold("req_old", account, 1, 10)
+    clock.ms += 10_000
+    await ledger.hold("req_young", account, 1, 10)
+    assert await ledger.open_holds() == (2, 10.0)
+    assert await ledger.void_stale_holds() == 0
+    clock.ms += 1
+    assert await ledger.void_stale_holds() == 1
+    assert await ledger.balance(account) == Balance(90, 0, 10)
+
+
+def test_the_new_kind_is_in_the_check_of_a_database_that_was_there_before(database: Path, account: str) -> None:
+    with sqlite3.connect(database) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        sql = "INSERT INTO ledger_transactions VALUES (NULL, ?, ?, 'req_1', 1, 0, 0, -1, 0, 0, 1)"
+        connection.execute(sql, (account, "refund_of_request"))
+        for kind in ("odd", "refund_of_request"):  # unknown; given back twice
+            with pytest.raises(sqlite3.IntegrityError):
+                connection.execute(sql, (account, kind))
+        connection.rollback()

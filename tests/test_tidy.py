@@ -122,3 +122,9 @@ def test_every_route_is_in_the_readme() -> None:
     for route in routes:
         path = re.sub(r"\w+_id\b", "id", route.replace(":path", ""))
         assert path.rstrip("/") in readme, route
+
+
+def test_migrations_are_numbered_one_by_one() -> None:
+    """Two of one number, from two branches, would leave one of them out."""
+    names = sorted(path.name for path in (ROOT / "mcp_gateway/core/store/migrations").glob("*.sql"))
+    assert [int(name[:4]) for name in names] == list(range(1, len(names) + 1))

@@ -18,6 +18,7 @@ from mcp_gateway.core.upstream.transport import (
     BadResponse,
     ConnectFailed,
     ConnectionDied,
+    NoResources,
     ResponseTooLarge,
     TimedOut,
     UpstreamError,
@@ -36,7 +37,7 @@ _MAX_NAME_CHARS = 256
 _MAX_CONTEXT_TOKENS = 16_000_000
 """Of what a server lists; more than any model has, and little enough to reckon with."""
 FAULTS = frozenset({"backend_died", "backend_error", "connect_failed", "first_token_timeout"})
-"""Codes of what is a backend's fault. Not a client that leaves, not a refused request, not a full queue."""
+"""Codes of what is a backend's fault. Not a client that leaves, a refused request, a full queue or a full gateway."""
 Status = Literal["up", "busy", "failing", "down"]
 
 
@@ -142,7 +143,10 @@ class Backend:
                 raise GatewayError("backend_error", f"its /health answered {status}")
             rows = _rows(*await self._get(vllm.MODELS_PATH, _MAX_LIST_BYTES))
         except GatewayError as error:
-            self.lost(error.message)
+            if error.code == "overloaded":  # it was not asked
+                self.fault = self.fault and error.message
+            else:
+                self.lost(error.message)
             return
         if self.fault:  # it has come back: what became of requests before says nothing any more
             self.breaker.reset()
@@ -262,6 +266,8 @@ def failure(error: UpstreamError, *, has_started: bool = False) -> GatewayError:
     match error:
         case ConnectFailed() | TimedOut(which="connect"):
             return GatewayError("connect_failed", "The backend of this model cannot be reached.")
+        case NoResources():
+            return GatewayError("overloaded", "The gateway has no room for another connection to a backend now.")
         case TimedOut(which="first_token"):
             return GatewayError("first_token_timeout", "The backend brought no token in time.")
         case TimedOut():

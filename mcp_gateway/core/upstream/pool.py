@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 _RECOVERY_INTERVAL_S = 1.0
 _MAX_LOGGED_CHARS = 500
-_NOT_TAKEN = frozenset({"backend_busy", "connect_failed", "model_unavailable"})
+_NOT_TAKEN = frozenset({"backend_busy", "connect_failed", "model_unavailable", "overloaded"})
 """Codes of failures in which no backend began to work on the request."""
 ModelStatus = Literal["ready", "loading", "unavailable"]
 Failures = Mapping[Backend, str]

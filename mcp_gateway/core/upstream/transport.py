@@ -4,6 +4,7 @@ Knows sockets and HTTP framing; knows nothing of models, health, fail-over or wh
 
 UpstreamError
 ├── ConnectFailed         no connection: refused, unresolved, handshake failed
+├── NoResources           no connection for want of something on this machine: descriptors, ports, memory
 ├── ConnectionDied        the connection ended inside an exchange
 ├── BadResponse           what came is not HTTP/1.1, or not an answer to this request
 ├── ResponseTooLarge      head or body above the limit
@@ -11,6 +12,9 @@ UpstreamError
 """
 
 import asyncio
+import errno
+import re
+import socket
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +26,8 @@ from urllib.parse import urlsplit
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 _WRITE_BYTES = 256 * 1024
+_OF_THIS_MACHINE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+_ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 Wait = Literal["connect", "first_token", "idle", "unary", "total"]
 
@@ -38,6 +44,10 @@ class UpstreamError(Exception):
 
 class ConnectFailed(UpstreamError):
     """No connection could be made."""
+
+
+class NoResources(UpstreamError):
+    """This machine had no descriptor, port or memory left for the connection, which says nothing of the backend."""
 
 
 class ConnectionDied(UpstreamError):
@@ -206,6 +216,8 @@ class Transport:
             connection.abort()
             if isinstance(error, TimeoutError):
                 raise TimedOut("connect") from error
+            if isinstance(error, OSError) and is_of_this_machine(error):
+                raise NoResources(f"no connection: {error}") from error
             if isinstance(error, OSError | UnicodeError):  # the latter from a host name that cannot be one
                 raise ConnectFailed(f"no connection: {error}") from error
             raise
@@ -253,6 +265,26 @@ class Transport:
         self._open.discard(connection)
         if self._all_lost is not None and not self._open and not self._all_lost.done():
             self._all_lost.set_result(None)
+
+
+def is_of_this_machine(error: OSError) -> bool:
+    """Whether it is for want of something here that a connection failed.
+
+    Where a name has several addresses, the event loop joins the errors of all into one text without a number. Each must
+    be of this kind then: a machine without IPv6 has no address to reach a server from, but the other address says why.
+    """
+    if isinstance(error, socket.gaierror):  # a resolver that can open nothing says that the name is unknown
+        return not _can_open()
+    found = [error.errno] if error.errno is not None else [int(number) for number in _ERRNO.findall(str(error))]
+    return bool(found) and all(number in _OF_THIS_MACHINE for number in found)
+
+
+def _can_open() -> bool:
+    try:
+        socket.socket().close()
+    except OSError:
+        return False
+    return True
 
 
 class Response:
@@ -537,6 +569,8 @@ class _Connection(asyncio.Protocol):
         self.abort(self._death("the backend closed the connection"))
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if isinstance(exc, OSError) and is_of_this_machine(exc):
+            self.abort(NoResources(f"the connection was lost: {exc}"))
         self.abort(self._death(f"the connection was lost: {exc}"))
         del self._parser  # it refers back to this object
         self._owner._lost(self)

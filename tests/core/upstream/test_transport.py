@@ -1,13 +1,16 @@
 """The upstream transport against a backend that keeps to HTTP, and against one that does not."""
 
 import asyncio
+import errno
 import gc
+import os
+import resource
 import socket
 import ssl
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,10 +19,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.upstream.backend import Backend
 from mcp_gateway.core.upstream.transport import (
     BadResponse,
     ConnectFailed,
     ConnectionDied,
+    NoResources,
     Response,
     ResponseTooLarge,
     TimedOut,
@@ -27,6 +33,7 @@ from mcp_gateway.core.upstream.transport import (
     Transport,
     TransportLimits,
     UpstreamError,
+    is_of_this_machine,
 )
 
 from .misbehaving import (
@@ -578,6 +585,79 @@ async def test_connecting_has_an_end(tmp_path: Path) -> None:
         assert caught.value.which == "connect"
         await server.peers[0].gone()
         assert transport.in_flight == 0
+
+
+# -- what this machine lacks
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """The process may open none; what it has goes on."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "no-such-host.invalid"])
+async def test_a_connection_for_which_there_is_no_descriptor_says_nothing_of_the_backend(host: str) -> None:
+    async with MisbehavingServer(stall) as server:
+        url = server.base_url.replace("127.0.0.1", host)
+        backend = Backend("vllm-1", Transport(url, timeouts=USUAL_TIMES, limits=USUAL_LIMITS))
+        backend.fault = ""
+        with no_descriptor_left():
+            with pytest.raises(NoResources):
+                await backend.origin.request("GET", "/x", [])
+            with pytest.raises(GatewayError, match="overloaded") as caught:
+                await backend.chat(b"{}", [], is_stream=False)
+            await backend.discover()
+        assert caught.value.status == 503
+        assert caught.value.retry_after_s
+        for _ in range(20):
+            backend.enter("m").end(caught.value)
+        assert (backend.fault, backend.breaker.is_closed, backend.status) == ("", True, "up")
+
+
+async def test_a_backend_that_could_never_be_asked_tells_why() -> None:
+    backend = Backend("vllm-1", Transport("http://127.0.0.1:9", timeouts=USUAL_TIMES, limits=USUAL_LIMITS))
+    with no_descriptor_left():
+        await backend.discover()
+    assert backend.fault == "The gateway has no room for another connection to a backend now."
+    assert not backend.is_probed
+
+
+def several(*numbers: int) -> OSError:
+    """As event loops join them."""
+    return OSError("Multiple exceptions: " + ", ".join(f"[Errno {number}] Connect call failed" for number in numbers))
+
+
+OURS = [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL]
+
+
+@pytest.mark.parametrize("error", [*(OSError(number, "x") for number in OURS), several(*OURS), several(errno.EMFILE)])
+def test_what_this_machine_lacks_is_known_by_its_number(error: OSError) -> None:
+    assert is_of_this_machine(error)
+
+
+THEIRS = [errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ECONNRESET, errno.EPIPE]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(OSError(number, "x") for number in THEIRS),
+        several(errno.EADDRNOTAVAIL, errno.ECONNREFUSED),
+        several(*THEIRS),
+        OSError("no number"),
+        socket.gaierror(socket.EAI_NONAME, "unknown"),
+    ],
+)
+def test_what_the_other_machine_does_is_its_own(error: OSError) -> None:
+    assert not is_of_this_machine(error)
 
 
 # -- leaving

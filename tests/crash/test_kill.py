@@ -5,12 +5,9 @@ Run by `make crash`, apart from the other tests, for it takes its time.
 
 import asyncio
 import contextlib
-import os
 import random
 import signal
 import sqlite3
-import sys
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +18,7 @@ import pytest
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.gateway import DATABASE, open_desk
 from mcp_gateway.core.identity.own_limits import OwnLimits
+from tests.program import running_program
 from tests.replaying import DONE, Asked, ReplayingBackend, chunk, final_usage, unary
 from tests.serving import PRICED
 
@@ -29,7 +27,6 @@ pytestmark = pytest.mark.slow
 KILLS = 20
 CLIENTS = 24
 PROMPT_PRICE_NANO, COMPLETION_PRICE_NANO = 300, 700
-START_TIMEOUT_S = 20.0
 LIMITS = httpx2.Limits(max_connections=CLIENTS)
 
 
@@ -62,26 +59,6 @@ class Tokens:
         asked.end_stream()
 
 
-@contextlib.asynccontextmanager
-async def running_server(config: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """The real program; yields it and its address once it has told it."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "mcp_gateway", "serve", "--config", str(config),
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, env=environ,
-    )  # fmt: skip
-    assert process.stdout is not None
-    try:
-        async with asyncio.timeout(START_TIMEOUT_S):
-            while b" on http://" not in (line := await process.stdout.readline()):
-                assert line, "the server ended before it served"
-        yield process, line.split()[-1].decode()
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-
-
 async def client(http: httpx2.AsyncClient, seen: Seen, dice: random.Random) -> None:
     """Chat without end, until the server is gone; note each answer that came whole."""
     while True:
@@ -101,12 +78,14 @@ async def client(http: httpx2.AsyncClient, seen: Seen, dice: random.Random) -> N
 async def killed_under_load(config: Path, key: str, seen: Seen, dice: random.Random) -> None:
     """Start the server, let clients at it, and kill it at some moment."""
     async with (
-        running_server(config) as (process, url),
-        httpx2.AsyncClient(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=30, limits=LIMITS) as http,
+        running_program(config) as program,
+        httpx2.AsyncClient(
+            base_url=program.url, headers={"authorization": f"Bearer {key}"}, timeout=30, limits=LIMITS
+        ) as http,
     ):
         load = [asyncio.create_task(client(http, seen, dice)) for _ in range(CLIENTS)]
         await asyncio.sleep(0.2 + dice.random() * 0.4)
-        process.send_signal(signal.SIGKILL)
+        program.process.send_signal(signal.SIGKILL)
         await asyncio.gather(*load)
 
 
@@ -143,9 +122,8 @@ async def test_a_server_killed_under_load_loses_no_bill_and_leaves_no_hold(tmp_p
         for _ in range(KILLS):
             await killed_under_load(config, key, seen, dice)
             asked_ids |= {asked.headers["x-request-id"] for asked in backend.chats}
-        async with running_server(config) as (process, _):
-            process.send_signal(signal.SIGINT)
-            assert await process.wait() == 0
+        async with running_program(config) as program:
+            await program.end()
     async with open_desk(Settings.model_validate({"data_dir": tmp_path})) as desk:
         assert await desk.ledger.check() == []
     check_books(tmp_path / DATABASE, seen, asked_ids)

@@ -7,11 +7,10 @@ import asyncio
 import contextlib
 import os
 import random
-import signal
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +24,7 @@ from mcp_gateway.core.config import Settings
 from mcp_gateway.core.gateway import DATABASE, open_desk
 from mcp_gateway.core.identity.own_limits import OwnLimits
 from tests.captured import captured
-from tests.crash.test_kill import running_server
+from tests.program import SETTLING_S, Program, Weight, running_program
 from tests.replaying import DONE, Answer, Asked, ReplayingBackend, chunk, events, held, silence, stream, unary, whole
 from tests.serving import PRICED
 
@@ -35,7 +34,6 @@ SOAK_S = float(os.environ.get("SOAK_SECONDS", "600"))
 MEASURE_S = 8.0
 CLIENTS = 32
 SLOTS = 200
-SETTLING_S = 30.0
 MOST_GROWTH_BYTES = 16 * 1024 * 1024
 EXPECTED = {200, 429, 502, 503}
 CONFIG = """
@@ -180,45 +178,6 @@ class Load:
         await asyncio.gather(*chats)
 
 
-@dataclass(frozen=True)
-class Weight:
-    """What the server's process holds on to."""
-
-    sockets: int
-    tasks: int
-    in_flight: int
-    memory_bytes: int
-
-    @property
-    def rest(self) -> tuple[int, int, int]:
-        return self.sockets, self.tasks, self.in_flight
-
-
-def memory_of(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0]) * 1024
-
-
-async def weight_of(pid: int, url: str) -> Weight:
-    async with httpx2.AsyncClient(base_url=url) as http:
-        metrics = (await http.get("/metrics")).text
-        links = [os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")]
-
-    def value(name: str) -> int:
-        return int(float(metrics.partition(f"\n{name} ")[2].split()[0]))
-
-    sockets = sum(link.startswith("socket:") for link in links)
-    return Weight(sockets, value("gateway_tasks"), value("gateway_in_flight"), memory_of(pid))
-
-
-async def settled(pid: int, url: str, is_enough: Callable[[Weight], bool]) -> Weight:
-    """The weight once it is low enough, or what it was when the patience ended."""
-    end_s = time.monotonic() + SETTLING_S
-    while not is_enough(weight := await weight_of(pid, url)) and time.monotonic() < end_s:  # noqa: ASYNC110 - polled
-        await asyncio.sleep(0.5)
-    return weight
-
-
 async def torment(servers: list[ReplayingBackend], dice: random.Random) -> None:
     """Time and again let one backend die and come back, or be unwell, or full for a while."""
     while True:
@@ -239,9 +198,9 @@ async def torment(servers: list[ReplayingBackend], dice: random.Random) -> None:
                 server.waiting = 0
 
 
-async def remember(pid: int, seen: list[int]) -> None:
+async def remember(program: Program, seen: list[int]) -> None:
     while True:
-        seen.append(memory_of(pid))
+        seen.append(program.memory_bytes())
         await asyncio.sleep(1)
 
 
@@ -289,33 +248,32 @@ async def test_a_long_run_with_faults_leaves_nothing_behind(tmp_path: Path) -> N
         config = tmp_path / "gateway.toml"
         urls = ", ".join(f'"{server.url}"' for server in servers)
         config.write_text(CONFIG.format(urls=urls, folder=tmp_path, id=PRICED["id"], **PRICED["pricing"]))
-        process, url = await stack.enter_async_context(running_server(config))
-        async with client_of(url, key) as http:
+        program = await stack.enter_async_context(running_program(config))
+        async with client_of(program.url, key) as http:
             rate = await Load(http, dice).closed(MEASURE_S)
-        calm = await settled(process.pid, url, lambda weight: weight.sockets < 8 and not weight.in_flight)
+        calm = await program.settled(lambda weight: weight.sockets < 8 and not weight.in_flight)
         for sickness in sick:
             sickness.share = 0.1
         memory: list[int] = []
-        async with client_of(url, key) as http, alongside(torment(servers, dice), remember(process.pid, memory)):
+        async with client_of(program.url, key) as http, alongside(torment(servers, dice), remember(program, memory)):
             load = Load(http, dice)
             await load.opened(rate / 2, SOAK_S)
         for server in servers:
             server.answer_with()
-        end = await settled(process.pid, url, lambda weight: weight.rest <= calm.rest)
+        end = await program.settled(lambda weight: weight.is_within(calm))
         early = max(memory[: max(1, len(memory) // 4)])
         report(rate, load, calm, end, memory)
         assert load.statuses.keys() <= EXPECTED | {400}
         assert load.torn == 0
         assert load.left
         assert load.statuses[200] > 0.9 * load.statuses.total()
-        assert (end.sockets, end.tasks, end.in_flight) <= calm.rest
+        assert end.is_within(calm), (calm, end)
         assert end.memory_bytes - early < MOST_GROWTH_BYTES
-        async with client_of(url, key) as http:
+        async with client_of(program.url, key) as http:
             health = (await http.get("/health")).json()["backends"]
             assert [row["in_flight"] for row in health] == [0, 0, 0]
             await every_slot_is_free(http, servers)
-        process.send_signal(signal.SIGINT)
-        assert await process.wait() == 0
+        await program.end()
     async with open_desk(Settings.model_validate({"data_dir": tmp_path})) as desk:
         assert await desk.ledger.check() == []
     with contextlib.closing(sqlite3.connect(tmp_path / DATABASE)) as connection:

@@ -8,7 +8,7 @@ export PYTHONDONTWRITEBYTECODE :=
 SUITES := build/conformance
 SUITE_VERSIONS := 0.1.16 0.2.0-alpha.12
 
-.PHONY: serve test crash leaks conformance soak bench bench-bounds bench-instructions bench-ledger bundle test-clients bench-bridges lint \
+.PHONY: serve test crash leaks attack conformance soak bench bench-bounds bench-instructions bench-ledger bundle test-clients bench-bridges lint \
 	types check lock docs clean
 
 serve: $(VENV)/.installed  ## start the gateway on 127.0.0.1:8080
@@ -23,6 +23,9 @@ crash: $(VENV)/.installed-dev  ## kill -9 the server under load, twenty times, a
 
 soak: $(VENV)/.installed-dev  ## ten minutes (SOAK_SECONDS) at half the highest rate with faults; then nothing may be left
 	@$(BIN)/python -m pytest -m slow tests/soak -s --show-capture=no
+
+attack: $(VENV)/.installed-dev  ## what a hostile caller or backend may try, ATTACK_SECONDS (60) for each kind of random one
+	@$(BIN)/python -m pytest -m slow tests/attack
 
 bench-instructions: $(VENV)/.installed-dev  ## instructions of the processor a request, by perf or else valgrind
 	@$(BIN)/python benchmarks/instructions.py

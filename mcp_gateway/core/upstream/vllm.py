@@ -14,6 +14,8 @@ import orjson
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.request import ChatRequest
+from mcp_gateway.core.text import shown
+from mcp_gateway.core.upstream.places import without_places
 
 CHAT_PATH = "/v1/chat/completions"
 MODELS_PATH = "/v1/models"
@@ -154,8 +156,16 @@ def _read_beginning(body: bytes) -> tuple[str, str, str | None]:
     found = _CUT_MESSAGE.search(body) if len(body) >= MAX_REFUSAL_BYTES else None
     if found is None:
         return "", "", None
-    message = str(orjson.loads(b'"%b"' % found[1]))[:_SEARCHED_CHARS]
+    message = _unescaped(found[1])[:_SEARCHED_CHARS]
     return message, "Bad Request" if _NOTE_BEFORE.match(message) else "", None
+
+
+def _unescaped(text: bytes) -> str:
+    """What JSON text says, as far as it is JSON: it may have been cut within a character."""
+    try:
+        return str(orjson.loads(b'"%b"' % text))
+    except orjson.JSONDecodeError:
+        return text.decode(errors="replace")
 
 
 def _refusal(status: int, message: str, kind: str, param: str | None) -> GatewayError:
@@ -192,7 +202,7 @@ def _own_param(param: str | None) -> str | None:
     if param is None or param == "body":
         return None
     parts = param.removeprefix("body.").split(".")
-    return ".".join(part for part in parts if not part.startswith("ChatCompletion")) or None
+    return shown(".".join(part for part in parts if not part.startswith("ChatCompletion"))) or None
 
 
 def _short(message: str) -> str:
@@ -200,5 +210,5 @@ def _short(message: str) -> str:
     found = _NOTE_AFTER.search(message, begin)
     is_note = found is not None and (message.endswith(")") or len(message) >= _SEARCHED_CHARS)
     said = message[begin : found.start() if found is not None and is_note else None].strip()
-    said = said or "The backend refused the request."
+    said = without_places(said).strip() or "The backend refused the request."
     return said if len(said) <= _MESSAGE_LIMIT else said[:_MESSAGE_LIMIT] + "…"

@@ -28,6 +28,7 @@ from mcp_gateway.core.gateway import Gateway
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.text import shown
+from mcp_gateway.wire.bodies import BodyLimits
 
 OPENAI, INFERENCE = PREFIXES = ("/v1", "/api/v1/inference")
 _MODEL_HEALTH = re.compile(rf"(?:{'|'.join(PREFIXES)})/models/.+/health")
@@ -50,7 +51,7 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> ASGIApp:
     json_bounds = JsonBounds.of(settings)
     chat = ChatCompletions(
         gateway.chat,
-        max_body_bytes=settings.max_body_bytes,
+        body_limits=BodyLimits(settings, gateway.published),
         json_bounds=json_bounds,
         comment_s=settings.upstream.queue_comment_s,
     )
@@ -143,6 +144,7 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> ASGIApp:
         checks=(Gate(gateway.lifecycle, open_paths), Authentication(gateway.authenticator, is_open)),
         new_id=gateway.new_id,
         addresses=gateway.addresses,
+        room=gateway.bytes_in_flight,
         limiter=gateway.limiter,
         limits_url=f"{base_url}/v1/limits",
     )

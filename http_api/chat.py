@@ -2,36 +2,48 @@
 
 from starlette.types import Receive, Scope, Send
 
-from http_api.bodies import read_json_bytes
+from http_api.bodies import read_bytes
 from http_api.event_stream import EventStream
 from http_api.rendering import JSON_TYPE, send_bytes
 from mcp_gateway.core.chat import Call, Chat, Exchange
-from mcp_gateway.core.context import CLIENT, CONTEXT, Client, RequestContext
+from mcp_gateway.core.context import CLIENT, CONTEXT, CallerLeft, Client, RequestContext
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.request import ChatRequest, parse_chat_request
 from mcp_gateway.core.trace_context import TRACEPARENT, trace_of
+from mcp_gateway.wire.bodies import BodyLimits
 
 
 class ChatCompletions:
     """Reads the body, runs the exchange, and writes one JSON body or the frames as they come."""
 
-    def __init__(self, chat: Chat, *, max_body_bytes: int, json_bounds: JsonBounds, comment_s: float) -> None:
+    def __init__(self, chat: Chat, *, body_limits: BodyLimits, json_bounds: JsonBounds, comment_s: float) -> None:
         self._chat = chat
         self._comment_s = comment_s
-        self._max_body_bytes = max_body_bytes
+        self._body_limits = body_limits
         self._json_bounds = json_bounds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context: RequestContext = scope[CONTEXT]
-        assert context.caller is not None
-        call = _call_of(scope, context)
+        caller = context.caller
+        assert caller is not None
         client: Client = scope[CLIENT]
+        exchange = self._chat.exchange(caller, _call_of(scope, context))
+        if not client.is_whole:
+            self._chat.check(caller)  # who has nothing left is told so before the body is read
+        try:
+            raw = await read_bytes(scope, receive, self._body_limits.of(caller))
+        except (GatewayError, CallerLeft):
+            if client.refusal is not None:
+                raise  # it is no HTTP, and no request
+            with exchange:
+                raise  # counted and recorded like any other
         client.is_cancelled_on_departure = True
-        with self._chat.exchange(context.caller, call) as exchange:
-            raw = await read_json_bytes(scope, receive, self._max_body_bytes, self._json_bounds)
+        with exchange:  # no sooner: a body that comes slowly takes no place from anybody
+            await self._json_bounds.check(raw, caller)
             request = parse_chat_request(raw)
+            del raw
             if request.is_stream:
                 stream = EventStream(send, self._comment_s, lambda: _tell_clamp(exchange, context))
                 await _relay(exchange, request, stream)

@@ -30,6 +30,7 @@ from mcp_gateway.tools.list_models import ListModels
 from mcp_gateway.tools.prompts import Prompts
 from mcp_gateway.tools.resources import Resources
 from mcp_gateway.tools.tool import Invocation, Report, Result, Tool, error_result
+from mcp_gateway.wire.bodies import BodyLimits
 
 logger = getLogger(__name__)
 
@@ -211,7 +212,14 @@ def build_door(
         new_id=new_id,
     )
     server = build_server(handlers, version=version, website_url=settings.public_url)
-    door = McpDoor(server, settings=settings, lifecycle=lifecycle, new_id=new_id, take_changes=resources.take_changes)
+    door = McpDoor(
+        server,
+        settings=settings,
+        lifecycle=lifecycle,
+        new_id=new_id,
+        max_body_bytes=BodyLimits(settings, published).of,
+        take_changes=resources.take_changes,
+    )
     published.on_change(door.publish_changes)
     return door
 

@@ -18,7 +18,7 @@ LEVELS = [
     (6, ("http_api",)),
     (5, ("mcp_gateway.server", "mcp_gateway.door", "mcp_gateway.tools")),
     (4, ("mcp_gateway.core.gateway",)),
-    (3, ("mcp_gateway.core.chat",)),
+    (3, ("mcp_gateway.core.chat", "mcp_gateway.wire")),
     (2, tuple(f"mcp_gateway.core.{room}" for room in ROOMS)),
     (1, ("mcp_gateway.core.store",)),
     (0, ("mcp_gateway",)),

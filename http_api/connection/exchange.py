@@ -51,7 +51,6 @@ class HttpExchange:
         "_is_chunked",
         "_is_head",
         "_is_taken",
-        "_is_whole",
         "_left_bytes",
         "_moved",
         "_sent",
@@ -60,6 +59,7 @@ class HttpExchange:
         "is_complete",
         "is_gone",
         "is_kept_alive",
+        "is_whole",
         "refusal",
         "task",
     )
@@ -86,7 +86,7 @@ class HttpExchange:
         self._sent = sent
         self._body: list[bytes] = []
         self._body_bytes = 0
-        self._is_whole = False  # the body has come
+        self.is_whole = False  # the body has come
         self._is_taken = False  # and was handed out
         self._moved: asyncio.Event | None = None
         self._has_started = self.is_complete = self._is_chunked = False
@@ -116,16 +116,16 @@ class HttpExchange:
 
         Raises GatewayError where the rest of the body cannot be made sense of.
         """
-        if not (self._body or self._is_whole or self._has_started or self.is_gone):
+        if not (self._body or self.is_whole or self._has_started or self.is_gone):
             self._ask_for_body()
         while not (self.is_gone or self.is_complete):
             if self.refusal is not None:
                 raise self.refusal
-            if self._body or (self._is_whole and not self._is_taken):
+            if self._body or (self.is_whole and not self._is_taken):
                 return self._take_body()
             self._connection.resume_reading()
             moved = self._moved = self._moved or asyncio.Event()
-            if self._is_whole:
+            if self.is_whole:
                 await moved.wait()
             else:
                 await self._connection.client_sends(moved)
@@ -162,7 +162,7 @@ class HttpExchange:
         self._move()
 
     def end_body(self) -> None:
-        self._is_whole = True
+        self.is_whole = True
         self._move()
 
     def break_off(self, refusal: GatewayError) -> None:
@@ -201,14 +201,14 @@ class HttpExchange:
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body = []
         self._body_bytes = 0
-        self._is_taken = self._is_whole
-        if self._is_whole:
+        self._is_taken = self.is_whole
+        if self.is_whole:
             self._connection.resume_reading()  # or nobody would learn that the client leaves
-        return {"type": "http.request", "body": body, "more_body": not self._is_whole}
+        return {"type": "http.request", "body": body, "more_body": not self.is_whole}
 
     def _send_head(self, status: int, headers: Any) -> None:
         self._has_started = True
-        if not (self._body or self._is_whole) and self._expects_to_be_asked():
+        if not (self._body or self.is_whole) and self._expects_to_be_asked():
             self.is_kept_alive = self.is_body_coming = False  # what comes next may be its body or another request
         lines = [STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
         length: bytes | None = None

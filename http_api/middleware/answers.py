@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from http_api.rendering import send_error
-from mcp_gateway.core.chat import CallerLeft
-from mcp_gateway.core.context import CONTEXT, SENT, RequestContext
+from mcp_gateway.core.bytes_in_flight import BytesInFlight
+from mcp_gateway.core.context import CONTEXT, SENT, CallerLeft, RequestContext
 from mcp_gateway.core.errors import GatewayError, internal_error, outline
 from mcp_gateway.core.identity.address import AddressReader
 from mcp_gateway.core.limits.limiter import Limiter
@@ -35,6 +35,7 @@ class Answers:
         checks: Sequence[Check],
         new_id: Callable[[str], str],
         addresses: AddressReader,
+        room: BytesInFlight,
         limiter: Limiter,
         limits_url: str,
     ) -> None:
@@ -42,6 +43,7 @@ class Answers:
         self._checks = checks
         self._new_id = new_id
         self._addresses = addresses
+        self._room = room
         self._limiter = limiter
         self._limits_url = limits_url
 
@@ -71,6 +73,8 @@ class Answers:
             logger.error("request %s failed with %s", context.request_id, outline(error))
             if not has_started:
                 await send_error(stamped, internal_error(context.request_id), limits_url=self._limits_url)
+        finally:
+            context.release()
 
     def _context(self, scope: Scope) -> RequestContext:
         sent: dict[bytes, bytes] = scope[SENT]
@@ -79,7 +83,7 @@ class Answers:
         if b"x-forwarded-for" in sent:
             forwarded = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
         address = self._addresses.read(scope["client"], forwarded)
-        return RequestContext(self._new_id("req"), client_id, address, sent=sent)
+        return RequestContext(self._new_id("req"), client_id, address, self._room, sent=sent)
 
     def _stamps(self, context: RequestContext) -> list[tuple[bytes, bytes]]:
         stamps = [(b"x-request-id", context.request_id.encode()), *context.headers]

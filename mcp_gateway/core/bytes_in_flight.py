@@ -31,7 +31,7 @@ _GUESTS = "guests"
 
 
 class Owner(NamedTuple):
-    """Whom bytes are counted for: a caller's subject, and the address that it calls from, as limits count it."""
+    """Whom bytes are counted for: a caller's subject, and the address that it calls from."""
 
     subject: str
     address: str
@@ -63,10 +63,12 @@ class BytesInFlight:
     give up together.
     """
 
-    def __init__(self, most_bytes: int, *, wait_s: float = 5.0) -> None:
+    def __init__(self, most_bytes: int, *, counted_as: Callable[[str], str] = str, wait_s: float = 5.0) -> None:
+        """`counted_as` tells what an address counts as."""
         small_bytes = most_bytes // SMALL_PART
         self.small = Share(small_bytes, small_bytes // OWNER_PART, small_bytes // GUESTS_PART, wait_s)
         self.large = Share(largest_of(most_bytes), most_bytes // OWNER_PART, most_bytes // GUESTS_PART, wait_s)
+        self._counted_as = counted_as
         self._made = 0
 
     def __repr__(self) -> str:
@@ -90,7 +92,7 @@ class BytesInFlight:
     def reservation(self, owner: Owner) -> "Reservation":
         """A reservation for an owner, of nothing yet."""
         self._made += 1
-        return Reservation(self, owner, self._made)
+        return Reservation(self, owner._replace(address=self._counted_as(owner.address)), self._made)
 
 
 class Reservation:

@@ -13,6 +13,7 @@ import orjson
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.catalog import FREE, Model, Price, Published, affordable_tokens, quote
 from mcp_gateway.core.config import Settings
+from mcp_gateway.core.context import CallerLeft
 from mcp_gateway.core.errors import GatewayError, internal_error
 from mcp_gateway.core.ledger.ledger import Hold, Ledger, SettlementPending
 from mcp_gateway.core.lifecycle import Lifecycle
@@ -38,10 +39,6 @@ DEMO_MODEL = "demo/echo"
 _NO_USAGE = Usage(0, 0)
 _BYTES_PER_TOKEN = 3
 """For the estimate that tokens a minute are reserved by; the bill never rests on it."""
-
-
-class CallerLeft(Exception):
-    """The caller's connection ended before its request was whole."""
 
 
 class Call(NamedTuple):
@@ -92,6 +89,10 @@ class Chat:
         self.lifecycle = lifecycle
         self.now_s = now_s
         self.monotonic_s = monotonic_s
+
+    def check(self, caller: Caller) -> None:
+        """Raise what entering an exchange would now, and count nothing: before a body is read for it."""
+        self.limiter.check(caller)
 
     def exchange(self, caller: Caller, call: Call) -> "Exchange":
         """A request to come. Entering it counts it against the caller's limits, or raises GatewayError."""

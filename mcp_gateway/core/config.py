@@ -252,6 +252,8 @@ class GuestSettings(Section):
     """A guest's max_tokens is lowered to this."""
     max_json_values: Positive = 20_000
     """The most values and names in the JSON of a guest's request."""
+    max_body_bytes: Positive = 256 * 1024
+    """A guest's largest request body; the general one where enable_vision is on and a model for guests takes images."""
 
 
 class LimitSettings(Section):

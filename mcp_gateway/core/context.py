@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from mcp_gateway.core.bytes_in_flight import BytesInFlight, Owner, Reservation
 from mcp_gateway.core.caller import Caller
+from mcp_gateway.core.errors import GatewayError
 
 CONTEXT = "gateway.context"
 """The key in an ASGI scope."""
@@ -14,13 +16,20 @@ SENT = "gateway.sent"
 """Key in an ASGI scope: the request's headers by lower-case name; of one that was sent several times, the first."""
 
 
+class CallerLeft(Exception):
+    """The caller's connection ended before its request was whole."""
+
+
 class Client(Protocol):
-    """The far end of one request, as its server knows it.
+    """The far end of one request, as its server knows it; `is_whole` once all of the request has come.
 
     Where `is_cancelled_on_departure` is set, the task that answers is cancelled at once when the connection ends.
     """
 
     is_cancelled_on_departure: bool
+    is_whole: bool
+    refusal: GatewayError | None
+    """Why the rest of the request cannot be read: it is no HTTP."""
 
 
 @dataclass(slots=True)
@@ -33,8 +42,34 @@ class RequestContext:
     request_id: str
     client_request_id: str | None
     address: str
+    room: BytesInFlight
     caller: Caller | None = None
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     """Further headers of the answer, whichever way it ends."""
     sent: Mapping[bytes, bytes] = field(default_factory=dict)
     """What the scope has under SENT."""
+    _small_bytes: int = 0
+    _reservation: Reservation | None = None
+
+    @property
+    def reservation(self) -> Reservation:
+        """What this request keeps in memory, counted for its caller; who sends without being asked is a guest."""
+        if self._reservation is None:
+            subject, is_guest = (self.caller.subject, self.caller.is_guest) if self.caller else (self.address, True)
+            self._reservation = self.room.reservation(Owner(subject, self.address, is_guest))
+        return self._reservation
+
+    def take_small(self, size_bytes: int) -> bool:
+        """Count a small body that has come whole without the price of a reservation; False where there is no room."""
+        if not self.room.take_small(size_bytes):
+            return False
+        self._small_bytes += size_bytes
+        return True
+
+    def release(self) -> None:
+        """Keep nothing any more; a second time does nothing."""
+        if self._small_bytes:
+            self.room.give_small(self._small_bytes)
+            self._small_bytes = 0
+        if self._reservation is not None:
+            self._reservation.release()

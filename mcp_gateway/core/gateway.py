@@ -14,7 +14,7 @@ from mcp_gateway.core.chat import Chat
 from mcp_gateway.core.config import Settings, UpstreamSettings
 from mcp_gateway.core.idempotency import Idempotency
 from mcp_gateway.core.identity.accounts import Accounts
-from mcp_gateway.core.identity.address import AddressReader
+from mcp_gateway.core.identity.address import AddressReader, counted_as
 from mcp_gateway.core.identity.authenticator import Authenticator
 from mcp_gateway.core.identity.key_ring import KeyRing, KeysPerAccount
 from mcp_gateway.core.identity.known_keys import KnownKeys
@@ -221,7 +221,7 @@ def _keys(store: Store, settings: Settings) -> KeyRing:
 
 
 def _bytes_in_flight(settings: Settings, metrics: Metrics) -> BytesInFlight:
-    room = BytesInFlight(settings.max_in_flight_bytes)
+    room = BytesInFlight(settings.max_in_flight_bytes, counted_as=counted_as)
     metrics.bytes_in_flight.labels("small").set_function(lambda: room.small.used_bytes)
     metrics.bytes_in_flight.labels("large").set_function(lambda: room.large.used_bytes)
     return room

@@ -40,6 +40,7 @@ from mcp.types import (
 from mcp.types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.types import Receive, Scope, Send
 
+from mcp_gateway.core.bytes_in_flight import SMALL_BYTES
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.context import CONTEXT, RequestContext
@@ -48,8 +49,9 @@ from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.lifecycle import Lifecycle
 from mcp_gateway.door.access import Access
 from mcp_gateway.door.calls import CallContext, Tell, answer
-from mcp_gateway.door.http import Accept, EventStream, Reply, event, read_body, send_payload
+from mcp_gateway.door.http import Accept, EventStream, Reply, event, read_message_body, send_payload
 from mcp_gateway.door.jsonrpc import Message, Refusal, parse_message
+from mcp_gateway.door.method import Unfinished, method_of
 from mcp_gateway.door.sessions import Caps, Session, Sessions, owner_of
 from mcp_gateway.door.subscriptions import Subscriptions
 
@@ -73,6 +75,7 @@ class McpDoor:
         settings: Settings,
         lifecycle: Lifecycle,
         new_id: Callable[[str], str],
+        max_body_bytes: Callable[[Caller], int],
         take_changes: Callable[[], Iterable[ServerEvent]] = tuple,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -80,6 +83,7 @@ class McpDoor:
         self._settings = settings
         self._lifecycle = lifecycle
         self._new_id = new_id
+        self._max_body_bytes = max_body_bytes
         self._take_changes = take_changes
         self._access = Access(settings)
         self._json_bounds = JsonBounds.of(settings)
@@ -166,25 +170,16 @@ class McpDoor:
                 raise _not_allowed(b"POST")
             session_id = parse_qs(scope["query_string"].decode("latin-1")).get("session_id", [""])[0]
             session = self.event_sessions.find(session_id, owner_of(_caller(context)))
-            message = await self._read(headers, receive, context)
+            message = await self._read(context, receive)
             await self._take(session, message, context)
         except Refusal as refusal:
             return await send_payload(send, refusal.payload, refusal.status, refusal.headers)
         return await send_payload(send, b"", 202)
 
-    async def _read(self, headers: dict[bytes, bytes], receive: Receive, context: RequestContext) -> Message:
-        """The message of a body. Raises Refusal."""
-        raw = await read_body(headers, receive, self._settings.max_body_bytes)
-        try:
-            await self._json_bounds.check(raw, context.caller)
-            return parse_message(raw)
-        except GatewayError as error:
-            raise Refusal(error.status, PARSE_ERROR, error.message) from None
-
     # Streamable HTTP
 
     async def _post(self, headers: dict[bytes, bytes], scope: Scope, receive: Receive, send: Send) -> None:
-        message = await self._read(headers, receive, scope[CONTEXT])
+        message = await self._read(scope[CONTEXT], receive)
         is_modern = _is_modern_version(headers) or (_VERSION_HEADER not in headers and _has_envelope(message))
         if not is_modern and message.is_request and message.method == "initialize":
             return await self._open_session(message, scope, send)
@@ -298,6 +293,17 @@ class McpDoor:
 
     # Both
 
+    async def _read(self, context: RequestContext, receive: Receive) -> Message:
+        """The message that a request brings. Raises Refusal; only a call of a tool may be large."""
+        raw = await read_message_body(context, receive, self._max_body_bytes(_caller(context)))
+        if len(raw) > SMALL_BYTES:
+            await _check_large(raw)
+        try:
+            await self._json_bounds.check(raw, context.caller)
+            return parse_message(raw)
+        except GatewayError as error:
+            raise Refusal(error.status, PARSE_ERROR, error.message) from None
+
     async def _note(self, session: Session, message: Message, context: RequestContext) -> None:
         """Take a notification, or the answer to something that was asked."""
         if message.method is None:
@@ -401,6 +407,16 @@ async def _set_log_level(ctx: ServerRequestContext[Any, Any], params: SetLevelRe
     if isinstance(ctx.lifespan_context, Session):
         ctx.lifespan_context.log_level = params.level
     return EmptyResult()
+
+
+async def _check_large(raw: bytes) -> None:
+    """Raises Refusal for what is large and no call of a tool, before it is parsed."""
+    try:
+        method = await method_of(raw)
+    except Unfinished:
+        raise Refusal(400, PARSE_ERROR, "The body is not JSON.") from None
+    if method != "tools/call":
+        raise Refusal(413, INVALID_REQUEST, f"Only tools/call may have more than {SMALL_BYTES} bytes.")
 
 
 def _reply(headers: dict[bytes, bytes], receive: Receive, send: Send) -> Reply:

@@ -11,8 +11,10 @@ import anyio
 from mcp.types import INVALID_REQUEST
 from starlette.types import Receive, Send
 
-from mcp_gateway.core.chat import CallerLeft
-from mcp_gateway.door.jsonrpc import Refusal
+from mcp_gateway.core.context import RequestContext
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.door.jsonrpc import REFUSED, Refusal
+from mcp_gateway.wire.bodies import is_json, read_body
 
 KEEP_ALIVE_S = 15.0
 """A silent stream sends a comment this often, so that proxies keep it; an answer becomes a stream after this long."""
@@ -43,24 +45,19 @@ class Accept:
         return cls(json=is_any or not events or bool(kinds & {b"application/json", b"application/*"}), events=events)
 
 
-async def read_body(headers: dict[bytes, bytes], receive: Receive, max_bytes: int) -> bytes:
-    """The body of a JSON request. Raises Refusal (413, 415) or CallerLeft."""
-    if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
+async def read_message_body(context: RequestContext, receive: Receive, max_bytes: int) -> bytes:
+    """The body of a JSON request. Raises Refusal (413, 415, 503) or CallerLeft."""
+    if not is_json(context.sent):
         raise Refusal(415, INVALID_REQUEST, "Send JSON, with the header Content-Type: application/json.")
-    declared = headers.get(b"content-length", b"")
-    _check_size(int(declared) if declared.isdigit() else 0, max_bytes)
-    body = bytearray()
-    while (message := await receive())["type"] == "http.request":
-        body += message.get("body", b"")
-        _check_size(len(body), max_bytes)
-        if not message.get("more_body"):
-            return bytes(body)
-    raise CallerLeft
+    try:
+        return await read_body(context, receive, max_bytes)
+    except GatewayError as error:
+        raise _refusal_of(error) from None
 
 
-def _check_size(size_bytes: int, max_bytes: int) -> None:
-    if size_bytes > max_bytes:
-        raise Refusal(413, INVALID_REQUEST, f"The request body may have at most {max_bytes} bytes.")
+def _refusal_of(error: GatewayError) -> Refusal:
+    wait = () if error.retry_after_s is None else ((b"retry-after", b"%d" % error.retry_after_s),)
+    return Refusal(error.status, INVALID_REQUEST if error.status < 500 else REFUSED, error.message, headers=wait)
 
 
 async def send_payload(send: Send, payload: bytes, status: int = 200, headers: Headers = ()) -> None:

@@ -11,6 +11,8 @@ from mcp.types import INVALID_REQUEST, PARSE_ERROR, ErrorData
 from mcp_gateway.core.json_bounds import parse_json
 
 RequestId = str | int
+REFUSED = -32000
+"""For what cannot be served now; JSON-RPC leaves the number to servers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,13 @@ async def served_fixtures(data_dir: Path) -> AsyncIterator[str]:
     settings = Settings.model_validate({"data_dir": data_dir, "port": 0, "guests": GUESTS, "log_level": "warning"})
     bus = DoorBus()
     async with open_gateway(settings) as gateway:
-        door = McpDoor(build(bus), settings=settings, lifecycle=gateway.lifecycle, new_id=gateway.new_id)
+        door = McpDoor(
+            build(bus),
+            settings=settings,
+            lifecycle=gateway.lifecycle,
+            new_id=gateway.new_id,
+            max_body_bytes=lambda _: settings.max_body_bytes,
+        )
         bus.publish_at_door = door.publish
         app = build_app(gateway, door, base_url="http://127.0.0.1")
         port: asyncio.Future[int] = asyncio.get_running_loop().create_future()

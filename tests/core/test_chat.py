@@ -12,8 +12,9 @@ import orjson
 import pytest
 
 from mcp_gateway.core.caller import Allowance, Caller, Quota
-from mcp_gateway.core.chat import Call, CallerLeft, Exchange
+from mcp_gateway.core.chat import Call, Exchange
 from mcp_gateway.core.config import Settings
+from mcp_gateway.core.context import CallerLeft
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import DATABASE, Gateway, open_desk, open_gateway
 from mcp_gateway.core.ledger.ledger import Hold, SettlementPending

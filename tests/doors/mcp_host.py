@@ -23,9 +23,8 @@ from starlette.types import Receive, Scope, Send
 from http_api.connection import Bounds
 from http_api.serve import config_of
 from mcp_gateway.core.caller import Allowance, Caller, Quota
-from mcp_gateway.core.chat import CallerLeft
 from mcp_gateway.core.config import Settings
-from mcp_gateway.core.context import CONTEXT, RequestContext
+from mcp_gateway.core.context import CONTEXT, CallerLeft, RequestContext
 from mcp_gateway.core.gateway import Gateway, open_gateway
 from mcp_gateway.core.upstream.demo import DemoBackend
 from mcp_gateway.door.endpoints import McpDoor
@@ -148,12 +147,19 @@ def _app(host: Host) -> Callable[[Scope, Receive, Send], Any]:
         if (key := headers.get(b"x-test-key")) is not None:
             caller = host.keys[key.decode()]
         client_id = headers.get(b"x-client-request-id")
-        context = RequestContext(
-            host.gateway.new_id("req"), client_id.decode() if client_id else None, address, caller=caller
+        context = scope[CONTEXT] = RequestContext(
+            host.gateway.new_id("req"),
+            client_id.decode() if client_id else None,
+            address,
+            host.gateway.bytes_in_flight,
+            caller=caller,
+            sent=headers,
         )
-        scope[CONTEXT] = context
-        with contextlib.suppress(CallerLeft):
-            await endpoints[scope["path"]](scope, receive, send)
+        try:
+            with contextlib.suppress(CallerLeft):
+                await endpoints[scope["path"]](scope, receive, send)
+        finally:
+            context.release()
         host.answered += 1
 
     return app

@@ -19,6 +19,7 @@ from mcp.types import (
     UNSUPPORTED_PROTOCOL_VERSION,
 )
 
+from mcp_gateway.core.bytes_in_flight import Owner
 from mcp_gateway.core.caller import Allowance
 from tests.doors.mcp_host import JSON, Host, call, chat, eventually, initialize, open_host
 
@@ -392,6 +393,54 @@ async def test_a_body_over_the_limit_is_413_however_it_is_sent(host: Host) -> No
     for answer in (declared, undeclared):
         assert answer.status_code == 413
         assert "100000 bytes" in error_of(answer)["message"]
+
+
+@pytest.mark.parametrize("path", ["", "/messages/"])
+async def test_only_a_call_of_a_tool_may_be_large_and_this_is_seen_without_parsing(host: Host, path: str) -> None:
+    long = {"text": "x" * 70_000}
+    messages = [
+        (PING | {"params": long}, 413),
+        ({"params": long} | PING, 413),
+        (call("list_models", {}) | {"extra": long}, 200),
+        ({"extra": long} | call("list_models", {}), 200),
+        (orjson.dumps({"extra": long} | call("list_models", {}))[:-1] + b',"method":"ping"}', 413),
+        (orjson.dumps({"params": long} | PING)[:-1] + b',"method":"tools/call","params":{"name":"list_models"}}', 200),
+        ({"jsonrpc": "2.0", "id": 1, "result": long}, 413),
+        ({"jsonrpc": "2.0", "method": "notifications/x", "params": long}, 413),
+        (initialize() | {"extra": long}, 413),
+        (b"[" * 70_000, 400),
+        (orjson.dumps(call("list_models", {}) | {"extra": long})[:-1], 400),
+    ]
+    async with httpx2.AsyncClient(timeout=10) as http, http.stream("GET", f"{host.url}/sse") as stream:
+        lines = stream.aiter_lines()
+        await anext(lines)
+        endpoint = host.url.removesuffix("/v1/mcp") + (await anext(lines)).removeprefix("data: ")
+        for number, (message, status) in enumerate(messages):
+            answer = await host.post(message, url=endpoint if path else "")
+            assert answer.status_code == (202 if path and status == 200 else status), number
+            if status != 200:
+                assert error_of(answer)["code"] == (INVALID_REQUEST if status == 413 else PARSE_ERROR)
+
+
+async def test_a_guests_body_is_smaller_than_a_keys(host: Host, tmp_path: Path) -> None:
+    async with open_host(tmp_path / "other", guests={"max_body_bytes": 80_000}) as host:
+        message = chat("x" * 80_000)
+        assert (await host.post(message)).status_code == 413
+        assert (await host.post(message, host.key("k"))).status_code == 200
+
+
+async def test_a_message_that_finds_no_room_in_memory_is_503(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = host.gateway.bytes_in_flight
+    monkeypatch.setattr(room.large, "_wait_s", 0.0)
+    key = host.key("k")
+    with room.reservation(Owner("k", "192.0.2.77", False)) as reservation:
+        await reservation.grow(room.used_bytes + 32 * 1024 * 1024)
+        answer = await host.post(chat("x" * 80_000), key)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        assert error_of(answer)["code"] == -32000
+        assert (await host.post(PING, key)).status_code == 200
+    assert (await host.post(chat("x" * 80_000), key)).status_code == 200
+    assert room.used_bytes == 0
 
 
 async def test_only_json_is_taken(host: Host) -> None:

@@ -1,6 +1,7 @@
 """A long run at half the rate that this machine can, with backends and clients that fail in every way at random.
 
-Afterwards nothing may be left: no memory, socket, task, hold or slot. Run by `make soak`, for SOAK_SECONDS (600).
+An attacker has a share of the traffic (attacker.py). Afterwards nothing may be left: no memory, socket, task, hold or
+slot. Run by `make soak`, for SOAK_SECONDS (600).
 """
 
 import asyncio
@@ -26,7 +27,8 @@ from mcp_gateway.core.identity.own_limits import OwnLimits
 from tests.captured import captured
 from tests.program import SETTLING_S, Program, Weight, running_program
 from tests.replaying import DONE, Answer, Asked, ReplayingBackend, chunk, events, held, silence, stream, unary, whole
-from tests.serving import PRICED
+from tests.serving import PRICED, UNLIMITED
+from tests.soak.attacker import Attacker
 
 pytestmark = pytest.mark.slow
 
@@ -40,6 +42,7 @@ CONFIG = """
 vllm_urls = [{urls}]
 data_dir = "{folder}"
 port = 0
+trusted_proxies = ["127.0.0.1"]
 client_stall_timeout_s = 2
 [upstream]
 first_token_timeout_s = 0.5
@@ -245,26 +248,34 @@ async def test_a_long_run_with_faults_leaves_nothing_behind(tmp_path: Path) -> N
             account = (await desk.accounts.create("soak")).id
             await desk.ledger.credit(account, 10**15, "start")
             key = (await desk.keys.create(account, limits=OwnLimits(None, None, None, SLOTS)))[1]
+            hostile = (await desk.accounts.create("hostile")).id
+            await desk.ledger.credit(hostile, 10**15, "start of the hostile")
+            hostile_key = (await desk.keys.create(hostile, limits=UNLIMITED))[1]
         config = tmp_path / "gateway.toml"
         urls = ", ".join(f'"{server.url}"' for server in servers)
         config.write_text(CONFIG.format(urls=urls, folder=tmp_path, id=PRICED["id"], **PRICED["pricing"]))
-        program = await stack.enter_async_context(running_program(config))
+        log = tmp_path / "server.log"
+        program = await stack.enter_async_context(running_program(config, log))
         async with client_of(program.url, key) as http:
             rate = await Load(http, dice).closed(MEASURE_S)
         calm = await program.settled(lambda weight: weight.sockets < 8 and not weight.in_flight)
         for sickness in sick:
             sickness.share = 0.1
         memory: list[int] = []
-        async with client_of(program.url, key) as http, alongside(torment(servers, dice), remember(program, memory)):
+        attacker = Attacker(program.port, hostile_key, PRICED["id"], random.Random(6))
+        loops = torment(servers, dice), remember(program, memory), attacker.rage()
+        async with client_of(program.url, key) as http, alongside(*loops):
             load = Load(http, dice)
             await load.opened(rate / 2, SOAK_S)
         for server in servers:
             server.answer_with()
         end = await program.settled(lambda weight: weight.is_within(calm))
         early = max(memory[: max(1, len(memory) // 4)])
-        report(rate, load, calm, end, memory)
+        report(rate, load, attacker, calm, end, memory)
         assert load.statuses.keys() <= EXPECTED | {400}
         assert load.torn == 0
+        assert attacker.statuses[500] == 0
+        assert [line for line in log.read_text().splitlines() if " ERROR " in line] == []
         assert load.left
         assert load.statuses[200] > 0.9 * load.statuses.total()
         assert end.is_within(calm), (calm, end)
@@ -280,9 +291,10 @@ async def test_a_long_run_with_faults_leaves_nothing_behind(tmp_path: Path) -> N
         assert connection.execute("SELECT COUNT(*) FROM holds").fetchone() == (0,)
 
 
-def report(rate: float, load: Load, calm: Weight, end: Weight, memory: list[int]) -> None:
+def report(rate: float, load: Load, attacker: Attacker, calm: Weight, end: Weight, memory: list[int]) -> None:
     mib = [round(memory[index * (len(memory) - 1) // 8] / 2**20, 1) for index in range(9)]
     print(
         f"\nhighest rate {rate:.0f}/s; {load.statuses.total()} answers {dict(load.statuses)}, {load.left} clients left"
     )
+    print(f"the attacker did {dict(attacker.done)} and was answered {dict(attacker.statuses)}")
     print(f"before {calm}\nafter  {end}\nmemory over the run, MiB: {mib}")

@@ -179,6 +179,28 @@ ADDRESSES = {
 }
 
 
+HEADS = {
+    "many lines": ["a: b"] * 9_000,
+    "many empty lines": ["a:"] * 12_000,
+    "a long chain of proxies": ["x-forwarded-for: " + "10.0.0.1," * 6_000 + "10.0.0.1"],
+    "many chains of proxies": ["x-forwarded-for: 10.0.0.1"] * 2_000,
+    "a chain of long names": ["x-forwarded-for: " + "[" * 60_000],
+    "many things accepted": ["accept: " + "a/b;q=0.1," * 6_000],
+    "many cookies": ["cookie: " + "a=b;" * 15_000],
+    "a long key": ["authorization: Bearer gw_live_" + "x" * 60_000],
+    "a long scheme": ["authorization: " + "x" * 60_000],
+    "many keys": ["x-api-key: x"] * 4_000,
+    "a long origin": ["origin: http://" + "a." * 30_000],
+    "a long id": ["x-client-request-id: " + "x" * 60_000],
+    "a long trace": ["traceparent: 00-" + "0" * 60_000],
+    "much state of a trace": ["tracestate: " + "a=b," * 15_000],
+    "many codings": ["transfer-encoding: " + "chunked," * 7_000],
+    "many lengths": ["content-length: " + "0," * 30_000],
+    "many ways to connect": ["connection: " + "a," * 30_000],
+    "many offers": ["upgrade: " + "h2c," * 15_000, "connection: upgrade"],
+}
+
+
 def chats_of(who: str) -> dict[str, Callable[[], bytes]]:
     """Each chat as the bytes of a request by this caller."""
     return {name: partial(_posted, "/v1/chat/completions", make, who) for name, make in CHATS.items()}
@@ -188,7 +210,9 @@ def requests_of(who: str) -> dict[str, Callable[[], bytes]]:
     """Everything by this caller."""
     over_mcp = {name: partial(_posted, "/v1/mcp", make, who, MCP) for name, make in MESSAGES_OVER_MCP.items()}
     keys = {name: partial(_posted, "/v1/keys", make, who) for name, make in KEY_BODIES.items()}
-    return chats_of(who) | over_mcp | keys | {name: partial(get, path, who) for name, path in ADDRESSES.items()}
+    gets = {name: partial(get, path, who) for name, path in ADDRESSES.items()}
+    heads = {f"a head with {name}": partial(get, "/v1/models", who, *lines) for name, lines in HEADS.items()}
+    return chats_of(who) | over_mcp | keys | gets | heads
 
 
 def _posted(path: str, make: Callable[[], bytes], *headers: str) -> bytes:

@@ -1,6 +1,7 @@
-"""Whatever a backend answers to one caller, the next gets a whole answer, and the books balance."""
+"""Whatever a backend answers to one caller or says of itself, the next gets a whole answer, and the books balance."""
 
 import asyncio
+import re
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -8,10 +9,11 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.attack.at_random import OUR_FAULT, others_are_served_during
-from tests.attack.mutations import cut, mutated_bytes
-from tests.attack.target import CHAT, MESSAGES, Target, attacked
-from tests.attack.wire import Answer, post, wires
+from tests.attack.at_random import OUR_FAULT, each_case, others_are_served_during
+from tests.attack.mutations import cut, mutated_bytes, mutated_json
+from tests.attack.target import CHAT, MESSAGES, MOST_HELD_MS, UNBOUNDED, Target, attacked, pinging
+from tests.attack.wire import Answer, get, post, wires
+from tests.replaying import Answer as Reply
 from tests.replaying import Asked, ReplayingBackend, chunk, stream, unary
 
 pytestmark = pytest.mark.slow
@@ -31,6 +33,8 @@ guests = true
 prompt = "0.000001"
 completion = "0.000001"
 """
+CONTROLS = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]|\\\\u00[01][0-9a-f]")
+"""Control characters, raw or as JSON writes them."""
 CLEAN = "this answer is whole"
 STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 REFUSAL = b'{"error":{"message":"a (parameter=b, value=c)","type":"BadRequestError","param":"b","code":400}}'
@@ -131,3 +135,88 @@ async def test_whatever_a_backend_answers_others_get_whole_answers_and_the_books
         settings = f'vllm_urls = ["{backend.url}"]\n{BRIEF}'
         async with attacked(tmp_path, settings, keys=3) as target:
             await others_are_served_during(target, lambda dice: answer_oddly(target, odd, dice))
+
+
+# What a backend says of itself
+
+ATTENTIVE = """
+[upstream]
+discovery_interval_s = 0.05
+"""
+LISTED = [
+    {
+        "id": name,
+        "object": "model",
+        "created": 1,
+        "owned_by": "vllm",
+        "max_model_len": 4096,
+        "root": name,
+        "parent": None,
+    }
+    for name in ("tiny", "org/large", "demo/echo")
+]
+NAMES = ["id", "max_model_len", "object", "data", "root", "owned_by", "permission"]
+SAYINGS = {
+    "/v1/models": [orjson.dumps({"object": "list", "data": LISTED})],
+    "/metrics": [b'# HELP vllm:num_requests_running x\nvllm:num_requests_running{engine="0"} 1.0\n'
+                 b'vllm:num_requests_waiting{engine="0"} 2.0\n'],
+    "/health": [b"", b"{}"],
+}  # fmt: skip
+
+
+def said(dice: Random, path: str) -> bytes:
+    """An answer to that path with its bytes or its values changed."""
+    body = dice.choice(SAYINGS[path])
+    if path == "/v1/models" and dice.random() < 0.7:
+        return whole(orjson.dumps(mutated_json(dice, orjson.loads(body), NAMES)))
+    return mutated_bytes(dice, whole(body))
+
+
+class ChangingBackend(ReplayingBackend):
+    """Says of itself, by path, what it is told to say."""
+
+    def __init__(self) -> None:
+        super().__init__("tiny", "demo/echo")
+        self.says: dict[str, bytes] = {}
+
+    def _answer_to(self, asked: Asked) -> Reply:
+        return oddly(self.says[asked.path]) if asked.path in self.says else super()._answer_to(asked)
+
+
+def oddly(data: bytes) -> Reply:
+    async def answer(asked: Asked) -> None:
+        asked.send(data)
+        asked.transport.close()
+
+    return answer
+
+
+async def say_oddly(target: Target, backend: ChangingBackend, dice: Random) -> None:
+    """Say something odd at the next look; meanwhile the catalog is asked for, and afterwards it is as before."""
+    backend.says = {path: said(dice, path) for path in SAYINGS}
+    for path in ("/v1/models", "/health", "/stats", "/metrics"):
+        async with wires(target.port, 1) as (wire,):
+            await wire.send(get(path))
+            answer = await wire.answer()
+        assert answer is not None, path
+        assert answer.status in (200, 503), (path, answer)
+        assert not OUR_FAULT.search(answer.head + answer.body), (path, answer)
+        assert not CONTROLS.search(answer.body), (path, answer)
+
+
+async def test_whatever_a_backend_says_of_itself_the_catalog_is_well_and_comes_back(tmp_path: Path) -> None:
+    async with ChangingBackend() as backend:
+        settings = f'vllm_urls = ["{backend.url}"]\n{UNBOUNDED}{ATTENTIVE}'
+        async with attacked(tmp_path, settings, keys=2) as target:
+            async with pinging(target.program) as pinger:
+                await each_case(lambda dice: say_oddly(target, backend, dice))
+                assert (await pinger.look()).held_ms < MOST_HELD_MS
+            backend.says = {}
+            await is_served_again(target)
+        assert not CONTROLS.search((tmp_path / "server.log").read_bytes())
+
+
+async def is_served_again(target: Target) -> None:
+    """Once it has been looked at again; how long that takes is the attack's bound to say."""
+    while (answer := await target.chat(target.key(-1))) is None or answer.status != 200:  # noqa: ASYNC110 - polled
+        await asyncio.sleep(0.1)

@@ -12,9 +12,10 @@ from http_api.condition import Judge
 from http_api.health import Health, MetricsPage
 from http_api.keys import Keys
 from http_api.limits import Limits
-from http_api.middleware.answers import Answers
+from http_api.middleware.answers import Answers, Check
 from http_api.middleware.authentication import Authentication
 from http_api.middleware.gate import Gate
+from http_api.middleware.host_check import HostCheck
 from http_api.models import Models
 from http_api.operations import ExactPaths, Operation, routes_of
 from http_api.operators import Operators
@@ -25,6 +26,7 @@ from http_api.usage import Usage
 from http_api.welcome import Welcome
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import Gateway
+from mcp_gateway.core.hosts import Hosts, is_loopback
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.text import shown
@@ -138,10 +140,16 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> ASGIApp:
         *routes_of(public, everywhere),
         *routes_of(root),
     ]
+    checks: list[Check] = [Gate(gateway.lifecycle, open_paths), Authentication(gateway.authenticator, is_open)]
+    if is_loopback(settings.host):
+        mcp_paths = (
+            prefix + operation.path for prefix in PREFIXES for operation in api if operation.path[:4] == "/mcp"
+        )
+        checks.insert(0, HostCheck(Hosts(settings), frozenset(mcp_paths)))
     router = Router(routes, redirect_slashes=False, default=_unknown_url)
     return Answers(
         ExactPaths(router, routes),
-        checks=(Gate(gateway.lifecycle, open_paths), Authentication(gateway.authenticator, is_open)),
+        checks=checks,
         new_id=gateway.new_id,
         addresses=gateway.addresses,
         room=gateway.bytes_in_flight,

@@ -419,7 +419,7 @@ class Settings(Section):
     allowed_hosts: Annotated[tuple[HostName, ...], CommaSeparated] = Field(
         default=(), examples=[["gateway.internal:8080"]]
     )
-    """Further Host names that MCP clients may use; loopback and public_url are always allowed; `*` allows any."""
+    """Further Hosts that clients may name; checked for MCP, and for all while `host` is loopback; `*` allows any."""
     allowed_origins: Annotated[tuple[Origin, ...], CommaSeparated] = Field(
         default=(), examples=[["https://app.example.com"]]
     )

@@ -9,27 +9,24 @@ from urllib.parse import urlsplit
 from mcp.types import INVALID_REQUEST
 
 from mcp_gateway.core.config import Settings
+from mcp_gateway.core.hosts import Hosts, is_loopback, without_port
 from mcp_gateway.door.jsonrpc import Refusal
 
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
-_WILDCARDS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - recognized, not bound
 _ANY = "*"
 
 
 class Access:
-    """Loopback, the address listened on, the public address, and what the settings add."""
+    """The hosts that the gateway answers for; origins on loopback, of the public address, and of the settings."""
 
     def __init__(self, settings: Settings) -> None:
+        self._hosts = Hosts(settings)
         public = urlsplit(settings.public_url or "")
-        named = (public.netloc, public.hostname or "", settings.host, *settings.allowed_hosts)
-        self._hosts = _LOOPBACK | {host.lower() for host in named if host not in _WILDCARDS}
         origins = (f"{public.scheme}://{public.netloc}", *settings.allowed_origins)
         self._origins = {origin.lower().rstrip("/") for origin in origins}
 
     def check(self, headers: Mapping[bytes, bytes]) -> None:
         """Raises Refusal: 421 for an unknown Host, 403 for an unknown Origin."""
-        host = headers.get(b"host", b"").decode("latin-1").lower()
-        if host not in self._hosts and _without_port(host) not in self._hosts and _ANY not in self._hosts:
+        if not self._hosts.admits(headers.get(b"host")):
             message = "This Host is not served here; the operator can add it to allowed_hosts."
             raise Refusal(421, INVALID_REQUEST, message)
         if (origin := headers.get(b"origin")) is not None:
@@ -38,11 +35,6 @@ class Access:
     def _check_origin(self, origin: str) -> None:
         if origin in self._origins or _ANY in self._origins:
             return
-        if _without_port(origin.partition("://")[2]) not in _LOOPBACK:
+        if not is_loopback(without_port(origin.partition("://")[2])):
             message = "This Origin may not call; the operator can add it to allowed_origins."
             raise Refusal(403, INVALID_REQUEST, message)
-
-
-def _without_port(host: str) -> str:
-    name, colon, port = host.rpartition(":")
-    return name if colon and not port.endswith("]") else host

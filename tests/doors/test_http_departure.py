@@ -41,7 +41,7 @@ async def served(_served: tuple[Door, ReplayingBackend]) -> AsyncIterator[tuple[
 
 def request_of(key: str, **fields: Any) -> bytes:
     body = orjson.dumps(chat_body(**fields))
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n"
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {key}\r\n"
     return f"{head}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
 
 
@@ -205,7 +205,7 @@ async def test_requests_sent_ahead_on_one_connection_are_answered_in_order(
     door, backend = served
     backend.answer_with(unary(content="first"), unary(content="second"))
     key = await door.key()
-    last = request_of(key).replace(b"host: x\r\n", b"host: x\r\nconnection: close\r\n")
+    last = request_of(key).replace(b"host: localhost\r\n", b"host: localhost\r\nconnection: close\r\n")
     got = await door.raw(request_of(key) * 29 + last)
     assert got.count(b"HTTP/1.1 200") == 30
     assert 0 < got.index(b"first") < got.index(b"second")

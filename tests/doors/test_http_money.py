@@ -283,7 +283,7 @@ async def test_a_client_that_leaves_a_whole_answer_pays_nothing_where_the_prompt
 
 
 async def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing_behind(stage: Stage) -> None:
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {stage.key}\r\n"
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {stage.key}\r\n"
     _, writer = await asyncio.open_connection("127.0.0.1", stage.door.port)
     writer.write(f"{head}content-type: application/json\r\ncontent-length: 1000\r\n\r\n{{".encode())
     await eventually(lambda: stage.door.server.server_state.tasks)

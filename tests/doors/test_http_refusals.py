@@ -224,7 +224,7 @@ def answer_of(raw: bytes) -> tuple[int, dict[str, Any]]:
 )
 async def test_headers_over_64_kib_are_431(served: tuple[Door, ReplayingBackend, str], head: bytes) -> None:
     door, _, _ = served
-    status, error = answer_of(await door.raw(b"GET /v1/models HTTP/1.1\r\nhost: x\r\n" + head + b"\r\n\r\n"))
+    status, error = answer_of(await door.raw(b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\n" + head + b"\r\n\r\n"))
     assert (status, error["code"]) == (431, "headers_too_large")
     assert "65536" in error["message"]
 
@@ -237,7 +237,7 @@ async def test_an_endless_head_is_cut_off_without_an_end_of_it(served: tuple[Doo
 
 async def test_a_path_over_64_kib_is_431(served: tuple[Door, ReplayingBackend, str]) -> None:
     door, _, _ = served
-    raw = await door.raw(b"GET /v1/models/" + b"a" * 70_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n")
+    raw = await door.raw(b"GET /v1/models/" + b"a" * 70_000 + b" HTTP/1.1\r\nhost: localhost\r\n\r\n")
     assert answer_of(raw)[0] == 431
 
 
@@ -252,9 +252,9 @@ async def test_headers_of_almost_64_kib_and_a_large_body_pass(served: tuple[Door
     [
         b"nonsense\r\n\r\n",
         b"GET /v1/models HTTP/1.1\r\nbad header\r\n\r\n",
-        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n{}",
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n{}",
         b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n{}",
-        b"GET /v1/models/\xff\xfe HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+        b"GET /v1/models/\xff\xfe HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n",
     ],
     ids=["nonsense", "bad header", "two lengths", "length and chunks", "raw bytes in the path"],
 )

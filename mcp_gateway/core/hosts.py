@@ -1,0 +1,64 @@
+"""Which hosts the gateway answers for: the one rule behind the Host checks of both doors.
+
+A web page can have its own name resolve to this machine (DNS rebinding) and then reads what answers there; its requests
+carry that name as their Host. An address as Host cannot come about that way.
+"""
+
+import logging
+from functools import lru_cache
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from mcp_gateway.core.config import Settings
+from mcp_gateway.core.log_limit import LogLimit
+
+logger = logging.getLogger(__name__)
+
+_WILDCARDS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - recognized, not bound
+_ANY = "*"
+_SHORT_BYTES = 128
+
+
+class Hosts:
+    """Loopback, the address listened on, the public address, and `allowed_hosts`, each with and without a port."""
+
+    def __init__(self, settings: Settings) -> None:
+        public = urlsplit(settings.public_url or "")
+        named = {public.netloc, public.hostname or "", settings.host, *settings.allowed_hosts} - _WILDCARDS
+        self._names = {_bracketed(name.lower()) for name in named}
+        self._known = lru_cache(1024)(self._is_known)
+        self._log = LogLimit(logger)
+
+    def admits(self, host: bytes | None) -> bool:
+        """Whether a request with this Host is answered; one without comes from no browser."""
+        if host is None or (self._known if len(host) <= _SHORT_BYTES else self._is_known)(host):
+            return True
+        self._log.warning("a request was refused (421), since its Host is neither public_url's nor in allowed_hosts")
+        return False
+
+    def _is_known(self, host: bytes) -> bool:
+        text = host.decode("latin-1").lower()
+        name = without_port(text)
+        return bool(self._names & {text, name, _ANY}) or is_loopback(name)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, as an address or as in a URL, is this machine and nothing else."""
+    try:
+        address = ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return host == "localhost"
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+def without_port(host: str) -> str:
+    name, colon, port = host.rpartition(":")
+    return name if colon and not port.endswith("]") else host
+
+
+def _bracketed(host: str) -> str:
+    """An IPv6 address as a Host header has it."""
+    try:
+        return f"[{host}]" if ip_address(host).version == 6 else host
+    except ValueError:
+        return host

@@ -50,6 +50,7 @@ def mcp_door(gateway: Gateway) -> McpDoor:
         limiter=gateway.limiter,
         ledger=gateway.ledger,
         lifecycle=gateway.lifecycle,
+        addresses=gateway.addresses,
     )
 
 

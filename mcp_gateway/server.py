@@ -10,17 +10,19 @@ from mcp.server.caching import CacheHint
 from mcp.types import INVALID_PARAMS, LOG_LEVEL_META_KEY
 from mcp.types.version import KNOWN_PROTOCOL_VERSIONS, is_version_at_least
 
-from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.catalog import Published
 from mcp_gateway.core.chat import Chat
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import GatewayError, internal_error, outline
+from mcp_gateway.core.identity.address import AddressReader
 from mcp_gateway.core.lifecycle import Lifecycle
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.text import shown
 from mcp_gateway.core.upstream.pool import Pool
+from mcp_gateway.door.calls import caller_of
 from mcp_gateway.door.endpoints import McpDoor
+from mcp_gateway.door.jsonrpc import REFUSED
 from mcp_gateway.door.sessions import Session
 from mcp_gateway.tools import prompts, topup
 from mcp_gateway.tools.chat_completion import ChatCompletion
@@ -50,8 +52,6 @@ _STRUCTURED_SINCE = "2025-06-18"
 _TITLED_SINCE = "2025-06-18"
 _RESOURCE_MISSING_IN_PARAMS_SINCE = "2026-07-28"
 _RESOURCE_NOT_FOUND = -32002
-_REFUSED = -32000
-"""For what is refused outside of a tool call; JSON-RPC leaves the number to servers."""
 _INSTRUCTIONS = (
     "Ask other language models through this gateway. Call list_models for the model ids, their prices and what they "
     "can do, chat_completion to get a model's reply (it says what the call cost), and get_balance to see what is left. "
@@ -73,7 +73,6 @@ class Handlers:
         prompts: Prompts,
         *,
         published: Published,
-        limiter: Limiter,
         topup_page: str | None,
         new_id: Callable[[str], str],
     ) -> None:
@@ -85,7 +84,6 @@ class Handlers:
         self._resources = resources
         self._prompts = prompts
         self._published = published
-        self._limiter = limiter
         self._topup_page = topup_page
         self._new_id = new_id
 
@@ -112,7 +110,7 @@ class Handlers:
     async def list_resources(self, ctx: Context, params: Page) -> types.ListResourcesResult:
         _check_page(params)
         try:
-            _chooser(ctx)
+            _check_may_choose(ctx)
         except GatewayError as error:
             raise _protocol_error(error) from None
         return types.ListResourcesResult(resources=_titled_at(ctx.protocol_version, self._resources.listed()))
@@ -124,7 +122,8 @@ class Handlers:
 
     async def read_resource(self, ctx: Context, params: types.ReadResourceRequestParams) -> types.ReadResourceResult:
         try:
-            return self._resources.read(params.uri, _chooser(ctx))
+            _check_may_choose(ctx)
+            return self._resources.read(params.uri)
         except GatewayError as error:
             raise _resource_error(ctx, error, params.uri) from None
 
@@ -134,14 +133,14 @@ class Handlers:
 
     async def get_prompt(self, ctx: Context, params: types.GetPromptRequestParams) -> types.GetPromptResult:
         try:
-            self._limiter.count_listing(_chooser(ctx))
+            _check_may_choose(ctx)
             return self._prompts.get(params.name, params.arguments or {})
         except GatewayError as error:
             raise _protocol_error(error) from None
 
     async def complete(self, ctx: Context, params: types.CompleteRequestParams) -> types.CompleteResult:
         try:
-            self._limiter.count_listing(_chooser(ctx))
+            _check_may_choose(ctx)
             return types.CompleteResult(completion=complete(params.ref, params.argument, self._published.current))
         except GatewayError as error:
             raise _protocol_error(error) from None
@@ -194,6 +193,7 @@ def build_door(
     limiter: Limiter,
     ledger: Wallets,
     lifecycle: Lifecycle,
+    addresses: AddressReader,
 ) -> McpDoor:
     """The door to the gateway's tools, which tells subscribers when the catalog changes."""
     tools: list[Tool] = [
@@ -201,13 +201,12 @@ def build_door(
         ListModels(published, pool, limiter),
         GetBalance(ledger, limiter, settings.guests, topup_url=settings.topup_url),
     ]
-    resources = Resources(published, pool, limiter)
+    resources = Resources(published, pool)
     handlers = Handlers(
         tools,
         resources,
         Prompts(published),
         published=published,
-        limiter=limiter,
         topup_page=settings.stripe.topup_url,
         new_id=new_id,
     )
@@ -216,7 +215,9 @@ def build_door(
         server,
         settings=settings,
         lifecycle=lifecycle,
+        addresses=addresses,
         new_id=new_id,
+        count_listing=limiter.count_listing,
         max_body_bytes=BodyLimits(settings, published).of,
         take_changes=resources.take_changes,
     )
@@ -257,17 +258,9 @@ async def _called(tool: Tool, arguments: dict[str, Any], invocation: Invocation)
         return error_result(internal_error(invocation.request_id))
 
 
-def _caller(ctx: Context) -> Caller:
-    caller = cast(RequestContext, ctx.request).caller
-    assert caller is not None
-    return caller
-
-
-def _chooser(ctx: Context) -> Caller:
-    """The caller as one who chooses among models. Raises GatewayError `insufficient_scope`."""
-    caller = _caller(ctx)
-    caller.check_scope("inference")
-    return caller
+def _check_may_choose(ctx: Context) -> None:
+    """Raises GatewayError `insufficient_scope` for a caller that may not choose among models."""
+    caller_of(cast(RequestContext, ctx.request)).check_scope("inference")
 
 
 def _invocation(ctx: Context, request_id: str) -> Invocation:
@@ -277,13 +270,14 @@ def _invocation(ctx: Context, request_id: str) -> Invocation:
         async def report(progress: float, message: str) -> None:
             await ctx.session.report_progress(progress, message=message)
 
-    return Invocation(_caller(ctx), request_id, cast(RequestContext, ctx.request).client_request_id, report)
+    context = cast(RequestContext, ctx.request)
+    return Invocation(caller_of(context), request_id, context.client_request_id, report)
 
 
 def _protocol_error(error: GatewayError) -> MCPError:
     """A failure outside of a tool call: a JSON-RPC error with the same facts."""
     facts = cast(dict[str, Any], error_result(error)["structuredContent"])
-    code = INVALID_PARAMS if error.status in (400, 404) else _REFUSED
+    code = INVALID_PARAMS if error.status in (400, 404) else REFUSED
     return MCPError(code, facts["message"], {name: facts[name] for name in ("code", "retry_after_s")})
 
 

@@ -268,7 +268,7 @@ class LimitSettings(Section):
     in_flight: OptionalLimit = 64
     """Requests that run at once."""
     listing_requests_per_minute: Positive = 600
-    """Of one guest address or all keys of one account: calls that ask for models, balance or keys."""
+    """Of one guest address or all keys of one account: calls that ask for models, balance or keys, and MCP messages."""
     assumed_output_tokens: Positive = 1024
     """Counted against tokens_per_minute until the end for a request that names no max_tokens."""
     keys_per_account: Positive = 100
@@ -372,9 +372,9 @@ class McpSettings(Section):
     session_idle_timeout_s: PositiveSeconds = 1800.0
     """A session that says nothing for this long is ended."""
     max_sessions: Positive = 10_000
-    """Sessions at once, over all callers."""
+    """Sessions at once, over all callers, guests at most half; as many streams that listen, and unfinished calls."""
     max_sessions_per_caller: Positive = 1000
-    """Sessions at once of one key; a new one ends its longest unused."""
+    """The same of one key, and of all keys behind one address; a new session ends the longest unused."""
     max_sessions_per_guest_address: Positive = 100
     """The same of one guest's address (IPv6: one /64)."""
     disconnect_grace_s: Seconds = 5.0

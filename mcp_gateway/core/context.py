@@ -66,6 +66,11 @@ class RequestContext:
         self._small_bytes += size_bytes
         return True
 
+    @property
+    def kept_bytes(self) -> int:
+        """What this request keeps in memory now."""
+        return self._small_bytes + (self._reservation.size_bytes if self._reservation is not None else 0)
+
     def release(self) -> None:
         """Keep nothing any more; a second time does nothing."""
         if self._small_bytes:

@@ -13,6 +13,7 @@ from mcp.shared.message import ServerMessageMetadata
 from mcp.shared.transport_context import TransportContext
 from mcp.types import INTERNAL_ERROR, ErrorData
 
+from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import outline
 from mcp_gateway.door.jsonrpc import Message, RequestId, error_payload, notification_payload, result_payload
@@ -23,6 +24,8 @@ Tell = Callable[[bytes], Awaitable[None]]
 """Sends a message to the client before the answer."""
 Ask = Callable[[str, Mapping[str, Any] | None, float | None], Awaitable[dict[str, Any]]]
 """Sends a request (method, params, timeout in seconds) to the client and returns its result."""
+_PASSING = frozenset({"notifications/progress", "notifications/message"})
+"""What is of no use later: it is dropped while the client does not read."""
 
 
 class CallContext:
@@ -33,7 +36,12 @@ class CallContext:
     """
 
     def __init__(
-        self, message: Message, context: RequestContext, tell: Tell | None = None, ask: Ask | None = None
+        self,
+        message: Message,
+        context: RequestContext,
+        tell: Tell | None = None,
+        ask: Ask | None = None,
+        is_unread: Callable[[], bool] = lambda: False,
     ) -> None:
         self.transport = TransportContext(kind="streamable-http", can_send_request=ask is not None)
         self.request_id: RequestId | None = message.id
@@ -41,6 +49,7 @@ class CallContext:
         self._progress_token = progress_token_from_params(message.params)
         self._tell = tell
         self._ask = ask
+        self._is_unread = is_unread
 
     @property
     def can_send_request(self) -> bool:
@@ -58,7 +67,7 @@ class CallContext:
         return await self._ask(method, params, (opts or {}).get("timeout"))
 
     async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
-        if self._tell is not None:
+        if self._tell is not None and not (method in _PASSING and self._is_unread()):
             await self._tell(notification_payload(method, params))
 
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
@@ -66,6 +75,12 @@ class CallContext:
             facts = {"progressToken": self._progress_token, "progress": progress, "total": total, "message": message}
             told = {name: value for name, value in facts.items() if value is not None}
             await self.notify("notifications/progress", told)
+
+
+def caller_of(context: RequestContext) -> Caller:
+    """Whom a message is served as; whoever hosts the door has found out."""
+    assert context.caller is not None
+    return context.caller
 
 
 async def answer(runner: ServerRunner[Any], message: Message, call: CallContext) -> tuple[bytes, int | None]:

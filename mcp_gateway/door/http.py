@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 import anyio
 from mcp.types import INVALID_REQUEST
-from starlette.types import Receive, Send
+from starlette.types import Receive, Scope, Send
 
-from mcp_gateway.core.context import RequestContext
+from mcp_gateway.core.caller import Caller
+from mcp_gateway.core.context import CONTEXT, SENT, RequestContext
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.door.calls import caller_of
 from mcp_gateway.door.jsonrpc import REFUSED, Refusal
 from mcp_gateway.wire.bodies import is_json, read_body
 
@@ -43,6 +45,37 @@ class Accept:
         is_any = b"*/*" in kinds
         events = is_any or bool(kinds & {b"text/event-stream", b"text/*"})
         return cls(json=is_any or not events or bool(kinds & {b"application/json", b"application/*"}), events=events)
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One HTTP request and the way to answer it; `headers` are by lower-case name."""
+
+    scope: Scope
+    receive: Receive
+    send: Send
+    headers: dict[bytes, bytes]
+
+    @classmethod
+    def of(cls, scope: Scope, receive: Receive, send: Send) -> "Exchange":
+        return cls(scope, receive, send, dict(scope["headers"]))
+
+    @property
+    def context(self) -> RequestContext:
+        context: RequestContext = self.scope[CONTEXT]
+        return context
+
+    @property
+    def caller(self) -> Caller:
+        return caller_of(self.context)
+
+    def forget_request(self) -> None:
+        """Keep nothing more of the request's head, and no room for its body: a stream may stay for days."""
+        self.context.release()
+        self.headers.clear()
+        self.scope["headers"].clear()
+        self.context.sent = {}
+        self.scope.pop(SENT, None)
 
 
 async def read_message_body(context: RequestContext, receive: Receive, max_bytes: int) -> bytes:
@@ -84,6 +117,16 @@ class EventStream:
         self._is_ended = False
         self._is_closing = False
         self.is_open = False
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether a frame waits for the client to read what came before."""
+        return self._lock.locked()
+
+    async def caught_up(self) -> None:
+        """Wait until the client has read on, so that there is room for what is written now."""
+        async with self._lock:
+            pass
 
     async def write(self, frame: bytes, *, is_last: bool = False) -> None:
         """Send a frame; nothing happens after the last one."""
@@ -138,6 +181,16 @@ class Reply:
         self._send = send
         self._accept = accept
         self._stream = stream
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether something waits for the client to read what it was told before."""
+        return self._stream.is_unread
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything was told."""
+        return self._stream.is_open
 
     @property
     def has_events(self) -> bool:

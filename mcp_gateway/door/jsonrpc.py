@@ -12,7 +12,7 @@ from mcp_gateway.core.json_bounds import parse_json
 
 RequestId = str | int
 REFUSED = -32000
-"""For what cannot be served now; JSON-RPC leaves the number to servers."""
+"""For what is well formed and not served now; JSON-RPC leaves the number to servers."""
 
 
 @dataclass(frozen=True, slots=True)

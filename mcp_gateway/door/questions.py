@@ -13,6 +13,8 @@ from mcp_gateway.door.jsonrpc import Message, RequestId, notification_payload, r
 
 _PATIENCE_S = 600.0
 """How long a client, which may have to ask a person, is waited for where the asker names no time."""
+_MAX_WAITING = 16
+"""Questions that wait for one client; more than a person could look through."""
 
 
 class Questions:
@@ -28,7 +30,11 @@ class Questions:
     async def ask(
         self, tell: Tell, method: str, params: Mapping[str, Any] | None, timeout_s: float | None
     ) -> dict[str, Any]:
-        """Send a request by `tell` and return its result. Raises MCPError for an error, silence or a client gone."""
+        """Send a request by `tell` and return its result. Raises MCPError for an error, silence or a client gone, and
+        where too many wait already.
+        """
+        if len(self._waiting) >= _MAX_WAITING:
+            raise MCPError(INTERNAL_ERROR, "Too many questions wait for this client's answer.")
         self._asked += 1
         request_id = self._asked
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()

@@ -15,36 +15,17 @@ from mcp.shared.dispatcher import CallOptions, as_request_id, coerce_request_id
 from mcp.shared.exceptions import NoBackChannelError
 from mcp.types import INVALID_REQUEST, LoggingLevel
 
-from mcp_gateway.core.caller import Caller
-from mcp_gateway.core.config import McpSettings
+from mcp_gateway.core.bytes_in_flight import Reservation
 from mcp_gateway.door.http import EventStream, event
-from mcp_gateway.door.jsonrpc import Refusal, RequestId, notification_payload
+from mcp_gateway.door.jsonrpc import REFUSED, Refusal, RequestId, notification_payload
+from mcp_gateway.door.places import Places
 from mcp_gateway.door.questions import Questions
+from mcp_gateway.door.shares import Caps, Full, Owner, Pool
 
-_TOO_MANY_SESSIONS = -32000
-
-Owner = tuple[str, str | None, str]
-
-
-def owner_of(caller: Caller) -> Owner:
-    """Whom a session belongs to: an account's key, or a guest's address."""
-    return caller.account_id, caller.key_id, caller.subject
-
-
-@dataclass(frozen=True, slots=True)
-class Caps:
-    """How many of something there may be at once: in all, of one key, of one guest's address."""
-
-    total: int
-    per_key: int
-    per_guest_address: int
-
-    @classmethod
-    def of_sessions(cls, settings: McpSettings) -> "Caps":
-        return cls(settings.max_sessions, settings.max_sessions_per_caller, settings.max_sessions_per_guest_address)
-
-    def of(self, owner: Owner) -> int:
-        return self.per_guest_address if owner[1] is None else self.per_key
+_MAX_UNREAD = 16
+"""Answers that may wait for a client to read on; what it asks further is not begun before."""
+_MAX_UNTOLD = 128
+"""Notifications that may wait for it; a session hears of no more resources than half of these."""
 
 
 @dataclass(eq=False, slots=True)
@@ -52,22 +33,37 @@ class Session:
     """A client's connection in the protocol's sense; `stream` is where the server speaks unasked.
 
     What the client has asked for lives here too: the resources it subscribed to, and the log level (None: no log).
+    `address` is set where the keys behind an address have a share together. `room` counts the answers that wait for the
+    stream.
     """
 
     id: str
     owner: Owner
     connection: Connection
+    places: Places
+    address: str | None = None
+    room: Reservation | None = None
     stream: EventStream | None = None
     last_used_s: float = 0.0
+    is_ended: bool = False
     subscribed_uris: set[str] = field(default_factory=set)
     log_level: LoggingLevel | None = None
     questions: Questions = field(default_factory=Questions)
     _calls: dict[RequestId, anyio.CancelScope] = field(default_factory=dict)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _unread: int = 0
+    _has_caught_up: asyncio.Event | None = None
+    _untold: dict[bytes, None] = field(default_factory=dict)
+    _telling: asyncio.Task[None] | None = None
 
     @property
     def is_busy(self) -> bool:
         return bool(self._calls) or self.stream is not None
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether what was last written still waits for the client to read on."""
+        return self.stream is not None and self.stream.is_unread
 
     def begin(self, request_id: RequestId) -> anyio.CancelScope:
         """The scope that a call runs in, which `cancel` finds by its id."""
@@ -84,15 +80,18 @@ class Session:
         if request_id is not None and (scope := self._calls.get(coerce_request_id(request_id))) is not None:
             scope.cancel()
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run a call whose answer goes to the session's stream."""
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a call whose answer goes to the session's stream; where that has ended meanwhile, it ends at once."""
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        if self.is_ended:
+            task.cancel()
+        return task
 
     async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
         """Say something unasked; nobody hears it where the client does not listen (the SDK's `Outbound`)."""
-        await self.write(notification_payload(method, params))
+        self.mention(notification_payload(method, params))
 
     async def send_raw_request(
         self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
@@ -107,41 +106,92 @@ class Session:
         if self.stream is not None and self.stream.is_open:
             await self.stream.write(event(payload))
 
+    async def caught_up(self) -> None:
+        """Wait until the client has read enough of its answers to be given another."""
+        while self._unread >= _MAX_UNREAD:
+            self._has_caught_up = self._has_caught_up or asyncio.Event()
+            await self._has_caught_up.wait()
+
+    async def give(self, payload: bytes, cut: Callable[[], object]) -> None:
+        """Write an answer, which counts as unread until then; `cut` ends the session where too much is unread."""
+        self._unread += 1
+        if self.room is not None:
+            self.room.hold(len(payload), cut)
+        try:
+            await self.write(payload)
+        finally:
+            if self.room is not None:
+                self.room.shrink(len(payload))
+            self._unread -= 1
+            if self._unread < _MAX_UNREAD and self._has_caught_up is not None:
+                self._has_caught_up.set()
+                self._has_caught_up = None
+
+    def mention(self, payload: bytes) -> None:
+        """Write a notification when there is room; until then the same one is kept once, and not too many of them."""
+        if self.stream is None or not self.stream.is_open or len(self._untold) >= _MAX_UNTOLD:
+            return
+        self._untold[payload] = None
+        if self._telling is None:
+            self._telling = asyncio.ensure_future(self._tell())
+
+    async def _tell(self) -> None:
+        while self._untold:
+            payload = next(iter(self._untold))
+            del self._untold[payload]
+            await self.write(payload)
+        self._telling = None
+
+    def cancel_calls(self) -> None:
+        """Cancel what was spawned: its answers have no stream to go to."""
+        for task in self._tasks:
+            task.cancel()
+
     async def finish_calls(self, timeout_s: float) -> None:
         """Let spawned calls end; those that take longer are cancelled."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout_s)
-        for task in self._tasks:
-            task.cancel()
+        self.cancel_calls()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def close_stream(self) -> None:
         if self.stream is not None:
             self.stream.close()
+        if self._telling is not None:
+            self._telling.cancel()
+        self._telling = None
+        self._untold.clear()
 
 
 class Sessions:
-    """All sessions of one transport, the longest unused first."""
+    """All sessions of one transport, the longest unused first; `on_end` is told of each that ends."""
 
-    def __init__(self, caps: Caps, *, idle_timeout_s: float, monotonic_s: Callable[[], float]) -> None:
-        self._caps = caps
+    def __init__(
+        self,
+        caps: Caps,
+        *,
+        idle_timeout_s: float,
+        monotonic_s: Callable[[], float],
+        on_end: Callable[[Session], None] = lambda _: None,
+    ) -> None:
         self._idle_timeout_s = idle_timeout_s
         self._monotonic_s = monotonic_s
+        self._on_end = on_end
         self._by_id: OrderedDict[str, Session] = OrderedDict()
-        self._by_owner: dict[Owner, OrderedDict[str, Session]] = {}
+        self._pool: Pool[Session] = Pool(caps, self.remove)
 
     def __len__(self) -> int:
         return len(self._by_id)
 
     def add(self, session: Session) -> None:
-        """Register a session; at a cap the idlest makes room. Raises Refusal (503) where none is idle."""
-        if len(self._by_owner.get(session.owner, ())) >= self._caps.of(session.owner):
-            self._evict(self._by_owner[session.owner])
-        elif len(self._by_id) >= self._caps.total:
-            self._evict(self._by_id)
-        self._by_owner.setdefault(session.owner, OrderedDict())[session.id] = session
+        """Register a session; at a cap another makes room. Raises Refusal (503) where none can."""
+        try:
+            self._pool.add(session)
+        except Full:
+            retry = ((b"retry-after", b"5"),)
+            raise Refusal(503, REFUSED, "Too many sessions are open.", headers=retry) from None
         self._by_id[session.id] = session
-        self.touch(session)
+        session.last_used_s = self._monotonic_s()
 
     def find(self, session_id: str, owner: Owner) -> Session:
         """The caller's session of that id. Raises Refusal (404), also for another caller's."""
@@ -156,16 +206,16 @@ class Sessions:
         if session.id in self._by_id:
             session.last_used_s = self._monotonic_s()
             self._by_id.move_to_end(session.id)
-            self._by_owner[session.owner].move_to_end(session.id)
+            self._pool.touch(session)
 
     def remove(self, session: Session) -> None:
-        """Forget a session and close its stream; what it still answers goes on."""
+        """Forget a session and close its stream; what is answered elsewhere goes on."""
         if self._by_id.pop(session.id, None) is not None:
-            owned = self._by_owner[session.owner]
-            del owned[session.id]
-            if not owned:
-                del self._by_owner[session.owner]
+            self._pool.discard(session)
+            self._on_end(session)
+        session.is_ended = True
         session.questions.close()
+        session.cancel_calls()
         session.close_stream()
 
     def remove_key(self, key_id: str) -> None:
@@ -185,9 +235,3 @@ class Sessions:
 
     def all(self) -> list[Session]:
         return list(self._by_id.values())
-
-    def _evict(self, sessions: OrderedDict[str, Session]) -> None:
-        idlest = next((session for session in sessions.values() if not session.is_busy), None)
-        if idlest is None:
-            raise Refusal(503, _TOO_MANY_SESSIONS, "Too many sessions are open.", headers=((b"retry-after", b"5"),))
-        self.remove(idlest)

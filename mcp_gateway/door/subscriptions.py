@@ -5,8 +5,7 @@ Knows no resource.
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from mcp.server import ServerRequestContext
@@ -32,12 +31,16 @@ from mcp.types import (
 )
 
 from mcp_gateway.core.context import RequestContext
-from mcp_gateway.door.jsonrpc import notification_payload
-from mcp_gateway.door.sessions import Caps, Owner, Session, owner_of
+from mcp_gateway.door.calls import caller_of
+from mcp_gateway.door.jsonrpc import REFUSED, notification_payload
+from mcp_gateway.door.sessions import Session
+from mcp_gateway.door.shares import Caps, Full, Owner, Pool, Tally, owner_of
 
 _MAX_URIS = 64
 _MAX_URI_CHARS = 512
-_TOO_MANY = -32000
+_URIS_PER_SHARE = 4
+"""An owner, and all of them together, may hear of so many resources for each session that they may have."""
+_RETRY = {"retry_after_s": 5}
 
 Context = ServerRequestContext[Any, Any]
 
@@ -45,16 +48,19 @@ Context = ServerRequestContext[Any, Any]
 class Listener:
     """One open listen stream: what it wants, and what it has not been told yet."""
 
-    def __init__(self, owner: Owner, wanted: SubscriptionFilter) -> None:
+    is_busy = True
+
+    def __init__(self, owner: Owner, address: str | None, wanted: SubscriptionFilter) -> None:
         self.owner = owner
+        self.address = address
         self.wanted = wanted
-        self._uris = frozenset(wanted.resource_subscriptions or ())
+        self.uris = frozenset(wanted.resource_subscriptions or ())
         self._untold: dict[ServerEvent, None] = {}
         self._is_closed = False
         self._has_news = asyncio.Event()
 
     def note(self, event: ServerEvent) -> None:
-        if event_matches(self.wanted, self._uris, event):
+        if event_matches(self.wanted, self.uris, event):
             self._untold[event] = None
             self._has_news.set()
 
@@ -72,30 +78,50 @@ class Listener:
 
 
 class Subscriptions:
-    """The SDK's handlers for subscribing, in both eras; `publish` tells whoever wants to know."""
+    """The SDK's handlers for subscribing, in both eras; `publish` tells whoever wants to know.
 
-    def __init__(self, caps: Caps) -> None:
-        self._caps = caps
-        self._listeners: set[Listener] = set()
-        self._by_owner: Counter[Owner] = Counter()
+    `address_of` gives the address whose keys have a share together, where they do.
+    """
+
+    def __init__(self, caps: Caps, address_of: Callable[[RequestContext], str | None] = lambda _: None) -> None:
+        self._address_of = address_of
+        self._listeners: Pool[Listener] = Pool(caps, self._end)
+        self._open: set[Listener] = set()
+        self._uris = Tally(caps.times(_URIS_PER_SHARE))
 
     def __len__(self) -> int:
-        return len(self._listeners)
+        return len(self._open)
+
+    @property
+    def has_any(self) -> bool:
+        """Whether anybody wants to know about anything."""
+        return bool(self._open or self._uris.total)
 
     async def subscribe(self, ctx: Context, params: SubscribeRequestParams) -> EmptyResult:
         session = _session(ctx)
-        _check_uris([*session.subscribed_uris, params.uri])
-        session.subscribed_uris.add(params.uri)
+        if params.uri not in session.subscribed_uris:
+            _check_uris([*session.subscribed_uris, params.uri])
+            if not session.is_ended:
+                self._take_uris(session.owner, 1)
+                session.subscribed_uris.add(params.uri)
         return EmptyResult()
 
     async def unsubscribe(self, ctx: Context, params: UnsubscribeRequestParams) -> EmptyResult:
-        _session(ctx).subscribed_uris.discard(params.uri)
+        session = _session(ctx)
+        if params.uri in session.subscribed_uris:
+            session.subscribed_uris.remove(params.uri)
+            self._uris.give_back(session.owner)
         return EmptyResult()
+
+    def forget(self, session: Session) -> None:
+        """A session has ended."""
+        self._uris.give_back(session.owner, len(session.subscribed_uris))
+        session.subscribed_uris.clear()
 
     async def listen(self, ctx: Context, params: SubscriptionsListenRequestParams) -> SubscriptionsListenResult:
         """Serve one listen stream until its client leaves or it is closed."""
         meta: dict[str, Any] = {SUBSCRIPTION_ID_META_KEY: ctx.request_id}
-        listener = self._open(ctx, params.notifications)
+        listener = self._begin(ctx, params.notifications)
         acknowledged = SubscriptionsAcknowledgedNotificationParams(notifications=listener.wanted, _meta=meta)
         try:
             await ctx.session.send_notification(
@@ -106,47 +132,56 @@ class Subscriptions:
                     notification = event_to_notification(event, meta)
                     await ctx.session.send_notification(notification, related_request_id=ctx.request_id)
         finally:
-            self._forget(listener)
+            self._end(listener)
         return SubscriptionsListenResult(_meta=meta)
 
     def publish(self, sessions: Iterable[Session], events: Iterable[ServerEvent]) -> None:
         """Tell open listen streams, and those of the sessions that listen."""
         payloads = {event: _payload(event) for event in events}
         for event in payloads:
-            for listener in self._listeners:
+            for listener in self._open:
                 listener.note(event)
         for session in (session for session in sessions if session.stream is not None):
             for event, payload in payloads.items():
                 if not isinstance(event, ResourceUpdated) or event.uri in session.subscribed_uris:
-                    session.spawn(session.write(payload))
+                    session.mention(payload)
 
     def close(self) -> None:
         """End all listen streams, each with its result."""
-        for listener in self._listeners:
+        for listener in self._open:
             listener.close()
 
     def close_key(self, key_id: str) -> None:
-        for listener in self._listeners:
+        for listener in self._open:
             if listener.owner[1] == key_id:
                 listener.close()
 
-    def _open(self, ctx: Context, asked: SubscriptionFilter) -> Listener:
-        caller = cast(RequestContext, ctx.request).caller
-        assert caller is not None
-        owner = owner_of(caller)
+    def _begin(self, ctx: Context, asked: SubscriptionFilter) -> Listener:
+        context = cast(RequestContext, ctx.request)
         _check_uris(asked.resource_subscriptions or [])
-        if self._by_owner[owner] >= self._caps.of(owner) or len(self._listeners) >= self._caps.total:
-            raise MCPError(_TOO_MANY, "Too many subscriptions are open.")
-        listener = Listener(owner, _honored(asked))
-        self._listeners.add(listener)
-        self._by_owner[owner] += 1
+        listener = Listener(owner_of(caller_of(context)), self._address_of(context), _honored(asked))
+        self._take_uris(listener.owner, len(listener.uris))
+        try:
+            self._listeners.add(listener)
+        except Full:
+            self._uris.give_back(listener.owner, len(listener.uris))
+            raise MCPError(REFUSED, "Too many subscriptions are open.", _RETRY) from None
+        self._open.add(listener)
         return listener
 
-    def _forget(self, listener: Listener) -> None:
-        self._listeners.discard(listener)
-        self._by_owner[listener.owner] -= 1
-        if not self._by_owner[listener.owner]:
-            del self._by_owner[listener.owner]
+    def _end(self, listener: Listener) -> None:
+        """The listener's place is free, its stream ends with its result."""
+        if listener in self._open:
+            self._open.remove(listener)
+            self._listeners.discard(listener)
+            self._uris.give_back(listener.owner, len(listener.uris))
+        listener.close()
+
+    def _take_uris(self, owner: Owner, count: int) -> None:
+        try:
+            self._uris.take(owner, count)
+        except Full:
+            raise MCPError(REFUSED, "Too many resources are subscribed to.", _RETRY) from None
 
 
 def _honored(asked: SubscriptionFilter) -> SubscriptionFilter:

@@ -81,9 +81,9 @@ class GetBalance:
         self._topup_url = topup_url
 
     async def __call__(self, arguments: dict[str, Any], invocation: Invocation) -> Result:
-        checked_arguments(arguments, _INPUT)
         caller = invocation.caller
         self._limiter.count_listing(caller)
+        checked_arguments(arguments, _INPUT)
         balance = await self._wallets.balance(caller.account_id)
         facts = {
             "account_id": caller.account_id,

@@ -71,9 +71,9 @@ class ListModels:
         self._limiter = limiter
 
     async def __call__(self, arguments: dict[str, Any], invocation: Invocation) -> Result:
+        self._limiter.count_listing(invocation.caller)
         given = checked_arguments(arguments, _INPUT)
         limit_pico = _price_limit_pico(given.get("max_price_usd"))
-        self._limiter.count_listing(invocation.caller)
         found = [
             model_row(model, self._pool.status_of(model))
             for model in self._published.current.values()

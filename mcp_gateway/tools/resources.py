@@ -10,10 +10,8 @@ import orjson
 from mcp import types
 from mcp.shared.subscriptions import ResourcesListChanged, ResourceUpdated, ServerEvent
 
-from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.catalog import Published
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.text import shown
 from mcp_gateway.core.upstream.pool import Pool
 from mcp_gateway.tools.list_models import model_row
@@ -37,10 +35,9 @@ class Resources:
         ),
     )
 
-    def __init__(self, published: Published, pool: Pool, limiter: Limiter) -> None:
+    def __init__(self, published: Published, pool: Pool) -> None:
         self._published = published
         self._pool = pool
-        self._limiter = limiter
         self._rows_told = self._rows()
 
     def listed(self) -> list[types.Resource]:
@@ -54,9 +51,8 @@ class Resources:
         )
         return [catalog, *(_resource(row) for row in self._rows().values())]
 
-    def read(self, uri: str, caller: Caller) -> types.ReadResourceResult:
-        """A resource's JSON. Raises GatewayError `model_not_found`, or what a limit says."""
-        self._limiter.count_listing(caller)
+    def read(self, uri: str) -> types.ReadResourceResult:
+        """A resource's JSON. Raises GatewayError `not_found`."""
         content: Any = {"models": list(self._rows().values())} if uri == CATALOG_URI else self._row_at(uri)
         text = orjson.dumps(content).decode()
         return types.ReadResourceResult(contents=[types.TextResourceContents(uri=uri, mime_type=_JSON, text=text)])

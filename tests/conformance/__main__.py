@@ -45,7 +45,9 @@ async def served_fixtures(data_dir: Path) -> AsyncIterator[str]:
             build(bus),
             settings=settings,
             lifecycle=gateway.lifecycle,
+            addresses=gateway.addresses,
             new_id=gateway.new_id,
+            count_listing=gateway.limiter.count_listing,
             max_body_bytes=lambda _: settings.max_body_bytes,
         )
         bus.publish_at_door = door.publish

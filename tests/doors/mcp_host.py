@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +60,7 @@ class Host:
         self, transport: str, mode: str = "auto", headers: dict[str, str] | None = None, **options: Any
     ) -> AsyncIterator[Client]:
         """The SDK's client, connected."""
-        async with httpx2.AsyncClient(headers=headers, timeout=30) as http:
+        async with http_client(headers=headers) as http:
             target = streamable_http_client(self.url, http_client=http)
             if transport == "sse":
                 target = sse_client(f"{self.url}/sse", headers=headers)
@@ -68,7 +69,7 @@ class Host:
 
     async def post(self, message: Any, headers: dict[str, str] | None = None, url: str = "") -> httpx2.Response:
         """A raw POST of one message."""
-        async with httpx2.AsyncClient(timeout=30) as http:
+        async with http_client() as http:
             body = message if isinstance(message, bytes) else orjson.dumps(message)
             return await http.post(url or self.url, content=body, headers=LEGACY | (headers or {}))
 
@@ -77,6 +78,15 @@ class Host:
         answer = await self.post(initialize(), headers)
         assert answer.status_code == 200, answer.text
         return {"Mcp-Session-Id": answer.headers["mcp-session-id"]} | (headers or {})
+
+
+_TLS = ssl.create_default_context()
+"""Takes 30 ms to make, and what is asked here is plain HTTP."""
+
+
+def http_client(**options: Any) -> httpx2.AsyncClient:
+    """A client for a test's requests."""
+    return httpx2.AsyncClient(verify=_TLS, **{"timeout": 30} | options)
 
 
 class Gate:
@@ -111,7 +121,8 @@ async def open_host(data_dir: Path, *, send_buffer_bytes: int = 0, **settings: A
     With a small send buffer the server notices early that a client does not read.
     """
     guests = {"requests_per_minute": 10_000, "in_flight_per_address": 1000} | settings.pop("guests", {})
-    async with open_gateway(Settings(data_dir=data_dir, guests=guests, **settings)) as gateway:
+    limits = {"listing_requests_per_minute": 1_000_000} | settings.pop("limits", {})
+    async with open_gateway(Settings(data_dir=data_dir, guests=guests, limits=limits, **settings)) as gateway:
         door = build_door(
             settings=gateway.settings,
             version=gateway.version,
@@ -122,6 +133,7 @@ async def open_host(data_dir: Path, *, send_buffer_bytes: int = 0, **settings: A
             limiter=gateway.limiter,
             ledger=gateway.ledger,
             lifecycle=gateway.lifecycle,
+            addresses=gateway.addresses,
         )
         host = Host(gateway, door, "")
         with _errors_into(host.errors), socket.socket() as listener:

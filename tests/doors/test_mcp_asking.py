@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import orjson
 import pytest
 from mcp import MCPError
@@ -21,7 +20,7 @@ from mcp.types import (
 from mcp_gateway.core.gateway import open_desk
 from mcp_gateway.door.jsonrpc import Message, parse_message
 from mcp_gateway.door.questions import Questions
-from tests.doors.mcp_host import Host, call, chat, eventually, initialize, open_host
+from tests.doors.mcp_host import Host, call, chat, eventually, http_client, initialize, open_host
 from tests.doors.test_mcp_catalog import ERAS, PRICED, request
 from tests.doors.test_mcp_lifetimes import next_message, sse_session
 from tests.doors.test_mcp_tools import failed, funded
@@ -136,7 +135,7 @@ async def test_a_client_that_leaves_while_it_is_asked_ends_its_call(tmp_path: Pa
         opened = await host.post(with_capabilities(initialize("2025-11-25")), alice)
         session = {**alice, "Mcp-Session-Id": opened.headers["mcp-session-id"], "Accept": "text/event-stream"}
         [waiting] = host.door.sessions.all()
-        async with httpx2.AsyncClient(timeout=10) as http, http.stream(
+        async with http_client() as http, http.stream(
             "POST", host.url, json=call("chat_completion", ARGUMENTS), headers=session
         ) as stream:  # fmt: skip
             assert (await next_message(stream.aiter_lines()))["method"] == "elicitation/create"

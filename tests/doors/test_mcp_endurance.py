@@ -6,12 +6,11 @@ import socket
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import orjson
 import pytest
 
 from mcp_gateway.door import http as door_http
-from tests.doors.mcp_host import JSON, Host, call, chat, eventually, open_host
+from tests.doors.mcp_host import JSON, Host, call, chat, eventually, http_client, open_host
 from tests.doors.test_mcp_catalog import ERAS
 from tests.doors.test_mcp_lifetimes import sse_session
 from tests.doors.test_mcp_tools import Fixed
@@ -113,5 +112,5 @@ async def test_after_a_restart_old_sessions_are_not_found_and_clients_begin_anew
         assert (await host.post(PING, url=host.url + messages)).status_code == 404
         assert (await host.post(*modern(chat("hi")))).status_code == 200
         assert (await host.post(PING, await host.open_session())).status_code == 200
-        async with sse_session(host) as (_, url), httpx2.AsyncClient() as http:
+        async with sse_session(host) as (_, url), http_client() as http:
             assert (await http.post(url, json=PING)).status_code == 202

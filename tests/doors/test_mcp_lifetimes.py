@@ -7,16 +7,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import orjson
 import pytest
 
 from mcp_gateway.door import http as door_http
 from mcp_gateway.door.http import await_departure
-from mcp_gateway.door.jsonrpc import Refusal
-from mcp_gateway.door.sessions import Caps, Owner, Session, Sessions
+from mcp_gateway.door.sessions import Sessions
+from mcp_gateway.door.shares import Caps
 from mcp_gateway.tools.progress import Progress
-from tests.doors.mcp_host import Gate, Host, call, chat, eventually, gated, initialize, open_host
+from tests.doors.mcp_host import Gate, Host, call, chat, eventually, gated, http_client, initialize, open_host
+from tests.doors.test_mcp_shares import owner, session
 from tests.doors.test_mcp_transports import MODERN, PING, modern
 
 PACED = "demo/paced"
@@ -39,7 +39,7 @@ def gate(host: Host) -> Gate:
 async def sse_session(host: Host, headers: dict[str, str] | None = None) -> AsyncIterator[tuple[Any, str]]:
     """The lines of an open HTTP+SSE stream, and the address that its messages go to."""
     async with (
-        httpx2.AsyncClient(timeout=10) as http,
+        http_client() as http,
         http.stream("GET", f"{host.url}/sse", headers=headers) as stream,
     ):
         lines = stream.aiter_lines()
@@ -141,7 +141,7 @@ async def test_a_client_that_times_out_frees_the_backend(host: Host, gate: Gate,
 
 async def test_a_silent_call_is_kept_alive_by_comments(host: Host, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door_http, "KEEP_ALIVE_S", 0.01)
-    async with httpx2.AsyncClient(timeout=10) as http, http.stream(
+    async with http_client() as http, http.stream(
         "POST", host.url, json=chat(model=PACED), headers={"Accept": "application/json, text/event-stream"}
     ) as stream:  # fmt: skip
         lines = stream.aiter_lines()
@@ -170,14 +170,6 @@ class Clock:
         return self.now_s
 
 
-def owner(name: str) -> Owner:
-    return "acc", name, name
-
-
-def session(number: int, of: Owner) -> Session:
-    return Session(f"s{number}", of, connection=None)  # type: ignore[arg-type]
-
-
 async def test_an_idle_session_expires_and_a_used_one_does_not() -> None:
     clock = Clock()
     sessions = Sessions(Caps(100, 100, 100), idle_timeout_s=60, monotonic_s=clock)
@@ -199,34 +191,6 @@ async def test_an_idle_session_expires_and_a_used_one_does_not() -> None:
     assert not len(sessions)
 
 
-async def test_a_caller_has_a_share_of_the_sessions_and_its_idlest_makes_room() -> None:
-    sessions = Sessions(Caps(20, 2, 1), idle_timeout_s=60, monotonic_s=Clock())
-    sessions.add(session(0, owner("b")))
-    for number in (1, 2, 3):
-        sessions.add(session(number, owner("a")))
-    assert [found.id for found in sessions.all()] == ["s0", "s2", "s3"]
-
-
-async def test_a_guests_address_has_a_smaller_share() -> None:
-    sessions = Sessions(Caps(20, 2, 1), idle_timeout_s=60, monotonic_s=Clock())
-    for number in (1, 2):
-        sessions.add(session(number, ("acc_guest", None, "192.0.2.1")))
-    assert [found.id for found in sessions.all()] == ["s2"]
-
-
-async def test_when_all_sessions_are_taken_the_idlest_makes_room_and_busy_ones_do_not() -> None:
-    sessions = Sessions(Caps(2, 2, 2), idle_timeout_s=60, monotonic_s=Clock())
-    for number in (1, 2):
-        sessions.add(session(number, owner(str(number))))
-    sessions.find("s1", owner("1")).begin(1)
-    sessions.add(session(3, owner("3")))
-    assert [found.id for found in sessions.all()] == ["s1", "s3"]
-    sessions.find("s3", owner("3")).begin(1)
-    with pytest.raises(Refusal) as refused:
-        sessions.add(session(4, owner("4")))
-    assert refused.value.status == 503
-
-
 async def test_abandoned_sessions_are_swept(tmp_path: Path) -> None:
     async with open_host(tmp_path, mcp={"session_idle_timeout_s": 0.05}) as host:
         for _ in range(20):
@@ -236,7 +200,7 @@ async def test_abandoned_sessions_are_swept(tmp_path: Path) -> None:
 
 async def test_too_many_sse_connections_of_one_caller_are_refused(tmp_path: Path) -> None:
     async with open_host(tmp_path, mcp={"max_sessions_per_guest_address": 1}) as host, sse_session(host):
-        async with httpx2.AsyncClient() as http:
+        async with http_client() as http:
             answer = await http.get(f"{host.url}/sse")
             assert answer.status_code == 503
             assert answer.headers["retry-after"]
@@ -263,7 +227,7 @@ async def test_draining_closes_waiting_streams_and_lets_calls_end_first(host: Ho
     async with (
         sse_session(host) as (idle_lines, _),
         sse_session(host) as (busy_lines, url),
-        httpx2.AsyncClient(timeout=10) as http,
+        http_client() as http,
         http.stream("GET", host.url, headers=listening) as listener,
     ):
         await host.post(chat(model=PACED), url=url)

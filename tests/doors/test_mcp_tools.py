@@ -36,7 +36,8 @@ async def host(tmp_path: Path) -> AsyncIterator[Host]:
 async def called(host: Host, message: dict[str, Any], headers: dict[str, str] | None = None) -> dict[str, Any]:
     """The result of a call, whose structured content fits the tool's own schema."""
     result: dict[str, Any] = (await host.post(message, headers)).json()["result"]
-    listed = await host.post({"jsonrpc": "2.0", "id": 1, "method": "tools/list"})
+    somebody_else = {"X-Test-Address": f"198.51.100.{host.answered % 250}"}
+    listed = await host.post({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}, somebody_else)
     schemas = {tool["name"]: tool["outputSchema"] for tool in listed.json()["result"]["tools"]}
     Draft202012Validator(schemas[message["params"]["name"]]).validate(result["structuredContent"])
     return result

@@ -21,7 +21,7 @@ from mcp.types import (
 
 from mcp_gateway.core.bytes_in_flight import Owner
 from mcp_gateway.core.caller import Allowance
-from tests.doors.mcp_host import JSON, Host, call, chat, eventually, initialize, open_host
+from tests.doors.mcp_host import JSON, Host, call, chat, eventually, http_client, initialize, open_host
 
 HANDSHAKE_VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 MODERN = "2026-07-28"
@@ -122,7 +122,7 @@ async def test_an_unknown_revision_is_answered_with_one_that_is_spoken(host: Hos
 
 async def test_a_deleted_session_is_not_found(host: Host) -> None:
     session = await host.open_session()
-    async with httpx2.AsyncClient() as http:
+    async with http_client() as http:
         assert (await http.delete(host.url, headers=session)).status_code == 200
         assert (await http.delete(host.url, headers=session)).status_code == 404
     answer = await host.post(PING, session)
@@ -139,14 +139,14 @@ async def test_a_failed_initialize_opens_no_session(host: Host) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 async def test_without_a_session_there_is_nothing_to_get_or_delete(host: Host, method: str) -> None:
-    async with httpx2.AsyncClient() as http:
+    async with http_client() as http:
         answer = await http.request(method, host.url, headers={"Accept": "text/event-stream"})
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
 
 
 async def test_the_servers_stream_opens_for_a_session_and_a_second_one_replaces_it(host: Host) -> None:
     headers = await host.open_session() | {"Accept": "text/event-stream"}
-    async with httpx2.AsyncClient(timeout=10) as http, http.stream("GET", host.url, headers=headers) as first:
+    async with http_client() as http, http.stream("GET", host.url, headers=headers) as first:
         assert first.headers["content-type"] == "text/event-stream"
         bytes_of_first = first.aiter_bytes()
         assert await anext(bytes_of_first) == b": open\n\n"
@@ -156,7 +156,7 @@ async def test_the_servers_stream_opens_for_a_session_and_a_second_one_replaces_
 
 
 async def test_a_stream_needs_a_client_that_reads_events(host: Host) -> None:
-    async with httpx2.AsyncClient() as http:
+    async with http_client() as http:
         answer = await http.get(host.url, headers=await host.open_session() | {"Accept": "application/json"})
     assert answer.status_code == 406
 
@@ -181,7 +181,7 @@ async def test_what_a_revision_lacks_is_absent_in_its_list_of_tools(host: Host, 
 
 
 async def test_a_call_without_a_version_is_served(host: Host) -> None:
-    async with httpx2.AsyncClient() as http:
+    async with http_client() as http:
         answer = await http.post(host.url, json=chat("hi"), headers=JSON)
     assert "hi" in text_of(answer)
 
@@ -274,7 +274,7 @@ async def test_white_space_around_a_header_means_nothing(host: Host) -> None:
 
 async def test_a_header_that_comes_twice_is_refused(host: Host) -> None:
     message, headers = modern(chat("hi"))
-    async with httpx2.AsyncClient() as http:
+    async with http_client() as http:
         lines = [*JSON.items(), *headers.items(), ("Mcp-Name", "chat_completion")]
         answer = await http.post(host.url, json=message, headers=lines)
     assert (answer.status_code, error_of(answer)["code"]) == (400, HEADER_MISMATCH)
@@ -289,7 +289,7 @@ async def test_a_revision_of_the_future_is_told_what_is_served(host: Host) -> No
 
 async def test_an_envelope_without_its_headers_is_refused(host: Host) -> None:
     message, _ = modern(chat("hi"))
-    async with httpx2.AsyncClient() as http:
+    async with http_client() as http:
         answer = await http.post(host.url, json=message, headers=JSON)
     assert (answer.status_code, error_of(answer)["code"]) == (400, HEADER_MISMATCH)
 
@@ -310,7 +310,7 @@ async def test_a_modern_notification_is_taken_and_a_response_is_not(host: Host) 
 
 
 async def test_one_sse_connection_takes_discover_and_then_initialize(host: Host) -> None:
-    async with httpx2.AsyncClient(timeout=10) as http, http.stream("GET", f"{host.url}/sse") as stream:
+    async with http_client() as http, http.stream("GET", f"{host.url}/sse") as stream:
         events = stream.aiter_lines()
         assert await anext(events) == "event: endpoint"
         path = (await anext(events)).removeprefix("data: ")
@@ -361,7 +361,7 @@ async def test_a_message_for_no_session_is_404(host: Host) -> None:
     ],
 )
 async def test_what_is_not_one_message_is_one_clean_error(host: Host, path: str, body: bytes, code: int) -> None:
-    async with httpx2.AsyncClient(timeout=10) as http, http.stream("GET", f"{host.url}/sse") as stream:
+    async with http_client() as http, http.stream("GET", f"{host.url}/sse") as stream:
         lines = stream.aiter_lines()
         await anext(lines)
         endpoint = host.url.removesuffix("/v1/mcp") + (await anext(lines)).removeprefix("data: ")
@@ -388,7 +388,7 @@ async def test_a_body_over_the_limit_is_413_however_it_is_sent(host: Host) -> No
             yield b" " * 50_000
 
     declared = await host.post(chat("x" * 200_000))
-    async with httpx2.AsyncClient() as http:
+    async with http_client() as http:
         undeclared = await http.post(host.url, content=in_pieces(), headers=JSON)
     for answer in (declared, undeclared):
         assert answer.status_code == 413
@@ -449,7 +449,7 @@ async def test_only_json_is_taken(host: Host) -> None:
 
 
 async def test_an_unknown_http_method_is_told_the_known_ones(host: Host) -> None:
-    async with httpx2.AsyncClient() as http:
+    async with http_client() as http:
         answer = await http.put(host.url, json=PING)
     assert (answer.status_code, answer.headers["allow"]) == (405, "DELETE, GET, POST")
 
@@ -464,7 +464,7 @@ async def test_a_session_is_not_found_by_anyone_but_its_opener(host: Host) -> No
     assert (await host.post(PING, session | bob)).status_code == 404
     session.pop("X-Test-Key")
     assert (await host.post(PING, session)).status_code == 404
-    async with httpx2.AsyncClient() as http:
+    async with http_client() as http:
         assert (await http.delete(host.url, headers=session | bob)).status_code == 404
         assert (await http.get(host.url, headers=session | bob)).status_code == 404
 
@@ -477,7 +477,7 @@ async def test_a_guests_session_belongs_to_its_address(host: Host) -> None:
 
 async def test_an_sse_session_takes_messages_from_its_opener_only(host: Host) -> None:
     alice, bob = host.key("alice"), host.key("bob")
-    async with httpx2.AsyncClient(timeout=10) as http, http.stream("GET", f"{host.url}/sse", headers=alice) as stream:
+    async with http_client() as http, http.stream("GET", f"{host.url}/sse", headers=alice) as stream:
         lines = stream.aiter_lines()
         await anext(lines)
         url = host.url.removesuffix("/v1/mcp") + (await anext(lines)).removeprefix("data: ")
@@ -527,7 +527,7 @@ async def test_only_known_hosts_and_origins_are_let_in(tmp_path: Path, headers: 
         assert answers[0].status_code == status
         assert answers[1].status_code == (404 if status == 200 else status)
         if status != 200:
-            async with httpx2.AsyncClient() as http:
+            async with http_client() as http:
                 assert (await http.get(f"{host.url}/sse", headers=headers)).status_code == status
 
 

@@ -28,6 +28,13 @@ class AddressReader:
                 break
         return address
 
+    def is_shared(self, address: str) -> bool:
+        """Whether many clients may stand behind an address: a trusted proxy, and loopback while none is named."""
+        if self._trusted:
+            return self._is_trusted(address)
+        parsed = _parsed(address)
+        return parsed is None or parsed.is_loopback
+
     def _is_trusted(self, text: str) -> bool:
         address = _parsed(text)
         return address is not None and any(address in network for network in self._trusted)

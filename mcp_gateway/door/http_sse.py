@@ -1,0 +1,131 @@
+"""HTTP+SSE (2024-11-05): a stream that a session lives as long as, and POSTs whose answers go there.
+
+A client that reads is never told to wait: several SDKs take no further message once a POST has failed. So a refusal
+goes to the stream as well, unless that is what the client does not read.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from urllib.parse import parse_qs
+
+from mcp_gateway.core.context import RequestContext
+from mcp_gateway.door.calls import CallContext, Tell, caller_of
+from mcp_gateway.door.http import EventStream, Exchange, event, send_payload
+from mcp_gateway.door.intake import Intake
+from mcp_gateway.door.jsonrpc import Message, Refusal
+from mcp_gateway.door.listings import Listings, refusing
+from mcp_gateway.door.opening import LISTEN
+from mcp_gateway.door.places import in_good_time
+from mcp_gateway.door.runners import Runners, has_envelope
+from mcp_gateway.door.sessions import Session, Sessions
+from mcp_gateway.door.shares import owner_of
+
+_IN_ORDER = frozenset({"initialize", "ping"})
+"""Answered before their POST is, and so before the next message of a client that waits for that."""
+
+
+class HttpSse:
+    """The two endpoints, once the caller may come in."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        new_session: Callable[[RequestContext], Session],
+        runners: Runners,
+        intake: Intake,
+        listings: Listings,
+    ) -> None:
+        self._sessions = sessions
+        self._new_session = new_session
+        self._runners = runners
+        self._intake = intake
+        self._listings = listings
+
+    async def stream(self, http: Exchange) -> None:
+        """Open a session and serve its stream. Raises Refusal before that has begun."""
+        self._listings.count(http.caller)
+        session = self._new_session(http.context)
+        stream = session.stream = EventStream(http.receive, http.send)
+        self._sessions.add(session)
+        http.forget_request()
+        session.room = http.context.reservation
+        path = http.scope["path"].removesuffix("/").removesuffix("/sse")
+        try:
+            await stream.serve(event(f"{path}/messages/?session_id={session.id}".encode(), b"endpoint"))
+        finally:
+            self._sessions.remove(session)
+            await session.finish_calls(0)
+
+    async def message(self, http: Exchange) -> None:
+        """Take a message. Raises Refusal."""
+        session_id = parse_qs(http.scope["query_string"].decode("latin-1")).get("session_id", [""])[0]
+        session = self._sessions.find(session_id, owner_of(http.caller))
+        message = await self._intake.read(http)
+        try:
+            await self._take(session, message, http.context)
+        except Refusal as refused:
+            refusal = self._listings.counted(refused, message, http.caller)
+            if not message.is_request or session.is_unread or session.is_ended:
+                raise refusal from None
+            await session.write(refusal.payload)
+        await send_payload(http.send, b"", 202)
+
+    async def _take(self, session: Session, message: Message, context: RequestContext) -> None:
+        """Begin with a message, once there is a place for it; those of _IN_ORDER need none, nor does what listens."""
+        self._listings.admit(message, caller_of(context), in_session=True)
+        if not message.is_request:
+            await self._intake.note(session, message, context)
+        elif message.method in _IN_ORDER:
+            await self._answer(session, message, context)
+        elif message.method == LISTEN:
+            await self._begin_to_listen(session, message, context)
+        else:
+            await self._begin(session, message, context)
+
+    async def _begin_to_listen(self, session: Session, message: Message, context: RequestContext) -> None:
+        """What listens stays as long as it likes, within a cap of its own; so it is begun only where it is heard."""
+        if session.stream is not None:
+            with refusing(message.id):
+                await in_good_time(session.stream.caught_up(), caller_of(context), "Answers of this session are")
+        session.spawn(self._answer(session, message, _without_head(context)))
+
+    async def _begin(self, session: Session, message: Message, context: RequestContext) -> None:
+        caller = caller_of(context)
+        with refusing(message.id):
+            await session.places.take(caller)
+        later, kept_bytes = _without_head(context), context.kept_bytes
+        context.release()
+        later.reservation.hold(kept_bytes, lambda: self._sessions.remove(session))
+
+        def end(_: object) -> None:
+            later.release()
+            session.places.give_back(caller)
+
+        session.spawn(self._answer(session, message, later)).add_done_callback(end)  # also of one that never began
+
+    async def _answer(self, session: Session, message: Message, context: RequestContext) -> None:
+        assert message.id is not None
+        cancel = session.begin(message.id)
+        try:
+            with cancel:
+                await session.caught_up()
+                payload = await self._answer_by_era(session, message, context)
+                await session.give(payload, lambda: self._sessions.remove(session))
+        finally:
+            session.end(message.id, cancel)
+
+    async def _answer_by_era(self, session: Session, message: Message, context: RequestContext) -> bytes:
+        is_modern = has_envelope(message) and message.method != "initialize"
+        tell: Tell = session.write
+        ask = None if is_modern else partial(session.questions.ask, tell)
+        call = CallContext(message, context, tell, ask, lambda: session.is_unread)
+        try:
+            runner = self._runners.modern(None, message) if is_modern else self._runners.of_session(session)
+            return (await self._intake.answer(runner, message, call, caller_of(context)))[0]
+        except Refusal as refusal:
+            return self._listings.counted(refusal, message, caller_of(context)).payload
+
+
+def _without_head(context: RequestContext) -> RequestContext:
+    """What is known of a POST that is over before what it asked for; what that keeps is counted anew."""
+    return RequestContext(context.request_id, context.client_request_id, context.address, context.room, context.caller)

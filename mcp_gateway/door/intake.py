@@ -1,0 +1,85 @@
+"""A message on its way in, whatever the transport: read, counted, made small, and taken or answered."""
+
+from collections.abc import Callable
+from typing import Any
+
+from mcp.server.runner import ServerRunner
+from mcp.types import INVALID_REQUEST, PARSE_ERROR
+
+from mcp_gateway.core.bytes_in_flight import SMALL_BYTES
+from mcp_gateway.core.caller import Caller
+from mcp_gateway.core.context import RequestContext
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.json_bounds import JsonBounds
+from mcp_gateway.door.calls import CallContext, answer
+from mcp_gateway.door.http import Exchange, read_message_body
+from mcp_gateway.door.jsonrpc import Message, Refusal, parse_message
+from mcp_gateway.door.listings import Listings
+from mcp_gateway.door.method import Unfinished, method_of
+from mcp_gateway.door.opening import kept
+from mcp_gateway.door.runners import Runners
+from mcp_gateway.door.sessions import Session
+
+
+class Intake:
+    """Shared by the transports."""
+
+    def __init__(
+        self,
+        runners: Runners,
+        listings: Listings,
+        json_bounds: JsonBounds,
+        *,
+        max_body_bytes: Callable[[Caller], int],
+    ) -> None:
+        self._runners = runners
+        self._listings = listings
+        self._json_bounds = json_bounds
+        self._max_body_bytes = max_body_bytes
+
+    async def read(self, http: Exchange) -> Message:
+        """The message that a request brings. Raises Refusal for what is none, after it was counted."""
+        try:
+            raw = await read_message_body(http.context, http.receive, self._max_body_bytes(http.caller))
+            return kept(await self._parsed(raw, http.caller))
+        except Refusal:
+            self._listings.count(http.caller)
+            raise
+
+    async def _parsed(self, raw: bytes, caller: Caller) -> Message:
+        if len(raw) > SMALL_BYTES:
+            await _check_large(raw)
+        try:
+            await self._json_bounds.check(raw, caller)
+            return parse_message(raw)
+        except GatewayError as error:
+            raise Refusal(error.status, PARSE_ERROR, error.message) from None
+
+    async def note(self, session: Session, message: Message, context: RequestContext) -> None:
+        """Take a notification, or the answer to something that was asked."""
+        if message.method is None:
+            session.questions.take(message)
+        elif message.method == "notifications/cancelled":
+            session.cancel(message.params)
+        else:
+            runner = self._runners.of_session(session)
+            await runner.on_notify(CallContext(message, context), message.method, message.params)
+
+    async def answer(
+        self, runner: ServerRunner[Any], message: Message, call: CallContext, caller: Caller
+    ) -> tuple[bytes, int | None]:
+        """The payload that answers a request, and the JSON-RPC error code where it is an error. Raises Refusal."""
+        payload, code = await answer(runner, message, call)
+        if code is not None:
+            self._listings.count_failure(message, caller)
+        return payload, code
+
+
+async def _check_large(raw: bytes) -> None:
+    """Raises Refusal for what is large and no call of a tool, before it is parsed."""
+    try:
+        method = await method_of(raw)
+    except Unfinished:
+        raise Refusal(400, PARSE_ERROR, "The body is not JSON.") from None
+    if method != "tools/call":
+        raise Refusal(413, INVALID_REQUEST, f"Only tools/call may have more than {SMALL_BYTES} bytes.")

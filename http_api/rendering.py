@@ -11,7 +11,7 @@ JSON_TYPE = (b"content-type", b"application/json")
 Headers = list[tuple[bytes, bytes]]
 
 
-async def send_bytes(send: Send, body: bytes, headers: Headers, status: int = 200) -> None:
+async def send_bytes(send: Send, body: bytes | bytearray, headers: Headers, status: int = 200) -> None:
     """A whole answer; head and body leave together."""
     headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})

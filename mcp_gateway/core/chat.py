@@ -26,9 +26,10 @@ from mcp_gateway.core.policy.images import ImagePolicy
 from mcp_gateway.core.record import RequestRecord
 from mcp_gateway.core.request import ChatRequest
 from mcp_gateway.core.upstream import vllm
+from mcp_gateway.core.upstream.answer import Body, read_answer, with_model
 from mcp_gateway.core.upstream.backend import Attempt, Backend, Headers, Response, failure, read_beginning
 from mcp_gateway.core.upstream.choice import prefix_of
-from mcp_gateway.core.upstream.frames import DONE, FrameRelay, Usage, read_usage, renamed_model
+from mcp_gateway.core.upstream.frames import DONE, FrameRelay, Usage
 from mcp_gateway.core.upstream.pool import Pool
 from mcp_gateway.core.upstream.transport import UpstreamError
 
@@ -107,7 +108,7 @@ class Exchange:
     and settles what was used or voids the hold.
     """
 
-    body = b""
+    body: Body = b""
     cost_nano = 0
     clamped_to: int | None = None
     _request: ChatRequest | None = None
@@ -312,15 +313,12 @@ class Exchange:
 
     async def _take_whole(self, response: Response, model: Model) -> None:
         body = await response.read()
-        try:
-            answer = orjson.loads(body)
-            self._finish_reason = answer["choices"][0]["finish_reason"]
-        except (orjson.JSONDecodeError, LookupError, TypeError):
-            raise GatewayError("backend_error", "The backend's answer could not be understood.") from None
-        if self._finish_reason == "abort":
+        told = await read_answer(body)
+        self._finish_reason = told.finish_reason
+        if told.finish_reason == "abort":
             raise vllm.GoingDown
-        self.body = renamed_model(body, model.id)
-        await self._account(read_usage(answer.get("usage")))
+        self.body = body if told.model_at is None else with_model(body, told.model_at, model.id)
+        await self._account(told.usage)
 
     async def _begin_stream(self, response: Response, request: ChatRequest, model: Model) -> None:
         """Wait for the first frame: until then a failure can still be an HTTP status, or go to another backend."""
@@ -366,8 +364,8 @@ class Exchange:
         if relay.error is not None:
             status = relay.error.get("code")
             name = self._route.backend_model if self._route else ""
-            told = orjson.dumps({"error": relay.error})
-            raise vllm.error_of(status if isinstance(status, int) else 500, told, name, self._public_name)
+            told = vllm.told_by(relay.error)
+            raise vllm.error_told(status if isinstance(status, int) else 500, told, name, self._public_name)
 
     # Accounting
 

@@ -278,7 +278,7 @@ class LimitSettings(Section):
     max_choices: Positive = 8
     """The highest n of one request."""
     max_json_values: Positive = 200_000
-    """The most values and names in the JSON of one request, a backend's answer, and its list of models."""
+    """The most values and names in the JSON of one request."""
 
 
 class UpstreamSettings(Section):

@@ -11,8 +11,11 @@ from mcp import types
 
 from mcp_gateway.core.caller import KeyScope
 from mcp_gateway.core.chat import Call, Chat, Exchange
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.json_bounds import holds_at_most
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.request import read_chat_request
+from mcp_gateway.core.upstream.answer import PARSED_BYTES, Body, without_logprobs
 from mcp_gateway.tools.collected import Collected
 from mcp_gateway.tools.progress import Progress
 from mcp_gateway.tools.tool import Invocation, Report, Result, checked_arguments, output_schema, result
@@ -21,6 +24,9 @@ _MAX_RESULT_BYTES = 1024 * 1024 - 32 * 1024
 """Clients drop an event of more than 1 MiB, and their connection with it; the rest is for the envelope."""
 _TOO_LONG = "the answer is too long for one MCP message. Ask over the HTTP API for the whole."
 _CUT = f"Cut: {_TOO_LONG}"
+_NO_LOGPROBS = f"The log probabilities were left out: {_TOO_LONG}"
+_MAX_VALUES = 100_000
+"""Of an answer that is parsed at once."""
 
 _TEXT_PART = {
     "type": "object",
@@ -140,19 +146,37 @@ class ChatCompletion:
             size_bytes = len(orjson.dumps(body))
             if invocation.report is None:
                 await exchange.begin(read_chat_request(body, size_bytes))
-                answer = orjson.loads(exchange.body)
+                answer, is_stripped = await _parsed(exchange.body)
                 model, choices, answer_bytes = answer["model"], answer["choices"], len(exchange.body)
             else:
                 body["stream"] = True
                 collected = await _collect(exchange, body, size_bytes, invocation.report)
                 model, choices, answer_bytes = collected.model, collected.choices, collected.size_bytes
+                is_stripped = collected.is_without_logprobs
             bill = _bill(exchange, model, invocation.request_id)
+            if is_stripped:
+                bill["note"] = _NO_LOGPROBS
         return _result(choices, bill) if answer_bytes < _MAX_RESULT_BYTES // 4 else _bounded_result(choices, bill)
+
+
+async def _parsed(body: Body) -> tuple[Any, bool]:
+    """An answer in one piece, and whether log probabilities were left out, which are too many to be parsed at once.
+
+    Raises GatewayError for one that holds more even without them.
+    """
+    if len(body) <= PARSED_BYTES:
+        return orjson.loads(body), False
+    is_stripped = len(body) > _MAX_RESULT_BYTES or not await holds_at_most(body, _MAX_VALUES)
+    if is_stripped:
+        body = await without_logprobs(body)
+        if not await holds_at_most(body, _MAX_VALUES):
+            raise GatewayError("backend_error", "The backend's answer holds too much for an MCP message.")
+    return orjson.loads(body), is_stripped
 
 
 async def _collect(exchange: Exchange, body: dict[str, Any], size_bytes: int, report: Report) -> Collected:
     """The whole of a stream, with progress told from before its first token on."""
-    collected = Collected()
+    collected = Collected(max_logprobs_bytes=_MAX_RESULT_BYTES)
     async with Progress(report, lambda: collected.latest_words) as progress:
         await exchange.begin(read_chat_request(body, size_bytes))
         while frames := await exchange.next_frames():
@@ -217,7 +241,7 @@ def _bounded_result(choices: list[dict[str, Any]], bill: dict[str, Any]) -> Resu
     if _fits(made):
         return made
     choices = [choice | {"logprobs": None} for choice in choices]
-    made = _result(choices, bill | {"note": f"The log probabilities were left out: {_TOO_LONG}"})
+    made = _result(choices, bill | {"note": _NO_LOGPROBS})
     max_chars = _MAX_RESULT_BYTES
     while not _fits(made) and max_chars:
         made = _result([_cut(choice, max_chars) for choice in choices], bill | {"note": _CUT})

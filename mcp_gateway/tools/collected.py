@@ -6,15 +6,21 @@ import orjson
 
 from mcp_gateway.core.errors import TABLE, GatewayError
 
+_LATEST_PIECES = 2048
 _CONCATENATED = ("content", "reasoning", "reasoning_content", "refusal")
 
 
 class Collected:
-    """Fed with whole frames; afterwards `choices` are as in a unary answer. `size_bytes` is what was fed."""
+    """Fed with whole frames; afterwards `choices` are as in a unary answer. `size_bytes` is what was fed.
 
-    def __init__(self) -> None:
+    Beyond `max_logprobs_bytes` log probabilities are dropped, and no more are kept.
+    """
+
+    def __init__(self, *, max_logprobs_bytes: int) -> None:
         self.model = ""
         self.size_bytes = 0
+        self.is_without_logprobs = False
+        self._max_logprobs_bytes = max_logprobs_bytes
         self._choices: dict[int, _Choice] = {}
 
     def feed(self, frames: bytes) -> None:
@@ -23,6 +29,9 @@ class Collected:
         for frame in frames.split(b"\n\n"):
             if frame.startswith(b"data: {"):
                 self._add(orjson.loads(frame[6:]))
+        if self.size_bytes > self._max_logprobs_bytes:
+            for choice in self._choices.values():
+                self.is_without_logprobs |= choice.drop_logprobs()
 
     @property
     def choices(self) -> list[dict[str, Any]]:
@@ -30,9 +39,9 @@ class Collected:
 
     @property
     def latest_words(self) -> str:
-        """What the first choice has so far: its text, or its reasoning before there is any."""
+        """The end of what the first choice has so far: its text, or its reasoning before there is any."""
         choice = self._choices.get(0)
-        return "" if choice is None else choice.text("content") or choice.text("reasoning")
+        return "" if choice is None else choice.latest("content") or choice.latest("reasoning")
 
     def _add(self, chunk: dict[str, Any]) -> None:
         if (error := chunk.get("error")) is not None:
@@ -62,6 +71,16 @@ class _Choice:
 
     def text(self, name: str) -> str:
         return "".join(self._texts.get(name, ()))
+
+    def latest(self, name: str) -> str:
+        """The end of a text that may have become long since it was last asked for."""
+        return "".join(self._texts.get(name, [])[-_LATEST_PIECES:])
+
+    def drop_logprobs(self) -> bool:
+        """Whether there were any."""
+        had_some = bool(self._logprobs)
+        self._logprobs.clear()
+        return had_some
 
     def as_object(self, index: int) -> dict[str, Any]:
         message: dict[str, Any] = {name: self.text(name) for name in self._texts}

@@ -149,3 +149,11 @@ def test_of_a_body_that_was_cut_the_message_still_tells(message: str, code: str,
 )
 def test_the_count_of_a_prompt_is_read_without_the_tokens_after_it(body: bytes, count: int | None) -> None:
     assert read_count(body) == count
+
+
+@pytest.mark.parametrize("name", ["message", "type", "param"])
+@pytest.mark.parametrize("depth", [3, 1000])
+def test_an_error_made_of_lists_in_lists_is_a_refusal_like_any_other(name: str, depth: int) -> None:
+    nested = b"[" * depth + b"]" * depth
+    assert error_of(400, b'{"error":{"%b":%b}}' % (name.encode(), nested), "tiny", "pub/name").status == 400
+    assert error_of(400, b'{"detail":%b}' % nested, "tiny", "pub/name").status == 400

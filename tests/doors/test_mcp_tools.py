@@ -261,7 +261,7 @@ async def test_a_stream_that_breaks_in_the_middle_is_one_clean_error(host: Host)
     ("case", "name"), [("200_tools_auto", "content"), ("204_tools_named", "tool_calls"), ("841_reasoning", "reasoning")]
 )
 def test_a_collected_stream_has_what_the_answer_in_one_piece_has(case: str, name: str) -> None:
-    collected = Collected()
+    collected = Collected(max_logprobs_bytes=2**20)
     collected.feed(captured(f"{case}_stream").body)
     whole = orjson.loads(captured(case).body)["choices"][0]
     [choice] = collected.choices
@@ -270,7 +270,7 @@ def test_a_collected_stream_has_what_the_answer_in_one_piece_has(case: str, name
 
 
 def test_collected_log_probabilities_are_those_of_every_token() -> None:
-    collected = Collected()
+    collected = Collected(max_logprobs_bytes=2**20)
     collected.feed(captured("111_logprobs_stream").body)
     assert len(collected.choices[0]["logprobs"]["content"]) > 1
     assert "".join(row["token"] for row in collected.choices[0]["logprobs"]["content"])

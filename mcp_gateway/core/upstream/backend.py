@@ -10,6 +10,7 @@ import orjson
 
 from mcp_gateway.core.catalog import Listing
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.json_bounds import holds_at_most
 from mcp_gateway.core.request import ChatRequest
 from mcp_gateway.core.text import is_one_line
 from mcp_gateway.core.upstream import vllm
@@ -30,6 +31,9 @@ Headers = Sequence[tuple[bytes, bytes]]
 _JSON: tuple[bytes, bytes] = (b"content-type", b"application/json")
 _BUSY_REST_S = 1.0
 _MAX_LIST_BYTES = 4 * 1024 * 1024
+_MAX_LIST_VALUES = 100_000
+_MAX_MODELS = 2000
+"""Of one server's list; it is read again and again, and every list of ours is made from it."""
 _MAX_METRICS_BYTES = 4 * 1024 * 1024
 _BEGINNING_BYTES = 64 * 1024
 """Of an answer whose status is all that counts, or whose fact stands first."""
@@ -47,7 +51,7 @@ class Response(Protocol):
     status: int
 
     def header(self, name: bytes) -> bytes | None: ...
-    async def read(self) -> bytes: ...
+    async def read(self) -> bytes | bytearray: ...
     async def next_chunk(self, timeout_s: float | None = None) -> bytes: ...
     def close(self) -> None: ...
 
@@ -141,7 +145,7 @@ class Backend:
             status, _ = await self._get(vllm.HEALTH_PATH, _BEGINNING_BYTES)
             if status not in (200, 404):  # other servers than vLLM may have none
                 raise GatewayError("backend_error", f"its /health answered {status}")
-            rows = _rows(*await self._get(vllm.MODELS_PATH, _MAX_LIST_BYTES))
+            rows = await _rows(*await self._get(vllm.MODELS_PATH, _MAX_LIST_BYTES))
         except GatewayError as error:
             if error.code == "overloaded":  # it was not asked
                 self.fault = self.fault and error.message
@@ -157,7 +161,7 @@ class Backend:
     def _take(self, rows: list[Any]) -> None:
         """List the models of these rows; one line tells how many have no name, each time that this number changes."""
         named = [row for row in rows if isinstance(row, dict) and _is_name(row.get("id"))]
-        self.listings = {row["id"]: _listing(row) for row in named}
+        self.listings = {row["id"]: _listing(row) for row in named[:_MAX_MODELS]}
         before, self.nameless = self.nameless, len(rows) - len(named)
         if self.nameless and self.nameless != before:
             logger.warning("backend %s lists %d models by no name that can be understood", self.name, self.nameless)
@@ -280,10 +284,12 @@ def failure(error: UpstreamError, *, has_started: bool = False) -> GatewayError:
     return GatewayError("backend_error", "The backend failed.")
 
 
-def _rows(status: int, body: bytes) -> list[Any]:
+async def _rows(status: int, body: bytes) -> list[Any]:
     """The rows of a list of models, as they came. Raises GatewayError."""
     if status != 200:
         raise GatewayError("backend_error", f"its list of models answered {status}")
+    if len(body) >= _MAX_LIST_BYTES or not await holds_at_most(body, _MAX_LIST_VALUES):
+        raise GatewayError("backend_error", "its list of models is too long")
     try:
         rows = orjson.loads(body)["data"]
     except (orjson.JSONDecodeError, KeyError, TypeError):

@@ -13,7 +13,10 @@ import orjson
 from mcp_gateway.core.errors import GatewayError
 
 DONE = b"data: [DONE]\n\n"
-MAX_FRAME_BYTES = 16 * 1024 * 1024
+MAX_FRAME_BYTES = 2 * 1024 * 1024
+_MAX_PARSED_BYTES = 256 * 1024
+"""Of one frame; a longer one is passed on and no more."""
+_MAX_USAGE_BYTES = 4 * 1024
 
 _OBJECT = rb"\{[^{}]*(?:\{[^{}]*\}[^{}]*){0,32}\}"
 _PLAIN_OBJECT = rb"\{[\0-z]*(?:\{[\0-z]*\}[\0-z]*){0,32}\}"
@@ -25,7 +28,10 @@ _FINISH = re.compile(rb'"finish_reason":\s?"([a-z_]+)"')
 _FINGERPRINT = re.compile(rb',\s?"system_fingerprint":\s?"[^"\\]*"')
 _DONE = re.compile(rb"data:(?<![^\n]data:) ?\[DONE\]")
 _NO_CHOICES = re.compile(rb'"choices":\s?\[\]')
-_FIRST_MODEL = re.compile(rb'"model":(?<!\\"model":)\s?("[^"\\]*(?:\\.[^"\\]*){0,256}")')
+FIRST_MODEL = re.compile(rb'"model":(?<!\\"model":)\s?("[^"\\]*(?:\\.[^"\\]*){0,256}")')
+"""The first of a chat completion is its own: no key before `choices` holds an object."""
+_LONGEST_END_BYTES = 3
+_BEGUN_ERROR = re.compile(rb'data: ?\{"error":')
 _FIRST_CHOICE = b'"choices":[{'
 _NO_HEAD = b"\n\n\n"
 """What no frame begins with."""
@@ -61,15 +67,13 @@ def _count(value: Any) -> int | None:
     return value if isinstance(value, int) and value >= 0 else None
 
 
-def renamed_model(body: bytes, public_model: str) -> bytes:
-    """A unary answer with its `model` replaced, and not a byte else.
-
-    The first raw `"model":` of a chat completion is its own: no key before `choices` holds an object.
-    """
-    found = _FIRST_MODEL.search(body)
-    if found is None:
-        return body
-    return body[: found.start(1)] + orjson.dumps(public_model) + body[found.end(1) :]
+def usage_at(text: bytes | bytearray, start: int) -> Usage | None:
+    """The usage that `"usage":` there begins to tell; None where it tells none, or more than counts."""
+    found = _USAGE.match(text, start, start + _MAX_USAGE_BYTES)
+    try:
+        return read_usage(orjson.loads(found[1])) if found is not None else None
+    except orjson.JSONDecodeError:
+        return None
 
 
 class FrameRelay:
@@ -87,7 +91,7 @@ class FrameRelay:
         self._wants_usage = wants_usage
         self._strips_usage = not (wants_usage and wants_continuous_usage)
         self._choices = choices
-        self._tail = b""
+        self._tail = bytearray()
         self._head = _NO_HEAD
         self._marks = _MARKS
         self._held = b""
@@ -127,8 +131,7 @@ class FrameRelay:
         if self._choices > 1:
             return self._summed_usage()
         start = max(self._usage_source.rfind(b'"usage":{'), self._usage_source.rfind(b'"usage": {'))
-        found = _USAGE.match(self._usage_source, start) if start >= 0 else None
-        return read_usage(orjson.loads(found[1])) if found else None
+        return usage_at(self._usage_source, start) if start >= 0 else None
 
     def _is_one_more(self, piece: bytes) -> bool:
         """Whether this is the usual: one whole frame that begins like the first and does not end the answer."""
@@ -141,19 +144,30 @@ class FrameRelay:
         )
 
     def _whole_frames(self, piece: bytes) -> bytes:
-        data = self._tail + piece if self._tail else piece
+        if self._tail and not self._has_end(piece):
+            self._keep(piece)
+            return b""
+        data = b"".join((self._tail, piece)) if self._tail else piece
+        self._tail.clear()
         if b"\r" in data:
             data = data.replace(b"\r\n", b"\n")
         if data.endswith(b"\n\n"):
-            self._tail = b""
             return data
         cut = data.rfind(b"\n\n") + 2
         if cut == 1:
             cut = 0
-        self._tail = data[cut:]
+        self._keep(data[cut:])
+        return data[:cut]
+
+    def _has_end(self, piece: bytes) -> bool:
+        """Whether a frame can end within what came, so that a long frame is not searched anew with each piece of it."""
+        came = self._tail[-_LONGEST_END_BYTES:] + piece
+        return b"\n\n" in came or b"\n\r\n" in came
+
+    def _keep(self, piece: bytes) -> None:
+        self._tail += piece
         if len(self._tail) > MAX_FRAME_BYTES:
             raise GatewayError("backend_error", "The backend sent a frame without an end.")
-        return data[:cut]
 
     def _further(self, frames: bytes) -> bytes:
         """Frames after the first: nearly all only go on with the answer, and those are treated as one."""
@@ -215,7 +229,7 @@ class FrameRelay:
             self._marks = _LOOSE_MARKS
         elif (at := frames.find(_FIRST_CHOICE)) >= 0:
             self._head = frames[: at + len(_FIRST_CHOICE)]
-        found = _FIRST_MODEL.search(frames)
+        found = FIRST_MODEL.search(frames)
         if found is not None and found[1] != self._public_model:
             old = found[0]
             self._rename = (old, old[: -len(found[1])] + self._public_model)
@@ -234,7 +248,7 @@ class FrameRelay:
                 continue
             frame = self._renamed(frame)
             if (found := _USAGE.search(frame)) is not None:
-                self._total_usage = read_usage(orjson.loads(found[1]))
+                self._total_usage = usage_at(frame, found.start())
             if self._wants_usage:
                 kept += [self._usage_frame] if self._usage_frame else []
                 self._usage_frame = frame
@@ -323,7 +337,7 @@ def _split(frames: bytes) -> list[bytes]:
 
 def _chunk_of(frame: bytes) -> dict[str, Any]:
     try:
-        chunk = orjson.loads(frame.removeprefix(b"data:"))
+        chunk = orjson.loads(frame.removeprefix(b"data:")) if len(frame) <= _MAX_PARSED_BYTES else None
     except orjson.JSONDecodeError:
         return {}
     return chunk if isinstance(chunk, dict) else {}
@@ -333,6 +347,8 @@ def _error_of(frame: bytes) -> dict[str, Any] | None:
     """The error that a frame tells: an error object, or an answer that the backend broke off as it shut down."""
     if b'{"error":' in frame and isinstance(error := _chunk_of(frame).get("error"), dict):
         return error
+    if len(frame) > _MAX_PARSED_BYTES and _BEGUN_ERROR.match(frame):
+        return {}
     if b'"finish_reason":"abort"' in frame:
         return {"message": "aborted", "type": "InternalServerError", "code": 500}
     return None

@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 _FILE, _SERVER = "a file", "a server"
 """What stands for a path and for an address."""
 _TRACEBACK = "Traceback (most recent call last)"
-_LOGGED = re.compile(r"\[\d\d:\d\d:\d\d\] \S{1,300}?:\d{1,9}: ")
+_LOGGED = re.compile(r"\[\d\d:\d\d:\d\d\] [^\s:]{1,300}:\d{1,9}: ")
 """The time and the line of a source that libraries in C++ put before what they say."""
 _WORD = re.compile(r"""[^\s"'`<>()\[\]{},;=|]+""")
-_SOURCE = re.compile(r"\.(?:py|pyc|pyx|so|c|cc|cpp|cu|cuh|h|hpp|rs|go)(?::\d{1,9})*$")
+_SOURCE = re.compile(r"\.(?:py|pyc|pyx|so|c|cc|cpp|cu|cuh|h|hpp|rs|go)(?::\d{1,9}){0,2}$")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _ROOTS = ("/", "~/", "./", "../", "\\\\")
 _API = ("/v1", "/api/")

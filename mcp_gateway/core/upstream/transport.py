@@ -305,14 +305,19 @@ class Response:
         """The value of a header by its lower-case name."""
         return self.headers.get(name)
 
-    async def read(self) -> bytes:
-        """The rest of the body, whole; raises UpstreamError, ResponseTooLarge above `max_body_bytes`."""
-        left_bytes = self._connection.limits.max_body_bytes if self._connection else 0
-        pieces = [await self.next_chunk()]
-        while (left_bytes := left_bytes - len(pieces[-1])) >= 0:
+    async def read(self) -> bytes | bytearray:
+        """The rest of the body, whole; raises UpstreamError, ResponseTooLarge above `max_body_bytes`.
+
+        A long one is put together in place as it comes: to join its pieces at the end would hold the event loop.
+        """
+        most_bytes = self._connection.limits.max_body_bytes if self._connection else 0
+        body: bytes | bytearray = await self.next_chunk()
+        while len(body) <= most_bytes:
             if self._connection is None:
-                return b"".join(pieces)
-            pieces.append(await self.next_chunk())
+                return body
+            piece = await self.next_chunk()
+            body = bytearray(body) if isinstance(body, bytes) else body
+            body += piece
         self.close()
         raise ResponseTooLarge("the body is above its limit")
 

@@ -57,6 +57,10 @@ _MAX_GAUGES = 4096
 """Read of one page: two for each engine and model."""
 
 
+Told = tuple[str, str, str | None]
+"""Message, type and param of an error, as far as it tells them."""
+
+
 class GoingDown(GatewayError):
     """The backend said that it is about to end: nothing more may be sent to it."""
 
@@ -105,7 +109,12 @@ def tokenize_body(request: ChatRequest, backend_model: str) -> bytes:
 
 def error_of(status: int, body: bytes, backend_model: str, public_model: str) -> GatewayError:
     """The gateway's error for a backend's refusal: `{"error": {...}}`, `{"error": "text"}` or `{"detail": "text"}`."""
-    message, kind, param = _read(body)
+    return error_told(status, _read(body), backend_model, public_model)
+
+
+def error_told(status: int, told: Told, backend_model: str, public_model: str) -> GatewayError:
+    """The same for what was read already."""
+    message, kind, param = told
     if status == 500 and message.startswith(_LAST_WORDS):
         return GoingDown()
     if status in (400, 413, 422):
@@ -135,7 +144,7 @@ def read_count(body: bytes) -> int | None:
     return int(found[1]) if found is not None else None
 
 
-def _read(body: bytes) -> tuple[str, str, str | None]:
+def _read(body: bytes) -> Told:
     """Message, type and param of an error body of any of the three shapes, or of none; the message as it is searched.
 
     It is cut first: an expression that takes its time over a caller's own words would let that caller stop everything.
@@ -145,13 +154,27 @@ def _read(body: bytes) -> tuple[str, str, str | None]:
     except orjson.JSONDecodeError:
         return _read_beginning(body)
     error: Any = parsed.get("error", parsed.get("detail")) if isinstance(parsed, dict) else None
-    if not isinstance(error, dict):
-        return str(error or "")[:_SEARCHED_CHARS], "", None
-    message, param = str(error.get("message") or "")[:_SEARCHED_CHARS], error.get("param")
-    return message, str(error.get("type") or ""), param[:_SEARCHED_CHARS] if isinstance(param, str) else None
+    return told_by(error) if isinstance(error, dict) else (_text_of(error), "", None)
 
 
-def _read_beginning(body: bytes) -> tuple[str, str, str | None]:
+def told_by(error: dict[str, Any]) -> Told:
+    """Message, type and param of an error object."""
+    param = error.get("param")
+    return (
+        _text_of(error.get("message")),
+        _text_of(error.get("type")),
+        _text_of(param) if isinstance(param, str) else None,
+    )
+
+
+def _text_of(value: Any) -> str:
+    try:
+        return str(value or "")[:_SEARCHED_CHARS]
+    except RecursionError:  # lists in lists
+        return ""
+
+
+def _read_beginning(body: bytes) -> Told:
     """What a body that was cut still tells: a type and a param come after the message, which has used it up."""
     found = _CUT_MESSAGE.search(body) if len(body) >= MAX_REFUSAL_BYTES else None
     if found is None:

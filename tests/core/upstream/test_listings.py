@@ -114,3 +114,15 @@ async def test_a_backend_that_fails_is_no_crash() -> None:
     backend = Backend("vllm-1", Down(()))
     await backend.discover()
     assert backend.fault == "gone"
+
+
+async def test_of_a_list_without_end_the_first_models_are_served() -> None:
+    backend = await discovered([row(f"m{number}") for number in range(3000)])
+    assert (list(backend.listings), backend.fault) == ([f"m{number}" for number in range(2000)], "")
+
+
+@pytest.mark.parametrize(
+    "data", [[[]] * 200_000, ["x" * 5_000_000], [{"id": str(number)} for number in range(100_000)]]
+)
+async def test_a_list_that_holds_too_much_is_not_parsed(data: Any) -> None:
+    assert (await discovered(data)).fault == "its list of models is too long"

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from http_api.responses import json_response
 from mcp_gateway.core.caller import Quota
 from mcp_gateway.core.context import CONTEXT
-from mcp_gateway.core.limits.limiter import Left, Limiter
+from mcp_gateway.core.limits.limiter import Limiter, Standing
 
 _NOTE = (
     "Minutes are clock minutes, days are UTC days. Inference counts, by whichever door it comes in. "
@@ -23,27 +23,27 @@ class Limits:
     async def get(self, request: Request) -> Response:
         caller = request.scope[CONTEXT].caller
         self._limiter.count_listing(caller)
-        own, *shared = self._limiter.counted_by(caller)
+        (own, standing), *shared = self._limiter.standings(caller)
         return json_response(
             {
                 "object": "limits",
                 "is_guest": caller.is_guest,
-                **self._of(own),
-                **{quota.whose: self._of(quota) for quota in shared},
-                "resets_at": self._limiter.standing(caller).minute_ends_at_s,
+                **_object(own, standing),
+                **{quota.whose: _object(quota, left) for quota, left in shared},
+                "resets_at": standing.minute_ends_at_s,
                 "note": _NOTE,
             }
         )
 
-    def _of(self, quota: Quota) -> dict[str, Any]:
-        standing, limits = self._limiter.standing_by([quota]), quota.allowance
-        return {
-            "requests_per_minute": _window(standing.minute),
-            "requests_per_day": _window(standing.day),
-            "tokens_per_minute": _window(standing.tokens),
-            "in_flight": {"limit": limits.in_flight},
-        }
+
+def _object(quota: Quota, standing: Standing) -> dict[str, Any]:
+    return {
+        "requests_per_minute": _window(standing.minute_limit, standing.minute_remaining),
+        "requests_per_day": _window(standing.day_limit, standing.day_remaining),
+        "tokens_per_minute": _window(standing.tokens_limit, standing.tokens_remaining),
+        "in_flight": {"limit": quota.allowance.in_flight},
+    }
 
 
-def _window(left: Left | None) -> dict[str, int | None]:
-    return {"limit": None, "remaining": None} if left is None else {"limit": left.limit, "remaining": left.remaining}
+def _window(limit: int | None, remaining: int | None) -> dict[str, int | None]:
+    return {"limit": limit, "remaining": remaining}

@@ -91,18 +91,19 @@ class Answers:
             stamps.append((b"x-client-request-id", context.client_request_id.encode()))
         if context.caller is not None:
             standing = self._limiter.standing(context.caller)
-            if (requests := standing.requests) is not None:
-                limit, left = b"%d" % requests.limit, b"%d" % requests.remaining
+            limit, remaining, resets_at_s = standing.requests
+            if limit is not None and remaining is not None:
+                most, left = b"%d" % limit, b"%d" % remaining
                 stamps += (
-                    (b"x-ratelimit-limit", limit),
+                    (b"x-ratelimit-limit", most),
                     (b"x-ratelimit-remaining", left),
-                    (b"x-ratelimit-reset", b"%d" % requests.resets_at_s),
-                    (b"x-ratelimit-limit-requests", limit),
+                    (b"x-ratelimit-reset", b"%d" % resets_at_s),
+                    (b"x-ratelimit-limit-requests", most),
                     (b"x-ratelimit-remaining-requests", left),
                 )
-            if (tokens := standing.tokens) is not None:
-                stamps.append((b"x-ratelimit-limit-tokens", b"%d" % tokens.limit))
-                stamps.append((b"x-ratelimit-remaining-tokens", b"%d" % tokens.remaining))
+            if standing.tokens_limit is not None and standing.tokens_remaining is not None:
+                stamps.append((b"x-ratelimit-limit-tokens", b"%d" % standing.tokens_limit))
+                stamps.append((b"x-ratelimit-remaining-tokens", b"%d" % standing.tokens_remaining))
         return stamps
 
 

@@ -38,6 +38,10 @@ class Quota:
     subject: str
     allowance: Allowance
 
+    @property
+    def is_of_guests(self) -> bool:
+        return self.whose in ("address", "site", "guests")
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:

@@ -25,7 +25,7 @@ from mcp_gateway.core.ledger.pending import PendingFile
 from mcp_gateway.core.ledger.statement import Statement
 from mcp_gateway.core.lifecycle import Lifecycle, Phase
 from mcp_gateway.core.limits.limiter import Limiter
-from mcp_gateway.core.limits.window import DAY_S
+from mcp_gateway.core.limits.use import DAY_S
 from mcp_gateway.core.money import parse_usd
 from mcp_gateway.core.observe.activity import Activity
 from mcp_gateway.core.observe.history import History

@@ -100,14 +100,13 @@ class GetBalance:
 
     def _limits(self, caller: Caller) -> dict[str, Any]:
         standing = self._limiter.standing(caller)
-        minute, day, tokens = (left or (None, None) for left in (standing.minute, standing.day, standing.tokens))
         return {
-            "requests_per_minute": minute[0],
-            "requests_left_this_minute": minute[1],
-            "requests_per_day": day[0],
-            "requests_left_today": day[1],
-            "tokens_per_minute": tokens[0],
-            "tokens_left_this_minute": tokens[1],
+            "requests_per_minute": standing.minute_limit,
+            "requests_left_this_minute": standing.minute_remaining,
+            "requests_per_day": standing.day_limit,
+            "requests_left_today": standing.day_remaining,
+            "tokens_per_minute": standing.tokens_limit,
+            "tokens_left_this_minute": standing.tokens_remaining,
             "max_tokens": self._guests.max_tokens if caller.is_guest else None,
             "minute_ends_at_unix_s": standing.minute_ends_at_s,
         }

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, Allowance, Caller, Quota
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.limits.limiter import Left, Limiter, Turn
-from mcp_gateway.core.limits.window import DAY_S, MINUTE_S
+from mcp_gateway.core.limits.limiter import Limiter, Turn
+from mcp_gateway.core.limits.use import DAY_S, MINUTE_S
 
 START_S = 20_000 * DAY_S
 
@@ -75,11 +75,15 @@ def listing_refusal(limits: Limiter, who: Caller) -> GatewayError:
     return raised.value
 
 
+def nothing_runs(limits: Limiter) -> bool:
+    uses = limits._key_uses | limits._guest_uses
+    return not limits.in_flight and not any(use.running for use in uses.values())
+
+
 def remaining(limits: Limiter, who: Caller) -> tuple[int | None, int | None, int | None]:
     """Requests of this minute, of today, tokens of this minute."""
     standing = limits.standing(who)
-    minute, day, tokens = (left and left.remaining for left in (standing.minute, standing.day, standing.tokens))
-    return minute, day, tokens
+    return standing.minute_remaining, standing.day_remaining, standing.tokens_remaining
 
 
 def test_minutes_are_clock_minutes() -> None:
@@ -173,8 +177,9 @@ def test_without_limits_nothing_is_refused_and_nothing_told() -> None:
     limits, who = limiter(), caller()
     for _ in range(1000):
         limits.admit(who).reserve_tokens(10**9)
-    assert limits.standing(who) == (None, None, None, START_S + MINUTE_S)
-    assert limits.standing(who).requests is None
+    standing = limits.standing(who)
+    assert standing == (None, None, START_S + MINUTE_S, None, None, START_S + DAY_S, None, None)
+    assert standing.requests[0] is None
 
 
 def test_listing_is_counted_apart() -> None:
@@ -284,13 +289,11 @@ def test_the_standing_is_of_what_is_nearest_in_each_window() -> None:
     limits.admit(key_of(allowance(5, 50, 300), "key_2"))
     standing = limits.standing(who)
     minute_ends_at_s, day_ends_at_s = START_S + MINUTE_S, START_S + DAY_S
-    assert standing.minute == Left(5, 3, minute_ends_at_s)
-    assert standing.day == Left(50, 48, day_ends_at_s)
-    assert standing.tokens == Left(300, 50, minute_ends_at_s)
-    assert standing.requests == standing.minute
-    assert limits.standing_by(who.quotas[:1]) == (
-        Left(4, 4, minute_ends_at_s), Left(100, 100, day_ends_at_s), Left(200, 200, minute_ends_at_s), minute_ends_at_s
-    )  # fmt: skip
+    assert standing == (5, 3, minute_ends_at_s, 50, 48, day_ends_at_s, 300, 50)
+    assert standing.requests == (5, 3, minute_ends_at_s)
+    own, account = limits.standings(who)
+    assert own == (who.quotas[0], (4, 4, minute_ends_at_s, 100, 100, day_ends_at_s, 200, 200))
+    assert account == (who.quotas[1], (*standing[:6], 300, 50))
 
 
 @pytest.mark.parametrize(
@@ -300,7 +303,7 @@ def test_requests_left_are_those_of_the_window_that_ends_them(
     minute: int | None, day: int | None, is_day: bool
 ) -> None:
     standing = limiter().standing(caller(minute=minute, day=day))
-    assert standing.requests == (standing.day if is_day else standing.minute)
+    assert standing.requests == ((day, day, START_S + DAY_S) if is_day else (minute, minute, START_S + MINUTE_S))
 
 
 def test_a_restored_day_counts_for_the_account_too() -> None:
@@ -326,7 +329,7 @@ def test_a_place_is_given_back_to_those_that_it_was_taken_from_though_limits_hav
     for turn in turns:
         turn.release()
     assert limits.in_flight == 0
-    assert not limits._in_flight
+    assert nothing_runs(limits)
 
 
 # Guests
@@ -380,7 +383,7 @@ def test_addresses_beyond_the_table_s_size_share_what_one_has_and_the_log_says_s
     limits.admit(guest("a", minute=2)).release()  # it has its seat
     for _ in range(9):
         limits.admit(caller()).release()
-    assert len(limits._requests.counts) < 10
+    assert len(limits._guest_uses) < 10
     clock.now_s += MINUTE_S
     limits.admit(guest("f", minute=2)).release()
     assert remaining(limits, guest("e", minute=2))[0] == 2
@@ -394,7 +397,7 @@ def test_addresses_without_a_seat_share_their_places_in_flight_and_give_them_bac
     clock.now_s += MINUTE_S
     for turn in turns:
         turn.release()
-    assert not limits._in_flight
+    assert nothing_runs(limits)
 
 
 def test_places_of_all_guests_are_counted_as_one_whether_the_table_is_full_or_not() -> None:
@@ -411,8 +414,56 @@ def test_a_flood_of_addresses_fills_no_table() -> None:
         with limits.admit(who) as turn:
             turn.reserve_tokens(1)
         limits.count_listing(who)
-    for window in (limits._requests, limits._listings, limits._tokens, limits._days):
-        assert len(window.counts) < 20
+    assert len(limits._guest_uses) < 20
+    assert not limits._key_uses
+
+
+def test_what_ran_over_midnight_is_counted_until_it_ends_and_nothing_else_is_kept() -> None:
+    clock = Clock()
+    limits, account = limiter(clock), allowance(day=2, in_flight=2)
+    turn = limits.admit(key_of(account, "key_1"))
+    limits.admit(key_of(account, "key_2")).release()
+    assert refusal(limits, key_of(account, "key_1")).code == "requests_per_day"
+    clock.now_s += DAY_S
+    limits.admit(key_of(account, "key_1")).release()
+    assert sorted(limits._key_uses) == ["acc_1", "key_1"]
+    limits.admit(key_of(account, "key_3"))
+    assert refusal(limits, key_of(allowance(in_flight=2), "key_4")).code == "in_flight"
+    turn.release()
+    limits.check(key_of(allowance(in_flight=2), "key_4"))
+
+
+@pytest.mark.parametrize("back_s", [1, MINUTE_S, 3600, 2 * DAY_S])
+def test_a_clock_that_is_set_back_locks_nobody_out(back_s: int) -> None:
+    clock = Clock()
+    clock.now_s += 30
+    limits, who = limiter(clock), key_of(allowance(minute=1))
+    limits.admit(who).release()
+    clock.now_s -= back_s
+    if back_s == 1:
+        assert refusal(limits, who).code == "requests_per_minute"
+    else:
+        limits.admit(who).release()
+    clock.now_s += MINUTE_S
+    limits.admit(who).release()
+
+
+def test_asking_what_is_left_keeps_nothing() -> None:
+    limits = limiter()
+    for number in range(10):
+        limits.standing(guest(f"a{number}", "site", minute=1))
+        limits.check(guest(f"a{number}", "site", minute=1))
+    assert not limits._guest_uses
+
+
+def test_an_address_that_is_refused_takes_no_seat() -> None:
+    limits = limiter()
+    for number in range(9):
+        if number < 2:
+            limits.admit(guest(f"a{number}", "site", minute=1)).release()
+        else:
+            assert "/48" in refusal(limits, guest(f"a{number}", "site", minute=1)).message
+    assert len(limits._guest_uses) == 4
 
 
 # Whatever happens
@@ -429,10 +480,9 @@ def test_what_the_standing_says_is_what_the_next_request_meets(steps: list[tuple
         who = key_of(allowance(3, 9), subject, allowance(2, 5))
         if is_leaving and open_turns:
             open_turns.pop().release()
-        left = limits.standing(who).requests
-        assert left is not None
-        assert left.resets_at_s - DAY_S <= clock.now_s < left.resets_at_s
-        if left.remaining:
+        _, remaining, resets_at_s = limits.standing(who).requests
+        assert resets_at_s - DAY_S <= clock.now_s < resets_at_s
+        if remaining:
             open_turns.append(limits.admit(who))
         else:
             assert refusal(limits, who).code in ("requests_per_minute", "requests_per_day")
@@ -528,9 +578,9 @@ def test_whatever_the_keys_of_an_account_do_it_has_what_it_may_and_no_more(
         elif act == "change":
             audited.may = most
         elif act == "wait":
-            audited.clock.now_s += number * 300 + 1
+            audited.clock.now_s += 30 if number < 4 else 40_000
         assert audited.limits.in_flight == len(audited.running)
     while audited.running:
         audited.end(0, 1)
     assert audited.limits.in_flight == 0
-    assert not audited.limits._in_flight
+    assert nothing_runs(audited.limits)

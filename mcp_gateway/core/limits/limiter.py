@@ -5,14 +5,12 @@ are handed in at start.
 """
 
 import logging
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from operator import attrgetter
+from collections.abc import Callable, Mapping, Sequence
+from math import ceil
 from types import TracebackType
 from typing import NamedTuple
 
-from mcp_gateway.core.caller import Allowance, Caller, Quota
+from mcp_gateway.core.caller import Caller, Quota, Whose
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.limits.refusals import (
     too_large,
@@ -22,63 +20,68 @@ from mcp_gateway.core.limits.refusals import (
     too_many_running,
     too_many_tokens,
 )
-from mcp_gateway.core.limits.window import DAY_S, MINUTE_S, Counts, Window
+from mcp_gateway.core.limits.use import MINUTE_S, Use, day_end_s, is_other_day, minute_end_s
 
 logger = logging.getLogger(__name__)
 
+_COUNTED_APART = frozenset[Whose](("address", "site"))
+"""As long as the table of guests has room."""
 
-class Left(NamedTuple):
-    """What a window leaves, by the quota with the least left in it."""
-
-    limit: int
-    remaining: int
-    resets_at_s: int
+Uses = Sequence[tuple[Use, Quota]]
+"""Each quota of a caller with what has been used of it."""
 
 
 class Standing(NamedTuple):
-    """What is left now; None where there is no limit."""
+    """What is left now, in each window by the quota with the least left in it; None where there is no limit."""
 
-    minute: Left | None
-    day: Left | None
-    tokens: Left | None
-    """In this minute."""
+    minute_limit: int | None
+    minute_remaining: int | None
     minute_ends_at_s: int
+    day_limit: int | None
+    day_remaining: int | None
+    day_ends_at_s: int
+    tokens_limit: int | None
+    """In this minute."""
+    tokens_remaining: int | None
 
     @property
-    def requests(self) -> Left | None:
-        """The minute or the day: whichever leaves fewer requests, and of equals the one that lasts longer."""
-        minute, day = self.minute, self.day
-        if minute is None or (day is not None and day.remaining <= minute.remaining):
-            return day
-        return minute
+    def requests(self) -> tuple[int | None, int | None, int]:
+        """Limit, remaining and end of the window that leaves fewer requests; of equals, of the longer one."""
+        minute, day = self.minute_remaining, self.day_remaining
+        if day is None or (minute is not None and minute < day):
+            return self.minute_limit, minute, self.minute_ends_at_s
+        return self.day_limit, day, self.day_ends_at_s
 
 
-@dataclass(slots=True)
 class Turn:
     """One admitted request: its place in flight until released, and its reservation of tokens."""
 
-    _limiter: "Limiter"
-    _caller: Caller
-    _quotas: tuple[Quota, ...]
-    """Those that it was counted by."""
-    _tokens: int = 0
-    _minute: int = field(default=-1)
-    _is_released: bool = False
+    __slots__ = ("_is_released", "_limiter", "_minute", "_tokens", "_uses")
+
+    def __init__(self, limiter: "Limiter", uses: Uses) -> None:
+        self._limiter = limiter
+        self._uses = uses
+        self._tokens = 0
+        self._minute = -1
+        """That the tokens are reserved in."""
+        self._is_released = False
 
     def reserve_tokens(self, tokens: int) -> None:
         """Count an estimate against tokens a minute. Raises GatewayError `tokens_per_minute` or `invalid_value`."""
-        self._minute = self._limiter.reserve_tokens(self._caller, tokens)
+        self._minute = self._limiter.reserve_tokens(self._uses, tokens)
         self._tokens = tokens
 
     def true_up(self, tokens: int) -> None:
-        """Replace the estimate by what was used."""
-        self._limiter.adjust_tokens(self._caller, self._minute, tokens - self._tokens)
+        """Replace the estimate by what was used, if its minute is still running."""
+        for use, _ in self._uses:
+            if use.minute == self._minute:
+                use.tokens += tokens - self._tokens
         self._tokens = tokens
 
     def release(self) -> None:
         if not self._is_released:
             self._is_released = True
-            self._limiter.leave(self._quotas)
+            self._limiter.leave(self._uses)
 
     def __enter__(self) -> "Turn":
         return self
@@ -92,48 +95,53 @@ class Turn:
 class Limiter:
     """The one place that knows who has used how much.
 
-    What a key uses is counted by each of its quotas, limited or not, so that a limit set later finds it. Guests have
-    limits of minutes and places alone, and are counted by nothing else.
+    Whatever is used is counted by each quota, limited or not, so that a limit set later finds it.
     """
 
     def __init__(self, now_s: Callable[[], float], *, guest_addresses_per_minute: int) -> None:
         self._now_s = now_s
         self._guest_addresses_per_minute = guest_addresses_per_minute
-        self._requests = Window(MINUTE_S)
-        self._listings = Window(MINUTE_S)
-        self._tokens = Window(MINUTE_S)
-        self._days = Window(DAY_S)
-        self._in_flight: Counts = defaultdict(int)
+        self._key_uses: dict[str, Use] = {}
+        """By subject; dropped with the day."""
+        self._guest_uses: dict[str, Use] = {}
+        """By subject; dropped with the minute."""
+        self._minute = -1
+        """That both were last looked into."""
+        self._is_told_full = False
+        """Whether the log has said in this minute that there is no room for further guests."""
         self._running = 0
 
     def restore_day(self, counts: Mapping[str, int]) -> None:
         """Set today's counts from the request log, so that a restart forgives nobody."""
-        self._days.at(self._now_s()).update(counts)
+        minute = self._current_minute()
+        for subject, count in counts.items():
+            use = self._key_uses[subject] = Use(is_kept=True)
+            use.begin(minute)
+            use.requests_today = count
 
     # Requests for inference
 
     def check(self, caller: Caller) -> None:
         """Raise what `admit` would raise now; counts nothing."""
-        self._admissible(caller)
+        self._check(self._uses_of(caller))
 
     def admit(self, caller: Caller) -> Turn:
         """Count one inference request and take a place in flight. Raises GatewayError (429) without counting."""
-        quotas = self._admissible(caller)
-        _add(self._requests.counts, quotas, 1)
-        if not caller.is_guest:
-            _add(self._days.counts, quotas, 1)
-        _add(self._in_flight, quotas, 1)
+        uses = self._uses_of(caller)
+        self._check(uses)
+        for use, quota in uses:
+            if not use.is_kept:
+                self._keep(use, quota)
+            use.requests += 1
+            use.requests_today += 1
+            use.running += 1
         self._running += 1
-        return Turn(self, caller, quotas)
+        return Turn(self, uses)
 
-    def leave(self, quotas: Iterable[Quota]) -> None:
+    def leave(self, uses: Uses) -> None:
         """Give back a place in flight."""
-        for quota in quotas:
-            left = self._in_flight[quota.subject] - 1
-            if left:
-                self._in_flight[quota.subject] = left
-            else:
-                del self._in_flight[quota.subject]
+        for use, _ in uses:
+            use.running -= 1
         self._running -= 1
 
     @property
@@ -141,144 +149,142 @@ class Limiter:
         """Answers open now, over all callers."""
         return self._running
 
-    def _admissible(self, caller: Caller) -> tuple[Quota, ...]:
-        """The quotas to count a request by, each with room for it. Raises GatewayError (429)."""
-        now_s = self._now_s()
-        requests, days, in_flight = self._requests.at(now_s), self._days.at(now_s), self._in_flight
-        quotas = self._seated(caller, self._requests)
-        for quota in quotas:
-            subject, most = quota.subject, quota.allowance
+    def _check(self, uses: Uses) -> None:
+        for use, quota in uses:
+            most = quota.allowance
             if (
-                _is_full(requests, subject, most.requests_per_minute)
-                or _is_full(days, subject, most.requests_per_day)
-                or _is_full(in_flight, subject, most.in_flight)
+                (most.requests_per_minute is not None and use.requests >= most.requests_per_minute)
+                or (most.requests_per_day is not None and use.requests_today >= most.requests_per_day)
+                or (most.in_flight is not None and use.running >= most.in_flight)
             ):
-                raise self._refusal(quotas, now_s)
-        return quotas
+                raise self._refusal(uses)
 
-    def _refusal(self, quotas: Iterable[Quota], now_s: float) -> GatewayError:
+    def _refusal(self, uses: Uses) -> GatewayError:
         """By what has to be waited for the longest."""
-        for quota in quotas:
-            if _is_full(self._days.counts, quota.subject, quota.allowance.requests_per_day):
-                return too_many_a_day(quota, self._days.seconds_left(now_s))
-        for quota in quotas:
-            if _is_full(self._requests.counts, quota.subject, quota.allowance.requests_per_minute):
-                return too_many_a_minute(quota, self._requests.seconds_left(now_s))
-        return next(
-            too_many_running(quota)
-            for quota in quotas
-            if _is_full(self._in_flight, quota.subject, quota.allowance.in_flight)
-        )
+        for use, quota in uses:
+            if _is_full(use.requests_today, quota.allowance.requests_per_day):
+                return too_many_a_day(quota, self._seconds_until(day_end_s(self._minute)))
+        for use, quota in uses:
+            if _is_full(use.requests, quota.allowance.requests_per_minute):
+                return too_many_a_minute(quota, self._seconds_until(minute_end_s(self._minute)))
+        return next(too_many_running(quota) for use, quota in uses if _is_full(use.running, quota.allowance.in_flight))
 
     # Listings
 
     def count_listing(self, caller: Caller) -> None:
         """Count one call that asks about things rather than for inference. Raises GatewayError (429)."""
-        now_s = self._now_s()
-        listings = self._listings.at(now_s)
-        quotas = self._seated(caller, self._listings)
-        for quota in quotas:
-            if _is_full(listings, quota.subject, quota.allowance.listings_per_minute):
-                raise too_many_listings(quota, self._listings.seconds_left(now_s))
-        _add(listings, quotas, 1)
+        uses = self._uses_of(caller)
+        for use, quota in uses:
+            if _is_full(use.listings, quota.allowance.listings_per_minute):
+                raise too_many_listings(quota, self._seconds_until(minute_end_s(self._minute)))
+        for use, quota in uses:
+            if not use.is_kept:
+                self._keep(use, quota)
+            use.listings += 1
 
     # Tokens
 
-    def reserve_tokens(self, caller: Caller, tokens: int) -> int:
-        """Reserve tokens in this minute; returns when that began. See Turn.reserve_tokens."""
-        now_s = self._now_s()
-        counts = self._tokens.at(now_s)
-        if not caller.is_guest:
-            self._check_tokens(caller.quotas, tokens, now_s)
-            _add(counts, caller.quotas, tokens)
-        return self._tokens.begins_at_s
-
-    def adjust_tokens(self, caller: Caller, minute: int, difference: int) -> None:
-        """Correct a reservation, if its minute is still running."""
-        counts = self._tokens.at(self._now_s())
-        if minute == self._tokens.begins_at_s and not caller.is_guest:
-            _add(counts, caller.quotas, difference)
-
-    def _check_tokens(self, quotas: Iterable[Quota], tokens: int, now_s: float) -> None:
+    def reserve_tokens(self, uses: Uses, tokens: int) -> int:
+        """Reserve tokens in this minute; returns its number. See Turn.reserve_tokens."""
+        minute = self._current_minute()
         full = None
-        for quota in quotas:
+        for use, quota in uses:
+            if use.minute != minute:
+                use.begin(minute)
             limit = quota.allowance.tokens_per_minute
-            if limit is None:
-                continue
-            if tokens > limit:
-                raise too_large(quota, tokens)
-            if full is None and self._tokens.counts.get(quota.subject, 0) + tokens > limit:
-                full = quota
+            if limit is not None and use.tokens + tokens > limit:
+                if tokens > limit:
+                    raise too_large(quota, tokens)
+                full = full or quota
         if full is not None:
-            raise too_many_tokens(full, tokens, self._tokens.seconds_left(now_s))
+            raise too_many_tokens(full, tokens, self._seconds_until(minute_end_s(minute)))
+        for use, _ in uses:
+            use.tokens += tokens
+        return minute
 
     # What is left
 
     def standing(self, caller: Caller) -> Standing:
         """What the caller has left, as its next request would find it."""
-        return self.standing_by(self.counted_by(caller))
+        return self._standing_of(self._uses_of(caller))
 
-    def counted_by(self, caller: Caller) -> tuple[Quota, ...]:
-        """The quotas that the caller's next request would be counted by."""
-        self._requests.at(self._now_s())
-        return self._seated(caller, self._requests)
+    def standings(self, caller: Caller) -> list[tuple[Quota, Standing]]:
+        """What each of the caller's quotas leaves by itself."""
+        return [(quota, self._standing_of([(use, quota)])) for use, quota in self._uses_of(caller)]
 
-    def standing_by(self, quotas: Sequence[Quota]) -> Standing:
-        """What these quotas leave."""
-        now_s = self._now_s()
-        for window in (self._requests, self._days, self._tokens):
-            window.at(now_s)
+    def _standing_of(self, uses: Uses) -> Standing:
+        minute_limit = minute_left = day_limit = day_left = tokens_limit = tokens_left = None
+        for use, quota in uses:  # written out, since every answer pays for it
+            most = quota.allowance
+            limit, used = most.requests_per_minute, use.requests
+            if limit is not None and (minute_left is None or limit - used < minute_left):
+                minute_limit, minute_left = limit, limit - used if used < limit else 0
+            limit, used = most.requests_per_day, use.requests_today
+            if limit is not None and (day_left is None or limit - used < day_left):
+                day_limit, day_left = limit, limit - used if used < limit else 0
+            limit, used = most.tokens_per_minute, use.tokens
+            if limit is not None and (tokens_left is None or limit - used < tokens_left):
+                tokens_limit, tokens_left = limit, limit - used if used < limit else 0
+        minute_ends_at_s, day_ends_at_s = minute_end_s(self._minute), day_end_s(self._minute)
         return Standing(
-            _left(self._requests, quotas, _requests_per_minute),
-            _left(self._days, quotas, _requests_per_day),
-            _left(self._tokens, quotas, _tokens_per_minute),
-            self._requests.ends_at_s,
+            minute_limit, minute_left, minute_ends_at_s, day_limit, day_left, day_ends_at_s, tokens_limit, tokens_left
         )
 
-    # Addresses
+    # Tables
 
-    def _seated(self, caller: Caller, window: Window) -> tuple[Quota, ...]:
-        """The quotas that `window` counts a caller by.
+    def _current_minute(self) -> int:
+        minute = int(self._now_s()) // MINUTE_S
+        if minute != self._minute:
+            self._turn_to(minute)
+        return minute
 
-        A guest's address can be any and the table of them has an end: addresses that it has no room for share one.
-        """
-        if caller.key_id is not None or len(window.counts) < self._guest_addresses_per_minute:
-            return caller.quotas
-        quotas = tuple(quota if quota.subject in window.counts else _shared(quota) for quota in caller.quotas)
-        if quotas != caller.quotas and not window.is_told_full:
-            window.is_told_full = True
+    def _turn_to(self, minute: int) -> None:
+        """Drop what was used in another minute or on another day."""
+        if is_other_day(minute, self._minute):
+            self._key_uses = _running(self._key_uses)
+        self._guest_uses = _running(self._guest_uses)
+        self._is_told_full = False
+        self._minute = minute
+
+    def _uses_of(self, caller: Caller) -> Uses:
+        """What was used of each quota in this minute; what was not used yet is not kept yet."""
+        minute = self._current_minute()
+        table = self._key_uses if caller.key_id is not None else self._guest_uses
+        uses: list[tuple[Use, Quota]] = []
+        for quota in caller.quotas:
+            use = table.get(quota.subject)
+            if use is None:
+                use = self._first_use(quota)
+            if use.minute != minute:
+                use.begin(minute)
+            uses.append((use, quota))
+        return uses
+
+    def _first_use(self, quota: Quota) -> Use:
+        """Guests' addresses are whatever they like and the table of them has an end: those beyond it share one."""
+        if quota.whose not in _COUNTED_APART or len(self._guest_uses) < self._guest_addresses_per_minute:
+            return Use()
+        if not self._is_told_full:
+            self._is_told_full = True
             logger.warning(
-                "more than %d callers in this minute: further guest addresses share the limits of one "
+                "more than %d guest addresses in this minute: further ones share the limits of one "
                 "(guests.addresses_per_minute)",
                 self._guest_addresses_per_minute,
             )
-        return quotas
+        return self._guest_uses.setdefault(f"any {quota.whose}", Use(is_kept=True))
+
+    def _keep(self, use: Use, quota: Quota) -> None:
+        use.is_kept = True
+        table = self._guest_uses if quota.is_of_guests else self._key_uses
+        table[quota.subject] = use
+
+    def _seconds_until(self, end_s: int) -> int:
+        return max(1, ceil(end_s - self._now_s()))
 
 
-_requests_per_minute = attrgetter("requests_per_minute")
-_requests_per_day = attrgetter("requests_per_day")
-_tokens_per_minute = attrgetter("tokens_per_minute")
+def _is_full(used: int, limit: int | None) -> bool:
+    return limit is not None and used >= limit
 
 
-def _is_full(counts: Counts, subject: str, limit: int | None) -> bool:
-    return limit is not None and counts.get(subject, 0) >= limit
-
-
-def _add(counts: Counts, quotas: Iterable[Quota], amount: int) -> None:
-    for quota in quotas:
-        counts[quota.subject] += amount
-
-
-def _left(window: Window, quotas: Iterable[Quota], limit_of: Callable[[Allowance], int | None]) -> Left | None:
-    nearest = least = None
-    for quota in quotas:
-        limit = limit_of(quota.allowance)
-        if limit is not None:
-            left = limit - window.counts.get(quota.subject, 0)
-            if least is None or left < least:
-                nearest, least = limit, left
-    return None if nearest is None or least is None else Left(nearest, max(0, least), window.ends_at_s)
-
-
-def _shared(quota: Quota) -> Quota:
-    return quota if quota.whose == "guests" else replace(quota, subject=f"guest:any {quota.whose}")
+def _running(uses: Mapping[str, Use]) -> dict[str, Use]:
+    return {subject: use for subject, use in uses.items() if use.running}

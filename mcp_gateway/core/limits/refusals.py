@@ -13,7 +13,6 @@ _OF: dict[Whose, str] = {
     "site": "of your network (your IPv6 address's /48)",
     "guests": "of all guests together",
 }
-_OF_GUESTS = frozenset[Whose](("address", "site", "guests"))
 
 
 def too_many_a_day(quota: Quota, wait_s: int) -> GatewayError:
@@ -50,6 +49,6 @@ def too_large(quota: Quota, tokens: int) -> GatewayError:
 
 
 def _used_up(code: str, quota: Quota, text: str, wait_s: int) -> GatewayError:
-    if quota.whose in _OF_GUESTS:
+    if quota.is_of_guests:
         return GatewayError("guest", f"{text} An API key has limits of its own.", retry_after_s=wait_s)
     return GatewayError(code, text, retry_after_s=wait_s)

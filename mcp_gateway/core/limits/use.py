@@ -1,0 +1,40 @@
+"""What one subject has used of its limits in this minute and today, and how much of it is running."""
+
+MINUTE_S = 60
+DAY_S = 86_400
+_MINUTES_A_DAY = DAY_S // MINUTE_S
+
+
+class Use:
+    """Counts of one clock minute and the UTC day that it is in; they start anew with the next, whichever way time goes.
+
+    Minutes are numbered since the Unix epoch.
+    """
+
+    __slots__ = ("is_kept", "listings", "minute", "requests", "requests_today", "running", "tokens")
+
+    def __init__(self, *, is_kept: bool = False) -> None:
+        self.minute = -1
+        self.requests = self.listings = self.tokens = self.requests_today = self.running = 0
+        self.is_kept = is_kept
+        """Whether a table holds it."""
+
+    def begin(self, minute: int) -> None:
+        if is_other_day(minute, self.minute):
+            self.requests_today = 0
+        self.requests = self.listings = self.tokens = 0
+        self.minute = minute
+
+
+def is_other_day(minute: int, other: int) -> bool:
+    return minute // _MINUTES_A_DAY != other // _MINUTES_A_DAY
+
+
+def minute_end_s(minute: int) -> int:
+    """The first second that is no longer in it."""
+    return (minute + 1) * MINUTE_S
+
+
+def day_end_s(minute: int) -> int:
+    """The first second after the UTC day that the minute is in."""
+    return (minute // _MINUTES_A_DAY + 1) * DAY_S

@@ -14,6 +14,8 @@ from mcp_gateway.core.upstream.pool import ModelStatus, Pool
 from mcp_gateway.tools.tool import Invocation, Result, checked_arguments, output_schema, result
 
 _PER_MILLION = 1_000_000
+_MAX_PRICE_DIGITS = 30
+"""Before the point; far above any price, and far below where decimal arithmetic ends."""
 
 _INPUT: dict[str, Any] = {
     "type": "object",
@@ -116,7 +118,7 @@ def _price_limit_pico(asked: float | str | None) -> Decimal | None:
         limit = Decimal(str(asked))
     except InvalidOperation:
         limit = Decimal("NaN")
-    if not limit.is_finite() or limit < 0:
+    if not limit.is_finite() or limit < 0 or limit.adjusted() > _MAX_PRICE_DIGITS:
         message = "`max_price_usd` must be USD per million tokens, as in 0.5."
         raise GatewayError("invalid_value", message, param="max_price_usd")
     return limit * PICO_PER_USD / _PER_MILLION

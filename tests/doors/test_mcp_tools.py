@@ -349,6 +349,12 @@ async def test_models_can_be_filtered(host: Host, arguments: dict[str, Any], ids
     [
         ({"capability": "telepathy"}, "invalid_value"),
         ({"max_price_usd": "cheap"}, "invalid_value"),
+        ({"max_price_usd": "1e999999999"}, "invalid_value"),
+        ({"max_price_usd": "9" * 5000}, "invalid_value"),
+        ({"max_price_usd": "1e31"}, "invalid_value"),
+        ({"max_price_usd": "-0.1"}, "invalid_value"),
+        ({"max_price_usd": "sNaN"}, "invalid_value"),
+        ({"max_price_usd": "Infinity"}, "invalid_value"),
         ({"max_price_usd": -1}, "invalid_value"),
         ({"max_price_usd": True}, "invalid_type"),
     ],

@@ -8,9 +8,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mcp_gateway.core.money import NANO_PER_CENT
+from mcp_gateway.core.text import is_one_line
 
 ACCOUNT = "gateway_account_id"
 """The name under which our sessions carry the account that they are for."""
+
+_MAX_ID_CHARS = 255
+_MAX_CENTS = 10**10
+"""A hundred times the most that Stripe charges at once, and little enough for the ledger."""
 
 Stated = Mapping[str, Any]
 
@@ -36,25 +41,34 @@ class Reversal:
     is_returned: bool = False
 
 
-def fact_of(event: Stated) -> Paid | Reversal | None:
-    """What an event says that concerns a wallet; None for most events."""
-    read = _READERS.get(event.get("type", ""))
-    if read is None:
-        return None
-    stated = event["data"]["object"]
-    return read(stated) if stated["currency"] == "usd" and stated["payment_intent"] else None
+class Unreadable(Exception):
+    """An event of a kind that concerns a wallet, in which something is missing or is not of its kind."""
+
+
+def fact_of(event: Any) -> Paid | Reversal | None:
+    """What an event says that concerns a wallet; None for most events. Raises Unreadable."""
+    try:
+        read = _READERS.get(event["type"])
+        if read is None:
+            return None
+        _text(event["id"])
+        stated = event["data"]["object"]
+        return read(stated) if stated["currency"] == "usd" and stated["payment_intent"] else None
+    except (LookupError, TypeError, AttributeError, ValueError):
+        raise Unreadable from None
 
 
 def _paid(session: Stated) -> Paid | None:
     account_id = (session["metadata"] or {}).get(ACCOUNT)
     if account_id is None or session["mode"] != "payment" or session["payment_status"] != "paid":
         return None
-    return Paid(session["id"], session["payment_intent"], account_id, session["amount_total"] * NANO_PER_CENT)
+    payment_id = _text(session["payment_intent"])
+    return Paid(_text(session["id"]), payment_id, _text(account_id), _nano(session["amount_total"]))
 
 
 def _refunded(charge: Stated) -> Reversal:
-    amount_nano = charge["amount_refunded"] * NANO_PER_CENT
-    return Reversal(charge["id"], "refund", charge["payment_intent"], amount_nano)
+    amount_nano = _nano(charge["amount_refunded"])
+    return Reversal(_text(charge["id"]), "refund", _text(charge["payment_intent"]), amount_nano)
 
 
 def _disputed(dispute: Stated) -> Reversal | None:
@@ -66,12 +80,26 @@ def _disputed(dispute: Stated) -> Reversal | None:
 
 
 def _withdrawn(dispute: Stated, *, is_returned: bool = False) -> Reversal:
-    amount_nano = dispute["amount"] * NANO_PER_CENT
-    return Reversal(dispute["id"], "dispute", dispute["payment_intent"], amount_nano, is_returned)
+    payment_id, amount_nano = _text(dispute["payment_intent"]), _nano(dispute["amount"])
+    return Reversal(_text(dispute["id"]), "dispute", payment_id, amount_nano, is_returned)
 
 
 def _reinstated(dispute: Stated) -> Reversal:
     return _withdrawn(dispute, is_returned=True)
+
+
+def _text(value: Any) -> str:
+    """An id. Raises ValueError for anything else."""
+    if not isinstance(value, str) or not 0 < len(value) <= _MAX_ID_CHARS or not is_one_line(value):
+        raise ValueError
+    return value
+
+
+def _nano(cents: Any) -> int:
+    """Nano-USD. Raises ValueError for what is no number of cents that Stripe can charge."""
+    if not isinstance(cents, int) or isinstance(cents, bool) or not 0 <= cents <= _MAX_CENTS:
+        raise ValueError
+    return cents * NANO_PER_CENT
 
 
 _READERS: dict[str, Callable[[Stated], Paid | Reversal | None]] = {

@@ -6,8 +6,9 @@ import sqlite3
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
+from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.money import format_usd
-from mcp_gateway.core.payments.facts import Paid, Reversal, fact_of
+from mcp_gateway.core.payments.facts import Paid, Reversal, Unreadable, fact_of
 from mcp_gateway.core.payments.sessions import Checkout, Pages, Till, UnknownCustomer
 from mcp_gateway.core.store.store import Store
 from mcp_gateway.core.text import shown
@@ -71,9 +72,16 @@ class Payments:
         )
 
     async def receive(self, raw: bytes, signature: str) -> None:
-        """Apply the event in a webhook's body; durable on return. Raises GatewayError for a wrong signature."""
+        """Apply the event in a webhook's body; durable on return.
+
+        Raises GatewayError for a wrong signature, and for an event that cannot be read: Stripe's pages show those then.
+        """
         event = self._till.verified_event(raw, signature)
-        fact = fact_of(event)
+        try:
+            fact = fact_of(event)
+        except Unreadable:
+            logger.error("an event that Stripe signed cannot be read: look for it on Stripe's pages")
+            raise GatewayError("invalid_value", "This event is not of the shape that its type has.") from None
         if fact is not None:
             await self._store.write(lambda connection: self._apply(connection, event["id"], event["type"], fact))
 

@@ -88,8 +88,9 @@ class StripeApi:
         params: PortalParams = {"customer": customer_id, "return_url": return_url}
         return (await self._ask(lambda: self._v1.billing_portal.sessions.create(params))).url
 
-    def verified_event(self, raw: bytes, signature: str) -> dict[str, Any]:
-        """The event in a webhook's body. Raises GatewayError `invalid_value` unless Stripe signed these very bytes.
+    def verified_event(self, raw: bytes, signature: str) -> Any:
+        """The event in a webhook's body. Raises GatewayError `invalid_value` unless Stripe signed these very bytes,
+        and `invalid_json`.
 
         https://docs.stripe.com/webhooks#verify-events; a signature is good for 300 s, and any `v1` of several will do.
         """
@@ -99,8 +100,10 @@ class StripeApi:
         except (stripe.SignatureVerificationError, ValueError):
             message = "The Stripe-Signature header does not sign this body, or no longer."
             raise GatewayError("invalid_value", message, param="Stripe-Signature") from None
-        event: dict[str, Any] = orjson.loads(raw)
-        return event
+        try:
+            return orjson.loads(raw)
+        except orjson.JSONDecodeError:
+            raise GatewayError("invalid_json", "The event is not JSON.") from None
 
     async def _ask(self, call: Callable[[], T]) -> T:
         try:

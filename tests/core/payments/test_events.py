@@ -115,6 +115,73 @@ async def test_events_of_other_kinds_are_taken_and_forgotten(till: Till) -> None
     assert await till.store.fetch_all("SELECT * FROM stripe_events") == []
 
 
+ODD: list[Any] = [
+    None,
+    True,
+    -1,
+    1.5,
+    "5",
+    "",
+    [],
+    {},
+    2**53,
+    2**63,
+    2**64 - 1,
+    10**10 + 1,
+    "x" * 300,
+    "a\nb",
+    "\u202e",
+]
+NAMED = {
+    "id": "text",
+    "payment_intent": "text",
+    "amount_total": "number",
+    "amount_refunded": "number",
+    "amount": "number",
+}
+STATED = {
+    COMPLETED: session("acc", 1000),
+    "charge.refunded": refunded_charge(1000),
+    "charge.dispute.created": dispute(1000, "needs_response"),
+}
+
+
+@pytest.mark.parametrize("kind", STATED)
+async def test_a_signed_event_of_an_odd_shape_is_refused_and_moves_nothing(till: Till, kind: str) -> None:
+    for name in STATED[kind].keys() & NAMED.keys():
+        for odd in ODD:
+            if (NAMED[name], odd) == ("text", "5") or (name == "payment_intent" and not odd):
+                continue  # an id; nothing was paid
+            metadata = {"gateway_account_id": till.account_id}
+            with pytest.raises(GatewayError) as caught:
+                await till.send(event(kind, STATED[kind] | {"metadata": metadata, name: odd}))
+            assert (name, odd, caught.value.code) == (name, odd, "invalid_value")
+    assert await till.entries() == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"[]", b"5", b"null", b'"x"', b"{}", b'{"id":5}', b'{"id":"e","type":[]}',
+     b'{"id":"e","type":"charge.refunded"}', b'{"id":"e","type":"charge.refunded","data":[]}',
+     b'{"id":"e","type":"charge.refunded","data":{"object":[]}}',
+     b'{"id":"e","type":"charge.refunded","data":{"object":{}}}',
+     b'{"id":5,"type":"charge.refunded","data":{"object":{}}}',
+     b'{"id":"e","type":"checkout.session.completed","data":{"object":{"currency":"usd","payment_intent":"p"}}}',
+     b'{"id":"e","type":"charge.dispute.created","data":{"object":{"currency":"usd","payment_intent":"p","status":5}}}'],
+)  # fmt: skip
+async def test_a_signed_body_that_is_no_event_is_refused(till: Till, body: bytes) -> None:
+    with pytest.raises(GatewayError) as caught:
+        await till.send(body)
+    assert caught.value.code == "invalid_value"
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"text", b"1e999999999", b"[" * 5000])
+async def test_a_signed_body_that_is_no_json_is_refused(till: Till, body: bytes) -> None:
+    with pytest.raises(GatewayError) as caught:
+        await till.send(body)
+    assert caught.value.code == "invalid_json"
+
+
 async def test_each_partial_refund_takes_back_the_difference(till: Till) -> None:
     await till.send(event(COMPLETED, session(till.account_id, 1000)))
     for in_all in (300, 300, 1000):

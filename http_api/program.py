@@ -6,7 +6,8 @@ import sysconfig
 from pathlib import Path
 
 from http_api.app import build_app
-from http_api.connection import Bounds
+from http_api.connection import Bounds, Census
+from http_api.descriptors import most_connections, raise_limit
 from http_api.serve import serve
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.gateway import Gateway, open_gateway
@@ -19,6 +20,7 @@ _GC_THRESHOLDS = (20_000, 20, 20)
 
 async def run(settings: Settings) -> None:
     """Serve until a signal says to end."""
+    descriptors = raise_limit()
     async with open_gateway(settings) as gateway:
         door = mcp_door(gateway)
         gateway.known_keys.on_close(lambda key_id, _: door.close_key(key_id))
@@ -32,10 +34,24 @@ async def run(settings: Settings) -> None:
                 host=settings.host,
                 port=settings.port,
                 bounds=Bounds(settings.max_header_bytes, settings.client_stall_timeout_s),
+                census=census_of(gateway, most_connections(descriptors, settings.max_connections)),
                 announce_s=settings.drain_announce_s,
                 drain_timeout_s=settings.drain_timeout_s,
                 on_listening=lambda host, port: print(_greeting(gateway, _base_url(settings, host, port)), flush=True),
             )
+
+
+def census_of(gateway: Gateway, most_connections: int) -> Census:
+    """The count of clients' connections, told to the gateway's metrics."""
+    metrics = gateway.metrics
+    census = Census(
+        most=most_connections,
+        most_per_address=gateway.settings.max_connections_per_address,
+        is_shared=gateway.addresses.is_shared,
+        on_refused=lambda cap: metrics.connections_refused.labels(cap).inc(),
+    )
+    metrics.connections.set_function(lambda: census.count)
+    return census
 
 
 def mcp_door(gateway: Gateway) -> McpDoor:

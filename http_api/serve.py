@@ -1,7 +1,9 @@
 """The server that carries both doors: uvicorn's, with connections of our own and an announced end."""
 
 import asyncio
+import errno
 import logging
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -9,13 +11,14 @@ from functools import partial
 from math import ceil
 from socket import socket
 from types import FrameType
-from typing import cast
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
 
-from http_api.connection import Bounds, Connection
+from http_api.connection import Bounds, Census, Connection
 from mcp_gateway.core.lifecycle import Lifecycle
+from mcp_gateway.core.log_limit import LogLimit
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +50,7 @@ class DrainingServer(uvicorn.Server):
         self._exit_at_s: float | None = None
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
+        asyncio.get_running_loop().set_exception_handler(_Complaints())
         await super().startup(sockets)
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
@@ -79,6 +83,20 @@ class DrainingServer(uvicorn.Server):
             connection.transport.abort()
 
 
+class _Complaints:
+    """What the event loop complains of: asyncio's, unlike uvloop, does so of each connection that it cannot accept."""
+
+    def __init__(self) -> None:
+        self._log = LogLimit(logger)
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+            self._log.warning("the system has no room for another connection: %s", os.strerror(error.errno))
+        else:
+            loop.default_exception_handler(context)
+
+
 async def serve(
     app: ASGIApp,
     lifecycle: Lifecycle,
@@ -86,22 +104,25 @@ async def serve(
     host: str,
     port: int,
     bounds: Bounds,
+    census: Census,
     announce_s: float,
     drain_timeout_s: float,
     on_listening: Callable[[str, int], None],
 ) -> None:
     """Serve until a signal says to end; `on_listening` is called with the address once the port is open."""
-    config = config_of(app, host=host, port=port, bounds=bounds, drain_timeout_s=drain_timeout_s)
+    config = config_of(app, host=host, port=port, bounds=bounds, census=census, drain_timeout_s=drain_timeout_s)
     await DrainingServer(config, lifecycle, announce_s, drain_timeout_s, on_listening).serve()
 
 
-def config_of(app: ASGIApp, *, host: str, port: int, bounds: Bounds, drain_timeout_s: float) -> uvicorn.Config:
+def config_of(
+    app: ASGIApp, *, host: str, port: int, bounds: Bounds, census: Census, drain_timeout_s: float
+) -> uvicorn.Config:
     """uvicorn's settings: our connections, and nothing of what it would log, add or believe by itself."""
     return uvicorn.Config(
         app,
         host=host,
         port=port,
-        http=cast(type[asyncio.Protocol], partial(Connection, bounds=bounds)),
+        http=cast(type[asyncio.Protocol], partial(Connection, bounds=bounds, census=census)),
         ws="none",
         lifespan="off",
         log_config=None,

@@ -16,7 +16,7 @@ import orjson
 
 from http_api.app import build_app
 from http_api.connection import Bounds
-from http_api.program import mcp_door
+from http_api.program import census_of, mcp_door
 from http_api.serve import DrainingServer, config_of
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.gateway import DATABASE, Desk, Gateway, open_desk, open_gateway
@@ -215,6 +215,7 @@ async def _served(gateway: Gateway) -> AsyncIterator[tuple[DrainingServer, int]]
         host="127.0.0.1",
         port=0,
         bounds=Bounds(settings.max_header_bytes, settings.client_stall_timeout_s),
+        census=census_of(gateway, settings.max_connections or 1000),
         drain_timeout_s=settings.drain_timeout_s,
     )
     server = _Server(

@@ -27,6 +27,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from starlette.types import ASGIApp, Scope
 from uvicorn.server import ServerState
 
+from http_api.connection.census import Census
 from http_api.connection.exchange import HttpExchange
 from http_api.connection.head import fault_of, is_of_head, not_understood, read_head, without_upgrade
 from mcp_gateway.core.context import CLIENT, SENT
@@ -76,9 +77,11 @@ class Connection(asyncio.Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         bounds: Bounds,
+        census: Census,
     ) -> None:
         self.loop = _loop or asyncio.get_running_loop()
         self.bounds = bounds
+        self._census = census
         self.server_state = server_state
         self.is_write_paused = False
         self._app = cast(ASGIApp, config.loaded_app)
@@ -102,9 +105,13 @@ class Connection(asyncio.Protocol):
     # -- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
+        self.transport = transport = cast(asyncio.Transport, transport)
         self._server = _address(transport.get_extra_info("sockname"))
         self._client = _address(transport.get_extra_info("peername"))
+        self._is_counted = self._census.enter(self._client and self._client[0])
+        if not self._is_counted:
+            transport.abort()
+            return
         self.server_state.connections.add(cast(Any, self))
         self._idle_since = self.loop.time()
         self._idle_timer = self.loop.call_later(_KEEP_ALIVE_S, self._check_idle)
@@ -120,6 +127,10 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if not self._is_counted:
+            del self._parser
+            return
+        self._census.leave(self._client and self._client[0])
         self._incoming, self._unread = _OVER, b""
         self._look_for_departure(is_wanted=False)
         self._idle_timer.cancel()

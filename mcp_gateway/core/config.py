@@ -442,6 +442,10 @@ class Settings(Section):
     """All bodies, answers that come in whole and unread answers in memory; a caller and an address have an eighth."""
     max_header_bytes: Positive = 64 * 1024
     """The largest request head."""
+    max_connections: Positive | None = Field(default=None, examples=[4096])
+    """Connections of clients at once; otherwise half of the files that the process may open, at most 16384."""
+    max_connections_per_address: Positive = 512
+    """The same of one address (IPv6: one /64), except trusted_proxies, and loopback while those are empty."""
     client_stall_timeout_s: PositiveSeconds = 60.0
     """A client that stops sending its request, or reading its answer, for this long has left."""
     drain_announce_s: Seconds = 3.0

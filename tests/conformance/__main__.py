@@ -12,6 +12,7 @@ from pathlib import Path
 
 from http_api.app import build_app
 from http_api.connection import Bounds
+from http_api.program import census_of
 from http_api.serve import DrainingServer, config_of
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.gateway import open_gateway
@@ -53,7 +54,8 @@ async def served_fixtures(data_dir: Path) -> AsyncIterator[str]:
         bus.publish_at_door = door.publish
         app = build_app(gateway, door, base_url="http://127.0.0.1")
         port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        config = config_of(app, host="127.0.0.1", port=0, bounds=Bounds(65536, 60), drain_timeout_s=5)
+        census = census_of(gateway, 1000)
+        config = config_of(app, host="127.0.0.1", port=0, bounds=Bounds(65536, 60), census=census, drain_timeout_s=5)
         server = DrainingServer(config, gateway.lifecycle, 0, 5, lambda _, port_: port.set_result(port_))
         async with door.run():
             serving = asyncio.ensure_future(server.serve())

@@ -30,6 +30,7 @@ from mcp_gateway.core.gateway import Gateway, open_gateway
 from mcp_gateway.core.upstream.demo import DemoBackend
 from mcp_gateway.door.endpoints import McpDoor
 from mcp_gateway.server import build_door
+from tests.connections import uncapped
 
 UNLIMITED = Allowance(None, None, None, None)
 PATHS = ("/v1/mcp", "/api/v1/inference/mcp")
@@ -181,7 +182,7 @@ def _app(host: Host) -> Callable[[Scope, Receive, Send], Any]:
 async def _served(app: Any, listener: socket.socket, settings: Settings) -> AsyncIterator[None]:
     """uvicorn without its signals and its ticking; ends when the last answer has."""
     bounds = Bounds(settings.max_header_bytes, settings.client_stall_timeout_s)
-    config = config_of(app, host="127.0.0.1", port=0, bounds=bounds, drain_timeout_s=5)
+    config = config_of(app, host="127.0.0.1", port=0, bounds=bounds, census=uncapped(), drain_timeout_s=5)
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import logging
 import re
 import socket
@@ -16,12 +15,12 @@ import pytest
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from http_api.connection import Bounds
+from http_api.connection import Bounds, Census
 from http_api.connection import connection as http_connection
-from http_api.connection.exchange import HttpExchange
 from http_api.serve import config_of
 from mcp_gateway.core.context import CLIENT
 from mcp_gateway.core.errors import GatewayError
+from tests.connections import uncapped
 
 PATIENCE_S = 10
 SECRET = "a secret"
@@ -30,9 +29,10 @@ CHUNKED = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 @contextlib.asynccontextmanager
-async def serving(app: ASGIApp, *, stall_timeout_s: float = 60.0) -> AsyncIterator[int]:
+async def serving(app: ASGIApp, *, stall_timeout_s: float = 60.0, census: Census | None = None) -> AsyncIterator[int]:
     """The port at which the app is served; afterwards no connection and no task of it is left."""
-    config = config_of(app, host="127.0.0.1", port=0, bounds=Bounds(65536, stall_timeout_s), drain_timeout_s=5)
+    bounds, census = Bounds(65536, stall_timeout_s), census or uncapped()
+    config = config_of(app, host="127.0.0.1", port=0, bounds=bounds, census=census, drain_timeout_s=5)
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
@@ -377,9 +377,8 @@ async def test_of_hundreds_of_requests_in_one_read_a_few_are_begun_and_the_rest_
         writer.write(HELLO * (count - 1) + closing(HELLO))
         async with asyncio.timeout(PATIENCE_S):
             await parsed(port)
-            exchanges = [thing for thing in gc.get_objects() if isinstance(thing, HttpExchange)]
             assert len(scopes) == 1
-            assert len(exchanges) <= 1 + http_connection._MAX_AHEAD
+            assert len(scopes[0][CLIENT]._connection._ahead) == http_connection._MAX_AHEAD
             may_answer.set()
             assert statuses(await reader.read()) == [200] * count
         writer.close()

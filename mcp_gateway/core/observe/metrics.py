@@ -32,6 +32,11 @@ class Metrics:
             "gateway_bytes_in_flight", "Bytes that requests keep in memory, small ones apart from large ones.",
             ("share",), registry=registry,
         )  # fmt: skip
+        self.connections = Gauge("gateway_connections", "Connections of clients open now.", registry=registry)
+        self.connections_refused = Counter(
+            "gateway_connections_refused", "Connections closed as they came, by which cap: all or address.", ("cap",),
+            registry=registry,
+        )  # fmt: skip
         self.tasks = Gauge("gateway_tasks", "Tasks of the event loop: one a request or so.", registry=registry)
         self.ledger_writable = Gauge(
             "gateway_ledger_writable", "0 while nothing can be billed: the database is full, locked or broken.",

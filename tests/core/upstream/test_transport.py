@@ -3,14 +3,12 @@
 import asyncio
 import errno
 import gc
-import os
-import resource
 import socket
 import ssl
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -35,6 +33,7 @@ from mcp_gateway.core.upstream.transport import (
     UpstreamError,
     is_of_this_machine,
 )
+from tests.connections import no_descriptor_left
 
 from .misbehaving import (
     PATIENCE_S,
@@ -588,19 +587,6 @@ async def test_connecting_has_an_end(tmp_path: Path) -> None:
 
 
 # -- what this machine lacks
-
-
-@contextmanager
-def no_descriptor_left() -> Iterator[None]:
-    """The process may open none; what it has goes on."""
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest_free = os.dup(0)
-    os.close(lowest_free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "no-such-host.invalid"])

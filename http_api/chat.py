@@ -46,7 +46,7 @@ class ChatCompletions:
             del raw
             if request.is_stream:
                 stream = EventStream(send, self._comment_s, lambda: _tell_clamp(exchange, context))
-                await _relay(exchange, request, stream)
+                await _relay(exchange, request, stream, context)
                 return
             await exchange.begin(request)
             _tell_clamp(exchange, context)
@@ -54,10 +54,11 @@ class ChatCompletions:
             await send_bytes(send, exchange.body, [JSON_TYPE])
 
 
-async def _relay(exchange: Exchange, request: ChatRequest, stream: EventStream) -> None:
+async def _relay(exchange: Exchange, request: ChatRequest, stream: EventStream, context: RequestContext) -> None:
     try:
         async with stream:
             await exchange.begin(request)
+        context.release()  # nothing is kept of the body
     except GatewayError as error:
         if not stream.has_begun:
             raise
@@ -75,4 +76,4 @@ def _tell_clamp(exchange: Exchange, context: RequestContext) -> None:
 def _call_of(scope: Scope, context: RequestContext) -> Call:
     """Of a client's headers its trace alone passes to a backend."""
     trace = trace_of(scope["headers"]) if TRACEPARENT in context.sent else ()
-    return Call(context.request_id, "http", context.client_request_id, trace)
+    return Call(context.request_id, "http", context.client_request_id, trace, context)

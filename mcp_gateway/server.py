@@ -271,7 +271,7 @@ def _invocation(ctx: Context, request_id: str) -> Invocation:
             await ctx.session.report_progress(progress, message=message)
 
     context = cast(RequestContext, ctx.request)
-    return Invocation(caller_of(context), request_id, context.client_request_id, report)
+    return Invocation(caller_of(context), request_id, context.client_request_id, report, context)
 
 
 def _protocol_error(error: GatewayError) -> MCPError:

@@ -20,6 +20,7 @@ import select
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import partial
 from typing import Any, cast
 
 import uvicorn
@@ -30,6 +31,7 @@ from uvicorn.server import ServerState
 from http_api.connection.census import Census
 from http_api.connection.exchange import HttpExchange
 from http_api.connection.head import fault_of, is_of_head, not_understood, read_head, without_upgrade
+from mcp_gateway.core.bytes_in_flight import Reservation
 from mcp_gateway.core.context import CLIENT, SENT
 from mcp_gateway.core.errors import GatewayError
 
@@ -38,7 +40,7 @@ _KEEP_ALIVE_S = 75.0
 _MAX_AHEAD = 16
 """Requests of one connection that wait for the answers before theirs; what it sends beyond them stays bytes."""
 _HIGH_WATER_BYTES = 64 * 1024
-"""A connection is not read on while this much of it waits to be parsed."""
+"""A connection is not read on while this much of it waits to be parsed; up to it, unread answers are not counted."""
 _BLANK_LINE = b"\r\n\r\n"
 _LINGER_S = 2.0
 """How long a client that was refused may take to read that and close."""
@@ -98,6 +100,8 @@ class Connection(asyncio.Protocol):
         self._tail = b""  # the end of the last read, where a blank line may have begun in it
         self._left_bytes = 0  # of the body that comes in, where its length is known
         self._framing_bytes = 0  # of a body in chunks, since its last piece
+        self._unread_answers: Reservation | None = None  # what the client does not read, while it is much
+        self._held_bytes = 0  # of it, what no request had counted before
         self._drained: asyncio.Event | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
         self._departure_timer: asyncio.TimerHandle | None = None
@@ -146,9 +150,14 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self.is_write_paused = True
         self._watch_reader()
+        if self._answering is not None and self._answering.context is not None:
+            self._hold_unread(self._answering.context.reservation)
 
     def resume_writing(self) -> None:
         self.is_write_paused = False
+        if self._unread_answers is not None:
+            self._unread_answers.let_go(self._held_bytes)
+            self._unread_answers = None
         if self._stall_timer is not None:
             self._stall_timer.cancel()
             self._stall_timer = None
@@ -245,13 +254,19 @@ class Connection(asyncio.Protocol):
             self._drained = asyncio.Event()
         await self._drained.wait()
 
-    async def client_sends(self, event: asyncio.Event) -> None:
-        """Wait for more of a request; a client that lets this take too long has left, and its connection is closed."""
-        timer = self.loop.call_later(self.bounds.stall_timeout_s, self.transport.abort)
+    async def client_sends(self, event: asyncio.Event, left_s: float) -> float:
+        """Wait for more of a request; returns for how long.
+
+        A client that lets this take longer than `left_s`, or than any silence may last, has left, and its connection
+        is closed.
+        """
+        began_s = self.loop.time()
+        timer = self.loop.call_later(min(left_s, self.bounds.stall_timeout_s), self.transport.abort)
         try:
             await event.wait()
         finally:
             timer.cancel()
+        return self.loop.time() - began_s
 
     def answered(self, exchange: HttpExchange) -> None:
         """The answer is written: go on with what was sent ahead, or wait."""
@@ -412,6 +427,17 @@ class Connection(asyncio.Protocol):
                 self.transport.abort()
 
         self._stall_timer = self.loop.call_later(self.bounds.stall_timeout_s, look)
+
+    def _hold_unread(self, reservation: Reservation) -> None:
+        """Count what lies beyond the mark, unless the request that it answers keeps as much: it is the same then.
+
+        What has an end of its own already is counted by whoever answers.
+        """
+        if reservation.end is not None:
+            return
+        unread_bytes = self.transport.get_write_buffer_size() - _HIGH_WATER_BYTES
+        self._unread_answers, self._held_bytes = reservation, max(0, unread_bytes - reservation.size_bytes)
+        reservation.hold(self._held_bytes, partial(self.loop.call_soon, self.transport.abort))
 
     def _check_idle(self) -> None:
         idle_s = 0.0 if self._answering is not None else self.loop.time() - self._idle_since

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from http_api.rendering import error_headers, send_json
+from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import GatewayError, outline
 
 logger = logging.getLogger(__name__)
@@ -20,6 +21,11 @@ logger = logging.getLogger(__name__)
 STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _HIGH_WATER_BYTES = 64 * 1024
 """A request's body is not read on while this much of it waits to be taken."""
+_BODY_GRACE_S = 60.0
+_LEAST_BYTES_PER_S = 50_000
+"""A body may take a minute, and on the whole as much longer as it has come at this rate."""
+_LARGE_BYTES = 64 * 1024
+"""From this size on a piece of an answer is not put together with what stands before it."""
 _DISCONNECT: Message = {"type": "http.disconnect"}
 _BODILESS = frozenset({204, 304})
 
@@ -34,7 +40,7 @@ class Wire(Protocol):
     def pause_reading(self) -> None: ...
     def resume_reading(self) -> None: ...
     async def drained(self) -> None: ...
-    async def client_sends(self, event: asyncio.Event) -> None: ...
+    async def client_sends(self, event: asyncio.Event, left_s: float) -> float: ...
     def answered(self, exchange: "HttpExchange") -> None: ...
 
 
@@ -54,6 +60,9 @@ class HttpExchange:
         "_left_bytes",
         "_moved",
         "_sent",
+        "_taken_bytes",
+        "_waited_s",
+        "context",
         "is_body_coming",
         "is_cancelled_on_departure",
         "is_complete",
@@ -78,6 +87,7 @@ class HttpExchange:
         self.is_cancelled_on_departure = False
         self.is_gone = False
         self.is_kept_alive = is_kept_alive
+        self.context: RequestContext | None = None
         self.refusal = refusal  # why no more of the request can be read, or none of it is asked for
         self.task: asyncio.Task[None]
         self._connection = connection
@@ -85,7 +95,8 @@ class HttpExchange:
         self._is_head = is_head
         self._sent = sent
         self._body: list[bytes] = []
-        self._body_bytes = 0
+        self._body_bytes = self._taken_bytes = 0
+        self._waited_s = 0.0  # for the body
         self.is_whole = False  # the body has come
         self._is_taken = False  # and was handed out
         self._moved: asyncio.Event | None = None
@@ -128,7 +139,8 @@ class HttpExchange:
             if self.is_whole:
                 await moved.wait()
             else:
-                await self._connection.client_sends(moved)
+                left_s = _BODY_GRACE_S + self._taken_bytes / _LEAST_BYTES_PER_S - self._waited_s
+                self._waited_s += await self._connection.client_sends(moved, left_s)
         return _DISCONNECT
 
     async def send(self, message: Message) -> None:
@@ -200,6 +212,7 @@ class HttpExchange:
     def _take_body(self) -> Message:
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body = []
+        self._taken_bytes += self._body_bytes
         self._body_bytes = 0
         self._is_taken = self.is_whole
         if self.is_whole:
@@ -250,7 +263,10 @@ class HttpExchange:
                 body += b"0\r\n\r\n"
         elif self._left_bytes >= 0:
             self._count_off(len(body), is_last=is_last)
-        if head or body:
+        if len(body) > _LARGE_BYTES:
+            self._connection.transport.write(head)
+            self._connection.transport.write(body)  # as it is: a copy would take as much memory again
+        elif head or body:
             self._connection.transport.write(head + body)
         if is_last:
             self.is_complete = True

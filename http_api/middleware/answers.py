@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from http_api.rendering import send_error
 from mcp_gateway.core.bytes_in_flight import BytesInFlight
-from mcp_gateway.core.context import CONTEXT, SENT, CallerLeft, RequestContext
+from mcp_gateway.core.context import CLIENT, CONTEXT, SENT, CallerLeft, RequestContext
 from mcp_gateway.core.errors import GatewayError, internal_error, outline
 from mcp_gateway.core.identity.address import AddressReader
 from mcp_gateway.core.limits.limiter import Limiter
@@ -48,7 +48,7 @@ class Answers:
         self._limits_url = limits_url
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        context = scope[CONTEXT] = self._context(scope)
+        context = scope[CONTEXT] = scope[CLIENT].context = self._context(scope)
         has_started = False
 
         def stamped(message: Message) -> Awaitable[None]:

@@ -122,15 +122,21 @@ class Reservation:
             await (small if is_small else large).wait(self, size_bytes)
 
     def hold(self, size_bytes: int, end: Callable[[], object]) -> None:
-        """Count so much more that is there already, and cannot wait.
+        """Count so much more that is there already, since its client does not read it; and what was there before.
 
-        Where that is too much, the owner with the most of what was counted so is ended: its largest is given back,
-        and the `end` of it called.
+        Where that is too much, the owner with the most of what is held is ended: its largest is given back, and the
+        `end` of it called.
         """
         self.end = end
         large = self._budget.large
         large.put(self, size_bytes)
         large.enforce(self)
+
+    def let_go(self, size_bytes: int) -> None:
+        """Give back so much that was held, and end it no more: its client reads again."""
+        self.end = None
+        self.share.let_go(self)
+        self.shrink(size_bytes)
 
     def shrink(self, size_bytes: int) -> None:
         """Give back so much."""
@@ -249,6 +255,9 @@ class Share:
             self._held.discard(reservation)
         if self._line:
             self._move_soon()
+
+    def let_go(self, held: Reservation) -> None:
+        self._held.discard(held)
 
     def enforce(self, held: Reservation) -> None:
         """Note what is there already, and end the largest of the owner with the most until the rest fits."""

@@ -5,15 +5,17 @@ import time
 from asyncio import CancelledError
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from math import ceil
 from types import TracebackType
 from typing import Any, NamedTuple
 
 import orjson
 
+from mcp_gateway.core.bytes_in_flight import SMALL_BYTES, STEP_BYTES
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.catalog import FREE, Model, Price, Published, affordable_tokens, quote
 from mcp_gateway.core.config import Settings
-from mcp_gateway.core.context import CallerLeft
+from mcp_gateway.core.context import CallerLeft, RequestContext
 from mcp_gateway.core.errors import GatewayError, internal_error
 from mcp_gateway.core.ledger.ledger import Hold, Ledger, SettlementPending
 from mcp_gateway.core.lifecycle import Lifecycle
@@ -43,12 +45,16 @@ _BYTES_PER_TOKEN = 3
 
 
 class Call(NamedTuple):
-    """What a door says of a request beside its body. `trace_headers` are passed on to the backend."""
+    """What a door says of a request beside its body. `trace_headers` are passed on to the backend.
+
+    What the request keeps in memory is counted by its `context`.
+    """
 
     request_id: str
     door: str
     client_request_id: str | None = None
     trace_headers: Headers = ()
+    context: RequestContext | None = None
 
 
 class Route(NamedTuple):
@@ -128,6 +134,7 @@ class Exchange:
     _is_accounted = False
     _is_bill_pending = False
     _status = 200
+    _kept_bytes = 0
     _turn: Turn
 
     def __init__(self, chat: Chat, caller: Caller, call: Call) -> None:
@@ -158,6 +165,7 @@ class Exchange:
         self._turn.reserve_tokens(self._estimate(request, model, is_open_ended=is_open_ended))
         await self._place_hold(request, model)
         await self._ask_in_turn(request, model, route)
+        request.forget_body()
 
     async def next_frames(self) -> bytes:
         """Whole frames for the client, the last ones after the settlement; b"" after that.
@@ -198,8 +206,23 @@ class Exchange:
         self._let_go(None if self._is_accounted and self._status == 200 else _CLIENT_CLOSED)
         if not self._is_accounted:
             self._account_for_leaving(error)
+        if self._kept_bytes and self._call.context is not None:
+            self._call.context.reservation.shrink(self._kept_bytes)
         self._turn.release()
         self._chat.lifecycle.leave()
+
+    async def keep(self, size_bytes: int) -> None:
+        """Have room for so many bytes of the answer in all, taken in steps, until the exchange is left.
+
+        Raises GatewayError: `overloaded`, or for more than an answer may have that is held whole.
+        """
+        if size_bytes <= max(self._kept_bytes, SMALL_BYTES) or self._call.context is None:
+            return
+        if size_bytes > self._chat.settings.upstream.max_response_bytes:
+            raise GatewayError("backend_error", "The backend's answer is too large to be held whole.")
+        wanted_bytes = ceil(size_bytes / STEP_BYTES) * STEP_BYTES
+        await self._call.context.reservation.grow(wanted_bytes - self._kept_bytes)
+        self._kept_bytes = wanted_bytes
 
     # What a door may tell its caller
 
@@ -285,8 +308,8 @@ class Exchange:
                 return await self._ask(backend, body, headers, request, model)
             except GatewayError as error:
                 self._let_go(error)
-                if self._is_accounted:
-                    raise  # the answer was there: what failed is the ledger
+                if self._is_accounted or error.code == "overloaded":
+                    raise  # the answer was there: what failed is the ledger, or the room for it
                 self._chat.metrics.upstream_errors.labels(backend.name, error.code).inc()
                 failures[backend] = error.code
                 backend = self._chat.pool.next_backend(route.backends, route.backend_model, prefix, failures)
@@ -312,7 +335,9 @@ class Exchange:
             raise failure(error) from error
 
     async def _take_whole(self, response: Response, model: Model) -> None:
-        body = await response.read()
+        body = await response.read(self.keep)
+        if len(body) > SMALL_BYTES:
+            await self.keep(len(body))
         told = await read_answer(body)
         self._finish_reason = told.finish_reason
         if told.finish_reason == "abort":
@@ -338,6 +363,8 @@ class Exchange:
             if not piece:
                 raise GatewayError("backend_died", "The backend ended the stream before its first token.")
             self._first = relay.feed(piece)
+            if not self._first:
+                await self.keep(relay.held_bytes)
             self._raise_told(relay)
         self._relay = relay
         self._first_token_s = self._chat.monotonic_s() - self._clock_start_s
@@ -353,6 +380,8 @@ class Exchange:
                 if not piece:
                     break
                 frames = relay.feed(piece)
+                if not frames:
+                    await self.keep(relay.held_bytes)
         except UpstreamError as error:
             raise failure(error, has_started=True) from error
         if not frames and not relay.is_done and relay.finish_reason is None:

@@ -26,6 +26,7 @@ class Client(Protocol):
     Where `is_cancelled_on_departure` is set, the task that answers is cancelled at once when the connection ends.
     """
 
+    context: "RequestContext | None"
     is_cancelled_on_departure: bool
     is_whole: bool
     refusal: GatewayError | None

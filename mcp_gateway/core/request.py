@@ -43,6 +43,10 @@ class ChatRequest:
     max_tokens: int | None
     choices: int
 
+    def forget_body(self) -> None:
+        """Keep nothing of what was sent on, which may be large, while the answer is told."""
+        self.body, self.images = {}, ()
+
     def cap_output(self, limit: int) -> bool:
         """Lower every field that governs the answer's length to `limit` tokens; True if one changed or was set."""
         is_changed = self.max_tokens is None or self.max_tokens > limit

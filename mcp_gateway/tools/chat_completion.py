@@ -140,7 +140,7 @@ class ChatCompletion:
         self._chat = chat
 
     async def __call__(self, arguments: dict[str, Any], invocation: Invocation) -> Result:
-        call = Call(invocation.request_id, "mcp", invocation.client_request_id)
+        call = Call(invocation.request_id, "mcp", invocation.client_request_id, context=invocation.context)
         with self._chat.exchange(invocation.caller, call) as exchange:
             body = checked_arguments(arguments, _INPUT)
             size_bytes = len(orjson.dumps(body))
@@ -181,6 +181,7 @@ async def _collect(exchange: Exchange, body: dict[str, Any], size_bytes: int, re
         await exchange.begin(read_chat_request(body, size_bytes))
         while frames := await exchange.next_frames():
             collected.feed(frames)
+            await exchange.keep(collected.size_bytes)
             progress.note()
     return collected
 

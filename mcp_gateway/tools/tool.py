@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from mcp import types
 
 from mcp_gateway.core.caller import Caller, KeyScope
+from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.text import SHOWN_CHARS, shown
 
@@ -26,6 +27,7 @@ class Invocation:
     request_id: str
     client_request_id: str | None
     report: Report | None
+    context: RequestContext | None = None
 
 
 class Tool(Protocol):

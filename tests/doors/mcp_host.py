@@ -25,7 +25,7 @@ from http_api.connection import Bounds
 from http_api.serve import config_of
 from mcp_gateway.core.caller import Allowance, Caller, Quota
 from mcp_gateway.core.config import Settings
-from mcp_gateway.core.context import CONTEXT, CallerLeft, RequestContext
+from mcp_gateway.core.context import CLIENT, CONTEXT, CallerLeft, RequestContext
 from mcp_gateway.core.gateway import Gateway, open_gateway
 from mcp_gateway.core.upstream.demo import DemoBackend
 from mcp_gateway.door.endpoints import McpDoor
@@ -160,7 +160,7 @@ def _app(host: Host) -> Callable[[Scope, Receive, Send], Any]:
         if (key := headers.get(b"x-test-key")) is not None:
             caller = host.keys[key.decode()]
         client_id = headers.get(b"x-client-request-id")
-        context = scope[CONTEXT] = RequestContext(
+        context = scope[CONTEXT] = scope[CLIENT].context = RequestContext(
             host.gateway.new_id("req"),
             client_id.decode() if client_id else None,
             address,

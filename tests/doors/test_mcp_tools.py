@@ -403,7 +403,7 @@ class Fixed:
         await asyncio.sleep(0)  # as anything on a network lets others run
         return self
 
-    async def read(self) -> bytes:
+    async def read(self, keep: Any = None) -> bytes:
         return self._body
 
     async def next_chunk(self, timeout_s: float | None = None) -> bytes:

@@ -15,7 +15,7 @@ import pytest
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from http_api.connection import Bounds, Census
+from http_api.connection import Bounds, Census, exchange
 from http_api.connection import connection as http_connection
 from http_api.serve import config_of
 from mcp_gateway.core.context import CLIENT
@@ -663,3 +663,66 @@ async def test_an_answer_of_another_length_than_its_head_says_is_cut_off(caplog:
         with contextlib.suppress(ConnectionResetError):
             assert await raw(port, HELLO) == b""
     assert "RuntimeError" in caplog.text
+
+
+SLOW_HEADS = [b"content-length: 1000\r\n\r\n", b"transfer-encoding: chunked\r\n\r\n1\r\n \r\n"]
+
+
+@pytest.mark.parametrize("framing", SLOW_HEADS)
+async def test_a_body_that_takes_longer_than_its_size_allows_is_hung_up_on(
+    framing: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "_BODY_GRACE_S", 0.0)
+    async with serving(hello) as port:
+        assert await raw(port, b"POST / HTTP/1.1\r\nhost: x\r\n" + framing) == b""
+
+
+async def test_a_body_that_comes_at_the_least_rate_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "_BODY_GRACE_S", 0.0)
+    monkeypatch.setattr(exchange, "_LEAST_BYTES_PER_S", 1)
+    request = closing(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 200\r\n\r\n") + b"x" * 100
+    async with serving(hello) as port:
+        answer = await raw(port, request, b"x" * 50, b"x" * 50)
+    assert answer.endswith(b"x" * 200)
+
+
+async def test_what_a_body_may_take_is_not_used_up_while_the_app_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def busy(scope: Scope, receive: Receive, send: Send) -> None:
+        while not scope[CLIENT].is_whole:  # noqa: ASYNC110 - far side of a socket
+            await asyncio.sleep(0.001)
+        await hello(scope, receive, send)
+
+    monkeypatch.setattr(exchange, "_BODY_GRACE_S", 0.0)
+    request = closing(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n")
+    async with serving(busy) as port:
+        assert (await raw(port, request, b"x" * 100)).endswith(b"x" * 100)
+
+
+async def test_a_large_piece_of_an_answer_is_not_copied() -> None:
+    body = b"x" * 100_000
+    written: list[bytes] = []
+
+    async def large(scope: Scope, receive: Receive, send: Send) -> None:
+        transport = scope[CLIENT]._connection.transport
+        scope[CLIENT]._connection.transport = Recorder(transport, written)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"100000")]})
+        await send({"type": "http.response.body", "body": body})
+
+    async with serving(large) as port:
+        assert (await raw(port, closing(HELLO))).endswith(body)
+    assert any(piece is body for piece in written)
+
+
+class Recorder:
+    """A transport that notes what is written to it."""
+
+    def __init__(self, transport: asyncio.Transport, written: list[bytes]) -> None:
+        self._transport = transport
+        self._written = written
+
+    def write(self, data: bytes) -> None:
+        self._written.append(data)
+        self._transport.write(data)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._transport, name)

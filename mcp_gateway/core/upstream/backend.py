@@ -19,6 +19,7 @@ from mcp_gateway.core.upstream.transport import (
     BadResponse,
     ConnectFailed,
     ConnectionDied,
+    Keep,
     NoResources,
     ResponseTooLarge,
     TimedOut,
@@ -51,7 +52,7 @@ class Response(Protocol):
     status: int
 
     def header(self, name: bytes) -> bytes | None: ...
-    async def read(self) -> bytes | bytearray: ...
+    async def read(self, keep: Keep | None = None) -> bytes | bytearray: ...
     async def next_chunk(self, timeout_s: float | None = None) -> bytes: ...
     def close(self) -> None: ...
 

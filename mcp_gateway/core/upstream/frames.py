@@ -117,6 +117,11 @@ class FrameRelay:
         begun = self._ending(frames[:end])
         return begun + self._further(frames[end:]) if self.has_started else b""
 
+    @property
+    def held_bytes(self) -> int:
+        """What has come of a frame that is not whole."""
+        return len(self._tail)
+
     def end(self, cost_usd: str | None = None) -> bytes:
         """What was held back, when the stream has ended: for the fingerprint, and to tell the cost within the usage."""
         held, self._held = self._held + _with_cost(self._usage_frame, cost_usd), b""

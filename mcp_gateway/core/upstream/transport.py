@@ -16,7 +16,7 @@ import errno
 import re
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from math import inf
 from time import monotonic
@@ -29,6 +29,8 @@ _WRITE_BYTES = 256 * 1024
 _OF_THIS_MACHINE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
+Keep = Callable[[int], Awaitable[None]]
+"""Has room for so many bytes of a body in all; while it is awaited, the backend is not read. May raise."""
 Wait = Literal["connect", "first_token", "idle", "unary", "total"]
 
 
@@ -305,19 +307,25 @@ class Response:
         """The value of a header by its lower-case name."""
         return self.headers.get(name)
 
-    async def read(self) -> bytes | bytearray:
+    async def read(self, keep: Keep | None = None) -> bytes | bytearray:
         """The rest of the body, whole; raises UpstreamError, ResponseTooLarge above `max_body_bytes`.
 
-        A long one is put together in place as it comes: to join its pieces at the end would hold the event loop.
+        A long one is put together in place as it comes: to join its pieces at the end would hold the event loop. It is
+        announced to `keep`, where it has a length, or told to it as it comes.
         """
         most_bytes = self._connection.limits.max_body_bytes if self._connection else 0
         body: bytes | bytearray = await self.next_chunk()
-        while len(body) <= most_bytes:
+        if self._connection is None and len(body) <= most_bytes:
+            return body
+        length = self.headers.get(b"content-length", b"")
+        announced_bytes = int(length) if length.isdigit() else 0
+        body = bytearray(body)
+        while max(len(body), announced_bytes) <= most_bytes:
             if self._connection is None:
                 return body
-            piece = await self.next_chunk()
-            body = bytearray(body) if isinstance(body, bytes) else body
-            body += piece
+            if keep is not None:
+                await keep(max(len(body), announced_bytes))
+            body += await self.next_chunk()
         self.close()
         raise ResponseTooLarge("the body is above its limit")
 

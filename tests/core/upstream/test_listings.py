@@ -21,7 +21,7 @@ class Whole:
     def header(self, name: bytes) -> bytes | None:
         return None
 
-    async def read(self) -> bytes:
+    async def read(self, keep: Any = None) -> bytes:
         return await self.next_chunk()
 
     async def next_chunk(self, timeout_s: float | None = None) -> bytes:

@@ -432,6 +432,59 @@ async def test_a_body_above_its_limit_is_refused(raw: bytes) -> None:
             await server.peers[0].gone()
 
 
+async def test_room_is_asked_for_before_a_long_body_is_taken_and_the_backend_waits_meanwhile() -> None:
+    body = b"x" * 4_000_000
+    may_go_on = asyncio.Event()
+    asked: list[int] = []
+
+    async def keep(size_bytes: int) -> None:
+        asked.append(size_bytes)
+        await may_go_on.wait()
+
+    async with exchange_with(keep_replying(answer(body))) as (_, transport):
+        response = await transport.request("GET", "/x", [])
+        reading = asyncio.ensure_future(response.read(keep))
+        async with asyncio.timeout(PATIENCE_S):
+            while not asked:  # noqa: ASYNC110 - far side of a socket
+                await asyncio.sleep(0.001)
+        assert asked == [len(body)]
+        assert not reading.done()
+        may_go_on.set()
+        assert await reading == body
+        assert set(asked) == {len(body)}
+
+
+async def test_room_is_asked_for_as_a_body_of_no_announced_length_comes() -> None:
+    raw = CHUNKED + b"80000\r\n%b\r\n" % (b"x" * 0x80000) * 4 + b"0\r\n\r\n"
+    asked: list[int] = []
+
+    async def keep(size_bytes: int) -> None:
+        asked.append(size_bytes)
+
+    async with exchange_with(keep_replying(raw)) as (_, transport):
+        response = await transport.request("GET", "/x", [])
+        assert len(await response.read(keep)) == 4 * 0x80000
+    assert asked == sorted(asked)
+    assert 0 < asked[0] < asked[-1] <= 4 * 0x80000
+
+
+async def test_a_body_without_room_is_not_read_on_and_one_that_comes_at_once_asks_for_none() -> None:
+    class NoRoomError(Exception):
+        pass
+
+    async def keep(size_bytes: int) -> None:
+        raise NoRoomError
+
+    async with exchange_with(reply(answer(b"x" * 4_000_000)), keep_replying(answer(b"short"))) as (server, transport):
+        response = await transport.request("GET", "/x", [])
+        with pytest.raises(NoRoomError):
+            await response.read(keep)
+        response.close()
+        await server.peers[0].gone()
+        response = await transport.request("GET", "/x", [])
+        assert await response.read(keep) == b"short"
+
+
 async def test_a_body_at_its_limit_is_read() -> None:
     limits = TransportLimits(max_body_bytes=len(LONG_BODY))
     async with exchange_with(keep_replying(answer(LONG_BODY)), limits=limits) as (_, transport):

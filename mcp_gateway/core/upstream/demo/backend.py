@@ -28,7 +28,7 @@ from mcp_gateway.core.upstream.demo.body import (
 )
 from mcp_gateway.core.upstream.demo.reply import replies_to, steps
 from mcp_gateway.core.upstream.demo.tokens import id_of, prompt_tokens, tokens_of
-from mcp_gateway.core.upstream.transport import TimedOut
+from mcp_gateway.core.upstream.transport import Keep, TimedOut
 
 _CREATED_AT_S = 1_767_225_600  # a constant, so that lists of models stay the same
 _JSON = b"application/json"
@@ -71,8 +71,8 @@ class DemoResponse:
         """The value of a header by its lower-case name."""
         return self._headers.get(name)
 
-    async def read(self) -> bytes:
-        """The whole (rest of the) body."""
+    async def read(self, keep: Keep | None = None) -> bytes:
+        """The whole (rest of the) body, which is small."""
         pieces = []
         while piece := await self.next_chunk():
             pieces.append(piece)

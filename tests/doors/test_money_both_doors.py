@@ -188,7 +188,7 @@ async def test_a_whole_answer_waits_for_its_bill_and_is_refused_unbilled_where_t
 ) -> None:
     account = await door.account("1")
     key = await door.key(account)
-    door.gateway.ledger._settle_wait_s = PATIENCE_S if is_over_in_time else 0.05
+    door.gateway.ledger._patience.limit_s = PATIENCE_S if is_over_in_time else 0.05
     is_released = asyncio.Event()
     backend.answer_with(held(is_released, unary(9, 2)))
     asking = asyncio.create_task(door.chat(key, model=PRICED["id"]))
@@ -222,7 +222,7 @@ async def test_in_an_outage_new_chats_are_refused_and_streams_end_whole_and_are_
 ) -> None:
     account = await door.account("1")
     key = await door.key(account)
-    door.gateway.ledger._settle_wait_s = 0.05
+    door.gateway.ledger._patience.limit_s = 0.05
     has_begun, goes_on = asyncio.Event(), asyncio.Event()
 
     async def in_two_parts(asked: Asked) -> None:

@@ -16,6 +16,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ledger import grants
 from mcp_gateway.core.ledger.checks import CHECKS
 from mcp_gateway.core.ledger.journal import Journal, OpenHold
+from mcp_gateway.core.ledger.patience import Patience, TooLong
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.record import RequestRecord
 from mcp_gateway.core.store.store import Store
@@ -104,7 +105,7 @@ class Ledger:
         self._store = store
         self._now_ms = now_ms
         self._minimum_balance_nano = minimum_balance_nano
-        self._settle_wait_s = settle_wait_s
+        self._patience = Patience(settle_wait_s)
         self._longest_hold_s = longest_hold_s
         self._topup = {} if topup_url is None else {"topup_url": topup_url}
         self._group = self._hold_and_end
@@ -130,9 +131,8 @@ class Ledger:
         end = End(hold.request_id, "settle", cost_nano, record, may_exceed)
         written = self._store.write_grouped(self._group, end, in_outage="wait", instead=_instead)
         try:
-            async with asyncio.timeout(self._settle_wait_s):
-                return cast(int, await written)
-        except TimeoutError:
+            return cast(int, await self._patience.wait_for(written))
+        except TooLong:
             raise SettlementPending(hold, written) from None
 
     def take_back(self, pending: SettlementPending, record: RequestRecord) -> None:

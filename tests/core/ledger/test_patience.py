@@ -1,0 +1,43 @@
+"""Waiting that has an end, by one timer for all who wait."""
+
+import asyncio
+
+import pytest
+
+from mcp_gateway.core.ledger.patience import Patience, TooLong
+
+
+async def test_what_comes_in_time_is_the_result() -> None:
+    patience, future = Patience(3600), asyncio.get_running_loop().create_future()
+    waiting = asyncio.ensure_future(patience.wait_for(future))
+    await asyncio.sleep(0)
+    future.set_result(5)
+    assert await waiting == 5
+
+
+async def test_what_fails_raises_its_own_error() -> None:
+    patience, future = Patience(3600), asyncio.get_running_loop().create_future()
+    future.set_exception(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        await patience.wait_for(future)
+
+
+async def test_each_wait_ends_whoever_began_before_or_after_it() -> None:
+    loop = asyncio.get_running_loop()
+    patience, futures = Patience(0.01), [loop.create_future() for _ in range(3)]
+    waits = [asyncio.ensure_future(patience.wait_for(future)) for future in futures[:2]]
+    with pytest.raises(TooLong):
+        await waits[0]
+    with pytest.raises(TooLong):
+        await patience.wait_for(futures[2])
+    assert isinstance((await asyncio.gather(waits[1], return_exceptions=True))[0], TooLong)
+    assert patience._since_s == {}
+
+
+async def test_a_wait_that_was_cancelled_is_forgotten() -> None:
+    patience, future = Patience(3600), asyncio.get_running_loop().create_future()
+    waiting = asyncio.ensure_future(patience.wait_for(future))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert patience._since_s == {}

@@ -12,7 +12,8 @@ from mcp_gateway.core.limits.limiter import Limiter, Standing
 
 _NOTE = (
     "Minutes are clock minutes, days are UTC days. Inference counts, by whichever door it comes in. "
-    "What is shared (by all keys of an account, by the guests of a network) bounds all of them together."
+    "What is shared (by a key and those that it made, by all keys of an account, by the guests of a network) "
+    "bounds all of them together."
 )
 
 
@@ -24,12 +25,14 @@ class Limits:
         caller = request.scope[CONTEXT].caller
         self._limiter.count_listing(caller)
         (own, standing), *shared = self._limiter.standings(caller)
+        makers = [_object(quota, left) for quota, left in shared if quota.whose == "maker"]
         return json_response(
             {
                 "object": "limits",
                 "is_guest": caller.is_guest,
                 **_object(own, standing),
-                **{quota.whose: _object(quota, left) for quota, left in shared},
+                **({"makers": makers} if makers else {}),
+                **{quota.whose: _object(quota, left) for quota, left in shared if quota.whose != "maker"},
                 "resets_at": standing.minute_ends_at_s,
                 "note": _NOTE,
             }

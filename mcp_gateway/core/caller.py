@@ -24,14 +24,15 @@ class Allowance:
     """Calls that ask about things rather than for inference."""
 
 
-Whose = Literal["key", "account", "address", "site", "guests"]
+Whose = Literal["key", "maker", "account", "address", "site", "guests"]
 
 
 @dataclass(frozen=True, slots=True)
 class Quota:
     """An allowance and the subject that it is counted by; `whose` says what the subject is.
 
-    The subject is a key, an account, a guest's address (IPv6: its /64), an IPv6 guest's site (its /48), or all guests.
+    The subject is a key, a key that made it or its maker, an account, a guest's address (IPv6: its /64), an IPv6
+    guest's site (its /48), or all guests.
     """
 
     whose: Whose

@@ -3,7 +3,8 @@
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from random import Random
 
@@ -116,7 +117,7 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] = time.
         known_keys = KnownKeys(keys, now_ms=now_ms)
         await known_keys.begin()
         limiter = Limiter(now_s, guest_addresses_per_minute=settings.guests.addresses_per_minute)
-        limiter.restore_day(await records.requests_today(now_ms() // (DAY_S * 1000) * DAY_S * 1000))
+        limiter.restore_day(await _used_today(records, keys))
         published = Published()
         pool = _pool(settings, published)
         stack.push_async_callback(pool.aclose)
@@ -213,6 +214,15 @@ def _payments(store: Store, ledger: Ledger, settings: Settings) -> Iterator[Paym
     secrets = chosen.secret_key.get_secret_value(), chosen.webhook_secret.get_secret_value()
     with contextlib.closing(StripeApi(*secrets, base_url=chosen.api_base, timeout_s=chosen.timeout_s)) as stripe:
         yield Payments(store, ledger, stripe, now_ms=now_ms)
+
+
+async def _used_today(records: Records, keys: KeyRing) -> Mapping[str, int]:
+    """Today's requests by key, those of the keys that it made included, and by account."""
+    used = await records.requests_today(now_ms() // (DAY_S * 1000) * DAY_S * 1000)
+    counts = Counter(used)
+    for made_id, maker_id in await keys.makers_among(used):
+        counts[maker_id] += used[made_id]
+    return counts
 
 
 def _keys(store: Store, settings: Settings) -> KeyRing:

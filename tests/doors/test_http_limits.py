@@ -228,6 +228,21 @@ async def test_minted_keys_have_what_their_account_has_and_no_more(served: Serve
     assert (await door.chat(first)).status_code == 429
 
 
+async def test_a_limited_key_shares_its_limit_with_the_keys_that_it_makes(served: Served) -> None:
+    door, _ = served
+    _, low = await account_with(door, OwnLimits(), UNLIMITED, limited(minute=3))
+    made = [(await door.http.post("/v1/keys", json={}, headers=bearer(low))).json()["key"] for _ in range(2)]
+    made.append((await door.http.post("/v1/keys", json={}, headers=bearer(made[0]))).json()["key"])
+    responses = [await door.chat(key) for key in (*made, low, *made)]
+    assert [response.status_code for response in responses] == [200] * 3 + [429] * 4
+    assert [told(response)[:2] for response in responses] == [(3, left) for left in (2, 1, 0, 0, 0, 0, 0)]
+    assert "of the key that made this one" in error_of(responses[4])["message"]
+    page = (await door.get("/v1/limits", made[2])).json()
+    assert page["requests_per_minute"] == {"limit": 3, "remaining": 2}
+    assert [maker["requests_per_minute"]["remaining"] for maker in page["makers"]] == [1, 0]
+    assert page["account"]["requests_per_minute"] == {"limit": None, "remaining": None}
+
+
 async def test_revoking_and_making_keys_gains_nothing(served: Served) -> None:
     door, _ = served
     (keeper,) = await account_with(door, limited(minute=3, day=3), UNLIMITED)
@@ -329,7 +344,11 @@ async def test_what_an_account_has_used_today_survives_a_restart_and_its_keys(tm
             await door.chat(key, model="demo/echo")
             (live,) = await door.gateway.keys.page(account_id, before_id=None, limit=9, state="live")
             await door.gateway.keys.revoke(live.id)
+        other = await door.key(None, limits=limited(day=2))
+        made = (await door.http.post("/v1/keys", json={}, headers=bearer(other))).json()["key"]
+        await door.chat(made, model="demo/echo")
     async with open_door(tmp_path, clock, **settings) as door:
+        assert told(await door.get("/v1/limits", other))[:2] == (2, 1)
         key = await door.key(account_id, limits=OwnLimits())
         assert told(await door.get("/v1/limits", key))[:2] == (3, 1)
         assert [(await door.chat(key, model="demo/echo")).status_code for _ in range(2)] == [200, 429]

@@ -1,6 +1,6 @@
 """Who is this? A credential and an address in, a Caller out."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, Allowance, Caller, Quota
 from mcp_gateway.core.config import GuestSettings, LimitSettings
@@ -47,21 +47,30 @@ class Authenticator:
 
     def allowance_of(self, limits: OwnLimits) -> Allowance:
         """A key's limits with the configured defaults filled in."""
-        return self._allowance({name: self._limit(limits, name) for name in LIMIT_NAMES})
+        return self._allowance(lambda name: _own_or(getattr(self._limits, name), limits, name))
 
-    def _limit(self, limits: OwnLimits, name: str) -> int | None:
-        own: Limit = getattr(limits, name)
-        default: int | None = getattr(self._limits, name)
-        return default if own is DEFAULT else own
+    def _account_allowance(self, limits: AccountLimits) -> Allowance:
+        """What an account was given, or else the highest among its keys and what a key has by default."""
 
-    def _account_limit(self, limits: AccountLimits, name: str) -> int | None:
-        """An account's own limit, or else the highest among its keys and what a key has by default."""
-        own: Limit = getattr(limits.own, name)
-        if own is not DEFAULT:
-            return own
-        return _higher(getattr(self._limits, name), self._limit(limits.highest, name))
+        def limit(name: str) -> int | None:
+            default: int | None = getattr(self._limits, name)
+            return _own_or(_higher(default, _own_or(default, limits.highest, name)), limits.own, name)
 
-    def _allowance(self, limits: Mapping[str, int | None]) -> Allowance:
+        return self._allowance(limit)
+
+    def _maker_allowance(self, maker: OwnLimits, account: OwnLimits) -> Allowance:
+        """What a key may use together with those that it made: its own limits; where it has none, what a key has by
+        default, unless the operator has given the account another limit.
+        """
+
+        def limit(name: str) -> int | None:
+            default = getattr(self._limits, name) if getattr(account, name) is DEFAULT else None
+            return _own_or(default, maker, name)
+
+        return self._allowance(limit)
+
+    def _allowance(self, limit_of: Callable[[str], int | None]) -> Allowance:
+        limits = {name: limit_of(name) for name in LIMIT_NAMES}
         return Allowance(**limits, listings_per_minute=self._limits.listing_requests_per_minute)
 
     def _guest(self, address: str) -> Caller:
@@ -80,9 +89,10 @@ class Authenticator:
         return made[2]
 
     def _make_caller(self, key: Key, limits: AccountLimits) -> Caller:
-        shared = self._allowance({name: self._account_limit(limits, name) for name in LIMIT_NAMES})
-        own, account = Quota("key", key.id, self.allowance_of(key.limits)), Quota("account", key.account_id, shared)
-        return Caller(key.account_id, key.id, (own, account), key.is_test, key.scopes)
+        own = Quota("key", key.id, self.allowance_of(key.limits))
+        makers = [Quota("maker", maker.key_id, self._maker_allowance(maker.limits, limits.own)) for maker in key.makers]
+        account = Quota("account", key.account_id, self._account_allowance(limits))
+        return Caller(key.account_id, key.id, (own, *makers, account), key.is_test, key.scopes)
 
     def _forget(self, key_id: str) -> None:
         self._callers.pop(key_id, None)
@@ -96,6 +106,11 @@ def _guest_allowance(requests_per_minute: int | None, in_flight: int, listings_p
         in_flight=in_flight,
         listings_per_minute=listings_per_minute,
     )
+
+
+def _own_or(otherwise: int | None, limits: OwnLimits, name: str) -> int | None:
+    own: Limit = getattr(limits, name)
+    return otherwise if own is DEFAULT else own
 
 
 def _higher(one: int | None, other: int | None) -> int | None:

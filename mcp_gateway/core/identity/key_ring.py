@@ -11,7 +11,7 @@ import orjson
 from mcp_gateway.core.caller import SCOPES, KeyScope
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.accounts import LIMITS_OF, note_change
-from mcp_gateway.core.identity.keys import LIVE_PREFIX, TEST_PREFIX, TEST_SCOPES, Key, State, digest_of, refusal
+from mcp_gateway.core.identity.keys import LIVE_PREFIX, TEST_PREFIX, TEST_SCOPES, Key, Maker, State, digest_of, refusal
 from mcp_gateway.core.identity.own_limits import (
     LIMIT_ASSIGNMENTS,
     LIMIT_NAMES,
@@ -27,9 +27,29 @@ _DAY_MS = 86_400_000
 _YEAR_10000_MS = 253_402_300_800_000
 """No calendar goes further."""
 
+_MOST_MAKERS = 8
+"""Keys make keys so far, since each request of the last is counted by all that stand before it."""
+_MAKERS = f"""
+CASE WHEN made_by IS NULL THEN '[]' ELSE (
+    WITH RECURSIVE line (maker_id) AS (
+        SELECT key_rights.made_by
+        UNION ALL SELECT rights.made_by FROM line JOIN key_rights AS rights ON rights.key_id = maker_id
+        WHERE rights.made_by IS NOT NULL
+    )
+    SELECT json_group_array(json_array(maker_id, {", ".join(f"maker.{name}" for name in LIMIT_NAMES)}))
+    FROM line CROSS JOIN keys AS maker ON maker.id = maker_id
+) END
+"""
+_MAKERS_AMONG = """
+WITH RECURSIVE line (made_id, maker_id) AS (
+    SELECT value, made_by FROM json_each(?) JOIN key_rights ON key_id = value WHERE made_by IS NOT NULL
+    UNION ALL SELECT made_id, made_by FROM line JOIN key_rights ON key_id = maker_id WHERE made_by IS NOT NULL
+)
+SELECT made_id, maker_id FROM line
+"""
 _KEY_COLUMNS = (
     "keys.id, account_id, prefix, keys.name, is_test, keys.created_at_ms, revoked_at_ms, scopes, expires_at_ms, "
-    "made_by, is_active, " + ", ".join(f"keys.{name}" for name in LIMIT_NAMES)
+    f"made_by, {_MAKERS}, is_active, {', '.join(f'keys.{name}' for name in LIMIT_NAMES)}"
 )
 _SELECT = f"""
 SELECT {_KEY_COLUMNS} FROM keys
@@ -108,6 +128,11 @@ class KeyRing:
         if row is None:
             raise GatewayError("not_found", f"There is no key '{shown(key_id)}'.")
         return _key(row)
+
+    async def makers_among(self, key_ids: Iterable[str]) -> Sequence[tuple[str, str]]:
+        """Each of these keys that a key made, with that one and with each that stands before it."""
+        rows = await self._store.fetch_all(_MAKERS_AMONG, (orjson.dumps(list(key_ids)).decode(),))
+        return [(made_id, maker_id) for made_id, maker_id in rows]
 
     async def account_limits(self, account_id: str) -> AccountLimits:
         """Raises GatewayError `not_found`."""
@@ -191,7 +216,7 @@ class KeyRing:
             note_change(connection, LIMITS_OF + account_id)
 
         await self._store.write(work)
-        return key, raw
+        return await self.get(key.id), raw
 
     async def change(self, key_id: str, *, name: str | None = None, limits: OwnLimits | None = None) -> Key:
         """Rename a key or replace its limits. Raises GatewayError `not_found`, `invalid_value`."""
@@ -245,11 +270,15 @@ class KeyRing:
         return await self.get(key_id)
 
     def _check_maker(self, connection: sqlite3.Connection, key_id: str) -> None:
-        """A key that ended while its request was read makes no other."""
+        """A key that ended while its request was read makes no other, nor does the last of a long line."""
         row = connection.execute(f"{_SELECT} WHERE keys.id = ?", (key_id,)).fetchone()
-        code = "invalid_api_key" if row is None else _key(row).fault_at(self._now_ms())
-        if code is not None:
-            raise refusal(code)
+        maker = None if row is None else _key(row)
+        code = "invalid_api_key" if maker is None else maker.fault_at(self._now_ms())
+        if maker is None or code is not None:
+            raise refusal(code or "invalid_api_key")
+        if len(maker.makers) >= _MOST_MAKERS:
+            message = f"This key is the last in a line of {_MOST_MAKERS + 1} that made one another; it makes no more."
+            raise GatewayError("conflict", message)
 
     def _check_room(self, connection: sqlite3.Connection, account_id: str) -> None:
         if not connection.execute("SELECT 1 FROM accounts WHERE id = ?", (account_id,)).fetchone():
@@ -274,13 +303,13 @@ def _note_change(connection: sqlite3.Connection, key_id: str) -> None:
 
 
 def _key(row: Row) -> Key:
-    key_id, account_id, prefix, name, is_test, created_at_ms, ended_at_ms, scopes, expires_at_ms, made_by, is_active = (
-        row[:11]
-    )
+    key_id, account_id, prefix, name, is_test, created_at_ms, ended_at_ms, scopes, expires_at_ms, made_by, *rest = row
+    makers, is_active, *limits = rest
     has_expired = expires_at_ms is not None and ended_at_ms is not None and ended_at_ms >= expires_at_ms
     return Key(
         key_id, account_id, prefix, name, bool(is_test), created_at_ms, None if has_expired else ended_at_ms,
-        limits_from(row[11:]), _read_scopes(scopes, bool(is_test)), expires_at_ms, made_by, bool(is_active),
+        limits_from(limits), _read_scopes(scopes, bool(is_test)), expires_at_ms, made_by,
+        tuple(Maker(maker_id, limits_from(own)) for maker_id, *own in orjson.loads(makers)), bool(is_active),
     )  # fmt: skip
 
 

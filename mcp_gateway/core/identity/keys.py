@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from mcp_gateway.core.caller import KeyScope
 from mcp_gateway.core.errors import GatewayError
@@ -11,6 +11,13 @@ from mcp_gateway.core.identity.own_limits import OwnLimits
 LIVE_PREFIX = "gw_live_"
 TEST_PREFIX = "gw_test_"
 TEST_SCOPES: frozenset[KeyScope] = frozenset({"inference"})
+
+
+class Maker(NamedTuple):
+    """A key that made another one, or made that one's maker: what those use counts against its limits too."""
+
+    key_id: str
+    limits: OwnLimits
 
 
 State = Literal["live", "revoked", "expired"]
@@ -33,6 +40,8 @@ class Key:
     expires_at_ms: int | None = None
     made_by: str | None = None
     """The key that asked for this one; None for the operator."""
+    makers: tuple[Maker, ...] = ()
+    """That key, the one that made it, and so on."""
     is_account_active: bool = True
 
     def state_at(self, now_ms: int) -> State:

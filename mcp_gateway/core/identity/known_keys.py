@@ -36,6 +36,8 @@ class KnownKeys:
         self._valid: dict[bytes, Key] = {}
         self._digests: dict[str, bytes] = {}
         """Of the valid keys, by id."""
+        self._made: dict[str, set[bytes]] = {}
+        """The same of all keys that stand behind a maker, by its id."""
         self._account_limits: dict[str, AccountLimits] = {}
         """Of the accounts whose keys were shown."""
         self._refused: dict[bytes, str] = {}
@@ -145,12 +147,11 @@ class KnownKeys:
         return [account_id for account_id in account_ids if account_id in self._account_limits]
 
     def _touched_by(self, changed_ids: Set[str]) -> list[tuple[bytes, Key]]:
-        """The valid keys that have changed, or whose account has."""
+        """The valid keys that have changed, or whose account or a maker of whose has."""
+        digests = {self._digests[key_id] for key_id in changed_ids if key_id in self._digests}
+        digests.update(*(self._made.get(key_id, ()) for key_id in changed_ids))
         if any(changed_id.startswith("acc_") for changed_id in changed_ids):
-            return [
-                item for item in self._valid.items() if not changed_ids.isdisjoint((item[1].id, item[1].account_id))
-            ]
-        digests = [self._digests[key_id] for key_id in changed_ids if key_id in self._digests]
+            digests.update(digest for digest, key in self._valid.items() if key.account_id in changed_ids)
         return [(digest, self._valid[digest]) for digest in digests]
 
     def _replace(self, digest: bytes, before: Key, key: Key | None) -> None:
@@ -166,12 +167,19 @@ class KnownKeys:
     def _remember(self, digest: bytes, key: Key) -> None:
         self._valid[digest] = key
         self._digests[key.id] = digest
+        for maker in key.makers:
+            self._made.setdefault(maker.key_id, set()).add(digest)
         if key.expires_at_ms is not None:
             self._next_expiry_ms = min(self._next_expiry_ms, key.expires_at_ms)
 
     def _close(self, digest: bytes, key: Key, code: str) -> None:
         del self._valid[digest], self._digests[key.id]
         self._stale_ids.add(LIMITS_OF + key.account_id)
+        for maker in key.makers:
+            made = self._made[maker.key_id]
+            made.discard(digest)
+            if not made:
+                del self._made[maker.key_id]
         self._refuse(digest, code)
         for listener in self._on_close:
             listener(key.id, refusal(code))

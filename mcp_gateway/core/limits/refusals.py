@@ -8,6 +8,7 @@ from mcp_gateway.core.errors import GatewayError
 
 _OF: dict[Whose, str] = {
     "key": "of this key",
+    "maker": "of the key that made this one (all that it made together)",
     "account": "of your account (all of its keys together)",
     "address": "of your address",
     "site": "of your network (your IPv6 address's /48)",

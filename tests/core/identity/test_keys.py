@@ -13,7 +13,7 @@ from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.identity.key_ring import KeyRing, KeysPerAccount
 from mcp_gateway.core.identity.keys import digest_of
 from mcp_gateway.core.identity.own_limits import DEFAULT, OwnLimits
-from mcp_gateway.core.ids import new_id
+from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.store.store import Store
 from tests.core.identity.conftest import Clock
 
@@ -22,6 +22,28 @@ async def refusal(asked: Awaitable[object]) -> str:
     with pytest.raises(GatewayError) as caught:
         await asked
     return caught.value.code
+
+
+async def test_a_key_knows_all_that_stand_before_it(keys: KeyRing, account: str) -> None:
+    first, _ = await keys.create(account, limits=OwnLimits(1, None))
+    second, _ = await keys.create(account, made_by=first.id, limits=OwnLimits(in_flight=2))
+    third, raw = await keys.create(account, made_by=second.id)
+    assert third.makers == ((second.id, second.limits), (first.id, first.limits))
+    assert (first.makers, second.makers) == ((), ((first.id, first.limits),))
+    assert await keys.find(digest_of(raw)) == third
+    assert sorted(await keys.makers_among([third.id, second.id, first.id, account, "key_unknown"])) == sorted(
+        [(third.id, second.id), (third.id, first.id), (second.id, first.id)]
+    )
+    assert await keys.makers_among([]) == []
+
+
+async def test_a_line_of_keys_that_made_one_another_has_an_end(store: Store, account: str) -> None:
+    keys = KeyRing(store, new_id=new_id, now_ms=now_ms, most=KeysPerAccount(live=99, a_day=99))
+    key, _ = await keys.create(account)
+    for _ in range(8):
+        key, _ = await keys.create(account, made_by=key.id)
+    assert len(key.makers) == 8
+    assert await refusal(keys.create(account, made_by=key.id)) == "conflict"
 
 
 async def test_a_new_key_is_found_by_its_digest_at_once(keys: KeyRing, account: str) -> None:

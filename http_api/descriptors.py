@@ -14,6 +14,7 @@ _OPEN_MAX = 10_240
 _UNLIMITED = 1 << 20
 _MOST_CONNECTIONS = 16_384
 """More than these, idle, take more memory than one process should give to clients that nobody knows."""
+_FEW_CONNECTIONS = 1024
 _OWN_DESCRIPTORS = 64
 """The database, the log, the event loop, the port."""
 
@@ -38,12 +39,9 @@ def most_connections(limit: int, configured: int | None) -> int:
     """How many clients may be connected: half of what may be open, since each may need a connection to a backend."""
     derived = max(1, min(_MOST_CONNECTIONS, (limit - _OWN_DESCRIPTORS) // 2))
     most = configured or derived
-    if most > derived or (configured is None and derived < _MOST_CONNECTIONS):
-        logger.warning(
-            "%d connections of clients are allowed, and this process may open %d files (ulimit -n, LimitNOFILE)",
-            most,
-            limit,
-        )
+    if most > derived or (configured is None and derived < _FEW_CONNECTIONS):
+        raised = "raise its limit (ulimit -n, LimitNOFILE)"
+        logger.warning("this process may open %d files, for %d connections of clients: %s", limit, most, raised)
     return most
 
 

@@ -273,11 +273,8 @@ class Connection(asyncio.Protocol):
         self.server_state.total_requests += 1
         self._answering = None
         self._idle_since = self.loop.time()
-        if exchange.refusal is not None:
-            self._linger()
-        elif not exchange.is_kept_alive:
-            if self._reading is not exchange or not exchange.is_body_coming:
-                self._end()
+        if not exchange.is_kept_alive:
+            self._close_after(exchange)
         elif self._ahead:
             self._answer(*self._ahead.popleft())
             if self._unread:
@@ -398,6 +395,14 @@ class Connection(asyncio.Protocol):
         self._feed(self._again)
 
     # -- what goes out
+
+    def _close_after(self, exchange: HttpExchange) -> None:
+        """At once where the client is silent, and where it may still send not before it has read the answer."""
+        is_read = self._reading is not exchange
+        if exchange.refusal is not None or not (is_read or exchange.is_body_coming):
+            self._linger()
+        elif is_read:
+            self._end()
 
     def _end(self) -> None:
         self._incoming = _OVER

@@ -158,6 +158,7 @@ def test_the_limit_of_open_files_is_raised_as_far_as_it_goes() -> None:
     ("limit", "configured", "most", "lines"),
     [
         (1 << 20, None, 16_384, 0),
+        (20_000, None, 9968, 0),
         (1024, None, 480, 1),
         (256, None, 96, 1),
         (64, None, 1, 1),

@@ -183,6 +183,20 @@ async def test_a_refusal_ends_the_connection_of_a_client_that_waits_to_be_asked_
     assert b"connection: close" in answer
 
 
+async def test_a_client_that_waited_to_be_asked_and_sends_all_the_same_gets_its_refusal() -> None:
+    head = b"POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 300000\r\n\r\n"
+    async with serving(refuses) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head)
+        await parsed(port)  # which has answered and closed its half by now
+        writer.write(b"x" * 300_000)
+        await writer.drain()
+        async with asyncio.timeout(PATIENCE_S):
+            assert statuses(await reader.read()) == [413]
+        writer.close()
+        await writer.wait_closed()
+
+
 async def test_a_client_that_does_not_wait_is_not_asked_for_what_it_has_sent() -> None:
     request = closing(b"POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\nok")
     async with serving(hello) as port:

@@ -15,7 +15,7 @@ import httpx2
 import pytest
 
 from mcp_gateway.core.gateway import DATABASE
-from tests.replaying import DONE, PATIENCE_S
+from tests.replaying import DONE, PATIENCE_S, ReplayingBackend
 from tests.serving import error_of
 
 START_S = 30.0
@@ -119,6 +119,28 @@ async def test_what_runs_longer_than_it_may_is_cut_off_and_accounted_for_and_the
         ((error_code, tokens),) = connection.execute("SELECT error_code, completion_tokens FROM requests").fetchall()
     assert error_code == "client_closed"
     assert 0 < tokens < 256
+
+
+async def test_it_ends_after_hundreds_of_clients_that_left_in_a_hurry(tmp_path: Path) -> None:
+    async with ReplayingBackend() as backend, program(tmp_path, GATEWAY_VLLM_URLS=backend.url) as gateway:
+        host, _, port = gateway.url.removeprefix("http://").partition(":")
+        body = b'{"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}'
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        asked = head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+
+        async def leave_at_once(turns: int) -> None:
+            _, writer = await asyncio.open_connection(host, int(port))
+            writer.write(asked)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            writer.transport.abort()
+
+        for _ in range(5):
+            await asyncio.gather(*(leave_at_once(turns) for turns in range(60)))
+        gateway.process.send_signal(signal.SIGTERM)
+        status, log = await gateway.exit()
+    assert status == 0
+    assert not re.search("Traceback|ERROR|CRITICAL|Exception|did not close", log)
 
 
 async def test_an_interrupt_at_the_terminal_ends_it_without_an_announcement(tmp_path: Path) -> None:

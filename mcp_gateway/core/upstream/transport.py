@@ -13,6 +13,7 @@ UpstreamError
 
 import asyncio
 import errno
+import logging
 import re
 import socket
 import ssl
@@ -25,7 +26,11 @@ from urllib.parse import urlsplit
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+logger = logging.getLogger(__name__)
+
 _WRITE_BYTES = 256 * 1024
+_CLOSE_S = 5.0
+"""What closing waits for sockets that were aborted; an end must not depend on what the event loop forgot."""
 _OF_THIS_MACHINE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
@@ -184,7 +189,7 @@ class Transport:
         return Response(fresh)
 
     async def aclose(self) -> None:
-        """Close every connection, those in use included, and return when their sockets are closed."""
+        """Close every connection, those in use included, and return when their sockets are closed, or after a while."""
         self._is_closed = True
         if self._reaper is not None:
             self._reaper.cancel()
@@ -192,7 +197,11 @@ class Transport:
             connection.abort()
         if self._open:
             self._all_lost = self._all_lost or asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._all_lost)
+            try:
+                async with asyncio.timeout(_CLOSE_S):
+                    await asyncio.shield(self._all_lost)
+            except TimeoutError:
+                logger.warning("%d connections to %s did not close and are left", len(self._open), self._base_url)
 
     def _head(self, method: str, path: str, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bytes:
         request_line = f"{method} {self._path_prefix}{path} HTTP/1.1\r\nhost: {self._host_header}\r\n"
@@ -216,6 +225,7 @@ class Transport:
                 await loop.create_connection(lambda: connection, self._host, self._port, ssl=self._ssl)
         except BaseException as error:
             connection.abort()
+            self._lost(connection)  # cancelled after it was made, uvloop does not tell of its end
             if isinstance(error, TimeoutError):
                 raise TimedOut("connect") from error
             if isinstance(error, OSError) and is_of_this_machine(error):

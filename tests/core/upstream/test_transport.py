@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -94,6 +95,50 @@ async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110 - the transport announces nothing; a turn of the loop is enough
             await asyncio.sleep(0)
+
+
+# -- the end
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def runner(request: pytest.FixtureRequest) -> asyncio.Runner:
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop if request.param == "uvloop" else None)
+
+
+def test_a_request_cancelled_as_its_connection_is_made_leaves_nothing_to_wait_for(runner: asyncio.Runner) -> None:
+    """uvloop has a turn in between, in which it has made the connection and its opener does not know."""
+
+    async def cancel_in_between() -> None:
+        async with MisbehavingServer(stall) as server:
+            transport = Transport(server.base_url, timeouts=USUAL_TIMES, limits=USUAL_LIMITS)
+            asking = asyncio.ensure_future(transport.request("GET", "/x", ()))
+            opened = transport._opened
+
+            def cancelled_at_once(connection: Any) -> None:
+                opened(connection)
+                asking.cancel()
+
+            transport._opened = cancelled_at_once  # type: ignore[method-assign]
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+            assert (transport.in_flight, transport._open) == (0, set())
+            async with asyncio.timeout(PATIENCE_S):
+                await transport.aclose()
+
+    with runner:
+        runner.run(cancel_in_between())
+
+
+async def test_closing_does_not_wait_for_ever_for_a_socket_that_was_forgotten(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("mcp_gateway.core.upstream.transport._CLOSE_S", 0.01)
+    async with MisbehavingServer(keep_replying(answer(b"hi"))) as server:
+        transport = Transport(server.base_url, timeouts=USUAL_TIMES, limits=USUAL_LIMITS)
+        await get(transport)
+        monkeypatch.setattr(transport, "_lost", lambda connection: None)
+        await transport.aclose()
+    assert f"1 connections to {server.base_url} did not close" in caplog.text
 
 
 # -- requests and the pool

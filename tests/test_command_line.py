@@ -62,10 +62,28 @@ def test_an_unknown_account_is_told_in_a_short_line(account: str, data_dir: Path
 
 @pytest.mark.parametrize("limit", ["0", "-1", "9" * 5000, "\x1b", "1e999999999", "0" * 5000 + "1", str(2**63)])
 def test_a_limit_that_is_no_number_is_refused_in_words(limit: str, data_dir: Path) -> None:
-    refused = run("keys", "create", "--account", "acc_x", "--in-flight", limit)
-    assert refused.exit_code == 2
-    assert refused.stderr.startswith("mcp-gateway: --in-flight takes a whole number")
-    assert len(refused.stderr) < 300
+    for command in (("keys", "create", "--account", "acc_x"), ("accounts", "limits", "acc_x")):
+        refused = run(*command, "--in-flight", limit)
+        assert refused.exit_code == 2
+        assert refused.stderr.startswith("mcp-gateway: --in-flight takes a whole number")
+        assert len(refused.stderr) < 300
+
+
+def test_an_account_is_given_limits_one_by_one_and_shows_them(data_dir: Path) -> None:
+    account = made("accounts", "create", "good")
+    limits = "accounts", "limits", account
+    assert run(*limits).stdout == f"account {account}: the highest limits among its keys\n"
+    assert run(*limits, "--requests-per-minute", "5").stdout == f"account {account}: requests_per_minute 5\n"
+    told = run(*limits, "--in-flight", "none", "--tokens-per-minute", str(2**63 - 1)).stdout
+    assert told == f"account {account}: requests_per_minute 5, tokens_per_minute {2**63 - 1}, in_flight none\n"
+    assert run(*limits, "--tokens-per-minute", "Default").stdout == run(*limits).stdout
+    assert "  good requests_per_minute 5, in_flight none\n" in run("accounts", "list").stdout
+
+
+@pytest.mark.parametrize(("account", "words"), [("acc_x", "no account 'acc_x'"), ("acc_guest", "under [guests]")])
+def test_only_accounts_that_have_keys_are_given_limits(account: str, words: str, data_dir: Path) -> None:
+    refused = run("accounts", "limits", account, "--requests-per-day", "5")
+    assert (refused.exit_code, words in refused.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("amount", ["9" * 5000, "1e999999999", "\x1b[2J", "NaN", "-0", "\udcff"])

@@ -247,7 +247,7 @@ class GuestSettings(Section):
     in_flight_per_48: Positive = 16
     """Requests of all addresses of one IPv6 /48 that may run at once."""
     addresses_per_minute: Positive = 100_000
-    """Callers told apart in a clock minute; guest addresses beyond it share the limits of one."""
+    """Guest addresses and IPv6 /48s counted apart in a clock minute; further ones share the limits of one."""
     max_tokens: Positive = 256
     """A guest's max_tokens is lowered to this."""
     max_json_values: Positive = 20_000

@@ -1,4 +1,4 @@
-"""The bridge in front of the real gateway: killed and started again while the bridge runs, the next call works."""
+"""The bridge in front of the real gateway: the next call works after that was killed and started again; limits hold."""
 
 import asyncio
 import os
@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 from mcp import Client, StdioServerParameters
+
+from mcp_gateway.core.identity.own_limits import OwnLimits
+from tests.bridge.conftest import bridge_process
+from tests.serving import open_door
 
 START_TIMEOUT_S = 20.0
 ARGUMENTS = {"model": "demo/echo", "messages": [{"role": "user", "content": "Hello"}]}
@@ -52,3 +56,18 @@ async def test_a_gateway_killed_and_started_again_is_used_again_by_the_next_call
     finally:
         gateway.kill()
         await gateway.wait()
+
+
+async def test_keys_of_one_account_have_one_limit_through_the_bridge_and_beside_it(tmp_path: Path) -> None:
+    async with open_door(tmp_path) as door:
+        account_id = await door.account()
+        await door.desk.accounts.set_limits(account_id, OwnLimits(requests_per_minute=2))
+        first, second = await door.key(account_id), await door.key(account_id)
+        async with bridge_process(f"{door.url}/v1/mcp", GATEWAY_API_KEY=first) as bridge:
+            await bridge.open()
+            call = {"name": "chat_completion", "arguments": ARGUMENTS}
+            answers = [await bridge.call("tools/call", call, id=1)]
+            assert (await door.chat(second, **ARGUMENTS)).status_code == 200
+            answers.append(await bridge.call("tools/call", call, id=2))
+        assert [answer["result"]["isError"] for answer in answers] == [False, True]
+        assert answers[1]["result"]["structuredContent"]["code"] == "requests_per_minute"

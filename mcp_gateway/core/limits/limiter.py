@@ -150,7 +150,7 @@ class Limiter:
         return self._running
 
     def _check(self, uses: Uses) -> None:
-        for use, quota in uses:
+        for use, quota in uses:  # written out, since every request pays for it
             most = quota.allowance
             if (
                 (most.requests_per_minute is not None and use.requests >= most.requests_per_minute)
@@ -267,7 +267,7 @@ class Limiter:
         if not self._is_told_full:
             self._is_told_full = True
             logger.warning(
-                "more than %d guest addresses in this minute: further ones share the limits of one "
+                "guests came from %d addresses in this minute: further ones share the limits of one "
                 "(guests.addresses_per_minute)",
                 self._guest_addresses_per_minute,
             )

@@ -1,7 +1,6 @@
 """HTTP+SSE (2024-11-05): a stream that a session lives as long as, and POSTs whose answers go there.
 
-A client that reads is never told to wait: several SDKs take no further message once a POST has failed. So a refusal
-goes to the stream as well, unless that is what the client does not read.
+Several SDKs send nothing more once a POST has failed, so what a client that reads is refused, it is told on the stream.
 """
 
 from collections.abc import Callable

@@ -12,7 +12,7 @@ import orjson
 import pytest
 from mcp import MCPError
 from mcp.shared.subscriptions import ResourcesListChanged, ResourceUpdated
-from mcp.types import CLIENT_CAPABILITIES_META_KEY, CLIENT_INFO_META_KEY, INVALID_REQUEST
+from mcp.types import CLIENT_CAPABILITIES_META_KEY, CLIENT_INFO_META_KEY, INVALID_REQUEST, PROTOCOL_VERSION_META_KEY
 
 from mcp_gateway.core.caller import Allowance, Caller
 from mcp_gateway.core.limits.limiter import Limiter
@@ -133,6 +133,29 @@ async def test_a_call_that_listens_over_sse_keeps_little_too(host: Host) -> None
     async with sse_session(host) as (lines, url):
         assert (await host.post(wish()[0], url=url)).status_code == 202
         assert (await next_message(lines))["method"] == "notifications/subscriptions/acknowledged"
+        assert not is_kept()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"_meta": {PROTOCOL_VERSION_META_KEY: BULK}},
+        {"_meta": {PROTOCOL_VERSION_META_KEY: MODERN, CLIENT_INFO_META_KEY: [BULK]}},
+        {"_meta": [BULK]},
+        {"protocolVersion": BULK},
+        {"capabilities": {"roots": {"listChanged": BULK}}},
+        {"capabilities": {"sampling": [BULK]}},
+        {"clientInfo": {"name": [BULK], "version": "1"}},
+    ],
+)
+async def test_what_is_of_the_wrong_type_is_not_kept_either(host: Host, said: dict[str, Any]) -> None:
+    message = initialize("2025-11-25")
+    message["params"] |= said
+    body = orjson.dumps(message)
+    async with sse_session(host) as (lines, url):
+        await host.post(body, url=url)
+        await next_message(lines)
+        await host.post(body)
         assert not is_kept()
 
 
@@ -269,13 +292,14 @@ class Unread:
 
 
 @asynccontextmanager
-async def unread_session(host: Host, headers: dict[str, str]) -> AsyncIterator[Unread]:
+async def unread_session(host: Host, headers: dict[str, str], others: int = 0) -> AsyncIterator[Unread]:
+    """The newest session, beside so many others."""
     with await unread(host, "/v1/mcp/sse", headers) as connection:
-        await eventually(lambda: len(host.door.event_sessions) == 1)
-        [session] = host.door.event_sessions.all()
+        await eventually(lambda: len(host.door.event_sessions) == others + 1)
+        session = host.door.event_sessions.all()[-1]
         await eventually(lambda: session.stream is not None and session.stream.is_open)
         yield Unread(host, session, connection)
-    await eventually(lambda: not len(host.door.event_sessions))
+    await eventually(lambda: len(host.door.event_sessions) == others)
 
 
 async def fill(client: Unread, headers: dict[str, str]) -> int:
@@ -318,6 +342,37 @@ async def test_a_call_too_many_for_a_client_that_does_not_read_is_refused_by_its
             refused = await host.post(LIST_TOOLS, alice, client.url)
             assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
         assert len(client.session._tasks) == 4
+
+
+@pytest.mark.parametrize("padding", [0, 20_000])
+async def test_a_session_whose_unread_answers_and_waiting_calls_outgrow_its_callers_room_ends(
+    tmp_path: Path, padding: int
+) -> None:
+    room: dict[str, Any] = {"max_in_flight_bytes": 640_000, "max_body_bytes": 80_000}
+    async with open_host(tmp_path, send_buffer_bytes=8192, upstream={"max_response_bytes": 100_000}, **room) as host:
+        alice, bob = host.key("alice"), host.key("bob")
+        async with sse_session(host, bob) as (lines, url), unread_session(host, alice, others=1) as client:
+            await fill(client, alice)
+            message = request("tools/list", _meta={"padding": "x" * padding})
+            while not client.session.is_ended:
+                answer = await host.post(message, alice, client.url)
+                assert answer.status_code in (202, 404)
+                assert host.gateway.bytes_in_flight.used_bytes < 200_000
+            await eventually(lambda: not host.gateway.bytes_in_flight.used_bytes and not client.session._tasks)
+            await host.post(PING, bob, url)
+            assert (await next_message(lines))["id"] == PING["id"]
+
+
+async def test_a_call_keeps_its_room_until_it_is_answered_though_its_post_is_over(host: Host) -> None:
+    gate, room = gated(host), host.gateway.bytes_in_flight
+    async with sse_session(host) as (lines, url):
+        assert (await host.post(chat("x" * 10_000, model=PACED), url=url)).status_code == 202
+        await gate.is_reached.wait()
+        await eventually(lambda: 10_000 < room.large.used_bytes < 12_000)
+        assert room.small.used_bytes == 0
+        gate.is_open.set()
+        assert "result" in await next_message(lines)
+        await eventually(lambda: not room.used_bytes)
 
 
 async def test_what_listens_is_not_begun_for_a_client_that_does_not_read(

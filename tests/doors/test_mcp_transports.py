@@ -299,6 +299,11 @@ async def test_an_unknown_modern_method_is_404(host: Host) -> None:
     assert (answer.status_code, error_of(answer)["code"]) == (404, METHOD_NOT_FOUND)
 
 
+async def test_2026_07_28_has_no_initialize(host: Host) -> None:
+    answer = await host.post(*modern(initialize()))
+    assert (answer.status_code, error_of(answer)["code"]) == (404, METHOD_NOT_FOUND)
+
+
 async def test_a_modern_notification_is_taken_and_a_response_is_not(host: Host) -> None:
     headers = {"MCP-Protocol-Version": MODERN}
     assert (await host.post({"jsonrpc": "2.0", "method": "notifications/cancelled"}, headers)).status_code == 202

@@ -1,6 +1,5 @@
 """POST /billing/checkout, /billing/portal and /billing/webhook: money from outside, through Stripe."""
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -14,12 +13,12 @@ from http_api.responses import json_response
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.config import StripeSettings
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.idempotency import Attempt, Idempotency
+from mcp_gateway.core.idempotency import Idempotency
 from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.money import NANO_PER_CENT, format_usd, parse_usd
 from mcp_gateway.core.payments.payments import Payments
-from mcp_gateway.core.payments.sessions import Pages
+from mcp_gateway.core.payments.sessions import Checkout, Pages
 
 _MAX_BODY_BYTES = 1024 * 1024
 _MAX_VALUES = 20_000
@@ -67,30 +66,26 @@ class TopUps:
         raw = await read_json_bytes(request.scope, request.receive, _MAX_BODY_BYTES, _BOUNDS)
         amount_nano = self._payable_nano(parsed_as(raw, TopUp).amount_usd)
 
-        async def start(attempt: Attempt) -> dict[str, Any]:
+        key = idempotency_key_of(request)
+        async with self._idempotency.attempt(caller.account_id, key, "billing/checkout", raw) as attempt:
+            if attempt.kept is not None:
+                return replayed(attempt.kept)
             session = await payments.start_checkout(
                 caller.account_id, amount_nano, self._pages, idempotency_key=attempt.name
             )
-            amount_usd = format_usd(amount_nano)
-            return {
-                "object": "checkout",
-                "id": session.id,
-                "url": session.url,
-                "amount_usd": amount_usd,
-                "expires_at": session.expires_at_s,
-            }
-
-        return await self._once(request, caller, "billing/checkout", raw, start)
+            answer = _checkout_object(session, amount_nano)
+            await self._idempotency.keep(attempt, 201, answer)
+            return json_response(answer, 201)
 
     async def portal(self, request: Request) -> Response:
+        """A new session each time: its link lets whoever has it in, so that no answer is kept to be given again."""
         payments, caller = self._admit(request)
         raw = await read_json_bytes(request.scope, request.receive, _MAX_BODY_BYTES, _BOUNDS)
         parsed_as(raw, Empty)
-
-        async def start(_: Attempt) -> dict[str, Any]:
-            return {"object": "portal", "url": await payments.open_portal(caller.account_id, self._return_url)}
-
-        return await self._once(request, caller, "billing/portal", raw, start)
+        key = idempotency_key_of(request)
+        async with self._idempotency.attempt(caller.account_id, key, "billing/portal", raw):
+            url = await payments.open_portal(caller.account_id, self._return_url)
+        return json_response({"object": "portal", "url": url}, 201)
 
     async def webhook(self, request: Request) -> Response:
         payments = self._configured()
@@ -119,18 +114,12 @@ class TopUps:
             raise GatewayError("invalid_value", message, param="amount_usd")
         return amount_nano
 
-    async def _once(
-        self,
-        request: Request,
-        caller: Caller,
-        operation: str,
-        raw: bytes,
-        start: Callable[[Attempt], Awaitable[dict[str, Any]]],
-    ) -> Response:
-        key = idempotency_key_of(request)
-        async with self._idempotency.attempt(caller.account_id, key, operation, raw) as attempt:
-            if attempt.kept is not None:
-                return replayed(attempt.kept)
-            answer = await start(attempt)
-            await self._idempotency.keep(attempt, 201, answer)
-            return json_response(answer, 201)
+
+def _checkout_object(session: Checkout, amount_nano: int) -> dict[str, Any]:
+    return {
+        "object": "checkout",
+        "id": session.id,
+        "url": session.url,
+        "amount_usd": format_usd(amount_nano),
+        "expires_at": session.expires_at_s,
+    }

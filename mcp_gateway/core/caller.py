@@ -1,6 +1,6 @@
 """Who asks, and what they may use: the value that identity makes and everything else reads."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from mcp_gateway.core.errors import GatewayError
@@ -44,6 +44,17 @@ class Quota:
         return self.whose in ("address", "site", "guests")
 
 
+@dataclass(eq=False, slots=True)
+class Validity:
+    """Whether a key may still be used: `ended_by` is the code that it is refused with since it may not."""
+
+    ended_by: str | None = None
+
+
+_GUESTS = Validity()
+"""Without a key nothing can end."""
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """An account's key, or a guest at an address.
@@ -56,6 +67,8 @@ class Caller:
     quotas: tuple[Quota, ...]
     is_test: bool = False
     scopes: frozenset[KeyScope] = frozenset(SCOPES)
+    validity: Validity = field(default=_GUESTS, compare=False)
+    """One for all callers that are made of a key, so that whoever still holds one sees its end."""
 
     def check_scope(self, scope: KeyScope) -> None:
         """Raises GatewayError `insufficient_scope` for a key without it; guests have none and are judged elsewhere."""

@@ -1,5 +1,6 @@
 """The one path of a chat request, whichever door it came in by: admission, hold, backend, settlement, record."""
 
+import asyncio
 import logging
 import time
 from asyncio import CancelledError
@@ -17,6 +18,7 @@ from mcp_gateway.core.catalog import FREE, Model, Price, Published, affordable_t
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.context import CallerLeft, RequestContext
 from mcp_gateway.core.errors import GatewayError, internal_error
+from mcp_gateway.core.identity.keys import refusal
 from mcp_gateway.core.ledger.ledger import Hold, Ledger, SettlementPending
 from mcp_gateway.core.lifecycle import Lifecycle
 from mcp_gateway.core.limits.limiter import Limiter, Turn
@@ -96,6 +98,12 @@ class Chat:
         self.lifecycle = lifecycle
         self.now_s = now_s
         self.monotonic_s = monotonic_s
+        self.running: set[Exchange] = set()
+
+    def close_key(self, key_id: str, error: GatewayError) -> None:
+        """End the answers that still run for a key, which is not valid any more."""
+        for exchange in [exchange for exchange in self.running if exchange.key_id == key_id]:
+            exchange.end_with(error.code)
 
     def check(self, caller: Caller) -> None:
         """Raise what entering an exchange would now, and count nothing: before a body is read for it."""
@@ -131,10 +139,13 @@ class Exchange:
     _hold: Hold | None = None
     _usage: Usage | None = None
     _finish_reason: str | None = None
+    _unbilled_tokens = 0
     _is_accounted = False
     _is_bill_pending = False
     _status = 200
     _kept_bytes = 0
+    _beginning: asyncio.Task[Any] | None = None
+    _ended_by: str | None = None
     _turn: Turn
 
     def __init__(self, chat: Chat, caller: Caller, call: Call) -> None:
@@ -147,25 +158,50 @@ class Exchange:
     # The three calls of a door
 
     def __enter__(self) -> "Exchange":
+        if (code := self._caller.validity.ended_by) is not None:  # since the request's head was read
+            raise refusal(code)
         self._turn = self._chat.limiter.admit(self._caller)
         self._chat.lifecycle.enter()
+        self._chat.running.add(self)
         return self
 
     async def begin(self, request: ChatRequest) -> None:
         """Decide, hold, and ask the backend. Raises GatewayError for a refusal or when no backend answers."""
-        self._request = request
-        model = self._model = self._chat.published.current.find(request.model)
-        self._check(request, model)
-        if request.images:
-            await self._chat.images.check(request.images, model_sees="image" in model.input_modalities)
-        route = self._route = self._find_route(model)
-        self._price = route.price
-        is_open_ended = request.max_tokens is None
-        self._cap(request, model, route)
-        self._turn.reserve_tokens(self._estimate(request, model, is_open_ended=is_open_ended))
-        await self._place_hold(request, model)
-        await self._ask_in_turn(request, model, route)
-        request.forget_body()
+        if self._ended_by is not None:
+            raise self._end
+        self._beginning = asyncio.current_task()
+        try:
+            self._request = request
+            model = self._model = self._chat.published.current.find(request.model)
+            self._check(request, model)
+            if request.images:
+                await self._chat.images.check(request.images, model_sees="image" in model.input_modalities)
+            route = self._route = self._find_route(model)
+            self._price = route.price
+            is_open_ended = request.max_tokens is None
+            self._cap(request, model, route)
+            self._turn.reserve_tokens(self._estimate(request, model, is_open_ended=is_open_ended))
+            await self._place_hold(request, model)
+            await self._ask_in_turn(request, model, route)
+            request.forget_body()
+        except CancelledError as cancelled:
+            raise self._cause_of(cancelled) from None
+        finally:
+            self._beginning = None
+
+    def end_with(self, code: str) -> None:
+        """End the answer, since its key is refused with `code` from now on; one that is accounted for stays as it is.
+
+        While it begins, its task is woken, and `begin` raises that refusal. A stream lets go of its backend, and its
+        next frames tell it.
+        """
+        if self._is_accounted or self._ended_by is not None:
+            return
+        self._ended_by = code
+        if self._beginning is not None:
+            self._beginning.cancel()
+        else:
+            self._let_go(refusal(code))
 
     async def next_frames(self) -> bytes:
         """Whole frames for the client, the last ones after the settlement; b"" after that.
@@ -210,6 +246,7 @@ class Exchange:
             self._call.context.reservation.shrink(self._kept_bytes)
         self._turn.release()
         self._chat.lifecycle.leave()
+        self._chat.running.discard(self)
 
     async def keep(self, size_bytes: int) -> None:
         """Have room for so many bytes of the answer in all, taken in steps, until the exchange is left.
@@ -227,6 +264,10 @@ class Exchange:
     # What a door may tell its caller
 
     @property
+    def key_id(self) -> str | None:
+        return self._caller.key_id
+
+    @property
     def is_stream(self) -> bool:
         return self._relay is not None
 
@@ -241,6 +282,18 @@ class Exchange:
     @property
     def _public_name(self) -> str:
         return self._model.id if self._model is not None else ""
+
+    @property
+    def _end(self) -> GatewayError:
+        assert self._ended_by is not None
+        return refusal(self._ended_by)
+
+    def _cause_of(self, cancelled: CancelledError) -> BaseException:
+        """Why the task was cancelled: by `end_with`, or (as well) since the client has left."""
+        task = self._beginning
+        if self._ended_by is None or (task is not None and task.uncancel()):
+            return cancelled
+        return self._end
 
     # Deciding
 
@@ -274,12 +327,14 @@ class Exchange:
             self.clamped_to = limit
 
     def _estimate(self, request: ChatRequest, model: Model, *, is_open_ended: bool) -> int:
-        settings = self._chat.settings
         output = request.max_tokens or model.max_output_tokens
         if is_open_ended:
-            output = min(output, settings.limits.assumed_output_tokens)
-        prompt = request.text_bytes // _BYTES_PER_TOKEN + settings.wallet.max_image_tokens * len(request.images)
-        return min(prompt, model.context_window) + output * request.choices
+            output = min(output, self._chat.settings.limits.assumed_output_tokens)
+        return self._estimated_prompt(request, model) + output * request.choices
+
+    def _estimated_prompt(self, request: ChatRequest, model: Model) -> int:
+        image_tokens = self._chat.settings.wallet.max_image_tokens * len(request.images)
+        return min(request.text_bytes // _BYTES_PER_TOKEN + image_tokens, model.context_window)
 
     async def _place_hold(self, request: ChatRequest, model: Model) -> None:
         worst = quote(model, self._price, request, self._chat.settings.wallet)
@@ -372,8 +427,11 @@ class Exchange:
     async def _next_relayed(self, relay: FrameRelay) -> bytes:
         """The next frames of the answer itself; b"" when it has ended."""
         frames, self._first = self._first, b""
+        if frames:
+            return frames
         response = self._response
-        assert response is not None
+        if response is None:
+            raise self._end
         try:
             while not frames and not relay.is_done:
                 piece = await response.next_chunk()
@@ -383,7 +441,7 @@ class Exchange:
                 if not frames:
                     await self.keep(relay.held_bytes)
         except UpstreamError as error:
-            raise failure(error, has_started=True) from error
+            raise (failure(error, has_started=True) if self._ended_by is None else self._end) from error
         if not frames and not relay.is_done and relay.finish_reason is None:
             raise GatewayError("backend_died", "The backend ended the stream in the middle of the answer.")
         return frames
@@ -418,7 +476,7 @@ class Exchange:
             self._turn.true_up(usage.total_tokens)
             self.cost_nano = self._price.cost_nano(usage.prompt_tokens, usage.completion_tokens)
         elif error_code is not None:
-            self._turn.true_up(0)
+            self._turn.true_up(self._unbilled_tokens)
         record = self._record(error_code)
         try:
             await self._bill(record, may_exceed=is_reported)
@@ -481,11 +539,18 @@ class Exchange:
             spawn(self._account_for_prompt())
 
     async def _account_for_prompt(self) -> None:
-        """A unary call left early pays its prompt, by the backend's own count; a stream nothing before a frame."""
-        count, request = None, self._request
-        if self._hold is not None and self._backend and self._route and request and not request.is_stream:
-            count = await self._backend.count_prompt(request, self._route.backend_model)
-        await self._account_for_failure(None if count is None else Usage(count, 0), _CLIENT_CLOSED, is_reported=False)
+        """A backend that was asked has read the prompt: who left before its answer pays that, by its own count.
+
+        Where it cannot count, nothing is billed; the estimate stays counted against tokens a minute, as it does where
+        nothing has a price.
+        """
+        usage = None
+        if self._backend is not None and self._request is not None and self._model is not None:
+            self._unbilled_tokens = self._estimated_prompt(self._request, self._model)
+            if self._hold is not None and self._route is not None:
+                count = await self._backend.count_prompt(self._request, self._route.backend_model)
+                usage = None if count is None else Usage(count, 0)
+        await self._account_for_failure(usage, _CLIENT_CLOSED, is_reported=False)
 
     def _record(self, error_code: str | None) -> RequestRecord:
         call, caller, usage = self._call, self._caller, self._usage or _NO_USAGE

@@ -155,6 +155,7 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] = time.
             addresses=AddressReader(settings.trusted_proxies),
             chat=chat,
         )
+        known_keys.on_close(chat.close_key)
         await pool.discover()
         await stack.enter_async_context(
             lifecycle.loops.running(

@@ -12,6 +12,7 @@ import pytest_asyncio
 
 from mcp_gateway.core.catalog import Quote, quote
 from mcp_gateway.core.config import WalletSettings
+from mcp_gateway.core.identity.own_limits import OwnLimits
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.request import parse_chat_request
 from tests.replaying import (
@@ -258,28 +259,57 @@ async def leave_once_asked(stage: Stage, **fields: Any) -> None:
     await asked.gone()
 
 
-async def test_a_client_that_leaves_before_the_first_frame_of_a_stream_pays_nothing(stage: Stage) -> None:
-    stage.backend.answer_with(silence)
-    await leave_once_asked(stage, stream=True)
-    await stage.is_left_with(CREDIT_NANO)
-
-
-async def test_a_client_that_leaves_a_whole_answer_pays_the_prompt_that_the_backend_counts(stage: Stage) -> None:
-    stage.backend.answer_with(silence)
+async def test_a_client_that_leaves_before_its_answer_pays_the_prompt_that_the_backend_counts(stage: Stage) -> None:
     stage.backend.prompt_tokens = 37
-    await leave_once_asked(stage, tools=[{"type": "function", "function": {"name": "f"}}])
+    for count, is_stream in enumerate((True, False), 1):
+        stage.backend.answer_with(silence)
+        tools = [{"type": "function", "function": {"name": "f"}}]
+        await leave_once_asked(stage, tools=tools, stream=is_stream)
+        await stage.is_left_with(CREDIT_NANO - count * cost_nano(37, 0))
+        (counted,) = [asked.json for asked in stage.backend.asked if asked.path == "/tokenize"]
+        assert set(counted) == {"model", "messages", "tools"}
+
+
+async def test_a_client_that_leaves_a_stream_between_its_head_and_its_first_frame_pays_the_prompt(stage: Stage) -> None:
+    stage.backend.prompt_tokens = 37
+
+    async def head_alone(asked: Any) -> None:
+        asked.start_stream()
+        await silence(asked)
+
+    stage.backend.answer_with(head_alone)
+    await leave_once_asked(stage, stream=True)
     await stage.is_left_with(CREDIT_NANO - cost_nano(37, 0))
-    (count,) = [asked.json for asked in stage.backend.asked if asked.path == "/tokenize"]
-    assert set(count) == {"model", "messages", "tools"}
 
 
-async def test_a_client_that_leaves_a_whole_answer_pays_nothing_where_the_prompt_cannot_be_counted(
-    stage: Stage,
+@pytest.mark.parametrize("is_stream", [True, False])
+async def test_a_client_that_leaves_before_its_answer_pays_nothing_where_the_prompt_cannot_be_counted(
+    stage: Stage, is_stream: bool
 ) -> None:
     stage.backend.answer_with(silence)
     stage.backend.prompt_tokens = None
-    await leave_once_asked(stage)
+    await leave_once_asked(stage, stream=is_stream)
     await stage.is_left_with(CREDIT_NANO)
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+@pytest.mark.parametrize(
+    ("model", "counted", "kept"),
+    [("priced/tiny", 37, 37), ("priced/tiny", None, None), ("free/tiny", 37, None)],
+)
+async def test_who_leaves_before_the_answer_keeps_the_prompt_s_tokens_a_minute(
+    stage: Stage, model: str, counted: int | None, kept: int | None, is_stream: bool
+) -> None:
+    key = await stage.door.key(stage.account_id, limits=OwnLimits(None, None, 1000, None))
+    leaver = Stage(stage.door, stage.backend, stage.account_id, key)
+    stage.backend.answer_with(silence)
+    stage.backend.prompt_tokens = counted
+    fields = {"model": model, "stream": is_stream, "max_tokens": 50}
+    estimate = parse_chat_request(orjson.dumps(chat_body(**fields))).text_bytes // 3
+    await leave_once_asked(leaver, **fields)
+    await stage.door.nothing_is_left()
+    left = (await stage.door.get("/v1/limits", key)).json()["tokens_per_minute"]["remaining"]
+    assert 1000 - left == (estimate if kept is None else kept)
 
 
 async def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing_behind(stage: Stage) -> None:

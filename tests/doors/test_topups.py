@@ -112,6 +112,18 @@ async def test_the_portal_is_the_account_s_own_and_leads_back(tmp_path: Path, st
         assert asked.form == {"customer": asked.form["customer"], "return_url": settings["return_url"]}
 
 
+async def test_a_portal_s_link_is_kept_nowhere_so_that_a_repetition_makes_a_new_session(
+    door: Door, stripe: FakeStripe
+) -> None:
+    key = await door.key()
+    answers = [await door.post(b"{}", key, PORTAL, idempotency_key="p1") for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [201, 201]
+    assert answers[0].json()["url"] != answers[1].json()["url"]
+    assert not any("idempotent-replayed" in answer.headers for answer in answers)
+    assert len(stripe.asked_for("/v1/billing_portal/sessions")) == 2
+    assert "billing.stripe.test" not in str(await door.rows("SELECT * FROM idempotent_answers"))
+
+
 async def test_a_customer_that_stripe_no_longer_knows_is_made_anew(door: Door, stripe: FakeStripe) -> None:
     key = await door.key()
     await door.post(b"{}", key, PORTAL)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, Allowance, Caller, Quota
+from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, Allowance, Caller, Quota, Validity
 from mcp_gateway.core.config import GuestSettings, LimitSettings
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.address import counted_as, site_of
@@ -26,7 +26,7 @@ class Authenticator:
         self._site_allowance = _guest_allowance(
             guests.requests_per_minute_per_48, guests.in_flight_per_48, guests.listing_requests_per_minute_per_48
         )
-        keys.on_close(lambda key_id, _: self._forget(key_id))
+        keys.on_close(self._forget)
         self._all_guests = Quota("guests", "guests", _guest_allowance(None, guests.in_flight, None))
 
     def identify(self, credential: str | None, address: str) -> Caller | None:
@@ -85,17 +85,20 @@ class Authenticator:
         limits = self._keys.account_limits(key.account_id)
         made = self._callers.get(key.id)
         if made is None or made[0] is not key or made[1] is not limits:
-            made = self._callers[key.id] = key, limits, self._make_caller(key, limits)
+            validity = Validity() if made is None else made[2].validity
+            made = self._callers[key.id] = key, limits, self._make_caller(key, limits, validity)
         return made[2]
 
-    def _make_caller(self, key: Key, limits: AccountLimits) -> Caller:
+    def _make_caller(self, key: Key, limits: AccountLimits, validity: Validity) -> Caller:
         own = Quota("key", key.id, self.allowance_of(key.limits))
         makers = [Quota("maker", maker.key_id, self._maker_allowance(maker.limits, limits.own)) for maker in key.makers]
         account = Quota("account", key.account_id, self._account_allowance(limits))
-        return Caller(key.account_id, key.id, (own, *makers, account), key.is_test, key.scopes)
+        return Caller(key.account_id, key.id, (own, *makers, account), key.is_test, key.scopes, validity)
 
-    def _forget(self, key_id: str) -> None:
-        self._callers.pop(key_id, None)
+    def _forget(self, key_id: str, error: GatewayError) -> None:
+        made = self._callers.pop(key_id, None)
+        if made is not None:
+            made[2].validity.ended_by = error.code
 
 
 def _guest_allowance(requests_per_minute: int | None, in_flight: int, listings_per_minute: int | None) -> Allowance:

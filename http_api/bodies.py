@@ -13,6 +13,8 @@ from mcp_gateway.core.request import parse_json_object
 from mcp_gateway.core.text import shown
 from mcp_gateway.wire.bodies import is_json, read_body
 
+_MAX_NAMES = 1000
+"""Of a body with a few fields: pydantic complains of each that is not known."""
 Asked = TypeVar("Asked", bound=BaseModel)
 
 
@@ -33,8 +35,11 @@ def read_bytes(scope: Scope, receive: Receive, max_bytes: int) -> Coroutine[Any,
 
 def parsed_as(raw: bytes, kind: type[Asked]) -> Asked:
     """A JSON body as a value. Raises GatewayError (400) for what is no JSON object, unknown, missing or malformed."""
+    body = parse_json_object(raw)
+    if len(body) > _MAX_NAMES:
+        raise GatewayError("unsupported_parameter", f"The body has {len(body)} fields; most are not known here.")
     try:
-        return kind.model_validate(parse_json_object(raw))
+        return kind.model_validate(body)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
         name = shown(str(fault["loc"][0]))

@@ -7,6 +7,7 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any, NamedTuple
 
 from mcp_gateway.core.config import ModelSettings, WalletSettings
@@ -19,6 +20,8 @@ SAMPLING_PARAMETERS = (
     "temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty",
     "stop", "seed", "max_tokens", "logit_bias",
 )  # fmt: skip
+_COMPARED_NAMES = 200
+"""An unknown name is compared with the first of these, each of which takes tens of microseconds."""
 _UNKNOWN_CONTEXT = 8192
 """Assumed for a model that neither the configuration nor a backend gives a context for."""
 
@@ -107,7 +110,8 @@ class Catalog(Mapping[str, Model]):
         """The model of that id. Raises GatewayError `model_not_found` with the closest names."""
         model = self._models.get(model_id)
         if model is None:
-            close = difflib.get_close_matches(model_id[:SHOWN_CHARS], self._models, n=3, cutoff=0.4)
+            compared = islice(self._models, _COMPARED_NAMES)
+            close = difflib.get_close_matches(model_id[:SHOWN_CHARS], compared, n=3, cutoff=0.4)
             hint = f" Did you mean {', '.join(close)}?" if close else " GET /v1/models lists what there is."
             message = f"There is no model '{shown(model_id)}'.{hint}"
             raise GatewayError("model_not_found", message, param="model")

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from asyncio import CancelledError
+from asyncio import CancelledError, sleep
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from math import ceil
@@ -353,6 +353,8 @@ class Exchange:
 
     async def _ask_in_turn(self, request: ChatRequest, model: Model, route: Route) -> None:
         """Ask one backend after the other until one begins to answer; the hold is the same for all."""
+        if request.is_long:
+            await sleep(0)  # for others, between reading it and writing it
         body = vllm.chat_body(request, route.backend_model, self._caller.account_id)
         headers = ((b"x-request-id", self._call.request_id.encode()), *self._call.trace_headers)
         prefix = prefix_of(request, self._caller.account_id) if len(route.backends) > 1 else b""

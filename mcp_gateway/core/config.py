@@ -251,7 +251,7 @@ class GuestSettings(Section):
     max_tokens: Positive = 256
     """A guest's max_tokens is lowered to this."""
     max_json_values: Positive = 20_000
-    """The most values and names in the JSON of a guest's request."""
+    """The same of a guest's request."""
     max_body_bytes: Positive = 256 * 1024
     """A guest's largest request body; the general one where enable_vision is on and a model for guests takes images."""
 
@@ -278,7 +278,7 @@ class LimitSettings(Section):
     max_choices: Positive = 8
     """The highest n of one request."""
     max_json_values: Positive = 200_000
-    """The most values and names in the JSON of one request."""
+    """The most values and names in the JSON of one request; a quarter of that in a body above 4 MiB."""
 
 
 class UpstreamSettings(Section):

@@ -24,6 +24,9 @@ _MARKS = b",:[{"
 _WRITTEN_LEVELS = 254
 """So deep can orjson write what it has read; it reads deeper."""
 _SHORT_BYTES = 8 * 1024
+LONG_BYTES = 1024 * 1024
+"""From here on the steps of a request's way are taken in turns of their own."""
+_HUGE_BYTES, _HUGE_PART = 4 * 1024 * 1024, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,8 @@ class JsonBounds:
     async def check(self, raw: bytes, caller: Caller | None) -> None:
         """Raises GatewayError `invalid_json` for more values and names than the sender may send."""
         most = self.max_guest_values if caller is None or caller.is_guest else self.max_values
+        if len(raw) > _HUGE_BYTES:
+            most //= _HUGE_PART  # it takes a parser long enough without them
         if not await holds_at_most(raw, most):
             raise GatewayError("invalid_json", f"The body may hold at most {most} values and names.")
 
@@ -85,7 +90,11 @@ def _marks_in(text: bytes | bytearray) -> int:
 def parse_json(raw: bytes) -> Any:
     """The value of a JSON text. Raises JSONDecodeError, or GatewayError `invalid_json` where it is nested too deep."""
     value = orjson.loads(raw)
-    if len(raw) > 2 * MAX_NESTING and _may_be_deep(raw) and _is_deep(value):
+    if len(raw) > LONG_BYTES:
+        is_deep = _is_deep_by_level(value)
+    else:
+        is_deep = len(raw) > 2 * MAX_NESTING and _may_be_deep(raw) and _is_deep(value)
+    if is_deep:
         raise GatewayError("invalid_json", f"The body is nested too deeply: more than {MAX_NESTING} levels.")
     return value
 
@@ -96,7 +105,7 @@ def _may_be_deep(raw: bytes) -> bool:
 
 
 def _is_deep(value: Any) -> bool:
-    """Whether it is too deep to be written within as many levels as are left above MAX_NESTING; faster than a walk."""
+    """Whether it is too deep to be written within as many levels as are left above MAX_NESTING: cheap by the value."""
     for _ in range(_WRITTEN_LEVELS - MAX_NESTING):
         value = [value]
     try:
@@ -104,3 +113,12 @@ def _is_deep(value: Any) -> bool:
     except orjson.JSONEncodeError:
         return True
     return False
+
+
+def _is_deep_by_level(value: Any) -> bool:
+    """The same by going down level by level: cheap by the byte, for a long text holds few values for its length."""
+    level: list[Any] = [[value]]
+    for _ in range(MAX_NESTING + 1):
+        members = (one.values() if isinstance(one, dict) else one for one in level)
+        level = [one for values in members for one in values if isinstance(one, dict | list)]
+    return bool(level)

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.json_bounds import parse_json
+from mcp_gateway.core.json_bounds import LONG_BYTES, parse_json
 
 MAX_MESSAGES = 10_000
 MAX_PARTS = 10_000
@@ -29,7 +29,8 @@ class ChatRequest:
     """A chat request as its caller sent it, with what the gateway read out of it.
 
     `body` is forwarded; `text_bytes` is its size less the images, an upper bound of the prompt in tokens;
-    `max_tokens` is what the caller asked for by whichever field, None where it named none.
+    `max_tokens` is what the caller asked for by whichever field, None where it named none; a long one (`is_long`) is
+    worked on in several turns of the event loop.
     """
 
     body: dict[str, Any]
@@ -42,6 +43,7 @@ class ChatRequest:
     wants_continuous_usage: bool
     max_tokens: int | None
     choices: int
+    is_long: bool = False
 
     def forget_body(self) -> None:
         """Keep nothing of what was sent on, which may be large, while the answer is told."""
@@ -88,6 +90,7 @@ def read_chat_request(body: dict[str, Any], size_bytes: int) -> ChatRequest:
         wants_continuous_usage=bool(options and _optional(options, "continuous_usage_stats", bool, "stream_options.")),
         max_tokens=other if preferred is None else preferred,
         choices=_at_least(body, "n", 1) or 1,
+        is_long=size_bytes > LONG_BYTES,
     )
 
 

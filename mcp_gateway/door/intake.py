@@ -1,16 +1,17 @@
 """A message on its way in, whatever the transport: read, counted, made small, and taken or answered."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
 from mcp.server.runner import ServerRunner
-from mcp.types import INVALID_REQUEST, PARSE_ERROR
+from mcp.types import INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR
 
 from mcp_gateway.core.bytes_in_flight import SMALL_BYTES
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.json_bounds import JsonBounds
+from mcp_gateway.core.json_bounds import LONG_BYTES, JsonBounds
 from mcp_gateway.door.calls import CallContext, answer
 from mcp_gateway.door.http import Exchange, read_message_body
 from mcp_gateway.door.jsonrpc import Message, Refusal, parse_message
@@ -19,6 +20,8 @@ from mcp_gateway.door.method import Unfinished, method_of
 from mcp_gateway.door.opening import kept
 from mcp_gateway.door.runners import Runners
 from mcp_gateway.door.sessions import Session
+
+_MAX_NAMES = 1000
 
 
 class Intake:
@@ -51,9 +54,13 @@ class Intake:
             await _check_large(raw)
         try:
             await self._json_bounds.check(raw, caller)
-            return parse_message(raw)
+            message = parse_message(raw)
         except GatewayError as error:
             raise Refusal(error.status, PARSE_ERROR, error.message) from None
+        _check_names(message)
+        if len(raw) > LONG_BYTES:
+            await asyncio.sleep(0)  # for others, before it is looked at again
+        return message
 
     async def note(self, session: Session, message: Message, context: RequestContext) -> None:
         """Take a notification, or the answer to something that was asked."""
@@ -83,3 +90,11 @@ async def _check_large(raw: bytes) -> None:
         raise Refusal(400, PARSE_ERROR, "The body is not JSON.") from None
     if method != "tools/call":
         raise Refusal(413, INVALID_REQUEST, f"Only tools/call may have more than {SMALL_BYTES} bytes.")
+
+
+def _check_names(message: Message) -> None:
+    """Refuse more names than anything here has: the SDK's models go through all of them, and complain of each."""
+    for value in (message.params or {}).values():
+        if isinstance(value, dict) and len(value) > _MAX_NAMES:
+            text = f"An object in `params` may have at most {_MAX_NAMES} members."
+            raise Refusal(400, INVALID_PARAMS, text, request_id=message.id)

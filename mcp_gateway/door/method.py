@@ -119,6 +119,7 @@ class _Scan:
             self._skip(_WITHOUT_BRACKETS)
             if (found := self._take()) == _QUOTE:  # a string that does not end in this slice
                 await self._skip_string()
+                await self._step()
                 continue
             if found in b"{[":
                 depth += 1

@@ -4,6 +4,8 @@ Builds the same body that the HTTP API takes and gives it to the one path of a c
 where somebody listens to progress; the result is whole either way.
 """
 
+import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -25,6 +27,8 @@ _MAX_RESULT_BYTES = 1024 * 1024 - 32 * 1024
 _TOO_LONG = "the answer is too long for one MCP message. Ask over the HTTP API for the whole."
 _CUT = f"Cut: {_TOO_LONG}"
 _NO_LOGPROBS = f"The log probabilities were left out: {_TOO_LONG}"
+_TEXTS = ("content", "reasoning", "reasoning_content")
+_MAX_PARSED_BYTES = 16 * 1024 * 1024
 _MAX_VALUES = 100_000
 """Of an answer that is parsed at once."""
 
@@ -169,14 +173,16 @@ async def _parsed(body: Body) -> tuple[Any, bool]:
     is_stripped = len(body) > _MAX_RESULT_BYTES or not await holds_at_most(body, _MAX_VALUES)
     if is_stripped:
         body = await without_logprobs(body)
-        if not await holds_at_most(body, _MAX_VALUES):
+        if len(body) > _MAX_PARSED_BYTES or not await holds_at_most(body, _MAX_VALUES):
             raise GatewayError("backend_error", "The backend's answer holds too much for an MCP message.")
-    return orjson.loads(body), is_stripped
+    answer = orjson.loads(body)
+    await asyncio.sleep(0)
+    return answer, is_stripped
 
 
 async def _collect(exchange: Exchange, body: dict[str, Any], size_bytes: int, report: Report) -> Collected:
     """The whole of a stream, with progress told from before its first token on."""
-    collected = Collected(max_logprobs_bytes=_MAX_RESULT_BYTES)
+    collected = Collected(max_bytes=_MAX_RESULT_BYTES)
     async with Progress(report, lambda: collected.latest_words) as progress:
         await exchange.begin(read_chat_request(body, size_bytes))
         while frames := await exchange.next_frames():
@@ -238,16 +244,27 @@ def _facts(choice: dict[str, Any]) -> dict[str, Any]:
 
 def _bounded_result(choices: list[dict[str, Any]], bill: dict[str, Any]) -> Result:
     """A result that fits into one event: log probabilities go first, then texts and at last function calls are cut."""
-    made = _result(choices, bill)
-    if _fits(made):
-        return made
-    choices = [choice | {"logprobs": None} for choice in choices]
-    made = _result(choices, bill | {"note": _NO_LOGPROBS})
-    max_chars = _MAX_RESULT_BYTES
-    while not _fits(made) and max_chars:
-        made = _result([_cut(choice, max_chars) for choice in choices], bill | {"note": _CUT})
-        max_chars //= 2
+    made: Result = {}
+    for made in _ever_shorter(choices, bill):
+        if _fits(made):
+            break
     return made
+
+
+def _ever_shorter(choices: list[dict[str, Any]], bill: dict[str, Any]) -> Iterator[Result]:
+    """A text that fits in no event is cut before anything is made of it: only to see how long it is takes long."""
+    is_hopeless = any(
+        len(choice["message"].get(name) or "") > _MAX_RESULT_BYTES for choice in choices for name in _TEXTS
+    )
+    if not is_hopeless:
+        yield _result(choices, bill)
+    choices = [choice | {"logprobs": None} for choice in choices]
+    if not is_hopeless:
+        yield _result(choices, bill | {"note": _NO_LOGPROBS})
+    max_chars = _MAX_RESULT_BYTES
+    while max_chars:
+        yield _result([_cut(choice, max_chars) for choice in choices], bill | {"note": _CUT})
+        max_chars //= 2
 
 
 def _fits(made: Result) -> bool:
@@ -257,7 +274,7 @@ def _fits(made: Result) -> bool:
 def _cut(choice: dict[str, Any], max_chars: int) -> dict[str, Any]:
     """Texts of at most so many characters, and no function calls with longer arguments: half of one is of no use."""
     message = dict(choice["message"])
-    for name in ("content", "reasoning", "reasoning_content"):
+    for name in _TEXTS:
         if len(text := message.get(name) or "") > max_chars:
             message[name] = f"{text[:max_chars]}\n[{_CUT}]"
     calls = message.get("tool_calls") or []

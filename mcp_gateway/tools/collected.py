@@ -13,14 +13,15 @@ _CONCATENATED = ("content", "reasoning", "reasoning_content", "refusal")
 class Collected:
     """Fed with whole frames; afterwards `choices` are as in a unary answer. `size_bytes` is what was fed.
 
-    Beyond `max_logprobs_bytes` log probabilities are dropped, and no more are kept.
+    Of each text, and of a function call's arguments, a piece that begins beyond `max_bytes` is not kept; once more than
+    that was fed, log probabilities are not either.
     """
 
-    def __init__(self, *, max_logprobs_bytes: int) -> None:
+    def __init__(self, *, max_bytes: int) -> None:
         self.model = ""
         self.size_bytes = 0
         self.is_without_logprobs = False
-        self._max_logprobs_bytes = max_logprobs_bytes
+        self._max_bytes = max_bytes
         self._choices: dict[int, _Choice] = {}
 
     def feed(self, frames: bytes) -> None:
@@ -29,7 +30,7 @@ class Collected:
         for frame in frames.split(b"\n\n"):
             if frame.startswith(b"data: {"):
                 self._add(orjson.loads(frame[6:]))
-        if self.size_bytes > self._max_logprobs_bytes:
+        if self.size_bytes > self._max_bytes:
             for choice in self._choices.values():
                 self.is_without_logprobs |= choice.drop_logprobs()
 
@@ -49,13 +50,15 @@ class Collected:
             raise GatewayError(code if code in TABLE else "backend_error", error["message"])
         self.model = self.model or chunk.get("model", "")
         for choice in chunk.get("choices", ()):
-            self._choices.setdefault(choice["index"], _Choice()).add(choice)
+            self._choices.setdefault(choice["index"], _Choice(self._max_bytes)).add(choice)
 
 
 class _Choice:
-    def __init__(self) -> None:
-        self._texts: dict[str, list[str]] = {}
+    def __init__(self, max_chars: int) -> None:
+        self._max_chars = max_chars
+        self._texts: dict[str, _Text] = {}
         self._tool_calls: dict[int, dict[str, Any]] = {}
+        self._arguments: dict[int, _Text] = {}
         self._logprobs: list[Any] = []
         self._finish_reason: str | None = None
 
@@ -63,18 +66,20 @@ class _Choice:
         delta = choice.get("delta") or {}
         for name in _CONCATENATED:
             if piece := delta.get(name):
-                self._texts.setdefault(name, []).append(piece)
+                self._texts.setdefault(name, _Text()).add(piece, self._max_chars)
         for call in delta.get("tool_calls") or ():
             self._add_tool_call(call)
         self._logprobs += (choice.get("logprobs") or {}).get("content") or ()
         self._finish_reason = choice.get("finish_reason") or self._finish_reason
 
     def text(self, name: str) -> str:
-        return "".join(self._texts.get(name, ()))
+        text = self._texts.get(name)
+        return "" if text is None else "".join(text.pieces)
 
     def latest(self, name: str) -> str:
         """The end of a text that may have become long since it was last asked for."""
-        return "".join(self._texts.get(name, [])[-_LATEST_PIECES:])
+        text = self._texts.get(name)
+        return "" if text is None else "".join(text.pieces[-_LATEST_PIECES:])
 
     def drop_logprobs(self) -> bool:
         """Whether there were any."""
@@ -85,14 +90,32 @@ class _Choice:
     def as_object(self, index: int) -> dict[str, Any]:
         message: dict[str, Any] = {name: self.text(name) for name in self._texts}
         if self._tool_calls:
-            message["tool_calls"] = [self._tool_calls[position] for position in sorted(self._tool_calls)]
+            message["tool_calls"] = [self._tool_call(position) for position in sorted(self._tool_calls)]
         logprobs = {"content": self._logprobs} if self._logprobs else None
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": self._finish_reason}
 
     def _add_tool_call(self, delta: dict[str, Any]) -> None:
         """The name and id come once, the arguments in pieces; fields that we do not know pass through."""
-        call = self._tool_calls.setdefault(delta.get("index", 0), {"function": {"name": "", "arguments": ""}})
+        position = delta.get("index", 0)
+        call = self._tool_calls.setdefault(position, {"function": {"name": ""}})
         call.update({name: value for name, value in delta.items() if name not in ("index", "function")})
         function = delta.get("function") or {}
         call["function"]["name"] = function.get("name") or call["function"]["name"]
-        call["function"]["arguments"] += function.get("arguments") or ""
+        self._arguments.setdefault(position, _Text()).add(function.get("arguments") or "", self._max_chars)
+
+    def _tool_call(self, position: int) -> dict[str, Any]:
+        call, arguments = self._tool_calls[position], "".join(self._arguments[position].pieces)
+        return call | {"function": {**call["function"], "arguments": arguments}}
+
+
+class _Text:
+    """The pieces of a text, as far as they are kept."""
+
+    def __init__(self) -> None:
+        self.pieces: list[str] = []
+        self._chars = 0
+
+    def add(self, piece: str, max_chars: int) -> None:
+        if self._chars <= max_chars:
+            self.pieces.append(piece)
+            self._chars += len(piece)

@@ -9,6 +9,8 @@ from mcp_gateway.tools.prompts import DEFINITIONS
 
 _MAX_VALUES = 100
 """The specification's own bound."""
+_MAX_TYPED_CHARS = 2000
+"""What stands before the id being typed is repeated in each value."""
 _NAMING_MODELS = frozenset({"id", "model", "models"})
 
 
@@ -20,11 +22,12 @@ def complete(
     Raises GatewayError `not_found` for a prompt or a resource that there is not.
     """
     _check_exists(ref)
-    if argument.name not in _NAMING_MODELS:
+    if argument.name not in _NAMING_MODELS or len(argument.value) > _MAX_TYPED_CHARS:
         return types.Completion(values=[], total=0, has_more=False)
     before, typed = _last_of_list(argument.value) if argument.name == "models" else ("", argument.value)
-    found = [before + id for id in _matching(typed.strip(), ids)]
-    return types.Completion(values=found[:_MAX_VALUES], total=len(found), has_more=len(found) > _MAX_VALUES)
+    found = _matching(typed.strip(), ids)
+    values = [before + id for id in found[:_MAX_VALUES]]
+    return types.Completion(values=values, total=len(found), has_more=len(found) > _MAX_VALUES)
 
 
 def _check_exists(ref: types.PromptReference | types.ResourceTemplateReference) -> None:

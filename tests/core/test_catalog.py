@@ -96,6 +96,15 @@ def test_an_unknown_model_is_refused_with_the_closest_names() -> None:
     assert (raised.value.code, raised.value.param) == ("model_not_found", "model")
 
 
+def test_of_very_many_models_an_unknown_name_is_compared_with_the_first() -> None:
+    listings = {name: Listing(name, "vllm", 0, 2048) for name in (f"org/model-{number:04}" for number in range(2000))}
+    catalog = build_catalog([], listings, publish_discovered=True)
+    with pytest.raises(GatewayError, match="model_not_found") as raised:
+        catalog.find("org/model-1999x")
+    assert "org/model-01" in raised.value.message
+    assert "org/model-1999," not in raised.value.message
+
+
 def test_listeners_hear_of_a_catalog_that_differs_and_of_no_other() -> None:
     published, heard = Published(), []
     published.on_change(lambda: heard.append(len(published.current)))

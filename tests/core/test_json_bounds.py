@@ -9,8 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mcp_gateway.core.caller import Allowance, Caller
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.json_bounds import MAX_ESCAPES, MAX_NESTING, SLICE_BYTES, holds_at_most, parse_json
+from mcp_gateway.core.json_bounds import (
+    MAX_ESCAPES,
+    MAX_NESTING,
+    SLICE_BYTES,
+    JsonBounds,
+    holds_at_most,
+    parse_json,
+)
 
 MARKS = ',:[{]}"\\'
 VALUES = st.recursive(
@@ -63,6 +71,21 @@ async def test_escapes_are_counted_too() -> None:
     assert not await holds_at_most(b'"' + b"\\n" * (MAX_ESCAPES + 1) + b'"', 200_000)
 
 
+def caller(key_id: str | None) -> Caller:
+    return Caller("acc_1", key_id, "subject", Allowance(None, None, None, None))
+
+
+@pytest.mark.parametrize(("who", "most"), [(caller("key_1"), 4000), (caller(None), 400), (None, 400)])
+async def test_who_sends_it_and_how_long_it_is_decide_how_much_it_may_hold(who: Caller | None, most: int) -> None:
+    bounds = JsonBounds(4000, 400)
+    for size_bytes, allowed in ((10, most), (4_000_000, most), (5_000_000, most // 4)):
+        text = b'["' + b"," * size_bytes + b'"' + b",1" * (allowed - 1) + b"]"
+        await bounds.check(text, who)
+        with pytest.raises(GatewayError, match="invalid_json") as raised:
+            await bounds.check(text[:-1] + b",2]", who)
+        assert f" {allowed} " in raised.value.message
+
+
 @pytest.mark.parametrize("text", [b'"' + b"," * 3_000_000 + b'"', b'"' + b"a" * 3_000_000 + b'"'])
 async def test_others_are_served_between_slices(text: bytes) -> None:
     turns = 0
@@ -79,7 +102,7 @@ async def test_others_are_served_between_slices(text: bytes) -> None:
     assert turns >= len(text) // SLICE_BYTES
 
 
-@pytest.mark.parametrize("padding", [b"", b" " * 10_000], ids=["short", "long"])
+@pytest.mark.parametrize("padding", [b"", b" " * 10_000, b" " * 1_100_000], ids=["short", "longer", "long"])
 @pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}"), (b'[{"a":', b"}]")])
 def test_so_many_levels_are_read_and_one_more_is_refused(opening: bytes, closing: bytes, padding: bytes) -> None:
     levels = MAX_NESTING // (opening.count(b"[") + opening.count(b"{"))

@@ -31,6 +31,26 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tupl
         await door.nothing_is_left()
 
 
+@pytest.mark.parametrize("length", [1000, 60_000, 70_000, 300_000, 3_000_000])
+async def test_an_answer_of_any_length_comes_whole_with_the_public_name(
+    served: tuple[Door, ReplayingBackend, str], length: int
+) -> None:
+    door, backend, key = served
+    choice = {"index": 0, "message": {"role": "assistant", "content": "é\\" * length}, "finish_reason": "stop"}
+    answer = {
+        "id": "c",
+        "model": "org/tiny",
+        "choices": [choice],
+        "usage": {"prompt_tokens": 3, "completion_tokens": 2},
+    }
+    backend.answer_with(whole(orjson.dumps(answer)))
+    response = await door.chat(key, model="public/name")
+    assert orjson.loads(response.content) == answer | {"model": "public/name"}
+    assert int(response.headers["content-length"]) == len(response.content)
+    record = await door.record(response)
+    assert (record["prompt_tokens"], record["completion_tokens"], record["finish_reason"]) == (3, 2, "stop")
+
+
 async def sent_for(served: tuple[Door, ReplayingBackend, str], **fields: Any) -> dict[str, Any]:
     """The body that the backend receives for a chat with these fields."""
     door, backend, key = served

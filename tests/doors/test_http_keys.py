@@ -266,6 +266,7 @@ async def test_an_account_has_so_many_live_keys_and_no_more(door: Door) -> None:
         (b"", "invalid_json", None),
         (b"[]", "invalid_type", None),
         (b'{"nmae":"x"}', "unsupported_parameter", "nmae"),
+        (b"{" + b",".join(b'"%d":1' % number for number in range(1001)) + b"}", "unsupported_parameter", None),
         (b'{"name":5}', "invalid_type", "name"),
         (b'{"name":"%b"}' % (b"x" * 201), "invalid_type", "name"),
         (b'{"in_flight":0}', "invalid_type", "in_flight"),

@@ -197,6 +197,8 @@ async def test_model_ids_are_completed_for_prompts_and_resources(host: Host, tra
         ("models", "shop/echo,d", ["shop/echo,demo/echo"]),
         ("models", "", ["shop/echo", "demo/echo"]),
         ("question", "sh", []),
+        ("models", "a" * 1900 + ",d", ["a" * 1900 + ",demo/echo"]),
+        ("models", "a" * 2000 + ",d", []),
     ],
 )
 async def test_each_argument_is_completed_in_its_own_form(host: Host, name: str, typed: str, values: list[str]) -> None:

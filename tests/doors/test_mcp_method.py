@@ -121,6 +121,7 @@ async def test_it_gives_up_on_what_has_more_brackets_or_members_than_anything_th
         b'{"a":[' + b"[]," * 10_000 + b'1],"method":"ping"}',
         b'{"a":"' + b"\\n" * 500_000 + b'","method":"ping"}',
         b'{"a":[' + b'"b",' * 400_000 + b'1],"method":"ping"}',
+        b'{"a":[' + b'"%b",' % (b"b" * 330) * 4000 + b'1],"method":"ping"}',
     ],
 )
 async def test_others_have_the_loop_while_it_looks(raw: bytes) -> None:

@@ -261,7 +261,7 @@ async def test_a_stream_that_breaks_in_the_middle_is_one_clean_error(host: Host)
     ("case", "name"), [("200_tools_auto", "content"), ("204_tools_named", "tool_calls"), ("841_reasoning", "reasoning")]
 )
 def test_a_collected_stream_has_what_the_answer_in_one_piece_has(case: str, name: str) -> None:
-    collected = Collected(max_logprobs_bytes=2**20)
+    collected = Collected(max_bytes=2**20)
     collected.feed(captured(f"{case}_stream").body)
     whole = orjson.loads(captured(case).body)["choices"][0]
     [choice] = collected.choices
@@ -270,10 +270,29 @@ def test_a_collected_stream_has_what_the_answer_in_one_piece_has(case: str, name
 
 
 def test_collected_log_probabilities_are_those_of_every_token() -> None:
-    collected = Collected(max_logprobs_bytes=2**20)
+    collected = Collected(max_bytes=2**20)
     collected.feed(captured("111_logprobs_stream").body)
     assert len(collected.choices[0]["logprobs"]["content"]) > 1
     assert "".join(row["token"] for row in collected.choices[0]["logprobs"]["content"])
+
+
+def test_what_is_collected_ends_where_no_message_could_hold_it() -> None:
+    collected = Collected(max_bytes=1000)
+    call = {"index": 0, "id": "c", "function": {"name": "f", "arguments": "[1," * 30}}
+    rows = {"content": [{"token": "a"}]}
+    delta = {"content": "a" * 90, "reasoning": "b" * 90, "tool_calls": [call]}
+    piece = orjson.dumps({"choices": [{"index": 0, "delta": delta, "logprobs": rows, "finish_reason": None}]})
+    for _ in range(100):
+        collected.feed(b"data: " + piece + b"\n\n")
+    [choice] = collected.choices
+    [made] = choice["message"]["tool_calls"]
+    lengths = [
+        len(choice["message"]["content"]),
+        len(choice["message"]["reasoning"]),
+        len(made["function"]["arguments"]),
+    ]
+    assert lengths == [1080, 1080, 1080]
+    assert (choice["logprobs"], collected.is_without_logprobs) == (None, True)
 
 
 def long_answer(message: dict[str, Any], logprobs: int = 1) -> bytes:
@@ -289,6 +308,15 @@ async def test_an_answer_too_long_for_an_event_loses_log_probabilities_first(hos
     assert "logprobs" not in result["structuredContent"]
     assert "HTTP API" in result["structuredContent"]["note"]
     assert result["content"][0]["text"] == result["structuredContent"]["content"] == "ä" * 1000
+
+
+@pytest.mark.parametrize("padding", [b" " * 17_000_000, b",1" * 120_000])
+async def test_an_answer_that_holds_more_than_may_be_parsed_is_a_failure_of_its_backend(
+    host: Host, padding: bytes
+) -> None:
+    answer = long_answer({"content": "ä" * 300_000})
+    host.gateway.pool.demo.origin = Fixed(answer[:-1] + b',"x":[1' + padding + b"]}")
+    assert (await failed(host, chat(), host.key("alice")))["code"] == "backend_error"
 
 
 async def test_an_answer_still_too_long_loses_words_and_says_so(host: Host) -> None:

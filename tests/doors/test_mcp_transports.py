@@ -539,3 +539,12 @@ async def test_only_known_hosts_and_origins_are_let_in(tmp_path: Path, headers: 
 async def test_any_host_can_be_allowed(tmp_path: Path) -> None:
     async with open_host(tmp_path, allowed_hosts=("*",)) as host:
         assert (await host.post(PING, {"Host": "whatever.example.com"})).status_code == 200
+
+
+async def test_more_names_than_any_tool_has_are_refused(host: Host) -> None:
+    for member in ("arguments", "_meta", "x"):
+        params = {"name": "list_models", member: {str(number): 1 for number in range(1001)}}
+        message = {"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params}
+        answer = await host.post(orjson.dumps(message))
+        assert (answer.status_code, answer.json()["id"]) == (400, 7)
+        assert error_of(answer)["code"] == INVALID_PARAMS

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mcp_gateway.core.errors import GatewayError
 
-_SLICE_CHARS = 1024 * 1024
+_SLICE_CHARS = 256 * 1024
 """Of base64: whole groups of four."""
 _DATA_URI = re.compile(r"data:image/(?:png|jpeg|webp|gif);base64,", re.IGNORECASE)
 
@@ -33,11 +33,16 @@ class ImagePolicy:
 
     async def check(self, images: Iterable[str], *, model_sees: bool) -> None:
         """Raises GatewayError: `vision_disabled`, `unsupported_parameter`, `invalid_value` or `content_policy`."""
+        passed_chars = 0
         for image in images:
             if not self.is_enabled:
                 raise GatewayError("vision_disabled", "This gateway takes no images; send text only.", param="messages")
             if not model_sees:
                 raise GatewayError("vision_disabled", "This model takes text only.", param="messages")
+            passed_chars += len(image)
+            if passed_chars > _SLICE_CHARS:
+                passed_chars = 0
+                await asyncio.sleep(0)
             await self._check_one(image)
 
     async def _check_one(self, image: str) -> None:

@@ -91,13 +91,14 @@ def with_model(body: Body, model_at: tuple[int, int], public_model: str) -> Body
     return body[:start] + name + body[end:]
 
 
-async def without_logprobs(body: Body) -> bytes:
+async def without_logprobs(body: Body) -> Body:
     """The answer with `null` for all log probabilities. Raises GatewayError `backend_error`."""
-    kept, at = [], 0
+    kept, at, whole = bytearray(), 0, memoryview(body)
     async for start, end in _logprobs_of(body):
-        kept += [body[at:start], b"null"]
+        kept += whole[at:start]
+        kept += b"null"
         at = end
-    return b"".join((*kept, body[at:]))
+    return kept + whole[at:] if at else body
 
 
 async def _logprobs_of(body: Body) -> AsyncIterator[tuple[int, int]]:

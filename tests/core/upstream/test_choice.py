@@ -38,6 +38,15 @@ def test_a_list_of_texts_is_read_and_images_are_not() -> None:
     assert prefix({"role": "user", "content": None}) != prefix(HELLO)
 
 
+def test_only_so_many_parts_and_messages_are_read() -> None:
+    parts = [{"type": "text", "text": "a"}] * 64
+    assert prefix({"role": "user", "content": [*parts, {"type": "text", "text": "b"}]}) == prefix(
+        {"role": "user", "content": parts}
+    )
+    assert prefix(*[SYSTEM] * 64, HELLO) == prefix(*[SYSTEM] * 64, ANSWER)
+    assert prefix(*[SYSTEM] * 63, HELLO) != prefix(*[SYSTEM] * 63, ANSWER)
+
+
 @pytest.mark.parametrize(
     "other",
     [

@@ -77,6 +77,8 @@ class Model:
     input_modalities: tuple[str, ...]
     price: Price
     is_open_to_guests: bool
+    is_window_known: bool = True
+    """False where `context_window` is an assumption."""
 
 
 class Quote(NamedTuple):
@@ -175,6 +177,7 @@ def _configured(entry: ModelSettings, listing: Listing | None) -> Model:
         input_modalities=entry.input_modalities,
         price=price,
         is_open_to_guests=price.is_free if entry.guests is None else entry.guests,
+        is_window_known=bool(entry.context_window or listed.max_model_len),
     )
 
 

@@ -22,6 +22,7 @@ from mcp_gateway.core.identity.keys import refusal
 from mcp_gateway.core.ledger.ledger import Hold, Ledger, SettlementPending
 from mcp_gateway.core.lifecycle import Lifecycle
 from mcp_gateway.core.limits.limiter import Limiter, Turn
+from mcp_gateway.core.log_limit import LogLimit
 from mcp_gateway.core.money import NANO_PER_USD, format_usd
 from mcp_gateway.core.observe.activity import Activity
 from mcp_gateway.core.observe.metrics import Metrics
@@ -33,6 +34,7 @@ from mcp_gateway.core.upstream import vllm
 from mcp_gateway.core.upstream.answer import Body, read_answer, with_model
 from mcp_gateway.core.upstream.backend import Attempt, Backend, Headers, Response, failure, read_beginning
 from mcp_gateway.core.upstream.choice import prefix_of
+from mcp_gateway.core.upstream.credible import UNKNOWN_WINDOW_TOKENS, credible
 from mcp_gateway.core.upstream.frames import DONE, FrameRelay, Usage
 from mcp_gateway.core.upstream.pool import Pool
 from mcp_gateway.core.upstream.transport import UpstreamError
@@ -98,6 +100,7 @@ class Chat:
         self.lifecycle = lifecycle
         self.now_s = now_s
         self.monotonic_s = monotonic_s
+        self.usage_log = LogLimit(logger, monotonic_s)
         self.running: set[Exchange] = set()
 
     def close_key(self, key_id: str, error: GatewayError) -> None:
@@ -469,11 +472,13 @@ class Exchange:
         """
         self._is_accounted = True
         self._status = status
-        self._usage = usage
         if self._relay is not None:
             self._finish_reason = self._relay.finish_reason
         if usage is None and status == 200 and self._backend is not None:
             self._chat.metrics.usage_missing.labels(self._backend.name).inc()
+        if usage is not None and is_reported:
+            usage = self._credible(usage)
+        self._usage = usage
         if usage is not None:
             self._turn.true_up(usage.total_tokens)
             self.cost_nano = self._price.cost_nano(usage.prompt_tokens, usage.completion_tokens)
@@ -489,6 +494,25 @@ class Exchange:
             duration_s = self._chat.monotonic_s() - self._clock_start_s
             self._chat.metrics.request_ended(record, duration_s, self._first_token_s)
             self._chat.activity.note(record)
+
+    def _credible(self, usage: Usage) -> Usage | None:
+        """A reported usage; None, and told, where the request cannot have used so much."""
+        backend, request = self._backend, self._request
+        assert backend is not None
+        assert request is not None
+        told = credible(usage, self._window_tokens(backend), request.choices)
+        if told is None:
+            self._chat.metrics.usage_invalid.labels(backend.name).inc()
+            self._chat.usage_log.warning("backend %s tells a usage that cannot be: it is not billed", backend.name)
+        return told
+
+    def _window_tokens(self, backend: Backend) -> int:
+        """The larger of the windows that the settings and the backend tell."""
+        model, route = self._model, self._route
+        configured = model.context_window if model is not None and model.is_window_known else 0
+        listing = backend.listings.get(route.backend_model) if route is not None else None
+        listed = listing.max_model_len if listing is not None else None
+        return max(configured, listed or 0) or UNKNOWN_WINDOW_TOKENS
 
     async def _bill(self, record: RequestRecord, *, may_exceed: bool) -> None:
         """Charge `cost_nano`, which is afterwards what was charged. Raises GatewayError `ledger_unavailable`."""

@@ -1,6 +1,7 @@
 """What a chat costs: exact to the nano, decided once, and settled by whatever way it ends."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -193,15 +194,60 @@ async def test_usage_beyond_the_hold_is_billed_as_far_as_the_wallet_reaches(stag
 async def test_what_no_wallet_covers_is_the_operators_loss_in_a_metric_and_a_log_line(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tokens = 1000 * CREDIT_NANO // PROMPT_PICO + 1000
-    stage.backend.answer_with(unary(tokens, 0))
-    answer = await stage.chat(max_tokens=16)
-    assert answer.headers["x-cost-usd"] == format_usd(CREDIT_NANO)
-    await stage.is_left_with(0)
-    assert (await stage.door.record(answer))["cost_nano"] == CREDIT_NANO
-    loss_usd = (cost_nano(tokens, 0) - CREDIT_NANO) / 1e9
+    credit_nano = stage.quote(max_tokens=16).maximum_nano
+    poor = await stage.credited(credit_nano)
+    stage.backend.answer_with(unary(2048, 0))
+    answer = await poor.chat(max_tokens=16)
+    assert answer.headers["x-cost-usd"] == format_usd(credit_nano)
+    await poor.is_left_with(0)
+    assert (await stage.door.record(answer))["cost_nano"] == credit_nano
+    loss_usd = (cost_nano(2048, 0) - credit_nano) / 1e9
     assert f'gateway_unpaid_usd_total{{model="priced/tiny"}} {loss_usd}' in (await stage.door.http.get("/metrics")).text
     assert "more than its account has" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [(2049, 1), (1, 2049), (2**31, 1), (2**53, 1), (2**62, 1), (2**63, 1)],
+)
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_a_usage_that_cannot_be_is_not_billed_and_stands_in_no_sum(
+    stage: Stage, usage: tuple[int, int], is_stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage.backend.answer_with(events(*stream(*usage)) if is_stream else unary(*usage))
+    before = await invalid_usages(stage.door)
+    answer = await stage.chat(max_tokens=16, stream=is_stream)
+    assert answer.status_code == 200
+    await stage.is_left_with(CREDIT_NANO)
+    record = await stage.door.record(answer)
+    assert (record["prompt_tokens"], record["completion_tokens"], record["cost_nano"]) == (0, 0, 0)
+    assert await invalid_usages(stage.door) == before + 1
+    for path in ("/v1/usage", "/v1/billing", "/v1/requests", "/stats", "/metrics"):
+        assert (await stage.door.get(path, stage.key)).status_code == 200
+
+
+async def invalid_usages(door: Door) -> float:
+    found = re.search(r'gateway_usage_invalid_total\{backend="vllm-1"\} (\S+)', (await door.http.get("/metrics")).text)
+    return float(found[1]) if found is not None else 0.0
+
+
+@pytest.mark.parametrize("choices", [1, 2])
+async def test_several_answers_may_fill_a_window_each(stage: Stage, choices: int) -> None:
+    stage.backend.answer_with(unary(10, 2048 * choices))
+    await stage.chat(max_tokens=16, n=choices)
+    await stage.is_left_with(CREDIT_NANO - cost_nano(10, 2048 * choices))
+
+
+@pytest.mark.parametrize(
+    "reason", [b"5", b"[]", b'["stop"]', b"{}", b"true", b"null", b'"' + b"x" * 65 + b'"', b'"a\\nb"']
+)
+async def test_a_finish_reason_that_is_no_word_is_none(stage: Stage, reason: bytes) -> None:
+    body = b'{"model":"tiny","choices":[{"finish_reason":%b}],"usage":{"prompt_tokens":3,"completion_tokens":1}}'
+    stage.backend.answer_with(whole(body % reason))
+    answer = await stage.chat()
+    assert answer.status_code == 200
+    assert (await stage.door.record(answer))["finish_reason"] is None
+    await stage.is_left_with(CREDIT_NANO - cost_nano(3, 1))
 
 
 async def test_an_answer_without_usage_is_free_and_counted(stage: Stage) -> None:

@@ -57,6 +57,10 @@ class Metrics:
             "gateway_usage_missing", "Answers whose backend told no usage, so that nothing was billed.", ("backend",),
             registry=registry,
         )  # fmt: skip
+        self.usage_invalid = Counter(
+            "gateway_usage_invalid", "Answers whose backend told a usage that cannot be: taken for missing.",
+            ("backend",), registry=registry,
+        )  # fmt: skip
         self.unpaid_usd = Counter(
             "gateway_unpaid_usd", "What answers cost beyond their holds and what their wallets had free.", ("model",),
             registry=registry,

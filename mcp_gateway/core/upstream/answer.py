@@ -13,12 +13,13 @@ import orjson
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import SLICE_BYTES
+from mcp_gateway.core.upstream.credible import read_finish_reason
 from mcp_gateway.core.upstream.frames import FIRST_MODEL, Usage, read_usage, usage_at
 
 PARSED_BYTES = 256 * 1024
 _OVERLAP_BYTES = 4096
 """Of two slices: more than what is looked for takes."""
-_FINISH = re.compile(rb'"finish_reason":\s?(?:"([a-z_]+)"|null)')
+_FINISH = re.compile(rb'"finish_reason":\s?(?:"([a-z_]{1,64})"|null)')
 _LOGPROBS = re.compile(rb'"logprobs":\s?\{')
 _NO_BRACKET = re.compile(rb'(?:[^"{}\[\]]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
 _DEEPER = {ord("{"): 1, ord("["): 1, ord("}"): -1, ord("]"): -1}
@@ -47,7 +48,8 @@ def _parse_answer(body: Body) -> Told:
     except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
         raise _not_understood() from None
     found = FIRST_MODEL.search(body)
-    return Told(finish_reason, read_usage(usage), found.span(1) if found is not None else None)
+    model_at = found.span(1) if found is not None else None
+    return Told(read_finish_reason(finish_reason), read_usage(usage), model_at)
 
 
 async def _search_answer(body: Body) -> Told:

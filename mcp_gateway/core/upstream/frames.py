@@ -24,7 +24,7 @@ _USAGE = re.compile(rb'"usage":\s?(' + _OBJECT + rb")")
 _SPLICED_USAGE = re.compile(rb',"usage":(?:' + _PLAIN_OBJECT + rb"|null)")
 """As vLLM writes it, once in every frame: a literal start and ranges that end below the braces are found sooner."""
 _LOOSE_SPLICED_USAGE = re.compile(rb',\s?"usage":\s?(?:' + _OBJECT + rb"|null)")
-_FINISH = re.compile(rb'"finish_reason":\s?"([a-z_]+)"')
+_FINISH = re.compile(rb'"finish_reason":\s?"([a-z_]{1,64})"')
 _FINGERPRINT = re.compile(rb',\s?"system_fingerprint":\s?"[^"\\]*"')
 _DONE = re.compile(rb"data:(?<![^\n]data:) ?\[DONE\]")
 _NO_CHOICES = re.compile(rb'"choices":\s?\[\]')
@@ -64,7 +64,7 @@ def read_usage(value: Any) -> Usage | None:
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and value >= 0 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def usage_at(text: bytes | bytearray, start: int) -> Usage | None:

@@ -59,7 +59,8 @@ _GUESTS = Validity()
 class Caller:
     """An account's key, or a guest at an address.
 
-    What it uses counts against every one of its quotas, which go from its own to those that it shares with others.
+    What it uses counts against every one of its quotas: its own, then those that it shares. Of several that are used
+    up, the first is told.
     """
 
     account_id: str

@@ -91,9 +91,9 @@ class Authenticator:
 
     def _make_caller(self, key: Key, limits: AccountLimits, validity: Validity) -> Caller:
         own = Quota("key", key.id, self.allowance_of(key.limits))
-        makers = [Quota("maker", maker.key_id, self._maker_allowance(maker.limits, limits.own)) for maker in key.makers]
         account = Quota("account", key.account_id, self._account_allowance(limits))
-        return Caller(key.account_id, key.id, (own, *makers, account), key.is_test, key.scopes, validity)
+        makers = [Quota("maker", maker.key_id, self._maker_allowance(maker.limits, limits.own)) for maker in key.makers]
+        return Caller(key.account_id, key.id, (own, account, *makers), key.is_test, key.scopes, validity)
 
     def _forget(self, key_id: str, error: GatewayError) -> None:
         made = self._callers.pop(key_id, None)

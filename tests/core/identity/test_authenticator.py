@@ -138,11 +138,11 @@ async def test_what_a_key_uses_counts_for_every_key_before_it(
     caller = await identified(authenticator, raw)
     assert [(quota.whose, quota.subject) for quota in caller.quotas] == [
         ("key", third.id),
+        ("account", account),
         ("maker", second.id),
         ("maker", first.id),
-        ("account", account),
     ]
-    assert [quota.allowance for quota in caller.quotas[1:3]] == [
+    assert [quota.allowance for quota in caller.quotas[2:]] == [
         Allowance(4, 1000, None, 8, LISTINGS),
         Allowance(5, None, 500, 8, LISTINGS),
     ]
@@ -155,8 +155,8 @@ async def test_a_maker_s_default_binds_what_it_made_unless_its_account_was_given
     maker, _ = await keys.create(account, limits=OwnLimits(in_flight=3))
     _, raw = await keys.create(account, made_by=maker.id)
     caller = await identified(authenticator, raw)
-    assert caller.quotas[1].allowance == Allowance(None, 1000, None, 3, LISTINGS)
-    assert caller.quotas[2].allowance == Allowance(600, 1000, None, None, LISTINGS)
+    assert caller.quotas[1].allowance == Allowance(600, 1000, None, None, LISTINGS)
+    assert caller.quotas[2].allowance == Allowance(None, 1000, None, 3, LISTINGS)
 
 
 async def test_a_maker_binds_what_it_made_when_it_is_changed_and_when_it_has_ended(
@@ -166,9 +166,9 @@ async def test_a_maker_binds_what_it_made_when_it_is_changed_and_when_it_has_end
     made, raw = await keys.create(account, made_by=maker.id)
     await identified(authenticator, raw)
     await keys.change(maker.id, limits=OwnLimits(3))
-    assert (await identified(authenticator, raw)).quotas[1].allowance.requests_per_minute == 3
+    assert (await identified(authenticator, raw)).quotas[2].allowance.requests_per_minute == 3
     await keys.revoke(maker.id)
-    assert (await identified(authenticator, raw)).quotas[1].allowance.requests_per_minute == 3
+    assert (await identified(authenticator, raw)).quotas[2].allowance.requests_per_minute == 3
     await keys.revoke(made.id)
     assert not known._made
 

@@ -30,6 +30,10 @@ async def post(**fields: Any) -> tuple[int, bytes]:
     return response.status, await response.read()
 
 
+async def no_time(_delay_s: float) -> None:
+    """Sleeps not at all."""
+
+
 async def answer(**fields: Any) -> dict[str, Any]:
     status, body = await post(**fields)
     assert status == 200, body[:500]
@@ -93,6 +97,20 @@ async def test_all_choices_together_have_a_thousand_tokens(choices: int, more: d
         assert {choice["finish_reason"] for choice in found["choices"]} == {"length"}
         spent = found["usage"]
     assert spent["completion_tokens"] == TOKENS // choices * choices
+
+
+async def test_a_long_answer_is_told_in_larger_pieces_unless_it_is_paced() -> None:
+    for model, most in (("demo/echo", 200), ("demo/paced", 1100)):
+        body = {"model": model, "messages": user("x"), "stream": True, "ignore_eos": True, "max_tokens": 1000}
+        response = await DemoBackend(sleep=no_time).request(
+            "POST", "/v1/chat/completions", [JSON_TYPE], json.dumps(body | {"logprobs": True}).encode()
+        )
+        frames = (await response.read()).split(b"\n\n")[1:-2]
+        told = [json.loads(frame[6:])["choices"][0] for frame in frames]
+        assert most - 200 < len(told) < most
+        tokens = [token["token"] for choice in told for token in choice["logprobs"]["content"]]
+        assert len(tokens) == 1000
+        assert "".join(tokens) == "".join(choice["delta"]["content"] for choice in told)
 
 
 async def test_fewer_tokens_are_as_many_as_were_asked_for() -> None:

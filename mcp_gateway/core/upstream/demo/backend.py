@@ -42,6 +42,11 @@ class Pace:
     first_token_s: float = 0.0
     token_s: float = 0.0
 
+    @property
+    def tokens_at_once(self) -> int:
+        """How many tokens of a long answer leave together: each event costs, and without a pace none is waited for."""
+        return 1 if self.token_s else 8
+
     def due_s(self, tokens: int) -> float:
         """When so many tokens are there, in seconds after the request."""
         return self.first_token_s + (tokens - 1) * self.token_s if tokens else 0.0
@@ -171,7 +176,8 @@ class DemoBackend:
         replies = replies_to(body, head.id)
         pace = PACES[model]
         if body.stream:
-            events = wire.events(head, [steps(reply, body, max_tokens) for reply in replies])
+            told = [steps(reply, body, max_tokens, pace.tokens_at_once) for reply in replies]
+            events = wire.events(head, told)
             return DemoResponse(200, {b"content-type": _EVENTS}, _paced(events, pace), self._sleep)
         taken = [list(steps(reply, body, max_tokens)) for reply in replies]
         await self._sleep(pace.due_s(max(choice[-1].completion_tokens for choice in taken)))

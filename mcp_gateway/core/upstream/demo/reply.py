@@ -18,6 +18,7 @@ from mcp_gateway.core.upstream.demo.tokens import END_OF_TURN, MAX_TOKEN_CHARS, 
 
 _MAX_TEXT_CHARS = (MAX_OUTPUT_TOKENS + 1) * MAX_TOKEN_CHARS
 """More than any answer has room for."""
+_SINGLE_TOKENS = 32
 _WORD = re.compile(r"[\w.-]+")
 
 
@@ -70,10 +71,10 @@ def replies_to(body: ChatBody, answer_id: str) -> list[Reply]:
     return [Reply(_said_at_least(least, f"{_greeting(body, choice)}{saw} {heard}")) for choice in range(body.choices)]
 
 
-def steps(reply: Reply, body: ChatBody, max_tokens: int) -> Iterator[Step]:
+def steps(reply: Reply, body: ChatBody, max_tokens: int, tokens_at_once: int = 1) -> Iterator[Step]:
     """Go through a reply until its end, a stop string or `max_tokens`, holding back what may begin a stop string.
 
-    The token that ends a turn counts as one, as in vLLM.
+    The token that ends a turn counts as one, as in vLLM. After the first ones, `tokens_at_once` make a step together.
     """
     stops, includes_stop = body.stops, bool(body.include_stop_str_in_output)
     reach = max(map(len, stops), default=1) - 1
@@ -90,6 +91,8 @@ def steps(reply: Reply, body: ChatBody, max_tokens: int) -> Iterator[Step]:
             finish = reply.finish_reason
         elif count == max_tokens:
             finish = "length"
+        if not (finish or piece.delta or count <= _SINGLE_TOKENS or count % tokens_at_once == 0):
+            continue
         end = len(text) if finish else max(shown, len(text) - hold)
         delta = piece.delta or ({"content": text[shown:end]} if end > shown else {})
         shown = end

@@ -11,8 +11,9 @@ What comes in (`_Incoming`), fed to the parser in slices that end with a head or
     BODY --- framing broken ---> OVER                         its exchange answers 400, or is cut off if it has begun
     BODY --- whole, to close --> OVER                         the last request that counts
 
-While 16 exchanges wait, what comes further stays bytes (`_unread`). What goes out: one exchange after another, from
-`_answer` to `answered`; behind a refusal the socket stays open for reading, so that no reset overtakes the answer.
+While 16 exchanges wait, or 64 KiB of their bodies, what comes further stays bytes (`_unread`). What goes out: one
+exchange after another, from `_answer` to `answered`; behind a refusal the socket stays open for reading, so that no
+reset overtakes the answer.
 """
 
 import asyncio
@@ -40,7 +41,10 @@ _KEEP_ALIVE_S = 75.0
 _MAX_AHEAD = 16
 """Requests of one connection that wait for the answers before theirs; what it sends beyond them stays bytes."""
 _HIGH_WATER_BYTES = 64 * 1024
-"""A connection is not read on while this much of it waits to be parsed; up to it, unread answers are not counted."""
+"""A connection is not read on while this much of it waits to be parsed, nor parsed while this much of bodies waits for
+its turn; up to it, unread answers are not counted."""
+_SLICES_A_TURN = 4096
+"""Of a read that is full of blank lines; parsing more of them at once would hold up everybody else."""
 _BLANK_LINE = b"\r\n\r\n"
 _LINGER_S = 2.0
 """How long a client that was refused may take to read that and close."""
@@ -91,6 +95,7 @@ class Connection(asyncio.Protocol):
         self._answering: HttpExchange | None = None
         self._ahead: deque[tuple[HttpExchange, Scope]] = deque()
         self._reading: HttpExchange | None = None  # whose body comes in
+        self._ahead_bytes = 0  # of the bodies of those ahead
         self._is_reading_paused = False
         self._incoming = _HEAD
         self._unread = b""  # read and not yet parsed, from `_unread_from`
@@ -217,6 +222,8 @@ class Connection(asyncio.Protocol):
         self._framing_bytes = 0
         if self._reading is not None:
             self._reading.add_body(body)
+            if self._ahead and self._reading is self._ahead[-1][0]:
+                self._ahead_bytes += len(body)
 
     def on_message_complete(self) -> None:
         if self._incoming is _OVER:
@@ -242,7 +249,7 @@ class Connection(asyncio.Protocol):
             self._look_for_departure(is_wanted=True)
 
     def resume_reading(self) -> None:
-        """Read on, unless much has been read already that waits to be parsed."""
+        """Read on, unless much has been read already that waits to be parsed, or to be taken."""
         if self._is_reading_paused and not self._has_enough and not self.transport.is_closing():
             self._is_reading_paused = False
             self.transport.resume_reading()
@@ -277,6 +284,8 @@ class Connection(asyncio.Protocol):
             self._close_after(exchange)
         elif self._ahead:
             self._answer(*self._ahead.popleft())
+            if self._ahead_bytes:
+                self._ahead_bytes = sum(waiting.waiting_bytes for waiting, _ in self._ahead)
             if self._unread:
                 self._read_on(self._unread, self._unread_from)
         self.resume_reading()
@@ -297,12 +306,19 @@ class Connection(asyncio.Protocol):
 
     @property
     def _has_enough(self) -> bool:
-        return len(self._unread) - self._unread_from > _HIGH_WATER_BYTES
+        is_full = self._reading is not None and self._reading.is_full
+        return is_full or len(self._unread) - self._unread_from > _HIGH_WATER_BYTES
 
     def _read_on(self, data: bytes, start: int) -> None:
-        """Parse what has come, slice by slice, as long as there is a place for another request."""
-        size = len(data)
-        while start < size and self._incoming is not _OVER and len(self._ahead) < _MAX_AHEAD:
+        """Parse what has come, slice by slice, as long as there is room for what waits behind the present answer."""
+        size, slices = len(data), 0
+        while start < size and self._incoming is not _OVER:
+            if len(self._ahead) >= _MAX_AHEAD or self._ahead_bytes > _HIGH_WATER_BYTES:
+                break
+            if slices == _SLICES_A_TURN:
+                self.loop.call_soon(self._go_on)
+                break
+            slices += 1
             if self._left_bytes:
                 end = min(start + self._left_bytes, size)
                 self._left_bytes -= end - start
@@ -319,6 +335,12 @@ class Connection(asyncio.Protocol):
             self._unread, self._unread_from, self._tail = data, start, b""
             if self._has_enough:
                 self.pause_reading()
+
+    def _go_on(self) -> None:
+        """In another turn of the event loop, so that others have theirs."""
+        if self._unread:
+            self._read_on(self._unread, self._unread_from)
+            self.resume_reading()
 
     def _end_of_slice(self, data: bytes, start: int) -> int:
         """Behind the next blank line: a head ends there, or a body in chunks, unless it is content (no harm)."""

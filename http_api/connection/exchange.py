@@ -109,6 +109,16 @@ class HttpExchange:
         """Whether a part of the answer is sent, or may be."""
         return self._has_started
 
+    @property
+    def waiting_bytes(self) -> int:
+        """How much of the body has come and is not taken."""
+        return self._body_bytes
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much of the body waits to be taken that no more of it is read."""
+        return self._body_bytes > _HIGH_WATER_BYTES and not self.is_complete
+
     async def run(self, app: ASGIApp, scope: Scope) -> None:
         """Have the app answer; an answer that it does not complete is cut off, so that nobody takes it for whole."""
         try:
@@ -169,7 +179,7 @@ class HttpExchange:
             return
         self._body.append(piece)
         self._body_bytes += len(piece)
-        if self._body_bytes > _HIGH_WATER_BYTES:
+        if self.is_full:
             self._connection.pause_reading()
         self._move()
 

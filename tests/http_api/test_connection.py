@@ -399,6 +399,34 @@ async def test_of_hundreds_of_requests_in_one_read_a_few_are_begun_and_the_rest_
         await writer.wait_closed()
 
 
+async def test_of_the_bodies_that_wait_for_their_turn_a_few_are_kept_and_the_rest_stays_unread() -> None:
+    may_answer = asyncio.Event()
+    scopes: list[Scope] = []
+
+    async def waits(scope: Scope, receive: Receive, send: Send) -> None:
+        scopes.append(scope)
+        await may_answer.wait()
+        await hello(scope, receive, send)
+
+    heads = [b"POST /%d HTTP/1.1\r\nhost: x\r\ncontent-length: 60000\r\n\r\n" % number for number in range(16)]
+    async with serving(waits) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(HELLO + b"".join(head + b"x" * 60_000 for head in heads) + closing(HELLO))
+        async with asyncio.timeout(PATIENCE_S):
+            for _ in range(5):
+                await parsed(port)
+            connection = scopes[0][CLIENT]._connection
+            assert sum(exchange.waiting_bytes for exchange, _ in connection._ahead) <= 2 * 64 * 1024
+            assert len(connection._unread) <= (64 + 256) * 1024
+            may_answer.set()
+            answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+    assert statuses(answer) == [200] * 18
+    assert [answer.count(b"POST /%d  x" % number) for number in range(16)] == [1] * 16
+    assert connection._ahead_bytes == 0
+
+
 @pytest.mark.parametrize(("behind", "is_reset"), [*product((0, 15, 16, 17, 2000, 4000), (False, True)), (20_000, True)])
 async def test_a_client_that_leaves_is_noticed_however_many_requests_wait(
     behind: int, is_reset: bool, monkeypatch: pytest.MonkeyPatch
@@ -455,6 +483,19 @@ async def test_requests_of_all_kinds_cut_anywhere_are_answered_in_order(seed: in
         answer = await raw(port, *[sent[start:end] for start, end in pairwise([0, *cuts, len(sent)])], at_once=False)
     bodies = [part.partition(b"\r\n\r\n")[2] for part in answer.split(b"HTTP/1.1 200 OK\r\n")[1:]]
     assert bodies == [told for _, told in requests] + [b"GET /hello  "]
+
+
+@pytest.mark.parametrize("is_small", [True, False])
+async def test_a_body_full_of_blank_lines_takes_turns_with_others_and_arrives_whole(
+    is_small: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_connection, "_SLICES_A_TURN", 3)
+    body = b"\r\n\r\n" * (1000 if is_small else 80_000)
+    chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    async with serving(hello) as port:
+        answer = await raw(port, CHUNKED + chunks + HELLO + closing(HELLO))
+    assert statuses(answer) == [200, 200, 200]
+    assert answer.count(b"\r\n\r\n\r\n\r\n") >= len(body) // 16
 
 
 async def test_a_long_body_is_not_read_ahead_of_the_app() -> None:

@@ -3,6 +3,7 @@
 import secrets
 import sqlite3
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -206,17 +207,16 @@ class KeyRing:
             limits or OwnLimits(), _scopes_of(scopes, is_test=is_test), _later(expires_at_ms, now_ms), made_by,
         )  # fmt: skip
 
-        def work(connection: sqlite3.Connection) -> None:
-            if made_by is not None:
-                self._check_maker(connection, made_by)
+        def work(connection: sqlite3.Connection) -> Key:
+            makers = () if made_by is None else self._makers_from(connection, made_by)
             self._check_room(connection, account_id)
             if before is not None:
                 before(connection, key)
             _insert(connection, key, digest_of(raw))
             note_change(connection, LIMITS_OF + account_id)
+            return replace(key, makers=makers)
 
-        await self._store.write(work)
-        return await self.get(key.id), raw
+        return await self._store.write(work), raw
 
     async def change(self, key_id: str, *, name: str | None = None, limits: OwnLimits | None = None) -> Key:
         """Rename a key or replace its limits. Raises GatewayError `not_found`, `invalid_value`."""
@@ -269,8 +269,11 @@ class KeyRing:
             await listener()
         return await self.get(key_id)
 
-    def _check_maker(self, connection: sqlite3.Connection, key_id: str) -> None:
-        """A key that ended while its request was read makes no other, nor does the last of a long line."""
+    def _makers_from(self, connection: sqlite3.Connection, key_id: str) -> tuple[Maker, ...]:
+        """The makers of a key that this one makes. Raises GatewayError.
+
+        A key that ended while its request was read makes no other, nor does the last of a long line.
+        """
         row = connection.execute(f"{_SELECT} WHERE keys.id = ?", (key_id,)).fetchone()
         maker = None if row is None else _key(row)
         code = "invalid_api_key" if maker is None else maker.fault_at(self._now_ms())
@@ -279,6 +282,7 @@ class KeyRing:
         if len(maker.makers) >= _MOST_MAKERS:
             message = f"This key is the last in a line of {_MOST_MAKERS + 1} that made one another; it makes no more."
             raise GatewayError("conflict", message)
+        return Maker(maker.id, maker.limits), *maker.makers
 
     def _check_room(self, connection: sqlite3.Connection, account_id: str) -> None:
         if not connection.execute("SELECT 1 FROM accounts WHERE id = ?", (account_id,)).fetchone():

@@ -128,3 +128,21 @@ def test_migrations_are_numbered_one_by_one() -> None:
     """Two of one number, from two branches, would leave one of them out."""
     names = sorted(path.name for path in (ROOT / "mcp_gateway/core/store/migrations").glob("*.sql"))
     assert [int(name[:4]) for name in names] == list(range(1, len(names) + 1))
+
+
+def test_every_test_that_the_threat_model_names_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "threat-model.md").read_text()))
+    there = {
+        name for path in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())
+    }
+    assert named
+    assert named <= there, sorted(named - there)
+
+
+def test_every_setting_that_the_threat_model_names_exists() -> None:
+    text = (ROOT / "docs" / "threat-model.md").read_text()
+    settings = (ROOT / "docs" / "configuration.md").read_text()
+    named = set(re.findall(r"`(?:guests|limits|upstream|mcp|wallet)\.(\w+)`|`(max_\w+|client_stall_timeout_s)`", text))
+    assert named
+    for name in (table or plain for table, plain in named):
+        assert f"| `{name}` |" in settings, name

@@ -6,12 +6,13 @@ Knows owners and sizes, and nothing of what the bytes are. State changes only be
 import asyncio
 import logging
 from bisect import insort
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.log_limit import LogLimit
 
 logger = logging.getLogger(__name__)
 
@@ -25,23 +26,25 @@ GUESTS_PART = 4
 """All guests together have at most a quarter."""
 SMALL_PART = 8
 """An eighth is for the small."""
-_MAX_WAITING = 1024
 _ALL = "all"
 _GUESTS = "guests"
+_MAX_WAITING = {_ALL: 1024, _GUESTS: 512}
+_MAX_WAITING_OF_ONE = 64
+"""Of one caller and of one address: whoever fills the line keeps nobody else from standing in it."""
 
 
 class Owner(NamedTuple):
-    """Whom bytes are counted for: a caller's subject, and the address that it calls from."""
+    """Whom bytes are counted for: a caller's subject, and the address that it calls from, unless many share it."""
 
     subject: str
-    address: str
+    address: str | None
     is_guest: bool
 
     @property
     def parts(self) -> tuple[str, ...]:
         """The names of what bounds it, the widest first."""
         own = (_ALL, _GUESTS, self.subject) if self.is_guest else (_ALL, self.subject)
-        return own if self.address == self.subject else (*own, self.address)
+        return own if self.address is None else (*own, self.address)
 
     def is_apart_from(self, parts: Iterable[str]) -> bool:
         """Whether none of these bounds it."""
@@ -63,8 +66,8 @@ class BytesInFlight:
     give up together.
     """
 
-    def __init__(self, most_bytes: int, *, counted_as: Callable[[str], str] = str, wait_s: float = 5.0) -> None:
-        """`counted_as` tells what an address counts as."""
+    def __init__(self, most_bytes: int, *, counted_as: Callable[[str], str | None] = str, wait_s: float = 5.0) -> None:
+        """`counted_as` tells what an address counts as; None for one that many callers share."""
         small_bytes = most_bytes // SMALL_PART
         self.small = Share(small_bytes, small_bytes // OWNER_PART, small_bytes // GUESTS_PART, wait_s)
         self.large = Share(largest_of(most_bytes), most_bytes // OWNER_PART, most_bytes // GUESTS_PART, wait_s)
@@ -92,7 +95,8 @@ class BytesInFlight:
     def reservation(self, owner: Owner) -> "Reservation":
         """A reservation for an owner, of nothing yet."""
         self._made += 1
-        return Reservation(self, owner._replace(address=self._counted_as(owner.address)), self._made)
+        address = None if owner.address is None else self._counted_as(owner.address)
+        return Reservation(self, owner._replace(address=address), self._made)
 
 
 class Reservation:
@@ -181,6 +185,8 @@ class Share:
         self._wait_s = wait_s
         self._used: defaultdict[str, int] = defaultdict(int)
         self._line: list[_Waiter] = []
+        self._waiting: Counter[str] = Counter()
+        self._log = LogLimit(logger)
         self._is_move_due = False
         self._held: set[Reservation] = set()
 
@@ -220,8 +226,11 @@ class Share:
 
     async def wait(self, reservation: Reservation, size_bytes: int) -> None:
         """Wait in line, and grow. Raises GatewayError `overloaded`."""
-        if len(self._line) >= _MAX_WAITING:
+        parts = reservation.owner.parts
+        is_begun = reservation.size_bytes > 0  # and by that bounded
+        if not is_begun and any(self._waiting[name] >= _MAX_WAITING.get(name, _MAX_WAITING_OF_ONE) for name in parts):
             raise _overloaded()
+        self._waiting.update(parts)
         waiter = _Waiter(reservation, size_bytes)
         insort(self._line, waiter, key=lambda other: other.rank)
         self._move_soon()
@@ -231,6 +240,8 @@ class Share:
         except BaseException:
             self._leave(waiter)
             raise
+        finally:
+            self._waiting -= Counter(parts)
         if not waiter.is_served:
             raise _overloaded()
 
@@ -264,7 +275,7 @@ class Share:
         self._held.add(held)
         while held.size_bytes and (lacking := self._lacking(held, 0)):
             largest = self._largest_within(lacking[0])
-            logger.info("a connection is ended: its client leaves %d bytes unread", largest.size_bytes)
+            self._log.warning("a connection is ended: its client leaves %d bytes unread", largest.size_bytes)
             end = largest.end
             largest.release()
             if end is not None:

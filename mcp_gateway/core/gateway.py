@@ -116,6 +116,7 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] = time.
         keys = _keys(store, settings)
         known_keys = KnownKeys(keys, now_ms=now_ms)
         await known_keys.begin()
+        addresses = AddressReader(settings.trusted_proxies)
         limiter = Limiter(now_s, guest_addresses_per_minute=settings.guests.addresses_per_minute)
         limiter.restore_day(await _used_today(records, keys))
         published = Published()
@@ -144,7 +145,7 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] = time.
             published=published,
             pool=pool,
             limiter=limiter,
-            bytes_in_flight=_bytes_in_flight(settings, metrics),
+            bytes_in_flight=_bytes_in_flight(settings, addresses, metrics),
             ledger=ledger,
             statement=Statement(store),
             payments=stack.enter_context(_payments(store, ledger, settings)),
@@ -152,7 +153,7 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] = time.
             keys=keys,
             known_keys=known_keys,
             authenticator=Authenticator(known_keys, settings.guests, settings.limits),
-            addresses=AddressReader(settings.trusted_proxies),
+            addresses=addresses,
             chat=chat,
         )
         known_keys.on_close(chat.close_key)
@@ -231,8 +232,11 @@ def _keys(store: Store, settings: Settings) -> KeyRing:
     return KeyRing(store, new_id=new_id, now_ms=now_ms, most=most)
 
 
-def _bytes_in_flight(settings: Settings, metrics: Metrics) -> BytesInFlight:
-    room = BytesInFlight(settings.max_in_flight_bytes, counted_as=counted_as)
+def _bytes_in_flight(settings: Settings, addresses: AddressReader, metrics: Metrics) -> BytesInFlight:
+    def own(address: str) -> str | None:
+        return None if addresses.is_shared(address) else counted_as(address)
+
+    room = BytesInFlight(settings.max_in_flight_bytes, counted_as=own)
     metrics.bytes_in_flight.labels("small").set_function(lambda: room.small.used_bytes)
     metrics.bytes_in_flight.labels("large").set_function(lambda: room.large.used_bytes)
     return room

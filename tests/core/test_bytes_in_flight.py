@@ -83,6 +83,15 @@ async def test_a_caller_has_an_eighth_from_all_of_its_addresses_and_an_address_f
     await taken(room, key(2, "192.0.2.2"), EIGHTH)
 
 
+async def test_an_address_that_many_share_has_no_part_of_its_own() -> None:
+    room = BytesInFlight(BUDGET, counted_as=lambda address: None if address == "127.0.0.1" else address, wait_s=0.0)
+    for number in range(3):
+        await taken(room, key(number, "127.0.0.1"), EIGHTH)
+    await refused(room, key(2, "127.0.0.1"), SMALL_BYTES + 1)
+    await taken(room, key(4, "192.0.2.1"), EIGHTH)
+    await refused(room, key(5, "192.0.2.1"), SMALL_BYTES + 1)
+
+
 async def test_guests_have_a_quarter_together_and_leave_the_rest_to_keys() -> None:
     room = budget()
     for number in range(8):
@@ -241,12 +250,13 @@ async def test_one_that_is_cancelled_just_as_it_is_served_keeps_nothing() -> Non
     assert room.used_bytes == 0
 
 
-async def test_a_line_has_an_end() -> None:
+async def test_who_fills_the_line_keeps_nobody_else_from_standing_in_it() -> None:
     room = budget(PATIENCE_S)
     await taken(room, key(), EIGHTH)
-    waiting = [asyncio.ensure_future(taken(room, key(), MIB)) for _ in range(1024)]
-    await line_of(room.large, 1024)
+    waiting = [asyncio.ensure_future(taken(room, key(), MIB)) for _ in range(64)]
+    await line_of(room.large, 64)
     await refused(room, key(), MIB)
+    assert (await taken(room, key(2), MIB)).size_bytes == MIB
     for one in waiting:
         one.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)

@@ -53,9 +53,10 @@ def room_of(door: Door) -> BytesInFlight:
     return door.gateway.bytes_in_flight
 
 
-def another() -> Owner:
-    """Somebody else at the address that the tests' clients have."""
-    return Owner("another", "127.0.0.1", False)
+async def owner_of(door: Door, key: str) -> Owner:
+    """Whom a key's requests are counted for; their address is a proxy's."""
+    (own,) = (await door.get("/v1/keys", key)).json()["data"]
+    return Owner(own["id"], None, False)
 
 
 def request_of(key: str, **fields: Any) -> bytes:
@@ -140,7 +141,7 @@ async def test_an_answer_that_finds_no_room_is_503_and_no_fault_of_the_backend(
         await silence(asked)
 
     before = (await door.get("/metrics")).text.count("gateway_upstream_errors_total{")
-    with room_of(door).reservation(another()) as other:
+    with room_of(door).reservation(await owner_of(door, key)) as other:
         await other.grow(EIGHTH - 100 * KIB)
         backend.answer_with(*[in_chunks if is_chunked else unary(content=LARGE)] * 6)
         for _ in range(6):
@@ -204,7 +205,7 @@ async def test_beyond_an_owners_part_the_connection_with_the_most_unread_is_ende
             kept = room_of(door).large.used_bytes
             clients.append(Deaf(door, request_of(key)))
             await eventually(lambda least=kept + size_bytes: room_of(door).large.used_bytes >= least)
-        with room_of(door).reservation(another()) as other:
+        with room_of(door).reservation(await owner_of(door, key)) as other:
             other.hold(300 * KIB, lambda: None)
         await eventually(lambda: len(door.server.server_state.tasks) == 2)
         got = [await client.read(size_bytes) for client, size_bytes in zip(clients, sizes, strict=True)]
@@ -231,7 +232,7 @@ async def test_a_frame_that_does_not_end_is_counted_and_refused_where_there_is_n
     backend.answer_with(endless)
     answer = asyncio.ensure_future(door.chat(key, stream=True))
     await eventually(lambda: room_of(door).large.used_bytes >= 600 * KIB)
-    with room_of(door).reservation(another()) as other:
+    with room_of(door).reservation(await owner_of(door, key)) as other:
         await other.grow(SMALL_BYTES + 1)
         more.set()
         text = (await answer).text

@@ -87,11 +87,10 @@ async def answer(runner: ServerRunner[Any], message: Message, call: CallContext)
     """The payload that answers a request, and the JSON-RPC error code where it is an error."""
     assert message.method is not None
     try:
-        result = await runner.on_request(call, message.method, message.params)
+        return result_payload(message.id, await runner.on_request(call, message.method, message.params)), None
     except Exception as error:
         told = handler_exception_to_error_data(error) or _internal_error(error)
         return error_payload(message.id, told), told.code
-    return result_payload(message.id, result), None
 
 
 def _internal_error(error: Exception) -> ErrorData:

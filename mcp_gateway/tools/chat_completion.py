@@ -5,6 +5,7 @@ where somebody listens to progress; the result is whole either way.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from mcp_gateway.core.json_bounds import holds_at_most
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.request import read_chat_request
 from mcp_gateway.core.upstream.answer import PARSED_BYTES, Body, without_logprobs
+from mcp_gateway.core.upstream.credible import read_finish_reason
 from mcp_gateway.tools.collected import Collected
 from mcp_gateway.tools.progress import Progress
 from mcp_gateway.tools.tool import Invocation, Report, Result, checked_arguments, output_schema, result
@@ -151,16 +153,26 @@ class ChatCompletion:
             if invocation.report is None:
                 await exchange.begin(read_chat_request(body, size_bytes))
                 answer, is_stripped = await _parsed(exchange.body)
-                model, choices, answer_bytes = answer["model"], answer["choices"], len(exchange.body)
+                choices, answer_bytes = answer["choices"], len(exchange.body)
             else:
                 body["stream"] = True
                 collected = await _collect(exchange, body, size_bytes, invocation.report)
-                model, choices, answer_bytes = collected.model, collected.choices, collected.size_bytes
+                choices, answer_bytes = collected.choices, collected.size_bytes
                 is_stripped = collected.is_without_logprobs
-            bill = _bill(exchange, model, invocation.request_id)
+            bill = _bill(exchange, body["model"], invocation.request_id)
             if is_stripped:
                 bill["note"] = _NO_LOGPROBS
-        return _result(choices, bill) if answer_bytes < _MAX_RESULT_BYTES // 4 else _bounded_result(choices, bill)
+        with _understood():
+            return _result(choices, bill) if answer_bytes < _MAX_RESULT_BYTES // 4 else _bounded_result(choices, bill)
+
+
+@contextlib.contextmanager
+def _understood() -> Iterator[None]:
+    """What an answer lacks, or has of another kind than it should, is its backend's error and no bug of ours."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError):
+        raise GatewayError("backend_error", "The backend's answer could not be understood.") from None
 
 
 async def _parsed(body: Body) -> tuple[Any, bool]:
@@ -186,7 +198,8 @@ async def _collect(exchange: Exchange, body: dict[str, Any], size_bytes: int, re
     async with Progress(report, lambda: collected.latest_words) as progress:
         await exchange.begin(read_chat_request(body, size_bytes))
         while frames := await exchange.next_frames():
-            collected.feed(frames)
+            with _understood():
+                collected.feed(frames)
             await exchange.keep(collected.size_bytes)
             progress.note()
     return collected
@@ -230,16 +243,23 @@ def _result(choices: list[dict[str, Any]], bill: dict[str, Any]) -> Result:
 def _facts(choice: dict[str, Any]) -> dict[str, Any]:
     message = choice["message"]
     facts: dict[str, Any] = {
-        "content": message.get("content") or message.get("refusal") or "",
-        "finish_reason": choice["finish_reason"],
+        "content": _text(message.get("content") or message.get("refusal") or ""),
+        "finish_reason": read_finish_reason(choice["finish_reason"]),
     }
     if calls := message.get("tool_calls"):
         facts["tool_calls"] = calls
     if reasoning := message.get("reasoning") or message.get("reasoning_content"):
-        facts["reasoning"] = reasoning
+        facts["reasoning"] = _text(reasoning)
     if logprobs := choice.get("logprobs"):
         facts["logprobs"] = logprobs
     return facts
+
+
+def _text(value: Any) -> str:
+    """Raises TypeError for what is none."""
+    if not isinstance(value, str):
+        raise TypeError
+    return value
 
 
 def _bounded_result(choices: list[dict[str, Any]], bill: dict[str, Any]) -> Result:

@@ -18,7 +18,6 @@ class Collected:
     """
 
     def __init__(self, *, max_bytes: int) -> None:
-        self.model = ""
         self.size_bytes = 0
         self.is_without_logprobs = False
         self._max_bytes = max_bytes
@@ -48,7 +47,6 @@ class Collected:
         if (error := chunk.get("error")) is not None:
             code = error.get("code")
             raise GatewayError(code if code in TABLE else "backend_error", error["message"])
-        self.model = self.model or chunk.get("model", "")
         for choice in chunk.get("choices", ()):
             self._choices.setdefault(choice["index"], _Choice(self._max_bytes)).add(choice)
 

@@ -1,0 +1,103 @@
+"""Answers of a backend that lack what they should have, over MCP: its error, told in words, and no bug of ours."""
+
+from collections.abc import AsyncIterator
+
+import orjson
+import pytest
+import pytest_asyncio
+
+from tests.replaying import ReplayingBackend, events, whole
+from tests.serving import FREE, MESSAGES, Door, open_door
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+MESSAGE = {"content": "x"}
+ODD = {
+    "no message": {"finish_reason": "stop"},
+    "a message that is a list": {"message": [], "finish_reason": "stop"},
+    "a message that is text": {"message": "x", "finish_reason": "stop"},
+    "no finish reason": {"message": MESSAGE},
+    "content that is a list": {"message": {"content": ["x"]}, "finish_reason": "stop"},
+    "content that is a number": {"message": {"content": 5}, "finish_reason": "stop"},
+    "reasoning that is a number": {"message": {**MESSAGE, "reasoning": 5}, "finish_reason": "stop"},
+    "a choice that is a number": 5,
+}
+FINE = {
+    "a finish reason that is a list": {"message": MESSAGE, "finish_reason": ["stop"]},
+    "tool calls that are text": {"message": {**MESSAGE, "tool_calls": "x"}, "finish_reason": "stop"},
+}
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Door, ReplayingBackend]]:
+    async with (
+        ReplayingBackend() as backend,
+        open_door(tmp_path_factory.mktemp("odd"), vllm_urls=[backend.url], models=[FREE]) as door,
+    ):
+        yield door, backend
+
+
+async def asked(door: Door, **meta: object) -> str:
+    """What the tool's result tells, as the text of the answer."""
+    arguments = {"model": "free/tiny", "messages": MESSAGES}
+    params = {"name": "chat_completion", "arguments": arguments, **({"_meta": meta} if meta else {})}
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+    accept = {"accept": "application/json, text/event-stream"}
+    answer = await door.post(orjson.dumps(message), await door.key(), "/v1/mcp", **accept)
+    assert answer.status_code == 200
+    return answer.text
+
+
+@pytest.mark.parametrize("choice", ODD.values(), ids=ODD)
+async def test_an_odd_answer_is_its_backend_s_error(served: tuple[Door, ReplayingBackend], choice: object) -> None:
+    door, backend = served
+    backend.answer_with(*[whole(orjson.dumps({"model": "tiny", "choices": [choice]}))] * 2)
+    told = await asked(door)
+    assert "could not be understood" in told
+    assert "on our side" not in told
+    await door.nothing_is_left()
+
+
+@pytest.mark.parametrize("choice", FINE.values(), ids=FINE)
+async def test_what_nobody_reads_may_be_odd(served: tuple[Door, ReplayingBackend], choice: object) -> None:
+    door, backend = served
+    backend.answer_with(whole(orjson.dumps({"model": "tiny", "choices": [choice]})))
+    assert '"text":"x"' in await asked(door)
+
+
+@pytest.mark.parametrize("body", [b'{"choices":[{"message":{"content":"x"},"finish_reason":"stop"}]}'])
+async def test_an_answer_without_a_model_is_one_of_the_model_that_was_asked(
+    served: tuple[Door, ReplayingBackend], body: bytes
+) -> None:
+    door, backend = served
+    backend.answer_with(whole(body))
+    await asked(door)
+    backend.answer_with(whole(body.replace(b"{", b'{"model":null,', 1)))
+    assert '"text":"x"' in await asked(door)
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [b"5", b'{"index":[]}', b'{"index":0,"delta":5}', b'{"index":0,"delta":{"content":5}}',
+     b'{"index":0,"delta":{"tool_calls":[5]}}', b'{"delta":{}}'],
+)  # fmt: skip
+async def test_an_odd_stream_is_its_backend_s_error(served: tuple[Door, ReplayingBackend], choice: bytes) -> None:
+    door, backend = served
+    first = b'data: {"model":"tiny","choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}\n\n'
+    last = b'data: {"model":"tiny","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+    backend.answer_with(events(first, b'data: {"model":"tiny","choices":[%b]}\n\n' % choice, last, b"data: [DONE]\n\n"))
+    told = await asked(door, progressToken=1)
+    assert "could not be understood" in told
+    await door.nothing_is_left()
+
+
+async def test_an_answer_that_is_nested_beyond_what_can_be_told_ends_its_call_alone(
+    served: tuple[Door, ReplayingBackend],
+) -> None:
+    door, backend = served
+    deep = b'{"model":"tiny","choices":[{"message":{"content":"x","tool_calls":[%b]},"finish_reason":"stop"}]}'
+    backend.answer_with(whole(deep % (b"[" * 300 + b"]" * 300)))
+    assert "error" in (await asked(door)).lower()
+    door.errors.clear()  # it was logged
+    backend.answer_with()
+    assert '"isError":false' in await asked(door)

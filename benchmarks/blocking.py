@@ -222,12 +222,25 @@ ANSWERS: dict[str, Callable[[], Answer]] = {
         *([frame(b"a", b',"usage":{"prompt_tokens":1,"completion_tokens":1}') * 1000] * 100), END
     ),
     "stream of a long frame": lambda: streamed(frame(b"a"), frame(b"a" * 2_000_000), END),
+    "stream of a frame of lists": lambda: streamed(frame(b"a", b',"x":' + listed(b"[]", 600_000)), END),
+    "stream of frames of lists": lambda: streamed(*([frame(b"a", b',"x":' + listed(b"[]", 80_000))] * 20), END),
+    "stream of log probabilities": lambda: streamed(
+        *([frame(b"a", b',"logprobs":{"content":[%b]}' % ROW)] * 4000), END
+    ),
     "stream of a frame without end": lambda: streamed(frame(b"a"), *([b"data: " + b"a" * 1000] * 3000)),
     "stream of a long error": lambda: streamed(
         frame(b"a"), b'data: {"error":{"message":%b}}\n\n' % listed(b"[]", 300_000)
     ),
     "stream of ends": lambda: streamed(frame(b"a"), *([frame(b"a", finish=b'"stop"') * 1000] * 50), END),
 }
+
+
+def asking(path: str, *, is_stream: bool) -> bytes:
+    """Over MCP a backend is asked for a stream where somebody listens to progress."""
+    if path == CHAT:
+        return chat(stream=is_stream)
+    meta = b',"_meta":{"progressToken":1}' if is_stream else b""
+    return rpc("tools/call", b'{"name":"chat_completion","arguments":%b%b}' % (chat(), meta))
 
 
 class Backend(StreamRequestHandler):
@@ -378,11 +391,11 @@ def main() -> int:
             for door, path in (("backend", CHAT), ("backend, MCP", MCP)):
                 if f"{door}, {name}".startswith(wanted):
                     Backend.answer = answer()
-                    body = chat(stream=name.startswith("stream")) if path == CHAT else call("chat_completion", chat())
+                    body = asking(path, is_stream=name.startswith("stream"))
                     is_within &= measure(served, f"{door}, {name}", path, body)
         Backend.answer = answered(completion(b"[%b]" % said(b"ok")))
-        for _ in range(ROWS if any(name.startswith(wanted) for name in READ) else 0):
-            served.ask(CHAT, chat())
+        for model in MODELS[:ROWS] if any(name.startswith(wanted) for name in READ) else ():
+            served.ask(CHAT, chat(model=model["id"]))
         for name, (path, asked) in READ.items():
             if name.startswith(wanted):
                 is_within &= measure(served, name, path, asked)

@@ -97,7 +97,8 @@ class MetricsPage:
             metrics.background_loop_up.labels(name).set(is_running)
         for backend in self._pool.backends:
             metrics.backend_up.labels(backend.name).set(backend.is_serving)
-        return Response(metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
+        page = await asyncio.to_thread(metrics.exposition)  # some 30 lines for each model that was asked
+        return Response(page, headers={"Content-Type": CONTENT_TYPE})
 
     def _check(self, request: Request) -> None:
         if self._operators.has_token(request.scope[CONTEXT]):

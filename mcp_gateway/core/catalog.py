@@ -20,6 +20,8 @@ SAMPLING_PARAMETERS = (
     "temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty",
     "stop", "seed", "max_tokens", "logit_bias",
 )  # fmt: skip
+_MOST_DISCOVERED = 2000
+"""Of all backends together."""
 _COMPARED_NAMES = 200
 """An unknown name is compared with the first of these, each of which takes tens of microseconds."""
 _UNKNOWN_CONTEXT = 8192
@@ -150,7 +152,7 @@ def build_catalog(
     if publish_discovered or not entries:
         taken = {name for entry in entries for name in (entry.id, entry.backend_model or entry.id)}
         found = [listing for name, listing in sorted(listings.items()) if name not in taken and is_model_id(name)]
-        models += map(_discovered, found)
+        models += map(_discovered, found[:_MOST_DISCOVERED])
     return Catalog(models)
 
 

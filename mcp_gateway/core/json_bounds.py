@@ -45,7 +45,7 @@ class JsonBounds:
         most = self.max_guest_values if caller is None or caller.is_guest else self.max_values
         if len(raw) > _HUGE_BYTES:
             most //= _HUGE_PART  # it takes a parser long enough without them
-        if not await holds_at_most(raw, most):
+        if len(raw) > most and not await holds_at_most(raw, most):
             raise GatewayError("invalid_json", f"The body may hold at most {most} values and names.")
 
 
@@ -60,7 +60,7 @@ async def holds_at_most(raw: bytes | bytearray, max_values: int) -> bool:
     marks = escapes = 0
     for start in range(0, len(raw), SLICE_BYTES):
         piece = raw[start : start + SLICE_BYTES]
-        marks += _marks_in(piece)
+        marks += marks_in(piece)
         escapes += piece.count(b"\\")
         if len(raw) > SLICE_BYTES:
             await asyncio.sleep(0)
@@ -77,13 +77,14 @@ async def _holds_at_most(raw: bytes | bytearray, max_values: int) -> bool:
             piece = raw[start : start + SLICE_BYTES + 1]
         start += len(piece)
         parts = piece.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
-        marks += _marks_in(b"".join(parts[is_in_string::2]))
+        marks += marks_in(b"".join(parts[is_in_string::2]))
         is_in_string ^= len(parts) % 2 == 0
         await asyncio.sleep(0)
     return marks <= max_values
 
 
-def _marks_in(text: bytes | bytearray) -> int:
+def marks_in(text: bytes | bytearray) -> int:
+    """No fewer than the values and names in a JSON text, and as many more as its strings look like."""
     return len(text) - len(text.translate(None, _MARKS))
 
 

@@ -5,8 +5,10 @@ from typing import Any
 import orjson
 
 from mcp_gateway.core.errors import TABLE, GatewayError
+from mcp_gateway.core.json_bounds import marks_in
 
 _LATEST_PIECES = 2048
+_LONG_BYTES, _MAX_MARKS = 256 * 1024, 100_000
 _CONCATENATED = ("content", "reasoning", "reasoning_content", "refusal")
 
 
@@ -28,6 +30,7 @@ class Collected:
         self.size_bytes += len(frames)
         for frame in frames.split(b"\n\n"):
             if frame.startswith(b"data: {"):
+                _check(frame)
                 self._add(orjson.loads(frame[6:]))
         if self.size_bytes > self._max_bytes:
             for choice in self._choices.values():
@@ -49,6 +52,12 @@ class Collected:
             raise GatewayError(code if code in TABLE else "backend_error", error["message"])
         for choice in chunk.get("choices", ()):
             self._choices.setdefault(choice["index"], _Choice(self._max_bytes)).add(choice)
+
+
+def _check(frame: bytes) -> None:
+    """Raises GatewayError for a frame that would take a parser too long."""
+    if len(frame) > _LONG_BYTES and marks_in(frame) > _MAX_MARKS:
+        raise GatewayError("backend_error", "The backend's answer holds too much for an MCP message.")
 
 
 class _Choice:

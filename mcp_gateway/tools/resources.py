@@ -10,7 +10,7 @@ import orjson
 from mcp import types
 from mcp.shared.subscriptions import ResourcesListChanged, ResourceUpdated, ServerEvent
 
-from mcp_gateway.core.catalog import Published
+from mcp_gateway.core.catalog import Model, Published
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.text import shown
 from mcp_gateway.core.upstream.pool import Pool
@@ -49,7 +49,7 @@ class Resources:
             description="All models with context window, prices, capabilities and health.",
             mime_type=_JSON,
         )
-        return [catalog, *(_resource(row) for row in self._rows().values())]
+        return [catalog, *map(_resource, self._published.current.values())]
 
     def read(self, uri: str) -> types.ReadResourceResult:
         """A resource's JSON. Raises GatewayError `not_found`."""
@@ -68,24 +68,26 @@ class Resources:
         return events + [ResourceUpdated(uri) for id in changed for uri in _uris_of(id)]
 
     def _rows(self) -> dict[str, dict[str, Any]]:
-        models = self._published.current.values()
-        return {model.id: model_row(model, self._pool.status_of(model)) for model in models}
+        return {model.id: self._row(model) for model in self._published.current.values()}
+
+    def _row(self, model: Model) -> dict[str, Any]:
+        return model_row(model, self._pool.status_of(model))
 
     def _row_at(self, uri: str) -> dict[str, Any]:
         named = uri.removeprefix(_SCHEME)
-        rows = self._rows()
-        row = rows.get(named) or rows.get(unquote(named))
-        if row is None or not uri.startswith(_SCHEME):
+        models = self._published.current
+        model = models.get(named) or models.get(unquote(named))
+        if model is None or not uri.startswith(_SCHEME):
             raise GatewayError("not_found", f"There is no resource '{shown(uri)}'.")
-        return row
+        return self._row(model)
 
 
-def _resource(row: dict[str, Any]) -> types.Resource:
+def _resource(model: Model) -> types.Resource:
     return types.Resource(
-        uri=_SCHEME + row["id"],
-        name=row["id"],
-        title=row["name"],
-        description=row["description"] or None,
+        uri=_SCHEME + model.id,
+        name=model.id,
+        title=model.name,
+        description=model.description or None,
         mime_type=_JSON,
     )
 

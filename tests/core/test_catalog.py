@@ -96,6 +96,11 @@ def test_an_unknown_model_is_refused_with_the_closest_names() -> None:
     assert (raised.value.code, raised.value.param) == ("model_not_found", "model")
 
 
+def test_of_very_many_models_that_backends_list_the_first_are_published() -> None:
+    listings = {name: Listing(name, "vllm", 0, 2048) for name in (f"org/model-{number:04}" for number in range(3000))}
+    assert list(build_catalog([entry()], listings, publish_discovered=True))[-1] == "org/model-1999"
+
+
 def test_of_very_many_models_an_unknown_name_is_compared_with_the_first() -> None:
     listings = {name: Listing(name, "vllm", 0, 2048) for name in (f"org/model-{number:04}" for number in range(2000))}
     catalog = build_catalog([], listings, publish_discovered=True)

@@ -11,6 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from mcp_gateway.core.caller import Allowance
+from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import open_desk
 from mcp_gateway.tools.collected import Collected
 from tests.captured import captured
@@ -293,6 +294,15 @@ def test_what_is_collected_ends_where_no_message_could_hold_it() -> None:
     ]
     assert lengths == [1080, 1080, 1080]
     assert (choice["logprobs"], collected.is_without_logprobs) == (None, True)
+
+
+def test_a_frame_that_would_take_a_parser_too_long_is_a_failure_of_its_backend() -> None:
+    collected = Collected(max_bytes=2**20)
+    frame = b'data: {"choices":[],"x":[%b]}\n\n'
+    collected.feed(frame % (b"[]," * 80_000 + b"1"))
+    collected.feed(frame % (b'"' + b"a" * 2_000_000 + b'"'))
+    with pytest.raises(GatewayError, match="backend_error"):
+        collected.feed(frame % (b"[]," * 300_000 + b"1"))
 
 
 def long_answer(message: dict[str, Any], logprobs: int = 1) -> bytes:

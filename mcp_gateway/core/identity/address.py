@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 
 _Address = IPv4Address | IPv6Address
+_MOST_HOPS = 32
+"""Proxies that are looked past; a caller may write as many as a head holds."""
 _NAT64 = IPv6Network("64:ff9b::/96")
 """RFC 6052."""
 
@@ -19,7 +21,7 @@ class AddressReader:
         address = peer[0] if peer else "unknown"
         if not self._trusted or forwarded_for is None or not self._is_trusted(address):
             return address
-        for hop in reversed(forwarded_for.decode("latin-1").split(",")):
+        for hop in reversed(forwarded_for.decode("latin-1").rsplit(",", _MOST_HOPS)[-_MOST_HOPS:]):
             text = _without_port(hop.strip()).partition("%")[0]  # a zone means something to the proxy's own host alone
             if _parsed(text) is None:
                 return address

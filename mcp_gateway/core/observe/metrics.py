@@ -78,7 +78,7 @@ class Metrics:
         of_model.completion_tokens += record.completion_tokens
 
     def exposition(self) -> bytes:
-        """The Prometheus text format."""
+        """The Prometheus text format; may be made in a thread, beside requests that are counted."""
         return generate_latest(self._registry)
 
 
@@ -122,7 +122,7 @@ class _Traffic(Collector):
         requests = CounterMetricFamily(
             "gateway_requests", "Requests ended, by what the caller was told.", labels=("route", "model", "status")
         )
-        for (route, model, status), count in self.requests.items():
+        for (route, model, status), count in list(self.requests.items()):
             requests.add_metric((route, model, str(status)), count)
         tokens = CounterMetricFamily("gateway_tokens", "Tokens of prompts and answers.", labels=("model", "kind"))
         first_tokens = HistogramMetricFamily(
@@ -135,7 +135,7 @@ class _Traffic(Collector):
             "From the request's arrival to the end of its answer.",
             labels=("model",),
         )
-        for model, counted in self.of_model.items():
+        for model, counted in list(self.of_model.items()):
             tokens.add_metric((model, "prompt"), counted.prompt_tokens)
             tokens.add_metric((model, "completion"), counted.completion_tokens)
             first_tokens.add_metric((model,), counted.first_tokens.buckets(), counted.first_tokens.sum_s)

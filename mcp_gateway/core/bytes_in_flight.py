@@ -44,7 +44,7 @@ class Owner(NamedTuple):
     def parts(self) -> tuple[str, ...]:
         """The names of what bounds it, the widest first."""
         own = (_ALL, _GUESTS, self.subject) if self.is_guest else (_ALL, self.subject)
-        return own if self.address is None else (*own, self.address)
+        return own if self.address in (None, self.subject) else (*own, self.address)
 
     def is_apart_from(self, parts: Iterable[str]) -> bool:
         """Whether none of these bounds it."""

@@ -92,6 +92,13 @@ async def test_an_address_that_many_share_has_no_part_of_its_own() -> None:
     await refused(room, key(5, "192.0.2.1"), SMALL_BYTES + 1)
 
 
+async def test_a_subject_that_is_an_address_is_counted_once() -> None:
+    room = budget()
+    with await taken(room, Owner("192.0.2.1", "192.0.2.1", True), MIB):
+        assert room.large.used_by("192.0.2.1") == MIB
+    assert room.large.used_by("192.0.2.1") == 0
+
+
 async def test_guests_have_a_quarter_together_and_leave_the_rest_to_keys() -> None:
     room = budget()
     for number in range(8):

@@ -49,6 +49,7 @@ PARSE_ERROR, INVALID_REQUEST, INTERNAL_ERROR, SERVER_ERROR = -32700, -32600, -32
 VERSION_KEY = "io.modelcontextprotocol/protocolVersion"
 NAME_PARAMETERS = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}  # what Mcp-Name repeats
 STREAM = "text/event-stream"
+UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 Message = dict[str, Any]
 Deliver = Callable[[Message, bytes], Awaitable[None]]
@@ -238,6 +239,11 @@ def _status_text(response: httpx2.Response) -> str:
     return f"{text}, redirecting to {location}: use that URL if it is the right one" if location else text
 
 
+def one_line(text: str) -> str:
+    """Text as a terminal may be given it: what a server says must not move its cursor."""
+    return UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 class Log:
     """Lines on standard error; of a frame only method, id, size and time, since hosts keep this log."""
 
@@ -246,7 +252,7 @@ class Log:
 
     def __call__(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError):  # nobody reads the log: that is no reason to stop
-            print(f"mcp bridge: {text}", file=sys.stderr, flush=True)
+            print(f"mcp bridge: {one_line(text)}", file=sys.stderr, flush=True)
 
     def frame(self, arrow: str, message: Message, size_bytes: int, took_s: float | None = None) -> None:
         """Logs one frame when debugging; `arrow` is "->" towards the server and "<-" from it."""
@@ -907,13 +913,14 @@ async def check(remote: Remote, transport: str, *, has_key: bool) -> int:
     try:
         hello = await call("initialize", {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client})
         server = f"{hello['serverInfo']['name']} {hello['serverInfo']['version']}"
-        print(f"URL    works: {server}, {bridge.transport.name}, protocol {hello['protocolVersion']}")
+        print(f"URL    works: {one_line(server)}, {bridge.transport.name}, protocol {hello['protocolVersion']}")
         print(f"Key    {'accepted' if has_key else 'none given (GATEWAY_API_KEY is not set): you are a guest'}")
         await bridge.take(b'{"jsonrpc":"2.0","method":"notifications/initialized"}')
         tools = (await call("tools/list", {}))["tools"]
-        print(f"Tools  {len(tools)}: {', '.join(tool['name'] for tool in tools)}")
+        print(f"Tools  {len(tools)}: {one_line(', '.join(tool['name'] for tool in tools))}")
     except (Problem, KeyError, TypeError) as error:
-        print(f"Failed: {error if isinstance(error, Problem) else 'the answer is not that of an MCP server'}")
+        told = one_line(str(error)) if isinstance(error, Problem) else "the answer is not that of an MCP server"
+        print(f"Failed: {told}")
         return 1
     finally:
         await bridge.aclose()

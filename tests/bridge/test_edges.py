@@ -373,3 +373,27 @@ async def test_waits_between_attempts_double_up_to_a_limit(monkeypatch: pytest.M
         await anext(turns)
     await turns.aclose()
     assert waits == [0.5, 1, 2, 4, 8, 16, 30, 30]
+
+
+@pytest.mark.parametrize("mark", ["\x1b[2J", "\n", "\x07", "\x7f", "\x9b", "\u202e", "\u2028"])
+async def test_what_a_server_says_does_not_move_a_terminal_s_cursor(
+    mark: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def answer(exchange: Exchange) -> None:
+        if exchange.rpc_method == "initialize":
+            server = {"name": f"a{mark}", "version": "1"}
+            await exchange.json(exchange.result(protocolVersion="2025-11-25", capabilities={}, serverInfo=server))
+        elif exchange.rpc_method == "tools/list":
+            await exchange.json(exchange.result(tools=[{"name": f"b{mark}c"}]))
+        else:
+            await exchange.head(202, content_length="0")
+
+    escaped = mark.encode("unicode_escape").decode()
+    async with fake_server(answer) as server, httpx2.AsyncClient() as client:
+        remote = Remote(client, server.url, Log(is_verbose=False))
+        assert await mcp_stdio_bridge.check(remote, "http", has_key=False) == 0
+    told = capsys.readouterr().out
+    assert f"a{escaped} 1" in told
+    assert f"Tools  1: b{escaped}c\n" in told
+    Log(is_verbose=False)(f"x{mark}y")
+    assert capsys.readouterr().err == f"mcp bridge: x{escaped}y\n"

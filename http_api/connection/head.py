@@ -81,7 +81,7 @@ def fault_of(raw: bytes) -> GatewayError:
     if line.startswith(_HTTP_2_PREFACE):
         return _unsupported_version("This is HTTP/1.1 alone, not HTTP/2: have the client speak HTTP/1.1.")
     if _TOKEN.fullmatch(method) and method not in METHODS and (space or b"\r\n" not in raw):
-        return unknown_method()
+        return _unknown_method()
     version = line.rpartition(b" ")[2]
     if _VERSION.fullmatch(version) and version not in _VERSIONS:
         return _unsupported_version()
@@ -94,7 +94,7 @@ def not_understood(message: str) -> GatewayError:
     return GatewayError("invalid_json", message)
 
 
-def unknown_method() -> GatewayError:
+def _unknown_method() -> GatewayError:
     return GatewayError("unknown_method", "The request's method is not one of HTTP/1.1.")
 
 

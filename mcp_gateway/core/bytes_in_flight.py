@@ -81,17 +81,6 @@ class BytesInFlight:
     def used_bytes(self) -> int:
         return self.small.used_bytes + self.large.used_bytes
 
-    def take_small(self, size_bytes: int) -> bool:
-        """Count a small body that has come whole, for nobody: its request is about to get a place in flight.
-
-        False where there is no room left. Whoever took it calls `give_small` once; this spares what most requests
-        are the price of a reservation.
-        """
-        return self.small.take_unowned(size_bytes)
-
-    def give_small(self, size_bytes: int) -> None:
-        self.small.give_unowned(size_bytes)
-
     def reservation(self, owner: Owner) -> "Reservation":
         """A reservation for an owner, of nothing yet."""
         self._made += 1
@@ -213,6 +202,10 @@ class Share:
         return True
 
     def take_unowned(self, size_bytes: int) -> bool:
+        """Count bytes for nobody, such as a small body that has come whole: its request is about to get a place.
+
+        False where there is no room. This spares what most requests are the price of a reservation.
+        """
         used_bytes = self._used[_ALL] + size_bytes
         if self._line or used_bytes > self._bounds[_ALL]:
             return False

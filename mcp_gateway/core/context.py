@@ -62,7 +62,7 @@ class RequestContext:
 
     def take_small(self, size_bytes: int) -> bool:
         """Count a small body that has come whole without the price of a reservation; False where there is no room."""
-        if not self.room.take_small(size_bytes):
+        if not self.room.small.take_unowned(size_bytes):
             return False
         self._small_bytes += size_bytes
         return True
@@ -75,7 +75,7 @@ class RequestContext:
     def release(self) -> None:
         """Keep nothing any more; a second time does nothing."""
         if self._small_bytes:
-            self.room.give_small(self._small_bytes)
+            self.room.small.give_unowned(self._small_bytes)
             self._small_bytes = 0
         if self._reservation is not None:
             self._reservation.release()

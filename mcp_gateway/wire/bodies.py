@@ -25,7 +25,7 @@ class BodyLimits:
     def of(self, caller: Caller) -> int:
         """In bytes."""
         most_bytes = self._settings.max_body_bytes
-        if not caller.is_guest or self._guests_send_images():
+        if caller.key_id is not None or self._guests_send_images():
             return most_bytes
         return min(self._settings.guests.max_body_bytes, most_bytes)
 
@@ -47,14 +47,15 @@ async def read_body(context: RequestContext, receive: Receive, max_bytes: int) -
     """
     announced = context.sent.get(b"content-length", b"")
     announced_bytes = int(announced) if announced.isdigit() else 0
-    _check_size(announced_bytes, max_bytes)
+    if announced_bytes > max_bytes:
+        raise _too_large(max_bytes)
     if announced_bytes > SMALL_BYTES:
         await context.reservation.grow(announced_bytes)
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body"):
         body: bytes = message.get("body", b"")
-        _check_size(len(body), max_bytes)
-        if len(body) <= SMALL_BYTES and context.take_small(len(body)):
+        size_bytes = len(body)
+        if size_bytes <= SMALL_BYTES and size_bytes <= max_bytes and context.take_small(size_bytes):
             return body
     return await _gathered(context, receive, message, announced_bytes, max_bytes)
 
@@ -67,7 +68,8 @@ async def _gathered(
     while message["type"] == "http.request":
         pieces.append(message.get("body", b""))
         size_bytes += len(pieces[-1])
-        _check_size(size_bytes, max_bytes)
+        if size_bytes > max_bytes:
+            raise _too_large(max_bytes)
         if not message.get("more_body"):
             await _have_room(context.reservation, size_bytes)
             context.reservation.shrink(context.reservation.size_bytes - size_bytes)
@@ -87,6 +89,5 @@ def _next_step(size_bytes: int) -> int:
     return SMALL_BYTES if size_bytes < SMALL_BYTES else (size_bytes // STEP_BYTES + 1) * STEP_BYTES
 
 
-def _check_size(size_bytes: int, max_bytes: int) -> None:
-    if size_bytes > max_bytes:
-        raise GatewayError("body_too_large", f"The request body may have at most {max_bytes} bytes.")
+def _too_large(max_bytes: int) -> GatewayError:
+    return GatewayError("body_too_large", f"The request body may have at most {max_bytes} bytes.")

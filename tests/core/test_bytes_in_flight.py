@@ -113,7 +113,7 @@ async def test_all_together_have_the_whole_less_the_share_of_the_small() -> None
         await taken(room, key(number), EIGHTH)
     await refused(room, key(8), SMALL_BYTES + 1)
     await taken(room, key(8), SMALL_BYTES)
-    assert room.take_small(SMALL_BYTES)
+    assert room.small.take_unowned(SMALL_BYTES)
 
 
 @pytest.mark.parametrize("size_bytes", [EIGHTH + 1, 3 * EIGHTH, 7 * EIGHTH])
@@ -153,11 +153,11 @@ async def test_small_ones_beyond_their_share_are_counted_among_the_others() -> N
 async def test_small_bodies_counted_for_nobody_take_no_more_than_the_share_of_the_small() -> None:
     room = budget()
     count = 0
-    while room.take_small(SMALL_BYTES):
+    while room.small.take_unowned(SMALL_BYTES):
         count += 1
     assert count * SMALL_BYTES == EIGHTH == room.small.used_bytes
-    room.give_small(SMALL_BYTES)
-    assert room.take_small(SMALL_BYTES)
+    room.small.give_unowned(SMALL_BYTES)
+    assert room.small.take_unowned(SMALL_BYTES)
 
 
 async def test_who_waits_is_served_when_room_is_given_back() -> None:

@@ -41,12 +41,13 @@ class JsonBounds:
         return cls(settings.limits.max_json_values, settings.guests.max_json_values)
 
     async def check(self, raw: bytes, caller: Caller | None) -> None:
-        """Raises GatewayError `invalid_json` for more values and names than the sender may send."""
+        """Raises GatewayError `invalid_json` for more values, names or escapes than the sender may send."""
         most = self.max_guest_values if caller is None or caller.is_guest else self.max_values
         if len(raw) > _HUGE_BYTES:
             most //= _HUGE_PART  # it takes a parser long enough without them
         if len(raw) > most and not await holds_at_most(raw, most):
-            raise GatewayError("invalid_json", f"The body may hold at most {most} values and names.")
+            told = f"The body may hold at most {most} values and names, and {MAX_ESCAPES} backslashes."
+            raise GatewayError("invalid_json", told)
 
 
 async def holds_at_most(raw: bytes | bytearray, max_values: int) -> bool:

@@ -364,5 +364,5 @@ async def test_values_are_counted_before_they_are_parsed_at_every_door(tmp_path:
         assert (
             error_of(await door.post(b'{"name":[' + b"[]," * 1000 + b"1]}", key, "/v1/keys"))["code"] == "invalid_json"
         )
-        assert error_of(await door.post(body, key))["message"] == "The body may hold at most 2000 values and names."
+        assert error_of(await door.post(body, key))["message"].startswith("The body may hold at most 2000 values")
         await door.nothing_is_left()

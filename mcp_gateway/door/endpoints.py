@@ -118,7 +118,8 @@ class McpDoor:
 
     def publish(self, *events: ServerEvent) -> None:
         """Tell the clients that want to know what has changed."""
-        self.subscriptions.publish(self._all_sessions(), events)
+        if events:
+            self.subscriptions.publish(self._all_sessions(), events)
 
     def publish_changes(self) -> None:
         self.publish(*self._take_changes())

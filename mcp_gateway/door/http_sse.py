@@ -63,7 +63,7 @@ class HttpSse:
         try:
             await self._take(session, message, http.context)
         except Refusal as refused:
-            refusal = self._listings.counted(refused, message, http.caller)
+            refusal = self._listings.counted(refused, message, http.caller, in_session=True)
             if not message.is_request or session.is_unread or session.is_ended:
                 raise refusal from None
             await session.write(refusal.payload)
@@ -122,7 +122,7 @@ class HttpSse:
             runner = self._runners.modern(None, message) if is_modern else self._runners.of_session(session)
             return (await self._intake.answer(runner, message, call, caller_of(context)))[0]
         except Refusal as refusal:
-            return self._listings.counted(refusal, message, caller_of(context)).payload
+            return self._listings.counted(refusal, message, caller_of(context), in_session=True).payload
 
 
 def _without_head(context: RequestContext) -> RequestContext:

@@ -12,7 +12,7 @@ from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import LONG_BYTES, JsonBounds
-from mcp_gateway.door.calls import CallContext, answer
+from mcp_gateway.door.calls import CallContext, answer, caller_of
 from mcp_gateway.door.http import Exchange, read_message_body
 from mcp_gateway.door.jsonrpc import Message, Refusal, parse_message
 from mcp_gateway.door.listings import Listings
@@ -63,9 +63,10 @@ class Intake:
         return message
 
     async def note(self, session: Session, message: Message, context: RequestContext) -> None:
-        """Take a notification, or the answer to something that was asked."""
+        """Take a notification, or the answer to something that was asked; one to nothing counts. Raises Refusal."""
         if message.method is None:
-            session.questions.take(message)
+            if not session.questions.take(message):
+                self._listings.count(caller_of(context))
         elif message.method == "notifications/cancelled":
             session.cancel(message.params)
         else:

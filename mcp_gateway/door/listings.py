@@ -28,7 +28,7 @@ class Listings:
         tool, which counts as what the tool does. Raises Refusal (429; 400 for ids that nobody needs).
         """
         is_short = _has_short_ids(message)
-        if not is_short or _is_listing(message, in_session=in_session):
+        if _is_listing(message, in_session=in_session):
             self.count(caller, message.id if is_short else None)
         if not is_short:
             text = f"`id` and `progressToken` may have at most {_MAX_ID_CHARS} characters."
@@ -39,10 +39,11 @@ class Listings:
         if message.method == "tools/call":
             self.count(caller, message.id)
 
-    def counted(self, refusal: Refusal, message: Message, caller: Caller) -> Refusal:
-        """What is told of a message that was refused after it was admitted."""
+    def counted(self, refusal: Refusal, message: Message, caller: Caller, *, in_session: bool) -> Refusal:
+        """What is told of a message that is refused, which counts even if it was admitted without."""
         try:
-            self.count_failure(message, caller)
+            if not _is_listing(message, in_session=in_session):
+                self.count(caller, message.id if _has_short_ids(message) else None)
         except Refusal as too_many:
             return too_many
         return refusal
@@ -62,7 +63,7 @@ def refusing(request_id: RequestId | None) -> Iterator[None]:
 def _is_listing(message: Message, *, in_session: bool) -> bool:
     if message.is_request:
         return message.method != "tools/call" and not (in_session and message.method == "ping")
-    return message.method not in (None, "notifications/cancelled")
+    return message.method != "notifications/cancelled" and not (in_session and message.method is None)
 
 
 def _has_short_ids(message: Message) -> bool:

@@ -49,15 +49,16 @@ class Questions:
         finally:
             del self._waiting[request_id]
 
-    def take(self, message: Message) -> None:
-        """Hand a response to whoever asked; one that nobody waits for is dropped."""
+    def take(self, message: Message) -> bool:
+        """Hand a response to whoever asked; one that nobody waits for is dropped. Whether anybody did."""
         answer = None if message.id is None else self._waiting.get(coerce_request_id(message.id))
         if answer is None or answer.done():
-            return
+            return False
         if message.result is not None:
             answer.set_result(message.result)
         else:
             answer.set_exception(_failure(message.error or {}))
+        return True
 
     def close(self) -> None:
         """Nobody will answer any more."""

@@ -132,7 +132,7 @@ class Session:
         if self.stream is None or not self.stream.is_open or len(self._untold) >= _MAX_UNTOLD:
             return
         self._untold[payload] = None
-        if self._telling is None:
+        if self._telling is None or self._telling.done():
             self._telling = asyncio.ensure_future(self._tell())
 
     async def _tell(self) -> None:
@@ -140,7 +140,6 @@ class Session:
             payload = next(iter(self._untold))
             del self._untold[payload]
             await self.write(payload)
-        self._telling = None
 
     def cancel_calls(self) -> None:
         """Cancel what was spawned: its answers have no stream to go to."""

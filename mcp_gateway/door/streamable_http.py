@@ -54,11 +54,12 @@ class StreamableHttp:
     async def post(self, http: Exchange) -> None:
         """Take a message, and answer it where it asks for anything."""
         message = await self._intake.read(http)
+        in_session = _SESSION_HEADER in http.headers
         try:
-            self._listings.admit(message, http.caller, in_session=_SESSION_HEADER in http.headers)
+            self._listings.admit(message, http.caller, in_session=in_session)
             await self._serve(http, message)
         except Refusal as refusal:
-            raise self._listings.counted(refusal, message, http.caller) from None
+            raise self._listings.counted(refusal, message, http.caller, in_session=in_session) from None
 
     async def get(self, http: Exchange) -> None:
         """The stream on which the server speaks unasked; a client that opens another has lost the first."""

@@ -21,7 +21,7 @@ from mcp_gateway.door.questions import Questions
 from mcp_gateway.door.sessions import Session
 from mcp_gateway.door.shares import Tally
 from tests.doors.mcp_host import JSON, Host, call, chat, eventually, gated, http_client, initialize, open_host
-from tests.doors.test_mcp_catalog import CATALOG, request
+from tests.doors.test_mcp_catalog import CATALOG, PRICED, request
 from tests.doors.test_mcp_endurance import unread
 from tests.doors.test_mcp_lifetimes import PACED, next_message, sse_session
 from tests.doors.test_mcp_transports import INITIALIZED, MODERN, PING, error_of, modern
@@ -439,7 +439,6 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Caller]:
 
 
 CANCEL = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 99}}
-ANSWER = {"jsonrpc": "2.0", "id": 99, "result": {}}
 ONCE: dict[str, Any] = {
     "initialize": initialize(),
     "initialize, malformed": request("initialize"),
@@ -474,18 +473,24 @@ ONCE: dict[str, Any] = {
     "initialized": INITIALIZED,
     "progress": {"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": 1, "progress": 1}},
     "an unknown notification": {"jsonrpc": "2.0", "method": "notifications/nope"},
+    "an answer to nothing": {"jsonrpc": "2.0", "id": 99, "result": {}},
     "no JSON": b"{",
     "no message": b"[]",
     "no body": b"",
 }
-NEVER: dict[str, Any] = {"ping": PING, "a cancellation": CANCEL, "an answer": ANSWER}
+NEVER: dict[str, Any] = {"ping": PING, "a cancellation": CANCEL}
 
 
 async def test_every_message_of_a_session_counts_once_but_for_what_belongs_to_something(
     counted: list[Caller], host: Host
 ) -> None:
+    for message in (PING, CANCEL, ONCE["an answer to nothing"]):
+        counted.clear()
+        await host.post(message, {"Mcp-Session-Id": "nope"})
+        assert len(counted) == 1, "what belongs to no session belongs to nothing"
+    counted.clear()
     await host.post(PING)
-    assert len(counted) == 1, "a ping without a session belongs to nothing"
+    assert len(counted) == 1
     session = await host.open_session()
     async with sse_session(host) as (_, url):
         await eventually(lambda: len(counted) == 3)
@@ -496,6 +501,28 @@ async def test_every_message_of_a_session_counts_once_but_for_what_belongs_to_so
                     await host.post(message, headers, address)
                     await eventually(lambda: not host.door.calls.total)
                     assert len(counted) == times, (name, address)
+
+
+async def test_an_answer_to_a_question_does_not_count(counted: list[Caller], tmp_path: Path) -> None:
+    page = {"topup_url": "https://app.example.com/top-up"}
+    async with (
+        open_host(tmp_path, models=(PRICED,), stripe=page) as host,
+        sse_session(host, host.key("alice")) as (
+            lines,
+            url,
+        ),
+    ):
+        alice, introduced = {"X-Test-Key": "alice"}, initialize("2025-11-25")
+        introduced["params"]["capabilities"] = {"elicitation": {"url": {}}}
+        await host.post(introduced, alice, url)
+        await next_message(lines)
+        await host.post(chat(model="shop/echo"), alice, url)
+        asked = await next_message(lines)
+        counted.clear()
+        declined = {"jsonrpc": "2.0", "id": asked["id"], "result": {"action": "decline"}}
+        assert (await host.post(declined, alice, url)).status_code == 202
+        assert "declined" in (await next_message(lines))["result"]["content"][0]["text"]
+        assert counted == []
 
 
 async def test_what_comes_without_a_session_counts_once_too(counted: list[Caller], host: Host) -> None:

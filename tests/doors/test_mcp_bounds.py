@@ -14,6 +14,7 @@ from mcp import MCPError
 from mcp.shared.subscriptions import ResourcesListChanged, ResourceUpdated
 from mcp.types import CLIENT_CAPABILITIES_META_KEY, CLIENT_INFO_META_KEY, INVALID_REQUEST, PROTOCOL_VERSION_META_KEY
 
+from mcp_gateway.core.bytes_in_flight import BytesInFlight, Share
 from mcp_gateway.core.caller import Allowance, Caller
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.door import places
@@ -78,7 +79,7 @@ def size_bytes(it: Any) -> int:
     waiting = [it]
     while waiting:
         one = waiting.pop()
-        shared = type, ModuleType, FunctionType, BuiltinFunctionType, MethodType, Tally
+        shared = type, ModuleType, FunctionType, BuiltinFunctionType, MethodType, Tally, BytesInFlight, Share
         if id(one) not in seen and not isinstance(one, shared):
             seen[id(one)] = one
             waiting += gc.get_referents(one)

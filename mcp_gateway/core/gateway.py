@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from mcp_gateway import __version__
 from mcp_gateway.core.bytes_in_flight import BytesInFlight
 from mcp_gateway.core.catalog import Listing, Published, build_catalog, is_model_id
 from mcp_gateway.core.chat import Chat
+from mcp_gateway.core.clock import SteadyClock
 from mcp_gateway.core.config import Settings, UpstreamSettings
 from mcp_gateway.core.idempotency import Idempotency
 from mcp_gateway.core.identity.accounts import Accounts
@@ -88,15 +88,16 @@ async def open_desk(settings: Settings) -> AsyncIterator[Desk]:
     """The database alone."""
     async with _open_store(settings) as store:
         accounts = Accounts(store, new_id=new_id, now_ms=now_ms)
-        yield Desk(accounts, _keys(store, settings), _ledger(store, settings))
+        yield Desk(accounts, _keys(store, settings), _ledger(store, settings, now_ms))
 
 
 @contextlib.asynccontextmanager
-async def open_gateway(settings: Settings, *, now_s: Callable[[], float] = time.time) -> AsyncIterator[Gateway]:
+async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None = None) -> AsyncIterator[Gateway]:
     """Everything a door needs, opened; ready to serve on entry, drained and closed on exit.
 
-    `now_s` is the wall clock that limits go by.
+    `now_s` is the clock that limits go by; otherwise they, and grants, go by a steady one.
     """
+    clock = SteadyClock()
     async with contextlib.AsyncExitStack() as stack:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         stack.enter_context(sole_server(settings.data_dir))  # first, so that nothing is migrated beneath another server
@@ -108,7 +109,7 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] = time.
         activity = Activity(now_ms)
         await activity.restore(store)
         records = Records(store)
-        ledger = _ledger(store, settings)
+        ledger = _ledger(store, settings, clock.now_ms)
         await verify_since_checkpoint(store)
         await _catch_up(ledger, pending)
         if count := await ledger.void_open_holds():
@@ -117,7 +118,7 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] = time.
         known_keys = KnownKeys(keys, now_ms=now_ms)
         await known_keys.begin()
         addresses = AddressReader(settings.trusted_proxies)
-        limiter = Limiter(now_s, guest_addresses_per_minute=settings.guests.addresses_per_minute)
+        limiter = Limiter(now_s or clock, guest_addresses_per_minute=settings.guests.addresses_per_minute)
         limiter.restore_day(await _used_today(records, keys))
         published = Published()
         pool = _pool(settings, published)
@@ -179,7 +180,7 @@ async def _open_store(settings: Settings) -> AsyncIterator[Store]:
         await store.close()
 
 
-def _ledger(store: Store, settings: Settings) -> Ledger:
+def _ledger(store: Store, settings: Settings, now_ms: Callable[[], int]) -> Ledger:
     minimum_nano = parse_usd(settings.wallet.minimum_balance_usd)
     return Ledger(
         store,

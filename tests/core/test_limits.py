@@ -159,6 +159,22 @@ def test_tokens_are_reserved_trued_up_and_forgotten_with_their_minute() -> None:
     assert remaining(limits, who)[2] == 0
 
 
+@pytest.mark.parametrize("minutes", [1, 2, 24 * 60])
+def test_what_exceeds_a_reservation_counts_where_the_answer_ends_though_its_minute_is_over(minutes: int) -> None:
+    clock = Clock()
+    limits, who = limiter(clock), caller(tokens=100)
+    turn = limits.admit(who)
+    turn.reserve_tokens(30)
+    clock.now_s += minutes * MINUTE_S
+    turn.true_up(90)
+    assert remaining(limits, who)[2] == 100 - 60
+    limits.admit(who).reserve_tokens(40)
+    with pytest.raises(GatewayError, match="tokens_per_minute"):
+        limits.admit(who).reserve_tokens(1)
+    turn.true_up(20)  # less after all: what was reserved in a minute that is over is forgotten with it
+    assert remaining(limits, who)[2] == 0
+
+
 def test_usage_beyond_the_reservation_leaves_nothing_and_not_less() -> None:
     limits, who = limiter(), caller(tokens=100)
     turn = limits.admit(who)

@@ -72,11 +72,10 @@ class Turn:
         self._tokens = tokens
 
     def true_up(self, tokens: int) -> None:
-        """Replace the estimate by what was used, if its minute is still running."""
-        for use, _ in self._uses:
-            if use.minute == self._minute:
-                use.tokens += tokens - self._tokens
-        self._tokens = tokens
+        """Replace the estimate by what was used; once its minute is over, what exceeds it counts where it ends."""
+        difference, self._tokens = tokens - self._tokens, tokens
+        if difference:
+            self._limiter.correct_tokens(self._uses, self._minute, difference)
 
     def release(self) -> None:
         if not self._is_released:
@@ -201,6 +200,16 @@ class Limiter:
         for use, _ in uses:
             use.tokens += tokens
         return minute
+
+    def correct_tokens(self, uses: Uses, reserved_in: int, difference: int) -> None:
+        """Count what a reservation of some minute was too small or too large by. See Turn.true_up."""
+        minute = self._current_minute()
+        if minute != reserved_in and difference < 0:
+            return
+        for use, _ in uses:
+            if use.minute != minute:
+                use.begin(minute)
+            use.tokens += difference
 
     # What is left
 

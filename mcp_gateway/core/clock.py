@@ -1,0 +1,52 @@
+"""The wall clock as limits and grants go by it: it never goes back, and believes a leap only at a second look."""
+
+import logging
+import time
+from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+_LEAP_S = 86_400.0
+"""A step forward of more than this may be a mistake, which would end every grant and limit that it passes."""
+_SECOND_LOOK_S = 60.0
+
+
+class SteadyClock:
+    """Seconds since the Unix epoch.
+
+    A wall clock that is set back is followed at its pace, from where it was. One that leaps forward by more than a day
+    is believed once it has stood there for a minute.
+    """
+
+    def __init__(
+        self, wall_s: Callable[[], float] = time.time, monotonic_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._wall_s = wall_s
+        self._monotonic_s = monotonic_s
+        self._offset_s = wall_s() - monotonic_s()
+        self._doubted_since_s: float | None = None
+
+    def __call__(self) -> float:
+        monotonic_s = self._monotonic_s()
+        expected_s = monotonic_s + self._offset_s
+        ahead_s = self._wall_s() - expected_s
+        if ahead_s <= _LEAP_S:
+            self._doubted_since_s = None
+        elif not self._is_believed(monotonic_s, ahead_s):
+            return expected_s
+        if ahead_s > 0:
+            self._offset_s += ahead_s
+        return monotonic_s + self._offset_s
+
+    def now_ms(self) -> int:
+        """The same in whole milliseconds."""
+        return int(self() * 1000)
+
+    def _is_believed(self, monotonic_s: float, ahead_s: float) -> bool:
+        if self._doubted_since_s is None:
+            self._doubted_since_s = monotonic_s
+            logger.warning("the clock leapt forward by %d s: limits and grants follow in a minute", ahead_s)
+        if monotonic_s - self._doubted_since_s < _SECOND_LOOK_S:
+            return False
+        self._doubted_since_s = None
+        return True

@@ -148,6 +148,13 @@ async def test_an_estimate_is_what_the_prices_come_to(host: Host) -> None:
     assert "all of them cost 0.013 USD" in text
 
 
+async def test_zeros_before_a_number_mean_nothing_however_many(host: Host) -> None:
+    text = await prompted(
+        host, "estimate_cost", model="shop/echo", prompt_tokens="0" * 5000, requests="0" * 5000 + "10"
+    )
+    assert "send 10 request(s) of 0 prompt tokens" in text
+
+
 async def test_a_comparison_names_the_models_with_their_prices_and_the_question(host: Host) -> None:
     text = await prompted(host, "compare_models", question="Why is the sky blue?", models="shop/echo, demo/echo")
     assert "shop/echo (0.3 USD per million prompt tokens, 0.7" in text
@@ -164,6 +171,12 @@ async def test_a_comparison_names_the_models_with_their_prices_and_the_question(
         ("compare_models", {"question": "x", "models": "shop/eco"}, "shop/echo"),
         ("estimate_cost", {"model": "shop/echo", "prompt_tokens": "many"}, "`prompt_tokens` must be a whole number"),
         ("estimate_cost", {"model": "shop/echo", "requests": "9" * 5000}, "`requests` must be a whole number"),
+        (
+            "estimate_cost",
+            {"model": "shop/echo", "requests": "0" * 20 + "9" * 4000},
+            "`requests` must be a whole number",
+        ),
+        ("estimate_cost", {"model": "shop/echo", "requests": "0" * 5000 + "x"}, "`requests` must be a whole number"),
     ],
 )
 async def test_a_prompt_that_cannot_be_had_is_explained(

@@ -12,6 +12,7 @@ from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.request import ChatRequest, parse_chat_request
 from mcp_gateway.core.trace_context import TRACEPARENT, trace_of
+from mcp_gateway.core.upstream.vllm_fields import first_names
 from mcp_gateway.wire.bodies import BodyLimits
 
 
@@ -45,11 +46,11 @@ class ChatCompletions:
             request = parse_chat_request(raw)
             del raw
             if request.is_stream:
-                stream = EventStream(send, self._comment_s, lambda: _tell_clamp(exchange, context))
+                stream = EventStream(send, self._comment_s, lambda: _tell_changes(exchange, context))
                 await _relay(exchange, request, stream, context)
                 return
             await exchange.begin(request)
-            _tell_clamp(exchange, context)
+            _tell_changes(exchange, context)
             context.headers.append((b"x-cost-usd", format_usd(exchange.cost_nano).encode()))
             await send_bytes(send, exchange.body, [JSON_TYPE])
 
@@ -68,9 +69,12 @@ async def _relay(exchange: Exchange, request: ChatRequest, stream: EventStream, 
     await stream.end()
 
 
-def _tell_clamp(exchange: Exchange, context: RequestContext) -> None:
+def _tell_changes(exchange: Exchange, context: RequestContext) -> None:
+    """Say in the answer's headers in what it was asked otherwise than its caller did."""
     if exchange.clamped_to is not None:
         context.headers.append((b"x-max-tokens-clamped", b"%d" % exchange.clamped_to))
+    if exchange.ignored:
+        context.headers.append((b"x-ignored-parameters", ", ".join(first_names(exchange.ignored)).encode()))
 
 
 def _call_of(scope: Scope, context: RequestContext) -> Call:

@@ -38,6 +38,7 @@ from mcp_gateway.core.upstream.credible import UNKNOWN_WINDOW_TOKENS, credible
 from mcp_gateway.core.upstream.frames import DONE, FrameRelay, Usage
 from mcp_gateway.core.upstream.pool import Pool
 from mcp_gateway.core.upstream.transport import UpstreamError
+from mcp_gateway.core.upstream.vllm_fields import ChatFields
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ class Chat:
         ledger: Ledger,
         records: Records,
         images: ImagePolicy,
+        fields: ChatFields,
         metrics: Metrics,
         activity: Activity,
         lifecycle: Lifecycle,
@@ -95,6 +97,7 @@ class Chat:
         self.ledger = ledger
         self.records = records
         self.images = images
+        self.fields = fields
         self.metrics = metrics
         self.activity = activity
         self.lifecycle = lifecycle
@@ -176,6 +179,7 @@ class Exchange:
         try:
             self._request = request
             model = self._model = self._chat.published.current.find(request.model)
+            request.ignored = self._chat.fields.sift(request.body)
             self._check(request, model)
             if request.images:
                 await self._chat.images.check(request.images, model_sees="image" in model.input_modalities)
@@ -277,6 +281,11 @@ class Exchange:
     @property
     def usage(self) -> Usage | None:
         return self._usage
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """Names in the request that were not sent on."""
+        return self._request.ignored if self._request is not None else ()
 
     @property
     def finish_reason(self) -> str | None:

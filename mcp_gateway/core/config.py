@@ -310,6 +310,10 @@ class UpstreamSettings(Section):
     """Of the requests, the share that may be sent to a second backend because the first failed, over ten seconds."""
     queue_comment_s: Seconds = 10.0
     """A stream that has brought no token for this long begins with a comment, and again each time; 0: no comments."""
+    pass_fields: Annotated[tuple[Line, ...], CommaSeparated] = ()
+    """Fields of a chat that are sent on although docs/backends.md does not list them as passed."""
+    pass_template_kwargs: Annotated[tuple[Line, ...], CommaSeparated] = ()
+    """The same of names in chat_template_kwargs."""
 
 
 class WalletSettings(Section):

@@ -42,6 +42,7 @@ from mcp_gateway.core.upstream.budget import RetryBudget
 from mcp_gateway.core.upstream.demo import DemoBackend
 from mcp_gateway.core.upstream.pool import Pool
 from mcp_gateway.core.upstream.transport import Timeouts, Transport, TransportLimits
+from mcp_gateway.core.upstream.vllm_fields import ChatFields
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +132,7 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
             ledger=ledger,
             records=records,
             images=_image_policy(settings),
+            fields=ChatFields(settings.upstream.pass_fields, settings.upstream.pass_template_kwargs),
             metrics=metrics,
             activity=activity,
             lifecycle=lifecycle,

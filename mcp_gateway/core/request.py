@@ -19,8 +19,6 @@ MAX_TOOLS = 1024
 _BOM = b"\xef\xbb\xbf"
 _OUTPUT_CAPS = ("max_completion_tokens", "max_tokens")
 """In the order in which vLLM prefers them."""
-_PART_TYPES = {"text", "refusal", "thinking", "image_url"}
-"""Content parts that may pass. Others (audio_url, video_url, ...) could make a backend fetch any address."""
 _WANTED = {str: "a string", list: "a list", dict: "an object", bool: "true or false", int: "a whole number"}
 
 
@@ -44,6 +42,8 @@ class ChatRequest:
     max_tokens: int | None
     choices: int
     is_long: bool = False
+    ignored: tuple[str, ...] = ()
+    """Names in it that were not sent on."""
 
     def forget_body(self) -> None:
         """Keep nothing of what was sent on, which may be large, while the answer is told."""
@@ -147,7 +147,7 @@ def _kind(value: Any) -> str:
 
 
 def _images(messages: list[Any]) -> Iterator[str]:
-    """The address of each image part; refuses messages and parts of an unknown shape, and too many of them."""
+    """The address of each image part; refuses messages of an unknown shape, and too many parts."""
     parts = 0
     for number, message in enumerate(messages):
         where = f"messages[{number}]"
@@ -169,13 +169,7 @@ def _images(messages: list[Any]) -> Iterator[str]:
 
 
 def _image_of(part: Any, where: str) -> str | None:
-    if isinstance(part, str):
-        return None
-    kind = part.get("type") if isinstance(part, dict) else None
-    if not isinstance(kind, str) or kind not in _PART_TYPES:
-        problem = f"`{where}` must be a part of type text or image_url; other kinds are not served here."
-        raise GatewayError("unsupported_parameter", problem, param=where)
-    if kind != "image_url":
+    if not isinstance(part, dict) or part.get("type") != "image_url":
         return None
     image = part.get("image_url")
     url = image.get("url") if isinstance(image, dict) else image

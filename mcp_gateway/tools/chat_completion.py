@@ -20,6 +20,7 @@ from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.request import read_chat_request
 from mcp_gateway.core.upstream.answer import PARSED_BYTES, Body, without_logprobs
 from mcp_gateway.core.upstream.credible import read_finish_reason
+from mcp_gateway.core.upstream.vllm_fields import first_names
 from mcp_gateway.tools.collected import Collected
 from mcp_gateway.tools.progress import Progress
 from mcp_gateway.tools.tool import Invocation, Report, Result, checked_arguments, output_schema, result
@@ -122,6 +123,11 @@ _OUTPUT = output_schema(
         "request_id": {"type": "string", "description": "Under which the call is recorded and billed."},
         "note": {"type": "string", "description": "What is missing, where the answer was too long for one message."},
         "max_tokens_clamped": {"type": "integer", "description": "To what max_tokens was lowered, if it was."},
+        "ignored_parameters": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "Names in the call that the model was not told of.",
+        },
     },
     ["content", "finish_reason", "usage", "cost_usd", "model", "request_id"],
 )
@@ -224,6 +230,8 @@ def _bill(exchange: Exchange, model: str, request_id: str) -> dict[str, Any]:
     }
     if exchange.clamped_to is not None:
         bill["max_tokens_clamped"] = exchange.clamped_to
+    if exchange.ignored:
+        bill["ignored_parameters"] = first_names(exchange.ignored)
     return bill
 
 

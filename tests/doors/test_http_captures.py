@@ -108,8 +108,10 @@ REFUSED_THOUGH_VLLM_TAKES_IT = {
     "303_model_null": "missing_parameter",
     "304_model_empty": "missing_parameter",
     "332_stream_str": "invalid_type",
+    "361_modalities_audio": "unsupported_parameter",
+    "365_web_search_options": "unsupported_parameter",
 }
-"""Where strictness is the point: vLLM guesses."""
+"""Where strictness is the point: vLLM guesses, or leaves out of the answer what was asked for."""
 
 
 @by_case([capture for capture in CHATS if capture.is_request_whole])

@@ -7,6 +7,7 @@ import orjson
 import pytest
 import pytest_asyncio
 
+from mcp_gateway.core.upstream.vllm_fields import FIELDS, Use
 from tests.replaying import Asked, ReplayingBackend, whole
 from tests.serving import MESSAGES, Door, bearer, chat_body, open_door
 
@@ -81,17 +82,45 @@ async def test_the_model_goes_out_under_the_backend_s_name_and_all_else_as_it_ca
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "cache_salt", "chat_template", "echo", "kv_transfer_params", "mm_processor_kwargs", "priority",
-        "prompt_logprobs", "request_id", "return_token_ids", "routing", "session_id", "use_beam_search", "vllm_xargs",
-    ],
-)  # fmt: skip
-async def test_a_field_that_reaches_past_its_tenant_does_not_go_out(
+    "name", sorted(name for name, use in FIELDS.items() if use is Use.STRIPPED and not name.startswith("guided_"))
+)
+async def test_a_field_that_reaches_past_its_tenant_does_not_go_out_and_is_named(
     served: tuple[Door, ReplayingBackend, str], name: str
 ) -> None:
-    sent = await sent_for(served, **{name: "mine"})
-    assert sent.get(name) != "mine"
+    door, backend, key = served
+    backend.answer_with()
+    response = await door.chat(key, model="public/name", **{name: "mine"})
+    assert response.headers["x-ignored-parameters"] == name
+    assert backend.chats[0].json.get(name) != "mine"
+
+
+async def test_what_is_in_no_table_is_dropped_and_named_and_a_stream_says_so_too(
+    served: tuple[Door, ReplayingBackend, str],
+) -> None:
+    door, backend, key = served
+    backend.answer_with()
+    fields = {"unheard_of": {"deep": 1}, "a,b\r\né": 2, "lora_name": "x", "nothing": None}
+    message = {"role": "user", "content": "x", "uuid": "theirs", "name": "n"}
+    response = await door.chat(key, model="public/name", messages=[message] * 2, **fields)
+    told = r"unheard_of, a\x2cb\r\n\xe9, lora_name, messages[].uuid"
+    assert response.headers["x-ignored-parameters"] == told
+    assert backend.chats[0].json.keys() == {"model", "messages", "cache_salt"} | (
+        {"max_tokens"} & backend.chats[0].json.keys()
+    )
+    assert backend.chats[0].json["messages"] == [{"role": "user", "content": "x", "name": "n"}] * 2
+    backend.answer_with()
+    streamed = await door.chat(key, model="public/name", stream=True, unheard_of=1)
+    assert streamed.headers["x-ignored-parameters"] == "unheard_of"
+    assert "x-ignored-parameters" not in (await door.chat(key, model="public/name")).headers
+
+
+async def test_of_many_unknown_names_some_are_told(served: tuple[Door, ReplayingBackend, str]) -> None:
+    door, _, key = served
+    response = await door.chat(key, model="public/name", **{f"x{n}" * 50: n for n in range(30)})
+    told = response.headers["x-ignored-parameters"].split(", ")
+    assert len(told) == 21
+    assert told[-1] == "and 10 more"
+    assert len(response.headers["x-ignored-parameters"]) < 4096
 
 
 async def test_usage_is_asked_for_in_every_frame_of_a_stream_and_not_otherwise(

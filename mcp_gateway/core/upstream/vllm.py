@@ -25,16 +25,6 @@ METRICS_PATH = "/metrics"
 ALLOWED_PATHS = frozenset({CHAT_PATH, MODELS_PATH, TOKENIZE_PATH, HEALTH_PATH, METRICS_PATH})
 """All that is ever asked of a vLLM server: its other routes start work or tell secrets without a key."""
 
-TENANT_FIELDS = frozenset({
-    "cache_salt", "chat_template", "data_parallel_rank", "ec_transfer_params", "echo", "kv_transfer_params",
-    "logits_processors", "media_io_kwargs", "mm_processor_kwargs", "priority", "prompt_logprobs", "request_id",
-    "return_token_ids", "routing", "session_id", "use_beam_search", "vllm_xargs",
-})  # fmt: skip
-"""Fields that reach past one tenant's own answer, or cost without being counted; removed."""
-
-_GUIDED = {"guided_json": "json", "guided_regex": "regex", "guided_choice": "choice", "guided_grammar": "grammar"}
-"""Names that vLLM dropped and would now ignore without a word, by what `structured_outputs` calls them."""
-
 MAX_REFUSAL_BYTES = 64 * 1024
 """Of a body whose status is not 200: what follows is not read. The status tells the rest."""
 _FAULT_TYPE = re.compile(r"'type': '(\w+)'")
@@ -77,16 +67,11 @@ class Gauges:
 
 
 def chat_body(request: ChatRequest, backend_model: str, account_id: str) -> bytes:
-    """The body to send: the caller's own, renamed, without the tenant fields, with usage asked for in every frame.
+    """The body to send: what was sifted of the caller's own, renamed, with usage asked for in every frame.
 
     `cache_salt` keeps one account from telling by timing what another has in the prefix cache.
     """
-    body = {name: value for name, value in request.body.items() if name not in TENANT_FIELDS}
-    guided = {new: body.pop(old) for old, new in _GUIDED.items() if old in body}
-    if guided and "structured_outputs" not in body:
-        body["structured_outputs"] = guided
-    body["model"] = backend_model
-    body["cache_salt"] = _cache_salt(account_id)
+    body = request.body | {"model": backend_model, "cache_salt": _cache_salt(account_id)}
     if request.is_stream:
         body["stream_options"] = {
             **(body.get("stream_options") or {}),

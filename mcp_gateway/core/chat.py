@@ -174,7 +174,7 @@ class Exchange:
     async def begin(self, request: ChatRequest) -> None:
         """Decide, hold, and ask the backend. Raises GatewayError for a refusal or when no backend answers."""
         if self._ended_by is not None:
-            raise self._end
+            raise refusal(self._ended_by)
         self._beginning = asyncio.current_task()
         try:
             self._request = request
@@ -199,16 +199,16 @@ class Exchange:
     def end_with(self, code: str) -> None:
         """End the answer, since its key is refused with `code` from now on; one that is accounted for stays as it is.
 
-        While it begins, its task is woken, and `begin` raises that refusal. A stream lets go of its backend, and its
-        next frames tell it.
+        While it begins, its task is woken, and `begin` raises that refusal. A stream's backend is hung up on at once,
+        which wakes who waits for it, and the next frames tell the refusal.
         """
         if self._is_accounted or self._ended_by is not None:
             return
         self._ended_by = code
         if self._beginning is not None:
             self._beginning.cancel()
-        else:
-            self._let_go(refusal(code))
+        elif self._response is not None:
+            self._response.close()
 
     async def next_frames(self) -> bytes:
         """Whole frames for the client, the last ones after the settlement; b"" after that.
@@ -296,16 +296,14 @@ class Exchange:
         return self._model.id if self._model is not None else ""
 
     @property
-    def _end(self) -> GatewayError:
-        assert self._ended_by is not None
-        return refusal(self._ended_by)
+    def _end(self) -> GatewayError | None:
+        """The refusal that the answer was ended with."""
+        return None if self._ended_by is None else refusal(self._ended_by)
 
     def _cause_of(self, cancelled: CancelledError) -> BaseException:
         """Why the task was cancelled: by `end_with`, or (as well) since the client has left."""
-        task = self._beginning
-        if self._ended_by is None or (task is not None and task.uncancel()):
-            return cancelled
-        return self._end
+        end, task = self._end, self._beginning
+        return cancelled if end is None or (task is not None and task.uncancel()) else end
 
     # Deciding
 
@@ -441,11 +439,8 @@ class Exchange:
     async def _next_relayed(self, relay: FrameRelay) -> bytes:
         """The next frames of the answer itself; b"" when it has ended."""
         frames, self._first = self._first, b""
-        if frames:
-            return frames
         response = self._response
-        if response is None:
-            raise self._end
+        assert response is not None
         try:
             while not frames and not relay.is_done:
                 piece = await response.next_chunk()
@@ -455,9 +450,10 @@ class Exchange:
                 if not frames:
                     await self.keep(relay.held_bytes)
         except UpstreamError as error:
-            raise (failure(error, has_started=True) if self._ended_by is None else self._end) from error
+            raise (self._end or failure(error, has_started=True)) from error
         if not frames and not relay.is_done and relay.finish_reason is None:
-            raise GatewayError("backend_died", "The backend ended the stream in the middle of the answer.")
+            died = GatewayError("backend_died", "The backend ended the stream in the middle of the answer.")
+            raise self._end or died
         return frames
 
     def _raise_told(self, relay: FrameRelay) -> None:

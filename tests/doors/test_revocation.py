@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from tests.doors.mcp_host import PATHS
 from tests.replaying import ReplayingBackend, chunk, contents, in_two, silence
-from tests.serving import FREE, Door, bearer, chat_body, error_of, open_door
+from tests.serving import FREE, Door, bearer, chat_body, error_of, eventually, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 Served = tuple[Door, ReplayingBackend]
@@ -102,6 +102,27 @@ async def test_a_stream_ends_with_an_error_frame(served: Served, end: End, statu
     record = await door.record(response)
     assert (record["http_status"], record["error_code"]) == (status, code)
     assert (record["prompt_tokens"], record["completion_tokens"]) == (9, 1)
+
+
+async def test_a_stream_of_the_demo_ends_with_its_next_token(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    door, _ = served
+    account_id = await door.account()
+    key, raw = await door.gateway.keys.create(account_id, is_test=True)
+    sleeps, is_ended = 0, asyncio.Event()
+
+    async def sleep(_: float) -> None:
+        nonlocal sleeps
+        sleeps += 1
+        if sleeps > 3:
+            await is_ended.wait()
+
+    monkeypatch.setattr(door.gateway.pool.demo.origin, "_sleep", sleep)
+    reading = asyncio.ensure_future(door.chat(raw, stream=True, stream_options={"include_usage": True}))
+    await eventually(lambda: sleeps > 3)
+    await revoke(door, account_id, key.id)
+    is_ended.set()
+    response = await reading
+    assert contents([response.content])[-1]["error"]["code"] == "revoked_api_key"
 
 
 @ended_by

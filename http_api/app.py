@@ -53,6 +53,7 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> ASGIApp:
     json_bounds = JsonBounds.of(settings)
     chat = ChatCompletions(
         gateway.chat,
+        gateway.repeats,
         body_limits=BodyLimits(settings, gateway.published),
         json_bounds=json_bounds,
         comment_s=settings.upstream.queue_comment_s,

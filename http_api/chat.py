@@ -1,13 +1,18 @@
 """POST /chat/completions: the hot path, a plain ASGI endpoint."""
 
+from collections.abc import Coroutine
+from typing import Any
+
 from starlette.types import Receive, Scope, Send
 
 from http_api.bodies import read_bytes
 from http_api.event_stream import EventStream
+from http_api.idempotency import KEY_HEADER, idempotency_key_in
 from http_api.rendering import JSON_TYPE, send_bytes
 from mcp_gateway.core.chat import Call, Chat, Exchange
 from mcp_gateway.core.context import CLIENT, CONTEXT, CallerLeft, Client, RequestContext
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.idempotency import Repeats
 from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.request import ChatRequest, parse_chat_request
@@ -19,13 +24,28 @@ from mcp_gateway.wire.bodies import BodyLimits
 class ChatCompletions:
     """Reads the body, runs the exchange, and writes one JSON body or the frames as they come."""
 
-    def __init__(self, chat: Chat, *, body_limits: BodyLimits, json_bounds: JsonBounds, comment_s: float) -> None:
+    def __init__(
+        self, chat: Chat, repeats: Repeats, *, body_limits: BodyLimits, json_bounds: JsonBounds, comment_s: float
+    ) -> None:
         self._chat = chat
+        self._repeats = repeats
         self._comment_s = comment_s
         self._body_limits = body_limits
         self._json_bounds = json_bounds
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+        once = KEY_HEADER in scope[CONTEXT].sent
+        return self._answer_once(scope, receive, send) if once else self._answer(scope, receive, send)
+
+    async def _answer_once(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refused while another with the same Idempotency-Key is answered."""
+        context: RequestContext = scope[CONTEXT]
+        assert context.caller is not None
+        key = idempotency_key_in(scope["headers"])
+        with self._repeats.answering(context.caller, key, context.request_id):
+            await self._answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         context: RequestContext = scope[CONTEXT]
         caller = context.caller
         assert caller is not None

@@ -3,6 +3,8 @@
 After https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/, with any visible text as a key.
 """
 
+from collections.abc import Iterable
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -11,14 +13,18 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import Kept
 
 HEADER = "Idempotency-Key"
+KEY_HEADER = HEADER.lower().encode()
 _MAX_CHARACTERS = 255
 
 
 def idempotency_key_of(request: Request) -> str | None:
     """The header's text; None without one. Raises GatewayError `invalid_value` unless it is 1 to 255 visible ASCII."""
-    given = request.headers.getlist(HEADER)
-    if not given:
-        return None
+    return idempotency_key_in(request.scope["headers"]) if HEADER in request.headers else None
+
+
+def idempotency_key_in(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The same of headers that have one."""
+    given = [value.decode("latin-1") for name, value in headers if name == KEY_HEADER]
     key = given[0]
     is_visible = all("!" <= character <= "~" for character in key)
     if len(given) > 1 or not is_visible or not 1 <= len(key) <= _MAX_CHARACTERS:

@@ -34,7 +34,7 @@ def error_headers(error: GatewayError) -> Headers:
     headers: Headers = []
     if error.status == 401:
         headers.append((b"www-authenticate", b'Bearer realm="mcp-gateway"'))
-    if error.retry_after_s is not None and error.status in (429, 503):
+    if error.retry_after_s is not None and error.status in (409, 429, 503):
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
     if error.code == "requests_per_day":
         headers.append((b"x-should-retry", b"false"))  # OpenAI's SDKs would try again within seconds

@@ -1,6 +1,8 @@
 """GET /requests and /requests/{id}: the metadata of an account's requests that have ended; never their content."""
 
 import re
+from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -42,15 +44,17 @@ class Requests:
             asked.model, asked.key, asked.status, asked.error_code, asked.door, asked.since, asked.until
         )  # fmt: skip
         rows = await self._history.page(caller.account_id, wanted, before_id=asked.cursor, limit=asked.limit + 1)
-        return json_response(list_object(rows, asked.limit, lambda record: record.id, _object))
+        first = await self._history.repeats(caller.account_id, rows)
+        return json_response(list_object(rows, asked.limit, lambda record: record.id, partial(_object, first)))
 
     async def get(self, request: Request) -> Response:
         caller = key_holder(request, self._limiter)
         read_query(request, Query)
-        return json_response(_object(await self._history.get(caller.account_id, request.path_params["request_id"])))
+        record = await self._history.get(caller.account_id, request.path_params["request_id"])
+        return json_response(_object(await self._history.repeats(caller.account_id, [record]), record))
 
 
-def _object(record: RequestRecord) -> dict[str, Any]:
+def _object(first: Mapping[str, str], record: RequestRecord) -> dict[str, Any]:
     return {
         "object": "request",
         "id": record.id,
@@ -71,4 +75,5 @@ def _object(record: RequestRecord) -> dict[str, Any]:
         "status": record.http_status,
         "error_code": record.error_code,
         "finish_reason": record.finish_reason,
+        "repeat_of": first.get(record.id),
     }

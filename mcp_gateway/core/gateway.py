@@ -13,7 +13,7 @@ from mcp_gateway.core.catalog import Listing, Published, build_catalog, is_model
 from mcp_gateway.core.chat import Chat
 from mcp_gateway.core.clock import SteadyClock
 from mcp_gateway.core.config import Settings, UpstreamSettings
-from mcp_gateway.core.idempotency import Idempotency
+from mcp_gateway.core.idempotency import Idempotency, Repeats
 from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.identity.address import AddressReader, counted_as
 from mcp_gateway.core.identity.authenticator import Authenticator
@@ -68,6 +68,7 @@ class Gateway:
     statement: Statement
     payments: Payments | None
     idempotency: Idempotency
+    repeats: Repeats
     keys: KeyRing
     known_keys: KnownKeys
     authenticator: Authenticator
@@ -153,6 +154,7 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
             statement=Statement(store),
             payments=stack.enter_context(_payments(store, ledger, settings)),
             idempotency=Idempotency(store, now_ms=now_ms),
+            repeats=Repeats(store, now_ms=clock.now_ms),
             keys=keys,
             known_keys=known_keys,
             authenticator=Authenticator(known_keys, settings.guests, settings.limits),

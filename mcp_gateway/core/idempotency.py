@@ -1,22 +1,28 @@
 """Requests that take effect once however often they are sent: by account and Idempotency-Key, for 24 hours.
 
+Inference is not among them, since no answer is kept: it is answered anew, but never twice at once.
 Keeps digests and the answer's metadata; never a body, a key's text or a secret. What is being answered is known to this
 process alone, the only server of its database.
 """
 
+import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
 import orjson
 
+from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.store.store import Store
 
 KEPT_MS = 24 * 60 * 60 * 1000
+_MAX_REMEMBERED = 10_000
+"""First requests for inference by key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +110,53 @@ class Idempotency:
         return Kept(row[1], orjson.loads(row[2]))
 
 
+class Repeats:
+    """Requests for inference that bear a key: which is being answered now, and which was the first of them.
+
+    Remembers some of them for a day, in memory; what a restart or a flood forgets is answered like a first one.
+    """
+
+    def __init__(self, store: Store, *, now_ms: Callable[[], int]) -> None:
+        self._store = store
+        self._now_ms = now_ms
+        self._running: set[tuple[str, bytes]] = set()
+        self._first: OrderedDict[tuple[str, bytes], tuple[str, int]] = OrderedDict()
+
+    @contextlib.contextmanager
+    def answering(self, caller: Caller, key: str, request_id: str) -> Iterator[None]:
+        """While a request is answered. Raises GatewayError `conflict` while another with the same key is."""
+        place = caller.subject if caller.is_guest else caller.account_id, sha256(key.encode()).digest()
+        if place in self._running:
+            raise _conflict()
+        self._running.add(place)
+        try:
+            self._note(place, caller.account_id, request_id)
+            yield
+        finally:
+            self._running.discard(place)
+
+    def _note(self, place: tuple[str, bytes], account_id: str, request_id: str) -> None:
+        now_ms = self._now_ms()
+        first_id, at_ms = self._first.get(place, (request_id, now_ms))
+        if first_id == request_id or at_ms <= now_ms - KEPT_MS:
+            self._first[place] = request_id, now_ms
+            self._first.move_to_end(place)
+            if len(self._first) > _MAX_REMEMBERED:
+                self._first.popitem(last=False)
+            return
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute("INSERT INTO request_repeats VALUES (?, ?, ?)", (account_id, request_id, first_id))
+
+        self._store.write(work, is_durable=False, in_outage="keep").add_done_callback(_look_at)
+
+
+def _look_at(written: "asyncio.Future[None]") -> None:
+    """So that a failure is not reported as forgotten; the store has logged it."""
+    if not written.cancelled():
+        written.exception()
+
+
 def _conflict() -> GatewayError:
     message = "A request with this Idempotency-Key is still being answered; send it again in a second."
-    return GatewayError("conflict", message, param="Idempotency-Key")
+    return GatewayError("conflict", message, param="Idempotency-Key", retry_after_s=1)

@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 
+import orjson
 import pytest
 import pytest_asyncio
 
 from tests.fake_stripe import FakeStripe, fake_stripe, settings_of
 from tests.replaying import PATIENCE_S
-from tests.serving import Door, error_of, open_door
+from tests.serving import Door, bearer, error_of, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -136,3 +137,61 @@ async def test_two_headers_are_400(door: Door) -> None:
     pairs = [("authorization", f"Bearer {key}"), ("content-type", "application/json")]
     pairs += [("idempotency-key", "a"), ("idempotency-key", "b")]
     assert (await door.http.post("/v1/keys", content=b"{}", headers=pairs)).status_code == 400
+
+
+# Inference: no answer is kept
+
+
+CHAT = orjson.dumps({"model": "demo/echo", "messages": [{"role": "user", "content": "hi"}]})
+SLOW = orjson.dumps({"model": "demo/paced", "messages": [{"role": "user", "content": "a b c d"}], "stream": True})
+
+
+async def test_a_chat_that_is_sent_again_is_answered_anew_and_its_record_names_the_first(door: Door) -> None:
+    key = await door.key()
+    first, again, third = [await door.post(CHAT, key, idempotency_key="chat-1") for _ in range(3)]
+    other = await door.post(CHAT, key, idempotency_key="chat-2")
+    plain = await door.post(CHAT, key)
+    ids = [answer.headers["x-request-id"] for answer in (first, again, third, other, plain)]
+    assert "idempotent-replayed" not in again.headers
+    for answer in (first, again, third, other, plain):
+        await door.record(answer)
+    listed = {row["id"]: row["repeat_of"] for row in (await door.get("/v1/requests", key)).json()["data"]}
+    assert [listed[request_id] for request_id in ids] == [None, ids[0], ids[0], None, None]
+    assert (await door.get(f"/v1/requests/{ids[1]}", key)).json()["repeat_of"] == ids[0]
+
+
+async def test_while_a_chat_is_answered_the_same_key_is_409_for_its_account_alone(door: Door) -> None:
+    account_id = await door.account()
+    keys = [await door.key(account_id), await door.key(account_id)]
+    async with door.http.stream(
+        "POST",
+        "/v1/chat/completions",
+        content=SLOW,
+        headers=bearer(keys[0]) | {"content-type": "application/json", "idempotency-key": "chat-1"},
+    ) as running:
+        assert running.status_code == 200
+        refused = await door.post(CHAT, keys[1], idempotency_key="chat-1")
+        assert (refused.status_code, error_of(refused)["code"]) == (409, "conflict")
+        assert int(refused.headers["retry-after"]) > 0
+        assert (await door.post(CHAT, await door.key(), idempotency_key="chat-1")).status_code == 200
+    await door.nothing_is_left()
+    assert (await door.post(CHAT, keys[1], idempotency_key="chat-1")).status_code == 200
+
+
+async def test_guests_do_not_share_their_keys(door: Door) -> None:
+    answers = await asyncio.gather(*(door.post(CHAT, idempotency_key="same") for _ in range(4)))
+    assert [answer.status_code for answer in answers] == [200] * 4
+
+
+@pytest.mark.parametrize("key", ["x" * 256, "a b", ""])
+async def test_a_chat_s_key_that_is_none_is_400(door: Door, key: str) -> None:
+    answer = await door.post(CHAT, await door.key(), idempotency_key=key)
+    assert (answer.status_code, error_of(answer)["code"]) == (400, "invalid_value")
+
+
+async def test_only_so_many_first_requests_are_remembered(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcp_gateway.core.idempotency._MAX_REMEMBERED", 3)
+    for number in range(10):
+        await door.post(CHAT, await door.key(), idempotency_key=f"many-{number}")
+    assert len(door.gateway.repeats._first) <= 10 + 3
+    assert not door.gateway.repeats._running

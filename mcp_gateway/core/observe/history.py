@@ -1,6 +1,6 @@
 """The request log of one account for its owner to read: single records, pages of them, totals by day, model or key."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -77,6 +77,14 @@ class History:
         sql = f"{_SELECT} WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ?"
         rows = await self._store.fetch_all(sql, (*conditions.values(), limit))
         return [_record(row) for row in rows]
+
+    async def repeats(self, account_id: str, records: Sequence[RequestRecord]) -> dict[str, str]:
+        """Of those that were sent again under an Idempotency-Key: the first request that bore it, by id."""
+        if not records:
+            return {}
+        sql = "SELECT id, first_id FROM request_repeats WHERE account_id = ? AND id >= ? AND id <= ?"
+        ids = [record.id for record in records]
+        return dict(await self._store.fetch_all(sql, (account_id, min(ids), max(ids))))
 
     async def totals(self, account_id: str, since_ms: int, until_ms: int, group: Group) -> dict[str | None, Totals]:
         """Sums by UTC day (as `2026-01-31`), public model or key id, the greatest first; None where there was none."""

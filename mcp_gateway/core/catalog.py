@@ -81,6 +81,8 @@ class Model:
     is_open_to_guests: bool
     is_window_known: bool = True
     """False where `context_window` is an assumption."""
+    is_output_capped: bool = False
+    """Whether `max_output_tokens` is less than what a backend would generate by itself."""
 
 
 class Quote(NamedTuple):
@@ -180,6 +182,7 @@ def _configured(entry: ModelSettings, listing: Listing | None) -> Model:
         price=price,
         is_open_to_guests=price.is_free if entry.guests is None else entry.guests,
         is_window_known=bool(entry.context_window or listed.max_model_len),
+        is_output_capped=entry.max_output_tokens is not None or context < (listed.max_model_len or context),
     )
 
 
@@ -188,10 +191,8 @@ def _discovered(listing: Listing) -> Model:
 
 
 def quote(model: Model, price: Price, request: ChatRequest, wallet: WalletSettings) -> Quote:
-    """The worst case of a request whose `max_tokens` is set; bytes bound the prompt: a token is at least one byte."""
-    prompt = request.text_bytes + wallet.template_margin_tokens * (1 + request.message_count)
-    prompt += wallet.max_image_tokens * len(request.images)
-    prompt = min(prompt, model.context_window)
+    """The worst case of a request; one without `max_tokens` may use all that the model may put out."""
+    prompt = min(most_prompt_tokens(request, wallet), model.context_window)
     most = request.max_tokens or model.max_output_tokens
     least = min(most, wallet.min_useful_tokens)
     return Quote(
@@ -199,6 +200,12 @@ def quote(model: Model, price: Price, request: ChatRequest, wallet: WalletSettin
         maximum_nano=price.cost_nano(prompt, most * request.choices),
         prompt_nano=price.cost_nano(prompt, 0),
     )
+
+
+def most_prompt_tokens(request: ChatRequest, wallet: WalletSettings) -> int:
+    """Bytes bound the prompt: a token is at least one byte."""
+    template = wallet.template_margin_tokens * (1 + request.message_count)
+    return request.text_bytes + template + wallet.max_image_tokens * len(request.images)
 
 
 def affordable_tokens(held_nano: int, quote: Quote, price: Price, choices: int) -> int:

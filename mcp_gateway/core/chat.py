@@ -14,7 +14,7 @@ import orjson
 
 from mcp_gateway.core.bytes_in_flight import SMALL_BYTES, STEP_BYTES
 from mcp_gateway.core.caller import Caller
-from mcp_gateway.core.catalog import FREE, Model, Price, Published, affordable_tokens, quote
+from mcp_gateway.core.catalog import FREE, Model, Price, Published, affordable_tokens, most_prompt_tokens, quote
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.context import CallerLeft, RequestContext
 from mcp_gateway.core.errors import GatewayError, internal_error
@@ -45,6 +45,8 @@ logger = logging.getLogger(__name__)
 _CLIENT_CLOSED = GatewayError("client_closed", "The client left before the answer was whole.")
 DEMO_MODEL = "demo/echo"
 _NO_USAGE = Usage(0, 0)
+_ROOM_ENOUGH_TOKENS = 4096
+"""Left for an answer by the prompt's bytes: it is not worth a question how many tokens they are."""
 _BYTES_PER_TOKEN = 3
 """For the estimate that tokens a minute are reserved by; the bill never rests on it."""
 
@@ -186,9 +188,9 @@ class Exchange:
             route = self._route = self._find_route(model)
             self._price = route.price
             is_open_ended = request.max_tokens is None
-            self._cap(request, model, route)
+            await self._cap(request, model, route)
             self._turn.reserve_tokens(self._estimate(request, model, is_open_ended=is_open_ended))
-            await self._place_hold(request, model)
+            await self._place_hold(request, model, route)
             await self._ask_in_turn(request, model, route)
             request.forget_body()
         except CancelledError as cancelled:
@@ -325,16 +327,34 @@ class Exchange:
             raise _unavailable(model)
         return Route(backends, model.backend_model, FREE if self._caller.is_guest else model.price)
 
-    def _cap(self, request: ChatRequest, model: Model, route: Route) -> None:
+    async def _cap(self, request: ChatRequest, model: Model, route: Route) -> None:
+        """Bound the answer by the caller's, the guests' and the model's limit; name none where no limit needs it."""
         limit = model.max_output_tokens
         listing = route.backends[0].listings.get(route.backend_model)
         if listing is not None and listing.max_model_len is not None:
             limit = min(limit, listing.max_model_len)  # the demo's, for a test key
         if self._caller.is_guest:
             limit = min(limit, self._chat.settings.guests.max_tokens)
-        asked = request.max_tokens
-        if request.cap_output(limit) and asked is not None:
-            self.clamped_to = limit
+        if request.max_tokens is not None:
+            if request.cap_output(limit):
+                self.clamped_to = limit
+        elif self._caller.is_guest or model.is_output_capped:
+            request.cap_output(await self._fitting(limit, request, model, route))
+        else:
+            request.cap_output(limit, is_added=False)
+
+    async def _fitting(self, limit: int, request: ChatRequest, model: Model, route: Route) -> int:
+        """As much of a limit that the caller did not name as the window has room for beside the prompt.
+
+        The prompt is its bytes where those leave enough, and else counted: vLLM before 0.32 refuses what does not fit.
+        """
+        if not model.is_window_known:
+            return limit
+        room = model.context_window - most_prompt_tokens(request, self._chat.settings.wallet)
+        if room < min(limit, _ROOM_ENOUGH_TOKENS):
+            count = await route.backends[0].count_prompt(request, route.backend_model)
+            room = limit if count is None else model.context_window - count
+        return max(1, min(limit, room))
 
     def _estimate(self, request: ChatRequest, model: Model, *, is_open_ended: bool) -> int:
         output = request.max_tokens or model.max_output_tokens
@@ -346,7 +366,7 @@ class Exchange:
         image_tokens = self._chat.settings.wallet.max_image_tokens * len(request.images)
         return min(request.text_bytes // _BYTES_PER_TOKEN + image_tokens, model.context_window)
 
-    async def _place_hold(self, request: ChatRequest, model: Model) -> None:
+    async def _place_hold(self, request: ChatRequest, model: Model, route: Route) -> None:
         worst = quote(model, self._price, request, self._chat.settings.wallet)
         if worst.is_free:
             return
@@ -356,6 +376,8 @@ class Exchange:
         )
         if hold.amount_nano < worst.maximum_nano:
             limit = affordable_tokens(hold.amount_nano, worst, self._price, request.choices)
+            if request.max_tokens is None:
+                limit = await self._fitting(min(limit, model.max_output_tokens), request, model, route)
             if request.cap_output(limit):
                 self.clamped_to = limit
 
@@ -369,6 +391,7 @@ class Exchange:
         headers = ((b"x-request-id", self._call.request_id.encode()), *self._call.trace_headers)
         prefix = prefix_of(request, self._caller.account_id) if len(route.backends) > 1 else b""
         failures: dict[Backend, str] = {}
+        is_fitted = False
         backend = self._chat.pool.next_backend(route.backends, route.backend_model, prefix, failures)
         while backend is not None:
             try:
@@ -377,12 +400,36 @@ class Exchange:
                 self._let_go(error)
                 if self._is_accounted or error.code == "overloaded":
                     raise  # the answer was there: what failed is the ledger, or the room for it
+                if not is_fitted and await self._fits_after(error, backend, request, model):
+                    is_fitted = True
+                    body = vllm.chat_body(request, route.backend_model, self._caller.account_id)
+                    continue
                 self._chat.metrics.upstream_errors.labels(backend.name, error.code).inc()
                 failures[backend] = error.code
                 backend = self._chat.pool.next_backend(route.backends, route.backend_model, prefix, failures)
                 if backend is None:
                     raise
         raise _unavailable(model)
+
+    async def _fits_after(self, error: GatewayError, backend: Backend, request: ChatRequest, model: Model) -> bool:
+        """Whether a request that a backend refused, since prompt and limit exceed its window, fits now.
+
+        A limit that only stood for the window is left out; one that caps is lowered to what the window leaves.
+        """
+        limit, window = request.max_tokens, vllm.window_told(error)
+        if error.code != "context_length_exceeded" or limit is None or window is None:
+            return False
+        if limit >= model.context_window and not model.is_output_capped:
+            request.uncap_output()
+            return True
+        prompt = vllm.prompt_told(error)
+        if prompt is None and self._route is not None:
+            prompt = await backend.count_prompt(request, self._route.backend_model)
+        if prompt is None or not 0 < window - prompt < limit:
+            return False
+        request.cap_output(window - prompt)
+        self.clamped_to = window - prompt
+        return True
 
     async def _ask(self, backend: Backend, body: bytes, headers: Headers, request: ChatRequest, model: Model) -> None:
         self._backend = backend

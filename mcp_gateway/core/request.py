@@ -49,16 +49,26 @@ class ChatRequest:
         """Keep nothing of what was sent on, which may be large, while the answer is told."""
         self.body, self.images = {}, ()
 
-    def cap_output(self, limit: int) -> bool:
-        """Lower every field that governs the answer's length to `limit` tokens; True if one changed or was set."""
-        is_changed = self.max_tokens is None or self.max_tokens > limit
-        if self.max_tokens is None:
+    def cap_output(self, limit: int, *, is_added: bool = True) -> bool:
+        """Lower every field that governs the answer's length to `limit` tokens; True if one changed or was set.
+
+        Where the caller named none, one `is_added`.
+        """
+        is_changed = is_added if self.max_tokens is None else self.max_tokens > limit
+        if self.max_tokens is None and is_added:
             self.body["max_tokens"] = limit
         for field in (*_OUTPUT_CAPS, "min_tokens"):
             if (asked := self.body.get(field)) is not None and asked > limit:
                 self.body[field] = limit
-        self.max_tokens = limit if self.max_tokens is None else min(self.max_tokens, limit)
+        if self.max_tokens is not None or is_added:
+            self.max_tokens = limit if self.max_tokens is None else min(self.max_tokens, limit)
         return is_changed
+
+    def uncap_output(self) -> None:
+        """Leave the answer's length to the backend."""
+        for field in _OUTPUT_CAPS:
+            self.body.pop(field, None)
+        self.max_tokens = None
 
 
 def parse_chat_request(raw: bytes) -> ChatRequest:

@@ -38,6 +38,11 @@ _CUT_MESSAGE = re.compile(rb'"message":\s?"([^"\\]*(?:\\.[^"\\]*){0,256})')
 _SEARCHED_CHARS = 2000
 """Of a refusal's text, which can quote all that the caller sent."""
 _MESSAGE_LIMIT = 500
+_WINDOW = re.compile(r"maximum context length is (\d{1,9})|max_model_len=(\d{1,9})")
+_PROMPT = re.compile(
+    r"(?:your request has|contains) (\d{1,9}) (?:input )?tokens|\((\d{1,9}) in the (?:messages|prompt)"
+)
+"""How vLLM since 0.6 says a prompt's length; "at least so many" is none."""
 _LAST_WORDS = ("cannot schedule new futures", "EngineCore encountered an issue", "aborted")
 """Of a server that shuts down, or whose engine is dead; its /health can say 200 for a long while yet."""
 _GAUGE = re.compile(rb"\nvllm:num_requests_(running|waiting)\{([^\n]+)")
@@ -109,6 +114,21 @@ def error_told(status: int, told: Told, backend_model: str, public_model: str) -
     if status in (429, 503):
         return GatewayError("backend_busy", f"Every place for {public_model!r} is taken; try again soon.")
     return GatewayError("backend_error", f"The backend of {public_model!r} failed (status {status}).")
+
+
+def window_told(refusal: GatewayError) -> int | None:
+    """The window that a refusal names."""
+    return _number(_WINDOW, refusal.message)
+
+
+def prompt_told(refusal: GatewayError) -> int | None:
+    """The prompt's tokens that a refusal names."""
+    return _number(_PROMPT, refusal.message)
+
+
+def _number(pattern: re.Pattern[str], message: str) -> int | None:
+    found = pattern.search(message)
+    return int(found[found.lastindex or 0]) if found is not None else None
 
 
 def read_gauges(exposition: bytes) -> Gauges | None:

@@ -548,11 +548,15 @@ class Exchange:
             self._chat.activity.note(record)
 
     def _credible(self, usage: Usage) -> Usage | None:
-        """A reported usage; None, and told, where the request cannot have used so much."""
+        """A usage that the backend told; None, and told ourselves, where the request cannot have used so much.
+
+        An answer has at most what was asked for, for each choice; where nothing was sent, what the window holds.
+        """
         backend, request = self._backend, self._request
         assert backend is not None
         assert request is not None
-        told = credible(usage, self._window_tokens(backend), request.choices)
+        window_tokens = self._window_tokens(backend)
+        told = credible(usage, window_tokens, (request.max_tokens or window_tokens) * request.choices)
         if told is None:
             self._chat.metrics.usage_invalid.labels(backend.name).inc()
             self._chat.usage_log.warning("backend %s tells a usage that cannot be: it is not billed", backend.name)
@@ -627,7 +631,7 @@ class Exchange:
             self._unbilled_tokens = self._estimated_prompt(self._request, self._model)
             if self._hold is not None and self._route is not None:
                 count = await self._backend.count_prompt(self._request, self._route.backend_model)
-                usage = None if count is None else Usage(count, 0)
+                usage = None if count is None else self._credible(Usage(count, 0))
         await self._account_for_failure(usage, _CLIENT_CLOSED, is_reported=False)
 
     def _record(self, error_code: str | None) -> RequestRecord:

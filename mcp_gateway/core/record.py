@@ -27,6 +27,16 @@ class RequestRecord(NamedTuple):
     finish_reason: str | None
 
 
+_MOST_SUMMED = {"cost_nano": 10**15}
+_MOST_SUMMED_TOKENS = 2**32
+"""Of one request; more than any can have, and little enough that no sum over a database overflows."""
+
+
+def sum_of(column: str) -> str:
+    """The SQL of a sum that cannot fail: rows of earlier versions may hold whatever a backend once said."""
+    return f"SUM(MAX(0, MIN({column}, {_MOST_SUMMED.get(column, _MOST_SUMMED_TOKENS)})))"
+
+
 COLUMNS = RequestRecord._fields
 INSERT = (
     f"INSERT INTO requests ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) "

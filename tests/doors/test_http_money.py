@@ -184,11 +184,11 @@ async def test_an_answer_that_fails_costs_nothing(stage: Stage, answer: Any, is_
 @pytest.mark.parametrize("is_stream", [False, True])
 async def test_usage_beyond_the_hold_is_billed_as_far_as_the_wallet_reaches(stage: Stage, is_stream: bool) -> None:
     """Its hold was for fewer tokens: the backend's template, or its window, is larger than the configured one."""
-    stage.backend.answer_with(events(*stream(2048, 50)) if is_stream else unary(2048, 50))
+    stage.backend.answer_with(events(*stream(2048, 16)) if is_stream else unary(2048, 16))
     answer = await stage.chat(max_tokens=16, stream=is_stream)
-    assert cost_nano(2048, 50) > stage.quote(max_tokens=16).maximum_nano
-    await stage.is_left_with(CREDIT_NANO - cost_nano(2048, 50))
-    assert (await stage.door.record(answer))["cost_nano"] == cost_nano(2048, 50)
+    assert cost_nano(2048, 16) > stage.quote(max_tokens=16).maximum_nano
+    await stage.is_left_with(CREDIT_NANO - cost_nano(2048, 16))
+    assert (await stage.door.record(answer))["cost_nano"] == cost_nano(2048, 16)
 
 
 async def test_what_no_wallet_covers_is_the_operators_loss_in_a_metric_and_a_log_line(
@@ -208,7 +208,7 @@ async def test_what_no_wallet_covers_is_the_operators_loss_in_a_metric_and_a_log
 
 @pytest.mark.parametrize(
     "usage",
-    [(2049, 1), (1, 2049), (2**31, 1), (2**53, 1), (2**62, 1), (2**63, 1)],
+    [(2049, 1), (1, 17), (1, 2049), (2**31, 1), (2**53, 1), (2**62, 1), (2**63, 1)],
 )
 @pytest.mark.parametrize("is_stream", [False, True])
 async def test_a_usage_that_cannot_be_is_not_billed_and_stands_in_no_sum(
@@ -232,10 +232,18 @@ async def invalid_usages(door: Door) -> float:
 
 
 @pytest.mark.parametrize("choices", [1, 2])
-async def test_several_answers_may_fill_a_window_each(stage: Stage, choices: int) -> None:
-    stage.backend.answer_with(unary(10, 2048 * choices))
+async def test_several_answers_may_reach_the_limit_each(stage: Stage, choices: int) -> None:
+    stage.backend.answer_with(unary(10, 16 * choices))
     await stage.chat(max_tokens=16, n=choices)
-    await stage.is_left_with(CREDIT_NANO - cost_nano(10, 2048 * choices))
+    await stage.is_left_with(CREDIT_NANO - cost_nano(10, 16 * choices))
+
+
+async def test_the_limit_is_the_one_that_was_sent_whichever_field_bore_it(stage: Stage) -> None:
+    """vLLM prefers max_completion_tokens."""
+    stage.backend.answer_with(unary(10, 20), unary(10, 21))
+    for _ in range(2):
+        await stage.chat(max_tokens=500, max_completion_tokens=20)
+    await stage.is_left_with(CREDIT_NANO - cost_nano(10, 20))
 
 
 @pytest.mark.parametrize(
@@ -335,6 +343,14 @@ async def test_a_client_that_leaves_before_its_answer_pays_nothing_where_the_pro
     stage.backend.answer_with(silence)
     stage.backend.prompt_tokens = None
     await leave_once_asked(stage, stream=is_stream)
+    await stage.is_left_with(CREDIT_NANO)
+
+
+@pytest.mark.parametrize("counted", [-1, -(2**62), 2049, 10**14, 2**62, 2**63, 2**200])
+async def test_a_count_of_the_prompt_that_cannot_be_is_neither_billed_nor_credited(stage: Stage, counted: int) -> None:
+    stage.backend.answer_with(silence)
+    stage.backend.prompt_tokens = counted
+    await leave_once_asked(stage)
     await stage.is_left_with(CREDIT_NANO)
 
 

@@ -254,6 +254,7 @@ async def test_in_an_outage_new_chats_are_refused_and_streams_end_whole_and_are_
             await asyncio.sleep(0.01)
     spent = 9 * PROMPT_NANO + 2 * COMPLETION_NANO
     assert await door.gateway.ledger.balance(account) == Balance(10**9 - spent)
+    door.gateway.ledger._patience.limit_s = 30
     backend.answer_with(unary(9, 2))
     assert (await door.chat(key, model=PRICED["id"])).status_code == 200
     assert await door.balance_nano(account) == 10**9 - 2 * spent

@@ -1,6 +1,7 @@
 """GET /usage and /requests: totals and single requests, of the caller's own account only."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -239,3 +240,16 @@ async def test_asking_about_things_has_a_limit_of_its_own(tmp_path: Any) -> None
         key = await door.key()
         paths = ["/v1/billing", "/v1/usage", "/v1/requests", "/v1/credits", "/v1/billing/transactions"]
         assert [(await door.get(path, key)).status_code for path in paths] == [200, 200, 429, 429, 429]
+
+
+@pytest.mark.parametrize("number", [2**62, 2**63 - 1, -(2**63)])
+@pytest.mark.parametrize("group", ["day", "model", "key"])
+async def test_no_row_that_stands_in_the_log_already_makes_a_sum_fail(stage: Stage, number: int, group: str) -> None:
+    counts = dict.fromkeys(("prompt_tokens", "completion_tokens", "cached_tokens", "cost_nano"), number)
+    for _ in range(3):
+        await stage.past(time.time(), **counts)
+    totals = (await stage.ask(f"/v1/usage?group_by={group}"))["totals"]
+    assert totals["requests"] == 3
+    assert totals["total_tokens"] == (6 * 2**32 if number > 0 else 0)
+    assert (await stage.ask("/v1/billing"))["usage"]["requests"] == 3
+    assert len((await stage.ask("/v1/requests"))["data"]) == 3

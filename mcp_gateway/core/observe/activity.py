@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from mcp_gateway.core.ids import first_id_at
 from mcp_gateway.core.observe.records import REQUESTS_SINCE
-from mcp_gateway.core.record import RequestRecord
+from mcp_gateway.core.record import RequestRecord, sum_of
 from mcp_gateway.core.store.store import Store
 
 DAY_MS = 86_400_000
@@ -103,7 +103,7 @@ def _two_digits_in_sql(column: str) -> str:
 
 
 _RESTORE = f"""
-SELECT started_at_ms / {_SLOT_MS}, COUNT(*), SUM(prompt_tokens), SUM(completion_tokens),
+SELECT started_at_ms / {_SLOT_MS}, COUNT(*), {sum_of("prompt_tokens")}, {sum_of("completion_tokens")},
     {_two_digits_in_sql("latency_ms")}, {_two_digits_in_sql("first_token_ms")}
 FROM {REQUESTS_SINCE} GROUP BY 1, 5, 6
 """

@@ -6,7 +6,7 @@ from typing import Literal
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ids import first_id_at
-from mcp_gateway.core.record import COLUMNS, RequestRecord
+from mcp_gateway.core.record import COLUMNS, RequestRecord, sum_of
 from mcp_gateway.core.store.store import Row, Store
 from mcp_gateway.core.text import shown
 
@@ -16,7 +16,8 @@ _ARRIVAL_MS = 3_600_000
 """More than ever passes between the making of a request's id and its `started_at_ms`, which is never the earlier."""
 _GROUPS: dict[Group, str] = {"day": "DATE(started_at_ms / 1000, 'unixepoch')", "model": "model", "key": "key_id"}
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM requests"
-_SUMS = "COUNT(*), SUM(prompt_tokens), SUM(completion_tokens), SUM(cached_tokens), SUM(cost_nano)"
+_SUMMED = ("prompt_tokens", "completion_tokens", "cached_tokens", "cost_nano")
+_SUMS = ", ".join(("COUNT(*)", *map(sum_of, _SUMMED)))
 
 
 @dataclass(frozen=True, slots=True)

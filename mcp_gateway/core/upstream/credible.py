@@ -10,16 +10,14 @@ UNKNOWN_WINDOW_TOKENS = 16_000_000
 _MAX_REASON_CHARS = 64
 
 
-def credible(usage: Usage, window_tokens: int, choices: int) -> Usage | None:
-    """The usage; None where it counts more than a prompt and so many answers in one window can have.
-
-    More cached tokens than the prompt has are none that are known.
-    """
-    if usage.prompt_tokens > window_tokens or usage.completion_tokens > window_tokens * choices:
-        return None
-    if usage.cached_tokens is not None and usage.cached_tokens > usage.prompt_tokens:
-        return usage._replace(cached_tokens=None)
-    return usage
+def credible(usage: Usage, prompt_limit_tokens: int, output_limit_tokens: int) -> Usage | None:
+    """The usage; None where a count is out of its bounds: such a backend's other counts are not believed either."""
+    is_within = (
+        0 <= usage.prompt_tokens <= prompt_limit_tokens
+        and 0 <= usage.completion_tokens <= output_limit_tokens
+        and 0 <= (usage.cached_tokens or 0) <= usage.prompt_tokens
+    )
+    return usage if is_within else None
 
 
 def read_finish_reason(value: Any) -> str | None:

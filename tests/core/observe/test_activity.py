@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -89,3 +90,17 @@ def test_a_quantile_is_within_a_tenth_of_the_exact_one(latencies_ms: list[int], 
 
 def test_there_is_no_quantile_of_nothing() -> None:
     assert quantile({}, 0.5) is None
+
+
+@pytest.mark.parametrize("number", [2**62, 2**63 - 1, -(2**63)])
+async def test_no_row_that_stands_in_the_log_already_makes_a_start_fail(tmp_path: Path, number: int) -> None:
+    counts = dict.fromkeys(
+        ("prompt_tokens", "completion_tokens", "cached_tokens", "cost_nano", "latency_ms", "first_token_ms"), number
+    )
+    restored = Activity(Clock())
+    store = await Store.open(tmp_path / "gateway.sqlite3")
+    await write_records(store, *(recorded(NOW_MS, account_id="acc_guest", **counts) for _ in range(3)))
+    await restored.restore(store)
+    await store.close()
+    day = restored.last_day()
+    assert (day.requests, day.prompt_tokens) == (3, 3 * 2**32 if number > 0 else 0)

@@ -9,24 +9,19 @@ from mcp_gateway.core.upstream.frames import Usage, read_usage
 
 
 @pytest.mark.parametrize(
-    ("usage", "choices"),
-    [(Usage(0, 0), 1), (Usage(100, 100), 1), (Usage(100, 200, 100), 2), (Usage(1, 800), 8), (Usage(5, 0, 0), 1)],
+    "usage", [Usage(0, 0), Usage(100, 16), Usage(100, 16, 100), Usage(1, 16, 0), Usage(5, 0, 5), Usage(5, 0, None)]
 )
-def test_what_fits_into_a_window_is_believed(usage: Usage, choices: int) -> None:
-    assert credible(usage, 100, choices) == usage
+def test_what_the_window_and_the_limit_that_was_sent_allow_is_believed(usage: Usage) -> None:
+    assert credible(usage, 100, 16) == usage
 
 
 @pytest.mark.parametrize(
-    ("usage", "choices"),
-    [(Usage(101, 0), 8), (Usage(0, 101), 1), (Usage(0, 801), 8), (Usage(2**62, 1), 1), (Usage(1, 2**63), 1)],
-)
-def test_what_does_not_is_not(usage: Usage, choices: int) -> None:
-    assert credible(usage, 100, choices) is None
-
-
-@pytest.mark.parametrize("cached", [6, 2**62, 2**63])
-def test_more_cached_tokens_than_the_prompt_has_are_not_known(cached: int) -> None:
-    assert credible(Usage(5, 1, cached), 100, 1) == Usage(5, 1)
+    "usage",
+    [Usage(101, 0), Usage(0, 17), Usage(2**62, 1), Usage(1, 2**63), Usage(-1, 1), Usage(1, -1), Usage(-(2**63), -1),
+     Usage(5, 1, 6), Usage(5, 1, -1), Usage(5, 1, 2**62), Usage(5, 1, 2**63)],
+)  # fmt: skip
+def test_what_is_out_of_bounds_is_not(usage: Usage) -> None:
+    assert credible(usage, 100, 16) is None
 
 
 @pytest.mark.parametrize("count", [-1, 1.5, "5", True, None, [], {}, 1e400])

@@ -76,16 +76,16 @@ class ChatCompletions:
 
 
 async def _relay(exchange: Exchange, request: ChatRequest, stream: EventStream, context: RequestContext) -> None:
-    try:
-        async with stream:
+    async with stream:
+        try:
             await exchange.begin(request)
-        context.release()  # nothing is kept of the body
-    except GatewayError as error:
-        if not stream.has_begun:
-            raise
-        await stream.send(await exchange.frames_of(error))
-    while frames := await exchange.next_frames():
-        await stream.send(frames)
+            context.release()  # nothing is kept of the body
+        except GatewayError as error:
+            if not stream.has_begun:
+                raise
+            await stream.send(await exchange.frames_of(error))
+        while frames := await exchange.next_frames():
+            await stream.send(frames)
     await stream.end()
 
 

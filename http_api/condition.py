@@ -51,7 +51,6 @@ class Judge:
         for backend in self._pool.backends:
             if not backend.is_serving:
                 yield f"backend {backend.name} is {backend.status}: {backend.reason}"
-        listed = {name for backend in self._pool.backends if backend.is_up for name in backend.listings}
         for model in self._published.current.values():
-            if model.backend_model not in listed:
+            if self._pool.status_of(model) != "ready":
                 yield f"no backend that is up has the model {model.id}"

@@ -1,7 +1,7 @@
 """The answer to one client as server-sent events, with comments for as long as there is nothing else to send.
 
-Clients and proxies give up on a connection that stays silent while a request waits for its turn. The head goes out with
-the first comment; whatever fails after that can only be told in the stream.
+Clients and proxies give up on a connection that stays silent, while a request waits for its turn or its answer makes a
+pause. The head goes out with the first of all; whatever fails after that can only be told in the stream.
 """
 
 import asyncio
@@ -22,9 +22,10 @@ _HEADERS: Headers = [
 
 
 class EventStream:
-    """Sends a head, once, and frames; while entered, a comment after each `comment_s` seconds (0: none).
+    """Sends a head, once, and frames; while entered, a comment where nothing was sent for `comment_s` (0: none).
 
-    `before_head` is called when the head is due.
+    A timer looks every `comment_s` whether anything was sent since, so a silence lasts for less than twice as long;
+    sending winds nothing. `before_head` is called when the head is due.
     """
 
     def __init__(self, send: Send, comment_s: float, before_head: Callable[[], None]) -> None:
@@ -33,6 +34,8 @@ class EventStream:
         self._before_head = before_head
         self._timer: asyncio.TimerHandle | None = None
         self._commenting: asyncio.Task[None] | None = None
+        self._is_fresh = False
+        self._is_sending = False
         self.has_begun = False
 
     async def send(self, frames: bytes) -> None:
@@ -41,7 +44,9 @@ class EventStream:
             self._before_head()
             await self._send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
             self.has_begun = True
+        self._is_fresh = self._is_sending = True
         await self._send({"type": "http.response.body", "body": frames, "more_body": True})
+        self._is_sending = False
 
     async def end(self) -> None:
         await self._send({"type": "http.response.body", "body": b""})
@@ -68,8 +73,14 @@ class EventStream:
             self._timer = asyncio.get_running_loop().call_later(self._comment_s, self._on_timer)
 
     def _on_timer(self) -> None:
-        self._commenting = asyncio.get_running_loop().create_task(self._comment())
+        """Comment, unless something was sent since, or waits for a client that does not read."""
+        if self._is_fresh or self._is_sending:
+            self._is_fresh = False
+            self._wind()
+        else:
+            self._commenting = asyncio.get_running_loop().create_task(self._comment())
 
     async def _comment(self) -> None:
         await self.send(COMMENT)
+        self._is_fresh = False
         self._wind()

@@ -175,7 +175,8 @@ def stream(prompt_tokens: int = 10, completion_tokens: int = 4) -> list[bytes]:
 class ReplayingBackend:
     """Serves on 127.0.0.1 while entered. `prompt_tokens` is what /tokenize counts; None makes it fail.
 
-    `running` and `waiting` are its queue gauges (no gauges with None); a mute one takes requests and never answers.
+    `running` and `waiting` are its queue gauges (no gauges with None), `tokens` its count of tokens (None: it has
+    none); a mute one takes requests and never answers.
     """
 
     def __init__(self, *models: str, max_model_len: int = 2048) -> None:
@@ -187,6 +188,7 @@ class ReplayingBackend:
         self.is_mute = False
         self.running: int | None = 0
         self.waiting = 0
+        self.tokens: int | None = None
         self.queue: deque[Answer] = deque()
         self.standing: Answer | None = None
         self.asked: list[Asked] = []
@@ -248,7 +250,7 @@ class ReplayingBackend:
         if asked.path == "/health":
             return whole(b"", self.health_status)
         if asked.path == "/metrics" and self.running is not None:
-            return whole(_gauges(self.running, self.waiting), content_type="text/plain")
+            return whole(_gauges(self.running, self.waiting, self.tokens), content_type="text/plain")
         if asked.path == "/tokenize":
             return whole(b"{}", 500) if self.prompt_tokens is None else whole(b'{"count":%d}' % self.prompt_tokens)
         if asked.path != "/v1/chat/completions":
@@ -292,10 +294,11 @@ class _Connection(asyncio.Protocol):
             self._task.cancel()
 
 
-def _gauges(running: int, waiting: int) -> bytes:
-    """The two lines of /metrics that matter."""
-    line = b'vllm:num_requests_%b{engine="0",model_name="tiny"} %d.0\n'
-    return line % (b"running", running) + line % (b"waiting", waiting)
+def _gauges(running: int, waiting: int, tokens: int | None) -> bytes:
+    """The lines of /metrics that matter."""
+    line = b'vllm:%b{engine="0",model_name="tiny"} %d.0\n'
+    page = line % (b"num_requests_running", running) + line % (b"num_requests_waiting", waiting)
+    return page if tokens is None else page + line % (b"generation_tokens_total", tokens)
 
 
 def _asked(head: bytes, body: bytes, transport: asyncio.Transport) -> Asked:

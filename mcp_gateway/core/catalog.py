@@ -58,7 +58,6 @@ class Listing:
 
     id: str
     owned_by: str
-    created_at_s: int
     max_model_len: int | None
 
 
@@ -143,18 +142,30 @@ class Published:
 
 
 def build_catalog(
-    entries: Sequence[ModelSettings], listings: Mapping[str, Listing], *, publish_discovered: bool
+    entries: Sequence[ModelSettings],
+    listings: Mapping[str, Listing],
+    *,
+    publish_discovered: bool,
+    before: Catalog = Catalog(),  # noqa: B008 - never changed
+    now_s: float = 0.0,
 ) -> Catalog:
     """The catalog of configured `entries` and of what backends list (by backend name of the model).
 
     Without any entry everything listed is published under its own name and free; with entries only when
-    `publish_discovered` says so.
+    `publish_discovered` says so. A model is as old as in the catalog `before`, else it is created now: of backends,
+    each tells the time at which it is asked.
     """
-    models = [_configured(entry, listings.get(entry.backend_model or entry.id)) for entry in entries]
+
+    def created_at_s(model_id: str) -> int:
+        return before[model_id].created_at_s if model_id in before else int(now_s)
+
+    models = [
+        _configured(entry, listings.get(entry.backend_model or entry.id), created_at_s(entry.id)) for entry in entries
+    ]
     if publish_discovered or not entries:
         taken = {name for entry in entries for name in (entry.id, entry.backend_model or entry.id)}
         found = [listing for name, listing in sorted(listings.items()) if name not in taken and is_model_id(name)]
-        models += map(_discovered, found[:_MOST_DISCOVERED])
+        models += [_discovered(listing, created_at_s(listing.id)) for listing in found[:_MOST_DISCOVERED]]
     return Catalog(models)
 
 
@@ -163,9 +174,9 @@ def is_model_id(name: str) -> bool:
     return not any(map(str.isspace, name))
 
 
-def _configured(entry: ModelSettings, listing: Listing | None) -> Model:
+def _configured(entry: ModelSettings, listing: Listing | None, created_at_s: int) -> Model:
     price = Price(parse_price(entry.pricing.prompt), parse_price(entry.pricing.completion))
-    listed = listing or Listing(entry.id, "gateway", 0, None)
+    listed = listing or Listing(entry.id, "gateway", None)
     context = entry.context_window or listed.max_model_len or _UNKNOWN_CONTEXT
     return Model(
         id=entry.id,
@@ -173,7 +184,7 @@ def _configured(entry: ModelSettings, listing: Listing | None) -> Model:
         name=entry.name or entry.id,
         description=entry.description,
         owned_by=listed.owned_by,
-        created_at_s=listed.created_at_s,
+        created_at_s=created_at_s,
         context_window=context,
         max_output_tokens=min(entry.max_output_tokens or context, context, listed.max_model_len or context),
         quantization=entry.quantization,
@@ -186,8 +197,8 @@ def _configured(entry: ModelSettings, listing: Listing | None) -> Model:
     )
 
 
-def _discovered(listing: Listing) -> Model:
-    return _configured(ModelSettings(id=listing.id), listing)
+def _discovered(listing: Listing, created_at_s: int) -> Model:
+    return _configured(ModelSettings(id=listing.id), listing, created_at_s)
 
 
 def quote(model: Model, price: Price, request: ChatRequest, wallet: WalletSettings) -> Quote:

@@ -32,7 +32,8 @@ from mcp_gateway.core.record import RequestRecord
 from mcp_gateway.core.request import ChatRequest
 from mcp_gateway.core.upstream import vllm
 from mcp_gateway.core.upstream.answer import Body, read_answer, with_model
-from mcp_gateway.core.upstream.backend import Attempt, Backend, Headers, Response, failure, read_beginning
+from mcp_gateway.core.upstream.attempt import Attempt
+from mcp_gateway.core.upstream.backend import Backend, Headers, Response, failure, read_beginning
 from mcp_gateway.core.upstream.choice import prefix_of
 from mcp_gateway.core.upstream.credible import UNKNOWN_WINDOW_TOKENS, credible
 from mcp_gateway.core.upstream.frames import DONE, FrameRelay, Usage
@@ -397,6 +398,7 @@ class Exchange:
             try:
                 return await self._ask(backend, body, headers, request, model)
             except GatewayError as error:
+                is_only_slow = self._attempt is not None and self._attempt.is_only_slow(error)
                 self._let_go(error)
                 if self._is_accounted or error.code == "overloaded":
                     raise  # the answer was there: what failed is the ledger, or the room for it
@@ -405,6 +407,8 @@ class Exchange:
                     body = vllm.chat_body(request, route.backend_model, self._caller.account_id)
                     continue
                 self._chat.metrics.upstream_errors.labels(backend.name, error.code).inc()
+                if is_only_slow:
+                    raise  # elsewhere it would be as slow, and computed twice
                 failures[backend] = error.code
                 backend = self._chat.pool.next_backend(route.backends, route.backend_model, prefix, failures)
                 if backend is None:
@@ -433,15 +437,21 @@ class Exchange:
 
     async def _ask(self, backend: Backend, body: bytes, headers: Headers, request: ChatRequest, model: Model) -> None:
         self._backend = backend
-        attempt = self._attempt = backend.enter(self._route.backend_model if self._route else "")
+        attempt = self._attempt = Attempt(
+            backend,
+            self._route.backend_model if self._route else "",
+            self._chat.settings.upstream,
+            self._estimated_prompt(request, model),
+            is_stream=request.is_stream,
+        )
         try:
-            response = self._response = await backend.chat(body, headers, is_stream=request.is_stream)
+            response = self._response = await backend.chat(body, headers, is_stream=request.is_stream, patience=attempt)
             if response.status != 200:
                 name = self._route.backend_model if self._route else ""
                 told = await read_beginning(response, vllm.MAX_REFUSAL_BYTES)
-                raise vllm.error_of(response.status, told, name, model.id)
+                raise vllm.error_of(response.status, told, name, model.id, response.header(b"retry-after"))
             if request.is_stream:
-                await self._begin_stream(response, request, model)
+                await self._begin_stream(response, attempt, request, model)
                 attempt.began()
             else:
                 await self._take_whole(response, model)
@@ -459,7 +469,7 @@ class Exchange:
         self.body = body if told.model_at is None else with_model(body, told.model_at, model.id)
         await self._account(told.usage)
 
-    async def _begin_stream(self, response: Response, request: ChatRequest, model: Model) -> None:
+    async def _begin_stream(self, response: Response, attempt: Attempt, request: ChatRequest, model: Model) -> None:
         """Wait for the first frame: until then a failure can still be an HTTP status, or go to another backend."""
         relay = FrameRelay(
             model.id,
@@ -467,17 +477,13 @@ class Exchange:
             wants_continuous_usage=request.wants_continuous_usage,
             choices=request.choices,
         )
-        timeout_s = self._chat.settings.upstream.first_token_timeout_s
-        deadline_s = self._chat.monotonic_s() + timeout_s
         while not relay.has_started:
-            left_s = deadline_s - self._chat.monotonic_s()
-            piece = await response.next_chunk(left_s) if left_s > 0 else None
-            if piece is None:
-                raise GatewayError("first_token_timeout", f"The backend brought no token within {timeout_s:g} s.")
+            piece = await response.next_chunk()
             if not piece:
                 raise GatewayError("backend_died", "The backend ended the stream before its first token.")
             self._first = relay.feed(piece)
             if not self._first:
+                attempt.commented()
                 await self.keep(relay.held_bytes)
             self._raise_told(relay)
         self._relay = relay

@@ -287,9 +287,13 @@ class UpstreamSettings(Section):
     connect_timeout_s: PositiveSeconds = 5.0
     """Opening a connection to a backend."""
     first_token_timeout_s: PositiveSeconds = 20.0
-    """A stream that brings no token for this long after it was sent fails with 502."""
+    """A stream that brings no token for this long after it was sent fails with 502, unless its backend shows work."""
+    first_token_s_per_1k_prompt_tokens: Seconds = 2.0
+    """Added to first_token_timeout_s for each 1,000 tokens of the prompt, which are estimated."""
+    first_token_max_s: PositiveSeconds = 300.0
+    """The most that a first token is waited for while the backend shows that it works."""
     idle_timeout_s: PositiveSeconds = 60.0
-    """Silence between two pieces of a stream."""
+    """Silence between two pieces of a stream, unless its backend shows that it works."""
     unary_timeout_s: PositiveSeconds = 600.0
     """A whole answer that is not streamed."""
     total_timeout_s: PositiveSeconds = 3600.0

@@ -257,7 +257,13 @@ def _pool(settings: Settings, published: Published) -> Pool:
     secret = settings.vllm_api_key
     api_key = secret.get_secret_value() if secret else None
     backends = [
-        Backend(f"vllm-{number}", _transport(url, settings.upstream), api_key, _breaker(settings.upstream))
+        Backend(
+            f"vllm-{number}",
+            _transport(url, settings.upstream),
+            api_key,
+            _breaker(settings.upstream),
+            stuck_after_s=settings.upstream.first_token_timeout_s,
+        )
         for number, url in enumerate(settings.vllm_urls, 1)
     ]
     for backend, url in zip(backends, settings.vllm_urls, strict=True):
@@ -266,7 +272,13 @@ def _pool(settings: Settings, published: Published) -> Pool:
         logger.warning("no backend is configured: the demo backend answers (set GATEWAY_VLLM_URLS)")
 
     def publish(listings: dict[str, Listing]) -> None:
-        catalog = build_catalog(settings.models, listings, publish_discovered=settings.publish_discovered)
+        catalog = build_catalog(
+            settings.models,
+            listings,
+            publish_discovered=settings.publish_discovered,
+            before=published.current,
+            now_s=now_ms() / 1000,
+        )
         published.replace(catalog)
         if backends and not settings.models:
             logger.warning("no [[models]] are configured: everything that backends list is published, free of charge")

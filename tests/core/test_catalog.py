@@ -21,7 +21,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.request import ChatRequest
 
 WALLET = WalletSettings()
-LISTED = {"org/tiny": Listing("org/tiny", "vllm", 0, 2048), "org/other": Listing("org/other", "vllm", 0, None)}
+LISTED = {"org/tiny": Listing("org/tiny", "vllm", 2048), "org/other": Listing("org/other", "vllm", None)}
 
 
 def entry(**fields: object) -> ModelSettings:
@@ -64,7 +64,7 @@ def test_with_entries_only_those_are_published_unless_asked_for() -> None:
 def test_context_and_output_come_from_the_entry_within_what_the_backend_can(
     fields: dict[str, int], listed: int | None, context: int, output: int
 ) -> None:
-    listings = {"org/tiny": Listing("org/tiny", "vllm", 0, listed)}
+    listings = {"org/tiny": Listing("org/tiny", "vllm", listed)}
     model = only(build_catalog([entry(**fields)], listings, publish_discovered=False))
     assert (model.context_window, model.max_output_tokens) == (context, output)
 
@@ -97,12 +97,12 @@ def test_an_unknown_model_is_refused_with_the_closest_names() -> None:
 
 
 def test_of_very_many_models_that_backends_list_the_first_are_published() -> None:
-    listings = {name: Listing(name, "vllm", 0, 2048) for name in (f"org/model-{number:04}" for number in range(3000))}
+    listings = {name: Listing(name, "vllm", 2048) for name in (f"org/model-{number:04}" for number in range(3000))}
     assert list(build_catalog([entry()], listings, publish_discovered=True))[-1] == "org/model-1999"
 
 
 def test_of_very_many_models_an_unknown_name_is_compared_with_the_first() -> None:
-    listings = {name: Listing(name, "vllm", 0, 2048) for name in (f"org/model-{number:04}" for number in range(2000))}
+    listings = {name: Listing(name, "vllm", 2048) for name in (f"org/model-{number:04}" for number in range(2000))}
     catalog = build_catalog([], listings, publish_discovered=True)
     with pytest.raises(GatewayError, match="model_not_found") as raised:
         catalog.find("org/model-1999x")
@@ -169,3 +169,11 @@ def test_a_cost_is_rounded_up_once(prompt_pico: int, completion_pico: int, promp
     exact_pico = prompt * prompt_pico + completion * completion_pico
     cost = Price(prompt_pico, completion_pico).cost_nano(prompt, completion)
     assert 0 <= cost * 1000 - exact_pico < 1000
+
+
+def test_a_model_is_as_old_as_its_first_sight_whatever_changes_around_it() -> None:
+    first = build_catalog([entry()], {}, publish_discovered=True, now_s=1000.7)
+    then = build_catalog([entry()], LISTED, publish_discovered=True, before=first, now_s=2000.0)
+    last = build_catalog([entry()], LISTED, publish_discovered=True, before=then, now_s=3000.0)
+    assert [model_object(model)["created"] for model in last.values()] == [1000, 2000]
+    assert list(then.items()) == list(last.items())

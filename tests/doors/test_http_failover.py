@@ -58,7 +58,13 @@ async def _served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
             tmp_path_factory.mktemp("failover"),
             vllm_urls=[first.url, second.url],
             models=[FREE, PRICED],
-            upstream={"first_token_timeout_s": TIMEOUT_S, "unary_timeout_s": TIMEOUT_S, "idle_timeout_s": TIMEOUT_S},
+            upstream={
+                "first_token_timeout_s": TIMEOUT_S,
+                "first_token_max_s": TIMEOUT_S,
+                "unary_timeout_s": TIMEOUT_S,
+                "idle_timeout_s": TIMEOUT_S,
+                "discovery_interval_s": TIMEOUT_S / 4,
+            },
         ) as door,
     ):
         yield door, first, second

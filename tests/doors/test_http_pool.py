@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mcp_gateway.core.upstream import attempt
 from mcp_gateway.core.upstream.backend import Backend
 from mcp_gateway.core.upstream.breaker import Breaker
 from tests.captured import captured
@@ -23,6 +24,7 @@ from tests.replaying import (
     contents,
     events,
     held,
+    in_two,
     replayed,
     silence,
     split_events,
@@ -88,9 +90,16 @@ async def fleet(folder: Path, count: int = 2, **settings: Any) -> AsyncIterator[
         clock = Clock()
         for backend in door.gateway.pool.backends:
             backend.now_s = clock
+            backend.read_at_s = backend.moved_at_s = 0.0
             backend.breaker = Breaker(3, 5.0, clock)
         yield Fleet(door, servers, clock)
         await door.nothing_is_left()
+
+
+@pytest.fixture
+async def fleet_of_one(tmp_path: Path) -> AsyncIterator[Fleet]:
+    async with fleet(tmp_path, 1) as it:
+        yield it
 
 
 def conversation(topic: str, turns: int = 1) -> list[dict[str, str]]:
@@ -317,6 +326,155 @@ async def test_a_full_fleet_is_429_and_costs_one_question_a_request(tmp_path: Pa
             assert sum(it.asked) == asked_in_all
 
 
+async def test_a_queue_that_gauges_show_is_busy_and_still_asked_where_there_is_no_other(tmp_path: Path) -> None:
+    async with fleet(tmp_path, 1) as it:
+        it.servers[0].running, it.servers[0].waiting = 8, 3
+        await it.door.gateway.pool.discover()
+        assert await it.health(0) == ("busy", "requests wait in its queue")
+        assert (await it.door.health()).json()["status"] == "ok"
+        assert (await it.door.chat(await it.door.key())).status_code == 200
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(
+    ("said", "told"), [("17", "17"), ("0", "1"), ("99999", "3600"), ("soon", "2"), ("-5", "2"), ("9" * 30, "2")]
+)
+async def test_a_full_backend_s_own_retry_after_is_passed_on_within_bounds(
+    fleet_of_one: Fleet, status: int, said: str, told: str
+) -> None:
+    async def full(asked: Asked) -> None:
+        asked.send(b"HTTP/1.1 %d x\r\nretry-after: %b\r\ncontent-length: 2\r\n\r\n{}" % (status, said.encode()))
+
+    fleet_of_one.servers[0].answer_with(full)
+    response = await fleet_of_one.door.chat(await fleet_of_one.door.key())
+    assert (response.status_code, error_of(response)["code"]) == (429, "backend_busy")
+    assert response.headers["retry-after"] == told
+
+
+# -- slow is not dead
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize("how", ["lost", "stuck"])
+async def test_what_a_backend_that_is_gone_has_not_begun_to_answer_goes_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_stream: bool, how: str
+) -> None:
+    monkeypatch.setattr(attempt, "LOOK_S", SOON_S)
+    async with fleet(tmp_path) as it:
+        pool, first = it.door.gateway.pool, it.servers[0]
+        await it.prefer(0)
+        first.standing, first.running, first.tokens = silence, 1, 7
+        await pool.discover()
+        it.clock.now_s += 15
+        chat = asyncio.create_task(it.door.chat(await it.door.key(), stream=is_stream))
+        await first.chats_asked(1)
+        it.clock.now_s += 6
+        first.health_status = 503 if how == "lost" else 200
+        await pool.discover()
+        assert (await it.health(0))[0] == ("down" if how == "lost" else "failing")
+        it.clock.now_s += attempt.GRACE_S
+        assert (await chat).status_code == 200
+        assert it.asked == [1, 1]
+
+
+async def test_a_slow_prompt_is_computed_once_and_held_against_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempt, "LOOK_S", SOON_S)
+    async with fleet(tmp_path, upstream={"queue_comment_s": 0}) as it:
+        key = await it.door.key()
+        for server in it.servers:
+            server.standing = silence
+        for number in range(4):
+            chat = asyncio.create_task(it.door.chat(key, stream=True))
+            await eventually(lambda number=number: sum(it.asked) == number + 1)
+            it.clock.now_s += 400
+            assert error_of(await chat)["code"] == "first_token_timeout"
+        assert sum(it.asked) == 4
+        for server in it.servers:
+            server.running = 1
+        await it.door.gateway.pool.discover()
+        assert [await it.health(number) for number in (0, 1)] == [("up", None)] * 2
+
+
+async def test_a_request_that_waits_in_one_queue_for_too_long_goes_to_another_backend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempt, "LOOK_S", SOON_S)
+    async with fleet(tmp_path) as it:
+        await it.prefer(0)
+        first = it.servers[0]
+        first.standing, first.waiting = silence, 2
+        chat = asyncio.create_task(it.door.chat(await it.door.key(), stream=True))
+        await first.chats_asked(1)
+        it.clock.now_s += 400
+        await it.door.gateway.pool.discover()
+        assert (await chat).status_code == 200
+        assert it.asked == [1, 1]
+        assert (await it.health(0))[0] == "busy"
+
+
+async def test_a_stream_that_pauses_gets_comments_and_then_the_rest_of_its_answer(tmp_path: Path) -> None:
+    is_released = asyncio.Event()
+    frames = stream()
+    async with fleet(tmp_path, 1, upstream={"queue_comment_s": SOON_S}) as it:
+        async with waiting(it, in_two(frames[:2], is_released, frames[2:])) as response:
+            pieces = response.aiter_bytes()
+            got = b""
+            async with asyncio.timeout(PATIENCE_S):
+                while got.count(b": waiting for the model\n\n") < 2:
+                    got += await anext(pieces)
+                is_released.set()
+                async for piece in pieces:
+                    got += piece
+        told = split_events(got)
+        assert told[0].startswith(b"data:")
+        assert "".join(choice["delta"]["content"] for row in contents([got]) for choice in row["choices"]) == "xxxx"
+        assert got.endswith(DONE)
+
+
+async def test_a_silence_longer_than_usual_is_waited_out_while_the_backend_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempt, "LOOK_S", SOON_S)
+    is_released = asyncio.Event()
+    frames = stream()
+    async with fleet(tmp_path, 1, upstream={"queue_comment_s": SOON_S, "idle_timeout_s": SOON_S / 10}) as it:
+        it.servers[0].running = 1
+        it.clock.now_s += 10
+        await it.door.gateway.pool.discover()
+        async with waiting(it, in_two(frames[:2], is_released, frames[2:])) as response:
+            await read_until(response, b": waiting")
+            is_released.set()
+
+
+# -- one source for how a model is
+
+
+@pytest.mark.parametrize("how", ["shuts down", "is stuck", "has lost it", "is down"])
+async def test_a_model_whose_only_backend_does_not_serve_it_is_not_ready_for_anybody(tmp_path: Path, how: str) -> None:
+    async with fleet(tmp_path, 1, models=[FREE]) as it:
+        key, server, backend = await it.door.key(), it.servers[0], it.backends[0]
+        if how == "shuts down":
+            server.answer_with(SHUTTING_DOWN)
+            await it.door.chat(key)
+        elif how == "is stuck":
+            server.running, server.tokens = 1, 5
+            for _ in range(2):
+                await it.door.gateway.pool.discover()
+                it.clock.now_s += 100
+            await it.door.gateway.pool.discover()
+        elif how == "has lost it":
+            server.answer_with(replayed(captured("300_unknown_model")))
+            await it.door.chat(key)
+        else:
+            backend.lost("no connection")
+        assert (await it.door.get("/v1/models/free/tiny/health", key)).json()["status"] == "unavailable"
+        health = (await it.door.health()).json()
+        assert health["status"] == ("down" if how == "is down" else "degraded")
+        assert "no backend that is up has the model free/tiny" in health["reasons"]
+
+
 # -- going on elsewhere
 
 
@@ -469,5 +627,8 @@ async def test_comments_can_be_switched_off_and_then_an_early_failure_keeps_its_
     upstream = {"queue_comment_s": 0, "first_token_timeout_s": 4 * SOON_S}
     async with fleet(tmp_path, 1, upstream=upstream) as it:
         it.servers[0].standing = silence
-        response = await it.door.chat(await it.door.key(), stream=True)
+        chat = asyncio.create_task(it.door.chat(await it.door.key(), stream=True))
+        await it.servers[0].chats_asked(1)
+        it.clock.now_s += 60
+        response = await chat
         assert (response.status_code, error_of(response)["code"]) == (502, "first_token_timeout")

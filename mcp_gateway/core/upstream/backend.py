@@ -21,6 +21,7 @@ from mcp_gateway.core.upstream.transport import (
     ConnectionDied,
     Keep,
     NoResources,
+    Patience,
     ResponseTooLarge,
     TimedOut,
     UpstreamError,
@@ -30,7 +31,6 @@ logger = logging.getLogger(__name__)
 
 Headers = Sequence[tuple[bytes, bytes]]
 _JSON: tuple[bytes, bytes] = (b"content-type", b"application/json")
-_BUSY_REST_S = 1.0
 _MAX_LIST_BYTES = 4 * 1024 * 1024
 _MAX_LIST_VALUES = 100_000
 _MAX_MODELS = 2000
@@ -43,7 +43,12 @@ _MAX_CONTEXT_TOKENS = 16_000_000
 """Of what a server lists; more than any model has, and little enough to reckon with."""
 FAULTS = frozenset({"backend_died", "backend_error", "connect_failed", "first_token_timeout"})
 """Codes of what is a backend's fault. Not a client that leaves, a refused request, a full queue or a full gateway."""
+_STUCK = "its engine makes no tokens while requests run"
 Status = Literal["up", "busy", "failing", "down"]
+
+
+class TooSlow(GatewayError):
+    """The backend took longer than a request may wait; whether that is its fault, its health and gauges tell."""
 
 
 class Response(Protocol):
@@ -61,7 +66,14 @@ class Origin(Protocol):
     """What speaks HTTP to a backend: the transport, or the demo in its place."""
 
     async def request(
-        self, method: str, path: str, headers: Headers, body: bytes = b"", *, is_stream: bool = False
+        self,
+        method: str,
+        path: str,
+        headers: Headers,
+        body: bytes = b"",
+        *,
+        is_stream: bool = False,
+        patience: Patience | None = None,
     ) -> Response: ...
     async def aclose(self) -> None: ...
 
@@ -71,7 +83,8 @@ class Backend:
     """A named origin, with the models that it listed last; `fault` says why it is not up (empty when it is).
 
     `fault` is what asking it found (active health), the `breaker` what became of requests (passive health). `queue` is
-    what its gauges told, `sent_by_others` how many of those requests were not ours.
+    what its gauges told at `read_at_s`, `sent_by_others` how many of those requests were not ours. It is stuck where
+    its counts of tokens have stood still for `stuck_after_s`, and for longer than any of `waits_s`.
     """
 
     name: str
@@ -83,7 +96,17 @@ class Backend:
     is_probed: bool = False
     fault: str = "not asked yet"
     in_flight: int = 0
+    waits_s: dict[object, float] = field(default_factory=dict, repr=False)
+    """How long each request that it has not begun to answer may wait for its first token."""
     queue: vllm.Gauges | None = None
+    read_at_s: float = 0.0
+    moved_at_s: float = 0.0
+    stuck_after_s: float = 20.0
+    is_stuck: bool = False
+    gone_at_s: float | None = None
+    """Since when it is down or stuck."""
+    is_doubted: bool = False
+    """Whether a request waits for longer than usual, so that how it is should be looked at soon."""
     sent_by_others: int = 0
     busy_until_s: float = 0.0
     nameless: int = 0
@@ -97,12 +120,17 @@ class Backend:
     @property
     def is_serving(self) -> bool:
         """Whether it is up, and its requests succeed."""
-        return not self.fault and self.breaker.is_closed
+        return not self.fault and not self.is_stuck and self.breaker.is_closed
 
     @property
     def is_busy(self) -> bool:
         """Whether it has just said that its queue is full."""
         return self.now_s() < self.busy_until_s
+
+    @property
+    def has_queue(self) -> bool:
+        """Whether its gauges told that requests wait for a place."""
+        return self.queue is not None and self.queue.waiting > 0
 
     @property
     def load(self) -> int:
@@ -114,14 +142,18 @@ class Backend:
     def status(self) -> Status:
         if self.fault:
             return "down"
-        if not self.breaker.is_closed:
+        if not self.is_serving:
             return "failing"
-        return "busy" if self.is_busy else "up"
+        return "busy" if self.is_busy or self.has_queue else "up"
 
     @property
     def reason(self) -> str | None:
         """Why it is not simply up, in words that name no address."""
-        return self.fault or self.breaker.reason or ("its queue is full" if self.is_busy else None)
+        if self.fault or self.is_stuck or self.breaker.reason:
+            return self.fault or (_STUCK if self.is_stuck else self.breaker.reason)
+        if self.is_busy:
+            return "its queue is full"
+        return "requests wait in its queue" if self.has_queue else None
 
     def can_take(self, backend_model: str) -> bool:
         """Whether a request for the model may be sent now, if only for want of a better place."""
@@ -129,16 +161,28 @@ class Backend:
 
     def is_sound_for(self, backend_model: str) -> bool:
         """Whether a request for the model may be expected to be served, or is due as a trial."""
-        return self.breaker.lets_in and not self.is_busy and backend_model not in self.missing
+        return self.breaker.lets_in and not self.is_busy and not self.is_stuck and backend_model not in self.missing
 
-    def enter(self, backend_model: str) -> "Attempt":
-        """Count a request in; whoever does ends the attempt."""
-        self.in_flight += 1
-        return Attempt(self, backend_model, self.breaker.enter())
+    def serves(self, backend_model: str) -> bool:
+        """Whether it has the model and answers requests for it; a full queue is no hindrance."""
+        return self.is_serving and self.can_take(backend_model) and backend_model not in self.missing
 
-    async def chat(self, body: bytes, headers: Headers, *, is_stream: bool) -> Response:
+    def shows_work(self, since_s: float, *, still_s: float) -> bool | None:
+        """Whether it works by its health and its gauges; None where it is well and no gauges were read since.
+
+        It does where requests wait, or run and have brought tokens in the last `still_s`.
+        """
+        if self.gone_at_s is not None:
+            return False
+        if self.queue is None or self.read_at_s < since_s:
+            return None
+        return self.queue.waiting > 0 or (self.queue.running > 0 and self.now_s() - self.moved_at_s < still_s)
+
+    async def chat(
+        self, body: bytes, headers: Headers, *, is_stream: bool, patience: Patience | None = None
+    ) -> Response:
         """Send a chat. Raises GatewayError for a failure to reach the backend or to get the head of an answer."""
-        return await self._ask("POST", vllm.CHAT_PATH, body, headers, is_stream=is_stream)
+        return await self._ask("POST", vllm.CHAT_PATH, body, headers, is_stream=is_stream, patience=patience)
 
     async def discover(self) -> None:
         """Ask /health and /v1/models again; afterwards `listings` and `fault` tell what was found."""
@@ -157,6 +201,7 @@ class Backend:
             self.breaker.reset()
         self._take(rows)
         self.fault, self.is_probed = "", True
+        self._note_gone()
         self.missing.clear()
 
     def _take(self, rows: list[Any]) -> None:
@@ -173,12 +218,39 @@ class Backend:
             status, body = await self._get(vllm.METRICS_PATH, _MAX_METRICS_BYTES)
         except GatewayError:
             status, body = 0, b""
-        queue = self.queue = vllm.read_gauges(body) if status == 200 else None
+        self._note_gauges(vllm.read_gauges(body) if status == 200 else None)
+
+    def _note_gauges(self, queue: vllm.Gauges | None) -> None:
+        self._look_for_progress(queue)
+        self.queue, self.read_at_s = queue, self.now_s()
         self.sent_by_others = max(0, queue.running + queue.waiting - self.in_flight) if queue is not None else 0
+
+    def _look_for_progress(self, queue: vllm.Gauges | None) -> None:
+        """Whether tokens were made since the gauges were read last, and if not, whether that is too long ago.
+
+        A prompt that is read counts only once it is read whole, so one that may take minutes is waited for.
+        """
+        now_s = self.now_s()
+        before = self.queue.tokens if self.queue is not None else None
+        if queue is None or not queue.running or queue.tokens is None or queue.tokens != before:
+            self.moved_at_s = now_s
+        longest_s = max(self.waits_s.values(), default=0.0)
+        was_stuck, self.is_stuck = self.is_stuck, now_s - self.moved_at_s > max(self.stuck_after_s, longest_s)
+        if self.is_stuck and not was_stuck:
+            logger.warning("backend %s is stuck: %s", self.name, _STUCK)
+        self._note_gone()
+
+    def _note_gone(self) -> None:
+        if not (self.fault or self.is_stuck):
+            self.gone_at_s = None
+        elif self.gone_at_s is None:
+            self.gone_at_s = self.now_s()
 
     def lost(self, fault: str) -> None:
         """Count as down until discovery finds it again; what it listed is remembered."""
         self.fault, self.is_probed = fault, True
+        self.is_stuck = False
+        self._note_gone()
         self.queue, self.sent_by_others = None, 0
 
     async def count_prompt(self, request: ChatRequest, backend_model: str) -> int | None:
@@ -190,13 +262,22 @@ class Backend:
             return None
         return vllm.read_count(body) if response.status == 200 else None
 
-    async def _ask(self, method: str, path: str, body: bytes, headers: Headers, *, is_stream: bool = False) -> Response:
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes,
+        headers: Headers,
+        *,
+        is_stream: bool = False,
+        patience: Patience | None = None,
+    ) -> Response:
         assert path in vllm.ALLOWED_PATHS
         sent = [_JSON, *headers]
         if self.api_key:
             sent.append((b"authorization", b"Bearer " + self.api_key.encode()))
         try:
-            return await self.origin.request(method, path, sent, body, is_stream=is_stream)
+            return await self.origin.request(method, path, sent, body, is_stream=is_stream, patience=patience)
         except UpstreamError as error:
             raise failure(error) from error
 
@@ -207,47 +288,6 @@ class Backend:
             return response.status, await _read_and_close(response, max_bytes)
         except UpstreamError as error:
             raise failure(error) from error
-
-
-@dataclass(slots=True, eq=False)
-class Attempt:
-    """One request at one backend, counted in by `Backend.enter` and ended once, with what it says of the backend."""
-
-    backend: Backend
-    backend_model: str
-    number: int
-
-    def began(self) -> None:
-        """The first token came."""
-        self.backend.breaker.proved(self.number)
-
-    def end(self, error: GatewayError | None) -> None:
-        """The answer came whole, or `error` ended it."""
-        backend, breaker = self.backend, self.backend.breaker
-        backend.in_flight -= 1
-        if error is None:
-            breaker.succeeded(self.number)
-        elif error.code in FAULTS:
-            breaker.failed(self.number, _reason(error), is_certain=isinstance(error, vllm.GoingDown))
-        else:
-            breaker.left(self.number)
-        self._note(error)
-
-    def _note(self, error: GatewayError | None) -> None:
-        backend = self.backend
-        match error.code if error is not None else None:
-            case "connect_failed":
-                backend.lost("no connection")
-            case "backend_busy":
-                backend.busy_until_s = backend.now_s() + _BUSY_REST_S
-            case "model_unavailable":
-                backend.missing.add(self.backend_model)
-
-
-def _reason(error: GatewayError) -> str:
-    if isinstance(error, vllm.GoingDown):
-        return "it is shutting down"
-    return f"its requests fail, the last with {error.code}"
 
 
 async def read_beginning(response: Response, max_bytes: int) -> bytes:
@@ -273,11 +313,13 @@ def failure(error: UpstreamError, *, has_started: bool = False) -> GatewayError:
             return GatewayError("connect_failed", "The backend of this model cannot be reached.")
         case NoResources():
             return GatewayError("overloaded", "The gateway has no room for another connection to a backend now.")
+        case TimedOut(which="queue"):
+            return GatewayError("backend_busy", "The request waited too long for a place; try again later.")
         case TimedOut(which="first_token"):
-            return GatewayError("first_token_timeout", "The backend brought no token in time.")
+            return TooSlow("first_token_timeout", "The backend brought no token in time.")
         case TimedOut():
             code = "backend_died" if has_started else "backend_error"
-            return GatewayError(code, "The backend took too long to answer.")
+            return TooSlow(code, "The backend took too long to answer.")
         case ConnectionDied():
             return GatewayError("backend_died", "The backend's connection broke before the answer was whole.")
         case BadResponse() | ResponseTooLarge():
@@ -313,6 +355,5 @@ def _listing(row: dict[str, Any]) -> Listing:
     return Listing(
         id=row["id"],
         owned_by=owner if _is_name(owner) else "vllm",
-        created_at_s=0,  # vLLM writes the time of the call; a constant keeps lists the same
         max_model_len=length if is_length else None,
     )

@@ -74,7 +74,8 @@ class Pool:
         return by_name[choose({name: backend.load for name, backend in by_name.items()}, prefix, self._random)]
 
     def status_of(self, model: Model) -> ModelStatus:
-        if self.candidates(model.backend_model):
+        """How a model is, for whoever asks: `ready` where a backend serves it."""
+        if any(backend.serves(model.backend_model) for backend in self.backends):
             return "ready"
         return "unavailable" if all(backend.is_probed for backend in self.backends) else "loading"
 
@@ -87,7 +88,7 @@ class Pool:
             self._on_change(listings)
 
     async def watch(self) -> None:
-        """Discover again and again, until cancelled; a backend that is down, or slow to tell, is asked every second."""
+        """Discover again and again, until cancelled; a backend that is doubtful is asked every second."""
         loop = asyncio.get_running_loop()
         due_at_s = loop.time() + self._interval_s
         while True:
@@ -95,7 +96,7 @@ class Pool:
             if loop.time() >= due_at_s:
                 due_at_s = loop.time() + self._interval_s
                 await self.discover()
-            elif doubtful := [backend for backend in self.backends if not backend.is_up or backend in self._slow]:
+            elif doubtful := [backend for backend in self.backends if self._is_doubtful(backend)]:
                 await self.discover(doubtful)
 
     async def aclose(self) -> None:
@@ -112,7 +113,12 @@ class Pool:
             return True
         return codes[-1] in FAULTS and sum(code not in _NOT_TAKEN for code in codes) == 1 and self._retries.withdraw()
 
+    def _is_doubtful(self, backend: Backend) -> bool:
+        """Whether it is down, stuck or slow to tell, or a request waits there for longer than usual."""
+        return backend.gone_at_s is not None or not backend.is_up or backend.is_doubted or backend in self._slow
+
     async def _discover(self, backend: Backend) -> None:
+        backend.is_doubted = False
         was_up, was_probed = backend.is_up, backend.is_probed
         await self._ask_how_it_is(backend)
         if backend.is_up and not was_up:

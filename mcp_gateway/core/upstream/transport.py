@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from math import inf
 from time import monotonic
-from typing import Literal, Self, cast
+from typing import Literal, Protocol, Self, cast
 from urllib.parse import urlsplit
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
@@ -36,7 +36,7 @@ _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 Keep = Callable[[int], Awaitable[None]]
 """Has room for so many bytes of a body in all; while it is awaited, the backend is not read. May raise."""
-Wait = Literal["connect", "first_token", "idle", "unary", "total"]
+Wait = Literal["connect", "queue", "first_token", "idle", "unary", "total"]
 
 
 class UpstreamError(Exception):
@@ -79,6 +79,17 @@ class TimedOut(UpstreamError):
     def __init__(self, which: Wait) -> None:
         super().__init__(f"{which} timeout")
         self.which = which
+
+
+class Patience(Protocol):
+    """How long a request waits while nothing comes, in place of the first-token and idle limits.
+
+    `look` is asked after each `look_s` of silence, and then as often as it says.
+    """
+
+    look_s: float
+
+    def look(self, silent_s: float) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,17 +175,19 @@ class Transport:
         body: bytes = b"",
         *,
         is_stream: bool = False,
+        patience: Patience | None = None,
     ) -> "Response":
         """Send one request and return its answer once the head is there; raises UpstreamError.
 
         `headers` come without host, content-length and connection; ValueError for a line break in the head.
         A reused connection that dies before any byte of the answer came is replaced by a fresh one, once.
-        Unless `is_stream`, the head waits for the body, as far as that fits below the high-water mark.
+        Unless `is_stream`, the head waits for the body, as far as that fits below the high-water mark. `patience` is
+        asked after each silence that it names; it ends the wait by raising an UpstreamError.
         """
         head = self._head(method, path, headers, body)
         pooled = self._take_idle()
         if pooled is not None:
-            pooled.begin(method, is_stream)
+            pooled.begin(method, is_stream, patience)
             try:
                 await pooled.exchange(head, body)
                 return Response(pooled)
@@ -182,7 +195,7 @@ class Transport:
                 if not death.before_first_byte:
                     raise
         fresh = await self._connect()
-        fresh.begin(method, is_stream)
+        fresh.begin(method, is_stream, patience)
         if pooled is not None:  # the second attempt has what the first left of its time
             fresh.step_left_s, fresh.budget_left_s = pooled.step_left_s, pooled.budget_left_s
         await fresh.exchange(head, body)
@@ -386,6 +399,7 @@ class _Connection(asyncio.Protocol):
         "_has_socket",
         "_head_bytes",
         "_high_water_bytes",
+        "_idle_s",
         "_is_close_delimited",
         "_is_head_request",
         "_is_kept_alive",
@@ -395,6 +409,7 @@ class _Connection(asyncio.Protocol):
         "_is_write_paused",
         "_owner",
         "_parser",
+        "_patience",
         "_pieces",
         "_socket",
         "_step",
@@ -434,7 +449,7 @@ class _Connection(asyncio.Protocol):
 
     # -- the exchange, called by whoever holds the connection
 
-    def begin(self, method: str, is_stream: bool) -> None:
+    def begin(self, method: str, is_stream: bool, patience: Patience | None = None) -> None:
         """Forget the last exchange and wind the clocks."""
         timeouts = self._owner.timeouts
         self.status = 0
@@ -445,7 +460,12 @@ class _Connection(asyncio.Protocol):
         self._is_head_request = method == "HEAD"
         self._is_stream = is_stream
         self._step: Wait = "first_token"
-        self.step_left_s = timeouts.first_token_s if is_stream else inf
+        self._patience = patience
+        if patience is None:
+            self.step_left_s = timeouts.first_token_s if is_stream else inf
+            self._idle_s = timeouts.idle_s
+        else:
+            self.step_left_s = self._idle_s = patience.look_s
         self.budget_left_s = timeouts.total_s if is_stream else timeouts.unary_s
 
     async def exchange(self, head: bytes, body: bytes) -> None:
@@ -490,7 +510,7 @@ class _Connection(asyncio.Protocol):
             self.unread_bytes = 0
             if self._is_stream:
                 self._step = "idle"
-                self.step_left_s = self._owner.timeouts.idle_s
+                self.step_left_s = self._idle_s
         if self._is_paused and self.error is None:
             self._is_paused = False
             self._socket.resume_reading()
@@ -546,10 +566,23 @@ class _Connection(asyncio.Protocol):
         if self.loop.time() < self._deadline:
             self._wind_timer()
             return
-        if self.step_left_s < self.budget_left_s:
+        if self.step_left_s >= self.budget_left_s:
+            self.abort(TimedOut("total" if self._is_stream else "unary"))
+        elif self._patience is None:
             self.abort(TimedOut(self._step))
         else:
-            self.abort(TimedOut("total" if self._is_stream else "unary"))
+            self._look(self._patience)
+
+    def _look(self, patience: Patience) -> None:
+        """Ask whether to wait on. The wait under way began `step_left_s` before its deadline; only its end moves."""
+        began_at = self._deadline - self.step_left_s
+        try:
+            self.step_left_s += patience.look(self.loop.time() - began_at)
+        except UpstreamError as error:
+            self.abort(error)
+        else:
+            self._deadline = began_at + min(self.step_left_s, self.budget_left_s)
+            self._wind_timer()
 
     # -- asyncio.Protocol
 

@@ -45,11 +45,14 @@ _PROMPT = re.compile(
 """How vLLM since 0.6 says a prompt's length; "at least so many" is none."""
 _LAST_WORDS = ("cannot schedule new futures", "EngineCore encountered an issue", "aborted")
 """Of a server that shuts down, or whose engine is dead; its /health can say 200 for a long while yet."""
-_GAUGE = re.compile(rb"\nvllm:num_requests_(running|waiting)\{([^\n]+)")
+_RUNNING = re.compile(rb"\nvllm:num_requests_running\{([^\n]+)")
+_WAITING = re.compile(rb"\nvllm:num_requests_waiting\{([^\n]+)")
+_TOKENS = re.compile(rb"\nvllm:(?:generation|prompt)_tokens_total\{([^\n]+)")
 _COUNT = re.compile(rb'"count":\s?(\d{1,15})[,}\s]')
-_GAUGE_VALUE = re.compile(rb"\d{1,15}(?:\.\d{1,15})?")
-_MAX_GAUGES = 4096
-"""Read of one page: two for each engine and model."""
+_GAUGE_VALUE = re.compile(rb"\d{1,15}(?:\.\d{1,15})?(?:[eE]\+?\d{1,2})?")
+_MAX_LINES, _MAX_COUNT = 4096, 1e15
+"""Read of one metric: one for each engine and model; and of each at most this."""
+_MAX_RETRY_AFTER_DIGITS, _MAX_RETRY_AFTER_S = 9, 3600
 
 
 Told = tuple[str, str, str | None]
@@ -65,10 +68,14 @@ class GoingDown(GatewayError):
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """Requests in a server's engines: those that run, and those that wait for a place."""
+    """Requests in a server's engines: those that run, and those that wait for a place.
+
+    `tokens` counts all prompt and output tokens since it began; None where it tells none.
+    """
 
     running: int
     waiting: int
+    tokens: float | None = None
 
 
 def chat_body(request: ChatRequest, backend_model: str, account_id: str) -> bytes:
@@ -97,12 +104,16 @@ def tokenize_body(request: ChatRequest, backend_model: str) -> bytes:
     return orjson.dumps({"model": backend_model, **kept})
 
 
-def error_of(status: int, body: bytes, backend_model: str, public_model: str) -> GatewayError:
+def error_of(
+    status: int, body: bytes, backend_model: str, public_model: str, retry_after: bytes | None = None
+) -> GatewayError:
     """The gateway's error for a backend's refusal: `{"error": {...}}`, `{"error": "text"}` or `{"detail": "text"}`."""
-    return error_told(status, _read(body), backend_model, public_model)
+    return error_told(status, _read(body), backend_model, public_model, retry_after)
 
 
-def error_told(status: int, told: Told, backend_model: str, public_model: str) -> GatewayError:
+def error_told(
+    status: int, told: Told, backend_model: str, public_model: str, retry_after: bytes | None = None
+) -> GatewayError:
     """The same for what was read already."""
     message, kind, param = told
     if status == 500 and message.startswith(_LAST_WORDS):
@@ -112,7 +123,8 @@ def error_told(status: int, told: Told, backend_model: str, public_model: str) -
     if status == 404 and param == "model":
         return GatewayError("model_unavailable", f"The model {public_model!r} is not loaded at the moment.")
     if status in (429, 503):
-        return GatewayError("backend_busy", f"Every place for {public_model!r} is taken; try again soon.")
+        message = f"Every place for {public_model!r} is taken; try again soon."
+        return GatewayError("backend_busy", message, retry_after_s=_wait_s(retry_after))
     return GatewayError("backend_error", f"The backend of {public_model!r} failed (status {status}).")
 
 
@@ -131,16 +143,30 @@ def _number(pattern: re.Pattern[str], message: str) -> int | None:
     return int(found[found.lastindex or 0]) if found is not None else None
 
 
+def _wait_s(retry_after: bytes | None) -> int | None:
+    """The seconds that a backend asks for, within bounds; None where it names none, or a date."""
+    if retry_after is None or not retry_after.isdigit() or len(retry_after) > _MAX_RETRY_AFTER_DIGITS:
+        return None
+    return min(max(int(retry_after), 1), _MAX_RETRY_AFTER_S)
+
+
 def read_gauges(exposition: bytes) -> Gauges | None:
     """The queue gauges of a /metrics page, None where it has none; summed over models, which share the GPUs."""
-    totals = {b"running": 0, b"waiting": 0}
-    is_found = False
-    for name, line in islice(map(re.Match.groups, _GAUGE.finditer(b"\n" + exposition)), _MAX_GAUGES):
-        value = _GAUGE_VALUE.match(line.rpartition(b"} ")[2])  # a model's name may hold a brace
-        if value is not None:
-            is_found = True
-            totals[name] += int(float(value[0]))
-    return Gauges(*totals.values()) if is_found else None
+    page = b"\n" + exposition
+    running, waiting = (_total(gauge, page) for gauge in (_RUNNING, _WAITING))
+    if running is None and waiting is None:
+        return None
+    return Gauges(int(running or 0), int(waiting or 0), _total(_TOKENS, page))
+
+
+def _total(line: re.Pattern[bytes], page: bytes) -> float | None:
+    """The sum of a metric's lines; None where none has a number."""
+    values = [
+        _GAUGE_VALUE.match(labels.rpartition(b"} ")[2])  # a model's name may hold a brace
+        for (labels,) in islice(map(re.Match.groups, line.finditer(page)), _MAX_LINES)
+    ]
+    numbers = [min(float(value[0]), _MAX_COUNT) for value in values if value is not None]
+    return sum(numbers) if numbers else None
 
 
 def read_count(body: bytes) -> int | None:

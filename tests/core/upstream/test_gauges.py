@@ -11,7 +11,7 @@ LINE = b'vllm:num_requests_%b{engine="%d",model_name="a b}c"} %b\n'
 
 
 def test_they_are_found_in_a_captured_page() -> None:
-    assert read_gauges((FOLDER / "600_metrics.txt").read_bytes()) == Gauges(0, 0)
+    assert read_gauges((FOLDER / "600_metrics.txt").read_bytes()) == Gauges(0, 0, 15580.0 + 4402.0)
 
 
 def test_they_are_summed_over_engines_and_models() -> None:
@@ -54,3 +54,20 @@ def test_load_counts_ours_and_others_and_again_what_waits(
 ) -> None:
     backend = Backend("x", DemoBackend(), in_flight=in_flight, queue=queue, sent_by_others=others)
     assert backend.load == load
+
+
+@pytest.mark.parametrize(
+    ("lines", "tokens"),
+    [
+        (b"vllm:generation_tokens_total{x} 5.0\nvllm:prompt_tokens_total{x} 7.0\n", 12),
+        (b'vllm:generation_tokens_total{a="1"} 5\nvllm:generation_tokens_total{a="2"} 6\n', 11),
+        (b"vllm:prompt_tokens_total{x} 1.234567e+06\n", 1_234_567),
+        (b"vllm:generation_tokens_created{x} 5.0\nvllm:iteration_tokens_total{x} 9.0\n", None),
+        (b"vllm:prompt_tokens_total{x} NaN\n", None),
+        (b"vllm:prompt_tokens_total{x} 9e+99\n", 10**15),
+    ],
+)
+def test_tokens_are_counted_over_prompts_answers_and_engines(lines: bytes, tokens: int | None) -> None:
+    queue = read_gauges(LINE % (b"running", 0, b"1") + lines)
+    assert queue is not None
+    assert queue.tokens == tokens

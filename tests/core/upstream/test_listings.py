@@ -37,9 +37,7 @@ class Listed:
     def __init__(self, data: Any) -> None:
         self.data = data
 
-    async def request(
-        self, method: str, path: str, headers: Headers, body: bytes = b"", *, is_stream: bool = False
-    ) -> Response:
+    async def request(self, method: str, path: str, headers: Headers, body: bytes = b"", **more: Any) -> Response:
         return Whole(json.dumps({"object": "list", "data": self.data}).encode() if path == "/v1/models" else b"")
 
     async def aclose(self) -> None: ...

@@ -18,7 +18,9 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mcp_gateway.core.config import UpstreamSettings
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.upstream.attempt import Attempt
 from mcp_gateway.core.upstream.backend import Backend
 from mcp_gateway.core.upstream.transport import (
     BadResponse,
@@ -702,7 +704,7 @@ async def test_a_connection_for_which_there_is_no_descriptor_says_nothing_of_the
         assert caught.value.status == 503
         assert caught.value.retry_after_s
         for _ in range(20):
-            backend.enter("m").end(caught.value)
+            Attempt(backend, "m", UpstreamSettings(), 0, is_stream=False).end(caught.value)
         assert (backend.fault, backend.breaker.is_closed, backend.status) == ("", True, "up")
 
 

@@ -28,7 +28,7 @@ from mcp_gateway.core.upstream.demo.body import (
 )
 from mcp_gateway.core.upstream.demo.reply import replies_to, steps
 from mcp_gateway.core.upstream.demo.tokens import id_of, prompt_tokens, tokens_of
-from mcp_gateway.core.upstream.transport import Keep, TimedOut
+from mcp_gateway.core.upstream.transport import Keep, Patience, TimedOut
 
 _CREATED_AT_S = 1_767_225_600  # a constant, so that lists of models stay the same
 _JSON = b"application/json"
@@ -144,6 +144,7 @@ class DemoBackend:
         body: bytes = b"",
         *,
         is_stream: bool = False,
+        patience: Patience | None = None,
     ) -> DemoResponse:
         """Answer a request as vLLM would; raises nothing."""
         allowed, answer = self._routes.get(path, ("", None))

@@ -78,14 +78,12 @@ def _base_url(settings: Settings, host: str, port: int) -> str:
 
 def _greeting(gateway: Gateway, base_url: str) -> str:
     """What a newcomer needs: the address, a line that works as pasted, how to make a key, and a client's block."""
-    model = next(iter(gateway.published.current), "demo/echo")
-    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello"}]})
     command = str(Path(sysconfig.get_path("scripts")) / "mcp-gateway")
     server = {"command": command, "args": ["bridge", f"{base_url}/v1/mcp"], "env": {"GATEWAY_API_KEY": "gw_live_..."}}
     return f"""
 mcp-gateway {gateway.version} on {base_url}
 
-As a guest:   curl {base_url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'
+As a guest:   {_guest_line(gateway, base_url)}
 Make a key:   {command} keys create --account $({command} accounts create me --credit 5 --quiet)
 MCP:          {base_url}/v1/mcp (streamable HTTP), {base_url}/v1/mcp/sse (HTTP+SSE)
 
@@ -93,3 +91,13 @@ For a desktop client's configuration (a guest leaves "env" out):
 
 {json.dumps({"mcpServers": {"gateway": server}}, indent=2)}
 """
+
+
+def _guest_line(gateway: Gateway, base_url: str) -> str:
+    """A chat that works without a key; where none does, that one is needed."""
+    models = gateway.published.current.values()
+    model = next((model for model in models if model.is_open_to_guests), None)
+    if model is None or not gateway.settings.guests.enabled:
+        return "not without a key, which every model here needs"
+    body = json.dumps({"model": model.id, "messages": [{"role": "user", "content": "Hello"}]})
+    return f"curl {base_url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"

@@ -1,16 +1,18 @@
 """The shape of a chat request: the few fields that the gateway reads, strictly typed; the rest is kept as it came.
 
-Strict because vLLM is not: it takes `"8"` for 8, prefers `max_completion_tokens`, and falls back to a default model.
+Strict because vLLM is not: it takes "yes" for true, prefers `max_completion_tokens`, and falls back to a default model.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
+from mcp_gateway.core.data_uri import canonical_image
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.json_bounds import LONG_BYTES, parse_json
+from mcp_gateway.core.json_bounds import LONG_BYTES, parse_exactly
 
 MAX_MESSAGES = 10_000
 MAX_PARTS = 10_000
@@ -19,6 +21,11 @@ MAX_TOOLS = 1024
 _BOM = b"\xef\xbb\xbf"
 _OUTPUT_CAPS = ("max_completion_tokens", "max_tokens")
 """In the order in which vLLM prefers them."""
+_INTEGERS = frozenset({
+    *_OUTPUT_CAPS, "min_tokens", "n", "seed", "thinking_token_budget", "top_k", "top_logprobs",
+    "truncate_prompt_tokens",
+})  # fmt: skip
+_WHOLE_TEXT = re.compile(r"-?[0-9]{1,18}")
 _WANTED = {str: "a string", list: "a list", dict: "an object", bool: "true or false", int: "a whole number"}
 
 
@@ -78,6 +85,8 @@ def parse_chat_request(raw: bytes) -> ChatRequest:
 
 def read_chat_request(body: dict[str, Any], size_bytes: int) -> ChatRequest:
     """Read an already parsed body of `size_bytes`. Raises as parse_chat_request."""
+    for name in body.keys() & _INTEGERS:
+        body[name] = whole_number(body[name])
     model = _required(body, "model", str, "a model's id")
     messages = _required(body, "messages", list, "a list of messages")
     _at_most(messages, MAX_MESSAGES, "messages")
@@ -91,10 +100,10 @@ def read_chat_request(body: dict[str, Any], size_bytes: int) -> ChatRequest:
     preferred, other = [_at_least(body, name, 1) for name in _OUTPUT_CAPS]
     return ChatRequest(
         body=body,
-        text_bytes=size_bytes - sum(map(len, images)),
+        text_bytes=size_bytes - sum(sent_chars for _, sent_chars in images),
         model=model,
         message_count=len(messages),
-        images=images,
+        images=tuple(image for image, _ in images),
         is_stream=is_stream,
         wants_usage=bool(options and _optional(options, "include_usage", bool, "stream_options.")),
         wants_continuous_usage=bool(options and _optional(options, "continuous_usage_stats", bool, "stream_options.")),
@@ -111,7 +120,7 @@ def parse_json_object(raw: bytes) -> dict[str, Any]:
 
 def _parsed(raw: bytes) -> dict[str, Any]:
     try:
-        body = parse_json(raw.removeprefix(_BOM))
+        body = parse_exactly(raw.removeprefix(_BOM))
     except orjson.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}: {error.msg}"
         problem = "The request body is empty; send a JSON object." if not raw else f"The body is not JSON ({where})."
@@ -119,6 +128,15 @@ def _parsed(raw: bytes) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise GatewayError("invalid_type", f"The body must be a JSON object, not {_kind(body)}.")
     return body
+
+
+def whole_number(value: Any) -> Any:
+    """A whole number that was written as a decimal or as text, as an integer; any other value as it is."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and _WHOLE_TEXT.fullmatch(value):
+        return int(value)
+    return value
 
 
 def _required(body: dict[str, Any], name: str, kind: type, description: str) -> Any:
@@ -156,8 +174,11 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "null")
 
 
-def _images(messages: list[Any]) -> Iterator[str]:
-    """The address of each image part; refuses messages of an unknown shape, and too many parts."""
+def _images(messages: list[Any]) -> Iterator[tuple[str, int]]:
+    """The address of each image part, and how many characters it came in.
+
+    Refuses messages of an unknown shape, and too many parts.
+    """
     parts = 0
     for number, message in enumerate(messages):
         where = f"messages[{number}]"
@@ -171,18 +192,20 @@ def _images(messages: list[Any]) -> Iterator[str]:
             if parts > MAX_PARTS:
                 raise GatewayError("invalid_value", f"All `content` may have at most {MAX_PARTS} parts.", param=where)
             for index, part in enumerate(content):
-                if (url := _image_of(part, f"{where}.content[{index}]")) is not None:
-                    yield url
+                if isinstance(part, dict) and part.get("type") == "image_url":
+                    yield _read_image(part, f"{where}.content[{index}]")
         elif content is not None and not isinstance(content, str):
             problem = f"`{where}.content` must be a string or a list of parts, not {_kind(content)}."
             raise GatewayError("invalid_type", problem, param=f"{where}.content")
 
 
-def _image_of(part: Any, where: str) -> str | None:
-    if not isinstance(part, dict) or part.get("type") != "image_url":
-        return None
+def _read_image(part: dict[str, Any], where: str) -> tuple[str, int]:
+    """An image part's address, which from now on has one form."""
     image = part.get("image_url")
     url = image.get("url") if isinstance(image, dict) else image
     if not isinstance(url, str):
         raise GatewayError("missing_parameter", f"`{where}.image_url.url` is missing: give a data: URI.", param=where)
-    return url
+    canonical = canonical_image(url)
+    if canonical is not url:
+        part["image_url"] = {**image, "url": canonical} if isinstance(image, dict) else canonical
+    return canonical, len(url)

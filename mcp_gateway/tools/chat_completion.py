@@ -15,7 +15,7 @@ from mcp import types
 from mcp_gateway.core.caller import KeyScope
 from mcp_gateway.core.chat import Call, Chat, Exchange
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.json_bounds import holds_at_most
+from mcp_gateway.core.json_bounds import dump_json, holds_at_most
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.request import read_chat_request
 from mcp_gateway.core.upstream.answer import PARSED_BYTES, Body, without_logprobs
@@ -155,7 +155,7 @@ class ChatCompletion:
         call = Call(invocation.request_id, "mcp", invocation.client_request_id, context=invocation.context)
         with self._chat.exchange(invocation.caller, call) as exchange:
             body = checked_arguments(arguments, _INPUT)
-            size_bytes = len(orjson.dumps(body))
+            size_bytes = len(dump_json(body))
             if invocation.report is None:
                 await exchange.begin(read_chat_request(body, size_bytes))
                 answer, is_stripped = await _parsed(exchange.body)

@@ -10,6 +10,7 @@ from mcp import types
 from mcp_gateway.core.caller import Caller, KeyScope
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.request import whole_number
 from mcp_gateway.core.text import SHOWN_CHARS, shown
 
 Report = Callable[[float, str], Awaitable[None]]
@@ -95,7 +96,9 @@ def checked_arguments(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -
     for name, value in given.items():
         if name not in properties:
             raise _unknown_argument(name, properties)
-        _check(name, value, properties[name])
+        if properties[name].get("type") == "integer":
+            given[name] = whole_number(value)
+        _check(name, given[name], properties[name])
     for name in schema.get("required", ()):
         if name not in given:
             raise GatewayError("missing_parameter", f"`{name}` is missing.", param=name)

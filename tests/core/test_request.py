@@ -1,6 +1,7 @@
 """What the gateway reads out of a chat request, and how strictly."""
 
 import contextlib
+import json
 from typing import Any
 
 import orjson
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.request import (
     MAX_MESSAGES,
     MAX_PARTS,
@@ -17,6 +19,7 @@ from mcp_gateway.core.request import (
     parse_chat_request,
     parse_json_object,
 )
+from mcp_gateway.tools.tool import checked_arguments
 from tests.captured import Capture, captures
 
 PIXEL = "data:image/png;base64,AAAA"
@@ -111,7 +114,7 @@ def test_whatever_bytes_come_they_are_an_object_or_refused(raw: bytes) -> None:
         assert isinstance(parse_json_object(raw), dict)
 
 
-GUESSED = {"145_max_tokens_str", "146_max_tokens_float", "332_stream_str"}
+GUESSED = {"332_stream_str"}
 SERVED = [
     capture
     for capture in captures()
@@ -149,3 +152,68 @@ def test_messages_parts_and_tools_are_bounded_in_number() -> None:
 @pytest.mark.parametrize("tools", [{}, "f", 1, True])
 def test_tools_that_are_no_list_are_refused(tools: object) -> None:
     assert bounded({"tools": tools}) == ("invalid_type", "tools")
+
+
+WHOLE = ["max_tokens", "max_completion_tokens", "n", "seed", "top_k", "top_logprobs", "min_tokens"]
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("written", [5.0, "5", 5])
+def test_a_whole_number_is_one_however_it_is_written(name: str, written: Any) -> None:
+    body = parse(**{name: written}).body
+    assert body[name] == 5
+    assert type(body[name]) is int
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "n", "min_tokens"])
+@pytest.mark.parametrize("written", [50.5, "50.5", "5 0", "", "five", True, [5], {"a": 1}, "٥"])
+def test_what_is_no_whole_number_is_refused_where_the_gateway_reads_it(name: str, written: Any) -> None:
+    assert bounded({name: written}) == ("invalid_type", name)
+
+
+@pytest.mark.parametrize("number", [2**64, 2**64 - 1, 2**70, -(2**63), -(2**63) - 1, -(2**80), 10**300])
+def test_an_integer_of_any_size_stays_what_it_was_anywhere(number: int) -> None:
+    message = b'{"role":"user","content":"12345678901234567890"}'
+    raw = b'{"model":"m","messages":[' + message + b'],"seed":%d,"metadata":{"a":[%d, 1.5]}}'
+    body = parse_chat_request(raw % (number, number)).body
+    assert (body["seed"], body["metadata"]) == (number, {"a": [number, 1.5]})
+    assert orjson.loads(dump_json({"seed": 1, "é": "\u20ac"})) == {"seed": 1, "é": "€"}
+    assert json.loads(dump_json(body)) == body
+
+
+def test_a_number_of_thousands_of_digits_is_no_bug() -> None:
+    raw = b'{"model":"m","messages":[{"role":"user","content":"a"}],"metadata":%b}' % (b"9" * 5000)
+    with contextlib.suppress(GatewayError):
+        parse_chat_request(raw)
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        (PIXEL, PIXEL),
+        ("data:image/jpg;base64,AAAA", "data:image/jpeg;base64,AAAA"),
+        ("DATA:image/JPG;BASE64,AAAA", "data:image/jpeg;base64,AAAA"),
+        ("data:image/png;charset=utf-8;name=a.png;base64,AAAA", PIXEL),
+        ("data:image/png;base64,AA\r\nAA\n", PIXEL),
+        ("data:image/png;base64, AA\tAA", PIXEL),
+        ("data:image/svg+xml;base64,AAAA", "data:image/svg+xml;base64,AAAA"),
+        ("https://example.com/a.png", "https://example.com/a.png"),
+        ("data:image/png,AAAA", "data:image/png,AAAA"),
+    ],
+)
+@pytest.mark.parametrize("is_object", [True, False])
+def test_an_image_has_one_form(sent: str, expected: str, is_object: bool) -> None:
+    image = {"url": sent, "detail": "low"} if is_object else sent
+    request = parse(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": image}]}])
+    left = request.body["messages"][0]["content"][0]["image_url"]
+    assert left == ({"url": expected, "detail": "low"} if is_object else expected)
+    assert request.images == (expected,)
+
+
+@pytest.mark.parametrize("written", [8.0, "8", 8])
+def test_a_tool_s_whole_number_is_one_however_it_is_written(written: Any) -> None:
+    schema = {"properties": {"max_tokens": {"type": "integer", "minimum": 1}}}
+    assert checked_arguments({"max_tokens": written}, schema) == {"max_tokens": 8}
+    for wrong in (8.5, "eight", True):
+        with pytest.raises(GatewayError, match="invalid_type"):
+            checked_arguments({"max_tokens": wrong}, schema)

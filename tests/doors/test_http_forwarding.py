@@ -123,6 +123,16 @@ async def test_of_many_unknown_names_some_are_told(served: tuple[Door, Replaying
     assert len(response.headers["x-ignored-parameters"]) < 4096
 
 
+async def test_an_integer_beyond_64_bits_goes_out_as_it_came(served: tuple[Door, ReplayingBackend, str]) -> None:
+    door, backend, key = served
+    backend.answer_with()
+    messages = orjson.dumps(MESSAGES)
+    raw = b'{"model":"public/name","messages":%b,"seed":%d,"max_tokens":%d}' % (messages, 2**70, 2**70)
+    assert (await door.post(raw, key)).status_code == 200
+    assert b'"seed":1180591620717411303424' in backend.chats[0].body
+    assert backend.chats[0].json["max_tokens"] == 512
+
+
 async def test_usage_is_asked_for_in_every_frame_of_a_stream_and_not_otherwise(
     served: tuple[Door, ReplayingBackend, str],
 ) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.request import ChatRequest
 from mcp_gateway.core.text import shown
 from mcp_gateway.core.upstream.places import without_places
@@ -90,7 +91,7 @@ def chat_body(request: ChatRequest, backend_model: str, account_id: str) -> byte
             "include_usage": True,
             "continuous_usage_stats": True,
         }
-    return orjson.dumps(body)
+    return dump_json(body)
 
 
 @lru_cache(maxsize=1024)
@@ -101,7 +102,7 @@ def _cache_salt(account_id: str) -> str:
 def tokenize_body(request: ChatRequest, backend_model: str) -> bytes:
     """What /tokenize needs to count the prompt of a chat."""
     kept = {name: request.body[name] for name in ("messages", "tools", "chat_template_kwargs") if name in request.body}
-    return orjson.dumps({"model": backend_model, **kept})
+    return dump_json({"model": backend_model, **kept})
 
 
 def error_of(

@@ -8,9 +8,8 @@ from collections.abc import Iterable
 from enum import Enum, auto
 from typing import Any
 
-import orjson
-
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.text import shown
 
 
@@ -316,7 +315,7 @@ def _check_logprob_ids(_: dict[str, Any], value: Any) -> None:
 
 def _check_constraint(kind: str, value: Any, param: str) -> None:
     most_bytes = _MAX_BYTES.get(kind, MAX_SCHEMA_BYTES)
-    size_bytes = len(value.encode("utf-8", "replace")) if isinstance(value, str) else len(orjson.dumps(value))
+    size_bytes = len(value.encode("utf-8", "replace")) if isinstance(value, str) else len(dump_json(value))
     if size_bytes > most_bytes:
         problem = f"`{param}`: a {shown(kind)} may have at most {most_bytes} bytes, not {size_bytes}."
         raise GatewayError("invalid_value", problem, param=param)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import httpx2
 
-START_TIMEOUT_S = 20.0
-SETTLING_S = 30.0
+START_TIMEOUT_S = 120.0
+SETTLING_S = 60.0
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import orjson
 
 from tests.captured import Capture, captured
 
-PATIENCE_S = 10.0  # how long a test waits for what has to happen
+PATIENCE_S = 60.0  # how long a test waits for what has to happen
 DONE = b"data: [DONE]\n\n"
 _EVENTS = "text/event-stream; charset=utf-8"
 

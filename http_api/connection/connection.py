@@ -160,6 +160,7 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.is_write_paused = False
+        self._idle_since = self.loop.time()
         if self._unread_answers is not None:
             self._unread_answers.let_go(self._held_bytes)
             self._unread_answers = None
@@ -467,7 +468,8 @@ class Connection(asyncio.Protocol):
         reservation.hold(self._held_bytes, partial(self.loop.call_soon, self.transport.abort))
 
     def _check_idle(self) -> None:
-        idle_s = 0.0 if self._answering is not None else self.loop.time() - self._idle_since
+        is_busy = self._answering is not None or self.is_write_paused  # a slow reader is the stall timer's to judge
+        idle_s = 0.0 if is_busy else self.loop.time() - self._idle_since
         if idle_s < _KEEP_ALIVE_S:
             self._idle_timer = self.loop.call_later(_KEEP_ALIVE_S - idle_s, self._check_idle)
         elif self.transport.get_write_buffer_size():

@@ -20,7 +20,7 @@ SECONDS = float(os.environ.get("ATTACK_SECONDS", "60"))
 SEED = int(os.environ.get("ATTACK_SEED", "0")) or random.SystemRandom().randrange(1, 10**9)
 ONLY = int(os.environ.get("ATTACK_CASE", "-1"))
 WORKERS = 6
-PATIENCE_S = 20
+PATIENCE_S = 60
 OUR_FAULT = re.compile(rb"HTTP/1\.1 500 |internal_error|\"code\":-32603|on our side")
 """What no answer may hold."""
 

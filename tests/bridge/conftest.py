@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 BRIDGE = Path(__file__).parents[2] / "bridge" / "mcp_stdio_bridge.py"
-DEADLINE_S = 20.0
+DEADLINE_S = 120.0
 LINE_LIMIT_BYTES = 64 * 1024 * 1024
 INITIALIZE_PARAMS = {
     "protocolVersion": "2025-11-25",

@@ -14,8 +14,9 @@ import pytest
 
 from bridge import mcp_stdio_bridge
 from bridge.mcp_stdio_bridge import Bridge, Frame, Log, Problem, Remote, backoff, encode_header, read_events
-from tests.bridge.conftest import INITIALIZE_PARAMS, Message
+from tests.bridge.conftest import DEADLINE_S, INITIALIZE_PARAMS, Message
 from tests.bridge.fake_server import STREAM, Exchange, fake_server
+from tests.loop_clock import pass_time
 
 LOST = {"type": "connection_lost", "may_have_been_delivered": True}
 
@@ -28,7 +29,7 @@ class Lines:
         self.bridge = Bridge(Remote(client, url, Log(is_verbose=False)), transport, self._lines.put)
 
     async def read(self) -> Message:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE_S):
             line = await self._lines.get()
         assert line.count(b"\n") == 1
         message: Message = json.loads(line)
@@ -226,23 +227,28 @@ async def test_a_stream_that_pinged_and_fell_silent_is_opened_again(monkeypatch:
 
     async with fake_server(silent) as server, bridge_to(server.url) as lines:
         await lines.open()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE_S):
             await reopened.wait()
 
 
 async def test_a_server_that_never_ends_the_session_does_not_keep_the_bridge(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mcp_stdio_bridge, "CLOSE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(mcp_stdio_bridge, "CLOSE_TIMEOUT_S", 50)
+    is_asked_to_end = asyncio.Event()
 
     async def stuck(exchange: Exchange) -> None:
+        if exchange.method == "DELETE":
+            is_asked_to_end.set()
         if not await handshake(exchange):
             await asyncio.Event().wait()
 
     async with fake_server(stuck) as server, bridge_to(server.url) as lines:
         await lines.open()
         await lines.send("tools/call", id=1)
-        async with asyncio.timeout(20):
-            await lines.bridge.aclose()
-    assert "DELETE" in server.methods
+        closing = asyncio.create_task(lines.bridge.aclose())
+        async with asyncio.timeout(DEADLINE_S):
+            await is_asked_to_end.wait()
+            pass_time(50)
+            await closing
 
 
 async def test_an_endpoint_on_another_host_is_not_followed() -> None:

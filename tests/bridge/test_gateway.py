@@ -1,11 +1,13 @@
 """The bridge in front of the real gateway: the next call works after that was killed and started again; limits hold."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import sys
 from pathlib import Path
+from random import Random
 
 import pytest
 from mcp import Client, StdioServerParameters
@@ -14,15 +16,17 @@ from mcp_gateway.core.identity.own_limits import OwnLimits
 from tests.bridge.conftest import bridge_process
 from tests.serving import open_door
 
-START_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 120.0
 ARGUMENTS = {"model": "demo/echo", "messages": [{"role": "user", "content": "Hello"}]}
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+def lasting_port() -> int:
+    """One that is free, and below those that systems give to connections: it stays free while the gateway is down."""
+    for port in Random().sample(range(20_000, 30_000), 100):
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 async def started(data_dir: Path, port: int) -> asyncio.subprocess.Process:
@@ -41,7 +45,7 @@ async def started(data_dir: Path, port: int) -> asyncio.subprocess.Process:
 
 @pytest.mark.parametrize("door", ["mcp", "mcp/sse"])
 async def test_a_gateway_killed_and_started_again_is_used_again_by_the_next_call(tmp_path: Path, door: str) -> None:
-    port = free_port()
+    port = lasting_port()
     gateway = await started(tmp_path, port)
     try:
         command = ["-m", "mcp_gateway", "bridge", f"http://127.0.0.1:{port}/v1/{door}"]

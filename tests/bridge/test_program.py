@@ -15,7 +15,15 @@ import pytest
 from mcp import Client, StdioServerParameters
 
 from bridge.mcp_stdio_bridge import is_in_the_clear, main
-from tests.bridge.conftest import BRIDGE, INITIALIZE_PARAMS, McpTestServer, bridge_process, environment, text_of
+from tests.bridge.conftest import (
+    BRIDGE,
+    DEADLINE_S,
+    INITIALIZE_PARAMS,
+    McpTestServer,
+    bridge_process,
+    environment,
+    text_of,
+)
 from tests.bridge.mcp_server import GOOD_KEY
 
 EXAMPLE = Path(__file__).parents[2] / "claude_desktop_config.example.json"
@@ -24,7 +32,12 @@ CANARY = "canary-7f3a"
 
 def run_bridge(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *command], input="", capture_output=True, text=True, env=environment(**variables), timeout=20
+        [sys.executable, *command],
+        input="",
+        capture_output=True,
+        text=True,
+        env=environment(**variables),
+        timeout=DEADLINE_S,
     )
 
 

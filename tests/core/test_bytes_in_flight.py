@@ -13,7 +13,7 @@ from mcp_gateway.core.errors import GatewayError
 MIB = 1024 * 1024
 BUDGET = 256 * MIB
 EIGHTH, QUARTER = BUDGET // 8, BUDGET // 4
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 def budget(wait_s: float = 0.0) -> BytesInFlight:

@@ -31,6 +31,7 @@ from mcp_gateway.core.upstream.demo import DemoBackend
 from mcp_gateway.door.endpoints import McpDoor
 from mcp_gateway.server import build_door
 from tests.connections import uncapped
+from tests.replaying import PATIENCE_S
 
 UNLIMITED = Allowance(None, None, None, None)
 PATHS = ("/v1/mcp", "/api/v1/inference/mcp")
@@ -87,7 +88,7 @@ _TLS = ssl.create_default_context()
 
 def http_client(**options: Any) -> httpx2.AsyncClient:
     """A client for a test's requests."""
-    return httpx2.AsyncClient(verify=_TLS, **{"timeout": 30} | options)
+    return httpx2.AsyncClient(verify=_TLS, **{"timeout": PATIENCE_S} | options)
 
 
 class Gate:
@@ -238,6 +239,6 @@ def call(name: str, arguments: dict[str, Any], request_id: Any = 1, **meta: Any)
 
 async def eventually(condition: Callable[[], bool]) -> None:
     """Wait for what another task or the network brings about."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110 - what brings it about knows nothing of us
             await asyncio.sleep(0.005)

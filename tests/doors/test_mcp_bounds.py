@@ -21,7 +21,18 @@ from mcp_gateway.door import places
 from mcp_gateway.door.questions import Questions
 from mcp_gateway.door.sessions import Session
 from mcp_gateway.door.shares import Tally
-from tests.doors.mcp_host import JSON, Host, call, chat, eventually, gated, http_client, initialize, open_host
+from tests.doors.mcp_host import (
+    JSON,
+    PATIENCE_S,
+    Host,
+    call,
+    chat,
+    eventually,
+    gated,
+    http_client,
+    initialize,
+    open_host,
+)
 from tests.doors.test_mcp_catalog import CATALOG, PRICED, request
 from tests.doors.test_mcp_endurance import unread
 from tests.doors.test_mcp_lifetimes import PACED, next_message, sse_session
@@ -284,7 +295,7 @@ class Unread:
         self._connection = connection
 
     async def read_until(self, ending: bytes) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while ending not in self.read:
                 self.read += await asyncio.get_running_loop().sock_recv(self._connection, 65536)
 

@@ -15,7 +15,7 @@ from mcp.types import INVALID_PARAMS, PromptReference, ResourceTemplateReference
 from mcp_gateway.core.catalog import Catalog
 from mcp_gateway.core.upstream.demo import DemoBackend
 from mcp_gateway.core.upstream.transport import ConnectFailed
-from tests.doors.mcp_host import JSON, Host, eventually, http_client, initialize, open_host
+from tests.doors.mcp_host import JSON, PATIENCE_S, Host, eventually, http_client, initialize, open_host
 from tests.doors.test_mcp_lifetimes import next_message, sse_session
 from tests.doors.test_mcp_transports import HANDSHAKE_VERSIONS, MODERN, error_of, modern
 
@@ -304,7 +304,7 @@ async def test_a_backend_that_goes_down_changes_the_catalog(host: Host) -> None:
     async with host.client("http") as client, client.listen(resource_subscriptions=[CATALOG]) as subscription:
         host.gateway.pool.demo.origin = Gone()
         host.gateway.pool.demo.lost("test")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             assert await anext(subscription) == ResourceUpdated(CATALOG)
 
 

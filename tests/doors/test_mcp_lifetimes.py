@@ -15,9 +15,21 @@ from mcp_gateway.door.http import await_departure
 from mcp_gateway.door.sessions import Sessions
 from mcp_gateway.door.shares import Caps
 from mcp_gateway.tools.progress import Progress
-from tests.doors.mcp_host import Gate, Host, call, chat, eventually, gated, http_client, initialize, open_host
+from tests.doors.mcp_host import (
+    PATIENCE_S,
+    Gate,
+    Host,
+    call,
+    chat,
+    eventually,
+    gated,
+    http_client,
+    initialize,
+    open_host,
+)
 from tests.doors.test_mcp_shares import owner, session
 from tests.doors.test_mcp_transports import MODERN, PING, modern
+from tests.loop_clock import pass_time
 
 PACED = "demo/paced"
 
@@ -69,7 +81,7 @@ async def test_a_client_that_leaves_ends_its_call_at_the_backend(host: Host, gat
     posting = asyncio.create_task(host.post(message, headers))
     await gate.is_reached.wait()
     posting.cancel()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await gate.was_cancelled.wait()
 
 
@@ -90,7 +102,7 @@ async def test_an_sse_client_that_leaves_ends_all_its_calls(host: Host, gate: Ga
         for number in (1, 2, 3):
             await host.post(chat(model=PACED, request_id=number), url=url)
         await eventually(lambda: host.gateway.limiter.in_flight == 3)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await gate.was_cancelled.wait()
     await eventually(lambda: not len(host.door.event_sessions))
 
@@ -102,7 +114,7 @@ async def test_a_cancelled_call_of_a_session_ends_without_an_answer(host: Host, 
     await gate.is_reached.wait()
     cancelled = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "a"}}
     assert (await host.post(cancelled, session)).status_code == 202
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await gate.was_cancelled.wait()
         assert (await posting).content == b""
     assert (await host.post(PING, session)).status_code == 200
@@ -113,7 +125,7 @@ async def test_a_cancelled_call_over_sse_gets_no_answer_and_the_stream_goes_on(h
         await host.post(chat(model=PACED, request_id=1), url=url)
         await gate.is_reached.wait()
         await host.post({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}, url=url)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             await gate.was_cancelled.wait()
         await host.post(PING, url=url)
         assert (await next_message(lines))["id"] == PING["id"]
@@ -131,11 +143,13 @@ async def test_cancelling_what_is_not_there_is_no_error(host: Host) -> None:
 )
 async def test_a_client_that_times_out_frees_the_backend(host: Host, gate: Gate, transport: str, mode: str) -> None:
     async with host.client(transport, mode) as client:
+        arguments = chat(model=PACED)["params"]["arguments"]
+        calling = asyncio.create_task(client.call_tool("chat_completion", arguments, read_timeout_seconds=20))
+        await gate.is_reached.wait()
+        pass_time(20)
         with pytest.raises(Exception, match=r"(?i)timed out"):
-            await client.call_tool(
-                "chat_completion", chat(model=PACED)["params"]["arguments"], read_timeout_seconds=0.1
-            )
-        async with asyncio.timeout(5):
+            await calling
+        async with asyncio.timeout(PATIENCE_S):
             await gate.was_cancelled.wait()
 
 
@@ -247,7 +261,7 @@ async def test_a_stream_that_will_not_end_is_cut_when_the_time_to_drain_is_over(
             await host.post(chat(model=PACED), url=url)
             await gate.is_reached.wait()
             host.gateway.lifecycle.begin_draining()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 await gate.was_cancelled.wait()
                 assert [line async for line in lines] == [""]
 
@@ -275,7 +289,7 @@ async def test_progress_is_told_at_once_then_with_new_words_and_sometimes_in_sil
         assert told[1][1] == "ä" * len(told[1][1])
     told.clear()
     async with Progress(report, lambda: "same", interval_s=0.001, silence_s=0.002):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while len(told) < 3:
                 news.clear()
                 await news.wait()

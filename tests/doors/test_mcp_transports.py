@@ -21,7 +21,7 @@ from mcp.types import (
 
 from mcp_gateway.core.bytes_in_flight import Owner
 from mcp_gateway.core.caller import Allowance
-from tests.doors.mcp_host import JSON, Host, call, chat, eventually, http_client, initialize, open_host
+from tests.doors.mcp_host import JSON, PATIENCE_S, Host, call, chat, eventually, http_client, initialize, open_host
 
 HANDSHAKE_VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 MODERN = "2026-07-28"
@@ -416,7 +416,7 @@ async def test_only_a_call_of_a_tool_may_be_large_and_this_is_seen_without_parsi
         (b"[" * 70_000, 400),
         (orjson.dumps(call("list_models", {}) | {"extra": long})[:-1], 400),
     ]
-    async with httpx2.AsyncClient(timeout=10) as http, http.stream("GET", f"{host.url}/sse") as stream:
+    async with httpx2.AsyncClient(timeout=PATIENCE_S) as http, http.stream("GET", f"{host.url}/sse") as stream:
         lines = stream.aiter_lines()
         await anext(lines)
         endpoint = host.url.removesuffix("/v1/mcp") + (await anext(lines)).removeprefix("data: ")

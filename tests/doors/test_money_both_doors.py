@@ -74,7 +74,7 @@ async def test_a_wallet_worth_ten_requests_serves_exactly_ten_of_two_hundred_thr
     all_are_decided = asyncio.Event()
     backend.standing = held(all_are_decided, unary(PRICED["context_window"], 16))
     asking = [asyncio.create_task(ask(door, key)) for _ in range(100) for ask in (chat, call)]
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         while sum(task.done() for task in asking) < 190:  # noqa: ASYNC110 - refusals tell no one
             await asyncio.sleep(0.01)
     assert len(await backend.chats_asked(10)) == 10
@@ -115,11 +115,11 @@ async def test_a_client_that_leaves_over_mcp_pays_for_the_tokens_read_so_far(
     backend.answer_with(three_tokens_and_then_nothing)
     arguments = {"model": PRICED["id"], "messages": [{"role": "user", "content": "count"}]}
     async with (
-        httpx2.AsyncClient(headers=headers, timeout=30) as http,
+        httpx2.AsyncClient(headers=headers, timeout=PATIENCE_S) as http,
         TRANSPORTS[transport](door, headers, http) as client,
     ):
         calling = asyncio.create_task(client.call_tool("chat_completion", arguments, progress_callback=note))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             await has_seen_all.wait()
         calling.cancel()
         await asyncio.gather(calling, return_exceptions=True)
@@ -249,7 +249,7 @@ async def test_in_an_outage_new_chats_are_refused_and_streams_end_whole_and_are_
         note = f": the bill of {spent_usd} USD is written as soon as it can be\n\n"
         assert stream.content.endswith(note.encode() + DONE)
         assert len(backend.chats) == 1, "a refused chat reached the backend"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while (await door.gateway.ledger.balance(account)).held_nano:  # noqa: ASYNC110 - the queue tells no one
             await asyncio.sleep(0.01)
     spent = 9 * PROMPT_NANO + 2 * COMPLETION_NANO

@@ -21,8 +21,9 @@ from http_api.serve import config_of
 from mcp_gateway.core.context import CLIENT
 from mcp_gateway.core.errors import GatewayError
 from tests.connections import uncapped
+from tests.loop_clock import pass_time
 
-PATIENCE_S = 10
+PATIENCE_S = 60
 SECRET = "a secret"
 HELLO = b"GET /hello HTTP/1.1\r\nhost: x\r\n\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -568,24 +569,28 @@ async def test_a_client_that_does_not_read_its_answer_is_hung_up_on(is_whole: bo
 
 async def test_a_client_that_reads_slowly_but_steadily_gets_a_large_answer_whole() -> None:
     size = 20_000_000
+    transports: list[asyncio.Transport] = []
 
     async def large(scope: Scope, receive: Receive, send: Send) -> None:
+        transports.append(scope[CLIENT]._connection.transport)
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]})
         await send({"type": "http.response.body", "body": b"x" * size})
 
     loop = asyncio.get_running_loop()
-    async with serving(large, stall_timeout_s=0.2) as port:
+    async with serving(large) as port:
         with socket.socket() as client:
             client.setblocking(False)
             await loop.sock_connect(client, ("127.0.0.1", port))
             await loop.sock_sendall(client, closing(HELLO))
-            received, pauses = 0, 8
+            received, pauses, unsent_bytes = 0, 0, size
             while piece := await loop.sock_recv(client, 1_000_000):
                 received += len(piece)
-                if received > size - pauses * 2_000_000 and pauses:
-                    pauses -= 1
-                    await asyncio.sleep(0.1)
+                await asyncio.sleep(0)  # the server's turn
+                if 0 < (left_bytes := transports[0].get_write_buffer_size()) < unsent_bytes:
+                    pauses, unsent_bytes = pauses + 1, left_bytes
+                    pass_time(40)
     assert received > size
+    assert pauses > 1
 
 
 async def test_an_app_whose_client_leaves_learns_it_from_receive() -> None:
@@ -658,10 +663,10 @@ async def test_a_client_that_closes_its_half_and_reads_nothing_leaves_no_connect
 async def test_a_client_that_still_sends_what_nobody_wants_has_time_to_read_its_refusal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(http_connection, "_KEEP_ALIVE_S", 0.3)
+    monkeypatch.setattr(http_connection, "_KEEP_ALIVE_S", 40)
 
     async def refuses(scope: Scope, receive: Receive, send: Send) -> None:
-        await asyncio.sleep(0.25)
+        pass_time(30)
         await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"0")]})
         await send({"type": "http.response.body", "body": b""})
 
@@ -671,7 +676,8 @@ async def test_a_client_that_still_sends_what_nobody_wants_has_time_to_read_its_
         writer.write(head)
         async with asyncio.timeout(PATIENCE_S):
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 413")
-            await asyncio.sleep(0.15)
+            pass_time(20)
+            await asyncio.sleep(0.001)  # what was due has been done
             writer.write(b"x" * 9)
             assert await reader.read() == b""
         writer.close()

@@ -31,7 +31,7 @@ async def refusal(known: KnownKeys, raw: str) -> str:
 
 
 async def until(is_true: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not is_true():  # noqa: ASYNC110 - the change comes from another process
             await asyncio.sleep(0.01)
 

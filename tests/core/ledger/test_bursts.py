@@ -145,6 +145,7 @@ async def test_a_request_held_for_again_after_its_end_costs_nobody_else_in_the_b
 async def test_a_hold_that_waits_for_another_process_sees_what_that_one_credits(
     ledger: Ledger, account: str, database: Path, store: Store
 ) -> None:
+    store._busy_timeout_s = 60
     with closing(sqlite3.connect(database, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         asked = [asyncio.ensure_future(ledger.hold(f"req_{number}", account, 1, 10)) for number in range(3)]

@@ -21,7 +21,7 @@ class Disk:
     def __call__(self, descriptor: int) -> None:
         self.begun += 1
         if self._is_held:
-            assert self._may_end.acquire(timeout=10)
+            assert self._may_end.acquire(timeout=60)
         if self.failures:
             self.failures -= 1
             raise OSError(errno.EIO, "the disk is broken")

@@ -45,7 +45,7 @@ def locked(database: Path) -> Iterator[None]:
 
 
 async def until(is_true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not is_true():  # noqa: ASYNC110 - the state changes in a task that tells no one
             await asyncio.sleep(0.01)
 
@@ -57,7 +57,7 @@ async def test_a_write_is_on_disk_for_other_connections_when_its_result_comes(st
 
 async def test_a_row_is_fetched_while_a_report_is_read(store: Store) -> None:
     gate = threading.Event()
-    await store._reader.create_function("passed", 0, lambda: gate.wait(10))
+    await store._reader.create_function("passed", 0, lambda: gate.wait(60))
     report = asyncio.ensure_future(store.fetch_all("SELECT passed()"))
     assert await store.fetch_one("SELECT 7") == (7,)
     assert not report.done()
@@ -320,6 +320,6 @@ async def test_a_look_at_the_log_that_fails_stops_nothing(store: Store, monkeypa
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(Log, "reaches", fail)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         for number in range(40):
             await store.write(note(str(number)), is_durable=False)

@@ -7,7 +7,7 @@ from mcp_gateway.core.config import GuestSettings, LimitSettings
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.address import counted_as, site_of
 from mcp_gateway.core.identity.key_ring import AccountLimits
-from mcp_gateway.core.identity.keys import Key
+from mcp_gateway.core.identity.keys import Key, binding
 from mcp_gateway.core.identity.known_keys import KnownKeys
 from mcp_gateway.core.identity.own_limits import DEFAULT, LIMIT_NAMES, Limit, OwnLimits
 
@@ -92,7 +92,10 @@ class Authenticator:
     def _make_caller(self, key: Key, limits: AccountLimits, validity: Validity) -> Caller:
         own = Quota("key", key.id, self.allowance_of(key.limits))
         account = Quota("account", key.account_id, self._account_allowance(limits))
-        makers = [Quota("maker", maker.key_id, self._maker_allowance(maker.limits, limits.own)) for maker in key.makers]
+        makers = [
+            Quota("maker", maker.key_id, self._maker_allowance(maker.limits, limits.own))
+            for maker in binding(key.makers)
+        ]
         return Caller(key.account_id, key.id, (own, account, *makers), key.is_test, key.scopes, validity)
 
     def _forget(self, key_id: str, error: GatewayError) -> None:

@@ -12,7 +12,17 @@ import orjson
 from mcp_gateway.core.caller import SCOPES, KeyScope
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.accounts import LIMITS_OF, note_change
-from mcp_gateway.core.identity.keys import LIVE_PREFIX, TEST_PREFIX, TEST_SCOPES, Key, Maker, State, digest_of, refusal
+from mcp_gateway.core.identity.keys import (
+    LIVE_PREFIX,
+    TEST_PREFIX,
+    TEST_SCOPES,
+    Key,
+    Maker,
+    State,
+    binding,
+    digest_of,
+    refusal,
+)
 from mcp_gateway.core.identity.own_limits import (
     LIMIT_ASSIGNMENTS,
     LIMIT_NAMES,
@@ -29,7 +39,7 @@ _YEAR_10000_MS = 253_402_300_800_000
 """No calendar goes further."""
 
 _MOST_MAKERS = 8
-"""Keys make keys so far, since each request of the last is counted by all that stand before it."""
+"""With other limits each, before a key: every request of it is counted by all of them."""
 _MAKERS = f"""
 CASE WHEN made_by IS NULL THEN '[]' ELSE (
     WITH RECURSIVE line (maker_id) AS (
@@ -279,10 +289,11 @@ class KeyRing:
         code = "invalid_api_key" if maker is None else maker.fault_at(self._now_ms())
         if maker is None or code is not None:
             raise refusal(code or "invalid_api_key")
-        if len(maker.makers) >= _MOST_MAKERS:
-            message = f"This key is the last in a line of {_MOST_MAKERS + 1} that made one another; it makes no more."
+        makers = Maker(maker.id, maker.limits), *maker.makers
+        if len(binding(makers)) > _MOST_MAKERS:
+            message = f"This key is the last in a line of {_MOST_MAKERS + 1}, each with other limits; it makes no more."
             raise GatewayError("conflict", message)
-        return Maker(maker.id, maker.limits), *maker.makers
+        return makers
 
     def _check_room(self, connection: sqlite3.Connection, account_id: str) -> None:
         if not connection.execute("SELECT 1 FROM accounts WHERE id = ?", (account_id,)).fetchone():

@@ -1,5 +1,6 @@
 """API keys as values: what one may do, until when, and why it is refused. Knows no database."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Literal, NamedTuple
@@ -18,6 +19,16 @@ class Maker(NamedTuple):
 
     key_id: str
     limits: OwnLimits
+
+
+def binding(makers: Sequence[Maker]) -> list[Maker]:
+    """Those of a line of makers, the nearest first, that bind more than the ones before them do.
+
+    Of several with the same limits it is the first that was made: whatever the others have made is its too. So a key
+    that is replaced again and again by one like itself has one maker that counts.
+    """
+    first = {maker.limits: maker for maker in makers}
+    return [maker for maker in makers if first[maker.limits] is maker]
 
 
 State = Literal["live", "revoked", "expired"]

@@ -11,7 +11,7 @@ from mcp_gateway.core.caller import SCOPES
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.identity.key_ring import KeyRing, KeysPerAccount
-from mcp_gateway.core.identity.keys import digest_of
+from mcp_gateway.core.identity.keys import Maker, binding, digest_of
 from mcp_gateway.core.identity.own_limits import DEFAULT, OwnLimits
 from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.store.store import Store
@@ -39,11 +39,30 @@ async def test_a_key_knows_all_that_stand_before_it(keys: KeyRing, account: str)
 
 async def test_a_line_of_keys_that_made_one_another_has_an_end(store: Store, account: str) -> None:
     keys = KeyRing(store, new_id=new_id, now_ms=now_ms, most=KeysPerAccount(live=99, a_day=99))
-    key, _ = await keys.create(account)
-    for _ in range(8):
-        key, _ = await keys.create(account, made_by=key.id)
+    key, _ = await keys.create(account, limits=OwnLimits(100))
+    for number in range(8):
+        key, _ = await keys.create(account, made_by=key.id, limits=OwnLimits(99 - number))
     assert len(key.makers) == 8
     assert await refusal(keys.create(account, made_by=key.id)) == "conflict"
+
+
+async def test_a_key_that_is_replaced_by_one_like_itself_may_be_so_for_ever(store: Store, account: str) -> None:
+    keys = KeyRing(store, new_id=new_id, now_ms=now_ms, most=KeysPerAccount(live=99, a_day=99))
+    first, _ = await keys.create(account, limits=OwnLimits(50))
+    lower, _ = await keys.create(account, limits=OwnLimits(5), made_by=first.id)
+    key = lower
+    for _ in range(20):
+        before, (key, _) = key, await keys.create(account, made_by=key.id, limits=key.limits)
+        await keys.revoke(before.id)
+    assert len(key.makers) == 21
+    assert [maker.key_id for maker in binding(key.makers)] == [lower.id, first.id]
+
+
+def test_of_makers_with_the_same_limits_the_first_one_binds() -> None:
+    one, other = OwnLimits(1), OwnLimits(2)
+    line = [Maker("e", one), Maker("d", other), Maker("c", one), Maker("b", other), Maker("a", OwnLimits())]
+    assert [maker.key_id for maker in binding(line)] == ["c", "b", "a"]
+    assert binding([]) == []
 
 
 async def test_a_new_key_is_found_by_its_digest_at_once(keys: KeyRing, account: str) -> None:

@@ -2,10 +2,12 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from http_api.program import _guest_line
 from tests.replaying import ReplayingBackend, unary
 from tests.serving import FREE, PRICED, Door, error_of, eventually, open_door
 
@@ -139,3 +141,25 @@ async def test_a_model_that_a_backend_begins_to_list_is_published_while_running(
         await eventually(lambda: "two" in door.gateway.published.current)
         listed = (await door.get("/v1/models")).json()["data"]
         assert [row["id"] for row in listed] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("models", "guests", "named"),
+    [
+        ([PRICED, FREE], {}, "free/tiny"),
+        ([FREE | {"guests": False}, PRICED | {"guests": True}], {}, "priced/tiny"),
+        ([PRICED], {}, None),
+        ([FREE], {"enabled": False}, None),
+    ],
+)
+async def test_the_greeting_s_command_names_a_model_that_guests_may_use(
+    tmp_path: Path, models: list[dict[str, Any]], guests: dict[str, Any], named: str | None
+) -> None:
+    async with (
+        ReplayingBackend() as backend,
+        open_door(tmp_path, vllm_urls=[backend.url], models=models, guests=guests) as door,
+    ):
+        line = _guest_line(door.gateway, door.url)
+        assert line.startswith("curl" if named else "not without a key")
+        refused = 401 if guests else 403
+        assert (await door.chat(model=named or models[0]["id"])).status_code == (200 if named else refused)

@@ -444,7 +444,7 @@ class Fixed:
     async def read(self, keep: Any = None) -> bytes:
         return self._body
 
-    async def next_chunk(self, timeout_s: float | None = None) -> bytes:
+    async def next_chunk(self) -> bytes:
         body, self._body = self._body, b""
         return body
 

@@ -352,18 +352,13 @@ class Response:
         self.close()
         raise ResponseTooLarge("the body is above its limit")
 
-    async def next_chunk(self, timeout_s: float | None = None) -> bytes:
-        """All that has arrived, at least a byte, b"" at the end; raises UpstreamError once that is handed out.
-
-        `timeout_s` replaces the first-token or idle limit of this one wait.
-        """
+    async def next_chunk(self) -> bytes:
+        """All that has arrived, at least a byte, b"" at the end; raises UpstreamError once that is handed out."""
         connection = self._connection
         if connection is None:
             if not self._is_read:
                 raise ConnectionDied("the response is closed", before_first_byte=False)
             return b""
-        if timeout_s is not None:
-            connection.step_left_s = timeout_s
         while not (connection.unread_bytes or connection.is_complete):
             await connection.wait()
         data = connection.take()

@@ -10,7 +10,6 @@ import pytest
 
 from mcp_gateway.core.upstream.demo import DemoBackend
 from mcp_gateway.core.upstream.demo.instance import SchemaError, instance_of
-from mcp_gateway.core.upstream.transport import TimedOut
 from tests.captured import Capture, captured, captures
 
 WINDOW = 2048  # as the captured server's
@@ -604,16 +603,6 @@ async def test_the_echo_never_waits(demo: DemoBackend, sleeper: Sleeper) -> None
     await events(demo)
     await answer(demo)
     assert set(sleeper.slept_s) == {0.0}
-
-
-async def test_a_reader_with_less_patience_than_the_pace_times_out() -> None:
-    demo = DemoBackend()
-    body = {"model": "demo/paced", "messages": [{"role": "user", "content": "x"}], "stream": True}
-    response = await demo.request("POST", "/v1/chat/completions", [JSON_TYPE], json.dumps(body).encode())
-    with pytest.raises(TimedOut) as caught:
-        await response.next_chunk(timeout_s=0.001)
-    assert caught.value.which == "first_token"
-    assert await response.read() == b""
 
 
 async def test_closing_ends_a_stream_and_may_be_done_twice(demo: DemoBackend) -> None:

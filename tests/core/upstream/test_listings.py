@@ -24,7 +24,7 @@ class Whole:
     async def read(self, keep: Any = None) -> bytes:
         return await self.next_chunk()
 
-    async def next_chunk(self, timeout_s: float | None = None) -> bytes:
+    async def next_chunk(self) -> bytes:
         body, self._body = self._body, b""
         return body
 

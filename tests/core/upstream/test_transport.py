@@ -650,13 +650,61 @@ async def test_an_early_limit_holds_after_a_later_one_on_the_same_connection() -
             await open_stream(transport)
 
 
-async def test_a_caller_can_set_the_limit_of_one_wait() -> None:
-    async with exchange_with(reply(CHUNKED, b"2\r\nhi\r\n")) as (_, transport):
-        response = await open_stream(transport)
-        assert await response.next_chunk(timeout_s=PATIENCE_S) == b"hi"
-        with pytest.raises(TimedOut):
-            await response.next_chunk(timeout_s=SHORT_S)
-        response.close()
+async def read_all(response: Response) -> None:
+    while await response.next_chunk():
+        pass
+
+
+class Counted:
+    """Waits on for so many looks, and then gives up."""
+
+    look_s = SHORT_S / 4
+
+    def __init__(self, looks: int) -> None:
+        self.left = looks
+        self.silences_s: list[float] = []
+
+    def look(self, silent_s: float) -> float:
+        self.silences_s.append(silent_s)
+        self.left -= 1
+        if self.left < 0:
+            raise TimedOut("queue")
+        return self.look_s
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize(
+    "behaviour", [read_then_stall, reply(CHUNKED), reply(CHUNKED, b"2\r\nhi\r\n")], ids=["silence", "head", "amid"]
+)
+async def test_patience_decides_after_each_silence_how_long_to_wait_on(behaviour: Behaviour, is_stream: bool) -> None:
+    patience = Counted(2)
+    async with exchange_with(behaviour, timeouts=Timeouts(first_token_s=0, idle_s=0)) as (_, transport):
+        with pytest.raises(TimedOut) as caught:
+            await read_all(await transport.request("GET", "/x", [], is_stream=is_stream, patience=patience))
+        assert caught.value.which == "queue"
+        assert len(patience.silences_s) == 3
+        assert min(patience.silences_s) > 0
+
+
+@pytest.mark.parametrize(("is_stream", "which"), [(False, "unary"), (True, "total")])
+async def test_patience_prolongs_nothing_beyond_the_time_in_all(is_stream: bool, which: str) -> None:
+    timeouts = Timeouts(unary_s=SHORT_S, total_s=SHORT_S)
+    async with exchange_with(read_then_stall, timeouts=timeouts) as (_, transport):
+        with pytest.raises(TimedOut) as caught:
+            await transport.request("GET", "/x", [], is_stream=is_stream, patience=Counted(10**6))
+        assert caught.value.which == which
+
+
+async def test_no_patience_is_left_behind_for_the_next_exchange() -> None:
+    async with exchange_with(reply(answer(b"hi"), then=read_then_stall), timeouts=Timeouts(unary_s=SHORT_S)) as (
+        _,
+        transport,
+    ):
+        response = await transport.request("GET", "/x", [], patience=Counted(0))
+        assert await response.read() == b"hi"
+        with pytest.raises(TimedOut) as caught:
+            await get(transport)
+        assert caught.value.which == "unary"
 
 
 async def test_time_in_which_the_reader_does_not_read_does_not_count() -> None:

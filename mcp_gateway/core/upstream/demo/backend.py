@@ -28,7 +28,7 @@ from mcp_gateway.core.upstream.demo.body import (
 )
 from mcp_gateway.core.upstream.demo.reply import replies_to, steps
 from mcp_gateway.core.upstream.demo.tokens import id_of, prompt_tokens, tokens_of
-from mcp_gateway.core.upstream.transport import Keep, Patience, TimedOut
+from mcp_gateway.core.upstream.transport import Keep, Patience
 
 _CREATED_AT_S = 1_767_225_600  # a constant, so that lists of models stay the same
 _JSON = b"application/json"
@@ -62,7 +62,7 @@ _Headers = dict[bytes, bytes]
 class DemoResponse:
     """An answer of the demo; the same members as a transport's."""
 
-    __slots__ = ("_headers", "_is_started", "_parts", "_sleep", "status")
+    __slots__ = ("_headers", "_parts", "_sleep", "status")
 
     def __init__(self, status: int, headers: _Headers, parts: Iterable[tuple[float, bytes]], sleep: Sleep) -> None:
         """`parts` are the pieces of the body, each with the seconds to wait before it."""
@@ -70,7 +70,6 @@ class DemoResponse:
         self._headers = headers
         self._parts: Iterator[tuple[float, bytes]] = iter(parts)
         self._sleep = sleep
-        self._is_started = False
 
     def header(self, name: bytes) -> bytes | None:
         """The value of a header by its lower-case name."""
@@ -83,23 +82,11 @@ class DemoResponse:
             pieces.append(piece)
         return b"".join(pieces)
 
-    async def next_chunk(self, timeout_s: float | None = None) -> bytes:
-        """The next event, or the body of an answer that is no stream; b"" at the end. Raises TimedOut."""
+    async def next_chunk(self) -> bytes:
+        """The next event, or the body of an answer that is no stream; b"" at the end."""
         delay_s, data = next(self._parts, (0.0, b""))
-        if timeout_s is None:
-            await self._sleep(delay_s)
-        else:
-            await self._sleep_within(timeout_s, delay_s)
-        self._is_started = True
+        await self._sleep(delay_s)
         return data
-
-    async def _sleep_within(self, timeout_s: float, delay_s: float) -> None:
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._sleep(delay_s)
-        except TimeoutError:
-            self.close()
-            raise TimedOut("idle" if self._is_started else "first_token") from None
 
     def close(self) -> None:
         """Leave; what was not read is never made."""

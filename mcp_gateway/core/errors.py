@@ -53,6 +53,7 @@ TABLE: dict[str, Row] = {
     "method_not_allowed": Row(405, "invalid_request", "Use one of the methods in the Allow header."),
     "conflict": Row(409, "invalid_request", _FIX),
     "body_too_large": Row(413, "invalid_request", "Send a smaller request body."),
+    "unsupported_encoding": Row(415, "invalid_request", "Send the body as it is, or compressed as the message says."),
     "unknown_host": Row(421, "invalid_request", _OPERATOR),
     "idempotency_mismatch": Row(422, "invalid_request", "Use a new Idempotency-Key for a different body."),
     "headers_too_large": Row(431, "invalid_request", "Send fewer or shorter headers."),

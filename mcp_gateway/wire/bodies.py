@@ -3,7 +3,8 @@
 Knows sizes and whose they are; knows nothing of what a body says, nor how a door words a refusal.
 """
 
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
+from typing import Any
 
 from starlette.types import Message, Receive
 
@@ -13,6 +14,7 @@ from mcp_gateway.core.catalog import Published
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.context import CallerLeft, RequestContext
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.wire.encodings import decoded
 
 
 class BodyLimits:
@@ -40,11 +42,23 @@ def is_json(sent: Mapping[bytes, bytes]) -> bool:
     return sent.get(b"content-type", b"").partition(b";")[0].strip().lower() == b"application/json"
 
 
-async def read_body(context: RequestContext, receive: Receive, max_bytes: int) -> bytes:
-    """The whole body, which stays counted for its caller until the context is released.
+def read_body(context: RequestContext, receive: Receive, max_bytes: int) -> Coroutine[Any, Any, bytes]:
+    """The whole body, decoded, which stays counted for its caller until the context is released.
 
-    Raises GatewayError (`body_too_large`, `overloaded`) or CallerLeft.
+    Raises GatewayError (`body_too_large`, `overloaded`; of one that comes compressed also `unsupported_encoding` and
+    `invalid_value`) or CallerLeft.
     """
+    if b"content-encoding" in context.sent:
+        return _read_encoded(context, receive, max_bytes)
+    return _read_plain(context, receive, max_bytes)
+
+
+async def _read_encoded(context: RequestContext, receive: Receive, max_bytes: int) -> bytes:
+    body = await _read_plain(context, receive, max_bytes)
+    return await decoded(body, context.sent[b"content-encoding"], context.reservation, max_bytes)
+
+
+async def _read_plain(context: RequestContext, receive: Receive, max_bytes: int) -> bytes:
     announced = context.sent.get(b"content-length", b"")
     announced_bytes = int(announced) if announced.isdigit() else 0
     if announced_bytes > max_bytes:

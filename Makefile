@@ -8,7 +8,7 @@ export PYTHONDONTWRITEBYTECODE :=
 SUITES := build/conformance
 SUITE_VERSIONS := 0.1.16 0.2.0-alpha.12
 
-.PHONY: serve test crash leaks attack conformance soak bench bench-bounds bench-instructions bench-ledger bundle test-clients bench-bridges lint \
+.PHONY: serve test crash outages leaks attack conformance soak bench bench-bounds bench-instructions bench-ledger bundle test-clients bench-bridges lint \
 	types check lock docs clean
 
 serve: $(VENV)/.installed  ## start the gateway on 127.0.0.1:8080
@@ -20,6 +20,9 @@ test: $(VENV)/.installed-dev  ## run all tests
 
 crash: $(VENV)/.installed-dev  ## kill -9 the server under load, twenty times, and audit the books
 	@$(BIN)/python -m pytest -m slow tests/crash
+
+outages: $(VENV)/.installed-dev  ## lock the database, fill the disk, fail its fsyncs under traffic by all doors, and audit the books
+	@$(BIN)/python -m pytest -m slow --numprocesses 4 tests/outages
 
 soak: $(VENV)/.installed-dev  ## ten minutes (SOAK_SECONDS) at half the highest rate with faults; then nothing may be left
 	@$(BIN)/python -m pytest -m slow tests/soak -s --show-capture=no

@@ -36,9 +36,11 @@ from mcp_gateway.core.upstream.attempt import Attempt
 from mcp_gateway.core.upstream.backend import Backend, Headers, Response, failure, read_beginning
 from mcp_gateway.core.upstream.choice import prefix_of
 from mcp_gateway.core.upstream.credible import UNKNOWN_WINDOW_TOKENS, credible
-from mcp_gateway.core.upstream.frames import DONE, FrameRelay, Usage
+from mcp_gateway.core.upstream.error_shapes import status_in
+from mcp_gateway.core.upstream.frames import DONE, FrameRelay
 from mcp_gateway.core.upstream.pool import Pool
 from mcp_gateway.core.upstream.transport import UpstreamError
+from mcp_gateway.core.upstream.usage import Usage
 from mcp_gateway.core.upstream.vllm_fields import ChatFields
 
 logger = logging.getLogger(__name__)
@@ -227,19 +229,24 @@ class Exchange:
             frames = await self._next_relayed(relay)
             if frames and not relay.is_done:
                 return frames
-            self._raise_told(relay)
+            self._check_end(relay)
             await self._account(relay.usage)
         except GatewayError as error:
             return frames + await self.frames_of(error)
         cost_usd = format_usd(self.cost_nano)
         note = b": the bill of %b USD is written as soon as it can be\n\n" % cost_usd.encode()
-        return frames + relay.end(cost_usd) + (note if self._is_bill_pending else b"") + DONE
+        return frames + relay.end(cost_usd, self._usage) + (note if self._is_bill_pending else b"") + DONE
 
     async def frames_of(self, error: GatewayError) -> bytes:
-        """The end of a stream by a failure, accounted for: also of one that failed to begin after its head was sent."""
+        """The end of a stream by a failure, accounted for: also of one that failed to begin after its head was sent.
+
+        What came before it and was held back is delivered, as it is billed.
+        """
         self._let_go(error)
-        await self._account_for_failure(self._relay.usage if self._relay is not None else None, error)
-        return error_frame(error, self._call.request_id, self._public_name) + DONE
+        relay = self._relay
+        await self._account_for_failure(relay.usage if relay is not None else None, error)
+        held = relay.end(format_usd(self.cost_nano)) if relay is not None else b""
+        return held + error_frame(error, self._call.request_id, self._public_name) + DONE
 
     async def frames(self) -> AsyncIterator[bytes]:
         """All of `next_frames`, for whoever reads them in a loop."""
@@ -479,13 +486,14 @@ class Exchange:
         )
         while not relay.has_started:
             piece = await response.next_chunk()
-            if not piece:
-                raise GatewayError("backend_died", "The backend ended the stream before its first token.")
-            self._first = relay.feed(piece)
+            self._first = relay.feed(piece) if piece else relay.feed_end()
             if not self._first:
                 attempt.commented()
                 await self.keep(relay.held_bytes)
-            self._raise_told(relay)
+            if relay.error is not None and not relay.has_told(self._first):
+                raise self._told(relay.error)
+            if not relay.has_started and (relay.is_done or not piece):
+                raise GatewayError("backend_died", "The backend ended the stream before its first token.")
         self._relay = relay
         self._first_token_s = self._chat.monotonic_s() - self._clock_start_s
 
@@ -498,24 +506,33 @@ class Exchange:
             while not frames and not relay.is_done:
                 piece = await response.next_chunk()
                 if not piece:
-                    break
+                    return relay.feed_end()
                 frames = relay.feed(piece)
                 if not frames:
                     await self.keep(relay.held_bytes)
         except UpstreamError as error:
-            raise (self._end or failure(error, has_started=True)) from error
-        if not frames and not relay.is_done and relay.finish_reason is None:
-            died = GatewayError("backend_died", "The backend ended the stream in the middle of the answer.")
-            raise self._end or died
+            if self._end is not None:
+                raise self._end from error
+            died = failure(error, has_started=True)
+            if not relay.is_whole:
+                raise died from error
+            self._let_go(died)
         return frames
 
-    def _raise_told(self, relay: FrameRelay) -> None:
-        """Raise the error that a backend told in a frame."""
-        if relay.error is not None:
-            status = relay.error.get("code")
-            name = self._route.backend_model if self._route else ""
-            told = vllm.told_by(relay.error)
-            raise vllm.error_told(status if isinstance(status, int) else 500, told, name, self._public_name)
+    def _check_end(self, relay: FrameRelay) -> None:
+        """Raise what kept the answer from being whole; of one that is whole, a failure is told to the breaker alone."""
+        error = self._told(relay.error) if relay.error is not None else None
+        if relay.is_whole:
+            if error is not None:
+                self._let_go(error)
+            return
+        died = GatewayError("backend_died", "The backend ended the stream in the middle of the answer.")
+        raise self._end or error or died
+
+    def _told(self, error: dict[str, Any]) -> GatewayError:
+        """The error that a backend told in a frame."""
+        name = self._route.backend_model if self._route else ""
+        return vllm.error_told(status_in(error), vllm.told_by(error), name, self._public_name)
 
     # Accounting
 

@@ -32,7 +32,7 @@ def told(case: str) -> GatewayError:
          "`messages.0.content`: Input should be a valid string."),
         ("325_top_p_2", "invalid_value", "top_p", "top_p must be in (0, 1], got 2.0."),
         ("347_bad_utf8", "invalid_value", None, "There was an error parsing the body"),
-        ("419_two_content_length", "invalid_value", None, "The backend refused the request."),
+        ("419_two_content_length", "invalid_value", None, "Invalid HTTP request received."),
         ("800_auth_missing", "backend_error", None, "The backend of 'pub/name' failed (status 401)."),
         ("863_queue_full", "backend_busy", None, "Every place for 'pub/name' is taken; try again soon."),
         ("970_chat_on_embed", "backend_error", None, "The backend of 'pub/name' failed (status 404)."),

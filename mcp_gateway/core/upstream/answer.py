@@ -14,7 +14,8 @@ import orjson
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import SLICE_BYTES
 from mcp_gateway.core.upstream.credible import read_finish_reason
-from mcp_gateway.core.upstream.frames import FIRST_MODEL, Usage, read_usage, usage_at
+from mcp_gateway.core.upstream.frames import FIRST_MODEL
+from mcp_gateway.core.upstream.usage import Usage, read_usage, usage_at
 
 PARSED_BYTES = 256 * 1024
 _OVERLAP_BYTES = 4096

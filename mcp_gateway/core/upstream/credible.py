@@ -3,7 +3,7 @@
 from typing import Any
 
 from mcp_gateway.core.text import is_one_line
-from mcp_gateway.core.upstream.frames import Usage
+from mcp_gateway.core.upstream.usage import Usage
 
 UNKNOWN_WINDOW_TOKENS = 16_000_000
 """Where neither the settings nor the backend tell a window: more than any has, and little enough to reckon with."""

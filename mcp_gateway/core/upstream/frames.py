@@ -3,77 +3,60 @@
 What must change is spliced: the model's name, the usage that only the gateway asked for, and where the fingerprint
 stands. A quote inside a JSON string is always escaped, so `"usage":{` or `"model":"x"` as raw bytes is never content.
 What arrives together is searched and spliced together: taken apart are only the frames at the start and at the end.
+
+    BEFORE   comments are dropped        -> AMID at the first chunk, OVER at an error or [DONE]
+    AMID     frames pass                 -> WHOLE when every choice has finished, OVER at an error or [DONE]
+    WHOLE    the last chunk is held back -> OVER at an error or [DONE]; a chunk that still comes releases it
+    OVER     whatever comes is dropped
+
+Beside these stand what is told: `is_whole` (every choice has finished) and `error`. An answer that is whole stays so,
+whatever follows; one that is not failed, however its stream ended. `end` hands out what was held back, in either case.
 """
 
 import re
-from typing import Any, NamedTuple
+from enum import Enum
+from typing import Any
 
 import orjson
 
-from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.upstream.credible import read_finish_reason
+from mcp_gateway.core.upstream.error_shapes import error_in
+from mcp_gateway.core.upstream.events import EventReader
+from mcp_gateway.core.upstream.usage import SPLICED_USAGE, Usage, last_usage, read_usage, with_cost, without_usage
 
 DONE = b"data: [DONE]\n\n"
-MAX_FRAME_BYTES = 2 * 1024 * 1024
 _MAX_PARSED_BYTES = 256 * 1024
-"""Of one frame; a longer one is passed on and no more."""
-_MAX_USAGE_BYTES = 4 * 1024
+"""Of one frame; of a longer one is read what can be searched for."""
 
-_OBJECT = rb"\{[^{}]*(?:\{[^{}]*\}[^{}]*){0,32}\}"
-_PLAIN_OBJECT = rb"\{[\0-z]*(?:\{[\0-z]*\}[\0-z]*){0,32}\}"
-_USAGE = re.compile(rb'"usage":\s?(' + _OBJECT + rb")")
-_SPLICED_USAGE = re.compile(rb',"usage":(?:' + _PLAIN_OBJECT + rb"|null)")
-"""As vLLM writes it, once in every frame: a literal start and ranges that end below the braces are found sooner."""
-_LOOSE_SPLICED_USAGE = re.compile(rb',\s?"usage":\s?(?:' + _OBJECT + rb"|null)")
-_FINISH = re.compile(rb'"finish_reason":\s?"([a-z_]{1,64})"')
+_FINISH = re.compile(rb'"finish_reason":\s?("[^"\\]{1,64}")')
+_INDEX = re.compile(rb'"choices":\s?\[\s?\{\s?"index":\s?(\d{1,4})\b')
 _FINGERPRINT = re.compile(rb',\s?"system_fingerprint":\s?"[^"\\]*"')
-_DONE = re.compile(rb"data:(?<![^\n]data:) ?\[DONE\]")
-_NO_CHOICES = re.compile(rb'"choices":\s?\[\]')
+_IS_DONE = re.compile(rb"data: ?\[DONE\]")
+_NO_CHOICES = re.compile(rb'"choices":\s?(?:\[\s?\]|null)')
 FIRST_MODEL = re.compile(rb'"model":(?<!\\"model":)\s?("[^"\\]*(?:\\.[^"\\]*){0,256}")')
 """The first of a chat completion is its own: no key before `choices` holds an object."""
-_LONGEST_END_BYTES = 3
-_BEGUN_ERROR = re.compile(rb'data: ?\{"error":')
+_ERROR_KEY = re.compile(rb'"error"\s?:\s?[{"]')
+_TEXT = re.compile(rb'"(?:content|reasoning|reasoning_content|refusal|arguments)":\s?"(?!")')
 _FIRST_CHOICE = b'"choices":[{'
 _NO_HEAD = b"\n\n\n"
 """What no frame begins with."""
-_MARKS: tuple[bytes, ...] = (b'"finish_reason":"', b'"choices":[]', b"[DONE]", b'{"error":')
+_MARKS: tuple[bytes, ...] = (b'"finish_reason":"', b'"choices":[]', b'"choices":null', b"[DONE]", b'"error"')
 """One of these stands in each frame that is not merely the next piece of the answer."""
-_LOOSE_MARKS = (*_MARKS, b'"finish_reason": "', b'"choices": []')
+_LOOSE_MARKS = (*_MARKS, b'"finish_reason": "', b'"choices": []', b'"choices": null')
+_BROKEN_OFF: dict[str | None, dict[str, Any]] = {
+    "abort": {"message": "aborted", "type": "InternalServerError", "code": 500},
+    "error": {},
+}
+"""Reasons of vLLM, and of routers, for an answer that ends since something failed, as the error that they mean."""
 
 
-class Usage(NamedTuple):
-    """Token counts as the backend reports them; `cached_tokens` is a part of `prompt_tokens`, None where unknown."""
+class State(Enum):
+    """How far a stream has come."""
 
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int | None = None
-
-    @property
-    def total_tokens(self) -> int:
-        return self.prompt_tokens + self.completion_tokens
-
-
-def read_usage(value: Any) -> Usage | None:
-    """The usage of a backend's `usage` object; None where it is absent or not one."""
-    if not isinstance(value, dict):
-        return None
-    prompt, completion = _count(value.get("prompt_tokens")), _count(value.get("completion_tokens", 0))
-    if prompt is None or completion is None:
-        return None
-    details = value.get("prompt_tokens_details")
-    return Usage(prompt, completion, _count(details.get("cached_tokens")) if isinstance(details, dict) else None)
-
-
-def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
-
-
-def usage_at(text: bytes | bytearray, start: int) -> Usage | None:
-    """The usage that `"usage":` there begins to tell; None where it tells none, or more than counts."""
-    found = _USAGE.match(text, start, start + _MAX_USAGE_BYTES)
-    try:
-        return read_usage(orjson.loads(found[1])) if found is not None else None
-    except orjson.JSONDecodeError:
-        return None
+    BEFORE = "before"
+    AMID = "amid"
+    WHOLE = "whole"
+    OVER = "over"
 
 
 class FrameRelay:
@@ -90,53 +73,77 @@ class FrameRelay:
         self._rename: tuple[bytes, bytes] | None = None
         self._wants_usage = wants_usage
         self._strips_usage = not (wants_usage and wants_continuous_usage)
+        self._is_spliced_singly = choices == 1 and self._strips_usage
         self._choices = choices
-        self._tail = bytearray()
+        self._events = EventReader()
+        self._tail = self._events.tail
         self._head = _NO_HEAD
         self._marks = _MARKS
         self._held = b""
         self._usage_frame = b""
         self._usage_source = b""
         self._usage_by_choice: dict[int, Usage] = {}
+        self._is_usage_continuous = False
         self._total_usage: Usage | None = None
-        self.is_done = False
-        self.has_started = False
+        self._finished: dict[int, str] = {}
+        self._state = State.BEFORE
+        self.first_frame = b""
         self.finish_reason: str | None = None
         self.error: dict[str, Any] | None = None
+        self.text_frames = 0
 
     def feed(self, piece: bytes) -> bytes:
         """The whole frames so far, as the client is to see them. Raises GatewayError for a frame without an end."""
         if self._is_one_more(piece):
-            return self._amid(piece)
-        frames = self._whole_frames(piece)
-        if not frames or self.is_done:
-            return b""
-        if self.has_started:
-            return self._further(frames)
-        end = _end_of_first_data(frames)
-        begun = self._ending(frames[:end])
-        return begun + self._further(frames[end:]) if self.has_started else b""
+            return self._one_more(piece)
+        return b"" if self.is_done else self._read(self._events.feed(piece))
+
+    def feed_end(self) -> bytes:
+        """The last frame, where the stream ended without the blank line behind it."""
+        return self._read(self._events.end())
+
+    @property
+    def has_started(self) -> bool:
+        return bool(self.first_frame)
+
+    def has_told(self, frames: bytes) -> bool:
+        """Whether the answer has any text, where these frames are all that has been handed out."""
+        return self.is_whole or _TEXT.search(frames + self._held) is not None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the backend has told the end, or an error."""
+        return self._state is State.OVER
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every choice that was asked for has finished."""
+        return len(self._finished) >= self._choices
 
     @property
     def held_bytes(self) -> int:
         """What has come of a frame that is not whole."""
         return len(self._tail)
 
-    def end(self, cost_usd: str | None = None) -> bytes:
-        """What was held back, when the stream has ended: for the fingerprint, and to tell the cost within the usage."""
-        held, self._held = self._held + _with_cost(self._usage_frame, cost_usd), b""
-        self._usage_frame = b""
-        return held
+    def end(self, cost_usd: str | None = None, billed: Usage | None = None) -> bytes:
+        """What was held back, when the stream has ended: for the fingerprint, and to tell the cost within the usage.
+
+        A client that asked for usage is told what is `billed`, in a frame of ours where the backend told none or other.
+        """
+        held, self._held = self._held, b""
+        frame, self._usage_frame = self._usage_frame, b""
+        if self._wants_usage and billed is not None and not (frame and self._total_usage == billed):
+            frame = self._own_usage_frame(billed)
+        return held + (with_cost(frame, cost_usd) if cost_usd is not None else frame)
 
     @property
     def usage(self) -> Usage | None:
-        """The usage of the last frame read; None where no frame told any."""
+        """The usage of the last frame read that told any; None where none did."""
         if self._total_usage is not None:
             return self._total_usage
-        if self._choices > 1:
-            return self._summed_usage()
-        start = max(self._usage_source.rfind(b'"usage":{'), self._usage_source.rfind(b'"usage": {'))
-        return usage_at(self._usage_source, start) if start >= 0 else None
+        return self._summed_usage() if self._choices > 1 else last_usage(self._usage_source)
+
+    # Frames that only go on with the answer
 
     def _is_one_more(self, piece: bytes) -> bool:
         """Whether this is the usual: one whole frame that begins like the first and does not end the answer."""
@@ -145,144 +152,152 @@ class FrameRelay:
             and piece.find(b"\n") == len(piece) - 2
             and piece.endswith(b"\n\n")
             and b'"finish_reason":"' not in piece
-            and not (self._tail or self._held or self.is_done)
+            and not (self._tail or self._held)
+            and self._state is State.AMID
         )
 
-    def _whole_frames(self, piece: bytes) -> bytes:
-        if self._tail and not self._has_end(piece):
-            self._keep(piece)
-            return b""
-        data = b"".join((self._tail, piece)) if self._tail else piece
-        self._tail.clear()
-        if b"\r" in data:
-            data = data.replace(b"\r\n", b"\n")
-        if data.endswith(b"\n\n"):
-            return data
-        cut = data.rfind(b"\n\n") + 2
-        if cut == 1:
-            cut = 0
-        self._keep(data[cut:])
-        return data[:cut]
+    def _one_more(self, frame: bytes) -> bytes:
+        """Such a frame: its usage is found from its end, where vLLM writes it, and an error could only stand before."""
+        at = frame.rfind(b',"usage":{') if self._is_spliced_singly else -1
+        usage = SPLICED_USAGE.match(frame, at) if at >= 0 else None
+        if usage is None or not frame.startswith(b"}\n\n", usage.end()):
+            return self._further(frame)
+        if frame.find(b'"error"', len(self._head), at) >= 0:
+            return self._one_by_one(frame)
+        self._usage_source = frame
+        return self._renamed(frame[:at]) + b"}\n\n"
 
-    def _has_end(self, piece: bytes) -> bool:
-        """Whether a frame can end within what came, so that a long frame is not searched anew with each piece of it."""
-        came = self._tail[-_LONGEST_END_BYTES:] + piece
-        return b"\n\n" in came or b"\n\r\n" in came
-
-    def _keep(self, piece: bytes) -> None:
-        self._tail += piece
-        if len(self._tail) > MAX_FRAME_BYTES:
-            raise GatewayError("backend_error", "The backend sent a frame without an end.")
+    def _read(self, frames: bytes) -> bytes:
+        if self._state is not State.BEFORE:
+            return self._further(frames)
+        end = _end_of_first_data(frames)
+        begun = self._one_by_one(frames[:end])
+        return begun + self._further(frames[end:])
 
     def _further(self, frames: bytes) -> bytes:
         """Frames after the first: nearly all only go on with the answer, and those are treated as one."""
-        if not frames or self.is_done:
+        if not frames or self._state is State.OVER:
             return b""
         start = 0 if self._held else _first_frame_with(self._marks, frames)
-        if start < 0:
-            return self._amid(frames)
-        return self._amid(frames[:start]) + self._ending(frames[start:])
+        rest = frames[:start] if start >= 0 else frames
+        if rest.count(b'"choices"') < rest.count(b"\n\n"):
+            return self._one_by_one(frames)  # a comment, or what is no chunk
+        return self._amid(rest) + (self._one_by_one(frames[start:]) if start >= 0 else b"")
 
     def _amid(self, frames: bytes) -> bytes:
         """Frames that do nothing but go on with the answer."""
+        if not frames:
+            return b""
         frames = self._renamed(frames)
-        if b'"usage":' not in frames:
+        if b'"usage"' not in frames:
+            self.text_frames += len(_TEXT.findall(frames))
             return frames
         if self._choices > 1:
             self._note_usage_by_choice(frames)
-        elif b'"usage":{' in frames or b'"usage": {' in frames:
+        elif b'"usage":{"' in frames or last_usage(frames) is not None:
             self._usage_source = frames
-        if not self._strips_usage:
-            return frames
-        stripped, count = _SPLICED_USAGE.subn(b"", frames)
-        return stripped if count else _LOOSE_SPLICED_USAGE.sub(b"", frames)
-
-    def _ending(self, frames: bytes) -> bytes:
-        """Frames that are looked at one by one: the first, those that end the answer, an error."""
-        if b"[DONE]" in frames and (end := _DONE.search(frames)) is not None:
-            frames = frames[: end.start()]
-            self.is_done = True
-        if b'{"error":' in frames or b'"finish_reason":"abort"' in frames:
-            frames = self._before_error(frames)
-        if not self.has_started:
-            frames = self._from_first_data(frames)
-        if not frames:
-            return b""
-        frames = self._without_usage_frame(frames) if _is_for_usage(frames) else self._amid(frames)
-        if self._held or _FINISH.search(frames) is not None:
-            frames = self._settled_end(frames)
-        return frames
-
-    def _before_error(self, frames: bytes) -> bytes:
-        kept = []
-        for frame in _split(frames):
-            if (error := _error_of(frame)) is not None:
-                self.error = error
-                self.is_done = True
-                break
-            kept.append(frame)
-        return b"".join(kept)
-
-    def _from_first_data(self, frames: bytes) -> bytes:
-        """Drop comments before the first data frame, and learn from it how this backend writes."""
-        start = 0 if frames.startswith(b"data:") else frames.find(b"\ndata:") + 1
-        if not start and not frames.startswith(b"data:"):
-            return b""
-        frames = frames[start:]
-        self.has_started = True
-        if b'"choices": ' in frames:
-            self._marks = _LOOSE_MARKS
-        elif (at := frames.find(_FIRST_CHOICE)) >= 0:
-            self._head = frames[: at + len(_FIRST_CHOICE)]
-        found = FIRST_MODEL.search(frames)
-        if found is not None and found[1] != self._public_model:
-            old = found[0]
-            self._rename = (old, old[: -len(found[1])] + self._public_model)
-        return frames
+        return without_usage(frames) if self._strips_usage else frames
 
     def _renamed(self, frames: bytes) -> bytes:
         return frames.replace(*self._rename) if self._rename is not None else frames
 
-    def _without_usage_frame(self, frames: bytes) -> bytes:
-        """Note the total that comes in a frame without choices; hold that frame back for a client that asked for it."""
-        kept = [self._held] if self._held else []
-        self._held = b""
+    # Frames that are looked at: the first, those that end the answer, comments, errors
+
+    def _one_by_one(self, frames: bytes) -> bytes:
+        kept = []
         for frame in _split(frames):
-            if not _is_for_usage(frame):
-                kept.append(self._amid(frame))
-                continue
-            frame = self._renamed(frame)
-            if (found := _USAGE.search(frame)) is not None:
-                self._total_usage = usage_at(frame, found.start())
-            if self._wants_usage:
-                kept += [self._usage_frame] if self._usage_frame else []
-                self._usage_frame = frame
-            elif kept and (mark := _fingerprint_of(frame)):
-                kept[-1] = _with_fingerprint(kept[-1], mark)
+            kept.append(self._looked_at(frame))
+            if self._state is State.OVER:
+                break
         return b"".join(kept)
 
-    def _settled_end(self, frames: bytes) -> bytes:
-        """Note how it ended; hold the last frame back until it is known whether the fingerprint belongs into it."""
-        if not frames:
+    def _looked_at(self, frame: bytes) -> bytes:
+        if frame.startswith(b":"):
+            return frame if self.first_frame else b""
+        if _IS_DONE.match(frame):
+            self._state = State.OVER
             return b""
+        if (error := _error_of(frame)) is not None:
+            self.error = error
+            self._state = State.OVER
+            return b""
+        if not self.first_frame:
+            self._begin(frame)
+        if _is_for_usage(frame):
+            return self._without_usage_frame(frame)
+        return self._chunk(frame)
+
+    def _begin(self, frame: bytes) -> None:
+        """Learn from the first frame how this backend writes."""
+        self.first_frame = frame
+        self._state = State.AMID
+        if b'"choices": ' in frame:
+            self._marks = _LOOSE_MARKS
+        found = FIRST_MODEL.search(frame)
+        if found is not None and found[1] != self._public_model:
+            old = found[0]
+            self._rename = (old, old[: -len(found[1])] + self._public_model)
+
+    def _chunk(self, frame: bytes) -> bytes:
+        """A frame of the answer; the last is held back until it is known whether the fingerprint belongs into it."""
+        if self._head is _NO_HEAD and (at := frame.find(_FIRST_CHOICE)) >= 0:
+            self._head = frame[: at + len(_FIRST_CHOICE)]
         released, self._held = self._held, b""
-        for found in _FINISH.finditer(frames):
-            self.finish_reason = found[1].decode()
-        if self._wants_usage or not self.finish_reason:
-            return released + frames
-        whole = _split(frames)
-        self._held = whole.pop() if whole else b""
-        return released + b"".join(whole)
+        finished = self._finished_in(frame)
+        frame = self._amid(frame)
+        if finished:
+            self._finished |= finished
+            self.finish_reason = list(finished.values())[-1]
+        if self.is_whole:
+            self._state = State.WHOLE
+        if self._state is State.WHOLE and not self._wants_usage:
+            self._held = frame
+            return released
+        return released + frame
+
+    def _finished_in(self, frame: bytes) -> dict[int, str]:
+        """Why choices finish with this frame, by their index."""
+        found = [reason for text in _FINISH.findall(frame) if (reason := _reason_of(text)) is not None]
+        if not found or self._choices == 1:
+            return {0: found[-1]} if found else {}
+        choices = _chunk_of(frame).get("choices")
+        if isinstance(choices, list):
+            reasons = {_index_of(one): read_finish_reason(one.get("finish_reason")) for one in _objects(choices)}
+            return {index: reason for index, reason in reasons.items() if reason is not None}
+        index = _INDEX.search(frame)  # of one too long to be parsed
+        return {int(index[1]) if index is not None else 0: found[-1]}
+
+    def _without_usage_frame(self, frame: bytes) -> bytes:
+        """Note the total that comes in a frame without choices; hold that frame back for a client that asked for it."""
+        frame = self._renamed(frame)
+        if (usage := last_usage(frame)) is not None or not self._usage_frame:
+            self._total_usage = usage or self._total_usage
+            superseded, self._usage_frame = self._usage_frame, frame if self._wants_usage else b""
+            if not self._strips_usage:
+                return superseded
+        if self._held and (mark := _fingerprint_of(frame)):
+            self._held = _with_fingerprint(self._held, mark)
+        return b""
+
+    def _own_usage_frame(self, usage: Usage) -> bytes:
+        first = _chunk_of(self.first_frame)
+        chunk: dict[str, Any] = {name: first.get(name) for name in ("id", "object", "created")}
+        chunk |= {"model": orjson.loads(self._public_model), "choices": [], "usage": usage.as_object()}
+        return b"data: %b\n\n" % orjson.dumps(chunk)
 
     def _note_usage_by_choice(self, frames: bytes) -> None:
+        """Who tells usage before a choice ends counts each choice by itself; who only then does counts them all."""
         for frame in _split(frames):
             chunk = _chunk_of(frame)
             usage = read_usage(chunk.get("usage"))
-            choices = chunk.get("choices")
-            if usage is None or not isinstance(choices, list):
+            if usage is None:
                 continue
-            for choice in choices:
-                self._usage_by_choice[choice.get("index", 0)] = usage
+            for choice in _objects(chunk.get("choices")):
+                if choice.get("finish_reason") is None:
+                    self._is_usage_continuous = True
+                elif not self._is_usage_continuous:
+                    self._usage_by_choice.clear()
+                self._usage_by_choice[_index_of(choice)] = usage
 
     def _summed_usage(self) -> Usage | None:
         seen = list(self._usage_by_choice.values())
@@ -312,7 +327,7 @@ def _first_frame_with(marks: tuple[bytes, ...], frames: bytes) -> int:
 
 def _is_for_usage(frame: bytes) -> bool:
     """Whether it is there to tell the usage: others may have no choices either, to tell what we do not know."""
-    return b'"usage":' in frame and _NO_CHOICES.search(frame) is not None
+    return b'"usage"' in frame and (b'"choices"' not in frame or _NO_CHOICES.search(frame) is not None)
 
 
 def _fingerprint_of(frame: bytes) -> bytes:
@@ -322,22 +337,13 @@ def _fingerprint_of(frame: bytes) -> bytes:
 
 def _with_fingerprint(frame: bytes, mark: bytes) -> bytes:
     end = frame.rfind(b"}")
-    if end < 0 or _fingerprint_of(frame):  # without an object it is a comment
+    if end < 0 or _fingerprint_of(frame):
         return frame
     return frame[:end] + mark + frame[end:]
 
 
-def _with_cost(frame: bytes, cost_usd: str | None) -> bytes:
-    """A usage frame with `cost_usd` as the last field of its usage."""
-    found = _USAGE.search(frame)
-    if found is None or cost_usd is None:
-        return frame
-    end = found.end() - 1
-    return frame[:end] + b',"cost_usd":"' + cost_usd.encode() + b'"' + frame[end:]
-
-
 def _split(frames: bytes) -> list[bytes]:
-    return [frame + b"\n\n" for frame in frames.split(b"\n\n") if frame.strip()]
+    return [frame + b"\n\n" for frame in frames.split(b"\n\n") if frame]
 
 
 def _chunk_of(frame: bytes) -> dict[str, Any]:
@@ -348,12 +354,32 @@ def _chunk_of(frame: bytes) -> dict[str, Any]:
     return chunk if isinstance(chunk, dict) else {}
 
 
+def _objects(choices: Any) -> list[dict[str, Any]]:
+    return [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
+
+
+def _index_of(choice: dict[str, Any]) -> int:
+    index = choice.get("index", 0)
+    return index if isinstance(index, int) else 0
+
+
+def _reason_of(text: bytes) -> str | None:
+    try:
+        return read_finish_reason(orjson.loads(text))
+    except orjson.JSONDecodeError:  # no UTF-8
+        return None
+
+
 def _error_of(frame: bytes) -> dict[str, Any] | None:
-    """The error that a frame tells: an error object, or an answer that the backend broke off as it shut down."""
-    if b'{"error":' in frame and isinstance(error := _chunk_of(frame).get("error"), dict):
-        return error
-    if len(frame) > _MAX_PARSED_BYTES and _BEGUN_ERROR.match(frame):
-        return {}
-    if b'"finish_reason":"abort"' in frame:
-        return {"message": "aborted", "type": "InternalServerError", "code": 500}
-    return None
+    """The error that a frame tells: an error object, what is no chunk at all, or an answer that was broken off."""
+    is_chunk = b'"choices"' in frame or b'"usage"' in frame
+    if not is_chunk or b'"error"' in frame:
+        if len(frame) > _MAX_PARSED_BYTES:
+            return {} if not is_chunk or _ERROR_KEY.search(frame) else None
+        chunk = _chunk_of(frame)
+        if (error := error_in(chunk)) is not None:
+            return error
+        if not chunk and not is_chunk:
+            return {}
+    broken = [error for text in _FINISH.findall(frame) if (error := _BROKEN_OFF.get(_reason_of(text))) is not None]
+    return broken[0] if broken else None

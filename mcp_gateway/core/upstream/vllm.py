@@ -1,4 +1,4 @@
-"""vLLM's dialect: what a request to it may carry, what its three shapes of error mean to a caller, and its gauges.
+"""vLLM's dialect: what a request to it may carry, what its errors mean to a caller, and its gauges.
 
 Facts were taken from vLLM 0.32 on the wire and 0.33 in source. Knows nothing of connections or callers.
 """
@@ -16,6 +16,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.request import ChatRequest
 from mcp_gateway.core.text import shown
+from mcp_gateway.core.upstream.error_shapes import error_in
 from mcp_gateway.core.upstream.places import without_places
 
 CHAT_PATH = "/v1/chat/completions"
@@ -108,7 +109,7 @@ def tokenize_body(request: ChatRequest, backend_model: str) -> bytes:
 def error_of(
     status: int, body: bytes, backend_model: str, public_model: str, retry_after: bytes | None = None
 ) -> GatewayError:
-    """The gateway's error for a backend's refusal: `{"error": {...}}`, `{"error": "text"}` or `{"detail": "text"}`."""
+    """The gateway's error for a backend's refusal, in whatever shape it tells it."""
     return error_told(status, _read(body), backend_model, public_model, retry_after)
 
 
@@ -177,7 +178,7 @@ def read_count(body: bytes) -> int | None:
 
 
 def _read(body: bytes) -> Told:
-    """Message, type and param of an error body of any of the three shapes, or of none; the message as it is searched.
+    """Message, type and param of an error body of any shape; the message as it is searched.
 
     It is cut first: an expression that takes its time over a caller's own words would let that caller stop everything.
     """
@@ -185,8 +186,8 @@ def _read(body: bytes) -> Told:
         parsed = orjson.loads(body)
     except orjson.JSONDecodeError:
         return _read_beginning(body)
-    error: Any = parsed.get("error", parsed.get("detail")) if isinstance(parsed, dict) else None
-    return told_by(error) if isinstance(error, dict) else (_text_of(error), "", None)
+    error = error_in(parsed) if isinstance(parsed, dict) else {"message": parsed if isinstance(parsed, str) else ""}
+    return told_by(error or {})
 
 
 def told_by(error: dict[str, Any]) -> Told:
@@ -207,10 +208,18 @@ def _text_of(value: Any) -> str:
 
 
 def _read_beginning(body: bytes) -> Told:
-    """What a body that was cut still tells: a type and a param come after the message, which has used it up."""
+    """What a body that was cut still tells: a type and a param come after the message, which has used it up.
+
+    One that is neither JSON nor a page is the message itself.
+    """
     found = _CUT_MESSAGE.search(body) if len(body) >= MAX_REFUSAL_BYTES else None
     if found is None:
-        return "", "", None
+        is_text = not body.lstrip().startswith((b"<", b"{", b"["))
+        return (
+            shown(body[:_SEARCHED_CHARS].decode(errors="replace").strip(), _SEARCHED_CHARS) if is_text else "",
+            "",
+            None,
+        )
     message = _unescaped(found[1])[:_SEARCHED_CHARS]
     return message, "Bad Request" if _NOTE_BEFORE.match(message) else "", None
 

@@ -9,7 +9,7 @@ import pytest
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import SLICE_BYTES
 from mcp_gateway.core.upstream.answer import PARSED_BYTES, read_answer, with_model, without_logprobs
-from mcp_gateway.core.upstream.frames import Usage
+from mcp_gateway.core.upstream.usage import Usage
 from tests.captured import Capture, captures
 
 UNARY = [capture for capture in captures() if capture.is_chat and capture.status == 200 and not capture.is_stream]
@@ -78,7 +78,9 @@ async def test_what_a_model_says_is_never_taken_for_what_the_backend_tells(write
     assert orjson.loads(await without_logprobs(body)) == orjson.loads(body)
 
 
-@pytest.mark.parametrize("usage", [None, "x", [], {}, {"prompt_tokens": "3"}, {"a": "b" * 9000, "prompt_tokens": 1}, 5])
+@pytest.mark.parametrize(
+    "usage", [None, "x", [], {}, {"prompt_tokens": "x"}, {"a": "b" * 20_000, "prompt_tokens": 1}, 5]
+)
 async def test_usage_that_is_none_is_none_in_a_long_answer_too(usage: object) -> None:
     assert (await read_answer(orjson.dumps(saying("x" * PARSED_BYTES, usage=usage)))).usage is None
 

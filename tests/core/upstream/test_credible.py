@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from mcp_gateway.core.upstream.credible import credible, read_finish_reason
-from mcp_gateway.core.upstream.frames import Usage, read_usage
+from mcp_gateway.core.upstream.usage import Usage, read_usage
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_what_is_out_of_bounds_is_not(usage: Usage) -> None:
     assert credible(usage, 100, 16) is None
 
 
-@pytest.mark.parametrize("count", [-1, 1.5, "5", True, None, [], {}, 1e400])
+@pytest.mark.parametrize("count", [-1, 1.5, "1.5", "", "x", "-5", "٣", "9" * 21, True, None, [], {}, 1e400, -0.5])
 def test_a_count_that_is_no_number_is_no_usage(count: Any) -> None:
     assert read_usage({"prompt_tokens": count, "completion_tokens": 1}) is None
     assert read_usage(

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import orjson
 import pytest
@@ -11,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.upstream.frames import DONE, MAX_FRAME_BYTES, FrameRelay, Usage, read_usage
+from mcp_gateway.core.upstream.events import MAX_FRAME_BYTES
+from mcp_gateway.core.upstream.frames import DONE, FrameRelay
+from mcp_gateway.core.upstream.usage import Usage, read_usage
 from tests.captured import Capture, captured, captures
 
 STREAMS = [capture for capture in captures() if capture.is_chat and capture.is_stream]
@@ -266,7 +269,8 @@ def test_a_frame_without_an_end_is_refused_before_it_fills_the_memory() -> None:
         ({}, None),
         ({"prompt_tokens": 3}, Usage(3, 0)),
         ({"prompt_tokens": 0, "completion_tokens": 0}, Usage(0, 0)),
-        ({"prompt_tokens": "3"}, None),
+        ({"prompt_tokens": "3"}, Usage(3, 0)),
+        ({"prompt_tokens": 12.0, "completion_tokens": "8"}, Usage(12, 8)),
         ({"prompt_tokens": -3}, None),
         ({"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": 2}}, Usage(3, 0, 2)),
     ],
@@ -319,3 +323,175 @@ def test_usage_that_is_no_json_is_none(usage: bytes) -> None:
     relay = FrameRelay("p", wants_usage=False)
     relay.feed(chunk(0, "a")[:-3] + b',"usage":' + usage + b"}}\n\n")
     assert relay.usage is None
+
+
+def event(**fields: object) -> bytes:
+    return b"data: " + orjson.dumps(fields) + b"\n\n"
+
+
+ERRORS = {
+    "an object": event(error={"message": "m", "code": 500}),
+    "an event of that name": b'event: error\ndata: {"error":{"message":"m"}}\n\n',
+    "an event of that name, text": b"event: error\ndata: it fell over\n\n",
+    "an event of that name, any object": b'event: error\ndata: {"message":"m"}\n\n',
+    "a field of that name": b'error: {"message":"m","code":500}\n\n',
+    "spaces": b'data: { "error" : {"message": "m"}}\n\n',
+    "not the first key": event(id="x", choices=[], error={"message": "m"}),
+    "beside choices": chunk(0, "", error={"message": "m"}),
+    "before choices": event(error={"message": "m"}, choices=[{"index": 0, "delta": {}}]),
+    "between choices and usage": chunk(0, "", error={"message": "m"}, usage={"prompt_tokens": 1}),
+    "behind usage": chunk(0, "", usage={"prompt_tokens": 1}, error={"message": "m"}),
+    "text": event(error="m"),
+    "text beside choices": chunk(0, "", error="m"),
+    "a list": event(error=["m"]),
+    "empty": event(error={}),
+    "vLLM before 0.10": event(object="error", message="m", type="X", param=None, code=500),
+    "spaces and vLLM before 0.10": b'data: {"object": "error", "message": "m"}\n\n',
+    "a type": event(type="error", message="m"),
+    "a detail": event(detail="m"),
+    "details": event(detail=[{"loc": [], "msg": "m"}]),
+    "a message": event(message="m", status=500),
+    "a finish reason": chunk(0, "", "error"),
+    "no JSON": b"data: {oops\n\n",
+    "a page": b"data: <html>502</html>\n\n",
+}
+
+
+@pytest.mark.parametrize("is_one_piece", [True, False])
+@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
+def test_an_error_is_known_in_any_shape_and_none_of_it_is_passed_on(
+    error: bytes, asked: bool, is_one_piece: bool
+) -> None:
+    relay = FrameRelay("tiny", wants_usage=asked)
+    answer = chunk(0, "a", usage=counted(1, 1)) + chunk(0, "b", usage=counted(1, 2))
+    pieces = (
+        [answer + error + DONE]
+        if is_one_piece
+        else [*(chunk(0, "a", usage=counted(1, 1)), answer[-len(answer) // 2 :]), error]
+    )
+    told = b"".join(relay.feed(piece) for piece in pieces)
+    assert told == chunk(0, "a") + chunk(0, "b")
+    assert relay.error is not None
+    assert (relay.is_done, relay.is_whole) == (True, False)
+    assert relay.usage == Usage(1, 2)
+
+
+@pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
+def test_an_error_is_known_cut_at_every_byte(error: bytes) -> None:
+    for cut in range(len(error) + 1):
+        relay = FrameRelay("tiny", wants_usage=False)
+        relay.feed(chunk(0, "a"))
+        assert relay.feed(error[:cut]) + relay.feed(error[cut:]) == b""
+        assert relay.error is not None
+
+
+@pytest.mark.parametrize(
+    "error", [error for name, error in ERRORS.items() if "event" not in name and "field" not in name]
+)
+def test_text_that_quotes_an_error_is_text(error: bytes) -> None:
+    relay = FrameRelay("tiny", wants_usage=False)
+    words = [error.decode(), "error", '"error"', '{"error":{"message":"m"}}', "data: [DONE]", "event: error\n\n"]
+    stream = b"".join(chunk(0, word, usage=counted(1, 1)) for word in words)
+    pieces = [chunk(0, word, usage=counted(1, 1)) for word in words]
+    assert relay.feed(stream) + b"".join(map(relay.feed, pieces)) == b"".join(chunk(0, word) for word in words * 2)
+    assert relay.error is None
+
+
+def test_an_error_that_is_null_is_none() -> None:
+    relay = FrameRelay("tiny", wants_usage=False)
+    frame = chunk(0, "a", error=None)
+    assert relay.feed(frame) + relay.feed(frame) == frame * 2
+    assert relay.error is None
+
+
+def test_several_choices_are_whole_when_each_has_finished_and_none_is_late() -> None:
+    relay = FrameRelay("tiny", wants_usage=False, choices=3)
+    first = [chunk(index, "a") for index in range(3)]
+    rest = [chunk(0, "b", "stop"), chunk(2, "c"), chunk(1, "d", "length"), chunk(2, "e")]
+    for frame in (*first, *rest):
+        assert relay.feed(frame) == frame
+        assert not relay.is_whole
+    last = chunk(2, "f", "stop")
+    assert relay.feed(last) == b""
+    assert relay.is_whole
+    assert relay.end() == last
+
+
+def test_a_choice_that_finishes_twice_stands_for_no_other() -> None:
+    relay = FrameRelay("tiny", wants_usage=True, choices=2)
+    relay.feed(chunk(0, "a", "stop") + chunk(0, "b", "stop") + DONE)
+    assert (relay.is_done, relay.is_whole) == (True, False)
+
+
+def test_choices_that_finish_in_one_frame_are_each_finished() -> None:
+    relay = FrameRelay("tiny", wants_usage=True, choices=2)
+    both = [{"index": index, "delta": {}, "finish_reason": "stop"} for index in (1, 0)]
+    relay.feed(event(id="c", choices=both) + DONE)
+    assert relay.is_whole
+
+
+def test_choices_too_long_to_be_parsed_finish_too() -> None:
+    relay = FrameRelay("tiny", wants_usage=True, choices=2)
+    relay.feed(chunk(0, "a") + chunk(0, LONG_TEXT, "stop"))
+    assert not relay.is_whole
+    relay.feed(chunk(1, LONG_TEXT, "stop"))
+    assert relay.is_whole
+
+
+@pytest.mark.parametrize("reason", [None, "", 5, ["stop"], {"type": "stop"}, True, "a\nb"])
+def test_what_is_no_finish_reason_finishes_nothing(reason: Any) -> None:
+    relay = FrameRelay("tiny", wants_usage=False)
+    assert relay.feed(chunk(0, "a") + chunk(0, "b", reason) + DONE) == chunk(0, "a") + chunk(0, "b", reason)
+    assert not relay.is_whole
+
+
+@pytest.mark.parametrize("capture", STREAMS, ids=lambda capture: capture.case)
+@pytest.mark.parametrize("asked", [True, False])
+def test_every_captured_stream_is_whole_unless_it_told_an_error(capture: Capture, asked: bool) -> None:
+    relay = FrameRelay("p", wants_usage=asked, choices=max(1, len(choices_of(capture.body))))
+    relay.feed(capture.body)
+    assert relay.is_whole is (relay.error is None)
+
+
+def choices_of(stream: bytes) -> set[int]:
+    return {choice["index"] for one in chunks_of(stream) for choice in one.get("choices", ())}
+
+
+@pytest.mark.parametrize("choices", [1, 2])
+def test_usage_that_comes_with_the_last_chunk_alone_counts_all_choices(choices: int) -> None:
+    relay = FrameRelay("tiny", wants_usage=True, choices=choices)
+    for index in range(choices):
+        relay.feed(chunk(index, "a"))
+    for index in range(choices):
+        relay.feed(chunk(index, "b", "stop", usage=counted(5, 4)))
+    relay.feed(DONE)
+    assert relay.usage == Usage(5, 4)
+    (told,) = chunks_of(relay.end("0.01", relay.usage))
+    assert (told["id"], told["model"], told["choices"]) == ("c", "tiny", [])
+    assert told["usage"] == counted(5, 4) | {"cost_usd": "0.01"}
+
+
+@pytest.mark.parametrize("usage", [{}, None, {"prompt_tokens": "x"}, {"prompt_tokens": 2**62, "completion_tokens": 1}])
+def test_a_client_is_told_the_usage_that_is_billed(usage: object) -> None:
+    relay = FrameRelay("tiny", wants_usage=True)
+    relay.feed(chunk(0, "a", "stop") + event(model="tiny", choices=[], usage=usage) + DONE)
+    (told,) = chunks_of(relay.end("0.01", Usage(3, 2, 1)))
+    assert told["usage"] == counted(3, 2) | {"prompt_tokens_details": {"cached_tokens": 1}, "cost_usd": "0.01"}
+
+
+def test_usage_without_choices_is_usage() -> None:
+    for told in (event(usage=counted(5, 2)), event(choices=None, usage=counted(5, 2))):
+        relay = FrameRelay("tiny", wants_usage=False)
+        assert relay.feed(chunk(0, "a") + told + chunk(0, "b", "stop") + told + DONE) + relay.end() == (
+            chunk(0, "a") + chunk(0, "b", "stop")
+        )
+        assert relay.usage == Usage(5, 2)
+
+
+def test_frames_with_text_are_counted_where_no_usage_is_told() -> None:
+    relay = FrameRelay("tiny", wants_usage=False)
+    quoted = '"content":"x"'
+    for frame in (chunk(0, ""), chunk(0, "a"), chunk(0, quoted) + chunk(0, "b"), chunk(0, "", "stop")):
+        relay.feed(frame)
+    assert relay.text_frames == 3

@@ -1,0 +1,44 @@
+"""The shapes in which servers tell an error, in a body or amid a stream. What it means, `vllm.error_told` says."""
+
+from typing import Any
+
+_NAMES = ("detail", "message", "msg")
+"""Keys of an object that is nothing but an error: FastAPI's, those of vLLM before 0.10 and of proxies."""
+
+
+def error_in(told: Any) -> dict[str, Any] | None:
+    """The error object that parsed JSON tells: known by its meaning, in whatever shape; None where it tells none.
+
+    `{"error": {…}}`, `{"error": "text"}`, `{"object": "error", …}`, `{"type": "error", …}`, also beside choices; and,
+    without choices, `{"detail": …}` or `{"message": …}`.
+    """
+    if not isinstance(told, dict):
+        return None
+    if error := told.get("error"):
+        return _as_object(error)
+    if told.get("object") == "error" or told.get("type") == "error":
+        return told
+    if "choices" in told:
+        return None
+    if "error" in told:
+        return {}
+    found = [name for name in _NAMES if name in told]
+    return _as_object(told[found[0]], beside=told) if found else None
+
+
+def _as_object(value: Any, beside: dict[str, Any] | None = None) -> dict[str, Any]:
+    if isinstance(value, dict):
+        inner = value.get("error")  # an event named error, of what was one already
+        return inner if isinstance(inner, dict) else value
+    return {**(beside or {}), "message": value}
+
+
+def status_in(error: dict[str, Any]) -> int:
+    """The HTTP status that an error object names; 500 where it names none."""
+    for name in ("code", "status"):
+        code = error.get(name)
+        if isinstance(code, str) and len(code) == 3 and code.isdecimal():
+            code = int(code)
+        if isinstance(code, int) and 400 <= code <= 599:
+            return code
+    return 500

@@ -1,0 +1,193 @@
+"""A stream is whole, or says that it is not: what is told, recorded and billed is one decision."""
+
+# ruff: noqa: F811 - the fixture is imported
+
+from typing import Any
+
+import orjson
+import pytest
+
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.upstream.backend import Backend
+from tests.core.test_chat import Stage, request, stage  # noqa: F401 - the fixture
+from tests.replaying import DONE, Answer, Asked, chunk, contents, events, final_usage, stream, whole
+
+PRICE = (300, 700)
+
+
+def of_choice(index: int, frame: bytes) -> bytes:
+    return frame.replace(b'"index":0', b'"index":%d' % index)
+
+
+def cost(prompt: int, completion: int) -> int:
+    return prompt * PRICE[0] + completion * PRICE[1]
+
+
+def broken_off(*frames: bytes) -> Answer:
+    """A stream whose connection is reset once the frames have been sent."""
+
+    async def answer(asked: Asked) -> None:
+        asked.start_stream()
+        for frame in frames:
+            asked.send_event(frame)
+        asked.transport.close()
+
+    return answer
+
+
+async def told(stage: Stage, answer: Answer, **fields: Any) -> list[dict[str, Any]]:
+    """The chunks of the stream that a client is sent."""
+    stage.backend.answer_with(answer)
+    with stage.exchange() as exchange:
+        await exchange.begin(request(stream=True, **fields))
+        frames = [frame async for frame in exchange.frames()]
+    assert b"".join(frames).endswith(DONE)
+    return contents(frames)
+
+
+def text_of(chunks: list[dict[str, Any]], index: int = 0) -> str:
+    choices = [choice for one in chunks for choice in one["choices"] if choice["index"] == index]
+    return "".join(choice["delta"].get("content") or "" for choice in choices)
+
+
+def code_of(chunks: list[dict[str, Any]]) -> str | None:
+    codes = [one["error"]["code"] for one in chunks if "error" in one]
+    return codes[0] if codes else None
+
+
+def backend_of(stage: Stage) -> Backend:
+    return stage.gateway.pool.backends[0]
+
+
+USAGE = {"stream_options": {"include_usage": True}}
+TWO = [chunk("", 10, 0), of_choice(1, chunk("", 10, 0)), chunk("a", 10, 1, "stop"), of_choice(1, chunk("b", 10, 3))]
+ENGINE_DEAD = b'data: {"error":{"message":"EngineCore died at 10.1.2.3","code":500}}\n\n'
+ENDS = {
+    "its end": events(*TWO),
+    "[DONE]": events(*TWO, DONE),
+    "a break": broken_off(*TWO),
+    "an error": events(*TWO, ENGINE_DEAD, DONE),
+}
+
+
+@pytest.mark.parametrize("asked", [{}, USAGE])
+@pytest.mark.parametrize("answer", ENDS.values(), ids=ENDS)
+async def test_with_two_choices_one_that_is_cut_is_an_error_and_what_came_is_paid(
+    stage: Stage, answer: Answer, asked: dict[str, Any]
+) -> None:
+    chunks = await told(stage, answer, n=2, **asked)
+    assert (text_of(chunks), text_of(chunks, 1)) == ("a", "b")
+    code = code_of(chunks)
+    assert code in ("backend_died", "backend_error")
+    await stage.is_accounted_for(cost(10, 4), code)
+
+
+ONE = [chunk("", 10, 0), chunk("a", 10, 1), chunk("b", 10, 2, "stop")]
+LATE = {"its end": events(*ONE), "a break": broken_off(*ONE), "an error": events(*ONE, ENGINE_DEAD, DONE)}
+
+
+@pytest.mark.parametrize("asked", [{}, USAGE])
+@pytest.mark.parametrize("answer", LATE.values(), ids=LATE)
+async def test_an_answer_that_has_finished_is_told_as_finished_whatever_follows(
+    stage: Stage, answer: Answer, asked: dict[str, Any]
+) -> None:
+    chunks = await told(stage, answer, **asked)
+    assert (text_of(chunks), code_of(chunks)) == ("ab", None)
+    assert [one["usage"]["completion_tokens"] for one in chunks if "usage" in one] == ([2] if asked else [])
+    await stage.is_accounted_for(cost(10, 2), None)
+
+
+async def test_a_failure_behind_a_finished_answer_counts_against_the_backend(stage: Stage) -> None:
+    for _ in range(stage.gateway.settings.upstream.breaker_failures):
+        await told(stage, events(*ONE, ENGINE_DEAD, DONE))
+    assert backend_of(stage).status == "failing"
+
+
+@pytest.mark.parametrize("frames", [ONE[:2], [chunk("", 10, 0)], [*ONE[:2], chunk("", 10, 2, "")]])
+async def test_done_without_a_finish_is_an_error(stage: Stage, frames: list[bytes]) -> None:
+    chunks = await told(stage, events(*frames, DONE))
+    assert code_of(chunks) == "backend_died"
+    spent = max(orjson.loads(frame[5:])["usage"]["completion_tokens"] for frame in frames)
+    await stage.is_accounted_for(cost(10, spent), "backend_died")
+
+
+@pytest.mark.parametrize("frames", [[DONE], [b": ping\n\n", DONE], []])
+async def test_done_before_anything_else_is_no_answer(stage: Stage, frames: list[bytes]) -> None:
+    stage.backend.answer_with(events(*frames))
+    with pytest.raises(GatewayError, match="backend_died"), stage.exchange() as exchange:
+        await exchange.begin(request(stream=True))
+    await stage.is_accounted_for(0, "backend_died")
+
+
+@pytest.mark.parametrize("asked", [{}, USAGE])
+async def test_a_frame_that_is_held_back_comes_before_the_error(stage: Stage, asked: dict[str, Any]) -> None:
+    frames = [*TWO[:3], final_usage(10, 2), ENGINE_DEAD]
+    chunks = await told(stage, events(*frames), n=2, **asked)
+    assert text_of(chunks) == "a"
+    assert [one["usage"]["completion_tokens"] for one in chunks if "usage" in one] == ([2] if asked else [])
+    assert "error" in chunks[-1]
+    await stage.is_accounted_for(cost(10, 2), "backend_error")
+
+
+@pytest.mark.parametrize("code", [b"null", b"500", b'"500"', b"200", b"true", b"1e30", b"[1]", b"99999999999999999999"])
+async def test_an_error_is_told_in_our_words_whatever_code_it_names(stage: Stage, code: bytes) -> None:
+    error = b'data: {"error":{"message":"died at 10.1.2.3","code":%b}}\n\n' % code
+    chunks = await told(stage, events(*ONE[:2], error))
+    assert code_of(chunks) == "backend_error"
+    assert "10.1.2.3" not in str(chunks)
+    await stage.is_accounted_for(cost(10, 1), "backend_error")
+
+
+async def test_errors_in_streams_open_the_breaker(stage: Stage) -> None:
+    for _ in range(stage.gateway.settings.upstream.breaker_failures):
+        await told(stage, events(*ONE[:2], b"event: error\ndata: no more\n\n"))
+    assert backend_of(stage).status == "failing"
+
+
+@pytest.mark.parametrize("end", [b"data: [DONE]", b"data: [DONE]\n"])
+async def test_a_stream_whose_last_line_is_not_ended_is_whole(stage: Stage, end: bytes) -> None:
+    chunks = await told(stage, events(*stream(10, 4)[:-1], end))
+    assert code_of(chunks) is None
+    await stage.is_accounted_for(cost(10, 4), None)
+
+
+@pytest.mark.parametrize("cut", [1, 30, 60])
+async def test_a_frame_that_is_cut_never_leaves(stage: Stage, cut: int) -> None:
+    chunks = await told(stage, events(*ONE[:2], ONE[2][:-cut]))
+    assert (text_of(chunks), code_of(chunks)) == (("ab", None) if cut == 1 else ("a", "backend_died"))
+
+
+async def test_usage_in_the_last_chunk_alone_is_billed_and_told(stage: Stage) -> None:
+    bare = [orjson.loads(frame[5:]) for frame in ONE]
+    for one in bare[:-1]:
+        del one["usage"]
+    chunks = await told(stage, events(*[b"data: %b\n\n" % orjson.dumps(one) for one in bare], DONE), **USAGE)
+    assert [one["usage"] for one in chunks if "usage" in one] == [
+        {"prompt_tokens": 10, "total_tokens": 12, "completion_tokens": 2, "cost_usd": "0.0000044"}
+    ]
+    assert chunks[-1]["choices"] == []
+    await stage.is_accounted_for(cost(10, 2), None)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"object":"error","message":"top_k must be -1.","type":"BadRequestError","code":400}', "top_k must be -1."),
+        (b"Header Or Cookie Too Large", "Header Or Cookie Too Large"),
+        (b'"only text"', "only text"),
+        (b'{"message":"said so"}', "said so"),
+        (b'{"error":"as text"}', "as text"),
+        (b'{"detail":"as a detail"}', "as a detail"),
+        (b"failed at /opt/vllm/engine.py on 10.1.2.3", "failed at a file on a server"),
+        (b"two\nlines\x1b[31m", "two\\nlines\\x1b[31m"),
+        (b"<html><title>400</title>", "The backend refused the request."),
+        (b"{}", "The backend refused the request."),
+        (b"[]", "The backend refused the request."),
+        (b"", "The backend refused the request."),
+    ],
+)
+async def test_a_refusal_of_any_shape_keeps_its_words(stage: Stage, body: bytes, words: str) -> None:
+    stage.backend.answer_with(whole(body, 400))
+    with pytest.raises(GatewayError) as refused, stage.exchange() as exchange:
+        await exchange.begin(request())
+    assert (refused.value.code, refused.value.message) == ("invalid_value", words)

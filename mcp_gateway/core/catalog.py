@@ -80,6 +80,8 @@ class Model:
     is_open_to_guests: bool
     is_window_known: bool = True
     """False where `context_window` is an assumption."""
+    is_window_narrowed: bool = False
+    """Whether the backend's own window is larger, so that it takes what `context_window` forbids."""
     is_output_capped: bool = False
     """Whether `max_output_tokens` is less than what a backend would generate by itself."""
 
@@ -169,6 +171,21 @@ def build_catalog(
     return Catalog(models)
 
 
+def window_warnings(catalog: Catalog, listings: Mapping[str, Listing]) -> set[str]:
+    """What an operator should know of windows, in words: a hold is made for the window that the gateway knows."""
+    warnings = set()
+    for model in catalog.values():
+        if model.is_window_narrowed:
+            listed_tokens = listings[model.backend_model].max_model_len
+            warnings.add(
+                f"the context_window of {model.id} is {model.context_window}, and its backend's {listed_tokens}: "
+                "prompts that may exceed it are counted by the backend first"
+            )
+        elif not model.is_window_known and not model.price.is_free:
+            warnings.add(f"neither the settings nor a backend tell the window of {model.id}, which has a price")
+    return warnings
+
+
 def is_model_id(name: str) -> bool:
     """Whether a backend's name of a model can be its public one: it stands in paths and in lists of names."""
     return not any(map(str.isspace, name))
@@ -193,6 +210,7 @@ def _configured(entry: ModelSettings, listing: Listing | None, created_at_s: int
         price=price,
         is_open_to_guests=price.is_free if entry.guests is None else entry.guests,
         is_window_known=bool(entry.context_window or listed.max_model_len),
+        is_window_narrowed=context < (listed.max_model_len or 0),
         is_output_capped=entry.max_output_tokens is not None or context < (listed.max_model_len or context),
     )
 

@@ -193,6 +193,8 @@ class Exchange:
             is_open_ended = request.max_tokens is None
             await self._cap(request, model, route)
             self._turn.reserve_tokens(self._estimate(request, model, is_open_ended=is_open_ended))
+            if model.is_window_narrowed:
+                await self._check_window(request, model, route)
             await self._place_hold(request, model, route)
             await self._ask_in_turn(request, model, route)
             request.forget_body()
@@ -363,6 +365,15 @@ class Exchange:
             count = await route.backends[0].count_prompt(request, route.backend_model)
             room = limit if count is None else model.context_window - count
         return max(1, min(limit, room))
+
+    async def _check_window(self, request: ChatRequest, model: Model, route: Route) -> None:
+        """Refuse a prompt above the configured window, which the backend would take; it is counted where it may be."""
+        if most_prompt_tokens(request, self._chat.settings.wallet) <= model.context_window:
+            return
+        count = await route.backends[0].count_prompt(request, route.backend_model)
+        if count is not None and count > model.context_window:
+            message = f"The prompt has {count} tokens; the context window of {model.id!r} is {model.context_window}."
+            raise GatewayError("context_length_exceeded", message, param="messages")
 
     def _estimate(self, request: ChatRequest, model: Model, *, is_open_ended: bool) -> int:
         output = request.max_tokens or model.max_output_tokens

@@ -9,7 +9,7 @@ from random import Random
 
 from mcp_gateway import __version__
 from mcp_gateway.core.bytes_in_flight import BytesInFlight
-from mcp_gateway.core.catalog import Listing, Published, build_catalog, is_model_id
+from mcp_gateway.core.catalog import Listing, Published, build_catalog, is_model_id, window_warnings
 from mcp_gateway.core.chat import Chat
 from mcp_gateway.core.clock import SteadyClock
 from mcp_gateway.core.config import Settings, UpstreamSettings
@@ -271,6 +271,8 @@ def _pool(settings: Settings, published: Published) -> Pool:
     if not backends:
         logger.warning("no backend is configured: the demo backend answers (set GATEWAY_VLLM_URLS)")
 
+    told = set[str]()
+
     def publish(listings: dict[str, Listing]) -> None:
         catalog = build_catalog(
             settings.models,
@@ -280,6 +282,11 @@ def _pool(settings: Settings, published: Published) -> Pool:
             now_s=now_ms() / 1000,
         )
         published.replace(catalog)
+        warnings = window_warnings(catalog, listings)
+        for warning in sorted(warnings - told):
+            logger.warning(warning)
+        told.clear()
+        told.update(warnings)
         if backends and not settings.models:
             logger.warning("no [[models]] are configured: everything that backends list is published, free of charge")
         if spaced := sum(not is_model_id(name) for name in listings):

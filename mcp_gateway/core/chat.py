@@ -31,7 +31,7 @@ from mcp_gateway.core.policy.images import ImagePolicy
 from mcp_gateway.core.record import RequestRecord
 from mcp_gateway.core.request import ChatRequest
 from mcp_gateway.core.upstream import vllm
-from mcp_gateway.core.upstream.answer import Body, read_answer, with_model
+from mcp_gateway.core.upstream.answer import Body, is_for_another, read_answer, with_model
 from mcp_gateway.core.upstream.attempt import Attempt
 from mcp_gateway.core.upstream.backend import Backend, Headers, Response, failure, read_beginning
 from mcp_gateway.core.upstream.choice import prefix_of
@@ -480,6 +480,7 @@ class Exchange:
         body = await response.read(self.keep)
         if len(body) > SMALL_BYTES:
             await self.keep(len(body))
+        self._check_is_ours(body, response)
         told = await read_answer(body)
         self._finish_reason = told.finish_reason
         if told.finish_reason == "abort":
@@ -505,8 +506,15 @@ class Exchange:
                 raise self._told(relay.error)
             if not relay.has_started and (relay.is_done or not piece):
                 raise GatewayError("backend_died", "The backend ended the stream before its first token.")
+        self._check_is_ours(relay.first_frame, response)
         self._relay = relay
         self._first_token_s = self._chat.monotonic_s() - self._clock_start_s
+
+    def _check_is_ours(self, beginning: Body, response: Response) -> None:
+        """Raise GatewayError `backend_error` for the answer to another request, and close its connection."""
+        if is_for_another(beginning, self._call.request_id, response.header(b"x-request-id")):
+            response.discard()
+            raise GatewayError("backend_error", "The backend answered another request.")
 
     async def _next_relayed(self, relay: FrameRelay) -> bytes:
         """The next frames of the answer itself; b"" when it has ended."""

@@ -191,3 +191,23 @@ async def test_a_refusal_of_any_shape_keeps_its_words(stage: Stage, body: bytes,
     with pytest.raises(GatewayError) as refused, stage.exchange() as exchange:
         await exchange.begin(request())
     assert (refused.value.code, refused.value.message) == ("invalid_value", words)
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+async def test_the_answer_to_another_request_is_an_error_and_its_connection_is_closed(
+    stage: Stage, is_stream: bool
+) -> None:
+    other = b"chatcmpl-req_01a21688cde57e431b1c17522964cbe6"
+    body = b'{"id":"%b","model":"tiny","choices":[{"index":0,"finish_reason":"stop"}]}' % other
+    frames = [frame.replace(b"chatcmpl-1", other) for frame in stream()]
+    stage.backend.answer_with(events(*frames) if is_stream else whole(body))
+    with pytest.raises(GatewayError, match="backend_error"), stage.exchange() as exchange:
+        await exchange.begin(request(stream=is_stream))
+    await stage.backend.chats[0].gone()
+    await stage.is_accounted_for(0, "backend_error")
+
+
+@pytest.mark.parametrize("answer_id", [b"chatcmpl-x", b"req_1", b"chatcmpl-tool-req_1", b""])
+async def test_an_id_of_a_server_s_own_passes(stage: Stage, answer_id: bytes) -> None:
+    frames = [frame.replace(b"chatcmpl-1", answer_id) for frame in stream(10, 4)]
+    assert code_of(await told(stage, events(*frames))) is None

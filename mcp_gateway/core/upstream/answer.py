@@ -22,6 +22,7 @@ _OVERLAP_BYTES = 4096
 """Of two slices: more than what is looked for takes."""
 _FINISH = re.compile(rb'"finish_reason":\s?(?:"([a-z_]{1,64})"|null)')
 _LOGPROBS = re.compile(rb'"logprobs":\s?\{')
+_VLLM_ID = re.compile(rb'"id":\s?"chatcmpl-(req_[0-9a-zA-Z_-]{1,64})"')
 _NO_BRACKET = re.compile(rb'(?:[^"{}\[\]]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
 _DEEPER = {ord("{"): 1, ord("["): 1, ord("}"): -1, ord("]"): -1}
 _STEPS_AT_ONCE = 2000
@@ -63,6 +64,15 @@ async def _search_answer(body: Body) -> Told:
         usage=await _last_usage(body),
         model_at=model.span(1) if model is not None else None,
     )
+
+
+def is_for_another(beginning: Body, request_id: str, server_id: bytes | None) -> bool:
+    """Whether it answers another request of ours: vLLM names an answer by the id that its request was sent with.
+
+    `server_id` is the id that the server gave the request itself, in a header: another gateway's, which passes.
+    """
+    found = _VLLM_ID.search(beginning, 0, _OVERLAP_BYTES)
+    return found is not None and found[1] not in (request_id.encode(), server_id)
 
 
 async def _first(pattern: re.Pattern[bytes], body: Body) -> re.Match[bytes] | None:

@@ -318,12 +318,13 @@ class Response:
     `headers` has lower-case names; the values of a repeated one are joined by commas (RFC 9110, 5.3).
     """
 
-    __slots__ = ("_connection", "_is_read", "headers", "status")
+    __slots__ = ("_carrier", "_connection", "_is_read", "headers", "status")
 
     def __init__(self, connection: "_Connection") -> None:
         self.status = connection.status
         self.headers = connection.headers
         self._connection: _Connection | None = connection
+        self._carrier = connection
         self._is_read = False
 
     def header(self, name: bytes) -> bytes | None:
@@ -378,6 +379,11 @@ class Response:
             connection.release()
         else:
             connection.abort()
+
+    def discard(self) -> None:
+        """Close the connection though the answer may have come whole: what comes on it is not what was asked for."""
+        self._connection = None
+        self._carrier.abort()
 
 
 class _StopParsing(Exception):

@@ -88,6 +88,9 @@ class DemoResponse:
         await self._sleep(delay_s)
         return data
 
+    def discard(self) -> None:
+        self.close()
+
     def close(self) -> None:
         """Leave; what was not read is never made."""
         self._parts = iter(())

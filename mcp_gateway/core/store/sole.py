@@ -22,7 +22,7 @@ def sole_server(data_dir: Path) -> Iterator[None]:
         yield
 
 
-if sys.platform == "win32":
+if sys.platform == "win32":  # pragma: no cover - the other systems have no such module
     import msvcrt
 
     def _lock(descriptor: int) -> None:

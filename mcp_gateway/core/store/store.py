@@ -509,15 +509,14 @@ class Store:
 
 
 def _runs(jobs: Sequence[_Job]) -> Iterator[list[_Job]]:
-    """The jobs in order, neighbours of one group together."""
+    """The jobs, of which there is one at least, in order, neighbours of one group together."""
     run: list[_Job] = []
     for job in jobs:
         if run and (job.group is None or job.is_alone or job.group != run[-1].group):
             yield run
             run = []
         run.append(job)
-    if run:
-        yield run
+    yield run
 
 
 def _touch(connection: sqlite3.Connection) -> None:

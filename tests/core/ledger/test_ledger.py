@@ -15,6 +15,8 @@ from mcp_gateway.core.ledger.ledger import Balance, Hold, Ledger, SettlementPend
 from mcp_gateway.core.record import RequestRecord
 from mcp_gateway.core.store.store import Store
 from tests.core.ledger.conftest import Clock
+from tests.core.store.test_store import until
+from tests.loop_clock import pass_time
 
 
 def record(request_id: str, account_id: str, *, cost_nano: int = 0, key_id: str | None = None) -> RequestRecord:
@@ -494,3 +496,105 @@ async def test_the_check_finds_nothing_wrong_while_the_ledger_is_in_use(ledger: 
     while not using.done():
         assert await ledger.check() == []
     await using
+
+
+@pytest.mark.parametrize("amount_nano", [0, -1])
+async def test_what_is_given_is_more_than_nothing(ledger: Ledger, account: str, amount_nano: int) -> None:
+    for give in (ledger.credit, ledger.grant):
+        with pytest.raises(ValueError, match="more than nothing"):
+            await give(account, amount_nano, "p")
+    assert await ledger.balance(account) == Balance()
+
+
+async def test_a_refused_answers_paid_part_goes_back_to_what_was_paid(ledger: Ledger, account: str) -> None:
+    await ledger.credit(account, 50, "p")
+    hold = await ledger.hold("req_1", account, 1, 50)
+    await ledger.settle(hold, 20, record("req_1", account, cost_nano=20))
+    assert await ledger.give_back(hold, record("req_1", account)) == 20
+    assert await ledger.balance(account) == Balance(50)
+
+
+async def test_a_wallet_that_says_more_than_its_grants_have_gives_no_hold(
+    ledger: Ledger, account: str, store: Store
+) -> None:
+    await ledger.grant(account, 50, "g")
+    await store.write(lambda connection: connection.execute("UPDATE grants SET remaining_nano = 9") and None)
+    with pytest.raises(AssertionError, match="less than the wallet says"):
+        await ledger.hold("req_1", account, 1, 10)
+    assert await ledger.balance(account) == Balance(granted_nano=50)
+    assert await ledger.open_holds() == (0, 0.0)
+    await store.write(lambda connection: connection.execute("UPDATE grants SET remaining_nano = 50") and None)
+
+
+async def test_a_refund_that_fails_changes_nothing_and_holds_up_nobody(
+    ledger: Ledger, account: str, store: Store
+) -> None:
+    await ledger.grant(account, 50, "g")
+    hold = await ledger.hold("req_1", account, 1, 50)
+    await ledger.settle(hold, 50, record("req_1", account, cost_nano=50))
+    await store.write(lambda connection: connection.execute("DELETE FROM grants") and None)
+    back, credited = ledger.give_back(hold, record("req_1", account)), ledger.credit(account, 5, "p")
+    assert await credited
+    assert isinstance(back.exception(), TypeError)
+    assert await ledger.balance(account) == Balance(5)
+
+
+async def test_a_void_that_fails_is_left_out_and_holds_up_nobody(ledger: Ledger, account: str, store: Store) -> None:
+    await ledger.credit(account, 50, "p")
+    await ledger.hold("req_1", account, 1, 50)
+    broken = "CREATE TRIGGER broken BEFORE DELETE ON holds BEGIN SELECT RAISE(ABORT, 'broken'); END"
+    await store.write(lambda connection: connection.execute(broken) and None)
+    with pytest.raises(sqlite3.IntegrityError, match="broken"):
+        await ledger.void("req_1", None)
+    assert await ledger.credit(account, 5, "q")
+    assert await ledger.balance(account) == Balance(5, 0, 50)
+
+
+async def test_a_void_that_nobody_waits_for_is_carried_out(ledger: Ledger, account: str) -> None:
+    await ledger.credit(account, 50, "p")
+    await ledger.hold("req_1", account, 1, 50)
+    voiding = asyncio.ensure_future(ledger.void("req_1", None))
+    await asyncio.sleep(0)  # it is in the writer's queue now
+    voiding.cancel()
+    await ledger.hold("req_2", account, 50, 50)
+    assert voiding.cancelled()
+
+
+async def test_grants_are_expired_as_their_time_comes_also_after_an_outage(
+    ledger: Ledger, account: str, clock: Clock, database: Path
+) -> None:
+    await ledger.grant(account, 50, "g", expires_at_ms=clock.ms + 1)
+    await ledger.grant(account, 7, "h")
+    watching = asyncio.ensure_future(ledger.watch_grants())
+    await asyncio.sleep(0.001)
+    assert await ledger.balance(account) == Balance(granted_nano=57)
+    clock.ms += 1
+    with locked(database):
+        pass_time(10)
+        await until(lambda: not ledger.is_writable)
+    await until(lambda: ledger.is_writable)
+    while await ledger.balance(account) != Balance(granted_nano=7):
+        pass_time(10)
+        await asyncio.sleep(0.001)
+    assert not watching.done()
+    watching.cancel()
+
+
+async def test_holds_that_are_nobodys_are_voided_now_and_then_and_told_of(
+    store: Store, account: str, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger = Ledger(store, now_ms=clock, longest_hold_s=10)
+    await ledger.credit(account, 50, "p")
+    await ledger.hold("req_1", account, 1, 50)
+    watching = asyncio.ensure_future(ledger.watch_holds())
+    await asyncio.sleep(0)
+    pass_time(60)
+    await store.write(lambda _: None)
+    assert (await ledger.balance(account)).held_nano == 50
+    clock.ms += 10_001
+    while (await ledger.balance(account)).held_nano:
+        pass_time(60)
+        await asyncio.sleep(0.001)
+    await until(lambda: bool(caplog.records))
+    assert caplog.messages == ["voided 1 holds that no request can still have"]
+    watching.cancel()

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from mcp_gateway.core.ledger.patience import Patience, TooLong
+from tests.loop_clock import pass_time
 
 
 async def test_what_comes_in_time_is_the_result() -> None:
@@ -41,3 +42,29 @@ async def test_a_wait_that_was_cancelled_is_forgotten() -> None:
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
     assert patience._since_s == {}
+
+
+async def test_those_who_came_later_are_waited_for_as_long() -> None:
+    loop = asyncio.get_running_loop()
+    patience, futures = Patience(60), [loop.create_future() for _ in range(2)]
+    waits = []
+    for future in futures:
+        waits.append(asyncio.ensure_future(patience.wait_for(future)))
+        await asyncio.sleep(0)
+        pass_time(40)
+    with pytest.raises(TooLong):
+        await waits[0]
+    assert not waits[1].done()
+    pass_time(20)
+    with pytest.raises(TooLong):
+        await waits[1]
+
+
+async def test_what_comes_at_the_last_moment_is_the_result() -> None:
+    loop = asyncio.get_running_loop()
+    patience, future = Patience(60), loop.create_future()
+    loop.call_later(59, future.set_result, 5)
+    waiting = asyncio.ensure_future(patience.wait_for(future))
+    await asyncio.sleep(0)
+    pass_time(61)
+    assert await waiting == 5

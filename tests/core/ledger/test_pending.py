@@ -122,3 +122,15 @@ def test_the_new_kind_is_in_the_check_of_a_database_that_was_there_before(databa
             with pytest.raises(sqlite3.IntegrityError):
                 connection.execute(sql, (account, kind))
         connection.rollback()
+
+
+def test_what_cannot_be_kept_is_told_by_its_number_and_nothing_else(
+    tmp_path: Path, account: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "settlements.reserve").mkdir()
+    pending = PendingFile(tmp_path, "db")
+    pending.set_aside()
+    pending.write([record("req_1", account), record("req_2", account)])
+    assert [line.levelname for line in caplog.records] == ["WARNING", "CRITICAL"]
+    assert "2 settlements and records are lost" in caplog.text
+    assert account not in caplog.text

@@ -3,11 +3,13 @@
 import asyncio
 import sqlite3
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from mcp_gateway.core.store import migrations
 from mcp_gateway.core.store.migrations import SchemaTooNew, migrate
 from mcp_gateway.core.store.store import Store
 
@@ -72,3 +74,20 @@ async def test_processes_that_open_a_fresh_database_at_once_all_succeed(database
         await process.stdout.readline()
     await asyncio.gather(*(process.communicate(b"go\n") for process in processes))
     assert [process.returncode for process in processes] == [0, 0, 0]
+
+
+def test_what_another_process_applied_in_between_is_not_applied_again(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        migrate(connection)
+        before = schema(connection)
+        monkeypatch.setattr(migrations, "_applied", _first_stale(migrations._applied))
+        migrate(connection)
+        assert schema(connection) == before
+
+
+def _first_stale(read: Callable[[sqlite3.Connection], int]) -> Callable[[sqlite3.Connection], int]:
+    """What reads the number of a database as it was before the other process, the first time."""
+    numbers = [0]
+    return lambda connection: numbers.pop() if numbers else read(connection)

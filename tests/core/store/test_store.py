@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.store import store as store_module
 from mcp_gateway.core.store.log import Log
 from mcp_gateway.core.store.store import Store
 
@@ -323,3 +324,30 @@ async def test_a_look_at_the_log_that_fails_stops_nothing(store: Store, monkeypa
     async with asyncio.timeout(60):
         for number in range(40):
             await store.write(note(str(number)), is_durable=False)
+
+
+async def test_an_sqlite_that_is_too_old_is_refused_by_its_number(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 36, 0))
+    with pytest.raises(sqlite3.NotSupportedError, match=r"SQLite 3\.37 is needed"):
+        await Store.open(database)
+    assert not database.exists()  # noqa: ASYNC240 - nothing is served here
+
+
+@pytest.mark.parametrize("is_released", [True, False])
+def test_a_fresh_database_that_another_process_is_opening_is_tried_for_a_while(
+    database: Path, monkeypatch: pytest.MonkeyPatch, is_released: bool
+) -> None:
+    with (
+        closing(sqlite3.connect(database, isolation_level=None)) as other,
+        closing(sqlite3.connect(database, isolation_level=None, timeout=0)) as connection,
+    ):
+        other.execute("BEGIN EXCLUSIVE")
+        if is_released:
+            monkeypatch.setattr(time, "sleep", lambda _: other.execute("ROLLBACK"))
+            store_module._switch_to_wal(connection, 60)
+            assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        else:
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                store_module._switch_to_wal(connection, 0)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.replaying import ReplayingBackend
+from tests.replaying import ReplayingBackend, unary
 from tests.serving import PRICED, error_of, open_door
 
 WINDOW = 400
@@ -86,3 +86,15 @@ async def test_an_unknown_window_of_a_priced_model_is_a_warning(
         open_door(tmp_path, vllm_urls=[backend.url], models=[model]),
     ):
         assert ("tell the window of priced/tiny" in caplog.text) == is_priced
+
+
+async def test_an_answer_without_a_limit_is_believed_up_to_any_window_where_none_is_known(tmp_path: Path) -> None:
+    model = {name: value for name, value in PRICED.items() if name != "context_window"}
+    async with (
+        ReplayingBackend(max_model_len=0) as backend,
+        open_door(tmp_path, vllm_urls=[backend.url], models=[model]) as door,
+    ):
+        backend.answer_with(unary(9, 20_000))
+        account = await door.account("1")
+        assert (await door.chat(await door.key(account), model=PRICED["id"])).status_code == 200
+        assert await door.balance_nano(account) == 10**9 - 9 * 300 - 20_000 * 700

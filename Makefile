@@ -8,8 +8,8 @@ export PYTHONDONTWRITEBYTECODE :=
 SUITES := build/conformance
 SUITE_VERSIONS := 0.1.16 0.2.0-alpha.12
 
-.PHONY: serve test crash outages leaks attack conformance soak bench bench-bounds bench-instructions bench-ledger bundle test-clients bench-bridges lint \
-	types check lock docs clean
+.PHONY: serve test coverage crash outages leaks attack conformance soak bench bench-bounds bench-instructions bench-ledger bundle \
+	test-clients bench-bridges lint types check lock docs clean
 
 serve: $(VENV)/.installed  ## start the gateway on 127.0.0.1:8080
 	@$(BIN)/mcp-gateway serve
@@ -17,6 +17,9 @@ serve: $(VENV)/.installed  ## start the gateway on 127.0.0.1:8080
 # two a processor, since tests wait as much as they compute
 test: $(VENV)/.installed-dev  ## run all tests
 	@$(BIN)/python -m pytest --numprocesses $$((2 * $$(getconf _NPROCESSORS_ONLN)))
+
+coverage: $(VENV)/.installed-dev  ## every line and branch of the ledger and the store is run by their own tests
+	@mkdir -p build && $(BIN)/python -m coverage run -m pytest tests/core/ledger tests/core/store && $(BIN)/python -m coverage report
 
 crash: $(VENV)/.installed-dev  ## kill -9 the server under load, twenty times, and audit the books
 	@$(BIN)/python -m pytest -m slow tests/crash

@@ -498,12 +498,10 @@ async def test_the_check_finds_nothing_wrong_while_the_ledger_is_in_use(ledger: 
     await using
 
 
-@pytest.mark.parametrize("amount_nano", [0, -1])
-async def test_what_is_given_is_more_than_nothing(ledger: Ledger, account: str, amount_nano: int) -> None:
-    for give in (ledger.credit, ledger.grant):
-        with pytest.raises(ValueError, match="more than nothing"):
-            await give(account, amount_nano, "p")
-    assert await ledger.balance(account) == Balance()
+async def test_a_grant_is_spendable_and_applied_once(ledger: Ledger, account: str) -> None:
+    assert await ledger.grant(account, 100, "welcome")
+    assert not await ledger.grant(account, 100, "welcome")
+    assert (await ledger.balance(account)).spendable_nano == 100
 
 
 async def test_a_refused_answers_paid_part_goes_back_to_what_was_paid(ledger: Ledger, account: str) -> None:

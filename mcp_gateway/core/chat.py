@@ -35,7 +35,8 @@ from mcp_gateway.core.upstream.answer import Body, is_for_another, read_answer, 
 from mcp_gateway.core.upstream.attempt import Attempt
 from mcp_gateway.core.upstream.backend import Backend, Headers, Response, failure, read_beginning
 from mcp_gateway.core.upstream.choice import prefix_of
-from mcp_gateway.core.upstream.credible import UNKNOWN_WINDOW_TOKENS, credible
+from mcp_gateway.core.upstream.collected import Collected, can_carry
+from mcp_gateway.core.upstream.credible import UNKNOWN_WINDOW_TOKENS, credible, read_finish_reason
 from mcp_gateway.core.upstream.error_shapes import status_in
 from mcp_gateway.core.upstream.frames import DONE, FrameRelay
 from mcp_gateway.core.upstream.pool import Pool
@@ -57,7 +58,8 @@ _BYTES_PER_TOKEN = 3
 class Call(NamedTuple):
     """What a door says of a request beside its body. `trace_headers` are passed on to the backend.
 
-    What the request keeps in memory is counted by its `context`.
+    What the request keeps in memory is counted by its `context`. An answer in one piece that `is_collected` is asked of
+    the backend as a stream, however short it may be.
     """
 
     request_id: str
@@ -65,6 +67,7 @@ class Call(NamedTuple):
     client_request_id: str | None = None
     trace_headers: Headers = ()
     context: RequestContext | None = None
+    is_collected: bool = False
 
 
 class Route(NamedTuple):
@@ -143,6 +146,9 @@ class Exchange:
     _backend: Backend | None = None
     _response: Response | None = None
     _relay: FrameRelay | None = None
+    _collecting: FrameRelay | None = None
+    _collected: Collected | None = None
+    _note: Callable[[], None] | None = None
     _first = b""
     _first_token_s: float | None = None
     _attempt: Attempt | None = None
@@ -176,11 +182,15 @@ class Exchange:
         self._chat.running.add(self)
         return self
 
-    async def begin(self, request: ChatRequest) -> None:
-        """Decide, hold, and ask the backend. Raises GatewayError for a refusal or when no backend answers."""
+    async def begin(self, request: ChatRequest, note: Callable[[], None] | None = None) -> None:
+        """Decide, hold, and ask the backend. Raises GatewayError for a refusal or when no backend answers.
+
+        `note` is called whenever an answer that is collected has grown.
+        """
         if self._ended_by is not None:
             raise refusal(self._ended_by)
         self._beginning = asyncio.current_task()
+        self._note = note
         try:
             self._request = request
             model = self._model = self._chat.published.current.find(request.model)
@@ -275,7 +285,7 @@ class Exchange:
         if size_bytes <= max(self._kept_bytes, SMALL_BYTES) or self._call.context is None:
             return
         if size_bytes > self._chat.settings.upstream.max_response_bytes:
-            raise GatewayError("backend_error", "The backend's answer is too large to be held whole.")
+            raise vllm.AnswerTooLarge
         wanted_bytes = ceil(size_bytes / STEP_BYTES) * STEP_BYTES
         await self._call.context.reservation.grow(wanted_bytes - self._kept_bytes)
         self._kept_bytes = wanted_bytes
@@ -298,6 +308,11 @@ class Exchange:
     def ignored(self) -> tuple[str, ...]:
         """Names in the request that were not sent on."""
         return self._request.ignored if self._request is not None else ()
+
+    @property
+    def latest_words(self) -> str:
+        """The end of what has come of an answer that is collected."""
+        return "" if self._collected is None else self._collected.latest_words
 
     @property
     def finish_reason(self) -> str | None:
@@ -345,13 +360,16 @@ class Exchange:
             limit = min(limit, listing.max_model_len)  # the demo's, for a test key
         if self._caller.is_guest:
             limit = min(limit, self._chat.settings.guests.max_tokens)
-        if request.max_tokens is not None:
+        is_asked = request.max_tokens is not None
+        if is_asked:
             if request.cap_output(limit):
                 self.clamped_to = limit
         elif self._caller.is_guest or model.is_output_capped:
             request.cap_output(await self._fitting(limit, request, model, route))
         else:
             request.cap_output(limit, is_added=False)
+        if not request.is_stream:
+            self._bound_size(request, model, is_asked=is_asked)
 
     async def _fitting(self, limit: int, request: ChatRequest, model: Model, route: Route) -> int:
         """As much of a limit that the caller did not name as the window has room for beside the prompt.
@@ -374,6 +392,16 @@ class Exchange:
         if count is not None and count > model.context_window:
             message = f"The prompt has {count} tokens; the context window of {model.id!r} is {model.context_window}."
             raise GatewayError("context_length_exceeded", message, param="messages")
+
+    def _bound_size(self, request: ChatRequest, model: Model, *, is_asked: bool) -> None:
+        """Have an answer in one piece stay below what is held of one."""
+        most_bytes = self._chat.settings.upstream.max_response_bytes
+        most_tokens = max(1, most_bytes // request.bytes_per_token)
+        if (request.max_tokens or model.max_output_tokens) <= most_tokens:
+            return
+        if is_asked:
+            raise _too_much(request, most_tokens)
+        request.cap_output(most_tokens)
 
     def _estimate(self, request: ChatRequest, model: Model, *, is_open_ended: bool) -> int:
         output = request.max_tokens or model.max_output_tokens
@@ -406,7 +434,9 @@ class Exchange:
         """Ask one backend after the other until one begins to answer; the hold is the same for all."""
         if request.is_long:
             await sleep(0)  # for others, between reading it and writing it
-        body = vllm.chat_body(request, route.backend_model, self._caller.account_id)
+        is_collected = self._is_collected(request, model)
+        is_stream = request.is_stream or is_collected
+        body = vllm.chat_body(request, route.backend_model, self._caller.account_id, is_stream=is_stream)
         headers = ((b"x-request-id", self._call.request_id.encode()), *self._call.trace_headers)
         prefix = prefix_of(request, self._caller.account_id) if len(route.backends) > 1 else b""
         failures: dict[Backend, str] = {}
@@ -414,15 +444,16 @@ class Exchange:
         backend = self._chat.pool.next_backend(route.backends, route.backend_model, prefix, failures)
         while backend is not None:
             try:
-                return await self._ask(backend, body, headers, request, model)
+                return await self._ask(backend, body, headers, request, model, is_collected=is_collected)
             except GatewayError as error:
                 is_only_slow = self._attempt is not None and self._attempt.is_only_slow(error)
                 self._let_go(error)
-                if self._is_accounted or error.code == "overloaded":
+                self._collecting = self._collected = None  # nothing of it was delivered
+                if self._is_accounted or error.code == "overloaded" or isinstance(error, vllm.AnswerTooLarge):
                     raise  # the answer was there: what failed is the ledger, or the room for it
                 if not is_fitted and await self._fits_after(error, backend, request, model):
                     is_fitted = True
-                    body = vllm.chat_body(request, route.backend_model, self._caller.account_id)
+                    body = vllm.chat_body(request, route.backend_model, self._caller.account_id, is_stream=is_stream)
                     continue
                 self._chat.metrics.upstream_errors.labels(backend.name, error.code).inc()
                 if is_only_slow:
@@ -453,17 +484,35 @@ class Exchange:
         self.clamped_to = window - prompt
         return True
 
-    async def _ask(self, backend: Backend, body: bytes, headers: Headers, request: ChatRequest, model: Model) -> None:
+    def _is_collected(self, request: ChatRequest, model: Model) -> bool:
+        """Whether an answer in one piece is asked for as a stream: what is made is seen, and who leaves pays for it."""
+        if request.is_stream:
+            return False
+        most_tokens = self._chat.settings.upstream.collect_above_tokens
+        is_long = 0 <= most_tokens < (request.max_tokens or model.max_output_tokens)
+        return (is_long or self._call.is_collected) and can_carry(request.body)
+
+    async def _ask(
+        self,
+        backend: Backend,
+        body: bytes,
+        headers: Headers,
+        request: ChatRequest,
+        model: Model,
+        *,
+        is_collected: bool,
+    ) -> None:
         self._backend = backend
+        is_stream = request.is_stream or is_collected
         attempt = self._attempt = Attempt(
             backend,
             self._route.backend_model if self._route else "",
             self._chat.settings.upstream,
             self._estimated_prompt(request, model),
-            is_stream=request.is_stream,
+            is_stream=is_stream,
         )
         try:
-            response = self._response = await backend.chat(body, headers, is_stream=request.is_stream, patience=attempt)
+            response = self._response = await backend.chat(body, headers, is_stream=is_stream, patience=attempt)
             if response.status != 200:
                 name = self._route.backend_model if self._route else ""
                 told = await read_beginning(response, vllm.MAX_REFUSAL_BYTES)
@@ -471,6 +520,8 @@ class Exchange:
             if request.is_stream:
                 await self._begin_stream(response, attempt, request, model)
                 attempt.began()
+            elif is_collected and not _is_json(response):
+                await self._collect(response, request, model, attempt)
             else:
                 await self._take_whole(response, model)
         except UpstreamError as error:
@@ -496,19 +547,58 @@ class Exchange:
             wants_continuous_usage=request.wants_continuous_usage,
             choices=request.choices,
         )
+        self._first = await self._first_frames(response, relay, attempt)
+        self._relay = relay
+
+    async def _first_frames(self, response: Response, relay: FrameRelay, attempt: Attempt) -> bytes:
+        """Wait for the first frame."""
+        frames = b""
         while not relay.has_started:
             piece = await response.next_chunk()
-            self._first = relay.feed(piece) if piece else relay.feed_end()
-            if not self._first:
+            frames = relay.feed(piece) if piece else relay.feed_end()
+            if not frames:
                 attempt.commented()
                 await self.keep(relay.held_bytes)
-            if relay.error is not None and not relay.has_told(self._first):
+            if relay.error is not None and not relay.has_told(frames):
                 raise self._told(relay.error)
             if not relay.has_started and (relay.is_done or not piece):
                 raise GatewayError("backend_died", "The backend ended the stream before its first token.")
         self._check_is_ours(relay.first_frame, response)
-        self._relay = relay
         self._first_token_s = self._chat.monotonic_s() - self._clock_start_s
+        return frames
+
+    async def _collect(self, response: Response, request: ChatRequest, model: Model, attempt: Attempt) -> None:
+        """Put a stream together to the answer in one piece; at its largest it is cut, and delivered so."""
+        relay = self._collecting = FrameRelay(
+            model.id, wants_usage=True, wants_continuous_usage=True, choices=request.choices
+        )
+        collected = self._collected = Collected(max_bytes=self._chat.settings.upstream.max_response_bytes)
+        frames = await self._first_frames(response, relay, attempt)
+        attempt.began()
+        await self._gather(collected, frames, relay.held_bytes)
+        while not (collected.is_full or relay.is_done):
+            piece = await response.next_chunk()
+            await self._gather(collected, relay.feed(piece) if piece else relay.feed_end(), relay.held_bytes)
+            if not piece:
+                break
+        await self._gather(collected, relay.end(), 0)
+        if collected.is_full:
+            response.close()  # what is made further is for nobody
+            collected.cut()
+        elif not relay.is_whole:
+            died = GatewayError("backend_died", "The backend ended the stream in the middle of the answer.")
+            raise self._told(relay.error) if relay.error is not None else died
+        self._finish_reason = read_finish_reason(collected.finish_reason)
+        self.body = collected.body()
+        await self._account(collected.usage if collected.is_full else relay.usage)
+
+    async def _gather(self, collected: Collected, frames: bytes, held_bytes: int) -> None:
+        collected.feed(frames)
+        size_bytes = collected.size_bytes + held_bytes
+        if size_bytes > SMALL_BYTES:
+            await self.keep(min(size_bytes, self._chat.settings.upstream.max_response_bytes))
+        if self._note is not None:
+            self._note()
 
     def _check_is_ours(self, beginning: Body, response: Response) -> None:
         """Raise GatewayError `backend_error` for the answer to another request, and close its connection."""
@@ -659,6 +749,8 @@ class Exchange:
             spawn(self._account_for_failure(None, told))
         elif self._relay is not None:
             spawn(self._account_for_failure(self._relay.usage, _CLIENT_CLOSED))
+        elif self._collecting is not None and self._collecting.usage is not None:
+            spawn(self._account_for_failure(self._collecting.usage, _CLIENT_CLOSED))
         else:
             spawn(self._account_for_prompt())
 
@@ -712,6 +804,18 @@ class Exchange:
 
 def _unavailable(model: Model) -> GatewayError:
     return GatewayError("model_unavailable", f"No backend that is up has {model.id!r} at the moment.")
+
+
+def _too_much(request: ChatRequest, most_tokens: int) -> GatewayError:
+    param = "top_logprobs" if request.top_logprobs else "n" if request.choices > 1 else "max_tokens"
+    rest = "" if param == "max_tokens" else f", or lower `{param}`"
+    problem = f"An answer this long is not held whole: ask for at most {most_tokens} `max_tokens`{rest}, or stream it."
+    return GatewayError("invalid_value", problem, param=param)
+
+
+def _is_json(response: Response) -> bool:
+    """Whether a backend that was asked for a stream answers in one piece all the same."""
+    return (response.header(b"content-type") or b"").startswith(b"application/json")
 
 
 def error_frame(error: GatewayError, request_id: str, model: str) -> bytes:

@@ -302,6 +302,8 @@ class UpstreamSettings(Section):
     """An idle connection is closed after this; below vLLM's 5 s."""
     max_response_bytes: Positive = 64 * 1024 * 1024
     """The largest answer that is not streamed."""
+    collect_above_tokens: Annotated[int, Field(ge=-1)] = 2048
+    """An answer in one piece that may be longer than this is asked of the backend as a stream; 0: all, -1: none."""
     discovery_interval_s: PositiveSeconds = 10.0
     """How often each backend's /health, /v1/models and /metrics are read again; every second while it is down."""
     discovery_timeout_s: PositiveSeconds = 5.0

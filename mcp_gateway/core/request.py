@@ -26,6 +26,10 @@ _INTEGERS = frozenset({
     "truncate_prompt_tokens",
 })  # fmt: skip
 _WHOLE_TEXT = re.compile(r"-?[0-9]{1,18}")
+_TOKEN_BYTES, _ROW_BYTES = 16, 128
+"""What a token of an answer takes, and one of its log probabilities: more than on the average."""
+_MOST_TOP_LOGPROBS = 20
+"""Of vLLM, unless it was started otherwise."""
 _WANTED = {str: "a string", list: "a list", dict: "an object", bool: "true or false", int: "a whole number"}
 
 
@@ -51,6 +55,18 @@ class ChatRequest:
     is_long: bool = False
     ignored: tuple[str, ...] = ()
     """Names in it that were not sent on."""
+
+    @property
+    def top_logprobs(self) -> int:
+        """How many log probabilities are asked for beside each token's own."""
+        top = self.body.get("top_logprobs") or 0
+        return top if isinstance(top, int) and 0 <= top <= _MOST_TOP_LOGPROBS else _MOST_TOP_LOGPROBS
+
+    @property
+    def bytes_per_token(self) -> int:
+        """What a token of each choice may take in an answer in one piece."""
+        rows = 1 + self.top_logprobs if self.body.get("logprobs") else 0
+        return self.choices * (_TOKEN_BYTES + rows * _ROW_BYTES)
 
     def forget_body(self) -> None:
         """Keep nothing of what was sent on, which may be large, while the answer is told."""

@@ -1,7 +1,7 @@
 """chat_completion: a model's answer to a conversation, with its bill.
 
-Builds the same body that the HTTP API takes and gives it to the one path of a chat request. The backend streams only
-where somebody listens to progress; the result is whole either way.
+Builds the same body that the HTTP API takes and gives it to the one path of a chat request, which collects the answer
+from a stream: so there is progress to tell, and a call that is cancelled ends at once.
 """
 
 import asyncio
@@ -17,11 +17,10 @@ from mcp_gateway.core.chat import Call, Chat, Exchange
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import dump_json, holds_at_most
 from mcp_gateway.core.money import format_usd
-from mcp_gateway.core.request import read_chat_request
+from mcp_gateway.core.request import ChatRequest, read_chat_request
 from mcp_gateway.core.upstream.answer import PARSED_BYTES, Body, without_logprobs
 from mcp_gateway.core.upstream.credible import read_finish_reason
 from mcp_gateway.core.upstream.vllm_fields import first_names
-from mcp_gateway.tools.collected import Collected
 from mcp_gateway.tools.progress import Progress
 from mcp_gateway.tools.tool import Invocation, Report, Result, checked_arguments, output_schema, result
 
@@ -152,19 +151,17 @@ class ChatCompletion:
         self._chat = chat
 
     async def __call__(self, arguments: dict[str, Any], invocation: Invocation) -> Result:
-        call = Call(invocation.request_id, "mcp", invocation.client_request_id, context=invocation.context)
+        call = Call(
+            invocation.request_id, "mcp", invocation.client_request_id, context=invocation.context, is_collected=True
+        )
         with self._chat.exchange(invocation.caller, call) as exchange:
             body = checked_arguments(arguments, _INPUT)
             size_bytes = len(dump_json(body))
-            if invocation.report is None:
-                await exchange.begin(read_chat_request(body, size_bytes))
-                answer, is_stripped = await _parsed(exchange.body)
-                choices, answer_bytes = answer["choices"], len(exchange.body)
-            else:
-                body["stream"] = True
-                collected = await _collect(exchange, body, size_bytes, invocation.report)
-                choices, answer_bytes = collected.choices, collected.size_bytes
-                is_stripped = collected.is_without_logprobs
+            await _ask(exchange, read_chat_request(body, size_bytes), invocation.report)
+            answer, is_stripped = await _parsed(exchange.body)
+            with _understood():
+                choices = answer["choices"]
+            answer_bytes = len(exchange.body)
             bill = _bill(exchange, body["model"], invocation.request_id)
             if is_stripped:
                 bill["note"] = _NO_LOGPROBS
@@ -198,17 +195,13 @@ async def _parsed(body: Body) -> tuple[Any, bool]:
     return answer, is_stripped
 
 
-async def _collect(exchange: Exchange, body: dict[str, Any], size_bytes: int, report: Report) -> Collected:
-    """The whole of a stream, with progress told from before its first token on."""
-    collected = Collected(max_bytes=_MAX_RESULT_BYTES)
-    async with Progress(report, lambda: collected.latest_words) as progress:
-        await exchange.begin(read_chat_request(body, size_bytes))
-        while frames := await exchange.next_frames():
-            with _understood():
-                collected.feed(frames)
-            await exchange.keep(collected.size_bytes)
-            progress.note()
-    return collected
+async def _ask(exchange: Exchange, request: ChatRequest, report: Report | None) -> None:
+    """Have the whole answer, with progress told from before its first token on where somebody listens."""
+    if report is None:
+        await exchange.begin(request)
+        return
+    async with Progress(report, lambda: exchange.latest_words) as progress:
+        await exchange.begin(request, progress.note)
 
 
 def _bill(exchange: Exchange, model: str, request_id: str) -> dict[str, Any]:

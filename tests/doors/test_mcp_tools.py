@@ -11,10 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from mcp_gateway.core.caller import Allowance
-from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import open_desk
-from mcp_gateway.tools.collected import Collected
-from tests.captured import captured
 from tests.doors.mcp_host import Host, call, chat, open_host
 
 PRICED = {
@@ -258,53 +255,6 @@ async def test_a_stream_that_breaks_in_the_middle_is_one_clean_error(host: Host)
     assert result["structuredContent"]["code"] == "backend_died"
 
 
-@pytest.mark.parametrize(
-    ("case", "name"), [("200_tools_auto", "content"), ("204_tools_named", "tool_calls"), ("841_reasoning", "reasoning")]
-)
-def test_a_collected_stream_has_what_the_answer_in_one_piece_has(case: str, name: str) -> None:
-    collected = Collected(max_bytes=2**20)
-    collected.feed(captured(f"{case}_stream").body)
-    whole = orjson.loads(captured(case).body)["choices"][0]
-    [choice] = collected.choices
-    assert choice["finish_reason"] == whole["finish_reason"]
-    assert _shape(choice["message"][name]) == _shape(whole["message"][name])
-
-
-def test_collected_log_probabilities_are_those_of_every_token() -> None:
-    collected = Collected(max_bytes=2**20)
-    collected.feed(captured("111_logprobs_stream").body)
-    assert len(collected.choices[0]["logprobs"]["content"]) > 1
-    assert "".join(row["token"] for row in collected.choices[0]["logprobs"]["content"])
-
-
-def test_what_is_collected_ends_where_no_message_could_hold_it() -> None:
-    collected = Collected(max_bytes=1000)
-    call = {"index": 0, "id": "c", "function": {"name": "f", "arguments": "[1," * 30}}
-    rows = {"content": [{"token": "a"}]}
-    delta = {"content": "a" * 90, "reasoning": "b" * 90, "tool_calls": [call]}
-    piece = orjson.dumps({"choices": [{"index": 0, "delta": delta, "logprobs": rows, "finish_reason": None}]})
-    for _ in range(100):
-        collected.feed(b"data: " + piece + b"\n\n")
-    [choice] = collected.choices
-    [made] = choice["message"]["tool_calls"]
-    lengths = [
-        len(choice["message"]["content"]),
-        len(choice["message"]["reasoning"]),
-        len(made["function"]["arguments"]),
-    ]
-    assert lengths == [1080, 1080, 1080]
-    assert (choice["logprobs"], collected.is_without_logprobs) == (None, True)
-
-
-def test_a_frame_that_would_take_a_parser_too_long_is_a_failure_of_its_backend() -> None:
-    collected = Collected(max_bytes=2**20)
-    frame = b'data: {"choices":[],"x":[%b]}\n\n'
-    collected.feed(frame % (b"[]," * 80_000 + b"1"))
-    collected.feed(frame % (b'"' + b"a" * 2_000_000 + b'"'))
-    with pytest.raises(GatewayError, match="backend_error"):
-        collected.feed(frame % (b"[]," * 300_000 + b"1"))
-
-
 def long_answer(message: dict[str, Any], logprobs: int = 1) -> bytes:
     rows = [{"token": "ä", "logprob": -1.0, "top_logprobs": []}] * logprobs
     choice = {"index": 0, "message": message, "logprobs": {"content": rows}, "finish_reason": "stop"}
@@ -440,6 +390,9 @@ class Fixed:
     async def request(self, *_: Any, **__: Any) -> "Fixed":
         await asyncio.sleep(0)  # as anything on a network lets others run
         return self
+
+    def header(self, name: bytes) -> bytes | None:
+        return b"application/json" if self._body.startswith(b"{") else b"text/event-stream"
 
     async def read(self, keep: Any = None) -> bytes:
         return self._body

@@ -59,7 +59,7 @@ class Attempt:
         backend.waits_s.pop(self, None)
         if error is None:
             breaker.succeeded(self._number)
-        elif error.code in FAULTS and not self.is_only_slow(error):
+        elif error.code in FAULTS and not (isinstance(error, vllm.AnswerTooLarge) or self.is_only_slow(error)):
             breaker.failed(self._number, _reason(error), is_certain=isinstance(error, vllm.GoingDown))
         else:
             breaker.left(self._number)

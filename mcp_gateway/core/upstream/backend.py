@@ -17,6 +17,7 @@ from mcp_gateway.core.upstream import vllm
 from mcp_gateway.core.upstream.breaker import Breaker
 from mcp_gateway.core.upstream.transport import (
     BadResponse,
+    BodyTooLarge,
     ConnectFailed,
     ConnectionDied,
     Keep,
@@ -323,6 +324,8 @@ def failure(error: UpstreamError, *, has_started: bool = False) -> GatewayError:
             return TooSlow(code, "The backend took too long to answer.")
         case ConnectionDied():
             return GatewayError("backend_died", "The backend's connection broke before the answer was whole.")
+        case BodyTooLarge():
+            return vllm.AnswerTooLarge()
         case BadResponse() | ResponseTooLarge():
             return GatewayError("backend_error", "The backend's answer could not be understood.")
     return GatewayError("backend_error", "The backend failed.")

@@ -8,6 +8,7 @@ UpstreamError
 ├── ConnectionDied        the connection ended inside an exchange
 ├── BadResponse           what came is not HTTP/1.1, or not an answer to this request
 ├── ResponseTooLarge      head or body above the limit
+│   └── BodyTooLarge      the body
 └── TimedOut              one of the waiting times ran out
 """
 
@@ -71,6 +72,10 @@ class BadResponse(UpstreamError):
 
 class ResponseTooLarge(UpstreamError):
     """The head or the body is above its limit."""
+
+
+class BodyTooLarge(ResponseTooLarge):
+    """The body is, which is no fault of who answers: so much was asked for."""
 
 
 class TimedOut(UpstreamError):
@@ -332,7 +337,7 @@ class Response:
         return self.headers.get(name)
 
     async def read(self, keep: Keep | None = None) -> bytes | bytearray:
-        """The rest of the body, whole; raises UpstreamError, ResponseTooLarge above `max_body_bytes`.
+        """The rest of the body, whole; raises UpstreamError, BodyTooLarge above `max_body_bytes`.
 
         A long one is put together in place as it comes: to join its pieces at the end would hold the event loop. It is
         announced to `keep`, where it has a length, or told to it as it comes.
@@ -351,7 +356,7 @@ class Response:
                 await keep(max(len(body), announced_bytes))
             body += await self.next_chunk()
         self.close()
-        raise ResponseTooLarge("the body is above its limit")
+        raise BodyTooLarge("the body is above its limit")
 
     async def next_chunk(self) -> bytes:
         """All that has arrived, at least a byte, b"" at the end; raises UpstreamError once that is handed out."""

@@ -68,6 +68,13 @@ class GoingDown(GatewayError):
         super().__init__("backend_died", "The backend shut down before the answer was whole.")
 
 
+class AnswerTooLarge(GatewayError):
+    """An answer that is not held whole: no fault of its backend, and the same on any other."""
+
+    def __init__(self) -> None:
+        super().__init__("backend_error", "The answer is too large to be held whole. Lower `max_tokens`, or stream it.")
+
+
 @dataclass(frozen=True, slots=True)
 class Gauges:
     """Requests in a server's engines: those that run, and those that wait for a place.
@@ -80,13 +87,14 @@ class Gauges:
     tokens: float | None = None
 
 
-def chat_body(request: ChatRequest, backend_model: str, account_id: str) -> bytes:
-    """The body to send: what was sifted of the caller's own, renamed, with usage asked for in every frame.
+def chat_body(request: ChatRequest, backend_model: str, account_id: str, *, is_stream: bool) -> bytes:
+    """The body to send: what was sifted of the caller's own, renamed, with usage asked for in every frame of a stream.
 
     `cache_salt` keeps one account from telling by timing what another has in the prefix cache.
     """
     body = request.body | {"model": backend_model, "cache_salt": _cache_salt(account_id)}
-    if request.is_stream:
+    if is_stream:
+        body["stream"] = True
         body["stream_options"] = {
             **(body.get("stream_options") or {}),
             "include_usage": True,

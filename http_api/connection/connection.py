@@ -310,16 +310,16 @@ class Connection(asyncio.Protocol):
         is_full = self._reading is not None and self._reading.is_full
         return is_full or len(self._unread) - self._unread_from > _HIGH_WATER_BYTES
 
+    @property
+    def _is_ahead_full(self) -> bool:
+        return len(self._ahead) >= _MAX_AHEAD or self._ahead_bytes > _HIGH_WATER_BYTES
+
     def _read_on(self, data: bytes, start: int) -> None:
         """Parse what has come, slice by slice, as long as there is room for what waits behind the present answer."""
-        size, slices = len(data), 0
-        while start < size and self._incoming is not _OVER:
-            if len(self._ahead) >= _MAX_AHEAD or self._ahead_bytes > _HIGH_WATER_BYTES:
+        size = len(data)
+        for _ in range(_SLICES_A_TURN):
+            if start == size or self._incoming is _OVER or (self._ahead and self._is_ahead_full):
                 break
-            if slices == _SLICES_A_TURN:
-                self.loop.call_soon(self._go_on)
-                break
-            slices += 1
             if self._left_bytes:
                 end = min(start + self._left_bytes, size)
                 self._left_bytes -= end - start
@@ -328,10 +328,12 @@ class Connection(asyncio.Protocol):
                 end = self._end_of_slice(data, start)
                 self._feed(data[start:end])
             start = end
+        else:
+            self.loop.call_soon(self._go_on)
         if start == size or self._incoming is _OVER:
+            self._unread, self._unread_from = b"", 0
             may_be_cut = self._raw_head or (self._incoming is _BODY and not self._left_bytes)
             self._tail = (self._tail + data)[-3:] if may_be_cut else b""
-            self._unread, self._unread_from = b"", 0
         else:
             self._unread, self._unread_from, self._tail = data, start, b""
             if self._has_enough:

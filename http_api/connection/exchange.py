@@ -12,13 +12,14 @@ from typing import Any, Protocol
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.server import ServerState
 
+from http_api.connection.head import Headers
 from http_api.rendering import error_headers, send_json
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import GatewayError, outline
 
 logger = logging.getLogger(__name__)
 
-STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode() for status in HTTPStatus}
 _HIGH_WATER_BYTES = 64 * 1024
 """A request's body is not read on while this much of it waits to be taken."""
 _BODY_GRACE_S = 60.0
@@ -26,6 +27,7 @@ _LEAST_BYTES_PER_S = 50_000
 """A body may take a minute, and on the whole as much longer as it has come at this rate."""
 _LARGE_BYTES = 64 * 1024
 """From this size on a piece of an answer is not put together with what stands before it."""
+_CLOSE = (b"connection", b"close")
 _DISCONNECT: Message = {"type": "http.disconnect"}
 _BODILESS = frozenset({204, 304})
 
@@ -233,32 +235,34 @@ class HttpExchange:
         self._has_started = True
         if not (self._body or self.is_whole) and self._expects_to_be_asked():
             self.is_kept_alive = self.is_body_coming = False  # what comes next may be its body or another request
-        lines = [STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
-        length: bytes | None = None
-        for name, value in (*self._connection.server_state.default_headers, *headers):
-            if name == b"connection":
-                self.is_kept_alive = self.is_kept_alive and value.lower() != b"close"
-                continue
-            if name == b"content-length":
-                length = value
-            lines.append(b"%b: %b\r\n" % (name, value))
-        if length is not None:
-            self._left_bytes = int(length)
+        headers = [*self._connection.server_state.default_headers, *headers]
+        named = dict(headers)
+        if b"connection" in named:
+            headers = self._without_connection(headers)
+        if b"content-length" in named:
+            self._left_bytes = int(named[b"content-length"])
         elif not self._is_head and status not in _BODILESS:
-            self._frame_by_other_means(lines)
+            self._frame_by_other_means(headers)
         if not self.is_kept_alive:
-            lines.append(b"connection: close\r\n")
-        lines.append(b"\r\n")
-        head = b"".join(lines)
-        if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines):
+            headers.append(_CLOSE)
+        lines = [STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status, *map(b": ".join, headers), b"", b""]
+        head = b"\r\n".join(lines)
+        breaks = len(lines) - 1
+        if head.count(b"\n") != breaks or head.count(b"\r") != breaks:
             raise RuntimeError("a line break in the head of an answer")
         self._head = head  # leaves with the first piece of the body, as ASGI wants it
 
-    def _frame_by_other_means(self, lines: list[bytes]) -> None:
+    def _without_connection(self, headers: Headers) -> Headers:
+        """The connection is this side's affair; what the app says of it counts."""
+        said = [value.lower() for name, value in headers if name == b"connection"]
+        self.is_kept_alive = self.is_kept_alive and b"close" not in said
+        return [header for header in headers if header[0] != b"connection"]
+
+    def _frame_by_other_means(self, headers: Headers) -> None:
         """A body without a length: in chunks, or for HTTP/1.0 to the end of the connection."""
         self._is_chunked = self._can_chunk
         if self._is_chunked:
-            lines.append(b"transfer-encoding: chunked\r\n")
+            headers.append((b"transfer-encoding", b"chunked"))
         else:
             self.is_kept_alive = False
             self._left_bytes = -1

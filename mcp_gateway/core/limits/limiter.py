@@ -104,8 +104,10 @@ class Limiter:
         """By subject; dropped with the day."""
         self._guest_uses: dict[str, Use] = {}
         """By subject; dropped with the minute."""
-        self._minute = -1
-        """That both were last looked into."""
+        self._known: dict[str | None, tuple[Sequence[Quota], Uses]] = {}
+        """Of keys, what `_uses_of` found in this minute, so that it looks once for all of a request's questions."""
+        self._minute = self._minute_ends_at_s = self._day_ends_at_s = -1
+        """That all were last looked into."""
         self._is_told_full = False
         """Whether the log has said in this minute that there is no room for further guests."""
         self._running = 0
@@ -162,10 +164,10 @@ class Limiter:
         """By what has to be waited for the longest."""
         for use, quota in uses:
             if _is_full(use.requests_today, quota.allowance.requests_per_day):
-                return too_many_a_day(quota, self._seconds_until(day_end_s(self._minute)))
+                return too_many_a_day(quota, self._seconds_until(self._day_ends_at_s))
         for use, quota in uses:
             if _is_full(use.requests, quota.allowance.requests_per_minute):
-                return too_many_a_minute(quota, self._seconds_until(minute_end_s(self._minute)))
+                return too_many_a_minute(quota, self._seconds_until(self._minute_ends_at_s))
         return next(too_many_running(quota) for use, quota in uses if _is_full(use.running, quota.allowance.in_flight))
 
     # Listings
@@ -175,7 +177,7 @@ class Limiter:
         uses = self._uses_of(caller)
         for use, quota in uses:
             if _is_full(use.listings, quota.allowance.listings_per_minute):
-                raise too_many_listings(quota, self._seconds_until(minute_end_s(self._minute)))
+                raise too_many_listings(quota, self._seconds_until(self._minute_ends_at_s))
         for use, quota in uses:
             if not use.is_kept:
                 self._keep(use, quota)
@@ -196,7 +198,7 @@ class Limiter:
                     raise too_large(quota, tokens)
                 full = full or quota
         if full is not None:
-            raise too_many_tokens(full, tokens, self._seconds_until(minute_end_s(minute)))
+            raise too_many_tokens(full, tokens, self._seconds_until(self._minute_ends_at_s))
         for use, _ in uses:
             use.tokens += tokens
         return minute
@@ -234,10 +236,8 @@ class Limiter:
             limit, used = most.tokens_per_minute, use.tokens
             if limit is not None and (tokens_left is None or limit - used < tokens_left):
                 tokens_limit, tokens_left = limit, limit - used if used < limit else 0
-        minute_ends_at_s, day_ends_at_s = minute_end_s(self._minute), day_end_s(self._minute)
-        return Standing(
-            minute_limit, minute_left, minute_ends_at_s, day_limit, day_left, day_ends_at_s, tokens_limit, tokens_left
-        )
+        minute_end_s, day_end_s = self._minute_ends_at_s, self._day_ends_at_s
+        return Standing(minute_limit, minute_left, minute_end_s, day_limit, day_left, day_end_s, tokens_limit, tokens_left)
 
     # Tables
 
@@ -252,12 +252,16 @@ class Limiter:
         if is_other_day(minute, self._minute):
             self._key_uses = _running(self._key_uses)
         self._guest_uses = _running(self._guest_uses)
+        self._known.clear()
         self._is_told_full = False
-        self._minute = minute
+        self._minute, self._minute_ends_at_s, self._day_ends_at_s = minute, minute_end_s(minute), day_end_s(minute)
 
     def _uses_of(self, caller: Caller) -> Uses:
         """What was used of each quota in this minute; what was not used yet is not kept yet."""
         minute = self._current_minute()
+        known = self._known.get(caller.key_id)
+        if known is not None and known[0] is caller.quotas:
+            return known[1]
         table = self._key_uses if caller.key_id is not None else self._guest_uses
         uses: list[tuple[Use, Quota]] = []
         for quota in caller.quotas:
@@ -267,6 +271,8 @@ class Limiter:
             if use.minute != minute:
                 use.begin(minute)
             uses.append((use, quota))
+        if caller.key_id is not None and all(use.is_kept for use, _ in uses):
+            self._known[caller.key_id] = caller.quotas, uses
         return uses
 
     def _first_use(self, quota: Quota) -> Use:

@@ -9,13 +9,15 @@ logger = logging.getLogger(__name__)
 _LEAP_S = 86_400.0
 """A step forward of more than this may be a mistake, which would end every grant and limit that it passes."""
 _SECOND_LOOK_S = 60.0
+_LOOK_S = 1.0
+"""How often the wall clock is looked at; in between time passes by the other one, since each request asks often."""
 
 
 class SteadyClock:
     """Seconds since the Unix epoch.
 
-    A wall clock that is set back is followed at its pace, from where it was. One that leaps forward by more than a day
-    is believed once it has stood there for a minute.
+    A wall clock that is set back is followed at its pace, from where it was; one that is set forward, within a second.
+    One that leaps forward by more than a day is believed once it has stood there for a minute.
     """
 
     def __init__(
@@ -24,23 +26,29 @@ class SteadyClock:
         self._wall_s = wall_s
         self._monotonic_s = monotonic_s
         self._offset_s = wall_s() - monotonic_s()
+        self._next_look_s = monotonic_s() + _LOOK_S
         self._doubted_since_s: float | None = None
 
     def __call__(self) -> float:
         monotonic_s = self._monotonic_s()
-        expected_s = monotonic_s + self._offset_s
-        ahead_s = self._wall_s() - expected_s
-        if ahead_s <= _LEAP_S:
-            self._doubted_since_s = None
-        elif not self._is_believed(monotonic_s, ahead_s):
-            return expected_s
-        if ahead_s > 0:
-            self._offset_s += ahead_s
+        if monotonic_s >= self._next_look_s:
+            self._look(monotonic_s)
         return monotonic_s + self._offset_s
 
     def now_ms(self) -> int:
         """The same in whole milliseconds."""
         return int(self() * 1000)
+
+    def _look(self, monotonic_s: float) -> None:
+        """Follow a wall clock that is ahead."""
+        self._next_look_s = monotonic_s + _LOOK_S
+        ahead_s = self._wall_s() - monotonic_s - self._offset_s
+        if ahead_s <= _LEAP_S:
+            self._doubted_since_s = None
+        elif not self._is_believed(monotonic_s, ahead_s):
+            return
+        if ahead_s > 0:
+            self._offset_s += ahead_s
 
     def _is_believed(self, monotonic_s: float, ahead_s: float) -> bool:
         if self._doubted_since_s is None:

@@ -237,7 +237,9 @@ class Limiter:
             if limit is not None and (tokens_left is None or limit - used < tokens_left):
                 tokens_limit, tokens_left = limit, limit - used if used < limit else 0
         minute_end_s, day_end_s = self._minute_ends_at_s, self._day_ends_at_s
-        return Standing(minute_limit, minute_left, minute_end_s, day_limit, day_left, day_end_s, tokens_limit, tokens_left)
+        return Standing(
+            minute_limit, minute_left, minute_end_s, day_limit, day_left, day_end_s, tokens_limit, tokens_left
+        )
 
     # Tables
 

@@ -31,7 +31,7 @@ soak: $(VENV)/.installed-dev  ## ten minutes (SOAK_SECONDS) at half the highest 
 	@$(BIN)/python -m pytest -m slow tests/soak -s --show-capture=no
 
 attack: $(VENV)/.installed-dev  ## what a hostile caller or backend may try, ATTACK_SECONDS (60) for each kind of random one
-	@$(BIN)/python -m pytest -m slow tests/attack
+	@$(BIN)/python -m pytest -m slow --numprocesses auto tests/attack
 
 bench-instructions: $(VENV)/.installed-dev  ## instructions of the processor a request, by perf or else valgrind
 	@$(BIN)/python benchmarks/instructions.py

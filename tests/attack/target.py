@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.gateway import DATABASE, open_desk
+from mcp_gateway.core.identity.own_limits import OwnLimits
 from tests.attack import pinger
 from tests.attack.wire import Answer, ask, post
 from tests.program import Program, Weight, running_program
@@ -81,12 +82,21 @@ HONEST_GUEST = "x-forwarded-for: 203.0.113.7"
 
 @contextlib.asynccontextmanager
 async def attacked(
-    folder: Path, settings: str = "", *, keys: int = 1, open_files: tuple[int, int] | None = None
+    folder: Path,
+    settings: str = "",
+    *,
+    keys: int = 1,
+    limits: OwnLimits = UNLIMITED,
+    open_files: tuple[int, int] | None = None,
+    left_mib: int = LEFT_MIB,
 ) -> AsyncIterator[Target]:
-    """The real server with these further settings (TOML); when the attack is over, nothing of it may be left."""
+    """The real server with these further settings (TOML); when the attack is over, nothing of it may be left.
+
+    Each of the `keys` has an account of its own. `left_mib` is what the allocator may keep of what was allowed.
+    """
     config, log = folder / "gateway.toml", folder / "server.log"
     config.write_text(f'data_dir = "{folder}"\nport = 0\ntrusted_proxies = ["127.0.0.1"]\n{settings}')
-    raw_keys = [await _make_key(folder) for _ in range(keys)]
+    raw_keys = [await _make_key(folder, limits) for _ in range(keys)]
     with _log_shown(log):
         async with running_program(config, log, open_files=open_files) as program:
             target = Target(program, tuple(raw_keys), await program.weight())
@@ -94,7 +104,7 @@ async def attacked(
             target = Target(program, target.keys, await program.weight())
             async with asyncio.timeout(MOST_S):
                 yield target
-                await nothing_is_left(target)
+                await nothing_is_left(target, left_mib)
         assert [line for line in log.read_text().splitlines() if " ERROR " in line] == []
     await the_books_are_clean(folder)
 
@@ -110,18 +120,18 @@ def _log_shown(log: Path) -> Iterator[None]:
         raise
 
 
-async def _make_key(folder: Path) -> str:
+async def _make_key(folder: Path, limits: OwnLimits) -> str:
     async with open_desk(Settings.model_validate({"data_dir": folder})) as desk:
         account = (await desk.accounts.create("attacked")).id
         await desk.ledger.credit(account, CREDIT_NANO, account)
-        return (await desk.keys.create(account, limits=UNLIMITED))[1]
+        return (await desk.keys.create(account, limits=limits))[1]
 
 
-async def nothing_is_left(target: Target) -> None:
+async def nothing_is_left(target: Target, left_mib: int) -> None:
     assert target.program.process.returncode is None, "the server died"
     left = await target.program.settled(lambda weight: weight.is_within(target.calm))
     assert left.is_within(target.calm), (target.calm, left)
-    assert (left.memory_bytes - target.calm.memory_bytes) / MIB < LEFT_MIB
+    assert (left.memory_bytes - target.calm.memory_bytes) / MIB < left_mib
     await target.program.end()
 
 

@@ -133,7 +133,7 @@ async def they_are_served_without_a_descriptor_to_spare(target: Target, kept: li
     await kept[0].send(get("/health"))
     health = await kept[0].answer()
     assert health is not None
-    assert [row["status"] for row in json.loads(health.body)["backends"]] == ["ready"]
+    assert [row["status"] for row in json.loads(health.body)["backends"]] == ["up"]
     used_s = target.program.cpu_s()
     await asyncio.sleep(2)
     assert target.program.cpu_s() - used_s < 1

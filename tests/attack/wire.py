@@ -98,8 +98,9 @@ class Wire:
             piece = await self.receive()
             assert piece, f"the server hung up before {text!r}: {bytes(self._read[:200])!r}"
             self._read += piece
-        got = bytes(self._read)
-        self._read.clear()
+        end = self._read.index(text) + len(text)
+        got = bytes(self._read[:end])
+        del self._read[:end]
         return got
 
     def half_close(self) -> None:

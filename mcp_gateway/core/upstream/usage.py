@@ -14,11 +14,13 @@ _KEY = b'"usage"'
 _COLON = re.compile(rb"\s{0,8}:\s{0,8}")
 _COMMA_BEFORE = re.compile(rb",\s{0,8}")
 _COMMA_AFTER = re.compile(rb"\s{0,8},\s{0,8}")
-_FLAT = rb'\{(?:"[^"\\]{0,64}":[^"{}\[]{0,64}){0,16}\}'
-_PLAIN = rb'\{(?:"[^"\\]{0,64}":(?:' + _FLAT + rb',?|[^"{}\[]{0,64})){0,16}\}'
+_FLAT = rb'\{(?:"[^"\\]{0,64}+":[^"{}\[]{0,64}+){0,16}+\}'
+_PLAIN = rb'\{(?:"[^"\\]{0,64}+":(?:' + _FLAT + rb',?+|[^"{}\[]{0,64}+)){0,16}+\}'
+_SPLICED_KEY = b',"usage":'
 SPLICED_USAGE = re.compile(rb',"usage":(?:' + _PLAIN + rb"|null)")
 """As vLLM writes it, once in every frame: numbers, and objects of numbers; no text, which could hold a brace."""
-_TEXT_OR_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{}\[\]]', re.DOTALL)
+_TEXT_OR_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"?+|[{}\[\]]', re.DOTALL)
+"""A text without its end is taken too: else each quote that is escaped in it would be tried as a beginning."""
 _DEEPER = {b"{": 1, b"[": 1, b"}": -1, b"]": -1}
 
 
@@ -84,7 +86,14 @@ def last_usage(text: bytes | bytearray) -> Usage | None:
 
 def without_usage(frames: bytes) -> bytes:
     """The frames without what they tell of usage, whatever shape it has."""
-    stripped = SPLICED_USAGE.sub(b"", frames)
+    kept, begin, at = [], 0, frames.find(_SPLICED_KEY)
+    while at >= 0:
+        found = SPLICED_USAGE.match(frames, at)
+        if found is not None:
+            kept.append(frames[begin:at])
+            begin = found.end()
+        at = frames.find(_SPLICED_KEY, max(begin, at + len(_SPLICED_KEY)))
+    stripped = b"".join((*kept, frames[begin:]))
     return _without_odd_usage(stripped) if _KEY in stripped else stripped
 
 

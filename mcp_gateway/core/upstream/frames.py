@@ -22,7 +22,7 @@ import orjson
 from mcp_gateway.core.upstream.credible import read_finish_reason
 from mcp_gateway.core.upstream.error_shapes import error_in
 from mcp_gateway.core.upstream.events import EventReader
-from mcp_gateway.core.upstream.usage import SPLICED_USAGE, Usage, last_usage, read_usage, with_cost, without_usage
+from mcp_gateway.core.upstream.usage import Usage, last_usage, read_usage, with_cost, without_usage
 
 DONE = b"data: [DONE]\n\n"
 _MAX_PARSED_BYTES = 256 * 1024
@@ -38,6 +38,7 @@ FIRST_MODEL = re.compile(rb'"model":(?<!\\"model":)\s?("[^"\\]*(?:\\.[^"\\]*){0,
 _ERROR_KEY = re.compile(rb'"error"\s?:\s?[{"]')
 _TEXT = re.compile(rb'"(?:content|reasoning|reasoning_content|refusal|arguments)":\s?"(?!")')
 _FIRST_CHOICE = b'"choices":[{'
+_TO_COUNTS = len(b',"usage":{')
 _NO_HEAD = b"\n\n\n"
 """What no frame begins with."""
 _MARKS: tuple[bytes, ...] = (b'"finish_reason":"', b'"choices":[]', b'"choices":null', b"[DONE]", b'"error"')
@@ -157,10 +158,12 @@ class FrameRelay:
         )
 
     def _one_more(self, frame: bytes) -> bytes:
-        """Such a frame: its usage is found from its end, where vLLM writes it, and an error could only stand before."""
+        """Such a frame: its usage is found from its end, where vLLM writes it, and an error could only stand before.
+
+        The usage is the last key and holds no object, where nothing behind its brace opens another one.
+        """
         at = frame.rfind(b',"usage":{') if self._is_spliced_singly else -1
-        usage = SPLICED_USAGE.match(frame, at) if at >= 0 else None
-        if usage is None or not frame.startswith(b"}\n\n", usage.end()):
+        if at < 0 or not frame.endswith(b"}}\n\n") or frame.find(b"{", at + _TO_COUNTS) >= 0:
             return self._further(frame)
         if frame.find(b'"error"', len(self._head), at) >= 0:
             return self._one_by_one(frame)

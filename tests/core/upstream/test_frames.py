@@ -495,3 +495,21 @@ def test_frames_with_text_are_counted_where_no_usage_is_told() -> None:
     for frame in (chunk(0, ""), chunk(0, "a"), chunk(0, quoted) + chunk(0, "b"), chunk(0, "", "stop")):
         relay.feed(frame)
     assert relay.text_frames == 3
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"usage": {"prompt_tokens": 1, "completion_tokens": 2, "note": "a}b}}"}},
+        {"usage": {"prompt_tokens": 1, "completion_tokens": 2, "more": {"a": {}}}},
+        {"usage": {"prompt_tokens": 1, "completion_tokens": 2}, "x": {"y": 1}},
+        {"usage": {"prompt_tokens": 1, "completion_tokens": 2}, "x": "}}"},
+        {"usage": {"prompt_tokens": 1, "completion_tokens": 2}, "x": {"y": {}}},
+    ],
+)
+def test_a_frame_that_comes_alone_loses_its_usage_and_nothing_else(more: dict[str, Any]) -> None:
+    relay = FrameRelay("tiny", wants_usage=False)
+    relay.feed(chunk(0, "a", usage=counted(1, 1)))
+    rest = {name: value for name, value in more.items() if name != "usage"}
+    assert chunks_of(relay.feed(chunk(0, "b", **more))) == chunks_of(chunk(0, "b", **rest))
+    assert relay.usage == Usage(1, 2)

@@ -283,9 +283,13 @@ class Ledger:
         self, connection: sqlite3.Connection, wanted: Sequence[_Ask | End | GiveBack]
     ) -> list[Hold | int | GatewayError]:
         """The store's group for what a request costs: decided in order, read and written together."""
-        journal = Journal(connection, self._now_ms(), [one.request_id for one in wanted])
+        request_ids = [one.request_id for one in wanted]
+        journal = Journal(connection, self._now_ms(), request_ids)
         outcomes: list[Hold | int | GatewayError] = []
         for one in wanted:
+            if isinstance(one, GiveBack):  # it reads what those before it have written
+                journal.write()
+                journal = Journal(connection, self._now_ms(), request_ids)
             try:
                 outcomes.append(self._outcome(journal, one))
             except GatewayError as refusal:

@@ -206,6 +206,23 @@ async def test_a_settlement_that_is_committed_and_not_on_the_disk_in_time_is_giv
     assert kinds == [("hold",), ("settle",), ("refund_of_request",)]
 
 
+async def test_what_is_settled_and_given_back_in_one_burst_is_as_if_nothing_was_charged(
+    ledger: Ledger, account: str
+) -> None:
+    await ledger.credit(account, 60, "p")
+    await ledger.grant(account, 7, "g")
+    holds = [await ledger.hold(f"req_{number}", account, 1, 10) for number in range(2)]
+    settled = [ledger.settle(hold, 9, record(hold.request_id, account, cost_nano=9)) for hold in holds]
+    charged = asyncio.gather(*settled)
+    await asyncio.sleep(0)
+    back = ledger.give_back(holds[0], record("req_0", account)._replace(http_status=503))
+    assert await charged == [9, 9]
+    assert await back == 9
+    rows = await ledger._store.fetch_all("SELECT id, cost_nano, http_status FROM requests ORDER BY id")
+    assert rows == [("req_0", 0, 503), ("req_1", 9, 200)]
+    assert (await ledger.balance(account)).spendable_nano == 67 - 9
+
+
 async def test_records_of_free_requests_are_written_together_and_a_broken_one_alone_is_lost(
     store: Store, ledger: Ledger, caplog: pytest.LogCaptureFixture
 ) -> None:

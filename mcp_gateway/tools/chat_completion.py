@@ -1,7 +1,7 @@
 """chat_completion: a model's answer to a conversation, with its bill.
 
-Builds the same body that the HTTP API takes and gives it to the one path of a chat request, which collects the answer
-from a stream: so there is progress to tell, and a call that is cancelled ends at once.
+Builds the same body that the HTTP API takes and gives it to the one path of a chat request. A long answer, and one
+whose progress somebody listens to, is collected from a stream: so there is progress to tell.
 """
 
 import asyncio
@@ -151,8 +151,13 @@ class ChatCompletion:
         self._chat = chat
 
     async def __call__(self, arguments: dict[str, Any], invocation: Invocation) -> Result:
+        has_listener = invocation.report is not None
         call = Call(
-            invocation.request_id, "mcp", invocation.client_request_id, context=invocation.context, is_collected=True
+            invocation.request_id,
+            "mcp",
+            invocation.client_request_id,
+            context=invocation.context,
+            is_collected=has_listener,
         )
         with self._chat.exchange(invocation.caller, call) as exchange:
             body = checked_arguments(arguments, _INPUT)

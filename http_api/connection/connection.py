@@ -256,6 +256,12 @@ class Connection(asyncio.Protocol):
             self.transport.resume_reading()
             self._look_for_departure(is_wanted=False)
 
+    def hold_waiting(self, size_bytes: int) -> None:
+        """Count what waits for a client to read, and be ended where it is too much."""
+        if self._unread_answers is not None:
+            self._held_bytes += size_bytes
+            self._unread_answers.hold(size_bytes, partial(self.loop.call_soon, self.transport.abort))
+
     async def drained(self) -> None:
         """Wait until what was written has mostly left, or the connection has ended."""
         if self._drained is None:
@@ -466,8 +472,8 @@ class Connection(asyncio.Protocol):
         if reservation.end is not None:
             return
         unread_bytes = self.transport.get_write_buffer_size() - _HIGH_WATER_BYTES
-        self._unread_answers, self._held_bytes = reservation, max(0, unread_bytes - reservation.size_bytes)
-        reservation.hold(self._held_bytes, partial(self.loop.call_soon, self.transport.abort))
+        self._unread_answers, self._held_bytes = reservation, 0
+        self.hold_waiting(max(0, unread_bytes - reservation.size_bytes))
 
     def _check_idle(self) -> None:
         is_busy = self._answering is not None or self.is_write_paused  # a slow reader is the stall timer's to judge

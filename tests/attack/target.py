@@ -10,7 +10,6 @@ from pathlib import Path
 
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.gateway import DATABASE, open_desk
-from mcp_gateway.core.identity.own_limits import OwnLimits
 from tests.attack import pinger
 from tests.attack.wire import Answer, ask, post
 from tests.program import Program, Weight, running_program
@@ -86,7 +85,6 @@ async def attacked(
     settings: str = "",
     *,
     keys: int = 1,
-    limits: OwnLimits = UNLIMITED,
     open_files: tuple[int, int] | None = None,
     left_mib: int = LEFT_MIB,
 ) -> AsyncIterator[Target]:
@@ -96,7 +94,7 @@ async def attacked(
     """
     config, log = folder / "gateway.toml", folder / "server.log"
     config.write_text(f'data_dir = "{folder}"\nport = 0\ntrusted_proxies = ["127.0.0.1"]\n{settings}')
-    raw_keys = [await _make_key(folder, limits) for _ in range(keys)]
+    raw_keys = [await _make_key(folder) for _ in range(keys)]
     with _log_shown(log):
         async with running_program(config, log, open_files=open_files) as program:
             target = Target(program, tuple(raw_keys), await program.weight())
@@ -120,11 +118,11 @@ def _log_shown(log: Path) -> Iterator[None]:
         raise
 
 
-async def _make_key(folder: Path, limits: OwnLimits) -> str:
+async def _make_key(folder: Path) -> str:
     async with open_desk(Settings.model_validate({"data_dir": folder})) as desk:
         account = (await desk.accounts.create("attacked")).id
         await desk.ledger.credit(account, CREDIT_NANO, account)
-        return (await desk.keys.create(account, limits=limits))[1]
+        return (await desk.keys.create(account, limits=UNLIMITED))[1]
 
 
 async def nothing_is_left(target: Target, left_mib: int) -> None:

@@ -10,11 +10,10 @@ from pathlib import Path
 import orjson
 import pytest
 
-from mcp_gateway.core.identity.own_limits import DEFAULT, OwnLimits
 from mcp_gateway.core.ids import new_id
 from tests.attack.target import CHAT, HONEST_GUEST, LEFT_MIB, MCP, MIB, Target, attacked, guest
 from tests.attack.wire import Answer, Wire, ask, get, post, request, wires
-from tests.replaying import Asked, ReplayingBackend, chunk, events, unary
+from tests.replaying import Asked, ReplayingBackend, chunk
 
 pytestmark = pytest.mark.slow
 
@@ -105,13 +104,26 @@ async def test_event_sessions_of_one_key_share_what_their_unread_answers_may_tak
         assert target.most_grown_mib() < ONE_CALLERS_MIB
 
 
-HUGE = unary(content="x" * 2_000_000)
-HUGE_STREAM = events(*(chunk("x" * 20_000, 10, number) for number in range(100)))
+HUGE_BYTES = 10_000_000
+CHATS_A_KEY = 16
 
 
 async def huge(asked: Asked) -> None:
-    """Two megabytes as fast as they go, in one piece or in frames."""
-    await (HUGE_STREAM if asked.json.get("stream") else HUGE)(asked)
+    """Ten megabytes as fast as the gateway takes them, in frames or in one piece."""
+    frame = chunk("x" * 20_000, 10, 1)
+    if asked.json.get("stream"):
+        asked.start_stream()
+        return await pour_into(asked, b"%x\r\n%b\r\n" % (len(frame), frame))
+    asked.send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % HUGE_BYTES)
+    return await pour_into(asked, b'{"model":"demo/echo","choices":[{"index":0,"message":{"content":"', b"x" * 50_000)
+
+
+async def pour_into(asked: Asked, *pieces: bytes) -> None:
+    """The pieces, the last one again and again."""
+    for piece in itertools.chain(pieces, itertools.repeat(pieces[-1], HUGE_BYTES // len(pieces[-1]))):
+        while asked.transport.get_write_buffer_size() > 100_000:  # noqa: ASYNC110 - the far side of a socket
+            await asyncio.sleep(0.01)
+        asked.send(piece)
 
 
 @pytest.mark.parametrize("is_stream", [False, True], ids=["whole", "streamed"])
@@ -119,13 +131,12 @@ async def huge(asked: Asked) -> None:
 async def test_chats_whose_answers_nobody_reads_are_bounded(
     tmp_path: Path, is_stream: bool, keys: int, most_mib: int
 ) -> None:
-    """Of each key as many as it may have in flight. What is allowed to be held for a while, the allocator may keep."""
-    in_flight = OwnLimits(None, None, None, DEFAULT)
+    """What is allowed to be held for a while, the allocator may keep."""
     async with ReplayingBackend("demo/echo", max_model_len=10**8) as backend:
         settings = f'vllm_urls = ["{backend.url}"]\n{GENEROUS}{UNHURRIED}'
-        async with attacked(tmp_path, settings, keys=keys + 1, limits=in_flight, left_mib=most_mib) as target:
+        async with attacked(tmp_path, settings, keys=keys + 1, left_mib=most_mib) as target:
             backend.standing = huge
-            async with wires(target.port, 64 * keys, 4096) as unread:
+            async with wires(target.port, CHATS_A_KEY * keys, 4096) as unread:
                 for number, wire in enumerate(unread):
                     await wire.send(
                         post("/v1/chat/completions", CHAT | {"stream": is_stream}, target.key(number % keys))

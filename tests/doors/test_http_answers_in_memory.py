@@ -194,6 +194,25 @@ async def test_of_a_stream_that_is_not_read_what_is_beyond_the_mark_is_counted(s
         assert room_of(door).large.used_bytes < 3 * STEP_BYTES
 
 
+async def test_frames_that_wait_behind_what_is_not_read_are_counted_as_well(served: Served) -> None:
+    door, backend = served
+    more = asyncio.Event()
+
+    async def in_two(asked: Asked) -> None:
+        asked.start_stream()
+        asked.send_event(chunk("x" * 200 * KIB, 9, 1))
+        await more.wait()
+        asked.send_event(chunk("x" * 150 * KIB, 9, 2))
+        await silence(asked)
+
+    backend.answer_with(in_two)
+    with Deaf(door, request_of(await door.key(), stream=True)):
+        await eventually(lambda: room_of(door).large.used_bytes > 0)
+        unread_bytes = room_of(door).large.used_bytes
+        more.set()
+        await eventually(lambda: room_of(door).large.used_bytes >= unread_bytes + 150 * KIB)
+
+
 async def test_beyond_an_owners_part_the_connection_with_the_most_unread_is_ended(served: Served) -> None:
     door, backend = served
     sizes = (300 * KIB, 900 * KIB, 200 * KIB)

@@ -124,7 +124,7 @@ class TransportLimits:
     max_body_bytes: int = 64 * 1024 * 1024
     max_idle_s: float = 4.0
     max_idle_connections: int = 1024
-    high_water_bytes: int = 256 * 1024
+    high_water_bytes: int = 64 * 1024
 
 
 class Transport:

@@ -81,6 +81,7 @@ async def _relay(exchange: Exchange, request: ChatRequest, stream: EventStream, 
             await exchange.begin(request)
             context.release()  # nothing is kept of the body
         except GatewayError as error:
+            await stream.hush()  # or a comment would begin the answer behind this decision
             if not stream.has_begun:
                 raise
             await stream.send(await exchange.frames_of(error))

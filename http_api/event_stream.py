@@ -36,6 +36,7 @@ class EventStream:
         self._commenting: asyncio.Task[None] | None = None
         self._is_fresh = False
         self._is_sending = False
+        self._is_commenting = False
         self.has_begun = False
 
     async def send(self, frames: bytes) -> None:
@@ -51,6 +52,15 @@ class EventStream:
     async def end(self) -> None:
         await self._send({"type": "http.response.body", "body": b""})
 
+    async def hush(self) -> None:
+        """Comment no more. One that is on its way is let go first: what comes next must not overtake it."""
+        if self._commenting is not None:
+            if self._is_commenting:
+                await asyncio.wait({self._commenting})
+            self._commenting.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+
     async def __aenter__(self) -> Self:
         self._wind()
         return self
@@ -58,15 +68,9 @@ class EventStream:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Waits for a comment that is being sent: what comes next must not overtake it."""
-        try:
-            if self._commenting is not None and not isinstance(error, asyncio.CancelledError):
-                await asyncio.wait({self._commenting})
-        finally:
-            if self._commenting is not None:
-                self._commenting.cancel()
-            if self._timer is not None:
-                self._timer.cancel()
+        if isinstance(error, asyncio.CancelledError):
+            self._is_commenting = False  # nobody reads it any more
+        await self.hush()
 
     def _wind(self) -> None:
         if self._comment_s:
@@ -81,6 +85,10 @@ class EventStream:
             self._commenting = asyncio.get_running_loop().create_task(self._comment())
 
     async def _comment(self) -> None:
-        await self.send(COMMENT)
+        """By now frames may have been sent, and after the last of them nothing is."""
+        if not (self._is_fresh or self._is_sending):
+            self._is_commenting = True
+            await self.send(COMMENT)
+            self._is_commenting = False
         self._is_fresh = False
         self._wind()

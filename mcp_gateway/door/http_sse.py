@@ -111,7 +111,7 @@ class HttpSse:
                 payload = await self._answer_by_era(session, message, context)
                 await session.give(payload, lambda: self._sessions.remove(session))
         finally:
-            session.end(message.id, cancel)
+            session.end(cancel)
 
     async def _answer_by_era(self, session: Session, message: Message, context: RequestContext) -> bytes:
         is_modern = has_envelope(message) and message.method != "initialize"

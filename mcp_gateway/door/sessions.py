@@ -49,7 +49,8 @@ class Session:
     subscribed_uris: set[str] = field(default_factory=set)
     log_level: LoggingLevel | None = None
     questions: Questions = field(default_factory=Questions)
-    _calls: dict[RequestId, anyio.CancelScope] = field(default_factory=dict)
+    _calls: dict[anyio.CancelScope, RequestId] = field(default_factory=dict)
+    _is_left: bool = False
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _unread: int = 0
     _has_caught_up: asyncio.Event | None = None
@@ -67,17 +68,28 @@ class Session:
 
     def begin(self, request_id: RequestId) -> anyio.CancelScope:
         """The scope that a call runs in, which `cancel` finds by its id."""
-        scope = self._calls[coerce_request_id(request_id)] = anyio.CancelScope()
+        scope = anyio.CancelScope()
+        self._calls[scope] = coerce_request_id(request_id)
+        if self._is_left:
+            scope.cancel()
         return scope
 
-    def end(self, request_id: RequestId, scope: anyio.CancelScope) -> None:
-        if self._calls.get(coerce_request_id(request_id)) is scope:  # a client may use an id twice
-            del self._calls[coerce_request_id(request_id)]
+    def end(self, scope: anyio.CancelScope) -> None:
+        del self._calls[scope]
 
     def cancel(self, params: dict[str, Any] | None) -> None:
         """Cancel the call that a `notifications/cancelled` names; one that has ended is no error."""
         request_id = as_request_id((params or {}).get("requestId"))
-        if request_id is not None and (scope := self._calls.get(coerce_request_id(request_id))) is not None:
+        if request_id is None:
+            return
+        for scope, begun_id in self._calls.items():  # a client may use an id twice
+            if begun_id == coerce_request_id(request_id):
+                scope.cancel()
+
+    def cancel_all(self) -> None:
+        """Cancel every call, also one that is answered in its own POST or waits for a place: the client has left."""
+        self._is_left = True
+        for scope in self._calls:
             scope.cancel()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -78,8 +78,10 @@ class StreamableHttp:
                 self._sessions.touch(session)
 
     async def delete(self, http: Exchange) -> None:
-        """End a session."""
-        self._sessions.remove(self._named_session(http))
+        """End a session, and at once what runs for it: its backends are let go of."""
+        session = self._named_session(http)
+        self._sessions.remove(session)
+        session.cancel_all()
         await send_payload(http.send, b"")
 
     async def _serve(self, http: Exchange, message: Message) -> None:
@@ -131,7 +133,7 @@ class StreamableHttp:
         try:
             await reply.deliver(outcome(), cancel, grace=self._grace)
         finally:
-            session.end(message.id, cancel)
+            session.end(cancel)
             self._sessions.touch(session)
 
     async def _serve_alone(self, http: Exchange, message: Message, runner: ServerRunner[Any], is_modern: bool) -> None:

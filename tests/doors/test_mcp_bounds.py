@@ -222,6 +222,20 @@ async def test_a_call_waits_a_while_for_another_to_end(host: Host) -> None:
     assert [(await it).status_code for it in (running, waiting)] == [200, 200]
 
 
+async def test_a_session_that_ends_also_ends_the_call_that_waits_for_a_place_and_those_that_share_an_id(
+    host: Host,
+) -> None:
+    gated(host)
+    session = await host.open_session(host.key("alice", in_flight(2)))
+    calls = [asyncio.create_task(host.post(chat(model=PACED, request_id=1), session)) for _ in range(3)]
+    [found] = host.door.sessions.all()
+    await eventually(lambda: host.gateway.limiter.in_flight == 2 and found.places._freed is not None)
+    async with http_client() as http, asyncio.timeout(PATIENCE_S):
+        await http.delete(host.url, headers=session)
+        assert [(await it).content for it in calls] == [b""] * 3
+    assert not found.is_busy
+
+
 async def test_a_caller_has_so_many_unfinished_calls_over_all_sessions_and_without(tmp_path: Path) -> None:
     async with open_host(tmp_path, mcp={"max_sessions_per_guest_address": 2}) as host:
         gate = gated(host)

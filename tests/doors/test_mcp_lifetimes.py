@@ -120,6 +120,19 @@ async def test_a_cancelled_call_of_a_session_ends_without_an_answer(host: Host, 
     assert (await host.post(PING, session)).status_code == 200
 
 
+@pytest.mark.parametrize("accept", ["application/json", "application/json, text/event-stream"])
+async def test_a_session_that_its_client_ends_ends_its_calls(host: Host, gate: Gate, accept: str) -> None:
+    session = await host.open_session()
+    posting = asyncio.create_task(host.post(chat(model=PACED, request_id="a"), session | {"Accept": accept}))
+    await gate.is_reached.wait()
+    async with http_client() as http:
+        assert (await http.delete(host.url, headers=session)).status_code == 200
+    async with asyncio.timeout(PATIENCE_S):
+        await gate.was_cancelled.wait()
+        assert (await posting).content == b""
+    assert (await host.post(PING, session)).status_code == 404
+
+
 async def test_a_cancelled_call_over_sse_gets_no_answer_and_the_stream_goes_on(host: Host, gate: Gate) -> None:
     async with sse_session(host) as (lines, url):
         await host.post(chat(model=PACED, request_id=1), url=url)
@@ -199,7 +212,7 @@ async def test_an_idle_session_expires_and_a_used_one_does_not() -> None:
     clock.now_s = 200
     sessions.expire()
     assert [found.id for found in sessions.all()] == ["s2"]
-    busy.end(1, scope)
+    busy.end(scope)
     clock.now_s = 300
     sessions.expire()
     assert not len(sessions)

@@ -74,7 +74,7 @@ async def test_of_a_callers_own_sessions_a_busy_one_makes_no_room() -> None:
     with pytest.raises(Refusal) as refused:
         opened.open(owner("a"))
     assert refused.value.status == 503
-    busy.end(1, scope)
+    busy.end(scope)
     opened.sessions.touch(busy)
     opened.open(owner("a"))
     assert list(opened) == ["s2", "s4"]

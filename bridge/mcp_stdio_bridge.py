@@ -49,6 +49,8 @@ PARSE_ERROR, INVALID_REQUEST, INTERNAL_ERROR, SERVER_ERROR = -32700, -32600, -32
 VERSION_KEY = "io.modelcontextprotocol/protocolVersion"
 NAME_PARAMETERS = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}  # what Mcp-Name repeats
 STREAM = "text/event-stream"
+LINE_ENDS = ((b"\xe2\x80\xa8", rb"\u2028"), (b"\xe2\x80\xa9", rb"\u2029"), (b"\xc2\x85", rb"\u0085"))
+"""Unicode's, at which some clients end a line, and their escapes in JSON."""
 UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 Message = dict[str, Any]
@@ -812,10 +814,19 @@ class Bridge:
         await self._deliver(message, json.dumps(message).encode())
 
     async def _deliver(self, message: Message, body: bytes) -> None:
-        """Writes one frame to the client, as one line: in JSON a line break is only white space between tokens."""
+        """Writes one frame to the client."""
         call = self._calls.get(message["id"]) if "method" not in message and is_id(message.get("id")) else None
         self._log.frame("<-", message, len(body), time.monotonic() - call.began if call else None)
-        await self._write(body.replace(b"\r", b" ").replace(b"\n", b" ") + b"\n")
+        await self._write(as_line(body))
+
+
+def as_line(frame: bytes) -> bytes:
+    """JSON as one line for any reader: CR and LF stand between its tokens, Unicode's line ends within its strings."""
+    frame = frame.replace(b"\r", b" ").replace(b"\n", b" ")
+    if not frame.isascii():
+        for raw, escape in LINE_ENDS:
+            frame = frame.replace(raw, escape)
+    return frame + b"\n"
 
 
 def read_lines(descriptor: int) -> Iterator[bytes]:

@@ -12,6 +12,7 @@ from typing import Self
 from starlette.types import Send
 
 from http_api.rendering import Headers
+from mcp_gateway.wire.line_ends import without_line_ends
 
 COMMENT = b": waiting for the model\n\n"
 _HEADERS: Headers = [
@@ -46,7 +47,7 @@ class EventStream:
             await self._send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
             self.has_begun = True
         self._is_fresh = self._is_sending = True
-        await self._send({"type": "http.response.body", "body": frames, "more_body": True})
+        await self._send({"type": "http.response.body", "body": without_line_ends(frames), "more_body": True})
         self._is_sending = False
 
     async def end(self) -> None:

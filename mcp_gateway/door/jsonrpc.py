@@ -9,6 +9,7 @@ from mcp.shared.dispatcher import as_request_id
 from mcp.types import INVALID_REQUEST, PARSE_ERROR, ErrorData
 
 from mcp_gateway.core.json_bounds import parse_json
+from mcp_gateway.wire.line_ends import without_line_ends
 
 RequestId = str | int
 REFUSED = -32000
@@ -89,12 +90,12 @@ def _object(value: Any) -> dict[str, Any] | None:
 
 def request_payload(request_id: RequestId, method: str, params: Mapping[str, Any] | None) -> bytes:
     """A message that wants an answer."""
-    return orjson.dumps({"jsonrpc": "2.0", "id": request_id, "method": method, **_given(params)})
+    return _written({"jsonrpc": "2.0", "id": request_id, "method": method, **_given(params)})
 
 
 def result_payload(request_id: RequestId | None, result: Mapping[str, Any]) -> bytes:
     """The answer to a request that was served."""
-    return orjson.dumps({"jsonrpc": "2.0", "id": request_id, "result": result})
+    return _written({"jsonrpc": "2.0", "id": request_id, "result": result})
 
 
 def error_payload(request_id: RequestId | None, error: ErrorData) -> bytes:
@@ -102,12 +103,16 @@ def error_payload(request_id: RequestId | None, error: ErrorData) -> bytes:
     told = {"code": error.code, "message": error.message}
     if error.data is not None:
         told["data"] = error.data
-    return orjson.dumps({"jsonrpc": "2.0", "id": request_id, "error": told})
+    return _written({"jsonrpc": "2.0", "id": request_id, "error": told})
 
 
 def notification_payload(method: str, params: Mapping[str, Any] | None) -> bytes:
     """A message that wants no answer."""
-    return orjson.dumps({"jsonrpc": "2.0", "method": method, **_given(params)})
+    return _written({"jsonrpc": "2.0", "method": method, **_given(params)})
+
+
+def _written(message: Mapping[str, Any]) -> bytes:
+    return without_line_ends(orjson.dumps(message))
 
 
 def _given(params: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -28,9 +28,12 @@ class Lines:
         self._lines: asyncio.Queue[bytes] = asyncio.Queue()
         self.bridge = Bridge(Remote(client, url, Log(is_verbose=False)), transport, self._lines.put)
 
-    async def read(self) -> Message:
+    async def next_line(self) -> bytes:
         async with asyncio.timeout(DEADLINE_S):
-            line = await self._lines.get()
+            return await self._lines.get()
+
+    async def read(self) -> Message:
+        line = await self.next_line()
         assert line.count(b"\n") == 1
         message: Message = json.loads(line)
         return message
@@ -169,6 +172,22 @@ async def test_json_over_many_lines_becomes_one_line() -> None:
 
     async with fake_server(pretty) as server, bridge_to(server.url) as lines:
         assert (await lines.call())["result"] == {"a": "x y"}
+
+
+@pytest.mark.parametrize("kind", ["application/json", STREAM])
+async def test_a_line_for_the_client_holds_no_line_end_of_unicode(kind: str) -> None:
+    text = "one\u2028two\u2029three\u0085é\U0001f600"
+
+    async def raw(exchange: Exchange) -> None:
+        body = json.dumps(exchange.result(text=text), ensure_ascii=False)
+        await exchange.head(200, content_type=kind)
+        await exchange.send(f"data: {body}\n\n" if kind == STREAM else body)
+
+    async with fake_server(raw) as server, bridge_to(server.url) as lines:
+        await lines.send("tools/call", id=1)
+        line = (await lines.next_line()).decode()
+    assert line.splitlines(keepends=True) == [line]
+    assert json.loads(line)["result"] == {"text": text}
 
 
 async def test_a_server_without_a_stream_of_notifications_keeps_its_session() -> None:

@@ -20,6 +20,8 @@ import os
 import queue
 import random
 import re
+import select
+import signal
 import sys
 import threading
 import time
@@ -41,7 +43,8 @@ ANSWER_TIMEOUT_S = 900.0  # until an answer begins; longer than any gateway lets
 UNPINGED_SILENCE_S = 300.0  # a stream that has never pinged may be silent for so long
 PINGED_SILENCE_S = 45.0  # one that pings (servers do every 15 s) is dead after three missing pings
 KEEPALIVE_EXPIRY_S = 4.0  # below the 5 s after which common servers close idle connections: no call meets a closing one
-CLOSE_TIMEOUT_S = 1.0
+CLOSE_TIMEOUT_S = 0.75
+LEAVING_TIMEOUT_S = 1.0  # for the last answers; the SDKs end a process that has not ended 2 s after its input
 SHORTEST_POLL_S = 0.1
 BACKOFF_S = (0.5, 30.0)  # first and longest wait before a stream is opened again
 
@@ -728,6 +731,8 @@ class Bridge:
         self._may_fall_back = transport == "auto"
         self._falling_back = asyncio.Lock()
         self._calls: dict[Any, Call] = {}
+        self._handshake: asyncio.Task[None] | None = None
+        self.has_answered = False
         self.transport: Transport = (HttpSse if transport == "sse" else StreamableHttp)(remote, self._deliver)
 
     async def take(self, line: bytes) -> None:
@@ -745,9 +750,16 @@ class Bridge:
         else:
             await self._notify(frame)
 
+    async def wait_for_answers(self) -> None:
+        """Returns when nothing is under way."""
+        while self._calls:
+            await asyncio.wait([call.task for call in self._calls.values()])
+
     async def aclose(self) -> None:
         """Cancels what is under way and ends the session, in a bounded time."""
         tasks = [call.task for call in self._calls.values()]
+        if tasks:
+            self._log(f"calls cancelled, since the client has left or the bridge was told to end: {len(tasks)}")
         for task in tasks:
             task.cancel()
         with contextlib.suppress(Problem, TimeoutError):
@@ -758,6 +770,8 @@ class Bridge:
     def _start(self, frame: Frame) -> None:
         call = Call(frame, asyncio.create_task(self._call(frame)), time.monotonic())
         self._calls[frame.id] = call
+        if frame.method == "initialize":
+            self._handshake = call.task
         call.task.add_done_callback(lambda _: self._forget(call))
 
     def _forget(self, call: Call) -> None:
@@ -789,6 +803,7 @@ class Bridge:
         call.task.cancel()
 
     async def _send(self, frame: Frame) -> None:
+        await self._in_order(frame)
         transport = self.transport
         try:
             await transport.send(frame)
@@ -799,6 +814,12 @@ class Bridge:
                 if self.transport is transport:
                     self.transport = await self._fall_back(refused)
             await self.transport.send(frame)
+
+    async def _in_order(self, frame: Frame) -> None:
+        """What a script sends behind its handshake, without waiting for it, belongs to the session that this opens."""
+        is_opening = frame.method == "initialize" or frame.version is not None
+        if self._handshake and not self._handshake.done() and frame.method and not is_opening:
+            await asyncio.wait([self._handshake])
 
     async def _fall_back(self, refused: NotStreamable) -> Transport:
         sse = HttpSse(self._remote, self._deliver)
@@ -818,6 +839,7 @@ class Bridge:
         call = self._calls.get(message["id"]) if "method" not in message and is_id(message.get("id")) else None
         self._log.frame("<-", message, len(body), time.monotonic() - call.began if call else None)
         await self._write(as_line(body))
+        self.has_answered = True
 
 
 def as_line(frame: bytes) -> bytes:
@@ -840,6 +862,8 @@ def read_lines(descriptor: int) -> Iterator[bytes]:
                 yield line
             parts.clear()
         parts.append(rest)
+    if line := b"".join(parts).strip():
+        yield line
 
 
 def tell(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *arguments: object) -> None:
@@ -849,14 +873,18 @@ def tell(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *argu
 
 
 class FrameWriter:
-    """Writes frames to a pipe in a thread of its own, so that a client that does not read blocks nothing else."""
+    """Writes frames to a pipe in a thread of its own, so that a client that does not read blocks nothing else.
 
-    def __init__(self, descriptor: int, ended: asyncio.Event) -> None:
+    `is_unread` is set when nobody will read any more.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.is_unread = asyncio.Event()
         self._descriptor = descriptor
-        self._ended = ended
         self._loop = asyncio.get_running_loop()
         self._frames: queue.SimpleQueue[tuple[bytes, asyncio.Event]] = queue.SimpleQueue()
-        threading.Thread(target=self._run, daemon=True).start()
+        for work in (self._run, self._watch):
+            threading.Thread(target=work, daemon=True).start()
 
     async def write(self, frame: bytes) -> None:
         """Returns when the frame is in the pipe, which is back-pressure for the server."""
@@ -873,33 +901,66 @@ class FrameWriter:
                     rest = rest[os.write(self._descriptor, rest) :]
                 tell(self._loop, written.set)
         except OSError:  # the client is gone
-            tell(self._loop, self._ended.set)
+            tell(self._loop, self.is_unread.set)
+
+    def _watch(self) -> None:
+        """Notices also without a frame to write that the reader is gone, where the system tells (not on Windows)."""
+        if not hasattr(select, "poll"):
+            return
+        watch = select.poll()
+        watch.register(self._descriptor, 0)  # an error or a hang-up is told unasked
+        watch.poll()
+        tell(self._loop, self.is_unread.set)
+
+
+class LineReader:
+    """Reads lines of a pipe in a thread of its own; `lines` ends with None, and then `has_ended` is set."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.lines: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self.has_ended = asyncio.Event()
+        self._descriptor = descriptor
+        self._loop = asyncio.get_running_loop()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):
+            for line in read_lines(self._descriptor):
+                tell(self._loop, self.lines.put_nowait, line)
+        tell(self._loop, self.lines.put_nowait, None)
+        tell(self._loop, self.has_ended.set)
 
 
 async def serve(remote: Remote, transport: str) -> int:
     """Relays between standard input, standard output and the server until the client is gone; returns the exit code."""
-    loop = asyncio.get_running_loop()
-    lines: asyncio.Queue[bytes] = asyncio.Queue()
-    ended = asyncio.Event()
-    bridge = Bridge(remote, transport, FrameWriter(1, ended).write)
+    reader, writer = LineReader(0), FrameWriter(1)
+    bridge = Bridge(remote, transport, writer.write)
+    return await converse(bridge, reader.lines, reader.has_ended, writer.is_unread)
 
-    def read() -> None:
-        with contextlib.suppress(OSError):
-            for line in read_lines(0):
-                tell(loop, lines.put_nowait, line)
-        tell(loop, ended.set)
 
-    async def pump() -> None:
-        while True:
-            await bridge.take(await lines.get())
+async def converse(
+    bridge: Bridge, lines: asyncio.Queue[bytes | None], has_ended: asyncio.Event, is_unread: asyncio.Event
+) -> int:
+    """Relays until the client is gone, closes the bridge and returns the exit code.
 
-    threading.Thread(target=read, daemon=True).start()
-    pumping, ending = asyncio.create_task(pump()), asyncio.create_task(ended.wait())
+    A client that ends its output before it was answered anything is a script, which waits for its answers; one that was
+    in conversation is leaving, and what it asked last has a moment. Where nobody reads any more nothing is waited for.
+    """
+
+    async def relay() -> None:
+        while (line := await lines.get()) is not None:
+            await bridge.take(line)
+        await bridge.wait_for_answers()
+
+    relaying, ending, leaving = (asyncio.create_task(work) for work in (relay(), has_ended.wait(), is_unread.wait()))
     try:
-        await asyncio.wait([pumping, ending], return_when=asyncio.FIRST_COMPLETED)
-        return 0 if ending.done() else 1
+        await asyncio.wait([relaying, ending, leaving], return_when=asyncio.FIRST_COMPLETED)
+        timeout_s = LEAVING_TIMEOUT_S if bridge.has_answered else ANSWER_TIMEOUT_S
+        await asyncio.wait([relaying, leaving], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        return 1 if relaying.done() and relaying.exception() else 0
     finally:
-        pumping.cancel()
+        for task in (relaying, ending, leaving):
+            task.cancel()
         await bridge.aclose()
 
 
@@ -941,6 +1002,8 @@ async def check(remote: Remote, transport: str, *, has_key: bool) -> int:
 async def run(options: argparse.Namespace, key: str) -> int:
     """Opens the HTTP client and does what the options ask for; returns the exit code."""
     log = Log(is_verbose=options.debug)
+    if task := asyncio.current_task():
+        end_on_signals(task)
     # an exception's text may quote a frame, so of what nobody caught only the type is logged
     asyncio.get_running_loop().set_exception_handler(
         lambda _, context: log(f"unexpected: {type(context.get('exception')).__name__}")
@@ -955,6 +1018,13 @@ async def run(options: argparse.Namespace, key: str) -> int:
         if options.check:
             return await check(remote, options.transport, has_key=bool(key))
         return await serve(remote, options.transport)
+
+
+def end_on_signals(task: asyncio.Task[Any]) -> None:
+    """Has the signals that end a process cancel the task (SIGINT does), so that the server hears of the end."""
+    for name in ("SIGTERM", "SIGHUP"):
+        with contextlib.suppress(AttributeError, NotImplementedError):  # Windows has no such signals
+            asyncio.get_running_loop().add_signal_handler(getattr(signal, name), task.cancel)
 
 
 def is_in_the_clear(url: str) -> bool:
@@ -1017,6 +1087,8 @@ def main(argv: list[str] | None = None) -> int:
         return asyncio.run(run(options, key))
     except KeyboardInterrupt:
         return 130
+    except asyncio.CancelledError:
+        return 143
 
 
 if __name__ == "__main__":

@@ -83,6 +83,12 @@ class BridgeProcess:
     async def echo(self, text: str, *, id: int | str) -> Message:
         return await self.call("tools/call", {"name": "echo", "arguments": {"text": text}}, id=id)
 
+    async def told_to_end(self, by: signal.Signals) -> int:
+        """Sends a signal; the exit code."""
+        self.process.send_signal(by)
+        async with asyncio.timeout(DEADLINE_S):
+            return await self.process.wait()
+
     async def end(self) -> tuple[int, bytes, bytes]:
         """Closes standard input; the exit code and what is left on standard output and error."""
         async with asyncio.timeout(DEADLINE_S):
@@ -92,14 +98,16 @@ class BridgeProcess:
 
 
 @contextlib.asynccontextmanager
-async def bridge_process(*arguments: str, **variables: str) -> AsyncIterator[BridgeProcess]:
+async def bridge_process(
+    *arguments: str, stdout: int = asyncio.subprocess.PIPE, **variables: str
+) -> AsyncIterator[BridgeProcess]:
     """Runs the script file itself; keyword arguments are environment variables."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(BRIDGE),
         *arguments,
         stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
+        stdout=stdout,
         stderr=asyncio.subprocess.PIPE,
         env=environment(**variables),
         limit=LINE_LIMIT_BYTES,

@@ -38,6 +38,10 @@ class Lines:
         message: Message = json.loads(line)
         return message
 
+    @property
+    def is_empty(self) -> bool:
+        return self._lines.empty()
+
     async def send(self, method: str, params: Message | None = None, **members: object) -> None:
         message = {"jsonrpc": "2.0", "method": method, "params": params or {}, **members}
         await self.bridge.take(json.dumps(message).encode())
@@ -268,6 +272,98 @@ async def test_a_server_that_never_ends_the_session_does_not_keep_the_bridge(mon
             await is_asked_to_end.wait()
             pass_time(50)
             await closing
+
+
+async def test_what_is_sent_behind_a_handshake_waits_for_its_session_and_an_answer_does_not() -> None:
+    may_open, is_answered = asyncio.Event(), asyncio.Event()
+
+    async def slow(exchange: Exchange) -> None:
+        if exchange.rpc_method == "initialize":
+            await may_open.wait()
+        elif exchange.body and not exchange.rpc_method:
+            is_answered.set()
+        if not await handshake(exchange):
+            is_call = exchange.rpc_method == "tools/call"
+            await (exchange.json(exchange.result()) if is_call else exchange.head(405))
+
+    async with fake_server(slow) as server, bridge_to(server.url) as lines, asyncio.timeout(DEADLINE_S):
+        await lines.send("initialize", INITIALIZE_PARAMS, id="init")
+        await lines.send("tools/call", id=1)
+        await lines.bridge.take(b'{"jsonrpc":"2.0","id":"ping","result":{}}')
+        await is_answered.wait()
+        assert "tools/call" not in [exchange.rpc_method for exchange in server.exchanges]
+        may_open.set()
+        assert [(await lines.read())["id"] for _ in range(2)] == ["init", 1]
+        assert server.exchanges[-1].headers["mcp-session-id"] == "s1"
+
+
+class Leaving:
+    """A client whose output ends while a call is under way at a server that answers when it may."""
+
+    def __init__(self) -> None:
+        self.is_asked, self.may_answer = asyncio.Event(), asyncio.Event()
+        self.lines: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self.has_ended, self.is_unread = asyncio.Event(), asyncio.Event()
+
+    async def serve(self, exchange: Exchange) -> None:
+        if not await handshake(exchange) and exchange.rpc_method == "tools/call":
+            self.is_asked.set()
+            await self.may_answer.wait()
+            await exchange.json(exchange.result())
+        else:
+            await exchange.head(405 if exchange.method == "GET" else 200, content_length="0")
+
+    def converse(self, bridge: Bridge) -> asyncio.Task[int]:
+        self.lines.put_nowait(b'{"jsonrpc":"2.0","id":1,"method":"tools/call"}')
+        self.lines.put_nowait(None)
+        work = mcp_stdio_bridge.converse(bridge, self.lines, self.has_ended, self.is_unread)
+        return asyncio.create_task(work)
+
+
+async def test_a_client_in_conversation_that_leaves_has_a_moment_for_its_last_answer() -> None:
+    client = Leaving()
+    async with fake_server(client.serve) as server, bridge_to(server.url) as lines:
+        await lines.open()
+        conversing = client.converse(lines.bridge)
+        async with asyncio.timeout(DEADLINE_S):
+            await client.is_asked.wait()
+            client.has_ended.set()
+            client.may_answer.set()
+            assert (await lines.read())["result"] == {}
+            assert await conversing == 0
+    assert server.methods.count("DELETE") == 1
+
+
+async def test_after_that_moment_its_calls_are_cancelled_and_its_session_ends(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    client = Leaving()
+    async with fake_server(client.serve) as server, bridge_to(server.url) as lines:
+        await lines.open()
+        conversing = client.converse(lines.bridge)
+        async with asyncio.timeout(DEADLINE_S):
+            await client.is_asked.wait()
+            client.has_ended.set()
+            await asyncio.sleep(0)  # the wait has begun
+            await asyncio.sleep(0)
+            pass_time(mcp_stdio_bridge.LEAVING_TIMEOUT_S)
+            assert await conversing == 0
+    assert server.methods.count("DELETE") == 1
+    assert capsys.readouterr().err.endswith("or the bridge was told to end: 1\n")
+
+
+@pytest.mark.parametrize("is_still_read", [True, False])
+async def test_a_script_that_has_asked_and_ended_its_output_is_answered_while_it_reads(is_still_read: bool) -> None:
+    client = Leaving()
+    async with fake_server(client.serve) as server, bridge_to(server.url) as lines:
+        conversing = client.converse(lines.bridge)
+        client.has_ended.set()
+        async with asyncio.timeout(DEADLINE_S):
+            await client.is_asked.wait()
+            pass_time(100 * mcp_stdio_bridge.LEAVING_TIMEOUT_S)
+            (client.may_answer if is_still_read else client.is_unread).set()
+            assert await conversing == 0
+        assert lines.is_empty is not is_still_read
 
 
 async def test_an_endpoint_on_another_host_is_not_followed() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import signal
 import sys
 
 import pytest
 from mcp import Client, StdioServerParameters
 
-from tests.bridge.conftest import BRIDGE, INITIALIZE_PARAMS, McpTestServer, bridge_process, text_of
+from tests.bridge.conftest import BRIDGE, DEADLINE_S, INITIALIZE_PARAMS, McpTestServer, Message, bridge_process, text_of
 from tests.bridge.mcp_server import GOOD_KEY
 
 TRANSPORTS = ("http", "sse")
@@ -156,7 +159,7 @@ async def test_calls_run_side_by_side(server: McpTestServer, transport: str) -> 
         for i in range(20):
             bridge.send("tools/call", {"name": "echo", "arguments": {"text": str(i)}}, id=i)
         answers = [await bridge.read() for _ in range(20)]
-        await bridge.end()
+        assert await bridge.told_to_end(signal.SIGTERM) == 128 + signal.SIGTERM
         await server.noted("cancelled")
     assert {answer["id"]: text_of(answer) for answer in answers} == {i: str(i) for i in range(20)}
 
@@ -218,9 +221,7 @@ async def test_the_stream_of_notifications_comes_back_after_a_restart_without_a_
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_a_client_that_leaves_ends_the_bridge_and_its_calls_at_once(
-    server: McpTestServer, transport: str
-) -> None:
+async def test_a_client_that_leaves_ends_the_bridge_and_its_calls(server: McpTestServer, transport: str) -> None:
     async with bridge_process(url_for(server, transport)) as bridge:
         await bridge.open()
         bridge.send("tools/call", {"name": "wait", "arguments": {}}, id=1)
@@ -229,3 +230,46 @@ async def test_a_client_that_leaves_ends_the_bridge_and_its_calls_at_once(
     assert (code, output) == (0, b"")
     assert b"Traceback" not in log
     await server.noted("cancelled")
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+async def test_a_bridge_that_is_told_to_end_cancels_its_calls_and_ends_the_session(
+    server: McpTestServer, transport: str, by: signal.Signals
+) -> None:
+    async with bridge_process(url_for(server, transport)) as bridge:
+        await bridge.open()
+        bridge.send("tools/call", {"name": "wait", "arguments": {}}, id=1)
+        await server.noted("call")
+        assert await bridge.told_to_end(by) in (130, 143)
+    await server.noted("cancelled")
+    assert (server.requests[-1]["method"] == "DELETE") is (transport == "http")
+
+
+async def test_where_nobody_reads_the_answers_any_more_the_calls_are_cancelled(server: McpTestServer) -> None:
+    reading, writing = os.pipe()
+    async with bridge_process(server.url, stdout=writing) as bridge:
+        os.close(writing)
+        bridge.send_modern("tools/call", {"name": "wait", "arguments": {}}, id=1)
+        await server.noted("call")
+        os.close(reading)
+        await server.noted("cancelled")
+        async with asyncio.timeout(DEADLINE_S):
+            assert await bridge.process.wait() == 0
+
+
+def line(method: str, params: Message, **members: object) -> bytes:
+    return json.dumps({"jsonrpc": "2.0", "method": method, "params": params, **members}).encode()
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_all_that_a_script_has_sent_is_answered_also_a_last_line_without_an_end(
+    server: McpTestServer, transport: str
+) -> None:
+    echo = {"name": "echo", "arguments": {"text": "a"}}
+    opening = [line("initialize", INITIALIZE_PARAMS, id="init"), line("notifications/initialized", {})]
+    calls = [line("tools/call", echo, id=number) for number in range(5)]
+    async with bridge_process(url_for(server, transport)) as bridge:
+        output, _ = await bridge.process.communicate(b"\n".join(opening + calls))
+    answers = [json.loads(answer) for answer in output.splitlines()]
+    assert {answer["id"] for answer in answers if "result" in answer} == {"init", *range(5)}

@@ -179,7 +179,7 @@ class ReplayingBackend:
     none); a mute one takes requests and never answers.
     """
 
-    def __init__(self, *models: str, max_model_len: int = 2048) -> None:
+    def __init__(self, *models: str, max_model_len: int | None = 2048) -> None:
         self.models = models or ("tiny",)
         self.max_model_len = max_model_len
         self.prompt_tokens: int | None = 10

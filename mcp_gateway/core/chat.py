@@ -242,9 +242,9 @@ class Exchange:
             if frames and not relay.is_done:
                 return frames
             self._check_end(relay)
-            await self._account(relay.usage)
         except GatewayError as error:
             return frames + await self.frames_of(error)
+        await self._account(relay.usage)
         cost_usd = format_usd(self.cost_nano)
         note = b": the bill of %b USD is written as soon as it can be\n\n" % cost_usd.encode()
         return frames + relay.end(cost_usd, self._usage) + (note if self._is_bill_pending else b"") + DONE
@@ -425,8 +425,8 @@ class Exchange:
             limit = affordable_tokens(hold.amount_nano, worst, self._price, request.choices)
             if request.max_tokens is None:
                 limit = await self._fitting(min(limit, model.max_output_tokens), request, model, route)
-            if request.cap_output(limit):
-                self.clamped_to = limit
+            request.cap_output(limit)
+            self.clamped_to = limit
 
     # Asking
 
@@ -738,8 +738,7 @@ class Exchange:
 
     async def _account_for_failure(self, usage: Usage | None, error: GatewayError, *, is_reported: bool = True) -> None:
         """Account for what was used until an error."""
-        if not self._is_accounted:
-            await self._account(usage, error.status, error.code, is_reported=is_reported)
+        await self._account(usage, error.status, error.code, is_reported=is_reported)
 
     def _account_for_leaving(self, error: BaseException | None) -> None:
         """Account for a request that ends without its answer: refused, failed, or left by its caller."""

@@ -30,9 +30,11 @@ class Stage:
     gateway: Gateway
     backend: ReplayingBackend
     caller: Caller
+    credit_nano: int = CREDIT_NANO
 
-    def exchange(self) -> Exchange:
-        return self.gateway.chat.exchange(self.caller, Call(self.gateway.new_id("req"), "test"))
+    def exchange(self, caller: Caller | None = None, **call: Any) -> Exchange:
+        """One of the stage's caller, or of another."""
+        return self.gateway.chat.exchange(caller or self.caller, Call(self.gateway.new_id("req"), "test", **call))
 
     async def is_accounted_for(self, spent_nano: int, error_code: str | None) -> None:
         """One record with that code, that much spent, and nothing held, in flight or off in the books."""
@@ -41,9 +43,9 @@ class Stage:
         rows = await self.gateway.ledger._store.fetch_all("SELECT error_code, cost_nano FROM requests")
         assert rows == [(error_code, spent_nano)]
         balance = await self.gateway.ledger.balance(self.caller.account_id)
-        assert (balance.spendable_nano, balance.held_nano) == (CREDIT_NANO - spent_nano, 0)
+        assert (balance.spendable_nano, balance.held_nano) == (self.credit_nano - spent_nano, 0)
         assert self.gateway.limiter.in_flight == 0
-        assert self.gateway.pool.backends[0].in_flight == 0
+        assert [backend.in_flight for backend in self.gateway.pool.backends if backend.in_flight] == []
         assert await self.gateway.ledger.check() == []
 
 
@@ -51,18 +53,27 @@ def caller(account_id: str, in_flight: int | None = None) -> Caller:
     return Caller(account_id, "key_1", (Quota("key", "key_1", Allowance(None, None, None, in_flight)),))
 
 
+@contextlib.asynccontextmanager
+async def open_stage(
+    data_dir: Path, *backends: ReplayingBackend, credit_nano: int = CREDIT_NANO, **fields: Any
+) -> AsyncIterator[Stage]:
+    """A gateway with these settings and backends, and a caller whose account has so much."""
+    urls = [backend.url for backend in backends]
+    settings = Settings.model_validate({"data_dir": data_dir, "vllm_urls": urls, "models": [PRICED]} | fields)
+    async with open_gateway(settings) as gateway, open_desk(settings) as desk:
+        account = await desk.accounts.create("test")
+        await desk.ledger.credit(account.id, credit_nano, "test")
+        yield Stage(gateway, backends[0], caller(account.id), credit_nano)
+
+
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with ReplayingBackend() as backend:
-        settings = Settings.model_validate({"data_dir": tmp_path, "vllm_urls": [backend.url], "models": [PRICED]})
-        async with open_gateway(settings) as gateway, open_desk(settings) as desk:
-            account = await desk.accounts.create("test")
-            await desk.ledger.credit(account.id, CREDIT_NANO, "test")
-            yield Stage(gateway, backend, caller(account.id))
+    async with ReplayingBackend() as backend, open_stage(tmp_path, backend) as opened:
+        yield opened
 
 
 def request(**fields: Any) -> ChatRequest:
-    return parse_chat_request(orjson.dumps(chat_body(model="priced/tiny", **fields)))
+    return parse_chat_request(orjson.dumps(chat_body(**{"model": "priced/tiny"} | fields)))
 
 
 async def test_a_whole_answer_is_settled_before_it_is_handed_out(stage: Stage) -> None:

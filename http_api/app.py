@@ -14,6 +14,7 @@ from http_api.keys import Keys
 from http_api.limits import Limits
 from http_api.middleware.answers import Answers, Check
 from http_api.middleware.authentication import Authentication
+from http_api.middleware.cors import Cors
 from http_api.middleware.gate import Gate
 from http_api.middleware.host_check import HostCheck
 from http_api.models import Models
@@ -29,6 +30,7 @@ from mcp_gateway.core.gateway import Gateway
 from mcp_gateway.core.hosts import Hosts, is_loopback
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.json_bounds import JsonBounds
+from mcp_gateway.core.origins import Origins
 from mcp_gateway.core.text import shown
 from mcp_gateway.wire.bodies import BodyLimits
 
@@ -142,13 +144,17 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> ASGIApp:
         *routes_of(root),
     ]
     checks: list[Check] = [Gate(gateway.lifecycle, open_paths), Authentication(gateway.authenticator, is_open)]
+    mcp_paths = frozenset(
+        prefix + operation.path for prefix in PREFIXES for operation in api if operation.path[:4] == "/mcp"
+    )
+
+    def is_mcp(path: str) -> bool:
+        return path in mcp_paths or _WELL_KNOWN.fullmatch(path) is not None
+
     if is_loopback(settings.host):
-        mcp_paths = (
-            prefix + operation.path for prefix in PREFIXES for operation in api if operation.path[:4] == "/mcp"
-        )
-        checks.insert(0, HostCheck(Hosts(settings), frozenset(mcp_paths)))
+        checks.insert(0, HostCheck(Hosts(settings), mcp_paths))
     router = Router(routes, redirect_slashes=False, default=_unknown_url)
-    return Answers(
+    answers = Answers(
         ExactPaths(router, routes),
         checks=checks,
         new_id=gateway.new_id,
@@ -157,6 +163,7 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> ASGIApp:
         limiter=gateway.limiter,
         limits_url=f"{base_url}/v1/limits",
     )
+    return Cors(answers, Origins(settings), is_mcp)
 
 
 async def _unknown_url(scope: Scope, _receive: Receive, _send: Send) -> None:

@@ -10,11 +10,11 @@ from http_api.middleware.authentication import credential_of
 from mcp_gateway.core.context import CONTEXT, RequestContext
 from mcp_gateway.core.errors import GatewayError
 
-_FORWARDING = frozenset({
+_SPEAKING_FOR_OTHERS = frozenset({
     b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-server",
-    b"x-real-ip", b"x-client-ip", b"true-client-ip", b"cf-connecting-ip",
+    b"x-real-ip", b"x-client-ip", b"true-client-ip", b"cf-connecting-ip", b"origin",
 })  # fmt: skip
-"""Headers by which a proxy says that it speaks for somebody else, trusted or not."""
+"""Headers by which a proxy, trusted or not, or a browser says that it speaks for somebody else: a client, a page."""
 
 
 class Operators:
@@ -33,9 +33,9 @@ class Operators:
         return any(hmac.compare_digest(sent, token) for token in self._tokens)
 
     def is_here(self, scope: Scope) -> bool:
-        """Whether the request comes from loopback, and from nobody behind a proxy there."""
+        """Whether the request comes from loopback, and not for somebody behind a proxy or a page in a browser there."""
         peer = scope["client"]
-        return peer is not None and _is_loopback(peer[0]) and not _FORWARDING & scope[CONTEXT].sent.keys()
+        return peer is not None and _is_loopback(peer[0]) and not _SPEAKING_FOR_OTHERS & scope[CONTEXT].sent.keys()
 
 
 def _is_loopback(address: str) -> bool:

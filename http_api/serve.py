@@ -124,6 +124,7 @@ def config_of(
         port=port,
         http=cast(type[asyncio.Protocol], partial(Connection, bounds=bounds, census=census)),
         ws="none",
+        interface="asgi3",
         lifespan="off",
         log_config=None,
         access_log=False,

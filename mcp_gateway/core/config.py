@@ -36,6 +36,9 @@ ENV_PREFIX = "GATEWAY_"
 DEFAULT_FILE = Path("gateway.toml")
 NOT_SETTINGS = {"GATEWAY_URL", "GATEWAY_API_KEY"}
 """Variables of the same prefix that the stdio bridge reads; a server started beside it must not stumble over them."""
+ANY = "*"
+"""In a list of hosts or origins: whichever."""
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _MAX_FAULT_CHARS = 1000
 _LEAST_PAYABLE_NANO = parse_usd("0.50")
 _MOST_PAYABLE_NANO = parse_usd("999999.99")
@@ -139,10 +142,13 @@ def _checked_host(text: str) -> str:
 
 
 def _checked_origin(text: str) -> str:
-    scheme, separator, host = text.partition("://")
-    if not (scheme and separator and host) or "/" in host or not text.isprintable() or " " in text:
-        raise ValueError("must be scheme and host without a path or final slash, such as https://app.example.com")
-    return text
+    """As browsers write it: in lower case, and without the port that the scheme has anyway."""
+    if text == ANY:
+        return text
+    scheme, separator, host = text.lower().partition("://")
+    if not (scheme and separator and host) or set("/*") & set(host) or not text.isprintable() or " " in text:
+        raise ValueError("must be scheme and host without a path or final slash, such as https://app.example.com, or *")
+    return f"{scheme}://{host.removesuffix(_DEFAULT_PORTS.get(scheme, ''))}"
 
 
 def _checked_secret(secret: SecretStr) -> SecretStr:
@@ -430,10 +436,14 @@ class Settings(Section):
         default=(), examples=[["gateway.internal:8080"]]
     )
     """Further Hosts that clients may name; checked for MCP, and for all while `host` is loopback; `*` allows any."""
+    cors_origins: Annotated[tuple[Origin, ...], CommaSeparated] = Field(
+        default=(), examples=[["https://app.example.com"]]
+    )
+    """Browser origins whose pages may call both doors and read what they answer (CORS); `*` allows any."""
     allowed_origins: Annotated[tuple[Origin, ...], CommaSeparated] = Field(
         default=(), examples=[["https://app.example.com"]]
     )
-    """Browser origins that may call the MCP door; the public_url's own is always allowed."""
+    """Further such origins; the public_url's own is always allowed, and for MCP every one on loopback."""
     vllm_urls: Annotated[tuple[BaseUrl, ...], CommaSeparated, AfterValidator(_without_repeats)] = Field(
         default=(), examples=[["http://10.0.0.5:8000", "http://10.0.0.6:8000"]]
     )

@@ -9,13 +9,12 @@ from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from mcp_gateway.core.config import Settings
+from mcp_gateway.core.config import ANY, Settings
 from mcp_gateway.core.log_limit import LogLimit
 
 logger = logging.getLogger(__name__)
 
 _WILDCARDS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - recognized, not bound
-_ANY = "*"
 _SHORT_BYTES = 128
 
 
@@ -39,7 +38,7 @@ class Hosts:
     def _is_known(self, host: bytes) -> bool:
         text = host.decode("latin-1").lower()
         name = without_port(text)
-        return bool(self._names & {text, name, _ANY}) or is_loopback(name)
+        return bool(self._names & {text, name, ANY}) or is_loopback(name)
 
 
 def is_loopback(host: str) -> bool:

@@ -4,9 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -23,6 +27,7 @@ CONFIG = """
 data_dir = "{data_dir}"
 port = 0
 drain_announce_s = 0
+cors_origins = ["{origin}"]
 [guests]
 requests_per_minute = 10000
 """
@@ -86,11 +91,39 @@ def _installed() -> None:
     assert NODE.exists(), "run `make test-clients`: it installs what is tried here"
 
 
+@dataclass(frozen=True)
+class Pages:
+    """A server of PROGRAMS' pages, and what they tell it."""
+
+    port: int
+    seen: SimpleQueue[Message]
+
+
 @pytest.fixture(scope="session")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def pages() -> Iterator[Pages]:
+    seen: SimpleQueue[Message] = SimpleQueue()
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_POST(self) -> None:
+            seen.put(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=PROGRAMS)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield Pages(server.server_port, seen)
+        server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def gateway(tmp_path_factory: pytest.TempPathFactory, pages: Pages) -> Iterator[Gateway]:
+    """Lets the pages in by the address of their server, and not by its name."""
     folder = tmp_path_factory.mktemp("gateway")
     config = folder / "gateway.toml"
-    config.write_text(CONFIG.format(data_dir=folder / "data"))
+    config.write_text(CONFIG.format(data_dir=folder / "data", origin=f"http://127.0.0.1:{pages.port}"))
 
     def desk(*arguments: str) -> str:
         return output(GATEWAY, *arguments, "--quiet", "--config", config).strip()

@@ -232,7 +232,12 @@ class TestFaults:
             (
                 "allowed_origins = ['https://a/']",
                 "allowed_origins, entry 1: must be scheme and host without a path or final slash, "
-                "such as https://app.example.com",
+                "such as https://app.example.com, or *",
+            ),
+            (
+                "cors_origins = ['https://a', 'https://*.b']",
+                "cors_origins, entry 2: must be scheme and host without a path or final slash, "
+                "such as https://app.example.com, or *",
             ),
             ("metrics_token = ''", "metrics_token: must be visible ASCII characters, without spaces or line ends"),
             (

@@ -27,6 +27,8 @@ _EXPIRY_INTERVAL_S = 10.0
 _SWEEP_INTERVAL_S = 60.0
 _KINDS_OF_A_REQUEST = ("kind = 'hold'", "kind IN ('settle', 'void')", "kind = 'refund_of_request'")
 """Of the transactions that bear a request's id; each in the words by which SQLite knows that an index serves."""
+_KINDS_FROM_OUTSIDE = "kind = 'credit' OR kind = 'grant' OR kind = 'refund' OR kind = 'dispute'"
+"""Which apply once, in the words of their index."""
 
 
 class Hold(NamedTuple):
@@ -427,8 +429,5 @@ def _look_at(written: "asyncio.Future[Any]") -> None:
 
 
 def _is_applied(connection: sqlite3.Connection, kind: str, reference: str) -> bool:
-    sql = (
-        "SELECT 1 FROM ledger_transactions WHERE kind = ? AND reference = ? "
-        "AND kind IN ('credit', 'grant', 'refund', 'dispute')"  # the words by which SQLite knows that the index serves
-    )
+    sql = f"SELECT 1 FROM ledger_transactions WHERE kind = ? AND reference = ? AND ({_KINDS_FROM_OUTSIDE})"
     return connection.execute(sql, (kind, reference)).fetchone() is not None

@@ -247,3 +247,17 @@ async def test_a_refusal_in_a_burst_names_the_balance_of_its_moment(ledger: Ledg
     answers = await asyncio.gather(*asked, return_exceptions=True)
     assert isinstance(answers[2], GatewayError)
     assert answers[2].details["balance_usd"] == "0.00000002"
+
+
+async def test_what_a_request_writes_builds_no_table_in_memory(store: Store, ledger: Ledger, account: str) -> None:
+    """As a list of three values or more does in a CHECK or an index, for every row."""
+    await ledger.credit(account, 1000, "cash")
+    statements = await traced(store)
+    await ledger.settle(await ledger.hold("req_1", account, 1, 10), 5, record("req_1", account, cost_nano=5))
+    await ledger.hold("req_2", account, 1, 10)
+    await ledger.void("req_2", record("req_2", account))
+    written = [sql for sql in statements if sql.split()[0] in {"SELECT", "INSERT", "UPDATE", "DELETE"}]
+    assert len(written) >= 2 * 11
+    for sql in written:
+        steps = {step[1] for step in await store.fetch_all(f"EXPLAIN {sql}")}
+        assert not steps & {"OpenEphemeral", "OpenAutoindex"}, sql

@@ -91,3 +91,25 @@ def _first_stale(read: Callable[[sqlite3.Connection], int]) -> Callable[[sqlite3
     """What reads the number of a database as it was before the other process, the first time."""
     numbers = [0]
     return lambda connection: numbers.pop() if numbers else read(connection)
+
+
+def test_kinds_of_the_ledger_are_checked_after_the_schema_was_rewritten(database: Path) -> None:
+    kinds = ("hold", "settle", "void", "credit", "grant", "expire", "refund", "dispute", "refund_of_request")
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        migrate(connection)
+        for kind in kinds:
+            _post(connection, kind, f"ref_{kind}")
+        with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+            _post(connection, "gift", "ref_gift")
+        for kind in ("credit", "grant", "refund", "dispute"):
+            with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
+                _post(connection, kind, f"ref_{kind}")
+        _post(connection, "expire", "ref_expire")
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def _post(connection: sqlite3.Connection, kind: str, reference: str) -> None:
+    connection.execute(
+        "INSERT INTO ledger_transactions VALUES (NULL, 'acc_guest', ?, ?, 1, 0, 0, 0, 0, -1, 1)",
+        (kind, reference),
+    )

@@ -30,7 +30,7 @@ from mcp_gateway.tools.completion import complete
 from mcp_gateway.tools.get_balance import GetBalance, Wallets
 from mcp_gateway.tools.list_models import ListModels
 from mcp_gateway.tools.prompts import Prompts
-from mcp_gateway.tools.resources import Resources
+from mcp_gateway.tools.resources import Resources, canonical_uri
 from mcp_gateway.tools.tool import Invocation, Report, Result, Tool, error_result
 from mcp_gateway.wire.bodies import BodyLimits
 
@@ -220,6 +220,7 @@ def build_door(
         count_listing=limiter.count_listing,
         max_body_bytes=BodyLimits(settings, published).of,
         take_changes=resources.take_changes,
+        canonical_uri=canonical_uri,
     )
     published.on_change(door.publish_changes)
     return door

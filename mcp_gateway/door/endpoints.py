@@ -69,6 +69,7 @@ class McpDoor:
         count_listing: Callable[[Caller], None],
         max_body_bytes: Callable[[Caller], int],
         take_changes: Callable[[], Iterable[ServerEvent]] = tuple,
+        canonical_uri: Callable[[str], str] = lambda uri: uri,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -79,7 +80,7 @@ class McpDoor:
         self._access = Access(settings)
         caps, idle_timeout_s = Caps.of_sessions(settings.mcp), settings.mcp.session_idle_timeout_s
         self.calls = Tally(caps)
-        self.subscriptions = subscriptions = Subscriptions(caps, self._shared_address)
+        self.subscriptions = subscriptions = Subscriptions(caps, self._shared_address, canonical_uri)
         server.add_request_handler("resources/subscribe", SubscribeRequestParams, subscriptions.subscribe)
         server.add_request_handler("resources/unsubscribe", UnsubscribeRequestParams, subscriptions.unsubscribe)
         server.add_request_handler(LISTEN, SubscriptionsListenRequestParams, subscriptions.listen)

@@ -32,7 +32,8 @@ _MAX_UNTOLD = 128
 class Session:
     """A client's connection in the protocol's sense; `stream` is where the server speaks unasked.
 
-    What the client has asked for lives here too: the resources it subscribed to, and the log level (None: no log).
+    What the client has asked for lives here too: the resources it subscribed to (each as the client writes its URI,
+    with the one that it is known by), and the log level (None: no log).
     `address` is set where the keys behind an address have a share together. `room` counts the answers that wait for the
     stream.
     """
@@ -46,7 +47,7 @@ class Session:
     stream: EventStream | None = None
     last_used_s: float = 0.0
     is_ended: bool = False
-    subscribed_uris: set[str] = field(default_factory=set)
+    subscribed_uris: dict[str, str] = field(default_factory=dict)
     log_level: LoggingLevel | None = None
     questions: Questions = field(default_factory=Questions)
     _calls: dict[anyio.CancelScope, RequestId] = field(default_factory=dict)

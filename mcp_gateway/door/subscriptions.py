@@ -5,7 +5,8 @@ Knows no resource.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+import functools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 from mcp.server import ServerRequestContext
@@ -46,21 +47,25 @@ Context = ServerRequestContext[Any, Any]
 
 
 class Listener:
-    """One open listen stream: what it wants, and what it has not been told yet."""
+    """One open listen stream: what it wants, and what it has not been told yet.
+
+    `uris` are those that it hears of, as its client writes them, with the one that each resource is known by.
+    """
 
     is_busy = True
 
-    def __init__(self, owner: Owner, address: str | None, wanted: SubscriptionFilter) -> None:
+    def __init__(self, owner: Owner, address: str | None, wanted: SubscriptionFilter, uris: dict[str, str]) -> None:
         self.owner = owner
         self.address = address
         self.wanted = wanted
-        self.uris = frozenset(wanted.resource_subscriptions or ())
+        self.uris = uris
         self._untold: dict[ServerEvent, None] = {}
         self._is_closed = False
         self._has_news = asyncio.Event()
 
     def note(self, event: ServerEvent) -> None:
-        if event_matches(self.wanted, self.uris, event):
+        """Keep what is new, if it is wanted; of resources only those come here that are."""
+        if isinstance(event, ResourceUpdated) or event_matches(self.wanted, frozenset(), event):
             self._untold[event] = None
             self._has_news.set()
 
@@ -80,11 +85,18 @@ class Listener:
 class Subscriptions:
     """The SDK's handlers for subscribing, in both eras; `publish` tells whoever wants to know.
 
-    `address_of` gives the address whose keys have a share together, where they do.
+    `address_of` gives the address whose keys have a share together, where they do; `canonical_uri` the URI by which
+    changes of a resource are published.
     """
 
-    def __init__(self, caps: Caps, address_of: Callable[[RequestContext], str | None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        caps: Caps,
+        address_of: Callable[[RequestContext], str | None] = lambda _: None,
+        canonical_uri: Callable[[str], str] = lambda uri: uri,
+    ) -> None:
         self._address_of = address_of
+        self._canonical_uri = canonical_uri
         self._listeners: Pool[Listener] = Pool(caps, self._end)
         self._open: set[Listener] = set()
         self._uris = Tally(caps.times(_URIS_PER_SHARE))
@@ -103,13 +115,13 @@ class Subscriptions:
             _check_uris([*session.subscribed_uris, params.uri])
             if not session.is_ended:
                 self._take_uris(session.owner, 1)
-                session.subscribed_uris.add(params.uri)
+                session.subscribed_uris[params.uri] = self._canonical_uri(params.uri)
         return EmptyResult()
 
     async def unsubscribe(self, ctx: Context, params: UnsubscribeRequestParams) -> EmptyResult:
         session = _session(ctx)
         if params.uri in session.subscribed_uris:
-            session.subscribed_uris.remove(params.uri)
+            del session.subscribed_uris[params.uri]
             self._uris.give_back(session.owner)
         return EmptyResult()
 
@@ -135,16 +147,17 @@ class Subscriptions:
             self._end(listener)
         return SubscriptionsListenResult(_meta=meta)
 
-    def publish(self, sessions: Iterable[Session], events: Iterable[ServerEvent]) -> None:
-        """Tell open listen streams, and those of the sessions that listen."""
-        payloads = {event: _payload(event) for event in events}
-        for event in payloads:
-            for listener in self._open:
+    def publish(self, sessions: Iterable[Session], events: Collection[ServerEvent]) -> None:
+        """Tell open listen streams, and those of the sessions that listen, each by the URIs that its client wrote."""
+        updated = {event.uri for event in events if isinstance(event, ResourceUpdated)}
+        others = [event for event in events if not isinstance(event, ResourceUpdated)]
+        for listener in self._open:
+            for event in _told(listener.uris, updated, others):
                 listener.note(event)
+        payload_of = functools.cache(_payload)
         for session in (session for session in sessions if session.stream is not None):
-            for event, payload in payloads.items():
-                if not isinstance(event, ResourceUpdated) or event.uri in session.subscribed_uris:
-                    session.mention(payload)
+            for event in _told(session.subscribed_uris, updated, others):
+                session.mention(payload_of(event))
 
     def close(self) -> None:
         """End all listen streams, each with its result."""
@@ -159,7 +172,8 @@ class Subscriptions:
     def _begin(self, ctx: Context, asked: SubscriptionFilter) -> Listener:
         context = cast(RequestContext, ctx.request)
         _check_uris(asked.resource_subscriptions or [])
-        listener = Listener(owner_of(caller_of(context)), self._address_of(context), _honored(asked))
+        uris = {uri: self._canonical_uri(uri) for uri in asked.resource_subscriptions or ()}
+        listener = Listener(owner_of(caller_of(context)), self._address_of(context), _honored(asked), uris)
         self._take_uris(listener.owner, len(listener.uris))
         try:
             self._listeners.add(listener)
@@ -182,6 +196,12 @@ class Subscriptions:
             self._uris.take(owner, count)
         except Full:
             raise MCPError(REFUSED, "Too many resources are subscribed to.", _RETRY) from None
+
+
+def _told(uris: Mapping[str, str], updated: set[str], others: Iterable[ServerEvent]) -> Iterator[ServerEvent]:
+    """Of what has changed, what one hears that wants to know of `uris`."""
+    yield from others
+    yield from (ResourceUpdated(written) for written, uri in uris.items() if uri in updated)
 
 
 def _honored(asked: SubscriptionFilter) -> SubscriptionFilter:

@@ -1,6 +1,7 @@
 """The catalog as MCP resources: `models://catalog`, and `models://{id}` for each model.
 
-A client may write a model's id as it is or percent-encoded, as the template's expansion has it.
+Ids are percent-encoded but for their slashes. Every URI that decodes to an id names its model: as listed, as the
+template's expansion has it, or with the id as it is.
 """
 
 from typing import Any
@@ -17,8 +18,9 @@ from mcp_gateway.core.upstream.pool import Pool
 from mcp_gateway.tools.list_models import model_row
 
 CATALOG_URI = "models://catalog"
+_MODEL_CALLED_CATALOG_URI = "models://%63atalog"
 TEMPLATE_URI = "models://{id}"
-_SCHEME = "models://"
+_SCHEME = "models"
 _JSON = "application/json"
 
 
@@ -53,7 +55,8 @@ class Resources:
 
     def read(self, uri: str) -> types.ReadResourceResult:
         """A resource's JSON. Raises GatewayError `not_found`."""
-        content: Any = {"models": list(self._rows().values())} if uri == CATALOG_URI else self._row_at(uri)
+        is_catalog = canonical_uri(uri) == CATALOG_URI
+        content: Any = {"models": list(self._rows().values())} if is_catalog else self._row_at(uri)
         text = orjson.dumps(content).decode()
         return types.ReadResourceResult(contents=[types.TextResourceContents(uri=uri, mime_type=_JSON, text=text)])
 
@@ -65,7 +68,7 @@ class Resources:
         events: list[ServerEvent] = [ResourcesListChanged()] if list(before) != list(after) else []
         if changed:
             events.append(ResourceUpdated(CATALOG_URI))
-        return events + [ResourceUpdated(uri) for id in changed for uri in _uris_of(id)]
+        return events + [ResourceUpdated(_uri_of(id)) for id in changed]
 
     def _rows(self) -> dict[str, dict[str, Any]]:
         return {model.id: self._row(model) for model in self._published.current.values()}
@@ -74,24 +77,39 @@ class Resources:
         return model_row(model, self._pool.status_of(model))
 
     def _row_at(self, uri: str) -> dict[str, Any]:
-        named = uri.removeprefix(_SCHEME)
-        models = self._published.current
-        model = models.get(named) or models.get(unquote(named))
-        if model is None or not uri.startswith(_SCHEME):
+        named = _named_by(uri)
+        model = None if named is None else self._published.current.get(unquote(named))
+        if model is None:
             raise GatewayError("not_found", f"There is no resource '{shown(uri)}'.")
         return self._row(model)
 
 
+def canonical_uri(uri: str) -> str:
+    """The one URI of what a URI names, however that is written; a URI of no resource is its own."""
+    named = _named_by(uri)
+    if named is None:
+        return uri
+    return CATALOG_URI if f"{_SCHEME}://{named}" == CATALOG_URI else _uri_of(unquote(named))
+
+
+def _named_by(uri: str) -> str | None:
+    """What stands behind the scheme, whose case means nothing."""
+    scheme, is_one, named = uri.partition("://")
+    return named if is_one and scheme.lower() == _SCHEME else None
+
+
+def _uri_of(model_id: str) -> str:
+    """A model's own URI, which no client's parser changes: those take `.` and `..` out from between slashes."""
+    is_relative = not {".", ".."}.isdisjoint(model_id.split("/"))
+    uri = f"{_SCHEME}://{quote(model_id, safe='' if is_relative else '/')}"
+    return _MODEL_CALLED_CATALOG_URI if uri == CATALOG_URI else uri
+
+
 def _resource(model: Model) -> types.Resource:
     return types.Resource(
-        uri=_SCHEME + model.id,
+        uri=_uri_of(model.id),
         name=model.id,
         title=model.name,
         description=model.description or None,
         mime_type=_JSON,
     )
-
-
-def _uris_of(model_id: str) -> list[str]:
-    """As it is, and as the template's expansion has it."""
-    return list(dict.fromkeys((_SCHEME + model_id, _SCHEME + quote(model_id, safe=""))))

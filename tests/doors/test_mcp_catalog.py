@@ -1,20 +1,25 @@
 """The catalog as resources, prompts and completions, and who hears when it changes."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import quote
 
 import orjson
 import pytest
 from mcp import MCPError
 from mcp.shared.subscriptions import ResourcesListChanged, ResourceUpdated
-from mcp.types import INVALID_PARAMS, PromptReference, ResourceTemplateReference
+from mcp.types import INVALID_PARAMS, PromptReference, ResourceTemplateReference, TextResourceContents
+from pydantic import AnyUrl
 
 from mcp_gateway.core.catalog import Catalog
+from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.upstream.demo import DemoBackend
 from mcp_gateway.core.upstream.transport import ConnectFailed
+from mcp_gateway.tools.resources import Resources
 from tests.doors.mcp_host import JSON, PATIENCE_S, Host, eventually, http_client, initialize, open_host
 from tests.doors.test_mcp_lifetimes import next_message, sse_session
 from tests.doors.test_mcp_transports import HANDSHAKE_VERSIONS, MODERN, error_of, modern
@@ -65,6 +70,81 @@ async def test_the_catalog_and_each_model_can_be_read_over_each_transport_in_eac
         model = orjson.loads(content.text)
         assert (model["context_window"], model["input_usd_per_million_tokens"]) == (4096, "0.3")
         assert content.mime_type == "application/json"
+
+
+def id_at(host: Host, uri: str) -> str:
+    """The id of the model that is read at a URI, which the answer repeats."""
+    [content] = Resources(host.gateway.published, host.gateway.pool).read(uri).contents
+    assert content.uri == uri
+    assert isinstance(content, TextResourceContents)
+    model_id: str = orjson.loads(content.text)["id"]
+    return model_id
+
+
+ODD_IDS = [
+    "qwen3:8b", "org/qwen3:8b-instruct", "sql-lora[1]", "http://x/y", "名前", "名/前", "catalog", "Catalog", "catalog/",
+    "/models/llama", "what?x=1", "model#1", "a%2Fb", "a/b", "100%", "%63atalog", "a+b", "user:pw@host", "a\\b", "{id}",
+    "a/../b", "a/./b", "..", ".", "a/..", "a//b", "~!$&'()*,;=", "10.0.0.1", "[::1]", "x:99999",
+]  # fmt: skip
+"""Names that servers serve models by; each would be another URI, or none, if it were written as it is."""
+
+
+@pytest.fixture
+async def odd_host(tmp_path: Path) -> AsyncIterator[Host]:
+    async with open_host(tmp_path, models=tuple({"id": id} for id in ODD_IDS)) as host:
+        yield host
+
+
+async def test_every_listed_uri_is_one_that_no_clients_parser_changes_and_reads_the_model_listed_there(
+    odd_host: Host,
+) -> None:
+    listed = (await odd_host.post(request("resources/list"))).json()["result"]["resources"]
+    uris = {resource["uri"]: resource["name"] for resource in listed}
+    assert len(uris) == len(listed) == len(ODD_IDS) + 1
+    assert uris.pop(CATALOG) == "catalog"
+    for uri, name in uris.items():
+        assert str(AnyUrl(uri)) == uri  # what the Python SDK 1.x makes of it
+        assert id_at(odd_host, uri) == name
+
+
+def as_listed(id: str) -> str:
+    return quote(id)
+
+
+def as_expanded(id: str) -> str:
+    """By RFC 6570."""
+    return quote(id, safe="")
+
+
+def as_expanded_in_javascript(id: str) -> str:
+    """By encodeURIComponent."""
+    return quote(id, safe="!'()*")
+
+
+def in_small_hex(id: str) -> str:
+    return re.sub("%..", lambda digits: digits[0].lower(), quote(id, safe=""))
+
+
+@pytest.mark.parametrize("write", [as_listed, as_expanded, as_expanded_in_javascript, in_small_hex])
+async def test_a_model_is_found_however_its_id_is_encoded(odd_host: Host, write: Callable[[str], str]) -> None:
+    for id in ODD_IDS:
+        for scheme in ("models://", "MODELS://"):
+            if id != "catalog":
+                assert id_at(odd_host, scheme + write(id)) == id
+
+
+@pytest.mark.parametrize(
+    "id", ["qwen3:8b", "sql-lora[1]", "http://x/y", "名前", "what?x=1", "model#1", "100%", "a/../b"]
+)
+async def test_a_model_is_found_by_its_id_as_it_is(odd_host: Host, id: str) -> None:
+    assert id_at(odd_host, f"models://{id}") == id
+
+
+async def test_an_id_is_decoded_once(odd_host: Host) -> None:
+    assert id_at(odd_host, "models://a%2Fb") == "a/b"
+    assert id_at(odd_host, "models://a%252Fb") == "a%2Fb"
+    with pytest.raises(GatewayError, match="not_found"):
+        id_at(odd_host, "models://qwen3%253A8b")
 
 
 async def test_a_model_is_found_by_its_id_as_the_template_expands_it(host: Host) -> None:
@@ -279,6 +359,28 @@ async def test_an_sse_session_hears_of_changes(host: Host) -> None:
         drop(host, "demo/echo")
         told = [(await next_message(lines))["method"] for _ in range(2)]
     assert told == ["notifications/resources/list_changed", "notifications/resources/updated"]
+
+
+WRITTEN = [
+    "models://shop%2fecho",
+    "MODELS://shop/echo",
+    "models://shop%2Fecho",
+    "models://shop/echo",
+    "models://%73hop/echo",
+]
+
+
+async def test_a_client_hears_of_a_resource_by_each_uri_that_it_wrote(host: Host) -> None:
+    async with listening_session(host) as (session, lines):
+        for uri in (*WRITTEN, "models://demo%2Fecho", "models://shop%252Fecho"):
+            await host.post(request("resources/subscribe", uri=uri), session)
+        drop(host, "shop/echo")
+        told = [await next_message(lines) for _ in range(6)]
+    assert [message["params"]["uri"] for message in told[1:]] == WRITTEN
+    async with host.client("http") as client, client.listen(resource_subscriptions=WRITTEN) as subscription:
+        host.gateway.published.replace(Catalog())
+        host.door.publish(ResourceUpdated("models://shop/echo"))
+        assert [await anext(subscription) for _ in WRITTEN] == [ResourceUpdated(uri) for uri in WRITTEN]
 
 
 @pytest.mark.parametrize("transport", ["http", "sse"])

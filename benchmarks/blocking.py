@@ -355,10 +355,11 @@ def serving(folder: Path) -> Iterator[Served]:
     config = folder / "gateway.toml"
     config.write_text(
         f'vllm_urls = ["http://127.0.0.1:{server.server_address[1]}"]\ndata_dir = "{folder}"\nport = 0\n'
-        'log_level = "error"\ndrain_announce_s = 0\nenable_vision = true\npublish_discovered = true\n'
+        'log_level = "error"\ndrain_announce_s = 0\nenable_vision = true\n'
         "limits.listing_requests_per_minute = 1000000\nupstream.breaker_failures = 1000000\n"
         '[[models]]\nid = "m"\nguests = true\ninput_modalities = ["text", "image"]\n'
         '[models.pricing]\nprompt = "0.000000001"\ncompletion = "0.000000001"\n'
+        + "".join(f'[[models]]\nid = "{model["id"]}"\nfree = true\n' for model in MODELS[1:])
     )
     command = [sys.executable, "-m", "mcp_gateway"]
 

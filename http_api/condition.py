@@ -48,6 +48,8 @@ class Judge:
             yield "no backend is up"
 
     def _partial(self) -> Iterator[str]:
+        for model_id in self._published.current.unpriced:
+            yield f"the model {model_id} is not published: it has neither a price nor free = true"
         for backend in self._pool.backends:
             if not backend.is_serving:
                 yield f"backend {backend.name} is {backend.status}: {backend.reason}"

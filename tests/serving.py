@@ -33,7 +33,7 @@ PRICED = {
     "context_window": 2048,
     "pricing": {"prompt": "0.0000003", "completion": "0.0000007"},
 }
-FREE = {"id": "free/tiny", "backend_model": "tiny", "context_window": 2048}
+FREE = {"id": "free/tiny", "backend_model": "tiny", "context_window": 2048, "free": True}
 
 
 class Clock:

@@ -4,7 +4,7 @@ A catalog is built from the configuration and from what the backends list, and i
 """
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from mcp_gateway.core.config import ModelSettings, WalletSettings
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.money import format_price, nano_of_pico, parse_price
+from mcp_gateway.core.money import MILLION_TOKENS, format_price, nano_of_pico
 from mcp_gateway.core.request import ChatRequest
 from mcp_gateway.core.text import SHOWN_CHARS, shown
 
@@ -22,6 +22,7 @@ SAMPLING_PARAMETERS = (
 )  # fmt: skip
 _MOST_DISCOVERED = 2000
 """Of all backends together."""
+_MAX_LOGGED_CHARS = 2000
 _COMPARED_NAMES = 200
 """An unknown name is compared with the first of these, each of which takes tens of microseconds."""
 _UNKNOWN_CONTEXT = 8192
@@ -99,10 +100,11 @@ class Quote(NamedTuple):
 
 
 class Catalog(Mapping[str, Model]):
-    """Published models by public id, in a stable order."""
+    """Published models by public id, in a stable order; `unpriced` are the ids that lack a price to be published."""
 
-    def __init__(self, models: Iterable[Model] = ()) -> None:
+    def __init__(self, models: Iterable[Model] = (), unpriced: Iterable[str] = ()) -> None:
         self._models = {model.id: model for model in models}
+        self.unpriced = tuple(unpriced)
 
     def __getitem__(self, model_id: str) -> Model:
         return self._models[model_id]
@@ -148,32 +150,38 @@ def build_catalog(
     listings: Mapping[str, Listing],
     *,
     publish_discovered: bool,
+    demo: Container[str] = (),
     before: Catalog = Catalog(),  # noqa: B008 - never changed
     now_s: float = 0.0,
 ) -> Catalog:
     """The catalog of configured `entries` and of what backends list (by backend name of the model).
 
     Without any entry everything listed is published under its own name and free; with entries only when
-    `publish_discovered` says so. A model is as old as in the catalog `before`, else it is created now: of backends,
-    each tells the time at which it is asked.
+    `publish_discovered` says so. Once an entry has a price, one without must say that it is free: a price that was
+    forgotten would be a gift. Only what the `demo` has (by backend name) may go without. A model is as old as in the
+    catalog `before`, else it is created now: of backends, each tells the time at which it is asked.
     """
 
     def created_at_s(model_id: str) -> int:
         return before[model_id].created_at_s if model_id in before else int(now_s)
 
-    models = [
-        _configured(entry, listings.get(entry.backend_model or entry.id), created_at_s(entry.id)) for entry in entries
-    ]
-    if publish_discovered or not entries:
-        taken = {name for entry in entries for name in (entry.id, entry.backend_model or entry.id)}
-        found = [listing for name, listing in sorted(listings.items()) if name not in taken and is_model_id(name)]
-        models += [_discovered(listing, created_at_s(listing.id)) for listing in found[:_MOST_DISCOVERED]]
-    return Catalog(models)
+    is_sold = any(entry.pricing is not None for entry in entries)
+    wanted = [*entries, *(_discovered(entries, listings) if publish_discovered or not entries else ())]
+    models, unpriced = [], []
+    for entry in wanted:
+        if is_sold and entry.pricing is None and not entry.free and _backend_name(entry) not in demo:
+            unpriced.append(entry.id)
+        else:
+            models.append(_model(entry, listings.get(_backend_name(entry)), created_at_s(entry.id)))
+    return Catalog(models, unpriced)
 
 
-def window_warnings(catalog: Catalog, listings: Mapping[str, Listing]) -> set[str]:
-    """What an operator should know of windows, in words: a hold is made for the window that the gateway knows."""
+def warnings_of(catalog: Catalog, listings: Mapping[str, Listing]) -> set[str]:
+    """What an operator should know, in words: of prices, and of windows, since a hold is made for the one known."""
     warnings = set()
+    if catalog.unpriced:
+        names = shown(", ".join(catalog.unpriced), _MAX_LOGGED_CHARS)
+        warnings.add(f"models not published, having neither a price nor free = true ({len(catalog.unpriced)}): {names}")
     for model in catalog.values():
         if model.is_window_narrowed:
             listed_tokens = listings[model.backend_model].max_model_len
@@ -191,13 +199,36 @@ def is_model_id(name: str) -> bool:
     return not any(map(str.isspace, name))
 
 
-def _configured(entry: ModelSettings, listing: Listing | None, created_at_s: int) -> Model:
-    price = Price(parse_price(entry.pricing.prompt), parse_price(entry.pricing.completion))
+def price_line(model: Model) -> str:
+    """What a model costs, for people, who think in millions of tokens."""
+    price = model.price
+    if price.is_free:
+        return f"{model.id} costs nothing"
+    prompt, completion = (format_price(pico, MILLION_TOKENS) for pico in (price.prompt_pico, price.completion_pico))
+    return (
+        f"{model.id} costs {prompt} USD for a million prompt tokens, {completion} USD for a million completion tokens"
+    )
+
+
+def _backend_name(entry: ModelSettings) -> str:
+    return entry.backend_model or entry.id
+
+
+def _discovered(entries: Sequence[ModelSettings], listings: Mapping[str, Listing]) -> list[ModelSettings]:
+    """Entries for what backends list and nobody configured."""
+    taken = {name for entry in entries for name in (entry.id, _backend_name(entry))}
+    found = [name for name in sorted(listings) if name not in taken and is_model_id(name)]
+    return [ModelSettings(id=name) for name in found[:_MOST_DISCOVERED]]
+
+
+def _model(entry: ModelSettings, listing: Listing | None, created_at_s: int) -> Model:
+    pricing = entry.pricing
+    price = FREE if pricing is None else Price(pricing.prompt_pico, pricing.completion_pico)
     listed = listing or Listing(entry.id, "gateway", None)
     context = entry.context_window or listed.max_model_len or _UNKNOWN_CONTEXT
     return Model(
         id=entry.id,
-        backend_model=entry.backend_model or entry.id,
+        backend_model=_backend_name(entry),
         name=entry.name or entry.id,
         description=entry.description,
         owned_by=listed.owned_by,
@@ -208,15 +239,11 @@ def _configured(entry: ModelSettings, listing: Listing | None, created_at_s: int
         features=entry.features,
         input_modalities=entry.input_modalities,
         price=price,
-        is_open_to_guests=price.is_free if entry.guests is None else entry.guests,
+        is_open_to_guests=(entry.free or pricing is None) if entry.guests is None else entry.guests,
         is_window_known=bool(entry.context_window or listed.max_model_len),
         is_window_narrowed=context < (listed.max_model_len or 0),
         is_output_capped=entry.max_output_tokens is not None or context < (listed.max_model_len or context),
     )
-
-
-def _discovered(listing: Listing, created_at_s: int) -> Model:
-    return _configured(ModelSettings(id=listing.id), listing, created_at_s)
 
 
 def quote(model: Model, price: Price, request: ChatRequest, wallet: WalletSettings) -> Quote:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 import platformdirs
@@ -23,13 +23,15 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic.fields import FieldInfo
 
 from mcp_gateway.core.bytes_in_flight import OWNER_PART, largest_of
 from mcp_gateway.core.config_faults import KeyPath, describe_fault, describe_unknown_variable
-from mcp_gateway.core.money import NANO_PER_CENT, PICO_PER_USD, parse_price, parse_usd
+from mcp_gateway.core.money import MILLION_TOKENS, NANO_PER_CENT, PICO_PER_USD, parse_price, parse_usd
 from mcp_gateway.core.text import one_line, shown
 
 ENV_PREFIX = "GATEWAY_"
@@ -40,6 +42,8 @@ ANY = "*"
 """In a list of hosts or origins: whichever."""
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _MAX_FAULT_CHARS = 1000
+_MOST_PICO = {1: PICO_PER_USD // 100, MILLION_TOKENS: PICO_PER_USD}
+"""For a token: more than a cent is meant for a million of them, unless it is written as a price of a million."""
 _LEAST_PAYABLE_NANO = parse_usd("0.50")
 _MOST_PAYABLE_NANO = parse_usd("999999.99")
 """Stripe's own bounds: https://docs.stripe.com/currencies#minimum-and-maximum-charge-amounts."""
@@ -77,14 +81,22 @@ def _quoted(value: Any) -> Any:
     return value
 
 
-def _checked_price(text: str) -> str:
+def _checked_price(text: str, tokens: int) -> str:
     try:
-        is_payable = parse_price(text) <= PICO_PER_USD
+        price_pico = parse_price(text, tokens)
     except ValueError:
-        is_payable = False
-    if not is_payable:
-        raise ValueError('must be USD for a single token, from "0" to "1", at most 12 decimals, such as "0.00000005"')
-    return text
+        price_pico = -1
+    if 0 <= price_pico <= _MOST_PICO[tokens]:
+        return text
+    if tokens == MILLION_TOKENS:
+        wanted = 'from "0" to "1000000", at most 6 decimals, such as "0.05"'
+        raise ValueError(f"must be USD for a million tokens, as per_million says, {wanted}")
+    if price_pico > 0:
+        raise ValueError(
+            "is more than 0.01 USD for a single token: write per_million = true beside it if it is for a million "
+            'tokens, or the price of one ("0.15" for a million is "0.00000015" for one)'
+        )
+    raise ValueError('must be USD for a single token, from "0" to "0.01", at most 12 decimals, such as "0.00000005"')
 
 
 def _checked_usd(text: str) -> str:
@@ -171,7 +183,7 @@ Positive = Annotated[Whole, Field(ge=1)]
 OptionalLimit = Annotated[Positive | None, BeforeValidator(_none_in_words)]
 Seconds = Annotated[float, BeforeValidator(_not_a_switch), Field(ge=0)]
 PositiveSeconds = Annotated[float, BeforeValidator(_not_a_switch), Field(gt=0)]
-PriceText = Annotated[str, BeforeValidator(_quoted), AfterValidator(_checked_price)]
+PriceText = Annotated[str, BeforeValidator(_quoted)]
 UsdText = Annotated[str, BeforeValidator(_quoted), AfterValidator(_checked_usd)]
 PayableUsdText = Annotated[UsdText, AfterValidator(_checked_payable_usd)]
 BaseUrl = Annotated[str, AfterValidator(_checked_base_url)]
@@ -195,12 +207,41 @@ class Section(BaseModel):
 
 
 class PricingSettings(Section):
-    """What a token costs, in USD as a decimal string; nothing when left out."""
+    """What tokens cost. Once any model has prices, one that has none is published only if it says `free = true`."""
 
-    prompt: PriceText = Field(default="0", examples=["0.00000005"])
-    """USD per prompt token, a decimal string."""
-    completion: PriceText = Field(default="0", examples=["0.00000015"])
-    """USD per completion token, a decimal string."""
+    per_million: bool = False
+    """Prices are for a million tokens; otherwise for one, and more than "0.01" is refused."""
+    prompt: PriceText = Field(default="", examples=["0.00000005"])
+    """USD for a prompt token (or a million), a decimal string; "0" is a price."""
+    completion: PriceText = Field(default="", examples=["0.00000015"])
+    """The same for a completion token; a model has both prices."""
+
+    @property
+    def prompt_pico(self) -> int:
+        """Pico-USD for one token."""
+        return parse_price(self.prompt, _tokens_of(self.per_million))
+
+    @property
+    def completion_pico(self) -> int:
+        return parse_price(self.completion, _tokens_of(self.per_million))
+
+    @field_validator("prompt", "completion")
+    @classmethod
+    def _is_price(cls, text: str, info: ValidationInfo) -> str:
+        return _checked_price(text, _tokens_of(info.data.get("per_million", False)))
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if missing := [name for name in ("prompt", "completion") if not getattr(self, name)]:
+            raise ValueError(
+                f"has no price for {' and '.join(missing)}: a model that generates needs both prompt and completion "
+                '("0" is a price)'
+            )
+        return self
+
+
+def _tokens_of(is_per_million: bool) -> int:
+    return MILLION_TOKENS if is_per_million else 1
 
 
 class ModelSettings(Section):
@@ -225,8 +266,16 @@ class ModelSettings(Section):
     input_modalities: Annotated[tuple[Modality, ...], CommaSeparated] = ("text",)
     """text, or text and image."""
     guests: bool | None = Field(default=None, examples=[False])
-    """May callers without a key use it? Otherwise only when it costs nothing."""
-    pricing: PricingSettings = PricingSettings()
+    """May callers without a key use it? Otherwise only when it is `free`, or no model has a price."""
+    free: bool = False
+    """It costs nothing, which has to be said of a model without a price once another has one."""
+    pricing: PricingSettings | None = None
+
+    @model_validator(mode="after")
+    def _is_free_or_priced(self) -> Self:
+        if self.free and self.pricing is not None and (self.pricing.prompt_pico or self.pricing.completion_pico):
+            raise ValueError("is free and has prices: leave out free = true, or [models.pricing]")
+        return self
 
     @model_validator(mode="after")
     def _output_fits_context(self) -> Self:
@@ -451,7 +500,7 @@ class Settings(Section):
     vllm_api_key: Secret | None = Field(default=None, examples=["the-key-of-your-vllm-servers"])
     """Sent to every vLLM server as a bearer token."""
     publish_discovered: bool = False
-    """Publish, free of charge, models that a backend lists and no entry in `models` names."""
+    """Publish, free of charge, models that a backend lists and no entry in `models` names, while none has a price."""
     enable_vision: bool = False
     """Accept image parts (data: URIs) in messages."""
     image_blocklist_file: FilePath | None = Field(default=None, examples=["/etc/mcp-gateway/blocked-images.txt"])
@@ -527,11 +576,17 @@ class Setting:
 def settings_of(section: type[Section], path: KeyPath = ()) -> Iterator[Setting]:
     """Every leaf of a part of the tree, in the order it is written in."""
     for name, field in section.model_fields.items():
-        inner = ModelSettings if name == "models" else field.annotation
-        if isinstance(inner, type) and issubclass(inner, Section):
+        inner = _section_in(field.annotation)
+        if inner is not None:
             yield from settings_of(inner, (*path, name))
         else:
             yield Setting((*path, name), field)
+
+
+def _section_in(annotation: Any) -> type[Section] | None:
+    """The part of the tree that a field is, may be, or has several of."""
+    kinds = (annotation, *get_args(annotation))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
 
 
 def load_settings(config_file: Path | None, environ: Mapping[str, str]) -> Settings:

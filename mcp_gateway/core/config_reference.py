@@ -36,7 +36,8 @@ file.
 - Environment variables win over the file. An empty one counts as unset. In them, commas separate the parts of a list.
 - A setting that does not exist is refused, in the file and in the environment, with the name that is nearest.
   `GATEWAY_URL` and `GATEWAY_API_KEY` belong to the stdio bridge; the server passes over them.
-- Times are in seconds (`_s`), sizes in bytes, money in USD as decimal strings; prices are for one token, not a million.
+- Times are in seconds (`_s`), sizes in bytes, money in USD as decimal strings; prices are for one token unless they say
+  `per_million`.
 - Relative paths start at the working folder; `~` is the home folder.
 - Kubernetes gives pods variables named after services, so beside a service named `gateway` it sets `GATEWAY_PORT` and
   others. Give the service another name, or the pod `enableServiceLinks: false`.

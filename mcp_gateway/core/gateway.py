@@ -9,7 +9,7 @@ from random import Random
 
 from mcp_gateway import __version__
 from mcp_gateway.core.bytes_in_flight import BytesInFlight
-from mcp_gateway.core.catalog import Listing, Published, build_catalog, is_model_id, window_warnings
+from mcp_gateway.core.catalog import Listing, Published, build_catalog, is_model_id, price_line, warnings_of
 from mcp_gateway.core.chat import Chat
 from mcp_gateway.core.clock import SteadyClock
 from mcp_gateway.core.config import Settings, UpstreamSettings
@@ -163,6 +163,7 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
         )
         known_keys.on_close(chat.close_key)
         await pool.discover()
+        _log_prices(settings, published)
         await stack.enter_async_context(
             lifecycle.loops.running(
                 discovery=pool.watch, keys=known_keys.watch, grants=ledger.watch_grants, holds=ledger.watch_holds
@@ -278,11 +279,12 @@ def _pool(settings: Settings, published: Published) -> Pool:
             settings.models,
             listings,
             publish_discovered=settings.publish_discovered,
+            demo=() if backends else listings,
             before=published.current,
             now_s=now_ms() / 1000,
         )
         published.replace(catalog)
-        warnings = window_warnings(catalog, listings)
+        warnings = warnings_of(catalog, listings)
         for warning in sorted(warnings - told):
             logger.warning(warning)
         told.clear()
@@ -303,6 +305,13 @@ def _pool(settings: Settings, published: Published) -> Pool:
         retries=RetryBudget(settings.upstream.retry_share),
         random=Random(),  # noqa: S311 - spreads load; keeps no secret
     )
+
+
+def _log_prices(settings: Settings, published: Published) -> None:
+    """Of the models that are configured; what is only discovered is free."""
+    for entry in settings.models:
+        if (model := published.current.get(entry.id)) is not None:
+            logger.info(price_line(model))
 
 
 def _breaker(upstream: UpstreamSettings) -> Breaker:

@@ -13,6 +13,8 @@ NANO_PER_USD = 10**9
 NANO_PER_CENT = NANO_PER_USD // 100
 PICO_PER_USD = 10**12
 PICO_PER_NANO = PICO_PER_USD // NANO_PER_USD
+MILLION_TOKENS = 1_000_000
+"""What people quote prices for."""
 MAX_NANO = 2**63 - 1
 """The largest amount that a database column holds: about 9.2 billion USD."""
 
@@ -20,7 +22,7 @@ MAX_NANO = 2**63 - 1
 _DECIMAL = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,40})?")
 
 
-def _scaled(text: str, scale: int) -> Fraction:
+def _scaled(text: str, scale: int | Fraction) -> Fraction:
     """Exact: a Decimal would round products to its context's 28 digits, and takes exponents without bound."""
     if not _DECIMAL.fullmatch(text):
         raise ValueError(f"'{shown(text)}' is not a decimal number; write USD as in 12.50")
@@ -37,9 +39,9 @@ def parse_usd(text: str) -> int:
     return int(scaled)
 
 
-def parse_price(text: str) -> int:
-    """Pico-USD per token of a decimal string in USD per token. Raises ValueError for a negative or finer price."""
-    scaled = _scaled(text, PICO_PER_USD)
+def parse_price(text: str, tokens: int = 1) -> int:
+    """Pico-USD per token of a decimal string in USD for so many. Raises ValueError for a negative or finer price."""
+    scaled = _scaled(text, Fraction(PICO_PER_USD, tokens))
     if scaled < 0:
         raise ValueError(f"a price cannot be negative: {text!r}")
     if scaled.denominator != 1:
@@ -58,7 +60,7 @@ def format_usd(amount_nano: int) -> str:
     return f"{'-' if amount_nano < 0 else ''}{whole}.{f'{nano:09}'.rstrip('0'):0<2}"
 
 
-def format_price(price_pico: int) -> str:
-    """Decimal USD per token of a price in pico-USD per token, as OpenRouter writes prices: `"0.00000005"`, `"0"`."""
-    text = f"{Decimal(price_pico) / PICO_PER_USD:f}"
+def format_price(price_pico: int, tokens: int = 1) -> str:
+    """Decimal USD of a price in pico-USD per token, for so many, as OpenRouter writes it: `"0.00000005"`, `"0"`."""
+    text = f"{Decimal(price_pico * tokens) / PICO_PER_USD:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text

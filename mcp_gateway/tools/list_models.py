@@ -9,11 +9,10 @@ from mcp_gateway.core.caller import KeyScope
 from mcp_gateway.core.catalog import Model, Published
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.limits.limiter import Limiter
-from mcp_gateway.core.money import PICO_PER_USD, format_price
+from mcp_gateway.core.money import MILLION_TOKENS, PICO_PER_USD, format_price
 from mcp_gateway.core.upstream.pool import ModelStatus, Pool
 from mcp_gateway.tools.tool import Invocation, Result, checked_arguments, output_schema, result
 
-_PER_MILLION = 1_000_000
 _MAX_PRICE_DIGITS = 30
 """Before the point; far above any price, and far below where decimal arithmetic ends."""
 
@@ -93,8 +92,8 @@ def model_row(model: Model, status: ModelStatus) -> dict[str, Any]:
         "description": model.description,
         "context_window": model.context_window,
         "max_output_tokens": model.max_output_tokens,
-        "input_usd_per_million_tokens": format_price(model.price.prompt_pico * _PER_MILLION),
-        "output_usd_per_million_tokens": format_price(model.price.completion_pico * _PER_MILLION),
+        "input_usd_per_million_tokens": format_price(model.price.prompt_pico, MILLION_TOKENS),
+        "output_usd_per_million_tokens": format_price(model.price.completion_pico, MILLION_TOKENS),
         "features": list(model.features),
         "input_modalities": list(model.input_modalities),
         "status": status,
@@ -121,7 +120,7 @@ def _price_limit_pico(asked: float | str | None) -> Decimal | None:
     if not limit.is_finite() or limit < 0 or limit.adjusted() > _MAX_PRICE_DIGITS:
         message = "`max_price_usd` must be USD per million tokens, as in 0.5."
         raise GatewayError("invalid_value", message, param="max_price_usd")
-    return limit * PICO_PER_USD / _PER_MILLION
+    return limit * PICO_PER_USD / MILLION_TOKENS
 
 
 def _line(row: dict[str, Any]) -> str:

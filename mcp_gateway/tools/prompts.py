@@ -6,10 +6,9 @@ from mcp import types
 
 from mcp_gateway.core.catalog import Catalog, Model, Published
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.money import format_price, format_usd
+from mcp_gateway.core.money import MILLION_TOKENS, format_price, format_usd
 from mcp_gateway.core.text import shown
 
-_PER_MILLION = 1_000_000
 _MAX_NUMBER = 10**12
 Arguments = Mapping[str, str]
 
@@ -96,7 +95,7 @@ def _estimate_cost(catalog: Catalog, arguments: Arguments) -> str:
 
 def _priced(model: Model) -> str:
     prompt, completion = (
-        format_price(price * _PER_MILLION) for price in (model.price.prompt_pico, model.price.completion_pico)
+        format_price(price, MILLION_TOKENS) for price in (model.price.prompt_pico, model.price.completion_pico)
     )
     return f"{model.id} ({prompt} USD per million prompt tokens, {completion} per million completion tokens)"
 

@@ -14,7 +14,9 @@ from mcp_gateway.core.catalog import (
     affordable_tokens,
     build_catalog,
     model_object,
+    price_line,
     quote,
+    warnings_of,
 )
 from mcp_gateway.core.config import ModelSettings, PricingSettings, WalletSettings
 from mcp_gateway.core.errors import GatewayError
@@ -70,15 +72,79 @@ def test_context_and_output_come_from_the_entry_within_what_the_backend_can(
 
 
 def test_a_model_is_open_to_guests_when_free_unless_it_says_otherwise() -> None:
-    pricing = PricingSettings(prompt="0.000001")
+    pricing = PricingSettings(prompt="0.000001", completion="0")
     cases: list[tuple[dict[str, object], bool]] = [
         ({}, True),
         ({"pricing": pricing}, False),
+        ({"pricing": PricingSettings(prompt="0", completion="0")}, False),
+        ({"free": True}, True),
+        ({"free": True, "guests": False}, False),
         ({"guests": False}, False),
         ({"pricing": pricing, "guests": True}, True),
     ]
     for fields, is_open in cases:
         assert only(build_catalog([entry(**fields)], LISTED, publish_discovered=False)).is_open_to_guests is is_open
+
+
+PRICED = {"id": "pub/priced", "pricing": PricingSettings(prompt="0.000001", completion="0.000002")}
+ZERO = {"id": "pub/zero", "pricing": PricingSettings(prompt="0", completion="0")}
+
+
+@pytest.mark.parametrize(
+    ("others", "is_published"),
+    [
+        ([], True),
+        ([{"id": "pub/other"}, {"id": "pub/free", "free": True}], True),
+        ([PRICED], False),
+        ([ZERO], False),
+        ([{"id": "pub/free", "free": True}, PRICED], False),
+    ],
+)
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_model_without_a_price_is_published_until_another_has_one(
+    others: list[dict[str, object]], is_published: bool, is_first: bool
+) -> None:
+    entries = [entry(**fields) for fields in others]
+    entries.insert(0 if is_first else len(entries), entry())
+    catalog = build_catalog(entries, LISTED, publish_discovered=False)
+    assert ("pub/tiny" in catalog) == is_published
+    assert catalog.unpriced == (() if is_published else ("pub/tiny",))
+    told = [line for line in warnings_of(catalog, LISTED) if "not published" in line]
+    assert told == (
+        [] if is_published else ["models not published, having neither a price nor free = true (1): pub/tiny"]
+    )
+
+
+def test_one_that_says_it_is_free_is_published_beside_priced_ones() -> None:
+    catalog = build_catalog([entry(free=True), entry(**PRICED)], LISTED, publish_discovered=False)
+    assert (list(catalog), catalog.unpriced) == (["pub/tiny", "pub/priced"], ())
+    assert catalog["pub/tiny"].price.is_free
+
+
+def test_what_is_discovered_has_no_price_either() -> None:
+    catalog = build_catalog([entry(**PRICED)], LISTED, publish_discovered=True)
+    assert (list(catalog), catalog.unpriced) == (["pub/priced"], ("org/other",))
+
+
+def test_the_demo_needs_no_price() -> None:
+    entries = [
+        entry(**PRICED),
+        entry(id="mine", backend_model="demo/echo"),
+        entry(id="another", backend_model="no/demo"),
+    ]
+    listings = {name: Listing(name, "demo", 2048) for name in ("demo/echo", "demo/slow")}
+    catalog = build_catalog(entries, listings, publish_discovered=True, demo=listings)
+    assert (list(catalog), catalog.unpriced) == (["pub/priced", "mine", "demo/slow"], ("another",))
+    assert catalog["mine"].is_open_to_guests
+
+
+def test_a_price_list_tells_prices_for_a_million_tokens() -> None:
+    prices = {"prompt": "0.05", "completion": "10", "per_million": True}
+    catalog = build_catalog([entry(pricing=prices), entry(id="free", free=True)], LISTED, publish_discovered=False)
+    assert [price_line(model) for model in catalog.values()] == [
+        "pub/tiny costs 0.05 USD for a million prompt tokens, 10 USD for a million completion tokens",
+        "free costs nothing",
+    ]
 
 
 def test_a_listed_model_object_names_prices_exactly_and_no_backend() -> None:

@@ -99,15 +99,35 @@ class TestSources:
 
     def test_models_are_read_with_prices_in_the_order_of_the_file(self) -> None:
         first, second = load(
-            "[[models]]\nid = 'a/b'\nfeatures = []\n[models.pricing]\nprompt = '0.00000005'\n[[models]]\nid = 'c'"
+            "[[models]]\nid = 'a/b'\nfeatures = []\n[models.pricing]\nprompt = '0.00000005'\n"
+            "completion = '0'\n[[models]]\nid = 'c'\nfree = true"
         ).models
-        assert (first.id, first.features, first.pricing.prompt, first.pricing.completion) == (
-            "a/b",
-            (),
-            "0.00000005",
-            "0",
-        )
-        assert (second.id, second.pricing.prompt) == ("c", "0")
+        assert (first.id, first.features, first.free) == ("a/b", (), False)
+        assert (first.pricing.prompt_pico, first.pricing.completion_pico) == (50_000, 0)
+        assert (second.id, second.pricing, second.free) == ("c", None, True)
+
+    @pytest.mark.parametrize(
+        ("per_million", "price", "pico"),
+        [
+            (False, "0", 0),
+            (False, "0.000000000001", 1),
+            (False, "0.01", 10**10),
+            (True, "0", 0),
+            (True, "0.000001", 1),
+            (True, "0.05", 50_000),
+            (True, "0.15", 150_000),
+            (True, "2.50", 2_500_000),
+            (True, "75", 75_000_000),
+            (True, "20000", 2 * 10**10),
+            (True, "1000000", 10**12),
+        ],
+    )
+    def test_a_price_is_for_one_token_or_for_a_million(self, per_million: bool, price: str, pico: int) -> None:
+        for order in (["per_million", "prompt", "completion"], ["completion", "prompt", "per_million"]):
+            told = {"per_million": str(per_million).lower(), "prompt": f"'{price}'", "completion": "'0'"}
+            lines = "\n".join(f"{name} = {told[name]}" for name in order)
+            (model,) = load(f"[[models]]\nid = 'a'\n[models.pricing]\n{lines}").models
+            assert (model.pricing.prompt_pico, model.pricing.completion_pico) == (pico, 0)
 
     def test_a_tilde_is_the_home_folder(self) -> None:
         assert load("data_dir = '~/data'").data_dir == Path.home() / "data"
@@ -272,7 +292,17 @@ class TestFaults:
             (
                 "[[models]]\nid = 'a'\npricing = {prompt = '2'}",
                 "[[models]] number 1: [models.pricing] prompt: "
-                'must be USD for a single token, from "0" to "1", at most 12 decimals, such as "0.00000005"',
+                "is more than 0.01 USD for a single token: write per_million = true beside it if it is for a million "
+                'tokens, or the price of one ("0.15" for a million is "0.00000015" for one)',
+            ),
+            (
+                "[[models]]\nid = 'a'\npricing = {per_million = true, prompt = '0.0000005'}",
+                "[[models]] number 1: [models.pricing] prompt: must be USD for a million tokens, as per_million says, "
+                'from "0" to "1000000", at most 6 decimals, such as "0.05"',
+            ),
+            (
+                "[[models]]\nid = 'a'\nfree = true\npricing = {prompt = '0', completion = '0.000001'}",
+                "[[models]] number 1: is free and has prices: leave out free = true, or [models.pricing]",
             ),
             (
                 "[wallet]\nminimum_balance_usd = '-1'",
@@ -293,6 +323,42 @@ class TestFaults:
     @pytest.mark.parametrize("price", ["-1", "1e-8", "0.0000000000001", "", "free", "NaN", "1,5"])
     def test_a_price_that_is_no_exact_decimal_is_refused(self, price: str) -> None:
         assert "USD for a single token" in fault(f"[[models]]\nid = 'a'\npricing = {{completion = '{price}'}}")
+
+    @pytest.mark.parametrize("price", ["0.010000000001", "0.05", "0.15", "2.50", "75", "1000001"])
+    @pytest.mark.parametrize("name", ["prompt", "completion"])
+    def test_a_price_that_is_meant_for_a_million_tokens_is_refused_until_it_says_so(
+        self, name: str, price: str
+    ) -> None:
+        prices = {"prompt": "0", "completion": "0"} | {name: price}
+        lines = "\n".join(f"{name} = '{price}'" for name, price in prices.items())
+        told = fault(f"[[models]]\nid = 'a'\n[models.pricing]\n{lines}")
+        assert f"[models.pricing] {name}: is more than 0.01 USD for a single token" in told
+        assert "per_million = true" in told
+
+    @pytest.mark.parametrize("price", ["1000000.01", "1000001", "0.0000001", "-1", "1e3", "", "free"])
+    def test_a_price_for_a_million_tokens_has_bounds_too(self, price: str) -> None:
+        told = fault(f"[[models]]\nid = 'a'\npricing = {{per_million = true, completion = '{price}'}}")
+        assert "USD for a million tokens" in told
+
+    @pytest.mark.parametrize(
+        ("prices", "missing"),
+        [
+            ("prompt = '0.000001'", "completion"),
+            ("completion = '0.000001'", "prompt"),
+            ("prompt = '0'", "completion"),
+            ("", "prompt and completion"),
+            ("per_million = true", "prompt and completion"),
+            ("per_million = true\ncompletion = '3'", "prompt"),
+        ],
+    )
+    @pytest.mark.parametrize("is_free", ["", "free = true\n"])
+    def test_a_model_has_both_prices_or_none(self, prices: str, missing: str, is_free: str) -> None:
+        told = fault(f"[[models]]\nid = 'a'\n{is_free}[models.pricing]\n{prices}")
+        assert f"has no price for {missing}: " in told
+
+    @pytest.mark.parametrize("prices", ["prompt = '0'\ncompletion = '0'", "prompt = '0.000000'\ncompletion = '0'"])
+    def test_free_may_be_said_of_what_costs_nothing(self, prices: str) -> None:
+        assert load(f"[[models]]\nid = 'a'\nfree = true\n[models.pricing]\n{prices}").models[0].free
 
     def test_a_syntax_error_names_the_line(self) -> None:
         assert re.match(r"gateway.toml: is not TOML: .*line 2, column 8", fault("port = 1\nhost = localhost"))

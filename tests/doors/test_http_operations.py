@@ -22,7 +22,7 @@ RICH = PRICED | {
     "features": ["tools", "reasoning"],
     "input_modalities": ["text", "image"],
 }
-ELSEWHERE = {"id": "not/there", "backend_model": "absent"}
+ELSEWHERE = {"id": "not/there", "backend_model": "absent", "free": True}
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

@@ -15,8 +15,8 @@ serve: $(VENV)/.installed  ## start the gateway on 127.0.0.1:8080
 	@$(BIN)/mcp-gateway serve
 
 # two a processor, since tests wait as much as they compute
-test: $(VENV)/.installed-dev  ## run all tests
-	@$(BIN)/python -m pytest --numprocesses $$((2 * $$(getconf _NPROCESSORS_ONLN)))
+test: $(VENV)/.installed-dev  ## run all tests; with ORDER=a number, in the random order of that seed
+	@$(BIN)/python -m pytest --numprocesses $$((2 * $$(getconf _NPROCESSORS_ONLN))) $(if $(ORDER),--order $(ORDER))
 
 coverage: $(VENV)/.installed-dev  ## every line and branch of chat, the ledger and the store is run by their own tests
 	@mkdir -p build && $(BIN)/python -m coverage run -m pytest tests/core/test_chat*.py tests/core/ledger tests/core/store && \

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import socket
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -13,15 +14,17 @@ from typing import Any
 import httpx2
 import openai
 import orjson
+from starlette.types import ASGIApp
 
 from http_api.app import build_app
-from http_api.connection import Bounds
+from http_api.connection import Bounds, Census
 from http_api.program import census_of, mcp_door
 from http_api.serve import DrainingServer, config_of
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.gateway import DATABASE, Desk, Gateway, open_desk, open_gateway
 from mcp_gateway.core.identity.own_limits import OwnLimits
 from mcp_gateway.core.money import parse_usd
+from tests.databases import migrated
 from tests.replaying import PATIENCE_S
 
 NOON_S = 1_900_000_000 // 86_400 * 86_400 + 43_200.0
@@ -183,9 +186,14 @@ async def open_door(data_dir: Path, clock: Clock | None = None, **settings: Any)
     """Serve on a free port with these settings; 127.0.0.1 is a trusted proxy, so that guests can be told apart."""
     tree = Settings.model_validate({"data_dir": data_dir, "trusted_proxies": ["127.0.0.1"]} | settings)
     clock = clock or Clock()
+    migrated(data_dir / DATABASE)
     async with contextlib.AsyncExitStack() as stack:
         gateway = await stack.enter_async_context(open_gateway(tree, now_s=clock))
-        server, port = await stack.enter_async_context(_served(gateway))
+        mcp = mcp_door(gateway)
+        await stack.enter_async_context(mcp.run())
+        app = build_app(gateway, mcp, base_url="http://gateway.test")
+        census = census_of(gateway, tree.max_connections or 1000)
+        server, port = await stack.enter_async_context(served(gateway, app, census))
         desk = await stack.enter_async_context(open_desk(tree))
         url = f"http://127.0.0.1:{port}"
         http = await stack.enter_async_context(httpx2.AsyncClient(base_url=url, timeout=PATIENCE_S * 3))
@@ -205,34 +213,24 @@ def _errors_logged() -> Iterator[list[str]]:
 
 
 @contextlib.asynccontextmanager
-async def _served(gateway: Gateway) -> AsyncIterator[tuple[DrainingServer, int]]:
+async def served(
+    gateway: Gateway, app: ASGIApp, census: Census, listener: socket.socket | None = None
+) -> AsyncIterator[tuple[DrainingServer, int]]:
+    """uvicorn without its signals and its ticks, which an end would wait for; ends when the last answer has."""
     settings = gateway.settings
-    mcp = mcp_door(gateway)
-    app = build_app(gateway, mcp, base_url="http://gateway.test")
-    listening: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    config = config_of(
-        app,
-        host="127.0.0.1",
-        port=0,
-        bounds=Bounds(settings.max_header_bytes, settings.client_stall_timeout_s),
-        census=census_of(gateway, settings.max_connections or 1000),
-        drain_timeout_s=settings.drain_timeout_s,
-    )
-    server = _Server(
-        config, gateway.lifecycle, 0.0, settings.drain_timeout_s, lambda _, port: listening.set_result(port)
-    )
-    task = asyncio.get_running_loop().create_task(server.serve())
-    async with mcp.run():
-        try:
-            yield server, await listening
-        finally:
-            server.should_exit = True
-            await task
-
-
-class _Server(DrainingServer):
-    """Leaves the process's signals to pytest."""
-
-    @contextlib.contextmanager
-    def capture_signals(self):  # type: ignore[no-untyped-def]
-        yield
+    bounds = Bounds(settings.max_header_bytes, settings.client_stall_timeout_s)
+    config = config_of(app, host="127.0.0.1", port=0, bounds=bounds, census=census, drain_timeout_s=0)
+    config.load()
+    ports: list[int] = []
+    server = DrainingServer(config, gateway.lifecycle, 0, 0, lambda _, port: ports.append(port))
+    server.lifespan = config.lifespan_class(config)
+    await server.startup(None if listener is None else [listener])
+    await server.on_tick(0)
+    try:
+        yield server, *ports
+    finally:
+        for listening in server.servers:
+            listening.close()
+        for connection in list(server.server_state.connections):
+            connection.shutdown()
+        await eventually(lambda: not (server.server_state.tasks or server.server_state.connections))

@@ -348,7 +348,7 @@ async def test_the_budget_remembers_nothing_of_owners_that_keep_nothing() -> Non
     assert room.large._used == {}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.integers(1, 2 * EIGHTH), st.booleans()), max_size=40))
 def test_whatever_comes_and_goes_the_whole_is_never_exceeded_and_in_the_end_nothing_is_left(
     steps: list[tuple[int, bool, int, bool]],

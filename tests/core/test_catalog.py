@@ -1,7 +1,7 @@
 """Models, quotes and costs: pure."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_gateway.core.catalog import (
@@ -210,7 +210,6 @@ def test_a_free_quote_is_free() -> None:
 _PRICES = st.integers(0, 10**7)
 
 
-@settings(deadline=None)
 @given(_PRICES, _PRICES, st.integers(0, 10**6), st.integers(1, 10**5), st.integers(1, 8), st.floats(0, 1))
 def test_what_a_smaller_hold_affords_never_costs_more_than_the_hold(
     prompt_pico: int, completion_pico: int, text_bytes: int, max_tokens: int, choices: int, share: float
@@ -229,7 +228,6 @@ def test_what_a_smaller_hold_affords_never_costs_more_than_the_hold(
         assert tokens >= max_tokens - 1000 // max(1, completion_pico * choices) - 1
 
 
-@settings(deadline=None)
 @given(_PRICES, _PRICES, st.integers(0, 10**9), st.integers(0, 10**9))
 def test_a_cost_is_rounded_up_once(prompt_pico: int, completion_pico: int, prompt: int, completion: int) -> None:
     exact_pico = prompt * prompt_pico + completion * completion_pico

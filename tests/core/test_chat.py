@@ -19,6 +19,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import DATABASE, Gateway, open_desk, open_gateway
 from mcp_gateway.core.ledger.ledger import Hold, SettlementPending
 from mcp_gateway.core.request import ChatRequest, parse_chat_request
+from tests.databases import migrated
 from tests.replaying import DONE, PATIENCE_S, ReplayingBackend, chunk, contents, in_two, silence, stream, unary
 from tests.serving import PRICED, chat_body
 
@@ -60,6 +61,7 @@ async def open_stage(
     """A gateway with these settings and backends, and a caller whose account has so much."""
     urls = [backend.url for backend in backends]
     settings = Settings.model_validate({"data_dir": data_dir, "vllm_urls": urls, "models": [PRICED]} | fields)
+    migrated(data_dir / DATABASE)
     async with open_gateway(settings) as gateway, open_desk(settings) as desk:
         account = await desk.accounts.create("test")
         await desk.ledger.credit(account.id, credit_nano, "test")

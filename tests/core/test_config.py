@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as examples
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -400,7 +399,6 @@ junk = st.recursive(
 )
 
 
-@examples(deadline=None)
 @given(st.sampled_from(SETTINGS), junk)
 def test_whatever_a_setting_is_given_the_faults_are_in_our_words_and_show_no_value(setting, value) -> None:
     for name in reversed(setting.path):

@@ -8,6 +8,7 @@ import pytest
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import KEPT_MS, Idempotency
 from mcp_gateway.core.store.store import Store
+from tests.databases import migrated
 from tests.fake_stripe import bytes_of
 
 
@@ -25,7 +26,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    opened = await Store.open(tmp_path / "answers.sqlite3")
+    opened = await Store.open(migrated(tmp_path / "answers.sqlite3"))
     yield opened
     await opened.close()
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, Allowance, Caller, Quota
@@ -485,7 +485,6 @@ def test_an_address_that_is_refused_takes_no_seat() -> None:
 # Whatever happens
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans(), st.integers(0, 90)), max_size=60))
 def test_what_the_standing_says_is_what_the_next_request_meets(steps: list[tuple[str, bool, int]]) -> None:
     clock = Clock()
@@ -563,8 +562,8 @@ class Audited:
         turn, minute, reserved = self.running.pop(number % len(self.running))
         turn.true_up(tokens)
         turn.release()
-        if minute == self.minute:
-            self.tokens[minute] += tokens - reserved
+        if minute == self.minute or tokens > reserved:  # what exceeds the estimate counts where it ends
+            self.tokens[self.minute] += tokens - reserved
 
 
 LIMIT = st.one_of(st.none(), st.integers(1, 4))
@@ -580,7 +579,6 @@ ACTS = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(LIMITS, ACTS)
 def test_whatever_the_keys_of_an_account_do_it_has_what_it_may_and_no_more(
     may: Allowance, acts: list[tuple[str, int, Allowance, int]]

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_gateway.core.errors import GatewayError
@@ -97,7 +97,6 @@ _messages = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(st.dictionaries(_names, _json), _messages)
 def test_whatever_json_comes_it_is_read_or_refused(fields: dict[str, Any], messages: list[Any]) -> None:
     for body in (fields, {"model": "m", "messages": messages} | fields, {"model": "m", "messages": messages}):
@@ -107,7 +106,6 @@ def test_whatever_json_comes_it_is_read_or_refused(fields: dict[str, Any], messa
             assert request.text_bytes >= 0
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=40))
 def test_whatever_bytes_come_they_are_an_object_or_refused(raw: bytes) -> None:
     with contextlib.suppress(GatewayError):

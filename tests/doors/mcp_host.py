@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import logging
 import socket
-import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,23 +14,22 @@ from typing import Any
 
 import httpx2
 import orjson
-import uvicorn
 from mcp import Client
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 from starlette.types import Receive, Scope, Send
 
-from http_api.connection import Bounds
-from http_api.serve import config_of
 from mcp_gateway.core.caller import Allowance, Caller, Quota
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.context import CLIENT, CONTEXT, CallerLeft, RequestContext
-from mcp_gateway.core.gateway import Gateway, open_gateway
+from mcp_gateway.core.gateway import DATABASE, Gateway, open_gateway
 from mcp_gateway.core.upstream.demo import DemoBackend
 from mcp_gateway.door.endpoints import McpDoor
 from mcp_gateway.server import build_door
 from tests.connections import uncapped
+from tests.databases import migrated
 from tests.replaying import PATIENCE_S
+from tests.serving import served
 
 UNLIMITED = Allowance(None, None, None, None)
 PATHS = ("/v1/mcp", "/api/v1/inference/mcp")
@@ -82,13 +80,9 @@ class Host:
         return {"Mcp-Session-Id": answer.headers["mcp-session-id"]} | (headers or {})
 
 
-_TLS = ssl.create_default_context()
-"""Takes 30 ms to make, and what is asked here is plain HTTP."""
-
-
 def http_client(**options: Any) -> httpx2.AsyncClient:
     """A client for a test's requests."""
-    return httpx2.AsyncClient(verify=_TLS, **{"timeout": PATIENCE_S} | options)
+    return httpx2.AsyncClient(**{"timeout": PATIENCE_S} | options)
 
 
 class Gate:
@@ -124,6 +118,7 @@ async def open_host(data_dir: Path, *, send_buffer_bytes: int = 0, **settings: A
     """
     guests = {"requests_per_minute": 10_000, "in_flight_per_address": 1000} | settings.pop("guests", {})
     limits = {"listing_requests_per_minute": 1_000_000} | settings.pop("limits", {})
+    migrated(data_dir / DATABASE)
     async with open_gateway(Settings(data_dir=data_dir, guests=guests, limits=limits, **settings)) as gateway:
         door = build_door(
             settings=gateway.settings,
@@ -143,7 +138,7 @@ async def open_host(data_dir: Path, *, send_buffer_bytes: int = 0, **settings: A
             if send_buffer_bytes:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
             host.url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/mcp"
-            async with door.run(), _served(_app(host), listener, gateway.settings):
+            async with door.run(), served(gateway, _app(host), uncapped(), listener):
                 yield host
 
 
@@ -177,25 +172,6 @@ def _app(host: Host) -> Callable[[Scope, Receive, Send], Any]:
         host.answered += 1
 
     return app
-
-
-@contextlib.asynccontextmanager
-async def _served(app: Any, listener: socket.socket, settings: Settings) -> AsyncIterator[None]:
-    """uvicorn without its signals and its ticking; ends when the last answer has."""
-    bounds = Bounds(settings.max_header_bytes, settings.client_stall_timeout_s)
-    config = config_of(app, host="127.0.0.1", port=0, bounds=bounds, census=uncapped(), drain_timeout_s=5)
-    config.load()
-    server = uvicorn.Server(config)
-    server.lifespan = config.lifespan_class(config)
-    await server.startup([listener])
-    try:
-        yield
-    finally:
-        for listening in server.servers:
-            listening.close()
-        for connection in list(server.server_state.connections):
-            connection.shutdown()
-        await eventually(lambda: not server.server_state.tasks)
 
 
 class _Errors(logging.Handler):

@@ -173,7 +173,7 @@ async def move(stage: Stage, account: str, kind: str, number: int) -> None:
 KINDS = st.lists(st.sampled_from(["credit", "grant", "settle", "void"]), max_size=6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     KINDS, st.lists(KINDS, min_size=1, max_size=4), st.lists(st.integers(1, 5), min_size=1, max_size=3), st.booleans()
 )
@@ -194,7 +194,7 @@ async def test_paging_while_transactions_arrive_yields_each_that_was_there_exact
     assert seen == there
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(st.integers(0, 99), max_size=8),
     st.lists(st.lists(st.integers(0, 99), max_size=4), min_size=1, max_size=4),

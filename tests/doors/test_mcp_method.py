@@ -87,7 +87,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.text() | st.just("method"), values), max_size=6), st.integers(2, 9), st.booleans())
 def test_it_is_what_a_parser_finds_however_the_slices_fall(
     members: list[tuple[str, object]], slice_bytes: int, is_spaced: bool

@@ -8,11 +8,12 @@ from mcp_gateway.core.identity.key_ring import KeyRing, KeysPerAccount
 from mcp_gateway.core.identity.known_keys import KnownKeys
 from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.store.store import Store
+from tests.databases import migrated
 
 
 @pytest.fixture
 def database(tmp_path: Path) -> Path:
-    return tmp_path / "gateway.sqlite3"
+    return migrated(tmp_path / "gateway.sqlite3")
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.ids import new_id
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.store.store import Store
+from tests.databases import migrated
 
 
 class Clock:
@@ -26,7 +27,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def database(tmp_path: Path) -> Path:
-    return tmp_path / "gateway.sqlite3"
+    return migrated(tmp_path / "gateway.sqlite3")
 
 
 @pytest.fixture

@@ -12,11 +12,12 @@ from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.ledger.checkpoint import DIFFERENCES, LedgerBroken, verify_since_checkpoint
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.store.store import Store
+from tests.databases import migrated
 
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    store = await Store.open(tmp_path / "ledger.sqlite3")
+    store = await Store.open(migrated(tmp_path / "ledger.sqlite3"))
     yield store
     await store.close()
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -20,6 +20,7 @@ from mcp_gateway.core.ledger.ledger import Balance, Hold, Ledger
 from mcp_gateway.core.store.store import Store
 from tests.core.ledger.conftest import Clock
 from tests.core.ledger.test_ledger import UNWRITABLE, record
+from tests.databases import migrated
 
 AMOUNT = st.integers(1, 100)
 FOREVER = 10**15
@@ -126,7 +127,7 @@ class LedgerLife(RuleBasedStateMachine):
         self.ledger = Ledger(self.store, now_ms=self.clock)
 
     def open(self) -> Store:
-        return self.runner.run(Store.open(Path(self.folder.name) / "gateway.sqlite3"))
+        return self.runner.run(Store.open(migrated(Path(self.folder.name) / "gateway.sqlite3")))
 
     def teardown(self) -> None:
         self.runner.run(self.store.close())
@@ -321,9 +322,4 @@ def _is(answer: object, expected: object) -> None:
 
 
 TestLedgerLife = LedgerLife.TestCase
-TestLedgerLife.settings = settings(
-    max_examples=25,
-    stateful_step_count=30,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+TestLedgerLife.settings = settings(max_examples=25, stateful_step_count=30)

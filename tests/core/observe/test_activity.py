@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_gateway.core.observe.activity import DAY_MS, Activity, quantile
@@ -75,7 +75,6 @@ async def test_a_restart_reads_back_what_had_been_counted(tmp_path: Path) -> Non
     assert restored.last_day().requests == 9
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 5_000_000), min_size=1), st.sampled_from([0.5, 0.9, 0.99]))
 def test_a_quantile_is_within_a_tenth_of_the_exact_one(latencies_ms: list[int], share: float) -> None:
     activity = Activity(Clock())

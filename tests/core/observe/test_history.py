@@ -9,6 +9,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.observe.history import History, Totals, Wanted
 from mcp_gateway.core.observe.records import Records
 from mcp_gateway.core.store.store import Store
+from tests.databases import migrated
 from tests.recorded import recorded, write_records
 
 MIDNIGHT_MS = 20_000 * 86_400_000
@@ -16,7 +17,7 @@ MIDNIGHT_MS = 20_000 * 86_400_000
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    store = await Store.open(tmp_path / "gateway.sqlite3")
+    store = await Store.open(migrated(tmp_path / "gateway.sqlite3"))
     yield store
     await store.close()
 

@@ -19,6 +19,7 @@ from mcp_gateway.core.money import NANO_PER_CENT
 from mcp_gateway.core.payments.payments import Payments
 from mcp_gateway.core.payments.stripe_api import StripeApi
 from mcp_gateway.core.store.store import Store
+from tests.databases import migrated
 from tests.fake_stripe import SECRET_KEY, WEBHOOK_SECRET, dispute, event, refunded_charge, session, signed
 
 COMPLETED = "checkout.session.completed"
@@ -36,7 +37,7 @@ class Till:
 
     @classmethod
     async def open(cls, path: Path) -> "Till":
-        store = await Store.open(path)
+        store = await Store.open(migrated(path))
         ledger = Ledger(store, now_ms=now_ms, topup_url="https://gateway.test/topup")
         api = StripeApi(SECRET_KEY, WEBHOOK_SECRET, base_url="http://127.0.0.1:9", timeout_s=1)
         till = cls(store, ledger, Payments(store, ledger, api, now_ms=now_ms), "")
@@ -312,7 +313,7 @@ def test_the_order_and_number_of_events_do_not_matter(tmp_path: Path) -> None:
             await asyncio.gather(*map(till.send, shuffled(told)))
             assert await till.balance_cents() == sum(story.left_cents for story in stories)
 
-        @settings(max_examples=60, deadline=None, phases=[Phase.explicit, Phase.generate])
+        @settings(max_examples=60, phases=[Phase.explicit, Phase.generate])
         @given(st.lists(_stories, min_size=1, max_size=2), st.data())
         def in_any_order(stories: list[Story], data: st.DataObject) -> None:
             def shuffled(told: list[bytes]) -> list[bytes]:

@@ -986,7 +986,7 @@ async def test_an_answer_that_ends_at_any_byte_before_its_last_is_an_error(raw: 
             assert caught.value.before_first_byte == (at == 0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     pieces=st.lists(st.binary(min_size=1, max_size=300), max_size=8),
     places=st.lists(st.integers(0, 4000), max_size=12),
@@ -1003,7 +1003,7 @@ async def test_a_valid_answer_in_any_chunks_and_any_pieces_is_the_same_answer(
         assert transport.idle == 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     raw=st.sampled_from([*FRAMED, b""]),
     at=st.integers(0, 200),

@@ -1,0 +1,35 @@
+"""How all tests run: in an order that can be shuffled, and on the same examples each time, which have no deadline."""
+
+import gc
+import os
+from itertools import groupby
+from random import Random
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("same")
+os.environ["SSL_CERT_DIR"] = os.path.dirname(__file__)  # no authority: each client would take 20 ms to read them all
+os.environ.pop("SSL_CERT_FILE", None)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--order", type=int, help="run the files, and the tests in each, in the random order of this seed")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A file's tests stay together, since they may share what it serves."""
+    if (seed := config.getoption("order")) is not None:
+        random = Random(seed)
+        files = [list(tests) for _, tests in groupby(items, key=lambda item: item.path)]
+        random.shuffle(files)
+        for tests in files:
+            random.shuffle(tests)
+        items[:] = [test for tests in files for test in tests]
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded now stays: tests that look for what is kept need not look through it, nor does the collector."""
+    gc.collect()
+    gc.freeze()

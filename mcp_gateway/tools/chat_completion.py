@@ -241,9 +241,31 @@ def _result(choices: list[dict[str, Any]], bill: dict[str, Any]) -> Result:
     if len(told) > 1:
         structured["choices"] = told
     text = first["content"]
-    if not text and "tool_calls" in first:
+    if not text.strip() and "tool_calls" in first:
         text = orjson.dumps(first["tool_calls"]).decode()
-    return result(text or bill.get("note", ""), structured)
+    if not text.strip():
+        text = structured["note"] = f"{_why_empty(first, bill)} {bill.get('note', '')}".rstrip()
+    return result(text, structured)
+
+
+def _why_empty(facts: dict[str, Any], bill: dict[str, Any]) -> str:
+    """What happened to a reply without text, and what to do about it: models' APIs refuse a blank text."""
+    usage = bill["usage"]
+    after = f" after {usage['completion_tokens']} tokens" if usage else ""
+    if facts["finish_reason"] == "length":
+        what = "while the model was still reasoning, before its reply began" if "reasoning" in facts else "without text"
+        return f"The reply was cut{after} {what}. {_more_room(bill)}"
+    if "reasoning" in facts:
+        return f"The model ended{after} with reasoning alone and no reply. Send the call again, or ask for a reply."
+    reason = facts["finish_reason"] or "no reason told"
+    return f"The model ended its reply{after} without any text ({reason}). Send the call again, or ask differently."
+
+
+def _more_room(bill: dict[str, Any]) -> str:
+    """How a reply may become longer; what the caller did not set itself, it cannot raise."""
+    if (limit := bill.get("max_tokens_clamped")) is not None:
+        return f"`max_tokens` was lowered to {limit}: ask for less reasoning (`reasoning_effort`), or another model."
+    return "Send the call again with a larger `max_tokens`, or with less reasoning (`reasoning_effort`)."
 
 
 def _facts(choice: dict[str, Any]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class Progress:
         start_s = loop.time()
         while True:
             self._has_news.clear()
-            await self._report(round(loop.time() - start_s, 3), _tail(self._words()) or _WAITING)
+            await self._report(round(loop.time() - start_s, 3), _tail(self._words()))
             await asyncio.sleep(self._interval_s)
             try:
                 async with asyncio.timeout(self._silence_s - self._interval_s):
@@ -54,4 +54,6 @@ class Progress:
 
 
 def _tail(text: str) -> str:
-    return text[-_MAX_MESSAGE_BYTES:].encode()[-_MAX_MESSAGE_BYTES:].decode(errors="ignore")
+    """The end of a text; while it is blank, words for that."""
+    tail = text[-_MAX_MESSAGE_BYTES:].encode()[-_MAX_MESSAGE_BYTES:].decode(errors="ignore")
+    return tail if tail.strip() else _WAITING

@@ -300,6 +300,59 @@ async def test_a_function_call_too_long_for_an_event_is_left_out_whole(host: Hos
     assert "HTTP API" in result["structuredContent"]["note"]
 
 
+def blank_answer(message: dict[str, Any], finish_reason: str | None, completion_tokens: int | None) -> bytes:
+    told: dict[str, Any] = {"model": "tiny", "choices": [{"message": message, "finish_reason": finish_reason}]}
+    if completion_tokens is not None:
+        told["usage"] = {"prompt_tokens": 1, "completion_tokens": completion_tokens}
+    return orjson.dumps(told)
+
+
+@pytest.mark.parametrize(
+    ("more", "finish_reason", "tokens", "words"),
+    [
+        ({"reasoning": "hm"}, "length", 40, ["cut after 40 tokens", "still reasoning", "larger `max_tokens`"]),
+        ({"reasoning_content": "hm"}, "length", 40, ["cut after 40 tokens", "still reasoning"]),
+        ({"reasoning": "hm"}, "stop", 9, ["ended after 9 tokens", "reasoning alone"]),
+        ({}, "length", 40, ["cut after 40 tokens without text", "larger `max_tokens`"]),
+        ({}, "stop", 1, ["after 1 tokens without any text (stop)"]),
+        ({}, "content_filter", 1, ["without any text (content_filter)"]),
+    ],
+)
+async def test_a_reply_without_text_says_what_happened_and_what_to_do(
+    host: Host, more: dict[str, Any], finish_reason: str, tokens: int | None, words: list[str]
+) -> None:
+    for blank in (None, "", " ", "\n\n", "\t\u3000\u00a0"):
+        host.gateway.pool.demo.origin = Fixed(blank_answer({"content": blank, **more}, finish_reason, tokens))
+        result = await called(host, chat(), host.key("alice"))
+        text = result["content"][0]["text"]
+        assert all(word in text for word in words), text
+        assert result["structuredContent"]["note"] == text  # hosts that pass the data alone on to their model
+        assert result["structuredContent"]["content"] == (blank or "")
+
+
+async def test_a_blank_reply_to_a_lowered_limit_does_not_advise_a_larger_one(host: Host) -> None:
+    host.gateway.pool.demo.origin = Fixed(blank_answer({"content": "", "reasoning": "hm"}, "length", 256))
+    text = (await called(host, chat(max_tokens=5000)))["content"][0]["text"]
+    assert "lowered to 256" in text
+    assert "larger" not in text
+
+
+async def test_function_calls_stand_in_for_a_blank_text(host: Host) -> None:
+    calls = [{"type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    host.gateway.pool.demo.origin = Fixed(blank_answer({"content": "\n", "tool_calls": calls}, "tool_calls", 5))
+    result = await called(host, chat())
+    assert orjson.loads(result["content"][0]["text"]) == calls
+    assert "note" not in result["structuredContent"]
+
+
+async def test_progress_tells_no_blank_words(host: Host) -> None:
+    first = {"model": "tiny", "choices": [{"index": 0, "delta": {"content": "\n\n"}, "finish_reason": None}]}
+    host.gateway.pool.demo.origin = Fixed(b"data: " + orjson.dumps(first) + b"\n\n")
+    answer = await host.post(call("chat_completion", chat()["params"]["arguments"], progressToken=1))
+    events = [orjson.loads(line.removeprefix("data: ")) for line in answer.text.splitlines() if line.startswith("data")]
+    assert {event["params"]["message"] for event in events[:-1]} == {"Waiting for the model."}
+
+
 # list_models and get_balance
 
 

@@ -5,26 +5,31 @@ import re
 
 import pytest
 
+from tests.cases import each
 from tests.expressions import Expression, Fault, _written, check, expressions, modules
 
-EVERY = expressions()
+
+@pytest.fixture(scope="module")
+def every() -> list[Expression]:
+    """All that are in the packages."""
+    return expressions()
 
 
-@pytest.mark.parametrize("expression", EVERY, ids=lambda expression: expression.where)
-def test_it_is_linear_by_its_form(expression: Expression) -> None:
-    check(expression)
+def test_it_is_linear_by_its_form(every: list[Expression]) -> None:
+    for expression in every:
+        check(expression)
 
 
-def test_every_compiled_expression_was_seen() -> None:
-    seen = {expression.pattern for expression in EVERY}
+def test_every_compiled_expression_was_seen(every: list[Expression]) -> None:
+    seen = {expression.pattern for expression in every}
     compiled = {
         value.pattern for module in modules() for value in vars(module).values() if isinstance(value, re.Pattern)
     }
     assert compiled <= seen
-    assert len(EVERY) > 20
+    assert len(every) > 20
 
 
-@pytest.mark.parametrize(
+@each(
     "pattern",
     [
         r"(a+)+$",
@@ -53,7 +58,7 @@ def test_what_is_not_linear_is_found(pattern: str | bytes) -> None:
         check(Expression("planted", pattern, re.DOTALL, is_searched=True))
 
 
-@pytest.mark.parametrize(
+@each(
     ("pattern", "is_searched"),
     [
         (r"\w+", True),

@@ -5,9 +5,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from mcp_gateway.core.errors import TABLE
+from tests.cases import each
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted(path for room in ("mcp_gateway", "http_api", "bridge") for path in (ROOT / room).rglob("*.py"))
@@ -58,7 +57,7 @@ def room_of(name: str) -> str | None:
     return next((room for room in SEPARATE if is_in(name, room)), None)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+@each("path", SOURCES)
 def test_imports_point_down(path: Path) -> None:
     name = module_of(path)
     for line, imported in imports_of(path):
@@ -74,7 +73,7 @@ def test_imports_point_down(path: Path) -> None:
         assert None in rooms or rooms[0] == rooms[1], where
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+@each("path", SOURCES)
 def test_an_import_inside_a_function_gives_its_reason(path: Path) -> None:
     lines = path.read_text().splitlines()
     for function in ast.walk(ast.parse("\n".join(lines))):
@@ -84,7 +83,7 @@ def test_an_import_inside_a_function_gives_its_reason(path: Path) -> None:
                     assert "PLC0415 - " in lines[node.lineno - 1], f"{path.name}:{node.lineno}"
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+@each("path", SOURCES)
 def test_every_module_says_what_it_is(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text()))
 

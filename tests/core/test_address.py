@@ -3,9 +3,10 @@
 import pytest
 
 from mcp_gateway.core.identity.address import AddressReader
+from tests.cases import each
 
 
-@pytest.mark.parametrize(
+@each(
     ("trusted", "address", "is_shared"),
     [
         ((), "127.0.0.1", True),

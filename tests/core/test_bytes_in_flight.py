@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from mcp_gateway.core.bytes_in_flight import SMALL_BYTES, BytesInFlight, Owner, Reservation
 from mcp_gateway.core.errors import GatewayError
+from tests.cases import each
 
 MIB = 1024 * 1024
 BUDGET = 256 * MIB
@@ -116,8 +117,8 @@ async def test_all_together_have_the_whole_less_the_share_of_the_small() -> None
     assert room.small.take_unowned(SMALL_BYTES)
 
 
-@pytest.mark.parametrize("size_bytes", [EIGHTH + 1, 3 * EIGHTH, 7 * EIGHTH])
-@pytest.mark.parametrize("owner", [key(), guest()])
+@each("size_bytes", [EIGHTH + 1, 3 * EIGHTH, 7 * EIGHTH])
+@each("owner", [key(), guest()])
 async def test_an_owners_only_reservation_may_be_larger_than_its_part(owner: Owner, size_bytes: int) -> None:
     room = budget()
     reservation = await taken(room, owner, size_bytes)

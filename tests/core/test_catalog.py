@@ -21,6 +21,7 @@ from mcp_gateway.core.catalog import (
 from mcp_gateway.core.config import ModelSettings, PricingSettings, WalletSettings
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.request import ChatRequest
+from tests.cases import each
 
 WALLET = WalletSettings()
 LISTED = {"org/tiny": Listing("org/tiny", "vllm", 2048), "org/other": Listing("org/other", "vllm", None)}
@@ -52,7 +53,7 @@ def test_with_entries_only_those_are_published_unless_asked_for() -> None:
     assert list(build_catalog([entry()], LISTED, publish_discovered=True)) == ["pub/tiny", "org/other"]
 
 
-@pytest.mark.parametrize(
+@each(
     ("fields", "listed", "context", "output"),
     [
         ({}, 2048, 2048, 2048),

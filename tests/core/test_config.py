@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from mcp_gateway.core.config import ConfigError, Settings, load_settings, settings_of
 from mcp_gateway.core.config_reference import example_toml, reference_markdown
+from tests.cases import each
 
 ROOT = Path(__file__).parents[2]
 CANARY = "canary-5f1c-do-not-show"
@@ -81,7 +82,7 @@ class TestSources:
     def test_lists_in_variables_are_separated_by_commas(self) -> None:
         assert load(GATEWAY_VLLM_URLS="http://a:8000/v1, https://b/x/ ,").vllm_urls == ("http://a:8000", "https://b/x")
 
-    @pytest.mark.parametrize("setting", WITH_VARIABLE, ids=lambda setting: setting.variable)
+    @each("setting", WITH_VARIABLE)
     def test_every_setting_can_be_set_by_its_variable(self, setting) -> None:
         examples = setting.field.examples or [setting.field.default]
         shown = examples[0]
@@ -150,7 +151,7 @@ class TestFaults:
             "gateway.toml: prot",
         ]
 
-    @pytest.mark.parametrize(
+    @each(
         ("toml", "expected"),
         [
             ("prot = 1", "gateway.toml: prot: there is no such setting; did you mean port?"),
@@ -202,7 +203,7 @@ class TestFaults:
         assert line.startswith(f"{variable}: ")
         assert line.endswith(advice)
 
-    @pytest.mark.parametrize(
+    @each(
         ("toml", "expected"),
         [
             ("port = 'x'", "port: must be a whole number"),
@@ -319,7 +320,7 @@ class TestFaults:
     def test_a_variable_does_not_hide_that_its_table_is_none(self) -> None:
         assert "limits: must be a table" in fault("limits = 5", GATEWAY_LIMITS__IN_FLIGHT="1")
 
-    @pytest.mark.parametrize("price", ["-1", "1e-8", "0.0000000000001", "", "free", "NaN", "1,5"])
+    @each("price", ["-1", "1e-8", "0.0000000000001", "", "free", "NaN", "1,5"])
     def test_a_price_that_is_no_exact_decimal_is_refused(self, price: str) -> None:
         assert "USD for a single token" in fault(f"[[models]]\nid = 'a'\npricing = {{completion = '{price}'}}")
 
@@ -380,7 +381,7 @@ class TestSecrets:
         assert settings.vllm_api_key.get_secret_value() == CANARY
         assert CANARY not in f"{settings!r} {settings}"
 
-    @pytest.mark.parametrize("setting", WITH_VARIABLE, ids=lambda setting: setting.variable)
+    @each("setting", WITH_VARIABLE)
     def test_a_secret_put_in_the_wrong_variable_is_not_shown(self, setting) -> None:
         shown = faults_if_any(**{setting.variable: f"{CANARY} \n"})
         assert CANARY not in shown
@@ -451,7 +452,7 @@ class TestReference:
             Settings().upstream,
         )
 
-    @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: ".".join(setting.path))
+    @each("setting", SETTINGS)
     def test_every_setting_has_help_and_a_row(self, setting) -> None:
         assert setting.field.description
         assert setting.field.description.endswith(".")
@@ -466,7 +467,7 @@ class TestReference:
 
 
 class TestNames:
-    @pytest.mark.parametrize("mark", ["\\u001b", "\\n", "\\u007f", "\\u009b", "\\u202e", "\\u2028"])
+    @each("mark", ["\\u001b", "\\n", "\\u007f", "\\u009b", "\\u202e", "\\u2028"])
     @pytest.mark.parametrize(
         "line",
         [

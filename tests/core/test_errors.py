@@ -4,6 +4,7 @@ from http import HTTPStatus
 import pytest
 
 from mcp_gateway.core.errors import TABLE, GatewayError, Row, internal_error
+from tests.cases import each
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's number, unknown to http.HTTPStatus
 STATUS_OF_TYPE = {
@@ -14,7 +15,7 @@ STATUS_OF_TYPE = {
     "not_configured": {501},
     "backend_unavailable": {502},
 }
-rows = pytest.mark.parametrize(("code", "row"), TABLE.items(), ids=list(TABLE))
+rows = each(("code", "row"), TABLE.items())
 
 
 @rows

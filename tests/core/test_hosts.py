@@ -7,6 +7,7 @@ import pytest
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.hosts import Hosts, is_loopback
 from mcp_gateway.core.log_limit import LogLimit
+from tests.cases import each
 
 NAMED = {
     "host": "fd00::7",
@@ -25,17 +26,17 @@ UNKNOWN = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("host", KNOWN)
+@each("host", KNOWN)
 def test_loopback_and_what_the_settings_name_are_known(host: str) -> None:
     assert Hosts(Settings.model_validate(NAMED)).admits(host.encode())
 
 
-@pytest.mark.parametrize("host", UNKNOWN)
+@each("host", UNKNOWN)
 def test_any_other_name_or_address_is_not(host: str) -> None:
     assert not Hosts(Settings.model_validate(NAMED)).admits(host.encode())
 
 
-@pytest.mark.parametrize("host", KNOWN + UNKNOWN)
+@each("host", KNOWN + UNKNOWN)
 def test_any_host_can_be_allowed(host: str) -> None:
     assert Hosts(Settings.model_validate({"allowed_hosts": ("*",)})).admits(host.encode())
 
@@ -52,7 +53,7 @@ def test_no_browser_sends_a_request_without_a_host() -> None:
     assert Hosts(Settings()).admits(None)
 
 
-@pytest.mark.parametrize(
+@each(
     ("host", "expected"),
     [
         ("localhost", True), ("127.0.0.1", True), ("127.255.0.1", True), ("::1", True), ("[::1]", True),

@@ -8,6 +8,7 @@ import pytest
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.policy.images import ImagePolicy, read_blocklist
+from tests.cases import each
 
 CONTENT = b"\x89PNG not really"
 IMAGE = "data:image/png;base64," + b64encode(CONTENT).decode()
@@ -33,7 +34,7 @@ async def test_images_are_refused_unless_gateway_and_model_both_take_them() -> N
     assert (await refusal(ImagePolicy(True), IMAGE, model_sees=False)).code == "vision_disabled"
 
 
-@pytest.mark.parametrize(
+@each(
     "image",
     [
         "https://example.com/cat.png",
@@ -52,7 +53,7 @@ async def test_an_address_or_another_kind_of_data_is_refused_without_repeating_i
     assert "example.com" not in error.message
 
 
-@pytest.mark.parametrize("data", ["!!!!", "a", "abc", "aaaa\n", "aaa=aaaa", "é" * 4, "\ud800aaa"])
+@each("data", ["!!!!", "a", "abc", "aaaa\n", "aaa=aaaa", "é" * 4, "\ud800aaa"])
 async def test_what_is_not_base64_is_refused(data: str) -> None:
     assert (await refusal(ImagePolicy(True), f"data:image/png;base64,{data}")).code == "invalid_value"
 

@@ -19,6 +19,7 @@ from mcp_gateway.core.json_bounds import (
     holds_at_most,
     parse_json,
 )
+from tests.cases import each
 
 MARKS = ',:[{]}"\\'
 VALUES = st.recursive(
@@ -45,8 +46,8 @@ async def test_it_is_counted_to_the_last_value_whatever_its_strings_say(value: A
     assert not await holds_at_most(text, marks - 1)
 
 
-@pytest.mark.parametrize("offset", range(-6, 7))
-@pytest.mark.parametrize("edge", [b"\\\\", b'\\"', b'\\\\\\"', b'\\\\","', b'\\n\\"', b'","'])
+@each("offset", range(-6, 7))
+@each("edge", [b"\\\\", b'\\"', b'\\\\\\"', b'\\\\","', b'\\n\\"', b'","'])
 async def test_an_escape_or_a_quote_at_the_edge_of_a_slice_is_read_as_anywhere_else(offset: int, edge: bytes) -> None:
     padding = b"," * (SLICE_BYTES + offset)
     text = b'["' + padding + edge + b'[[[","' + b"[" * 100 + b'"]'
@@ -102,8 +103,8 @@ async def test_others_are_served_between_slices(text: bytes) -> None:
     assert turns >= len(text) // SLICE_BYTES
 
 
-@pytest.mark.parametrize("padding", [b"", b" " * 10_000, b" " * 1_100_000], ids=["short", "longer", "long"])
-@pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}"), (b'[{"a":', b"}]")])
+@each("padding", [b"", b" " * 10_000, b" " * 1_100_000])
+@each(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}"), (b'[{"a":', b"}]")])
 def test_so_many_levels_are_read_and_one_more_is_refused(opening: bytes, closing: bytes, padding: bytes) -> None:
     levels = MAX_NESTING // (opening.count(b"[") + opening.count(b"{"))
     text = opening * levels + b"1" + padding + closing * levels

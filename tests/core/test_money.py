@@ -15,6 +15,7 @@ from mcp_gateway.core.money import (
     parse_price,
     parse_usd,
 )
+from tests.cases import each
 
 amounts_nano = st.integers(-MAX_NANO, MAX_NANO)
 prices_pico = st.integers(0, 10**20)
@@ -90,8 +91,8 @@ NO_NUMBERS = (
 )
 
 
-@pytest.mark.parametrize("parse", [parse_usd, parse_price])
-@pytest.mark.parametrize("text", NO_NUMBERS, ids=lambda text: repr(text[:12]))
+@each("parse", [parse_usd, parse_price])
+@each("text", NO_NUMBERS)
 def test_what_is_no_plain_decimal_is_refused(parse, text: str) -> None:
     with pytest.raises(ValueError, match="is not a decimal number"):
         parse(text)

@@ -21,6 +21,7 @@ from mcp_gateway.core.request import (
 )
 from mcp_gateway.tools.tool import checked_arguments
 from tests.captured import Capture, captures
+from tests.cases import each
 
 PIXEL = "data:image/png;base64,AAAA"
 
@@ -59,7 +60,7 @@ def test_the_size_is_that_of_the_bytes_less_the_images() -> None:
     assert request.text_bytes == size_bytes - len(PIXEL) * 101
 
 
-@pytest.mark.parametrize(
+@each(
     ("fields", "limit", "expected", "is_changed"),
     [
         ({}, 10, {"max_tokens": 10}, True),
@@ -120,7 +121,7 @@ SERVED = [
 ]
 
 
-@pytest.mark.parametrize("capture", SERVED, ids=lambda capture: capture.case)
+@each("capture", SERVED)
 def test_what_vllm_serves_is_read_unless_it_had_to_guess(capture: Capture) -> None:
     if capture.case in GUESSED:
         with pytest.raises(GatewayError, match="invalid_type"):
@@ -155,21 +156,21 @@ def test_tools_that_are_no_list_are_refused(tools: object) -> None:
 WHOLE = ["max_tokens", "max_completion_tokens", "n", "seed", "top_k", "top_logprobs", "min_tokens"]
 
 
-@pytest.mark.parametrize("name", WHOLE)
-@pytest.mark.parametrize("written", [5.0, "5", 5])
+@each("name", WHOLE)
+@each("written", [5.0, "5", 5])
 def test_a_whole_number_is_one_however_it_is_written(name: str, written: Any) -> None:
     body = parse(**{name: written}).body
     assert body[name] == 5
     assert type(body[name]) is int
 
 
-@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "n", "min_tokens"])
-@pytest.mark.parametrize("written", [50.5, "50.5", "5 0", "", "five", True, [5], {"a": 1}, "٥"])
+@each("name", ["max_tokens", "max_completion_tokens", "n", "min_tokens"])
+@each("written", [50.5, "50.5", "5 0", "", "five", True, [5], {"a": 1}, "٥"])
 def test_what_is_no_whole_number_is_refused_where_the_gateway_reads_it(name: str, written: Any) -> None:
     assert bounded({name: written}) == ("invalid_type", name)
 
 
-@pytest.mark.parametrize("number", [2**64, 2**64 - 1, 2**70, -(2**63), -(2**63) - 1, -(2**80), 10**300])
+@each("number", [2**64, 2**64 - 1, 2**70, -(2**63), -(2**63) - 1, -(2**80), 10**300])
 def test_an_integer_of_any_size_stays_what_it_was_anywhere(number: int) -> None:
     message = b'{"role":"user","content":"12345678901234567890"}'
     raw = b'{"model":"m","messages":[' + message + b'],"seed":%d,"metadata":{"a":[%d, 1.5]}}'
@@ -185,7 +186,7 @@ def test_a_number_of_thousands_of_digits_is_no_bug() -> None:
         parse_chat_request(raw)
 
 
-@pytest.mark.parametrize(
+@each(
     ("sent", "expected"),
     [
         (PIXEL, PIXEL),
@@ -199,7 +200,7 @@ def test_a_number_of_thousands_of_digits_is_no_bug() -> None:
         ("data:image/png,AAAA", "data:image/png,AAAA"),
     ],
 )
-@pytest.mark.parametrize("is_object", [True, False])
+@each("is_object", [True, False])
 def test_an_image_has_one_form(sent: str, expected: str, is_object: bool) -> None:
     image = {"url": sent, "detail": "low"} if is_object else sent
     request = parse(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": image}]}])

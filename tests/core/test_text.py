@@ -4,6 +4,7 @@ import pytest
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.text import SHOWN_CHARS, check_one_line, is_one_line, one_line, shown
+from tests.cases import each
 
 MOVING = [
     *map(chr, range(0x20)), *map(chr, range(0x7F, 0xA0)), "\u2028", "\u2029",
@@ -12,8 +13,8 @@ MOVING = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("mark", MOVING, ids=lambda mark: f"U+{ord(mark):04X}")
-@pytest.mark.parametrize("text", ["{}", "a{}", "{}a", "name {}of two words"])
+@each("mark", MOVING)
+@each("text", ["{}", "a{}", "{}a", "name {}of two words"])
 def test_what_moves_a_cursor_or_turns_text_around_is_no_name_and_is_shown_escaped(mark: str, text: str) -> None:
     name = text.format(mark)
     assert not is_one_line(name)
@@ -27,9 +28,7 @@ def test_what_moves_a_cursor_or_turns_text_around_is_no_name_and_is_shown_escape
     assert shown(name).isprintable()
 
 
-@pytest.mark.parametrize(
-    "name", ["", "CI", "naïve 日本 🎉", "👨‍👩‍👧", "שלום", "a\u00a0b", 'quotes " and \\', "x" * 5000]
-)
+@each("name", ["", "CI", "naïve 日本 🎉", "👨‍👩‍👧", "שלום", "a\u00a0b", 'quotes " and \\', "x" * 5000])
 def test_what_people_write_is_a_name(name: str) -> None:
     assert one_line(name) == name
     check_one_line(name, "name")

@@ -1,8 +1,7 @@
 """Which trace headers pass to a backend: those of W3C Trace Context, and nothing that only looks like them."""
 
-import pytest
-
 from mcp_gateway.core.trace_context import trace_of
+from tests.cases import each
 
 TRACE, PARENT = b"0af7651916cd43dd8448eb211c80319c", b"b7ad6b7169203331"
 GOOD = b"00-" + TRACE + b"-" + PARENT + b"-01"
@@ -18,7 +17,7 @@ def test_a_trace_passes_as_it_came() -> None:
     assert passed(GOOD, b"a=b") == {b"traceparent": GOOD, b"tracestate": b"a=b"}
 
 
-@pytest.mark.parametrize(
+@each(
     "parent",
     [
         b"", b"x", b"x" * 30_000, GOOD[:-1], GOOD + b"0", GOOD + b"-", GOOD + b"-more", GOOD.upper(), b" " + GOOD,
@@ -28,13 +27,12 @@ def test_a_trace_passes_as_it_came() -> None:
         GOOD.replace(PARENT, PARENT[:-1] + b"\xe9"), GOOD.replace(TRACE, TRACE[:-1]), GOOD + b"," + GOOD,
         b"cc" + GOOD[2:] + b".", b"cc" + GOOD[2:-1],
     ],
-    ids=lambda parent: ascii(parent)[:40],
 )  # fmt: skip
 def test_a_parent_of_another_form_is_dropped_and_its_state_with_it(parent: bytes) -> None:
     assert passed(parent, b"a=b") == {}
 
 
-@pytest.mark.parametrize(
+@each(
     ("later", "told"),
     [
         (b"cc" + GOOD[2:], GOOD),
@@ -54,20 +52,19 @@ def test_a_parent_that_stands_twice_is_none() -> None:
     assert trace_of([(b"traceparent", GOOD), (b"traceparent", GOOD)]) == ()
 
 
-@pytest.mark.parametrize(
+@each(
     "state",
     [
         b"a=1", b"rojo=00f067aa0ba902b7,congo=t61rcWkgMzE", b"a=1 , b=2\t,c=3", b"a=1,,b=2",
         b"fw529a3039@dt=FfAAA,a=x y", b"a/b-c*d_e=!~", b"0@a=1",
         b"a=" + b"x" * 256, b"a" * 256 + b"=x", b",".join(b"k%d=v" % n for n in range(32)),
     ],
-    ids=lambda state: ascii(state)[:40],
 )  # fmt: skip
 def test_a_state_passes(state: bytes) -> None:
     assert passed(GOOD, state) == {b"traceparent": GOOD, b"tracestate": state}
 
 
-@pytest.mark.parametrize(
+@each(
     "state",
     [
         b"", b",", b" , ", b"a", b"=1", b"a=", b"A=1", b"a=1;b=2 c,d", b"a=\xe9", b"a=1\x00", b"a b=1", b"a=b=c",
@@ -75,7 +72,6 @@ def test_a_state_passes(state: bytes) -> None:
         b"a" * 242 + b"@a=1", b",".join(b"k%d=v" % n for n in range(33)), b"a=1," * 129, b"a\xe9" * 100,
         b"a=1,b", b"a=\t",
     ],
-    ids=lambda state: ascii(state)[:40],
 )  # fmt: skip
 def test_a_state_of_another_form_is_dropped_alone(state: bytes) -> None:
     assert passed(GOOD, state) == {b"traceparent": GOOD}

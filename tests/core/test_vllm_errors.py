@@ -6,6 +6,7 @@ import pytest
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.upstream.vllm import MAX_REFUSAL_BYTES, error_of, read_count
 from tests.captured import captured
+from tests.cases import each
 
 
 def told(case: str) -> GatewayError:
@@ -13,7 +14,7 @@ def told(case: str) -> GatewayError:
     return error_of(capture.status, capture.body, "tiny", "pub/name")
 
 
-@pytest.mark.parametrize(
+@each(
     ("case", "code", "param", "message"),
     [
         ("112_top_logprobs_without", "invalid_value", "top_logprobs",
@@ -75,12 +76,12 @@ def test_a_long_message_is_cut() -> None:
     assert len(refusal("x" * 9000).message) <= 501
 
 
-@pytest.mark.parametrize(
+@each(
     "body",
     [b"", b"<html>", b"null", b"[]", b"{}", b'{"error":null}', b'{"error":{}}', b'{"error":{"message":5,"param":7}}',
      b'{"detail":[{"loc":["body"]}]}', b'"text"', b"\xff\xfe", b"[" * 5000],
 )  # fmt: skip
-@pytest.mark.parametrize("status", [204, 301, 400, 401, 403, 404, 413, 422, 429, 500, 501, 503, 599])
+@each("status", [204, 301, 400, 401, 403, 404, 413, 422, 429, 500, 501, 503, 599])
 def test_whatever_a_backend_says_becomes_an_error_of_the_table(status: int, body: bytes) -> None:
     error = error_of(status, body, "tiny", "pub/name")
     assert error.message
@@ -92,7 +93,7 @@ def test_whatever_a_backend_says_becomes_an_error_of_the_table(status: int, body
 NOTE = " (parameter=a, value="
 
 
-@pytest.mark.parametrize(
+@each(
     ("said", "told"),
     [
         ("It is bad. (parameter=top_p, value=2.0)", "It is bad."),
@@ -108,8 +109,8 @@ def test_what_vllm_adds_before_and_after_is_taken_away(said: str, told: str) -> 
     assert refusal(said).message == told
 
 
-@pytest.mark.parametrize("quoted", [NOTE, "'type': 'x' ", "'msg': '", "'type': 'a', 'msg': '", "org/tiny", "\\'", "1"])
-@pytest.mark.parametrize("kind", ["Bad Request", "BadRequestError"])
+@each("quoted", [NOTE, "'type': 'x' ", "'msg': '", "'type': 'a', 'msg': '", "org/tiny", "\\'", "1"])
+@each("kind", ["Bad Request", "BadRequestError"])
 def test_a_refusal_that_quotes_its_caller_at_length_is_cut_before_it_is_searched(kind: str, quoted: str) -> None:
     message = 'Unsupported type "' + quoted * (MAX_REFUSAL_BYTES // 2 // len(quoted)) + '"'
     body = orjson.dumps({"error": {"message": message, "type": kind, "param": "body." + quoted * 9000}})
@@ -134,7 +135,7 @@ def test_of_a_body_that_was_cut_the_message_still_tells(message: str, code: str,
     assert error.message.replace("\\", "").startswith(told)
 
 
-@pytest.mark.parametrize(
+@each(
     ("body", "count"),
     [
         (b'{"count":12,"max_model_len":2048,"tokens":[1,2]}', 12),
@@ -151,8 +152,8 @@ def test_the_count_of_a_prompt_is_read_without_the_tokens_after_it(body: bytes, 
     assert read_count(body) == count
 
 
-@pytest.mark.parametrize("name", ["message", "type", "param"])
-@pytest.mark.parametrize("depth", [3, 1000])
+@each("name", ["message", "type", "param"])
+@each("depth", [3, 1000])
 def test_an_error_made_of_lists_in_lists_is_a_refusal_like_any_other(name: str, depth: int) -> None:
     nested = b"[" * depth + b"]" * depth
     assert error_of(400, b'{"error":{"%b":%b}}' % (name.encode(), nested), "tiny", "pub/name").status == 400

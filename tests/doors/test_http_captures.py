@@ -8,6 +8,7 @@ import pytest
 import pytest_asyncio
 
 from tests.captured import Capture, captures
+from tests.cases import each
 from tests.replaying import DONE, ReplayingBackend, contents, replayed
 from tests.serving import Door, error_of, open_door
 
@@ -19,10 +20,6 @@ WHOLE = [capture for capture in CHATS if capture.status == 200 and not capture.i
 STREAMS = [capture for capture in CHATS if capture.status == 200 and capture.is_stream]
 REFUSALS = [capture for capture in CHATS if capture.status >= 400]
 _NOT_OURS_TO_SEND = {b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"authorization"}
-
-
-def by_case(cases: list[Capture]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("capture", cases, ids=lambda capture: capture.case)
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -40,7 +37,7 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tupl
         await door.nothing_is_left()
 
 
-@by_case(WHOLE)
+@each("capture", WHOLE)
 async def test_a_whole_answer_comes_out_byte_for_byte_but_for_the_model_s_name(
     served: tuple[Door, ReplayingBackend, str], capture: Capture
 ) -> None:
@@ -52,7 +49,7 @@ async def test_a_whole_answer_comes_out_byte_for_byte_but_for_the_model_s_name(
     assert response.content == expected
 
 
-@by_case(STREAMS)
+@each("capture", STREAMS)
 async def test_a_stream_comes_out_unchanged_but_for_the_model_s_name_and_the_place_of_the_fingerprint(
     served: tuple[Door, ReplayingBackend, str], capture: Capture
 ) -> None:
@@ -70,7 +67,7 @@ async def test_a_stream_comes_out_unchanged_but_for_the_model_s_name_and_the_pla
     assert not any("usage" in event for event in got)
 
 
-@by_case([capture for capture in STREAMS if b'"choices":[]' in capture.body])
+@each("capture", [capture for capture in STREAMS if b'"choices":[]' in capture.body])
 async def test_a_stream_with_usage_asked_for_comes_out_unchanged_but_for_the_model_s_name_and_its_cost(
     served: tuple[Door, ReplayingBackend, str], capture: Capture
 ) -> None:
@@ -83,7 +80,7 @@ async def test_a_stream_with_usage_asked_for_comes_out_unchanged_but_for_the_mod
     assert response.content.replace(b',"cost_usd":"0.00"', b"").strip() == renamed.strip()
 
 
-@by_case(REFUSALS)
+@each("capture", REFUSALS)
 async def test_a_refusal_comes_out_in_the_one_shape_and_tells_nothing_of_the_backend(
     served: tuple[Door, ReplayingBackend, str], capture: Capture
 ) -> None:
@@ -112,7 +109,7 @@ REFUSED_THOUGH_VLLM_TAKES_IT = {
 """Where strictness is the point: vLLM guesses, or leaves out of the answer what was asked for."""
 
 
-@by_case([capture for capture in CHATS if capture.is_request_whole])
+@each("capture", [capture for capture in CHATS if capture.is_request_whole])
 async def test_a_captured_request_is_served_or_refused_in_the_one_shape(
     served: tuple[Door, ReplayingBackend, str], capture: Capture
 ) -> None:

@@ -10,6 +10,7 @@ import orjson
 import pytest
 import pytest_asyncio
 
+from tests.cases import each
 from tests.serving import Door, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -42,8 +43,8 @@ async def asked(door: Door, host: str, path: str, method: str = "GET") -> tuple[
     return int(head[9:12]), body
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("host", ["evil.example.com", "localhost.evil.example.com:8080", "10.0.0.9"])
+@each("path", PATHS)
+@each("host", ["evil.example.com", "localhost.evil.example.com:8080", "10.0.0.9"])
 async def test_nothing_is_answered_under_a_foreign_name(door: Door, path: str, host: str) -> None:
     status, body = await asked(door, host, path)
     error = orjson.loads(body)["error"]
@@ -64,8 +65,8 @@ async def test_the_mcp_door_refuses_a_foreign_name_in_its_own_form(door: Door, p
     assert orjson.loads(body)["jsonrpc"] == "2.0"
 
 
-@pytest.mark.parametrize("path", ["/", "/v1/models"])
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8080", "[::1]:1", "gw.example.com", "Also.Example.com:443"])
+@each("path", ["/", "/v1/models"])
+@each("host", ["localhost", "127.0.0.1:8080", "[::1]:1", "gw.example.com", "Also.Example.com:443"])
 async def test_its_own_names_are_answered(door: Door, path: str, host: str) -> None:
     assert (await asked(door, host, path))[0] == 200
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from tests.cases import each
 from tests.serving import Door, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -40,7 +41,7 @@ async def test_sdks_find_a_model_whose_id_has_a_slash(door: Door, key: str) -> N
         assert (await client.models.retrieve("demo/echo")).id == "demo/echo"
 
 
-@pytest.mark.parametrize(
+@each(
     "path",
     [
         "/v1%2fmodels", "/v1%2Fmodels/demo/echo", "/v1/models%2Fdemo/echo", "/v1/models/demo%252Fecho",
@@ -51,7 +52,7 @@ async def test_an_encoded_slash_leads_to_no_other_route(door: Door, key: str, pa
     assert await status_of(door, path, key) == 404
 
 
-@pytest.mark.parametrize(
+@each(
     "path",
     [
         "/v1/models/demo/echo%2Fhealth", "/v1/models/demo%2Fecho%2Fhealth", "/v1%2Fmodels/demo/echo/health",
@@ -62,7 +63,7 @@ async def test_an_encoded_slash_opens_nothing_that_needs_a_key(door: Door, path:
     assert await status_of(door, path) == 401
 
 
-@pytest.mark.parametrize("escape", ["%0a", "%0d%0a", "%00", "%7f"])
-@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/demo/echo/health", "/health", "/stats", "/v1/keys"])
+@each("escape", ["%0a", "%0d%0a", "%00", "%7f"])
+@each("path", ["/v1/models", "/v1/models/demo/echo/health", "/health", "/stats", "/v1/keys"])
 async def test_a_control_character_behind_a_path_is_refused(door: Door, key: str, path: str, escape: str) -> None:
     assert await status_of(door, path + escape, key) == 400

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from mcp_gateway.door import method as method_module
 from mcp_gateway.door.method import Unfinished, method_of
+from tests.cases import each
 
 LONG = b"x" * 200_000
 ESCAPES = b'\\"' * 100_000
 
 
-@pytest.mark.parametrize(
+@each(
     ("raw", "method"),
     [
         (b'{"method":"ping"}', "ping"),
@@ -45,13 +46,12 @@ ESCAPES = b'\\"' * 100_000
         (b'{"' + LONG + b'":1,"method":"ping"}', "ping"),
         (b'{"method":"' + LONG + b'"}', None),
     ],
-    ids=range(27),
 )
 async def test_the_method_is_that_of_the_top_level_and_the_last_one(raw: bytes, method: str | None) -> None:
     assert await method_of(raw) == method
 
 
-@pytest.mark.parametrize(
+@each(
     "raw",
     [
         b"",
@@ -68,7 +68,6 @@ async def test_the_method_is_that_of_the_top_level_and_the_last_one(raw: bytes, 
         b"[" * 10_000,
         b'{"method":"ping","params":{"a":' + LONG,
     ],
-    ids=range(13),
 )
 async def test_a_text_that_ends_too_early_is_told_from_one_without_a_method(raw: bytes) -> None:
     with pytest.raises(Unfinished):

@@ -15,6 +15,7 @@ from http_api.connection.census import Cap, Census
 from http_api.descriptors import most_connections
 from http_api.serve import _Complaints
 from mcp_gateway.core.identity.address import AddressReader
+from tests.cases import each
 from tests.connections import no_descriptor_left
 from tests.http_api.test_connection import HELLO, PATIENCE_S, hello, serving, statuses
 
@@ -28,7 +29,7 @@ def census_of(*proxies: str, most: int = 100, most_per_address: int = 2) -> tupl
     return census, refused
 
 
-@pytest.mark.parametrize(
+@each(
     ("proxies", "addresses", "taken"),
     [
         ([], ["192.0.2.1"] * 3, [True, True, False]),

@@ -8,6 +8,7 @@ import pytest_asyncio
 from starlette.types import Receive, Scope, Send
 
 from http_api.connection import head
+from tests.cases import each
 from tests.http_api.test_connection import assert_refused, raw, serving, statuses
 
 HOST = b"Host: gateway.example\r\n"
@@ -38,7 +39,7 @@ async def port() -> AsyncIterator[int]:
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest.mark.parametrize(
+@each(
     ("target", "told"),
     [
         (b"/a/b", "/a/b "),
@@ -65,8 +66,8 @@ async def test_a_path_is_told_decoded_but_for_what_would_make_it_another(port: i
     assert answer.partition(b"\r\n\r\n")[2].decode() == f"GET {told} 1.1 gateway.example 0"
 
 
-@pytest.mark.parametrize("escape", [b"%00", b"%0a", b"%0D", b"%1f", b"%7F", b"%c2%85", b"%e2%80%a8"])
-@pytest.mark.parametrize("form", [b"/v1/models%b", b"/v1/models/a/health%b", b"/%b?x", b"http://gateway.example/%b"])
+@each("escape", [b"%00", b"%0a", b"%0D", b"%1f", b"%7F", b"%c2%85", b"%e2%80%a8"])
+@each("form", [b"/v1/models%b", b"/v1/models/a/health%b", b"/%b?x", b"http://gateway.example/%b"])
 async def test_a_path_with_control_characters_is_no_path(port: int, form: bytes, escape: bytes) -> None:
     assert_refused(await raw(port, b"GET %b HTTP/1.1\r\n" % (form % escape) + HOST + b"\r\n"), 400, "invalid_json")
 
@@ -86,7 +87,7 @@ async def test_of_a_whole_url_the_authority_takes_the_place_of_host(port: int, t
     assert answer.partition(b"\r\n\r\n")[2].decode() == f"GET {told} 0"
 
 
-@pytest.mark.parametrize(
+@each(
     "target",
     [
         b"ftp://gateway.example/a",
@@ -121,12 +122,12 @@ async def test_the_server_as_a_whole_may_be_asked_for_its_options(port: int) -> 
 UNKNOWN = [b"FOO", b"get", b"Get", b"GETX", b"G", b"DESCRIBE", b"SOURCE", b"PROPFIND", b"QUERY", b"M-SEARCH", b"x'|~"]
 
 
-@pytest.mark.parametrize("method", UNKNOWN)
+@each("method", UNKNOWN)
 async def test_a_method_that_is_not_of_http_is_unknown(port: int, method: bytes) -> None:
     assert_refused(await raw(port, b"%b / HTTP/1.1\r\n" % method + HOST + b"\r\n" + NEXT), 501, "unknown_method")
 
 
-@pytest.mark.parametrize("method", [b"GET", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"TRACE"])
+@each("method", [b"GET", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"TRACE"])
 async def test_whether_a_path_has_a_method_of_http_is_left_to_the_app(port: int, method: bytes) -> None:
     assert method + b" /a " in await raw(port, method + b" /a HTTP/1.1\r\n" + HOST + TO_THE_END)
 
@@ -136,16 +137,12 @@ async def test_what_has_no_method_at_all_is_not_understood(port: int, line: byte
     assert_refused(await raw(port, line + b"\r\n" + HOST + b"\r\n"), 400, "invalid_json")
 
 
-@pytest.mark.parametrize(
-    "version", [b"HTTP/0.9", b"HTTP/1.2", b"HTTP/2.0", b"HTTP/3.0", b"HTTP/9.9", b"RTSP/1.0", b"RTSP/1.1"]
-)
+@each("version", [b"HTTP/0.9", b"HTTP/1.2", b"HTTP/2.0", b"HTTP/3.0", b"HTTP/9.9", b"RTSP/1.0", b"RTSP/1.1"])
 async def test_another_version_is_not_spoken(port: int, version: bytes) -> None:
     assert_refused(await raw(port, b"GET / %b\r\n" % version + HOST + b"\r\n" + NEXT), 505, "unsupported_version")
 
 
-@pytest.mark.parametrize(
-    "version", [b" HTTP/1.", b" HTTP/1.10", b" HTTP/11.1", b" http/1.1", b" HTTP/1.1 ", b" HTTPS/1.1", b""]
-)
+@each("version", [b" HTTP/1.", b" HTTP/1.10", b" HTTP/11.1", b" http/1.1", b" HTTP/1.1 ", b" HTTPS/1.1", b""])
 async def test_what_is_no_version_is_not_understood(port: int, version: bytes) -> None:
     assert_refused(await raw(port, b"GET /" + version + b"\r\n" + HOST + b"\r\n" + NEXT), 400, "invalid_json")
 
@@ -182,7 +179,7 @@ CODINGS += [
 ]
 
 
-@pytest.mark.parametrize("coding", CODINGS)
+@each("coding", CODINGS)
 async def test_a_transfer_coding_other_than_chunked_alone_is_not_decoded(port: int, coding: str) -> None:
     lines = HOST + b"Transfer-Encoding: %b\r\n\r\n" % coding.encode()
     answer = await raw(port, b"POST / HTTP/1.1\r\n" + lines + b"2\r\nab\r\n0\r\n\r\n" + NEXT)
@@ -225,7 +222,7 @@ AMBIGUOUS = [
 ]
 
 
-@pytest.mark.parametrize("lines", AMBIGUOUS)
+@each("lines", AMBIGUOUS)
 async def test_headers_that_can_be_read_in_two_ways_are_refused(port: int, lines: bytes) -> None:
     assert_refused(await raw(port, b"POST / HTTP/1.1\r\n" + HOST + lines + b"\r\nok" + NEXT), 400, "invalid_json")
 
@@ -240,7 +237,7 @@ async def test_a_name_with_an_underscore_is_another_name(port: int) -> None:
     assert statuses(await raw(port, b"POST / HTTP/1.1\r\n" + lines + NEXT)) == [200, 200]
 
 
-@pytest.mark.parametrize(
+@each(
     "host",
     [b"x", b"x:80", b"x:", b"127.0.0.1:8080", b"[::1]", b"[::ffff:127.0.0.1]:80", b"my_service", b"a%20b", b"X" * 300],
 )
@@ -266,15 +263,15 @@ BAD_HOSTS = [
 ]
 
 
-@pytest.mark.parametrize("host", [*BAD_HOSTS, b"a/" + b"b" * 300])
-@pytest.mark.parametrize("version", [b"1.1", b"1.0"])
+@each("host", [*BAD_HOSTS, b"a/" + b"b" * 300])
+@each("version", [b"1.1", b"1.0"])
 async def test_a_malformed_host_is_refused(port: int, host: bytes, version: bytes) -> None:
     answer = await raw(port, b"GET / HTTP/%b\r\nHost: %b\r\n\r\n" % (version, host) + NEXT)
     assert_refused(answer, 400, "invalid_json")
 
 
-@pytest.mark.parametrize("hosts", list(itertools.product([b"x", b"y"], repeat=2)))
-@pytest.mark.parametrize("version", [b"1.1", b"1.0"])
+@each("hosts", list(itertools.product([b"x", b"y"], repeat=2)))
+@each("version", [b"1.1", b"1.0"])
 async def test_two_hosts_are_refused(port: int, hosts: tuple[bytes, bytes], version: bytes) -> None:
     lines = b"".join(b"Host: %b\r\nX: y\r\n" % host for host in hosts)
     assert_refused(await raw(port, b"GET / HTTP/%b\r\n" % version + lines + b"\r\n" + NEXT), 400, "invalid_json")

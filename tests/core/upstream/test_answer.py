@@ -11,6 +11,7 @@ from mcp_gateway.core.json_bounds import SLICE_BYTES
 from mcp_gateway.core.upstream.answer import PARSED_BYTES, read_answer, with_model, without_logprobs
 from mcp_gateway.core.upstream.usage import Usage
 from tests.captured import Capture, captures
+from tests.cases import each
 
 UNARY = [capture for capture in captures() if capture.is_chat and capture.status == 200 and not capture.is_stream]
 BACKEND_NAME = re.compile(rb'"model":"tiny(?:-alias)?"')
@@ -23,7 +24,7 @@ def lengthened(body: bytes, before: bytes) -> bytearray:
     return bytearray(body[:at] + SPACES + body[at:])
 
 
-@pytest.mark.parametrize("capture", UNARY, ids=lambda capture: capture.case)
+@each("capture", UNARY)
 async def test_nothing_is_changed_but_the_models_name(capture: Capture) -> None:
     told = await read_answer(capture.body)
     assert told.model_at is not None
@@ -31,10 +32,8 @@ async def test_nothing_is_changed_but_the_models_name(capture: Capture) -> None:
     assert with_model(capture.body, told.model_at, 'a"b') == expected
 
 
-@pytest.mark.parametrize(
-    "before", [b'"id"', b'"model"', b'"choices"', b'"message"', b'"finish_reason"', b'"usage"', b"{"]
-)
-@pytest.mark.parametrize("capture", UNARY, ids=lambda capture: capture.case)
+@each("before", [b'"id"', b'"model"', b'"choices"', b'"message"', b'"finish_reason"', b'"usage"', b"{"])
+@each("capture", UNARY)
 async def test_a_long_answer_tells_the_same_as_a_short_one(capture: Capture, before: bytes) -> None:
     short = await read_answer(capture.body)
     long = lengthened(capture.body, before if before in capture.body else b'"id"')
@@ -78,17 +77,13 @@ async def test_what_a_model_says_is_never_taken_for_what_the_backend_tells(write
     assert orjson.loads(await without_logprobs(body)) == orjson.loads(body)
 
 
-@pytest.mark.parametrize(
-    "usage", [None, "x", [], {}, {"prompt_tokens": "x"}, {"a": "b" * 20_000, "prompt_tokens": 1}, 5]
-)
+@each("usage", [None, "x", [], {}, {"prompt_tokens": "x"}, {"a": "b" * 20_000, "prompt_tokens": 1}, 5])
 async def test_usage_that_is_none_is_none_in_a_long_answer_too(usage: object) -> None:
     assert (await read_answer(orjson.dumps(saying("x" * PARSED_BYTES, usage=usage)))).usage is None
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"null", b"[]", b"{}", b'{"choices":[]}', b'{"choices":[1]}', b'{"choices":null}', b"<html>"]
-)
-@pytest.mark.parametrize("padding", [b"", SPACES], ids=["short", "long"])
+@each("body", [b"", b"null", b"[]", b"{}", b'{"choices":[]}', b'{"choices":[1]}', b'{"choices":null}', b"<html>"])
+@each("padding", [b"", SPACES])
 async def test_what_is_no_chat_completion_is_not_understood(body: bytes, padding: bytes) -> None:
     with pytest.raises(GatewayError, match="backend_error"):
         await read_answer(body + padding)
@@ -109,7 +104,7 @@ async def test_log_probabilities_are_taken_out_and_nothing_else(rows: int, kind:
     assert orjson.loads(await without_logprobs(kind(orjson.dumps(whole)))) == expected
 
 
-@pytest.mark.parametrize(
+@each(
     "body",
     [b'{"logprobs":{', b'{"logprobs":{"a', b'{"logprobs":{"a":[]', b'{"logprobs":{"' + b"x" * 2 * SLICE_BYTES + b'"}}'],
 )

@@ -9,6 +9,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.upstream.collected import Collected, can_carry
 from mcp_gateway.core.upstream.frames import FrameRelay
 from tests.captured import Capture, captured, captures
+from tests.cases import each
 
 OWN = {"id", "created"}
 """Fields that two answers never share."""
@@ -63,7 +64,7 @@ PAIRS = pairs()
 CARRIED = [pair for pair in PAIRS if can_carry(orjson.loads(captured(pair[0]).request_body))]
 
 
-@pytest.mark.parametrize(("whole", "stream"), CARRIED)
+@each(("whole", "stream"), CARRIED)
 def test_a_collected_stream_is_the_answer_in_one_piece(whole: str, stream: str) -> None:
     request = orjson.loads(captured(whole).request_body)
     expected = orjson.loads(captured(whole).body)
@@ -139,8 +140,8 @@ def test_function_calls_are_put_together_by_their_place() -> None:
     ]
 
 
-@pytest.mark.parametrize("text", ["a" * 10, "漢" * 10, "\n" * 10, "\u0001" * 10])
-@pytest.mark.parametrize("choices", [1, 3])
+@each("text", ["a" * 10, "漢" * 10, "\n" * 10, "\u0001" * 10])
+@each("choices", [1, 3])
 def test_what_would_exceed_the_limit_is_not_kept_and_not_told_as_used(text: str, choices: int) -> None:
     collected, fed = Collected(max_bytes=8000), 0
     while not collected.is_full:
@@ -171,7 +172,7 @@ def test_log_probabilities_and_arguments_count_towards_the_limit() -> None:
         assert len(collected.body()) <= 8000
 
 
-@pytest.mark.parametrize(
+@each(
     "data",
     [
         b'{"id": 1}', b'{"choices": {}, "x": ', b'{"choices": [1]}', b'{"choices": [{"index": "0"}]}',

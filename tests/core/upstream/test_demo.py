@@ -11,6 +11,7 @@ import pytest
 from mcp_gateway.core.upstream.demo import DemoBackend
 from mcp_gateway.core.upstream.demo.instance import SchemaError, instance_of
 from tests.captured import Capture, captured, captures
+from tests.cases import each
 
 WINDOW = 2048  # as the captured server's
 JSON_TYPE = (b"content-type", b"application/json")
@@ -181,7 +182,7 @@ async def replay(demo: DemoBackend, capture: Capture) -> tuple[int, bytes]:
     return response.status, await response.read()
 
 
-@pytest.mark.parametrize("name", CHATS)
+@each("name", CHATS)
 async def test_a_captured_chat_gets_an_answer_of_the_captured_shape(name: str, demo: DemoBackend) -> None:
     capture = captured(name)
     status, body = await replay(demo, capture)
@@ -207,7 +208,7 @@ def assert_same_refusal(name: str, ours: Any, theirs: Any) -> None:
         assert ours["message"] == theirs["message"].replace("aliases: tiny", "aliases: demo/echo, demo/paced")
 
 
-@pytest.mark.parametrize("name", cases_of(("010", "012"), ("017", "022"), ("560", "564"), ("566", "566")))
+@each("name", cases_of(("010", "012"), ("017", "022"), ("560", "564"), ("566", "566")))
 async def test_a_captured_request_for_another_route_gets_an_answer_of_the_captured_shape(
     name: str, demo: DemoBackend
 ) -> None:
@@ -323,7 +324,7 @@ async def test_the_room_left_clamps_quietly_and_a_prompt_beyond_the_window_is_re
     assert (await answer(demo, messages=long, truncate_prompt_tokens=100))["usage"]["prompt_tokens"] == 100
 
 
-@pytest.mark.parametrize(
+@each(
     ("stop", "includes", "said"),
     [
         ("not a", False, "This is the demo backend of the gateway, "),
@@ -406,7 +407,7 @@ def streamed_calls(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return calls
 
 
-@pytest.mark.parametrize(
+@each(
     ("choice", "text", "called", "finish", "content"),
     [
         ("auto", "please get_weather.", ["get_weather"], "tool_calls", None),
@@ -495,13 +496,13 @@ SCHEMAS: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("schema", SCHEMAS, ids=str)
+@each("schema", SCHEMAS)
 def test_an_instance_is_valid_against_its_schema(schema: Any) -> None:
     made = instance_of(schema)
     jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker()).validate(made)
 
 
-@pytest.mark.parametrize(
+@each(
     "schema",
     [
         {"type": "objekt"},
@@ -518,7 +519,6 @@ def test_an_instance_is_valid_against_its_schema(schema: Any) -> None:
         {"properties": {"x": False}},
         5,
     ],
-    ids=str,
 )
 def test_a_schema_without_an_instance_is_refused(schema: Any) -> None:
     with pytest.raises(SchemaError):
@@ -540,7 +540,7 @@ async def test_structured_outputs_choose_and_fit(demo: DemoBackend) -> None:
     assert found["choices"][0]["message"]["content"] == "4"
 
 
-@pytest.mark.parametrize(
+@each(
     "field",
     [
         {"messages": [{"role": "user", "content": [5]}]},
@@ -556,7 +556,6 @@ async def test_structured_outputs_choose_and_fit(demo: DemoBackend) -> None:
         {"logit_bias": {"a": 1}},
         {"model": "\ud800"},
     ],
-    ids=str,
 )
 async def test_odd_values_are_refused_and_nothing_breaks(field: dict[str, Any], demo: DemoBackend) -> None:
     error = await refusal(demo, **field)
@@ -564,7 +563,7 @@ async def test_odd_values_are_refused_and_nothing_breaks(field: dict[str, Any], 
     assert error["message"]
 
 
-@pytest.mark.parametrize("raw", [b'{"seed":' + b"9" * 5000 + b"}", b'{"messages":' + b"[" * 60_000, b"\xff"])
+@each("raw", [b'{"seed":' + b"9" * 5000 + b"}", b'{"messages":' + b"[" * 60_000, b"\xff"])
 async def test_a_body_beyond_the_parser_is_refused(raw: bytes, demo: DemoBackend) -> None:
     response = await demo.request("POST", "/v1/chat/completions", [JSON_TYPE], raw)
     assert response.status == 400

@@ -10,6 +10,7 @@ import pytest
 from mcp_gateway.core.upstream.demo import DemoBackend
 from mcp_gateway.core.upstream.demo.instance import Budget, SchemaError, instance_of
 from mcp_gateway.core.upstream.vllm import error_of
+from tests.cases import each
 
 JSON_TYPE = (b"content-type", b"application/json")
 BODY_BYTES, TOKENS, TOOLS, VALUES = 64 * 1024, 1000, 64, 200
@@ -73,8 +74,8 @@ async def test_items_beyond_a_bound_are_refused_by_the_name_of_their_field(field
     assert await refused_param(**{field: items(most + 1)}) == field
 
 
-@pytest.mark.parametrize("wrong", [None, 5, "x", {}, [None], [[]], [{"content": 5}], [{"content": {}}]])
-@pytest.mark.parametrize("field", ["tools", "messages", "logit_bias"])
+@each("wrong", [None, 5, "x", {}, [None], [[]], [{"content": 5}], [{"content": {}}]])
+@each("field", ["tools", "messages", "logit_bias"])
 async def test_what_is_no_list_is_still_refused_in_the_schema_s_words(field: str, wrong: Any) -> None:
     status, body = await post(**{field: wrong})
     assert status == 200 if (field, wrong) in (("tools", None), ("logit_bias", None), ("logit_bias", {})) else 400
@@ -162,7 +163,7 @@ TOO_LARGE: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("schema", TOO_LARGE.values(), ids=TOO_LARGE)
+@each("schema", TOO_LARGE.values())
 async def test_a_schema_that_asks_for_too_much_is_refused_in_words(schema: Any) -> None:
     with pytest.raises(SchemaError, match="too large"):
         instance_of(schema)
@@ -215,7 +216,7 @@ async def test_a_text_of_marks_is_searched_for_tools_in_one_pass(text: str) -> N
     assert found["choices"][0]["finish_reason"] == "length"
 
 
-@pytest.mark.parametrize(
+@each(
     "word",
     [
         "f",
@@ -251,10 +252,9 @@ async def test_long_stop_strings_change_nothing_where_they_do_not_stand(stop: st
     assert found["choices"][0]["stop_reason"] is None
 
 
-@pytest.mark.parametrize(
+@each(
     "constraint",
     [{"json": "9" * 5000}, {"json": "["}, {"json": '{"minimum":' + "9" * 5000 + "}"}, {"json": "NaN"}],
-    ids=lambda constraint: constraint["json"][:12],
 )
 async def test_a_schema_as_text_that_cannot_be_read_is_refused(constraint: dict[str, Any]) -> None:
     status, body = await post(structured_outputs=constraint)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.upstream.events import EventReader
+from tests.cases import each
 
 PLAIN = b'data: {"a":1}\n\ndata: {"b":"x y"}\n\ndata: [DONE]\n\n'
 FORMS = {
@@ -38,7 +39,7 @@ def values(stream: bytes) -> list[object]:
     return [one if one == b"[DONE]" else orjson.loads(one) for one in data]
 
 
-@pytest.mark.parametrize("stream", FORMS.values(), ids=FORMS)
+@each("stream", FORMS.values())
 def test_every_form_says_the_same_cut_at_every_byte(stream: bytes) -> None:
     for cut in range(len(stream) + 1):
         assert values(read(stream, [cut])) == values(PLAIN)
@@ -58,7 +59,7 @@ def test_a_comment_is_an_event_of_its_own_even_within_another() -> None:
     assert EventReader().feed(b": one\n\n:\ndata: 1\n: two\n\n") == b": one\n\n:\n\n: two\n\ndata: 1\n\n"
 
 
-@pytest.mark.parametrize(
+@each(
     ("event", "told"),
     [
         (b'event: error\ndata: {"message":"m"}', {"error": {"message": "m"}}),
@@ -84,9 +85,7 @@ def test_the_last_event_needs_no_blank_line_where_it_is_whole(last: bytes) -> No
     assert reader.tail == b""
 
 
-@pytest.mark.parametrize(
-    "cut", [b'data: {"a":', b"data: [DON", b"data:", b"da", b": comment", b'event: x\ndata: {"a', b"\n"]
-)
+@each("cut", [b'data: {"a":', b"data: [DON", b"data:", b"da", b": comment", b'event: x\ndata: {"a', b"\n"])
 def test_a_last_event_that_was_cut_is_none(cut: bytes) -> None:
     reader = EventReader()
     reader.feed(cut)

@@ -16,6 +16,7 @@ from mcp_gateway.core.upstream.events import MAX_FRAME_BYTES
 from mcp_gateway.core.upstream.frames import DONE, FrameRelay
 from mcp_gateway.core.upstream.usage import Usage, read_usage
 from tests.captured import Capture, captured, captures
+from tests.cases import each
 
 STREAMS = [capture for capture in captures() if capture.is_chat and capture.is_stream]
 BACKEND_NAME = re.compile(rb'"model":"tiny(?:-alias)?"')
@@ -42,14 +43,14 @@ def without_comments(stream: bytes) -> bytes:
     return stream[stream.index(b"data:") :]
 
 
-@pytest.mark.parametrize("capture", STREAMS, ids=lambda capture: capture.case)
+@each("capture", STREAMS)
 def test_a_client_that_asked_for_all_usage_gets_the_captured_stream_with_the_public_name(capture: Capture) -> None:
     relay = FrameRelay("public/name", wants_usage=True, wants_continuous_usage=True)
     expected = BACKEND_NAME.sub(b'"model":"public/name"', without_comments(capture.body))
     assert relayed(capture.body, relay) == expected
 
 
-@pytest.mark.parametrize("capture", STREAMS, ids=lambda capture: capture.case)
+@each("capture", STREAMS)
 def test_a_client_that_did_not_ask_sees_no_usage_and_all_else_unchanged(capture: Capture) -> None:
     got = chunks_of(relayed(capture.body, FrameRelay("p", wants_usage=False)))
     expected = [chunk | {"model": "p"} for chunk in chunks_of(capture.body) if chunk["choices"]]
@@ -73,7 +74,7 @@ def test_usage_in_every_chunk_becomes_usage_in_the_last_for_a_client_that_asked_
     assert chunks[-1]["choices"] == []
 
 
-@pytest.mark.parametrize("capture", STREAMS, ids=lambda capture: capture.case)
+@each("capture", STREAMS)
 def test_the_cost_is_told_within_the_usage_of_the_last_frame_and_nowhere_else(capture: Capture) -> None:
     relay = FrameRelay("p", wants_usage=True)
     sent = relay.feed(capture.body)
@@ -115,8 +116,8 @@ ODD_USAGES = [
 ]
 
 
-@pytest.mark.parametrize("usage", ODD_USAGES)
-@pytest.mark.parametrize("write", [orjson.dumps, lambda value: json.dumps(value, ensure_ascii=False).encode()])
+@each("usage", ODD_USAGES)
+@each("write", [orjson.dumps, lambda value: json.dumps(value, ensure_ascii=False).encode()])
 def test_usage_of_any_shape_is_taken_out_whole(usage: object, write: Callable[[object], bytes]) -> None:
     body = {"model": "p", "choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]}
     stream = b"".join(b"data: " + write(one) + b"\n\n" for one in [body | {"usage": usage}, body | {"usage": usage}])
@@ -161,8 +162,8 @@ def test_empty_lines_before_the_first_token_are_not_a_start() -> None:
     assert not relay.has_started
 
 
-@pytest.mark.parametrize("asked", [True, False])
-@pytest.mark.parametrize("capture", STREAMS, ids=lambda capture: capture.case)
+@each("asked", [True, False])
+@each("capture", STREAMS)
 def test_frames_that_come_one_by_one_become_the_same_as_all_at_once(capture: Capture, asked: bool) -> None:
     single, whole = FrameRelay("p", wants_usage=asked), FrameRelay("p", wants_usage=asked)
     ends = [found.end() for found in re.finditer(rb"\n\n", capture.body)]
@@ -262,7 +263,7 @@ def test_a_frame_without_an_end_is_refused_before_it_fills_the_memory() -> None:
     assert raised.value.code == "backend_error"
 
 
-@pytest.mark.parametrize(
+@each(
     ("value", "usage"),
     [
         (None, None),
@@ -357,9 +358,9 @@ ERRORS = {
 }
 
 
-@pytest.mark.parametrize("is_one_piece", [True, False])
-@pytest.mark.parametrize("asked", [True, False])
-@pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
+@each("is_one_piece", [True, False])
+@each("asked", [True, False])
+@each("error", ERRORS.values())
 def test_an_error_is_known_in_any_shape_and_none_of_it_is_passed_on(
     error: bytes, asked: bool, is_one_piece: bool
 ) -> None:
@@ -377,7 +378,7 @@ def test_an_error_is_known_in_any_shape_and_none_of_it_is_passed_on(
     assert relay.usage == Usage(1, 2)
 
 
-@pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
+@each("error", ERRORS.values())
 def test_an_error_is_known_cut_at_every_byte(error: bytes) -> None:
     for cut in range(len(error) + 1):
         relay = FrameRelay("tiny", wants_usage=False)
@@ -386,9 +387,7 @@ def test_an_error_is_known_cut_at_every_byte(error: bytes) -> None:
         assert relay.error is not None
 
 
-@pytest.mark.parametrize(
-    "error", [error for name, error in ERRORS.items() if "event" not in name and "field" not in name]
-)
+@each("error", [error for name, error in ERRORS.items() if "event" not in name and "field" not in name])
 def test_text_that_quotes_an_error_is_text(error: bytes) -> None:
     relay = FrameRelay("tiny", wants_usage=False)
     words = [error.decode(), "error", '"error"', '{"error":{"message":"m"}}', "data: [DONE]", "event: error\n\n"]
@@ -439,15 +438,15 @@ def test_choices_too_long_to_be_parsed_finish_too() -> None:
     assert relay.is_whole
 
 
-@pytest.mark.parametrize("reason", [None, "", 5, ["stop"], {"type": "stop"}, True, "a\nb"])
+@each("reason", [None, "", 5, ["stop"], {"type": "stop"}, True, "a\nb"])
 def test_what_is_no_finish_reason_finishes_nothing(reason: Any) -> None:
     relay = FrameRelay("tiny", wants_usage=False)
     assert relay.feed(chunk(0, "a") + chunk(0, "b", reason) + DONE) == chunk(0, "a") + chunk(0, "b", reason)
     assert not relay.is_whole
 
 
-@pytest.mark.parametrize("capture", STREAMS, ids=lambda capture: capture.case)
-@pytest.mark.parametrize("asked", [True, False])
+@each("capture", STREAMS)
+@each("asked", [True, False])
 def test_every_captured_stream_is_whole_unless_it_told_an_error(capture: Capture, asked: bool) -> None:
     relay = FrameRelay("p", wants_usage=asked, choices=max(1, len(choices_of(capture.body))))
     relay.feed(capture.body)

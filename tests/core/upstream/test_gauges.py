@@ -6,6 +6,7 @@ from mcp_gateway.core.upstream.backend import Backend
 from mcp_gateway.core.upstream.demo import DemoBackend
 from mcp_gateway.core.upstream.vllm import Gauges, read_gauges
 from tests.captured import FOLDER
+from tests.cases import each
 
 LINE = b'vllm:num_requests_%b{engine="%d",model_name="a b}c"} %b\n'
 
@@ -56,7 +57,7 @@ def test_load_counts_ours_and_others_and_again_what_waits(
     assert backend.load == load
 
 
-@pytest.mark.parametrize(
+@each(
     ("lines", "tokens"),
     [
         (b"vllm:generation_tokens_total{x} 5.0\nvllm:prompt_tokens_total{x} 7.0\n", 12),

@@ -9,6 +9,7 @@ import pytest
 from mcp_gateway.core.catalog import build_catalog
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.upstream.backend import Backend, Headers, Response
+from tests.cases import each
 
 
 class Whole:
@@ -81,18 +82,18 @@ async def test_the_log_tells_odd_rows_again_only_when_their_number_has_changed(
     assert [line.split()[3] for line in caplog.messages] == ["1", "2", "1"]
 
 
-@pytest.mark.parametrize("data", [None, 5, "text", {"id": "a"}, {}, True])
+@each("data", [None, 5, "text", {"id": "a"}, {}, True])
 async def test_a_list_that_is_none_is_a_fault_of_its_backend(data: Any) -> None:
     assert (await discovered(data)).fault == "its list of models could not be understood"
 
 
-@pytest.mark.parametrize("length", [0, -1, True, 1.5, "4096", None, 2**53, 2**63, 2**64, 16_000_001, [4096]])
+@each("length", [0, -1, True, 1.5, "4096", None, 2**53, 2**63, 2**64, 16_000_001, [4096]])
 async def test_an_odd_context_length_is_none(length: Any) -> None:
     backend = await discovered([row("good", max_model_len=length)])
     assert backend.listings["good"].max_model_len is None
 
 
-@pytest.mark.parametrize("owner", [None, "", 5, ["x"], "a\x1bb", "x" * 300])
+@each("owner", [None, "", 5, ["x"], "a\x1bb", "x" * 300])
 async def test_an_odd_owner_is_vllm(owner: Any) -> None:
     assert (await discovered([row("good", owned_by=owner)])).listings["good"].owned_by == "vllm"
 

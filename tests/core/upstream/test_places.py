@@ -9,6 +9,7 @@ import pytest
 from mcp_gateway.core.upstream.places import without_places
 from mcp_gateway.core.upstream.vllm import MAX_REFUSAL_BYTES, error_of
 from tests.captured import captured
+from tests.cases import each
 
 PATHS = [
     "/usr/lib/python3/dist-packages/vllm/engine.py", "/root/.cache/huggingface/hub/models--org--tiny/snapshots/1a",
@@ -45,10 +46,8 @@ AROUND = [
 ]
 
 
-@pytest.mark.parametrize("around", AROUND)
-@pytest.mark.parametrize(
-    ("place", "word"), [*((path, "a file") for path in PATHS), *((server, "a server") for server in SERVERS)]
-)
+@each("around", AROUND)
+@each(("place", "word"), [*((path, "a file") for path in PATHS), *((server, "a server") for server in SERVERS)])
 def test_a_place_is_told_by_a_neutral_word(place: str, word: str, around: str) -> None:
     assert without_places(around.format(place)) == around.format(word)
 
@@ -61,7 +60,7 @@ def test_an_address_in_brackets_is_not_told_either(url: str) -> None:
     assert "::1" not in said
 
 
-@pytest.mark.parametrize("text", HARMLESS)
+@each("text", HARMLESS)
 def test_what_only_looks_a_little_like_a_place_stands(text: str) -> None:
     assert without_places(text) == text
 
@@ -100,8 +99,8 @@ SHAPES: list[Callable[[str], Any]] = [
 ]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("place", [*PATHS, *SERVERS])
+@each("shape", SHAPES)
+@each("place", [*PATHS, *SERVERS])
 def test_no_refusal_tells_where_its_server_runs(place: str, shape: Callable[[str], Any]) -> None:
     body = orjson.dumps(shape(f"Cannot read {place} now."))
     assert place not in error_of(400, body, "org/tiny", "pub/name").message
@@ -112,7 +111,7 @@ def test_a_refusal_of_nothing_but_a_place_says_something() -> None:
     assert error_of(400, body, "tiny", "pub").message == "The backend refused the request."
 
 
-@pytest.mark.parametrize(
+@each(
     "message",
     [b"\\q" * 40_000, "é".encode() * 40_000, b"a" + "é".encode() * 40_000, b"\\ud800" * 12_000, b"\x01" * 70_000,
      b"\xff" * 70_000, b"\\u00" * 20_000],

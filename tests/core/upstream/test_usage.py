@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from mcp_gateway.core.upstream.usage import Usage, last_usage, read_usage, with_cost, without_usage
+from tests.cases import each
 
 COUNTS: dict[str, Any] = {"prompt_tokens": 12, "completion_tokens": 8}
 READABLE = [
@@ -47,9 +48,9 @@ def parsed(frame: bytes) -> Any:
     return orjson.loads(frame[5:])
 
 
-@pytest.mark.parametrize("is_first", [True, False])
-@pytest.mark.parametrize("write", WRITERS)
-@pytest.mark.parametrize("usage", READABLE + UNREADABLE)
+@each("is_first", [True, False])
+@each("write", WRITERS)
+@each("usage", READABLE + UNREADABLE)
 def test_usage_is_taken_out_whole_wherever_it_stands(usage: Any, write: Write, is_first: bool) -> None:
     told = frame(write, usage, is_first=is_first)
     rest = parsed(told)
@@ -58,13 +59,13 @@ def test_usage_is_taken_out_whole_wherever_it_stands(usage: Any, write: Write, i
     assert without_usage(told * 3) == without_usage(told) * 3
 
 
-@pytest.mark.parametrize("write", WRITERS)
-@pytest.mark.parametrize("usage", READABLE)
+@each("write", WRITERS)
+@each("usage", READABLE)
 def test_usage_is_read_however_deep_it_is_nested(usage: Any, write: Write) -> None:
     assert last_usage(frame(write, usage)) == Usage(12, 8) == read_usage(usage)
 
 
-@pytest.mark.parametrize("usage", UNREADABLE)
+@each("usage", UNREADABLE)
 def test_the_last_usage_that_can_be_read_wins(usage: Any) -> None:
     assert last_usage(frame(orjson.dumps, usage)) is None
     assert last_usage(frame(orjson.dumps, COUNTS) + frame(orjson.dumps, usage)) == Usage(12, 8)
@@ -72,8 +73,8 @@ def test_the_last_usage_that_can_be_read_wins(usage: Any) -> None:
     assert last_usage(frame(orjson.dumps, COUNTS) + newer) == Usage(1, 2)
 
 
-@pytest.mark.parametrize("write", WRITERS)
-@pytest.mark.parametrize("usage", [*READABLE, {}, {"prompt_tokens": 5}])
+@each("write", WRITERS)
+@each("usage", [*READABLE, {}, {"prompt_tokens": 5}])
 def test_the_cost_is_the_last_field_of_the_usage(usage: Any, write: Write) -> None:
     told = parsed(with_cost(frame(write, usage), "0.01"))["usage"]
     assert told == usage | {"cost_usd": "0.01"}

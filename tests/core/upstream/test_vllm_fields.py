@@ -17,6 +17,7 @@ from mcp_gateway.core.upstream.vllm_fields import (
     first_names,
 )
 from tests.captured import captures
+from tests.cases import each
 
 VLLM_REQUEST_FIELDS = set(
     """
@@ -66,7 +67,7 @@ def test_what_vllm_was_sent_in_the_captures_has_a_row_unless_it_was_nonsense() -
     assert named - FIELDS.keys() <= {"foo", "bar"}
 
 
-@pytest.mark.parametrize("name", sorted(name for name, use in FIELDS.items() if use in (Use.PASSED, Use.PRICED)))
+@each("name", sorted(name for name, use in FIELDS.items() if use in (Use.PASSED, Use.PRICED)))
 def test_a_field_that_passes_passes_whatever_it_holds(name: str) -> None:
     value: Any = [{"role": "user", "content": ""}] if name == "messages" else {"any": ["thing", None]}
     assert sifted(**{name: value}) == ({name: value}, ())
@@ -80,8 +81,8 @@ def test_schemas_and_metadata_are_content(value: dict[str, Any]) -> None:
     assert sifted(**body) == (body, ())
 
 
-@pytest.mark.parametrize("media", ["image_url", "audio_url", "video_url", "input_audio", "image_embeds", "file"])
-@pytest.mark.parametrize(
+@each("media", ["image_url", "audio_url", "video_url", "input_audio", "image_embeds", "file"])
+@each(
     "part",
     [
         {"type": "text", "text": "x", "uuid": "u"},
@@ -97,7 +98,7 @@ def test_media_under_another_type_are_refused(part: dict[str, Any], media: str) 
     assert media not in part_left(part | {media: None})
 
 
-@pytest.mark.parametrize(
+@each(
     "part",
     [
         {"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}},
@@ -125,9 +126,7 @@ def test_the_names_that_the_responses_api_has_for_text_are_text(kind: str) -> No
     assert part_left({"type": kind, "text": "x", "annotations": []}) == {"type": "text", "text": "x"}
 
 
-@pytest.mark.parametrize(
-    "kind", ["audio_url", "video_url", "input_audio", "file", "", None, 5, ["text"], "image_embeds"]
-)
+@each("kind", ["audio_url", "video_url", "input_audio", "file", "", None, 5, ["text"], "image_embeds"])
 def test_parts_of_another_type_are_refused(kind: Any) -> None:
     content = [{"type": kind, "text": "x"}]
     assert refused(messages=[{"role": "user", "content": content}]) == (
@@ -149,7 +148,7 @@ def test_what_agents_send_back_of_an_answer_passes() -> None:
     assert set(ignored) == {"messages[].audio", "messages[].tool_calls[].uuid"}
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "value"),
     [
         ("web_search_options", {}), ("audio", {"voice": "x"}), ("modalities", ["text", "audio"]),
@@ -180,7 +179,7 @@ def test_the_operator_passes_what_the_table_does_not() -> None:
     assert sifted(fields=fields, **body, other=1) == (body, ("other",))
 
 
-@pytest.mark.parametrize(
+@each(
     ("field", "value", "most_bytes"),
     [
         ("structured_outputs", lambda size: {"regex": "a" * size}, MAX_REGEX_BYTES),

@@ -16,6 +16,7 @@ from mcp_gateway.core.config import Settings
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import GatewayError, internal_error, outline
 from mcp_gateway.core.identity.address import AddressReader
+from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.lifecycle import Lifecycle
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.text import shown
@@ -197,7 +198,7 @@ def build_door(
 ) -> McpDoor:
     """The door to the gateway's tools, which tells subscribers when the catalog changes."""
     tools: list[Tool] = [
-        ChatCompletion(chat),
+        ChatCompletion(chat, JsonBounds.of(settings)),
         ListModels(published, pool, limiter),
         GetBalance(ledger, limiter, settings.guests, topup_url=settings.topup_url),
     ]

@@ -5,16 +5,16 @@ from collections.abc import Callable
 from typing import Any
 
 from mcp.server.runner import ServerRunner
-from mcp.types import INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR
+from mcp.types import INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR, ErrorData
 
 from mcp_gateway.core.bytes_in_flight import SMALL_BYTES
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.json_bounds import LONG_BYTES, JsonBounds
+from mcp_gateway.core.json_bounds import LONG_BYTES, JsonBounds, parse_json
 from mcp_gateway.door.calls import CallContext, answer, caller_of
 from mcp_gateway.door.http import Exchange, read_message_body
-from mcp_gateway.door.jsonrpc import Message, Refusal, parse_message
+from mcp_gateway.door.jsonrpc import Message, Refusal, error_payload, parse_message
 from mcp_gateway.door.listings import Listings
 from mcp_gateway.door.method import Unfinished, method_of
 from mcp_gateway.door.opening import kept
@@ -22,6 +22,7 @@ from mcp_gateway.door.runners import Runners
 from mcp_gateway.door.sessions import Session
 
 _MAX_NAMES = 1000
+_WITH_ARGUMENTS = frozenset({"tools/call", "prompts/get"})
 
 
 class Intake:
@@ -77,10 +78,37 @@ class Intake:
         self, runner: ServerRunner[Any], message: Message, call: CallContext, caller: Caller
     ) -> tuple[bytes, int | None]:
         """The payload that answers a request, and the JSON-RPC error code where it is an error. Raises Refusal."""
-        payload, code = await answer(runner, message, call)
+        if (fault := await self._open_arguments(message, caller)) is None:
+            payload, code = await answer(runner, message, call)
+        else:
+            payload, code = error_payload(message.id, ErrorData(code=INVALID_PARAMS, message=fault)), INVALID_PARAMS
         if code is not None:
             self._listings.count_failure(message, caller)
         return payload, code
+
+    async def _open_arguments(self, message: Message, caller: Caller) -> str | None:
+        """Put an object in place of `arguments` that come as JSON text, or as PHP writes an empty one; what is wrong
+        with others.
+        """
+        params = message.params or {}
+        arguments = params.get("arguments")
+        if arguments is None or isinstance(arguments, dict) or message.method not in _WITH_ARGUMENTS:
+            return None
+        if isinstance(arguments, str):
+            try:
+                raw = arguments.strip().encode() or b"{}"
+                await self._json_bounds.check(raw, caller)
+                arguments = parse_json(raw)
+            except GatewayError as error:
+                return error.message
+            except ValueError:
+                return "`arguments` must be an object, and no text but its JSON."
+        if arguments in ([], None):
+            arguments = {}
+        if not isinstance(arguments, dict) or len(arguments) > _MAX_NAMES:
+            return f"`arguments` must be an object of at most {_MAX_NAMES} members."
+        params["arguments"] = arguments
+        return None
 
 
 async def _check_large(raw: bytes) -> None:

@@ -12,17 +12,18 @@ from typing import Any
 import orjson
 from mcp import types
 
-from mcp_gateway.core.caller import KeyScope
+from mcp_gateway.core.caller import Caller, KeyScope
 from mcp_gateway.core.chat import Call, Chat, Exchange
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.json_bounds import dump_json, holds_at_most
+from mcp_gateway.core.json_bounds import JsonBounds, dump_json, holds_at_most, parse_exactly
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.request import ChatRequest, read_chat_request
 from mcp_gateway.core.upstream.answer import PARSED_BYTES, Body, without_logprobs
 from mcp_gateway.core.upstream.credible import read_finish_reason
-from mcp_gateway.core.upstream.vllm_fields import first_names
+from mcp_gateway.core.upstream.vllm_fields import FIELDS, first_names
+from mcp_gateway.tools.arguments import Arguments
 from mcp_gateway.tools.progress import Progress
-from mcp_gateway.tools.tool import Invocation, Report, Result, checked_arguments, output_schema, result
+from mcp_gateway.tools.tool import Invocation, Report, Result, output_schema, result
 
 _MAX_RESULT_BYTES = 1024 * 1024 - 32 * 1024
 """Clients drop an event of more than 1 MiB, and their connection with it; the rest is for the envelope."""
@@ -34,65 +35,91 @@ _MAX_PARSED_BYTES = 16 * 1024 * 1024
 _MAX_VALUES = 100_000
 """Of an answer that is parsed at once."""
 
-_TEXT_PART = {
-    "type": "object",
-    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
-    "required": ["type", "text"],
-}
-_IMAGE_PART = {
+_TOOL_CALL: dict[str, Any] = {
     "type": "object",
     "properties": {
-        "type": {"const": "image_url"},
-        "image_url": {
+        "id": {"type": "string"},
+        "type": {"type": "string", "enum": ["function"]},
+        "function": {
             "type": "object",
-            "properties": {
-                "url": {"type": "string", "description": "data:image/png;base64,..."},
-                "detail": {"enum": ["auto", "low", "high"]},
-            },
-            "required": ["url"],
+            "properties": {"name": {"type": "string"}, "arguments": {"type": "string", "description": "JSON text."}},
         },
     },
-    "required": ["type", "image_url"],
 }
-_MESSAGE = {
+_MESSAGE: dict[str, Any] = {
     "type": "object",
     "properties": {
         "role": {"type": "string", "enum": ["system", "developer", "user", "assistant", "tool"]},
         "content": {
-            "anyOf": [
-                {"type": "string"},
-                {"type": "array", "items": {"anyOf": [_TEXT_PART, _IMAGE_PART]}},
-                {"type": "null"},
-            ]
+            "type": "string",
+            "description": "Text. Where the model takes images, also a list of OpenAI's parts (text, image_url).",
         },
-        "tool_calls": {"type": "array", "items": {"type": "object"}},
-        "tool_call_id": {"type": "string"},
+        "tool_calls": {"type": "array", "items": _TOOL_CALL, "description": "Of an assistant's message."},
+        "tool_call_id": {"type": "string", "description": "Of a tool's message: the call that it answers."},
     },
     "required": ["role"],
 }
-_INPUT: dict[str, Any] = {
+_JSON_SCHEMA = ["string", "object"]
+_FUNCTION: dict[str, Any] = {
     "type": "object",
     "properties": {
-        "model": {"type": "string", "description": "A model id from list_models."},
-        "messages": {"type": "array", "items": _MESSAGE, "description": "The conversation, oldest first."},
-        "max_tokens": {"type": "integer", "minimum": 1, "description": "The most tokens to generate."},
-        "temperature": {"type": "number", "minimum": 0, "maximum": 2},
-        "top_p": {"type": "number", "minimum": 0, "maximum": 1},
-        "stop": {"type": ["string", "array"], "items": {"type": "string"}, "description": "Where to stop."},
-        "seed": {"type": "integer", "description": "For answers that can be repeated."},
-        "n": {"type": "integer", "minimum": 1, "description": "How many answers."},
-        "tools": {"type": "array", "items": {"type": "object"}, "description": "Functions, as OpenAI describes them."},
-        "tool_choice": {"type": ["string", "object"], "description": "auto, none, required, or one function."},
-        "response_format": {"type": "object", "description": '{"type": "json_object"} or a json_schema.'},
-        "logprobs": {"type": "boolean"},
-        "top_logprobs": {"type": "integer", "minimum": 0, "maximum": 20},
-        "presence_penalty": {"type": "number", "minimum": -2, "maximum": 2},
-        "frequency_penalty": {"type": "number", "minimum": -2, "maximum": 2},
-        "reasoning_effort": {"type": "string", "description": "none, low, medium or high, for models that reason."},
+        "type": {"type": "string", "enum": ["function"]},
+        "function": {
+            "type": "object",
+            "properties": {
+                "name": {"type": "string"},
+                "description": {"type": "string"},
+                "parameters": {"type": _JSON_SCHEMA, "description": "JSON Schema of the arguments; as JSON text."},
+            },
+            "required": ["name"],
+        },
     },
-    "required": ["model", "messages"],
-    "additionalProperties": False,
+    "required": ["type", "function"],
 }
+_RESPONSE_FORMAT: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "type": {"type": "string", "enum": ["text", "json_object", "json_schema"]},
+        "json_schema": {
+            "type": "object",
+            "properties": {
+                "name": {"type": "string"},
+                "schema": {"type": _JSON_SCHEMA, "description": "JSON Schema of the reply; as JSON text."},
+                "strict": {"type": "boolean"},
+            },
+        },
+    },
+    "required": ["type"],
+    "description": "For replies in JSON.",
+}
+ARGUMENTS = Arguments(
+    {
+        "type": "object",
+        "properties": {
+            "model": {"type": "string", "description": "A model id from list_models."},
+            "messages": {"type": "array", "items": _MESSAGE, "description": "The conversation, oldest first."},
+            "max_tokens": {"type": "integer", "minimum": 1, "description": "The most tokens to generate."},
+            "temperature": {"type": "number", "minimum": 0, "maximum": 2},
+            "top_p": {"type": "number", "minimum": 0, "maximum": 1},
+            "stop": {"type": ["array", "string"], "items": {"type": "string"}, "description": "Where to stop."},
+            "seed": {"type": "integer", "description": "For answers that can be repeated."},
+            "n": {"type": "integer", "minimum": 1, "description": "How many answers."},
+            "tools": {"type": "array", "items": _FUNCTION, "description": "Functions, as OpenAI describes them."},
+            "tool_choice": {"type": ["string", "object"], "description": "auto, none, required, or a function's name."},
+            "response_format": _RESPONSE_FORMAT,
+            "logprobs": {"type": "boolean", "description": "Whether to return log probabilities."},
+            "top_logprobs": {"type": "integer", "minimum": 0, "maximum": 20},
+            "presence_penalty": {"type": "number", "minimum": -2, "maximum": 2},
+            "frequency_penalty": {"type": "number", "minimum": -2, "maximum": 2},
+            "reasoning_effort": {"type": "string", "description": "none, low, medium or high, for models that reason."},
+        },
+        "required": ["model", "messages"],
+    },
+    also=FIELDS,
+)
+_STREAMING = ("stream", "stream_options")
+"""Said by those who ask for a chat as over HTTP; here an answer comes whole, and progress is the protocol's."""
+_CHOICES = frozenset({"auto", "none", "required"})
 _FACTS: dict[str, Any] = {
     "content": {"type": "string", "description": "The reply's text."},
     "finish_reason": {"type": ["string", "null"], "description": "stop, length (cut at max_tokens) or tool_calls."},
@@ -140,15 +167,16 @@ class ChatCompletion:
         name="chat_completion",
         title="Chat completion",
         description="Ask a language model and get its whole reply, with token usage and cost.",
-        input_schema=_INPUT,
+        input_schema=ARGUMENTS.schema,
         output_schema=_OUTPUT,
         annotations=types.ToolAnnotations(
             read_only_hint=True, destructive_hint=False, idempotent_hint=False, open_world_hint=True
         ),
     )
 
-    def __init__(self, chat: Chat) -> None:
+    def __init__(self, chat: Chat, json_bounds: JsonBounds) -> None:
         self._chat = chat
+        self._json_bounds = json_bounds
 
     async def __call__(self, arguments: dict[str, Any], invocation: Invocation) -> Result:
         has_listener = invocation.report is not None
@@ -160,7 +188,7 @@ class ChatCompletion:
             is_collected=has_listener,
         )
         with self._chat.exchange(invocation.caller, call) as exchange:
-            body = checked_arguments(arguments, _INPUT)
+            body = await self._body(arguments, invocation.caller)
             size_bytes = len(dump_json(body))
             await _ask(exchange, read_chat_request(body, size_bytes), invocation.report)
             answer, is_stripped = await _parsed(exchange.body)
@@ -172,6 +200,22 @@ class ChatCompletion:
                 bill["note"] = _NO_LOGPROBS
         with _understood():
             return _result(choices, bill) if answer_bytes < _MAX_RESULT_BYTES // 4 else _bounded_result(choices, bill)
+
+    async def _body(self, arguments: dict[str, Any], caller: Caller) -> dict[str, Any]:
+        """What the same chat would bring over HTTP. Names that this tool does not tell of are treated as there."""
+
+        async def parse(text: str) -> Any:
+            raw = text.encode()
+            await self._json_bounds.check(raw, caller)
+            return parse_exactly(raw)
+
+        body = ARGUMENTS.taken(await ARGUMENTS.opened(arguments, parse))
+        for name in _STREAMING:
+            body.pop(name, None)
+        choice = body.get("tool_choice")
+        if isinstance(choice, str) and choice not in _CHOICES:
+            body["tool_choice"] = {"type": "function", "function": {"name": choice}}
+        return body
 
 
 @contextlib.contextmanager

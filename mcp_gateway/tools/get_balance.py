@@ -8,9 +8,10 @@ from mcp_gateway.core.caller import Caller, KeyScope
 from mcp_gateway.core.config import GuestSettings
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.money import format_usd
-from mcp_gateway.tools.tool import Invocation, Result, checked_arguments, output_schema, result
+from mcp_gateway.tools.arguments import Arguments
+from mcp_gateway.tools.tool import Invocation, Result, output_schema, result
 
-_INPUT: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
+ARGUMENTS = Arguments({"type": "object", "properties": {}})
 _LIMIT = {"type": ["integer", "null"], "description": "Null: no limit."}
 _OUTPUT = output_schema(
     {
@@ -65,7 +66,7 @@ class GetBalance:
         name="get_balance",
         title="Get balance",
         description="Show your account's balance in USD, where to top it up, and what is left of your rate limits.",
-        input_schema=_INPUT,
+        input_schema=ARGUMENTS.schema,
         output_schema=_OUTPUT,
         annotations=types.ToolAnnotations(
             read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
@@ -83,7 +84,7 @@ class GetBalance:
     async def __call__(self, arguments: dict[str, Any], invocation: Invocation) -> Result:
         caller = invocation.caller
         self._limiter.count_listing(caller)
-        checked_arguments(arguments, _INPUT)
+        ARGUMENTS.taken(arguments)
         balance = await self._wallets.balance(caller.account_id)
         facts = {
             "account_id": caller.account_id,

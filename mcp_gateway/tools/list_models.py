@@ -11,26 +11,28 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.money import MILLION_TOKENS, PICO_PER_USD, format_price
 from mcp_gateway.core.upstream.pool import ModelStatus, Pool
-from mcp_gateway.tools.tool import Invocation, Result, checked_arguments, output_schema, result
+from mcp_gateway.tools.arguments import Arguments
+from mcp_gateway.tools.tool import Invocation, Result, output_schema, result
 
 _MAX_PRICE_DIGITS = 30
 """Before the point; far above any price, and far below where decimal arithmetic ends."""
 
-_INPUT: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "capability": {
-            "type": "string",
-            "enum": ["tools", "json_mode", "structured_outputs", "logprobs", "reasoning", "image"],
-            "description": "Only models that can do this.",
+ARGUMENTS = Arguments(
+    {
+        "type": "object",
+        "properties": {
+            "capability": {
+                "type": "string",
+                "enum": ["tools", "json_mode", "structured_outputs", "logprobs", "reasoning", "image"],
+                "description": "Only models that can do this.",
+            },
+            "max_price_usd": {
+                "type": ["number", "string"],
+                "description": "Only models whose input and output both cost at most this, in USD per million tokens.",
+            },
         },
-        "max_price_usd": {
-            "type": ["number", "string"],
-            "description": "Only models whose input and output both cost at most this, in USD per million tokens.",
-        },
-    },
-    "additionalProperties": False,
-}
+    }
+)
 
 _MODEL: dict[str, Any] = {
     "type": "object",
@@ -59,7 +61,7 @@ class ListModels:
         name="list_models",
         title="List models",
         description="List the models of this gateway: id, context window, prices, capabilities and health.",
-        input_schema=_INPUT,
+        input_schema=ARGUMENTS.schema,
         output_schema=output_schema({"models": {"type": "array", "items": _MODEL}}, ["models"]),
         annotations=types.ToolAnnotations(
             read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
@@ -73,7 +75,7 @@ class ListModels:
 
     async def __call__(self, arguments: dict[str, Any], invocation: Invocation) -> Result:
         self._limiter.count_listing(invocation.caller)
-        given = checked_arguments(arguments, _INPUT)
+        given = ARGUMENTS.taken(arguments)
         limit_pico = _price_limit_pico(given.get("max_price_usd"))
         found = [
             model_row(model, self._pool.status_of(model))

@@ -1,7 +1,6 @@
 """What every tool is: a definition, and a call that returns a result on the wire's terms. Knows no transport."""
 
-import difflib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,8 +9,6 @@ from mcp import types
 from mcp_gateway.core.caller import Caller, KeyScope
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.request import whole_number
-from mcp_gateway.core.text import SHOWN_CHARS, shown
 
 Report = Callable[[float, str], Awaitable[None]]
 """Tells the caller how far a call is (a number that only grows) and a line to show."""
@@ -74,57 +71,3 @@ def error_result(error: GatewayError, *, further_advice: str = "") -> Result:
     if (url := error.details.get("topup_url")) is not None:
         told["topup_url"] = url
     return result(message, told, is_error=True)
-
-
-_KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
-    "string": (str, "a string"),
-    "integer": (int, "a whole number"),
-    "number": ((int, float), "a number"),
-    "boolean": (bool, "true or false"),
-    "array": (list, "a list"),
-    "object": (dict, "an object"),
-}
-
-
-def checked_arguments(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that were given (null is not given), each of the kind and within the bounds that its schema names.
-
-    Looks no deeper than the arguments themselves. Raises GatewayError in words that a model can act on.
-    """
-    properties = schema["properties"]
-    given = {name: value for name, value in arguments.items() if value is not None}
-    for name, value in given.items():
-        if name not in properties:
-            raise _unknown_argument(name, properties)
-        if properties[name].get("type") == "integer":
-            given[name] = whole_number(value)
-        _check(name, given[name], properties[name])
-    for name in schema.get("required", ()):
-        if name not in given:
-            raise GatewayError("missing_parameter", f"`{name}` is missing.", param=name)
-    return given
-
-
-def _unknown_argument(name: str, known: Mapping[str, Any]) -> GatewayError:
-    close = difflib.get_close_matches(name[:SHOWN_CHARS], known, n=1)
-    hint = f"did you mean `{close[0]}`?" if close else f"there are: {', '.join(known)}."
-    return GatewayError("unsupported_parameter", f"There is no argument `{shown(name)}`; {hint}", param=shown(name))
-
-
-def _check(name: str, value: Any, schema: Mapping[str, Any]) -> None:
-    kinds = schema.get("type", ())
-    kinds = [kinds] if isinstance(kinds, str) else kinds
-    if kinds and not any(_is_of(value, kind) for kind in kinds):
-        wanted = " or ".join(_KINDS[kind][1] for kind in kinds)
-        raise GatewayError("invalid_type", f"`{name}` must be {wanted}.", param=name)
-    if "enum" in schema and value not in schema["enum"]:
-        raise GatewayError("invalid_value", f"`{name}` must be one of {', '.join(schema['enum'])}.", param=name)
-    low, high = schema.get("minimum"), schema.get("maximum")
-    if isinstance(value, int | float) and not (low is None or value >= low):
-        raise GatewayError("invalid_value", f"`{name}` must be at least {low}.", param=name)
-    if isinstance(value, int | float) and not (high is None or value <= high):
-        raise GatewayError("invalid_value", f"`{name}` must be at most {high}.", param=name)
-
-
-def _is_of(value: Any, kind: str) -> bool:
-    return isinstance(value, _KINDS[kind][0]) and (kind == "boolean" or not isinstance(value, bool))

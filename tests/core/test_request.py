@@ -19,7 +19,6 @@ from mcp_gateway.core.request import (
     parse_chat_request,
     parse_json_object,
 )
-from mcp_gateway.tools.tool import checked_arguments
 from tests.captured import Capture, captures
 from tests.cases import each
 
@@ -207,12 +206,3 @@ def test_an_image_has_one_form(sent: str, expected: str, is_object: bool) -> Non
     left = request.body["messages"][0]["content"][0]["image_url"]
     assert left == ({"url": expected, "detail": "low"} if is_object else expected)
     assert request.images == (expected,)
-
-
-@pytest.mark.parametrize("written", [8.0, "8", 8])
-def test_a_tool_s_whole_number_is_one_however_it_is_written(written: Any) -> None:
-    schema = {"properties": {"max_tokens": {"type": "integer", "minimum": 1}}}
-    assert checked_arguments({"max_tokens": written}, schema) == {"max_tokens": 8}
-    for wrong in (8.5, "eight", True):
-        with pytest.raises(GatewayError, match="invalid_type"):
-            checked_arguments({"max_tokens": wrong}, schema)

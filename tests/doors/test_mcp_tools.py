@@ -1,7 +1,7 @@
 """What the three tools answer, and how they fail."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,12 @@ import httpx2
 import orjson
 import pytest
 from jsonschema import Draft202012Validator
+from mcp.types import INVALID_PARAMS
 
 from mcp_gateway.core.caller import Allowance
 from mcp_gateway.core.gateway import open_desk
 from tests.doors.mcp_host import Host, call, chat, open_host
+from tests.doors.test_mcp_transports import error_of
 
 PRICED = {
     "id": "shop/echo",
@@ -146,13 +148,64 @@ async def test_each_call_has_a_request_id_of_its_own_and_keeps_the_clients(host:
         ({"model": "demo/echo", "messages": [], "temperature": 3}, "invalid_value", "at most 2"),
         ({"model": "demo/echo", "messages": [], "max_tokens": True}, "invalid_type", "a whole number"),
         ({"model": "demo/echo", "messages": [], "max_tokens": 0}, "invalid_value", "at least 1"),
-        ({"model": "demo/echo", "messages": [], "stream": True}, "unsupported_parameter", "`stream`"),
     ],
 )
 async def test_bad_arguments_are_explained(host: Host, arguments: dict[str, Any], code: str, words: str) -> None:
     facts = await failed(host, call("chat_completion", arguments))
     assert facts["code"] == code
     assert words in facts["message"]
+
+
+@pytest.mark.parametrize("written", [orjson.dumps, lambda value: orjson.dumps(value, option=orjson.OPT_INDENT_2)])
+async def test_arguments_may_be_json_text(host: Host, written: Callable[[Any], bytes]) -> None:
+    text = written(chat("hello")["params"]["arguments"]).decode()
+    message: dict[str, Any] = call("chat_completion", {})
+    message["params"]["arguments"] = text
+    assert "hello" in (await called(host, message))["content"][0]["text"]
+
+
+@pytest.mark.parametrize("nothing", ["", " ", "{}", "[]", "null", [], {}, None])
+@pytest.mark.parametrize("name", ["get_balance", "list_models"])
+async def test_a_tool_that_needs_no_arguments_takes_nothing_in_any_form(host: Host, name: str, nothing: Any) -> None:
+    message = call(name, {})
+    message["params"]["arguments"] = nothing
+    assert not (await called(host, message))["isError"]
+
+
+@pytest.mark.parametrize("wrong", ["hi", "[1]", "5", '"{}"', "{", [1], ["a"], 5, True, "[" * 2000 + "]" * 2000])
+async def test_arguments_of_another_shape_are_an_error_that_names_them(host: Host, wrong: Any) -> None:
+    message = call("get_balance", {})
+    message["params"]["arguments"] = wrong
+    error = error_of(await host.post(message))
+    assert error["code"] == INVALID_PARAMS
+    assert "arguments" in error["message"] or "nested too deeply" in error["message"]
+
+
+async def test_what_a_host_adds_is_told_as_ignored_and_what_a_form_leaves_empty_is_not_sent(host: Host) -> None:
+    added = {"toolCallId": "call_1", "tool": "chat_completion", "sessionId": "1", "stream": True}
+    empty = {"stop": "", "tools": [], "tool_choice": "auto", "reasoning_effort": "", "response_format": {}, "seed": ""}
+    data = (await called(host, chat("hello", **added, **empty)))["structuredContent"]
+    assert sorted(data["ignored_parameters"]) == ["sessionId", "tool", "toolCallId"]
+    assert "hello" in data["content"]
+
+
+async def test_a_function_may_be_chosen_by_its_name(host: Host) -> None:
+    data = (await called(host, chat("hello", tools=TOOLS, tool_choice="get_weather")))["structuredContent"]
+    assert data["tool_calls"][0]["function"]["name"] == "get_weather"
+
+
+async def test_a_limit_by_its_newer_name_is_kept(host: Host) -> None:
+    data = (await called(host, chat("hello", max_completion_tokens="5")))["structuredContent"]
+    assert data["usage"]["completion_tokens"] == 5
+
+
+async def test_json_text_in_arguments_is_bounded_by_who_sends_it(tmp_path: Path) -> None:
+    bounds = {"guests": {"max_json_values": 2000}, "limits": {"max_json_values": 10_000}}
+    async with open_host(tmp_path, models=(FREE,), **bounds) as host:
+        message = chat()
+        message["params"]["arguments"]["messages"] = orjson.dumps([{"role": "user", "content": ""}] * 1000).decode()
+        assert (await failed(host, message))["code"] == "invalid_json"
+        assert not (await called(host, message, host.key("alice")))["isError"]
 
 
 async def test_an_image_is_refused_in_words_where_images_are_off(host: Host) -> None:

@@ -59,7 +59,7 @@ FIELDS: dict[str, Use] = {
     "stream": _PASSED,
     "stream_options": _BOUNDED,
     "temperature": _PASSED,
-    "tool_choice": _PASSED,
+    "tool_choice": _BOUNDED,
     "tools": _BOUNDED,
     "top_logprobs": _PASSED,
     "top_p": _PASSED,
@@ -289,11 +289,15 @@ def _check_modalities(body: dict[str, Any], value: Any) -> None:
 
 
 def _check_tools(body: dict[str, Any], value: Any) -> None:
-    """vLLM refuses an empty list, and a choice of tools where there are none."""
+    """vLLM refuses an empty list."""
     if not value:
         del body["tools"]
-        if body.get("tool_choice") in ("auto", "none"):
-            del body["tool_choice"]
+
+
+def _check_tool_choice(body: dict[str, Any], value: Any) -> None:
+    """vLLM refuses a choice of tools where there are none."""
+    if not body.get("tools") and value in ("auto", "none"):
+        del body["tool_choice"]
 
 
 def _check_response_format(_: dict[str, Any], value: Any) -> None:
@@ -326,5 +330,6 @@ _CHECKS = {
     "modalities": _check_modalities,
     "response_format": _check_response_format,
     "structured_outputs": _check_structured_outputs,
+    "tool_choice": _check_tool_choice,
     "tools": _check_tools,
 }

@@ -35,7 +35,8 @@ from mcp_gateway.core.upstream.answer import Body, is_for_another, read_answer, 
 from mcp_gateway.core.upstream.attempt import Attempt
 from mcp_gateway.core.upstream.backend import Backend, Headers, Response, failure, read_beginning
 from mcp_gateway.core.upstream.choice import prefix_of
-from mcp_gateway.core.upstream.collected import Collected, can_carry
+from mcp_gateway.core.upstream.collected import can_carry
+from mcp_gateway.core.upstream.collector import Collector
 from mcp_gateway.core.upstream.credible import UNKNOWN_WINDOW_TOKENS, credible, read_finish_reason
 from mcp_gateway.core.upstream.error_shapes import status_in
 from mcp_gateway.core.upstream.frames import DONE, FrameRelay
@@ -58,8 +59,8 @@ _BYTES_PER_TOKEN = 3
 class Call(NamedTuple):
     """What a door says of a request beside its body. `trace_headers` are passed on to the backend.
 
-    What the request keeps in memory is counted by its `context`. An answer in one piece that `is_collected` is asked of
-    the backend as a stream, however short it may be.
+    What the request keeps in memory is counted by its `context`. `collect_above_tokens` stands for the setting of that
+    name, where a door has one of its own.
     """
 
     request_id: str
@@ -67,7 +68,7 @@ class Call(NamedTuple):
     client_request_id: str | None = None
     trace_headers: Headers = ()
     context: RequestContext | None = None
-    is_collected: bool = False
+    collect_above_tokens: int | None = None
 
 
 class Route(NamedTuple):
@@ -146,8 +147,7 @@ class Exchange:
     _backend: Backend | None = None
     _response: Response | None = None
     _relay: FrameRelay | None = None
-    _collecting: FrameRelay | None = None
-    _collected: Collected | None = None
+    _collector: Collector | None = None
     _note: Callable[[], None] | None = None
     _first = b""
     _first_token_s: float | None = None
@@ -312,7 +312,7 @@ class Exchange:
     @property
     def latest_words(self) -> str:
         """The end of what has come of an answer that is collected."""
-        return "" if self._collected is None else self._collected.latest_words
+        return "" if self._collector is None else self._collector.latest_words
 
     @property
     def finish_reason(self) -> str | None:
@@ -448,7 +448,7 @@ class Exchange:
             except GatewayError as error:
                 is_only_slow = self._attempt is not None and self._attempt.is_only_slow(error)
                 self._let_go(error)
-                self._collecting = self._collected = None  # nothing of it was delivered
+                self._collector = None  # nothing of it was delivered
                 if self._is_accounted or error.code == "overloaded" or isinstance(error, vllm.AnswerTooLarge):
                     raise  # the answer was there: what failed is the ledger, or the room for it
                 if not is_fitted and await self._fits_after(error, backend, request, model):
@@ -488,9 +488,11 @@ class Exchange:
         """Whether an answer in one piece is asked for as a stream: what is made is seen, and who leaves pays for it."""
         if request.is_stream:
             return False
-        most_tokens = self._chat.settings.upstream.collect_above_tokens
+        most_tokens = self._call.collect_above_tokens
+        if most_tokens is None:
+            most_tokens = self._chat.settings.upstream.collect_above_tokens
         is_long = 0 <= most_tokens < (request.max_tokens or model.max_output_tokens)
-        return (is_long or self._call.is_collected) and can_carry(request.body)
+        return is_long and can_carry(request.body)
 
     async def _ask(
         self,
@@ -550,7 +552,7 @@ class Exchange:
         self._first = await self._first_frames(response, relay, attempt)
         self._relay = relay
 
-    async def _first_frames(self, response: Response, relay: FrameRelay, attempt: Attempt) -> bytes:
+    async def _first_frames(self, response: Response, relay: FrameRelay | Collector, attempt: Attempt) -> bytes:
         """Wait for the first frame."""
         frames = b""
         while not relay.has_started:
@@ -569,36 +571,25 @@ class Exchange:
 
     async def _collect(self, response: Response, request: ChatRequest, model: Model, attempt: Attempt) -> None:
         """Put a stream together to the answer in one piece; at its largest it is cut, and delivered so."""
-        relay = self._collecting = FrameRelay(
-            model.id, wants_usage=True, wants_continuous_usage=True, choices=request.choices
-        )
-        collected = self._collected = Collected(max_bytes=self._chat.settings.upstream.max_response_bytes)
-        frames = await self._first_frames(response, relay, attempt)
+        most_bytes = self._chat.settings.upstream.max_response_bytes
+        collector = self._collector = Collector(model.id, choices=request.choices, max_bytes=most_bytes)
+        await self._first_frames(response, collector, attempt)
         attempt.began()
-        await self._gather(collected, frames, relay.held_bytes)
-        while not (collected.is_full or relay.is_done):
-            piece = await response.next_chunk()
-            await self._gather(collected, relay.feed(piece) if piece else relay.feed_end(), relay.held_bytes)
-            if not piece:
-                break
-        await self._gather(collected, relay.end(), 0)
-        if collected.is_full:
+        while not collector.is_done and (piece := await response.next_chunk()):
+            collector.feed(piece)
+            if collector.held_bytes > SMALL_BYTES:
+                await self.keep(min(collector.held_bytes, most_bytes))
+            if self._note is not None:
+                self._note()
+        collector.feed_end()
+        if collector.is_full:
             response.close()  # what is made further is for nobody
-            collected.cut()
-        elif not relay.is_whole:
+        elif not collector.is_whole:
             died = GatewayError("backend_died", "The backend ended the stream in the middle of the answer.")
-            raise self._told(relay.error) if relay.error is not None else died
-        self._finish_reason = read_finish_reason(collected.finish_reason)
-        self.body = collected.body()
-        await self._account(collected.usage if collected.is_full else relay.usage)
-
-    async def _gather(self, collected: Collected, frames: bytes, held_bytes: int) -> None:
-        collected.feed(frames)
-        size_bytes = collected.size_bytes + held_bytes
-        if size_bytes > SMALL_BYTES:
-            await self.keep(min(size_bytes, self._chat.settings.upstream.max_response_bytes))
-        if self._note is not None:
-            self._note()
+            raise self._told(collector.error) if collector.error is not None else died
+        self._finish_reason = read_finish_reason(collector.finish_reason)
+        self.body = collector.body()
+        await self._account(collector.usage)
 
     def _check_is_ours(self, beginning: Body, response: Response) -> None:
         """Raise GatewayError `backend_error` for the answer to another request, and close its connection."""
@@ -748,8 +739,8 @@ class Exchange:
             spawn(self._account_for_failure(None, told))
         elif self._relay is not None:
             spawn(self._account_for_failure(self._relay.usage, _CLIENT_CLOSED))
-        elif self._collecting is not None and self._collecting.usage is not None:
-            spawn(self._account_for_failure(self._collecting.usage, _CLIENT_CLOSED))
+        elif self._collector is not None and (usage := self._collector.usage) is not None:
+            spawn(self._account_for_failure(usage, _CLIENT_CLOSED))
         else:
             spawn(self._account_for_prompt())
 

@@ -179,13 +179,12 @@ class ChatCompletion:
         self._json_bounds = json_bounds
 
     async def __call__(self, arguments: dict[str, Any], invocation: Invocation) -> Result:
-        has_listener = invocation.report is not None
         call = Call(
             invocation.request_id,
             "mcp",
             invocation.client_request_id,
             context=invocation.context,
-            is_collected=has_listener,
+            collect_above_tokens=0 if invocation.report else self._chat.settings.mcp.collect_above_tokens,
         )
         with self._chat.exchange(invocation.caller, call) as exchange:
             body = await self._body(arguments, invocation.caller)

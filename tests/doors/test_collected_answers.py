@@ -26,7 +26,7 @@ from tests.replaying import (
     unary,
     whole,
 )
-from tests.serving import FREE, PRICED, Door, error_of, eventually, open_door
+from tests.serving import FREE, PRICED, Door, bearer, error_of, eventually, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 MOST_BYTES = 400 * 1024
@@ -86,6 +86,52 @@ async def test_a_long_answer_is_asked_for_as_a_stream(
     assert ("stream_options" in asked.json) == is_streamed
     record = await door.record(answer)
     assert (record["is_stream"], record["prompt_tokens"], record["completion_tokens"]) == (0, 10, 4)
+
+
+def tool_call(token: str | None = None, **arguments: Any) -> dict[str, Any]:
+    chat = {"model": "priced/tiny", "messages": [{"role": "user", "content": "Hi"}]}
+    meta = {} if token is None else {"_meta": {"progressToken": token}}
+    params = {"name": "chat_completion", "arguments": chat | arguments, **meta}
+    return {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+
+
+MCP = {"accept": "application/json, text/event-stream", "mcp-protocol-version": "2025-06-18"}
+
+
+@pytest.mark.parametrize(
+    ("token", "fields", "is_streamed"),
+    [
+        (None, {}, True), (None, {"max_tokens": 65}, True), (None, {"max_tokens": 64}, False),
+        ("p", {"max_tokens": 1}, True), ("p", {"tool_choice": "required", "tools": [{}]}, False),
+    ],
+)  # fmt: skip
+async def test_an_answer_over_mcp_is_asked_for_as_a_stream_unless_it_is_short_and_nobody_hears_of_its_progress(
+    served: Served, token: str | None, fields: dict[str, Any], is_streamed: bool
+) -> None:
+    door = served[0]
+    key = await door.key(await door.account("1"))
+    answer = await door.http.post("/v1/mcp", json=tool_call(token, **fields), headers=bearer(key) | MCP)
+    assert answer.status_code == 200
+    [asked] = chats(served)
+    assert asked.json.get("stream", False) == is_streamed
+
+
+async def test_who_ends_an_mcp_session_pays_for_what_its_call_had_made(served: Served) -> None:
+    door = served[0]
+    account = await door.account("1")
+    headers = bearer(await door.key(account)) | MCP
+    client = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "a", "version": "1"}}
+    hello = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": client}
+    opened = await door.http.post("/v1/mcp", json=hello, headers=headers)
+    headers["mcp-session-id"] = opened.headers["mcp-session-id"]
+    both(served, in_two([chunk("", 10, 0), *[chunk("a", 10, n) for n in range(1, 51)]], asyncio.Event(), []))
+    asking = asyncio.ensure_future(door.http.post("/v1/mcp", json=tool_call(), headers=headers))
+    await eventually(lambda: [exchange.latest_words for exchange in door.gateway.chat.running] == ["a" * 50])
+    assert (await door.http.delete("/v1/mcp", headers=headers)).status_code == 200
+    await chats(served)[0].gone()
+    await asking
+    await door.nothing_is_left()
+    assert await door.balance_nano(account) == 10**9 - 10 * 300 - 50 * 700
 
 
 @pytest.mark.parametrize(("one_piece", "streamed"), PAIRS)

@@ -11,7 +11,8 @@ import orjson
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import marks_in
-from mcp_gateway.core.upstream.usage import Usage, read_usage
+from mcp_gateway.core.upstream.plain_frames import PlainForm, PlainRun, form_of
+from mcp_gateway.core.upstream.usage import Usage, last_usage, read_usage
 
 _LATEST_PIECES = 512
 _LATEST_CHARS = 2048
@@ -46,32 +47,52 @@ def can_carry(body: dict[str, Any]) -> bool:
 class Collected:
     """Fed with whole frames, until `is_full`: what would take the body beyond `max_bytes` is not kept.
 
-    `size_bytes` is about what the body takes. Raises GatewayError for what could not be understood.
+    `size_bytes` is about what the body takes, and `form` what the last frame was like, if it only added a text. Raises
+    GatewayError for what could not be understood.
     """
 
-    def __init__(self, *, max_bytes: int) -> None:
+    def __init__(self, *, max_bytes: int, public_model: str | None = None) -> None:
         self.is_full = False
+        self.form: PlainForm | None = None
         self.size_bytes = _ENVELOPE_BYTES
         self._max_bytes = max_bytes
         self._head: dict[str, Any] = {}
         self._usage: dict[str, Any] | None = None
         self._choices: dict[int, _Choice] = {}
+        self._public_model = public_model
 
     def feed(self, frames: bytes) -> None:
         """Add frames, errors aside: those are known by who reads the stream."""
         try:
             for frame in frames.split(b"\n\n"):
                 if not self.is_full and (start := _data_of(frame)):
-                    self._add(orjson.loads(frame[start:]))
+                    chunk = orjson.loads(frame[start:])
+                    self._add(chunk)
+                    self.form = _form_of(frame, chunk)
         except (LookupError, TypeError, AttributeError, ValueError):
             raise _not_understood() from None
+
+    def has_added(self, form: PlainForm, run: PlainRun) -> bool:
+        """Add what frames of one form tell; False, and nothing, where each has to be looked at."""
+        try:
+            text = run.text()
+            inner = _inner(text)
+        except (ValueError, TypeError):
+            return False
+        if self.size_bytes + len(inner) > self._max_bytes:
+            return False
+        self.size_bytes += len(inner)
+        choice = self._choices[form.choice]
+        choice.add_text(form.name, text, inner)
+        choice.usage = run.usage or choice.usage
+        return True
 
     @property
     def usage(self) -> Usage | None:
         """The usage of what is kept: the total, or what its last frames told of each choice."""
         if not self.is_full and self._usage is not None:
             return read_usage(self._usage)
-        told = [usage for choice in self._choices.values() if (usage := read_usage(choice.usage)) is not None]
+        told = [usage for choice in self._choices.values() if (usage := choice.read_usage()) is not None]
         if not told:
             return None
         return told[0]._replace(completion_tokens=sum(usage.completion_tokens for usage in told))
@@ -104,7 +125,7 @@ class Collected:
             "id": self._head.get("id"),
             "object": "chat.completion",
             "created": self._head.get("created"),
-            "model": self._head.get("model"),
+            "model": self._public_model or self._head.get("model"),
             "choices": [self._choices[index].as_object(index) for index in sorted(self._choices)],
             "service_tier": self._head.get("service_tier"),
             "system_fingerprint": self._head.get("system_fingerprint"),
@@ -157,6 +178,8 @@ class _Delta:
 
 
 class _Choice:
+    """What has come of one choice; `usage` is what its last frame told, parsed or as bytes."""
+
     def __init__(self) -> None:
         self.finish_reason: str | None = None
         self.usage: Any = None
@@ -169,9 +192,8 @@ class _Choice:
         self._rest: dict[str, Any] = {}
 
     def add(self, delta: _Delta) -> None:
-        for name, piece in delta.pieces.items():
-            self._texts.setdefault(name, bytearray()).extend(piece)
-            self._latest.setdefault(name, deque(maxlen=_LATEST_PIECES)).append(delta.texts[name][-_LATEST_CHARS:])
+        for name, inner in delta.pieces.items():
+            self.add_text(name, delta.texts[name], inner)
         for call in delta.calls:
             self._add_tool_call(call)
         if delta.logprobs:
@@ -180,6 +202,16 @@ class _Choice:
         if (reason := delta.choice.get("finish_reason")) is not None:
             self.finish_reason = reason
             self._rest = {name: value for name, value in delta.choice.items() if name in _CHOICE}
+
+    def add_text(self, name: str, text: str, inner: bytes) -> None:
+        """Add to one of the texts, as it is and as JSON."""
+        if name not in self._texts:
+            self._texts[name], self._latest[name] = bytearray(), deque(maxlen=_LATEST_PIECES)
+        self._texts[name] += inner
+        self._latest[name].append(text[-_LATEST_CHARS:])
+
+    def read_usage(self) -> Usage | None:
+        return last_usage(self.usage) if isinstance(self.usage, bytes) else read_usage(self.usage)
 
     @property
     def latest_words(self) -> str:
@@ -211,6 +243,16 @@ class _Choice:
     def _tool_call(self, position: int) -> dict[str, Any]:
         call, arguments = self._tool_calls[position], _text(self._arguments[position])
         return call | {"function": {**call["function"], "arguments": arguments}}
+
+
+def _form_of(frame: bytes, chunk: dict[str, Any]) -> PlainForm | None:
+    """The form of a frame that adds a text to one choice, and nothing else."""
+    choice = chunk["choices"][0] if len(chunk["choices"]) == 1 else {}
+    delta = {name: value for name, value in (choice.get("delta") or {}).items() if value and name != "role"}
+    if len(delta) != 1 or choice.get("finish_reason") is not None or choice.get("logprobs"):
+        return None
+    [(name, text)] = delta.items()
+    return form_of(frame, name, text, choice["index"]) if name in _CONCATENATED else None
 
 
 def _data_of(frame: bytes) -> int:

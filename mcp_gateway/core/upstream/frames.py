@@ -68,9 +68,9 @@ class FrameRelay:
     """
 
     def __init__(
-        self, public_model: str, *, wants_usage: bool, wants_continuous_usage: bool = False, choices: int = 1
+        self, public_model: str | None, *, wants_usage: bool, wants_continuous_usage: bool = False, choices: int = 1
     ) -> None:
-        self._public_model = orjson.dumps(public_model)
+        self._public_model = None if public_model is None else orjson.dumps(public_model)
         self._rename: tuple[bytes, bytes] | None = None
         self._wants_usage = wants_usage
         self._strips_usage = not (wants_usage and wants_continuous_usage)
@@ -99,9 +99,21 @@ class FrameRelay:
             return self._one_more(piece)
         return b"" if self.is_done else self._read(self._events.feed(piece))
 
+    def skip(self, usage: bytes, frames: int) -> None:
+        """Note what frames tell that were read elsewhere, and only go on with the answer of one choice."""
+        if usage:
+            self._usage_source = usage
+        else:
+            self.text_frames += frames
+
     def feed_end(self) -> bytes:
         """The last frame, where the stream ended without the blank line behind it."""
         return self._read(self._events.end())
+
+    @property
+    def is_amid(self) -> bool:
+        """Whether the answer has begun and may go on, and nothing of it is held here."""
+        return self._state is State.AMID and not (self._tail or self._held)
 
     @property
     def has_started(self) -> bool:
@@ -237,7 +249,7 @@ class FrameRelay:
         if b'"choices": ' in frame:
             self._marks = _LOOSE_MARKS
         found = FIRST_MODEL.search(frame)
-        if found is not None and found[1] != self._public_model:
+        if found is not None and self._public_model is not None and found[1] != self._public_model:
             old = found[0]
             self._rename = (old, old[: -len(found[1])] + self._public_model)
 
@@ -285,7 +297,7 @@ class FrameRelay:
     def _own_usage_frame(self, usage: Usage) -> bytes:
         first = _chunk_of(self.first_frame)
         chunk: dict[str, Any] = {name: first.get(name) for name in ("id", "object", "created")}
-        chunk |= {"model": orjson.loads(self._public_model), "choices": [], "usage": usage.as_object()}
+        chunk |= {"model": orjson.loads(self._public_model or b"null"), "choices": [], "usage": usage.as_object()}
         return b"data: %b\n\n" % orjson.dumps(chunk)
 
     def _note_usage_by_choice(self, frames: bytes) -> None:

@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from mcp_gateway.core.errors import TABLE
@@ -31,8 +32,13 @@ def module_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def imports_of(path: Path) -> Iterator[tuple[int, str]]:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -76,7 +82,9 @@ def test_imports_point_down(path: Path) -> None:
 @each("path", SOURCES)
 def test_an_import_inside_a_function_gives_its_reason(path: Path) -> None:
     lines = path.read_text().splitlines()
-    for function in ast.walk(ast.parse("\n".join(lines))):
+    if not any(re.match(r"\s+(import|from) ", line) for line in lines):
+        return
+    for function in ast.walk(tree_of(path)):
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
             for node in ast.walk(function):
                 if isinstance(node, ast.Import | ast.ImportFrom):
@@ -85,7 +93,7 @@ def test_an_import_inside_a_function_gives_its_reason(path: Path) -> None:
 
 @each("path", SOURCES)
 def test_every_module_says_what_it_is(path: Path) -> None:
-    assert ast.get_docstring(ast.parse(path.read_text()))
+    assert ast.get_docstring(tree_of(path))
 
 
 def test_every_error_code_that_is_raised_has_a_row_and_every_row_is_documented() -> None:

@@ -54,7 +54,7 @@ async def test_a_compressed_body_is_read_within_the_body_s_limit(
 
 @pytest.mark.parametrize(("coding", "compress"), CODINGS[:-1])
 async def test_a_bomb_is_too_large(door: Door, coding: str, compress: Callable[[bytes], bytes]) -> None:
-    for size_bytes in (MAX_BYTES + 1, 50 * MAX_BYTES):
+    for size_bytes in (MAX_BYTES + 1, 10 * MAX_BYTES):
         response = await door.post(compress(body(size_bytes=size_bytes)), await door.key(), content_encoding=coding)
         assert error_of(response)["code"] == "body_too_large"
 

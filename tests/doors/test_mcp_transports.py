@@ -8,6 +8,7 @@ from typing import Any
 import httpx2
 import orjson
 import pytest
+import pytest_asyncio
 from mcp.types import (
     CLIENT_CAPABILITIES_META_KEY,
     HEADER_MISMATCH,
@@ -23,15 +24,17 @@ from mcp_gateway.core.bytes_in_flight import Owner
 from mcp_gateway.core.caller import Allowance
 from tests.doors.mcp_host import JSON, PATIENCE_S, Host, call, chat, eventually, http_client, initialize, open_host
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 HANDSHAKE_VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 MODERN = "2026-07-28"
 PING = {"jsonrpc": "2.0", "id": 7, "method": "ping"}
 INITIALIZED = {"jsonrpc": "2.0", "method": "notifications/initialized"}
 
 
-@pytest.fixture
-async def host(tmp_path: Path) -> AsyncIterator[Host]:
-    async with open_host(tmp_path, max_body_bytes=100_000) as host:
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def host(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Host]:
+    async with open_host(tmp_path_factory.mktemp("host"), max_body_bytes=100_000) as host:
         yield host
 
 
@@ -121,20 +124,22 @@ async def test_an_unknown_revision_is_answered_with_one_that_is_spoken(host: Hos
 
 
 async def test_a_deleted_session_is_not_found(host: Host) -> None:
+    others = len(host.door.sessions)
     session = await host.open_session()
     async with http_client() as http:
         assert (await http.delete(host.url, headers=session)).status_code == 200
         assert (await http.delete(host.url, headers=session)).status_code == 404
     answer = await host.post(PING, session)
     assert (answer.status_code, error_of(answer)["code"]) == (404, INVALID_REQUEST)
-    assert not len(host.door.sessions)
+    assert len(host.door.sessions) == others
 
 
 async def test_a_failed_initialize_opens_no_session(host: Host) -> None:
+    others = len(host.door.sessions)
     answer = await host.post({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {}})
     assert (answer.status_code, error_of(answer)["code"]) == (400, INVALID_PARAMS)
     assert "mcp-session-id" not in answer.headers
-    assert not len(host.door.sessions)
+    assert len(host.door.sessions) == others
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])

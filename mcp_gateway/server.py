@@ -280,7 +280,7 @@ def _protocol_error(error: GatewayError) -> MCPError:
     """A failure outside of a tool call: a JSON-RPC error with the same facts."""
     facts = cast(dict[str, Any], error_result(error)["structuredContent"])
     code = INVALID_PARAMS if error.status in (400, 404) else REFUSED
-    return MCPError(code, facts["message"], {name: facts[name] for name in ("code", "retry_after_s")})
+    return MCPError(code, facts["message"], {"code": error.code, "retry_after_s": error.retry_after_s})
 
 
 def _resource_error(ctx: Context, error: GatewayError, uri: str) -> MCPError:

@@ -79,7 +79,8 @@ class Arguments:
     async def opened(self, arguments: Mapping[str, Any], parse: Parse) -> dict[str, Any]:
         """The arguments with lists and objects in place of texts that hold them as JSON, however deep the schema tells.
 
-        A single object in place of a list becomes a list. What is no such text stays as it is.
+        A single object in place of a list becomes a list, and an empty text, list or object is left out. What is no
+        such text stays as it is.
         """
         opened = dict(arguments)
         await _open_within([opened], self._wanted, parse)
@@ -137,7 +138,7 @@ def _published(schema: Schema) -> dict[str, Any]:
 async def _open_within(objects: list[dict[str, Any]], wanted: Wanted, parse: Parse) -> None:
     """Open what stands as text in place of the lists and objects that these objects should have, and within those."""
     for name, part in wanted.structured:
-        holders = [one for one in objects if one.get(name)]
+        holders = _holders(objects, name)
         if not holders:
             continue
         if str in {type(one[name]) for one in holders}:
@@ -175,6 +176,17 @@ async def _open_texts(places: list[tuple[Any, Any]], parse: Parse) -> None:
                 container[key] = value
 
 
+def _holders(objects: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    """The objects that have a part; one that is empty is taken out."""
+    holders = []
+    for one in objects:
+        if value := one.get(name):
+            holders.append(one)
+        elif name in one and _is_empty(value):
+            del one[name]
+    return holders
+
+
 def _made_list(holder: dict[str, Any], name: str) -> list[Any]:
     """The list that an object should have, of a single one where that stands there; empty for something else."""
     if isinstance(holder[name], dict):
@@ -185,9 +197,13 @@ def _made_list(holder: dict[str, Any], name: str) -> list[Any]:
 # Each argument
 
 
+def _is_empty(value: Any) -> bool:
+    return value is None or (not value and isinstance(value, str | list | dict))
+
+
 def _taken(name: str, value: Any, wanted: Wanted) -> Any:
     """An argument of the wanted kind; None for what is not given."""
-    if value is None or (not value and isinstance(value, str | list | dict)):
+    if _is_empty(value):
         return None
     if type(value) not in wanted.types or wanted.enum:
         value = _plainly_meant(value, wanted)

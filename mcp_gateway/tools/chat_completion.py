@@ -122,10 +122,28 @@ _STREAMING = ("stream", "stream_options")
 _CHOICES = frozenset({"auto", "none", "required"})
 _FACTS: dict[str, Any] = {
     "content": {"type": "string", "description": "The reply's text."},
-    "finish_reason": {"type": ["string", "null"], "description": "stop, length (cut at max_tokens) or tool_calls."},
-    "tool_calls": {"type": "array", "items": {"type": "object"}, "description": "Functions the model wants called."},
+    "finish_reason": {"type": "string", "description": "stop, length (cut at max_tokens) or tool_calls."},
+    "tool_calls": {
+        "type": "array",
+        "items": {
+            "type": "object",
+            "properties": {"function": {"type": "object", "properties": {"name": {"type": "string"}}}},
+        },
+        "description": "Functions the model wants called, as OpenAI describes calls.",
+    },
     "reasoning": {"type": "string", "description": "What the model thought, where it tells."},
-    "logprobs": {"type": "object"},
+    "logprobs": {
+        "type": "object",
+        "properties": {
+            "content": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {"token": {"type": "string"}, "logprob": {"type": "number"}},
+                },
+            }
+        },
+    },
 }
 _OUTPUT = output_schema(
     _FACTS
@@ -136,7 +154,7 @@ _OUTPUT = output_schema(
             "description": "All answers, where n is more than 1.",
         },
         "usage": {
-            "type": ["object", "null"],
+            "type": "object",
             "properties": {
                 "prompt_tokens": {"type": "integer"},
                 "completion_tokens": {"type": "integer"},
@@ -154,8 +172,7 @@ _OUTPUT = output_schema(
             "items": {"type": "string"},
             "description": "Names in the call that the model was not told of.",
         },
-    },
-    ["content", "finish_reason", "usage", "cost_usd", "model", "request_id"],
+    }
 )
 
 
@@ -211,6 +228,8 @@ class ChatCompletion:
         body = ARGUMENTS.taken(await ARGUMENTS.opened(arguments, parse))
         for name in _STREAMING:
             body.pop(name, None)
+        if isinstance(wanted := body.get("response_format"), dict) and wanted.get("type") != "json_schema":
+            wanted.pop("json_schema", None)  # there because a host's model has to fill every field
         choice = body.get("tool_choice")
         if isinstance(choice, str) and choice not in _CHOICES:
             body["tool_choice"] = {"type": "function", "function": {"name": choice}}
@@ -253,22 +272,15 @@ async def _ask(exchange: Exchange, request: ChatRequest, report: Report | None) 
 
 
 def _bill(exchange: Exchange, model: str, request_id: str) -> dict[str, Any]:
-    usage = exchange.usage
-    told: dict[str, int] | None = None
-    if usage is not None:
-        told = {
+    bill: dict[str, Any] = {"cost_usd": format_usd(exchange.cost_nano), "model": model, "request_id": request_id}
+    if (usage := exchange.usage) is not None:
+        bill["usage"] = {
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
             "total_tokens": usage.total_tokens,
         }
         if usage.cached_tokens is not None:
-            told["cached_tokens"] = usage.cached_tokens
-    bill: dict[str, Any] = {
-        "usage": told,
-        "cost_usd": format_usd(exchange.cost_nano),
-        "model": model,
-        "request_id": request_id,
-    }
+            bill["usage"]["cached_tokens"] = usage.cached_tokens
     if exchange.clamped_to is not None:
         bill["max_tokens_clamped"] = exchange.clamped_to
     if exchange.ignored:
@@ -293,15 +305,15 @@ def _result(choices: list[dict[str, Any]], bill: dict[str, Any]) -> Result:
 
 def _why_empty(facts: dict[str, Any], bill: dict[str, Any]) -> str:
     """What happened to a reply without text, and what to do about it: models' APIs refuse a blank text."""
-    usage = bill["usage"]
-    after = f" after {usage['completion_tokens']} tokens" if usage else ""
-    if facts["finish_reason"] == "length":
+    reason = facts.get("finish_reason")
+    after = f" after {bill['usage']['completion_tokens']} tokens" if "usage" in bill else ""
+    if reason == "length":
         what = "while the model was still reasoning, before its reply began" if "reasoning" in facts else "without text"
         return f"The reply was cut{after} {what}. {_more_room(bill)}"
     if "reasoning" in facts:
         return f"The model ended{after} with reasoning alone and no reply. Send the call again, or ask for a reply."
-    reason = facts["finish_reason"] or "no reason told"
-    return f"The model ended its reply{after} without any text ({reason}). Send the call again, or ask differently."
+    told = f" ({reason})" if reason else ""
+    return f"The model ended its reply{after} without any text{told}. Send the call again, or ask differently."
 
 
 def _more_room(bill: dict[str, Any]) -> str:
@@ -313,17 +325,21 @@ def _more_room(bill: dict[str, Any]) -> str:
 
 def _facts(choice: dict[str, Any]) -> dict[str, Any]:
     message = choice["message"]
-    facts: dict[str, Any] = {
-        "content": _text(message.get("content") or message.get("refusal") or ""),
-        "finish_reason": read_finish_reason(choice["finish_reason"]),
-    }
-    if calls := message.get("tool_calls"):
+    facts: dict[str, Any] = {"content": _text(message.get("content") or message.get("refusal") or "")}
+    if (finish_reason := read_finish_reason(choice["finish_reason"])) is not None:
+        facts["finish_reason"] = finish_reason
+    if _are_objects(calls := message.get("tool_calls")):
         facts["tool_calls"] = calls
     if reasoning := message.get("reasoning") or message.get("reasoning_content"):
         facts["reasoning"] = _text(reasoning)
-    if logprobs := choice.get("logprobs"):
+    if isinstance(logprobs := choice.get("logprobs"), dict) and _are_objects(logprobs.get("content")):
         facts["logprobs"] = logprobs
     return facts
+
+
+def _are_objects(value: Any) -> bool:
+    """Whether it is a list of them, and not empty: clients check what they get against the tool's schema."""
+    return isinstance(value, list) and set(map(type, value)) == {dict}
 
 
 def _text(value: Any) -> str:

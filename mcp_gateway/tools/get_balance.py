@@ -12,7 +12,7 @@ from mcp_gateway.tools.arguments import Arguments
 from mcp_gateway.tools.tool import Invocation, Result, output_schema, result
 
 ARGUMENTS = Arguments({"type": "object", "properties": {}})
-_LIMIT = {"type": ["integer", "null"], "description": "Null: no limit."}
+_LIMIT = {"type": "integer"}
 _OUTPUT = output_schema(
     {
         "account_id": {"type": "string"},
@@ -24,7 +24,8 @@ _OUTPUT = output_schema(
         "topup_url": {"type": "string", "description": "Where the account is topped up."},
         "limits": {
             "type": "object",
-            "description": "Of your key or of all keys of your account together, whichever leaves less.",
+            "description": "Of your key or of all keys of your account together, whichever leaves less. What has no "
+            "limit is left out.",
             "properties": {
                 "requests_per_minute": _LIMIT,
                 "requests_left_this_minute": _LIMIT,
@@ -36,8 +37,7 @@ _OUTPUT = output_schema(
                 "minute_ends_at_unix_s": {"type": "integer"},
             },
         },
-    },
-    ["account_id", "currency", "balance_usd", "granted_usd", "held_usd", "limits"],
+    }
 )
 
 
@@ -101,7 +101,7 @@ class GetBalance:
 
     def _limits(self, caller: Caller) -> dict[str, Any]:
         standing = self._limiter.standing(caller)
-        return {
+        limits = {
             "requests_per_minute": standing.minute_limit,
             "requests_left_this_minute": standing.minute_remaining,
             "requests_per_day": standing.day_limit,
@@ -111,6 +111,7 @@ class GetBalance:
             "max_tokens": self._guests.max_tokens if caller.is_guest else None,
             "minute_ends_at_unix_s": standing.minute_ends_at_s,
         }
+        return {name: limit for name, limit in limits.items() if limit is not None}
 
     def _guest_text(self) -> str:
         return (
@@ -129,7 +130,7 @@ def _text(facts: dict[str, Any]) -> str:
         ("requests today", "requests_left_today", "requests_per_day"),
         ("tokens this minute", "tokens_left_this_minute", "tokens_per_minute"),
     ):
-        if limits[limit] is not None:
+        if limit in limits:
             parts.append(f"{limits[left]} of {limits[limit]} {name} left.")
     if "topup_url" in facts:
         parts.append(f"Top up at {facts['topup_url']}.")

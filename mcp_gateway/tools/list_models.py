@@ -62,7 +62,7 @@ class ListModels:
         title="List models",
         description="List the models of this gateway: id, context window, prices, capabilities and health.",
         input_schema=ARGUMENTS.schema,
-        output_schema=output_schema({"models": {"type": "array", "items": _MODEL}}, ["models"]),
+        output_schema=output_schema({"models": {"type": "array", "items": _MODEL}}),
         annotations=types.ToolAnnotations(
             read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
         ),

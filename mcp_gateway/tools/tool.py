@@ -41,18 +41,17 @@ ERROR_PROPERTIES: dict[str, Any] = {
     "type": {"type": "string", "description": "On failure: the kind of error."},
     "code": {"type": "string", "description": "On failure: the exact error."},
     "message": {"type": "string", "description": "On failure: what went wrong and what to do."},
-    "retry_after_s": {"type": ["integer", "null"], "description": "On failure: seconds to wait before another try."},
+    "retry_after_s": {"type": "integer", "description": "On failure, if waiting helps: seconds before another try."},
     "topup_url": {"type": "string", "description": "On failure for lack of money: where the account is topped up."},
 }
 
 
-def output_schema(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
-    """The schema of a tool's results, failures included: TypeScript clients check those against it too."""
-    return {
-        "type": "object",
-        "properties": properties | ERROR_PROPERTIES,
-        "anyOf": [{"required": required}, {"required": ["type", "code", "message"]}],
-    }
+def output_schema(properties: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a tool's results, failures included: TypeScript clients check those against it too.
+
+    So nothing is required; what there is not is left out, as a node has one type, which null is not.
+    """
+    return {"type": "object", "properties": properties | ERROR_PROPERTIES}
 
 
 def result(text: str, structured: dict[str, Any], *, is_error: bool = False) -> Result:
@@ -67,7 +66,9 @@ def error_result(error: GatewayError, *, further_advice: str = "") -> Result:
     if error.retry_after_s is not None:
         advice = advice.replace("retry_after_s seconds", f"{error.retry_after_s} seconds")
     message = f"{error.message} {advice} {further_advice}".rstrip()
-    told = {"type": error.row.type, "code": error.code, "message": message, "retry_after_s": error.retry_after_s}
+    told: dict[str, Any] = {"type": error.row.type, "code": error.code, "message": message}
+    if error.retry_after_s is not None:
+        told["retry_after_s"] = error.retry_after_s
     if (url := error.details.get("topup_url")) is not None:
         told["topup_url"] = url
     return result(message, told, is_error=True)

@@ -33,13 +33,25 @@ async def host(tmp_path: Path) -> AsyncIterator[Host]:
         yield host
 
 
+TOLD = {
+    "chat_completion": {"content", "cost_usd", "model", "request_id"},
+    "list_models": {"models"},
+    "get_balance": {"account_id", "is_guest", "currency", "balance_usd", "granted_usd", "held_usd", "limits"},
+}
+"""What each tool always tells; a schema that said so would refuse its failures."""
+FAILURE = {"type", "code", "message"}
+
+
 async def called(host: Host, message: dict[str, Any], headers: dict[str, str] | None = None) -> dict[str, Any]:
-    """The result of a call, whose structured content fits the tool's own schema."""
+    """The result of a call, whose structured content fits the tool's own schema and tells what is always told."""
     result: dict[str, Any] = (await host.post(message, headers)).json()["result"]
     somebody_else = {"X-Test-Address": f"198.51.100.{host.answered % 250}"}
     listed = await host.post({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}, somebody_else)
     schemas = {tool["name"]: tool["outputSchema"] for tool in listed.json()["result"]["tools"]}
-    Draft202012Validator(schemas[message["params"]["name"]]).validate(result["structuredContent"])
+    name, told = message["params"]["name"], result["structuredContent"]
+    Draft202012Validator(schemas[name]).validate(told)
+    assert told.keys() >= (FAILURE if result["isError"] else TOLD[name])
+    assert told.keys() <= schemas[name]["properties"].keys()
     return result
 
 
@@ -476,6 +488,17 @@ async def test_a_guest_learns_what_a_guest_may_do(host: Host) -> None:
     assert result["structuredContent"]["is_guest"]
     assert result["structuredContent"]["limits"]["max_tokens"] == 256
     assert "256 output tokens" in result["content"][0]["text"]
+
+
+async def test_what_has_no_limit_is_left_out(host: Host) -> None:
+    limits = (await called(host, call("get_balance", {}), host.key("alice")))["structuredContent"]["limits"]
+    assert limits.keys() == {"minute_ends_at_unix_s"}
+
+
+async def test_what_a_backend_does_not_tell_is_left_out(host: Host) -> None:
+    host.gateway.pool.demo.origin = Fixed(blank_answer({"content": "x", "tool_calls": "y"}, None, None))
+    told = (await called(host, chat(), host.key("alice")))["structuredContent"]
+    assert told.keys() == TOLD["chat_completion"]
 
 
 async def test_asking_for_models_and_balance_has_a_limit_of_its_own(tmp_path: Path) -> None:

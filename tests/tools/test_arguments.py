@@ -127,6 +127,12 @@ async def test_a_schema_within_a_function_or_a_format_may_be_json_text() -> None
     assert await read(response_format=written) == {"response_format": FORMAT}
 
 
+@pytest.mark.parametrize("nothing", [None, "", [], {}])
+async def test_parts_that_are_empty_are_left_out(nothing: Any) -> None:
+    assert await read(messages=[MESSAGES[0] | {"tool_calls": nothing}] * 2) == {"messages": MESSAGES * 2}
+    assert await read(response_format={"type": "text", "json_schema": nothing}) == {"response_format": {"type": "text"}}
+
+
 @pytest.mark.parametrize(
     "message",
     [

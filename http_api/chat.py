@@ -79,7 +79,8 @@ async def _relay(exchange: Exchange, request: ChatRequest, stream: EventStream, 
     async with stream:
         try:
             await exchange.begin(request)
-            context.release()  # nothing is kept of the body
+            if not request.body:  # else it is needed to the end
+                context.release()
         except GatewayError as error:
             await stream.hush()  # or a comment would begin the answer behind this decision
             if not stream.has_begun:

@@ -1,7 +1,7 @@
 """GET /requests and /requests/{id}: the metadata of an account's requests that have ended; never their content."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -13,6 +13,7 @@ from http_api.holders import key_holder
 from http_api.paging import PageQuery, cursor_key, list_object
 from http_api.query import Moment, Query, read_query
 from http_api.responses import json_response, timestamps
+from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.observe.history import History, Wanted
@@ -44,17 +45,21 @@ class Requests:
             asked.model, asked.key, asked.status, asked.error_code, asked.door, asked.since, asked.until
         )  # fmt: skip
         rows = await self._history.page(caller.account_id, wanted, before_id=asked.cursor, limit=asked.limit + 1)
-        first = await self._history.repeats(caller.account_id, rows)
-        return json_response(list_object(rows, asked.limit, lambda record: record.id, partial(_object, first)))
+        show = partial(_object, *await self._beside(caller, rows))
+        return json_response(list_object(rows, asked.limit, lambda record: record.id, show))
 
     async def get(self, request: Request) -> Response:
         caller = key_holder(request, self._limiter)
         read_query(request, Query)
         record = await self._history.get(caller.account_id, request.path_params["request_id"])
-        return json_response(_object(await self._history.repeats(caller.account_id, [record]), record))
+        return json_response(_object(*await self._beside(caller, [record]), record))
+
+    async def _beside(self, caller: Caller, rows: Sequence[RequestRecord]) -> tuple[dict[str, str], dict[str, str]]:
+        first = await self._history.repeats(caller.account_id, rows)
+        return first, await self._history.missing_usages(caller.account_id, rows)
 
 
-def _object(first: Mapping[str, str], record: RequestRecord) -> dict[str, Any]:
+def _object(first: Mapping[str, str], missing_usages: Mapping[str, str], record: RequestRecord) -> dict[str, Any]:
     return {
         "object": "request",
         "id": record.id,
@@ -76,4 +81,5 @@ def _object(first: Mapping[str, str], record: RequestRecord) -> dict[str, Any]:
         "error_code": record.error_code,
         "finish_reason": record.finish_reason,
         "repeat_of": first.get(record.id),
+        "usage_missing": missing_usages.get(record.id),
     }

@@ -249,11 +249,11 @@ def _model(entry: ModelSettings, listing: Listing | None, created_at_s: int) -> 
 def quote(model: Model, price: Price, request: ChatRequest, wallet: WalletSettings) -> Quote:
     """The worst case of a request; one without `max_tokens` may use all that the model may put out."""
     prompt = min(most_prompt_tokens(request, wallet), model.context_window)
-    most = request.max_tokens or model.max_output_tokens
-    least = min(most, wallet.min_useful_tokens)
+    most = most_output_tokens(request, model)
+    least = min(most, wallet.min_useful_tokens * request.choices)
     return Quote(
-        minimum_nano=price.cost_nano(prompt, least * request.choices),
-        maximum_nano=price.cost_nano(prompt, most * request.choices),
+        minimum_nano=price.cost_nano(prompt, least),
+        maximum_nano=price.cost_nano(prompt, most),
         prompt_nano=price.cost_nano(prompt, 0),
     )
 
@@ -262,6 +262,11 @@ def most_prompt_tokens(request: ChatRequest, wallet: WalletSettings) -> int:
     """Bytes bound the prompt: a token is at least one byte."""
     template = wallet.template_margin_tokens * (1 + request.message_count)
     return request.text_bytes + template + wallet.max_image_tokens * len(request.images)
+
+
+def most_output_tokens(request: ChatRequest, model: Model) -> int:
+    """Of all choices together."""
+    return (request.max_tokens or model.max_output_tokens) * request.choices
 
 
 def affordable_tokens(held_nano: int, quote: Quote, price: Price, choices: int) -> int:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from asyncio import CancelledError, sleep
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from math import ceil
@@ -14,7 +15,16 @@ import orjson
 
 from mcp_gateway.core.bytes_in_flight import SMALL_BYTES, STEP_BYTES
 from mcp_gateway.core.caller import Caller
-from mcp_gateway.core.catalog import FREE, Model, Price, Published, affordable_tokens, most_prompt_tokens, quote
+from mcp_gateway.core.catalog import (
+    FREE,
+    Model,
+    Price,
+    Published,
+    affordable_tokens,
+    most_output_tokens,
+    most_prompt_tokens,
+    quote,
+)
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.context import CallerLeft, RequestContext
 from mcp_gateway.core.errors import GatewayError, internal_error
@@ -31,15 +41,15 @@ from mcp_gateway.core.policy.images import ImagePolicy
 from mcp_gateway.core.record import RequestRecord
 from mcp_gateway.core.request import ChatRequest
 from mcp_gateway.core.upstream import vllm
-from mcp_gateway.core.upstream.answer import Body, is_for_another, read_answer, with_model
+from mcp_gateway.core.upstream.answer import Body, is_for_another, read_answer, text_bytes, with_model, with_usage
 from mcp_gateway.core.upstream.attempt import Attempt
 from mcp_gateway.core.upstream.backend import Backend, Headers, Response, failure, read_beginning
 from mcp_gateway.core.upstream.choice import prefix_of
 from mcp_gateway.core.upstream.collected import can_carry
 from mcp_gateway.core.upstream.collector import Collector
-from mcp_gateway.core.upstream.credible import UNKNOWN_WINDOW_TOKENS, credible, read_finish_reason
+from mcp_gateway.core.upstream.credible import UNKNOWN_WINDOW_TOKENS, UsageBounds, read_finish_reason
 from mcp_gateway.core.upstream.error_shapes import status_in
-from mcp_gateway.core.upstream.frames import DONE, FrameRelay
+from mcp_gateway.core.upstream.frames import DONE, FrameRelay, Seen
 from mcp_gateway.core.upstream.pool import Pool
 from mcp_gateway.core.upstream.transport import UpstreamError
 from mcp_gateway.core.upstream.usage import Usage
@@ -112,7 +122,8 @@ class Chat:
         self.lifecycle = lifecycle
         self.now_s = now_s
         self.monotonic_s = monotonic_s
-        self.usage_log = LogLimit(logger, monotonic_s)
+        self.usage_logs = defaultdict[str, LogLimit](lambda: LogLimit(logger, monotonic_s))
+        """By backend: what its usage lacks."""
         self.running: set[Exchange] = set()
 
     def close_key(self, key_id: str, error: GatewayError) -> None:
@@ -157,6 +168,9 @@ class Exchange:
     _usage: Usage | None = None
     _finish_reason: str | None = None
     _unbilled_tokens = 0
+    _bounds: UsageBounds | None = None
+    _policy: str | None = None
+    _is_reported = True
     _is_accounted = False
     _is_bill_pending = False
     _status = 200
@@ -207,7 +221,8 @@ class Exchange:
                 await self._check_window(request, model, route)
             await self._place_hold(request, model, route)
             await self._ask_in_turn(request, model, route)
-            request.forget_body()
+            if self._relay is None or self._relay.tells_usage:
+                request.forget_body()  # else its prompt may have to be counted in the end
         except CancelledError as cancelled:
             raise self._cause_of(cancelled) from None
         finally:
@@ -244,7 +259,7 @@ class Exchange:
             self._check_end(relay)
         except GatewayError as error:
             return frames + await self.frames_of(error)
-        await self._account(relay.usage)
+        await self._account(self._credible(relay.usage) or await self._assume(relay.seen))
         cost_usd = format_usd(self.cost_nano)
         note = b": the bill of %b USD is written as soon as it can be\n\n" % cost_usd.encode()
         return frames + relay.end(cost_usd, self._usage) + (note if self._is_bill_pending else b"") + DONE
@@ -255,9 +270,9 @@ class Exchange:
         What came before it and was held back is delivered, as it is billed.
         """
         self._let_go(error)
+        await self._account_for_part(error)
         relay = self._relay
-        await self._account_for_failure(relay.usage if relay is not None else None, error)
-        held = relay.end(format_usd(self.cost_nano)) if relay is not None else b""
+        held = relay.end(format_usd(self.cost_nano), self._usage) if relay is not None else b""
         return held + error_frame(error, self._call.request_id, self._public_name) + DONE
 
     async def frames(self) -> AsyncIterator[bytes]:
@@ -448,7 +463,8 @@ class Exchange:
             except GatewayError as error:
                 is_only_slow = self._attempt is not None and self._attempt.is_only_slow(error)
                 self._let_go(error)
-                self._collector = None  # nothing of it was delivered
+                self._collector = self._policy = None  # nothing of it was delivered
+                self._is_reported = True
                 if self._is_accounted or error.code == "overloaded" or isinstance(error, vllm.AnswerTooLarge):
                     raise  # the answer was there: what failed is the ledger, or the room for it
                 if not is_fitted and await self._fits_after(error, backend, request, model):
@@ -539,15 +555,22 @@ class Exchange:
         if told.finish_reason == "abort":
             raise vllm.GoingDown
         self.body = body if told.model_at is None else with_model(body, told.model_at, model.id)
-        await self._account(told.usage)
+        usage = self._credible(told.usage)
+        if usage is None:
+            usage = await self._assume(Seen(None, ceil(await text_bytes(self.body) / _BYTES_PER_TOKEN)))
+        if not (told.is_usage_exact and usage is told.usage):
+            self.body = await with_usage(self.body, usage)
+        await self._account(usage)
 
     async def _begin_stream(self, response: Response, attempt: Attempt, request: ChatRequest, model: Model) -> None:
         """Wait for the first frame: until then a failure can still be an HTTP status, or go to another backend."""
+        self._bounds = self._usage_bounds(attempt.backend, request)
         relay = FrameRelay(
             model.id,
             wants_usage=request.wants_usage,
             wants_continuous_usage=request.wants_continuous_usage,
             choices=request.choices,
+            bounds=self._bounds,
         )
         self._first = await self._first_frames(response, relay, attempt)
         self._relay = relay
@@ -588,8 +611,9 @@ class Exchange:
             died = GatewayError("backend_died", "The backend ended the stream in the middle of the answer.")
             raise self._told(collector.error) if collector.error is not None else died
         self._finish_reason = read_finish_reason(collector.finish_reason)
-        self.body = collector.body()
-        await self._account(collector.usage)
+        usage = self._credible(collector.usage) or await self._assume(collector.seen)
+        self.body = collector.body(usage)
+        await self._account(usage)
 
     def _check_is_ours(self, beginning: Body, response: Response) -> None:
         """Raise GatewayError `backend_error` for the answer to another request, and close its connection."""
@@ -636,32 +660,27 @@ class Exchange:
 
     # Accounting
 
-    async def _account(
-        self, usage: Usage | None, status: int = 200, error_code: str | None = None, *, is_reported: bool = True
-    ) -> None:
+    async def _account(self, usage: Usage | None, status: int = 200, error_code: str | None = None) -> None:
         """Settle what was used, or void; record it either way. Once: later calls are a bug.
 
-        A usage that is not `is_reported` by the backend is an estimate, and never costs more than is held. Raises
-        GatewayError `ledger_unavailable` where the answer is refused, since its bill cannot be written; nothing is
-        billed then.
+        Raises GatewayError `ledger_unavailable` where the answer is refused, since its bill cannot be written; nothing
+        is billed then.
         """
         self._is_accounted = True
         self._status = status
         if self._relay is not None:
             self._finish_reason = self._relay.finish_reason
-        if usage is None and status == 200 and self._backend is not None:
-            self._chat.metrics.usage_missing.labels(self._backend.name).inc()
-        if usage is not None and is_reported:
-            usage = self._credible(usage)
         self._usage = usage
         if usage is not None:
-            self._turn.true_up(usage.total_tokens)
+            self._turn.true_up(usage.total_tokens or self._unbilled_tokens)
             self.cost_nano = self._price.cost_nano(usage.prompt_tokens, usage.completion_tokens)
         elif error_code is not None:
             self._turn.true_up(self._unbilled_tokens)
         record = self._record(error_code)
+        if self._policy is not None:
+            self._chat.records.note_missing_usage(record, self._policy)
         try:
-            await self._bill(record, may_exceed=is_reported)
+            await self._bill(record)
         except GatewayError as refusal:
             record = record._replace(http_status=refusal.status, error_code=refusal.code)
             raise
@@ -670,20 +689,55 @@ class Exchange:
             self._chat.metrics.request_ended(record, duration_s, self._first_token_s)
             self._chat.activity.note(record)
 
-    def _credible(self, usage: Usage) -> Usage | None:
-        """A usage that the backend told; None, and told ourselves, where the request cannot have used so much.
-
-        An answer has at most what was asked for, for each choice; where nothing was sent, what the window holds.
-        """
+    def _credible(self, usage: Usage | None) -> Usage | None:
+        """A usage that the backend told, if any; None, and told ourselves, where it cannot have been so much."""
         backend, request = self._backend, self._request
         assert backend is not None
         assert request is not None
+        if usage is None or (self._bounds or self._usage_bounds(backend, request)).allow(usage):
+            return usage
+        self._chat.metrics.usage_invalid.labels(backend.name).inc()
+        self._chat.usage_logs[backend.name].warning("backend %s tells a usage that cannot be", backend.name)
+        return None
+
+    def _usage_bounds(self, backend: Backend, request: ChatRequest) -> UsageBounds:
+        """An answer has at most what was asked for, for each choice; where nothing was sent, what the window holds."""
         window_tokens = self._window_tokens(backend)
-        told = credible(usage, window_tokens, (request.max_tokens or window_tokens) * request.choices)
-        if told is None:
-            self._chat.metrics.usage_invalid.labels(backend.name).inc()
-            self._chat.usage_log.warning("backend %s tells a usage that cannot be: it is not billed", backend.name)
-        return told
+        return UsageBounds(window_tokens, (request.max_tokens or window_tokens) * request.choices)
+
+    async def _assume(self, seen: Seen, error: GatewayError | None = None) -> Usage:
+        """The usage that is billed where the backend told none to believe, by the policy for that.
+
+        Never more than the hold is for. A policy that bills the whole hold still estimates what a failure broke off.
+        """
+        request, model, backend, wallet = self._request, self._model, self._backend, self._chat.settings.wallet
+        assert request is not None
+        assert model is not None
+        assert backend is not None
+        policy = wallet.usage_missing
+        if policy == "hold" and (self._hold is None or error not in (None, _CLIENT_CLOSED)):
+            policy = "estimate"
+        most = Usage(min(most_prompt_tokens(request, wallet), model.context_window), most_output_tokens(request, model))
+        usage = most
+        if policy == "estimate":
+            prompt_tokens = seen.prompt_tokens or await self._count_prompt() or self._estimated_prompt(request, model)
+            usage = Usage(min(prompt_tokens, most.prompt_tokens), min(seen.output_tokens, most.completion_tokens))
+        elif policy == "free":
+            self._unbilled_tokens = self._estimated_prompt(request, model) + seen.output_tokens
+            usage = _NO_USAGE
+        self._policy, self._is_reported = policy, False
+        self._chat.metrics.usage_missing.labels(backend.name).inc()
+        problem = "backend %s tells no usage that can be: wallet.usage_missing says what is billed"
+        self._chat.usage_logs[backend.name].warning(problem, backend.name)
+        return usage
+
+    async def _count_prompt(self) -> int | None:
+        """The prompt's tokens by the backend's own count; None where it cannot tell, or tells what cannot be."""
+        backend, request, route = self._backend, self._request, self._route
+        if backend is None or request is None or route is None or not request.body:
+            return None
+        count = await backend.count_prompt(request, route.backend_model)
+        return count if count is not None and self._credible(Usage(count, 0)) is not None else None
 
     def _window_tokens(self, backend: Backend) -> int:
         """The larger of the windows that the settings and the backend tell."""
@@ -693,12 +747,12 @@ class Exchange:
         listed = listing.max_model_len if listing is not None else None
         return max(configured, listed or 0) or UNKNOWN_WINDOW_TOKENS
 
-    async def _bill(self, record: RequestRecord, *, may_exceed: bool) -> None:
+    async def _bill(self, record: RequestRecord) -> None:
         """Charge `cost_nano`, which is afterwards what was charged. Raises GatewayError `ledger_unavailable`."""
         hold, ledger = self._hold, self._chat.ledger
         if hold is not None and self.cost_nano:
             try:
-                charged_nano = await ledger.settle(hold, self.cost_nano, record, may_exceed=may_exceed)
+                charged_nano = await ledger.settle(hold, self.cost_nano, record, may_exceed=self._is_reported)
             except SettlementPending as pending:
                 self._keep_or_refuse(pending, record)
             else:
@@ -727,9 +781,16 @@ class Exchange:
             self._chat.metrics.unpaid_usd.labels(self._public_name).inc(unpaid_nano / NANO_PER_USD)
             logger.warning("request %s cost %s USD more than its account has", hold.request_id, format_usd(unpaid_nano))
 
-    async def _account_for_failure(self, usage: Usage | None, error: GatewayError, *, is_reported: bool = True) -> None:
+    async def _account_for_failure(self, usage: Usage | None, error: GatewayError) -> None:
         """Account for what was used until an error."""
-        await self._account(usage, error.status, error.code, is_reported=is_reported)
+        await self._account(usage, error.status, error.code)
+
+    async def _account_for_part(self, error: GatewayError) -> None:
+        """Account for what had come of a stream, or of an answer that is collected, until an error."""
+        source, usage = self._relay or self._collector, None
+        if source is not None:
+            usage = self._credible(source.usage) or await self._assume(source.seen, error)
+        await self._account_for_failure(usage, error)
 
     def _account_for_leaving(self, error: BaseException | None) -> None:
         """Account for a request that ends without its answer: refused, failed, or left by its caller."""
@@ -737,10 +798,8 @@ class Exchange:
         if error is not None and not isinstance(error, CancelledError | GeneratorExit | CallerLeft):
             told = error if isinstance(error, GatewayError) else internal_error(self._call.request_id)
             spawn(self._account_for_failure(None, told))
-        elif self._relay is not None:
-            spawn(self._account_for_failure(self._relay.usage, _CLIENT_CLOSED))
-        elif self._collector is not None and (usage := self._collector.usage) is not None:
-            spawn(self._account_for_failure(usage, _CLIENT_CLOSED))
+        elif self._relay is not None or (self._collector is not None and self._collector.has_any):
+            spawn(self._account_for_part(_CLIENT_CLOSED))
         else:
             spawn(self._account_for_prompt())
 
@@ -753,10 +812,9 @@ class Exchange:
         usage = None
         if self._backend is not None and self._request is not None and self._model is not None:
             self._unbilled_tokens = self._estimated_prompt(self._request, self._model)
-            if self._hold is not None and self._route is not None:
-                count = await self._backend.count_prompt(self._request, self._route.backend_model)
-                usage = None if count is None else self._credible(Usage(count, 0))
-        await self._account_for_failure(usage, _CLIENT_CLOSED, is_reported=False)
+            if self._hold is not None and (count := await self._count_prompt()) is not None:
+                usage, self._is_reported = Usage(count, 0), False
+        await self._account_for_failure(usage, _CLIENT_CLOSED)
 
     def _record(self, error_code: str | None) -> RequestRecord:
         call, caller, usage = self._call, self._caller, self._usage or _NO_USAGE

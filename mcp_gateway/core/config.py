@@ -390,6 +390,8 @@ class WalletSettings(Section):
     """Priced requests are refused below this balance."""
     settle_wait_s: PositiveSeconds = 30.0
     """How long an answer waits for its bill to be on the disk; one not delivered by then is refused and not billed."""
+    usage_missing: Literal["estimate", "hold", "free"] = "estimate"
+    """What is billed where a backend tells no usage that can be: an estimate of the tokens, all that is held, or 0."""
 
 
 class StripeSettings(Section):

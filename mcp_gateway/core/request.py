@@ -69,8 +69,8 @@ class ChatRequest:
         return self.choices * (_TOKEN_BYTES + rows * _ROW_BYTES)
 
     def forget_body(self) -> None:
-        """Keep nothing of what was sent on, which may be large, while the answer is told."""
-        self.body, self.images = {}, ()
+        """Keep nothing of what was sent on, which may be large, while the answer is told; images are still counted."""
+        self.body, self.images = {}, ("",) * len(self.images)
 
     def cap_output(self, limit: int, *, is_added: bool = True) -> bool:
         """Lower every field that governs the answer's length to `limit` tokens; True if one changed or was set.

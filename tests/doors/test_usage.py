@@ -84,6 +84,7 @@ async def test_every_fact_of_a_request_is_in_its_record(stage: Stage) -> None:
         "error_code": None,
         "finish_reason": "length",
         "repeat_of": None,
+        "usage_missing": None,
     }
 
 

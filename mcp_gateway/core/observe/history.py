@@ -81,11 +81,11 @@ class History:
 
     async def repeats(self, account_id: str, records: Sequence[RequestRecord]) -> dict[str, str]:
         """Of those that were sent again under an Idempotency-Key: the first request that bore it, by id."""
-        if not records:
-            return {}
-        sql = "SELECT id, first_id FROM request_repeats WHERE account_id = ? AND id >= ? AND id <= ?"
-        ids = [record.id for record in records]
-        return dict(await self._store.fetch_all(sql, (account_id, min(ids), max(ids))))
+        return await self._beside("SELECT id, first_id FROM request_repeats", account_id, records)
+
+    async def missing_usages(self, account_id: str, records: Sequence[RequestRecord]) -> dict[str, str]:
+        """Of those whose backend told no usage: the policy by which they were billed, by id."""
+        return await self._beside("SELECT id, policy FROM missing_usages", account_id, records)
 
     async def totals(self, account_id: str, since_ms: int, until_ms: int, group: Group) -> dict[str | None, Totals]:
         """Sums by UTC day (as `2026-01-31`), public model or key id, the greatest first; None where there was none."""
@@ -94,6 +94,13 @@ class History:
         sql = f"SELECT {_GROUPS[group]}, {_SUMS} FROM requests WHERE {where} GROUP BY 1 ORDER BY 1 DESC"
         rows = await self._store.fetch_all(sql, tuple(conditions.values()))
         return {name: Totals(*(number or 0 for number in sums)) for name, *sums in rows}
+
+    async def _beside(self, select: str, account_id: str, records: Sequence[RequestRecord]) -> dict[str, str]:
+        if not records:
+            return {}
+        ids = [record.id for record in records]
+        sql = f"{select} WHERE account_id = ? AND id >= ? AND id <= ?"
+        return dict(await self._store.fetch_all(sql, (account_id, min(ids), max(ids))))
 
     async def _find(self, account_id: str, request_id: str) -> RequestRecord | None:
         row = await self._store.fetch_one(f"{_SELECT} WHERE id = ? AND account_id = ?", (request_id, account_id))

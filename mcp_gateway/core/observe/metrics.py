@@ -54,11 +54,12 @@ class Metrics:
         )
         self.backend_up = Gauge("gateway_backend_up", "1 where the backend is up.", ("backend",), registry=registry)
         self.usage_missing = Counter(
-            "gateway_usage_missing", "Answers whose backend told no usage, so that nothing was billed.", ("backend",),
+            "gateway_usage_missing",
+            "Answers whose backend told no usage that can be: wallet.usage_missing says what was billed.", ("backend",),
             registry=registry,
         )  # fmt: skip
         self.usage_invalid = Counter(
-            "gateway_usage_invalid", "Answers whose backend told a usage that cannot be: taken for missing.",
+            "gateway_usage_invalid", "Usages, and counts of prompts, of a backend that cannot be: taken for missing.",
             ("backend",), registry=registry,
         )  # fmt: skip
         self.unpaid_usd = Counter(

@@ -28,6 +28,14 @@ class Records:
         written = self._store.write_grouped(_write, record, is_durable=False, in_outage="keep")
         written.add_done_callback(_note_failure)
 
+    def note_missing_usage(self, record: RequestRecord, policy: str) -> None:
+        """Say beside a request's row that its usage is not the backend's, and by which policy it was billed."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute("INSERT INTO missing_usages VALUES (?, ?, ?)", (record.account_id, record.id, policy))
+
+        self._store.write(work, is_durable=False, in_outage="keep").add_done_callback(_note_failure)
+
     async def requests_today(self, day_start_ms: int) -> Mapping[str, int]:
         """How many requests of each key, and of each account by all of its keys, were admitted since `day_start_ms`."""
         sql = (

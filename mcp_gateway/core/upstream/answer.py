@@ -12,10 +12,10 @@ from typing import NamedTuple
 import orjson
 
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.json_bounds import SLICE_BYTES
+from mcp_gateway.core.json_bounds import SLICE_BYTES, dump_json, parse_exactly
 from mcp_gateway.core.upstream.credible import read_finish_reason
 from mcp_gateway.core.upstream.frames import FIRST_MODEL
-from mcp_gateway.core.upstream.usage import Usage, read_usage, usage_at
+from mcp_gateway.core.upstream.usage import Usage, end_of_member, is_told, read_usage, told, usage_at
 
 PARSED_BYTES = 256 * 1024
 _OVERLAP_BYTES = 4096
@@ -27,15 +27,22 @@ _NO_BRACKET = re.compile(rb'(?:[^"{}\[\]]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
 _DEEPER = {ord("{"): 1, ord("["): 1, ord("}"): -1, ord("]"): -1}
 _STEPS_AT_ONCE = 2000
 _USAGE_KEY = b'"usage":'
+_NO_TEXT = frozenset({"role", "type", "id"})
+_NO_TEXT_TWICE = _NO_TEXT | {"reasoning_content"}
+"""Some servers tell the reasoning by both of its names."""
 Body = bytes | bytearray
 
 
 class Told(NamedTuple):
-    """What an answer tells beside its text; `model_at` is where the model's name stands in it, with its quotes."""
+    """What an answer tells beside its text; `model_at` is where the model's name stands in it, with its quotes.
+
+    A usage that is not `exact` is put otherwise than a client could read it, or there are several.
+    """
 
     finish_reason: str | None
     usage: Usage | None
     model_at: tuple[int, int] | None
+    is_usage_exact: bool = False
 
 
 async def read_answer(body: Body) -> Told:
@@ -46,12 +53,13 @@ async def read_answer(body: Body) -> Told:
 def _parse_answer(body: Body) -> Told:
     try:
         answer = orjson.loads(body)
-        finish_reason, usage = answer["choices"][0]["finish_reason"], answer.get("usage")
+        finish_reason, usage = answer["choices"][0]["finish_reason"], read_usage(answer.get("usage"))
     except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
         raise _not_understood() from None
     found = FIRST_MODEL.search(body)
     model_at = found.span(1) if found is not None else None
-    return Told(read_finish_reason(finish_reason), read_usage(usage), model_at)
+    is_exact = usage is not None and is_told(body, usage)
+    return Told(read_finish_reason(finish_reason), usage, model_at, is_exact)
 
 
 async def _search_answer(body: Body) -> Told:
@@ -59,10 +67,13 @@ async def _search_answer(body: Body) -> Told:
     if finish is None or not body.startswith(b"{"):
         raise _not_understood()
     model = await _first(FIRST_MODEL, body)
+    at = await _usage_at(body)
+    usage = usage_at(body, at) if at is not None else None
     return Told(
         finish_reason=finish[1].decode() if finish[1] else None,
-        usage=await _last_usage(body),
+        usage=usage,
         model_at=model.span(1) if model is not None else None,
+        is_usage_exact=at is not None and usage is not None and is_told(body, usage, at),
     )
 
 
@@ -84,24 +95,63 @@ async def _first(pattern: re.Pattern[bytes], body: Body) -> re.Match[bytes] | No
     return None
 
 
-async def _last_usage(body: Body) -> Usage | None:
-    """vLLM's stands behind the choices."""
+async def _usage_at(body: Body) -> int | None:
+    """Where the key of the usage stands: in vLLM's answers behind the choices."""
     for end in range(len(body), 0, -SLICE_BYTES):
         at = body.rfind(_USAGE_KEY, max(0, end - SLICE_BYTES), end + _OVERLAP_BYTES)
         if at >= 0:
-            return usage_at(body, at)
+            return at
         await asyncio.sleep(0)
     return None
 
 
+async def with_usage(body: Body, usage: Usage) -> Body:
+    """The answer with this usage for whatever it tells of it. Raises GatewayError `backend_error`."""
+    if len(body) <= PARSED_BYTES:
+        return _parsed_with_usage(body, usage)
+    at, said = await _usage_at(body), _USAGE_KEY + orjson.dumps(usage.as_object())
+    if at is not None:
+        return _spliced(body, at, end_of_member(body, at), said)
+    end = body.rfind(b"}")
+    return _spliced(body, end, end, b"," + said)
+
+
+def _parsed_with_usage(body: Body, usage: Usage) -> bytes:
+    try:
+        answer = parse_exactly(bytes(body))
+    except GatewayError:  # its nesting
+        raise _not_understood() from None
+    return dump_json(answer | {"usage": told(answer.get("usage"), usage)})
+
+
+async def text_bytes(body: Body) -> int:
+    """How many bytes the answer's texts have; of a long one, all that is no log probability."""
+    if len(body) > PARSED_BYTES:
+        return len(await without_logprobs(body))
+    texts = [choice.get("message") for choice in orjson.loads(body)["choices"] if isinstance(choice, dict)]
+    size_bytes = 0
+    while texts:
+        one = texts.pop()
+        if isinstance(one, str):
+            size_bytes += len(one.encode())
+        elif isinstance(one, list):
+            texts.extend(one)
+        elif isinstance(one, dict):
+            no_text = _NO_TEXT_TWICE if one.get("reasoning") else _NO_TEXT
+            texts.extend(value for name, value in one.items() if name not in no_text)
+    return size_bytes
+
+
 def with_model(body: Body, model_at: tuple[int, int], public_model: str) -> Body:
     """The answer with its `model` replaced, and not a byte else; a long one is changed in its place."""
-    start, end = model_at
-    name = orjson.dumps(public_model)
+    return _spliced(body, *model_at, orjson.dumps(public_model))
+
+
+def _spliced(body: Body, start: int, end: int, text: bytes) -> Body:
     if isinstance(body, bytearray):
-        body[start:end] = name
+        body[start:end] = text
         return body
-    return body[:start] + name + body[end:]
+    return body[:start] + text + body[end:]
 
 
 async def without_logprobs(body: Body) -> Body:

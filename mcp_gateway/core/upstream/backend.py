@@ -1,5 +1,6 @@
 """One server that answers: what it lists, how it is and how busy, and the few things that are ever asked of it."""
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +40,8 @@ _MAX_MODELS = 2000
 _MAX_METRICS_BYTES = 4 * 1024 * 1024
 _BEGINNING_BYTES = 64 * 1024
 """Of an answer whose status is all that counts, or whose fact stands first."""
+_COUNT_S = 5.0
+"""A count of a prompt takes milliseconds, and an answer waits for it."""
 _MAX_NAME_CHARS = 256
 _MAX_CONTEXT_TOKENS = 16_000_000
 """Of what a server lists; more than any model has, and little enough to reckon with."""
@@ -258,9 +261,10 @@ class Backend:
     async def count_prompt(self, request: ChatRequest, backend_model: str) -> int | None:
         """Tokens of a chat's prompt by the backend's own count; None where it cannot tell."""
         try:
-            response = await self._ask("POST", vllm.TOKENIZE_PATH, vllm.tokenize_body(request, backend_model), ())
-            body = await _read_and_close(response, _BEGINNING_BYTES)
-        except (GatewayError, UpstreamError):
+            async with asyncio.timeout(_COUNT_S):
+                response = await self._ask("POST", vllm.TOKENIZE_PATH, vllm.tokenize_body(request, backend_model), ())
+                body = await _read_and_close(response, _BEGINNING_BYTES)
+        except (GatewayError, UpstreamError, TimeoutError):
             return None
         return vllm.read_count(body) if response.status == 200 else None
 

@@ -12,7 +12,7 @@ import orjson
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import marks_in
 from mcp_gateway.core.upstream.plain_frames import PlainForm, PlainRun, form_of
-from mcp_gateway.core.upstream.usage import Usage, last_usage, read_usage
+from mcp_gateway.core.upstream.usage import Usage, last_usage, read_usage, told
 
 _LATEST_PIECES = 512
 _LATEST_CHARS = 2048
@@ -57,7 +57,9 @@ class Collected:
         self.size_bytes = _ENVELOPE_BYTES
         self._max_bytes = max_bytes
         self._head: dict[str, Any] = {}
-        self._usage: dict[str, Any] | None = None
+        self.text_frames = 0
+        """How many of the frames that are kept bring text: about a token each."""
+        self._usage: Any = None
         self._choices: dict[int, _Choice] = {}
         self._public_model = public_model
 
@@ -85,6 +87,7 @@ class Collected:
         choice = self._choices[form.choice]
         choice.add_text(form.name, text, inner)
         choice.usage = run.usage or choice.usage
+        self.text_frames += len(run.texts) - run.texts.count(b'""')
         return True
 
     @property
@@ -113,14 +116,14 @@ class Collected:
         for choice in self._choices.values():
             choice.finish_reason = choice.finish_reason or "length"
 
-    def body(self) -> bytes:
-        """The answer in one piece."""
+    def body(self, billed: Usage) -> bytes:
+        """The answer in one piece, which tells the usage that is billed."""
         try:
-            return orjson.dumps(self._answer())
+            return orjson.dumps(self._answer(billed))
         except TypeError:
             raise _not_understood() from None
 
-    def _answer(self) -> dict[str, Any]:
+    def _answer(self, billed: Usage) -> dict[str, Any]:
         answer = {
             "id": self._head.get("id"),
             "object": "chat.completion",
@@ -129,7 +132,7 @@ class Collected:
             "choices": [self._choices[index].as_object(index) for index in sorted(self._choices)],
             "service_tier": self._head.get("service_tier"),
             "system_fingerprint": self._head.get("system_fingerprint"),
-            "usage": _told(self.usage) if self._usage is None else _with_details(self._usage),
+            "usage": _with_details(told(self._usage, billed)),
             **_REST,
         }
         if self.is_full:
@@ -137,11 +140,11 @@ class Collected:
         return answer
 
     def _add(self, chunk: dict[str, Any]) -> None:
-        choices = chunk["choices"]
+        choices = (chunk.get("choices") if "usage" in chunk else chunk["choices"]) or ()
         if not self._head or not choices or "system_fingerprint" in chunk:
             self._note_head(chunk)
         if not choices and chunk.get("usage") is not None:
-            self._usage = _checked(chunk["usage"], dict)
+            self._usage = chunk["usage"]
         for choice in choices:
             self._add_to(choice, chunk.get("usage"))
 
@@ -160,6 +163,7 @@ class Collected:
         self.size_bytes += more_bytes + delta.size_bytes
         kept = self._choices.setdefault(index, _Choice())
         kept.add(delta)
+        self.text_frames += delta.has_text
         kept.usage = usage or kept.usage
 
 
@@ -174,6 +178,7 @@ class _Delta:
         self.calls = [_checked(call, dict) for call in delta.get("tool_calls") or ()]
         self.logprobs = _items((choice.get("logprobs") or {}).get("content"))
         self.pieces = {name: _inner(piece) for name, piece in self.texts.items()}
+        self.has_text = bool(self.texts) or any(map(_arguments_of, self.calls))
         self.size_bytes = sum(map(len, self.pieces.values())) + len(self.logprobs) + sum(map(_size_of, self.calls))
 
 
@@ -238,7 +243,7 @@ class _Choice:
         call.update({name: value for name, value in delta.items() if name not in ("index", "function")})
         function = delta.get("function") or {}
         call["function"]["name"] = function.get("name") or call["function"]["name"]
-        self._arguments.setdefault(position, bytearray()).extend(_inner(function.get("arguments") or ""))
+        self._arguments.setdefault(position, bytearray()).extend(_inner(_arguments_of(delta) or ""))
 
     def _tool_call(self, position: int) -> dict[str, Any]:
         call, arguments = self._tool_calls[position], _text(self._arguments[position])
@@ -247,7 +252,8 @@ class _Choice:
 
 def _form_of(frame: bytes, chunk: dict[str, Any]) -> PlainForm | None:
     """The form of a frame that adds a text to one choice, and nothing else."""
-    choice = chunk["choices"][0] if len(chunk["choices"]) == 1 else {}
+    choices = chunk.get("choices") or []
+    choice = choices[0] if len(choices) == 1 else {}
     delta = {name: value for name, value in (choice.get("delta") or {}).items() if value and name != "role"}
     if len(delta) != 1 or choice.get("finish_reason") is not None or choice.get("logprobs"):
         return None
@@ -285,12 +291,8 @@ def _size_of(call: dict[str, Any]) -> int:
     return len(orjson.dumps(call)) + (_CALL_BYTES if "id" in call else 0)
 
 
-def _told(usage: Usage | None) -> dict[str, Any] | None:
-    if usage is None:
-        return None
-    details = None if usage.cached_tokens is None else {"cached_tokens": usage.cached_tokens}
-    counts = {"prompt_tokens": usage.prompt_tokens, "total_tokens": usage.total_tokens}
-    return _USAGE | counts | {"completion_tokens": usage.completion_tokens, "prompt_tokens_details": details}
+def _arguments_of(call: dict[str, Any]) -> Any:
+    return (call.get("function") or {}).get("arguments")
 
 
 def _with_details(usage: dict[str, Any]) -> dict[str, Any]:

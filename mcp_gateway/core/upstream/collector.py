@@ -8,7 +8,7 @@ from typing import Any
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.upstream.collected import Collected
-from mcp_gateway.core.upstream.frames import FrameRelay
+from mcp_gateway.core.upstream.frames import FrameRelay, Seen
 from mcp_gateway.core.upstream.usage import Usage
 
 _LOT_BYTES = 16 * 1024
@@ -90,6 +90,17 @@ class Collector:
         return self._collected.usage if self._collected.is_full else self._relay.usage
 
     @property
+    def seen(self) -> Seen:
+        """What there is at least, where no usage tells."""
+        self._look()
+        return Seen(None, self._collected.text_frames)
+
+    @property
+    def has_any(self) -> bool:
+        """Whether anything has come of the answer."""
+        return self.usage is not None or self.seen.output_tokens > 0
+
+    @property
     def finish_reason(self) -> str | None:
         return self._collected.finish_reason
 
@@ -99,9 +110,9 @@ class Collector:
         self._look()
         return self._collected.latest_words
 
-    def body(self) -> bytes:
-        """The answer in one piece."""
-        return self._collected.body()
+    def body(self, billed: Usage) -> bytes:
+        """The answer in one piece, which tells the usage that is billed."""
+        return self._collected.body(billed)
 
     def _look(self) -> None:
         """Read what waits, for who asks meanwhile; a failure is told to who feeds."""

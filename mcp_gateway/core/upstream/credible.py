@@ -1,6 +1,6 @@
 """Whether what a backend reports of an answer can be true: nothing that cannot is billed, summed or stored."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from mcp_gateway.core.text import is_one_line
 from mcp_gateway.core.upstream.usage import Usage
@@ -10,14 +10,19 @@ UNKNOWN_WINDOW_TOKENS = 16_000_000
 _MAX_REASON_CHARS = 64
 
 
-def credible(usage: Usage, prompt_limit_tokens: int, output_limit_tokens: int) -> Usage | None:
-    """The usage; None where a count is out of its bounds: such a backend's other counts are not believed either."""
-    is_within = (
-        0 <= usage.prompt_tokens <= prompt_limit_tokens
-        and 0 <= usage.completion_tokens <= output_limit_tokens
-        and 0 <= (usage.cached_tokens or 0) <= usage.prompt_tokens
-    )
-    return usage if is_within else None
+class UsageBounds(NamedTuple):
+    """The most tokens that an answer can have used: of its prompt, and of all its choices together."""
+
+    prompt_tokens: int
+    output_tokens: int
+
+    def allow(self, usage: Usage) -> bool:
+        """Where one count is out of its bounds, the others are not believed either."""
+        return (
+            0 <= usage.prompt_tokens <= self.prompt_tokens
+            and 0 <= usage.completion_tokens <= self.output_tokens
+            and 0 <= (usage.cached_tokens or 0) <= usage.prompt_tokens
+        )
 
 
 def read_finish_reason(value: Any) -> str | None:

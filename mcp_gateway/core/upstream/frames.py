@@ -15,14 +15,23 @@ whatever follows; one that is not failed, however its stream ended. `end` hands 
 
 import re
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
-from mcp_gateway.core.upstream.credible import read_finish_reason
+from mcp_gateway.core.upstream.credible import UsageBounds, read_finish_reason
 from mcp_gateway.core.upstream.error_shapes import error_in
 from mcp_gateway.core.upstream.events import EventReader
-from mcp_gateway.core.upstream.usage import Usage, last_usage, read_usage, with_cost, without_usage
+from mcp_gateway.core.upstream.usage import (
+    Usage,
+    is_told,
+    last_usage,
+    read_usage,
+    told,
+    with_cost,
+    without_usage,
+    without_usual_usage,
+)
 
 DONE = b"data: [DONE]\n\n"
 _MAX_PARSED_BYTES = 256 * 1024
@@ -36,7 +45,8 @@ _NO_CHOICES = re.compile(rb'"choices":\s?(?:\[\s?\]|null)')
 FIRST_MODEL = re.compile(rb'"model":(?<!\\"model":)\s?("[^"\\]*(?:\\.[^"\\]*){0,256}")')
 """The first of a chat completion is its own: no key before `choices` holds an object."""
 _ERROR_KEY = re.compile(rb'"error"\s?:\s?[{"]')
-_TEXT = re.compile(rb'"(?:content|reasoning|reasoning_content|refusal|arguments)":\s?"(?!")')
+_TEXT = re.compile(rb'"(?:content|reasoning|reasoning_content|refusal|arguments|text|thinking)":\s?"(?!")[^\n]*+')
+"""Found once in each frame that brings any."""
 _FIRST_CHOICE = b'"choices":[{'
 _TO_COUNTS = len(b',"usage":{')
 _NO_HEAD = b"\n\n\n"
@@ -60,15 +70,29 @@ class State(Enum):
     OVER = "over"
 
 
+class Seen(NamedTuple):
+    """Tokens of an answer that can be known without its usage; None for a prompt that was not told."""
+
+    prompt_tokens: int | None
+    output_tokens: int
+
+
 class FrameRelay:
     """Reads a backend's stream of chat chunks and says what the client is to be sent.
 
     `feed` takes whatever arrived and returns whole frames. After the end, or when the client left, `usage` and
-    `finish_reason` tell what the frames read so far amount to. Frames after `[DONE]` are dropped.
+    `finish_reason` tell what the frames read so far amount to. Frames after `[DONE]` are dropped. A client is told no
+    usage but within the `bounds`; without these, for who reads it himself, usage passes as the backend tells it.
     """
 
     def __init__(
-        self, public_model: str | None, *, wants_usage: bool, wants_continuous_usage: bool = False, choices: int = 1
+        self,
+        public_model: str | None,
+        *,
+        wants_usage: bool,
+        wants_continuous_usage: bool = False,
+        choices: int = 1,
+        bounds: UsageBounds | None = None,
     ) -> None:
         self._public_model = None if public_model is None else orjson.dumps(public_model)
         self._rename: tuple[bytes, bytes] | None = None
@@ -76,6 +100,7 @@ class FrameRelay:
         self._strips_usage = not (wants_usage and wants_continuous_usage)
         self._is_spliced_singly = choices == 1 and self._strips_usage
         self._choices = choices
+        self._bounds = bounds
         self._events = EventReader()
         self._tail = self._events.tail
         self._head = _NO_HEAD
@@ -91,7 +116,10 @@ class FrameRelay:
         self.first_frame = b""
         self.finish_reason: str | None = None
         self.error: dict[str, Any] | None = None
-        self.text_frames = 0
+        self.tells_usage = True
+        """Whether the first frame tells a usage that can be; where it does not, frames with text are counted."""
+        self._text_frames = 0
+        self._counted_behind = b""
 
     def feed(self, piece: bytes) -> bytes:
         """The whole frames so far, as the client is to see them. Raises GatewayError for a frame without an end."""
@@ -104,7 +132,7 @@ class FrameRelay:
         if usage:
             self._usage_source = usage
         else:
-            self.text_frames += frames
+            self._count(frames)
 
     def feed_end(self) -> bytes:
         """The last frame, where the stream ended without the blank line behind it."""
@@ -142,18 +170,33 @@ class FrameRelay:
         """What was held back, when the stream has ended: for the fingerprint, and to tell the cost within the usage.
 
         A client that asked for usage is told what is `billed`, in a frame of ours where the backend told none or other.
+        None is told where none is billed.
         """
         held, self._held = self._held, b""
         frame, self._usage_frame = self._usage_frame, b""
-        if self._wants_usage and billed is not None and not (frame and self._total_usage == billed):
-            frame = self._own_usage_frame(billed)
+        if self._bounds is not None:
+            frame = self._billed_frame(frame, billed) if self._wants_usage and billed is not None else b""
         return held + (with_cost(frame, cost_usd) if cost_usd is not None else frame)
 
     @property
     def usage(self) -> Usage | None:
-        """The usage of the last frame read that told any; None where none did."""
-        if self._total_usage is not None:
-            return self._total_usage
+        """The usage of the last frame read that told any, and a token for each with text behind it; None without."""
+        usage = self._running_usage if self._total_usage is None else self._total_usage
+        if usage is None or self._usage_source is not self._counted_behind:
+            return usage
+        return usage._replace(completion_tokens=usage.completion_tokens + self._text_frames)
+
+    @property
+    def seen(self) -> Seen:
+        """What the answer has at least, where its usage cannot be believed in the end."""
+        first = last_usage(self.first_frame) if self.tells_usage else None
+        if first is None:
+            return Seen(None, self._text_frames)
+        usage = self._running_usage or first
+        return Seen(first.prompt_tokens, usage.completion_tokens)
+
+    @property
+    def _running_usage(self) -> Usage | None:
         return self._summed_usage() if self._choices > 1 else last_usage(self._usage_source)
 
     # Frames that only go on with the answer
@@ -174,7 +217,7 @@ class FrameRelay:
 
         The usage is the last key and holds no object, where nothing behind its brace opens another one.
         """
-        at = frame.rfind(b',"usage":{') if self._is_spliced_singly else -1
+        at = frame.rfind(b',"usage":{"') if self._is_spliced_singly else -1
         if at < 0 or not frame.endswith(b"}}\n\n") or frame.find(b"{", at + _TO_COUNTS) >= 0:
             return self._further(frame)
         if frame.find(b'"error"', len(self._head), at) >= 0:
@@ -205,13 +248,45 @@ class FrameRelay:
             return b""
         frames = self._renamed(frames)
         if b'"usage"' not in frames:
-            self.text_frames += len(_TEXT.findall(frames))
+            self._count_text(frames)
             return frames
-        if self._choices > 1:
-            self._note_usage_by_choice(frames)
-        elif b'"usage":{"' in frames or last_usage(frames) is not None:
+        if self._is_spliced_singly:
+            rest, found = without_usual_usage(frames)
+            if found == frames.count(b"\n\n") and b'"usage"' not in rest:
+                self._usage_source = frames
+                return rest
+        if self._bounds is None and not self._strips_usage:
+            self._note_usage(frames)
+            return frames
+        return b"".join([self._with_usage_looked_at(frame) for frame in _split(frames)])
+
+    def _with_usage_looked_at(self, frame: bytes) -> bytes:
+        """A frame as the client is to see it; one that tells no usage to believe counts by its text."""
+        if not (self._note_usage(frame) and self.tells_usage):
+            self._count_text(frame)
+        return frame if not self._strips_usage and self._can_be(frame) else without_usage(frame)
+
+    def _note_usage(self, frames: bytes) -> bool:
+        """Remember what frames tell of usage; whether they tell any."""
+        has_any = self._note_usage_by_choice(frames) if self._choices > 1 else last_usage(frames) is not None
+        if has_any:
             self._usage_source = frames
-        return without_usage(frames) if self._strips_usage else frames
+        return has_any
+
+    def _can_be(self, frame: bytes) -> bool:
+        """Whether a frame tells a usage that can be, in numbers that a client can read."""
+        usage = last_usage(frame)
+        return usage is not None and (self._bounds is None or self._bounds.allow(usage)) and is_told(frame, usage)
+
+    def _count_text(self, frames: bytes) -> None:
+        """Count the frames that bring text."""
+        self._count(sum(1 for _ in _TEXT.finditer(frames)))
+
+    def _count(self, text_frames: int) -> None:
+        """All are counted, or those since usage was told last, where one that can be was."""
+        if self.tells_usage and self._counted_behind is not self._usage_source:
+            self._counted_behind, self._text_frames = self._usage_source, 0
+        self._text_frames += text_frames
 
     def _renamed(self, frames: bytes) -> bytes:
         return frames.replace(*self._rename) if self._rename is not None else frames
@@ -246,6 +321,8 @@ class FrameRelay:
         """Learn from the first frame how this backend writes."""
         self.first_frame = frame
         self._state = State.AMID
+        if self._bounds is not None and not self._can_be(frame):
+            self.tells_usage = self._is_spliced_singly = False
         if b'"choices": ' in frame:
             self._marks = _LOOSE_MARKS
         found = FIRST_MODEL.search(frame)
@@ -286,33 +363,42 @@ class FrameRelay:
         """Note the total that comes in a frame without choices; hold that frame back for a client that asked for it."""
         frame = self._renamed(frame)
         if (usage := last_usage(frame)) is not None or not self._usage_frame:
-            self._total_usage = usage or self._total_usage
+            if usage is not None:
+                self._total_usage, self._usage_source = usage, frame
             superseded, self._usage_frame = self._usage_frame, frame if self._wants_usage else b""
-            if not self._strips_usage:
+            if not self._strips_usage and (self._bounds is None or self._can_be(superseded)):
                 return superseded
         if self._held and (mark := _fingerprint_of(frame)):
             self._held = _with_fingerprint(self._held, mark)
         return b""
 
-    def _own_usage_frame(self, usage: Usage) -> bytes:
+    def _billed_frame(self, frame: bytes, billed: Usage) -> bytes:
+        """The backend's last frame, which tells its usage, or, where that is not what is billed, one that does."""
+        if is_told(frame, billed) and b'"cost_usd"' not in frame:
+            return frame
         first = _chunk_of(self.first_frame)
-        chunk: dict[str, Any] = {name: first.get(name) for name in ("id", "object", "created")}
-        chunk |= {"model": orjson.loads(self._public_model or b"null"), "choices": [], "usage": usage.as_object()}
+        chunk = _chunk_of(frame) or {name: first.get(name) for name in ("id", "object", "created")}
+        usage = told(chunk.get("usage"), billed)
+        usage.pop("cost_usd", None)
+        chunk |= {"model": orjson.loads(self._public_model or b"null"), "choices": [], "usage": usage}
         return b"data: %b\n\n" % orjson.dumps(chunk)
 
-    def _note_usage_by_choice(self, frames: bytes) -> None:
+    def _note_usage_by_choice(self, frames: bytes) -> bool:
         """Who tells usage before a choice ends counts each choice by itself; who only then does counts them all."""
+        has_any = False
         for frame in _split(frames):
             chunk = _chunk_of(frame)
             usage = read_usage(chunk.get("usage"))
             if usage is None:
                 continue
+            has_any = True
             for choice in _objects(chunk.get("choices")):
                 if choice.get("finish_reason") is None:
                     self._is_usage_continuous = True
                 elif not self._is_usage_continuous:
                     self._usage_by_choice.clear()
                 self._usage_by_choice[_index_of(choice)] = usage
+        return has_any
 
     def _summed_usage(self) -> Usage | None:
         seen = list(self._usage_by_choice.values())

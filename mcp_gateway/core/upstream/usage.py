@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from mcp_gateway.core.errors import GatewayError
+
 _MAX_USAGE_BYTES = 16 * 1024
 _MAX_DIGITS = 20
 _KEY = b'"usage"'
@@ -24,6 +26,10 @@ SPLICED_USAGE = re.compile(rb',"usage":(?:' + _PLAIN + rb"|null)")
 _TEXT_OR_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"?+|[{}\[\]]', re.DOTALL)
 """A text without its end is taken too: else each quote that is escaped in it would be tried as a beginning."""
 _DEEPER = {b"{": 1, b"[": 1, b"}": -1, b"]": -1}
+_SCALAR = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[^\s"{}\[\],:]{1,64}+', re.DOTALL)
+_EXACT = b'"usage":{"prompt_tokens":%d,"total_tokens":%d,"completion_tokens":%d'
+_ENDS = (b"}", b',"prompt_tokens_details":null}', b',"prompt_tokens_details":null,"completion_tokens_details":null}')
+"""What follows in vLLM's words where no more is told."""
 
 
 class Usage(NamedTuple):
@@ -55,7 +61,7 @@ def read_usage(value: Any) -> Usage | None:
     """The usage of a backend's `usage` object; None where it is absent or not one."""
     if not isinstance(value, dict):
         return None
-    prompt, completion = _count(value.get("prompt_tokens")), _count(value.get("completion_tokens", 0))
+    prompt, completion = _count(value.get("prompt_tokens")), _count(value.get("completion_tokens"))
     if prompt is None or completion is None:
         return None
     details = value.get("prompt_tokens_details")
@@ -64,10 +70,43 @@ def read_usage(value: Any) -> Usage | None:
 
 def _count(value: Any) -> int | None:
     """A whole number from zero, which some servers write as a decimal (`12.0`) or as text (`"12"`)."""
+    if type(value) is int:
+        return value if value >= 0 else None
     is_digits = isinstance(value, str) and len(value) <= _MAX_DIGITS and value.isascii() and value.isdigit()
-    if is_digits or (isinstance(value, float) and value.is_integer()):
-        value = int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    if is_digits or (isinstance(value, float) and value.is_integer() and value >= 0):
+        return int(value)
+    return None
+
+
+def told(value: Any, billed: Usage) -> dict[str, Any]:
+    """What a client is told: the backend's own object with its counts as they are billed, where it tells those."""
+    own = billed.as_object()
+    if read_usage(value) != billed:
+        return own
+    details = value.get("prompt_tokens_details")
+    if isinstance(details, dict):
+        is_odd = billed.cached_tokens is None and details.get("cached_tokens") is not None
+        kept = {name: one for name, one in details.items() if name != "cached_tokens"} if is_odd else details
+        own["prompt_tokens_details"] = kept | own.get("prompt_tokens_details", {})
+    if "total_tokens" not in value:
+        del own["total_tokens"]
+    return {**value, **own}
+
+
+def is_told(text: bytes | bytearray, usage: Usage, start: int = 0) -> bool:
+    """Whether a frame or an answer says, from `start` on, this usage and no other, so that it may pass as it is."""
+    at = text.find(_KEY, start)
+    if at < 0 or text.find(_KEY, at + len(_KEY)) >= 0:
+        return False
+    exact = _EXACT % (usage.prompt_tokens, usage.total_tokens, usage.completion_tokens)
+    if usage.cached_tokens is None and text.startswith(exact, at) and text.startswith(_ENDS, at + len(exact)):
+        return True
+    span = _object_after(text, at + len(_KEY))
+    try:
+        value = None if span is None else orjson.loads(text[span[0] : span[1]])
+        return read_usage(value) == usage and orjson.dumps(told(value, usage)) == orjson.dumps(value)
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):  # no JSON, or more than 64 bits
+        return False
 
 
 def usage_at(text: bytes | bytearray, start: int) -> Usage | None:
@@ -86,8 +125,16 @@ def last_usage(text: bytes | bytearray) -> Usage | None:
     return None
 
 
+def without_usual_usage(frames: bytes) -> tuple[bytes, int]:
+    """The frames without the usages that are told to the letter as vLLM does, and how many these were."""
+    return _USUAL.subn(b"", frames)
+
+
 def without_usage(frames: bytes) -> bytes:
-    """The frames without what they tell of usage, whatever shape it has."""
+    """The frames without what they tell of usage, whatever shape it has.
+
+    Raises GatewayError `backend_error` where that cannot be told from the rest: it must not reach the client.
+    """
     stripped = _USUAL.sub(b"", frames)
     if _KEY not in stripped:
         return stripped
@@ -105,9 +152,8 @@ def without_usage(frames: bytes) -> bytes:
 def _without_odd_usage(frames: bytes) -> bytes:
     kept, begin, at = [], 0, frames.find(_KEY)
     while at >= 0:
-        end = _end_of_member(frames, at)
-        if end is not None:
-            start, end = _with_its_comma(frames, at, end)
+        if _COLON.match(frames, at + len(_KEY)):  # else it is a text
+            start, end = _with_its_comma(frames, at, end_of_member(frames, at))
             kept.append(frames[begin:start])
             begin = end
         at = frames.find(_KEY, max(begin, at + len(_KEY)))
@@ -126,15 +172,18 @@ def with_cost(frame: bytes, cost_usd: str) -> bytes:
     return b'%b%b"cost_usd":"%b"%b' % (frame[:end], comma, cost_usd.encode(), frame[end:])
 
 
-def _end_of_member(frames: bytes, at: int) -> int | None:
-    """Behind the value of the key there; None where it is no key of an object or null."""
-    colon = _COLON.match(frames, at + len(_KEY))
-    if colon is None:
-        return None
-    if frames.startswith(b"null", colon.end()):
-        return colon.end() + len(b"null")
-    span = _object_after(frames, at + len(_KEY))
-    return span[1] if span is not None else None
+def end_of_member(text: bytes | bytearray, at: int) -> int:
+    """Behind the value of the key there. Raises GatewayError `backend_error` for one without an end, or too long."""
+    colon = _COLON.match(text, at + len(_KEY))
+    start = colon.end() if colon is not None else at
+    if text[start : start + 1] in (b"{", b"["):
+        end = _end_of_brackets(text, start)
+    else:
+        scalar = _SCALAR.match(text, start, start + _MAX_USAGE_BYTES)
+        end = scalar.end() if scalar is not None else None
+    if end is None:
+        raise GatewayError("backend_error", "The backend's usage could not be understood.")
+    return end
 
 
 def _with_its_comma(frames: bytes, start: int, end: int) -> tuple[int, int]:
@@ -159,9 +208,14 @@ def _object_after(text: bytes | bytearray, at: int) -> tuple[int, int] | None:
     start = colon.end() if colon is not None else -1
     if start < 0 or text[start : start + 1] != b"{":
         return None
+    end = _end_of_brackets(text, start)
+    return (start, end) if end is not None else None
+
+
+def _end_of_brackets(text: bytes | bytearray, start: int) -> int | None:
     depth = 0
     for found in _TEXT_OR_BRACKET.finditer(text, start, start + _MAX_USAGE_BYTES):
         depth += _DEEPER.get(bytes(found[0]), 0)
         if not depth:
-            return start, found.end()
+            return found.end()
     return None

@@ -8,6 +8,7 @@ import pytest
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.upstream.collected import Collected, can_carry
 from mcp_gateway.core.upstream.frames import FrameRelay
+from mcp_gateway.core.upstream.usage import Usage, read_usage
 from tests.captured import Capture, captured, captures
 from tests.cases import each
 
@@ -41,6 +42,11 @@ def _asked_for(capture: Capture) -> bytes:
     return orjson.dumps(kept, option=orjson.OPT_SORT_KEYS)
 
 
+def body_of(collected: Collected) -> dict[str, Any]:
+    body: dict[str, Any] = orjson.loads(collected.body(collected.usage or Usage(1, 2)))
+    return body
+
+
 def collect(stream: bytes, choices: int = 1) -> dict[str, Any]:
     relay = FrameRelay("tiny", wants_usage=True, choices=choices)
     collected = Collected(max_bytes=2**20)
@@ -48,8 +54,7 @@ def collect(stream: bytes, choices: int = 1) -> dict[str, Any]:
         collected.feed(relay.feed(frame + b"\n\n"))
     collected.feed(relay.end())
     assert relay.is_whole
-    body: dict[str, Any] = orjson.loads(collected.body())
-    return body
+    return body_of(collected)
 
 
 def without_ids(answer: dict[str, Any]) -> dict[str, Any]:
@@ -94,7 +99,7 @@ def test_all_choices_of_a_stream_are_put_together() -> None:
 def test_structured_output_is_put_together_as_it_is_in_one_piece() -> None:
     expected, made = orjson.loads(captured("161_json_schema").body), collect(captured("162_json_schema_stream").body)
     assert made["choices"] == expected["choices"]
-    assert made["usage"] is None  # that stream was not asked to tell it
+    assert Usage(1, 2) == read_usage(made["usage"])  # that stream was not asked to tell it
 
 
 def frame(*deltas: dict[str, Any], usage: int | None = None, finish: str | None = None, **rest: Any) -> bytes:
@@ -114,13 +119,13 @@ def test_any_text_comes_out_as_it_came(name: str) -> None:
     for text in TEXTS:
         collected.feed(frame({name: text}))
     collected.feed(frame({}, finish="stop"))
-    assert orjson.loads(collected.body())["choices"][0]["message"][name] == "".join(TEXTS)
+    assert body_of(collected)["choices"][0]["message"][name] == "".join(TEXTS)
 
 
 def test_an_answer_without_a_word_is_an_empty_text() -> None:
     collected = Collected(max_bytes=2**20)
     collected.feed(frame({"role": "assistant", "content": ""}) + frame({}, finish="stop"))
-    assert orjson.loads(collected.body())["choices"][0]["message"]["content"] == ""
+    assert body_of(collected)["choices"][0]["message"]["content"] == ""
 
 
 def test_function_calls_are_put_together_by_their_place() -> None:
@@ -131,7 +136,7 @@ def test_function_calls_are_put_together_by_their_place() -> None:
             call |= {"id": f"call_{index}", "type": "function", "function": {"name": f"f{index}", "arguments": piece}}
         collected.feed(frame({"tool_calls": [call]}))
     collected.feed(frame({}, finish="tool_calls"))
-    [choice] = orjson.loads(collected.body())["choices"]
+    [choice] = body_of(collected)["choices"]
     assert choice["message"]["content"] is None
     assert [call["id"] for call in choice["message"]["tool_calls"]] == ["call_0", "call_1"]
     assert [call["function"] for call in choice["message"]["tool_calls"]] == [
@@ -149,8 +154,8 @@ def test_what_would_exceed_the_limit_is_not_kept_and_not_told_as_used(text: str,
         collected.feed(frame(*[{"content": text}] * choices, usage=fed))
     collected.feed(frame(*[{"content": text}] * choices, usage=1000, finish="stop"))
     collected.cut()
-    body = collected.body()
-    answer = orjson.loads(body)
+    answer = body_of(collected)
+    body = orjson.dumps(answer)
     assert 4000 < len(body) <= 8000
     assert answer["gateway"] == {"ended_by": "size"}
     assert {choice["finish_reason"] for choice in answer["choices"]} == {"length"}
@@ -169,7 +174,7 @@ def test_log_probabilities_and_arguments_count_towards_the_limit() -> None:
         for _ in range(1000):
             collected.feed(frame(delta, **rest))
         assert collected.is_full
-        assert len(collected.body()) <= 8000
+        assert len(orjson.dumps(body_of(collected))) <= 8000
 
 
 @each(
@@ -180,7 +185,7 @@ def test_log_probabilities_and_arguments_count_towards_the_limit() -> None:
         b'{"choices": [{"index": 0, "delta": {"content": "\\ud800"}}]}',
         b'{"choices": [{"index": 0, "delta": {"tool_calls": [1]}}]}',
         b'{"choices": [{"index": 0, "delta": {"tool_calls": [{"function": {"arguments": [1]}}]}}]}',
-        b'{"choices": [{"index": 0, "logprobs": {"content": {"a": 1}}}]}', b'{"choices": [], "usage": []}',
+        b'{"choices": [{"index": 0, "logprobs": {"content": {"a": 1}}}]}',
     ],
 )  # fmt: skip
 def test_what_is_no_piece_of_an_answer_is_a_failure_of_its_backend(data: bytes) -> None:
@@ -188,12 +193,32 @@ def test_what_is_no_piece_of_an_answer_is_a_failure_of_its_backend(data: bytes) 
         Collected(max_bytes=2**20).feed(b"data: " + data + b"\n\n")
 
 
+@each("usage", [[], 5, "x", {}, {"prompt_tokens": -1}, {"prompt_tokens": "x", "more": {"a": 1}}])
+@each("choices", ['"choices": [], ', '"choices": null, ', ""])
+def test_a_usage_that_cannot_be_read_is_told_as_it_is_billed(usage: Any, choices: str) -> None:
+    collected = Collected(max_bytes=2**20)
+    told = b'data: {%b"usage": %b}\n\n' % (choices.encode(), orjson.dumps(usage))
+    collected.feed(frame({"content": "a"}) + frame({"content": "b"}, finish="stop") + told)
+    assert (collected.usage, collected.text_frames) == (None, 2)
+    assert read_usage(body_of(collected)["usage"]) == Usage(1, 2)
+
+
+def test_frames_with_text_are_counted_whatever_they_bring() -> None:
+    collected = Collected(max_bytes=2**20)
+    call = {"index": 0, "function": {"name": "f", "arguments": ""}}
+    for delta in ({"role": "assistant", "content": ""}, {"content": "a"}, {"reasoning": "b"}, {"refusal": "c"}):
+        collected.feed(frame(delta))
+    collected.feed(frame({"tool_calls": [call]}) + frame({"tool_calls": [{"function": {"arguments": "{"}}]}))
+    collected.feed(frame({}, finish="stop"))
+    assert collected.text_frames == 4
+
+
 def test_comments_and_names_of_events_are_no_pieces() -> None:
     collected = Collected(max_bytes=2**20)
     collected.feed(
         b": {comment}\n\nevent: x\ndata: " + frame({"content": "a"}, finish="stop")[6:] + b"data: [DONE]\n\n"
     )
-    assert orjson.loads(collected.body())["choices"][0]["message"]["content"] == "a"
+    assert body_of(collected)["choices"][0]["message"]["content"] == "a"
 
 
 def test_a_frame_that_would_take_a_parser_too_long_is_a_failure_of_its_backend() -> None:

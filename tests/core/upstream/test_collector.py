@@ -10,6 +10,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.upstream.collected import Collected
 from mcp_gateway.core.upstream.collector import Collector
 from mcp_gateway.core.upstream.frames import DONE
+from mcp_gateway.core.upstream.usage import Usage
 from tests.captured import captured
 from tests.core.upstream.test_collected import CARRIED, TEXTS, frame, without_ids
 
@@ -24,7 +25,7 @@ def collected(stream: bytes, size: int, choices: int = 1, max_bytes: int = 2**20
             collector.feed(stream[at : at + size])
     collector.feed_end()
     assert collector.is_whole
-    return {"usage": collector.usage, "body": orjson.loads(collector.body())}
+    return {"usage": collector.usage, "body": orjson.loads(collector.body(collector.usage or Usage(1, 2)))}
 
 
 def one_by_one(*frames: bytes) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def one_by_one(*frames: bytes) -> dict[str, Any]:
     whole = Collected(max_bytes=2**20, public_model="tiny")
     for one in frames:
         whole.feed(one)
-    return {"usage": whole.usage, "body": orjson.loads(whole.body())}
+    return {"usage": whole.usage, "body": orjson.loads(whole.body(whole.usage or Usage(1, 2)))}
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.upstream.credible import UsageBounds
 from mcp_gateway.core.upstream.events import MAX_FRAME_BYTES
 from mcp_gateway.core.upstream.frames import DONE, FrameRelay
 from mcp_gateway.core.upstream.usage import Usage, read_usage
@@ -20,6 +21,7 @@ from tests.cases import each
 
 STREAMS = [capture for capture in captures() if capture.is_chat and capture.is_stream]
 BACKEND_NAME = re.compile(rb'"model":"tiny(?:-alias)?"')
+BOUNDS = UsageBounds(100, 16)
 CONTINUOUS = "103_chat_stream_continuous_usage"
 
 
@@ -137,7 +139,7 @@ def test_what_ends_a_stream_is_found_among_frames_that_go_on(last: bytes) -> Non
 def test_what_says_nothing_may_stand_between_the_last_frames(between: bytes, is_one_piece: bool) -> None:
     relay = FrameRelay("tiny", wants_usage=False)
     answer = chunk(0, "a") + chunk(0, "b", "stop")
-    usage = b'data: {"choices":[],"usage":{"prompt_tokens":1},"system_fingerprint":"f"}\n\n'
+    usage = b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":0},"system_fingerprint":"f"}\n\n'
     pieces = [answer + between + usage] if is_one_piece else [answer, between, usage]
     told = b"".join(relay.feed(piece) for piece in pieces) + relay.end()
     assert [one["choices"] for one in chunks_of(told)] == [one["choices"] for one in chunks_of(answer)]
@@ -268,12 +270,13 @@ def test_a_frame_without_an_end_is_refused_before_it_fills_the_memory() -> None:
     [
         (None, None),
         ({}, None),
-        ({"prompt_tokens": 3}, Usage(3, 0)),
+        ({"prompt_tokens": 3}, None),
+        ({"completion_tokens": 3}, None),
+        ({"total_tokens": 3}, None),
         ({"prompt_tokens": 0, "completion_tokens": 0}, Usage(0, 0)),
-        ({"prompt_tokens": "3"}, Usage(3, 0)),
         ({"prompt_tokens": 12.0, "completion_tokens": "8"}, Usage(12, 8)),
         ({"prompt_tokens": -3}, None),
-        ({"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": 2}}, Usage(3, 0, 2)),
+        ({"prompt_tokens": 3, "completion_tokens": 0, "prompt_tokens_details": {"cached_tokens": 2}}, Usage(3, 0, 2)),
     ],
 )
 def test_usage_is_counts_or_nothing_and_zero_is_not_nothing(value: object, usage: Usage | None) -> None:
@@ -459,7 +462,7 @@ def choices_of(stream: bytes) -> set[int]:
 
 @pytest.mark.parametrize("choices", [1, 2])
 def test_usage_that_comes_with_the_last_chunk_alone_counts_all_choices(choices: int) -> None:
-    relay = FrameRelay("tiny", wants_usage=True, choices=choices)
+    relay = FrameRelay("tiny", wants_usage=True, choices=choices, bounds=BOUNDS)
     for index in range(choices):
         relay.feed(chunk(index, "a"))
     for index in range(choices):
@@ -473,10 +476,26 @@ def test_usage_that_comes_with_the_last_chunk_alone_counts_all_choices(choices: 
 
 @pytest.mark.parametrize("usage", [{}, None, {"prompt_tokens": "x"}, {"prompt_tokens": 2**62, "completion_tokens": 1}])
 def test_a_client_is_told_the_usage_that_is_billed(usage: object) -> None:
-    relay = FrameRelay("tiny", wants_usage=True)
+    relay = FrameRelay("tiny", wants_usage=True, bounds=BOUNDS)
     relay.feed(chunk(0, "a", "stop") + event(model="tiny", choices=[], usage=usage) + DONE)
     (told,) = chunks_of(relay.end("0.01", Usage(3, 2, 1)))
     assert told["usage"] == counted(3, 2) | {"prompt_tokens_details": {"cached_tokens": 1}, "cost_usd": "0.01"}
+
+
+@pytest.mark.parametrize(
+    "usage", [b'{"prompt_tokens":5', b'{"a":"' + b"x" * 20_000 + b'"}', b"[" * 3000, b'{"a":"b', b""]
+)
+@pytest.mark.parametrize(("asked", "is_continuous"), [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize("is_one_piece", [True, False])
+def test_usage_without_an_end_fails_the_stream(
+    usage: bytes, asked: bool, is_continuous: bool, is_one_piece: bool
+) -> None:
+    relay = FrameRelay("tiny", wants_usage=asked, wants_continuous_usage=is_continuous, bounds=BOUNDS)
+    broken = chunk(0, "b")[:-3] + b',"usage":' + usage + b"\n\n"
+    before = chunk(0, "a") if is_one_piece else b""
+    relay.feed(before or chunk(0, "a"))
+    with pytest.raises(GatewayError, match="backend_error"):
+        relay.feed(before + broken)
 
 
 def test_usage_without_choices_is_usage() -> None:
@@ -489,11 +508,11 @@ def test_usage_without_choices_is_usage() -> None:
 
 
 def test_frames_with_text_are_counted_where_no_usage_is_told() -> None:
-    relay = FrameRelay("tiny", wants_usage=False)
+    relay = FrameRelay("tiny", wants_usage=False, bounds=BOUNDS)
     quoted = '"content":"x"'
     for frame in (chunk(0, ""), chunk(0, "a"), chunk(0, quoted) + chunk(0, "b"), chunk(0, "", "stop")):
         relay.feed(frame)
-    assert relay.text_frames == 3
+    assert relay.seen == (None, 3)
 
 
 @pytest.mark.parametrize(

@@ -598,12 +598,10 @@ class Exchange:
         collector = self._collector = Collector(model.id, choices=request.choices, max_bytes=most_bytes)
         await self._first_frames(response, collector, attempt)
         attempt.began()
+        await self._keep_collected(collector)
         while not collector.is_done and (piece := await response.next_chunk()):
             collector.feed(piece)
-            if collector.held_bytes > SMALL_BYTES:
-                await self.keep(min(collector.held_bytes, most_bytes))
-            if self._note is not None:
-                self._note()
+            await self._keep_collected(collector)
         collector.feed_end()
         if collector.is_full:
             response.close()  # what is made further is for nobody
@@ -614,6 +612,13 @@ class Exchange:
         usage = self._credible(collector.usage) or await self._assume(collector.seen)
         self.body = collector.body(usage)
         await self._account(usage)
+
+    async def _keep_collected(self, collector: Collector) -> None:
+        """Have room for what has come, and tell who watches."""
+        if (size_bytes := collector.held_bytes) > SMALL_BYTES:
+            await self.keep(min(size_bytes, self._chat.settings.upstream.max_response_bytes))
+        if self._note is not None:
+            self._note()
 
     def _check_is_ours(self, beginning: Body, response: Response) -> None:
         """Raise GatewayError `backend_error` for the answer to another request, and close its connection."""

@@ -33,19 +33,21 @@ def content_of(body: bytes | bytearray) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("fields", "is_collected", "is_streamed"),
+    ("fields", "above_tokens", "is_streamed"),
     [
-        ({"max_tokens": 100}, False, False),
-        ({"max_tokens": 101}, False, True),
-        ({}, False, True),
-        ({"max_tokens": 100}, True, True),
-        ({"max_tokens": 101, "logit_bias": {"1": 5}}, False, False),
+        ({"max_tokens": 100}, None, False),
+        ({"max_tokens": 101}, None, True),
+        ({}, None, True),
+        ({"max_tokens": 100}, 99, True),
+        ({"max_tokens": 5}, 0, True),
+        ({"max_tokens": 101}, -1, False),
+        ({"max_tokens": 101, "logit_bias": {"1": 5}}, 0, False),
     ],
 )
 async def test_an_answer_is_the_same_however_it_is_asked_for(
-    stage: Stage, fields: dict[str, Any], is_collected: bool, is_streamed: bool
+    stage: Stage, fields: dict[str, Any], above_tokens: int | None, is_streamed: bool
 ) -> None:
-    with stage.exchange(is_collected=is_collected) as exchange:
+    with stage.exchange(collect_above_tokens=above_tokens) as exchange:
         await exchange.begin(request(**fields))
         assert not exchange.is_stream
         answer = orjson.loads(exchange.body)

@@ -689,10 +689,21 @@ class Exchange:
         except GatewayError as refusal:
             record = record._replace(http_status=refusal.status, error_code=refusal.code)
             raise
+        except CancelledError:
+            record = self._note_departure(record)
+            raise
         finally:  # what is counted is what the caller is told, so only once that is known
             duration_s = self._chat.monotonic_s() - self._clock_start_s
             self._chat.metrics.request_ended(record, duration_s, self._first_token_s)
             self._chat.activity.note(record)
+
+    def _note_departure(self, record: RequestRecord) -> RequestRecord:
+        """Have recorded that the client left before it was told the whole; what was made is billed all the same."""
+        if record.http_status != 200:
+            return record
+        record = record._replace(http_status=_CLIENT_CLOSED.status, error_code=_CLIENT_CLOSED.code)
+        self._chat.ledger.note_departure(record)
+        return record
 
     def _credible(self, usage: Usage | None) -> Usage | None:
         """A usage that the backend told, if any; None, and told ourselves, where it cannot have been so much."""

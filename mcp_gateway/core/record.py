@@ -44,15 +44,16 @@ INSERT = (
 )
 """Takes a record as its parameters; a request is recorded once."""
 CORRECT = (
-    "UPDATE requests SET cost_nano = ?, http_status = ?, error_code = ?, latency_ms = ? WHERE account_id = ? AND id = ?"
+    "UPDATE requests SET cost_nano = COALESCE(?, cost_nano), http_status = ?, error_code = ?, latency_ms = ? "
+    "WHERE account_id = ? AND id = ?"
 )
 """For a request whose outcome turned out otherwise after its row was written; takes a `correction`."""
 
 
-def correction(record: RequestRecord) -> tuple[int, int, str | None, int, str, str]:
-    """The parameters of CORRECT."""
+def correction(record: RequestRecord, *, keeps_cost: bool = False) -> tuple[int | None, int, str | None, int, str, str]:
+    """The parameters of CORRECT; what was charged may stay."""
     return (
-        record.cost_nano,
+        None if keeps_cost else record.cost_nano,
         record.http_status,
         record.error_code,
         record.latency_ms,

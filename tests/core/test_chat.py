@@ -20,8 +20,20 @@ from mcp_gateway.core.gateway import DATABASE, Gateway, open_desk, open_gateway
 from mcp_gateway.core.ledger.ledger import Hold, SettlementPending
 from mcp_gateway.core.request import ChatRequest, parse_chat_request
 from tests.databases import migrated
-from tests.replaying import DONE, PATIENCE_S, ReplayingBackend, chunk, contents, in_two, silence, stream, unary
-from tests.serving import PRICED, chat_body
+from tests.replaying import (
+    DONE,
+    PATIENCE_S,
+    ReplayingBackend,
+    chunk,
+    contents,
+    events,
+    held,
+    in_two,
+    silence,
+    stream,
+    unary,
+)
+from tests.serving import PRICED, chat_body, eventually
 
 CREDIT_NANO = 10**9
 
@@ -192,6 +204,38 @@ async def test_a_bill_that_is_late_at_the_end_of_a_stream_is_told_beside_the_who
     assert b": the bill of 0.0000058 USD is written as soon as it can be\n\n" in frames
     assert frames.count(DONE) == 1
     await stage.is_accounted_for(5800, None)
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize("tokens", [(10, 4), (0, 0)])
+async def test_a_client_that_leaves_while_its_bill_is_written_pays_what_was_made_and_is_recorded_as_gone(
+    stage: Stage, tmp_path: Path, is_stream: bool, tokens: tuple[int, int]
+) -> None:
+    may_answer = asyncio.Event()
+    stage.backend.answer_with(held(may_answer, events(*stream(*tokens)) if is_stream else unary(*tokens)))
+
+    async def ask() -> None:
+        with stage.exchange() as exchange:
+            await exchange.begin(request(stream=is_stream))
+            async for _ in exchange.frames() if is_stream else []:  # type: ignore[union-attr]
+                pass
+
+    asking = asyncio.create_task(ask())
+    await stage.backend.chats_asked(1)
+    with contextlib.closing(sqlite3.connect(tmp_path / DATABASE, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        may_answer.set()
+        await eventually(lambda: all(exchange._is_accounted for exchange in stage.gateway.chat.running))
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        assert asking.cancelled()
+        other.execute("ROLLBACK")
+    await stage.is_accounted_for(tokens[0] * 300 + tokens[1] * 700, "client_closed")
+    assert await stage.gateway.ledger._store.fetch_all("SELECT http_status FROM requests") == [(499,)]
+    assert (
+        b'gateway_requests_total{model="priced/tiny",route="test",status="499"} 1.0'
+        in stage.gateway.metrics.exposition()
+    )
 
 
 async def test_usage_is_read_from_the_last_frame_when_the_stream_breaks_off(stage: Stage) -> None:

@@ -134,9 +134,9 @@ class Journal:
         """A row of the request log."""
         self._records.append(record)
 
-    def correct(self, record: RequestRecord) -> None:
-        """What a request's row says of its outcome from now on."""
-        self._corrections.append(correction(record))
+    def correct(self, record: RequestRecord, *, keeps_cost: bool = False) -> None:
+        """What a request's row says of its outcome from now on, and of its cost where that does not stay."""
+        self._corrections.append(correction(record, keeps_cost=keeps_cost))
 
     def write(self) -> None:
         """Into the database, all at once. Raises sqlite3.Error, also for what one entry alone is to blame for."""

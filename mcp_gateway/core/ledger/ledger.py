@@ -69,6 +69,17 @@ class GiveBack(NamedTuple):
     record: RequestRecord
 
 
+class Departure(NamedTuple):
+    """A client that left while its answer was settled, which it pays; `record` says in the request log that it left."""
+
+    request_id: str
+    record: RequestRecord
+
+
+Entry = End | GiveBack | Departure
+"""What is carried out in the end, whatever lies between."""
+
+
 class SettlementPending(Exception):
     """A settlement has not reached the disk in time. It is carried out as soon as that can be, unless taken back."""
 
@@ -152,6 +163,10 @@ class Ledger:
         """Return what a request was charged, if anything, once; `record` says why in the request log."""
         return self._keep(GiveBack(hold.request_id, hold.account_id, record))
 
+    def note_departure(self, record: RequestRecord) -> "asyncio.Future[int]":
+        """Have the request log say that the client had left, whose settlement or void was queued before."""
+        return self._keep(Departure(record.id, record), is_durable=False)
+
     async def void(self, request_id: str, record: RequestRecord | None) -> None:
         """End a request's hold, if there is one, by giving all of it back.
 
@@ -194,7 +209,7 @@ class Ledger:
         row = await self._store.fetch_one(sql, (account_id,))
         return Balance(*row) if row else Balance()
 
-    async def catch_up(self, entries: Iterable[End | GiveBack | RequestRecord]) -> None:
+    async def catch_up(self, entries: Iterable[Entry | RequestRecord]) -> None:
         """Carry out what an earlier process could not; what it had carried out is not done again. Durable."""
 
         def work(connection: sqlite3.Connection) -> None:
@@ -282,7 +297,7 @@ class Ledger:
         return True
 
     def _hold_and_end(
-        self, connection: sqlite3.Connection, wanted: Sequence[_Ask | End | GiveBack]
+        self, connection: sqlite3.Connection, wanted: Sequence[_Ask | Entry]
     ) -> list[Hold | int | GatewayError]:
         """The store's group for what a request costs: decided in order, read and written together."""
         request_ids = [one.request_id for one in wanted]
@@ -299,9 +314,12 @@ class Ledger:
         journal.write()
         return outcomes
 
-    def _outcome(self, journal: Journal, one: _Ask | End | GiveBack) -> Hold | int:
+    def _outcome(self, journal: Journal, one: _Ask | Entry) -> Hold | int:
         if isinstance(one, _Ask):
             return self._hold(journal, one)
+        if isinstance(one, Departure):
+            journal.correct(one.record, keeps_cost=True)
+            return 0
         return _end(journal, one) if isinstance(one, End) else _give_back(journal, one)
 
     def _hold(self, journal: Journal, ask: _Ask) -> Hold:
@@ -349,7 +367,7 @@ class Ledger:
     def _journal(self, connection: sqlite3.Connection) -> Journal:
         return Journal(connection, self._now_ms())
 
-    def _keep(self, one: End | GiveBack, *, is_durable: bool = True) -> "asyncio.Future[Any]":
+    def _keep(self, one: Entry, *, is_durable: bool = True) -> "asyncio.Future[Any]":
         """Queue what must be carried out in the end, whoever waits for it."""
         written = self._store.write_grouped(self._group, one, is_durable=is_durable, in_outage="keep", instead=_instead)
         written.add_done_callback(_look_at)
@@ -408,7 +426,7 @@ def _give_back(journal: Journal, back: GiveBack) -> int:
     return int(revenue_nano)
 
 
-def _instead(one: _Ask | End | GiveBack) -> End | None:
+def _instead(one: _Ask | Entry) -> End | None:
     """What stands in for an end that fails for an unknown reason: without its record, then a void, so that no hold
     stays for ever.
     """

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from mcp_gateway.core.ledger.ledger import End, GiveBack
+from mcp_gateway.core.ledger.ledger import Departure, End, Entry, GiveBack
 from mcp_gateway.core.record import RequestRecord
 
 logger = logging.getLogger(__name__)
@@ -19,7 +19,11 @@ logger = logging.getLogger(__name__)
 PENDING = "settlements.pending"
 _RESERVE = "settlements.reserve"
 _RESERVE_BYTES = 1024 * 1024
-Entry = End | GiveBack | RequestRecord
+Kept = Entry | RequestRecord
+_KINDS: dict[str, type[Kept]] = {
+    "settle": End, "give_back": GiveBack, "record": RequestRecord, "departure": Departure,
+}  # fmt: skip
+"""In the order in which they are written: money first, and last what corrects a record."""
 
 
 class ForeignPending(Exception):
@@ -34,7 +38,7 @@ class PendingFile:
         self._reserve = folder / _RESERVE
         self._database_id = database_id
 
-    def read(self) -> list[Entry]:
+    def read(self) -> list[Kept]:
         """What an earlier process left; nothing where it left nothing. Raises ForeignPending, OSError."""
         if not self._path.exists():
             return []
@@ -63,8 +67,9 @@ class PendingFile:
         self._reserve.unlink(missing_ok=True)
 
     def write(self, unwritten: Sequence[Any]) -> None:
-        """Keep what belongs to the ledger and the request log, money first, in the room that was set aside."""
-        entries = sorted(_kept(unwritten), key=lambda entry: isinstance(entry, RequestRecord))
+        """Keep what belongs to the ledger and the request log, in the room that was set aside."""
+        order = list(_KINDS.values())
+        entries = sorted(_kept(unwritten), key=lambda entry: order.index(type(entry)))
         if not entries:
             return self.give_up()
         lines = [orjson.dumps({"database": self._database_id}), *map(_line, entries)]
@@ -87,28 +92,28 @@ def _open(path: Path) -> Any:
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b")
 
 
-def _kept(unwritten: Iterable[Any]) -> Iterator[Entry]:
+def _kept(unwritten: Iterable[Any]) -> Iterator[Kept]:
     """A void needs no entry, since the next start voids what is open; its record does."""
     for one in unwritten:
         if isinstance(one, End) and one.kind == "void":
             if one.record is not None:
                 yield one.record
-        elif isinstance(one, End | GiveBack | RequestRecord):
+        elif type(one) in _KINDS.values():
             yield one
 
 
-def _line(entry: Entry) -> bytes:
-    kind = {End: "settle", GiveBack: "give_back", RequestRecord: "record"}[type(entry)]
+def _line(entry: Kept) -> bytes:
+    [kind] = [name for name, of in _KINDS.items() if of is type(entry)]
     fields = entry._asdict()
     if (record := fields.get("record")) is not None:
         fields["record"] = record._asdict()
     return orjson.dumps(fields | {"kind": kind})
 
 
-def _entry(fields: dict[str, Any]) -> Entry:
-    kind = fields.pop("kind")
-    if kind == "record":
-        return RequestRecord(**fields)
-    if fields["record"] is not None:
+def _entry(fields: dict[str, Any]) -> Kept:
+    kind = _KINDS[fields["kind"]]
+    if kind is not End:
+        del fields["kind"]
+    if fields.get("record") is not None:
         fields["record"] = RequestRecord(**fields["record"])
-    return GiveBack(**fields) if kind == "give_back" else End(kind="settle", **fields)
+    return kind(**fields)

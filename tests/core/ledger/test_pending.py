@@ -1,5 +1,6 @@
 """What could not be written before the process ended: kept in a file, and written once by the next."""
 
+import asyncio
 import json
 import sqlite3
 import stat
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mcp_gateway.core.ledger.ledger import Balance, End, GiveBack, Ledger, SettlementPending
+from mcp_gateway.core.ledger.ledger import Balance, Departure, End, GiveBack, Ledger, SettlementPending
 from mcp_gateway.core.ledger.pending import PENDING, ForeignPending, PendingFile
 from mcp_gateway.core.observe.records import Records
 from mcp_gateway.core.store.store import Store
@@ -25,12 +26,17 @@ async def opened(database: Path, clock: Clock) -> AsyncIterator[tuple[Store, Led
 
 
 async def left_in_an_outage(database: Path, clock: Clock, account: str) -> list[object]:
-    """What a process cannot write that ends in an outage: one stream's bill, one refused answer, a free request."""
+    """What a process cannot write that ends in an outage: two bills, one of them left, a refused answer, a free one."""
     async with opened(database, clock) as (store, ledger, pending):
         pending.set_aside()
         await ledger.credit(account, 100, "p")
-        holds = [await ledger.hold(name, account, 1, 10) for name in ("req_stream", "req_refused")]
+        holds = [await ledger.hold(name, account, 1, 10) for name in ("req_stream", "req_refused", "req_left")]
         with locked(database):
+            leaving = asyncio.ensure_future(ledger.settle(holds.pop(), 5, record("req_left", account, cost_nano=5)))
+            await asyncio.sleep(0)
+            leaving.cancel()
+            await asyncio.wait([leaving])
+            await asyncio.wait([ledger.note_departure(record("req_left", account)._replace(http_status=499))])
             for hold in holds:
                 with pytest.raises(SettlementPending) as caught:
                     await ledger.settle(hold, 7, record(hold.request_id, account, cost_nano=7))
@@ -49,9 +55,9 @@ async def test_it_is_written_once_whoever_stops_in_between(database: Path, clock
         pending.remove()
         assert pending.read() == []
         assert await ledger.void_open_holds() == 1  # that of the refused answer
-        assert await ledger.balance(account) == Balance(paid_nano=93)
+        assert await ledger.balance(account) == Balance(paid_nano=88)
         rows = await store.fetch_all("SELECT id, cost_nano, http_status FROM requests ORDER BY id")
-        assert rows == [("req_free", 0, 200), ("req_refused", 0, 503), ("req_stream", 7, 200)]
+        assert rows == [("req_free", 0, 200), ("req_left", 5, 499), ("req_refused", 0, 503), ("req_stream", 7, 200)]
         assert await ledger.check() == []
 
 
@@ -63,17 +69,17 @@ async def test_the_file_says_no_more_than_the_request_log_and_is_its_owners_alon
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     head, *lines = map(json.loads, file.read_bytes().splitlines())
     assert list(head) == ["database"]
-    assert [line["kind"] for line in lines] == ["settle", "record", "record"]
-    assert len(unwritten) == 3
+    assert [line["kind"] for line in lines] == ["settle", "settle", "record", "record", "departure"]
+    assert len(unwritten) == 5
 
 
 async def test_each_kind_of_entry_comes_back_as_it_was(tmp_path: Path, account: str) -> None:
     settle = End("req_1", "settle", 7, record("req_1", account, cost_nano=7), may_exceed=True)
     bare, back = End("req_2", "settle", 1, None), GiveBack("req_3", account, record("req_3", account))
-    free = record("req_4", account)
+    free, left = record("req_4", account), Departure("req_6", record("req_6", account))
     pending = PendingFile(tmp_path, "db")
-    pending.write([free, settle, lambda connection: None, bare, back, End("req_5", "void", 0, None)])
-    assert pending.read() == [settle, bare, back, free]
+    pending.write([left, free, settle, lambda connection: None, bare, back, End("req_5", "void", 0, None)])
+    assert pending.read() == [settle, bare, back, free, left]
 
 
 async def test_another_databases_file_is_refused(tmp_path: Path, account: str) -> None:

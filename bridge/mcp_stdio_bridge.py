@@ -14,7 +14,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
+import codecs
 import contextlib
+import importlib.util
+import ipaddress
 import json
 import os
 import queue
@@ -22,13 +25,16 @@ import random
 import re
 import select
 import signal
+import socket
+import ssl
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 from urllib.parse import parse_qsl, urljoin, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 try:
     import httpx2
@@ -47,9 +53,13 @@ CLOSE_TIMEOUT_S = 0.75
 LEAVING_TIMEOUT_S = 1.0  # for the last answers; the SDKs end a process that has not ended 2 s after its input
 SHORTEST_POLL_S = 0.1
 BACKOFF_S = (0.5, 30.0)  # first and longest wait before a stream is opened again
+MAX_REDIRECTS = 5
 
 PARSE_ERROR, INVALID_REQUEST, INTERNAL_ERROR, SERVER_ERROR = -32700, -32600, -32603, -32000  # JSON-RPC 2.0, section 5.1
 VERSION_KEY = "io.modelcontextprotocol/protocolVersion"
+QUOTES = (('"', '"'), ("'", "'"), ("`", "`"), ("\u201c", "\u201d"), ("\u2018", "\u2019"))  # word processors' too
+PORTS = {"http": 80, "https": 443}
+CERTIFICATE_FAULTS = (9, 10, 62, 64)  # not valid yet, expired, of another host or address: no authority would help
 NAME_PARAMETERS = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}  # what Mcp-Name repeats
 STREAM = "text/event-stream"
 LINE_ENDS = ((b"\xe2\x80\xa8", rb"\u2028"), (b"\xe2\x80\xa9", rb"\u2029"), (b"\xc2\x85", rb"\u0085"))
@@ -87,6 +97,10 @@ class Lost(Problem):
         super().__init__(message, data={"type": "connection_lost", "may_have_been_delivered": True})
 
 
+class Unusable(Exception):
+    """What the environment says cannot be used; the text names the variable and never its value."""
+
+
 class Refused(Problem):
     """An HTTP status other than success, without a JSON-RPC error in its body."""
 
@@ -96,6 +110,14 @@ class NotStreamable(Problem):
 
     def __init__(self, refusal: Problem) -> None:
         super().__init__(f"{refusal} Is this the MCP address? A gateway's ends in /v1/mcp.")
+        self.error = refusal.error | {"message": str(self)}
+
+
+class NotSse(Problem):
+    """The URL has no stream of HTTP+SSE; tells the client what the refusal said."""
+
+    def __init__(self, refusal: Problem) -> None:
+        super().__init__(f"{refusal} Is this the address of an HTTP+SSE stream? A gateway's ends in /v1/mcp/sse.")
         self.error = refusal.error | {"message": str(self)}
 
 
@@ -178,29 +200,54 @@ class Event:
 
 
 async def read_events(response: httpx2.Response) -> AsyncIterator[Event]:
-    """Events of a stream whose lines end in LF or CRLF; raises TimeoutError when it falls silent."""
+    """The events of a stream; raises TimeoutError when it falls silent."""
     chunks = aiter(response.aiter_bytes())
     silence_s = UNPINGED_SILENCE_S
-    pending = bytearray()
+    reader = LineSplitter()
     fields: dict[bytes, list[bytes]] = {}
     while True:
         async with asyncio.timeout(silence_s):
             chunk = await anext(chunks, None)
         if chunk is None:
             return
-        pending += chunk
-        if b"\n" not in chunk:
-            continue
-        *lines, pending = pending.split(b"\n")
-        for line in lines:
-            name, _, value = bytes(line.rstrip(b"\r")).partition(b":")
+        for line in reader.feed(chunk):
+            name, _, value = line.partition(b":")
             if name:
                 fields.setdefault(name, []).append(value.removeprefix(b" "))
-            elif line.startswith(b":"):
+            elif line:
                 silence_s = PINGED_SILENCE_S
             elif fields:
                 yield _event(fields)
                 fields = {}
+
+
+class LineSplitter:
+    """Whole lines of an event stream: they end in LF, CR LF or CR, and a byte order mark may stand before the first."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._has_begun = self._ended_in_cr = False
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        if self._ended_in_cr:  # a CR LF that was cut in two
+            chunk = chunk.removeprefix(b"\n")
+        self._ended_in_cr = chunk.endswith(b"\r")
+        first, *rest = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        self._parts.append(first)
+        if not rest:
+            return []
+        lines = [b"".join(self._parts), *rest[:-1]]
+        self._parts = rest[-1:]
+        if not self._has_begun:
+            self._has_begun = True
+            lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
+        return lines
+
+
+def is_stream(response: httpx2.Response) -> bool:
+    """Whether an answer is an event stream; media types have no case (RFC 9110, 8.3.1)."""
+    media_type, _, _ = response.headers.get("content-type", "").partition(";")
+    return media_type.strip().lower() == STREAM
 
 
 def _event(fields: dict[bytes, list[bytes]]) -> Event:
@@ -270,25 +317,84 @@ class Log:
 
 
 class Remote:
-    """The server's URL and the HTTP client that both transports share."""
+    """The server's URL and the HTTP client that both transports share; `way` says what requests pass, if anything."""
 
-    def __init__(self, client: httpx2.AsyncClient, url: str, log: Log) -> None:
+    def __init__(self, client: httpx2.AsyncClient, url: str, log: Log, way: str = "") -> None:
         self.url = url
         self.log = log
         self._client = client
+        self._way = way
 
     @contextlib.asynccontextmanager
     async def exchange(
         self, method: str, headers: dict[str, str], body: bytes | None = None, *, url: str | None = None
     ) -> AsyncIterator[httpx2.Response]:
         """One HTTP request and its streamed response; raises Unreachable or Lost, also while the body is read."""
+        target: str | None = url or self.url
         try:
-            async with self._client.stream(method, url or self.url, headers=headers, content=body) as response:
-                yield response
+            for _ in range(MAX_REDIRECTS):
+                assert target
+                async with self._client.stream(method, target, headers=headers, content=body) as response:
+                    target = moved_to(target, method, response)
+                    if target is None:
+                        yield response
+                        return
+                    if response.status_code == 308 and url is None:
+                        self.url = target
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError, httpx2.LocalProtocolError) as error:
-            raise Unreachable(str(error) or type(error).__name__) from error
+            raise Unreachable(reason_of(error) + self._way) from error
         except (httpx2.RequestError, TimeoutError) as error:
             raise Lost from error
+        raise Problem(f"The server redirects more than {MAX_REDIRECTS} times")
+
+
+def moved_to(url: str, method: str, response: httpx2.Response) -> str | None:
+    """Where the same request is to be sent instead, if that is of the same origin: the key is for no other."""
+    statuses = (301, 302, 303, 307, 308) if method == "GET" else (307, 308)
+    location = response.headers.get("location")
+    if response.status_code not in statuses or not location:
+        return None
+    return within_origin(url, location)
+
+
+def within_origin(url: str, reference: str) -> str | None:
+    """A reference as a URL of the same origin, however it spells that; None where it is of another, or none."""
+    try:
+        target = urljoin(url, reference)
+    except ValueError:
+        return None
+    if origin_of(target) is None or origin_of(target) != origin_of(url):
+        return None
+    return urlsplit(target)._replace(scheme=urlsplit(url).scheme, netloc=urlsplit(url).netloc).geturl()
+
+
+def origin_of(url: str) -> tuple[str, str, int | None] | None:
+    """Scheme, host and port, however they are spelt; None for what has none, or holds a user's name."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port or PORTS.get(parts.scheme)
+    except ValueError:
+        return None
+    if not host or parts.username is not None:
+        return None
+    with contextlib.suppress(ValueError):
+        return parts.scheme, ipaddress.ip_address(host).compressed, port
+    with contextlib.suppress(UnicodeError):
+        host = host.encode("idna").decode()
+    return parts.scheme, host.rstrip("."), port
+
+
+def reason_of(error: BaseException) -> str:
+    """Why the server was not reached; of a certificate, what to do about it."""
+    cause: BaseException | None = error
+    while not isinstance(cause, ssl.SSLCertVerificationError):
+        if cause is None:
+            return str(error) or type(error).__name__
+        cause = cause.__cause__ or cause.__context__
+    told = f"its certificate is not trusted ({cause.verify_message})"
+    if cause.verify_code in CERTIFICATE_FAULTS:
+        return told
+    return f"{told}; name the certificate file of the authority that signed it in SSL_CERT_FILE"
 
 
 class Transport(Protocol):
@@ -426,7 +532,7 @@ class StreamableHttp:
         raise problem
 
     async def _take_answer(self, frame: Frame, response: httpx2.Response) -> Cursor | None:
-        if response.headers.get("content-type", "").startswith(STREAM):
+        if is_stream(response):
             return await self._relay_stream(frame, response, Cursor())
         body = await response.aread()
         message = parse_message(body)
@@ -651,9 +757,10 @@ class HttpSse:
 
     async def _open(self, connection: SseConnection, response: httpx2.Response) -> AsyncIterator[Event]:
         if not response.is_success:
-            raise await refusal(response)
-        if not response.headers.get("content-type", "").startswith(STREAM):
-            raise Problem("The URL answers, but not as an MCP server")
+            problem = await refusal(response)
+            raise NotSse(problem) if response.status_code in (400, 404, 405, 406) else problem
+        if not is_stream(response):
+            raise NotSse(Problem("The URL answers, but not with an event stream."))
         events = read_events(response)
         endpoint = await self._endpoint(events)
         if self._initialize and self._initialized:
@@ -664,8 +771,8 @@ class HttpSse:
     async def _endpoint(self, events: AsyncIterator[Event]) -> str:
         async for event in events:
             if event.kind == "endpoint":
-                endpoint = urljoin(self._remote.url, event.data.decode(errors="replace"))
-                if urlsplit(endpoint)[:2] != urlsplit(self._remote.url)[:2]:
+                endpoint = within_origin(self._remote.url, event.data.decode(errors="replace").strip())
+                if endpoint is None:
                     raise Problem("The server names an endpoint on another host, which is not followed")
                 return endpoint
         raise Lost
@@ -999,7 +1106,7 @@ async def check(remote: Remote, transport: str, *, has_key: bool) -> int:
     return 0
 
 
-async def run(options: argparse.Namespace, key: str) -> int:
+async def run(options: argparse.Namespace, key: str, route: Route) -> int:
     """Opens the HTTP client and does what the options ask for; returns the exit code."""
     log = Log(is_verbose=options.debug)
     if task := asyncio.current_task():
@@ -1008,13 +1115,17 @@ async def run(options: argparse.Namespace, key: str) -> int:
     asyncio.get_running_loop().set_exception_handler(
         lambda _, context: log(f"unexpected: {type(context.get('exception')).__name__}")
     )
-    if key and is_in_the_clear(options.url):
+    if route.warning:
+        log(route.warning)
+    elif key and is_in_the_clear(options.url):
         log("the key travels unencrypted: use https where others can listen")
     headers = {"user-agent": "mcp-stdio-bridge"} | ({"authorization": f"Bearer {key}"} if key else {})
     timeout = httpx2.Timeout(connect=CONNECT_TIMEOUT_S, read=ANSWER_TIMEOUT_S, write=WRITE_TIMEOUT_S, pool=None)
     limits = httpx2.Limits(keepalive_expiry=KEEPALIVE_EXPIRY_S)
-    async with httpx2.AsyncClient(headers=headers, timeout=timeout, limits=limits) as client:
-        remote = Remote(client, options.url, log)
+    async with httpx2.AsyncClient(
+        headers=headers, timeout=timeout, limits=limits, verify=route.tls, proxy=route.proxy, trust_env=False
+    ) as client:
+        remote = Remote(client, options.url, log, route.way)
         if options.check:
             return await check(remote, options.transport, has_key=bool(key))
         return await serve(remote, options.transport)
@@ -1027,10 +1138,159 @@ def end_on_signals(task: asyncio.Task[Any]) -> None:
             asyncio.get_running_loop().add_signal_handler(getattr(signal, name), task.cancel)
 
 
+class Route(NamedTuple):
+    """How requests reach the server: the proxy (and the setting that names it), and whom TLS trusts."""
+
+    tls: ssl.SSLContext
+    proxy: httpx2.Proxy | None = None
+    named_in: str = ""
+    is_in_the_clear: bool = False
+
+    @property
+    def way(self) -> str:
+        return f" (through the proxy that {self.named_in} names)" if self.proxy else ""
+
+    @property
+    def warning(self) -> str:
+        """What is said of plain HTTP through a proxy."""
+        if not (self.proxy and self.is_in_the_clear):
+            return ""
+        return (
+            f"the proxy that {self.named_in} names can read the key and all else: use https, or name the server's host "
+            "in NO_PROXY"
+        )
+
+
+def read_route(url: str) -> Route:
+    """How the environment has requests to this URL sent; raises Unusable. What is for other URLs is not looked at."""
+    proxy_url, named_in = choose_proxy(url)
+    uses_tls = url.lower().startswith("https:") or proxy_url.startswith("https:")
+    tls = read_tls() if uses_tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if not proxy_url:
+        return Route(tls)
+    try:
+        proxy = httpx2.Proxy(proxy_url, ssl_context=tls if proxy_url.startswith("https:") else None)
+    except (httpx2.InvalidURL, ValueError):
+        raise Unusable(f"{named_in} is not the URL of a proxy") from None
+    return Route(tls, proxy, named_in, is_in_the_clear(url))
+
+
+def choose_proxy(url: str) -> tuple[str, str]:
+    """The proxy for a URL and the setting that names it; two empty texts for none. Raises Unusable."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    proxies = getproxies()
+    scheme = next((name for name in (parts.scheme, "all") if cleaned(proxies.get(name, ""))), "")
+    if not scheme or is_loopback(host) or proxy_bypass(host):
+        return "", ""
+    if is_exempt(host, parts.port or PORTS[parts.scheme], cleaned(proxies.get("no", ""))):
+        return "", ""
+    names = (f"{scheme}_proxy", f"{scheme}_proxy".upper(), *os.environ)
+    found = (name for name in names if name.lower() == f"{scheme}_proxy" and os.environ.get(name))
+    named_in = next(found, "the system's settings")
+    return checked_proxy(cleaned(proxies[scheme]), named_in), named_in
+
+
+def checked_proxy(value: str, named_in: str) -> str:
+    """The URL of a proxy; raises Unusable for what is none, and may hold a password."""
+    url = value if "://" in value else f"http://{value}"
+    url = re.sub("(?i)^socks://", "socks5://", url)  # GNOME's spelling
+    try:
+        parts = urlsplit(url)
+        is_url = bool(parts.hostname) and parts.port != 0 and parts.path in ("", "/")
+    except ValueError:
+        is_url = False
+    if not is_url or parts.query or parts.fragment or re.search(r"[\s\x00-\x1f]", url):
+        raise Unusable(
+            f"{named_in} is not the URL of a proxy, http://host:port (in a password, signs such as / and # are written "
+            "as %2F and %23)"
+        )
+    if parts.scheme not in ("http", "https", "socks5", "socks5h"):
+        raise Unusable(f"{named_in} names a proxy of a kind that is not supported: http, https and socks5 are")
+    if parts.scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
+        raise Unusable(f"{named_in} names a SOCKS proxy, for which socksio is missing: run `pip install socksio`")
+    return parts._replace(path="").geturl()
+
+
+def is_exempt(host: str, port: int, rules: str) -> bool:
+    """Whether NO_PROXY names a host: by its name or a domain of it, address, network or with its port."""
+    return any(_exempts(rule.lower(), host.rstrip("."), port) for rule in re.split(r"[\s,;]+", rules) if rule)
+
+
+def _exempts(rule: str, host: str, port: int) -> bool:
+    if rule == "*":
+        return True
+    name, rule_port = rule.rpartition("://")[2], ""
+    if name.startswith("["):
+        name, _, rest = name[1:].partition("]")
+        name, rule_port = (name + rest, "") if rest.startswith("/") else (name, rest.removeprefix(":"))
+    elif name.count(":") == 1:
+        name, _, rule_port = name.partition(":")
+    if rule_port and rule_port != str(port):
+        return False
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host) in ipaddress.ip_network(name, strict=False)
+    name = name.removeprefix("*").strip(".")
+    return bool(name) and (host == name or host.endswith(f".{name}"))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine; also in the short spellings of IPv4, such as 127.1."""
+    name = host.rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(name.partition("%")[0])
+    except ValueError:
+        with contextlib.suppress(OSError):
+            address = ipaddress.IPv4Address(socket.inet_aton(name))
+            return address.is_loopback or address.is_unspecified
+        return False
+    address = getattr(address, "ipv4_mapped", None) or address
+    return address.is_loopback or address.is_unspecified
+
+
+def read_tls() -> ssl.SSLContext:
+    """Trusts whom SSL_CERT_FILE and SSL_CERT_DIR name, else whom the system trusts; raises Unusable."""
+    file, folder = (cleaned(os.environ.get(name, "")) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"))
+    if file and not os.path.isfile(file):
+        raise Unusable("SSL_CERT_FILE names a file that is not there")
+    if folder and not os.path.isdir(folder):
+        raise Unusable("SSL_CERT_DIR names a folder that is not there")
+    try:
+        if file or folder:
+            return ssl.create_default_context(cafile=file or None, capath=folder or None)
+        return httpx2.create_ssl_context(trust_env=False)
+    except ssl.SSLError:
+        raise Unusable("SSL_CERT_FILE names a file that holds no certificates") from None
+    except OSError as error:
+        is_key_log = error.filename == os.environ.get("SSLKEYLOGFILE", "")
+        name, done = ("SSLKEYLOGFILE", "written") if is_key_log else ("SSL_CERT_FILE", "read")
+        raise Unusable(f"{name} names a file that cannot be {done}") from None
+
+
 def is_in_the_clear(url: str) -> bool:
     """Whether requests leave this machine without TLS."""
     parts = urlsplit(url)
-    return parts.scheme == "http" and not re.fullmatch(r"localhost|127(\.\d+){3}|::1", parts.hostname or "")
+    return parts.scheme == "http" and not is_loopback(parts.hostname or "")
+
+
+def cleaned(value: str) -> str:
+    """A setting as it was meant: without the white space, line ends and quotes that configuration files leave on it."""
+    value = value.strip("\ufeff \t\r\n\v\f\xa0")
+    for first, last in QUOTES:
+        if len(value) > 1 and value.startswith(first) and value.endswith(last):
+            return cleaned(value[1:-1])
+    return value
+
+
+def read_key() -> str:
+    """The key of GATEWAY_API_KEY, also where it was pasted with what stands before it in a header; raises Unusable."""
+    key = cleaned(os.environ.get("GATEWAY_API_KEY", ""))
+    key = cleaned(re.sub(r"(?i)^(?:authorization:\s*)?bearer\s+", "", key))
+    if not re.fullmatch(r"[\x21-\x7e]*", key):
+        raise Unusable("GATEWAY_API_KEY holds characters that no key has")
+    return key
 
 
 def reason_against_url(url: str) -> str | None:
@@ -1040,6 +1300,8 @@ def reason_against_url(url: str) -> str | None:
         is_http = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         is_http = False
+    if re.search(r"[\s\x00-\x1f\x7f]", url):
+        return "the URL holds a space or a line end"
     if not is_http:
         return "give the URL of the MCP server, http://... or https://..., as the argument or in GATEWAY_URL"
     secret_names = {"key", "token", "secret", "password", "auth", "authorization", "api_key", "apikey", "access_token"}
@@ -1064,6 +1326,7 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     options, rest = parser.parse_known_args(argv)
     if rest:
         refuse("one URL and the options of --help are all it takes; a key comes only from GATEWAY_API_KEY")
+    options.url = cleaned(options.url)
     if reason := reason_against_url(options.url):
         refuse(reason)
     return options
@@ -1078,13 +1341,14 @@ def refuse(reason: str) -> NoReturn:
 def main(argv: list[str] | None = None) -> int:
     """Runs the bridge and returns its exit code; raises SystemExit(2) when it cannot start."""
     options = parse_options(argv)
-    key = re.sub(r"(?i)^bearer\s+", "", os.environ.get("GATEWAY_API_KEY", "").strip())
-    if not re.fullmatch(r"[\x21-\x7e]*", key):
-        refuse("GATEWAY_API_KEY holds characters that no key has")
     if httpx2 is None:
         refuse("httpx2 is missing: run `pip install httpx2`, or start the script with `uv run mcp_stdio_bridge.py URL`")
     try:
-        return asyncio.run(run(options, key))
+        key, route = read_key(), read_route(options.url)
+    except Unusable as unusable:
+        refuse(str(unusable))
+    try:
+        return asyncio.run(run(options, key, route))
     except KeyboardInterrupt:
         return 130
     except asyncio.CancelledError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -58,7 +59,9 @@ class FakeServer:
 
 
 @contextlib.asynccontextmanager
-async def fake_server(handler: Callable[[Exchange], Awaitable[None]]) -> AsyncIterator[FakeServer]:
+async def fake_server(
+    handler: Callable[[Exchange], Awaitable[None]], tls: ssl.SSLContext | None = None
+) -> AsyncIterator[FakeServer]:
     """Serves on a free port until the context ends."""
     tasks = set()
 
@@ -76,8 +79,8 @@ async def fake_server(handler: Callable[[Exchange], Awaitable[None]]) -> AsyncIt
             await handler(exchange)
         writer.close()
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
-    fake = FakeServer(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/mcp")
+    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
+    fake = FakeServer(f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/mcp")
     async with server:
         yield fake
         for task in tasks:

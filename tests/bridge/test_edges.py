@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from bridge import mcp_stdio_bridge
-from bridge.mcp_stdio_bridge import Bridge, Frame, Log, Problem, Remote, backoff, encode_header, read_events
+from bridge.mcp_stdio_bridge import Bridge, Frame, Log, Problem, Remote, backoff, encode_header, origin_of, read_events
 from tests.bridge.conftest import DEADLINE_S, INITIALIZE_PARAMS, Message
 from tests.bridge.fake_server import STREAM, Exchange, fake_server
 from tests.loop_clock import pass_time
@@ -376,6 +376,112 @@ async def test_an_endpoint_on_another_host_is_not_followed() -> None:
         assert "another host" in (await lines.call())["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    "spelling", ["http://LocalHost:{port}/m", "http://localhost.:{port}/m", "  /m\t", "m", "//localhost:{port}/m"]
+)
+async def test_an_endpoint_of_the_same_origin_is_followed_however_it_is_spelt(spelling: str) -> None:
+    posted: asyncio.Queue[Exchange] = asyncio.Queue()
+
+    async def one_answer(exchange: Exchange) -> None:
+        if exchange.method == "POST":
+            await exchange.head(202, content_length="0")
+            await posted.put(exchange)
+        else:
+            port = exchange.headers["host"].rpartition(":")[2]
+            await exchange.head(200, content_type="Text/Event-Stream; charset=UTF-8")
+            await exchange.send(f"event: endpoint\ndata: {spelling.format(port=port)}\n\n")
+            await exchange.event((await posted.get()).result())
+            await asyncio.Event().wait()
+
+    async with fake_server(one_answer) as server:
+        url = server.url.replace("127.0.0.1", "localhost")
+        async with bridge_to(url, "sse") as lines:
+            assert (await lines.call())["result"] == {}
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "https://localhost/m", "http://localhost:1/m", "http://u:p@localhost:{port}/m", "http://localhost.evil.example/m",
+        "http://[/m", "http://localhost:x/m", "ftp://localhost:{port}/m", "//evil.example/m",
+    ],
+)  # fmt: skip
+async def test_an_endpoint_of_another_origin_is_not_followed(endpoint: str) -> None:
+    async def lure(exchange: Exchange) -> None:
+        port = exchange.headers["host"].rpartition(":")[2]
+        await exchange.head(200, content_type=STREAM)
+        await exchange.send(f"event: endpoint\ndata: {endpoint.format(port=port)}\n\n")
+        await asyncio.Event().wait()
+
+    async with fake_server(lure) as server:
+        async with bridge_to(server.url.replace("127.0.0.1", "localhost"), "sse") as lines:
+            assert "another host" in (await lines.call())["error"]["message"]
+        assert server.methods == ["GET"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("http://a", "HTTP://A:80/x"), ("https://a.example", "https://A.Example.:443"), ("http://[::1]:8", "http://[0:0::1]:8"),
+        ("https://b\u00fccher.example", "https://xn--bcher-kva.example/"),
+    ],
+)  # fmt: skip
+def test_an_origin_is_the_same_however_it_is_spelt(one: str, other: str) -> None:
+    assert origin_of(one) == origin_of(other) is not None
+
+
+@pytest.mark.parametrize("status", [307, 308])
+@pytest.mark.parametrize("location", ["/v1/other", "other", "HTTP://LOCALHOST:{port}/v1/other"])
+async def test_a_redirect_within_the_origin_is_followed(status: int, location: str) -> None:
+    async def moved(exchange: Exchange) -> None:
+        port = exchange.headers["host"].rpartition(":")[2]
+        if exchange.path == "/v1/mcp":
+            await exchange.head(status, location=location.format(port=port), content_length="0")
+        else:
+            await exchange.json(exchange.result(body=exchange.body.decode()))
+
+    async with fake_server(moved) as server, bridge_to(server.url.replace("127.0.0.1", "localhost")) as lines:
+        for number in (1, 2):
+            assert json.loads((await lines.call(id=number))["result"]["body"])["method"] == "tools/call"
+        paths = [exchange.path for exchange in server.exchanges]
+    again = ["/v1/mcp", "/v1/other"] if status == 307 else ["/v1/other"]  # a permanent one is remembered
+    assert paths == ["/v1/mcp", "/v1/other", *again]
+
+
+@pytest.mark.parametrize(
+    ("status", "location"),
+    [
+        (307, "https://127.0.0.1/mcp"), (308, "http://evil.example/mcp"), (307, "//evil.example/"), (302, "/v1/other"),
+        (307, "http://["), (307, ""), (303, "/v1/other"),
+    ],
+)  # fmt: skip
+async def test_a_redirect_elsewhere_or_to_another_method_is_told_and_not_followed(status: int, location: str) -> None:
+    async def moved(exchange: Exchange) -> None:
+        await exchange.head(status, location=location, content_length="0")
+
+    async with fake_server(moved) as server, bridge_to(server.url) as lines:
+        assert str(status) in (await lines.call())["error"]["message"]
+    assert server.methods == ["POST"]
+
+
+async def test_redirects_in_a_circle_come_to_an_end() -> None:
+    async def around(exchange: Exchange) -> None:
+        await exchange.head(307, location=exchange.path, content_length="0")
+
+    async with fake_server(around) as server, bridge_to(server.url) as lines:
+        assert "redirects" in (await lines.call())["error"]["message"]
+    assert len(server.exchanges) == mcp_stdio_bridge.MAX_REDIRECTS
+
+
+@pytest.mark.parametrize("status", [404, 405, 200])
+async def test_an_address_without_an_event_stream_is_told_which_one_is_meant(status: int) -> None:
+    async def none(exchange: Exchange) -> None:
+        await exchange.json({"error": {"message": "Not this.", "type": "t"}}, status)
+
+    async with fake_server(none) as server, bridge_to(server.url, "sse") as lines:
+        assert "/v1/mcp/sse" in (await lines.call())["error"]["message"]
+
+
 async def test_an_event_stream_that_never_opens_is_an_error_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mcp_stdio_bridge, "OPEN_TIMEOUT_S", 0.05)
 
@@ -466,9 +572,16 @@ def test_a_name_that_http_cannot_carry_is_wrapped_in_base64(value: str, encoded:
     assert encode_header(value) == encoded
 
 
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r", None])
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
-async def test_events_are_read_whole_however_the_bytes_arrive(size: int) -> None:
-    stream = b': hi\r\n\r\nevent: endpoint\ndata: /m\n\nid: 4\r\nretry: 20\r\ndata:{"a":\r\ndata: 1}\r\n\r\ndata: cut'
+async def test_events_are_read_whole_however_the_bytes_arrive_and_lines_end(
+    size: int, end: bytes | None, mark: bytes
+) -> None:
+    stream = b': hi\r\n\r\nevent: endpoint\ndata: /m\n\nid: 4\r\nretry: 20\rdata:{"a":\r\ndata: 1}\r\r\ndata: cut'
+    if end is not None:
+        stream = stream.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", end)
+    stream = mark + stream
 
     async def pieces() -> AsyncIterator[bytes]:
         for i in range(0, len(stream), size):

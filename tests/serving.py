@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import openai
@@ -17,7 +17,7 @@ import orjson
 from starlette.types import ASGIApp
 
 from http_api.app import build_app
-from http_api.connection import Bounds, Census
+from http_api.connection import Bounds, Census, Connection
 from http_api.program import census_of, mcp_door
 from http_api.serve import DrainingServer, config_of
 from mcp_gateway.core.config import Settings
@@ -149,6 +149,12 @@ async def eventually(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110 - see above
             await asyncio.sleep(0.001)
+
+
+def unread(door: Door) -> int:
+    """How many connections have more written to them than their clients read."""
+    connections = cast("set[Connection]", door.server.server_state.connections)
+    return sum(connection.is_write_paused for connection in connections)
 
 
 _addresses = count(1)

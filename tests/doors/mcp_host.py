@@ -29,7 +29,7 @@ from mcp_gateway.server import build_door
 from tests.connections import uncapped
 from tests.databases import migrated
 from tests.replaying import PATIENCE_S
-from tests.serving import served
+from tests.serving import Clock, served
 
 UNLIMITED = Allowance(None, None, None, None)
 PATHS = ("/v1/mcp", "/api/v1/inference/mcp")
@@ -112,14 +112,16 @@ def gated(host: Host) -> Gate:
 
 @contextlib.asynccontextmanager
 async def open_host(data_dir: Path, *, send_buffer_bytes: int = 0, **settings: Any) -> AsyncIterator[Host]:
-    """Serve on a free port. Whatever the server or the loop reports as an error on the way fails the test.
+    """Serve on a free port; the clock of limits stands still.
 
-    With a small send buffer the server notices early that a client does not read.
+    Whatever the server or the loop reports as an error on the way fails the test. With a small send buffer the server
+    notices early that a client does not read.
     """
     guests = {"requests_per_minute": 10_000, "in_flight_per_address": 1000} | settings.pop("guests", {})
     limits = {"listing_requests_per_minute": 1_000_000} | settings.pop("limits", {})
     migrated(data_dir / DATABASE)
-    async with open_gateway(Settings(data_dir=data_dir, guests=guests, limits=limits, **settings)) as gateway:
+    tree = Settings(data_dir=data_dir, guests=guests, limits=limits, **settings)
+    async with open_gateway(tree, now_s=Clock()) as gateway:
         door = build_door(
             settings=gateway.settings,
             version=gateway.version,

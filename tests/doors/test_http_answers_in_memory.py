@@ -3,16 +3,15 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from typing import Any, cast
+from typing import Any
 
 import orjson
 import pytest
 import pytest_asyncio
 
-from http_api.connection.connection import Connection
 from mcp_gateway.core.bytes_in_flight import SMALL_BYTES, STEP_BYTES, BytesInFlight, Owner
 from tests.replaying import PATIENCE_S, Asked, ReplayingBackend, chunk, silence, stream, unary
-from tests.serving import FREE, Door, chat_body, error_of, eventually, open_door
+from tests.serving import FREE, Door, chat_body, error_of, eventually, open_door, unread
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 KIB = 1024
@@ -58,12 +57,6 @@ async def owner_of(door: Door, key: str) -> Owner:
     """Whom a key's requests are counted for; their address is a proxy's."""
     (own,) = (await door.get("/v1/keys", key)).json()["data"]
     return Owner(own["id"], None, False)
-
-
-def unread(door: Door) -> int:
-    """How many connections have more written to them than their clients read."""
-    connections = cast("set[Connection]", door.server.server_state.connections)
-    return sum(connection.is_write_paused for connection in connections)
 
 
 def request_of(key: str, **fields: Any) -> bytes:

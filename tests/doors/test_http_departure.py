@@ -1,6 +1,7 @@
 """Clients that stop reading, or go away at awkward moments: the backend is let go of and no slot stays taken."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -9,12 +10,13 @@ import orjson
 import pytest
 import pytest_asyncio
 
+from tests.loop_clock import pass_time
 from tests.replaying import PATIENCE_S, Asked, ReplayingBackend, chunk, silence, unary
-from tests.serving import FREE, PRICED, Door, chat_body, eventually, open_door
+from tests.serving import FREE, PRICED, Door, chat_body, eventually, open_door, unread
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-STALL_S = 0.4
+STALL_S = 30.0
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -78,6 +80,8 @@ async def test_a_client_that_stops_reading_has_left_and_pays_for_what_was_read_f
     with connect(door) as client:
         client.sendall(request_of(await door.key(account_id), model="priced/tiny", stream=True))
         (asked,) = await backend.chats_asked(1)
+        await eventually(lambda: unread(door))
+        pass_time(STALL_S)
         await asked.gone()
         await door.nothing_is_left()
     assert 0 < 9 * 10**9 - await door.balance_nano(account_id) <= 9 * 300 + flood.tokens * 700
@@ -88,8 +92,15 @@ async def test_a_client_that_stops_reading_has_left_and_pays_for_what_was_read_f
 async def test_a_client_that_stops_sending_its_body_has_left(served: tuple[Door, ReplayingBackend]) -> None:
     door, backend = served
     account_id = await door.account()
-    raw = await door.raw(request_of(await door.key(account_id))[:-5])
-    assert raw == b""
+    head, end, body = request_of(await door.key(account_id)).partition(b"\r\n\r\n")
+    reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
+    writer.write(head + b"\r\nexpect: 100-continue" + end)
+    assert await reader.readuntil(end) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    writer.write(body[:-5])
+    pass_time(STALL_S)
+    with contextlib.suppress(ConnectionError):
+        assert await reader.read() == b""
+    writer.close()
     await door.nothing_is_left()
     rows = await door.rows("SELECT error_code FROM requests WHERE account_id = ?", account_id)
     assert rows == [("client_closed",)]
@@ -105,7 +116,8 @@ async def test_a_client_that_sends_its_body_slowly_but_steadily_is_served(
     async def pieces() -> AsyncIterator[bytes]:
         for start in range(0, len(body), len(body) // 3):
             yield body[start : start + len(body) // 3]
-            await asyncio.sleep(STALL_S / 2)
+            await eventually(lambda: door.server.server_state.tasks)
+            pass_time(STALL_S / 2)
 
     headers = {"authorization": f"Bearer {await door.key()}", "content-type": "application/json"}
     response = await door.http.post("/v1/chat/completions", content=pieces(), headers=headers)

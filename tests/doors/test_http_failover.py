@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 
 from tests.captured import captured
+from tests.loop_clock import pass_time
 from tests.replaying import (
     DONE,
     Answer,
@@ -27,7 +28,7 @@ from tests.serving import FREE, PRICED, Door, bearer, chat_body, error_of, open_
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-TIMEOUT_S = 0.2
+TIMEOUT_S = 30.0
 TOLD = b'data: {"error": {"message": "EngineCore encountered an issue", "param": null, "code": 500}}\n\n'
 ABORTED = chunk("", 10, 2).replace(b'"finish_reason":null', b'"finish_reason":"abort"')
 REFUSED = b'{"error":{"message":"temperature must be non-negative","type":"BadRequestError","param":"temperature"}}'
@@ -63,7 +64,7 @@ async def _served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
                 "first_token_max_s": TIMEOUT_S,
                 "unary_timeout_s": TIMEOUT_S,
                 "idle_timeout_s": TIMEOUT_S,
-                "discovery_interval_s": TIMEOUT_S / 4,
+                "queue_comment_s": 0,
             },
         ) as door,
     ):
@@ -85,6 +86,12 @@ async def served(_served: Served) -> AsyncIterator[Served]:
     await door.nothing_is_left()
 
 
+async def time_runs_out_at(backend: ReplayingBackend) -> None:
+    """Once it was asked."""
+    await backend.chats_asked(1)
+    pass_time(TIMEOUT_S)
+
+
 @pytest.mark.parametrize(
     "failing",
     [death, whole(b"{}", 500), whole(b'{"error":"Unauthorized"}', 401), replayed(captured("863_queue_full")),
@@ -98,7 +105,10 @@ async def test_a_backend_that_fails_before_its_first_token_is_followed_by_anothe
     door, first, second = served
     first.answer_with(failing, failing)
     account_id = await door.account("1")
-    response = await door.chat(await door.key(account_id), model="priced/tiny", stream=is_stream)
+    asking = asyncio.create_task(door.chat(await door.key(account_id), model="priced/tiny", stream=is_stream))
+    if failing is silence:
+        await time_runs_out_at(first)
+    response = await asking
     assert response.status_code == 200, response.text
     assert len(second.chats) == 1
     assert second.chats[0].json == first.chats[0].json
@@ -125,7 +135,10 @@ async def test_a_stream_that_fails_after_its_head_but_before_its_first_token_goe
 ) -> None:
     door, first, second = served
     first.answer_with(failing)
-    response = await door.chat(await door.key(), stream=True)
+    asking = asyncio.create_task(door.chat(await door.key(), stream=True))
+    if failing is head_alone:
+        await time_runs_out_at(first)
+    response = await asking
     assert response.status_code == 200, response.text
     assert (len(first.chats), len(second.chats)) == (1, 1)
 
@@ -171,7 +184,10 @@ async def test_no_first_token_in_time_is_502_and_the_backend_is_hung_up_on(serve
     door, first, second = served
     for backend in (first, second):
         backend.answer_with(failing)
-    response = await door.chat(await door.key(), stream=True)
+    asking = asyncio.create_task(door.chat(await door.key(), stream=True))
+    await time_runs_out_at(first)
+    await time_runs_out_at(second)
+    response = await asking
     assert (response.status_code, error_of(response)["code"]) == (502, "first_token_timeout")
     await asyncio.gather(first.chats[0].gone(), second.chats[0].gone())
 
@@ -200,6 +216,8 @@ async def failing_in_the_middle(served: Served, end: Answer) -> tuple[list[dict[
             got += piece
             if b'"content":"a"' in got:
                 has_begun.set()
+                if end is silence:
+                    pass_time(TIMEOUT_S)
     assert second.chats == []
     return contents([got]), got, account_id
 

@@ -215,12 +215,14 @@ async def test_a_stripe_that_cannot_be_reached_is_502(tmp_path: Path, stripe: Fa
 async def test_an_answer_that_was_not_waited_for_is_had_by_sending_the_same_key_again(
     tmp_path: Path, stripe: FakeStripe
 ) -> None:
-    async with open_door(tmp_path, stripe=settings_of(stripe, timeout_s=0.2)) as door:
+    async with open_door(tmp_path, stripe=settings_of(stripe)) as door:
         key = await door.key()
         await door.post(b"{}", key, PORTAL)
+    async with open_door(tmp_path, stripe=settings_of(stripe, timeout_s=0.2)) as door:
         stripe.gate.clear()
         hung = await door.post(TEN_USD, key, CHECKOUT, idempotency_key="order-1")
         assert error_of(hung)["code"] == "payments_unavailable"
+    async with open_door(tmp_path, stripe=settings_of(stripe)) as door:
         stripe.gate.set()
         again = await door.post(TEN_USD, key, CHECKOUT, idempotency_key="order-1")
     assert again.status_code == 201

@@ -529,23 +529,34 @@ async def test_a_body_that_no_app_takes_is_dropped_and_the_connection_goes_on() 
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HT", HELLO], ids=["nothing", "half a head", "one request"])
-async def test_a_connection_without_a_request_is_closed_in_the_end(
-    sent: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(http_connection, "_KEEP_ALIVE_S", 0.05)
+async def test_a_connection_without_a_request_is_closed_in_the_end(sent: bytes) -> None:
     async with serving(hello) as port:
-        assert (await raw(port, sent)).count(b"HTTP/1.1 200") == sent.count(b"hello")
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent)
+        if sent == HELLO:
+            assert (await reader.readuntil(b"GET /hello  ")).startswith(b"HTTP/1.1 200")
+        reading = asyncio.create_task(reader.read())
+        while not reading.done():
+            pass_time(http_connection._KEEP_ALIVE_S)
+            await asyncio.sleep(0.001)
+        assert await reading == b""
+        writer.close()
+        await writer.wait_closed()
 
 
-async def test_a_connection_is_not_closed_while_it_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_connection, "_KEEP_ALIVE_S", 0.02)
-
+async def test_a_connection_is_not_closed_while_it_is_answered() -> None:
     async def slow(scope: Scope, receive: Receive, send: Send) -> None:
-        await asyncio.sleep(0.15)
+        for _ in range(5):
+            pass_time(http_connection._KEEP_ALIVE_S)
+            await asyncio.sleep(0.001)  # what was due has been done
         await hello(scope, receive, send)
 
     async with serving(slow) as port:
-        assert (await raw(port, HELLO)).endswith(b"GET /hello  ")
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(closing(HELLO))
+        assert (await reader.read()).endswith(b"GET /hello  ")
+        writer.close()
+        await writer.wait_closed()
 
 
 @pytest.mark.parametrize("is_whole", [True, False], ids=["in one piece", "in pieces"])

@@ -696,12 +696,10 @@ async def test_patience_prolongs_nothing_beyond_the_time_in_all(is_stream: bool,
 
 
 async def test_no_patience_is_left_behind_for_the_next_exchange() -> None:
-    async with exchange_with(reply(answer(b"hi"), then=read_then_stall), timeouts=Timeouts(unary_s=SHORT_S)) as (
-        _,
-        transport,
-    ):
+    async with exchange_with(reply(answer(b"hi"), then=read_then_stall)) as (_, transport):
         response = await transport.request("GET", "/x", [], patience=Counted(0))
         assert await response.read() == b"hi"
+        transport.timeouts = Timeouts(unary_s=SHORT_S)
         with pytest.raises(TimedOut) as caught:
             await get(transport)
         assert caught.value.which == "unary"

@@ -88,6 +88,7 @@ async def _relay(exchange: Exchange, request: ChatRequest, stream: EventStream, 
             await stream.send(await exchange.frames_of(error))
         while frames := await exchange.next_frames():
             await stream.send(frames)
+            frames = b""  # which may be long, and is not kept while the next are waited for
     await stream.end()
 
 

@@ -286,8 +286,7 @@ class Exchange:
         self._let_go(None if self._is_accounted and self._status == 200 else _CLIENT_CLOSED)
         if not self._is_accounted:
             self._account_for_leaving(error)
-        if self._kept_bytes and self._call.context is not None:
-            self._call.context.reservation.shrink(self._kept_bytes)
+        self._keep_nothing()
         self._turn.release()
         self._chat.lifecycle.leave()
         self._chat.running.discard(self)
@@ -304,6 +303,11 @@ class Exchange:
         wanted_bytes = ceil(size_bytes / STEP_BYTES) * STEP_BYTES
         await self._call.context.reservation.grow(wanted_bytes - self._kept_bytes)
         self._kept_bytes = wanted_bytes
+
+    def _keep_nothing(self) -> None:
+        if self._kept_bytes and self._call.context is not None:
+            self._call.context.reservation.shrink(self._kept_bytes)
+            self._kept_bytes = 0
 
     # What a door may tell its caller
 
@@ -454,6 +458,7 @@ class Exchange:
         body = vllm.chat_body(request, route.backend_model, self._caller.account_id, is_stream=is_stream)
         headers = ((b"x-request-id", self._call.request_id.encode()), *self._call.trace_headers)
         prefix = prefix_of(request, self._caller.account_id) if len(route.backends) > 1 else b""
+        request.put_away(body)
         failures: dict[Backend, str] = {}
         is_fitted = False
         backend = self._chat.pool.next_backend(route.backends, route.backend_model, prefix, failures)
@@ -470,6 +475,7 @@ class Exchange:
                 if not is_fitted and await self._fits_after(error, backend, request, model):
                     is_fitted = True
                     body = vllm.chat_body(request, route.backend_model, self._caller.account_id, is_stream=is_stream)
+                    request.put_away(body)
                     continue
                 self._chat.metrics.upstream_errors.labels(backend.name, error.code).inc()
                 if is_only_slow:
@@ -488,6 +494,7 @@ class Exchange:
         limit, window = request.max_tokens, vllm.window_told(error)
         if error.code != "context_length_exceeded" or limit is None or window is None:
             return False
+        request.take_out()
         if limit >= model.context_window and not model.is_output_capped:
             request.uncap_output()
             return True
@@ -574,6 +581,7 @@ class Exchange:
         )
         self._first = await self._first_frames(response, relay, attempt)
         self._relay = relay
+        self._keep_nothing()  # of a first frame that came in pieces
 
     async def _first_frames(self, response: Response, relay: FrameRelay | Collector, attempt: Attempt) -> bytes:
         """Wait for the first frame."""
@@ -601,6 +609,7 @@ class Exchange:
         await self._keep_collected(collector)
         while not collector.is_done and (piece := await response.next_chunk()):
             collector.feed(piece)
+            piece = b""  # which may be long, and is not kept while the next is waited for
             await self._keep_collected(collector)
         collector.feed_end()
         if collector.is_full:
@@ -610,7 +619,7 @@ class Exchange:
             raise self._told(collector.error) if collector.error is not None else died
         self._finish_reason = read_finish_reason(collector.finish_reason)
         usage = self._credible(collector.usage) or await self._assume(collector.seen)
-        self.body = collector.body(usage)
+        self.body, self._collector = collector.body(usage), None
         await self._account(usage)
 
     async def _keep_collected(self, collector: Collector) -> None:
@@ -750,7 +759,10 @@ class Exchange:
     async def _count_prompt(self) -> int | None:
         """The prompt's tokens by the backend's own count; None where it cannot tell, or tells what cannot be."""
         backend, request, route = self._backend, self._request, self._route
-        if backend is None or request is None or route is None or not request.body:
+        if backend is None or request is None or route is None:
+            return None
+        request.take_out()
+        if not request.body:
             return None
         count = await backend.count_prompt(request, route.backend_model)
         return count if count is not None and self._credible(Usage(count, 0)) is not None else None

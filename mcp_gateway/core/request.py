@@ -37,9 +37,9 @@ _WANTED = {str: "a string", list: "a list", dict: "an object", bool: "true or fa
 class ChatRequest:
     """A chat request as its caller sent it, with what the gateway read out of it.
 
-    `body` is forwarded; `text_bytes` is its size less the images, an upper bound of the prompt in tokens;
-    `max_tokens` is what the caller asked for by whichever field, None where it named none; a long one (`is_long`) is
-    worked on in several turns of the event loop.
+    `body` is forwarded, and put away once it is sent; `text_bytes` is its size less the images, an upper bound of the
+    prompt in tokens; `max_tokens` is what the caller asked for by whichever field, None where it named none; a long one
+    (`is_long`) is worked on in several turns of the event loop.
     """
 
     body: dict[str, Any]
@@ -55,6 +55,7 @@ class ChatRequest:
     is_long: bool = False
     ignored: tuple[str, ...] = ()
     """Names in it that were not sent on."""
+    _sent: bytes = b""
 
     @property
     def top_logprobs(self) -> int:
@@ -68,9 +69,18 @@ class ChatRequest:
         rows = 1 + self.top_logprobs if self.body.get("logprobs") else 0
         return self.choices * (_TOKEN_BYTES + rows * _ROW_BYTES)
 
+    def put_away(self, sent: bytes) -> None:
+        """Keep of the body only what was sent: parsed, it takes several times as much; images are still counted."""
+        self.body, self.images, self._sent = {}, ("",) * len(self.images), sent
+
+    def take_out(self) -> None:
+        """Have the body again that was put away."""
+        if self._sent:
+            self.body, self._sent = parse_exactly(self._sent), b""
+
     def forget_body(self) -> None:
-        """Keep nothing of what was sent on, which may be large, while the answer is told; images are still counted."""
-        self.body, self.images = {}, ("",) * len(self.images)
+        """Keep nothing of what was sent on, which may be large, while the answer is told."""
+        self.put_away(b"")
 
     def cap_output(self, limit: int, *, is_added: bool = True) -> bool:
         """Lower every field that governs the answer's length to `limit` tokens; True if one changed or was set.

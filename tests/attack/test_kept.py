@@ -148,6 +148,45 @@ async def test_chats_whose_answers_nobody_reads_are_bounded(
             assert target.most_grown_mib() < most_mib
 
 
+UNFINISHED_BYTES = 2**20
+
+
+async def unfinished(asked: Asked) -> None:
+    """An answer of a mebibyte, all but its end."""
+    frame = chunk("x" * 20_000, 10, 1)
+    if asked.json.get("stream"):
+        asked.start_stream()
+        piece = b"%x\r\n%b\r\n" % (len(frame), frame)
+    else:
+        asked.send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 1100000\r\n\r\n")
+        piece = b"{" + b"x" * 20_000
+    for _ in range(UNFINISHED_BYTES // 20_000):
+        while asked.transport.get_write_buffer_size() > 100_000:  # noqa: ASYNC110 - the far side of a socket
+            await asyncio.sleep(0.1)
+        asked.send(piece)
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("asked_for", [{"max_tokens": 100}, {}], ids=["in one piece", "put together"])
+async def test_large_answers_that_come_for_hundreds_of_calls_at_once_are_bounded(
+    tmp_path: Path, asked_for: dict[str, int]
+) -> None:
+    """Several times what there is room for: some wait for room, and of those some are refused."""
+    keys = 40
+    async with ReplayingBackend("demo/echo", max_model_len=10**8) as backend:
+        settings = f'vllm_urls = ["{backend.url}"]\n{GENEROUS}{UNHURRIED}'
+        async with attacked(tmp_path, settings, keys=keys + 1, left_mib=EVERYBODYS_MIB) as target:
+            backend.standing = unfinished
+            async with wires(target.port, CHATS_A_KEY * keys) as waiting:
+                for number, wire in enumerate(waiting):
+                    await wire.send(post("/v1/chat/completions", CHAT | asked_for, target.key(number % keys)))
+                await backend.chats_asked(CHATS_A_KEY * keys)
+                await asyncio.sleep(8)  # longer than room is waited for
+                backend.standing = None
+                await target.serves(target.key(-1))
+            assert target.most_grown_mib() < EVERYBODYS_MIB
+
+
 # Requests that are never finished
 
 

@@ -16,7 +16,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.request import ChatRequest, parse_chat_request
 from tests.core.test_chat import Stage, open_stage
-from tests.replaying import ReplayingBackend
+from tests.replaying import ReplayingBackend, unary
 from tests.serving import FREE, PRICED, chat_body
 
 WINDOW = 2048
@@ -154,6 +154,7 @@ async def test_a_model_s_limit_that_may_not_fit_is_sent_as_far_as_the_counted_pr
     stage: Stage, counted: int | None, limit: int
 ) -> None:
     stage.backend.prompt_tokens = counted
+    stage.backend.answer_with(unary(10, 1))
     assert await limits_of(stage, request("capped/tiny")) == (limit, None)
     assert questions(stage) == 1
 

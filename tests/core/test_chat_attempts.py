@@ -16,8 +16,8 @@ from mcp_gateway.core.ledger.ledger import Hold, SettlementPending
 from tests.captured import captured
 from tests.core.test_chat import Stage, open_stage, request
 from tests.loop_clock import pass_time
-from tests.replaying import Answer, Asked, ReplayingBackend, events, silence, stream, unary, whole
-from tests.serving import FREE, PRICED, eventually
+from tests.replaying import Answer, Asked, ReplayingBackend, events, held, silence, stream, unary, whole
+from tests.serving import FREE, MESSAGES, PRICED, eventually
 
 WINDOW = 2048
 MOST_BYTES = 512 * 1024
@@ -188,6 +188,25 @@ async def test_a_long_request_lets_others_have_a_turn_before_it_is_sent(two: Two
     assert sorted(len(asked.json["messages"][0]["content"]) for asked in two.chats) == [1, LONG_BYTES]
 
 
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_of_a_request_that_was_sent_only_its_bytes_are_kept_until_its_answer_begins(
+    two: Two, is_stream: bool
+) -> None:
+    asked, begins = request(stream=is_stream), asyncio.Event()
+    two.answer_with(held(begins, events(*stream(10, 4)) if is_stream else unary(10, 4)))
+    with two.stage.exchange() as exchange:
+        beginning = asyncio.ensure_future(exchange.begin(asked))
+        await eventually(lambda: two.chats)
+        assert asked.body == {}
+        asked.take_out()
+        assert asked.body["messages"] == MESSAGES
+        begins.set()
+        await beginning
+        assert asked.body == {}
+        asked.take_out()
+        assert asked.body == {}
+
+
 # -- a prompt and a limit that do not fit a window together
 
 
@@ -228,6 +247,7 @@ async def test_a_limit_that_does_not_fit_is_lowered_or_left_out_once(
         backend.standing = as_before_0_32(prompt_tokens, tells_prompt=tells_prompt)
     code = await two.code_of(max_tokens=asked)
     assert [one.json.get("max_tokens") for one in two.chats] == sent
+    assert [one.json["messages"] for one in two.chats] == [MESSAGES] * len(sent)
     fits = prompt_tokens + (sent[-1] or 0) <= WINDOW
     assert code == (None if fits else "context_length_exceeded")
     await two.stage.is_accounted_for(COST if fits else 0, code)

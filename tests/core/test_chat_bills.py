@@ -14,7 +14,7 @@ from mcp_gateway.core.money import format_usd
 from tests.captured import captured
 from tests.core.test_chat import Stage, open_stage, request, stage  # noqa: F401 - the fixture
 from tests.replaying import PATIENCE_S, Answer, ReplayingBackend, chunk, events, silence, unary, whole
-from tests.serving import FREE, PRICED
+from tests.serving import FREE, MESSAGES, PRICED
 
 
 def metric(stage: Stage, line: str) -> float:
@@ -88,5 +88,6 @@ async def test_who_leaves_before_an_answer_pays_the_prompt_where_it_has_a_price(
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
         assert await stage.gateway.lifecycle.wait_until_idle(PATIENCE_S)
-        assert sum(asked.path == "/tokenize" for asked in backend.asked) == bool(spent_nano)
+        counted = [asked.json["messages"] for asked in backend.asked if asked.path == "/tokenize"]
+        assert counted == ([MESSAGES] if spent_nano else [])
         await stage.is_accounted_for(spent_nano, "client_closed")

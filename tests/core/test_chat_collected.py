@@ -173,6 +173,20 @@ async def test_the_beginning_of_a_frame_that_comes_is_counted_and_given_back(sta
     await stage.is_accounted_for(COST, None)
 
 
+async def test_room_for_a_first_frame_that_comes_in_pieces_is_given_back_once_it_is_passed_on(stage: Stage) -> None:
+    room, rest = stage.gateway.bytes_in_flight, asyncio.Event()
+    frame = chunk("x" * 300_000, 10, 1)
+    stage.backend.answer_with(in_two([frame[:200_000]], rest, [frame[200_000:], *stream(10, 4)[-3:]]))
+    with stage.exchange(context=RequestContext("req_1", None, "192.0.2.1", room)) as exchange:
+        beginning = asyncio.ensure_future(exchange.begin(request(stream=True)))
+        await eventually(lambda: room.used_bytes == 256 * 1024)
+        rest.set()
+        await beginning
+        assert room.used_bytes == 0
+        assert b"x" * 300_000 in b"".join([frames async for frames in exchange.frames()])
+    await stage.is_accounted_for(COST, None)
+
+
 async def test_a_frame_that_is_larger_than_any_answer_may_be_ends_the_stream(stage: Stage) -> None:
     frame = chunk("x" * 3 * MOST_BYTES, 10, 2)  # more than arrives at once
     stage.backend.answer_with(in_two([chunk("a", 10, 1), frame[:-9]], asyncio.Event(), []))

@@ -206,3 +206,19 @@ def test_an_image_has_one_form(sent: str, expected: str, is_object: bool) -> Non
     left = request.body["messages"][0]["content"][0]["image_url"]
     assert left == ({"url": expected, "detail": "low"} if is_object else expected)
     assert request.images == (expected,)
+
+
+def test_what_was_put_away_comes_back_as_it_was_sent_once() -> None:
+    request = parse_chat_request(
+        b'{"model":"m","messages":[{"role":"user","content":"x"}],"seed":%d,"top_p":0.1}' % 2**70
+    )
+    body = dict(request.body)
+    request.take_out()
+    assert request.body == body
+    request.put_away(dump_json(body))
+    assert (request.body, request.images) == ({}, ())
+    request.take_out()
+    assert request.body == body
+    request.forget_body()
+    request.take_out()
+    assert request.body == {}

@@ -4,7 +4,6 @@ Texts and log probabilities are kept as the JSON that the body will hold, so tha
 long answer takes no more memory than its body.
 """
 
-from collections import deque
 from typing import Any
 
 import orjson
@@ -14,9 +13,7 @@ from mcp_gateway.core.json_bounds import marks_in
 from mcp_gateway.core.upstream.plain_frames import PlainForm, PlainRun, form_of
 from mcp_gateway.core.upstream.usage import Usage, last_usage, read_usage, told
 
-_LATEST_PIECES = 512
-_LATEST_CHARS = 2048
-"""Of one of them."""
+_LATEST_BYTES = 4096
 _LONG_BYTES, _MAX_MARKS = 256 * 1024, 100_000
 _ENVELOPE_BYTES, _CHOICE_BYTES, _CALL_BYTES = 1024, 512, 128
 """More than the body takes beside texts, log probabilities and functions' names."""
@@ -77,15 +74,14 @@ class Collected:
     def has_added(self, form: PlainForm, run: PlainRun) -> bool:
         """Add what frames of one form tell; False, and nothing, where each has to be looked at."""
         try:
-            text = run.text()
-            inner = _inner(text)
+            inner = _inner(run.text())
         except (ValueError, TypeError):
             return False
         if self.size_bytes + len(inner) > self._max_bytes:
             return False
         self.size_bytes += len(inner)
         choice = self._choices[form.choice]
-        choice.add_text(form.name, text, inner)
+        choice.add_text(form.name, inner)
         choice.usage = run.usage or choice.usage
         self.text_frames += len(run.texts) - run.texts.count(b'""')
         return True
@@ -174,11 +170,10 @@ class _Delta:
         self.choice = choice
         delta = choice.get("delta") or {}
         self.role = delta.get("role")
-        self.texts = {name: piece for name in _CONCATENATED if (piece := delta.get(name))}
         self.calls = [_checked(call, dict) for call in delta.get("tool_calls") or ()]
         self.logprobs = _items((choice.get("logprobs") or {}).get("content"))
-        self.pieces = {name: _inner(piece) for name, piece in self.texts.items()}
-        self.has_text = bool(self.texts) or any(map(_arguments_of, self.calls))
+        self.pieces = {name: _inner(piece) for name in _CONCATENATED if (piece := delta.get(name))}
+        self.has_text = bool(self.pieces) or any(map(_arguments_of, self.calls))
         self.size_bytes = sum(map(len, self.pieces.values())) + len(self.logprobs) + sum(map(_size_of, self.calls))
 
 
@@ -190,7 +185,6 @@ class _Choice:
         self.usage: Any = None
         self._role = "assistant"
         self._texts: dict[str, bytearray] = {}
-        self._latest: dict[str, deque[str]] = {}
         self._tool_calls: dict[int, dict[str, Any]] = {}
         self._arguments: dict[int, bytearray] = {}
         self._logprobs = bytearray()
@@ -198,7 +192,7 @@ class _Choice:
 
     def add(self, delta: _Delta) -> None:
         for name, inner in delta.pieces.items():
-            self.add_text(name, delta.texts[name], inner)
+            self.add_text(name, inner)
         for call in delta.calls:
             self._add_tool_call(call)
         if delta.logprobs:
@@ -208,12 +202,9 @@ class _Choice:
             self.finish_reason = reason
             self._rest = {name: value for name, value in delta.choice.items() if name in _CHOICE}
 
-    def add_text(self, name: str, text: str, inner: bytes) -> None:
-        """Add to one of the texts, as it is and as JSON."""
-        if name not in self._texts:
-            self._texts[name], self._latest[name] = bytearray(), deque(maxlen=_LATEST_PIECES)
-        self._texts[name] += inner
-        self._latest[name].append(text[-_LATEST_CHARS:])
+    def add_text(self, name: str, inner: bytes) -> None:
+        """Add to one of the texts."""
+        self._texts.setdefault(name, bytearray()).extend(inner)
 
     def read_usage(self) -> Usage | None:
         return last_usage(self.usage) if isinstance(self.usage, bytes) else read_usage(self.usage)
@@ -221,8 +212,8 @@ class _Choice:
     @property
     def latest_words(self) -> str:
         for name in ("content", "reasoning", "reasoning_content"):
-            if name in self._latest:
-                return "".join(self._latest[name])
+            if name in self._texts:
+                return _end_of(self._texts[name])
         return ""
 
     def as_object(self, index: int) -> dict[str, Any]:
@@ -275,6 +266,12 @@ def _data_of(frame: bytes) -> int:
 def _inner(text: str) -> bytes:
     """A text as JSON, without its quotes."""
     return orjson.dumps(_checked(text, str))[1:-1]
+
+
+def _end_of(inner: bytearray) -> str:
+    """The last words of a text that is kept as JSON: a space belongs to no character or escape but itself."""
+    start = inner.find(b" ", -_LATEST_BYTES) + 1 if len(inner) > _LATEST_BYTES else 0
+    return str(orjson.loads(b'"' + inner[start:] + b'"'))
 
 
 def _text(inner: bytearray) -> orjson.Fragment:

@@ -30,6 +30,8 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 logger = logging.getLogger(__name__)
 
 _WRITE_BYTES = 256 * 1024
+_SOCKET_BYTES = 64 * 1024
+"""What the system holds of an answer: the event loop reads all of it at once, before anybody can count it."""
 _CLOSE_S = 5.0
 """What closing waits for sockets that were aborted; an end must not depend on what the event loop forgot."""
 _OF_THIS_MACHINE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
@@ -340,20 +342,24 @@ class Response:
         """The rest of the body, whole; raises UpstreamError, BodyTooLarge above `max_body_bytes`.
 
         A long one is put together in place as it comes: to join its pieces at the end would hold the event loop. It is
-        announced to `keep`, where it has a length, or told to it as it comes.
+        announced to `keep`, where it has a length, or told to it as it comes, before it is taken from the connection.
         """
-        most_bytes = self._connection.limits.max_body_bytes if self._connection else 0
-        body: bytes | bytearray = await self.next_chunk()
-        if self._connection is None and len(body) <= most_bytes:
-            return body
+        connection = self._connection
+        if connection is None:
+            return await self.next_chunk()
+        most_bytes = connection.limits.max_body_bytes
+        if connection.is_complete and connection.unread_bytes <= most_bytes:
+            return await self.next_chunk()
         length = self.headers.get(b"content-length", b"")
         announced_bytes = int(length) if length.isdigit() else 0
-        body = bytearray(body)
+        body = bytearray()
         while max(len(body), announced_bytes) <= most_bytes:
             if self._connection is None:
                 return body
+            while not (connection.unread_bytes or connection.is_complete):
+                await connection.wait()
             if keep is not None:
-                await keep(max(len(body), announced_bytes))
+                await keep(max(min(len(body) + connection.unread_bytes, most_bytes), announced_bytes))
             body += await self.next_chunk()
         self.close()
         raise BodyTooLarge("the body is above its limit")
@@ -595,6 +601,7 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._socket = cast(asyncio.Transport, transport)  # both loops have set TCP_NODELAY
         self._has_socket = True
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BYTES)
         self._parser = HttpResponseParser(self)
         self._owner._opened(self)
         if self.error is not None:

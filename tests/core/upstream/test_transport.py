@@ -514,7 +514,29 @@ async def test_room_is_asked_for_as_a_body_of_no_announced_length_comes() -> Non
         response = await transport.request("GET", "/x", [])
         assert len(await response.read(keep)) == 4 * 0x80000
     assert asked == sorted(asked)
-    assert 0 < asked[0] < asked[-1] <= 4 * 0x80000
+    assert 0 < asked[0] < asked[-1] <= len(raw)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [answer(LONG_BODY), CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (len(LONG_BODY), LONG_BODY)],
+    ids=["whole", "chunks"],
+)
+async def test_while_room_is_waited_for_little_of_a_body_is_there(raw: bytes) -> None:
+    may_go_on, most_bytes = asyncio.Event(), 0
+
+    async def keep(_: int) -> None:
+        nonlocal most_bytes
+        (connection,) = transport._busy
+        if not may_go_on.is_set():
+            await until(lambda: connection._is_paused)
+        most_bytes = max(most_bytes, connection.unread_bytes)
+        may_go_on.set()
+
+    async with exchange_with(keep_replying(raw)) as (_, transport):
+        response = await transport.request("GET", "/x", [])
+        assert await response.read(keep) == LONG_BODY
+    assert USUAL_LIMITS.high_water_bytes < most_bytes < USUAL_LIMITS.high_water_bytes + 128 * 1024
 
 
 async def test_a_body_without_room_is_not_read_on_and_one_that_comes_at_once_asks_for_none() -> None:
@@ -565,7 +587,7 @@ async def test_a_reader_that_does_not_read_stops_the_backend_and_loses_nothing(r
         await stopped.wait()
         (connection,) = transport._busy
         assert server.peers[0].writer.transport.get_write_buffer_size() > 0
-        assert 0 < connection.unread_bytes <= 1024 + 256 * 1024
+        assert 0 < connection.unread_bytes <= 1024 + 2 * 64 * 1024
         assert await response.read() == body
         assert transport.idle == 1
 

@@ -74,7 +74,8 @@ def _expressions_of(module: ModuleType) -> Iterator[Expression]:
         where = f"{module.__name__}:{call.lineno}"
         if (name := named.get(id(call))) is not None:
             compiled = getattr(module, name)
-            yield Expression(where, compiled.pattern, compiled.flags, not _methods_of(name, tree) <= _ANCHORED)
+            methods = _methods_of(name, tree)  # none: it is used by another module
+            yield Expression(where, compiled.pattern, compiled.flags, not methods or not methods <= _ANCHORED)
         else:
             yield Expression(where, _written(call.args[0], where), 0, call.func.attr not in _ANCHORED)
 

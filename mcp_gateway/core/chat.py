@@ -262,7 +262,7 @@ class Exchange:
         await self._account(self._credible(relay.usage) or await self._assume(relay.seen))
         cost_usd = format_usd(self.cost_nano)
         note = b": the bill of %b USD is written as soon as it can be\n\n" % cost_usd.encode()
-        return frames + relay.end(cost_usd, self._usage) + (note if self._is_bill_pending else b"") + DONE
+        return b"".join((frames, relay.end(cost_usd, self._usage), note if self._is_bill_pending else b"", DONE))
 
     async def frames_of(self, error: GatewayError) -> bytes:
         """The end of a stream by a failure, accounted for: also of one that failed to begin after its head was sent.

@@ -58,6 +58,10 @@ _UNAVAILABLE = frozenset({
 })  # fmt: skip
 """Primary result codes that say: not now, for reasons outside this write."""
 
+# Of each value of another type than the four basic ones, sqlite3 would ask twice whether it can adapt itself.
+sqlite3.register_adapter(bool, int)
+sqlite3.register_adapter(type(None), lambda null: null)
+
 
 @dataclass(slots=True, eq=False)
 class _Job:

@@ -29,7 +29,7 @@ class EventReader:
         """The whole events so far. Raises GatewayError for one without an end."""
         if not self._has_begun:
             piece = self._without_mark(piece)
-        if self._ended_in_cr or b"\r" in piece:
+        if self._ended_in_cr or piece.find(b"\r") >= 0:
             piece = self._with_line_feeds(piece)
         if self.tail and b"\n\n" not in self.tail[-1:] + piece:
             self._keep(piece)

@@ -3,6 +3,7 @@
 What must change is spliced: the model's name, the usage that only the gateway asked for, and where the fingerprint
 stands. A quote inside a JSON string is always escaped, so `"usage":{` or `"model":"x"` as raw bytes is never content.
 What arrives together is searched and spliced together: taken apart are only the frames at the start and at the end.
+Searched is by `find`: `in` tries first whether the bytes are a number, which costs more than the search of a frame.
 
     BEFORE   comments are dropped        -> AMID at the first chunk, OVER at an error or [DONE]
     AMID     frames pass                 -> WHOLE when every choice has finished, OVER at an error or [DONE]
@@ -29,8 +30,8 @@ from mcp_gateway.core.upstream.usage import (
     read_usage,
     told,
     with_cost,
+    without_closing_usage,
     without_usage,
-    without_usual_usage,
 )
 
 DONE = b"data: [DONE]\n\n"
@@ -125,7 +126,10 @@ class FrameRelay:
         """The whole frames so far, as the client is to see them. Raises GatewayError for a frame without an end."""
         if self._is_one_more(piece):
             return self._one_more(piece)
-        return b"" if self.is_done else self._read(self._events.feed(piece))
+        end = piece.find(b"\n\n") if self._state is State.BEFORE and piece.startswith(b"data: {") else -1
+        if end < 0:
+            return self._feed(piece)
+        return self._feed(piece[: end + 2]) + self._feed(piece[end + 2 :])  # by the first it is known how others begin
 
     def skip(self, usage: bytes, frames: int) -> None:
         """Note what frames tell that were read elsewhere, and only go on with the answer of one choice."""
@@ -199,6 +203,12 @@ class FrameRelay:
     def _running_usage(self) -> Usage | None:
         return self._summed_usage() if self._choices > 1 else last_usage(self._usage_source)
 
+    def _feed(self, piece: bytes) -> bytes:
+        if not piece or self.is_done:
+            return b""
+        many, rest = self._many_more(piece)
+        return many + self._read(self._events.feed(rest))
+
     # Frames that only go on with the answer
 
     def _is_one_more(self, piece: bytes) -> bool:
@@ -207,7 +217,7 @@ class FrameRelay:
             piece.startswith(self._head)
             and piece.find(b"\n") == len(piece) - 2
             and piece.endswith(b"\n\n")
-            and b'"finish_reason":"' not in piece
+            and piece.find(b'"finish_reason":"') < 0
             and not (self._tail or self._held)
             and self._state is State.AMID
         )
@@ -220,10 +230,28 @@ class FrameRelay:
         at = frame.rfind(b',"usage":{"') if self._is_spliced_singly else -1
         if at < 0 or not frame.endswith(b"}}\n\n") or frame.find(b"{", at + _TO_COUNTS) >= 0:
             return self._further(frame)
-        if frame.find(b'"error"', len(self._head), at) >= 0:
+        start = len(self._head)
+        if frame.find(b'"error"', start, at) >= 0 or frame.find(b'"usage"', start, at) >= 0:
             return self._one_by_one(frame)
         self._usage_source = frame
         return self._renamed(frame[:at]) + b"}\n\n"
+
+    def _many_more(self, piece: bytes) -> tuple[bytes, bytes]:
+        """What such frames at the start of a piece become, and the rest of it, which has to be looked at.
+
+        They are one line of data each, which tells its usage last, where every second line end closes a usage; and each
+        is a chunk, where as many have choices.
+        """
+        if not (self._is_spliced_singly and piece.startswith(self._head)) or self._tail or self._held:
+            return b"", piece
+        frames = _whole_frames_before(piece, b'"finish_reason":"')
+        spliced, count = without_closing_usage(frames)
+        line_ends = len(spliced) - len(spliced.replace(b"\n", b""))  # `count` would take three times as long
+        is_usual = 0 < 2 * count == line_ends and spliced.count(_FIRST_CHOICE) == count
+        if not is_usual or max(spliced.find(b'"error"'), spliced.find(b'"usage"'), spliced.find(b"\r")) >= 0:
+            return b"", piece
+        self._usage_source = frames
+        return self._renamed(spliced), piece[len(frames) :]
 
     def _read(self, frames: bytes) -> bytes:
         if self._state is not State.BEFORE:
@@ -247,12 +275,12 @@ class FrameRelay:
         if not frames:
             return b""
         frames = self._renamed(frames)
-        if b'"usage"' not in frames:
+        if frames.find(b'"usage"') < 0:
             self._count_text(frames)
             return frames
         if self._is_spliced_singly:
-            rest, found = without_usual_usage(frames)
-            if found == frames.count(b"\n\n") and b'"usage"' not in rest:
+            rest, found = without_closing_usage(frames)
+            if found == frames.count(b"\n\n") and rest.find(b'"usage"') < 0:
                 self._usage_source = frames
                 return rest
         if self._bounds is None and not self._strips_usage:
@@ -323,7 +351,7 @@ class FrameRelay:
         self._state = State.AMID
         if self._bounds is not None and not self._can_be(frame):
             self.tells_usage = self._is_spliced_singly = False
-        if b'"choices": ' in frame:
+        if frame.find(b'"choices": ') >= 0:
             self._marks = _LOOSE_MARKS
         found = FIRST_MODEL.search(frame)
         if found is not None and self._public_model is not None and found[1] != self._public_model:
@@ -414,6 +442,13 @@ def _end_of_first_data(frames: bytes) -> int:
     return end + 2 if end >= 0 else len(frames)
 
 
+def _whole_frames_before(piece: bytes, mark: bytes) -> bytes:
+    """The frames at the start of a piece that are whole, up to the one with the mark."""
+    at = piece.find(mark)
+    end = piece.rfind(b"\n\n", 0, at if at >= 0 else len(piece))
+    return piece[: end + 2] if end >= 0 else b""
+
+
 def _first_frame_with(marks: tuple[bytes, ...], frames: bytes) -> int:
     """Where the first frame begins that has one of the marks; -1 where none has."""
     end = len(frames)
@@ -428,11 +463,11 @@ def _first_frame_with(marks: tuple[bytes, ...], frames: bytes) -> int:
 
 def _is_for_usage(frame: bytes) -> bool:
     """Whether it is there to tell the usage: others may have no choices either, to tell what we do not know."""
-    return b'"usage"' in frame and (b'"choices"' not in frame or _NO_CHOICES.search(frame) is not None)
+    return frame.find(b'"usage"') >= 0 and (frame.find(b'"choices"') < 0 or _NO_CHOICES.search(frame) is not None)
 
 
 def _fingerprint_of(frame: bytes) -> bytes:
-    found = _FINGERPRINT.search(frame) if b'"system_fingerprint"' in frame else None
+    found = _FINGERPRINT.search(frame) if frame.find(b'"system_fingerprint"') >= 0 else None
     return found[0] if found is not None else b""
 
 
@@ -473,8 +508,8 @@ def _reason_of(text: bytes) -> str | None:
 
 def _error_of(frame: bytes) -> dict[str, Any] | None:
     """The error that a frame tells: an error object, what is no chunk at all, or an answer that was broken off."""
-    is_chunk = b'"choices"' in frame or b'"usage"' in frame
-    if not is_chunk or b'"error"' in frame:
+    is_chunk = frame.find(b'"choices"') >= 0 or frame.find(b'"usage"') >= 0
+    if not is_chunk or frame.find(b'"error"') >= 0:
         if len(frame) > _MAX_PARSED_BYTES:
             return {} if not is_chunk or _ERROR_KEY.search(frame) else None
         chunk = _chunk_of(frame)

@@ -17,10 +17,11 @@ _COLON = re.compile(rb"\s{0,8}:\s{0,8}")
 _COMMA_BEFORE = re.compile(rb",\s{0,8}")
 _COMMA_AFTER = re.compile(rb"\s{0,8},\s{0,8}")
 _FLAT = rb'\{(?:"[^"\\]{0,64}+":[^"{}\[]{0,64}+){0,16}+\}'
+_FLAT_OBJECT = re.compile(_FLAT)
 _PLAIN = rb'\{(?:"[^"\\]{0,64}+":(?:' + _FLAT + rb',?+|[^"{}\[]{0,64}+)){0,16}+\}'
 _SPLICED_KEY = b',"usage":'
-_USUAL = re.compile(rb',"usage":\{"prompt_tokens":\d{1,20},"total_tokens":\d{1,20},"completion_tokens":\d{1,20}\}')
-"""Of vLLM's frames, to the letter: taken out of many of them in one go."""
+_CLOSING_USAGE = re.compile(rb'\}\],"usage":\{[^}]{0,256}+\}(?=\}\n\n(?:data: \{|\Z))')
+"""As vLLM writes it: between the choices and the end of a frame, with no object in it, which had to be closed too."""
 SPLICED_USAGE = re.compile(rb',"usage":(?:' + _PLAIN + rb"|null)")
 """As vLLM writes it, once in every frame: numbers, and objects of numbers; no text, which could hold a brace."""
 _TEXT_OR_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"?+|[{}\[\]]', re.DOTALL)
@@ -125,9 +126,9 @@ def last_usage(text: bytes | bytearray) -> Usage | None:
     return None
 
 
-def without_usual_usage(frames: bytes) -> tuple[bytes, int]:
-    """The frames without the usages that are told to the letter as vLLM does, and how many these were."""
-    return _USUAL.subn(b"", frames)
+def without_closing_usage(frames: bytes) -> tuple[bytes, int]:
+    """The frames without the usages that stand where vLLM tells them, and how many these were."""
+    return _CLOSING_USAGE.subn(b"}]", frames)
 
 
 def without_usage(frames: bytes) -> bytes:
@@ -135,8 +136,8 @@ def without_usage(frames: bytes) -> bytes:
 
     Raises GatewayError `backend_error` where that cannot be told from the rest: it must not reach the client.
     """
-    stripped = _USUAL.sub(b"", frames)
-    if _KEY not in stripped:
+    stripped, _ = without_closing_usage(frames)
+    if stripped.find(_KEY) < 0:
         return stripped
     kept, begin, at = [], 0, stripped.find(_SPLICED_KEY)
     while at >= 0:
@@ -213,6 +214,8 @@ def _object_after(text: bytes | bytearray, at: int) -> tuple[int, int] | None:
 
 
 def _end_of_brackets(text: bytes | bytearray, start: int) -> int | None:
+    if (flat := _FLAT_OBJECT.match(text, start)) is not None:
+        return flat.end()
     depth = 0
     for found in _TEXT_OR_BRACKET.finditer(text, start, start + _MAX_USAGE_BYTES):
         depth += _DEEPER.get(bytes(found[0]), 0)

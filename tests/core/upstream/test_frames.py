@@ -531,3 +531,36 @@ def test_a_frame_that_comes_alone_loses_its_usage_and_nothing_else(more: dict[st
     rest = {name: value for name, value in more.items() if name != "usage"}
     assert chunks_of(relay.feed(chunk(0, "b", **more))) == chunks_of(chunk(0, "b", **rest))
     assert relay.usage == Usage(1, 2)
+
+
+GOES_ON = {
+    "as vLLM writes it": lambda number: chunk(0, "a", usage=counted(1, number)),
+    "without usage": lambda _: chunk(0, "b"),
+    "usage amid it": lambda number: chunk(0, "c", usage=counted(1, number), x={"y": 1}),
+    "nested usage": lambda number: chunk(0, "d", usage=counted(1, number) | {"prompt_tokens_details": {"x": 1}}),
+    "usage of text": lambda number: chunk(0, "e", usage=counted(1, number) | {"note": "}}"}),
+    "usage twice": lambda number: chunk(0, "f", usage=counted(1, number)).replace(b'{"index"', b'{"usage":{},"index"'),
+    "words of the wire": lambda number: chunk(0, '"usage":{"choices":[{ "error"', usage=counted(1, number)),
+    "a comment": lambda _: b": working\n\n",
+    "another event": lambda number: b"event: x\n" + chunk(0, "g", usage=counted(1, number)),
+    "a carriage return": lambda number: chunk(0, "h", usage=counted(1, number)).replace(b"\n\n", b"\r\n\r\n"),
+    "no choices": lambda _: event(x=1, usage=None),
+    "an error": lambda number: chunk(0, "i", usage=counted(1, number), error={"message": "m"}),
+    "an error before": lambda number: chunk(0, "j", usage=counted(1, number)).replace(b'"id"', b'"error":{},"id"'),
+    "an end": lambda number: chunk(0, "k", "stop", usage=counted(1, number)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("public_model", ["tiny", "public/name"])
+@given(kinds=st.lists(st.sampled_from(sorted(GOES_ON)), max_size=8), usual=st.integers(0, 3))
+def test_frames_that_come_together_become_what_each_becomes_alone(
+    public_model: str, kinds: list[str], usual: int
+) -> None:
+    kinds = ["as vLLM writes it"] * (usual + 1) + kinds
+    frames = [GOES_ON[kind](number) for number, kind in enumerate(kinds, 1)]
+    together, alone = (FrameRelay(public_model, wants_usage=False, bounds=BOUNDS) for _ in range(2))
+    told = together.feed(b"".join(frames))
+    assert told == b"".join(map(alone.feed, frames))
+    assert (together.usage, together.seen, together.error) == (alone.usage, alone.seen, alone.error)
+    assert (together.finish_reason, together.end()) == (alone.finish_reason, alone.end())
+    assert chunks_of(told) == [chunk for chunk in chunks_of(told) if "usage" not in chunk]

@@ -22,6 +22,9 @@ GATEWAY = Path(sys.executable).parent / "mcp-gateway"
 NODE = INSTALLED / "tools" / "bin" / "node"
 PROGRAMS = Path(__file__).parent / "programs"
 MODEL = "demo/paced"
+DEMOS = ("demo/echo", MODEL)
+ODD_IDS = ("qwen3:8b", "sql-lora[1]", "http://x/y", "名前", "catalog", "a/../b")
+"""Ids of models that are no URI as they are."""
 PATIENCE_S = 120
 CONFIG = """
 data_dir = "{data_dir}"
@@ -86,6 +89,12 @@ def run_python(program: str, told: Message) -> Message:
     return printed
 
 
+def _published(model_id: str) -> str:
+    """A model in the configuration, answered by the demo backend."""
+    backend_model = model_id if model_id in DEMOS else "demo/echo"
+    return f'[[models]]\nid = "{model_id}"\nbackend_model = "{backend_model}"\n'
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _installed() -> None:
     assert NODE.exists(), "run `make test-clients`: it installs what is tried here"
@@ -123,7 +132,10 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, pages: Pages) -> Iterator[
     """Lets the pages in by the address of their server, and not by its name."""
     folder = tmp_path_factory.mktemp("gateway")
     config = folder / "gateway.toml"
-    config.write_text(CONFIG.format(data_dir=folder / "data", origin=f"http://127.0.0.1:{pages.port}"))
+    config.write_text(
+        CONFIG.format(data_dir=folder / "data", origin=f"http://127.0.0.1:{pages.port}")
+        + "".join(map(_published, (*DEMOS, *ODD_IDS)))
+    )
 
     def desk(*arguments: str) -> str:
         return output(GATEWAY, *arguments, "--quiet", "--config", config).strip()

@@ -5,7 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.conftest import BRIDGE, INSTALLED, MODEL, NODE, Gateway, Message, run_node, run_python
+from tests.clients.conftest import (
+    BRIDGE,
+    DEMOS,
+    INSTALLED,
+    MODEL,
+    NODE,
+    ODD_IDS,
+    Gateway,
+    Message,
+    run_node,
+    run_python,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -65,6 +76,14 @@ def test_an_sdk_calls_every_tool_at_the_url(gateway: Gateway, sdk: str, era: str
 def test_an_sdk_calls_every_tool_through_our_bridge(gateway: Gateway, sdk: str, era: str) -> None:
     variables = {"GATEWAY_URL": gateway.mcp_url("http"), "GATEWAY_API_KEY": gateway.key}
     check_all_tools_worked(seen_by(sdk, stdio(era, sys.executable, BRIDGE, **variables)))
+
+
+@pytest.mark.parametrize("transport", ["http", "sse"])
+def test_the_python_sdk_1_reads_every_model_as_a_resource(gateway: Gateway, transport: str) -> None:
+    url = gateway.mcp_url(transport)
+    seen = seen_by("python 1", {"transport": transport, "url": url, "headers": gateway.headers})["resources"]
+    assert seen.keys() == {*DEMOS, *ODD_IDS}
+    assert all(seen[id]["id"] == id for id in ODD_IDS)
 
 
 @pytest.mark.parametrize("transport", ["http", "sse"])

@@ -1,4 +1,6 @@
-"""A client on the Python SDK 1.x: opens a session as its argument tells, calls every tool, prints what it saw."""
+"""A client on the Python SDK 1.x: opens a session as its argument tells, calls every tool, reads every resource, prints
+what it saw.
+"""
 
 import asyncio
 import contextlib
@@ -46,7 +48,11 @@ async def main(told: dict[str, Any]) -> None:
             "balance": await call("get_balance", {}),
             "refusal": await call("chat_completion", asked | {"model": "no/such"}),
             "progress": progress,
+            "resources": {},
         }
+        for resource in (await session.list_resources()).resources:
+            [content] = (await session.read_resource(resource.uri)).contents
+            seen["resources"][resource.name] = json.loads(content.text)
     print(json.dumps(seen))
 
 

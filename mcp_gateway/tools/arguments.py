@@ -259,9 +259,7 @@ def _letters(name: str) -> str:
 
 
 def _would_do(value: Any, wanted: Wanted) -> bool:
-    """Whether a value is of the wanted kind, or plainly means one that is."""
-    if type(value) in wanted.types:
-        return True
+    """Whether a value may be meant for an argument: not null, nor a text that is nothing else where none is wanted."""
     if isinstance(value, str):
-        return wanted.looks_like(value) or _plainly_meant(value, wanted) is not value
-    return isinstance(value, float) and int in wanted.types
+        return str in wanted.types or wanted.looks_like(value) or _plainly_meant(value, wanted) is not value
+    return value is not None

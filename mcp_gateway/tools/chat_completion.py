@@ -289,9 +289,12 @@ def _bill(exchange: Exchange, model: str, request_id: str) -> dict[str, Any]:
 
 
 def _result(choices: list[dict[str, Any]], bill: dict[str, Any]) -> Result:
-    """The reply as text (function calls as JSON where there is no text), and everything as data."""
+    """The reply as text (function calls as JSON where there is no text), and everything as data.
+
+    Of several replies the first that says anything.
+    """
     told = [_facts(choice) for choice in choices]
-    first = told[0]
+    first = next((facts for facts in told if facts["content"].strip() or "tool_calls" in facts), told[0])
     structured = first | bill
     if len(told) > 1:
         structured["choices"] = told

@@ -402,6 +402,15 @@ async def test_a_blank_reply_to_a_lowered_limit_does_not_advise_a_larger_one(hos
     assert "larger" not in text
 
 
+async def test_of_several_replies_the_first_that_says_anything_is_the_text(host: Host) -> None:
+    told = orjson.loads(blank_answer({"content": "\n"}, "stop", 5))
+    told["choices"].append({"message": {"content": "said"}, "finish_reason": "stop"})
+    host.gateway.pool.demo.origin = Fixed(orjson.dumps(told))
+    result = await called(host, chat(n=2, temperature=1), host.key("alice"))
+    assert result["content"][0]["text"] == result["structuredContent"]["content"] == "said"
+    assert [choice["content"] for choice in result["structuredContent"]["choices"]] == ["\n", "said"]
+
+
 async def test_function_calls_stand_in_for_a_blank_text(host: Host) -> None:
     calls = [{"type": "function", "function": {"name": "f", "arguments": "{}"}}]
     host.gateway.pool.demo.origin = Fixed(blank_answer({"content": "\n", "tool_calls": calls}, "tool_calls", 5))

@@ -217,6 +217,7 @@ async def test_names_of_a_host_s_own_are_passed_over_by_every_tool(own: dict[str
         ("temprature", 1, "temperature"), ("topP", 0.5, "top_p"), ("stops", "x", "stop"), ("stops", ["x"], "stop"),
         ("tool", [FUNCTION], "tools"), ("toolChoice", "auto", "tool_choice"), ("logprob", True, "logprobs"),
         ("logprob", "true", "logprobs"), ("responseFormat", FORMAT, "response_format"), ("seeds", 1, "seed"),
+        ("max_tokns", 1.5, "max_tokens"), ("tool", FUNCTION, "tools"), ("models", ["m"], "model"),
         ("reasoning_efort", "low", "reasoning_effort"), ("presence_penalties", 1, "presence_penalty"),
     ],
 )  # fmt: skip
@@ -225,6 +226,12 @@ async def test_a_misspelt_name_is_refused_with_the_right_one(name: str, value: A
         await read(**{name: value})
     assert error.value.code == "unsupported_parameter"
     assert f"did you mean `{meant}`?" in error.value.message
+
+
+def test_a_misspelt_filter_is_refused_too() -> None:
+    for name, value in (("capabilities", ["tools"]), ("Capability", "tools"), ("max_price", "0.5"), ("maxPriceUsd", 1)):
+        with pytest.raises(GatewayError, match="unsupported_parameter"):
+            list_models.ARGUMENTS.taken({name: value})
 
 
 async def test_names_that_a_chat_over_http_has_are_served_as_there() -> None:

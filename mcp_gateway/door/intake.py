@@ -22,6 +22,7 @@ from mcp_gateway.door.runners import Runners
 from mcp_gateway.door.sessions import Session
 
 _MAX_NAMES = 1000
+_TOO_MANY_NAMES = f"An object in `params` may have at most {_MAX_NAMES} members."
 _WITH_ARGUMENTS = frozenset({"tools/call", "prompts/get"})
 
 
@@ -87,28 +88,31 @@ class Intake:
         return payload, code
 
     async def _open_arguments(self, message: Message, caller: Caller) -> str | None:
-        """Put an object in place of `arguments` that come as JSON text, or as PHP writes an empty one; what is wrong
-        with others.
+        """Put an object in place of `arguments` that come as JSON text, or as PHP writes an empty one.
+
+        Returns what is wrong with any other.
         """
         params = message.params or {}
         arguments = params.get("arguments")
         if arguments is None or isinstance(arguments, dict) or message.method not in _WITH_ARGUMENTS:
             return None
-        if isinstance(arguments, str):
-            try:
-                raw = arguments.strip().encode() or b"{}"
-                await self._json_bounds.check(raw, caller)
-                arguments = parse_json(raw)
-            except GatewayError as error:
-                return error.message
-            except ValueError:
-                return "`arguments` must be an object, and no text but its JSON."
-        if arguments in ([], None):
-            arguments = {}
-        if not isinstance(arguments, dict) or len(arguments) > _MAX_NAMES:
-            return f"`arguments` must be an object of at most {_MAX_NAMES} members."
-        params["arguments"] = arguments
-        return None
+        try:
+            arguments = await self._opened(arguments, caller) if isinstance(arguments, str) else arguments
+        except GatewayError as error:
+            return error.message
+        if arguments is not None and arguments != [] and not isinstance(arguments, dict):
+            return "`arguments` must be an object."
+        params["arguments"] = arguments or {}
+        return None if len(params["arguments"]) <= _MAX_NAMES else _TOO_MANY_NAMES
+
+    async def _opened(self, text: str, caller: Caller) -> Any:
+        """The value of a JSON text, or the text. Raises GatewayError for one beyond the bounds of a body."""
+        try:
+            raw = text.strip().encode() or b"{}"
+            await self._json_bounds.check(raw, caller)
+            return parse_json(raw)
+        except ValueError:
+            return text
 
 
 async def _check_large(raw: bytes) -> None:
@@ -125,5 +129,4 @@ def _check_names(message: Message) -> None:
     """Refuse more names than anything here has: the SDK's models go through all of them, and complain of each."""
     for value in (message.params or {}).values():
         if isinstance(value, dict) and len(value) > _MAX_NAMES:
-            text = f"An object in `params` may have at most {_MAX_NAMES} members."
-            raise Refusal(400, INVALID_PARAMS, text, request_id=message.id)
+            raise Refusal(400, INVALID_PARAMS, _TOO_MANY_NAMES, request_id=message.id)

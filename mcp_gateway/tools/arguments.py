@@ -7,6 +7,7 @@ taken, a misspelt name is refused with the right one. Arguments that are right a
 import difflib
 import re
 from collections.abc import Awaitable, Callable, Container, Mapping
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -43,8 +44,8 @@ _NOTHING = frozenset({"", "null", "none"})
 _BOOLEANS = {"true": True, "false": False}
 _MAX_NUMBER_CHARS = 64
 _ALIKE = 0.75
-_MAX_STRANGERS = 64
-"""Names that no argument has: each is compared with those that there are."""
+_MAX_COMPARED = 64
+"""Names that no argument has, each of which is compared with those that there are: some hosts send all they know."""
 _BETWEEN_WORDS = re.compile(r"[\s_-]+")
 
 
@@ -112,12 +113,9 @@ class Arguments:
         Others are hosts' own: n8n's `tool` is no misspelling of `tools`, since it is a text.
         """
         properties = self._wanted.properties
-        strangers = [name for name in arguments if name not in properties and name not in self._also]
-        if len(strangers) > _MAX_STRANGERS:
-            text = f"There are {len(strangers)} arguments that this tool does not have."
-            raise GatewayError("unsupported_parameter", text)
+        strangers = (name for name in arguments if name not in properties and name not in self._also)
         known = {_letters(name): name for name in properties}
-        for written in strangers:
+        for written in islice(strangers, _MAX_COMPARED):
             for close in difflib.get_close_matches(_letters(written[:SHOWN_CHARS]), known, n=1, cutoff=_ALIKE):
                 if _would_do(arguments[written], properties[known[close]]):
                     text = f"There is no argument `{shown(written)}`; did you mean `{known[close]}`?"

@@ -3,9 +3,10 @@
     python benchmarks/instructions.py [REQUESTS]     (500 of each case)
 
 Instructions say what changed where time is too noisy to: two runs differ by less than 0.5 % for streams and 0.3 % for
-others, whatever else the machine does. Counted are those of the gateway's process outside of the kernel, by `perf` where it can count them, otherwise by
-valgrind, under which everything takes some fifty times longer. One client sends one request after the other on a kept
-connection, so that every run does the same; what the idle gateway spends in the same time is taken off.
+others, whatever else the machine does. Counted are those of the process outside of the kernel, by `perf` where
+it can count them, otherwise by valgrind, under which everything takes some fifty times longer. One client sends one
+request after the other on a kept connection, so that every run does the same; what the idle gateway spends in the same
+time is taken off.
 """
 
 import contextlib

@@ -93,6 +93,8 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> ASGIApp:
         Operation("*", "/mcp", None, endpoint=mcp.streamable_http),
         Operation("*", "/mcp/", None, endpoint=mcp.streamable_http),
         Operation("GET", "/mcp/sse", None, endpoint=mcp.sse),
+        Operation("GET", "/mcp/sse/", None, endpoint=mcp.sse),
+        Operation("POST", "/mcp/messages", None, endpoint=mcp.messages),
         Operation("POST", "/mcp/messages/", None, endpoint=mcp.messages),
         Operation("GET", "/models", "inference", models.list),
         Operation("GET", "/models/{model_id:path}/health", None, models.health),

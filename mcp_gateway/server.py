@@ -23,6 +23,7 @@ from mcp_gateway.core.text import shown
 from mcp_gateway.core.upstream.pool import Pool
 from mcp_gateway.door.calls import caller_of
 from mcp_gateway.door.endpoints import McpDoor
+from mcp_gateway.door.faults import no_resource
 from mcp_gateway.door.jsonrpc import REFUSED
 from mcp_gateway.door.sessions import Session
 from mcp_gateway.tools import prompts, topup
@@ -31,7 +32,7 @@ from mcp_gateway.tools.completion import complete
 from mcp_gateway.tools.get_balance import GetBalance, Wallets
 from mcp_gateway.tools.list_models import ListModels
 from mcp_gateway.tools.prompts import Prompts
-from mcp_gateway.tools.resources import Resources, canonical_uri
+from mcp_gateway.tools.resources import Resources
 from mcp_gateway.tools.tool import Invocation, Report, Result, Tool, error_result
 from mcp_gateway.wire.bodies import BodyLimits
 
@@ -51,8 +52,6 @@ _CACHE_HINTS: dict[Any, CacheHint] = {
 _ANNOTATED_SINCE = "2025-03-26"
 _STRUCTURED_SINCE = "2025-06-18"
 _TITLED_SINCE = "2025-06-18"
-_RESOURCE_MISSING_IN_PARAMS_SINCE = "2026-07-28"
-_RESOURCE_NOT_FOUND = -32002
 _INSTRUCTIONS = (
     "Ask other language models through this gateway. Call list_models for the model ids, their prices and what they "
     "can do, chat_completion to get a model's reply (it says what the call cost), and get_balance to see what is left. "
@@ -126,7 +125,8 @@ class Handlers:
             _check_may_choose(ctx)
             return self._resources.read(params.uri)
         except GatewayError as error:
-            raise _resource_error(ctx, error, params.uri) from None
+            is_missing = error.code == "not_found"
+            raise (no_resource(params.uri, ctx.protocol_version) if is_missing else _protocol_error(error)) from None
 
     async def list_prompts(self, ctx: Context, params: Page) -> types.ListPromptsResult:
         _check_page(params)
@@ -221,7 +221,7 @@ def build_door(
         count_listing=limiter.count_listing,
         max_body_bytes=BodyLimits(settings, published).of,
         take_changes=resources.take_changes,
-        canonical_uri=canonical_uri,
+        canonical_uri=resources.canonical_uri,
     )
     published.on_change(door.publish_changes)
     return door
@@ -244,7 +244,7 @@ def _titled_at(version: str, definitions: Sequence[Titled]) -> list[Titled]:
 
 
 def _check_page(params: Page) -> None:
-    if params is not None and params.cursor is not None:
+    if params is not None and params.cursor:
         raise MCPError(INVALID_PARAMS, "There is no such page: the list comes whole.")
 
 
@@ -281,14 +281,6 @@ def _protocol_error(error: GatewayError) -> MCPError:
     facts = cast(dict[str, Any], error_result(error)["structuredContent"])
     code = INVALID_PARAMS if error.status in (400, 404) else REFUSED
     return MCPError(code, facts["message"], {"code": error.code, "retry_after_s": error.retry_after_s})
-
-
-def _resource_error(ctx: Context, error: GatewayError, uri: str) -> MCPError:
-    if error.code != "not_found":
-        return _protocol_error(error)
-    is_in_params = is_version_at_least(ctx.protocol_version, _RESOURCE_MISSING_IN_PARAMS_SINCE)
-    code = INVALID_PARAMS if is_in_params else _RESOURCE_NOT_FOUND
-    return MCPError(code, f"{error.message} resources/list tells what there is.", {"uri": shown(uri)})
 
 
 _LEVELS: tuple[types.LoggingLevel, ...] = get_args(types.LoggingLevel)

@@ -12,10 +12,12 @@ from mcp.shared.jsonrpc_dispatcher import handler_exception_to_error_data, progr
 from mcp.shared.message import ServerMessageMetadata
 from mcp.shared.transport_context import TransportContext
 from mcp.types import INTERNAL_ERROR, ErrorData
+from pydantic import ValidationError
 
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import outline
+from mcp_gateway.door.faults import bounded, faults_of
 from mcp_gateway.door.jsonrpc import Message, RequestId, error_payload, notification_payload, result_payload
 
 logger = logging.getLogger(__name__)
@@ -89,8 +91,15 @@ async def answer(runner: ServerRunner[Any], message: Message, call: CallContext)
     try:
         return result_payload(message.id, await runner.on_request(call, message.method, message.params)), None
     except Exception as error:
-        told = handler_exception_to_error_data(error) or _internal_error(error)
+        told = _told_of(error)
         return error_payload(message.id, told), told.code
+
+
+def _told_of(error: Exception) -> ErrorData:
+    if isinstance(error, ValidationError):
+        return faults_of(error)
+    told = handler_exception_to_error_data(error)
+    return _internal_error(error) if told is None else bounded(told)
 
 
 def _internal_error(error: Exception) -> ErrorData:

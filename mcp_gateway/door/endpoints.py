@@ -69,7 +69,7 @@ class McpDoor:
         count_listing: Callable[[Caller], None],
         max_body_bytes: Callable[[Caller], int],
         take_changes: Callable[[], Iterable[ServerEvent]] = tuple,
-        canonical_uri: Callable[[str], str] = lambda uri: uri,
+        canonical_uri: Callable[[str], str | None] = lambda uri: uri,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings

@@ -4,7 +4,7 @@ Knows nothing of what is asked; payloads are bytes.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import anyio
@@ -41,10 +41,22 @@ class Accept:
 
     @classmethod
     def of(cls, header: bytes) -> "Accept":
-        kinds = {kind.partition(b";")[0].strip().lower() for kind in header.split(b",")}
-        is_any = b"*/*" in kinds
-        events = is_any or bool(kinds & {b"text/event-stream", b"text/*"})
-        return cls(json=is_any or not events or bool(kinds & {b"application/json", b"application/*"}), events=events)
+        weights = dict(map(_weighed, header.lower().split(b",")))
+        events = _is_accepted(weights, b"text/event-stream", b"text/*", b"*/*")
+        return cls(
+            json=not events or _is_accepted(weights, b"application/json", b"application/*", b"*/*"), events=events
+        )
+
+
+def _weighed(kind: bytes) -> tuple[bytes, bool]:
+    """A kind of answer, and whether it is wanted: with `q=0` it is not (RFC 9110, 12.4.2)."""
+    name, *parameters = (part.strip() for part in kind.split(b";"))
+    return name, not any(part[:2] == b"q=" and part[2:] and not part[2:].strip(b"0.") for part in parameters)
+
+
+def _is_accepted(weights: Mapping[bytes, bool], *names: bytes) -> bool:
+    """What the most exact of the names that were sent says."""
+    return next((weights[name] for name in names if name in weights), False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +80,16 @@ class Exchange:
     @property
     def caller(self) -> Caller:
         return caller_of(self.context)
+
+    @property
+    def accept(self) -> Accept:
+        """Who sends no such header reads anything."""
+        return Accept.of(self.accept_header if b"accept" in self.headers else b"*/*")
+
+    @property
+    def accept_header(self) -> bytes:
+        """All its lines."""
+        return b",".join(value for name, value in self.scope["headers"] if name == b"accept")
 
     def forget_request(self) -> None:
         """Keep nothing more of the request's head, and no room for its body: a stream may stay for days."""
@@ -193,6 +215,11 @@ class Reply:
         return self._stream.is_open
 
     @property
+    def is_stream(self) -> bool:
+        """Whether the answer comes as events, as far as it is known by now."""
+        return self.has_begun or not self._accept.json
+
+    @property
     def has_events(self) -> bool:
         """Whether anything can be told before the end."""
         return self._accept.events
@@ -230,7 +257,7 @@ class Reply:
         cancel.cancel()
 
     async def _finish(self, outcome: tuple[int, bytes] | None) -> None:
-        if outcome is not None and self._accept.json and not self._stream.is_open:
+        if outcome is not None and not self.is_stream:
             await send_payload(self._send, outcome[1], outcome[0])
         elif outcome is None and not self._accept.events:
             await send_payload(self._send, b"", 202)

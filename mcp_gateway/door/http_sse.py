@@ -9,6 +9,7 @@ from urllib.parse import parse_qs
 
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.door.calls import CallContext, Tell, caller_of
+from mcp_gateway.door.eras import check_batch
 from mcp_gateway.door.http import EventStream, Exchange, event, send_payload
 from mcp_gateway.door.intake import Intake
 from mcp_gateway.door.jsonrpc import Message, Refusal
@@ -44,13 +45,13 @@ class HttpSse:
         """Open a session and serve its stream. Raises Refusal before that has begun."""
         self._listings.count(http.caller)
         session = self._new_session(http.context)
+        endpoint = event(_endpoint(http, session.id), b"endpoint")
         stream = session.stream = EventStream(http.receive, http.send)
         self._sessions.add(session)
         http.forget_request()
         session.room = http.context.reservation
-        path = http.scope["path"].removesuffix("/").removesuffix("/sse")
         try:
-            await stream.serve(event(f"{path}/messages/?session_id={session.id}".encode(), b"endpoint"))
+            await stream.serve(endpoint)
         finally:
             self._sessions.remove(session)
             await session.finish_calls(0)
@@ -59,15 +60,21 @@ class HttpSse:
         """Take a message. Raises Refusal."""
         session_id = parse_qs(http.scope["query_string"].decode("latin-1")).get("session_id", [""])[0]
         session = self._sessions.find(session_id, owner_of(http.caller))
-        message = await self._intake.read(http)
+        read = await self._intake.read(http)
+        if isinstance(read, list):
+            check_batch(read, session.connection.protocol_version)
+        for message in read if isinstance(read, list) else [read]:
+            await self._take_or_tell(session, message, http.context)
+        await send_payload(http.send, b"", 202)
+
+    async def _take_or_tell(self, session: Session, message: Message, context: RequestContext) -> None:
         try:
-            await self._take(session, message, http.context)
+            await self._take(session, message, context)
         except Refusal as refused:
-            refusal = self._listings.counted(refused, message, http.caller, in_session=True)
+            refusal = self._listings.counted(refused, message, caller_of(context), in_session=True)
             if not message.is_request or session.is_unread or session.is_ended:
                 raise refusal from None
             await session.write(refusal.payload)
-        await send_payload(http.send, b"", 202)
 
     async def _take(self, session: Session, message: Message, context: RequestContext) -> None:
         """Begin with a message, once there is a place for it; those of _IN_ORDER need none, nor does what listens."""
@@ -123,6 +130,17 @@ class HttpSse:
             return (await self._intake.answer(runner, message, call, caller_of(context)))[0]
         except Refusal as refusal:
             return self._listings.counted(refusal, message, caller_of(context), in_session=True).payload
+
+
+def _endpoint(http: Exchange, session_id: str) -> bytes:
+    """Where messages go, relative to the stream's own address, before which a proxy may have put a prefix.
+
+    What reads event streams resolves it, and asks for such a stream by name; who does not is told a whole path to copy.
+    """
+    folder = http.scope["path"].removesuffix("/").removesuffix("sse")
+    if b"text/event-stream" in http.accept_header.lower():
+        folder = "../" if http.scope["path"].endswith("/") else ""
+    return f"{folder}messages/?session_id={session_id}".encode()
 
 
 def _without_head(context: RequestContext) -> RequestContext:

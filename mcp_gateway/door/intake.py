@@ -14,9 +14,10 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import LONG_BYTES, JsonBounds, parse_json
 from mcp_gateway.door.calls import CallContext, answer, caller_of
 from mcp_gateway.door.http import Exchange, read_message_body
-from mcp_gateway.door.jsonrpc import Message, Refusal, error_payload, parse_message
+from mcp_gateway.door.jsonrpc import Batch, Message, Refusal, error_payload, parse_message
 from mcp_gateway.door.listings import Listings
 from mcp_gateway.door.method import Unfinished, method_of
+from mcp_gateway.door.normal_form import as_texts, in_normal_form
 from mcp_gateway.door.opening import kept
 from mcp_gateway.door.runners import Runners
 from mcp_gateway.door.sessions import Session
@@ -42,27 +43,29 @@ class Intake:
         self._json_bounds = json_bounds
         self._max_body_bytes = max_body_bytes
 
-    async def read(self, http: Exchange) -> Message:
-        """The message that a request brings. Raises Refusal for what is none, after it was counted."""
+    async def read(self, http: Exchange) -> Message | Batch:
+        """The message, or the batch of some, that a request brings. Raises Refusal for what is none, after it was
+        counted.
+        """
         try:
             raw = await read_message_body(http.context, http.receive, self._max_body_bytes(http.caller))
-            return kept(await self._parsed(raw, http.caller))
+            read = await self._parsed(raw, http.caller)
+            return [_known(message) for message in read] if isinstance(read, list) else _known(read)
         except Refusal:
             self._listings.count(http.caller)
             raise
 
-    async def _parsed(self, raw: bytes, caller: Caller) -> Message:
+    async def _parsed(self, raw: bytes, caller: Caller) -> Message | Batch:
         if len(raw) > SMALL_BYTES:
             await _check_large(raw)
         try:
             await self._json_bounds.check(raw, caller)
-            message = parse_message(raw)
+            read = parse_message(raw)
         except GatewayError as error:
             raise Refusal(error.status, PARSE_ERROR, error.message) from None
-        _check_names(message)
         if len(raw) > LONG_BYTES:
             await asyncio.sleep(0)  # for others, before it is looked at again
-        return message
+        return read
 
     async def note(self, session: Session, message: Message, context: RequestContext) -> None:
         """Take a notification, or the answer to something that was asked; one to nothing counts. Raises Refusal."""
@@ -102,8 +105,10 @@ class Intake:
             return error.message
         if arguments is not None and arguments != [] and not isinstance(arguments, dict):
             return "`arguments` must be an object."
-        params["arguments"] = arguments or {}
-        return None if len(params["arguments"]) <= _MAX_NAMES else _TOO_MANY_NAMES
+        if len(arguments or ()) > _MAX_NAMES:
+            return _TOO_MANY_NAMES
+        params["arguments"] = as_texts(arguments) if message.method == "prompts/get" else arguments or {}
+        return None
 
     async def _opened(self, text: str, caller: Caller) -> Any:
         """The value of a JSON text, or the text. Raises GatewayError for one beyond the bounds of a body."""
@@ -113,6 +118,12 @@ class Intake:
             return parse_json(raw)
         except ValueError:
             return text
+
+
+def _known(message: Message) -> Message:
+    """A message within bounds and in the form that is known. Raises Refusal."""
+    _check_names(message)
+    return in_normal_form(kept(message))
 
 
 async def _check_large(raw: bytes) -> None:

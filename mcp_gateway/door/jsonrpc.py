@@ -1,5 +1,6 @@
 """JSON-RPC 2.0: one message in, one answer out. Knows no method and no transport."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,12 @@ from mcp_gateway.core.json_bounds import parse_json
 from mcp_gateway.wire.line_ends import without_line_ends
 
 RequestId = str | int
+_BOM = b"\xef\xbb\xbf"
+_MAX_BATCH = 32
+_MENDED_BYTES = 64 * 1024
+"""As much as is mended within 10 ms, whatever it holds."""
+_ESCAPE = re.compile(rb"\\(?:[^u]|u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F]..)|u)", re.DOTALL)
+"""An escape of JSON; the group holds half of a character that stands alone."""
 REFUSED = -32000
 """For what is well formed and not served now; JSON-RPC leaves the number to servers."""
 
@@ -35,6 +42,10 @@ class Message:
         return self.id is None
 
 
+Batch = list[Message]
+"""Several messages in one body, as revision 2025-03-26 has them."""
+
+
 class Refusal(Exception):
     """A message that is not served: what its sender is told, as a JSON-RPC error under an HTTP status."""
 
@@ -54,23 +65,37 @@ class Refusal(Exception):
         self.payload = error_payload(request_id, ErrorData(code=code, message=message, data=data))
 
 
-def parse_message(raw: bytes) -> Message:
-    """Read a body. Raises Refusal (400) for what is not one JSON-RPC message; batches are not served.
+def parse_message(raw: bytes) -> Message | Batch:
+    """Read a body. Raises Refusal (400) for what is neither one JSON-RPC message nor a list of some.
 
     Raises GatewayError `invalid_json` for one that is nested too deep.
     """
+    decoded = _decoded(raw.removeprefix(_BOM))
+    if not isinstance(decoded, list):
+        return _message(decoded)
+    if not 0 < len(decoded) <= _MAX_BATCH:
+        raise Refusal(400, INVALID_REQUEST, f"A batch must have from 1 to {_MAX_BATCH} messages.")
+    return [_message(one) for one in decoded]
+
+
+def _decoded(raw: bytes) -> Any:
     try:
-        decoded = parse_json(raw)
-    except orjson.JSONDecodeError:
-        raise Refusal(400, PARSE_ERROR, "The body is not JSON.") from None
-    if isinstance(decoded, list):
-        raise Refusal(400, INVALID_REQUEST, "Batches are not served: send each message in a request of its own.")
+        return parse_json(raw)
+    except orjson.JSONDecodeError as error:
+        if "surrogate" in error.msg and len(raw) <= _MENDED_BYTES and (mended := with_whole_characters(raw)) != raw:
+            return _decoded(mended)
+        where = f"line {error.lineno}, column {error.colno}: {error.msg}"
+        raise Refusal(400, PARSE_ERROR, f"The body is not JSON ({where}).") from None
+
+
+def with_whole_characters(raw: bytes) -> bytes:
+    """JSON in which each escape of half a character, as a text has it that was cut within an emoji, is U+FFFD."""
+    return _ESCAPE.sub(lambda found: rb"\ufffd" if found[1] else found[0], raw)
+
+
+def _message(decoded: Any) -> Message:
     if not isinstance(decoded, dict) or decoded.get("jsonrpc") != "2.0":
         raise Refusal(400, INVALID_REQUEST, 'The body must be one JSON-RPC message: an object with "jsonrpc": "2.0".')
-    return _message(decoded)
-
-
-def _message(decoded: dict[str, Any]) -> Message:
     request_id = as_request_id(decoded.get("id"))
     method, params = decoded.get("method"), decoded.get("params")
     if request_id is None and "id" in decoded and method is not None:

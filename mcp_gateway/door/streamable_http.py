@@ -1,31 +1,35 @@
 """Streamable HTTP: every revision's POSTs, answered each on its own, and the sessions of those that have them."""
 
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any
 
 import anyio
 from mcp.server.runner import ServerRunner
-from mcp.shared.inbound import ERROR_CODE_HTTP_STATUS, unsupported_protocol_version_rejection
-from mcp.types import DEFAULT_NEGOTIATED_VERSION, INVALID_REQUEST
-from mcp.types.version import HANDSHAKE_PROTOCOL_VERSIONS
+from mcp.shared.inbound import ERROR_CODE_HTTP_STATUS
+from mcp.types import DEFAULT_NEGOTIATED_VERSION, INVALID_REQUEST, ErrorData
 
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.door.calls import CallContext
-from mcp_gateway.door.http import Accept, EventStream, Exchange, Reply, send_payload
+from mcp_gateway.door.eras import (
+    SESSION_HEADER,
+    check_batch,
+    check_notification,
+    check_version,
+    is_modern,
+    version_of,
+)
+from mcp_gateway.door.http import EventStream, Exchange, Reply, send_payload
 from mcp_gateway.door.intake import Intake
-from mcp_gateway.door.jsonrpc import Message, Refusal
+from mcp_gateway.door.jsonrpc import REFUSED, Batch, Message, Refusal, error_payload
 from mcp_gateway.door.listings import Listings, refusing
 from mcp_gateway.door.opening import LISTEN
 from mcp_gateway.door.places import take_place
-from mcp_gateway.door.runners import Runners, has_envelope, rejected
+from mcp_gateway.door.runners import Runners, has_envelope
 from mcp_gateway.door.sessions import Session, Sessions
 from mcp_gateway.door.shares import Tally, owner_of
-
-_SESSION_HEADER = b"mcp-session-id"
-_VERSION_HEADER = b"mcp-protocol-version"
 
 
 class StreamableHttp:
@@ -52,9 +56,11 @@ class StreamableHttp:
         self._grace = grace
 
     async def post(self, http: Exchange) -> None:
-        """Take a message, and answer it where it asks for anything."""
+        """Take a message, and answer it where it asks for anything; or several in one body."""
         message = await self._intake.read(http)
-        in_session = _SESSION_HEADER in http.headers
+        if isinstance(message, list):
+            return await self._serve_batch(http, message)
+        in_session = SESSION_HEADER in http.headers
         try:
             self._listings.admit(message, http.caller, in_session=in_session)
             await self._serve(http, message)
@@ -65,7 +71,7 @@ class StreamableHttp:
         """The stream on which the server speaks unasked; a client that opens another has lost the first."""
         self._listings.count(http.caller)
         session = self._named_session(http)
-        if not Accept.of(http.headers.get(b"accept", b"*/*")).events:
+        if not http.accept.events:
             raise Refusal(406, INVALID_REQUEST, "Accept text/event-stream to listen.")
         http.forget_request()
         session.close_stream()
@@ -85,17 +91,19 @@ class StreamableHttp:
         await send_payload(http.send, b"")
 
     async def _serve(self, http: Exchange, message: Message) -> None:
-        is_modern = _is_modern_version(http) or (_VERSION_HEADER not in http.headers and has_envelope(message))
-        if not is_modern and message.is_request and message.method == "initialize":
-            await self._open_session(http, message)
-        elif not is_modern and _SESSION_HEADER in http.headers:
-            await self._serve_in_session(http, message)
-        elif message.is_request:
-            await self._serve_alone(http, message, self._lone_runner(http, message, is_modern), is_modern)
-        else:
-            if is_modern:
-                _check_notification(http, message)
-            await send_payload(http.send, b"", 202)
+        is_stateless = is_modern(http, message)
+        if not is_stateless and message.is_request and message.method == "initialize":
+            return await self._open_session(http, message)
+        if not has_envelope(message):
+            check_version(http, message)
+        if not is_stateless and SESSION_HEADER in http.headers:
+            return await self._serve_in_session(http, message)
+        if message.is_request:
+            runner = self._lone_runner(http, message, is_stateless)
+            return await self._serve_alone(http, message, runner, is_stateless)
+        if is_stateless:
+            check_notification(http, message)
+        return await send_payload(http.send, b"", 202)
 
     async def _open_session(self, http: Exchange, message: Message) -> None:
         session = self._new_session(http.context)
@@ -104,37 +112,84 @@ class StreamableHttp:
         if code is not None:
             return await send_payload(http.send, payload, 400)
         self._sessions.add(session)
-        return await send_payload(http.send, payload, headers=((_SESSION_HEADER, session.id.encode()),))
+        return await send_payload(http.send, payload, headers=((SESSION_HEADER, session.id.encode()),))
 
     async def _serve_in_session(self, http: Exchange, message: Message) -> None:
         session = self._named_session(http)
         if not message.is_request:
             await self._intake.note(session, message, http.context)
             return await send_payload(http.send, b"", 202)
-        if message.method == "ping":
+        async with self._place_in(session, message, http.caller):
             return await self._answer_in_session(http, session, message)
-        with refusing(message.id):
-            await session.places.take(http.caller)
-        try:
-            return await self._answer_in_session(http, session, message)
-        finally:
-            session.places.give_back(http.caller)
 
     async def _answer_in_session(self, http: Exchange, session: Session, message: Message) -> None:
         reply = _reply(http)
-        ask = partial(session.questions.ask, reply.tell) if reply.has_events else None
-        call = CallContext(message, http.context, reply.tell, ask, lambda: reply.is_unread)
-        assert message.id is not None
-        cancel = session.begin(message.id)
+        call = _call_in(session, message, http, reply)
 
         async def outcome() -> tuple[int, bytes]:
             return 200, (await self._answer(http, self._runners.of_session(session), message, call, reply))[0]
 
-        try:
+        with self._running(session, message) as cancel:
             await reply.deliver(outcome(), cancel, grace=self._grace)
+
+    @contextlib.contextmanager
+    def _running(self, session: Session, message: Message) -> Iterator[anyio.CancelScope]:
+        assert message.id is not None
+        cancel = session.begin(message.id)
+        try:
+            yield cancel
         finally:
             session.end(cancel)
             self._sessions.touch(session)
+
+    async def _serve_batch(self, http: Exchange, batch: Batch) -> None:
+        """Answer several messages, one after another; where the client listens, each by an event of its own."""
+        check_version(http)
+        session = self._named_session(http) if SESSION_HEADER in http.headers else None
+        spoken = session.connection.protocol_version if session is not None else version_of(http)
+        check_batch(batch, spoken or DEFAULT_NEGOTIATED_VERSION)
+        reply = _reply(http)
+
+        async def outcome() -> tuple[int, bytes]:
+            answers = [answer for one in batch if (answer := await self._answer_of(http, session, one, reply))]
+            if not reply.is_stream:
+                return 200, b"[%b]" % b",".join(answers)
+            *earlier, last = answers
+            for answer in earlier:
+                await reply.tell(answer)
+            return 200, last
+
+        if any(message.is_request for message in batch):
+            return await reply.deliver(outcome(), anyio.CancelScope(), grace=self._grace if session else None)
+        for message in batch:
+            await self._answer_of(http, session, message, reply)
+        return await send_payload(http.send, b"", 202)
+
+    async def _answer_of(self, http: Exchange, session: Session | None, message: Message, reply: Reply) -> bytes | None:
+        """The answer to one message of a batch, also where it is refused; None where it asks for nothing."""
+        try:
+            self._listings.admit(message, http.caller, in_session=session is not None)
+            if message.is_request:
+                return await self._answer_in_batch(http, session, message, reply)
+            if session is not None:
+                await self._intake.note(session, message, http.context)
+        except Refusal as refused:
+            refusal = self._listings.counted(refused, message, http.caller, in_session=session is not None)
+            return refusal.payload if message.is_request else None
+        return None
+
+    async def _answer_in_batch(self, http: Exchange, session: Session | None, message: Message, reply: Reply) -> bytes:
+        if session is None:
+            call = CallContext(message, http.context, reply.tell, is_unread=lambda: reply.is_unread)
+            with self._place(message, http.caller):
+                runner = self._lone_runner(http, message, is_modern=False)
+                return (await self._intake.answer(runner, message, call, http.caller))[0]
+        async with self._place_in(session, message, http.caller):
+            with self._running(session, message) as cancel, cancel:
+                call = _call_in(session, message, http, reply)
+                runner = self._runners.of_session(session)
+                return (await self._intake.answer(runner, message, call, http.caller))[0]
+        return error_payload(message.id, ErrorData(code=REFUSED, message="The client has cancelled this."))
 
     async def _serve_alone(self, http: Exchange, message: Message, runner: ServerRunner[Any], is_modern: bool) -> None:
         """Answer a request that belongs to no session. What listens has no place among the calls but one of its own."""
@@ -165,6 +220,19 @@ class StreamableHttp:
                 raise
             return refusal.payload, None
 
+    @contextlib.asynccontextmanager
+    async def _place_in(self, session: Session, message: Message, caller: Caller) -> AsyncIterator[None]:
+        """A place among the calls of a session; a ping needs none."""
+        if message.method == "ping":
+            yield
+            return
+        with refusing(message.id):
+            await session.places.take(caller)
+        try:
+            yield
+        finally:
+            session.places.give_back(caller)
+
     @contextlib.contextmanager
     def _place(self, message: Message, caller: Caller) -> Iterator[None]:
         with refusing(message.id):
@@ -177,32 +245,20 @@ class StreamableHttp:
     def _lone_runner(self, http: Exchange, message: Message, is_modern: bool) -> ServerRunner[Any]:
         if is_modern:
             return self._runners.modern(http.scope["headers"], message)
-        version = http.headers.get(_VERSION_HEADER, DEFAULT_NEGOTIATED_VERSION.encode())
-        return self._runners.stateless(version.decode("latin-1"))
+        return self._runners.stateless(version_of(http) or DEFAULT_NEGOTIATED_VERSION)
 
     def _named_session(self, http: Exchange) -> Session:
         """The session that the headers name. Raises Refusal: 405 where they name none, 404 for an unknown one."""
-        session_id = http.headers.get(_SESSION_HEADER)
-        if session_id is None or _is_modern_version(http):
+        session_id = http.headers.get(SESSION_HEADER)
+        if session_id is None:
             raise Refusal(405, INVALID_REQUEST, "Use POST here.", headers=((b"allow", b"POST"),))
         return self._sessions.find(session_id.decode("latin-1"), owner_of(http.caller))
 
 
 def _reply(http: Exchange) -> Reply:
-    accept = Accept.of(http.headers.get(b"accept", b"*/*"))
-    return Reply(http.receive, http.send, accept, EventStream(http.receive, http.send))
+    return Reply(http.receive, http.send, http.accept, EventStream(http.receive, http.send))
 
 
-def _is_modern_version(http: Exchange) -> bool:
-    """Whether the header names a revision without a handshake; unknown ones count, to be told what there is."""
-    version = http.headers.get(_VERSION_HEADER)
-    return version is not None and version.decode("latin-1") not in HANDSHAKE_PROTOCOL_VERSIONS
-
-
-def _check_notification(http: Exchange, message: Message) -> None:
-    """Notifications of 2026-07-28 are taken and mean nothing; responses and unknown revisions are refused."""
-    if not message.is_notification or message.method is None:
-        raise Refusal(400, INVALID_REQUEST, "Nothing was asked that this could answer.")
-    rejection = unsupported_protocol_version_rejection(http.headers.get(_VERSION_HEADER, b"").decode("latin-1"))
-    if rejection is not None:
-        raise rejected(rejection, message)
+def _call_in(session: Session, message: Message, http: Exchange, reply: Reply) -> CallContext:
+    ask = partial(session.questions.ask, reply.tell) if reply.has_events else None
+    return CallContext(message, http.context, reply.tell, ask, lambda: reply.is_unread)

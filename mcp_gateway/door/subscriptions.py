@@ -33,6 +33,7 @@ from mcp.types import (
 
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.door.calls import caller_of
+from mcp_gateway.door.faults import no_resource
 from mcp_gateway.door.jsonrpc import REFUSED, notification_payload
 from mcp_gateway.door.sessions import Session
 from mcp_gateway.door.shares import Caps, Full, Owner, Pool, Tally, owner_of
@@ -86,14 +87,14 @@ class Subscriptions:
     """The SDK's handlers for subscribing, in both eras; `publish` tells whoever wants to know.
 
     `address_of` gives the address whose keys have a share together, where they do; `canonical_uri` the URI by which
-    changes of a resource are published.
+    changes of a resource are published, None where there is none.
     """
 
     def __init__(
         self,
         caps: Caps,
         address_of: Callable[[RequestContext], str | None] = lambda _: None,
-        canonical_uri: Callable[[str], str] = lambda uri: uri,
+        canonical_uri: Callable[[str], str | None] = lambda uri: uri,
     ) -> None:
         self._address_of = address_of
         self._canonical_uri = canonical_uri
@@ -113,9 +114,11 @@ class Subscriptions:
         session = _session(ctx)
         if params.uri not in session.subscribed_uris:
             _check_uris([*session.subscribed_uris, params.uri])
+            if (canonical_uri := self._canonical_uri(params.uri)) is None:
+                raise no_resource(params.uri, ctx.protocol_version)
             if not session.is_ended:
                 self._take_uris(session.owner, 1)
-                session.subscribed_uris[params.uri] = self._canonical_uri(params.uri)
+                session.subscribed_uris[params.uri] = canonical_uri
         return EmptyResult()
 
     async def unsubscribe(self, ctx: Context, params: UnsubscribeRequestParams) -> EmptyResult:
@@ -172,8 +175,10 @@ class Subscriptions:
     def _begin(self, ctx: Context, asked: SubscriptionFilter) -> Listener:
         context = cast(RequestContext, ctx.request)
         _check_uris(asked.resource_subscriptions or [])
-        uris = {uri: self._canonical_uri(uri) for uri in asked.resource_subscriptions or ()}
-        listener = Listener(owner_of(caller_of(context)), self._address_of(context), _honored(asked), uris)
+        found = ((uri, self._canonical_uri(uri)) for uri in asked.resource_subscriptions or ())
+        uris = {uri: canonical_uri for uri, canonical_uri in found if canonical_uri is not None}
+        wanted = _honored(asked.model_copy(update={"resource_subscriptions": list(uris)}))
+        listener = Listener(owner_of(caller_of(context)), self._address_of(context), wanted, uris)
         self._take_uris(listener.owner, len(listener.uris))
         try:
             self._listeners.add(listener)

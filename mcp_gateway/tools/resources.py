@@ -60,6 +60,11 @@ class Resources:
         text = orjson.dumps(content).decode()
         return types.ReadResourceResult(contents=[types.TextResourceContents(uri=uri, mime_type=_JSON, text=text)])
 
+    def canonical_uri(self, uri: str) -> str | None:
+        """The URI by which changes of what a URI names are published; None where it names nothing that there is."""
+        canonical = canonical_uri(uri)
+        return canonical if canonical == CATALOG_URI or self._model_at(uri) is not None else None
+
     def take_changes(self) -> list[ServerEvent]:
         """What subscribers are to be told."""
         before, after = self._rows_told, self._rows()
@@ -76,9 +81,12 @@ class Resources:
     def _row(self, model: Model) -> dict[str, Any]:
         return model_row(model, self._pool.status_of(model))
 
-    def _row_at(self, uri: str) -> dict[str, Any]:
+    def _model_at(self, uri: str) -> Model | None:
         named = _named_by(uri)
-        model = None if named is None else self._published.current.get(unquote(named))
+        return None if named is None else self._published.current.get(unquote(named))
+
+    def _row_at(self, uri: str) -> dict[str, Any]:
+        model = self._model_at(uri)
         if model is None:
             raise GatewayError("not_found", f"There is no resource '{shown(uri)}'.")
         return self._row(model)

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import httpx2
 import orjson
@@ -33,6 +34,8 @@ from tests.serving import Clock, served
 
 UNLIMITED = Allowance(None, None, None, None)
 PATHS = ("/v1/mcp", "/api/v1/inference/mcp")
+PREFIX = "/behind/a/proxy"
+"""What a proxy in front has before each path, and takes away."""
 JSON = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
 LEGACY = {**JSON, "MCP-Protocol-Version": "2025-06-18"}
 
@@ -72,6 +75,10 @@ class Host:
         async with http_client() as http:
             body = message if isinstance(message, bytes) else orjson.dumps(message)
             return await http.post(url or self.url, content=body, headers=LEGACY | (headers or {}))
+
+    def messages_url(self, line: str) -> str:
+        """Where an HTTP+SSE stream wants its messages, by the second line that it sends."""
+        return urljoin(f"{self.url}/sse", line.removeprefix("data: "))
 
     async def open_session(self, headers: dict[str, str] | None = None) -> dict[str, str]:
         """Initialize; the headers of what follows in that session."""
@@ -148,10 +155,11 @@ def _app(host: Host) -> Callable[[Scope, Receive, Send], Any]:
     endpoints: dict[str, Any] = {}
     for path in PATHS:
         endpoints[path] = endpoints[f"{path}/"] = host.door.streamable_http
-        endpoints[f"{path}/sse"] = host.door.sse
-        endpoints[f"{path}/messages/"] = host.door.messages
+        endpoints[f"{path}/sse"] = endpoints[f"{path}/sse/"] = host.door.sse
+        endpoints[f"{path}/messages"] = endpoints[f"{path}/messages/"] = host.door.messages
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["path"] = scope["path"].removeprefix(PREFIX)
         headers = dict(scope["headers"])
         address = headers.get(b"x-test-address", b"192.0.2.1").decode()
         caller = host.gateway.authenticator.identify(None, address)

@@ -656,7 +656,8 @@ async def test_the_guest_with_the_most_listeners_makes_room_for_one_with_none(tm
 
 
 async def test_a_caller_hears_of_so_many_resources_over_all_its_sessions(tmp_path: Path) -> None:
-    async with open_host(tmp_path, mcp={"max_sessions_per_caller": 2}) as host:
+    models = tuple({"id": str(number)} for number in range(10))
+    async with open_host(tmp_path, mcp={"max_sessions_per_caller": 2}, models=models) as host:
         alice = host.key("alice")
         first, second = await host.open_session(alice), await host.open_session(alice)
         for number in range(5):

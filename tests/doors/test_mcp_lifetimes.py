@@ -52,11 +52,11 @@ async def sse_session(host: Host, headers: dict[str, str] | None = None) -> Asyn
     """The lines of an open HTTP+SSE stream, and the address that its messages go to."""
     async with (
         http_client() as http,
-        http.stream("GET", f"{host.url}/sse", headers=headers) as stream,
+        http.stream("GET", f"{host.url}/sse", headers={"Accept": "text/event-stream"} | (headers or {})) as stream,
     ):
         lines = stream.aiter_lines()
         await anext(lines)
-        yield lines, host.url.removesuffix("/v1/mcp") + (await anext(lines)).removeprefix("data: ")
+        yield lines, host.messages_url(await anext(lines))
 
 
 async def next_message(lines: Any) -> dict[str, Any]:

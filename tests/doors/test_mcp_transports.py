@@ -323,9 +323,7 @@ async def test_one_sse_connection_takes_discover_and_then_initialize(host: Host)
     async with http_client() as http, http.stream("GET", f"{host.url}/sse") as stream:
         events = stream.aiter_lines()
         assert await anext(events) == "event: endpoint"
-        path = (await anext(events)).removeprefix("data: ")
-        assert path.startswith("/v1/mcp/messages/?session_id=")
-        url = host.url.removesuffix("/v1/mcp") + path
+        url = host.messages_url(await anext(events))
         discover, _ = modern({"jsonrpc": "2.0", "id": 1, "method": "server/discover"})
         for message in (discover, initialize(), chat("hi", request_id=2)):
             assert (await http.post(url, json=message)).status_code == 202
@@ -367,14 +365,15 @@ async def test_a_message_for_no_session_is_404(host: Host) -> None:
         (b'{"jsonrpc": "2.0", "id": null, "method": "ping"}', INVALID_REQUEST),
         (b'{"jsonrpc": "2.0", "id": 1, "method": 5}', INVALID_REQUEST),
         (b'{"jsonrpc": "2.0", "id": 1, "method": "ping", "params": []}', INVALID_REQUEST),
-        (b'[{"jsonrpc": "2.0", "id": 1, "method": "ping"}]', INVALID_REQUEST),
+        (b"[]", INVALID_REQUEST),
+        (b'[{"jsonrpc": "2.0", "id": 1, "method": "ping"}, 1]', INVALID_REQUEST),
     ],
 )
 async def test_what_is_not_one_message_is_one_clean_error(host: Host, path: str, body: bytes, code: int) -> None:
     async with http_client() as http, http.stream("GET", f"{host.url}/sse") as stream:
         lines = stream.aiter_lines()
         await anext(lines)
-        endpoint = host.url.removesuffix("/v1/mcp") + (await anext(lines)).removeprefix("data: ")
+        endpoint = host.messages_url(await anext(lines))
         answer = await host.post(body, url=endpoint if path else "")
     assert answer.status_code == 400
     assert error_of(answer)["code"] == code
@@ -424,7 +423,7 @@ async def test_only_a_call_of_a_tool_may_be_large_and_this_is_seen_without_parsi
     async with httpx2.AsyncClient(timeout=PATIENCE_S) as http, http.stream("GET", f"{host.url}/sse") as stream:
         lines = stream.aiter_lines()
         await anext(lines)
-        endpoint = host.url.removesuffix("/v1/mcp") + (await anext(lines)).removeprefix("data: ")
+        endpoint = host.messages_url(await anext(lines))
         for number, (message, status) in enumerate(messages):
             answer = await host.post(message, url=endpoint if path else "")
             assert answer.status_code == (202 if path and status == 200 else status), number
@@ -490,7 +489,7 @@ async def test_an_sse_session_takes_messages_from_its_opener_only(host: Host) ->
     async with http_client() as http, http.stream("GET", f"{host.url}/sse", headers=alice) as stream:
         lines = stream.aiter_lines()
         await anext(lines)
-        url = host.url.removesuffix("/v1/mcp") + (await anext(lines)).removeprefix("data: ")
+        url = host.messages_url(await anext(lines))
         assert (await http.post(url, json=PING, headers=alice)).status_code == 202
         assert (await http.post(url, json=PING, headers=bob)).status_code == 404
         assert (await http.post(url, json=PING)).status_code == 404

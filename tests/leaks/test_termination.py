@@ -75,7 +75,7 @@ async def opened(http: httpx2.AsyncClient, url: str, stack: contextlib.AsyncExit
     await stream("POST", JSON | headers, message)
     lines = await stream("GET", {}, path="/sse")
     path = (await anext(lines)).removeprefix("data: ")
-    assert (await http.post(url.removesuffix("/v1/mcp") + path, json=with_progress, headers=JSON)).status_code == 202
+    assert (await http.post(f"{url}/{path}", json=with_progress, headers=JSON)).status_code == 202
     while "notifications/progress" not in await anext(lines):
         pass
     return opened

@@ -685,11 +685,9 @@ class Exchange:
         if self._relay is not None:
             self._finish_reason = self._relay.finish_reason
         self._usage = usage
+        self._turn.true_up((usage or _NO_USAGE).total_tokens or self._unbilled_tokens)
         if usage is not None:
-            self._turn.true_up(usage.total_tokens or self._unbilled_tokens)
             self.cost_nano = self._price.cost_nano(usage.prompt_tokens, usage.completion_tokens)
-        elif error_code is not None:
-            self._turn.true_up(self._unbilled_tokens)
         record = self._record(error_code)
         if self._policy is not None:
             self._chat.records.note_missing_usage(record, self._policy)
@@ -759,8 +757,9 @@ class Exchange:
     async def _count_prompt(self) -> int | None:
         """The prompt's tokens by the backend's own count; None where it cannot tell, or tells what cannot be."""
         backend, request, route = self._backend, self._request, self._route
-        if backend is None or request is None or route is None:
-            return None
+        assert backend is not None
+        assert request is not None
+        assert route is not None
         request.take_out()
         if not request.body:
             return None

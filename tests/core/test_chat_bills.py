@@ -3,18 +3,24 @@
 # ruff: noqa: F811 - the fixture is imported
 
 import asyncio
+import contextlib
 import logging
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
+from mcp_gateway.core.catalog import most_prompt_tokens
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.money import format_usd
 from tests.captured import captured
 from tests.core.test_chat import Stage, open_stage, request, stage  # noqa: F401 - the fixture
-from tests.replaying import PATIENCE_S, Answer, ReplayingBackend, chunk, events, silence, unary, whole
-from tests.serving import FREE, MESSAGES, PRICED
+from tests.core.test_chat_streams import of_choice
+from tests.replaying import PATIENCE_S, Answer, ReplayingBackend, chunk, contents, events, in_two, silence, unary, whole
+from tests.serving import FREE, MESSAGES, PRICED, eventually
 
 
 def metric(stage: Stage, line: str) -> float:
@@ -27,9 +33,13 @@ def with_usage(usage: Any) -> Answer:
     return whole(orjson.dumps(orjson.loads(captured("100_chat").body) | {"usage": usage}))
 
 
+def without_any_usage() -> list[dict[str, Any]]:
+    chunks = [orjson.loads(chunk(text, 0, 0, reason)[5:]) for text, reason in (("a", None), ("b", "stop"))]
+    return [{name: value for name, value in one.items() if name != "usage"} for one in chunks]
+
+
 def streamed_with(usage: Any) -> Answer:
-    frames = [orjson.loads(chunk(text, 0, 0, reason)[5:]) for text, reason in (("a", None), ("b", "stop"))]
-    return events(*[b"data: %b\n\n" % orjson.dumps(frame | {"usage": usage}) for frame in frames])
+    return events(*[b"data: %b\n\n" % orjson.dumps(frame | {"usage": usage}) for frame in without_any_usage()])
 
 
 MISSING = [None, {}, "none", {"prompt_tokens": 1.5, "completion_tokens": 2}]
@@ -55,6 +65,92 @@ async def test_a_usage_that_is_missing_or_cannot_be_is_told_to_the_operator_and_
     assert b'"error"' not in told
     assert metric(stage, f'gateway_{name}_total{{backend="vllm-1"}}') == 1
     await stage.is_accounted_for(exchange.cost_nano, None)
+
+
+POLICIES = [
+    ("estimate", False, 10 * 300 + 2 * 700),
+    ("estimate", True, 10 * 300 + 700),
+    ("hold", False, None),
+    ("hold", True, 10 * 300 + 700),
+    ("free", False, 0),
+    ("free", True, 0),
+]
+
+
+@pytest.mark.parametrize(("policy", "is_broken", "spent_nano"), POLICIES)
+async def test_an_answer_without_usage_is_billed_by_the_policy_and_all_that_is_held_only_where_it_is_whole(
+    tmp_path: Path, policy: str, is_broken: bool, spent_nano: int | None
+) -> None:
+    frames = [b"data: %b\n\n" % orjson.dumps(frame) for frame in without_any_usage()]
+    async with (
+        ReplayingBackend() as backend,
+        open_stage(tmp_path, backend, wallet={"usage_missing": policy}) as stage,
+    ):
+        backend.answer_with(events(*frames[: 1 if is_broken else 2]))
+        asked = request(stream=True, max_tokens=16)
+        most_nano = most_prompt_tokens(asked, stage.gateway.settings.wallet) * 300 + 16 * 700
+        with stage.exchange() as exchange:
+            await exchange.begin(asked)
+            told = b"".join([frames async for frames in exchange.frames()])
+        assert (b'"backend_died"' in told) == is_broken
+        await stage.is_accounted_for(
+            most_nano if spent_nano is None else spent_nano, "backend_died" if is_broken else None
+        )
+
+
+async def test_usage_that_is_too_much_only_in_sum_is_estimated_without_the_prompt_that_is_forgotten(
+    stage: Stage,
+) -> None:
+    both = [
+        chunk("", 0, 0),
+        of_choice(1, chunk("", 0, 0)),
+        chunk("a", 0, 15, "stop"),
+        of_choice(1, chunk("b", 0, 15, "stop")),
+    ]
+    stage.backend.answer_with(events(*both))
+    asked = request(stream=True, n=2, max_tokens=10)
+    with stage.exchange() as exchange:
+        await exchange.begin(asked)
+        assert asked.body == {}
+        assert b'"error"' not in b"".join([frames async for frames in exchange.frames()])
+    assert not any(asked.path == "/tokenize" for asked in stage.backend.asked)
+    assert exchange.usage is not None
+    await stage.is_accounted_for(asked.text_bytes // 3 * 300 + exchange.usage.completion_tokens * 700, None)
+
+
+async def test_a_stream_that_fails_to_begin_behind_its_head_ends_with_the_error_and_is_free(stage: Stage) -> None:
+    stage.backend.answer_with(whole(b"{}", 500))
+    with stage.exchange() as exchange:
+        with pytest.raises(GatewayError) as failed:
+            await exchange.begin(request(stream=True))
+        (told,) = contents([await exchange.frames_of(failed.value)])
+        assert told["error"]["code"] == "backend_error"
+        assert await exchange.next_frames() == b""
+    await stage.is_accounted_for(0, "backend_error")
+
+
+async def test_who_leaves_while_the_bill_of_a_failure_is_written_leaves_the_failure_recorded(
+    stage: Stage, tmp_path: Path
+) -> None:
+    async def read() -> None:
+        with stage.exchange() as exchange:
+            await exchange.begin(request(stream=True))
+            may_end.set()
+            async for _ in exchange.frames():
+                pass
+
+    may_end = asyncio.Event()
+    stage.backend.answer_with(in_two([chunk("a", 10, 1)], may_end, []))
+    reading = asyncio.ensure_future(read())
+    await may_end.wait()
+    with contextlib.closing(sqlite3.connect(tmp_path / DATABASE, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        (exchange,) = stage.gateway.chat.running
+        await eventually(lambda: exchange._is_accounted)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        other.execute("ROLLBACK")
+    await stage.is_accounted_for(10 * 300 + 700, "backend_died")
 
 
 async def test_a_cost_that_neither_hold_nor_wallet_covers_is_charged_as_far_as_it_goes_and_told(

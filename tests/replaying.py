@@ -17,6 +17,7 @@ from tests.captured import Capture, captured
 
 PATIENCE_S = 60.0  # how long a test waits for what has to happen
 DONE = b"data: [DONE]\n\n"
+SHORTEST = [{"role": "user", "content": "a"}]
 _EVENTS = "text/event-stream; charset=utf-8"
 
 
@@ -225,6 +226,16 @@ class ReplayingBackend:
     @property
     def chats(self) -> list[Asked]:
         return [asked for asked in self.asked if asked.path == "/v1/chat/completions"]
+
+    @property
+    def templates(self) -> list[Asked]:
+        """Questions for what the chat template adds, which are asked once when a model appears."""
+        return [asked for asked in self.asked if asked.path == "/tokenize" and asked.json["messages"] == SHORTEST]
+
+    @property
+    def counted(self) -> list[Asked]:
+        """Prompts that it was asked to count for a request."""
+        return [asked for asked in self.asked if asked.path == "/tokenize" and asked.json["messages"] != SHORTEST]
 
     async def chats_asked(self, count: int) -> list[Asked]:
         """Wait until so many chats have arrived since `answer_with`."""

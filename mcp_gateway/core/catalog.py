@@ -27,6 +27,8 @@ _COMPARED_NAMES = 200
 """An unknown name is compared with the first of these, each of which takes tens of microseconds."""
 _UNKNOWN_CONTEXT = 8192
 """Assumed for a model that neither the configuration nor a backend gives a context for."""
+UNKNOWN_WINDOW_TOKENS = 16_000_000
+"""Of a backend whose window nobody tells: more than any has, and little enough to reckon with."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,12 @@ class Listing:
     id: str
     owned_by: str
     max_model_len: int | None
+    template_tokens: int | None = None
+    """The prompt of the shortest chat, by the backend's own count: what its chat template adds to any."""
+
+
+Listings = Mapping[str, Sequence[Listing]]
+"""By the backends' name of the model, the row of each backend that lists it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +87,16 @@ class Model:
     input_modalities: tuple[str, ...]
     price: Price
     is_open_to_guests: bool
+    configured_window: int = 0
+    """What the settings tell; 0 where they tell none."""
+    widest_window: int = 0
+    """What a prompt may have where nothing holds it to `context_window`."""
+    template_tokens: int | None = None
+    """What the chat template adds to a prompt at most, where a backend has told."""
     is_window_known: bool = True
-    """False where `context_window` is an assumption."""
+    """Whether the settings, or all backends that have it, tell one."""
     is_window_narrowed: bool = False
-    """Whether the backend's own window is larger, so that it takes what `context_window` forbids."""
+    """Whether a backend's own window is larger, so that it takes what `context_window` forbids."""
     is_output_capped: bool = False
     """Whether `max_output_tokens` is less than what a backend would generate by itself."""
 
@@ -147,7 +161,7 @@ class Published:
 
 def build_catalog(
     entries: Sequence[ModelSettings],
-    listings: Mapping[str, Listing],
+    listings: Listings,
     *,
     publish_discovered: bool,
     demo: Container[str] = (),
@@ -172,25 +186,25 @@ def build_catalog(
         if is_sold and entry.pricing is None and not entry.free and _backend_name(entry) not in demo:
             unpriced.append(entry.id)
         else:
-            models.append(_model(entry, listings.get(_backend_name(entry)), created_at_s(entry.id)))
+            models.append(_model(entry, listings.get(_backend_name(entry), ()), created_at_s(entry.id)))
     return Catalog(models, unpriced)
 
 
-def warnings_of(catalog: Catalog, listings: Mapping[str, Listing]) -> set[str]:
+def warnings_of(catalog: Catalog) -> set[str]:
     """What an operator should know, in words: of prices, and of windows, since a hold is made for the one known."""
     warnings = set()
     if catalog.unpriced:
         names = shown(", ".join(catalog.unpriced), _MAX_LOGGED_CHARS)
         warnings.add(f"models not published, having neither a price nor free = true ({len(catalog.unpriced)}): {names}")
     for model in catalog.values():
-        if model.is_window_narrowed:
-            listed_tokens = listings[model.backend_model].max_model_len
+        if not model.is_window_known:
+            if not model.price.is_free:
+                warnings.add(f"neither the settings nor a backend tell the window of {model.id}, which has a price")
+        elif model.is_window_narrowed:
             warnings.add(
-                f"the context_window of {model.id} is {model.context_window}, and its backend's {listed_tokens}: "
+                f"the window of {model.id} is {model.context_window}, and its backend's {model.widest_window}: "
                 "prompts that may exceed it are counted by the backend first"
             )
-        elif not model.is_window_known and not model.price.is_free:
-            warnings.add(f"neither the settings nor a backend tell the window of {model.id}, which has a price")
     return warnings
 
 
@@ -214,41 +228,46 @@ def _backend_name(entry: ModelSettings) -> str:
     return entry.backend_model or entry.id
 
 
-def _discovered(entries: Sequence[ModelSettings], listings: Mapping[str, Listing]) -> list[ModelSettings]:
+def _discovered(entries: Sequence[ModelSettings], listings: Listings) -> list[ModelSettings]:
     """Entries for what backends list and nobody configured."""
     taken = {name for entry in entries for name in (entry.id, _backend_name(entry))}
     found = [name for name in sorted(listings) if name not in taken and is_model_id(name)]
     return [ModelSettings(id=name) for name in found[:_MOST_DISCOVERED]]
 
 
-def _model(entry: ModelSettings, listing: Listing | None, created_at_s: int) -> Model:
+def _model(entry: ModelSettings, rows: Sequence[Listing], created_at_s: int) -> Model:
+    """The backends may disagree, and any of them may serve: all can do what is told, and one may do what is billed."""
     pricing = entry.pricing
     price = FREE if pricing is None else Price(pricing.prompt_pico, pricing.completion_pico)
-    listed = listing or Listing(entry.id, "gateway", None)
-    context = entry.context_window or listed.max_model_len or _UNKNOWN_CONTEXT
+    listed = [row.max_model_len for row in rows if row.max_model_len is not None]
+    context = entry.context_window or min(listed, default=_UNKNOWN_CONTEXT)
+    is_known = bool(entry.context_window or (rows and len(listed) == len(rows)))
     return Model(
         id=entry.id,
         backend_model=_backend_name(entry),
         name=entry.name or entry.id,
         description=entry.description,
-        owned_by=listed.owned_by,
+        owned_by=rows[0].owned_by if rows else "gateway",
         created_at_s=created_at_s,
         context_window=context,
-        max_output_tokens=min(entry.max_output_tokens or context, context, listed.max_model_len or context),
+        max_output_tokens=min(entry.max_output_tokens or context, context, *listed),
         quantization=entry.quantization,
         features=entry.features,
         input_modalities=entry.input_modalities,
         price=price,
         is_open_to_guests=(entry.free or pricing is None) if entry.guests is None else entry.guests,
-        is_window_known=bool(entry.context_window or listed.max_model_len),
-        is_window_narrowed=context < (listed.max_model_len or 0),
-        is_output_capped=entry.max_output_tokens is not None or context < (listed.max_model_len or context),
+        configured_window=entry.context_window or 0,
+        widest_window=max([context, *listed]) if is_known else UNKNOWN_WINDOW_TOKENS,
+        template_tokens=max((row.template_tokens for row in rows if row.template_tokens is not None), default=None),
+        is_window_known=is_known,
+        is_window_narrowed=context < max(listed, default=0),
+        is_output_capped=entry.max_output_tokens is not None or context < max(listed, default=0),
     )
 
 
 def quote(model: Model, price: Price, request: ChatRequest, wallet: WalletSettings) -> Quote:
     """The worst case of a request; one without `max_tokens` may use all that the model may put out."""
-    prompt = min(most_prompt_tokens(request, wallet), model.context_window)
+    prompt = quoted_prompt_tokens(request, model, wallet)
     most = most_output_tokens(request, model)
     least = min(most, wallet.min_useful_tokens * request.choices)
     return Quote(
@@ -258,9 +277,20 @@ def quote(model: Model, price: Price, request: ChatRequest, wallet: WalletSettin
     )
 
 
-def most_prompt_tokens(request: ChatRequest, wallet: WalletSettings) -> int:
-    """Bytes bound the prompt: a token is at least one byte."""
-    template = wallet.template_margin_tokens * (1 + request.message_count)
+def quoted_prompt_tokens(request: ChatRequest, model: Model, wallet: WalletSettings) -> int:
+    """The longest prompt within the window: the model's where the prompt was counted, else any backend's."""
+    window = model.widest_window if request.counted_tokens is None else model.context_window
+    return min(most_prompt_tokens(request, model, wallet), window)
+
+
+def most_prompt_tokens(request: ChatRequest, model: Model, wallet: WalletSettings) -> int:
+    """Bytes bound the prompt: a token is at least one byte, and a message's JSON longer than what it begins with.
+
+    The chat template adds what the backends have told; where they have not, that is assumed for each message too.
+    """
+    template = model.template_tokens
+    if template is None:
+        template = wallet.template_margin_tokens * (1 + request.message_count)
     return request.text_bytes + template + wallet.max_image_tokens * len(request.images)
 
 

@@ -17,6 +17,7 @@ from mcp_gateway.core.bytes_in_flight import SMALL_BYTES, STEP_BYTES
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.catalog import (
     FREE,
+    UNKNOWN_WINDOW_TOKENS,
     Model,
     Price,
     Published,
@@ -24,6 +25,7 @@ from mcp_gateway.core.catalog import (
     most_output_tokens,
     most_prompt_tokens,
     quote,
+    quoted_prompt_tokens,
 )
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.context import CallerLeft, RequestContext
@@ -47,7 +49,7 @@ from mcp_gateway.core.upstream.backend import Backend, Headers, Response, failur
 from mcp_gateway.core.upstream.choice import prefix_of
 from mcp_gateway.core.upstream.collected import can_carry
 from mcp_gateway.core.upstream.collector import Collector
-from mcp_gateway.core.upstream.credible import UNKNOWN_WINDOW_TOKENS, UsageBounds, read_finish_reason
+from mcp_gateway.core.upstream.credible import UsageBounds, read_finish_reason
 from mcp_gateway.core.upstream.error_shapes import status_in
 from mcp_gateway.core.upstream.frames import DONE, FrameRelay, Seen
 from mcp_gateway.core.upstream.pool import Pool
@@ -87,6 +89,14 @@ class Route(NamedTuple):
     backends: list[Backend]
     backend_model: str
     price: Price
+
+    async def count_prompt(self, request: ChatRequest) -> int | None:
+        """The prompt's tokens, asked once of one of them that serves; None where it cannot tell."""
+        if request.counted_tokens is None:
+            serving = (backend for backend in self.backends if backend.serves(self.backend_model))
+            counting = next(serving, self.backends[0])
+            request.counted_tokens = await counting.count_prompt(request, self.backend_model)
+        return request.counted_tokens
 
 
 class Chat:
@@ -397,17 +407,17 @@ class Exchange:
         """
         if not model.is_window_known:
             return limit
-        room = model.context_window - most_prompt_tokens(request, self._chat.settings.wallet)
+        room = model.context_window - most_prompt_tokens(request, model, self._chat.settings.wallet)
         if room < min(limit, _ROOM_ENOUGH_TOKENS):
-            count = await route.backends[0].count_prompt(request, route.backend_model)
+            count = await route.count_prompt(request)
             room = limit if count is None else model.context_window - count
         return max(1, min(limit, room))
 
     async def _check_window(self, request: ChatRequest, model: Model, route: Route) -> None:
-        """Refuse a prompt above the configured window, which the backend would take; it is counted where it may be."""
-        if most_prompt_tokens(request, self._chat.settings.wallet) <= model.context_window:
+        """Refuse a prompt above the window of the model, which a backend would take; it is counted where it may be."""
+        if most_prompt_tokens(request, model, self._chat.settings.wallet) <= model.context_window:
             return
-        count = await route.backends[0].count_prompt(request, route.backend_model)
+        count = await route.count_prompt(request)
         if count is not None and count > model.context_window:
             message = f"The prompt has {count} tokens; the context window of {model.id!r} is {model.context_window}."
             raise GatewayError("context_length_exceeded", message, param="messages")
@@ -740,7 +750,7 @@ class Exchange:
         policy = wallet.usage_missing
         if policy == "hold" and (self._hold is None or error not in (None, _CLIENT_CLOSED)):
             policy = "estimate"
-        most = Usage(min(most_prompt_tokens(request, wallet), model.context_window), most_output_tokens(request, model))
+        most = Usage(quoted_prompt_tokens(request, model, wallet), most_output_tokens(request, model))
         usage = most
         if policy == "estimate":
             prompt_tokens = seen.prompt_tokens or await self._count_prompt() or self._estimated_prompt(request, model)
@@ -769,7 +779,7 @@ class Exchange:
     def _window_tokens(self, backend: Backend) -> int:
         """The larger of the windows that the settings and the backend tell."""
         model, route = self._model, self._route
-        configured = model.context_window if model is not None and model.is_window_known else 0
+        configured = model.configured_window if model is not None else 0
         listing = backend.listings.get(route.backend_model) if route is not None else None
         listed = listing.max_model_len if listing is not None else None
         return max(configured, listed or 0) or UNKNOWN_WINDOW_TOKENS

@@ -383,7 +383,7 @@ class WalletSettings(Section):
     min_useful_tokens: Positive = 16
     """A priced request is refused with 402 when the balance does not cover its prompt and this many output tokens."""
     template_margin_tokens: NonNegative = 64
-    """Added to the worst-case prompt for the chat template, once and again for each message."""
+    """For a chat template that no backend has counted: added to the worst prompt, once and again for each message."""
     max_image_tokens: Positive = 4096
     """The most prompt tokens that one image can become."""
     minimum_balance_usd: UsdText = "0"

@@ -9,7 +9,7 @@ from random import Random
 
 from mcp_gateway import __version__
 from mcp_gateway.core.bytes_in_flight import BytesInFlight
-from mcp_gateway.core.catalog import Listing, Published, build_catalog, is_model_id, price_line, warnings_of
+from mcp_gateway.core.catalog import Listings, Published, build_catalog, is_model_id, price_line, warnings_of
 from mcp_gateway.core.chat import Chat
 from mcp_gateway.core.clock import SteadyClock
 from mcp_gateway.core.config import Settings, UpstreamSettings
@@ -254,7 +254,8 @@ def _image_policy(settings: Settings) -> ImagePolicy:
 
 
 def _pool(settings: Settings, published: Published) -> Pool:
-    demo = Backend("demo", DemoBackend())
+    measured = frozenset(entry.backend_model or entry.id for entry in settings.models)
+    demo = Backend("demo", DemoBackend(), measured=measured)
     secret = settings.vllm_api_key
     api_key = secret.get_secret_value() if secret else None
     backends = [
@@ -264,6 +265,7 @@ def _pool(settings: Settings, published: Published) -> Pool:
             api_key,
             _breaker(settings.upstream),
             stuck_after_s=settings.upstream.first_token_timeout_s,
+            measured=measured,
         )
         for number, url in enumerate(settings.vllm_urls, 1)
     ]
@@ -274,7 +276,7 @@ def _pool(settings: Settings, published: Published) -> Pool:
 
     told = set[str]()
 
-    def publish(listings: dict[str, Listing]) -> None:
+    def publish(listings: Listings) -> None:
         catalog = build_catalog(
             settings.models,
             listings,
@@ -284,7 +286,7 @@ def _pool(settings: Settings, published: Published) -> Pool:
             now_s=now_ms() / 1000,
         )
         published.replace(catalog)
-        warnings = warnings_of(catalog, listings)
+        warnings = warnings_of(catalog)
         for warning in sorted(warnings - told):
             logger.warning(warning)
         told.clear()

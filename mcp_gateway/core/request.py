@@ -55,6 +55,8 @@ class ChatRequest:
     is_long: bool = False
     ignored: tuple[str, ...] = ()
     """Names in it that were not sent on."""
+    counted_tokens: int | None = None
+    """Its prompt by a backend's own count, where one was asked."""
     _sent: bytes = b""
 
     @property

@@ -1,11 +1,14 @@
 """Models, quotes and costs: pure."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_gateway.core.catalog import (
     FREE,
+    UNKNOWN_WINDOW_TOKENS,
     Catalog,
     Listing,
     Model,
@@ -24,7 +27,9 @@ from mcp_gateway.core.request import ChatRequest
 from tests.cases import each
 
 WALLET = WalletSettings()
-LISTED = {"org/tiny": Listing("org/tiny", "vllm", 2048), "org/other": Listing("org/other", "vllm", None)}
+PRICED = {"id": "pub/priced", "pricing": PricingSettings(prompt="0.000001", completion="0.000002")}
+ZERO = {"id": "pub/zero", "pricing": PricingSettings(prompt="0", completion="0")}
+LISTED = {"org/tiny": [Listing("org/tiny", "vllm", 2048)], "org/other": [Listing("org/other", "vllm", None)]}
 
 
 def entry(**fields: object) -> ModelSettings:
@@ -67,9 +72,108 @@ def test_with_entries_only_those_are_published_unless_asked_for() -> None:
 def test_context_and_output_come_from_the_entry_within_what_the_backend_can(
     fields: dict[str, int], listed: int | None, context: int, output: int
 ) -> None:
-    listings = {"org/tiny": Listing("org/tiny", "vllm", listed)}
+    listings = {"org/tiny": [Listing("org/tiny", "vllm", listed)]}
     model = only(build_catalog([entry(**fields)], listings, publish_discovered=False))
     assert (model.context_window, model.max_output_tokens) == (context, output)
+
+
+def fleet(*windows: int | None, templates: tuple[int | None, ...] = ()) -> dict[str, list[Listing]]:
+    """The rows of one model at several backends."""
+    told = [*templates, *[None] * len(windows)]
+    return {"org/tiny": [Listing("org/tiny", "vllm", window, told[at]) for at, window in enumerate(windows)]}
+
+
+@pytest.mark.parametrize(
+    ("configured", "listed", "context", "output", "widest", "is_known", "is_narrowed"),
+    [
+        (None, (2048, 8192), 2048, 2048, 8192, True, True),
+        (None, (8192, 2048), 2048, 2048, 8192, True, True),
+        (None, (2048, 2048), 2048, 2048, 2048, True, False),
+        (4096, (2048, 8192), 4096, 2048, 8192, True, True),
+        (1024, (2048, 8192), 1024, 1024, 8192, True, True),
+        (8192, (2048, 8192), 8192, 2048, 8192, True, False),
+        (9000, (2048, 8192), 9000, 2048, 9000, True, False),
+        (4096, (None, 8192), 4096, 4096, 8192, True, True),
+        (4096, (None,), 4096, 4096, 4096, True, False),
+        (None, (None, 8192), 8192, 8192, UNKNOWN_WINDOW_TOKENS, False, False),
+        (None, (None, None), 8192, 8192, UNKNOWN_WINDOW_TOKENS, False, False),
+        (None, (), 8192, 8192, UNKNOWN_WINDOW_TOKENS, False, False),
+        (4096, (), 4096, 4096, 4096, True, False),
+    ],
+)
+def test_where_backends_disagree_all_can_do_what_is_told_and_the_widest_bounds_what_is_held(
+    configured: int | None,
+    listed: tuple[int | None, ...],
+    context: int,
+    output: int,
+    widest: int,
+    is_known: bool,
+    is_narrowed: bool,
+) -> None:
+    fields = {} if configured is None else {"context_window": configured}
+    model = only(build_catalog([entry(**fields)], fleet(*listed), publish_discovered=False))
+    assert (model.context_window, model.max_output_tokens, model.widest_window) == (context, output, widest)
+    assert (model.is_window_known, model.is_window_narrowed) == (is_known, is_narrowed)
+
+
+@pytest.mark.parametrize("is_priced", [True, False])
+@pytest.mark.parametrize(
+    ("fields", "listed", "warned"),
+    [
+        ({"context_window": 4096}, (8192,), "its backend's 8192"),
+        ({"context_window": 4096}, (2048, 8192), "its backend's 8192"),
+        ({}, (2048, 8192), "its backend's 8192"),
+        ({"context_window": 4096}, (4096, 2048), None),
+        ({"context_window": 4096}, (), None),
+        ({}, (2048,), None),
+        ({}, (None,), "tell the window"),
+        ({}, (None, 2048), "tell the window"),
+        ({}, (), "tell the window"),
+    ],
+)
+def test_a_window_below_a_backends_or_unknown_for_a_priced_model_is_a_warning(
+    fields: dict[str, Any], listed: tuple[int | None, ...], warned: str | None, is_priced: bool
+) -> None:
+    pricing = {"pricing": PRICED["pricing"]} if is_priced else {}
+    catalog = build_catalog([entry(**fields, **pricing)], fleet(*listed), publish_discovered=False)
+    told = "".join(warnings_of(catalog))
+    if warned is None or (warned == "tell the window" and not is_priced):
+        assert told == ""
+    else:
+        assert warned in told
+
+
+@pytest.mark.parametrize(
+    ("templates", "margin"),
+    [((12,), 12), ((0,), 0), ((700, 5), 700), ((None, 30), 30), ((None, None), 64 * 4), ((), 64 * 4)],
+)
+def test_a_quote_adds_the_template_as_backends_count_it_and_else_an_assumption_for_each_message(
+    templates: tuple[int | None, ...], margin: int
+) -> None:
+    listings = fleet(*[100_000] * max(1, len(templates)), templates=templates)
+    model = only(build_catalog([entry()], listings, publish_discovered=False))
+    assert quote(model, Price(1000, 0), request(messages=3), WALLET).prompt_nano == 100 + margin
+    assert quote(model, Price(1000, 0), request(messages=3, images=2), WALLET).prompt_nano == 100 + margin + 2 * 4096
+
+
+@pytest.mark.parametrize(
+    ("configured", "listed", "counted", "prompt"),
+    [
+        (1000, 4000, None, 4000),
+        (1000, 4000, 900, 1000),
+        (1000, 1000, None, 1000),
+        (1000, 500, None, 1000),
+        (None, None, None, 5064 + 64),
+    ],
+)
+def test_a_quote_s_prompt_is_bounded_by_the_window_that_may_serve_it(
+    configured: int | None, listed: int | None, counted: int | None, prompt: int
+) -> None:
+    fields = {} if configured is None else {"context_window": configured}
+    model = only(build_catalog([entry(**fields)], fleet(listed), publish_discovered=False))
+    asked = request(text_bytes=5000)
+    asked.counted_tokens = counted
+    assert quote(model, Price(1000, 0), asked, WALLET).prompt_nano == prompt
 
 
 def test_a_model_is_open_to_guests_when_free_unless_it_says_otherwise() -> None:
@@ -85,10 +189,6 @@ def test_a_model_is_open_to_guests_when_free_unless_it_says_otherwise() -> None:
     ]
     for fields, is_open in cases:
         assert only(build_catalog([entry(**fields)], LISTED, publish_discovered=False)).is_open_to_guests is is_open
-
-
-PRICED = {"id": "pub/priced", "pricing": PricingSettings(prompt="0.000001", completion="0.000002")}
-ZERO = {"id": "pub/zero", "pricing": PricingSettings(prompt="0", completion="0")}
 
 
 @pytest.mark.parametrize(
@@ -110,7 +210,7 @@ def test_a_model_without_a_price_is_published_until_another_has_one(
     catalog = build_catalog(entries, LISTED, publish_discovered=False)
     assert ("pub/tiny" in catalog) == is_published
     assert catalog.unpriced == (() if is_published else ("pub/tiny",))
-    told = [line for line in warnings_of(catalog, LISTED) if "not published" in line]
+    told = [line for line in warnings_of(catalog) if "not published" in line]
     assert told == (
         [] if is_published else ["models not published, having neither a price nor free = true (1): pub/tiny"]
     )
@@ -133,7 +233,7 @@ def test_the_demo_needs_no_price() -> None:
         entry(id="mine", backend_model="demo/echo"),
         entry(id="another", backend_model="no/demo"),
     ]
-    listings = {name: Listing(name, "demo", 2048) for name in ("demo/echo", "demo/slow")}
+    listings = {name: [Listing(name, "demo", 2048)] for name in ("demo/echo", "demo/slow")}
     catalog = build_catalog(entries, listings, publish_discovered=True, demo=listings)
     assert (list(catalog), catalog.unpriced) == (["pub/priced", "mine", "demo/slow"], ("another",))
     assert catalog["mine"].is_open_to_guests
@@ -164,12 +264,12 @@ def test_an_unknown_model_is_refused_with_the_closest_names() -> None:
 
 
 def test_of_very_many_models_that_backends_list_the_first_are_published() -> None:
-    listings = {name: Listing(name, "vllm", 2048) for name in (f"org/model-{number:04}" for number in range(3000))}
+    listings = {name: [Listing(name, "vllm", 2048)] for name in (f"org/model-{number:04}" for number in range(3000))}
     assert list(build_catalog([entry()], listings, publish_discovered=True))[-1] == "org/model-1999"
 
 
 def test_of_very_many_models_an_unknown_name_is_compared_with_the_first() -> None:
-    listings = {name: Listing(name, "vllm", 2048) for name in (f"org/model-{number:04}" for number in range(2000))}
+    listings = {name: [Listing(name, "vllm", 2048)] for name in (f"org/model-{number:04}" for number in range(2000))}
     catalog = build_catalog([], listings, publish_discovered=True)
     with pytest.raises(GatewayError, match="model_not_found") as raised:
         catalog.find("org/model-1999x")

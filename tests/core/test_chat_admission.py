@@ -66,7 +66,7 @@ async def limits_of(stage: Stage, asked: ChatRequest, caller: Caller | None = No
 
 def questions(stage: Stage) -> int:
     """How often the backend was asked to count a prompt."""
-    return sum(asked.path == "/tokenize" for asked in stage.backend.asked)
+    return len(stage.backend.counted)
 
 
 async def test_who_has_nothing_left_is_told_so_before_the_body_and_not_counted(stage: Stage) -> None:
@@ -184,6 +184,12 @@ async def test_a_prompt_above_a_narrowed_window_is_counted_where_it_may_be_and_r
     assert questions(stage) == (len(content) > 2)
 
 
+async def test_an_open_ended_prompt_above_a_narrowed_window_is_counted_once(stage: Stage) -> None:
+    stage.backend.prompt_tokens = 150
+    assert await limits_of(stage, request("narrow/tiny", "x" * 400)) == (250, None)
+    assert questions(stage) == 1
+
+
 # -- an answer in one piece is held whole
 
 
@@ -220,7 +226,7 @@ async def test_a_balance_below_the_worst_case_lowers_the_limit_to_what_it_covers
 ) -> None:
     async with ReplayingBackend() as backend, open_stage(tmp_path, backend, credit_nano=500_000) as stage:
         asked = request("priced/tiny", max_tokens=asked_tokens)
-        prompt_tokens = asked.text_bytes + 2 * stage.gateway.settings.wallet.template_margin_tokens
+        prompt_tokens = asked.text_bytes + 10  # the backend's own count of the shortest chat
         covered = (500_000 - prompt_tokens * 300) // 700
         assert await limits_of(stage, asked) == (covered, covered)
         await stage.is_accounted_for(5800, None)

@@ -1,15 +1,16 @@
 """One server that answers: what it lists, how it is and how busy, and the few things that are ever asked of it."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Any, Literal, Protocol, TypeGuard
 
 import orjson
 
-from mcp_gateway.core.catalog import Listing
+from mcp_gateway.core.catalog import UNKNOWN_WINDOW_TOKENS, Listing
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import holds_at_most
 from mcp_gateway.core.request import ChatRequest
@@ -43,8 +44,6 @@ _BEGINNING_BYTES = 64 * 1024
 _COUNT_S = 5.0
 """A count of a prompt takes milliseconds, and an answer waits for it."""
 _MAX_NAME_CHARS = 256
-_MAX_CONTEXT_TOKENS = 16_000_000
-"""Of what a server lists; more than any model has, and little enough to reckon with."""
 FAULTS = frozenset({"backend_died", "backend_error", "connect_failed", "first_token_timeout"})
 """Codes of what is a backend's fault. Not a client that leaves, a refused request, a full queue or a full gateway."""
 _STUCK = "its engine makes no tokens while requests run"
@@ -98,6 +97,10 @@ class Backend:
     breaker: Breaker = field(default_factory=Breaker)
     now_s: Callable[[], float] = monotonic
     listings: dict[str, Listing] = field(default_factory=dict)
+    measured: frozenset[str] = frozenset()
+    """Models whose shortest chat it is to count, once, where it lists them."""
+    templates: dict[str, int | None] = field(default_factory=dict, repr=False)
+    """What it told of those; None where it does not tell."""
     is_probed: bool = False
     fault: str = "not asked yet"
     in_flight: int = 0
@@ -204,6 +207,7 @@ class Backend:
             return
         if self.fault:  # it has come back: what became of requests before says nothing any more
             self.breaker.reset()
+            self.templates.clear()
         self._take(rows)
         self.fault, self.is_probed = "", True
         self._note_gone()
@@ -212,7 +216,7 @@ class Backend:
     def _take(self, rows: list[Any]) -> None:
         """List the models of these rows; one line tells how many have no name, each time that this number changes."""
         named = [row for row in rows if isinstance(row, dict) and _is_name(row.get("id"))]
-        self.listings = {row["id"]: _listing(row) for row in named[:_MAX_MODELS]}
+        self.listings = {row["id"]: _listing(row, self.templates.get(row["id"])) for row in named[:_MAX_MODELS]}
         before, self.nameless = self.nameless, len(rows) - len(named)
         if self.nameless and self.nameless != before:
             logger.warning("backend %s lists %d models by no name that can be understood", self.name, self.nameless)
@@ -259,14 +263,28 @@ class Backend:
         self.queue, self.sent_by_others = None, 0
 
     async def count_prompt(self, request: ChatRequest, backend_model: str) -> int | None:
-        """Tokens of a chat's prompt by the backend's own count; None where it cannot tell."""
+        """Tokens of a chat's prompt by the backend's own count; None where it cannot tell, or not in time."""
         try:
             async with asyncio.timeout(_COUNT_S):
-                response = await self._ask("POST", vllm.TOKENIZE_PATH, vllm.tokenize_body(request, backend_model), ())
-                body = await _read_and_close(response, _BEGINNING_BYTES)
+                return await self._count(vllm.tokenize_body(request, backend_model))
         except (GatewayError, UpstreamError, TimeoutError):
             return None
-        return vllm.read_count(body) if response.status == 200 else None
+
+    async def measure_templates(self) -> None:
+        """Have it count the shortest chat of each model that is to be measured; where asking fails, the next time."""
+        for name in self.measured & self.listings.keys() - self.templates.keys():
+            with contextlib.suppress(GatewayError, UpstreamError):
+                tokens = await self._count(vllm.shortest_chat(name))
+                row = self.listings[name]
+                fits = tokens is not None and tokens < (row.max_model_len or UNKNOWN_WINDOW_TOKENS)
+                self.templates[name] = tokens if fits else None
+                self.listings[name] = replace(row, template_tokens=self.templates[name])
+
+    async def _count(self, body: bytes) -> int | None:
+        """Raises GatewayError or UpstreamError where it cannot be asked."""
+        response = await self._ask("POST", vllm.TOKENIZE_PATH, body, ())
+        answer = await _read_and_close(response, _BEGINNING_BYTES)
+        return vllm.read_count(answer) if response.status == 200 else None
 
     async def _ask(
         self,
@@ -357,11 +375,12 @@ def _is_name(value: Any) -> TypeGuard[str]:
     )
 
 
-def _listing(row: dict[str, Any]) -> Listing:
+def _listing(row: dict[str, Any], template_tokens: int | None) -> Listing:
     owner, length = row.get("owned_by"), row.get("max_model_len")
-    is_length = isinstance(length, int) and not isinstance(length, bool) and 0 < length <= _MAX_CONTEXT_TOKENS
+    is_length = isinstance(length, int) and not isinstance(length, bool) and 0 < length <= UNKNOWN_WINDOW_TOKENS
     return Listing(
         id=row["id"],
         owned_by=owner if _is_name(owner) else "vllm",
         max_model_len=length if is_length else None,
+        template_tokens=template_tokens,
     )

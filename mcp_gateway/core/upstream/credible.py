@@ -5,8 +5,6 @@ from typing import Any, NamedTuple
 from mcp_gateway.core.text import is_one_line
 from mcp_gateway.core.upstream.usage import Usage
 
-UNKNOWN_WINDOW_TOKENS = 16_000_000
-"""Where neither the settings nor the backend tell a window: more than any has, and little enough to reckon with."""
 _MAX_REASON_CHARS = 64
 
 

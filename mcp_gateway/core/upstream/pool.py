@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
 from typing import Literal
 
-from mcp_gateway.core.catalog import Listing, Model
+from mcp_gateway.core.catalog import Listing, Listings, Model
 from mcp_gateway.core.text import shown
 from mcp_gateway.core.upstream.backend import FAULTS, Backend
 from mcp_gateway.core.upstream.budget import RetryBudget
@@ -16,6 +16,8 @@ from mcp_gateway.core.upstream.choice import choose
 logger = logging.getLogger(__name__)
 
 _RECOVERY_INTERVAL_S = 1.0
+_TEMPLATES_S = 1.0
+"""Of a look at a backend, for what it adds to prompts: it tells at once, or later."""
 _MAX_LOGGED_CHARS = 500
 _NOT_TAKEN = frozenset({"backend_busy", "connect_failed", "model_unavailable", "overloaded"})
 """Codes of failures in which no backend began to work on the request."""
@@ -34,7 +36,7 @@ class Pool:
         *,
         interval_s: float,
         timeout_s: float,
-        on_change: Callable[[dict[str, Listing]], None],
+        on_change: Callable[[Listings], None],
         retries: RetryBudget,
         random: Random,
     ) -> None:
@@ -45,7 +47,7 @@ class Pool:
         self._on_change = on_change
         self._retries = retries
         self._random = random
-        self._listings: dict[str, Listing] | None = None
+        self._listings: Listings | None = None
         self._slow: set[Backend] = set()
 
     def candidates(self, backend_model: str) -> list[Backend]:
@@ -82,7 +84,10 @@ class Pool:
     async def discover(self, backends: Iterable[Backend] = ()) -> None:
         """Ask these backends, or every one, what they have and how busy they are, all at once; pass on what changed."""
         await asyncio.gather(*(self._discover(backend) for backend in backends or {*self.backends, self.demo}))
-        listings = {name: row for backend in reversed(self.backends) for name, row in backend.listings.items()}
+        listings: dict[str, list[Listing]] = {}
+        for backend in self.backends:
+            for name, row in backend.listings.items():
+                listings.setdefault(name, []).append(row)
         if listings != self._listings:
             self._listings = listings
             self._on_change(listings)
@@ -146,3 +151,6 @@ class Pool:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._timeout_s):
                     await backend.read_queue()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TEMPLATES_S):
+                    await backend.measure_templates()

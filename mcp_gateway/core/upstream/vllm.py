@@ -114,6 +114,11 @@ def tokenize_body(request: ChatRequest, backend_model: str) -> bytes:
     return dump_json({"model": backend_model, **kept})
 
 
+def shortest_chat(backend_model: str) -> bytes:
+    """The same for a chat whose prompt is little more than what its template adds."""
+    return dump_json({"model": backend_model, "messages": [{"role": "user", "content": "a"}]})
+
+
 def error_of(
     status: int, body: bytes, backend_model: str, public_model: str, retry_after: bytes | None = None
 ) -> GatewayError:

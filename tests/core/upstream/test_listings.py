@@ -1,5 +1,6 @@
 """What a backend's list of models may say: odd rows are left out, and tell the log without being shown there."""
 
+import asyncio
 import json
 import logging
 from typing import Any
@@ -8,7 +9,9 @@ import pytest
 
 from mcp_gateway.core.catalog import build_catalog
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.request import parse_chat_request
 from mcp_gateway.core.upstream.backend import Backend, Headers, Response
+from mcp_gateway.core.upstream.transport import ConnectFailed, UpstreamError
 from tests.cases import each
 
 
@@ -101,8 +104,93 @@ async def test_an_odd_owner_is_vllm(owner: Any) -> None:
 async def test_a_name_of_several_words_is_served_under_a_configured_id_and_never_published_by_itself() -> None:
     backend = await discovered([row("my adapter"), row("a\u3000b"), row("good")])
     assert list(backend.listings) == ["my adapter", "a\u3000b", "good"]
-    catalog = build_catalog((), backend.listings, publish_discovered=True)
+    listings = {name: [row] for name, row in backend.listings.items()}
+    catalog = build_catalog((), listings, publish_discovered=True)
     assert list(catalog) == ["good"]
+
+
+class Counting(Listed):
+    """An origin that answers each question for a count with the next of these; an exception is raised."""
+
+    def __init__(self, data: Any, *counts: bytes | GatewayError | UpstreamError) -> None:
+        super().__init__(data)
+        self.counts = list(counts)
+        self.asked: list[str] = []
+
+    async def request(self, method: str, path: str, headers: Headers, body: bytes = b"", **more: Any) -> Response:
+        if path != "/tokenize":
+            return await super().request(method, path, headers, body, **more)
+        self.asked.append(json.loads(body)["model"])
+        told = self.counts.pop(0)
+        if isinstance(told, Exception):
+            raise told
+        return Whole(told)
+
+
+async def look_at(backend: Backend) -> None:
+    await backend.discover()
+    await backend.measure_templates()
+
+
+@pytest.mark.parametrize(
+    ("told", "template"),
+    [
+        (b'{"count":12,"max_model_len":4096,"tokens":[1]}', 12),
+        (b'{"count": 4095}', 4095),
+        (b'{"count":0}', 0),
+        (b'{"count":4096}', None),
+        (b'{"count":9223372036854775808}', None),
+        (b'{"count":-5}', None),
+        (b'{"count":"12"}', None),
+        (b'{"count":null}', None),
+        (b'{"detail":"Not Found"}', None),
+        (b"", None),
+    ],
+)
+async def test_what_the_template_adds_is_asked_once_and_believed_below_the_window(
+    told: bytes, template: int | None
+) -> None:
+    origin = Counting([row("good"), row("other")], told)
+    backend = Backend("vllm-1", origin, measured=frozenset({"good", "absent"}))
+    for _ in range(3):
+        await look_at(backend)
+        assert (backend.listings["good"].template_tokens, backend.listings["other"].template_tokens) == (template, None)
+    assert origin.asked == ["good"]
+
+
+@pytest.mark.parametrize("failure", [GatewayError("backend_died", "gone"), ConnectFailed("gone")])
+async def test_where_the_question_fails_it_is_asked_again_the_next_time(failure: GatewayError | UpstreamError) -> None:
+    origin = Counting([row("good")], failure, failure, b'{"count":7}')
+    backend = Backend("vllm-1", origin, measured=frozenset({"good"}))
+    found = []
+    for _ in range(4):
+        await look_at(backend)
+        found.append(backend.listings["good"].template_tokens)
+    assert (found, len(origin.asked)) == ([None, None, 7, 7], 3)
+
+
+async def test_a_model_that_appears_and_a_backend_that_comes_back_are_asked_anew() -> None:
+    origin = Counting([row("good")], b'{"count":7}', b'{"count":8}', b'{"count":9}', b'{"count":9}')
+    backend = Backend("vllm-1", origin, measured=frozenset({"good", "later"}))
+    await look_at(backend)
+    origin.data = [row("good"), row("later")]
+    await look_at(backend)
+    assert [listing.template_tokens for listing in backend.listings.values()] == [7, 8]
+    backend.lost("no connection")
+    await look_at(backend)
+    assert [listing.template_tokens for listing in backend.listings.values()] == [9, 9]
+
+
+async def test_a_count_that_does_not_come_in_time_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hanging(Listed):
+        async def request(self, *args: Any, **more: Any) -> Response:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    monkeypatch.setattr("mcp_gateway.core.upstream.backend._COUNT_S", 0)
+    backend = Backend("vllm-1", Hanging(()))
+    asked = parse_chat_request(b'{"model": "good", "messages": [{"role": "user", "content": "hi"}]}')
+    assert await backend.count_prompt(asked, "good") is None
 
 
 async def test_a_backend_that_fails_is_no_crash() -> None:

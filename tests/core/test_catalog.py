@@ -83,7 +83,7 @@ def fleet(*windows: int | None, templates: tuple[int | None, ...] = ()) -> dict[
     return {"org/tiny": [Listing("org/tiny", "vllm", window, told[at]) for at, window in enumerate(windows)]}
 
 
-@pytest.mark.parametrize(
+@each(
     ("configured", "listed", "context", "output", "widest", "is_known", "is_narrowed"),
     [
         (None, (2048, 8192), 2048, 2048, 8192, True, True),
@@ -116,8 +116,8 @@ def test_where_backends_disagree_all_can_do_what_is_told_and_the_widest_bounds_w
     assert (model.is_window_known, model.is_window_narrowed) == (is_known, is_narrowed)
 
 
-@pytest.mark.parametrize("is_priced", [True, False])
-@pytest.mark.parametrize(
+@each("is_priced", [True, False])
+@each(
     ("fields", "listed", "warned"),
     [
         ({"context_window": 4096}, (8192,), "its backend's 8192"),
@@ -143,7 +143,7 @@ def test_a_window_below_a_backends_or_unknown_for_a_priced_model_is_a_warning(
         assert warned in told
 
 
-@pytest.mark.parametrize(
+@each(
     ("templates", "margin"),
     [((12,), 12), ((0,), 0), ((700, 5), 700), ((None, 30), 30), ((None, None), 64 * 4), ((), 64 * 4)],
 )
@@ -156,7 +156,7 @@ def test_a_quote_adds_the_template_as_backends_count_it_and_else_an_assumption_f
     assert quote(model, Price(1000, 0), request(messages=3, images=2), WALLET).prompt_nano == 100 + margin + 2 * 4096
 
 
-@pytest.mark.parametrize(
+@each(
     ("configured", "listed", "counted", "prompt"),
     [
         (1000, 4000, None, 4000),
@@ -191,7 +191,7 @@ def test_a_model_is_open_to_guests_when_free_unless_it_says_otherwise() -> None:
         assert only(build_catalog([entry(**fields)], LISTED, publish_discovered=False)).is_open_to_guests is is_open
 
 
-@pytest.mark.parametrize(
+@each(
     ("others", "is_published"),
     [
         ([], True),
@@ -201,7 +201,7 @@ def test_a_model_is_open_to_guests_when_free_unless_it_says_otherwise() -> None:
         ([{"id": "pub/free", "free": True}, PRICED], False),
     ],
 )
-@pytest.mark.parametrize("is_first", [True, False])
+@each("is_first", [True, False])
 def test_a_model_without_a_price_is_published_until_another_has_one(
     others: list[dict[str, object]], is_published: bool, is_first: bool
 ) -> None:

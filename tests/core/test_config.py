@@ -106,7 +106,7 @@ class TestSources:
         assert (first.pricing.prompt_pico, first.pricing.completion_pico) == (50_000, 0)
         assert (second.id, second.pricing, second.free) == ("c", None, True)
 
-    @pytest.mark.parametrize(
+    @each(
         ("per_million", "price", "pico"),
         [
             (False, "0", 0),
@@ -324,8 +324,8 @@ class TestFaults:
     def test_a_price_that_is_no_exact_decimal_is_refused(self, price: str) -> None:
         assert "USD for a single token" in fault(f"[[models]]\nid = 'a'\npricing = {{completion = '{price}'}}")
 
-    @pytest.mark.parametrize("price", ["0.010000000001", "0.05", "0.15", "2.50", "75", "1000001"])
-    @pytest.mark.parametrize("name", ["prompt", "completion"])
+    @each("price", ["0.010000000001", "0.05", "0.15", "2.50", "75", "1000001"])
+    @each("name", ["prompt", "completion"])
     def test_a_price_that_is_meant_for_a_million_tokens_is_refused_until_it_says_so(
         self, name: str, price: str
     ) -> None:
@@ -335,12 +335,12 @@ class TestFaults:
         assert f"[models.pricing] {name}: is more than 0.01 USD for a single token" in told
         assert "per_million = true" in told
 
-    @pytest.mark.parametrize("price", ["1000000.01", "1000001", "0.0000001", "-1", "1e3", "", "free"])
+    @each("price", ["1000000.01", "1000001", "0.0000001", "-1", "1e3", "", "free"])
     def test_a_price_for_a_million_tokens_has_bounds_too(self, price: str) -> None:
         told = fault(f"[[models]]\nid = 'a'\npricing = {{per_million = true, completion = '{price}'}}")
         assert "USD for a million tokens" in told
 
-    @pytest.mark.parametrize(
+    @each(
         ("prices", "missing"),
         [
             ("prompt = '0.000001'", "completion"),
@@ -351,12 +351,12 @@ class TestFaults:
             ("per_million = true\ncompletion = '3'", "prompt"),
         ],
     )
-    @pytest.mark.parametrize("is_free", ["", "free = true\n"])
+    @each("is_free", ["", "free = true\n"])
     def test_a_model_has_both_prices_or_none(self, prices: str, missing: str, is_free: str) -> None:
         told = fault(f"[[models]]\nid = 'a'\n{is_free}[models.pricing]\n{prices}")
         assert f"has no price for {missing}: " in told
 
-    @pytest.mark.parametrize("prices", ["prompt = '0'\ncompletion = '0'", "prompt = '0.000000'\ncompletion = '0'"])
+    @each("prices", ["prompt = '0'\ncompletion = '0'", "prompt = '0.000000'\ncompletion = '0'"])
     def test_free_may_be_said_of_what_costs_nothing(self, prices: str) -> None:
         assert load(f"[[models]]\nid = 'a'\nfree = true\n[models.pricing]\n{prices}").models[0].free
 

@@ -132,7 +132,7 @@ async def look_at(backend: Backend) -> None:
     await backend.measure_templates()
 
 
-@pytest.mark.parametrize(
+@each(
     ("told", "template"),
     [
         (b'{"count":12,"max_model_len":4096,"tokens":[1]}', 12),
@@ -158,7 +158,7 @@ async def test_what_the_template_adds_is_asked_once_and_believed_below_the_windo
     assert origin.asked == ["good"]
 
 
-@pytest.mark.parametrize("failure", [GatewayError("backend_died", "gone"), ConnectFailed("gone")])
+@each("failure", [GatewayError("backend_died", "gone"), ConnectFailed("gone")])
 async def test_where_the_question_fails_it_is_asked_again_the_next_time(failure: GatewayError | UpstreamError) -> None:
     origin = Counting([row("good")], failure, failure, b'{"count":7}')
     backend = Backend("vllm-1", origin, measured=frozenset({"good"}))

@@ -165,20 +165,14 @@ def build_catalog(
     *,
     publish_discovered: bool,
     demo: Container[str] = (),
-    before: Catalog = Catalog(),  # noqa: B008 - never changed
-    now_s: float = 0.0,
+    created_at_s: Callable[[str], int] = lambda _: 0,
 ) -> Catalog:
     """The catalog of configured `entries` and of what backends list (by backend name of the model).
 
     Without any entry everything listed is published under its own name and free; with entries only when
     `publish_discovered` says so. Once an entry has a price, one without must say that it is free: a price that was
-    forgotten would be a gift. Only what the `demo` has (by backend name) may go without. A model is as old as in the
-    catalog `before`, else it is created now: of backends, each tells the time at which it is asked.
+    forgotten would be a gift. Only what the `demo` has (by backend name) may go without.
     """
-
-    def created_at_s(model_id: str) -> int:
-        return before[model_id].created_at_s if model_id in before else int(now_s)
-
     is_sold = any(entry.pricing is not None for entry in entries)
     wanted = [*entries, *(_discovered(entries, listings) if publish_discovered or not entries else ())]
     models, unpriced = [], []

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from mcp_gateway.core.money import parse_usd
 from mcp_gateway.core.observe.activity import Activity
 from mcp_gateway.core.observe.history import History
 from mcp_gateway.core.observe.metrics import Metrics
+from mcp_gateway.core.observe.model_ages import ModelAges
 from mcp_gateway.core.observe.records import Records
 from mcp_gateway.core.payments.payments import Payments
 from mcp_gateway.core.policy.images import ImagePolicy, read_blocklist
@@ -123,7 +125,9 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
         limiter = Limiter(now_s or clock, guest_addresses_per_minute=settings.guests.addresses_per_minute)
         limiter.restore_day(await _used_today(records, keys))
         published = Published()
-        pool = _pool(settings, published)
+        ages = ModelAges(store, time.time)
+        await ages.restore()
+        pool = _pool(settings, published, ages)
         stack.push_async_callback(pool.aclose)
         chat = Chat(
             settings=settings,
@@ -253,7 +257,7 @@ def _image_policy(settings: Settings) -> ImagePolicy:
     return ImagePolicy(settings.enable_vision, read_blocklist(file) if file else frozenset())
 
 
-def _pool(settings: Settings, published: Published) -> Pool:
+def _pool(settings: Settings, published: Published, ages: ModelAges) -> Pool:
     measured = frozenset(entry.backend_model or entry.id for entry in settings.models)
     demo = Backend("demo", DemoBackend(), measured=measured)
     secret = settings.vllm_api_key
@@ -282,8 +286,7 @@ def _pool(settings: Settings, published: Published) -> Pool:
             listings,
             publish_discovered=settings.publish_discovered,
             demo=() if backends else listings,
-            before=published.current,
-            now_s=now_ms() / 1000,
+            created_at_s=ages.created_at_s,
         )
         published.replace(catalog)
         warnings = warnings_of(catalog)

@@ -336,9 +336,7 @@ def test_a_cost_is_rounded_up_once(prompt_pico: int, completion_pico: int, promp
     assert 0 <= cost * 1000 - exact_pico < 1000
 
 
-def test_a_model_is_as_old_as_its_first_sight_whatever_changes_around_it() -> None:
-    first = build_catalog([entry()], {}, publish_discovered=True, now_s=1000.7)
-    then = build_catalog([entry()], LISTED, publish_discovered=True, before=first, now_s=2000.0)
-    last = build_catalog([entry()], LISTED, publish_discovered=True, before=then, now_s=3000.0)
-    assert [model_object(model)["created"] for model in last.values()] == [1000, 2000]
-    assert list(then.items()) == list(last.items())
+def test_a_model_is_created_when_it_is_told_to_have_been() -> None:
+    ages = {"pub/tiny": 1000, "org/other": 2000}
+    catalog = build_catalog([entry()], LISTED, publish_discovered=True, created_at_s=ages.__getitem__)
+    assert {name: model_object(model)["created"] for name, model in catalog.items()} == ages

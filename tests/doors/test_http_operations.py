@@ -1,5 +1,7 @@
 """What is asked about the gateway rather than of a model: models, health, metrics, the welcome."""
 
+import contextlib
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from http_api.program import _guest_line
+from mcp_gateway.core.gateway import DATABASE
 from tests.replaying import ReplayingBackend, unary
 from tests.serving import FREE, PRICED, Door, error_of, eventually, open_door
 
@@ -130,6 +133,25 @@ async def test_without_a_backend_the_demo_serves_and_says_so(tmp_path: Path) -> 
         assert echo["id"] == "demo/echo"
         assert "demo" in echo["owned_by"]
         assert (await door.chat(model="demo/echo")).status_code == 200
+
+
+async def test_created_is_what_an_earlier_run_noted(tmp_path: Path) -> None:
+    async with ReplayingBackend("one") as backend:
+        async with open_door(tmp_path, vllm_urls=[backend.url]) as door:
+            assert (await created_in(door)) == (await door.rows("SELECT first_seen_s FROM models_seen"))[0][0]
+        with contextlib.closing(sqlite3.connect(tmp_path / DATABASE, isolation_level=None)) as database:
+            database.execute("UPDATE models_seen SET first_seen_s = 5")
+        async with open_door(tmp_path, vllm_urls=[backend.url]) as door:
+            assert await created_in(door) == 5
+            backend.max_model_len = 4096
+            await door.gateway.pool.discover()
+            assert await created_in(door) == 5
+
+
+async def created_in(door: Door) -> int:
+    (row,) = (await door.get("/v1/models")).json()["data"]
+    created: int = row["created"]
+    return created
 
 
 async def test_a_model_that_a_backend_begins_to_list_is_published_while_running(tmp_path: Path) -> None:

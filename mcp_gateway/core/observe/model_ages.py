@@ -1,0 +1,53 @@
+"""When the gateway first had each model, over restarts: backends tell the time at which they are asked."""
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from mcp_gateway.core.store.store import Store
+
+logger = logging.getLogger(__name__)
+
+_MOST_REMEMBERED = 10_000
+"""Names of models: a backend may list others again and again."""
+
+
+class ModelAges:
+    """Asked once for each model whenever the catalog is made anew."""
+
+    def __init__(self, store: Store, now_s: Callable[[], float]) -> None:
+        self._store = store
+        self._now_s = now_s
+        self._began_at_s = int(now_s())
+        self._seen: dict[str, int] = {}
+        self._kept: set[str] = set()
+        """Those that are in the database, or on their way."""
+
+    async def restore(self) -> None:
+        """Read what earlier runs saw; once, at start."""
+        self._seen = dict(await self._store.fetch_all("SELECT id, first_seen_s FROM models_seen"))
+        self._kept = set(self._seen)
+
+    def created_at_s(self, model_id: str) -> int:
+        """Unix seconds; now, and noted, for a model that was never asked for."""
+        if model_id not in self._seen and len(self._seen) >= _MOST_REMEMBERED:
+            return self._began_at_s
+        at_s = self._seen.setdefault(model_id, int(self._now_s()))
+        if model_id not in self._kept:
+            self._kept.add(model_id)
+            written = self._store.write_grouped(_keep, (model_id, at_s), is_durable=False)
+            written.add_done_callback(partial(self._note_failure, model_id))
+        return at_s
+
+    def _note_failure(self, model_id: str, written: "asyncio.Future[None]") -> None:
+        if written.cancelled() or written.exception() is None:
+            return
+        self._kept.discard(model_id)  # the next catalog tries again
+        logger.info("it could not be written since when there is %s", model_id)
+
+
+def _keep(connection: sqlite3.Connection, seen: Sequence[tuple[str, int]]) -> list[None]:
+    connection.executemany("INSERT OR IGNORE INTO models_seen VALUES (?, ?)", seen)
+    return [None] * len(seen)

@@ -350,7 +350,7 @@ class UpstreamSettings(Section):
     idle_timeout_s: PositiveSeconds = 60.0
     """Silence between two pieces of a stream, unless its backend shows that it works."""
     unary_timeout_s: PositiveSeconds = 600.0
-    """A whole answer that is not streamed."""
+    """The whole of an answer that a backend is asked for in one piece; one collected from a stream has its times."""
     total_timeout_s: PositiveSeconds = 3600.0
     """The longest that any answer may take."""
     keep_alive_s: PositiveSeconds = 4.0

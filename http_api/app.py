@@ -27,7 +27,7 @@ from http_api.usage import Usage
 from http_api.welcome import Welcome
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import Gateway
-from mcp_gateway.core.hosts import Hosts, is_loopback
+from mcp_gateway.core.hosts import Hosts
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.origins import Origins
@@ -153,8 +153,8 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> ASGIApp:
     def is_mcp(path: str) -> bool:
         return path in mcp_paths or _WELL_KNOWN.fullmatch(path) is not None
 
-    if is_loopback(settings.host):
-        checks.insert(0, HostCheck(Hosts(settings), mcp_paths))
+    if (hosts := Hosts(settings)).are_limited:
+        checks.insert(0, HostCheck(hosts, mcp_paths))
     router = Router(routes, redirect_slashes=False, default=_unknown_url)
     answers = Answers(
         ExactPaths(router, routes),

@@ -488,7 +488,7 @@ class Settings(Section):
     allowed_hosts: Annotated[tuple[HostName, ...], CommaSeparated] = Field(
         default=(), examples=[["gateway.internal:8080"]]
     )
-    """Further Hosts that clients may name; checked for MCP, and for all while `host` is loopback; `*` allows any."""
+    """Further Hosts that clients may name while `host` is loopback (else they may name any); `*` allows any."""
     cors_origins: Annotated[tuple[Origin, ...], CommaSeparated] = Field(
         default=(), examples=[["https://app.example.com"]]
     )

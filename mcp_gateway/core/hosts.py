@@ -14,23 +14,30 @@ from mcp_gateway.core.log_limit import LogLimit
 
 logger = logging.getLogger(__name__)
 
-_WILDCARDS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - recognized, not bound
+_OF_CONTAINERS = frozenset({"host.docker.internal", "host.containers.internal"})
+"""By which a container reaches its host. No page is served under them: nobody can own a name that ends in .internal."""
 _SHORT_BYTES = 128
 
 
 class Hosts:
-    """Loopback, the address listened on, the public address, and `allowed_hosts`, each with and without a port."""
+    """Loopback, its names within containers, the public address, and `allowed_hosts`, each with and without a port.
+
+    Any name is answered where the gateway listens for other machines too, by whatever names they have for it.
+    """
 
     def __init__(self, settings: Settings) -> None:
+        self.are_limited = is_loopback(settings.host)
         public = urlsplit(settings.public_url or "")
-        named = {public.netloc, public.hostname or "", settings.host, *settings.allowed_hosts} - _WILDCARDS
-        self._names = {_bracketed(name.lower()) for name in named}
+        named = {public.netloc, public.hostname or "", settings.host, *settings.allowed_hosts, *_OF_CONTAINERS}
+        self._names = {_bracketed(name.lower()) for name in named if name}
         self._known = lru_cache(1024)(self._is_known)
         self._log = LogLimit(logger)
 
     def admits(self, host: bytes | None) -> bool:
         """Whether a request with this Host is answered; one without comes from no browser."""
-        if host is None or (self._known if len(host) <= _SHORT_BYTES else self._is_known)(host):
+        if host is None or not self.are_limited:
+            return True
+        if (self._known if len(host) <= _SHORT_BYTES else self._is_known)(host):
             return True
         self._log.warning("a request was refused (421), since its Host is neither public_url's nor in allowed_hosts")
         return False
@@ -38,15 +45,15 @@ class Hosts:
     def _is_known(self, host: bytes) -> bool:
         text = host.decode("latin-1").lower()
         name = without_port(text)
-        return bool(self._names & {text, name, ANY}) or is_loopback(name)
+        return bool(self._names & {text, name, name.removesuffix("."), ANY}) or is_loopback(name)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host, as an address or as in a URL, is this machine and nothing else."""
+    """Whether a host, as an address or as in a URL, is this machine and nothing else; as RFC 6761 has its names."""
     try:
         address = ip_address(host.removeprefix("[").removesuffix("]"))
     except ValueError:
-        return host == "localhost"
+        return f".{host.removesuffix('.')}".endswith(".localhost")
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 

@@ -10,19 +10,21 @@ from mcp_gateway.core.log_limit import LogLimit
 from tests.cases import each
 
 NAMED = {
-    "host": "fd00::7",
+    "host": "127.0.0.2",
     "public_url": "https://gw.example.com",
-    "allowed_hosts": ("also.example.com", "Inside.example.com:8443"),
+    "allowed_hosts": ("also.example.com", "Inside.example.com:8443", "fd00::7"),
 }
 KNOWN = [
     "localhost", "LOCALHOST:8080", "127.0.0.1", "127.0.0.1:8080", "127.8.9.10:80", "[::1]", "[::1]:8080",
     "[::ffff:127.0.0.1]:80", "[0:0:0:0:0:0:0:1]", "gw.example.com", "GW.example.com:443", "also.example.com:1",
-    "inside.example.com:8443", "[fd00::7]:8080",
+    "inside.example.com:8443", "[fd00::7]:8080", "localhost.", "LocalHost.:80", "app.localhost:80", "127.0.0.2:8080",
+    "host.docker.internal", "HOST.docker.internal:8080", "host.containers.internal:1", "gw.example.com.:443",
 ]  # fmt: skip
 UNKNOWN = [
     "evil.example.com", "localhost.evil.example.com", "127.0.0.1.evil.example.com", "evil.example.com:8443",
     "inside.example.com", "10.0.0.1", "[fd00::8]", "0.0.0.0", "localhost:80:80", "x" * 500, "",
-    "gw.example.com.evil.io",
+    "gw.example.com.evil.io", "evil.docker.internal", "host.docker.internal.evil.io", "evillocalhost", "localhost..",
+    "localhost.example.com.",
 ]  # fmt: skip
 
 
@@ -41,12 +43,10 @@ def test_any_host_can_be_allowed(host: str) -> None:
     assert Hosts(Settings.model_validate({"allowed_hosts": ("*",)})).admits(host.encode())
 
 
-@pytest.mark.parametrize("listens_on", ["0.0.0.0", "::"])
-def test_listening_everywhere_names_no_host(listens_on: str) -> None:
-    hosts = Hosts(Settings.model_validate({"host": listens_on}))
-    assert not hosts.admits(b"0.0.0.0")
-    assert not hosts.admits(b"[::]:8080")
-    assert hosts.admits(b"localhost")
+@pytest.mark.parametrize("listens_on", ["0.0.0.0", "::", "192.168.1.5", "gateway"])
+def test_any_host_is_known_where_other_machines_are_listened_for(listens_on: str) -> None:
+    hosts = Hosts(Settings(host=listens_on))
+    assert all(hosts.admits(host.encode()) for host in KNOWN + UNKNOWN)
 
 
 def test_no_browser_sends_a_request_without_a_host() -> None:

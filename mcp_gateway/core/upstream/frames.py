@@ -28,6 +28,7 @@ from mcp_gateway.core.upstream.usage import (
     is_told,
     last_usage,
     read_usage,
+    source_of_usage,
     told,
     with_cost,
     without_closing_usage,
@@ -281,7 +282,7 @@ class FrameRelay:
         if self._is_spliced_singly:
             rest, found = without_closing_usage(frames)
             if found == frames.count(b"\n\n") and rest.find(b'"usage"') < 0:
-                self._usage_source = frames
+                self._usage_source = source_of_usage(frames)
                 return rest
         if self._bounds is None and not self._strips_usage:
             self._note_usage(frames)
@@ -298,7 +299,7 @@ class FrameRelay:
         """Remember what frames tell of usage; whether they tell any."""
         has_any = self._note_usage_by_choice(frames) if self._choices > 1 else last_usage(frames) is not None
         if has_any:
-            self._usage_source = frames
+            self._usage_source = source_of_usage(frames)
         return has_any
 
     def _can_be(self, frame: bytes) -> bool:

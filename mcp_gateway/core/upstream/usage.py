@@ -126,6 +126,14 @@ def last_usage(text: bytes | bytearray) -> Usage | None:
     return None
 
 
+def source_of_usage(text: bytes) -> bytes:
+    """As much of the text as `last_usage` needs: the end of a long one, the rest of which need not be kept for that."""
+    if len(text) <= _MAX_USAGE_BYTES:
+        return text
+    end = text[text.rfind(_KEY) :]
+    return end if last_usage(end) is not None else text
+
+
 def without_closing_usage(frames: bytes) -> tuple[bytes, int]:
     """The frames without the usages that stand where vLLM tells them, and how many these were."""
     return _CLOSING_USAGE.subn(b"}]", frames)

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from mcp_gateway.core.upstream.usage import Usage, last_usage, read_usage, with_cost, without_usage
+from mcp_gateway.core.upstream.usage import Usage, last_usage, read_usage, source_of_usage, with_cost, without_usage
 from tests.cases import each
 
 COUNTS: dict[str, Any] = {"prompt_tokens": 12, "completion_tokens": 8}
@@ -97,3 +97,12 @@ def test_text_that_says_usage_is_left_as_it_is() -> None:
 def test_usage_told_to_a_client_is_usage() -> None:
     for usage in (Usage(3, 4), Usage(3, 4, 2)):
         assert read_usage(usage.as_object()) == usage
+
+
+@pytest.mark.parametrize("length", [0, 100_000])
+def test_what_is_kept_of_long_frames_tells_the_same_usage_and_is_short_where_the_last_can_be_read(length: int) -> None:
+    for usage in [*READABLE, *UNREADABLE]:
+        frames = frame(orjson.dumps, COUNTS) + b": " + b"x" * length + b"\n\n" + frame(orjson.dumps, usage)
+        source = source_of_usage(frames)
+        assert last_usage(source) == last_usage(frames) is not None
+        assert len(source) < 20_000 or usage in UNREADABLE

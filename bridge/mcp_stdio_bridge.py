@@ -762,16 +762,16 @@ class HttpSse:
         if not is_stream(response):
             raise NotSse(Problem("The URL answers, but not with an event stream."))
         events = read_events(response)
-        endpoint = await self._endpoint(events)
+        endpoint = await self._endpoint(events, str(response.url))
         if self._initialize and self._initialized:
             await self._replay(endpoint, self._initialize, self._initialized, events)
         connection.endpoint.set_result(endpoint)
         return events
 
-    async def _endpoint(self, events: AsyncIterator[Event]) -> str:
+    async def _endpoint(self, events: AsyncIterator[Event], url: str) -> str:
         async for event in events:
             if event.kind == "endpoint":
-                endpoint = within_origin(self._remote.url, event.data.decode(errors="replace").strip())
+                endpoint = within_origin(url, event.data.decode(errors="replace").strip())
                 if endpoint is None:
                     raise Problem("The server names an endpoint on another host, which is not followed")
                 return endpoint
@@ -1016,8 +1016,8 @@ class FrameWriter:
             return
         watch = select.poll()
         watch.register(self._descriptor, 0)  # an error or a hang-up is told unasked
-        watch.poll()
-        tell(self._loop, self.is_unread.set)
+        if any(told & (select.POLLERR | select.POLLHUP) for _, told in watch.poll()):  # macOS cannot watch terminals
+            tell(self._loop, self.is_unread.set)
 
 
 class LineReader:

@@ -399,6 +399,26 @@ async def test_an_endpoint_of_the_same_origin_is_followed_however_it_is_spelt(sp
             assert (await lines.call())["result"] == {}
 
 
+async def test_a_relative_endpoint_is_one_of_the_address_that_the_stream_was_redirected_to() -> None:
+    posted: asyncio.Queue[Exchange] = asyncio.Queue()
+
+    async def one_answer(exchange: Exchange) -> None:
+        if exchange.method == "POST":
+            await exchange.head(202, content_length="0")
+            await posted.put(exchange)
+        elif not exchange.path.endswith("/"):
+            await exchange.head(307, location=f"{exchange.path}/", content_length="0")
+        else:
+            await exchange.head(200, content_type=STREAM)
+            await exchange.send("event: endpoint\ndata: messages\n\n")
+            await exchange.event((await posted.get()).result())
+            await asyncio.Event().wait()
+
+    async with fake_server(one_answer) as server, bridge_to(server.url, "sse") as lines:
+        assert (await lines.call())["result"] == {}
+        assert server.exchanges[-1].path == "/v1/mcp/messages"
+
+
 @pytest.mark.parametrize(
     "endpoint",
     [

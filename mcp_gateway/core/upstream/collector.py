@@ -17,7 +17,7 @@ _MAX_TRIES = 8
 
 
 class Collector:
-    """Fed with what arrives, until `is_over`; then `end` ends it. Raises GatewayError for what was not understood."""
+    """Fed with what arrives until `is_done`, and then ended. Raises GatewayError for what was not understood."""
 
     def __init__(self, public_model: str, *, choices: int, max_bytes: int) -> None:
         self._relay = FrameRelay(None, wants_usage=True, wants_continuous_usage=True, choices=choices)

@@ -6,6 +6,7 @@ Knows nothing of what is asked; payloads are bytes.
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import anyio
 from mcp.types import INVALID_REQUEST
@@ -28,6 +29,8 @@ _EVENT_HEADERS = (
     (b"x-accel-buffering", b"no"),
 )
 _PING = b": ping\n\n"
+_ACCEPTED_KEPT = 32
+"""How many different headers are remembered; clients send a handful."""
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -40,6 +43,7 @@ class Accept:
     events: bool
 
     @classmethod
+    @lru_cache(maxsize=_ACCEPTED_KEPT)
     def of(cls, header: bytes) -> "Accept":
         weights = dict(map(_weighed, header.lower().split(b",")))
         events = _is_accepted(weights, b"text/event-stream", b"text/*", b"*/*")
@@ -67,19 +71,13 @@ class Exchange:
     receive: Receive
     send: Send
     headers: dict[bytes, bytes]
+    context: RequestContext
+    caller: Caller
 
     @classmethod
     def of(cls, scope: Scope, receive: Receive, send: Send) -> "Exchange":
-        return cls(scope, receive, send, dict(scope["headers"]))
-
-    @property
-    def context(self) -> RequestContext:
-        context: RequestContext = self.scope[CONTEXT]
-        return context
-
-    @property
-    def caller(self) -> Caller:
-        return caller_of(self.context)
+        context: RequestContext = scope[CONTEXT]
+        return cls(scope, receive, send, dict(scope["headers"]), context, caller_of(context))
 
     @property
     def accept(self) -> Accept:

@@ -1,7 +1,7 @@
 """What a message counts as: a listing, unless it belongs to something that is bounded by itself. Knows no tool."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from types import TracebackType
 
 from mcp.types import INVALID_REQUEST
 
@@ -49,15 +49,26 @@ class Listings:
         return refusal
 
 
-@contextlib.contextmanager
-def refusing(request_id: RequestId | None) -> Iterator[None]:
+class refusing:
     """Tell of a limit in JSON-RPC's terms: a GatewayError becomes a Refusal with the same facts."""
-    try:
-        yield
-    except GatewayError as error:
+
+    __slots__ = ("_request_id",)
+
+    def __init__(self, request_id: RequestId | None) -> None:
+        self._request_id = request_id
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not isinstance(error, GatewayError):
+            return
         data = {"code": error.code, "retry_after_s": error.retry_after_s}
-        headers = ((b"retry-after", b"%d" % error.retry_after_s),) if error.retry_after_s is not None else ()
-        raise Refusal(error.status, REFUSED, error.message, request_id=request_id, data=data, headers=headers) from None
+        wait = ((b"retry-after", b"%d" % error.retry_after_s),) if error.retry_after_s is not None else ()
+        refusal = Refusal(error.status, REFUSED, error.message, request_id=self._request_id, data=data, headers=wait)
+        raise refusal from None
 
 
 def _is_listing(message: Message, *, in_session: bool) -> bool:

@@ -11,7 +11,7 @@ from mcp_gateway.core.bytes_in_flight import SMALL_BYTES
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.json_bounds import LONG_BYTES, JsonBounds, parse_json
+from mcp_gateway.core.json_bounds import LONG_BYTES, JsonBounds, parse_exactly
 from mcp_gateway.door.calls import CallContext, answer, caller_of
 from mcp_gateway.door.http import Exchange, read_message_body
 from mcp_gateway.door.jsonrpc import Batch, Message, Refusal, error_payload, parse_message
@@ -115,7 +115,7 @@ class Intake:
         try:
             raw = text.strip().encode() or b"{}"
             await self._json_bounds.check(raw, caller)
-            return parse_json(raw)
+            return parse_exactly(raw)
         except ValueError:
             return text
 

@@ -9,7 +9,7 @@ import orjson
 from mcp.shared.dispatcher import as_request_id
 from mcp.types import INVALID_REQUEST, PARSE_ERROR, ErrorData
 
-from mcp_gateway.core.json_bounds import parse_json
+from mcp_gateway.core.json_bounds import dump_json, parse_exactly
 from mcp_gateway.wire.line_ends import without_line_ends
 
 RequestId = str | int
@@ -80,7 +80,7 @@ def parse_message(raw: bytes) -> Message | Batch:
 
 def _decoded(raw: bytes) -> Any:
     try:
-        return parse_json(raw)
+        return parse_exactly(raw)
     except orjson.JSONDecodeError as error:
         if "surrogate" in error.msg and len(raw) <= _MENDED_BYTES and (mended := with_whole_characters(raw)) != raw:
             return _decoded(mended)
@@ -137,7 +137,7 @@ def notification_payload(method: str, params: Mapping[str, Any] | None) -> bytes
 
 
 def _written(message: Mapping[str, Any]) -> bytes:
-    return without_line_ends(orjson.dumps(message))
+    return without_line_ends(dump_json(message))
 
 
 def _given(params: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What a backend is sent for a chat, and what of its answer's head comes back."""
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import pytest_asyncio
 
 from mcp_gateway.core.upstream.vllm_fields import FIELDS, Use
+from tests.cases import each
 from tests.replaying import Asked, ReplayingBackend, whole
 from tests.serving import MESSAGES, Door, bearer, chat_body, open_door
 
@@ -130,6 +132,26 @@ async def test_an_integer_beyond_64_bits_goes_out_as_it_came(served: tuple[Door,
     raw = b'{"model":"public/name","messages":%b,"seed":%d,"max_tokens":%d}' % (messages, 2**70, 2**70)
     assert (await door.post(raw, key)).status_code == 200
     assert b'"seed":1180591620717411303424' in backend.chats[0].body
+
+
+@each("number", [2**63, 2**64, -(2**64), 2**70, 10**30])
+@each("is_text", [False, True])
+async def test_integers_of_an_mcp_call_keep_every_digit(
+    served: tuple[Door, ReplayingBackend, str], number: int, is_text: bool
+) -> None:
+    door, backend, key = served
+    backend.answer_with()
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"n": {"minimum": number}}}}}
+    arguments = chat_body(model="public/name", seed=number, tools=[tool])
+    given = json.dumps(arguments) if is_text else arguments
+    params = {"name": "chat_completion", "arguments": given, "_meta": {"progressToken": number}}
+    call = {"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": params}
+    headers = {"mcp-protocol-version": "2025-06-18", "accept": "application/json, text/event-stream"}
+    answer = await door.post(json.dumps(call).encode(), key, "/v1/mcp", **headers)
+    assert b'"id":%d' % number in answer.content
+    assert b'"isError":true' not in answer.content
+    assert b'"seed":%d' % number in backend.chats[0].body
+    assert b'"minimum":%d' % number in backend.chats[0].body
     assert backend.chats[0].json["max_tokens"] == 512
 
 
@@ -193,8 +215,8 @@ async def test_accounts_have_cache_salts_of_their_own(served: tuple[Door, Replay
     account_id = await door.account()
     keys = [key, await door.key(account_id), await door.key(account_id)]
     backend.answer_with()
-    for each in keys:
-        await door.chat(each, model="public/name")
+    for one_key in keys:
+        await door.chat(one_key, model="public/name")
     one, other, same = [asked.json["cache_salt"] for asked in backend.chats]
     assert one != other == same
     assert account_id not in other

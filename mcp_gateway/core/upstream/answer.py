@@ -15,7 +15,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import SLICE_BYTES, dump_json, parse_exactly
 from mcp_gateway.core.upstream.credible import read_finish_reason
 from mcp_gateway.core.upstream.frames import FIRST_MODEL
-from mcp_gateway.core.upstream.usage import Usage, end_of_member, is_told, read_usage, told, usage_at
+from mcp_gateway.core.upstream.usage import Usage, end_of_member, is_as_told, is_told, read_usage, told, usage_at
 
 PARSED_BYTES = 256 * 1024
 _OVERLAP_BYTES = 4096
@@ -36,7 +36,7 @@ Body = bytes | bytearray
 class Told(NamedTuple):
     """What an answer tells beside its text; `model_at` is where the model's name stands in it, with its quotes.
 
-    A usage that is not `exact` is put otherwise than a client could read it, or there are several.
+    A usage that is not exact is told otherwise than a client could read it.
     """
 
     finish_reason: str | None
@@ -53,12 +53,13 @@ async def read_answer(body: Body) -> Told:
 def _parse_answer(body: Body) -> Told:
     try:
         answer = orjson.loads(body)
-        finish_reason, usage = answer["choices"][0]["finish_reason"], read_usage(answer.get("usage"))
+        finish_reason, value = answer["choices"][0]["finish_reason"], answer.get("usage")
     except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
         raise _not_understood() from None
     found = FIRST_MODEL.search(body)
     model_at = found.span(1) if found is not None else None
-    is_exact = usage is not None and is_told(body, usage)
+    usage = read_usage(value)
+    is_exact = usage is not None and is_as_told(value, usage)
     return Told(read_finish_reason(finish_reason), usage, model_at, is_exact)
 
 

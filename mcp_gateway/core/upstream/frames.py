@@ -30,6 +30,7 @@ from mcp_gateway.core.upstream.usage import (
     read_usage,
     source_of_usage,
     told,
+    usual_usage,
     with_cost,
     without_closing_usage,
     without_usage,
@@ -281,7 +282,7 @@ class FrameRelay:
             return frames
         if self._is_spliced_singly:
             rest, found = without_closing_usage(frames)
-            if found == frames.count(b"\n\n") and rest.find(b'"usage"') < 0:
+            if found and frames.endswith(b"}}\n\n") and rest.find(b'"usage"') < 0:  # no frame is behind the last usage
                 self._usage_source = source_of_usage(frames)
                 return rest
         if self._bounds is None and not self._strips_usage:
@@ -304,8 +305,11 @@ class FrameRelay:
 
     def _can_be(self, frame: bytes) -> bool:
         """Whether a frame tells a usage that can be, in numbers that a client can read."""
-        usage = last_usage(frame)
-        return usage is not None and (self._bounds is None or self._bounds.allow(usage)) and is_told(frame, usage)
+        usual = usual_usage(frame)
+        usage = last_usage(frame) if usual is None else usual
+        if usage is None or not (self._bounds is None or self._bounds.allow(usage)):
+            return False
+        return usual is not None or is_told(frame, usage)
 
     def _count_text(self, frames: bytes) -> None:
         """Count the frames that bring text."""

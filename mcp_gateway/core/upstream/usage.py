@@ -20,8 +20,9 @@ _FLAT = rb'\{(?:"[^"\\]{0,64}+":[^"{}\[]{0,64}+){0,16}+\}'
 _FLAT_OBJECT = re.compile(_FLAT)
 _PLAIN = rb'\{(?:"[^"\\]{0,64}+":(?:' + _FLAT + rb',?+|[^"{}\[]{0,64}+)){0,16}+\}'
 _SPLICED_KEY = b',"usage":'
-_CLOSING_USAGE = re.compile(rb'\}\],"usage":\{[^}]{0,256}+\}(?=\}\n\n(?:data: \{|\Z))')
+_CLOSING_USAGE = re.compile(rb'\}\],"usage":\{"prompt_tokens":\d[^}]{0,256}+\}(?=\}\n\n(?:data: \{|\Z))')
 """As vLLM writes it: between the choices and the end of a frame, with no object in it, which had to be closed too."""
+_COUNTS = re.compile(rb',"usage":\{"prompt_tokens":(\d{1,9}),"total_tokens":(\d{1,9}),"completion_tokens":(\d{1,9})\}')
 SPLICED_USAGE = re.compile(rb',"usage":(?:' + _PLAIN + rb"|null)")
 """As vLLM writes it, once in every frame: numbers, and objects of numbers; no text, which could hold a brace."""
 _TEXT_OR_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"?+|[{}\[\]]', re.DOTALL)
@@ -94,8 +95,32 @@ def told(value: Any, billed: Usage) -> dict[str, Any]:
     return {**value, **own}
 
 
+def is_as_told(value: Any, usage: Usage) -> bool:
+    """Whether a usage that was read from an object is what the object tells, so that it may pass as it is."""
+    if (
+        type(value["prompt_tokens"]) is type(value["completion_tokens"]) is type(value.get("total_tokens")) is int
+        and value["total_tokens"] == usage.prompt_tokens + usage.completion_tokens
+        and not value.get("prompt_tokens_details")
+    ):
+        return True
+    try:
+        return orjson.dumps(told(value, usage)) == orjson.dumps(value)
+    except orjson.JSONEncodeError:  # of more than 64 bits
+        return False
+
+
+def usual_usage(frame: bytes) -> Usage | None:
+    """The usage of a frame that tells one, to the letter as vLLM does and within reason; None for any other."""
+    at = frame.find(_KEY) - 1
+    found = _COUNTS.match(frame, at) if at >= 0 else None
+    if found is None or frame.find(_KEY, found.end()) >= 0:
+        return None
+    usage = Usage(int(found[1]), int(found[3]))
+    return usage if usage.total_tokens == int(found[2]) else None
+
+
 def is_told(text: bytes | bytearray, usage: Usage, start: int = 0) -> bool:
-    """Whether a frame or an answer says, from `start` on, this usage and no other, so that it may pass as it is."""
+    """The same of a frame, or of an answer from `start` on, where it tells one usage."""
     at = text.find(_KEY, start)
     if at < 0 or text.find(_KEY, at + len(_KEY)) >= 0:
         return False
@@ -105,9 +130,9 @@ def is_told(text: bytes | bytearray, usage: Usage, start: int = 0) -> bool:
     span = _object_after(text, at + len(_KEY))
     try:
         value = None if span is None else orjson.loads(text[span[0] : span[1]])
-        return read_usage(value) == usage and orjson.dumps(told(value, usage)) == orjson.dumps(value)
-    except (orjson.JSONDecodeError, orjson.JSONEncodeError):  # no JSON, or more than 64 bits
+    except orjson.JSONDecodeError:
         return False
+    return read_usage(value) == usage and is_as_told(value, usage)
 
 
 def usage_at(text: bytes | bytearray, start: int) -> Usage | None:

@@ -272,8 +272,12 @@ def quote(model: Model, price: Price, request: ChatRequest, wallet: WalletSettin
 
 
 def quoted_prompt_tokens(request: ChatRequest, model: Model, wallet: WalletSettings) -> int:
-    """The longest prompt within the window: the model's where the prompt was counted, else any backend's."""
-    window = model.widest_window if request.counted_tokens is None else model.context_window
+    """The longest prompt within the window: the model's where the prompt was counted, else any backend's.
+
+    A count says nothing of images, which become tokens only later.
+    """
+    is_counted = request.counted_tokens is not None and not request.images
+    window = model.context_window if is_counted else model.widest_window
     return min(most_prompt_tokens(request, model, wallet), window)
 
 

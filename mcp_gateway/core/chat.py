@@ -17,7 +17,6 @@ from mcp_gateway.core.bytes_in_flight import SMALL_BYTES, STEP_BYTES
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.catalog import (
     FREE,
-    UNKNOWN_WINDOW_TOKENS,
     Model,
     Price,
     Published,
@@ -777,12 +776,12 @@ class Exchange:
         return count if count is not None and self._credible(Usage(count, 0)) is not None else None
 
     def _window_tokens(self, backend: Backend) -> int:
-        """The larger of the windows that the settings and the backend tell."""
+        """The larger of the windows that the settings and the backend tell, or told when the request came."""
         model, route = self._model, self._route
-        configured = model.configured_window if model is not None else 0
+        assert model is not None
         listing = backend.listings.get(route.backend_model) if route is not None else None
         listed = listing.max_model_len if listing is not None else None
-        return max(configured, listed or 0) or UNKNOWN_WINDOW_TOKENS
+        return max(model.configured_window, listed or 0) or model.widest_window
 
     async def _bill(self, record: RequestRecord) -> None:
         """Charge `cost_nano`, which is afterwards what was charged. Raises GatewayError `ledger_unavailable`."""

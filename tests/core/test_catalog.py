@@ -157,21 +157,23 @@ def test_a_quote_adds_the_template_as_backends_count_it_and_else_an_assumption_f
 
 
 @each(
-    ("configured", "listed", "counted", "prompt"),
+    ("configured", "listed", "counted", "images", "prompt"),
     [
-        (1000, 4000, None, 4000),
-        (1000, 4000, 900, 1000),
-        (1000, 1000, None, 1000),
-        (1000, 500, None, 1000),
-        (None, None, None, 5064 + 64),
+        (1000, 4000, None, 0, 4000),
+        (1000, 4000, 900, 0, 1000),
+        (1000, 4000, 900, 1, 4000),
+        (1000, 1000, None, 0, 1000),
+        (1000, 1000, 900, 1, 1000),
+        (1000, 500, None, 0, 1000),
+        (None, None, None, 0, 5064 + 64),
     ],
 )
 def test_a_quote_s_prompt_is_bounded_by_the_window_that_may_serve_it(
-    configured: int | None, listed: int | None, counted: int | None, prompt: int
+    configured: int | None, listed: int | None, counted: int | None, images: int, prompt: int
 ) -> None:
     fields = {} if configured is None else {"context_window": configured}
     model = only(build_catalog([entry(**fields)], fleet(listed), publish_discovered=False))
-    asked = request(text_bytes=5000)
+    asked = request(text_bytes=5000, images=images)
     asked.counted_tokens = counted
     assert quote(model, Price(1000, 0), asked, WALLET).prompt_nano == prompt
 

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import pytest
 
-from mcp_gateway.core.catalog import most_prompt_tokens
+from mcp_gateway.core.catalog import quoted_prompt_tokens
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.money import format_usd
@@ -88,7 +88,8 @@ async def test_an_answer_without_usage_is_billed_by_the_policy_and_all_that_is_h
     ):
         backend.answer_with(events(*frames[: 1 if is_broken else 2]))
         asked = request(stream=True, max_tokens=16)
-        most_nano = most_prompt_tokens(asked, stage.gateway.settings.wallet) * 300 + 16 * 700
+        model, wallet = stage.gateway.published.current["priced/tiny"], stage.gateway.settings.wallet
+        most_nano = quoted_prompt_tokens(asked, model, wallet) * 300 + 16 * 700
         with stage.exchange() as exchange:
             await exchange.begin(asked)
             told = b"".join([frames async for frames in exchange.frames()])

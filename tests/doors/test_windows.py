@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from mcp_gateway.core.money import format_usd
-from tests.replaying import ReplayingBackend, events, stream, unary
+from tests.replaying import Asked, ReplayingBackend, events, stream, unary
 from tests.serving import FREE, MESSAGES, PRICED, chat_body, error_of, open_door
 
 WINDOW = 400
@@ -93,6 +93,48 @@ async def test_each_backend_is_believed_up_to_its_own_window_or_the_configured_o
             spent_nano = 10**9 - await door.balance_nano(account)
             assert (spent_nano == 3000 * 300 + 16 * 700) == is_believed
             await door.gateway.pool.discover()
+
+
+@pytest.mark.parametrize(("counted", "status"), [(WINDOW + 1, 400), (WINDOW, 200), (None, 200)])
+async def test_a_count_bounds_no_image_so_that_one_is_held_for_and_billed_beyond_the_configured_window(
+    tmp_path: Path, counted: int | None, status: int
+) -> None:
+    seeing = narrow() | {"input_modalities": ["text", "image"]}
+    async with (
+        ReplayingBackend(max_model_len=4096) as backend,
+        open_door(tmp_path, vllm_urls=[backend.url], models=[seeing], enable_vision=True) as door,
+    ):
+        backend.prompt_tokens = counted
+        image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+        body = chat_body(model=PRICED["id"], messages=[{"role": "user", "content": [image]}], max_tokens=16)
+        account = await door.account(format_usd(4096 * 300 + 16 * 700))
+        backend.answer_with(unary(4000, 16))
+        answer = await door.chat(await door.key(account), **body)
+        assert answer.status_code == status
+        assert await door.balance_nano(account) == (96 * 300 if status == 200 else 4096 * 300 + 16 * 700)
+        poor = await door.chat(await door.key(credit=format_usd(4095 * 300)), **body)
+        assert poor.status_code == (402 if status == 200 else 400)
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_a_backend_that_drops_the_model_meanwhile_is_believed_up_to_the_window_that_it_told(
+    tmp_path: Path, is_stream: bool
+) -> None:
+    async with (
+        ReplayingBackend() as backend,
+        open_door(tmp_path, vllm_urls=[backend.url], models=[unconfigured()]) as door,
+    ):
+
+        async def drop_and_lie(asked: Asked) -> None:
+            backend.models = ("another",)
+            await door.gateway.pool.discover()
+            await (events(*stream(10_000, 16)) if is_stream else unary(10_000, 16))(asked)
+
+        account = await door.account("1")
+        key = await door.key(account)
+        backend.answer_with(drop_and_lie)
+        assert (await door.chat(key, model=PRICED["id"], max_tokens=16, stream=is_stream)).status_code == 200
+        assert 10**9 - await door.balance_nano(account) < 2048 * 300
 
 
 async def test_a_prompt_is_counted_once_for_all_that_asks_for_it(tmp_path: Path) -> None:

@@ -108,12 +108,12 @@ class Handlers:
         return answer
 
     async def list_resources(self, ctx: Context, params: Page) -> types.ListResourcesResult:
-        _check_page(params)
         try:
             _check_may_choose(ctx)
+            page = self._resources.listed(params.cursor if params is not None else None)
         except GatewayError as error:
             raise _protocol_error(error) from None
-        return types.ListResourcesResult(resources=_titled_at(ctx.protocol_version, self._resources.listed()))
+        return page.model_copy(update={"resources": _titled_at(ctx.protocol_version, page.resources)})
 
     async def list_templates(self, ctx: Context, params: Page) -> types.ListResourceTemplatesResult:
         _check_page(params)

@@ -1,8 +1,10 @@
 """list_models: what there is to choose from, with prices and health."""
 
+import json
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+import orjson
 from mcp import types
 
 from mcp_gateway.core.caller import KeyScope
@@ -12,10 +14,16 @@ from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.money import MILLION_TOKENS, PICO_PER_USD, format_price
 from mcp_gateway.core.upstream.pool import ModelStatus, Pool
 from mcp_gateway.tools.arguments import Arguments
+from mcp_gateway.tools.pages import first_page, models_behind
 from mcp_gateway.tools.tool import Invocation, Result, output_schema, result
 
 _MAX_PRICE_DIGITS = 30
 """Before the point; far above any price, and far below where decimal arithmetic ends."""
+
+_PAGE_MODELS = 100
+_PAGE_BYTES = 128 * 1024
+"""What a model can read at once; the text says most of it again."""
+_MORE = "There are more models: call list_models again with the same arguments and cursor {}, or with more conditions."
 
 ARGUMENTS = Arguments(
     {
@@ -30,6 +38,7 @@ ARGUMENTS = Arguments(
                 "type": ["number", "string"],
                 "description": "Only models whose input and output both cost at most this, in USD per million tokens.",
             },
+            "cursor": {"type": "string", "description": "For the next page: `next_cursor` of the one before."},
         },
     }
 )
@@ -62,7 +71,15 @@ class ListModels:
         title="List models",
         description="List the models of this gateway: id, context window, prices, capabilities and health.",
         input_schema=ARGUMENTS.schema,
-        output_schema=output_schema({"models": {"type": "array", "items": _MODEL}}),
+        output_schema=output_schema(
+            {
+                "models": {"type": "array", "items": _MODEL},
+                "next_cursor": {
+                    "type": "string",
+                    "description": "Where there are more: ask again with it as `cursor`.",
+                },
+            }
+        ),
         annotations=types.ToolAnnotations(
             read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
         ),
@@ -77,13 +94,23 @@ class ListModels:
         self._limiter.count_listing(invocation.caller)
         given = ARGUMENTS.taken(arguments)
         limit_pico = _price_limit_pico(given.get("max_price_usd"))
-        found = [
+        found = (
             model_row(model, self._pool.status_of(model))
-            for model in self._published.current.values()
+            for model in models_behind(given.get("cursor"), self._published.current)
             if _can(model, given.get("capability")) and _costs_at_most(model, limit_pico)
-        ]
-        text = "\n".join(map(_line, found)) or "No model matches; ask again with fewer conditions."
-        return result(text, {"models": found})
+        )
+        rows, has_more = first_page(found, row_bytes, max_entries=_PAGE_MODELS, max_bytes=_PAGE_BYTES)
+        lines = [*map(_line, rows)] or ["No model matches; ask again with fewer conditions."]
+        told: dict[str, Any] = {"models": rows}
+        if has_more:
+            told["next_cursor"] = rows[-1]["id"]
+            lines.append(_MORE.format(json.dumps(told["next_cursor"], ensure_ascii=False)))
+        return result("\n".join(lines), told)
+
+
+def row_bytes(row: dict[str, Any]) -> int:
+    """How much a model's row takes as JSON."""
+    return len(orjson.dumps(row))
 
 
 def model_row(model: Model, status: ModelStatus) -> dict[str, Any]:

@@ -15,13 +15,19 @@ from mcp_gateway.core.catalog import Model, Published
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.text import shown
 from mcp_gateway.core.upstream.pool import Pool
-from mcp_gateway.tools.list_models import model_row
+from mcp_gateway.tools.list_models import model_row, row_bytes
+from mcp_gateway.tools.pages import first_page, models_behind
 
 CATALOG_URI = "models://catalog"
 _MODEL_CALLED_CATALOG_URI = "models://%63atalog"
 TEMPLATE_URI = "models://{id}"
 _SCHEME = "models"
 _JSON = "application/json"
+_PAGE_RESOURCES = 1000
+_PAGE_BYTES = 512 * 1024
+"""Clients drop an event of more than 1 MiB, and JSON within JSON takes more than by itself."""
+_LISTED_BYTES = 128
+"""What the names of a listed resource's members take."""
 
 
 class Resources:
@@ -42,8 +48,8 @@ class Resources:
         self._pool = pool
         self._rows_told = self._rows()
 
-    def listed(self) -> list[types.Resource]:
-        """The catalog, then each model in its order."""
+    def listed(self, cursor: str | None) -> types.ListResourcesResult:
+        """A page: the catalog, then each model in its order. Raises GatewayError for a page that there is not."""
         catalog = types.Resource(
             uri=CATALOG_URI,
             name="catalog",
@@ -51,12 +57,15 @@ class Resources:
             description="All models with context window, prices, capabilities and health.",
             mime_type=_JSON,
         )
-        return [catalog, *map(_resource, self._published.current.values())]
+        models = models_behind(cursor, self._published.current)
+        page, has_more = first_page(models, _listed_bytes, max_entries=_PAGE_RESOURCES, max_bytes=_PAGE_BYTES)
+        resources = [*([] if cursor else [catalog]), *map(_resource, page)]
+        return types.ListResourcesResult(resources=resources, next_cursor=page[-1].id if has_more else None)
 
     def read(self, uri: str) -> types.ReadResourceResult:
         """A resource's JSON. Raises GatewayError `not_found`."""
         is_catalog = canonical_uri(uri) == CATALOG_URI
-        content: Any = {"models": list(self._rows().values())} if is_catalog else self._row_at(uri)
+        content = self._catalog() if is_catalog else self._row_at(uri)
         text = orjson.dumps(content).decode()
         return types.ReadResourceResult(contents=[types.TextResourceContents(uri=uri, mime_type=_JSON, text=text)])
 
@@ -74,6 +83,12 @@ class Resources:
         if changed:
             events.append(ResourceUpdated(CATALOG_URI))
         return events + [ResourceUpdated(_uri_of(id)) for id in changed]
+
+    def _catalog(self) -> dict[str, Any]:
+        """As much of it as fits into one message; for the rest there is list_models, with the cursor that is told."""
+        rows = (self._row(model) for model in self._published.current.values())
+        page, has_more = first_page(rows, row_bytes, max_entries=_PAGE_RESOURCES, max_bytes=_PAGE_BYTES)
+        return {"models": page} | ({"next_cursor": page[-1]["id"]} if has_more else {})
 
     def _rows(self) -> dict[str, dict[str, Any]]:
         return {model.id: self._row(model) for model in self._published.current.values()}
@@ -111,6 +126,11 @@ def _uri_of(model_id: str) -> str:
     is_relative = not {".", ".."}.isdisjoint(model_id.split("/"))
     uri = f"{_SCHEME}://{quote(model_id, safe='' if is_relative else '/')}"
     return _MODEL_CALLED_CATALOG_URI if uri == CATALOG_URI else uri
+
+
+def _listed_bytes(model: Model) -> int:
+    """About what a model takes in the list of resources, where each byte of its id is up to three in the URI."""
+    return _LISTED_BYTES + 4 * len(model.id.encode()) + len(model.name.encode()) + len(model.description.encode())
 
 
 def _resource(model: Model) -> types.Resource:

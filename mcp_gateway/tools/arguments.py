@@ -41,7 +41,7 @@ _TOLD = {
 _BEGIN = {"array": "[", "object": "{"}
 _NOTHING = frozenset({"", "null", "none"})
 """How texts say that nothing is given."""
-_BOOLEANS = {"true": True, "false": False}
+_BOOLEANS: dict[Any, bool] = {"true": True, "false": False, "1": True, "0": False, 1: True, 0: False}
 _MAX_NUMBER_CHARS = 64
 _ALIKE = 0.75
 _MAX_COMPARED = 64
@@ -214,6 +214,8 @@ def _taken(name: str, value: Any, wanted: Wanted) -> Any:
 
 def _plainly_meant(value: Any, wanted: Wanted) -> Any:
     """What a value of another kind means, where that is plain; None for nothing; else the value itself."""
+    if isinstance(value, int | float) and bool in wanted.types:
+        return _BOOLEANS.get(value, value)
     if not isinstance(value, str):
         return whole_number(value) if "integer" in wanted.kinds else value
     word = value.strip().lower()

@@ -83,9 +83,13 @@ async def test_a_number_may_be_text(name: str, written: str, value: float) -> No
     assert await read(**{name: written}) == {name: value}
 
 
-@pytest.mark.parametrize(("written", "value"), [("true", True), ("False", False), (" TRUE ", True)])
-async def test_true_and_false_may_be_text(written: str, value: bool) -> None:
-    assert await read(logprobs=written) == {"logprobs": value}
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [("true", True), ("False", False), (" TRUE ", True), ("1", True), (1, True), (0, False), (0.0, False)],
+)
+async def test_true_and_false_may_be_text_or_a_digit(written: Any, value: bool) -> None:
+    taken = await read(logprobs=written)
+    assert taken["logprobs"] is value
 
 
 @pytest.mark.parametrize(
@@ -180,7 +184,8 @@ async def test_a_stop_text_is_left_alone(stop: str) -> None:
         ("temperature", "1e999", "invalid_type"),
         ("temperature", True, "invalid_type"),
         ("logprobs", "yes", "invalid_type"),
-        ("logprobs", 1, "invalid_type"),
+        ("logprobs", 2, "invalid_type"),
+        ("logprobs", [True], "invalid_type"),
         ("response_format", "json", "invalid_type"),
         ("response_format", [FORMAT], "invalid_type"),
         ("reasoning_effort", 5, "invalid_type"),

@@ -1,9 +1,10 @@
 """Every route of the HTTP door and what each request passes on its way, on one screen."""
 
 import re
+from collections.abc import Sequence
 from typing import Protocol
 
-from starlette.routing import Router
+from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from http_api.billing import Billing
@@ -18,20 +19,18 @@ from http_api.middleware.cors import Cors
 from http_api.middleware.gate import Gate
 from http_api.middleware.host_check import HostCheck
 from http_api.models import Models
-from http_api.operations import ExactPaths, Operation, routes_of
+from http_api.operations import ExactPaths, Operation, routes_of, unknown_url
 from http_api.operators import Operators
 from http_api.requests import Requests
 from http_api.stats import Stats
 from http_api.topups import TopUps
 from http_api.usage import Usage
 from http_api.welcome import Welcome
-from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import Gateway
 from mcp_gateway.core.hosts import Hosts
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.origins import Origins
-from mcp_gateway.core.text import shown
 from mcp_gateway.wire.bodies import BodyLimits
 
 OPENAI, INFERENCE = PREFIXES = ("/v1", "/api/v1/inference")
@@ -155,7 +154,7 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> ASGIApp:
 
     if (hosts := Hosts(settings)).are_limited:
         checks.insert(0, HostCheck(hosts, mcp_paths))
-    router = Router(routes, redirect_slashes=False, default=_unknown_url)
+    router = Router(routes, redirect_slashes=False, default=_unknown(routes))
     answers = Answers(
         ExactPaths(router, routes),
         checks=checks,
@@ -168,5 +167,11 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> ASGIApp:
     return Cors(answers, Origins(settings), is_mcp)
 
 
-async def _unknown_url(scope: Scope, _receive: Receive, _send: Send) -> None:
-    raise GatewayError("unknown_url", f"There is no {shown(scope['path'])} here.")
+def _unknown(routes: Sequence[Route]) -> ASGIApp:
+    """For every path that none of the routes has."""
+    known = [route.path for route in routes if not route.param_convertors]
+
+    async def refuse(scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise unknown_url(scope["path"], known)
+
+    return refuse

@@ -5,6 +5,7 @@ from urllib.parse import unquote
 from starlette.requests import Request
 from starlette.responses import Response
 
+from http_api.operations import unknown_url
 from http_api.responses import json_response
 from mcp_gateway.core.catalog import Published, model_object
 from mcp_gateway.core.context import CONTEXT
@@ -36,5 +37,7 @@ class Models:
 
 
 def _model_id(request: Request) -> str:
-    """An id may have slashes, which SDKs send as they are or as `%2F`."""
+    """An id may have slashes, which SDKs send as they are or as `%2F`. Raises GatewayError where there is none."""
+    if not request.path_params["model_id"].strip("/"):
+        raise unknown_url(request.scope["path"], [request.scope["path"].rstrip("/")])
     return unquote(request.path_params["model_id"])

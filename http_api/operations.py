@@ -1,6 +1,6 @@
 """One table entry an operation; the table makes the routes, and for each path one place that knows all its methods."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from mcp_gateway.core.caller import KeyScope
 from mcp_gateway.core.context import CONTEXT
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.text import SHOWN_CHARS, shown
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -64,6 +65,14 @@ class ExactPaths:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         return self._endpoints.get(scope["path"], self._app)(scope, receive, send)
+
+
+def unknown_url(path: str, known: Collection[str]) -> GatewayError:
+    """For a path that is none, with the one of the known paths that it stands for: but for slashes, case or prefix."""
+    plain = "/" + "/".join(part for part in path[:SHOWN_CHARS].lower().split("/") if part)
+    meant = [name for name in known if name != "/" and f"/v1{plain}".endswith(name)]
+    hint = f" Did you mean {max(meant, key=len)}?" if meant else ""
+    return GatewayError("unknown_url", f"There is no {shown(path)} here.{hint}")
 
 
 def routes_of(operations: Iterable[Operation], prefixes: Iterable[str] = ("",)) -> list[Route]:

@@ -2,8 +2,8 @@
 
 import difflib
 from collections.abc import Collection
-from datetime import UTC, datetime, timedelta
-from typing import Annotated, TypeVar
+from datetime import UTC, date, datetime, timedelta
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from starlette.requests import Request
@@ -19,7 +19,8 @@ _MAX_MS = 2**48 - 1
 def unix_ms(text: str) -> int:
     """Unix milliseconds of Unix seconds or an ISO 8601 text. Raises ValueError that says what it must be."""
     try:
-        moment = _EPOCH + timedelta(seconds=int(text)) if text.isdecimal() else datetime.fromisoformat(text)
+        is_number = text.isdecimal() and date_in(text) is None
+        moment = _EPOCH + timedelta(seconds=int(text)) if is_number else datetime.fromisoformat(text)
         aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         moment_ms = (aware - _EPOCH) // timedelta(milliseconds=1)
     except (ValueError, OverflowError):
@@ -27,6 +28,22 @@ def unix_ms(text: str) -> int:
     if not 0 <= moment_ms <= _MAX_MS:
         raise ValueError("must be Unix seconds, or a date or time such as 2026-01-31 or 2026-01-31T12:00:00Z (UTC)")
     return moment_ms
+
+
+def date_in(text: str) -> date | None:
+    """The date that a text is, such as 2026-01-31 or 20260131; None for a moment, or Unix seconds."""
+    try:
+        return date.fromisoformat(text) if len(text) in (8, 10) else None
+    except ValueError:
+        return None
+
+
+def whole_day(given: dict[str, Any]) -> dict[str, Any]:
+    """A query whose `since` and `until` are one and the same date, with the end of that day as its `until`."""
+    day = date_in(given.get("until", ""))
+    if day is None or day != date_in(given.get("since", "")) or day == date.max:
+        return given
+    return given | {"until": (day + timedelta(days=1)).isoformat()}
 
 
 Moment = Annotated[int, BeforeValidator(unix_ms)]

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from starlette.requests import Request
 from starlette.responses import Response
 
 from http_api.holders import key_holder
 from http_api.paging import PageQuery, cursor_key, list_object
-from http_api.query import Moment, Query, read_query
+from http_api.query import Moment, Query, read_query, whole_day
 from http_api.responses import json_response, timestamps
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.limits.limiter import Limiter
@@ -21,8 +21,9 @@ from mcp_gateway.core.record import RequestRecord
 
 
 class RequestsQuery(PageQuery):
-    """Filters hold together; `status` is the HTTP status, `since` inclusive, `until` exclusive."""
+    """Filters hold together; `status` is the HTTP status, `since` inclusive, `until` exclusive as in GET /usage."""
 
+    _whole_day = model_validator(mode="before")(whole_day)
     cursor: Annotated[str | None, cursor_key(re.compile(r"req_[0-9a-z]+"))] = None
     model: str | None = None
     key: str | None = None

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
+from pydantic import model_validator
 from starlette.requests import Request
 from starlette.responses import Response
 
 from http_api.holders import key_holder
-from http_api.query import Moment, Query, read_query
+from http_api.query import Moment, Query, read_query, whole_day
 from http_api.responses import json_response
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.limits.limiter import Limiter
@@ -18,8 +19,9 @@ DEFAULT_WINDOW_MS = 30 * 86_400_000
 
 
 class UsageQuery(Query):
-    """`since` is inclusive, `until` exclusive; by default the 30 days until now."""
+    """`since` is inclusive, `until` exclusive; by default the 30 days until now. A date until itself is that day."""
 
+    _whole_day = model_validator(mode="before")(whole_day)
     since: Moment | None = None
     until: Moment | None = None
     group_by: Group = "day"

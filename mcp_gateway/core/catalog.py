@@ -133,9 +133,10 @@ class Catalog(Mapping[str, Model]):
         """The model of that id. Raises GatewayError `model_not_found` with the closest names."""
         model = self._models.get(model_id)
         if model is None:
-            compared = islice(self._models, _COMPARED_NAMES)
-            close = difflib.get_close_matches(model_id[:SHOWN_CHARS], compared, n=3, cutoff=0.4)
-            hint = f" Did you mean {', '.join(close)}?" if close else " GET /v1/models lists what there is."
+            compared = {name.lower(): name for name in islice(self._models, _COMPARED_NAMES)}
+            close = difflib.get_close_matches(model_id[:SHOWN_CHARS].lower(), compared, n=3, cutoff=0.4)
+            meant = ", ".join(compared[name] for name in close)
+            hint = f" Did you mean {meant}?" if close else " GET /v1/models lists what there is."
             message = f"There is no model '{shown(model_id)}'.{hint}"
             raise GatewayError("model_not_found", message, param="model")
         return model

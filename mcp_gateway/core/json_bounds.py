@@ -6,6 +6,7 @@ is long is counted in slices, between which others are served.
 
 import asyncio
 import json
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ import orjson
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.text import shown
 
 MAX_NESTING = 240
 MAX_ESCAPES = 2_000_000
@@ -29,6 +31,8 @@ _SHORT_BYTES = 8 * 1024
 LONG_BYTES = 1024 * 1024
 """From here on the steps of a request's way are taken in turns of their own."""
 _DIGITS_AS_ZEROS = bytes(ord("0") if chr(byte).isdigit() and byte < 128 else byte for byte in range(256))
+_HALF = re.compile("[\ud800-\udfff]")
+_SEARCHED_BYTES = 64 * 1024
 _BEYOND_64_BITS = b"0" * 19
 _HUGE_BYTES, _HUGE_PART = 4 * 1024 * 1024, 4
 
@@ -115,6 +119,38 @@ def parse_exactly(raw: bytes) -> Any:
         with suppress(ValueError):  # thousands of digits: no backend reads such a number
             value = json.loads(raw)
     return value
+
+
+def half_character(raw: bytes, error: orjson.JSONDecodeError) -> str | None:
+    """Where a text holds half of a surrogate pair, such as `messages[0].content`, if that is why it was not parsed.
+
+    JSON allows it by its grammar, but it is no character, and UTF-8 has no bytes for it. A long text is not searched.
+    """
+    if not error.msg.endswith("surrogate in string") or len(raw) > _SEARCHED_BYTES:
+        return None
+    with suppress(ValueError, RecursionError):
+        return _first_half(json.loads(raw))
+    return None
+
+
+def told_of_half(place: str) -> str:
+    """What is wrong with it, in words."""
+    return f"`{shown(place)}` holds half of a surrogate pair, which is no character: send both halves, or neither."
+
+
+def _first_half(value: Any) -> str | None:
+    waiting = [("", value)]
+    while waiting:
+        place, one = waiting.pop()
+        if isinstance(one, str) and _HALF.search(one):
+            return place or "the body"
+        if isinstance(one, dict):
+            if any(_HALF.search(name) for name in one):
+                return place or "the body"
+            waiting.extend((f"{place}.{name}".removeprefix("."), member) for name, member in reversed(one.items()))
+        elif isinstance(one, list):
+            waiting.extend((f"{place}[{index}]", one[index]) for index in reversed(range(len(one))))
+    return None
 
 
 def dump_json(value: Any) -> bytes:

@@ -12,7 +12,7 @@ import orjson
 
 from mcp_gateway.core.data_uri import canonical_image
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.json_bounds import LONG_BYTES, parse_exactly
+from mcp_gateway.core.json_bounds import LONG_BYTES, half_character, parse_exactly, told_of_half
 
 MAX_MESSAGES = 10_000
 MAX_PARTS = 10_000
@@ -150,6 +150,8 @@ def _parsed(raw: bytes) -> dict[str, Any]:
     try:
         body = parse_exactly(raw.removeprefix(_BOM))
     except orjson.JSONDecodeError as error:
+        if (place := half_character(raw, error)) is not None:
+            raise GatewayError("invalid_json", told_of_half(place)) from None
         where = f"line {error.lineno}, column {error.colno}: {error.msg}"
         problem = "The request body is empty; send a JSON object." if not raw else f"The body is not JSON ({where})."
         raise GatewayError("invalid_json", problem) from None

@@ -67,3 +67,28 @@ async def test_an_encoded_slash_opens_nothing_that_needs_a_key(door: Door, path:
 @each("path", ["/v1/models", "/v1/models/demo/echo/health", "/health", "/stats", "/v1/keys"])
 async def test_a_control_character_behind_a_path_is_refused(door: Door, key: str, path: str, escape: str) -> None:
     assert await status_of(door, path + escape, key) == 400
+
+
+@each(
+    ("path", "meant"),
+    [
+        ("/v1/chat/completions/", "/v1/chat/completions"), ("/v1/v1/chat/completions", "/v1/chat/completions"),
+        ("/chat/completions", "/v1/chat/completions"), ("//v1//models", "/v1/models"), ("/V1/Models", "/v1/models"),
+        ("/openai/v1/usage", "/v1/usage"), ("/v1/models/", "/v1/models"), ("/api/v1/inference/models//", "/models"),
+        ("/health/", "/health"),
+    ],
+)  # fmt: skip
+async def test_a_path_that_is_nearly_one_is_told_the_one_that_is_meant(
+    door: Door, key: str, path: str, meant: str
+) -> None:
+    head = f"GET {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {key}\r\nconnection: close\r\n\r\n"
+    answer = (await door.raw(head.encode())).decode()
+    assert answer.startswith("HTTP/1.1 404")
+    assert '"unknown_url"' in answer
+    assert f"{meant}?" in answer
+
+
+@each("path", ["/v1/nothing", "/", "/v1", "/v1/chat", "/v1" + "/" * 50, "/" + "x" * 500])
+async def test_of_any_other_path_nothing_is_guessed(door: Door, key: str, path: str) -> None:
+    answer = await door.get(path, key)
+    assert "Did you mean" not in answer.text

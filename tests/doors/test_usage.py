@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from mcp_gateway.core.record import RequestRecord
+from tests.cases import each
 from tests.recorded import recorded, write_records
 from tests.replaying import ReplayingBackend, held, unary, whole
 from tests.serving import FREE, PRICED, Door, error_of, open_door
@@ -183,6 +184,25 @@ async def test_usage_is_totals_by_day_with_their_sum(stage: Stage) -> None:
         "cost_usd": "0.0000174",
     }
     assert (page["since"], page["until"]) == (MIDNIGHT_S - 3 * DAY_S, MIDNIGHT_S + DAY_S)
+
+
+@each(
+    ("since", "until", "days"),
+    [
+        ("2024-10-04", "2024-10-04", 1), ("20241004", "20241004", 1), ("20241004", "2024-10-04", 1),
+        ("2024-10-04", "2024-10-05", 1), ("20241003", "20241005", 2), (str(MIDNIGHT_S), str(MIDNIGHT_S), 0),
+        ("2024-10-04T00:00:00Z", "2024-10-04T00:00:00Z", 0), ("9999-12-31", "9999-12-31", 0),
+    ],
+)  # fmt: skip
+async def test_a_date_until_itself_is_that_day(stage: Stage, since: str, until: str, days: int) -> None:
+    page = await stage.ask(f"/v1/usage?since={since}&until={until}")
+    assert page["until"] - page["since"] == days * DAY_S
+    assert (await stage.door.get(f"/v1/requests?since={since}&until={until}", stage.key)).status_code == 200
+
+
+async def test_eight_digits_are_a_date_where_they_can_be(stage: Stage) -> None:
+    assert (await stage.ask("/v1/usage?since=20241004"))["since"] == MIDNIGHT_S
+    assert (await stage.ask("/v1/usage?since=99999999"))["since"] == 99_999_999
 
 
 @pytest.mark.parametrize(("group", "names"), [("model", ["priced/tiny", "free/tiny"]), ("key", ["key_2", "key_1"])])

@@ -51,6 +51,7 @@ PINGED_SILENCE_S = 45.0  # one that pings (servers do every 15 s) is dead after 
 KEEPALIVE_EXPIRY_S = 4.0  # below the 5 s after which common servers close idle connections: no call meets a closing one
 CLOSE_TIMEOUT_S = 0.75
 LEAVING_TIMEOUT_S = 1.0  # for the last answers; the SDKs end a process that has not ended 2 s after its input
+SCRIPT_TIMEOUT_S = 60.0  # for those that a script waits for: as long as the SDKs wait for an answer
 SHORTEST_POLL_S = 0.1
 BACKOFF_S = (0.5, 30.0)  # first and longest wait before a stream is opened again
 MAX_REDIRECTS = 5
@@ -1062,7 +1063,7 @@ async def converse(
     relaying, ending, leaving = (asyncio.create_task(work) for work in (relay(), has_ended.wait(), is_unread.wait()))
     try:
         await asyncio.wait([relaying, ending, leaving], return_when=asyncio.FIRST_COMPLETED)
-        timeout_s = LEAVING_TIMEOUT_S if bridge.has_answered else ANSWER_TIMEOUT_S
+        timeout_s = LEAVING_TIMEOUT_S if bridge.has_answered else SCRIPT_TIMEOUT_S
         await asyncio.wait([relaying, leaving], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         return 1 if relaying.done() and relaying.exception() else 0
     finally:

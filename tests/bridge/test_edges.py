@@ -352,18 +352,23 @@ async def test_after_that_moment_its_calls_are_cancelled_and_its_session_ends(
     assert capsys.readouterr().err.endswith("or the bridge was told to end: 1\n")
 
 
-@pytest.mark.parametrize("is_still_read", [True, False])
-async def test_a_script_that_has_asked_and_ended_its_output_is_answered_while_it_reads(is_still_read: bool) -> None:
+@pytest.mark.parametrize(
+    ("ends_by", "is_answered"), [("an answer", True), ("nobody who reads", False), ("its patience", False)]
+)
+async def test_a_script_that_has_asked_and_ended_its_output_is_answered_while_it_reads(
+    ends_by: str, is_answered: bool
+) -> None:
     client = Leaving()
     async with fake_server(client.serve) as server, bridge_to(server.url) as lines:
         conversing = client.converse(lines.bridge)
         client.has_ended.set()
         async with asyncio.timeout(DEADLINE_S):
             await client.is_asked.wait()
-            pass_time(100 * mcp_stdio_bridge.LEAVING_TIMEOUT_S)
-            (client.may_answer if is_still_read else client.is_unread).set()
+            pass_time(mcp_stdio_bridge.SCRIPT_TIMEOUT_S / (1 if ends_by == "its patience" else 2))
+            if ends_by != "its patience":
+                (client.may_answer if is_answered else client.is_unread).set()
             assert await conversing == 0
-        assert lines.is_empty is not is_still_read
+        assert lines.is_empty is not is_answered
 
 
 async def test_an_endpoint_on_another_host_is_not_followed() -> None:

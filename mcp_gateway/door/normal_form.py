@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import orjson
 from mcp.types import CLIENT_CAPABILITIES_META_KEY, CLIENT_INFO_META_KEY, LOG_LEVEL_META_KEY
 
+from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.door.jsonrpc import Message
 
 _LEVELS = {"trace": "debug", "warn": "warning", "err": "error", "fatal": "critical"}
@@ -106,7 +106,7 @@ def _text(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, bool | int | float):
-        return orjson.dumps(value).decode()
+        return dump_json(value).decode()
     if isinstance(value, list) and all(isinstance(one, str) for one in value):
         return ", ".join(value)
     return value

@@ -1,5 +1,6 @@
 """The MCP server: tools, resources and prompts on the SDK's server, behind the door's endpoints, as their caller."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from logging import getLogger
 from typing import Any, TypeVar, cast, get_args
@@ -31,6 +32,7 @@ from mcp_gateway.tools.chat_completion import ChatCompletion
 from mcp_gateway.tools.completion import complete
 from mcp_gateway.tools.get_balance import GetBalance, Wallets
 from mcp_gateway.tools.list_models import ListModels
+from mcp_gateway.tools.progress import telling
 from mcp_gateway.tools.prompts import Prompts
 from mcp_gateway.tools.resources import Resources
 from mcp_gateway.tools.tool import Invocation, Report, Result, Tool, error_result
@@ -99,7 +101,7 @@ class Handlers:
         try:
             answer: Result | types.InputRequiredResult = await _called(tool, params.arguments or {}, invocation)
         except GatewayError as error:
-            answer = await self._refusal(ctx, params, error)
+            answer = await self._refusal(ctx, params, error, invocation)
         if isinstance(answer, types.InputRequiredResult):
             return answer
         await _log_call(ctx, params.name, answer)
@@ -147,7 +149,7 @@ class Handlers:
             raise _protocol_error(error) from None
 
     async def _refusal(
-        self, ctx: Context, params: types.CallToolRequestParams, error: GatewayError
+        self, ctx: Context, params: types.CallToolRequestParams, error: GatewayError, invocation: Invocation
     ) -> Result | types.InputRequiredResult:
         """A failure as the tool's result; where money is missing, after the person was shown where to top up."""
         url = error.details.get("topup_url")
@@ -155,7 +157,8 @@ class Handlers:
             return error_result(error)
         outcome: Any = None
         if self._topup_page is not None:
-            outcome = await topup.offer(ctx, params, self._topup_page, self._new_id("elc"))
+            async with telling(invocation.report, topup.ASKING):
+                outcome = await topup.offer(ctx, params, self._topup_page, self._new_id("elc"))
         if isinstance(outcome, types.InputRequiredResult):
             return outcome
         return error_result(error, further_advice=topup.ADVICE[outcome].format(url=url))
@@ -266,14 +269,25 @@ def _check_may_choose(ctx: Context) -> None:
 
 
 def _invocation(ctx: Context, request_id: str) -> Invocation:
-    report: Report | None = None
-    if ctx.meta is not None and ctx.meta.get("progress_token") is not None:
-
-        async def report(progress: float, message: str) -> None:
-            await ctx.session.report_progress(progress, message=message)
-
     context = cast(RequestContext, ctx.request)
-    return Invocation(caller_of(context), request_id, context.client_request_id, report, context)
+    return Invocation(caller_of(context), request_id, context.client_request_id, _report_of(ctx), context)
+
+
+def _report_of(ctx: Context) -> Report | None:
+    """Reports to a client that listens: the seconds since now, and a little more where two come together, since the
+    number must grow.
+    """
+    if ctx.meta is None or ctx.meta.get("progress_token") is None:
+        return None
+    now_s = asyncio.get_running_loop().time
+    begun_s, told_ms = now_s(), -1
+
+    async def report(message: str) -> None:
+        nonlocal told_ms
+        told_ms = max(round((now_s() - begun_s) * 1000), told_ms + 1)
+        await ctx.session.report_progress(told_ms / 1000, message=message)
+
+    return report
 
 
 def _protocol_error(error: GatewayError) -> MCPError:

@@ -1,7 +1,8 @@
 """Tells a caller that its call is alive: at once, when there are new words, and now and then in silence."""
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 
 from mcp_gateway.tools.tool import Report
@@ -13,7 +14,7 @@ _WAITING = "Waiting for the model."
 class Progress:
     """Reports as a task of its own while the context is open; `words` gives the text so far.
 
-    At most once in `interval_s`, at least once in `silence_s`. The number reported is the seconds since the start.
+    At most once in `interval_s`, at least once in `silence_s`.
     """
 
     def __init__(
@@ -40,17 +41,25 @@ class Progress:
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        start_s = loop.time()
         while True:
             self._has_news.clear()
-            await self._report(round(loop.time() - start_s, 3), _tail(self._words()))
+            await self._report(_tail(self._words()))
             await asyncio.sleep(self._interval_s)
             try:
                 async with asyncio.timeout(self._silence_s - self._interval_s):
                     await self._has_news.wait()
             except TimeoutError:
                 pass
+
+
+@contextlib.asynccontextmanager
+async def telling(report: Report | None, line: str) -> AsyncIterator[None]:
+    """Tell the same line again and again, where somebody listens."""
+    if report is None:
+        yield
+        return
+    async with Progress(report, lambda: line):
+        yield
 
 
 def _tail(text: str) -> str:

@@ -10,8 +10,8 @@ from mcp_gateway.core.caller import Caller, KeyScope
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import GatewayError
 
-Report = Callable[[float, str], Awaitable[None]]
-"""Tells the caller how far a call is (a number that only grows) and a line to show."""
+Report = Callable[[str], Awaitable[None]]
+"""Tells the caller that a call goes on, with a line to show."""
 
 Result = dict[str, Any]
 """A `CallToolResult` as it goes over the wire; what a revision lacks is left out there."""

@@ -11,6 +11,7 @@ from mcp.types.version import is_version_at_least
 
 _ASK = "topup"
 _MESSAGE = "The wallet does not cover this request. Top it up on this page; then the request can be sent again."
+ASKING = "Waiting for the person, who is asked to top up."
 _SINCE = "2025-11-25"
 _INPUT_REQUIRED_SINCE = "2026-07-28"
 

@@ -20,11 +20,12 @@ from mcp.types import (
 from mcp_gateway.core.gateway import open_desk
 from mcp_gateway.door.jsonrpc import Message, parse_message
 from mcp_gateway.door.questions import Questions
-from tests.doors.mcp_host import Host, call, chat, eventually, http_client, initialize, open_host
+from tests.doors.mcp_host import JSON, Host, call, chat, eventually, http_client, initialize, open_host
 from tests.doors.test_mcp_catalog import ERAS, PRICED, request
 from tests.doors.test_mcp_lifetimes import next_message, sse_session
 from tests.doors.test_mcp_tools import failed, funded
 from tests.doors.test_mcp_transports import MODERN, modern
+from tests.loop_clock import pass_time
 
 PAGE = "https://app.example.com/top-up"
 ARGUMENTS = chat(model="shop/echo")["params"]["arguments"]
@@ -141,6 +142,37 @@ async def test_a_client_that_leaves_while_it_is_asked_ends_its_call(tmp_path: Pa
             assert (await next_message(stream.aiter_lines()))["method"] == "elicitation/create"
             assert len(waiting.questions) == 1
         await eventually(lambda: not len(waiting.questions) and not waiting.is_busy)
+
+
+async def test_progress_is_told_while_a_person_is_asked_and_its_number_grows(host: Host) -> None:
+    alice = host.key("alice")
+    opened = await host.post(with_capabilities(initialize("2025-11-25")), alice)
+    session = alice | {"Mcp-Session-Id": opened.headers["mcp-session-id"]}
+    message = call("chat_completion", ARGUMENTS, progressToken="p")
+    told: list[dict[str, Any]] = []
+    async with (
+        http_client(timeout=600) as http,
+        http.stream("POST", host.url, json=message, headers=session | JSON) as stream,
+    ):
+        lines = stream.aiter_lines()
+        while "elicitation/create" not in [one.get("method") for one in told]:
+            told.append(await next_message(lines))
+        for seconds in (1, 9) * 3:  # once in a second at most, and once in ten at least
+            pass_time(seconds)
+            for _ in range(3):
+                await asyncio.sleep(0)
+        told += [await next_message(lines) for _ in range(3)]
+        [asked] = [one for one in told if one["method"] == "elicitation/create"]
+        await host.post({"jsonrpc": "2.0", "id": asked["id"], "result": {"action": "decline"}}, session)
+        while "result" not in told[-1]:
+            told.append(await next_message(lines))
+    reports = [one["params"] for one in told if one.get("method") == "notifications/progress"]
+    assert {report["progressToken"] for report in reports} == {"p"}
+    assert "person" in reports[-1]["message"]
+    numbers = [report["progress"] for report in reports]
+    assert len(numbers) >= 3
+    assert numbers == sorted(set(numbers))
+    assert told[-1]["result"]["isError"]
 
 
 async def test_without_a_page_the_error_says_who_can_pay(tmp_path: Path) -> None:

@@ -236,7 +236,7 @@ def _tool_at(version: str, definition: types.Tool) -> types.Tool:
     if not is_version_at_least(version, _ANNOTATED_SINCE):
         lacking = {"annotations": None}
     if not is_version_at_least(version, _STRUCTURED_SINCE):
-        lacking |= {"output_schema": None, "title": None}
+        lacking |= {"output_schema": None, "title": None, "meta": None}
     return definition.model_copy(update=lacking)
 
 

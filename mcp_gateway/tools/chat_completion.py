@@ -27,6 +27,8 @@ from mcp_gateway.tools.tool import Invocation, Report, Result, output_schema, re
 
 _MAX_RESULT_BYTES = 1024 * 1024 - 32 * 1024
 """Clients drop an event of more than 1 MiB, and their connection with it; the rest is for the envelope."""
+_MAX_RESULT_CHARS = 500_000
+"""What Claude Code is told to give its model whole: the most that it takes. By itself it puts 50,000 into a file."""
 _TOO_LONG = "the answer is too long for one MCP message. Ask over the HTTP API for the whole."
 _CUT = f"Cut: {_TOO_LONG}"
 _NO_LOGPROBS = f"The log probabilities were left out: {_TOO_LONG}"
@@ -186,6 +188,7 @@ class ChatCompletion:
         description="Ask a language model and get its whole reply, with token usage and cost.",
         input_schema=ARGUMENTS.schema,
         output_schema=_OUTPUT,
+        _meta={"anthropic/maxResultSizeChars": _MAX_RESULT_CHARS},
         annotations=types.ToolAnnotations(
             read_only_hint=True, destructive_hint=False, idempotent_hint=False, open_world_hint=True
         ),

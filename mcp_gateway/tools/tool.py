@@ -15,6 +15,8 @@ Report = Callable[[str], Awaitable[None]]
 
 Result = dict[str, Any]
 """A `CallToolResult` as it goes over the wire; what a revision lacks is left out there."""
+_MAX_MESSAGE_CHARS = 8000
+"""Hosts cut the text of an error near 11,000 characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +63,13 @@ def result(text: str, structured: dict[str, Any], *, is_error: bool = False) -> 
 
 
 def error_result(error: GatewayError, *, further_advice: str = "") -> Result:
-    """A failure that a model can act on: what happened, and what to do next."""
-    advice = error.row.advice
+    """A failure that a model can act on: what happened, and what to do next, which is never cut."""
+    advice, happened = error.row.advice, error.message
+    if len(happened) > _MAX_MESSAGE_CHARS:
+        happened = f"{happened[:_MAX_MESSAGE_CHARS]}…"
     if error.retry_after_s is not None:
         advice = advice.replace("retry_after_s seconds", f"{error.retry_after_s} seconds")
-    message = f"{error.message} {advice} {further_advice}".rstrip()
+    message = f"{happened} {advice} {further_advice}".rstrip()
     told: dict[str, Any] = {"type": error.row.type, "code": error.code, "message": message}
     if error.retry_after_s is not None:
         told["retry_after_s"] = error.retry_after_s

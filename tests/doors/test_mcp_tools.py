@@ -12,7 +12,9 @@ from jsonschema import Draft202012Validator
 from mcp.types import INVALID_PARAMS
 
 from mcp_gateway.core.caller import Allowance
+from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import open_desk
+from mcp_gateway.tools.tool import error_result
 from tests.doors.mcp_host import Host, call, chat, open_host
 from tests.doors.test_mcp_transports import error_of
 
@@ -425,6 +427,22 @@ async def test_progress_tells_no_blank_words(host: Host) -> None:
     answer = await host.post(call("chat_completion", chat()["params"]["arguments"], progressToken=1))
     events = [orjson.loads(line.removeprefix("data: ")) for line in answer.text.splitlines() if line.startswith("data")]
     assert {event["params"]["message"] for event in events[:-1]} == {"Waiting for the model."}
+
+
+async def test_no_error_is_so_long_that_hosts_cut_its_advice_off(host: Host) -> None:
+    long = "x" * 100_000
+    for message in (
+        chat(model=long),
+        call("chat_completion", {long: 1}),
+        call("chat_completion", {"model": long, "messages": long}),
+        call("list_models", {"capability": long}),
+        call("list_models", {"cursor": long, "max_price_usd": long}),
+        chat(tool_choice=long, stop=[long] * 3, response_format={"type": long}),
+    ):
+        assert len((await failed(host, message, host.key("k")))["message"]) < 2000
+    told = error_result(GatewayError("backend_error", long), further_advice="Pay.")["content"][0]["text"]
+    assert len(told) < 11_000
+    assert told.endswith("Pay.")
 
 
 # list_models and get_balance

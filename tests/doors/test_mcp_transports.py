@@ -91,6 +91,7 @@ async def test_the_server_introduces_itself(host: Host) -> None:
         assert client.server_info.title == "MCP Gateway"
         assert client.server_info.version == host.gateway.version
         assert "list_models" in (client.instructions or "")
+        assert len(client.instructions or "") < 2048  # hosts cut them there
 
 
 async def test_tools_say_what_they_do_to_the_world(host: Host) -> None:
@@ -182,7 +183,9 @@ async def test_what_a_revision_lacks_is_absent_in_its_list_of_tools(host: Host, 
     answer = await host.post({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}, {"MCP-Protocol-Version": version})
     tool = answer.json()["result"]["tools"][0]
     assert ("annotations" in tool) == (version >= "2025-03-26")
-    assert ("outputSchema" in tool) == ("title" in tool) == (version >= "2025-06-18")
+    assert ("outputSchema" in tool) == ("title" in tool) == ("_meta" in tool) == (version >= "2025-06-18")
+    if "_meta" in tool:
+        assert tool["_meta"] == {"anthropic/maxResultSizeChars": 500_000}
 
 
 async def test_a_call_without_a_version_is_served(host: Host) -> None:

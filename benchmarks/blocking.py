@@ -260,7 +260,12 @@ class Backend(StreamRequestHandler):
                 length = int(header.split(b":")[1])
         self.rfile.read(length)
         listing = answered(json.dumps({"data": MODELS}).encode())
-        by_path = {b"/v1/models": listing, b"/health": answered(b""), b"/metrics": answered(b"", "404 Not Found")}
+        by_path = {
+            b"/v1/models": listing,
+            b"/health": answered(b""),
+            b"/metrics": answered(b"", "404 Not Found"),
+            b"/tokenize": answered(b'{"count":10}'),
+        }
         for piece in by_path.get(path, self.answer):
             self.wfile.write(piece)
 

@@ -258,7 +258,9 @@ def _image_policy(settings: Settings) -> ImagePolicy:
 
 
 def _pool(settings: Settings, published: Published, ages: ModelAges) -> Pool:
-    measured = frozenset(entry.backend_model or entry.id for entry in settings.models)
+    measured = frozenset(
+        entry.backend_model or entry.id for entry in settings.models if entry.pricing or entry.context_window
+    )
     demo = Backend("demo", DemoBackend(), measured=measured)
     secret = settings.vllm_api_key
     api_key = secret.get_secret_value() if secret else None

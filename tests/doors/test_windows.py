@@ -171,10 +171,10 @@ async def test_a_hold_is_made_for_the_template_as_the_backend_counts_it(tmp_path
             assert not backend.counted
 
 
-async def test_the_template_is_asked_of_each_backend_once_for_configured_models_alone(tmp_path: Path) -> None:
+async def test_the_template_is_asked_of_each_backend_once_where_a_hold_or_a_window_rests_on_it(tmp_path: Path) -> None:
     async with ReplayingBackend("tiny", "other") as one, ReplayingBackend("tiny", "found") as two:
         one.prompt_tokens, two.prompt_tokens = 20, 30
-        models = [PRICED, FREE, FREE | {"id": "other"}]
+        models = [PRICED, FREE, {"id": "other", "free": True}]
         async with open_door(tmp_path, vllm_urls=[one.url, two.url], models=models) as door:
             for _ in range(3):
                 await door.gateway.pool.discover()

@@ -9,7 +9,6 @@ from starlette.responses import Response
 from http_api.condition import Condition, Judge
 from http_api.operators import Operators
 from http_api.responses import json_response
-from mcp_gateway.core.context import CONTEXT
 from mcp_gateway.core.errors import TABLE, GatewayError
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.lifecycle import Lifecycle
@@ -30,7 +29,7 @@ class Health:
     async def get(self, request: Request) -> Response:
         condition = self._judge.condition()
         scope = request.scope
-        is_operator = self._operators.is_here(scope) or self._operators.has_token(scope[CONTEXT])
+        is_operator = self._operators.is_here(scope) or self._operators.has_token(scope)
         return _answer(condition, self._details(condition) if is_operator else {})
 
     async def ready(self, request: Request) -> Response:
@@ -101,7 +100,7 @@ class MetricsPage:
         return Response(page, headers={"Content-Type": CONTENT_TYPE})
 
     def _check(self, request: Request) -> None:
-        if self._operators.has_token(request.scope[CONTEXT]):
+        if self._operators.has_token(request.scope):
             return
         if self._needs_token:
             raise GatewayError("missing_credentials", "Send the metrics token as `Authorization: Bearer ...`.")

@@ -6,9 +6,8 @@ from ipaddress import ip_address
 from pydantic import SecretStr
 from starlette.types import Scope
 
-from http_api.middleware.authentication import credential_of
-from mcp_gateway.core.context import CONTEXT, RequestContext
-from mcp_gateway.core.errors import GatewayError
+from http_api.middleware.credentials import credentials_of
+from mcp_gateway.core.context import CONTEXT
 
 _SPEAKING_FOR_OTHERS = frozenset({
     b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-server",
@@ -23,14 +22,10 @@ class Operators:
     def __init__(self, *tokens: SecretStr | None) -> None:
         self._tokens = [token.get_secret_value().encode() for token in tokens if token is not None]
 
-    def has_token(self, context: RequestContext) -> bool:
-        """Whether the request carries one of the tokens as its credential."""
-        try:
-            credential = credential_of(context)
-        except GatewayError:
-            return False
-        sent = (credential or "").encode("latin-1")
-        return any(hmac.compare_digest(sent, token) for token in self._tokens)
+    def has_token(self, scope: Scope) -> bool:
+        """Whether the request carries one of the tokens as a credential."""
+        shown = [credential.encode("latin-1") for credential in credentials_of(scope)]
+        return any(hmac.compare_digest(credential, token) for credential in shown for token in self._tokens)
 
     def is_here(self, scope: Scope) -> bool:
         """Whether the request comes from loopback, and not for somebody behind a proxy or a page in a browser there."""

@@ -4,13 +4,16 @@ from collections.abc import Awaitable, Callable
 
 from starlette.types import Scope
 
+from http_api.middleware.credentials import credential_of, credentials_of
+from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.authenticator import Authenticator
 
 
 class Authentication:
-    """Sets the context's caller. No credential is a guest; a wrong one is 401, never a guest.
+    """Sets the context's caller. No credential is a guest; a wrong one is 401, never a guest, unless a good one is
+    beside it.
 
     Paths that are open (health, metrics, what has its own check) are served to anybody, whatever they send.
     """
@@ -20,23 +23,31 @@ class Authentication:
         self._is_open = is_open
 
     def __call__(self, scope: Scope, context: RequestContext) -> Awaitable[None] | None:
-        """Raises GatewayError (401, 403). The look-up of a key that is shown for the first time is to be awaited."""
+        """Raises GatewayError (401, 403). To be awaited where a key is shown for the first time, or one of several."""
         if self._is_open(scope["path"]):
             return None
-        credential = credential_of(context)
-        context.caller = self._authenticator.identify(credential, context.address)
-        return self._look_up(credential, context) if context.caller is None and credential is not None else None
+        credential = credential_of(context.sent)
+        try:
+            context.caller = self._authenticator.identify(credential, context.address)
+        except GatewayError:
+            if credential is None or len(credentials_of(scope)) < 2:
+                raise
+        if context.caller is None:
+            return self._try_all(credentials_of(scope), context)
+        return None
 
-    async def _look_up(self, credential: str, context: RequestContext) -> None:
-        context.caller = await self._authenticator.look_up(credential)
-
-
-def credential_of(context: RequestContext) -> str | None:
-    """The key in `Authorization: Bearer` or `X-API-Key`; None without either. Raises GatewayError `invalid_api_key`."""
-    if (authorization := context.sent.get(b"authorization")) is not None:
-        scheme, _, token = authorization.partition(b" ")
-        if scheme.lower() != b"bearer" or not (token := token.strip()):
+    async def _try_all(self, credentials: list[str], context: RequestContext) -> None:
+        """The first good one counts; without any, a refusal that tells more than "not known here" is told first."""
+        refusals = []
+        for credential in credentials:
+            try:
+                context.caller = await self._identified(credential, context.address)
+                return
+            except GatewayError as refusal:
+                refusals.append(refusal)
+        if not refusals:
             raise GatewayError("invalid_api_key", "Send the key as `Authorization: Bearer gw_live_...`.")
-        return token.decode("latin-1")
-    key = context.sent.get(b"x-api-key")
-    return None if key is None else key.strip().decode("latin-1")
+        raise next((refusal for refusal in refusals if refusal.code != "invalid_api_key"), refusals[0])
+
+    async def _identified(self, credential: str, address: str) -> Caller:
+        return self._authenticator.identify(credential, address) or await self._authenticator.look_up(credential)

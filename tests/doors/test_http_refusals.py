@@ -325,6 +325,13 @@ async def test_head_answers_like_get_without_a_body(served: tuple[Door, Replayin
         {"authorization": "Bearer gw_live_\u00e9"},
         {"x-api-key": "nope"},
         {"x-api-key": ""},
+        {"api-key": "nope"},
+        {"api-key": ""},
+        {"x-goog-api-key": "AIza-nope"},
+        {"authorization": ""},
+        {"authorization": "Bearer", "x-api-key": ""},
+        {"authorization": "Basic dXNlcjpwYXNz", "api-key": "nope"},
+        {"authorization": "Bearer sk-1234", "x-api-key": "nope"},
     ],
 )
 async def test_a_wrong_credential_is_401_everywhere_and_never_a_guest(
@@ -337,14 +344,6 @@ async def test_a_wrong_credential_is_401_everywhere_and_never_a_guest(
         assert (response.status_code, error_of(response)["type"]) == (401, "invalid_auth")
         assert response.headers["www-authenticate"].startswith("Bearer")
         assert error_of(response)["code"] == "invalid_api_key"
-
-
-async def test_a_key_is_taken_from_either_header_and_any_case_of_the_scheme(
-    served: tuple[Door, ReplayingBackend, str],
-) -> None:
-    door, _, key = served
-    for headers in ({"authorization": f"bearer {key}"}, {"x-api-key": key}, {"authorization": f"BEARER  {key}"}):
-        assert (await door.http.get("/v1/keys", headers=headers)).status_code == 200
 
 
 async def test_a_message_never_repeats_more_than_a_little_of_what_was_sent(

@@ -1,7 +1,8 @@
 """Backends that fail: before the first token another one serves, after it the stream ends with one clean error."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +87,17 @@ async def served(_served: Served) -> AsyncIterator[Served]:
     await door.nothing_is_left()
 
 
-async def time_runs_out_at(backend: ReplayingBackend) -> None:
-    """Once it was asked."""
-    await backend.chats_asked(1)
+async def time_runs_out_at(replaying: ReplayingBackend, door: Door) -> None:
+    """Once it was asked: by the clock of the event loop and by that of the backends, which tell how they are then."""
+    await replaying.chats_asked(1)
+    for backend in door.gateway.pool.backends:
+        backend.now_s = partial(later, backend.now_s)
+    await door.gateway.pool.discover()
     pass_time(TIMEOUT_S)
+
+
+def later(now_s: Callable[[], float]) -> float:
+    return now_s() + TIMEOUT_S
 
 
 @pytest.mark.parametrize(
@@ -107,7 +115,7 @@ async def test_a_backend_that_fails_before_its_first_token_is_followed_by_anothe
     account_id = await door.account("1")
     asking = asyncio.create_task(door.chat(await door.key(account_id), model="priced/tiny", stream=is_stream))
     if failing is silence:
-        await time_runs_out_at(first)
+        await time_runs_out_at(first, door)
     response = await asking
     assert response.status_code == 200, response.text
     assert len(second.chats) == 1
@@ -137,7 +145,7 @@ async def test_a_stream_that_fails_after_its_head_but_before_its_first_token_goe
     first.answer_with(failing)
     asking = asyncio.create_task(door.chat(await door.key(), stream=True))
     if failing is head_alone:
-        await time_runs_out_at(first)
+        await time_runs_out_at(first, door)
     response = await asking
     assert response.status_code == 200, response.text
     assert (len(first.chats), len(second.chats)) == (1, 1)
@@ -185,8 +193,8 @@ async def test_no_first_token_in_time_is_502_and_the_backend_is_hung_up_on(serve
     for backend in (first, second):
         backend.answer_with(failing)
     asking = asyncio.create_task(door.chat(await door.key(), stream=True))
-    await time_runs_out_at(first)
-    await time_runs_out_at(second)
+    await time_runs_out_at(first, door)
+    await time_runs_out_at(second, door)
     response = await asking
     assert (response.status_code, error_of(response)["code"]) == (502, "first_token_timeout")
     await asyncio.gather(first.chats[0].gone(), second.chats[0].gone())

@@ -31,7 +31,7 @@ class ModelAges:
         self._kept = set(self._seen)
 
     def created_at_s(self, model_id: str) -> int:
-        """Unix seconds; now, and noted, for a model that was never asked for."""
+        """Unix seconds; of a model that is new now, which is noted."""
         if model_id not in self._seen and len(self._seen) >= _MOST_REMEMBERED:
             return self._began_at_s
         at_s = self._seen.setdefault(model_id, int(self._now_s()))
@@ -45,7 +45,7 @@ class ModelAges:
         if written.cancelled() or written.exception() is None:
             return
         self._kept.discard(model_id)  # the next catalog tries again
-        logger.info("it could not be written since when there is %s", model_id)
+        logger.info("when %s was first seen could not be written", model_id)
 
 
 def _keep(connection: sqlite3.Connection, seen: Sequence[tuple[str, int]]) -> list[None]:

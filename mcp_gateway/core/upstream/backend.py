@@ -281,9 +281,11 @@ class Backend:
                 self.listings[name] = replace(row, template_tokens=self.templates[name])
 
     async def _count(self, body: bytes) -> int | None:
-        """Raises GatewayError or UpstreamError where it cannot be asked."""
+        """None from one that does not count. Raises GatewayError or UpstreamError where it cannot be asked now."""
         response = await self._ask("POST", vllm.TOKENIZE_PATH, body, ())
         answer = await _read_and_close(response, _BEGINNING_BYTES)
+        if response.status >= 500 or response.status == 429:
+            raise GatewayError("backend_error", f"its count of tokens answered {response.status}")
         return vllm.read_count(answer) if response.status == 200 else None
 
     async def _ask(

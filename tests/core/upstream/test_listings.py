@@ -110,9 +110,9 @@ async def test_a_name_of_several_words_is_served_under_a_configured_id_and_never
 
 
 class Counting(Listed):
-    """An origin that answers each question for a count with the next of these; an exception is raised."""
+    """An origin that answers each question for a count with the next of these: a body, a status, or an exception."""
 
-    def __init__(self, data: Any, *counts: bytes | GatewayError | UpstreamError) -> None:
+    def __init__(self, data: Any, *counts: bytes | int | GatewayError | UpstreamError) -> None:
         super().__init__(data)
         self.counts = list(counts)
         self.asked: list[str] = []
@@ -124,7 +124,9 @@ class Counting(Listed):
         told = self.counts.pop(0)
         if isinstance(told, Exception):
             raise told
-        return Whole(told)
+        answer = Whole(told if isinstance(told, bytes) else b"{}")
+        answer.status = told if isinstance(told, int) else 200
+        return answer
 
 
 async def look_at(backend: Backend) -> None:
@@ -158,8 +160,10 @@ async def test_what_the_template_adds_is_asked_once_and_believed_below_the_windo
     assert origin.asked == ["good"]
 
 
-@each("failure", [GatewayError("backend_died", "gone"), ConnectFailed("gone")])
-async def test_where_the_question_fails_it_is_asked_again_the_next_time(failure: GatewayError | UpstreamError) -> None:
+@each("failure", [GatewayError("backend_died", "gone"), ConnectFailed("gone"), 500, 503, 429])
+async def test_where_the_question_fails_it_is_asked_again_the_next_time(
+    failure: GatewayError | UpstreamError | int,
+) -> None:
     origin = Counting([row("good")], failure, failure, b'{"count":7}')
     backend = Backend("vllm-1", origin, measured=frozenset({"good"}))
     found = []
@@ -167,6 +171,15 @@ async def test_where_the_question_fails_it_is_asked_again_the_next_time(failure:
         await look_at(backend)
         found.append(backend.listings["good"].template_tokens)
     assert (found, len(origin.asked)) == ([None, None, 7, 7], 3)
+
+
+@each("status", [400, 401, 404, 405, 422])
+async def test_a_backend_that_does_not_count_is_not_asked_again(status: int) -> None:
+    origin = Counting([row("good")], status)
+    backend = Backend("vllm-1", origin, measured=frozenset({"good"}))
+    for _ in range(3):
+        await look_at(backend)
+    assert (backend.listings["good"].template_tokens, len(origin.asked)) == (None, 1)
 
 
 async def test_a_model_that_appears_and_a_backend_that_comes_back_are_asked_anew() -> None:

@@ -217,6 +217,33 @@ async def test_a_whole_answer_waits_for_its_bill_and_is_refused_unbilled_where_t
 
 
 @pytest.mark.parametrize("outage", [full_disk, locked_database])
+@pytest.mark.parametrize("is_mcp", [False, True])
+async def test_a_client_that_hangs_up_in_an_outage_is_recorded_as_gone_and_pays_what_was_made(
+    door: Door, backend: ReplayingBackend, outage: Callable[[Door], Any], is_mcp: bool
+) -> None:
+    account = await door.account("1")
+    key = await door.key(account)
+    may_answer = asyncio.Event()
+    backend.answer_with(held(may_answer, unary(9, 2)))
+    body = tool_call(messages=LONG, max_tokens=2) if is_mcp else chat_body(model=PRICED["id"], max_tokens=2)
+    path, headers = ("/v1/mcp", CALL_HEADERS) if is_mcp else ("/v1/chat/completions", {})
+    asking = asyncio.create_task(door.http.post(path, json=body, headers=bearer(key) | headers))
+    await backend.chats_asked(1)
+    async with outage(door):
+        may_answer.set()
+        await eventually(lambda: all(exchange._is_accounted for exchange in door.gateway.chat.running))
+        asking.cancel()
+        await asyncio.wait([asking])
+        await eventually(lambda: not door.gateway.chat.running)
+    await eventually(lambda: door.gateway.ledger.is_writable)
+    spent = 9 * PROMPT_NANO + 2 * COMPLETION_NANO
+    rows = await door.rows("SELECT http_status, error_code, cost_nano FROM requests")
+    assert rows == [(499, "client_closed", spent)]
+    assert await door.balance_nano(account) == 10**9 - spent
+    door.errors.clear()  # the outage is logged, once
+
+
+@pytest.mark.parametrize("outage", [full_disk, locked_database])
 async def test_in_an_outage_new_chats_are_refused_and_streams_end_whole_and_are_billed_later(
     door: Door, backend: ReplayingBackend, outage: Callable[[Door], Any]
 ) -> None:

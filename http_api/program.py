@@ -82,6 +82,7 @@ def mcp_door(gateway: Gateway) -> McpDoor:
         pool=gateway.pool,
         limiter=gateway.limiter,
         ledger=gateway.ledger,
+        payments=gateway.payments,
         lifecycle=gateway.lifecycle,
         addresses=gateway.addresses,
     )

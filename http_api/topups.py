@@ -16,9 +16,10 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import Idempotency
 from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.limits.limiter import Limiter
-from mcp_gateway.core.money import NANO_PER_CENT, format_usd, parse_usd
+from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.payments.payments import Payments
-from mcp_gateway.core.payments.sessions import Checkout, Pages
+from mcp_gateway.core.payments.sessions import Checkout
+from mcp_gateway.core.payments.terms import Terms
 
 _MAX_BODY_BYTES = 1024 * 1024
 _MAX_VALUES = 20_000
@@ -56,22 +57,20 @@ class TopUps:
         self._payments = payments
         self._idempotency = idempotency
         self._limiter = limiter
-        self._minimum_nano = parse_usd(settings.minimum_topup_usd)
-        self._maximum_nano = parse_usd(settings.maximum_topup_usd)
-        self._pages = Pages(settings.success_url or home, settings.cancel_url or home)
+        self._terms = Terms.of(settings, home)
         self._return_url = settings.return_url or home
 
     async def checkout(self, request: Request) -> Response:
         payments, caller = self._admit(request)
         raw = await read_json_bytes(request.scope, request.receive, _MAX_BODY_BYTES, _BOUNDS)
-        amount_nano = self._payable_nano(parsed_as(raw, TopUp).amount_usd)
+        amount_nano = self._terms.payable_nano(parsed_as(raw, TopUp).amount_usd)
 
         key = idempotency_key_of(request)
         async with self._idempotency.attempt(caller.account_id, key, "billing/checkout", raw) as attempt:
             if attempt.kept is not None:
                 return replayed(attempt.kept)
             session = await payments.start_checkout(
-                caller.account_id, amount_nano, self._pages, idempotency_key=attempt.name
+                caller.account_id, amount_nano, self._terms.pages, idempotency_key=attempt.name
             )
             answer = _checkout_object(session, amount_nano)
             await self._idempotency.keep(attempt, 201, answer)
@@ -102,17 +101,6 @@ class TopUps:
             message = "Top-ups are not set up on this gateway; its operator can credit an account by hand."
             raise GatewayError("not_configured", message)
         return self._payments
-
-    def _payable_nano(self, text: str) -> int:
-        try:
-            amount_nano = parse_usd(text)
-        except ValueError:
-            amount_nano = 0
-        if amount_nano % NANO_PER_CENT or not self._minimum_nano <= amount_nano <= self._maximum_nano:
-            least, most = format_usd(self._minimum_nano), format_usd(self._maximum_nano)
-            message = f"`amount_usd` must be a decimal string from {least} to {most} USD, in whole cents."
-            raise GatewayError("invalid_value", message, param="amount_usd")
-        return amount_nano
 
 
 def _checkout_object(session: Checkout, amount_nano: int) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The MCP server: tools, resources and prompts on the SDK's server, behind the door's endpoints, as their caller."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 from logging import getLogger
 from typing import Any, TypeVar, cast, get_args
@@ -20,6 +19,8 @@ from mcp_gateway.core.identity.address import AddressReader
 from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.lifecycle import Lifecycle
 from mcp_gateway.core.limits.limiter import Limiter
+from mcp_gateway.core.payments.payments import Payments
+from mcp_gateway.core.payments.terms import Terms
 from mcp_gateway.core.text import shown
 from mcp_gateway.core.upstream.pool import Pool
 from mcp_gateway.door.calls import caller_of
@@ -27,15 +28,16 @@ from mcp_gateway.door.endpoints import McpDoor
 from mcp_gateway.door.faults import no_resource
 from mcp_gateway.door.jsonrpc import REFUSED
 from mcp_gateway.door.sessions import Session
-from mcp_gateway.tools import prompts, topup
+from mcp_gateway.tools import prompts
 from mcp_gateway.tools.chat_completion import ChatCompletion
 from mcp_gateway.tools.completion import complete
 from mcp_gateway.tools.get_balance import GetBalance, Wallets
 from mcp_gateway.tools.list_models import ListModels
-from mcp_gateway.tools.progress import telling
+from mcp_gateway.tools.progress import Reports, telling
 from mcp_gateway.tools.prompts import Prompts
 from mcp_gateway.tools.resources import Resources
 from mcp_gateway.tools.tool import Invocation, Report, Result, Tool, error_result
+from mcp_gateway.tools.topup import ASKING, TopUp
 from mcp_gateway.wire.bodies import BodyLimits
 
 logger = getLogger(__name__)
@@ -75,7 +77,7 @@ class Handlers:
         prompts: Prompts,
         *,
         published: Published,
-        topup_page: str | None,
+        topup: TopUp,
         new_id: Callable[[str], str],
     ) -> None:
         self._tools = {tool.definition.name: tool for tool in tools}
@@ -86,7 +88,7 @@ class Handlers:
         self._resources = resources
         self._prompts = prompts
         self._published = published
-        self._topup_page = topup_page
+        self._topup = topup
         self._new_id = new_id
 
     async def list_tools(self, ctx: Context, params: Page) -> types.ListToolsResult:
@@ -155,13 +157,15 @@ class Handlers:
         url = error.details.get("topup_url")
         if error.status != 402 or url is None:
             return error_result(error)
-        outcome: Any = None
-        if self._topup_page is not None:
-            async with telling(invocation.report, topup.ASKING):
-                outcome = await topup.offer(ctx, params, self._topup_page, self._new_id("elc"))
+        async with telling(invocation.report, ASKING):
+            outcome = await self._topup.offer(ctx, params, invocation.caller, self._new_id("elc"))
         if isinstance(outcome, types.InputRequiredResult):
             return outcome
-        return error_result(error, further_advice=topup.ADVICE[outcome].format(url=url))
+        if outcome is None:
+            return error_result(error, further_advice=f"Tell the person to top up at {url}.")
+        if outcome.url is not None:
+            error.details = error.details | {"topup_url": outcome.url}
+        return error_result(error, further_advice=outcome.advice)
 
 
 def build_server(handlers: Handlers, *, version: str, website_url: str | None) -> Server:
@@ -196,6 +200,7 @@ def build_door(
     pool: Pool,
     limiter: Limiter,
     ledger: Wallets,
+    payments: Payments | None,
     lifecycle: Lifecycle,
     addresses: AddressReader,
 ) -> McpDoor:
@@ -206,12 +211,13 @@ def build_door(
         GetBalance(ledger, limiter, settings.guests, topup_url=settings.topup_url),
     ]
     resources = Resources(published, pool)
+    terms = Terms.of(settings.stripe, f"{settings.public_url}/")
     handlers = Handlers(
         tools,
         resources,
         Prompts(published),
         published=published,
-        topup_page=settings.stripe.topup_url,
+        topup=TopUp(settings.stripe.topup_url, terms, payments if settings.public_url is not None else None),
         new_id=new_id,
     )
     server = build_server(handlers, version=version, website_url=settings.public_url)
@@ -274,20 +280,10 @@ def _invocation(ctx: Context, request_id: str) -> Invocation:
 
 
 def _report_of(ctx: Context) -> Report | None:
-    """Reports to a client that listens: the seconds since now, and a little more where two come together, since the
-    number must grow.
-    """
+    """None where nobody listens."""
     if ctx.meta is None or ctx.meta.get("progress_token") is None:
         return None
-    now_s = asyncio.get_running_loop().time
-    begun_s, told_ms = now_s(), -1
-
-    async def report(message: str) -> None:
-        nonlocal told_ms
-        told_ms = max(round((now_s() - begun_s) * 1000), told_ms + 1)
-        await ctx.session.report_progress(told_ms / 1000, message=message)
-
-    return report
+    return Reports(lambda progress, line: ctx.session.report_progress(progress, message=line))
 
 
 def _protocol_error(error: GatewayError) -> MCPError:

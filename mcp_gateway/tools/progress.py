@@ -2,13 +2,31 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 
 from mcp_gateway.tools.tool import Report
 
+_LEAST_STEP_S = 0.001
 _MAX_MESSAGE_BYTES = 2048
 _WAITING = "Waiting for the model."
+
+
+class Reports:
+    """All reports of one call: each has the seconds since the first, or a little more, since the number must grow."""
+
+    def __init__(self, send: Callable[[float, str], Awaitable[None]]) -> None:
+        self._send = send
+        self._begun_s: float | None = None
+        self._told_s = 0.0
+
+    async def __call__(self, line: str) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if self._begun_s is None:
+            self._begun_s = now_s
+        else:
+            self._told_s = round(max(now_s - self._begun_s, self._told_s + _LEAST_STEP_S), 3)
+        await self._send(self._told_s, line)
 
 
 class Progress:

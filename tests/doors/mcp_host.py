@@ -138,6 +138,7 @@ async def open_host(data_dir: Path, *, send_buffer_bytes: int = 0, **settings: A
             pool=gateway.pool,
             limiter=gateway.limiter,
             ledger=gateway.ledger,
+            payments=gateway.payments,
             lifecycle=gateway.lifecycle,
             addresses=gateway.addresses,
         )

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from mcp.types import (
 from mcp_gateway.core.gateway import open_desk
 from mcp_gateway.door.jsonrpc import Message, parse_message
 from mcp_gateway.door.questions import Questions
+from tests.cases import each
 from tests.doors.mcp_host import JSON, Host, call, chat, eventually, http_client, initialize, open_host
 from tests.doors.test_mcp_catalog import ERAS, PRICED, request
 from tests.doors.test_mcp_lifetimes import next_message, sse_session
 from tests.doors.test_mcp_tools import failed, funded
 from tests.doors.test_mcp_transports import MODERN, modern
+from tests.fake_stripe import fake_stripe, settings_of
 from tests.loop_clock import pass_time
 
 PAGE = "https://app.example.com/top-up"
@@ -39,8 +42,8 @@ async def host(tmp_path: Path) -> AsyncIterator[Host]:
         await eventually(lambda: not host.gateway.limiter.in_flight)
 
 
-def with_capabilities(message: dict[str, Any]) -> dict[str, Any]:
-    message["params"]["capabilities"] = CAPABLE
+def with_capabilities(message: dict[str, Any], capabilities: dict[str, Any] = CAPABLE) -> dict[str, Any]:
+    message["params"]["capabilities"] = capabilities
     return message
 
 
@@ -142,6 +145,104 @@ async def test_a_client_that_leaves_while_it_is_asked_ends_its_call(tmp_path: Pa
             assert (await next_message(stream.aiter_lines()))["method"] == "elicitation/create"
             assert len(waiting.questions) == 1
         await eventually(lambda: not len(waiting.questions) and not waiting.is_busy)
+
+
+FORMS: list[dict[str, Any]] = [{}, {"form": {}}]
+
+
+async def asked_by_form(
+    host: Host, key: dict[str, str], forms: dict[str, Any], answer: dict[str, Any], version: str = "2025-11-25"
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a client with forms alone is asked, and the call's result once it has answered."""
+    capabilities = {"elicitation": forms}
+    if version == MODERN:
+        message, headers = modern(
+            call("chat_completion", ARGUMENTS, **{CLIENT_CAPABILITIES_META_KEY: capabilities}), **key
+        )
+        [(name, asked)] = (await host.post(message, headers)).json()["result"]["inputRequests"].items()
+        message["params"]["inputResponses"] = {name: answer}
+        return asked["params"], (await host.post(message, headers)).json()["result"]
+    opening = initialize(version)
+    opening["params"]["capabilities"] = capabilities
+    session = key | {"Mcp-Session-Id": (await host.post(opening, key)).headers["mcp-session-id"]}
+    message = call("chat_completion", ARGUMENTS)
+    async with http_client() as http, http.stream("POST", host.url, json=message, headers=session | JSON) as stream:
+        lines = stream.aiter_lines()
+        asked = await next_message(lines)
+        await host.post({"jsonrpc": "2.0", "id": asked["id"], "result": answer}, session)
+        return asked["params"], (await next_message(lines))["result"]
+
+
+@pytest.mark.parametrize("version", ["2025-06-18", "2025-11-25", MODERN])
+@pytest.mark.parametrize("forms", FORMS)
+async def test_a_client_with_forms_alone_asks_how_much_and_the_model_is_given_the_link(
+    host: Host, forms: dict[str, Any], version: str
+) -> None:
+    answer = {"action": "accept", "content": {"amount_usd": 20}}
+    asked, result = await asked_by_form(host, host.key("alice"), forms, answer, version)
+    assert asked.get("mode", "form") == "form"
+    assert asked["requestedSchema"]["required"] == ["amount_usd"]
+    amount = asked["requestedSchema"]["properties"]["amount_usd"]
+    assert (amount["type"], amount["minimum"], amount["maximum"]) == ("number", 5, 1000)
+    facts = result["structuredContent"]
+    assert (result["isError"], facts["code"], facts["topup_url"]) == (True, "insufficient_balance", PAGE)
+    assert "20.00 USD" in facts["message"]
+    assert PAGE in facts["message"]
+
+
+@each(
+    ("answer", "words"),
+    [
+        ({"action": "decline"}, "declined"),
+        ({"action": "cancel"}, "did not answer"),
+        ({"action": "accept"}, "amount_usd"),
+        ({"action": "accept", "content": {"amount_usd": 4.99}}, "from 5.00 to 1000.00 USD"),
+        ({"action": "accept", "content": {"amount_usd": 1e9}}, "from 5.00 to 1000.00 USD"),
+        ({"action": "accept", "content": {"amount_usd": 5.001}}, "whole cents"),
+        ({"action": "accept", "content": {"amount_usd": "a lot"}}, "amount_usd"),
+        ({"action": "accept", "content": {"amount_usd": True}}, "amount_usd"),
+        ({"action": "accept", "content": {"amount_usd": "7.50"}}, "7.50 USD"),
+    ],
+)
+async def test_whatever_is_put_into_the_form_the_model_is_told_what_came_of_it(
+    host: Host, answer: dict[str, Any], words: str
+) -> None:
+    _, result = await asked_by_form(host, host.key("alice"), {}, answer)
+    assert result["isError"]
+    assert words in result["structuredContent"]["message"]
+
+
+async def test_with_stripe_the_link_is_a_session_to_pay_that_amount_in(tmp_path: Path) -> None:
+    with fake_stripe() as stripe:
+        settings = settings_of(stripe)
+        async with open_host(tmp_path, models=(PRICED,), stripe=settings, public_url="https://gw.example.com") as host:
+            async with open_desk(host.gateway.settings) as desk:
+                account_id = (await desk.accounts.create("test")).id
+            key = host.key("alice", account_id=account_id)
+            answer = {"action": "accept", "content": {"amount_usd": 12.5}}
+            for version in ("2025-11-25", MODERN):
+                _, result = await asked_by_form(host, key, {}, answer, version)
+                url = result["structuredContent"]["topup_url"]
+                assert url.startswith("https://checkout.stripe.test/")
+                assert url in result["content"][0]["text"]
+            asked = stripe.asked_for("/v1/checkout/sessions")
+            assert [one.form["line_items[0][price_data][unit_amount]"] for one in asked] == ["1250"] * 2
+            host.keys["bob"] = replace(host.keys["alice"], key_id="bob", scopes=frozenset({"inference"}))
+            opened = await host.post(
+                with_capabilities(initialize("2025-11-25"), {"elicitation": {}}), {"X-Test-Key": "bob"}
+            )
+            session = {"X-Test-Key": "bob", "Mcp-Session-Id": opened.headers["mcp-session-id"]}
+            told = (await host.post(call("chat_completion", ARGUMENTS), session)).json()["result"]["structuredContent"]
+            assert told["topup_url"] == "https://gw.example.com/v1/billing/checkout"
+            assert len(stripe.asked_for("/v1/checkout/sessions")) == 2
+            stripe.failure = (500, {"message": "no"})
+            _, result = await asked_by_form(host, key, {}, answer)
+            assert "came to nothing" in result["structuredContent"]["message"]
+
+
+async def test_a_client_with_pages_and_forms_is_shown_the_page(host: Host) -> None:
+    asked, _ = await asked_by_form(host, host.key("alice"), {"form": {}, "url": {}}, {"action": "accept"})
+    assert (asked["mode"], asked["url"]) == ("url", PAGE)
 
 
 async def test_progress_is_told_while_a_person_is_asked_and_its_number_grows(host: Host) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from mcp_gateway.door import http as door_http
 from mcp_gateway.door.http import await_departure
 from mcp_gateway.door.sessions import Sessions
 from mcp_gateway.door.shares import Caps
-from mcp_gateway.tools.progress import Progress
+from mcp_gateway.tools.progress import Progress, Reports
 from tests.doors.mcp_host import (
     PATIENCE_S,
     Gate,
@@ -306,6 +307,19 @@ async def test_progress_is_told_at_once_then_with_new_words_and_sometimes_in_sil
             while len(told) < 3:
                 news.clear()
                 await news.wait()
+
+
+async def test_the_numbers_of_reports_begin_at_nothing_and_grow_however_fast_they_come() -> None:
+    told: list[float] = []
+
+    async def send(progress: float, _: str) -> None:
+        told.append(progress)
+
+    report = Reports(send)
+    for _ in range(5):
+        await report("x")
+    assert told[0] == 0
+    assert all(one < other for one, other in pairwise(told))
 
 
 # Nothing of a request is logged

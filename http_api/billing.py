@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from http_api.holders import key_holder
+from http_api.holders import balance_reader, key_holder
 from http_api.paging import PageQuery, cursor_key, list_object
 from http_api.query import Query, read_query
 from http_api.responses import json_response, timestamps
@@ -36,7 +36,7 @@ class Billing:
         self._now_ms = now_ms
 
     async def get(self, request: Request) -> Response:
-        caller = key_holder(request, self._limiter)
+        caller = balance_reader(request, self._limiter)
         read_query(request, Query)
         wallet = _wallet_object(await self._ledger.balance(caller.account_id))
         told: dict[str, Any] = {"object": "wallet", "account_id": caller.account_id, **wallet}
@@ -55,7 +55,7 @@ class Billing:
 
     async def credits(self, request: Request) -> Response:
         """The wallet alone, as another system's clients know it."""
-        caller = key_holder(request, self._limiter)
+        caller = balance_reader(request, self._limiter)
         read_query(request, Query)
         return json_response({"object": "credits", **_wallet_object(await self._ledger.balance(caller.account_id))})
 

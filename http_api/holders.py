@@ -15,3 +15,12 @@ def key_holder(request: Request, limiter: Limiter) -> Caller:
         raise GatewayError("missing_credentials", "Send an API key: this belongs to an account.")
     limiter.count_listing(caller)
     return caller
+
+
+def balance_reader(request: Request, limiter: Limiter) -> Caller:
+    """As `key_holder`. Raises GatewayError `insufficient_scope` for a test key: it is made for others to try with."""
+    caller = key_holder(request, limiter)
+    if caller.is_test:
+        message = "A test key, which is never billed, is not shown the balance; a live key with `inference` is."
+        raise GatewayError("insufficient_scope", message)
+    return caller

@@ -93,17 +93,21 @@ class Answers:
             standing = self._limiter.standing(context.caller)
             limit, remaining, resets_at_s = standing.requests
             if limit is not None and remaining is not None:
-                most, left = b"%d" % limit, b"%d" % remaining
+                most, left, reset = b"%d" % limit, b"%d" % remaining, b"%d" % resets_at_s
                 stamps += (
                     (b"x-ratelimit-limit", most),
                     (b"x-ratelimit-remaining", left),
-                    (b"x-ratelimit-reset", b"%d" % resets_at_s),
+                    (b"x-ratelimit-reset", reset),
                     (b"x-ratelimit-limit-requests", most),
                     (b"x-ratelimit-remaining-requests", left),
+                    (b"x-ratelimit-reset-requests", reset),
                 )
             if standing.tokens_limit is not None and standing.tokens_remaining is not None:
-                stamps.append((b"x-ratelimit-limit-tokens", b"%d" % standing.tokens_limit))
-                stamps.append((b"x-ratelimit-remaining-tokens", b"%d" % standing.tokens_remaining))
+                stamps += (
+                    (b"x-ratelimit-limit-tokens", b"%d" % standing.tokens_limit),
+                    (b"x-ratelimit-remaining-tokens", b"%d" % standing.tokens_remaining),
+                    (b"x-ratelimit-reset-tokens", b"%d" % standing.minute_ends_at_s),
+                )
         return stamps
 
 

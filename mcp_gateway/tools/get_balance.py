@@ -59,7 +59,7 @@ class Wallets(Protocol):
 
 
 class GetBalance:
-    """The caller's own account; a guest learns what a guest may do."""
+    """The caller's own account; a guest learns what a guest may do, and a test key its limits alone."""
 
     scope: KeyScope = "inference"
     definition = types.Tool(
@@ -85,19 +85,25 @@ class GetBalance:
         caller = invocation.caller
         self._limiter.count_listing(caller)
         ARGUMENTS.taken(arguments)
-        balance = await self._wallets.balance(caller.account_id)
         facts = {
             "account_id": caller.account_id,
             "is_guest": caller.is_guest,
             "currency": "USD",
+            **({} if caller.is_test else await self._money(caller)),
+            "limits": self._limits(caller),
+        }
+        return result(self._guest_text() if caller.is_guest else _text(facts), facts)
+
+    async def _money(self, caller: Caller) -> dict[str, str]:
+        balance = await self._wallets.balance(caller.account_id)
+        money = {
             "balance_usd": format_usd(balance.paid_nano + balance.granted_nano),
             "granted_usd": format_usd(balance.granted_nano),
             "held_usd": format_usd(balance.held_nano),
-            "limits": self._limits(caller),
         }
         if self._topup_url is not None and not caller.is_guest:
-            facts["topup_url"] = self._topup_url
-        return result(self._guest_text() if caller.is_guest else _text(facts), facts)
+            money["topup_url"] = self._topup_url
+        return money
 
     def _limits(self, caller: Caller) -> dict[str, Any]:
         standing = self._limiter.standing(caller)
@@ -122,9 +128,8 @@ class GetBalance:
 
 
 def _text(facts: dict[str, Any]) -> str:
-    granted, held = facts["granted_usd"], facts["held_usd"]
-    parts = [f"Balance: {facts['balance_usd']} USD, {granted} of it granted; {held} USD held for running requests."]
     limits = facts["limits"]
+    parts = [_balance_text(facts)]
     for name, left, limit in (
         ("requests this minute", "requests_left_this_minute", "requests_per_minute"),
         ("requests today", "requests_left_today", "requests_per_day"),
@@ -135,3 +140,10 @@ def _text(facts: dict[str, Any]) -> str:
     if "topup_url" in facts:
         parts.append(f"Top up at {facts['topup_url']}.")
     return " ".join(parts)
+
+
+def _balance_text(facts: dict[str, Any]) -> str:
+    if "balance_usd" not in facts:
+        return "This is a test key: nothing is billed, and only live keys are shown the balance."
+    granted, held = facts["granted_usd"], facts["held_usd"]
+    return f"Balance: {facts['balance_usd']} USD, {granted} of it granted; {held} USD held for running requests."

@@ -53,9 +53,11 @@ class Host:
     answered: int = 0
     """Requests whose answers are whole or were given up."""
 
-    def key(self, name: str, allowance: Allowance = UNLIMITED, account_id: str = "acc_test") -> dict[str, str]:
+    def key(
+        self, name: str, allowance: Allowance = UNLIMITED, account_id: str = "acc_test", *, is_test: bool = False
+    ) -> dict[str, str]:
         """A key's headers."""
-        self.keys[name] = Caller(account_id, name, (Quota("key", name, allowance),))
+        self.keys[name] = Caller(account_id, name, (Quota("key", name, allowance),), is_test)
         return {"X-Test-Key": name}
 
     @contextlib.asynccontextmanager

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mcp_gateway.core.errors import GatewayError
 from tests.recorded import recorded, write_records
 from tests.replaying import ReplayingBackend, contents
-from tests.serving import FREE, PRICED, Door, error_of, open_door
+from tests.serving import FREE, PRICED, Door, bearer, error_of, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 USAGE = {"include_usage": True}
@@ -129,10 +129,20 @@ async def test_an_account_is_shown_to_the_holders_of_its_keys_only(stage: Stage,
     assert response.headers["www-authenticate"].startswith("Bearer")
 
 
-async def test_a_test_key_sees_its_account(stage: Stage) -> None:
-    account = await stage.door.account("3")
-    key = await stage.door.key(account, is_test=True)
-    assert (await stage.ask("/v1/billing", key))["balance_usd"] == "3.00"
+PRIVATE = (
+    "/billing", "/billing/transactions", "/credits", "/credits/transactions", "/usage", "/requests", "/requests/req_1",
+    "/keys", "/keys/key_1",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("path", PRIVATE)
+async def test_a_test_key_reads_nothing_of_its_account(stage: Stage, path: str) -> None:
+    key = await stage.door.key(await stage.door.account("3"), is_test=True)
+    for prefix in ("/v1", "/api/v1/inference"):
+        response = await stage.door.get(prefix + path, key)
+        assert (response.status_code, error_of(response)["code"]) == (403, "insufficient_scope")
+        assert (await stage.door.http.head(prefix + path, headers=bearer(key))).status_code == 403
+    assert (await stage.door.get("/v1/limits", key)).status_code == 200
 
 
 async def test_the_recent_usage_is_told_to_keys_that_may_read_as_well(stage: Stage) -> None:

@@ -56,9 +56,9 @@ def limited(
 def told(response: httpx2.Response) -> tuple[int, ...]:
     """Limit, remaining and reset, after a check that both spellings say the same."""
     headers = response.headers
-    names = ("x-ratelimit-limit", "x-ratelimit-remaining")
+    names = ("x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset")
     assert [headers[name] for name in names] == [headers[f"{name}-requests"] for name in names]
-    return tuple(int(headers[name]) for name in (*names, "x-ratelimit-reset"))
+    return tuple(int(headers[name]) for name in names)
 
 
 def tokens_told(response: httpx2.Response) -> tuple[int, int]:
@@ -117,6 +117,7 @@ async def test_the_daily_limit_says_not_to_retry_and_ends_at_midnight_utc(served
     assert (refused.status_code, error_of(refused)["code"]) == (429, "requests_per_day")
     assert refused.headers["x-should-retry"] == "false"
     midnight_s = (int(door.clock.now_s) // 86_400 + 1) * 86_400
+    assert told(refused) == (2, 0, midnight_s)
     assert int(refused.headers["retry-after"]) == midnight_s - door.clock.now_s
     door.clock.now_s = midnight_s
     assert (await door.chat(key)).status_code == 200
@@ -482,3 +483,4 @@ async def test_the_limits_page_agrees_with_the_headers(served: Served) -> None:
     assert page["account"]["requests_per_minute"] == {"limit": 60, "remaining": 59}
     assert told(response) == (5, 4, page["resets_at"])
     assert tokens_told(response) == (1000, 986)
+    assert int(response.headers["x-ratelimit-reset-tokens"]) == page["resets_at"]

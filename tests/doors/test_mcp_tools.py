@@ -510,6 +510,16 @@ async def test_a_balance_says_money_and_what_is_left_of_the_limits(host: Host) -
     assert "1.50 USD" in result["content"][0]["text"]
 
 
+async def test_a_test_key_is_told_its_limits_and_no_money(host: Host) -> None:
+    account_id = await funded(host, 1_500_000_000)
+    key = host.key("tester", Allowance(60, 1000, 100_000, 64), account_id, is_test=True)
+    result = await called(host, call("get_balance", {}), key)
+    data = result["structuredContent"]
+    assert data.keys() == {"account_id", "is_guest", "currency", "limits"}
+    assert data["limits"]["requests_left_today"] == 1000
+    assert "1.5" not in result["content"][0]["text"]
+
+
 async def test_a_guest_learns_what_a_guest_may_do(host: Host) -> None:
     result = await called(host, call("get_balance", {}))
     assert result["structuredContent"]["is_guest"]

@@ -2,34 +2,18 @@
 
 import ast
 import re
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 from mcp_gateway.core.errors import TABLE
 from tests.cases import each
+from tests.import_graph import circle_in, folded, forbidden, graph_of, modules_in, neighbours_in, rooms_of, upward
 
 ROOT = Path(__file__).parent.parent
-SOURCES = sorted(path for room in ("mcp_gateway", "http_api", "bridge") for path in (ROOT / room).rglob("*.py"))
-
-ROOMS = ("identity", "idempotency", "limits", "ledger", "payments", "upstream", "policy", "observe")
-LEVELS = [
-    (7, ("mcp_gateway.cli", "mcp_gateway.__main__")),
-    (6, ("http_api",)),
-    (5, ("mcp_gateway.server", "mcp_gateway.door", "mcp_gateway.tools")),
-    (4, ("mcp_gateway.core.gateway",)),
-    (3, ("mcp_gateway.core.chat", "mcp_gateway.wire")),
-    (2, tuple(f"mcp_gateway.core.{room}" for room in ROOMS)),
-    (1, ("mcp_gateway.core.store",)),
-    (0, ("mcp_gateway",)),
-]  # fmt: skip
-SEPARATE = LEVELS[5][1]
-"""Rooms of one level that do not know each other."""
-
-
-def module_of(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+MODULES = modules_in(ROOT, "mcp_gateway", "http_api", "bridge")
+SOURCES = list(MODULES.values())
+GRAPH = graph_of(MODULES)
+ROOMS = rooms_of((ROOT / "ARCHITECTURE.md").read_text())
 
 
 @cache
@@ -37,46 +21,22 @@ def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
-def imports_of(path: Path) -> Iterator[tuple[int, str]]:
-    for node in ast.walk(tree_of(path)):
-        if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{path}: relative import"
-            yield node.lineno, node.module or ""
-            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+def test_modules_import_in_no_circle() -> None:
+    assert circle_in(GRAPH) == []
 
 
-def is_ours(name: str) -> bool:
-    return name.split(".")[0] in ("mcp_gateway", "http_api", "bridge")
+@each("folder", [name for name, path in MODULES.items() if path.name == "__init__.py"])
+def test_neighbours_in_a_folder_import_in_no_circle(folder: str) -> None:
+    assert circle_in(folded(GRAPH, neighbours_in(folder))) == []
 
 
-def is_in(name: str, room: str) -> bool:
-    return name == room or name.startswith(room + ".")
+def test_a_room_may_import_only_rooms_below_it() -> None:
+    assert upward(ROOMS) == []
 
 
-def level_of(name: str) -> int:
-    return next(level for level, rooms in LEVELS if any(is_in(name, room) for room in rooms))
-
-
-def room_of(name: str) -> str | None:
-    return next((room for room in SEPARATE if is_in(name, room)), None)
-
-
-@each("path", SOURCES)
-def test_imports_point_down(path: Path) -> None:
-    name = module_of(path)
-    for line, imported in imports_of(path):
-        if not is_ours(imported):
-            continue
-        where = f"{path.name}:{line} imports {imported}"
-        if is_in(imported, "bridge"):
-            assert name in ("mcp_gateway.cli", "mcp_gateway.__main__", "bridge.mcp_stdio_bridge"), where
-            continue
-        assert not is_in(name, "bridge"), where
-        assert level_of(imported) <= level_of(name), where
-        rooms = room_of(name), room_of(imported)
-        assert None in rooms or rooms[0] == rooms[1], where
+@each("name", MODULES)
+def test_a_module_imports_what_its_room_may(name: str) -> None:
+    assert forbidden(name, GRAPH[name], ROOMS) == []
 
 
 @each("path", SOURCES)

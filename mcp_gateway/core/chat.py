@@ -42,7 +42,7 @@ from mcp_gateway.core.policy.images import ImagePolicy
 from mcp_gateway.core.record import RequestRecord
 from mcp_gateway.core.request import ChatRequest
 from mcp_gateway.core.upstream import vllm
-from mcp_gateway.core.upstream.answer import Body, is_for_another, read_answer, text_bytes, with_model, with_usage
+from mcp_gateway.core.upstream.answer import Body, read_answer, request_named, text_bytes, with_model, with_usage
 from mcp_gateway.core.upstream.attempt import Attempt
 from mcp_gateway.core.upstream.backend import Backend, Headers, Response, failure, read_beginning
 from mcp_gateway.core.upstream.choice import prefix_of
@@ -639,10 +639,18 @@ class Exchange:
             self._note()
 
     def _check_is_ours(self, beginning: Body, response: Response) -> None:
-        """Raise GatewayError `backend_error` for the answer to another request, and close its connection."""
-        if is_for_another(beginning, self._call.request_id, response.header(b"x-request-id")):
+        """Raise GatewayError `backend_error` for the answer to another request, and close its connection.
+
+        A server may have an id of its own for it, or tell in a header which it gave the request: those pass. Nothing
+        but the time in which it came then tells that the answer was to this one.
+        """
+        named = request_named(beginning)
+        if named == self._call.request_id.encode():
+            return
+        if named is not None and named != response.header(b"x-request-id"):
             response.discard()
             raise GatewayError("backend_error", "The backend answered another request.")
+        response.doubt()
 
     async def _next_relayed(self, relay: FrameRelay) -> bytes:
         """The next frames of the answer itself; b"" when it has ended."""

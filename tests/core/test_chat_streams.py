@@ -2,6 +2,8 @@
 
 # ruff: noqa: F811 - the fixture is imported
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
@@ -9,8 +11,9 @@ import pytest
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.upstream.backend import Backend
+from tests.captured import captured
 from tests.core.test_chat import Stage, request, stage  # noqa: F401 - the fixture
-from tests.replaying import DONE, Answer, Asked, chunk, contents, events, final_usage, stream, whole
+from tests.replaying import DONE, Answer, Asked, chunk, contents, events, final_usage, stream, usage, whole
 
 PRICE = (300, 700)
 
@@ -211,3 +214,68 @@ async def test_the_answer_to_another_request_is_an_error_and_its_connection_is_c
 async def test_an_id_of_a_server_s_own_passes(stage: Stage, answer_id: bytes) -> None:
     frames = [frame.replace(b"chatcmpl-1", answer_id) for frame in stream(10, 4)]
     assert code_of(await told(stage, events(*frames))) is None
+
+
+def named(asked: Asked, answer_id: bytes | None) -> bytes:
+    """What stands for an answer's id; None for the one of its request, as vLLM has it."""
+    return answer_id or b"chatcmpl-" + asked.headers["x-request-id"].encode()
+
+
+def answering(answer_id: bytes | None, *, is_stream: bool, later: tuple[asyncio.Event, bytes] | None = None) -> Answer:
+    """An answer that bears this id, and behind it what nobody asked for, once the event says so."""
+
+    async def answer(asked: Asked) -> None:
+        name = named(asked, answer_id)
+        if is_stream:
+            await events(*[frame.replace(b"chatcmpl-1", name) for frame in stream(10, 4)])(asked)
+        else:
+            body = orjson.loads(captured("100_chat").body) | {"id": name.decode(), "usage": usage(10, 4)}
+            await whole(orjson.dumps(body))(asked)
+        if later is not None:
+            await later[0].wait()
+            asked.send(later[1])
+
+    return answer
+
+
+async def connections_of_two_answers(stage: Stage, answer_id: bytes | None, *, is_stream: bool) -> int:
+    stage.backend.answer_with(*[answering(answer_id, is_stream=is_stream)] * 2)
+    for _ in range(2):
+        with stage.exchange() as exchange:
+            await exchange.begin(request(stream=is_stream))
+            async for _ in exchange.frames() if is_stream else no_frames():
+                pass
+    return len({asked.transport for asked in stage.backend.chats})
+
+
+async def no_frames() -> AsyncIterator[bytes]:
+    return
+    yield b""
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+async def test_a_connection_is_used_again_at_once_where_the_answer_named_its_request(
+    stage: Stage, is_stream: bool
+) -> None:
+    assert await connections_of_two_answers(stage, None, is_stream=is_stream) == 1
+    assert await connections_of_two_answers(stage, b"own-1", is_stream=is_stream) == 2
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+async def test_an_answer_that_nobody_asked_for_reaches_nobody_though_it_comes_late(
+    stage: Stage, is_stream: bool
+) -> None:
+    """The next request has been sent by then, over another connection; the one that it comes on is closed."""
+    may_come, smuggled = asyncio.Event(), b'HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\n{"x":1}'
+    stage.backend.answer_with(
+        answering(b"own-1", is_stream=is_stream, later=(may_come, smuggled)), answering(b"own-2", is_stream=False)
+    )
+    with stage.exchange() as exchange:
+        await exchange.begin(request(stream=is_stream))
+        async for _ in exchange.frames() if is_stream else no_frames():
+            pass
+    with stage.exchange() as exchange:
+        await exchange.begin(request())
+        assert orjson.loads(exchange.body)["id"] == "own-2"
+    may_come.set()
+    await stage.backend.chats[0].gone()

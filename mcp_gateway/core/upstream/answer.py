@@ -78,13 +78,10 @@ async def _search_answer(body: Body) -> Told:
     )
 
 
-def is_for_another(beginning: Body, request_id: str, server_id: bytes | None) -> bool:
-    """Whether it answers another request of ours: vLLM names an answer by the id that its request was sent with.
-
-    `server_id` is the id that the server gave the request itself, in a header: another gateway's, which passes.
-    """
+def request_named(beginning: Body) -> bytes | None:
+    """The id of ours that an answer bears: vLLM names it by the one that its request was sent with; None for others."""
     found = _VLLM_ID.search(beginning, 0, _OVERLAP_BYTES)
-    return found is not None and found[1] not in (request_id.encode(), server_id)
+    return found[1] if found is not None else None
 
 
 async def _first(pattern: re.Pattern[bytes], body: Body) -> re.Match[bytes] | None:

@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 _WRITE_BYTES = 256 * 1024
 _SOCKET_BYTES = 64 * 1024
 """What the system holds of an answer: the event loop reads all of it at once, before anybody can count it."""
+_DOUBT_S = 0.25
+"""How long a connection rests whose answer nothing told to be ours: what else comes on it nobody has asked for."""
 _CLOSE_S = 5.0
 """What closing waits for sockets that were aborted; an end must not depend on what the event loop forgot."""
 _OF_THIS_MACHINE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
@@ -256,10 +258,16 @@ class Transport:
         return connection
 
     def _take_idle(self) -> "_Connection | None":
+        """The one that was used last, or, while it rests, the one that has rested longest."""
         if not self._idle:
             return None
-        connection = self._idle.pop()
-        if monotonic() - connection.idle_since < self.limits.max_idle_s:
+        at, now_s = -1, monotonic()
+        if self._idle[at].is_resting(now_s):
+            at = 0
+            if self._idle[at].is_resting(now_s):
+                return None
+        connection = self._idle.pop(at)
+        if now_s - connection.idle_since < self.limits.max_idle_s:
             self._busy.add(connection)
             return connection
         connection.abort()  # the reaper is late; it will find the others, which are older
@@ -391,6 +399,10 @@ class Response:
         else:
             connection.abort()
 
+    def doubt(self) -> None:
+        """Let the connection rest before it is used again: nothing in the answer told that it was to this request."""
+        self._carrier.is_doubted = True
+
     def discard(self) -> None:
         """Close the connection though the answer may have come whole: what comes on it is not what was asked for."""
         self._connection = None
@@ -433,6 +445,7 @@ class _Connection(asyncio.Protocol):
         "headers",
         "idle_since",
         "is_complete",
+        "is_doubted",
         "limits",
         "loop",
         "on_body",
@@ -449,6 +462,7 @@ class _Connection(asyncio.Protocol):
         self.error: UpstreamError | None = None  # set once, with the end of the connection
         self.is_complete = True  # nothing is due before a request is sent
         self.idle_since = 0.0
+        self.is_doubted = False
         self._socket: asyncio.Transport
         self._has_socket = False
         self._is_write_paused = False
@@ -466,7 +480,7 @@ class _Connection(asyncio.Protocol):
         timeouts = self._owner.timeouts
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
-        self.is_complete = self._has_answer_bytes = self._is_paused = self._is_sent = False
+        self.is_complete = self.is_doubted = self._has_answer_bytes = self._is_paused = self._is_sent = False
         self.unread_bytes = self._head_bytes = self._framing_bytes = 0
         self._pieces.clear()
         self._is_head_request = method == "HEAD"
@@ -532,6 +546,10 @@ class _Connection(asyncio.Protocol):
     def is_reusable(self) -> bool:
         """Whether another request may follow on this connection."""
         return self._is_kept_alive and self._is_sent and self.error is None
+
+    def is_resting(self, now_s: float) -> bool:
+        """Whether an answer that nobody asked for may still come, which would be taken for the next request's."""
+        return self.is_doubted and now_s - self.idle_since < _DOUBT_S
 
     def release(self) -> None:
         """Give the connection back after its whole answer."""

@@ -517,6 +517,55 @@ async def test_room_is_asked_for_as_a_body_of_no_announced_length_comes() -> Non
     assert 0 < asked[0] < asked[-1] <= len(raw)
 
 
+async def test_a_connection_in_doubt_rests_before_it_is_used_again() -> None:
+    async with exchange_with(*[keep_replying(answer(b"hi"))] * 2) as (server, transport):
+        response = await transport.request("GET", "/x", [])
+        assert await response.read() == b"hi"
+        response.doubt()
+        assert await get(transport) == (200, b"hi")  # over another
+        assert (len(server.peers), transport.idle) == (2, 2)
+        assert await get(transport) == (200, b"hi")  # over that one, which is in no doubt
+        (resting,) = [connection for connection in transport._idle if connection.is_doubted]
+        resting.idle_since -= 1
+        transport._idle.sort(key=lambda connection: connection is resting)  # as if it had been used last
+        assert await get(transport) == (200, b"hi")
+        assert (len(server.peers), transport.idle, resting.is_doubted) == (2, 2, False)
+
+
+async def test_of_several_that_rest_the_one_that_has_rested_longest_is_used() -> None:
+    async with exchange_with(*[keep_replying(answer(b"hi"))] * 3) as (server, transport):
+        for count in (1, 2, 3):
+            response = await transport.request("GET", "/x", [])
+            assert await response.read() == b"hi"
+            response.doubt()
+            assert len(server.peers) == count
+        longest = transport._idle[0]
+        longest.idle_since -= 1
+        assert await get(transport) == (200, b"hi")
+        assert (len(server.peers), transport._idle[-1]) == (3, longest)
+
+
+async def test_what_comes_on_a_connection_that_rests_ends_it() -> None:
+    may_come = asyncio.Event()
+
+    async def unasked(peer: Peer) -> None:
+        await peer.read_request()
+        peer.writer.write(answer(b"hi"))
+        await may_come.wait()
+        peer.writer.write(answer(b"smuggled"))
+        await stall(peer)
+
+    async with exchange_with(unasked, keep_replying(answer(b"yours"))) as (server, transport):
+        response = await transport.request("GET", "/x", [])
+        assert await response.read() == b"hi"
+        response.doubt()
+        assert await get(transport) == (200, b"yours")
+        may_come.set()
+        await server.peers[0].gone()
+        await until(lambda: transport.idle == 1)
+        assert await get(transport) == (200, b"yours")
+
+
 @pytest.mark.parametrize(
     "raw",
     [answer(LONG_BODY), CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (len(LONG_BODY), LONG_BODY)],

@@ -88,6 +88,9 @@ class DemoResponse:
         await self._sleep(delay_s)
         return data
 
+    def doubt(self) -> None:
+        """There is no connection."""
+
     def discard(self) -> None:
         self.close()
 

@@ -63,6 +63,7 @@ PORTS = {"http": 80, "https": 443}
 CERTIFICATE_FAULTS = (9, 10, 62, 64)  # not valid yet, expired, of another host or address: no authority would help
 NAME_PARAMETERS = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}  # what Mcp-Name repeats
 STREAM = "text/event-stream"
+LARGE_BYTES = 1024 * 1024
 LINE_ENDS = ((b"\xe2\x80\xa8", rb"\u2028"), (b"\xe2\x80\xa9", rb"\u2029"), (b"\xc2\x85", rb"\u0085"))
 """Unicode's, at which some clients end a line, and their escapes in JSON."""
 UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -128,7 +129,7 @@ class SessionGone(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One JSON-RPC message of the client: its bytes, which are relayed as they are, and what they say.
+    """One JSON-RPC message of the client: its bytes, relayed as they are unless they are many, and what they say.
 
     A replay is a handshake that the bridge repeats by itself: the client is not shown the answer.
     """
@@ -146,7 +147,7 @@ class Frame:
             raise Problem("Parse error: the line is not JSON", code=PARSE_ERROR) from None
         if not isinstance(message, dict) or not _is_sound(message):
             raise Problem("Invalid request: a line holds one JSON-RPC message", code=INVALID_REQUEST)
-        return cls(line, message)
+        return cls(line if len(line) <= LARGE_BYTES else unescaped(line, message), message)
 
     @property
     def id(self) -> Any:
@@ -948,6 +949,20 @@ class Bridge:
         self._log.frame("<-", message, len(body), time.monotonic() - call.began if call else None)
         await self._write(as_line(body))
         self.has_answered = True
+
+
+def unescaped(line: bytes, message: Message) -> bytes:
+    """The same message with its characters as they are, where escapes make up to three times as much of them.
+
+    A server bounds what it takes by its bytes. What Python would write otherwise (half a character, a number beyond a
+    double) stays as it came.
+    """
+    if b"\\u" not in line:
+        return line
+    try:
+        return json.dumps(message, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except ValueError:
+        return line
 
 
 def as_line(frame: bytes) -> bytes:

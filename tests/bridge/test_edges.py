@@ -178,6 +178,27 @@ async def test_json_over_many_lines_becomes_one_line() -> None:
         assert (await lines.call())["result"] == {"a": "x y"}
 
 
+LONG = "x" * 1_100_000
+
+
+@pytest.mark.parametrize(
+    ("params", "is_shorter"),
+    [
+        ({"text": "é\u2028\U0001f600" * 200_000}, True),
+        ({"text": LONG, "numbers": [1.5, 12345678901234567890123, -0.0, 1e300], "é": None}, True),
+        ({"text": LONG + "\\u00e9"}, False),
+        ({"text": LONG + "\ud83d"}, False),
+        ({"text": LONG, "é": float("inf")}, False),
+        ({"text": "é" * 1000}, False),
+    ],
+)
+async def test_characters_of_a_large_frame_are_not_escaped(params: Message, is_shorter: bool) -> None:
+    line = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).encode()
+    frame = Frame.parse(line)
+    assert json.loads(frame.body) == json.loads(line)
+    assert (len(frame.body) < len(line.replace(b", ", b",").replace(b": ", b":"))) == is_shorter
+
+
 @pytest.mark.parametrize("kind", ["application/json", STREAM])
 async def test_a_line_for_the_client_holds_no_line_end_of_unicode(kind: str) -> None:
     text = "one\u2028two\u2029three\u0085é\U0001f600"

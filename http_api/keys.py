@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,7 +21,7 @@ from mcp_gateway.core.idempotency import Idempotency
 from mcp_gateway.core.identity.authenticator import Authenticator
 from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.identity.keys import TEST_SCOPES, Key, State
-from mcp_gateway.core.identity.own_limits import LIMIT_NAMES, OwnLimits
+from mcp_gateway.core.identity.own_limits import LIMIT_NAMES
 from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.text import shown
@@ -95,7 +96,8 @@ class Keys:
         asked = parsed_as(raw, NewKey)
         own = await self._keys.get(caller.key_id or "")
         is_test = asked.test or False
-        limits, scopes = _lowered(own.limits, caller.allowance, asked), _granted(own, asked.scopes, is_test=is_test)
+        limits = replace(own.limits, **_lowered(caller.allowance, asked))
+        scopes = _granted(own, asked.scopes, is_test=is_test)
         expires_at_ms = _ending(own, asked.expires_at)
         idempotency_key = idempotency_key_of(request)
         async with self._idempotency.attempt(caller.account_id, idempotency_key, "keys", raw) as attempt:
@@ -117,7 +119,7 @@ class Keys:
         caller = self._admit(request)
         key = await self._own_key(request, caller)
         asked = parsed_as(await self._read(request), KeyChange)
-        limits = _lowered(key.limits, self._authenticator.allowance_of(key.limits), asked)
+        limits = _lowered(self._authenticator.allowance_of(key.limits), asked)
         return json_response(self._object(await self._keys.change(key.id, name=asked.name, limits=limits)))
 
     async def revoke(self, request: Request) -> Response:
@@ -157,9 +159,9 @@ class Keys:
         }
 
 
-def _lowered(limits: OwnLimits, allowance: Allowance, asked: KeyChange) -> OwnLimits:
-    """`limits` with what is asked for put in. Raises GatewayError for a limit above the one in force."""
-    values = {name: getattr(limits, name) for name in LIMIT_NAMES}
+def _lowered(allowance: Allowance, asked: KeyChange) -> dict[str, int]:
+    """The limits that are asked for, by name. Raises GatewayError for one above the one in force."""
+    values = {}
     for name in LIMIT_NAMES:
         new, most = getattr(asked, name), getattr(allowance, name)
         if new is None:
@@ -168,7 +170,7 @@ def _lowered(limits: OwnLimits, allowance: Allowance, asked: KeyChange) -> OwnLi
             message = f"`{name}` can only be lowered here, to at most {most}; the operator can raise it."
             raise GatewayError("insufficient_permissions", message, param=name)
         values[name] = new
-    return OwnLimits(**values)
+    return values
 
 
 def _granted(maker: Key, asked: Collection[KeyScope] | None, *, is_test: bool) -> Collection[KeyScope]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from http_api.app import build_app
 from http_api.connection import Bounds, Census
 from http_api.descriptors import most_connections, raise_limit
-from http_api.serve import serve
+from http_api.serve import outlive_signals, serve
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.gateway import Gateway, open_gateway
 from mcp_gateway.door.endpoints import McpDoor
@@ -26,6 +26,7 @@ _LARGE_BLOCK_BYTES = 128 * 1024
 
 async def run(settings: Settings) -> None:
     """Serve until a signal says to end."""
+    outlive_signals()
     descriptors = raise_limit()
     async with open_gateway(settings) as gateway:
         door = mcp_door(gateway)

@@ -22,6 +22,7 @@ from mcp_gateway.core.log_limit import LogLimit
 
 logger = logging.getLogger(__name__)
 
+_OUTLIVED = ("SIGHUP", "SIGUSR1", "SIGUSR2")
 _LEAVE_S = 5
 """What a request may take to end once its connection is gone, before uvicorn cancels it."""
 
@@ -81,6 +82,17 @@ class DrainingServer(uvicorn.Server):
         """As if the clients had left: what runs for them settles and ends, unlike under uvicorn's own cancellation."""
         for connection in list(self.server_state.connections):
             connection.transport.abort()
+
+
+def outlive_signals() -> None:
+    """Say so, and go on, where a signal comes that others use to have a configuration read anew or a log opened anew.
+
+    The system would end the process with each of them, with what runs in it.
+    """
+    loop = asyncio.get_running_loop()
+    for name in _OUTLIVED:
+        if (number := getattr(signal, name, None)) is not None:  # Windows has none of them
+            loop.add_signal_handler(number, logger.warning, "%s changes nothing: settings are read at the start", name)
 
 
 class _Complaints:

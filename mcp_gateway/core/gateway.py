@@ -36,6 +36,7 @@ from mcp_gateway.core.observe.model_ages import ModelAges
 from mcp_gateway.core.observe.records import Records
 from mcp_gateway.core.payments.payments import Payments
 from mcp_gateway.core.policy.images import ImagePolicy, read_blocklist
+from mcp_gateway.core.store.private import make_folder
 from mcp_gateway.core.store.sole import sole_server
 from mcp_gateway.core.store.store import Store
 from mcp_gateway.core.upstream.backend import Backend
@@ -103,7 +104,7 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
     """
     clock = SteadyClock()
     async with contextlib.AsyncExitStack() as stack:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        make_folder(settings.data_dir)
         stack.enter_context(sole_server(settings.data_dir))  # first, so that nothing is migrated beneath another server
         store = await stack.enter_async_context(_open_store(settings))
         pending = PendingFile(settings.data_dir, await store.identity())
@@ -156,7 +157,7 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
             bytes_in_flight=_bytes_in_flight(settings, addresses, metrics),
             ledger=ledger,
             statement=Statement(store),
-            payments=stack.enter_context(_payments(store, ledger, settings)),
+            payments=stack.enter_context(_payments(store, ledger, settings, metrics)),
             idempotency=Idempotency(store, now_ms=now_ms),
             repeats=Repeats(store, now_ms=clock.now_ms),
             keys=keys,
@@ -181,7 +182,7 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
 
 @contextlib.asynccontextmanager
 async def _open_store(settings: Settings) -> AsyncIterator[Store]:
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(settings.data_dir)
     store = await Store.open(settings.data_dir / DATABASE)
     try:
         yield store
@@ -215,7 +216,7 @@ async def _close(store: Store, pending: PendingFile) -> None:
 
 
 @contextlib.contextmanager
-def _payments(store: Store, ledger: Ledger, settings: Settings) -> Iterator[Payments | None]:
+def _payments(store: Store, ledger: Ledger, settings: Settings, metrics: Metrics) -> Iterator[Payments | None]:
     """None where Stripe is not configured."""
     chosen = settings.stripe
     if chosen.secret_key is None or chosen.webhook_secret is None:
@@ -225,7 +226,13 @@ def _payments(store: Store, ledger: Ledger, settings: Settings) -> Iterator[Paym
 
     secrets = chosen.secret_key.get_secret_value(), chosen.webhook_secret.get_secret_value()
     with contextlib.closing(StripeApi(*secrets, base_url=chosen.api_base, timeout_s=chosen.timeout_s)) as stripe:
-        yield Payments(store, ledger, stripe, now_ms=now_ms)
+        yield Payments(
+            store,
+            ledger,
+            stripe,
+            now_ms=now_ms,
+            on_uncredited=lambda reason: metrics.payments_uncredited.labels(reason).inc(),
+        )
 
 
 async def _used_today(records: Records, keys: KeyRing) -> Mapping[str, int]:

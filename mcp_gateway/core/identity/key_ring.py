@@ -2,14 +2,14 @@
 
 import secrets
 import sqlite3
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
 import orjson
 
-from mcp_gateway.core.caller import SCOPES, KeyScope
+from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, SCOPES, KeyScope
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.accounts import LIMITS_OF, note_change
 from mcp_gateway.core.identity.keys import (
@@ -24,10 +24,11 @@ from mcp_gateway.core.identity.keys import (
     refusal,
 )
 from mcp_gateway.core.identity.own_limits import (
-    LIMIT_ASSIGNMENTS,
     LIMIT_NAMES,
+    Limit,
     OwnLimits,
     limits_from,
+    stored_limit,
     stored_limits,
 )
 from mcp_gateway.core.store.store import Row, Store
@@ -205,11 +206,14 @@ class KeyRing:
         """A new key and its raw text, which is not kept and cannot be shown again.
 
         It has all scopes where none are named, a test key `inference` alone. `before` writes in the same transaction,
-        ahead of the key. Raises GatewayError: `not_found` for an unknown account, `conflict` where it has as many keys
-        as it may, `requests_per_day` where it has made so many today, `invalid_value` for a name that is no line of
-        text, scopes that a test key cannot have or a time that is past, 401 and 403 where `made_by` is not valid now.
+        ahead of the key. Raises GatewayError: `not_found` for an unknown account, `conflict` for the guests' and where
+        it has as many keys as it may, `requests_per_day` where it has made so many today, `invalid_value` for a name
+        that is no line of text, scopes that a test key cannot have or a time that is past, 401 and 403 where `made_by`
+        is not valid now.
         """
         check_one_line(name, "name")
+        if account_id == GUEST_ACCOUNT_ID:
+            raise GatewayError("conflict", "Guests are served without keys; make an account for whoever needs one.")
         raw = (TEST_PREFIX if is_test else LIVE_PREFIX) + secrets.token_urlsafe(32)
         now_ms = self._now_ms()
         key = Key(
@@ -228,18 +232,22 @@ class KeyRing:
 
         return await self._store.write(work), raw
 
-    async def change(self, key_id: str, *, name: str | None = None, limits: OwnLimits | None = None) -> Key:
-        """Rename a key or replace its limits. Raises GatewayError `not_found`, `invalid_value`."""
+    async def change(self, key_id: str, *, name: str | None = None, limits: Mapping[str, Limit] | None = None) -> Key:
+        """Rename a key, or set those of its limits that are given; others stay as they are by then, whoever set them.
+
+        Raises GatewayError `not_found`, `invalid_value`.
+        """
         check_one_line(name or "", "name")
         await self.get(key_id)
+        given = limits or {}
+        changed = {own: stored_limit(given[own]) for own in LIMIT_NAMES if own in given}
+        assignments = ", ".join(f"{own} = ?" for own in changed)
 
         def work(connection: sqlite3.Connection) -> None:
             if name is not None:
                 connection.execute("UPDATE keys SET name = ? WHERE id = ?", (name, key_id))
-            if limits is not None:
-                connection.execute(
-                    f"UPDATE keys SET {LIMIT_ASSIGNMENTS} WHERE id = ?", (*stored_limits(limits), key_id)
-                )
+            if changed:
+                connection.execute(f"UPDATE keys SET {assignments} WHERE id = ?", (*changed.values(), key_id))
             _note_change(connection, key_id)
 
         return await self._changed(key_id, work)

@@ -39,14 +39,15 @@ LIMIT_ASSIGNMENTS = ", ".join(f"{name} = ?" for name in LIMIT_NAMES)
 
 def stored_limits(limits: OwnLimits) -> tuple[int | None, ...]:
     """As columns in the order of LIMIT_NAMES: NULL is the default, -1 is none."""
-    return tuple(_stored(getattr(limits, name)) for name in LIMIT_NAMES)
+    return tuple(stored_limit(getattr(limits, name)) for name in LIMIT_NAMES)
 
 
 def limits_from(columns: Iterable[int | None]) -> OwnLimits:
     return OwnLimits(*map(_read, columns))
 
 
-def _stored(limit: Limit) -> int | None:
+def stored_limit(limit: Limit) -> int | None:
+    """As a column."""
     if limit is DEFAULT:
         return None
     return _NO_LIMIT_IN_DATABASE if limit is None else limit

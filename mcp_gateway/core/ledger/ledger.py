@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast
 
+from mcp_gateway.core.caller import GUEST_ACCOUNT_ID
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ledger import grants
 from mcp_gateway.core.ledger.checks import CHECKS
@@ -175,9 +176,13 @@ class Ledger:
         await self._keep(End(request_id, "void", 0, record), is_durable=False)
 
     async def credit(self, account_id: str, amount_nano: int, reference: str) -> bool:
-        """Add paid money from outside; False if `reference` was applied before."""
+        """Add paid money from outside; False if `reference` was applied before.
+
+        Raises GatewayError `conflict` for the guests' account, which pays for nothing.
+        """
         if amount_nano <= 0:
             raise ValueError("a credit is more than nothing")
+        _check_can_own(account_id)
         return await self._store.write(
             lambda connection: self.move(connection, account_id, "credit", amount_nano, reference)
         )
@@ -185,9 +190,10 @@ class Ledger:
     async def grant(
         self, account_id: str, amount_nano: int, reference: str, *, expires_at_ms: int | None = None
     ) -> bool:
-        """Give credit that nobody paid for; False if `reference` was applied before."""
+        """Give credit that nobody paid for; False if `reference` was applied before. Raises as `credit`."""
         if amount_nano <= 0:
             raise ValueError("a grant is more than nothing")
+        _check_can_own(account_id)
 
         def work(connection: sqlite3.Connection) -> bool:
             if _is_applied(connection, "grant", reference):
@@ -438,6 +444,11 @@ def _instead(one: _Ask | Entry) -> End | None:
         return None
     logger.critical("the settlement of request %s fails, so that its hold is voided", one.request_id)
     return End(one.request_id, "void", 0, None)
+
+
+def _check_can_own(account_id: str) -> None:
+    if account_id == GUEST_ACCOUNT_ID:
+        raise GatewayError("conflict", "Guests have no money: they are served free of charge, or not at all.")
 
 
 def _look_at(written: "asyncio.Future[Any]") -> None:

@@ -62,6 +62,10 @@ class Metrics:
             "gateway_usage_invalid", "Usages, and counts of prompts, of a backend that cannot be: taken for missing.",
             ("backend",), registry=registry,
         )  # fmt: skip
+        self.payments_uncredited = Counter(
+            "gateway_payments_uncredited", "Events of Stripe's about money that reached no wallet.", ("reason",),
+            registry=registry,
+        )  # fmt: skip
         self.unpaid_usd = Counter(
             "gateway_unpaid_usd", "What answers cost beyond their holds and what their wallets had free.", ("model",),
             registry=registry,

@@ -13,6 +13,7 @@ from mcp_gateway.core.text import is_one_line
 ACCOUNT = "gateway_account_id"
 """The name under which our sessions carry the account that they are for."""
 
+_CURRENCY = "usd"
 _MAX_ID_CHARS = 255
 _MAX_CENTS = 10**10
 """A hundred times the most that Stripe charges at once, and little enough for the ledger."""
@@ -30,6 +31,18 @@ class Paid:
     amount_nano: int
 
 
+Uncreditable = Literal["currency", "account", "payment"]
+"""What keeps money from a wallet: another currency than USD, no account of ours, no payment that can be refunded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Uncredited:
+    """A session whose money has arrived and is nobody's here: a person must look at it."""
+
+    session_id: str
+    reason: Uncreditable
+
+
 @dataclass(frozen=True, slots=True)
 class Reversal:
     """Money of a payment that went back to the payer: all of it so far, or none any more if it `is_returned`."""
@@ -41,32 +54,45 @@ class Reversal:
     is_returned: bool = False
 
 
+Fact = Paid | Uncredited | Reversal
+
+
 class Unreadable(Exception):
     """An event of a kind that concerns a wallet, in which something is missing or is not of its kind."""
 
 
-def fact_of(event: Any) -> Paid | Reversal | None:
+def fact_of(event: Any) -> Fact | None:
     """What an event says that concerns a wallet; None for most events. Raises Unreadable."""
     try:
         read = _READERS.get(event["type"])
         if read is None:
             return None
         _text(event["id"])
-        stated = event["data"]["object"]
-        return read(stated) if stated["currency"] == "usd" and stated["payment_intent"] else None
+        return read(event["data"]["object"])
     except (LookupError, TypeError, AttributeError, ValueError):
         raise Unreadable from None
 
 
-def _paid(session: Stated) -> Paid | None:
-    account_id = (session["metadata"] or {}).get(ACCOUNT)
-    if account_id is None or session["mode"] != "payment" or session["payment_status"] != "paid":
+def _paid(session: Stated) -> Paid | Uncredited | None:
+    if session["mode"] != "payment" or session["payment_status"] != "paid":
         return None
+    session_id, account_id = _text(session["id"]), (session["metadata"] or {}).get(ACCOUNT)
+    if account_id is None:
+        return Uncredited(session_id, "account")
+    if not _is_ours(session):
+        return Uncredited(session_id, "payment" if session["currency"] == _CURRENCY else "currency")
     payment_id = _text(session["payment_intent"])
-    return Paid(_text(session["id"]), payment_id, _text(account_id), _nano(session["amount_total"]))
+    return Paid(session_id, payment_id, _text(account_id), _nano(session["amount_total"]))
 
 
-def _refunded(charge: Stated) -> Reversal:
+def _is_ours(stated: Stated) -> bool:
+    """Whether money of a kind that wallets hold is meant, of a payment that can be found again."""
+    return bool(stated["currency"] == _CURRENCY and stated["payment_intent"])
+
+
+def _refunded(charge: Stated) -> Reversal | None:
+    if not _is_ours(charge):
+        return None
     amount_nano = _nano(charge["amount_refunded"])
     return Reversal(_text(charge["id"]), "refund", _text(charge["payment_intent"]), amount_nano)
 
@@ -79,12 +105,14 @@ def _disputed(dispute: Stated) -> Reversal | None:
     return None if status == "prevented" or status.startswith("warning_") else _withdrawn(dispute)
 
 
-def _withdrawn(dispute: Stated, *, is_returned: bool = False) -> Reversal:
+def _withdrawn(dispute: Stated, *, is_returned: bool = False) -> Reversal | None:
+    if not _is_ours(dispute):
+        return None
     payment_id, amount_nano = _text(dispute["payment_intent"]), _nano(dispute["amount"])
     return Reversal(_text(dispute["id"]), "dispute", payment_id, amount_nano, is_returned)
 
 
-def _reinstated(dispute: Stated) -> Reversal:
+def _reinstated(dispute: Stated) -> Reversal | None:
     return _withdrawn(dispute, is_returned=True)
 
 
@@ -102,7 +130,7 @@ def _nano(cents: Any) -> int:
     return cents * NANO_PER_CENT
 
 
-_READERS: dict[str, Callable[[Stated], Paid | Reversal | None]] = {
+_READERS: dict[str, Callable[[Stated], Fact | None]] = {
     "checkout.session.completed": _paid,
     "checkout.session.async_payment_succeeded": _paid,
     "charge.refunded": _refunded,

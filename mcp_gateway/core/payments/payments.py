@@ -4,11 +4,12 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
+from mcp_gateway.core.caller import GUEST_ACCOUNT_ID
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.money import format_usd
-from mcp_gateway.core.payments.facts import Paid, Reversal, Unreadable, fact_of
+from mcp_gateway.core.payments.facts import Fact, Paid, Reversal, Uncreditable, Uncredited, Unreadable, fact_of
 from mcp_gateway.core.payments.sessions import Checkout, Pages, Till, UnknownCustomer
 from mcp_gateway.core.store.store import Store
 from mcp_gateway.core.text import shown
@@ -27,6 +28,11 @@ SELECT r.id, r.kind, p.account_id, r.taken_nano, IIF(r.is_returned, 0, r.amount_
 FROM stripe_reversals AS r JOIN stripe_payments AS p ON p.id = r.payment_id
 WHERE r.payment_id = ? AND r.taken_nano <> due_nano
 """
+_REASONS: dict[Uncreditable, str] = {
+    "currency": "it is not in USD",
+    "account": "it names no account of this gateway",
+    "payment": "it names no payment",
+}
 
 
 class Books(Protocol):
@@ -44,11 +50,21 @@ class Payments:
     is heard of before its payment waits for it.
     """
 
-    def __init__(self, store: Store, books: Books, till: Till, *, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        books: Books,
+        till: Till,
+        *,
+        now_ms: Callable[[], int],
+        on_uncredited: Callable[[Uncreditable | Literal["unreadable"]], None],
+    ) -> None:
+        """`on_uncredited` is told why an event that may be about money brought none into a wallet."""
         self._store = store
         self._books = books
         self._till = till
         self._now_ms = now_ms
+        self._on_uncredited = on_uncredited
         self._making_customer = asyncio.Lock()
 
     async def start_checkout(
@@ -81,9 +97,17 @@ class Payments:
             fact = fact_of(event)
         except Unreadable:
             logger.error("an event that Stripe signed cannot be read: look for it on Stripe's pages")
+            self._on_uncredited("unreadable")
             raise GatewayError("invalid_value", "This event is not of the shape that its type has.") from None
         if fact is not None:
-            await self._store.write(lambda connection: self._apply(connection, event["id"], event["type"], fact))
+            await self._apply(event["id"], event["type"], fact)
+
+    async def _apply(self, event_id: str, event_type: str, fact: Fact) -> None:
+        left_out = await self._store.write(lambda connection: self._note(connection, event_id, event_type, fact))
+        if left_out is not None:
+            message = "Stripe session %s was paid and credits nothing: %s; look for it on Stripe's pages"
+            logger.warning(message, shown(left_out.session_id), _REASONS[left_out.reason])
+            self._on_uncredited(left_out.reason)
 
     # Customers
 
@@ -114,24 +138,30 @@ class Payments:
 
     # Inside the writer's transaction
 
-    def _apply(self, connection: sqlite3.Connection, event_id: str, event_type: str, fact: Paid | Reversal) -> None:
+    def _note(self, connection: sqlite3.Connection, event_id: str, event_type: str, fact: Fact) -> Uncredited | None:
+        """What a session was paid for in vain, the first time that its event comes."""
         sql = "INSERT INTO stripe_events VALUES (?, ?, ?) ON CONFLICT (id) DO NOTHING"
         if not connection.execute(sql, (event_id, event_type, self._now_ms())).rowcount:
-            return
-        if isinstance(fact, Paid):
-            self._credit(connection, fact)
-        else:
+            return None
+        if isinstance(fact, Uncredited):
+            return fact
+        if isinstance(fact, Reversal):
             row = (fact.id, fact.kind, fact.payment_id, fact.amount_nano, fact.is_returned)
             connection.execute(_NOTE_REVERSAL, row)
+        elif not self._credit(connection, fact):
+            return Uncredited(fact.session_id, "account")
         self._take_back(connection, fact.payment_id)
+        return None
 
-    def _credit(self, connection: sqlite3.Connection, paid: Paid) -> None:
-        if not connection.execute("SELECT 1 FROM accounts WHERE id = ?", (paid.account_id,)).fetchone():
-            logger.warning("Stripe session %s is for an account that is not of this gateway", shown(paid.session_id))
-            return
+    def _credit(self, connection: sqlite3.Connection, paid: Paid) -> bool:
+        """False where the account is none that can own money here."""
+        is_known = connection.execute("SELECT 1 FROM accounts WHERE id = ?", (paid.account_id,)).fetchone()
+        if not is_known or paid.account_id == GUEST_ACCOUNT_ID:
+            return False
         row = (paid.payment_id, paid.account_id)
         connection.execute("INSERT INTO stripe_payments VALUES (?, ?) ON CONFLICT (id) DO NOTHING", row)
         self._books.move(connection, paid.account_id, "credit", paid.amount_nano, paid.session_id)
+        return True
 
     def _take_back(self, connection: sqlite3.Connection, payment_id: str) -> None:
         """Charge the wallet for what has gone back to the payer, or give it what has returned since."""

@@ -5,6 +5,8 @@ import os
 import sqlite3
 from pathlib import Path
 
+from mcp_gateway.core.store.private import OWNER_ALONE
+
 
 def back_up(database: Path, target: Path) -> None:
     """Write a consistent copy of `database` as of now to the new file `target`, readable by its owner alone.
@@ -16,7 +18,7 @@ def back_up(database: Path, target: Path) -> None:
     if target.exists():
         raise FileExistsError(f"{target} exists already; name a new file")
     part = target.with_name(target.name + ".part")
-    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, OWNER_ALONE))
     try:
         with contextlib.closing(sqlite3.connect(database)) as connection:
             connection.execute("VACUUM INTO ?", (str(part),))

@@ -23,6 +23,7 @@ import aiosqlite
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.store.log import Flusher, Log, Sync, sync_data
 from mcp_gateway.core.store.migrations import migrate
+from mcp_gateway.core.store.private import keep_private
 
 logger = logging.getLogger(__name__)
 
@@ -573,6 +574,7 @@ def _open_for_writing(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
     if sqlite3.sqlite_version_info < _LEAST_SQLITE:
         least = ".".join(map(str, _LEAST_SQLITE))
         raise sqlite3.NotSupportedError(f"SQLite {least} is needed; this Python brings {sqlite3.sqlite_version}")
+    keep_private(path)
     connection = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
     try:
         _switch_to_wal(connection, busy_timeout_s)

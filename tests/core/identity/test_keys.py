@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mcp_gateway.core.caller import SCOPES
+from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, SCOPES
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.identity.key_ring import KeyRing, KeysPerAccount
@@ -103,9 +103,24 @@ async def test_a_change_touches_only_what_it_names(keys: KeyRing, account: str) 
     key, _ = await keys.create(account, name="old", limits=OwnLimits(in_flight=3))
     renamed = await keys.change(key.id, name="new")
     assert (renamed.name, renamed.limits) == ("new", OwnLimits(in_flight=3))
-    limited = await keys.change(key.id, limits=OwnLimits(in_flight=2))
+    limited = await keys.change(key.id, limits={"in_flight": 2})
     assert await keys.get(key.id) == limited
     assert (limited.name, limited.limits) == ("new", OwnLimits(in_flight=2))
+
+
+async def test_changes_of_different_limits_at_once_all_stay(keys: KeyRing, account: str) -> None:
+    key, _ = await keys.create(account, limits=OwnLimits(in_flight=3))
+    names = ("requests_per_minute", "requests_per_day", "tokens_per_minute")
+    await asyncio.gather(*(keys.change(key.id, limits={name: limit}) for limit, name in enumerate(names, 4)))
+    assert (await keys.get(key.id)).limits == OwnLimits(4, 5, 6, in_flight=3)
+    await keys.change(key.id, limits={"requests_per_day": None, "in_flight": DEFAULT})
+    assert (await keys.get(key.id)).limits == OwnLimits(4, None, 6)
+
+
+async def test_guests_have_no_keys(keys: KeyRing) -> None:
+    with pytest.raises(GatewayError) as caught:
+        await keys.create(GUEST_ACCOUNT_ID)
+    assert caught.value.code == "conflict"
 
 
 async def test_an_account_has_only_so_many_live_keys_even_if_asked_at_once(keys: KeyRing, account: str) -> None:

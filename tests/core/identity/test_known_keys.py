@@ -15,7 +15,6 @@ from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.identity.keys import Key
 from mcp_gateway.core.identity.known_keys import KnownKeys
-from mcp_gateway.core.identity.own_limits import OwnLimits
 from mcp_gateway.core.store.store import Store
 from tests.core.identity.conftest import Clock
 
@@ -132,7 +131,7 @@ async def test_keys_of_a_deactivated_account_are_refused_until_it_is_active_agai
 async def test_a_changed_key_is_known_as_it_is_now(known: KnownKeys, keys: KeyRing, account: str) -> None:
     key, raw = await keys.create(account)
     await known.look_up(raw)
-    limited = await keys.change(key.id, limits=OwnLimits(in_flight=2))
+    limited = await keys.change(key.id, limits={"in_flight": 2})
     assert known.recall(raw) == limited
 
 

@@ -68,6 +68,14 @@ async def checked(ledger: Ledger) -> AsyncIterator[None]:
     assert await ledger.check() == []
 
 
+async def test_guests_are_given_no_money(ledger: Ledger) -> None:
+    for given in (ledger.credit("acc_guest", 1, "one"), ledger.grant("acc_guest", 1, "two")):
+        with pytest.raises(GatewayError) as caught:
+            await given
+        assert caught.value.code == "conflict"
+    assert (await ledger.balance("acc_guest")).spendable_nano == 0
+
+
 async def test_a_credit_is_spendable_and_applied_once(ledger: Ledger, account: str) -> None:
     assert await ledger.credit(account, 500, "payment-1")
     assert not await ledger.credit(account, 500, "payment-1")

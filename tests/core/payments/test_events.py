@@ -34,13 +34,17 @@ class Till:
     ledger: Ledger
     payments: Payments
     account_id: str
+    uncredited: list[str]
+    """Why what was paid reached no wallet, each time that this happened."""
 
     @classmethod
     async def open(cls, path: Path) -> "Till":
         store = await Store.open(migrated(path))
         ledger = Ledger(store, now_ms=now_ms, topup_url="https://gateway.test/topup")
         api = StripeApi(SECRET_KEY, WEBHOOK_SECRET, base_url="http://127.0.0.1:9", timeout_s=1)
-        till = cls(store, ledger, Payments(store, ledger, api, now_ms=now_ms), "")
+        uncredited: list[str] = []
+        payments = Payments(store, ledger, api, now_ms=now_ms, on_uncredited=uncredited.append)
+        till = cls(store, ledger, payments, "", uncredited)
         await till.next_account()
         return till
 
@@ -109,6 +113,47 @@ async def test_a_session_that_is_not_paid_yet_waits_for_its_money(till: Till) ->
 async def test_what_is_not_a_top_up_of_ours_changes_nothing(till: Till, change: dict[str, Any]) -> None:
     await till.send(event(COMPLETED, session(till.account_id, 1000) | change))
     assert await till.store.fetch_all("SELECT * FROM ledger_transactions") == []
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"metadata": {}}, "account"),
+        ({"metadata": None}, "account"),
+        ({"metadata": {"gateway_account_id": "acc_of_another_gateway"}}, "account"),
+        ({"metadata": {"gateway_account_id": "acc_guest"}}, "account"),
+        ({"metadata": None, "currency": "eur"}, "account"),
+        ({"currency": "eur"}, "currency"),
+        ({"currency": "jpy", "payment_intent": None}, "currency"),
+        ({"payment_intent": None}, "payment"),
+        ({"payment_status": "unpaid", "currency": "eur"}, None),
+        ({"mode": "subscription", "metadata": {}}, None),
+        ({"mode": "setup", "payment_status": "no_payment_required", "currency": None}, None),
+    ],
+    ids=str,
+)
+async def test_money_that_arrived_for_nobody_is_told_once(
+    till: Till, caplog: pytest.LogCaptureFixture, change: dict[str, Any], reason: str | None
+) -> None:
+    body = event(COMPLETED, session(till.account_id, 1000) | change)
+    for _ in range(2):
+        await till.send(body)
+    assert till.uncredited == ([] if reason is None else [reason])
+    assert ["cs_of_pi_1" in line.getMessage() for line in caplog.records] == [True] * len(till.uncredited)
+    assert await till.store.fetch_all("SELECT * FROM ledger_transactions") == []
+
+
+async def test_an_event_that_cannot_be_read_is_counted(till: Till) -> None:
+    with pytest.raises(GatewayError):
+        await till.send(event(COMPLETED, session(till.account_id, 1000) | {"amount_total": None}))
+    assert till.uncredited == ["unreadable"]
+
+
+async def test_what_went_back_in_another_currency_moves_nothing(till: Till) -> None:
+    await till.send(event(COMPLETED, session(till.account_id, 1000)))
+    for kind, stated in (("charge.refunded", refunded_charge(400)), ("charge.dispute.created", dispute(400, "lost"))):
+        await till.send(event(kind, stated | {"currency": "eur"}))
+    assert (await till.balance_cents(), till.uncredited) == (1000, [])
 
 
 async def test_events_of_other_kinds_are_taken_and_forgotten(till: Till) -> None:

@@ -1,0 +1,25 @@
+"""Who may read what is kept: the user whom the gateway runs as, and nobody else. Knows nothing of what it is."""
+
+import contextlib
+import os
+from pathlib import Path
+
+OWNER_ALONE = 0o600
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, where there is none; one that stands already keeps the rights it was given."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def keep_private(database: Path) -> None:
+    """Let its owner alone read a database and what SQLite keeps beside it; made empty where there is none.
+
+    SQLite gives its log and index the rights of the database. Files of earlier versions were open to everybody.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(database, os.O_CREAT | os.O_EXCL | os.O_RDWR, OWNER_ALONE))
+    for file in (database, *(database.with_name(database.name + end) for end in ("-wal", "-shm"))):
+        with contextlib.suppress(FileNotFoundError, PermissionError):  # not there; another user's
+            if file.stat().st_mode & 0o077:
+                file.chmod(OWNER_ALONE)

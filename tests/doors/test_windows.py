@@ -1,5 +1,6 @@
 """Windows that settings and backends tell, and what a chat template adds: what is refused, held and warned of."""
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from mcp_gateway.core.money import format_usd
 from tests.replaying import Asked, ReplayingBackend, events, stream, unary
-from tests.serving import FREE, MESSAGES, PRICED, chat_body, error_of, open_door
+from tests.serving import FREE, MESSAGES, PRICED, Door, chat_body, error_of, open_door
 
 WINDOW = 400
 
@@ -21,58 +22,51 @@ def unconfigured() -> dict[str, Any]:
     return {name: value for name, value in PRICED.items() if name != "context_window"}
 
 
-@pytest.mark.parametrize(
-    ("chars", "counted", "status", "questions"),
-    [
-        (10, 10_000, 200, 0),
-        (1000, WINDOW + 1, 400, 1),
-        (1000, 10**14, 400, 1),
-        (1000, WINDOW, 200, 1),
-        (1000, None, 200, 1),
-        (1000, -1, 200, 1),
-    ],
-)
-@pytest.mark.parametrize("is_stream", [False, True])
-async def test_a_prompt_that_may_exceed_the_configured_window_is_counted_and_refused_if_it_does(
-    tmp_path: Path, chars: int, counted: int | None, status: int, questions: int, is_stream: bool
-) -> None:
-    async with (
-        ReplayingBackend(max_model_len=4096) as backend,
-        open_door(tmp_path, vllm_urls=[backend.url], models=[narrow()]) as door,
-    ):
-        backend.prompt_tokens = counted
-        key = await door.key(credit="1")
+COUNTS = [
+    (10, 10_000, 200, 0),
+    (1000, WINDOW + 1, 400, 1),
+    (1000, 10**14, 400, 1),
+    (1000, WINDOW, 200, 1),
+    (1000, None, 200, 1),
+    (1000, -1, 200, 1),
+]
+"""Characters of a prompt, the tokens that a backend counts; the status, and how often it is asked for a count."""
+
+
+async def ask_each_count(door: Door, *backends: ReplayingBackend) -> None:
+    key = await door.key(credit="1")
+    for (chars, counted, status, questions), is_stream in product(COUNTS, (False, True)):
+        for backend in backends:
+            backend.prompt_tokens = counted
+            backend.answer_with()
         messages = [{"role": "user", "content": "x" * chars}]
         answer = await door.chat(key, model=PRICED["id"], messages=messages, max_tokens=16, stream=is_stream)
         assert answer.status_code == status
         if status == 400:
             assert error_of(answer)["code"] == "context_length_exceeded"
-        assert len(backend.counted) == questions
-        assert len(backend.chats) == (status == 200)
+        assert sum(len(backend.counted) for backend in backends) == questions
+        assert sum(len(backend.chats) for backend in backends) == (status == 200)
         await door.nothing_is_left()
 
 
-@pytest.mark.parametrize(
-    ("chars", "counted", "status", "questions"),
-    [(10, 10_000, 200, 0), (1000, WINDOW + 1, 400, 1), (1000, WINDOW, 200, 1), (1000, None, 200, 1)],
-)
+async def test_a_prompt_that_may_exceed_the_configured_window_is_counted_and_refused_if_it_does(tmp_path: Path) -> None:
+    async with (
+        ReplayingBackend(max_model_len=4096) as backend,
+        open_door(tmp_path, vllm_urls=[backend.url], models=[narrow()]) as door,
+    ):
+        await ask_each_count(door, backend)
+
+
 @pytest.mark.parametrize("is_wide_first", [True, False])
 async def test_where_backends_disagree_the_narrowest_window_is_kept_whoever_would_serve(
-    tmp_path: Path, chars: int, counted: int | None, status: int, questions: int, is_wide_first: bool
+    tmp_path: Path, is_wide_first: bool
 ) -> None:
     """Otherwise it would depend on the route whether a prompt is refused."""
     async with ReplayingBackend(max_model_len=WINDOW) as narrow, ReplayingBackend(max_model_len=4096) as wide:
         urls = [backend.url for backend in ((wide, narrow) if is_wide_first else (narrow, wide))]
         async with open_door(tmp_path, vllm_urls=urls, models=[unconfigured()]) as door:
             assert (await door.get("/v1/models")).json()["data"][0]["context_window"] == WINDOW
-            narrow.prompt_tokens = wide.prompt_tokens = counted
-            key = await door.key(credit="1")
-            messages = [{"role": "user", "content": "x" * chars}]
-            answer = await door.chat(key, model=PRICED["id"], messages=messages, max_tokens=16)
-            assert answer.status_code == status
-            assert len(narrow.counted + wide.counted) == questions
-            assert len(narrow.chats + wide.chats) == (status == 200)
-            await door.nothing_is_left()
+            await ask_each_count(door, narrow, wide)
 
 
 @pytest.mark.parametrize("is_stream", [False, True])

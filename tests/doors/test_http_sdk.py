@@ -43,6 +43,7 @@ async def _door(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple
 @pytest_asyncio.fixture(loop_scope="module", params=["/v1", "/api/v1/inference"])
 async def stage(request: pytest.FixtureRequest, _door: tuple[Door, ReplayingBackend]) -> AsyncIterator[Stage]:
     door, backend = _door
+    backend.answer_with()
     async with door.openai(await door.key(), request.param) as client:
         yield Stage(door, backend, client)
     await door.nothing_is_left()

@@ -1,5 +1,6 @@
 """Streamable HTTP: every revision's POSTs, answered each on its own, and the sessions of those that have them."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
@@ -30,6 +31,10 @@ from mcp_gateway.door.places import take_place
 from mcp_gateway.door.runners import Runners, has_envelope
 from mcp_gateway.door.sessions import Session, Sessions
 from mcp_gateway.door.shares import Tally, owner_of
+
+_MAX_BATCH_BYTES = 1024 * 1024
+_TOO_MUCH = ErrorData(code=REFUSED, message="The answers before this one are too long: send this message by itself.")
+_CANCELLED = ErrorData(code=REFUSED, message="The client has cancelled this.")
 
 
 class StreamableHttp:
@@ -151,7 +156,7 @@ class StreamableHttp:
         reply = _reply(http)
 
         async def outcome() -> tuple[int, bytes]:
-            answers = [answer for one in batch if (answer := await self._answer_of(http, session, one, reply))]
+            answers = await self._answers_of(http, session, batch, reply)
             if not reply.is_stream:
                 return 200, b"[%b]" % b",".join(answers)
             *earlier, last = answers
@@ -164,6 +169,17 @@ class StreamableHttp:
         for message in batch:
             await self._answer_of(http, session, message, reply)
         return await send_payload(http.send, b"", 202)
+
+    async def _answers_of(self, http: Exchange, session: Session | None, batch: Batch, reply: Reply) -> list[bytes]:
+        """The answers that are due; what comes once they are many bytes is not begun, for all are kept to the end."""
+        answers: list[bytes] = []
+        for message in batch:
+            if message.is_request and sum(map(len, answers)) > _MAX_BATCH_BYTES:
+                answers.append(error_payload(message.id, _TOO_MUCH))
+            elif answer := await self._answer_of(http, session, message, reply):
+                answers.append(answer)
+            await asyncio.sleep(0)  # for others
+        return answers
 
     async def _answer_of(self, http: Exchange, session: Session | None, message: Message, reply: Reply) -> bytes | None:
         """The answer to one message of a batch, also where it is refused; None where it asks for nothing."""
@@ -189,7 +205,7 @@ class StreamableHttp:
                 call = _call_in(session, message, http, reply)
                 runner = self._runners.of_session(session)
                 return (await self._intake.answer(runner, message, call, http.caller))[0]
-        return error_payload(message.id, ErrorData(code=REFUSED, message="The client has cancelled this."))
+        return error_payload(message.id, _CANCELLED)
 
     async def _serve_alone(self, http: Exchange, message: Message, runner: ServerRunner[Any], is_modern: bool) -> None:
         """Answer a request that belongs to no session. What listens has no place among the calls but one of its own."""

@@ -74,6 +74,21 @@ async def test_the_catalog_tells_from_where_list_models_goes_on(host: Host) -> N
     assert further[0]["id"] == IDS[len(ids)]
 
 
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+async def test_a_batch_of_long_answers_ends_with_errors(host: Host, accept: str) -> None:
+    read = {"jsonrpc": "2.0", "method": "resources/read", "params": {"uri": "models://catalog"}}
+    answer = await host.post(
+        [read | {"id": number} for number in range(8)], {"Accept": accept, "MCP-Protocol-Version": "2025-03-26"}
+    )
+    lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: ")]
+    answers = [orjson.loads(line) for line in lines] or answer.json()
+    served = sum("result" in one for one in answers)
+    assert 1 < served < 8
+    assert ["result" in one for one in answers] == [True] * served + [False] * (8 - served)
+    assert "by itself" in answers[-1]["error"]["message"]
+    assert len(answer.content) < 2 * MIB
+
+
 async def test_a_page_that_there_is_not_is_refused(host: Host) -> None:
     for cursor in ("nope", "100", IDS[0].upper(), "x" * 20_000):
         failure = await listed(host, cursor=cursor)

@@ -26,6 +26,7 @@ from http_api.stats import Stats
 from http_api.topups import TopUps
 from http_api.usage import Usage
 from http_api.welcome import Welcome
+from mcp_gateway.core.caller import KeyScope
 from mcp_gateway.core.gateway import Gateway
 from mcp_gateway.core.hosts import Hosts
 from mcp_gateway.core.ids import now_ms
@@ -34,8 +35,10 @@ from mcp_gateway.core.origins import Origins
 from mcp_gateway.wire.bodies import BodyLimits
 
 OPENAI, INFERENCE = PREFIXES = ("/v1", "/api/v1/inference")
+_MODELS = re.compile(rf"(?:{'|'.join(PREFIXES)})/models(?:/.*)?")
+"""Need no key, even where guests are switched off, unless the models are not public."""
 _MODEL_HEALTH = re.compile(rf"(?:{'|'.join(PREFIXES)})/models/.+/health")
-"""Needs no key, even where guests are switched off."""
+"""Needs none in any case, and looks at none."""
 _WELL_KNOWN = re.compile(rf"(?:{'|'.join(PREFIXES)})?(?:/mcp(?:/sse)?)?/\.well-known/.*")
 """Where MCP clients look for an authorization server: 404 and never 401, which they would take for one."""
 
@@ -74,7 +77,15 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> ASGIApp:
     usage = Usage(gateway.history, gateway.limiter, now_ms)
     requests = Requests(gateway.history, gateway.limiter)
     judge = Judge(gateway.lifecycle, gateway.ledger, gateway.pool, gateway.published)
-    stats = Stats(judge, gateway.published, gateway.pool, gateway.activity, settings.incident, now_ms)
+    stats = Stats(
+        judge,
+        gateway.published,
+        gateway.pool,
+        gateway.activity,
+        settings.incident,
+        now_ms,
+        is_full=settings.public_stats == "full",
+    )
     operators = Operators(settings.operator_token, settings.metrics_token)
     metrics = MetricsPage(
         gateway.metrics,
@@ -87,6 +98,7 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> ASGIApp:
     health = Health(judge, gateway.pool, operators, gateway.version)
     welcome = Welcome(gateway.version)
 
+    models_scope: KeyScope | None = None if settings.public_models else "inference"
     api = [
         Operation("POST", "/chat/completions", "inference", endpoint=chat),
         Operation("*", "/mcp", None, endpoint=mcp.streamable_http),
@@ -95,9 +107,9 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> ASGIApp:
         Operation("GET", "/mcp/sse/", None, endpoint=mcp.sse),
         Operation("POST", "/mcp/messages", None, endpoint=mcp.messages),
         Operation("POST", "/mcp/messages/", None, endpoint=mcp.messages),
-        Operation("GET", "/models", "inference", models.list),
+        Operation("GET", "/models", models_scope, models.list),
         Operation("GET", "/models/{model_id:path}/health", None, models.health),
-        Operation("GET", "/models/{model_id:path}", "inference", models.get),
+        Operation("GET", "/models/{model_id:path}", models_scope, models.get),
         Operation("GET", "/keys", "manage", keys.list),
         Operation("POST", "/keys", "manage", keys.create),
         Operation("GET", "/keys/{key_id}", "manage", keys.get),
@@ -116,7 +128,7 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> ASGIApp:
     totals = Operation("GET", "/usage", "read", usage.get)
     log = Operation("GET", "/usage", "read", requests.list)
     signed = [Operation("POST", "/billing/webhook", None, topups.webhook)]
-    public = [Operation("GET", "/stats", None, stats.get)]
+    public = [] if settings.public_stats == "off" else [Operation("GET", "/stats", None, stats.get)]
     root = [
         Operation("GET", "/", None, welcome.get),
         Operation("GET", "/health", None, health.get),
@@ -136,6 +148,9 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> ASGIApp:
             return True
         return _MODEL_HEALTH.fullmatch(path) is not None or _WELL_KNOWN.fullmatch(path) is not None
 
+    def needs_no_key(path: str) -> bool:
+        return settings.public_models and _MODELS.fullmatch(path) is not None
+
     routes = [
         *routes_of(api, PREFIXES),
         *routes_of([totals], [OPENAI]),
@@ -144,7 +159,10 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> ASGIApp:
         *routes_of(public, everywhere),
         *routes_of(root),
     ]
-    checks: list[Check] = [Gate(gateway.lifecycle, open_paths), Authentication(gateway.authenticator, is_open)]
+    checks: list[Check] = [
+        Gate(gateway.lifecycle, open_paths),
+        Authentication(gateway.authenticator, is_open, needs_no_key),
+    ]
     mcp_paths = frozenset(
         prefix + operation.path for prefix in PREFIXES for operation in api if operation.path[:4] == "/mcp"
     )

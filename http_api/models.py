@@ -20,20 +20,22 @@ class Models:
         self._limiter = limiter
 
     async def list(self, request: Request) -> Response:
-        self._count(request)
+        self._admit(request)
         rows = [model_object(model) for model in self._published.current.values()]
         return json_response({"object": "list", "data": rows})
 
     async def get(self, request: Request) -> Response:
-        self._count(request)
+        self._admit(request)
         return json_response(model_object(self._published.current.find(_model_id(request))))
 
     async def health(self, request: Request) -> Response:
         model = self._published.current.find(_model_id(request))
         return json_response({"model": model.id, "status": self._pool.status_of(model)})
 
-    def _count(self, request: Request) -> None:
-        self._limiter.count_listing(request.scope[CONTEXT].caller)
+    def _admit(self, request: Request) -> None:
+        caller = request.scope[CONTEXT].caller
+        self._published.check_reader(caller)
+        self._limiter.count_listing(caller)
 
 
 def _model_id(request: Request) -> str:

@@ -17,7 +17,9 @@ _QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 
 class Stats:
-    """`incident` is the operator's text for the page, None for none."""
+    """`incident` is the operator's text for the page, None for none; unless `is_full`, nothing is told of models and
+    traffic.
+    """
 
     def __init__(
         self,
@@ -27,6 +29,8 @@ class Stats:
         activity: Activity,
         incident: str | None,
         now_ms: Callable[[], int],
+        *,
+        is_full: bool = True,
     ) -> None:
         self._judge = judge
         self._published = published
@@ -34,6 +38,7 @@ class Stats:
         self._activity = activity
         self._incident = incident
         self._now_ms = now_ms
+        self._is_full = is_full
         self._made_at_ms = 0
         self._body = b""
 
@@ -45,12 +50,18 @@ class Stats:
         return Response(self._body, headers=headers, media_type="application/json")
 
     def _object(self, now_ms: int) -> dict[str, Any]:
-        day = self._activity.last_day()
-        models = self._published.current.values()
         return {
             "object": "stats",
             "status": self._judge.condition().status,
             "incident": self._incident,
+            **(self._details() if self._is_full else {}),
+            "updated_at": now_ms // 1000,
+        }
+
+    def _details(self) -> dict[str, Any]:
+        day = self._activity.last_day()
+        models = self._published.current.values()
+        return {
             "models": [{"id": model.id, "status": self._pool.status_of(model)} for model in models],
             "last_day": {
                 "requests": day.requests,
@@ -60,7 +71,6 @@ class Stats:
                 "latency_ms": _quantiles(day.latencies_ms),
                 "first_token_ms": _quantiles(day.first_tokens_ms),
             },
-            "updated_at": now_ms // 1000,
         }
 
 

@@ -113,7 +113,7 @@ class Handlers:
 
     async def list_resources(self, ctx: Context, params: Page) -> types.ListResourcesResult:
         try:
-            _check_may_choose(ctx)
+            self._check_may_choose(ctx)
             page = self._resources.listed(params.cursor if params is not None else None)
         except GatewayError as error:
             raise _protocol_error(error) from None
@@ -126,7 +126,7 @@ class Handlers:
 
     async def read_resource(self, ctx: Context, params: types.ReadResourceRequestParams) -> types.ReadResourceResult:
         try:
-            _check_may_choose(ctx)
+            self._check_may_choose(ctx)
             return self._resources.read(params.uri)
         except GatewayError as error:
             is_missing = error.code == "not_found"
@@ -138,14 +138,14 @@ class Handlers:
 
     async def get_prompt(self, ctx: Context, params: types.GetPromptRequestParams) -> types.GetPromptResult:
         try:
-            _check_may_choose(ctx)
+            self._check_may_choose(ctx)
             return self._prompts.get(params.name, params.arguments or {})
         except GatewayError as error:
             raise _protocol_error(error) from None
 
     async def complete(self, ctx: Context, params: types.CompleteRequestParams) -> types.CompleteResult:
         try:
-            _check_may_choose(ctx)
+            self._check_may_choose(ctx)
             return types.CompleteResult(completion=complete(params.ref, params.argument, self._published.current))
         except GatewayError as error:
             raise _protocol_error(error) from None
@@ -166,6 +166,12 @@ class Handlers:
         if outcome.url is not None:
             error.details = error.details | {"topup_url": outcome.url}
         return error_result(error, further_advice=outcome.advice)
+
+    def _check_may_choose(self, ctx: Context) -> None:
+        """Raises GatewayError (401, 403) for a caller that may not choose among models."""
+        caller = caller_of(cast(RequestContext, ctx.request))
+        caller.check_scope("inference")
+        self._published.check_reader(caller)
 
 
 def build_server(handlers: Handlers, *, version: str, website_url: str | None) -> Server:
@@ -267,11 +273,6 @@ async def _called(tool: Tool, arguments: dict[str, Any], invocation: Invocation)
     except Exception as error:
         logger.error("request %s failed with %s", invocation.request_id, outline(error))
         return error_result(internal_error(invocation.request_id))
-
-
-def _check_may_choose(ctx: Context) -> None:
-    """Raises GatewayError `insufficient_scope` for a caller that may not choose among models."""
-    caller_of(cast(RequestContext, ctx.request)).check_scope("inference")
 
 
 def _invocation(ctx: Context, request_id: str) -> Invocation:

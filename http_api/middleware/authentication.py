@@ -15,12 +15,16 @@ class Authentication:
     """Sets the context's caller. No credential is a guest; a wrong one is 401, never a guest, unless a good one is
     beside it.
 
-    Paths that are open (health, metrics, what has its own check) are served to anybody, whatever they send.
+    Paths that are open (health, metrics, what has its own check) are served to anybody, whatever they send. Where
+    guests are switched off, those that need no key are served to guests all the same.
     """
 
-    def __init__(self, authenticator: Authenticator, is_open: Callable[[str], bool]) -> None:
+    def __init__(
+        self, authenticator: Authenticator, is_open: Callable[[str], bool], needs_no_key: Callable[[str], bool]
+    ) -> None:
         self._authenticator = authenticator
         self._is_open = is_open
+        self._needs_no_key = needs_no_key
 
     def __call__(self, scope: Scope, context: RequestContext) -> Awaitable[None] | None:
         """Raises GatewayError (401, 403). To be awaited where a key is shown for the first time, or one of several."""
@@ -30,7 +34,9 @@ class Authentication:
         try:
             context.caller = self._authenticator.identify(credential, context.address)
         except GatewayError:
-            if credential is None or len(credentials_of(scope)) < 2:
+            if credential is None and self._needs_no_key(scope["path"]):
+                context.caller = self._authenticator.guest(context.address)
+            elif len(credentials_of(scope)) < 2:
                 raise
         if context.caller is None:
             return self._try_all(credentials_of(scope), context)

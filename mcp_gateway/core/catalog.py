@@ -10,6 +10,7 @@ from functools import cached_property
 from itertools import islice
 from typing import Any, NamedTuple
 
+from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.config import ModelSettings, WalletSettings
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.money import MILLION_TOKENS, format_price, nano_of_pico
@@ -143,11 +144,20 @@ class Catalog(Mapping[str, Model]):
 
 
 class Published:
-    """The catalog in force; holders read `current` at each use, since it is replaced when backends change."""
+    """The catalog in force; holders read `current` at each use, since it is replaced when backends change.
 
-    def __init__(self) -> None:
+    It is told to everybody, unless `is_public` is false.
+    """
+
+    def __init__(self, *, is_public: bool = True) -> None:
+        self._is_public = is_public
         self.current = Catalog()
         self._listeners: list[Callable[[], None]] = []
+
+    def check_reader(self, caller: Caller) -> None:
+        """Raises GatewayError `missing_credentials` for a guest where only holders of a key are told the models."""
+        if caller.is_guest and not self._is_public:
+            raise GatewayError("missing_credentials", "Send an API key: the models are told to holders of one.")
 
     def replace(self, catalog: Catalog) -> None:
         is_changed = list(catalog.items()) != list(self.current.items())

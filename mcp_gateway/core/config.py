@@ -503,6 +503,10 @@ class Settings(Section):
     """Addresses of vLLM servers; none: the demo backend serves."""
     vllm_api_key: Secret | None = Field(default=None, examples=["the-key-of-your-vllm-servers"])
     """Sent to every vLLM server as a bearer token."""
+    public_models: bool = True
+    """Tell everybody the models, guests or not (GET /models, /models/{id}); false: only holders of a key, MCP too."""
+    public_stats: Literal["full", "status", "off"] = "full"
+    """What GET /stats tells: the models and the last day's traffic; status and incident alone; nothing (404)."""
     publish_discovered: bool = False
     """Publish, free of charge, models that a backend lists and no entry in `models` names, while none has a price."""
     enable_vision: bool = False

@@ -125,7 +125,7 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
         addresses = AddressReader(settings.trusted_proxies)
         limiter = Limiter(now_s or clock, guest_addresses_per_minute=settings.guests.addresses_per_minute)
         limiter.restore_day(await _used_today(records, keys))
-        published = Published()
+        published = Published(is_public=settings.public_models)
         ages = ModelAges(store, time.time)
         await ages.restore()
         pool = _pool(settings, published, ages)

@@ -91,6 +91,7 @@ class ListModels:
         self._limiter = limiter
 
     async def __call__(self, arguments: dict[str, Any], invocation: Invocation) -> Result:
+        self._published.check_reader(invocation.caller)
         self._limiter.count_listing(invocation.caller)
         given = ARGUMENTS.taken(arguments)
         limit_pico = _price_limit_pico(given.get("max_price_usd"))

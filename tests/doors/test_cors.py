@@ -113,7 +113,7 @@ async def answers(door: Door) -> dict[str, httpx2.Response]:
         "within a limit": await door.post(orjson.dumps(chat_body(model="demo/echo")), poor, **chats),
         "beyond a limit": await door.post(orjson.dumps(chat_body(model="demo/echo")), poor, **chats),
         "a wrong key": await door.get("/v1/models", "gw_live_wrong", origin=PAGE),
-        "no key": await door.http.get("/v1/models", headers={"origin": PAGE}),
+        "no key": await door.http.get("/v1/limits", headers={"origin": PAGE}),
         "no such model": await door.post(orjson.dumps(chat_body(model="nope")), key, origin=PAGE),
         "no such path": await door.get("/v1/nothing", key, origin=PAGE),
         "no such method": await door.get("/v1/chat/completions", key, origin=PAGE),

@@ -454,7 +454,7 @@ async def test_where_guests_are_switched_off_a_missing_key_is_401_but_a_model_s_
     tmp_path: Path,
 ) -> None:
     async with open_door(tmp_path, guests={"enabled": False}) as door:
-        for path in ("/v1/models", "/v1/keys", "/v1/nope"):
+        for path in ("/v1/limits", "/v1/keys", "/v1/nope"):
             response = await door.get(path)
             assert (response.status_code, error_of(response)["code"]) == (401, "missing_credentials")
             assert "www-authenticate" in response.headers

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def door(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Door]:
-    async with open_door(tmp_path_factory.mktemp("paths"), guests={"enabled": False}) as door:
+    async with open_door(tmp_path_factory.mktemp("paths"), guests={"enabled": False}, public_models=False) as door:
         yield door
 
 

@@ -24,7 +24,7 @@ PROBED = [
 
 @pytest.fixture
 async def door(tmp_path: Path) -> AsyncIterator[Door]:
-    async with open_door(tmp_path, guests={"enabled": False}) as door:
+    async with open_door(tmp_path, guests={"enabled": False}, public_models=False) as door:
         yield door
 
 

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 OPERATIONS: list[tuple[str, str, KeyScope | None, dict[str, Any] | None]] = [
     ("POST", "/chat/completions", "inference", chat_body(model="demo/echo")),
-    ("GET", "/models", "inference", None),
-    ("GET", "/models/demo/echo", "inference", None),
+    ("GET", "/models", None, None),
+    ("GET", "/models/demo/echo", None, None),
     ("GET", "/models/demo/echo/health", None, None),
     ("GET", "/limits", "inference", None),
     ("GET", "/billing", "inference", None),

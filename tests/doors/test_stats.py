@@ -82,3 +82,23 @@ async def test_a_restart_forgets_nothing_of_the_last_day(tmp_path: Path) -> None
         async with open_door(tmp_path, **served) as door:
             assert (await stats_of(door))["last_day"] == before
     assert before["requests"] == 3
+
+
+STATS = ("/stats", "/v1/stats", "/api/v1/inference/stats")
+
+
+async def test_stats_of_status_alone_tell_neither_models_nor_traffic(tmp_path: Path) -> None:
+    async with open_door(tmp_path, public_stats="status", incident="One is down.") as door:
+        for path in STATS:
+            stats = await stats_of(door, path)
+            assert stats.keys() == {"object", "status", "incident", "updated_at"}
+            assert (stats["status"], stats["incident"]) == ("ok", "One is down.")
+
+
+@pytest.mark.parametrize("guests", [True, False])
+async def test_stats_that_are_off_are_no_path_that_there_is(tmp_path: Path, guests: bool) -> None:
+    async with open_door(tmp_path, public_stats="off", guests={"enabled": guests}) as door:
+        key = await door.key()
+        for path in STATS:
+            assert (await door.get(path, key)).status_code == 404
+            assert (await door.get(path)).status_code == (404 if guests else 401)

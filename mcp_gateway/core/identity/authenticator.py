@@ -39,11 +39,21 @@ class Authenticator:
             return None if key is None else self._key_caller(key)
         if not self._serves_guests:
             raise GatewayError("missing_credentials", "Send an API key as `Authorization: Bearer gw_live_...`.")
-        return self._guest(counted_as(address))
+        return self.guest(address)
 
     async def look_up(self, credential: str) -> Caller:
         """The caller with a credential that is shown for the first time. Raises GatewayError (401, 403, 503)."""
         return self._key_caller(await self._keys.look_up(credential))
+
+    def guest(self, address: str) -> Caller:
+        """A caller without a key, for what is told to everybody also where guests are switched off."""
+        address = counted_as(address)
+        own = Quota("address", f"guest:{address}", self._address_allowance)
+        site = site_of(address)
+        if site is None:
+            return Caller(GUEST_ACCOUNT_ID, None, (own, self._all_guests))
+        shared = Quota("site", f"guest:{site}", self._site_allowance)
+        return Caller(GUEST_ACCOUNT_ID, None, (own, shared, self._all_guests))
 
     def allowance_of(self, limits: OwnLimits) -> Allowance:
         """A key's limits with the configured defaults filled in."""
@@ -72,14 +82,6 @@ class Authenticator:
     def _allowance(self, limit_of: Callable[[str], int | None]) -> Allowance:
         limits = {name: limit_of(name) for name in LIMIT_NAMES}
         return Allowance(**limits, listings_per_minute=self._limits.listing_requests_per_minute)
-
-    def _guest(self, address: str) -> Caller:
-        own = Quota("address", f"guest:{address}", self._address_allowance)
-        site = site_of(address)
-        if site is None:
-            return Caller(GUEST_ACCOUNT_ID, None, (own, self._all_guests))
-        shared = Quota("site", f"guest:{site}", self._site_allowance)
-        return Caller(GUEST_ACCOUNT_ID, None, (own, shared, self._all_guests))
 
     def _key_caller(self, key: Key) -> Caller:
         limits = self._keys.account_limits(key.account_id)

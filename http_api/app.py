@@ -7,6 +7,7 @@ from typing import Protocol
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from http_api.any_server import AnyServer
 from http_api.billing import Billing
 from http_api.chat import ChatCompletions
 from http_api.condition import Judge
@@ -51,7 +52,7 @@ class McpEndpoints(Protocol):
     async def messages(self, scope: Scope, receive: Receive, send: Send) -> None: ...
 
 
-def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> ASGIApp:
+def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> AnyServer:
     """The ASGI app of both doors over an open gateway; `base_url` is where clients reach it."""
     settings = gateway.settings
     json_bounds = JsonBounds.of(settings)
@@ -182,7 +183,7 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> ASGIApp:
         limiter=gateway.limiter,
         limits_url=f"{base_url}/v1/limits",
     )
-    return Cors(answers, Origins(settings), is_mcp)
+    return AnyServer(Cors(answers, Origins(settings), is_mcp))
 
 
 def _unknown(routes: Sequence[Route]) -> ASGIApp:

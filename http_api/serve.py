@@ -16,6 +16,7 @@ from typing import Any, cast
 import uvicorn
 from starlette.types import ASGIApp
 
+from http_api.any_server import AnyServer
 from http_api.connection import Bounds, Census, Connection
 from mcp_gateway.core.lifecycle import Lifecycle
 from mcp_gateway.core.log_limit import LogLimit
@@ -131,7 +132,7 @@ def config_of(
 ) -> uvicorn.Config:
     """uvicorn's settings: our connections, and nothing of what it would log, add or believe by itself."""
     return uvicorn.Config(
-        app,
+        app.for_our_connections if isinstance(app, AnyServer) else app,
         host=host,
         port=port,
         http=cast(type[asyncio.Protocol], partial(Connection, bounds=bounds, census=census)),

@@ -28,6 +28,7 @@ from mcp_gateway.core.observe.logs import configure_logging
 from mcp_gateway.core.store.backup import back_up
 from mcp_gateway.core.store.migrations import SchemaTooNew
 from mcp_gateway.core.store.sole import AlreadyServed
+from mcp_gateway.core.store.upgrade import ServedByOlder
 from mcp_gateway.core.text import shown
 
 T = TypeVar("T")
@@ -400,7 +401,9 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
         _fail(error.message)
     except UnicodeEncodeError:
         _fail("an argument is not text: it holds bytes that are no characters")
-    except (AlreadyServed, ForeignPending, LedgerBroken, SchemaTooNew, DatabaseError, OSError) as error:
+    except (SchemaTooNew, ServedByOlder) as error:
+        _fail(f"{error} (this is {__version__})")
+    except (AlreadyServed, ForeignPending, LedgerBroken, DatabaseError, OSError) as error:
         _fail(str(error))
 
 

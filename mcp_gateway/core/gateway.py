@@ -39,6 +39,7 @@ from mcp_gateway.core.policy.images import ImagePolicy, read_blocklist
 from mcp_gateway.core.store.private import make_folder
 from mcp_gateway.core.store.sole import sole_server
 from mcp_gateway.core.store.store import Store
+from mcp_gateway.core.store.upgrade import upgrade_unless_served
 from mcp_gateway.core.upstream.backend import Backend
 from mcp_gateway.core.upstream.breaker import Breaker
 from mcp_gateway.core.upstream.budget import RetryBudget
@@ -90,7 +91,9 @@ class Desk:
 
 @contextlib.asynccontextmanager
 async def open_desk(settings: Settings) -> AsyncIterator[Desk]:
-    """The database alone."""
+    """The database alone. Raises ServedByOlder, too, where its schema is behind and a server uses it."""
+    make_folder(settings.data_dir)
+    upgrade_unless_served(settings.data_dir / DATABASE)
     async with _open_store(settings) as store:
         accounts = Accounts(store, new_id=new_id, now_ms=now_ms)
         yield Desk(accounts, _keys(store, settings), _ledger(store, settings, now_ms))
@@ -182,7 +185,6 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
 
 @contextlib.asynccontextmanager
 async def _open_store(settings: Settings) -> AsyncIterator[Store]:
-    make_folder(settings.data_dir)
     store = await Store.open(settings.data_dir / DATABASE)
     try:
         yield store

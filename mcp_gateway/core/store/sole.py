@@ -2,8 +2,13 @@
 
 import contextlib
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+
+_PATIENCE_S = 1.0
+"""A command that changes the schema has the lock for a moment; see upgrade.py."""
+_POLL_S = 0.02
 
 
 class AlreadyServed(Exception):
@@ -11,15 +16,25 @@ class AlreadyServed(Exception):
 
 
 @contextlib.contextmanager
-def sole_server(data_dir: Path) -> Iterator[None]:
+def sole_server(data_dir: Path, patience_s: float = _PATIENCE_S) -> Iterator[None]:
     """Hold the folder's lock; the system gives it back however the process ends. Raises AlreadyServed."""
+    deadline_s = time.monotonic() + patience_s
     with (data_dir / "server.lock").open("a+") as file:
-        try:
-            _lock(file.fileno())
-        except OSError:
+        while not _has_locked(file.fileno()):
+            if time.monotonic() < deadline_s:
+                time.sleep(_POLL_S)
+                continue
             message = f"another gateway already serves from {data_dir}; end it, or set GATEWAY_DATA_DIR to another"
-            raise AlreadyServed(message) from None
+            raise AlreadyServed(message)
         yield
+
+
+def _has_locked(descriptor: int) -> bool:
+    try:
+        _lock(descriptor)
+    except OSError:
+        return False
+    return True
 
 
 if sys.platform == "win32":  # pragma: no cover - the other systems have no such module

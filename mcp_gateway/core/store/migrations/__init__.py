@@ -4,6 +4,7 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 _FILE = re.compile(r"(\d{4})_\w+\.sql")
 
@@ -12,13 +13,30 @@ class SchemaTooNew(Exception):
     """The database was written by a newer version of the gateway."""
 
 
+class Pending(NamedTuple):
+    """The schema that a database has, and the later one that this version would give it."""
+
+    applied: int
+    latest: int
+
+
+def pending(connection: sqlite3.Connection) -> Pending | None:
+    """None where nothing is to be applied. Changes nothing."""
+    is_new = not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'schema_migrations'").fetchone()
+    found = Pending(0 if is_new else _applied(connection), max(_migrations()))
+    return found if found.applied < found.latest else None
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring the schema up to date. Raises SchemaTooNew for a database from the future."""
     connection.execute("CREATE TABLE IF NOT EXISTS schema_migrations (number INTEGER PRIMARY KEY) STRICT")
     migrations = _migrations()
     applied = _applied(connection)
     if applied > max(migrations):
-        raise SchemaTooNew(f"the database has schema {applied}; this version knows {max(migrations)}: upgrade it")
+        raise SchemaTooNew(
+            f"the database has schema {applied}, and this version knows none after {max(migrations)}: "
+            "use the version that wrote it, or a later one"
+        )
     for number in sorted(number for number in migrations if number > applied):
         _apply(connection, number, migrations[number])
 

@@ -12,6 +12,8 @@ from mcp_gateway.core.errors import GatewayError
 
 _MAX_USAGE_BYTES = 16 * 1024
 _MAX_DIGITS = 20
+_MAX_TRIES, _MAX_TOLD = 256, 1000
+"""How many usages that cannot be read are looked at, and how many are taken out of frames: no answer tells so many."""
 _KEY = b'"usage"'
 _COLON = re.compile(rb"\s{0,8}:\s{0,8}")
 _COMMA_BEFORE = re.compile(rb",\s{0,8}")
@@ -135,19 +137,20 @@ def is_told(text: bytes | bytearray, usage: Usage, start: int = 0) -> bool:
     return read_usage(value) == usage and is_as_told(value, usage)
 
 
-def usage_at(text: bytes | bytearray, start: int) -> Usage | None:
-    """The usage that the key there begins to tell; None where it tells none, or more than counts."""
-    span = _object_after(text, start + len(_KEY))
+def usage_at(text: bytes | bytearray, start: int, end: int | None = None) -> Usage | None:
+    """The usage that the key there begins to tell before `end`; None where it tells none, or more than counts."""
+    span = _object_after(text, start + len(_KEY), end)
     return _parsed(text, span) if span is not None else None
 
 
 def last_usage(text: bytes | bytearray) -> Usage | None:
-    """The last usage that can be read; None where none can."""
-    at = text.rfind(_KEY)
-    while at >= 0:
-        if (usage := usage_at(text, at)) is not None:
+    """The last usage that can be read; None where none of the last ones can."""
+    at, end = text.rfind(_KEY), len(text)
+    for _ in range(_MAX_TRIES):
+        usage = usage_at(text, at, end) if at >= 0 else None
+        if usage is not None or at < 0:
             return usage
-        at = text.rfind(_KEY, 0, at)
+        at, end = text.rfind(_KEY, 0, at), at  # none reaches beyond the next: the search takes no longer than the text
     return None
 
 
@@ -172,6 +175,8 @@ def without_usage(frames: bytes) -> bytes:
     stripped, _ = without_closing_usage(frames)
     if stripped.find(_KEY) < 0:
         return stripped
+    if stripped.count(_KEY) > _MAX_TOLD:
+        raise _not_understood()
     kept, begin, at = [], 0, stripped.find(_SPLICED_KEY)
     while at >= 0:
         found = SPLICED_USAGE.match(stripped, at)
@@ -216,7 +221,7 @@ def end_of_member(text: bytes | bytearray, at: int) -> int:
         scalar = _SCALAR.match(text, start, start + _MAX_USAGE_BYTES)
         end = scalar.end() if scalar is not None else None
     if end is None:
-        raise GatewayError("backend_error", "The backend's usage could not be understood.")
+        raise _not_understood()
     return end
 
 
@@ -236,22 +241,26 @@ def _parsed(text: bytes | bytearray, span: tuple[int, int]) -> Usage | None:
         return None
 
 
-def _object_after(text: bytes | bytearray, at: int) -> tuple[int, int] | None:
-    """Where the object begins and ends that follows a key; None where none does, or too long a one."""
+def _object_after(text: bytes | bytearray, at: int, limit: int | None = None) -> tuple[int, int] | None:
+    """Where the object begins and ends that follows a key, before a limit; None where none does, or too long a one."""
     colon = _COLON.match(text, at)
     start = colon.end() if colon is not None else -1
     if start < 0 or text[start : start + 1] != b"{":
         return None
-    end = _end_of_brackets(text, start)
+    end = _end_of_brackets(text, start, limit)
     return (start, end) if end is not None else None
 
 
-def _end_of_brackets(text: bytes | bytearray, start: int) -> int | None:
+def _end_of_brackets(text: bytes | bytearray, start: int, limit: int | None = None) -> int | None:
     if (flat := _FLAT_OBJECT.match(text, start)) is not None:
         return flat.end()
-    depth = 0
-    for found in _TEXT_OR_BRACKET.finditer(text, start, start + _MAX_USAGE_BYTES):
+    depth, most = 0, start + _MAX_USAGE_BYTES
+    for found in _TEXT_OR_BRACKET.finditer(text, start, most if limit is None else min(limit, most)):
         depth += _DEEPER.get(bytes(found[0]), 0)
         if not depth:
             return found.end()
     return None
+
+
+def _not_understood() -> GatewayError:
+    return GatewayError("backend_error", "The backend's usage could not be understood.")

@@ -498,6 +498,24 @@ def test_usage_without_an_end_fails_the_stream(
         relay.feed(before + broken)
 
 
+@each("told", [b'"usage":null,', b'"usage":{},', b'"usage":{"a":', b'"usage":"x",', b'"usage",'])
+def test_a_frame_that_tells_usage_without_end_fails_the_stream_at_once(told: bytes) -> None:
+    relay = FrameRelay("tiny", wants_usage=False, bounds=BOUNDS)
+    relay.feed(chunk(0, "a"))
+    with pytest.raises(GatewayError, match="backend_error"):
+        relay.feed(chunk(0, "b")[:-3] + b',"z":[' + told * 100_000 + b"1]}\n\n")
+
+
+@each("asked", [False, True])
+def test_many_frames_at_once_that_tell_no_usage_pass_and_are_counted(asked: bool) -> None:
+    relay = FrameRelay("tiny", wants_usage=asked, bounds=BOUNDS)
+    frames = [chunk(0, "a", usage=None) for _ in range(2000)]
+    out = relay.feed(b"".join(frames) + chunk(0, "", "stop") + DONE) + relay.end()
+    assert len(chunks_of(out)) == 2001
+    assert b'"usage"' not in out
+    assert relay.seen == (None, 2000)
+
+
 def test_usage_without_choices_is_usage() -> None:
     for told in (event(usage=counted(5, 2)), event(choices=None, usage=counted(5, 2))):
         relay = FrameRelay("tiny", wants_usage=False)

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -98,9 +99,8 @@ async def load(port: int, request: bytes, connections: int, seconds: float = SEC
     start_s = time.perf_counter()
     ends = [loop.create_future() for _ in range(connections)]
     for end in ends:
-        await loop.create_connection(
-            lambda end=end: Client(request, result, start_s + seconds, end), "127.0.0.1", port
-        )  # fmt: skip
+        client = partial(Client, request, result, start_s + seconds, end)
+        await loop.create_connection(client, "127.0.0.1", port)
     await asyncio.gather(*ends)
     result.elapsed_s = time.perf_counter() - start_s
     return result

@@ -23,7 +23,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from doors import GATEWAY_CPU, HERE, LOAD_CPU, chat, gateway_files, is_whole, running, tool_call
+from doors import (  # type: ignore[import-not-found]  # it lies beside this script
+    GATEWAY_CPU,
+    HERE,
+    LOAD_CPU,
+    chat,
+    gateway_files,
+    is_whole,
+    running,
+    tool_call,
+)
 
 REQUESTS, WARM_UP, IDLE_S = 500, 300, 5.0
 SAME_IN_EVERY_RUN = {"PYTHONHASHSEED": "0", "GATEWAY_UPSTREAM__DISCOVERY_INTERVAL_S": "86400"}
@@ -70,7 +79,12 @@ class Callgrind:
 
     def __init__(self, folder: Path) -> None:
         self._dumps = folder / "callgrind"
-        self.prefix = ("valgrind", "--quiet", "--tool=callgrind", f"--callgrind-out-file={self._dumps}")
+        self.prefix: tuple[str, ...] = (
+            "valgrind",
+            "--quiet",
+            "--tool=callgrind",
+            f"--callgrind-out-file={self._dumps}",
+        )
 
     @contextlib.contextmanager
     def counting(self, pid: int) -> Iterator[list[int]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from re import _constants as op  # type: ignore[attr-defined]
 from re import _parser as parser  # type: ignore[attr-defined]
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import bridge
 import http_api
@@ -88,7 +88,7 @@ def _check_imports(name: str, tree: ast.Module) -> None:
             raise Fault(f"{name}:{node.lineno} gives `re` another name")
 
 
-def _is_of_re(function: ast.expr) -> bool:
+def _is_of_re(function: ast.expr) -> TypeGuard[ast.Attribute]:
     return isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name) and function.value.id == "re"
 
 
@@ -169,7 +169,8 @@ class _Reader:
         if kind is op.POSSESSIVE_REPEAT:
             return [self._kept(value[2], path)]
         if kind in REPEATS:
-            return self._repeated(*value, path)
+            least, most, repeated = value
+            return self._repeated(least, most, repeated, path)
         if kind in _GROUPS:
             return self.follow(value if kind is op.ATOMIC_GROUP else value[-1], [path])
         if kind is op.BRANCH:

@@ -87,7 +87,7 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> AnyServe
         now_ms,
         is_full=settings.public_stats == "full",
     )
-    operators = Operators(settings.operator_token, settings.metrics_token)
+    operators = Operators(gateway.addresses, settings.operator_token, settings.metrics_token)
     metrics = MetricsPage(
         gateway.metrics,
         gateway.lifecycle,

@@ -8,18 +8,20 @@ from starlette.types import Scope
 
 from http_api.middleware.credentials import credentials_of
 from mcp_gateway.core.context import CONTEXT
+from mcp_gateway.core.identity.address import AddressReader
 
-_SPEAKING_FOR_OTHERS = frozenset({
+_OF_PROXIES = frozenset({
     b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-server",
-    b"x-real-ip", b"x-client-ip", b"true-client-ip", b"cf-connecting-ip", b"origin",
+    b"x-real-ip", b"x-client-ip", b"true-client-ip", b"cf-connecting-ip",
 })  # fmt: skip
-"""Headers by which a proxy, trusted or not, or a browser says that it speaks for somebody else: a client, a page."""
+"""Headers by which a proxy, trusted or not, says that it speaks for somebody else."""
 
 
 class Operators:
     """Knows the tokens, none where all are None."""
 
-    def __init__(self, *tokens: SecretStr | None) -> None:
+    def __init__(self, addresses: AddressReader, *tokens: SecretStr | None) -> None:
+        self._addresses = addresses
         self._tokens = [token.get_secret_value().encode() for token in tokens if token is not None]
 
     def has_token(self, scope: Scope) -> bool:
@@ -29,8 +31,13 @@ class Operators:
 
     def is_here(self, scope: Scope) -> bool:
         """Whether the request comes from loopback, and not for somebody behind a proxy or a page in a browser there."""
-        peer = scope["client"]
-        return peer is not None and _is_loopback(peer[0]) and not _SPEAKING_FOR_OTHERS & scope[CONTEXT].sent.keys()
+        peer, sent = scope["client"], scope[CONTEXT].sent
+        if peer is None or not _is_loopback(peer[0]):
+            return False
+        if not _OF_PROXIES.isdisjoint(sent):
+            self._addresses.tell_of_stranger(peer[0])
+            return False
+        return b"origin" not in sent
 
 
 def _is_loopback(address: str) -> bool:

@@ -484,7 +484,7 @@ class Settings(Section):
     public_url: BaseUrl | None = Field(default=None, examples=["https://gateway.example.com"])
     """Where clients reach the gateway: used in links, and allowed by the Host check."""
     trusted_proxies: Annotated[tuple[Network, ...], CommaSeparated] = Field(default=(), examples=[["10.0.0.0/8"]])
-    """Addresses or networks whose X-Forwarded-For is believed; empty: the client is the socket's peer."""
+    """Addresses or networks whose X-Forwarded-For is believed; of others the client is the socket's peer."""
     allowed_hosts: Annotated[tuple[HostName, ...], CommaSeparated] = Field(
         default=(), examples=[["gateway.internal:8080"]]
     )

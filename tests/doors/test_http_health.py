@@ -72,6 +72,18 @@ async def test_loopback_is_not_the_operator_where_a_proxy_speaks_for_somebody(do
     assert (metrics.status_code, error_of(metrics)["type"]) == (403, "forbidden")
 
 
+@pytest.mark.parametrize("header", ["x-forwarded-for", "forwarded", "x-real-ip", "cf-connecting-ip"])
+async def test_metrics_asked_for_through_an_untrusted_proxy_name_the_setting_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, header: str
+) -> None:
+    async with open_door(tmp_path, trusted_proxies=[]) as door:
+        for _ in range(2):
+            metrics = await door.http.get("/metrics", headers={header: "127.0.0.1"})
+            assert (metrics.status_code, error_of(metrics)["code"]) == (403, "insufficient_permissions")
+        assert caplog.text.count('trusted_proxies = ["127.0.0.1"]') == 1
+        assert (await door.http.get("/metrics")).status_code == 200
+
+
 async def test_a_token_makes_an_operator_of_whoever_has_it(tmp_path: Path) -> None:
     async with open_door(tmp_path, **TOKENS) as door:
         for token in TOKENS.values():

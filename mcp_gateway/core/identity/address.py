@@ -1,13 +1,20 @@
 """Where a request really comes from, past the proxies that are trusted; and what an address counts as."""
 
+import logging
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+
+from mcp_gateway.core.text import shown
+
+logger = logging.getLogger(__name__)
 
 _Address = IPv4Address | IPv6Address
 _MOST_HOPS = 32
 """Proxies that are looked past; a caller may write as many as a head holds."""
 _NAT64 = IPv6Network("64:ff9b::/96")
 """RFC 6052."""
+_MOST_TOLD = 10
+"""Peers that the log names; anybody may send what a proxy sends."""
 
 
 class AddressReader:
@@ -15,11 +22,16 @@ class AddressReader:
 
     def __init__(self, trusted_proxies: Iterable[str]) -> None:
         self._trusted = tuple(ip_network(proxy, strict=False) for proxy in trusted_proxies)
+        self._told: set[str] = set()
+        """Peers that the log has named."""
 
     def read(self, peer: tuple[str, int] | None, forwarded_for: bytes | None) -> str:
         """`forwarded_for` is the header's value, all of them joined by commas."""
         address = peer[0] if peer else "unknown"
-        if not self._trusted or forwarded_for is None or not self._is_trusted(address):
+        if forwarded_for is None:
+            return address
+        if not self._is_trusted(address):
+            self.tell_of_stranger(address)
             return address
         for hop in reversed(forwarded_for.decode("latin-1").rsplit(",", _MOST_HOPS)[-_MOST_HOPS:]):
             text = _without_port(hop.strip()).partition("%")[0]  # a zone means something to the proxy's own host alone
@@ -29,6 +41,18 @@ class AddressReader:
             if not self._is_trusted(text):
                 break
         return address
+
+    def tell_of_stranger(self, peer: str) -> None:
+        """Log, once a peer, that it forwards for others and is not believed, since nobody may have meant it so."""
+        if peer in self._told or len(self._told) == _MOST_TOLD or self._is_trusted(peer):
+            return
+        self._told.add(peer)
+        logger.warning(
+            "%s sends the headers of a proxy and is not believed: all behind it count as one guest, and none as this "
+            'machine. If it is your proxy, set trusted_proxies = ["%s"]',
+            shown(peer),
+            shown(peer),
+        )
 
     def is_shared(self, address: str) -> bool:
         """Whether many clients may stand behind an address: a trusted proxy, and loopback while none is named."""

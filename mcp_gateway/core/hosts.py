@@ -1,10 +1,12 @@
 """Which hosts the gateway answers for: the one rule behind the Host checks of both doors.
 
 A web page can have its own name resolve to this machine (DNS rebinding) and then reads what answers there; its requests
-carry that name as their Host. An address as Host cannot come about that way.
+carry that name as their Host. An address as Host cannot come about that way, nor can a name of one label: nobody can
+own one (ICANN allows no dotless domains), it stands for what this machine's own files and networks call by it.
 """
 
 import logging
+import re
 from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -16,11 +18,13 @@ logger = logging.getLogger(__name__)
 
 _OF_CONTAINERS = frozenset({"host.docker.internal", "host.containers.internal"})
 """By which a container reaches its host. No page is served under them: nobody can own a name that ends in .internal."""
+_ONE_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?")
 _SHORT_BYTES = 128
 
 
 class Hosts:
-    """Loopback, its names within containers, the public address, and `allowed_hosts`, each with and without a port.
+    """Loopback, names of one label, those that containers have for their host, the public address, and `allowed_hosts`,
+    each with and without a port.
 
     Any name is answered where the gateway listens for other machines too, by whatever names they have for it.
     """
@@ -45,7 +49,8 @@ class Hosts:
     def _is_known(self, host: bytes) -> bool:
         text = host.decode("latin-1").lower()
         name = without_port(text)
-        return bool(self._names & {text, name, name.removesuffix("."), ANY}) or is_loopback(name)
+        is_named = bool(self._names & {text, name, name.removesuffix("."), ANY})
+        return is_named or _ONE_LABEL.fullmatch(name) is not None or is_loopback(name)
 
 
 def is_loopback(host: str) -> bool:

@@ -19,11 +19,13 @@ KNOWN = [
     "[::ffff:127.0.0.1]:80", "[0:0:0:0:0:0:0:1]", "gw.example.com", "GW.example.com:443", "also.example.com:1",
     "inside.example.com:8443", "[fd00::7]:8080", "localhost.", "LocalHost.:80", "app.localhost:80", "127.0.0.2:8080",
     "host.docker.internal", "HOST.docker.internal:8080", "host.containers.internal:1", "gw.example.com.:443",
+    "gateway", "My-Laptop:8080", "x",
 ]  # fmt: skip
 UNKNOWN = [
     "evil.example.com", "localhost.evil.example.com", "127.0.0.1.evil.example.com", "evil.example.com:8443",
     "inside.example.com", "10.0.0.1", "[fd00::8]", "0.0.0.0", "localhost:80:80", "x" * 500, "",
-    "gw.example.com.evil.io", "evil.docker.internal", "host.docker.internal.evil.io", "evillocalhost", "localhost..",
+    "gw.example.com.evil.io", "evil.docker.internal", "host.docker.internal.evil.io", "localhost..",
+    "evil..", ".", "a b", "-", "evil-", "é",
     "localhost.example.com.",
 ]  # fmt: skip
 

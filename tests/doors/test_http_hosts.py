@@ -66,7 +66,7 @@ async def test_the_mcp_door_refuses_a_foreign_name_in_its_own_form(door: Door, p
 
 
 @each("path", ["/", "/v1/models"])
-@each("host", ["localhost", "127.0.0.1:8080", "[::1]:1", "gw.example.com", "Also.Example.com:443"])
+@each("host", ["localhost", "127.0.0.1:8080", "[::1]:1", "gw.example.com", "Also.Example.com:443", "gateway:8080"])
 async def test_its_own_names_are_answered(door: Door, path: str, host: str) -> None:
     assert (await asked(door, host, path))[0] == 200
 
@@ -80,7 +80,8 @@ async def test_a_refusal_counts_against_nobody(door: Door) -> None:
     key = await door.key()
     before = (await door.get("/v1/limits", key)).json()
     lines = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nhost: evil\r\nauthorization: Bearer {key}\r\nconnection: close\r\n\r\n"
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: evil.io\r\nauthorization: Bearer {key}\r\n"
+        "connection: close\r\n\r\n"
     )
     assert b" 421 " in await door.raw(lines.encode())
     assert (await door.get("/v1/limits", key)).json() == before

@@ -8,11 +8,13 @@ from pathlib import Path
 from mcp_gateway.core.errors import TABLE
 from tests.cases import each
 from tests.import_graph import circle_in, folded, forbidden, graph_of, modules_in, neighbours_in, rooms_of, upward
+from tests.registries import commands, metrics, prompt_arguments, tools
 
 ROOT = Path(__file__).parent.parent
 MODULES = modules_in(ROOT, "mcp_gateway", "http_api", "bridge")
 SOURCES = list(MODULES.values())
 GRAPH = graph_of(MODULES)
+DOCS = {path.name: path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
 ROOMS = rooms_of((ROOT / "ARCHITECTURE.md").read_text())
 
 
@@ -37,6 +39,10 @@ def test_a_room_may_import_only_rooms_below_it() -> None:
 @each("name", MODULES)
 def test_a_module_imports_what_its_room_may(name: str) -> None:
     assert forbidden(name, GRAPH[name], ROOMS) == []
+
+
+def section(page: str, title: str) -> str:
+    return DOCS[page].partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
 @each("path", SOURCES)
@@ -64,6 +70,48 @@ def test_every_error_code_that_is_raised_has_a_row_and_every_row_is_documented()
     for code, row in TABLE.items():
         if code != "client_closed":
             assert f"| {row.status} | `{row.type}` | `{code}` | {row.advice} |" in documented, code
+
+
+def test_every_metric_is_in_the_table_of_metrics() -> None:
+    rows = re.findall(
+        r"^\| (`gateway_\w+`) \| ([^|]*) \| ([^|]*) \|$", section("operations.md", "Metrics"), re.MULTILINE
+    )
+    labelled = {name: (", ".join(f"`{label}`" for label in labels), text) for name, (labels, text) in metrics().items()}
+    assert rows == [(f"`{name}`", labels, text) for name, (labels, text) in labelled.items()]
+
+
+def test_every_metric_that_is_named_anywhere_exists() -> None:
+    ours = metrics()
+    named = {name for text in DOCS.values() for name in re.findall(r"`(gateway_\w+)`", text)}
+    assert named
+    assert named <= ours.keys(), sorted(named - ours.keys())
+
+
+def test_every_command_is_in_the_table_of_commands() -> None:
+    rows = re.findall(r"^\| `([a-z ]+)` \| (.*) \|$", section("operations.md", "Commands"), re.MULTILINE)
+    assert rows == list(commands().items())
+
+
+def test_every_command_that_is_named_anywhere_exists() -> None:
+    ours = commands()
+    named = {line for text in DOCS.values() for line in re.findall(r"mcp-gateway ([a-z]+(?: [a-z]+)?)", text)}
+    assert named
+    assert [words for words in sorted(named) if not ({words, words.split()[0]} & ours.keys())] == []
+
+
+def test_every_tool_has_a_section_with_all_its_arguments() -> None:
+    text = DOCS["mcp.md"]
+    assert set(re.findall(r"^### `(\w+)`$", text, re.MULTILINE)) == tools().keys()
+    for name, definition in tools().items():
+        lines = text.partition(f"\n### `{name}`\n")[2].partition("\n##")[0].splitlines()
+        first_cells = [line.split(" | ")[0] for line in lines if line.startswith("| `")]
+        named = [argument for cell in first_cells for argument in re.findall(r"`(\w+)`", cell)]
+        assert sorted(named) == sorted(definition.input_schema.get("properties", {})), name
+
+
+def test_every_prompt_is_in_the_table_of_prompts() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", section("mcp.md", "Resources, prompts, completion"), re.MULTILINE)
+    assert {name: re.findall(r"`(\w+)`", cell) for name, cell in rows} == prompt_arguments()
 
 
 def test_the_glossary_is_sorted_so_that_a_word_is_found() -> None:

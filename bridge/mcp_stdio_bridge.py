@@ -892,14 +892,14 @@ class Bridge:
             await self._send(frame)
         except Problem as problem:
             await self._answer(frame.id, problem)
-        except Exception as error:  # whatever happens, a call is answered
+        except Exception as error:  # noqa: BLE001 - whatever happens, a call is answered
             await self._answer(frame.id, Problem(f"The bridge failed: {type(error).__name__}", code=INTERNAL_ERROR))
 
     async def _notify(self, frame: Frame) -> None:
         try:
             async with asyncio.timeout(NOTICE_TIMEOUT_S):
                 await self._send(frame)
-        except Exception as error:  # there is nobody to tell, and the next frame may fare better
+        except Exception as error:  # noqa: BLE001 - nobody is there to tell, and the next frame may fare better
             self._log(f"{frame.method[:64] or 'an answer'} was not delivered ({type(error).__name__})")
 
     async def _cancel(self, notice: Frame) -> None:

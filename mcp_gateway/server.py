@@ -270,7 +270,7 @@ async def _called(tool: Tool, arguments: dict[str, Any], invocation: Invocation)
         return await tool(arguments, invocation)
     except GatewayError:
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a tool's bug fails its call alone
         logger.error("request %s failed with %s", invocation.request_id, outline(error))
         return error_result(internal_error(invocation.request_id))
 

@@ -266,6 +266,9 @@ class ReplayingBackend:
             return whole(b"{}", 500) if self.prompt_tokens is None else whole(b'{"count":%d}' % self.prompt_tokens)
         if asked.path != "/v1/chat/completions":
             return whole(b'{"detail":"Not Found"}', 404)
+        return self._answer_to_chat(asked)
+
+    def _answer_to_chat(self, asked: Asked) -> Answer:
         if self.queue:
             return self.queue.popleft()
         if self.standing is not None:

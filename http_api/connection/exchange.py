@@ -127,7 +127,7 @@ class HttpExchange:
         try:
             await (app if self.refusal is None else self._refuse)(scope, self.receive, self.send)
             fault = "no complete answer"
-        except (Exception, asyncio.CancelledError) as error:
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the app's bugs end its request alone
             fault = outline(error)
         finally:
             self._connection.server_state.tasks.discard(self.task)

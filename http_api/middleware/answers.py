@@ -63,16 +63,14 @@ class Answers:
                 if (pending := check(scope, context)) is not None:
                     await pending
             await self._app(scope, receive, stamped)
-        except GatewayError as error:
-            if has_started:
-                raise
-            await send_error(stamped, error, limits_url=self._limits_url)
         except CallerLeft:
             pass  # nobody is left to answer
         except Exception as error:
-            logger.error("request %s failed with %s", context.request_id, outline(error))
+            refusal = error if isinstance(error, GatewayError) else _bug(error, context)
             if not has_started:
-                await send_error(stamped, internal_error(context.request_id), limits_url=self._limits_url)
+                await send_error(stamped, refusal, limits_url=self._limits_url)
+            elif refusal is error:
+                raise
         finally:
             context.release()
 
@@ -109,6 +107,12 @@ class Answers:
                     (b"x-ratelimit-reset-tokens", b"%d" % standing.minute_ends_at_s),
                 )
         return stamps
+
+
+def _bug(error: Exception, context: RequestContext) -> GatewayError:
+    """What a client is told of it: the id under which the log has it."""
+    logger.error("request %s failed with %s", context.request_id, outline(error))
+    return internal_error(context.request_id)
 
 
 def _client_id(sent: Mapping[bytes, bytes], name: bytes) -> str | None:

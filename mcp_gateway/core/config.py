@@ -463,7 +463,7 @@ def _headed_in_double_brackets(value: Any) -> Any:
 
 
 def _with_distinct_ids(models: tuple[ModelSettings, ...]) -> tuple[ModelSettings, ...]:
-    repeated = sorted(id for id, count in Counter(model.id for model in models).items() if count > 1)
+    repeated = sorted(name for name, count in Counter(model.id for model in models).items() if count > 1)
     if repeated:
         raise ValueError(f"each id must stand once; more than one entry has {', '.join(repeated)}")
     return models

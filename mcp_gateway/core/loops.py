@@ -54,6 +54,6 @@ class Loops:
             try:
                 await loop()
                 return  # a loop that returns has decided to end: it counts as dead
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - a loop goes on after a turn that failed
                 logger.error("the background loop %s failed and goes on: %s", name, outline(error))
             await asyncio.sleep(self._rest_s)

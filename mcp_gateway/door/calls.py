@@ -90,7 +90,7 @@ async def answer(runner: ServerRunner[Any], message: Message, call: CallContext)
     assert message.method is not None
     try:
         return result_payload(message.id, await runner.on_request(call, message.method, message.params)), None
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever happens, a request is answered
         told = _told_of(error)
         return error_payload(message.id, told), told.code
 

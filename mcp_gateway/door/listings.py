@@ -81,4 +81,4 @@ def _has_short_ids(message: Message) -> bool:
     """Ids are kept as long as their call, and repeated with everything that is told about it."""
     meta = (message.params or {}).get("_meta")
     token = meta.get("progressToken") if isinstance(meta, dict) else None
-    return all(not isinstance(id, str) or len(id) <= _MAX_ID_CHARS for id in (message.id, token))
+    return all(not isinstance(told, str) or len(told) <= _MAX_ID_CHARS for told in (message.id, token))

@@ -26,7 +26,7 @@ def complete(
         return types.Completion(values=[], total=0, has_more=False)
     before, typed = _last_of_list(argument.value) if argument.name == "models" else ("", argument.value)
     found = _matching(typed.strip(), ids)
-    values = [before + id for id in found[:_MAX_VALUES]]
+    values = [before + name for name in found[:_MAX_VALUES]]
     return types.Completion(values=values, total=len(found), has_more=len(found) > _MAX_VALUES)
 
 
@@ -47,5 +47,5 @@ def _last_of_list(text: str) -> tuple[str, str]:
 
 def _matching(typed: str, ids: Iterable[str]) -> list[str]:
     wanted = typed.lower()
-    matching = [id for id in ids if wanted in id.lower()]
-    return sorted(matching, key=lambda id: not id.lower().startswith(wanted))
+    matching = [name for name in ids if wanted in name.lower()]
+    return sorted(matching, key=lambda name: not name.lower().startswith(wanted))

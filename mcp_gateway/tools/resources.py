@@ -78,11 +78,11 @@ class Resources:
         """What subscribers are to be told."""
         before, after = self._rows_told, self._rows()
         self._rows_told = after
-        changed = [id for id in {**before, **after} if before.get(id) != after.get(id)]
+        changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
         events: list[ServerEvent] = [ResourcesListChanged()] if list(before) != list(after) else []
         if changed:
             events.append(ResourceUpdated(CATALOG_URI))
-        return events + [ResourceUpdated(_uri_of(id)) for id in changed]
+        return events + [ResourceUpdated(_uri_of(name)) for name in changed]
 
     def _catalog(self) -> dict[str, Any]:
         """As much of it as fits into one message; for the rest there is list_models, with the cursor that is told."""

@@ -261,7 +261,7 @@ class Store:
             self._waiting.extendleft(job for job in reversed(jobs) if job is not spoiled.culprit)
             if spoiled.culprit is not None:
                 _resolve(spoiled.culprit)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever failed, the burst waits to be run again
             self._roll_back()
             self._waiting.extendleft(reversed(jobs))
             self._put_off(error)

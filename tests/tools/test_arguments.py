@@ -11,6 +11,7 @@ from mcp_gateway.core.json_bounds import JsonBounds, parse_exactly
 from mcp_gateway.tools import get_balance, list_models
 from mcp_gateway.tools.arguments import Arguments
 from mcp_gateway.tools.chat_completion import ARGUMENTS
+from tests.cases import each
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
 CHAT = {"model": "m", "messages": MESSAGES}
@@ -46,27 +47,27 @@ async def test_arguments_that_are_right_stay_as_they_are() -> None:
     assert RIGHT.keys() == ARGUMENTS.schema["properties"].keys() - CHAT.keys()
 
 
-@pytest.mark.parametrize("name", RIGHT)
-@pytest.mark.parametrize("nothing", [None, "", [], {}])
+@each("name", RIGHT)
+@each("nothing", [None, "", [], {}])
 async def test_an_optional_argument_that_is_empty_is_not_given(name: str, nothing: Any) -> None:
     assert await read(**{name: nothing}) == {}
 
 
-@pytest.mark.parametrize("name", sorted(RIGHT.keys() - {"stop", "tool_choice", "reasoning_effort"}))
-@pytest.mark.parametrize("nothing", ["null", " null\n", "None", "  "])
+@each("name", sorted(RIGHT.keys() - {"stop", "tool_choice", "reasoning_effort"}))
+@each("nothing", ["null", " null\n", "None", "  "])
 async def test_a_text_that_says_nothing_is_not_given_where_no_text_is_wanted(name: str, nothing: str) -> None:
     assert await read(**{name: nothing}) == {}
 
 
-@pytest.mark.parametrize("nothing", [None, "", [], {}, "null"])
+@each("nothing", [None, "", [], {}, "null"])
 async def test_a_required_argument_that_is_empty_is_missing(nothing: Any) -> None:
     with pytest.raises(GatewayError) as error:
         await read(messages=nothing)
     assert (error.value.code, error.value.param) == ("missing_parameter", "messages")
 
 
-@pytest.mark.parametrize("name", ["max_tokens", "n", "seed"])
-@pytest.mark.parametrize("written", [8, 8.0, "8", " 8 ", "8.0", "8e0", "08"])
+@each("name", ["max_tokens", "n", "seed"])
+@each("written", [8, 8.0, "8", " 8 ", "8.0", "8e0", "08"])
 async def test_a_whole_number_is_one_however_it_is_written(name: str, written: Any) -> None:
     taken = await read(**{name: written})
     assert taken == {name: 8}
@@ -77,13 +78,13 @@ async def test_a_seed_keeps_every_digit() -> None:
     assert await read(seed="123456789012345678901234567890") == {"seed": 123456789012345678901234567890}
 
 
-@pytest.mark.parametrize(("written", "value"), [("0.5", 0.5), ("1", 1), (" 1e-3 ", 0.001), ("0", 0)])
-@pytest.mark.parametrize("name", ["temperature", "top_p", "presence_penalty"])
+@each(("written", "value"), [("0.5", 0.5), ("1", 1), (" 1e-3 ", 0.001), ("0", 0)])
+@each("name", ["temperature", "top_p", "presence_penalty"])
 async def test_a_number_may_be_text(name: str, written: str, value: float) -> None:
     assert await read(**{name: written}) == {name: value}
 
 
-@pytest.mark.parametrize(
+@each(
     ("written", "value"),
     [("true", True), ("False", False), (" TRUE ", True), ("1", True), (1, True), (0, False), (0.0, False)],
 )
@@ -92,17 +93,17 @@ async def test_true_and_false_may_be_text_or_a_digit(written: Any, value: bool) 
     assert taken["logprobs"] is value
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "value"),
     [("messages", [*MESSAGES, CALLING]), ("tools", [FUNCTION]), ("stop", ["a"]),
      ("response_format", FORMAT), ("tool_choice", {"type": "function", "function": {"name": "f"}})],
 )  # fmt: skip
-@pytest.mark.parametrize("write", [json.dumps, lambda value: f"\n {json.dumps(value, indent=1)} "])
+@each("write", [json.dumps, lambda value: f"\n {json.dumps(value, indent=1)} "])
 async def test_lists_and_objects_may_be_json_text(name: str, value: Any, write: Any) -> None:
     assert await read(**{name: write(value)}) == {name: value}
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "written", "value"),
     [
         ("messages", json.dumps(json.dumps([*MESSAGES] * 2)), MESSAGES * 2),
@@ -131,13 +132,13 @@ async def test_a_schema_within_a_function_or_a_format_may_be_json_text() -> None
     assert await read(response_format=written) == {"response_format": FORMAT}
 
 
-@pytest.mark.parametrize("nothing", [None, "", [], {}])
+@each("nothing", [None, "", [], {}])
 async def test_parts_that_are_empty_are_left_out(nothing: Any) -> None:
     assert await read(messages=[MESSAGES[0] | {"tool_calls": nothing}] * 2) == {"messages": MESSAGES * 2}
     assert await read(response_format={"type": "text", "json_schema": nothing}) == {"response_format": {"type": "text"}}
 
 
-@pytest.mark.parametrize(
+@each(
     "message",
     [
         {"role": "user", "content": '[{"type": "text", "text": "a"}]'},
@@ -155,12 +156,12 @@ async def test_what_is_said_is_never_taken_for_json(message: dict[str, Any]) -> 
     assert json.dumps(taken["messages"]) == f"[{before}]"
 
 
-@pytest.mark.parametrize("stop", ["x", "\n", " ", "[", "{", "[]x", "null", "none", "5", '"a"', "{}", '{"a": 1}'])
+@each("stop", ["x", "\n", " ", "[", "{", "[]x", "null", "none", "5", '"a"', "{}", '{"a": 1}'])
 async def test_a_stop_text_is_left_alone(stop: str) -> None:
     assert await read(stop=stop) == {"stop": stop}
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "wrong", "code"),
     [
         ("messages", "hi", "invalid_type"),
@@ -213,7 +214,7 @@ async def test_names_of_a_host_s_own_are_passed_over_by_every_tool(own: dict[str
     get_balance.ARGUMENTS.taken(own)
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "value", "meant"),
     [
         ("max_tokns", 5, "max_tokens"), ("max_tokns", "5", "max_tokens"), ("maxTokens", 5, "max_tokens"),
@@ -251,7 +252,7 @@ async def test_only_the_first_names_are_compared_of_a_host_that_sends_all_it_kno
         await read(max_tokns=1, **own)
 
 
-@pytest.mark.parametrize(
+@each(
     "arguments",
     [
         {"messages": json.dumps([[]] * 2000)},
@@ -266,7 +267,7 @@ async def test_json_text_is_bounded_as_the_body_is(arguments: dict[str, Any]) ->
         await read(**arguments)
 
 
-@pytest.mark.parametrize(
+@each(
     ("arguments", "taken"),
     [
         ({"capability": " Tools "}, {"capability": "tools"}),

@@ -12,7 +12,7 @@ from http_api.paging import PageQuery, cursor_key, list_object
 from http_api.query import Query, read_query
 from http_api.responses import json_response, timestamps
 from http_api.usage import DEFAULT_WINDOW_MS, totals_object
-from mcp_gateway.core.ledger.ledger import Balance, Ledger
+from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.ledger.statement import Statement, Transaction
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.money import format_usd
@@ -38,7 +38,7 @@ class Billing:
     async def get(self, request: Request) -> Response:
         caller = balance_reader(request, self._limiter)
         read_query(request, Query)
-        wallet = _wallet_object(await self._ledger.balance(caller.account_id))
+        wallet = (await self._ledger.balance(caller.account_id)).as_object()
         told: dict[str, Any] = {"object": "wallet", "account_id": caller.account_id, **wallet}
         if "read" in caller.scopes:
             told["usage"] = await self._recent_usage(caller.account_id)
@@ -57,7 +57,7 @@ class Billing:
         """The wallet alone, as another system's clients know it."""
         caller = balance_reader(request, self._limiter)
         read_query(request, Query)
-        return json_response({"object": "credits", **_wallet_object(await self._ledger.balance(caller.account_id))})
+        return json_response({"object": "credits", **(await self._ledger.balance(caller.account_id)).as_object()})
 
     async def credit_transactions(self, request: Request) -> Response:
         """Deposits and deductions: transactions without holds and voids."""
@@ -73,15 +73,6 @@ class Billing:
             only_moves=only_moves,
         )
         return json_response(list_object(rows, asked.limit, _public_id, _transaction_object))
-
-
-def _wallet_object(balance: Balance) -> dict[str, str]:
-    return {
-        "currency": "USD",
-        "balance_usd": format_usd(balance.spendable_nano),
-        "granted_usd": format_usd(balance.granted_nano),
-        "held_usd": format_usd(balance.held_nano),
-    }
 
 
 def _public_id(transaction: Transaction) -> str:

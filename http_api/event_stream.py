@@ -12,13 +12,13 @@ from typing import Self
 from starlette.types import Send
 
 from http_api.rendering import Headers
+from mcp_gateway.wire import event_streams
 from mcp_gateway.wire.line_ends import without_line_ends
 
 COMMENT = b": waiting for the model\n\n"
 _HEADERS: Headers = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
+    *event_streams.HEADERS,
 ]
 
 

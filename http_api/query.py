@@ -1,6 +1,5 @@
 """A request's query, read as strictly as a body: what nobody knows is refused with the nearest name."""
 
-import difflib
 from collections.abc import Collection
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, TypeVar
@@ -9,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from starlette.requests import Request
 
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.text import SHOWN_CHARS, shown
+from mcp_gateway.core.text import nearest, shown
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_MS = 2**48 - 1
@@ -78,6 +77,6 @@ def read_query(request: Request, kind: type[Asked]) -> Asked:
 
 
 def _unknown(name: str, known: Collection[str]) -> str:
-    close = difflib.get_close_matches(name[:SHOWN_CHARS], known, n=1, cutoff=0.5)
+    close = nearest(name, known, likeness=0.5)
     hint = f"did you mean `{close[0]}`?" if close else f"there are {', '.join(known)}." if known else "there is none."
     return f"There is no parameter `{shown(name)}` here; {hint}"

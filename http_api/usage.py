@@ -10,12 +10,13 @@ from starlette.responses import Response
 from http_api.holders import key_holder
 from http_api.query import Moment, Query, read_query, whole_day
 from http_api.responses import json_response
+from mcp_gateway.core.clock import DAY_MS
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.observe.history import Group, History, Totals
 
-DEFAULT_WINDOW_MS = 30 * 86_400_000
+DEFAULT_WINDOW_MS = 30 * DAY_MS
 
 
 class UsageQuery(Query):

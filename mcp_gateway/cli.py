@@ -15,6 +15,7 @@ import typer
 from bridge.mcp_stdio_bridge import main as run_bridge
 from mcp_gateway import __version__
 from mcp_gateway.core.caller import SCOPES, KeyScope
+from mcp_gateway.core.clock import DAY_MS
 from mcp_gateway.core.config import ConfigError, Settings, load_settings
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import DATABASE, Desk, open_desk
@@ -47,7 +48,6 @@ app.add_typer(accounts, name="accounts")
 app.add_typer(keys, name="keys")
 app.add_typer(ledger, name="ledger")
 
-_DAY_MS = 86_400_000
 _MOST_DIGITS = 19
 """Of a number in the database; Python refuses to read one of thousands."""
 _MAX_DAYS = 100_000
@@ -421,7 +421,7 @@ def _after_days(days: float | None) -> int | None:
         return None
     if not 0 <= days <= _MAX_DAYS:
         _fail(f"--expires-in-days takes a number up to {_MAX_DAYS:,}")
-    return now_ms() + int(days * _DAY_MS)
+    return now_ms() + int(days * DAY_MS)
 
 
 def _amount(text: str) -> int:

@@ -3,7 +3,6 @@
 A catalog is built from the configuration and from what the backends list, and is replaced whole when either changes.
 """
 
-import difflib
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +14,7 @@ from mcp_gateway.core.config import ModelSettings, WalletSettings
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.money import MILLION_TOKENS, format_price, nano_of_pico
 from mcp_gateway.core.request import ChatRequest
-from mcp_gateway.core.text import SHOWN_CHARS, shown
+from mcp_gateway.core.text import SHOWN_CHARS, nearest, shown
 
 SAMPLING_PARAMETERS = (
     "temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty",
@@ -135,7 +134,7 @@ class Catalog(Mapping[str, Model]):
         model = self._models.get(model_id)
         if model is None:
             compared = {name.lower(): name for name in islice(self._models, _COMPARED_NAMES)}
-            close = difflib.get_close_matches(model_id[:SHOWN_CHARS].lower(), compared, n=3, cutoff=0.4)
+            close = nearest(model_id[:SHOWN_CHARS].lower(), compared, most=3, likeness=0.4)
             meant = ", ".join(compared[name] for name in close)
             hint = f" Did you mean {meant}?" if close else " GET /v1/models lists what there is."
             message = f"There is no model '{shown(model_id)}'.{hint}"

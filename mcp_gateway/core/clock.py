@@ -6,7 +6,10 @@ from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
-_LEAP_S = 86_400.0
+DAY_S = 86_400
+DAY_MS = DAY_S * 1000
+"""The epoch began at midnight UTC, so that a whole number of these is a midnight too."""
+_LEAP_S = DAY_S
 """A step forward of more than this may be a mistake, which would end every grant and limit that it passes."""
 _SECOND_LOOK_S = 60.0
 _LOOK_S = 1.0

@@ -4,11 +4,12 @@ Knows the faults that pydantic finds and the names of the settings, and not what
 may be a secret.
 """
 
-import difflib
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from pydantic_core import ErrorDetails
+
+from mcp_gateway.core.text import nearest
 
 KeyPath = tuple[str, ...]
 """Where a setting stands in the tree, such as `("limits", "in_flight")` or `("models", "pricing", "prompt")`."""
@@ -56,7 +57,7 @@ def describe_unknown_variable(name: str, known: Collection[str]) -> str:
     """One line on a variable that is none of ours, with the nearest one that is."""
     if name.startswith("GATEWAY_MODELS"):
         return f"{name}: models are written in the configuration file, as [[models]]"
-    return f"{name}: there is no such setting; {_nearest(name.upper(), known)}"
+    return f"{name}: there is no such setting; {_hint(name.upper(), known)}"
 
 
 def _in_variable(name: str, loc: tuple[Any, ...]) -> str:
@@ -86,7 +87,7 @@ def _where_else(path: KeyPath, known: Collection[KeyPath]) -> str:
     homes = [_home(other[:-1]) for other in known if other[-1] == name]
     if homes:
         return f"{name} belongs {' or '.join(homes)}"
-    return _nearest(name, {other[len(table)] for other in known if list(other[: len(table)]) == table})
+    return _hint(name, {other[len(table)] for other in known if list(other[: len(table)]) == table})
 
 
 def _home(table: KeyPath) -> str:
@@ -95,6 +96,6 @@ def _home(table: KeyPath) -> str:
     return "in a [[models]] entry" if table == ("models",) else f"in [{'.'.join(table)}]"
 
 
-def _nearest(name: str, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(name, sorted(known), n=1)
+def _hint(name: str, known: Collection[str]) -> str:
+    near = nearest(name, sorted(known))
     return f"did you mean {near[0]}?" if near else "gateway.example.toml lists them all"

@@ -12,7 +12,7 @@ from mcp_gateway import __version__
 from mcp_gateway.core.bytes_in_flight import BytesInFlight
 from mcp_gateway.core.catalog import Listings, Published, build_catalog, is_model_id, price_line, warnings_of
 from mcp_gateway.core.chat import Chat
-from mcp_gateway.core.clock import SteadyClock
+from mcp_gateway.core.clock import DAY_MS, SteadyClock
 from mcp_gateway.core.config import Settings, UpstreamSettings
 from mcp_gateway.core.idempotency import Idempotency, Repeats
 from mcp_gateway.core.identity.accounts import Accounts
@@ -27,7 +27,6 @@ from mcp_gateway.core.ledger.pending import PendingFile
 from mcp_gateway.core.ledger.statement import Statement
 from mcp_gateway.core.lifecycle import Lifecycle, Phase
 from mcp_gateway.core.limits.limiter import Limiter
-from mcp_gateway.core.limits.use import DAY_S
 from mcp_gateway.core.money import parse_usd
 from mcp_gateway.core.observe.activity import Activity
 from mcp_gateway.core.observe.history import History
@@ -239,7 +238,7 @@ def _payments(store: Store, ledger: Ledger, settings: Settings, metrics: Metrics
 
 async def _used_today(records: Records, keys: KeyRing) -> Mapping[str, int]:
     """Today's requests by key, those of the keys that it made included, and by account."""
-    used = await records.requests_today(now_ms() // (DAY_S * 1000) * DAY_S * 1000)
+    used = await records.requests_today(now_ms() // DAY_MS * DAY_MS)
     counts = Counter(used)
     for made_id, maker_id in await keys.makers_among(used):
         counts[maker_id] += used[made_id]

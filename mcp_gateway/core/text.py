@@ -1,6 +1,8 @@
 """Text of others: what may be a name, and how any text is shown in one line of a message, a log or a terminal."""
 
+import difflib
 import re
+from collections.abc import Iterable
 
 from mcp_gateway.core.errors import GatewayError
 
@@ -34,3 +36,8 @@ def shown(text: str, max_chars: int = SHOWN_CHARS) -> str:
     """The beginning of a text in one line: what would not show is written as Python would escape it."""
     cut = text if len(text) <= max_chars else text[:max_chars] + "…"
     return _INVISIBLE.sub(lambda found: found[0].encode("unicode_escape").decode(), cut)
+
+
+def nearest(written: str, known: Iterable[str], *, most: int = 1, likeness: float = 0.6) -> list[str]:
+    """Which names somebody may have meant, the likest first; a long text is compared by its beginning."""
+    return difflib.get_close_matches(written[:SHOWN_CHARS], list(known), n=most, cutoff=likeness)

@@ -17,6 +17,7 @@ from mcp_gateway.core.context import CONTEXT, SENT, RequestContext
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.door.calls import caller_of
 from mcp_gateway.door.jsonrpc import REFUSED, Refusal
+from mcp_gateway.wire import event_streams
 from mcp_gateway.wire.bodies import is_json, read_body
 
 KEEP_ALIVE_S = 15.0
@@ -25,8 +26,7 @@ KEEP_ALIVE_S = 15.0
 JSON_TYPE = (b"content-type", b"application/json")
 _EVENT_HEADERS = (
     (b"content-type", b"text/event-stream"),
-    (b"cache-control", b"no-cache, no-transform"),
-    (b"x-accel-buffering", b"no"),
+    *event_streams.HEADERS,
 )
 _PING = b": ping\n\n"
 _ACCEPTED_KEPT = 32

@@ -4,7 +4,6 @@ They send JSON as text, numbers as text, empty values for what they leave out, a
 taken, a misspelt name is refused with the right one. Arguments that are right already are only looked at.
 """
 
-import difflib
 import re
 from collections.abc import Awaitable, Callable, Container, Mapping
 from itertools import islice
@@ -15,7 +14,7 @@ import orjson
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import parse_exactly
 from mcp_gateway.core.request import whole_number
-from mcp_gateway.core.text import SHOWN_CHARS, shown
+from mcp_gateway.core.text import SHOWN_CHARS, nearest, shown
 
 Schema = Mapping[str, Any]
 """JSON Schema as hosts take it, but that `type` may list what else is taken after what hosts are told."""
@@ -116,7 +115,7 @@ class Arguments:
         strangers = (name for name in arguments if name not in properties and name not in self._also)
         known = {_letters(name): name for name in properties}
         for written in islice(strangers, _MAX_COMPARED):
-            for close in difflib.get_close_matches(_letters(written[:SHOWN_CHARS]), known, n=1, cutoff=_ALIKE):
+            for close in nearest(_letters(written[:SHOWN_CHARS]), known, likeness=_ALIKE):
                 if _would_do(arguments[written], properties[known[close]]):
                     text = f"There is no argument `{shown(written)}`; did you mean `{known[close]}`?"
                     raise GatewayError("unsupported_parameter", text, param=shown(written))

@@ -7,7 +7,6 @@ from mcp import types
 from mcp_gateway.core.caller import Caller, KeyScope
 from mcp_gateway.core.config import GuestSettings
 from mcp_gateway.core.limits.limiter import Limiter
-from mcp_gateway.core.money import format_usd
 from mcp_gateway.tools.arguments import Arguments
 from mcp_gateway.tools.tool import Invocation, Result, output_schema, result
 
@@ -42,14 +41,9 @@ _OUTPUT = output_schema(
 
 
 class Balance(Protocol):
-    """Nano-USD."""
+    """Of a wallet, in the words of both doors."""
 
-    @property
-    def paid_nano(self) -> int: ...
-    @property
-    def granted_nano(self) -> int: ...
-    @property
-    def held_nano(self) -> int: ...
+    def as_object(self) -> dict[str, str]: ...
 
 
 class Wallets(Protocol):
@@ -95,12 +89,7 @@ class GetBalance:
         return result(self._guest_text() if caller.is_guest else _text(facts), facts)
 
     async def _money(self, caller: Caller) -> dict[str, str]:
-        balance = await self._wallets.balance(caller.account_id)
-        money = {
-            "balance_usd": format_usd(balance.paid_nano + balance.granted_nano),
-            "granted_usd": format_usd(balance.granted_nano),
-            "held_usd": format_usd(balance.held_nano),
-        }
+        money = (await self._wallets.balance(caller.account_id)).as_object()
         if self._topup_url is not None and not caller.is_guest:
             money["topup_url"] = self._topup_url
         return money

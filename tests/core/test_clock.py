@@ -2,9 +2,7 @@
 
 import pytest
 
-from mcp_gateway.core.clock import SteadyClock
-
-DAY_S = 86_400.0
+from mcp_gateway.core.clock import DAY_S, SteadyClock
 
 
 class Watch:

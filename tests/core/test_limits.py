@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, Allowance, Caller, Quota
+from mcp_gateway.core.clock import DAY_S
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.limits.limiter import Limiter, Turn
-from mcp_gateway.core.limits.use import DAY_S, MINUTE_S
+from mcp_gateway.core.limits.use import MINUTE_S
 
 START_S = 20_000 * DAY_S
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import orjson
 
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, SCOPES, KeyScope
+from mcp_gateway.core.clock import DAY_MS
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.accounts import LIMITS_OF, note_change
 from mcp_gateway.core.identity.keys import (
@@ -35,7 +36,6 @@ from mcp_gateway.core.store.store import Row, Store
 from mcp_gateway.core.text import check_one_line, shown
 
 _SHOWN_CHARACTERS = len(LIVE_PREFIX) + 4
-_DAY_MS = 86_400_000
 _YEAR_10000_MS = 253_402_300_800_000
 """No calendar goes further."""
 
@@ -311,11 +311,11 @@ class KeyRing:
         sql = "SELECT COUNT(*) FROM keys WHERE account_id = ? AND revoked_at_ms IS NULL"
         if connection.execute(sql, (account_id,)).fetchone()[0] >= self._most.live:
             raise GatewayError("conflict", f"This account has {self._most.live} keys already; revoke one first.")
-        day_ms = now_ms - now_ms % _DAY_MS
+        day_ms = now_ms - now_ms % DAY_MS
         sql = "SELECT COUNT(*) FROM keys WHERE account_id = ? AND created_at_ms >= ?"
         if connection.execute(sql, (account_id, day_ms)).fetchone()[0] >= self._most.a_day:
             message = f"This account has made {self._most.a_day} keys today, revoked ones included."
-            raise GatewayError("requests_per_day", message, retry_after_s=(day_ms + _DAY_MS - now_ms) // 1000 + 1)
+            raise GatewayError("requests_per_day", message, retry_after_s=(day_ms + DAY_MS - now_ms) // 1000 + 1)
 
 
 def _note_change(connection: sqlite3.Connection, key_id: str) -> None:

@@ -102,6 +102,15 @@ class Balance:
     def spendable_nano(self) -> int:
         return self.paid_nano + self.granted_nano
 
+    def as_object(self) -> dict[str, str]:
+        """What both doors tell of a wallet."""
+        return {
+            "currency": "USD",
+            "balance_usd": format_usd(self.spendable_nano),
+            "granted_usd": format_usd(self.granted_nano),
+            "held_usd": format_usd(self.held_nano),
+        }
+
 
 class Ledger:
     """All wallets."""

@@ -1,7 +1,8 @@
 """What one subject has used of its limits in this minute and today, and how much of it is running."""
 
+from mcp_gateway.core.clock import DAY_S
+
 MINUTE_S = 60
-DAY_S = 86_400
 _MINUTES_A_DAY = DAY_S // MINUTE_S
 
 

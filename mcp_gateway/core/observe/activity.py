@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from mcp_gateway.core.clock import DAY_MS
 from mcp_gateway.core.ids import first_id_at
 from mcp_gateway.core.observe.records import REQUESTS_SINCE
 from mcp_gateway.core.record import RequestRecord, sum_of
 from mcp_gateway.core.store.store import Store
 
-DAY_MS = 86_400_000
 _SLOT_MS = 600_000
 
 

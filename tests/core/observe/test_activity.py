@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_gateway.core.observe.activity import DAY_MS, Activity, quantile
+from mcp_gateway.core.clock import DAY_MS
+from mcp_gateway.core.observe.activity import Activity, quantile
 from mcp_gateway.core.store.store import Store
 from tests.recorded import recorded, write_records
 

@@ -19,7 +19,8 @@ NEXT = 9999
 
 
 @pytest.fixture
-def next_version(monkeypatch: pytest.MonkeyPatch) -> None:
+def next_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    migrated(tmp_path / "of_this_version.sqlite3")  # or what all tests copy would be of the next version
     known = migrations._migrations()
     monkeypatch.setattr(migrations, "_migrations", lambda: known | {NEXT: "CREATE TABLE of_the_next_version (id);"})
 

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import gc
 import json
+import shlex
 import sysconfig
 from pathlib import Path
 
@@ -24,8 +25,8 @@ _LARGE_BLOCK_BYTES = 128 * 1024
 """Where glibc begins; more than almost every request and answer."""
 
 
-async def run(settings: Settings) -> None:
-    """Serve until a signal says to end."""
+async def run(settings: Settings, *, desk_options: str = "") -> None:
+    """Serve until a signal says to end; with `desk_options` commands work on this server's data, from anywhere."""
     outlive_signals()
     descriptors = raise_limit()
     async with open_gateway(settings) as gateway:
@@ -45,7 +46,9 @@ async def run(settings: Settings) -> None:
                 census=census_of(gateway, most_connections(descriptors, settings.max_connections)),
                 announce_s=settings.drain_announce_s,
                 drain_timeout_s=settings.drain_timeout_s,
-                on_listening=lambda host, port: print(_greeting(gateway, _base_url(settings, host, port)), flush=True),
+                on_listening=lambda host, port: print(
+                    _greeting(gateway, _base_url(settings, host, port), desk_options), flush=True
+                ),
             )
 
 
@@ -95,15 +98,17 @@ def _base_url(settings: Settings, host: str, port: int) -> str:
     return settings.public_url or f"http://{f'[{reachable}]' if ':' in reachable else reachable}:{port}"
 
 
-def _greeting(gateway: Gateway, base_url: str) -> str:
+def _greeting(gateway: Gateway, base_url: str, desk_options: str) -> str:
     """What a newcomer needs: the address, a line that works as pasted, how to make a key, and a client's block."""
     command = str(Path(sysconfig.get_path("scripts")) / "mcp-gateway")
+    quoted = shlex.quote(command)
+    account = f"$({quoted} accounts create me{desk_options} --credit 5 --quiet)"
     server = {"command": command, "args": ["bridge", f"{base_url}/v1/mcp"], "env": {"GATEWAY_API_KEY": "gw_live_..."}}
     return f"""
 mcp-gateway {gateway.version} on {base_url}
 
 As a guest:   {_guest_line(gateway, base_url)}
-Make a key:   {command} keys create --account $({command} accounts create me --credit 5 --quiet)
+Make a key:   {quoted} keys create{desk_options} --account {account}
 MCP:          {base_url}/v1/mcp (streamable HTTP), {base_url}/v1/mcp/sse (HTTP+SSE)
 
 For a desktop client's configuration (a guest leaves "env" out):

@@ -1,5 +1,8 @@
 """Each command of the command line in this process: what it does, what it prints, and the code that it exits with."""
 
+import json
+import re
+import shlex
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -9,7 +12,8 @@ from typing import Any
 import pytest
 import typer
 
-from mcp_gateway.cli import app
+from mcp_gateway.cli import _desk_options, app
+from mcp_gateway.core.config import Settings
 from mcp_gateway.core.gateway import DATABASE
 from tests.cases import each
 from tests.test_command_line import data_dir, made, run
@@ -79,6 +83,139 @@ def test_an_account_is_switched_off_and_on_again(data_dir: Path) -> None:
         assert run("accounts", word, account).exit_code == 0
         (line,) = [line for line in listed("accounts") if line.startswith(account)]
         assert ("(deactivated)" in line) is is_off
+
+
+def told(*words: str) -> Any:
+    """What a command tells as JSON."""
+    result = run(*words, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+@each("words", [words for words in commands(typer.main.get_command(app)) if words not in (("bridge",), ("serve",))])
+def test_every_command_has_the_options_of_the_others(words: tuple[str, ...]) -> None:
+    helped = run(*words, "--help").stdout
+    assert {"--config", "--data-dir", "--json"} <= set(re.findall(r"--[a-z-]+", helped))
+
+
+def test_what_is_told_as_json_is_what_was_done(data_dir: Path) -> None:
+    account = told("accounts", "create", "Ann", "--credit", "12.50")
+    assert (account["name"], account["balance_usd"], account["active"]) == ("Ann", "12.50", True)
+    key = told("keys", "create", "--account", account["id"], "--in-flight", "none", "--requests-per-day", "5")
+    assert key["key"].startswith(key["prefix"])
+    assert key["limits"] == {
+        "requests_per_minute": "default", "requests_per_day": 5, "tokens_per_minute": "default", "in_flight": "none",
+    }  # fmt: skip
+    del key["key"]
+    assert told("keys", "list") == [key]
+    assert told("accounts", "limits", account["id"], "--in-flight", "2")["limits"]["in_flight"] == 2
+    assert told("accounts", "deactivate", account["id"])["active"] is False
+    assert told("accounts", "activate", account["id"])["active"] is True
+    assert [listed["id"] for listed in told("accounts", "list")] == ["acc_guest", account["id"]]
+    assert told("keys", "revoke", key["id"], "--with-made")["made_revoked"] == 0
+    assert told("ledger", "check") == {"is_sound": True, "discrepancies": []}
+    assert told("backup", str(data_dir / "copy"))["file"] == str(data_dir / "copy")
+
+
+def test_an_account_is_shown_with_its_money_its_keys_and_its_last_entries(data_dir: Path) -> None:
+    account = made("accounts", "create", "Ann", "--credit", "2")
+    made("keys", "create", "--account", account)
+    run("accounts", "adjust", account, "-0.50", "--reference", "cash-1", "--note", "paid back in cash")
+    shown = run("accounts", "show", account)
+    assert shown.exit_code == 0
+    lines = ["balance 1.50 USD", "1 live, 1 in all", "adjustment", "-0.50  cash-1  paid back in cash"]
+    assert [line for line in lines if line not in shown.stdout] == []
+    facts = told("accounts", "show", account)
+    assert facts["keys"] == {"live": 1, "all": 1}
+    adjusted, credited = facts["last_entries"]
+    assert (adjusted["kind"], adjusted["amount_usd"], adjusted["note"]) == ("adjustment", "-0.50", "paid back in cash")
+    assert (credited["kind"], credited["amount_usd"], credited["note"]) == ("credit", "2.00", None)
+    assert run("accounts", "show", "acc_x").exit_code == USAGE
+
+
+@each("words", [("credit", "5"), ("credit", "5", "--grant"), ("adjust", "-5"), ("adjust", "5"), ("adjust", "--", "-5")])
+def test_money_is_moved_once_for_each_reference(words: tuple[str, ...], data_dir: Path) -> None:
+    account, other = made("accounts", "create", "Ann"), made("accounts", "create", "Bob")
+    command, *rest = words
+    options = ("--reference", f"wire {' '.join(words)}", "--note", "-1")
+    first = run("accounts", command, *options, account, *rest)
+    assert first.exit_code == 0, first.output
+    again = run("accounts", command, *options, account, *rest)
+    assert (again.exit_code, again.stdout) == (0, first.stdout.replace("USD", "USD; this entry stood already"))
+    elsewhere = run("accounts", command, *options, other, *rest)
+    assert (elsewhere.exit_code, "stands for another" in elsewhere.stderr) == (USAGE, True)
+    more = run("accounts", command, *options, account, *[word.replace("5", "6") for word in rest])
+    assert (more.exit_code, "nothing was changed" in more.stderr) == (USAGE, True)
+    assert run("ledger", "check").exit_code == 0
+
+
+@each(
+    ("words", "said"),
+    [
+        (("accounts", "adjust", "ACCOUNT", "0"), "changes nothing"),
+        (("accounts", "adjust", "ACCOUNT", "1e3"), "not a decimal"),
+        (("accounts", "adjust", "acc_guest", "1"), "Guests have no money"),
+        (("accounts", "credit", "acc_guest", "1", "--grant"), "Guests have no money"),
+        (("accounts", "credit", "ACCOUNT", "-1"), "'-1' is not more than nothing"),
+        (("accounts", "credit", "ACCOUNT", "9223372036"), "more than the ledger can hold"),
+        (("accounts", "credit", "ACCOUNT", "1", "--reference", ""), "--reference takes"),
+        (("accounts", "credit", "ACCOUNT", "1", "--note", "two\nlines"), "`note` must be one line"),
+        (("accounts", "adjust", "ACCOUNT", "1", "--note", "x" * 1001), "--note takes"),
+        (("accounts", "create", " "), "needs a name"),
+        (("keys", "change", "key_x"), "no key 'key_x'"),
+        (("keys", "create", "--account", "acc_guest"), "served without keys"),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_a_line(words: tuple[str, ...], said: str, data_dir: Path) -> None:
+    account = made("accounts", "create", "Ann", "--credit", "1")
+    refused = run(*[account if word == "ACCOUNT" else word for word in words])
+    assert (refused.exit_code, said in refused.stderr) == (USAGE, True)
+    assert refused.stderr.count("\n") == 1
+    assert told("accounts", "show", account)["balance_usd"] == "1.00"
+
+
+def test_a_key_is_changed_in_what_is_named(data_dir: Path) -> None:
+    account = made("accounts", "create", "Ann")
+    made("keys", "create", "--account", account, "--name", "old", "--in-flight", "3")
+    (key,) = told("keys", "list")
+    raised = run("keys", "change", key["id"], "--requests-per-minute", "600")
+    assert (raised.exit_code, raised.stdout) == (0, f"key {key['id']} (old): requests_per_minute 600, in_flight 3\n")
+    assert told("keys", "change", key["id"], "--name", "new", "--in-flight", "default")["name"] == "new"
+    assert run("keys", "change", key["id"]).stdout == f"key {key['id']} (new): requests_per_minute 600\n"
+    assert run("keys", "change", key["id"], "--name", "two\nlines").exit_code == USAGE
+
+
+def test_a_folder_that_is_named_goes_before_that_of_the_settings(data_dir: Path) -> None:
+    account = run("accounts", "create", "Ann", "--data-dir", str(data_dir / "other"), "--quiet").stdout.strip()
+    assert [row["name"] for row in told("accounts", "list", "--data-dir", str(data_dir / "other"))][1:] == ["Ann"]
+    assert run("accounts", "show", account).exit_code == USAGE
+
+
+def test_a_configuration_is_checked_before_it_is_served(data_dir: Path) -> None:
+    file = data_dir / "some.toml"
+    file.write_text('vllm_urls = ["http://127.0.0.1:9"]\n[[models]]\nid = "a"\n')
+    checked = run("config", "check", "--config", str(file))
+    assert (checked.exit_code, "1 backends, 1 models" in checked.stdout) == (0, True)
+    assert told("config", "check")["file"] is None
+    for text, said in (("vlm_urls = []", "did you mean vllm_urls"), ('image_blocklist_file = "/nowhere"', "/nowhere")):
+        file.write_text(text)
+        refused = run("config", "check", "--config", str(file))
+        assert (refused.exit_code, said in refused.stderr) == (USAGE, True)
+
+
+def test_the_line_that_makes_a_key_works_with_whichever_configuration_is_served(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _desk_options(None, Settings()) == ""
+    folder = data_dir / "a folder; with signs"
+    folder.mkdir()
+    (folder / "own.toml").write_text("")
+    monkeypatch.chdir(folder)
+    options = _desk_options(Path("own.toml"), Settings(data_dir=Path("data")))
+    monkeypatch.chdir("/")
+    account = made("accounts", "create", "me", *shlex.split(options))
+    assert made("keys", "create", *shlex.split(options), "--account", account).startswith("gw_live_")
+    assert (folder / "data" / DATABASE).exists()
 
 
 def test_the_books_agree_until_a_balance_differs_from_its_entries(data_dir: Path) -> None:

@@ -86,6 +86,7 @@ class Desk:
     accounts: Accounts
     keys: KeyRing
     ledger: Ledger
+    statement: Statement
 
 
 @contextlib.asynccontextmanager
@@ -95,7 +96,7 @@ async def open_desk(settings: Settings) -> AsyncIterator[Desk]:
     upgrade_unless_served(settings.data_dir / DATABASE)
     async with _open_store(settings) as store:
         accounts = Accounts(store, new_id=new_id, now_ms=now_ms)
-        yield Desk(accounts, _keys(store, settings), _ledger(store, settings, now_ms))
+        yield Desk(accounts, _keys(store, settings), _ledger(store, settings, now_ms), Statement(store))
 
 
 @contextlib.asynccontextmanager

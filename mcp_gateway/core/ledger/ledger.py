@@ -18,7 +18,7 @@ from mcp_gateway.core.ledger import grants
 from mcp_gateway.core.ledger.checks import CHECKS
 from mcp_gateway.core.ledger.journal import Journal, OpenHold
 from mcp_gateway.core.ledger.patience import Patience, TooLong
-from mcp_gateway.core.money import format_usd
+from mcp_gateway.core.money import MAX_NANO, format_usd
 from mcp_gateway.core.record import RequestRecord
 from mcp_gateway.core.store.store import Store
 
@@ -28,8 +28,16 @@ _EXPIRY_INTERVAL_S = 10.0
 _SWEEP_INTERVAL_S = 60.0
 _KINDS_OF_A_REQUEST = ("kind = 'hold'", "kind IN ('settle', 'void')", "kind = 'refund_of_request'")
 """Of the transactions that bear a request's id; each in the words by which SQLite knows that an index serves."""
-_KINDS_FROM_OUTSIDE = "kind = 'credit' OR kind = 'grant' OR kind = 'refund' OR kind = 'dispute'"
+_KINDS_FROM_OUTSIDE = "kind = 'credit' OR kind = 'grant' OR kind = 'refund' OR kind = 'dispute' OR kind = 'adjustment'"
 """Which apply once, in the words of their index."""
+_FROM_OUTSIDE = f"FROM ledger_transactions WHERE kind = ? AND reference = ? AND ({_KINDS_FROM_OUTSIDE})"
+
+
+class Applied(NamedTuple):
+    """An entry that brought money in or took it back."""
+
+    account_id: str
+    amount_nano: int
 
 
 class Hold(NamedTuple):
@@ -184,20 +192,41 @@ class Ledger:
         """
         await self._keep(End(request_id, "void", 0, record), is_durable=False)
 
-    async def credit(self, account_id: str, amount_nano: int, reference: str) -> bool:
+    async def credit(self, account_id: str, amount_nano: int, reference: str, *, note: str | None = None) -> bool:
         """Add paid money from outside; False if `reference` was applied before.
 
-        Raises GatewayError `conflict` for the guests' account, which pays for nothing.
+        `note` is a line for the operator. Raises GatewayError: `conflict` for the guests' account, which pays for
+        nothing, `invalid_value` for more than a wallet can hold.
         """
         if amount_nano <= 0:
             raise ValueError("a credit is more than nothing")
+        return await self._move_by_hand(account_id, "credit", amount_nano, reference, note)
+
+    async def adjust(self, account_id: str, amount_nano: int, reference: str, *, note: str | None = None) -> bool:
+        """Correct what was paid by hand, up or down, below nothing too. Returns and raises as `credit`."""
+        return await self._move_by_hand(account_id, "adjustment", amount_nano, reference, note)
+
+    async def _move_by_hand(
+        self, account_id: str, kind: str, amount_nano: int, reference: str, note: str | None
+    ) -> bool:
         _check_can_own(account_id)
-        return await self._store.write(
-            lambda connection: self.move(connection, account_id, "credit", amount_nano, reference)
-        )
+
+        def work(connection: sqlite3.Connection) -> bool:
+            is_new = self.move(connection, account_id, kind, amount_nano, reference)
+            if is_new:
+                _note(connection, kind, reference, note)
+            return is_new
+
+        return await self._store.write(work)
 
     async def grant(
-        self, account_id: str, amount_nano: int, reference: str, *, expires_at_ms: int | None = None
+        self,
+        account_id: str,
+        amount_nano: int,
+        reference: str,
+        *,
+        expires_at_ms: int | None = None,
+        note: str | None = None,
     ) -> bool:
         """Give credit that nobody paid for; False if `reference` was applied before. Raises as `credit`."""
         if amount_nano <= 0:
@@ -209,7 +238,9 @@ class Ledger:
                 return False
             journal = self._journal(connection)
             journal.post(account_id, "grant", reference, granted=amount_nano, grant_source=-amount_nano)
+            _check_fits(journal, account_id)
             journal.write()
+            _note(connection, "grant", reference, note)
             row = (account_id, amount_nano, expires_at_ms, journal.now_ms)
             connection.execute(
                 "INSERT INTO grants (account_id, remaining_nano, expires_at_ms, created_at_ms) VALUES (?, ?, ?, ?)", row
@@ -217,6 +248,12 @@ class Ledger:
             return True
 
         return await self._store.write(work)
+
+    async def applied(self, kind: str, reference: str) -> Applied | None:
+        """The entry from outside that has this reference; None where there is none."""
+        sql = f"SELECT account_id, paid_nano + granted_nano {_FROM_OUTSIDE}"
+        row = await self._store.fetch_one(sql, (kind, reference))
+        return None if row is None else Applied(*row)
 
     async def balance(self, account_id: str) -> Balance:
         """The account's wallet as of the last commit; empty for an account without one."""
@@ -302,12 +339,14 @@ class Ledger:
     ) -> bool:
         """Add paid money from outside, or take it back where `amount_nano` is negative: for a write of someone else's.
 
-        `kind` is credit, refund or dispute; False if its `reference` was applied before. May leave less than nothing.
+        `kind` is credit, adjustment, refund or dispute; False if its `reference` was applied before. May leave less
+        than nothing. Raises GatewayError `invalid_value` for more than a wallet can hold.
         """
         if _is_applied(connection, kind, reference):
             return False
         journal = self._journal(connection)
         journal.post(account_id, kind, reference, paid=amount_nano, clearing=-amount_nano)
+        _check_fits(journal, account_id)
         journal.write()
         return True
 
@@ -460,6 +499,20 @@ def _check_can_own(account_id: str) -> None:
         raise GatewayError("conflict", "Guests have no money: they are served free of charge, or not at all.")
 
 
+def _check_fits(journal: Journal, account_id: str) -> None:
+    """Before anything is written: paid, granted and held money together must fit in a number of the database."""
+    wallet = journal.wallet(account_id)
+    paid_nano, others_nano = wallet.paid_nano, wallet.granted_nano + wallet.held_nano
+    if not -MAX_NANO <= paid_nano <= MAX_NANO - others_nano:
+        raise GatewayError("invalid_value", "With this amount the account would have more than the ledger can hold.")
+
+
+def _note(connection: sqlite3.Connection, kind: str, reference: str, note: str | None) -> None:
+    """Keep an operator's line with the entry that was just made."""
+    if note is not None:
+        connection.execute(f"INSERT INTO transaction_notes SELECT id, ? {_FROM_OUTSIDE}", (note, kind, reference))
+
+
 def _look_at(written: "asyncio.Future[Any]") -> None:
     """So that the failure of what nobody waits for is not reported as forgotten; the store has logged it."""
     if not written.cancelled():
@@ -467,5 +520,4 @@ def _look_at(written: "asyncio.Future[Any]") -> None:
 
 
 def _is_applied(connection: sqlite3.Connection, kind: str, reference: str) -> bool:
-    sql = f"SELECT 1 FROM ledger_transactions WHERE kind = ? AND reference = ? AND ({_KINDS_FROM_OUTSIDE})"
-    return connection.execute(sql, (kind, reference)).fetchone() is not None
+    return connection.execute(f"SELECT 1 {_FROM_OUTSIDE}", (kind, reference)).fetchone() is not None

@@ -1,6 +1,10 @@
 """An account's ledger for its owner to read, newest first. Reads only; what the rows mean is the ledger's to say."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
+
+import orjson
 
 from mcp_gateway.core.store.store import Store
 
@@ -46,3 +50,12 @@ class Statement:
         )
         rows = await self._store.fetch_all(sql, (account_id, 2**63 - 1 if before_id is None else before_id, limit))
         return [Transaction(*row) for row in rows]
+
+    async def notes(self, transaction_ids: Sequence[int]) -> dict[int, str]:
+        """What the operator noted of these, by their ids; for the operator alone."""
+        sql = (
+            "SELECT transaction_id, note FROM transaction_notes "
+            "WHERE transaction_id IN (SELECT value FROM json_each(?))"
+        )
+        rows = await self._store.fetch_all(sql, (orjson.dumps(list(transaction_ids)).decode(),))
+        return dict(cast("list[tuple[int, str]]", rows))

@@ -99,9 +99,25 @@ async def test_a_credit_or_grant_is_more_than_nothing(ledger: Ledger, account: s
 
 async def test_a_credit_beyond_what_a_balance_can_hold_fails_whole(ledger: Ledger, account: str) -> None:
     await ledger.credit(account, 2**63 - 1, "all there is")
-    with pytest.raises(OverflowError):
-        await ledger.credit(account, 1000, "one too many")
-    assert (await ledger.balance(account)).paid_nano == 2**63 - 1
+    too_many = ledger.credit(account, 1000, "a"), ledger.adjust(account, 1, "b"), ledger.grant(account, 1, "c")
+    for one_too_many in too_many:
+        with pytest.raises(GatewayError) as caught:
+            await one_too_many
+        assert caught.value.code == "invalid_value"
+    assert await ledger.balance(account) == Balance(paid_nano=2**63 - 1)
+    assert await ledger.check() == []
+
+
+async def test_an_adjustment_applies_once_up_or_down_and_below_nothing(ledger: Ledger, account: str) -> None:
+    await ledger.credit(account, 100, "same")
+    assert await ledger.adjust(account, -130, "same", note="paid back in cash")
+    assert not await ledger.adjust(account, -130, "same", note="paid back in cash")
+    assert await ledger.adjust(account, 7, "other")
+    assert await ledger.balance(account) == Balance(paid_nano=-23)
+    assert await ledger.applied("adjustment", "same") == (account, -130)
+    assert await ledger.applied("credit", "same") == (account, 100)
+    assert await ledger.applied("settle", "same") is None
+    assert await ledger.check() == []
 
 
 async def test_a_hold_counts_at_once_and_settling_returns_the_rest(ledger: Ledger, account: str) -> None:

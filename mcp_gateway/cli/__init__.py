@@ -1,0 +1,151 @@
+"""The roof: `mcp-gateway serve | accounts | keys | ledger | config | backup | bridge`; it alone knows http_api."""
+
+import shlex
+from pathlib import Path
+from sqlite3 import Error as DatabaseError
+from typing import Annotated
+
+import typer
+
+from bridge.mcp_stdio_bridge import main as run_bridge
+from mcp_gateway import __version__
+from mcp_gateway.cli import accounts, keys
+from mcp_gateway.cli.desk import (
+    ConfigOption,
+    DataDirOption,
+    JsonOption,
+    answer,
+    at_desk,
+    fail,
+    run,
+    settings_of,
+)
+from mcp_gateway.core.config import DEFAULT_FILE, Settings
+from mcp_gateway.core.gateway import DATABASE, Desk
+from mcp_gateway.core.ledger.pending import PENDING
+from mcp_gateway.core.observe.logs import configure_logging
+from mcp_gateway.core.policy.images import read_blocklist
+from mcp_gateway.core.store.backup import back_up
+from mcp_gateway.core.text import shown
+
+app = typer.Typer(
+    name="mcp-gateway",
+    help="The gateway that agents call: MCP tools and an OpenAI-compatible API in front of vLLM.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+ledger = typer.Typer(help="The ledger.", no_args_is_help=True)
+configuration = typer.Typer(help="The configuration.", no_args_is_help=True)
+app.add_typer(accounts.app, name="accounts")
+app.add_typer(keys.app, name="keys")
+app.add_typer(ledger, name="ledger")
+app.add_typer(configuration, name="config")
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...
+
+
+@app.command()
+def serve(
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes; one, for now.")] = 1,
+) -> None:
+    """Start the gateway."""
+    if workers != 1:
+        fail("limits and MCP sessions live in the process, so --workers must be 1")
+    given = {"GATEWAY_HOST": host, "GATEWAY_PORT": None if port is None else str(port)}
+    settings = settings_of(config, data_dir, {name: value for name, value in given.items() if value is not None})
+    configure_logging(settings.log_level)
+    from http_api.program import run as run_server  # noqa: PLC0415 - its imports take longer than any other command
+
+    run(run_server(settings, desk_options=_desk_options(config, settings)))
+
+
+def _desk_options(config: Path | None, settings: Settings) -> str:
+    """What a command needs, in whichever folder it is pasted, to work on the data of a server with these settings."""
+    file = config or (DEFAULT_FILE if DEFAULT_FILE.is_file() else None)
+    named = [] if file is None else ["--config", str(file.absolute())]
+    if settings.data_dir != Settings().data_dir:
+        named += ["--data-dir", str(settings.data_dir.absolute())]
+    return "".join(f" {shlex.quote(word)}" for word in named)
+
+
+@ledger.command("check")
+def check_ledger(config: ConfigOption = None, data_dir: DataDirOption = None, is_json: JsonOption = False) -> None:
+    """Hold every balance against all entries; exits with 1 where they differ."""
+
+    async def work(desk: Desk) -> None:
+        discrepancies = await desk.ledger.check()
+        for discrepancy in discrepancies:
+            typer.echo(shown(discrepancy, 1000), err=True)
+        words = "" if discrepancies else "every balance equals its entries"
+        if words or is_json:
+            answer(words, {"is_sound": not discrepancies, "discrepancies": discrepancies}, is_json=is_json)
+        if discrepancies:
+            raise typer.Exit(1)
+
+    at_desk(config, data_dir, work)
+
+
+@configuration.command("check")
+def check_config(config: ConfigOption = None, data_dir: DataDirOption = None, is_json: JsonOption = False) -> None:
+    """Say whether the server would take the configuration, file and environment; exits with 2 where it would not."""
+    settings = settings_of(config, data_dir)
+    if settings.image_blocklist_file is not None:
+        try:
+            read_blocklist(settings.image_blocklist_file)
+        except OSError as error:
+            fail(str(error))
+    file = config or (DEFAULT_FILE if DEFAULT_FILE.is_file() else None)
+    facts = {
+        "file": None if file is None else str(file),
+        "data_dir": str(settings.data_dir),
+        "backends": len(settings.vllm_urls),
+        "models": len(settings.models),
+    }
+    words = f"the configuration can be used: {file or 'no file'}; {len(settings.vllm_urls)} backends, "
+    answer(words + f"{len(settings.models)} models, data in {settings.data_dir}", facts, is_json=is_json)
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="The new file to write.")],
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    is_json: JsonOption = False,
+) -> None:
+    """Copy the database to a new file, safely while the gateway serves."""
+    settings = settings_of(config, data_dir)
+    if (settings.data_dir / PENDING).exists():
+        fail("settlements wait to be written into the database: start the server once, then back up")
+    try:
+        back_up(settings.data_dir / DATABASE, file)
+    except (OSError, DatabaseError) as error:
+        fail(str(error))
+    answer(f"wrote {file}", {"file": str(file)}, is_json=is_json)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def bridge(context: typer.Context) -> None:
+    """Connect a desktop client to an MCP server: stdio on this side, HTTP on the other."""
+    raise typer.Exit(run_bridge(context.args))

@@ -1,0 +1,293 @@
+"""`mcp-gateway accounts`: accounts and their money."""
+
+import re
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from mcp_gateway.cli.desk import (
+    LISTED_CHARS,
+    AccountArgument,
+    ConfigOption,
+    DataDirOption,
+    JsonOption,
+    QuietOption,
+    after_days,
+    amount,
+    answer,
+    any_amount,
+    at_desk,
+    fail,
+    seconds,
+)
+from mcp_gateway.cli.limits import AccountLimitOption, limits_given, limits_in_words, limits_object
+from mcp_gateway.core.gateway import Desk
+from mcp_gateway.core.identity.accounts import Account
+from mcp_gateway.core.ids import new_id, now_ms
+from mcp_gateway.core.ledger.ledger import Balance
+from mcp_gateway.core.ledger.statement import Transaction
+from mcp_gateway.core.money import format_usd
+from mcp_gateway.core.text import check_one_line, shown
+
+app = typer.Typer(help="Accounts and their money.", no_args_is_help=True)
+
+_SHOWN_MOVES = 10
+_MAX_REFERENCE_CHARS = 255
+_MAX_NOTE_CHARS = 1000
+_NEGATIVE = re.compile(r"-\.?[0-9][0-9.]*")
+
+ReferenceOption = Annotated[
+    str | None, typer.Option(help="What it is for: the same one again changes nothing. Left out: a new one.")
+]
+NoteOption = Annotated[str | None, typer.Option(help="A line for people, kept with the entry.")]
+
+
+class TakesNegative(TyperCommand):
+    """A command whose last argument may be a negative number, which would be read as an option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if "--" not in args:
+            negative = [n for n, word in enumerate(args) if _NEGATIVE.fullmatch(word) and args[n - 1][:2] != "--"]
+            args = [word for n, word in enumerate(args) if n not in negative] + ["--"] + [args[n] for n in negative]
+        return super().parse_args(ctx, args)
+
+
+@app.command("create")
+def create_account(
+    name: Annotated[str, typer.Argument(help="A name for people.")],
+    credit: Annotated[str | None, typer.Option(help="USD to begin with, such as 5 or 12.50.")] = None,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    quiet: QuietOption = False,
+    is_json: JsonOption = False,
+) -> None:
+    """Make an account."""
+    amount_nano = None if credit is None else amount(credit)
+    if not name.strip():
+        fail("an account needs a name")
+
+    async def work(desk: Desk) -> None:
+        account = await desk.accounts.create(name)
+        if amount_nano is not None:
+            await desk.ledger.credit(account.id, amount_nano, new_id("cli"))
+        words = f"account {account.id} ({name}), balance {format_usd(amount_nano or 0)} USD"
+        answer(account.id if quiet else words, await _object(desk, account), is_json=is_json)
+
+    at_desk(config, data_dir, work)
+
+
+@app.command("list")
+def list_accounts(config: ConfigOption = None, data_dir: DataDirOption = None, is_json: JsonOption = False) -> None:
+    """Show all accounts with their balances in USD, and the limits that were set for them."""
+
+    async def work(desk: Desk) -> None:
+        accounts = await desk.accounts.list()
+        balances = [await desk.ledger.balance(account.id) for account in accounts]
+        listed = list(zip(accounts, balances, strict=True))
+        head = f"{'id':<38}{'balance':>16}{'granted':>16}{'held':>16}  name"
+        words = "\n".join([head, *(_line(account, balance) for account, balance in listed)])
+        answer(words, [_object_of(account, balance) for account, balance in listed], is_json=is_json)
+
+    at_desk(config, data_dir, work)
+
+
+@app.command("show")
+def show_account(
+    account: AccountArgument, config: ConfigOption = None, data_dir: DataDirOption = None, is_json: JsonOption = False
+) -> None:
+    """Show one account: its money, its keys, its limits and the last entries of its ledger."""
+
+    async def work(desk: Desk) -> None:
+        found = await desk.accounts.get(account)
+        balance = await desk.ledger.balance(account)
+        states = [key.state_at(now_ms()) for key in await desk.keys.list(account)]
+        moves = await desk.statement.page(account, before_id=None, limit=_SHOWN_MOVES, only_moves=True)
+        notes = await desk.statement.notes([move.id for move in moves])
+        facts = {
+            **_object_of(found, balance),
+            "keys": {"live": states.count("live"), "all": len(states)},
+            "last_entries": [_move_object(move, notes.get(move.id)) for move in moves],
+        }
+        lines = (
+            f"account {account} ({shown(found.name, LISTED_CHARS)}){'' if found.is_active else ', deactivated'}",
+            f"balance {format_usd(balance.spendable_nano)} USD, of it granted {format_usd(balance.granted_nano)};"
+            f" held for requests {format_usd(balance.held_nano)}",
+            f"keys: {states.count('live')} live, {len(states)} in all",
+            f"limits: {limits_in_words(found.limits) or 'the highest among its keys'}",
+            *(_move_line(move, notes.get(move.id)) for move in moves),
+        )
+        answer("\n".join(lines), facts, is_json=is_json)
+
+    at_desk(config, data_dir, work)
+
+
+@app.command("credit", cls=TakesNegative)
+def credit_account(
+    account: AccountArgument,
+    usd: Annotated[str, typer.Argument(help="USD to add, such as 5 or 12.50.")],
+    grant: Annotated[bool, typer.Option("--grant", help="A gift: used before what was paid.")] = False,
+    expires_in_days: Annotated[
+        float | None, typer.Option(help="With --grant: what is left of it then is taken back.", min=0)
+    ] = None,
+    reference: ReferenceOption = None,
+    note: NoteOption = None,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    quiet: QuietOption = False,
+    is_json: JsonOption = False,
+) -> None:
+    """Add money to an account."""
+    amount_nano = amount(usd)
+    if expires_in_days is not None and not grant:
+        fail("--expires-in-days goes with --grant")
+
+    async def work(desk: Desk) -> None:
+        await desk.accounts.get(account)
+        named, kind = _reference(reference, note), "grant" if grant else "credit"
+        if grant:
+            expires_at_ms = after_days(expires_in_days)
+            is_new = await desk.ledger.grant(account, amount_nano, named, expires_at_ms=expires_at_ms, note=note)
+        else:
+            is_new = await desk.ledger.credit(account, amount_nano, named, note=note)
+        await _tell(desk, account, (kind, named, amount_nano), is_new=is_new, is_quiet=quiet, is_json=is_json)
+
+    at_desk(config, data_dir, work)
+
+
+@app.command("adjust", cls=TakesNegative)
+def adjust_account(
+    account: AccountArgument,
+    usd: Annotated[str, typer.Argument(help="USD to add, or with a minus to take away, such as -5 or 12.50.")],
+    reference: ReferenceOption = None,
+    note: NoteOption = None,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    quiet: QuietOption = False,
+    is_json: JsonOption = False,
+) -> None:
+    """Correct an account's balance, below nothing too, by an entry `adjustment` in its ledger."""
+    amount_nano = any_amount(usd)
+    if not amount_nano:
+        fail("an adjustment of nothing changes nothing")
+
+    async def work(desk: Desk) -> None:
+        await desk.accounts.get(account)
+        named = _reference(reference, note)
+        is_new = await desk.ledger.adjust(account, amount_nano, named, note=note)
+        entry = "adjustment", named, amount_nano
+        await _tell(desk, account, entry, is_new=is_new, is_quiet=quiet, is_json=is_json)
+
+    at_desk(config, data_dir, work)
+
+
+@app.command("limits")
+def limit_account(
+    account: AccountArgument,
+    requests_per_minute: AccountLimitOption = None,
+    requests_per_day: AccountLimitOption = None,
+    tokens_per_minute: AccountLimitOption = None,
+    in_flight: AccountLimitOption = None,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    is_json: JsonOption = False,
+) -> None:
+    """Set what all keys of an account may use together, and show what was set."""
+    asked = limits_given(requests_per_minute, requests_per_day, tokens_per_minute, in_flight)
+
+    async def work(desk: Desk) -> None:
+        limits = replace((await desk.accounts.get(account)).limits, **asked)
+        if asked:
+            await desk.accounts.set_limits(account, limits)
+        words = f"account {account}: {limits_in_words(limits) or 'the highest limits among its keys'}"
+        answer(words, {"id": account, "limits": limits_object(limits)}, is_json=is_json)
+
+    at_desk(config, data_dir, work)
+
+
+@app.command("deactivate")
+def deactivate_account(
+    account: AccountArgument, config: ConfigOption = None, data_dir: DataDirOption = None, is_json: JsonOption = False
+) -> None:
+    """Switch all keys of an account off."""
+    at_desk(config, data_dir, lambda desk: _switch(desk, account, is_active=False, is_json=is_json))
+
+
+@app.command("activate")
+def activate_account(
+    account: AccountArgument, config: ConfigOption = None, data_dir: DataDirOption = None, is_json: JsonOption = False
+) -> None:
+    """Switch the keys of a deactivated account on again."""
+    at_desk(config, data_dir, lambda desk: _switch(desk, account, is_active=True, is_json=is_json))
+
+
+async def _switch(desk: Desk, account: str, *, is_active: bool, is_json: bool) -> None:
+    await desk.accounts.set_active(account, is_active=is_active)
+    words = f"account {account} is {'active' if is_active else 'deactivated'}"
+    answer(words, await _object(desk, await desk.accounts.get(account)), is_json=is_json)
+
+
+def _reference(given: str | None, note: str | None) -> str:
+    """What an entry is found by. Raises GatewayError for what is no line of text."""
+    for name, text, most in (("reference", given, _MAX_REFERENCE_CHARS), ("note", note, _MAX_NOTE_CHARS)):
+        check_one_line(text or "", name)
+        if text is not None and not 0 < len(text) <= most:
+            fail(f"--{name} takes 1 to {most:,} characters")
+    return given or new_id("cli")
+
+
+async def _tell(
+    desk: Desk, account: str, entry: tuple[str, str, int], *, is_new: bool, is_quiet: bool, is_json: bool
+) -> None:
+    """Say what an entry came to; one that stood already must be the same."""
+    kind, reference, amount_nano = entry
+    if not is_new and await desk.ledger.applied(kind, reference) != (account, amount_nano):
+        fail(f"the reference '{shown(reference)}' stands for another {kind} already; nothing was changed")
+    balance = format_usd((await desk.ledger.balance(account)).spendable_nano)
+    words = f"account {account}, balance {balance} USD{'' if is_new else '; this entry stood already'}"
+    facts = {"account": account, "kind": kind, "reference": reference, "amount_usd": format_usd(amount_nano)}
+    facts |= {"balance_usd": balance}
+    answer(account if is_quiet else words, {**facts, "was_applied_before": not is_new}, is_json=is_json)
+
+
+async def _object(desk: Desk, account: Account) -> dict[str, Any]:
+    return _object_of(account, await desk.ledger.balance(account.id))
+
+
+def _object_of(account: Account, balance: Balance) -> dict[str, Any]:
+    return {
+        "id": account.id,
+        "name": account.name,
+        "active": account.is_active,
+        "created_at": seconds(account.created_at_ms),
+        "balance_usd": format_usd(balance.spendable_nano),
+        "granted_usd": format_usd(balance.granted_nano),
+        "held_usd": format_usd(balance.held_nano),
+        "limits": limits_object(account.limits),
+    }
+
+
+def _line(account: Account, balance: Balance) -> str:
+    amounts = (balance.spendable_nano, balance.granted_nano, balance.held_nano)
+    columns = "".join(f"{format_usd(amount):>16}" for amount in amounts)
+    state = "" if account.is_active else "(deactivated)"
+    notes = " ".join(filter(None, (shown(account.name, LISTED_CHARS), state, limits_in_words(account.limits))))
+    return f"{account.id:<38}{columns}  {notes}"
+
+
+def _move_object(move: Transaction, note: str | None) -> dict[str, Any]:
+    return {
+        "created_at": seconds(move.created_at_ms),
+        "kind": move.kind,
+        "amount_usd": format_usd(move.amount_nano),
+        "reference": move.reference,
+        "note": note,
+    }
+
+
+def _move_line(move: Transaction, note: str | None) -> str:
+    at = f"{datetime.fromtimestamp(move.created_at_ms / 1000, UTC):%Y-%m-%d %H:%M:%SZ}"
+    line = f"{at}  {move.kind:<18}{format_usd(move.amount_nano):>16}  {shown(move.reference)}"
+    return line if note is None else f"{line}  {shown(note, LISTED_CHARS)}"

@@ -1,0 +1,129 @@
+"""What the commands share: options, the settings and the database of a call, its answer in words or JSON, its end."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from pathlib import Path
+from sqlite3 import Error as DatabaseError
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+
+from mcp_gateway import __version__
+from mcp_gateway.core.clock import DAY_MS
+from mcp_gateway.core.config import ConfigError, Settings, load_settings
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.gateway import Desk, open_desk
+from mcp_gateway.core.ids import now_ms
+from mcp_gateway.core.ledger.checkpoint import LedgerBroken
+from mcp_gateway.core.ledger.pending import ForeignPending
+from mcp_gateway.core.money import parse_usd
+from mcp_gateway.core.observe.logs import configure_logging
+from mcp_gateway.core.store.migrations import SchemaTooNew
+from mcp_gateway.core.store.sole import AlreadyServed
+from mcp_gateway.core.store.upgrade import ServedByOlder
+from mcp_gateway.core.text import shown
+
+T = TypeVar("T")
+
+LISTED_CHARS = 200
+"""Of a name; older versions took names of any kind, which must not move an operator's cursor."""
+_MAX_DAYS = 100_000
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="Settings file; otherwise ./gateway.toml where there is one.")
+]
+DataDirOption = Annotated[
+    Path | None, typer.Option("--data-dir", help="Folder of the database; otherwise as the settings say.")
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print the bare id or key alone.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+AccountArgument = Annotated[str, typer.Argument(help="The account's id, acc_...")]
+KeyArgument = Annotated[str, typer.Argument(help="The key's id, key_...")]
+
+
+def settings_of(config: Path | None, data_dir: Path | None, given: Mapping[str, str] | None = None) -> Settings:
+    """The settings of a call, with what its options give over those of the environment and the file."""
+    folder = {} if data_dir is None else {"GATEWAY_DATA_DIR": str(data_dir)}
+    try:
+        return load_settings(config, {**os.environ, **(given or {}), **folder})
+    except ConfigError as error:
+        fail(str(error))
+
+
+def at_desk(config: Path | None, data_dir: Path | None, work: Callable[[Desk], Awaitable[None]]) -> None:
+    """Do `work` at the database of these settings."""
+    settings = settings_of(config, data_dir)
+    configure_logging("warning")
+
+    async def at_desk() -> None:
+        async with open_desk(settings) as desk:
+            await work(desk)
+
+    run(at_desk())
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run to the end; what an operator can mend is said in one line, without a traceback."""
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(work)
+    except GatewayError as error:
+        fail(error.message)
+    except UnicodeEncodeError:
+        fail("an argument is not text: it holds bytes that are no characters")
+    except (SchemaTooNew, ServedByOlder) as error:
+        fail(f"{error} (this is {__version__})")
+    except (AlreadyServed, ForeignPending, LedgerBroken, DatabaseError, OSError) as error:
+        fail(str(error))
+
+
+def answer(words: str, facts: object, *, is_json: bool) -> None:
+    """Print what a command found or did: `words`, or `facts` as JSON in ASCII, which no terminal takes for commands."""
+    typer.echo(json.dumps(facts, indent=2) if is_json else words)
+
+
+def seconds(at_ms: int | None) -> int | None:
+    """Unix seconds, as JSON tells times here."""
+    return None if at_ms is None else at_ms // 1000
+
+
+def amount(text: str) -> int:
+    """Nano-USD, more than nothing."""
+    amount_nano = any_amount(text)
+    if amount_nano <= 0:
+        fail(f"'{shown(text)}' is not more than nothing")
+    return amount_nano
+
+
+def any_amount(text: str) -> int:
+    """Nano-USD."""
+    try:
+        return parse_usd(text)
+    except ValueError as error:
+        fail(str(error))
+
+
+def after_days(days: float | None) -> int | None:
+    """Unix milliseconds of a time to come; None where there is none."""
+    if days is None:
+        return None
+    if not 0 <= days <= _MAX_DAYS:
+        fail(f"--expires-in-days takes a number up to {_MAX_DAYS:,}")
+    return now_ms() + int(days * DAY_MS)
+
+
+def fail(message: str) -> NoReturn:
+    """End the command with the status of those that could not be done."""
+    typer.echo(f"mcp-gateway: {message}", err=True)
+    raise typer.Exit(2)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if sys.platform == "win32":
+        return None
+    import uvloop  # noqa: PLC0415 - not available on Windows
+
+    return uvloop.new_event_loop

@@ -1,0 +1,166 @@
+"""`mcp-gateway keys`: API keys of accounts."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from mcp_gateway.cli.desk import (
+    LISTED_CHARS,
+    ConfigOption,
+    DataDirOption,
+    JsonOption,
+    KeyArgument,
+    QuietOption,
+    after_days,
+    answer,
+    at_desk,
+    fail,
+    seconds,
+)
+from mcp_gateway.cli.limits import ChangedLimitOption, LimitOption, limits_given, limits_in_words, limits_object
+from mcp_gateway.core.caller import SCOPES, KeyScope
+from mcp_gateway.core.gateway import Desk
+from mcp_gateway.core.identity.keys import Key
+from mcp_gateway.core.identity.own_limits import OwnLimits
+from mcp_gateway.core.ids import now_ms
+from mcp_gateway.core.text import shown
+
+app = typer.Typer(help="API keys of accounts.", no_args_is_help=True)
+
+
+@app.command("create")
+def create_key(
+    account: Annotated[str, typer.Option("--account", help="The account's id, acc_...")],
+    name: Annotated[str, typer.Option(help="A name for people.")] = "",
+    test: Annotated[bool, typer.Option("--test", help="A key that the demo answers and that is never billed.")] = False,
+    requests_per_minute: LimitOption = None,
+    requests_per_day: LimitOption = None,
+    tokens_per_minute: LimitOption = None,
+    in_flight: LimitOption = None,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help="What it may be used for; to be repeated; left out: everything.", metavar="|".join(SCOPES)),
+    ] = None,
+    expires_in_days: Annotated[float | None, typer.Option(help="Refuse it from then on.", min=0)] = None,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    quiet: QuietOption = False,
+    is_json: JsonOption = False,
+) -> None:
+    """Make an API key; it is shown this once."""
+    scopes = None if not scope else [_scope(name) for name in scope]
+    expires_at_ms = after_days(expires_in_days)
+    limits = OwnLimits(**limits_given(requests_per_minute, requests_per_day, tokens_per_minute, in_flight))
+
+    async def work(desk: Desk) -> None:
+        key, raw = await desk.keys.create(
+            account, name=name, is_test=test, limits=limits, scopes=scopes, expires_at_ms=expires_at_ms
+        )
+        words = raw if quiet else f"key {key.id} of {account}; keep it, it is not shown again:\n{raw}"
+        answer(words, {**_object(key), "key": raw}, is_json=is_json)
+
+    at_desk(config, data_dir, work)
+
+
+@app.command("list")
+def list_keys(
+    account: Annotated[str | None, typer.Option("--account", help="Only this account's.")] = None,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    is_json: JsonOption = False,
+) -> None:
+    """Show keys by their first characters, with the scopes, ends and limits that are not the usual ones."""
+
+    async def work(desk: Desk) -> None:
+        keys = await desk.keys.list(account)
+        words = "\n".join([f"{'id':<38}{'account':<38}{'key':<18}{'state':<9}name", *map(_line, keys)])
+        answer(words, [_object(key) for key in keys], is_json=is_json)
+
+    at_desk(config, data_dir, work)
+
+
+@app.command("change")
+def change_key(
+    key: KeyArgument,
+    name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
+    requests_per_minute: ChangedLimitOption = None,
+    requests_per_day: ChangedLimitOption = None,
+    tokens_per_minute: ChangedLimitOption = None,
+    in_flight: ChangedLimitOption = None,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    is_json: JsonOption = False,
+) -> None:
+    """Rename a key or set its limits, within a second also for a running server; show it as it is then."""
+    limits = limits_given(requests_per_minute, requests_per_day, tokens_per_minute, in_flight)
+
+    async def work(desk: Desk) -> None:
+        is_asked = name is not None or limits
+        found = await (desk.keys.change(key, name=name, limits=limits) if is_asked else desk.keys.get(key))
+        words = f"key {key} ({shown(found.name, LISTED_CHARS)}): "
+        words += limits_in_words(found.limits) or "the configured limits"
+        answer(words, _object(found), is_json=is_json)
+
+    at_desk(config, data_dir, work)
+
+
+@app.command("revoke")
+def revoke_key(
+    key: KeyArgument,
+    with_made: Annotated[bool, typer.Option("--with-made", help="And each key that it made, or one of those.")] = False,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    quiet: QuietOption = False,
+    is_json: JsonOption = False,
+) -> None:
+    """Make a key useless, within a second also for a running server."""
+
+    async def work(desk: Desk) -> None:
+        made_count = None
+        if with_made:
+            found, made_count = await desk.keys.revoke_with_made(key)
+        else:
+            found = await desk.keys.revoke(key)
+        made = "" if made_count is None else f", and {made_count} that it made"
+        facts = _object(found) | ({} if made_count is None else {"made_revoked": made_count})
+        answer(key if quiet else f"key {key} is revoked{made}", facts, is_json=is_json)
+
+    at_desk(config, data_dir, work)
+
+
+def _scope(name: str) -> KeyScope:
+    scope = next((scope for scope in SCOPES if scope == name), None)
+    if scope is None:
+        fail(f"--scope takes {', '.join(SCOPES)}; not '{shown(name)}'")
+    return scope
+
+
+def _line(key: Key) -> str:
+    notes = " ".join(filter(None, (shown(key.name, LISTED_CHARS), _own_rights(key), limits_in_words(key.limits))))
+    return f"{key.id:<38}{key.account_id:<38}{key.prefix + '...':<18}{key.state_at(now_ms()):<9}{notes}"
+
+
+def _own_rights(key: Key) -> str:
+    """Nothing for a key that may be used for everything and for ever."""
+    is_usual = key.is_test or len(key.scopes) == len(SCOPES)
+    scopes = "" if is_usual else f"for {' and '.join(scope for scope in SCOPES if scope in key.scopes)}"
+    end = "" if key.expires_at_ms is None else f"until {datetime.fromtimestamp(key.expires_at_ms / 1000, UTC):%Y-%m-%d}"
+    return f"{scopes} {end}".strip()
+
+
+def _object(key: Key) -> dict[str, Any]:
+    return {
+        "id": key.id,
+        "account": key.account_id,
+        "prefix": key.prefix,
+        "name": key.name,
+        "test": key.is_test,
+        "state": key.state_at(now_ms()),
+        "created_at": seconds(key.created_at_ms),
+        "revoked_at": seconds(key.revoked_at_ms),
+        "expires_at": seconds(key.expires_at_ms),
+        "made_by": key.made_by,
+        "scopes": [scope for scope in SCOPES if scope in key.scopes],
+        "limits": limits_object(key.limits),
+    }

@@ -32,6 +32,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 from typing import Any, NamedTuple, NoReturn, Protocol
 from urllib.parse import parse_qsl, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -341,7 +342,7 @@ class Remote:
                     if target is None:
                         yield response
                         return
-                    if response.status_code == 308 and url is None:
+                    if response.status_code == HTTPStatus.PERMANENT_REDIRECT and url is None:
                         self.url = target
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError, httpx2.LocalProtocolError) as error:
             raise Unreachable(reason_of(error) + self._way) from error
@@ -502,7 +503,7 @@ class StreamableHttp:
     async def _post(self, frame: Frame) -> None:
         headers = {"accept": f"application/json, {STREAM}", "content-type": "application/json"} | self._headers(frame)
         async with self._remote.exchange("POST", headers, frame.body) as response:
-            if response.status_code == 404 and "mcp-session-id" in headers:
+            if response.status_code == HTTPStatus.NOT_FOUND and "mcp-session-id" in headers:
                 raise SessionGone
             await self._check(response)
             cursor = await self._take_answer(frame, response) if frame.is_request else None
@@ -528,7 +529,7 @@ class StreamableHttp:
             return
         problem = await refusal(response)
         status = response.status_code
-        may_be_sse = status == 405 or (status in (400, 404) and isinstance(problem, Refused))
+        may_be_sse = status == HTTPStatus.METHOD_NOT_ALLOWED or (status in (400, 404) and isinstance(problem, Refused))
         if may_be_sse and not self._is_confirmed:
             raise NotStreamable(problem)
         raise problem
@@ -616,9 +617,9 @@ class StreamableHttp:
     async def _listen_once(self, session: Session) -> bool:
         """Relays one GET stream to its end; False when the server has none."""
         async with self._remote.exchange("GET", {"accept": STREAM} | session.headers) as response:
-            if response.status_code == 404:
+            if response.status_code == HTTPStatus.NOT_FOUND:
                 raise SessionGone
-            if response.status_code == 405:
+            if response.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
                 return False
             if not response.is_success:
                 raise await refusal(response)
@@ -732,7 +733,7 @@ class HttpSse:
         async with self._remote.exchange(
             "POST", {"content-type": "application/json"}, frame.body, url=endpoint
         ) as response:
-            if response.status_code == 404:
+            if response.status_code == HTTPStatus.NOT_FOUND:
                 raise SessionGone
             if not response.is_success:
                 raise await refusal(response)

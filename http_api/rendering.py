@@ -1,5 +1,6 @@
 """How answers and errors are written as HTTP: one JSON writer, one error shape, one way to set the headers."""
 
+from http import HTTPStatus
 from typing import Any
 
 import orjson
@@ -25,14 +26,14 @@ async def send_json(send: Send, value: Any, status: int = 200, headers: Headers 
 async def send_error(send: Send, error: GatewayError, *, limits_url: str) -> None:
     """OpenAI's error shape, with the headers that its SDKs and other clients obey."""
     body = error.as_object()
-    if error.status == 429:
+    if error.status == HTTPStatus.TOO_MANY_REQUESTS:
         body["limits_url"] = limits_url
     await send_json(send, {"error": body}, error.status, error_headers(error))
 
 
 def error_headers(error: GatewayError) -> Headers:
     headers: Headers = []
-    if error.status == 401:
+    if error.status == HTTPStatus.UNAUTHORIZED:
         headers.append((b"www-authenticate", b'Bearer realm="mcp-gateway"'))
     if error.retry_after_s is not None and error.status in (409, 429, 503):
         headers.append((b"retry-after", b"%d" % error.retry_after_s))

@@ -1,6 +1,7 @@
 """The MCP server: tools, resources and prompts on the SDK's server, behind the door's endpoints, as their caller."""
 
 from collections.abc import Callable, Sequence
+from http import HTTPStatus
 from logging import getLogger
 from typing import Any, TypeVar, cast, get_args
 
@@ -155,7 +156,7 @@ class Handlers:
     ) -> Result | types.InputRequiredResult:
         """A failure as the tool's result; where money is missing, after the person was shown where to top up."""
         url = error.details.get("topup_url")
-        if error.status != 402 or url is None:
+        if error.status != HTTPStatus.PAYMENT_REQUIRED or url is None:
             return error_result(error)
         async with telling(invocation.report, ASKING):
             outcome = await self._topup.offer(ctx, params, invocation.caller, self._new_id("elc"))

@@ -17,6 +17,7 @@ METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OP
 """HTTP's own (RFC 9110, 9.3): what a path does not have is 405; further ones, which the parser knows, are 501."""
 _SHORT_BYTES = 128
 """What clients send over and over is remembered up to this length."""
+_REQUEST_LINE_WORDS = 3
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VERSIONS = (b"HTTP/1.1", b"HTTP/1.0")
 _VERSION = re.compile(rb"(?:HTTP|RTSP|ICE)/\d\.\d")
@@ -148,7 +149,7 @@ def _read_line(line: bytes) -> RequestLine:
     The parser takes further methods, RTSP's and ICE's versions, and targets of any form.
     """
     words = [word for word in line.split(b" ") if word]
-    if len(words) != 3 or words[0] not in METHODS or words[2] not in _VERSIONS:
+    if len(words) != _REQUEST_LINE_WORDS or words[0] not in METHODS or words[2] not in _VERSIONS:
         raise fault_of(line + b"\r\n")
     method, url, version = words
     authority, (raw_path, _, query) = None, url.partition(b"#")[0].partition(b"?")

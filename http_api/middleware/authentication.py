@@ -36,7 +36,7 @@ class Authentication:
         except GatewayError:
             if credential is None and self._needs_no_key(scope["path"]):
                 context.caller = self._authenticator.guest(context.address)
-            elif len(credentials_of(scope)) < 2:
+            elif not credentials_of(scope)[1:]:
                 raise
         if context.caller is None:
             return self._try_all(credentials_of(scope), context)

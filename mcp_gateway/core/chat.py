@@ -39,7 +39,7 @@ from mcp_gateway.core.observe.activity import Activity
 from mcp_gateway.core.observe.metrics import Metrics
 from mcp_gateway.core.observe.records import Records
 from mcp_gateway.core.policy.images import ImagePolicy
-from mcp_gateway.core.record import RequestRecord
+from mcp_gateway.core.record import OK, RequestRecord
 from mcp_gateway.core.request import ChatRequest
 from mcp_gateway.core.upstream import vllm
 from mcp_gateway.core.upstream.answer import Body, read_answer, request_named, text_bytes, with_model, with_usage
@@ -182,7 +182,7 @@ class Exchange:
     _is_reported = True
     _is_accounted = False
     _is_bill_pending = False
-    _status = 200
+    _status = OK
     _kept_bytes = 0
     _beginning: asyncio.Task[Any] | None = None
     _ended_by: str | None = None
@@ -292,7 +292,7 @@ class Exchange:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._let_go(None if self._is_accounted and self._status == 200 else _CLIENT_CLOSED)
+        self._let_go(None if self._is_accounted and self._status == OK else _CLIENT_CLOSED)
         if not self._is_accounted:
             self._account_for_leaving(error)
         self._keep_nothing()
@@ -547,7 +547,7 @@ class Exchange:
         )
         try:
             response = self._response = await backend.chat(body, headers, is_stream=is_stream, patience=attempt)
-            if response.status != 200:
+            if response.status != OK:
                 name = self._route.backend_model if self._route else ""
                 told = await read_beginning(response, vllm.MAX_REFUSAL_BYTES)
                 raise vllm.error_of(response.status, told, name, model.id, response.header(b"retry-after"))
@@ -723,7 +723,7 @@ class Exchange:
 
     def _note_departure(self, record: RequestRecord) -> RequestRecord:
         """Have recorded that the client left before it was told the whole; what was made is billed all the same."""
-        if record.http_status != 200:
+        if record.http_status != OK:
             return record
         record = record._replace(http_status=_CLIENT_CLOSED.status, error_code=_CLIENT_CLOSED.code)
         self._chat.ledger.note_departure(record)
@@ -810,7 +810,7 @@ class Exchange:
 
     def _keep_or_refuse(self, pending: SettlementPending, record: RequestRecord) -> None:
         """What was delivered is billed in the end; an answer that was not is refused, and not billed."""
-        if self._relay is not None or self._status != 200:
+        if self._relay is not None or self._status != OK:
             self._is_bill_pending = True
             return
         refusal = GatewayError("ledger_unavailable", "The answer's bill cannot be written now: it is not billed.")

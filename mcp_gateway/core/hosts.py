@@ -8,7 +8,7 @@ own one (ICANN allows no dotless domains), it stands for what this machine's own
 import logging
 import re
 from functools import lru_cache
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from urllib.parse import urlsplit
 
 from mcp_gateway.core.config import ANY, Settings
@@ -70,6 +70,6 @@ def without_port(host: str) -> str:
 def _bracketed(host: str) -> str:
     """An IPv6 address as a Host header has it."""
     try:
-        return f"[{host}]" if ip_address(host).version == 6 else host
+        return f"[{host}]" if isinstance(ip_address(host), IPv6Address) else host
     except ValueError:
         return host

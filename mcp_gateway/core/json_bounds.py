@@ -30,7 +30,7 @@ _WRITTEN_LEVELS = 254
 _SHORT_BYTES = 8 * 1024
 LONG_BYTES = 1024 * 1024
 """From here on the steps of a request's way are taken in turns of their own."""
-_DIGITS_AS_ZEROS = bytes(ord("0") if chr(byte).isdigit() and byte < 128 else byte for byte in range(256))
+_DIGITS_AS_ZEROS = bytes(ord("0") if chr(byte).isdigit() and chr(byte).isascii() else byte for byte in range(256))
 _HALF = re.compile("[\ud800-\udfff]")
 _SEARCHED_BYTES = 64 * 1024
 _BEYOND_64_BITS = b"0" * 19

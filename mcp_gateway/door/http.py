@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from http import HTTPStatus
 
 import anyio
 from mcp.types import INVALID_REQUEST
@@ -110,7 +111,8 @@ async def read_message_body(context: RequestContext, receive: Receive, max_bytes
 
 def _refusal_of(error: GatewayError) -> Refusal:
     wait = () if error.retry_after_s is None else ((b"retry-after", b"%d" % error.retry_after_s),)
-    return Refusal(error.status, INVALID_REQUEST if error.status < 500 else REFUSED, error.message, headers=wait)
+    code = INVALID_REQUEST if error.status < HTTPStatus.INTERNAL_SERVER_ERROR else REFUSED
+    return Refusal(error.status, code, error.message, headers=wait)
 
 
 async def send_payload(send: Send, payload: bytes, status: int = 200, headers: Headers = ()) -> None:

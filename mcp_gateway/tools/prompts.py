@@ -103,6 +103,6 @@ def _priced(model: Model) -> str:
 def _number(arguments: Arguments, name: str, default: int) -> int:
     text = arguments.get(name, "").strip().replace(",", "").replace("_", "") or str(default)
     digits = text.lstrip("0") or text[:1]
-    if not (text.isascii() and text.isdigit() and len(digits) <= 20 and int(digits) <= _MAX_NUMBER):
+    if not (text.isascii() and text.isdigit() and len(digits) <= len(str(_MAX_NUMBER)) and int(digits) <= _MAX_NUMBER):
         raise GatewayError("invalid_value", f"`{name}` must be a whole number, such as {default}.", param=name)
     return int(digits)

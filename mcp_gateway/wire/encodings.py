@@ -67,6 +67,8 @@ def _inflated(body: bytes, window_bits: int) -> Iterator[bytes]:
         yield piece
 
 
+_DEFLATE = 8
+"""The method that zlib's head names (RFC 1950)."""
 _GZIP, _ZLIB, _RAW = 31, 15, -15
 
 
@@ -76,7 +78,7 @@ def _gunzipped(body: bytes) -> Iterator[bytes]:
 
 def _deflated(body: bytes) -> Iterator[bytes]:
     """With zlib's head, as it should be, or without it, as some clients send it."""
-    has_head = len(body) > 1 and body[0] & 15 == 8 and (body[0] << 8 | body[1]) % 31 == 0
+    has_head = len(body) > 1 and body[0] & 15 == _DEFLATE and (body[0] << 8 | body[1]) % 31 == 0
     return _inflated(body, _ZLIB if has_head else _RAW)
 
 

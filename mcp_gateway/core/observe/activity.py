@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from mcp_gateway.core.clock import DAY_MS
 from mcp_gateway.core.ids import first_id_at
 from mcp_gateway.core.observe.records import REQUESTS_SINCE
-from mcp_gateway.core.record import RequestRecord, sum_of
+from mcp_gateway.core.record import OK, RequestRecord, sum_of
 from mcp_gateway.core.store.store import Store
 
 _SLOT_MS = 600_000
@@ -44,7 +44,7 @@ class Activity:
         slot.requests += 1
         slot.prompt_tokens += record.prompt_tokens
         slot.completion_tokens += record.completion_tokens
-        if record.http_status == 200:
+        if record.http_status == OK:
             slot.latencies_ms[_two_digits(record.latency_ms)] += 1
             if record.first_token_ms is not None:
                 slot.first_tokens_ms[_two_digits(record.first_token_ms)] += 1

@@ -5,6 +5,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 from time import monotonic
 from typing import Any, Literal, Protocol, TypeGuard
 
@@ -228,7 +229,7 @@ class Backend:
             status, body = await self._get(vllm.METRICS_PATH, _MAX_METRICS_BYTES)
         except GatewayError:
             status, body = 0, b""
-        self._note_gauges(vllm.read_gauges(body) if status == 200 else None)
+        self._note_gauges(vllm.read_gauges(body) if status == HTTPStatus.OK else None)
 
     def _note_gauges(self, queue: vllm.Gauges | None) -> None:
         self._look_for_progress(queue)
@@ -285,9 +286,9 @@ class Backend:
         """None from one that does not count. Raises GatewayError or UpstreamError where it cannot be asked now."""
         response = await self._ask("POST", vllm.TOKENIZE_PATH, body, ())
         answer = await _read_and_close(response, _BEGINNING_BYTES)
-        if response.status >= 500 or response.status == 429:
+        if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR or response.status == HTTPStatus.TOO_MANY_REQUESTS:
             raise GatewayError("backend_error", f"its count of tokens answered {response.status}")
-        return vllm.read_count(answer) if response.status == 200 else None
+        return vllm.read_count(answer) if response.status == HTTPStatus.OK else None
 
     async def _ask(
         self,
@@ -358,7 +359,7 @@ def failure(error: UpstreamError, *, has_started: bool = False) -> GatewayError:
 
 async def _rows(status: int, body: bytes) -> list[Any]:
     """The rows of a list of models, as they came. Raises GatewayError."""
-    if status != 200:
+    if status != HTTPStatus.OK:
         raise GatewayError("backend_error", f"its list of models answered {status}")
     if len(body) >= _MAX_LIST_BYTES or not await holds_at_most(body, _MAX_LIST_VALUES):
         raise GatewayError("backend_error", "its list of models is too long")

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+_STATUS_DIGITS = 3
+_ERRORS = range(400, 600)
 _NAMES = ("detail", "message", "msg")
 """Keys of an object that is nothing but an error: FastAPI's, those of vLLM before 0.10 and of proxies."""
 
@@ -37,8 +39,8 @@ def status_in(error: dict[str, Any]) -> int:
     """The HTTP status that an error object names; 500 where it names none."""
     for name in ("code", "status"):
         code = error.get(name)
-        if isinstance(code, str) and len(code) == 3 and code.isdecimal():
+        if isinstance(code, str) and len(code) == _STATUS_DIGITS and code.isdecimal():
             code = int(code)
-        if isinstance(code, int) and 400 <= code <= 599:
+        if isinstance(code, int) and code in _ERRORS:
             return code
     return 500

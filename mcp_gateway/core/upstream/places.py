@@ -12,6 +12,7 @@ _FILE, _SERVER = "a file", "a server"
 _TRACEBACK = "Traceback (most recent call last)"
 _LOGGED = re.compile(r"\[\d\d:\d\d:\d\d\] [^\s:]{1,300}:\d{1,9}: ")
 """The time and the line of a source that libraries in C++ put before what they say."""
+_DOTS_OF_IPV4, _COLONS_OF_IPV6 = 3, 7
 _WORD = re.compile(r"""[^\s"'`<>()\[\]{},;=|]+""")
 _SOURCE = re.compile(r"\.(?:py|pyc|pyx|so|c|cc|cpp|cu|cuh|h|hpp|rs|go)(?::\d{1,9}){0,2}$")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
@@ -70,7 +71,7 @@ def _is_private(host: str) -> bool:
 
 
 def _is_address(word: str) -> bool:
-    if word.count(".") != 3 and "::" not in word and word.count(":") != 7:
+    if word.count(".") != _DOTS_OF_IPV4 and "::" not in word and word.count(":") != _COLONS_OF_IPV6:
         return False  # most words are told in this way, which is far cheaper
     try:
         ip_address(word)

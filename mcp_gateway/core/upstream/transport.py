@@ -36,6 +36,9 @@ _DOUBT_S = 0.25
 """How long a connection rests whose answer nothing told to be ours: what else comes on it nobody has asked for."""
 _CLOSE_S = 5.0
 """What closing waits for sockets that were aborted; an end must not depend on what the event loop forgot."""
+_INTERIM = frozenset(range(100, 200)) - {101}
+_FINAL = range(200, 600)
+"""Statuses of answers that go before the answer (101 ends HTTP instead), and of the answer."""
 _OF_THIS_MACHINE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
@@ -688,13 +691,13 @@ class _Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
-        if 100 <= status < 200 and status != 101:
+        if status in _INTERIM:
             return
         if self._head_bytes > self.limits.max_head_bytes:
             self.abort(ResponseTooLarge("the head is above its limit"))
             raise _StopParsing
         encoding = self.headers.get(b"transfer-encoding")
-        if not 200 <= status < 600 or (encoding is not None and encoding.lower() != b"chunked"):
+        if status not in _FINAL or (encoding is not None and encoding.lower() != b"chunked"):
             self.abort(BadResponse("a status or transfer coding that was not asked for"))
             raise _StopParsing
         self.status = status

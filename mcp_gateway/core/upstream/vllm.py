@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
+from http import HTTPStatus
 from itertools import islice
 from typing import Any
 
@@ -131,11 +132,11 @@ def error_told(
 ) -> GatewayError:
     """The same for what was read already."""
     message, kind, param = told
-    if status == 500 and message.startswith(_LAST_WORDS):
+    if status == HTTPStatus.INTERNAL_SERVER_ERROR and message.startswith(_LAST_WORDS):
         return GoingDown()
     if status in (400, 413, 422):
         return _refusal(status, _renamed(message, backend_model, public_model), kind, param)
-    if status == 404 and param == "model":
+    if status == HTTPStatus.NOT_FOUND and param == "model":
         return GatewayError("model_unavailable", f"The model {public_model!r} is not loaded at the moment.")
     if status in (429, 503):
         message = f"Every place for {public_model!r} is taken; try again soon."
@@ -247,7 +248,7 @@ def _unescaped(text: bytes) -> str:
 
 def _refusal(status: int, message: str, kind: str, param: str | None) -> GatewayError:
     param = _own_param(param)
-    if status == 413:
+    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         return GatewayError("body_too_large", "The backend takes no request of this size.")
     if param in ("input_tokens", "input_text") or "maximum context length" in message:
         return GatewayError("context_length_exceeded", _short(message), param="messages")

@@ -249,7 +249,7 @@ def _shown(value: Any) -> str:
 def _place(loc: tuple[str | int, ...]) -> str:
     """vLLM's name of a place: without the branches of unions, but with the first of its kinds of message."""
     parts = [str(part) for part in loc if isinstance(part, int) or (part.isidentifier() and part != "str")]
-    if parts[:1] == ["messages"] and len(parts) > 2:
+    if parts[:1] == ["messages"] and parts[2:]:
         parts.insert(2, "ChatCompletionDeveloperMessageParam")
     return ".".join(("body", *parts))
 
@@ -338,7 +338,7 @@ _RANGES: tuple[tuple[str, Callable[[Any], bool], str, bool], ...] = (
     ("repetition_penalty", lambda value: value > 0, "repetition_penalty must be greater than zero, got {}.", False),
     ("temperature", isfinite, "temperature must be a finite number, got {}.", True),
     ("temperature", lambda value: value >= 0, "temperature must be non-negative, got {}.", True),
-    ("temperature", lambda value: value <= 2, "temperature must be in [0, 2], got {}.", True),
+    ("temperature", _within(0, 2), "temperature must be in [0, 2], got {}.", True),
     ("top_p", lambda value: 0 < value <= 1, "top_p must be in (0, 1], got {}.", True),
     ("top_k", lambda value: value >= -1, "top_k must be 0 (disable), or at least 1, got {}.", False),
     ("min_p", _within(0, 1), "min_p must be in [0, 1], got {}.", False),

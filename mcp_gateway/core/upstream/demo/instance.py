@@ -211,7 +211,7 @@ def _candidates(schema: dict[str, Any]) -> Iterator[float]:
     bounds = [bound for bound in (low, high) if isfinite(bound)]
     for bound in bounds:
         yield from (bound, ceil(bound), floor(bound), floor(bound) + 1, ceil(bound) - 1)
-    yield from ((low + high) / 2,) if len(bounds) == 2 else ()
+    yield from ((low + high) / 2,) if bounds == [low, high] else ()
     if step := schema.get("multipleOf"):
         for bound in (*bounds, 0):
             yield from ((floor(bound / step) + offset) * step for offset in (1, 0, -1))

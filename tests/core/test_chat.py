@@ -233,7 +233,7 @@ async def test_a_client_that_leaves_while_its_bill_is_written_pays_what_was_made
     await stage.is_accounted_for(tokens[0] * 300 + tokens[1] * 700, "client_closed")
     assert await stage.gateway.ledger._store.fetch_all("SELECT http_status FROM requests") == [(499,)]
     assert (
-        b'gateway_requests_total{model="priced/tiny",route="test",status="499"} 1.0'
+        b'gateway_requests_total{door="test",model="priced/tiny",status="499"} 1.0'
         in stage.gateway.metrics.exposition()
     )
 

@@ -111,8 +111,8 @@ async def test_metrics_count_requests_tokens_and_times_by_model(served: Served) 
     def grown(sample: str) -> float:
         return value(after.text, sample) - value(before, sample)
 
-    assert grown('gateway_requests_total{model="free/tiny",route="http",status="200"}') == 2
-    assert grown('gateway_requests_total{model="unknown",route="http",status="404"}') == 1
+    assert grown('gateway_requests_total{door="http",model="free/tiny",status="200"}') == 2
+    assert grown('gateway_requests_total{door="http",model="unknown",status="404"}') == 1
     assert grown('gateway_tokens_total{kind="prompt",model="free/tiny"}') == 11 + 10
     assert grown('gateway_tokens_total{kind="completion",model="free/tiny"}') == 7 + 4
     assert grown('gateway_request_duration_seconds_count{model="free/tiny"}') == 2

@@ -125,10 +125,10 @@ class _Traffic(Collector):
 
     def collect(self) -> Iterator[Metric]:
         requests = CounterMetricFamily(
-            "gateway_requests", "Requests ended, by what the caller was told.", labels=("route", "model", "status")
+            "gateway_requests", "Requests ended, by what the caller was told.", labels=("door", "model", "status")
         )
-        for (route, model, status), count in list(self.requests.items()):
-            requests.add_metric((route, model, str(status)), count)
+        for (door, model, status), count in list(self.requests.items()):
+            requests.add_metric((door, model, str(status)), count)
         tokens = CounterMetricFamily("gateway_tokens", "Tokens of prompts and answers.", labels=("model", "kind"))
         first_tokens = HistogramMetricFamily(
             "gateway_time_to_first_token_seconds",

@@ -32,6 +32,7 @@ class RequestsQuery(PageQuery):
     door: Literal["http", "mcp"] | None = None
     since: Moment | None = None
     until: Moment | None = None
+    client_request_id: str | None = None
 
 
 class Requests:
@@ -43,7 +44,8 @@ class Requests:
         caller = key_holder(request, self._limiter)
         asked = read_query(request, RequestsQuery)
         wanted = Wanted(
-            asked.model, asked.key, asked.status, asked.error_code, asked.door, asked.since, asked.until
+            asked.model, asked.key, asked.status, asked.error_code, asked.door, asked.since, asked.until,
+            asked.client_request_id,
         )  # fmt: skip
         rows = await self._history.page(caller.account_id, wanted, before_id=asked.cursor, limit=asked.limit + 1)
         show = partial(_object, *await self._beside(caller, rows))

@@ -15,7 +15,9 @@ import typer
 from mcp_gateway.cli import _desk_options, app
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.gateway import DATABASE
+from mcp_gateway.core.record import INSERT
 from tests.cases import each
+from tests.recorded import recorded
 from tests.test_command_line import data_dir, made, run
 
 __all__ = ["data_dir"]
@@ -189,6 +191,22 @@ def test_a_folder_that_is_named_goes_before_that_of_the_settings(data_dir: Path)
     account = run("accounts", "create", "Ann", "--data-dir", str(data_dir / "other"), "--quiet").stdout.strip()
     assert [row["name"] for row in told("accounts", "list", "--data-dir", str(data_dir / "other"))][1:] == ["Ann"]
     assert run("accounts", "show", account).exit_code == USAGE
+
+
+def test_a_request_is_found_by_its_id_or_its_client_s(data_dir: Path) -> None:
+    account = made("accounts", "create", "Ann")
+    record = recorded(1_900_000_000_062, client_request_id="mine\x1b[2J")._replace(account_id=account, cost_nano=15)
+    with closing(sqlite3.connect(data_dir / DATABASE)) as connection, connection:
+        connection.execute(INSERT, record)
+    shown = run("requests", "show", record.id)
+    assert shown.exit_code == 0
+    assert {f"id                {record.id}", "cost_usd          0.000000015"} <= set(shown.stdout.splitlines())
+    assert "\x1b" not in shown.stdout
+    (facts,) = told("requests", "show", "mine\x1b[2J")
+    assert (facts["id"], facts["started_at"]) == (record.id, "2030-03-17T17:46:40.062+00:00")
+    for unknown in ("req_none", "", "\x1b[2J"):
+        refused = run("requests", "show", unknown)
+        assert (refused.exit_code, refused.stderr.strip().isprintable()) == (USAGE, True)
 
 
 def test_a_configuration_is_checked_before_it_is_served(data_dir: Path) -> None:

@@ -1,4 +1,7 @@
-"""The roof: `mcp-gateway serve | accounts | keys | ledger | config | backup | bridge`; it alone knows http_api."""
+"""The roof: `mcp-gateway serve | accounts | keys | requests | ledger | config | backup | bridge`.
+
+It alone knows http_api.
+"""
 
 import shlex
 from pathlib import Path
@@ -9,7 +12,7 @@ import typer
 
 from bridge.mcp_stdio_bridge import main as run_bridge
 from mcp_gateway import __version__
-from mcp_gateway.cli import accounts, keys
+from mcp_gateway.cli import accounts, keys, requests
 from mcp_gateway.cli.desk import (
     ConfigOption,
     DataDirOption,
@@ -39,6 +42,7 @@ ledger = typer.Typer(help="The ledger.", no_args_is_help=True)
 configuration = typer.Typer(help="The configuration.", no_args_is_help=True)
 app.add_typer(accounts.app, name="accounts")
 app.add_typer(keys.app, name="keys")
+app.add_typer(requests.app, name="requests")
 app.add_typer(ledger, name="ledger")
 app.add_typer(configuration, name="config")
 
@@ -75,7 +79,7 @@ def serve(
         fail("limits and MCP sessions live in the process, so --workers must be 1")
     given = {"GATEWAY_HOST": host, "GATEWAY_PORT": None if port is None else str(port)}
     settings = settings_of(config, data_dir, {name: value for name, value in given.items() if value is not None})
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     from http_api.program import run as run_server  # noqa: PLC0415 - its imports take longer than any other command
 
     run(run_server(settings, desk_options=_desk_options(config, settings)))

@@ -539,6 +539,8 @@ class Settings(Section):
     """Bearer token of the operator: with it /health, which tells others one word, names backends and reasons."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """debug, info, warning or error; no level ever logs content."""
+    log_format: Literal["text", "json"] = "text"
+    """text or json: one JSON object a line, with time, level, logger and message."""
     guests: GuestSettings = GuestSettings()
     limits: LimitSettings = LimitSettings()
     upstream: UpstreamSettings = UpstreamSettings()

@@ -87,6 +87,7 @@ class Desk:
     keys: KeyRing
     ledger: Ledger
     statement: Statement
+    history: History
 
 
 @contextlib.asynccontextmanager
@@ -96,7 +97,7 @@ async def open_desk(settings: Settings) -> AsyncIterator[Desk]:
     upgrade_unless_served(settings.data_dir / DATABASE)
     async with _open_store(settings) as store:
         accounts = Accounts(store, new_id=new_id, now_ms=now_ms)
-        yield Desk(accounts, _keys(store, settings), _ledger(store, settings, now_ms), Statement(store))
+        yield Desk(accounts, _keys(store, settings), _ledger(store, settings, now_ms), Statement(store), History(store))
 
 
 @contextlib.asynccontextmanager
@@ -113,7 +114,7 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
         pending = PendingFile(settings.data_dir, await store.identity())
         stack.push_async_callback(_close, store, pending)
         lifecycle = Lifecycle(is_in_maintenance=settings.maintenance)
-        metrics = Metrics()
+        metrics = Metrics(__version__)
         activity = Activity(now_ms)
         await activity.restore(store)
         records = Records(store)

@@ -122,6 +122,13 @@ async def test_metrics_count_requests_tokens_and_times_by_model(served: Served) 
     assert "invented" not in after.text
 
 
+async def test_metrics_tell_what_runs(served: Served) -> None:
+    page = (await served[0].http.get("/metrics")).text
+    (line,) = [line for line in page.splitlines() if line.startswith("gateway_build_info{")]
+    assert f'version="{served[0].gateway.version}"' in line
+    assert line.endswith("} 1.0")
+
+
 def value(text: str, sample: str) -> float:
     lines = [line for line in text.splitlines() if line.startswith(f"{sample} ")]
     return float(lines[0].rpartition(" ")[2]) if lines else 0.0

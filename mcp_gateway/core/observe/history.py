@@ -31,6 +31,7 @@ class Wanted:
     door: str | None = None
     since_ms: int | None = None
     until_ms: int | None = None
+    client_request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,13 @@ class Totals:
         )
 
 
+_OF_ANY_ACCOUNT = f"""
+SELECT {", ".join(f"requests.{column}" for column in COLUMNS)}
+FROM accounts CROSS JOIN requests ON account_id = accounts.id WHERE requests.id = ?
+"""
+_MOST_FOUND = 20
+
+
 class History:
     """Reads what `Records` wrote."""
 
@@ -69,6 +77,17 @@ class History:
         if record is None:
             raise GatewayError("not_found", f"There is no request '{shown(request_id)}' that has ended.")
         return record
+
+    async def find(self, any_id: str) -> list[RequestRecord]:
+        """For the operator: the request of any account that has this id, or the latest whose client called them so.
+
+        Nothing is sorted by clients' ids: all requests are read for them.
+        """
+        rows = await self._store.fetch_all(_OF_ANY_ACCOUNT, (any_id,))
+        if not rows:
+            sql = f"{_SELECT} WHERE client_request_id = ? ORDER BY id DESC LIMIT ?"
+            rows = await self._store.fetch_all(sql, (any_id, _MOST_FOUND))
+        return [_record(row) for row in rows]
 
     async def page(self, account_id: str, wanted: Wanted, *, before_id: str | None, limit: int) -> list[RequestRecord]:
         """Up to `limit` requests older than `before_id` (the newest for None), the newest first."""
@@ -116,7 +135,7 @@ def _record(row: Row) -> RequestRecord:
 def _conditions(account_id: str, wanted: Wanted) -> Iterator[tuple[str, object]]:
     """SQL conditions with the value of each; ids sort by time, so that they find the window by the index."""
     yield "account_id = ?", account_id
-    for column in ("model", "key_id", "http_status", "error_code", "door"):
+    for column in ("model", "key_id", "http_status", "error_code", "door", "client_request_id"):
         if (value := getattr(wanted, column)) is not None:
             yield f"{column} = ?", value
     if wanted.since_ms is not None:

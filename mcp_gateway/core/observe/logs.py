@@ -1,7 +1,12 @@
 """Logging to stderr, with the libraries silenced that would write content or secrets into a log at some level."""
 
 import logging
+from datetime import UTC, datetime
+from typing import Literal
 
+import orjson
+
+LogFormat = Literal["text", "json"]
 _QUIET = (
     "asyncio",
     "aiosqlite",
@@ -19,9 +24,39 @@ _SILENT = ("mcp", "sse_starlette")
 """The MCP SDK logs what a message holds even at ERROR, as pydantic's account of it; what is worth saying, we say."""
 
 
-def configure_logging(level: str) -> None:
+class _Text(logging.Formatter):
+    """Times in UTC with their zone: logs of machines in several zones are read together."""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        return f"{datetime.fromtimestamp(record.created, UTC):%Y-%m-%dT%H:%M:%S}.{int(record.msecs):03}Z"
+
+
+class _Json(_Text):
+    """One object a line, whatever the message holds."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        facts = {
+            "time": self.formatTime(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            facts["exception"] = self.formatException(record.exc_info)
+        written = {name: text.encode(errors="backslashreplace").decode() for name, text in facts.items()}
+        return orjson.dumps(written).decode()
+
+
+def formatter_of(form: LogFormat) -> logging.Formatter:
+    """What makes a line of a record."""
+    return _Json() if form == "json" else _Text("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+
+
+def configure_logging(level: str, form: LogFormat = "text") -> None:
     """Log ours at `level`, libraries from WARNING up or not at all."""
-    logging.basicConfig(format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", level=level.upper())
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter_of(form))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
     for names, least in ((_QUIET, logging.WARNING), (_SILENT, logging.CRITICAL + 1)):
         for name in names:
             logging.getLogger(name).setLevel(least)

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.identity.accounts import Accounts
+from mcp_gateway.core.ids import new_id
 from mcp_gateway.core.observe.history import History, Totals, Wanted
 from mcp_gateway.core.observe.records import Records
 from mcp_gateway.core.store.store import Store
@@ -35,6 +37,19 @@ async def test_a_record_that_nobody_waited_for_is_found_at_once(store: Store) ->
         record = recorded(MIDNIGHT_MS + number)
         Records(store).add(record)
         assert await History(store).get("acc_1", record.id) == record
+
+
+async def test_an_operator_finds_a_request_by_its_id_or_the_latest_by_their_client_s(store: Store) -> None:
+    history, ours = History(store), recorded(MIDNIGHT_MS, client_request_id="mine")
+    accounts = Accounts(store, new_id=new_id, now_ms=lambda: 1)
+    ours = ours._replace(account_id=(await accounts.create("ours")).id)
+    theirs = recorded(MIDNIGHT_MS + 1, client_request_id="mine")._replace(account_id=(await accounts.create("x")).id)
+    await write_records(store, ours, theirs)
+    assert await history.find(ours.id) == [ours]
+    assert await history.find("mine") == [theirs, ours]
+    assert await history.find("nobody's") == []
+    wanted = Wanted(client_request_id="mine")
+    assert await history.page(ours.account_id, wanted, before_id=None, limit=9) == [ours]
 
 
 async def test_another_accounts_record_is_not_found(store: Store) -> None:

@@ -1,0 +1,44 @@
+"""`mcp-gateway requests`: what the request log says, of whichever account."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from mcp_gateway.cli.desk import ConfigOption, DataDirOption, JsonOption, answer, at_desk, fail
+from mcp_gateway.core.gateway import Desk
+from mcp_gateway.core.money import format_usd
+from mcp_gateway.core.record import RequestRecord
+from mcp_gateway.core.text import shown
+
+app = typer.Typer(help="Requests that have ended; their metadata, never their content.", no_args_is_help=True)
+
+
+@app.command("show")
+def show_requests(
+    request: Annotated[str, typer.Argument(help="The request's id, req_..., or the one that its client gave it.")],
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    is_json: JsonOption = False,
+) -> None:
+    """Find a request of any account by its id, or the latest by the id that their client gave them."""
+
+    async def work(desk: Desk) -> None:
+        records = await desk.history.find(request)
+        if not records:
+            fail(f"there is no request '{shown(request)}' that has ended, by this id or a client's")
+        facts = [_object(record) for record in records]
+        answer("\n\n".join(map(_words, facts)), facts, is_json=is_json)
+
+    at_desk(config, data_dir, work)
+
+
+def _object(record: RequestRecord) -> dict[str, Any]:
+    facts = record._asdict()
+    at = datetime.fromtimestamp(facts.pop("started_at_ms") / 1000, UTC).isoformat(timespec="milliseconds")
+    return facts | {"cost_nano": record.cost_nano, "cost_usd": format_usd(record.cost_nano), "started_at": at}
+
+
+def _words(facts: dict[str, Any]) -> str:
+    """A line a fact; what there is not is left out."""
+    return "\n".join(f"{name:<18}{shown(str(value))}" for name, value in facts.items() if value is not None)

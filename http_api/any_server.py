@@ -26,16 +26,24 @@ class AnyServer:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise RuntimeError(f"{scope['type']} is not served here")  # which is how ASGI says so
-        headers = [(name, value) for name, value in scope["headers"]]
         client = WatchedClient(receive, send)
-        told = {CLIENT: client, SENT: dict(reversed(headers))}
         try:
-            await self._app({"client": None, **scope, "headers": headers, **told}, client.receive, client.send)
+            await self._app(_told(scope, client), client.receive, client.send)
         except asyncio.CancelledError:
             if not client.has_ended_alone():
                 raise
         finally:
             client.forget()
+
+
+def _told(scope: Scope, client: "WatchedClient") -> Scope:
+    """A scope as our connections make it: where the app is mounted is no part of its paths."""
+    headers = [(name, value) for name, value in scope["headers"]]
+    root, path = scope.get("root_path", ""), scope["path"]
+    if root and path.startswith(f"{root}/"):
+        path = path.removeprefix(root)
+    ours = {"path": path, "root_path": "", "headers": headers, CLIENT: client, SENT: dict(reversed(headers))}
+    return {"client": None, **scope, **ours}
 
 
 class WatchedClient:

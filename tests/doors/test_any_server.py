@@ -10,6 +10,8 @@ import httpx2
 import orjson
 import pytest
 import pytest_asyncio
+from starlette.applications import Starlette
+from starlette.routing import Mount
 from starlette.types import Message
 
 from http_api.any_server import AnyServer
@@ -272,6 +274,20 @@ async def test_what_a_scope_may_leave_out_is_not_needed(house: InProcess, differ
     client = ByHand.asking(body[:20], body[20:])
     await ends(client.call(house.app, await house.door.key(), **differing))
     assert client.sent[0]["status"] == 200
+
+
+@each("path", ["/v1/models", "/v1/chat/completions", "/v1/mcp", "/livez"])
+async def test_it_serves_where_it_is_mounted_in_another_app(house: InProcess, path: str) -> None:
+    transport = httpx2.ASGITransport(app=Starlette(routes=[Mount("/models", app=house.app)]))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost/models") as http:
+        mounted, plain = await http.get(path), await house.http.get(path)
+    assert mounted.status_code == plain.status_code != 404
+
+
+async def test_a_root_path_that_the_path_does_not_begin_with_changes_nothing(house: InProcess) -> None:
+    transport = httpx2.ASGITransport(app=house.app, root_path="/v")
+    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as http:
+        assert (await http.get("/v1/models")).status_code == 200
 
 
 async def test_the_scope_of_the_server_is_left_as_it_was_and_its_headers_may_be_any_pairs(house: InProcess) -> None:

@@ -2,10 +2,15 @@
 
 import ast
 import re
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 
+from http_api.keys import KeyChange
+from mcp_gateway.core.caller import Allowance
+from mcp_gateway.core.config import LimitSettings
 from mcp_gateway.core.errors import TABLE
+from mcp_gateway.core.identity.own_limits import LIMIT_NAMES
 from tests.cases import each
 from tests.import_graph import circle_in, folded, forbidden, graph_of, modules_in, neighbours_in, rooms_of, upward
 from tests.registries import commands, metrics, prompt_arguments, tools
@@ -112,6 +117,14 @@ def test_every_tool_has_a_section_with_all_its_arguments() -> None:
 def test_every_prompt_is_in_the_table_of_prompts() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", section("mcp.md", "Resources, prompts, completion"), re.MULTILINE)
     assert {name: re.findall(r"`(\w+)`", cell) for name, cell in rows} == prompt_arguments()
+
+
+def test_limits_have_the_same_names_wherever_they_are_set_and_refused() -> None:
+    names = set(LIMIT_NAMES)
+    assert KeyChange.model_fields.keys() - {"name"} == names
+    assert names <= {field.name for field in fields(Allowance)}
+    assert names <= LimitSettings.model_fields.keys()
+    assert names <= TABLE.keys()
 
 
 def test_the_glossary_is_sorted_so_that_a_word_is_found() -> None:

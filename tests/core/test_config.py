@@ -1,5 +1,6 @@
 import re
 import tomllib
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ from pydantic import ValidationError
 
 from mcp_gateway.core.config import ConfigError, Settings, load_settings, settings_of
 from mcp_gateway.core.config_reference import example_toml, reference_markdown
+from mcp_gateway.core.gateway import _transport
+from mcp_gateway.core.ledger.ledger import Ledger
+from mcp_gateway.core.upstream.transport import Timeouts, TransportLimits
 from tests.cases import each
 
 ROOT = Path(__file__).parents[2]
@@ -490,3 +494,10 @@ class TestNames:
         with pytest.raises(ConfigError) as caught:
             load_settings(file, {})
         assert all(map(str.isprintable, caught.value.faults))
+
+
+def test_values_that_are_made_without_settings_have_the_defaults_of_the_settings() -> None:
+    settings = Settings()
+    transport = _transport("http://127.0.0.1", settings.upstream)
+    assert (transport.timeouts, transport.limits) == (Timeouts(), TransportLimits())
+    assert signature(Ledger).parameters["settle_wait_s"].default == settings.wallet.settle_wait_s

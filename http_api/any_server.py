@@ -56,6 +56,7 @@ class WatchedClient:
         self._receive = receive
         self._send = send
         self._task = asyncio.current_task()
+        self._cancelled_before = self._task.cancelling() if self._task is not None else 0
         self._watch: asyncio.Task[None] | None = None
         self._has_left = self._has_cancelled = False
 
@@ -87,10 +88,11 @@ class WatchedClient:
             await self._send(message)
         except OSError:
             self._leave()
+            await asyncio.sleep(0)  # where the cancellation ends this very task, and not its server later
 
     def has_ended_alone(self) -> bool:
         """Whether a cancellation came from here, and from nobody else as well."""
-        return self._has_cancelled and self._task is not None and self._task.cancelling() == 1
+        return self._has_cancelled and self._task is not None and self._task.cancelling() == self._cancelled_before + 1
 
     def forget(self) -> None:
         """The request is answered; whoever runs the task goes on as if nothing had been cancelled."""

@@ -153,7 +153,12 @@ class ByHand:
             "query_string": b"",
             "headers": named,
         }
-        return asyncio.ensure_future(app(scope | differing, self.messages.get, self.send))
+
+        async def serve() -> None:
+            await app(scope | differing, self.messages.get, self.send)
+            await asyncio.sleep(0)  # where a cancellation that is left over would come
+
+        return asyncio.ensure_future(serve())
 
 
 async def ends(task: asyncio.Task[None]) -> None:
@@ -224,6 +229,39 @@ async def test_a_server_that_says_by_an_error_of_sending_that_the_client_has_lef
     client.has_hung_up = True
     await ends(client.call(house.app, await house.door.key(account_id)))
     assert await codes_of(house, account_id) == ["client_closed"]
+
+
+async def test_a_whole_answer_that_nobody_takes_is_billed_and_cancels_nothing_of_the_server(house: InProcess) -> None:
+    account_id = await house.door.account("1")
+    client = ByHand.asking(orjson.dumps(chat_body(model="priced/tiny")))
+    client.has_hung_up = True
+    await ends(client.call(house.app, await house.door.key(account_id)))
+    assert await codes_of(house, account_id) == [None]
+
+
+async def test_a_task_that_outlived_a_cancellation_of_its_own_ends_quietly_when_its_client_leaves(
+    house: InProcess,
+) -> None:
+    house.backend.answer_with(silence)
+    before = len(house.backend.chats)
+    client = ByHand.asking(orjson.dumps(chat_body()))
+    key = await house.door.key()
+
+    async def outliving() -> int:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        headers = [(b"authorization", f"Bearer {key}".encode()), (b"content-type", b"application/json")]
+        scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "query_string": b""}
+        await house.app(scope | {"headers": headers}, client.messages.get, client.send)
+        return 1
+
+    task = asyncio.ensure_future(outliving())
+    await asyncio.sleep(0)
+    task.cancel()
+    await house.backend.chats_asked(before + 1)
+    client.leave()
+    async with asyncio.timeout(PATIENCE_S):
+        assert await task == 1
 
 
 @each("pieces", [[b"", b"rest"], [b'{"model":', b'"free/tiny"', b""]])

@@ -93,6 +93,7 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> AnyServe
         gateway.lifecycle,
         gateway.ledger,
         gateway.pool,
+        gateway.published,
         operators,
         needs_token=settings.metrics_token is not None,
     )
@@ -181,6 +182,7 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> AnyServe
         addresses=gateway.addresses,
         room=gateway.bytes_in_flight,
         limiter=gateway.limiter,
+        refusals=gateway.refusals,
         limits_url=f"{base_url}/v1/limits",
     )
     return AnyServer(Cors(answers, Origins(settings), is_mcp))

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from http_api.condition import Condition, Judge
 from http_api.operators import Operators
 from http_api.responses import json_response
+from mcp_gateway.core.catalog import Published
 from mcp_gateway.core.errors import TABLE, GatewayError
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.lifecycle import Lifecycle
@@ -72,6 +73,7 @@ class MetricsPage:
         lifecycle: Lifecycle,
         ledger: Ledger,
         pool: Pool,
+        published: Published,
         operators: Operators,
         *,
         needs_token: bool,
@@ -80,6 +82,7 @@ class MetricsPage:
         self._lifecycle = lifecycle
         self._ledger = ledger
         self._pool = pool
+        self._published = published
         self._operators = operators
         self._needs_token = needs_token
 
@@ -92,10 +95,16 @@ class MetricsPage:
         open_holds, oldest_hold_s = await self._ledger.open_holds()
         metrics.open_holds.set(open_holds)
         metrics.oldest_hold_s.set(oldest_hold_s)
+        queue, log_bytes = self._ledger.backlog()
+        metrics.ledger_queue.set(queue)
+        metrics.ledger_log_bytes.set(log_bytes)
         for name, is_running in self._lifecycle.loops.states():
             metrics.background_loop_up.labels(name).set(is_running)
         for backend in self._pool.backends:
             metrics.backend_up.labels(backend.name).set(backend.is_serving)
+        metrics.model_available.clear()  # of those that are published no more
+        for model in self._published.current.values():
+            metrics.model_available.labels(model.id).set(self._pool.status_of(model) == "ready")
         page = await asyncio.to_thread(metrics.exposition)  # some 30 lines for each model that was asked
         return Response(page, headers={"Content-Type": CONTENT_TYPE})
 

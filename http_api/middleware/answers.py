@@ -12,6 +12,7 @@ from mcp_gateway.core.context import CLIENT, CONTEXT, SENT, CallerLeft, RequestC
 from mcp_gateway.core.errors import GatewayError, internal_error, outline
 from mcp_gateway.core.identity.address import AddressReader
 from mcp_gateway.core.limits.limiter import Limiter
+from mcp_gateway.core.observe.refusals import Refusals
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class Answers:
         addresses: AddressReader,
         room: BytesInFlight,
         limiter: Limiter,
+        refusals: Refusals,
         limits_url: str,
     ) -> None:
         self._app = app
@@ -45,6 +47,7 @@ class Answers:
         self._addresses = addresses
         self._room = room
         self._limiter = limiter
+        self._refusals = refusals
         self._limits_url = limits_url
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,6 +70,7 @@ class Answers:
             pass  # nobody is left to answer
         except Exception as error:
             refusal = error if isinstance(error, GatewayError) else _bug(error, context)
+            self._refusals.note(refusal.code, context.address)
             if not has_started:
                 await send_error(stamped, refusal, limits_url=self._limits_url)
             elif refusal is error:

@@ -44,7 +44,7 @@ from mcp_gateway.core.request import ChatRequest
 from mcp_gateway.core.upstream import vllm
 from mcp_gateway.core.upstream.answer import Body, read_answer, request_named, text_bytes, with_model, with_usage
 from mcp_gateway.core.upstream.attempt import Attempt
-from mcp_gateway.core.upstream.backend import Backend, Headers, Response, failure, read_beginning
+from mcp_gateway.core.upstream.backend import FAULTS, Backend, Headers, Response, failure, read_beginning
 from mcp_gateway.core.upstream.choice import prefix_of
 from mcp_gateway.core.upstream.collected import can_carry
 from mcp_gateway.core.upstream.collector import Collector
@@ -278,7 +278,7 @@ class Exchange:
 
         What came before it and was held back is delivered, as it is billed.
         """
-        self._let_go(error)
+        self._blame(error)
         await self._account_for_part(error)
         relay = self._relay
         held = relay.end(format_usd(self.cost_nano), self._usage) if relay is not None else b""
@@ -671,7 +671,7 @@ class Exchange:
             died = failure(error, has_started=True)
             if not relay.is_whole:
                 raise died from error
-            self._let_go(died)
+            self._blame(died)
         return frames
 
     def _check_end(self, relay: FrameRelay) -> None:
@@ -679,7 +679,7 @@ class Exchange:
         error = self._told(relay.error) if relay.error is not None else None
         if relay.is_whole:
             if error is not None:
-                self._let_go(error)
+                self._blame(error)
             return
         died = GatewayError("backend_died", "The backend ended the stream in the middle of the answer.")
         raise self._end or error or died
@@ -883,6 +883,12 @@ class Exchange:
             error_code=error_code,
             finish_reason=self._finish_reason,
         )
+
+    def _blame(self, error: GatewayError) -> None:
+        """Let go of a backend whose answer had begun; its failure is counted as that of an attempt."""
+        if self._attempt is not None and error.code in FAULTS:
+            self._chat.metrics.upstream_errors.labels(self._attempt.backend.name, error.code).inc()
+        self._let_go(error)
 
     def _let_go(self, error: GatewayError | None) -> None:
         """Close the backend's connection (at once, where its answer was not read whole); tell how the attempt ended."""

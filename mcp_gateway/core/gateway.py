@@ -33,8 +33,10 @@ from mcp_gateway.core.observe.history import History
 from mcp_gateway.core.observe.metrics import Metrics
 from mcp_gateway.core.observe.model_ages import ModelAges
 from mcp_gateway.core.observe.records import Records
+from mcp_gateway.core.observe.refusals import Refusals
 from mcp_gateway.core.payments.payments import Payments
 from mcp_gateway.core.policy.images import ImagePolicy, read_blocklist
+from mcp_gateway.core.store.log import Sync, sync_data
 from mcp_gateway.core.store.private import make_folder
 from mcp_gateway.core.store.sole import sole_server
 from mcp_gateway.core.store.store import Store
@@ -62,6 +64,7 @@ class Gateway:
     lifecycle: Lifecycle
     metrics: Metrics
     activity: Activity
+    refusals: Refusals
     history: History
     published: Published
     pool: Pool
@@ -110,12 +113,13 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
     async with contextlib.AsyncExitStack() as stack:
         make_folder(settings.data_dir)
         stack.enter_context(sole_server(settings.data_dir))  # first, so that nothing is migrated beneath another server
-        store = await stack.enter_async_context(_open_store(settings))
+        metrics = Metrics(__version__)
+        store = await stack.enter_async_context(_open_store(settings, _timed(sync_data, metrics)))
         pending = PendingFile(settings.data_dir, await store.identity())
         stack.push_async_callback(_close, store, pending)
         lifecycle = Lifecycle(is_in_maintenance=settings.maintenance)
-        metrics = Metrics(__version__)
         activity = Activity(now_ms)
+        refusals = Refusals(lambda code: metrics.refusals.labels(code).inc(), counted_as)
         await activity.restore(store)
         records = Records(store)
         ledger = _ledger(store, settings, clock.now_ms)
@@ -154,6 +158,7 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
             lifecycle=lifecycle,
             metrics=metrics,
             activity=activity,
+            refusals=refusals,
             history=History(store),
             published=published,
             pool=pool,
@@ -175,7 +180,11 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
         _log_prices(settings, published)
         await stack.enter_async_context(
             lifecycle.loops.running(
-                discovery=pool.watch, keys=known_keys.watch, grants=ledger.watch_grants, holds=ledger.watch_holds
+                discovery=pool.watch,
+                keys=known_keys.watch,
+                grants=ledger.watch_grants,
+                holds=ledger.watch_holds,
+                refusals=refusals.watch,
             )
         )
         lifecycle.phase = Phase.READY
@@ -185,12 +194,21 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
 
 
 @contextlib.asynccontextmanager
-async def _open_store(settings: Settings) -> AsyncIterator[Store]:
-    store = await Store.open(settings.data_dir / DATABASE)
+async def _open_store(settings: Settings, sync: Sync = sync_data) -> AsyncIterator[Store]:
+    store = await Store.open(settings.data_dir / DATABASE, sync=sync)
     try:
         yield store
     finally:
         await store.close()
+
+
+def _timed(sync: Sync, metrics: Metrics) -> Sync:
+    def timed(descriptor: int) -> None:
+        began_at_s = time.perf_counter()
+        sync(descriptor)
+        metrics.fsynced(time.perf_counter() - began_at_s)
+
+    return timed
 
 
 def _ledger(store: Store, settings: Settings, now_ms: Callable[[], int]) -> Ledger:

@@ -106,6 +106,25 @@ async def test_a_failure_behind_a_finished_answer_counts_against_the_backend(sta
     assert backend_of(stage).status == "failing"
 
 
+@pytest.mark.parametrize(
+    ("frames", "code"),
+    [
+        (ONE[:2], "backend_died"),
+        ([*ONE[:2], ENGINE_DEAD], "backend_error"),
+        ([*ONE, ENGINE_DEAD, DONE], "backend_error"),
+        ([*ONE, DONE], None),
+    ],
+)
+async def test_an_answer_that_breaks_off_counts_once_as_an_attempt_that_failed(
+    stage: Stage, frames: list[bytes], code: str | None
+) -> None:
+    await told(stage, events(*frames))
+    page = stage.gateway.metrics.exposition().decode()
+    lines = [line for line in page.splitlines() if line.startswith("gateway_upstream_errors_total{")]
+    labels = f'backend="{backend_of(stage).name}",code="{code}"'
+    assert lines == ([] if code is None else [f"gateway_upstream_errors_total{{{labels}}} 1.0"])
+
+
 @pytest.mark.parametrize("frames", [ONE[:2], [chunk("", 10, 0)], [*ONE[:2], chunk("", 10, 2, "")]])
 async def test_done_without_a_finish_is_an_error(stage: Stage, frames: list[bytes]) -> None:
     chunks = await told(stage, events(*frames, DONE))

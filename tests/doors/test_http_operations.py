@@ -129,6 +129,45 @@ async def test_metrics_tell_what_runs(served: Served) -> None:
     assert line.endswith("} 1.0")
 
 
+async def test_metrics_tell_of_money_and_of_the_ledger(served: Served) -> None:
+    door, backend = served
+    backend.answer_with(unary(1000, 10))
+    key = await door.key(credit="1")
+    before = (await door.http.get("/metrics")).text
+    assert (await door.chat(key, model=RICH["id"])).status_code == 200
+    after = (await door.http.get("/metrics")).text
+    sample = f'gateway_revenue_usd_total{{model="{RICH["id"]}"}}'
+    assert round(value(after, sample) - value(before, sample), 9) == 0.000307
+    name = "gateway_ledger_fsync_seconds"
+    assert value(after, f"{name}_count") > value(before, f"{name}_count")
+    assert value(after, f"{name}_sum") > value(before, f"{name}_sum")
+    assert value(after, "gateway_ledger_log_bytes") > 0
+    assert value(after, "gateway_ledger_queue") == 0
+
+
+async def test_metrics_tell_which_models_no_backend_serves(served: Served) -> None:
+    page = (await served[0].http.get("/metrics")).text
+    assert value(page, 'gateway_model_available{model="free/tiny"}') == 1
+    assert 'gateway_model_available{model="not/there"} 0.0' in page
+
+
+async def test_refusals_are_counted_by_their_code(served: Served) -> None:
+    door, _ = served
+    before = (await door.http.get("/metrics")).text
+    refused = [
+        await door.get("/v1/keys", "gw_live_unknown"),
+        await door.get("/v1/nothing"),
+        await door.chat(model="no/such"),
+        await door.post(b"{", path="/v1/mcp", key="gw_live_unknown"),
+    ]
+    after = (await door.http.get("/metrics")).text
+    codes = [error_of(response)["code"] for response in refused]
+    assert codes == ["invalid_api_key", "unknown_url", "model_not_found", "invalid_api_key"]
+    for code in codes:
+        sample = f'gateway_refusals_total{{code="{code}"}}'
+        assert value(after, sample) - value(before, sample) == codes.count(code)
+
+
 def value(text: str, sample: str) -> float:
     lines = [line for line in text.splitlines() if line.startswith(f"{sample} ")]
     return float(lines[0].rpartition(" ")[2]) if lines else 0.0

@@ -309,6 +309,10 @@ class Ledger:
         """Whether holds and settlements go through now."""
         return self._store.is_available
 
+    def backlog(self) -> tuple[int, int]:
+        """How many writes wait for the database, and the bytes of its log. Raises OSError."""
+        return self._store.waiting, self._store.log_bytes
+
     async def watch_grants(self) -> None:
         """Expire grants as their time comes, until cancelled; a hold does not wait for this."""
         while True:

@@ -10,10 +10,11 @@ from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.gc_collector import GCCollector
-from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from mcp_gateway.core.money import NANO_PER_USD
 from mcp_gateway.core.record import RequestRecord
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -43,6 +44,10 @@ class Metrics:
             "gateway_connections_refused", "Connections closed as they came, by which cap: all or address.", ("cap",),
             registry=registry,
         )  # fmt: skip
+        self.refusals = Counter(
+            "gateway_refusals", "Requests of all kinds that were answered by an error alone.", ("code",),
+            registry=registry,
+        )  # fmt: skip
         self.tasks = Gauge("gateway_tasks", "Tasks of the event loop: one a request or so.", registry=registry)
         self.ledger_writable = Gauge(
             "gateway_ledger_writable", "0 while nothing can be billed: the database is full, locked or broken.",
@@ -52,13 +57,21 @@ class Metrics:
         self.oldest_hold_s = Gauge(
             "gateway_oldest_hold_seconds", "For how long the oldest of them has.", registry=registry
         )
+        self.ledger_queue = Gauge("gateway_ledger_queue", "Writes that wait for the database.", registry=registry)
+        self.ledger_log_bytes = Gauge(
+            "gateway_ledger_log_bytes", "The database's write-ahead log on the disk.", registry=registry
+        )
         self.background_loop_up = Gauge(
             "gateway_background_loop_up", "0 where a background loop has ended.", ("loop",), registry=registry
         )
         self.upstream_errors = Counter(
-            "gateway_upstream_errors", "Attempts at a backend that failed.", ("backend", "code"), registry=registry
-        )
+            "gateway_upstream_errors", "Attempts at a backend that failed, amid an answer too.", ("backend", "code"),
+            registry=registry,
+        )  # fmt: skip
         self.backend_up = Gauge("gateway_backend_up", "1 where the backend is up.", ("backend",), registry=registry)
+        self.model_available = Gauge(
+            "gateway_model_available", "0 where no backend serves the model.", ("model",), registry=registry
+        )
         self.usage_missing = Counter(
             "gateway_usage_missing",
             "Answers whose backend told no usage that can be: wallet.usage_missing says what was billed.", ("backend",),
@@ -87,6 +100,12 @@ class Metrics:
             of_model.first_tokens.add(first_token_s)
         of_model.prompt_tokens += record.prompt_tokens
         of_model.completion_tokens += record.completion_tokens
+        of_model.revenue_nano += record.cost_nano
+
+    def fsynced(self, duration_s: float) -> None:
+        """Count one fsync of the ledger; called by one thread alone."""
+        self._traffic.fsyncs += 1
+        self._traffic.fsync_s += duration_s
 
     def exposition(self) -> bytes:
         """The Prometheus text format; may be made in a thread, beside requests that are counted."""
@@ -113,13 +132,14 @@ class _Distribution:
 
 
 class _OfModel:
-    __slots__ = ("completion_tokens", "durations", "first_tokens", "prompt_tokens")
+    __slots__ = ("completion_tokens", "durations", "first_tokens", "prompt_tokens", "revenue_nano")
 
     def __init__(self) -> None:
         self.durations = _Distribution()
         self.first_tokens = _Distribution()
         self.prompt_tokens = 0
         self.completion_tokens = 0
+        self.revenue_nano = 0
 
 
 class _Traffic(Collector):
@@ -128,6 +148,8 @@ class _Traffic(Collector):
     def __init__(self) -> None:
         self.requests: Tally[tuple[str, str, int]] = Tally()
         self.of_model: defaultdict[str, _OfModel] = defaultdict(_OfModel)
+        self.fsyncs = 0
+        self.fsync_s = 0.0
 
     def collect(self) -> Iterator[Metric]:
         requests = CounterMetricFamily(
@@ -136,6 +158,7 @@ class _Traffic(Collector):
         for (door, model, status), count in list(self.requests.items()):
             requests.add_metric((door, model, str(status)), count)
         tokens = CounterMetricFamily("gateway_tokens", "Tokens of prompts and answers.", labels=("model", "kind"))
+        revenue = CounterMetricFamily("gateway_revenue_usd", "What requests were charged.", labels=("model",))
         first_tokens = HistogramMetricFamily(
             "gateway_time_to_first_token_seconds",
             "From the request's arrival to the first frame of its stream.",
@@ -149,6 +172,9 @@ class _Traffic(Collector):
         for model, counted in list(self.of_model.items()):
             tokens.add_metric((model, "prompt"), counted.prompt_tokens)
             tokens.add_metric((model, "completion"), counted.completion_tokens)
+            revenue.add_metric((model,), counted.revenue_nano / NANO_PER_USD)
             first_tokens.add_metric((model,), counted.first_tokens.buckets(), counted.first_tokens.sum_s)
             durations.add_metric((model,), counted.durations.buckets(), counted.durations.sum_s)
-        yield from (requests, tokens, first_tokens, durations)
+        yield from (requests, tokens, revenue, first_tokens, durations)
+        told = "How long the disk took to take what was committed."
+        yield SummaryMetricFamily("gateway_ledger_fsync_seconds", told, self.fsyncs, self.fsync_s)

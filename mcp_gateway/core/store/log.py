@@ -49,6 +49,11 @@ class Log:
         frame = self._read(_HEADER_BYTES + last * frame_bytes, _FRAME_HEADER_BYTES)
         return frame[8:16] == header[16:24]
 
+    @property
+    def size_bytes(self) -> int:
+        """Of the file. Raises OSError."""
+        return os.fstat(self._file.fileno()).st_size
+
     def close(self) -> None:
         self._file.close()
 

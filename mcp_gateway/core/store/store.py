@@ -190,6 +190,16 @@ class Store:
         return str(row[0])
 
     @property
+    def waiting(self) -> int:
+        """How many writes wait for their commit, or for the disk to take it again after it failed."""
+        return len(self._waiting) + len(self._unsynced)
+
+    @property
+    def log_bytes(self) -> int:
+        """Of the write-ahead log. Raises OSError."""
+        return self._log.size_bytes
+
+    @property
     def is_available(self) -> bool:
         """Whether what was written last went through; during an outage it is tried again until something does."""
         return self._is_available

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 
+import orjson
 import platformdirs
 from pydantic import (
     AfterValidator,
@@ -58,11 +59,21 @@ class ConfigError(Exception):
 
 
 def _split_commas(value: Any) -> Any:
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        value = _read_list(value)
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     if not isinstance(value, list | tuple):
         raise ValueError('must be a list, such as ["one", "two"]')
     return value
+
+
+def _read_list(text: str) -> Any:
+    """A list in JSON; the text itself where it is none, since an IPv6 address begins with a bracket too."""
+    try:
+        return orjson.loads(text)
+    except ValueError:
+        return text
 
 
 def _not_a_switch(value: Any) -> Any:
@@ -450,8 +461,16 @@ class McpSettings(Section):
     """As `upstream.collect_above_tokens`, for calls of chat_completion without progress; with progress all are."""
 
 
+def _server_of(url: str) -> tuple[str, str, int | None, str]:
+    """What two spellings of one server have in common."""
+    parts = urlsplit(url)
+    host = (parts.hostname or "").removesuffix(".")
+    port = parts.port or int(_DEFAULT_PORTS[parts.scheme][1:])
+    return parts.scheme, "127.0.0.1" if host == "localhost" else host, port, parts.path
+
+
 def _without_repeats(urls: tuple[str, ...]) -> tuple[str, ...]:
-    if len(set(urls)) < len(urls):
+    if len(set(map(_server_of, urls))) < len(urls):
         raise ValueError("must not name the same server twice")
     return urls
 

@@ -86,6 +86,46 @@ class TestSources:
     def test_lists_in_variables_are_separated_by_commas(self) -> None:
         assert load(GATEWAY_VLLM_URLS="http://a:8000/v1, https://b/x/ ,").vllm_urls == ("http://a:8000", "https://b/x")
 
+    @each(
+        ("text", "urls"),
+        [
+            ('["http://a:8000/v1", "https://b/x/"]', ("http://a:8000", "https://b/x")),
+            (' [ "http://a:8000" ] ', ("http://a:8000",)),
+            ("[]", ()),
+        ],
+    )
+    def test_lists_in_variables_may_be_json(self, text: str, urls: tuple[str, ...]) -> None:
+        assert load(GATEWAY_VLLM_URLS=text).vllm_urls == urls
+
+    @each("text", ['["http://a:8000"', '["http://a", 5]', "[[]]", '["http://a",]', '[{"a": 1}]', "[" * 5000])
+    def test_a_list_that_is_no_json_is_refused_in_words(self, text: str) -> None:
+        with pytest.raises(ConfigError, match="GATEWAY_VLLM_URLS"):
+            load(GATEWAY_VLLM_URLS=text)
+
+    def test_an_address_in_brackets_is_no_json(self) -> None:
+        assert load(GATEWAY_ALLOWED_HOSTS="[::1]:8080,a").allowed_hosts == ("[::1]:8080", "a")
+
+    @each(
+        ("one", "other", "is_one"),
+        [
+            ("http://localhost:8000", "http://127.0.0.1:8000", True),
+            ("http://LOCALHOST.:8000/v1", "http://127.0.0.1:8000/", True),
+            ("http://A", "http://a:80", True),
+            ("https://a", "https://a:443/v1", True),
+            ("http://a", "https://a", False),
+            ("http://a", "http://a:8000", False),
+            ("http://a/one", "http://a/two", False),
+            ("http://127.0.0.1:8000", "http://127.0.0.2:8000", False),
+            ("http://localhost:8000", "http://localhost:8001", False),
+        ],
+    )
+    def test_two_spellings_of_one_server_are_one(self, one: str, other: str, is_one: bool) -> None:
+        if not is_one:
+            assert len(load(f"vllm_urls = ['{one}', '{other}']").vllm_urls) == 2
+            return
+        with pytest.raises(ConfigError, match="same server twice"):
+            load(f"vllm_urls = ['{one}', '{other}']")
+
     @each("setting", WITH_VARIABLE)
     def test_every_setting_can_be_set_by_its_variable(self, setting) -> None:
         examples = setting.field.examples or [setting.field.default]

@@ -510,13 +510,15 @@ class Store:
     def _restart_log(self) -> None:
         """Copy the rest and let the log begin anew: to overwrite the file costs the disk less than to let it grow.
 
+        What it grew beyond its usual size while a reader was in the way (a backup, a check of the books) is given back.
         Raises sqlite3.Error, and BlockingIOError where a reader was in the way.
         """
         with self._beside() as connection:
             is_busy, _, _ = connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
             if is_busy:
                 raise BlockingIOError("a reader of the log is in the way")
-            _touch(connection)  # so that no burst has to sync the header
+            connection.execute(f"PRAGMA journal_size_limit = {2 * _CHECKPOINT_BYTES}")
+            _touch(connection)  # so that no burst has to sync the header; cuts the file at the limit
 
     def _beside(self) -> contextlib.closing[sqlite3.Connection]:
         """A connection that holds up nobody on the writer's."""

@@ -58,6 +58,22 @@ async def test_a_reader_in_the_way_puts_the_next_checkpoint_off(
     assert notes_on_disk(database) == ["one", "two"]
 
 
+async def test_a_log_that_grew_while_a_reader_was_in_the_way_shrinks_again(
+    store: Store, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "_CHECKPOINT_REST_S", 0)
+    with closing(sqlite3.connect(database, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM notes").fetchall()
+        for number in range(20):
+            await store.write(note(f"{number} {'x' * 5000}"), is_durable=False)
+        grown_bytes = store.log_bytes
+    assert grown_bytes > 10 * 8192
+    await store.write(note("the reader is gone"), is_durable=False)
+    await until(lambda: store.log_bytes <= 2 * 8192 and store._is_idle)
+    assert len(notes_on_disk(database)) == 21
+
+
 async def test_closing_does_not_wait_for_a_copy_of_the_log_to_be_followed_up(store: Store, database: Path) -> None:
     copying = Gated(store, "_copy_log")
     await store.write(note("one"), is_durable=False)

@@ -34,6 +34,8 @@ _SOCKET_BYTES = 64 * 1024
 """What the system holds of an answer: the event loop reads all of it at once, before anybody can count it."""
 _DOUBT_S = 0.25
 """How long a connection rests whose answer nothing told to be ours: what else comes on it nobody has asked for."""
+_MOST_RESTING = 16
+"""More are not opened for that: a busy backend would have hundreds of connections, each of them cold."""
 _CLOSE_S = 5.0
 """What closing waits for sockets that were aborted; an end must not depend on what the event loop forgot."""
 _INTERIM = frozenset(range(100, 200)) - {101}
@@ -261,13 +263,15 @@ class Transport:
         return connection
 
     def _take_idle(self) -> "_Connection | None":
-        """The one that was used last, or, while it rests, the one that has rested longest."""
+        """The one that was used last, or, while it rests, the one that has rested longest; None, for a new one to be
+        opened, where that rests too and few do.
+        """
         if not self._idle:
             return None
         at, now_s = -1, monotonic()
         if self._idle[at].is_resting(now_s):
             at = 0
-            if self._idle[at].is_resting(now_s):
+            if self._idle[at].is_resting(now_s) and len(self._idle) < _MOST_RESTING:
                 return None
         connection = self._idle.pop(at)
         if now_s - connection.idle_since < self.limits.max_idle_s:

@@ -24,6 +24,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.upstream.attempt import Attempt
 from mcp_gateway.core.upstream.backend import Backend
 from mcp_gateway.core.upstream.transport import (
+    _MOST_RESTING,
     BadResponse,
     ConnectFailed,
     ConnectionDied,
@@ -543,6 +544,19 @@ async def test_of_several_that_rest_the_one_that_has_rested_longest_is_used() ->
         longest.idle_since -= 1
         assert await get(transport) == (200, b"hi")
         assert (len(server.peers), transport._idle[-1]) == (3, longest)
+
+
+async def test_where_many_rest_the_one_that_has_rested_longest_is_used_and_none_opened() -> None:
+    """At thousands of requests a second there would be hundreds of connections."""
+    async with exchange_with(*[keep_replying(answer(b"hi"))] * _MOST_RESTING) as (server, transport):
+        for _ in range(_MOST_RESTING):
+            response = await transport.request("GET", "/x", [])
+            assert await response.read() == b"hi"
+            response.doubt()
+        assert len(server.peers) == transport.idle == _MOST_RESTING
+        longest = transport._idle[0]
+        assert await get(transport) == (200, b"hi")
+        assert (len(server.peers), transport._idle[-1]) == (_MOST_RESTING, longest)
 
 
 async def test_what_comes_on_a_connection_that_rests_ends_it() -> None:

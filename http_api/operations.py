@@ -9,7 +9,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_gateway.core.caller import KeyScope
-from mcp_gateway.core.context import CONTEXT
+from mcp_gateway.core.context import CLIENT, CONTEXT
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.text import SHOWN_CHARS, shown
 
@@ -87,10 +87,11 @@ def routes_of(operations: Iterable[Operation], prefixes: Iterable[str] = ("",)) 
 def _endpoint_of(operation: Operation) -> ASGIApp:
     if operation.endpoint is not None:
         return operation.endpoint
-    handler = operation.handler
+    handler, is_reading = operation.handler, operation.method == "GET"
     assert handler is not None
 
     async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
+        scope[CLIENT].is_cancelled_on_departure = is_reading  # what is only read, nobody needs any more
         response = await handler(Request(scope, receive, send))
         await response(scope, receive, send)
 

@@ -335,6 +335,8 @@ class LimitSettings(Section):
     """Requests that run at once."""
     listing_requests_per_minute: Positive = 600
     """Of one guest address or all keys of one account: calls that ask for models, balance or keys, and MCP messages."""
+    report_timeout_s: PositiveSeconds = 30.0
+    """The longest that a list or a report of an account (usage, requests, transactions, keys) may take: 503 then."""
     assumed_output_tokens: Positive = 1024
     """Counted against tokens_per_minute until the end for a request that names no max_tokens."""
     keys_per_account: Positive = 100

@@ -195,7 +195,8 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
 
 @contextlib.asynccontextmanager
 async def _open_store(settings: Settings, sync: Sync = sync_data) -> AsyncIterator[Store]:
-    store = await Store.open(settings.data_dir / DATABASE, sync=sync)
+    timeout_s = settings.limits.report_timeout_s
+    store = await Store.open(settings.data_dir / DATABASE, report_timeout_s=timeout_s, sync=sync)
     try:
         yield store
     finally:

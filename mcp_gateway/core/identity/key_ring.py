@@ -173,7 +173,7 @@ class KeyRing:
             conditions.append(_CONDITIONS[state])
         sql = f"{_SELECT} WHERE {' AND '.join(conditions)} ORDER BY keys.id DESC LIMIT :limit"
         values = {"account_id": account_id, "before_id": before_id, "limit": limit, "now_ms": self._now_ms()}
-        return [_key(row) for row in await self._store.fetch_all(sql, values)]
+        return [_key(row) for row in await self._store.fetch_report(account_id, sql, values)]
 
     async def changes_after(self, number: int) -> Changes | None:
         """Changes of keys and accounts, by whichever process; None where there are none."""

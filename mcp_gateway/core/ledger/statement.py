@@ -48,7 +48,8 @@ class Statement:
             "SELECT id, kind, reference, paid_nano, granted_nano, held_nano, created_at_ms FROM ledger_transactions "
             f"WHERE account_id = ? AND id < ? {_MOVES if only_moves else ''} ORDER BY id DESC LIMIT ?"
         )
-        rows = await self._store.fetch_all(sql, (account_id, 2**63 - 1 if before_id is None else before_id, limit))
+        below_id = 2**63 - 1 if before_id is None else before_id
+        rows = await self._store.fetch_report(account_id, sql, (account_id, below_id, limit))
         return [Transaction(*row) for row in rows]
 
     async def notes(self, transaction_ids: Sequence[int]) -> dict[int, str]:

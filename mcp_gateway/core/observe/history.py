@@ -95,7 +95,7 @@ class History:
         if before_id is not None:
             conditions["id < ?"] = before_id
         sql = f"{_SELECT} WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ?"
-        rows = await self._store.fetch_all(sql, (*conditions.values(), limit))
+        rows = await self._store.fetch_report(account_id, sql, (*conditions.values(), limit))
         return [_record(row) for row in rows]
 
     async def repeats(self, account_id: str, records: Sequence[RequestRecord]) -> dict[str, str]:
@@ -111,7 +111,7 @@ class History:
         conditions = dict(_conditions(account_id, Wanted(since_ms=since_ms, until_ms=until_ms)))
         where = " AND ".join(conditions)
         sql = f"SELECT {_GROUPS[group]}, {_SUMS} FROM requests WHERE {where} GROUP BY 1 ORDER BY 1 DESC"
-        rows = await self._store.fetch_all(sql, tuple(conditions.values()))
+        rows = await self._store.fetch_report(account_id, sql, tuple(conditions.values()))
         return {name: Totals(*(number or 0 for number in sums)) for name, *sums in rows}
 
     async def _beside(self, select: str, account_id: str, records: Sequence[RequestRecord]) -> dict[str, str]:
@@ -119,7 +119,7 @@ class History:
             return {}
         ids = [record.id for record in records]
         sql = f"{select} WHERE account_id = ? AND id >= ? AND id <= ?"
-        return dict(await self._store.fetch_all(sql, (account_id, min(ids), max(ids))))
+        return dict(await self._store.fetch_report(account_id, sql, (account_id, min(ids), max(ids))))
 
     async def _find(self, account_id: str, request_id: str) -> RequestRecord | None:
         row = await self._store.fetch_one(f"{_SELECT} WHERE id = ? AND account_id = ?", (request_id, account_id))

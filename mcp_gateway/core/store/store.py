@@ -12,7 +12,7 @@ import logging
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +24,13 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.store.log import Flusher, Log, Sync, sync_data
 from mcp_gateway.core.store.migrations import migrate
 from mcp_gateway.core.store.private import keep_private
+from mcp_gateway.core.store.reports import Parameters, Reports
+from mcp_gateway.core.store.reports import Row as Row
 
 logger = logging.getLogger(__name__)
 
 A = TypeVar("A")
 T = TypeVar("T")
-Row = tuple[Any, ...]
 Work = Callable[[sqlite3.Connection], T]
 Group = Callable[[sqlite3.Connection, Sequence[A]], Sequence[T | GatewayError]]
 """Runs several writes of one kind: an outcome for each argument, in order; a GatewayError is a refusal."""
@@ -99,8 +100,10 @@ class Store:
         log: Log,
         sync: Sync,
         busy_timeout_s: float,
+        reports: Reports,
     ) -> None:
         self._path = path
+        self._reports = reports
         self._connection = connection
         self._reader = reader
         self._point_reader = point_reader
@@ -124,7 +127,9 @@ class Store:
         self._next_look_s = 0.0
 
     @classmethod
-    async def open(cls, path: Path, *, busy_timeout_s: float = 5.0, sync: Sync = sync_data) -> "Store":
+    async def open(
+        cls, path: Path, *, busy_timeout_s: float = 5.0, report_timeout_s: float = 30.0, sync: Sync = sync_data
+    ) -> "Store":
         """Open or create the database at `path` and bring its schema up to date.
 
         Raises SchemaTooNew, sqlite3.Error, OSError. `busy_timeout_s` is how long a write waits while another process
@@ -137,7 +142,8 @@ class Store:
             opened.callback(log.close)
             reader, point_reader = [await _open_for_reading(path) for _ in range(2)]
             opened.pop_all()
-        return cls(path, connection, reader, point_reader, log, sync, busy_timeout_s)
+        reports = Reports(path, report_timeout_s)
+        return cls(path, connection, reader, point_reader, log, sync, busy_timeout_s, reports)
 
     def write(self, work: Work[T], *, is_durable: bool = True, in_outage: InOutage = "refuse") -> "asyncio.Future[T]":
         """Run `work` in the writer's next transaction; the result comes once that is committed.
@@ -174,12 +180,16 @@ class Store:
                 return True
         return False
 
-    async def fetch_all(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[Row]:
-        """All rows of a query, as of the last commit."""
+    async def fetch_all(self, sql: str, parameters: Parameters = ()) -> list[Row]:
+        """All rows of a query of the gateway's own, as of the last commit."""
         return cast(list[Row], await self._reader.execute_fetchall(sql, cast(Any, parameters)))
 
-    async def fetch_one(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> Row | None:
-        """The first row of a query that reads few, as of the last commit; it waits for no report in `fetch_all`."""
+    async def fetch_report(self, account_id: str, sql: str, parameters: Parameters = ()) -> list[Row]:
+        """All rows of a query that an account asks for and that may read much: see Reports. Raises `overloaded`."""
+        return await self._reports.fetch_all(account_id, sql, parameters)
+
+    async def fetch_one(self, sql: str, parameters: Parameters = ()) -> Row | None:
+        """The first row of a query that reads few, as of the last commit; it waits for nothing that reads more."""
         rows = cast(list[Row], await self._point_reader.execute_fetchall(sql, parameters))
         return rows[0] if rows else None
 
@@ -216,6 +226,7 @@ class Store:
         self._log.close()
         await self._in_thread(self._connection.close)
         await asyncio.to_thread(self._threads.shutdown)
+        await self._reports.close()
         await self._reader.close()
         await self._point_reader.close()
         for job in (*self._waiting, *self._unsynced):

@@ -92,13 +92,13 @@ async def test_totals_are_sums_of_one_account_and_window(store: Store) -> None:
 
 async def test_a_page_is_found_by_the_index_of_the_account_and_needs_no_sorting(store: Store) -> None:
     seen: list[str] = []
-    fetch_all = store.fetch_all
+    fetch_report = store.fetch_report
 
-    async def explained(sql: str, parameters: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
-        seen.extend(row[3] for row in await fetch_all(f"EXPLAIN QUERY PLAN {sql}", parameters))
-        return await fetch_all(sql, parameters)
+    async def explained(account_id: str, sql: str, parameters: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
+        seen.extend(row[3] for row in await fetch_report(account_id, f"EXPLAIN QUERY PLAN {sql}", parameters))
+        return await fetch_report(account_id, sql, parameters)
 
-    store.fetch_all = explained  # type: ignore[assignment, method-assign]
+    store.fetch_report = explained  # type: ignore[assignment, method-assign]
     for wanted in (Wanted(), Wanted(model="a"), Wanted(since_ms=1), Wanted(since_ms=1, until_ms=2, http_status=200)):
         for before_id in (None, "req_5"):
             seen.clear()

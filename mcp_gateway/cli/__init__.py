@@ -1,4 +1,4 @@
-"""The roof: `mcp-gateway serve | accounts | keys | requests | ledger | config | backup | bridge`.
+"""The roof: `mcp-gateway serve | accounts | keys | requests | ledger | config | backup | restore | bridge`.
 
 It alone knows http_api.
 """
@@ -23,12 +23,14 @@ from mcp_gateway.cli.desk import (
     run,
     settings_of,
 )
+from mcp_gateway.cli.restore import restore_backup
 from mcp_gateway.core.config import DEFAULT_FILE, Settings
 from mcp_gateway.core.gateway import DATABASE, Desk
 from mcp_gateway.core.ledger.pending import PENDING
 from mcp_gateway.core.observe.logs import configure_logging
 from mcp_gateway.core.policy.images import read_blocklist
 from mcp_gateway.core.store.backup import back_up
+from mcp_gateway.core.store.restore import ForeignLog
 from mcp_gateway.core.text import shown
 
 app = typer.Typer(
@@ -144,9 +146,28 @@ def backup(
         fail("settlements wait to be written into the database: start the server once, then back up")
     try:
         back_up(settings.data_dir / DATABASE, file)
-    except (OSError, DatabaseError) as error:
+    except (OSError, DatabaseError, ForeignLog) as error:
         fail(str(error))
     answer(f"wrote {file}", {"file": str(file)}, is_json=is_json)
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="A backup.")],
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    is_json: JsonOption = False,
+) -> None:
+    """Put a backup in the place of the database, while nobody serves; the old files are moved aside."""
+    facts = restore_backup(settings_of(config, data_dir).data_dir, file)
+    lost = facts["entries_lost"]
+    words = (
+        f"restored {file}, whose last entry in the ledger is of {facts['last_entry_at'] or 'no time'}\n"
+        f"entries lost: {'unknown, the old database cannot be read' if lost is None else lost}"
+        f"{', and the settlements that waited' if facts['settlements_set_aside'] else ''}\n"
+        f"the old files are in {facts['old_files']}"
+    )
+    answer(words, facts, is_json=is_json)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})

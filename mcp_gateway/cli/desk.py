@@ -22,6 +22,7 @@ from mcp_gateway.core.ledger.pending import ForeignPending
 from mcp_gateway.core.money import parse_usd
 from mcp_gateway.core.observe.logs import configure_logging
 from mcp_gateway.core.store.migrations import SchemaTooNew
+from mcp_gateway.core.store.restore import ForeignLog
 from mcp_gateway.core.store.sole import AlreadyServed
 from mcp_gateway.core.store.upgrade import ServedByOlder
 from mcp_gateway.core.text import shown
@@ -76,7 +77,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         fail("an argument is not text: it holds bytes that are no characters")
     except (SchemaTooNew, ServedByOlder) as error:
         fail(f"{error} (this is {__version__})")
-    except (AlreadyServed, ForeignPending, LedgerBroken, DatabaseError, OSError) as error:
+    except (AlreadyServed, ForeignLog, ForeignPending, LedgerBroken, DatabaseError, OSError) as error:
         fail(str(error))
 
 

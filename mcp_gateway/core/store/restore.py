@@ -1,0 +1,101 @@
+"""A backup in the place of a database: checked first, with what it replaces moved aside. Knows nothing of money.
+
+A log that stands beside another database than its own would be written into that one by SQLite, page by page.
+"""
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from mcp_gateway.core.store.migrations import migrate
+from mcp_gateway.core.store.private import OWNER_ALONE
+
+_VERSION_AT = 18
+"""Of the bytes that say how a database is written: https://sqlite.org/fileformat2.html#file_format_version_numbers"""
+_WITHOUT_LOG = 1
+_ENDS = ("-wal", "-shm")
+
+Check = Callable[[sqlite3.Connection], None]
+"""Looks at a database that is about to be put in place; raises what speaks against it."""
+
+
+class ForeignLog(Exception):
+    """A log stands beside a database that was never written with one, as no backup is."""
+
+
+class NotRestorable(Exception):
+    """The file is no backup that can be put in place."""
+
+
+def check_log(database: Path) -> None:
+    """Before a database is opened. Raises ForeignLog, OSError.
+
+    The log is looked at first: a database of ours says that it has one before there is one.
+    """
+    log = database.with_name(database.name + "-wal")
+    with contextlib.suppress(FileNotFoundError):
+        if log.stat().st_size and _version(database) == _WITHOUT_LOG:
+            raise ForeignLog(
+                f"a backup was copied over {database}, and the log of the one before still stands beside it: "
+                "run `mcp-gateway restore FILE` with the backup, which puts both in order"
+            )
+
+
+def restore(database: Path, backup: Path, aside: Path, others: Iterable[Path], check: Check) -> None:
+    """Put a copy of `backup` in the place of `database`, moving that, its log and `others` into the new folder `aside`.
+
+    The caller holds the folder's lock. Nothing is changed unless the copy is sound. Ended in the middle, it can be run
+    again: until the old log is gone, `check_log` keeps everybody from the database. Raises NotRestorable, SchemaTooNew,
+    sqlite3.Error, OSError, and what `check` does.
+    """
+    if not backup.is_file() or (database.exists() and backup.samefile(database)):
+        raise NotRestorable(f"{backup} is no file beside the database to restore it from")
+    copy = database.with_name(database.name + ".restoring")
+    try:
+        _copy(backup, copy, check)
+        old = [database.with_name(database.name + end) for end in _ENDS] + list(others)
+        aside.mkdir(mode=0o700)
+        for file in (database, *old):
+            with contextlib.suppress(FileNotFoundError):
+                os.link(file, aside / file.name)
+        copy.replace(database)
+        for file in reversed(old):
+            file.unlink(missing_ok=True)
+        _sync(database.parent)
+    finally:
+        copy.unlink(missing_ok=True)
+
+
+def _copy(backup: Path, copy: Path, check: Check) -> None:
+    """A whole copy with this version's schema and without a log, on the disk."""
+    copy.unlink(missing_ok=True)
+    os.close(os.open(copy, os.O_CREAT | os.O_EXCL | os.O_RDWR, OWNER_ALONE))
+    with (
+        contextlib.closing(sqlite3.connect(f"{backup.absolute().as_uri()}?mode=ro", uri=True)) as source,
+        contextlib.closing(sqlite3.connect(copy, isolation_level=None)) as target,
+    ):
+        source.backup(target)
+        target.execute("PRAGMA journal_mode = DELETE")
+        if target.execute("PRAGMA integrity_check").fetchall() != [("ok",)]:
+            raise NotRestorable(f"{backup} is damaged")
+        if not target.execute("SELECT 1 FROM sqlite_master WHERE name = 'schema_migrations'").fetchone():
+            raise NotRestorable(f"{backup} is no database of a gateway")
+        migrate(target)
+        check(target)
+    _sync(copy)
+
+
+def _version(database: Path) -> int | None:
+    with database.open("rb") as file:
+        head = file.read(_VERSION_AT + 1)
+    return head[_VERSION_AT] if len(head) > _VERSION_AT else None
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

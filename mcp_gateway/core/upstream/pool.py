@@ -49,6 +49,8 @@ class Pool:
         self._random = random
         self._listings: Listings | None = None
         self._slow: set[Backend] = set()
+        self._failing: set[Backend] = set()
+        """Those of which the log has said so."""
 
     def candidates(self, backend_model: str) -> list[Backend]:
         """Backends that may be sent a request for the model now."""
@@ -98,11 +100,22 @@ class Pool:
         due_at_s = loop.time() + self._interval_s
         while True:
             await asyncio.sleep(min(_RECOVERY_INTERVAL_S, self._interval_s))
+            self.tell_of_failing()
             if loop.time() >= due_at_s:
                 due_at_s = loop.time() + self._interval_s
                 await self.discover()
             elif doubtful := [backend for backend in self.backends if self._is_doubtful(backend)]:
                 await self.discover(doubtful)
+
+    def tell_of_failing(self) -> None:
+        """Log each backend that has begun to fail, or to serve again, since the last call."""
+        failing = {backend for backend in self.backends if backend.status == "failing"}
+        for backend in failing - self._failing:
+            logger.warning("backend %s is failing: %s", backend.name, backend.reason)
+        for backend in self._failing - failing:
+            if not backend.fault:  # else the log says that it is down
+                logger.info("backend %s is failing no more", backend.name)
+        self._failing = failing
 
     async def aclose(self) -> None:
         for backend in {*self.backends, self.demo}:

@@ -80,9 +80,11 @@ class EventReader:
 
 def _in_one_form(events: bytes) -> bytes:
     """Whole events: as they are where each is one line of data."""
-    is_plain = events.startswith(b"data:") and events.count(b"\n") == 2 * events.count(b"\n\ndata:") + 2
-    if is_plain and _NO_DATA.search(events) is None:
-        return events
+    line_ends = events.count(b"\n")
+    if events.startswith(b"data:") and line_ends == 2 * events.count(b"\n\ndata:") + 2:
+        ends = events.count(b"}\n") + events.count(b"]\n")  # of JSON, and of [DONE]
+        if 2 * ends == line_ends or _NO_DATA.search(events) is None:
+            return events
     events = _BLANK_LINES.sub(b"\n\n", events)
     if events.count(b"\n") > _MAX_ODD_LINES:
         raise GatewayError("backend_error", "The backend's stream could not be understood.")

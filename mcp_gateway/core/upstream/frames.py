@@ -57,7 +57,7 @@ _NO_HEAD = b"\n\n\n"
 _MARKS: tuple[bytes, ...] = (b'"finish_reason":"', b'"choices":[]', b'"choices":null', b"[DONE]", b'"error"')
 """One of these stands in each frame that is not merely the next piece of the answer."""
 _LOOSE_MARKS = (*_MARKS, b'"finish_reason": "', b'"choices": []', b'"choices": null')
-_BROKEN_OFF: dict[str | None, dict[str, Any]] = {
+_BROKEN_OFF: dict[str, dict[str, Any]] = {
     "abort": {"message": "aborted", "type": "InternalServerError", "code": 500},
     "error": {},
 }
@@ -340,7 +340,8 @@ class FrameRelay:
         if _IS_DONE.match(frame):
             self._state = State.OVER
             return b""
-        if (error := _error_of(frame)) is not None:
+        reasons = _finish_reasons(frame)
+        if (error := _error_of(frame, reasons)) is not None:
             self.error = error
             self._state = State.OVER
             return b""
@@ -348,7 +349,7 @@ class FrameRelay:
             self._begin(frame)
         if _is_for_usage(frame):
             return self._without_usage_frame(frame)
-        return self._chunk(frame)
+        return self._chunk(frame, reasons)
 
     def _begin(self, frame: bytes) -> None:
         """Learn from the first frame how this backend writes."""
@@ -363,12 +364,12 @@ class FrameRelay:
             old = found[0]
             self._rename = (old, old[: -len(found[1])] + self._public_model)
 
-    def _chunk(self, frame: bytes) -> bytes:
+    def _chunk(self, frame: bytes, reasons: list[str]) -> bytes:
         """A frame of the answer; the last is held back until it is known whether the fingerprint belongs into it."""
         if self._head is _NO_HEAD and (at := frame.find(_FIRST_CHOICE)) >= 0:
             self._head = frame[: at + len(_FIRST_CHOICE)]
         released, self._held = self._held, b""
-        finished = self._finished_in(frame)
+        finished = self._finished_in(frame, reasons) if reasons else {}
         frame = self._amid(frame)
         if finished:
             self._finished |= finished
@@ -380,11 +381,10 @@ class FrameRelay:
             return released
         return released + frame
 
-    def _finished_in(self, frame: bytes) -> dict[int, str]:
+    def _finished_in(self, frame: bytes, found: list[str]) -> dict[int, str]:
         """Why choices finish with this frame, by their index."""
-        found = [reason for text in _FINISH.findall(frame) if (reason := _reason_of(text)) is not None]
-        if not found or self._choices == 1:
-            return {0: found[-1]} if found else {}
+        if self._choices == 1:
+            return {0: found[-1]}
         choices = _chunk_of(frame).get("choices")
         if isinstance(choices, list):
             reasons = {_index_of(one): read_finish_reason(one.get("finish_reason")) for one in _objects(choices)}
@@ -504,6 +504,10 @@ def _index_of(choice: dict[str, Any]) -> int:
     return index if isinstance(index, int) else 0
 
 
+def _finish_reasons(frame: bytes) -> list[str]:
+    return [reason for text in _FINISH.findall(frame) if (reason := _reason_of(text)) is not None]
+
+
 def _reason_of(text: bytes) -> str | None:
     try:
         return read_finish_reason(orjson.loads(text))
@@ -511,7 +515,7 @@ def _reason_of(text: bytes) -> str | None:
         return None
 
 
-def _error_of(frame: bytes) -> dict[str, Any] | None:
+def _error_of(frame: bytes, finish_reasons: list[str]) -> dict[str, Any] | None:
     """The error that a frame tells: an error object, what is no chunk at all, or an answer that was broken off."""
     is_chunk = frame.find(b'"choices"') >= 0 or frame.find(b'"usage"') >= 0
     if not is_chunk or frame.find(b'"error"') >= 0:
@@ -522,5 +526,4 @@ def _error_of(frame: bytes) -> dict[str, Any] | None:
             return error
         if not chunk and not is_chunk:
             return {}
-    broken = [error for text in _FINISH.findall(frame) if (error := _BROKEN_OFF.get(_reason_of(text))) is not None]
-    return broken[0] if broken else None
+    return next((_BROKEN_OFF[reason] for reason in finish_reasons if reason in _BROKEN_OFF), None)

@@ -73,7 +73,7 @@ async def opened(http: httpx2.AsyncClient, url: str, stack: contextlib.AsyncExit
     wanted = {"notifications": {"resourcesListChanged": True}}
     message, headers = modern({"jsonrpc": "2.0", "id": 1, "method": "subscriptions/listen", "params": wanted})
     await stream("POST", JSON | headers, message)
-    lines = await stream("GET", {}, path="/sse")
+    lines = await stream("GET", {"Accept": "text/event-stream"}, path="/sse")
     path = (await anext(lines)).removeprefix("data: ")
     assert (await http.post(f"{url}/{path}", json=with_progress, headers=JSON)).status_code == 202
     while "notifications/progress" not in await anext(lines):

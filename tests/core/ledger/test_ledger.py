@@ -620,3 +620,15 @@ async def test_holds_that_are_nobodys_are_voided_now_and_then_and_told_of(
     await until(lambda: bool(caplog.records))
     assert caplog.messages == ["voided 1 holds that no request can still have"]
     watching.cancel()
+
+
+async def test_what_waits_for_the_database_is_told_and_how_long_its_log_is(
+    ledger: Ledger, account: str, database: Path
+) -> None:
+    await ledger.credit(account, 100, "p")
+    with locked(database):
+        held = asyncio.ensure_future(ledger.hold("req_1", account, 1, 10))
+        await asyncio.sleep(0)
+        assert ledger.backlog()[0] == 1
+        held.cancel()
+    assert ledger.backlog()[1] > 0

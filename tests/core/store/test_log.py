@@ -220,7 +220,7 @@ async def test_the_write_ahead_log_does_not_grow_without_end_but_begins_anew_in_
                     await store.write(note(f"{number} {'x' * 10_000}"), is_durable=is_durable)
                     number += 1
             sizes.append(size(database))
-    assert sizes == sorted(sizes)  # reused, not cut
+    assert min(sizes[1:]) > 100_000  # reused, and cut at most by what it had grown beyond
     assert sizes[-1] < number * 40_000
     assert len(notes_on_disk(database)) == number
 

@@ -69,14 +69,22 @@ class Answers:
         except CallerLeft:
             pass  # nobody is left to answer
         except Exception as error:
-            refusal = error if isinstance(error, GatewayError) else _bug(error, context)
-            self._refusals.note(refusal.code, context.address)
-            if not has_started:
-                await send_error(stamped, refusal, limits_url=self._limits_url)
-            elif refusal is error:
+            await self._refuse(error, context, None if has_started else stamped)
+            if has_started and isinstance(error, GatewayError):
                 raise
         finally:
             context.release()
+
+    async def _refuse(self, error: Exception, context: RequestContext, send: Send | None) -> None:
+        """Count a refusal and tell it, where nothing has been told yet.
+
+        Apart from where it is caught: a name for the error there would keep what its traceback holds, such as the body,
+        until the garbage is collected.
+        """
+        refusal = error if isinstance(error, GatewayError) else _bug(error, context)
+        self._refusals.note(refusal.code, context.address)
+        if send is not None:
+            await send_error(send, refusal, limits_url=self._limits_url)
 
     def _context(self, scope: Scope) -> RequestContext:
         sent: dict[bytes, bytes] = scope[SENT]

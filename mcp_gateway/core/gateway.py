@@ -38,6 +38,7 @@ from mcp_gateway.core.payments.payments import Payments
 from mcp_gateway.core.policy.images import ImagePolicy, read_blocklist
 from mcp_gateway.core.store.log import Sync, sync_data
 from mcp_gateway.core.store.private import make_folder
+from mcp_gateway.core.store.restore import check_log
 from mcp_gateway.core.store.sole import sole_server
 from mcp_gateway.core.store.store import Store
 from mcp_gateway.core.store.upgrade import upgrade_unless_served
@@ -114,6 +115,7 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
         make_folder(settings.data_dir)
         stack.enter_context(sole_server(settings.data_dir))  # first, so that nothing is migrated beneath another server
         metrics = Metrics(__version__)
+        check_log(settings.data_dir / DATABASE)
         store = await stack.enter_async_context(_open_store(settings, _timed(sync_data, metrics)))
         pending = PendingFile(settings.data_dir, await store.identity())
         stack.push_async_callback(_close, store, pending)

@@ -67,8 +67,9 @@ class refusing:
             return
         data = {"code": error.code, "retry_after_s": error.retry_after_s}
         wait = ((b"retry-after", b"%d" % error.retry_after_s),) if error.retry_after_s is not None else ()
-        refusal = Refusal(error.status, REFUSED, error.message, request_id=self._request_id, data=data, headers=wait)
-        raise refusal from None
+        raise Refusal(
+            error.status, REFUSED, error.message, request_id=self._request_id, data=data, headers=wait
+        ) from None
 
 
 def _is_listing(message: Message, *, in_session: bool) -> bool:

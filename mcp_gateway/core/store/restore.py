@@ -30,7 +30,8 @@ class NotRestorable(Exception):
 
 
 def check_log(database: Path) -> None:
-    """Before a database is opened. Raises ForeignLog, OSError.
+    """Before a database is opened, and never by a process that has it open: a file that is closed ends all locks that
+    the process has on it, SQLite's too (https://sqlite.org/howtocorrupt.html, 2.2). Raises ForeignLog, OSError.
 
     The log is looked at first: a database of ours says that it has one before there is one.
     """

@@ -26,7 +26,6 @@ from mcp_gateway.core.store.migrations import migrate
 from mcp_gateway.core.store.private import keep_private
 from mcp_gateway.core.store.reports import Parameters, Reports
 from mcp_gateway.core.store.reports import Row as Row
-from mcp_gateway.core.store.restore import check_log
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +132,7 @@ class Store:
     ) -> "Store":
         """Open or create the database at `path` and bring its schema up to date.
 
-        Raises ForeignLog, SchemaTooNew, sqlite3.Error, OSError. `busy_timeout_s` is how long a write waits while
+        Raises SchemaTooNew, sqlite3.Error, OSError. `busy_timeout_s` is how long a write waits while
         another process writes; `sync` brings the log to the disk, given its descriptor.
         """
         with contextlib.ExitStack() as opened:
@@ -598,7 +597,6 @@ def _open_for_writing(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
     if sqlite3.sqlite_version_info < _LEAST_SQLITE:
         least = ".".join(map(str, _LEAST_SQLITE))
         raise sqlite3.NotSupportedError(f"SQLite {least} is needed; this Python brings {sqlite3.sqlite_version}")
-    check_log(path)
     keep_private(path)
     connection = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
     try:

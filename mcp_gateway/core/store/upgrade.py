@@ -22,7 +22,7 @@ class ServedByOlder(Exception):
 def upgrade_unless_served(database: Path, patience_s: float = _PATIENCE_S) -> None:
     """Bring the schema up to date, holding the folder's lock. Raises ServedByOlder, SchemaTooNew, sqlite3.Error."""
     with contextlib.suppress(AlreadyServed), sole_server(database.parent, patience_s=0):
-        check_log(database)  # a server has done so; within its process, to close the file would end SQLite's locks on it
+        check_log(database)  # where a server has the folder, it has done so
     keep_private(database)
     deadline_s = time.monotonic() + patience_s
     with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as connection:

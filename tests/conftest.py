@@ -10,8 +10,13 @@ from hypothesis import HealthCheck, settings
 
 settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("same")
+
+AUTHORITIES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+"""Where certificates of authorities are; KEPT before the name is what it was for programs that ask other machines."""
+KEPT = "TESTS_KEPT_"
+for _name in AUTHORITIES:
+    os.environ.setdefault(KEPT + _name, os.environ.pop(_name, ""))  # once, for the processes of pytest-xdist, too
 os.environ["SSL_CERT_DIR"] = os.path.dirname(__file__)  # no authority: each client would take 20 ms to read them all
-os.environ.pop("SSL_CERT_FILE", None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import AUTHORITIES, KEPT
+
 ROOT = Path(__file__).parents[2]
 BRIDGE = ROOT / "bridge" / "mcp_stdio_bridge.py"
 INSTALLED = ROOT / "build" / "clients"
@@ -55,8 +57,10 @@ class Gateway:
 
 def environment(**variables: str) -> dict[str, str]:
     """The environment of a program that was started elsewhere: nothing of the gateway's but what is given."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GATEWAY_", "VIRTUAL_ENV"))}
-    return kept | variables
+    ours = ("GATEWAY_", "VIRTUAL_ENV", *AUTHORITIES, KEPT)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    authorities = {name: value for name in AUTHORITIES if (value := os.environ[KEPT + name])}
+    return kept | authorities | variables
 
 
 def run(*command: str | Path, stdin: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -69,8 +69,9 @@ class Answers:
         except CallerLeft:
             pass  # nobody is left to answer
         except Exception as error:
-            await self._refuse(error, context, None if has_started else stamped)
-            if has_started and isinstance(error, GatewayError):
+            was_begun = has_started
+            await self._refuse(error, context, None if was_begun else stamped)
+            if was_begun and isinstance(error, GatewayError):
                 raise
         finally:
             context.release()

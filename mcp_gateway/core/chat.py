@@ -59,6 +59,8 @@ from mcp_gateway.core.upstream.vllm_fields import ChatFields
 logger = logging.getLogger(__name__)
 
 _CLIENT_CLOSED = GatewayError("client_closed", "The client left before the answer was whole.")
+_UNBILLED = GatewayError("ledger_unavailable", "The answer's bill cannot be written now: it is not billed.")
+"""These two are told of and never raised: an error that is kept would keep what its traceback holds."""
 DEMO_MODEL = "demo/echo"
 _NO_USAGE = Usage(0, 0)
 _ROOM_ENOUGH_TOKENS = 4096
@@ -624,8 +626,7 @@ class Exchange:
         if collector.is_full:
             response.close()  # what is made further is for nobody
         elif not collector.is_whole:
-            died = GatewayError("backend_died", "The backend ended the stream in the middle of the answer.")
-            raise self._told(collector.error) if collector.error is not None else died
+            raise self._cut(collector)
         self._finish_reason = read_finish_reason(collector.finish_reason)
         usage = self._credible(collector.usage) or await self._assume(collector.seen)
         self.body, self._collector = collector.body(usage), None
@@ -668,21 +669,23 @@ class Exchange:
         except UpstreamError as error:
             if self._end is not None:
                 raise self._end from error
-            died = failure(error, has_started=True)
             if not relay.is_whole:
-                raise died from error
-            self._blame(died)
+                raise failure(error, has_started=True) from error
+            self._blame(failure(error, has_started=True))
         return frames
 
     def _check_end(self, relay: FrameRelay) -> None:
         """Raise what kept the answer from being whole; of one that is whole, a failure is told to the breaker alone."""
-        error = self._told(relay.error) if relay.error is not None else None
-        if relay.is_whole:
-            if error is not None:
-                self._blame(error)
-            return
-        died = GatewayError("backend_died", "The backend ended the stream in the middle of the answer.")
-        raise self._end or error or died
+        if not relay.is_whole:
+            raise self._end or self._cut(relay)
+        if relay.error is not None:
+            self._blame(self._told(relay.error))
+
+    def _cut(self, source: FrameRelay | Collector) -> GatewayError:
+        """What kept an answer from being whole."""
+        if source.error is not None:
+            return self._told(source.error)
+        return GatewayError("backend_died", "The backend ended the stream in the middle of the answer.")
 
     def _told(self, error: dict[str, Any]) -> GatewayError:
         """The error that a backend told in a frame."""
@@ -813,11 +816,10 @@ class Exchange:
         if self._relay is not None or self._status != OK:
             self._is_bill_pending = True
             return
-        refusal = GatewayError("ledger_unavailable", "The answer's bill cannot be written now: it is not billed.")
-        self.body, self.cost_nano, self._status = b"", 0, refusal.status
-        refused = record._replace(cost_nano=0, http_status=refusal.status, error_code=refusal.code)
+        self.body, self.cost_nano, self._status = b"", 0, _UNBILLED.status
+        refused = record._replace(cost_nano=0, http_status=_UNBILLED.status, error_code=_UNBILLED.code)
         self._chat.ledger.take_back(pending, refused)
-        raise refusal
+        raise GatewayError(_UNBILLED.code, _UNBILLED.message)
 
     def _note_loss(self, hold: Hold, unpaid_nano: int) -> None:
         """Tell of a cost that neither the hold nor the rest of the wallet covered."""

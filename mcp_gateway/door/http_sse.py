@@ -71,10 +71,10 @@ class HttpSse:
         try:
             await self._take(session, message, context)
         except Refusal as refused:
-            refusal = self._listings.counted(refused, message, caller_of(context), in_session=True)
+            counted = partial(self._listings.counted, refused, message, caller_of(context), in_session=True)
             if not message.is_request or session.is_unread or session.is_ended:
-                raise refusal from None
-            await session.write(refusal.payload)
+                raise counted() from None  # without a name: its traceback would hold this frame, and so itself
+            await session.write(counted().payload)
 
     async def _take(self, session: Session, message: Message, context: RequestContext) -> None:
         """Begin with a message, once there is a place for it; those of _IN_ORDER need none, nor does what listens."""

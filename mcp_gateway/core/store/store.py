@@ -315,7 +315,8 @@ class Store:
                 outcomes = self._outcomes_of(run)
                 for job, outcome in zip(run, outcomes, strict=True):
                     is_refused = isinstance(outcome, GatewayError)
-                    job.result, job.error = (None, outcome) if is_refused else (outcome, None)
+                    # without its traceback, whose frames hold the outcomes, and so itself
+                    job.result, job.error = (None, outcome.with_traceback(None)) if is_refused else (outcome, None)
             except Exception as error:
                 if _is_unavailable(error):
                     raise

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 from itertools import groupby
 from random import Random
 
@@ -16,6 +17,8 @@ AUTHORITIES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 KEPT = "TESTS_KEPT_"
 for _name in AUTHORITIES:
     os.environ.setdefault(KEPT + _name, os.environ.pop(_name, ""))  # once, for the processes of pytest-xdist, too
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it for what runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # else programs that tests interrupt would ignore it, too
 os.environ["SSL_CERT_DIR"] = os.path.dirname(__file__)  # no authority: each client would take 20 ms to read them all
 
 

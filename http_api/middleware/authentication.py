@@ -43,12 +43,17 @@ class Authentication:
         return None
 
     async def _try_all(self, credentials: list[str], context: RequestContext) -> None:
-        """The first good one counts; without any, a refusal that tells more than "not known here" is told first."""
-        refusals = []
+        refusals: list[GatewayError] = []
+        try:
+            context.caller = await self._first_good(credentials, context.address, refusals)
+        finally:
+            refusals.clear()  # of which each holds these frames: else they stay until the garbage is collected
+
+    async def _first_good(self, credentials: list[str], address: str, refusals: list[GatewayError]) -> Caller:
+        """Without a good one, a refusal that tells more than "not known here" is told first."""
         for credential in credentials:
             try:
-                context.caller = await self._identified(credential, context.address)
-                return
+                return await self._identified(credential, address)
             except GatewayError as refusal:
                 refusals.append(refusal)
         if not refusals:

@@ -77,6 +77,27 @@ def test_a_backup_that_was_copied_over_a_log_is_found_and_put_in_order(
     assert balances() == ["5.00"]
 
 
+@pytest.mark.parametrize("words", [("accounts", "list"), ("ledger", "check"), ("backup", "again")])
+def test_it_is_found_too_while_another_command_has_the_folder_for_a_moment(
+    data_dir: Path, backup: Path, words: tuple[str, ...]
+) -> None:
+    with_log(data_dir)
+    shutil.copy(backup, data_dir / DATABASE)
+    with sole_server(data_dir):
+        refused = run(*words)
+    assert (refused.exit_code, "mcp-gateway restore FILE" in refused.stderr) == (USAGE, True)
+    assert (data_dir / DATABASE).read_bytes() == backup.read_bytes()
+
+
+@pytest.mark.parametrize("words", [("accounts", "list"), ("backup", "again")])
+def test_a_database_with_its_own_log_is_opened_beneath_a_server(
+    data_dir: Path, backup: Path, words: tuple[str, ...]
+) -> None:
+    with_log(data_dir)
+    with sole_server(data_dir):
+        assert run(*words).exit_code == 0
+
+
 def test_a_database_with_its_own_log_is_opened(data_dir: Path, backup: Path) -> None:
     with_log(data_dir)
     assert "in the log" in run("accounts", "list").stdout

@@ -30,7 +30,7 @@ from mcp_gateway.core.ledger.pending import PENDING
 from mcp_gateway.core.observe.logs import configure_logging
 from mcp_gateway.core.policy.images import read_blocklist
 from mcp_gateway.core.store.backup import back_up
-from mcp_gateway.core.store.restore import ForeignLog
+from mcp_gateway.core.store.restore import ForeignLog, check_log
 from mcp_gateway.core.text import shown
 
 app = typer.Typer(
@@ -145,6 +145,7 @@ def backup(
     if (settings.data_dir / PENDING).exists():
         fail("settlements wait to be written into the database: start the server once, then back up")
     try:
+        check_log(settings.data_dir / DATABASE)
         back_up(settings.data_dir / DATABASE, file)
     except (OSError, DatabaseError, ForeignLog) as error:
         fail(str(error))

@@ -15,14 +15,14 @@ from mcp_gateway import __version__
 from mcp_gateway.core.clock import DAY_MS
 from mcp_gateway.core.config import ConfigError, Settings, load_settings
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.gateway import Desk, open_desk
+from mcp_gateway.core.gateway import DATABASE, Desk, open_desk
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.ledger.checkpoint import LedgerBroken
 from mcp_gateway.core.ledger.pending import ForeignPending
 from mcp_gateway.core.money import parse_usd
 from mcp_gateway.core.observe.logs import configure_logging
 from mcp_gateway.core.store.migrations import SchemaTooNew
-from mcp_gateway.core.store.restore import ForeignLog
+from mcp_gateway.core.store.restore import ForeignLog, check_log
 from mcp_gateway.core.store.sole import AlreadyServed
 from mcp_gateway.core.store.upgrade import ServedByOlder
 from mcp_gateway.core.text import shown
@@ -60,6 +60,7 @@ def at_desk(config: Path | None, data_dir: Path | None, work: Callable[[Desk], A
     configure_logging("warning")
 
     async def at_desk() -> None:
+        check_log(settings.data_dir / DATABASE)
         async with open_desk(settings) as desk:
             await work(desk)
 

@@ -96,7 +96,10 @@ class Desk:
 
 @contextlib.asynccontextmanager
 async def open_desk(settings: Settings) -> AsyncIterator[Desk]:
-    """The database alone. Raises ServedByOlder, too, where its schema is behind and a server uses it."""
+    """The database alone; a command has `check_log` look first.
+
+    Raises ServedByOlder, too, where its schema is behind and a server uses it.
+    """
     make_folder(settings.data_dir)
     upgrade_unless_served(settings.data_dir / DATABASE)
     async with _open_store(settings) as store:

@@ -6,17 +6,15 @@ import sqlite3
 from pathlib import Path
 
 from mcp_gateway.core.store.private import OWNER_ALONE
-from mcp_gateway.core.store.restore import check_log
 
 
 def back_up(database: Path, target: Path) -> None:
     """Write a consistent copy of `database` as of now to the new file `target`, readable by its owner alone.
 
-    Raises ForeignLog, FileExistsError, FileNotFoundError, sqlite3.Error.
+    Raises FileExistsError, FileNotFoundError, sqlite3.Error.
     """
     if not database.exists():
         raise FileNotFoundError(f"there is no database at {database}")
-    check_log(database)
     if target.exists():
         raise FileExistsError(f"{target} exists already; name a new file")
     part = target.with_name(target.name + ".part")

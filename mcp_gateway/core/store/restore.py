@@ -30,10 +30,11 @@ class NotRestorable(Exception):
 
 
 def check_log(database: Path) -> None:
-    """Before a database is opened, and never by a process that has it open: a file that is closed ends all locks that
-    the process has on it, SQLite's too (https://sqlite.org/howtocorrupt.html, 2.2). Raises ForeignLog, OSError.
+    """Before a process opens a database, and never once it has: a file that is closed ends all locks that the process
+    has on it, SQLite's too (https://sqlite.org/howtocorrupt.html, 2.2). Raises ForeignLog, OSError.
 
-    The log is looked at first: a database of ours says that it has one before there is one.
+    No lock is needed, whoever works on the database. The log is looked at first: a database of ours says that it has
+    one before there is one.
     """
     log = database.with_name(database.name + "-wal")
     with contextlib.suppress(FileNotFoundError):

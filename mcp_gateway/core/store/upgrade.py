@@ -7,7 +7,6 @@ from pathlib import Path
 
 from mcp_gateway.core.store.migrations import Pending, migrate, pending
 from mcp_gateway.core.store.private import keep_private
-from mcp_gateway.core.store.restore import check_log
 from mcp_gateway.core.store.sole import AlreadyServed, sole_server
 
 _PATIENCE_S = 10.0
@@ -21,8 +20,6 @@ class ServedByOlder(Exception):
 
 def upgrade_unless_served(database: Path, patience_s: float = _PATIENCE_S) -> None:
     """Bring the schema up to date, holding the folder's lock. Raises ServedByOlder, SchemaTooNew, sqlite3.Error."""
-    with contextlib.suppress(AlreadyServed), sole_server(database.parent, patience_s=0):
-        check_log(database)  # where a server has the folder, it has done so
     keep_private(database)
     deadline_s = time.monotonic() + patience_s
     with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as connection:

@@ -1,7 +1,6 @@
 """`mcp-gateway accounts`: accounts and their money."""
 
 import re
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -198,9 +197,9 @@ def limit_account(
     asked = limits_given(requests_per_minute, requests_per_day, tokens_per_minute, in_flight)
 
     async def work(desk: Desk) -> None:
-        limits = replace((await desk.accounts.get(account)).limits, **asked)
         if asked:
-            await desk.accounts.set_limits(account, limits)
+            await desk.accounts.set_limits(account, asked)
+        limits = (await desk.accounts.get(account)).limits
         words = f"account {account}: {limits_in_words(limits) or 'the highest limits among its keys'}"
         answer(words, {"id": account, "limits": limits_object(limits)}, is_json=is_json)
 

@@ -1,17 +1,17 @@
 """Accounts: who keys belong to and money is kept for; their own limits bound all of their keys together."""
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.own_limits import (
-    LIMIT_ASSIGNMENTS,
     LIMIT_NAMES,
+    Limit,
     OwnLimits,
+    assignments_of,
     limits_from,
-    stored_limits,
 )
 from mcp_gateway.core.store.store import Row, Store
 from mcp_gateway.core.text import check_one_line, shown
@@ -59,35 +59,43 @@ class Accounts:
         """Raises GatewayError `not_found`."""
         row = await self._store.fetch_one(f"SELECT {_COLUMNS} FROM accounts WHERE id = ?", (account_id,))
         if row is None:
-            raise GatewayError(
-                "not_found", f"There is no account '{shown(account_id)}'; `mcp-gateway accounts list` shows them."
-            )
+            raise _unknown(account_id)
         return _account(row)
 
     async def set_active(self, account_id: str, *, is_active: bool) -> None:
         """Switch an account's keys off or on. Raises GatewayError `not_found`."""
 
-        await self._change(account_id, account_id, "is_active = ?", (is_active,))
+        await self._change(account_id, account_id, {"is_active = ?": is_active})
 
-    async def set_limits(self, account_id: str, limits: OwnLimits) -> None:
-        """Replace an account's own limits. Raises GatewayError `not_found`, `conflict` for the guests'."""
+    async def set_limits(self, account_id: str, limits: Mapping[str, Limit]) -> None:
+        """Set those of an account's own limits that are given, one at least; others stay as they are by then.
+
+        Raises GatewayError `not_found`, `conflict` for the guests'.
+        """
         if account_id == GUEST_ACCOUNT_ID:
             raise GatewayError("conflict", "What guests may use is set in the configuration, under [guests].")
-        await self._change(account_id, LIMITS_OF + account_id, LIMIT_ASSIGNMENTS, stored_limits(limits))
+        await self._change(account_id, LIMITS_OF + account_id, assignments_of(limits))
 
-    async def _change(self, account_id: str, changed_id: str, assignments: str, values: Sequence[int | None]) -> None:
+    async def _change(self, account_id: str, changed_id: str, assignments: Mapping[str, int | None]) -> None:
+        sql = f"UPDATE accounts SET {', '.join(assignments)} WHERE id = ?"
+
         def work(connection: sqlite3.Connection) -> bool:
-            changed = connection.execute(f"UPDATE accounts SET {assignments} WHERE id = ?", (*values, account_id))
+            changed = connection.execute(sql, (*assignments.values(), account_id))
             note_change(connection, changed_id)
             return bool(changed.rowcount)
 
         if not await self._store.write(work):
-            raise GatewayError("not_found", f"There is no account '{shown(account_id)}'.")
+            raise _unknown(account_id)
 
 
 def note_change(connection: sqlite3.Connection, changed_id: str) -> None:
     """Tell a running server to look at a key or an account again, in the transaction that changes it."""
     connection.execute("INSERT OR REPLACE INTO identity_changes (changed_id) VALUES (?)", (changed_id,))
+
+
+def _unknown(account_id: str) -> GatewayError:
+    message = f"There is no account '{shown(account_id)}'; `mcp-gateway accounts list` shows them."
+    return GatewayError("not_found", message)
 
 
 def _account(row: Row) -> Account:

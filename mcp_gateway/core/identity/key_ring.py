@@ -28,8 +28,8 @@ from mcp_gateway.core.identity.own_limits import (
     LIMIT_NAMES,
     Limit,
     OwnLimits,
+    assignments_of,
     limits_from,
-    stored_limit,
     stored_limits,
 )
 from mcp_gateway.core.store.store import Row, Store
@@ -239,15 +239,13 @@ class KeyRing:
         """
         check_one_line(name or "", "name")
         await self.get(key_id)
-        given = limits or {}
-        changed = {own: stored_limit(given[own]) for own in LIMIT_NAMES if own in given}
-        assignments = ", ".join(f"{own} = ?" for own in changed)
+        changed = assignments_of(limits or {})
 
         def work(connection: sqlite3.Connection) -> None:
             if name is not None:
                 connection.execute("UPDATE keys SET name = ? WHERE id = ?", (name, key_id))
             if changed:
-                connection.execute(f"UPDATE keys SET {assignments} WHERE id = ?", (*changed.values(), key_id))
+                connection.execute(f"UPDATE keys SET {', '.join(changed)} WHERE id = ?", (*changed.values(), key_id))
             _note_change(connection, key_id)
 
         return await self._changed(key_id, work)

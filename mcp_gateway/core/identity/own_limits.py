@@ -3,7 +3,7 @@
 Knows neither the configured defaults nor what has been used.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Final, Literal
@@ -33,21 +33,23 @@ class OwnLimits:
 
 
 LIMIT_NAMES = tuple(field.name for field in fields(OwnLimits))
-LIMIT_ASSIGNMENTS = ", ".join(f"{name} = ?" for name in LIMIT_NAMES)
-"""For an UPDATE; goes with stored_limits."""
 
 
 def stored_limits(limits: OwnLimits) -> tuple[int | None, ...]:
     """As columns in the order of LIMIT_NAMES: NULL is the default, -1 is none."""
-    return tuple(stored_limit(getattr(limits, name)) for name in LIMIT_NAMES)
+    return tuple(_stored(getattr(limits, name)) for name in LIMIT_NAMES)
+
+
+def assignments_of(limits: Mapping[str, Limit]) -> dict[str, int | None]:
+    """For an UPDATE of those that are given, by the names that LIMIT_NAMES has: SQL assignments with their values."""
+    return {f"{name} = ?": _stored(limits[name]) for name in LIMIT_NAMES if name in limits}
 
 
 def limits_from(columns: Iterable[int | None]) -> OwnLimits:
     return OwnLimits(*map(_read, columns))
 
 
-def stored_limit(limit: Limit) -> int | None:
-    """As a column."""
+def _stored(limit: Limit) -> int | None:
     if limit is DEFAULT:
         return None
     return _NO_LIMIT_IN_DATABASE if limit is None else limit

@@ -1,5 +1,8 @@
 """Accounts, the guests' among them."""
 
+import asyncio
+from dataclasses import asdict
+
 import pytest
 
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID
@@ -29,7 +32,7 @@ async def test_an_unknown_account_is_not_found(accounts: Accounts) -> None:
     for asked in (
         accounts.get("acc_none"),
         accounts.set_active("acc_none", is_active=False),
-        accounts.set_limits("acc_none", OwnLimits()),
+        accounts.set_limits("acc_none", {"in_flight": 1}),
     ):
         with pytest.raises(GatewayError) as caught:
             await asked
@@ -48,14 +51,24 @@ async def test_an_account_has_no_limits_of_its_own_until_it_is_given_some(accoun
     made = await accounts.create("Ann")
     assert made.limits == OwnLimits(DEFAULT, DEFAULT, DEFAULT, DEFAULT)
     limits = OwnLimits(requests_per_minute=7, in_flight=None)
-    await accounts.set_limits(made.id, limits)
+    await accounts.set_limits(made.id, asdict(limits))
     assert (await accounts.get(made.id)).limits == limits
     assert [account.limits for account in await accounts.list()] == [OwnLimits(), limits]
-    await accounts.set_limits(made.id, OwnLimits())
+    await accounts.set_limits(made.id, asdict(OwnLimits()))
     assert await accounts.get(made.id) == made
+
+
+async def test_limits_that_are_not_given_stay_as_they_are_by_then(accounts: Accounts) -> None:
+    made = await accounts.create("Ann")
+    await asyncio.gather(
+        accounts.set_limits(made.id, {"in_flight": 3, "requests_per_day": None}),
+        accounts.set_limits(made.id, {"tokens_per_minute": 9}),
+        accounts.set_limits(made.id, {"in_flight": DEFAULT}),
+    )
+    assert (await accounts.get(made.id)).limits == OwnLimits(requests_per_day=None, tokens_per_minute=9)
 
 
 async def test_guests_have_their_limits_from_the_configuration(accounts: Accounts) -> None:
     with pytest.raises(GatewayError) as caught:
-        await accounts.set_limits(GUEST_ACCOUNT_ID, OwnLimits(requests_per_minute=1))
+        await accounts.set_limits(GUEST_ACCOUNT_ID, {"requests_per_minute": 1})
     assert "[guests]" in caught.value.message

@@ -24,7 +24,7 @@ from mcp_gateway.cli.desk import (
     settings_of,
 )
 from mcp_gateway.cli.restore import restore_backup
-from mcp_gateway.core.config import DEFAULT_FILE, Settings
+from mcp_gateway.core.config import Settings, file_in_force
 from mcp_gateway.core.gateway import DATABASE, Desk
 from mcp_gateway.core.ledger.pending import PENDING
 from mcp_gateway.core.observe.logs import configure_logging
@@ -89,7 +89,7 @@ def serve(
 
 def _desk_options(config: Path | None, settings: Settings) -> str:
     """What a command needs, in whichever folder it is pasted, to work on the data of a server with these settings."""
-    file = config or (DEFAULT_FILE if DEFAULT_FILE.is_file() else None)
+    file = file_in_force(config)
     named = [] if file is None else ["--config", str(file.absolute())]
     if settings.data_dir != Settings().data_dir:
         named += ["--data-dir", str(settings.data_dir.absolute())]
@@ -122,7 +122,7 @@ def check_config(config: ConfigOption = None, data_dir: DataDirOption = None, is
             read_blocklist(settings.image_blocklist_file)
         except OSError as error:
             fail(str(error))
-    file = config or (DEFAULT_FILE if DEFAULT_FILE.is_file() else None)
+    file = file_in_force(config)
     facts = {
         "file": None if file is None else str(file),
         "data_dir": str(settings.data_dir),

@@ -620,12 +620,17 @@ def _section_in(annotation: Any) -> type[Section] | None:
     return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
 
 
+def file_in_force(config_file: Path | None) -> Path | None:
+    """The file that is named, else `gateway.toml` in the working folder where there is one."""
+    return config_file or (DEFAULT_FILE if DEFAULT_FILE.is_file() else None)
+
+
 def load_settings(config_file: Path | None, environ: Mapping[str, str]) -> Settings:
     """The settings of a TOML file with those of `environ` over them; an empty variable counts as unset.
 
-    Without a `config_file`, `gateway.toml` in the working folder is read where there is one. Raises ConfigError.
+    Which file that is, `file_in_force` says. Raises ConfigError.
     """
-    file = config_file or (DEFAULT_FILE if DEFAULT_FILE.is_file() else None)
+    file = file_in_force(config_file)
     tree = _read_toml(file) if file else {}
     known = [setting.path for setting in settings_of(Settings)]
     paths = {setting.variable: setting.path for setting in settings_of(Settings) if setting.variable}

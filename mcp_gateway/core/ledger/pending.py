@@ -13,6 +13,7 @@ import orjson
 
 from mcp_gateway.core.ledger.ledger import Departure, End, Entry, GiveBack
 from mcp_gateway.core.record import RequestRecord
+from mcp_gateway.core.store.private import OWNER_ALONE
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ class PendingFile:
 
 def _open(path: Path) -> Any:
     """Opened without being cut, so that what was set aside stays; for its owner alone."""
-    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b")
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, OWNER_ALONE), "r+b")
 
 
 def _kept(unwritten: Iterable[Any]) -> Iterator[Kept]:

@@ -5,7 +5,7 @@ import os
 import sqlite3
 from pathlib import Path
 
-from mcp_gateway.core.store.private import OWNER_ALONE
+from mcp_gateway.core.store.private import make_file
 
 
 def back_up(database: Path, target: Path) -> None:
@@ -18,19 +18,20 @@ def back_up(database: Path, target: Path) -> None:
     if target.exists():
         raise FileExistsError(f"{target} exists already; name a new file")
     part = target.with_name(target.name + ".part")
-    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, OWNER_ALONE))
+    make_file(part)
     try:
         with contextlib.closing(sqlite3.connect(database)) as connection:
             connection.execute("VACUUM INTO ?", (str(part),))
-        _flush(part)
+        flush(part)
         part.rename(target)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
 
 
-def _flush(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDWR)
+def flush(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from mcp_gateway.core.store.private import beside
+
 T = TypeVar("T")
 
 Sync = Callable[[int], object]
@@ -30,7 +32,8 @@ class Log:
 
     def __init__(self, database: Path) -> None:
         """Raises OSError, also where no connection has read or written the database in WAL mode yet."""
-        self._file = database.with_name(database.name + "-wal").open("r+b", buffering=0)
+        log, _ = beside(database)
+        self._file = log.open("r+b", buffering=0)
 
     @property
     def descriptor(self) -> int:

@@ -12,14 +12,24 @@ def make_folder(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
+def make_file(file: Path) -> None:
+    """Make an empty file that its owner alone may read. Raises FileExistsError."""
+    os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, OWNER_ALONE))
+
+
+def beside(database: Path) -> tuple[Path, Path]:
+    """What SQLite keeps beside a database: its log, and the index of that."""
+    return database.with_name(database.name + "-wal"), database.with_name(database.name + "-shm")
+
+
 def keep_private(database: Path) -> None:
     """Let its owner alone read a database and what SQLite keeps beside it; made empty where there is none.
 
     SQLite gives its log and index the rights of the database. Files of earlier versions were open to everybody.
     """
     with contextlib.suppress(FileExistsError):
-        os.close(os.open(database, os.O_CREAT | os.O_EXCL | os.O_RDWR, OWNER_ALONE))
-    for file in (database, *(database.with_name(database.name + end) for end in ("-wal", "-shm"))):
+        make_file(database)
+    for file in (database, *beside(database)):
         with contextlib.suppress(FileNotFoundError, PermissionError):  # not there; another user's
             if file.stat().st_mode & 0o077:
                 file.chmod(OWNER_ALONE)

@@ -9,13 +9,13 @@ import sqlite3
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from mcp_gateway.core.store.backup import flush
 from mcp_gateway.core.store.migrations import migrate
-from mcp_gateway.core.store.private import OWNER_ALONE
+from mcp_gateway.core.store.private import beside, make_file
 
 _VERSION_AT = 18
 """Of the bytes that say how a database is written: https://sqlite.org/fileformat2.html#file_format_version_numbers"""
 _WITHOUT_LOG = 1
-_ENDS = ("-wal", "-shm")
 
 Check = Callable[[sqlite3.Connection], None]
 """Looks at a database that is about to be put in place; raises what speaks against it."""
@@ -36,7 +36,7 @@ def check_log(database: Path) -> None:
     No lock is needed, whoever works on the database. The log is looked at first: a database of ours says that it has
     one before there is one.
     """
-    log = database.with_name(database.name + "-wal")
+    log, _ = beside(database)
     with contextlib.suppress(FileNotFoundError):
         if log.stat().st_size and _version(database) == _WITHOUT_LOG:
             raise ForeignLog(
@@ -57,7 +57,7 @@ def restore(database: Path, backup: Path, aside: Path, others: Iterable[Path], c
     copy = database.with_name(database.name + ".restoring")
     try:
         _copy(backup, copy, check)
-        old = [database.with_name(database.name + end) for end in _ENDS] + list(others)
+        old = [*beside(database), *others]
         aside.mkdir(mode=0o700)
         for file in (database, *old):
             with contextlib.suppress(FileNotFoundError):
@@ -65,7 +65,7 @@ def restore(database: Path, backup: Path, aside: Path, others: Iterable[Path], c
         copy.replace(database)
         for file in reversed(old):
             file.unlink(missing_ok=True)
-        _sync(database.parent)
+        flush(database.parent)
     finally:
         copy.unlink(missing_ok=True)
 
@@ -73,7 +73,7 @@ def restore(database: Path, backup: Path, aside: Path, others: Iterable[Path], c
 def _copy(backup: Path, copy: Path, check: Check) -> None:
     """A whole copy with this version's schema and without a log, on the disk."""
     copy.unlink(missing_ok=True)
-    os.close(os.open(copy, os.O_CREAT | os.O_EXCL | os.O_RDWR, OWNER_ALONE))
+    make_file(copy)
     with (
         contextlib.closing(sqlite3.connect(f"{backup.absolute().as_uri()}?mode=ro", uri=True)) as source,
         contextlib.closing(sqlite3.connect(copy, isolation_level=None)) as target,
@@ -86,18 +86,10 @@ def _copy(backup: Path, copy: Path, check: Check) -> None:
             raise NotRestorable(f"{backup} is no database of a gateway")
         migrate(target)
         check(target)
-    _sync(copy)
+    flush(copy)
 
 
 def _version(database: Path) -> int | None:
     with database.open("rb") as file:
         head = file.read(_VERSION_AT + 1)
     return head[_VERSION_AT] if len(head) > _VERSION_AT else None
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -60,6 +60,34 @@ def test_a_restored_backup_is_what_was_backed_up_and_nothing_is_thrown_away(data
     assert run("restore", str(backup)).exit_code == 0
 
 
+def with_journal(data_dir: Path) -> None:
+    """As after a kill in the middle of a migration of a database that had no log yet."""
+    database, kept = data_dir / DATABASE, {}
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+        connection.execute("PRAGMA cache_size = 1")
+        connection.execute("BEGIN")
+        connection.execute("UPDATE wallets SET paid_nano = 0")
+        connection.execute("CREATE TABLE large (text)")
+        connection.execute("INSERT INTO large VALUES (?)", ("x" * 10**6,))
+        for path in data_dir.glob(f"{DATABASE}*"):
+            kept[path] = path.read_bytes()
+        connection.execute("ROLLBACK")
+    for path, content in kept.items():
+        path.write_bytes(content)
+    assert (data_dir / f"{DATABASE}-journal").stat().st_size
+
+
+def test_a_transaction_that_was_cut_off_is_not_rolled_back_into_the_backup(data_dir: Path, backup: Path) -> None:
+    with_journal(data_dir)
+    assert balances() == ["7.00"]
+    with_journal(data_dir)
+    aside = Path(told("restore", str(backup))["old_files"])
+    assert balances() == ["5.00"]
+    assert run("ledger", "check").exit_code == 0
+    assert "7.00" in run("accounts", "list", "--data-dir", str(aside)).stdout
+
+
 @pytest.mark.parametrize(
     "words", [("accounts", "list"), ("ledger", "check"), ("backup", "again"), ("serve", "--port=0")]
 )

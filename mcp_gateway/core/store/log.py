@@ -32,7 +32,7 @@ class Log:
 
     def __init__(self, database: Path) -> None:
         """Raises OSError, also where no connection has read or written the database in WAL mode yet."""
-        log, _ = beside(database)
+        log, *_ = beside(database)
         self._file = log.open("r+b", buffering=0)
 
     @property

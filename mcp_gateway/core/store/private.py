@@ -17,9 +17,9 @@ def make_file(file: Path) -> None:
     os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, OWNER_ALONE))
 
 
-def beside(database: Path) -> tuple[Path, Path]:
-    """What SQLite keeps beside a database: its log, and the index of that."""
-    return database.with_name(database.name + "-wal"), database.with_name(database.name + "-shm")
+def beside(database: Path) -> tuple[Path, ...]:
+    """What SQLite keeps beside a database: its log, the index of that, and the journal of one that has no log yet."""
+    return tuple(database.with_name(database.name + end) for end in ("-wal", "-shm", "-journal"))
 
 
 def keep_private(database: Path) -> None:

@@ -1,6 +1,7 @@
 """A backup in the place of a database: checked first, with what it replaces moved aside. Knows nothing of money.
 
-A log that stands beside another database than its own would be written into that one by SQLite, page by page.
+A log that stands beside another database than its own would be written into that one by SQLite, page by page; so would
+the journal of a transaction that was cut off.
 """
 
 import contextlib
@@ -36,7 +37,7 @@ def check_log(database: Path) -> None:
     No lock is needed, whoever works on the database. The log is looked at first: a database of ours says that it has
     one before there is one.
     """
-    log, _ = beside(database)
+    log, *_ = beside(database)
     with contextlib.suppress(FileNotFoundError):
         if log.stat().st_size and _version(database) == _WITHOUT_LOG:
             raise ForeignLog(
@@ -46,7 +47,7 @@ def check_log(database: Path) -> None:
 
 
 def restore(database: Path, backup: Path, aside: Path, others: Iterable[Path], check: Check) -> None:
-    """Put a copy of `backup` in the place of `database`, moving that, its log and `others` into the new folder `aside`.
+    """Put a copy of `backup` in the place of `database`, moving that, its logs and `others` into a new folder, `aside`.
 
     The caller holds the folder's lock. Nothing is changed unless the copy is sound. Ended in the middle, it can be run
     again: until the old log is gone, `check_log` keeps everybody from the database. Raises NotRestorable, SchemaTooNew,

@@ -32,7 +32,6 @@ def restore_backup(data_dir: Path, file: Path) -> dict[str, str | int | None]:
                 raise NotRestorable(f"the books in {file} do not agree: {what}")
         last.append(connection.execute(_LAST).fetchone())
 
-    has_pending = (data_dir / PENDING).exists()
     try:
         with sole_server(data_dir):
             restore(database, file, aside, [data_dir / PENDING], look)
@@ -43,7 +42,7 @@ def restore_backup(data_dir: Path, file: Path) -> dict[str, str | int | None]:
         "restored": str(file),
         "last_entry_at": None if at_ms is None else datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(),
         "entries_lost": _entries_after(last_id, aside / DATABASE),
-        "settlements_set_aside": int(has_pending),
+        "settlements_set_aside": int((aside / PENDING).exists()),
         "old_files": str(aside),
     }
 

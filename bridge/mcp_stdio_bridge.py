@@ -527,12 +527,12 @@ class StreamableHttp:
         if response.is_success:
             self._is_confirmed = True
             return
-        problem = await refusal(response)
-        status = response.status_code
+        raise self._told(response.status_code, await refusal(response))  # a name would keep what it is raised through
+
+    def _told(self, status: int, problem: Problem) -> Problem:
+        """A refusal, or what an HTTP+SSE server's looks like."""
         may_be_sse = status == HTTPStatus.METHOD_NOT_ALLOWED or (status in (400, 404) and isinstance(problem, Refused))
-        if may_be_sse and not self._is_confirmed:
-            raise NotStreamable(problem)
-        raise problem
+        return NotStreamable(problem) if may_be_sse and not self._is_confirmed else problem
 
     async def _take_answer(self, frame: Frame, response: httpx2.Response) -> Cursor | None:
         if is_stream(response):
@@ -645,10 +645,10 @@ async def backoff() -> AsyncIterator[None]:
 
 @dataclass(eq=False, slots=True)
 class SseConnection:
-    """One GET stream of HTTP+SSE: where to POST, and which requests wait for an answer on it."""
+    """One GET stream of HTTP+SSE: where to POST, and which requests wait to hear whether an answer came on it."""
 
     endpoint: asyncio.Future[str]
-    waiting: dict[Any, asyncio.Future[Problem | None]] = field(default_factory=dict)
+    waiting: dict[Any, asyncio.Future[bool]] = field(default_factory=dict)
     reader: asyncio.Task[None] | None = None
     is_used: bool = False
 
@@ -716,13 +716,13 @@ class HttpSse:
     async def _send_once(self, frame: Frame) -> None:
         connection = await self.connect()
         connection.is_used = True
-        answered: asyncio.Future[Problem | None] = asyncio.get_running_loop().create_future()
+        answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         if frame.is_request:
             connection.waiting[frame.id] = answered
         try:
             await self._post(connection.endpoint.result(), frame)
-            if frame.is_request and (problem := await answered):
-                raise problem
+            if frame.is_request and not await answered:
+                raise Lost
         except SessionGone:
             self._drop(connection)
             raise
@@ -801,14 +801,14 @@ class HttpSse:
         request_id = message.get("id")
         answered = connection.waiting.get(request_id) if "method" not in message and is_id(request_id) else None
         if answered and not answered.done():
-            answered.set_result(None)
+            answered.set_result(True)
 
     def _end(self, connection: SseConnection, problem: Problem) -> None:
         if self._connection is connection:
             self._connection = None
         for answered in connection.waiting.values():
             if not answered.done():
-                answered.set_result(Lost())
+                answered.set_result(False)
         if not connection.endpoint.done():
             connection.endpoint.set_exception(problem)
             connection.endpoint.exception()  # whoever waited for it may have been cancelled

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import random
 from collections.abc import AsyncIterator
@@ -95,6 +96,21 @@ async def test_a_refusal_of_the_gateway_comes_in_its_own_words(status: int, type
     data = {"type": type_, "code": code, "param": None, "status": status, "retry_after_s": 7}
     assert answer == {"jsonrpc": "2.0", "id": "a", "error": {"code": -32000, "message": "what to do", "data": data}}
     assert server.methods == ["POST"]
+
+
+async def test_a_call_that_was_refused_is_not_kept() -> None:
+    async def refuse(exchange: Exchange) -> None:
+        await exchange.json({"error": {"message": "wait"}}, 429)
+
+    async with fake_server(refuse) as server, bridge_to(server.url) as lines:
+        known = [id(it) for it in gc.get_objects() if isinstance(it, Frame)]
+        gc.disable()  # else it might hide a cycle
+        try:
+            assert "error" in await lines.call()
+            await asyncio.sleep(0)  # the call's task ends
+            assert not [it for it in gc.get_objects() if isinstance(it, Frame) and id(it) not in known]
+        finally:
+            gc.enable()
 
 
 async def test_a_json_rpc_error_in_a_refusal_keeps_its_code_and_gets_the_id_of_the_call() -> None:

@@ -70,11 +70,13 @@ class HttpSse:
     async def _take_or_tell(self, session: Session, message: Message, context: RequestContext) -> None:
         try:
             await self._take(session, message, context)
-        except Refusal as refused:
-            counted = partial(self._listings.counted, refused, message, caller_of(context), in_session=True)
+        except Refusal as refusal:
             if not message.is_request or session.is_unread or session.is_ended:
-                raise counted() from None  # without a name: its traceback would hold this frame, and so itself
-            await session.write(counted().payload)
+                raise self._counted(refusal, message, context) from None  # a name would hold this frame, and so itself
+            await session.write(self._counted(refusal, message, context).payload)
+
+    def _counted(self, refusal: Refusal, message: Message, context: RequestContext) -> Refusal:
+        return self._listings.counted(refusal, message, caller_of(context), in_session=True)
 
     async def _take(self, session: Session, message: Message, context: RequestContext) -> None:
         """Begin with a message, once there is a place for it; those of _IN_ORDER need none, nor does what listens."""
@@ -129,7 +131,7 @@ class HttpSse:
             runner = self._runners.modern(None, message) if is_modern else self._runners.of_session(session)
             return (await self._intake.answer(runner, message, call, caller_of(context)))[0]
         except Refusal as refusal:
-            return self._listings.counted(refusal, message, caller_of(context), in_session=True).payload
+            return self._counted(refusal, message, context).payload
 
 
 def _endpoint(http: Exchange, session_id: str) -> bytes:

@@ -37,12 +37,11 @@ class Questions:
             raise MCPError(INTERNAL_ERROR, "Too many questions wait for this client's answer.")
         self._asked += 1
         request_id = self._asked
-        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._waiting[request_id] = answer
+        self._waiting[request_id] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(timeout_s or _PATIENCE_S):
                 await tell(request_payload(request_id, method, params))
-                return await answer
+                return await self._waiting[request_id]  # no name here: what fails holds this frame
         except TimeoutError:
             await tell(notification_payload("notifications/cancelled", {"requestId": request_id}))
             raise MCPError(REQUEST_TIMEOUT, "The client did not answer in time.") from None

@@ -189,9 +189,9 @@ class StreamableHttp:
                 return await self._answer_in_batch(http, session, message, reply)
             if session is not None:
                 await self._intake.note(session, message, http.context)
-        except Refusal as refused:
-            refusal = self._listings.counted(refused, message, http.caller, in_session=session is not None)
-            return refusal.payload if message.is_request else None
+        except Refusal as refusal:
+            told = self._listings.counted(refusal, message, http.caller, in_session=session is not None).payload
+            return told if message.is_request else None
         return None
 
     async def _answer_in_batch(self, http: Exchange, session: Session | None, message: Message, reply: Reply) -> bytes:

@@ -1,7 +1,10 @@
 """What the server asks of a client: the page to top up at, and whatever else a handler asks; and the log it is sent."""
 
 import asyncio
+import gc
+import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -332,6 +335,24 @@ async def test_a_client_that_fails_fails_the_question(fields: dict[str, Any]) ->
     questions.take(response(client.told[0]["id"], **fields))
     with pytest.raises(MCPError):
         await asking
+
+
+async def test_a_question_that_failed_is_not_kept() -> None:
+    questions, client = Questions(), Client()
+    params = {"x": 1}
+    before = sys.getrefcount(params)
+    gc.disable()  # else it might hide a cycle
+    try:
+        asking = asyncio.create_task(questions.ask(client.tell, "a", params, None))
+        await client.was_told.wait()
+        questions.take(response(client.told[0]["id"], error={}))
+        with suppress(MCPError):
+            await asking
+        del asking
+        await asyncio.sleep(0)  # the loop lets go of it
+        assert sys.getrefcount(params) == before
+    finally:
+        gc.enable()
 
 
 async def test_a_client_that_is_silent_is_told_that_its_answer_is_not_wanted_any_more() -> None:

@@ -18,6 +18,7 @@ from mcp_gateway.core.bytes_in_flight import BytesInFlight, Share
 from mcp_gateway.core.caller import Allowance, Caller
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.door import places
+from mcp_gateway.door.jsonrpc import Message
 from mcp_gateway.door.questions import Questions
 from mcp_gateway.door.sessions import Session
 from mcp_gateway.door.shares import Tally
@@ -36,6 +37,7 @@ from tests.doors.mcp_host import (
 from tests.doors.test_mcp_catalog import CATALOG, PRICED, request
 from tests.doors.test_mcp_endurance import unread
 from tests.doors.test_mcp_lifetimes import PACED, next_message, sse_session
+from tests.doors.test_mcp_odd_messages import session_of
 from tests.doors.test_mcp_transports import INITIALIZED, MODERN, PING, error_of, modern
 
 MARK = "xyzzy-kept"
@@ -185,6 +187,29 @@ async def test_ids_that_would_be_kept_and_repeated_are_short(host: Host, odd: di
         answer = await host.post(message)
         assert (answer.status_code, error_of(answer)["code"], answer.json()["id"]) == (400, INVALID_REQUEST, None)
     assert (await host.post(LIST_TOOLS | {"id": "x" * 256})).status_code == 200
+
+
+# What a refusal leaves
+
+
+@pytest.mark.parametrize("way", ["alone", "in a batch", "over SSE", "over SSE, as a notification"])
+async def test_a_message_that_was_refused_is_not_kept(host: Host, way: str) -> None:
+    refused = LIST_TOOLS | {"params": {"_meta": {"progressToken": "x" * 257}}}
+    if "notification" in way:
+        del refused["id"]
+    sent = [refused, PING] if "batch" in way else refused
+    async with sse_session(host) as (_, url):
+        assert (await host.post(initialize(), url=url)).status_code == 202
+        session = await session_of(host, "2025-03-26")
+        known = [id(it) for it in gc.get_objects() if isinstance(it, Message)]
+        gc.disable()  # else it might hide a cycle
+        try:
+            await (host.post(sent, url=url) if "SSE" in way else host.post(sent, session))
+            await eventually(
+                lambda: not [it for it in gc.get_objects() if isinstance(it, Message) and id(it) not in known]
+            )
+        finally:
+            gc.enable()
 
 
 # Unfinished calls

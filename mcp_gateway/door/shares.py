@@ -4,7 +4,7 @@ Guests together have at most half. Every step takes constant time, whoever holds
 streams.
 """
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -64,30 +64,31 @@ class Tally:
 
     def __init__(self, caps: Caps) -> None:
         self._caps = caps
-        self._by_owner: Counter[Owner] = Counter()
+        self._by_owner: dict[Owner, int] = {}
         self._guests = 0
         self.total = 0
 
     def take(self, owner: Owner, count: int = 1) -> None:
         """Count so many more. Raises Full."""
-        is_full = self._by_owner[owner] + count > self._caps.of(owner) or self.total + count > self._caps.total
+        is_full = self._has(owner) + count > self._caps.of(owner) or self.total + count > self._caps.total
         if is_full or (is_guest(owner) and self._guests + count > self._caps.guests):
-            self._forget_none(owner)
             raise Full
         self._add(owner, count)
 
     def give_back(self, owner: Owner, count: int = 1) -> None:
         self._add(owner, -count)
-        self._forget_none(owner)
+
+    def _has(self, owner: Owner) -> int:
+        return self._by_owner.get(owner, 0)
 
     def _add(self, owner: Owner, count: int) -> None:
-        self._by_owner[owner] += count
-        self._guests += count if is_guest(owner) else 0
+        if has := self._has(owner) + count:
+            self._by_owner[owner] = has
+        else:
+            self._by_owner.pop(owner, None)
+        if is_guest(owner):
+            self._guests += count
         self.total += count
-
-    def _forget_none(self, owner: Owner) -> None:
-        if not self._by_owner[owner]:
-            del self._by_owner[owner]
 
 
 class Member(Protocol):

@@ -1,8 +1,7 @@
 """Streamable HTTP: every revision's POSTs, answered each on its own, and the sessions of those that have them."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -124,28 +123,17 @@ class StreamableHttp:
         if not message.is_request:
             await self._intake.note(session, message, http.context)
             return await send_payload(http.send, b"", 202)
-        async with self._place_in(session, message, http.caller):
-            return await self._answer_in_session(http, session, message)
-
-    async def _answer_in_session(self, http: Exchange, session: Session, message: Message) -> None:
         reply = _reply(http)
         call = _call_in(session, message, http, reply)
 
         async def outcome() -> tuple[int, bytes]:
             return 200, (await self._answer(http, self._runners.of_session(session), message, call, reply))[0]
 
-        with self._running(session, message) as cancel:
-            await reply.deliver(outcome(), cancel, grace=self._grace)
-
-    @contextlib.contextmanager
-    def _running(self, session: Session, message: Message) -> Iterator[anyio.CancelScope]:
-        assert message.id is not None
-        cancel = session.begin(message.id)
+        cancel = await self._begin(session, message, http.caller)
         try:
-            yield cancel
+            await reply.deliver(outcome(), cancel, grace=self._grace)
         finally:
-            session.end(cancel)
-            self._sessions.touch(session)
+            self._end(session, message, http.caller, cancel)
 
     async def _serve_batch(self, http: Exchange, batch: Batch) -> None:
         """Answer several messages, one after another; where the client listens, each by an event of its own."""
@@ -197,14 +185,20 @@ class StreamableHttp:
     async def _answer_in_batch(self, http: Exchange, session: Session | None, message: Message, reply: Reply) -> bytes:
         if session is None:
             call = CallContext(message, http.context, reply.tell, is_unread=lambda: reply.is_unread)
-            with self._place(message, http.caller):
+            self._take_place(message, http.caller)
+            try:
                 runner = self._lone_runner(http, message, is_modern=False)
                 return (await self._intake.answer(runner, message, call, http.caller))[0]
-        async with self._place_in(session, message, http.caller):
-            with self._running(session, message) as cancel, cancel:
+            finally:
+                self._all_calls.give_back(owner_of(http.caller))
+        cancel = await self._begin(session, message, http.caller)
+        try:
+            with cancel:
                 call = _call_in(session, message, http, reply)
                 runner = self._runners.of_session(session)
                 return (await self._intake.answer(runner, message, call, http.caller))[0]
+        finally:
+            self._end(session, message, http.caller, cancel)
         return error_payload(message.id, _CANCELLED)
 
     async def _serve_alone(self, http: Exchange, message: Message, runner: ServerRunner[Any], is_modern: bool) -> None:
@@ -222,8 +216,11 @@ class StreamableHttp:
         if message.method == LISTEN:
             http.forget_request()
             return await reply.deliver(outcome(), anyio.CancelScope())
-        with self._place(message, http.caller):
+        self._take_place(message, http.caller)
+        try:
             return await reply.deliver(outcome(), anyio.CancelScope())
+        finally:
+            self._all_calls.give_back(owner_of(http.caller))
 
     async def _answer(
         self, http: Exchange, runner: ServerRunner[Any], message: Message, call: CallContext, reply: Reply
@@ -236,27 +233,24 @@ class StreamableHttp:
                 raise
             return refusal.payload, None
 
-    @contextlib.asynccontextmanager
-    async def _place_in(self, session: Session, message: Message, caller: Caller) -> AsyncIterator[None]:
-        """A place among the calls of a session; a ping needs none."""
-        if message.method == "ping":
-            yield
-            return
-        with refusing(message.id):
-            await session.places.take(caller)
-        try:
-            yield
-        finally:
+    async def _begin(self, session: Session, message: Message, caller: Caller) -> anyio.CancelScope:
+        """The scope that a call of a session runs in, once there is a place for it; a ping needs none. `_end` it."""
+        assert message.id is not None
+        if message.method != "ping":
+            with refusing(message.id):
+                await session.places.take(caller)
+        return session.begin(message.id)
+
+    def _end(self, session: Session, message: Message, caller: Caller, cancel: anyio.CancelScope) -> None:
+        session.end(cancel)
+        self._sessions.touch(session)
+        if message.method != "ping":
             session.places.give_back(caller)
 
-    @contextlib.contextmanager
-    def _place(self, message: Message, caller: Caller) -> Iterator[None]:
+    def _take_place(self, message: Message, caller: Caller) -> None:
+        """For a call that belongs to no session."""
         with refusing(message.id):
             take_place(self._all_calls, caller)
-        try:
-            yield
-        finally:
-            self._all_calls.give_back(owner_of(caller))
 
     def _lone_runner(self, http: Exchange, message: Message, is_modern: bool) -> ServerRunner[Any]:
         if is_modern:

@@ -5,8 +5,8 @@ whose progress somebody listens to, is collected from a stream: so there is prog
 """
 
 import asyncio
-import contextlib
 from collections.abc import Iterator
+from types import TracebackType
 from typing import Any
 
 import orjson
@@ -239,13 +239,19 @@ class ChatCompletion:
         return body
 
 
-@contextlib.contextmanager
-def _understood() -> Iterator[None]:
+class _understood:
     """What an answer lacks, or has of another kind than it should, is its backend's error and no bug of ours."""
-    try:
-        yield
-    except (LookupError, TypeError, AttributeError, ValueError):
-        raise GatewayError("backend_error", "The backend's answer could not be understood.") from None
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, LookupError | TypeError | AttributeError | ValueError):
+            raise GatewayError("backend_error", "The backend's answer could not be understood.") from None
 
 
 async def _parsed(body: Body) -> tuple[Any, bool]:

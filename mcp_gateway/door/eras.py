@@ -17,6 +17,8 @@ _BATCHES_UNTIL = "2025-06-18"
 def version_of(http: Exchange) -> str:
     """The revision that the header names, once or several times alike; empty where it names none."""
     sent = http.headers.get(_VERSION_HEADER, b"").decode("latin-1")
+    if "," not in sent:
+        return sent.strip()
     named = {version.strip() for version in sent.split(",")}
     return named.pop() if len(named) == 1 else sent
 

@@ -82,4 +82,8 @@ def _has_short_ids(message: Message) -> bool:
     """Ids are kept as long as their call, and repeated with everything that is told about it."""
     meta = (message.params or {}).get("_meta")
     token = meta.get("progressToken") if isinstance(meta, dict) else None
-    return all(not isinstance(told, str) or len(told) <= _MAX_ID_CHARS for told in (message.id, token))
+    return _is_short(message.id) and _is_short(token)
+
+
+def _is_short(told: object) -> bool:
+    return not isinstance(told, str) or len(told) <= _MAX_ID_CHARS

@@ -18,12 +18,13 @@ _LEVELS = {"trace": "debug", "warn": "warning", "err": "error", "fatal": "critic
 
 def in_normal_form(message: Message) -> Message:
     """The message as the specification has it, as far as that is plain."""
-    if message.params is None:
+    bring = _BY_METHOD.get(message.method or "")
+    if message.params is None or (bring is None and "_meta" not in message.params):
         return message
     params = dict(message.params)
     if isinstance(meta := params.get("_meta"), dict):
         params["_meta"] = _meta(meta)
-    if (bring := _BY_METHOD.get(message.method or "")) is not None:
+    if bring is not None:
         bring(params)
     return replace(message, params=params)
 

@@ -4,46 +4,58 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from inspect import iscoroutinefunction, signature
-from typing import Any
+from typing import Any, TypeVar, cast
 
-Test = Callable[..., Awaitable[None] | None]
+Told = TypeVar("Told")
+Waiting = Callable[..., Awaitable[None]]
+Row = dict[str, Any]
 
 
-def each(names: str | Sequence[str], cases: Iterable[Any]) -> Callable[[Test], Test]:
+def each(names: str | Sequence[str], cases: Iterable[Any]) -> Callable[[Callable[..., Told]], Callable[..., Told]]:
     """Run the test once for each case, as `pytest.mark.parametrize` would, but as one test with one set of fixtures.
 
     The first case that fails is named.
     """
-    is_single = isinstance(names, str)
-    rows = [{names: case} if is_single else dict(zip(names, case, strict=True)) for case in cases]
+    rows = [_row(names, case) for case in cases]
     assert rows
 
-    def decorate(test: Test) -> Test:
-        if iscoroutinefunction(test):
-
-            @wraps(test)
-            async def run(*args: Any, **fixtures: Any) -> None:
-                for row in rows:
-                    with _named(row):
-                        await test(*args, **fixtures, **row)
-        else:
-
-            @wraps(test)
-            def run(*args: Any, **fixtures: Any) -> None:
-                for row in rows:
-                    with _named(row):
-                        test(*args, **fixtures, **row)
-
+    def decorate(test: Callable[..., Told]) -> Callable[..., Told]:
+        in_turn: Callable[..., Any] = _waiting if iscoroutinefunction(test) else _plain
+        run = in_turn(test, rows)
         whole = signature(test)
         left = [parameter for name, parameter in whole.parameters.items() if name not in rows[0]]
         run.__signature__ = whole.replace(parameters=left)  # what is left are fixtures
-        return run
+        return cast("Callable[..., Told]", run)
 
     return decorate
 
 
+def _waiting(test: Waiting, rows: list[Row]) -> Waiting:
+    @wraps(test)
+    async def run(*args: Any, **fixtures: Any) -> None:
+        for row in rows:
+            with _named(row):
+                await test(*args, **fixtures, **row)
+
+    return run
+
+
+def _plain(test: Callable[..., None], rows: list[Row]) -> Callable[..., None]:
+    @wraps(test)
+    def run(*args: Any, **fixtures: Any) -> None:
+        for row in rows:
+            with _named(row):
+                test(*args, **fixtures, **row)
+
+    return run
+
+
+def _row(names: str | Sequence[str], case: Any) -> Row:
+    return {names: case} if isinstance(names, str) else dict(zip(names, case, strict=True))
+
+
 @contextmanager
-def _named(row: dict[str, Any]) -> Iterator[None]:
+def _named(row: Row) -> Iterator[None]:
     try:
         yield
     except BaseException as error:

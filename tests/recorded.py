@@ -34,7 +34,8 @@ _PLAIN = RequestRecord(
 def recorded(at_ms: int, **fields: Any) -> RequestRecord:
     """A request that started then, under a fresh id of that time."""
     request_id = f"{first_id_at('req', at_ms)}{next(_numbers):020x}"
-    return _PLAIN._replace(**{"id": request_id, "started_at_ms": at_ms} | fields)
+    named: dict[str, Any] = {"id": request_id, "started_at_ms": at_ms} | fields
+    return _PLAIN._replace(**named)
 
 
 async def write_records(store: Store, *records: RequestRecord) -> None:

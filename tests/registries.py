@@ -30,9 +30,10 @@ def _leaves(command: Any, *words: str) -> Iterator[tuple[str, str]]:
 def metrics() -> dict[str, tuple[tuple[str, ...], str]]:
     """The labels and the meaning of each of our own, by the name on the page."""
     ours = Metrics()
-    kept = [metric for metric in vars(ours).values() if hasattr(metric, "_labelnames")]
+    kept: list[Any] = [metric for metric in vars(ours).values() if hasattr(metric, "_labelnames")]
     families = [(family, metric._labelnames) for metric in kept for family in metric.describe()]
-    families += [(family, family._labelnames) for family in ours._traffic.collect()]
+    traffic: Iterator[Any] = ours._traffic.collect()
+    families += [(family, family._labelnames) for family in traffic]
     return {
         family.name + ("_total" if family.type == "counter" else ""): (tuple(labels), family.documentation)
         for family, labels in families
@@ -41,8 +42,8 @@ def metrics() -> dict[str, tuple[tuple[str, ...], str]]:
 
 def tools() -> dict[str, types.Tool]:
     kinds = [kind for kind in vars(server).values() if isinstance(kind, type)]
-    definitions = [kind.definition for kind in kinds if isinstance(getattr(kind, "definition", None), types.Tool)]
-    return {definition.name: definition for definition in definitions}
+    definitions = [getattr(kind, "definition", None) for kind in kinds]
+    return {definition.name: definition for definition in definitions if isinstance(definition, types.Tool)}
 
 
 def prompt_arguments() -> dict[str, list[str]]:

@@ -30,13 +30,13 @@ from tests.replaying import PATIENCE_S
 NOON_S = 1_900_000_000 // 86_400 * 86_400 + 43_200.0
 UNLIMITED = OwnLimits(None, None, None, None)
 MESSAGES = [{"role": "user", "content": "Say hello."}]
-PRICED = {
+PRICED: dict[str, Any] = {
     "id": "priced/tiny",
     "backend_model": "tiny",
     "context_window": 2048,
     "pricing": {"prompt": "0.0000003", "completion": "0.0000007"},
 }
-FREE = {"id": "free/tiny", "backend_model": "tiny", "context_window": 2048, "free": True}
+FREE: dict[str, Any] = {"id": "free/tiny", "backend_model": "tiny", "context_window": 2048, "free": True}
 
 
 class Clock:
@@ -233,7 +233,7 @@ async def served(
     await server.startup(None if listener is None else [listener])
     await server.on_tick(0)
     try:
-        yield server, *ports
+        yield server, ports[0]
     finally:
         for listening in server.servers:
             listening.close()

@@ -4,8 +4,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from mcp_gateway.cli import app
 from mcp_gateway.core.gateway import DATABASE

@@ -6,6 +6,7 @@ import asyncio
 import os
 import ssl
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -225,7 +226,7 @@ async def test_plain_http_through_a_proxy_works_and_warns() -> None:
 
 async def test_a_failure_behind_a_proxy_names_what_names_the_proxy() -> None:
     async with fake_server(hello) as proxy:
-        variables = {"https_proxy": proxy.url.removesuffix("/v1/mcp"), "HTTPS_PROXY": "a:b:c"}
+        variables: dict[str, Any] = {"https_proxy": proxy.url.removesuffix("/v1/mcp"), "HTTPS_PROXY": "a:b:c"}
         async with bridge_process(FAR.replace("http:", "https:"), **variables) as bridge:
             error = (await bridge.call("initialize", INITIALIZE_PARAMS, id=1))["error"]
         assert proxy.methods == ["CONNECT"]
@@ -236,7 +237,7 @@ async def test_a_failure_behind_a_proxy_names_what_names_the_proxy() -> None:
 async def test_loopback_is_never_reached_through_a_proxy(host: str) -> None:
     async with fake_server(hello) as server, fake_server(hello) as proxy:
         url, proxy_url = server.url.replace("127.0.0.1", host), proxy.url.removesuffix("/v1/mcp")
-        variables = dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"), proxy_url)
+        variables: dict[str, Any] = dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"), proxy_url)
         async with bridge_process(f" {url}\r\n", GATEWAY_API_KEY=f"'{SECRET}'", **variables) as bridge:
             assert "result" in await bridge.call("initialize", INITIALIZE_PARAMS, id=1)
         assert server.exchanges[0].headers["authorization"] == f"Bearer {SECRET}"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mcp import Client, MCPError, StdioServerParameters
+from mcp.client import ClientRequestContext
 from mcp.types import CreateMessageResult, ElicitResult, ListRootsResult, TextContent
 
 BRIDGE = Path(__file__).parents[2] / "bridge" / "mcp_stdio_bridge.py"
@@ -39,15 +40,15 @@ async def _use_the_rest(client: Client) -> None:
         await client.get_prompt(prompt.name, {argument.name: "x" for argument in prompt.arguments or ()})
 
 
-async def _sample(*_: Any) -> CreateMessageResult:
+async def _sample(context: ClientRequestContext, params: Any) -> CreateMessageResult:
     return CreateMessageResult(role="assistant", content=TextContent(text="yes"), model="none")
 
 
-async def _elicit(*_: Any) -> ElicitResult:
+async def _elicit(context: ClientRequestContext, params: Any) -> ElicitResult:
     return ElicitResult(action="decline")
 
 
-async def _list_roots(*_: Any) -> ListRootsResult:
+async def _list_roots(context: ClientRequestContext) -> ListRootsResult:
     return ListRootsResult(roots=[])
 
 

@@ -331,7 +331,7 @@ def _add_rest(server: MCPServer) -> None:
     async def test_missing_capability(ctx: Context) -> str:
         """Works only with clients that can sample."""
         if ctx.client_capabilities is None or ctx.client_capabilities.sampling is None:
-            needed = {"requiredCapabilities": {"sampling": {}}}
+            needed: dict[str, Any] = {"requiredCapabilities": {"sampling": {}}}
             raise MCPError(MISSING_REQUIRED_CLIENT_CAPABILITY, "The client has to declare sampling.", needed)
         return "The client can sample."
 
@@ -385,7 +385,7 @@ def _add_resources(server: MCPServer) -> None:
         """A resource to subscribe to."""
         return "Watched resource content"
 
-    @server.completion()
+    @server.completion()  # type: ignore[no-untyped-call, untyped-decorator]  # the SDK gives it no types
     async def complete(ref: Any, argument: Any, context: Any) -> Completion:
         return Completion(values=[], total=0, has_more=False)
 

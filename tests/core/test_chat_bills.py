@@ -174,13 +174,13 @@ async def test_a_cost_that_neither_hold_nor_wallet_covers_is_charged_as_far_as_i
 async def test_who_leaves_before_an_answer_pays_the_prompt_where_it_has_a_price(
     tmp_path: Path, model: dict[str, Any], spent_nano: int
 ) -> None:
-    async def ask() -> None:
+    async def ask(stage: Stage) -> None:
         with stage.exchange() as exchange:
             await exchange.begin(request(model=model["id"]))
 
     async with ReplayingBackend() as backend, open_stage(tmp_path, backend, models=[model]) as stage:
         backend.answer_with(silence)
-        asking = asyncio.ensure_future(ask())
+        asking = asyncio.ensure_future(ask(stage))
         await backend.chats_asked(1)
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)

@@ -237,7 +237,7 @@ async def test_a_client_that_leaves_in_the_same_moment_is_accounted_for_once(sta
         stage.backend.answer_with(silence)
         asking = asyncio.ensure_future(unary_answer(stage))
         await stage.backend.chats_asked(1)
-        ends = [lambda: close(stage), asking.cancel]
+        ends: list[Callable[[], object]] = [lambda: close(stage), asking.cancel]
         for end in ends if order else reversed(ends):
             end()
         await asyncio.gather(asking, return_exceptions=True)

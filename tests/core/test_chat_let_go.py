@@ -16,8 +16,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ledger.ledger import Hold, SettlementPending
 from tests.core.test_chat import Stage, caller, request, stage  # noqa: F401 - the fixture
 from tests.core.test_chat_streams import ENGINE_DEAD, broken_off
-from tests.replaying import Answer, chunk, death, events, stream, unary, whole
-from tests.serving import PATIENCE_S
+from tests.replaying import PATIENCE_S, Answer, chunk, death, events, stream, unary, whole
 
 ENDS: dict[str, tuple[Answer, dict[str, Any]]] = {
     "an answer": (unary(), {}),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_gateway.core.caller import Allowance, Caller
+from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import (
     MAX_ESCAPES,
@@ -73,7 +73,7 @@ async def test_escapes_are_counted_too() -> None:
 
 
 def caller(key_id: str | None) -> Caller:
-    return Caller("acc_1", key_id, "subject", Allowance(None, None, None, None))
+    return Caller("acc_1", key_id, ())
 
 
 @pytest.mark.parametrize(("who", "most"), [(caller("key_1"), 4000), (caller(None), 400), (None, 400)])

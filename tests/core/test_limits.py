@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -195,8 +196,8 @@ def test_without_limits_nothing_is_refused_and_nothing_told() -> None:
     for _ in range(1000):
         limits.admit(who).reserve_tokens(10**9)
     standing = limits.standing(who)
-    assert standing == (None, None, START_S + MINUTE_S, None, None, START_S + DAY_S, None, None)
     assert standing.requests[0] is None
+    assert standing == (None, None, START_S + MINUTE_S, None, None, START_S + DAY_S, None, None)
 
 
 def test_listing_is_counted_apart() -> None:
@@ -306,8 +307,8 @@ def test_the_standing_is_of_what_is_nearest_in_each_window() -> None:
     limits.admit(key_of(allowance(5, 50, 300), "key_2"))
     standing = limits.standing(who)
     minute_ends_at_s, day_ends_at_s = START_S + MINUTE_S, START_S + DAY_S
-    assert standing == (5, 3, minute_ends_at_s, 50, 48, day_ends_at_s, 300, 50)
     assert standing.requests == (5, 3, minute_ends_at_s)
+    assert standing == (5, 3, minute_ends_at_s, 50, 48, day_ends_at_s, 300, 50)
     own, account = limits.standings(who)
     assert own == (who.quotas[0], (4, 4, minute_ends_at_s, 100, 100, day_ends_at_s, 200, 200))
     assert account == (who.quotas[1], (*standing[:6], 300, 50))
@@ -365,15 +366,16 @@ def test_guests_share_their_places_in_flight_and_keys_have_their_own() -> None:
 @pytest.mark.parametrize("name", ["minute", "in_flight"])
 def test_guests_of_one_site_have_more_than_one_of_them_and_less_than_all(name: str) -> None:
     limits = limiter()
+    two: dict[str, Any] = {name: 2}
     for address in ("a", "a", "b", "b"):
-        limits.admit(guest(address, "site", **{name: 2}))
+        limits.admit(guest(address, "site", **two))
     for address in "ac":
-        error = refusal(limits, guest(address, "site", **{name: 2}))
+        error = refusal(limits, guest(address, "site", **two))
         assert error.code == "guest"
         assert ("your address" if address == "a" else "/48") in error.message
         assert "API key" in error.message
-    limits.admit(guest("d", "elsewhere", **{name: 2}))
-    limits.admit(guest("e", **{name: 2}))
+    limits.admit(guest("d", "elsewhere", **two))
+    limits.admit(guest("e", **two))
 
 
 def test_listings_of_a_site_are_bounded_too() -> None:

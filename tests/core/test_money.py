@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from fractions import Fraction
 
 import pytest
@@ -93,7 +94,7 @@ NO_NUMBERS = (
 
 @each("parse", [parse_usd, parse_price])
 @each("text", NO_NUMBERS)
-def test_what_is_no_plain_decimal_is_refused(parse, text: str) -> None:
+def test_what_is_no_plain_decimal_is_refused(parse: Callable[[str], int], text: str) -> None:
     with pytest.raises(ValueError, match="is not a decimal number"):
         parse(text)
 

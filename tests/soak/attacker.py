@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 
 import orjson
 
@@ -115,8 +116,8 @@ class Attacker:
             await self._answer(wire)
 
     async def ask_dearly(self, wire: Wire) -> None:
-        dear = self.dice.choice(
-            ({"logit_bias": {NESTED_QUOTE * 2000: 1}}, {"extra": [[]] * 80_000}, {"stop": ["x"] * 9000})
+        dear: dict[str, Any] = self.dice.choice(
+            [{"logit_bias": {NESTED_QUOTE * 2000: 1}}, {"extra": [[]] * 80_000}, {"stop": ["x"] * 9000}]
         )
         await wire.send(post("/v1/chat/completions", self._chat(**dear), self.someone()))
         await self._answer(wire)

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import orjson
@@ -148,7 +148,7 @@ class Load:
         _, writer = await asyncio.open_connection(url.host, url.port)
         writer.write(head.encode() + body)
         if self.dice.random() < 0.5:
-            writer.transport.pause_reading()
+            cast("asyncio.Transport", writer.transport).pause_reading()
         await asyncio.sleep(self.dice.random() ** 3 * 0.5)
         writer.transport.abort()
         self.left += 1

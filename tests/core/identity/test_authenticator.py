@@ -62,7 +62,7 @@ async def test_an_account_may_use_what_the_highest_of_its_keys_may_unless_it_was
     account: str,
     of_keys: list[OwnLimits],
     of_account: OwnLimits,
-    together: tuple[int | None, ...],
+    together: tuple[int | None, int | None, int | None, int | None],
 ) -> None:
     await accounts.set_limits(account, asdict(of_account))
     for limits in of_keys:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, SCOPES
+from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, SCOPES, KeyScope
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.identity.key_ring import KeyRing, KeysPerAccount
@@ -203,7 +203,8 @@ async def test_a_key_has_all_scopes_or_those_it_was_given(keys: KeyRing, account
 
 
 async def test_a_test_key_has_the_scope_inference_alone(keys: KeyRing, account: str) -> None:
-    for scopes in (None, ["inference"]):
+    scopes_given: list[list[KeyScope] | None] = [None, ["inference"]]
+    for scopes in scopes_given:
         made, _ = await keys.create(account, is_test=True, scopes=scopes)
         assert (await keys.get(made.id)).scopes == {"inference"}
     assert await refusal(keys.create(account, is_test=True, scopes=["inference", "read"])) == "invalid_value"
@@ -215,7 +216,8 @@ async def test_keys_from_before_there_were_scopes_have_all_of_them_and_test_keys
     made = [(await keys.create(account, is_test=is_test, scopes=["inference"]))[0] for is_test in (False, True)]
     await store.write(lambda connection: connection.execute("DELETE FROM key_rights").fetchall())
     live, test = [await keys.get(key.id) for key in made]
-    assert (live.scopes, test.scopes) == (set(SCOPES), {"inference"})
+    assert live.scopes == set(SCOPES)
+    assert test.scopes == {"inference"}
     assert (live.expires_at_ms, live.made_by) == (None, None)
     assert (await keys.revoke(live.id)).revoked_at_ms is not None
 

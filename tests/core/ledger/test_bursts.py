@@ -86,7 +86,7 @@ async def test_a_hold_that_ends_in_its_own_burst_leaves_its_two_facts(
     await ledger.credit(account, 100, "p")
     hold = Hold("req_1", account, 30)
     asked = ledger.hold("req_1", account, 1, 30), ledger.settle(hold, 20, None), ledger.void("req_1", None)
-    assert await asyncio.gather(*asked) == [hold, 20, None]
+    assert list(await asyncio.gather(*asked)) == [hold, 20, None]
     facts = await store.fetch_all("SELECT kind FROM ledger_transactions WHERE reference = 'req_1' ORDER BY id")
     assert facts == [("hold",), ("settle",)]
     assert await store.fetch_all("SELECT * FROM holds") == []

@@ -46,7 +46,12 @@ async def test_a_reader_in_the_way_puts_the_next_checkpoint_off(
     monkeypatch.setattr(store_module, "_CHECKPOINT_REST_S", 3600)
     looked: list[int] = []
     reaches = Log.reaches
-    monkeypatch.setattr(Log, "reaches", lambda log, size: looked.append(size) or reaches(log, size))
+
+    def noted(log: Log, size: int) -> bool:
+        looked.append(size)
+        return reaches(log, size)
+
+    monkeypatch.setattr(Log, "reaches", noted)
     with closing(sqlite3.connect(database, isolation_level=None)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM notes").fetchall()

@@ -166,10 +166,11 @@ def test_what_would_exceed_the_limit_is_not_kept_and_not_told_as_used(text: str,
 
 
 def test_log_probabilities_and_arguments_count_towards_the_limit() -> None:
-    for delta, rest in [
+    deltas: list[tuple[dict[str, Any], dict[str, Any]]] = [
         ({}, {"logprobs": {"content": [{"token": "a", "logprob": -1.0, "top_logprobs": []}]}}),
         ({"tool_calls": [{"index": 0, "id": "c", "function": {"name": "f", "arguments": "[1,"}}]}, {}),
-    ]:
+    ]
+    for delta, rest in deltas:
         collected = Collected(max_bytes=8000)
         for _ in range(1000):
             collected.feed(frame(delta, **rest))

@@ -5,7 +5,7 @@ import json
 import re
 from typing import Any
 
-import jsonschema  # type: ignore[import-untyped]
+import jsonschema
 import pytest
 
 from mcp_gateway.core.upstream.demo import DemoBackend

@@ -31,7 +31,7 @@ def relayed(body: bytes, relay: FrameRelay, cuts: list[int] | None = None) -> by
     return out + relay.end() + (DONE if relay.is_done else b"")
 
 
-def chunks_of(stream: bytes) -> list[dict]:
+def chunks_of(stream: bytes) -> list[dict[str, Any]]:
     return [orjson.loads(frame[6:]) for frame in stream.split(b"\n\n") if frame.startswith(b"data: {")]
 
 
@@ -177,14 +177,14 @@ def test_the_usage_of_the_last_frame_read_is_known_at_every_point() -> None:
     frames = captured(CONTINUOUS).body.split(b"\n\n")
     relay = FrameRelay("p", wants_usage=False)
     assert relay.usage is None
-    seen = []
+    seen: list[Usage | None] = []
     for frame in frames[:4]:
         relay.feed(frame + b"\n\n")
         seen.append(relay.usage)
     assert seen == [Usage(19, 0), Usage(19, 1), Usage(19, 2), Usage(19, 8)]
 
 
-def counted(prompt: int, completion: int) -> dict:
+def counted(prompt: int, completion: int) -> dict[str, Any]:
     return {"prompt_tokens": prompt, "total_tokens": prompt + completion, "completion_tokens": completion}
 
 
@@ -428,7 +428,7 @@ def test_a_choice_that_finishes_twice_stands_for_no_other() -> None:
 
 def test_choices_that_finish_in_one_frame_are_each_finished() -> None:
     relay = FrameRelay("tiny", wants_usage=True, choices=2)
-    both = [{"index": index, "delta": {}, "finish_reason": "stop"} for index in (1, 0)]
+    both: list[dict[str, Any]] = [{"index": index, "delta": {}, "finish_reason": "stop"} for index in (1, 0)]
     relay.feed(event(id="c", choices=both) + DONE)
     assert relay.is_whole
 
@@ -551,7 +551,7 @@ def test_a_frame_that_comes_alone_loses_its_usage_and_nothing_else(more: dict[st
     assert relay.usage == Usage(1, 2)
 
 
-GOES_ON = {
+GOES_ON: dict[str, Callable[[int], bytes]] = {
     "as vLLM writes it": lambda number: chunk(0, "a", usage=counted(1, number)),
     "without usage": lambda _: chunk(0, "b"),
     "usage amid it": lambda number: chunk(0, "c", usage=counted(1, number), x={"y": 1}),

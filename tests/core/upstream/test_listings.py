@@ -13,26 +13,7 @@ from mcp_gateway.core.request import parse_chat_request
 from mcp_gateway.core.upstream.backend import Backend, Headers, Response
 from mcp_gateway.core.upstream.transport import ConnectFailed, UpstreamError
 from tests.cases import each
-
-
-class Whole:
-    """An answer in one piece."""
-
-    def __init__(self, body: bytes) -> None:
-        self.status = 200
-        self._body = body
-
-    def header(self, name: bytes) -> bytes | None:
-        return None
-
-    async def read(self, keep: Any = None) -> bytes:
-        return await self.next_chunk()
-
-    async def next_chunk(self) -> bytes:
-        body, self._body = self._body, b""
-        return body
-
-    def close(self) -> None: ...
+from tests.origins import Whole
 
 
 class Listed:
@@ -124,9 +105,7 @@ class Counting(Listed):
         told = self.counts.pop(0)
         if isinstance(told, Exception):
             raise told
-        answer = Whole(told if isinstance(told, bytes) else b"{}")
-        answer.status = told if isinstance(told, int) else 200
-        return answer
+        return Whole(b"{}", told) if isinstance(told, int) else Whole(told)
 
 
 async def look_at(backend: Backend) -> None:

@@ -87,7 +87,7 @@ async def exchange_with(
 async def get(transport: Transport, method: str = "GET", *, is_stream: bool = False) -> tuple[int, bytes]:
     response = await transport.request(method, "/x", [], is_stream=is_stream)
     try:
-        return response.status, await response.read()
+        return response.status, bytes(await response.read())
     finally:
         response.close()
 

@@ -76,7 +76,8 @@ def test_a_field_that_passes_passes_whatever_it_holds(name: str) -> None:
 @pytest.mark.parametrize("value", [{"deep": {"uuid": 1, "image_url": "x"}}, {"image_path": "/etc/passwd"}])
 def test_schemas_and_metadata_are_content(value: dict[str, Any]) -> None:
     tool = {"type": "function", "function": {"name": "f", "parameters": value}}
-    body = {"tools": [tool], "response_format": {"type": "json_schema", "json_schema": {"schema": value}},
+    body: dict[str, Any] = {"tools": [tool],
+            "response_format": {"type": "json_schema", "json_schema": {"schema": value}},
             "structured_outputs": {"json": value}, "metadata": value}  # fmt: skip
     assert sifted(**body) == (body, ())
 
@@ -213,7 +214,8 @@ def test_no_tools_are_no_field() -> None:
 
 
 def test_names_are_kept_short_and_not_too_many_are_told() -> None:
-    _, ignored = sifted(**{f"x{n:04}" * 1000: n for n in range(2000)})
+    unknown: dict[str, Any] = {f"x{n:04}" * 1000: n for n in range(2000)}
+    _, ignored = sifted(**unknown)
     assert len(ignored) == 1000
     assert max(map(len, ignored)) < 80
     assert first_names(ignored)[-1] == "and 980 more"

@@ -31,34 +31,31 @@ class Authentication:
         if self._is_open(scope["path"]):
             return None
         credential = credential_of(context.sent)
+        if credential is None:
+            guest = self._authenticator.guest if self._needs_no_key(scope["path"]) else self._authenticator.without_key
+            context.caller = guest(context.address)
+            return None
         try:
-            context.caller = self._authenticator.identify(credential, context.address)
+            context.caller = self._authenticator.recall(credential)
         except GatewayError:
-            if credential is None and self._needs_no_key(scope["path"]):
-                context.caller = self._authenticator.guest(context.address)
-            elif not credentials_of(scope)[1:]:
+            if not credentials_of(scope)[1:]:
                 raise
-        if context.caller is None:
-            return self._try_all(credentials_of(scope), context)
-        return None
+        return None if context.caller is not None else self._try_all(credentials_of(scope), context)
 
     async def _try_all(self, credentials: list[str], context: RequestContext) -> None:
         refusals: list[GatewayError] = []
         try:
-            context.caller = await self._first_good(credentials, context.address, refusals)
+            context.caller = await self._first_good(credentials, refusals)
         finally:
             refusals.clear()  # of which each holds these frames: else they stay until the garbage is collected
 
-    async def _first_good(self, credentials: list[str], address: str, refusals: list[GatewayError]) -> Caller:
+    async def _first_good(self, credentials: list[str], refusals: list[GatewayError]) -> Caller:
         """Without a good one, a refusal that tells more than "not known here" is told first."""
         for credential in credentials:
             try:
-                return await self._identified(credential, address)
+                return await self._authenticator.identify(credential)
             except GatewayError as refusal:
                 refusals.append(refusal)
         if not refusals:
             raise GatewayError("invalid_api_key", "Send the key as `Authorization: Bearer gw_live_...`.")
         raise next((refusal for refusal in refusals if refusal.code != "invalid_api_key"), refusals[0])
-
-    async def _identified(self, credential: str, address: str) -> Caller:
-        return self._authenticator.identify(credential, address) or await self._authenticator.look_up(credential)

@@ -56,29 +56,56 @@ _GUESTS = Validity()
 
 
 @dataclass(frozen=True, slots=True)
+class Guest:
+    """Whoever shows nothing, known by an address alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyHolder:
+    """A program that shows an account's key."""
+
+    key_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A person who has signed in."""
+
+    user_id: str
+
+
+Principal = Guest | KeyHolder | User
+GUEST = Guest()
+
+
+@dataclass(frozen=True, slots=True)
 class Caller:
-    """An account's key, or a guest at an address.
+    """A principal and what it may use.
 
     What it uses counts against every one of its quotas: its own, then those that it shares. Of several that are used
     up, the first is told.
     """
 
     account_id: str
-    key_id: str | None
+    principal: Principal
     quotas: tuple[Quota, ...]
     is_test: bool = False
     scopes: frozenset[KeyScope] = frozenset(SCOPES)
     validity: Validity = field(default=_GUESTS, compare=False)
     """One for all callers that are made of a key, so that whoever still holds one sees its end."""
+    key_id: str | None = field(init=False, compare=False)
+    """Of the key that is shown; None without one."""
+    is_guest: bool = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """What every request asks of the principal is looked up once."""
+        object.__setattr__(self, "key_id", self.principal.key_id if isinstance(self.principal, KeyHolder) else None)
+        object.__setattr__(self, "is_guest", isinstance(self.principal, Guest))
 
     def check_scope(self, scope: KeyScope) -> None:
         """Raises GatewayError `insufficient_scope` for a key without it; guests have none and are judged elsewhere."""
         if scope not in self.scopes and not self.is_guest:
             raise lacking_scope(scope)
-
-    @property
-    def is_guest(self) -> bool:
-        return self.key_id is None
 
     @property
     def subject(self) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from mcp_gateway.core.caller import Caller
+from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, Caller
 from mcp_gateway.core.config import McpSettings
 
 _TRIES = 8
@@ -24,7 +24,7 @@ def owner_of(caller: Caller) -> Owner:
 
 
 def is_guest(owner: Owner) -> bool:
-    return owner[1] is None
+    return owner[0] == GUEST_ACCOUNT_ID
 
 
 @dataclass(frozen=True, slots=True)

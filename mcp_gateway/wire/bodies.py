@@ -27,7 +27,7 @@ class BodyLimits:
     def of(self, caller: Caller) -> int:
         """In bytes."""
         most_bytes = self._settings.max_body_bytes
-        if caller.key_id is not None or self._guests_send_images():
+        if not caller.is_guest or self._guests_send_images():
             return most_bytes
         return min(self._settings.guests.max_body_bytes, most_bytes)
 

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from mcp_gateway.core.caller import Allowance, Caller, Quota
+from mcp_gateway.core.caller import Allowance, Caller, KeyHolder, Quota
 from mcp_gateway.core.chat import Call, Exchange
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.context import CallerLeft
@@ -63,7 +63,7 @@ class Stage:
 
 
 def caller(account_id: str, in_flight: int | None = None) -> Caller:
-    return Caller(account_id, "key_1", (Quota("key", "key_1", Allowance(None, None, None, in_flight)),))
+    return Caller(account_id, KeyHolder("key_1"), (Quota("key", "key_1", Allowance(None, None, None, in_flight)),))
 
 
 @contextlib.asynccontextmanager

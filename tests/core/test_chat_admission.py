@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, Allowance, Caller, Quota
+from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, Allowance, Caller, Guest, Quota
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.request import ChatRequest, parse_chat_request
@@ -29,7 +29,7 @@ MODELS = [
     FREE | {"id": "narrow/tiny", "context_window": 400},
     FREE | {"id": "gone/tiny", "backend_model": "gone"},
 ]
-GUEST = Caller(GUEST_ACCOUNT_ID, None, (Quota("address", "192.0.2.1", Allowance(None, None, None, None)),))
+GUEST = Caller(GUEST_ACCOUNT_ID, Guest(), (Quota("address", "192.0.2.1", Allowance(None, None, None, None)),))
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_gateway.core.caller import Caller
+from mcp_gateway.core.caller import GUEST, Caller, KeyHolder, Principal
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import (
     MAX_ESCAPES,
@@ -72,11 +72,11 @@ async def test_escapes_are_counted_too() -> None:
     assert not await holds_at_most(b'"' + b"\\n" * (MAX_ESCAPES + 1) + b'"', 200_000)
 
 
-def caller(key_id: str | None) -> Caller:
-    return Caller("acc_1", key_id, ())
+def caller(principal: Principal) -> Caller:
+    return Caller("acc_1", principal, ())
 
 
-@pytest.mark.parametrize(("who", "most"), [(caller("key_1"), 4000), (caller(None), 400), (None, 400)])
+@pytest.mark.parametrize(("who", "most"), [(caller(KeyHolder("key_1")), 4000), (caller(GUEST), 400), (None, 400)])
 async def test_who_sends_it_and_how_long_it_is_decide_how_much_it_may_hold(who: Caller | None, most: int) -> None:
     bounds = JsonBounds(4000, 400)
     for size_bytes, allowed in ((10, most), (4_000_000, most), (5_000_000, most // 4)):

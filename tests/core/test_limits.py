@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, Allowance, Caller, Quota
+from mcp_gateway.core.caller import GUEST, GUEST_ACCOUNT_ID, Allowance, Caller, KeyHolder, Quota
 from mcp_gateway.core.clock import DAY_S
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.limits.limiter import Limiter, Turn
@@ -44,7 +44,7 @@ def allowance(
 
 
 def key_of(account: Allowance, key: str = "key_1", own: Allowance = NO_LIMIT) -> Caller:
-    return Caller("acc_1", key, (Quota("key", key, own), Quota("account", "acc_1", account)))
+    return Caller("acc_1", KeyHolder(key), (Quota("key", key, own), Quota("account", "acc_1", account)))
 
 
 def caller(subject: str = "key_1", **limits: int | None) -> Caller:
@@ -58,7 +58,7 @@ def guest(address: str, site: str | None = None, together: int = 100, **limits: 
     doubled = allowance(**{name: None if limit is None else 2 * limit for name, limit in limits.items()})
     shared = [Quota("site", f"guest:{site}", doubled)] if site is not None else []
     everybody = Quota("guests", "guests", allowance(in_flight=together))
-    return Caller(GUEST_ACCOUNT_ID, None, (own, *shared, everybody))
+    return Caller(GUEST_ACCOUNT_ID, GUEST, (own, *shared, everybody))
 
 
 def refusal(limits: Limiter, who: Caller) -> GatewayError:

@@ -20,7 +20,7 @@ from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 from starlette.types import Receive, Scope, Send
 
-from mcp_gateway.core.caller import Allowance, Caller, Quota
+from mcp_gateway.core.caller import Allowance, Caller, KeyHolder, Quota
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.context import CLIENT, CONTEXT, CallerLeft, RequestContext
 from mcp_gateway.core.gateway import DATABASE, Gateway, open_gateway
@@ -57,7 +57,7 @@ class Host:
         self, name: str, allowance: Allowance = UNLIMITED, account_id: str = "acc_test", *, is_test: bool = False
     ) -> dict[str, str]:
         """A key's headers."""
-        self.keys[name] = Caller(account_id, name, (Quota("key", name, allowance),), is_test)
+        self.keys[name] = Caller(account_id, KeyHolder(name), (Quota("key", name, allowance),), is_test)
         return {"X-Test-Key": name}
 
     @contextlib.asynccontextmanager
@@ -165,7 +165,7 @@ def _app(host: Host) -> Callable[[Scope, Receive, Send], Any]:
         scope["path"] = scope["path"].removeprefix(PREFIX)
         headers = dict(scope["headers"])
         address = headers.get(b"x-test-address", b"192.0.2.1").decode()
-        caller = host.gateway.authenticator.identify(None, address)
+        caller = host.gateway.authenticator.without_key(address)
         if (key := headers.get(b"x-test-key")) is not None:
             caller = host.keys[key.decode()]
         client_id = headers.get(b"x-client-request-id")

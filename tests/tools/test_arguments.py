@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mcp_gateway.core.caller import Caller
+from mcp_gateway.core.caller import Caller, KeyHolder
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import JsonBounds, parse_exactly
 from mcp_gateway.tools import get_balance, list_models
@@ -26,7 +26,7 @@ async def read(**arguments: Any) -> dict[str, Any]:
 
     async def parse(text: str) -> Any:
         raw = text.encode()
-        await JsonBounds(1000, 100).check(raw, Caller("acc", "key", ()))
+        await JsonBounds(1000, 100).check(raw, Caller("acc", KeyHolder("key"), ()))
         return parse_exactly(raw)
 
     taken = ARGUMENTS.taken(await ARGUMENTS.opened(CHAT | arguments, parse))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, Allowance, Caller, Quota, Validity
+from mcp_gateway.core.caller import GUEST, GUEST_ACCOUNT_ID, Allowance, Caller, KeyHolder, Quota, Validity
 from mcp_gateway.core.config import GuestSettings, LimitSettings
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.address import counted_as, site_of
@@ -29,21 +29,23 @@ class Authenticator:
         keys.on_close(self._forget)
         self._all_guests = Quota("guests", "guests", _guest_allowance(None, guests.in_flight, None))
 
-    def identify(self, credential: str | None, address: str) -> Caller | None:
-        """The caller of a request; None where `look_up` has to tell.
+    def recall(self, credential: str) -> Caller | None:
+        """The caller with a credential that was shown before; None where `identify` has to be awaited.
 
-        Raises GatewayError (401, 403) for a credential that is known to be wrong, or a missing one.
+        Raises GatewayError (401, 403) for a credential that is known to be wrong.
         """
-        if credential is not None:
-            key = self._keys.recall(credential)
-            return None if key is None else self._key_caller(key)
+        key = self._keys.recall(credential)
+        return None if key is None else self._key_caller(key)
+
+    async def identify(self, credential: str) -> Caller:
+        """The caller with a credential, shown before or not. Raises GatewayError (401, 403, 503)."""
+        return self.recall(credential) or self._key_caller(await self._keys.look_up(credential))
+
+    def without_key(self, address: str) -> Caller:
+        """The caller of a request that shows none. Raises GatewayError (401) where guests are switched off."""
         if not self._serves_guests:
             raise GatewayError("missing_credentials", "Send an API key as `Authorization: Bearer gw_live_...`.")
         return self.guest(address)
-
-    async def look_up(self, credential: str) -> Caller:
-        """The caller with a credential that is shown for the first time. Raises GatewayError (401, 403, 503)."""
-        return self._key_caller(await self._keys.look_up(credential))
 
     def guest(self, address: str) -> Caller:
         """A caller without a key, for what is told to everybody also where guests are switched off."""
@@ -51,9 +53,9 @@ class Authenticator:
         own = Quota("address", f"guest:{address}", self._address_allowance)
         site = site_of(address)
         if site is None:
-            return Caller(GUEST_ACCOUNT_ID, None, (own, self._all_guests))
+            return Caller(GUEST_ACCOUNT_ID, GUEST, (own, self._all_guests))
         shared = Quota("site", f"guest:{site}", self._site_allowance)
-        return Caller(GUEST_ACCOUNT_ID, None, (own, shared, self._all_guests))
+        return Caller(GUEST_ACCOUNT_ID, GUEST, (own, shared, self._all_guests))
 
     def allowance_of(self, limits: OwnLimits) -> Allowance:
         """A key's limits with the configured defaults filled in."""
@@ -98,7 +100,8 @@ class Authenticator:
             Quota("maker", maker.key_id, self._maker_allowance(maker.limits, limits.own))
             for maker in binding(key.makers)
         ]
-        return Caller(key.account_id, key.id, (own, account, *makers), key.is_test, key.scopes, validity)
+        quotas = (own, account, *makers)
+        return Caller(key.account_id, KeyHolder(key.id), quotas, key.is_test, key.scopes, validity)
 
     def _forget(self, key_id: str, error: GatewayError) -> None:
         made = self._callers.pop(key_id, None)

@@ -264,7 +264,7 @@ class Limiter:
         known = self._known.get(caller.key_id)
         if known is not None and known[0] is caller.quotas:
             return known[1]
-        table = self._key_uses if caller.key_id is not None else self._guest_uses
+        table = self._guest_uses if caller.is_guest else self._key_uses
         uses: list[tuple[Use, Quota]] = []
         for quota in caller.quotas:
             use = table.get(quota.subject)

@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import pytest
 
-from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, Allowance, Caller
+from mcp_gateway.core.caller import GUEST, GUEST_ACCOUNT_ID, Allowance, Caller, KeyHolder, Principal, User
 from mcp_gateway.core.config import GuestSettings, LimitSettings
 from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.identity.authenticator import Authenticator
@@ -29,7 +29,7 @@ def authenticator(known: KnownKeys) -> Authenticator:
 
 
 async def identified(authenticator: Authenticator, raw: str) -> Caller:
-    return authenticator.identify(raw, "192.0.2.1") or await authenticator.look_up(raw)
+    return await authenticator.identify(raw)
 
 
 async def test_a_key_counts_for_itself_and_for_its_account(
@@ -199,8 +199,7 @@ async def test_a_maker_binds_what_it_made_when_it_is_changed_and_when_it_has_end
 def test_a_guest_counts_by_address_site_and_with_all_guests(
     authenticator: Authenticator, address: str, subjects: list[str]
 ) -> None:
-    caller = authenticator.identify(None, address)
-    assert caller is not None
+    caller = authenticator.without_key(address)
     assert (caller.account_id, caller.key_id, caller.is_guest) == (GUEST_ACCOUNT_ID, None, True)
     assert [quota.whose for quota in caller.quotas] == [*("address", "site")[: len(subjects)], "guests"]
     assert [quota.subject for quota in caller.quotas] == [*(f"guest:{subject}" for subject in subjects), "guests"]
@@ -215,10 +214,19 @@ def test_what_guests_may_use_is_set(known: KnownKeys) -> None:
         in_flight_per_address=5,
         in_flight_per_48=6,
     )
-    caller = Authenticator(known, guests, LIMITS).identify(None, "2001:db8::1")
+    caller = Authenticator(known, guests, LIMITS).without_key("2001:db8::1")
     assert caller is not None
     assert [quota.allowance for quota in caller.quotas] == [
         Allowance(1, None, None, 5, LISTINGS),
         Allowance(2, None, None, 6, 3),
         Allowance(None, None, None, 4, None),
     ]
+
+
+@pytest.mark.parametrize(
+    ("principal", "key_id", "is_guest"),
+    [(GUEST, None, True), (KeyHolder("key_1"), "key_1", False), (User("usr_1"), None, False)],
+)
+def test_only_who_shows_nothing_is_a_guest(principal: Principal, key_id: str | None, is_guest: bool) -> None:
+    caller = Caller("acc_1", principal, ())
+    assert (caller.key_id, caller.is_guest) == (key_id, is_guest)

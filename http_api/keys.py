@@ -1,7 +1,7 @@
 """GET, POST, PATCH and DELETE /keys: a caller's own account's keys; no key may do more than the one that made it."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -21,7 +21,7 @@ from mcp_gateway.core.idempotency import Idempotency
 from mcp_gateway.core.identity.authenticator import Authenticator
 from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.identity.keys import TEST_SCOPES, Key, State
-from mcp_gateway.core.identity.own_limits import LIMIT_NAMES
+from mcp_gateway.core.identity.own_limits import LIMIT_NAMES, OwnLimits
 from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.text import shown
@@ -96,7 +96,8 @@ class Keys:
         asked = parsed_as(raw, NewKey)
         own = await self._keys.get(caller.key_id or "")
         is_test = asked.test or False
-        limits = replace(own.limits, **_lowered(caller.allowance, asked))
+        limits = _limits_of(asked)
+        _check_lowered(caller.allowance, limits)
         scopes = _granted(own, asked.scopes, is_test=is_test)
         expires_at_ms = _ending(own, asked.expires_at)
         idempotency_key = idempotency_key_of(request)
@@ -107,7 +108,7 @@ class Keys:
                 caller.account_id,
                 name=asked.name or "",
                 is_test=is_test,
-                limits=limits,
+                limits=replace(own.limits, **limits),
                 scopes=scopes,
                 expires_at_ms=expires_at_ms,
                 made_by=own.id,
@@ -119,8 +120,12 @@ class Keys:
         caller = self._admit(request)
         key = await self._own_key(request, caller)
         asked = parsed_as(await self._read(request), KeyChange)
-        limits = _lowered(self._authenticator.allowance_of(key.limits), asked)
-        return json_response(self._object(await self._keys.change(key.id, name=asked.name, limits=limits)))
+        limits = _limits_of(asked)
+
+        def check(in_force: OwnLimits) -> None:
+            _check_lowered(self._authenticator.allowance_of(in_force), limits)
+
+        return json_response(self._object(await self._keys.change(key.id, name=asked.name, limits=limits, check=check)))
 
     async def revoke(self, request: Request) -> Response:
         key = await self._own_key(request, self._admit(request))
@@ -159,18 +164,19 @@ class Keys:
         }
 
 
-def _lowered(allowance: Allowance, asked: KeyChange) -> dict[str, int]:
-    """The limits that are asked for, by name. Raises GatewayError for one above the one in force."""
-    values = {}
-    for name in LIMIT_NAMES:
-        new, most = getattr(asked, name), getattr(allowance, name)
-        if new is None:
-            continue
-        if most is not None and new > most:
+def _limits_of(asked: KeyChange) -> dict[str, int]:
+    """The limits that are asked for, by name."""
+    named = ((name, getattr(asked, name)) for name in LIMIT_NAMES)
+    return {name: limit for name, limit in named if limit is not None}
+
+
+def _check_lowered(allowance: Allowance, limits: Mapping[str, int]) -> None:
+    """Raises GatewayError for a limit above the one in force."""
+    for name, limit in limits.items():
+        most = getattr(allowance, name)
+        if most is not None and limit > most:
             message = f"`{name}` can only be lowered here, to at most {most}; the operator can raise it."
             raise GatewayError("insufficient_permissions", message, param=name)
-        values[name] = new
-    return values
 
 
 def _granted(maker: Key, asked: Collection[KeyScope] | None, *, is_test: bool) -> Collection[KeyScope]:

@@ -121,6 +121,17 @@ async def test_a_revoked_key_is_401_at_once_and_says_that_it_was_revoked(door: D
     assert len((await door.get("/v1/keys", key)).json()["data"]) == 2
 
 
+@pytest.mark.parametrize("name", LIMITS)
+async def test_of_changes_at_once_none_lifts_what_another_has_lowered(door: Door, name: str) -> None:
+    key = await door.key(limits=OwnLimits(1000, 1000, 1_000_000, 1000))
+    key_id = await own_id(door, key)
+    asked = (700, 300, 500, 200, 600, 400)
+    answers = await asyncio.gather(*(change(door, key, key_id, **{name: limit}) for limit in asked))
+    assert (await door.get(f"/v1/keys/{key_id}", key)).json()[name] == min(asked)
+    refusals = [error_of(answer) for answer in answers if answer.status_code != 200]
+    assert all((error["code"], error["param"]) == ("insufficient_permissions", name) for error in refusals)
+
+
 async def test_limits_are_lowered_and_never_lifted(door: Door) -> None:
     key = await door.key(limits=OwnLimits(10, 100, 1000, 4))
     key_id = await own_id(door, key)

@@ -79,6 +79,7 @@ WITH RECURSIVE made (made_id) AS (
 )
 SELECT made_id FROM made JOIN keys ON keys.id = made_id JOIN key_rights ON key_id = made_id WHERE {_CONDITIONS["live"]}
 """
+_LIMITS = f"SELECT {', '.join(LIMIT_NAMES)} FROM keys WHERE id = ?"
 _HIGHEST = (f"CASE WHEN MIN(live.{name}) < 0 THEN -1 ELSE MAX(live.{name}) END" for name in LIMIT_NAMES)
 _ACCOUNT_LIMITS = f"""
 SELECT {", ".join(f"accounts.{name}" for name in LIMIT_NAMES)}, {", ".join(_HIGHEST)} FROM accounts LEFT JOIN (
@@ -232,16 +233,26 @@ class KeyRing:
 
         return await self._store.write(work), raw
 
-    async def change(self, key_id: str, *, name: str | None = None, limits: Mapping[str, Limit] | None = None) -> Key:
+    async def change(
+        self,
+        key_id: str,
+        *,
+        name: str | None = None,
+        limits: Mapping[str, Limit] | None = None,
+        check: Callable[[OwnLimits], None] | None = None,
+    ) -> Key:
         """Rename a key, or set those of its limits that are given; others stay as they are by then, whoever set them.
 
-        Raises GatewayError `not_found`, `invalid_value`.
+        `check` is called with the limits as they are by then, and raises where these must not be set. Raises
+        GatewayError `not_found`, `invalid_value`, and what `check` raises.
         """
         check_one_line(name or "", "name")
         await self.get(key_id)
         changed = assignments_of(limits or {})
 
         def work(connection: sqlite3.Connection) -> None:
+            if check is not None:
+                check(limits_from(connection.execute(_LIMITS, (key_id,)).fetchone()))
             if name is not None:
                 connection.execute("UPDATE keys SET name = ? WHERE id = ?", (name, key_id))
             if changed:

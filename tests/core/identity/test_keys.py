@@ -117,6 +117,23 @@ async def test_changes_of_different_limits_at_once_all_stay(keys: KeyRing, accou
     assert (await keys.get(key.id)).limits == OwnLimits(4, None, 6)
 
 
+async def test_a_change_is_checked_against_the_limits_that_it_would_replace(keys: KeyRing, account: str) -> None:
+    key, _ = await keys.create(account, limits=OwnLimits(in_flight=9, requests_per_day=None))
+    seen = []
+
+    def refuse(in_force: OwnLimits) -> None:
+        seen.append(in_force)
+        raise GatewayError("insufficient_permissions", "no")
+
+    of_operator = keys.change(key.id, limits={"in_flight": 2})  # written first, in the same transaction
+    refused = keys.change(key.id, name="new", limits={"in_flight": 5}, check=refuse)
+    _, error = await asyncio.gather(of_operator, refused, return_exceptions=True)
+    assert isinstance(error, GatewayError)
+    assert seen == [OwnLimits(in_flight=2, requests_per_day=None)]
+    kept = await keys.get(key.id)
+    assert (kept.name, kept.limits) == ("", OwnLimits(in_flight=2, requests_per_day=None))
+
+
 async def test_guests_have_no_keys(keys: KeyRing) -> None:
     with pytest.raises(GatewayError) as caught:
         await keys.create(GUEST_ACCOUNT_ID)

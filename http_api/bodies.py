@@ -7,7 +7,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope
 
 from mcp_gateway.core.context import CONTEXT, RequestContext
-from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.request import parse_json_object
 from mcp_gateway.core.text import shown
@@ -47,5 +47,5 @@ def parsed_as(raw: bytes, kind: type[Asked]) -> Asked:
             raise GatewayError("unsupported_parameter", f"`{name}` is not known here.", param=name) from None
         if fault["type"] == "missing":
             raise GatewayError("missing_parameter", f"`{name}` is missing.", param=name) from None
-        code = "invalid_value" if fault["type"] == "literal_error" else "invalid_type"
+        code: Code = "invalid_value" if fault["type"] == "literal_error" else "invalid_type"
         raise GatewayError(code, f"`{name}`: {fault['msg']}.", param=name) from None

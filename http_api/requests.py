@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 from starlette.requests import Request
@@ -17,7 +17,7 @@ from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.observe.history import History, Wanted
-from mcp_gateway.core.record import RequestRecord
+from mcp_gateway.core.record import Door, RequestRecord
 
 
 class RequestsQuery(PageQuery):
@@ -29,7 +29,7 @@ class RequestsQuery(PageQuery):
     key: str | None = None
     status: Annotated[int | None, Field(ge=100, le=599)] = None
     error_code: str | None = None
-    door: Literal["http", "mcp"] | None = None
+    door: Door | None = None
     since: Moment | None = None
     until: Moment | None = None
     client_request_id: str | None = None

@@ -28,7 +28,7 @@ from mcp_gateway.core.identity.accounts import Account
 from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.ledger.ledger import Balance
 from mcp_gateway.core.ledger.statement import Transaction
-from mcp_gateway.core.money import format_usd
+from mcp_gateway.core.money import OutsideKind, format_usd
 from mcp_gateway.core.text import check_one_line, shown
 
 app = typer.Typer(help="Accounts and their money.", no_args_is_help=True)
@@ -145,7 +145,8 @@ def credit_account(
 
     async def work(desk: Desk) -> None:
         await desk.accounts.get(account)
-        named, kind = _reference(reference, note), "grant" if grant else "credit"
+        named = _reference(reference, note)
+        kind: OutsideKind = "grant" if grant else "credit"
         if grant:
             expires_at_ms = after_days(expires_in_days)
             is_new = await desk.ledger.grant(account, amount_nano, named, expires_at_ms=expires_at_ms, note=note)
@@ -176,8 +177,7 @@ def adjust_account(
         await desk.accounts.get(account)
         named = _reference(reference, note)
         is_new = await desk.ledger.adjust(account, amount_nano, named, note=note)
-        entry = "adjustment", named, amount_nano
-        await _tell(desk, account, entry, is_new=is_new, is_quiet=quiet, is_json=is_json)
+        await _tell(desk, account, ("adjustment", named, amount_nano), is_new=is_new, is_quiet=quiet, is_json=is_json)
 
     at_desk(config, data_dir, work)
 
@@ -238,7 +238,7 @@ def _reference(given: str | None, note: str | None) -> str:
 
 
 async def _tell(
-    desk: Desk, account: str, entry: tuple[str, str, int], *, is_new: bool, is_quiet: bool, is_json: bool
+    desk: Desk, account: str, entry: tuple[OutsideKind, str, int], *, is_new: bool, is_quiet: bool, is_json: bool
 ) -> None:
     """Say what an entry came to; one that stood already must be the same."""
     kind, reference, amount_nano = entry

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.errors import Code, GatewayError
 
 GUEST_ACCOUNT_ID = "acc_guest"
 
@@ -48,7 +48,7 @@ class Quota:
 class Validity:
     """Whether a key may still be used: `ended_by` is the code that it is refused with since it may not."""
 
-    ended_by: str | None = None
+    ended_by: Code | None = None
 
 
 _GUESTS = Validity()

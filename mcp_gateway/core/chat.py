@@ -28,7 +28,7 @@ from mcp_gateway.core.catalog import (
 )
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.context import CallerLeft, RequestContext
-from mcp_gateway.core.errors import GatewayError, internal_error
+from mcp_gateway.core.errors import Code, GatewayError, internal_error
 from mcp_gateway.core.identity.keys import refusal
 from mcp_gateway.core.ledger.ledger import Hold, Ledger, SettlementPending
 from mcp_gateway.core.lifecycle import Lifecycle
@@ -39,7 +39,7 @@ from mcp_gateway.core.observe.activity import Activity
 from mcp_gateway.core.observe.metrics import Metrics
 from mcp_gateway.core.observe.records import Records
 from mcp_gateway.core.policy.images import ImagePolicy
-from mcp_gateway.core.record import OK, RequestRecord
+from mcp_gateway.core.record import OK, Door, RequestRecord
 from mcp_gateway.core.request import ChatRequest
 from mcp_gateway.core.upstream import vllm
 from mcp_gateway.core.upstream.answer import Body, read_answer, request_named, text_bytes, with_model, with_usage
@@ -77,7 +77,7 @@ class Call(NamedTuple):
     """
 
     request_id: str
-    door: str
+    door: Door
     client_request_id: str | None = None
     trace_headers: Headers = ()
     context: RequestContext | None = None
@@ -187,7 +187,7 @@ class Exchange:
     _status = OK
     _kept_bytes = 0
     _beginning: asyncio.Task[Any] | None = None
-    _ended_by: str | None = None
+    _ended_by: Code | None = None
     _turn: Turn
 
     def __init__(self, chat: Chat, caller: Caller, call: Call) -> None:
@@ -239,7 +239,7 @@ class Exchange:
         finally:
             self._beginning = None
 
-    def end_with(self, code: str) -> None:
+    def end_with(self, code: Code) -> None:
         """End the answer, since its key is refused with `code` from now on; one that is accounted for stays as it is.
 
         While it begins, its task is woken, and `begin` raises that refusal. A stream's backend is hung up on at once,
@@ -694,7 +694,7 @@ class Exchange:
 
     # Accounting
 
-    async def _account(self, usage: Usage | None, status: int = 200, error_code: str | None = None) -> None:
+    async def _account(self, usage: Usage | None, status: int = 200, error_code: Code | None = None) -> None:
         """Settle what was used, or void; record it either way. Once: later calls are a bug.
 
         Raises GatewayError `ledger_unavailable` where the answer is refused, since its bill cannot be written; nothing
@@ -862,7 +862,7 @@ class Exchange:
                 usage, self._is_reported = Usage(count, 0), False
         await self._account_for_failure(usage, _CLIENT_CLOSED)
 
-    def _record(self, error_code: str | None) -> RequestRecord:
+    def _record(self, error_code: Code | None) -> RequestRecord:
         call, caller, usage = self._call, self._caller, self._usage or _NO_USAGE
         return RequestRecord(
             id=call.request_id,

@@ -6,7 +6,7 @@ Codes are OpenAI's words where it has one.
 
 import traceback
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,21 @@ _OTHER_MODEL = "Try again shortly, or choose another model with list_models."
 _PAY = "Ask the person who owns the account to top it up; get_balance shows what is left."
 _OPERATOR = "Only the operator of this gateway can change that."
 
-TABLE: dict[str, Row] = {
+Code = Literal[
+    "invalid_json", "invalid_type", "missing_parameter", "unsupported_parameter", "invalid_value",
+    "context_length_exceeded", "vision_disabled", "invalid_api_key", "revoked_api_key", "expired_api_key",
+    "expired_session", "missing_credentials", "insufficient_balance", "below_minimum_balance", "content_policy",
+    "unsupported_region", "account_deactivated", "insufficient_permissions", "insufficient_scope",
+    "guests_not_allowed", "model_not_found", "unknown_url", "not_found", "method_not_allowed", "conflict",
+    "body_too_large", "unsupported_encoding", "unknown_host", "idempotency_mismatch", "headers_too_large",
+    "requests_per_minute", "requests_per_day", "tokens_per_minute", "in_flight", "guest", "backend_busy",
+    "client_closed", "internal_error", "not_configured", "unknown_method", "unsupported_transfer_coding",
+    "connect_failed", "first_token_timeout", "backend_error", "backend_died", "payments_unavailable", "draining",
+    "maintenance", "model_unavailable", "ledger_unavailable", "overloaded", "unsupported_version",
+]  # fmt: skip
+"""Every code there is; TABLE has a row for each."""
+
+TABLE: dict[Code, Row] = {
     "invalid_json": Row(400, "invalid_request", _FIX),
     "invalid_type": Row(400, "invalid_request", _FIX),
     "missing_parameter": Row(400, "invalid_request", _FIX),
@@ -85,13 +99,13 @@ TABLE: dict[str, Row] = {
 class GatewayError(Exception):
     """A refusal or failure that a caller is told about; everything else is a bug and becomes `internal_error`.
 
-    `code` is a key of TABLE. `message` says what to change and never holds a secret or another caller's content; it is
-    shown to the caller and never logged or stored. `details` are further public fields of the error object.
+    `message` says what to change and never holds a secret or another caller's content; it is shown to the caller and
+    never logged or stored. `details` are further public fields of the error object.
     """
 
     def __init__(
         self,
-        code: str,
+        code: Code,
         message: str,
         *,
         param: str | None = None,

@@ -6,6 +6,7 @@ Amounts enter and leave as decimal strings in USD; no float ever holds money.
 import re
 from decimal import Decimal
 from fractions import Fraction
+from typing import Literal
 
 from mcp_gateway.core.text import shown
 
@@ -17,6 +18,13 @@ MILLION_TOKENS = 1_000_000
 """What people quote prices for."""
 MAX_NANO = 2**63 - 1
 """The largest amount that a database column holds: about 9.2 billion USD."""
+
+PaidKind = Literal["credit", "adjustment", "refund", "dispute"]
+"""Of entries that change what was paid into a wallet."""
+OutsideKind = Literal[PaidKind, "grant"]
+"""Of entries that say what happened outside, each once."""
+EntryKind = Literal[OutsideKind, "hold", "settle", "void", "expire", "refund_of_request"]
+"""Of all entries in the ledger."""
 
 
 _DECIMAL = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,40})?")

@@ -1,9 +1,13 @@
 """What is recorded of a request: metadata, never a word of its content; and the statements of its row."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+from mcp_gateway.core.errors import Code
 
 OK = 200
 """The status of a request that was answered: a plain int, which compares faster than HTTPStatus."""
+
+Door = Literal["http", "mcp"]
 
 
 class RequestRecord(NamedTuple):
@@ -13,7 +17,7 @@ class RequestRecord(NamedTuple):
     client_request_id: str | None
     account_id: str
     key_id: str | None
-    door: str
+    door: Door
     model: str | None
     backend: str | None
     is_stream: bool
@@ -26,7 +30,7 @@ class RequestRecord(NamedTuple):
     latency_ms: int
     first_token_ms: int | None
     http_status: int
-    error_code: str | None
+    error_code: Code | None
     finish_reason: str | None
 
 
@@ -53,7 +57,9 @@ CORRECT = (
 """For a request whose outcome turned out otherwise after its row was written; takes a `correction`."""
 
 
-def correction(record: RequestRecord, *, keeps_cost: bool = False) -> tuple[int | None, int, str | None, int, str, str]:
+def correction(
+    record: RequestRecord, *, keeps_cost: bool = False
+) -> tuple[int | None, int, Code | None, int, str, str]:
     """The parameters of CORRECT; what was charged may stay."""
     return (
         None if keeps_cost else record.cost_nano,

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable
 
 from mcp_gateway.core.caller import Caller
-from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.door.shares import Full, Tally, owner_of
 
 PATIENCE_S = 2.0
@@ -63,5 +63,5 @@ def take_place(all_calls: Tally, caller: Caller) -> None:
 
 
 def _no_place(caller: Caller, what: str) -> GatewayError:
-    code = "guest" if caller.is_guest else "in_flight"
+    code: Code = "guest" if caller.is_guest else "in_flight"
     return GatewayError(code, f"{what} not finished; wait until one has ended.", retry_after_s=1)

@@ -1,9 +1,10 @@
 import re
 from http import HTTPStatus
+from typing import get_args
 
 import pytest
 
-from mcp_gateway.core.errors import TABLE, GatewayError, Row, internal_error
+from mcp_gateway.core.errors import TABLE, Code, GatewayError, Row, internal_error
 from tests.cases import each
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's number, unknown to http.HTTPStatus
@@ -16,6 +17,10 @@ STATUS_OF_TYPE = {
     "backend_unavailable": {502},
 }
 rows = each(("code", "row"), TABLE.items())
+
+
+def test_the_table_has_a_row_for_every_code_and_no_other() -> None:
+    assert TABLE.keys() == set(get_args(Code))
 
 
 @rows

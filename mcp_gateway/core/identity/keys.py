@@ -6,7 +6,7 @@ from hashlib import sha256
 from typing import Literal, NamedTuple
 
 from mcp_gateway.core.caller import KeyScope
-from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.identity.own_limits import OwnLimits
 
 LIVE_PREFIX = "gw_live_"
@@ -60,14 +60,15 @@ class Key:
             return "revoked"
         return "expired" if self.expires_at_ms is not None and self.expires_at_ms <= now_ms else "live"
 
-    def fault_at(self, now_ms: int) -> str | None:
+    def fault_at(self, now_ms: int) -> Code | None:
         """The code that the key is refused with; None for a valid one."""
-        if (state := self.state_at(now_ms)) != "live":
-            return f"{state}_api_key"
+        if (code := _FAULTS[self.state_at(now_ms)]) is not None:
+            return code
         return None if self.is_account_active else "account_deactivated"
 
 
-_REFUSALS = {
+_FAULTS: dict[State, Code | None] = {"live": None, "revoked": "revoked_api_key", "expired": "expired_api_key"}
+_REFUSALS: dict[Code, str] = {
     "invalid_api_key": "This API key is not known here.",
     "revoked_api_key": "This API key was revoked.",
     "expired_api_key": "This API key has expired.",
@@ -75,7 +76,7 @@ _REFUSALS = {
 }
 
 
-def refusal(code: str) -> GatewayError:
+def refusal(code: Code) -> GatewayError:
     """What a caller is told whose key is not valid, or no longer."""
     return GatewayError(code, _REFUSALS[code])
 

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable, Set
 from math import inf
 
-from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.identity.accounts import LIMITS_OF
 from mcp_gateway.core.identity.key_ring import AccountLimits, KeyRing
 from mcp_gateway.core.identity.keys import LIVE_PREFIX, TEST_PREFIX, Key, digest_of, refusal
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 _WATCH_INTERVAL_S = 0.5
 _MAX_REFUSED = 10_000
 _SHAPE = re.compile(rf"(?:{LIVE_PREFIX}|{TEST_PREFIX})[A-Za-z0-9_-]{{43}}")
-_UNKNOWN = "invalid_api_key"
+_UNKNOWN: Code = "invalid_api_key"
 
 Listener = Callable[[str, GatewayError], None]
 """Hears the id of a key that stops being valid, and the refusal that it gets from then on."""
@@ -40,7 +40,7 @@ class KnownKeys:
         """The same of all keys that stand behind a maker, by its id."""
         self._account_limits: dict[str, AccountLimits] = {}
         """Of the accounts whose keys were shown."""
-        self._refused: dict[bytes, str] = {}
+        self._refused: dict[bytes, Code] = {}
         """The codes that the latest refused credentials got, the oldest first."""
         self._next_expiry_ms: float = inf
         self._last_change = 0
@@ -172,7 +172,7 @@ class KnownKeys:
         if key.expires_at_ms is not None:
             self._next_expiry_ms = min(self._next_expiry_ms, key.expires_at_ms)
 
-    def _close(self, digest: bytes, key: Key, code: str) -> None:
+    def _close(self, digest: bytes, key: Key, code: Code) -> None:
         del self._valid[digest], self._digests[key.id]
         self._stale_ids.add(LIMITS_OF + key.account_id)
         for maker in key.makers:
@@ -184,7 +184,7 @@ class KnownKeys:
         for listener in self._on_close:
             listener(key.id, refusal(code))
 
-    def _refuse(self, digest: bytes, code: str) -> None:
+    def _refuse(self, digest: bytes, code: Code) -> None:
         if len(self._refused) >= _MAX_REFUSED:
             del self._refused[next(iter(self._refused))]
         self._refused[digest] = code

@@ -6,8 +6,9 @@ Lives within one transaction, so that it can be behind nobody and is forgotten w
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+from mcp_gateway.core.money import EntryKind
 from mcp_gateway.core.record import CORRECT, INSERT, RequestRecord, correction
 from mcp_gateway.core.store.store import Row
 
@@ -97,7 +98,7 @@ class Journal:
             paid=-hold.paid_nano, granted=-hold.granted_nano, held=hold.amount_nano,
         )  # fmt: skip
 
-    def end(self, request_id: str, kind: str, *, paid_back: int, granted_back: int) -> None:
+    def end(self, request_id: str, kind: Literal["settle", "void"], *, paid_back: int, granted_back: int) -> None:
         """Give back these parts of an open hold; the rest of it is earned."""
         hold = self._holds.pop(request_id)
         if hold.is_stored:
@@ -111,7 +112,7 @@ class Journal:
     def post(
         self,
         account_id: str,
-        kind: str,
+        kind: EntryKind,
         reference: str,
         *,
         paid: int = 0,

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast
 
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID
-from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.ledger import grants
 from mcp_gateway.core.ledger.checks import CHECKS
 from mcp_gateway.core.ledger.journal import Journal, OpenHold
 from mcp_gateway.core.ledger.patience import Patience, TooLong
-from mcp_gateway.core.money import MAX_NANO, format_usd
+from mcp_gateway.core.money import MAX_NANO, OutsideKind, PaidKind, format_usd
 from mcp_gateway.core.record import RequestRecord
 from mcp_gateway.core.store.store import Store
 
@@ -207,7 +207,7 @@ class Ledger:
         return await self._move_by_hand(account_id, "adjustment", amount_nano, reference, note)
 
     async def _move_by_hand(
-        self, account_id: str, kind: str, amount_nano: int, reference: str, note: str | None
+        self, account_id: str, kind: PaidKind, amount_nano: int, reference: str, note: str | None
     ) -> bool:
         _check_can_own(account_id)
 
@@ -249,7 +249,7 @@ class Ledger:
 
         return await self._store.write(work)
 
-    async def applied(self, kind: str, reference: str) -> Applied | None:
+    async def applied(self, kind: OutsideKind, reference: str) -> Applied | None:
         """The entry from outside that has this reference; None where there is none."""
         sql = f"SELECT account_id, paid_nano + granted_nano {_FROM_OUTSIDE}"
         row = await self._store.fetch_one(sql, (kind, reference))
@@ -339,11 +339,11 @@ class Ledger:
     # Inside the writer's transaction
 
     def move(
-        self, connection: sqlite3.Connection, account_id: str, kind: str, amount_nano: int, reference: str
+        self, connection: sqlite3.Connection, account_id: str, kind: PaidKind, amount_nano: int, reference: str
     ) -> bool:
         """Add paid money from outside, or take it back where `amount_nano` is negative: for a write of someone else's.
 
-        `kind` is credit, adjustment, refund or dispute; False if its `reference` was applied before. May leave less
+        False if its `reference` was applied before. May leave less
         than nothing. Raises GatewayError `invalid_value` for more than a wallet can hold.
         """
         if _is_applied(connection, kind, reference):
@@ -398,7 +398,7 @@ class Ledger:
 
     def _check_affordable(self, spendable_nano: int, minimum_nano: int) -> None:
         if spendable_nano < minimum_nano:
-            code = "insufficient_balance"
+            code: Code = "insufficient_balance"
             message = (
                 f"The balance of {format_usd(spendable_nano)} USD does not cover this request, "
                 f"which may cost at least {format_usd(minimum_nano)} USD."
@@ -511,7 +511,7 @@ def _check_fits(journal: Journal, account_id: str) -> None:
         raise GatewayError("invalid_value", "With this amount the account would have more than the ledger can hold.")
 
 
-def _note(connection: sqlite3.Connection, kind: str, reference: str, note: str | None) -> None:
+def _note(connection: sqlite3.Connection, kind: OutsideKind, reference: str, note: str | None) -> None:
     """Keep an operator's line with the entry that was just made."""
     if note is not None:
         connection.execute(f"INSERT INTO transaction_notes SELECT id, ? {_FROM_OUTSIDE}", (note, kind, reference))
@@ -523,5 +523,5 @@ def _look_at(written: "asyncio.Future[Any]") -> None:
         written.exception()
 
 
-def _is_applied(connection: sqlite3.Connection, kind: str, reference: str) -> bool:
+def _is_applied(connection: sqlite3.Connection, kind: OutsideKind, reference: str) -> bool:
     return connection.execute(f"SELECT 1 {_FROM_OUTSIDE}", (kind, reference)).fetchone() is not None

@@ -6,6 +6,7 @@ from typing import cast
 
 import orjson
 
+from mcp_gateway.core.money import EntryKind
 from mcp_gateway.core.store.store import Store
 
 _MOVES = "AND kind NOT IN ('hold', 'void')"
@@ -17,7 +18,7 @@ class Transaction:
     """What one fact changed in a wallet, in nano-USD. `id` grows with each commit; `reference` says what it was for."""
 
     id: int
-    kind: str
+    kind: EntryKind
     reference: str
     paid_nano: int
     granted_nano: int

@@ -4,7 +4,7 @@ Decides nothing.
 """
 
 from mcp_gateway.core.caller import Quota, Whose
-from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.errors import Code, GatewayError
 
 _OF: dict[Whose, str] = {
     "key": "of this key",
@@ -49,7 +49,7 @@ def too_large(quota: Quota, tokens: int) -> GatewayError:
     return GatewayError("invalid_value", text + "lower max_tokens or shorten the messages.", param="max_tokens")
 
 
-def _used_up(code: str, quota: Quota, text: str, wait_s: int) -> GatewayError:
+def _used_up(code: Code, quota: Quota, text: str, wait_s: int) -> GatewayError:
     if quota.is_of_guests:
         return GatewayError("guest", f"{text} An API key has limits of its own.", retry_after_s=wait_s)
     return GatewayError(code, text, retry_after_s=wait_s)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ids import first_id_at
-from mcp_gateway.core.record import COLUMNS, RequestRecord, sum_of
+from mcp_gateway.core.record import COLUMNS, Door, RequestRecord, sum_of
 from mcp_gateway.core.store.store import Row, Store
 from mcp_gateway.core.text import shown
 
@@ -28,7 +28,7 @@ class Wanted:
     key_id: str | None = None
     http_status: int | None = None
     error_code: str | None = None
-    door: str | None = None
+    door: Door | None = None
     since_ms: int | None = None
     until_ms: int | None = None
     client_request_id: str | None = None

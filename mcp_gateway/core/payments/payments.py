@@ -8,7 +8,7 @@ from typing import Literal, Protocol, TypeVar
 
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.money import format_usd
+from mcp_gateway.core.money import PaidKind, format_usd
 from mcp_gateway.core.payments.facts import Fact, Paid, Reversal, Uncreditable, Uncredited, Unreadable, fact_of
 from mcp_gateway.core.payments.sessions import Checkout, Pages, Till, UnknownCustomer
 from mcp_gateway.core.store.store import Store
@@ -39,7 +39,7 @@ class Books(Protocol):
     """The ledger, as this room sees it; see Ledger.move."""
 
     def move(
-        self, connection: sqlite3.Connection, account_id: str, kind: str, amount_nano: int, reference: str
+        self, connection: sqlite3.Connection, account_id: str, kind: PaidKind, amount_nano: int, reference: str
     ) -> bool: ...
 
 

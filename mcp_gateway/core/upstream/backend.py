@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, TypeGuard
 import orjson
 
 from mcp_gateway.core.catalog import UNKNOWN_WINDOW_TOKENS, Listing
-from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.json_bounds import holds_at_most
 from mcp_gateway.core.request import ChatRequest
 from mcp_gateway.core.text import is_one_line
@@ -346,7 +346,7 @@ def failure(error: UpstreamError, *, has_started: bool = False) -> GatewayError:
         case TimedOut(which="first_token"):
             return TooSlow("first_token_timeout", "The backend brought no token in time.")
         case TimedOut():
-            code = "backend_died" if has_started else "backend_error"
+            code: Code = "backend_died" if has_started else "backend_error"
             return TooSlow(code, "The backend took too long to answer.")
         case ConnectionDied():
             return GatewayError("backend_died", "The backend's connection broke before the answer was whole.")

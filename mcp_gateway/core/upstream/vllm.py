@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.request import ChatRequest
 from mcp_gateway.core.text import shown
@@ -257,7 +257,7 @@ def _refusal(status: int, message: str, kind: str, param: str | None) -> Gateway
     if "is not a multimodal model" in message:
         return GatewayError("vision_disabled", "This model takes text only.", param="messages")
     if kind == "Bad Request" and (fault := _first_fault(message)) is not None:
-        code = "missing_parameter" if fault[0] == "missing" else "invalid_type"
+        code: Code = "missing_parameter" if fault[0] == "missing" else "invalid_type"
         return GatewayError(code, _short(f"`{param}`: {fault[1]}." if param else fault[1]), param=param)
     if "errors.pydantic.dev" in message:
         message = "A part of the request does not have the shape that its kind needs."

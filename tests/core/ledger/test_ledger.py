@@ -116,7 +116,7 @@ async def test_an_adjustment_applies_once_up_or_down_and_below_nothing(ledger: L
     assert await ledger.balance(account) == Balance(paid_nano=-23)
     assert await ledger.applied("adjustment", "same") == (account, -130)
     assert await ledger.applied("credit", "same") == (account, 100)
-    assert await ledger.applied("settle", "same") is None
+    assert await ledger.applied("dispute", "same") is None
     assert await ledger.check() == []
 
 

@@ -6,9 +6,11 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from mcp_gateway.core.money import EntryKind, OutsideKind
 from mcp_gateway.core.store import migrations
 from mcp_gateway.core.store.migrations import SchemaTooNew, migrate
 from mcp_gateway.core.store.store import Store
@@ -94,15 +96,13 @@ def _first_stale(read: Callable[[sqlite3.Connection], int]) -> Callable[[sqlite3
 
 
 def test_kinds_of_the_ledger_are_checked_after_the_schema_was_rewritten(database: Path) -> None:
-    once = ("credit", "grant", "refund", "dispute", "adjustment")
-    kinds = (*once, "hold", "settle", "void", "expire", "refund_of_request")
     with closing(sqlite3.connect(database, isolation_level=None)) as connection:
         migrate(connection)
-        for kind in kinds:
+        for kind in get_args(EntryKind):
             _post(connection, kind, f"ref_{kind}")
         with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
             _post(connection, "gift", "ref_gift")
-        for kind in once:
+        for kind in get_args(OutsideKind):
             with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
                 _post(connection, kind, f"ref_{kind}")
         _post(connection, "expire", "ref_expire")

@@ -236,6 +236,18 @@ def test_the_line_that_makes_a_key_works_with_whichever_configuration_is_served(
     assert (folder / "data" / DATABASE).exists()
 
 
+def test_links_of_a_service_that_are_passed_over_are_named(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert told("config", "check")["passed_over"] == []
+    monkeypatch.setenv("GATEWAY_PORT", "tcp://10.0.0.1:8080")
+    monkeypatch.setenv("GATEWAY_SERVICE_HOST", "10.0.0.1")
+    checked = run("config", "check", "--json")
+    assert json.loads(checked.stdout)["passed_over"] == ["GATEWAY_PORT", "GATEWAY_SERVICE_HOST"]
+    assert checked.stderr.startswith("mcp-gateway: passed over GATEWAY_PORT, GATEWAY_SERVICE_HOST: ")
+    monkeypatch.setenv("GATEWAY_DRAIN_TIMEOUT_S", "tcp://10.0.0.1:8080")
+    refused = run("config", "check")
+    assert (refused.exit_code, "GATEWAY_DRAIN_TIMEOUT_S: " in refused.stderr) == (USAGE, True)
+
+
 def test_the_books_agree_until_a_balance_differs_from_its_entries(data_dir: Path) -> None:
     account = made("accounts", "create", "Ann", "--credit", "1")
     agreed = run("ledger", "check")

@@ -3,6 +3,8 @@
 It alone knows http_api.
 """
 
+import logging
+import os
 import shlex
 from pathlib import Path
 from sqlite3 import Error as DatabaseError
@@ -24,7 +26,7 @@ from mcp_gateway.cli.desk import (
     settings_of,
 )
 from mcp_gateway.cli.restore import restore_backup
-from mcp_gateway.core.config import Settings, file_in_force
+from mcp_gateway.core.config import Settings, file_in_force, passed_over
 from mcp_gateway.core.gateway import DATABASE, Desk
 from mcp_gateway.core.ledger.pending import PENDING
 from mcp_gateway.core.observe.logs import configure_logging
@@ -32,6 +34,12 @@ from mcp_gateway.core.policy.images import read_blocklist
 from mcp_gateway.core.store.backup import back_up
 from mcp_gateway.core.store.restore import ForeignLog, check_log
 from mcp_gateway.core.text import shown
+
+logger = logging.getLogger(__name__)
+
+_PASSED_OVER = (
+    "passed over %s: a Service of that name brings them, not a setting (enableServiceLinks: false keeps them out)"
+)
 
 app = typer.Typer(
     name="mcp-gateway",
@@ -82,6 +90,8 @@ def serve(
     given = {"GATEWAY_HOST": host, "GATEWAY_PORT": None if port is None else str(port)}
     settings = settings_of(config, data_dir, {name: value for name, value in given.items() if value is not None})
     configure_logging(settings.log_level, settings.log_format)
+    if links := passed_over(os.environ):
+        logger.warning(_PASSED_OVER, ", ".join(links))
     from http_api.program import run as run_server  # noqa: PLC0415 - its imports take longer than any other command
 
     run(run_server(settings, desk_options=_desk_options(config, settings)))
@@ -128,7 +138,10 @@ def check_config(config: ConfigOption = None, data_dir: DataDirOption = None, is
         "data_dir": str(settings.data_dir),
         "backends": len(settings.vllm_urls),
         "models": len(settings.models),
+        "passed_over": (links := passed_over(os.environ)),
     }
+    if links:
+        typer.echo(f"mcp-gateway: {_PASSED_OVER % ', '.join(links)}", err=True)
     words = f"the configuration can be used: {file or 'no file'}; {len(settings.vllm_urls)} backends, "
     answer(words + f"{len(settings.models)} models, data in {settings.data_dir}", facts, is_json=is_json)
 

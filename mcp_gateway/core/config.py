@@ -33,6 +33,7 @@ from pydantic.fields import FieldInfo
 from mcp_gateway.core.bytes_in_flight import OWNER_PART, largest_of
 from mcp_gateway.core.config_faults import KeyPath, describe_fault, describe_unknown_variable
 from mcp_gateway.core.money import MILLION_TOKENS, NANO_PER_CENT, PICO_PER_USD, parse_price, parse_usd
+from mcp_gateway.core.service_links import service_links
 from mcp_gateway.core.text import one_line, shown
 
 ENV_PREFIX = "GATEWAY_"
@@ -625,16 +626,22 @@ def file_in_force(config_file: Path | None) -> Path | None:
     return config_file or (DEFAULT_FILE if DEFAULT_FILE.is_file() else None)
 
 
+def passed_over(environ: Mapping[str, str]) -> list[str]:
+    """The variables of our prefix that a Service of the same name brought, in order."""
+    return sorted(name for name in service_links(environ) if name.startswith(ENV_PREFIX))
+
+
 def load_settings(config_file: Path | None, environ: Mapping[str, str]) -> Settings:
     """The settings of a TOML file with those of `environ` over them; an empty variable counts as unset.
 
-    Which file that is, `file_in_force` says. Raises ConfigError.
+    Which file that is, `file_in_force` says; which variables are none of ours, `passed_over`. Raises ConfigError.
     """
     file = file_in_force(config_file)
     tree = _read_toml(file) if file else {}
     known = [setting.path for setting in settings_of(Settings)]
     paths = {setting.variable: setting.path for setting in settings_of(Settings) if setting.variable}
-    given = {name: text for name, text in environ.items() if name.startswith(ENV_PREFIX) and text}
+    links = passed_over(environ)
+    given = {name: text for name, text in environ.items() if name.startswith(ENV_PREFIX) and text and name not in links}
     for name in given.keys() & paths.keys():
         _put(tree, paths[name], given[name])
     faults: list[str] = []

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mcp_gateway.core.config import ConfigError, Setting, Settings, load_settings, settings_of
+from mcp_gateway.core.config import ConfigError, Setting, Settings, load_settings, passed_over, settings_of
 from mcp_gateway.core.config_reference import example_toml, reference_markdown
 from mcp_gateway.core.gateway import _transport
 from mcp_gateway.core.ledger.ledger import Ledger
@@ -83,6 +83,38 @@ class TestSources:
 
     def test_variables_of_the_bridge_and_of_others_are_passed_over(self) -> None:
         assert load(GATEWAY_URL="http://a", GATEWAY_API_KEY="k", PATH="/bin", MY_GATEWAY_PORT="1") == Settings()
+
+    @each(
+        "links",
+        [
+            {"GATEWAY_PORT": "tcp://10.0.0.1:8080", "GATEWAY_SERVICE_HOST": "10.0.0.1", "GATEWAY_SERVICE_PORT": "8080",
+             "GATEWAY_SERVICE_PORT_HTTP": "8080", "GATEWAY_PORT_8080_TCP": "tcp://10.0.0.1:8080",
+             "GATEWAY_PORT_8080_TCP_PROTO": "tcp", "GATEWAY_PORT_8080_TCP_PORT": "8080",
+             "GATEWAY_PORT_8080_TCP_ADDR": "10.0.0.1"},
+            {"GATEWAY_PORT": "tcp://[fd00::1]:8080"},
+            {"GATEWAY_PORT": "udp://10.0.0.1:53", "GATEWAY_PORT_53_UDP": "udp://10.0.0.1:53"},
+            {"GATEWAY_MCP_PORT": "tcp://10.0.0.1:80", "GATEWAY_MCP_SERVICE_HOST": "10.0.0.1"},
+            {"GATEWAY_VLLM_PORT_8000_TCP": "tcp://10.0.0.2:8000", "GATEWAY_VLLM_SERVICE_PORT": "8000"},
+        ],
+    )  # fmt: skip
+    def test_the_links_of_a_service_are_passed_over(self, links: dict[str, str]) -> None:
+        assert passed_over(links | {"OTHER_PORT": "tcp://10.0.0.3:1"}) == sorted(links)
+        assert load("port = 9", **links).port == 9
+
+    def test_a_port_beside_the_links_of_a_service_is_a_setting(self) -> None:
+        links = {"GATEWAY_SERVICE_HOST": "10.0.0.1", "GATEWAY_PORT_8080_TCP": "tcp://10.0.0.1:8080"}
+        assert load(GATEWAY_PORT="1234", **links).port == 1234
+        assert fault(GATEWAY_PORT="tpc://10.0.0.1:8080", **links) == "GATEWAY_PORT: must be a whole number"
+
+    @each(
+        "variable",
+        [("GATEWAY_SERVICE_HOST", "10.0.0.1"), ("GATEWAY_SERVICE_PORT", "8080"), ("GATEWAY_PORT_8080_TCP_PORT", "1"),
+         ("GATEWAY_PORT", "http://10.0.0.1:8080"), ("GATEWAY_PROT", "tcp://10.0.0.1:8080"),
+         ("GATEWAY_DRAIN_TIMEOUT_S", "tcp://10.0.0.1:8080"), ("GATEWAY_PORT_8080_TCP", "10.0.0.1:8080")],
+    )  # fmt: skip
+    def test_what_is_no_link_of_a_service_is_refused_by_its_name(self, variable: tuple[str, str]) -> None:
+        name, text = variable
+        assert fault(**{name: text}).startswith(f"{name}: ")
 
     def test_lists_in_variables_are_separated_by_commas(self) -> None:
         assert load(GATEWAY_VLLM_URLS="http://a:8000/v1, https://b/x/ ,").vllm_urls == ("http://a:8000", "https://b/x")

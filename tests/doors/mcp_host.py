@@ -18,6 +18,7 @@ import orjson
 from mcp import Client
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
+from mcp.types import ContentBlock, TextContent
 from starlette.types import Receive, Scope, Send
 
 from mcp_gateway.core.caller import Allowance, Caller, KeyHolder, Quota
@@ -226,8 +227,7 @@ def call(name: str, arguments: dict[str, Any], request_id: Any = 1, **meta: Any)
     return {"jsonrpc": "2.0", "id": request_id, "method": "tools/call", "params": params}
 
 
-async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait for what another task or the network brings about."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 - what brings it about knows nothing of us
-            await asyncio.sleep(0.005)
+def text_in(content: ContentBlock) -> str:
+    """What a block of text says; a block of another kind fails the test."""
+    assert isinstance(content, TextContent)
+    return content.text

@@ -46,7 +46,7 @@ class InProcess:
 async def _house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[InProcess]:
     async with contextlib.AsyncExitStack() as stack:
         backend = await stack.enter_async_context(ReplayingBackend())
-        settings = {"vllm_urls": [backend.url], "models": [FREE, PRICED], "cors_origins": [ORIGIN]}
+        settings: dict[str, Any] = {"vllm_urls": [backend.url], "models": [FREE, PRICED], "cors_origins": [ORIGIN]}
         door = await stack.enter_async_context(open_door(tmp_path_factory.mktemp("any_server"), **settings))
         app = AnyServer(door.server.config.app)  # type: ignore[arg-type]
         transport = httpx2.ASGITransport(app=app)

@@ -10,8 +10,9 @@ import orjson
 import pytest
 import pytest_asyncio
 
+from mcp_gateway.core.identity.own_limits import OwnLimits
 from tests.doors.mcp_host import JSON, chat, initialize
-from tests.serving import Door, OwnLimits, bearer, chat_body, open_door
+from tests.serving import Door, bearer, chat_body, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -32,8 +32,8 @@ CODINGS: list[tuple[str, Callable[[bytes], bytes]]] = [
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def door(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Door]:
-    settings = {"max_body_bytes": MAX_BYTES, "guests": {"max_body_bytes": MAX_BYTES, "requests_per_minute": 1000}}
-    async with open_door(tmp_path_factory.mktemp("encodings"), **settings) as door:
+    guests = {"max_body_bytes": MAX_BYTES, "requests_per_minute": 1000}
+    async with open_door(tmp_path_factory.mktemp("encodings"), max_body_bytes=MAX_BYTES, guests=guests) as door:
         yield door
         await door.nothing_is_left()
 

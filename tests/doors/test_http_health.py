@@ -15,7 +15,7 @@ from mcp_gateway.core.gateway import DATABASE
 from tests.replaying import ReplayingBackend, held, unary
 from tests.serving import FREE, Door, error_of, eventually, fresh_guest, open_door
 
-TOKENS = {"operator_token": "let-me-steer", "metrics_token": "let-me-see"}
+TOKENS: dict[str, Any] = {"operator_token": "let-me-steer", "metrics_token": "let-me-see"}
 
 
 @pytest.fixture

@@ -334,9 +334,9 @@ async def test_a_name_that_is_no_line_of_text_is_refused(name: str, door: Door) 
 
 async def test_a_name_that_is_refused_does_not_use_up_its_idempotency_key(door: Door) -> None:
     key = await door.key()
-    again = {"headers": bearer(key) | {"idempotency-key": "once"}}
-    assert (await door.http.post("/v1/keys", json={"name": "\n"}, **again)).status_code == 400
-    assert (await door.http.post("/v1/keys", json={"name": "n"}, **again)).status_code == 201
+    again = bearer(key) | {"idempotency-key": "once"}
+    assert (await door.http.post("/v1/keys", json={"name": "\n"}, headers=again)).status_code == 400
+    assert (await door.http.post("/v1/keys", json={"name": "n"}, headers=again)).status_code == 201
 
 
 async def test_names_of_others_are_echoed_short(door: Door) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from mcp_gateway.core.upstream import attempt
@@ -62,6 +63,10 @@ class Fleet:
     def backends(self) -> tuple[Backend, ...]:
         return self.door.gateway.pool.backends
 
+    async def have_asked(self, count: int) -> None:
+        """Return once that many chats have reached the backends."""
+        await eventually(lambda: sum(self.asked) == count)
+
     @property
     def asked(self) -> list[int]:
         """How many chats each was sent."""
@@ -86,8 +91,9 @@ class Fleet:
 async def fleet(folder: Path, count: int = 2, **settings: Any) -> AsyncIterator[Fleet]:
     async with contextlib.AsyncExitStack() as stack:
         servers = [await stack.enter_async_context(ReplayingBackend()) for _ in range(count)]
-        settings = {"models": [FREE, PRICED], "vllm_urls": [server.url for server in servers]} | settings
-        door = await stack.enter_async_context(open_door(folder, **settings))
+        urls = [server.url for server in servers]
+        usual: dict[str, Any] = {"models": [FREE, PRICED], "vllm_urls": urls}
+        door = await stack.enter_async_context(open_door(folder, **usual | settings))
         clock = Clock()
         for backend in door.gateway.pool.backends:
             backend.now_s = clock
@@ -144,7 +150,7 @@ async def test_one_conversation_asked_many_times_at_once_is_shared_out(tmp_path:
         for server in it.servers:
             server.standing = held(is_released, unary())
         running = [asyncio.create_task(it.door.chat(key)) for _ in range(10)]
-        await eventually(lambda: sum(it.asked) == 10)
+        await it.have_asked(10)
         assert max(it.asked) <= 7
         is_released.set()
         assert {(await chat).status_code for chat in running} == {200}
@@ -394,7 +400,7 @@ async def test_a_slow_prompt_is_computed_once_and_held_against_nobody(
             server.standing = silence
         for number in range(4):
             chat = asyncio.create_task(it.door.chat(key, stream=True))
-            await eventually(lambda number=number: sum(it.asked) == number + 1)
+            await it.have_asked(number + 1)
             it.clock.now_s += 400
             assert error_of(await chat)["code"] == "first_token_timeout"
         assert sum(it.asked) == 4
@@ -549,7 +555,7 @@ async def test_without_a_budget_a_failure_is_told_at_once(tmp_path: Path) -> Non
 # -- while a request waits
 
 
-async def read_until(response: Any, end: bytes) -> bytes:
+async def read_until(response: httpx2.Response, end: bytes) -> bytes:
     got = b""
     async with asyncio.timeout(PATIENCE_S):
         async for piece in response.aiter_bytes():

@@ -355,7 +355,7 @@ async def test_a_message_never_repeats_more_than_a_little_of_what_was_sent(
 
 
 async def test_values_are_counted_before_they_are_parsed_at_every_door(tmp_path: Path) -> None:
-    bounds = {"limits": {"max_json_values": 2000}, "guests": {"max_json_values": 500}}
+    bounds: dict[str, Any] = {"limits": {"max_json_values": 2000}, "guests": {"max_json_values": 500}}
     async with open_door(tmp_path, **bounds) as door:
         key = await door.key()
         for values, by_key, by_guest in [(400, 200, 200), (1900, 200, 400), (2100, 400, 400)]:

@@ -25,17 +25,27 @@ from mcp_gateway.core.gateway import open_desk
 from mcp_gateway.door.jsonrpc import Message, parse_message
 from mcp_gateway.door.questions import Questions
 from tests.cases import each
-from tests.doors.mcp_host import JSON, Host, call, chat, eventually, http_client, initialize, open_host
+from tests.doors.mcp_host import (
+    JSON,
+    Host,
+    call,
+    chat,
+    http_client,
+    initialize,
+    open_host,
+    text_in,
+)
 from tests.doors.test_mcp_catalog import ERAS, PRICED, request
 from tests.doors.test_mcp_lifetimes import next_message, sse_session
 from tests.doors.test_mcp_tools import failed, funded
 from tests.doors.test_mcp_transports import MODERN, modern
 from tests.fake_stripe import fake_stripe, settings_of
 from tests.loop_clock import pass_time
+from tests.serving import eventually
 
 PAGE = "https://app.example.com/top-up"
 ARGUMENTS = chat(model="shop/echo")["params"]["arguments"]
-CAPABLE = {"elicitation": {"url": {}}}
+CAPABLE: dict[str, Any] = {"elicitation": {"url": {}}}
 
 
 @pytest.fixture
@@ -73,14 +83,14 @@ async def test_a_client_that_can_shows_its_person_the_page_to_top_up_at(
     assert answer.is_error
     assert answer.structured_content["code"] == "insufficient_balance"
     assert answer.structured_content["topup_url"] == PAGE
-    assert words in answer.content[0].text
+    assert words in text_in(answer.content[0])
 
 
 @pytest.mark.parametrize("mode", ["legacy", MODERN])
 async def test_a_client_that_cannot_finds_the_page_in_the_error(host: Host, mode: str) -> None:
     async with host.client("http", mode, host.key("alice")) as client:
         answer = await client.call_tool("chat_completion", ARGUMENTS)
-    assert PAGE in answer.content[0].text
+    assert PAGE in text_in(answer.content[0])
     assert answer.structured_content["topup_url"] == PAGE
 
 
@@ -309,7 +319,9 @@ class Client:
 
 
 def response(request_id: Any, **fields: Any) -> Message:
-    return parse_message(orjson.dumps({"jsonrpc": "2.0", "id": request_id, **fields}))
+    message = parse_message(orjson.dumps({"jsonrpc": "2.0", "id": request_id, **fields}))
+    assert isinstance(message, Message)
+    return message
 
 
 async def test_each_answer_reaches_who_asked_and_an_id_may_come_back_as_text() -> None:

@@ -22,26 +22,17 @@ from mcp_gateway.door.jsonrpc import Message
 from mcp_gateway.door.questions import Questions
 from mcp_gateway.door.sessions import Session
 from mcp_gateway.door.shares import Tally
-from tests.doors.mcp_host import (
-    JSON,
-    PATIENCE_S,
-    Host,
-    call,
-    chat,
-    eventually,
-    gated,
-    http_client,
-    initialize,
-    open_host,
-)
+from tests.doors.mcp_host import JSON, Host, call, chat, gated, http_client, initialize, open_host
 from tests.doors.test_mcp_catalog import CATALOG, PRICED, request
 from tests.doors.test_mcp_endurance import unread
 from tests.doors.test_mcp_lifetimes import PACED, next_message, sse_session
 from tests.doors.test_mcp_odd_messages import session_of
 from tests.doors.test_mcp_transports import INITIALIZED, MODERN, PING, error_of, modern
+from tests.replaying import PATIENCE_S
+from tests.serving import eventually
 
 MARK = "xyzzy-kept"
-BULK = {MARK: {str(number): {} for number in range(400)}}
+BULK: dict[str, Any] = {MARK: {str(number): {} for number in range(400)}}
 BULKY = {
     "elicitation": {"form": BULK, "url": {}, **BULK},
     "sampling": {"tools": {}, **BULK},
@@ -77,7 +68,7 @@ def wish() -> tuple[bytes, dict[str, str]]:
     """A request to listen that says of itself all that it can."""
     meta = {CLIENT_CAPABILITIES_META_KEY: BULKY, CLIENT_INFO_META_KEY: INFO, **BULK}
     wanted = {"resourcesListChanged": True, "resourceSubscriptions": [CATALOG], **BULK}
-    message, headers = modern(request("subscriptions/listen", _meta=meta, notifications=wanted, **BULK))
+    message, headers = modern(request("subscriptions/listen", 1, _meta=meta, notifications=wanted, **BULK))
     return orjson.dumps(message), headers
 
 
@@ -617,15 +608,16 @@ async def test_too_many_messages_are_refused_in_the_terms_of_their_transport(tmp
         async with sse_session(host) as (lines, url):
             for _ in range(4):
                 assert (await host.post(LIST_TOOLS, session)).status_code == 200
-            for message in (LIST_TOOLS, INITIALIZED, b"{", initialize(), call("nope", {})):
+            messages: list[Any] = [LIST_TOOLS, INITIALIZED, b"{", initialize(), call("nope", {})]
+            for message in messages:
                 refused = await host.post(message, session)
                 assert refused.status_code == 429
                 assert 0 < int(refused.headers["retry-after"]) <= 60
                 error = error_of(refused)
                 assert (error["code"], error["data"]["code"]) == (-32000, "guest")
                 assert error["data"]["retry_after_s"] == int(refused.headers["retry-after"])
-                is_request = isinstance(message, dict) and "id" in message
-                assert refused.json()["id"] == (message["id"] if is_request else None)
+                asked_by = message.get("id") if isinstance(message, dict) else None
+                assert refused.json()["id"] == asked_by
             assert (await host.post(LIST_TOOLS, url=url)).status_code == 202
             assert (await next_message(lines))["error"]["data"]["code"] == "guest"
             async with http_client() as http:

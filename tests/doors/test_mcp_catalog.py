@@ -12,7 +12,13 @@ import orjson
 import pytest
 from mcp import MCPError
 from mcp.shared.subscriptions import ResourcesListChanged, ResourceUpdated
-from mcp.types import INVALID_PARAMS, PromptReference, ResourceTemplateReference, TextResourceContents
+from mcp.types import (
+    INVALID_PARAMS,
+    BlobResourceContents,
+    PromptReference,
+    ResourceTemplateReference,
+    TextResourceContents,
+)
 from pydantic import AnyUrl
 
 from mcp_gateway.core.catalog import Catalog
@@ -20,9 +26,18 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.upstream.demo import DemoBackend
 from mcp_gateway.core.upstream.transport import ConnectFailed
 from mcp_gateway.tools.resources import Resources
-from tests.doors.mcp_host import JSON, PATIENCE_S, Host, eventually, http_client, initialize, open_host
+from tests.doors.mcp_host import (
+    JSON,
+    Host,
+    http_client,
+    initialize,
+    open_host,
+    text_in,
+)
 from tests.doors.test_mcp_lifetimes import next_message, sse_session
 from tests.doors.test_mcp_transports import HANDSHAKE_VERSIONS, MODERN, error_of, modern
+from tests.replaying import PATIENCE_S
+from tests.serving import eventually
 
 PRICED = {
     "id": "shop/echo",
@@ -65,19 +80,23 @@ async def test_the_catalog_and_each_model_can_be_read_over_each_transport_in_eac
         templates = (await client.list_resource_templates()).resource_templates
         assert [template.uri_template for template in templates] == ["models://{id}"]
         [content] = (await client.read_resource(CATALOG)).contents
-        assert [model["id"] for model in orjson.loads(content.text)["models"]] == ["shop/echo", "demo/echo"]
+        assert [model["id"] for model in orjson.loads(read_text(content))["models"]] == ["shop/echo", "demo/echo"]
         [content] = (await client.read_resource("models://shop/echo")).contents
-        model = orjson.loads(content.text)
+        model = orjson.loads(read_text(content))
         assert (model["context_window"], model["input_usd_per_million_tokens"]) == (4096, "0.3")
         assert content.mime_type == "application/json"
+
+
+def read_text(content: TextResourceContents | BlobResourceContents) -> str:
+    assert isinstance(content, TextResourceContents)
+    return content.text
 
 
 def id_at(host: Host, uri: str) -> str:
     """The id of the model that is read at a URI, which the answer repeats."""
     [content] = Resources(host.gateway.published, host.gateway.pool).read(uri).contents
     assert content.uri == uri
-    assert isinstance(content, TextResourceContents)
-    model_id: str = orjson.loads(content.text)["id"]
+    model_id: str = orjson.loads(read_text(content))["id"]
     return model_id
 
 
@@ -209,9 +228,9 @@ async def test_prompts_have_descriptions_and_can_be_had(host: Host, transport: s
         assert list(prompts) == ["compare_models", "estimate_cost"]
         for prompt in prompts.values():
             assert prompt.description
-            assert all(argument.description for argument in prompt.arguments)
+            assert all(argument.description for argument in prompt.arguments or ())
         got = await client.get_prompt("estimate_cost", {"model": "shop/echo"})
-        assert "shop/echo" in got.messages[0].content.text
+        assert "shop/echo" in text_in(got.messages[0].content)
 
 
 async def prompted(host: Host, name: str, **arguments: str) -> str:

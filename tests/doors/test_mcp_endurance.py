@@ -10,11 +10,20 @@ import orjson
 import pytest
 
 from mcp_gateway.door import http as door_http
-from tests.doors.mcp_host import JSON, Host, call, chat, eventually, http_client, open_host
+from tests.doors.mcp_host import (
+    JSON,
+    Host,
+    call,
+    chat,
+    http_client,
+    open_host,
+    text_in,
+)
 from tests.doors.test_mcp_catalog import ERAS
 from tests.doors.test_mcp_lifetimes import sse_session
-from tests.doors.test_mcp_tools import Fixed
 from tests.doors.test_mcp_transports import PING, modern
+from tests.origins import Fixed
+from tests.serving import eventually
 
 LARGE = "ä" * 3_000_000
 ARGUMENTS = chat()["params"]["arguments"]
@@ -23,7 +32,9 @@ ARGUMENTS = chat()["params"]["arguments"]
 def large_stream() -> bytes:
     """A stream of the demo's, ten times what one message may hold."""
     chunks = [{"content": LARGE[:1_500_000]}, {"content": LARGE[1_500_000:]}]
-    frames = [{"model": "demo/echo", "choices": [{"index": 0, "delta": delta}]} for delta in chunks]
+    frames: list[dict[str, Any]] = [
+        {"model": "demo/echo", "choices": [{"index": 0, "delta": delta}]} for delta in chunks
+    ]
     last = {"index": 0, "delta": {}, "finish_reason": "stop"}
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
     frames += [{"model": "demo/echo", "choices": [last]}, {"model": "demo/echo", "choices": [], "usage": usage}]
@@ -34,14 +45,14 @@ def large_stream() -> bytes:
 async def test_a_large_answer_reaches_the_client_cut_to_what_it_takes(
     tmp_path: Path, transport: str, mode: str
 ) -> None:
-    async def note(*_: Any) -> None: ...
+    async def note(progress: float, total: float | None, message: str | None) -> None: ...
 
     async with open_host(tmp_path) as host:
         host.gateway.pool.demo.origin = Fixed(large_stream())
         async with host.client(transport, mode, host.key("alice")) as client:
             answer = await client.call_tool("chat_completion", ARGUMENTS, progress_callback=note)
             assert not answer.is_error
-            assert answer.content[0].text.startswith("ää")
+            assert text_in(answer.content[0]).startswith("ää")
             assert "HTTP API" in answer.structured_content["note"]
             assert (await client.list_tools()).tools
 

@@ -16,21 +16,12 @@ from mcp_gateway.door.http import await_departure
 from mcp_gateway.door.sessions import Sessions
 from mcp_gateway.door.shares import Caps
 from mcp_gateway.tools.progress import Progress, Reports
-from tests.doors.mcp_host import (
-    PATIENCE_S,
-    Gate,
-    Host,
-    call,
-    chat,
-    eventually,
-    gated,
-    http_client,
-    initialize,
-    open_host,
-)
+from tests.doors.mcp_host import Gate, Host, call, chat, gated, http_client, initialize, open_host
 from tests.doors.test_mcp_shares import owner, session
 from tests.doors.test_mcp_transports import MODERN, PING, modern
 from tests.loop_clock import pass_time
+from tests.replaying import PATIENCE_S
+from tests.serving import eventually
 
 PACED = "demo/paced"
 
@@ -72,7 +63,8 @@ async def next_message(lines: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", ["modern", "stateless", "session", "with progress"])
 async def test_a_client_that_leaves_ends_its_call_at_the_backend(host: Host, gate: Gate, kind: str) -> None:
-    message, headers = chat(model=PACED), {}
+    message = chat(model=PACED)
+    headers: dict[str, str] = {}
     if kind == "modern":
         message, headers = modern(message)
     elif kind == "session":

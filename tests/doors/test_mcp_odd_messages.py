@@ -64,6 +64,7 @@ async def test_a_list_without_a_cursor_begins(host: Host, method: str, params: d
     assert "result" in await asked(host, method, params)
 
 
+CONTEXTS: list[dict[str, Any]] = [{}, {"arguments": []}, {"arguments": {"a": None, "b": 5}}]
 PLAIN: list[tuple[str, Any]] = [
     ("prompts/get", {"name": "estimate_cost", "arguments": {"model": "demo/echo", "requests": 5}}),
     ("prompts/get", {"name": "estimate_cost", "arguments": {"model": "demo/echo", "requests": 5.0}}),
@@ -82,7 +83,7 @@ PLAIN: list[tuple[str, Any]] = [
             },
         )
         for value in (None, 5, 1.5, False)
-        for context in ({}, {"arguments": []}, {"arguments": {"a": None, "b": 5}})
+        for context in CONTEXTS
     ),
     *(("logging/setLevel", {"level": level}) for level in ("INFO", "Warning", "warn", "WARN", "err", "fatal", "trace")),
     ("tools/call", {"name": "get_balance", "_meta": {"progressToken": None}}),

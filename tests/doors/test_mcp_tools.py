@@ -1,6 +1,5 @@
 """What the three tools answer, and how they fail."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,15 @@ from mcp_gateway.core.caller import Allowance
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import open_desk
 from mcp_gateway.tools.tool import error_result
-from tests.doors.mcp_host import Host, call, chat, open_host
+from tests.doors.mcp_host import (
+    Host,
+    call,
+    chat,
+    open_host,
+    text_in,
+)
 from tests.doors.test_mcp_transports import error_of
+from tests.origins import Fixed
 
 PRICED = {
     "id": "shop/echo",
@@ -101,7 +107,7 @@ async def test_a_priced_reply_is_billed_to_the_callers_account(host: Host) -> No
 
 
 async def test_every_parameter_reaches_the_backend(host: Host) -> None:
-    arguments = {
+    arguments: dict[str, Any] = {
         "max_tokens": 5,
         "temperature": 0.5,
         "top_p": 0.9,
@@ -196,8 +202,15 @@ async def test_arguments_of_another_shape_are_an_error_that_names_them(host: Hos
 
 
 async def test_what_a_host_adds_is_told_as_ignored_and_what_a_form_leaves_empty_is_not_sent(host: Host) -> None:
-    added = {"toolCallId": "call_1", "tool": "chat_completion", "sessionId": "1", "stream": True}
-    empty = {"stop": "", "tools": [], "tool_choice": "auto", "reasoning_effort": "", "response_format": {}, "seed": ""}
+    added: dict[str, Any] = {"toolCallId": "call_1", "tool": "chat_completion", "sessionId": "1", "stream": True}
+    empty: dict[str, Any] = {
+        "stop": "",
+        "tools": [],
+        "tool_choice": "auto",
+        "reasoning_effort": "",
+        "response_format": {},
+        "seed": "",
+    }
     data = (await called(host, chat("hello", **added, **empty)))["structuredContent"]
     assert sorted(data["ignored_parameters"]) == ["sessionId", "tool", "toolCallId"]
     assert "hello" in data["content"]
@@ -214,7 +227,7 @@ async def test_a_limit_by_its_newer_name_is_kept(host: Host) -> None:
 
 
 async def test_json_text_in_arguments_is_bounded_by_who_sends_it(tmp_path: Path) -> None:
-    bounds = {"guests": {"max_json_values": 2000}, "limits": {"max_json_values": 10_000}}
+    bounds: dict[str, Any] = {"guests": {"max_json_values": 2000}, "limits": {"max_json_values": 10_000}}
     async with open_host(tmp_path, models=(FREE,), **bounds) as host:
         message = chat()
         message["params"]["arguments"]["messages"] = orjson.dumps([{"role": "user", "content": ""}] * 1000).decode()
@@ -265,7 +278,7 @@ async def test_the_sdk_client_takes_failures_with_their_facts(host: Host, transp
         answer = await client.call_tool("chat_completion", {"model": "nope", "messages": [{"role": "user"}]})
         assert answer.is_error
         assert answer.structured_content["code"] == "model_not_found"
-        assert answer.structured_content["message"] == answer.content[0].text
+        assert answer.structured_content["message"] == text_in(answer.content[0])
 
 
 # Progress
@@ -277,7 +290,7 @@ async def test_the_sdk_client_takes_failures_with_their_facts(host: Host, transp
 async def test_who_asks_for_progress_gets_it_and_the_same_result(host: Host, transport: str, mode: str) -> None:
     seen: list[tuple[float, str | None]] = []
 
-    async def note(progress: float, _total: float | None, message: str | None) -> None:
+    async def note(progress: float, total: float | None, message: str | None) -> None:
         seen.append((progress, message))
 
     arguments = chat("hello there", seed=1, logprobs=True)["params"]["arguments"]
@@ -544,34 +557,6 @@ async def test_asking_for_models_and_balance_has_a_limit_of_its_own(tmp_path: Pa
         await called(host, call("get_balance", {}))
         assert (await failed(host, call("get_balance", {})))["code"] == "guest"
         assert not (await called(host, chat()))["isError"]
-
-
-class Fixed:
-    """A backend that always gives the same answer."""
-
-    def __init__(self, body: bytes) -> None:
-        self.status = 200
-        self._body = body
-
-    async def request(self, *_: Any, **__: Any) -> "Fixed":
-        await asyncio.sleep(0)  # as anything on a network lets others run
-        return self
-
-    def header(self, name: bytes) -> bytes | None:
-        return b"application/json" if self._body.startswith(b"{") else b"text/event-stream"
-
-    async def read(self, keep: Any = None) -> bytes:
-        return self._body
-
-    async def next_chunk(self) -> bytes:
-        body, self._body = self._body, b""
-        return body
-
-    def doubt(self) -> None: ...
-
-    def close(self) -> None: ...
-
-    async def aclose(self) -> None: ...
 
 
 async def funded(host: Host, amount_nano: int) -> str:

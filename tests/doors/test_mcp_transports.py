@@ -22,7 +22,18 @@ from mcp.types import (
 
 from mcp_gateway.core.bytes_in_flight import Owner
 from mcp_gateway.core.caller import Allowance
-from tests.doors.mcp_host import JSON, PATIENCE_S, Host, call, chat, eventually, http_client, initialize, open_host
+from tests.doors.mcp_host import (
+    JSON,
+    Host,
+    call,
+    chat,
+    http_client,
+    initialize,
+    open_host,
+    text_in,
+)
+from tests.replaying import PATIENCE_S
+from tests.serving import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -81,12 +92,14 @@ async def test_the_sdk_client_lists_and_calls_over_each_transport_in_each_era(
         assert tools["chat_completion"].title == "Chat completion"
         answer = await client.call_tool("chat_completion", chat("hi")["params"]["arguments"])
         assert not answer.is_error
-        assert "hi" in answer.content[0].text
-        assert answer.structured_content["content"] == answer.content[0].text
+        text = text_in(answer.content[0])
+        assert "hi" in text
+        assert answer.structured_content["content"] == text
 
 
 async def test_the_server_introduces_itself(host: Host) -> None:
     async with host.client("http", "legacy") as client:
+        assert client.server_info is not None
         assert client.server_info.name == "mcp-gateway"
         assert client.server_info.title == "MCP Gateway"
         assert client.server_info.version == host.gateway.version

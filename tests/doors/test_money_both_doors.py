@@ -19,8 +19,8 @@ from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.ledger.ledger import Balance
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.store.backup import back_up
-from tests.replaying import DONE, Asked, ReplayingBackend, chunk, final_usage, held, unary
-from tests.serving import PATIENCE_S, PRICED, Door, bearer, chat_body, error_of, eventually, open_door
+from tests.replaying import DONE, PATIENCE_S, Asked, ReplayingBackend, chunk, final_usage, held, unary
+from tests.serving import PRICED, Door, bearer, chat_body, error_of, eventually, open_door
 
 PROMPT_NANO, COMPLETION_NANO = 300, 700
 LONG = [{"role": "user", "content": "x" * PRICED["context_window"]}]

@@ -107,7 +107,8 @@ async def test_a_limit_that_stands_for_the_window_is_left_out_when_it_is_refused
     stage: Stage, told: str, field: str
 ) -> None:
     refusing = as_before_0_32(told)
-    response, sent = await limits_sent(stage, refusing, refusing, **{field: 10**9})
+    limit: dict[str, Any] = {field: 10**9}
+    response, sent = await limits_sent(stage, refusing, refusing, **limit)
     assert (response.status_code, sent) == (200, [WINDOW, None])
 
 

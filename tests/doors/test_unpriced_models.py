@@ -81,7 +81,7 @@ async def test_start_and_health_list_what_is_not_published_for_want_of_a_price(
 async def test_a_model_that_a_backend_begins_to_list_is_not_published_either(
     tmp_path: Path, backend: ReplayingBackend, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = {"models": [PRICED], "publish_discovered": True}
+    settings: dict[str, Any] = {"models": [PRICED], "publish_discovered": True}
     async with open_door(tmp_path, vllm_urls=[backend.url], **settings) as door:
         backend.models = ("tiny", "org/found", "org/later")
         await door.gateway.pool.discover()

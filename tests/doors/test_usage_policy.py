@@ -472,7 +472,7 @@ async def test_who_leaves_while_the_prompt_is_counted_pays_by_the_policy_all_the
     await eventually(lambda: not estimating.door.gateway.chat.running)
     may_count.set()
     assert await estimating.spent_nano() == cost_nano(COUNTED, 3)
-    del estimating.backend._answer_to  # type: ignore[method-assign]
+    del estimating.backend._answer_to
 
 
 async def test_a_backend_that_does_not_answer_a_count_holds_nobody_up(

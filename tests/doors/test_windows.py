@@ -181,7 +181,7 @@ async def test_the_template_is_asked_of_each_backend_once_where_a_hold_or_a_wind
 async def test_where_a_backend_cannot_count_the_margin_of_the_settings_holds(tmp_path: Path) -> None:
     async with ReplayingBackend() as backend:
         backend.prompt_tokens = None
-        settings = {"models": [PRICED], "wallet": {"template_margin_tokens": 100}}
+        settings: dict[str, Any] = {"models": [PRICED], "wallet": {"template_margin_tokens": 100}}
         async with open_door(tmp_path, vllm_urls=[backend.url], **settings) as door:
             body = chat_body(model=PRICED["id"], max_tokens=16)
             held_nano = (len(orjson.dumps(body)) + 2 * 100) * 300 + 16 * 700

@@ -47,7 +47,7 @@ class Stage:
 
     def exchange(self, caller: Caller | None = None, **call: Any) -> Exchange:
         """One of the stage's caller, or of another."""
-        return self.gateway.chat.exchange(caller or self.caller, Call(self.gateway.new_id("req"), "test", **call))
+        return self.gateway.chat.exchange(caller or self.caller, Call(self.gateway.new_id("req"), "http", **call))
 
     async def is_accounted_for(self, spent_nano: int, error_code: str | None) -> None:
         """One record with that code, that much spent, and nothing held, in flight or off in the books."""
@@ -176,10 +176,10 @@ async def test_a_caller_that_leaves_while_the_backend_is_silent_lets_go_of_it_at
 
 async def test_a_refused_admission_leaves_no_trace(stage: Stage) -> None:
     refused = caller(stage.caller.account_id, in_flight=1)
-    with stage.gateway.chat.exchange(refused, Call("req_1", "test")) as exchange:
+    with stage.gateway.chat.exchange(refused, Call("req_1", "http")) as exchange:
         with (
             pytest.raises(GatewayError, match="in_flight"),
-            stage.gateway.chat.exchange(refused, Call("req_2", "test")),
+            stage.gateway.chat.exchange(refused, Call("req_2", "http")),
         ):
             pass
         assert stage.gateway.lifecycle.in_flight == 1
@@ -233,7 +233,7 @@ async def test_a_client_that_leaves_while_its_bill_is_written_pays_what_was_made
     await stage.is_accounted_for(tokens[0] * 300 + tokens[1] * 700, "client_closed")
     assert await stage.gateway.ledger._store.fetch_all("SELECT http_status FROM requests") == [(499,)]
     assert (
-        b'gateway_requests_total{door="test",model="priced/tiny",status="499"} 1.0'
+        b'gateway_requests_total{door="http",model="priced/tiny",status="499"} 1.0'
         in stage.gateway.metrics.exposition()
     )
 

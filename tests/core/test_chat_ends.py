@@ -14,7 +14,7 @@ import pytest
 
 from mcp_gateway.core.caller import Allowance, Quota, Validity
 from mcp_gateway.core.chat import Call
-from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.identity.keys import refusal
 from tests.core.test_chat import Stage, request, stage  # noqa: F401 - the fixture
@@ -33,10 +33,10 @@ from tests.replaying import (
 )
 from tests.serving import eventually
 
-CODES = ["revoked_api_key", "expired_api_key", "account_deactivated"]
+CODES: list[Code] = ["revoked_api_key", "expired_api_key", "account_deactivated"]
 
 
-def close(stage: Stage, code: str = "revoked_api_key") -> None:
+def close(stage: Stage, code: Code = "revoked_api_key") -> None:
     stage.gateway.chat.close_key("key_1", refusal(code))
 
 
@@ -76,7 +76,7 @@ async def a_head_alone(asked: Asked) -> None:
     ],
 )
 async def test_an_answer_that_has_not_begun_is_void(
-    stage: Stage, answer: Any, ask: Callable[[Stage], Awaitable[str]], code: str
+    stage: Stage, answer: Any, ask: Callable[[Stage], Awaitable[str]], code: Code
 ) -> None:
     stage.backend.answer_with(answer)
     asking = asyncio.ensure_future(ask(stage))
@@ -122,7 +122,7 @@ async def test_who_leaves_before_a_backend_is_asked_keeps_no_tokens_a_minute(sta
     caller = replace(stage.caller, quotas=(Quota("key", "key_1", allowance),))
 
     async def ask() -> None:
-        with stage.gateway.chat.exchange(caller, Call("req_1", "test")) as exchange:
+        with stage.gateway.chat.exchange(caller, Call("req_1", "http")) as exchange:
             await exchange.begin(request(stream=True, max_tokens=50))
 
     with contextlib.closing(sqlite3.connect(tmp_path / DATABASE, isolation_level=None)) as other:
@@ -152,7 +152,7 @@ async def test_what_was_admitted_and_has_not_begun_does_not_begin(stage: Stage) 
 
 async def test_a_key_that_ends_between_a_request_s_head_and_its_body_admits_nothing(stage: Stage) -> None:
     caller = replace(stage.caller, validity=Validity("revoked_api_key"))
-    with pytest.raises(GatewayError, match="revoked_api_key"), stage.gateway.chat.exchange(caller, Call("r", "test")):
+    with pytest.raises(GatewayError, match="revoked_api_key"), stage.gateway.chat.exchange(caller, Call("r", "http")):
         pass
     assert stage.gateway.lifecycle.in_flight == 0
     assert stage.gateway.limiter.in_flight == 0
@@ -161,7 +161,7 @@ async def test_a_key_that_ends_between_a_request_s_head_and_its_body_admits_noth
 @pytest.mark.parametrize("code", CODES)
 @pytest.mark.parametrize("is_waiting", [True, False])
 async def test_a_stream_ends_with_the_error_and_pays_what_was_delivered(
-    stage: Stage, code: str, is_waiting: bool
+    stage: Stage, code: Code, is_waiting: bool
 ) -> None:
     stage.backend.answer_with(in_two([chunk("", 10, 0), chunk("a", 10, 1)], asyncio.Event(), []))
     with stage.exchange() as exchange:
@@ -251,7 +251,7 @@ async def test_answers_of_other_keys_and_of_guests_go_on(stage: Stage) -> None:
     may_go_on = asyncio.Event()
     stage.backend.answer_with(*[in_two([chunk("a", 10, 1)], may_go_on, stream(10, 4)[2:])] * 2)
     other = replace(stage.caller, key_id="key_2")
-    exchanges = [stage.exchange(), stage.gateway.chat.exchange(other, Call("req_other", "test"))]
+    exchanges = [stage.exchange(), stage.gateway.chat.exchange(other, Call("req_other", "http"))]
 
     async def codes(number: int) -> object:
         with exchanges[number] as exchange:

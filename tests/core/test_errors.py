@@ -1,6 +1,6 @@
 import re
 from http import HTTPStatus
-from typing import get_args
+from typing import cast, get_args
 
 import pytest
 
@@ -24,30 +24,30 @@ def test_the_table_has_a_row_for_every_code_and_no_other() -> None:
 
 
 @rows
-def test_every_code_is_a_word_of_its_own_with_an_error_status(code: str, row: Row) -> None:
+def test_every_code_is_a_word_of_its_own_with_an_error_status(code: Code, row: Row) -> None:
     assert re.fullmatch(r"[a-z]+(_[a-z]+)*", code)
     assert re.fullmatch(r"[a-z]+(_[a-z]+)*", row.type)
     assert row.status == CLIENT_CLOSED_REQUEST or HTTPStatus(row.status).value >= 400
 
 
 @rows
-def test_every_row_advises_in_a_whole_sentence(code: str, row: Row) -> None:
+def test_every_row_advises_in_a_whole_sentence(code: Code, row: Row) -> None:
     assert re.fullmatch(r"[A-Z].*\.", row.advice)
 
 
 @rows
-def test_waiting_is_advised_only_with_a_time_and_never_where_it_cannot_help(code: str, row: Row) -> None:
+def test_waiting_is_advised_only_with_a_time_and_never_where_it_cannot_help(code: Code, row: Row) -> None:
     assert row.retry_after_s is None or (row.retry_after_s > 0 and row.status in (429, 503))
     assert "retry_after_s" not in row.advice or row.retry_after_s is not None
 
 
 @rows
-def test_a_type_always_comes_with_its_status(code: str, row: Row) -> None:
+def test_a_type_always_comes_with_its_status(code: Code, row: Row) -> None:
     assert row.status in STATUS_OF_TYPE.get(row.type, {row.status})
 
 
 @rows
-def test_every_code_renders_as_an_openai_error_object(code: str, row: Row) -> None:
+def test_every_code_renders_as_an_openai_error_object(code: Code, row: Row) -> None:
     error = GatewayError(code, "Say what.", param="model")
     assert error.as_object() == {"message": "Say what.", "type": row.type, "code": code, "param": "model"}
     assert (error.status, error.row, error.retry_after_s) == (row.status, row, row.retry_after_s)
@@ -80,7 +80,7 @@ def test_the_message_is_not_in_what_logging_the_exception_would_show() -> None:
 
 def test_a_code_outside_the_table_is_a_bug() -> None:
     with pytest.raises(KeyError):
-        GatewayError("no_such_code", "m")
+        GatewayError(cast("Code", "no_such_code"), "m")
 
 
 def test_a_bug_shows_a_caller_nothing_but_the_request_id() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mcp_gateway.core.caller import Allowance, Quota, Validity
+from mcp_gateway.core.caller import Allowance, KeyHolder, Quota, Validity
 from mcp_gateway.core.chat import Call
 from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.gateway import DATABASE
@@ -250,7 +250,7 @@ async def test_a_client_that_leaves_in_the_same_moment_is_accounted_for_once(sta
 async def test_answers_of_other_keys_and_of_guests_go_on(stage: Stage) -> None:
     may_go_on = asyncio.Event()
     stage.backend.answer_with(*[in_two([chunk("a", 10, 1)], may_go_on, stream(10, 4)[2:])] * 2)
-    other = replace(stage.caller, key_id="key_2")
+    other = replace(stage.caller, principal=KeyHolder("key_2"))
     exchanges = [stage.exchange(), stage.gateway.chat.exchange(other, Call("req_other", "http"))]
 
     async def codes(number: int) -> object:

@@ -97,7 +97,7 @@ def marks_in(text: bytes | bytearray) -> int:
     return len(text) - len(text.translate(None, _MARKS))
 
 
-def parse_json(raw: bytes) -> Any:
+def parse_json(raw: bytes | bytearray) -> Any:
     """The value of a JSON text. Raises JSONDecodeError, or GatewayError `invalid_json` where it is nested too deep."""
     value = orjson.loads(raw)
     if len(raw) > LONG_BYTES:
@@ -161,7 +161,7 @@ def dump_json(value: Any) -> bytes:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _may_be_deep(raw: bytes) -> bool:
+def _may_be_deep(raw: bytes | bytearray) -> bool:
     """False for few brackets in a short text; in a long one it costs more to count them than to ask `_is_deep`."""
     return len(raw) > _SHORT_BYTES or raw.count(b"[") + raw.count(b"{") > MAX_NESTING
 

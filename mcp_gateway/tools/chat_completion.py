@@ -6,7 +6,6 @@ whose progress somebody listens to, is collected from a stream: so there is prog
 
 import asyncio
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Any
 
 import orjson
@@ -15,7 +14,7 @@ from mcp import types
 from mcp_gateway.core.caller import Caller, KeyScope
 from mcp_gateway.core.chat import Call, Chat, Exchange
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.json_bounds import JsonBounds, dump_json, holds_at_most, parse_exactly
+from mcp_gateway.core.json_bounds import JsonBounds, dump_json, holds_at_most, parse_exactly, parse_json
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.request import ChatRequest, read_chat_request
 from mcp_gateway.core.upstream.answer import PARSED_BYTES, Body, without_logprobs
@@ -32,7 +31,8 @@ _MAX_RESULT_CHARS = 500_000
 _TOO_LONG = "the answer is too long for one MCP message. Ask over the HTTP API for the whole."
 _CUT = f"Cut: {_TOO_LONG}"
 _NO_LOGPROBS = f"The log probabilities were left out: {_TOO_LONG}"
-_TEXTS = ("content", "reasoning", "reasoning_content")
+_UNTOLD = "The answer came and is billed, but no MCP message can tell it. Ask over the HTTP API for such answers."
+_TEXTS = ("content", "refusal", "reasoning", "reasoning_content")
 _MAX_PARSED_BYTES = 16 * 1024 * 1024
 _MAX_VALUES = 100_000
 """Of an answer that is parsed at once."""
@@ -210,15 +210,14 @@ class ChatCompletion:
             body = await self._body(arguments, invocation.caller)
             size_bytes = len(dump_json(body))
             await _ask(exchange, read_chat_request(body, size_bytes), invocation.report)
-            answer, is_stripped = await _parsed(exchange.body)
-            with _understood():
-                choices = answer["choices"]
+            choices, is_stripped = await _choices_in(exchange.body)
             answer_bytes = len(exchange.body)
             bill = _bill(exchange, body["model"], invocation.request_id)
-            if is_stripped:
-                bill["note"] = _NO_LOGPROBS
-        with _understood():
-            return _result(choices, bill) if answer_bytes < _MAX_RESULT_BYTES // 4 else _bounded_result(choices, bill)
+        if not choices:
+            return result(_UNTOLD, {"content": "", "note": _UNTOLD} | bill)
+        if is_stripped:
+            bill["note"] = _NO_LOGPROBS
+        return _result(choices, bill) if answer_bytes < _MAX_RESULT_BYTES // 4 else _bounded_result(choices, bill)
 
     async def _body(self, arguments: dict[str, Any], caller: Caller) -> dict[str, Any]:
         """What the same chat would bring over HTTP. Names that this tool does not tell of are treated as there."""
@@ -239,36 +238,46 @@ class ChatCompletion:
         return body
 
 
-class _understood:
-    """What an answer lacks, or has of another kind than it should, is its backend's error and no bug of ours."""
+async def _choices_in(body: Body) -> tuple[list[dict[str, Any]], bool]:
+    """The choices of an answer, and whether log probabilities were left out, which are too many to be parsed at once.
 
-    __slots__ = ()
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if isinstance(error, LookupError | TypeError | AttributeError | ValueError):
-            raise GatewayError("backend_error", "The backend's answer could not be understood.") from None
-
-
-async def _parsed(body: Body) -> tuple[Any, bool]:
-    """An answer in one piece, and whether log probabilities were left out, which are too many to be parsed at once.
-
-    Raises GatewayError for one that holds more even without them.
+    There are none where no message can tell them: the answer is billed, so that it is too late to refuse it.
     """
-    if len(body) <= PARSED_BYTES:
-        return orjson.loads(body), False
-    is_stripped = len(body) > _MAX_RESULT_BYTES or not await holds_at_most(body, _MAX_VALUES)
-    if is_stripped:
-        body = await without_logprobs(body)
-        if len(body) > _MAX_PARSED_BYTES or not await holds_at_most(body, _MAX_VALUES):
-            raise GatewayError("backend_error", "The backend's answer holds too much for an MCP message.")
-    answer = orjson.loads(body)
+    is_stripped = False
+    try:
+        if len(body) > PARSED_BYTES:
+            body, is_stripped = await _parsable(body)
+        return [_plain(choice) for choice in parse_json(body)["choices"]], is_stripped
+    except (GatewayError, LookupError, TypeError, AttributeError, ValueError):
+        return [], is_stripped
+
+
+async def _parsable(body: Body) -> tuple[Body, bool]:
+    """A long answer as it can be parsed at once. Raises GatewayError for one that holds too much however it is."""
     await asyncio.sleep(0)
-    return answer, is_stripped
+    if len(body) <= _MAX_RESULT_BYTES and await holds_at_most(body, _MAX_VALUES):
+        return body, False
+    body = await without_logprobs(body)
+    if len(body) > _MAX_PARSED_BYTES or not await holds_at_most(body, _MAX_VALUES):
+        raise GatewayError("backend_error", "The backend's answer holds too much for an MCP message.")
+    return body, True
+
+
+def _plain(choice: dict[str, Any]) -> dict[str, Any]:
+    """A choice whose texts are text, and which has the function calls that are such."""
+    message = choice["message"]
+    plain: dict[str, Any] = {name: _text_in(message.get(name)) for name in _TEXTS}
+    if _are_objects(calls := message.get("tool_calls")):
+        plain["tool_calls"] = calls
+    return choice | {"message": plain}
+
+
+def _text_in(content: Any) -> str:
+    """A text, or what the parts of a content have of it."""
+    if not isinstance(content, list):
+        return content if isinstance(content, str) else ""
+    texts = [part.get("text") if isinstance(part, dict) else part for part in content]
+    return "".join(text for text in texts if isinstance(text, str))
 
 
 async def _ask(exchange: Exchange, request: ChatRequest, report: Report | None) -> None:
@@ -337,13 +346,13 @@ def _more_room(bill: dict[str, Any]) -> str:
 
 def _facts(choice: dict[str, Any]) -> dict[str, Any]:
     message = choice["message"]
-    facts: dict[str, Any] = {"content": _text(message.get("content") or message.get("refusal") or "")}
-    if (finish_reason := read_finish_reason(choice["finish_reason"])) is not None:
+    facts: dict[str, Any] = {"content": message["content"] or message["refusal"]}
+    if (finish_reason := read_finish_reason(choice.get("finish_reason"))) is not None:
         facts["finish_reason"] = finish_reason
-    if _are_objects(calls := message.get("tool_calls")):
+    if calls := message.get("tool_calls"):
         facts["tool_calls"] = calls
-    if reasoning := message.get("reasoning") or message.get("reasoning_content"):
-        facts["reasoning"] = _text(reasoning)
+    if reasoning := message["reasoning"] or message["reasoning_content"]:
+        facts["reasoning"] = reasoning
     if isinstance(logprobs := choice.get("logprobs"), dict) and _are_objects(logprobs.get("content")):
         facts["logprobs"] = logprobs
     return facts
@@ -352,13 +361,6 @@ def _facts(choice: dict[str, Any]) -> dict[str, Any]:
 def _are_objects(value: Any) -> bool:
     """Whether it is a list of them, and not empty: clients check what they get against the tool's schema."""
     return isinstance(value, list) and set(map(type, value)) == {dict}
-
-
-def _text(value: Any) -> str:
-    """Raises TypeError for what is none."""
-    if not isinstance(value, str):
-        raise TypeError
-    return value
 
 
 def _bounded_result(choices: list[dict[str, Any]], bill: dict[str, Any]) -> Result:
@@ -372,9 +374,7 @@ def _bounded_result(choices: list[dict[str, Any]], bill: dict[str, Any]) -> Resu
 
 def _ever_shorter(choices: list[dict[str, Any]], bill: dict[str, Any]) -> Iterator[Result]:
     """A text that fits in no event is cut before anything is made of it: only to see how long it is takes long."""
-    is_hopeless = any(
-        len(choice["message"].get(name) or "") > _MAX_RESULT_BYTES for choice in choices for name in _TEXTS
-    )
+    is_hopeless = any(len(choice["message"][name]) > _MAX_RESULT_BYTES for choice in choices for name in _TEXTS)
     if not is_hopeless:
         yield _result(choices, bill)
     choices = [choice | {"logprobs": None} for choice in choices]
@@ -394,8 +394,8 @@ def _cut(choice: dict[str, Any], max_chars: int) -> dict[str, Any]:
     """Texts of at most so many characters, and no function calls with longer arguments: half of one is of no use."""
     message = dict(choice["message"])
     for name in _TEXTS:
-        if len(text := message.get(name) or "") > max_chars:
+        if len(text := message[name]) > max_chars:
             message[name] = f"{text[:max_chars]}\n[{_CUT}]"
     calls = message.get("tool_calls") or []
-    message["tool_calls"] = [call for call in calls if len(call["function"]["arguments"]) <= max_chars]
+    message["tool_calls"] = [call for call in calls if len(orjson.dumps(call)) <= max_chars]
     return choice | {"message": message}

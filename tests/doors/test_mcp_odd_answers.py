@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 
 from tests.replaying import ReplayingBackend, events, whole
-from tests.serving import FREE, MESSAGES, Door, open_door
+from tests.serving import FREE, MESSAGES, PRICED, Door, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -17,12 +17,13 @@ ODD = {
     "a message that is a list": {"message": [], "finish_reason": "stop"},
     "a message that is text": {"message": "x", "finish_reason": "stop"},
     "no finish reason": {"message": MESSAGE},
-    "content that is a list": {"message": {"content": ["x"]}, "finish_reason": "stop"},
     "content that is a number": {"message": {"content": 5}, "finish_reason": "stop"},
     "reasoning that is a number": {"message": {**MESSAGE, "reasoning": 5}, "finish_reason": "stop"},
     "a choice that is a number": 5,
 }
 FINE = {
+    "content in parts": {"message": {"content": ["x", {"type": "image"}, 5]}, "finish_reason": "stop"},
+    "content in parts of text": {"message": {"content": [{"type": "text", "text": "x"}]}, "finish_reason": "stop"},
     "a finish reason that is a list": {"message": MESSAGE, "finish_reason": ["stop"]},
     "tool calls that are text": {"message": {**MESSAGE, "tool_calls": "x"}, "finish_reason": "stop"},
 }
@@ -32,18 +33,18 @@ FINE = {
 async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Door, ReplayingBackend]]:
     async with (
         ReplayingBackend() as backend,
-        open_door(tmp_path_factory.mktemp("odd"), vllm_urls=[backend.url], models=[FREE]) as door,
+        open_door(tmp_path_factory.mktemp("odd"), vllm_urls=[backend.url], models=[FREE, PRICED]) as door,
     ):
         yield door, backend
 
 
-async def asked(door: Door, **meta: object) -> str:
-    """What the tool's result tells, as the text of the answer."""
-    arguments = {"model": "free/tiny", "messages": MESSAGES}
+async def asked(door: Door, key: str | None = None, **meta: object) -> str:
+    """What the tool's result tells, as the text of the answer; of the model with a price where a key is named."""
+    arguments = {"model": "free/tiny" if key is None else "priced/tiny", "messages": MESSAGES}
     params = {"name": "chat_completion", "arguments": arguments, **({"_meta": meta} if meta else {})}
     message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
     accept = {"accept": "application/json, text/event-stream"}
-    answer = await door.post(orjson.dumps(message), await door.key(), "/v1/mcp", **accept)
+    answer = await door.post(orjson.dumps(message), key or await door.key(), "/v1/mcp", **accept)
     assert answer.status_code == 200
     return answer.text
 
@@ -56,6 +57,55 @@ async def test_an_odd_answer_is_its_backend_s_error(served: tuple[Door, Replayin
     assert "could not be understood" in told
     assert "on our side" not in told
     await door.nothing_is_left()
+
+
+@pytest.mark.parametrize("choice", ODD.values(), ids=ODD)
+async def test_it_is_refused_by_both_doors_and_not_billed(
+    served: tuple[Door, ReplayingBackend], choice: object
+) -> None:
+    door, backend = served
+    account = await door.account("1")
+    key = await door.key(account)
+    usage = {"prompt_tokens": 12, "completion_tokens": 3, "total_tokens": 15}
+    backend.answer_with(*[whole(orjson.dumps({"model": "tiny", "choices": [choice], "usage": usage}))] * 4)
+    assert "could not be understood" in await asked(door, key)
+    assert (await door.chat(key, model="priced/tiny")).status_code == 502
+    await door.nothing_is_left()
+    assert await door.balance_nano(account) == 10**9
+
+
+BROKEN_OFF = [
+    {"choices": [{"message": MESSAGE, "finish_reason": "error"}]},
+    {"choices": [{"message": MESSAGE, "finish_reason": "stop"}, {"message": MESSAGE, "finish_reason": "error"}]},
+    {"choices": [{"message": MESSAGE, "finish_reason": "stop"}, {"message": MESSAGE, "finish_reason": "abort"}]},
+    {"choices": [{"message": MESSAGE, "finish_reason": "stop"}], "error": {"message": "out of memory", "code": 500}},
+    {"choices": [{"message": MESSAGE, "finish_reason": "stop"}], "error": "out of memory"},
+    {"choices": [{"message": {"content": "x" * 300_000}, "finish_reason": "error"}]},
+]
+
+
+@pytest.mark.parametrize("answer", BROKEN_OFF)
+async def test_an_answer_in_one_piece_that_tells_of_a_failure_is_one(
+    served: tuple[Door, ReplayingBackend], answer: dict[str, object]
+) -> None:
+    door, backend = served
+    account = await door.account("1")
+    key = await door.key(account)
+    backend.answer_with(*[whole(orjson.dumps({"model": "tiny"} | answer))] * 4)
+    assert '"isError":true' in await asked(door, key)
+    refused = await door.chat(key, model="priced/tiny")
+    assert refused.status_code in (502, 503)
+    assert "out of memory" not in refused.text
+    await door.nothing_is_left()
+    assert await door.balance_nano(account) == 10**9
+
+
+@pytest.mark.parametrize("answer", [{"error": None}, {"error": {}}])
+async def test_an_error_that_is_none_is_none(served: tuple[Door, ReplayingBackend], answer: dict[str, object]) -> None:
+    door, backend = served
+    choice = {"message": MESSAGE, "finish_reason": "stop"}
+    backend.answer_with(whole(orjson.dumps({"model": "tiny", "choices": [choice]} | answer)))
+    assert '"text":"x"' in await asked(door)
 
 
 @pytest.mark.parametrize("choice", FINE.values(), ids=FINE)

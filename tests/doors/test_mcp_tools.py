@@ -351,12 +351,29 @@ async def test_an_answer_too_long_for_an_event_loses_log_probabilities_first(hos
 
 
 @pytest.mark.parametrize("padding", [b" " * 17_000_000, b",1" * 120_000])
-async def test_an_answer_that_holds_more_than_may_be_parsed_is_a_failure_of_its_backend(
+async def test_an_answer_that_holds_more_than_may_be_parsed_is_told_of_with_its_bill(
     host: Host, padding: bytes
 ) -> None:
     answer = long_answer({"content": "ä" * 300_000})
     host.gateway.pool.demo.origin = Fixed(answer[:-1] + b',"x":[1' + padding + b"]}")
-    assert (await failed(host, chat(), host.key("alice")))["code"] == "backend_error"
+    await is_told_of_alone(host)
+
+
+@pytest.mark.parametrize(
+    "odd", [b"}", b',"x":"\\ud83d"}', b',"x":' + b"[" * 300 + b"]" * 300 + b"}", b',"choices":[]}', b',"choices":5}']
+)
+async def test_so_is_a_long_one_that_is_billed_and_cannot_be_read(host: Host, odd: bytes) -> None:
+    host.gateway.pool.demo.origin = Fixed(long_answer({"content": "a" * 300_000})[:-1] + odd + b"}" * (odd == b"}"))
+    await is_told_of_alone(host)
+
+
+async def is_told_of_alone(host: Host) -> None:
+    result = await called(host, chat(), host.key("alice"))
+    assert not result["isError"]
+    assert "HTTP API" in result["content"][0]["text"]
+    facts = result["structuredContent"]
+    assert (facts["content"], facts["note"]) == ("", result["content"][0]["text"])
+    assert {"cost_usd", "usage", "model", "request_id"} <= facts.keys()
 
 
 async def test_an_answer_still_too_long_loses_words_and_says_so(host: Host) -> None:

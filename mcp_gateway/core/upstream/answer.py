@@ -7,7 +7,7 @@ the frames of a stream are: a quote inside a JSON string is always escaped, so a
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -27,6 +27,11 @@ _NO_BRACKET = re.compile(rb'(?:[^"{}\[\]]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
 _DEEPER = {ord("{"): 1, ord("["): 1, ord("}"): -1, ord("]"): -1}
 _STEPS_AT_ONCE = 2000
 _USAGE_KEY = b'"usage":'
+_TEXTS = ("content", "reasoning", "reasoning_content", "refusal")
+_TEXT_KINDS = (str, list, type(None))
+"""Content may come in parts."""
+_BROKEN_OFF = ("abort", "error")
+"""Reasons for an answer that ends since something failed."""
 _NO_TEXT = frozenset({"role", "type", "id"})
 _NO_TEXT_TWICE = _NO_TEXT | {"reasoning_content"}
 """Some servers tell the reasoning by both of its names."""
@@ -46,21 +51,39 @@ class Told(NamedTuple):
 
 
 async def read_answer(body: Body) -> Told:
-    """Raises GatewayError `backend_error` for what is no chat completion."""
-    return _parse_answer(body) if len(body) <= PARSED_BYTES else await _search_answer(body)
+    """Raises GatewayError `backend_error` for what is no chat completion, or tells an error beside it.
+
+    So it is refused before it is billed. Of several choices that broke off, the reason is that of the one which did.
+    """
+    told = _parse_answer(body) if len(body) <= PARSED_BYTES else await _search_answer(body)
+    if told.finish_reason == "error":
+        raise _failed()
+    return told
 
 
 def _parse_answer(body: Body) -> Told:
     try:
         answer = orjson.loads(body)
-        finish_reason, value = answer["choices"][0]["finish_reason"], answer.get("usage")
+        reasons, value = [_reason_of(choice) for choice in answer["choices"]], answer.get("usage")
+        finish_reason = next((reason for reason in reasons if reason in _BROKEN_OFF), reasons[0])
     except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
         raise _not_understood() from None
+    if answer.get("error"):
+        raise _failed()
     found = FIRST_MODEL.search(body)
     model_at = found.span(1) if found is not None else None
     usage = read_usage(value)
     is_exact = usage is not None and is_as_told(value, usage)
     return Told(read_finish_reason(finish_reason), usage, model_at, is_exact)
+
+
+def _reason_of(choice: Any) -> Any:
+    """Why a choice ended. Raises LookupError, TypeError or AttributeError for one whose message is none."""
+    message = choice["message"]
+    for name in _TEXTS:
+        if not isinstance(message.get(name), _TEXT_KINDS):
+            raise TypeError
+    return choice["finish_reason"]
 
 
 async def _search_answer(body: Body) -> Told:
@@ -189,6 +212,10 @@ async def _end_of_object(body: Body, start: int) -> int:
         if not steps % _STEPS_AT_ONCE:
             await asyncio.sleep(0)
     return at
+
+
+def _failed() -> GatewayError:
+    return GatewayError("backend_error", "The backend failed amid the answer.")
 
 
 def _not_understood() -> GatewayError:

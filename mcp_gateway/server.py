@@ -107,6 +107,8 @@ class Handlers:
             answer = await self._refusal(ctx, params, error, invocation)
         if isinstance(answer, types.InputRequiredResult):
             return answer
+        if answer["isError"]:
+            answer["structuredContent"]["request_id"] = invocation.request_id
         await _log_call(ctx, params.name, answer)
         if not is_version_at_least(ctx.protocol_version, _STRUCTURED_SINCE):
             del answer["structuredContent"]

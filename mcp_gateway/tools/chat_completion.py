@@ -166,7 +166,6 @@ _OUTPUT = output_schema(
         },
         "cost_usd": {"type": "string", "description": "What this call cost."},
         "model": {"type": "string"},
-        "request_id": {"type": "string", "description": "Under which the call is recorded and billed."},
         "note": {"type": "string", "description": "What is missing, where the answer was too long for one message."},
         "max_tokens_clamped": {"type": "integer", "description": "To what max_tokens was lowered, if it was."},
         "ignored_parameters": {

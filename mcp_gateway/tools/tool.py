@@ -45,6 +45,7 @@ ERROR_PROPERTIES: dict[str, Any] = {
     "message": {"type": "string", "description": "On failure: what went wrong and what to do."},
     "retry_after_s": {"type": "integer", "description": "On failure, if waiting helps: seconds before another try."},
     "topup_url": {"type": "string", "description": "On failure for lack of money: where the account is topped up."},
+    "request_id": {"type": "string", "description": "Of this call: a chat is recorded and billed under it."},
 }
 
 

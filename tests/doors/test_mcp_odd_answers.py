@@ -43,7 +43,7 @@ async def asked(door: Door, key: str | None = None, **meta: object) -> str:
     arguments = {"model": "free/tiny" if key is None else "priced/tiny", "messages": MESSAGES}
     params = {"name": "chat_completion", "arguments": arguments, **({"_meta": meta} if meta else {})}
     message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
-    accept = {"accept": "application/json, text/event-stream"}
+    accept = {"accept": "application/json, text/event-stream", "mcp-protocol-version": "2025-06-18"}
     answer = await door.post(orjson.dumps(message), key or await door.key(), "/v1/mcp", **accept)
     assert answer.status_code == 200
     return answer.text
@@ -72,6 +72,16 @@ async def test_it_is_refused_by_both_doors_and_not_billed(
     assert (await door.chat(key, model="priced/tiny")).status_code == 502
     await door.nothing_is_left()
     assert await door.balance_nano(account) == 10**9
+
+
+async def test_a_call_that_failed_tells_the_id_of_its_record(served: tuple[Door, ReplayingBackend]) -> None:
+    door, backend = served
+    key = await door.key()
+    backend.answer_with(*[whole(b"{}", 500)] * 4)
+    told = orjson.loads((await asked(door, key)).removeprefix("event: message\ndata: "))["result"]["structuredContent"]
+    await door.nothing_is_left()
+    record = (await door.get(f"/v1/requests/{told['request_id']}", key)).json()
+    assert (record["error_code"], record["door"]) == (told["code"], "mcp")
 
 
 BROKEN_OFF = [

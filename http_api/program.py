@@ -110,16 +110,24 @@ mcp-gateway {gateway.version} on {base_url}
 As a guest:   {_guest_line(gateway, base_url)}
 Make a key:   {quoted} keys create{desk_options} --account {account}
 MCP:          {base_url}/v1/mcp (streamable HTTP), {base_url}/v1/mcp/sse (HTTP+SSE)
-
+{_missing_line(gateway)}
 For a desktop client's configuration (a guest leaves "env" out):
 
 {json.dumps({"mcpServers": {"gateway": server}}, indent=2)}
 """
 
 
+def _missing_line(gateway: Gateway) -> str:
+    """The backends whose models are not known yet; nothing where all are."""
+    missing = ", ".join(backend.name for backend in gateway.pool.backends if not backend.is_up)
+    return f"Backends:     no answer yet from {missing}; what they list is known once they answer\n" if missing else ""
+
+
 def _guest_line(gateway: Gateway, base_url: str) -> str:
     """A chat that works without a key; where none does, that one is needed."""
     models = gateway.published.current.values()
+    if not models:
+        return "not yet: no backend has told of a model"
     model = next((model for model in models if model.is_open_to_guests), None)
     if model is None or not gateway.settings.guests.enabled:
         return "not without a key, which every model here needs"

@@ -100,6 +100,7 @@ async def running_program(
     """
     limited = None if open_files is None else partial(resource.setrlimit, resource.RLIMIT_NOFILE, open_files)
     environ = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
+    environ["GATEWAY_UPSTREAM__START_WAIT_S"] = str(START_TIMEOUT_S)
     with (log or Path(os.devnull)).open("ab") as errors:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "mcp_gateway", "serve", "--config", str(config),

@@ -190,7 +190,9 @@ def error_of(response: httpx2.Response) -> dict[str, Any]:
 @contextlib.asynccontextmanager
 async def open_door(data_dir: Path, clock: Clock | None = None, **settings: Any) -> AsyncIterator[Door]:
     """Serve on a free port with these settings; 127.0.0.1 is a trusted proxy, so that guests can be told apart."""
-    tree = Settings.model_validate({"data_dir": data_dir, "trusted_proxies": ["127.0.0.1"]} | settings)
+    upstream = {"start_wait_s": PATIENCE_S} | settings.pop("upstream", {})
+    given = {"data_dir": data_dir, "trusted_proxies": ["127.0.0.1"], "upstream": upstream}
+    tree = Settings.model_validate(given | settings)
     clock = clock or Clock()
     migrated(data_dir / DATABASE)
     async with contextlib.AsyncExitStack() as stack:

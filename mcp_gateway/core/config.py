@@ -373,6 +373,8 @@ class UpstreamSettings(Section):
     """The largest answer that is not streamed."""
     collect_above_tokens: Annotated[int, Field(ge=-1)] = 2048
     """An answer in one piece that may be longer than this is asked of the backend as a stream; 0: all, -1: none."""
+    start_wait_s: Seconds = 1.0
+    """How long the start waits for the backends to tell what they have; who takes longer is known when it answers."""
     discovery_interval_s: PositiveSeconds = 10.0
     """How often each backend's /health, /v1/models and /metrics are read again; every second while it is down."""
     discovery_timeout_s: PositiveSeconds = 5.0

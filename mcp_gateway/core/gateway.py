@@ -181,7 +181,7 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
             chat=chat,
         )
         known_keys.on_close(chat.close_key)
-        await pool.discover()
+        await pool.begin(settings.upstream.start_wait_s)
         _log_prices(settings, published)
         await stack.enter_async_context(
             lifecycle.loops.running(

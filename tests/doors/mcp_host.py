@@ -129,8 +129,9 @@ async def open_host(data_dir: Path, *, send_buffer_bytes: int = 0, **settings: A
     """
     guests = {"requests_per_minute": 10_000, "in_flight_per_address": 1000} | settings.pop("guests", {})
     limits = {"listing_requests_per_minute": 1_000_000} | settings.pop("limits", {})
+    upstream = {"start_wait_s": PATIENCE_S} | settings.pop("upstream", {})
     migrated(data_dir / DATABASE)
-    tree = Settings(data_dir=data_dir, guests=guests, limits=limits, **settings)
+    tree = Settings(data_dir=data_dir, guests=guests, limits=limits, upstream=upstream, **settings)
     async with open_gateway(tree, now_s=Clock()) as gateway:
         door = build_door(
             settings=gateway.settings,

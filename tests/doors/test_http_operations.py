@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from http_api.program import _guest_line
+from http_api.program import _greeting, _guest_line
 from mcp_gateway.core.gateway import DATABASE
 from tests.replaying import ReplayingBackend, unary
 from tests.serving import FREE, PRICED, Door, error_of, eventually, open_door
@@ -209,6 +209,33 @@ async def test_a_model_that_a_backend_begins_to_list_is_published_while_running(
         await eventually(lambda: "two" in door.gateway.published.current)
         listed = (await door.get("/v1/models")).json()["data"]
         assert [row["id"] for row in listed] == ["one", "two"]
+
+
+async def test_a_gateway_whose_backend_is_silent_serves_what_it_knows_and_the_rest_once_it_is_told(
+    tmp_path: Path,
+) -> None:
+    backend = ReplayingBackend("tiny", "found")
+    backend.is_mute = True
+    settings: dict[str, Any] = {"models": [FREE], "publish_discovered": True, "upstream": {"start_wait_s": 0}}
+    async with backend, open_door(tmp_path, vllm_urls=[backend.url], **settings) as door:
+        assert "vllm-1" in _greeting(door.gateway, door.url, "")
+        assert [row["id"] for row in (await door.get("/v1/models")).json()["data"]] == ["free/tiny"]
+        assert (await door.get("/v1/models/free/tiny/health")).json()["status"] == "loading"
+        refused = await door.chat()
+        assert (refused.status_code, error_of(refused)["code"]) == (503, "model_unavailable")
+        assert (await door.chat(await door.key(is_test=True))).status_code == 200
+        backend.is_mute = False
+        await door.gateway.pool.discover()
+        assert "vllm-1" not in _greeting(door.gateway, door.url, "")
+        assert [row["id"] for row in (await door.get("/v1/models")).json()["data"]] == ["free/tiny", "found"]
+        assert (await door.chat()).status_code == 200
+
+
+async def test_the_greeting_of_a_gateway_that_knows_no_model_yet_says_so(tmp_path: Path) -> None:
+    backend = ReplayingBackend("tiny")
+    backend.is_mute = True
+    async with backend, open_door(tmp_path, vllm_urls=[backend.url], upstream={"start_wait_s": 0}) as door:
+        assert _guest_line(door.gateway, door.url) == "not yet: no backend has told of a model"
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ class Backend:
     templates: dict[str, int | None] = field(default_factory=dict, repr=False)
     """What it told of those; None where it does not tell."""
     is_probed: bool = False
-    fault: str = "not asked yet"
+    fault: str = "it has not answered yet"
     in_flight: int = 0
     waits_s: dict[object, float] = field(default_factory=dict, repr=False)
     """How long each request that it has not begun to answer may wait for its first token."""

@@ -83,9 +83,20 @@ class Pool:
             return "ready"
         return "unavailable" if all(backend.is_probed for backend in self.backends) else "loading"
 
+    async def begin(self, wait_s: float) -> None:
+        """Ask every backend for the first time. Who has not answered within `wait_s` is known to `watch` later."""
+        await self._discover(self.demo)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await asyncio.gather(*(self._discover(backend) for backend in {*self.backends} - {self.demo}))
+        self._pass_on()
+
     async def discover(self, backends: Iterable[Backend] = ()) -> None:
         """Ask these backends, or every one, what they have and how busy they are, all at once; pass on what changed."""
         await asyncio.gather(*(self._discover(backend) for backend in backends or {*self.backends, self.demo}))
+        self._pass_on()
+
+    def _pass_on(self) -> None:
         listings: dict[str, list[Listing]] = {}
         for backend in self.backends:
             for name, row in backend.listings.items():
@@ -136,9 +147,22 @@ class Pool:
         return backend.gone_at_s is not None or not backend.is_up or backend.is_doubted or backend in self._slow
 
     async def _discover(self, backend: Backend) -> None:
+        """Ask one, tell the log where its state has changed, and pass on at once what it lists now.
+
+        Others may keep the turn waiting. In the first turn all is passed on together, so that nobody is warned of what
+        a backend tells a moment later.
+        """
+        listed = backend.listings
+        await self._ask_how_it_is(backend)
+        if backend.is_up and backend not in self._slow:
+            await self._look_closer(backend)
+        if self._listings is not None and backend.listings != listed:
+            self._pass_on()
+
+    async def _ask_how_it_is(self, backend: Backend) -> None:
         backend.is_doubted = False
         was_up, was_probed = backend.is_up, backend.is_probed
-        await self._ask_how_it_is(backend)
+        await self._ask_in_time(backend)
         if backend.is_up and not was_up:
             logger.info(
                 "backend %s is up with %s",
@@ -148,22 +172,23 @@ class Pool:
         elif not backend.is_up and (was_up or not was_probed):
             logger.warning("backend %s is down: %s", backend.name, backend.fault)
 
-    async def _ask_how_it_is(self, backend: Backend) -> None:
+    async def _ask_in_time(self, backend: Backend) -> None:
         """One that is up and slow to tell gets a second chance: busy with a long prompt, vLLM can pause for seconds."""
         try:
             async with asyncio.timeout(self._timeout_s):
                 await backend.discover()
         except TimeoutError:
-            if not backend.is_up or backend in self._slow:
-                backend.lost(f"did not tell how it is within {self._timeout_s:g} s")
-            else:
+            if backend.is_up and backend not in self._slow:
                 self._slow.add(backend)
                 return
+            backend.lost(f"did not tell how it is within {self._timeout_s:g} s")
         self._slow.discard(backend)
-        if backend.is_up:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._timeout_s):
-                    await backend.read_queue()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_TEMPLATES_S):
-                    await backend.measure_templates()
+
+    async def _look_closer(self, backend: Backend) -> None:
+        """Read its queue, and what its chat templates add; it may be silent on either."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._timeout_s):
+                await backend.read_queue()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_TEMPLATES_S):
+                await backend.measure_templates()

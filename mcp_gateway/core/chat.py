@@ -36,6 +36,7 @@ from mcp_gateway.core.limits.limiter import Limiter, Turn
 from mcp_gateway.core.log_limit import LogLimit
 from mcp_gateway.core.money import NANO_PER_USD, format_usd
 from mcp_gateway.core.observe.activity import Activity
+from mcp_gateway.core.observe.failures import Failures
 from mcp_gateway.core.observe.metrics import Metrics
 from mcp_gateway.core.observe.records import Records
 from mcp_gateway.core.policy.images import ImagePolicy
@@ -115,6 +116,7 @@ class Chat:
         images: ImagePolicy,
         fields: ChatFields,
         metrics: Metrics,
+        failures: Failures,
         activity: Activity,
         lifecycle: Lifecycle,
         now_s: Callable[[], float] = time.time,
@@ -129,6 +131,7 @@ class Chat:
         self.images = images
         self.fields = fields
         self.metrics = metrics
+        self.failures = failures
         self.activity = activity
         self.lifecycle = lifecycle
         self.now_s = now_s
@@ -488,7 +491,7 @@ class Exchange:
                     body = vllm.chat_body(request, route.backend_model, self._caller.account_id, is_stream=is_stream)
                     request.put_away(body)
                     continue
-                self._chat.metrics.upstream_errors.labels(backend.name, error.code).inc()
+                self._chat.failures.note(backend.name, error)
                 if is_only_slow:
                     raise  # elsewhere it would be as slow, and computed twice
                 failures[backend] = error.code
@@ -889,7 +892,7 @@ class Exchange:
     def _blame(self, error: GatewayError) -> None:
         """Let go of a backend whose answer had begun; its failure is counted as that of an attempt."""
         if self._attempt is not None and error.code in FAULTS:
-            self._chat.metrics.upstream_errors.labels(self._attempt.backend.name, error.code).inc()
+            self._chat.failures.note(self._attempt.backend.name, error)
         self._let_go(error)
 
     def _let_go(self, error: GatewayError | None) -> None:

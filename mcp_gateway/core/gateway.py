@@ -1,5 +1,6 @@
 """The composition root: opens everything in order, closes it in reverse; the only place that constructs."""
 
+import asyncio
 import contextlib
 import logging
 import time
@@ -29,6 +30,7 @@ from mcp_gateway.core.lifecycle import Lifecycle, Phase
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.money import parse_usd
 from mcp_gateway.core.observe.activity import Activity
+from mcp_gateway.core.observe.failures import Failures
 from mcp_gateway.core.observe.history import History
 from mcp_gateway.core.observe.metrics import Metrics
 from mcp_gateway.core.observe.model_ages import ModelAges
@@ -153,6 +155,10 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
             images=_image_policy(settings),
             fields=ChatFields(settings.upstream.pass_fields, settings.upstream.pass_template_kwargs),
             metrics=metrics,
+            failures=Failures(
+                lambda backend, code: metrics.upstream_errors.labels(backend, code).inc(),
+                asyncio.get_running_loop().call_later,
+            ),
             activity=activity,
             lifecycle=lifecycle,
         )

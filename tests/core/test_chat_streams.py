@@ -162,17 +162,17 @@ async def test_an_error_is_told_in_our_words_whatever_code_it_names(stage: Stage
 
 async def test_a_backend_that_begins_to_fail_is_told_once(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     pool = stage.gateway.pool
-    pool.tell_of_failing()
+    pool.tell_of_changes()
     assert not [line for line in caplog.messages if "failing" in line]
     for _ in range(stage.gateway.settings.upstream.breaker_failures):
         await told(stage, events(*ONE[:2], b"event: error\ndata: no more\n\n"))
     for _ in range(3):
-        pool.tell_of_failing()
+        pool.tell_of_changes()
     told_lines = [line for line in caplog.messages if "is failing: its requests fail" in line]
     assert len(told_lines) == 1
     assert backend_of(stage).name in told_lines[0]
     backend_of(stage).fault = "no connection"
-    pool.tell_of_failing()
+    pool.tell_of_changes()
     assert not [line for line in caplog.messages if "failing no more" in line]
 
 

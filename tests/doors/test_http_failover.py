@@ -1,6 +1,7 @@
 """Backends that fail: before the first token another one serves, after it the stream ends with one clean error."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
@@ -339,6 +340,33 @@ async def test_a_backend_that_refuses_connections_counts_as_down_until_it_is_fou
         assert (down.is_up, up.is_up) == (False, True)
         await down.discover()
         assert not down.is_up
+        await door.nothing_is_left()
+
+
+async def test_the_log_has_a_line_for_each_state_of_a_backend_and_each_kind_of_failure_and_none_for_each_request(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with ReplayingBackend() as backend, open_door(tmp_path, vllm_urls=[backend.url], models=[FREE]) as door:
+        key, pool = await door.key(), door.gateway.pool
+        with caplog.at_level(logging.INFO):
+            backend.answer_with(*[whole(b"{}", 500), events(*stream()[:3])] * 2, whole(REFUSED, 400))
+            for is_stream in (False, True, False, True, False):
+                await door.chat(key, stream=is_stream)
+            backend.die()
+            for _ in range(3):
+                await door.chat(key)
+                pool.tell_of_changes()
+            async with backend:
+                await pool.discover()
+                await pool.discover()
+        of_backend = [line for line in caplog.messages if line.startswith("backend vllm-1")]
+        assert of_backend == [
+            "backend vllm-1: 1 attempt failed with backend_error",
+            "backend vllm-1: 1 attempt failed with backend_died",
+            "backend vllm-1: 1 attempt failed with connect_failed",
+            "backend vllm-1 is down: no connection",
+            "backend vllm-1 is up with tiny",
+        ]
         await door.nothing_is_left()
 
 

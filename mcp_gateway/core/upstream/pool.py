@@ -9,7 +9,7 @@ from typing import Literal
 
 from mcp_gateway.core.catalog import Listing, Listings, Model
 from mcp_gateway.core.text import shown
-from mcp_gateway.core.upstream.backend import FAULTS, Backend
+from mcp_gateway.core.upstream.backend import FAULTS, Backend, Status
 from mcp_gateway.core.upstream.budget import RetryBudget
 from mcp_gateway.core.upstream.choice import choose
 
@@ -49,8 +49,8 @@ class Pool:
         self._random = random
         self._listings: Listings | None = None
         self._slow: set[Backend] = set()
-        self._failing: set[Backend] = set()
-        """Those of which the log has said so."""
+        self._told: dict[Backend, Status] = {}
+        """What the log has said last of each."""
 
     def candidates(self, backend_model: str) -> list[Backend]:
         """Backends that may be sent a request for the model now."""
@@ -111,22 +111,31 @@ class Pool:
         due_at_s = loop.time() + self._interval_s
         while True:
             await asyncio.sleep(min(_RECOVERY_INTERVAL_S, self._interval_s))
-            self.tell_of_failing()
+            self.tell_of_changes()
             if loop.time() >= due_at_s:
                 due_at_s = loop.time() + self._interval_s
                 await self.discover()
             elif doubtful := [backend for backend in self.backends if self._is_doubtful(backend)]:
                 await self.discover(doubtful)
 
-    def tell_of_failing(self) -> None:
-        """Log each backend that has begun to fail, or to serve again, since the last call."""
-        failing = {backend for backend in self.backends if backend.status == "failing"}
-        for backend in failing - self._failing:
-            logger.warning("backend %s is failing: %s", backend.name, backend.reason)
-        for backend in self._failing - failing:
-            if not backend.fault:  # else the log says that it is down
-                logger.info("backend %s is failing no more", backend.name)
-        self._failing = failing
+    def tell_of_changes(self) -> None:
+        """Log what has become of backends since the last call, whether requests or questions brought it to light."""
+        for backend in self.backends:
+            self._tell_of(backend)
+
+    def _tell_of(self, backend: Backend) -> None:
+        state: Status = "up" if backend.status == "busy" else backend.status
+        before = self._told.get(backend)
+        if state == before or not backend.is_probed:
+            return
+        self._told[backend] = state
+        if state != "up":
+            logger.warning("backend %s is %s: %s", backend.name, state, backend.reason)
+        elif before == "failing":
+            logger.info("backend %s is failing no more", backend.name)
+        else:
+            models = shown(", ".join(backend.listings), _MAX_LOGGED_CHARS) or "no model"
+            logger.info("backend %s is up with %s", backend.name, models)
 
     async def aclose(self) -> None:
         for backend in {*self.backends, self.demo}:
@@ -147,33 +156,23 @@ class Pool:
         return backend.gone_at_s is not None or not backend.is_up or backend.is_doubted or backend in self._slow
 
     async def _discover(self, backend: Backend) -> None:
-        """Ask one, tell the log where its state has changed, and pass on at once what it lists now.
+        """Ask one, tell the log what has become of it, and pass on at once what it lists now.
 
         Others may keep the turn waiting. In the first turn all is passed on together, so that nobody is warned of what
         a backend tells a moment later.
         """
         listed = backend.listings
+        self._tell_of(backend)
         await self._ask_how_it_is(backend)
+        self._tell_of(backend)
         if backend.is_up and backend not in self._slow:
             await self._look_closer(backend)
         if self._listings is not None and backend.listings != listed:
             self._pass_on()
 
     async def _ask_how_it_is(self, backend: Backend) -> None:
-        backend.is_doubted = False
-        was_up, was_probed = backend.is_up, backend.is_probed
-        await self._ask_in_time(backend)
-        if backend.is_up and not was_up:
-            logger.info(
-                "backend %s is up with %s",
-                backend.name,
-                shown(", ".join(backend.listings), _MAX_LOGGED_CHARS) or "no model",
-            )
-        elif not backend.is_up and (was_up or not was_probed):
-            logger.warning("backend %s is down: %s", backend.name, backend.fault)
-
-    async def _ask_in_time(self, backend: Backend) -> None:
         """One that is up and slow to tell gets a second chance: busy with a long prompt, vLLM can pause for seconds."""
+        backend.is_doubted = False
         try:
             async with asyncio.timeout(self._timeout_s):
                 await backend.discover()

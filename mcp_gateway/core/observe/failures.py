@@ -1,0 +1,50 @@
+"""Attempts at backends that failed, for the operator: counted by backend and code, and told in one line a minute each.
+
+Which failures there are, and what becomes of a backend that fails, is decided elsewhere.
+"""
+
+import logging
+from collections.abc import Callable
+from http import HTTPStatus
+
+from mcp_gateway.core.errors import GatewayError
+
+logger = logging.getLogger(__name__)
+
+_INTERVAL_S = 60.0
+Kind = tuple[str, str]
+"""The names of a backend and of an error code: as many as there are of both together, at most."""
+
+
+class Failures:
+    """The first of a kind is told at once, those of the minute after it together at its end, and so on."""
+
+    def __init__(
+        self, count: Callable[[str, str], None], call_later: Callable[[float, Callable[[], None]], object]
+    ) -> None:
+        self._count = count
+        self._call_later = call_later
+        self._untold: dict[Kind, int] = {}
+        """Of each kind whose minute runs."""
+
+    def note(self, backend: str, error: GatewayError) -> None:
+        """One attempt has failed. What the request itself was refused for is counted, and no line."""
+        self._count(backend, error.code)
+        if error.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            return
+        kind = backend, error.code
+        if kind in self._untold:
+            self._untold[kind] += 1
+        else:
+            logger.warning("backend %s: 1 attempt failed with %s", *kind)
+            self._begin_minute(kind)
+
+    def _begin_minute(self, kind: Kind) -> None:
+        self._untold[kind] = 0
+        self._call_later(_INTERVAL_S, lambda: self._end_minute(kind))
+
+    def _end_minute(self, kind: Kind) -> None:
+        backend, code = kind
+        if count := self._untold.pop(kind):
+            logger.warning("backend %s: %d attempts failed with %s in a minute", backend, count, code)
+            self._begin_minute(kind)

@@ -23,33 +23,32 @@ def version_of(http: Exchange) -> str:
     return named.pop() if len(named) == 1 else sent
 
 
-def is_modern(http: Exchange, message: Message) -> bool:
-    """Whether a message is one of a revision without a handshake.
+def is_modern(http: Exchange, version: str, message: Message) -> bool:
+    """Whether a message, whose header names this version, is one of a revision without a handshake.
 
     The header alone makes none of what opens a session or comes in one: clients that have gone back to an older
     revision may still send the newer one's.
     """
-    version = version_of(http)
     if has_envelope(message):
         return version not in HANDSHAKE_PROTOCOL_VERSIONS
     is_of_session = message.method == "initialize" or SESSION_HEADER in http.headers
     return bool(version) and version not in HANDSHAKE_PROTOCOL_VERSIONS and not is_of_session
 
 
-def check_version(http: Exchange, message: Message | None = None) -> None:
+def check_version(version: str, message: Message | None = None) -> None:
     """Raises Refusal where the header names what is no revision."""
-    if (version := version_of(http)) and version not in KNOWN_PROTOCOL_VERSIONS:
+    if version and version not in KNOWN_PROTOCOL_VERSIONS:
         data = {"supported": list(KNOWN_PROTOCOL_VERSIONS), "requested": shown(version)}
         request_id = None if message is None else message.id
         text = "There is no such protocol version; send the one that `initialize` was answered with."
         raise Refusal(400, UNSUPPORTED_PROTOCOL_VERSION, text, request_id=request_id, data=data)
 
 
-def check_notification(http: Exchange, message: Message) -> None:
+def check_notification(version: str, message: Message) -> None:
     """Notifications of 2026-07-28 are taken and mean nothing; responses and unknown revisions are refused."""
     if not message.is_notification or message.method is None:
         raise Refusal(400, INVALID_REQUEST, "Nothing was asked that this could answer.")
-    rejection = unsupported_protocol_version_rejection(version_of(http))
+    rejection = unsupported_protocol_version_rejection(version)
     if rejection is not None:
         raise rejected(rejection, message)
 

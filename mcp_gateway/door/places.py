@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.errors import Code, GatewayError
-from mcp_gateway.door.shares import Full, Tally, owner_of
+from mcp_gateway.door.shares import Full, Owner, Tally, owner_of
 
 PATIENCE_S = 2.0
 """How long a call waits for its place; less than what clients wait for the answer to a POST."""
@@ -54,12 +54,14 @@ async def in_good_time(waiting: Awaitable[None], caller: Caller, what: str) -> N
         raise _no_place(caller, what) from None
 
 
-def take_place(all_calls: Tally, caller: Caller) -> None:
-    """Take a place for a call without a session. Raises GatewayError (429) where its caller has too many."""
+def take_place(all_calls: Tally, caller: Caller) -> Owner:
+    """Take a place for a call, and tell whose it is. Raises GatewayError (429) where its caller has too many."""
+    owner = owner_of(caller)
     try:
-        all_calls.take(owner_of(caller))
+        all_calls.take(owner)
     except Full:
         raise _no_place(caller, "Too many calls are") from None
+    return owner
 
 
 def _no_place(caller: Caller, what: str) -> GatewayError:

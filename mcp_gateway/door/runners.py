@@ -14,6 +14,7 @@ from mcp.shared.inbound import (
     validate_mcp_param_headers,
 )
 from mcp.types import DEFAULT_NEGOTIATED_VERSION, HEADER_MISMATCH, PROTOCOL_VERSION_META_KEY
+from mcp.types.version import KNOWN_PROTOCOL_VERSIONS
 
 from mcp_gateway.door.jsonrpc import Message, Refusal
 from mcp_gateway.door.sessions import Session
@@ -25,13 +26,18 @@ class Runners:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._init_options = server.create_initialization_options(NotificationOptions(resources_changed=True))
+        self._stateless = {
+            version: self._runner(Connection.from_envelope(version, None, None)) for version in KNOWN_PROTOCOL_VERSIONS
+        }
 
     def of_session(self, session: Session) -> ServerRunner[Any]:
         return self._runner(session.connection, session)
 
-    def stateless(self, version: str = DEFAULT_NEGOTIATED_VERSION) -> ServerRunner[Any]:
-        """For a message of the older revisions that comes without a session."""
-        return self._runner(Connection.from_envelope(version, None, None))
+    def stateless(self, version: str) -> ServerRunner[Any]:
+        """For messages of the older revisions that come without a session, and may name no version: one for all of
+        them, as it knows nothing of who has sent them.
+        """
+        return self._stateless[version or DEFAULT_NEGOTIATED_VERSION]
 
     def modern(self, lines: Iterable[tuple[bytes, bytes]] | None, message: Message) -> ServerRunner[Any]:
         """For a message that carries its own version and capabilities, which any header lines repeat.

@@ -70,7 +70,7 @@ class Tally:
 
     def take(self, owner: Owner, count: int = 1) -> None:
         """Count so many more. Raises Full."""
-        is_full = self._has(owner) + count > self._caps.of(owner) or self.total + count > self._caps.total
+        is_full = self._by_owner.get(owner, 0) + count > self._caps.of(owner) or self.total + count > self._caps.total
         if is_full or (is_guest(owner) and self._guests + count > self._caps.guests):
             raise Full
         self._add(owner, count)
@@ -78,11 +78,8 @@ class Tally:
     def give_back(self, owner: Owner, count: int = 1) -> None:
         self._add(owner, -count)
 
-    def _has(self, owner: Owner) -> int:
-        return self._by_owner.get(owner, 0)
-
     def _add(self, owner: Owner, count: int) -> None:
-        if has := self._has(owner) + count:
+        if has := self._by_owner.get(owner, 0) + count:
             self._by_owner[owner] = has
         else:
             self._by_owner.pop(owner, None)

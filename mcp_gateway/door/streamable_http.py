@@ -29,7 +29,7 @@ from mcp_gateway.door.opening import LISTEN
 from mcp_gateway.door.places import take_place
 from mcp_gateway.door.runners import Runners, has_envelope
 from mcp_gateway.door.sessions import Session, Sessions
-from mcp_gateway.door.shares import Tally, owner_of
+from mcp_gateway.door.shares import Owner, Tally, owner_of
 
 _MAX_BATCH_BYTES = 1024 * 1024
 _TOO_MUCH = ErrorData(code=REFUSED, message="The answers before this one are too long: send this message by itself.")
@@ -95,18 +95,20 @@ class StreamableHttp:
         await send_payload(http.send, b"")
 
     async def _serve(self, http: Exchange, message: Message) -> None:
-        is_stateless = is_modern(http, message)
+        version = version_of(http)
+        is_stateless = is_modern(http, version, message)
         if not is_stateless and message.is_request and message.method == "initialize":
             return await self._open_session(http, message)
         if not has_envelope(message):
-            check_version(http, message)
+            check_version(version, message)
         if not is_stateless and SESSION_HEADER in http.headers:
             return await self._serve_in_session(http, message)
         if message.is_request:
-            runner = self._lone_runner(http, message, is_stateless)
+            lines = http.scope["headers"]
+            runner = self._runners.modern(lines, message) if is_stateless else self._runners.stateless(version)
             return await self._serve_alone(http, message, runner, is_stateless)
         if is_stateless:
-            check_notification(http, message)
+            check_notification(version, message)
         return await send_payload(http.send, b"", 202)
 
     async def _open_session(self, http: Exchange, message: Message) -> None:
@@ -137,9 +139,10 @@ class StreamableHttp:
 
     async def _serve_batch(self, http: Exchange, batch: Batch) -> None:
         """Answer several messages, one after another; where the client listens, each by an event of its own."""
-        check_version(http)
+        version = version_of(http)
+        check_version(version)
         session = self._named_session(http) if SESSION_HEADER in http.headers else None
-        spoken = session.connection.protocol_version if session is not None else version_of(http)
+        spoken = session.connection.protocol_version if session is not None else version
         check_batch(batch, spoken or DEFAULT_NEGOTIATED_VERSION)
         reply = _reply(http)
 
@@ -185,12 +188,12 @@ class StreamableHttp:
     async def _answer_in_batch(self, http: Exchange, session: Session | None, message: Message, reply: Reply) -> bytes:
         if session is None:
             call = CallContext(message, http.context, reply.tell, is_unread=lambda: reply.is_unread)
-            self._take_place(message, http.caller)
+            owner = self._take_place(message, http.caller)
             try:
-                runner = self._lone_runner(http, message, is_modern=False)
+                runner = self._runners.stateless(version_of(http))
                 return (await self._intake.answer(runner, message, call, http.caller))[0]
             finally:
-                self._all_calls.give_back(owner_of(http.caller))
+                self._all_calls.give_back(owner)
         cancel = await self._begin(session, message, http.caller)
         try:
             with cancel:
@@ -216,11 +219,11 @@ class StreamableHttp:
         if message.method == LISTEN:
             http.forget_request()
             return await reply.deliver(outcome(), anyio.CancelScope())
-        self._take_place(message, http.caller)
+        owner = self._take_place(message, http.caller)
         try:
             return await reply.deliver(outcome(), anyio.CancelScope())
         finally:
-            self._all_calls.give_back(owner_of(http.caller))
+            self._all_calls.give_back(owner)
 
     async def _answer(
         self, http: Exchange, runner: ServerRunner[Any], message: Message, call: CallContext, reply: Reply
@@ -247,15 +250,10 @@ class StreamableHttp:
         if message.method != "ping":
             session.places.give_back(caller)
 
-    def _take_place(self, message: Message, caller: Caller) -> None:
-        """For a call that belongs to no session."""
+    def _take_place(self, message: Message, caller: Caller) -> Owner:
+        """For a call that belongs to no session; the owner gives it back."""
         with refusing(message.id):
-            take_place(self._all_calls, caller)
-
-    def _lone_runner(self, http: Exchange, message: Message, is_modern: bool) -> ServerRunner[Any]:
-        if is_modern:
-            return self._runners.modern(http.scope["headers"], message)
-        return self._runners.stateless(version_of(http) or DEFAULT_NEGOTIATED_VERSION)
+            return take_place(self._all_calls, caller)
 
     def _named_session(self, http: Exchange) -> Session:
         """The session that the headers name. Raises Refusal: 405 where they name none, 404 for an unknown one."""

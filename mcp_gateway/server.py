@@ -1,6 +1,6 @@
 """The MCP server: tools, resources and prompts on the SDK's server, behind the door's endpoints, as their caller."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from logging import getLogger
 from typing import Any, TypeVar, cast, get_args
@@ -8,8 +8,9 @@ from typing import Any, TypeVar, cast, get_args
 from mcp import MCPError, types
 from mcp.server import Server, ServerRequestContext
 from mcp.server.caching import CacheHint
+from mcp.server.context import CallNext
 from mcp.types import INVALID_PARAMS, LOG_LEVEL_META_KEY
-from mcp.types.version import KNOWN_PROTOCOL_VERSIONS, is_version_at_least
+from mcp.types.version import HANDSHAKE_PROTOCOL_VERSIONS, KNOWN_PROTOCOL_VERSIONS, is_version_at_least
 
 from mcp_gateway.core.catalog import Published
 from mcp_gateway.core.chat import Chat
@@ -55,7 +56,9 @@ _CACHE_HINTS: dict[Any, CacheHint] = {
     "resources/read": _HEALTH,
 }
 _ANNOTATED_SINCE = "2025-03-26"
-_STRUCTURED_SINCE = "2025-06-18"
+_STRUCTURED = frozenset(version for version in KNOWN_PROTOCOL_VERSIONS if is_version_at_least(version, "2025-06-18"))
+"""The revisions with results, and schemas of them, as data."""
+_PLAIN_PARAMS = frozenset({"name", "arguments", "_meta"})
 _TITLED_SINCE = "2025-06-18"
 _INSTRUCTIONS = (
     "Ask other language models through this gateway. Call list_models for the model ids, their prices and what they "
@@ -97,20 +100,37 @@ class Handlers:
         return self._listed[ctx.protocol_version]
 
     async def call_tool(self, ctx: Context, params: types.CallToolRequestParams) -> Any:
-        tool = self._tools.get(params.name)
+        return await self._answer_call(ctx, params.name, params.arguments, params.input_responses)
+
+    async def call_plainly(self, ctx: Context, call_next: CallNext) -> Any:
+        """The SDK's middleware: answer a plain call of a tool without the SDK's models, and anything else with them.
+
+        They would look through such a call twice and through its result once, and find nothing wrong with either.
+        """
+        params = ctx.params
+        if params is None or not _is_plain_call(ctx, params):
+            return await call_next(ctx)
+        answer = await self._answer_call(ctx, params["name"], params.get("arguments"))
+        del answer["resultType"]  # which only 2026-07-28 knows
+        return answer
+
+    async def _answer_call(
+        self, ctx: Context, name: str, arguments: dict[str, Any] | None, inputs: types.InputResponses | None = None
+    ) -> Any:
+        tool = self._tools.get(name)
         if tool is None:
-            raise MCPError(INVALID_PARAMS, f"Unknown tool: {shown(params.name)}")
+            raise MCPError(INVALID_PARAMS, f"Unknown tool: {shown(name)}")
         invocation = _invocation(ctx, self._new_id("req"))
         try:
-            answer: Result | types.InputRequiredResult = await _called(tool, params.arguments or {}, invocation)
+            answer: Result | types.InputRequiredResult = await _called(tool, arguments or {}, invocation)
         except GatewayError as error:
-            answer = await self._refusal(ctx, params, error, invocation)
+            answer = await self._refusal(ctx, inputs, error, invocation)
         if isinstance(answer, types.InputRequiredResult):
             return answer
         if answer["isError"]:
             answer["structuredContent"]["request_id"] = invocation.request_id
-        await _log_call(ctx, params.name, answer)
-        if not is_version_at_least(ctx.protocol_version, _STRUCTURED_SINCE):
+        await _log_call(ctx, name, answer)
+        if ctx.protocol_version not in _STRUCTURED:
             del answer["structuredContent"]
         return answer
 
@@ -154,14 +174,14 @@ class Handlers:
             raise _protocol_error(error) from None
 
     async def _refusal(
-        self, ctx: Context, params: types.CallToolRequestParams, error: GatewayError, invocation: Invocation
+        self, ctx: Context, inputs: types.InputResponses | None, error: GatewayError, invocation: Invocation
     ) -> Result | types.InputRequiredResult:
         """A failure as the tool's result; where money is missing, after the person was shown where to top up."""
         url = error.details.get("topup_url")
         if error.status != HTTPStatus.PAYMENT_REQUIRED or url is None:
             return error_result(error)
         async with telling(invocation.report, ASKING):
-            outcome = await self._topup.offer(ctx, params, invocation.caller, self._new_id("elc"))
+            outcome = await self._topup.offer(ctx, inputs, invocation.caller, self._new_id("elc"))
         if isinstance(outcome, types.InputRequiredResult):
             return outcome
         if outcome is None:
@@ -195,7 +215,7 @@ def build_server(handlers: Handlers, *, version: str, website_url: str | None) -
         on_get_prompt=handlers.get_prompt,
         on_completion=handlers.complete,
     )
-    server.middleware.clear()  # OpenTelemetry's records whole exceptions
+    server.middleware[:] = [handlers.call_plainly]  # in place of OpenTelemetry's, which records whole exceptions
     return server
 
 
@@ -250,7 +270,7 @@ def _tool_at(version: str, definition: types.Tool) -> types.Tool:
     lacking: dict[str, None] = {}
     if not is_version_at_least(version, _ANNOTATED_SINCE):
         lacking = {"annotations": None}
-    if not is_version_at_least(version, _STRUCTURED_SINCE):
+    if version not in _STRUCTURED:
         lacking |= {"output_schema": None, "title": None, "meta": None}
     return definition.model_copy(update=lacking)
 
@@ -264,6 +284,19 @@ def _titled_at(version: str, definitions: Sequence[Titled]) -> list[Titled]:
 def _check_page(params: Page) -> None:
     if params is not None and params.cursor:
         raise MCPError(INVALID_PARAMS, "There is no such page: the list comes whole.")
+
+
+def _is_plain_call(ctx: Context, params: Mapping[str, Any]) -> bool:
+    """Whether it is a call of a tool, in a revision with a handshake, whose parameters are all as they should be."""
+    return (
+        ctx.method == "tools/call"
+        and ctx.request_id is not None  # else it is a notification, which calls nothing
+        and ctx.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS
+        and params.keys() <= _PLAIN_PARAMS
+        and isinstance(params.get("name"), str)
+        and isinstance(params.get("arguments"), dict | None)
+        and (ctx.meta is not None or "_meta" not in params)  # the SDK has read it, or could not
+    )
 
 
 async def _called(tool: Tool, arguments: dict[str, Any], invocation: Invocation) -> Result:

@@ -60,14 +60,14 @@ class TopUp:
         self._payments = payments
 
     async def offer(
-        self, ctx: Context, params: types.CallToolRequestParams, caller: Caller, elicitation_id: str
+        self, ctx: Context, inputs: types.InputResponses | None, caller: Caller, elicitation_id: str
     ) -> types.InputRequiredResult | Outcome | None:
         """What to send instead of a result, or what came of asking; None where the client cannot ask its person."""
         question = self._question(ctx, caller)
         if question is None:
             return None
         if is_version_at_least(ctx.protocol_version, _INPUT_REQUIRED_SINCE):
-            answer = (params.input_responses or {}).get(_ASK)
+            answer = (inputs or {}).get(_ASK)
             if not isinstance(answer, types.ElicitResult):
                 return types.InputRequiredResult(input_requests={_ASK: types.ElicitRequest(params=question)})
         else:

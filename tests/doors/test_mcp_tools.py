@@ -21,7 +21,7 @@ from tests.doors.mcp_host import (
     open_host,
     text_in,
 )
-from tests.doors.test_mcp_transports import error_of
+from tests.doors.test_mcp_transports import HANDSHAKE_VERSIONS, error_of
 from tests.origins import Fixed
 
 PRICED = {
@@ -76,6 +76,38 @@ async def failed(host: Host, message: dict[str, Any], headers: dict[str, str] | 
 def last_event(answer: httpx2.Response) -> dict[str, Any]:
     message: dict[str, Any] = orjson.loads(answer.text.rsplit("data: ", 1)[1])
     return message
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"name": "list_models"},
+        {"name": "list_models", "arguments": None},
+        {"name": "list_models", "arguments": {"capability": "tools"}, "_meta": {}},
+        {"name": "list_models", "arguments": {"nope": 1}, "_meta": {"progressToken": 5, "vendor/id": [1]}},
+        {"name": "get_balance", "arguments": {}, "_meta": {"progressToken": True}},
+        {"name": "get_balance", "arguments": {}, "_meta": {"progressToken": [1]}},
+        {"name": "get_balance", "arguments": {}, "_meta": None},
+        {"name": "get_balance", "arguments": {}, "_meta": "x"},
+        {"name": "chat_completion", "arguments": {"model": "demo/echo", "messages": "hi", "logprobs": True}},
+        {"name": "chat_completion", "arguments": {"model": "nope", "messages": "hi"}},
+        {"name": "nope", "arguments": {}},
+        {"name": 1, "arguments": {}},
+        {"name": None},
+        {"name": "list_models", "arguments": 1},
+        {},
+    ],
+)
+async def test_a_plain_call_is_answered_like_one_that_the_sdk_reads(host: Host, params: dict[str, Any]) -> None:
+    """A further parameter has the SDK read a call, which means nothing to it."""
+    for version in HANDSHAKE_VERSIONS:
+        headers = {"MCP-Protocol-Version": version}
+        message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call"}
+        plain = await host.post(message | {"params": params}, headers)
+        read = await host.post(message | {"params": params | {"unknown": 1}}, headers)
+        assert (plain.status_code, _shape(plain.json())) == (read.status_code, _shape(read.json()))
+        if "error" in plain.json():
+            assert plain.json() == read.json()
 
 
 # chat_completion

@@ -28,6 +28,7 @@ Ask = Callable[[str, Mapping[str, Any] | None, float | None], Awaitable[dict[str
 """Sends a request (method, params, timeout in seconds) to the client and returns its result."""
 _PASSING = frozenset({"notifications/progress", "notifications/message"})
 """What is of no use later: it is dropped while the client does not read."""
+_ASKING, _NOT_ASKING = [TransportContext(kind="streamable-http", can_send_request=can) for can in (True, False)]
 
 
 class CallContext:
@@ -45,10 +46,10 @@ class CallContext:
         ask: Ask | None = None,
         is_unread: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.transport = TransportContext(kind="streamable-http", can_send_request=ask is not None)
+        self.transport = _ASKING if ask is not None else _NOT_ASKING
         self.request_id: RequestId | None = message.id
         self.message_metadata = ServerMessageMetadata(request_context=context)
-        self._progress_token = progress_token_from_params(message.params)
+        self._params = message.params
         self._tell = tell
         self._ask = ask
         self._is_unread = is_unread
@@ -73,8 +74,8 @@ class CallContext:
             await self._tell(notification_payload(method, params))
 
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
-        if self._progress_token is not None:
-            facts = {"progressToken": self._progress_token, "progress": progress, "total": total, "message": message}
+        if (token := progress_token_from_params(self._params)) is not None:
+            facts = {"progressToken": token, "progress": progress, "total": total, "message": message}
             told = {name: value for name, value in facts.items() if value is not None}
             await self.notify("notifications/progress", told)
 

@@ -7,7 +7,7 @@ brought it. Knows no tool.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 from mcp.server import Server, ServerRequestContext
@@ -127,17 +127,17 @@ class McpDoor:
 
     # Endpoints
 
-    async def streamable_http(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def streamable_http(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         """POST for messages; GET (the server's stream) and DELETE for sessions."""
-        await self._answer(Exchange.of(scope, receive, send), self._streamable_http)
+        return self._answer(Exchange.of(scope, receive, send), self._streamable_http)
 
-    async def sse(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def sse(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         """The stream of an HTTP+SSE session (2024-11-05), which the session lives as long as."""
-        await self._answer(Exchange.of(scope, receive, send), self._sse)
+        return self._answer(Exchange.of(scope, receive, send), self._sse)
 
-    async def messages(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def messages(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         """POST for messages of an HTTP+SSE session; answers go to its stream."""
-        await self._answer(Exchange.of(scope, receive, send), self._messages)
+        return self._answer(Exchange.of(scope, receive, send), self._messages)
 
     async def _answer(self, http: Exchange, by_method: Mapping[str, Endpoint]) -> None:
         try:

@@ -88,7 +88,7 @@ class Exchange:
     @property
     def accept_header(self) -> bytes:
         """All its lines."""
-        return b",".join(value for name, value in self.scope["headers"] if name == b"accept")
+        return b",".join([value for name, value in self.scope["headers"] if name == b"accept"])
 
     def forget_request(self) -> None:
         """Keep nothing more of the request's head, and no room for its body: a stream may stay for days."""

@@ -134,9 +134,9 @@ def _published(schema: Schema) -> dict[str, Any]:
 
 async def _open_within(objects: list[dict[str, Any]], wanted: Wanted, parse: Parse) -> None:
     """Open what stands as text in place of the lists and objects that these objects should have, and within those."""
+    given = set().union(*objects)
     for name, part in wanted.structured:
-        holders = _holders(objects, name)
-        if not holders:
+        if name not in given or not (holders := _holders(objects, name)):
             continue
         if str in {type(one[name]) for one in holders}:
             is_all = str not in part.types

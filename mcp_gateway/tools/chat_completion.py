@@ -208,7 +208,8 @@ class ChatCompletion:
         with self._chat.exchange(invocation.caller, call) as exchange:
             body = await self._body(arguments, invocation.caller)
             size_bytes = len(dump_json(body))
-            await _ask(exchange, read_chat_request(body, size_bytes), invocation.report)
+            request, report = read_chat_request(body, size_bytes), invocation.report
+            await (exchange.begin(request) if report is None else _ask_audibly(exchange, request, report))
             choices, is_stripped = await _choices_in(exchange.body)
             answer_bytes = len(exchange.body)
             bill = _bill(exchange, body["model"], invocation.request_id)
@@ -279,11 +280,8 @@ def _text_in(content: Any) -> str:
     return "".join(text for text in texts if isinstance(text, str))
 
 
-async def _ask(exchange: Exchange, request: ChatRequest, report: Report | None) -> None:
-    """Have the whole answer, with progress told from before its first token on where somebody listens."""
-    if report is None:
-        await exchange.begin(request)
-        return
+async def _ask_audibly(exchange: Exchange, request: ChatRequest, report: Report) -> None:
+    """Have the whole answer, with progress told from before its first token on."""
     async with Progress(report, lambda: exchange.latest_words) as progress:
         await exchange.begin(request, progress.note)
 

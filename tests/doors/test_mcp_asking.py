@@ -21,6 +21,7 @@ from mcp.types import (
     ElicitResult,
 )
 
+from mcp_gateway.core.caller import KeyHolder
 from mcp_gateway.core.gateway import open_desk
 from mcp_gateway.door.jsonrpc import Message, parse_message
 from mcp_gateway.door.questions import Questions
@@ -240,7 +241,7 @@ async def test_with_stripe_the_link_is_a_session_to_pay_that_amount_in(tmp_path:
                 assert url in result["content"][0]["text"]
             asked = stripe.asked_for("/v1/checkout/sessions")
             assert [one.form["line_items[0][price_data][unit_amount]"] for one in asked] == ["1250"] * 2
-            host.keys["bob"] = replace(host.keys["alice"], key_id="bob", scopes=frozenset({"inference"}))
+            host.keys["bob"] = replace(host.keys["alice"], principal=KeyHolder("bob"), scopes=frozenset({"inference"}))
             opened = await host.post(
                 with_capabilities(initialize("2025-11-25"), {"elicitation": {}}), {"X-Test-Key": "bob"}
             )

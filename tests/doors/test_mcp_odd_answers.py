@@ -90,6 +90,7 @@ BROKEN_OFF = [
     {"choices": [{"message": MESSAGE, "finish_reason": "stop"}, {"message": MESSAGE, "finish_reason": "abort"}]},
     {"choices": [{"message": MESSAGE, "finish_reason": "stop"}], "error": {"message": "out of memory", "code": 500}},
     {"choices": [{"message": MESSAGE, "finish_reason": "stop"}], "error": "out of memory"},
+    {"choices": [{"message": MESSAGE, "finish_reason": "stop", "error": {"message": "out of memory"}}]},
     {"choices": [{"message": {"content": "x" * 300_000}, "finish_reason": "error"}]},
 ]
 

@@ -14,6 +14,7 @@ import orjson
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import SLICE_BYTES, dump_json, parse_exactly
 from mcp_gateway.core.upstream.credible import read_finish_reason
+from mcp_gateway.core.upstream.error_shapes import error_in
 from mcp_gateway.core.upstream.frames import FIRST_MODEL
 from mcp_gateway.core.upstream.usage import Usage, end_of_member, is_as_told, is_told, read_usage, told, usage_at
 
@@ -68,7 +69,7 @@ def _parse_answer(body: Body) -> Told:
         finish_reason = next((reason for reason in reasons if reason in _BROKEN_OFF), reasons[0])
     except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
         raise _not_understood() from None
-    if answer.get("error"):
+    if body.find(b'"error"') >= 0 and error_in(answer) is not None:
         raise _failed()
     found = FIRST_MODEL.search(body)
     model_at = found.span(1) if found is not None else None

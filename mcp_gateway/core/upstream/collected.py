@@ -168,7 +168,7 @@ class _Delta:
 
     def __init__(self, choice: dict[str, Any]) -> None:
         self.choice = choice
-        delta = choice.get("delta") or {}
+        delta = choice.get("delta") or choice.get("message") or {}
         self.role = delta.get("role")
         self.calls = [_checked(call, dict) for call in delta.get("tool_calls") or ()]
         self.logprobs = _items((choice.get("logprobs") or {}).get("content"))

@@ -11,8 +11,8 @@ _NAMES = ("detail", "message", "msg")
 def error_in(told: Any) -> dict[str, Any] | None:
     """The error object that parsed JSON tells: known by its meaning, in whatever shape; None where it tells none.
 
-    `{"error": {…}}`, `{"error": "text"}`, `{"object": "error", …}`, `{"type": "error", …}`, also beside choices; and,
-    without choices, `{"detail": …}` or `{"message": …}`.
+    `{"error": {…}}`, `{"error": "text"}`, `{"object": "error", …}`, `{"type": "error", …}`, also beside choices and in
+    one of them; and, without choices, `{"detail": …}` or `{"message": …}`.
     """
     if not isinstance(told, dict):
         return None
@@ -21,11 +21,18 @@ def error_in(told: Any) -> dict[str, Any] | None:
     if told.get("object") == "error" or told.get("type") == "error":
         return told
     if "choices" in told:
-        return None
+        return _error_of_choice(told["choices"])
     if "error" in told:
         return {}
     found = [name for name in _NAMES if name in told]
     return _as_object(told[found[0]], beside=told) if found else None
+
+
+def _error_of_choice(choices: Any) -> dict[str, Any] | None:
+    for choice in choices if isinstance(choices, list) else ():
+        if isinstance(choice, dict) and (error := choice.get("error")):
+            return _as_object(error)
+    return None
 
 
 def _as_object(value: Any, beside: dict[str, Any] | None = None) -> dict[str, Any]:

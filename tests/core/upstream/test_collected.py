@@ -204,6 +204,14 @@ def test_a_usage_that_cannot_be_read_is_told_as_it_is_billed(usage: Any, choices
     assert read_usage(body_of(collected)["usage"]) == Usage(1, 2)
 
 
+def test_a_whole_message_in_a_frame_is_not_lost() -> None:
+    collected = Collected(max_bytes=2**20)
+    choice = {"index": 0, "message": {"role": "assistant", "content": "all of it"}, "finish_reason": "stop"}
+    collected.feed(b"data: " + orjson.dumps({"id": "c", "choices": [choice]}) + b"\n\n")
+    assert body_of(collected)["choices"][0]["message"]["content"] == "all of it"
+    assert collected.text_frames == 1
+
+
 def test_frames_with_text_are_counted_whatever_they_bring() -> None:
     collected = Collected(max_bytes=2**20)
     call = {"index": 0, "function": {"name": "f", "arguments": ""}}

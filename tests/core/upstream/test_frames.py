@@ -345,6 +345,8 @@ ERRORS = {
     "before choices": event(error={"message": "m"}, choices=[{"index": 0, "delta": {}}]),
     "between choices and usage": chunk(0, "", error={"message": "m"}, usage={"prompt_tokens": 1}),
     "behind usage": chunk(0, "", usage={"prompt_tokens": 1}, error={"message": "m"}),
+    "in a choice": event(choices=[{"index": 0, "delta": {}, "finish_reason": None, "error": {"message": "m"}}]),
+    "in a second choice": event(choices=[{"index": 0, "delta": {}}, {"index": 1, "delta": {}, "error": "m"}]),
     "text": event(error="m"),
     "text beside choices": chunk(0, "", error="m"),
     "a list": event(error=["m"]),

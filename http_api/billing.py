@@ -2,92 +2,125 @@
 
 import re
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
-from starlette.requests import Request
-from starlette.responses import Response
-
-from http_api.holders import balance_reader, key_holder
-from http_api.paging import PageQuery, cursor_key, list_object
-from http_api.query import Query, read_query
-from http_api.responses import json_response, timestamps
-from http_api.usage import DEFAULT_WINDOW_MS, totals_object
+from http_api.moments import timestamps
+from http_api.operations import Absent, Asked, Nothing, Told
+from http_api.paging import Page, PageQuery, cursor_key, page_of
+from http_api.query import Query
+from http_api.usage import DEFAULT_WINDOW_MS, UsageTotals, totals_fields
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.ledger.statement import Statement, Transaction
-from mcp_gateway.core.limits.limiter import Limiter
-from mcp_gateway.core.money import format_usd
+from mcp_gateway.core.money import EntryKind, format_usd
 from mcp_gateway.core.observe.history import History, Totals
+from mcp_gateway.core.wallet import WalletObject
 
 
 class TransactionsQuery(PageQuery):
     cursor: Annotated[str | None, cursor_key(re.compile(r"txn_[0-9]{1,18}"))] = None
 
 
+class RecentUsage(UsageTotals):
+    """Of the 30 days until now; times in Unix seconds."""
+
+    since: int
+    until: int
+
+
+class BillingObject(WalletObject):
+    """The wallet, with its recent usage for keys that may read it."""
+
+    object: Literal["wallet"]
+    account_id: str
+    usage: RecentUsage | Absent = None
+
+
+class CreditsObject(WalletObject):
+    """The wallet alone, as another system's clients know it."""
+
+    object: Literal["credits"]
+
+
+class TransactionObject(Told):
+    """What one fact changed in the wallet, in USD; `amount_usd` is what the account owns more than before."""
+
+    object: Literal["transaction"]
+    id: str
+    created_at: int
+    time: str
+    kind: EntryKind
+    reference: str
+    amount_usd: str
+    balance_change_usd: str
+    granted_change_usd: str
+    held_change_usd: str
+
+
+class TransactionPage(Page[TransactionObject]):
+    """Transactions, the newest first."""
+
+
 class Billing:
     """The wallet with its recent usage, and every transaction."""
 
-    def __init__(
-        self, ledger: Ledger, statement: Statement, history: History, limiter: Limiter, now_ms: Callable[[], int]
-    ) -> None:
+    def __init__(self, ledger: Ledger, statement: Statement, history: History, now_ms: Callable[[], int]) -> None:
         self._ledger = ledger
         self._statement = statement
         self._history = history
-        self._limiter = limiter
         self._now_ms = now_ms
 
-    async def get(self, request: Request) -> Response:
-        caller = balance_reader(request, self._limiter)
-        read_query(request, Query)
-        wallet = (await self._ledger.balance(caller.account_id)).as_object()
-        told: dict[str, Any] = {"object": "wallet", "account_id": caller.account_id, **wallet}
-        if "read" in caller.scopes:
-            told["usage"] = await self._recent_usage(caller.account_id)
-        return json_response(told)
+    async def get(self, asked: Asked[Query, Nothing]) -> BillingObject:
+        caller = asked.caller
+        wallet = dict(await self._wallet(caller.account_id))
+        if not caller.may("read"):
+            return BillingObject(object="wallet", account_id=caller.account_id, **wallet)
+        usage = await self._recent_usage(caller.account_id)
+        return BillingObject(object="wallet", account_id=caller.account_id, **wallet, usage=usage)
 
-    async def _recent_usage(self, account_id: str) -> dict[str, Any]:
+    async def _recent_usage(self, account_id: str) -> RecentUsage:
         until_ms = self._now_ms()
         since_ms = until_ms - DEFAULT_WINDOW_MS
         days = await self._history.totals(account_id, since_ms, until_ms, "day")
-        return {"since": since_ms // 1000, "until": until_ms // 1000, **totals_object(sum(days.values(), Totals()))}
+        totals = totals_fields(sum(days.values(), Totals()))
+        return RecentUsage(since=since_ms // 1000, until=until_ms // 1000, **totals)
 
-    async def transactions(self, request: Request) -> Response:
-        return await self._page(request, only_moves=False)
+    async def transactions(self, asked: Asked[TransactionsQuery, Nothing]) -> TransactionPage:
+        return await self._page(asked, only_moves=False)
 
-    async def credits(self, request: Request) -> Response:
-        """The wallet alone, as another system's clients know it."""
-        caller = balance_reader(request, self._limiter)
-        read_query(request, Query)
-        return json_response({"object": "credits", **(await self._ledger.balance(caller.account_id)).as_object()})
+    async def credits(self, asked: Asked[Query, Nothing]) -> CreditsObject:
+        return CreditsObject(object="credits", **dict(await self._wallet(asked.caller.account_id)))
 
-    async def credit_transactions(self, request: Request) -> Response:
+    async def credit_transactions(self, asked: Asked[TransactionsQuery, Nothing]) -> TransactionPage:
         """Deposits and deductions: transactions without holds and voids."""
-        return await self._page(request, only_moves=True)
+        return await self._page(asked, only_moves=True)
 
-    async def _page(self, request: Request, *, only_moves: bool) -> Response:
-        caller = key_holder(request, self._limiter)
-        asked = read_query(request, TransactionsQuery)
+    async def _wallet(self, account_id: str) -> WalletObject:
+        return (await self._ledger.balance(account_id)).as_object()
+
+    async def _page(self, asked: Asked[TransactionsQuery, Nothing], *, only_moves: bool) -> TransactionPage:
+        query = asked.query
         rows = await self._statement.page(
-            caller.account_id,
-            before_id=int(asked.cursor.removeprefix("txn_")) if asked.cursor else None,
-            limit=asked.limit + 1,
+            asked.caller.account_id,
+            before_id=int(query.cursor.removeprefix("txn_")) if query.cursor else None,
+            limit=query.limit + 1,
             only_moves=only_moves,
         )
-        return json_response(list_object(rows, asked.limit, _public_id, _transaction_object))
+        return page_of(TransactionPage, rows, query.limit, _public_id, _transaction_object)
 
 
 def _public_id(transaction: Transaction) -> str:
     return f"txn_{transaction.id}"
 
 
-def _transaction_object(transaction: Transaction) -> dict[str, Any]:
-    return {
-        "object": "transaction",
-        "id": _public_id(transaction),
+def _transaction_object(transaction: Transaction) -> TransactionObject:
+    return TransactionObject(
+        object="transaction",
+        id=_public_id(transaction),
         **timestamps(transaction.created_at_ms),
-        "kind": transaction.kind,
-        "reference": transaction.reference,
-        "amount_usd": format_usd(transaction.amount_nano),
-        "balance_change_usd": format_usd(transaction.spendable_nano),
-        "granted_change_usd": format_usd(transaction.granted_nano),
-        "held_change_usd": format_usd(transaction.held_nano),
-    }
+        kind=transaction.kind,
+        reference=transaction.reference,
+        amount_usd=format_usd(transaction.amount_nano),
+        balance_change_usd=format_usd(transaction.spendable_nano),
+        granted_change_usd=format_usd(transaction.granted_nano),
+        held_change_usd=format_usd(transaction.held_nano),
+    )

@@ -1,11 +1,13 @@
 """A JSON body as bytes, and as a value of a given shape."""
 
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope
 
+from mcp_gateway.core.config import Settings
 from mcp_gateway.core.context import CONTEXT, RequestContext
 from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.json_bounds import JsonBounds
@@ -15,13 +17,32 @@ from mcp_gateway.wire.bodies import is_json, read_body
 
 _MAX_NAMES = 1000
 """Of a body with a few fields: pydantic complains of each that is not known."""
-Asked = TypeVar("Asked", bound=BaseModel)
+_MOST_BYTES = 1024 * 1024
+_MOST_VALUES = 20_000
+Kind = TypeVar("Kind", bound=BaseModel)
 
 
-async def read_json_bytes(scope: Scope, receive: Receive, max_bytes: int, bounds: JsonBounds) -> bytes:
+@dataclass(frozen=True, slots=True)
+class BodyBounds:
+    """How long a body may be that is not for inference, and what its JSON may hold."""
+
+    max_bytes: int
+    json: JsonBounds
+
+    @classmethod
+    def of_accounts(cls, settings: Settings) -> "BodyBounds":
+        """What is asked about accounts needs far less than a chat may have."""
+        return cls(min(settings.max_body_bytes, _MOST_BYTES), JsonBounds.of(settings))
+
+
+SIGNED = BodyBounds(_MOST_BYTES, JsonBounds(_MOST_VALUES, _MOST_VALUES))
+"""Events of a system of others are as they are, whatever callers may send; anybody may send what is said to be one."""
+
+
+async def read_json_bytes(scope: Scope, receive: Receive, bounds: BodyBounds) -> bytes:
     """The whole body of a JSON request, which may be parsed. Raises GatewayError or CallerLeft."""
-    raw = await read_bytes(scope, receive, max_bytes)
-    await bounds.check(raw, scope[CONTEXT].caller)
+    raw = await read_bytes(scope, receive, bounds.max_bytes)
+    await bounds.json.check(raw, scope[CONTEXT].caller)
     return raw
 
 
@@ -33,7 +54,7 @@ def read_bytes(scope: Scope, receive: Receive, max_bytes: int) -> Coroutine[Any,
     return read_body(context, receive, max_bytes)
 
 
-def parsed_as(raw: bytes, kind: type[Asked]) -> Asked:
+def parsed_as(raw: bytes, kind: type[Kind]) -> Kind:
     """A JSON body as a value. Raises GatewayError (400) for what is no JSON object, unknown, missing or malformed."""
     body = parse_json_object(raw)
     if len(body) > _MAX_NAMES:

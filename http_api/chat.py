@@ -3,6 +3,7 @@
 from collections.abc import Coroutine
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
 from starlette.types import Receive, Scope, Send
 
 from http_api.bodies import read_bytes
@@ -19,6 +20,32 @@ from mcp_gateway.core.request import ChatRequest, parse_chat_request
 from mcp_gateway.core.trace_context import TRACEPARENT, trace_of
 from mcp_gateway.core.upstream.vllm_fields import first_names
 from mcp_gateway.wire.bodies import BodyLimits
+
+
+class ChatBody(BaseModel):
+    """What the gateway reads of a chat; what else there may be is told in docs/clients.md."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str
+    messages: list[dict[str, Any]]
+    stream: bool | None = None
+    max_completion_tokens: int | None = None
+    max_tokens: int | None = None
+    n: int | None = None
+
+
+class ChatAnswer(BaseModel):
+    """The backend's own, with the model under its public name and the cost in `usage`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: list[dict[str, Any]]
+    usage: dict[str, Any]
 
 
 class ChatCompletions:

@@ -3,19 +3,42 @@
 import asyncio
 from typing import Any
 
-from starlette.requests import Request
-from starlette.responses import Response
+from starlette.types import Scope
 
-from http_api.condition import Condition, Judge
+from http_api.condition import Condition, Judge, Status
+from http_api.operations import Absent, Answered, Asked, Nothing, Told
 from http_api.operators import Operators
-from http_api.responses import json_response
+from http_api.query import AnyQuery
 from mcp_gateway.core.catalog import Published
 from mcp_gateway.core.errors import TABLE, GatewayError
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.lifecycle import Lifecycle
-from mcp_gateway.core.observe.metrics import CONTENT_TYPE, Metrics
+from mcp_gateway.core.observe.metrics import Metrics
 from mcp_gateway.core.upstream.backend import Backend
 from mcp_gateway.core.upstream.pool import Pool
+
+Probe = Asked[AnyQuery, Nothing]
+
+
+class BackendObject(Told):
+    """One backend for the operator: its state and why, what it has, and what runs and waits there."""
+
+    name: str
+    status: str
+    reason: str | None
+    models: list[str]
+    in_flight: int
+    running: int | None
+    waiting: int | None
+
+
+class HealthObject(Told):
+    """One word for anybody; the reasons, the worst first, and each backend for the operator."""
+
+    status: Status
+    version: str | Absent = None
+    reasons: list[str] | Absent = None
+    backends: list[BackendObject] | Absent = None
 
 
 class Health:
@@ -27,41 +50,41 @@ class Health:
         self._operators = operators
         self._version = version
 
-    async def get(self, request: Request) -> Response:
+    async def get(self, asked: Probe) -> Answered[HealthObject]:
         condition = self._judge.condition()
-        scope = request.scope
-        is_operator = self._operators.is_here(scope) or self._operators.has_token(scope)
+        is_operator = self._operators.is_here(asked.scope) or self._operators.has_token(asked.scope)
         return _answer(condition, self._details(condition) if is_operator else {})
 
-    async def ready(self, request: Request) -> Response:
+    async def ready(self, asked: Probe) -> Answered[HealthObject]:
         """The same verdict, for a load balancer."""
         return _answer(self._judge.condition(), {})
 
-    async def live(self, request: Request) -> Response:
+    async def live(self, asked: Probe) -> HealthObject:
         """Nothing but that the event loop turns: what restarts a process must not do so for a backend that is down."""
-        return json_response({"status": "ok"})
+        return HealthObject(status="ok")
 
     def _details(self, condition: Condition) -> dict[str, Any]:
         backends = [_backend_object(backend) for backend in self._pool.backends]
         return {"version": self._version, "reasons": condition.reasons, "backends": backends}
 
 
-def _answer(condition: Condition, details: dict[str, Any]) -> Response:
-    is_down = condition.status == "down"
-    headers = {"Retry-After": str(TABLE["draining"].retry_after_s)} if is_down else {}
-    return json_response({"status": condition.status, **details}, 503 if is_down else 200, headers)
+def _answer(condition: Condition, details: dict[str, Any]) -> Answered[HealthObject]:
+    told = HealthObject(status=condition.status, **details)
+    if condition.status != "down":
+        return Answered(told)
+    return Answered(told, 503, ((b"retry-after", b"%d" % (TABLE["draining"].retry_after_s or 0)),))
 
 
-def _backend_object(backend: Backend) -> dict[str, object]:
-    return {
-        "name": backend.name,
-        "status": backend.status,
-        "reason": backend.reason,
-        "models": list(backend.listings),
-        "in_flight": backend.in_flight,
-        "running": backend.queue.running if backend.queue else None,
-        "waiting": backend.queue.waiting if backend.queue else None,
-    }
+def _backend_object(backend: Backend) -> BackendObject:
+    return BackendObject(
+        name=backend.name,
+        status=backend.status,
+        reason=backend.reason,
+        models=list(backend.listings),
+        in_flight=backend.in_flight,
+        running=backend.queue.running if backend.queue else None,
+        waiting=backend.queue.waiting if backend.queue else None,
+    )
 
 
 class MetricsPage:
@@ -86,8 +109,8 @@ class MetricsPage:
         self._operators = operators
         self._needs_token = needs_token
 
-    async def get(self, request: Request) -> Response:
-        self._check(request)
+    async def get(self, asked: Probe) -> bytes:
+        self._check(asked.scope)
         metrics = self._metrics
         metrics.in_flight.set(self._lifecycle.in_flight)
         metrics.tasks.set(len(asyncio.all_tasks()))
@@ -105,14 +128,13 @@ class MetricsPage:
         metrics.model_available.clear()  # of those that are published no more
         for model in self._published.current.values():
             metrics.model_available.labels(model.id).set(self._pool.status_of(model) == "ready")
-        page = await asyncio.to_thread(metrics.exposition)  # some 30 lines for each model that was asked
-        return Response(page, headers={"Content-Type": CONTENT_TYPE})
+        return await asyncio.to_thread(metrics.exposition)  # some 30 lines for each model that was asked
 
-    def _check(self, request: Request) -> None:
-        if self._operators.has_token(request.scope):
+    def _check(self, scope: Scope) -> None:
+        if self._operators.has_token(scope):
             return
         if self._needs_token:
             raise GatewayError("missing_credentials", "Send the metrics token as `Authorization: Bearer ...`.")
-        if not self._operators.is_here(request.scope):
+        if not self._operators.is_here(scope):
             message = "Metrics are for loopback only; set `metrics_token` to read them from elsewhere."
             raise GatewayError("insufficient_permissions", message)

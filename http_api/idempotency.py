@@ -4,11 +4,11 @@ After https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header
 """
 
 from collections.abc import Iterable
+from typing import Any
 
-from starlette.requests import Request
-from starlette.responses import Response
+import orjson
 
-from http_api.responses import json_response
+from http_api.operations import Answered, Asked
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import Kept
 
@@ -17,9 +17,9 @@ KEY_HEADER = HEADER.lower().encode()
 _MAX_CHARACTERS = 255
 
 
-def idempotency_key_of(request: Request) -> str | None:
+def idempotency_key_of(asked: Asked[Any, Any]) -> str | None:
     """The header's text; None without one. Raises GatewayError `invalid_value` unless it is 1 to 255 visible ASCII."""
-    return idempotency_key_in(request.scope["headers"]) if HEADER in request.headers else None
+    return idempotency_key_in(asked.scope["headers"]) if KEY_HEADER in asked.context.sent else None
 
 
 def idempotency_key_in(headers: Iterable[tuple[bytes, bytes]]) -> str:
@@ -33,6 +33,6 @@ def idempotency_key_in(headers: Iterable[tuple[bytes, bytes]]) -> str:
     return key
 
 
-def replayed(kept: Kept) -> Response:
-    """The first answer again, marked as such."""
-    return json_response(kept.body, kept.status, {"Idempotent-Replayed": "true"})
+def replayed(kept: Kept) -> Answered[Any]:
+    """The first answer again, as it was kept, marked as such."""
+    return Answered(orjson.dumps(kept.body), kept.status, ((b"idempotent-replayed", b"true"),))

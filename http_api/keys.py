@@ -3,27 +3,21 @@
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.requests import Request
-from starlette.responses import Response
 
-from http_api.bodies import parsed_as, read_json_bytes
-from http_api.holders import key_holder
 from http_api.idempotency import idempotency_key_of, replayed
-from http_api.paging import PageQuery, cursor_key, list_object
-from http_api.query import Query, read_query, unix_ms
-from http_api.responses import json_response
-from mcp_gateway.core.caller import SCOPES, Allowance, Caller, KeyScope, lacking_scope
+from http_api.operations import Absent, Answered, Asked, Nothing, Told
+from http_api.paging import Page, PageQuery, cursor_key, page_of
+from http_api.query import Query, unix_ms
+from mcp_gateway.core.caller import SCOPES, Allowance, KeyScope, lacking_scope
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import Idempotency
 from mcp_gateway.core.identity.authenticator import Authenticator
 from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.identity.keys import TEST_SCOPES, Key, State
 from mcp_gateway.core.identity.own_limits import LIMIT_NAMES, OwnLimits
-from mcp_gateway.core.json_bounds import JsonBounds
-from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.text import shown
 
 _Limit = Annotated[int, Field(ge=1, le=2**53 - 1)]
@@ -61,93 +55,109 @@ class RevokeQuery(Query):
     with_made: bool = False
 
 
+class KeyObject(Told):
+    """A key as its account sees it: never the key itself. Times in Unix seconds, limits as they are in force."""
+
+    object: Literal["key"]
+    id: str
+    prefix: str
+    name: str
+    test: bool
+    created_at: int
+    revoked_at: int | None
+    expires_at: int | None
+    made_by: str | None
+    scopes: list[KeyScope]
+    requests_per_minute: int | None
+    requests_per_day: int | None
+    tokens_per_minute: int | None
+    in_flight: int | None
+
+
+class CreatedKey(KeyObject):
+    """The same with the key, which is shown this once."""
+
+    key: str | Absent = None
+
+
+class RevokedKey(KeyObject):
+    """The same with the number of keys that went with it, where those were asked for."""
+
+    made_revoked: int | Absent = None
+
+
+class KeyPage(Page[KeyObject]):
+    """Keys, the newest first."""
+
+
 class Keys:
-    def __init__(
-        self,
-        keys: KeyRing,
-        authenticator: Authenticator,
-        idempotency: Idempotency,
-        limiter: Limiter,
-        *,
-        max_body_bytes: int,
-        json_bounds: JsonBounds,
-    ) -> None:
+    def __init__(self, keys: KeyRing, authenticator: Authenticator, idempotency: Idempotency) -> None:
         self._keys = keys
         self._idempotency = idempotency
         self._authenticator = authenticator
-        self._limiter = limiter
-        self._max_body_bytes = max_body_bytes
-        self._json_bounds = json_bounds
 
-    async def list(self, request: Request) -> Response:
-        caller = self._admit(request)
-        asked = read_query(request, KeysQuery)
-        rows = await self._keys.page(
-            caller.account_id, before_id=asked.cursor, limit=asked.limit + 1, state=asked.state
+    async def list(self, asked: Asked[KeysQuery, Nothing]) -> KeyPage:
+        query = asked.query
+        found = await self._keys.page(
+            asked.caller.account_id, before_id=query.cursor, limit=query.limit + 1, state=query.state
         )
-        return json_response(list_object(rows, asked.limit, lambda key: key.id, self._object))
+        return page_of(KeyPage, found, query.limit, lambda key: key.id, self._object)
 
-    async def get(self, request: Request) -> Response:
-        return json_response(self._object(await self._own_key(request, self._admit(request))))
+    async def get(self, asked: Asked[Query, Nothing]) -> KeyObject:
+        return self._object(await self._own_key(asked))
 
-    async def create(self, request: Request) -> Response:
-        caller = self._admit(request)
-        raw = await self._read(request)
-        asked = parsed_as(raw, NewKey)
+    async def create(self, asked: Asked[Query, NewKey]) -> CreatedKey | Answered[CreatedKey]:
+        caller, wanted = asked.caller, asked.body
         own = await self._keys.get(caller.key_id or "")
-        is_test = asked.test or False
-        limits = _limits_of(asked)
+        is_test = wanted.test or False
+        limits = _limits_of(wanted)
         _check_lowered(caller.allowance, limits)
-        scopes = _granted(own, asked.scopes, is_test=is_test)
-        expires_at_ms = _ending(own, asked.expires_at)
-        idempotency_key = idempotency_key_of(request)
-        async with self._idempotency.attempt(caller.account_id, idempotency_key, "keys", raw) as attempt:
+        scopes = _granted(own, wanted.scopes, is_test=is_test)
+        expires_at_ms = _ending(own, wanted.expires_at)
+        idempotency_key = idempotency_key_of(asked)
+        async with self._idempotency.attempt(caller.account_id, idempotency_key, "keys", asked.raw) as attempt:
             if attempt.kept is not None:
                 return replayed(attempt.kept)
             key, secret = await self._keys.create(
                 caller.account_id,
-                name=asked.name or "",
+                name=wanted.name or "",
                 is_test=is_test,
                 limits=replace(own.limits, **limits),
                 scopes=scopes,
                 expires_at_ms=expires_at_ms,
                 made_by=own.id,
-                before=lambda connection, key: attempt.keep(connection, 201, self._object(key)),
+                before=lambda connection, key: attempt.keep(connection, 201, self._fields(key)),
             )
-            return json_response({**self._object(key), "key": secret}, 201)
+            return CreatedKey(**self._fields(key), key=secret)
 
-    async def change(self, request: Request) -> Response:
-        caller = self._admit(request)
-        key = await self._own_key(request, caller)
-        asked = parsed_as(await self._read(request), KeyChange)
-        limits = _limits_of(asked)
+    async def change(self, asked: Asked[Query, KeyChange]) -> KeyObject:
+        key = await self._own_key(asked)
+        limits = _limits_of(asked.body)
 
         def check(in_force: OwnLimits) -> None:
             _check_lowered(self._authenticator.allowance_of(in_force), limits)
 
-        return json_response(self._object(await self._keys.change(key.id, name=asked.name, limits=limits, check=check)))
+        changed = await self._keys.change(key.id, name=asked.body.name, limits=limits, check=check)
+        return self._object(changed)
 
-    async def revoke(self, request: Request) -> Response:
-        key = await self._own_key(request, self._admit(request))
-        if not read_query(request, RevokeQuery).with_made:
-            return json_response(self._object(await self._keys.revoke(key.id)))
+    async def revoke(self, asked: Asked[RevokeQuery, Nothing]) -> RevokedKey:
+        key = await self._own_key(asked)
+        if not asked.query.with_made:
+            return RevokedKey(**self._fields(await self._keys.revoke(key.id)))
         key, made_count = await self._keys.revoke_with_made(key.id)
-        return json_response({**self._object(key), "made_revoked": made_count})
+        return RevokedKey(**self._fields(key), made_revoked=made_count)
 
-    def _admit(self, request: Request) -> Caller:
-        return key_holder(request, self._limiter)
-
-    async def _own_key(self, request: Request, caller: Caller) -> Key:
-        key_id = request.path_params["key_id"]
+    async def _own_key(self, asked: Asked[Any, Any]) -> Key:
+        key_id = asked.path["key_id"]
         key = await self._keys.get(key_id)
-        if key.account_id != caller.account_id:
+        if key.account_id != asked.caller.account_id:
             raise GatewayError("not_found", f"There is no key '{shown(key_id)}'.")
         return key
 
-    async def _read(self, request: Request) -> bytes:
-        return await read_json_bytes(request.scope, request.receive, self._max_body_bytes, self._json_bounds)
+    def _object(self, key: Key) -> KeyObject:
+        return KeyObject(**self._fields(key))
 
-    def _object(self, key: Key) -> dict[str, Any]:
+    def _fields(self, key: Key) -> dict[str, Any]:
         allowance = self._authenticator.allowance_of(key.limits)
         return {
             "object": "key",

@@ -1,13 +1,10 @@
 """GET /limits: what the caller may use, and what is left of it; where every 429 points to."""
 
-from typing import Any
+from typing import Any, Literal
 
-from starlette.requests import Request
-from starlette.responses import Response
-
-from http_api.responses import json_response
+from http_api.operations import Absent, Asked, Nothing, Told
+from http_api.query import AnyQuery
 from mcp_gateway.core.caller import Quota
-from mcp_gateway.core.context import CONTEXT
 from mcp_gateway.core.limits.limiter import Limiter, Standing
 
 _NOTE = (
@@ -17,36 +14,71 @@ _NOTE = (
 )
 
 
+class Window(Told):
+    """Null for no limit."""
+
+    limit: int | None
+    remaining: int | None
+
+
+class InFlightLimit(Told):
+    """How many requests may run at once; null for any number."""
+
+    limit: int | None
+
+
+class QuotaObject(Told):
+    """What one subject may use, and what is left of it."""
+
+    requests_per_minute: Window
+    requests_per_day: Window
+    tokens_per_minute: Window
+    in_flight: InFlightLimit
+
+
+class LimitsObject(QuotaObject):
+    """The caller's own, and those that it shares; `resets_at` is when the minute ends, in Unix seconds."""
+
+    object: Literal["limits"]
+    is_guest: bool
+    makers: list[QuotaObject] | Absent = None
+    account: QuotaObject | Absent = None
+    site: QuotaObject | Absent = None
+    guests: QuotaObject | Absent = None
+    resets_at: int
+    note: str
+
+
 class Limits:
     def __init__(self, limiter: Limiter) -> None:
         self._limiter = limiter
 
-    async def get(self, request: Request) -> Response:
-        caller = request.scope[CONTEXT].caller
-        self._limiter.count_listing(caller)
-        (own, standing), *shared = self._limiter.standings(caller)
-        makers = [_object(quota, left) for quota, left in shared if quota.whose == "maker"]
-        return json_response(
-            {
-                "object": "limits",
-                "is_guest": caller.is_guest,
-                **_object(own, standing),
-                **({"makers": makers} if makers else {}),
-                **{quota.whose: _object(quota, left) for quota, left in shared if quota.whose != "maker"},
-                "resets_at": standing.minute_ends_at_s,
-                "note": _NOTE,
-            }
+    async def get(self, asked: Asked[AnyQuery, Nothing]) -> LimitsObject:
+        (own, standing), *shared = self._limiter.standings(asked.caller)
+        together: dict[str, Any] = {}
+        for quota, left in shared:
+            if quota.whose == "maker":
+                together.setdefault("makers", []).append(_object(quota, left))
+            else:
+                together[quota.whose] = _object(quota, left)
+        return LimitsObject(
+            object="limits",
+            is_guest=asked.caller.is_guest,
+            **_fields(own, standing),
+            **together,
+            resets_at=standing.minute_ends_at_s,
+            note=_NOTE,
         )
 
 
-def _object(quota: Quota, standing: Standing) -> dict[str, Any]:
+def _object(quota: Quota, standing: Standing) -> QuotaObject:
+    return QuotaObject(**_fields(quota, standing))
+
+
+def _fields(quota: Quota, standing: Standing) -> dict[str, Any]:
     return {
-        "requests_per_minute": _window(standing.minute_limit, standing.minute_remaining),
-        "requests_per_day": _window(standing.day_limit, standing.day_remaining),
-        "tokens_per_minute": _window(standing.tokens_limit, standing.tokens_remaining),
-        "in_flight": {"limit": quota.allowance.in_flight},
+        "requests_per_minute": Window(limit=standing.minute_limit, remaining=standing.minute_remaining),
+        "requests_per_day": Window(limit=standing.day_limit, remaining=standing.day_remaining),
+        "tokens_per_minute": Window(limit=standing.tokens_limit, remaining=standing.tokens_remaining),
+        "in_flight": InFlightLimit(limit=quota.allowance.in_flight),
     }
-
-
-def _window(limit: int | None, remaining: int | None) -> dict[str, int | None]:
-    return {"limit": limit, "remaining": remaining}

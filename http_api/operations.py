@@ -1,98 +1,188 @@
-"""One table entry an operation; the table makes the routes, and for each path one place that knows all its methods."""
+"""A row of the table of operations: who may ask, what it counts, takes, answers and refuses, and what runs it.
 
-from collections.abc import Awaitable, Callable, Collection, Iterable
+Knows no operation; the rows stand in table.py, and whoever is let in by them is decided in middleware/.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, Generic, TypeVar
 
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+from pydantic import BaseModel, ConfigDict
+from pydantic.json_schema import SkipJsonSchema
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mcp_gateway.core.caller import KeyScope
-from mcp_gateway.core.context import CLIENT, CONTEXT
-from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.text import SHOWN_CHARS, shown
+from http_api.bodies import SIGNED, BodyBounds, parsed_as, read_json_bytes
+from http_api.query import Query, read_query
+from http_api.rendering import Headers, Wording, openai_error, send_bytes
+from mcp_gateway.core.caller import Caller, KeyScope
+from mcp_gateway.core.context import CLIENT, CONTEXT, RequestContext
+from mcp_gateway.core.errors import Code
 
-Handler = Callable[[Request], Awaitable[Response]]
+OPENAI, INFERENCE = PREFIXES = ("/v1", "/api/v1/inference")
+ROOT = ("",)
+
+Q = TypeVar("Q", bound=Query)
+B = TypeVar("B")
+A = TypeVar("A")
+
+
+class Access(Enum):
+    """Who may ask."""
+
+    OPEN = auto()
+    """Anybody, whatever they send: nobody looks at a key."""
+    SIGNED = auto()
+    """Whoever signed the body, which is checked by what runs it; nobody looks at a key."""
+    PUBLIC = auto()
+    """Anybody, also where guests are switched off; a key that is sent must be good."""
+    ANYONE = auto()
+    """Guests too, where there are any."""
+    HOLDER = auto()
+    """Who has an account, which guests share one of."""
+    LIVE_HOLDER = auto()
+    """The same, but for test keys, which are made for others to try with."""
+
+
+class Counts(Enum):
+    """What a request counts against its caller's limits."""
+
+    NOTHING = auto()
+    """Also where what runs it counts by itself."""
+    QUERY = auto()
+    """One of the queries a minute."""
+    INFERENCE = auto()
+    """One request, tokens and a place in flight, counted by what runs it."""
+
+
+class Told(BaseModel):
+    """What an answer says. A field that is not given is not told."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Absent = SkipJsonSchema[None]
+"""Beside the type of a field that is not always told; it is never null."""
+
+
+class Nothing:
+    """Of a request whose body is not read."""
 
 
 @dataclass(frozen=True, slots=True)
-class Operation:
-    """A method and path with either a `handler` of requests or a whole ASGI `endpoint` behind it.
+class Asked(Generic[Q, B]):
+    """A request that was let in: its head as ASGI has it, its query, its body as a value and as it was sent."""
 
-    A key needs the `scope`; None where anybody may ask, or where the endpoint looks at scopes by itself.
+    scope: Scope
+    query: Q
+    body: B
+    raw: bytes
+
+    @property
+    def context(self) -> RequestContext:
+        context: RequestContext = self.scope[CONTEXT]
+        return context
+
+    @property
+    def caller(self) -> Caller:
+        """Not to be asked where the access lets everybody in unseen."""
+        caller = self.context.caller
+        assert caller is not None
+        return caller
+
+    @property
+    def path(self) -> Mapping[str, str]:
+        """What stands in the path for its parameters."""
+        path: Mapping[str, str] = self.scope["path_params"]
+        return path
+
+
+@dataclass(frozen=True, slots=True)
+class Answered(Generic[A]):
+    """An answer with another status than usual, or with headers of its own."""
+
+    answer: A | bytes
+    status: int | None = None
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+Handle = Callable[[Asked[Q, B]], Awaitable[A | Answered[A] | bytes]]
+"""Answers what was asked; bytes are an answer that is written already. Raises GatewayError."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation(Generic[Q, B, A]):
+    """A method and path, with either what handles it or a whole ASGI `endpoint` behind it.
+
+    A method `*` stands for all that no other row of the path has. The types describe what is taken and answered; of an
+    endpoint they are what it does by itself. HEAD is possible wherever a handler answers GET.
     """
 
     method: str
     path: str
-    scope: KeyScope | None
-    handler: Handler | None = None
+    name: str
+    summary: str
+    access: Access
+    scope: KeyScope | None = None
+    """What a key needs; None for none, or where the endpoint looks at scopes by itself."""
+    counts: Counts
+    query: type[Q]
+    body: type[B]
+    answer: type[A]
+    handle: Handle[Q, B, A] | None = None
     endpoint: ASGIApp | None = None
+    statuses: tuple[int, ...] = (200,)
+    """The usual one first."""
+    media_type: str = "application/json"
+    refuses: frozenset[Code] = frozenset()
+    """Codes beside those that access, counts, query and body imply."""
+    prefixes: tuple[str, ...] = PREFIXES
+    wording: Wording = openai_error
+    """How it says its refusals."""
+    is_always_answered: bool = False
+    """Also while the gateway drains or is under maintenance."""
+    has_own_host_check: bool = False
+    is_for_mcp_pages: bool = False
+    """Whether pages that may call the MCP door may read what it answers."""
 
 
-class PathEndpoint:
-    """All operations of one path, for keys with the scope of each.
-
-    Other methods are 405 with a complete Allow. HEAD is possible wherever a handler answers GET, a whole endpoint is
-    asked for it only where the table says so: behind its GET may be a stream without an end.
-    """
-
-    def __init__(self, operations: Iterable[Operation]) -> None:
-        self._by_method: dict[str, tuple[KeyScope | None, ASGIApp]] = {}
-        for operation in operations:
-            found = self._by_method[operation.method] = operation.scope, _endpoint_of(operation)
-            if operation.method == "GET" and operation.handler is not None:
-                self._by_method["HEAD"] = found
-        self._allow = ", ".join(sorted(self._by_method))
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        found = self._by_method.get(scope["method"]) or self._by_method.get("*")
-        if found is None:
-            message = f"{scope['method']} is not possible here; use {self._allow}."
-            raise GatewayError("method_not_allowed", message, details={"allow": self._allow})
-        key_scope, endpoint = found
-        if key_scope is not None:
-            scope[CONTEXT].caller.check_scope(key_scope)
-        return endpoint(scope, receive, send)
+AnyOperation = Operation[Any, Any, Any]
 
 
-class ExactPaths:
-    """Goes straight to the endpoint of a path that has no parameters: a router tries its routes one after another."""
-
-    def __init__(self, app: ASGIApp, routes: Iterable[Route]) -> None:
-        self._app = app
-        self._endpoints = {route.path: route.app for route in routes if not route.param_convertors}
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        return self._endpoints.get(scope["path"], self._app)(scope, receive, send)
+def endpoint_of(operation: AnyOperation, bounds: BodyBounds) -> ASGIApp:
+    """What runs an operation, as an ASGI app; `bounds` are for its body."""
+    return operation.endpoint or _Handling(operation, SIGNED if operation.access is Access.SIGNED else bounds)
 
 
-def unknown_url(path: str, known: Collection[str]) -> GatewayError:
-    """For a path that is none, with the one of the known paths that it stands for: but for slashes, case or prefix."""
-    plain = "/" + "/".join(part for part in path[:SHOWN_CHARS].lower().split("/") if part)
-    meant = [name for name in known if name != "/" and f"/v1{plain}".endswith(name)]
-    hint = f" Did you mean {max(meant, key=len)}?" if meant else ""
-    return GatewayError("unknown_url", f"There is no {shown(path)} here.{hint}")
+class _Handling:
+    """Reads what is asked as the row says, has it handled, and writes what comes of it."""
+
+    def __init__(self, operation: AnyOperation, bounds: BodyBounds) -> None:
+        assert operation.handle is not None
+        self._handle = operation.handle
+        self._query = operation.query
+        self._body = operation.body
+        self._bounds = bounds
+        self._status = operation.statuses[0]
+        self._media_type = (b"content-type", operation.media_type.encode())
+        self._is_reading = operation.method == "GET"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[CLIENT].is_cancelled_on_departure = self._is_reading  # what is only read, nobody needs any more
+        query = read_query(scope, self._query)
+        raw = b"" if self._body is Nothing else await read_json_bytes(scope, receive, self._bounds)
+        told = await self._handle(Asked(scope, query, self._body_of(raw), raw))
+        if not isinstance(told, Answered):
+            told = Answered(told)
+        headers: Headers = [self._media_type, *told.headers]
+        await send_bytes(send, written(told.answer), headers, told.status or self._status)
+
+    def _body_of(self, raw: bytes) -> Any:
+        if self._body is Nothing:
+            return Nothing()
+        return raw if self._body is bytes else parsed_as(raw, self._body)
 
 
-def routes_of(operations: Iterable[Operation], prefixes: Iterable[str] = ("",)) -> list[Route]:
-    """A route for each path under each prefix, in the order of the table."""
-    by_path: dict[str, list[Operation]] = {}
-    for operation in operations:
-        by_path.setdefault(operation.path, []).append(operation)
-    endpoints = {path: PathEndpoint(group) for path, group in by_path.items()}
-    return [Route(prefix + path, endpoint) for prefix in prefixes for path, endpoint in endpoints.items()]
-
-
-def _endpoint_of(operation: Operation) -> ASGIApp:
-    if operation.endpoint is not None:
-        return operation.endpoint
-    handler, is_reading = operation.handler, operation.method == "GET"
-    assert handler is not None
-
-    async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
-        scope[CLIENT].is_cancelled_on_departure = is_reading  # what is only read, nobody needs any more
-        response = await handler(Request(scope, receive, send))
-        await response(scope, receive, send)
-
-    return endpoint
+def written(answer: BaseModel | bytes) -> bytes:
+    """An answer as JSON, unless it is written already."""
+    return answer if isinstance(answer, bytes) else answer.model_dump_json(exclude_unset=True).encode()

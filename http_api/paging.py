@@ -3,19 +3,30 @@
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field
 
+from http_api.operations import Told
 from http_api.query import Query
 
-Row = TypeVar("Row")
+Row = TypeVar("Row", bound=Told)
+Found = TypeVar("Found")
+P = TypeVar("P", bound="Page[Any]")
 
 
 class PageQuery(Query):
     """What every list takes beside its cursor and filters."""
 
     limit: Annotated[int, Field(ge=1, le=1000)] = 50
+
+
+class Page(Told, Generic[Row]):
+    """Some rows of a list; `next_cursor` asks for those behind them, null where there are none."""
+
+    object: Literal["list"]
+    data: list[Row]
+    next_cursor: str | None
 
 
 def cursor_key(pattern: re.Pattern[str]) -> BeforeValidator:
@@ -33,13 +44,13 @@ def cursor_key(pattern: re.Pattern[str]) -> BeforeValidator:
     return BeforeValidator(read)
 
 
-def list_object(
-    rows: Sequence[Row], limit: int, key_of: Callable[[Row], str], object_of: Callable[[Row], dict[str, Any]]
-) -> dict[str, Any]:
-    """A page as JSON. `rows` are one more than `limit` where another page follows."""
-    shown = rows[:limit]
-    cursor = _cursor(key_of(shown[-1])) if len(rows) > limit else None
-    return {"object": "list", "data": [object_of(row) for row in shown], "next_cursor": cursor}
+def page_of(
+    kind: type[P], found: Sequence[Found], limit: int, key_of: Callable[[Found], str], row_of: Callable[[Found], Told]
+) -> P:
+    """A page of what was found, which is one more than `limit` where another page follows."""
+    shown = found[:limit]
+    cursor = _cursor(key_of(shown[-1])) if len(found) > limit else None
+    return kind(object="list", data=[row_of(one) for one in shown], next_cursor=cursor)
 
 
 def _cursor(key: str) -> str:

@@ -5,7 +5,8 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
-from starlette.requests import Request
+from starlette.datastructures import QueryParams
+from starlette.types import Scope
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.text import nearest, shown
@@ -55,12 +56,20 @@ class Query(BaseModel):
     model_config = ConfigDict(extra="forbid", str_min_length=1)
 
 
-Asked = TypeVar("Asked", bound=Query)
+class AnyQuery(Query):
+    """Takes none either, and passes over what stands there: of what programs of others ask as they are used to."""
+
+    model_config = ConfigDict(extra="ignore")
 
 
-def read_query(request: Request, kind: type[Asked]) -> Asked:
+Kind = TypeVar("Kind", bound=Query)
+
+
+def read_query(scope: Scope, kind: type[Kind]) -> Kind:
     """The query of a request. Raises GatewayError (400) for an unknown, repeated or malformed parameter."""
-    given = request.query_params.multi_items()
+    given = QueryParams(scope["query_string"]).multi_items()
+    if kind.model_config["extra"] == "ignore":
+        given = [(name, value) for name, value in given if name in kind.model_fields]
     names = [name for name, _ in given]
     for name in names:
         if name not in kind.model_fields:

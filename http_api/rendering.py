@@ -1,5 +1,6 @@
 """How answers and errors are written as HTTP: one JSON writer, one error shape, one way to set the headers."""
 
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -10,6 +11,8 @@ from mcp_gateway.core.errors import GatewayError
 
 JSON_TYPE = (b"content-type", b"application/json")
 Headers = list[tuple[bytes, bytes]]
+Wording = Callable[[GatewayError, str], dict[str, Any]]
+"""The body of a refusal in the shape of some API, given the id of the request."""
 
 
 async def send_bytes(send: Send, body: bytes | bytearray, headers: Headers, status: int = 200) -> None:
@@ -23,12 +26,13 @@ async def send_json(send: Send, value: Any, status: int = 200, headers: Headers 
     await send_bytes(send, orjson.dumps(value), [JSON_TYPE, *(headers or ())], status)
 
 
-async def send_error(send: Send, error: GatewayError, *, limits_url: str) -> None:
-    """OpenAI's error shape, with the headers that its SDKs and other clients obey."""
-    body = error.as_object()
-    if error.status == HTTPStatus.TOO_MANY_REQUESTS:
-        body["limits_url"] = limits_url
-    await send_json(send, {"error": body}, error.status, error_headers(error))
+def openai_error(error: GatewayError, _request_id: str) -> dict[str, Any]:
+    return {"error": error.as_object()}
+
+
+async def send_error(send: Send, error: GatewayError, body: dict[str, Any]) -> None:
+    """A refusal, with the headers that OpenAI's SDKs and other clients obey."""
+    await send_json(send, body, error.status, error_headers(error))
 
 
 def error_headers(error: GatewayError) -> Headers:

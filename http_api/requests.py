@@ -3,18 +3,15 @@
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
-from starlette.requests import Request
-from starlette.responses import Response
 
-from http_api.holders import key_holder
-from http_api.paging import PageQuery, cursor_key, list_object
-from http_api.query import Moment, Query, read_query, whole_day
-from http_api.responses import json_response, timestamps
+from http_api.moments import timestamps
+from http_api.operations import Asked, Nothing, Told
+from http_api.paging import Page, PageQuery, cursor_key, page_of
+from http_api.query import Moment, Query, whole_day
 from mcp_gateway.core.caller import Caller
-from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.observe.history import History, Wanted
 from mcp_gateway.core.record import Door, RequestRecord
@@ -35,54 +32,81 @@ class RequestsQuery(PageQuery):
     client_request_id: str | None = None
 
 
+class RequestObject(Told):
+    """Metadata of one request; `created_at` in Unix seconds, `time` in ISO 8601, the cost a decimal string."""
+
+    object: Literal["request"]
+    id: str
+    client_request_id: str | None
+    created_at: int
+    time: str
+    door: Door
+    key: str | None
+    model: str | None
+    backend: str | None
+    stream: bool
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int | None
+    cost_usd: str
+    price_version: str | None
+    latency_ms: int
+    first_token_ms: int | None
+    status: int
+    error_code: str | None
+    finish_reason: str | None
+    repeat_of: str | None
+    usage_missing: str | None
+
+
+class RequestPage(Page[RequestObject]):
+    """Requests, the newest first."""
+
+
 class Requests:
-    def __init__(self, history: History, limiter: Limiter) -> None:
+    def __init__(self, history: History) -> None:
         self._history = history
-        self._limiter = limiter
 
-    async def list(self, request: Request) -> Response:
-        caller = key_holder(request, self._limiter)
-        asked = read_query(request, RequestsQuery)
+    async def list(self, asked: Asked[RequestsQuery, Nothing]) -> RequestPage:
+        caller, query = asked.caller, asked.query
         wanted = Wanted(
-            asked.model, asked.key, asked.status, asked.error_code, asked.door, asked.since, asked.until,
-            asked.client_request_id,
+            query.model, query.key, query.status, query.error_code, query.door, query.since, query.until,
+            query.client_request_id,
         )  # fmt: skip
-        rows = await self._history.page(caller.account_id, wanted, before_id=asked.cursor, limit=asked.limit + 1)
+        rows = await self._history.page(caller.account_id, wanted, before_id=query.cursor, limit=query.limit + 1)
         show = partial(_object, *await self._beside(caller, rows))
-        return json_response(list_object(rows, asked.limit, lambda record: record.id, show))
+        return page_of(RequestPage, rows, query.limit, lambda record: record.id, show)
 
-    async def get(self, request: Request) -> Response:
-        caller = key_holder(request, self._limiter)
-        read_query(request, Query)
-        record = await self._history.get(caller.account_id, request.path_params["request_id"])
-        return json_response(_object(*await self._beside(caller, [record]), record))
+    async def get(self, asked: Asked[Query, Nothing]) -> RequestObject:
+        record = await self._history.get(asked.caller.account_id, asked.path["request_id"])
+        return _object(*await self._beside(asked.caller, [record]), record)
 
     async def _beside(self, caller: Caller, rows: Sequence[RequestRecord]) -> tuple[dict[str, str], dict[str, str]]:
         first = await self._history.repeats(caller.account_id, rows)
         return first, await self._history.missing_usages(caller.account_id, rows)
 
 
-def _object(first: Mapping[str, str], missing_usages: Mapping[str, str], record: RequestRecord) -> dict[str, Any]:
-    return {
-        "object": "request",
-        "id": record.id,
-        "client_request_id": record.client_request_id,
+def _object(first: Mapping[str, str], missing_usages: Mapping[str, str], record: RequestRecord) -> RequestObject:
+    return RequestObject(
+        object="request",
+        id=record.id,
+        client_request_id=record.client_request_id,
         **timestamps(record.started_at_ms),
-        "door": record.door,
-        "key": record.key_id,
-        "model": record.model,
-        "backend": record.backend,
-        "stream": record.is_stream,
-        "prompt_tokens": record.prompt_tokens,
-        "completion_tokens": record.completion_tokens,
-        "cached_tokens": record.cached_tokens,
-        "cost_usd": format_usd(record.cost_nano),
-        "price_version": record.price_version,
-        "latency_ms": record.latency_ms,
-        "first_token_ms": record.first_token_ms,
-        "status": record.http_status,
-        "error_code": record.error_code,
-        "finish_reason": record.finish_reason,
-        "repeat_of": first.get(record.id),
-        "usage_missing": missing_usages.get(record.id),
-    }
+        door=record.door,
+        key=record.key_id,
+        model=record.model,
+        backend=record.backend,
+        stream=record.is_stream,
+        prompt_tokens=record.prompt_tokens,
+        completion_tokens=record.completion_tokens,
+        cached_tokens=record.cached_tokens,
+        cost_usd=format_usd(record.cost_nano),
+        price_version=record.price_version,
+        latency_ms=record.latency_ms,
+        first_token_ms=record.first_token_ms,
+        status=record.http_status,
+        error_code=record.error_code,
+        finish_reason=record.finish_reason,
+        repeat_of=first.get(record.id),
+        usage_missing=missing_usages.get(record.id),
+    )

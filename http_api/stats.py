@@ -1,19 +1,54 @@
 """GET /stats: the public status page's payload. No account's data; made anew every few seconds at most."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
-import orjson
-from starlette.requests import Request
-from starlette.responses import Response
-
-from http_api.condition import Judge
+from http_api.condition import Judge, Status
+from http_api.operations import Absent, Answered, Asked, Nothing, Told, written
+from http_api.query import AnyQuery
 from mcp_gateway.core.catalog import Published
-from mcp_gateway.core.observe.activity import Activity, quantile
-from mcp_gateway.core.upstream.pool import Pool
+from mcp_gateway.core.observe.activity import Activity, Slot, quantile
+from mcp_gateway.core.upstream.pool import ModelStatus, Pool
 
 _FRESH_MS = 5000
 _QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+
+
+class ModelState(Told):
+    """One model on the status page."""
+
+    id: str
+    status: ModelStatus
+
+
+class Quantiles(Told):
+    """In milliseconds; null where nothing was counted."""
+
+    p50: int | None
+    p90: int | None
+    p99: int | None
+
+
+class LastDay(Told):
+    """What all callers together asked in the last 24 hours."""
+
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    latency_ms: Quantiles
+    first_token_ms: Quantiles
+
+
+class StatsObject(Told):
+    """The status page; `incident` is the operator's text, null without one, `updated_at` in Unix seconds."""
+
+    object: Literal["stats"]
+    status: Status
+    incident: str | None
+    models: list[ModelState] | Absent = None
+    last_day: LastDay | Absent = None
+    updated_at: int
 
 
 class Stats:
@@ -42,37 +77,39 @@ class Stats:
         self._made_at_ms = 0
         self._body = b""
 
-    async def get(self, request: Request) -> Response:
+    async def get(self, asked: Asked[AnyQuery, Nothing]) -> Answered[StatsObject]:
         now_ms = self._now_ms()
         if not 0 <= now_ms - self._made_at_ms < _FRESH_MS:
-            self._made_at_ms, self._body = now_ms, orjson.dumps(self._object(now_ms))
-        headers = {"Cache-Control": f"public, max-age={_FRESH_MS // 1000}"}
-        return Response(self._body, headers=headers, media_type="application/json")
+            self._made_at_ms, self._body = now_ms, written(self._object(now_ms))
+        return Answered(self._body, headers=((b"cache-control", b"public, max-age=%d" % (_FRESH_MS // 1000)),))
 
-    def _object(self, now_ms: int) -> dict[str, Any]:
-        return {
-            "object": "stats",
-            "status": self._judge.condition().status,
-            "incident": self._incident,
+    def _object(self, now_ms: int) -> StatsObject:
+        return StatsObject(
+            object="stats",
+            status=self._judge.condition().status,
+            incident=self._incident,
             **(self._details() if self._is_full else {}),
-            "updated_at": now_ms // 1000,
-        }
+            updated_at=now_ms // 1000,
+        )
 
     def _details(self) -> dict[str, Any]:
-        day = self._activity.last_day()
         models = self._published.current.values()
         return {
-            "models": [{"id": model.id, "status": self._pool.status_of(model)} for model in models],
-            "last_day": {
-                "requests": day.requests,
-                "prompt_tokens": day.prompt_tokens,
-                "completion_tokens": day.completion_tokens,
-                "total_tokens": day.prompt_tokens + day.completion_tokens,
-                "latency_ms": _quantiles(day.latencies_ms),
-                "first_token_ms": _quantiles(day.first_tokens_ms),
-            },
+            "models": [ModelState(id=model.id, status=self._pool.status_of(model)) for model in models],
+            "last_day": _last_day(self._activity.last_day()),
         }
 
 
-def _quantiles(counts: Mapping[int, int]) -> dict[str, int | None]:
-    return {name: quantile(counts, share) for name, share in _QUANTILES.items()}
+def _last_day(day: Slot) -> LastDay:
+    return LastDay(
+        requests=day.requests,
+        prompt_tokens=day.prompt_tokens,
+        completion_tokens=day.completion_tokens,
+        total_tokens=day.prompt_tokens + day.completion_tokens,
+        latency_ms=_quantiles(day.latencies_ms),
+        first_token_ms=_quantiles(day.first_tokens_ms),
+    )
+
+
+def _quantiles(counts: Mapping[int, int]) -> Quantiles:
+    return Quantiles(**{name: quantile(counts, share) for name, share in _QUANTILES.items()})

@@ -1,18 +1,14 @@
 """GET /usage: an account's requests, tokens and cost in a window of time, by UTC day, model or key."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import model_validator
-from starlette.requests import Request
-from starlette.responses import Response
 
-from http_api.holders import key_holder
-from http_api.query import Moment, Query, read_query, whole_day
-from http_api.responses import json_response
+from http_api.operations import Asked, Nothing, Told
+from http_api.query import Moment, Query, whole_day
 from mcp_gateway.core.clock import DAY_MS
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.observe.history import Group, History, Totals
 
@@ -28,35 +24,66 @@ class UsageQuery(Query):
     group_by: Group = "day"
 
 
-class Usage:
-    def __init__(self, history: History, limiter: Limiter, now_ms: Callable[[], int]) -> None:
+class UsageTotals(Told):
+    """Sums over requests; the cost is a decimal string."""
+
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    cached_tokens: int
+    cost_usd: str
+
+
+class UsageRow(UsageTotals):
+    """Of one day, model or key, whichever was asked for; null for requests that had none."""
+
+    day: str | None = None
+    model: str | None = None
+    key: str | None = None
+
+
+class UsageReport(Told):
+    """The window is told in Unix seconds."""
+
+    object: Literal["list"]
+    data: list[UsageRow]
+    next_cursor: None
+    since: int
+    until: int
+    group_by: Group
+    totals: UsageTotals
+
+
+class UsageReports:
+    def __init__(self, history: History, now_ms: Callable[[], int]) -> None:
         self._history = history
-        self._limiter = limiter
         self._now_ms = now_ms
 
-    async def get(self, request: Request) -> Response:
-        caller = key_holder(request, self._limiter)
-        asked = read_query(request, UsageQuery)
-        until_ms = self._now_ms() if asked.until is None else asked.until
-        since_ms = max(0, until_ms - DEFAULT_WINDOW_MS) if asked.since is None else asked.since
+    async def get(self, asked: Asked[UsageQuery, Nothing]) -> UsageReport:
+        query = asked.query
+        until_ms = self._now_ms() if query.until is None else query.until
+        since_ms = max(0, until_ms - DEFAULT_WINDOW_MS) if query.since is None else query.since
         if since_ms > until_ms:
             raise GatewayError("invalid_value", "`since` must not be later than `until`.", param="since")
-        groups = await self._history.totals(caller.account_id, since_ms, until_ms, asked.group_by)
-        return json_response(
-            {
-                "object": "list",
-                "data": [{asked.group_by: name, **totals_object(totals)} for name, totals in groups.items()],
-                "next_cursor": None,
-                "since": since_ms // 1000,
-                "until": until_ms // 1000,
-                "group_by": asked.group_by,
-                "totals": totals_object(sum(groups.values(), Totals())),
-            }
+        groups = await self._history.totals(asked.caller.account_id, since_ms, until_ms, query.group_by)
+        return UsageReport(
+            object="list",
+            data=[_row(query.group_by, name, totals) for name, totals in groups.items()],
+            next_cursor=None,
+            since=since_ms // 1000,
+            until=until_ms // 1000,
+            group_by=query.group_by,
+            totals=UsageTotals(**totals_fields(sum(groups.values(), Totals()))),
         )
 
 
-def totals_object(totals: Totals) -> dict[str, Any]:
-    """As JSON; the cost is a decimal string."""
+def _row(group: Group, name: str | None, totals: Totals) -> UsageRow:
+    of: dict[str, Any] = {group: name}
+    return UsageRow(**of, **totals_fields(totals))
+
+
+def totals_fields(totals: Totals) -> dict[str, Any]:
     return {
         "requests": totals.requests,
         "prompt_tokens": totals.prompt_tokens,

@@ -1,23 +1,39 @@
 """GET /: what this is and where its doors are, for a person or an agent that found the address."""
 
-from starlette.requests import Request
-from starlette.responses import Response
+from typing import Literal
 
-from http_api.responses import json_response
+from http_api.operations import Asked, Nothing, Told
+from http_api.query import AnyQuery
+
+
+class McpPaths(Told):
+    """Where the MCP door is, by transport."""
+
+    streamable_http: str
+    sse: str
+
+
+class WelcomeObject(Told):
+    """What this is, and where its doors are."""
+
+    name: Literal["mcp-gateway"]
+    version: str
+    openai_api: str
+    mcp: McpPaths
+    models: str
+    health: str
 
 
 class Welcome:
     def __init__(self, version: str) -> None:
         self._version = version
 
-    async def get(self, request: Request) -> Response:
-        return json_response(
-            {
-                "name": "mcp-gateway",
-                "version": self._version,
-                "openai_api": "/v1",
-                "mcp": {"streamable_http": "/v1/mcp", "sse": "/v1/mcp/sse"},
-                "models": "/v1/models",
-                "health": "/health",
-            }
+    async def get(self, asked: Asked[AnyQuery, Nothing]) -> WelcomeObject:
+        return WelcomeObject(
+            name="mcp-gateway",
+            version=self._version,
+            openai_api="/v1",
+            mcp=McpPaths(streamable_http="/v1/mcp", sse="/v1/mcp/sse"),
+            models="/v1/models",
+            health="/health",
         )

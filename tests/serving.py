@@ -5,7 +5,7 @@ import contextlib
 import logging
 import socket
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -16,8 +16,9 @@ import openai
 import orjson
 from starlette.types import ASGIApp
 
-from http_api.app import build_app
+from http_api.app import build_app, operations_in
 from http_api.connection import Bounds, Census, Connection
+from http_api.operations import AnyOperation
 from http_api.program import census_of, mcp_door
 from http_api.serve import DrainingServer, config_of
 from mcp_gateway.core.config import Settings
@@ -27,6 +28,7 @@ from mcp_gateway.core.money import parse_usd
 from tests.databases import migrated
 from tests.replaying import PATIENCE_S
 
+BASE_URL = "http://gateway.test"
 NOON_S = 1_900_000_000 // 86_400 * 86_400 + 43_200.0
 UNLIMITED = OwnLimits(None, None, None, None)
 MESSAGES = [{"role": "user", "content": "Say hello."}]
@@ -63,6 +65,7 @@ class Door:
     data_dir: Path
     errors: list[str]
     """What the server, the loop or the gateway logged as an error since it began."""
+    operations: Sequence[AnyOperation]
 
     async def account(self, credit_usd: str = "0") -> str:
         """A new account's id."""
@@ -199,13 +202,14 @@ async def open_door(data_dir: Path, clock: Clock | None = None, **settings: Any)
         gateway = await stack.enter_async_context(open_gateway(tree, now_s=clock))
         mcp = mcp_door(gateway)
         await stack.enter_async_context(mcp.run())
-        app = build_app(gateway, mcp, base_url="http://gateway.test")
+        app = build_app(gateway, mcp, base_url=BASE_URL)
         census = census_of(gateway, tree.max_connections or 1000)
         server, port = await stack.enter_async_context(served(gateway, app, census))
         desk = await stack.enter_async_context(open_desk(tree))
         url = f"http://127.0.0.1:{port}"
         http = await stack.enter_async_context(httpx2.AsyncClient(base_url=url, timeout=PATIENCE_S * 3))
-        yield Door(gateway, desk, server, url, port, http, clock, data_dir, stack.enter_context(_errors_logged()))
+        errors, operations = stack.enter_context(_errors_logged()), operations_in(gateway, mcp, base_url=BASE_URL)
+        yield Door(gateway, desk, server, url, port, http, clock, data_dir, errors, operations)
 
 
 @contextlib.contextmanager

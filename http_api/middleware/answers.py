@@ -3,10 +3,13 @@
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from http import HTTPStatus
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from http_api.rendering import send_error
+from http_api.operations import AnyOperation
+from http_api.rendering import Wording, send_error
+from http_api.routes import Routes
 from mcp_gateway.core.bytes_in_flight import BytesInFlight
 from mcp_gateway.core.context import CLIENT, CONTEXT, SENT, CallerLeft, RequestContext
 from mcp_gateway.core.errors import GatewayError, internal_error, outline
@@ -18,20 +21,20 @@ logger = logging.getLogger(__name__)
 
 _CLIENT_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
-Check = Callable[[Scope, RequestContext], Awaitable[None] | None]
+Check = Callable[[Scope, RequestContext, AnyOperation], Awaitable[None] | None]
 """What is looked at before anything else, to be awaited where it cannot be told at once; raises GatewayError where the
 request is refused.
 """
 
 
 class Answers:
-    """Runs the checks of every request, hands it to the app, and adds `X-Request-Id`, the client's own id, and the
-    caller's limits to each answer.
+    """Finds the operation of every request, has it checked and run, and adds `X-Request-Id`, the client's own id, and
+    the caller's limits to each answer.
     """
 
     def __init__(
         self,
-        app: ASGIApp,
+        routes: Routes,
         *,
         checks: Sequence[Check],
         new_id: Callable[[str], str],
@@ -41,7 +44,7 @@ class Answers:
         refusals: Refusals,
         limits_url: str,
     ) -> None:
-        self._app = app
+        self._routes = routes
         self._checks = checks
         self._new_id = new_id
         self._addresses = addresses
@@ -52,6 +55,8 @@ class Answers:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context = scope[CONTEXT] = scope[CLIENT].context = self._context(scope)
+        found = self._routes.find(scope)
+        operation = found.operation
         has_started = False
 
         def stamped(message: Message) -> Awaitable[None]:
@@ -63,20 +68,20 @@ class Answers:
 
         try:
             for check in self._checks:
-                if (pending := check(scope, context)) is not None:
+                if (pending := check(scope, context, operation)) is not None:
                     await pending
-            await self._app(scope, receive, stamped)
+            await found.run(scope, receive, stamped)
         except CallerLeft:
             pass  # nobody is left to answer
         except Exception as error:
             was_begun = has_started
-            await self._refuse(error, context, None if was_begun else stamped)
+            await self._refuse(error, context, operation.wording, None if was_begun else stamped)
             if was_begun and isinstance(error, GatewayError):
                 raise
         finally:
             context.release()
 
-    async def _refuse(self, error: Exception, context: RequestContext, send: Send | None) -> None:
+    async def _refuse(self, error: Exception, context: RequestContext, wording: Wording, send: Send | None) -> None:
         """Count a refusal and tell it, where nothing has been told yet.
 
         Apart from where it is caught: a name for the error there would keep what its traceback holds, such as the body,
@@ -85,7 +90,9 @@ class Answers:
         refusal = error if isinstance(error, GatewayError) else _bug(error, context)
         self._refusals.note(refusal.code, context.address)
         if send is not None:
-            await send_error(send, refusal, limits_url=self._limits_url)
+            if refusal.status == HTTPStatus.TOO_MANY_REQUESTS:
+                refusal.details["limits_url"] = self._limits_url
+            await send_error(send, refusal, wording(refusal, context.request_id))
 
     def _context(self, scope: Scope) -> RequestContext:
         sent: dict[bytes, bytes] = scope[SENT]

@@ -1,10 +1,11 @@
 """Who asks? Answered once for each request, for both doors, before anything else reads it."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 
 from starlette.types import Scope
 
 from http_api.middleware.credentials import credential_of, credentials_of
+from http_api.operations import Access, AnyOperation
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import GatewayError
@@ -15,24 +16,21 @@ class Authentication:
     """Sets the context's caller. No credential is a guest; a wrong one is 401, never a guest, unless a good one is
     beside it.
 
-    Paths that are open (health, metrics, what has its own check) are served to anybody, whatever they send. Where
-    guests are switched off, those that need no key are served to guests all the same.
+    Operations that are open, or have a check of their own, are for anybody, whatever they send. Public ones are for
+    guests also where those are switched off.
     """
 
-    def __init__(
-        self, authenticator: Authenticator, is_open: Callable[[str], bool], needs_no_key: Callable[[str], bool]
-    ) -> None:
+    def __init__(self, authenticator: Authenticator) -> None:
         self._authenticator = authenticator
-        self._is_open = is_open
-        self._needs_no_key = needs_no_key
 
-    def __call__(self, scope: Scope, context: RequestContext) -> Awaitable[None] | None:
+    def __call__(self, scope: Scope, context: RequestContext, operation: AnyOperation) -> Awaitable[None] | None:
         """Raises GatewayError (401, 403). To be awaited where a key is shown for the first time, or one of several."""
-        if self._is_open(scope["path"]):
+        access = operation.access
+        if access is Access.OPEN or access is Access.SIGNED:
             return None
         credential = credential_of(context.sent)
         if credential is None:
-            guest = self._authenticator.guest if self._needs_no_key(scope["path"]) else self._authenticator.without_key
+            guest = self._authenticator.guest if access is Access.PUBLIC else self._authenticator.without_key
             context.caller = guest(context.address)
             return None
         try:

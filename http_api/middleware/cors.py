@@ -3,11 +3,12 @@
 Knows headers; which origins there are is told. No cookie is ever asked for: a page sends its key like any client.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from http_api.rendering import Headers
+from http_api.routes import Routes
 from mcp_gateway.core.context import SENT
 from mcp_gateway.core.origins import Origins
 
@@ -32,25 +33,26 @@ _MAX_AGE_S = 600
 class Cors:
     """Answers preflights before anything asks for a key, and lets origins that may read every answer, refusals too.
 
-    Whoever sends no Origin is no page, and passes for one look-up; other origins are told nothing. `is_mcp` tells the
-    paths of the MCP door.
+    Whoever sends no Origin is no page, and passes for one look-up; other origins are told nothing.
     """
 
-    def __init__(self, app: ASGIApp, origins: Origins, is_mcp: Callable[[str], bool]) -> None:
+    def __init__(self, app: ASGIApp, origins: Origins, routes: Routes) -> None:
         self._app = app
         self._origins = origins
-        self._is_mcp = is_mcp
+        self._routes = routes
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         origin = scope[SENT].get(b"origin")
-        if origin is None or not self._may_read(origin, scope["path"]):
+        if origin is None or not self._may_read(origin, scope):
             return self._app(scope, receive, send)
         if scope["method"] == "OPTIONS" and b"access-control-request-method" in scope[SENT]:
             return _answer_preflight(scope, send, origin)
         return self._app(scope, receive, _opened(send, origin))
 
-    def _may_read(self, origin: bytes, path: str) -> bool:
-        return self._origins.admits(origin) or (self._is_mcp(path) and self._origins.admits_to_mcp(origin))
+    def _may_read(self, origin: bytes, scope: Scope) -> bool:
+        if self._origins.admits(origin):
+            return True
+        return self._origins.admits_to_mcp(origin) and self._routes.find(scope).operation.is_for_mcp_pages
 
 
 async def _answer_preflight(scope: Scope, send: Send, origin: bytes) -> None:

@@ -2,18 +2,18 @@
 
 from starlette.types import Scope
 
+from http_api.operations import AnyOperation
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.lifecycle import Lifecycle
 
 
 class Gate:
-    """503 with Retry-After for everything but `open_paths`; what is already in flight goes on."""
+    """503 with Retry-After for whatever is not always answered; what is already in flight goes on."""
 
-    def __init__(self, lifecycle: Lifecycle, open_paths: frozenset[str]) -> None:
+    def __init__(self, lifecycle: Lifecycle) -> None:
         self._lifecycle = lifecycle
-        self._open_paths = open_paths
 
-    def __call__(self, scope: Scope, context: RequestContext) -> None:
+    def __call__(self, scope: Scope, context: RequestContext, operation: AnyOperation) -> None:
         """Raises GatewayError `draining` or `maintenance`."""
-        if scope["path"] not in self._open_paths:
+        if not operation.is_always_answered:
             self._lifecycle.check_open()

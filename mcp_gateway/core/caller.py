@@ -102,9 +102,13 @@ class Caller:
         object.__setattr__(self, "key_id", self.principal.key_id if isinstance(self.principal, KeyHolder) else None)
         object.__setattr__(self, "is_guest", isinstance(self.principal, Guest))
 
+    def may(self, scope: KeyScope) -> bool:
+        """Guests have every scope and are judged elsewhere."""
+        return scope in self.scopes
+
     def check_scope(self, scope: KeyScope) -> None:
-        """Raises GatewayError `insufficient_scope` for a key without it; guests have none and are judged elsewhere."""
-        if scope not in self.scopes and not self.is_guest:
+        """Raises GatewayError `insufficient_scope` for a key without it."""
+        if scope not in self.scopes:
             raise lacking_scope(scope)
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.config import ModelSettings, WalletSettings
@@ -312,28 +312,3 @@ def affordable_tokens(held_nano: int, quote: Quote, price: Price, choices: int) 
     if not price.completion_pico:
         return 2**31
     return max(1, (held_nano - quote.prompt_nano) * 1000 // (price.completion_pico * choices))
-
-
-def model_object(model: Model) -> dict[str, Any]:
-    """A row of GET /v1/models: OpenAI's four fields, and OpenRouter's flat provider format beside them."""
-    return {
-        "id": model.id,
-        "object": "model",
-        "created": model.created_at_s,
-        "owned_by": model.owned_by,
-        "name": model.name,
-        "description": model.description,
-        "context_window": model.context_window,
-        "context_length": model.context_window,
-        "max_output_length": model.max_output_tokens,
-        "input_modalities": list(model.input_modalities),
-        "output_modalities": ["text"],
-        "quantization": model.quantization,
-        "pricing": {
-            "prompt": format_price(model.price.prompt_pico),
-            "completion": format_price(model.price.completion_pico),
-        },
-        "supported_sampling_parameters": list(SAMPLING_PARAMETERS),
-        "supported_features": list(model.features),
-        "guests": model.is_open_to_guests,
-    }

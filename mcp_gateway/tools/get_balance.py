@@ -7,19 +7,21 @@ from mcp import types
 from mcp_gateway.core.caller import Caller, KeyScope
 from mcp_gateway.core.config import GuestSettings
 from mcp_gateway.core.limits.limiter import Limiter
+from mcp_gateway.core.wallet import WalletObject
 from mcp_gateway.tools.arguments import Arguments
 from mcp_gateway.tools.tool import Invocation, Result, output_schema, result
 
 ARGUMENTS = Arguments({"type": "object", "properties": {}})
 _LIMIT = {"type": "integer"}
+_WALLET = {
+    name: {word: said for word, said in schema.items() if word != "title"}
+    for name, schema in WalletObject.model_json_schema()["properties"].items()
+}
 _OUTPUT = output_schema(
     {
         "account_id": {"type": "string"},
         "is_guest": {"type": "boolean"},
-        "currency": {"type": "string"},
-        "balance_usd": {"type": "string", "description": "What can be spent, granted credit included."},
-        "granted_usd": {"type": "string", "description": "The part of the balance that was granted."},
-        "held_usd": {"type": "string", "description": "Set aside for requests that are running."},
+        **_WALLET,
         "topup_url": {"type": "string", "description": "Where the account is topped up."},
         "limits": {
             "type": "object",
@@ -43,7 +45,7 @@ _OUTPUT = output_schema(
 class Balance(Protocol):
     """Of a wallet, in the words of both doors."""
 
-    def as_object(self) -> dict[str, str]: ...
+    def as_object(self) -> WalletObject: ...
 
 
 class Wallets(Protocol):
@@ -89,7 +91,7 @@ class GetBalance:
         return result(self._guest_text() if caller.is_guest else _text(facts), facts)
 
     async def _money(self, caller: Caller) -> dict[str, str]:
-        money = (await self._wallets.balance(caller.account_id)).as_object()
+        money = (await self._wallets.balance(caller.account_id)).as_object().model_dump()
         if self._topup_url is not None and not caller.is_guest:
             money["topup_url"] = self._topup_url
         return money

@@ -16,7 +16,6 @@ from mcp_gateway.core.catalog import (
     Published,
     affordable_tokens,
     build_catalog,
-    model_object,
     price_line,
     quote,
     warnings_of,
@@ -250,13 +249,6 @@ def test_a_price_list_tells_prices_for_a_million_tokens() -> None:
     ]
 
 
-def test_a_listed_model_object_names_prices_exactly_and_no_backend() -> None:
-    pricing = PricingSettings(prompt="0.00000005", completion="0.00000015")
-    row = model_object(only(build_catalog([entry(pricing=pricing)], LISTED, publish_discovered=False)))
-    assert row["pricing"] == {"prompt": "0.00000005", "completion": "0.00000015"}
-    assert "org/tiny" not in str(row)
-
-
 def test_an_unknown_model_is_refused_with_the_closest_names() -> None:
     catalog = build_catalog([entry(), entry(id="pub/big")], LISTED, publish_discovered=False)
     with pytest.raises(GatewayError) as raised:
@@ -341,4 +333,4 @@ def test_a_cost_is_rounded_up_once(prompt_pico: int, completion_pico: int, promp
 def test_a_model_is_created_when_it_is_told_to_have_been() -> None:
     ages = {"pub/tiny": 1000, "org/other": 2000}
     catalog = build_catalog([entry()], LISTED, publish_discovered=True, created_at_s=ages.__getitem__)
-    assert {name: model_object(model)["created"] for name, model in catalog.items()} == ages
+    assert {name: model.created_at_s for name, model in catalog.items()} == ages

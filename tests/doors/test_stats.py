@@ -5,9 +5,10 @@ from typing import Any
 
 import orjson
 import pytest
-from starlette.requests import Request
 
 from http_api.condition import Judge
+from http_api.operations import Asked, Nothing, written
+from http_api.query import AnyQuery
 from http_api.stats import Stats
 from tests.replaying import ReplayingBackend
 from tests.serving import FREE, PRICED, Door, open_door
@@ -64,8 +65,8 @@ async def test_stats_are_made_anew_every_five_seconds_at_most_however_many_ask(t
         counts = []
         for later_ms in (0, 4999, 1, 0):
             clock_ms[0] += later_ms
-            body = (await stats.get(Request({"type": "http"}))).body
-            counts.append(orjson.loads(body)["last_day"]["requests"])
+            told = await stats.get(Asked({"type": "http"}, AnyQuery(), Nothing(), b""))
+            counts.append(orjson.loads(written(told.answer))["last_day"]["requests"])
             await door.chat(model="demo/echo")
     assert counts == [0, 0, 2, 2]
 

@@ -21,6 +21,7 @@ from mcp_gateway.core.ledger.patience import Patience, TooLong
 from mcp_gateway.core.money import MAX_NANO, OutsideKind, PaidKind, format_usd
 from mcp_gateway.core.record import RequestRecord
 from mcp_gateway.core.store.store import Store
+from mcp_gateway.core.wallet import WalletObject
 
 logger = logging.getLogger(__name__)
 
@@ -110,14 +111,14 @@ class Balance:
     def spendable_nano(self) -> int:
         return self.paid_nano + self.granted_nano
 
-    def as_object(self) -> dict[str, str]:
+    def as_object(self) -> WalletObject:
         """What both doors tell of a wallet."""
-        return {
-            "currency": "USD",
-            "balance_usd": format_usd(self.spendable_nano),
-            "granted_usd": format_usd(self.granted_nano),
-            "held_usd": format_usd(self.held_nano),
-        }
+        return WalletObject(
+            currency="USD",
+            balance_usd=format_usd(self.spendable_nano),
+            granted_usd=format_usd(self.granted_nano),
+            held_usd=format_usd(self.held_nano),
+        )
 
 
 class Ledger:

@@ -1,14 +1,7 @@
-"""The JSON response of the handlers that take a Request, and how it writes a moment."""
+"""How an answer writes a moment."""
 
 from datetime import UTC, datetime
 from typing import Any
-
-import orjson
-from starlette.responses import Response
-
-
-def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(value), status, headers, media_type="application/json")
 
 
 def timestamps(at_ms: int) -> dict[str, Any]:

@@ -1,0 +1,36 @@
+"""May this caller ask for this operation, and what does it count? The operation's row tells."""
+
+from starlette.types import Scope
+
+from http_api.operations import Access, AnyOperation, Counts
+from mcp_gateway.core.caller import Caller
+from mcp_gateway.core.context import RequestContext
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.limits.limiter import Limiter
+
+
+class Admission:
+    """Compares the caller with the operation's access and scope, and counts queries."""
+
+    def __init__(self, limiter: Limiter) -> None:
+        self._limiter = limiter
+
+    def __call__(self, scope: Scope, context: RequestContext, operation: AnyOperation) -> None:
+        """Raises GatewayError (401, 403, 429)."""
+        caller = context.caller
+        if caller is None:
+            return
+        if operation.scope is not None:
+            caller.check_scope(operation.scope)
+        _check_access(caller, operation.access)
+        if operation.counts is Counts.QUERY:
+            self._limiter.count_listing(caller)
+
+
+def _check_access(caller: Caller, access: Access) -> None:
+    if access is Access.HOLDER or access is Access.LIVE_HOLDER:
+        if caller.is_guest:
+            raise GatewayError("missing_credentials", "Send an API key: this is for holders of one.")
+        if access is Access.LIVE_HOLDER and caller.is_test:
+            message = "A test key, which is never billed, is not shown the balance; a live key with `inference` is."
+            raise GatewayError("insufficient_scope", message)

@@ -1,0 +1,115 @@
+"""Finds the operation of a request by its path and method, before anything else is decided of it."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from starlette.routing import compile_path
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from http_api.bodies import BodyBounds
+from http_api.operations import Access, AnyOperation, Counts, Nothing, Operation, endpoint_of
+from http_api.query import AnyQuery
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.text import SHOWN_CHARS, shown
+
+_SEEN_BY_NOBODY = (Access.OPEN, Access.SIGNED)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An operation, and what runs it."""
+
+    operation: AnyOperation
+    run: ASGIApp
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """All operations of one path; `otherwise` is for the methods that it does not have."""
+
+    by_method: dict[str, Found]
+    otherwise: Found
+
+
+class Routes:
+    """The operations by path. Every request finds one: for a path or method that there is not, one that refuses it."""
+
+    def __init__(self, operations: Iterable[AnyOperation], bounds: BodyBounds) -> None:
+        by_path: dict[str, list[AnyOperation]] = {}
+        for operation in operations:
+            for prefix in operation.prefixes:
+                by_path.setdefault(prefix + operation.path, []).append(operation)
+        places = {path: _place_of(group, bounds) for path, group in by_path.items()}
+        self._exact = {path: place for path, place in places.items() if "{" not in path}
+        self._patterns = [(compile_path(path)[0], place) for path, place in places.items() if "{" in path]
+        self._unknown = _place_of([_unknown(self._exact.keys())], bounds)
+
+    def find(self, scope: Scope) -> Found:
+        """What is in the path for a parameter is put into the scope."""
+        place = self._exact.get(scope["path"]) or self._search(scope)
+        return place.by_method.get(scope["method"]) or place.otherwise
+
+    def _search(self, scope: Scope) -> _Place:
+        for pattern, place in self._patterns:
+            if (match := pattern.fullmatch(scope["path"])) is not None:
+                scope["path_params"] = match.groupdict()
+                return place
+        return self._unknown
+
+
+def unknown_url(path: str, known: Collection[str]) -> GatewayError:
+    """For a path that is none, with the one of the known paths that it stands for: but for slashes, case or prefix."""
+    plain = "/" + "/".join(part for part in path[:SHOWN_CHARS].lower().split("/") if part)
+    meant = [name for name in known if name != "/" and f"/v1{plain}".endswith(name)]
+    hint = f" Did you mean {max(meant, key=len)}?" if meant else ""
+    return GatewayError("unknown_url", f"There is no {shown(path)} here.{hint}")
+
+
+def refusing(path: str, name: str, refuse: ASGIApp, *, access: Access = Access.ANYONE, **row: Any) -> AnyOperation:
+    """A row for whatever is asked of a path where nothing is."""
+    return Operation(
+        method="*",
+        path=path,
+        name=name,
+        summary="",
+        access=access,
+        counts=Counts.NOTHING,
+        query=AnyQuery,
+        body=Nothing,
+        answer=Nothing,
+        endpoint=refuse,
+        **row,
+    )
+
+
+def _place_of(operations: list[AnyOperation], bounds: BodyBounds) -> _Place:
+    by_method: dict[str, Found] = {}
+    for operation in operations:
+        found = by_method[operation.method] = Found(operation, endpoint_of(operation, bounds))
+        if operation.method == "GET" and operation.handle is not None:
+            by_method["HEAD"] = found
+    otherwise = by_method.pop("*", None) or _other_method(operations[0], ", ".join(sorted(by_method)))
+    return _Place(by_method, otherwise)
+
+
+def _other_method(known: AnyOperation, allow: str) -> Found:
+    """405, told to whoever may see that there is something."""
+
+    async def refuse(scope: Scope, _receive: Receive, _send: Send) -> None:
+        message = f"{scope['method']} is not possible here; use {allow}."
+        raise GatewayError("method_not_allowed", message, details={"allow": allow})
+
+    access = Access.OPEN if known.access in _SEEN_BY_NOBODY else _unless_public(known.access)
+    return Found(replace(known, scope=None, access=access, counts=Counts.NOTHING), refuse)
+
+
+def _unless_public(access: Access) -> Access:
+    return access if access is Access.PUBLIC else Access.ANYONE
+
+
+def _unknown(known: Collection[str]) -> AnyOperation:
+    async def refuse(scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise unknown_url(scope["path"], known)
+
+    return refusing("", "unknown", refuse)

@@ -1,0 +1,555 @@
+"""THE table of operations: every path of the HTTP door, who may ask there, what is taken, answered and refused.
+
+Rows alone; what a row says is carried out by operations.py, and by middleware/ before that.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from starlette.types import Receive, Scope, Send
+
+from http_api.billing import Billing, BillingObject, CreditsObject, TransactionPage, TransactionsQuery
+from http_api.chat import ChatAnswer, ChatBody, ChatCompletions
+from http_api.health import Health, HealthObject, MetricsPage
+from http_api.keys import CreatedKey, KeyChange, KeyObject, KeyPage, Keys, KeysQuery, NewKey, RevokedKey, RevokeQuery
+from http_api.limits import Limits, LimitsObject
+from http_api.models import ModelHealth, ModelList, ModelObject, Models
+from http_api.operations import INFERENCE, OPENAI, PREFIXES, ROOT, Access, AnyOperation, Counts, Nothing, Operation
+from http_api.query import AnyQuery, Query
+from http_api.requests import RequestObject, RequestPage, Requests, RequestsQuery
+from http_api.routes import refusing, unknown_url
+from http_api.stats import Stats, StatsObject
+from http_api.topups import CheckoutObject, Empty, PortalObject, Receipt, TopUp, TopUps
+from http_api.usage import UsageQuery, UsageReport, UsageReports
+from http_api.welcome import Welcome, WelcomeObject
+from mcp_gateway.core.caller import KeyScope
+from mcp_gateway.core.errors import Code
+from mcp_gateway.core.observe.metrics import CONTENT_TYPE
+
+
+class McpEndpoints(Protocol):
+    """The MCP door as this one sees it: three ASGI endpoints."""
+
+    async def streamable_http(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+    async def sse(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+    async def messages(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handlers:
+    """What the rows run."""
+
+    chat: ChatCompletions
+    mcp: McpEndpoints
+    models: Models
+    keys: Keys
+    limits: Limits
+    billing: Billing
+    topups: TopUps
+    usage: UsageReports
+    requests: Requests
+    stats: Stats
+    health: Health
+    metrics: MetricsPage
+    welcome: Welcome
+
+
+def operations_of(run: Handlers, *, are_models_public: bool, are_stats_public: bool) -> list[AnyOperation]:
+    """The rows. Of two whose paths both fit, the first is meant."""
+    return [
+        *_inference(run),
+        *_mcp(run.mcp),
+        *_models(run.models, are_public=are_models_public),
+        *_keys(run.keys),
+        *_money(run.billing),
+        *(_payments(run.topups) if run.topups.are_configured else _no_payments(run.topups)),
+        *_history(run),
+        *([_stats(run.stats)] if are_stats_public else []),
+        *_root(run),
+    ]
+
+
+_ONCE: frozenset[Code] = frozenset({"conflict", "idempotency_mismatch", "invalid_value"})
+"""Of what an Idempotency-Key makes happen once."""
+_REPORTED: frozenset[Code] = frozenset({"overloaded"})
+"""Of what may take long to read."""
+_NOT_FOUND: frozenset[Code] = frozenset({"not_found"})
+_OF_INFERENCE: frozenset[Code] = frozenset({
+    "conflict", "content_policy", "context_length_exceeded", "vision_disabled", "insufficient_balance",
+    "below_minimum_balance", "guests_not_allowed", "model_not_found", "tokens_per_minute", "in_flight", "backend_busy",
+    "connect_failed", "first_token_timeout", "backend_error", "backend_died", "model_unavailable", "not_found",
+})  # fmt: skip
+
+
+def _inference(run: Handlers) -> list[AnyOperation]:
+    return [
+        Operation(
+            method="POST",
+            path="/chat/completions",
+            name="chat",
+            summary="Answer a conversation, in one piece or as a stream of events.",
+            access=Access.ANYONE,
+            scope="inference",
+            counts=Counts.INFERENCE,
+            query=AnyQuery,
+            body=ChatBody,
+            answer=ChatAnswer,
+            endpoint=run.chat,
+            refuses=_OF_INFERENCE,
+        ),
+        Operation(
+            method="GET",
+            path="/limits",
+            name="limits",
+            summary="Tell what the caller may use, and what is left of it.",
+            access=Access.ANYONE,
+            scope="inference",
+            counts=Counts.QUERY,
+            query=AnyQuery,
+            body=Nothing,
+            answer=LimitsObject,
+            handle=run.limits.get,
+        ),
+    ]
+
+
+def _mcp(mcp: McpEndpoints) -> list[AnyOperation]:
+    """Each message is judged and counted by the MCP door."""
+    at = [
+        ("*", "/mcp", "mcp", mcp.streamable_http),
+        ("*", "/mcp/", "mcp_slash", mcp.streamable_http),
+        ("GET", "/mcp/sse", "mcp_sse", mcp.sse),
+        ("GET", "/mcp/sse/", "mcp_sse_slash", mcp.sse),
+        ("POST", "/mcp/messages", "mcp_messages", mcp.messages),
+        ("POST", "/mcp/messages/", "mcp_messages_slash", mcp.messages),
+    ]
+    rows: list[AnyOperation] = [
+        Operation(
+            method=method,
+            path=path,
+            name=name,
+            summary="Speak the Model Context Protocol.",
+            access=Access.ANYONE,
+            counts=Counts.NOTHING,
+            query=AnyQuery,
+            body=Nothing,
+            answer=Nothing,
+            endpoint=endpoint,
+            has_own_host_check=True,
+            is_for_mcp_pages=True,
+        )
+        for method, path, name, endpoint in at
+    ]
+    return rows + [
+        refusing(
+            f"{below}/.well-known/{{rest:path}}",
+            f"well_known{number}",
+            _no_such_document,
+            access=Access.OPEN,
+            prefixes=(*ROOT, *PREFIXES),
+            is_for_mcp_pages=True,
+        )
+        for number, below in enumerate(("", "/mcp", "/mcp/sse"))
+    ]
+
+
+async def _no_such_document(scope: Scope, _receive: Receive, _send: Send) -> None:
+    """Where MCP clients look for an authorization server: 404 and never 401, which they would take for one."""
+    raise unknown_url(scope["path"], ())
+
+
+def _models(models: Models, *, are_public: bool) -> list[AnyOperation]:
+    access = Access.PUBLIC if are_public else Access.HOLDER
+    scope: KeyScope | None = None if are_public else "inference"
+    return [
+        Operation(
+            method="GET",
+            path="/models",
+            name="list_models",
+            summary="List the models, with prices and what each can do.",
+            access=access,
+            scope=scope,
+            counts=Counts.QUERY,
+            query=AnyQuery,
+            body=Nothing,
+            answer=ModelList,
+            handle=models.list,
+        ),
+        Operation(
+            method="GET",
+            path="/models/{model_id:path}/health",
+            name="model_health",
+            summary="Tell whether a model is served now.",
+            access=Access.OPEN,
+            counts=Counts.NOTHING,
+            query=AnyQuery,
+            body=Nothing,
+            answer=ModelHealth,
+            handle=models.health,
+            refuses=frozenset({"model_not_found", "unknown_url"}),
+        ),
+        Operation(
+            method="GET",
+            path="/models/{model_id:path}",
+            name="get_model",
+            summary="Tell of one model; its id may have slashes.",
+            access=access,
+            scope=scope,
+            counts=Counts.QUERY,
+            query=AnyQuery,
+            body=Nothing,
+            answer=ModelObject,
+            handle=models.get,
+            refuses=frozenset({"model_not_found", "unknown_url"}),
+        ),
+    ]
+
+
+def _keys(keys: Keys) -> list[AnyOperation]:
+    return [
+        Operation(
+            method="GET",
+            path="/keys",
+            name="list_keys",
+            summary="List the account's keys, the newest first.",
+            access=Access.HOLDER,
+            scope="manage",
+            counts=Counts.QUERY,
+            query=KeysQuery,
+            body=Nothing,
+            answer=KeyPage,
+            handle=keys.list,
+            refuses=_REPORTED,
+        ),
+        Operation(
+            method="POST",
+            path="/keys",
+            name="create_key",
+            summary="Make a key, which is shown this once.",
+            access=Access.HOLDER,
+            scope="manage",
+            counts=Counts.QUERY,
+            query=Query,
+            body=NewKey,
+            answer=CreatedKey,
+            handle=keys.create,
+            statuses=(201,),
+            refuses=_ONCE | {"insufficient_permissions", "requests_per_day", "not_found"},
+        ),
+        Operation(
+            method="GET",
+            path="/keys/{key_id}",
+            name="get_key",
+            summary="Tell of one key.",
+            access=Access.HOLDER,
+            scope="manage",
+            counts=Counts.QUERY,
+            query=Query,
+            body=Nothing,
+            answer=KeyObject,
+            handle=keys.get,
+            refuses=_NOT_FOUND,
+        ),
+        Operation(
+            method="PATCH",
+            path="/keys/{key_id}",
+            name="change_key",
+            summary="Rename a key, or lower its limits.",
+            access=Access.HOLDER,
+            scope="manage",
+            counts=Counts.QUERY,
+            query=Query,
+            body=KeyChange,
+            answer=KeyObject,
+            handle=keys.change,
+            refuses=_NOT_FOUND | {"insufficient_permissions", "invalid_value"},
+        ),
+        Operation(
+            method="DELETE",
+            path="/keys/{key_id}",
+            name="revoke_key",
+            summary="End a key for good, and those that it made where `with_made` says so.",
+            access=Access.HOLDER,
+            scope="manage",
+            counts=Counts.QUERY,
+            query=RevokeQuery,
+            body=Nothing,
+            answer=RevokedKey,
+            handle=keys.revoke,
+            refuses=_NOT_FOUND,
+        ),
+    ]
+
+
+def _money(billing: Billing) -> list[AnyOperation]:
+    return [
+        Operation(
+            method="GET",
+            path="/billing",
+            name="billing",
+            summary="Tell the wallet, and its usage of 30 days to keys that may read that.",
+            access=Access.LIVE_HOLDER,
+            scope="inference",
+            counts=Counts.QUERY,
+            query=Query,
+            body=Nothing,
+            answer=BillingObject,
+            handle=billing.get,
+            refuses=_REPORTED,
+        ),
+        Operation(
+            method="GET",
+            path="/billing/transactions",
+            name="transactions",
+            summary="List the account's ledger, the newest first.",
+            access=Access.HOLDER,
+            scope="read",
+            counts=Counts.QUERY,
+            query=TransactionsQuery,
+            body=Nothing,
+            answer=TransactionPage,
+            handle=billing.transactions,
+            refuses=_REPORTED,
+        ),
+        Operation(
+            method="GET",
+            path="/credits",
+            name="credits",
+            summary="Tell the wallet.",
+            access=Access.LIVE_HOLDER,
+            scope="inference",
+            counts=Counts.QUERY,
+            query=Query,
+            body=Nothing,
+            answer=CreditsObject,
+            handle=billing.credits,
+        ),
+        Operation(
+            method="GET",
+            path="/credits/transactions",
+            name="credit_transactions",
+            summary="List deposits and deductions: the ledger without holds and voids.",
+            access=Access.HOLDER,
+            scope="read",
+            counts=Counts.QUERY,
+            query=TransactionsQuery,
+            body=Nothing,
+            answer=TransactionPage,
+            handle=billing.credit_transactions,
+            refuses=_REPORTED,
+        ),
+    ]
+
+
+def _payments(topups: TopUps) -> list[AnyOperation]:
+    refuses: frozenset[Code] = frozenset({"not_configured", "payments_unavailable", "invalid_value"})
+    return [
+        Operation(
+            method="POST",
+            path="/billing/checkout",
+            name="checkout",
+            summary="Begin a payment into the wallet, on a page of Stripe's.",
+            access=Access.HOLDER,
+            scope="billing",
+            counts=Counts.QUERY,
+            query=Query,
+            body=TopUp,
+            answer=CheckoutObject,
+            handle=topups.checkout,
+            statuses=(201,),
+            refuses=refuses | _ONCE,
+        ),
+        Operation(
+            method="POST",
+            path="/billing/portal",
+            name="portal",
+            summary="Open Stripe's page of what was paid.",
+            access=Access.HOLDER,
+            scope="billing",
+            counts=Counts.QUERY,
+            query=Query,
+            body=Empty,
+            answer=PortalObject,
+            handle=topups.portal,
+            statuses=(201,),
+            refuses=refuses | _ONCE | _NOT_FOUND,
+        ),
+        Operation(
+            method="POST",
+            path="/billing/webhook",
+            name="stripe_event",
+            summary="Take an event of Stripe's.",
+            access=Access.SIGNED,
+            counts=Counts.NOTHING,
+            query=AnyQuery,
+            body=bytes,
+            answer=Receipt,
+            handle=topups.webhook,
+            refuses=refuses,
+        ),
+    ]
+
+
+def _no_payments(topups: TopUps) -> list[AnyOperation]:
+    """The same, refused before anything is read of them."""
+    return [replace(row, body=Nothing, handle=topups.refuse) for row in _payments(topups)]
+
+
+def _history(run: Handlers) -> list[AnyOperation]:
+    """`/usage` is totals in one API and the log in the other."""
+    return [
+        Operation(
+            method="GET",
+            path="/requests",
+            name="list_requests",
+            summary="List the account's requests that have ended, the newest first.",
+            access=Access.HOLDER,
+            scope="read",
+            counts=Counts.QUERY,
+            query=RequestsQuery,
+            body=Nothing,
+            answer=RequestPage,
+            handle=run.requests.list,
+            refuses=_REPORTED,
+        ),
+        Operation(
+            method="GET",
+            path="/requests/{request_id}",
+            name="get_request",
+            summary="Tell of one request that has ended.",
+            access=Access.HOLDER,
+            scope="read",
+            counts=Counts.QUERY,
+            query=Query,
+            body=Nothing,
+            answer=RequestObject,
+            handle=run.requests.get,
+            refuses=_NOT_FOUND | _REPORTED,
+        ),
+        Operation(
+            method="GET",
+            path="/usage",
+            name="usage",
+            summary="Sum up requests, tokens and cost by day, model or key.",
+            access=Access.HOLDER,
+            scope="read",
+            counts=Counts.QUERY,
+            query=UsageQuery,
+            body=Nothing,
+            answer=UsageReport,
+            handle=run.usage.get,
+            refuses=_REPORTED,
+            prefixes=(OPENAI,),
+        ),
+        Operation(
+            method="GET",
+            path="/usage",
+            name="usage_log",
+            summary="List the account's requests that have ended, the newest first.",
+            access=Access.HOLDER,
+            scope="read",
+            counts=Counts.QUERY,
+            query=RequestsQuery,
+            body=Nothing,
+            answer=RequestPage,
+            handle=run.requests.list,
+            refuses=_REPORTED,
+            prefixes=(INFERENCE,),
+        ),
+    ]
+
+
+def _stats(stats: Stats) -> AnyOperation:
+    return Operation(
+        method="GET",
+        path="/stats",
+        name="stats",
+        summary="Tell how the gateway is, for a status page.",
+        access=Access.OPEN,
+        counts=Counts.NOTHING,
+        query=AnyQuery,
+        body=Nothing,
+        answer=StatsObject,
+        handle=stats.get,
+        prefixes=(*ROOT, *PREFIXES),
+        is_always_answered=True,
+    )
+
+
+def _root(run: Handlers) -> list[AnyOperation]:
+    return [
+        Operation(
+            method="GET",
+            path="/",
+            name="welcome",
+            summary="Tell what this is and where its doors are.",
+            access=Access.OPEN,
+            counts=Counts.NOTHING,
+            query=AnyQuery,
+            body=Nothing,
+            answer=WelcomeObject,
+            handle=run.welcome.get,
+            prefixes=ROOT,
+            is_always_answered=True,
+        ),
+        Operation(
+            method="GET",
+            path="/health",
+            name="health",
+            summary="Tell whether the gateway serves; its operator is told why not.",
+            access=Access.OPEN,
+            counts=Counts.NOTHING,
+            query=AnyQuery,
+            body=Nothing,
+            answer=HealthObject,
+            handle=run.health.get,
+            statuses=(200, 503),
+            prefixes=ROOT,
+            is_always_answered=True,
+        ),
+        Operation(
+            method="GET",
+            path="/readyz",
+            name="ready",
+            summary="Tell a load balancer whether to send requests here.",
+            access=Access.OPEN,
+            counts=Counts.NOTHING,
+            query=AnyQuery,
+            body=Nothing,
+            answer=HealthObject,
+            handle=run.health.ready,
+            statuses=(200, 503),
+            prefixes=ROOT,
+            is_always_answered=True,
+        ),
+        Operation(
+            method="GET",
+            path="/livez",
+            name="live",
+            summary="Tell that the process is alive.",
+            access=Access.OPEN,
+            counts=Counts.NOTHING,
+            query=AnyQuery,
+            body=Nothing,
+            answer=HealthObject,
+            handle=run.health.live,
+            prefixes=ROOT,
+            is_always_answered=True,
+        ),
+        Operation(
+            method="GET",
+            path="/metrics",
+            name="metrics",
+            summary="Tell Prometheus, with the operator's token or from the same machine.",
+            access=Access.OPEN,
+            counts=Counts.NOTHING,
+            query=AnyQuery,
+            body=Nothing,
+            answer=bytes,
+            handle=run.metrics.get,
+            media_type=CONTENT_TYPE,
+            refuses=frozenset({"missing_credentials", "insufficient_permissions"}),
+            prefixes=ROOT,
+            is_always_answered=True,
+        ),
+    ]

@@ -17,6 +17,8 @@ _MAX_MEMBERS = 100
 """Of one gzip body: an empty one costs far more than its bytes."""
 _MAX_ZSTD_WINDOW_BYTES = 8 * 1024 * 1024
 """What RFC 9659 has a decoder of HTTP take at least, and a sender use at most."""
+_ZSTD_READ_BYTES, _MAX_ZSTD_READS = 32 * 1024, 16
+"""More than a piece takes that does not shrink."""
 
 
 async def decoded(body: bytes, coding: bytes, reservation: Reservation, max_bytes: int) -> bytes:
@@ -106,12 +108,35 @@ def _unbrotlied(body: bytes) -> Iterator[bytes]:
 
 
 def _unzstandarded(body: bytes) -> Iterator[bytes]:
-    """One frame: empty ones without number would be skipped within one call."""
+    """Raises ValueError for a body that is cut, or goes on for long and says nothing: that would be one step."""
     assert _zstandard is not None
     decoder = _zstandard.ZstdDecompressor(max_window_size=_MAX_ZSTD_WINDOW_BYTES)
-    with decoder.stream_reader(body) as reader:
+    source, has_any = _ZstdSource(body), _zstandard.frame_content_size(body) == 0
+    with decoder.stream_reader(source, read_size=_ZSTD_READ_BYTES, read_across_frames=False) as reader:
         while piece := reader.read(_SLICE_BYTES):
+            if source.is_exhausted:  # amid a piece: a frame that ends asks for no more
+                raise ValueError("cut")
+            source.reads, has_any = 0, True
             yield piece
+    if not has_any:
+        raise ValueError("cut")
+
+
+class _ZstdSource:
+    """A body as a file, from which so much is read for one piece, and no more: empty frames come without number."""
+
+    def __init__(self, body: bytes) -> None:
+        self.reads = 0
+        self.is_exhausted = False
+        self._body = memoryview(body)
+
+    def read(self, size_bytes: int) -> bytes:
+        self.reads += 1
+        if self.reads > _MAX_ZSTD_READS:
+            raise ValueError("empty")
+        part, self._body = bytes(self._body[:size_bytes]), self._body[size_bytes:]
+        self.is_exhausted = not part
+        return part
 
 
 def _slices(body: bytes) -> Iterator[bytes]:

@@ -105,8 +105,21 @@ def parse_json(raw: bytes | bytearray) -> Any:
     else:
         is_deep = len(raw) > 2 * MAX_NESTING and _may_be_deep(raw) and _is_deep(value)
     if is_deep:
-        raise GatewayError("invalid_json", f"The body is nested too deeply: more than {MAX_NESTING} levels.")
+        raise _too_deep()
     return value
+
+
+async def parse_in_turns(raw: bytes | bytearray) -> Any:
+    """The same of a long text, with a turn for others before its nesting is looked at."""
+    value = orjson.loads(raw)
+    await asyncio.sleep(0)
+    if _is_deep_by_level(value):
+        raise _too_deep()
+    return value
+
+
+def _too_deep() -> GatewayError:
+    return GatewayError("invalid_json", f"The body is nested too deeply: more than {MAX_NESTING} levels.")
 
 
 def parse_exactly(raw: bytes) -> Any:

@@ -14,7 +14,7 @@ from mcp import types
 from mcp_gateway.core.caller import Caller, KeyScope
 from mcp_gateway.core.chat import Call, Chat, Exchange
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.json_bounds import JsonBounds, dump_json, holds_at_most, parse_exactly, parse_json
+from mcp_gateway.core.json_bounds import JsonBounds, dump_json, holds_at_most, parse_exactly, parse_in_turns, parse_json
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.request import ChatRequest, read_chat_request
 from mcp_gateway.core.upstream.answer import PARSED_BYTES, Body, without_logprobs
@@ -245,9 +245,12 @@ async def _choices_in(body: Body) -> tuple[list[dict[str, Any]], bool]:
     """
     is_stripped = False
     try:
-        if len(body) > PARSED_BYTES:
+        if len(body) <= PARSED_BYTES:
+            answer = parse_json(body)
+        else:
             body, is_stripped = await _parsable(body)
-        return [_plain(choice) for choice in parse_json(body)["choices"]], is_stripped
+            answer = await parse_in_turns(body)
+        return [_plain(choice) for choice in answer["choices"]], is_stripped
     except (GatewayError, LookupError, TypeError, AttributeError, ValueError):
         return [], is_stripped
 

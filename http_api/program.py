@@ -44,6 +44,7 @@ async def run(settings: Settings, *, desk_options: str = "") -> None:
                 port=settings.port,
                 bounds=Bounds(settings.max_header_bytes, settings.client_stall_timeout_s),
                 census=census_of(gateway, most_connections(descriptors, settings.max_connections)),
+                note_refusal=gateway.refusals.note,
                 announce_s=settings.drain_announce_s,
                 drain_timeout_s=settings.drain_timeout_s,
                 on_listening=lambda host, port: print(
@@ -89,6 +90,7 @@ def mcp_door(gateway: Gateway) -> McpDoor:
         payments=gateway.payments,
         lifecycle=gateway.lifecycle,
         addresses=gateway.addresses,
+        note_refusal=gateway.refusals.note,
     )
 
 

@@ -118,24 +118,43 @@ async def serve(
     port: int,
     bounds: Bounds,
     census: Census,
+    note_refusal: Callable[[str, str], None],
     announce_s: float,
     drain_timeout_s: float,
     on_listening: Callable[[str, int], None],
 ) -> None:
     """Serve until a signal says to end; `on_listening` is called with the address once the port is open."""
-    config = config_of(app, host=host, port=port, bounds=bounds, census=census, drain_timeout_s=drain_timeout_s)
+    config = config_of(
+        app,
+        host=host,
+        port=port,
+        bounds=bounds,
+        census=census,
+        note_refusal=note_refusal,
+        drain_timeout_s=drain_timeout_s,
+    )
     await DrainingServer(config, lifecycle, announce_s, drain_timeout_s, on_listening).serve()
 
 
 def config_of(
-    app: ASGIApp, *, host: str, port: int, bounds: Bounds, census: Census, drain_timeout_s: float
+    app: ASGIApp,
+    *,
+    host: str,
+    port: int,
+    bounds: Bounds,
+    census: Census,
+    note_refusal: Callable[[str, str], None],
+    drain_timeout_s: float,
 ) -> uvicorn.Config:
-    """uvicorn's settings: our connections, and nothing of what it would log, add or believe by itself."""
+    """uvicorn's settings: our connections, and nothing of what it would log, add or believe by itself.
+
+    `note_refusal` is told the code and the peer of what is refused before it is a request.
+    """
     return uvicorn.Config(
         app.for_our_connections if isinstance(app, AnyServer) else app,
         host=host,
         port=port,
-        http=cast(type[asyncio.Protocol], partial(Connection, bounds=bounds, census=census)),
+        http=cast(type[asyncio.Protocol], partial(Connection, bounds=bounds, census=census, note_refusal=note_refusal)),
         ws="none",
         interface="asgi3",
         lifespan="off",

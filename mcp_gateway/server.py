@@ -83,6 +83,7 @@ class Handlers:
         published: Published,
         topup: TopUp,
         new_id: Callable[[str], str],
+        note_refusal: Callable[[str, str], None],
     ) -> None:
         self._tools = {tool.definition.name: tool for tool in tools}
         self._listed = {
@@ -94,6 +95,7 @@ class Handlers:
         self._published = published
         self._topup = topup
         self._new_id = new_id
+        self._note_refusal = note_refusal
 
     async def list_tools(self, ctx: Context, params: Page) -> types.ListToolsResult:
         _check_page(params)
@@ -128,7 +130,9 @@ class Handlers:
         if isinstance(answer, types.InputRequiredResult):
             return answer
         if answer["isError"]:
-            answer["structuredContent"]["request_id"] = invocation.request_id
+            facts: dict[str, Any] = answer["structuredContent"]
+            self._note_refusal(facts["code"], cast(RequestContext, ctx.request).address)
+            facts["request_id"] = invocation.request_id
         await _log_call(ctx, name, answer)
         if ctx.protocol_version not in _STRUCTURED:
             del answer["structuredContent"]
@@ -232,6 +236,7 @@ def build_door(
     payments: Payments | None,
     lifecycle: Lifecycle,
     addresses: AddressReader,
+    note_refusal: Callable[[str, str], None],
 ) -> McpDoor:
     """The door to the gateway's tools, which tells subscribers when the catalog changes."""
     tools: list[Tool] = [
@@ -248,6 +253,7 @@ def build_door(
         published=published,
         topup=TopUp(settings.stripe.topup_url, terms, payments if settings.public_url is not None else None),
         new_id=new_id,
+        note_refusal=note_refusal,
     )
     server = build_server(handlers, version=version, website_url=settings.public_url)
     door = McpDoor(
@@ -258,6 +264,7 @@ def build_door(
         new_id=new_id,
         count_listing=limiter.count_listing,
         max_body_bytes=BodyLimits(settings, published).of,
+        note_refusal=note_refusal,
         take_changes=resources.take_changes,
         canonical_uri=resources.canonical_uri,
     )

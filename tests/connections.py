@@ -13,6 +13,10 @@ def uncapped() -> Census:
     return Census(most=10_000, most_per_address=10_000, is_shared=lambda _: False, on_refused=lambda _: None)
 
 
+def unheard(_code: str, _address: str) -> None:
+    """Where nobody counts refusals."""
+
+
 @contextlib.contextmanager
 def no_descriptor_left() -> Iterator[None]:
     """The process may open none; what it has goes on."""

@@ -231,7 +231,10 @@ async def served(
     """uvicorn without its signals and its ticks, which an end would wait for; ends when the last answer has."""
     settings = gateway.settings
     bounds = Bounds(settings.max_header_bytes, settings.client_stall_timeout_s)
-    config = config_of(app, host="127.0.0.1", port=0, bounds=bounds, census=census, drain_timeout_s=0)
+    note = gateway.refusals.note
+    config = config_of(
+        app, host="127.0.0.1", port=0, bounds=bounds, census=census, note_refusal=note, drain_timeout_s=0
+    )
     config.load()
     ports: list[int] = []
     server = DrainingServer(config, gateway.lifecycle, 0, 0, lambda _, port: ports.append(port))

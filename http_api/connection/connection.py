@@ -19,6 +19,7 @@ reset overtakes the answer.
 import asyncio
 import select
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
@@ -35,6 +36,7 @@ from http_api.connection.head import fault_of, is_of_head, not_understood, read_
 from mcp_gateway.core.bytes_in_flight import Reservation
 from mcp_gateway.core.context import CLIENT, SENT
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.identity.address import UNKNOWN
 
 _KEEP_ALIVE_S = 75.0
 """How long a connection may stay without a whole request's head, the first as well as any later one."""
@@ -84,10 +86,12 @@ class Connection(asyncio.Protocol):
         *,
         bounds: Bounds,
         census: Census,
+        note_refusal: Callable[[str, str], None],
     ) -> None:
         self.loop = _loop or asyncio.get_running_loop()
         self.bounds = bounds
         self._census = census
+        self._note_refusal = note_refusal
         self.server_state = server_state
         self.is_write_paused = False
         self._app = cast(ASGIApp, config.loaded_app)
@@ -403,6 +407,7 @@ class Connection(asyncio.Protocol):
         self._incoming = _OVER
         exchange = HttpExchange(self, {}, is_kept_alive=False, can_chunk=True, is_head=is_head, refusal=error)
         exchange.is_body_coming = False
+        self._note_refusal(error.code, self._client[0] if self._client else UNKNOWN)
         self._take_on(exchange, {})
 
     def _break_off(self, exchange: HttpExchange, error: GatewayError) -> None:

@@ -24,7 +24,7 @@ class Access:
         """Raises Refusal: 421 for an unknown Host, 403 for an unknown Origin."""
         if not self._hosts.admits(headers.get(b"host")):
             message = "This Host is not served here; the operator can add it to allowed_hosts."
-            raise Refusal(421, INVALID_REQUEST, message)
+            raise Refusal(421, INVALID_REQUEST, message, reason="unknown_host")
         if (origin := headers.get(b"origin")) is not None and not self._origins.admits_to_mcp(origin):
             message = "This Origin may not call; the operator can add it to cors_origins."
-            raise Refusal(403, INVALID_REQUEST, message)
+            raise Refusal(403, INVALID_REQUEST, message, reason="unknown_origin")

@@ -55,6 +55,12 @@ class CallContext:
         self._is_unread = is_unread
 
     @property
+    def address(self) -> str:
+        """Where its message came from."""
+        context: RequestContext = self.message_metadata.request_context
+        return context.address
+
+    @property
     def can_send_request(self) -> bool:
         return self._ask is not None
 
@@ -86,14 +92,14 @@ def caller_of(context: RequestContext) -> Caller:
     return context.caller
 
 
-async def answer(runner: ServerRunner[Any], message: Message, call: CallContext) -> tuple[bytes, int | None]:
-    """The payload that answers a request, and the JSON-RPC error code where it is an error."""
+async def answer(runner: ServerRunner[Any], message: Message, call: CallContext) -> tuple[bytes, ErrorData | None]:
+    """The payload that answers a request, and the error where it is one."""
     assert message.method is not None
     try:
         return result_payload(message.id, await runner.on_request(call, message.method, message.params)), None
     except Exception as error:  # noqa: BLE001 - whatever happens, a request is answered
         told = _told_of(error)
-        return error_payload(message.id, told), told.code
+        return error_payload(message.id, told), told
 
 
 def _told_of(error: Exception) -> ErrorData:

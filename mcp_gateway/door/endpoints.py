@@ -68,6 +68,7 @@ class McpDoor:
         new_id: Callable[[str], str],
         count_listing: Callable[[Caller], None],
         max_body_bytes: Callable[[Caller], int],
+        note_refusal: Callable[[str, str], None],
         take_changes: Callable[[], Iterable[ServerEvent]] = tuple,
         canonical_uri: Callable[[str], str | None] = lambda uri: uri,
         monotonic_s: Callable[[], float] = time.monotonic,
@@ -76,6 +77,7 @@ class McpDoor:
         self._lifecycle = lifecycle
         self._addresses = addresses
         self._new_id = new_id
+        self._note_refusal = note_refusal
         self._take_changes = take_changes
         self._access = Access(settings)
         caps, idle_timeout_s = Caps.of_sessions(settings.mcp), settings.mcp.session_idle_timeout_s
@@ -90,7 +92,9 @@ class McpDoor:
             for _ in range(2)
         ]
         runners, listings = Runners(server), Listings(count_listing)
-        intake = Intake(runners, listings, JsonBounds.of(settings), max_body_bytes=max_body_bytes)
+        intake = Intake(
+            runners, listings, JsonBounds.of(settings), max_body_bytes=max_body_bytes, note_refusal=note_refusal
+        )
         http_sse = HttpSse(self.event_sessions, self._new_session, runners, intake, listings)
         streamable = StreamableHttp(
             self.sessions, self._new_session, runners, intake, listings, self.calls, self._grace
@@ -145,9 +149,11 @@ class McpDoor:
             if (endpoint := by_method.get(http.scope["method"])) is None:
                 methods = ", ".join(by_method)
                 allow = ((b"allow", methods.encode()),)
-                raise Refusal(405, INVALID_REQUEST, f"Use {methods} here.", headers=allow)
+                text = f"Use {methods} here."
+                raise Refusal(405, INVALID_REQUEST, text, headers=allow, reason="method_not_allowed")
             await endpoint(http)
         except Refusal as refusal:
+            self._note_refusal(refusal.reason, http.context.address)
             await send_payload(http.send, refusal.payload, refusal.status, refusal.headers)
 
     # Sessions

@@ -6,8 +6,8 @@ from mcp.types.version import is_version_at_least
 from pydantic import ValidationError
 
 from mcp_gateway.core.text import shown
+from mcp_gateway.door.jsonrpc import RESOURCE_NOT_FOUND
 
-_RESOURCE_NOT_FOUND = -32002
 _RESOURCE_MISSING_IN_PARAMS_SINCE = "2026-07-28"
 _MAX_FAULTS = 3
 _REASONS = {
@@ -41,7 +41,7 @@ def no_resource(uri: str, version: str) -> MCPError:
     """There is nothing of that URI, in the revision's words."""
     is_in_params = is_version_at_least(version, _RESOURCE_MISSING_IN_PARAMS_SINCE)
     text = f"There is no resource '{shown(uri)}'. resources/list tells what there is."
-    return MCPError(INVALID_PARAMS if is_in_params else _RESOURCE_NOT_FOUND, text, {"uri": shown(uri)})
+    return MCPError(INVALID_PARAMS if is_in_params else RESOURCE_NOT_FOUND, text, {"uri": shown(uri)})
 
 
 def _place(path: tuple[int | str, ...]) -> str:

@@ -102,7 +102,8 @@ class Exchange:
 async def read_message_body(context: RequestContext, receive: Receive, max_bytes: int) -> bytes:
     """The body of a JSON request. Raises Refusal (413, 415, 503) or CallerLeft."""
     if not is_json(context.sent):
-        raise Refusal(415, INVALID_REQUEST, "Send JSON, with the header Content-Type: application/json.")
+        text = "Send JSON, with the header Content-Type: application/json."
+        raise Refusal(415, INVALID_REQUEST, text, reason="unsupported_media_type")
     try:
         return await read_body(context, receive, max_bytes)
     except GatewayError as error:
@@ -112,7 +113,7 @@ async def read_message_body(context: RequestContext, receive: Receive, max_bytes
 def _refusal_of(error: GatewayError) -> Refusal:
     wait = () if error.retry_after_s is None else ((b"retry-after", b"%d" % error.retry_after_s),)
     code = INVALID_REQUEST if error.status < HTTPStatus.INTERNAL_SERVER_ERROR else REFUSED
-    return Refusal(error.status, code, error.message, headers=wait)
+    return Refusal(error.status, code, error.message, headers=wait, reason=error.code)
 
 
 async def send_payload(send: Send, payload: bytes, status: int = 200, headers: Headers = ()) -> None:

@@ -73,10 +73,13 @@ class HttpSse:
         except Refusal as refusal:
             if not message.is_request or session.is_unread or session.is_ended:
                 raise self._counted(refusal, message, context) from None  # a name would hold this frame, and so itself
-            await session.write(self._counted(refusal, message, context).payload)
+            await session.write(self._told(refusal, message, context))
 
     def _counted(self, refusal: Refusal, message: Message, context: RequestContext) -> Refusal:
         return self._listings.counted(refusal, message, caller_of(context), in_session=True)
+
+    def _told(self, refusal: Refusal, message: Message, context: RequestContext) -> bytes:
+        return self._intake.told(self._counted(refusal, message, context), context)
 
     async def _take(self, session: Session, message: Message, context: RequestContext) -> None:
         """Begin with a message, once there is a place for it; those of _IN_ORDER need none, nor does what listens."""
@@ -131,7 +134,7 @@ class HttpSse:
             runner = self._runners.modern(None, message) if is_modern else self._runners.of_session(session)
             return (await self._intake.answer(runner, message, call, caller_of(context)))[0]
         except Refusal as refusal:
-            return self._counted(refusal, message, context).payload
+            return self._told(refusal, message, context)
 
 
 def _endpoint(http: Exchange, session_id: str) -> bytes:

@@ -14,7 +14,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import LONG_BYTES, JsonBounds, parse_exactly
 from mcp_gateway.door.calls import CallContext, answer, caller_of
 from mcp_gateway.door.http import Exchange, read_message_body
-from mcp_gateway.door.jsonrpc import Batch, Message, Refusal, error_payload, parse_message
+from mcp_gateway.door.jsonrpc import Batch, Message, Refusal, error_payload, parse_message, reason_of
 from mcp_gateway.door.listings import Listings
 from mcp_gateway.door.method import Unfinished, method_of
 from mcp_gateway.door.normal_form import as_texts, in_normal_form
@@ -37,11 +37,13 @@ class Intake:
         json_bounds: JsonBounds,
         *,
         max_body_bytes: Callable[[Caller], int],
+        note_refusal: Callable[[str, str], None],
     ) -> None:
         self._runners = runners
         self._listings = listings
         self._json_bounds = json_bounds
         self._max_body_bytes = max_body_bytes
+        self._note_refusal = note_refusal
 
     async def read(self, http: Exchange) -> Message | Batch:
         """The message, or the batch of some, that a request brings. Raises Refusal for what is none, after it was
@@ -62,7 +64,7 @@ class Intake:
             await self._json_bounds.check(raw, caller)
             read = parse_message(raw)
         except GatewayError as error:
-            raise Refusal(error.status, PARSE_ERROR, error.message) from None
+            raise Refusal(error.status, PARSE_ERROR, error.message, reason=error.code) from None
         if len(raw) > LONG_BYTES:
             await asyncio.sleep(0)  # for others, before it is looked at again
         return read
@@ -83,12 +85,20 @@ class Intake:
     ) -> tuple[bytes, int | None]:
         """The payload that answers a request, and the JSON-RPC error code where it is an error. Raises Refusal."""
         if (fault := await self._open_arguments(message, caller)) is None:
-            payload, code = await answer(runner, message, call)
+            payload, error = await answer(runner, message, call)
         else:
-            payload, code = error_payload(message.id, ErrorData(code=INVALID_PARAMS, message=fault)), INVALID_PARAMS
-        if code is not None:
-            self._listings.count_failure(message, caller)
-        return payload, code
+            error = ErrorData(code=INVALID_PARAMS, message=fault)
+            payload = error_payload(message.id, error)
+        if error is None:
+            return payload, None
+        self._listings.count_failure(message, caller)
+        self._note_refusal(reason_of(error), call.address)
+        return payload, error.code
+
+    def told(self, refusal: Refusal, context: RequestContext) -> bytes:
+        """The payload of a refusal that leaves within an answer, after it was noted as those are that are one."""
+        self._note_refusal(refusal.reason, context.address)
+        return refusal.payload
 
     async def _open_arguments(self, message: Message, caller: Caller) -> str | None:
         """Put an object in place of `arguments` that come as JSON text, or as PHP writes an empty one.
@@ -133,7 +143,8 @@ async def _check_large(raw: bytes) -> None:
     except Unfinished:
         raise Refusal(400, PARSE_ERROR, "The body is not JSON.") from None
     if method != "tools/call":
-        raise Refusal(413, INVALID_REQUEST, f"Only tools/call may have more than {SMALL_BYTES} bytes.")
+        text = f"Only tools/call may have more than {SMALL_BYTES} bytes."
+        raise Refusal(413, INVALID_REQUEST, text, reason="body_too_large")
 
 
 def _check_names(message: Message) -> None:

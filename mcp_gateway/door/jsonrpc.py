@@ -7,8 +7,19 @@ from typing import Any
 
 import orjson
 from mcp.shared.dispatcher import as_request_id
-from mcp.types import INVALID_REQUEST, PARSE_ERROR, ErrorData
+from mcp.types import (
+    HEADER_MISMATCH,
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    METHOD_NOT_FOUND,
+    MISSING_REQUIRED_CLIENT_CAPABILITY,
+    PARSE_ERROR,
+    UNSUPPORTED_PROTOCOL_VERSION,
+    ErrorData,
+)
 
+from mcp_gateway.core.errors import TABLE
 from mcp_gateway.core.json_bounds import dump_json, parse_exactly
 from mcp_gateway.wire.line_ends import without_line_ends
 
@@ -21,6 +32,19 @@ _ESCAPE = re.compile(rb"\\(?:[^u]|u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA
 """An escape of JSON; the group holds half of a character that stands alone."""
 REFUSED = -32000
 """For what is well formed and not served now; JSON-RPC leaves the number to servers."""
+RESOURCE_NOT_FOUND = -32002
+_NAMES = {
+    PARSE_ERROR: "parse_error",
+    INVALID_REQUEST: "invalid_request",
+    METHOD_NOT_FOUND: "method_not_found",
+    INVALID_PARAMS: "invalid_params",
+    INTERNAL_ERROR: "internal_error",
+    HEADER_MISMATCH: "header_mismatch",
+    MISSING_REQUIRED_CLIENT_CAPABILITY: "missing_client_capability",
+    UNSUPPORTED_PROTOCOL_VERSION: "unsupported_protocol_version",
+    RESOURCE_NOT_FOUND: "resource_not_found",
+    REFUSED: "refused",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +71,10 @@ Batch = list[Message]
 
 
 class Refusal(Exception):
-    """A message that is not served: what its sender is told, as a JSON-RPC error under an HTTP status."""
+    """A message that is not served: what its sender is told, as a JSON-RPC error under an HTTP status.
+
+    `reason` is for the operator, where the error's code does not say enough.
+    """
 
     def __init__(
         self,
@@ -58,11 +85,20 @@ class Refusal(Exception):
         request_id: RequestId | None = None,
         data: Any = None,
         headers: tuple[tuple[bytes, bytes], ...] = (),
+        reason: str = "",
     ) -> None:
         super().__init__(message)
         self.status = status
         self.headers = headers
-        self.payload = error_payload(request_id, ErrorData(code=code, message=message, data=data))
+        told = ErrorData(code=code, message=message, data=data)
+        self.reason = reason or reason_of(told)
+        self.payload = error_payload(request_id, told)
+
+
+def reason_of(error: ErrorData) -> str:
+    """One of few names for what an error is: the gateway's own code where it has one, else JSON-RPC's."""
+    own = error.data.get("code") if isinstance(error.data, dict) else None
+    return own if own in TABLE else _NAMES.get(error.code, "other")
 
 
 def parse_message(raw: bytes) -> Message | Batch:

@@ -201,7 +201,7 @@ class Sessions:
             self._pool.add(session)
         except Full:
             retry = ((b"retry-after", b"5"),)
-            raise Refusal(503, REFUSED, "Too many sessions are open.", headers=retry) from None
+            raise Refusal(503, REFUSED, "Too many sessions are open.", headers=retry, reason="overloaded") from None
         self._by_id[session.id] = session
         session.last_used_s = self._monotonic_s()
 
@@ -209,7 +209,8 @@ class Sessions:
         """The caller's session of that id. Raises Refusal (404), also for another caller's."""
         session = self._by_id.get(session_id)
         if session is None or session.owner != owner:
-            raise Refusal(404, INVALID_REQUEST, "Session not found: initialize a new one.")
+            text = "Session not found: initialize a new one."
+            raise Refusal(404, INVALID_REQUEST, text, reason="session_not_found")
         self.touch(session)
         return session
 

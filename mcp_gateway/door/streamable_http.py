@@ -32,7 +32,8 @@ from mcp_gateway.door.sessions import Session, Sessions
 from mcp_gateway.door.shares import Owner, Tally, owner_of
 
 _MAX_BATCH_BYTES = 1024 * 1024
-_TOO_MUCH = ErrorData(code=REFUSED, message="The answers before this one are too long: send this message by itself.")
+_TOO_MUCH = "The answers before this one are too long: send this message by itself."
+_LISTEN_TO_EVENTS = "Accept text/event-stream to listen."
 _CANCELLED = ErrorData(code=REFUSED, message="The client has cancelled this.")
 
 
@@ -76,7 +77,7 @@ class StreamableHttp:
         self._listings.count(http.caller)
         session = self._named_session(http)
         if not http.accept.events:
-            raise Refusal(406, INVALID_REQUEST, "Accept text/event-stream to listen.")
+            raise Refusal(406, INVALID_REQUEST, _LISTEN_TO_EVENTS, reason="not_acceptable")
         http.forget_request()
         session.close_stream()
         stream = session.stream = EventStream(http.receive, http.send)
@@ -166,7 +167,7 @@ class StreamableHttp:
         answers: list[bytes] = []
         for message in batch:
             if message.is_request and sum(map(len, answers)) > _MAX_BATCH_BYTES:
-                answers.append(error_payload(message.id, _TOO_MUCH))
+                answers.append(self._intake.told(_too_much(message), http.context))
             elif answer := await self._answer_of(http, session, message, reply):
                 answers.append(answer)
             await asyncio.sleep(0)  # for others
@@ -181,9 +182,13 @@ class StreamableHttp:
             if session is not None:
                 await self._intake.note(session, message, http.context)
         except Refusal as refusal:
-            told = self._listings.counted(refusal, message, http.caller, in_session=session is not None).payload
+            told = self._told(refusal, message, http, session)
             return told if message.is_request else None
         return None
+
+    def _told(self, refusal: Refusal, message: Message, http: Exchange, session: Session | None) -> bytes:
+        counted = self._listings.counted(refusal, message, http.caller, in_session=session is not None)
+        return self._intake.told(counted, http.context)
 
     async def _answer_in_batch(self, http: Exchange, session: Session | None, message: Message, reply: Reply) -> bytes:
         if session is None:
@@ -208,7 +213,7 @@ class StreamableHttp:
         """Answer a request that belongs to no session. What listens has no place among the calls but one of its own."""
         reply = _reply(http)
         if message.method == LISTEN and not reply.has_events:
-            raise Refusal(406, INVALID_REQUEST, "Accept text/event-stream to listen.", request_id=message.id)
+            raise Refusal(406, INVALID_REQUEST, _LISTEN_TO_EVENTS, request_id=message.id, reason="not_acceptable")
         call = CallContext(message, http.context, reply.tell, is_unread=lambda: reply.is_unread)
         statuses = ERROR_CODE_HTTP_STATUS if is_modern else {}
 
@@ -234,7 +239,7 @@ class StreamableHttp:
         except Refusal as refusal:
             if not reply.has_begun:
                 raise
-            return refusal.payload, None
+            return self._intake.told(refusal, http.context), None
 
     async def _begin(self, session: Session, message: Message, caller: Caller) -> anyio.CancelScope:
         """The scope that a call of a session runs in, once there is a place for it; a ping needs none. `_end` it."""
@@ -259,8 +264,13 @@ class StreamableHttp:
         """The session that the headers name. Raises Refusal: 405 where they name none, 404 for an unknown one."""
         session_id = http.headers.get(SESSION_HEADER)
         if session_id is None:
-            raise Refusal(405, INVALID_REQUEST, "Use POST here.", headers=((b"allow", b"POST"),))
+            allow = ((b"allow", b"POST"),)
+            raise Refusal(405, INVALID_REQUEST, "Use POST here.", headers=allow, reason="method_not_allowed")
         return self._sessions.find(session_id.decode("latin-1"), owner_of(http.caller))
+
+
+def _too_much(message: Message) -> Refusal:
+    return Refusal(200, REFUSED, _TOO_MUCH, request_id=message.id)
 
 
 def _reply(http: Exchange) -> Reply:

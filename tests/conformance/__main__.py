@@ -50,12 +50,21 @@ async def served_fixtures(data_dir: Path) -> AsyncIterator[str]:
             new_id=gateway.new_id,
             count_listing=gateway.limiter.count_listing,
             max_body_bytes=lambda _: settings.max_body_bytes,
+            note_refusal=gateway.refusals.note,
         )
         bus.publish_at_door = door.publish
         app = build_app(gateway, door, base_url="http://127.0.0.1")
         port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         census = census_of(gateway, 1000)
-        config = config_of(app, host="127.0.0.1", port=0, bounds=Bounds(65536, 60), census=census, drain_timeout_s=5)
+        config = config_of(
+            app,
+            host="127.0.0.1",
+            port=0,
+            bounds=Bounds(65536, 60),
+            census=census,
+            note_refusal=gateway.refusals.note,
+            drain_timeout_s=5,
+        )
         server = DrainingServer(config, gateway.lifecycle, 0, 5, lambda _, port_: port.set_result(port_))
         async with door.run():
             serving = asyncio.ensure_future(server.serve())

@@ -145,6 +145,7 @@ async def open_host(data_dir: Path, *, send_buffer_bytes: int = 0, **settings: A
             payments=gateway.payments,
             lifecycle=gateway.lifecycle,
             addresses=gateway.addresses,
+            note_refusal=gateway.refusals.note,
         )
         host = Host(gateway, door, "")
         with _errors_into(host.errors), socket.socket() as listener:

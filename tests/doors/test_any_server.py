@@ -20,7 +20,7 @@ from http_api.connection import Bounds
 from http_api.program import mcp_door
 from http_api.serve import config_of
 from tests.cases import each
-from tests.connections import uncapped
+from tests.connections import uncapped, unheard
 from tests.replaying import PATIENCE_S, Asked, ReplayingBackend, chunk, silence
 from tests.serving import FREE, PRICED, Door, bearer, chat_body, error_of, open_door
 
@@ -349,5 +349,7 @@ async def test_what_is_no_request_is_refused_as_asgi_has_it(house: InProcess, ki
 async def test_our_own_server_passes_it_by(house: InProcess) -> None:
     assert not isinstance(house.door.server.config.app, AnyServer)
     app = build_app(house.door.gateway, mcp_door(house.door.gateway), base_url="http://gateway.test")
-    config = config_of(app, host="", port=0, bounds=Bounds(1, 1), census=uncapped(), drain_timeout_s=0)
+    config = config_of(
+        app, host="", port=0, bounds=Bounds(1, 1), census=uncapped(), note_refusal=unheard, drain_timeout_s=0
+    )
     assert config.app is app.for_our_connections

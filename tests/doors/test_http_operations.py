@@ -168,6 +168,29 @@ async def test_refusals_are_counted_by_their_code(served: Served) -> None:
         assert value(after, sample) - value(before, sample) == codes.count(code)
 
 
+@pytest.mark.parametrize(
+    ("raw", "status", "code"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01", 400, "invalid_json"),
+        (b"GET /health HTTP/1.1\r\n\r\n", 400, "invalid_json"),
+        (b"BREW / HTTP/1.1\r\nhost: x\r\n\r\n", 501, "unknown_method"),
+        (b"PROPFIND / HTTP/1.1\r\nhost: x\r\n\r\n", 501, "unknown_method"),
+        (b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: gzip, chunked\r\n\r\n", 501, "unsupported_transfer_coding"),
+        (b"GET / HTTP/3.0\r\nhost: x\r\n\r\n", 505, "unsupported_version"),
+        (b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"x" * 70_000, 431, "headers_too_large"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+async def test_what_is_refused_before_it_is_a_request_is_counted_once(
+    served: Served, raw: bytes, status: int, code: str
+) -> None:
+    door, _ = served
+    sample = f'gateway_refusals_total{{code="{code}"}}'
+    before = value((await door.http.get("/metrics")).text, sample)
+    assert (await door.raw(raw)).startswith(b"HTTP/1.1 %d " % status)
+    assert value((await door.http.get("/metrics")).text, sample) - before == 1
+
+
 def value(text: str, sample: str) -> float:
     lines = [line for line in text.splitlines() if line.startswith(f"{sample} ")]
     return float(lines[0].rpartition(" ")[2]) if lines else 0.0

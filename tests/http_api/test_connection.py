@@ -20,7 +20,7 @@ from http_api.connection import connection as http_connection
 from http_api.serve import config_of
 from mcp_gateway.core.context import CLIENT
 from mcp_gateway.core.errors import GatewayError
-from tests.connections import uncapped
+from tests.connections import uncapped, unheard
 from tests.loop_clock import pass_time
 
 PATIENCE_S = 60
@@ -33,7 +33,9 @@ CHUNKED = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
 async def serving(app: ASGIApp, *, stall_timeout_s: float = 60.0, census: Census | None = None) -> AsyncIterator[int]:
     """The port at which the app is served; afterwards no connection and no task of it is left."""
     bounds, census = Bounds(65536, stall_timeout_s), census or uncapped()
-    config = config_of(app, host="127.0.0.1", port=0, bounds=bounds, census=census, drain_timeout_s=5)
+    config = config_of(
+        app, host="127.0.0.1", port=0, bounds=bounds, census=census, note_refusal=unheard, drain_timeout_s=5
+    )
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)

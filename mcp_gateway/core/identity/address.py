@@ -8,6 +8,8 @@ from mcp_gateway.core.text import shown
 
 logger = logging.getLogger(__name__)
 
+UNKNOWN = "unknown"
+"""For a peer that has none, as of a Unix domain socket."""
 _Address = IPv4Address | IPv6Address
 _MOST_HOPS = 32
 """Proxies that are looked past; a caller may write as many as a head holds."""
@@ -27,7 +29,7 @@ class AddressReader:
 
     def read(self, peer: tuple[str, int] | None, forwarded_for: bytes | None) -> str:
         """`forwarded_for` is the header's value, all of them joined by commas."""
-        address = peer[0] if peer else "unknown"
+        address = peer[0] if peer else UNKNOWN
         if forwarded_for is None:
             return address
         if not self._is_trusted(address):

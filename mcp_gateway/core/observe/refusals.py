@@ -8,20 +8,18 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 
-from mcp_gateway.core.errors import Code
-
 logger = logging.getLogger(__name__)
 
 _INTERVAL_S = 60.0
 _MOST_ADDRESSES = 10_000
 _NAMED = 5
-_BAD_KEYS = frozenset[Code]({"invalid_api_key", "revoked_api_key", "expired_api_key"})
+_BAD_KEYS = frozenset({"invalid_api_key", "revoked_api_key", "expired_api_key"})
 
 
 class Refusals:
     """Those of this minute."""
 
-    def __init__(self, count: Callable[[Code], None], counted_as: Callable[[str], str]) -> None:
+    def __init__(self, count: Callable[[str], None], counted_as: Callable[[str], str]) -> None:
         """`count` is told each code; `counted_as` says which addresses are one."""
         self._count = count
         self._counted_as = counted_as
@@ -29,8 +27,8 @@ class Refusals:
         self._bad_keys: Counter[str] = Counter()
         self._total = 0
 
-    def note(self, code: Code, address: str) -> None:
-        """One request was refused."""
+    def note(self, code: str, address: str) -> None:
+        """One request was refused: by a code of ours, or by one of few names that the MCP door has for others."""
         self._count(code)
         self._total += 1
         counted = self._counted_as(address)

@@ -252,8 +252,9 @@ async def test_the_limit_is_the_one_that_was_sent_whichever_field_bore_it(stage:
     "reason", [b"5", b"[]", b'["stop"]', b"{}", b"true", b"null", b'"' + b"x" * 65 + b'"', b'"a\\nb"']
 )
 async def test_a_finish_reason_that_is_no_word_is_none(stage: Stage, reason: bytes) -> None:
-    body = b'{"model":"tiny","choices":[{"finish_reason":%b}],"usage":{"prompt_tokens":3,"completion_tokens":1}}'
-    stage.backend.answer_with(whole(body % reason))
+    choice = b'{"message":{},"finish_reason":%b}' % reason
+    usage = b'{"prompt_tokens":3,"completion_tokens":1}'
+    stage.backend.answer_with(whole(b'{"model":"tiny","choices":[%b],"usage":%b}' % (choice, usage)))
     answer = await stage.chat()
     assert answer.status_code == 200
     assert (await stage.door.record(answer))["finish_reason"] is None

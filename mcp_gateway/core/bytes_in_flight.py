@@ -190,10 +190,6 @@ class Share:
     def waiting(self) -> int:
         return len(self._line)
 
-    def used_by(self, name: str) -> int:
-        """What a subject or an address uses."""
-        return self._used.get(name, 0)
-
     def take(self, reservation: Reservation, size_bytes: int) -> bool:
         """Let a reservation grow, into this share where it was in another; False where it has to wait."""
         if self._line or self._lacking(reservation, size_bytes):

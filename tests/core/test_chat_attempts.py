@@ -14,7 +14,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import LONG_BYTES
 from mcp_gateway.core.ledger.ledger import Hold, SettlementPending
 from tests.captured import captured
-from tests.core.test_chat import Stage, open_stage, request
+from tests.core.test_chat import Stage, open_stage, read_frames, request
 from tests.loop_clock import pass_time
 from tests.replaying import Answer, Asked, ReplayingBackend, events, held, silence, stream, unary, whole
 from tests.serving import FREE, MESSAGES, PRICED, eventually
@@ -100,7 +100,7 @@ async def test_what_fails_before_anything_was_delivered_is_made_elsewhere_and_bi
     with two.stage.exchange() as exchange:
         await exchange.begin(request(stream=is_stream))
         if is_stream:
-            assert b'"error"' not in b"".join([frames async for frames in exchange.frames()])
+            assert b'"error"' not in b"".join([frames async for frames in read_frames(exchange)])
         else:
             assert orjson.loads(exchange.body)["model"] == "priced/tiny"
     assert [len(backend.chats) for backend in two.backends] == [1, 1]

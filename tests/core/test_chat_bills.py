@@ -17,7 +17,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.money import format_usd
 from tests.captured import captured
-from tests.core.test_chat import Stage, open_stage, request, stage  # noqa: F401 - the fixture
+from tests.core.test_chat import Stage, open_stage, read_frames, request, stage  # noqa: F401 - the fixture
 from tests.core.test_chat_streams import of_choice
 from tests.replaying import PATIENCE_S, Answer, ReplayingBackend, chunk, contents, events, in_two, silence, unary, whole
 from tests.serving import FREE, MESSAGES, PRICED, eventually
@@ -61,7 +61,7 @@ async def test_a_usage_that_is_missing_or_cannot_be_is_told_to_the_operator_and_
     stage.backend.answer_with(streamed_with(usage) if is_stream else with_usage(usage))
     with stage.exchange() as exchange:
         await exchange.begin(request(stream=is_stream, stream_options={"include_usage": True} if is_stream else None))
-        told = b"".join([frames async for frames in exchange.frames()]) if is_stream else exchange.body
+        told = b"".join([frames async for frames in read_frames(exchange)]) if is_stream else exchange.body
     assert b'"error"' not in told
     assert metric(stage, f'gateway_{name}_total{{backend="vllm-1"}}') == 1
     await stage.is_accounted_for(exchange.cost_nano, None)
@@ -92,7 +92,7 @@ async def test_an_answer_without_usage_is_billed_by_the_policy_and_all_that_is_h
         most_nano = quoted_prompt_tokens(asked, model, wallet) * 300 + 16 * 700
         with stage.exchange() as exchange:
             await exchange.begin(asked)
-            told = b"".join([frames async for frames in exchange.frames()])
+            told = b"".join([frames async for frames in read_frames(exchange)])
         assert (b'"backend_died"' in told) == is_broken
         await stage.is_accounted_for(
             most_nano if spent_nano is None else spent_nano, "backend_died" if is_broken else None
@@ -113,7 +113,7 @@ async def test_usage_that_is_too_much_only_in_sum_is_estimated_without_the_promp
     with stage.exchange() as exchange:
         await exchange.begin(asked)
         assert asked.body == {}
-        assert b'"error"' not in b"".join([frames async for frames in exchange.frames()])
+        assert b'"error"' not in b"".join([frames async for frames in read_frames(exchange)])
     assert not any(asked.path == "/tokenize" for asked in stage.backend.asked)
     assert exchange.usage is not None
     await stage.is_accounted_for(asked.text_bytes // 3 * 300 + exchange.usage.completion_tokens * 700, None)
@@ -137,7 +137,7 @@ async def test_who_leaves_while_the_bill_of_a_failure_is_written_leaves_the_fail
         with stage.exchange() as exchange:
             await exchange.begin(request(stream=True))
             may_end.set()
-            async for _ in exchange.frames():
+            async for _ in read_frames(exchange):
                 pass
 
     may_end = asyncio.Event()

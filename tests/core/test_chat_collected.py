@@ -10,7 +10,7 @@ import pytest
 
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import GatewayError
-from tests.core.test_chat import Stage, open_stage, request
+from tests.core.test_chat import Stage, open_stage, read_frames, request
 from tests.replaying import DONE, Answer, Asked, ReplayingBackend, chunk, events, final_usage, in_two, stream, unary
 from tests.serving import FREE, PRICED, eventually
 
@@ -167,7 +167,7 @@ async def test_the_beginning_of_a_frame_that_comes_is_counted_and_given_back(sta
         reading = asyncio.ensure_future(exchange.next_frames())
         await eventually(lambda: room.used_bytes == 256 * 1024)
         rest.set()
-        frames = [await reading, *[frames async for frames in exchange.frames()]]
+        frames = [await reading, *[frames async for frames in read_frames(exchange)]]
         assert b"x" * 300_000 in b"".join(frames)
     assert room.used_bytes == 0
     await stage.is_accounted_for(COST, None)
@@ -183,7 +183,7 @@ async def test_room_for_a_first_frame_that_comes_in_pieces_is_given_back_once_it
         rest.set()
         await beginning
         assert room.used_bytes == 0
-        assert b"x" * 300_000 in b"".join([frames async for frames in exchange.frames()])
+        assert b"x" * 300_000 in b"".join([frames async for frames in read_frames(exchange)])
     await stage.is_accounted_for(COST, None)
 
 
@@ -193,7 +193,7 @@ async def test_a_frame_that_is_larger_than_any_answer_may_be_ends_the_stream(sta
     context = RequestContext("req_1", None, "192.0.2.1", stage.gateway.bytes_in_flight)
     with stage.exchange(context=context) as exchange:
         await exchange.begin(request(stream=True))
-        frames = b"".join([frames async for frames in exchange.frames()])
+        frames = b"".join([frames async for frames in read_frames(exchange)])
     assert b"too large" in frames
     await stage.backend.chats[0].gone()
     await stage.is_accounted_for(10 * 300 + 700, "backend_error")

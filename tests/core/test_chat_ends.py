@@ -17,7 +17,7 @@ from mcp_gateway.core.chat import Call
 from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.identity.keys import refusal
-from tests.core.test_chat import Stage, request, stage  # noqa: F401 - the fixture
+from tests.core.test_chat import Stage, read_frames, request, stage  # noqa: F401 - the fixture
 from tests.replaying import (
     PATIENCE_S,
     Asked,
@@ -49,7 +49,7 @@ async def unary_answer(stage: Stage) -> str:
 async def stream_answer(stage: Stage) -> str:
     with stage.exchange() as exchange:
         await exchange.begin(request(stream=True))
-        frames = [frame async for frame in exchange.frames()]
+        frames = [frame async for frame in read_frames(exchange)]
         assert frames[-1].endswith(b"data: [DONE]\n\n")
         told = contents(frames)[-1]
         return str(told["error"]["code"]) if "error" in told else "whole"
@@ -190,7 +190,7 @@ async def test_the_first_frame_that_is_there_is_delivered(stage: Stage) -> None:
     with stage.exchange() as exchange:
         await exchange.begin(request(stream=True))
         close(stage)
-        frames = [frame async for frame in exchange.frames()]
+        frames = [frame async for frame in read_frames(exchange)]
     assert b'"content":"a"' in frames[0]
     assert contents(frames)[-1]["error"]["code"] == "revoked_api_key"
     await stage.is_accounted_for(10 * 300 + 700, "revoked_api_key")
@@ -256,7 +256,7 @@ async def test_answers_of_other_keys_and_of_guests_go_on(stage: Stage) -> None:
     async def codes(number: int) -> object:
         with exchanges[number] as exchange:
             await exchange.begin(request(stream=True))
-            return contents([frame async for frame in exchange.frames()])[-1].get("error", {}).get("code")
+            return contents([frame async for frame in read_frames(exchange)])[-1].get("error", {}).get("code")
 
     reading = [asyncio.ensure_future(codes(number)) for number in range(2)]
     await stage.backend.chats_asked(2)

@@ -14,7 +14,7 @@ from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.chat import Exchange
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ledger.ledger import Hold, SettlementPending
-from tests.core.test_chat import Stage, caller, request, stage  # noqa: F401 - the fixture
+from tests.core.test_chat import Stage, caller, read_frames, request, stage  # noqa: F401 - the fixture
 from tests.core.test_chat_streams import ENGINE_DEAD, broken_off
 from tests.replaying import PATIENCE_S, Answer, chunk, death, events, stream, unary, whole
 
@@ -51,7 +51,7 @@ async def is_left(stage: Stage, who: Caller | None = None, **fields: Any) -> boo
         try:
             with exchange:
                 await exchange.begin(request(**fields))
-                async for _ in exchange.frames():
+                async for _ in read_frames(exchange):
                     pass
         except GatewayError:
             pass

@@ -12,7 +12,7 @@ import pytest
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.upstream.backend import Backend
 from tests.captured import captured
-from tests.core.test_chat import Stage, request, stage  # noqa: F401 - the fixture
+from tests.core.test_chat import Stage, read_frames, request, stage  # noqa: F401 - the fixture
 from tests.replaying import DONE, Answer, Asked, chunk, contents, events, final_usage, stream, usage, whole
 
 PRICE = (300, 700)
@@ -43,7 +43,7 @@ async def told(stage: Stage, answer: Answer, **fields: Any) -> list[dict[str, An
     stage.backend.answer_with(answer)
     with stage.exchange() as exchange:
         await exchange.begin(request(stream=True, **fields))
-        frames = [frame async for frame in exchange.frames()]
+        frames = [frame async for frame in read_frames(exchange)]
     assert b"".join(frames).endswith(DONE)
     return contents(frames)
 
@@ -278,7 +278,7 @@ async def connections_of_two_answers(stage: Stage, answer_id: bytes | None, *, i
     for _ in range(2):
         with stage.exchange() as exchange:
             await exchange.begin(request(stream=is_stream))
-            async for _ in exchange.frames() if is_stream else no_frames():
+            async for _ in read_frames(exchange) if is_stream else no_frames():
                 pass
     return len({asked.transport for asked in stage.backend.chats})
 
@@ -307,7 +307,7 @@ async def test_an_answer_that_nobody_asked_for_reaches_nobody_though_it_comes_la
     )
     with stage.exchange() as exchange:
         await exchange.begin(request(stream=is_stream))
-        async for _ in exchange.frames() if is_stream else no_frames():
+        async for _ in read_frames(exchange) if is_stream else no_frames():
             pass
     with stage.exchange() as exchange:
         await exchange.begin(request())

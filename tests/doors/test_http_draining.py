@@ -66,15 +66,17 @@ def chat(model: str, max_tokens: int, *, is_stream: bool) -> dict[str, object]:
     return {"model": model, "messages": [message], "max_tokens": max_tokens, "stream": is_stream}
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
-async def test_a_signal_that_means_something_to_others_ends_nothing(tmp_path: Path, number: signal.Signals) -> None:
+async def test_signals_that_mean_something_to_others_end_nothing(tmp_path: Path) -> None:
+    others = [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
     async with program(tmp_path) as gateway, httpx2.AsyncClient(base_url=gateway.url, timeout=PATIENCE_S) as http:
         running = asyncio.create_task(http.post("/v1/chat/completions", json=chat("demo/paced", 5, is_stream=False)))
-        gateway.process.send_signal(number)
+        for number in others:
+            gateway.process.send_signal(number)
         assert (await running).status_code == 200
         gateway.process.send_signal(signal.SIGINT)
         status, log = await gateway.exit()
-    assert (status, log.count(f"{number.name} changes nothing")) == (0, 1)
+    assert status == 0
+    assert [log.count(f"{number.name} changes nothing") for number in others] == [1, 1, 1]
 
 
 async def test_sigterm_announces_the_end_finishes_what_runs_and_exits_in_good_order(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """What a client finds that looks for an authorization server where there are only keys: 401 and 404, in words."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from tests.serving import Door, error_of, open_door
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 WRONG = "gw_live_" + "0" * 48
 PROBED = [
@@ -22,9 +24,9 @@ PROBED = [
 ]
 
 
-@pytest.fixture
-async def door(tmp_path: Path) -> AsyncIterator[Door]:
-    async with open_door(tmp_path, guests={"enabled": False}, public_models=False) as door:
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def door(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Door]:
+    async with open_door(tmp_path_factory.mktemp("door"), guests={"enabled": False}, public_models=False) as door:
         yield door
 
 

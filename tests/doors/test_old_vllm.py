@@ -1,15 +1,17 @@
 """A double of a vLLM before 0.32: it refuses what exceeds its window, has older gauges, and lists no window."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+import pytest_asyncio
 
 from tests.doors.test_output_limits import WINDOW, WORDS, as_before_0_32
 from tests.replaying import DONE, Answer, Asked, ReplayingBackend, events, stream, whole
 from tests.serving import FREE, PRICED, Door, open_door
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 _GAUGES = b"""\
 # HELP vllm:num_requests_running Number of requests currently running on GPU.
@@ -33,9 +35,10 @@ class OldBackend(ReplayingBackend):
         return super()._answer_to(asked)
 
 
-@pytest.fixture
-async def old(tmp_path: Path) -> AsyncIterator[tuple[Door, OldBackend]]:
-    async with OldBackend() as backend, open_door(tmp_path, vllm_urls=[backend.url], models=[FREE, PRICED]) as door:
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def old(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Door, OldBackend]]:
+    folder, models = tmp_path_factory.mktemp("old"), [FREE, PRICED]
+    async with OldBackend() as backend, open_door(folder, vllm_urls=[backend.url], models=models) as door:
         yield door, backend
         await door.nothing_is_left()
 

@@ -137,6 +137,8 @@ class Operation(Generic[Q, B, A]):
     refuses: frozenset[Code] = frozenset()
     """Codes beside those that access, counts, query and body imply."""
     prefixes: tuple[str, ...] = PREFIXES
+    is_served: bool = True
+    """Whether there is anything to ask; otherwise the row is there to refuse in its own way."""
     wording: Wording = openai_error
     """How it says its refusals."""
     is_always_answered: bool = False

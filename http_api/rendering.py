@@ -7,12 +7,13 @@ from typing import Any
 import orjson
 from starlette.types import Send
 
+from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import GatewayError
 
 JSON_TYPE = (b"content-type", b"application/json")
 Headers = list[tuple[bytes, bytes]]
-Wording = Callable[[GatewayError, str], dict[str, Any]]
-"""The body of a refusal in the shape of some API, given the id of the request."""
+Wording = Callable[[GatewayError, RequestContext], dict[str, Any]]
+"""The body of a refusal in the shape of some API, which may have headers of its own: they go to the context's."""
 
 
 async def send_bytes(send: Send, body: bytes | bytearray, headers: Headers, status: int = 200) -> None:
@@ -26,7 +27,7 @@ async def send_json(send: Send, value: Any, status: int = 200, headers: Headers 
     await send_bytes(send, orjson.dumps(value), [JSON_TYPE, *(headers or ())], status)
 
 
-def openai_error(error: GatewayError, _request_id: str) -> dict[str, Any]:
+def openai_error(error: GatewayError, _context: RequestContext) -> dict[str, Any]:
     return {"error": error.as_object()}
 
 

@@ -7,12 +7,16 @@ from typing import Any
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from http_api.anthropic import by_its_client
 from http_api.bodies import BodyBounds
 from http_api.operations import Access, AnyOperation, Counts, Nothing, Operation, endpoint_of
 from http_api.query import AnyQuery
+from mcp_gateway.core.context import CONTEXT
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.text import SHOWN_CHARS, shown
 
+BELOW = "/{rest:path}"
+"""At the end of a row's path: that path, and everything below it."""
 _SEEN_BY_NOBODY = (Access.OPEN, Access.SIGNED)
 
 
@@ -42,7 +46,11 @@ class Routes:
                 by_path.setdefault(prefix + operation.path, []).append(operation)
         places = {path: _place_of(group, bounds) for path, group in by_path.items()}
         self._exact = {path: place for path, place in places.items() if "{" not in path}
-        self._patterns = [(compile_path(path)[0], place) for path, place in places.items() if "{" in path]
+        below = {path: place for path, place in places.items() if path.endswith(BELOW)}
+        self._below = {path.removesuffix(BELOW): place for path, place in below.items()}
+        self._deepest = max((path.count("/") for path in self._below), default=0)
+        patterns = places.keys() - self._exact.keys() - below.keys()
+        self._patterns = [(compile_path(path)[0], place) for path, place in places.items() if path in patterns]
         self._unknown = _place_of([_unknown(self._exact.keys())], bounds)
 
     def find(self, scope: Scope) -> Found:
@@ -55,6 +63,15 @@ class Routes:
             if (match := pattern.fullmatch(scope["path"])) is not None:
                 scope["path_params"] = match.groupdict()
                 return place
+        return self._above(scope["path"])
+
+    def _above(self, path: str) -> _Place:
+        """What has everything below one of the folders that a path lies in, the nearest first, or is that folder."""
+        folders = path.split("/", self._deepest + 1)[: self._deepest + 1]
+        while folders:
+            if (place := self._below.get("/".join(folders))) is not None:
+                return place
+            folders.pop()
         return self._unknown
 
 
@@ -64,6 +81,11 @@ def unknown_url(path: str, known: Collection[str]) -> GatewayError:
     meant = [name for name in known if name != "/" and f"/v1{plain}".endswith(name)]
     hint = f" Did you mean {max(meant, key=len)}?" if meant else ""
     return GatewayError("unknown_url", f"There is no {shown(path)} here.{hint}")
+
+
+def without_sockets(message: str, scope: Scope) -> str:
+    """A refusal's text, which tells a client that asks for a WebSocket that there is none."""
+    return f"{message} There are no WebSockets." if b"sec-websocket-key" in scope[CONTEXT].sent else message
 
 
 def refusing(path: str, name: str, refuse: ASGIApp, *, access: Access = Access.ANYONE, **row: Any) -> AnyOperation:
@@ -79,6 +101,7 @@ def refusing(path: str, name: str, refuse: ASGIApp, *, access: Access = Access.A
         body=Nothing,
         answer=Nothing,
         endpoint=refuse,
+        is_served=False,
         **row,
     )
 
@@ -97,7 +120,7 @@ def _other_method(known: AnyOperation, allow: str) -> Found:
     """405, told to whoever may see that there is something."""
 
     async def refuse(scope: Scope, _receive: Receive, _send: Send) -> None:
-        message = f"{scope['method']} is not possible here; use {allow}."
+        message = without_sockets(f"{scope['method']} is not possible here; use {allow}.", scope)
         raise GatewayError("method_not_allowed", message, details={"allow": allow})
 
     access = Access.OPEN if known.access in _SEEN_BY_NOBODY else _unless_public(known.access)
@@ -112,4 +135,4 @@ def _unknown(known: Collection[str]) -> AnyOperation:
     async def refuse(scope: Scope, _receive: Receive, _send: Send) -> None:
         raise unknown_url(scope["path"], known)
 
-    return refusing("", "unknown", refuse)
+    return refusing("", "unknown", refuse, wording=by_its_client)

@@ -17,9 +17,10 @@ from http_api.models import ModelHealth, ModelList, ModelObject, Models
 from http_api.operations import INFERENCE, OPENAI, PREFIXES, ROOT, Access, AnyOperation, Counts, Nothing, Operation
 from http_api.query import AnyQuery, Query
 from http_api.requests import RequestObject, RequestPage, Requests, RequestsQuery
-from http_api.routes import refusing, unknown_url
+from http_api.routes import BELOW, refusing, unknown_url
 from http_api.stats import Stats, StatsObject
 from http_api.topups import CheckoutObject, Empty, PortalObject, Receipt, TopUp, TopUps
+from http_api.unserved import refusals
 from http_api.usage import UsageQuery, UsageReport, UsageReports
 from http_api.welcome import Welcome, WelcomeObject
 from mcp_gateway.core.caller import KeyScope
@@ -66,6 +67,7 @@ def operations_of(run: Handlers, *, are_models_public: bool, are_stats_public: b
         *_history(run),
         *([_stats(run.stats)] if are_stats_public else []),
         *_root(run),
+        *refusals(),
     ]
 
 
@@ -142,7 +144,7 @@ def _mcp(mcp: McpEndpoints) -> list[AnyOperation]:
     ]
     return rows + [
         refusing(
-            f"{below}/.well-known/{{rest:path}}",
+            f"{below}/.well-known{BELOW}",
             f"well_known{number}",
             _no_such_document,
             access=Access.OPEN,

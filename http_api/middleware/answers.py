@@ -92,7 +92,7 @@ class Answers:
         if send is not None:
             if refusal.status == HTTPStatus.TOO_MANY_REQUESTS:
                 refusal.details["limits_url"] = self._limits_url
-            await send_error(send, refusal, wording(refusal, context.request_id))
+            await send_error(send, refusal, wording(refusal, context))
 
     def _context(self, scope: Scope) -> RequestContext:
         sent: dict[bytes, bytes] = scope[SENT]

@@ -99,6 +99,7 @@ class FrameRelay:
     ) -> None:
         self._public_model = None if public_model is None else orjson.dumps(public_model)
         self._rename: tuple[bytes, bytes] | None = None
+        self._is_unnamed = False
         self._wants_usage = wants_usage
         self._strips_usage = not (wants_usage and wants_continuous_usage)
         self._is_spliced_singly = choices == 1 and self._strips_usage
@@ -322,6 +323,8 @@ class FrameRelay:
         self._text_frames += text_frames
 
     def _renamed(self, frames: bytes) -> bytes:
+        if self._is_unnamed:
+            self._learn_name(frames)
         return frames.replace(*self._rename) if self._rename is not None else frames
 
     # Frames that are looked at: the first, those that end the answer, comments, errors
@@ -359,7 +362,12 @@ class FrameRelay:
             self.tells_usage = self._is_spliced_singly = False
         if frame.find(b'"choices": ') >= 0:
             self._marks = _LOOSE_MARKS
+        self._learn_name(frame)
+
+    def _learn_name(self, frame: bytes) -> None:
+        """Learn what the backend calls its model, from the first frame that names any."""
         found = FIRST_MODEL.search(frame)
+        self._is_unnamed = found is None or found[1] == b'""'
         if found is not None and self._public_model is not None and found[1] != self._public_model:
             old = found[0]
             self._rename = (old, old[: -len(found[1])] + self._public_model)

@@ -235,6 +235,17 @@ def test_comments_before_the_first_token_are_not_a_start() -> None:
     assert relay.has_started
 
 
+@each("name", ['"model":"",', '"model":null,', '"model": "",', ""])
+@each("is_one_piece", [True, False])
+def test_the_model_s_name_is_learned_from_the_first_frame_that_tells_any(name: str, is_one_piece: bool) -> None:
+    relay = FrameRelay("p", wants_usage=False)
+    first = chunk(0, "").replace(b'"model":"tiny",', name.encode())
+    rest = [chunk(0, "a"), chunk(0, "b"), chunk(0, "c", "stop"), DONE]
+    told = b"".join(map(relay.feed, [b"".join([first, *rest])] if is_one_piece else [first, *rest])) + relay.end()
+    assert b"tiny" not in told
+    assert told.count(b'"model":"p"') == (4 if name == '"model":"",' else 3)
+
+
 def test_comments_later_are_passed_on() -> None:
     relay = FrameRelay("p", wants_usage=False)
     relay.feed(chunk(0, "a"))

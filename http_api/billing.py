@@ -8,7 +8,7 @@ from http_api.moments import timestamps
 from http_api.operations import Absent, Asked, Nothing, Told
 from http_api.paging import Page, PageQuery, cursor_key, page_of
 from http_api.query import Query
-from http_api.usage import DEFAULT_WINDOW_MS, UsageTotals, totals_fields
+from http_api.usage import UsageTotals, end_of_hour_ms, recent_since_ms, totals_fields
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.ledger.statement import Statement, Transaction
 from mcp_gateway.core.money import EntryKind, format_usd
@@ -79,8 +79,8 @@ class Billing:
 
     async def _recent_usage(self, account_id: str) -> RecentUsage:
         until_ms = self._now_ms()
-        since_ms = until_ms - DEFAULT_WINDOW_MS
-        days = await self._history.totals(account_id, since_ms, until_ms, "day")
+        since_ms = recent_since_ms(until_ms)
+        days = await self._history.totals(account_id, since_ms, end_of_hour_ms(until_ms), "day")
         totals = totals_fields(sum(days.values(), Totals()))
         return RecentUsage(since=since_ms // 1000, until=until_ms // 1000, **totals)
 

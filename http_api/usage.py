@@ -7,16 +7,19 @@ from pydantic import model_validator
 
 from http_api.operations import Asked, Nothing, Told
 from http_api.query import Moment, Query, whole_day
-from mcp_gateway.core.clock import DAY_MS
+from mcp_gateway.core.clock import DAY_MS, HOUR_MS
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.observe.history import Group, History, Totals
 
-DEFAULT_WINDOW_MS = 30 * DAY_MS
+_DEFAULT_WINDOW_MS = 30 * DAY_MS
 
 
 class UsageQuery(Query):
-    """`since` is inclusive, `until` exclusive; by default the 30 days until now. A date until itself is that day."""
+    """`since` is inclusive, `until` exclusive; by default the 30 days until now, from a full hour on.
+
+    A date until itself is that day.
+    """
 
     _whole_day = model_validator(mode="before")(whole_day)
     since: Moment | None = None
@@ -63,10 +66,11 @@ class UsageReports:
     async def get(self, asked: Asked[UsageQuery, Nothing]) -> UsageReport:
         query = asked.query
         until_ms = self._now_ms() if query.until is None else query.until
-        since_ms = max(0, until_ms - DEFAULT_WINDOW_MS) if query.since is None else query.since
+        since_ms = recent_since_ms(until_ms) if query.since is None else query.since
         if since_ms > until_ms:
             raise GatewayError("invalid_value", "`since` must not be later than `until`.", param="since")
-        groups = await self._history.totals(asked.caller.account_id, since_ms, until_ms, query.group_by)
+        whole_until_ms = end_of_hour_ms(until_ms) if query.until is None else until_ms
+        groups = await self._history.totals(asked.caller.account_id, since_ms, whole_until_ms, query.group_by)
         return UsageReport(
             object="list",
             data=[_row(query.group_by, name, totals) for name, totals in groups.items()],
@@ -81,6 +85,16 @@ class UsageReports:
 def _row(group: Group, name: str | None, totals: Totals) -> UsageRow:
     of: dict[str, Any] = {group: name}
     return UsageRow(**of, **totals_fields(totals))
+
+
+def recent_since_ms(until_ms: int) -> int:
+    """Where the last 30 days begin: with a full hour, so that sums of hours tell them."""
+    return max(0, until_ms - _DEFAULT_WINDOW_MS) // HOUR_MS * HOUR_MS
+
+
+def end_of_hour_ms(at_ms: int) -> int:
+    """Nothing starts after now, so that the sum of its whole hour tells what there was until now."""
+    return -(-at_ms // HOUR_MS) * HOUR_MS
 
 
 def totals_fields(totals: Totals) -> dict[str, Any]:

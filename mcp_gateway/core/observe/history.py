@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from mcp_gateway.core.clock import HOUR_MS
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ids import first_id_at
 from mcp_gateway.core.record import COLUMNS, Door, RequestRecord, sum_of
@@ -12,12 +13,17 @@ from mcp_gateway.core.text import shown
 
 Group = Literal["day", "model", "key"]
 
-_ARRIVAL_MS = 3_600_000
+_ARRIVAL_MS = HOUR_MS
 """More than ever passes between the making of a request's id and its `started_at_ms`, which is never the earlier."""
 _GROUPS: dict[Group, str] = {"day": "DATE(started_at_ms / 1000, 'unixepoch')", "model": "model", "key": "key_id"}
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM requests"
 _SUMMED = ("prompt_tokens", "completion_tokens", "cached_tokens", "cost_nano")
 _SUMS = ", ".join(("COUNT(*)", *map(sum_of, _SUMMED)))
+_GROUPS_OF_HOURS: dict[Group, str] = {
+    "day": "DATE(hour * 3600, 'unixepoch')", "model": "NULLIF(model, '')", "key": "NULLIF(key_id, '')",
+}  # fmt: skip
+_SUMS_OF_HOURS = ", ".join(f"SUM({column})" for column in ("requests", *_SUMMED))
+Groups = dict[str | None, "Totals"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +112,30 @@ class History:
         """Of those whose backend told no usage: the policy by which they were billed, by id."""
         return await self._beside("SELECT id, policy FROM missing_usages", account_id, records)
 
-    async def totals(self, account_id: str, since_ms: int, until_ms: int, group: Group) -> dict[str | None, Totals]:
-        """Sums by UTC day (as `2026-01-31`), public model or key id, the greatest first; None where there was none."""
+    async def totals(self, account_id: str, since_ms: int, until_ms: int, group: Group) -> Groups:
+        """Sums by UTC day (as `2026-01-31`), public model or key id, the greatest first; None where there was none.
+
+        Whole hours are read from the sums that are kept of each; requests, only of the parts of hours at both ends.
+        """
+        hours = range(-(-since_ms // HOUR_MS), until_ms // HOUR_MS)
+        if not hours:
+            return await self._totals_of_requests(account_id, since_ms, until_ms, group)
+        found = await self._totals_of_hours(account_id, hours, group)
+        for from_ms, to_ms in ((since_ms, hours.start * HOUR_MS), (hours.stop * HOUR_MS, until_ms)):
+            if from_ms < to_ms:
+                for name, totals in (await self._totals_of_requests(account_id, from_ms, to_ms, group)).items():
+                    found[name] = found.get(name, Totals()) + totals
+        return dict(sorted(found.items(), key=lambda item: item[0] or "", reverse=True))
+
+    async def _totals_of_hours(self, account_id: str, hours: range, group: Group) -> Groups:
+        sql = (
+            f"SELECT {_GROUPS_OF_HOURS[group]}, {_SUMS_OF_HOURS} FROM hourly_usage "
+            "WHERE account_id = ? AND hour >= ? AND hour < ? GROUP BY 1"
+        )
+        rows = await self._store.fetch_report(account_id, sql, (account_id, hours.start, hours.stop))
+        return {name: Totals(*sums) for name, *sums in rows}
+
+    async def _totals_of_requests(self, account_id: str, since_ms: int, until_ms: int, group: Group) -> Groups:
         conditions = dict(_conditions(account_id, Wanted(since_ms=since_ms, until_ms=until_ms)))
         where = " AND ".join(conditions)
         sql = f"SELECT {_GROUPS[group]}, {_SUMS} FROM requests WHERE {where} GROUP BY 1 ORDER BY 1 DESC"

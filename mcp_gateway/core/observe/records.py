@@ -6,7 +6,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from mcp_gateway.core.ids import first_id_at
+from mcp_gateway.core.clock import HOUR_MS
 from mcp_gateway.core.record import INSERT, RequestRecord
 from mcp_gateway.core.store.store import Store
 
@@ -15,6 +15,10 @@ logger = logging.getLogger(__name__)
 
 REQUESTS_SINCE = "accounts CROSS JOIN requests ON requests.account_id = accounts.id AND requests.id >= ?"
 """Those of all accounts from an id on: the log is kept by account, and each is searched; CROSS keeps that order."""
+_COUNTS_SINCE = """
+SELECT account_id, key_id, SUM(requests) FROM accounts CROSS JOIN hourly_usage ON account_id = accounts.id AND hour >= ?
+WHERE key_id <> '' GROUP BY account_id, key_id
+"""
 
 
 class Records:
@@ -38,12 +42,8 @@ class Records:
 
     async def requests_today(self, day_start_ms: int) -> Mapping[str, int]:
         """How many requests of each key, and of each account by all of its keys, were admitted since `day_start_ms`."""
-        sql = (
-            f"SELECT requests.account_id, key_id, COUNT(*) FROM {REQUESTS_SINCE} "
-            "WHERE key_id IS NOT NULL GROUP BY requests.account_id, key_id"
-        )
         counts = Counter[str]()
-        for account_id, key_id, count in await self._store.fetch_all(sql, (first_id_at("req", day_start_ms),)):
+        for account_id, key_id, count in await self._store.fetch_all(_COUNTS_SINCE, (day_start_ms // HOUR_MS,)):
             counts[account_id] += count
             counts[key_id] += count
         return counts

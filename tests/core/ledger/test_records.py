@@ -23,7 +23,7 @@ async def test_the_requests_of_each_key_and_of_each_account_s_keys_since_midnigh
     midnight_ms = 20_000 * DAY_MS
     made = [(midnight_ms - 1, "key_a"), (midnight_ms, "key_a"), (midnight_ms + 5, "key_a"), (midnight_ms + 7, "key_b")]
     for number, (at_ms, key_id) in enumerate([*made, (midnight_ms + 8, None)]):
-        records.add(record(request_id(at_ms, number), GUESTS, key_id=key_id))
+        records.add(record(request_id(at_ms, number), GUESTS, key_id=key_id)._replace(started_at_ms=at_ms))
     await store.write(lambda connection: None)
     assert await records.requests_today(midnight_ms) == {"key_a": 2, "key_b": 1, GUESTS: 3}
 

@@ -1,0 +1,147 @@
+"""Sums by hour: kept with each request, right whatever is corrected or deleted, read where whole hours are asked."""
+
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcp_gateway.core.clock import HOUR_MS
+from mcp_gateway.core.observe.history import Group, History, Totals
+from mcp_gateway.core.observe.records import Records
+from mcp_gateway.core.record import CORRECT, INSERT, RequestRecord, correction
+from mcp_gateway.core.store import migrations
+from mcp_gateway.core.store.migrations import migrate
+from mcp_gateway.core.store.store import Store
+from tests.databases import migrated
+from tests.recorded import recorded, write_records
+
+MIDNIGHT_MS = 20_000 * 24 * HOUR_MS
+SUMS = "SELECT * FROM hourly_usage ORDER BY account_id, hour, key_id, model"
+FROM_REQUESTS = """
+SELECT account_id, started_at_ms / 3600000, COALESCE(key_id, ''), COALESCE(model, ''), COUNT(*),
+    SUM(MAX(0, MIN(prompt_tokens, 4294967296))), SUM(MAX(0, MIN(completion_tokens, 4294967296))),
+    SUM(MAX(0, MIN(COALESCE(cached_tokens, 0), 4294967296))), SUM(MAX(0, MIN(cost_nano, 1000000000000000)))
+FROM requests GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
+"""
+NUMBERS = st.sampled_from([0, 1, 7, 2**32, 2**32 + 1, 10**15, 2**62, 2**63 - 1, -1, -(2**63)])
+RECORDS = st.lists(
+    st.builds(
+        recorded,
+        st.integers(MIDNIGHT_MS - 3 * HOUR_MS, MIDNIGHT_MS + 3 * HOUR_MS),
+        account_id=st.sampled_from(["acc_1", "acc_2"]),
+        key_id=st.sampled_from([None, "key_1", "key_2"]),
+        model=st.sampled_from([None, "a", "b"]),
+        prompt_tokens=NUMBERS,
+        completion_tokens=NUMBERS,
+        cached_tokens=st.none() | NUMBERS,
+        cost_nano=NUMBERS,
+    ),
+    max_size=12,
+)
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    store = await Store.open(migrated(tmp_path / "gateway.sqlite3"))
+    yield store
+    await store.close()
+
+
+def empty() -> sqlite3.Connection:
+    """A database in memory whose schema is up to date."""
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    migrate(connection)
+    return connection
+
+
+@given(RECORDS, st.data())
+def test_sums_are_those_of_the_requests_however_these_came_and_were_corrected(
+    records: list[RequestRecord], data: st.DataObject
+) -> None:
+    with closing(empty()) as connection:
+        connection.executemany(INSERT, records)
+        if records:
+            for record in data.draw(st.lists(st.sampled_from(records))):  # recorded again, which counts once
+                connection.execute(INSERT, record)
+            for record in data.draw(st.lists(st.sampled_from(records))):
+                keeps_cost = data.draw(st.booleans())
+                changed = record._replace(cost_nano=data.draw(NUMBERS), http_status=499)
+                connection.execute(CORRECT, correction(changed, keeps_cost=keeps_cost))
+        assert connection.execute(SUMS).fetchall() == connection.execute(FROM_REQUESTS).fetchall()
+
+
+@given(RECORDS)
+def test_a_database_of_an_earlier_version_is_summed_up_when_it_is_migrated(records: list[RequestRecord]) -> None:
+    with closing(empty()) as connection:
+        connection.executescript(
+            "DROP TRIGGER requests_are_summed; DROP TRIGGER corrected_costs_are_summed; DROP TABLE hourly_usage;"
+            "DELETE FROM schema_migrations WHERE number = 14"
+        )
+        connection.executemany(INSERT, records)
+        for statement in migrations._statements(migrations._migrations()[14]):
+            connection.execute(statement)
+        assert connection.execute(SUMS).fetchall() == connection.execute(FROM_REQUESTS).fetchall()
+
+
+async def test_sums_outlive_the_requests_that_are_deleted_and_a_day_is_counted_by_them(store: Store) -> None:
+    await write_records(store, *(recorded(MIDNIGHT_MS + n, account_id="acc_guest") for n in range(5)))
+    before = await History(store).totals("acc_guest", MIDNIGHT_MS, MIDNIGHT_MS + HOUR_MS, "day")
+    await store.write(lambda connection: connection.execute("DELETE FROM requests") and None)
+    assert await History(store).totals("acc_guest", MIDNIGHT_MS, MIDNIGHT_MS + HOUR_MS, "day") == before
+    assert before == {"2024-10-04": Totals(5, 50, 20, 0, 29_000)}
+    assert await Records(store).requests_today(MIDNIGHT_MS) == {"key_1": 5, "acc_guest": 5}
+
+
+@pytest.mark.parametrize("group", ["day", "model", "key"])
+@pytest.mark.parametrize(
+    ("since_ms", "until_ms"),
+    [
+        (-2 * HOUR_MS, 2 * HOUR_MS),  # whole hours
+        (-HOUR_MS - 5, HOUR_MS + 7),  # with a part of one at both ends
+        (-HOUR_MS, HOUR_MS + 1),
+        (-1, HOUR_MS),
+        (5, 90),  # within one
+        (-5, 5),  # parts of two
+        (7, 7),
+        (0, 0),
+    ],
+)
+async def test_a_window_of_any_ends_has_the_sums_of_its_requests(
+    store: Store, group: Group, since_ms: int, until_ms: int
+) -> None:
+    offsets_ms = (-2 * HOUR_MS, -HOUR_MS - 5, -HOUR_MS - 6, -HOUR_MS, -1, 0, 4, 5, 7, 89, 90, HOUR_MS, HOUR_MS + 6)
+    records = [
+        recorded(MIDNIGHT_MS + at_ms, key_id=["k1", None][n % 2], model=["a", "b", None][n % 3], cost_nano=n + 1)
+        for n, at_ms in enumerate(offsets_ms)
+    ]
+    await write_records(store, *records)
+    expected: dict[str | None, Totals] = {}
+    for record, at_ms in zip(records, offsets_ms, strict=True):
+        if since_ms <= at_ms < until_ms:
+            day = "2024-10-03" if at_ms < 0 else "2024-10-04"
+            name = {"day": day, "model": record.model, "key": record.key_id}[group]
+            expected[name] = expected.get(name, Totals()) + Totals(1, 10, 4, 0, record.cost_nano)
+    found = await History(store).totals("acc_1", MIDNIGHT_MS + since_ms, MIDNIGHT_MS + until_ms, group)
+    assert list(found.items()) == sorted(expected.items(), key=lambda item: item[0] or "", reverse=True)
+
+
+async def test_whole_hours_are_read_from_their_sums_alone(store: Store) -> None:
+    read: list[str] = []
+    fetch_report = store.fetch_report
+
+    async def explained(account_id: str, sql: str, parameters: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
+        read.extend(row[3] for row in await fetch_report(account_id, f"EXPLAIN QUERY PLAN {sql}", parameters))
+        return await fetch_report(account_id, sql, parameters)
+
+    store.fetch_report = explained  # type: ignore[method-assign, assignment]
+    groups: tuple[Group, ...] = ("day", "model", "key")
+    for group in groups:
+        read.clear()
+        await History(store).totals("acc_1", MIDNIGHT_MS, MIDNIGHT_MS + 720 * HOUR_MS, group)
+        assert read[0].startswith("SEARCH hourly_usage USING PRIMARY KEY (account_id=? AND hour>? AND hour<?)")
+        assert not any("requests" in step for step in read)

@@ -215,10 +215,25 @@ def test_a_configuration_is_checked_before_it_is_served(data_dir: Path) -> None:
     checked = run("config", "check", "--config", str(file))
     assert (checked.exit_code, "1 backends, 1 models" in checked.stdout) == (0, True)
     assert told("config", "check")["file"] is None
-    for text, said in (("vlm_urls = []", "did you mean vllm_urls"), ('image_blocklist_file = "/nowhere"', "/nowhere")):
+    (data_dir / "blocklist").write_text("no hash")
+    for text, said in (
+        ("vlm_urls = []", "did you mean vllm_urls"),
+        ('image_blocklist_file = "/nowhere"', "image_blocklist_file: /nowhere cannot be read"),
+        ('image_blocklist_file = "blocklist"', "image_blocklist_file: blocklist, line 1"),
+    ):
         file.write_text(text)
         refused = run("config", "check", "--config", str(file))
         assert (refused.exit_code, said in refused.stderr) == (USAGE, True)
+
+
+def test_a_data_folder_that_is_a_file_is_refused_by_its_setting(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (data_dir / "file").write_text("")
+    monkeypatch.setenv("GATEWAY_DATA_DIR", str(data_dir / "file"))
+    for words in (("config", "check"), ("serve",), ("accounts", "list")):
+        refused = run(*words)
+        assert (refused.exit_code, "GATEWAY_DATA_DIR: must be a folder" in refused.stderr) == (USAGE, True)
 
 
 def test_the_line_that_makes_a_key_works_with_whichever_configuration_is_served(

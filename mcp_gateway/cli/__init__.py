@@ -26,7 +26,7 @@ from mcp_gateway.cli.desk import (
     settings_of,
 )
 from mcp_gateway.cli.restore import restore_backup
-from mcp_gateway.core.config import Settings, file_in_force, passed_over
+from mcp_gateway.core.config import ConfigError, Settings, file_in_force, passed_over
 from mcp_gateway.core.gateway import DATABASE, Desk
 from mcp_gateway.core.ledger.pending import PENDING
 from mcp_gateway.core.observe.logs import configure_logging
@@ -130,7 +130,7 @@ def check_config(config: ConfigOption = None, data_dir: DataDirOption = None, is
     if settings.image_blocklist_file is not None:
         try:
             read_blocklist(settings.image_blocklist_file)
-        except OSError as error:
+        except ConfigError as error:
             fail(str(error))
     file = file_in_force(config)
     facts = {

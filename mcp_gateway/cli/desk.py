@@ -78,7 +78,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         fail("an argument is not text: it holds bytes that are no characters")
     except (SchemaTooNew, ServedByOlder) as error:
         fail(f"{error} (this is {__version__})")
-    except (AlreadyServed, ForeignLog, ForeignPending, LedgerBroken, DatabaseError, OSError) as error:
+    except (AlreadyServed, ConfigError, ForeignLog, ForeignPending, LedgerBroken, DatabaseError, OSError) as error:
         fail(str(error))
 
 

@@ -4,6 +4,7 @@ Read from a TOML file and from environment variables (`GATEWAY_` prefix, nested 
 An unknown key is refused with the nearest known one. Secrets never appear in a repr or in a message.
 """
 
+import contextlib
 import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -188,6 +189,13 @@ def _checked_path(value: Any) -> Any:
     return value
 
 
+def _checked_folder(path: Path) -> Path:
+    with contextlib.suppress(OSError):  # what cannot be looked at is told when it is opened
+        if path.exists() and not path.is_dir():
+            raise ValueError("must be a folder, and there is a file of that name")
+    return path
+
+
 Line = Annotated[str, AfterValidator(one_line)]
 Whole = Annotated[int, BeforeValidator(_not_a_switch)]
 NonNegative = Annotated[Whole, Field(ge=0)]
@@ -205,6 +213,7 @@ Network = Annotated[str, AfterValidator(_checked_network)]
 HostName = Annotated[str, AfterValidator(_checked_host)]
 Origin = Annotated[str, AfterValidator(_checked_origin)]
 FilePath = Annotated[Path, BeforeValidator(_checked_path), AfterValidator(Path.expanduser)]
+FolderPath = Annotated[FilePath, AfterValidator(_checked_folder)]
 CommaSeparated = BeforeValidator(_split_commas)
 Feature = Literal["tools", "json_mode", "structured_outputs", "logprobs", "reasoning"]
 Modality = Literal["text", "image"]
@@ -500,7 +509,7 @@ class Settings(Section):
     """Address to listen on."""
     port: Annotated[Whole, Field(ge=0, le=65535)] = 8080
     """Port to listen on; 0 takes a free one."""
-    data_dir: FilePath = Field(
+    data_dir: FolderPath = Field(
         default_factory=lambda: Path(platformdirs.user_data_dir("mcp-gateway", appauthor=False)),
         examples=["/var/lib/mcp-gateway"],
     )

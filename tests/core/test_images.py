@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mcp_gateway.core.config import ConfigError
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.policy.images import ImagePolicy, read_blocklist
 from tests.cases import each
@@ -89,7 +90,18 @@ async def test_a_blocked_image_is_found_behind_others() -> None:
         await policy.check([other, IMAGE], model_sees=True)
 
 
+HASHES = sha256(b"a").hexdigest(), sha256(b"b").hexdigest()
+
+
 def test_a_blocklist_is_one_hash_a_line_with_comments(tmp_path: Path) -> None:
-    file = tmp_path / "blocked.txt"
-    file.write_text("# the list\n\nABCDEF  # one\n  123456\n")
-    assert read_blocklist(file) == {"abcdef", "123456"}
+    file = tmp_path / "blocklist"
+    file.write_text(f"\ufeff# bad\r\n  {HASHES[0].upper()}\t# one\r\n\r\n{HASHES[1]}  two.png\n")
+    assert read_blocklist(file) == set(HASHES)
+
+
+@pytest.mark.parametrize("line", [b"abcdef", b"my-host", HASHES[0].encode() + b"0", b"\xff\xfe", b"g" * 64])
+def test_a_blocklist_that_would_block_nothing_is_refused(tmp_path: Path, line: bytes) -> None:
+    file = tmp_path / "blocklist"
+    file.write_bytes(HASHES[0].encode() + b"\n" + line)
+    with pytest.raises(ConfigError, match=r"image_blocklist_file: .*blocklist"):
+        read_blocklist(file)

@@ -11,17 +11,36 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from mcp_gateway.core.config import ConfigError
 from mcp_gateway.core.errors import GatewayError
 
 _SLICE_CHARS = 256 * 1024
 """Of base64: whole groups of four."""
 _DATA_URI = re.compile(r"data:image/(?:png|jpeg|webp|gif);base64,", re.IGNORECASE)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def read_blocklist(path: Path) -> frozenset[str]:
-    """SHA-256 hashes of images, one in hex per line; `#` starts a comment. Raises OSError."""
-    lines = (line.partition("#")[0].strip().lower() for line in path.read_text().splitlines())
-    return frozenset(filter(None, lines))
+    """SHA-256 hashes of images, one in hex per line; `#` starts a comment. Raises ConfigError.
+
+    A file's name behind its hash, as sha256sum writes it, is passed over. A line that is no hash would block nothing,
+    and nobody would know.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise _blocklist_fault(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise _blocklist_fault(f"{path} is not UTF-8 text") from None
+    first_words = [line.partition("#")[0].strip().lower().partition(" ")[0] for line in text.splitlines()]
+    for number, word in enumerate(first_words, 1):
+        if word and not _SHA256.fullmatch(word):
+            raise _blocklist_fault(f"{path}, line {number}: is no SHA-256 hash in hex, which has 64 digits")
+    return frozenset(filter(None, first_words))
+
+
+def _blocklist_fault(fault: str) -> ConfigError:
+    return ConfigError([f"image_blocklist_file: {fault}"])
 
 
 @dataclass(frozen=True, slots=True)

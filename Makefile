@@ -18,9 +18,9 @@ serve: $(VENV)/.installed  ## start the gateway on 127.0.0.1:8080
 test: $(VENV)/.installed-dev  ## run all tests; with ORDER=a number, in the random order of that seed
 	@$(BIN)/python -m pytest --numprocesses $$((2 * $$(getconf _NPROCESSORS_ONLN))) $(if $(ORDER),--order $(ORDER))
 
-coverage: $(VENV)/.installed-dev  ## every line and branch of chat, the ledger and the store is run by their own tests
+coverage: $(VENV)/.installed-dev  ## every line and branch of inference, the ledger and the store is run by their own tests
 	@mkdir -p build && $(BIN)/python -m coverage run -m pytest \
-		tests/core/test_chat*.py tests/core/ledger tests/core/store tests/test_restore.py && $(BIN)/python -m coverage report
+		tests/core/test_chat*.py tests/core/inference tests/core/ledger tests/core/store tests/test_restore.py && $(BIN)/python -m coverage report
 
 crash: $(VENV)/.installed-dev  ## kill -9 the server under load, twenty times, and audit the books
 	@$(BIN)/python -m pytest -m slow tests/crash

@@ -3,9 +3,9 @@
 from http_api.any_server import AnyServer
 from http_api.billing import Billing
 from http_api.bodies import BodyBounds
-from http_api.chat import ChatCompletions
 from http_api.condition import Judge
 from http_api.health import Health, MetricsPage
+from http_api.inference import InferenceEndpoint
 from http_api.keys import Keys
 from http_api.limits import Limits
 from http_api.middleware.admission import Admission
@@ -29,6 +29,7 @@ from mcp_gateway.core.hosts import Hosts
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.origins import Origins
+from mcp_gateway.core.surfaces.chat import CHAT
 from mcp_gateway.wire.bodies import BodyLimits
 
 
@@ -71,8 +72,9 @@ def _handlers(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Handlers:
     judge = Judge(gateway.lifecycle, gateway.ledger, gateway.pool, gateway.published)
     operators = Operators(gateway.addresses, settings.operator_token, settings.metrics_token)
     return Handlers(
-        chat=ChatCompletions(
-            gateway.chat,
+        chat=InferenceEndpoint(
+            CHAT,
+            gateway.inference,
             gateway.repeats,
             body_limits=BodyLimits(settings, gateway.published),
             json_bounds=JsonBounds.of(settings),

@@ -11,7 +11,7 @@ from mcp_gateway.core.config import Settings
 from mcp_gateway.core.context import CONTEXT, RequestContext
 from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.json_bounds import JsonBounds
-from mcp_gateway.core.request import parse_json_object
+from mcp_gateway.core.json_fields import parse_json_object
 from mcp_gateway.core.text import shown
 from mcp_gateway.wire.bodies import is_json, read_body
 

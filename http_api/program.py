@@ -82,7 +82,7 @@ def mcp_door(gateway: Gateway) -> McpDoor:
         settings=gateway.settings,
         version=gateway.version,
         new_id=gateway.new_id,
-        chat=gateway.chat,
+        inference=gateway.inference,
         published=gateway.published,
         pool=gateway.pool,
         limiter=gateway.limiter,

@@ -9,8 +9,9 @@ from typing import Protocol
 from starlette.types import Receive, Scope, Send
 
 from http_api.billing import Billing, BillingObject, CreditsObject, TransactionPage, TransactionsQuery
-from http_api.chat import ChatAnswer, ChatBody, ChatCompletions
+from http_api.chat import ChatAnswer, ChatBody
 from http_api.health import Health, HealthObject, MetricsPage
+from http_api.inference import InferenceEndpoint
 from http_api.keys import CreatedKey, KeyChange, KeyObject, KeyPage, Keys, KeysQuery, NewKey, RevokedKey, RevokeQuery
 from http_api.limits import Limits, LimitsObject
 from http_api.models import ModelHealth, ModelList, ModelObject, Models
@@ -40,7 +41,7 @@ class McpEndpoints(Protocol):
 class Handlers:
     """What the rows run."""
 
-    chat: ChatCompletions
+    chat: InferenceEndpoint
     mcp: McpEndpoints
     models: Models
     keys: Keys

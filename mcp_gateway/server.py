@@ -13,11 +13,11 @@ from mcp.types import INVALID_PARAMS, LOG_LEVEL_META_KEY
 from mcp.types.version import HANDSHAKE_PROTOCOL_VERSIONS, KNOWN_PROTOCOL_VERSIONS, is_version_at_least
 
 from mcp_gateway.core.catalog import Published
-from mcp_gateway.core.chat import Chat
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import GatewayError, internal_error, outline
 from mcp_gateway.core.identity.address import AddressReader
+from mcp_gateway.core.inference.exchange import Inference
 from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.lifecycle import Lifecycle
 from mcp_gateway.core.limits.limiter import Limiter
@@ -228,7 +228,7 @@ def build_door(
     settings: Settings,
     version: str,
     new_id: Callable[[str], str],
-    chat: Chat,
+    inference: Inference,
     published: Published,
     pool: Pool,
     limiter: Limiter,
@@ -240,7 +240,7 @@ def build_door(
 ) -> McpDoor:
     """The door to the gateway's tools, which tells subscribers when the catalog changes."""
     tools: list[Tool] = [
-        ChatCompletion(chat, JsonBounds.of(settings)),
+        ChatCompletion(inference, JsonBounds.of(settings), collect_above_tokens=settings.mcp.collect_above_tokens),
         ListModels(published, pool, limiter),
         GetBalance(ledger, limiter, settings.guests, topup_url=settings.topup_url),
     ]

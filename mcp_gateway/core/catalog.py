@@ -1,4 +1,4 @@
-"""The models that callers may ask for: names, abilities, prices; worst-case quote and actual cost, both pure.
+"""The models that callers may ask for: names, abilities, prices. Knows no request.
 
 A catalog is built from the configuration and from what the backends list, and is replaced whole when either changes.
 """
@@ -7,13 +7,11 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import NamedTuple
 
 from mcp_gateway.core.caller import Caller
-from mcp_gateway.core.config import ModelSettings, WalletSettings
+from mcp_gateway.core.config import ModelSettings
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.money import MILLION_TOKENS, format_price, nano_of_pico
-from mcp_gateway.core.request import ChatRequest
 from mcp_gateway.core.text import SHOWN_CHARS, nearest, shown
 
 SAMPLING_PARAMETERS = (
@@ -99,18 +97,6 @@ class Model:
     """Whether a backend's own window is larger, so that it takes what `context_window` forbids."""
     is_output_capped: bool = False
     """Whether `max_output_tokens` is less than what a backend would generate by itself."""
-
-
-class Quote(NamedTuple):
-    """The least and the most that a request may cost, and the output tokens (of all choices) that each pays for."""
-
-    minimum_nano: int
-    maximum_nano: int
-    prompt_nano: int
-
-    @property
-    def is_free(self) -> bool:
-        return self.maximum_nano == 0
 
 
 class Catalog(Mapping[str, Model]):
@@ -267,48 +253,3 @@ def _model(entry: ModelSettings, rows: Sequence[Listing], created_at_s: int) -> 
         is_window_narrowed=context < max(listed, default=0),
         is_output_capped=entry.max_output_tokens is not None or context < max(listed, default=0),
     )
-
-
-def quote(model: Model, price: Price, request: ChatRequest, wallet: WalletSettings) -> Quote:
-    """The worst case of a request; one without `max_tokens` may use all that the model may put out."""
-    prompt = quoted_prompt_tokens(request, model, wallet)
-    most = most_output_tokens(request, model)
-    least = min(most, wallet.min_useful_tokens * request.choices)
-    return Quote(
-        minimum_nano=price.cost_nano(prompt, least),
-        maximum_nano=price.cost_nano(prompt, most),
-        prompt_nano=price.cost_nano(prompt, 0),
-    )
-
-
-def quoted_prompt_tokens(request: ChatRequest, model: Model, wallet: WalletSettings) -> int:
-    """The longest prompt within the window: the model's where the prompt was counted, else any backend's.
-
-    A count says nothing of images, which become tokens only later.
-    """
-    is_counted = request.counted_tokens is not None and not request.images
-    window = model.context_window if is_counted else model.widest_window
-    return min(most_prompt_tokens(request, model, wallet), window)
-
-
-def most_prompt_tokens(request: ChatRequest, model: Model, wallet: WalletSettings) -> int:
-    """Bytes bound the prompt: a token is at least one byte, and a message's JSON longer than what it begins with.
-
-    The chat template adds what the backends have told; where they have not, that is assumed for each message too.
-    """
-    template = model.template_tokens
-    if template is None:
-        template = wallet.template_margin_tokens * (1 + request.message_count)
-    return request.text_bytes + template + wallet.max_image_tokens * len(request.images)
-
-
-def most_output_tokens(request: ChatRequest, model: Model) -> int:
-    """Of all choices together."""
-    return (request.max_tokens or model.max_output_tokens) * request.choices
-
-
-def affordable_tokens(held_nano: int, quote: Quote, price: Price, choices: int) -> int:
-    """The `max_tokens` whose worst case a hold of less than the maximum still covers."""
-    if not price.completion_pico:
-        return 2**31
-    return max(1, (held_nano - quote.prompt_nano) * 1000 // (price.completion_pico * choices))

@@ -12,9 +12,9 @@ from random import Random
 from mcp_gateway import __version__
 from mcp_gateway.core.bytes_in_flight import BytesInFlight
 from mcp_gateway.core.catalog import Listings, Published, build_catalog, is_model_id, price_line, warnings_of
-from mcp_gateway.core.chat import Chat
 from mcp_gateway.core.clock import DAY_MS, SteadyClock
 from mcp_gateway.core.config import Settings, UpstreamSettings
+from mcp_gateway.core.dialects.vllm import Vllm
 from mcp_gateway.core.idempotency import Idempotency, Repeats
 from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.identity.address import AddressReader, counted_as
@@ -22,6 +22,8 @@ from mcp_gateway.core.identity.authenticator import Authenticator
 from mcp_gateway.core.identity.key_ring import KeyRing, KeysPerAccount
 from mcp_gateway.core.identity.known_keys import KnownKeys
 from mcp_gateway.core.ids import new_id, now_ms
+from mcp_gateway.core.inference.exchange import Inference
+from mcp_gateway.core.inference.parts import Parts
 from mcp_gateway.core.ledger.checkpoint import verify_since_checkpoint
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.ledger.pending import PendingFile
@@ -50,7 +52,6 @@ from mcp_gateway.core.upstream.budget import RetryBudget
 from mcp_gateway.core.upstream.demo import DemoBackend
 from mcp_gateway.core.upstream.pool import Pool
 from mcp_gateway.core.upstream.transport import Timeouts, Transport, TransportLimits
-from mcp_gateway.core.upstream.vllm_fields import ChatFields
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class Gateway:
     known_keys: KnownKeys
     authenticator: Authenticator
     addresses: AddressReader
-    chat: Chat
+    inference: Inference
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,22 +146,24 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
         await ages.restore()
         pool = _pool(settings, published, ages)
         stack.push_async_callback(pool.aclose)
-        chat = Chat(
-            settings=settings,
-            published=published,
-            pool=pool,
-            limiter=limiter,
-            ledger=ledger,
-            records=records,
-            images=_image_policy(settings),
-            fields=ChatFields(settings.upstream.pass_fields, settings.upstream.pass_template_kwargs),
-            metrics=metrics,
-            failures=Failures(
-                lambda backend, code: metrics.upstream_errors.labels(backend, code).inc(),
-                asyncio.get_running_loop().call_later,
-            ),
-            activity=activity,
-            lifecycle=lifecycle,
+        inference = Inference(
+            Parts(
+                settings=settings,
+                published=published,
+                pool=pool,
+                limiter=limiter,
+                ledger=ledger,
+                records=records,
+                images=_image_policy(settings),
+                dialect=Vllm(settings.upstream.pass_fields, settings.upstream.pass_template_kwargs),
+                metrics=metrics,
+                failures=Failures(
+                    lambda backend, code: metrics.upstream_errors.labels(backend, code).inc(),
+                    asyncio.get_running_loop().call_later,
+                ),
+                activity=activity,
+                lifecycle=lifecycle,
+            )
         )
         gateway = Gateway(
             settings=settings,
@@ -184,9 +187,9 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
             known_keys=known_keys,
             authenticator=Authenticator(known_keys, settings.guests, settings.limits),
             addresses=addresses,
-            chat=chat,
+            inference=inference,
         )
-        known_keys.on_close(chat.close_key)
+        known_keys.on_close(inference.close_key)
         await pool.begin(settings.upstream.start_wait_s)
         _log_prices(settings, published)
         await stack.enter_async_context(

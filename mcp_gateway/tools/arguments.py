@@ -13,7 +13,7 @@ import orjson
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import parse_exactly
-from mcp_gateway.core.request import whole_number
+from mcp_gateway.core.json_fields import whole_number
 from mcp_gateway.core.text import SHOWN_CHARS, nearest, shown
 
 Schema = Mapping[str, Any]

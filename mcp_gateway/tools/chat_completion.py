@@ -12,14 +12,16 @@ import orjson
 from mcp import types
 
 from mcp_gateway.core.caller import Caller, KeyScope
-from mcp_gateway.core.chat import Call, Chat, Exchange
+from mcp_gateway.core.dialects.vllm_fields import FIELDS, first_names
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.inference.exchange import Exchange, Inference
+from mcp_gateway.core.inference.parts import Call
 from mcp_gateway.core.json_bounds import JsonBounds, dump_json, holds_at_most, parse_exactly, parse_in_turns, parse_json
 from mcp_gateway.core.money import format_usd
-from mcp_gateway.core.request import ChatRequest, read_chat_request
-from mcp_gateway.core.upstream.answer import PARSED_BYTES, Body, without_logprobs
-from mcp_gateway.core.upstream.credible import read_finish_reason
-from mcp_gateway.core.upstream.vllm_fields import FIELDS, first_names
+from mcp_gateway.core.surfaces.answer import PARSED_BYTES, without_logprobs
+from mcp_gateway.core.surfaces.chat import CHAT
+from mcp_gateway.core.surfaces.credible import read_finish_reason
+from mcp_gateway.core.surfaces.surface import Ask, Body
 from mcp_gateway.tools.arguments import Arguments
 from mcp_gateway.tools.progress import Progress
 from mcp_gateway.tools.tool import Invocation, Report, Result, output_schema, result
@@ -193,8 +195,9 @@ class ChatCompletion:
         ),
     )
 
-    def __init__(self, chat: Chat, json_bounds: JsonBounds) -> None:
-        self._chat = chat
+    def __init__(self, inference: Inference, json_bounds: JsonBounds, *, collect_above_tokens: int) -> None:
+        self._inference = inference
+        self._collect_above_tokens = collect_above_tokens
         self._json_bounds = json_bounds
 
     async def __call__(self, arguments: dict[str, Any], invocation: Invocation) -> Result:
@@ -203,13 +206,13 @@ class ChatCompletion:
             "mcp",
             invocation.client_request_id,
             context=invocation.context,
-            collect_above_tokens=0 if invocation.report else self._chat.settings.mcp.collect_above_tokens,
+            collect_above_tokens=0 if invocation.report else self._collect_above_tokens,
         )
-        with self._chat.exchange(invocation.caller, call) as exchange:
+        with await self._inference.admit(invocation.caller, call) as exchange:
             body = await self._body(arguments, invocation.caller)
             size_bytes = len(dump_json(body))
-            request, report = read_chat_request(body, size_bytes), invocation.report
-            await (exchange.begin(request) if report is None else _ask_audibly(exchange, request, report))
+            ask, report = CHAT.read(body, size_bytes), invocation.report
+            await (exchange.begin(ask) if report is None else _ask_audibly(exchange, ask, report))
             choices, is_stripped = await _choices_in(exchange.body)
             answer_bytes = len(exchange.body)
             bill = _bill(exchange, body["model"], invocation.request_id)
@@ -283,10 +286,10 @@ def _text_in(content: Any) -> str:
     return "".join(text for text in texts if isinstance(text, str))
 
 
-async def _ask_audibly(exchange: Exchange, request: ChatRequest, report: Report) -> None:
+async def _ask_audibly(exchange: Exchange, ask: Ask, report: Report) -> None:
     """Have the whole answer, with progress told from before its first token on."""
     async with Progress(report, lambda: exchange.latest_words) as progress:
-        await exchange.begin(request, progress.note)
+        await exchange.begin(ask, progress.note)
 
 
 def _bill(exchange: Exchange, model: str, request_id: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Models, quotes and costs: pure."""
+"""Models and costs: pure."""
 
 from typing import Any
 
@@ -7,28 +7,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_gateway.core.catalog import (
-    FREE,
     UNKNOWN_WINDOW_TOKENS,
     Catalog,
     Listing,
     Model,
     Price,
     Published,
-    affordable_tokens,
     build_catalog,
     price_line,
-    quote,
     warnings_of,
 )
-from mcp_gateway.core.config import ModelSettings, PricingSettings, WalletSettings
+from mcp_gateway.core.config import ModelSettings, PricingSettings
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.request import ChatRequest
 from tests.cases import each
 
-WALLET = WalletSettings()
 PRICED = {"id": "pub/priced", "pricing": PricingSettings(prompt="0.000001", completion="0.000002")}
 ZERO = {"id": "pub/zero", "pricing": PricingSettings(prompt="0", completion="0")}
 LISTED = {"org/tiny": [Listing("org/tiny", "vllm", 2048)], "org/other": [Listing("org/other", "vllm", None)]}
+PRICES = st.integers(0, 10**7)
 
 
 def entry(**fields: object) -> ModelSettings:
@@ -38,12 +34,6 @@ def entry(**fields: object) -> ModelSettings:
 def only(catalog: Catalog) -> Model:
     (model,) = catalog.values()
     return model
-
-
-def request(
-    text_bytes: int = 100, max_tokens: int | None = 50, choices: int = 1, messages: int = 1, images: int = 0
-) -> ChatRequest:
-    return ChatRequest({}, text_bytes, "m", messages, ("x",) * images, False, False, False, max_tokens, choices)
 
 
 def test_without_entries_all_that_is_listed_is_published_under_its_own_name_for_free() -> None:
@@ -140,41 +130,6 @@ def test_a_window_below_a_backends_or_unknown_for_a_priced_model_is_a_warning(
         assert told == ""
     else:
         assert warned in told
-
-
-@each(
-    ("templates", "margin"),
-    [((12,), 12), ((0,), 0), ((700, 5), 700), ((None, 30), 30), ((None, None), 64 * 4), ((), 64 * 4)],
-)
-def test_a_quote_adds_the_template_as_backends_count_it_and_else_an_assumption_for_each_message(
-    templates: tuple[int | None, ...], margin: int
-) -> None:
-    listings = fleet(*[100_000] * max(1, len(templates)), templates=templates)
-    model = only(build_catalog([entry()], listings, publish_discovered=False))
-    assert quote(model, Price(1000, 0), request(messages=3), WALLET).prompt_nano == 100 + margin
-    assert quote(model, Price(1000, 0), request(messages=3, images=2), WALLET).prompt_nano == 100 + margin + 2 * 4096
-
-
-@each(
-    ("configured", "listed", "counted", "images", "prompt"),
-    [
-        (1000, 4000, None, 0, 4000),
-        (1000, 4000, 900, 0, 1000),
-        (1000, 4000, 900, 1, 4000),
-        (1000, 1000, None, 0, 1000),
-        (1000, 1000, 900, 1, 1000),
-        (1000, 500, None, 0, 1000),
-        (None, None, None, 0, 5064 + 64),
-    ],
-)
-def test_a_quote_s_prompt_is_bounded_by_the_window_that_may_serve_it(
-    configured: int | None, listed: int | None, counted: int | None, images: int, prompt: int
-) -> None:
-    fields = {} if configured is None else {"context_window": configured}
-    model = only(build_catalog([entry(**fields)], fleet(listed), publish_discovered=False))
-    asked = request(text_bytes=5000, images=images)
-    asked.counted_tokens = counted
-    assert quote(model, Price(1000, 0), asked, WALLET).prompt_nano == prompt
 
 
 def test_a_model_is_open_to_guests_when_free_unless_it_says_otherwise() -> None:
@@ -280,50 +235,7 @@ def test_listeners_hear_of_a_catalog_that_differs_and_of_no_other() -> None:
     assert heard == [2, 1]
 
 
-def test_a_quote_bounds_the_prompt_by_bytes_margins_and_images_within_the_context() -> None:
-    model = only(build_catalog([entry(context_window=100_000)], {}, publish_discovered=False))
-    price = Price(1000, 10_000)
-    assert quote(model, price, request(), WALLET).prompt_nano == 100 + 64 * 2
-    assert quote(model, price, request(messages=3, images=2), WALLET).prompt_nano == 100 + 64 * 4 + 4096 * 2
-    assert quote(model, price, request(text_bytes=10**7), WALLET).prompt_nano == 100_000
-
-
-def test_a_quote_s_most_is_max_tokens_of_each_choice_and_its_least_what_is_useful() -> None:
-    model = only(build_catalog([entry(context_window=100_000)], {}, publish_discovered=False))
-    worst = quote(model, Price(1000, 10_000), request(max_tokens=50, choices=3), WALLET)
-    assert worst.maximum_nano - worst.prompt_nano == 50 * 3 * 10
-    assert worst.minimum_nano - worst.prompt_nano == 16 * 3 * 10
-    short = quote(model, Price(1000, 10_000), request(max_tokens=5), WALLET)
-    assert short.minimum_nano == short.maximum_nano
-
-
-def test_a_free_quote_is_free() -> None:
-    model = only(build_catalog([entry()], LISTED, publish_discovered=False))
-    assert quote(model, FREE, request(), WALLET).is_free
-
-
-_PRICES = st.integers(0, 10**7)
-
-
-@given(_PRICES, _PRICES, st.integers(0, 10**6), st.integers(1, 10**5), st.integers(1, 8), st.floats(0, 1))
-def test_what_a_smaller_hold_affords_never_costs_more_than_the_hold(
-    prompt_pico: int, completion_pico: int, text_bytes: int, max_tokens: int, choices: int, share: float
-) -> None:
-    model = only(build_catalog([entry(context_window=10**6)], {}, publish_discovered=False))
-    price = Price(prompt_pico, completion_pico)
-    worst = quote(model, price, request(text_bytes, max_tokens, choices), WALLET)
-    assert worst.prompt_nano <= worst.minimum_nano <= worst.maximum_nano
-    held_nano = worst.minimum_nano + int((worst.maximum_nano - worst.minimum_nano) * share)
-    tokens = min(max_tokens, affordable_tokens(held_nano, worst, price, choices))
-    prompt = min(text_bytes + 128, 10**6)
-    assert tokens >= 1
-    if tokens > 1:
-        assert price.cost_nano(prompt, tokens * choices) <= held_nano
-    if held_nano == worst.maximum_nano:
-        assert tokens >= max_tokens - 1000 // max(1, completion_pico * choices) - 1
-
-
-@given(_PRICES, _PRICES, st.integers(0, 10**9), st.integers(0, 10**9))
+@given(PRICES, PRICES, st.integers(0, 10**9), st.integers(0, 10**9))
 def test_a_cost_is_rounded_up_once(prompt_pico: int, completion_pico: int, prompt: int, completion: int) -> None:
     exact_pico = prompt * prompt_pico + completion * completion_pico
     cost = Price(prompt_pico, completion_pico).cost_nano(prompt, completion)

@@ -12,13 +12,15 @@ import orjson
 import pytest
 
 from mcp_gateway.core.caller import Allowance, Caller, KeyHolder, Quota
-from mcp_gateway.core.chat import Call, Exchange
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.context import CallerLeft
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import DATABASE, Gateway, open_desk, open_gateway
+from mcp_gateway.core.inference.exchange import Exchange
+from mcp_gateway.core.inference.parts import Call
 from mcp_gateway.core.ledger.ledger import Hold, SettlementPending
-from mcp_gateway.core.request import ChatRequest, parse_chat_request
+from mcp_gateway.core.surfaces.chat import parse_chat
+from mcp_gateway.core.surfaces.surface import Ask
 from tests.databases import migrated
 from tests.replaying import (
     DONE,
@@ -45,9 +47,11 @@ class Stage:
     caller: Caller
     credit_nano: int = CREDIT_NANO
 
-    def exchange(self, caller: Caller | None = None, **call: Any) -> Exchange:
-        """One of the stage's caller, or of another."""
-        return self.gateway.chat.exchange(caller or self.caller, Call(self.gateway.new_id("req"), "http", **call))
+    async def exchange(self, caller: Caller | None = None, **call: Any) -> Exchange:
+        """One of the stage's caller, or of another, that is admitted."""
+        return await self.gateway.inference.admit(
+            caller or self.caller, Call(self.gateway.new_id("req"), "http", **call)
+        )
 
     async def is_accounted_for(self, spent_nano: int, error_code: str | None) -> None:
         """One record with that code, that much spent, and nothing held, in flight or off in the books."""
@@ -86,30 +90,34 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
         yield opened
 
 
+def request(**fields: Any) -> Ask:
+    return parse_chat(orjson.dumps(chat_body(**{"model": "priced/tiny"} | fields)))
+
+
 async def read_frames(exchange: Exchange) -> AsyncIterator[bytes]:
-    """All of a stream, as a door reads it."""
+    """All that a door would send of a stream."""
     while frames := await exchange.next_frames():
         yield frames
 
 
-def request(**fields: Any) -> ChatRequest:
-    return parse_chat_request(orjson.dumps(chat_body(**{"model": "priced/tiny"} | fields)))
+def finish_reason(exchange: Exchange) -> str | None:
+    """Why its answer ended, as it is recorded."""
+    return None if exchange._answer is None else exchange._answer.finish_reason
 
 
 async def test_a_whole_answer_is_settled_before_it_is_handed_out(stage: Stage) -> None:
     stage.backend.answer_with(unary(10, 4))
-    with stage.exchange() as exchange:
+    with await stage.exchange() as exchange:
         await exchange.begin(request())
-        assert not exchange.is_stream
         assert orjson.loads(exchange.body)["model"] == "priced/tiny"
-        assert (exchange.cost_nano, exchange.finish_reason) == (10 * 300 + 4 * 700, "length")
+        assert (exchange.cost_nano, finish_reason(exchange)) == (10 * 300 + 4 * 700, "length")
         balance = await stage.gateway.ledger.balance(stage.caller.account_id)
         assert balance.spendable_nano == CREDIT_NANO - exchange.cost_nano
     await stage.is_accounted_for(5800, None)
 
 
 async def test_a_stream_is_settled_before_its_last_frames_and_empty_after_them(stage: Stage) -> None:
-    with stage.exchange() as exchange:
+    with await stage.exchange() as exchange:
         await exchange.begin(request(stream=True))
         frames = [frame async for frame in read_frames(exchange)]
         assert frames[-1].endswith(DONE)
@@ -120,14 +128,14 @@ async def test_a_stream_is_settled_before_its_last_frames_and_empty_after_them(s
 
 
 async def test_a_request_whose_body_never_came_is_recorded_and_free(stage: Stage) -> None:
-    with pytest.raises(CallerLeft), stage.exchange():
+    with pytest.raises(CallerLeft), await stage.exchange():
         raise CallerLeft
     await stage.is_accounted_for(0, "client_closed")
 
 
 async def test_a_bug_in_between_is_recorded_as_one_and_free(stage: Stage) -> None:
     async def fail() -> None:
-        with stage.exchange() as exchange:
+        with await stage.exchange() as exchange:
             await exchange.begin(request(stream=True))
             raise ZeroDivisionError
 
@@ -138,7 +146,7 @@ async def test_a_bug_in_between_is_recorded_as_one_and_free(stage: Stage) -> Non
 
 async def test_a_reader_that_drops_the_stream_pays_for_what_it_was_sent(stage: Stage) -> None:
     stage.backend.answer_with(in_two([chunk("", 10, 0), chunk("a", 10, 1)], asyncio.Event(), []))
-    with stage.exchange() as exchange:
+    with await stage.exchange() as exchange:
         await exchange.begin(request(stream=True))
         seen = b""
         while b'"content":"a"' not in seen:
@@ -149,7 +157,7 @@ async def test_a_reader_that_drops_the_stream_pays_for_what_it_was_sent(stage: S
 
 async def test_a_caller_that_leaves_while_its_hold_is_decided_gets_all_of_it_back(stage: Stage, tmp_path: Path) -> None:
     async def ask() -> None:
-        with stage.exchange() as exchange:
+        with await stage.exchange() as exchange:
             await exchange.begin(request())
 
     with contextlib.closing(sqlite3.connect(tmp_path / DATABASE, isolation_level=None)) as other:
@@ -168,7 +176,7 @@ async def test_a_caller_that_leaves_while_the_backend_is_silent_lets_go_of_it_at
     stage.backend.answer_with(silence)
 
     async def ask() -> None:
-        with stage.exchange() as exchange:
+        with await stage.exchange() as exchange:
             await exchange.begin(request())
 
     asking = asyncio.create_task(ask())
@@ -182,10 +190,10 @@ async def test_a_caller_that_leaves_while_the_backend_is_silent_lets_go_of_it_at
 
 async def test_a_refused_admission_leaves_no_trace(stage: Stage) -> None:
     refused = caller(stage.caller.account_id, in_flight=1)
-    with stage.gateway.chat.exchange(refused, Call("req_1", "http")) as exchange:
+    with await stage.gateway.inference.admit(refused, Call("req_1", "http")) as exchange:
         with (
             pytest.raises(GatewayError, match="in_flight"),
-            stage.gateway.chat.exchange(refused, Call("req_2", "http")),
+            await stage.gateway.inference.admit(refused, Call("req_2", "http")),
         ):
             pass
         assert stage.gateway.lifecycle.in_flight == 1
@@ -203,7 +211,7 @@ async def test_a_bill_that_is_late_at_the_end_of_a_stream_is_told_beside_the_who
         raise SettlementPending(hold, asyncio.get_running_loop().create_future())
 
     monkeypatch.setattr(stage.gateway.ledger, "settle", late)
-    with stage.exchange() as exchange:
+    with await stage.exchange() as exchange:
         await exchange.begin(request(stream=True))
         frames = b"".join([frame async for frame in read_frames(exchange)])
     assert b'"error"' not in frames
@@ -221,7 +229,7 @@ async def test_a_client_that_leaves_while_its_bill_is_written_pays_what_was_made
     stage.backend.answer_with(held(may_answer, events(*stream(*tokens)) if is_stream else unary(*tokens)))
 
     async def ask() -> None:
-        with stage.exchange() as exchange:
+        with await stage.exchange() as exchange:
             await exchange.begin(request(stream=is_stream))
             async for _ in read_frames(exchange) if is_stream else []:  # type: ignore[union-attr]
                 pass
@@ -231,7 +239,7 @@ async def test_a_client_that_leaves_while_its_bill_is_written_pays_what_was_made
     with contextlib.closing(sqlite3.connect(tmp_path / DATABASE, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         may_answer.set()
-        await eventually(lambda: all(exchange._is_accounted for exchange in stage.gateway.chat.running))
+        await eventually(lambda: all(exchange._bill.is_closed for exchange in stage.gateway.inference.running))
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
         assert asking.cancelled()
@@ -247,7 +255,7 @@ async def test_a_client_that_leaves_while_its_bill_is_written_pays_what_was_made
 async def test_usage_is_read_from_the_last_frame_when_the_stream_breaks_off(stage: Stage) -> None:
     has_begun = asyncio.Event()
     stage.backend.answer_with(in_two(stream(10, 9)[:5], has_begun, []))
-    with stage.exchange() as exchange:
+    with await stage.exchange() as exchange:
         await exchange.begin(request(stream=True))
         first = await exchange.next_frames()
         has_begun.set()

@@ -14,7 +14,8 @@ import pytest
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, Allowance, Caller, Guest, Quota
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import DATABASE
-from mcp_gateway.core.request import ChatRequest, parse_chat_request
+from mcp_gateway.core.surfaces.chat import parse_chat
+from mcp_gateway.core.surfaces.surface import Ask
 from tests.core.test_chat import Stage, open_stage
 from tests.replaying import ReplayingBackend, unary
 from tests.serving import FREE, PRICED, chat_body
@@ -42,23 +43,23 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
         yield opened
 
 
-def request(model: str = "free/tiny", content: Any = "Hi", **fields: Any) -> ChatRequest:
+def request(model: str = "free/tiny", content: Any = "Hi", **fields: Any) -> Ask:
     messages = [{"role": "user", "content": content}]
-    return parse_chat_request(orjson.dumps(chat_body(model=model, messages=messages, **fields)))
+    return parse_chat(orjson.dumps(chat_body(model=model, messages=messages, **fields)))
 
 
-async def refusal_of(stage: Stage, asked: ChatRequest, caller: Caller | None = None) -> GatewayError:
+async def refusal_of(stage: Stage, asked: Ask, caller: Caller | None = None) -> GatewayError:
     """The refusal, after a check that no backend was asked and nothing charged."""
-    with pytest.raises(GatewayError) as caught, stage.exchange(caller) as exchange:
+    with pytest.raises(GatewayError) as caught, await stage.exchange(caller) as exchange:
         await exchange.begin(asked)
     assert stage.backend.chats == []
     await stage.is_accounted_for(0, caught.value.code)
     return caught.value
 
 
-async def limits_of(stage: Stage, asked: ChatRequest, caller: Caller | None = None) -> tuple[int | None, int | None]:
+async def limits_of(stage: Stage, asked: Ask, caller: Caller | None = None) -> tuple[int | None, int | None]:
     """The limit that the backend was sent, and the one that the caller is told of."""
-    with stage.exchange(caller) as exchange:
+    with await stage.exchange(caller) as exchange:
         await exchange.begin(asked)
     (sent,) = stage.backend.chats
     return sent.json.get("max_tokens"), exchange.clamped_to
@@ -71,11 +72,11 @@ def questions(stage: Stage) -> int:
 
 async def test_who_has_nothing_left_is_told_so_before_the_body_and_not_counted(stage: Stage) -> None:
     caller = replace(stage.caller, quotas=(Quota("key", "key_1", Allowance(1, None, None, None)),))
-    stage.gateway.chat.check(caller)
-    with stage.exchange(caller) as exchange:
+    stage.gateway.inference.check(caller)
+    with await stage.exchange(caller) as exchange:
         await exchange.begin(request())
     with pytest.raises(GatewayError, match="requests_per_minute"):
-        stage.gateway.chat.check(caller)
+        stage.gateway.inference.check(caller)
     await stage.is_accounted_for(0, None)
 
 
@@ -102,7 +103,7 @@ async def test_more_choices_than_the_settings_allow_are_refused_in_words(stage: 
 
 async def test_a_backend_that_is_lost_while_the_hold_is_decided_is_not_asked(stage: Stage, tmp_path: Path) -> None:
     async def ask() -> None:
-        with stage.exchange() as exchange:
+        with await stage.exchange() as exchange:
             await exchange.begin(request("priced/tiny"))
 
     with contextlib.closing(sqlite3.connect(tmp_path / DATABASE, isolation_level=None)) as other:
@@ -120,7 +121,7 @@ async def test_a_backend_that_is_lost_while_the_hold_is_decided_is_not_asked(sta
 
 @pytest.mark.parametrize("model", ["priced/tiny", "gone/tiny"])
 async def test_a_test_key_is_answered_by_the_demo_for_nothing(stage: Stage, model: str) -> None:
-    with stage.exchange(replace(stage.caller, is_test=True)) as exchange:
+    with await stage.exchange(replace(stage.caller, is_test=True)) as exchange:
         await exchange.begin(request(model))
         answer = orjson.loads(exchange.body)
     assert answer["model"] == model
@@ -244,7 +245,7 @@ async def test_a_balance_that_covers_no_useful_answer_is_refused(tmp_path: Path)
 async def test_names_that_are_not_sent_on_are_told(
     stage: Stage, fields: dict[str, Any], names: tuple[str, ...]
 ) -> None:
-    with stage.exchange() as exchange:
+    with await stage.exchange() as exchange:
         assert exchange.ignored == ()
         await exchange.begin(request(**fields))
         assert exchange.ignored == names

@@ -49,7 +49,7 @@ class Two:
         """What an answer is refused with; None for one that is given."""
         context = fields.pop("context", None)
         try:
-            with self.stage.exchange(context=context) as exchange:
+            with await self.stage.exchange(context=context) as exchange:
                 await exchange.begin(request(**fields))
         except GatewayError as error:
             return error.code
@@ -97,7 +97,7 @@ async def test_what_fails_before_anything_was_delivered_is_made_elsewhere_and_bi
     two: Two, failing: Answer, is_stream: bool
 ) -> None:
     two.answer_with(failing, events(*stream(10, 4)) if is_stream else unary(10, 4))
-    with two.stage.exchange() as exchange:
+    with await two.stage.exchange() as exchange:
         await exchange.begin(request(stream=is_stream))
         if is_stream:
             assert b'"error"' not in b"".join([frames async for frames in read_frames(exchange)])
@@ -140,7 +140,7 @@ async def test_an_answer_whose_bill_cannot_be_written_is_refused_and_neither_bil
         raise SettlementPending(hold, asyncio.get_running_loop().create_future())
 
     monkeypatch.setattr(two.stage.gateway.ledger, "settle", late)
-    with pytest.raises(GatewayError, match="ledger_unavailable"), two.stage.exchange() as exchange:
+    with pytest.raises(GatewayError, match="ledger_unavailable"), await two.stage.exchange() as exchange:
         await exchange.begin(request())
     assert (exchange.body, exchange.cost_nano, len(two.chats)) == (b"", 0, 1)
     await two.stage.is_accounted_for(0, "ledger_unavailable")
@@ -161,7 +161,7 @@ async def test_an_answer_that_is_too_large_is_not_made_again_nor_held_against_it
 async def test_a_large_answer_is_counted_until_it_is_handed_over(two: Two, size_bytes: int) -> None:
     room = two.stage.gateway.bytes_in_flight
     two.answer_with(unary(10, 4, content="x" * size_bytes))
-    with two.stage.exchange(context=RequestContext("req_1", None, "192.0.2.1", room)) as exchange:
+    with await two.stage.exchange(context=RequestContext("req_1", None, "192.0.2.1", room)) as exchange:
         await exchange.begin(request())
         assert room.used_bytes == (0 if size_bytes < 64 * 1024 else 512 * 1024)
     assert room.used_bytes == 0
@@ -194,7 +194,7 @@ async def test_of_a_request_that_was_sent_only_its_bytes_are_kept_until_its_answ
 ) -> None:
     asked, begins = request(stream=is_stream), asyncio.Event()
     two.answer_with(held(begins, events(*stream(10, 4)) if is_stream else unary(10, 4)))
-    with two.stage.exchange() as exchange:
+    with await two.stage.exchange() as exchange:
         beginning = asyncio.ensure_future(exchange.begin(asked))
         await eventually(lambda: two.chats)
         assert asked.body == {}

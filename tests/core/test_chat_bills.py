@@ -12,9 +12,9 @@ from typing import Any
 import orjson
 import pytest
 
-from mcp_gateway.core.catalog import quoted_prompt_tokens
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import DATABASE
+from mcp_gateway.core.inference.terms import quoted_prompt_tokens
 from mcp_gateway.core.money import format_usd
 from tests.captured import captured
 from tests.core.test_chat import Stage, open_stage, read_frames, request, stage  # noqa: F401 - the fixture
@@ -59,7 +59,7 @@ async def test_a_usage_that_is_missing_or_cannot_be_is_told_to_the_operator_and_
     stage: Stage, usage: Any, name: str, is_stream: bool
 ) -> None:
     stage.backend.answer_with(streamed_with(usage) if is_stream else with_usage(usage))
-    with stage.exchange() as exchange:
+    with await stage.exchange() as exchange:
         await exchange.begin(request(stream=is_stream, stream_options={"include_usage": True} if is_stream else None))
         told = b"".join([frames async for frames in read_frames(exchange)]) if is_stream else exchange.body
     assert b'"error"' not in told
@@ -89,8 +89,8 @@ async def test_an_answer_without_usage_is_billed_by_the_policy_and_all_that_is_h
         backend.answer_with(events(*frames[: 1 if is_broken else 2]))
         asked = request(stream=True, max_tokens=16)
         model, wallet = stage.gateway.published.current["priced/tiny"], stage.gateway.settings.wallet
-        most_nano = quoted_prompt_tokens(asked, model, wallet) * 300 + 16 * 700
-        with stage.exchange() as exchange:
+        most_nano = quoted_prompt_tokens(asked, model, wallet, None) * 300 + 16 * 700
+        with await stage.exchange() as exchange:
             await exchange.begin(asked)
             told = b"".join([frames async for frames in read_frames(exchange)])
         assert (b'"backend_died"' in told) == is_broken
@@ -110,7 +110,7 @@ async def test_usage_that_is_too_much_only_in_sum_is_estimated_without_the_promp
     ]
     stage.backend.answer_with(events(*both))
     asked = request(stream=True, n=2, max_tokens=10)
-    with stage.exchange() as exchange:
+    with await stage.exchange() as exchange:
         await exchange.begin(asked)
         assert asked.body == {}
         assert b'"error"' not in b"".join([frames async for frames in read_frames(exchange)])
@@ -121,7 +121,7 @@ async def test_usage_that_is_too_much_only_in_sum_is_estimated_without_the_promp
 
 async def test_a_stream_that_fails_to_begin_behind_its_head_ends_with_the_error_and_is_free(stage: Stage) -> None:
     stage.backend.answer_with(whole(b"{}", 500))
-    with stage.exchange() as exchange:
+    with await stage.exchange() as exchange:
         with pytest.raises(GatewayError) as failed:
             await exchange.begin(request(stream=True))
         (told,) = contents([await exchange.frames_of(failed.value)])
@@ -134,7 +134,7 @@ async def test_who_leaves_while_the_bill_of_a_failure_is_written_leaves_the_fail
     stage: Stage, tmp_path: Path
 ) -> None:
     async def read() -> None:
-        with stage.exchange() as exchange:
+        with await stage.exchange() as exchange:
             await exchange.begin(request(stream=True))
             may_end.set()
             async for _ in read_frames(exchange):
@@ -146,8 +146,8 @@ async def test_who_leaves_while_the_bill_of_a_failure_is_written_leaves_the_fail
     await may_end.wait()
     with contextlib.closing(sqlite3.connect(tmp_path / DATABASE, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        (exchange,) = stage.gateway.chat.running
-        await eventually(lambda: exchange._is_accounted)
+        (exchange,) = stage.gateway.inference.running
+        await eventually(lambda: exchange._bill.is_closed)
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
         other.execute("ROLLBACK")
@@ -161,7 +161,7 @@ async def test_a_cost_that_neither_hold_nor_wallet_covers_is_charged_as_far_as_i
     credit_nano, cost_nano = 400_000, 2000 * 300 + 4 * 700
     async with ReplayingBackend() as backend, open_stage(tmp_path, backend, credit_nano=credit_nano) as stage:
         backend.answer_with(unary(2000, 4))
-        with caplog.at_level(logging.WARNING), stage.exchange() as exchange:
+        with caplog.at_level(logging.WARNING), await stage.exchange() as exchange:
             await exchange.begin(request(max_tokens=16))
         assert exchange.cost_nano == credit_nano
         await stage.is_accounted_for(credit_nano, None)
@@ -175,7 +175,7 @@ async def test_who_leaves_before_an_answer_pays_the_prompt_where_it_has_a_price(
     tmp_path: Path, model: dict[str, Any], spent_nano: int
 ) -> None:
     async def ask(stage: Stage) -> None:
-        with stage.exchange() as exchange:
+        with await stage.exchange() as exchange:
             await exchange.begin(request(model=model["id"]))
 
     async with ReplayingBackend() as backend, open_stage(tmp_path, backend, models=[model]) as stage:

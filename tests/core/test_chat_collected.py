@@ -10,7 +10,7 @@ import pytest
 
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import GatewayError
-from tests.core.test_chat import Stage, open_stage, read_frames, request
+from tests.core.test_chat import Stage, finish_reason, open_stage, read_frames, request
 from tests.replaying import DONE, Answer, Asked, ReplayingBackend, chunk, events, final_usage, in_two, stream, unary
 from tests.serving import FREE, PRICED, eventually
 
@@ -47,9 +47,8 @@ def content_of(body: bytes | bytearray) -> Any:
 async def test_an_answer_is_the_same_however_it_is_asked_for(
     stage: Stage, fields: dict[str, Any], above_tokens: int | None, is_streamed: bool
 ) -> None:
-    with stage.exchange(collect_above_tokens=above_tokens) as exchange:
+    with await stage.exchange(collect_above_tokens=above_tokens) as exchange:
         await exchange.begin(request(**fields))
-        assert not exchange.is_stream
         answer = orjson.loads(exchange.body)
     assert (answer["object"], answer["model"]) == ("chat.completion", "priced/tiny")
     assert exchange.usage is not None
@@ -60,7 +59,7 @@ async def test_an_answer_is_the_same_however_it_is_asked_for(
 
 async def test_a_server_that_answers_in_one_piece_all_the_same_is_understood(stage: Stage) -> None:
     stage.backend.answer_with(unary(10, 4, content="whole"))
-    with stage.exchange() as exchange:
+    with await stage.exchange() as exchange:
         await exchange.begin(request())
         assert content_of(exchange.body) == "whole"
     await stage.is_accounted_for(COST, None)
@@ -70,7 +69,7 @@ async def test_its_words_are_known_while_they_come_and_whoever_watches_is_told(s
     notes: list[str] = []
     rest = asyncio.Event()
     stage.backend.answer_with(in_two([chunk("one ", 10, 1)], rest, [chunk("two", 10, 2, "stop"), DONE]))
-    with stage.exchange() as exchange:
+    with await stage.exchange() as exchange:
         assert exchange.latest_words == ""
         beginning = asyncio.ensure_future(exchange.begin(request(), lambda: notes.append(exchange.latest_words)))
         await eventually(lambda: notes)
@@ -78,7 +77,7 @@ async def test_its_words_are_known_while_they_come_and_whoever_watches_is_told(s
         rest.set()
         await beginning
         assert notes[-1] == "one two"
-        assert exchange.finish_reason == "stop"
+        assert finish_reason(exchange) == "stop"
 
 
 BROKEN: dict[str, tuple[Answer, str]] = {
@@ -93,7 +92,7 @@ BROKEN: dict[str, tuple[Answer, str]] = {
 @pytest.mark.parametrize(("answer", "code"), BROKEN.values(), ids=BROKEN)
 async def test_an_answer_that_breaks_off_is_refused_and_not_billed(stage: Stage, answer: Answer, code: str) -> None:
     stage.backend.answer_with(answer)
-    with pytest.raises(GatewayError, match=code), stage.exchange() as exchange:
+    with pytest.raises(GatewayError, match=code), await stage.exchange() as exchange:
         await exchange.begin(request())
     assert exchange.body == b""
     assert stage.gateway.pool.backends[0].status == "failing"
@@ -103,7 +102,7 @@ async def test_an_answer_that_breaks_off_is_refused_and_not_billed(stage: Stage,
 async def test_an_answer_that_gets_too_large_is_cut_and_billed_as_far_as_it_was_delivered(stage: Stage) -> None:
     frames = [chunk("x" * 100_000, 10, number) for number in range(1, 9)]
     stage.backend.answer_with(in_two(frames, asyncio.Event(), [final_usage(10, 2000), DONE]))
-    with stage.exchange() as exchange:
+    with await stage.exchange() as exchange:
         await exchange.begin(request())
         answer = orjson.loads(exchange.body)
         assert answer["choices"][0]["finish_reason"] == "length"
@@ -117,12 +116,12 @@ async def test_an_answer_that_gets_too_large_is_cut_and_billed_as_far_as_it_was_
 
 async def test_who_leaves_pays_for_what_was_made(stage: Stage) -> None:
     async def ask() -> None:
-        with stage.exchange() as exchange:
+        with await stage.exchange() as exchange:
             await exchange.begin(request())
 
     stage.backend.answer_with(in_two([chunk("", 10, 0), chunk("a", 10, 1)], asyncio.Event(), []))
     asking = asyncio.ensure_future(ask())
-    await eventually(lambda: [exchange.latest_words for exchange in stage.gateway.chat.running] == ["a"])
+    await eventually(lambda: [exchange.latest_words for exchange in stage.gateway.inference.running] == ["a"])
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)
     await stage.backend.chats[0].gone()
@@ -134,7 +133,7 @@ async def test_what_is_kept_of_an_answer_that_comes_is_counted_and_given_back(st
     stage.backend.answer_with(in_two([chunk("x" * 300_000, 10, 3)], rest, stream(10, 4)[-3:]))
 
     async def ask() -> None:
-        with stage.exchange(context=RequestContext("req_1", None, "192.0.2.1", room)) as exchange:
+        with await stage.exchange(context=RequestContext("req_1", None, "192.0.2.1", room)) as exchange:
             await exchange.begin(request())
             assert room.used_bytes == 512 * 1024
 
@@ -160,7 +159,7 @@ async def test_the_beginning_of_a_frame_that_comes_is_counted_and_given_back(sta
             asked.send_event(event)
 
     stage.backend.answer_with(in_three)
-    with stage.exchange(context=RequestContext("req_1", None, "192.0.2.1", room)) as exchange:
+    with await stage.exchange(context=RequestContext("req_1", None, "192.0.2.1", room)) as exchange:
         await exchange.begin(request(stream=True))
         assert b'"content":""' in await exchange.next_frames()
         first.set()
@@ -177,7 +176,7 @@ async def test_room_for_a_first_frame_that_comes_in_pieces_is_given_back_once_it
     room, rest = stage.gateway.bytes_in_flight, asyncio.Event()
     frame = chunk("x" * 300_000, 10, 1)
     stage.backend.answer_with(in_two([frame[:200_000]], rest, [frame[200_000:], *stream(10, 4)[-3:]]))
-    with stage.exchange(context=RequestContext("req_1", None, "192.0.2.1", room)) as exchange:
+    with await stage.exchange(context=RequestContext("req_1", None, "192.0.2.1", room)) as exchange:
         beginning = asyncio.ensure_future(exchange.begin(request(stream=True)))
         await eventually(lambda: room.used_bytes == 256 * 1024)
         rest.set()
@@ -191,7 +190,7 @@ async def test_a_frame_that_is_larger_than_any_answer_may_be_ends_the_stream(sta
     frame = chunk("x" * 3 * MOST_BYTES, 10, 2)  # more than arrives at once
     stage.backend.answer_with(in_two([chunk("a", 10, 1), frame[:-9]], asyncio.Event(), []))
     context = RequestContext("req_1", None, "192.0.2.1", stage.gateway.bytes_in_flight)
-    with stage.exchange(context=context) as exchange:
+    with await stage.exchange(context=context) as exchange:
         await exchange.begin(request(stream=True))
         frames = b"".join([frames async for frames in read_frames(exchange)])
     assert b"too large" in frames

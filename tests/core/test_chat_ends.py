@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from mcp_gateway.core.caller import Allowance, KeyHolder, Quota, Validity
-from mcp_gateway.core.chat import Call
 from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.identity.keys import refusal
-from tests.core.test_chat import Stage, read_frames, request, stage  # noqa: F401 - the fixture
+from mcp_gateway.core.inference.parts import Call
+from tests.core.test_chat import Stage, finish_reason, read_frames, request, stage  # noqa: F401 - the fixture
 from tests.replaying import (
     PATIENCE_S,
     Asked,
@@ -37,17 +37,17 @@ CODES: list[Code] = ["revoked_api_key", "expired_api_key", "account_deactivated"
 
 
 def close(stage: Stage, code: Code = "revoked_api_key") -> None:
-    stage.gateway.chat.close_key("key_1", refusal(code))
+    stage.gateway.inference.close_key("key_1", refusal(code))
 
 
 async def unary_answer(stage: Stage) -> str:
-    with stage.exchange() as exchange:
+    with await stage.exchange() as exchange:
         await exchange.begin(request())
         return "whole"
 
 
 async def stream_answer(stage: Stage) -> str:
-    with stage.exchange() as exchange:
+    with await stage.exchange() as exchange:
         await exchange.begin(request(stream=True))
         frames = [frame async for frame in read_frames(exchange)]
         assert frames[-1].endswith(b"data: [DONE]\n\n")
@@ -122,7 +122,7 @@ async def test_who_leaves_before_a_backend_is_asked_keeps_no_tokens_a_minute(sta
     caller = replace(stage.caller, quotas=(Quota("key", "key_1", allowance),))
 
     async def ask() -> None:
-        with stage.gateway.chat.exchange(caller, Call("req_1", "http")) as exchange:
+        with await stage.gateway.inference.admit(caller, Call("req_1", "http")) as exchange:
             await exchange.begin(request(stream=True, max_tokens=50))
 
     with contextlib.closing(sqlite3.connect(tmp_path / DATABASE, isolation_level=None)) as other:
@@ -140,7 +140,7 @@ async def test_who_leaves_before_a_backend_is_asked_keeps_no_tokens_a_minute(sta
 
 async def test_what_was_admitted_and_has_not_begun_does_not_begin(stage: Stage) -> None:
     async def ask() -> None:
-        with stage.exchange() as exchange:
+        with await stage.exchange() as exchange:
             close(stage, "expired_api_key")
             await exchange.begin(request())
 
@@ -152,7 +152,10 @@ async def test_what_was_admitted_and_has_not_begun_does_not_begin(stage: Stage) 
 
 async def test_a_key_that_ends_between_a_request_s_head_and_its_body_admits_nothing(stage: Stage) -> None:
     caller = replace(stage.caller, validity=Validity("revoked_api_key"))
-    with pytest.raises(GatewayError, match="revoked_api_key"), stage.gateway.chat.exchange(caller, Call("r", "http")):
+    with (
+        pytest.raises(GatewayError, match="revoked_api_key"),
+        await stage.gateway.inference.admit(caller, Call("r", "http")),
+    ):
         pass
     assert stage.gateway.lifecycle.in_flight == 0
     assert stage.gateway.limiter.in_flight == 0
@@ -164,7 +167,7 @@ async def test_a_stream_ends_with_the_error_and_pays_what_was_delivered(
     stage: Stage, code: Code, is_waiting: bool
 ) -> None:
     stage.backend.answer_with(in_two([chunk("", 10, 0), chunk("a", 10, 1)], asyncio.Event(), []))
-    with stage.exchange() as exchange:
+    with await stage.exchange() as exchange:
         await exchange.begin(request(stream=True))
         seen = b""
         while b'"content":"a"' not in seen:
@@ -187,7 +190,7 @@ async def test_a_stream_ends_with_the_error_and_pays_what_was_delivered(
 
 async def test_the_first_frame_that_is_there_is_delivered(stage: Stage) -> None:
     stage.backend.answer_with(in_two([chunk("a", 10, 1)], asyncio.Event(), []))
-    with stage.exchange() as exchange:
+    with await stage.exchange() as exchange:
         await exchange.begin(request(stream=True))
         close(stage)
         frames = [frame async for frame in read_frames(exchange)]
@@ -201,8 +204,8 @@ async def test_a_stream_whose_total_is_still_to_come_ends_with_the_error(stage: 
     stage.backend.answer_with(in_two([chunk("a", 10, 1), chunk("b", 10, 2, "stop")], asyncio.Event(), rest))
     reading = asyncio.ensure_future(stream_answer(stage))
     await stage.backend.chats_asked(1)
-    (exchange,) = stage.gateway.chat.running
-    await eventually(lambda: exchange._relay is not None and exchange._relay.finish_reason is not None)
+    (exchange,) = stage.gateway.inference.running
+    await eventually(lambda: finish_reason(exchange) is not None)
     close(stage)
     assert await reading == "revoked_api_key"
     await stage.is_accounted_for(10 * 300 + 2 * 700, "revoked_api_key")
@@ -251,7 +254,7 @@ async def test_answers_of_other_keys_and_of_guests_go_on(stage: Stage) -> None:
     may_go_on = asyncio.Event()
     stage.backend.answer_with(*[in_two([chunk("a", 10, 1)], may_go_on, stream(10, 4)[2:])] * 2)
     other = replace(stage.caller, principal=KeyHolder("key_2"))
-    exchanges = [stage.exchange(), stage.gateway.chat.exchange(other, Call("req_other", "http"))]
+    exchanges = [await stage.exchange(), await stage.gateway.inference.admit(other, Call("req_other", "http"))]
 
     async def codes(number: int) -> object:
         with exchanges[number] as exchange:
@@ -265,4 +268,4 @@ async def test_answers_of_other_keys_and_of_guests_go_on(stage: Stage) -> None:
     results = await asyncio.gather(*reading, return_exceptions=True)
     assert results[1] is None
     assert "revoked_api_key" in str(results[0])
-    assert stage.gateway.chat.running == set()
+    assert stage.gateway.inference.running == set()

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from mcp_gateway.core.caller import Caller
-from mcp_gateway.core.chat import Exchange
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.inference.exchange import Exchange
 from mcp_gateway.core.ledger.ledger import Hold, SettlementPending
 from tests.core.test_chat import Stage, caller, read_frames, request, stage  # noqa: F401 - the fixture
 from tests.core.test_chat_streams import ENGINE_DEAD, broken_off
@@ -47,7 +47,7 @@ async def is_left(stage: Stage, who: Caller | None = None, **fields: Any) -> boo
     """Whether an exchange, which has the request, is there once it has ended."""
 
     async def ask() -> weakref.ref[Exchange]:
-        exchange = stage.exchange(who)
+        exchange = await stage.exchange(who)
         try:
             with exchange:
                 await exchange.begin(request(**fields))

@@ -41,7 +41,7 @@ def broken_off(*frames: bytes) -> Answer:
 async def told(stage: Stage, answer: Answer, **fields: Any) -> list[dict[str, Any]]:
     """The chunks of the stream that a client is sent."""
     stage.backend.answer_with(answer)
-    with stage.exchange() as exchange:
+    with await stage.exchange() as exchange:
         await exchange.begin(request(stream=True, **fields))
         frames = [frame async for frame in read_frames(exchange)]
     assert b"".join(frames).endswith(DONE)
@@ -136,7 +136,7 @@ async def test_done_without_a_finish_is_an_error(stage: Stage, frames: list[byte
 @pytest.mark.parametrize("frames", [[DONE], [b": ping\n\n", DONE], []])
 async def test_done_before_anything_else_is_no_answer(stage: Stage, frames: list[bytes]) -> None:
     stage.backend.answer_with(events(*frames))
-    with pytest.raises(GatewayError, match="backend_died"), stage.exchange() as exchange:
+    with pytest.raises(GatewayError, match="backend_died"), await stage.exchange() as exchange:
         await exchange.begin(request(stream=True))
     await stage.is_accounted_for(0, "backend_died")
 
@@ -226,7 +226,7 @@ async def test_usage_in_the_last_chunk_alone_is_billed_and_told(stage: Stage) ->
 )
 async def test_a_refusal_of_any_shape_keeps_its_words(stage: Stage, body: bytes, words: str) -> None:
     stage.backend.answer_with(whole(body, 400))
-    with pytest.raises(GatewayError) as refused, stage.exchange() as exchange:
+    with pytest.raises(GatewayError) as refused, await stage.exchange() as exchange:
         await exchange.begin(request())
     assert (refused.value.code, refused.value.message) == ("invalid_value", words)
 
@@ -239,7 +239,7 @@ async def test_the_answer_to_another_request_is_an_error_and_its_connection_is_c
     body = b'{"id":"%b","model":"tiny","choices":[{"index":0,"finish_reason":"stop"}]}' % other
     frames = [frame.replace(b"chatcmpl-1", other) for frame in stream()]
     stage.backend.answer_with(events(*frames) if is_stream else whole(body))
-    with pytest.raises(GatewayError, match="backend_error"), stage.exchange() as exchange:
+    with pytest.raises(GatewayError, match="backend_error"), await stage.exchange() as exchange:
         await exchange.begin(request(stream=is_stream))
     await stage.backend.chats[0].gone()
     await stage.is_accounted_for(0, "backend_error")
@@ -276,7 +276,7 @@ def answering(answer_id: bytes | None, *, is_stream: bool, later: tuple[asyncio.
 async def connections_of_two_answers(stage: Stage, answer_id: bytes | None, *, is_stream: bool) -> int:
     stage.backend.answer_with(*[answering(answer_id, is_stream=is_stream)] * 2)
     for _ in range(2):
-        with stage.exchange() as exchange:
+        with await stage.exchange() as exchange:
             await exchange.begin(request(stream=is_stream))
             async for _ in read_frames(exchange) if is_stream else no_frames():
                 pass
@@ -305,11 +305,11 @@ async def test_an_answer_that_nobody_asked_for_reaches_nobody_though_it_comes_la
     stage.backend.answer_with(
         answering(b"own-1", is_stream=is_stream, later=(may_come, smuggled)), answering(b"own-2", is_stream=False)
     )
-    with stage.exchange() as exchange:
+    with await stage.exchange() as exchange:
         await exchange.begin(request(stream=is_stream))
         async for _ in read_frames(exchange) if is_stream else no_frames():
             pass
-    with stage.exchange() as exchange:
+    with await stage.exchange() as exchange:
         await exchange.begin(request())
         assert orjson.loads(exchange.body)["id"] == "own-2"
     may_come.set()

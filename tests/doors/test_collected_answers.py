@@ -8,9 +8,9 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from mcp_gateway.core.upstream.collected import can_carry
+from mcp_gateway.core.surfaces.collected import can_carry
 from tests.captured import captured
-from tests.core.upstream.test_collected import PAIRS, without_ids
+from tests.core.surfaces.test_collected import PAIRS, without_ids
 from tests.replaying import (
     DONE,
     Answer,
@@ -126,7 +126,7 @@ async def test_who_ends_an_mcp_session_pays_for_what_its_call_had_made(served: S
     headers["mcp-session-id"] = opened.headers["mcp-session-id"]
     both(served, in_two([chunk("", 10, 0), *[chunk("a", 10, n) for n in range(1, 51)]], asyncio.Event(), []))
     asking = asyncio.ensure_future(door.http.post("/v1/mcp", json=tool_call(), headers=headers))
-    await eventually(lambda: [exchange.latest_words for exchange in door.gateway.chat.running] == ["a" * 50])
+    await eventually(lambda: [exchange.latest_words for exchange in door.gateway.inference.running] == ["a" * 50])
     assert (await door.http.delete("/v1/mcp", headers=headers)).status_code == 200
     await chats(served)[0].gone()
     await asking
@@ -156,10 +156,10 @@ async def test_who_leaves_pays_for_what_was_made(served: Served) -> None:
     key = await door.key(account)
     both(served, in_two([chunk("", 10, 0), *[chunk("a", 10, n) for n in range(1, 51)]], asyncio.Event(), []))
     asking = asyncio.ensure_future(door.chat(key, model="priced/tiny"))
-    await eventually(lambda: [exchange.latest_words for exchange in door.gateway.chat.running] == ["a" * 50])
+    await eventually(lambda: [exchange.latest_words for exchange in door.gateway.inference.running] == ["a" * 50])
     asking.cancel()
     await chats(served)[0].gone()
-    await eventually(lambda: not door.gateway.chat.running)
+    await eventually(lambda: not door.gateway.inference.running)
     await door.nothing_is_left()
     assert await door.balance_nano(account) == 10**9 - 10 * 300 - 50 * 700
 
@@ -306,7 +306,7 @@ async def test_a_key_that_ends_lets_go_of_the_backend_at_once(served: Served) ->
     key = await door.key(account)
     both(served, in_two([chunk("", 10, 0), chunk("a", 10, 1)], asyncio.Event(), []))
     asking = asyncio.ensure_future(door.chat(key, model="priced/tiny"))
-    await eventually(lambda: [exchange.latest_words for exchange in door.gateway.chat.running] == ["a"])
+    await eventually(lambda: [exchange.latest_words for exchange in door.gateway.inference.running] == ["a"])
     [row] = (await door.get("/v1/keys", key)).json()["data"]
     await door.gateway.keys.revoke(row["id"])
     assert error_of(await asking)["code"] == "revoked_api_key"
@@ -322,4 +322,4 @@ async def test_a_silent_backend_is_left_by_who_leaves(served: Served) -> None:
     await eventually(lambda: chats(served))
     asking.cancel()
     await chats(served)[0].gone()
-    await eventually(lambda: not door.gateway.chat.running)
+    await eventually(lambda: not door.gateway.inference.running)

@@ -11,11 +11,12 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from mcp_gateway.core.catalog import Quote, quote
 from mcp_gateway.core.config import WalletSettings
 from mcp_gateway.core.identity.own_limits import OwnLimits
+from mcp_gateway.core.inference.terms import Quote
 from mcp_gateway.core.money import format_usd
-from mcp_gateway.core.request import parse_chat_request
+from mcp_gateway.core.surfaces.chat import parse_chat
+from tests.quoting import quote_of
 from tests.replaying import (
     ReplayingBackend,
     chunk,
@@ -58,9 +59,9 @@ class Stage:
         return await self.door.chat(self.key, **{"model": "priced/tiny"} | fields)
 
     def quote(self, **fields: Any) -> Quote:
-        request = parse_chat_request(orjson.dumps(chat_body(**{"model": "priced/tiny"} | fields)))
+        request = parse_chat(orjson.dumps(chat_body(**{"model": "priced/tiny"} | fields)))
         model = self.door.gateway.published.current["priced/tiny"]
-        return quote(model, model.price, request, WalletSettings())
+        return quote_of(model, model.price, request, WalletSettings())
 
     async def is_left_with(self, balance_nano: int) -> None:
         await self.door.nothing_is_left()
@@ -138,7 +139,7 @@ async def test_a_balance_below_the_worst_case_lowers_max_tokens_and_says_so(stag
 
 async def test_a_wallet_worth_ten_requests_serves_exactly_ten_of_two_hundred_at_once(stage: Stage) -> None:
     fields = {"model": "priced/tiny", "max_tokens": 16}
-    request = parse_chat_request(orjson.dumps(chat_body(**fields)))
+    request = parse_chat(orjson.dumps(chat_body(**fields)))
     prompt = request.text_bytes + 10  # the backend's own count of the shortest chat
     worst = stage.quote(max_tokens=16)
     assert worst.minimum_nano == worst.maximum_nano == cost_nano(prompt, 16)
@@ -363,7 +364,7 @@ async def test_who_leaves_before_the_answer_keeps_the_prompt_s_tokens_a_minute(
     stage.backend.answer_with(silence)
     stage.backend.prompt_tokens = counted
     fields = {"model": model, "stream": is_stream, "max_tokens": 50}
-    estimate = parse_chat_request(orjson.dumps(chat_body(**fields))).text_bytes // 3
+    estimate = parse_chat(orjson.dumps(chat_body(**fields))).text_bytes // 3
     await leave_once_asked(leaver, **fields)
     await stage.door.nothing_is_left()
     left = (await stage.door.get("/v1/limits", key)).json()["tokens_per_minute"]["remaining"]

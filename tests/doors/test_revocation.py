@@ -32,7 +32,7 @@ async def served(_served: Served) -> AsyncIterator[Served]:
     backend.answer_with()
     yield door, backend
     await door.nothing_is_left()
-    assert door.gateway.chat.running == set()
+    assert door.gateway.inference.running == set()
 
 
 async def revoke(door: Door, account_id: str, key_id: str) -> None:

@@ -10,12 +10,12 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from mcp_gateway.core.catalog import quote
 from mcp_gateway.core.config import WalletSettings
 from mcp_gateway.core.money import format_usd
-from mcp_gateway.core.request import parse_chat_request
-from mcp_gateway.core.upstream.usage import Usage, read_usage
+from mcp_gateway.core.surfaces.chat import parse_chat
+from mcp_gateway.core.surfaces.usage import Usage, read_usage
 from tests.cases import each
+from tests.quoting import quote_of
 from tests.replaying import DONE, Answer, Asked, ReplayingBackend, contents, events, in_two, silence, whole
 from tests.serving import FREE, PRICED, Door, bearer, chat_body, eventually, open_door
 
@@ -93,10 +93,10 @@ class Stage:
         """By this door's policy, where the estimate is so much."""
         if self.policy != "hold":
             return Usage(prompt_tokens, completion_tokens) if self.policy == "estimate" else Usage(0, 0)
-        request = parse_chat_request(orjson.dumps(chat_body(**{"model": "priced/tiny"} | fields)))
+        request = parse_chat(orjson.dumps(chat_body(**{"model": "priced/tiny"} | fields)))
         model = self.door.gateway.published.current["priced/tiny"]
-        held = quote(model, model.price, request, WalletSettings())
-        output = (request.max_tokens or model.max_output_tokens) * request.choices
+        held = quote_of(model, model.price, request, WalletSettings())
+        output = (request.output_limit or model.max_output_tokens) * request.choices
         assert held.maximum_nano == held.prompt_nano + 700 * output
         return Usage(held.prompt_nano // 300, output)
 
@@ -433,10 +433,10 @@ async def test_a_client_that_leaves_a_collected_answer_pays_by_the_policy(stage:
     stage.backend.answer_with(in_two(streamed(b"")[:3], asyncio.Event(), []))
     fields = {"model": "priced/tiny", "max_tokens": LONG_TOKENS + 1}
     asking = asyncio.ensure_future(stage.door.chat(stage.key, **fields))
-    await eventually(lambda: [exchange.latest_words for exchange in stage.door.gateway.chat.running] == ["ab"])
+    await eventually(lambda: [exchange.latest_words for exchange in stage.door.gateway.inference.running] == ["ab"])
     asking.cancel()
     await stage.backend.chats[0].gone()
-    await eventually(lambda: not stage.door.gateway.chat.running)
+    await eventually(lambda: not stage.door.gateway.inference.running)
     assert await stage.spent_nano() == cost_nano(*stage.expected(COUNTED, 2, **fields)[:2])
 
 
@@ -469,7 +469,7 @@ async def test_who_leaves_while_the_prompt_is_counted_pays_by_the_policy_all_the
     asking = asyncio.ensure_future(estimating.door.chat(estimating.key, model="priced/tiny", stream=True))
     await is_counting.wait()
     asking.cancel()
-    await eventually(lambda: not estimating.door.gateway.chat.running)
+    await eventually(lambda: not estimating.door.gateway.inference.running)
     may_count.set()
     assert await estimating.spent_nano() == cost_nano(COUNTED, 3)
     del estimating.backend._answer_to
@@ -492,7 +492,7 @@ async def test_a_backend_that_does_not_answer_a_count_holds_nobody_up(
 async def test_a_minute_and_a_backend_have_one_line_in_the_log_and_each_answer_counts(
     estimating: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    estimating.door.gateway.chat.usage_logs.clear()
+    estimating.door.gateway.inference.parts.usage_logs.clear()
     before = await missing(estimating.door)
     for usage in (b"", b"{}", UNREADABLE["2^62"]):
         estimating.backend.answer_with(in_one_piece(usage))

@@ -6,10 +6,10 @@ piece of an answer; the transport asks when nothing has come for a while.
 
 from math import inf
 
+from mcp_gateway.core.blame import GoingDown, TooSlow, blame_of
 from mcp_gateway.core.config import UpstreamSettings
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.upstream import vllm
-from mcp_gateway.core.upstream.backend import FAULTS, Backend, TooSlow
+from mcp_gateway.core.upstream.backend import Backend
 from mcp_gateway.core.upstream.transport import ConnectionDied, TimedOut
 
 LOOK_S = 1.0
@@ -59,8 +59,8 @@ class Attempt:
         backend.waits_s.pop(self, None)
         if error is None:
             breaker.succeeded(self._number)
-        elif error.code in FAULTS and not (isinstance(error, vllm.AnswerTooLarge) or self.is_only_slow(error)):
-            breaker.failed(self._number, _reason(error), is_certain=isinstance(error, vllm.GoingDown))
+        elif (blame := blame_of(error)).whose == "backend" and not self.is_only_slow(error):
+            breaker.failed(self._number, _reason(error), is_certain=blame.is_certain)
         else:
             breaker.left(self._number)
         self._note(error)
@@ -130,6 +130,6 @@ class Attempt:
 
 
 def _reason(error: GatewayError) -> str:
-    if isinstance(error, vllm.GoingDown):
+    if isinstance(error, GoingDown):
         return "it is shutting down"
     return f"its requests fail, the last with {error.code}"

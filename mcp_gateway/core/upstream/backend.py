@@ -11,12 +11,12 @@ from typing import Any, Literal, Protocol, TypeGuard
 
 import orjson
 
+from mcp_gateway.core.blame import AnswerTooLarge, TooSlow
 from mcp_gateway.core.catalog import UNKNOWN_WINDOW_TOKENS, Listing
+from mcp_gateway.core.dialects import vllm
 from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.json_bounds import holds_at_most
-from mcp_gateway.core.request import ChatRequest
 from mcp_gateway.core.text import is_one_line
-from mcp_gateway.core.upstream import vllm
 from mcp_gateway.core.upstream.breaker import Breaker
 from mcp_gateway.core.upstream.transport import (
     BadResponse,
@@ -45,14 +45,8 @@ _BEGINNING_BYTES = 64 * 1024
 _COUNT_S = 5.0
 """A count of a prompt takes milliseconds, and an answer waits for it."""
 _MAX_NAME_CHARS = 256
-FAULTS = frozenset({"backend_died", "backend_error", "connect_failed", "first_token_timeout"})
-"""Codes of what is a backend's fault. Not a client that leaves, a refused request, a full queue or a full gateway."""
 _STUCK = "its engine makes no tokens while requests run"
 Status = Literal["up", "busy", "failing", "down"]
-
-
-class TooSlow(GatewayError):
-    """The backend took longer than a request may wait; whether that is its fault, its health and gauges tell."""
 
 
 class Response(Protocol):
@@ -188,11 +182,11 @@ class Backend:
             return None
         return self.queue.waiting > 0 or (self.queue.running > 0 and self.now_s() - self.moved_at_s < still_s)
 
-    async def chat(
-        self, body: bytes, headers: Headers, *, is_stream: bool, patience: Patience | None = None
+    async def infer(
+        self, path: str, body: bytes, headers: Headers, *, is_stream: bool, patience: Patience | None = None
     ) -> Response:
-        """Send a chat. Raises GatewayError for a failure to reach the backend or to get the head of an answer."""
-        return await self._ask("POST", vllm.CHAT_PATH, body, headers, is_stream=is_stream, patience=patience)
+        """Send a request for inference. Raises GatewayError where no head of an answer comes."""
+        return await self._ask("POST", path, body, headers, is_stream=is_stream, patience=patience)
 
     async def discover(self) -> None:
         """Ask /health and /v1/models again; afterwards `listings` and `fault` tell what was found."""
@@ -264,11 +258,11 @@ class Backend:
         self._note_gone()
         self.queue, self.sent_by_others = None, 0
 
-    async def count_prompt(self, request: ChatRequest, backend_model: str) -> int | None:
-        """Tokens of a chat's prompt by the backend's own count; None where it cannot tell, or not in time."""
+    async def count_prompt(self, counting: bytes) -> int | None:
+        """The tokens that it is asked to count; None where it cannot tell, or not in time."""
         try:
             async with asyncio.timeout(_COUNT_S):
-                return await self._count(vllm.tokenize_body(request, backend_model))
+                return await self._count(counting)
         except (GatewayError, UpstreamError, TimeoutError):
             return None
 
@@ -300,7 +294,6 @@ class Backend:
         is_stream: bool = False,
         patience: Patience | None = None,
     ) -> Response:
-        assert path in vllm.ALLOWED_PATHS
         sent = [_JSON, *headers]
         if self.api_key:
             sent.append((b"authorization", b"Bearer " + self.api_key.encode()))
@@ -351,7 +344,7 @@ def failure(error: UpstreamError, *, has_started: bool = False) -> GatewayError:
         case ConnectionDied():
             return GatewayError("backend_died", "The backend's connection broke before the answer was whole.")
         case BodyTooLarge():
-            return vllm.AnswerTooLarge()
+            return AnswerTooLarge()
         case BadResponse() | ResponseTooLarge():
             return GatewayError("backend_error", "The backend's answer could not be understood.")
     return GatewayError("backend_error", "The backend failed.")

@@ -9,25 +9,20 @@ from hashlib import blake2b
 from math import ceil
 from random import Random
 
-from mcp_gateway.core.request import ChatRequest
+from mcp_gateway.core.surfaces.surface import Ask
 
 _SHARE = 1.25
 """A home's load may be this much above the mean: consistent hashing with bounded loads (Mirrokni et al., 2016)."""
-_READ_CHARS = 4096
-_READ_TEXTS = 64
-"""So much of each text, so many messages, and so many parts of each; what differs only later shares its home."""
 
 
-def prefix_of(request: ChatRequest, account_id: str) -> bytes:
-    """A hash of what stays the same at a conversation's start: system prompt and first message.
+def prefix_of(ask: Ask, account_id: str) -> bytes:
+    """A hash of what stays the same at a conversation's start.
 
     Of the account too, since no account is served from the cache of another.
     """
     hashed = blake2b(account_id.encode(), digest_size=16)
-    for message in request.body["messages"][:_READ_TEXTS]:
-        hashed.update(message["role"].encode("utf-8", "replace") + b"\0" + _text_of(message) + b"\0")
-        if message["role"] not in ("system", "developer"):
-            break
+    for text in ask.surface.opening(ask.body):
+        hashed.update(text + b"\0")
     return hashed.digest()
 
 
@@ -44,10 +39,3 @@ def choose(loads: Mapping[str, int], prefix: bytes, random: Random) -> str:
 def home_of(prefix: bytes, names: Mapping[str, int]) -> str:
     """Rendezvous hashing: the highest score wins, so a backend that comes or goes moves only its own conversations."""
     return max(names, key=lambda name: blake2b(name.encode(), key=prefix, digest_size=8).digest())
-
-
-def _text_of(message: dict[str, object]) -> bytes:
-    content = message.get("content")
-    parts = content[:_READ_TEXTS] if isinstance(content, list) else [content]
-    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
-    return b"\0".join(text[:_READ_CHARS].encode("utf-8", "replace") for text in texts if isinstance(text, str))

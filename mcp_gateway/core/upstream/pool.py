@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
 from typing import Literal
 
+from mcp_gateway.core.blame import Blame
 from mcp_gateway.core.catalog import Listing, Listings, Model
 from mcp_gateway.core.text import shown
-from mcp_gateway.core.upstream.backend import FAULTS, Backend, Status
+from mcp_gateway.core.upstream.backend import Backend, Status
 from mcp_gateway.core.upstream.budget import RetryBudget
 from mcp_gateway.core.upstream.choice import choose
 
@@ -19,11 +20,9 @@ _RECOVERY_INTERVAL_S = 1.0
 _TEMPLATES_S = 1.0
 """Of a look at a backend, for what it adds to prompts: it tells at once, or later."""
 _MAX_LOGGED_CHARS = 500
-_NOT_TAKEN = frozenset({"backend_busy", "connect_failed", "model_unavailable", "overloaded"})
-"""Codes of failures in which no backend began to work on the request."""
 ModelStatus = Literal["ready", "loading", "unavailable"]
-Failures = Mapping[Backend, str]
-"""The error code of one request at each backend that it was sent to so far, in that order."""
+Failures = Mapping[Backend, Blame]
+"""What one request says of each backend that it was sent to so far, in that order."""
 
 
 class Pool:
@@ -146,10 +145,11 @@ class Pool:
 
         Not to all of them: it may be the request that kills what works on it.
         """
-        codes = list(failures.values())
-        if codes[-1] in _NOT_TAKEN:
+        blames = list(failures.values())
+        if not blames[-1].was_taken:
             return True
-        return codes[-1] in FAULTS and sum(code not in _NOT_TAKEN for code in codes) == 1 and self._retries.withdraw()
+        was_taken_once = sum(blame.was_taken for blame in blames) == 1
+        return blames[-1].whose == "backend" and was_taken_once and self._retries.withdraw()
 
     def _is_doubtful(self, backend: Backend) -> bool:
         """Whether it is down, stuck or slow to tell, or a request waits there for longer than usual."""

@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 
 from mcp_gateway.core.config import UpstreamSettings
+from mcp_gateway.core.dialects.vllm import Gauges
 from mcp_gateway.core.upstream.attempt import GRACE_S, LOOK_S, Attempt
 from mcp_gateway.core.upstream.backend import Backend, failure
 from mcp_gateway.core.upstream.breaker import Breaker
 from mcp_gateway.core.upstream.demo import DemoBackend
 from mcp_gateway.core.upstream.transport import ConnectionDied, TimedOut, UpstreamError
-from mcp_gateway.core.upstream.vllm import Gauges
 from tests.core.upstream.clock import Clock
 
 LONGEST_S = 1000

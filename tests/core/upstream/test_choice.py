@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_gateway.core.request import ChatRequest, parse_chat_request
+from mcp_gateway.core.surfaces.chat import parse_chat
+from mcp_gateway.core.surfaces.surface import Ask
 from mcp_gateway.core.upstream.choice import choose, home_of, prefix_of
 
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -19,8 +20,8 @@ IDLE = {f"vllm-{number}": 0 for number in range(1, 6)}
 PREFIXES = [number.to_bytes(16, "big") for number in range(2000)]
 
 
-def request(*messages: Any, **fields: Any) -> ChatRequest:
-    return parse_chat_request(orjson.dumps({"model": "m", "messages": messages} | fields))
+def request(*messages: Any, **fields: Any) -> Ask:
+    return parse_chat(orjson.dumps({"model": "m", "messages": messages} | fields))
 
 
 def prefix(*messages: Any, account_id: str = "acc_1") -> bytes:

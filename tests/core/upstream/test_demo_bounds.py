@@ -9,8 +9,8 @@ import pytest
 
 from mcp_gateway.core.upstream.demo import DemoBackend
 from mcp_gateway.core.upstream.demo.instance import Budget, SchemaError, instance_of
-from mcp_gateway.core.upstream.vllm import error_of
 from tests.cases import each
+from tests.refusals import error_of
 
 JSON_TYPE = (b"content-type", b"application/json")
 BODY_BYTES, TOKENS, TOOLS, VALUES = 64 * 1024, 1000, 64, 200

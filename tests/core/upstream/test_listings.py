@@ -9,7 +9,6 @@ import pytest
 
 from mcp_gateway.core.catalog import build_catalog
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.request import parse_chat_request
 from mcp_gateway.core.upstream.backend import Backend, Headers, Response
 from mcp_gateway.core.upstream.transport import ConnectFailed, UpstreamError
 from tests.cases import each
@@ -181,8 +180,7 @@ async def test_a_count_that_does_not_come_in_time_is_none(monkeypatch: pytest.Mo
 
     monkeypatch.setattr("mcp_gateway.core.upstream.backend._COUNT_S", 0)
     backend = Backend("vllm-1", Hanging(()))
-    asked = parse_chat_request(b'{"model": "good", "messages": [{"role": "user", "content": "hi"}]}')
-    assert await backend.count_prompt(asked, "good") is None
+    assert await backend.count_prompt(b"{}") is None
 
 
 async def test_a_backend_that_fails_is_no_crash() -> None:

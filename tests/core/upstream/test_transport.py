@@ -835,7 +835,7 @@ async def test_a_connection_for_which_there_is_no_descriptor_says_nothing_of_the
             with pytest.raises(NoResources):
                 await backend.origin.request("GET", "/x", [])
             with pytest.raises(GatewayError, match="overloaded") as caught:
-                await backend.chat(b"{}", [], is_stream=False)
+                await backend.infer("/v1/chat/completions", b"{}", [], is_stream=False)
             await backend.discover()
         assert caught.value.status == 503
         assert caught.value.retry_after_s

@@ -1,0 +1,117 @@
+"""A surface's endpoint, such as POST /chat/completions: the hot path, a plain ASGI endpoint."""
+
+from collections.abc import Coroutine
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from http_api.bodies import read_bytes
+from http_api.event_stream import EventStream
+from http_api.idempotency import KEY_HEADER, idempotency_key_in
+from http_api.rendering import JSON_TYPE, send_bytes
+from mcp_gateway.core.context import CLIENT, CONTEXT, CallerLeft, Client, RequestContext
+from mcp_gateway.core.dialects.vllm_fields import first_names
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.idempotency import Repeats
+from mcp_gateway.core.inference.exchange import Exchange, Inference
+from mcp_gateway.core.inference.parts import Call
+from mcp_gateway.core.json_bounds import JsonBounds
+from mcp_gateway.core.json_fields import parse_json_object
+from mcp_gateway.core.money import format_usd
+from mcp_gateway.core.surfaces.surface import Ask, Surface
+from mcp_gateway.core.trace_context import TRACEPARENT, trace_of
+from mcp_gateway.wire.bodies import BodyLimits
+
+
+class InferenceEndpoint:
+    """Reads the body, runs the exchange, and writes one JSON body or the frames as they come."""
+
+    def __init__(
+        self,
+        surface: Surface,
+        inference: Inference,
+        repeats: Repeats,
+        *,
+        body_limits: BodyLimits,
+        json_bounds: JsonBounds,
+        comment_s: float,
+    ) -> None:
+        self._surface = surface
+        self._inference = inference
+        self._repeats = repeats
+        self._comment_s = comment_s
+        self._body_limits = body_limits
+        self._json_bounds = json_bounds
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+        once = KEY_HEADER in scope[CONTEXT].sent
+        return self._answer_once(scope, receive, send) if once else self._answer(scope, receive, send)
+
+    async def _answer_once(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refused while another with the same Idempotency-Key is answered."""
+        context: RequestContext = scope[CONTEXT]
+        assert context.caller is not None
+        key = idempotency_key_in(scope["headers"])
+        with self._repeats.answering(context.caller, key, context.request_id):
+            await self._answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        context: RequestContext = scope[CONTEXT]
+        caller = context.caller
+        assert caller is not None
+        client: Client = scope[CLIENT]
+        call = _call_of(scope, context)
+        if not client.is_whole:
+            self._inference.check(caller)  # who has nothing left is told so before the body is read
+        try:
+            raw = await read_bytes(scope, receive, self._body_limits.of(caller))
+        except (GatewayError, CallerLeft):
+            if client.refusal is not None:
+                raise  # it is no HTTP, and no request
+            with await self._inference.admit(caller, call):
+                raise  # counted and recorded like any other
+        client.is_cancelled_on_departure = True
+        # no sooner: a body that comes slowly takes no place from anybody
+        with await self._inference.admit(caller, call) as exchange:
+            await self._json_bounds.check(raw, caller)
+            ask = self._surface.read(parse_json_object(raw), len(raw))
+            del raw
+            if ask.is_stream:
+                stream = EventStream(send, self._comment_s, lambda: _tell_changes(exchange, context))
+                await _relay(exchange, ask, stream, context)
+                return
+            await exchange.begin(ask)
+            _tell_changes(exchange, context)
+            context.headers.append((b"x-cost-usd", format_usd(exchange.cost_nano).encode()))
+            await send_bytes(send, exchange.body, [JSON_TYPE])
+
+
+async def _relay(exchange: Exchange, ask: Ask, stream: EventStream, context: RequestContext) -> None:
+    async with stream:
+        try:
+            await exchange.begin(ask)
+            if not ask.body:  # else it is needed to the end
+                context.release()
+        except GatewayError as error:
+            await stream.hush()  # or a comment would begin the answer behind this decision
+            if not stream.has_begun:
+                raise
+            await stream.send(await exchange.frames_of(error))
+        while frames := await exchange.next_frames():
+            await stream.send(frames)
+            frames = b""  # which may be long, and is not kept while the next are waited for
+    await stream.end()
+
+
+def _tell_changes(exchange: Exchange, context: RequestContext) -> None:
+    """Say in the answer's headers in what it was asked otherwise than its caller did."""
+    if exchange.clamped_to is not None:
+        context.headers.append((b"x-max-tokens-clamped", b"%d" % exchange.clamped_to))
+    if exchange.ignored:
+        context.headers.append((b"x-ignored-parameters", ", ".join(first_names(exchange.ignored)).encode()))
+
+
+def _call_of(scope: Scope, context: RequestContext) -> Call:
+    """Of a client's headers its trace alone passes to a backend."""
+    trace = trace_of(scope["headers"]) if TRACEPARENT in context.sent else ()
+    return Call(context.request_id, "http", context.client_request_id, trace, context)

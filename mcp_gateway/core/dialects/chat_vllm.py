@@ -1,0 +1,96 @@
+"""Chat completions to vLLM, which has them as OpenAI does: bodies are sifted, renamed and bounded, frames spliced."""
+
+from functools import lru_cache
+from hashlib import sha256
+from typing import Any
+
+from mcp_gateway.core.dialects.vllm_fields import ChatFields
+from mcp_gateway.core.json_bounds import dump_json
+from mcp_gateway.core.surfaces import answer
+from mcp_gateway.core.surfaces.chat import OUTPUT_CAPS
+from mcp_gateway.core.surfaces.collected import can_carry
+from mcp_gateway.core.surfaces.collector import Collector
+from mcp_gateway.core.surfaces.credible import UsageBounds
+from mcp_gateway.core.surfaces.splice import FrameRelay
+from mcp_gateway.core.surfaces.surface import Ask, Body, Terms, Whole
+from mcp_gateway.core.surfaces.usage import Usage
+
+_COUNTED = ("messages", "tools", "chat_template_kwargs")
+"""Fields that the prompt is made of."""
+
+
+class ChatToVllm:
+    """What a chat becomes for vLLM, and its answers for the client."""
+
+    path = "/v1/chat/completions"
+
+    def __init__(self, fields: ChatFields) -> None:
+        self._fields = fields
+
+    def sift(self, ask: Ask) -> tuple[str, ...]:
+        return self._fields.sift(ask.body)
+
+    def body(self, ask: Ask, terms: Terms, backend_model: str, account_id: str, *, is_stream: bool) -> bytes:
+        """What was sifted of the caller's own, renamed, with usage asked for in every frame of a stream.
+
+        `cache_salt` keeps one account from telling by timing what another has in the prefix cache.
+        """
+        body = ask.body | {"model": backend_model, "cache_salt": _cache_salt(account_id)}
+        _bound(body, terms)
+        if is_stream:
+            body["stream"] = True
+            body["stream_options"] = {
+                **(body.get("stream_options") or {}),
+                "include_usage": True,
+                "continuous_usage_stats": True,
+            }
+        return dump_json(body)
+
+    def counting(self, ask: Ask, backend_model: str) -> bytes:
+        kept = {name: ask.body[name] for name in _COUNTED if name in ask.body}
+        return dump_json({"model": backend_model, **kept})
+
+    def can_collect(self, ask: Ask) -> bool:
+        return can_carry(ask.body)
+
+    def reader(self, ask: Ask, public_model: str, bounds: UsageBounds) -> FrameRelay:
+        return FrameRelay(
+            public_model,
+            wants_usage=ask.wants_usage,
+            wants_continuous_usage=ask.wants_continuous_usage,
+            choices=ask.choices,
+            bounds=bounds,
+        )
+
+    def collecting(self, ask: Ask, public_model: str, max_bytes: int) -> Collector:
+        return Collector(public_model, choices=ask.choices, max_bytes=max_bytes)
+
+    async def read(self, body: Body, public_model: str) -> Whole:
+        return await answer.read_answer(body, public_model)
+
+    async def with_usage(self, body: Body, usage: Usage) -> Body:
+        return await answer.with_usage(body, usage)
+
+    async def text_bytes(self, body: Body) -> int:
+        return await answer.text_bytes(body)
+
+
+def _bound(body: dict[str, Any], terms: Terms) -> None:
+    """Lower every field that governs the answer's length to what the terms allow; without a limit none is named."""
+    limit = terms.output_limit
+    named = [name for name in OUTPUT_CAPS if body.get(name) is not None]
+    for name in named:
+        if limit is None:
+            del body[name]
+        elif body[name] > limit:
+            body[name] = limit
+    if limit is not None and not named:
+        body["max_tokens"] = limit
+    most = terms.ceiling if limit is None else limit
+    if (least := body.get("min_tokens")) is not None and least > most:
+        body["min_tokens"] = most
+
+
+@lru_cache(maxsize=1024)
+def _cache_salt(account_id: str) -> str:
+    return sha256(account_id.encode()).hexdigest()[:32]

@@ -1,0 +1,85 @@
+"""What a backend speaks: values in, values out. A dialect has no connection and no state.
+
+Each surface that a dialect serves is a file `<surface>_<dialect>.py` with a `Translation`; no file, not served.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.surfaces.credible import UsageBounds
+from mcp_gateway.core.surfaces.surface import Ask, Body, Collecting, Failure, Reader, SurfaceName, Terms, Whole
+from mcp_gateway.core.surfaces.usage import Usage
+
+
+class Translation(Protocol):
+    """One surface in one dialect: what is sent of an ask to `path`, and how its answers are read."""
+
+    path: str
+
+    def sift(self, ask: Ask) -> tuple[str, ...]:
+        """Leave of the body only what may be sent; the names that were removed.
+
+        Raises GatewayError for what may not be left out in silence.
+        """
+
+    def body(self, ask: Ask, terms: Terms, backend_model: str, account_id: str, *, is_stream: bool) -> bytes:
+        """The body to send, within these terms."""
+
+    def counting(self, ask: Ask, backend_model: str) -> bytes | None:
+        """What asks a backend to count the prompt; None where nothing does."""
+
+    def can_collect(self, ask: Ask) -> bool:
+        """Whether a stream tells all that the answer in one piece would."""
+
+    def reader(self, ask: Ask, public_model: str, bounds: UsageBounds) -> Reader:
+        """Reads one answer's stream for a client, which is told no usage but within the bounds."""
+
+    def collecting(self, ask: Ask, public_model: str, max_bytes: int) -> Collecting:
+        """Puts one answer's stream together."""
+
+    async def read(self, body: Body, public_model: str) -> Whole:
+        """Read an answer in one piece. Raises GatewayError `backend_error` for what is none."""
+
+    async def with_usage(self, body: Body, usage: Usage) -> Body:
+        """The answer with this usage for whatever it tells of it. Raises GatewayError `backend_error`."""
+
+    async def text_bytes(self, body: Body) -> int:
+        """How many bytes the answer's texts have."""
+
+
+class Dialect(Protocol):
+    """What the servers of one kind speak."""
+
+    name: str
+    translations: Mapping[SurfaceName, Translation]
+
+    def error(
+        self, failure: Failure, backend_model: str, public_model: str, retry_after: bytes | None = None
+    ) -> GatewayError:
+        """The gateway's error for what a backend told."""
+
+    def failure(self, status: int, body: bytes) -> Failure:
+        """What a refusal's body, or its beginning, tells, in whatever shape."""
+
+    def window_told(self, refusal: GatewayError) -> int | None:
+        """The window that a refusal of a prompt names."""
+
+    def prompt_told(self, refusal: GatewayError) -> int | None:
+        """The prompt's tokens that such a refusal names."""
+
+    def request_named(self, beginning: Body) -> bytes | None:
+        """The id of ours that an answer bears; None for others."""
+
+
+class Target(NamedTuple):
+    """The model that is asked, as its backends know it and as callers do, and how those backends are spoken to."""
+
+    dialect: Dialect
+    translation: Translation
+    backend_model: str
+    public_model: str
+
+    def error(self, failure: Failure, retry_after: bytes | None = None) -> GatewayError:
+        """The gateway's error for what a backend told."""
+        return self.dialect.error(failure, self.backend_model, self.public_model, retry_after)

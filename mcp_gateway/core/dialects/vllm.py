@@ -1,0 +1,103 @@
+"""vLLM's dialect: the few paths that are ever asked of a server, its gauges and its counts.
+
+Facts were taken from vLLM 0.32 on the wire and 0.33 in source. Knows nothing of connections or callers.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+
+from mcp_gateway.core.dialects import vllm_refusals
+from mcp_gateway.core.dialects.chat_vllm import ChatToVllm
+from mcp_gateway.core.dialects.dialect import Translation
+from mcp_gateway.core.dialects.vllm_fields import ChatFields
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.json_bounds import dump_json
+from mcp_gateway.core.surfaces.surface import Body, Failure, SurfaceName
+
+MODELS_PATH = "/v1/models"
+TOKENIZE_PATH = "/tokenize"
+HEALTH_PATH = "/health"
+METRICS_PATH = "/metrics"
+_ID_BYTES = 4096
+"""Of an answer, at whose start its id stands."""
+_OUR_ID = re.compile(rb'"id":\s?"(?:chatcmpl|cmpl|embd|msg|resp)[-_](req_[0-9a-zA-Z_-]{1,64})"')
+_RUNNING = re.compile(rb"\nvllm:num_requests_running\{([^\n]+)")
+_WAITING = re.compile(rb"\nvllm:num_requests_waiting\{([^\n]+)")
+_TOKENS = re.compile(rb"\nvllm:(?:generation|prompt)_tokens_total\{([^\n]+)")
+_COUNT = re.compile(rb'"count":\s?(\d{1,15})[,}\s]')
+_GAUGE_VALUE = re.compile(rb"\d{1,15}(?:\.\d{1,15})?(?:[eE]\+?\d{1,2})?")
+_MAX_LINES, _MAX_COUNT = 4096, 1e15
+"""Read of one metric: one for each engine and model; and of each at most this."""
+
+
+class Vllm:
+    """What vLLM speaks, with the fields that the operator passes besides those of the table."""
+
+    name = "vllm"
+
+    def __init__(self, pass_fields: Iterable[str] = (), pass_template_kwargs: Iterable[str] = ()) -> None:
+        fields = ChatFields(pass_fields, pass_template_kwargs)
+        self.translations: Mapping[SurfaceName, Translation] = {"chat": ChatToVllm(fields)}
+
+    def failure(self, status: int, body: bytes) -> Failure:
+        return vllm_refusals.read_failure(status, body)
+
+    def error(
+        self, failure: Failure, backend_model: str, public_model: str, retry_after: bytes | None = None
+    ) -> GatewayError:
+        return vllm_refusals.error_of(failure, backend_model, public_model, retry_after)
+
+    def window_told(self, refusal: GatewayError) -> int | None:
+        return vllm_refusals.window_told(refusal)
+
+    def prompt_told(self, refusal: GatewayError) -> int | None:
+        return vllm_refusals.prompt_told(refusal)
+
+    def request_named(self, beginning: Body) -> bytes | None:
+        """vLLM names an answer by the id that its request was sent with."""
+        found = _OUR_ID.search(beginning, 0, _ID_BYTES)
+        return found[1] if found is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """Requests in a server's engines: those that run, and those that wait for a place.
+
+    `tokens` counts all prompt and output tokens since it began; None where it tells none.
+    """
+
+    running: int
+    waiting: int
+    tokens: float | None = None
+
+
+def shortest_chat(backend_model: str) -> bytes:
+    """Asks to count a chat whose prompt is little more than what its template adds."""
+    return dump_json({"model": backend_model, "messages": [{"role": "user", "content": "a"}]})
+
+
+def read_gauges(exposition: bytes) -> Gauges | None:
+    """The queue gauges of a /metrics page, None where it has none; summed over models, which share the GPUs."""
+    page = b"\n" + exposition
+    running, waiting = (_total(gauge, page) for gauge in (_RUNNING, _WAITING))
+    if running is None and waiting is None:
+        return None
+    return Gauges(int(running or 0), int(waiting or 0), _total(_TOKENS, page))
+
+
+def _total(line: re.Pattern[bytes], page: bytes) -> float | None:
+    """The sum of a metric's lines; None where none has a number."""
+    values = [
+        _GAUGE_VALUE.match(labels.rpartition(b"} ")[2])  # a model's name may hold a brace
+        for (labels,) in islice(map(re.Match.groups, line.finditer(page)), _MAX_LINES)
+    ]
+    numbers = [min(float(value[0]), _MAX_COUNT) for value in values if value is not None]
+    return sum(numbers) if numbers else None
+
+
+def read_count(body: bytes) -> int | None:
+    """The tokens that /tokenize counted, which it tells before it lists them; None where it told none."""
+    found = _COUNT.search(body)
+    return int(found[1]) if found is not None else None

@@ -1,0 +1,194 @@
+"""One answer as it comes: in one piece, collected from a stream, or passed on. Knows no money and no other backend."""
+
+from collections.abc import Callable
+from math import ceil
+
+from mcp_gateway.core.blame import GoingDown
+from mcp_gateway.core.bytes_in_flight import SMALL_BYTES
+from mcp_gateway.core.dialects.dialect import Target
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.inference.kept import Kept
+from mcp_gateway.core.inference.meter import Meter, Metered
+from mcp_gateway.core.inference.terms import BYTES_PER_TOKEN
+from mcp_gateway.core.surfaces.credible import read_finish_reason
+from mcp_gateway.core.surfaces.surface import Ask, Body, Collecting, Incoming, Reader, Seen
+from mcp_gateway.core.upstream.attempt import Attempt
+from mcp_gateway.core.upstream.backend import Response
+
+
+class Answer:
+    """What a backend brings for an ask. `body` is the whole of one that is no stream; `reader` passes one that is.
+
+    `note` is called whenever an answer that is collected has grown. The request's id is the one that it was sent with.
+    """
+
+    __slots__ = (
+        "_ask", "_first", "_kept", "_meter", "_monotonic_s", "_note", "_reason", "_request_id", "_target", "body",
+        "collecting", "first_token_at_s", "reader",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        ask: Ask,
+        request_id: str,
+        target: Target,
+        meter: Meter,
+        kept: Kept,
+        *,
+        monotonic_s: Callable[[], float],
+        note: Callable[[], None] | None = None,
+    ) -> None:
+        self._ask = ask
+        self._request_id = request_id.encode()
+        self._target = target
+        self._meter = meter
+        self._kept = kept
+        self._monotonic_s = monotonic_s
+        self._note = note
+        self._first = b""
+        self._reason: str | None = None
+        self.body: Body = b""
+        self.reader: Reader | None = None
+        self.collecting: Collecting | None = None
+        self.first_token_at_s: float | None = None
+
+    @property
+    def finish_reason(self) -> str | None:
+        return self.reader.finish_reason if self.reader is not None else self._reason
+
+    @property
+    def incoming(self) -> Incoming | None:
+        """What has come as a stream, if it does."""
+        return self.reader or self.collecting
+
+    async def take(self, response: Response, attempt: Attempt, *, is_collected: bool) -> Metered | None:
+        """Take the whole answer, and what is billed for it; of a stream, which is None, until its first frame.
+
+        Raises GatewayError or UpstreamError where it fails: until then it can still be asked for elsewhere.
+        """
+        if self._ask.is_stream:
+            await self._begin_stream(response, attempt)
+            return None
+        if is_collected and not _is_json(response):
+            return await self._collect(response, attempt)
+        return await self._take_whole(response)
+
+    def forget(self) -> None:
+        """Keep nothing of what was not delivered."""
+        self.collecting = None
+
+    async def next_frames(self, response: Response) -> bytes:
+        """The next frames of a stream that has begun; b"" when it has ended. Raises UpstreamError."""
+        reader = self.reader
+        assert reader is not None
+        frames, self._first = self._first, b""
+        while not frames and not reader.is_done:
+            piece = await response.next_chunk()
+            if not piece:
+                return reader.feed_end()
+            frames = reader.feed(piece)
+            if not frames:
+                await self._kept.have(reader.held_bytes)
+        return frames
+
+    def why_cut(self, incoming: Incoming) -> GatewayError:
+        """What kept an answer from being whole."""
+        if incoming.failure is not None:
+            return self._target.error(incoming.failure)
+        return GatewayError("backend_died", "The backend ended the stream in the middle of the answer.")
+
+    async def _take_whole(self, response: Response) -> Metered:
+        body = await response.read(self._kept.have)
+        if len(body) > SMALL_BYTES:
+            await self._kept.have(len(body))
+        self._check_is_ours(body, response)
+        translation = self._target.translation
+        whole = await translation.read(body, self._target.public_model)
+        self._reason = whole.finish_reason
+        if whole.finish_reason == "abort":
+            raise GoingDown
+        self.body = whole.body
+        usage = self._meter.credible(whole.usage)
+        if usage is not None and whole.is_usage_exact:
+            return Metered(usage)
+        if usage is not None:
+            metered = Metered(usage)
+        else:
+            seen_tokens = ceil(await translation.text_bytes(self.body) / BYTES_PER_TOKEN)
+            metered = await self._meter.assume(Seen(None, seen_tokens))
+        assert metered.usage is not None
+        self.body = await translation.with_usage(self.body, metered.usage)
+        return metered
+
+    async def _begin_stream(self, response: Response, attempt: Attempt) -> None:
+        """Wait for the first frame: until then a failure can still be an HTTP status, or go to another backend."""
+        reader = self._target.translation.reader(self._ask, self._target.public_model, self._meter.bounds)
+        self._first = await self._first_frames(response, reader, attempt)
+        self.reader = reader
+        self._kept.nothing()  # of a first frame that came in pieces
+        attempt.began()
+
+    async def _collect(self, response: Response, attempt: Attempt) -> Metered:
+        """Put a stream together to the answer in one piece; at its largest it is cut, and delivered so."""
+        collecting = self._target.translation.collecting(self._ask, self._target.public_model, self._kept.most_bytes)
+        self.collecting = collecting
+        await self._first_frames(response, collecting, attempt)
+        attempt.began()
+        await self._keep_collected(collecting)
+        while not collecting.is_done and (piece := await response.next_chunk()):
+            collecting.feed(piece)
+            piece = b""  # which may be long, and is not kept while the next is waited for
+            await self._keep_collected(collecting)
+        collecting.feed_end()
+        if collecting.is_full:
+            response.close()  # what is made further is for nobody
+        elif not collecting.is_whole:
+            raise self.why_cut(collecting)
+        self._reason = read_finish_reason(collecting.finish_reason)
+        metered = await self._meter.measured(collecting)
+        assert metered.usage is not None
+        self.body, self.collecting = collecting.body(metered.usage), None
+        return metered
+
+    async def _first_frames(self, response: Response, incoming: Incoming, attempt: Attempt) -> bytes:
+        """Wait for the first frame."""
+        frames = b""
+        while not incoming.has_started:
+            piece = await response.next_chunk()
+            frames = incoming.feed(piece) if piece else incoming.feed_end()
+            if not frames:
+                attempt.commented()
+                await self._kept.have(incoming.held_bytes)
+            if incoming.failure is not None and not incoming.has_told(frames):
+                raise self._target.error(incoming.failure)
+            if not incoming.has_started and (incoming.is_done or not piece):
+                raise GatewayError("backend_died", "The backend ended the stream before its first token.")
+        self._check_is_ours(incoming.first_frame, response)
+        self.first_token_at_s = self._monotonic_s()
+        return frames
+
+    async def _keep_collected(self, collecting: Collecting) -> None:
+        """Have room for what has come, and tell who watches."""
+        if (size_bytes := collecting.held_bytes) > SMALL_BYTES:
+            await self._kept.have(min(size_bytes, self._kept.most_bytes))
+        if self._note is not None:
+            self._note()
+
+    def _check_is_ours(self, beginning: Body, response: Response) -> None:
+        """Raise GatewayError `backend_error` for the answer to another request, and close its connection.
+
+        A server may have an id of its own for it, or tell in a header which it gave the request: those pass. Nothing
+        but the time in which it came then tells that the answer was to this one.
+        """
+        named = self._target.dialect.request_named(beginning)
+        if named == self._request_id:
+            return
+        if named is not None and named != response.header(b"x-request-id"):
+            response.discard()
+            raise GatewayError("backend_error", "The backend answered another request.")
+        response.doubt()
+
+
+def _is_json(response: Response) -> bool:
+    """Whether a backend that was asked for a stream answers in one piece all the same."""
+    return (response.header(b"content-type") or b"").startswith(b"application/json")

@@ -1,0 +1,167 @@
+"""One backend after the other is asked, until one begins to answer; the hold is the same for all."""
+
+from asyncio import sleep
+from collections.abc import Sequence
+
+from mcp_gateway.core.blame import AnswerTooLarge, Blame, blame_of
+from mcp_gateway.core.catalog import Model
+from mcp_gateway.core.dialects.dialect import Target
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.inference.answer import Answer
+from mcp_gateway.core.inference.fitting import Fitting
+from mcp_gateway.core.inference.meter import Meter, Metered
+from mcp_gateway.core.inference.parts import Call, Parts
+from mcp_gateway.core.record import OK
+from mcp_gateway.core.surfaces.error_shapes import MAX_REFUSAL_BYTES
+from mcp_gateway.core.surfaces.surface import Ask
+from mcp_gateway.core.upstream.attempt import Attempt
+from mcp_gateway.core.upstream.backend import Backend, Headers, Response, failure, read_beginning
+from mcp_gateway.core.upstream.choice import prefix_of
+from mcp_gateway.core.upstream.transport import UpstreamError
+
+
+class Attempts:
+    """What is sent of an ask, to whom, and the connection on which its answer comes."""
+
+    __slots__ = (
+        "_account_id", "_ask", "_attempt", "_call", "_fitting", "_is_collected", "_meter", "_parts", "_serving",
+        "_target", "response",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        parts: Parts,
+        call: Call,
+        ask: Ask,
+        target: Target,
+        meter: Meter,
+        fitting: Fitting,
+        *,
+        account_id: str,
+        serving: Sequence[Backend],
+    ) -> None:
+        self._parts = parts
+        self._call = call
+        self._ask = ask
+        self._target = target
+        self._meter = meter
+        self._fitting = fitting
+        self._account_id = account_id
+        self._serving = serving
+        self._is_collected = False
+        self._attempt: Attempt | None = None
+        self.response: Response | None = None
+
+    async def take(self, answer: Answer, model: Model) -> Metered | None:
+        """Ask until an answer begins, or is there; what is billed of one that is whole.
+
+        Raises GatewayError for a refusal, or when no backend answers.
+        """
+        ask, serving, name = self._ask, self._serving, self._target.backend_model
+        if ask.is_long:
+            await sleep(0)  # for others, between reading it and writing it
+        self._is_collected = self._shall_collect(model)
+        prefix = prefix_of(ask, self._account_id) if len(serving) > 1 else b""
+        body = self._written()
+        failures: dict[Backend, Blame] = {}
+        is_fitted = False
+        backend = self._parts.pool.next_backend(serving, name, prefix, failures)
+        while backend is not None:
+            try:
+                return await self._ask_one(backend, body, answer)
+            except GatewayError as error:
+                is_only_slow = self._attempt is not None and self._attempt.is_only_slow(error)
+                self.let_go(error)
+                answer.forget()
+                if error.code == "overloaded" or isinstance(error, AnswerTooLarge):
+                    raise  # the answer was there: what failed is the room for it
+                if not is_fitted and await self._fits_after(error, backend):
+                    is_fitted, body = True, self._written()
+                    continue
+                self._parts.failures.note(backend.name, error)
+                if is_only_slow:
+                    raise  # elsewhere it would be as slow, and computed twice
+                failures[backend] = blame_of(error)
+                backend = self._parts.pool.next_backend(serving, name, prefix, failures)
+                if backend is None:
+                    raise
+        raise unavailable(model)
+
+    def blame(self, error: GatewayError) -> None:
+        """Let go of a backend whose answer had begun; its failure is counted as that of an attempt."""
+        if self._attempt is not None and blame_of(error).whose == "backend":
+            self._parts.failures.note(self._attempt.backend.name, error)
+        self.let_go(error)
+
+    def let_go(self, error: GatewayError | None) -> None:
+        """Close the backend's connection (at once, where its answer was not read whole); tell how the attempt ended."""
+        if self.response is not None:
+            self.response.close()
+            self.response = None
+        if self._attempt is not None:
+            self._attempt.end(error)
+            self._attempt = None
+
+    def hang_up(self) -> None:
+        """Close the connection, which wakes who waits for it."""
+        if self.response is not None:
+            self.response.close()
+
+    def _written(self) -> bytes:
+        """The body by the terms as they are now; the parsed one is put away."""
+        ask, target = self._ask, self._target
+        is_stream = ask.is_stream or self._is_collected
+        body = target.translation.body(
+            ask, self._meter.terms, target.backend_model, self._account_id, is_stream=is_stream
+        )
+        ask.put_away(body)
+        return body
+
+    async def _fits_after(self, error: GatewayError, backend: Backend) -> bool:
+        """Whether there are other terms with which a request fits that was refused."""
+        terms = await self._fitting.after(error, self._meter.terms, backend, self._target.dialect)
+        if terms is None:
+            return False
+        self._meter.terms = terms
+        return True
+
+    def _shall_collect(self, model: Model) -> bool:
+        """Whether an answer in one piece is asked for as a stream: what is made is seen, and who leaves pays for it."""
+        if self._ask.is_stream:
+            return False
+        most_tokens = self._call.collect_above_tokens
+        if most_tokens is None:
+            most_tokens = self._parts.settings.upstream.collect_above_tokens
+        is_long = 0 <= most_tokens < (self._meter.terms.output_limit or model.max_output_tokens)
+        return is_long and self._target.translation.can_collect(self._ask)
+
+    async def _ask_one(self, backend: Backend, body: bytes, answer: Answer) -> Metered | None:
+        is_stream = self._ask.is_stream or self._is_collected
+        self._meter.asks(backend)
+        attempt = self._attempt = Attempt(
+            backend,
+            self._target.backend_model,
+            self._parts.settings.upstream,
+            self._meter.estimated_prompt_tokens,
+            is_stream=is_stream,
+        )
+        try:
+            response = self.response = await backend.infer(
+                self._target.translation.path, body, self._headers, is_stream=is_stream, patience=attempt
+            )
+            if response.status != OK:
+                told = await read_beginning(response, MAX_REFUSAL_BYTES)
+                failed = self._target.dialect.failure(response.status, told)
+                raise self._target.error(failed, response.header(b"retry-after"))
+            return await answer.take(response, attempt, is_collected=self._is_collected)
+        except UpstreamError as error:
+            raise failure(error) from error
+
+    @property
+    def _headers(self) -> Headers:
+        return ((b"x-request-id", self._call.request_id.encode()), *self._call.trace_headers)
+
+
+def unavailable(model: Model) -> GatewayError:
+    """No backend that is up has it."""
+    return GatewayError("model_unavailable", f"No backend that is up has {model.id!r} at the moment.")

@@ -1,0 +1,326 @@
+"""The one path of a request for inference: admission, terms, hold, backend, settlement, record."""
+
+import asyncio
+from asyncio import CancelledError
+from collections.abc import Callable
+from types import TracebackType
+
+from mcp_gateway.core.caller import Caller
+from mcp_gateway.core.catalog import FREE, Model
+from mcp_gateway.core.context import CallerLeft
+from mcp_gateway.core.dialects.dialect import Target
+from mcp_gateway.core.errors import Code, GatewayError, internal_error
+from mcp_gateway.core.identity.keys import refusal
+from mcp_gateway.core.inference.answer import Answer
+from mcp_gateway.core.inference.attempts import Attempts, unavailable
+from mcp_gateway.core.inference.bill import CLIENT_CLOSED, Bill, Ending
+from mcp_gateway.core.inference.fitting import Fitting
+from mcp_gateway.core.inference.kept import Kept
+from mcp_gateway.core.inference.meter import NO_USAGE, UNUSED, Meter, Metered
+from mcp_gateway.core.inference.parts import Call, Parts, Route
+from mcp_gateway.core.inference.terms import check, reserved_tokens
+from mcp_gateway.core.limits.limiter import Turn
+from mcp_gateway.core.money import format_usd
+from mcp_gateway.core.record import OK
+from mcp_gateway.core.surfaces.surface import Ask, Body, Reader
+from mcp_gateway.core.surfaces.usage import Usage
+from mcp_gateway.core.upstream.backend import failure
+from mcp_gateway.core.upstream.transport import UpstreamError
+
+DEMO_MODEL = "demo/echo"
+
+
+class Inference:
+    """The door to the path of requests."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.running: set[Exchange] = set()
+
+    async def admit(self, caller: Caller, call: Call) -> "Exchange":
+        """A request that is counted against the caller's limits, to be entered at once. Raises GatewayError."""
+        if (code := caller.validity.ended_by) is not None:  # since the request's head was read
+            raise refusal(code)
+        return Exchange(self.parts, caller, call, self.parts.limiter.admit(caller), self.running)
+
+    def check(self, caller: Caller) -> None:
+        """Raise what admission would now, and count nothing: before a body is read for it."""
+        self.parts.limiter.check(caller)
+
+    def close_key(self, key_id: str, error: GatewayError) -> None:
+        """End the answers that still run for a key, which is not valid any more."""
+        for running in [running for running in self.running if running.key_id == key_id]:
+            running.end_with(error.code)
+
+
+class Exchange:
+    """One request from admission to settlement: a context manager that cannot be left halfway.
+
+    After `begin` either `body` holds the whole answer, already settled, or `next_frames` brings the stream, which is
+    settled before its last frames. Leaving early, by whatever exception, closes the backend's connection before
+    anything else and settles what was used or voids the hold.
+    """
+
+    _ask: Ask | None = None
+    _meter: Meter | None = None
+    _attempts: Attempts | None = None
+    _answer: Answer | None = None
+    _beginning: asyncio.Task[object] | None = None
+    _ended_by: Code | None = None
+    ignored: tuple[str, ...] = ()
+    """Names in the request that were not sent on."""
+
+    def __init__(self, parts: Parts, caller: Caller, call: Call, turn: Turn, running: "set[Exchange]") -> None:
+        self._parts = parts
+        self._caller = caller
+        self._call = call
+        self._turn = turn
+        self._running = running
+        self._bill = Bill(parts, caller, call)
+        self._kept = Kept(call.context, parts.settings.upstream.max_response_bytes)
+
+    # The calls of a door
+
+    def __enter__(self) -> "Exchange":
+        self._parts.lifecycle.enter()
+        self._running.add(self)
+        return self
+
+    async def begin(self, ask: Ask, note: Callable[[], None] | None = None) -> None:
+        """Decide, hold, and ask the backend. Raises GatewayError for a refusal or when no backend answers.
+
+        `note` is called whenever an answer that is collected has grown.
+        """
+        self._ask = self._bill.ask = ask
+        if self._ended_by is not None:
+            raise refusal(self._ended_by)
+        self._beginning = asyncio.current_task()
+        try:
+            model = self._bill.model = self._parts.published.current.find(ask.model)
+            attempts = self._attempts = await self._decide(ask, model, note)
+            assert self._answer is not None
+            metered = await attempts.take(self._answer, model)
+            if metered is not None:
+                await self._close(metered)
+            if self._answer.reader is None or self._answer.reader.tells_usage:
+                ask.forget_body()  # else its prompt may have to be counted in the end
+        except CancelledError as cancelled:
+            raise self._cause_of(cancelled) from None
+        finally:
+            self._beginning = None
+
+    def end_with(self, code: Code) -> None:
+        """End the answer, since its key is refused with `code` from now on; one that is accounted for stays as it is.
+
+        While it begins, its task is woken, and `begin` raises that refusal. A stream's backend is hung up on at once,
+        which wakes who waits for it, and the next frames tell the refusal.
+        """
+        if self._bill.is_closed or self._ended_by is not None:
+            return
+        self._ended_by = code
+        if self._beginning is not None:
+            self._beginning.cancel()
+        elif self._attempts is not None:
+            self._attempts.hang_up()
+
+    async def next_frames(self) -> bytes:
+        """Whole frames for the client, the last ones after the settlement; b"" after that.
+
+        A failure on the way becomes an error frame. What came together with the end leaves with it, in one write.
+        """
+        if self._bill.is_closed:
+            return b""
+        ask, meter, reader = self._ask, self._meter, self._reader
+        assert ask is not None
+        assert meter is not None
+        assert reader is not None
+        frames = b""
+        try:
+            frames = await self._next_relayed(reader)
+            if frames and not reader.is_done:
+                return frames
+            self._check_end(reader)
+        except GatewayError as error:
+            return frames + await self.frames_of(error)
+        await self._close(await meter.measured(reader))
+        cost_usd = format_usd(self.cost_nano)
+        note = b": the bill of %b USD is written as soon as it can be\n\n" % cost_usd.encode()
+        pending = note if self._bill.is_pending else b""
+        return b"".join((frames, reader.end(cost_usd, self.usage), pending, ask.surface.done))
+
+    async def frames_of(self, error: GatewayError) -> bytes:
+        """The end of a stream by a failure, accounted for: also of one that failed to begin after its head was sent.
+
+        What came before it and was held back is delivered, as it is billed.
+        """
+        ask, reader = self._ask, self._reader
+        assert ask is not None
+        if self._attempts is not None:
+            self._attempts.blame(error)
+        await self._close_part(error)
+        held = reader.end(format_usd(self.cost_nano), self.usage) if reader is not None else b""
+        return held + ask.surface.last_frames(error, self._call.request_id, self._bill.model_id)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._attempts is not None:
+            self._attempts.let_go(None if self._bill.is_closed and self._bill.status == OK else CLIENT_CLOSED)
+        if not self._bill.is_closed:
+            self._close_left(error)
+        self._kept.nothing()
+        self._turn.release()
+        self._parts.lifecycle.leave()
+        self._running.discard(self)
+
+    # What a door may tell its caller
+
+    @property
+    def key_id(self) -> str | None:
+        return self._caller.key_id
+
+    @property
+    def body(self) -> Body:
+        """The answer in one piece; empty while there is none, and where it was refused since it could not be billed."""
+        return b"" if self._answer is None or self._bill.status != OK else self._answer.body
+
+    @property
+    def cost_nano(self) -> int:
+        return self._bill.cost_nano
+
+    @property
+    def usage(self) -> Usage | None:
+        return self._bill.usage
+
+    @property
+    def clamped_to(self) -> int | None:
+        """The limit that stands in place of what was asked for, where one does."""
+        return None if self._meter is None else self._meter.terms.clamped_to
+
+    @property
+    def latest_words(self) -> str:
+        """The end of what has come of an answer that is collected."""
+        answer = self._answer
+        return "" if answer is None or answer.collecting is None else answer.collecting.latest_words
+
+    # Deciding
+
+    async def _decide(self, ask: Ask, model: Model, note: Callable[[], None] | None) -> Attempts:
+        """Check and hold, from what is cheap to refuse to what is dear. Raises GatewayError."""
+        parts, caller, settings = self._parts, self._caller, self._parts.settings
+        translation = parts.dialect.translations[ask.surface.name]
+        self.ignored = translation.sift(ask)
+        check(ask, model, caller, settings.limits)
+        if ask.images:
+            await parts.images.check(ask.images, model_sees="image" in model.input_modalities)
+        route = self._find_route(model)
+        self._bill.price = route.price
+        target = Target(parts.dialect, translation, route.backend_model, model.id)
+        meter = self._meter = Meter(parts, ask, model, target, route.backends)
+        fitting = Fitting(settings, ask, model, meter)
+        meter.terms = await fitting.terms(caller, route)
+        self._turn.reserve_tokens(reserved_tokens(meter.terms, ask, model, settings.limits, settings.wallet))
+        if model.is_window_narrowed:
+            await meter.check_window()
+        meter.terms = await self._bill.open(meter.terms, ask, model, meter, fitting)
+        self._answer = Answer(
+            ask, self._call.request_id, target, meter, self._kept, monotonic_s=parts.monotonic_s, note=note
+        )
+        return Attempts(
+            parts, self._call, ask, target, meter, fitting, account_id=caller.account_id, serving=route.backends
+        )
+
+    def _find_route(self, model: Model) -> Route:
+        pool = self._parts.pool
+        if self._caller.is_test:
+            name = model.backend_model if model.backend_model in pool.demo.listings else DEMO_MODEL
+            return Route([pool.demo], name, FREE)
+        backends = pool.candidates(model.backend_model)
+        if not backends:
+            raise unavailable(model)
+        return Route(backends, model.backend_model, FREE if self._caller.is_guest else model.price)
+
+    @property
+    def _end(self) -> GatewayError | None:
+        """The refusal that the answer was ended with."""
+        return None if self._ended_by is None else refusal(self._ended_by)
+
+    def _cause_of(self, cancelled: CancelledError) -> BaseException:
+        """Why the task was cancelled: by `end_with`, or (as well) since the client has left."""
+        end, task = self._end, self._beginning
+        return cancelled if end is None or (task is not None and task.uncancel()) else end
+
+    # Passing a stream on
+
+    @property
+    def _reader(self) -> Reader | None:
+        return None if self._answer is None else self._answer.reader
+
+    async def _next_relayed(self, reader: Reader) -> bytes:
+        """The next frames of the answer itself; b"" when it has ended."""
+        answer, attempts = self._answer, self._attempts
+        assert answer is not None
+        assert attempts is not None
+        assert attempts.response is not None
+        try:
+            return await answer.next_frames(attempts.response)
+        except UpstreamError as error:
+            if self._end is not None:
+                raise self._end from error
+            if not reader.is_whole:
+                raise failure(error, has_started=True) from error
+            attempts.blame(failure(error, has_started=True))
+            return b""
+
+    def _check_end(self, reader: Reader) -> None:
+        """Raise what kept the answer from being whole; of one that is whole, a failure is told to the breaker alone."""
+        answer, attempts = self._answer, self._attempts
+        assert answer is not None
+        assert attempts is not None
+        if not reader.is_whole:
+            raise self._end or answer.why_cut(reader)
+        if reader.failure is not None:
+            attempts.blame(answer.why_cut(reader))
+
+    # Accounting
+
+    async def _close(self, metered: Metered, error: GatewayError | None = None) -> None:
+        """Have the bill closed, and recorded how it ended. Raises GatewayError `ledger_unavailable`."""
+        self._turn.true_up((metered.usage or NO_USAGE).total_tokens or metered.unbilled_tokens)
+        answer, backend = self._answer, self._meter.backend if self._meter is not None else None
+        ending = Ending(
+            status=OK if error is None else error.status,
+            error_code=None if error is None else error.code,
+            backend=None if backend is None else backend.name,
+            finish_reason=None if answer is None else answer.finish_reason,
+            first_token_at_s=None if answer is None else answer.first_token_at_s,
+            is_delivered=self._reader is not None,
+        )
+        await self._bill.close(metered, ending)
+
+    async def _close_part(self, error: GatewayError) -> None:
+        """Account for what had come of a stream, or of an answer that is collected, until an error."""
+        metered, answer = UNUSED, self._answer
+        if self._meter is not None and answer is not None and answer.incoming is not None:
+            metered = await self._meter.measured(answer.incoming, is_failed=error is not CLIENT_CLOSED)
+        await self._close(metered, error)
+
+    def _close_left(self, error: BaseException | None) -> None:
+        """Account for a request that ends without its answer: refused, failed, or left by its caller."""
+        spawn, answer = self._parts.lifecycle.spawn, self._answer
+        if error is not None and not isinstance(error, CancelledError | GeneratorExit | CallerLeft):
+            told = error if isinstance(error, GatewayError) else internal_error(self._call.request_id)
+            spawn(self._close(UNUSED, told))
+        elif answer is not None and (answer.reader is not None or _has_any(answer)):
+            spawn(self._close_part(CLIENT_CLOSED))
+        else:
+            spawn(self._close_for_prompt())
+
+    async def _close_for_prompt(self) -> None:
+        metered = UNUSED if self._meter is None else await self._meter.prompt_alone()
+        await self._close(metered, CLIENT_CLOSED)
+
+
+def _has_any(answer: Answer) -> bool:
+    """Whether anything has come of an answer that is collected."""
+    return answer.collecting is not None and answer.collecting.has_any

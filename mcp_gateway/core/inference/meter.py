@@ -1,0 +1,179 @@
+"""The tokens of one request: its prompt by a backend's count, and the usage that is billed, told or assumed."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mcp_gateway.core.catalog import Model
+from mcp_gateway.core.dialects.dialect import Target
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.inference.parts import Parts
+from mcp_gateway.core.inference.terms import (
+    estimated_prompt_tokens,
+    most_output_tokens,
+    most_prompt_tokens,
+    quoted_prompt_tokens,
+)
+from mcp_gateway.core.surfaces.credible import UsageBounds
+from mcp_gateway.core.surfaces.surface import Ask, Incoming, Seen, Terms
+from mcp_gateway.core.surfaces.usage import Usage
+from mcp_gateway.core.upstream.backend import Backend
+
+NO_USAGE = Usage(0, 0)
+
+
+class Metered(NamedTuple):
+    """What is billed, None for nothing at all; not reported by the backend, it never exceeds what was held.
+
+    `policy` is by which a usage was assumed. `unbilled_tokens` count against tokens a minute all the same.
+    """
+
+    usage: Usage | None
+    is_reported: bool = True
+    policy: str | None = None
+    unbilled_tokens: int = 0
+
+
+UNUSED = Metered(None)
+
+
+class Meter:
+    """Counts for one request. Whoever asks a backend says which, before its answer is read."""
+
+    __slots__ = (
+        "_ask", "_bounds", "_counted_tokens", "_model", "_parts", "_serving", "_target", "backend", "is_held", "terms",
+    )  # fmt: skip
+
+    def __init__(self, parts: Parts, ask: Ask, model: Model, target: Target, serving: Sequence[Backend]) -> None:
+        self._parts = parts
+        self._ask = ask
+        self._model = model
+        self._target = target
+        self._serving = serving
+        self._counted_tokens: int | None = None
+        self._bounds: UsageBounds | None = None
+        self.backend: Backend | None = None
+        self.terms = Terms(ask.output_limit, model.max_output_tokens)
+        self.is_held = False
+        """Whether a hold covers what is billed."""
+
+    # Before it is sent
+
+    async def count_prompt(self) -> int | None:
+        """The prompt's tokens, asked once of a backend that serves; None where it cannot tell."""
+        if self._counted_tokens is None:
+            name = self._target.backend_model
+            counting = next((backend for backend in self._serving if backend.serves(name)), self._serving[0])
+            self._counted_tokens = await self.count_by(counting)
+        return self._counted_tokens
+
+    async def check_window(self) -> None:
+        """Refuse a prompt above the window of the model, which a backend would take; it is counted where it may be.
+
+        Raises GatewayError `context_length_exceeded`.
+        """
+        model = self._model
+        if most_prompt_tokens(self._ask, model, self._parts.settings.wallet) <= model.context_window:
+            return
+        count = await self.count_prompt()
+        if count is not None and count > model.context_window:
+            message = f"The prompt has {count} tokens; the context window of {model.id!r} is {model.context_window}."
+            raise GatewayError("context_length_exceeded", message, param="messages")
+
+    @property
+    def quoted_prompt_tokens(self) -> int:
+        """What a hold is made for."""
+        return quoted_prompt_tokens(self._ask, self._model, self._parts.settings.wallet, self._counted_tokens)
+
+    @property
+    def estimated_prompt_tokens(self) -> int:
+        return estimated_prompt_tokens(self._ask, self._model, self._parts.settings.wallet)
+
+    # Once it is sent
+
+    def asks(self, backend: Backend) -> None:
+        """From now on it is this backend's answer that is counted, by the terms as they are now."""
+        self.backend, self._bounds = backend, None
+
+    @property
+    def bounds(self) -> UsageBounds:
+        """An answer has at most what was asked for, for each choice; where nothing was sent, what the window holds."""
+        if self._bounds is None:
+            window_tokens = self._window_tokens()
+            output_tokens = (self.terms.output_limit or window_tokens) * self._ask.choices
+            self._bounds = UsageBounds(window_tokens, output_tokens)
+        return self._bounds
+
+    def credible(self, usage: Usage | None) -> Usage | None:
+        """A usage that the backend told, if any; None, and told ourselves, where it cannot have been so much."""
+        if usage is None or self.bounds.allow(usage):
+            return usage
+        name = self._backend_name
+        self._parts.metrics.usage_invalid.labels(name).inc()
+        self._parts.usage_logs[name].warning("backend %s tells a usage that cannot be", name)
+        return None
+
+    async def measured(self, came: Incoming, *, is_failed: bool = False) -> Metered:
+        """What is billed for what has come of an answer."""
+        usage = self.credible(came.usage)
+        return Metered(usage) if usage is not None else await self.assume(came.seen, is_failed=is_failed)
+
+    async def assume(self, seen: Seen, *, is_failed: bool = False) -> Metered:
+        """What is billed where the backend told no usage to believe, by the policy for that.
+
+        Never more than the hold is for. A policy that bills the whole hold still estimates what a failure broke off.
+        """
+        wallet = self._parts.settings.wallet
+        policy = wallet.usage_missing
+        if policy == "hold" and (not self.is_held or is_failed):
+            policy = "estimate"
+        self._note_missing()
+        if policy == "free":
+            return Metered(NO_USAGE, False, policy, self.estimated_prompt_tokens + seen.output_tokens)
+        most = Usage(self.quoted_prompt_tokens, most_output_tokens(self.terms, self._ask, self._model))
+        if policy == "hold":
+            return Metered(most, False, policy)
+        prompt_tokens = seen.prompt_tokens or await self.recount_prompt() or self.estimated_prompt_tokens
+        usage = Usage(min(prompt_tokens, most.prompt_tokens), min(seen.output_tokens, most.completion_tokens))
+        return Metered(usage, False, policy)
+
+    async def prompt_alone(self) -> Metered:
+        """What is billed of who left before the answer began: a backend that was asked has read the prompt.
+
+        Where it cannot count, nothing is billed; the estimate stays counted against tokens a minute, as it does where
+        nothing has a price.
+        """
+        if self.backend is None:
+            return UNUSED
+        count = await self.recount_prompt() if self.is_held else None
+        usage = None if count is None else Usage(count, 0)
+        return Metered(usage, is_reported=False, unbilled_tokens=self.estimated_prompt_tokens)
+
+    async def recount_prompt(self) -> int | None:
+        """The prompt's tokens by the backend that has it; None where it cannot tell, or tells what cannot be."""
+        self._ask.take_out()
+        if self.backend is None or not self._ask.body:
+            return None
+        count = await self.count_by(self.backend)
+        return count if count is not None and self.credible(Usage(count, 0)) is not None else None
+
+    async def count_by(self, backend: Backend) -> int | None:
+        counting = self._target.translation.counting(self._ask, self._target.backend_model)
+        return await backend.count_prompt(counting) if counting is not None else None
+
+    def _note_missing(self) -> None:
+        name = self._backend_name
+        self._parts.metrics.usage_missing.labels(name).inc()
+        problem = "backend %s tells no usage that can be: wallet.usage_missing says what is billed"
+        self._parts.usage_logs[name].warning(problem, name)
+
+    @property
+    def _backend_name(self) -> str:
+        assert self.backend is not None
+        return self.backend.name
+
+    def _window_tokens(self) -> int:
+        """The larger of the windows that the settings and the backend tell, or told when the request came."""
+        assert self.backend is not None
+        listing = self.backend.listings.get(self._target.backend_model)
+        listed = listing.max_model_len if listing is not None else None
+        return max(self._model.configured_window, listed or 0) or self._model.widest_window

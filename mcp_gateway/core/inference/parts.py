@@ -1,0 +1,75 @@
+"""What all requests for inference share, and what a door says of one."""
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from mcp_gateway.core.catalog import Price, Published
+from mcp_gateway.core.config import Settings
+from mcp_gateway.core.context import RequestContext
+from mcp_gateway.core.dialects.dialect import Dialect
+from mcp_gateway.core.ledger.ledger import Ledger
+from mcp_gateway.core.lifecycle import Lifecycle
+from mcp_gateway.core.limits.limiter import Limiter
+from mcp_gateway.core.log_limit import LogLimit
+from mcp_gateway.core.observe.activity import Activity
+from mcp_gateway.core.observe.failures import Failures
+from mcp_gateway.core.observe.metrics import Metrics
+from mcp_gateway.core.observe.records import Records
+from mcp_gateway.core.policy.images import ImagePolicy
+from mcp_gateway.core.record import Door
+from mcp_gateway.core.upstream.backend import Backend, Headers
+from mcp_gateway.core.upstream.pool import Pool
+
+logger = logging.getLogger(__name__)
+
+
+class Call(NamedTuple):
+    """What a door says of a request beside its body. `trace_headers` are passed on to the backend.
+
+    What the request keeps in memory is counted by its `context`. `collect_above_tokens` stands for the setting of that
+    name, where a door has one of its own.
+    """
+
+    request_id: str
+    door: Door
+    client_request_id: str | None = None
+    trace_headers: Headers = ()
+    context: RequestContext | None = None
+    collect_above_tokens: int | None = None
+
+
+class Route(NamedTuple):
+    """Where a request may go, the name that those backends know the model by, and what it costs."""
+
+    backends: list[Backend]
+    backend_model: str
+    price: Price
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Parts:
+    """The rooms that a request passes."""
+
+    settings: Settings
+    published: Published
+    pool: Pool
+    limiter: Limiter
+    ledger: Ledger
+    records: Records
+    images: ImagePolicy
+    dialect: Dialect
+    metrics: Metrics
+    failures: Failures
+    activity: Activity
+    lifecycle: Lifecycle
+    now_s: Callable[[], float] = time.time
+    monotonic_s: Callable[[], float] = time.monotonic
+    usage_logs: defaultdict[str, LogLimit] = field(init=False)
+    """By backend: what its usage lacks."""
+
+    def __post_init__(self) -> None:
+        self.usage_logs = defaultdict(lambda: LogLimit(logger, self.monotonic_s))

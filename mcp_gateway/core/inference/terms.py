@@ -1,0 +1,130 @@
+"""What one request may spend: whether it may be asked, how long its answer may be, what that costs at most. All pure.
+
+A prompt is bounded by its bytes, since a token is at least one; where a backend has counted it, by that.
+"""
+
+from typing import NamedTuple
+
+from mcp_gateway.core.caller import Caller
+from mcp_gateway.core.catalog import Model, Price
+from mcp_gateway.core.config import LimitSettings, WalletSettings
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.surfaces.surface import Ask, Terms
+
+ROOM_ENOUGH_TOKENS = 4096
+"""Left for an answer by the prompt's bytes: it is not worth a question how many tokens they are."""
+BYTES_PER_TOKEN = 3
+"""For the estimate that tokens a minute are reserved by; the bill never rests on it."""
+_UNBOUNDED_TOKENS = 2**31
+
+
+class Quote(NamedTuple):
+    """The least and the most that a request may cost, in nano-USD, and what of that its prompt costs."""
+
+    minimum_nano: int
+    maximum_nano: int
+    prompt_nano: int
+
+    @property
+    def is_free(self) -> bool:
+        return self.maximum_nano == 0
+
+
+def check(ask: Ask, model: Model, caller: Caller, limits: LimitSettings) -> None:
+    """Raises GatewayError `guests_not_allowed`, or `invalid_value` for more choices than the caller may have."""
+    if caller.is_guest and not model.is_open_to_guests:
+        raise GatewayError("guests_not_allowed", f"{model.id!r} needs an API key.", param="model")
+    most = 1 if caller.is_guest else limits.max_choices
+    if ask.choices > most:
+        raise GatewayError("invalid_value", f"`n` must be at most {most}, not {ask.choices}.", param="n")
+
+
+def asked_terms(ask: Ask, limit: int) -> Terms:
+    """What the caller asked for, within the limit in tokens of each choice; it may have asked for none."""
+    asked = ask.output_limit
+    if asked is None or asked <= limit:
+        return Terms(asked, limit)
+    return Terms(limit, limit, clamped_to=limit)
+
+
+def bounded_in_size(terms: Terms, ask: Ask, model: Model, max_response_bytes: int) -> Terms:
+    """The terms for an answer in one piece, which stays below what is held of one.
+
+    Raises GatewayError `invalid_value` where the caller itself asked for more.
+    """
+    most_tokens = max(1, max_response_bytes // ask.bytes_per_token)
+    if (terms.output_limit or model.max_output_tokens) <= most_tokens:
+        return terms
+    if ask.output_limit is not None:
+        raise _too_much(ask, most_tokens)
+    return terms._replace(output_limit=most_tokens)
+
+
+def lowered(terms: Terms, limit: int) -> Terms:
+    """The terms with a limit that the caller is told of, since it stands for the wallet or for a backend's window."""
+    least = limit if terms.output_limit is None else min(limit, terms.output_limit)
+    return terms._replace(output_limit=least, clamped_to=limit)
+
+
+def quote(terms: Terms, ask: Ask, model: Model, price: Price, prompt_tokens: int, wallet: WalletSettings) -> Quote:
+    """The worst case of a request; one without a limit may use all that the model may put out."""
+    most = most_output_tokens(terms, ask, model)
+    least = min(most, wallet.min_useful_tokens * ask.choices)
+    return Quote(
+        minimum_nano=price.cost_nano(prompt_tokens, least),
+        maximum_nano=price.cost_nano(prompt_tokens, most),
+        prompt_nano=price.cost_nano(prompt_tokens, 0),
+    )
+
+
+def quoted_prompt_tokens(ask: Ask, model: Model, wallet: WalletSettings, counted_tokens: int | None) -> int:
+    """The longest prompt within the window: the model's where the prompt was counted, else any backend's.
+
+    A count says nothing of images, which become tokens only later.
+    """
+    is_counted = counted_tokens is not None and not ask.images
+    window = model.context_window if is_counted else model.widest_window
+    return min(most_prompt_tokens(ask, model, wallet), window)
+
+
+def most_prompt_tokens(ask: Ask, model: Model, wallet: WalletSettings) -> int:
+    """Bytes bound the prompt: a token is at least one byte, and a message's JSON longer than what it begins with.
+
+    The chat template adds what the backends have told; where they have not, that is assumed for each message too.
+    """
+    template = model.template_tokens
+    if template is None:
+        template = wallet.template_margin_tokens * (1 + ask.parts)
+    return ask.text_bytes + template + wallet.max_image_tokens * len(ask.images)
+
+
+def estimated_prompt_tokens(ask: Ask, model: Model, wallet: WalletSettings) -> int:
+    """About what a prompt has."""
+    image_tokens = wallet.max_image_tokens * len(ask.images)
+    return min(ask.text_bytes // BYTES_PER_TOKEN + image_tokens, model.context_window)
+
+
+def reserved_tokens(terms: Terms, ask: Ask, model: Model, limits: LimitSettings, wallet: WalletSettings) -> int:
+    """What is counted against tokens a minute until the usage is known."""
+    output = terms.output_limit or model.max_output_tokens
+    if ask.output_limit is None:
+        output = min(output, limits.assumed_output_tokens)
+    return estimated_prompt_tokens(ask, model, wallet) + output * ask.choices
+
+
+def most_output_tokens(terms: Terms, ask: Ask, model: Model) -> int:
+    """Of all choices together."""
+    return (terms.output_limit or model.max_output_tokens) * ask.choices
+
+
+def affordable_tokens(held_nano: int, worst: Quote, price: Price, choices: int) -> int:
+    """The limit whose worst case a hold of less than the maximum still covers."""
+    if not price.completion_pico:
+        return _UNBOUNDED_TOKENS
+    return max(1, (held_nano - worst.prompt_nano) * 1000 // (price.completion_pico * choices))
+
+
+def _too_much(ask: Ask, most_tokens: int) -> GatewayError:
+    rest = "" if ask.size_field == "max_tokens" else f", or lower `{ask.size_field}`"
+    problem = f"An answer this long is not held whole: ask for at most {most_tokens} `max_tokens`{rest}, or stream it."
+    return GatewayError("invalid_value", problem, param=ask.size_field)

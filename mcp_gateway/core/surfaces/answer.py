@@ -1,0 +1,202 @@
+"""An answer in one piece: what of it is read, and the model's name, which is all that is changed.
+
+A short one is parsed. A long one would hold the event loop meanwhile, so it is searched in slices for what is read, as
+the frames of a stream are: a quote inside a JSON string is always escaped, so a key as raw bytes is never content.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import orjson
+
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.json_bounds import SLICE_BYTES, dump_json, parse_exactly
+from mcp_gateway.core.surfaces.credible import read_finish_reason
+from mcp_gateway.core.surfaces.error_shapes import error_in
+from mcp_gateway.core.surfaces.splice import FIRST_MODEL
+from mcp_gateway.core.surfaces.surface import Body, Whole
+from mcp_gateway.core.surfaces.usage import Usage, end_of_member, is_as_told, is_told, read_usage, told, usage_at
+
+PARSED_BYTES = 256 * 1024
+_OVERLAP_BYTES = 4096
+"""Of two slices: more than what is looked for takes."""
+_FINISH = re.compile(rb'"finish_reason":\s?(?:"([a-z_]{1,64})"|null)')
+_LOGPROBS = re.compile(rb'"logprobs":\s?\{')
+_NO_BRACKET = re.compile(rb'(?:[^"{}\[\]]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
+_DEEPER = {ord("{"): 1, ord("["): 1, ord("}"): -1, ord("]"): -1}
+_STEPS_AT_ONCE = 2000
+_USAGE_KEY = b'"usage":'
+_TEXTS = ("content", "reasoning", "reasoning_content", "refusal")
+_TEXT_KINDS = (str, list, type(None))
+"""Content may come in parts."""
+_BROKEN_OFF = ("abort", "error")
+"""Reasons for an answer that ends since something failed."""
+_NO_TEXT = frozenset({"role", "type", "id"})
+_NO_TEXT_TWICE = _NO_TEXT | {"reasoning_content"}
+"""Some servers tell the reasoning by both of its names."""
+
+
+async def read_answer(body: Body, public_model: str) -> Whole:
+    """Read a chat completion, which from now on bears the public name of its model, and not a byte else is changed.
+
+    Raises GatewayError `backend_error` for what is none, or tells an error beside it: so it is refused before it is
+    billed. Of several choices that broke off, the reason is that of the one which did.
+    """
+    is_short = len(body) <= PARSED_BYTES
+    whole = _parse_answer(body, public_model) if is_short else await _search_answer(body, public_model)
+    if whole.finish_reason == "error":
+        raise _failed()
+    return whole
+
+
+def _parse_answer(body: Body, public_model: str) -> Whole:
+    try:
+        answer = orjson.loads(body)
+        reasons, value = [_reason_of(choice) for choice in answer["choices"]], answer.get("usage")
+        finish_reason = next((reason for reason in reasons if reason in _BROKEN_OFF), reasons[0])
+    except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
+        raise _not_understood() from None
+    if body.find(b'"error"') >= 0 and error_in(answer) is not None:
+        raise _failed()
+    usage = read_usage(value)
+    is_exact = usage is not None and is_as_told(value, usage)
+    renamed = _with_model(body, FIRST_MODEL.search(body), public_model)
+    return Whole(renamed, read_finish_reason(finish_reason), usage, is_exact)
+
+
+def _reason_of(choice: Any) -> Any:
+    """Why a choice ended. Raises LookupError, TypeError or AttributeError for one whose message is none."""
+    message = choice["message"]
+    for name in _TEXTS:
+        if not isinstance(message.get(name), _TEXT_KINDS):
+            raise TypeError
+    return choice["finish_reason"]
+
+
+async def _search_answer(body: Body, public_model: str) -> Whole:
+    finish = await _first(_FINISH, body)
+    if finish is None or not body.startswith(b"{"):
+        raise _not_understood()
+    finish_reason = finish[1].decode() if finish[1] else None
+    at = await _usage_at(body)
+    usage = usage_at(body, at) if at is not None else None
+    is_exact = at is not None and usage is not None and is_told(body, usage, at)
+    renamed = _with_model(body, await _first(FIRST_MODEL, body), public_model)  # at last: what was found moves
+    return Whole(renamed, finish_reason, usage, is_exact)
+
+
+async def _first(pattern: re.Pattern[bytes], body: Body) -> re.Match[bytes] | None:
+    for start in range(0, len(body), SLICE_BYTES):
+        found = pattern.search(body, start, start + SLICE_BYTES + _OVERLAP_BYTES)
+        if found is not None:
+            return found
+        await asyncio.sleep(0)
+    return None
+
+
+async def _usage_at(body: Body) -> int | None:
+    """Where the key of the usage stands: in vLLM's answers behind the choices."""
+    for end in range(len(body), 0, -SLICE_BYTES):
+        at = body.rfind(_USAGE_KEY, max(0, end - SLICE_BYTES), end + _OVERLAP_BYTES)
+        if at >= 0:
+            return at
+        await asyncio.sleep(0)
+    return None
+
+
+async def with_usage(body: Body, usage: Usage) -> Body:
+    """The answer with this usage for whatever it tells of it. Raises GatewayError `backend_error`."""
+    if len(body) <= PARSED_BYTES:
+        return _parsed_with_usage(body, usage)
+    at, said = await _usage_at(body), _USAGE_KEY + orjson.dumps(usage.as_object())
+    if at is not None:
+        return _spliced(body, at, end_of_member(body, at), said)
+    end = body.rfind(b"}")
+    return _spliced(body, end, end, b"," + said)
+
+
+def _parsed_with_usage(body: Body, usage: Usage) -> bytes:
+    try:
+        answer = parse_exactly(bytes(body))
+    except GatewayError:  # its nesting
+        raise _not_understood() from None
+    return dump_json(answer | {"usage": told(answer.get("usage"), usage)})
+
+
+async def text_bytes(body: Body) -> int:
+    """How many bytes the answer's texts have; of a long one, all that is no log probability."""
+    if len(body) > PARSED_BYTES:
+        return len(await without_logprobs(body))
+    texts = [choice.get("message") for choice in orjson.loads(body)["choices"] if isinstance(choice, dict)]
+    size_bytes = 0
+    while texts:
+        one = texts.pop()
+        if isinstance(one, str):
+            size_bytes += len(one.encode())
+        elif isinstance(one, list):
+            texts.extend(one)
+        elif isinstance(one, dict):
+            no_text = _NO_TEXT_TWICE if one.get("reasoning") else _NO_TEXT
+            texts.extend(value for name, value in one.items() if name not in no_text)
+    return size_bytes
+
+
+def _with_model(body: Body, model: re.Match[bytes] | None, public_model: str) -> Body:
+    """A long one is changed in its place."""
+    return body if model is None else _spliced(body, *model.span(1), orjson.dumps(public_model))
+
+
+def _spliced(body: Body, start: int, end: int, text: bytes) -> Body:
+    if isinstance(body, bytearray):
+        body[start:end] = text
+        return body
+    return body[:start] + text + body[end:]
+
+
+async def without_logprobs(body: Body) -> Body:
+    """The answer with `null` for all log probabilities. Raises GatewayError `backend_error`."""
+    kept, at, whole = bytearray(), 0, memoryview(body)
+    async for start, end in _logprobs_of(body):
+        kept += whole[at:start]
+        kept += b"null"
+        at = end
+    return kept + whole[at:] if at else body
+
+
+async def _logprobs_of(body: Body) -> AsyncIterator[tuple[int, int]]:
+    """Where each choice's stand."""
+    start = 0
+    while start < len(body):
+        found = _LOGPROBS.search(body, start, start + SLICE_BYTES + _OVERLAP_BYTES)
+        start = min(start + SLICE_BYTES, len(body))
+        if found is not None:
+            begin = found.end() - 1
+            start = await _end_of_object(body, begin)
+            yield begin, start
+        await asyncio.sleep(0)
+
+
+async def _end_of_object(body: Body, start: int) -> int:
+    """Behind the bracket that closes the one there; nothing is parsed."""
+    depth, at, steps = 0, start, 0
+    while depth or at == start:
+        skipped = _NO_BRACKET.match(body, at, at + SLICE_BYTES)
+        at = skipped.end() if skipped is not None else at
+        if at == len(body) or body[at] not in _DEEPER:
+            raise _not_understood()
+        depth += _DEEPER[body[at]]
+        at += 1
+        steps += 1
+        if not steps % _STEPS_AT_ONCE:
+            await asyncio.sleep(0)
+    return at
+
+
+def _failed() -> GatewayError:
+    return GatewayError("backend_error", "The backend failed amid the answer.")
+
+
+def _not_understood() -> GatewayError:
+    return GatewayError("backend_error", "The backend's answer could not be understood.")

@@ -1,0 +1,159 @@
+"""Chat completions as OpenAI has them: the few fields that the gateway reads, strictly typed; the rest stays."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import orjson
+
+from mcp_gateway.core.data_uri import canonical_image
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.json_bounds import LONG_BYTES
+from mcp_gateway.core.json_fields import (
+    at_least,
+    at_most,
+    kind_of,
+    make_whole,
+    optional,
+    parse_json_object,
+    required,
+)
+from mcp_gateway.core.surfaces.splice import DONE
+from mcp_gateway.core.surfaces.surface import Ask, SurfaceName
+
+MAX_MESSAGES = 10_000
+MAX_PARTS = 10_000
+"""Of all messages together."""
+MAX_TOOLS = 1024
+OUTPUT_CAPS = ("max_completion_tokens", "max_tokens")
+"""In the order in which vLLM prefers them."""
+_INTEGERS = frozenset({
+    *OUTPUT_CAPS, "min_tokens", "n", "seed", "thinking_token_budget", "top_k", "top_logprobs",
+    "truncate_prompt_tokens",
+})  # fmt: skip
+_TOKEN_BYTES, _ROW_BYTES = 16, 128
+"""What a token of an answer takes, and one of its log probabilities: more than on the average."""
+_MOST_TOP_LOGPROBS = 20
+"""Of vLLM, unless it was started otherwise."""
+_READ_CHARS = 4096
+_READ_TEXTS = 64
+"""So much of each text, so many messages, and so many parts of each; what differs only later shares its home."""
+
+
+class ChatSurface:
+    """POST /v1/chat/completions."""
+
+    name: SurfaceName = "chat"
+    done = DONE
+
+    def read(self, body: dict[str, Any], size_bytes: int) -> Ask:
+        """Read a parsed body of `size_bytes`. Raises GatewayError (400) with a message that says what to change."""
+        make_whole(body, _INTEGERS)
+        model = required(body, "model", str, "a model's id")
+        messages = required(body, "messages", list, "a list of messages")
+        at_most(messages, MAX_MESSAGES, "messages")
+        at_most(optional(body, "tools", list) or (), MAX_TOOLS, "tools")
+        images = tuple(_images(messages))
+        is_stream = bool(optional(body, "stream", bool))
+        options = optional(body, "stream_options", dict)
+        if options is not None and not is_stream:
+            raise GatewayError("invalid_value", "stream_options needs stream: true.", param="stream_options")
+        at_least(body, "min_tokens", 0)
+        preferred, other = [at_least(body, name, 1) for name in OUTPUT_CAPS]
+        choices = at_least(body, "n", 1) or 1
+        top_logprobs = _top_logprobs(body)
+        rows = 1 + top_logprobs if body.get("logprobs") else 0
+        return Ask(
+            surface=self,
+            body=body,
+            text_bytes=size_bytes - sum(sent_chars for _, sent_chars in images),
+            model=model,
+            parts=len(messages),
+            images=tuple(image for image, _ in images),
+            is_stream=is_stream,
+            wants_usage=bool(options and optional(options, "include_usage", bool, "stream_options.")),
+            wants_continuous_usage=bool(
+                options and optional(options, "continuous_usage_stats", bool, "stream_options.")
+            ),
+            output_limit=other if preferred is None else preferred,
+            choices=choices,
+            bytes_per_token=choices * (_TOKEN_BYTES + rows * _ROW_BYTES),
+            size_field="top_logprobs" if top_logprobs else "n" if choices > 1 else "max_tokens",
+            is_long=size_bytes > LONG_BYTES,
+        )
+
+    def opening(self, body: dict[str, Any]) -> Iterable[bytes]:
+        """The system prompt and the first message."""
+        for message in body["messages"][:_READ_TEXTS]:
+            yield message["role"].encode("utf-8", "replace") + b"\0" + _text_of(message)
+            if message["role"] not in ("system", "developer"):
+                break
+
+    def last_frames(self, error: GatewayError, request_id: str, model: str) -> bytes:
+        """OpenAI's SDK raises for `error`, a loop reader sees a finish reason."""
+        chunk: dict[str, Any] = {
+            "id": f"chatcmpl-{request_id}",
+            "object": "chat.completion.chunk",
+            "created": 0,
+            "model": model,
+            "choices": [{"index": 0, "delta": {}, "logprobs": None, "finish_reason": "error"}],
+            "error": error.as_object(),
+        }
+        return b"data: %b\n\n%b" % (orjson.dumps(chunk), DONE)
+
+
+CHAT = ChatSurface()
+
+
+def parse_chat(raw: bytes) -> Ask:
+    """Read a chat's body as it came. Raises GatewayError (400) with a message that says what to change."""
+    return CHAT.read(parse_json_object(raw), len(raw))
+
+
+def _top_logprobs(body: dict[str, Any]) -> int:
+    """How many log probabilities are asked for beside each token's own."""
+    top = body.get("top_logprobs") or 0
+    return top if isinstance(top, int) and 0 <= top <= _MOST_TOP_LOGPROBS else _MOST_TOP_LOGPROBS
+
+
+def _text_of(message: dict[str, object]) -> bytes:
+    content = message.get("content")
+    parts = content[:_READ_TEXTS] if isinstance(content, list) else [content]
+    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+    return b"\0".join(text[:_READ_CHARS].encode("utf-8", "replace") for text in texts if isinstance(text, str))
+
+
+def _images(messages: list[Any]) -> Iterator[tuple[str, int]]:
+    """The address of each image part, and how many characters it came in.
+
+    Refuses messages of an unknown shape, and too many parts.
+    """
+    parts = 0
+    for number, message in enumerate(messages):
+        where = f"messages[{number}]"
+        if not isinstance(message, dict):
+            raise GatewayError("invalid_type", f"`{where}` must be an object, not {kind_of(message)}.", param=where)
+        if not isinstance(message.get("role"), str):
+            raise GatewayError("missing_parameter", f"`{where}.role` is missing: give a string.", param=f"{where}.role")
+        content = message.get("content")
+        if isinstance(content, list):
+            parts += len(content)
+            if parts > MAX_PARTS:
+                raise GatewayError("invalid_value", f"All `content` may have at most {MAX_PARTS} parts.", param=where)
+            for index, part in enumerate(content):
+                if isinstance(part, dict) and part.get("type") == "image_url":
+                    yield _read_image(part, f"{where}.content[{index}]")
+        elif content is not None and not isinstance(content, str):
+            problem = f"`{where}.content` must be a string or a list of parts, not {kind_of(content)}."
+            raise GatewayError("invalid_type", problem, param=f"{where}.content")
+
+
+def _read_image(part: dict[str, Any], where: str) -> tuple[str, int]:
+    """An image part's address, which from now on has one form."""
+    image = part.get("image_url")
+    url = image.get("url") if isinstance(image, dict) else image
+    if not isinstance(url, str):
+        raise GatewayError("missing_parameter", f"`{where}.image_url.url` is missing: give a data: URI.", param=where)
+    canonical = canonical_image(url)
+    if canonical is not url:
+        part["image_url"] = {**image, "url": canonical} if isinstance(image, dict) else canonical
+    return canonical, len(url)

@@ -1,0 +1,29 @@
+"""Whether what a backend reports of an answer can be true: nothing that cannot is billed, summed or stored."""
+
+from typing import Any, NamedTuple
+
+from mcp_gateway.core.surfaces.usage import Usage
+from mcp_gateway.core.text import is_one_line
+
+_MAX_REASON_CHARS = 64
+
+
+class UsageBounds(NamedTuple):
+    """The most tokens that an answer can have used: of its prompt, and of all its choices together."""
+
+    prompt_tokens: int
+    output_tokens: int
+
+    def allow(self, usage: Usage) -> bool:
+        """Where one count is out of its bounds, the others are not believed either."""
+        return (
+            0 <= usage.prompt_tokens <= self.prompt_tokens
+            and 0 <= usage.completion_tokens <= self.output_tokens
+            and 0 <= (usage.cached_tokens or 0) <= usage.prompt_tokens
+        )
+
+
+def read_finish_reason(value: Any) -> str | None:
+    """Why an answer ended, in a word; None for what is none."""
+    is_reason = isinstance(value, str) and 0 < len(value) <= _MAX_REASON_CHARS and is_one_line(value)
+    return value if is_reason else None

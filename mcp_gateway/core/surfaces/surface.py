@@ -1,0 +1,188 @@
+"""What a client speaks: a request as its surface read it, what it may spend, and how its answer passes.
+
+Knows no backend. What a backend is sent of a request, and what it means by its answers, the dialects say.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.json_bounds import parse_exactly
+from mcp_gateway.core.surfaces.usage import Usage
+
+SurfaceName = Literal["chat"]
+Body = bytes | bytearray
+
+
+class Terms(NamedTuple):
+    """What one request may spend: `output_limit` in tokens of each choice, None where a backend is told none.
+
+    `ceiling` is what every other field that governs the length is lowered to; `clamped_to` is the limit that stands in
+    place of what the caller asked for or could have had, where one does.
+    """
+
+    output_limit: int | None
+    ceiling: int
+    clamped_to: int | None = None
+
+
+class Seen(NamedTuple):
+    """Tokens of an answer that can be known without its usage; None for a prompt that was not told."""
+
+    prompt_tokens: int | None
+    output_tokens: int
+
+
+class Failure(NamedTuple):
+    """An error as a backend told it: the HTTP status that it has or names; its words are cut and not yet understood."""
+
+    status: int
+    message: str
+    kind: str = ""
+    param: str | None = None
+
+
+class Whole(NamedTuple):
+    """An answer in one piece, which bears the public name of its model, and what it tells.
+
+    A usage that is not exact is told otherwise than a client could read it.
+    """
+
+    body: Body
+    finish_reason: str | None
+    usage: Usage | None
+    is_usage_exact: bool = False
+
+
+class Surface(Protocol):
+    """How a kind of request is read, and its refusals are worded. `done` is what ends a stream."""
+
+    name: SurfaceName
+    done: bytes
+
+    def read(self, body: dict[str, Any], size_bytes: int) -> "Ask":
+        """Read a parsed body. Raises GatewayError (400) with a message that says what to change."""
+
+    def opening(self, body: dict[str, Any]) -> Iterable[bytes]:
+        """What stays the same at a conversation's start, by which it finds the prefix cache that has it."""
+
+    def last_frames(self, error: GatewayError, request_id: str, model: str) -> bytes:
+        """The end of a stream by a failure."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Ask:
+    """A request as its caller sent it, with what its surface read out of it.
+
+    `body` is what of it may be forwarded: each attempt writes its own from it. It is put away once it is sent.
+    `text_bytes` is its size less the images, an upper bound of the prompt in tokens; `parts` are the messages or
+    inputs, each of which may cost what a chat template adds. `output_limit` is what the caller asked for of each
+    choice, by whichever field; None where it named none. `size_field` governs how large the answer is. A long one
+    (`is_long`) is worked on in several turns of the event loop.
+    """
+
+    surface: Surface
+    body: dict[str, Any]
+    model: str
+    text_bytes: int
+    parts: int
+    images: tuple[str, ...] = ()
+    is_stream: bool = False
+    wants_usage: bool = False
+    wants_continuous_usage: bool = False
+    output_limit: int | None = None
+    choices: int = 1
+    bytes_per_token: int
+    """What a token of all choices may take in an answer in one piece."""
+    size_field: str
+    is_long: bool = False
+    _sent: bytes = b""
+
+    def put_away(self, sent: bytes) -> None:
+        """Keep of the body only what was sent: parsed, it takes several times as much; images are still counted."""
+        self.body, self.images, self._sent = {}, ("",) * len(self.images), sent
+
+    def take_out(self) -> None:
+        """Have the body again that was put away, as it was sent."""
+        if self._sent:
+            self.body, self._sent = parse_exactly(self._sent), b""
+
+    def forget_body(self) -> None:
+        """Keep nothing of what was sent on, which may be large, while the answer is told."""
+        self.put_away(b"")
+
+
+class Incoming(Protocol):
+    """What comes of an answer as a stream, and what it amounts to so far.
+
+    `feed` takes whatever arrived and returns what whole frames of it there are. `first_frame` is empty until the answer
+    has begun. `tells_usage` is whether that frame tells a usage that can be.
+    """
+
+    @property
+    def first_frame(self) -> bytes: ...
+    @property
+    def has_started(self) -> bool: ...
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing further is wanted: the backend has told the end, or an error."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it may be delivered as an answer that has ended."""
+
+    @property
+    def failure(self) -> Failure | None:
+        """The error that the backend told within it."""
+
+    @property
+    def usage(self) -> Usage | None:
+        """The last usage told, as far as it can be read."""
+
+    @property
+    def seen(self) -> Seen:
+        """What the answer has at least, where its usage cannot be believed."""
+
+    @property
+    def finish_reason(self) -> str | None: ...
+    @property
+    def held_bytes(self) -> int:
+        """What is kept of what came."""
+
+    def feed(self, piece: bytes) -> bytes:
+        """Raises GatewayError for a frame without an end, or one that cannot be understood."""
+
+    def feed_end(self) -> bytes:
+        """The last frames, where the stream ended without the blank line behind them."""
+
+    def has_told(self, frames: bytes) -> bool:
+        """Whether the answer has any text, where these frames are all that has been handed out."""
+
+
+class Reader(Incoming, Protocol):
+    """A stream turned into the client's: what `feed` returns is what the client is to see."""
+
+    tells_usage: bool
+
+    def end(self, cost_usd: str | None = None, billed: Usage | None = None) -> bytes:
+        """What was held back, once the stream has ended, with the cost within the usage that is told."""
+
+
+class Collecting(Incoming, Protocol):
+    """A stream put together to an answer in one piece."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it was cut at the largest size that is held whole."""
+
+    @property
+    def has_any(self) -> bool:
+        """Whether anything has come of the answer."""
+
+    @property
+    def latest_words(self) -> str:
+        """The end of what has come, for who watches."""
+
+    def body(self, billed: Usage) -> Body:
+        """The answer in one piece, which tells the usage that is billed."""

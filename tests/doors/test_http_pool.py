@@ -13,6 +13,7 @@ import pytest
 from mcp_gateway.core.upstream import attempt
 from mcp_gateway.core.upstream.backend import Backend
 from mcp_gateway.core.upstream.breaker import Breaker
+from mcp_gateway.core.upstream.budget import RetryBudget
 from tests.captured import captured
 from tests.core.upstream.clock import Clock
 from tests.loop_clock import pass_time
@@ -544,7 +545,8 @@ async def test_without_a_budget_a_failure_is_told_at_once(tmp_path: Path) -> Non
     async with fleet(tmp_path, upstream={"retry_share": 0}) as it:
         key = await it.door.key()
         await it.prefer(0)
-        while it.door.gateway.pool._retries.withdraw():
+        retries = it.door.gateway.pool._retries = RetryBudget(0, it.clock)
+        while retries.withdraw():
             pass
         it.servers[0].answer_with(BROKEN, BUSY)
         assert (await it.door.chat(key)).status_code == 502

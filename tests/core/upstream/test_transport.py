@@ -518,8 +518,18 @@ async def test_room_is_asked_for_as_a_body_of_no_announced_length_comes() -> Non
     assert 0 < asked[0] < asked[-1] <= len(raw)
 
 
+@pytest.fixture
+def long_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections in doubt rest for as long as a test may take."""
+    monkeypatch.setattr("mcp_gateway.core.upstream.transport._DOUBT_S", PATIENCE_S)
+
+
+KEPT_LONG = TransportLimits(max_idle_s=3 * PATIENCE_S)
+
+
+@pytest.mark.usefixtures("long_doubt")
 async def test_a_connection_in_doubt_rests_before_it_is_used_again() -> None:
-    async with exchange_with(*[keep_replying(answer(b"hi"))] * 2) as (server, transport):
+    async with exchange_with(*[keep_replying(answer(b"hi"))] * 2, limits=KEPT_LONG) as (server, transport):
         response = await transport.request("GET", "/x", [])
         assert await response.read() == b"hi"
         response.doubt()
@@ -527,25 +537,27 @@ async def test_a_connection_in_doubt_rests_before_it_is_used_again() -> None:
         assert (len(server.peers), transport.idle) == (2, 2)
         assert await get(transport) == (200, b"hi")  # over that one, which is in no doubt
         (resting,) = [connection for connection in transport._idle if connection.is_doubted]
-        resting.idle_since -= 1
+        resting.idle_since -= PATIENCE_S
         transport._idle.sort(key=lambda connection: connection is resting)  # as if it had been used last
         assert await get(transport) == (200, b"hi")
         assert (len(server.peers), transport.idle, resting.is_doubted) == (2, 2, False)
 
 
+@pytest.mark.usefixtures("long_doubt")
 async def test_of_several_that_rest_the_one_that_has_rested_longest_is_used() -> None:
-    async with exchange_with(*[keep_replying(answer(b"hi"))] * 3) as (server, transport):
+    async with exchange_with(*[keep_replying(answer(b"hi"))] * 3, limits=KEPT_LONG) as (server, transport):
         for count in (1, 2, 3):
             response = await transport.request("GET", "/x", [])
             assert await response.read() == b"hi"
             response.doubt()
             assert len(server.peers) == count
         longest = transport._idle[0]
-        longest.idle_since -= 1
+        longest.idle_since -= PATIENCE_S
         assert await get(transport) == (200, b"hi")
         assert (len(server.peers), transport._idle[-1]) == (3, longest)
 
 
+@pytest.mark.usefixtures("long_doubt")
 async def test_where_many_rest_the_one_that_has_rested_longest_is_used_and_none_opened() -> None:
     """At thousands of requests a second there would be hundreds of connections."""
     async with exchange_with(*[keep_replying(answer(b"hi"))] * _MOST_RESTING) as (server, transport):
@@ -559,6 +571,7 @@ async def test_where_many_rest_the_one_that_has_rested_longest_is_used_and_none_
         assert (len(server.peers), transport._idle[-1]) == (_MOST_RESTING, longest)
 
 
+@pytest.mark.usefixtures("long_doubt")
 async def test_what_comes_on_a_connection_that_rests_ends_it() -> None:
     may_come = asyncio.Event()
 
@@ -782,8 +795,10 @@ async def test_patience_prolongs_nothing_beyond_the_time_in_all(is_stream: bool,
 
 async def test_no_patience_is_left_behind_for_the_next_exchange() -> None:
     async with exchange_with(reply(answer(b"hi"), then=read_then_stall)) as (_, transport):
-        response = await transport.request("GET", "/x", [], patience=Counted(0))
+        patience = Counted(10**6)  # however long the answer takes to come
+        response = await transport.request("GET", "/x", [], patience=patience)
         assert await response.read() == b"hi"
+        patience.left = 0
         transport.timeouts = Timeouts(unary_s=SHORT_S)
         with pytest.raises(TimedOut) as caught:
             await get(transport)
@@ -818,6 +833,7 @@ async def test_connecting_has_an_end(tmp_path: Path) -> None:
         with pytest.raises(TimedOut) as caught:
             await transport.request("GET", "/x", [])
         assert caught.value.which == "connect"
+        await until(lambda: server.peers)
         await server.peers[0].gone()
         assert transport.in_flight == 0
 

@@ -21,6 +21,7 @@ from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.record import RequestRecord
+from mcp_gateway.core.store.executors import EXECUTORS
 from mcp_gateway.core.store.store import Store
 
 SECONDS = 3.0
@@ -56,7 +57,7 @@ async def request(ledger: Ledger, account_id: str, holds_s: list[float], settles
 
 async def measure(folder: Path, concurrency: int) -> tuple[float, float, float, float, float]:
     """Requests a second, waits in ms (hold's median, settlement's median and p99), and CPU microseconds a request."""
-    store = await Store.open(folder / f"ledger-{concurrency}.sqlite3")
+    store = await Store.open(folder / f"ledger-{concurrency}.sqlite3", EXECUTORS, now_ms=now_ms)
     account = await Accounts(store, new_id=new_id, now_ms=now_ms).create("benchmark")
     ledger = Ledger(store, now_ms=now_ms)
     await ledger.credit(account.id, 10**15, "benchmark")

@@ -2,11 +2,79 @@
 
 import contextlib
 import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, TypeVar, cast
 
+import pytest
+
+from mcp_gateway.core import ids
+from mcp_gateway.core.engine import Report, Scan, Write
+from mcp_gateway.core.gateway import Gateway
+from mcp_gateway.core.store.executors import EXECUTORS
 from mcp_gateway.core.store.migrations import migrate
+from mcp_gateway.core.store.store import Store
+from mcp_gateway.core.store.transaction import Executors, Parameters, Row, Rows
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Work(Write[T]):
+    """Whatever a test wants done in the writer's transaction."""
+
+    work: Callable[[sqlite3.Connection], T]
+
+
+@dataclass(frozen=True, slots=True)
+class Query(Scan[Any]):
+    """Whatever a test wants to see: a list of rows."""
+
+    sql: str
+    parameters: Sequence[Any] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AskedBy(Report[Any]):
+    """The same in an account's lane."""
+
+    account_id: str
+    sql: str
+    parameters: Sequence[Any] | Mapping[str, Any] = ()
+
+
+def changing(sql: str, parameters: Sequence[Any] = ()) -> Work[None]:
+    """One statement of a test's own."""
+
+    @Work
+    def change(connection: sqlite3.Connection) -> None:
+        connection.execute(sql, parameters)
+
+    return change
+
+
+FOR_TESTS = EXECUTORS | Executors(
+    alone={Work: lambda transaction, write: write.work(transaction.connection)},
+    reads=dict.fromkeys((Query, AskedBy), lambda rows, read: rows.all(read.sql, read.parameters)),
+)
+
+
+async def open_store(path: Path, *, now_ms: Callable[[], int] = ids.now_ms, **options: Any) -> Store:
+    """A store that also does what tests alone want."""
+    return await Store.open(path, FOR_TESTS, now_ms=now_ms, **options)
+
+
+def store_of(gateway: Gateway) -> Store:
+    """The store of an open gateway, whose rooms know it as an engine alone."""
+    return cast(Store, gateway.ledger._store)
+
+
+def rows_of(gateway: Gateway, sql: str) -> list[Any]:
+    """What is committed in an open gateway's database."""
+    return store_of(gateway)._connection.execute(sql).fetchall()
 
 
 def migrated(path: Path) -> Path:
@@ -25,3 +93,16 @@ def _template() -> bytes:
             connection.execute("PRAGMA journal_mode = WAL")
             migrate(connection)
         return path.read_bytes()
+
+
+def explained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The steps of SQLite's plan for each query from now on, as they are read."""
+    steps: list[str] = []
+    all_rows = Rows.all
+
+    def explain(rows: Rows, sql: str, parameters: Parameters = ()) -> list[Row]:
+        steps.extend(row[3] for row in all_rows(rows, f"EXPLAIN QUERY PLAN {sql}", parameters))
+        return all_rows(rows, sql, parameters)
+
+    monkeypatch.setattr(Rows, "all", explain)
+    return steps

@@ -3,9 +3,9 @@
 from itertools import count
 from typing import Any
 
+from mcp_gateway.core.engine import Engine
 from mcp_gateway.core.ids import first_id_at
-from mcp_gateway.core.record import INSERT, RequestRecord
-from mcp_gateway.core.store.store import Store
+from mcp_gateway.core.record import AddRecord, RequestRecord
 
 _numbers = count(1)
 _PLAIN = RequestRecord(
@@ -38,11 +38,8 @@ def recorded(at_ms: int, **fields: Any) -> RequestRecord:
     return _PLAIN._replace(**named)
 
 
-async def write_records(store: Store, *records: RequestRecord) -> None:
+async def write_records(store: Engine, *records: RequestRecord) -> None:
     """All of them in the log, committed."""
-
-    def work(connection: Any) -> None:
-        for record in records:
-            connection.execute(INSERT, record)
-
-    await store.write(work)
+    for record in records:
+        store.write(AddRecord(record))
+    await store.flushed()

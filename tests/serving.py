@@ -133,14 +133,14 @@ class Door:
 
     async def rows(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
         """What stands in the database once everything written so far is committed."""
-        await self.gateway.ledger._store.write(lambda _: None)
+        await self.gateway.ledger._store.flushed()
         with contextlib.closing(sqlite3.connect(self.data_dir / DATABASE)) as connection:
             return connection.execute(sql, parameters).fetchall()
 
     async def record(self, response: httpx2.Response) -> dict[str, Any]:
         """The request log's row of an answer."""
         assert await self.gateway.lifecycle.wait_until_idle(PATIENCE_S)
-        await self.gateway.ledger._store.write(lambda _: None)
+        await self.gateway.ledger._store.flushed()
         with contextlib.closing(sqlite3.connect(self.data_dir / DATABASE)) as connection:
             connection.row_factory = sqlite3.Row
             sql = "SELECT * FROM requests WHERE id = ?"

@@ -15,7 +15,7 @@ import typer
 from mcp_gateway.cli import _desk_options, app
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.gateway import DATABASE
-from mcp_gateway.core.record import INSERT
+from mcp_gateway.core.store.sql.requests import INSERT
 from tests.cases import each
 from tests.recorded import recorded
 from tests.test_command_line import data_dir, made, run

@@ -7,7 +7,6 @@ import logging
 import os
 import shlex
 from pathlib import Path
-from sqlite3 import Error as DatabaseError
 from typing import Annotated
 
 import typer
@@ -27,6 +26,7 @@ from mcp_gateway.cli.desk import (
 )
 from mcp_gateway.cli.restore import restore_backup
 from mcp_gateway.core.config import ConfigError, Settings, file_in_force, passed_over
+from mcp_gateway.core.engine import DatabaseError
 from mcp_gateway.core.gateway import DATABASE, Desk
 from mcp_gateway.core.ledger.pending import PENDING
 from mcp_gateway.core.observe.logs import configure_logging

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
-from sqlite3 import Error as DatabaseError
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
@@ -14,6 +13,7 @@ import typer
 from mcp_gateway import __version__
 from mcp_gateway.core.clock import DAY_MS
 from mcp_gateway.core.config import ConfigError, Settings, load_settings
+from mcp_gateway.core.engine import DatabaseError
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import DATABASE, Desk, open_desk
 from mcp_gateway.core.ids import now_ms

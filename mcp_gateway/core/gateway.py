@@ -40,6 +40,7 @@ from mcp_gateway.core.observe.records import Records
 from mcp_gateway.core.observe.refusals import Refusals
 from mcp_gateway.core.payments.payments import Payments
 from mcp_gateway.core.policy.images import ImagePolicy, read_blocklist
+from mcp_gateway.core.store.executors import EXECUTORS
 from mcp_gateway.core.store.log import Sync, sync_data
 from mcp_gateway.core.store.private import make_folder
 from mcp_gateway.core.store.restore import check_log
@@ -105,7 +106,7 @@ async def open_desk(settings: Settings) -> AsyncIterator[Desk]:
     """
     make_folder(settings.data_dir)
     upgrade_unless_served(settings.data_dir / DATABASE)
-    async with _open_store(settings) as store:
+    async with _open_store(settings, now_ms) as store:
         accounts = Accounts(store, new_id=new_id, now_ms=now_ms)
         yield Desk(accounts, _keys(store, settings), _ledger(store, settings, now_ms), Statement(store), History(store))
 
@@ -122,7 +123,7 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
         stack.enter_context(sole_server(settings.data_dir))  # first, so that nothing is migrated beneath another server
         metrics = Metrics(__version__)
         check_log(settings.data_dir / DATABASE)
-        store = await stack.enter_async_context(_open_store(settings, _timed(sync_data, metrics)))
+        store = await stack.enter_async_context(_open_store(settings, clock.now_ms, _timed(sync_data, metrics)))
         pending = PendingFile(settings.data_dir, await store.identity())
         stack.push_async_callback(_close, store, pending)
         lifecycle = Lifecycle(is_in_maintenance=settings.maintenance)
@@ -208,9 +209,10 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
 
 
 @contextlib.asynccontextmanager
-async def _open_store(settings: Settings, sync: Sync = sync_data) -> AsyncIterator[Store]:
+async def _open_store(settings: Settings, now_ms: Callable[[], int], sync: Sync = sync_data) -> AsyncIterator[Store]:
     timeout_s = settings.limits.report_timeout_s
-    store = await Store.open(settings.data_dir / DATABASE, report_timeout_s=timeout_s, sync=sync)
+    database = settings.data_dir / DATABASE
+    store = await Store.open(database, EXECUTORS, now_ms=now_ms, report_timeout_s=timeout_s, sync=sync)
     try:
         yield store
     finally:

@@ -17,8 +17,8 @@ from typing import Any
 import orjson
 
 from mcp_gateway.core.caller import Caller
+from mcp_gateway.core.engine import Engine
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.store.store import Store
 
 KEPT_MS = 24 * 60 * 60 * 1000
 _MAX_REMEMBERED = 10_000
@@ -65,7 +65,7 @@ class Attempt:
 class Idempotency:
     """What has been answered, and what is being answered now."""
 
-    def __init__(self, store: Store, *, now_ms: Callable[[], int]) -> None:
+    def __init__(self, store: Engine, *, now_ms: Callable[[], int]) -> None:
         self._store = store
         self._now_ms = now_ms
         self._in_flight: set[tuple[str, bytes]] = set()
@@ -116,7 +116,7 @@ class Repeats:
     Remembers some of them for a day, in memory; what a restart or a flood forgets is answered like a first one.
     """
 
-    def __init__(self, store: Store, *, now_ms: Callable[[], int]) -> None:
+    def __init__(self, store: Engine, *, now_ms: Callable[[], int]) -> None:
         self._store = store
         self._now_ms = now_ms
         self._running: set[tuple[str, bytes]] = set()

@@ -1,7 +1,9 @@
-"""What is recorded of a request: metadata, never a word of its content; and the statements of its row."""
+"""What is recorded of a request: metadata, never a word of its content."""
 
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from mcp_gateway.core.engine import Write
 from mcp_gateway.core.errors import Code
 
 OK = 200
@@ -34,38 +36,8 @@ class RequestRecord(NamedTuple):
     finish_reason: str | None
 
 
-_MOST_SUMMED = {"cost_nano": 10**15}
-_MOST_SUMMED_TOKENS = 2**32
-"""Of one request; more than any can have, and little enough that no sum over a database overflows."""
+@dataclass(frozen=True, slots=True)
+class AddRecord(Write[None]):
+    """A row of the request log."""
 
-
-def sum_of(column: str) -> str:
-    """The SQL of a sum that cannot fail: rows of earlier versions may hold whatever a backend once said."""
-    return f"SUM(MAX(0, MIN({column}, {_MOST_SUMMED.get(column, _MOST_SUMMED_TOKENS)})))"
-
-
-COLUMNS = RequestRecord._fields
-INSERT = (
-    f"INSERT INTO requests ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) "
-    "ON CONFLICT (account_id, id) DO NOTHING"
-)
-"""Takes a record as its parameters; a request is recorded once."""
-CORRECT = (
-    "UPDATE requests SET cost_nano = COALESCE(?, cost_nano), http_status = ?, error_code = ?, latency_ms = ? "
-    "WHERE account_id = ? AND id = ?"
-)
-"""For a request whose outcome turned out otherwise after its row was written; takes a `correction`."""
-
-
-def correction(
-    record: RequestRecord, *, keeps_cost: bool = False
-) -> tuple[int | None, int, Code | None, int, str, str]:
-    """The parameters of CORRECT; what was charged may stay."""
-    return (
-        None if keeps_cost else record.cost_nano,
-        record.http_status,
-        record.error_code,
-        record.latency_ms,
-        record.account_id,
-        record.id,
-    )
+    record: RequestRecord

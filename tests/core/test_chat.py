@@ -21,7 +21,7 @@ from mcp_gateway.core.inference.parts import Call
 from mcp_gateway.core.ledger.ledger import Hold, SettlementPending
 from mcp_gateway.core.surfaces.chat import parse_chat
 from mcp_gateway.core.surfaces.surface import Ask
-from tests.databases import migrated
+from tests.databases import migrated, rows_of
 from tests.replaying import (
     DONE,
     PATIENCE_S,
@@ -56,8 +56,8 @@ class Stage:
     async def is_accounted_for(self, spent_nano: int, error_code: str | None) -> None:
         """One record with that code, that much spent, and nothing held, in flight or off in the books."""
         assert await self.gateway.lifecycle.wait_until_idle(PATIENCE_S)
-        await self.gateway.ledger._store.write(lambda _: None)
-        rows = await self.gateway.ledger._store.fetch_all("SELECT error_code, cost_nano FROM requests")
+        await self.gateway.ledger._store.flushed()
+        rows = rows_of(self.gateway, "SELECT error_code, cost_nano FROM requests")
         assert rows == [(error_code, spent_nano)]
         balance = await self.gateway.ledger.balance(self.caller.account_id)
         assert (balance.spendable_nano, balance.held_nano) == (self.credit_nano - spent_nano, 0)
@@ -245,7 +245,7 @@ async def test_a_client_that_leaves_while_its_bill_is_written_pays_what_was_made
         assert asking.cancelled()
         other.execute("ROLLBACK")
     await stage.is_accounted_for(tokens[0] * 300 + tokens[1] * 700, "client_closed")
-    assert await stage.gateway.ledger._store.fetch_all("SELECT http_status FROM requests") == [(499,)]
+    assert rows_of(stage.gateway, "SELECT http_status FROM requests") == [(499,)]
     assert (
         b'gateway_requests_total{door="http",model="priced/tiny",status="499"} 1.0'
         in stage.gateway.metrics.exposition()

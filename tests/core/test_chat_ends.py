@@ -18,6 +18,7 @@ from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.identity.keys import refusal
 from mcp_gateway.core.inference.parts import Call
 from tests.core.test_chat import Stage, finish_reason, read_frames, request, stage  # noqa: F401 - the fixture
+from tests.databases import rows_of
 from tests.replaying import (
     PATIENCE_S,
     Asked,
@@ -246,7 +247,7 @@ async def test_a_client_that_leaves_in_the_same_moment_is_accounted_for_once(sta
         await asyncio.gather(asking, return_exceptions=True)
         assert asking.cancelled()
     assert await stage.gateway.lifecycle.wait_until_idle(10)
-    assert len(await stage.gateway.ledger._store.fetch_all("SELECT id FROM requests")) == 2
+    assert len(rows_of(stage.gateway, "SELECT id FROM requests")) == 2
     assert await stage.gateway.ledger.check() == []
 
 

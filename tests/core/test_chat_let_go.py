@@ -59,7 +59,7 @@ async def is_left(stage: Stage, who: Caller | None = None, **fields: Any) -> boo
 
     had = await asyncio.create_task(ask())
     assert await stage.gateway.lifecycle.wait_until_idle(PATIENCE_S)
-    await stage.gateway.ledger._store.write(lambda _: None)
+    await stage.gateway.ledger._store.flushed()
     return had() is not None
 
 

@@ -8,7 +8,7 @@ import pytest
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import KEPT_MS, Idempotency
 from mcp_gateway.core.store.store import Store
-from tests.databases import migrated
+from tests.databases import Query, migrated, open_store
 from tests.fake_stripe import bytes_of
 
 
@@ -26,7 +26,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    opened = await Store.open(migrated(tmp_path / "answers.sqlite3"))
+    opened = await open_store(migrated(tmp_path / "answers.sqlite3"))
     yield opened
     await opened.close()
 
@@ -48,7 +48,7 @@ async def test_an_answer_is_kept_for_24_hours_and_then_forgotten(store: Store, c
     assert await answered(idempotency, "k") == first
     clock.now_ms += 1
     assert await answered(idempotency, "k", b"another body") != first
-    assert len(await store.fetch_all("SELECT * FROM idempotent_answers")) == 1
+    assert len(await store.read(Query("SELECT * FROM idempotent_answers"))) == 1
 
 
 async def test_expired_answers_are_removed_by_whoever_comes_next(store: Store, clock: Clock) -> None:
@@ -57,7 +57,7 @@ async def test_expired_answers_are_removed_by_whoever_comes_next(store: Store, c
         await answered(idempotency, f"k{number}")
     clock.now_ms += KEPT_MS
     await answered(idempotency, "another")
-    assert len(await store.fetch_all("SELECT * FROM idempotent_answers")) == 1
+    assert len(await store.read(Query("SELECT * FROM idempotent_answers"))) == 1
 
 
 async def test_an_answer_outlives_the_process(store: Store, clock: Clock) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcp_gateway.core.errors import GatewayError
+from tests.databases import store_of
 from tests.recorded import recorded, write_records
 from tests.replaying import ReplayingBackend, contents
 from tests.serving import FREE, PRICED, Door, bearer, error_of, open_door
@@ -157,7 +158,7 @@ async def test_the_recent_usage_is_told_to_keys_that_may_read_as_well(stage: Sta
 async def test_a_cursor_of_another_list_is_refused(stage: Stage) -> None:
     account, key = await stage.holder()
     await write_records(
-        stage.door.gateway.ledger._store, *(recorded(10_000 + number, account_id=account) for number in range(2))
+        store_of(stage.door.gateway), *(recorded(10_000 + number, account_id=account) for number in range(2))
     )
     cursor = (await stage.ask("/v1/requests?limit=1", key))["next_cursor"]
     response = await stage.door.get(f"/v1/billing/transactions?cursor={cursor}", key)
@@ -216,7 +217,7 @@ async def test_paging_while_requests_end_in_any_order_yields_each_that_was_there
     stage: Stage, before: list[int], meanwhile: list[list[int]], limits: list[int]
 ) -> None:
     account, key = await stage.holder("0")
-    store = stage.door.gateway.ledger._store
+    store = store_of(stage.door.gateway)
     await write_records(store, *(recorded(at_ms, account_id=account) for at_ms in before))
     there = [row["id"] for row in (await stage.ask("/v1/requests?limit=1000", key))["data"]]
     seen, arriving = [], iter(meanwhile)

@@ -12,6 +12,7 @@ import pytest
 from mcp_gateway import __version__
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import DATABASE
+from tests.databases import store_of
 from tests.replaying import ReplayingBackend, held, unary
 from tests.serving import FREE, Door, error_of, eventually, fresh_guest, open_door
 
@@ -149,7 +150,7 @@ async def test_a_credential_of_other_bytes_than_ascii_is_no_operators(tmp_path: 
 
 async def test_down_while_nothing_can_be_billed_and_up_again_by_itself(door: Door) -> None:
     ledger, account_id = door.gateway.ledger, await door.account()
-    ledger._store._busy_timeout_s = 0.01
+    store_of(door.gateway)._busy_timeout_s = 0.01
     with closing(sqlite3.connect(door.data_dir / DATABASE, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(GatewayError):

@@ -19,6 +19,7 @@ from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.ledger.ledger import Balance
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.store.backup import back_up
+from tests.databases import store_of
 from tests.replaying import DONE, PATIENCE_S, Asked, ReplayingBackend, chunk, final_usage, held, unary
 from tests.serving import PRICED, Door, bearer, chat_body, error_of, eventually, open_door
 
@@ -157,10 +158,10 @@ async def test_two_choices_are_summed_right(door: Door, backend: ReplayingBacken
 @contextlib.asynccontextmanager
 async def full_disk(door: Door) -> AsyncIterator[None]:
     """The database may not grow any more."""
-    store = door.gateway.ledger._store
+    store = store_of(door.gateway)
     other = await door.account("1")
-    pages = await store.write(lambda c: c.execute("PRAGMA page_count").fetchone()[0])
-    await store.write(lambda c: c.execute(f"PRAGMA max_page_count = {pages}") and None)
+    pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
+    store._connection.execute(f"PRAGMA max_page_count = {pages}")
     with contextlib.suppress(GatewayError):  # until not even a hold finds room in the pages that there are
         for number in count():
             await door.gateway.ledger.hold(f"ballast {number}", other, 1, 1)
@@ -174,7 +175,7 @@ async def full_disk(door: Door) -> AsyncIterator[None]:
 @contextlib.asynccontextmanager
 async def locked_database(door: Door) -> AsyncIterator[None]:
     """Another process writes, without end."""
-    door.gateway.ledger._store._busy_timeout_s = 0.05
+    store_of(door.gateway)._busy_timeout_s = 0.05
     with contextlib.closing(sqlite3.connect(door.data_dir / DATABASE, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         yield

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest_asyncio
 
+from tests.databases import store_of
 from tests.serving import Door, error_of, eventually, open_door
 
 LONG = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT COUNT(*) FROM n"
@@ -21,7 +22,7 @@ async def door(tmp_path: Path) -> AsyncIterator[Door]:
 
 async def begun(door: Door, path: str, key: str) -> asyncio.StreamWriter:
     """A client that has asked for a report, which is being made."""
-    reports = door.gateway.ledger._store._reports
+    reports = store_of(door.gateway)._readers._reports
     before = len(reports._asked)
     _, writer = await asyncio.open_connection("127.0.0.1", door.port)
     writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {key}\r\n\r\n".encode())
@@ -30,9 +31,9 @@ async def begun(door: Door, path: str, key: str) -> asyncio.StreamWriter:
 
 
 def never_ending(door: Door) -> None:
-    reports = door.gateway.ledger._store._reports
-    fetch_all = reports.fetch_all
-    reports.fetch_all = lambda account_id, *_: fetch_all(account_id, LONG)  # type: ignore[method-assign]
+    reports = store_of(door.gateway)._readers._reports
+    read = reports.read
+    reports.read = lambda _, report: read(lambda rows, _: rows.all(LONG), report)  # type: ignore[method-assign, assignment]
 
 
 async def test_reports_of_clients_that_left_end_and_hold_up_no_revocation_and_no_balance(door: Door) -> None:
@@ -53,7 +54,7 @@ async def test_reports_of_clients_that_left_end_and_hold_up_no_revocation_and_no
     assert (await door.get("/v1/limits", await door.key())).status_code == 200
     for client in clients:
         client.close()
-    await eventually(lambda: not door.gateway.ledger._store._reports._asked)
+    await eventually(lambda: not store_of(door.gateway)._readers._reports._asked)
 
 
 async def test_a_report_beyond_its_time_is_503_and_names_what_to_do(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from mcp_gateway.core.record import RequestRecord
 from tests.cases import each
+from tests.databases import store_of
 from tests.recorded import recorded, write_records
 from tests.replaying import ReplayingBackend, held, unary, whole
 from tests.serving import FREE, PRICED, Door, error_of, open_door
@@ -35,7 +36,7 @@ class Stage:
     async def past(self, at_s: float, **fields: Any) -> RequestRecord:
         """A request of this account, written into the log."""
         record = recorded(int(at_s * 1000), **{"account_id": self.account} | fields)
-        await write_records(self.door.gateway.ledger._store, record)
+        await write_records(store_of(self.door.gateway), record)
         return record
 
 

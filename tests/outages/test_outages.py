@@ -27,6 +27,7 @@ from mcp_gateway.core.ledger.pending import PENDING
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.store.log import sync_data
 from tests.crash.test_kill import Tokens
+from tests.databases import store_of
 from tests.doors.test_money_both_doors import TRANSPORTS
 from tests.replaying import ReplayingBackend, contents
 from tests.serving import PRICED, Door, bearer, eventually, open_door
@@ -159,10 +160,10 @@ async def locked(door: Door) -> AsyncIterator[None]:
 @contextlib.asynccontextmanager
 async def full_disk(door: Door) -> AsyncIterator[None]:
     """The database may not grow any more, and its pages are full."""
-    store = door.gateway.ledger._store
+    store = store_of(door.gateway)
     other = await door.account("1")
-    pages = await store.write(lambda connection: connection.execute("PRAGMA page_count").fetchone()[0])
-    await store.write(lambda connection: connection.execute(f"PRAGMA max_page_count = {pages}") and None)
+    pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
+    store._connection.execute(f"PRAGMA max_page_count = {pages}")
     with contextlib.suppress(GatewayError):
         for number in count():
             await door.gateway.ledger.hold(f"ballast {number}", other, 1, 1)
@@ -181,7 +182,7 @@ async def failing_fsync(door: Door) -> AsyncIterator[None]:
     def fail(descriptor: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    store = door.gateway.ledger._store
+    store = store_of(door.gateway)
     store._sync = fail
     try:
         yield

@@ -3,8 +3,10 @@
 import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID
+from mcp_gateway.core.engine import Engine
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.own_limits import (
     LIMIT_NAMES,
@@ -13,7 +15,6 @@ from mcp_gateway.core.identity.own_limits import (
     assignments_of,
     limits_from,
 )
-from mcp_gateway.core.store.store import Row, Store
 from mcp_gateway.core.text import check_one_line, shown
 
 LIMITS_OF = "limits_of_"
@@ -33,7 +34,7 @@ class Account:
 class Accounts:
     """All accounts; changes are noticed by a server that runs beside."""
 
-    def __init__(self, store: Store, *, new_id: Callable[[str], str], now_ms: Callable[[], int]) -> None:
+    def __init__(self, store: Engine, *, new_id: Callable[[str], str], now_ms: Callable[[], int]) -> None:
         self._store = store
         self._new_id = new_id
         self._now_ms = now_ms
@@ -98,6 +99,6 @@ def _unknown(account_id: str) -> GatewayError:
     return GatewayError("not_found", message)
 
 
-def _account(row: Row) -> Account:
+def _account(row: tuple[Any, ...]) -> Account:
     account_id, name, created_at_ms, is_active, *limits = row
     return Account(account_id, name, created_at_ms, bool(is_active), limits_from(limits))

@@ -5,12 +5,13 @@ import sqlite3
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, SCOPES, KeyScope
 from mcp_gateway.core.clock import DAY_MS
+from mcp_gateway.core.engine import Engine
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.accounts import LIMITS_OF, note_change
 from mcp_gateway.core.identity.keys import (
@@ -32,7 +33,6 @@ from mcp_gateway.core.identity.own_limits import (
     limits_from,
     stored_limits,
 )
-from mcp_gateway.core.store.store import Row, Store
 from mcp_gateway.core.text import check_one_line, shown
 
 _SHOWN_CHARACTERS = len(LIVE_PREFIX) + 4
@@ -120,7 +120,7 @@ class KeyRing:
     """All keys."""
 
     def __init__(
-        self, store: Store, *, new_id: Callable[[str], str], now_ms: Callable[[], int], most: KeysPerAccount
+        self, store: Engine, *, new_id: Callable[[str], str], now_ms: Callable[[], int], most: KeysPerAccount
     ) -> None:
         self._store = store
         self._new_id = new_id
@@ -334,7 +334,7 @@ def _note_change(connection: sqlite3.Connection, key_id: str) -> None:
     note_change(connection, LIMITS_OF + account_id)
 
 
-def _key(row: Row) -> Key:
+def _key(row: tuple[Any, ...]) -> Key:
     key_id, account_id, prefix, name, is_test, created_at_ms, ended_at_ms, scopes, expires_at_ms, made_by, *rest = row
     makers, is_active, *limits = rest
     has_expired = expires_at_ms is not None and ended_at_ms is not None and ended_at_ms >= expires_at_ms

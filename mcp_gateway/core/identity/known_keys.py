@@ -7,10 +7,10 @@ and what a change costs does not depend on how many keys there are.
 import asyncio
 import logging
 import re
-import sqlite3
 from collections.abc import Callable, Set
 from math import inf
 
+from mcp_gateway.core.engine import DatabaseError
 from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.identity.accounts import LIMITS_OF
 from mcp_gateway.core.identity.key_ring import AccountLimits, KeyRing
@@ -92,7 +92,7 @@ class KnownKeys:
         await self._keys.forget_changes()
 
     async def catch_up(self) -> None:
-        """Look again at the keys that have changed, whichever process changed them. Raises sqlite3.Error."""
+        """Look again at the keys that have changed, whichever process changed them. Raises DatabaseError."""
         async with self._catching_up:
             if (changes := await self._keys.changes_after(self._last_change)) is not None:
                 self._last_change = changes.number
@@ -125,7 +125,7 @@ class KnownKeys:
             self.end_expired()
             try:
                 await self.catch_up()
-            except sqlite3.Error as error:
+            except DatabaseError as error:
                 logger.error("changes of keys could not be read: %s", error)
 
     async def _read(self, digest: bytes) -> tuple[Key | None, AccountLimits | None]:
@@ -136,7 +136,7 @@ class KnownKeys:
             try:
                 key = await self._keys.find(digest)
                 limits = None if key is None else await self._keys.account_limits(key.account_id)
-            except sqlite3.Error as error:
+            except DatabaseError as error:
                 logger.error("a key could not be read: %s", error)
                 message = "The gateway cannot read its keys at the moment; try again shortly."
                 raise GatewayError("ledger_unavailable", message) from None

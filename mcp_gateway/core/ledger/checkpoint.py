@@ -1,8 +1,9 @@
 """The books compared at start: wallets against a checkpoint and what came since, so that starting stays fast."""
 
 import sqlite3
+from typing import Any
 
-from mcp_gateway.core.store.store import Row, Store
+from mcp_gateway.core.engine import Engine
 
 DIFFERENCES = """
 SELECT accounts.id, w.paid_nano, w.granted_nano, w.held_nano,
@@ -27,7 +28,7 @@ class LedgerBroken(Exception):
     """Balances differ from their entries; the text says which, in nano-USD."""
 
 
-async def verify_since_checkpoint(store: Store) -> None:
+async def verify_since_checkpoint(store: Engine) -> None:
     """Compare every wallet, then move the checkpoint here. Raises LedgerBroken, moving nothing, where one differs."""
     differences = await store.write(_verify)
     if differences:
@@ -38,7 +39,7 @@ async def verify_since_checkpoint(store: Store) -> None:
         )
 
 
-def _verify(connection: sqlite3.Connection) -> list[Row]:
+def _verify(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
     differences = connection.execute(DIFFERENCES).fetchall()
     if not differences:
         connection.execute("DELETE FROM ledger_checkpoint")

@@ -6,11 +6,11 @@ Lives within one transaction, so that it can be behind nobody and is forgotten w
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from mcp_gateway.core.money import EntryKind
-from mcp_gateway.core.record import CORRECT, INSERT, RequestRecord, correction
-from mcp_gateway.core.store.store import Row
+from mcp_gateway.core.record import RequestRecord
+from mcp_gateway.core.store.sql.requests import CORRECT, INSERT, correction
 
 _HOLDS = "SELECT request_id, account_id, paid_nano, granted_nano FROM holds"
 _WALLET = "SELECT paid_nano, granted_nano, held_nano FROM wallets WHERE account_id = ?"
@@ -60,9 +60,9 @@ class Journal:
         self._wallets: dict[str, Wallet] = {}
         self._holds = _open_holds(connection, requests) if requests else {}
         self._ended: list[tuple[str]] = []
-        self._transactions: list[Row] = []
+        self._transactions: list[tuple[Any, ...]] = []
         self._records: list[RequestRecord] = []
-        self._corrections: list[Row] = []
+        self._corrections: list[tuple[Any, ...]] = []
 
     @classmethod
     def of_all_holds(
@@ -156,7 +156,7 @@ class Journal:
         if self._corrections:
             self.connection.executemany(CORRECT, self._corrections)
 
-    def _row(self, request_id: str, hold: OpenHold) -> Row:
+    def _row(self, request_id: str, hold: OpenHold) -> tuple[Any, ...]:
         return (request_id, hold.account_id, hold.paid_nano, hold.granted_nano, self.now_ms)
 
 

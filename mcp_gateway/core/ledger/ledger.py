@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast
 
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID
+from mcp_gateway.core.engine import Engine
 from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.ledger import grants
 from mcp_gateway.core.ledger.checks import CHECKS
@@ -20,7 +21,6 @@ from mcp_gateway.core.ledger.journal import Journal, OpenHold
 from mcp_gateway.core.ledger.patience import Patience, TooLong
 from mcp_gateway.core.money import MAX_NANO, OutsideKind, PaidKind, format_usd
 from mcp_gateway.core.record import RequestRecord
-from mcp_gateway.core.store.store import Store
 from mcp_gateway.core.wallet import WalletObject
 
 logger = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ class Ledger:
 
     def __init__(
         self,
-        store: Store,
+        store: Engine,
         *,
         now_ms: Callable[[], int],
         minimum_balance_nano: int = 0,

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from mcp_gateway.core.ledger.ledger import Departure, End, Entry, GiveBack
-from mcp_gateway.core.record import RequestRecord
+from mcp_gateway.core.record import AddRecord, RequestRecord
 from mcp_gateway.core.store.private import OWNER_ALONE
 
 logger = logging.getLogger(__name__)
@@ -99,6 +99,8 @@ def _kept(unwritten: Iterable[Any]) -> Iterator[Kept]:
         if isinstance(one, End) and one.kind == "void":
             if one.record is not None:
                 yield one.record
+        elif isinstance(one, AddRecord):
+            yield one.record
         elif type(one) in _KINDS.values():
             yield one
 

@@ -6,8 +6,8 @@ from typing import cast
 
 import orjson
 
+from mcp_gateway.core.engine import Engine
 from mcp_gateway.core.money import EntryKind
-from mcp_gateway.core.store.store import Store
 
 _MOVES = "AND kind NOT IN ('hold', 'void')"
 """Setting aside and giving back change nothing of what an account owns."""
@@ -38,7 +38,7 @@ class Transaction:
 class Statement:
     """The transactions of each account."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Engine) -> None:
         self._store = store
 
     async def page(

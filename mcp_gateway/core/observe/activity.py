@@ -3,14 +3,14 @@
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from mcp_gateway.core.clock import DAY_MS
+from mcp_gateway.core.engine import Engine, Scan
 from mcp_gateway.core.ids import first_id_at
-from mcp_gateway.core.observe.records import REQUESTS_SINCE
-from mcp_gateway.core.record import OK, RequestRecord, sum_of
-from mcp_gateway.core.store.store import Store
+from mcp_gateway.core.record import OK, RequestRecord
 
-_SLOT_MS = 600_000
+SLOT_MS = 600_000
 
 
 @dataclass(slots=True)
@@ -31,6 +31,24 @@ class Slot:
         self.first_tokens_ms.update(other.first_tokens_ms)
 
 
+class SlotPart(NamedTuple):
+    """Of one slot's requests in the log those that took as long, None where they failed or told nothing."""
+
+    slot: int
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    latency_ms: int | None
+    first_token_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ActivitySince(Scan[list[SlotPart]]):
+    """All requests from an id on, by slots of SLOT_MS; times to two digits."""
+
+    since_id: str
+
+
 class Activity:
     """A ring of slots; a request counts in the slot that it started in."""
 
@@ -40,7 +58,7 @@ class Activity:
 
     def note(self, record: RequestRecord) -> None:
         """Count a request that has ended."""
-        slot = self._slot(record.started_at_ms // _SLOT_MS)
+        slot = self._slot(record.started_at_ms // SLOT_MS)
         slot.requests += 1
         slot.prompt_tokens += record.prompt_tokens
         slot.completion_tokens += record.completion_tokens
@@ -49,31 +67,29 @@ class Activity:
             if record.first_token_ms is not None:
                 slot.first_tokens_ms[_two_digits(record.first_token_ms)] += 1
 
-    async def restore(self, store: Store) -> None:
+    async def restore(self, store: Engine) -> None:
         """Count the last day's requests of earlier runs, from the request log; once, at start."""
         since_ms = self._now_ms() - DAY_MS
-        for number, requests, prompt, completion, latency_ms, first_token_ms in await store.fetch_all(
-            _RESTORE, (first_id_at("req", since_ms),)
-        ):
-            slot = Slot(requests, prompt, completion)
-            if latency_ms is not None:
-                slot.latencies_ms[latency_ms] = requests
-            if first_token_ms is not None:
-                slot.first_tokens_ms[first_token_ms] = requests
-            self._slot(number).add(slot)
+        for part in await store.read(ActivitySince(first_id_at("req", since_ms))):
+            slot = Slot(part.requests, part.prompt_tokens, part.completion_tokens)
+            if part.latency_ms is not None:
+                slot.latencies_ms[part.latency_ms] = part.requests
+            if part.first_token_ms is not None:
+                slot.first_tokens_ms[part.first_token_ms] = part.requests
+            self._slot(part.slot).add(slot)
 
     def last_day(self) -> Slot:
         """The sum of the slots that began within the last 24 hours."""
         total = Slot()
         for number, slot in self._slots.items():
-            if number * _SLOT_MS > self._now_ms() - DAY_MS:
+            if number * SLOT_MS > self._now_ms() - DAY_MS:
                 total.add(slot)
         return total
 
     def _slot(self, number: int) -> Slot:
         slot = self._slots.get(number)
         if slot is None:
-            oldest = (self._now_ms() - DAY_MS) // _SLOT_MS
+            oldest = (self._now_ms() - DAY_MS) // SLOT_MS
             self._slots = {kept: slot for kept, slot in self._slots.items() if kept >= oldest}
             slot = self._slots[number] = Slot()
         return slot
@@ -93,17 +109,3 @@ def _two_digits(number: int) -> int:
     """Rounded down to two significant digits: some 500 values below an hour in milliseconds."""
     step: int = 10 ** max(0, len(str(number)) - 2)
     return number // step * step
-
-
-def _two_digits_in_sql(column: str) -> str:
-    """The same of a column, for whatever took less than 100,000 s."""
-    steps = (1, 10, 100, 1000, 10**4, 10**5, 10**6)
-    arms = (f"WHEN {column} < {step * 100} THEN {column} / {step} * {step}" for step in steps)
-    return f"CASE WHEN http_status <> 200 THEN NULL {' '.join(arms)} END"
-
-
-_RESTORE = f"""
-SELECT started_at_ms / {_SLOT_MS}, COUNT(*), {sum_of("prompt_tokens")}, {sum_of("completion_tokens")},
-    {_two_digits_in_sql("latency_ms")}, {_two_digits_in_sql("first_token_ms")}
-FROM {REQUESTS_SINCE} GROUP BY 1, 5, 6
-"""

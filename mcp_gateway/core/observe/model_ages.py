@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
-import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
-from mcp_gateway.core.store.store import Store
+from mcp_gateway.core.engine import Engine, Read, Write
 
 logger = logging.getLogger(__name__)
 
@@ -14,10 +14,23 @@ _MOST_REMEMBERED = 10_000
 """Names of models: a backend may list others again and again."""
 
 
+@dataclass(frozen=True, slots=True)
+class NoteModel(Write[None]):
+    """A model that is new, in Unix seconds; the first note stays."""
+
+    model_id: str
+    first_seen_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelsSeen(Read[dict[str, int]]):
+    """When each was first seen."""
+
+
 class ModelAges:
     """Asked once for each model whenever the catalog is made anew."""
 
-    def __init__(self, store: Store, now_s: Callable[[], float]) -> None:
+    def __init__(self, store: Engine, now_s: Callable[[], float]) -> None:
         self._store = store
         self._now_s = now_s
         self._began_at_s = int(now_s())
@@ -27,7 +40,7 @@ class ModelAges:
 
     async def restore(self) -> None:
         """Read what earlier runs saw; once, at start."""
-        self._seen = dict(await self._store.fetch_all("SELECT id, first_seen_s FROM models_seen"))
+        self._seen = await self._store.read(ModelsSeen())
         self._kept = set(self._seen)
 
     def created_at_s(self, model_id: str) -> int:
@@ -37,7 +50,7 @@ class ModelAges:
         at_s = self._seen.setdefault(model_id, int(self._now_s()))
         if model_id not in self._kept:
             self._kept.add(model_id)
-            written = self._store.write_grouped(_keep, (model_id, at_s), is_durable=False)
+            written = self._store.write(NoteModel(model_id, at_s), is_durable=False)
             written.add_done_callback(partial(self._note_failure, model_id))
         return at_s
 
@@ -46,8 +59,3 @@ class ModelAges:
             return
         self._kept.discard(model_id)  # the next catalog tries again
         logger.info("when %s was first seen could not be written", model_id)
-
-
-def _keep(connection: sqlite3.Connection, seen: Sequence[tuple[str, int]]) -> list[None]:
-    connection.executemany("INSERT OR IGNORE INTO models_seen VALUES (?, ?)", seen)
-    return [None] * len(seen)

@@ -2,56 +2,56 @@
 
 import asyncio
 import logging
-import sqlite3
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from mcp_gateway.core.clock import HOUR_MS
-from mcp_gateway.core.record import INSERT, RequestRecord
-from mcp_gateway.core.store.store import Store
+from mcp_gateway.core.engine import Engine, Scan, Write
+from mcp_gateway.core.record import AddRecord, RequestRecord
 
 logger = logging.getLogger(__name__)
 
 
-REQUESTS_SINCE = "accounts CROSS JOIN requests ON requests.account_id = accounts.id AND requests.id >= ?"
-"""Those of all accounts from an id on: the log is kept by account, and each is searched; CROSS keeps that order."""
-_COUNTS_SINCE = """
-SELECT account_id, key_id, SUM(requests) FROM accounts CROSS JOIN hourly_usage ON account_id = accounts.id AND hour >= ?
-WHERE key_id <> '' GROUP BY account_id, key_id
-"""
+@dataclass(frozen=True, slots=True)
+class NoteMissingUsage(Write[None]):
+    """By which policy a request was billed whose backend told no usage."""
+
+    account_id: str
+    request_id: str
+    policy: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestCounts(Scan[list[tuple[str, str, int]]]):
+    """Account, key and how many requests of it there are, from an hour since the Unix epoch on."""
+
+    since_hour: int
 
 
 class Records:
     """Adds rows for requests that cost nothing, and reads what must survive a restart."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Engine) -> None:
         self._store = store
 
     def add(self, record: RequestRecord) -> None:
         """Write a row without waiting for it; it is not lost while the process lives."""
-        written = self._store.write_grouped(_write, record, is_durable=False, in_outage="keep")
+        written = self._store.write(AddRecord(record), is_durable=False, in_outage="keep")
         written.add_done_callback(_note_failure)
 
     def note_missing_usage(self, record: RequestRecord, policy: str) -> None:
         """Say beside a request's row that its usage is not the backend's, and by which policy it was billed."""
-
-        def work(connection: sqlite3.Connection) -> None:
-            connection.execute("INSERT INTO missing_usages VALUES (?, ?, ?)", (record.account_id, record.id, policy))
-
-        self._store.write(work, is_durable=False, in_outage="keep").add_done_callback(_note_failure)
+        note = NoteMissingUsage(record.account_id, record.id, policy)
+        self._store.write(note, is_durable=False, in_outage="keep").add_done_callback(_note_failure)
 
     async def requests_today(self, day_start_ms: int) -> Mapping[str, int]:
         """How many requests of each key, and of each account by all of its keys, were admitted since `day_start_ms`."""
         counts = Counter[str]()
-        for account_id, key_id, count in await self._store.fetch_all(_COUNTS_SINCE, (day_start_ms // HOUR_MS,)):
+        for account_id, key_id, count in await self._store.read(RequestCounts(day_start_ms // HOUR_MS)):
             counts[account_id] += count
             counts[key_id] += count
         return counts
-
-
-def _write(connection: sqlite3.Connection, records: Sequence[RequestRecord]) -> list[None]:
-    connection.executemany(INSERT, records)
-    return [None] * len(records)
 
 
 def _note_failure(written: "asyncio.Future[None]") -> None:

@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable
 from typing import Literal, Protocol, TypeVar
 
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID
+from mcp_gateway.core.engine import Engine
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.money import PaidKind, format_usd
 from mcp_gateway.core.payments.facts import Fact, Paid, Reversal, Uncreditable, Uncredited, Unreadable, fact_of
 from mcp_gateway.core.payments.sessions import Checkout, Pages, Till, UnknownCustomer
-from mcp_gateway.core.store.store import Store
 from mcp_gateway.core.text import shown
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Payments:
 
     def __init__(
         self,
-        store: Store,
+        store: Engine,
         books: Books,
         till: Till,
         *,

@@ -5,13 +5,14 @@ import os
 import sqlite3
 from pathlib import Path
 
+from mcp_gateway.core.store.faults import as_database_error
 from mcp_gateway.core.store.private import make_file
 
 
 def back_up(database: Path, target: Path) -> None:
     """Write a consistent copy of `database` as of now to the new file `target`, readable by its owner alone.
 
-    Raises FileExistsError, FileNotFoundError, sqlite3.Error.
+    Raises FileExistsError, FileNotFoundError, DatabaseError.
     """
     if not database.exists():
         raise FileNotFoundError(f"there is no database at {database}")
@@ -20,7 +21,7 @@ def back_up(database: Path, target: Path) -> None:
     part = target.with_name(target.name + ".part")
     make_file(part)
     try:
-        with contextlib.closing(sqlite3.connect(database)) as connection:
+        with as_database_error(), contextlib.closing(sqlite3.connect(database)) as connection:
             connection.execute("VACUUM INTO ?", (str(part),))
         flush(part)
         part.rename(target)

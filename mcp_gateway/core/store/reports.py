@@ -5,17 +5,16 @@ Few run at once, and of one account one at a time; each ends at its deadline, an
 
 import asyncio
 import sqlite3
-from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
+from mcp_gateway.core.engine import DatabaseError, Report
 from mcp_gateway.core.errors import GatewayError
-
-Row = tuple[Any, ...]
-Parameters = Sequence[Any] | Mapping[str, Any]
+from mcp_gateway.core.store.faults import as_database_error
+from mcp_gateway.core.store.transaction import Answer, Rows
 
 _READERS = 2
 _STEPS_PER_LOOK = 200_000
@@ -23,9 +22,9 @@ _STEPS_PER_LOOK = 200_000
 
 
 @dataclass(slots=True, eq=False)
-class _Report:
-    sql: str
-    parameters: Parameters
+class _Asked:
+    answer: Answer
+    report: Report[Any]
     is_given_up: bool = False
 
 
@@ -40,16 +39,16 @@ class Reports:
         """Of the accounts that have a report; whoever has or awaits a turn keeps it alive."""
         self._threads = ThreadPoolExecutor(_READERS, "reports")
         self._idle: list[sqlite3.Connection] = []
-        self._asked: dict[asyncio.Task[list[Row]], _Report] = {}
+        self._asked: dict[asyncio.Task[Any], _Asked] = {}
         self._is_closed = False
 
-    async def fetch_all(self, account_id: str, sql: str, parameters: Parameters = ()) -> list[Row]:
-        """All rows, as of the last commit before it began. Raises GatewayError `overloaded` at the deadline."""
+    async def read(self, answer: Answer, report: Report[Any]) -> Any:
+        """The answer as of the last commit before it began. Raises GatewayError `overloaded` at the deadline."""
         if self._is_closed:
             raise RuntimeError("the store is closed")
-        report = _Report(sql, parameters)
-        task = asyncio.get_running_loop().create_task(self._run(account_id, report))
-        self._asked[task] = report
+        asked = _Asked(answer, report)
+        task = asyncio.get_running_loop().create_task(self._run(asked))
+        self._asked[task] = asked
         task.add_done_callback(self._asked.pop)
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -58,40 +57,42 @@ class Reports:
             message = f"This was not read within {self._timeout_s:g} s; ask for less of it at once, or try again later."
             raise GatewayError("overloaded", message) from None
         finally:
-            report.is_given_up = True
+            asked.is_given_up = True
 
     async def close(self) -> None:
         """Give up what runs, and wait until it has ended."""
         self._is_closed = True
-        for report in self._asked.values():
-            report.is_given_up = True
+        for asked in self._asked.values():
+            asked.is_given_up = True
         if self._asked:
             await asyncio.wait(self._asked)
         await asyncio.to_thread(self._threads.shutdown)
         for connection in self._idle:
             connection.close()
 
-    async def _run(self, account_id: str, report: _Report) -> list[Row]:
+    async def _run(self, asked: _Asked) -> Any:
         """To its end, whether it is still wanted or not, since the reader and the turn are given back by it."""
-        async with self._turns.setdefault(account_id, asyncio.Lock()), self._places:
-            if report.is_given_up:
-                return []
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, report)
+        async with self._turns.setdefault(asked.report.account_id, asyncio.Lock()), self._places:
+            if asked.is_given_up:
+                return None
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, asked)
 
-    def _read(self, report: _Report) -> list[Row]:
-        connection = self._idle.pop() if self._idle else _connected(self._path)
-        connection.set_progress_handler(lambda: report.is_given_up, _STEPS_PER_LOOK)
+    def _read(self, asked: _Asked) -> Any:
+        connection = self._idle.pop() if self._idle else connected(self._path)
+        connection.set_progress_handler(lambda: asked.is_given_up, _STEPS_PER_LOOK)
         try:
-            return connection.execute(report.sql, report.parameters).fetchall()
-        except sqlite3.OperationalError:
-            if report.is_given_up:
-                return []
+            with as_database_error():
+                return asked.answer(Rows(connection), asked.report)
+        except DatabaseError:
+            if asked.is_given_up:
+                return None
             raise
         finally:
             self._idle.append(connection)
 
 
-def _connected(path: Path) -> sqlite3.Connection:
+def connected(path: Path) -> sqlite3.Connection:
+    """A connection that reads alone."""
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA query_only = ON")
     return connection

@@ -1,4 +1,4 @@
-"""SQLite behind three verbs: write, fetch, close.
+"""SQLite behind three verbs: write, read, close.
 
 All writes that wait run in one transaction, a burst, on the event loop: each statement takes microseconds, and from a
 thread each would have to win the interpreter back from a busy loop. A commit only appends to the log; what must be on
@@ -16,16 +16,17 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar
 
-import aiosqlite
-
+from mcp_gateway.core.engine import InOutage, Read, Report, Scan, Write
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.store.faults import as_database_error
 from mcp_gateway.core.store.log import Flusher, Log, Sync, sync_data
 from mcp_gateway.core.store.migrations import migrate
 from mcp_gateway.core.store.private import keep_private
-from mcp_gateway.core.store.reports import Parameters, Reports
-from mcp_gateway.core.store.reports import Row as Row
+from mcp_gateway.core.store.readers import Readers
+from mcp_gateway.core.store.transaction import Executors, Parameters, Rows, Run, RunTogether, Transaction
+from mcp_gateway.core.store.transaction import Row as Row
 
 logger = logging.getLogger(__name__)
 
@@ -34,12 +35,6 @@ T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 Group = Callable[[sqlite3.Connection, Sequence[A]], Sequence[T | GatewayError]]
 """Runs several writes of one kind: an outcome for each argument, in order; a GatewayError is a refusal."""
-InOutage = Literal["refuse", "keep", "wait"]
-"""What becomes of a write while the database is full, locked or broken.
-
-`refuse`: it fails with `ledger_unavailable`. `keep`: so it does, but is carried out all the same once that is possible.
-`wait`: it neither fails nor is forgotten; whoever has waited long enough can `withdraw` it.
-"""
 
 _LEAST_SQLITE = (3, 37)
 """The first with STRICT tables."""
@@ -67,17 +62,75 @@ sqlite3.register_adapter(type(None), lambda null: null)
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    group: Group[Any, Any] | None
-    argument: Any
-    """The group's argument; without a group, the work itself."""
+    write: Any
+    alone: Run | None
+    """Who carries it out; None where that is `together`, with its neighbours."""
+    together: RunTogether | None
     is_durable: bool
     in_outage: InOutage
     future: asyncio.Future[Any] | None
-    instead: Callable[[Any], Any] | None = None
-    is_alone: bool = False
-    """To be run apart from its group, since a call for several failed."""
+    is_apart: bool = False
+    """To be run without its neighbours, since a call for several failed."""
     result: Any = None
     error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Nothing(Write[None]):
+    """Changes nothing: once it is committed, so is what was written before."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Identity(Read[str]):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Work(Write[Any]):
+    work: Work[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _GroupedWork(Write[Any]):
+    argument: Any
+    instead: Callable[[Any], Any] | None
+
+    def stand_in(self) -> "_GroupedWork | None":
+        argument = None if self.instead is None else self.instead(self.argument)
+        return None if argument is None else _GroupedWork(argument, self.instead)
+
+
+@dataclass(frozen=True, slots=True)
+class _FewRows(Read[list[Row]]):
+    sql: str
+    parameters: Parameters
+
+
+class _AllRows(_FewRows, Scan[list[Row]]):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _ReportRows(Report[list[Row]]):
+    account_id: str
+    sql: str
+    parameters: Parameters
+
+
+def _identity(rows: Rows, _: _Identity) -> str:
+    row = rows.first("SELECT id FROM database_identity")
+    assert row is not None
+    return str(row[0])
+
+
+def _rows(rows: Rows, read: Any) -> list[Row]:
+    return rows.all(read.sql, read.parameters)
+
+
+_OWN = Executors(
+    alone={_Nothing: lambda _, __: None, _Work: lambda transaction, write: write.work(transaction.connection)},
+    reads={_Identity: _identity, _FewRows: _rows, _AllRows: _rows, _ReportRows: _rows},
+)
 
 
 class _Spoiled(Exception):
@@ -95,24 +148,25 @@ class Store:
         self,
         path: Path,
         connection: sqlite3.Connection,
-        reader: aiosqlite.Connection,
-        point_reader: aiosqlite.Connection,
+        readers: Readers,
         log: Log,
         sync: Sync,
         busy_timeout_s: float,
-        reports: Reports,
+        executors: Executors,
+        now_ms: Callable[[], int],
     ) -> None:
         self._path = path
-        self._reports = reports
         self._connection = connection
-        self._reader = reader
-        self._point_reader = point_reader
+        self._transaction = Transaction(connection, executors, now_ms)
+        self._alone, self._together = executors.alone, executors.together
+        self._readers = readers
         self._log = log
         self._sync = sync
         self._busy_timeout_s = busy_timeout_s
         self._loop = asyncio.get_running_loop()
         self._flusher = Flusher[_Job](self._sync_log, self._flushed)
         self._threads = ThreadPoolExecutor(2, "ledger-wait")  # a lock does not wait for a checkpoint
+        self._groups: dict[Any, RunTogether] = {}
         self._waiting: deque[_Job] = deque()
         self._unsynced: list[_Job] = []
         """Committed, of those that wait, while the disk has failed to take the log."""
@@ -128,33 +182,48 @@ class Store:
 
     @classmethod
     async def open(
-        cls, path: Path, *, busy_timeout_s: float = 5.0, report_timeout_s: float = 30.0, sync: Sync = sync_data
+        cls,
+        path: Path,
+        executors: Executors,
+        *,
+        now_ms: Callable[[], int],
+        busy_timeout_s: float = 5.0,
+        report_timeout_s: float = 30.0,
+        sync: Sync = sync_data,
     ) -> "Store":
         """Open or create the database at `path` and bring its schema up to date.
 
-        Raises SchemaTooNew, sqlite3.Error, OSError. `busy_timeout_s` is how long a write waits while
-        another process writes; `sync` brings the log to the disk, given its descriptor.
+        Raises SchemaTooNew, DatabaseError, OSError. `executors` carry out what is written and read, by the clock
+        `now_ms`. `busy_timeout_s` is how long a write waits while another process writes; `sync` brings the log to the
+        disk, given its descriptor.
         """
-        with contextlib.ExitStack() as opened:
+        executors = executors | _OWN
+        with as_database_error(), contextlib.ExitStack() as opened:
             connection = await asyncio.to_thread(_open_for_writing, path, busy_timeout_s)
             opened.callback(connection.close)
             log = Log(path)
             opened.callback(log.close)
-            reader, point_reader = [await _open_for_reading(path) for _ in range(2)]
+            readers = Readers(path, executors.reads, report_timeout_s)
             opened.pop_all()
-        reports = Reports(path, report_timeout_s)
-        return cls(path, connection, reader, point_reader, log, sync, busy_timeout_s, reports)
+        return cls(path, connection, readers, log, sync, busy_timeout_s, executors, now_ms)
 
-    def write(self, work: Work[T], *, is_durable: bool = True, in_outage: InOutage = "refuse") -> "asyncio.Future[T]":
-        """Run `work` in the writer's next transaction; the result comes once that is committed.
+    def write(
+        self, write: Write[T] | Work[T], *, is_durable: bool = True, in_outage: InOutage = "refuse"
+    ) -> "asyncio.Future[T]":
+        """Carry out `write` in the next transaction; the result comes once that is committed.
 
-        Submitted at once, awaited or not; in the order of the calls. A GatewayError that `work` raises is its decision:
-        what it changed before that stays. Any other error takes back what it changed. `work` may be run more than once,
-        since a burst in which a write failed is run again without it. A write that is not durable may be lost by a
-        power failure, but not by a crash of the process. Where the disk failed to take what was committed already, a
-        durable write that does not wait fails with `ledger_unavailable` too, and stays committed.
+        A GatewayError that its executor raises is the write's decision: what it changed before that stays. Any other
+        error takes back what it changed; then its `stand_in` is written. An executor may run more than once for a
+        write, since a burst in which a write failed is run again without it; one that takes neighbours together is
+        called for each by itself then, so that a bug costs only that one. Where the disk failed to take what was
+        committed already, a durable write that does not wait fails with `ledger_unavailable` too, and stays committed.
         """
-        return self._submit(_Job(None, work, is_durable, in_outage, self._loop.create_future()))
+        if not isinstance(write, Write):
+            write = _Work(write)
+        kind = type(write)
+        alone = self._alone.get(kind)
+        together = None if alone is not None else self._together[kind]
+        return self._submit(_Job(write, alone, together, is_durable, in_outage, self._loop.create_future()))
 
     def write_grouped(
         self,
@@ -165,12 +234,12 @@ class Store:
         in_outage: InOutage = "refuse",
         instead: Callable[[A], A | None] | None = None,
     ) -> "asyncio.Future[T]":
-        """As `write`, for work of which much is done at once: `group` takes neighbours of its own kind in one call.
-
-        An error that it raises takes back the whole call; each argument is then run by itself, so that a bug in one
-        costs only that one. `instead` says what is written in the place of an argument that fails so, None for nothing.
-        """
-        return self._submit(_Job(group, argument, is_durable, in_outage, self._loop.create_future(), instead))
+        if group not in self._groups:
+            self._groups[group] = lambda transaction, works: group(
+                transaction.connection, [work.argument for work in works]
+            )
+        write = _GroupedWork(argument, instead)
+        return self._submit(_Job(write, None, self._groups[group], is_durable, in_outage, self._loop.create_future()))
 
     def withdraw(self, written: "asyncio.Future[Any]") -> bool:
         """Take back a write that still waits, so that it never happens; False where it is committed already."""
@@ -180,24 +249,27 @@ class Store:
                 return True
         return False
 
+    async def read(self, read: Read[T]) -> T:
+        """The answer as of the last commit. Raises DatabaseError; GatewayError `overloaded` at a report's deadline."""
+        return await self._readers.read(read)
+
+    async def flushed(self) -> None:
+        """Wait until what was written before this call is committed. Raises GatewayError `ledger_unavailable`."""
+        await self.write(_Nothing(), is_durable=False)
+
     async def fetch_all(self, sql: str, parameters: Parameters = ()) -> list[Row]:
-        """All rows of a query of the gateway's own, as of the last commit."""
-        return cast(list[Row], await self._reader.execute_fetchall(sql, cast(Any, parameters)))
+        return await self.read(_AllRows(sql, parameters))
 
     async def fetch_report(self, account_id: str, sql: str, parameters: Parameters = ()) -> list[Row]:
-        """All rows of a query that an account asks for and that may read much: see Reports. Raises `overloaded`."""
-        return await self._reports.fetch_all(account_id, sql, parameters)
+        return await self.read(_ReportRows(account_id, sql, parameters))
 
     async def fetch_one(self, sql: str, parameters: Parameters = ()) -> Row | None:
-        """The first row of a query that reads few, as of the last commit; it waits for nothing that reads more."""
-        rows = cast(list[Row], await self._point_reader.execute_fetchall(sql, parameters))
+        rows = await self.read(_FewRows(sql, parameters))
         return rows[0] if rows else None
 
     async def identity(self) -> str:
         """What tells this database from every other, its own copies apart."""
-        row = await self.fetch_one("SELECT id FROM database_identity")
-        assert row is not None
-        return str(row[0])
+        return await self.read(_Identity())
 
     @property
     def waiting(self) -> int:
@@ -215,7 +287,7 @@ class Store:
         return self._is_available
 
     async def close(self) -> list[Any]:
-        """Commit what is queued, then close. Returns the arguments of those to keep that could not be committed."""
+        """Commit what is queued, then close. Returns the writes to keep that could not be committed."""
         if self._is_closed:
             return []
         self._is_closed = True
@@ -226,13 +298,11 @@ class Store:
         self._log.close()
         await self._in_thread(self._connection.close)
         await asyncio.to_thread(self._threads.shutdown)
-        await self._reports.close()
-        await self._reader.close()
-        await self._point_reader.close()
+        await self._readers.close()
         for job in (*self._waiting, *self._unsynced):
             if job.future is not None:
                 job.future.cancel()
-        return [job.argument for job in self._waiting if job.in_outage != "refuse"]
+        return [getattr(job.write, "argument", job.write) for job in self._waiting if job.in_outage != "refuse"]
 
     # From a write to its commit
 
@@ -322,7 +392,7 @@ class Store:
                     raise
                 if len(run) > 1:
                     for job in run:
-                        job.is_alone = True
+                        job.is_apart = True
                     raise _Spoiled(None) from error
                 if _replace(run[0], error):
                     raise _Spoiled(None) from error
@@ -332,10 +402,11 @@ class Store:
 
     def _outcomes_of(self, run: list[_Job]) -> Sequence[Any]:
         first = run[0]
-        if first.group is not None:
-            return first.group(self._connection, [job.argument for job in run])
+        if first.alone is None:
+            assert first.together is not None
+            return first.together(self._transaction, [job.write for job in run])
         try:
-            return [first.argument(self._connection)]
+            return [first.alone(self._transaction, first.write)]
         except GatewayError as refusal:
             return [refusal]
 
@@ -538,10 +609,10 @@ class Store:
 
 
 def _runs(jobs: Sequence[_Job]) -> Iterator[list[_Job]]:
-    """The jobs, of which there is one at least, in order, neighbours of one group together."""
+    """The jobs, of which there is one at least, in order, neighbours that are carried out together in one run."""
     run: list[_Job] = []
     for job in jobs:
-        if run and (job.group is None or job.is_alone or job.group != run[-1].group):
+        if run and (job.together is None or job.is_apart or job.together is not run[-1].together):
             yield run
             run = []
         run.append(job)
@@ -556,11 +627,11 @@ def _touch(connection: sqlite3.Connection) -> None:
 
 def _replace(job: _Job, error: Exception) -> bool:
     """Put what is to be written instead into a write that fails; False where there is nothing."""
-    argument = None if job.instead is None else job.instead(job.argument)
-    if argument is None:
+    instead = job.write.stand_in()
+    if instead is None:
         return False
     logger.error("a write failed with %s; what stands in for it is written", type(error).__name__)
-    job.argument = argument
+    job.write = instead
     return True
 
 
@@ -611,12 +682,6 @@ def _open_for_writing(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
-
-
-async def _open_for_reading(path: Path) -> aiosqlite.Connection:
-    reader = await aiosqlite.connect(path, isolation_level=None)
-    await reader.execute("PRAGMA query_only = ON")
-    return reader
 
 
 def _switch_to_wal(connection: sqlite3.Connection, timeout_s: float) -> None:

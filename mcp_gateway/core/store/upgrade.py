@@ -5,6 +5,7 @@ import sqlite3
 import time
 from pathlib import Path
 
+from mcp_gateway.core.store.faults import as_database_error
 from mcp_gateway.core.store.migrations import Pending, migrate, pending
 from mcp_gateway.core.store.private import keep_private
 from mcp_gateway.core.store.sole import AlreadyServed, sole_server
@@ -19,10 +20,10 @@ class ServedByOlder(Exception):
 
 
 def upgrade_unless_served(database: Path, patience_s: float = _PATIENCE_S) -> None:
-    """Bring the schema up to date, holding the folder's lock. Raises ServedByOlder, SchemaTooNew, sqlite3.Error."""
+    """Bring the schema up to date, holding the folder's lock. Raises ServedByOlder, SchemaTooNew, DatabaseError."""
     keep_private(database)
     deadline_s = time.monotonic() + patience_s
-    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as connection:
+    with as_database_error(), contextlib.closing(sqlite3.connect(database, isolation_level=None)) as connection:
         while (lack := pending(connection)) is not None:
             try:
                 with sole_server(database.parent, patience_s=0):

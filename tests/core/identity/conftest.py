@@ -8,7 +8,7 @@ from mcp_gateway.core.identity.key_ring import KeyRing, KeysPerAccount
 from mcp_gateway.core.identity.known_keys import KnownKeys
 from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.store.store import Store
-from tests.databases import migrated
+from tests.databases import migrated, open_store
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def database(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def store(database: Path) -> AsyncIterator[Store]:
-    store = await Store.open(database, busy_timeout_s=1.0)
+    store = await open_store(database, busy_timeout_s=1.0)
     yield store
     await store.close()
 

@@ -16,6 +16,7 @@ from mcp_gateway.core.identity.own_limits import DEFAULT, OwnLimits
 from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.store.store import Store
 from tests.core.identity.conftest import Clock
+from tests.databases import Query, Work
 
 
 async def refusal(asked: Awaitable[object]) -> str:
@@ -231,7 +232,7 @@ async def test_keys_from_before_there_were_scopes_have_all_of_them_and_test_keys
     keys: KeyRing, account: str, store: Store
 ) -> None:
     made = [(await keys.create(account, is_test=is_test, scopes=["inference"]))[0] for is_test in (False, True)]
-    await store.write(lambda connection: connection.execute("DELETE FROM key_rights").fetchall())
+    await store.write(Work(lambda connection: connection.execute("DELETE FROM key_rights").fetchall()))
     live, test = [await keys.get(key.id) for key in made]
     assert live.scopes == set(SCOPES)
     assert test.scopes == {"inference"}
@@ -316,5 +317,5 @@ async def test_a_key_that_is_not_valid_any_more_makes_no_other(
     ],
 )
 async def test_no_revoked_key_of_long_ago_is_read_for_a_count_or_a_page(store: Store, sql: str) -> None:
-    (plan,) = [row[3] for row in await store.fetch_all(f"EXPLAIN QUERY PLAN {sql}") if "SEARCH" in row[3]]
+    (plan,) = [row[3] for row in await store.read(Query(f"EXPLAIN QUERY PLAN {sql}")) if "SEARCH" in row[3]]
     assert re.search(r"live_keys_of_account|created_at_ms>|id<", plan), plan

@@ -236,9 +236,11 @@ REVOKE_AND_CREATE = """
 import asyncio, pathlib, sys
 from mcp_gateway.core.identity.key_ring import KeyRing, KeysPerAccount
 from mcp_gateway.core.ids import new_id, now_ms
+from mcp_gateway.core.ids import now_ms
+from mcp_gateway.core.store.executors import EXECUTORS
 from mcp_gateway.core.store.store import Store
 async def main():
-    store = await Store.open(pathlib.Path(sys.argv[1]))
+    store = await Store.open(pathlib.Path(sys.argv[1]), EXECUTORS, now_ms=now_ms)
     keys = KeyRing(store, new_id=new_id, now_ms=now_ms, most=KeysPerAccount(3, 20))
     key = await keys.revoke(sys.argv[2])
     print((await keys.create(key.account_id))[1])

@@ -7,7 +7,7 @@ from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.ids import new_id
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.store.store import Store
-from tests.databases import migrated
+from tests.databases import migrated, open_store
 
 
 class Clock:
@@ -32,7 +32,7 @@ def database(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def store(database: Path) -> AsyncIterator[Store]:
-    store = await Store.open(database, busy_timeout_s=0.05)
+    store = await open_store(database, busy_timeout_s=0.05)
     yield store
     await store.close()
 

@@ -19,6 +19,7 @@ from tests.core.ledger.conftest import Clock
 from tests.core.ledger.test_ledger import UNWRITABLE, checked, record, refused
 from tests.core.store.conftest import Disk
 from tests.core.store.test_store import until
+from tests.databases import Query, Work, open_store
 
 __all__ = ["checked"]
 
@@ -27,7 +28,7 @@ __all__ = ["checked"]
 async def watched(database: Path, clock: Clock) -> AsyncIterator[tuple[Ledger, Disk]]:
     """A ledger, and the disk that its settlements wait for."""
     disk = Disk()
-    store = await Store.open(database, sync=disk)
+    store = await open_store(database, sync=disk)
     yield Ledger(store, now_ms=clock), disk
     await store.close()
 
@@ -35,7 +36,7 @@ async def watched(database: Path, clock: Clock) -> AsyncIterator[tuple[Ledger, D
 async def traced(store: Store) -> list[str]:
     """Every statement that the writer runs from now on."""
     statements: list[str] = []
-    await store.write(lambda connection: connection.set_trace_callback(statements.append))
+    await store.write(Work(lambda connection: connection.set_trace_callback(statements.append)))
     return statements
 
 
@@ -87,9 +88,9 @@ async def test_a_hold_that_ends_in_its_own_burst_leaves_its_two_facts(
     hold = Hold("req_1", account, 30)
     asked = ledger.hold("req_1", account, 1, 30), ledger.settle(hold, 20, None), ledger.void("req_1", None)
     assert list(await asyncio.gather(*asked)) == [hold, 20, None]
-    facts = await store.fetch_all("SELECT kind FROM ledger_transactions WHERE reference = 'req_1' ORDER BY id")
+    facts = await store.read(Query("SELECT kind FROM ledger_transactions WHERE reference = 'req_1' ORDER BY id"))
     assert facts == [("hold",), ("settle",)]
-    assert await store.fetch_all("SELECT * FROM holds") == []
+    assert await store.read(Query("SELECT * FROM holds")) == []
     assert await ledger.balance(account) == Balance(80)
 
 
@@ -112,7 +113,7 @@ async def test_granted_credit_goes_first_and_returns_within_a_burst_too(
         ledger.hold("req_3", account, 1, 20),
     )
     assert await ledger.balance(account) == Balance(100 - 30, 5, 40 + 20)
-    assert await store.fetch_all("SELECT remaining_nano FROM grants") == [(5,)]
+    assert await store.read(Query("SELECT remaining_nano FROM grants")) == [(5,)]
     clock.ms += 10
     await asyncio.gather(ledger.hold("req_4", account, 1, 10), ledger.void("req_3", None))
     assert await ledger.balance(account) == Balance(100 - 30 - 10, 20, 40 + 10)
@@ -129,7 +130,7 @@ async def test_a_record_that_cannot_be_written_is_left_out_of_its_own_settlement
     results = await asyncio.gather(*settled, return_exceptions=True)
     assert results == [4] * 5
     assert await ledger.balance(account) == Balance(100 - 5 * 4)
-    assert await store.fetch_all("SELECT COUNT(*) FROM requests") == [(4,)]
+    assert await store.read(Query("SELECT COUNT(*) FROM requests")) == [(4,)]
 
 
 async def test_a_request_held_for_again_after_its_end_costs_nobody_else_in_the_burst(
@@ -200,9 +201,9 @@ async def test_a_settlement_that_is_committed_and_not_on_the_disk_in_time_is_giv
     disk.release()
     await ledger.give_back(hold, refusal)  # again: nothing more
     assert await ledger.balance(account) == Balance(60, 7)
-    rows = await ledger._store.fetch_all("SELECT cost_nano, http_status, error_code FROM requests")
+    rows = await ledger._store.read(Query("SELECT cost_nano, http_status, error_code FROM requests"))
     assert rows == [(0, 503, "ledger_unavailable")]
-    kinds = await ledger._store.fetch_all("SELECT kind FROM ledger_transactions WHERE reference = 'req_1'")
+    kinds = await ledger._store.read(Query("SELECT kind FROM ledger_transactions WHERE reference = 'req_1'"))
     assert kinds == [("hold",), ("settle",), ("refund_of_request",)]
 
 
@@ -218,7 +219,7 @@ async def test_what_is_settled_and_given_back_in_one_burst_is_as_if_nothing_was_
     back = ledger.give_back(holds[0], record("req_0", account)._replace(http_status=503))
     assert await charged == [9, 9]
     assert await back == 9
-    rows = await ledger._store.fetch_all("SELECT id, cost_nano, http_status FROM requests ORDER BY id")
+    rows = await ledger._store.read(Query("SELECT id, cost_nano, http_status FROM requests ORDER BY id"))
     assert rows == [("req_0", 0, 503), ("req_1", 9, 200)]
     assert (await ledger.balance(account)).spendable_nano == 67 - 9
 
@@ -230,13 +231,13 @@ async def test_records_of_free_requests_are_written_together_and_a_broken_one_al
     statements = await traced(store)
     for number in range(5):
         records.add(record(f"req_{number}", "acc_x"))
-    await store.write(lambda connection: None)
+    await store.flushed()
     assert count(statements, "BEGIN") == 1
     for number in range(5, 8):
         made = record(f"req_{number}", "acc_x")
         records.add(made if number != 6 else made._replace(model="\ud800"))
-    await store.write(lambda connection: None)
-    kept = await store.fetch_all("SELECT id FROM requests ORDER BY id")
+    await store.flushed()
+    kept = await store.read(Query("SELECT id FROM requests ORDER BY id"))
     assert [row[0] for row in kept] == [f"req_{number}" for number in (0, 1, 2, 3, 4, 5, 7)]
     assert "UnicodeEncodeError" in caplog.text
 
@@ -259,5 +260,5 @@ async def test_what_a_request_writes_builds_no_table_in_memory(store: Store, led
     written = [sql for sql in statements if sql.split()[0] in {"SELECT", "INSERT", "UPDATE", "DELETE"}]
     assert len(written) >= 2 * 11
     for sql in written:
-        steps = {step[1] for step in await store.fetch_all(f"EXPLAIN {sql}")}
+        steps = {step[1] for step in await store.read(Query(f"EXPLAIN {sql}"))}
         assert not steps & {"OpenEphemeral", "OpenAutoindex"}, sql

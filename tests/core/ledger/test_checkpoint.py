@@ -12,12 +12,12 @@ from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.ledger.checkpoint import DIFFERENCES, LedgerBroken, verify_since_checkpoint
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.store.store import Store
-from tests.databases import migrated
+from tests.databases import Query, migrated, open_store
 
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    store = await Store.open(migrated(tmp_path / "ledger.sqlite3"))
+    store = await open_store(migrated(tmp_path / "ledger.sqlite3"))
     yield store
     await store.close()
 
@@ -36,10 +36,14 @@ def tamper(tmp_path: Path, sql: str) -> None:
 
 async def test_right_books_pass_and_move_the_checkpoint(store: Store, account: str) -> None:
     await verify_since_checkpoint(store)
-    assert await store.fetch_one("SELECT paid_nano FROM ledger_checkpoint WHERE account_id = ?", (account,)) == (1000,)
+    assert (await store.read(Query("SELECT paid_nano FROM ledger_checkpoint WHERE account_id = ?", (account,))))[0] == (
+        1000,
+    )
     await Ledger(store, now_ms=now_ms).credit(account, 500, "second")
     await verify_since_checkpoint(store)
-    assert await store.fetch_one("SELECT paid_nano FROM ledger_checkpoint WHERE account_id = ?", (account,)) == (1500,)
+    assert (await store.read(Query("SELECT paid_nano FROM ledger_checkpoint WHERE account_id = ?", (account,))))[0] == (
+        1500,
+    )
 
 
 @pytest.mark.parametrize("is_after_checkpoint", [False, True])
@@ -48,11 +52,11 @@ async def test_a_wallet_that_differs_is_named_and_nothing_moves(
 ) -> None:
     if is_after_checkpoint:
         await verify_since_checkpoint(store)
-    before = await store.fetch_all("SELECT * FROM ledger_checkpoint_position")
+    before = await store.read(Query("SELECT * FROM ledger_checkpoint_position"))
     tamper(tmp_path, "UPDATE wallets SET paid_nano = paid_nano + 1")
     with pytest.raises(LedgerBroken, match=account):
         await verify_since_checkpoint(store)
-    assert await store.fetch_all("SELECT * FROM ledger_checkpoint_position") == before
+    assert await store.read(Query("SELECT * FROM ledger_checkpoint_position")) == before
 
 
 async def test_a_lost_wallet_is_noticed(store: Store, account: str, tmp_path: Path) -> None:
@@ -64,6 +68,6 @@ async def test_a_lost_wallet_is_noticed(store: Store, account: str, tmp_path: Pa
 
 async def test_only_what_came_since_the_checkpoint_is_read(store: Store, account: str) -> None:
     await verify_since_checkpoint(store)
-    plan = await store.fetch_all(f"EXPLAIN QUERY PLAN {DIFFERENCES}")
+    plan = await store.read(Query(f"EXPLAIN QUERY PLAN {DIFFERENCES}"))
     steps = [row[3] for row in plan if "ledger_transactions" in row[3]]
     assert steps == ["SEARCH ledger_transactions USING INTEGER PRIMARY KEY (rowid>?)"]

@@ -16,6 +16,7 @@ from mcp_gateway.core.record import RequestRecord
 from mcp_gateway.core.store.store import Store
 from tests.core.ledger.conftest import Clock
 from tests.core.store.test_store import until
+from tests.databases import Query, Work, changing, open_store
 from tests.loop_clock import pass_time
 
 
@@ -197,8 +198,8 @@ async def test_voiding_gives_everything_back_to_where_it_came_from(ledger: Ledge
 
 async def test_voiding_a_request_without_a_hold_only_records_it(ledger: Ledger, account: str, store: Store) -> None:
     await ledger.void("req_1", record("req_1", account))
-    assert await store.fetch_all("SELECT id FROM requests") == [("req_1",)]
-    assert await store.fetch_all("SELECT * FROM ledger_transactions") == []
+    assert await store.read(Query("SELECT id FROM requests")) == [("req_1",)]
+    assert await store.read(Query("SELECT * FROM ledger_transactions")) == []
 
 
 async def test_granted_credit_goes_first(ledger: Ledger, account: str) -> None:
@@ -218,7 +219,7 @@ async def test_what_a_hold_did_not_need_of_a_grant_returns_to_the_grant(ledger: 
 
 
 async def remaining(store: Store) -> dict[int | None, int]:
-    return dict(await store.fetch_all("SELECT expires_at_ms, remaining_nano FROM grants"))
+    return dict(await store.read(Query("SELECT expires_at_ms, remaining_nano FROM grants")))
 
 
 async def test_the_grant_that_expires_first_is_used_first_and_refilled_last(
@@ -272,7 +273,7 @@ async def test_a_settlement_and_its_record_are_one_write(ledger: Ledger, account
     hold = await ledger.hold("req_1", account, 1, 10)
     for _ in range(2):  # the second time changes nothing
         await ledger.settle(hold, 10, record("req_1", account, cost_nano=10))
-    assert await store.fetch_all("SELECT id, cost_nano, prompt_tokens FROM requests") == [("req_1", 10, 3)]
+    assert await store.read(Query("SELECT id, cost_nano, prompt_tokens FROM requests")) == [("req_1", 10, 3)]
     assert await ledger.balance(account) == Balance(paid_nano=90)
 
 
@@ -283,7 +284,7 @@ async def test_a_settlement_or_void_whose_record_cannot_be_written_is_made_witho
     assert await ledger.settle(await ledger.hold("req_1", account, 1, 10), 10, UNWRITABLE) == 10
     await ledger.void((await ledger.hold("req_2", account, 1, 10)).request_id, UNWRITABLE)
     assert await ledger.balance(account) == Balance(paid_nano=90)
-    assert await store.fetch_all("SELECT * FROM requests") == []
+    assert await store.read(Query("SELECT * FROM requests")) == []
     assert caplog.text.count("a write failed with IntegrityError") == 2
 
 
@@ -293,12 +294,14 @@ async def test_a_settlement_that_fails_for_an_unknown_reason_is_voided_so_that_n
     await ledger.credit(account, 100, "p")
     hold = await ledger.hold("req_1", account, 1, 10)
     await store.write(
-        lambda connection: (
-            connection.execute(
-                "CREATE TRIGGER odd BEFORE INSERT ON ledger_transactions WHEN NEW.kind = 'settle' "
-                "BEGIN SELECT RAISE(ABORT, 'odd'); END"
+        Work(
+            lambda connection: (
+                connection.execute(
+                    "CREATE TRIGGER odd BEFORE INSERT ON ledger_transactions WHEN NEW.kind = 'settle' "
+                    "BEGIN SELECT RAISE(ABORT, 'odd'); END"
+                )
+                and None
             )
-            and None
         )
     )
     assert await ledger.settle(hold, 4, record("req_1", account, cost_nano=4)) == 0
@@ -317,7 +320,7 @@ async def test_a_cost_above_the_hold_is_taken_as_far_as_the_wallet_has_it_free(
     assert await ledger.balance(account) == Balance(15, 0, 40)
     assert await ledger.settle(held[1], 1000, record("req_1", account, cost_nano=1000), may_exceed=True) == 55
     assert await ledger.balance(account) == Balance()
-    assert await store.fetch_all("SELECT cost_nano FROM requests ORDER BY id") == [(75,), (55,)]
+    assert await store.read(Query("SELECT cost_nano FROM requests ORDER BY id")) == [(75,), (55,)]
 
 
 async def test_an_excess_is_never_taken_from_what_others_hold_nor_from_below_zero(
@@ -325,7 +328,7 @@ async def test_an_excess_is_never_taken_from_what_others_hold_nor_from_below_zer
 ) -> None:
     await ledger.credit(account, 100, "p")
     mine, _other = [await ledger.hold(f"req_{number}", account, 1, 50) for number in range(2)]
-    await store.write(lambda connection: ledger.move(connection, account, "refund", -20, "back"))
+    await store.write(Work(lambda connection: ledger.move(connection, account, "refund", -20, "back")))
     assert await ledger.settle(mine, 60, None, may_exceed=True) == 50
     assert await ledger.balance(account) == Balance(-20, 0, 50)
 
@@ -382,7 +385,7 @@ async def test_two_writers_on_one_database_never_spend_the_same_money(
     ledger: Ledger, account: str, database: Path, clock: Clock
 ) -> None:
     await ledger.credit(account, 1000, "p")
-    stores = [await Store.open(database) for _ in range(2)]
+    stores = [await open_store(database) for _ in range(2)]
     ledgers = [Ledger(store, now_ms=clock) for store in stores]
     asked = [ledgers[number % 2].hold(f"req_{number}", account, 100, 100) for number in range(60)]
     answers = await asyncio.gather(*asked, return_exceptions=True)
@@ -401,7 +404,7 @@ async def test_a_settlement_waits_through_an_outage(ledger: Ledger, account: str
         assert not settling.done()
     assert await settling == 7
     assert await ledger.balance(account) == Balance(paid_nano=93)
-    assert await store.fetch_all("SELECT id FROM requests") == [("req_1",)]
+    assert await store.read(Query("SELECT id FROM requests")) == [("req_1",)]
 
 
 async def test_a_settlement_that_takes_too_long_is_carried_out_unless_it_is_taken_back(
@@ -418,9 +421,9 @@ async def test_a_settlement_that_takes_too_long_is_carried_out_unless_it_is_take
             pending.append(caught.value)
         refusal = record("req_refused", account)._replace(http_status=503)
         ledger.take_back(pending[1], refusal)
-    await store.write(lambda connection: None, in_outage="wait")  # comes after what was late
+    await store.write(Work(lambda connection: None), in_outage="wait")  # comes after what was late
     assert await ledger.balance(account) == Balance(paid_nano=93)
-    rows = await store.fetch_all("SELECT id, cost_nano, http_status FROM requests ORDER BY id")
+    rows = await store.read(Query("SELECT id, cost_nano, http_status FROM requests ORDER BY id"))
     assert rows == [("req_delivered", 7, 200), ("req_refused", 0, 503)]
 
 
@@ -434,10 +437,12 @@ async def test_a_void_during_an_outage_catches_up(ledger: Ledger, account: str, 
 
 DIE_WITH_OPEN_HOLDS = """
 import asyncio, os, pathlib, signal, sys
+from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.ledger.ledger import Ledger
+from mcp_gateway.core.store.executors import EXECUTORS
 from mcp_gateway.core.store.store import Store
 async def main():
-    ledger = Ledger(await Store.open(pathlib.Path(sys.argv[1])), now_ms=lambda: 1)
+    ledger = Ledger(await Store.open(pathlib.Path(sys.argv[1]), EXECUTORS, now_ms=now_ms), now_ms=lambda: 1)
     holds = [await ledger.hold(f"req_{n}", sys.argv[2], 1, 100) for n in range(5)]
     await ledger.settle(holds[0], 30, None)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -462,7 +467,7 @@ async def test_after_a_kill_settlements_stand_and_open_holds_are_voided(
 async def test_facts_cannot_be_changed(ledger: Ledger, account: str, store: Store, change: str) -> None:
     await ledger.credit(account, 100, "p")
     with pytest.raises(sqlite3.IntegrityError, match="append-only"):
-        await store.write(lambda connection: connection.execute(change) and None)
+        await store.write(changing(change))
     assert (await ledger.balance(account)).paid_nano == 100
 
 
@@ -471,7 +476,7 @@ async def test_a_transaction_that_does_not_sum_to_zero_cannot_be_written(
 ) -> None:
     sql = "INSERT INTO ledger_transactions VALUES (NULL, ?, 'credit', 'x', 5, 0, 0, 0, 0, -4, 0)"
     with pytest.raises(sqlite3.IntegrityError):
-        await store.write(lambda connection: connection.execute(sql, (account,)) and None)
+        await store.write(changing(sql, (account,)))
 
 
 # What the check must notice, each made by hand in a copy
@@ -503,7 +508,7 @@ async def test_the_check_notices(database: Path, sql: str, clock: Clock, ledger:
         source.backup(target)
         target.execute(sql)
         target.commit()
-    store = await Store.open(copy)
+    store = await open_store(copy)
     assert await Ledger(store, now_ms=clock).check() != []
     await store.close()
 
@@ -540,12 +545,12 @@ async def test_a_wallet_that_says_more_than_its_grants_have_gives_no_hold(
     ledger: Ledger, account: str, store: Store
 ) -> None:
     await ledger.grant(account, 50, "g")
-    await store.write(lambda connection: connection.execute("UPDATE grants SET remaining_nano = 9") and None)
+    await store.write(changing("UPDATE grants SET remaining_nano = 9"))
     with pytest.raises(AssertionError, match="less than the wallet says"):
         await ledger.hold("req_1", account, 1, 10)
     assert await ledger.balance(account) == Balance(granted_nano=50)
     assert await ledger.open_holds() == (0, 0.0)
-    await store.write(lambda connection: connection.execute("UPDATE grants SET remaining_nano = 50") and None)
+    await store.write(changing("UPDATE grants SET remaining_nano = 50"))
 
 
 async def test_a_refund_that_fails_changes_nothing_and_holds_up_nobody(
@@ -554,7 +559,7 @@ async def test_a_refund_that_fails_changes_nothing_and_holds_up_nobody(
     await ledger.grant(account, 50, "g")
     hold = await ledger.hold("req_1", account, 1, 50)
     await ledger.settle(hold, 50, record("req_1", account, cost_nano=50))
-    await store.write(lambda connection: connection.execute("DELETE FROM grants") and None)
+    await store.write(changing("DELETE FROM grants"))
     back, credited = ledger.give_back(hold, record("req_1", account)), ledger.credit(account, 5, "p")
     assert await credited
     assert isinstance(back.exception(), TypeError)
@@ -565,7 +570,7 @@ async def test_a_void_that_fails_is_left_out_and_holds_up_nobody(ledger: Ledger,
     await ledger.credit(account, 50, "p")
     await ledger.hold("req_1", account, 1, 50)
     broken = "CREATE TRIGGER broken BEFORE DELETE ON holds BEGIN SELECT RAISE(ABORT, 'broken'); END"
-    await store.write(lambda connection: connection.execute(broken) and None)
+    await store.write(changing(broken))
     with pytest.raises(sqlite3.IntegrityError, match="broken"):
         await ledger.void("req_1", None)
     assert await ledger.credit(account, 5, "q")
@@ -611,7 +616,7 @@ async def test_holds_that_are_nobodys_are_voided_now_and_then_and_told_of(
     watching = asyncio.ensure_future(ledger.watch_holds())
     await asyncio.sleep(0)
     pass_time(60)
-    await store.write(lambda _: None)
+    await store.flushed()
     assert (await ledger.balance(account)).held_nano == 50
     clock.ms += 10_001
     while (await ledger.balance(account)).held_nano:

@@ -20,7 +20,7 @@ from mcp_gateway.core.ledger.ledger import Balance, Hold, Ledger
 from mcp_gateway.core.store.store import Store
 from tests.core.ledger.conftest import Clock
 from tests.core.ledger.test_ledger import UNWRITABLE, record
-from tests.databases import migrated
+from tests.databases import Work, migrated, open_store
 
 AMOUNT = st.integers(1, 100)
 FOREVER = 10**15
@@ -127,7 +127,7 @@ class LedgerLife(RuleBasedStateMachine):
         self.ledger = Ledger(self.store, now_ms=self.clock)
 
     def open(self) -> Store:
-        return self.runner.run(Store.open(migrated(Path(self.folder.name) / "gateway.sqlite3")))
+        return self.runner.run(open_store(migrated(Path(self.folder.name) / "gateway.sqlite3")))
 
     def teardown(self) -> None:
         self.runner.run(self.store.close())
@@ -275,7 +275,7 @@ class LedgerLife(RuleBasedStateMachine):
         account, reference = self.account(index), new_id("refund")
 
         async def take_back() -> None:
-            await self.store.write(lambda c: self.ledger.move(c, account, "refund", -amount, reference))
+            await self.store.write(Work(lambda c: self.ledger.move(c, account, "refund", -amount, reference)))
 
         self.runner.run(take_back())
         self.wallets[account].paid -= amount

@@ -16,11 +16,12 @@ from mcp_gateway.core.observe.records import Records
 from mcp_gateway.core.store.store import Store
 from tests.core.ledger.conftest import Clock
 from tests.core.ledger.test_ledger import locked, record
+from tests.databases import Query, open_store
 
 
 @asynccontextmanager
 async def opened(database: Path, clock: Clock) -> AsyncIterator[tuple[Store, Ledger, PendingFile]]:
-    store = await Store.open(database, busy_timeout_s=0.02)
+    store = await open_store(database, busy_timeout_s=0.02)
     yield store, Ledger(store, now_ms=clock, settle_wait_s=0.01), PendingFile(database.parent, await store.identity())
     await store.close()
 
@@ -56,7 +57,7 @@ async def test_it_is_written_once_whoever_stops_in_between(database: Path, clock
         assert pending.read() == []
         assert await ledger.void_open_holds() == 1  # that of the refused answer
         assert await ledger.balance(account) == Balance(paid_nano=88)
-        rows = await store.fetch_all("SELECT id, cost_nano, http_status FROM requests ORDER BY id")
+        rows = await store.read(Query("SELECT id, cost_nano, http_status FROM requests ORDER BY id"))
         assert rows == [("req_free", 0, 200), ("req_left", 5, 499), ("req_refused", 0, 503), ("req_stream", 7, 200)]
         assert await ledger.check() == []
 
@@ -100,7 +101,7 @@ def test_the_room_is_set_aside_while_there_is_some_and_given_up_after_a_good_end
 async def test_every_database_has_an_id_of_its_own(tmp_path: Path) -> None:
     ids = set()
     for name in ("one", "two"):
-        store = await Store.open(tmp_path / name)
+        store = await open_store(tmp_path / name)
         ids.add(await store.identity())
         await store.close()
     assert len(ids) == 2

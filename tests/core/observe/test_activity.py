@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mcp_gateway.core.clock import DAY_MS
 from mcp_gateway.core.observe.activity import Activity, quantile
-from mcp_gateway.core.store.store import Store
+from tests.databases import open_store
 from tests.recorded import recorded, write_records
 
 NOW_MS = 1_900_000_000_000
@@ -68,7 +68,7 @@ async def test_a_restart_reads_back_what_had_been_counted(tmp_path: Path) -> Non
     counted, restored = Activity(clock), Activity(clock)
     for record in [*records, *old]:
         counted.note(record)
-    store = await Store.open(tmp_path / "gateway.sqlite3")
+    store = await open_store(tmp_path / "gateway.sqlite3")
     await write_records(store, *records, *old)
     await restored.restore(store)
     await store.close()
@@ -98,7 +98,7 @@ async def test_no_row_that_stands_in_the_log_already_makes_a_start_fail(tmp_path
         ("prompt_tokens", "completion_tokens", "cached_tokens", "cost_nano", "latency_ms", "first_token_ms"), number
     )
     restored = Activity(Clock())
-    store = await Store.open(tmp_path / "gateway.sqlite3")
+    store = await open_store(tmp_path / "gateway.sqlite3")
     await write_records(store, *(recorded(NOW_MS, account_id="acc_guest", **counts) for _ in range(3)))
     await restored.restore(store)
     await store.close()

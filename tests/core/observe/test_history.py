@@ -11,7 +11,7 @@ from mcp_gateway.core.ids import new_id
 from mcp_gateway.core.observe.history import History, Totals, Wanted
 from mcp_gateway.core.observe.records import Records
 from mcp_gateway.core.store.store import Store
-from tests.databases import migrated
+from tests.databases import explained, migrated, open_store
 from tests.recorded import recorded, write_records
 
 MIDNIGHT_MS = 20_000 * 86_400_000
@@ -19,7 +19,7 @@ MIDNIGHT_MS = 20_000 * 86_400_000
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    store = await Store.open(migrated(tmp_path / "gateway.sqlite3"))
+    store = await open_store(migrated(tmp_path / "gateway.sqlite3"))
     yield store
     await store.close()
 
@@ -90,15 +90,10 @@ async def test_totals_are_sums_of_one_account_and_window(store: Store) -> None:
     assert await history.totals("acc_1", *window, "model") == {"priced/tiny": first, None: second}
 
 
-async def test_a_page_is_found_by_the_index_of_the_account_and_needs_no_sorting(store: Store) -> None:
-    seen: list[str] = []
-    fetch_report = store.fetch_report
-
-    async def explained(account_id: str, sql: str, parameters: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
-        seen.extend(row[3] for row in await fetch_report(account_id, f"EXPLAIN QUERY PLAN {sql}", parameters))
-        return await fetch_report(account_id, sql, parameters)
-
-    store.fetch_report = explained  # type: ignore[assignment, method-assign]
+async def test_a_page_is_found_by_the_index_of_the_account_and_needs_no_sorting(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = explained(monkeypatch)
     for wanted in (Wanted(), Wanted(model="a"), Wanted(since_ms=1), Wanted(since_ms=1, until_ms=2, http_status=200)):
         for before_id in (None, "req_5"):
             seen.clear()

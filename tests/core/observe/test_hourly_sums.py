@@ -4,7 +4,6 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,11 +12,12 @@ from hypothesis import strategies as st
 from mcp_gateway.core.clock import HOUR_MS
 from mcp_gateway.core.observe.history import Group, History, Totals
 from mcp_gateway.core.observe.records import Records
-from mcp_gateway.core.record import CORRECT, INSERT, RequestRecord, correction
+from mcp_gateway.core.record import RequestRecord
 from mcp_gateway.core.store import migrations
 from mcp_gateway.core.store.migrations import migrate
+from mcp_gateway.core.store.sql.requests import CORRECT, INSERT, correction
 from mcp_gateway.core.store.store import Store
-from tests.databases import migrated
+from tests.databases import changing, explained, migrated, open_store
 from tests.recorded import recorded, write_records
 
 MIDNIGHT_MS = 20_000 * 24 * HOUR_MS
@@ -47,7 +47,7 @@ RECORDS = st.lists(
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    store = await Store.open(migrated(tmp_path / "gateway.sqlite3"))
+    store = await open_store(migrated(tmp_path / "gateway.sqlite3"))
     yield store
     await store.close()
 
@@ -91,7 +91,7 @@ def test_a_database_of_an_earlier_version_is_summed_up_when_it_is_migrated(recor
 async def test_sums_outlive_the_requests_that_are_deleted_and_a_day_is_counted_by_them(store: Store) -> None:
     await write_records(store, *(recorded(MIDNIGHT_MS + n, account_id="acc_guest") for n in range(5)))
     before = await History(store).totals("acc_guest", MIDNIGHT_MS, MIDNIGHT_MS + HOUR_MS, "day")
-    await store.write(lambda connection: connection.execute("DELETE FROM requests") and None)
+    await store.write(changing("DELETE FROM requests"))
     assert await History(store).totals("acc_guest", MIDNIGHT_MS, MIDNIGHT_MS + HOUR_MS, "day") == before
     assert before == {"2024-10-04": Totals(5, 50, 20, 0, 29_000)}
     assert await Records(store).requests_today(MIDNIGHT_MS) == {"key_1": 5, "acc_guest": 5}
@@ -130,15 +130,8 @@ async def test_a_window_of_any_ends_has_the_sums_of_its_requests(
     assert list(found.items()) == sorted(expected.items(), key=lambda item: item[0] or "", reverse=True)
 
 
-async def test_whole_hours_are_read_from_their_sums_alone(store: Store) -> None:
-    read: list[str] = []
-    fetch_report = store.fetch_report
-
-    async def explained(account_id: str, sql: str, parameters: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
-        read.extend(row[3] for row in await fetch_report(account_id, f"EXPLAIN QUERY PLAN {sql}", parameters))
-        return await fetch_report(account_id, sql, parameters)
-
-    store.fetch_report = explained  # type: ignore[method-assign, assignment]
+async def test_whole_hours_are_read_from_their_sums_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = explained(monkeypatch)
     groups: tuple[Group, ...] = ("day", "model", "key")
     for group in groups:
         read.clear()

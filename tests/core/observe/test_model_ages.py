@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 
 from mcp_gateway.core.observe.model_ages import ModelAges
-from mcp_gateway.core.store.store import Store
-from tests.databases import migrated
+from tests.databases import migrated, open_store
 
 
 @contextlib.asynccontextmanager
 async def opened(folder: Path, now_s: float) -> AsyncIterator[ModelAges]:
     """One run of the gateway, which begins then."""
-    store = await Store.open(migrated(folder / "gateway.sqlite3"), busy_timeout_s=0)
+    store = await open_store(migrated(folder / "gateway.sqlite3"), busy_timeout_s=0)
     ages = ModelAges(store, lambda: now_s)
     await ages.restore()
     try:
@@ -46,7 +45,7 @@ async def test_what_could_not_be_written_is_written_with_the_next_catalog(tmp_pa
             other.execute("BEGIN IMMEDIATE")
             assert ages.created_at_s("a") == 1000
             with pytest.raises(Exception, match="ledger_unavailable"):
-                await store.write(lambda _: None)
+                await store.flushed()
             other.execute("ROLLBACK")
         ages.created_at_s("a")
     assert rows(tmp_path) == [("a", 1000)]

@@ -19,7 +19,7 @@ from mcp_gateway.core.money import NANO_PER_CENT
 from mcp_gateway.core.payments.payments import Payments
 from mcp_gateway.core.payments.stripe_api import StripeApi
 from mcp_gateway.core.store.store import Store
-from tests.databases import migrated
+from tests.databases import Query, migrated, open_store
 from tests.fake_stripe import SECRET_KEY, WEBHOOK_SECRET, dispute, event, refunded_charge, session, signed
 
 COMPLETED = "checkout.session.completed"
@@ -39,7 +39,7 @@ class Till:
 
     @classmethod
     async def open(cls, path: Path) -> "Till":
-        store = await Store.open(migrated(path))
+        store = await open_store(migrated(path))
         ledger = Ledger(store, now_ms=now_ms, topup_url="https://gateway.test/topup")
         api = StripeApi(SECRET_KEY, WEBHOOK_SECRET, base_url="http://127.0.0.1:9", timeout_s=1)
         uncredited: list[str] = []
@@ -62,7 +62,7 @@ class Till:
 
     async def entries(self) -> list[tuple[Any, ...]]:
         sql = "SELECT kind, reference, paid_nano FROM ledger_transactions WHERE account_id = ? ORDER BY id"
-        return await self.store.fetch_all(sql, (self.account_id,))
+        return await self.store.read(Query(sql, (self.account_id,)))
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ async def test_a_session_that_is_not_paid_yet_waits_for_its_money(till: Till) ->
 )
 async def test_what_is_not_a_top_up_of_ours_changes_nothing(till: Till, change: dict[str, Any]) -> None:
     await till.send(event(COMPLETED, session(till.account_id, 1000) | change))
-    assert await till.store.fetch_all("SELECT * FROM ledger_transactions") == []
+    assert await till.store.read(Query("SELECT * FROM ledger_transactions")) == []
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ async def test_money_that_arrived_for_nobody_is_told_once(
         await till.send(body)
     assert till.uncredited == ([] if reason is None else [reason])
     assert ["cs_of_pi_1" in line.getMessage() for line in caplog.records] == [True] * len(till.uncredited)
-    assert await till.store.fetch_all("SELECT * FROM ledger_transactions") == []
+    assert await till.store.read(Query("SELECT * FROM ledger_transactions")) == []
 
 
 async def test_an_event_that_cannot_be_read_is_counted(till: Till) -> None:
@@ -158,7 +158,7 @@ async def test_what_went_back_in_another_currency_moves_nothing(till: Till) -> N
 
 async def test_events_of_other_kinds_are_taken_and_forgotten(till: Till) -> None:
     await till.send(event("invoice.paid", {"id": "in_1", "object": "invoice"}))
-    assert await till.store.fetch_all("SELECT * FROM stripe_events") == []
+    assert await till.store.read(Query("SELECT * FROM stripe_events")) == []
 
 
 ODD: list[Any] = [

@@ -7,6 +7,7 @@ import pytest
 
 from mcp_gateway.core.store.log import sync_data
 from mcp_gateway.core.store.store import Store
+from tests.databases import changing, open_store
 
 
 class Disk:
@@ -47,8 +48,8 @@ def disk() -> Disk:
 
 @pytest.fixture
 async def store(database: Path, disk: Disk) -> AsyncIterator[Store]:
-    store = await Store.open(database, busy_timeout_s=0.05, sync=disk)
-    await store.write(lambda connection: connection.execute("CREATE TABLE notes (text UNIQUE, size BLOB)") and None)
+    store = await open_store(database, busy_timeout_s=0.05, sync=disk)
+    await store.write(changing("CREATE TABLE notes (text UNIQUE, size BLOB)"))
     disk.begun = 0
     yield store
     disk.release()

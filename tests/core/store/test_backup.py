@@ -1,11 +1,11 @@
 """Copies of a database that is in use."""
 
-import sqlite3
 import stat
 from pathlib import Path
 
 import pytest
 
+from mcp_gateway.core.engine import DatabaseError
 from mcp_gateway.core.store.backup import back_up
 from mcp_gateway.core.store.store import Store
 from tests.core.store.test_store import note, notes_on_disk
@@ -37,6 +37,6 @@ def test_a_file_that_is_there_is_not_written_over(tmp_path: Path) -> None:
 def test_a_copy_that_fails_leaves_no_part_of_it(tmp_path: Path) -> None:
     database = tmp_path / "database"
     database.write_bytes(b"this is no database" * 100)
-    with pytest.raises(sqlite3.DatabaseError):
+    with pytest.raises(DatabaseError):
         back_up(database, tmp_path / "copy")
     assert list(tmp_path.iterdir()) == [database]

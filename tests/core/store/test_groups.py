@@ -28,7 +28,7 @@ class Notes:
     def _write(self, connection: sqlite3.Connection, text: str) -> str | GatewayError:
         if text == "no":
             return GatewayError("insufficient_balance", "No.")
-        note(text)(connection)
+        note(text).work(connection)
         if text == "bug":
             raise ZeroDivisionError
         return text.upper()
@@ -74,7 +74,7 @@ async def test_a_bug_in_one_argument_costs_only_that_one(store: Store, database:
 
 async def test_a_group_that_forgets_an_outcome_has_written_nothing(store: Store, database: Path) -> None:
     def forgetful(connection: sqlite3.Connection, texts: Sequence[str]) -> list[str | GatewayError]:
-        note("never")(connection)
+        note("never").work(connection)
         return []
 
     with pytest.raises(ValueError, match="shorter"):
@@ -125,7 +125,7 @@ async def test_a_loop_that_never_rests_does_not_put_off_a_burst_for_long(
         store.write_grouped(notes.write, str(number), is_durable=False)
         await asyncio.sleep(0)
     assert 10 <= number <= 12
-    await store.write(lambda connection: None)
+    await store.flushed()
     assert sum(map(len, notes.calls)) == 1 + number
 
 
@@ -133,5 +133,5 @@ async def test_a_burst_that_is_full_does_not_wait(store: Store) -> None:
     notes = Notes()
     for number in range(300):
         store.write_grouped(notes.write, str(number))
-    await store.write(lambda connection: None)
+    await store.flushed()
     assert [len(call) for call in notes.calls] == [128, 128, 44]

@@ -14,11 +14,12 @@ from mcp_gateway.core.store.log import Log
 from mcp_gateway.core.store.store import Store
 from tests.core.store.conftest import Disk
 from tests.core.store.test_store import note, notes_on_disk, until
+from tests.databases import Work, changing
 
 
 async def committed(store: Store) -> None:
     """Once everything asked for before is committed, on the disk or not."""
-    await store.write(lambda connection: None, is_durable=False)
+    await store.write(Work(lambda connection: None), is_durable=False)
 
 
 def notes_without_log(database: Path) -> list[str]:
@@ -73,8 +74,9 @@ async def test_all_that_is_committed_during_a_sync_shares_the_next(store: Store,
 
 
 async def test_a_refusal_of_a_durable_write_waits_for_the_disk_too(store: Store, disk: Disk) -> None:
+    @Work
     def decide(connection: sqlite3.Connection) -> None:
-        note("what was decided")(connection)
+        note("what was decided").work(connection)
         raise GatewayError("insufficient_balance", "No.")
 
     disk.hold()
@@ -233,9 +235,7 @@ async def test_a_long_read_keeps_the_log_and_stops_no_write(store: Store, databa
                 await store.write(note(f"{number} {'x' * 10_000}"))
             assert log.reaches(1_000_000)
         while log.reaches(100_000):
-            await store.write(
-                lambda connection: connection.execute("UPDATE notes SET size = 1 WHERE rowid = 1") and None
-            )
+            await store.write(changing("UPDATE notes SET size = 1 WHERE rowid = 1"))
     assert len(notes_on_disk(database)) == 50
 
 

@@ -13,15 +13,17 @@ import pytest
 from mcp_gateway.core.money import EntryKind, OutsideKind
 from mcp_gateway.core.store import migrations
 from mcp_gateway.core.store.migrations import SchemaTooNew, migrate
-from mcp_gateway.core.store.store import Store
+from tests.databases import open_store
 
 OPEN_AND_CLOSE = """
 import asyncio, pathlib, sys
+from mcp_gateway.core.ids import now_ms
+from mcp_gateway.core.store.executors import EXECUTORS
 from mcp_gateway.core.store.store import Store
 async def main():
     print("ready", flush=True)
     sys.stdin.readline()
-    store = await Store.open(pathlib.Path(sys.argv[1]))
+    store = await Store.open(pathlib.Path(sys.argv[1]), EXECUTORS, now_ms=now_ms)
     await store.close()
 asyncio.run(main())
 """
@@ -55,7 +57,7 @@ async def test_a_store_does_not_open_a_database_from_the_future(database: Path) 
         migrate(connection)
         connection.execute("INSERT INTO schema_migrations VALUES (9999)")
     with pytest.raises(SchemaTooNew):
-        await Store.open(database)
+        await open_store(database)
 
 
 def test_a_migration_that_fails_leaves_nothing_behind(database: Path) -> None:

@@ -7,8 +7,7 @@ import pytest
 
 from mcp_gateway.core.store.backup import back_up
 from mcp_gateway.core.store.private import make_folder
-from mcp_gateway.core.store.store import Store
-from tests.databases import migrated
+from tests.databases import migrated, open_store
 
 
 def rights(path: Path) -> int:
@@ -29,8 +28,8 @@ async def test_the_database_and_what_stands_beside_it_are_the_owner_s_alone(
     database = tmp_path / "gateway.sqlite3"
     if earlier is not None:
         migrated(database).chmod(earlier)
-    store = await Store.open(database)
-    await store.write(lambda _: None)
+    store = await open_store(database)
+    await store.flushed()
     assert [rights(database.with_name(database.name + end)) for end in ("", "-wal", "-shm")] == [0o600] * 3
     await store.close()
 
@@ -39,7 +38,7 @@ async def test_a_log_that_a_crash_left_open_to_everybody_is_closed_to_them(tmp_p
     database = migrated(tmp_path / "gateway.sqlite3")
     log = database.with_name("gateway.sqlite3-wal")
     log.touch(0o644)
-    store = await Store.open(database)
+    store = await open_store(database)
     assert rights(log) == 0o600
     await store.close()
 

@@ -16,15 +16,16 @@ from pathlib import Path
 
 import pytest
 
+from mcp_gateway.core.engine import DatabaseError
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.store import store as store_module
 from mcp_gateway.core.store.log import Log
 from mcp_gateway.core.store.store import Store
+from tests.databases import Query, Work, changing, open_store
 
-Work = Callable[[sqlite3.Connection], None]
 
-
-def note(text: str) -> Work:
+def note(text: str) -> Work[None]:
+    @Work
     def work(connection: sqlite3.Connection) -> None:
         connection.execute("INSERT INTO notes (text) VALUES (?)", (text,))
 
@@ -58,40 +59,40 @@ async def test_a_write_is_on_disk_for_other_connections_when_its_result_comes(st
 
 async def test_a_row_is_fetched_while_a_report_is_read(store: Store) -> None:
     gate = threading.Event()
-    await store._reader.create_function("passed", 0, lambda: gate.wait(60))
-    report = asyncio.ensure_future(store.fetch_all("SELECT passed()"))
-    assert await store.fetch_one("SELECT 7") == (7,)
+    store._readers._lanes["scan"]._connection.create_function("passed", 0, lambda: gate.wait(60))
+    report = asyncio.ensure_future(store.read(Query("SELECT passed()")))
+    assert (await store.read(Query("SELECT 7")))[0] == (7,)
     assert not report.done()
     gate.set()
     assert await report == [(1,)]
 
 
 async def test_a_write_returns_what_its_work_returns(store: Store) -> None:
-    assert await store.write(lambda connection: connection.execute("SELECT 7").fetchone()[0]) == 7
+    assert await store.write(Work(lambda connection: connection.execute("SELECT 7").fetchone()[0])) == 7
 
 
 async def test_reads_see_what_was_committed(store: Store) -> None:
     await store.write(note("one"))
-    assert await store.fetch_all("SELECT text FROM notes") == [("one",)]
-    assert await store.fetch_one("SELECT text FROM notes WHERE text = ?", ("one",)) == ("one",)
-    assert await store.fetch_one("SELECT text FROM notes WHERE text = ?", ("two",)) is None
+    assert await store.read(Query("SELECT text FROM notes")) == [("one",)]
+    assert await store.read(Query("SELECT text FROM notes WHERE text = ?", ("two",))) == []
 
 
 async def test_reads_cannot_write(store: Store) -> None:
-    with pytest.raises(sqlite3.OperationalError):
-        await store.fetch_all("INSERT INTO notes (text) VALUES ('sneaked in')")
+    with pytest.raises(DatabaseError, match="readonly"):
+        await store.read(Query("INSERT INTO notes (text) VALUES ('sneaked in')"))
 
 
 async def test_writes_of_one_burst_run_in_the_order_of_the_calls_and_see_each_other(store: Store) -> None:
     count = "SELECT COUNT(*) FROM notes"
     for number in range(50):
         store.write(note(str(number)))
-    seen = store.write(lambda connection: connection.execute(count).fetchone()[0])
+    seen = store.write(Work(lambda connection: connection.execute(count).fetchone()[0]))
     assert await seen == 50
-    assert await store.fetch_all("SELECT text FROM notes ORDER BY rowid") == [(str(n),) for n in range(50)]
+    assert await store.read(Query("SELECT text FROM notes ORDER BY rowid")) == [(str(n),) for n in range(50)]
 
 
 async def test_a_refusal_concerns_only_the_write_that_refuses(store: Store, database: Path) -> None:
+    @Work
     def refuse(connection: sqlite3.Connection) -> None:
         raise GatewayError("insufficient_balance", "No.")
 
@@ -104,9 +105,10 @@ async def test_a_refusal_concerns_only_the_write_that_refuses(store: Store, data
 async def test_a_write_that_fails_halfway_takes_back_its_own_changes_and_no_others(
     store: Store, database: Path
 ) -> None:
+    @Work
     def fail_halfway(connection: sqlite3.Connection) -> None:
-        note("half")(connection)
-        note("before")(connection)
+        note("half").work(connection)
+        note("before").work(connection)
 
     writes = [store.write(note("before")), store.write(fail_halfway), store.write(note("after"))]
     results = await asyncio.gather(*writes, return_exceptions=True)
@@ -115,8 +117,9 @@ async def test_a_write_that_fails_halfway_takes_back_its_own_changes_and_no_othe
 
 
 async def test_several_failing_writes_leave_the_rest_of_the_burst_in_one_piece(store: Store, database: Path) -> None:
+    @Work
     def crash(connection: sqlite3.Connection) -> None:
-        note("never")(connection)
+        note("never").work(connection)
         raise ZeroDivisionError
 
     writes = [store.write(work) for number in range(10) for work in (note(str(number)), crash)]
@@ -128,12 +131,14 @@ async def test_several_failing_writes_leave_the_rest_of_the_burst_in_one_piece(s
 async def test_a_failure_before_any_change_costs_the_others_nothing(store: Store) -> None:
     runs = 0
 
+    @Work
     def count(connection: sqlite3.Connection) -> None:
         nonlocal runs
         runs += 1
 
+    @Work
     def bad_text(connection: sqlite3.Connection) -> None:
-        note("\ud800")(connection)
+        note("\ud800").work(connection)
 
     writes = [store.write(count), store.write(bad_text)]
     results = await asyncio.gather(*writes, return_exceptions=True)
@@ -151,6 +156,7 @@ async def test_a_write_whose_waiter_left_is_still_done(store: Store, database: P
 async def test_a_failed_write_that_nobody_waits_for_is_logged_without_its_content(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
+    @Work
     def fail(connection: sqlite3.Connection) -> None:
         raise ZeroDivisionError("secret")
 
@@ -168,7 +174,7 @@ async def test_a_locked_database_fails_writes_with_503_and_service_resumes_by_it
             await store.write(note("refused"))
         assert caught.value.code == "ledger_unavailable"
         assert caught.value.status == 503
-        assert await store.fetch_all("SELECT * FROM notes") == []  # reading goes on
+        assert await store.read(Query("SELECT * FROM notes")) == []  # reading goes on
     await store.write(note("accepted"))
     assert notes_on_disk(database) == ["accepted"]
 
@@ -239,10 +245,11 @@ async def test_what_is_kept_comes_before_what_is_asked_later(store: Store, datab
 async def test_a_full_disk_fails_writes_with_503_keeps_what_it_is_to_keep_and_recovers(
     store: Store, database: Path
 ) -> None:
-    pages = await store.write(lambda connection: connection.execute("PRAGMA page_count").fetchone()[0])
+    pages = await store.write(Work(lambda connection: connection.execute("PRAGMA page_count").fetchone()[0]))
     limit = pages
 
-    def big(text: str) -> Work:
+    def big(text: str) -> Work[None]:
+        @Work
         def work(connection: sqlite3.Connection) -> None:
             connection.execute(f"PRAGMA max_page_count = {limit}")
             connection.execute("INSERT INTO notes VALUES (?, zeroblob(100000))", (text,))
@@ -302,10 +309,10 @@ async def test_a_write_after_close_is_refused(store: Store) -> None:
 
 
 async def test_a_write_waits_for_another_process_that_writes_for_a_moment(database: Path) -> None:
-    store = await Store.open(database)
+    store = await open_store(database)
     other = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")
-    writing = store.write(lambda connection: connection.execute("CREATE TABLE late (x)") and None)
+    writing = store.write(changing("CREATE TABLE late (x)"))
 
     def release() -> None:
         time.sleep(0.05)
@@ -330,8 +337,8 @@ async def test_an_sqlite_that_is_too_old_is_refused_by_its_number(
     database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 36, 0))
-    with pytest.raises(sqlite3.NotSupportedError, match=r"SQLite 3\.37 is needed"):
-        await Store.open(database)
+    with pytest.raises(DatabaseError, match=r"SQLite 3\.37 is needed"):
+        await open_store(database)
     assert not database.exists()  # noqa: ASYNC240 - nothing is served here
 
 

@@ -1,7 +1,7 @@
 -- What the requests of each account, key and model come to, by the UTC hour that they started in: reports and balances
 -- read these few rows where they read every request. Triggers keep them, so that a sum is committed with its request,
 -- whoever writes it, and a request that is recorded twice counts once; no trigger follows a deletion, so that sums outlive
--- their requests. Each count is bounded, so that no sum overflows: see record.sum_of.
+-- their requests. Each count is bounded, so that no sum overflows: see _sum_of in sql/requests.py.
 CREATE TABLE hourly_usage (
     account_id TEXT NOT NULL,
     hour INTEGER NOT NULL, -- since the Unix epoch

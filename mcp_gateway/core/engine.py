@@ -1,0 +1,101 @@
+"""What rooms ask of a database: writes and reads that are values, and the engine that carries them out.
+
+Each room defines its own; the statements stand with the engine (`store/`), which knows the rooms' values. So no room
+knows an engine, a connection or SQL.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
+
+T = TypeVar("T")
+
+InOutage = Literal["refuse", "keep", "wait"]
+"""What becomes of a write while the database is full, locked or broken.
+
+`refuse`: it fails with `ledger_unavailable`. `keep`: so it does, but is carried out all the same once that is possible.
+`wait`: it neither fails nor is forgotten; whoever has waited long enough can `withdraw` it.
+"""
+
+Lane = Literal["point", "scan", "report"]
+"""Who waits for whom: `point` reads a few rows, `scan` may read whole tables, `report` what an account asks for."""
+
+
+class DatabaseError(Exception):
+    """The database cannot be opened or read, or is none of ours; the text is for the operator."""
+
+
+class Write(Generic[T]):
+    """One change, to be carried out in one transaction: a frozen dataclass of its room. T is what comes of it."""
+
+    __slots__ = ()
+
+    def stand_in(self) -> "Write[Any] | None":
+        """What is written in its place where it fails for an unknown reason; None for nothing."""
+        return None
+
+
+class Read(Generic[T]):
+    """One question, answered as of the last commit: a frozen dataclass of its room. T is the answer."""
+
+    __slots__ = ()
+    lane: ClassVar[Lane] = "point"
+
+
+class Scan(Read[T]):
+    """One that may read whole tables, for the operator or at start."""
+
+    __slots__ = ()
+    lane: ClassVar[Lane] = "scan"
+
+
+class Report(Read[T]):
+    """One that an account asks for and that may read much: `account_id` has one at a time, with a deadline."""
+
+    __slots__ = ()
+    lane: ClassVar[Lane] = "report"
+    account_id: str
+
+
+class Engine(Protocol):
+    """An open database."""
+
+    def write(
+        self, write: Write[T] | Callable[[Any], T], *, is_durable: bool = True, in_outage: InOutage = "refuse"
+    ) -> "asyncio.Future[T]":
+        """Carry out `write` in the next transaction; the result comes once that is committed.
+
+        Submitted at once, awaited or not; in the order of the calls. A GatewayError is the write's decision, and fails
+        the future. One that is not durable may be lost by a power failure, but not by a crash of the process.
+        """
+
+    def withdraw(self, written: "asyncio.Future[Any]") -> bool:
+        """Take back a write that still waits, so that it never happens; False where it is committed already."""
+
+    async def read(self, read: Read[T]) -> T:
+        """The answer as of the last commit. Raises DatabaseError; GatewayError `overloaded` at a report's deadline."""
+
+    async def flushed(self) -> None:
+        """Wait until what was written before this call is committed. Raises GatewayError `ledger_unavailable`."""
+
+    # Until each room hands over values
+
+    def write_grouped(
+        self, group: Any, argument: Any, *, is_durable: bool = True, in_outage: InOutage = "refuse", instead: Any = None
+    ) -> "asyncio.Future[Any]": ...
+
+    async def fetch_all(self, sql: str, parameters: Any = ()) -> list[Any]: ...
+    async def fetch_one(self, sql: str, parameters: Any = ()) -> Any: ...
+    async def fetch_report(self, account_id: str, sql: str, parameters: Any = ()) -> list[Any]: ...
+
+    @property
+    def waiting(self) -> int:
+        """How many writes wait for their commit, or for the disk to take it again after it failed."""
+
+    @property
+    def log_bytes(self) -> int:
+        """Of the write-ahead log. Raises OSError."""
+
+    @property
+    def is_available(self) -> bool:
+        """Whether what was written last went through; during an outage it is tried again until something does."""

@@ -1,0 +1,197 @@
+"""The request log: rows of requests, what stands beside them, and sums over them."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from mcp_gateway.core.clock import HOUR_MS
+from mcp_gateway.core.ids import first_id_at
+from mcp_gateway.core.observe.activity import SLOT_MS, ActivitySince, SlotPart
+from mcp_gateway.core.observe.history import (
+    Group,
+    Groups,
+    MissingUsagesOf,
+    RepeatsOf,
+    RequestById,
+    RequestsByAnyId,
+    RequestsPage,
+    Totals,
+    TotalsOfHours,
+    TotalsOfRequests,
+    Wanted,
+)
+from mcp_gateway.core.observe.records import NoteMissingUsage, RequestCounts
+from mcp_gateway.core.record import AddRecord, RequestRecord
+from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
+
+COLUMNS = RequestRecord._fields
+INSERT = (
+    f"INSERT INTO requests ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) "
+    "ON CONFLICT (account_id, id) DO NOTHING"
+)
+"""Takes a record as its parameters; a request is recorded once."""
+CORRECT = (
+    "UPDATE requests SET cost_nano = COALESCE(?, cost_nano), http_status = ?, error_code = ?, latency_ms = ? "
+    "WHERE account_id = ? AND id = ?"
+)
+"""For a request whose outcome turned out otherwise after its row was written; takes a `correction`."""
+
+_ARRIVAL_MS = HOUR_MS
+"""More than ever passes between the making of a request's id and its `started_at_ms`, which is never the earlier."""
+_MOST_SUMMED = {"cost_nano": 10**15}
+_MOST_SUMMED_TOKENS = 2**32
+"""Of one request; more than any can have, and little enough that no sum over a database overflows."""
+_SINCE = "accounts CROSS JOIN requests ON requests.account_id = accounts.id AND requests.id >= ?"
+"""Those of all accounts from an id on: the log is kept by account, and each is searched; CROSS keeps that order."""
+_SELECT = f"SELECT {', '.join(COLUMNS)} FROM requests"
+_OF_ANY_ACCOUNT = f"""
+SELECT {", ".join(f"requests.{column}" for column in COLUMNS)}
+FROM accounts CROSS JOIN requests ON account_id = accounts.id WHERE requests.id = ?
+"""
+_GROUPS: dict[Group, str] = {"day": "DATE(started_at_ms / 1000, 'unixepoch')", "model": "model", "key": "key_id"}
+_GROUPS_OF_HOURS: dict[Group, str] = {
+    "day": "DATE(hour * 3600, 'unixepoch')", "model": "NULLIF(model, '')", "key": "NULLIF(key_id, '')",
+}  # fmt: skip
+_SUMMED = ("prompt_tokens", "completion_tokens", "cached_tokens", "cost_nano")
+_SUMS_OF_HOURS = ", ".join(f"SUM({column})" for column in ("requests", *_SUMMED))
+_COUNTS = """
+SELECT account_id, key_id, SUM(requests) FROM accounts CROSS JOIN hourly_usage ON account_id = accounts.id AND hour >= ?
+WHERE key_id <> '' GROUP BY account_id, key_id
+"""
+
+
+def correction(record: RequestRecord, *, keeps_cost: bool = False) -> Row:
+    """The parameters of CORRECT; what was charged may stay."""
+    return (
+        None if keeps_cost else record.cost_nano,
+        record.http_status,
+        record.error_code,
+        record.latency_ms,
+        record.account_id,
+        record.id,
+    )
+
+
+def _sum_of(column: str) -> str:
+    """A sum that cannot fail: rows of earlier versions may hold whatever a backend once said."""
+    return f"SUM(MAX(0, MIN({column}, {_MOST_SUMMED.get(column, _MOST_SUMMED_TOKENS)})))"
+
+
+def _two_digits(column: str) -> str:
+    """As Activity rounds, of answers that succeeded, for whatever took less than 100,000 s."""
+    steps = (1, 10, 100, 1000, 10**4, 10**5, 10**6)
+    arms = (f"WHEN {column} < {step * 100} THEN {column} / {step} * {step}" for step in steps)
+    return f"CASE WHEN http_status <> 200 THEN NULL {' '.join(arms)} END"
+
+
+_SUMS = ", ".join(("COUNT(*)", *map(_sum_of, _SUMMED)))
+_ACTIVITY = f"""
+SELECT started_at_ms / {SLOT_MS}, COUNT(*), {_sum_of("prompt_tokens")}, {_sum_of("completion_tokens")},
+    {_two_digits("latency_ms")}, {_two_digits("first_token_ms")}
+FROM {_SINCE} GROUP BY 1, 5, 6
+"""
+
+
+def _add_records(transaction: Transaction, writes: Sequence[AddRecord]) -> list[None]:
+    transaction.execute_many(INSERT, [write.record for write in writes])
+    return [None] * len(writes)
+
+
+def _note_missing_usage(transaction: Transaction, note: NoteMissingUsage) -> None:
+    row = (note.account_id, note.request_id, note.policy)
+    transaction.execute("INSERT INTO missing_usages VALUES (?, ?, ?)", row)
+
+
+def _request_counts(rows: Rows, read: RequestCounts) -> list[tuple[str, str, int]]:
+    return [(account_id, key_id, count) for account_id, key_id, count in rows.all(_COUNTS, (read.since_hour,))]
+
+
+def _activity(rows: Rows, read: ActivitySince) -> list[SlotPart]:
+    return [SlotPart(*row) for row in rows.all(_ACTIVITY, (read.since_id,))]
+
+
+def _by_id(rows: Rows, read: RequestById) -> RequestRecord | None:
+    row = rows.first(f"{_SELECT} WHERE id = ? AND account_id = ?", (read.request_id, read.account_id))
+    return _record(row) if row else None
+
+
+def _by_any_id(rows: Rows, read: RequestsByAnyId) -> list[RequestRecord]:
+    found = rows.all(_OF_ANY_ACCOUNT, (read.any_id,))
+    if not found:
+        found = rows.all(f"{_SELECT} WHERE client_request_id = ? ORDER BY id DESC LIMIT ?", (read.any_id, read.most))
+    return [_record(row) for row in found]
+
+
+def _page(rows: Rows, read: RequestsPage) -> list[RequestRecord]:
+    conditions = dict(_conditions(read.account_id, read.wanted))
+    if read.before_id is not None:
+        conditions["id < ?"] = read.before_id
+    sql = f"{_SELECT} WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ?"
+    return [_record(row) for row in rows.all(sql, (*conditions.values(), read.limit))]
+
+
+def _totals_of_requests(rows: Rows, read: TotalsOfRequests) -> Groups:
+    wanted = Wanted(since_ms=read.since_ms, until_ms=read.until_ms)
+    conditions = dict(_conditions(read.account_id, wanted))
+    where = " AND ".join(conditions)
+    sql = f"SELECT {_GROUPS[read.group]}, {_SUMS} FROM requests WHERE {where} GROUP BY 1 ORDER BY 1 DESC"
+    found = rows.all(sql, tuple(conditions.values()))
+    return {name: Totals(*(number or 0 for number in sums)) for name, *sums in found}
+
+
+def _totals_of_hours(rows: Rows, read: TotalsOfHours) -> Groups:
+    sql = (
+        f"SELECT {_GROUPS_OF_HOURS[read.group]}, {_SUMS_OF_HOURS} FROM hourly_usage "
+        "WHERE account_id = ? AND hour >= ? AND hour < ? GROUP BY 1"
+    )
+    found = rows.all(sql, (read.account_id, read.since_hour, read.until_hour))
+    return {name: Totals(*sums) for name, *sums in found}
+
+
+def _repeats(rows: Rows, read: RepeatsOf) -> dict[str, str]:
+    return _between(rows, "SELECT id, first_id FROM request_repeats", read)
+
+
+def _missing_usages(rows: Rows, read: MissingUsagesOf) -> dict[str, str]:
+    return _between(rows, "SELECT id, policy FROM missing_usages", read)
+
+
+def _between(rows: Rows, select: str, read: RepeatsOf | MissingUsagesOf) -> dict[str, str]:
+    sql = f"{select} WHERE account_id = ? AND id >= ? AND id <= ?"
+    return dict(rows.all(sql, (read.account_id, read.first_id, read.last_id)))
+
+
+def _record(row: Row) -> RequestRecord:
+    """SQLite has no booleans."""
+    record = RequestRecord(*row)
+    return record._replace(is_stream=bool(record.is_stream))
+
+
+def _conditions(account_id: str, wanted: Wanted) -> Iterator[tuple[str, Any]]:
+    """Conditions with the value of each; ids sort by time, so that they find the window by the index."""
+    yield "account_id = ?", account_id
+    for column in ("model", "key_id", "http_status", "error_code", "door", "client_request_id"):
+        if (value := getattr(wanted, column)) is not None:
+            yield f"{column} = ?", value
+    if wanted.since_ms is not None:
+        yield "id >= ?", first_id_at("req", max(0, wanted.since_ms - _ARRIVAL_MS))
+        yield "started_at_ms >= ?", wanted.since_ms
+    if wanted.until_ms is not None:
+        yield "id <= ?", first_id_at("req", wanted.until_ms)
+        yield "started_at_ms < ?", wanted.until_ms
+
+
+EXECUTORS = Executors(
+    alone={NoteMissingUsage: _note_missing_usage},
+    together={AddRecord: _add_records},
+    reads={
+        RequestCounts: _request_counts,
+        ActivitySince: _activity,
+        RequestById: _by_id,
+        RequestsByAnyId: _by_any_id,
+        RequestsPage: _page,
+        TotalsOfRequests: _totals_of_requests,
+        TotalsOfHours: _totals_of_hours,
+        RepeatsOf: _repeats,
+        MissingUsagesOf: _missing_usages,
+    },
+)

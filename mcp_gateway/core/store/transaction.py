@@ -1,0 +1,82 @@
+"""What executors do with a database: a few verbs over one connection, and other writes within their own.
+
+`sql/` is written for these verbs; what is hot takes the connection itself.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from mcp_gateway.core.engine import Read, Write
+from mcp_gateway.core.errors import GatewayError
+
+T = TypeVar("T")
+
+Row = tuple[Any, ...]
+Parameters = Sequence[Any] | Mapping[str, Any]
+
+
+class Rows:
+    """A connection for reading."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+
+    def all(self, sql: str, parameters: Parameters = ()) -> list[Row]:
+        return self.connection.execute(sql, parameters).fetchall()
+
+    def first(self, sql: str, parameters: Parameters = ()) -> Row | None:
+        row: Row | None = self.connection.execute(sql, parameters).fetchone()
+        return row
+
+
+class Transaction(Rows):
+    """The writer's connection, while its transaction is open."""
+
+    def __init__(self, connection: sqlite3.Connection, executors: "Executors", now_ms: Callable[[], int]) -> None:
+        super().__init__(connection)
+        self.now_ms = now_ms
+        """The time by which entries of the ledger are made: what has a later id is not older."""
+        self._executors = executors
+
+    def execute(self, sql: str, parameters: Parameters = ()) -> int:
+        """Returns how many rows it changed."""
+        return self.connection.execute(sql, parameters).rowcount
+
+    def execute_many(self, sql: str, rows: Iterable[Parameters]) -> None:
+        self.connection.executemany(sql, rows)
+
+    def run(self, write: Write[T]) -> T:
+        """Carry out another write as a part of this one. Raises its GatewayError."""
+        return self._executors.outcome(self, write)
+
+
+Run = Callable[[Transaction, Any], Any]
+"""Carries out one write; what it raises as a GatewayError is the write's decision."""
+RunTogether = Callable[[Transaction, Sequence[Any]], Sequence[Any]]
+"""Carries out neighbours: an outcome for each of them, in order; a GatewayError is a refusal."""
+Answer = Callable[[Rows, Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Executors:
+    """Who carries out which write, alone or together with its neighbours, and answers which read."""
+
+    alone: dict[type[Write[Any]], Run] = field(default_factory=dict)
+    together: dict[type[Write[Any]], RunTogether] = field(default_factory=dict)
+    reads: dict[type[Read[Any]], Answer] = field(default_factory=dict)
+
+    def outcome(self, transaction: Transaction, write: Write[T]) -> T:
+        """What comes of one write. Raises its GatewayError."""
+        kind = type(write)
+        if (alone := self.alone.get(kind)) is not None:
+            outcome: T = alone(transaction, write)
+            return outcome
+        [outcome] = self.together[kind](transaction, [write])
+        if isinstance(outcome, GatewayError):
+            raise outcome
+        return outcome
+
+    def __or__(self, other: "Executors") -> "Executors":
+        return Executors(self.alone | other.alone, self.together | other.together, self.reads | other.reads)

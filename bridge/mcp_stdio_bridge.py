@@ -1114,6 +1114,8 @@ async def check(remote: Remote, transport: str, *, has_key: bool) -> int:
         await bridge.take(b'{"jsonrpc":"2.0","method":"notifications/initialized"}')
         tools = (await call("tools/list", {}))["tools"]
         print(f"Tools  {len(tools)}: {one_line(', '.join(tool['name'] for tool in tools))}")
+        with contextlib.suppress(TimeoutError):  # what has answered ends by itself, unless its stream stays open
+            await asyncio.wait_for(bridge.wait_for_answers(), CLOSE_TIMEOUT_S)
     except (Problem, KeyError, TypeError) as error:
         told = one_line(str(error)) if isinstance(error, Problem) else "the answer is not that of an MCP server"
         print(f"Failed: {told}")

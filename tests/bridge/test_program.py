@@ -149,6 +149,7 @@ def test_without_httpx2_one_line_says_how_to_get_it() -> None:
 
 async def test_check_tells_in_words_whether_url_key_and_tools_work(own_server: McpTestServer) -> None:
     good = run_bridge(str(BRIDGE), own_server.url, "--check", GATEWAY_API_KEY=GOOD_KEY)
+    assert good.stderr == ""
     assert good.stdout.splitlines() == [
         "URL    works: test-server 1.0, streamable HTTP, protocol 2025-11-25",
         "Key    accepted",

@@ -15,6 +15,7 @@ from http_api.middleware.cors import Cors
 from http_api.middleware.gate import Gate
 from http_api.middleware.host_check import HostCheck
 from http_api.models import Models
+from http_api.openapi import Document
 from http_api.operations import AnyOperation
 from http_api.operators import Operators
 from http_api.requests import Requests
@@ -59,12 +60,15 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> AnyServe
 
 
 def operations_in(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> list[AnyOperation]:
-    """All that is served under `base_url`."""
-    return operations_of(
+    """All that is served under `base_url`, with the document that says so."""
+    operations = operations_of(
         _handlers(gateway, mcp, base_url),
         are_models_public=gateway.settings.public_models,
         are_stats_public=gateway.settings.public_stats != "off",
     )
+    serves_guests = gateway.settings.guests.enabled
+    document = Document(operations, version=gateway.version, base_url=base_url, serves_guests=serves_guests)
+    return [*operations, document.row]
 
 
 def _handlers(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Handlers:

@@ -4,6 +4,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from http_api.operations import Absent
+
 
 class ChatBody(BaseModel):
     """What the gateway reads of a chat; what else there may be is told in docs/clients.md."""
@@ -23,9 +25,6 @@ class ChatAnswer(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    id: str
-    object: str
-    created: int
     model: str
     choices: list[dict[str, Any]]
-    usage: dict[str, Any]
+    usage: dict[str, Any] | Absent = None

@@ -133,7 +133,8 @@ class Operation(Generic[Q, B, A]):
     endpoint: ASGIApp | None = None
     statuses: tuple[int, ...] = (200,)
     """The usual one first."""
-    media_type: str = "application/json"
+    media_types: tuple[str, ...] = ("application/json",)
+    """The usual one first."""
     refuses: frozenset[Code] = frozenset()
     """Codes beside those that access, counts, query and body imply."""
     prefixes: tuple[str, ...] = PREFIXES
@@ -166,7 +167,7 @@ class _Handling:
         self._body = operation.body
         self._bounds = bounds
         self._status = operation.statuses[0]
-        self._media_type = (b"content-type", operation.media_type.encode())
+        self._media_type = (b"content-type", operation.media_types[0].encode())
         self._is_reading = operation.method == "GET"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, WithJsonSchema
 from starlette.datastructures import QueryParams
 from starlette.types import Scope
 
@@ -46,7 +46,12 @@ def whole_day(given: dict[str, Any]) -> dict[str, Any]:
     return given | {"until": (day + timedelta(days=1)).isoformat()}
 
 
-Moment = Annotated[int, BeforeValidator(unix_ms)]
+_MOMENT = {
+    "type": "string",
+    "description": "Unix seconds, or a date or time in ISO 8601, UTC unless it says otherwise.",
+    "examples": ["1790000000", "2026-01-31", "2026-01-31T12:00:00Z"],
+}
+Moment = Annotated[int, BeforeValidator(unix_ms), WithJsonSchema(_MOMENT)]
 """Written as Unix seconds or ISO 8601, UTC unless it says otherwise; read as Unix milliseconds."""
 
 

@@ -98,6 +98,7 @@ def _inference(run: Handlers) -> list[AnyOperation]:
             body=ChatBody,
             answer=ChatAnswer,
             endpoint=run.chat,
+            media_types=("application/json", "text/event-stream"),
             refuses=_OF_INFERENCE,
         ),
         Operation(
@@ -550,7 +551,7 @@ def _root(run: Handlers) -> list[AnyOperation]:
             body=Nothing,
             answer=bytes,
             handle=run.metrics.get,
-            media_type=CONTENT_TYPE,
+            media_types=(CONTENT_TYPE,),
             refuses=frozenset({"missing_credentials", "insufficient_permissions"}),
             prefixes=ROOT,
             is_always_answered=True,

@@ -26,6 +26,7 @@ from mcp_gateway.core.gateway import DATABASE, Desk, Gateway, open_desk, open_ga
 from mcp_gateway.core.identity.own_limits import OwnLimits
 from mcp_gateway.core.money import parse_usd
 from tests.databases import migrated
+from tests.declared import declared_by
 from tests.replaying import PATIENCE_S
 
 BASE_URL = "http://gateway.test"
@@ -207,8 +208,10 @@ async def open_door(data_dir: Path, clock: Clock | None = None, **settings: Any)
         server, port = await stack.enter_async_context(served(gateway, app, census))
         desk = await stack.enter_async_context(open_desk(tree))
         url = f"http://127.0.0.1:{port}"
-        http = await stack.enter_async_context(httpx2.AsyncClient(base_url=url, timeout=PATIENCE_S * 3))
         errors, operations = stack.enter_context(_errors_logged()), operations_in(gateway, mcp, base_url=BASE_URL)
+        hooks = {"response": [declared_by(operations)]}
+        client = httpx2.AsyncClient(base_url=url, timeout=PATIENCE_S * 3, event_hooks=hooks)
+        http = await stack.enter_async_context(client)
         yield Door(gateway, desk, server, url, port, http, clock, data_dir, errors, operations)
 
 

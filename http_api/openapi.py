@@ -1,0 +1,244 @@
+"""GET /openapi.json: the table of operations as an OpenAPI 3.1 document, with the schemas of what is taken and told.
+
+Nothing is said here of any operation: whatever the document tells, the row that is carried out tells.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from typing import Any
+
+import orjson
+from pydantic import BaseModel, ConfigDict
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue, models_json_schema
+from pydantic_core import core_schema
+
+from http_api.operations import PREFIXES, ROOT, Access, AnyOperation, Asked, Counts, Nothing, Operation
+from http_api.query import AnyQuery, Query
+from mcp_gateway.core.errors import TABLE, Code
+
+Json = dict[str, Any]
+
+_BEARER, _API_KEY, _SIGNATURE = "bearer", "apiKey", "stripeSignature"
+_SECURITY_SCHEMES: Json = {
+    _BEARER: {"type": "http", "scheme": "bearer", "description": "A key: `gw_live_...` or `gw_test_...`."},
+    _API_KEY: {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same."},
+    _SIGNATURE: {"type": "apiKey", "in": "header", "name": "Stripe-Signature"},
+}
+_UNSEEN = (Access.OPEN, Access.SIGNED)
+_HOLDERS = (Access.HOLDER, Access.LIVE_HOLDER)
+_ALWAYS: frozenset[Code] = frozenset({
+    "internal_error", "invalid_json", "headers_too_large", "unknown_host", "unknown_method",
+    "unsupported_transfer_coding", "unsupported_version",
+})  # fmt: skip
+"""Of any request: of its head, and of what went wrong on our side."""
+_OF_KEYS: frozenset[Code] = frozenset({
+    "invalid_api_key", "revoked_api_key", "expired_api_key", "account_deactivated", "ledger_unavailable",
+})  # fmt: skip
+_OF_BODIES: frozenset[Code] = frozenset({
+    "invalid_json", "invalid_type", "missing_parameter", "unsupported_parameter", "invalid_value", "body_too_large",
+    "unsupported_encoding", "overloaded",
+})  # fmt: skip
+_OF_QUERIES: frozenset[Code] = frozenset({"unsupported_parameter", "invalid_value"})
+_OF_LIMITS: dict[Counts, frozenset[Code]] = {
+    Counts.NOTHING: frozenset(),
+    Counts.QUERY: frozenset({"requests_per_minute", "guest"}),
+    Counts.INFERENCE: frozenset({"requests_per_minute", "requests_per_day", "tokens_per_minute", "in_flight", "guest"}),
+}
+_PARAMETER = re.compile(r"\{(\w+)(?::path)?\}")
+
+
+class ErrorObject(BaseModel):
+    """What is wrong, and what to change; some codes tell more beside it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    message: str
+    type: str
+    code: Code
+    param: str | None
+
+
+class ErrorBody(BaseModel):
+    """A refusal."""
+
+    error: ErrorObject
+
+
+class Document:
+    """Makes the document when it is first asked for; `serves_guests` says whether keys may be left out."""
+
+    def __init__(self, operations: Iterable[AnyOperation], *, version: str, base_url: str, serves_guests: bool) -> None:
+        self.row: AnyOperation = Operation(
+            method="GET",
+            path="/openapi.json",
+            name="openapi",
+            summary="Tell all of this to programs.",
+            access=Access.OPEN,
+            counts=Counts.NOTHING,
+            query=AnyQuery,
+            body=Nothing,
+            answer=bytes,
+            handle=self.get,
+            prefixes=ROOT,
+            is_always_answered=True,
+        )
+        self._operations = [row for row in (*operations, self.row) if row.is_served and row.answer is not Nothing]
+        self._version = version
+        self._base_url = base_url
+        self._serves_guests = serves_guests
+
+    async def get(self, asked: Asked[AnyQuery, Nothing]) -> bytes:
+        return self._written
+
+    @cached_property
+    def _written(self) -> bytes:
+        return orjson.dumps(self.as_object())
+
+    def as_object(self) -> Json:
+        schemas = _Schemas(self._operations)
+        paths: dict[str, Json] = {}
+        for row in self._operations:
+            for prefix in row.prefixes:
+                path = _PARAMETER.sub(r"{\1}", prefix + row.path)
+                paths.setdefault(path, {})[row.method.lower()] = self._operation(row, prefix, schemas)
+        return {
+            "openapi": "3.1.0",
+            "info": {
+                "title": "mcp-gateway",
+                "version": self._version,
+                "description": "An OpenAI-compatible API. The Model Context Protocol at /v1/mcp describes itself.",
+            },
+            "servers": [{"url": self._base_url}],
+            "paths": paths,
+            "components": {"schemas": schemas.components, "securitySchemes": _SECURITY_SCHEMES},
+        }
+
+    def _operation(self, row: AnyOperation, prefix: str, schemas: "_Schemas") -> Json:
+        told: Json = {
+            "operationId": row.name if prefix == row.prefixes[0] else f"{row.name}_{_word_of(prefix)}",
+            "summary": row.summary,
+            "security": self._security(row),
+            "responses": {**_answers(row, schemas), **_refusals(row)},
+        }
+        if parameters := [*_in_path(row), *schemas.parameters(row.query), *_in_head(row)]:
+            told["parameters"] = parameters
+        if row.body is not Nothing:
+            told["requestBody"] = {"required": True, "content": {"application/json": {"schema": schemas.of_body(row)}}}
+        return told
+
+    def _security(self, row: AnyOperation) -> list[Json]:
+        """Where a key may be left out, an empty requirement says so."""
+        if row.access is Access.OPEN:
+            return []
+        if row.access is Access.SIGNED:
+            return [{_SIGNATURE: []}]
+        scopes = [row.scope] if row.scope is not None else []
+        is_needed = row.access in _HOLDERS or (row.access is Access.ANYONE and not self._serves_guests)
+        return [*([] if is_needed else [{}]), {_BEARER: scopes}, {_API_KEY: scopes}]
+
+
+def refusals_of(row: AnyOperation) -> frozenset[Code]:
+    """Every code that an operation may be refused with: by its head, access, counts, query and body, and by itself."""
+    codes = _ALWAYS | row.refuses | _OF_LIMITS[row.counts]
+    if not row.is_always_answered:
+        codes |= {"draining", "maintenance"}
+    if row.access not in _UNSEEN:
+        codes |= _OF_KEYS
+    if row.access in _HOLDERS or row.access is Access.ANYONE:
+        codes |= {"missing_credentials"}
+    if row.scope is not None or row.access is Access.LIVE_HOLDER:
+        codes |= {"insufficient_scope"}
+    if row.query is not AnyQuery:
+        codes |= _OF_QUERIES
+    return codes | _OF_BODIES if row.body is not Nothing else codes
+
+
+class _SchemaWriter(GenerateJsonSchema):
+    """Without what says nothing: titles made of names, and the null of a field that is left out."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        told = super().default_schema(schema)
+        if told.get("default", ...) is None:
+            del told["default"]
+        return told
+
+
+class _Schemas:
+    """The schemas of all models of the rows; each model has one name."""
+
+    def __init__(self, rows: Iterable[AnyOperation]) -> None:
+        wanted: dict[tuple[type[BaseModel], JsonSchemaMode], None] = {(ErrorBody, "serialization"): None}
+        for row in rows:
+            wanted |= dict.fromkeys(_models_of(row))
+        self._refs, written = models_json_schema(
+            list(wanted), ref_template="#/components/schemas/{model}", schema_generator=_SchemaWriter
+        )
+        self.components: Json = written["$defs"]
+
+    def of_body(self, row: AnyOperation) -> Json:
+        return {"type": "object"} if row.body is bytes else self._refs[row.body, "validation"]
+
+    def of_answer(self, row: AnyOperation, media_type: str) -> Json:
+        if not media_type.startswith("application/json"):
+            return {"type": "string"}
+        return {"type": "object"} if row.answer is bytes else self._refs[row.answer, "serialization"]
+
+    @staticmethod
+    def parameters(query: type[Query]) -> Iterator[Json]:
+        """What may stand in a query; a text there is never null."""
+        schema = query.model_json_schema(schema_generator=_SchemaWriter)
+        for name, told in schema.get("properties", {}).items():
+            yield {"name": name, "in": "query", "required": False, "schema": _never_null(told)}
+
+
+def _models_of(row: AnyOperation) -> Iterator[tuple[type[BaseModel], JsonSchemaMode]]:
+    if row.body not in (Nothing, bytes):
+        yield row.body, "validation"
+    if row.answer is not bytes:
+        yield row.answer, "serialization"
+
+
+def _never_null(schema: Json) -> Json:
+    kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
+    if not kinds:
+        return schema
+    rest = {word: said for word, said in schema.items() if word != "anyOf"}
+    return rest | kinds[0] if len(kinds) == 1 else rest | {"anyOf": kinds}
+
+
+def _in_path(row: AnyOperation) -> Iterator[Json]:
+    for name in _PARAMETER.findall(row.path):
+        yield {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+
+
+def _in_head(row: AnyOperation) -> Iterator[Json]:
+    """The key of what happens once, of which nothing else is refused as a conflict."""
+    if "conflict" in row.refuses:
+        schema = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"}
+        yield {"name": "Idempotency-Key", "in": "header", "required": False, "schema": schema}
+
+
+def _answers(row: AnyOperation, schemas: _Schemas) -> Json:
+    content = {media_type: {"schema": schemas.of_answer(row, media_type)} for media_type in row.media_types}
+    return {str(status): {"description": row.summary, "content": content} for status in row.statuses}
+
+
+def _refusals(row: AnyOperation) -> Json:
+    """By status; where an answer has that too, it is told there."""
+    by_status: dict[int, list[Code]] = {}
+    for code in sorted(refusals_of(row)):
+        by_status.setdefault(TABLE[code].status, []).append(code)
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
+    return {
+        str(status): {"description": ", ".join(f"`{code}`" for code in codes), "content": content}
+        for status, codes in sorted(by_status.items())
+        if status not in row.statuses
+    }
+
+
+def _word_of(prefix: str) -> str:
+    return {PREFIXES[0]: "v1", PREFIXES[1]: "inference"}.get(prefix, "root")

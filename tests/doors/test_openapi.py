@@ -1,0 +1,146 @@
+"""GET /openapi.json: that it is OpenAPI, has every operation, and tells of each what really comes."""
+
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import pytest_asyncio
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from http_api.openapi import refusals_of
+from http_api.operations import Access, Nothing
+from mcp_gateway.core.errors import TABLE
+from tests.serving import BASE_URL, MESSAGES, Door, error_of, open_door
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+Json = dict[str, Any]
+BODIES: dict[tuple[str, str], Json] = {
+    ("POST", "/chat/completions"): {"model": "demo/echo", "messages": MESSAGES},
+    ("POST", "/keys"): {"name": "made here"},
+    ("PATCH", "/keys/{key_id}"): {"name": "renamed"},
+}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def door(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Door]:
+    async with open_door(tmp_path_factory.mktemp("openapi")) as door:
+        yield door
+        await door.nothing_is_left()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def document(door: Door) -> Json:
+    response = await door.http.get("/openapi.json")
+    assert (response.status_code, response.headers["content-type"]) == (200, "application/json")
+    told: Json = response.json()
+    return told
+
+
+def schema_of(document: Json, path: str, method: str, status: int) -> Draft202012Validator:
+    answer = document["paths"][path][method.lower()]["responses"][str(status)]
+    schema = answer["content"]["application/json"]["schema"]
+    return Draft202012Validator({**schema, "components": document["components"]})
+
+
+async def test_it_is_openapi(document: Json) -> None:
+    assert [*OpenAPIV31SpecValidator(document).iter_errors()] == []
+    assert document["servers"] == [{"url": BASE_URL}]
+
+
+async def test_it_has_every_operation_under_every_prefix(door: Door, document: Json) -> None:
+    told = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    served = [row for row in door.operations if row.answer is not Nothing]
+    assert told == {(row.method, re.sub(":path", "", prefix + row.path)) for row in served for prefix in row.prefixes}
+    ids = [told["operationId"] for methods in document["paths"].values() for told in methods.values()]
+    assert len(ids) == len(set(ids)) == len(told)
+
+
+async def test_everything_answers_under_both_prefixes(door: Door) -> None:
+    """But for what each API has of its own, and for what stands at the root."""
+    apart = {(row.path, row.prefixes) for row in door.operations if len(row.prefixes) == 1}
+    assert {path for path, prefixes in apart if prefixes != ("",)} == {"/usage"}
+    key = await door.key()
+    for row in door.operations:
+        for prefix in row.prefixes:
+            if row.method == "GET" and "{" not in row.path and row.answer is not Nothing:
+                assert (await door.get(prefix + row.path, key)).status_code == 200, prefix + row.path
+
+
+async def test_each_answer_is_as_its_schema_says(door: Door, document: Json) -> None:
+    key = await door.key(credit="1")
+    await door.chat(key, model="demo/echo")
+    (made,) = (await door.get("/v1/requests", key)).json()["data"]
+    (own,) = (await door.get("/v1/keys", key)).json()["data"]
+    there = {"key_id": own["id"], "request_id": made["id"], "model_id": "demo/echo"}
+    rows = [row for row in door.operations if row.answer not in (Nothing, bytes) and "/billing/" not in row.path]
+    rows.sort(key=lambda row: row.method == "DELETE")  # of the very key that asks, last
+    for row in rows:
+        for prefix in row.prefixes if row.method == "GET" else row.prefixes[:1]:
+            path = re.sub(":path", "", prefix + row.path)
+            body = BODIES.get((row.method, row.path))
+            response = await door.http.request(
+                row.method,
+                path.format(**there),
+                content=None if body is None else orjson.dumps(body),
+                headers={"authorization": f"Bearer {key}", "content-type": "application/json"},
+            )
+            assert response.status_code == row.statuses[0], (path, response.text)
+            assert [*schema_of(document, path, row.method, row.statuses[0]).iter_errors(response.json())] == []
+
+
+async def test_a_schema_is_no_wider_than_the_answer(document: Json) -> None:
+    validator = schema_of(document, "/v1/credits", "GET", 200)
+    told = {"object": "credits", "currency": "USD", "balance_usd": "1", "granted_usd": "0", "held_usd": "0"}
+    assert validator.is_valid(told)
+    for name in told:
+        assert not validator.is_valid(told | {name: 5})
+        assert not validator.is_valid({other: value for other, value in told.items() if other != name})
+    assert not validator.is_valid(told | {"more": "x"})
+
+
+async def test_a_refusal_is_as_its_schema_says(door: Door, document: Json) -> None:
+    for method, path, status in (("GET", "/v1/keys", 401), ("POST", "/v1/chat/completions", 400)):
+        response = await door.http.request(method, path, content=b"{", headers={"content-type": "application/json"})
+        assert response.status_code == status
+        assert (
+            error_of(response)["code"]
+            in document["paths"][path][method.lower()]["responses"][str(status)]["description"]
+        )
+        assert schema_of(document, path, method, status).is_valid(response.json())
+
+
+async def test_who_may_ask_is_told_as_it_is(door: Door, document: Json) -> None:
+    for row in door.operations:
+        if row.answer is Nothing or "{" in row.path or row.access in (Access.SIGNED, Access.OPEN):
+            continue
+        told = document["paths"][row.prefixes[0] + row.path][row.method.lower()]
+        needs_key = {} not in told["security"]
+        response = await door.http.request(row.method, row.prefixes[0] + row.path)
+        assert (response.status_code == 401) is needs_key, row.name
+        assert {"bearer": [row.scope] if row.scope else []} in told["security"]
+
+
+async def test_without_guests_every_operation_for_anyone_needs_a_key(tmp_path: Path) -> None:
+    async with open_door(tmp_path, guests={"enabled": False}) as door:
+        paths = (await door.http.get("/openapi.json")).json()["paths"]
+    assert {} not in paths["/v1/chat/completions"]["post"]["security"]
+    assert {} in paths["/v1/models"]["get"]["security"]
+
+
+async def test_every_status_of_a_code_is_told(door: Door, document: Json) -> None:
+    for row in door.operations:
+        if row.answer is not Nothing:
+            told = document["paths"][re.sub(":path", "", row.prefixes[0] + row.path)][row.method.lower()]["responses"]
+            assert {str(TABLE[code].status) for code in refusals_of(row)} <= told.keys()
+
+
+async def test_queries_are_told_with_their_bounds(document: Json) -> None:
+    parameters = {one["name"]: one["schema"] for one in document["paths"]["/v1/requests"]["get"]["parameters"]}
+    assert parameters["limit"] == {"type": "integer", "minimum": 1, "maximum": 1000, "default": 50}
+    assert parameters["door"] == {"enum": ["http", "mcp"], "type": "string"}
+    assert parameters["since"]["type"] == "string"
+    assert "parameters" not in document["paths"]["/v1/credits"]["get"]

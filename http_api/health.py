@@ -13,6 +13,7 @@ from mcp_gateway.core.catalog import Published
 from mcp_gateway.core.errors import TABLE, GatewayError
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.lifecycle import Lifecycle
+from mcp_gateway.core.money import NANO_PER_USD
 from mcp_gateway.core.observe.metrics import Metrics
 from mcp_gateway.core.upstream.backend import Backend
 from mcp_gateway.core.upstream.pool import Pool
@@ -115,8 +116,9 @@ class MetricsPage:
         metrics.in_flight.set(self._lifecycle.in_flight)
         metrics.tasks.set(len(asyncio.all_tasks()))
         metrics.ledger_writable.set(self._ledger.is_writable)
-        open_holds, oldest_hold_s = await self._ledger.open_holds()
+        open_holds, held_nano, oldest_hold_s = await self._ledger.open_holds()
         metrics.open_holds.set(open_holds)
+        metrics.held_usd.set(held_nano / NANO_PER_USD)
         metrics.oldest_hold_s.set(oldest_hold_s)
         queue, log_bytes = self._ledger.backlog()
         metrics.ledger_queue.set(queue)

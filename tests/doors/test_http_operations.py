@@ -145,6 +145,20 @@ async def test_metrics_tell_of_money_and_of_the_ledger(served: Served) -> None:
     assert value(after, "gateway_ledger_queue") == 0
 
 
+async def test_metrics_tell_what_requests_hold(served: Served) -> None:
+    door, _ = served
+    account = (await door.desk.accounts.create("holder")).id
+    await door.desk.ledger.credit(account, 5_000_000_000, account)
+    before = (await door.http.get("/metrics")).text
+    for request_id, held_nano in (("req_held_1", 1_250_000_000), ("req_held_2", 3_000_000_000)):
+        await door.gateway.ledger.hold(request_id, account, 1, held_nano)
+    after = (await door.http.get("/metrics")).text
+    assert value(after, "gateway_held_usd") - value(before, "gateway_held_usd") == 4.25
+    for request_id in ("req_held_1", "req_held_2"):
+        await door.gateway.ledger.void(request_id, None)
+    assert value((await door.http.get("/metrics")).text, "gateway_held_usd") == value(before, "gateway_held_usd")
+
+
 async def test_metrics_tell_which_models_no_backend_serves(served: Served) -> None:
     page = (await served[0].http.get("/metrics")).text
     assert value(page, 'gateway_model_available{model="free/tiny"}') == 1

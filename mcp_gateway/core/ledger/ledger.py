@@ -285,12 +285,15 @@ class Ledger:
         """Void the holds that are older than any request can be, and so nobody's. Returns how many."""
         return await self._void_holds_before(self._now_ms() - int(self._longest_hold_s * 1000))
 
-    async def open_holds(self) -> tuple[int, float]:
-        """How many requests hold money as of the last commit, and for how many seconds the oldest has."""
+    async def open_holds(self) -> tuple[int, int, float]:
+        """Of the last commit: how many requests hold money, how many nano-USD, and for how many seconds the oldest."""
         now_ms = self._now_ms()
-        row = await self._store.fetch_one("SELECT COUNT(*), MIN(created_at_ms) FROM holds")
+        row = await self._store.fetch_one(
+            "SELECT COUNT(*), COALESCE(SUM(paid_nano + granted_nano), 0), MIN(created_at_ms) FROM holds"
+        )
         assert row is not None
-        return row[0], 0.0 if row[1] is None else (now_ms - row[1]) / 1000
+        count, held_nano, since_ms = row
+        return count, held_nano, 0.0 if since_ms is None else (now_ms - since_ms) / 1000
 
     async def expire_grants(self) -> int:
         """Take back what is left, and not held, of every grant whose time is over; returns nano-USD."""

@@ -54,6 +54,7 @@ class Metrics:
             registry=registry,
         )  # fmt: skip
         self.open_holds = Gauge("gateway_open_holds", "Requests that hold money.", registry=registry)
+        self.held_usd = Gauge("gateway_held_usd", "What they hold together.", registry=registry)
         self.oldest_hold_s = Gauge(
             "gateway_oldest_hold_seconds", "For how long the oldest of them has.", registry=registry
         )

@@ -549,7 +549,7 @@ async def test_a_wallet_that_says_more_than_its_grants_have_gives_no_hold(
     with pytest.raises(AssertionError, match="less than the wallet says"):
         await ledger.hold("req_1", account, 1, 10)
     assert await ledger.balance(account) == Balance(granted_nano=50)
-    assert await ledger.open_holds() == (0, 0.0)
+    assert await ledger.open_holds() == (0, 0, 0.0)
     await store.write(changing("UPDATE grants SET remaining_nano = 50"))
 
 

@@ -113,7 +113,7 @@ async def test_a_hold_that_no_request_can_still_have_is_voided(store: Store, acc
     await ledger.hold("req_old", account, 1, 10)
     clock.ms += 10_000
     await ledger.hold("req_young", account, 1, 10)
-    assert await ledger.open_holds() == (2, 10.0)
+    assert await ledger.open_holds() == (2, 20, 10.0)
     assert await ledger.void_stale_holds() == 0
     clock.ms += 1
     assert await ledger.void_stale_holds() == 1

@@ -21,13 +21,13 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.types import ContentBlock, TextContent
 from starlette.types import Receive, Scope, Send
 
+from http_api.program import mcp_door
 from mcp_gateway.core.caller import Allowance, Caller, KeyHolder, Quota
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.context import CLIENT, CONTEXT, CallerLeft, RequestContext
 from mcp_gateway.core.gateway import DATABASE, Gateway, open_gateway
 from mcp_gateway.core.upstream.demo import DemoBackend
 from mcp_gateway.door.endpoints import McpDoor
-from mcp_gateway.server import build_door
 from tests.connections import uncapped
 from tests.databases import migrated
 from tests.replaying import PATIENCE_S
@@ -133,20 +133,7 @@ async def open_host(data_dir: Path, *, send_buffer_bytes: int = 0, **settings: A
     migrated(data_dir / DATABASE)
     tree = Settings(data_dir=data_dir, guests=guests, limits=limits, upstream=upstream, **settings)
     async with open_gateway(tree, now_s=Clock()) as gateway:
-        door = build_door(
-            settings=gateway.settings,
-            version=gateway.version,
-            new_id=gateway.new_id,
-            inference=gateway.inference,
-            published=gateway.published,
-            pool=gateway.pool,
-            limiter=gateway.limiter,
-            ledger=gateway.ledger,
-            payments=gateway.payments,
-            lifecycle=gateway.lifecycle,
-            addresses=gateway.addresses,
-            note_refusal=gateway.refusals.note,
-        )
+        door = mcp_door(gateway)
         host = Host(gateway, door, "")
         with _errors_into(host.errors), socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))

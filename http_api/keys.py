@@ -1,7 +1,7 @@
 """GET, POST, PATCH and DELETE /keys: a caller's own account's keys; no key may do more than the one that made it."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -11,13 +11,13 @@ from http_api.idempotency import idempotency_key_of, replayed
 from http_api.operations import Absent, Answered, Asked, Nothing, Told
 from http_api.paging import Page, PageQuery, cursor_key, page_of
 from http_api.query import Query, unix_ms
-from mcp_gateway.core.caller import SCOPES, Allowance, KeyScope, lacking_scope
+from mcp_gateway.core.caller import SCOPES, KeyScope, lacking_scope
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import Idempotency
 from mcp_gateway.core.identity.authenticator import Authenticator
 from mcp_gateway.core.identity.key_ring import KeyRing
-from mcp_gateway.core.identity.keys import TEST_SCOPES, Key, State
-from mcp_gateway.core.identity.own_limits import LIMIT_NAMES, OwnLimits
+from mcp_gateway.core.identity.keys import TEST_SCOPES, Key, State, check_lowered
+from mcp_gateway.core.identity.own_limits import LIMIT_NAMES
 from mcp_gateway.core.text import shown
 
 _Limit = Annotated[int, Field(ge=1, le=2**53 - 1)]
@@ -111,7 +111,7 @@ class Keys:
         own = await self._keys.get(caller.key_id or "")
         is_test = wanted.test or False
         limits = _limits_of(wanted)
-        _check_lowered(caller.allowance, limits)
+        check_lowered(caller.allowance, limits)
         scopes = _granted(own, wanted.scopes, is_test=is_test)
         expires_at_ms = _ending(own, wanted.expires_at)
         idempotency_key = idempotency_key_of(asked)
@@ -126,18 +126,15 @@ class Keys:
                 scopes=scopes,
                 expires_at_ms=expires_at_ms,
                 made_by=own.id,
-                before=lambda connection, key: attempt.keep(connection, 201, self._fields(key)),
+                keep=lambda key: attempt.answered(201, self._fields(key)),
             )
             return CreatedKey(**self._fields(key), key=secret)
 
     async def change(self, asked: Asked[Query, KeyChange]) -> KeyObject:
         key = await self._own_key(asked)
         limits = _limits_of(asked.body)
-
-        def check(in_force: OwnLimits) -> None:
-            _check_lowered(self._authenticator.allowance_of(in_force), limits)
-
-        changed = await self._keys.change(key.id, name=asked.body.name, limits=limits, check=check)
+        defaults = self._authenticator.defaults
+        changed = await self._keys.change(key.id, name=asked.body.name, limits=limits, lowered_from=defaults)
         return self._object(changed)
 
     async def revoke(self, asked: Asked[RevokeQuery, Nothing]) -> RevokedKey:
@@ -178,15 +175,6 @@ def _limits_of(asked: KeyChange) -> dict[str, int]:
     """The limits that are asked for, by name."""
     named = ((name, getattr(asked, name)) for name in LIMIT_NAMES)
     return {name: limit for name, limit in named if limit is not None}
-
-
-def _check_lowered(allowance: Allowance, limits: Mapping[str, int]) -> None:
-    """Raises GatewayError for a limit above the one in force."""
-    for name, limit in limits.items():
-        most = getattr(allowance, name)
-        if most is not None and limit > most:
-            message = f"`{name}` can only be lowered here, to at most {most}; the operator can raise it."
-            raise GatewayError("insufficient_permissions", message, param=name)
 
 
 def _granted(maker: Key, asked: Collection[KeyScope] | None, *, is_test: bool) -> Collection[KeyScope]:

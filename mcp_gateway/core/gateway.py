@@ -19,7 +19,8 @@ from mcp_gateway.core.idempotency import Idempotency, Repeats
 from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.identity.address import AddressReader, counted_as
 from mcp_gateway.core.identity.authenticator import Authenticator
-from mcp_gateway.core.identity.key_ring import KeyRing, KeysPerAccount
+from mcp_gateway.core.identity.key_ring import KeyRing
+from mcp_gateway.core.identity.keys import KeysPerAccount
 from mcp_gateway.core.identity.known_keys import KnownKeys
 from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.inference.exchange import Inference

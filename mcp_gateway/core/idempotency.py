@@ -7,17 +7,14 @@ process alone, the only server of its database.
 
 import asyncio
 import contextlib
-import sqlite3
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-import orjson
-
 from mcp_gateway.core.caller import Caller
-from mcp_gateway.core.engine import Engine
+from mcp_gateway.core.engine import Engine, Read, Write
 from mcp_gateway.core.errors import GatewayError
 
 KEPT_MS = 24 * 60 * 60 * 1000
@@ -31,6 +28,35 @@ class Kept:
 
     status: int
     body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class KeepAnswer(Write[None]):
+    """Raises GatewayError `conflict` where another attempt was faster."""
+
+    account_id: str
+    key: bytes
+    request_sha256: bytes
+    kept: Kept
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class NoteRepeat(Write[None]):
+    """A request for inference whose key another one bore before."""
+
+    account_id: str
+    request_id: str
+    first_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerKept(Read[tuple[bytes, Kept] | None]):
+    """What a key was answered after a time, and the digest of the request that bore it."""
+
+    account_id: str
+    key: bytes
+    after_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +74,12 @@ class Attempt:
         """The key for systems that others share."""
         return None if self.key is None else f"{self.account_id} {self.key.hex()}"
 
-    def keep(self, connection: sqlite3.Connection, status: int, body: dict[str, Any]) -> None:
-        """Note the answer, in the transaction that does what was asked, before anything else in it.
-
-        Raises GatewayError `conflict` where another attempt was faster.
-        """
+    def answered(self, status: int, body: dict[str, Any]) -> KeepAnswer | None:
+        """The answer, to be kept in the transaction that does what was asked; None without a key."""
         if self.key is None:
-            return
-        connection.execute("DELETE FROM idempotent_answers WHERE created_at_ms <= ?", (self.started_at_ms - KEPT_MS,))
-        row = (self.account_id, self.key, self.request_sha256, status, orjson.dumps(body).decode(), self.started_at_ms)
-        sql = "INSERT INTO idempotent_answers VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
-        if not connection.execute(sql, row).rowcount:
-            raise _conflict()
+            return None
+        kept = Kept(status, body)
+        return KeepAnswer(self.account_id, self.key, self.request_sha256, kept, self.started_at_ms)
 
 
 class Idempotency:
@@ -83,7 +103,7 @@ class Idempotency:
             return
         place = account_id, sha256(key.encode()).digest()
         if place in self._in_flight:
-            raise _conflict()
+            raise still_answering()
         self._in_flight.add(place)
         try:
             kept = await self._find(place, request_sha256)
@@ -92,22 +112,19 @@ class Idempotency:
             self._in_flight.discard(place)
 
     async def keep(self, attempt: Attempt, status: int, body: dict[str, Any]) -> None:
-        """Note the answer of what was done elsewhere, under the attempt's name. Raises as Attempt.keep."""
-        if attempt.key is not None:
-            await self._store.write(lambda connection: attempt.keep(connection, status, body))
+        """Note the answer of what was done elsewhere, under the attempt's name. Raises as KeepAnswer."""
+        if (answer := attempt.answered(status, body)) is not None:
+            await self._store.write(answer)
 
     async def _find(self, place: tuple[str, bytes], request_sha256: bytes) -> Kept | None:
-        sql = (
-            "SELECT request_sha256, status, body FROM idempotent_answers "
-            "WHERE account_id = ? AND key_sha256 = ? AND created_at_ms > ?"
-        )
-        row = await self._store.fetch_one(sql, (*place, self._now_ms() - KEPT_MS))
-        if row is None:
+        found = await self._store.read(AnswerKept(*place, self._now_ms() - KEPT_MS))
+        if found is None:
             return None
-        if row[0] != request_sha256:
+        asked_sha256, kept = found
+        if asked_sha256 != request_sha256:
             message = "This Idempotency-Key was sent with another request before."
             raise GatewayError("idempotency_mismatch", message, param="Idempotency-Key")
-        return Kept(row[1], orjson.loads(row[2]))
+        return kept
 
 
 class Repeats:
@@ -127,7 +144,7 @@ class Repeats:
         """While a request is answered. Raises GatewayError `conflict` while another with the same key is."""
         place = caller.subject if caller.is_guest else caller.account_id, sha256(key.encode()).digest()
         if place in self._running:
-            raise _conflict()
+            raise still_answering()
         self._running.add(place)
         try:
             self._note(place, caller.account_id, request_id)
@@ -144,11 +161,8 @@ class Repeats:
             if len(self._first) > _MAX_REMEMBERED:
                 self._first.popitem(last=False)
             return
-
-        def work(connection: sqlite3.Connection) -> None:
-            connection.execute("INSERT INTO request_repeats VALUES (?, ?, ?)", (account_id, request_id, first_id))
-
-        self._store.write(work, is_durable=False, in_outage="keep").add_done_callback(_look_at)
+        note = NoteRepeat(account_id, request_id, first_id)
+        self._store.write(note, is_durable=False, in_outage="keep").add_done_callback(_look_at)
 
 
 def _look_at(written: "asyncio.Future[None]") -> None:
@@ -157,6 +171,6 @@ def _look_at(written: "asyncio.Future[None]") -> None:
         written.exception()
 
 
-def _conflict() -> GatewayError:
+def still_answering() -> GatewayError:
     message = "A request with this Idempotency-Key is still being answered; send it again in a second."
     return GatewayError("conflict", message, param="Idempotency-Key", retry_after_s=1)

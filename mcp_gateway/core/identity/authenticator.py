@@ -7,7 +7,7 @@ from mcp_gateway.core.config import GuestSettings, LimitSettings
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.address import counted_as, site_of
 from mcp_gateway.core.identity.key_ring import AccountLimits
-from mcp_gateway.core.identity.keys import Key, binding
+from mcp_gateway.core.identity.keys import Key, binding, in_force
 from mcp_gateway.core.identity.known_keys import KnownKeys
 from mcp_gateway.core.identity.own_limits import DEFAULT, LIMIT_NAMES, Limit, OwnLimits
 
@@ -57,9 +57,14 @@ class Authenticator:
         shared = Quota("site", f"guest:{site}", self._site_allowance)
         return Caller(GUEST_ACCOUNT_ID, GUEST, (own, shared, self._all_guests))
 
+    @property
+    def defaults(self) -> Allowance:
+        """What a key may use that sets no limits itself."""
+        return self._allowance(lambda name: getattr(self._limits, name))
+
     def allowance_of(self, limits: OwnLimits) -> Allowance:
         """A key's limits with the configured defaults filled in."""
-        return self._allowance(lambda name: _own_or(getattr(self._limits, name), limits, name))
+        return in_force(limits, self.defaults)
 
     def _account_allowance(self, limits: AccountLimits) -> Allowance:
         """What an account was given, or else the highest among its keys and what a key has by default."""

@@ -1,13 +1,15 @@
 """API keys as values: what one may do, until when, and why it is refused. Knows no database."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Literal, NamedTuple
 
-from mcp_gateway.core.caller import KeyScope
+from mcp_gateway.core.caller import SCOPES, Allowance, KeyScope
+from mcp_gateway.core.clock import DAY_MS
 from mcp_gateway.core.errors import Code, GatewayError
-from mcp_gateway.core.identity.own_limits import OwnLimits
+from mcp_gateway.core.identity.own_limits import DEFAULT, LIMIT_NAMES, Limit, OwnLimits
+from mcp_gateway.core.text import shown
 
 LIVE_PREFIX = "gw_live_"
 TEST_PREFIX = "gw_test_"
@@ -84,3 +86,62 @@ def refusal(code: Code) -> GatewayError:
 def digest_of(raw: str) -> bytes:
     """All that is kept of a credential."""
     return sha256(raw.encode("utf-8", "surrogateescape")).digest()
+
+
+class KeysPerAccount(NamedTuple):
+    """How many keys one account may have that are valid, and how many it may make in a UTC day, ended ones included."""
+
+    live: int
+    a_day: int
+
+
+_MOST_MAKERS = 8
+"""With other limits each, before a key: every request of it is counted by all of them."""
+
+
+def makers_of(maker: Key | None, now_ms: int) -> tuple[Maker, ...]:
+    """The makers of a key that this one makes. Raises GatewayError.
+
+    A key that ended while its request was read makes no other, nor does the last of a long line.
+    """
+    code = "invalid_api_key" if maker is None else maker.fault_at(now_ms)
+    if maker is None or code is not None:
+        raise refusal(code or "invalid_api_key")
+    makers = Maker(maker.id, maker.limits), *maker.makers
+    if len(binding(makers)) > _MOST_MAKERS:
+        message = f"This key is the last in a line of {_MOST_MAKERS + 1}, each with other limits; it makes no more."
+        raise GatewayError("conflict", message)
+    return makers
+
+
+def check_room(most: KeysPerAccount, live: int, made_today: int, now_ms: int) -> None:
+    """Whether an account may have one more. Raises GatewayError `conflict`, `requests_per_day`."""
+    if live >= most.live:
+        raise GatewayError("conflict", f"This account has {most.live} keys already; revoke one first.")
+    if made_today >= most.a_day:
+        message = f"This account has made {most.a_day} keys today, revoked ones included."
+        raise GatewayError("requests_per_day", message, retry_after_s=(DAY_MS - now_ms % DAY_MS) // 1000 + 1)
+
+
+def in_force(limits: OwnLimits, defaults: Allowance) -> Allowance:
+    """A key's limits, with the defaults filled in."""
+    own = {name: limit for name in LIMIT_NAMES if (limit := getattr(limits, name)) is not DEFAULT}
+    return replace(defaults, **own)
+
+
+def check_lowered(allowance: Allowance, limits: Mapping[str, Limit]) -> None:
+    """Raises GatewayError for a limit above the one in force."""
+    for name, limit in limits.items():
+        most = getattr(allowance, name)
+        if most is not None and (not isinstance(limit, int) or limit > most):
+            message = f"`{name}` can only be lowered here, to at most {most}; the operator can raise it."
+            raise GatewayError("insufficient_permissions", message, param=name)
+
+
+def scopes_by_default(*, is_test: bool) -> frozenset[KeyScope]:
+    """Of a key of which nothing more is said."""
+    return TEST_SCOPES if is_test else frozenset(SCOPES)
+
+
+def unknown_account(account_id: str) -> GatewayError:
+    return GatewayError("not_found", f"There is no account '{shown(account_id)}'.")

@@ -1,9 +1,8 @@
-"""The limits that a key or an account sets for itself, as they are asked for and as they are stored.
+"""The limits that a key or an account sets for itself, as they are asked for.
 
 Knows neither the configured defaults nor what has been used.
 """
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Final, Literal
@@ -19,8 +18,6 @@ DEFAULT: Final = Default.DEFAULT
 Limit = int | None | Literal[Default.DEFAULT]
 """A number; None for no limit; DEFAULT."""
 
-_NO_LIMIT_IN_DATABASE = -1
-
 
 @dataclass(frozen=True, slots=True)
 class OwnLimits:
@@ -33,29 +30,3 @@ class OwnLimits:
 
 
 LIMIT_NAMES = tuple(field.name for field in fields(OwnLimits))
-
-
-def stored_limits(limits: OwnLimits) -> tuple[int | None, ...]:
-    """As columns in the order of LIMIT_NAMES: NULL is the default, -1 is none."""
-    return tuple(_stored(getattr(limits, name)) for name in LIMIT_NAMES)
-
-
-def assignments_of(limits: Mapping[str, Limit]) -> dict[str, int | None]:
-    """For an UPDATE of those that are given, by the names that LIMIT_NAMES has: SQL assignments with their values."""
-    return {f"{name} = ?": _stored(limits[name]) for name in LIMIT_NAMES if name in limits}
-
-
-def limits_from(columns: Iterable[int | None]) -> OwnLimits:
-    return OwnLimits(*map(_read, columns))
-
-
-def _stored(limit: Limit) -> int | None:
-    if limit is DEFAULT:
-        return None
-    return _NO_LIMIT_IN_DATABASE if limit is None else limit
-
-
-def _read(stored: int | None) -> Limit:
-    if stored is None:
-        return DEFAULT
-    return None if stored == _NO_LIMIT_IN_DATABASE else stored

@@ -1,5 +1,5 @@
 """Who carries out every write and answers every read that there is."""
 
-from mcp_gateway.core.store.sql import models, requests
+from mcp_gateway.core.store.sql import accounts, answers, keys, models, requests
 
-EXECUTORS = requests.EXECUTORS | models.EXECUTORS
+EXECUTORS = accounts.EXECUTORS | keys.EXECUTORS | answers.EXECUTORS | requests.EXECUTORS | models.EXECUTORS

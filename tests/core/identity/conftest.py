@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from mcp_gateway.core.identity.accounts import Accounts
-from mcp_gateway.core.identity.key_ring import KeyRing, KeysPerAccount
+from mcp_gateway.core.identity.key_ring import KeyRing
+from mcp_gateway.core.identity.keys import KeysPerAccount
 from mcp_gateway.core.identity.known_keys import KnownKeys
 from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.store.store import Store

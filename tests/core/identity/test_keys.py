@@ -7,16 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, SCOPES, KeyScope
+from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, SCOPES, Allowance, KeyScope
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.accounts import Accounts
-from mcp_gateway.core.identity.key_ring import KeyRing, KeysPerAccount
-from mcp_gateway.core.identity.keys import Maker, binding, digest_of
+from mcp_gateway.core.identity.key_ring import KeyRing
+from mcp_gateway.core.identity.keys import KeysPerAccount, Maker, binding, digest_of
 from mcp_gateway.core.identity.own_limits import DEFAULT, OwnLimits
 from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.store.store import Store
 from tests.core.identity.conftest import Clock
 from tests.databases import Query, Work
+
+UNLIMITED = Allowance(None, None, None, None)
 
 
 async def refusal(asked: Awaitable[object]) -> str:
@@ -120,17 +122,15 @@ async def test_changes_of_different_limits_at_once_all_stay(keys: KeyRing, accou
 
 async def test_a_change_is_checked_against_the_limits_that_it_would_replace(keys: KeyRing, account: str) -> None:
     key, _ = await keys.create(account, limits=OwnLimits(in_flight=9, requests_per_day=None))
-    seen = []
-
-    def refuse(in_force: OwnLimits) -> None:
-        seen.append(in_force)
-        raise GatewayError("insufficient_permissions", "no")
-
     of_operator = keys.change(key.id, limits={"in_flight": 2})  # written first, in the same transaction
-    refused = keys.change(key.id, name="new", limits={"in_flight": 5}, check=refuse)
+    refused = keys.change(key.id, name="new", limits={"in_flight": 5}, lowered_from=UNLIMITED)
     _, error = await asyncio.gather(of_operator, refused, return_exceptions=True)
     assert isinstance(error, GatewayError)
-    assert seen == [OwnLimits(in_flight=2, requests_per_day=None)]
+    assert error.code == "insufficient_permissions"
+    assert "at most 2;" in error.message
+    raised = await keys.change(key.id, limits={"requests_per_day": 7}, lowered_from=UNLIMITED)
+    await keys.change(key.id, limits={"requests_per_day": None})
+    assert raised.limits.requests_per_day == 7
     kept = await keys.get(key.id)
     assert (kept.name, kept.limits) == ("", OwnLimits(in_flight=2, requests_per_day=None))
 

@@ -6,13 +6,15 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mcp_gateway.core.engine import Read
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity import known_keys as module
 from mcp_gateway.core.identity.accounts import Accounts
-from mcp_gateway.core.identity.key_ring import KeyRing
+from mcp_gateway.core.identity.key_ring import KeyByDigest, KeyRing
 from mcp_gateway.core.identity.keys import Key
 from mcp_gateway.core.identity.known_keys import KnownKeys
 from mcp_gateway.core.store.store import Store
@@ -158,17 +160,17 @@ async def test_a_change_reads_the_keys_that_it_touches_and_no_others(
     made = [await keys.create(account) for _ in range(3)]
     for _, raw in made:
         await known.look_up(raw)
-    asked: list[str] = []
-    fetch_one = store.fetch_one
+    asked: list[Read[Any]] = []
+    read = store.read
 
-    async def noted(sql: str, parameters: tuple[object, ...] = ()) -> object:
-        asked.append(sql)
-        return await fetch_one(sql, parameters)
+    async def noted(one: Read[Any]) -> object:
+        asked.append(one)
+        return await read(one)
 
-    monkeypatch.setattr(store, "fetch_one", noted)
-    monkeypatch.setattr(store, "fetch_all", None)
+    monkeypatch.setattr(store, "read", noted)
     await keys.revoke(made[1][0].id)
-    assert len([sql for sql in asked if "WHERE sha256" in sql]) == 1
+    assert len([one for one in asked if isinstance(one, KeyByDigest)]) == 1
+    assert {one.lane for one in asked} == {"point"}
 
 
 async def test_a_key_that_is_revoked_while_it_is_looked_up_is_not_remembered(
@@ -234,7 +236,8 @@ async def test_a_key_that_has_expired_before_it_is_shown_is_told_so(
 
 REVOKE_AND_CREATE = """
 import asyncio, pathlib, sys
-from mcp_gateway.core.identity.key_ring import KeyRing, KeysPerAccount
+from mcp_gateway.core.identity.key_ring import KeyByDigest, KeyRing
+from mcp_gateway.core.identity.keys import KeysPerAccount
 from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.store.executors import EXECUTORS

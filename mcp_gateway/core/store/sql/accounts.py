@@ -1,0 +1,89 @@
+"""Accounts, the limits that they and keys set for themselves, and the notes of changes that a running server reads."""
+
+from collections.abc import Iterable, Mapping
+
+from mcp_gateway.core.identity.accounts import (
+    LIMITS_OF,
+    Account,
+    AccountById,
+    AllAccounts,
+    CreateAccount,
+    SetAccountActive,
+    SetAccountLimits,
+)
+from mcp_gateway.core.identity.own_limits import DEFAULT, LIMIT_NAMES, Limit, OwnLimits
+from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
+
+_COLUMNS = f"id, name, created_at_ms, is_active, {', '.join(LIMIT_NAMES)}"
+_NO_LIMIT = -1
+"""As it is stored; NULL is the default."""
+
+
+def note_change(transaction: Transaction, changed_id: str) -> None:
+    """Tell a running server to look at a key or an account again, in the transaction that changes it."""
+    transaction.execute("INSERT OR REPLACE INTO identity_changes (changed_id) VALUES (?)", (changed_id,))
+
+
+def stored_limits(limits: OwnLimits) -> tuple[int | None, ...]:
+    """As columns in the order of LIMIT_NAMES."""
+    return tuple(_stored(getattr(limits, name)) for name in LIMIT_NAMES)
+
+
+def set_limits(transaction: Transaction, table: str, row_id: str, limits: Mapping[str, Limit]) -> int:
+    """Set those that are given, by the names that LIMIT_NAMES has; returns how many rows there are of that id."""
+    given = {f"{name} = ?": _stored(limits[name]) for name in LIMIT_NAMES if name in limits}
+    return transaction.execute(f"UPDATE {table} SET {', '.join(given)} WHERE id = ?", (*given.values(), row_id))
+
+
+def limits_from(columns: Iterable[int | None]) -> OwnLimits:
+    return OwnLimits(*map(_read, columns))
+
+
+def _stored(limit: Limit) -> int | None:
+    if limit is DEFAULT:
+        return None
+    return _NO_LIMIT if limit is None else limit
+
+
+def _read(stored: int | None) -> Limit:
+    if stored is None:
+        return DEFAULT
+    return None if stored == _NO_LIMIT else stored
+
+
+def _create(transaction: Transaction, write: CreateAccount) -> None:
+    account = write.account
+    row = (account.id, account.name, account.created_at_ms)
+    transaction.execute("INSERT INTO accounts (id, name, created_at_ms) VALUES (?, ?, ?)", row)
+
+
+def _set_active(transaction: Transaction, write: SetAccountActive) -> bool:
+    changed = transaction.execute("UPDATE accounts SET is_active = ? WHERE id = ?", (write.is_active, write.account_id))
+    note_change(transaction, write.account_id)
+    return bool(changed)
+
+
+def _set_limits(transaction: Transaction, write: SetAccountLimits) -> bool:
+    changed = set_limits(transaction, "accounts", write.account_id, write.limits)
+    note_change(transaction, LIMITS_OF + write.account_id)
+    return bool(changed)
+
+
+def _all(rows: Rows, _: AllAccounts) -> list[Account]:
+    return [_account(row) for row in rows.all(f"SELECT {_COLUMNS} FROM accounts ORDER BY created_at_ms, id")]
+
+
+def _by_id(rows: Rows, read: AccountById) -> Account | None:
+    row = rows.first(f"SELECT {_COLUMNS} FROM accounts WHERE id = ?", (read.account_id,))
+    return None if row is None else _account(row)
+
+
+def _account(row: Row) -> Account:
+    account_id, name, created_at_ms, is_active, *limits = row
+    return Account(account_id, name, created_at_ms, bool(is_active), limits_from(limits))
+
+
+EXECUTORS = Executors(
+    alone={CreateAccount: _create, SetAccountActive: _set_active, SetAccountLimits: _set_limits},
+    reads={AllAccounts: _all, AccountById: _by_id},
+)

@@ -1,0 +1,243 @@
+"""Keys: what each may do, who made it, and how many an account has."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import orjson
+
+from mcp_gateway.core.caller import SCOPES, KeyScope
+from mcp_gateway.core.clock import DAY_MS
+from mcp_gateway.core.identity.accounts import LIMITS_OF
+from mcp_gateway.core.identity.key_ring import (
+    AccountLimits,
+    AccountLimitsOf,
+    AllKeys,
+    ChangeKey,
+    Changes,
+    ChangesAfter,
+    CreateKey,
+    EndKeys,
+    ForgetChanges,
+    KeyByDigest,
+    KeyById,
+    KeysPage,
+    LiveKeysMade,
+    MakersAmong,
+)
+from mcp_gateway.core.identity.keys import (
+    Key,
+    Maker,
+    State,
+    check_lowered,
+    check_room,
+    in_force,
+    makers_of,
+    scopes_by_default,
+    unknown_account,
+)
+from mcp_gateway.core.identity.own_limits import LIMIT_NAMES
+from mcp_gateway.core.store.sql.accounts import limits_from, note_change, set_limits, stored_limits
+from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
+
+_MAKERS = f"""
+CASE WHEN made_by IS NULL THEN '[]' ELSE (
+    WITH RECURSIVE line (maker_id) AS (
+        SELECT key_rights.made_by
+        UNION ALL SELECT rights.made_by FROM line JOIN key_rights AS rights ON rights.key_id = maker_id
+        WHERE rights.made_by IS NOT NULL
+    )
+    SELECT json_group_array(json_array(maker_id, {", ".join(f"maker.{name}" for name in LIMIT_NAMES)}))
+    FROM line CROSS JOIN keys AS maker ON maker.id = maker_id
+) END
+"""
+_MAKERS_AMONG = """
+WITH RECURSIVE line (made_id, maker_id) AS (
+    SELECT value, made_by FROM json_each(?) JOIN key_rights ON key_id = value WHERE made_by IS NOT NULL
+    UNION ALL SELECT made_id, made_by FROM line JOIN key_rights ON key_id = maker_id WHERE made_by IS NOT NULL
+)
+SELECT made_id, maker_id FROM line
+"""
+_KEY_COLUMNS = (
+    "keys.id, account_id, prefix, keys.name, is_test, keys.created_at_ms, revoked_at_ms, scopes, expires_at_ms, "
+    f"made_by, {_MAKERS}, is_active, {', '.join(f'keys.{name}' for name in LIMIT_NAMES)}"
+)
+_SELECT = f"""
+SELECT {_KEY_COLUMNS} FROM keys
+JOIN accounts ON accounts.id = account_id LEFT JOIN key_rights ON key_id = keys.id
+"""
+_CONDITIONS: dict[State, str] = {
+    "live": "revoked_at_ms IS NULL AND (expires_at_ms IS NULL OR expires_at_ms > :now_ms)",
+    "revoked": "revoked_at_ms IS NOT NULL AND (expires_at_ms IS NULL OR revoked_at_ms < expires_at_ms)",
+    "expired": "expires_at_ms <= COALESCE(revoked_at_ms, :now_ms)",
+}
+_LIVE_KEYS_MADE = f"""
+WITH RECURSIVE made (made_id) AS (
+    SELECT key_id FROM key_rights WHERE made_by = :key_id
+    UNION SELECT key_id FROM key_rights JOIN made ON made_by = made_id
+)
+SELECT made_id FROM made JOIN keys ON keys.id = made_id JOIN key_rights ON key_id = made_id WHERE {_CONDITIONS["live"]}
+"""
+_LIMITS = f"SELECT {', '.join(LIMIT_NAMES)} FROM keys WHERE id = ?"
+_HIGHEST = (f"CASE WHEN MIN(live.{name}) < 0 THEN -1 ELSE MAX(live.{name}) END" for name in LIMIT_NAMES)
+_ACCOUNT_LIMITS = f"""
+SELECT {", ".join(f"accounts.{name}" for name in LIMIT_NAMES)}, {", ".join(_HIGHEST)} FROM accounts LEFT JOIN (
+    SELECT keys.* FROM keys LEFT JOIN key_rights ON key_id = keys.id
+    WHERE account_id = :account_id AND {_CONDITIONS["live"]}
+) AS live WHERE accounts.id = :account_id GROUP BY accounts.id
+"""
+_EXPIRY = "(SELECT expires_at_ms FROM key_rights WHERE key_id = keys.id)"
+_END = f"UPDATE keys SET revoked_at_ms = MIN(?1, COALESCE({_EXPIRY}, ?1)) WHERE id = ?2 AND revoked_at_ms IS NULL"
+_NOTE_EXPIRED = (
+    f"UPDATE keys SET revoked_at_ms = {_EXPIRY} WHERE account_id = ? AND revoked_at_ms IS NULL AND {_EXPIRY} <= ?"
+)
+"""Notes the end of expired keys where that of revoked ones stands, so that an account's live keys are counted alone."""
+
+
+def _create(transaction: Transaction, write: CreateKey) -> Key:
+    key = write.key
+    makers = () if key.made_by is None else makers_of(_by_id(transaction, KeyById(key.made_by)), key.created_at_ms)
+    _check_room(transaction, write)
+    if write.keep is not None:
+        transaction.run(write.keep)
+    _insert(transaction, key, write.digest)
+    note_change(transaction, LIMITS_OF + key.account_id)
+    return replace(key, makers=makers)
+
+
+def _check_room(transaction: Transaction, write: CreateKey) -> None:
+    account_id, now_ms = write.key.account_id, write.key.created_at_ms
+    if not transaction.first("SELECT 1 FROM accounts WHERE id = ?", (account_id,)):
+        raise unknown_account(account_id)
+    transaction.execute(_NOTE_EXPIRED, (account_id, now_ms))
+    live = "SELECT COUNT(*) FROM keys WHERE account_id = ? AND revoked_at_ms IS NULL"
+    today = "SELECT COUNT(*) FROM keys WHERE account_id = ? AND created_at_ms >= ?"
+    check_room(
+        write.most,
+        _count(transaction, live, account_id),
+        _count(transaction, today, account_id, now_ms - now_ms % DAY_MS),
+        now_ms,
+    )
+
+
+def _count(rows: Rows, sql: str, *parameters: object) -> int:
+    row = rows.first(sql, parameters)
+    assert row is not None
+    return int(row[0])
+
+
+def _insert(transaction: Transaction, key: Key, digest: bytes) -> None:
+    row = (key.id, key.account_id, digest, key.prefix, key.name, key.is_test, key.created_at_ms, None)
+    transaction.execute(
+        "INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, *stored_limits(key.limits))
+    )
+    rights = (key.id, " ".join(sorted(key.scopes)), key.expires_at_ms, key.made_by)
+    transaction.execute("INSERT INTO key_rights VALUES (?, ?, ?, ?)", rights)
+
+
+def _change(transaction: Transaction, write: ChangeKey) -> None:
+    if write.defaults is not None:
+        row = transaction.first(_LIMITS, (write.key_id,))
+        assert row is not None
+        check_lowered(in_force(limits_from(row), write.defaults), write.limits)
+    if write.name is not None:
+        transaction.execute("UPDATE keys SET name = ? WHERE id = ?", (write.name, write.key_id))
+    if write.limits:
+        set_limits(transaction, "keys", write.key_id, write.limits)
+    _note_change(transaction, write.key_id)
+
+
+def _end(transaction: Transaction, write: EndKeys) -> None:
+    for key_id in write.key_ids:
+        transaction.execute(_END, (write.at_ms, key_id))
+        _note_change(transaction, key_id)
+
+
+def _note_change(transaction: Transaction, key_id: str) -> None:
+    """Of a key, and so perhaps of what its account may use."""
+    note_change(transaction, key_id)
+    ((account_id,),) = transaction.all("SELECT account_id FROM keys WHERE id = ?", (key_id,))
+    note_change(transaction, LIMITS_OF + account_id)
+
+
+def _forget_changes(transaction: Transaction, _: ForgetChanges) -> None:
+    transaction.execute("DELETE FROM identity_changes")
+
+
+def _by_digest(rows: Rows, read: KeyByDigest) -> Key | None:
+    row = rows.first(f"{_SELECT} WHERE sha256 = ?", (read.digest,))
+    return None if row is None else _key(row)
+
+
+def _by_id(rows: Rows, read: KeyById) -> Key | None:
+    row = rows.first(f"{_SELECT} WHERE keys.id = ?", (read.key_id,))
+    return None if row is None else _key(row)
+
+
+def _makers_among(rows: Rows, read: MakersAmong) -> list[tuple[str, str]]:
+    found = rows.all(_MAKERS_AMONG, (orjson.dumps(read.key_ids).decode(),))
+    return [(made_id, maker_id) for made_id, maker_id in found]
+
+
+def _account_limits(rows: Rows, read: AccountLimitsOf) -> AccountLimits | None:
+    row = rows.first(_ACCOUNT_LIMITS, {"account_id": read.account_id, "now_ms": read.now_ms})
+    if row is None:
+        return None
+    return AccountLimits(limits_from(row[: len(LIMIT_NAMES)]), limits_from(row[len(LIMIT_NAMES) :]))
+
+
+def _all(rows: Rows, read: AllKeys) -> list[Key]:
+    where, parameters = ("", ()) if read.account_id is None else ("WHERE account_id = ?", (read.account_id,))
+    return [_key(row) for row in rows.all(f"{_SELECT} {where} ORDER BY keys.id", parameters)]
+
+
+def _page(rows: Rows, read: KeysPage) -> Sequence[Key]:
+    conditions = ["account_id = :account_id"]
+    if read.before_id is not None:
+        conditions.append("keys.id < :before_id")
+    if read.state is not None:
+        conditions.append(_CONDITIONS[read.state])
+    sql = f"{_SELECT} WHERE {' AND '.join(conditions)} ORDER BY keys.id DESC LIMIT :limit"
+    values = {"account_id": read.account_id, "before_id": read.before_id, "limit": read.limit, "now_ms": read.now_ms}
+    return [_key(row) for row in rows.all(sql, values)]
+
+
+def _changes_after(rows: Rows, read: ChangesAfter) -> Changes | None:
+    sql = "SELECT MAX(number), json_group_array(changed_id) FROM identity_changes WHERE number > ?"
+    row = rows.first(sql, (read.number,))
+    return None if row is None or row[0] is None else Changes(row[0], frozenset(orjson.loads(row[1])))
+
+
+def _live_keys_made(rows: Rows, read: LiveKeysMade) -> list[str]:
+    return [key_id for (key_id,) in rows.all(_LIVE_KEYS_MADE, {"key_id": read.key_id, "now_ms": read.now_ms})]
+
+
+def _key(row: Row) -> Key:
+    key_id, account_id, prefix, name, is_test, created_at_ms, ended_at_ms, scopes, expires_at_ms, made_by, *rest = row
+    makers, is_active, *limits = rest
+    has_expired = expires_at_ms is not None and ended_at_ms is not None and ended_at_ms >= expires_at_ms
+    return Key(
+        key_id, account_id, prefix, name, bool(is_test), created_at_ms, None if has_expired else ended_at_ms,
+        limits_from(limits), _read_scopes(scopes, bool(is_test)), expires_at_ms, made_by,
+        tuple(Maker(maker_id, limits_from(own)) for maker_id, *own in orjson.loads(makers)), bool(is_active),
+    )  # fmt: skip
+
+
+def _read_scopes(stored: str | None, is_test: bool) -> frozenset[KeyScope]:
+    if stored is None:
+        return scopes_by_default(is_test=is_test)
+    return frozenset(scope for scope in SCOPES if scope in stored.split(" "))
+
+
+EXECUTORS = Executors(
+    alone={CreateKey: _create, ChangeKey: _change, EndKeys: _end, ForgetChanges: _forget_changes},
+    reads={
+        KeyByDigest: _by_digest,
+        KeyById: _by_id,
+        MakersAmong: _makers_among,
+        AccountLimitsOf: _account_limits,
+        AllKeys: _all,
+        KeysPage: _page,
+        ChangesAfter: _changes_after,
+        LiveKeysMade: _live_keys_made,
+    },
+)

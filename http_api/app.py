@@ -21,7 +21,7 @@ from http_api.operators import Operators
 from http_api.requests import Requests
 from http_api.routes import Routes
 from http_api.stats import Stats
-from http_api.table import Handlers, McpEndpoints, operations_of
+from http_api.table import Endpoints, McpEndpoints, operations_of
 from http_api.topups import TopUps
 from http_api.usage import UsageReports
 from http_api.welcome import Welcome
@@ -62,7 +62,7 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> AnyServe
 def operations_in(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> list[AnyOperation]:
     """All that is served under `base_url`, with the document that says so."""
     operations = operations_of(
-        _handlers(gateway, mcp, base_url),
+        _endpoints(gateway, mcp, base_url),
         are_models_public=gateway.settings.public_models,
         are_stats_public=gateway.settings.public_stats != "off",
     )
@@ -71,11 +71,11 @@ def operations_in(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> list
     return [*operations, document.row]
 
 
-def _handlers(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Handlers:
+def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
     settings = gateway.settings
     judge = Judge(gateway.lifecycle, gateway.ledger, gateway.pool, gateway.published)
     operators = Operators(gateway.addresses, settings.operator_token, settings.metrics_token)
-    return Handlers(
+    return Endpoints(
         chat=InferenceEndpoint(
             CHAT,
             gateway.inference,

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from http_api.operations import Absent
 
 
-class ChatBody(BaseModel):
+class ChatRequestBody(BaseModel):
     """What the gateway reads of a chat; what else there may be is told in docs/clients.md."""
 
     model_config = ConfigDict(extra="allow")

@@ -211,8 +211,10 @@ def _never_null(schema: Json) -> Json:
 
 
 def _in_path(row: AnyOperation) -> Iterator[Json]:
+    """A request whose path has a control character is refused before anything is looked for."""
     for name in _PARAMETER.findall(row.path):
-        yield {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+        schema = {"type": "string", "minLength": 1, "pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f\\u2028\\u2029]+$"}
+        yield {"name": name, "in": "path", "required": True, "schema": schema}
 
 
 def _in_head(row: AnyOperation) -> Iterator[Json]:

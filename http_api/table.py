@@ -9,7 +9,7 @@ from typing import Protocol
 from starlette.types import Receive, Scope, Send
 
 from http_api.billing import Billing, BillingObject, CreditsObject, TransactionPage, TransactionsQuery
-from http_api.chat import ChatAnswer, ChatBody
+from http_api.chat import ChatAnswer, ChatRequestBody
 from http_api.health import Health, HealthObject, MetricsPage
 from http_api.inference import InferenceEndpoint
 from http_api.keys import CreatedKey, KeyChange, KeyObject, KeyPage, Keys, KeysQuery, NewKey, RevokedKey, RevokeQuery
@@ -20,7 +20,7 @@ from http_api.query import AnyQuery, Query
 from http_api.requests import RequestObject, RequestPage, Requests, RequestsQuery
 from http_api.routes import BELOW, refusing, unknown_url
 from http_api.stats import Stats, StatsObject
-from http_api.topups import CheckoutObject, Empty, PortalObject, Receipt, TopUp, TopUps
+from http_api.topups import CheckoutBody, CheckoutObject, Empty, PortalObject, Receipt, TopUps
 from http_api.unserved import refusals
 from http_api.usage import UsageQuery, UsageReport, UsageReports
 from http_api.welcome import Welcome, WelcomeObject
@@ -38,7 +38,7 @@ class McpEndpoints(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Handlers:
+class Endpoints:
     """What the rows run."""
 
     chat: InferenceEndpoint
@@ -56,7 +56,7 @@ class Handlers:
     welcome: Welcome
 
 
-def operations_of(run: Handlers, *, are_models_public: bool, are_stats_public: bool) -> list[AnyOperation]:
+def operations_of(run: Endpoints, *, are_models_public: bool, are_stats_public: bool) -> list[AnyOperation]:
     """The rows. Of two whose paths both fit, the first is meant."""
     return [
         *_inference(run),
@@ -84,7 +84,7 @@ _OF_INFERENCE: frozenset[Code] = frozenset({
 })  # fmt: skip
 
 
-def _inference(run: Handlers) -> list[AnyOperation]:
+def _inference(run: Endpoints) -> list[AnyOperation]:
     return [
         Operation(
             method="POST",
@@ -95,7 +95,7 @@ def _inference(run: Handlers) -> list[AnyOperation]:
             scope="inference",
             counts=Counts.INFERENCE,
             query=AnyQuery,
-            body=ChatBody,
+            body=ChatRequestBody,
             answer=ChatAnswer,
             endpoint=run.chat,
             media_types=("application/json", "text/event-stream"),
@@ -357,7 +357,7 @@ def _payments(topups: TopUps) -> list[AnyOperation]:
             scope="billing",
             counts=Counts.QUERY,
             query=Query,
-            body=TopUp,
+            body=CheckoutBody,
             answer=CheckoutObject,
             handle=topups.checkout,
             statuses=(201,),
@@ -399,7 +399,7 @@ def _no_payments(topups: TopUps) -> list[AnyOperation]:
     return [replace(row, body=Nothing, handle=topups.refuse) for row in _payments(topups)]
 
 
-def _history(run: Handlers) -> list[AnyOperation]:
+def _history(run: Endpoints) -> list[AnyOperation]:
     """`/usage` is totals in one API and the log in the other."""
     return [
         Operation(
@@ -480,7 +480,7 @@ def _stats(stats: Stats) -> AnyOperation:
     )
 
 
-def _root(run: Handlers) -> list[AnyOperation]:
+def _root(run: Endpoints) -> list[AnyOperation]:
     return [
         Operation(
             method="GET",

@@ -24,7 +24,7 @@ class Empty(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class TopUp(BaseModel):
+class CheckoutBody(BaseModel):
     """What checkout takes: a decimal string in USD, whole cents."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -81,7 +81,7 @@ class TopUps:
         message = "Top-ups are not set up on this gateway; its operator can credit an account by hand."
         raise GatewayError("not_configured", message)
 
-    async def checkout(self, asked: Asked[Query, TopUp]) -> CheckoutObject | Answered[CheckoutObject]:
+    async def checkout(self, asked: Asked[Query, CheckoutBody]) -> CheckoutObject | Answered[CheckoutObject]:
         payments, account_id = self._stripe(), asked.caller.account_id
         amount_nano = self._terms.payable_nano(asked.body.amount_usd)
         key = idempotency_key_of(asked)

@@ -13,7 +13,7 @@ from mcp_gateway.core.origins import Origins
 from mcp_gateway.door.jsonrpc import Refusal
 
 
-class Access:
+class HostsAndOrigins:
     """The hosts that the gateway answers for, and the origins that may call it."""
 
     def __init__(self, settings: Settings) -> None:

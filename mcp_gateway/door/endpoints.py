@@ -30,7 +30,7 @@ from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.identity.address import AddressReader, counted_as
 from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.lifecycle import Lifecycle
-from mcp_gateway.door.access import Access
+from mcp_gateway.door.access import HostsAndOrigins
 from mcp_gateway.door.calls import caller_of
 from mcp_gateway.door.http import Exchange, send_payload
 from mcp_gateway.door.http_sse import HttpSse
@@ -79,7 +79,7 @@ class McpDoor:
         self._new_id = new_id
         self._note_refusal = note_refusal
         self._take_changes = take_changes
-        self._access = Access(settings)
+        self._access = HostsAndOrigins(settings)
         caps, idle_timeout_s = Caps.of_sessions(settings.mcp), settings.mcp.session_idle_timeout_s
         self.calls = Tally(caps)
         self.subscriptions = subscriptions = Subscriptions(caps, self._shared_address, canonical_uri)

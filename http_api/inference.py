@@ -10,7 +10,7 @@ from http_api.event_stream import EventStream
 from http_api.idempotency import KEY_HEADER, idempotency_key_in
 from http_api.rendering import JSON_TYPE, send_bytes
 from mcp_gateway.core.context import CLIENT, CONTEXT, CallerLeft, Client, RequestContext
-from mcp_gateway.core.dialects.vllm_fields import first_names
+from mcp_gateway.core.dialects.sifting import first_names
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import Repeats
 from mcp_gateway.core.inference.exchange import Exchange, Inference

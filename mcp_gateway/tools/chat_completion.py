@@ -12,7 +12,8 @@ import orjson
 from mcp import types
 
 from mcp_gateway.core.caller import Caller, KeyScope
-from mcp_gateway.core.dialects.vllm_fields import FIELDS, first_names
+from mcp_gateway.core.dialects.sifting import first_names
+from mcp_gateway.core.dialects.vllm_fields import FIELDS
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.inference.exchange import Exchange, Inference
 from mcp_gateway.core.inference.parts import Call

@@ -8,7 +8,8 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from mcp_gateway.core.dialects.vllm_fields import FIELDS, Use
+from mcp_gateway.core.dialects.sifting import Use
+from mcp_gateway.core.dialects.vllm_fields import FIELDS
 from tests.cases import each
 from tests.replaying import Asked, ReplayingBackend, whole
 from tests.serving import MESSAGES, Door, bearer, chat_body, open_door

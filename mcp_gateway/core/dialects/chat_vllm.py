@@ -4,6 +4,7 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
+from mcp_gateway.core.dialects.dialect import Counting
 from mcp_gateway.core.dialects.vllm_fields import ChatFields
 from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.surfaces import answer
@@ -15,6 +16,7 @@ from mcp_gateway.core.surfaces.splice import FrameRelay
 from mcp_gateway.core.surfaces.surface import Ask, Body, Terms, Whole
 from mcp_gateway.core.surfaces.usage import Usage
 
+TOKENIZE_PATH = "/tokenize"
 _COUNTED = ("messages", "tools", "chat_template_kwargs")
 """Fields that the prompt is made of."""
 
@@ -46,9 +48,9 @@ class ChatToVllm:
             }
         return dump_json(body)
 
-    def counting(self, ask: Ask, backend_model: str) -> bytes:
+    def counting(self, ask: Ask, backend_model: str) -> Counting:
         kept = {name: ask.body[name] for name in _COUNTED if name in ask.body}
-        return dump_json({"model": backend_model, **kept})
+        return Counting(TOKENIZE_PATH, dump_json({"model": backend_model, **kept}))
 
     def can_collect(self, ask: Ask) -> bool:
         return can_carry(ask.body)

@@ -12,6 +12,13 @@ from mcp_gateway.core.surfaces.surface import Ask, Body, Collecting, Failure, Re
 from mcp_gateway.core.surfaces.usage import Usage
 
 
+class Counting(NamedTuple):
+    """What asks a backend to count a prompt: a body, and where it is sent."""
+
+    path: str
+    body: bytes
+
+
 class Translation(Protocol):
     """One surface in one dialect: what is sent of an ask to `path`, and how its answers are read."""
 
@@ -26,7 +33,7 @@ class Translation(Protocol):
     def body(self, ask: Ask, terms: Terms, backend_model: str, account_id: str, *, is_stream: bool) -> bytes:
         """The body to send, within these terms."""
 
-    def counting(self, ask: Ask, backend_model: str) -> bytes | None:
+    def counting(self, ask: Ask, backend_model: str) -> Counting | None:
         """What asks a backend to count the prompt; None where nothing does."""
 
     def can_collect(self, ask: Ask) -> bool:

@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from itertools import islice
 
 from mcp_gateway.core.dialects import vllm_refusals
-from mcp_gateway.core.dialects.chat_vllm import ChatToVllm
-from mcp_gateway.core.dialects.dialect import Translation
+from mcp_gateway.core.dialects.chat_vllm import TOKENIZE_PATH, ChatToVllm
+from mcp_gateway.core.dialects.dialect import Counting, Translation
 from mcp_gateway.core.dialects.vllm_fields import ChatFields
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.surfaces.surface import Body, Failure, SurfaceName
 
 MODELS_PATH = "/v1/models"
-TOKENIZE_PATH = "/tokenize"
 HEALTH_PATH = "/health"
 METRICS_PATH = "/metrics"
 _ID_BYTES = 4096
@@ -26,7 +25,7 @@ _OUR_ID = re.compile(rb'"id":\s?"(?:chatcmpl|cmpl|embd|msg|resp)[-_](req_[0-9a-z
 _RUNNING = re.compile(rb"\nvllm:num_requests_running\{([^\n]+)")
 _WAITING = re.compile(rb"\nvllm:num_requests_waiting\{([^\n]+)")
 _TOKENS = re.compile(rb"\nvllm:(?:generation|prompt)_tokens_total\{([^\n]+)")
-_COUNT = re.compile(rb'"count":\s?(\d{1,15})[,}\s]')
+_COUNT = re.compile(rb'"(?:count|input_tokens)":\s?(\d{1,15})[,}\s]')
 _GAUGE_VALUE = re.compile(rb"\d{1,15}(?:\.\d{1,15})?(?:[eE]\+?\d{1,2})?")
 _MAX_LINES, _MAX_COUNT = 4096, 1e15
 """Read of one metric: one for each engine and model; and of each at most this."""
@@ -73,9 +72,10 @@ class Gauges:
     tokens: float | None = None
 
 
-def shortest_chat(backend_model: str) -> bytes:
+def shortest_chat(backend_model: str) -> Counting:
     """Asks to count a chat whose prompt is little more than what its template adds."""
-    return dump_json({"model": backend_model, "messages": [{"role": "user", "content": "a"}]})
+    shortest = {"model": backend_model, "messages": [{"role": "user", "content": "a"}]}
+    return Counting(TOKENIZE_PATH, dump_json(shortest))
 
 
 def read_gauges(exposition: bytes) -> Gauges | None:
@@ -98,6 +98,6 @@ def _total(line: re.Pattern[bytes], page: bytes) -> float | None:
 
 
 def read_count(body: bytes) -> int | None:
-    """The tokens that /tokenize counted, which it tells before it lists them; None where it told none."""
+    """The tokens that were counted, which /tokenize tells before it lists them; None where none were told."""
     found = _COUNT.search(body)
     return int(found[1]) if found is not None else None

@@ -3,29 +3,11 @@
 Read from vLLM 0.32 and 0.33 (`ChatCompletionRequest` and `chat_utils`). Knows names and sizes; knows no caller.
 """
 
-import re
 from collections.abc import Iterable
-from enum import Enum, auto
 from typing import Any
 
+from mcp_gateway.core.dialects.sifting import LeftOut, Use, check_constraint
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.json_bounds import dump_json
-from mcp_gateway.core.text import shown
-
-
-class Use(Enum):
-    """What becomes of a name: it is passed on, removed and told, or refused."""
-
-    PASSED = auto()
-    PRICED = auto()
-    """Passed on; a hold or a limit is reckoned from it."""
-    BOUNDED = auto()
-    """Passed on within the bounds of `_BOUNDS`."""
-    STRIPPED = auto()
-    """It reaches past its tenant's own answer, costs without being counted, or does nothing."""
-    REFUSED = auto()
-    """What it asks for would be missing from the answer, or it names what is not the caller's."""
-
 
 _PASSED, _PRICED, _BOUNDED, _STRIPPED, _REFUSED = Use
 
@@ -147,23 +129,9 @@ TEMPLATE_KWARGS = frozenset({
 })  # fmt: skip
 """Names that chat templates read and that change the prompt of one request alone."""
 
-_NOT_THE_CALLER_S = re.compile(
-    r"(?:.*_)?(?:urls?|uris?|paths?|files?|file_ids?|file_data|input_audio|(?:image|audio|video)_embeds)"
-    r"|conversation|previous_response_id|vector_store_ids?"
-)
-"""An unknown name that says an address, a file, or data kept elsewhere."""
-MAX_REGEX_BYTES = 8 * 1024
-MAX_GRAMMAR_BYTES = 64 * 1024
-MAX_SCHEMA_BYTES = 256 * 1024
-"""Of one regex, grammar or schema that an answer must follow: a backend compiles it before it answers anybody."""
 _MAX_LOGPROB_IDS = 128
-_MAX_BYTES = {
-    "regex": MAX_REGEX_BYTES, "whitespace_pattern": MAX_REGEX_BYTES, "grammar": MAX_GRAMMAR_BYTES,
-}  # fmt: skip
 _GUIDED = {"guided_json": "json", "guided_regex": "regex", "guided_choice": "choice", "guided_grammar": "grammar"}
 """Names that vLLM dropped and would now ignore without a word, by what `structured_outputs` calls them."""
-_MAX_IGNORED, _MAX_TOLD, _MAX_NAME_CHARS = 1000, 20, 64
-"""Of removed names: those kept of one request, those told, and what is told of one."""
 _AS_THEY_ARE = frozenset(name for name, use in FIELDS.items() if use in (Use.PASSED, Use.PRICED))
 
 
@@ -179,37 +147,31 @@ class ChatFields:
 
         The body has been read by `read_chat_request`. Raises GatewayError for what may not be left out in silence.
         """
-        ignored: dict[str, None] = {}
+        left_out = LeftOut(FIELDS)
         if unusual := body.keys() - self._passed:
             if not unusual.isdisjoint(_GUIDED):
                 unusual -= _translate_guided(body)
             for name in [name for name in body if name in unusual]:
-                self._sift_field(body, name, ignored)
+                self._sift_field(body, name, left_out)
         for number, message in enumerate(body["messages"]):
-            _sift_message(message, number, ignored)
-        return tuple(ignored)
+            _sift_message(message, number, left_out)
+        return left_out.names
 
-    def _sift_field(self, body: dict[str, Any], name: str, ignored: dict[str, None]) -> None:
+    def _sift_field(self, body: dict[str, Any], name: str, left_out: LeftOut) -> None:
         use, value = FIELDS.get(name), body[name]
         if use is Use.BOUNDED and value is not None:
-            self._bound(body, name, ignored)
+            self._bound(body, name, left_out)
         elif use is not Use.BOUNDED:
-            _drop(body, name, name, name, ignored, is_refused=use is Use.REFUSED)
+            left_out.drop(body, name, name, name, is_refused=use is Use.REFUSED)
 
-    def _bound(self, body: dict[str, Any], name: str, ignored: dict[str, None]) -> None:
+    def _bound(self, body: dict[str, Any], name: str, left_out: LeftOut) -> None:
         value = body[name]
         if name == "chat_template_kwargs":
-            _keep_only(value, self._template_kwargs, name, name, ignored)
+            left_out.keep_only(value, self._template_kwargs, name, name)
         elif name == "stream_options":
-            _keep_only(value, _STREAM_OPTIONS, name, name, ignored)
+            left_out.keep_only(value, _STREAM_OPTIONS, name, name)
         else:
             _CHECKS[name](body, value)
-
-
-def first_names(names: tuple[str, ...]) -> list[str]:
-    """As many of the removed names as a caller is told of."""
-    more = len(names) - _MAX_TOLD
-    return list(names) if more <= 0 else [*names[:_MAX_TOLD], f"and {more} more"]
 
 
 def _translate_guided(body: dict[str, Any]) -> set[str]:
@@ -222,61 +184,31 @@ def _translate_guided(body: dict[str, Any]) -> set[str]:
     return set(guided)
 
 
-def _sift_message(message: dict[str, Any], number: int, ignored: dict[str, None]) -> None:
+def _sift_message(message: dict[str, Any], number: int, left_out: LeftOut) -> None:
     if not message.keys() <= MESSAGE_KEYS:
-        _keep_only(message, MESSAGE_KEYS, "messages[]", f"messages[{number}]", ignored)
+        left_out.keep_only(message, MESSAGE_KEYS, "messages[]", f"messages[{number}]")
     content = message.get("content")
     if isinstance(content, list):
         for index, part in enumerate(content):
             if not isinstance(part, str):
-                _sift_part(part, f"messages[{number}].content[{index}]", ignored)
+                _sift_part(part, f"messages[{number}].content[{index}]", left_out)
     if calls := message.get("tool_calls"):
         for index, call in enumerate(calls if isinstance(calls, list) else ()):
-            _keep_only(call, _CALL_KEYS, "messages[].tool_calls[]", f"messages[{number}].tool_calls[{index}]", ignored)
+            left_out.keep_only(call, _CALL_KEYS, "messages[].tool_calls[]", f"messages[{number}].tool_calls[{index}]")
 
 
-def _sift_part(part: Any, where: str, ignored: dict[str, None]) -> None:
+def _sift_part(part: Any, where: str, left_out: LeftOut) -> None:
     kind = part.get("type") if isinstance(part, dict) else None
     known = PART_KEYS.get(kind) if isinstance(kind, str) else None
     if known is None:
         problem = f"`{where}` must be a part of type text or image_url; other kinds are not served here."
         raise GatewayError("unsupported_parameter", problem, param=where)
     if not part.keys() <= known:
-        _keep_only(part, known, "messages[].content[]", where, ignored)
+        left_out.keep_only(part, known, "messages[].content[]", where)
     if kind in _ALIASES:
         part["type"] = "text"
     elif kind == "image_url":
-        _keep_only(part["image_url"], _IMAGE_KEYS, "messages[].content[].image_url", f"{where}.image_url", ignored)
-
-
-def _keep_only(value: Any, known: frozenset[str], name: str, where: str, ignored: dict[str, None]) -> None:
-    """Drop all other keys of an object; what is none is left for the backend to refuse."""
-    if isinstance(value, dict):
-        for key in [key for key in value if key not in known]:
-            _drop(value, key, f"{name}.{key}", f"{where}.{key}", ignored)
-
-
-def _drop(
-    value: dict[str, Any], key: str, name: str, where: str, ignored: dict[str, None], *, is_refused: bool = False
-) -> None:
-    """Remove a key and note its name, unless it holds nothing. Raises GatewayError `unsupported_parameter`."""
-    dropped = value.pop(key)
-    if dropped is None or dropped == []:
-        return
-    if is_refused or (key not in FIELDS and _NOT_THE_CALLER_S.fullmatch(key)):
-        raise _unsupported(where)
-    if len(ignored) < _MAX_IGNORED:
-        ignored[_visible(name)] = None
-
-
-def _visible(name: str) -> str:
-    """A caller's name as it may stand in a list in a header."""
-    return shown(name, _MAX_NAME_CHARS).encode("ascii", "backslashreplace").decode().replace(",", "\\x2c")
-
-
-def _unsupported(where: str) -> GatewayError:
-    name = shown(where)
-    return GatewayError("unsupported_parameter", f"`{name}` is not served here; leave it out.", param=name)
+        left_out.keep_only(part["image_url"], _IMAGE_KEYS, "messages[].content[].image_url", f"{where}.image_url")
 
 
 # What each bounded field may hold
@@ -302,27 +234,19 @@ def _check_tool_choice(body: dict[str, Any], value: Any) -> None:
 
 def _check_response_format(_: dict[str, Any], value: Any) -> None:
     if isinstance(value, dict) and len(value) > 1:
-        _check_constraint("json", value, "response_format")
+        check_constraint("json", value, "response_format")
 
 
 def _check_structured_outputs(_: dict[str, Any], value: Any) -> None:
     if isinstance(value, dict):
         for kind, constraint in value.items():
-            _check_constraint(kind, constraint, "structured_outputs")
+            check_constraint(kind, constraint, "structured_outputs")
 
 
 def _check_logprob_ids(_: dict[str, Any], value: Any) -> None:
     if isinstance(value, list) and len(value) > _MAX_LOGPROB_IDS:
         problem = f"`logprob_token_ids` may have at most {_MAX_LOGPROB_IDS} entries."
         raise GatewayError("invalid_value", problem, param="logprob_token_ids")
-
-
-def _check_constraint(kind: str, value: Any, param: str) -> None:
-    most_bytes = _MAX_BYTES.get(kind, MAX_SCHEMA_BYTES)
-    size_bytes = len(value.encode("utf-8", "replace")) if isinstance(value, str) else len(dump_json(value))
-    if size_bytes > most_bytes:
-        problem = f"`{param}`: a {shown(kind)} may have at most {most_bytes} bytes, not {size_bytes}."
-        raise GatewayError("invalid_value", problem, param=param)
 
 
 _CHECKS = {

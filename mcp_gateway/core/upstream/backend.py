@@ -14,6 +14,7 @@ import orjson
 from mcp_gateway.core.blame import AnswerTooLarge, TooSlow
 from mcp_gateway.core.catalog import UNKNOWN_WINDOW_TOKENS, Listing
 from mcp_gateway.core.dialects import vllm
+from mcp_gateway.core.dialects.dialect import Counting
 from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.json_bounds import holds_at_most
 from mcp_gateway.core.text import is_one_line
@@ -258,7 +259,7 @@ class Backend:
         self._note_gone()
         self.queue, self.sent_by_others = None, 0
 
-    async def count_prompt(self, counting: bytes) -> int | None:
+    async def count_prompt(self, counting: Counting) -> int | None:
         """The tokens that it is asked to count; None where it cannot tell, or not in time."""
         try:
             async with asyncio.timeout(_COUNT_S):
@@ -276,9 +277,9 @@ class Backend:
                 self.templates[name] = tokens if fits else None
                 self.listings[name] = replace(row, template_tokens=self.templates[name])
 
-    async def _count(self, body: bytes) -> int | None:
+    async def _count(self, counting: Counting) -> int | None:
         """None from one that does not count. Raises GatewayError or UpstreamError where it cannot be asked now."""
-        response = await self._ask("POST", vllm.TOKENIZE_PATH, body, ())
+        response = await self._ask("POST", counting.path, counting.body, ())
         answer = await _read_and_close(response, _BEGINNING_BYTES)
         if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR or response.status == HTTPStatus.TOO_MANY_REQUESTS:
             raise GatewayError("backend_error", f"its count of tokens answered {response.status}")

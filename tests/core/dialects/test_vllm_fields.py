@@ -6,15 +6,14 @@ from typing import Any
 import orjson
 import pytest
 
-from mcp_gateway.core.dialects.vllm_fields import (
-    FIELDS,
+from mcp_gateway.core.dialects.sifting import (
     MAX_GRAMMAR_BYTES,
     MAX_REGEX_BYTES,
     MAX_SCHEMA_BYTES,
-    ChatFields,
     Use,
     first_names,
 )
+from mcp_gateway.core.dialects.vllm_fields import FIELDS, ChatFields
 from mcp_gateway.core.errors import GatewayError
 from tests.captured import captures
 from tests.cases import each

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mcp_gateway.core.catalog import build_catalog
+from mcp_gateway.core.dialects import vllm
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.upstream.backend import Backend, Headers, Response
 from mcp_gateway.core.upstream.transport import ConnectFailed, UpstreamError
@@ -180,7 +181,7 @@ async def test_a_count_that_does_not_come_in_time_is_none(monkeypatch: pytest.Mo
 
     monkeypatch.setattr("mcp_gateway.core.upstream.backend._COUNT_S", 0)
     backend = Backend("vllm-1", Hanging(()))
-    assert await backend.count_prompt(b"{}") is None
+    assert await backend.count_prompt(vllm.shortest_chat("tiny")) is None
 
 
 async def test_a_backend_that_fails_is_no_crash() -> None:

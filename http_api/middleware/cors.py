@@ -13,8 +13,8 @@ from mcp_gateway.core.context import SENT
 from mcp_gateway.core.origins import Origins
 
 _EXPOSED = (
-    b"Mcp-Session-Id, X-Request-Id, X-Client-Request-Id, Retry-After, WWW-Authenticate, Allow, Idempotent-Replayed, "
-    b"X-Cost-USD, X-Max-Tokens-Clamped, X-Ignored-Parameters, X-Should-Retry, "
+    b"Mcp-Session-Id, X-Request-Id, Request-Id, X-Client-Request-Id, Retry-After, WWW-Authenticate, Allow, "
+    b"Idempotent-Replayed, X-Cost-USD, X-Max-Tokens-Clamped, X-Ignored-Parameters, X-Should-Retry, "
     b"X-Routing-Model, X-Routing-Task, X-Routing-Complexity, X-Routing-Confidence, X-Routing-Time-Ms, "
     b"X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, "
     b"X-RateLimit-Limit-Requests, X-RateLimit-Remaining-Requests, X-RateLimit-Reset-Requests, "

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import orjson
 import pytest
 import pytest_asyncio
@@ -14,6 +15,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from http_api.openapi import refusals_of
 from http_api.operations import Access, Nothing
 from mcp_gateway.core.errors import TABLE
+from tests.declared import declared_by
 from tests.serving import BASE_URL, MESSAGES, Door, error_of, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -144,3 +146,22 @@ async def test_queries_are_told_with_their_bounds(document: Json) -> None:
     assert parameters["door"] == {"enum": ["http", "mcp"], "type": "string"}
     assert parameters["since"]["type"] == "string"
     assert "parameters" not in document["paths"]["/v1/credits"]["get"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/v1/keys", 402, "insufficient_balance"),
+        ("GET", "/v1/models/a/b/health", 401, "invalid_api_key"),
+        ("POST", "/v1/keys", 503, "model_unavailable"),
+        ("GET", "/v1/credits", 202, None),
+    ],
+)
+async def test_an_answer_that_the_table_does_not_tell_fails_the_test_that_gets_it(
+    door: Door, method: str, path: str, status: int, code: str | None
+) -> None:
+    response = httpx2.Response(
+        status, json={"error": {"code": code}} if code else {}, request=httpx2.Request(method, BASE_URL + path)
+    )
+    with pytest.raises(AssertionError):
+        await declared_by(door.operations)(response)

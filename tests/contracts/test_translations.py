@@ -65,7 +65,7 @@ def asked_in(pair: Pair, capture: Capture) -> Ask | None:
         return None
     try:
         ask = pair.surface.read(orjson.loads(capture.request_body), len(capture.request_body))
-        pair.translation.sift(ask)
+        pair.translation.sift(ask.body)
     except (GatewayError, ValueError, TypeError, AttributeError):
         return None
     return ask

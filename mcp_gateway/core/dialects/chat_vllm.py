@@ -13,8 +13,7 @@ from mcp_gateway.core.surfaces.collected import can_carry
 from mcp_gateway.core.surfaces.collector import Collector
 from mcp_gateway.core.surfaces.credible import UsageBounds
 from mcp_gateway.core.surfaces.splice import FrameRelay
-from mcp_gateway.core.surfaces.surface import Ask, Body, Terms, Whole
-from mcp_gateway.core.surfaces.usage import Usage
+from mcp_gateway.core.surfaces.surface import Ask, Terms
 
 TOKENIZE_PATH = "/tokenize"
 _COUNTED = ("messages", "tools", "chat_template_kwargs")
@@ -25,12 +24,12 @@ class ChatToVllm:
     """What a chat becomes for vLLM, and its answers for the client."""
 
     path = "/v1/chat/completions"
+    read = staticmethod(answer.read_answer)
+    with_usage = staticmethod(answer.with_usage)
+    text_bytes = staticmethod(answer.text_bytes)
 
     def __init__(self, fields: ChatFields) -> None:
-        self._fields = fields
-
-    def sift(self, ask: Ask) -> tuple[str, ...]:
-        return self._fields.sift(ask.body)
+        self.sift = fields.sift
 
     def body(self, ask: Ask, terms: Terms, backend_model: str, account_id: str, *, is_stream: bool) -> bytes:
         """What was sifted of the caller's own, renamed, with usage asked for in every frame of a stream.
@@ -66,15 +65,6 @@ class ChatToVllm:
 
     def collecting(self, ask: Ask, public_model: str, max_bytes: int) -> Collector:
         return Collector(public_model, choices=ask.choices, max_bytes=max_bytes)
-
-    async def read(self, body: Body, public_model: str) -> Whole:
-        return await answer.read_answer(body, public_model)
-
-    async def with_usage(self, body: Body, usage: Usage) -> Body:
-        return await answer.with_usage(body, usage)
-
-    async def text_bytes(self, body: Body) -> int:
-        return await answer.text_bytes(body)
 
 
 def _bound(body: dict[str, Any], terms: Terms) -> None:

@@ -4,7 +4,7 @@ Each surface that a dialect serves is a file `<surface>_<dialect>.py` with a `Tr
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.surfaces.credible import UsageBounds
@@ -24,7 +24,7 @@ class Translation(Protocol):
 
     path: str
 
-    def sift(self, ask: Ask) -> tuple[str, ...]:
+    def sift(self, body: dict[str, Any], /) -> tuple[str, ...]:
         """Leave of the body only what may be sent; the names that were removed.
 
         Raises GatewayError for what may not be left out in silence.
@@ -45,13 +45,13 @@ class Translation(Protocol):
     def collecting(self, ask: Ask, public_model: str, max_bytes: int) -> Collecting:
         """Puts one answer's stream together."""
 
-    async def read(self, body: Body, public_model: str) -> Whole:
+    async def read(self, body: Body, public_model: str, /) -> Whole:
         """Read an answer in one piece. Raises GatewayError `backend_error` for what is none."""
 
-    async def with_usage(self, body: Body, usage: Usage) -> Body:
+    async def with_usage(self, body: Body, usage: Usage, /) -> Body:
         """The answer with this usage for whatever it tells of it. Raises GatewayError `backend_error`."""
 
-    async def text_bytes(self, body: Body) -> int:
+    async def text_bytes(self, body: Body, /) -> int:
         """How many bytes the answer's texts have."""
 
 

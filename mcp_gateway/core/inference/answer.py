@@ -22,10 +22,14 @@ class Answer:
     `note` is called whenever an answer that is collected has grown. The request's id is the one that it was sent with.
     """
 
-    __slots__ = (
-        "_ask", "_first", "_kept", "_meter", "_monotonic_s", "_note", "_reason", "_request_id", "_target", "body",
-        "collecting", "first_token_at_s", "reader",
-    )  # fmt: skip
+    body: Body = b""
+    reader: Reader | None = None
+    first = b""
+    """The first frames of a stream, until they are taken."""
+    collecting: Collecting | None = None
+    first_token_at_s: float | None = None
+    """By the clock that does not go back."""
+    _reason: str | None = None
 
     def __init__(
         self,
@@ -45,12 +49,6 @@ class Answer:
         self._kept = kept
         self._monotonic_s = monotonic_s
         self._note = note
-        self._first = b""
-        self._reason: str | None = None
-        self.body: Body = b""
-        self.reader: Reader | None = None
-        self.collecting: Collecting | None = None
-        self.first_token_at_s: float | None = None
 
     @property
     def finish_reason(self) -> str | None:
@@ -61,35 +59,9 @@ class Answer:
         """What has come as a stream, if it does."""
         return self.reader or self.collecting
 
-    async def take(self, response: Response, attempt: Attempt, *, is_collected: bool) -> Metered | None:
-        """Take the whole answer, and what is billed for it; of a stream, which is None, until its first frame.
-
-        Raises GatewayError or UpstreamError where it fails: until then it can still be asked for elsewhere.
-        """
-        if self._ask.is_stream:
-            await self._begin_stream(response, attempt)
-            return None
-        if is_collected and not _is_json(response):
-            return await self._collect(response, attempt)
-        return await self._take_whole(response)
-
     def forget(self) -> None:
         """Keep nothing of what was not delivered."""
         self.collecting = None
-
-    async def next_frames(self, response: Response) -> bytes:
-        """The next frames of a stream that has begun; b"" when it has ended. Raises UpstreamError."""
-        reader = self.reader
-        assert reader is not None
-        frames, self._first = self._first, b""
-        while not frames and not reader.is_done:
-            piece = await response.next_chunk()
-            if not piece:
-                return reader.feed_end()
-            frames = reader.feed(piece)
-            if not frames:
-                await self._kept.have(reader.held_bytes)
-        return frames
 
     def why_cut(self, incoming: Incoming) -> GatewayError:
         """What kept an answer from being whole."""
@@ -97,7 +69,8 @@ class Answer:
             return self._target.error(incoming.failure)
         return GatewayError("backend_died", "The backend ended the stream in the middle of the answer.")
 
-    async def _take_whole(self, response: Response) -> Metered:
+    async def take_whole(self, response: Response) -> Metered:
+        """Read an answer in one piece; what is billed for it. Raises GatewayError or UpstreamError where it fails."""
         body = await response.read(self._kept.have)
         if len(body) > SMALL_BYTES:
             await self._kept.have(len(body))
@@ -120,15 +93,15 @@ class Answer:
         self.body = await translation.with_usage(self.body, metered.usage)
         return metered
 
-    async def _begin_stream(self, response: Response, attempt: Attempt) -> None:
+    async def begin_stream(self, response: Response, attempt: Attempt) -> None:
         """Wait for the first frame: until then a failure can still be an HTTP status, or go to another backend."""
         reader = self._target.translation.reader(self._ask, self._target.public_model, self._meter.bounds)
-        self._first = await self._first_frames(response, reader, attempt)
+        self.first = await self._first_frames(response, reader, attempt)
         self.reader = reader
         self._kept.nothing()  # of a first frame that came in pieces
         attempt.began()
 
-    async def _collect(self, response: Response, attempt: Attempt) -> Metered:
+    async def collect(self, response: Response, attempt: Attempt) -> Metered:
         """Put a stream together to the answer in one piece; at its largest it is cut, and delivered so."""
         collecting = self._target.translation.collecting(self._ask, self._target.public_model, self._kept.most_bytes)
         self.collecting = collecting
@@ -187,8 +160,3 @@ class Answer:
             response.discard()
             raise GatewayError("backend_error", "The backend answered another request.")
         response.doubt()
-
-
-def _is_json(response: Response) -> bool:
-    """Whether a backend that was asked for a stream answers in one piece all the same."""
-    return (response.header(b"content-type") or b"").startswith(b"application/json")

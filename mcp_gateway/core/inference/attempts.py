@@ -8,14 +8,14 @@ from mcp_gateway.core.catalog import Model
 from mcp_gateway.core.dialects.dialect import Target
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.inference.answer import Answer
-from mcp_gateway.core.inference.fitting import Fitting
+from mcp_gateway.core.inference.fitting import terms_after
 from mcp_gateway.core.inference.meter import Meter, Metered
 from mcp_gateway.core.inference.parts import Call, Parts
 from mcp_gateway.core.record import OK
 from mcp_gateway.core.surfaces.error_shapes import MAX_REFUSAL_BYTES
 from mcp_gateway.core.surfaces.surface import Ask
 from mcp_gateway.core.upstream.attempt import Attempt
-from mcp_gateway.core.upstream.backend import Backend, Headers, Response, failure, read_beginning
+from mcp_gateway.core.upstream.backend import Backend, Response, failure, read_beginning
 from mcp_gateway.core.upstream.choice import prefix_of
 from mcp_gateway.core.upstream.transport import UpstreamError
 
@@ -23,10 +23,9 @@ from mcp_gateway.core.upstream.transport import UpstreamError
 class Attempts:
     """What is sent of an ask, to whom, and the connection on which its answer comes."""
 
-    __slots__ = (
-        "_account_id", "_ask", "_attempt", "_call", "_fitting", "_is_collected", "_meter", "_parts", "_serving",
-        "_target", "response",
-    )  # fmt: skip
+    response: Response | None = None
+    _attempt: Attempt | None = None
+    _is_collected = False
 
     def __init__(
         self,
@@ -35,7 +34,6 @@ class Attempts:
         ask: Ask,
         target: Target,
         meter: Meter,
-        fitting: Fitting,
         *,
         account_id: str,
         serving: Sequence[Backend],
@@ -45,12 +43,8 @@ class Attempts:
         self._ask = ask
         self._target = target
         self._meter = meter
-        self._fitting = fitting
         self._account_id = account_id
         self._serving = serving
-        self._is_collected = False
-        self._attempt: Attempt | None = None
-        self.response: Response | None = None
 
     async def take(self, answer: Answer, model: Model) -> Metered | None:
         """Ask until an answer begins, or is there; what is billed of one that is whole.
@@ -75,7 +69,7 @@ class Attempts:
                 answer.forget()
                 if error.code == "overloaded" or isinstance(error, AnswerTooLarge):
                     raise  # the answer was there: what failed is the room for it
-                if not is_fitted and await self._fits_after(error, backend):
+                if not is_fitted and await self._fits_after(error, backend, model):
                     is_fitted, body = True, self._written()
                     continue
                 self._parts.failures.note(backend.name, error)
@@ -117,9 +111,9 @@ class Attempts:
         ask.put_away(body)
         return body
 
-    async def _fits_after(self, error: GatewayError, backend: Backend) -> bool:
+    async def _fits_after(self, error: GatewayError, backend: Backend, model: Model) -> bool:
         """Whether there are other terms with which a request fits that was refused."""
-        terms = await self._fitting.after(error, self._meter.terms, backend, self._target.dialect)
+        terms = await terms_after(error, self._ask, model, backend, self._target.dialect, self._meter)
         if terms is None:
             return False
         self._meter.terms = terms
@@ -136,30 +130,40 @@ class Attempts:
         return is_long and self._target.translation.can_collect(self._ask)
 
     async def _ask_one(self, backend: Backend, body: bytes, answer: Answer) -> Metered | None:
-        is_stream = self._ask.is_stream or self._is_collected
+        is_stream, is_collected = self._ask.is_stream, self._is_collected
         self._meter.asks(backend)
         attempt = self._attempt = Attempt(
             backend,
             self._target.backend_model,
             self._parts.settings.upstream,
-            self._meter.estimated_prompt_tokens,
-            is_stream=is_stream,
+            self._meter.estimated_tokens,
+            is_stream=is_stream or is_collected,
         )
         try:
             response = self.response = await backend.infer(
-                self._target.translation.path, body, self._headers, is_stream=is_stream, patience=attempt
+                self._target.translation.path,
+                body,
+                ((b"x-request-id", self._call.request_id.encode()), *self._call.trace_headers),
+                is_stream=is_stream or is_collected,
+                patience=attempt,
             )
             if response.status != OK:
                 told = await read_beginning(response, MAX_REFUSAL_BYTES)
                 failed = self._target.dialect.failure(response.status, told)
                 raise self._target.error(failed, response.header(b"retry-after"))
-            return await answer.take(response, attempt, is_collected=self._is_collected)
+            if is_stream:
+                await answer.begin_stream(response, attempt)
+                return None
+            if is_collected and not _is_json(response):
+                return await answer.collect(response, attempt)
+            return await answer.take_whole(response)
         except UpstreamError as error:
             raise failure(error) from error
 
-    @property
-    def _headers(self) -> Headers:
-        return ((b"x-request-id", self._call.request_id.encode()), *self._call.trace_headers)
+
+def _is_json(response: Response) -> bool:
+    """Whether a backend that was asked for a stream answers in one piece all the same."""
+    return (response.header(b"content-type") or b"").startswith(b"application/json")
 
 
 def unavailable(model: Model) -> GatewayError:

@@ -3,12 +3,12 @@
 import logging
 from asyncio import CancelledError
 from contextlib import suppress
-from typing import NamedTuple
 
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.catalog import FREE, Model, Price
-from mcp_gateway.core.errors import Code, GatewayError
-from mcp_gateway.core.inference.fitting import Fitting
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.inference.answer import Answer
+from mcp_gateway.core.inference.fitting import terms_within
 from mcp_gateway.core.inference.meter import NO_USAGE, Meter, Metered
 from mcp_gateway.core.inference.parts import Call, Parts
 from mcp_gateway.core.inference.terms import affordable_tokens, quote
@@ -17,6 +17,7 @@ from mcp_gateway.core.money import NANO_PER_USD, format_usd
 from mcp_gateway.core.record import OK, RequestRecord
 from mcp_gateway.core.surfaces.surface import Ask, Terms
 from mcp_gateway.core.surfaces.usage import Usage
+from mcp_gateway.core.upstream.backend import Backend
 
 logger = logging.getLogger(__name__)
 
@@ -25,30 +26,22 @@ _UNBILLED = GatewayError("ledger_unavailable", "The answer's bill cannot be writ
 """These two are told of and never raised: an error that is kept would keep what its traceback holds."""
 
 
-class Ending(NamedTuple):
-    """How a request ended, beside what it used; the first token's time is by the clock that does not go back.
-
-    `is_delivered` is whether the client has something of the answer.
-    """
-
-    status: int = OK
-    error_code: Code | None = None
-    backend: str | None = None
-    finish_reason: str | None = None
-    first_token_at_s: float | None = None
-    is_delivered: bool = False
-
-
 class Bill:
     """What a request is charged. `cost_nano` is known once it is closed, and so is the `usage` that it was closed with.
 
     `is_pending` is whether what was delivered could not be charged yet, and is once that can be written.
     """
 
-    __slots__ = (
-        "_call", "_caller", "_clock_start_s", "_hold", "_is_hold_asked", "_parts", "_started_at_s", "ask", "cost_nano",
-        "is_closed", "is_pending", "model", "price", "status", "usage",
-    )  # fmt: skip
+    ask: Ask | None = None
+    model: Model | None = None
+    price: Price = FREE
+    cost_nano = 0
+    usage: Usage | None = None
+    status = OK
+    is_closed = False
+    is_pending = False
+    _hold: Hold | None = None
+    _is_hold_asked = False
 
     def __init__(self, parts: Parts, caller: Caller, call: Call) -> None:
         self._parts = parts
@@ -56,23 +49,13 @@ class Bill:
         self._call = call
         self._started_at_s = parts.now_s()
         self._clock_start_s = parts.monotonic_s()
-        self._hold: Hold | None = None
-        self._is_hold_asked = False
-        self.ask: Ask | None = None
-        self.model: Model | None = None
-        self.price: Price = FREE
-        self.cost_nano = 0
-        self.usage: Usage | None = None
-        self.status = OK
-        self.is_closed = False
-        self.is_pending = False
 
     @property
     def model_id(self) -> str:
         """The model's public name; empty while none is known."""
         return self.model.id if self.model is not None else ""
 
-    async def open(self, terms: Terms, ask: Ask, model: Model, meter: Meter, fitting: Fitting) -> Terms:
+    async def open(self, terms: Terms, ask: Ask, model: Model, meter: Meter) -> Terms:
         """Hold the worst case of the terms, or as much as the wallet has; the terms that are held.
 
         Raises GatewayError `insufficient_balance`, or what else the ledger refuses a hold with.
@@ -87,25 +70,32 @@ class Bill:
         meter.is_held = True
         if hold.amount_nano >= worst.maximum_nano:
             return terms
-        return await fitting.within(terms, affordable_tokens(hold.amount_nano, worst, self.price, ask.choices))
+        most = affordable_tokens(hold.amount_nano, worst, self.price, ask.choices)
+        return await terms_within(terms, most, model, meter)
 
-    async def close(self, metered: Metered, ending: Ending) -> None:
+    async def close(
+        self, metered: Metered, error: GatewayError | None, answer: Answer | None, backend: Backend | None
+    ) -> None:
         """Settle what was used, or void; record it either way. Once: later calls are a bug.
 
-        Raises GatewayError `ledger_unavailable` where the answer is refused, since its bill cannot be written; nothing
-        is billed then.
+        `error` is what the request ended with, and `backend` whose answer it was, or would have been. Raises
+        GatewayError `ledger_unavailable` where the answer is refused, since its bill cannot be written; nothing is
+        billed then.
         """
         self.is_closed = True
-        self.status = ending.status
+        self.status = OK if error is None else error.status
         usage = self.usage = metered.usage
         if usage is not None:
             self.cost_nano = self.price.cost_nano(usage.prompt_tokens, usage.completion_tokens)
-        first_token_s = None if ending.first_token_at_s is None else self._age_s(ending.first_token_at_s)
-        record = self._record(ending, first_token_s)
+        first_token_s = None
+        if answer is not None and answer.first_token_at_s is not None:
+            first_token_s = answer.first_token_at_s - self._clock_start_s
+        record = self._record(error, answer, backend, first_token_s)
+        is_delivered = error is not None or (answer is not None and answer.reader is not None)
         if metered.policy is not None:
             self._parts.records.note_missing_usage(record, metered.policy)
         try:
-            await self._charge(record, metered, ending)
+            await self._charge(record, metered, is_delivered=is_delivered)
         except GatewayError as refusal:
             record = record._replace(http_status=refusal.status, error_code=refusal.code)
             raise
@@ -113,17 +103,17 @@ class Bill:
             record = self._note_departure(record)
             raise
         finally:  # what is counted is what the caller is told, so only once that is known
-            self._parts.metrics.request_ended(record, self._age_s(self._parts.monotonic_s()), first_token_s)
+            self._parts.metrics.request_ended(record, self._parts.monotonic_s() - self._clock_start_s, first_token_s)
             self._parts.activity.note(record)
 
-    async def _charge(self, record: RequestRecord, metered: Metered, ending: Ending) -> None:
+    async def _charge(self, record: RequestRecord, metered: Metered, *, is_delivered: bool) -> None:
         """Charge `cost_nano`, which is afterwards what was charged. Raises GatewayError `ledger_unavailable`."""
         hold, ledger = self._hold, self._parts.ledger
         if hold is not None and self.cost_nano:
             try:
                 charged_nano = await ledger.settle(hold, self.cost_nano, record, may_exceed=metered.is_reported)
             except SettlementPending as pending:
-                self._keep_or_refuse(pending, record, is_delivered=ending.is_delivered or ending.status != OK)
+                self._keep_or_refuse(pending, record, is_delivered=is_delivered)
             else:
                 self._note_loss(hold, self.cost_nano - charged_nano)
                 self.cost_nano = charged_nano
@@ -157,10 +147,13 @@ class Bill:
         self._parts.ledger.note_departure(record)
         return record
 
-    def _age_s(self, at_s: float) -> float:
-        return at_s - self._clock_start_s
-
-    def _record(self, ending: Ending, first_token_s: float | None) -> RequestRecord:
+    def _record(
+        self,
+        error: GatewayError | None,
+        answer: Answer | None,
+        backend: Backend | None,
+        first_token_s: float | None,
+    ) -> RequestRecord:
         call, caller, usage = self._call, self._caller, self.usage or NO_USAGE
         return RequestRecord(
             id=call.request_id,
@@ -169,7 +162,7 @@ class Bill:
             key_id=caller.key_id,
             door=call.door,
             model=None if self.model is None else self.model.id,
-            backend=ending.backend,
+            backend=None if backend is None else backend.name,
             is_stream=self.ask is not None and self.ask.is_stream,
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,
@@ -177,9 +170,9 @@ class Bill:
             cost_nano=self.cost_nano,
             price_version=self.price.version,
             started_at_ms=int(self._started_at_s * 1000),
-            latency_ms=int(self._age_s(self._parts.monotonic_s()) * 1000),
+            latency_ms=int((self._parts.monotonic_s() - self._clock_start_s) * 1000),
             first_token_ms=None if first_token_s is None else int(first_token_s * 1000),
-            http_status=ending.status,
-            error_code=ending.error_code,
-            finish_reason=ending.finish_reason,
+            http_status=self.status,
+            error_code=None if error is None else error.code,
+            finish_reason=None if answer is None else answer.finish_reason,
         )

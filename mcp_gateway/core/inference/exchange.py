@@ -2,8 +2,9 @@
 
 import asyncio
 from asyncio import CancelledError
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import TracebackType
+from typing import Any
 
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.catalog import FREE, Model
@@ -13,12 +14,12 @@ from mcp_gateway.core.errors import Code, GatewayError, internal_error
 from mcp_gateway.core.identity.keys import refusal
 from mcp_gateway.core.inference.answer import Answer
 from mcp_gateway.core.inference.attempts import Attempts, unavailable
-from mcp_gateway.core.inference.bill import CLIENT_CLOSED, Bill, Ending
-from mcp_gateway.core.inference.fitting import Fitting
+from mcp_gateway.core.inference.bill import CLIENT_CLOSED, Bill
+from mcp_gateway.core.inference.fitting import first_terms
 from mcp_gateway.core.inference.kept import Kept
 from mcp_gateway.core.inference.meter import NO_USAGE, UNUSED, Meter, Metered
 from mcp_gateway.core.inference.parts import Call, Parts, Route
-from mcp_gateway.core.inference.terms import check, reserved_tokens
+from mcp_gateway.core.inference.terms import check, reserved_output_tokens
 from mcp_gateway.core.limits.limiter import Turn
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.record import OK
@@ -209,7 +210,7 @@ class Exchange:
         """Check and hold, from what is cheap to refuse to what is dear. Raises GatewayError."""
         parts, caller, settings = self._parts, self._caller, self._parts.settings
         translation = parts.dialect.translations[ask.surface.name]
-        self.ignored = translation.sift(ask)
+        self.ignored = translation.sift(ask.body)
         check(ask, model, caller, settings.limits)
         if ask.images:
             await parts.images.check(ask.images, model_sees="image" in model.input_modalities)
@@ -217,18 +218,17 @@ class Exchange:
         self._bill.price = route.price
         target = Target(parts.dialect, translation, route.backend_model, model.id)
         meter = self._meter = Meter(parts, ask, model, target, route.backends)
-        fitting = Fitting(settings, ask, model, meter)
-        meter.terms = await fitting.terms(caller, route)
-        self._turn.reserve_tokens(reserved_tokens(meter.terms, ask, model, settings.limits, settings.wallet))
+        meter.terms = await first_terms(ask, model, route, caller, settings, meter)
+        self._turn.reserve_tokens(
+            meter.estimated_tokens + reserved_output_tokens(meter.terms, ask, model, settings.limits)
+        )
         if model.is_window_narrowed:
             await meter.check_window()
-        meter.terms = await self._bill.open(meter.terms, ask, model, meter, fitting)
+        meter.terms = await self._bill.open(meter.terms, ask, model, meter)
         self._answer = Answer(
             ask, self._call.request_id, target, meter, self._kept, monotonic_s=parts.monotonic_s, note=note
         )
-        return Attempts(
-            parts, self._call, ask, target, meter, fitting, account_id=caller.account_id, serving=route.backends
-        )
+        return Attempts(parts, self._call, ask, target, meter, account_id=caller.account_id, serving=route.backends)
 
     def _find_route(self, model: Model) -> Route:
         pool = self._parts.pool
@@ -261,16 +261,24 @@ class Exchange:
         answer, attempts = self._answer, self._attempts
         assert answer is not None
         assert attempts is not None
-        assert attempts.response is not None
+        response = attempts.response
+        assert response is not None
+        frames, answer.first = answer.first, b""
         try:
-            return await answer.next_frames(attempts.response)
+            while not frames and not reader.is_done:
+                piece = await response.next_chunk()
+                if not piece:
+                    return reader.feed_end()
+                frames = reader.feed(piece)
+                if not frames:
+                    await self._kept.have(reader.held_bytes)
         except UpstreamError as error:
             if self._end is not None:
                 raise self._end from error
             if not reader.is_whole:
                 raise failure(error, has_started=True) from error
             attempts.blame(failure(error, has_started=True))
-            return b""
+        return frames
 
     def _check_end(self, reader: Reader) -> None:
         """Raise what kept the answer from being whole; of one that is whole, a failure is told to the breaker alone."""
@@ -284,19 +292,11 @@ class Exchange:
 
     # Accounting
 
-    async def _close(self, metered: Metered, error: GatewayError | None = None) -> None:
-        """Have the bill closed, and recorded how it ended. Raises GatewayError `ledger_unavailable`."""
+    def _close(self, metered: Metered, error: GatewayError | None = None) -> Coroutine[Any, Any, None]:
+        """Have the bill closed, and recorded how it ended. Awaited, it raises GatewayError `ledger_unavailable`."""
         self._turn.true_up((metered.usage or NO_USAGE).total_tokens or metered.unbilled_tokens)
-        answer, backend = self._answer, self._meter.backend if self._meter is not None else None
-        ending = Ending(
-            status=OK if error is None else error.status,
-            error_code=None if error is None else error.code,
-            backend=None if backend is None else backend.name,
-            finish_reason=None if answer is None else answer.finish_reason,
-            first_token_at_s=None if answer is None else answer.first_token_at_s,
-            is_delivered=self._reader is not None,
-        )
-        await self._bill.close(metered, ending)
+        backend = None if self._meter is None else self._meter.backend
+        return self._bill.close(metered, error, self._answer, backend)
 
     async def _close_part(self, error: GatewayError) -> None:
         """Account for what had come of a stream, or of an answer that is collected, until an error."""

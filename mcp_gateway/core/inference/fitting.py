@@ -7,83 +7,68 @@ from mcp_gateway.core.dialects.dialect import Dialect
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.inference.meter import Meter
 from mcp_gateway.core.inference.parts import Route
-from mcp_gateway.core.inference.terms import (
-    ROOM_ENOUGH_TOKENS,
-    asked_terms,
-    bounded_in_size,
-    lowered,
-    most_prompt_tokens,
-)
+from mcp_gateway.core.inference.terms import ROOM_ENOUGH_TOKENS, asked_terms, bounded_in_size, lowered
 from mcp_gateway.core.surfaces.surface import Ask, Terms
 from mcp_gateway.core.upstream.backend import Backend
 
 
-class Fitting:
-    """Finds the terms of one request, which may be counted for that."""
+async def first_terms(ask: Ask, model: Model, route: Route, caller: Caller, settings: Settings, meter: Meter) -> Terms:
+    """By the caller's, the guests' and the model's limit; none is named where no limit needs it.
 
-    __slots__ = ("_ask", "_meter", "_model", "_settings")
+    Raises GatewayError `invalid_value` for an answer in one piece that would be too large.
+    """
+    limit = model.max_output_tokens
+    listing = route.backends[0].listings.get(route.backend_model)
+    if listing is not None and listing.max_model_len is not None:
+        limit = min(limit, listing.max_model_len)  # the demo's, for a test key
+    if caller.is_guest:
+        limit = min(limit, settings.guests.max_tokens)
+    terms = asked_terms(ask, limit)
+    if ask.output_limit is None and (caller.is_guest or model.is_output_capped):
+        terms = terms._replace(output_limit=await _room(limit, model, meter))
+    return terms if ask.is_stream else bounded_in_size(terms, ask, model, settings.upstream.max_response_bytes)
 
-    def __init__(self, settings: Settings, ask: Ask, model: Model, meter: Meter) -> None:
-        self._settings = settings
-        self._ask = ask
-        self._model = model
-        self._meter = meter
 
-    async def terms(self, caller: Caller, route: Route) -> Terms:
-        """By the caller's, the guests' and the model's limit; none is named where no limit needs it.
+async def terms_within(terms: Terms, affordable_tokens: int, model: Model, meter: Meter) -> Terms:
+    """The terms where the wallet covers no more than so many tokens of each choice."""
+    if terms.output_limit is None:
+        affordable_tokens = await _room(min(affordable_tokens, model.max_output_tokens), model, meter)
+    return lowered(terms, affordable_tokens)
 
-        Raises GatewayError `invalid_value` for an answer in one piece that would be too large.
-        """
-        ask, model = self._ask, self._model
-        limit = model.max_output_tokens
-        listing = route.backends[0].listings.get(route.backend_model)
-        if listing is not None and listing.max_model_len is not None:
-            limit = min(limit, listing.max_model_len)  # the demo's, for a test key
-        if caller.is_guest:
-            limit = min(limit, self._settings.guests.max_tokens)
-        terms = asked_terms(ask, limit)
-        if ask.output_limit is None and (caller.is_guest or model.is_output_capped):
-            terms = terms._replace(output_limit=await self._room(limit))
-        if ask.is_stream:
-            return terms
-        return bounded_in_size(terms, ask, model, self._settings.upstream.max_response_bytes)
 
-    async def within(self, terms: Terms, affordable_tokens: int) -> Terms:
-        """The terms where the wallet covers no more than so many tokens of each choice."""
-        if terms.output_limit is None:
-            affordable_tokens = await self._room(min(affordable_tokens, self._model.max_output_tokens))
-        return lowered(terms, affordable_tokens)
+async def terms_after(
+    refusal: GatewayError, ask: Ask, model: Model, backend: Backend, dialect: Dialect, meter: Meter
+) -> Terms | None:
+    """Terms with which a request fits that a backend refused, since prompt and limit exceed its window.
 
-    async def after(self, refusal: GatewayError, terms: Terms, backend: Backend, dialect: Dialect) -> Terms | None:
-        """Terms with which a request fits that a backend refused, since prompt and limit exceed its window.
+    A limit that only stood for the window is left out; one that caps is lowered to what the window leaves. None where
+    it does not fit.
+    """
+    terms = meter.terms
+    limit = terms.output_limit
+    window = dialect.window_told(refusal) if refusal.code == "context_length_exceeded" else None
+    if limit is None or window is None:
+        return None
+    ask.take_out()
+    if limit >= model.context_window and not model.is_output_capped:
+        return terms._replace(output_limit=None)
+    prompt = dialect.prompt_told(refusal)
+    if prompt is None:
+        prompt = await meter.count_by(backend)
+    if prompt is None or not 0 < window - prompt < limit:
+        return None
+    return lowered(terms, window - prompt)
 
-        A limit that only stood for the window is left out; one that caps is lowered to what the window leaves. None
-        where it does not fit.
-        """
-        limit = terms.output_limit
-        window = dialect.window_told(refusal) if refusal.code == "context_length_exceeded" else None
-        if limit is None or window is None:
-            return None
-        self._ask.take_out()
-        if limit >= self._model.context_window and not self._model.is_output_capped:
-            return terms._replace(output_limit=None)
-        prompt = dialect.prompt_told(refusal)
-        if prompt is None:
-            prompt = await self._meter.count_by(backend)
-        if prompt is None or not 0 < window - prompt < limit:
-            return None
-        return lowered(terms, window - prompt)
 
-    async def _room(self, limit: int) -> int:
-        """As much of a limit that the caller did not name as the window has room for beside the prompt.
+async def _room(limit: int, model: Model, meter: Meter) -> int:
+    """As much of a limit that the caller did not name as the window has room for beside the prompt.
 
-        The prompt is its bytes where those leave enough, and else counted: vLLM before 0.32 refuses what does not fit.
-        """
-        model = self._model
-        if not model.is_window_known:
-            return limit
-        room = model.context_window - most_prompt_tokens(self._ask, model, self._settings.wallet)
-        if room < min(limit, ROOM_ENOUGH_TOKENS):
-            count = await self._meter.count_prompt()
-            room = limit if count is None else model.context_window - count
-        return max(1, min(limit, room))
+    The prompt is its bytes where those leave enough, and else counted: vLLM before 0.32 refuses what does not fit.
+    """
+    if not model.is_window_known:
+        return limit
+    room = model.context_window - meter.most_prompt_tokens
+    if room < min(limit, ROOM_ENOUGH_TOKENS):
+        count = await meter.count_prompt()
+        room = limit if count is None else model.context_window - count
+    return max(1, min(limit, room))

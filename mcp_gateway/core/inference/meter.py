@@ -39,9 +39,11 @@ UNUSED = Metered(None)
 class Meter:
     """Counts for one request. Whoever asks a backend says which, before its answer is read."""
 
-    __slots__ = (
-        "_ask", "_bounds", "_counted_tokens", "_model", "_parts", "_serving", "_target", "backend", "is_held", "terms",
-    )  # fmt: skip
+    backend: Backend | None = None
+    is_held = False
+    """Whether a hold covers what is billed."""
+    _counted_tokens: int | None = None
+    _bounds: UsageBounds | None = None
 
     def __init__(self, parts: Parts, ask: Ask, model: Model, target: Target, serving: Sequence[Backend]) -> None:
         self._parts = parts
@@ -49,12 +51,9 @@ class Meter:
         self._model = model
         self._target = target
         self._serving = serving
-        self._counted_tokens: int | None = None
-        self._bounds: UsageBounds | None = None
-        self.backend: Backend | None = None
         self.terms = Terms(ask.output_limit, model.max_output_tokens)
-        self.is_held = False
-        """Whether a hold covers what is billed."""
+        self.estimated_tokens = estimated_prompt_tokens(ask, model, parts.settings.wallet)
+        """About what the prompt has."""
 
     # Before it is sent
 
@@ -72,7 +71,7 @@ class Meter:
         Raises GatewayError `context_length_exceeded`.
         """
         model = self._model
-        if most_prompt_tokens(self._ask, model, self._parts.settings.wallet) <= model.context_window:
+        if self.most_prompt_tokens <= model.context_window:
             return
         count = await self.count_prompt()
         if count is not None and count > model.context_window:
@@ -80,13 +79,14 @@ class Meter:
             raise GatewayError("context_length_exceeded", message, param="messages")
 
     @property
+    def most_prompt_tokens(self) -> int:
+        """By its bytes."""
+        return most_prompt_tokens(self._ask, self._model, self._parts.settings.wallet)
+
+    @property
     def quoted_prompt_tokens(self) -> int:
         """What a hold is made for."""
         return quoted_prompt_tokens(self._ask, self._model, self._parts.settings.wallet, self._counted_tokens)
-
-    @property
-    def estimated_prompt_tokens(self) -> int:
-        return estimated_prompt_tokens(self._ask, self._model, self._parts.settings.wallet)
 
     # Once it is sent
 
@@ -128,11 +128,11 @@ class Meter:
             policy = "estimate"
         self._note_missing()
         if policy == "free":
-            return Metered(NO_USAGE, False, policy, self.estimated_prompt_tokens + seen.output_tokens)
+            return Metered(NO_USAGE, False, policy, self.estimated_tokens + seen.output_tokens)
         most = Usage(self.quoted_prompt_tokens, most_output_tokens(self.terms, self._ask, self._model))
         if policy == "hold":
             return Metered(most, False, policy)
-        prompt_tokens = seen.prompt_tokens or await self.recount_prompt() or self.estimated_prompt_tokens
+        prompt_tokens = seen.prompt_tokens or await self.recount_prompt() or self.estimated_tokens
         usage = Usage(min(prompt_tokens, most.prompt_tokens), min(seen.output_tokens, most.completion_tokens))
         return Metered(usage, False, policy)
 
@@ -146,7 +146,7 @@ class Meter:
             return UNUSED
         count = await self.recount_prompt() if self.is_held else None
         usage = None if count is None else Usage(count, 0)
-        return Metered(usage, is_reported=False, unbilled_tokens=self.estimated_prompt_tokens)
+        return Metered(usage, is_reported=False, unbilled_tokens=self.estimated_tokens)
 
     async def recount_prompt(self) -> int | None:
         """The prompt's tokens by the backend that has it; None where it cannot tell, or tells what cannot be."""

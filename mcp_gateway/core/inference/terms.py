@@ -104,12 +104,12 @@ def estimated_prompt_tokens(ask: Ask, model: Model, wallet: WalletSettings) -> i
     return min(ask.text_bytes // BYTES_PER_TOKEN + image_tokens, model.context_window)
 
 
-def reserved_tokens(terms: Terms, ask: Ask, model: Model, limits: LimitSettings, wallet: WalletSettings) -> int:
-    """What is counted against tokens a minute until the usage is known."""
+def reserved_output_tokens(terms: Terms, ask: Ask, model: Model, limits: LimitSettings) -> int:
+    """What is counted of an answer against tokens a minute until its usage is known."""
     output = terms.output_limit or model.max_output_tokens
     if ask.output_limit is None:
         output = min(output, limits.assumed_output_tokens)
-    return estimated_prompt_tokens(ask, model, wallet) + output * ask.choices
+    return output * ask.choices
 
 
 def most_output_tokens(terms: Terms, ask: Ask, model: Model) -> int:

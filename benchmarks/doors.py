@@ -147,8 +147,9 @@ def post(path: str, key: str, body: dict[str, object], extra: str = "") -> bytes
     return head.encode() + content
 
 
-def tool_call(key: str) -> bytes:
-    arguments = {"model": "burst", "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 64}
+def tool_call(key: str, max_tokens: int = 64) -> bytes:
+    """A call whose answer comes in one piece, or, of more than 64 tokens, is collected from a stream."""
+    arguments = {"model": "burst", "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": max_tokens}
     body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call"}
     extra = "accept: application/json, text/event-stream\r\nmcp-protocol-version: 2025-06-18\r\n"
     return post("/v1/mcp", key, body | {"params": {"name": "chat_completion", "arguments": arguments}}, extra)
@@ -181,7 +182,7 @@ def gateway_files(folder: Path, upstream_port: str) -> tuple[Path, str]:
     )
     config.write_text(
         f'vllm_urls = ["http://127.0.0.1:{upstream_port}"]\ndata_dir = "{folder}"\nport = 0\nlog_level = "warning"\n'
-        f"drain_announce_s = 0\n{models}"
+        f"drain_announce_s = 0\n[mcp]\ncollect_above_tokens = 64\n{models}"
     )
     command = [sys.executable, "-m", "mcp_gateway"]
 

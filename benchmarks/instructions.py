@@ -146,6 +146,7 @@ def main() -> None:
                 "unary": chat("/v1/chat/completions", key),
                 "stream of 64 tokens": chat("/v1/chat/completions", key, stream=True),
                 "MCP tools/call": tool_call(key),
+                "the same, collected": tool_call(key, max_tokens=65),
             }
             print(f"instructions a request, by {type(counter).__name__.lower()}:")
             for case, request in cases.items():

@@ -471,7 +471,7 @@ class McpSettings(Section):
     """The same of one guest's address (IPv6: one /64)."""
     disconnect_grace_s: Seconds = 5.0
     """How long a call of a client that vanished runs on, where the protocol lets the client come back."""
-    collect_above_tokens: Annotated[int, Field(ge=-1)] = 64
+    collect_above_tokens: Annotated[int, Field(ge=-1)] = 0
     """As `upstream.collect_above_tokens`, for calls of chat_completion without progress; with progress all are."""
 
 

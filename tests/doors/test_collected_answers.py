@@ -101,11 +101,11 @@ MCP = {"accept": "application/json, text/event-stream", "mcp-protocol-version": 
 @pytest.mark.parametrize(
     ("token", "fields", "is_streamed"),
     [
-        (None, {}, True), (None, {"max_tokens": 65}, True), (None, {"max_tokens": 64}, False),
+        (None, {}, True), (None, {"max_tokens": 65}, True), (None, {"max_tokens": 1}, True),
         ("p", {"max_tokens": 1}, True), ("p", {"tool_choice": "required", "tools": [{}]}, False),
     ],
 )  # fmt: skip
-async def test_an_answer_over_mcp_is_asked_for_as_a_stream_unless_it_is_short_and_nobody_hears_of_its_progress(
+async def test_an_answer_over_mcp_is_asked_for_as_a_stream_unless_a_stream_cannot_carry_it(
     served: Served, token: str | None, fields: dict[str, Any], is_streamed: bool
 ) -> None:
     door = served[0]

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from math import ceil
 
-from mcp_gateway.core.blame import GoingDown
-from mcp_gateway.core.bytes_in_flight import SMALL_BYTES
+from mcp_gateway.core.blame import AnswerTooLarge, GoingDown
+from mcp_gateway.core.bytes_in_flight import SMALL_BYTES, STEP_BYTES
+from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.dialects.dialect import Target
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.inference.kept import Kept
 from mcp_gateway.core.inference.meter import Meter, Metered
 from mcp_gateway.core.inference.terms import BYTES_PER_TOKEN
 from mcp_gateway.core.surfaces.credible import read_finish_reason
@@ -30,6 +30,7 @@ class Answer:
     first_token_at_s: float | None = None
     """By the clock that does not go back."""
     _reason: str | None = None
+    _kept_bytes = 0
 
     def __init__(
         self,
@@ -37,8 +38,9 @@ class Answer:
         request_id: str,
         target: Target,
         meter: Meter,
-        kept: Kept,
+        context: RequestContext | None,
         *,
+        most_bytes: int,
         monotonic_s: Callable[[], float],
         note: Callable[[], None] | None = None,
     ) -> None:
@@ -46,7 +48,8 @@ class Answer:
         self._request_id = request_id.encode()
         self._target = target
         self._meter = meter
-        self._kept = kept
+        self._context = context
+        self._most_bytes = most_bytes
         self._monotonic_s = monotonic_s
         self._note = note
 
@@ -58,6 +61,25 @@ class Answer:
     def incoming(self) -> Incoming | None:
         """What has come as a stream, if it does."""
         return self.reader or self.collecting
+
+    async def keep(self, size_bytes: int) -> None:
+        """Have room for so many bytes of the answer in all, taken in steps; without a context nothing is counted.
+
+        Raises GatewayError: `overloaded`, or AnswerTooLarge for more than an answer may have that is held whole.
+        """
+        if size_bytes <= max(self._kept_bytes, SMALL_BYTES) or self._context is None:
+            return
+        if size_bytes > self._most_bytes:
+            raise AnswerTooLarge
+        wanted_bytes = ceil(size_bytes / STEP_BYTES) * STEP_BYTES
+        await self._context.reservation.grow(wanted_bytes - self._kept_bytes)
+        self._kept_bytes = wanted_bytes
+
+    def keep_nothing(self) -> None:
+        """Give that room back."""
+        if self._kept_bytes and self._context is not None:
+            self._context.reservation.shrink(self._kept_bytes)
+            self._kept_bytes = 0
 
     def forget(self) -> None:
         """Keep nothing of what was not delivered."""
@@ -71,9 +93,9 @@ class Answer:
 
     async def take_whole(self, response: Response) -> Metered:
         """Read an answer in one piece; what is billed for it. Raises GatewayError or UpstreamError where it fails."""
-        body = await response.read(self._kept.have)
+        body = await response.read(self.keep)
         if len(body) > SMALL_BYTES:
-            await self._kept.have(len(body))
+            await self.keep(len(body))
         self._check_is_ours(body, response)
         translation = self._target.translation
         whole = await translation.read(body, self._target.public_model)
@@ -98,12 +120,12 @@ class Answer:
         reader = self._target.translation.reader(self._ask, self._target.public_model, self._meter.bounds)
         self.first = await self._first_frames(response, reader, attempt)
         self.reader = reader
-        self._kept.nothing()  # of a first frame that came in pieces
+        self.keep_nothing()  # of a first frame that came in pieces
         attempt.began()
 
     async def collect(self, response: Response, attempt: Attempt) -> Metered:
         """Put a stream together to the answer in one piece; at its largest it is cut, and delivered so."""
-        collecting = self._target.translation.collecting(self._ask, self._target.public_model, self._kept.most_bytes)
+        collecting = self._target.translation.collecting(self._ask, self._target.public_model, self._most_bytes)
         self.collecting = collecting
         await self._first_frames(response, collecting, attempt)
         attempt.began()
@@ -131,7 +153,7 @@ class Answer:
             frames = incoming.feed(piece) if piece else incoming.feed_end()
             if not frames:
                 attempt.commented()
-                await self._kept.have(incoming.held_bytes)
+                await self.keep(incoming.held_bytes)
             if incoming.failure is not None and not incoming.has_told(frames):
                 raise self._target.error(incoming.failure)
             if not incoming.has_started and (incoming.is_done or not piece):
@@ -143,7 +165,7 @@ class Answer:
     async def _keep_collected(self, collecting: Collecting) -> None:
         """Have room for what has come, and tell who watches."""
         if (size_bytes := collecting.held_bytes) > SMALL_BYTES:
-            await self._kept.have(min(size_bytes, self._kept.most_bytes))
+            await self.keep(min(size_bytes, self._most_bytes))
         if self._note is not None:
             self._note()
 

@@ -16,7 +16,6 @@ from mcp_gateway.core.inference.answer import Answer
 from mcp_gateway.core.inference.attempts import Attempts, unavailable
 from mcp_gateway.core.inference.bill import CLIENT_CLOSED, Bill
 from mcp_gateway.core.inference.fitting import first_terms
-from mcp_gateway.core.inference.kept import Kept
 from mcp_gateway.core.inference.meter import NO_USAGE, UNUSED, Meter, Metered
 from mcp_gateway.core.inference.parts import Call, Parts, Route
 from mcp_gateway.core.inference.terms import check, reserved_output_tokens
@@ -78,7 +77,6 @@ class Exchange:
         self._turn = turn
         self._running = running
         self._bill = Bill(parts, caller, call)
-        self._kept = Kept(call.context, parts.settings.upstream.max_response_bytes)
 
     # The calls of a door
 
@@ -169,7 +167,8 @@ class Exchange:
             self._attempts.let_go(None if self._bill.is_closed and self._bill.status == OK else CLIENT_CLOSED)
         if not self._bill.is_closed:
             self._close_left(error)
-        self._kept.nothing()
+        if self._answer is not None:
+            self._answer.keep_nothing()
         self._turn.release()
         self._parts.lifecycle.leave()
         self._running.discard(self)
@@ -226,7 +225,14 @@ class Exchange:
             await meter.check_window()
         meter.terms = await self._bill.open(meter.terms, ask, model, meter)
         self._answer = Answer(
-            ask, self._call.request_id, target, meter, self._kept, monotonic_s=parts.monotonic_s, note=note
+            ask,
+            self._call.request_id,
+            target,
+            meter,
+            self._call.context,
+            most_bytes=settings.upstream.max_response_bytes,
+            monotonic_s=parts.monotonic_s,
+            note=note,
         )
         return Attempts(parts, self._call, ask, target, meter, account_id=caller.account_id, serving=route.backends)
 
@@ -271,7 +277,7 @@ class Exchange:
                     return reader.feed_end()
                 frames = reader.feed(piece)
                 if not frames:
-                    await self._kept.have(reader.held_bytes)
+                    await answer.keep(reader.held_bytes)
         except UpstreamError as error:
             if self._end is not None:
                 raise self._end from error

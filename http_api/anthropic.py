@@ -1,42 +1,66 @@
-"""How Anthropic's API words a refusal. Source: its error types, and the classes that its SDKs make of statuses."""
+"""How Anthropic's API words a refusal over HTTP, and the headers that its clients look for."""
 
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Literal
 
-from http_api.rendering import openai_error
+from pydantic import BaseModel
+
+from http_api.rendering import OPENAI_SHAPE, ErrorBody, Headers, Shape
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.limits.limiter import Standing
+from mcp_gateway.core.surfaces.anthropic import error_body
 
-_VERSION = b"anthropic-version"
+VERSION = b"anthropic-version"
 """The header that every client of that API sends."""
-_TYPES = {
-    401: "authentication_error",
-    402: "billing_error",
-    403: "permission_error",
-    404: "not_found_error",
-    409: "conflict_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    503: "overloaded_error",
-}
-_CLIENT_FAULT, _SERVER_FAULT = "invalid_request_error", "api_error"
-_FIRST_SERVER_FAULT = 500
-_FULL = "backend_busy"
 
 
-def anthropic_error(error: GatewayError, context: RequestContext) -> dict[str, Any]:
-    """Its clients look for the request's id in the body, and in a header that has another name than ours."""
-    context.headers.append((b"request-id", context.request_id.encode()))
-    told = {"type": _type_of(error), "message": error.message}
-    return {"type": "error", "error": told, "request_id": context.request_id}
+class AnthropicErrorObject(BaseModel):
+    """What is wrong, and what to change."""
+
+    type: str
+    message: str
 
 
-def by_its_client(error: GatewayError, context: RequestContext) -> dict[str, Any]:
-    """For paths that both APIs have, or neither."""
-    wording = anthropic_error if _VERSION in context.sent else openai_error
-    return wording(error, context)
+class AnthropicErrorBody(BaseModel):
+    """A refusal in the words of Anthropic's API."""
+
+    type: Literal["error"]
+    error: AnthropicErrorObject
+    request_id: str
 
 
-def _type_of(error: GatewayError) -> str:
-    if error.code == _FULL:
-        return _TYPES[503]
-    return _TYPES.get(error.status, _SERVER_FAULT if error.status >= _FIRST_SERVER_FAULT else _CLIENT_FAULT)
+def _error(error: GatewayError, context: RequestContext) -> dict[str, Any]:
+    return error_body(error, context.request_id)
+
+
+def _stamps(context: RequestContext, standing: Standing | None) -> Headers:
+    """The request's id has another name than ours there, and limits end at a time of day."""
+    stamps = [(b"request-id", context.request_id.encode())]
+    if standing is not None:
+        stamps += _limit("requests", *standing.requests)
+        stamps += _limit("tokens", standing.tokens_limit, standing.tokens_remaining, standing.minute_ends_at_s)
+    return stamps
+
+
+def _limit(of: str, limit: int | None, remaining: int | None, resets_at_s: int) -> Headers:
+    if limit is None or remaining is None:
+        return []
+    reset = datetime.fromtimestamp(resets_at_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    told = {"limit": str(limit), "remaining": str(remaining), "reset": reset}
+    return [(f"anthropic-ratelimit-{of}-{name}".encode(), value.encode()) for name, value in told.items()]
+
+
+ANTHROPIC_SHAPE = Shape(_error, AnthropicErrorBody, _stamps)
+
+
+def _error_by_client(error: GatewayError, context: RequestContext) -> dict[str, Any]:
+    return (ANTHROPIC_SHAPE if VERSION in context.sent else OPENAI_SHAPE).wording(error, context)
+
+
+def _stamps_by_client(context: RequestContext, standing: Standing | None) -> Headers:
+    return _stamps(context, standing) if VERSION in context.sent else []
+
+
+BY_ITS_CLIENT = Shape(_error_by_client, ErrorBody, _stamps_by_client)
+"""For paths that both APIs have, or neither."""

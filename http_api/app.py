@@ -8,6 +8,7 @@ from http_api.health import Health, MetricsPage
 from http_api.inference import InferenceEndpoint
 from http_api.keys import Keys
 from http_api.limits import Limits
+from http_api.messages import TokenCounts
 from http_api.middleware.admission import Admission
 from http_api.middleware.answers import Answers, Check
 from http_api.middleware.authentication import Authentication
@@ -31,6 +32,8 @@ from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.origins import Origins
 from mcp_gateway.core.surfaces.chat import CHAT
+from mcp_gateway.core.surfaces.messages import MESSAGES
+from mcp_gateway.core.surfaces.surface import Surface
 from mcp_gateway.wire.bodies import BodyLimits
 
 
@@ -76,13 +79,12 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
     judge = Judge(gateway.lifecycle, gateway.ledger, gateway.pool, gateway.published)
     operators = Operators(gateway.addresses, settings.operator_token, settings.metrics_token)
     return Endpoints(
-        chat=InferenceEndpoint(
-            CHAT,
+        chat=_inference_of(CHAT, gateway),
+        messages=_inference_of(MESSAGES, gateway),
+        message_tokens=TokenCounts(
             gateway.inference,
-            gateway.repeats,
             body_limits=BodyLimits(settings, gateway.published),
             json_bounds=JsonBounds.of(settings),
-            comment_s=settings.upstream.queue_comment_s,
         ),
         mcp=mcp,
         models=Models(gateway.published, gateway.pool),
@@ -112,4 +114,16 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
             needs_token=settings.metrics_token is not None,
         ),
         welcome=Welcome(gateway.version),
+    )
+
+
+def _inference_of(surface: Surface, gateway: Gateway) -> InferenceEndpoint:
+    settings = gateway.settings
+    return InferenceEndpoint(
+        surface,
+        gateway.inference,
+        gateway.repeats,
+        body_limits=BodyLimits(settings, gateway.published),
+        json_bounds=JsonBounds.of(settings),
+        comment_s=settings.upstream.queue_comment_s,
     )

@@ -1,4 +1,4 @@
-"""The answer to one client as server-sent events, with comments for as long as there is nothing else to send.
+"""The answer to one client as server-sent events, with a comment for as long as there is nothing else to send.
 
 Clients and proxies give up on a connection that stays silent, while a request waits for its turn or its answer makes a
 pause. The head goes out with the first of all; whatever fails after that can only be told in the stream.
@@ -15,7 +15,6 @@ from http_api.rendering import Headers
 from mcp_gateway.wire import event_streams
 from mcp_gateway.wire.line_ends import without_line_ends
 
-COMMENT = b": waiting for the model\n\n"
 _HEADERS: Headers = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     *event_streams.HEADERS,
@@ -29,8 +28,9 @@ class EventStream:
     sending winds nothing. `before_head` is called when the head is due.
     """
 
-    def __init__(self, send: Send, comment_s: float, before_head: Callable[[], None]) -> None:
+    def __init__(self, send: Send, comment: bytes, comment_s: float, before_head: Callable[[], None]) -> None:
         self._send = send
+        self._comment = comment
         self._comment_s = comment_s
         self._before_head = before_head
         self._timer: asyncio.TimerHandle | None = None
@@ -83,13 +83,13 @@ class EventStream:
             self._is_fresh = False
             self._wind()
         else:
-            self._commenting = asyncio.get_running_loop().create_task(self._comment())
+            self._commenting = asyncio.get_running_loop().create_task(self._send_comment())
 
-    async def _comment(self) -> None:
+    async def _send_comment(self) -> None:
         """By now frames may have been sent, and after the last of them nothing is."""
         if not (self._is_fresh or self._is_sending):
             self._is_commenting = True
-            await self.send(COMMENT)
+            await self.send(self._comment)
             self._is_commenting = False
         self._is_fresh = False
         self._wind()

@@ -1,6 +1,7 @@
 """A surface's endpoint, such as POST /chat/completions: the hot path, a plain ASGI endpoint."""
 
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -77,7 +78,8 @@ class InferenceEndpoint:
             ask = self._surface.read(parse_json_object(raw), len(raw))
             del raw
             if ask.is_stream:
-                stream = EventStream(send, self._comment_s, lambda: _tell_changes(exchange, context))
+                changes = partial(_tell_changes, exchange, context)
+                stream = EventStream(send, ask.surface.comment, self._comment_s, changes)
                 await _relay(exchange, ask, stream, context)
                 return
             await exchange.begin(ask)

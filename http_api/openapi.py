@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import orjson
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue, models_json_schema
 from pydantic_core import core_schema
 
@@ -46,23 +46,6 @@ _OF_LIMITS: dict[Counts, frozenset[Code]] = {
     Counts.INFERENCE: frozenset({"requests_per_minute", "requests_per_day", "tokens_per_minute", "in_flight", "guest"}),
 }
 _PARAMETER = re.compile(r"\{(\w+)(?::path)?\}")
-
-
-class ErrorObject(BaseModel):
-    """What is wrong, and what to change; some codes tell more beside it."""
-
-    model_config = ConfigDict(extra="allow")
-
-    message: str
-    type: str
-    code: Code
-    param: str | None
-
-
-class ErrorBody(BaseModel):
-    """A refusal."""
-
-    error: ErrorObject
 
 
 class Document:
@@ -119,7 +102,7 @@ class Document:
             "operationId": row.name if prefix == row.prefixes[0] else f"{row.name}_{_word_of(prefix)}",
             "summary": row.summary,
             "security": self._security(row),
-            "responses": {**_answers(row, schemas), **_refusals(row)},
+            "responses": {**_answers(row, schemas), **_refusals(row, schemas)},
         }
         if parameters := [*_in_path(row), *schemas.parameters(row.query), *_in_head(row)]:
             told["parameters"] = parameters
@@ -171,7 +154,7 @@ class _Schemas:
     """The schemas of all models of the rows; each model has one name."""
 
     def __init__(self, rows: Iterable[AnyOperation]) -> None:
-        wanted: dict[tuple[type[BaseModel], JsonSchemaMode], None] = {(ErrorBody, "serialization"): None}
+        wanted: dict[tuple[type[BaseModel], JsonSchemaMode], None] = {}
         for row in rows:
             wanted |= dict.fromkeys(_models_of(row))
         self._refs, written = models_json_schema(
@@ -187,6 +170,9 @@ class _Schemas:
             return {"type": "string"}
         return {"type": "object"} if row.answer is bytes else self._refs[row.answer, "serialization"]
 
+    def of_refusal(self, row: AnyOperation) -> Json:
+        return self._refs[row.shape.body, "serialization"]
+
     @staticmethod
     def parameters(query: type[Query]) -> Iterator[Json]:
         """What may stand in a query; a text there is never null."""
@@ -198,6 +184,7 @@ class _Schemas:
 def _models_of(row: AnyOperation) -> Iterator[tuple[type[BaseModel], JsonSchemaMode]]:
     if row.body not in (Nothing, bytes):
         yield row.body, "validation"
+    yield row.shape.body, "serialization"
     if row.answer is not bytes:
         yield row.answer, "serialization"
 
@@ -229,12 +216,12 @@ def _answers(row: AnyOperation, schemas: _Schemas) -> Json:
     return {str(status): {"description": row.summary, "content": content} for status in row.statuses}
 
 
-def _refusals(row: AnyOperation) -> Json:
+def _refusals(row: AnyOperation, schemas: _Schemas) -> Json:
     """By status; where an answer has that too, it is told there."""
     by_status: dict[int, list[Code]] = {}
     for code in sorted(refusals_of(row)):
         by_status.setdefault(TABLE[code].status, []).append(code)
-    content = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
+    content = {"application/json": {"schema": schemas.of_refusal(row)}}
     return {
         str(status): {"description": ", ".join(f"`{code}`" for code in codes), "content": content}
         for status, codes in sorted(by_status.items())

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from http_api.bodies import SIGNED, BodyBounds, parsed_as, read_json_bytes
 from http_api.query import Query, read_query
-from http_api.rendering import Headers, Wording, openai_error, send_bytes
+from http_api.rendering import OPENAI_SHAPE, Headers, Shape, send_bytes
 from mcp_gateway.core.caller import Caller, KeyScope
 from mcp_gateway.core.context import CLIENT, CONTEXT, RequestContext
 from mcp_gateway.core.errors import Code
@@ -140,8 +140,8 @@ class Operation(Generic[Q, B, A]):
     prefixes: tuple[str, ...] = PREFIXES
     is_served: bool = True
     """Whether there is anything to ask; otherwise the row is there to refuse in its own way."""
-    wording: Wording = openai_error
-    """How it says its refusals."""
+    shape: Shape = OPENAI_SHAPE
+    """Of which API its answers are."""
     is_always_answered: bool = False
     """Also while the gateway drains or is under maintenance."""
     has_own_host_check: bool = False

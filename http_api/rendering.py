@@ -2,18 +2,30 @@
 
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
+from pydantic import BaseModel, ConfigDict
 from starlette.types import Send
 
 from mcp_gateway.core.context import RequestContext
-from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.errors import Code, GatewayError
+from mcp_gateway.core.limits.limiter import Standing
 
 JSON_TYPE = (b"content-type", b"application/json")
 Headers = list[tuple[bytes, bytes]]
 Wording = Callable[[GatewayError, RequestContext], dict[str, Any]]
-"""The body of a refusal in the shape of some API, which may have headers of its own: they go to the context's."""
+"""The body of a refusal."""
+Stamps = Callable[[RequestContext, Standing | None], Headers]
+"""Headers of an answer, whatever it says, by what is left of its caller's limits."""
+
+
+class Shape(NamedTuple):
+    """How some API words its refusals (`body` is what OpenAPI says of it), and headers that its clients look for."""
+
+    wording: Wording
+    body: type[BaseModel]
+    stamps: Stamps | None = None
 
 
 async def send_bytes(send: Send, body: bytes | bytearray, headers: Headers, status: int = 200) -> None:
@@ -27,8 +39,28 @@ async def send_json(send: Send, value: Any, status: int = 200, headers: Headers 
     await send_bytes(send, orjson.dumps(value), [JSON_TYPE, *(headers or ())], status)
 
 
-def openai_error(error: GatewayError, _context: RequestContext) -> dict[str, Any]:
+def _openai_error(error: GatewayError, _context: RequestContext) -> dict[str, Any]:
     return {"error": error.as_object()}
+
+
+class ErrorObject(BaseModel):
+    """What is wrong, and what to change; some codes tell more beside it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    message: str
+    type: str
+    code: Code
+    param: str | None
+
+
+class ErrorBody(BaseModel):
+    """A refusal."""
+
+    error: ErrorObject
+
+
+OPENAI_SHAPE = Shape(_openai_error, ErrorBody)
 
 
 async def send_error(send: Send, error: GatewayError, body: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from http_api.anthropic import by_its_client
+from http_api.anthropic import BY_ITS_CLIENT
 from http_api.bodies import BodyBounds
 from http_api.operations import Access, AnyOperation, Counts, Nothing, Operation, endpoint_of
 from http_api.query import AnyQuery
@@ -135,4 +135,4 @@ def _unknown(known: Collection[str]) -> AnyOperation:
     async def refuse(scope: Scope, _receive: Receive, _send: Send) -> None:
         raise unknown_url(scope["path"], known)
 
-    return refusing("", "unknown", refuse, wording=by_its_client)
+    return refusing("", "unknown", refuse, shape=BY_ITS_CLIENT)

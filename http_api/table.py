@@ -8,12 +8,14 @@ from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
 
+from http_api.anthropic import ANTHROPIC_SHAPE
 from http_api.billing import Billing, BillingObject, CreditsObject, TransactionPage, TransactionsQuery
 from http_api.chat import ChatAnswer, ChatRequestBody
 from http_api.health import Health, HealthObject, MetricsPage
 from http_api.inference import InferenceEndpoint
 from http_api.keys import CreatedKey, KeyChange, KeyObject, KeyPage, Keys, KeysQuery, NewKey, RevokedKey, RevokeQuery
 from http_api.limits import Limits, LimitsObject
+from http_api.messages import CountedRequestBody, MessageAnswer, MessageRequestBody, TokenCount, TokenCounts
 from http_api.models import ModelHealth, ModelList, ModelObject, Models
 from http_api.operations import INFERENCE, OPENAI, PREFIXES, ROOT, Access, AnyOperation, Counts, Nothing, Operation
 from http_api.query import AnyQuery, Query
@@ -42,6 +44,8 @@ class Endpoints:
     """What the rows run."""
 
     chat: InferenceEndpoint
+    messages: InferenceEndpoint
+    message_tokens: TokenCounts
     mcp: McpEndpoints
     models: Models
     keys: Keys
@@ -84,6 +88,13 @@ _OF_INFERENCE: frozenset[Code] = frozenset({
 })  # fmt: skip
 
 
+_OF_COUNTS: frozenset[Code] = frozenset({
+    "content_policy", "context_length_exceeded", "vision_disabled", "guests_not_allowed", "model_not_found",
+    "backend_busy", "connect_failed", "first_token_timeout", "backend_error", "backend_died", "model_unavailable",
+    "unsupported_endpoint",
+})  # fmt: skip
+
+
 def _inference(run: Endpoints) -> list[AnyOperation]:
     return [
         Operation(
@@ -100,6 +111,37 @@ def _inference(run: Endpoints) -> list[AnyOperation]:
             endpoint=run.chat,
             media_types=("application/json", "text/event-stream"),
             refuses=_OF_INFERENCE,
+        ),
+        Operation(
+            method="POST",
+            path="/messages",
+            name="messages",
+            summary="Answer a conversation as Anthropic's API does, in one piece or as a stream of events.",
+            access=Access.ANYONE,
+            scope="inference",
+            counts=Counts.INFERENCE,
+            query=AnyQuery,
+            body=MessageRequestBody,
+            answer=MessageAnswer,
+            endpoint=run.messages,
+            media_types=("application/json", "text/event-stream"),
+            refuses=_OF_INFERENCE,
+            shape=ANTHROPIC_SHAPE,
+        ),
+        Operation(
+            method="POST",
+            path="/messages/count_tokens",
+            name="count_message_tokens",
+            summary="Count the tokens of a conversation, free of charge.",
+            access=Access.ANYONE,
+            scope="inference",
+            counts=Counts.QUERY,
+            query=AnyQuery,
+            body=CountedRequestBody,
+            answer=TokenCount,
+            endpoint=run.message_tokens,
+            refuses=_OF_COUNTS,
+            shape=ANTHROPIC_SHAPE,
         ),
         Operation(
             method="GET",

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from starlette.types import Receive, Scope, Send
 
-from http_api.anthropic import anthropic_error, by_its_client
+from http_api.anthropic import ANTHROPIC_SHAPE, BY_ITS_CLIENT
 from http_api.operations import AnyOperation
-from http_api.rendering import Wording
+from http_api.rendering import Shape
 from http_api.routes import BELOW, refusing, without_sockets
 from mcp_gateway.core.errors import GatewayError
 
@@ -19,7 +19,7 @@ class Unserved(NamedTuple):
 
     path: str
     name: str
-    wording: Wording = by_its_client
+    shape: Shape = BY_ITS_CLIENT
 
 
 UNSERVED = (
@@ -47,13 +47,13 @@ UNSERVED = (
     Unserved("/uploads", "Uploads"),
     Unserved("/vector_stores", "vector stores"),
     Unserved("/videos", "Videos"),
-    Unserved("/agents", "Agents", anthropic_error),
-    Unserved("/complete", "Text Completions", anthropic_error),
-    Unserved("/environments", "Agents", anthropic_error),
-    Unserved("/experimental", "experimental", anthropic_error),
-    Unserved("/messages/batches", "Message Batches", anthropic_error),
-    Unserved("/organizations", "administration", anthropic_error),
-    Unserved("/sessions", "Agents", anthropic_error),
+    Unserved("/agents", "Agents", ANTHROPIC_SHAPE),
+    Unserved("/complete", "Text Completions", ANTHROPIC_SHAPE),
+    Unserved("/environments", "Agents", ANTHROPIC_SHAPE),
+    Unserved("/experimental", "experimental", ANTHROPIC_SHAPE),
+    Unserved("/messages/batches", "Message Batches", ANTHROPIC_SHAPE),
+    Unserved("/organizations", "administration", ANTHROPIC_SHAPE),
+    Unserved("/sessions", "Agents", ANTHROPIC_SHAPE),
 )
 
 
@@ -68,4 +68,4 @@ def _row(number: int, one: Unserved) -> AnyOperation:
         raise GatewayError("unsupported_endpoint", without_sockets(message, scope))
 
     path = one.path if "{" in one.path else one.path + BELOW
-    return refusing(path, f"unserved_{number}", refuse, wording=one.wording)
+    return refusing(path, f"unserved_{number}", refuse, shape=one.shape)

@@ -17,6 +17,8 @@ from tests.captured import Capture, captured
 
 PATIENCE_S = 60.0  # how long a test waits for what has to happen
 DONE = b"data: [DONE]\n\n"
+INFERENCE = ("/v1/chat/completions", "/v1/messages")
+COUNTING = ("/tokenize", "/v1/messages/count_tokens")
 SHORTEST = [{"role": "user", "content": "a"}]
 _EVENTS = "text/event-stream; charset=utf-8"
 
@@ -174,7 +176,7 @@ def stream(prompt_tokens: int = 10, completion_tokens: int = 4) -> list[bytes]:
 
 
 class ReplayingBackend:
-    """Serves on 127.0.0.1 while entered. `prompt_tokens` is what /tokenize counts; None makes it fail.
+    """Serves on 127.0.0.1 while entered. `prompt_tokens` is what it counts; None makes it fail.
 
     `running` and `waiting` are its queue gauges (no gauges with None), `tokens` its count of tokens (None: it has
     none); a mute one takes requests and never answers.
@@ -225,7 +227,7 @@ class ReplayingBackend:
 
     @property
     def chats(self) -> list[Asked]:
-        return [asked for asked in self.asked if asked.path == "/v1/chat/completions"]
+        return [asked for asked in self.asked if asked.path in INFERENCE]
 
     @property
     def templates(self) -> list[Asked]:
@@ -235,7 +237,7 @@ class ReplayingBackend:
     @property
     def counted(self) -> list[Asked]:
         """Prompts that it was asked to count for a request."""
-        return [asked for asked in self.asked if asked.path == "/tokenize" and asked.json["messages"] != SHORTEST]
+        return [asked for asked in self.asked if asked.path in COUNTING and asked.json["messages"] != SHORTEST]
 
     async def chats_asked(self, count: int) -> list[Asked]:
         """Wait until so many chats have arrived since `answer_with`."""
@@ -264,7 +266,9 @@ class ReplayingBackend:
             return whole(_gauges(self.running, self.waiting, self.tokens), content_type="text/plain")
         if asked.path == "/tokenize":
             return whole(b"{}", 500) if self.prompt_tokens is None else whole(b'{"count":%d}' % self.prompt_tokens)
-        if asked.path != "/v1/chat/completions":
+        if asked.path == "/v1/messages/count_tokens" and self.prompt_tokens is not None:
+            return whole(b'{"input_tokens":%d}' % self.prompt_tokens)
+        if asked.path not in INFERENCE:
             return whole(b'{"detail":"Not Found"}', 404)
         return self._answer_to_chat(asked)
 

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from starlette.types import Message, Receive, Scope, Send
 
 from http_api.operations import AnyOperation
-from http_api.rendering import Wording, send_error
+from http_api.rendering import Shape, send_error
 from http_api.routes import Routes
 from mcp_gateway.core.bytes_in_flight import BytesInFlight
 from mcp_gateway.core.context import CLIENT, CONTEXT, SENT, CallerLeft, RequestContext
@@ -63,7 +63,7 @@ class Answers:
             nonlocal has_started
             if message["type"] == "http.response.start":
                 has_started = True
-                message["headers"] = [*message["headers"], *self._stamps(context)]
+                message["headers"] = [*message["headers"], *self._stamps(context, operation.shape)]
             return send(message)
 
         try:
@@ -75,13 +75,13 @@ class Answers:
             pass  # nobody is left to answer
         except Exception as error:
             was_begun = has_started
-            await self._refuse(error, context, operation.wording, None if was_begun else stamped)
+            await self._refuse(error, context, operation.shape, None if was_begun else stamped)
             if was_begun and isinstance(error, GatewayError):
                 raise
         finally:
             context.release()
 
-    async def _refuse(self, error: Exception, context: RequestContext, wording: Wording, send: Send | None) -> None:
+    async def _refuse(self, error: Exception, context: RequestContext, shape: Shape, send: Send | None) -> None:
         """Count a refusal and tell it, where nothing has been told yet.
 
         Apart from where it is caught: a name for the error there would keep what its traceback holds, such as the body,
@@ -92,7 +92,7 @@ class Answers:
         if send is not None:
             if refusal.status == HTTPStatus.TOO_MANY_REQUESTS:
                 refusal.details["limits_url"] = self._limits_url
-            await send_error(send, refusal, wording(refusal, context))
+            await send_error(send, refusal, shape.wording(refusal, context))
 
     def _context(self, scope: Scope) -> RequestContext:
         sent: dict[bytes, bytes] = scope[SENT]
@@ -103,10 +103,11 @@ class Answers:
         address = self._addresses.read(scope["client"], forwarded)
         return RequestContext(self._new_id("req"), client_id, address, self._room, sent=sent)
 
-    def _stamps(self, context: RequestContext) -> list[tuple[bytes, bytes]]:
+    def _stamps(self, context: RequestContext, shape: Shape) -> list[tuple[bytes, bytes]]:
         stamps = [(b"x-request-id", context.request_id.encode()), *context.headers]
         if context.client_request_id is not None:
             stamps.append((b"x-client-request-id", context.client_request_id.encode()))
+        standing = None
         if context.caller is not None:
             standing = self._limiter.standing(context.caller)
             limit, remaining, resets_at_s = standing.requests
@@ -126,7 +127,7 @@ class Answers:
                     (b"x-ratelimit-remaining-tokens", b"%d" % standing.tokens_remaining),
                     (b"x-ratelimit-reset-tokens", b"%d" % standing.minute_ends_at_s),
                 )
-        return stamps
+        return stamps if shape.stamps is None else [*stamps, *shape.stamps(context, standing)]
 
 
 def _bug(error: Exception, context: RequestContext) -> GatewayError:

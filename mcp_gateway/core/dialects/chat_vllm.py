@@ -1,9 +1,8 @@
 """Chat completions to vLLM, which has them as OpenAI does: bodies are sifted, renamed and bounded, frames spliced."""
 
-from functools import lru_cache
-from hashlib import sha256
 from typing import Any
 
+from mcp_gateway.core.dialects.cache_salt import cache_salt
 from mcp_gateway.core.dialects.dialect import Counting
 from mcp_gateway.core.dialects.vllm_fields import ChatFields
 from mcp_gateway.core.json_bounds import dump_json
@@ -32,11 +31,8 @@ class ChatToVllm:
         self.sift = fields.sift
 
     def body(self, ask: Ask, terms: Terms, backend_model: str, account_id: str, *, is_stream: bool) -> bytes:
-        """What was sifted of the caller's own, renamed, with usage asked for in every frame of a stream.
-
-        `cache_salt` keeps one account from telling by timing what another has in the prefix cache.
-        """
-        body = ask.body | {"model": backend_model, "cache_salt": _cache_salt(account_id)}
+        """What was sifted of the caller's own, renamed, with usage asked for in every frame of a stream."""
+        body = ask.body | {"model": backend_model, "cache_salt": cache_salt(account_id)}
         _bound(body, terms)
         if is_stream:
             body["stream"] = True
@@ -81,8 +77,3 @@ def _bound(body: dict[str, Any], terms: Terms) -> None:
     most = terms.ceiling if limit is None else limit
     if (least := body.get("min_tokens")) is not None and least > most:
         body["min_tokens"] = most
-
-
-@lru_cache(maxsize=1024)
-def _cache_salt(account_id: str) -> str:
-    return sha256(account_id.encode()).hexdigest()[:32]

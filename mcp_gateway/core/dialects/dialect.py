@@ -75,6 +75,9 @@ class Dialect(Protocol):
     def prompt_told(self, refusal: GatewayError) -> int | None:
         """The prompt's tokens that such a refusal names."""
 
+    def count_told(self, answer: Body) -> int | None:
+        """The prompt's tokens that were counted."""
+
     def request_named(self, beginning: Body) -> bytes | None:
         """The id of ours that an answer bears; None for others."""
 

@@ -11,6 +11,8 @@ from itertools import islice
 from mcp_gateway.core.dialects import vllm_refusals
 from mcp_gateway.core.dialects.chat_vllm import TOKENIZE_PATH, ChatToVllm
 from mcp_gateway.core.dialects.dialect import Counting, Translation
+from mcp_gateway.core.dialects.messages_vllm import MessagesToVllm
+from mcp_gateway.core.dialects.messages_vllm_fields import MessageFields
 from mcp_gateway.core.dialects.vllm_fields import ChatFields
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import dump_json
@@ -37,8 +39,10 @@ class Vllm:
     name = "vllm"
 
     def __init__(self, pass_fields: Iterable[str] = (), pass_template_kwargs: Iterable[str] = ()) -> None:
-        fields = ChatFields(pass_fields, pass_template_kwargs)
-        self.translations: Mapping[SurfaceName, Translation] = {"chat": ChatToVllm(fields)}
+        self.translations: Mapping[SurfaceName, Translation] = {
+            "chat": ChatToVllm(ChatFields(pass_fields, pass_template_kwargs)),
+            "messages": MessagesToVllm(MessageFields(pass_fields, pass_template_kwargs)),
+        }
 
     def failure(self, status: int, body: bytes) -> Failure:
         return vllm_refusals.read_failure(status, body)
@@ -53,6 +57,9 @@ class Vllm:
 
     def prompt_told(self, refusal: GatewayError) -> int | None:
         return vllm_refusals.prompt_told(refusal)
+
+    def count_told(self, answer: Body) -> int | None:
+        return read_count(answer)
 
     def request_named(self, beginning: Body) -> bytes | None:
         """vLLM names an answer by the id that its request was sent with."""
@@ -97,7 +104,7 @@ def _total(line: re.Pattern[bytes], page: bytes) -> float | None:
     return sum(numbers) if numbers else None
 
 
-def read_count(body: bytes) -> int | None:
+def read_count(body: Body) -> int | None:
     """The tokens that were counted, which /tokenize tells before it lists them; None where none were told."""
     found = _COUNT.search(body)
     return int(found[1]) if found is not None else None

@@ -31,6 +31,8 @@ _PROMPT = re.compile(
 """How vLLM since 0.6 says a prompt's length; "at least so many" is none."""
 _LAST_WORDS = ("cannot schedule new futures", "EngineCore encountered an issue", "aborted")
 """Of a server that shuts down, or whose engine is dead; its /health can say 200 for a long while yet."""
+_NO_MODEL = "NotFoundError"
+"""The type of an error that may tell no param."""
 _MAX_RETRY_AFTER_DIGITS, _MAX_RETRY_AFTER_S = 9, 3600
 
 
@@ -54,7 +56,7 @@ def error_of(failure: Failure, backend_model: str, public_model: str, retry_afte
         return GoingDown()
     if status in (400, 413, 422):
         return _refusal(status, _renamed(message, backend_model, public_model), kind, param)
-    if status == HTTPStatus.NOT_FOUND and param == "model":
+    if status == HTTPStatus.NOT_FOUND and (param == "model" or kind == _NO_MODEL):
         return GatewayError("model_unavailable", f"The model {public_model!r} is not loaded at the moment.")
     if status in (429, 503):
         message = f"Every place for {public_model!r} is taken; try again soon."

@@ -11,6 +11,7 @@ from mcp_gateway.core.inference.answer import Answer
 from mcp_gateway.core.inference.fitting import terms_after
 from mcp_gateway.core.inference.meter import Meter, Metered
 from mcp_gateway.core.inference.parts import Call, Parts
+from mcp_gateway.core.inference.routing import unavailable
 from mcp_gateway.core.record import OK
 from mcp_gateway.core.surfaces.error_shapes import MAX_REFUSAL_BYTES
 from mcp_gateway.core.surfaces.surface import Ask
@@ -164,8 +165,3 @@ class Attempts:
 def _is_json(response: Response) -> bool:
     """Whether a backend that was asked for a stream answers in one piece all the same."""
     return (response.header(b"content-type") or b"").startswith(b"application/json")
-
-
-def unavailable(model: Model) -> GatewayError:
-    """No backend that is up has it."""
-    return GatewayError("model_unavailable", f"No backend that is up has {model.id!r} at the moment.")

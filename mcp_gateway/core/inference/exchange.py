@@ -7,17 +7,19 @@ from types import TracebackType
 from typing import Any
 
 from mcp_gateway.core.caller import Caller
-from mcp_gateway.core.catalog import FREE, Model
+from mcp_gateway.core.catalog import Model
 from mcp_gateway.core.context import CallerLeft
 from mcp_gateway.core.dialects.dialect import Target
 from mcp_gateway.core.errors import Code, GatewayError, internal_error
 from mcp_gateway.core.identity.keys import refusal
 from mcp_gateway.core.inference.answer import Answer
-from mcp_gateway.core.inference.attempts import Attempts, unavailable
+from mcp_gateway.core.inference.attempts import Attempts
 from mcp_gateway.core.inference.bill import CLIENT_CLOSED, Bill
+from mcp_gateway.core.inference.counting import count_prompt
 from mcp_gateway.core.inference.fitting import first_terms
 from mcp_gateway.core.inference.meter import NO_USAGE, UNUSED, Meter, Metered
-from mcp_gateway.core.inference.parts import Call, Parts, Route
+from mcp_gateway.core.inference.parts import Call, Parts
+from mcp_gateway.core.inference.routing import route_to
 from mcp_gateway.core.inference.terms import check, reserved_output_tokens
 from mcp_gateway.core.limits.limiter import Turn
 from mcp_gateway.core.money import format_usd
@@ -26,8 +28,6 @@ from mcp_gateway.core.surfaces.surface import Ask, Body, Reader
 from mcp_gateway.core.surfaces.usage import Usage
 from mcp_gateway.core.upstream.backend import failure
 from mcp_gateway.core.upstream.transport import UpstreamError
-
-DEMO_MODEL = "demo/echo"
 
 
 class Inference:
@@ -42,6 +42,10 @@ class Inference:
         if (code := caller.validity.ended_by) is not None:  # since the request's head was read
             raise refusal(code)
         return Exchange(self.parts, caller, call, self.parts.limiter.admit(caller), self.running)
+
+    async def count(self, caller: Caller, ask: Ask) -> int:
+        """The tokens of a prompt, which costs nothing and is not recorded. Raises GatewayError."""
+        return await count_prompt(self.parts, caller, ask)
 
     def check(self, caller: Caller) -> None:
         """Raise what admission would now, and count nothing: before a body is read for it."""
@@ -158,7 +162,7 @@ class Exchange:
             self._attempts.blame(error)
         await self._close_part(error)
         held = reader.end(format_usd(self.cost_nano), self.usage) if reader is not None else b""
-        return held + ask.surface.last_frames(error, self._call.request_id, self._bill.model_id)
+        return held + ask.surface.last_frames(error, self._call.request_id, ask.model)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -213,9 +217,9 @@ class Exchange:
         check(ask, model, caller, settings.limits)
         if ask.images:
             await parts.images.check(ask.images, model_sees="image" in model.input_modalities)
-        route = self._find_route(model)
+        route = route_to(parts, caller, model)
         self._bill.price = route.price
-        target = Target(parts.dialect, translation, route.backend_model, model.id)
+        target = Target(parts.dialect, translation, route.backend_model, ask.model)
         meter = self._meter = Meter(parts, ask, model, target, route.backends)
         meter.terms = await first_terms(ask, model, route, caller, settings, meter)
         self._turn.reserve_tokens(
@@ -235,16 +239,6 @@ class Exchange:
             note=note,
         )
         return Attempts(parts, self._call, ask, target, meter, account_id=caller.account_id, serving=route.backends)
-
-    def _find_route(self, model: Model) -> Route:
-        pool = self._parts.pool
-        if self._caller.is_test:
-            name = model.backend_model if model.backend_model in pool.demo.listings else DEMO_MODEL
-            return Route([pool.demo], name, FREE)
-        backends = pool.candidates(model.backend_model)
-        if not backends:
-            raise unavailable(model)
-        return Route(backends, model.backend_model, FREE if self._caller.is_guest else model.price)
 
     @property
     def _end(self) -> GatewayError | None:

@@ -44,6 +44,7 @@ class ChatSurface:
 
     name: SurfaceName = "chat"
     done = DONE
+    comment = b": waiting for the model\n\n"
 
     def read(self, body: dict[str, Any], size_bytes: int) -> Ask:
         """Read a parsed body of `size_bytes`. Raises GatewayError (400) with a message that says what to change."""

@@ -11,7 +11,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import parse_exactly
 from mcp_gateway.core.surfaces.usage import Usage
 
-SurfaceName = Literal["chat"]
+SurfaceName = Literal["chat", "messages"]
 Body = bytes | bytearray
 
 
@@ -56,10 +56,14 @@ class Whole(NamedTuple):
 
 
 class Surface(Protocol):
-    """How a kind of request is read, and its refusals are worded. `done` is what ends a stream."""
+    """How a kind of request is read, and its refusals are worded.
+
+    `done` is what ends a stream; `comment` is sent in one where nothing else is, and means nothing.
+    """
 
     name: SurfaceName
     done: bytes
+    comment: bytes
 
     def read(self, body: dict[str, Any], size_bytes: int) -> "Ask":
         """Read a parsed body. Raises GatewayError (400) with a message that says what to change."""
@@ -92,6 +96,8 @@ class Ask:
     wants_usage: bool = False
     wants_continuous_usage: bool = False
     output_limit: int | None = None
+    needs_limit: bool = False
+    """Whether no body may be without a limit of its answer."""
     choices: int = 1
     bytes_per_token: int
     """What a token of all choices may take in an answer in one piece."""

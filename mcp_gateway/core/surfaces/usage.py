@@ -65,14 +65,14 @@ def read_usage(value: Any) -> Usage | None:
     """The usage of a backend's `usage` object; None where it is absent or not one."""
     if not isinstance(value, dict):
         return None
-    prompt, completion = _count(value.get("prompt_tokens")), _count(value.get("completion_tokens"))
+    prompt, completion = count_of(value.get("prompt_tokens")), count_of(value.get("completion_tokens"))
     if prompt is None or completion is None:
         return None
     details = value.get("prompt_tokens_details")
-    return Usage(prompt, completion, _count(details.get("cached_tokens")) if isinstance(details, dict) else None)
+    return Usage(prompt, completion, count_of(details.get("cached_tokens")) if isinstance(details, dict) else None)
 
 
-def _count(value: Any) -> int | None:
+def count_of(value: Any) -> int | None:
     """A whole number from zero, which some servers write as a decimal (`12.0`) or as text (`"12"`)."""
     if type(value) is int:
         return value if value >= 0 else None

@@ -8,11 +8,11 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
-from mcp_gateway.core.upstream.demo import wire
+from mcp_gateway.core.upstream.demo import messages, wire
 from mcp_gateway.core.upstream.demo.body import (
     MAX_OUTPUT_TOKENS,
     ChatBody,
@@ -26,7 +26,7 @@ from mcp_gateway.core.upstream.demo.body import (
     refused,
     unparsable,
 )
-from mcp_gateway.core.upstream.demo.reply import replies_to, steps
+from mcp_gateway.core.upstream.demo.reply import Reply, Step, replies_to, steps
 from mcp_gateway.core.upstream.demo.tokens import id_of, prompt_tokens, tokens_of
 from mcp_gateway.core.upstream.transport import Keep, Patience
 
@@ -57,6 +57,17 @@ PACES = {"demo/echo": Pace(), "demo/paced": Pace(first_token_s=0.2, token_s=0.02
 
 Sleep = Callable[[float], Awaitable[object]]
 _Headers = dict[bytes, bytes]
+
+
+class _Form(NamedTuple):
+    """How a chat's answer is written: whole, and as events."""
+
+    completion: Callable[[wire.Head, Sequence[Reply], Sequence[Sequence[Step]]], bytes]
+    events: Callable[[wire.Head, Sequence[Iterator[Step]]], Iterator[tuple[int, bytes]]]
+
+
+_CHAT = _Form(wire.completion, wire.events)
+_MESSAGES = _Form(messages.completion, messages.events)
 
 
 class DemoResponse:
@@ -100,7 +111,7 @@ class DemoResponse:
 
 
 class DemoBackend:
-    """Two models that echo, behind the three paths that the gateway asks a backend for."""
+    """Two models that echo, behind the paths that the gateway asks a backend for."""
 
     name = "demo"
 
@@ -118,6 +129,8 @@ class DemoBackend:
         self._request_numbers = count(1)
         self._routes: dict[str, tuple[str, Callable[[_Headers, bytes], Awaitable[DemoResponse]]]] = {
             "/v1/chat/completions": ("POST", self._chat),
+            "/v1/messages": ("POST", self._messages),
+            "/v1/messages/count_tokens": ("POST", self._count_message),
             "/v1/models": ("GET", self._models),
             "/tokenize": ("POST", self._tokenize),
         }
@@ -156,7 +169,13 @@ class DemoBackend:
         """Nothing is open."""
 
     async def _chat(self, headers: _Headers, raw: bytes) -> DemoResponse:
-        body = parsed(ChatBody, raw, headers.get(b"content-type", b""))
+        return await self._answer(headers, parsed(ChatBody, raw, headers.get(b"content-type", b"")), _CHAT)
+
+    async def _messages(self, headers: _Headers, raw: bytes) -> DemoResponse:
+        body = parsed(messages.MessagesBody, raw, headers.get(b"content-type", b""))
+        return await self._answer(headers, body.as_chat(), _MESSAGES)
+
+    async def _answer(self, headers: _Headers, body: ChatBody, form: _Form) -> DemoResponse:
         await _let_others_run()
         check_shape(body)
         model = _model_named(body.model)
@@ -171,14 +190,20 @@ class DemoBackend:
         pace = PACES[model]
         if body.stream:
             told = [steps(reply, body, max_tokens, pace.tokens_at_once) for reply in replies]
-            events = wire.events(head, told)
+            events = form.events(head, told)
             return DemoResponse(200, {b"content-type": _EVENTS}, _paced(events, pace), self._sleep)
         taken = [list(steps(reply, body, max_tokens)) for reply in replies]
         await self._sleep(pace.due_s(max(choice[-1].completion_tokens for choice in taken)))
-        return self._body(200, wire.completion(head, replies, taken))
+        return self._body(200, form.completion(head, replies, taken))
 
     async def _models(self, _headers: _Headers, _raw: bytes) -> DemoResponse:
         return self._json(200, {"object": "list", "data": self.models()})
+
+    async def _count_message(self, headers: _Headers, raw: bytes) -> DemoResponse:
+        body = parsed(messages.CountedMessages, raw, headers.get(b"content-type", b"")).as_chat()
+        _model_named(body.model)
+        count = self._prompt_size(body)
+        return self._json(200, {"input_tokens": count, "context_management": {"original_input_tokens": count}})
 
     async def _tokenize(self, headers: _Headers, raw: bytes) -> DemoResponse:
         body = parsed(TokenizeBody, raw, headers.get(b"content-type", b""))

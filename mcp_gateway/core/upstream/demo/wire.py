@@ -69,7 +69,7 @@ def _choice(body: ChatBody, index: int, reply: Reply, steps: Sequence[Step]) -> 
     tokens = [token for step in steps for token in step.tokens]
     return {
         "index": index,
-        "message": _message(reply, steps, tokens),
+        "message": message_of(reply, steps, tokens),
         "logprobs": _logprobs(body, tokens),
         "finish_reason": steps[-1].finish_reason,
         "stop_reason": steps[-1].stop_reason,
@@ -78,7 +78,7 @@ def _choice(body: ChatBody, index: int, reply: Reply, steps: Sequence[Step]) -> 
     }
 
 
-def _message(reply: Reply, steps: Sequence[Step], tokens: list[str]) -> dict[str, Any]:
+def message_of(reply: Reply, steps: Sequence[Step], tokens: list[str]) -> dict[str, Any]:
     """The message; calls that were cut are shown as the text that they would have been read from, as vLLM does."""
     is_whole_call = reply.tool_calls and steps[-1].finish_reason != "length"
     if is_whole_call:

@@ -1,0 +1,71 @@
+"""POST /messages/count_tokens, and what OpenAPI says of it and of POST /messages."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+from starlette.types import Receive, Scope, Send
+
+from http_api.bodies import read_bytes
+from http_api.rendering import send_json
+from mcp_gateway.core.context import CLIENT, CONTEXT
+from mcp_gateway.core.inference.exchange import Inference
+from mcp_gateway.core.json_bounds import JsonBounds
+from mcp_gateway.core.json_fields import parse_json_object
+from mcp_gateway.core.surfaces.messages import COUNTED_MESSAGES
+from mcp_gateway.wire.bodies import BodyLimits
+
+
+class CountedRequestBody(BaseModel):
+    """What a prompt is made of; what else there may be is told in docs/clients.md."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str
+    messages: list[dict[str, Any]]
+    system: str | list[dict[str, Any]] | None = None
+    tools: list[dict[str, Any]] | None = None
+
+
+class MessageRequestBody(CountedRequestBody):
+    """What the gateway reads of a message."""
+
+    max_tokens: int
+    stream: bool | None = None
+
+
+class MessageAnswer(BaseModel):
+    """The backend's own, with the model under its public name, as Anthropic writes it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    type: Literal["message"]
+    role: Literal["assistant"]
+    model: str
+    content: list[dict[str, Any]]
+    stop_reason: str
+    stop_sequence: str | None
+    usage: dict[str, Any]
+
+
+class TokenCount(BaseModel):
+    """How many tokens the prompt has, by the model's own count."""
+
+    input_tokens: int
+
+
+class TokenCounts:
+    """An ASGI endpoint, since a prompt may be as long as for an answer."""
+
+    def __init__(self, inference: Inference, *, body_limits: BodyLimits, json_bounds: JsonBounds) -> None:
+        self._inference = inference
+        self._body_limits = body_limits
+        self._json_bounds = json_bounds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        caller = scope[CONTEXT].caller
+        raw = await read_bytes(scope, receive, self._body_limits.of(caller))
+        scope[CLIENT].is_cancelled_on_departure = True
+        await self._json_bounds.check(raw, caller)
+        ask = COUNTED_MESSAGES.read(parse_json_object(raw), len(raw))
+        await send_json(send, {"input_tokens": await self._inference.count(caller, ask)})

@@ -1,0 +1,201 @@
+"""A backend's events of a message turned into the client's: bytes in, bytes out, nothing parsed for most of them.
+
+The events that go on with a block's text pass as they are; those around them are parsed. What must change stands in
+two: `message_start` (the id, the model's name, the prompt's usage) and the last `message_delta`, which is held back to
+tell the usage that is billed. A quote inside a JSON string is always escaped, so `"error"` as bytes is never content.
+
+    BEFORE   nothing passes        -> AMID at message_start
+    AMID     events pass           -> WHOLE at a message_delta with a stop_reason
+    WHOLE    that event is held    -> OVER at message_stop
+    OVER     whatever comes is dropped; an error leads here from each of the others
+"""
+
+import re
+from typing import Any
+
+import orjson
+
+from mcp_gateway.core.surfaces.anthropic import event, event_of
+from mcp_gateway.core.surfaces.credible import UsageBounds, read_finish_reason
+from mcp_gateway.core.surfaces.error_shapes import error_in, failure_in
+from mcp_gateway.core.surfaces.events import EventReader
+from mcp_gateway.core.surfaces.message_answer import message_id
+from mcp_gateway.core.surfaces.message_usage import as_told, output_in, prompt_in
+from mcp_gateway.core.surfaces.splice import State
+from mcp_gateway.core.surfaces.surface import Failure, Seen
+from mcp_gateway.core.surfaces.usage import Usage
+
+_GOES_ON = b"event: content_block_delta\ndata: {"
+_NO_TEXT, _SIGNATURE = b'":""', b'"signature_delta"'
+_DONE = b"[DONE]"
+_KIND = re.compile(r"[a-z_]{1,64}")
+_UNTOLD = Usage(0, 0)
+
+
+class MessageRelay:
+    """Reads a backend's stream of a message and says what the client is to be sent."""
+
+    def __init__(self, public_model: str, bounds: UsageBounds) -> None:
+        self._public_model = public_model
+        self._bounds = bounds
+        self._events = EventReader()
+        self._tail = self._events.tail
+        self._state = State.BEFORE
+        self._prompt: Usage | None = None
+        self._output_tokens: int | None = None
+        self._texts = self._texts_told = 0
+        """Events that brought text: all, and those before the count of the answer's tokens was told last."""
+        self._ending: dict[str, Any] = {}
+        self.first_frame = b""
+        self.finish_reason: str | None = None
+        self.failure: Failure | None = None
+        self.tells_usage = False
+
+    def feed(self, piece: bytes) -> bytes:
+        """The whole events so far, as the client is to see them. Raises GatewayError for one without an end."""
+        if self._state is State.AMID and not self._tail and (events := _deltas_in(piece)):
+            self._texts += events - piece.count(_NO_TEXT) - piece.count(_SIGNATURE)
+            return piece
+        return self._read(self._events.feed(piece)) if self._state is not State.OVER else b""
+
+    def feed_end(self) -> bytes:
+        """The last event, where the stream ended without the blank line behind it."""
+        return self._read(self._events.end())
+
+    def end(self, cost_usd: str | None = None, billed: Usage | None = None) -> bytes:
+        """The event that tells why the answer ended, if it did, and what is billed; none before a message has begun."""
+        if not self.first_frame or billed is None:
+            return b""
+        told: dict[str, Any] = {"usage": as_told(billed) | ({} if cost_usd is None else {"cost_usd": cost_usd})}
+        delta = {"stop_reason": None, "stop_sequence": None} | self._ending
+        return event_of({"type": "message_delta", "delta": delta} | told)
+
+    @property
+    def has_started(self) -> bool:
+        return bool(self.first_frame)
+
+    @property
+    def is_done(self) -> bool:
+        return self._state is State.OVER
+
+    @property
+    def is_whole(self) -> bool:
+        return self.finish_reason is not None
+
+    @property
+    def held_bytes(self) -> int:
+        return len(self._tail)
+
+    def has_told(self, _frames: bytes) -> bool:
+        return self.is_whole or self._texts > 0
+
+    @property
+    def usage(self) -> Usage | None:
+        """What was told last, with a token for each event with text since; None where that leaves anything open."""
+        if self._prompt is None or not self._prompt.prompt_tokens:
+            return None
+        if self._output_tokens is None and self.is_whole:
+            return None
+        texts = self._texts - self._texts_told
+        return self._prompt._replace(completion_tokens=(self._output_tokens or 0) + texts)
+
+    @property
+    def seen(self) -> Seen:
+        told = self._prompt.prompt_tokens if self.tells_usage and self._prompt is not None else None
+        return Seen(told, self._texts)
+
+    def _read(self, frames: bytes) -> bytes:
+        kept = []
+        for frame in frames.split(b"\n\n"):
+            if self._state is State.OVER:
+                break
+            if frame.startswith(b":"):
+                kept.append(frame + b"\n\n" if self.first_frame else b"")
+            elif frame:
+                kept.append(self._event(frame.removeprefix(b"data:").strip()))
+        return b"".join(kept)
+
+    def _event(self, data: bytes) -> bytes:
+        if data == _DONE:
+            self._state = State.OVER
+            return b""
+        told = _parsed(data)
+        kind = told.get("type")
+        if told.get("error") or kind == "error" or not isinstance(kind, str):
+            self.failure = failure_in(error_in(told) or {})
+            self._state = State.OVER
+            return b""
+        return self._further(kind, data, told) if self.first_frame else self._begin(data, told)
+
+    def _further(self, kind: str, data: bytes, told: dict[str, Any]) -> bytes:
+        match kind:
+            case "message_delta":
+                self._note_ending(told)
+            case "message_stop":
+                self._state = State.OVER
+            case _ if kind != "message_start" and _KIND.fullmatch(kind):
+                return self._passed(kind, data, told)
+        return b""
+
+    def _begin(self, data: bytes, told: dict[str, Any]) -> bytes:
+        if told["type"] != "message_start":
+            return b""
+        self.first_frame, self._state = data, State.AMID
+        message = _object(told, "message")
+        self._prompt = prompt_in(_object(message, "usage"))
+        self.tells_usage = self._can_be(self._prompt)
+        usage = as_told(self._prompt if self.tells_usage and self._prompt is not None else _UNTOLD)
+        names = {"id": message_id(message.get("id")), "model": self._public_model}
+        ending = {"stop_reason": None, "stop_sequence": None}
+        return event_of({"type": "message_start", "message": {**message, **names, **ending, "usage": usage}})
+
+    def _can_be(self, prompt: Usage | None) -> bool:
+        return prompt is not None and prompt.prompt_tokens > 0 and self._bounds.allow(prompt)
+
+    def _note_ending(self, told: dict[str, Any]) -> None:
+        """Counts are told for all that came before, and a count that is not told stays as it was."""
+        usage = _object(told, "usage")
+        self._prompt = prompt_in(usage) or self._prompt
+        if (output := output_in(usage)) is not None:
+            self._output_tokens, self._texts_told = output, self._texts
+        delta = _object(told, "delta")
+        if (reason := read_finish_reason(delta.get("stop_reason"))) is not None:
+            self.finish_reason, self._state = reason, State.WHOLE
+            self._ending = delta
+
+    def _passed(self, kind: str, data: bytes, told: dict[str, Any]) -> bytes:
+        """An event that goes out with its data as they came, or as Anthropic's clients need them."""
+        block = _object(told, "content_block") if kind == "content_block_start" else {}
+        if kind == "content_block_delta":
+            self._texts += _has_text(_object(told, "delta"))
+        elif block.get("type") == "tool_use":
+            self._texts += 1
+        elif block.get("type") == "thinking":
+            return event_of(told | {"content_block": {"signature": ""} | block})
+        return event(kind, data)
+
+
+def _deltas_in(piece: bytes) -> int:
+    """How many events there are, where these are whole ones, as vLLM writes them, that go on with a block; else 0."""
+    if not piece.startswith(_GOES_ON) or not piece.endswith(b"}\n\n") or piece.find(b'"error"') >= 0:
+        return 0
+    events = piece.count(_GOES_ON)
+    is_usual = piece.count(b"\n") == 3 * events and piece.count(b"}\n\nevent: ") == events - 1
+    return events if is_usual and piece.find(b"\r") < 0 else 0
+
+
+def _has_text(delta: dict[str, Any]) -> bool:
+    return any(value for name, value in delta.items() if name not in ("type", "signature"))
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    try:
+        told = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _object(told: dict[str, Any], name: str) -> dict[str, Any]:
+    value = told.get(name)
+    return value if isinstance(value, dict) else {}

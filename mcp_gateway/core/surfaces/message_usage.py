@@ -1,0 +1,36 @@
+"""Usage as Anthropic tells it: the prompt's tokens come in parts, of which `input_tokens` is what no cache had."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mcp_gateway.core.surfaces.usage import Usage, count_of
+
+_INPUT, _OUTPUT = "input_tokens", "output_tokens"
+_READ, _WRITTEN = "cache_read_input_tokens", "cache_creation_input_tokens"
+
+
+def prompt_in(told: Mapping[str, Any]) -> Usage | None:
+    """The prompt that a usage object tells, with an output of 0; None where it tells none."""
+    parts = [count_of(told.get(name)) for name in (_INPUT, _READ, _WRITTEN)]
+    if parts[0] is None:
+        return None
+    return Usage(sum(part or 0 for part in parts), 0, parts[1])
+
+
+def output_in(told: Mapping[str, Any]) -> int | None:
+    """The answer's tokens that a usage object tells."""
+    return count_of(told.get(_OUTPUT))
+
+
+def usage_in(told: Any) -> Usage | None:
+    """The usage that an answer in one piece tells."""
+    if not isinstance(told, dict):
+        return None
+    prompt, output = prompt_in(told), output_in(told)
+    return None if prompt is None or output is None else prompt._replace(completion_tokens=output)
+
+
+def as_told(usage: Usage) -> dict[str, int]:
+    """A usage in Anthropic's words; what was written to a cache costs what the rest of the prompt does."""
+    cached = usage.cached_tokens or 0
+    return {_INPUT: usage.prompt_tokens - cached, _WRITTEN: 0, _READ: cached, _OUTPUT: usage.completion_tokens}

@@ -1,0 +1,141 @@
+"""Messages as Anthropic has them: the few fields that the gateway reads, strictly typed; the rest stays."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from mcp_gateway.core.data_uri import canonical_image
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.json_bounds import LONG_BYTES
+from mcp_gateway.core.json_fields import at_least, at_most, kind_of, make_whole, optional, required
+from mcp_gateway.core.surfaces.anthropic import error_body, event_of
+from mcp_gateway.core.surfaces.chat import MAX_MESSAGES, MAX_PARTS, MAX_TOOLS
+from mcp_gateway.core.surfaces.surface import Ask, SurfaceName
+
+_INTEGERS = frozenset({"max_tokens", "top_k"})
+_TOKEN_BYTES = 16
+"""What a token of an answer takes: more than on the average."""
+_READ_CHARS, _READ_BLOCKS = 4096, 64
+"""So much of each text, and so many texts; what differs only later shares its home."""
+
+
+class MessagesSurface:
+    """POST /v1/messages; also POST /v1/messages/count_tokens, whose answer has no length (`is_counted`)."""
+
+    name: SurfaceName = "messages"
+    done = event_of({"type": "message_stop"})
+    comment = event_of({"type": "ping"})
+
+    def __init__(self, *, is_counted: bool = False) -> None:
+        self._is_counted = is_counted
+
+    def read(self, body: dict[str, Any], size_bytes: int) -> Ask:
+        """Read a parsed body of `size_bytes`. Raises GatewayError (400) with a message that says what to change."""
+        make_whole(body, _INTEGERS)
+        model = required(body, "model", str, "a model's id")
+        messages = required(body, "messages", list, "a list of messages")
+        at_most(messages, MAX_MESSAGES, "messages")
+        at_most(optional(body, "tools", list) or (), MAX_TOOLS, "tools")
+        output_limit = at_least(body, "max_tokens", 1)
+        if output_limit is None and not self._is_counted:
+            message = "`max_tokens` is missing: give the most tokens that the answer may have."
+            raise GatewayError("missing_parameter", message, param="max_tokens")
+        images = tuple(_images(body))
+        return Ask(
+            surface=self,
+            body=body,
+            text_bytes=size_bytes - sum(sent_chars for _, sent_chars in images),
+            model=model,
+            parts=len(messages) + ("system" in body),
+            images=tuple(image for image, _ in images),
+            is_stream=bool(optional(body, "stream", bool)),
+            output_limit=output_limit,
+            needs_limit=True,
+            bytes_per_token=_TOKEN_BYTES,
+            size_field="max_tokens",
+            is_long=size_bytes > LONG_BYTES,
+        )
+
+    def opening(self, body: dict[str, Any]) -> Iterable[bytes]:
+        """The system prompt and the first message."""
+        yield _text_of(body.get("system"))
+        yield _text_of(body["messages"][0]["content"])
+
+    def last_frames(self, error: GatewayError, request_id: str, _model: str) -> bytes:
+        """Its SDKs raise for an event `error`."""
+        return event_of(error_body(error, request_id))
+
+
+MESSAGES = MessagesSurface()
+COUNTED_MESSAGES = MessagesSurface(is_counted=True)
+
+
+def _text_of(content: Any) -> bytes:
+    blocks = content[:_READ_BLOCKS] if isinstance(content, list) else [content]
+    texts = [block.get("text") if isinstance(block, dict) else block for block in blocks]
+    return b"\0".join(text[:_READ_CHARS].encode("utf-8", "replace") for text in texts if isinstance(text, str))
+
+
+def _images(body: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """Each image as a data: URI, or its address, and how many characters it came in.
+
+    Refuses messages of an unknown shape, and too many blocks.
+    """
+    system = body.get("system")
+    if system is not None and not isinstance(system, str):
+        _checked_blocks(system, "system")
+    blocks_left = MAX_PARTS
+    for number, message in enumerate(body["messages"]):
+        where = f"messages[{number}]"
+        if not isinstance(message, dict):
+            raise GatewayError("invalid_type", f"`{where}` must be an object, not {kind_of(message)}.", param=where)
+        if not isinstance(message.get("role"), str):
+            raise GatewayError("missing_parameter", f"`{where}.role` is missing: give a string.", param=f"{where}.role")
+        if isinstance(message.get("content"), str):
+            continue
+        for place, block in _all_blocks(message.get("content"), f"{where}.content"):
+            blocks_left -= 1
+            if not blocks_left:
+                raise GatewayError("invalid_value", f"All `content` may have at most {MAX_PARTS} blocks.", param=place)
+            if block["type"] == "image":
+                yield _read_image(block, place)
+
+
+def _all_blocks(content: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The blocks of a message, and those within the results of tools, each with its place."""
+    for index, block in enumerate(_checked_blocks(content, where)):
+        place = f"{where}[{index}]"
+        yield place, block
+        if block["type"] == "tool_result" and isinstance(block.get("content"), list):
+            inner = _checked_blocks(block["content"], f"{place}.content")
+            yield from ((f"{place}.content[{number}]", one) for number, one in enumerate(inner))
+
+
+def _checked_blocks(content: Any, where: str) -> list[dict[str, Any]]:
+    if not isinstance(content, list):
+        problem = f"`{where}` must be a string or a list of blocks, not {kind_of(content)}."
+        raise GatewayError("invalid_type", problem, param=where)
+    for index, block in enumerate(content):
+        if not isinstance(block, dict) or not isinstance(block.get("type"), str):
+            place = f"{where}[{index}]"
+            raise GatewayError("invalid_type", f"`{place}` must be a block: an object with a `type`.", param=place)
+    return content
+
+
+def _read_image(block: dict[str, Any], where: str) -> tuple[str, int]:
+    """An image's data: URI, which from now on has one form, or the address that stands in place of one."""
+    source = block.get("source")
+    if not isinstance(source, dict):
+        raise GatewayError("missing_parameter", f"`{where}.source` is missing: give an object.", param=where)
+    media_type, data = source.get("media_type"), source.get("data")
+    if source.get("type") == "base64" and isinstance(media_type, str) and isinstance(data, str):
+        canonical = canonical_image(f"data:{media_type};base64,{data}")
+        head, _, digits = canonical.partition(",")
+        kind = head.removeprefix("data:").removesuffix(";base64")
+        block["source"] = {"type": "base64", "media_type": kind, "data": digits}
+        return canonical, len(data)
+    if source.get("type") == "url" and isinstance(source.get("url"), str):
+        url: str = source["url"]
+        block["source"] = {"type": "url", "url": canonical_image(url)}
+        return block["source"]["url"], len(url)
+    problem = f"`{where}.source` must be of type base64, with `media_type` and `data`."
+    raise GatewayError("unsupported_parameter", problem, param=f"{where}.source")

@@ -1,0 +1,332 @@
+"""Messages over HTTP: what Anthropic's clients are answered, and that what is told is what is billed."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import httpx2
+import orjson
+import pytest
+import pytest_asyncio
+
+from tests.captured import captured
+from tests.cases import each
+from tests.core.surfaces.test_message_events import START, ending, event, text, told
+from tests.replaying import (
+    Answer,
+    ReplayingBackend,
+    death,
+    events,
+    in_two,
+    replayed,
+    silence,
+    whole,
+)
+from tests.serving import FREE, PRICED, UNLIMITED, Door, bearer, open_door
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+PATH = "/v1/messages"
+PROMPT_NANO, OUTPUT_NANO = 300, 700
+UNARY, STREAM = replayed(captured("540_messages")), replayed(captured("541_messages_stream"))
+STOP = event("message_stop")
+CREDIT_NANO = 10**8
+SECRET = "canary-5d1f"
+Served = tuple[Door, ReplayingBackend, ReplayingBackend]
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def _served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
+    async with (
+        ReplayingBackend() as first,
+        ReplayingBackend() as second,
+        open_door(
+            tmp_path_factory.mktemp("messages"),
+            vllm_urls=[first.url, second.url],
+            models=[FREE, PRICED],
+            upstream={"queue_comment_s": 0},
+        ) as door,
+    ):
+        yield door, first, second
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def served(_served: Served) -> AsyncIterator[Served]:
+    """Both up; the first is asked first, since the second tells of so much that it has to do for others."""
+    door, first, second = _served
+    second.running = 10**6
+    for replaying, backend in zip((first, second), door.gateway.pool.backends, strict=True):
+        replaying.answer_with()
+        replaying.standing = None
+        replaying.prompt_tokens = 10
+        backend.breaker.reset()
+        backend.busy_until_s = 0.0
+    await door.gateway.pool.discover()
+    yield door, first, second
+    await door.nothing_is_left()
+
+
+def body_of(**fields: Any) -> bytes:
+    return orjson.dumps(
+        {"model": "priced/tiny", "max_tokens": 6, "messages": [{"role": "user", "content": "hello"}]} | fields
+    )
+
+
+async def ask(door: Door, key: str | None, path: str = PATH, **fields: Any) -> httpx2.Response:
+    return await door.post(body_of(**fields), key, path, anthropic_version="2023-06-01")
+
+
+def error_in(response: httpx2.Response) -> tuple[int, str]:
+    body = response.json()
+    assert body.keys() == {"type", "error", "request_id"}
+    assert body["type"] == "error"
+    assert body["request_id"] == response.headers["request-id"]
+    return response.status_code, body["error"]["type"]
+
+
+@each("path", [PATH, f"{PATH}?beta=true", "/api/v1/inference/messages"])
+async def test_an_answer_in_one_piece_is_told_recorded_and_billed_alike(served: Served, path: str) -> None:
+    door, first, _ = served
+    first.answer_with(UNARY)
+    account = await door.account("0.1")
+    response = await ask(door, await door.key(account), path)
+    body = response.json()
+    assert (response.status_code, body["model"], body["stop_sequence"]) == (200, "priced/tiny", None)
+    assert body["id"].startswith("msg_")
+    assert response.headers["request-id"] == response.headers["x-request-id"]
+    assert [asked.path for asked in first.chats] == [PATH]
+    cost_nano = 14 * PROMPT_NANO + 6 * OUTPUT_NANO
+    record = await door.record(response)
+    usage = body["usage"]
+    assert (usage["input_tokens"], usage["output_tokens"]) == (14, 6)
+    assert (record["prompt_tokens"], record["completion_tokens"], record["cost_nano"]) == (14, 6, cost_nano)
+    assert await door.balance_nano(account) == CREDIT_NANO - cost_nano
+
+
+async def test_a_stream_is_told_recorded_and_billed_alike(served: Served) -> None:
+    door, first, _ = served
+    first.answer_with(STREAM)
+    account = await door.account("0.1")
+    response = await ask(door, await door.key(account), stream=True)
+    found = told(response.content)
+    kinds = [one["type"] for one in found]
+    assert (kinds[0], kinds[-2:]) == ("message_start", ["message_delta", "message_stop"])
+    assert found[0]["message"]["model"] == "priced/tiny"
+    cost_nano = 14 * PROMPT_NANO + 6 * OUTPUT_NANO
+    assert found[-2]["usage"]["output_tokens"] == 6
+    assert found[-2]["usage"]["cost_usd"] == "0.0000084"
+    assert (await door.record(response))["cost_nano"] == cost_nano
+    assert await door.balance_nano(account) == CREDIT_NANO - cost_nano
+
+
+async def test_cached_tokens_are_told_apart_and_billed_with_the_rest(served: Served) -> None:
+    door, first, _ = served
+    first.answer_with(replayed(captured("849_messages_reasoning")))
+    account = await door.account("0.1")
+    response = await ask(door, await door.key(account))
+    usage = response.json()["usage"]
+    assert (usage["input_tokens"], usage["cache_read_input_tokens"]) == (64, 128)
+    record = await door.record(response)
+    assert (record["prompt_tokens"], record["cached_tokens"]) == (192, 128)
+    assert await door.balance_nano(account) == CREDIT_NANO - 192 * PROMPT_NANO - 6 * OUTPUT_NANO
+
+
+@pytest.mark.parametrize("texts", range(4))
+async def test_who_leaves_pays_the_prompt_and_each_event_with_text_that_came(served: Served, texts: int) -> None:
+    door, first, _ = served
+    first.answer_with(in_two([START, *[text("a")] * texts], asyncio.Event(), []))
+    account = await door.account("0.1")
+    headers = bearer(await door.key(account)) | {"content-type": "application/json"}
+    sent = START.count(b"\n\n") + texts
+    async with door.http.stream("POST", PATH, content=body_of(stream=True), headers=headers) as response:
+        seen = b""
+        async for piece in response.aiter_raw():
+            seen += piece
+            if seen.count(b"\n\n") >= sent:
+                break
+    await first.chats[0].gone()
+    await door.nothing_is_left()
+    assert await door.balance_nano(account) == CREDIT_NANO - 14 * PROMPT_NANO - texts * OUTPUT_NANO
+    assert (await door.record(response))["error_code"] == "client_closed"
+
+
+async def test_who_leaves_before_the_answer_begins_pays_the_prompt_by_its_count(served: Served) -> None:
+    door, first, _ = served
+    first.answer_with(silence)
+    account = await door.account("0.1")
+    asking = asyncio.ensure_future(ask(door, await door.key(account)))
+    await first.chats_asked(1)
+    asking.cancel()
+    await first.chats[0].gone()
+    await door.nothing_is_left()
+    assert await door.balance_nano(account) == CREDIT_NANO - 10 * PROMPT_NANO
+    assert [asked.path for asked in first.counted] == ["/v1/messages/count_tokens"]
+
+
+async def test_money_that_does_not_suffice_lowers_the_limit_and_none_is_a_billing_error(served: Served) -> None:
+    door, first, _ = served
+    first.answer_with(UNARY)
+    assert error_in(await ask(door, await door.key())) == (402, "billing_error")
+    response = await ask(door, await door.key(credit="0.0005"), max_tokens=2000)
+    assert response.status_code == 200
+    assert first.chats[0].json["max_tokens"] == int(response.headers["x-max-tokens-clamped"]) < 2000
+
+
+@pytest.mark.parametrize("failing", [death, whole(b"{}", 500), replayed(captured("866_queue_full_messages")),
+                  replayed(captured("542_messages_unknown_model")), whole(b'{"detail":"Not Found"}', 404)])  # fmt: skip
+@pytest.mark.parametrize("stream", [False, True])
+async def test_another_backend_answers_before_the_first_token(served: Served, failing: Answer, stream: bool) -> None:
+    door, first, second = served
+    first.answer_with(failing)
+    second.answer_with(STREAM if stream else UNARY)
+    response = await ask(door, await door.key(credit="0.1"), stream=stream)
+    assert response.status_code == 200
+    assert first.chats
+    assert len(second.chats) == 1
+    assert (await door.record(response))["cost_nano"] == 14 * PROMPT_NANO + 6 * OUTPUT_NANO
+
+
+@each("broken", [
+    events(START, text("a"), text("b")),
+    events(START, text("a"), text("b"), event("error", error={"type": "internal_error", "message": "EngineCore died"})),
+    events(START, text("a"), text("b"), ending(None), STOP),
+])  # fmt: skip
+async def test_a_stream_that_fails_ends_with_an_error_and_its_bill(served: Served, broken: Answer) -> None:
+    door, first, second = served
+    first.answer_with(broken)
+    account = await door.account("0.1")
+    response = await ask(door, await door.key(account), stream=True)
+    *_, bill, last = told(response.content)
+    assert (last["type"], last["error"]["type"], last["request_id"]) == (
+        "error", "api_error", response.headers["request-id"],
+    )  # fmt: skip
+    cost_nano = 14 * PROMPT_NANO + 2 * OUTPUT_NANO
+    assert (bill["delta"]["stop_reason"], bill["usage"]["output_tokens"]) == (None, 2)
+    assert await door.balance_nano(account) == CREDIT_NANO - cost_nano
+    assert second.chats == []
+
+
+@each(("case", "expected"), [
+    ("547_messages_too_long", (400, "invalid_request_error")), ("552_messages_temp", (400, "invalid_request_error")),
+    ("546_messages_tools", (400, "invalid_request_error")), ("549_messages_max_beyond", (400, "invalid_request_error")),
+    ("551_messages_empty", (400, "invalid_request_error")), ("866_queue_full_messages", (429, "overloaded_error")),
+    ("542_messages_unknown_model", (503, "overloaded_error")), ("812_auth_messages_missing", (502, "api_error")),
+])  # fmt: skip
+async def test_what_vllm_refuses_is_refused_as_anthropic_does_and_not_billed(
+    served: Served, case: str, expected: tuple[int, str]
+) -> None:
+    door, first, second = served
+    first.standing = second.standing = replayed(captured(case))
+    account = await door.account("0.1")
+    response = await ask(door, await door.key(account))
+    assert error_in(response) == expected
+    assert "tiny`" not in response.text
+    assert await door.balance_nano(account) == CREDIT_NANO
+
+
+@each(("body", "expected"), [
+    (b"{", (400, "invalid_request_error")), (b"[]", (400, "invalid_request_error")),
+    (body_of(model="invented"), (404, "not_found_error")), (body_of(max_tokens=None), (400, "invalid_request_error")),
+    (body_of(mcp_servers=[{"url": "http://10.0.0.1"}]), (400, "invalid_request_error")),
+])  # fmt: skip
+async def test_what_the_gateway_refuses_has_the_same_shape(
+    served: Served, body: bytes, expected: tuple[int, str]
+) -> None:
+    door, first, _ = served
+    for path in (PATH, f"{PATH}/count_tokens") if b'max_tokens":null' not in body else (PATH,):
+        assert error_in(await door.post(body, await door.key(credit="0.1"), path)) == expected
+    assert first.chats == first.counted == []
+
+
+async def test_keys_are_taken_in_either_header_and_a_wrong_one_is_an_authentication_error(served: Served) -> None:
+    door, first, _ = served
+    first.standing = UNARY
+    key = await door.key(credit="0.1")
+    for headers in ({"x-api-key": key}, {"authorization": f"Bearer {key}"}, {"x-api-key": key, "authorization": "x"}):
+        answer = await door.http.post(PATH, content=body_of(), headers={"content-type": "application/json"} | headers)
+        assert answer.status_code == 200
+    wrong = {"content-type": "application/json", "x-api-key": "gw_live_wrong"}
+    assert error_in(await door.http.post(PATH, content=body_of(), headers=wrong)) == (401, "authentication_error")
+    assert error_in(await door.http.get(PATH)) == (405, "invalid_request_error")
+
+
+async def test_limits_are_told_in_anthropic_s_headers(served: Served) -> None:
+    door, first, _ = served
+    first.answer_with(UNARY)
+    key = await door.key(credit="0.1", limits=replace(UNLIMITED, requests_per_minute=1))
+    headers = (await ask(door, key)).headers
+    limits = {name.removeprefix("anthropic-ratelimit-"): headers[name] for name in headers if "anthropic-rate" in name}
+    assert (limits["requests-limit"], limits["requests-remaining"]) == ("1", "0")
+    assert limits["requests-reset"].endswith("Z")
+    refused = await ask(door, key)
+    assert error_in(refused) == (429, "rate_limit_error")
+    assert int(refused.headers["retry-after"]) > 0
+    assert refused.headers["anthropic-ratelimit-requests-remaining"] == "0"
+
+
+async def test_a_count_is_the_backends_free_and_a_listing(served: Served) -> None:
+    door, first, _ = served
+    first.prompt_tokens = 37
+    account = await door.account("0.1")
+    key = await door.key(account, limits=replace(UNLIMITED, requests_per_minute=1))
+    for _ in range(2):
+        response = await ask(door, key, f"{PATH}/count_tokens?beta=true", system="s")
+        assert (response.status_code, response.json()) == (200, {"input_tokens": 37})
+    assert first.counted[0].json.keys() == {"model", "messages", "system"}
+    assert await door.balance_nano(account) == CREDIT_NANO
+    assert await door.rows("SELECT * FROM requests WHERE account_id = ?", account) == []
+
+
+async def test_a_backend_that_does_not_count_is_not_found(served: Served) -> None:
+    door, first, _ = served
+    first.prompt_tokens = None
+    assert error_in(await ask(door, await door.key(), f"{PATH}/count_tokens")) == (404, "not_found_error")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_guest_and_a_test_key_are_answered_for_nothing(served: Served, stream: bool) -> None:
+    door, first, _ = served
+    first.answer_with(STREAM if stream else UNARY)
+    answer = await ask(door, None, model="free/tiny", stream=stream)
+    assert answer.status_code == 200
+    account = await door.account("0.1")
+    answer = await ask(door, await door.key(account, is_test=True), stream=stream, max_tokens=100)
+    assert answer.status_code == 200
+    assert await door.balance_nano(account) == CREDIT_NANO
+    assert len(first.chats) == 1
+
+
+async def test_nothing_of_the_content_is_kept(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    door, first, _ = served
+    first.answer_with(events(START, text(SECRET), ending(input_tokens=14, output_tokens=1), STOP), whole(b"{}", 500))
+    key = await door.key(credit="0.1")
+    assert SECRET in (await ask(door, key, stream=True, system=SECRET)).text
+    await ask(door, key, messages=[{"role": "user", "content": [{"type": SECRET}]}])
+    await door.gateway.lifecycle.wait_until_idle(5)
+    await door.rows("SELECT 1")
+    files = [path.read_bytes() for path in door.data_dir.rglob("*") if path.is_file()]
+    assert not any(SECRET.encode() in content for content in files)
+    assert SECRET not in caplog.text
+
+
+async def test_the_root_answers_a_probe(served: Served) -> None:
+    assert (await served[0].http.head("/")).status_code == 200
+
+
+async def test_a_tool_is_called_and_its_result_is_sent_back(served: Served) -> None:
+    door, first, _ = served
+    first.answer_with(replayed(captured("550_messages_tool_stream")), UNARY)
+    key = await door.key(credit="0.1")
+    tools = [{"name": "now", "input_schema": {"type": "object"}}]
+    found = told((await ask(door, key, stream=True, tools=tools, max_tokens=60)).content)
+    used = found[1]["content_block"]
+    assert (used["type"], found[-2]["delta"]["stop_reason"]) == ("tool_use", "tool_use")
+    result = [{"type": "tool_result", "tool_use_id": used["id"], "content": "noon", "is_error": False}]
+    turns = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": [used]},
+        {"role": "user", "content": result},
+    ]
+    assert (await ask(door, key, messages=turns)).status_code == 200
+    assert first.chats[1].json["messages"] == turns

@@ -59,7 +59,7 @@ async def measure(folder: Path, concurrency: int) -> tuple[float, float, float, 
     """Requests a second, waits in ms (hold's median, settlement's median and p99), and CPU microseconds a request."""
     store = await Store.open(folder / f"ledger-{concurrency}.sqlite3", EXECUTORS, now_ms=now_ms)
     account = await Accounts(store, new_id=new_id, now_ms=now_ms).create("benchmark")
-    ledger = Ledger(store, now_ms=now_ms)
+    ledger = Ledger(store)
     await ledger.credit(account.id, 10**15, "benchmark")
     holds_s: list[float] = []
     settles_s: list[float] = []

@@ -17,7 +17,7 @@ from mcp_gateway.core.gateway import Gateway
 from mcp_gateway.core.store.executors import EXECUTORS
 from mcp_gateway.core.store.migrations import migrate
 from mcp_gateway.core.store.store import Store
-from mcp_gateway.core.store.transaction import Executors, Parameters, Row, Rows
+from mcp_gateway.core.store.transaction import Executors, Parameters, Row, Rows, Transaction
 
 T = TypeVar("T")
 
@@ -27,6 +27,18 @@ class Work(Write[T]):
     """Whatever a test wants done in the writer's transaction."""
 
     work: Callable[[sqlite3.Connection], T]
+
+
+@dataclass(frozen=True, slots=True)
+class Together(Write[Any]):
+    """One that is carried out together with its neighbours of this type, by the group of the first."""
+
+    group: Callable[[sqlite3.Connection, Sequence[Any]], Sequence[Any]]
+    argument: Any
+
+
+class AlsoTogether(Together):
+    """One that is no neighbour of those."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +70,16 @@ def changing(sql: str, parameters: Sequence[Any] = ()) -> Work[None]:
 
 FOR_TESTS = EXECUTORS | Executors(
     alone={Work: lambda transaction, write: write.work(transaction.connection)},
+    together={
+        Together: lambda transaction, writes: _in_group(transaction, writes),
+        AlsoTogether: lambda transaction, writes: _in_group(transaction, writes),
+    },
     reads=dict.fromkeys((Query, AskedBy), lambda rows, read: rows.all(read.sql, read.parameters)),
 )
+
+
+def _in_group(transaction: Transaction, writes: Sequence[Together]) -> Sequence[Any]:
+    return writes[0].group(transaction.connection, [write.argument for write in writes])
 
 
 async def open_store(path: Path, *, now_ms: Callable[[], int] = ids.now_ms, **options: Any) -> Store:

@@ -26,7 +26,7 @@ from mcp_gateway.cli.limits import AccountLimitOption, limits_given, limits_in_w
 from mcp_gateway.core.gateway import Desk
 from mcp_gateway.core.identity.accounts import Account
 from mcp_gateway.core.ids import new_id, now_ms
-from mcp_gateway.core.ledger.ledger import Balance
+from mcp_gateway.core.ledger.entries import Balance
 from mcp_gateway.core.ledger.statement import Transaction
 from mcp_gateway.core.money import OutsideKind, format_usd
 from mcp_gateway.core.text import check_one_line, shown

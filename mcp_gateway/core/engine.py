@@ -60,9 +60,11 @@ class Report(Read[T]):
 class Engine(Protocol):
     """An open database."""
 
-    def write(
-        self, write: Write[T] | Callable[[Any], T], *, is_durable: bool = True, in_outage: InOutage = "refuse"
-    ) -> "asyncio.Future[T]":
+    @property
+    def now_ms(self) -> Callable[[], int]:
+        """The clock that what is written goes by where it says no time of its own: the ledger's entries, and grants."""
+
+    def write(self, write: Write[T], *, is_durable: bool = True, in_outage: InOutage = "refuse") -> "asyncio.Future[T]":
         """Carry out `write` in the next transaction; the result comes once that is committed.
 
         Submitted at once, awaited or not; in the order of the calls. A GatewayError is the write's decision, and fails
@@ -77,16 +79,6 @@ class Engine(Protocol):
 
     async def flushed(self) -> None:
         """Wait until what was written before this call is committed. Raises GatewayError `ledger_unavailable`."""
-
-    # Until each room hands over values
-
-    def write_grouped(
-        self, group: Any, argument: Any, *, is_durable: bool = True, in_outage: InOutage = "refuse", instead: Any = None
-    ) -> "asyncio.Future[Any]": ...
-
-    async def fetch_all(self, sql: str, parameters: Any = ()) -> list[Any]: ...
-    async def fetch_one(self, sql: str, parameters: Any = ()) -> Any: ...
-    async def fetch_report(self, account_id: str, sql: str, parameters: Any = ()) -> list[Any]: ...
 
     @property
     def waiting(self) -> int:

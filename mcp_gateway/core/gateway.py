@@ -41,12 +41,12 @@ from mcp_gateway.core.observe.records import Records
 from mcp_gateway.core.observe.refusals import Refusals
 from mcp_gateway.core.payments.payments import Payments
 from mcp_gateway.core.policy.images import ImagePolicy, read_blocklist
+from mcp_gateway.core.private import make_folder
 from mcp_gateway.core.store.executors import EXECUTORS
 from mcp_gateway.core.store.log import Sync, sync_data
-from mcp_gateway.core.store.private import make_folder
 from mcp_gateway.core.store.restore import check_log
 from mcp_gateway.core.store.sole import sole_server
-from mcp_gateway.core.store.store import Store
+from mcp_gateway.core.store.store import ENGINE_VERSION, Store
 from mcp_gateway.core.store.upgrade import upgrade_unless_served
 from mcp_gateway.core.upstream.backend import Backend
 from mcp_gateway.core.upstream.breaker import Breaker
@@ -109,7 +109,7 @@ async def open_desk(settings: Settings) -> AsyncIterator[Desk]:
     upgrade_unless_served(settings.data_dir / DATABASE)
     async with _open_store(settings, now_ms) as store:
         accounts = Accounts(store, new_id=new_id, now_ms=now_ms)
-        yield Desk(accounts, _keys(store, settings), _ledger(store, settings, now_ms), Statement(store), History(store))
+        yield Desk(accounts, _keys(store, settings), _ledger(store, settings), Statement(store), History(store))
 
 
 @contextlib.asynccontextmanager
@@ -122,7 +122,7 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
     async with contextlib.AsyncExitStack() as stack:
         make_folder(settings.data_dir)
         stack.enter_context(sole_server(settings.data_dir))  # first, so that nothing is migrated beneath another server
-        metrics = Metrics(__version__)
+        metrics = Metrics(__version__, engine_version=ENGINE_VERSION)
         check_log(settings.data_dir / DATABASE)
         store = await stack.enter_async_context(_open_store(settings, clock.now_ms, _timed(sync_data, metrics)))
         pending = PendingFile(settings.data_dir, await store.identity())
@@ -132,7 +132,7 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
         refusals = Refusals(lambda code: metrics.refusals.labels(code).inc(), counted_as)
         await activity.restore(store)
         records = Records(store)
-        ledger = _ledger(store, settings, clock.now_ms)
+        ledger = _ledger(store, settings)
         await verify_since_checkpoint(store)
         await _catch_up(ledger, pending)
         if count := await ledger.void_open_holds():
@@ -182,7 +182,7 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
             bytes_in_flight=_bytes_in_flight(settings, addresses, metrics),
             ledger=ledger,
             statement=Statement(store),
-            payments=stack.enter_context(_payments(store, ledger, settings, metrics)),
+            payments=stack.enter_context(_payments(store, settings, metrics)),
             idempotency=Idempotency(store, now_ms=now_ms),
             repeats=Repeats(store, now_ms=clock.now_ms),
             keys=keys,
@@ -229,11 +229,10 @@ def _timed(sync: Sync, metrics: Metrics) -> Sync:
     return timed
 
 
-def _ledger(store: Store, settings: Settings, now_ms: Callable[[], int]) -> Ledger:
+def _ledger(store: Store, settings: Settings) -> Ledger:
     minimum_nano = parse_usd(settings.wallet.minimum_balance_usd)
     return Ledger(
         store,
-        now_ms=now_ms,
         minimum_balance_nano=minimum_nano,
         settle_wait_s=settings.wallet.settle_wait_s,
         longest_hold_s=2 * settings.upstream.total_timeout_s + settings.wallet.settle_wait_s,
@@ -255,7 +254,7 @@ async def _close(store: Store, pending: PendingFile) -> None:
 
 
 @contextlib.contextmanager
-def _payments(store: Store, ledger: Ledger, settings: Settings, metrics: Metrics) -> Iterator[Payments | None]:
+def _payments(store: Store, settings: Settings, metrics: Metrics) -> Iterator[Payments | None]:
     """None where Stripe is not configured."""
     chosen = settings.stripe
     if chosen.secret_key is None or chosen.webhook_secret is None:
@@ -267,7 +266,6 @@ def _payments(store: Store, ledger: Ledger, settings: Settings, metrics: Metrics
     with contextlib.closing(StripeApi(*secrets, base_url=chosen.api_base, timeout_s=chosen.timeout_s)) as stripe:
         yield Payments(
             store,
-            ledger,
             stripe,
             now_ms=now_ms,
             on_uncredited=lambda reason: metrics.payments_uncredited.labels(reason).inc(),

@@ -18,7 +18,8 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import DATABASE, Gateway, open_desk, open_gateway
 from mcp_gateway.core.inference.exchange import Exchange
 from mcp_gateway.core.inference.parts import Call
-from mcp_gateway.core.ledger.ledger import Hold, SettlementPending
+from mcp_gateway.core.ledger.entries import Hold
+from mcp_gateway.core.ledger.ledger import SettlementPending
 from mcp_gateway.core.surfaces.chat import parse_chat
 from mcp_gateway.core.surfaces.surface import Ask
 from tests.databases import migrated, rows_of

@@ -16,7 +16,7 @@ from mcp.client.streamable_http import streamable_http_client
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import DATABASE
-from mcp_gateway.core.ledger.ledger import Balance
+from mcp_gateway.core.ledger.entries import Balance
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.store.backup import back_up
 from tests.databases import store_of

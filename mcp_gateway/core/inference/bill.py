@@ -12,7 +12,8 @@ from mcp_gateway.core.inference.fitting import terms_within
 from mcp_gateway.core.inference.meter import NO_USAGE, Meter, Metered
 from mcp_gateway.core.inference.parts import Call, Parts
 from mcp_gateway.core.inference.terms import affordable_tokens, quote
-from mcp_gateway.core.ledger.ledger import Hold, SettlementPending
+from mcp_gateway.core.ledger.entries import Hold
+from mcp_gateway.core.ledger.ledger import SettlementPending
 from mcp_gateway.core.money import NANO_PER_USD, format_usd
 from mcp_gateway.core.record import OK, RequestRecord
 from mcp_gateway.core.surfaces.surface import Ask, Terms

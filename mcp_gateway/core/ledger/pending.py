@@ -6,14 +6,15 @@ A disk that is full may be why, so the room for it is set aside while there is s
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from mcp_gateway.core.ledger.ledger import Departure, End, Entry, GiveBack
+from mcp_gateway.core.ledger.entries import Departure, End, Entry, GiveBack
+from mcp_gateway.core.private import OWNER_ALONE
 from mcp_gateway.core.record import AddRecord, RequestRecord
-from mcp_gateway.core.store.private import OWNER_ALONE
 
 logger = logging.getLogger(__name__)
 
@@ -107,16 +108,17 @@ def _kept(unwritten: Iterable[Any]) -> Iterator[Kept]:
 
 def _line(entry: Kept) -> bytes:
     [kind] = [name for name, of in _KINDS.items() if of is type(entry)]
-    fields = entry._asdict()
-    if (record := fields.get("record")) is not None:
-        fields["record"] = record._asdict()
-    return orjson.dumps(fields | {"kind": kind})
+    if isinstance(entry, RequestRecord):
+        return orjson.dumps(entry._asdict() | {"kind": kind})
+    named = {field.name: getattr(entry, field.name) for field in fields(entry)}
+    record = entry.record and entry.record._asdict()
+    return orjson.dumps(named | {"record": record, "kind": named.get("kind", kind)})
 
 
-def _entry(fields: dict[str, Any]) -> Kept:
-    kind = _KINDS[fields["kind"]]
+def _entry(line: dict[str, Any]) -> Kept:
+    kind = _KINDS[line["kind"]]
     if kind is not End:
-        del fields["kind"]
-    if fields.get("record") is not None:
-        fields["record"] = RequestRecord(**fields["record"])
-    return kind(**fields)
+        del line["kind"]
+    if line.get("record") is not None:
+        line["record"] = RequestRecord(**line["record"])
+    return kind(**line)

@@ -2,15 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
-import orjson
-
-from mcp_gateway.core.engine import Engine
+from mcp_gateway.core.engine import Engine, Report, Scan
 from mcp_gateway.core.money import EntryKind
-
-_MOVES = "AND kind NOT IN ('hold', 'void')"
-"""Setting aside and giving back change nothing of what an account owns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +29,23 @@ class Transaction:
         return self.paid_nano + self.granted_nano + self.held_nano
 
 
+@dataclass(frozen=True, slots=True)
+class TransactionsPage(Report[list[Transaction]]):
+    """Up to `limit` older than `before_id`, the newest first; `only_moves`: no holds and voids."""
+
+    account_id: str
+    before_id: int | None
+    limit: int
+    only_moves: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NotesOf(Scan[dict[int, str]]):
+    """What the operator noted of these transactions, by their ids."""
+
+    transaction_ids: tuple[int, ...]
+
+
 class Statement:
     """The transactions of each account."""
 
@@ -45,19 +56,8 @@ class Statement:
         self, account_id: str, *, before_id: int | None, limit: int, only_moves: bool = False
     ) -> list[Transaction]:
         """Up to `limit` transactions older than `before_id` (the newest for None); `only_moves`: no holds and voids."""
-        sql = (
-            "SELECT id, kind, reference, paid_nano, granted_nano, held_nano, created_at_ms FROM ledger_transactions "
-            f"WHERE account_id = ? AND id < ? {_MOVES if only_moves else ''} ORDER BY id DESC LIMIT ?"
-        )
-        below_id = 2**63 - 1 if before_id is None else before_id
-        rows = await self._store.fetch_report(account_id, sql, (account_id, below_id, limit))
-        return [Transaction(*row) for row in rows]
+        return await self._store.read(TransactionsPage(account_id, before_id, limit, only_moves))
 
     async def notes(self, transaction_ids: Sequence[int]) -> dict[int, str]:
         """What the operator noted of these, by their ids; for the operator alone."""
-        sql = (
-            "SELECT transaction_id, note FROM transaction_notes "
-            "WHERE transaction_id IN (SELECT value FROM json_each(?))"
-        )
-        rows = await self._store.fetch_all(sql, (orjson.dumps(list(transaction_ids)).decode(),))
-        return dict(cast("list[tuple[int, str]]", rows))
+        return await self._store.read(NotesOf(tuple(transaction_ids)))

@@ -1,7 +1,6 @@
 """Prometheus metrics of the gateway, in a registry of its own."""
 
 import platform
-import sqlite3
 from bisect import bisect_left
 from collections import Counter as Tally
 from collections import defaultdict
@@ -24,7 +23,7 @@ _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 3
 class Metrics:
     """One attribute a metric, but for those that every request counts in; models are labelled by public id."""
 
-    def __init__(self, version: str = "") -> None:
+    def __init__(self, version: str = "", engine_version: str = "") -> None:
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
@@ -33,7 +32,7 @@ class Metrics:
         self.build_info = Gauge(
             "gateway_build_info", "1; the labels say what runs.", ("version", "python", "sqlite"), registry=registry
         )
-        self.build_info.labels(version, platform.python_version(), sqlite3.sqlite_version).set(1)
+        self.build_info.labels(version, platform.python_version(), engine_version).set(1)
         self.in_flight = Gauge("gateway_in_flight", "Answers open now.", registry=registry)
         self.bytes_in_flight = Gauge(
             "gateway_bytes_in_flight", "Bytes that requests keep in memory, small ones apart from large ones.",

@@ -5,8 +5,8 @@ import os
 import sqlite3
 from pathlib import Path
 
+from mcp_gateway.core.private import make_file
 from mcp_gateway.core.store.faults import as_database_error
-from mcp_gateway.core.store.private import make_file
 
 
 def back_up(database: Path, target: Path) -> None:

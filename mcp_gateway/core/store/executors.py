@@ -1,5 +1,15 @@
 """Who carries out every write and answers every read that there is."""
 
-from mcp_gateway.core.store.sql import accounts, answers, keys, models, requests
+from mcp_gateway.core.store.sql import accounts, answers, keys, ledger, models, payments, requests
+from mcp_gateway.core.store.sqlite import ledger as hot_ledger
 
-EXECUTORS = accounts.EXECUTORS | keys.EXECUTORS | answers.EXECUTORS | requests.EXECUTORS | models.EXECUTORS
+EXECUTORS = (
+    accounts.EXECUTORS
+    | keys.EXECUTORS
+    | answers.EXECUTORS
+    | hot_ledger.EXECUTORS
+    | ledger.EXECUTORS
+    | payments.EXECUTORS
+    | requests.EXECUTORS
+    | models.EXECUTORS
+)

@@ -1,4 +1,4 @@
-"""A backup in the place of a database: checked first, with what it replaces moved aside. Knows nothing of money.
+"""A backup in the place of a database: checked first, with what it replaces moved aside.
 
 A log that stands beside another database than its own would be written into that one by SQLite, page by page; so would
 the journal of a transaction that was cut off.
@@ -7,19 +7,29 @@ the journal of a transaction that was cut off.
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
+from mcp_gateway.core.private import make_file
 from mcp_gateway.core.store.backup import flush
+from mcp_gateway.core.store.faults import as_database_error
 from mcp_gateway.core.store.migrations import migrate
-from mcp_gateway.core.store.private import beside, make_file
+from mcp_gateway.core.store.private import beside
+from mcp_gateway.core.store.sql.checks import CHECKS
 
 _VERSION_AT = 18
 """Of the bytes that say how a database is written: https://sqlite.org/fileformat2.html#file_format_version_numbers"""
 _WITHOUT_LOG = 1
+_LAST = "SELECT IFNULL(MAX(id), 0), MAX(created_at_ms) FROM ledger_transactions"
+_COUNT_AFTER = "SELECT COUNT(*) FROM ledger_transactions WHERE id > ?"
 
-Check = Callable[[sqlite3.Connection], None]
-"""Looks at a database that is about to be put in place; raises what speaks against it."""
+
+class LastEntry(NamedTuple):
+    """Of a database's books; None where there is none."""
+
+    id: int
+    at_ms: int | None
 
 
 class ForeignLog(Exception):
@@ -46,18 +56,19 @@ def check_log(database: Path) -> None:
             )
 
 
-def restore(database: Path, backup: Path, aside: Path, others: Iterable[Path], check: Check) -> None:
+def restore(database: Path, backup: Path, aside: Path, others: Iterable[Path]) -> LastEntry:
     """Put a copy of `backup` in the place of `database`, moving that, its logs and `others` into a new folder, `aside`.
 
     The caller holds the folder's lock. Nothing is changed unless the copy is sound. Ended in the middle, it can be run
-    again: until the old log is gone, `check_log` keeps everybody from the database. Raises NotRestorable, SchemaTooNew,
-    sqlite3.Error, OSError, and what `check` does.
+    again: until the old log is gone, `check_log` keeps everybody from the database. Returns the last entry of what was
+    restored. Raises NotRestorable, SchemaTooNew, DatabaseError, OSError.
     """
     if not backup.is_file() or (database.exists() and backup.samefile(database)):
         raise NotRestorable(f"{backup} is no file beside the database to restore it from")
     copy = database.with_name(database.name + ".restoring")
     try:
-        _copy(backup, copy, check)
+        with as_database_error():
+            last = _copy(backup, copy)
         old = [*beside(database), *others]
         aside.mkdir(mode=0o700)
         for file in (database, *old):
@@ -67,11 +78,23 @@ def restore(database: Path, backup: Path, aside: Path, others: Iterable[Path], c
         for file in reversed(old):
             file.unlink(missing_ok=True)
         flush(database.parent)
+        return last
     finally:
         copy.unlink(missing_ok=True)
 
 
-def _copy(backup: Path, copy: Path, check: Check) -> None:
+def entries_after(database: Path, last_id: int) -> int | None:
+    """How many entries a database has beyond one; None where it cannot be read."""
+    try:
+        check_log(database)
+        with contextlib.closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            count: int = connection.execute(_COUNT_AFTER, (last_id,)).fetchone()[0]
+            return count
+    except (ForeignLog, sqlite3.Error, OSError):
+        return None
+
+
+def _copy(backup: Path, copy: Path) -> LastEntry:
     """A whole copy with this version's schema and without a log, on the disk."""
     copy.unlink(missing_ok=True)
     make_file(copy)
@@ -86,8 +109,12 @@ def _copy(backup: Path, copy: Path, check: Check) -> None:
         if not target.execute("SELECT 1 FROM sqlite_master WHERE name = 'schema_migrations'").fetchone():
             raise NotRestorable(f"{backup} is no database of a gateway")
         migrate(target)
-        check(target)
+        for what, sql in CHECKS.items():
+            if target.execute(sql).fetchone():
+                raise NotRestorable(f"the books in {backup} do not agree: {what}")
+        last = LastEntry(*target.execute(_LAST).fetchone())
     flush(copy)
+    return last
 
 
 def _version(database: Path) -> int | None:

@@ -18,24 +18,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mcp_gateway.core.engine import InOutage, Read, Report, Scan, Write
+from mcp_gateway.core.engine import InOutage, Read, Write
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.store.faults import as_database_error
 from mcp_gateway.core.store.log import Flusher, Log, Sync, sync_data
 from mcp_gateway.core.store.migrations import migrate
 from mcp_gateway.core.store.private import keep_private
 from mcp_gateway.core.store.readers import Readers
-from mcp_gateway.core.store.transaction import Executors, Parameters, Rows, Run, RunTogether, Transaction
+from mcp_gateway.core.store.transaction import Executors, Rows, Run, RunTogether, Transaction
 from mcp_gateway.core.store.transaction import Row as Row
 
 logger = logging.getLogger(__name__)
 
-A = TypeVar("A")
 T = TypeVar("T")
-Work = Callable[[sqlite3.Connection], T]
-Group = Callable[[sqlite3.Connection, Sequence[A]], Sequence[T | GatewayError]]
-"""Runs several writes of one kind: an outcome for each argument, in order; a GatewayError is a refusal."""
 
+ENGINE_VERSION = sqlite3.sqlite_version
 _LEAST_SQLITE = (3, 37)
 """The first with STRICT tables."""
 _MAX_BURST = 128
@@ -85,52 +82,13 @@ class _Identity(Read[str]):
     pass
 
 
-@dataclass(frozen=True, slots=True)
-class _Work(Write[Any]):
-    work: Work[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class _GroupedWork(Write[Any]):
-    argument: Any
-    instead: Callable[[Any], Any] | None
-
-    def stand_in(self) -> "_GroupedWork | None":
-        argument = None if self.instead is None else self.instead(self.argument)
-        return None if argument is None else _GroupedWork(argument, self.instead)
-
-
-@dataclass(frozen=True, slots=True)
-class _FewRows(Read[list[Row]]):
-    sql: str
-    parameters: Parameters
-
-
-class _AllRows(_FewRows, Scan[list[Row]]):
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class _ReportRows(Report[list[Row]]):
-    account_id: str
-    sql: str
-    parameters: Parameters
-
-
 def _identity(rows: Rows, _: _Identity) -> str:
     row = rows.first("SELECT id FROM database_identity")
     assert row is not None
     return str(row[0])
 
 
-def _rows(rows: Rows, read: Any) -> list[Row]:
-    return rows.all(read.sql, read.parameters)
-
-
-_OWN = Executors(
-    alone={_Nothing: lambda _, __: None, _Work: lambda transaction, write: write.work(transaction.connection)},
-    reads={_Identity: _identity, _FewRows: _rows, _AllRows: _rows, _ReportRows: _rows},
-)
+_OWN = Executors(alone={_Nothing: lambda _, __: None}, reads={_Identity: _identity})
 
 
 class _Spoiled(Exception):
@@ -157,6 +115,7 @@ class Store:
     ) -> None:
         self._path = path
         self._connection = connection
+        self.now_ms = now_ms
         self._transaction = Transaction(connection, executors, now_ms)
         self._alone, self._together = executors.alone, executors.together
         self._readers = readers
@@ -166,7 +125,6 @@ class Store:
         self._loop = asyncio.get_running_loop()
         self._flusher = Flusher[_Job](self._sync_log, self._flushed)
         self._threads = ThreadPoolExecutor(2, "ledger-wait")  # a lock does not wait for a checkpoint
-        self._groups: dict[Any, RunTogether] = {}
         self._waiting: deque[_Job] = deque()
         self._unsynced: list[_Job] = []
         """Committed, of those that wait, while the disk has failed to take the log."""
@@ -207,9 +165,7 @@ class Store:
             opened.pop_all()
         return cls(path, connection, readers, log, sync, busy_timeout_s, executors, now_ms)
 
-    def write(
-        self, write: Write[T] | Work[T], *, is_durable: bool = True, in_outage: InOutage = "refuse"
-    ) -> "asyncio.Future[T]":
+    def write(self, write: Write[T], *, is_durable: bool = True, in_outage: InOutage = "refuse") -> "asyncio.Future[T]":
         """Carry out `write` in the next transaction; the result comes once that is committed.
 
         A GatewayError that its executor raises is the write's decision: what it changed before that stays. Any other
@@ -218,28 +174,10 @@ class Store:
         called for each by itself then, so that a bug costs only that one. Where the disk failed to take what was
         committed already, a durable write that does not wait fails with `ledger_unavailable` too, and stays committed.
         """
-        if not isinstance(write, Write):
-            write = _Work(write)
         kind = type(write)
         alone = self._alone.get(kind)
         together = None if alone is not None else self._together[kind]
         return self._submit(_Job(write, alone, together, is_durable, in_outage, self._loop.create_future()))
-
-    def write_grouped(
-        self,
-        group: Group[A, T],
-        argument: A,
-        *,
-        is_durable: bool = True,
-        in_outage: InOutage = "refuse",
-        instead: Callable[[A], A | None] | None = None,
-    ) -> "asyncio.Future[T]":
-        if group not in self._groups:
-            self._groups[group] = lambda transaction, works: group(
-                transaction.connection, [work.argument for work in works]
-            )
-        write = _GroupedWork(argument, instead)
-        return self._submit(_Job(write, None, self._groups[group], is_durable, in_outage, self._loop.create_future()))
 
     def withdraw(self, written: "asyncio.Future[Any]") -> bool:
         """Take back a write that still waits, so that it never happens; False where it is committed already."""
@@ -256,16 +194,6 @@ class Store:
     async def flushed(self) -> None:
         """Wait until what was written before this call is committed. Raises GatewayError `ledger_unavailable`."""
         await self.write(_Nothing(), is_durable=False)
-
-    async def fetch_all(self, sql: str, parameters: Parameters = ()) -> list[Row]:
-        return await self.read(_AllRows(sql, parameters))
-
-    async def fetch_report(self, account_id: str, sql: str, parameters: Parameters = ()) -> list[Row]:
-        return await self.read(_ReportRows(account_id, sql, parameters))
-
-    async def fetch_one(self, sql: str, parameters: Parameters = ()) -> Row | None:
-        rows = await self.read(_FewRows(sql, parameters))
-        return rows[0] if rows else None
 
     async def identity(self) -> str:
         """What tells this database from every other, its own copies apart."""
@@ -302,7 +230,7 @@ class Store:
         for job in (*self._waiting, *self._unsynced):
             if job.future is not None:
                 job.future.cancel()
-        return [getattr(job.write, "argument", job.write) for job in self._waiting if job.in_outage != "refuse"]
+        return [job.write for job in self._waiting if job.in_outage != "refuse"]
 
     # From a write to its commit
 

@@ -31,15 +31,15 @@ def database(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def store(database: Path) -> AsyncIterator[Store]:
-    store = await open_store(database, busy_timeout_s=0.05)
+async def store(database: Path, clock: Clock) -> AsyncIterator[Store]:
+    store = await open_store(database, now_ms=clock, busy_timeout_s=0.05)
     yield store
     await store.close()
 
 
 @pytest.fixture
 def ledger(store: Store, clock: Clock) -> Ledger:
-    return Ledger(store, now_ms=clock)
+    return Ledger(store)
 
 
 @pytest.fixture

@@ -12,9 +12,13 @@ from pathlib import Path
 import pytest
 
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.ledger.ledger import Balance, Hold, Ledger, SettlementPending
+from mcp_gateway.core.ids import now_ms
+from mcp_gateway.core.ledger.entries import Balance, Hold, Move
+from mcp_gateway.core.ledger.ledger import Ledger, SettlementPending
 from mcp_gateway.core.observe.records import Records
+from mcp_gateway.core.store.executors import EXECUTORS
 from mcp_gateway.core.store.store import Store
+from mcp_gateway.core.store.transaction import Transaction
 from tests.core.ledger.conftest import Clock
 from tests.core.ledger.test_ledger import UNWRITABLE, checked, record, refused
 from tests.core.store.conftest import Disk
@@ -28,8 +32,8 @@ __all__ = ["checked"]
 async def watched(database: Path, clock: Clock) -> AsyncIterator[tuple[Ledger, Disk]]:
     """A ledger, and the disk that its settlements wait for."""
     disk = Disk()
-    store = await open_store(database, sync=disk)
-    yield Ledger(store, now_ms=clock), disk
+    store = await open_store(database, now_ms=clock, sync=disk)
+    yield Ledger(store), disk
     await store.close()
 
 
@@ -151,7 +155,7 @@ async def test_a_hold_that_waits_for_another_process_sees_what_that_one_credits(
         other.execute("BEGIN IMMEDIATE")
         asked = [asyncio.ensure_future(ledger.hold(f"req_{number}", account, 1, 10)) for number in range(3)]
         await until(lambda: store._pause is not None)
-        ledger.move(other, account, "credit", 25, "from the command line")
+        Transaction(other, EXECUTORS, now_ms).run(Move(account, "credit", 25, "from the command line"))
         other.execute("COMMIT")
     assert [hold.amount_nano for hold in await asyncio.gather(*asked)] == [10, 10, 5]
 

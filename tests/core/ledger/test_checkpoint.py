@@ -9,8 +9,9 @@ import pytest
 
 from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.ids import new_id, now_ms
-from mcp_gateway.core.ledger.checkpoint import DIFFERENCES, LedgerBroken, verify_since_checkpoint
+from mcp_gateway.core.ledger.checkpoint import LedgerBroken, verify_since_checkpoint
 from mcp_gateway.core.ledger.ledger import Ledger
+from mcp_gateway.core.store.sqlite.checkpoint import DIFFERENCES
 from mcp_gateway.core.store.store import Store
 from tests.databases import Query, migrated, open_store
 
@@ -25,7 +26,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 @pytest.fixture
 async def account(store: Store) -> str:
     account = await Accounts(store, new_id=new_id, now_ms=now_ms).create("a")
-    await Ledger(store, now_ms=now_ms).credit(account.id, 1000, "first")
+    await Ledger(store).credit(account.id, 1000, "first")
     return account.id
 
 
@@ -39,7 +40,7 @@ async def test_right_books_pass_and_move_the_checkpoint(store: Store, account: s
     assert (await store.read(Query("SELECT paid_nano FROM ledger_checkpoint WHERE account_id = ?", (account,))))[0] == (
         1000,
     )
-    await Ledger(store, now_ms=now_ms).credit(account, 500, "second")
+    await Ledger(store).credit(account, 500, "second")
     await verify_since_checkpoint(store)
     assert (await store.read(Query("SELECT paid_nano FROM ledger_checkpoint WHERE account_id = ?", (account,))))[0] == (
         1500,

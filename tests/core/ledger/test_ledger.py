@@ -11,7 +11,8 @@ from typing import Any, cast
 import pytest
 
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.ledger.ledger import Balance, Hold, Ledger, SettlementPending
+from mcp_gateway.core.ledger.entries import Balance, Hold, Move
+from mcp_gateway.core.ledger.ledger import Ledger, SettlementPending
 from mcp_gateway.core.record import RequestRecord
 from mcp_gateway.core.store.store import Store
 from tests.core.ledger.conftest import Clock
@@ -147,7 +148,7 @@ async def test_an_account_that_never_had_money_gets_402(ledger: Ledger, account:
 
 
 async def test_holds_are_refused_below_the_minimum_balance(store: Store, clock: Clock, account: str) -> None:
-    ledger = Ledger(store, now_ms=clock, minimum_balance_nano=1000)
+    ledger = Ledger(store, minimum_balance_nano=1000)
     await ledger.credit(account, 999, "p1")
     error = await refused(ledger.hold("req_1", account, 10, 20))
     assert (error.status, error.code) == (402, "below_minimum_balance")
@@ -328,7 +329,7 @@ async def test_an_excess_is_never_taken_from_what_others_hold_nor_from_below_zer
 ) -> None:
     await ledger.credit(account, 100, "p")
     mine, _other = [await ledger.hold(f"req_{number}", account, 1, 50) for number in range(2)]
-    await store.write(Work(lambda connection: ledger.move(connection, account, "refund", -20, "back")))
+    await store.write(Move(account, "refund", -20, "back"))
     assert await ledger.settle(mine, 60, None, may_exceed=True) == 50
     assert await ledger.balance(account) == Balance(-20, 0, 50)
 
@@ -385,8 +386,8 @@ async def test_two_writers_on_one_database_never_spend_the_same_money(
     ledger: Ledger, account: str, database: Path, clock: Clock
 ) -> None:
     await ledger.credit(account, 1000, "p")
-    stores = [await open_store(database) for _ in range(2)]
-    ledgers = [Ledger(store, now_ms=clock) for store in stores]
+    stores = [await open_store(database, now_ms=clock) for _ in range(2)]
+    ledgers = [Ledger(store) for store in stores]
     asked = [ledgers[number % 2].hold(f"req_{number}", account, 100, 100) for number in range(60)]
     answers = await asyncio.gather(*asked, return_exceptions=True)
     assert sum(isinstance(answer, Hold) for answer in answers) == 10
@@ -410,7 +411,7 @@ async def test_a_settlement_waits_through_an_outage(ledger: Ledger, account: str
 async def test_a_settlement_that_takes_too_long_is_carried_out_unless_it_is_taken_back(
     store: Store, account: str, clock: Clock, database: Path
 ) -> None:
-    ledger = Ledger(store, now_ms=clock, settle_wait_s=0.01)
+    ledger = Ledger(store, settle_wait_s=0.01)
     await ledger.credit(account, 100, "p")
     holds = [await ledger.hold(name, account, 1, 10) for name in ("req_delivered", "req_refused")]
     with locked(database):
@@ -442,7 +443,7 @@ from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.store.executors import EXECUTORS
 from mcp_gateway.core.store.store import Store
 async def main():
-    ledger = Ledger(await Store.open(pathlib.Path(sys.argv[1]), EXECUTORS, now_ms=now_ms), now_ms=lambda: 1)
+    ledger = Ledger(await Store.open(pathlib.Path(sys.argv[1]), EXECUTORS, now_ms=now_ms))
     holds = [await ledger.hold(f"req_{n}", sys.argv[2], 1, 100) for n in range(5)]
     await ledger.settle(holds[0], 30, None)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -509,7 +510,7 @@ async def test_the_check_notices(database: Path, sql: str, clock: Clock, ledger:
         target.execute(sql)
         target.commit()
     store = await open_store(copy)
-    assert await Ledger(store, now_ms=clock).check() != []
+    assert await Ledger(store).check() != []
     await store.close()
 
 
@@ -610,7 +611,7 @@ async def test_grants_are_expired_as_their_time_comes_also_after_an_outage(
 async def test_holds_that_are_nobodys_are_voided_now_and_then_and_told_of(
     store: Store, account: str, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ledger = Ledger(store, now_ms=clock, longest_hold_s=10)
+    ledger = Ledger(store, longest_hold_s=10)
     await ledger.credit(account, 50, "p")
     await ledger.hold("req_1", account, 1, 50)
     watching = asyncio.ensure_future(ledger.watch_holds())

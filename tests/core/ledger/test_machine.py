@@ -16,11 +16,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.ids import new_id
-from mcp_gateway.core.ledger.ledger import Balance, Hold, Ledger
+from mcp_gateway.core.ledger.entries import Balance, Hold, Move
+from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.store.store import Store
 from tests.core.ledger.conftest import Clock
 from tests.core.ledger.test_ledger import UNWRITABLE, record
-from tests.databases import Work, migrated, open_store
+from tests.databases import migrated, open_store
 
 AMOUNT = st.integers(1, 100)
 FOREVER = 10**15
@@ -124,10 +125,10 @@ class LedgerLife(RuleBasedStateMachine):
         self.wallets: dict[str, Wallet] = {}
         self.holds: list[Hold] = []
         self.store = self.open()
-        self.ledger = Ledger(self.store, now_ms=self.clock)
+        self.ledger = Ledger(self.store)
 
     def open(self) -> Store:
-        return self.runner.run(open_store(migrated(Path(self.folder.name) / "gateway.sqlite3")))
+        return self.runner.run(open_store(migrated(Path(self.folder.name) / "gateway.sqlite3"), now_ms=self.clock))
 
     def teardown(self) -> None:
         self.runner.run(self.store.close())
@@ -275,7 +276,7 @@ class LedgerLife(RuleBasedStateMachine):
         account, reference = self.account(index), new_id("refund")
 
         async def take_back() -> None:
-            await self.store.write(Work(lambda c: self.ledger.move(c, account, "refund", -amount, reference)))
+            await self.store.write(Move(account, "refund", -amount, reference))
 
         self.runner.run(take_back())
         self.wallets[account].paid -= amount
@@ -296,7 +297,7 @@ class LedgerLife(RuleBasedStateMachine):
             shutil.copytree(before.name, self.folder.name, dirs_exist_ok=True)
         self.runner.run(self.store.close())
         self.store = self.open()
-        self.ledger = Ledger(self.store, now_ms=self.clock)
+        self.ledger = Ledger(self.store)
         if is_killed:
             before.cleanup()
         open_holds = [(wallet, request_id) for wallet in self.wallets.values() for request_id in wallet.holds]

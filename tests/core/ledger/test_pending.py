@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mcp_gateway.core.ledger.ledger import Balance, Departure, End, GiveBack, Ledger, SettlementPending
+from mcp_gateway.core.ledger.entries import Balance, Departure, End, GiveBack
+from mcp_gateway.core.ledger.ledger import Ledger, SettlementPending
 from mcp_gateway.core.ledger.pending import PENDING, ForeignPending, PendingFile
 from mcp_gateway.core.observe.records import Records
 from mcp_gateway.core.store.store import Store
@@ -21,8 +22,8 @@ from tests.databases import Query, open_store
 
 @asynccontextmanager
 async def opened(database: Path, clock: Clock) -> AsyncIterator[tuple[Store, Ledger, PendingFile]]:
-    store = await open_store(database, busy_timeout_s=0.02)
-    yield store, Ledger(store, now_ms=clock, settle_wait_s=0.01), PendingFile(database.parent, await store.identity())
+    store = await open_store(database, now_ms=clock, busy_timeout_s=0.02)
+    yield store, Ledger(store, settle_wait_s=0.01), PendingFile(database.parent, await store.identity())
     await store.close()
 
 
@@ -108,7 +109,7 @@ async def test_every_database_has_an_id_of_its_own(tmp_path: Path) -> None:
 
 
 async def test_a_hold_that_no_request_can_still_have_is_voided(store: Store, account: str, clock: Clock) -> None:
-    ledger = Ledger(store, now_ms=clock, longest_hold_s=10)
+    ledger = Ledger(store, longest_hold_s=10)
     await ledger.credit(account, 100, "p")
     await ledger.hold("req_old", account, 1, 10)
     clock.ms += 10_000

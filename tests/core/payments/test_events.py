@@ -40,10 +40,10 @@ class Till:
     @classmethod
     async def open(cls, path: Path) -> "Till":
         store = await open_store(migrated(path))
-        ledger = Ledger(store, now_ms=now_ms, topup_url="https://gateway.test/topup")
+        ledger = Ledger(store, topup_url="https://gateway.test/topup")
         api = StripeApi(SECRET_KEY, WEBHOOK_SECRET, base_url="http://127.0.0.1:9", timeout_s=1)
         uncredited: list[str] = []
-        payments = Payments(store, ledger, api, now_ms=now_ms, on_uncredited=uncredited.append)
+        payments = Payments(store, api, now_ms=now_ms, on_uncredited=uncredited.append)
         till = cls(store, ledger, payments, "", uncredited)
         await till.next_account()
         return till

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from mcp_gateway.core.private import make_folder
 from mcp_gateway.core.store.backup import back_up
-from mcp_gateway.core.store.private import make_folder
 from tests.databases import migrated, open_store
 
 

@@ -22,6 +22,6 @@ def test_a_backup_whose_index_tells_another_story_than_its_table_is_damaged(tmp_
     backup.write_bytes(content[:at] + b"noodle" + content[at + 6 :])
     database.write_bytes(b"as it was")
     with pytest.raises(NotRestorable, match="damaged"):
-        restore(database, backup, tmp_path / "aside", [], lambda _: None)
+        restore(database, backup, tmp_path / "aside", [])
     assert {path.name for path in tmp_path.iterdir()} == {"backup", "database"}
     assert database.read_bytes() == b"as it was"

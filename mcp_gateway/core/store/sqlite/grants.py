@@ -5,17 +5,14 @@ Runs inside the writer's transaction; amounts in nano-USD.
 
 import sqlite3
 
-from mcp_gateway.core.ledger.journal import Journal
 
-
-def expire(journal: Journal, account_id: str) -> int:
-    """Take back what is left, and not held, of grants whose time is over; returns how much."""
+def take_expired(connection: sqlite3.Connection, account_id: str, now_ms: int) -> list[tuple[int, int]]:
+    """Take what is left, and not held, of grants whose time is over; returns (grant, how much) of each."""
     sql = "SELECT id, remaining_nano FROM grants WHERE account_id = ? AND remaining_nano > 0 AND expires_at_ms <= ?"
-    expired: list[tuple[int, int]] = journal.connection.execute(sql, (account_id, journal.now_ms)).fetchall()
-    for grant_id, left_nano in expired:
-        journal.connection.execute("UPDATE grants SET remaining_nano = 0 WHERE id = ?", (grant_id,))
-        journal.post(account_id, "expire", f"grant {grant_id}", granted=-left_nano, grant_source=left_nano)
-    return sum(left_nano for _, left_nano in expired)
+    expired: list[tuple[int, int]] = connection.execute(sql, (account_id, now_ms)).fetchall()
+    for grant_id, _ in expired:
+        connection.execute("UPDATE grants SET remaining_nano = 0 WHERE id = ?", (grant_id,))
+    return expired
 
 
 def take(connection: sqlite3.Connection, account_id: str, amount_nano: int) -> list[tuple[int, int]]:
@@ -54,7 +51,7 @@ def give_back(connection: sqlite3.Connection, request_id: str, amount_nano: int)
     connection.execute("DELETE FROM hold_grants WHERE request_id = ?", (request_id,))
 
 
-def return_charged(journal: Journal, account_id: str, amount_nano: int) -> None:
+def return_charged(connection: sqlite3.Connection, account_id: str, amount_nano: int, now_ms: int) -> None:
     """Return what was charged to grants once: which of them is forgotten by then, so to the first to expire that lives.
 
     Where none lives any more, to the last that expired, whose rest is taken back in its turn.
@@ -63,8 +60,8 @@ def return_charged(journal: Journal, account_id: str, amount_nano: int) -> None:
         "SELECT id FROM grants WHERE account_id = ? "
         "ORDER BY IFNULL(expires_at_ms <= ?, 0), expires_at_ms IS NULL, expires_at_ms, id LIMIT 1"
     )
-    (grant_id,) = journal.connection.execute(sql, (account_id, journal.now_ms)).fetchone()
-    _add(journal.connection, grant_id, amount_nano)
+    (grant_id,) = connection.execute(sql, (account_id, now_ms)).fetchone()
+    _add(connection, grant_id, amount_nano)
 
 
 def _add(connection: sqlite3.Connection, grant_id: int, amount_nano: int) -> None:

@@ -5,14 +5,25 @@ Lives within one transaction, so that it can be behind nobody and is forgotten w
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
+from mcp_gateway.core.ledger.decisions import Charged, OpenHold, Wallet
 from mcp_gateway.core.money import EntryKind
 from mcp_gateway.core.record import RequestRecord
 from mcp_gateway.core.store.sql.requests import CORRECT, INSERT, correction
+from mcp_gateway.core.store.sqlite import grants
+from mcp_gateway.core.store.transaction import Row
 
 _HOLDS = "SELECT request_id, account_id, paid_nano, granted_nano FROM holds"
+_KINDS_OF_A_REQUEST = ("kind = 'hold'", "kind IN ('settle', 'void')", "kind = 'refund_of_request'")
+"""Of the transactions that bear a request's id; each in the words by which SQLite knows that an index serves."""
+_OF_A_REQUEST = " UNION ALL ".join(
+    f"SELECT * FROM ledger_transactions WHERE reference = :id AND {kinds}" for kinds in _KINDS_OF_A_REQUEST
+)
+_CHARGED = (
+    "SELECT COALESCE(-SUM(paid_nano), 0), COALESCE(-SUM(granted_nano), 0), COALESCE(SUM(revenue_nano), 0) "
+    f"FROM ({_OF_A_REQUEST})"
+)
 _WALLET = "SELECT paid_nano, granted_nano, held_nano FROM wallets WHERE account_id = ?"
 _NEW_WALLET = "INSERT INTO wallets (paid_nano, granted_nano, held_nano, account_id) VALUES (?, ?, ?, ?)"
 _CHANGED_WALLET = "UPDATE wallets SET paid_nano = ?, granted_nano = ?, held_nano = ? WHERE account_id = ?"
@@ -22,30 +33,6 @@ INSERT INTO ledger_transactions
      created_at_ms)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
-
-
-@dataclass(slots=True)
-class Wallet:
-    """An account's balances in nano-USD, with everything in the journal."""
-
-    paid_nano: int
-    granted_nano: int
-    held_nano: int
-    is_stored: bool
-    is_changed: bool = False
-
-
-class OpenHold(NamedTuple):
-    """What a request holds, by where it came from, in nano-USD."""
-
-    account_id: str
-    paid_nano: int
-    granted_nano: int
-    is_stored: bool = False
-
-    @property
-    def amount_nano(self) -> int:
-        return self.paid_nano + self.granted_nano
 
 
 class Journal:
@@ -60,9 +47,9 @@ class Journal:
         self._wallets: dict[str, Wallet] = {}
         self._holds = _open_holds(connection, requests) if requests else {}
         self._ended: list[tuple[str]] = []
-        self._transactions: list[tuple[Any, ...]] = []
+        self._transactions: list[Row] = []
         self._records: list[RequestRecord] = []
-        self._corrections: list[tuple[Any, ...]] = []
+        self._corrections: list[Row] = []
 
     @classmethod
     def of_all_holds(
@@ -139,6 +126,33 @@ class Journal:
         """What a request's row says of its outcome from now on, and of its cost where that does not stay."""
         self._corrections.append(correction(record, keeps_cost=keeps_cost))
 
+    def charged(self, request_id: str) -> Charged:
+        """What a request has cost so far, as it stands in the database."""
+        return Charged(*self.connection.execute(_CHARGED, {"id": request_id}).fetchone())
+
+    def expire_grants(self, account_id: str) -> int:
+        """Take back what is left, and not held, of grants whose time is over; returns how much."""
+        expired = grants.take_expired(self.connection, account_id, self.now_ms)
+        for grant_id, left_nano in expired:
+            self.post(account_id, "expire", f"grant {grant_id}", granted=-left_nano, grant_source=left_nano)
+        return sum(left_nano for _, left_nano in expired)
+
+    def draw_grants(self, request_id: str, account_id: str, amount_nano: int) -> None:
+        """Take `amount_nano` for a request's hold, and note how much from which grant."""
+        grants.draw(self.connection, request_id, account_id, amount_nano)
+
+    def take_grants(self, account_id: str, amount_nano: int) -> None:
+        """Take `amount_nano` from the account's grants, the first to expire first."""
+        grants.take(self.connection, account_id, amount_nano)
+
+    def return_grants(self, request_id: str, amount_nano: int) -> None:
+        """Return what a hold did not need to the grants it drew on, and forget its draws."""
+        grants.give_back(self.connection, request_id, amount_nano)
+
+    def return_charged(self, account_id: str, amount_nano: int) -> None:
+        """Return what was charged to grants once, and whose draws are forgotten."""
+        grants.return_charged(self.connection, account_id, amount_nano, self.now_ms)
+
     def write(self) -> None:
         """Into the database, all at once. Raises sqlite3.Error, also for what one entry alone is to blame for."""
         if self._ended:
@@ -156,7 +170,7 @@ class Journal:
         if self._corrections:
             self.connection.executemany(CORRECT, self._corrections)
 
-    def _row(self, request_id: str, hold: OpenHold) -> tuple[Any, ...]:
+    def _row(self, request_id: str, hold: OpenHold) -> Row:
         return (request_id, hold.account_id, hold.paid_nano, hold.granted_nano, self.now_ms)
 
 

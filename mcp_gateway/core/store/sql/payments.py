@@ -1,0 +1,68 @@
+"""What Stripe's events say, and the entries of the ledger that follow from all of them together."""
+
+from mcp_gateway.core.ledger.entries import Move
+from mcp_gateway.core.payments.facts import Paid, Reversal, Uncredited
+from mcp_gateway.core.payments.payments import CustomerOf, NoteCustomer, NoteEvent, OpenReversal, may_be_credited
+from mcp_gateway.core.store.transaction import Executors, Rows, Transaction
+
+_NOTE_REVERSAL = """
+INSERT INTO stripe_reversals (id, kind, payment_id, amount_nano, is_returned) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET
+    amount_nano = MAX(amount_nano, excluded.amount_nano), is_returned = MAX(is_returned, excluded.is_returned)
+"""
+_OPEN_REVERSALS = """
+SELECT r.id, r.kind, p.account_id, r.taken_nano, IIF(r.is_returned, 0, r.amount_nano) AS due_nano
+FROM stripe_reversals AS r JOIN stripe_payments AS p ON p.id = r.payment_id
+WHERE r.payment_id = ? AND r.taken_nano <> due_nano
+"""
+
+
+def _note_event(transaction: Transaction, write: NoteEvent) -> Uncredited | None:
+    sql = "INSERT INTO stripe_events VALUES (?, ?, ?) ON CONFLICT (id) DO NOTHING"
+    if not transaction.execute(sql, (write.event_id, write.event_type, write.at_ms)):
+        return None
+    fact = write.fact
+    if isinstance(fact, Uncredited):
+        return fact
+    if isinstance(fact, Reversal):
+        row = (fact.id, fact.kind, fact.payment_id, fact.amount_nano, fact.is_returned)
+        transaction.execute(_NOTE_REVERSAL, row)
+    elif not _credit(transaction, fact):
+        return Uncredited(fact.session_id, "account")
+    _take_back(transaction, fact.payment_id)
+    return None
+
+
+def _credit(transaction: Transaction, paid: Paid) -> bool:
+    """False where the account is none that can own money here."""
+    is_known = transaction.first("SELECT 1 FROM accounts WHERE id = ?", (paid.account_id,)) is not None
+    if not may_be_credited(paid.account_id, is_known=is_known):
+        return False
+    row = (paid.payment_id, paid.account_id)
+    transaction.execute("INSERT INTO stripe_payments VALUES (?, ?) ON CONFLICT (id) DO NOTHING", row)
+    transaction.run(Move(paid.account_id, "credit", paid.amount_nano, paid.session_id))
+    return True
+
+
+def _take_back(transaction: Transaction, payment_id: str) -> None:
+    """Charge the wallet for what has gone back to the payer, or give it what has returned since."""
+    for row in transaction.all(_OPEN_REVERSALS, (payment_id,)):
+        one = OpenReversal(*row)
+        transaction.run(Move(one.account_id, one.kind, one.change_nano, one.reference))
+        transaction.execute("UPDATE stripe_reversals SET taken_nano = ? WHERE id = ?", (one.due_nano, one.id))
+
+
+def _note_customer(transaction: Transaction, write: NoteCustomer) -> None:
+    sql = (
+        "INSERT INTO stripe_customers VALUES (?, ?) "
+        "ON CONFLICT (account_id) DO UPDATE SET customer_id = excluded.customer_id"
+    )
+    transaction.execute(sql, (write.account_id, write.customer_id))
+
+
+def _customer(rows: Rows, read: CustomerOf) -> str | None:
+    row = rows.first("SELECT customer_id FROM stripe_customers WHERE account_id = ?", (read.account_id,))
+    return None if row is None else row[0]
+
+
+EXECUTORS = Executors(alone={NoteEvent: _note_event, NoteCustomer: _note_customer}, reads={CustomerOf: _customer})

@@ -1,0 +1,1 @@
+"""What is SQLite's own, and what every request passes."""

@@ -18,6 +18,7 @@ from tests.import_graph import (
     folded,
     forbidden,
     graph_of,
+    imports_of,
     modules_in,
     neighbours_in,
     rooms_of,
@@ -58,6 +59,24 @@ def test_a_room_may_import_only_rooms_below_it() -> None:
 @each("name", MODULES)
 def test_a_module_imports_what_its_room_may(name: str) -> None:
     assert forbidden(name, graph()[name], ROOMS) == []
+
+
+SQL = re.compile(r"\bSELECT\b.*\bFROM\b|\bINSERT (OR \w+ )?INTO\b|\bDELETE FROM\b|\bUPDATE \w+ SET\b", re.DOTALL)
+
+
+@each("name", [name for name in MODULES if not name.startswith("mcp_gateway.core.store")])
+def test_the_store_alone_knows_sqlite_and_sql(name: str) -> None:
+    """So no other module can hold a connection, nor hand the store a statement."""
+    assert [module for _, module in imports_of(MODULES[name]) if module.split(".")[0] == "sqlite3"] == []
+    texts = [_text_of(node) for node in ast.walk(tree_of(MODULES[name]))]
+    assert [text for text in texts if SQL.search(text)] == []
+
+
+def _text_of(node: ast.AST) -> str:
+    """Of a string, one with fields in it included; empty for anything else."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_text_of(part) or "x" for part in node.values)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
 
 def section(page: str, title: str) -> str:

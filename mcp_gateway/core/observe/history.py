@@ -12,8 +12,6 @@ from mcp_gateway.core.text import shown
 
 Group = Literal["day", "model", "key"]
 
-Groups = dict[str | None, "Totals"]
-
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -47,6 +45,9 @@ class Totals:
             self.cached_tokens + other.cached_tokens,
             self.cost_nano + other.cost_nano,
         )
+
+
+Groups = dict[str | None, Totals]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ import orjson
 LogFormat = Literal["text", "json"]
 _QUIET = (
     "asyncio",
-    "aiosqlite",
     "httpcore2",
     "httpx2",
     "openai",

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mcp_gateway.core.engine import InOutage, Read, Write
+from mcp_gateway.core.engine import DatabaseError, InOutage, Read, Write
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.store.faults import as_database_error
 from mcp_gateway.core.store.log import Flusher, Log, Sync, sync_data
@@ -566,7 +566,7 @@ def _replace(job: _Job, error: Exception) -> bool:
 def _fail(job: _Job, error: Exception) -> None:
     """A bug in one write: it is left out, and told to whoever waits for it."""
     logger.error("a write failed with %s and was left out", type(error).__name__)
-    job.result, job.error = None, error
+    job.result, job.error = None, DatabaseError(str(error)) if isinstance(error, sqlite3.Error) else error
 
 
 def _resolve(job: _Job) -> None:

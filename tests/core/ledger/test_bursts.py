@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mcp_gateway.core.engine import DatabaseError
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.ledger.entries import Balance, Hold, Move
@@ -144,7 +145,7 @@ async def test_a_request_held_for_again_after_its_end_costs_nobody_else_in_the_b
     await ledger.void((await ledger.hold("old", account, 1, 10)).request_id, None)
     asked = [ledger.hold(name, account, 1, 10) for name in ("new_1", "old", "new_2")]
     results = await asyncio.gather(*asked, return_exceptions=True)
-    assert [type(result) for result in results] == [Hold, sqlite3.IntegrityError, Hold]
+    assert [type(result) for result in results] == [Hold, DatabaseError, Hold]
 
 
 async def test_a_hold_that_waits_for_another_process_sees_what_that_one_credits(

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from mcp_gateway.core.engine import DatabaseError
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ledger.entries import Balance, Hold, Move
 from mcp_gateway.core.ledger.ledger import Ledger, SettlementPending
@@ -184,7 +185,7 @@ async def test_asking_again_for_an_open_hold_gives_the_same_hold(ledger: Ledger,
 async def test_a_request_that_was_charged_cannot_be_held_for_again(ledger: Ledger, account: str) -> None:
     await ledger.credit(account, 100, "p")
     await ledger.settle(await ledger.hold("req_1", account, 1, 10), 10, None)
-    with pytest.raises(sqlite3.IntegrityError):
+    with pytest.raises(DatabaseError):
         await ledger.hold("req_1", account, 1, 10)
     assert await ledger.balance(account) == Balance(paid_nano=90)
 
@@ -467,7 +468,7 @@ async def test_after_a_kill_settlements_stand_and_open_holds_are_voided(
 @pytest.mark.parametrize("change", ["UPDATE ledger_transactions SET paid_nano = 0", "DELETE FROM ledger_transactions"])
 async def test_facts_cannot_be_changed(ledger: Ledger, account: str, store: Store, change: str) -> None:
     await ledger.credit(account, 100, "p")
-    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+    with pytest.raises(DatabaseError, match="append-only"):
         await store.write(changing(change))
     assert (await ledger.balance(account)).paid_nano == 100
 
@@ -476,7 +477,7 @@ async def test_a_transaction_that_does_not_sum_to_zero_cannot_be_written(
     ledger: Ledger, account: str, store: Store
 ) -> None:
     sql = "INSERT INTO ledger_transactions VALUES (NULL, ?, 'credit', 'x', 5, 0, 0, 0, 0, -4, 0)"
-    with pytest.raises(sqlite3.IntegrityError):
+    with pytest.raises(DatabaseError):
         await store.write(changing(sql, (account,)))
 
 
@@ -572,7 +573,7 @@ async def test_a_void_that_fails_is_left_out_and_holds_up_nobody(ledger: Ledger,
     await ledger.hold("req_1", account, 1, 50)
     broken = "CREATE TRIGGER broken BEFORE DELETE ON holds BEGIN SELECT RAISE(ABORT, 'broken'); END"
     await store.write(changing(broken))
-    with pytest.raises(sqlite3.IntegrityError, match="broken"):
+    with pytest.raises(DatabaseError, match="broken"):
         await ledger.void("req_1", None)
     assert await ledger.credit(account, 5, "q")
     assert await ledger.balance(account) == Balance(5, 0, 50)

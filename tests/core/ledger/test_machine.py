@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-import sqlite3
 import tempfile
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from mcp_gateway.core.engine import DatabaseError
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.ids import new_id
@@ -260,7 +260,7 @@ class LedgerLife(RuleBasedStateMachine):
         elif isinstance(answer, GatewayError):
             wallet.expire(self.clock.ms)  # a refusal keeps what it found out
         else:
-            assert isinstance(answer, sqlite3.IntegrityError)
+            assert isinstance(answer, DatabaseError)
 
     @rule()
     def fail_halfway(self) -> None:

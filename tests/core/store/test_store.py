@@ -112,7 +112,7 @@ async def test_a_write_that_fails_halfway_takes_back_its_own_changes_and_no_othe
 
     writes = [store.write(note("before")), store.write(fail_halfway), store.write(note("after"))]
     results = await asyncio.gather(*writes, return_exceptions=True)
-    assert [type(result) for result in results] == [type(None), sqlite3.IntegrityError, type(None)]
+    assert [type(result) for result in results] == [type(None), DatabaseError, type(None)]
     assert notes_on_disk(database) == ["before", "after"]
 
 

@@ -1,10 +1,10 @@
 """How Anthropic's API words a refusal over HTTP, and the headers that its clients look for."""
 
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from http_api.moments import rfc_3339
 from http_api.rendering import OPENAI_SHAPE, ErrorBody, Headers, Shape
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import GatewayError
@@ -46,8 +46,7 @@ def _stamps(context: RequestContext, standing: Standing | None) -> Headers:
 def _limit(of: str, limit: int | None, remaining: int | None, resets_at_s: int) -> Headers:
     if limit is None or remaining is None:
         return []
-    reset = datetime.fromtimestamp(resets_at_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    told = {"limit": str(limit), "remaining": str(remaining), "reset": reset}
+    told = {"limit": str(limit), "remaining": str(remaining), "reset": rfc_3339(resets_at_s)}
     return [(f"anthropic-ratelimit-{of}-{name}".encode(), value.encode()) for name, value in told.items()]
 
 

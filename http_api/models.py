@@ -1,8 +1,13 @@
 """GET /models, /models/{id} and /models/{id}/health."""
 
+from collections.abc import Iterable
 from typing import Literal
 from urllib.parse import unquote
 
+from pydantic import RootModel
+
+from http_api.anthropic import VERSION
+from http_api.moments import rfc_3339
 from http_api.operations import Asked, Nothing, Told
 from http_api.query import AnyQuery
 from http_api.routes import unknown_url
@@ -48,6 +53,34 @@ class ModelList(Told):
     data: list[ModelObject]
 
 
+class AnthropicModel(Told):
+    """A model as Anthropic's API tells of one."""
+
+    type: Literal["model"]
+    id: str
+    display_name: str
+    created_at: str
+    max_input_tokens: int
+    max_tokens: int
+
+
+class AnthropicModelList(Told):
+    """All models by all their names, on one page."""
+
+    data: list[AnthropicModel]
+    has_more: Literal[False]
+    first_id: str | None
+    last_id: str | None
+
+
+class ModelAnswer(RootModel[ModelObject | AnthropicModel]):
+    """In the shape of the client's API: Anthropic's where it sends `anthropic-version`."""
+
+
+class ModelListAnswer(RootModel[ModelList | AnthropicModelList]):
+    """The same of all models; OpenAI's list has each by its id alone."""
+
+
 class ModelHealth(Told):
     """`loading` until every backend was asked."""
 
@@ -60,11 +93,17 @@ class Models:
         self._published = published
         self._pool = pool
 
-    async def list(self, asked: ModelAsked) -> ModelList:
-        return ModelList(object="list", data=[model_object(model) for model in self._published.current.values()])
+    async def list(self, asked: ModelAsked) -> ModelListAnswer:
+        models = self._published.current.values()
+        if VERSION in asked.context.sent:
+            return ModelListAnswer(_anthropic_list(models))
+        return ModelListAnswer(ModelList(object="list", data=[model_object(model) for model in models]))
 
-    async def get(self, asked: ModelAsked) -> ModelObject:
-        return model_object(self._published.current.find(_model_id(asked)))
+    async def get(self, asked: ModelAsked) -> ModelAnswer:
+        name = _model_id(asked)
+        model = self._published.current.find(name)
+        is_anthropic = VERSION in asked.context.sent
+        return ModelAnswer(_anthropic_model(model, name) if is_anthropic else model_object(model))
 
     async def health(self, asked: ModelAsked) -> ModelHealth:
         model = self._published.current.find(_model_id(asked))
@@ -91,6 +130,24 @@ def model_object(model: Model) -> ModelObject:
         supported_sampling_parameters=list(SAMPLING_PARAMETERS),
         supported_features=list(model.features),
         guests=model.is_open_to_guests,
+    )
+
+
+def _anthropic_list(models: Iterable[Model]) -> AnthropicModelList:
+    """Claude Code passes over ids that begin with neither `claude` nor `anthropic`, so aliases are told here too."""
+    data = [_anthropic_model(model, name) for model in models for name in (model.id, *model.aliases)]
+    first_id, last_id = (data[0].id, data[-1].id) if data else (None, None)
+    return AnthropicModelList(data=data, has_more=False, first_id=first_id, last_id=last_id)
+
+
+def _anthropic_model(model: Model, name: str) -> AnthropicModel:
+    return AnthropicModel(
+        type="model",
+        id=name,
+        display_name=model.name,
+        created_at=rfc_3339(model.created_at_s),
+        max_input_tokens=model.context_window,
+        max_tokens=model.max_output_tokens,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
 
-from http_api.anthropic import ANTHROPIC_SHAPE
+from http_api.anthropic import ANTHROPIC_SHAPE, BY_ITS_CLIENT
 from http_api.billing import Billing, BillingObject, CreditsObject, TransactionPage, TransactionsQuery
 from http_api.chat import ChatAnswer, ChatRequestBody
 from http_api.health import Health, HealthObject, MetricsPage
@@ -16,7 +16,7 @@ from http_api.inference import InferenceEndpoint
 from http_api.keys import CreatedKey, KeyChange, KeyObject, KeyPage, Keys, KeysQuery, NewKey, RevokedKey, RevokeQuery
 from http_api.limits import Limits, LimitsObject
 from http_api.messages import CountedRequestBody, MessageAnswer, MessageRequestBody, TokenCount, TokenCounts
-from http_api.models import ModelHealth, ModelList, ModelObject, Models
+from http_api.models import ModelAnswer, ModelHealth, ModelListAnswer, Models
 from http_api.operations import INFERENCE, OPENAI, PREFIXES, ROOT, Access, AnyOperation, Counts, Nothing, Operation
 from http_api.query import AnyQuery, Query
 from http_api.requests import RequestObject, RequestPage, Requests, RequestsQuery
@@ -218,8 +218,9 @@ def _models(models: Models, *, are_public: bool) -> list[AnyOperation]:
             counts=Counts.QUERY,
             query=AnyQuery,
             body=Nothing,
-            answer=ModelList,
+            answer=ModelListAnswer,
             handle=models.list,
+            shape=BY_ITS_CLIENT,
         ),
         Operation(
             method="GET",
@@ -244,8 +245,9 @@ def _models(models: Models, *, are_public: bool) -> list[AnyOperation]:
             counts=Counts.QUERY,
             query=AnyQuery,
             body=Nothing,
-            answer=ModelObject,
+            answer=ModelAnswer,
             handle=models.get,
+            shape=BY_ITS_CLIENT,
             refuses=frozenset({"model_not_found", "unknown_url"}),
         ),
     ]

@@ -83,6 +83,8 @@ class Model:
     quantization: str | None
     features: tuple[str, ...]
     input_modalities: tuple[str, ...]
+    aliases: tuple[str, ...]
+    """Further names by which it is asked for."""
     price: Price
     is_open_to_guests: bool
     configured_window: int = 0
@@ -104,6 +106,7 @@ class Catalog(Mapping[str, Model]):
 
     def __init__(self, models: Iterable[Model] = (), unpriced: Iterable[str] = ()) -> None:
         self._models = {model.id: model for model in models}
+        self._named = {name: model for model in self._models.values() for name in (*model.aliases, model.id)}
         self.unpriced = tuple(unpriced)
 
     def __getitem__(self, model_id: str) -> Model:
@@ -116,10 +119,10 @@ class Catalog(Mapping[str, Model]):
         return len(self._models)
 
     def find(self, model_id: str) -> Model:
-        """The model of that id. Raises GatewayError `model_not_found` with the closest names."""
-        model = self._models.get(model_id)
+        """The model of that id or alias. Raises GatewayError `model_not_found` with the closest names."""
+        model = self._named.get(model_id)
         if model is None:
-            compared = {name.lower(): name for name in islice(self._models, _COMPARED_NAMES)}
+            compared = {name.lower(): name for name in islice(self._named, _COMPARED_NAMES)}
             close = nearest(model_id[:SHOWN_CHARS].lower(), compared, most=3, likeness=0.4)
             meant = ", ".join(compared[name] for name in close)
             hint = f" Did you mean {meant}?" if close else " GET /v1/models lists what there is."
@@ -220,7 +223,7 @@ def _backend_name(entry: ModelSettings) -> str:
 
 def _discovered(entries: Sequence[ModelSettings], listings: Listings) -> list[ModelSettings]:
     """Entries for what backends list and nobody configured."""
-    taken = {name for entry in entries for name in (entry.id, _backend_name(entry))}
+    taken = {name for entry in entries for name in (entry.id, *entry.aliases, _backend_name(entry))}
     found = [name for name in sorted(listings) if name not in taken and is_model_id(name)]
     return [ModelSettings(id=name) for name in found[:_MOST_DISCOVERED]]
 
@@ -244,6 +247,7 @@ def _model(entry: ModelSettings, rows: Sequence[Listing], created_at_s: int) -> 
         quantization=entry.quantization,
         features=entry.features,
         input_modalities=entry.input_modalities,
+        aliases=entry.aliases,
         price=price,
         is_open_to_guests=(entry.free or pricing is None) if entry.guests is None else entry.guests,
         configured_window=entry.context_window or 0,

@@ -197,6 +197,7 @@ def _checked_folder(path: Path) -> Path:
 
 
 Line = Annotated[str, AfterValidator(one_line)]
+ModelName = Annotated[Line, Field(pattern=r"^\S+$")]
 Whole = Annotated[int, BeforeValidator(_not_a_switch)]
 NonNegative = Annotated[Whole, Field(ge=0)]
 Positive = Annotated[Whole, Field(ge=1)]
@@ -268,10 +269,14 @@ def _tokens_of(is_per_million: bool) -> int:
 class ModelSettings(Section):
     """A model that clients may ask for; repeat the heading for each."""
 
-    id: Annotated[Line, Field(pattern=r"^\S+$", examples=["gwmm/gemma-4-12b-it"])]
+    id: ModelName = Field(examples=["gwmm/gemma-4-12b-it"])
     """Public name, which clients ask for; may contain slashes."""
     backend_model: Line = Field(default="", examples=["google/gemma-4-12b-it"])
     """The name the backend knows it by; otherwise the public name."""
+    aliases: Annotated[tuple[ModelName, ...], CommaSeparated] = Field(
+        default=(), examples=[["claude-gemma-4-12b", "gpt-4o-mini"]]
+    )
+    """Further names by which clients may ask for it, as some programs have names built in; no two uses of a name."""
     name: Line = Field(default="", examples=["Gemma 4 12B"])
     """Name for people; otherwise the id."""
     description: Line = Field(default="", examples=["A small general model that calls tools."])
@@ -496,9 +501,9 @@ def _headed_in_double_brackets(value: Any) -> Any:
 
 
 def _with_distinct_ids(models: tuple[ModelSettings, ...]) -> tuple[ModelSettings, ...]:
-    repeated = sorted(name for name, count in Counter(model.id for model in models).items() if count > 1)
-    if repeated:
-        raise ValueError(f"each id must stand once; more than one entry has {', '.join(repeated)}")
+    names = Counter(name for model in models for name in (model.id, *model.aliases))
+    if repeated := sorted(name for name, count in names.items() if count > 1):
+        raise ValueError(f"each id and alias must stand once; more than one use has {', '.join(repeated)}")
     return models
 
 

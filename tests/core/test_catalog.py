@@ -42,6 +42,15 @@ def test_without_entries_all_that_is_listed_is_published_under_its_own_name_for_
     assert all(model.price.is_free and model.is_open_to_guests for model in catalog.values())
 
 
+def test_an_alias_finds_its_model_is_no_model_and_goes_before_what_a_backend_lists() -> None:
+    catalog = build_catalog([entry(aliases=["gpt-4o-mini", "org/other"])], LISTED, publish_discovered=True)
+    assert list(catalog) == ["pub/tiny"]
+    assert {catalog.find(name).id for name in ("pub/tiny", "gpt-4o-mini", "org/other")} == {"pub/tiny"}
+    with pytest.raises(GatewayError) as refused:
+        catalog.find("gpt-4o-min")
+    assert "gpt-4o-mini" in refused.value.message
+
+
 def test_with_entries_only_those_are_published_unless_asked_for() -> None:
     assert list(build_catalog([entry()], LISTED, publish_discovered=False)) == ["pub/tiny"]
     assert list(build_catalog([entry()], LISTED, publish_discovered=True)) == ["pub/tiny", "org/other"]

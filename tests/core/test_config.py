@@ -351,7 +351,19 @@ class TestFaults:
             ("[[models]]\nid = ''", "[[models]] number 1: id: must not be empty or hold spaces or line ends"),
             (
                 "[[models]]\nid = 'a'\n[[models]]\nid = 'b'\n[[models]]\nid = 'a'",
-                "models: each id must stand once; more than one entry has a",
+                "models: each id and alias must stand once; more than one use has a",
+            ),
+            (
+                "[[models]]\nid = 'a'\naliases = ['b', 'c']\n[[models]]\nid = 'b'\naliases = ['c']",
+                "models: each id and alias must stand once; more than one use has b, c",
+            ),
+            (
+                "[[models]]\nid = 'a'\naliases = ['a']",
+                "models: each id and alias must stand once; more than one use has a",
+            ),
+            (
+                "[[models]]\nid = 'a'\naliases = ['b', 'b']",
+                "models: each id and alias must stand once; more than one use has b",
             ),
             (
                 "[[models]]\nid = 'a'\ncontext_window = 10\nmax_output_tokens = 11",

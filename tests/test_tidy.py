@@ -2,6 +2,8 @@
 
 import ast
 import re
+import sqlite3
+from contextlib import closing
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -11,6 +13,7 @@ from mcp_gateway.core.caller import Allowance
 from mcp_gateway.core.config import LimitSettings
 from mcp_gateway.core.errors import TABLE
 from mcp_gateway.core.identity.own_limits import LIMIT_NAMES
+from mcp_gateway.core.store.migrations import migrate
 from tests.cases import each
 from tests.import_graph import (
     Graph,
@@ -191,8 +194,43 @@ def test_migrations_are_numbered_one_by_one() -> None:
     assert [int(name[:4]) for name in names] == list(range(1, len(names) + 1))
 
 
-def test_every_test_that_the_threat_model_names_exists() -> None:
-    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "threat-model.md").read_text()))
+def test_the_architecture_draws_every_table() -> None:
+    page = (ROOT / "ARCHITECTURE.md").read_text()
+    drawing = page.partition("The tables, by the room whose values fill them")[2].split("```")[1]
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
+        migrate(database)
+        made = database.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
+        tables = {name for (name,) in made}
+    words = set(re.findall(r"\w+", drawing))
+    assert sorted(tables - words) == []
+    assert sorted(word for word in words if "_" in word and word not in tables) == []
+
+
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"]
+
+
+def anchors_in(page: str) -> set[str]:
+    """What GitHub makes of headings: lower case, without signs, spaces as hyphens."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", page, flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@each("page", PAGES)
+def test_a_link_within_the_project_leads_somewhere(page: Path) -> None:
+    prose = re.sub(r"^```.*?^```|`[^`\n]*`(?!\])", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if "://" in link or link.startswith("mailto:"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert target.is_relative_to(ROOT), f"{link} leads out of the project"
+        assert not anchor or anchor in anchors_in(target.read_text()), link
+
+
+@each("page", ["threat-model.md"])
+def test_every_test_that_a_page_names_exists(page: str) -> None:
+    named = set(re.findall(r"`(test_\w+)`", DOCS[page]))
     there = {
         name for path in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())
     }

@@ -14,9 +14,9 @@ SUITE_VERSIONS := 0.1.16 0.2.0-alpha.12
 serve: $(VENV)/.installed  ## start the gateway on 127.0.0.1:8080
 	@$(BIN)/mcp-gateway serve
 
-# two a processor, since tests wait as much as they compute
+# one more than processors, since tests also wait; each takes 4 s of a processor to load and collect
 test: $(VENV)/.installed-dev  ## run all tests; with ORDER=a number, in the random order of that seed
-	@$(BIN)/python -m pytest --numprocesses $$((2 * $$(getconf _NPROCESSORS_ONLN))) $(if $(ORDER),--order $(ORDER))
+	@$(BIN)/python -m pytest --numprocesses $$((1 + $$(getconf _NPROCESSORS_ONLN))) $(if $(ORDER),--order $(ORDER))
 
 coverage: $(VENV)/.installed-dev  ## every line and branch of inference, the ledger and the store is run by their own tests
 	@mkdir -p build && $(BIN)/python -m coverage run -m pytest \

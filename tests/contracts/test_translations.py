@@ -25,6 +25,7 @@ PUBLIC = 'public/"name"'
 BOUNDS = UsageBounds(100_000, 100_000)
 EVERY_BYTE_BYTES = 3000
 """Of the shortest streams, which are cut at each byte; longer ones at random."""
+CUTS_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -147,13 +148,16 @@ def test_a_stream_is_the_same_however_it_is_cut(pair: Pair) -> None:
     random = Random(1)
     for capture in pair.answers(is_stream=True):
         whole = fed(reader_for(pair, capture), [capture.body])
+        told = events_in(whole)
         if len(capture.body) <= EVERY_BYTE_BYTES:
-            cuts = [[at] for at in range(1, len(capture.body))]
+            apart = -(-len(capture.body) // CUTS_AT_ONCE)
+            cuts = [list(range(at, len(capture.body), apart)) for at in range(1, apart + 1)]
         else:
             cuts = [sorted(random.sample(range(1, len(capture.body)), 9)) for _ in range(20)]
         for places in cuts:
             pieces = [capture.body[a:b] for a, b in zip([0, *places], [*places, len(capture.body)], strict=True)]
-            assert events_in(fed(reader_for(pair, capture), pieces)) == events_in(whole), (capture.case, places)
+            said = fed(reader_for(pair, capture), pieces)
+            assert said == whole or events_in(said) == told, (capture.case, places)
 
 
 def test_of_a_stream_the_last_usage_is_known_and_the_models_name_is_ours(pair: Pair) -> None:

@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -52,10 +53,17 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
     await store.close()
 
 
+@cache
+def _migrated() -> bytes:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        migrate(connection)
+        return connection.serialize()
+
+
 def empty() -> sqlite3.Connection:
     """A database in memory whose schema is up to date."""
     connection = sqlite3.connect(":memory:", isolation_level=None)
-    migrate(connection)
+    connection.deserialize(_migrated())
     return connection
 
 

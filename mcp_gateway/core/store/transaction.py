@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from mcp_gateway.core.engine import Read, Write
-from mcp_gateway.core.errors import GatewayError
 
 T = TypeVar("T")
 
@@ -48,8 +47,9 @@ class Transaction(Rows):
         self.connection.executemany(sql, rows)
 
     def run(self, write: Write[T]) -> T:
-        """Carry out another write as a part of this one. Raises its GatewayError."""
-        return self._executors.outcome(self, write)
+        """Carry out another write, one that needs no neighbours, as a part of this one. Raises its GatewayError."""
+        outcome: T = self._executors.alone[type(write)](self, write)
+        return outcome
 
 
 Run = Callable[[Transaction, Any], Any]
@@ -66,17 +66,6 @@ class Executors:
     alone: dict[type[Write[Any]], Run] = field(default_factory=dict)
     together: dict[type[Write[Any]], RunTogether] = field(default_factory=dict)
     reads: dict[type[Read[Any]], Answer] = field(default_factory=dict)
-
-    def outcome(self, transaction: Transaction, write: Write[T]) -> T:
-        """What comes of one write. Raises its GatewayError."""
-        kind = type(write)
-        if (alone := self.alone.get(kind)) is not None:
-            outcome: T = alone(transaction, write)
-            return outcome
-        [outcome] = self.together[kind](transaction, [write])
-        if isinstance(outcome, GatewayError):
-            raise outcome
-        return outcome
 
     def __or__(self, other: "Executors") -> "Executors":
         return Executors(self.alone | other.alone, self.together | other.together, self.reads | other.reads)

@@ -9,6 +9,7 @@ import pytest
 
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, SCOPES, Allowance, KeyScope
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.idempotency import Idempotency, Kept
 from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.identity.keys import KeysPerAccount, Maker, binding, digest_of
@@ -319,3 +320,18 @@ async def test_a_key_that_is_not_valid_any_more_makes_no_other(
 async def test_no_revoked_key_of_long_ago_is_read_for_a_count_or_a_page(store: Store, sql: str) -> None:
     (plan,) = [row[3] for row in await store.read(Query(f"EXPLAIN QUERY PLAN {sql}")) if "SEARCH" in row[3]]
     assert re.search(r"live_keys_of_account|created_at_ms>|id<", plan), plan
+
+
+async def test_a_key_and_the_answer_that_is_kept_of_it_are_written_together_or_not_at_all(
+    keys: KeyRing, account: str, store: Store, clock: Clock
+) -> None:
+    async with Idempotency(store, now_ms=clock).attempt(account, "k", "keys", b"{}") as attempt:
+        made, _ = await keys.create(account, keep=lambda key: attempt.answered(201, {"id": key.id}))
+        assert await refusal(keys.create(account, keep=lambda key: attempt.answered(201, {"id": key.id}))) == "conflict"
+    assert [key.id for key in await keys.list(account)] == [made.id]
+    async with Idempotency(store, now_ms=clock).attempt(account, "k", "keys", b"{}") as again:
+        assert again.kept == Kept(201, {"id": made.id})
+
+
+async def test_an_account_that_is_not_there_has_no_limits(keys: KeyRing) -> None:
+    assert await refusal(keys.account_limits("acc_none")) == "not_found"

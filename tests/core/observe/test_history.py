@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.idempotency import NoteRepeat
 from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.ids import new_id
 from mcp_gateway.core.observe.history import History, Totals, Wanted
-from mcp_gateway.core.observe.records import Records
+from mcp_gateway.core.observe.records import NoteMissingUsage, Records
 from mcp_gateway.core.store.store import Store
 from tests.databases import explained, migrated, open_store
 from tests.recorded import recorded, write_records
@@ -100,3 +101,18 @@ async def test_a_page_is_found_by_the_index_of_the_account_and_needs_no_sorting(
             await History(store).page("acc_1", wanted, before_id=before_id, limit=2)
             assert len(seen) == 1
             assert "SEARCH requests USING PRIMARY KEY (account_id=?" in seen[0]
+
+
+async def test_what_stands_beside_requests_is_told_of_the_account_s_own_among_those_asked_for(store: Store) -> None:
+    first, second, third = [recorded(MIDNIGHT_MS + number) for number in range(3)]
+    for account_id in ("acc_1", "acc_2"):
+        for one in (first, second, third):
+            store.write(NoteRepeat(account_id, one.id, f"first of {account_id}"))
+            store.write(NoteMissingUsage(account_id, one.id, f"policy of {account_id}"))
+    await store.flushed()
+    history = History(store)
+    asked = [second, first]
+    assert await history.repeats("acc_1", asked) == dict.fromkeys((first.id, second.id), "first of acc_1")
+    assert await history.missing_usages("acc_1", asked) == dict.fromkeys((first.id, second.id), "policy of acc_1")
+    assert await history.repeats("acc_1", []) == {}
+    assert await history.missing_usages("acc_3", asked) == {}

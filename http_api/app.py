@@ -32,6 +32,7 @@ from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.origins import Origins
 from mcp_gateway.core.surfaces.chat import CHAT
+from mcp_gateway.core.surfaces.completions import COMPLETIONS
 from mcp_gateway.core.surfaces.messages import MESSAGES
 from mcp_gateway.core.surfaces.surface import Surface
 from mcp_gateway.wire.bodies import BodyLimits
@@ -80,6 +81,7 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
     operators = Operators(gateway.addresses, settings.operator_token, settings.metrics_token)
     return Endpoints(
         chat=_inference_of(CHAT, gateway),
+        completions=_inference_of(COMPLETIONS, gateway),
         messages=_inference_of(MESSAGES, gateway),
         message_tokens=TokenCounts(
             gateway.inference,

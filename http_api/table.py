@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 from http_api.anthropic import ANTHROPIC_SHAPE, BY_ITS_CLIENT
 from http_api.billing import Billing, BillingObject, CreditsObject, TransactionPage, TransactionsQuery
 from http_api.chat import ChatAnswer, ChatRequestBody
+from http_api.completions import CompletionAnswer, CompletionRequestBody
 from http_api.health import Health, HealthObject, MetricsPage
 from http_api.inference import InferenceEndpoint
 from http_api.keys import CreatedKey, KeyChange, KeyObject, KeyPage, Keys, KeysQuery, NewKey, RevokedKey, RevokeQuery
@@ -44,6 +45,7 @@ class Endpoints:
     """What the rows run."""
 
     chat: InferenceEndpoint
+    completions: InferenceEndpoint
     messages: InferenceEndpoint
     message_tokens: TokenCounts
     mcp: McpEndpoints
@@ -109,6 +111,21 @@ def _inference(run: Endpoints) -> list[AnyOperation]:
             body=ChatRequestBody,
             answer=ChatAnswer,
             endpoint=run.chat,
+            media_types=("application/json", "text/event-stream"),
+            refuses=_OF_INFERENCE,
+        ),
+        Operation(
+            method="POST",
+            path="/completions",
+            name="completions",
+            summary="Go on with a text, or with several, in one piece or as a stream of events.",
+            access=Access.ANYONE,
+            scope="inference",
+            counts=Counts.INFERENCE,
+            query=AnyQuery,
+            body=CompletionRequestBody,
+            answer=CompletionAnswer,
+            endpoint=run.completions,
             media_types=("application/json", "text/event-stream"),
             refuses=_OF_INFERENCE,
         ),

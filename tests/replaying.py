@@ -17,7 +17,7 @@ from tests.captured import Capture, captured
 
 PATIENCE_S = 60.0  # how long a test waits for what has to happen
 DONE = b"data: [DONE]\n\n"
-INFERENCE = ("/v1/chat/completions", "/v1/messages")
+INFERENCE = ("/v1/chat/completions", "/v1/completions", "/v1/messages")
 COUNTING = ("/tokenize", "/v1/messages/count_tokens")
 SHORTEST = [{"role": "user", "content": "a"}]
 _EVENTS = "text/event-stream; charset=utf-8"
@@ -229,15 +229,18 @@ class ReplayingBackend:
     def chats(self) -> list[Asked]:
         return [asked for asked in self.asked if asked.path in INFERENCE]
 
+    def asked_at(self, path: str) -> list[Asked]:
+        return [asked for asked in self.asked if asked.path == path]
+
     @property
     def templates(self) -> list[Asked]:
         """Questions for what the chat template adds, which are asked once when a model appears."""
-        return [asked for asked in self.asked if asked.path == "/tokenize" and asked.json["messages"] == SHORTEST]
+        return [asked for asked in self.asked if asked.path == "/tokenize" and asked.json.get("messages") == SHORTEST]
 
     @property
     def counted(self) -> list[Asked]:
         """Prompts that it was asked to count for a request."""
-        return [asked for asked in self.asked if asked.path in COUNTING and asked.json["messages"] != SHORTEST]
+        return [asked for asked in self.asked if asked.path in COUNTING and asked.json.get("messages") != SHORTEST]
 
     async def chats_asked(self, count: int) -> list[Asked]:
         """Wait until so many chats have arrived since `answer_with`."""

@@ -13,6 +13,7 @@ from mcp_gateway.core.dialects.vllm import Vllm
 from mcp_gateway.core.errors import TABLE, GatewayError
 from mcp_gateway.core.inference.terms import asked_terms
 from mcp_gateway.core.surfaces.chat import CHAT
+from mcp_gateway.core.surfaces.completions import COMPLETIONS
 from mcp_gateway.core.surfaces.credible import UsageBounds
 from mcp_gateway.core.surfaces.message_usage import usage_in
 from mcp_gateway.core.surfaces.messages import MESSAGES
@@ -63,10 +64,15 @@ class Pair:
 
 PAIRS = [
     Pair(CHAT, Vllm(), lambda told: read_usage(told.get("usage"))),
+    Pair(COMPLETIONS, Vllm(), lambda told: read_usage(told.get("usage"))),
     Pair(MESSAGES, Vllm(), lambda told: usage_in(told.get("usage")), frozenset({"id", "stop_sequence", "usage"})),
 ]
 HI = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
-ASKED: dict[str, dict[str, Any]] = {"chat": HI, "messages": HI | {"max_tokens": 9}}
+ASKED: dict[str, dict[str, Any]] = {
+    "chat": HI,
+    "completions": {"model": "m", "prompt": "Hi"},
+    "messages": HI | {"max_tokens": 9},
+}
 pytestmark = pytest.mark.parametrize("pair", PAIRS, ids=repr)
 
 

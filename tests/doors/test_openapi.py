@@ -22,6 +22,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 Json = dict[str, Any]
 BODIES: dict[tuple[str, str], Json] = {
     ("POST", "/chat/completions"): {"model": "demo/echo", "messages": MESSAGES},
+    ("POST", "/completions"): {"model": "demo/echo", "prompt": "Say hello."},
     ("POST", "/messages"): {"model": "demo/echo", "messages": MESSAGES, "max_tokens": 9},
     ("POST", "/messages/count_tokens"): {"model": "demo/echo", "messages": MESSAGES},
     ("POST", "/keys"): {"name": "made here"},

@@ -62,7 +62,12 @@ class Dialect(Protocol):
     translations: Mapping[SurfaceName, Translation]
 
     def error(
-        self, failure: Failure, backend_model: str, public_model: str, retry_after: bytes | None = None
+        self,
+        failure: Failure,
+        backend_model: str,
+        public_model: str,
+        retry_after: bytes | None = None,
+        prompt_field: str = "messages",
     ) -> GatewayError:
         """The gateway's error for what a backend told."""
 
@@ -83,13 +88,17 @@ class Dialect(Protocol):
 
 
 class Target(NamedTuple):
-    """The model that is asked, as its backends know it and as callers do, and how those backends are spoken to."""
+    """The model that is asked, as its backends know it and as callers do, and how those backends are spoken to.
+
+    `prompt_field` is what the surface calls a prompt.
+    """
 
     dialect: Dialect
     translation: Translation
     backend_model: str
     public_model: str
+    prompt_field: str = "messages"
 
     def error(self, failure: Failure, retry_after: bytes | None = None) -> GatewayError:
         """The gateway's error for what a backend told."""
-        return self.dialect.error(failure, self.backend_model, self.public_model, retry_after)
+        return self.dialect.error(failure, self.backend_model, self.public_model, retry_after, self.prompt_field)

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from itertools import islice
 
 from mcp_gateway.core.dialects import vllm_refusals
-from mcp_gateway.core.dialects.chat_vllm import TOKENIZE_PATH, ChatToVllm
+from mcp_gateway.core.dialects.chat_vllm import ChatToVllm
+from mcp_gateway.core.dialects.completions_vllm import CompletionsToVllm
 from mcp_gateway.core.dialects.dialect import Counting, Translation
+from mcp_gateway.core.dialects.flat_fields import COMPLETION_FIELDS, FlatFields
 from mcp_gateway.core.dialects.messages_vllm import MessagesToVllm
 from mcp_gateway.core.dialects.messages_vllm_fields import MessageFields
+from mcp_gateway.core.dialects.vllm_bodies import TOKENIZE_PATH
 from mcp_gateway.core.dialects.vllm_fields import ChatFields
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import dump_json
@@ -41,6 +44,7 @@ class Vllm:
     def __init__(self, pass_fields: Iterable[str] = (), pass_template_kwargs: Iterable[str] = ()) -> None:
         self.translations: Mapping[SurfaceName, Translation] = {
             "chat": ChatToVllm(ChatFields(pass_fields, pass_template_kwargs)),
+            "completions": CompletionsToVllm(FlatFields(COMPLETION_FIELDS, pass_fields)),
             "messages": MessagesToVllm(MessageFields(pass_fields, pass_template_kwargs)),
         }
 
@@ -48,9 +52,14 @@ class Vllm:
         return vllm_refusals.read_failure(status, body)
 
     def error(
-        self, failure: Failure, backend_model: str, public_model: str, retry_after: bytes | None = None
+        self,
+        failure: Failure,
+        backend_model: str,
+        public_model: str,
+        retry_after: bytes | None = None,
+        prompt_field: str = "messages",
     ) -> GatewayError:
-        return vllm_refusals.error_of(failure, backend_model, public_model, retry_after)
+        return vllm_refusals.error_of(failure, backend_model, public_model, retry_after, prompt_field)
 
     def window_told(self, refusal: GatewayError) -> int | None:
         return vllm_refusals.window_told(refusal)

@@ -121,7 +121,7 @@ PART_KEYS: dict[str, frozenset[str]] = {
 _ALIASES = {"input_text", "output_text"}
 """The types by which the Responses API calls a text."""
 _IMAGE_KEYS = frozenset({"detail", "url"})
-_STREAM_OPTIONS = frozenset({"continuous_usage_stats", "include_obfuscation", "include_usage"})
+STREAM_OPTIONS = frozenset({"continuous_usage_stats", "include_obfuscation", "include_usage"})
 TEMPLATE_KWARGS = frozenset({
     "add_vision_id", "clear_thinking", "date_string", "documents", "drop_thinking", "enable_thinking", "low_effort",
     "model_identity", "preserve_thinking", "reasoning_effort", "thinking", "thinking_budget", "thinking_mode",
@@ -149,8 +149,7 @@ class ChatFields:
         """
         left_out = LeftOut(FIELDS)
         if unusual := body.keys() - self._passed:
-            if not unusual.isdisjoint(_GUIDED):
-                unusual -= _translate_guided(body)
+            unusual -= translate_guided(body)
             for name in [name for name in body if name in unusual]:
                 self._sift_field(body, name, left_out)
         for number, message in enumerate(body["messages"]):
@@ -169,14 +168,14 @@ class ChatFields:
         if name == "chat_template_kwargs":
             left_out.keep_only(value, self._template_kwargs, name, name)
         elif name == "stream_options":
-            left_out.keep_only(value, _STREAM_OPTIONS, name, name)
+            left_out.keep_only(value, STREAM_OPTIONS, name, name)
         else:
-            _CHECKS[name](body, value)
+            CHECKS[name](body, value)
 
 
-def _translate_guided(body: dict[str, Any]) -> set[str]:
+def translate_guided(body: dict[str, Any]) -> set[str]:
     """Make `structured_outputs` of fields that vLLM would ignore, unless it is there; the names that are done with."""
-    if body.get("structured_outputs") is not None:
+    if body.keys().isdisjoint(_GUIDED) or body.get("structured_outputs") is not None:
         return set()
     guided = {old: body.pop(old) for old in _GUIDED if old in body}
     body["structured_outputs"] = {_GUIDED[old]: value for old, value in guided.items()}
@@ -249,7 +248,7 @@ def _check_logprob_ids(_: dict[str, Any], value: Any) -> None:
         raise GatewayError("invalid_value", problem, param="logprob_token_ids")
 
 
-_CHECKS = {
+CHECKS = {
     "logprob_token_ids": _check_logprob_ids,
     "modalities": _check_modalities,
     "response_format": _check_response_format,

@@ -49,13 +49,19 @@ def read_failure(status: int, body: bytes) -> Failure:
     return failure_of(status, error or {})
 
 
-def error_of(failure: Failure, backend_model: str, public_model: str, retry_after: bytes | None = None) -> GatewayError:
+def error_of(
+    failure: Failure,
+    backend_model: str,
+    public_model: str,
+    retry_after: bytes | None = None,
+    prompt_field: str = "messages",
+) -> GatewayError:
     """The gateway's error for what a backend told."""
     status, message, kind, param = failure
     if status == HTTPStatus.INTERNAL_SERVER_ERROR and message.startswith(_LAST_WORDS):
         return GoingDown()
     if status in (400, 413, 422):
-        return _refusal(status, _renamed(message, backend_model, public_model), kind, param)
+        return _refusal(status, _renamed(message, backend_model, public_model), kind, param, prompt_field)
     if status == HTTPStatus.NOT_FOUND and (param == "model" or kind == _NO_MODEL):
         return GatewayError("model_unavailable", f"The model {public_model!r} is not loaded at the moment.")
     if status in (429, 503):
@@ -108,12 +114,12 @@ def _unescaped(text: bytes) -> str:
         return text.decode(errors="replace")
 
 
-def _refusal(status: int, message: str, kind: str, param: str | None) -> GatewayError:
+def _refusal(status: int, message: str, kind: str, param: str | None, prompt_field: str) -> GatewayError:
     param = _own_param(param)
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         return GatewayError("body_too_large", "The backend takes no request of this size.")
     if param in ("input_tokens", "input_text") or "maximum context length" in message:
-        return GatewayError("context_length_exceeded", _short(message), param="messages")
+        return GatewayError("context_length_exceeded", _short(message), param=prompt_field)
     if "cannot be greater than max_model_len" in message:
         return GatewayError("context_length_exceeded", _short(message), param="max_tokens")
     if "is not a multimodal model" in message:

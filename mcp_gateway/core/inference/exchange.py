@@ -219,7 +219,7 @@ class Exchange:
             await parts.images.check(ask.images, model_sees="image" in model.input_modalities)
         route = route_to(parts, caller, model)
         self._bill.price = route.price
-        target = Target(parts.dialect, translation, route.backend_model, ask.model)
+        target = Target(parts.dialect, translation, route.backend_model, ask.model, ask.surface.prompt_field)
         meter = self._meter = Meter(parts, ask, model, target, route.backends)
         meter.terms = await first_terms(ask, model, route, caller, settings, meter)
         self._turn.reserve_tokens(

@@ -74,9 +74,9 @@ class Meter:
         if self.most_prompt_tokens <= model.context_window:
             return
         count = await self.count_prompt()
-        if count is not None and count > model.context_window:
+        if count is not None and count > model.context_window * self._ask.prompts:
             message = f"The prompt has {count} tokens; the context window of {model.id!r} is {model.context_window}."
-            raise GatewayError("context_length_exceeded", message, param="messages")
+            raise GatewayError("context_length_exceeded", message, param=self._ask.surface.prompt_field)
 
     @property
     def most_prompt_tokens(self) -> int:
@@ -100,7 +100,7 @@ class Meter:
         if self._bounds is None:
             window_tokens = self._window_tokens()
             output_tokens = (self.terms.output_limit or window_tokens) * self._ask.choices
-            self._bounds = UsageBounds(window_tokens, output_tokens)
+            self._bounds = UsageBounds(window_tokens * self._ask.prompts, output_tokens)
         return self._bounds
 
     def credible(self, usage: Usage | None) -> Usage | None:
@@ -150,6 +150,8 @@ class Meter:
 
     async def recount_prompt(self) -> int | None:
         """The prompt's tokens by the backend that has it; None where it cannot tell, or tells what cannot be."""
+        if self._ask.token_ids is not None:
+            return self._ask.token_ids
         self._ask.take_out()
         if self.backend is None or not self._ask.body:
             return None
@@ -157,6 +159,8 @@ class Meter:
         return count if count is not None and self.credible(Usage(count, 0)) is not None else None
 
     async def count_by(self, backend: Backend) -> int | None:
+        if self._ask.token_ids is not None:
+            return self._ask.token_ids
         counting = self._target.translation.counting(self._ask, self._target.backend_model)
         return await backend.count_prompt(counting) if counting is not None else None
 

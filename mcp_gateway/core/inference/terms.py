@@ -34,9 +34,9 @@ def check(ask: Ask, model: Model, caller: Caller, limits: LimitSettings) -> None
     """Raises GatewayError `guests_not_allowed`, or `invalid_value` for more choices than the caller may have."""
     if caller.is_guest and not model.is_open_to_guests:
         raise GatewayError("guests_not_allowed", f"{model.id!r} needs an API key.", param="model")
-    most = 1 if caller.is_guest else limits.max_choices
+    most = 1 if caller.is_guest else limits.max_choices * ask.prompts
     if ask.choices > most:
-        raise GatewayError("invalid_value", f"`n` must be at most {most}, not {ask.choices}.", param="n")
+        raise _too_many_choices(ask, most)
 
 
 def asked_terms(ask: Ask, limit: int) -> Terms:
@@ -84,14 +84,18 @@ def quoted_prompt_tokens(ask: Ask, model: Model, wallet: WalletSettings, counted
     """
     is_counted = counted_tokens is not None and not ask.images
     window = model.context_window if is_counted else model.widest_window
-    return min(most_prompt_tokens(ask, model, wallet), window)
+    return min(most_prompt_tokens(ask, model, wallet), window * ask.prompts)
 
 
 def most_prompt_tokens(ask: Ask, model: Model, wallet: WalletSettings) -> int:
     """Bytes bound the prompt: a token is at least one byte, and a message's JSON longer than what it begins with.
 
+    One that is sent as token ids has as many.
+
     The chat template adds what the backends have told; where they have not, that is assumed for each message too.
     """
+    if ask.token_ids is not None:
+        return ask.token_ids
     template = model.template_tokens
     if template is None:
         template = wallet.template_margin_tokens * (1 + ask.parts)
@@ -100,8 +104,10 @@ def most_prompt_tokens(ask: Ask, model: Model, wallet: WalletSettings) -> int:
 
 def estimated_prompt_tokens(ask: Ask, model: Model, wallet: WalletSettings) -> int:
     """About what a prompt has."""
+    if ask.token_ids is not None:
+        return ask.token_ids
     image_tokens = wallet.max_image_tokens * len(ask.images)
-    return min(ask.text_bytes // BYTES_PER_TOKEN + image_tokens, model.context_window)
+    return min(ask.text_bytes // BYTES_PER_TOKEN + image_tokens, model.context_window * ask.prompts)
 
 
 def reserved_output_tokens(terms: Terms, ask: Ask, model: Model, limits: LimitSettings) -> int:
@@ -122,6 +128,14 @@ def affordable_tokens(held_nano: int, worst: Quote, price: Price, choices: int) 
     if not price.completion_pico:
         return _UNBOUNDED_TOKENS
     return max(1, (held_nano - worst.prompt_nano) * 1000 // (price.completion_pico * choices))
+
+
+def _too_many_choices(ask: Ask, most: int) -> GatewayError:
+    asked, most = ask.choices // ask.prompts, max(1, most // ask.prompts)
+    if asked <= most:
+        return GatewayError("invalid_value", "Without an API key one prompt is answered at a time.", param="prompt")
+    name = ask.choices_field
+    return GatewayError("invalid_value", f"`{name}` must be at most {most}, not {asked}.", param=name)
 
 
 def _too_much(ask: Ask, most_tokens: int) -> GatewayError:

@@ -6,7 +6,7 @@ the frames of a stream are: a quote inside a JSON string is always escaped, so a
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import orjson
@@ -38,23 +38,39 @@ _NO_TEXT_TWICE = _NO_TEXT | {"reasoning_content"}
 """Some servers tell the reasoning by both of its names."""
 
 
-async def read_answer(body: Body, public_model: str) -> Whole:
-    """Read a chat completion, which from now on bears the public name of its model, and not a byte else is changed.
+def reason_of_message(choice: Any) -> Any:
+    """Why a chat's choice ended. Raises LookupError, TypeError or AttributeError for one whose message is none."""
+    message = choice["message"]
+    for name in _TEXTS:
+        if not isinstance(message.get(name), _TEXT_KINDS):
+            raise TypeError
+    return choice["finish_reason"]
 
-    Raises GatewayError `backend_error` for what is none, or tells an error beside it: so it is refused before it is
-    billed. Of several choices that broke off, the reason is that of the one which did.
+
+def reason_of_text(choice: Any) -> Any:
+    """Why a completion's choice ended. Raises LookupError or TypeError for one that has no text."""
+    if not isinstance(choice["text"], str):
+        raise TypeError
+    return choice["finish_reason"]
+
+
+async def read_answer(body: Body, public_model: str, reason_of: Callable[[Any], Any] = reason_of_message) -> Whole:
+    """Read an answer with choices, which from now on bears the public name of its model; not a byte else is changed.
+
+    `reason_of` reads a choice. Raises GatewayError `backend_error` for what is none, or tells an error beside it: so
+    it is refused before it is billed. Of several choices that broke off, the reason is that of the one which did.
     """
     is_short = len(body) <= PARSED_BYTES
-    whole = _parse_answer(body, public_model) if is_short else await _search_answer(body, public_model)
+    whole = _parse_answer(body, public_model, reason_of) if is_short else await _search_answer(body, public_model)
     if whole.finish_reason == "error":
         raise _failed()
     return whole
 
 
-def _parse_answer(body: Body, public_model: str) -> Whole:
+def _parse_answer(body: Body, public_model: str, reason_of: Callable[[Any], Any]) -> Whole:
     try:
         answer = orjson.loads(body)
-        reasons, value = [_reason_of(choice) for choice in answer["choices"]], answer.get("usage")
+        reasons, value = [reason_of(choice) for choice in answer["choices"]], answer.get("usage")
         finish_reason = next((reason for reason in reasons if reason in _BROKEN_OFF), reasons[0])
     except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
         raise _not_understood() from None
@@ -64,15 +80,6 @@ def _parse_answer(body: Body, public_model: str) -> Whole:
     is_exact = usage is not None and is_as_told(value, usage)
     renamed = _with_model(body, FIRST_MODEL.search(body), public_model)
     return Whole(renamed, read_finish_reason(finish_reason), usage, is_exact)
-
-
-def _reason_of(choice: Any) -> Any:
-    """Why a choice ended. Raises LookupError, TypeError or AttributeError for one whose message is none."""
-    message = choice["message"]
-    for name in _TEXTS:
-        if not isinstance(message.get(name), _TEXT_KINDS):
-            raise TypeError
-    return choice["finish_reason"]
 
 
 async def _search_answer(body: Body, public_model: str) -> Whole:
@@ -125,11 +132,11 @@ def _parsed_with_usage(body: Body, usage: Usage) -> bytes:
     return dump_json(answer | {"usage": told(answer.get("usage"), usage)})
 
 
-async def text_bytes(body: Body) -> int:
-    """How many bytes the answer's texts have; of a long one, all that is no log probability."""
+async def text_bytes(body: Body, member: str = "message") -> int:
+    """How many bytes the texts have in that member of each choice; of a long one, all that is no log probability."""
     if len(body) > PARSED_BYTES:
         return len(await without_logprobs(body))
-    texts = [choice.get("message") for choice in orjson.loads(body)["choices"] if isinstance(choice, dict)]
+    texts = [choice.get(member) for choice in orjson.loads(body)["choices"] if isinstance(choice, dict)]
     size_bytes = 0
     while texts:
         one = texts.pop()

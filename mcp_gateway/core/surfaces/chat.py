@@ -43,6 +43,7 @@ class ChatSurface:
     """POST /v1/chat/completions."""
 
     name: SurfaceName = "chat"
+    prompt_field = "messages"
     done = DONE
     comment = b": waiting for the model\n\n"
 

@@ -75,7 +75,7 @@ class State(Enum):
 
 
 class FrameRelay:
-    """Reads a backend's stream of chat chunks and says what the client is to be sent.
+    """Reads a backend's stream of chunks, of chats or completions, and says what the client is to be sent.
 
     `feed` takes whatever arrived and returns whole frames. After the end, or when the client left, `usage` and
     `finish_reason` tell what the frames read so far amount to. Frames after `[DONE]` are dropped. A client is told no
@@ -89,6 +89,7 @@ class FrameRelay:
         wants_usage: bool,
         wants_continuous_usage: bool = False,
         choices: int = 1,
+        prompts: int = 1,
         bounds: UsageBounds | None = None,
     ) -> None:
         self._public_model = None if public_model is None else orjson.dumps(public_model)
@@ -98,6 +99,7 @@ class FrameRelay:
         self._strips_usage = not (wants_usage and wants_continuous_usage)
         self._is_spliced_singly = choices == 1 and self._strips_usage
         self._choices = choices
+        self._prompts = prompts
         self._bounds = bounds
         self._events = EventReader()
         self._tail = self._events.tail
@@ -436,10 +438,17 @@ class FrameRelay:
         return has_any
 
     def _summed_usage(self) -> Usage | None:
-        seen = list(self._usage_by_choice.values())
-        if not seen:
+        """A choice tells the tokens of its own prompt, which other choices of that prompt tell too."""
+        if not self._usage_by_choice:
             return None
-        return Usage(seen[0].prompt_tokens, sum(usage.completion_tokens for usage in seen), seen[0].cached_tokens)
+        each, last = self._choices // self._prompts, self._prompts - 1
+        by_prompt = {min(index // each, last): usage for index, usage in self._usage_by_choice.items()}
+        cached = [usage.cached_tokens for usage in by_prompt.values() if usage.cached_tokens is not None]
+        return Usage(
+            sum(usage.prompt_tokens for usage in by_prompt.values()),
+            sum(usage.completion_tokens for usage in self._usage_by_choice.values()),
+            sum(cached) if cached else None,
+        )
 
 
 def _end_of_first_data(frames: bytes) -> int:

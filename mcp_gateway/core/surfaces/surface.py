@@ -11,7 +11,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import parse_exactly
 from mcp_gateway.core.surfaces.usage import Usage
 
-SurfaceName = Literal["chat", "messages"]
+SurfaceName = Literal["chat", "completions", "messages"]
 Body = bytes | bytearray
 
 
@@ -58,10 +58,12 @@ class Whole(NamedTuple):
 class Surface(Protocol):
     """How a kind of request is read, and its refusals are worded.
 
-    `done` is what ends a stream; `comment` is sent in one where nothing else is, and means nothing.
+    `done` is what ends a stream; `comment` is sent in one where nothing else is, and means nothing. `prompt_field` is
+    what a prompt that is too long is refused by.
     """
 
     name: SurfaceName
+    prompt_field: str
     done: bytes
     comment: bytes
 
@@ -82,8 +84,9 @@ class Ask:
     `body` is what of it may be forwarded: each attempt writes its own from it. It is put away once it is sent.
     `text_bytes` is its size less the images, an upper bound of the prompt in tokens; `parts` are the messages or
     inputs, each of which may cost what a chat template adds. `output_limit` is what the caller asked for of each
-    choice, by whichever field; None where it named none. `size_field` governs how large the answer is. A long one
-    (`is_long`) is worked on in several turns of the event loop.
+    choice, by whichever field; None where it named none. `choices` are made, by the field `choices_field`.
+    `size_field` governs how large the answer is. A long one (`is_long`) is worked on in several turns of the event
+    loop.
     """
 
     surface: Surface
@@ -99,6 +102,13 @@ class Ask:
     needs_limit: bool = False
     """Whether no body may be without a limit of its answer."""
     choices: int = 1
+    choices_field: str = "n"
+    prompts: int = 1
+    """Those that are read by themselves, each within the window; `choices` are of all of them together."""
+    told_choices: int = 1
+    """What the answer has of the choices, where its surface may ask for the best ones."""
+    token_ids: int | None = None
+    """How many there are, where the prompt is nothing else: it need not be counted."""
     bytes_per_token: int
     """What a token of all choices may take in an answer in one piece."""
     size_field: str

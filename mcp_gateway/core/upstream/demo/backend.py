@@ -12,12 +12,16 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from mcp_gateway.core.upstream.demo import messages, wire
+from mcp_gateway.core.upstream.demo import messages, texts, wire
 from mcp_gateway.core.upstream.demo.body import (
+    MAX_CHOICES,
     MAX_OUTPUT_TOKENS,
     ChatBody,
+    CompletionBody,
     Refused,
+    SamplingBody,
     TokenizeBody,
+    check_completion,
     check_messages,
     check_ranges,
     check_shape,
@@ -26,7 +30,7 @@ from mcp_gateway.core.upstream.demo.body import (
     refused,
     unparsable,
 )
-from mcp_gateway.core.upstream.demo.reply import Reply, Step, replies_to, steps
+from mcp_gateway.core.upstream.demo.reply import Reply, Step, replies_to, replies_to_prompts, steps
 from mcp_gateway.core.upstream.demo.tokens import id_of, prompt_tokens, tokens_of
 from mcp_gateway.core.upstream.transport import Keep, Patience
 
@@ -129,6 +133,7 @@ class DemoBackend:
         self._request_numbers = count(1)
         self._routes: dict[str, tuple[str, Callable[[_Headers, bytes], Awaitable[DemoResponse]]]] = {
             "/v1/chat/completions": ("POST", self._chat),
+            "/v1/completions": ("POST", self._complete),
             "/v1/messages": ("POST", self._messages),
             "/v1/messages/count_tokens": ("POST", self._count_message),
             "/v1/models": ("GET", self._models),
@@ -196,6 +201,33 @@ class DemoBackend:
         await self._sleep(pace.due_s(max(choice[-1].completion_tokens for choice in taken)))
         return self._body(200, form.completion(head, replies, taken))
 
+    async def _complete(self, headers: _Headers, raw: bytes) -> DemoResponse:
+        body = parsed(CompletionBody, raw, headers.get(b"content-type", b""))
+        await _let_others_run()
+        check_completion(body)
+        model = _model_named(body.model)
+        if len(body.prompts) * body.choices > MAX_CHOICES:
+            raise refused(f"n must be at most {MAX_CHOICES}, got {len(body.prompts) * body.choices}.")
+        sizes = [self._size_of(prompt, body) for prompt in body.prompts]
+        max_tokens = min(output_limit(body, max(sizes), self._context_window), MAX_OUTPUT_TOKENS)
+        check_ranges(body)
+        await _let_others_run()
+        replies = replies_to_prompts(body)
+        head = texts.TextHead(self._answer_id(headers, body, "cmpl"), int(self._now_s()), model, sizes, body)
+        limit = max(1, min(max_tokens, MAX_OUTPUT_TOKENS // len(replies)))
+        pace = PACES[model]
+        if body.stream:
+            told = [steps(reply, body, limit, pace.tokens_at_once) for reply in replies]
+            events = texts.events(head, told)
+            return DemoResponse(200, {b"content-type": _EVENTS}, _paced(events, pace), self._sleep)
+        taken = [list(steps(reply, body, limit)) for reply in replies]
+        await self._sleep(pace.due_s(max(choice[-1].completion_tokens for choice in taken)))
+        return self._body(200, texts.completion(head, taken))
+
+    def _size_of(self, prompt: str, body: CompletionBody) -> int:
+        size = len(self._to_the_window(tokens_of(prompt)))
+        return self._truncated(size, body)
+
     async def _models(self, _headers: _Headers, _raw: bytes) -> DemoResponse:
         return self._json(200, {"object": "list", "data": self.models()})
 
@@ -223,7 +255,9 @@ class DemoBackend:
         return self._json(200, answer)
 
     def _prompt_size(self, body: ChatBody) -> int:
-        size = len(self._to_the_window(prompt_tokens(body.messages, _dumped(body.tools))))
+        return self._truncated(len(self._to_the_window(prompt_tokens(body.messages, _dumped(body.tools)))), body)
+
+    def _truncated(self, size: int, body: SamplingBody) -> int:
         cut = body.truncate_prompt_tokens
         return size if cut is None else min(size, self._context_window - 1 if cut == -1 else cut)
 
@@ -231,9 +265,9 @@ class DemoBackend:
         """The tokens up to one above the window: a huge prompt costs no more than a full one."""
         return list(islice(tokens, self._context_window + 1))
 
-    def _answer_id(self, headers: _Headers, body: ChatBody) -> str:
+    def _answer_id(self, headers: _Headers, body: SamplingBody, kind: str = "chatcmpl") -> str:
         given = headers.get(b"x-request-id", b"").decode("latin-1") or body.request_id
-        return f"chatcmpl-{given or format(next(self._request_numbers), '016x')}"
+        return f"{kind}-{given or format(next(self._request_numbers), '016x')}"
 
     def _model_row(self, name: str) -> dict[str, Any]:
         permission = {

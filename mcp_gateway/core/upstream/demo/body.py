@@ -107,31 +107,22 @@ class TokenizeBody(_Open):
     return_token_strs: bool | None = False
 
 
-class ChatBody(_Open):
-    """The body of a chat; what is not named here is ignored, as vLLM ignores unknown fields."""
+class SamplingBody(_Open):
+    """What bodies have in common that ask for text; what is not named is ignored, as vLLM ignores unknown fields."""
 
-    messages: list[Message]
     model: str | None = None
     frequency_penalty: float | None = 0.0
     logit_bias: dict[str, float] | None = None
-    logprobs: bool | None = False
-    top_logprobs: int | None = 0
     max_tokens: int | None = None
-    max_completion_tokens: int | None = None
     n: int | None = 1
     presence_penalty: float | None = 0.0
-    response_format: ResponseFormat | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: str | Annotated[list[str], Field(max_length=4)] | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     temperature: float | None = None
     top_p: float | None = None
-    tools: list[Tool] | None = None
-    tool_choice: Any = None
-    parallel_tool_calls: bool | None = True
     user: str | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     top_k: int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
@@ -139,9 +130,13 @@ class ChatBody(_Open):
     min_tokens: int | None = 0
     include_stop_str_in_output: bool | None = False
     truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
-    structured_outputs: dict[str, Any] | None = None
     return_tokens_as_token_ids: bool | None = None
     request_id: str | None = None
+
+    @property
+    def output_cap(self) -> int | None:
+        """The most tokens that are wanted; None where any number is."""
+        return self.max_tokens
 
     @property
     def stops(self) -> list[str]:
@@ -162,6 +157,43 @@ class ChatBody(_Open):
     def wants_continuous_usage(self) -> bool:
         """Whether every chunk has the usage so far; vLLM gives it only together with the last one."""
         return self.wants_usage and bool(self.stream_options and self.stream_options.continuous_usage_stats)
+
+
+class CompletionBody(SamplingBody):
+    """The body of a completion."""
+
+    prompt: str | list[str] | list[int] | list[list[int]] | None = None
+    logprobs: int | None = None
+    max_tokens: int | None = 16
+
+    @property
+    def prompts(self) -> list[str]:
+        """Each prompt as a text; token ids stand for themselves."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        listed: list[Any] = list(self.prompt or ())
+        if listed and isinstance(listed[0], int):
+            listed = [listed]
+        return [one if isinstance(one, str) else " ".join(map(str, one)) for one in listed]
+
+
+class ChatBody(SamplingBody):
+    """The body of a chat."""
+
+    messages: list[Message]
+    logprobs: bool | None = False
+    top_logprobs: int | None = 0
+    max_completion_tokens: int | None = None
+    response_format: ResponseFormat | None = None
+    tools: list[Tool] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = True
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    structured_outputs: dict[str, Any] | None = None
+
+    @property
+    def output_cap(self) -> int | None:
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
     def named_tool(self) -> str | None:
@@ -254,10 +286,21 @@ def _place(loc: tuple[str | int, ...]) -> str:
     return ".".join(("body", *parts))
 
 
-def check_shape(body: ChatBody) -> None:
-    """What vLLM checks before it looks for the model: fields that need or exclude each other. Raises Refused."""
+def check_completion(body: CompletionBody) -> None:
+    """The same of a completion. Raises Refused."""
+    _check_stream_options(body)
+    if not body.prompts or not all(body.prompts):
+        raise _out_of_place("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
+
+
+def _check_stream_options(body: SamplingBody) -> None:
     if body.stream_options and not body.stream:
         raise _out_of_place("Stream options can only be defined when `stream=True`.", "stream_options")
+
+
+def check_shape(body: ChatBody) -> None:
+    """What vLLM checks before it looks for the model: fields that need or exclude each other. Raises Refused."""
+    _check_stream_options(body)
     _check_logprobs(body)
     _check_tools(body)
     if body.response_format and body.response_format.type == "json_schema" and not body.response_format.json_schema:
@@ -347,7 +390,7 @@ _RANGES: tuple[tuple[str, Callable[[Any], bool], str, bool], ...] = (
 """Field, what holds, vLLM's text where it does not, and whether the text ends in the parameter and its value."""
 
 
-def check_ranges(body: ChatBody) -> None:
+def check_ranges(body: SamplingBody) -> None:
     """Refuse values outside vLLM's ranges. Raises Refused."""
     for name, holds, text, names_param in _RANGES:
         value = getattr(body, name)
@@ -370,7 +413,7 @@ def _token_id(key: str) -> int:
         raise refused(told) from None
 
 
-def output_limit(body: ChatBody, prompt_tokens: int, context_window: int) -> int:
+def output_limit(body: SamplingBody, prompt_tokens: int, context_window: int) -> int:
     """How many tokens the answer may have: what was asked for, or the room left when that is less. Raises Refused."""
     if prompt_tokens >= context_window:
         told = (
@@ -380,7 +423,7 @@ def output_limit(body: ChatBody, prompt_tokens: int, context_window: int) -> int
         )
         raise _out_of_place(told, "input_tokens", prompt_tokens)
     room = context_window - prompt_tokens
-    asked = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+    asked = body.output_cap
     if asked is None:
         return room
     if asked < 1:

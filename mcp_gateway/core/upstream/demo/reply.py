@@ -12,7 +12,15 @@ from hashlib import sha256
 from itertools import chain, islice, repeat
 from typing import Any
 
-from mcp_gateway.core.upstream.demo.body import MAX_OUTPUT_TOKENS, ChatBody, Message, Tool, refused
+from mcp_gateway.core.upstream.demo.body import (
+    MAX_OUTPUT_TOKENS,
+    ChatBody,
+    CompletionBody,
+    Message,
+    SamplingBody,
+    Tool,
+    refused,
+)
 from mcp_gateway.core.upstream.demo.instance import Budget, SchemaError, instance_of
 from mcp_gateway.core.upstream.demo.tokens import END_OF_TURN, MAX_TOKEN_CHARS, image_count, text_of, tokens_of
 
@@ -71,7 +79,17 @@ def replies_to(body: ChatBody, answer_id: str) -> list[Reply]:
     return [Reply(_said_at_least(least, f"{_greeting(body, choice)}{saw} {heard}")) for choice in range(body.choices)]
 
 
-def steps(reply: Reply, body: ChatBody, max_tokens: int, tokens_at_once: int = 1) -> Iterator[Step]:
+def replies_to_prompts(body: CompletionBody) -> list[Reply]:
+    """What goes on behind each prompt, so often as choices are wanted: the prompt again."""
+    least = MAX_OUTPUT_TOKENS if body.ignore_eos else body.min_tokens or 0
+    return [
+        Reply(_said_at_least(least, f"{_greeting(body, choice)} The prompt was: {prompt}"[:_MAX_TEXT_CHARS]))
+        for prompt in body.prompts
+        for choice in range(body.choices)
+    ]
+
+
+def steps(reply: Reply, body: SamplingBody, max_tokens: int, tokens_at_once: int = 1) -> Iterator[Step]:
     """Go through a reply until its end, a stop string or `max_tokens`, holding back what may begin a stop string.
 
     The token that ends a turn counts as one, as in vLLM. After the first ones, `tokens_at_once` make a step together.
@@ -130,7 +148,7 @@ def _said_at_least(least: int, text: str) -> Iterator[Piece]:
     yield from islice(again, max(0, least - said))
 
 
-def _greeting(body: ChatBody, choice: int) -> str:
+def _greeting(body: SamplingBody, choice: int) -> str:
     which = f" (choice {choice + 1} of {body.choices})" if body.choices > 1 else ""
     return f"This is the demo backend of the gateway, not a model{which}."
 

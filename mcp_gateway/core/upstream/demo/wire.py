@@ -162,6 +162,11 @@ def _others(step: int, other_than: str | None, count: int, is_by_id: bool) -> li
     return [_scored(token, _likeliest(step) - rank, is_by_id=is_by_id) for rank, token in enumerate(tokens, 1)]
 
 
+def likeliest(token: str) -> float:
+    """The log probability of a token that is the likeliest in its place."""
+    return _likeliest(id_of(token) % _STEPS)
+
+
 def _likeliest(step: int) -> float:
     return -0.01 - step / (2 * _STEPS)
 

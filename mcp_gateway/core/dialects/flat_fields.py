@@ -1,0 +1,68 @@
+"""THE tables of what a request to vLLM may carry that has no messages: each field, and what becomes of it.
+
+Read from vLLM 0.32 and 0.33 (`CompletionRequest`). Knows names and sizes; knows no caller.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from mcp_gateway.core.dialects.sifting import LeftOut, Use
+from mcp_gateway.core.dialects.vllm_fields import CHECKS, FIELDS, STREAM_OPTIONS, translate_guided
+from mcp_gateway.core.errors import GatewayError
+
+_PASSED, _PRICED, _BOUNDED, _STRIPPED, _REFUSED = Use
+_OF_CHATS = frozenset({
+    "add_generation_prompt", "audio", "chat_template", "chat_template_kwargs", "continue_final_message", "documents",
+    "function_call", "functions", "include_reasoning", "logprob_token_ids", "max_completion_tokens",
+    "media_io_kwargs", "messages", "mm_processor_kwargs", "modalities", "parallel_tool_calls", "prediction",
+    "reasoning_effort", "return_mm_kwargs", "thinking_token_budget", "tool_choice", "tools", "top_logprobs",
+    "verbosity", "web_search_options",
+})  # fmt: skip
+COMPLETION_FIELDS: dict[str, Use] = {name: use for name, use in FIELDS.items() if name not in _OF_CHATS} | {
+    "best_of": _PRICED,
+    "echo": _BOUNDED,
+    "prompt": _PRICED,
+    "prompt_embeds": _REFUSED,
+    "prompt_logprobs": _REFUSED,
+    "suffix": _PASSED,
+}
+"""Log probabilities of a prompt are work that no price counts, and an echo would be billed as what was made."""
+
+
+class FlatFields:
+    """One of the tables with what the operator passes besides."""
+
+    def __init__(self, table: Mapping[str, Use], pass_fields: Iterable[str] = ()) -> None:
+        self._table = table
+        self._passed = {name for name, use in table.items() if use in (_PASSED, _PRICED)} | set(pass_fields)
+
+    def sift(self, body: dict[str, Any]) -> tuple[str, ...]:
+        """Leave of a body only what the table passes; the names that were removed.
+
+        Raises GatewayError for what may not be left out in silence.
+        """
+        left_out = LeftOut(self._table)
+        if unusual := body.keys() - self._passed:
+            if "structured_outputs" in self._table:
+                unusual -= translate_guided(body)
+            for name in [name for name in body if name in unusual]:
+                self._sift_field(body, name, left_out)
+        return left_out.names
+
+    def _sift_field(self, body: dict[str, Any], name: str, left_out: LeftOut) -> None:
+        use, value = self._table.get(name), body[name]
+        if use is not _BOUNDED:
+            left_out.drop(body, name, name, name, is_refused=use is _REFUSED)
+        elif name == "stream_options":
+            left_out.keep_only(value, STREAM_OPTIONS, name, name)
+        elif value is not None:
+            _CHECKS[name](body, value)
+
+
+def _check_echo(body: dict[str, Any], value: Any) -> None:
+    if value is not False:
+        raise GatewayError("unsupported_parameter", "`echo` is not served here; leave it out.", param="echo")
+    del body["echo"]
+
+
+_CHECKS: dict[str, Callable[[dict[str, Any], Any], None]] = {**CHECKS, "echo": _check_echo}

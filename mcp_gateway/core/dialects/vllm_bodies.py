@@ -1,0 +1,37 @@
+"""What bodies to vLLM have in common, whichever surface they come from, and where a prompt is counted."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mcp_gateway.core.surfaces.surface import Terms
+
+TOKENIZE_PATH = "/tokenize"
+
+
+def bound(body: dict[str, Any], terms: Terms, caps: Sequence[str], preferred: str = "max_tokens") -> None:
+    """Lower every field that governs the answer's length to what the terms allow; without a limit none is named.
+
+    `caps` are the fields that limit it, of which the `preferred` one is set where the caller named none.
+    """
+    limit = terms.output_limit
+    named = [name for name in caps if body.get(name) is not None]
+    for name in named:
+        if limit is None:
+            del body[name]
+        elif body[name] > limit:
+            body[name] = limit
+    if limit is not None and not named:
+        body[preferred] = limit
+    most = terms.ceiling if limit is None else limit
+    if (least := body.get("min_tokens")) is not None and least > most:
+        body["min_tokens"] = most
+
+
+def ask_for_usage(body: dict[str, Any]) -> None:
+    """Have the answer be a stream that tells its usage in every frame."""
+    body["stream"] = True
+    body["stream_options"] = {
+        **(body.get("stream_options") or {}),
+        "include_usage": True,
+        "continuous_usage_stats": True,
+    }

@@ -1,0 +1,56 @@
+"""A prompt, or what else is read by a model, in the forms that OpenAI has: text, texts, token ids, lists of those."""
+
+from typing import Any, NamedTuple
+
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.json_fields import at_most, kind_of
+
+_FORMS = "a string, a list of strings, a list of token ids, or a list of such lists"
+_READ_CHARS, _READ_IDS = 4096, 1024
+
+
+class Prompts(NamedTuple):
+    """How many there are, and how many token ids all have together; None where they are texts."""
+
+    number: int
+    token_ids: int | None
+
+
+def read_prompts(value: Any, name: str, most: int) -> Prompts:
+    """Read the field of that name, which may hold `most` prompts. Raises GatewayError (400)."""
+    if value is None or value in ("", []):
+        raise GatewayError("missing_parameter", f"`{name}` is missing or empty: give {_FORMS}.", param=name)
+    if isinstance(value, str):
+        return Prompts(1, None)
+    if not isinstance(value, list):
+        raise GatewayError("invalid_type", f"`{name}` must be {_FORMS}, not {kind_of(value)}.", param=name)
+    kinds = set(map(type, value))
+    if kinds == {int}:
+        return Prompts(1, _ids_in(value, name))
+    at_most(value, most, name)
+    if kinds == {str}:
+        return Prompts(len(value), None)
+    if kinds == {list}:
+        return Prompts(len(value), sum(_ids_in(one, f"{name}[{index}]") for index, one in enumerate(value)))
+    first = type(value[0])
+    at = next((index for index, one in enumerate(value) if type(one) not in (first,)), 0)
+    problem = f"`{name}` must be {_FORMS}: `{name}[{at}]` is {kind_of(value[at])}."
+    raise GatewayError("invalid_type", problem, param=f"{name}[{at}]")
+
+
+def opening_of(value: Any) -> bytes:
+    """The beginning of the first one, as bytes that another with the same beginning has too."""
+    first = value[0] if isinstance(value, list) and isinstance(value[0], str | list) else value
+    if isinstance(first, str):
+        return first[:_READ_CHARS].encode("utf-8", "replace")
+    return repr(first[:_READ_IDS]).encode()
+
+
+def _ids_in(ids: list[Any], name: str) -> int:
+    if not ids:
+        raise GatewayError("missing_parameter", f"`{name}` is empty: give token ids.", param=name)
+    if set(map(type, ids)) != {int}:
+        raise GatewayError("invalid_type", f"`{name}` must hold token ids, whole numbers.", param=name)
+    if min(ids) < 0:
+        raise GatewayError("invalid_value", f"`{name}` must hold token ids, from 0 on.", param=name)
+    return len(ids)

@@ -228,6 +228,11 @@ def test_a_link_within_the_project_leads_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors_in(target.read_text()), link
 
 
+def test_every_page_of_the_docs_is_linked_from_the_index() -> None:
+    linked = set(re.findall(r"\]\(([\w-]+\.md)", DOCS["index.md"]))
+    assert sorted(path.name for path in (ROOT / "docs").glob("*.md") if path.name not in {*linked, "index.md"}) == []
+
+
 @each("page", ["threat-model.md"])
 def test_every_test_that_a_page_names_exists(page: str) -> None:
     named = set(re.findall(r"`(test_\w+)`", DOCS[page]))

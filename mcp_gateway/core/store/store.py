@@ -26,7 +26,6 @@ from mcp_gateway.core.store.migrations import migrate
 from mcp_gateway.core.store.private import keep_private
 from mcp_gateway.core.store.readers import Readers
 from mcp_gateway.core.store.transaction import Executors, Rows, Run, RunTogether, Transaction
-from mcp_gateway.core.store.transaction import Row as Row
 
 logger = logging.getLogger(__name__)
 

@@ -23,6 +23,7 @@ from starlette.types import Receive, Scope, Send
 
 from http_api.program import mcp_door
 from mcp_gateway.core.caller import Allowance, Caller, KeyHolder, Quota
+from mcp_gateway.core.clock import DAY_S
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.context import CLIENT, CONTEXT, CallerLeft, RequestContext
 from mcp_gateway.core.gateway import DATABASE, Gateway, open_gateway
@@ -53,6 +54,7 @@ class Host:
     """Lines logged as errors; what a test does not take out fails it."""
     answered: int = 0
     """Requests whose answers are whole or were given up."""
+    clock: Clock = field(default_factory=Clock)
 
     def key(
         self, name: str, allowance: Allowance = UNLIMITED, account_id: str = "acc_test", *, is_test: bool = False
@@ -132,9 +134,10 @@ async def open_host(data_dir: Path, *, send_buffer_bytes: int = 0, **settings: A
     upstream = {"start_wait_s": PATIENCE_S} | settings.pop("upstream", {})
     migrated(data_dir / DATABASE)
     tree = Settings(data_dir=data_dir, guests=guests, limits=limits, upstream=upstream, **settings)
-    async with open_gateway(tree, now_s=Clock()) as gateway:
+    clock = Clock()
+    async with open_gateway(tree, now_s=clock) as gateway:
         door = mcp_door(gateway)
-        host = Host(gateway, door, "")
+        host = Host(gateway, door, "", clock=clock)
         with _errors_into(host.errors), socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             if send_buffer_bytes:
@@ -142,6 +145,22 @@ async def open_host(data_dir: Path, *, send_buffer_bytes: int = 0, **settings: A
             host.url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/mcp"
             async with door.run(), served(gateway, _app(host), uncapped(), listener):
                 yield host
+
+
+@contextlib.contextmanager
+def lent(host: Host) -> Iterator[Host]:
+    """A shared host for one test: a day that nobody has used anything of; its keys and its demo's answers end with it.
+
+    What the test logs as an error, and does not take out, fails it.
+    """
+    host.clock.now_s += DAY_S
+    origin = host.gateway.pool.demo.origin
+    try:
+        yield host
+    finally:
+        host.gateway.pool.demo.origin = origin
+        host.keys.clear()
+    assert not host.errors
 
 
 def _app(host: Host) -> Callable[[Scope, Receive, Send], Any]:

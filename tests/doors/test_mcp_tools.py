@@ -1,12 +1,13 @@
 """What the three tools answer, and how they fail."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import orjson
 import pytest
+import pytest_asyncio
 from jsonschema import Draft202012Validator
 from mcp.types import INVALID_PARAMS
 
@@ -18,12 +19,14 @@ from tests.doors.mcp_host import (
     Host,
     call,
     chat,
+    lent,
     open_host,
     text_in,
 )
 from tests.doors.test_mcp_transports import HANDSHAKE_VERSIONS, error_of
 from tests.origins import Fixed
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 PRICED = {
     "id": "shop/echo",
     "backend_model": "demo/echo",
@@ -35,9 +38,15 @@ SEEING = {"id": "demo/seeing", "backend_model": "demo/echo", "input_modalities":
 TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {}}}}]
 
 
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def shared_host(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Host]:
+    async with open_host(tmp_path_factory.mktemp("tools"), models=(PRICED, FREE, SEEING)) as host:
+        yield host
+
+
 @pytest.fixture
-async def host(tmp_path: Path) -> AsyncIterator[Host]:
-    async with open_host(tmp_path, models=(PRICED, FREE, SEEING)) as host:
+def host(shared_host: Host) -> Iterator[Host]:
+    with lent(shared_host) as host:
         yield host
 
 
@@ -521,9 +530,13 @@ async def test_models_are_listed_with_prices_and_health(host: Host) -> None:
     assert shop["output_usd_per_million_tokens"] == "0.7"
     assert (shop["context_window"], shop["status"], shop["guests"]) == (4096, "ready", False)
     assert all(name in result["content"][0]["text"] for name in models)
-    host.gateway.pool.demo.lost("test")
-    again = await called(host, call("list_models", {}))
-    assert {model["status"] for model in again["structuredContent"]["models"]} == {"unavailable"}
+
+
+async def test_a_model_whose_backend_is_down_is_listed_as_unavailable(tmp_path: Path) -> None:
+    async with open_host(tmp_path, models=(PRICED, FREE, SEEING)) as host:
+        host.gateway.pool.demo.lost("test")
+        again = await called(host, call("list_models", {}))
+        assert {model["status"] for model in again["structuredContent"]["models"]} == {"unavailable"}
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,7 @@ def test_every_page_of_the_docs_is_linked_from_the_index() -> None:
     assert sorted(path.name for path in (ROOT / "docs").glob("*.md") if path.name not in {*linked, "index.md"}) == []
 
 
-@each("page", ["threat-model.md"])
+@each("page", ["threat-model.md", "privacy.md"])
 def test_every_test_that_a_page_names_exists(page: str) -> None:
     named = set(re.findall(r"`(test_\w+)`", DOCS[page]))
     there = {
@@ -243,10 +243,11 @@ def test_every_test_that_a_page_names_exists(page: str) -> None:
     assert named <= there, sorted(named - there)
 
 
-def test_every_setting_that_the_threat_model_names_exists() -> None:
-    text = (ROOT / "docs" / "threat-model.md").read_text()
-    settings = (ROOT / "docs" / "configuration.md").read_text()
-    named = set(re.findall(r"`(?:guests|limits|upstream|mcp|wallet)\.(\w+)`|`(max_\w+|client_stall_timeout_s)`", text))
+@each("page", ["threat-model.md", "privacy.md"])
+def test_every_setting_that_a_page_names_exists(page: str) -> None:
+    settings = DOCS["configuration.md"]
+    alone = r"max_\w+|client_stall_timeout_s|public_stats|data_dir"
+    named = set(re.findall(rf"`(?:guests|limits|upstream|mcp|wallet)\.(\w+)`|`({alone})`", DOCS[page]))
     assert named
     for name in (table or plain for table, plain in named):
         assert f"| `{name}` |" in settings, name

@@ -1,5 +1,7 @@
 """What both doors are made of: every object, and what each request passes on its way, on one screen."""
 
+from typing import Any
+
 from http_api.any_server import AnyServer
 from http_api.billing import Billing
 from http_api.bodies import BodyBounds
@@ -20,6 +22,7 @@ from http_api.openapi import Document
 from http_api.operations import AnyOperation
 from http_api.operators import Operators
 from http_api.requests import Requests
+from http_api.responses import is_told_in_stream
 from http_api.routes import Routes
 from http_api.stats import Stats
 from http_api.table import Endpoints, McpEndpoints, operations_of
@@ -34,6 +37,7 @@ from mcp_gateway.core.origins import Origins
 from mcp_gateway.core.surfaces.chat import CHAT
 from mcp_gateway.core.surfaces.completions import COMPLETIONS
 from mcp_gateway.core.surfaces.messages import MESSAGES
+from mcp_gateway.core.surfaces.responses import RESPONSES
 from mcp_gateway.core.surfaces.surface import Surface
 from mcp_gateway.wire.bodies import BodyLimits
 
@@ -83,6 +87,7 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
         chat=_inference_of(CHAT, gateway),
         completions=_inference_of(COMPLETIONS, gateway),
         messages=_inference_of(MESSAGES, gateway),
+        responses=_inference_of(RESPONSES, gateway, is_told_in_stream=is_told_in_stream),
         message_tokens=TokenCounts(
             gateway.inference,
             body_limits=BodyLimits(settings, gateway.published),
@@ -119,7 +124,7 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
     )
 
 
-def _inference_of(surface: Surface, gateway: Gateway) -> InferenceEndpoint:
+def _inference_of(surface: Surface, gateway: Gateway, **more: Any) -> InferenceEndpoint:
     settings = gateway.settings
     return InferenceEndpoint(
         surface,
@@ -128,4 +133,5 @@ def _inference_of(surface: Surface, gateway: Gateway) -> InferenceEndpoint:
         body_limits=BodyLimits(settings, gateway.published),
         json_bounds=JsonBounds.of(settings),
         comment_s=settings.upstream.queue_comment_s,
+        **more,
     )

@@ -28,7 +28,9 @@ class EventStream:
     sending winds nothing. `before_head` is called when the head is due.
     """
 
-    def __init__(self, send: Send, comment: bytes, comment_s: float, before_head: Callable[[], None]) -> None:
+    def __init__(
+        self, send: Send, comment: Callable[[], bytes], comment_s: float, before_head: Callable[[], None]
+    ) -> None:
         self._send = send
         self._comment = comment
         self._comment_s = comment_s
@@ -89,7 +91,7 @@ class EventStream:
         """By now frames may have been sent, and after the last of them nothing is."""
         if not (self._is_fresh or self._is_sending):
             self._is_commenting = True
-            await self.send(self._comment)
+            await self.send(self._comment())
             self._is_commenting = False
         self._is_fresh = False
         self._wind()

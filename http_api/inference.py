@@ -1,6 +1,6 @@
 """A surface's endpoint, such as POST /chat/completions: the hot path, a plain ASGI endpoint."""
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -36,11 +36,14 @@ class InferenceEndpoint:
         body_limits: BodyLimits,
         json_bounds: JsonBounds,
         comment_s: float,
+        is_told_in_stream: Callable[[GatewayError, RequestContext], bool] = lambda _error, _context: False,
     ) -> None:
+        """`is_told_in_stream` says of which refusals a caller reads nothing but the end of a stream."""
         self._surface = surface
         self._inference = inference
         self._repeats = repeats
         self._comment_s = comment_s
+        self._is_told_in_stream = is_told_in_stream
         self._body_limits = body_limits
         self._json_bounds = json_bounds
 
@@ -79,30 +82,29 @@ class InferenceEndpoint:
             del raw
             if ask.is_stream:
                 changes = partial(_tell_changes, exchange, context)
-                stream = EventStream(send, ask.surface.comment, self._comment_s, changes)
-                await _relay(exchange, ask, stream, context)
+                stream = EventStream(send, ask.waiting_frames, self._comment_s, changes)
+                await self._relay(exchange, ask, stream, context)
                 return
             await exchange.begin(ask)
             _tell_changes(exchange, context)
             context.headers.append((b"x-cost-usd", format_usd(exchange.cost_nano).encode()))
             await send_bytes(send, exchange.body, [JSON_TYPE])
 
-
-async def _relay(exchange: Exchange, ask: Ask, stream: EventStream, context: RequestContext) -> None:
-    async with stream:
-        try:
-            await exchange.begin(ask)
-            if not ask.body:  # else it is needed to the end
-                context.release()
-        except GatewayError as error:
-            await stream.hush()  # or a comment would begin the answer behind this decision
-            if not stream.has_begun:
-                raise
-            await stream.send(await exchange.frames_of(error))
-        while frames := await exchange.next_frames():
-            await stream.send(frames)
-            frames = b""  # which may be long, and is not kept while the next are waited for
-    await stream.end()
+    async def _relay(self, exchange: Exchange, ask: Ask, stream: EventStream, context: RequestContext) -> None:
+        async with stream:
+            try:
+                await exchange.begin(ask)
+                if not ask.body:  # else it is needed to the end
+                    context.release()
+            except GatewayError as error:
+                await stream.hush()  # or a comment would begin the answer behind this decision
+                if not (stream.has_begun or self._is_told_in_stream(error, context)):
+                    raise
+                await stream.send(await exchange.frames_of(error))
+            while frames := await exchange.next_frames():
+                await stream.send(frames)
+                frames = b""  # which may be long, and is not kept while the next are waited for
+        await stream.end()
 
 
 def _tell_changes(exchange: Exchange, context: RequestContext) -> None:

@@ -21,6 +21,7 @@ from http_api.models import ModelAnswer, ModelHealth, ModelListAnswer, Models
 from http_api.operations import INFERENCE, OPENAI, PREFIXES, ROOT, Access, AnyOperation, Counts, Nothing, Operation
 from http_api.query import AnyQuery, Query
 from http_api.requests import RequestObject, RequestPage, Requests, RequestsQuery
+from http_api.responses import RESPONSES_SHAPE, ResponsesAnswer, ResponsesBody
 from http_api.routes import BELOW, refusing, unknown_url
 from http_api.stats import Stats, StatsObject
 from http_api.topups import CheckoutBody, CheckoutObject, Empty, PortalObject, Receipt, TopUps
@@ -48,6 +49,7 @@ class Endpoints:
     completions: InferenceEndpoint
     messages: InferenceEndpoint
     message_tokens: TokenCounts
+    responses: InferenceEndpoint
     mcp: McpEndpoints
     models: Models
     keys: Keys
@@ -128,6 +130,22 @@ def _inference(run: Endpoints) -> list[AnyOperation]:
             endpoint=run.completions,
             media_types=("application/json", "text/event-stream"),
             refuses=_OF_INFERENCE,
+        ),
+        Operation(
+            method="POST",
+            path="/responses",
+            name="responses",
+            summary="Answer a conversation in the shape of OpenAI's Responses API; nothing of it is kept.",
+            access=Access.ANYONE,
+            scope="inference",
+            counts=Counts.INFERENCE,
+            query=AnyQuery,
+            body=ResponsesBody,
+            answer=ResponsesAnswer,
+            endpoint=run.responses,
+            media_types=("application/json", "text/event-stream"),
+            refuses=_OF_INFERENCE | {"insufficient_quota"},
+            shape=RESPONSES_SHAPE,
         ),
         Operation(
             method="POST",

@@ -42,6 +42,7 @@ UNSERVED = (
     Unserved("/organization", "administration"),
     Unserved("/projects", "administration"),
     Unserved("/realtime", "Realtime"),
+    Unserved("/responses/{response_id:path}", "stored responses"),
     Unserved("/skills", "Skills"),
     Unserved("/threads", "Assistants"),
     Unserved("/uploads", "Uploads"),

@@ -29,7 +29,8 @@ _OPERATOR = "Only the operator of this gateway can change that."
 Code = Literal[
     "invalid_json", "invalid_type", "missing_parameter", "unsupported_parameter", "invalid_value",
     "context_length_exceeded", "vision_disabled", "invalid_api_key", "revoked_api_key", "expired_api_key",
-    "expired_session", "missing_credentials", "insufficient_balance", "below_minimum_balance", "content_policy",
+    "expired_session", "missing_credentials", "insufficient_balance", "below_minimum_balance",
+    "insufficient_quota", "content_policy",
     "unsupported_region", "account_deactivated", "insufficient_permissions", "insufficient_scope",
     "guests_not_allowed", "model_not_found", "unknown_url", "unsupported_endpoint", "not_found", "method_not_allowed",
     "conflict", "body_too_large", "unsupported_encoding", "unknown_host", "idempotency_mismatch", "headers_too_large",
@@ -55,6 +56,7 @@ TABLE: dict[Code, Row] = {
     "missing_credentials": Row(401, "invalid_auth", _KEY),
     "insufficient_balance": Row(402, "insufficient_balance", _PAY),
     "below_minimum_balance": Row(402, "insufficient_balance", _PAY),
+    "insufficient_quota": Row(402, "insufficient_balance", _PAY),  # told of the two above where OpenAI's word is known
     "content_policy": Row(403, "content_policy", "Do not send this content again."),
     "unsupported_region": Row(403, "unsupported_region", _OPERATOR),
     "account_deactivated": Row(403, "forbidden", _OPERATOR),

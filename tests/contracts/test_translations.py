@@ -17,6 +17,8 @@ from mcp_gateway.core.surfaces.completions import COMPLETIONS
 from mcp_gateway.core.surfaces.credible import UsageBounds
 from mcp_gateway.core.surfaces.message_usage import usage_in
 from mcp_gateway.core.surfaces.messages import MESSAGES
+from mcp_gateway.core.surfaces.response_object import usage_of
+from mcp_gateway.core.surfaces.responses import RESPONSES
 from mcp_gateway.core.surfaces.surface import Ask, Reader, Surface
 from mcp_gateway.core.surfaces.usage import Usage, read_usage
 from tests.captured import Capture, captures
@@ -24,6 +26,8 @@ from tests.cases import each
 
 PUBLIC = 'public/"name"'
 BOUNDS = UsageBounds(100_000, 100_000)
+INTERNAL = frozenset({"input_messages", "output_messages", "kv_transfer_params", "ec_transfer_params"})
+"""What vLLM tells in a response and no client is told."""
 EVERY_BYTE_BYTES = 3000
 """Of the shortest streams, which are cut at each byte; longer ones at random."""
 CUTS_AT_ONCE = 4
@@ -66,12 +70,14 @@ PAIRS = [
     Pair(CHAT, Vllm(), lambda told: read_usage(told.get("usage"))),
     Pair(COMPLETIONS, Vllm(), lambda told: read_usage(told.get("usage"))),
     Pair(MESSAGES, Vllm(), lambda told: usage_in(told.get("usage")), frozenset({"id", "stop_sequence", "usage"})),
+    Pair(RESPONSES, Vllm(), lambda told: usage_of(told.get("response", told)), INTERNAL | {"error", "store", "usage"}),
 ]
 HI = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 ASKED: dict[str, dict[str, Any]] = {
     "chat": HI,
     "completions": {"model": "m", "prompt": "Hi"},
     "messages": HI | {"max_tokens": 9},
+    "responses": {"model": "m", "input": "Hi"},
 }
 pytestmark = pytest.mark.parametrize("pair", PAIRS, ids=repr)
 

@@ -25,6 +25,7 @@ BODIES: dict[tuple[str, str], Json] = {
     ("POST", "/completions"): {"model": "demo/echo", "prompt": "Say hello."},
     ("POST", "/messages"): {"model": "demo/echo", "messages": MESSAGES, "max_tokens": 9},
     ("POST", "/messages/count_tokens"): {"model": "demo/echo", "messages": MESSAGES},
+    ("POST", "/responses"): {"model": "demo/echo", "input": "Say hello."},
     ("POST", "/keys"): {"name": "made here"},
     ("PATCH", "/keys/{key_id}"): {"name": "renamed"},
 }

@@ -26,7 +26,7 @@ class Sent:
 
 async def test_a_comment_that_is_due_gives_way_to_frames_that_are_sent_before_it() -> None:
     sent = Sent()
-    async with EventStream(sent, COMMENT, 60, lambda: None) as stream:
+    async with EventStream(sent, lambda: COMMENT, 60, lambda: None) as stream:
         stream._on_timer()
         await stream.send(DONE)
     assert sent.pieces == [DONE]
@@ -34,7 +34,7 @@ async def test_a_comment_that_is_due_gives_way_to_frames_that_are_sent_before_it
 
 async def test_a_comment_that_is_due_is_sent_where_no_frames_come() -> None:
     sent = Sent()
-    async with EventStream(sent, COMMENT, 60, lambda: None) as stream:
+    async with EventStream(sent, lambda: COMMENT, 60, lambda: None) as stream:
         stream._on_timer()
         await asyncio.sleep(0)
         assert sent.pieces == [COMMENT]
@@ -42,7 +42,7 @@ async def test_a_comment_that_is_due_is_sent_where_no_frames_come() -> None:
 
 async def test_a_comment_that_is_due_begins_no_answer_that_is_to_fail() -> None:
     sent = Sent()
-    async with EventStream(sent, COMMENT, 60, lambda: None) as stream:
+    async with EventStream(sent, lambda: COMMENT, 60, lambda: None) as stream:
         stream._on_timer()
         await stream.hush()
         assert not stream.has_begun
@@ -52,7 +52,7 @@ async def test_a_comment_that_is_due_begins_no_answer_that_is_to_fail() -> None:
 
 async def test_a_comment_that_is_on_its_way_is_let_go_before_what_comes_next() -> None:
     sent = Sent(is_open=False)
-    async with EventStream(sent, COMMENT, 60, lambda: None) as stream:
+    async with EventStream(sent, lambda: COMMENT, 60, lambda: None) as stream:
         stream._on_timer()
         await asyncio.sleep(0)
         hushed = asyncio.ensure_future(stream.hush())

@@ -21,6 +21,7 @@ class ChatToVllm:
     """What a chat becomes for vLLM, and its answers for the client."""
 
     path = "/v1/chat/completions"
+    tells_running_usage = True
     read = staticmethod(answer.read_answer)
     with_usage = staticmethod(answer.with_usage)
     text_bytes = staticmethod(answer.text_bytes)

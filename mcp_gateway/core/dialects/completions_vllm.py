@@ -19,6 +19,7 @@ class CompletionsToVllm:
     """What a completion becomes for vLLM, and its answers for the client."""
 
     path = "/v1/completions"
+    tells_running_usage = True
 
     def __init__(self, fields: FlatFields) -> None:
         self.sift = fields.sift

@@ -23,6 +23,8 @@ class Translation(Protocol):
     """One surface in one dialect: what is sent of an ask to `path`, and how its answers are read."""
 
     path: str
+    tells_running_usage: bool
+    """Whether a stream tells its usage before its end; of one that does not, what came is estimated."""
 
     def sift(self, body: dict[str, Any], /) -> tuple[str, ...]:
         """Leave of the body only what may be sent; the names that were removed.

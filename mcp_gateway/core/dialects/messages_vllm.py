@@ -18,6 +18,7 @@ class MessagesToVllm:
     """What a message becomes for vLLM, and its answers for the client."""
 
     path = "/v1/messages"
+    tells_running_usage = True
 
     def __init__(self, fields: MessageFields) -> None:
         self.sift = fields.sift

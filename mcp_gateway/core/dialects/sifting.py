@@ -75,7 +75,11 @@ class LeftOut:
         if dropped is None or dropped == []:
             return
         if is_refused or (key not in self._table and _NOT_THE_CALLER_S.fullmatch(key)):
-            raise _unsupported(where)
+            raise unsupported(where)
+        self.note(name)
+
+    def note(self, name: str) -> None:
+        """Note a name of what was removed."""
         if len(self._names) < _MAX_IGNORED:
             self._names[_visible(name)] = None
 
@@ -85,7 +89,7 @@ def _visible(name: str) -> str:
     return shown(name, _MAX_NAME_CHARS).encode("ascii", "backslashreplace").decode().replace(",", "\\x2c")
 
 
-def _unsupported(where: str) -> GatewayError:
+def unsupported(where: str) -> GatewayError:
     name = shown(where)
     return GatewayError("unsupported_parameter", f"`{name}` is not served here; leave it out.", param=name)
 

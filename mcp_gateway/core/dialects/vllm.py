@@ -15,6 +15,8 @@ from mcp_gateway.core.dialects.dialect import Counting, Translation
 from mcp_gateway.core.dialects.flat_fields import COMPLETION_FIELDS, FlatFields
 from mcp_gateway.core.dialects.messages_vllm import MessagesToVllm
 from mcp_gateway.core.dialects.messages_vllm_fields import MessageFields
+from mcp_gateway.core.dialects.responses_fields import ResponsesFields
+from mcp_gateway.core.dialects.responses_vllm import ResponsesToVllm
 from mcp_gateway.core.dialects.vllm_bodies import TOKENIZE_PATH
 from mcp_gateway.core.dialects.vllm_fields import ChatFields
 from mcp_gateway.core.errors import GatewayError
@@ -46,6 +48,7 @@ class Vllm:
             "chat": ChatToVllm(ChatFields(pass_fields, pass_template_kwargs)),
             "completions": CompletionsToVllm(FlatFields(COMPLETION_FIELDS, pass_fields)),
             "messages": MessagesToVllm(MessageFields(pass_fields, pass_template_kwargs)),
+            "responses": ResponsesToVllm(ResponsesFields(pass_template_kwargs)),
         }
 
     def failure(self, status: int, body: bytes) -> Failure:

@@ -179,7 +179,7 @@ def translate_guided(body: dict[str, Any]) -> set[str]:
         return set()
     guided = {old: body.pop(old) for old in _GUIDED if old in body}
     body["structured_outputs"] = {_GUIDED[old]: value for old, value in guided.items()}
-    _check_structured_outputs(body, body["structured_outputs"])
+    check_structured_outputs(body, body["structured_outputs"])
     return set(guided)
 
 
@@ -236,7 +236,7 @@ def _check_response_format(_: dict[str, Any], value: Any) -> None:
         check_constraint("json", value, "response_format")
 
 
-def _check_structured_outputs(_: dict[str, Any], value: Any) -> None:
+def check_structured_outputs(_: dict[str, Any], value: Any) -> None:
     if isinstance(value, dict):
         for kind, constraint in value.items():
             check_constraint(kind, constraint, "structured_outputs")
@@ -252,7 +252,7 @@ CHECKS = {
     "logprob_token_ids": _check_logprob_ids,
     "modalities": _check_modalities,
     "response_format": _check_response_format,
-    "structured_outputs": _check_structured_outputs,
+    "structured_outputs": check_structured_outputs,
     "tool_choice": _check_tool_choice,
     "tools": _check_tools,
 }

@@ -95,6 +95,7 @@ class Exchange:
         `note` is called whenever an answer that is collected has grown.
         """
         self._ask = self._bill.ask = ask
+        ask.request_id = self._call.request_id
         if self._ended_by is not None:
             raise refusal(self._ended_by)
         self._beginning = asyncio.current_task()
@@ -162,7 +163,7 @@ class Exchange:
             self._attempts.blame(error)
         await self._close_part(error)
         held = reader.end(format_usd(self.cost_nano), self.usage) if reader is not None else b""
-        return held + ask.surface.last_frames(error, self._call.request_id, ask.model)
+        return held + ask.last_frames(error, self._call.request_id, ask.model)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

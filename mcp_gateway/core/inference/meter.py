@@ -115,7 +115,11 @@ class Meter:
     async def measured(self, came: Incoming, *, is_failed: bool = False) -> Metered:
         """What is billed for what has come of an answer."""
         usage = self.credible(came.usage)
-        return Metered(usage) if usage is not None else await self.assume(came.seen, is_failed=is_failed)
+        if usage is not None:
+            return Metered(usage)
+        if not (came.is_whole or self._target.translation.tells_running_usage):
+            return await self._estimated(came.seen)
+        return await self.assume(came.seen, is_failed=is_failed)
 
     async def assume(self, seen: Seen, *, is_failed: bool = False) -> Metered:
         """What is billed where the backend told no usage to believe, by the policy for that.
@@ -129,12 +133,21 @@ class Meter:
         self._note_missing()
         if policy == "free":
             return Metered(NO_USAGE, False, policy, self.estimated_tokens + seen.output_tokens)
-        most = Usage(self.quoted_prompt_tokens, most_output_tokens(self.terms, self._ask, self._model))
         if policy == "hold":
-            return Metered(most, False, policy)
+            return Metered(self._most, False, policy)
+        return (await self._estimated(seen))._replace(policy=policy)
+
+    async def _estimated(self, seen: Seen) -> Metered:
+        """What came, by what can be counted of it; never more than the hold is for."""
         prompt_tokens = seen.prompt_tokens or await self.recount_prompt() or self.estimated_tokens
+        most = self._most
         usage = Usage(min(prompt_tokens, most.prompt_tokens), min(seen.output_tokens, most.completion_tokens))
-        return Metered(usage, False, policy)
+        return Metered(usage, is_reported=False)
+
+    @property
+    def _most(self) -> Usage:
+        """What a hold is for."""
+        return Usage(self.quoted_prompt_tokens, most_output_tokens(self.terms, self._ask, self._model))
 
     async def prompt_alone(self) -> Metered:
         """What is billed of who left before the answer began: a backend that was asked has read the prompt.

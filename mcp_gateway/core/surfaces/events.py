@@ -20,8 +20,9 @@ _BLANK_LINES = re.compile(rb"\n{3,}")
 class EventReader:
     """Takes whatever arrived and returns whole events; `tail` is what has come of one that is not whole."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
         self.tail = bytearray()
+        self._max_frame_bytes = max_frame_bytes
         self._has_begun = False
         self._ended_in_cr = False
 
@@ -74,7 +75,7 @@ class EventReader:
 
     def _keep(self, piece: bytes) -> None:
         self.tail += piece
-        if len(self.tail) > MAX_FRAME_BYTES:
+        if len(self.tail) > self._max_frame_bytes:
             raise GatewayError("backend_error", "The backend sent a frame without an end.")
 
 

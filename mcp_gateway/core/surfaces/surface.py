@@ -11,7 +11,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import parse_exactly
 from mcp_gateway.core.surfaces.usage import Usage
 
-SurfaceName = Literal["chat", "completions", "messages"]
+SurfaceName = Literal["chat", "completions", "messages", "responses"]
 Body = bytes | bytearray
 
 
@@ -113,7 +113,17 @@ class Ask:
     """What a token of all choices may take in an answer in one piece."""
     size_field: str
     is_long: bool = False
+    request_id: str = ""
+    """The one that the request is billed under; set once it is admitted."""
     _sent: bytes = b""
+
+    def waiting_frames(self) -> bytes:
+        """What a client is sent of a stream while there is nothing to tell."""
+        return self.surface.comment
+
+    def last_frames(self, error: GatewayError, request_id: str, model: str) -> bytes:
+        """The end of its stream by a failure, whatever was told before."""
+        return self.surface.last_frames(error, request_id, model)
 
     def put_away(self, sent: bytes) -> None:
         """Keep of the body only what was sent: parsed, it takes several times as much; images are still counted."""

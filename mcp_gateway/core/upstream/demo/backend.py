@@ -31,6 +31,7 @@ from mcp_gateway.core.upstream.demo.body import (
     unparsable,
 )
 from mcp_gateway.core.upstream.demo.reply import Reply, Step, replies_to, replies_to_prompts, steps
+from mcp_gateway.core.upstream.demo.responses import ResponsesBody, Telling, chat_of
 from mcp_gateway.core.upstream.demo.tokens import id_of, prompt_tokens, tokens_of
 from mcp_gateway.core.upstream.transport import Keep, Patience
 
@@ -135,6 +136,7 @@ class DemoBackend:
             "/v1/chat/completions": ("POST", self._chat),
             "/v1/completions": ("POST", self._complete),
             "/v1/messages": ("POST", self._messages),
+            "/v1/responses": ("POST", self._responses),
             "/v1/messages/count_tokens": ("POST", self._count_message),
             "/v1/models": ("GET", self._models),
             "/tokenize": ("POST", self._tokenize),
@@ -181,15 +183,7 @@ class DemoBackend:
         return await self._answer(headers, body.as_chat(), _MESSAGES)
 
     async def _answer(self, headers: _Headers, body: ChatBody, form: _Form) -> DemoResponse:
-        await _let_others_run()
-        check_shape(body)
-        model = _model_named(body.model)
-        check_messages(body.messages)
-        prompt_size = self._prompt_size(body)
-        max_tokens = output_limit(body, prompt_size, self._context_window)
-        check_ranges(body)
-        max_tokens = min(max_tokens, MAX_OUTPUT_TOKENS // body.choices)
-        await _let_others_run()
+        model, prompt_size, max_tokens = await self._checked(body)
         head = wire.Head(self._answer_id(headers, body), int(self._now_s()), model, prompt_size, body)
         replies = replies_to(body, head.id)
         pace = PACES[model]
@@ -227,6 +221,33 @@ class DemoBackend:
     def _size_of(self, prompt: str, body: CompletionBody) -> int:
         size = len(self._to_the_window(tokens_of(prompt)))
         return self._truncated(size, body)
+
+    async def _responses(self, headers: _Headers, raw: bytes) -> DemoResponse:
+        asked = parsed(ResponsesBody, raw, headers.get(b"content-type", b""))
+        fields = asked.model_dump(exclude_unset=True)
+        body = parsed(ChatBody, orjson.dumps(chat_of(fields)), _JSON)
+        model, prompt_size, max_tokens = await self._checked(body)
+        answer_id = asked.request_id or f"resp_{next(self._request_numbers):016x}"
+        telling = Telling(answer_id, int(self._now_s()), model, prompt_size, fields)
+        (reply,), pace = replies_to(body, answer_id), PACES[model]
+        if asked.stream:
+            events = telling.events(steps(reply, body, max_tokens, pace.tokens_at_once))
+            return DemoResponse(200, {b"content-type": _EVENTS}, _paced(events, pace), self._sleep)
+        tokens = max(tokens for tokens, _ in telling.events(steps(reply, body, max_tokens)))
+        await self._sleep(pace.due_s(tokens))
+        return self._json(200, telling.response)
+
+    async def _checked(self, body: ChatBody) -> tuple[str, int, int]:
+        """The model, the tokens of the prompt, and how many the answer may have. Raises Refused."""
+        await _let_others_run()
+        check_shape(body)
+        model = _model_named(body.model)
+        check_messages(body.messages)
+        prompt_size = self._prompt_size(body)
+        max_tokens = output_limit(body, prompt_size, self._context_window)
+        check_ranges(body)
+        await _let_others_run()
+        return model, prompt_size, min(max_tokens, MAX_OUTPUT_TOKENS // body.choices)
 
     async def _models(self, _headers: _Headers, _raw: bytes) -> DemoResponse:
         return self._json(200, {"object": "list", "data": self.models()})

@@ -1,0 +1,204 @@
+"""OpenAI's Responses API without its state: the few fields that the gateway reads, strictly typed; the rest stays."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from mcp_gateway.core.data_uri import canonical_image
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.json_bounds import LONG_BYTES
+from mcp_gateway.core.json_fields import at_least, at_most, kind_of, make_whole, optional, required
+from mcp_gateway.core.surfaces.response_object import skeleton
+from mcp_gateway.core.surfaces.surface import Ask, SurfaceName
+
+MAX_ITEMS = 10_000
+MAX_PARTS = 10_000
+"""Of all items together."""
+MAX_TOOLS = 1024
+_INTEGERS = frozenset({"max_output_tokens", "max_tool_calls", "seed", "top_k", "top_logprobs"})
+_TOKEN_BYTES, _ROW_BYTES = 16, 128
+"""What a token of an answer takes, and one of its log probabilities: more than on the average."""
+_MOST_TOP_LOGPROBS = 20
+_LOGPROBS = "message.output_text.logprobs"
+_READ_CHARS, _READ_ITEMS = 4096, 64
+_PART_LISTS = ("content", "output")
+"""Where an item has parts: a message its content, a call's answer its output."""
+_PAY = frozenset({"insufficient_balance", "below_minimum_balance"})
+_CODES = dict.fromkeys(_PAY, "insufficient_quota") | {"context_length_exceeded": "context_length_exceeded"}
+"""What no further try changes, in OpenAI's words."""
+_PARAMS = {"max_tokens": "max_output_tokens"}
+"""What every surface's checks call by a chat's name."""
+_RATE_LIMITED = 429
+
+
+def in_openais_words(error: GatewayError) -> dict[str, Any]:
+    """A refusal's error object; for money it has the code by which clients of this API know that trying is no use."""
+    told = error.as_object()
+    told["code"] = _CODES.get(error.code, error.code)
+    told["param"] = _PARAMS.get(error.param or "", error.param)
+    return told
+
+
+def is_final(error: GatewayError) -> bool:
+    """Whether the same request would be refused for ever, or until somebody pays."""
+    return error.code in _CODES
+
+
+@dataclass(slots=True, kw_only=True)
+class ResponsesAsk(Ask):
+    """A request with what its caller has been told of the answer so far: `number` is the next event's."""
+
+    created_at_s: int
+    number: int = 0
+    is_numbered_alike: bool = True
+    """Whether the backend's own numbers are right for what comes next."""
+    has_ended: bool = False
+    usage_told: dict[str, Any] | None = None
+
+    def waiting_frames(self) -> bytes:
+        """An event, since a comment does not keep Codex from giving up; before any, also the one that begins all."""
+        if self.has_ended:
+            return self.surface.comment
+        self.is_numbered_alike = False
+        response = skeleton(self.request_id, self.model, "in_progress", self.created_at_s)
+        kinds = ("response.in_progress",) if self.number else ("response.created", "response.in_progress")
+        return b"".join([self.event({"type": kind, "response": response}) for kind in kinds])
+
+    def last_frames(self, error: GatewayError, request_id: str, model: str) -> bytes:
+        response = _failed(error, request_id, model, self.created_at_s) | {"usage": self.usage_told}
+        return self.event({"type": "response.failed", "response": response})
+
+    def event(self, value: dict[str, Any]) -> bytes:
+        """An event with the next number."""
+        number, self.number = self.number, self.number + 1
+        return written({**value, "sequence_number": number})
+
+
+class ResponsesSurface:
+    """POST /v1/responses. Its streams end with their last event."""
+
+    name: SurfaceName = "responses"
+    prompt_field = "input"
+    done = b""
+    comment = b": waiting for the model\n\n"
+
+    def __init__(self, now_s: Callable[[], float] = time.time) -> None:
+        self._now_s = now_s
+
+    def read(self, body: dict[str, Any], size_bytes: int) -> ResponsesAsk:
+        """Read a parsed body of `size_bytes`. Raises GatewayError (400) with a message that says what to change."""
+        make_whole(body, _INTEGERS)
+        model = required(body, "model", str, "a model's id")
+        items = _items_of(body)
+        optional(body, "instructions", str)
+        at_most(optional(body, "tools", list) or (), MAX_TOOLS, "tools")
+        optional(body, "store", bool)
+        optional(body, "background", bool)
+        images = tuple(_images(items))
+        rows = _logprob_rows(body)
+        return ResponsesAsk(
+            surface=self,
+            body=body,
+            text_bytes=size_bytes - sum(sent_chars for _, sent_chars in images),
+            model=model,
+            parts=len(items) + 1,
+            images=tuple(image for image, _ in images),
+            is_stream=bool(optional(body, "stream", bool)),
+            output_limit=at_least(body, "max_output_tokens", 1),
+            bytes_per_token=_TOKEN_BYTES + rows * _ROW_BYTES,
+            size_field="top_logprobs" if rows > 1 else "max_tokens",
+            is_long=size_bytes > LONG_BYTES,
+            created_at_s=int(self._now_s()),
+        )
+
+    def opening(self, body: dict[str, Any]) -> Iterable[bytes]:
+        """The instructions, and the items up to the first that is no system's."""
+        yield _bytes_of(body.get("instructions"))
+        items = body["input"]
+        for item in items[:_READ_ITEMS] if isinstance(items, list) else [{"content": items}]:
+            yield b"\0".join(_bytes_of(text) for text in _texts_of(item.get("content")))
+            if item.get("role") not in ("system", "developer"):
+                break
+
+    def last_frames(self, error: GatewayError, request_id: str, model: str) -> bytes:
+        """The one event of a stream of which nothing else was told."""
+        response = _failed(error, request_id, model, int(self._now_s()))
+        return written({"type": "response.failed", "response": response, "sequence_number": 0})
+
+
+RESPONSES = ResponsesSurface()
+
+
+def written(event: dict[str, Any]) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), orjson.dumps(event))
+
+
+def _failed(error: GatewayError, request_id: str, model: str, created_at_s: int) -> dict[str, Any]:
+    """Codex waits as long as the message of `rate_limit_exceeded` says; every code that it does not know it tries."""
+    message, code = error.message, _CODES.get(error.code, "server_error")
+    if error.status == _RATE_LIMITED:
+        code = "rate_limit_exceeded"
+        if error.retry_after_s is not None:
+            message = f"{message} Please try again in {error.retry_after_s}s."
+    return skeleton(request_id, model, "failed", created_at_s) | {"error": {"code": code, "message": message}}
+
+
+def _items_of(body: dict[str, Any]) -> list[dict[str, Any]]:
+    """The items of the input; of a text, none, since it has no parts to look at."""
+    given = body.get("input")
+    if isinstance(given, str) and given:
+        return []
+    items: list[dict[str, Any]] = required(body, "input", list, "a text or a list of items")
+    at_most(items, MAX_ITEMS, "input")
+    for number, item in enumerate(items):
+        if not isinstance(item, dict):
+            where = f"input[{number}]"
+            raise GatewayError("invalid_type", f"`{where}` must be an object, not {kind_of(item)}.", param=where)
+    return items
+
+
+def _logprob_rows(body: dict[str, Any]) -> int:
+    """How many log probabilities come with each token."""
+    top = body.get("top_logprobs") or 0
+    included = optional(body, "include", list) or ()
+    if not top and _LOGPROBS not in included:
+        return 0
+    return 1 + (top if isinstance(top, int) and 0 <= top <= _MOST_TOP_LOGPROBS else _MOST_TOP_LOGPROBS)
+
+
+def _images(items: list[dict[str, Any]]) -> Iterator[tuple[str, int]]:
+    """The address of each image part, and how many characters it came in. Refuses too many parts."""
+    count = 0
+    for number, item in enumerate(items):
+        for name in _PART_LISTS:
+            parts = item.get(name)
+            if not isinstance(parts, list):
+                continue
+            where = f"input[{number}].{name}"
+            count += len(parts)
+            if count > MAX_PARTS:
+                raise GatewayError("invalid_value", f"All items may have at most {MAX_PARTS} parts.", param=where)
+            for index, part in enumerate(parts):
+                if isinstance(part, dict) and part.get("type") == "input_image" and part.get("file_id") is None:
+                    yield _read_image(part, f"{where}[{index}]")
+
+
+def _read_image(part: dict[str, Any], where: str) -> tuple[str, int]:
+    """An image part's address, which from now on has one form."""
+    url = part.get("image_url")
+    if not isinstance(url, str):
+        raise GatewayError("missing_parameter", f"`{where}.image_url` is missing: give a data: URI.", param=where)
+    part["image_url"] = canonical_image(url)
+    return part["image_url"], len(url)
+
+
+def _texts_of(content: object) -> Iterator[object]:
+    parts = content[:_READ_ITEMS] if isinstance(content, list) else [content]
+    return (part.get("text") if isinstance(part, dict) else part for part in parts)
+
+
+def _bytes_of(text: object) -> bytes:
+    return text[:_READ_CHARS].encode("utf-8", "replace") if isinstance(text, str) else b""

@@ -1,0 +1,213 @@
+"""A backend's stream of response events turned into the client's: deltas pass as bytes, response objects are read.
+
+The events before the first of the output are held back, since until then the request may go to another backend. So is
+the last, until the bill is written. What a client is told is numbered without a gap, whatever was told in between.
+"""
+
+import re
+from typing import Any
+
+import orjson
+
+from mcp_gateway.core.surfaces.error_shapes import error_in, failure_in
+from mcp_gateway.core.surfaces.events import EventReader
+from mcp_gateway.core.surfaces.response_object import (
+    checked,
+    failure_of_response,
+    finish_reason_of,
+    in_our_form,
+    not_understood,
+    response_id,
+    told_usage,
+    usage_of,
+)
+from mcp_gateway.core.surfaces.responses import ResponsesAsk
+from mcp_gateway.core.surfaces.surface import Failure, Seen
+from mcp_gateway.core.surfaces.usage import Usage
+
+_MAX_FRAME_BYTES = 32 * 1024 * 1024
+"""The last event holds the whole answer, with all its log probabilities."""
+_FIRST_BYTES = 4096
+"""Of the first event, at whose start the answer's id stands."""
+_OPENING = frozenset({"response.created", "response.queued", "response.in_progress"})
+_TERMINAL = frozenset({"response.completed", "response.incomplete", "response.failed", "response.cancelled"})
+_TYPE_LAST = re.compile(rb'"type":\s?"([a-z_.]{1,64})"\s?\}\n\n\Z')
+_TYPE_FIRST = re.compile(rb'data: ?\{\s?"type":\s?"([a-z_.]{1,64})"')
+_TYPE_KEY, _NUMBER_KEY = b'"type":', b'"sequence_number":'
+_NUMBER = re.compile(rb"\s?(\d{1,9})")
+_EMPTY = re.compile(rb'"delta":\s?""')
+_DELTA_HEAD, _DELTA_END = b"event: response.", b'.delta"}\n\n'
+_DONE = b"data: [DONE]"
+
+
+class ResponsesReader:
+    """Reads one answer's stream. A usage is told at its end alone."""
+
+    tells_usage = False
+
+    def __init__(self, ask: ResponsesAsk, public_model: str) -> None:
+        self._ask = ask
+        self._public_model = public_model
+        self._events = EventReader(_MAX_FRAME_BYTES)
+        self._opening: list[dict[str, Any]] = []
+        self._opening_bytes = 0
+        self._last: dict[str, Any] | None = None
+        self._text_events = 0
+        self.first_frame = b""
+        self.has_started = False
+        self.is_done = False
+        self.is_whole = False
+        self.failure: Failure | None = None
+        self.usage: Usage | None = None
+        self.finish_reason: str | None = None
+
+    @property
+    def seen(self) -> Seen:
+        """An event that brings text, reasoning or arguments is a token at least."""
+        return Seen(None, self._text_events)
+
+    @property
+    def held_bytes(self) -> int:
+        return len(self._events.tail) + self._opening_bytes
+
+    def has_told(self, frames: bytes) -> bool:
+        return self.is_whole or self._text_events > 0
+
+    def feed(self, piece: bytes) -> bytes:
+        """The whole events so far, as the client is to see them. Raises GatewayError for one without an end."""
+        if self.is_done:
+            return b""
+        if self._is_one_more(piece):
+            self._text_events += _EMPTY.search(piece) is None
+            self._ask.number += 1
+            return piece
+        return self._read(self._events.feed(piece))
+
+    def feed_end(self) -> bytes:
+        """The last event, where the stream ended without the blank line behind it."""
+        return self._read(self._events.end())
+
+    def end(self, cost_usd: str | None = None, billed: Usage | None = None) -> bytes:
+        """The event that ends the answer, with the usage that is billed; of one that was broken off, none yet."""
+        self._ask.has_ended = True
+        response, self._last = self._last, None
+        if response is None:
+            self._ask.usage_told = None if billed is None else told_usage({}, billed, cost_usd)
+            return b""
+        told = billed or (self.usage if cost_usd is None else None)
+        usage = None if told is None else told_usage(response, told, cost_usd)
+        kind = "response.incomplete" if response.get("status") == "incomplete" else "response.completed"
+        return self._ask.event({"type": kind, "response": response | {"usage": usage}})
+
+    @property
+    def response(self) -> dict[str, Any]:
+        """The whole answer, once it has come."""
+        assert self._last is not None
+        return self._last
+
+    def _is_one_more(self, piece: bytes) -> bool:
+        """Whether this is the usual: one whole event as vLLM writes it, which only goes on with the answer."""
+        return (
+            piece.startswith(_DELTA_HEAD)
+            and piece.endswith(_DELTA_END)
+            and piece.find(b"\n\n") == len(piece) - 2
+            and piece.count(b"\n") == 3  # noqa: PLR2004 - the event's name, its data, and the blank line
+            and piece.find(b".delta\ndata: {") > 0
+            and self.has_started
+            and self._ask.is_numbered_alike
+            and not self._events.tail
+        )
+
+    def _read(self, frames: bytes) -> bytes:
+        """Frames behind the last event are dropped."""
+        whole = [frame + b"\n\n" for frame in frames.split(b"\n\n") if frame]
+        return b"".join([self._looked_at(frame) for frame in whole if not self.is_done])
+
+    def _looked_at(self, frame: bytes) -> bytes:
+        if frame.startswith(b":"):
+            return b""  # what a client's timer needs are events, and they are ours
+        if frame.startswith(_DONE):
+            self.is_done = True
+            return b""
+        kind = _type_of(frame) or _parsed(frame).get("type")
+        if kind in _OPENING or kind in _TERMINAL:
+            return self._response_event(kind, _parsed(frame), frame)
+        if not isinstance(kind, str) or kind == "error":
+            self.failure, self.is_done = failure_in(error_in(_parsed(frame)) or {}), True
+            return b""
+        return self._begun() + self._numbered(kind, frame)
+
+    def _response_event(self, kind: str, event: dict[str, Any], frame: bytes) -> bytes:
+        if not self.first_frame:
+            self.first_frame = frame[:_FIRST_BYTES]
+        response = checked(event.get("response"))
+        ours = in_our_form(response, self._public_model) | {"id": response_id(self._ask.request_id)}
+        if kind in _TERMINAL:
+            return self._ended(response, ours)
+        event["response"] = ours
+        if not self.has_started:
+            self._opening.append(event)
+            self._opening_bytes += len(frame)
+            return b""
+        return self._ask.event(event)
+
+    def _ended(self, response: dict[str, Any], ours: dict[str, Any]) -> bytes:
+        """Note what the last event tells, and hold it back."""
+        self.is_done = True
+        self.failure = failure_of_response(response)
+        if self.failure is not None:
+            return b""
+        self.is_whole, self._last = True, ours
+        self.usage, self.finish_reason = usage_of(response), finish_reason_of(response)
+        return self._begun()
+
+    def _begun(self) -> bytes:
+        """The events that were held back until the output began; none where the client was told ours meanwhile."""
+        if self.has_started:
+            return b""
+        self.has_started = True
+        if not self.first_frame:
+            self.first_frame = b"\n"
+        opening, self._opening, self._opening_bytes = self._opening, [], 0
+        if self._ask.number:
+            return b""
+        return b"".join([self._ask.event(event) for event in opening])
+
+    def _numbered(self, kind: str, frame: bytes) -> bytes:
+        """An event as it is, under its number."""
+        self._text_events += kind.endswith(".delta") and _EMPTY.search(frame) is None
+        number, self._ask.number = self._ask.number, self._ask.number + 1
+        at = frame.rfind(_NUMBER_KEY)
+        found = _NUMBER.match(frame, at + len(_NUMBER_KEY)) if at >= 0 else None
+        self._ask.is_numbered_alike = found is not None and int(found[1]) == number
+        if found is not None and not self._ask.is_numbered_alike:
+            frame = b"%b%d%b" % (frame[: found.start(1)], number, frame[found.end(1) :])
+        return b"event: %b\n%b" % (kind.encode(), frame)
+
+
+class ResponsesCollecting(ResponsesReader):
+    """Puts a stream together to the answer in one piece, which its last event holds."""
+
+    is_full = False
+    latest_words = ""
+
+    @property
+    def has_any(self) -> bool:
+        return self._text_events > 0
+
+    def body(self, billed: Usage) -> bytes:
+        return orjson.dumps(self.response | {"usage": told_usage(self.response, billed)})
+
+
+def _type_of(frame: bytes) -> str | None:
+    """The type of an event that tells it first or last, as servers do; nothing is parsed."""
+    found = _TYPE_FIRST.match(frame) or _TYPE_LAST.search(frame, max(0, frame.rfind(_TYPE_KEY)))
+    return found[1].decode() if found is not None else None
+
+
+def _parsed(frame: bytes) -> dict[str, Any]:
+    try:
+        event = orjson.loads(frame.removeprefix(b"data:"))
+    except orjson.JSONDecodeError:
+        raise not_understood() from None
+    return event if isinstance(event, dict) else {}

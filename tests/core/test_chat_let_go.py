@@ -3,9 +3,7 @@
 # ruff: noqa: F811 - the fixture is imported
 
 import asyncio
-import gc
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -33,15 +31,6 @@ ENDS: dict[str, tuple[Answer, dict[str, Any]]] = {
     "a model that is not there": (unary(), {"model": "nowhere"}),
     "too many answers": (unary(), {"n": 9999}),
 }
-
-
-@pytest.fixture
-def uncollected() -> Iterator[None]:
-    """Without the collector of cycles, which may come late."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 async def is_left(stage: Stage, who: Caller | None = None, **fields: Any) -> bool:

@@ -1,15 +1,13 @@
 """Idempotency-Key over HTTP: what was asked for twice is made once."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 
 import orjson
 import pytest
-import pytest_asyncio
 
-from tests.fake_stripe import FakeStripe, fake_stripe, settings_of
+from tests.fake_stripe import FakeStripe
 from tests.replaying import PATIENCE_S
-from tests.serving import Door, bearer, error_of, open_door
+from tests.serving import Door, bearer, error_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -17,22 +15,9 @@ CHECKOUT = "/v1/billing/checkout"
 TEN_USD = b'{"amount_usd":"10.00"}'
 
 
-@pytest.fixture(scope="module")
-def served() -> Iterator[FakeStripe]:
-    with fake_stripe() as stripe:
-        yield stripe
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def door(tmp_path_factory: pytest.TempPathFactory, served: FakeStripe) -> AsyncIterator[Door]:
-    async with open_door(tmp_path_factory.mktemp("door"), stripe=settings_of(served)) as opened:
-        yield opened
-
-
 @pytest.fixture
-def stripe(served: FakeStripe) -> FakeStripe:
-    served.forget()
-    return served
+def door(paying_door: Door) -> Door:
+    return paying_door
 
 
 async def test_a_key_that_is_asked_for_twice_is_made_once_and_shown_once(door: Door) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import orjson
 import pytest
+import pytest_asyncio
 from mcp import MCPError
 from mcp.shared.subscriptions import ResourcesListChanged, ResourceUpdated
 from mcp.types import (
@@ -31,6 +32,7 @@ from tests.doors.mcp_host import (
     Host,
     http_client,
     initialize,
+    lent,
     open_host,
     text_in,
 )
@@ -39,6 +41,7 @@ from tests.doors.test_mcp_transports import HANDSHAKE_VERSIONS, MODERN, error_of
 from tests.replaying import PATIENCE_S
 from tests.serving import eventually
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 PRICED = {
     "id": "shop/echo",
     "backend_model": "demo/echo",
@@ -51,8 +54,22 @@ ERAS = [("http", "legacy"), ("http", MODERN), ("sse", "legacy"), ("sse", "auto")
 CATALOG = "models://catalog"
 
 
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def shared_host(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Host]:
+    async with open_host(tmp_path_factory.mktemp("catalog"), models=MODELS) as host:
+        yield host
+
+
 @pytest.fixture
-async def host(tmp_path: Path) -> AsyncIterator[Host]:
+def host(shared_host: Host) -> Iterator[Host]:
+    """One whose catalog no test changes."""
+    with lent(shared_host) as host:
+        yield host
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def own_host(tmp_path: Path) -> AsyncIterator[Host]:
+    """One whose catalog the test may change."""
     async with open_host(tmp_path, models=MODELS) as host:
         yield host
 
@@ -108,9 +125,9 @@ ODD_IDS = [
 """Names that servers serve models by; each would be another URI, or none, if it were written as it is."""
 
 
-@pytest.fixture
-async def odd_host(tmp_path: Path) -> AsyncIterator[Host]:
-    async with open_host(tmp_path, models=tuple({"id": id} for id in ODD_IDS)) as host:
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def odd_host(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Host]:
+    async with open_host(tmp_path_factory.mktemp("odd"), models=tuple({"id": id} for id in ODD_IDS)) as host:
         yield host
 
 
@@ -339,43 +356,43 @@ async def test_what_there_is_not_cannot_be_completed(host: Host, ref: dict[str, 
 
 
 @asynccontextmanager
-async def listening_session(host: Host) -> AsyncIterator[tuple[dict[str, str], Any]]:
+async def listening_session(own_host: Host) -> AsyncIterator[tuple[dict[str, str], Any]]:
     """A session's headers, and the lines of its open stream."""
-    session = await host.open_session()
+    session = await own_host.open_session()
     async with http_client() as http, http.stream(
-        "GET", host.url, headers=session | {"Accept": "text/event-stream"}
+        "GET", own_host.url, headers=session | {"Accept": "text/event-stream"}
     ) as stream:  # fmt: skip
         lines = stream.aiter_lines()
         assert await anext(lines) == ": open"
         yield session, lines
 
 
-async def test_a_session_that_listens_hears_that_the_list_changed(host: Host) -> None:
-    async with listening_session(host) as (_, lines):
-        drop(host, "shop/echo")
+async def test_a_session_that_listens_hears_that_the_list_changed(own_host: Host) -> None:
+    async with listening_session(own_host) as (_, lines):
+        drop(own_host, "shop/echo")
         assert await next_message(lines) == {"jsonrpc": "2.0", "method": "notifications/resources/list_changed"}
 
 
-async def test_a_subscribed_session_hears_of_its_resources_only(host: Host) -> None:
-    async with listening_session(host) as (session, lines):
+async def test_a_subscribed_session_hears_of_its_resources_only(own_host: Host) -> None:
+    async with listening_session(own_host) as (session, lines):
         for uri in ("models://shop%2Fecho", "models://demo/echo"):
-            assert (await host.post(request("resources/subscribe", uri=uri), session)).json()["result"] == {}
-        await host.post(request("resources/unsubscribe", uri="models://demo/echo"), session)
-        drop(host, "demo/echo")
+            assert (await own_host.post(request("resources/subscribe", uri=uri), session)).json()["result"] == {}
+        await own_host.post(request("resources/unsubscribe", uri="models://demo/echo"), session)
+        drop(own_host, "demo/echo")
         told = [await next_message(lines)]
-        drop(host, "shop/echo")
+        drop(own_host, "shop/echo")
         told += [await next_message(lines) for _ in range(2)]
     methods = [message["method"].removeprefix("notifications/resources/") for message in told]
     assert methods == ["list_changed", "list_changed", "updated"]
     assert told[2]["params"] == {"uri": "models://shop%2Fecho"}
 
 
-async def test_an_sse_session_hears_of_changes(host: Host) -> None:
-    async with sse_session(host) as (lines, url):
-        await host.post(initialize(), url=url)
-        await host.post(request("resources/subscribe", uri=CATALOG), url=url)
+async def test_an_sse_session_hears_of_changes(own_host: Host) -> None:
+    async with sse_session(own_host) as (lines, url):
+        await own_host.post(initialize(), url=url)
+        await own_host.post(request("resources/subscribe", uri=CATALOG), url=url)
         assert [(await next_message(lines))["id"] for _ in range(2)] == [0, 1]
-        drop(host, "demo/echo")
+        drop(own_host, "demo/echo")
         told = [(await next_message(lines))["method"] for _ in range(2)]
     assert told == ["notifications/resources/list_changed", "notifications/resources/updated"]
 
@@ -389,30 +406,30 @@ WRITTEN = [
 ]
 
 
-async def test_a_client_hears_of_a_resource_by_each_uri_that_it_wrote(host: Host) -> None:
+async def test_a_client_hears_of_a_resource_by_each_uri_that_it_wrote(own_host: Host) -> None:
     async with (
-        listening_session(host) as (session, lines),
-        host.client("http") as client,
+        listening_session(own_host) as (session, lines),
+        own_host.client("http") as client,
         client.listen(resource_subscriptions=WRITTEN) as subscription,
     ):
         for uri in (*WRITTEN, "models://demo%2Fecho", "models://shop%252Fecho"):
-            await host.post(request("resources/subscribe", uri=uri), session)
-        drop(host, "shop/echo")
+            await own_host.post(request("resources/subscribe", uri=uri), session)
+        drop(own_host, "shop/echo")
         told = [await next_message(lines) for _ in range(6)]
         assert [message["params"]["uri"] for message in told[1:]] == WRITTEN
         assert [await anext(subscription) for _ in WRITTEN] == [ResourceUpdated(uri) for uri in WRITTEN]
 
 
 @pytest.mark.parametrize("transport", ["http", "sse"])
-async def test_a_modern_client_listens_to_what_it_asked_for(host: Host, transport: str) -> None:
-    async with host.client(transport, "auto") as client:
+async def test_a_modern_client_listens_to_what_it_asked_for(own_host: Host, transport: str) -> None:
+    async with own_host.client(transport, "auto") as client:
         async with client.listen(resources_list_changed=True, resource_subscriptions=[CATALOG]) as subscription:
             assert subscription.honored.resources_list_changed
             assert subscription.honored.tools_list_changed is None
-            drop(host, "demo/echo")
+            drop(own_host, "demo/echo")
             assert await anext(subscription) == ResourcesListChanged()
             assert await anext(subscription) == ResourceUpdated(CATALOG)
-        await eventually(lambda: not len(host.door.subscriptions))
+        await eventually(lambda: not len(own_host.door.subscriptions))
 
 
 class Gone(DemoBackend):
@@ -422,35 +439,40 @@ class Gone(DemoBackend):
         raise ConnectFailed("gone")
 
 
-async def test_a_backend_that_goes_down_changes_the_catalog(host: Host) -> None:
-    async with host.client("http") as client, client.listen(resource_subscriptions=[CATALOG]) as subscription:
-        host.gateway.pool.demo.origin = Gone()
-        host.gateway.pool.demo.lost("test")
+async def test_a_backend_that_goes_down_changes_the_catalog(own_host: Host) -> None:
+    async with own_host.client("http") as client, client.listen(resource_subscriptions=[CATALOG]) as subscription:
+        own_host.gateway.pool.demo.origin = Gone()
+        own_host.gateway.pool.demo.lost("test")
         async with asyncio.timeout(PATIENCE_S):
             assert await anext(subscription) == ResourceUpdated(CATALOG)
 
 
-async def test_a_listen_stream_ends_with_its_result_when_the_gateway_drains_or_its_key_is_revoked(host: Host) -> None:
-    alice = host.key("alice")
+async def test_a_listen_stream_ends_with_its_result_when_the_gateway_drains_or_its_key_is_revoked(
+    own_host: Host,
+) -> None:
+    alice = own_host.key("alice")
     async with (
-        host.client("http", headers=alice) as mine,
-        host.client("http") as other,
+        own_host.client("http", headers=alice) as mine,
+        own_host.client("http") as other,
         mine.listen(resources_list_changed=True) as first,
         other.listen(resources_list_changed=True) as last,
     ):
-        host.door.close_key("alice")
+        own_host.door.close_key("alice")
         assert [event async for event in first] == []
-        host.gateway.lifecycle.begin_draining()
+        own_host.gateway.lifecycle.begin_draining()
         assert [event async for event in last] == []
 
 
-async def test_listening_needs_a_client_that_reads_events(host: Host) -> None:
+async def test_listening_needs_a_client_that_reads_events(own_host: Host) -> None:
     message, headers = modern(request("subscriptions/listen", notifications={"resourcesListChanged": True}))
-    assert (await host.post(message, headers | {"Accept": "application/json"})).status_code == 406
+    assert (await own_host.post(message, headers | {"Accept": "application/json"})).status_code == 406
 
 
 async def test_only_so_many_listen_at_once_and_one_that_leaves_makes_room(tmp_path: Path) -> None:
-    async with open_host(tmp_path, mcp={"max_sessions_per_guest_address": 1}) as host, host.client("http") as client:
+    async with (
+        open_host(tmp_path, mcp={"max_sessions_per_guest_address": 1}) as host,
+        host.client("http") as client,
+    ):
         async with client.listen(resources_list_changed=True):
             with pytest.raises(MCPError, match="Too many"):
                 await client.listen(resources_list_changed=True).__aenter__()
@@ -465,16 +487,16 @@ def spelt(number: int) -> str:
     return f"models://{''.join(letters)}"
 
 
-async def test_what_can_be_subscribed_to_is_bounded(host: Host) -> None:
-    session = await host.open_session()
+async def test_what_can_be_subscribed_to_is_bounded(own_host: Host) -> None:
+    session = await own_host.open_session()
     async with http_client() as http:
         for number in range(65):
             message = request("resources/subscribe", uri=spelt(number))
-            answer = await http.post(host.url, json=message, headers=JSON | session)
+            answer = await http.post(own_host.url, json=message, headers=JSON | session)
             assert ("result" in answer.json()) == (number < 64)
     long = request("resources/subscribe", uri="models://" + "x" * 1000)
-    assert error_of(await host.post(long, await host.open_session()))["code"] == INVALID_PARAMS
+    assert error_of(await own_host.post(long, await own_host.open_session()))["code"] == INVALID_PARAMS
 
 
-async def test_a_subscription_needs_a_session(host: Host) -> None:
-    assert "session" in error_of(await host.post(request("resources/subscribe", uri=CATALOG)))["message"]
+async def test_a_subscription_needs_a_session(own_host: Host) -> None:
+    assert "session" in error_of(await own_host.post(request("resources/subscribe", uri=CATALOG)))["message"]

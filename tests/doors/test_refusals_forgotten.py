@@ -1,7 +1,6 @@
 """What a request with unknown keys had in memory is let go of when it ends, and does not wait for the collector."""
 
 import gc
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,14 +10,6 @@ from tests.serving import bearer, chat_body, eventually, open_door
 
 UNKNOWN = [f"gw_live_{letter * 43}" for letter in "ABC"]
 OURS = "ours"
-
-
-@pytest.fixture
-def uncollected() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 def refusals_kept() -> list[GatewayError]:

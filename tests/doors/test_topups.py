@@ -4,7 +4,6 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import httpx2
 import orjson
 import pytest
-import pytest_asyncio
 
 from tests.fake_stripe import (
     SECRET_KEY,
@@ -21,7 +19,6 @@ from tests.fake_stripe import (
     bytes_of,
     dispute,
     event,
-    fake_stripe,
     session,
     settings_of,
     signed,
@@ -36,22 +33,9 @@ TEN_USD = b'{"amount_usd":"10.00"}'
 _payments = count(1)
 
 
-@pytest.fixture(scope="module")
-def served() -> Iterator[FakeStripe]:
-    with fake_stripe() as stripe:
-        yield stripe
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def door(tmp_path_factory: pytest.TempPathFactory, served: FakeStripe) -> AsyncIterator[Door]:
-    async with open_door(tmp_path_factory.mktemp("door"), stripe=settings_of(served)) as opened:
-        yield opened
-
-
 @pytest.fixture
-def stripe(served: FakeStripe) -> FakeStripe:
-    served.forget()
-    return served
+def door(paying_door: Door) -> Door:
+    return paying_door
 
 
 @pytest.fixture

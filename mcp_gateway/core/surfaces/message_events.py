@@ -15,6 +15,8 @@ from typing import Any
 
 import orjson
 
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.json_bounds import parse_json
 from mcp_gateway.core.surfaces.anthropic import event, event_of
 from mcp_gateway.core.surfaces.credible import UsageBounds, read_finish_reason
 from mcp_gateway.core.surfaces.error_shapes import error_in, failure_in
@@ -190,8 +192,8 @@ def _has_text(delta: dict[str, Any]) -> bool:
 
 def _parsed(data: bytes) -> dict[str, Any]:
     try:
-        told = orjson.loads(data)
-    except orjson.JSONDecodeError:
+        told = parse_json(data)
+    except (orjson.JSONDecodeError, GatewayError):  # its nesting
         return {}
     return told if isinstance(told, dict) else {}
 

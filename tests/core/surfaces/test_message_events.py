@@ -143,6 +143,7 @@ def test_an_answer_whose_length_is_not_told_is_counted_by_its_events() -> None:
     b"event: error\ndata: EngineCore died\n\n",
     b'data: {"type":"error","error":{"message":"EngineCore died"}}\n\n',
     b"data: not JSON\n\n",
+    b'data: {"type":"message_start","message":{"deep":' + b"[" * 300 + b"]" * 300 + b"}}\n\n",
     b"data: []\n\n",
 ])  # fmt: skip
 @each("before", [[], [START], [START, text("a")]])

@@ -36,6 +36,7 @@ from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.origins import Origins
 from mcp_gateway.core.surfaces.chat import CHAT
 from mcp_gateway.core.surfaces.completions import COMPLETIONS
+from mcp_gateway.core.surfaces.embeddings import EMBEDDINGS
 from mcp_gateway.core.surfaces.messages import MESSAGES
 from mcp_gateway.core.surfaces.responses import RESPONSES
 from mcp_gateway.core.surfaces.surface import Surface
@@ -86,6 +87,7 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
     return Endpoints(
         chat=_inference_of(CHAT, gateway),
         completions=_inference_of(COMPLETIONS, gateway),
+        embeddings=_inference_of(EMBEDDINGS, gateway),
         messages=_inference_of(MESSAGES, gateway),
         responses=_inference_of(RESPONSES, gateway, is_told_in_stream=is_told_in_stream),
         message_tokens=TokenCounts(

@@ -12,6 +12,7 @@ from http_api.anthropic import ANTHROPIC_SHAPE, BY_ITS_CLIENT
 from http_api.billing import Billing, BillingObject, CreditsObject, TransactionPage, TransactionsQuery
 from http_api.chat import ChatAnswer, ChatRequestBody
 from http_api.completions import CompletionAnswer, CompletionRequestBody
+from http_api.embeddings import EmbeddingAnswer, EmbeddingRequestBody
 from http_api.health import Health, HealthObject, MetricsPage
 from http_api.inference import InferenceEndpoint
 from http_api.keys import CreatedKey, KeyChange, KeyObject, KeyPage, Keys, KeysQuery, NewKey, RevokedKey, RevokeQuery
@@ -47,6 +48,7 @@ class Endpoints:
 
     chat: InferenceEndpoint
     completions: InferenceEndpoint
+    embeddings: InferenceEndpoint
     messages: InferenceEndpoint
     message_tokens: TokenCounts
     responses: InferenceEndpoint
@@ -129,6 +131,20 @@ def _inference(run: Endpoints) -> list[AnyOperation]:
             answer=CompletionAnswer,
             endpoint=run.completions,
             media_types=("application/json", "text/event-stream"),
+            refuses=_OF_INFERENCE,
+        ),
+        Operation(
+            method="POST",
+            path="/embeddings",
+            name="embeddings",
+            summary="Turn texts into vectors.",
+            access=Access.ANYONE,
+            scope="inference",
+            counts=Counts.INFERENCE,
+            query=AnyQuery,
+            body=EmbeddingRequestBody,
+            answer=EmbeddingAnswer,
+            endpoint=run.embeddings,
             refuses=_OF_INFERENCE,
         ),
         Operation(

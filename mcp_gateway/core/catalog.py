@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import islice
 
 from mcp_gateway.core.caller import Caller
-from mcp_gateway.core.config import ModelSettings
+from mcp_gateway.core.config import ModelSettings, Task
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.money import MILLION_TOKENS, format_price, nano_of_pico
 from mcp_gateway.core.text import SHOWN_CHARS, nearest, shown
@@ -87,6 +87,8 @@ class Model:
     """Further names by which it is asked for."""
     price: Price
     is_open_to_guests: bool
+    task: Task | None = None
+    """What it is asked for alone; None for whatever its backends serve."""
     configured_window: int = 0
     """What the settings tell; 0 where they tell none."""
     widest_window: int = 0
@@ -250,6 +252,7 @@ def _model(entry: ModelSettings, rows: Sequence[Listing], created_at_s: int) -> 
         aliases=entry.aliases,
         price=price,
         is_open_to_guests=(entry.free or pricing is None) if entry.guests is None else entry.guests,
+        task=entry.task,
         configured_window=entry.context_window or 0,
         widest_window=max([context, *listed]) if is_known else UNKNOWN_WINDOW_TOKENS,
         template_tokens=max((row.template_tokens for row in rows if row.template_tokens is not None), default=None),

@@ -228,6 +228,10 @@ class Section(BaseModel):
     )
 
 
+Task = Literal["generate", "embed", "score"]
+"""What a model does: text, embeddings, or scores of texts."""
+
+
 class PricingSettings(Section):
     """What tokens cost. Once any model has prices, one that has none is published only if it says `free = true`."""
 
@@ -236,7 +240,7 @@ class PricingSettings(Section):
     prompt: PriceText = Field(default="", examples=["0.00000005"])
     """USD for a prompt token (or a million), a decimal string; "0" is a price."""
     completion: PriceText = Field(default="", examples=["0.00000015"])
-    """The same for a completion token; a model has both prices."""
+    """The same for a completion token; a model that generates has both prices."""
 
     @property
     def prompt_pico(self) -> int:
@@ -245,21 +249,18 @@ class PricingSettings(Section):
 
     @property
     def completion_pico(self) -> int:
-        return parse_price(self.completion, _tokens_of(self.per_million))
+        return parse_price(self.completion, _tokens_of(self.per_million)) if self.completion else 0
 
     @field_validator("prompt", "completion")
     @classmethod
     def _is_price(cls, text: str, info: ValidationInfo) -> str:
         return _checked_price(text, _tokens_of(info.data.get("per_million", False)))
 
-    @model_validator(mode="after")
-    def _is_whole(self) -> Self:
-        if missing := [name for name in ("prompt", "completion") if not getattr(self, name)]:
-            raise ValueError(
-                f"has no price for {' and '.join(missing)}: a model that generates needs both prompt and completion "
-                '("0" is a price)'
-            )
-        return self
+    def check_is_whole(self, *, generates: bool) -> None:
+        """Raise ValueError where a price is missing."""
+        if missing := [name for name in ("prompt", "completion")[: 1 + generates] if not getattr(self, name)]:
+            needed = "a model that generates needs both prompt and completion" if generates else "it needs prompt"
+            raise ValueError(f'has no price for {" and ".join(missing)}: {needed} ("0" is a price)')
 
 
 def _tokens_of(is_per_million: bool) -> int:
@@ -293,9 +294,17 @@ class ModelSettings(Section):
     """text, or text and image."""
     guests: bool | None = Field(default=None, examples=[False])
     """May callers without a key use it? Otherwise only when it is `free`, or no model has a price."""
+    task: Task | None = Field(default=None, examples=["generate"])
+    """generate, embed or score: it is offered for nothing else; otherwise for whatever its backend serves."""
     free: bool = False
     """It costs nothing, which has to be said of a model without a price once another has one."""
     pricing: PricingSettings | None = None
+
+    @model_validator(mode="after")
+    def _has_its_prices(self) -> Self:
+        if self.pricing is not None:
+            self.pricing.check_is_whole(generates=self.task in (None, "generate"))
+        return self
 
     @model_validator(mode="after")
     def _is_free_or_priced(self) -> Self:

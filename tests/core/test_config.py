@@ -447,6 +447,16 @@ class TestFaults:
         told = fault(f"[[models]]\nid = 'a'\n{is_free}[models.pricing]\n{prices}")
         assert f"has no price for {missing}: " in told
 
+    @each(("task", "missing"), [("generate", "completion"), ("embed", None), ("score", None)])
+    def test_only_a_model_that_generates_needs_a_price_for_that(self, task: str, missing: str | None) -> None:
+        text = f"[[models]]\nid = 'a'\ntask = '{task}'\n[models.pricing]\nprompt = '0.000001'"
+        if missing is not None:
+            assert f"has no price for {missing}: " in fault(text)
+            return
+        pricing = load(text).models[0].pricing
+        assert pricing is not None
+        assert (pricing.prompt_pico, pricing.completion_pico) == (1_000_000, 0)
+
     @each("prices", ["prompt = '0'\ncompletion = '0'", "prompt = '0.000000'\ncompletion = '0'"])
     def test_free_may_be_said_of_what_costs_nothing(self, prices: str) -> None:
         assert load(f"[[models]]\nid = 'a'\nfree = true\n[models.pricing]\n{prices}").models[0].free

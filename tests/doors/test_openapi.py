@@ -23,6 +23,7 @@ Json = dict[str, Any]
 BODIES: dict[tuple[str, str], Json] = {
     ("POST", "/chat/completions"): {"model": "demo/echo", "messages": MESSAGES},
     ("POST", "/completions"): {"model": "demo/echo", "prompt": "Say hello."},
+    ("POST", "/embeddings"): {"model": "demo/echo", "input": "Say hello."},
     ("POST", "/messages"): {"model": "demo/echo", "messages": MESSAGES, "max_tokens": 9},
     ("POST", "/messages/count_tokens"): {"model": "demo/echo", "messages": MESSAGES},
     ("POST", "/responses"): {"model": "demo/echo", "input": "Say hello."},

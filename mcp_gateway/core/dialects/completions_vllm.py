@@ -3,7 +3,7 @@
 from mcp_gateway.core.dialects.cache_salt import cache_salt
 from mcp_gateway.core.dialects.dialect import Counting
 from mcp_gateway.core.dialects.flat_fields import FlatFields
-from mcp_gateway.core.dialects.vllm_bodies import TOKENIZE_PATH, ask_for_usage, bound
+from mcp_gateway.core.dialects.vllm_bodies import TOKENIZE_PATH, ask_for_usage, bound, joined
 from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.surfaces import answer
 from mcp_gateway.core.surfaces.credible import UsageBounds
@@ -34,9 +34,7 @@ class CompletionsToVllm:
 
     def counting(self, ask: Ask, backend_model: str) -> Counting | None:
         """Several texts are counted as one, which has about as many tokens; ids need no counting."""
-        prompt = ask.body.get("prompt")
-        if isinstance(prompt, list):
-            prompt = "".join(one for one in prompt if isinstance(one, str))
+        prompt = joined(ask.body.get("prompt"))
         return Counting(TOKENIZE_PATH, dump_json({"model": backend_model, "prompt": prompt})) if prompt else None
 
     def can_collect(self, ask: Ask) -> bool:

@@ -1,6 +1,6 @@
 """THE tables of what a request to vLLM may carry that has no messages: each field, and what becomes of it.
 
-Read from vLLM 0.32 and 0.33 (`CompletionRequest`). Knows names and sizes; knows no caller.
+Read from vLLM 0.32 and 0.33 (`CompletionRequest`, `EmbeddingRequest`). Knows names and sizes; knows no caller.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -27,6 +27,31 @@ COMPLETION_FIELDS: dict[str, Use] = {name: use for name, use in FIELDS.items() i
     "suffix": _PASSED,
 }
 """Log probabilities of a prompt are work that no price counts, and an echo would be billed as what was made."""
+EMBEDDING_FIELDS: dict[str, Use] = {
+    "add_generation_prompt": _PASSED,
+    "add_special_tokens": _PASSED,
+    "cache_salt": _STRIPPED,
+    "chat_template": _STRIPPED,
+    "chat_template_kwargs": _STRIPPED,
+    "continue_final_message": _PASSED,
+    "dimensions": _PASSED,
+    "embed_dtype": _STRIPPED,
+    "encoding_format": _PASSED,
+    "endianness": _STRIPPED,
+    "input": _PRICED,
+    "messages": _PRICED,
+    "mm_processor_kwargs": _STRIPPED,
+    "model": _PRICED,
+    "normalize": _PASSED,
+    "priority": _STRIPPED,
+    "request_id": _STRIPPED,
+    "stream": _STRIPPED,
+    "truncate_prompt_tokens": _PASSED,
+    "truncation_side": _PASSED,
+    "use_activation": _PASSED,
+    "user": _PASSED,
+}
+"""An answer is JSON with numbers as OpenAI has them, whatever forms vLLM has besides."""
 
 
 class FlatFields:

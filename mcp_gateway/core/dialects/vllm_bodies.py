@@ -27,6 +27,13 @@ def bound(body: dict[str, Any], terms: Terms, caps: Sequence[str], preferred: st
         body["min_tokens"] = most
 
 
+def joined(prompts: Any) -> str:
+    """The texts of one or several prompts as one; empty for token ids."""
+    if isinstance(prompts, str):
+        return prompts
+    return "".join(one for one in prompts or () if isinstance(one, str))
+
+
 def ask_for_usage(body: dict[str, Any]) -> None:
     """Have the answer be a stream that tells its usage in every frame."""
     body["stream"] = True

@@ -17,6 +17,8 @@ async def first_terms(ask: Ask, model: Model, route: Route, caller: Caller, sett
 
     Raises GatewayError `invalid_value` for an answer in one piece that would be too large.
     """
+    if not ask.choices:
+        return Terms(None, 0)
     limit = model.max_output_tokens
     listing = route.backends[0].listings.get(route.backend_model)
     if listing is not None and listing.max_model_len is not None:

@@ -78,23 +78,24 @@ def _parse_answer(body: Body, public_model: str, reason_of: Callable[[Any], Any]
         raise _failed()
     usage = read_usage(value)
     is_exact = usage is not None and is_as_told(value, usage)
-    renamed = _with_model(body, FIRST_MODEL.search(body), public_model)
+    renamed = with_model(body, FIRST_MODEL.search(body), public_model)
     return Whole(renamed, read_finish_reason(finish_reason), usage, is_exact)
 
 
 async def _search_answer(body: Body, public_model: str) -> Whole:
-    finish = await _first(_FINISH, body)
+    finish = await first_match(_FINISH, body)
     if finish is None or not body.startswith(b"{"):
         raise _not_understood()
     finish_reason = finish[1].decode() if finish[1] else None
-    at = await _usage_at(body)
+    at = await usage_key_at(body)
     usage = usage_at(body, at) if at is not None else None
     is_exact = at is not None and usage is not None and is_told(body, usage, at)
-    renamed = _with_model(body, await _first(FIRST_MODEL, body), public_model)  # at last: what was found moves
+    renamed = with_model(body, await first_match(FIRST_MODEL, body), public_model)  # at last: what was found moves
     return Whole(renamed, finish_reason, usage, is_exact)
 
 
-async def _first(pattern: re.Pattern[bytes], body: Body) -> re.Match[bytes] | None:
+async def first_match(pattern: re.Pattern[bytes], body: Body) -> re.Match[bytes] | None:
+    """The first match, searched for in slices."""
     for start in range(0, len(body), SLICE_BYTES):
         found = pattern.search(body, start, start + SLICE_BYTES + _OVERLAP_BYTES)
         if found is not None:
@@ -103,7 +104,7 @@ async def _first(pattern: re.Pattern[bytes], body: Body) -> re.Match[bytes] | No
     return None
 
 
-async def _usage_at(body: Body) -> int | None:
+async def usage_key_at(body: Body) -> int | None:
     """Where the key of the usage stands: in vLLM's answers behind the choices."""
     for end in range(len(body), 0, -SLICE_BYTES):
         at = body.rfind(_USAGE_KEY, max(0, end - SLICE_BYTES), end + _OVERLAP_BYTES)
@@ -117,7 +118,7 @@ async def with_usage(body: Body, usage: Usage) -> Body:
     """The answer with this usage for whatever it tells of it. Raises GatewayError `backend_error`."""
     if len(body) <= PARSED_BYTES:
         return _parsed_with_usage(body, usage)
-    at, said = await _usage_at(body), _USAGE_KEY + orjson.dumps(usage.as_object())
+    at, said = await usage_key_at(body), _USAGE_KEY + orjson.dumps(usage.as_object())
     if at is not None:
         return _spliced(body, at, end_of_member(body, at), said)
     end = body.rfind(b"}")
@@ -150,7 +151,7 @@ async def text_bytes(body: Body, member: str = "message") -> int:
     return size_bytes
 
 
-def _with_model(body: Body, model: re.Match[bytes] | None, public_model: str) -> Body:
+def with_model(body: Body, model: re.Match[bytes] | None, public_model: str) -> Body:
     """A long one is changed in its place."""
     return body if model is None else _spliced(body, *model.span(1), orjson.dumps(public_model))
 

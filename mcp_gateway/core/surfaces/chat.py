@@ -5,6 +5,7 @@ from typing import Any
 
 import orjson
 
+from mcp_gateway.core.config import Task
 from mcp_gateway.core.data_uri import canonical_image
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import LONG_BYTES
@@ -43,6 +44,7 @@ class ChatSurface:
     """POST /v1/chat/completions."""
 
     name: SurfaceName = "chat"
+    task: Task = "generate"
     prompt_field = "messages"
     done = DONE
     comment = b": waiting for the model\n\n"

@@ -5,6 +5,7 @@ from typing import Any
 
 import orjson
 
+from mcp_gateway.core.config import Task
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import LONG_BYTES
 from mcp_gateway.core.json_fields import at_least, make_whole, optional, required
@@ -28,6 +29,7 @@ class CompletionsSurface:
     """POST /v1/completions."""
 
     name: SurfaceName = "completions"
+    task: Task = "generate"
     prompt_field = "prompt"
     done = DONE
     comment = b": waiting for the model\n\n"

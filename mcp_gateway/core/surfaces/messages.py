@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from mcp_gateway.core.config import Task
 from mcp_gateway.core.data_uri import canonical_image
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import LONG_BYTES
@@ -22,6 +23,7 @@ class MessagesSurface:
     """POST /v1/messages; also POST /v1/messages/count_tokens, whose answer has no length (`is_counted`)."""
 
     name: SurfaceName = "messages"
+    task: Task = "generate"
     prompt_field = "messages"
     done = event_of({"type": "message_stop"})
     comment = event_of({"type": "ping"})

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from mcp_gateway.core.config import Task
 from mcp_gateway.core.data_uri import canonical_image
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import LONG_BYTES
@@ -81,6 +82,7 @@ class ResponsesSurface:
     """POST /v1/responses. Its streams end with their last event."""
 
     name: SurfaceName = "responses"
+    task: Task = "generate"
     prompt_field = "input"
     done = b""
     comment = b": waiting for the model\n\n"

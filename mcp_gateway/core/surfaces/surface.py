@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
+from mcp_gateway.core.config import Task
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import parse_exactly
 from mcp_gateway.core.surfaces.usage import Usage
 
-SurfaceName = Literal["chat", "completions", "messages", "responses"]
+SurfaceName = Literal["chat", "completions", "embeddings", "messages", "responses"]
 Body = bytes | bytearray
 
 
@@ -59,10 +60,11 @@ class Surface(Protocol):
     """How a kind of request is read, and its refusals are worded.
 
     `done` is what ends a stream; `comment` is sent in one where nothing else is, and means nothing. `prompt_field` is
-    what a prompt that is too long is refused by.
+    what a prompt that is too long is refused by, and `task` what a model has to do for it.
     """
 
     name: SurfaceName
+    task: Task
     prompt_field: str
     done: bytes
     comment: bytes
@@ -84,7 +86,8 @@ class Ask:
     `body` is what of it may be forwarded: each attempt writes its own from it. It is put away once it is sent.
     `text_bytes` is its size less the images, an upper bound of the prompt in tokens; `parts` are the messages or
     inputs, each of which may cost what a chat template adds. `output_limit` is what the caller asked for of each
-    choice, by whichever field; None where it named none. `choices` are made, by the field `choices_field`.
+    choice, by whichever field; None where it named none. `choices` are made, by the field `choices_field`: none where
+    nothing is generated.
     `size_field` governs how large the answer is. A long one (`is_long`) is worked on in several turns of the event
     loop.
     """

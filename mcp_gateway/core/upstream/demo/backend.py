@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from mcp_gateway.core.upstream.demo import messages, texts, wire
+from mcp_gateway.core.upstream.demo import messages, texts, vectors, wire
 from mcp_gateway.core.upstream.demo.body import (
     MAX_CHOICES,
     MAX_OUTPUT_TOKENS,
     ChatBody,
     CompletionBody,
+    EmbeddingBody,
     Refused,
     SamplingBody,
     TokenizeBody,
@@ -28,11 +29,12 @@ from mcp_gateway.core.upstream.demo.body import (
     output_limit,
     parsed,
     refused,
+    texts_of,
     unparsable,
 )
 from mcp_gateway.core.upstream.demo.reply import Reply, Step, replies_to, replies_to_prompts, steps
 from mcp_gateway.core.upstream.demo.responses import ResponsesBody, Telling, chat_of
-from mcp_gateway.core.upstream.demo.tokens import id_of, prompt_tokens, tokens_of
+from mcp_gateway.core.upstream.demo.tokens import id_of, prompt_tokens, text_of, tokens_of
 from mcp_gateway.core.upstream.transport import Keep, Patience
 
 _CREATED_AT_S = 1_767_225_600  # a constant, so that lists of models stay the same
@@ -135,6 +137,7 @@ class DemoBackend:
         self._routes: dict[str, tuple[str, Callable[[_Headers, bytes], Awaitable[DemoResponse]]]] = {
             "/v1/chat/completions": ("POST", self._chat),
             "/v1/completions": ("POST", self._complete),
+            "/v1/embeddings": ("POST", self._embed),
             "/v1/messages": ("POST", self._messages),
             "/v1/responses": ("POST", self._responses),
             "/v1/messages/count_tokens": ("POST", self._count_message),
@@ -217,6 +220,31 @@ class DemoBackend:
         taken = [list(steps(reply, body, limit)) for reply in replies]
         await self._sleep(pace.due_s(max(choice[-1].completion_tokens for choice in taken)))
         return self._body(200, texts.completion(head, taken))
+
+    async def _embed(self, headers: _Headers, raw: bytes) -> DemoResponse:
+        body = parsed(EmbeddingBody, raw, headers.get(b"content-type", b""))
+        await _let_others_run()
+        model, dimensions = _model_named(body.model), body.dimensions or vectors.DIMENSIONS
+        if dimensions > vectors.DIMENSIONS:
+            raise refused(f"dimensions must be at most {vectors.DIMENSIONS}, got {dimensions}.", param="dimensions")
+        texts_in = texts_of(body.input) if body.messages is None else [text_of(one.content) for one in body.messages]
+        if not texts_in:
+            raise refused("You must pass at least one prompt")
+        sizes = [len(self._to_the_window(tokens_of(text))) for text in texts_in]
+        output_limit(CompletionBody(prompt="", max_tokens=None), max(sizes), self._context_window)
+        as_base64 = body.encoding_format == "base64"
+        told = sum(sizes)
+        answer = {
+            "id": self._answer_id(headers, SamplingBody(), "embd"),
+            "object": "list",
+            "created": int(self._now_s()),
+            "model": model,
+            "data": [
+                vectors.embedding(index, text, dimensions, as_base64=as_base64) for index, text in enumerate(texts_in)
+            ],
+            "usage": {**texts.usage(told, 0), "prompt_tokens_details": None, "completion_tokens_details": None},
+        }
+        return self._json(200, answer)
 
     def _size_of(self, prompt: str, body: CompletionBody) -> int:
         size = len(self._to_the_window(tokens_of(prompt)))

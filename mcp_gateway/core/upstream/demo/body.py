@@ -159,6 +159,16 @@ class SamplingBody(_Open):
         return self.wants_usage and bool(self.stream_options and self.stream_options.continuous_usage_stats)
 
 
+def texts_of(value: Any) -> list[str]:
+    """Each of the prompts as a text; token ids stand for themselves."""
+    if isinstance(value, str):
+        return [value]
+    listed: list[Any] = list(value or ())
+    if listed and isinstance(listed[0], int):
+        listed = [listed]
+    return [one if isinstance(one, str) else " ".join(map(str, one)) for one in listed]
+
+
 class CompletionBody(SamplingBody):
     """The body of a completion."""
 
@@ -169,12 +179,17 @@ class CompletionBody(SamplingBody):
     @property
     def prompts(self) -> list[str]:
         """Each prompt as a text; token ids stand for themselves."""
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        listed: list[Any] = list(self.prompt or ())
-        if listed and isinstance(listed[0], int):
-            listed = [listed]
-        return [one if isinstance(one, str) else " ".join(map(str, one)) for one in listed]
+        return texts_of(self.prompt)
+
+
+class EmbeddingBody(_Open):
+    """The body of a request for embeddings."""
+
+    model: str | None = None
+    input: str | list[str] | list[int] | list[list[int]] | None = None
+    messages: list[Message] | None = None
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Annotated[int, Field(ge=1)] | None = None
 
 
 class ChatBody(SamplingBody):

@@ -1,0 +1,209 @@
+"""POST /v1/embeddings: every form of input, paid by the prompt's tokens alone; what a model is there for."""
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx2
+import orjson
+import pytest
+import pytest_asyncio
+
+from tests.captured import captured
+from tests.cases import each
+from tests.replaying import Answer, ReplayingBackend, death, replayed, silence, whole
+from tests.serving import FREE, Door, bearer, error_of, eventually, open_door
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+PATH = "/v1/embeddings"
+EMBED: dict[str, Any] = {
+    "id": "embed/tiny",
+    "backend_model": "tiny",
+    "context_window": 2048,
+    "task": "embed",
+    "pricing": {"prompt": "0.0000003"},
+}
+CHAT = {"id": "chat/tiny", "backend_model": "tiny", "task": "generate", "free": True}
+Stage = tuple[Door, ReplayingBackend]
+CANARY = "canary-7f3a"
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+    async with (
+        ReplayingBackend() as backend,
+        open_door(tmp_path_factory.mktemp("embeddings"), vllm_urls=[backend.url], models=[FREE, EMBED, CHAT]) as door,
+    ):
+        yield door, backend
+        await door.nothing_is_left()
+
+
+def body_of(**fields: Any) -> bytes:
+    return orjson.dumps({"model": "embed/tiny", "input": "hello world"} | fields)
+
+
+def cost_nano(prompt_tokens: int) -> int:
+    return prompt_tokens * 300
+
+
+async def paid(door: Door, response: httpx2.Response) -> tuple[int, int, int]:
+    record = await door.record(response)
+    return record["prompt_tokens"], record["completion_tokens"], record["cost_nano"]
+
+
+@each(
+    "case",
+    [
+        "951_embed", "952_embed_list", "953_embed_tokens", "954_embed_token_lists", "955_embed_base64",
+        "964_embed_user", "966_embed_chat", "969_embed_stream",
+    ],
+)  # fmt: skip
+async def test_every_form_is_answered_as_the_backend_does_and_paid_by_its_prompt(stage: Stage, case: str) -> None:
+    door, backend = stage
+    capture = captured(case)
+    account_id = await door.account("1")
+    backend.answer_with(replayed(capture))
+    asked = orjson.loads(capture.request_body) | {"model": "embed/tiny"}
+    response = await door.post(orjson.dumps(asked), await door.key(account_id), PATH)
+    told = orjson.loads(capture.body)
+    assert response.json() == told | {"model": "embed/tiny"}
+    tokens = told["usage"]["prompt_tokens"]
+    assert await paid(door, response) == (tokens, 0, cost_nano(tokens))
+    assert await door.balance_nano(account_id) == 10**9 - cost_nano(tokens)
+    sent = backend.asked_at(PATH)[0].json
+    assert "stream" not in sent
+    assert "max_tokens" not in sent
+
+
+@each(
+    ("fields", "code", "param"),
+    [
+        ({"input": ""}, "missing_parameter", "input"),
+        ({"input": []}, "missing_parameter", "input"),
+        ({"input": 5}, "invalid_type", "input"),
+        ({"input": ["a", None]}, "invalid_type", "input[1]"),
+        ({"input": [1, "a"]}, "invalid_type", "input[1]"),
+        ({"input": ["a"] * 2049}, "invalid_value", "input"),
+        ({"input": [[1]] * 2049}, "invalid_value", "input"),
+        ({"encoding_format": "bytes"}, "invalid_value", "encoding_format"),
+        ({"dimensions": 0}, "invalid_value", "dimensions"),
+        ({"dimensions": "many"}, "invalid_type", "dimensions"),
+        ({"messages": [{"role": "user", "content": "a"}]}, "invalid_value", "messages"),
+        ({"input": None, "messages": [{"role": "user", "content": [{}]}]}, "invalid_type", "messages[0].content"),
+        ({"image_url": "http://10.0.0.1/"}, "unsupported_parameter", "image_url"),
+    ],
+)
+async def test_what_cannot_be_asked_is_refused_by_name_and_costs_nothing(
+    stage: Stage, fields: dict[str, Any], code: str, param: str
+) -> None:
+    door, backend = stage
+    backend.answer_with()
+    response = await door.post(body_of(**fields), await door.key(credit="1"), PATH)
+    assert (response.status_code, error_of(response)["code"], error_of(response)["param"]) == (400, code, param)
+    assert backend.asked_at(PATH) == []
+
+
+@each(("fields", "quoted"), [({}, None), ({"input": [1, 2, 3]}, 3), ({"input": [[1], [2, 3, 4]]}, 4)])
+async def test_the_hold_is_for_the_prompt_alone(stage: Stage, fields: dict[str, Any], quoted: int | None) -> None:
+    door, backend = stage
+    tokens = quoted or len(body_of()) + 10  # and the shortest chat, by the backend's count
+    enough = await door.account(f"0.{cost_nano(tokens):09}")
+    less = await door.account(f"0.{cost_nano(tokens) - 1:09}")
+    backend.answer_with(replayed(captured("951_embed")))
+    assert (await door.post(body_of(**fields), await door.key(less), PATH)).status_code == 402
+    assert backend.asked_at(PATH) == []
+    assert (await door.post(body_of(**fields), await door.key(enough), PATH)).status_code == 200
+
+
+@each("failing", [death, whole(b"{}", 500), whole(b"[]"), whole(b'{"data":5}'), whole(b'{"error":{"message":"x"}}')])
+async def test_an_answer_that_fails_costs_nothing(stage: Stage, failing: Answer) -> None:
+    door, backend = stage
+    backend.answer_with(failing, failing)
+    response = await door.post(body_of(), await door.key(credit="1"), PATH)
+    assert response.status_code == 502
+    assert (await paid(door, response))[2] == 0
+
+
+@each(("told", "tokens"), [(b"{}", 10), (b'{"prompt_tokens":999999999,"total_tokens":999999999}', 10), (b"null", 10)])
+async def test_an_answer_without_a_usage_to_believe_is_counted(stage: Stage, told: bytes, tokens: int) -> None:
+    door, backend = stage
+    backend.answer_with(whole(b'{"object":"list","model":"tiny","data":[],"usage":%b}' % told))
+    response = await door.post(body_of(), await door.key(credit="1"), PATH)
+    assert response.json()["usage"]["prompt_tokens"] == tokens
+    assert await paid(door, response) == (tokens, 0, cost_nano(tokens))
+
+
+async def test_a_long_answer_is_read_for_its_usage(stage: Stage) -> None:
+    door, backend = stage
+    rows = [{"index": index, "object": "embedding", "embedding": [0.25] * 1000} for index in range(100)]
+    answer: dict[str, Any] = {"id": "embd-1", "object": "list", "model": "tiny", "data": rows}
+    answer["usage"] = {"prompt_tokens": 200, "total_tokens": 200}
+    backend.answer_with(whole(orjson.dumps(answer)))
+    response = await door.post(body_of(input=["a"] * 100), await door.key(credit="1"), PATH)
+    assert response.json() == answer | {"model": "embed/tiny"}
+    assert await paid(door, response) == (200, 0, cost_nano(200))
+
+
+async def test_who_leaves_pays_the_prompt(stage: Stage) -> None:
+    door, backend = stage
+    for given, tokens in (("hello", 10), ([1, 2, 3], 3), (["a", "b"], 10)):
+        account_id = await door.account("1")
+        backend.answer_with(silence)
+        headers = bearer(await door.key(account_id)) | {"content-type": "application/json"}
+        async with asyncio.TaskGroup() as tasks:
+            asking = tasks.create_task(door.http.post(PATH, content=body_of(input=given), headers=headers))
+            await eventually(lambda: backend.asked_at(PATH))
+            asking.cancel()
+        await backend.asked_at(PATH)[0].gone()
+        await door.nothing_is_left()
+        assert await door.balance_nano(account_id) == 10**9 - cost_nano(tokens)
+
+
+async def test_a_model_is_asked_for_nothing_that_it_is_not_there_for(stage: Stage) -> None:
+    door, backend = stage
+    backend.answer_with()
+    key = await door.key(credit="1")
+    messages = [{"role": "user", "content": "hi"}]
+    asked = [
+        (PATH, {"model": "chat/tiny", "input": "a"}),
+        ("/v1/chat/completions", {"model": "embed/tiny", "messages": messages}),
+        ("/v1/completions", {"model": "embed/tiny", "prompt": "a"}),
+    ]
+    for path, body in asked:
+        error = error_of(await door.post(orjson.dumps(body), key, path))
+        assert (error["code"], error["param"]) == ("invalid_value", "model")
+    assert [one for one in backend.asked if one.path != "/metrics"] == []
+
+
+@each("given", ["a", ["a", "b"], [1, 2], [[1], [2, 3]]])
+async def test_the_demo_has_the_same_vector_for_the_same_text(stage: Stage, given: Any) -> None:
+    door, _ = stage
+    key = await door.key(is_test=True)
+    floats = (await door.post(body_of(input=given, dimensions=4), key, PATH)).json()
+    packed = (await door.post(body_of(input=given, dimensions=4, encoding_format="base64"), key, PATH)).json()
+    assert [len(row["embedding"]) for row in floats["data"]] == [4] * len(packed["data"])
+    assert len(base64.b64decode(packed["data"][0]["embedding"])) == 16
+    assert floats["usage"] == packed["usage"]
+
+
+async def test_nothing_of_an_input_or_a_vector_is_kept(stage: Stage) -> None:
+    door, backend = stage
+    backend.answer_with(
+        whole(captured("955_embed_base64").body.replace(b'"embedding":"', b'"embedding":"' + CANARY.encode()))
+    )
+    response = await door.post(body_of(input=CANARY), await door.key(credit="1"), PATH)
+    assert CANARY in response.text
+    await door.record(response)
+    assert all(CANARY.encode() not in path.read_bytes() for path in door.data_dir.rglob("*") if path.is_file())
+
+
+async def test_the_sdk_embeds(stage: Stage) -> None:
+    door, backend = stage
+    backend.answer_with(replayed(captured("955_embed_base64")))
+    client = door.openai(await door.key(credit="1"))
+    told = await client.embeddings.create(model="embed/tiny", input=["hello world"])
+    assert told.model == "embed/tiny"
+    assert isinstance(told.data[0].embedding[0], float)
+    await client.close()

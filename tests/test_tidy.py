@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
+from typing import get_args
 
 from http_api.keys import KeyChange
 from mcp_gateway.core.caller import Allowance
@@ -14,6 +15,7 @@ from mcp_gateway.core.config import LimitSettings
 from mcp_gateway.core.errors import TABLE
 from mcp_gateway.core.identity.own_limits import LIMIT_NAMES
 from mcp_gateway.core.store.migrations import migrate
+from mcp_gateway.core.surfaces.surface import SurfaceName
 from tests.cases import each
 from tests.import_graph import (
     Graph,
@@ -96,6 +98,12 @@ def test_an_import_inside_a_function_gives_its_reason(path: Path) -> None:
             for node in ast.walk(function):
                 if isinstance(node, ast.Import | ast.ImportFrom):
                     assert "PLC0415 - " in lines[node.lineno - 1], f"{path.name}:{node.lineno}"
+
+
+@each("path", sorted((ROOT / "mcp_gateway" / "core" / "inference").glob("*.py")))
+def test_the_path_of_a_request_knows_no_surface_by_its_name(path: Path) -> None:
+    words = {node.value for node in ast.walk(tree_of(path)) if isinstance(node, ast.Constant)}
+    assert words & set(get_args(SurfaceName)) == set(), path.name
 
 
 @each("path", SOURCES)
@@ -233,7 +241,7 @@ def test_every_page_of_the_docs_is_linked_from_the_index() -> None:
     assert sorted(path.name for path in (ROOT / "docs").glob("*.md") if path.name not in {*linked, "index.md"}) == []
 
 
-@each("page", ["threat-model.md", "privacy.md"])
+@each("page", ["threat-model.md", "privacy.md", "contributing.md"])
 def test_every_test_that_a_page_names_exists(page: str) -> None:
     named = set(re.findall(r"`(test_\w+)`", DOCS[page]))
     there = {

@@ -18,7 +18,7 @@ from tests.captured import Capture, captured
 PATIENCE_S = 60.0  # how long a test waits for what has to happen
 DONE = b"data: [DONE]\n\n"
 INFERENCE = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/messages", "/v1/responses")
-COUNTING = ("/tokenize", "/v1/messages/count_tokens")
+COUNTING = {"/tokenize": b"count", "/v1/messages/count_tokens": b"input_tokens"}
 SHORTEST = [{"role": "user", "content": "a"}]
 _EVENTS = "text/event-stream; charset=utf-8"
 
@@ -176,7 +176,7 @@ def stream(prompt_tokens: int = 10, completion_tokens: int = 4) -> list[bytes]:
 
 
 class ReplayingBackend:
-    """Serves on 127.0.0.1 while entered. `prompt_tokens` is what it counts; None makes it fail.
+    """Serves on 127.0.0.1 while entered. `prompt_tokens` is what it counts (None: it fails); `counts` answers instead.
 
     `running` and `waiting` are its queue gauges (no gauges with None), `tokens` its count of tokens (None: it has
     none); a mute one takes requests and never answers.
@@ -186,6 +186,7 @@ class ReplayingBackend:
         self.models = models or ("tiny",)
         self.max_model_len = max_model_len
         self.prompt_tokens: int | None = 10
+        self.counts: Answer | None = None
         self.health_status = 200
         self.lists_models = True
         self.is_mute = False
@@ -267,13 +268,14 @@ class ReplayingBackend:
             return whole(b"", self.health_status)
         if asked.path == "/metrics" and self.running is not None:
             return whole(_gauges(self.running, self.waiting, self.tokens), content_type="text/plain")
-        if asked.path == "/tokenize":
-            return whole(b"{}", 500) if self.prompt_tokens is None else whole(b'{"count":%d}' % self.prompt_tokens)
-        if asked.path == "/v1/messages/count_tokens" and self.prompt_tokens is not None:
-            return whole(b'{"input_tokens":%d}' % self.prompt_tokens)
+        if asked.path in COUNTING:
+            return self.counts or self._count_as(COUNTING[asked.path])
         if asked.path not in INFERENCE:
             return whole(b'{"detail":"Not Found"}', 404)
         return self._answer_to_chat(asked)
+
+    def _count_as(self, name: bytes) -> Answer:
+        return whole(b"{}", 500) if self.prompt_tokens is None else whole(b'{"%b":%d}' % (name, self.prompt_tokens))
 
     def _answer_to_chat(self, asked: Asked) -> Answer:
         if self.queue:

@@ -18,7 +18,9 @@ _EXPOSED = (
     b"X-Routing-Model, X-Routing-Task, X-Routing-Complexity, X-Routing-Confidence, X-Routing-Time-Ms, "
     b"X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, "
     b"X-RateLimit-Limit-Requests, X-RateLimit-Remaining-Requests, X-RateLimit-Reset-Requests, "
-    b"X-RateLimit-Limit-Tokens, X-RateLimit-Remaining-Tokens, X-RateLimit-Reset-Tokens"
+    b"X-RateLimit-Limit-Tokens, X-RateLimit-Remaining-Tokens, X-RateLimit-Reset-Tokens, "
+    b"Anthropic-RateLimit-Requests-Limit, Anthropic-RateLimit-Requests-Remaining, Anthropic-RateLimit-Requests-Reset, "
+    b"Anthropic-RateLimit-Tokens-Limit, Anthropic-RateLimit-Tokens-Remaining, Anthropic-RateLimit-Tokens-Reset"
 )
 """By name: a browser takes `*` for no name at all where a page sends credentials."""
 _SENT = (

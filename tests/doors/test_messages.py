@@ -13,6 +13,7 @@ import pytest_asyncio
 from tests.captured import captured
 from tests.cases import each
 from tests.core.surfaces.test_message_events import START, ending, event, text, told
+from tests.loop_clock import pass_time
 from tests.replaying import (
     Answer,
     ReplayingBackend,
@@ -23,7 +24,7 @@ from tests.replaying import (
     silence,
     whole,
 )
-from tests.serving import FREE, PRICED, UNLIMITED, Door, bearer, open_door
+from tests.serving import FREE, PRICED, UNLIMITED, Door, bearer, eventually, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -280,8 +281,47 @@ async def test_a_count_is_the_backends_free_and_a_listing(served: Served) -> Non
 
 async def test_a_backend_that_does_not_count_is_not_found(served: Served) -> None:
     door, first, _ = served
-    first.prompt_tokens = None
+    first.counts = whole(b'{"detail":"Not Found"}', 404)
     assert error_in(await ask(door, await door.key(), f"{PATH}/count_tokens")) == (404, "not_found_error")
+    first.counts = None
+
+
+async def test_a_count_that_does_not_come_is_waited_for_no_longer_than_a_few_seconds(served: Served) -> None:
+    door, first, _ = served
+    first.is_mute = True
+    asking = asyncio.ensure_future(ask(door, await door.key(), f"{PATH}/count_tokens"))
+    await eventually(lambda: first.counted)
+    pass_time(60)
+    assert error_in(await asking) == (502, "api_error")
+    first.is_mute = False
+
+
+@each("case", ["542_messages_unknown_model", "547_messages_too_long", "866_queue_full_messages"])
+async def test_a_count_that_vllm_refuses_is_refused_alike(served: Served, case: str) -> None:
+    door, first, _ = served
+    first.counts = replayed(captured(case))
+    response = await ask(door, await door.key(), f"{PATH}/count_tokens")
+    first.counts = None
+    expected = {
+        "542": (503, "overloaded_error"),
+        "547": (400, "invalid_request_error"),
+        "866": (429, "overloaded_error"),
+    }
+    assert error_in(response) == expected[case[:3]]
+
+
+async def test_a_limit_of_the_whole_window_is_lowered_to_what_an_old_vllm_has_room_for(served: Served) -> None:
+    door, first, _ = served
+    told = (
+        "This model's maximum context length is 2048 tokens. However, you requested 2048 output tokens and your prompt "
+        "contains 10 input tokens, for a total of 2058 tokens."
+    )
+    refusal = {"type": "error", "error": {"type": "BadRequestError", "message": told}}
+    first.answer_with(whole(orjson.dumps(refusal), 400), UNARY)
+    response = await ask(door, await door.key(credit="0.1"), max_tokens=32_000)
+    assert response.status_code == 200
+    assert [asked.json["max_tokens"] for asked in first.chats] == [2048, 2038]
+    assert response.headers["x-max-tokens-clamped"] == "2038"
 
 
 @pytest.mark.parametrize("stream", [False, True])

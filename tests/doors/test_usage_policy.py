@@ -478,7 +478,7 @@ async def test_who_leaves_while_the_prompt_is_counted_pays_by_the_policy_all_the
 async def test_a_backend_that_does_not_answer_a_count_holds_nobody_up(
     estimating: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mcp_gateway.core.upstream.backend._COUNT_S", 0.01)
+    monkeypatch.setattr("mcp_gateway.core.upstream.backend.COUNT_S", 0.01)
     answer_to = estimating.backend._answer_to
     mute = lambda asked: silence if asked.path == "/tokenize" else answer_to(asked)  # noqa: E731
     monkeypatch.setattr(estimating.backend, "_answer_to", mute)

@@ -1,5 +1,6 @@
 """A prompt counted for its caller: by a backend that has the model, free of charge, and without an answer."""
 
+import asyncio
 from http import HTTPStatus
 
 from mcp_gateway.core.caller import Caller
@@ -11,12 +12,12 @@ from mcp_gateway.core.inference.terms import check
 from mcp_gateway.core.record import OK
 from mcp_gateway.core.surfaces.error_shapes import MAX_REFUSAL_BYTES
 from mcp_gateway.core.surfaces.surface import Ask
-from mcp_gateway.core.upstream.backend import Backend, failure, read_beginning
+from mcp_gateway.core.upstream.backend import COUNT_S, Backend, failure, read_beginning
 from mcp_gateway.core.upstream.transport import UpstreamError
 
 
 async def count_prompt(parts: Parts, caller: Caller, ask: Ask) -> int:
-    """The prompt's tokens. Raises GatewayError for a refusal, or where no backend counts."""
+    """The prompt's tokens. Raises GatewayError for a refusal, or where no backend counts, or not in time."""
     model = parts.published.current.find(ask.model)
     translation = parts.dialect.translations[ask.surface.name]
     translation.sift(ask.body)
@@ -25,7 +26,12 @@ async def count_prompt(parts: Parts, caller: Caller, ask: Ask) -> int:
         await parts.images.check(ask.images, model_sees="image" in model.input_modalities)
     route = route_to(parts, caller, model)
     backend = next((one for one in route.backends if one.serves(route.backend_model)), route.backends[0])
-    count = await _asked(backend, Target(parts.dialect, translation, route.backend_model, ask.model), ask)
+    target = Target(parts.dialect, translation, route.backend_model, ask.model)
+    try:
+        async with asyncio.timeout(COUNT_S):
+            count = await _asked(backend, target, ask)
+    except TimeoutError:
+        raise GatewayError("first_token_timeout", f"The backend of {ask.model!r} did not count in time.") from None
     if count is None:
         message = f"The backend of {ask.model!r} does not count prompts."
         raise GatewayError("unsupported_endpoint", message)

@@ -43,7 +43,7 @@ _MAX_MODELS = 2000
 _MAX_METRICS_BYTES = 4 * 1024 * 1024
 _BEGINNING_BYTES = 64 * 1024
 """Of an answer whose status is all that counts, or whose fact stands first."""
-_COUNT_S = 5.0
+COUNT_S = 5.0
 """A count of a prompt takes milliseconds, and an answer waits for it."""
 _MAX_NAME_CHARS = 256
 _STUCK = "its engine makes no tokens while requests run"
@@ -262,7 +262,7 @@ class Backend:
     async def count_prompt(self, counting: Counting) -> int | None:
         """The tokens that it is asked to count; None where it cannot tell, or not in time."""
         try:
-            async with asyncio.timeout(_COUNT_S):
+            async with asyncio.timeout(COUNT_S):
                 return await self._count(counting)
         except (GatewayError, UpstreamError, TimeoutError):
             return None

@@ -179,7 +179,7 @@ async def test_a_count_that_does_not_come_in_time_is_none(monkeypatch: pytest.Mo
             await asyncio.Event().wait()
             raise AssertionError
 
-    monkeypatch.setattr("mcp_gateway.core.upstream.backend._COUNT_S", 0)
+    monkeypatch.setattr("mcp_gateway.core.upstream.backend.COUNT_S", 0)
     backend = Backend("vllm-1", Hanging(()))
     assert await backend.count_prompt(vllm.shortest_chat("tiny")) is None
 

@@ -22,8 +22,8 @@ test: $(VENV)/.installed-dev  ## run all tests; with ORDER=a number, in the rand
 
 coverage: $(VENV)/.installed-dev  ## every line and branch of inference, the ledger and the store is run by their own tests
 	@mkdir -p build && $(BIN)/python -m coverage run -m pytest \
-		tests/core/test_chat*.py tests/core/inference tests/core/ledger tests/core/store tests/core/identity \
-		tests/core/observe tests/core/payments tests/core/test_idempotency.py tests/test_restore.py && $(BIN)/python -m coverage report
+		tests/core tests/contracts tests/test_restore.py tests/doors/test_messages*.py tests/doors/test_completions*.py \
+		tests/doors/test_responses*.py tests/doors/test_embeddings*.py && $(BIN)/python -m coverage report
 
 crash: $(VENV)/.installed-dev  ## kill -9 the server under load, twenty times, and audit the books
 	@$(BIN)/python -m pytest -m slow tests/crash

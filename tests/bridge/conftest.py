@@ -1,4 +1,4 @@
-"""Starts the bridge as a client would, as a process with pipes, or in the test's loop; gives the tests its lines."""
+"""Starts the bridge as a client would, as a process with pipes, and gives the tests its lines."""
 
 from __future__ import annotations
 
@@ -10,16 +10,12 @@ import signal
 import subprocess
 import sys
 import time
-from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
-
-from bridge.mcp_stdio_bridge import Bridge, Log, Remote, converse
 
 BRIDGE = Path(__file__).parents[2] / "bridge" / "mcp_stdio_bridge.py"
 DEADLINE_S = 120.0
@@ -44,16 +40,15 @@ def environment(**variables: str) -> dict[str, str]:
     return kept | variables
 
 
-class Conversation(ABC):
-    """What a client says to a bridge and hears from it; every wait has a deadline."""
+@dataclass
+class BridgeProcess:
+    """A running bridge; every wait has a deadline."""
 
-    @abstractmethod
+    process: asyncio.subprocess.Process
+
     def send_line(self, line: bytes) -> None:
-        """One with its end."""
-
-    @abstractmethod
-    async def read_line(self) -> bytes:
-        """The next, with its end, unless the bridge closed its output."""
+        assert self.process.stdin
+        self.process.stdin.write(line)
 
     def send(self, method: str, params: Message | None = None, *, id: int | str | None = None) -> None:
         message: Message = {"jsonrpc": "2.0", "method": method, "params": params or {}}
@@ -63,8 +58,9 @@ class Conversation(ABC):
         self.send(method, {**(params or {}), "_meta": {**MODERN_META, **(params or {}).get("_meta", {})}}, id=id)
 
     async def read(self) -> Message:
+        assert self.process.stdout
         async with asyncio.timeout(DEADLINE_S):
-            line = await self.read_line()
+            line = await self.process.stdout.readline()
         assert line.endswith(b"\n"), "the bridge closed its output"
         message: Message = json.loads(line)
         return message
@@ -86,54 +82,6 @@ class Conversation(ABC):
 
     async def echo(self, text: str, *, id: int | str) -> Message:
         return await self.call("tools/call", {"name": "echo", "arguments": {"text": text}}, id=id)
-
-
-@dataclass
-class BridgeInProcess(Conversation):
-    """A bridge in the test's own loop: a process takes 0.2 s to start, and few tests are about that.
-
-    Where a test kills and starts servers, which holds the loop up, the bridge has to be elsewhere.
-    """
-
-    lines: asyncio.Queue[bytes | None] = field(default_factory=asyncio.Queue)
-    answers: asyncio.Queue[bytes] = field(default_factory=asyncio.Queue)
-
-    def send_line(self, line: bytes) -> None:
-        self.lines.put_nowait(line.strip())
-
-    async def read_line(self) -> bytes:
-        return await self.answers.get()
-
-
-@contextlib.asynccontextmanager
-async def bridge_in_process(url: str, transport: str = "auto", *, key: str = "") -> AsyncIterator[BridgeInProcess]:
-    """Converses with the server until the test is done, and then ends as one whose client has left."""
-    headers = {"authorization": f"Bearer {key}"} if key else {}
-    async with httpx2.AsyncClient(headers=headers, timeout=DEADLINE_S, trust_env=False) as client:
-        it, has_ended = BridgeInProcess(), asyncio.Event()
-        bridge = Bridge(Remote(client, url, Log(is_verbose=False)), transport, it.answers.put)
-        running = asyncio.create_task(converse(bridge, it.lines, has_ended, asyncio.Event()))
-        try:
-            yield it
-        finally:
-            it.lines.put_nowait(None)
-            has_ended.set()
-            assert await running == 0
-
-
-@dataclass
-class BridgeProcess(Conversation):
-    """A running bridge."""
-
-    process: asyncio.subprocess.Process
-
-    def send_line(self, line: bytes) -> None:
-        assert self.process.stdin
-        self.process.stdin.write(line)
-
-    async def read_line(self) -> bytes:
-        assert self.process.stdout
-        return await self.process.stdout.readline()
 
     async def told_to_end(self, by: signal.Signals) -> int:
         """Sends a signal; the exit code."""

@@ -11,16 +11,7 @@ import sys
 import pytest
 from mcp import Client, StdioServerParameters
 
-from tests.bridge.conftest import (
-    BRIDGE,
-    DEADLINE_S,
-    INITIALIZE_PARAMS,
-    McpTestServer,
-    Message,
-    bridge_in_process,
-    bridge_process,
-    text_of,
-)
+from tests.bridge.conftest import BRIDGE, DEADLINE_S, INITIALIZE_PARAMS, McpTestServer, Message, bridge_process, text_of
 from tests.bridge.mcp_server import GOOD_KEY
 
 TRANSPORTS = ("http", "sse")
@@ -63,7 +54,7 @@ async def test_the_sdk_client_calls_tools_and_hears_progress(
 async def test_a_legacy_cancel_reaches_the_tool_and_the_call_gets_no_answer(
     server: McpTestServer, transport: str
 ) -> None:
-    async with bridge_in_process(url_for(server, transport)) as bridge:
+    async with bridge_process(url_for(server, transport)) as bridge:
         await bridge.open()
         bridge.send("tools/call", {"name": "wait", "arguments": {}, "_meta": {"progressToken": "p"}}, id=1)
         progress = await bridge.read()
@@ -78,7 +69,7 @@ async def test_a_legacy_cancel_reaches_the_tool_and_the_call_gets_no_answer(
 
 
 async def test_a_modern_cancel_closes_the_response_and_is_not_forwarded(server: McpTestServer) -> None:
-    async with bridge_in_process(server.url) as bridge:
+    async with bridge_process(server.url) as bridge:
         bridge.send_modern("tools/call", {"name": "wait", "arguments": {}, "_meta": {"progressToken": "p"}}, id=1)
         assert (await bridge.read())["method"] == "notifications/progress"
         posts = len(server.requests)
@@ -88,7 +79,7 @@ async def test_a_modern_cancel_closes_the_response_and_is_not_forwarded(server: 
 
 
 async def test_modern_frames_carry_their_version_method_and_name_in_headers(server: McpTestServer) -> None:
-    async with bridge_in_process(server.url, key=GOOD_KEY) as bridge:
+    async with bridge_process(server.url, GATEWAY_API_KEY=GOOD_KEY) as bridge:
         bridge.send_modern("tools/call", {"name": "echo", "arguments": {"text": "a"}}, id=1)
         assert text_of(await bridge.answer(1)) == "a"
         bridge.send_modern("tools/call", {"name": "größe", "arguments": {}}, id=2)
@@ -104,7 +95,7 @@ async def test_modern_frames_carry_their_version_method_and_name_in_headers(serv
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_a_client_may_send_discover_and_then_initialize(server: McpTestServer, transport: str) -> None:
-    async with bridge_in_process(url_for(server, transport)) as bridge:
+    async with bridge_process(url_for(server, transport)) as bridge:
         bridge.send_modern("server/discover", id="probe")
         assert "2026-07-28" in (await bridge.answer("probe"))["result"]["supportedVersions"]
         assert (await bridge.open())["result"]["protocolVersion"] == "2025-11-25"
@@ -128,7 +119,7 @@ async def test_legacy_frames_carry_the_session_and_the_agreed_version(server: Mc
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_notifications_of_the_server_reach_the_client(server: McpTestServer, transport: str) -> None:
-    async with bridge_in_process(url_for(server, transport)) as bridge:
+    async with bridge_process(url_for(server, transport)) as bridge:
         await bridge.open()
         await server.noted("streaming")
         bridge.send("tools/call", {"name": "announce", "arguments": {}}, id=1)
@@ -145,7 +136,7 @@ async def test_an_address_without_streamable_http_is_reached_over_sse(server: Mc
 
 
 async def test_a_forced_transport_does_not_fall_back(server: McpTestServer) -> None:
-    async with bridge_in_process(server.url + "/sse", "http") as bridge:
+    async with bridge_process(server.url + "/sse", "--transport", "http") as bridge:
         answer = await bridge.call("initialize", INITIALIZE_PARAMS, id=1)
     assert answer["error"]["data"] == {"type": "http_error", "status": 405}
     assert [seen["method"] for seen in server.requests] == ["POST"]

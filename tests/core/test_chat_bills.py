@@ -119,6 +119,27 @@ async def test_usage_that_is_too_much_only_in_sum_is_estimated_without_the_promp
     await stage.is_accounted_for(asked.text_bytes // 3 * 300 + exchange.usage.completion_tokens * 700, None)
 
 
+@pytest.mark.parametrize(
+    "usage", [{"prompt_tokens": 10.0, "completion_tokens": 4}, {"prompt_tokens": "10", "completion_tokens": "4"}]
+)
+async def test_a_usage_in_another_form_is_billed_and_told_in_the_usual_one(stage: Stage, usage: dict[str, Any]) -> None:
+    stage.backend.answer_with(with_usage(usage))
+    with await stage.exchange() as exchange:
+        await exchange.begin(request())
+        told = orjson.loads(exchange.body)["usage"]
+    assert (told["prompt_tokens"], told["completion_tokens"]) == (10, 4)
+    await stage.is_accounted_for(10 * 300 + 4 * 700, None)
+
+
+async def test_a_request_that_is_refused_behind_its_head_ends_with_the_error_and_is_free(stage: Stage) -> None:
+    with await stage.exchange() as exchange:
+        with pytest.raises(GatewayError, match="model_not_found") as refused:
+            await exchange.begin(request(model="nowhere", stream=True))
+        told = contents([await exchange.frames_of(refused.value)])
+        assert told[-1]["error"]["code"] == "model_not_found"
+    await stage.is_accounted_for(0, "model_not_found")
+
+
 async def test_a_stream_that_fails_to_begin_behind_its_head_ends_with_the_error_and_is_free(stage: Stage) -> None:
     stage.backend.answer_with(whole(b"{}", 500))
     with await stage.exchange() as exchange:

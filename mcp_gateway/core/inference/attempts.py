@@ -97,11 +97,6 @@ class Attempts:
             self._attempt.end(error)
             self._attempt = None
 
-    def hang_up(self) -> None:
-        """Close the connection, which wakes who waits for it."""
-        if self.response is not None:
-            self.response.close()
-
     def _written(self) -> bytes:
         """The body by the terms as they are now; the parsed one is put away."""
         ask, target = self._ask, self._target

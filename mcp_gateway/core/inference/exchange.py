@@ -124,8 +124,8 @@ class Exchange:
         self._ended_by = code
         if self._beginning is not None:
             self._beginning.cancel()
-        elif self._attempts is not None:
-            self._attempts.hang_up()
+        elif self._attempts is not None and self._attempts.response is not None:
+            self._attempts.response.close()
 
     async def next_frames(self) -> bytes:
         """Whole frames for the client, the last ones after the settlement; b"" after that.

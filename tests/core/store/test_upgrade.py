@@ -2,7 +2,8 @@
 
 import sqlite3
 import threading
-from contextlib import closing
+import time
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,16 @@ def test_a_command_beside_a_server_that_begins_waits_until_that_has_made_the_sch
         command.start()
         migrate(connection)
         command.join()
+    assert schema_of(database) == max(migrations._migrations())
+
+
+def test_a_command_beside_another_that_upgrades_tries_again_once_that_has_ended(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as others:
+        others.enter_context(sole_server(database.parent, patience_s=0))
+        monkeypatch.setattr(time, "sleep", lambda _: others.close())
+        upgrade_unless_served(database, patience_s=60)
     assert schema_of(database) == max(migrations._migrations())
 
 

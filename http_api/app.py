@@ -39,6 +39,7 @@ from mcp_gateway.core.surfaces.completions import COMPLETIONS
 from mcp_gateway.core.surfaces.embeddings import EMBEDDINGS
 from mcp_gateway.core.surfaces.messages import MESSAGES
 from mcp_gateway.core.surfaces.responses import RESPONSES
+from mcp_gateway.core.surfaces.scores import RERANK, SCORE
 from mcp_gateway.core.surfaces.surface import Surface
 from mcp_gateway.wire.bodies import BodyLimits
 
@@ -88,6 +89,8 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
         chat=_inference_of(CHAT, gateway),
         completions=_inference_of(COMPLETIONS, gateway),
         embeddings=_inference_of(EMBEDDINGS, gateway),
+        rerank=_inference_of(RERANK, gateway),
+        score=_inference_of(SCORE, gateway),
         messages=_inference_of(MESSAGES, gateway),
         responses=_inference_of(RESPONSES, gateway, is_told_in_stream=is_told_in_stream),
         message_tokens=TokenCounts(

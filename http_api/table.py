@@ -24,6 +24,7 @@ from http_api.query import AnyQuery, Query
 from http_api.requests import RequestObject, RequestPage, Requests, RequestsQuery
 from http_api.responses import RESPONSES_SHAPE, ResponsesAnswer, ResponsesBody
 from http_api.routes import BELOW, refusing, unknown_url
+from http_api.scores import RerankAnswer, RerankRequestBody, ScoreAnswer, ScoreRequestBody
 from http_api.stats import Stats, StatsObject
 from http_api.topups import CheckoutBody, CheckoutObject, Empty, PortalObject, Receipt, TopUps
 from http_api.unserved import refusals
@@ -49,6 +50,8 @@ class Endpoints:
     chat: InferenceEndpoint
     completions: InferenceEndpoint
     embeddings: InferenceEndpoint
+    rerank: InferenceEndpoint
+    score: InferenceEndpoint
     messages: InferenceEndpoint
     message_tokens: TokenCounts
     responses: InferenceEndpoint
@@ -145,6 +148,49 @@ def _inference(run: Endpoints) -> list[AnyOperation]:
             body=EmbeddingRequestBody,
             answer=EmbeddingAnswer,
             endpoint=run.embeddings,
+            refuses=_OF_INFERENCE,
+        ),
+        Operation(
+            method="POST",
+            path="/rerank",
+            name="rerank",
+            summary="Rank documents by how well they answer a query.",
+            access=Access.ANYONE,
+            scope="inference",
+            counts=Counts.INFERENCE,
+            query=AnyQuery,
+            body=RerankRequestBody,
+            answer=RerankAnswer,
+            endpoint=run.rerank,
+            refuses=_OF_INFERENCE,
+        ),
+        Operation(
+            method="POST",
+            path="/v2/rerank",
+            name="rerank_v2",
+            summary="The same, where Cohere has it.",
+            access=Access.ANYONE,
+            scope="inference",
+            counts=Counts.INFERENCE,
+            query=AnyQuery,
+            body=RerankRequestBody,
+            answer=RerankAnswer,
+            endpoint=run.rerank,
+            refuses=_OF_INFERENCE,
+            prefixes=ROOT,
+        ),
+        Operation(
+            method="POST",
+            path="/score",
+            name="score",
+            summary="Score how alike texts are.",
+            access=Access.ANYONE,
+            scope="inference",
+            counts=Counts.INFERENCE,
+            query=AnyQuery,
+            body=ScoreRequestBody,
+            answer=ScoreAnswer,
+            endpoint=run.score,
             refuses=_OF_INFERENCE,
         ),
         Operation(

@@ -16,10 +16,12 @@ from mcp_gateway.core.surfaces.chat import CHAT
 from mcp_gateway.core.surfaces.completions import COMPLETIONS
 from mcp_gateway.core.surfaces.credible import UsageBounds
 from mcp_gateway.core.surfaces.embeddings import EMBEDDINGS
+from mcp_gateway.core.surfaces.input_answer import usage_in as usage_of_input
 from mcp_gateway.core.surfaces.message_usage import usage_in
 from mcp_gateway.core.surfaces.messages import MESSAGES
 from mcp_gateway.core.surfaces.response_object import usage_of
 from mcp_gateway.core.surfaces.responses import RESPONSES
+from mcp_gateway.core.surfaces.scores import RERANK, SCORE
 from mcp_gateway.core.surfaces.surface import Ask, Reader, Surface
 from mcp_gateway.core.surfaces.usage import Usage, read_usage
 from tests.captured import Capture, captures
@@ -72,6 +74,8 @@ PAIRS = [
     Pair(CHAT, Vllm(), lambda told: read_usage(told.get("usage"))),
     Pair(COMPLETIONS, Vllm(), lambda told: read_usage(told.get("usage"))),
     Pair(EMBEDDINGS, Vllm(), lambda told: read_usage(told.get("usage")), has_streams=False),
+    Pair(RERANK, Vllm(), lambda told: usage_of_input(told.get("usage")), has_streams=False),
+    Pair(SCORE, Vllm(), lambda told: usage_of_input(told.get("usage")), has_streams=False),
     Pair(MESSAGES, Vllm(), lambda told: usage_in(told.get("usage")), frozenset({"id", "stop_sequence", "usage"})),
     Pair(RESPONSES, Vllm(), lambda told: usage_of(told.get("response", told)), INTERNAL | {"error", "store", "usage"}),
 ]
@@ -80,6 +84,8 @@ ASKED: dict[str, dict[str, Any]] = {
     "chat": HI,
     "completions": {"model": "m", "prompt": "Hi"},
     "embeddings": {"model": "m", "input": "Hi"},
+    "rerank": {"model": "m", "query": "a", "documents": ["b"]},
+    "score": {"model": "m", "text_1": "a", "text_2": "b"},
     "messages": HI | {"max_tokens": 9},
     "responses": {"model": "m", "input": "Hi"},
 }

@@ -52,6 +52,22 @@ EMBEDDING_FIELDS: dict[str, Use] = {
     "user": _PASSED,
 }
 """An answer is JSON with numbers as OpenAI has them, whatever forms vLLM has besides."""
+SCORE_FIELDS: dict[str, Use] = {
+    "cache_salt": _STRIPPED,
+    "documents": _PRICED,
+    "mm_processor_kwargs": _STRIPPED,
+    "model": _PRICED,
+    "priority": _STRIPPED,
+    "query": _PRICED,
+    "request_id": _STRIPPED,
+    "text_1": _PRICED,
+    "text_2": _PRICED,
+    "top_n": _PASSED,
+    "truncate_prompt_tokens": _PASSED,
+    "truncation_side": _PASSED,
+    "use_activation": _PASSED,
+    "user": _PASSED,
+}
 
 
 class FlatFields:

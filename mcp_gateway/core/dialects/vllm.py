@@ -13,11 +13,12 @@ from mcp_gateway.core.dialects.chat_vllm import ChatToVllm
 from mcp_gateway.core.dialects.completions_vllm import CompletionsToVllm
 from mcp_gateway.core.dialects.dialect import Counting, Translation
 from mcp_gateway.core.dialects.embeddings_vllm import EmbeddingsToVllm
-from mcp_gateway.core.dialects.flat_fields import COMPLETION_FIELDS, EMBEDDING_FIELDS, FlatFields
+from mcp_gateway.core.dialects.flat_fields import COMPLETION_FIELDS, EMBEDDING_FIELDS, SCORE_FIELDS, FlatFields
 from mcp_gateway.core.dialects.messages_vllm import MessagesToVllm
 from mcp_gateway.core.dialects.messages_vllm_fields import MessageFields
 from mcp_gateway.core.dialects.responses_fields import ResponsesFields
 from mcp_gateway.core.dialects.responses_vllm import ResponsesToVllm
+from mcp_gateway.core.dialects.scores_vllm import ScoresToVllm
 from mcp_gateway.core.dialects.vllm_bodies import TOKENIZE_PATH
 from mcp_gateway.core.dialects.vllm_fields import ChatFields
 from mcp_gateway.core.errors import GatewayError
@@ -29,7 +30,7 @@ HEALTH_PATH = "/health"
 METRICS_PATH = "/metrics"
 _ID_BYTES = 4096
 """Of an answer, at whose start its id stands."""
-_OUR_ID = re.compile(rb'"id":\s?"(?:chatcmpl|cmpl|embd|msg|resp)[-_](req_[0-9a-zA-Z_-]{1,64})"')
+_OUR_ID = re.compile(rb'"id":\s?"(?:chatcmpl|cmpl|embd|msg|resp|score)[-_](req_[0-9a-zA-Z_-]{1,64})"')
 _RUNNING = re.compile(rb"\nvllm:num_requests_running\{([^\n]+)")
 _WAITING = re.compile(rb"\nvllm:num_requests_waiting\{([^\n]+)")
 _TOKENS = re.compile(rb"\nvllm:(?:generation|prompt)_tokens_total\{([^\n]+)")
@@ -49,6 +50,8 @@ class Vllm:
             "chat": ChatToVllm(ChatFields(pass_fields, pass_template_kwargs)),
             "completions": CompletionsToVllm(FlatFields(COMPLETION_FIELDS, pass_fields)),
             "embeddings": EmbeddingsToVllm(FlatFields(EMBEDDING_FIELDS, pass_fields)),
+            "rerank": ScoresToVllm("/v1/rerank", "results", FlatFields(SCORE_FIELDS, pass_fields)),
+            "score": ScoresToVllm("/score", "data", FlatFields(SCORE_FIELDS, pass_fields)),
             "messages": MessagesToVllm(MessageFields(pass_fields, pass_template_kwargs)),
             "responses": ResponsesToVllm(ResponsesFields(pass_template_kwargs)),
         }

@@ -44,7 +44,7 @@ class ChatSurface:
     """POST /v1/chat/completions."""
 
     name: SurfaceName = "chat"
-    task: Task = "generate"
+    tasks: tuple[Task, ...] = ("generate",)
     prompt_field = "messages"
     done = DONE
     comment = b": waiting for the model\n\n"

@@ -29,7 +29,7 @@ class CompletionsSurface:
     """POST /v1/completions."""
 
     name: SurfaceName = "completions"
-    task: Task = "generate"
+    tasks: tuple[Task, ...] = ("generate",)
     prompt_field = "prompt"
     done = DONE
     comment = b": waiting for the model\n\n"

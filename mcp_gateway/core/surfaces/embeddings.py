@@ -20,7 +20,7 @@ class EmbeddingsSurface:
     """POST /v1/embeddings."""
 
     name: SurfaceName = "embeddings"
-    task: Task = "embed"
+    tasks: tuple[Task, ...] = ("embed",)
     prompt_field = "input"
     done = b""
     comment = b""

@@ -23,7 +23,7 @@ class MessagesSurface:
     """POST /v1/messages; also POST /v1/messages/count_tokens, whose answer has no length (`is_counted`)."""
 
     name: SurfaceName = "messages"
-    task: Task = "generate"
+    tasks: tuple[Task, ...] = ("generate",)
     prompt_field = "messages"
     done = event_of({"type": "message_stop"})
     comment = event_of({"type": "ping"})

@@ -82,7 +82,7 @@ class ResponsesSurface:
     """POST /v1/responses. Its streams end with their last event."""
 
     name: SurfaceName = "responses"
-    task: Task = "generate"
+    tasks: tuple[Task, ...] = ("generate",)
     prompt_field = "input"
     done = b""
     comment = b": waiting for the model\n\n"

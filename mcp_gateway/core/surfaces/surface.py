@@ -12,7 +12,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import parse_exactly
 from mcp_gateway.core.surfaces.usage import Usage
 
-SurfaceName = Literal["chat", "completions", "embeddings", "messages", "responses"]
+SurfaceName = Literal["chat", "completions", "embeddings", "messages", "rerank", "responses", "score"]
 Body = bytes | bytearray
 
 
@@ -60,11 +60,11 @@ class Surface(Protocol):
     """How a kind of request is read, and its refusals are worded.
 
     `done` is what ends a stream; `comment` is sent in one where nothing else is, and means nothing. `prompt_field` is
-    what a prompt that is too long is refused by, and `task` what a model has to do for it.
+    what a prompt that is too long is refused by, and `tasks` what a model may be there for.
     """
 
     name: SurfaceName
-    task: Task
+    tasks: tuple[Task, ...]
     prompt_field: str
     done: bytes
     comment: bytes

@@ -20,7 +20,9 @@ from mcp_gateway.core.upstream.demo.body import (
     CompletionBody,
     EmbeddingBody,
     Refused,
+    RerankBody,
     SamplingBody,
+    ScoreBody,
     TokenizeBody,
     check_completion,
     check_messages,
@@ -138,6 +140,8 @@ class DemoBackend:
             "/v1/chat/completions": ("POST", self._chat),
             "/v1/completions": ("POST", self._complete),
             "/v1/embeddings": ("POST", self._embed),
+            "/v1/rerank": ("POST", self._rerank),
+            "/score": ("POST", self._score),
             "/v1/messages": ("POST", self._messages),
             "/v1/responses": ("POST", self._responses),
             "/v1/messages/count_tokens": ("POST", self._count_message),
@@ -230,10 +234,7 @@ class DemoBackend:
         texts_in = texts_of(body.input) if body.messages is None else [text_of(one.content) for one in body.messages]
         if not texts_in:
             raise refused("You must pass at least one prompt")
-        sizes = [len(self._to_the_window(tokens_of(text))) for text in texts_in]
-        output_limit(CompletionBody(prompt="", max_tokens=None), max(sizes), self._context_window)
-        as_base64 = body.encoding_format == "base64"
-        told = sum(sizes)
+        as_base64, used = body.encoding_format == "base64", self._usage_of(texts_in)
         answer = {
             "id": self._answer_id(headers, SamplingBody(), "embd"),
             "object": "list",
@@ -242,9 +243,44 @@ class DemoBackend:
             "data": [
                 vectors.embedding(index, text, dimensions, as_base64=as_base64) for index, text in enumerate(texts_in)
             ],
-            "usage": {**texts.usage(told, 0), "prompt_tokens_details": None, "completion_tokens_details": None},
+            "usage": used,
         }
         return self._json(200, answer)
+
+    async def _rerank(self, headers: _Headers, raw: bytes) -> DemoResponse:
+        body = parsed(RerankBody, raw, headers.get(b"content-type", b""))
+        model, used = _model_named(body.model), self._usage_of([body.query, *body.documents])
+        scores = [vectors.likeness(body.query, text) for text in body.documents]
+        order = sorted(range(len(scores)), key=lambda index: -scores[index])[: body.top_n or None]
+        results = [
+            {
+                "index": index,
+                "document": {"text": body.documents[index], "multi_modal": None},
+                "relevance_score": scores[index],
+            }
+            for index in order
+        ]
+        answer_id = self._answer_id(headers, SamplingBody(), "score")
+        return self._json(200, {"id": answer_id, "model": model, "usage": used, "results": results})
+
+    async def _score(self, headers: _Headers, raw: bytes) -> DemoResponse:
+        body = parsed(ScoreBody, raw, headers.get(b"content-type", b""))
+        model = _model_named(body.model)
+        left, right = texts_of(body.text_1), texts_of(body.text_2)
+        pairs = zip(left if len(left) > 1 else left * len(right), right, strict=True)
+        rows = [
+            {"index": index, "object": "score", "score": vectors.likeness(one, other)}
+            for index, (one, other) in enumerate(pairs)
+        ]
+        answer = {"id": self._answer_id(headers, SamplingBody(), "score"), "object": "list"}
+        told = {"created": int(self._now_s()), "model": model, "data": rows, "usage": self._usage_of([*left, *right])}
+        return self._json(200, {**answer, **told})
+
+    def _usage_of(self, inputs: Sequence[str]) -> dict[str, Any]:
+        """What texts have that are read and not gone on with. Raises Refused where one exceeds the window."""
+        sizes = [len(self._to_the_window(tokens_of(text))) for text in inputs]
+        output_limit(CompletionBody(prompt="", max_tokens=None), max(sizes), self._context_window)
+        return {**texts.usage(sum(sizes), 0), "prompt_tokens_details": None, "completion_tokens_details": None}
 
     def _size_of(self, prompt: str, body: CompletionBody) -> int:
         size = len(self._to_the_window(tokens_of(prompt)))

@@ -192,6 +192,23 @@ class EmbeddingBody(_Open):
     dimensions: Annotated[int, Field(ge=1)] | None = None
 
 
+class RerankBody(_Open):
+    """The body of a request to rank documents."""
+
+    model: str | None = None
+    query: str
+    documents: list[str]
+    top_n: int | None = None
+
+
+class ScoreBody(_Open):
+    """The body of a request to compare texts."""
+
+    model: str | None = None
+    text_1: str | list[str]
+    text_2: str | list[str]
+
+
 class ChatBody(SamplingBody):
     """The body of a chat."""
 

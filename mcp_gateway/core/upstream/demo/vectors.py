@@ -1,4 +1,4 @@
-"""The demo's embeddings: a vector for each text, always the same one, of unit length."""
+"""The demo's embeddings, and scores by them: a vector for each text, always the same one, of unit length."""
 
 from base64 import b64encode
 from hashlib import shake_128
@@ -20,3 +20,9 @@ def _vector(text: str, dimensions: int) -> list[float]:
     raw = [byte - 127.5 for byte in shake_128(text.encode()).digest(dimensions)]
     length = sqrt(sum(number * number for number in raw))
     return [number / length for number in raw]
+
+
+def likeness(one: str, other: str) -> float:
+    """How alike two texts are by their vectors, between 0 and 1."""
+    pairs = zip(_vector(one, DIMENSIONS), _vector(other, DIMENSIONS), strict=True)
+    return (1 + sum(left * right for left, right in pairs)) / 2

@@ -1,4 +1,4 @@
-"""The Node openai SDK as an HTTP client: chat, stream, tools, models and errors."""
+"""The Node openai SDK as an HTTP client: chat, stream, tools, responses, models and errors."""
 
 import json
 from typing import Any
@@ -21,6 +21,12 @@ def test_the_node_sdk_chats_streams_calls_tools_and_knows_its_errors(gateway: Ga
     (call,) = seen["tools"]["choices"][0]["message"]["tool_calls"]
     assert call["function"]["name"] == "get_weather"
     assert set(json.loads(call["function"]["arguments"])) == {"city"}
+    assert seen["response"]["text"] == seen["responseStream"]["text"] == text
+    assert seen["response"]["store"] is False
+    assert seen["responseStream"]["types"][0] == "response.created"
+    assert seen["responseStream"]["types"][-1] == "response.completed"
+    assert seen["responseStream"]["last"]["usage"]["output_tokens"] == seen["response"]["usage"]["output_tokens"] > 0
+    check_refusal(seen["state"], "BadRequestError", 400, "unsupported_parameter")
     check_refusal(seen["unknownModel"], "NotFoundError", 404, "model_not_found")
     check_refusal(seen["wrongKey"], "AuthenticationError", 401, "invalid_api_key")
 

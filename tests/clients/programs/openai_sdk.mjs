@@ -1,4 +1,4 @@
-// The Node openai SDK: a chat, a stream, a tool call, the models and two refusals, printed as one object.
+// The Node openai SDK: a chat, a stream, a tool call, responses, the models and refusals, printed as one object.
 import OpenAI from "openai";
 
 const { baseURL, apiKey, model } = JSON.parse(process.argv[2]);
@@ -29,6 +29,11 @@ const weather = {
     parameters: { type: "object", properties: { city: { type: "string" } }, required: ["city"] },
   },
 };
+const answer = await client.responses.create({ model, input: "Hello" });
+const events = [];
+for await (const event of await client.responses.create({ model, input: "Hello", stream: true })) events.push(event);
+const helped = await client.responses.stream({ model, input: "Hello" }).finalResponse();
+
 const stranger = new OpenAI({ baseURL, apiKey: "gw_live_wrong", maxRetries: 0 });
 const models = [];
 for await (const listed of client.models.list()) models.push(listed.id);
@@ -42,6 +47,9 @@ console.log(
       usage: chunks.at(-1).usage,
     },
     tools: await client.chat.completions.create({ model, messages, tools: [weather], tool_choice: "required" }),
+    response: { text: answer.output_text, store: answer.store, usage: answer.usage },
+    responseStream: { types: events.map((event) => event.type), text: helped.output_text, last: events.at(-1).response },
+    state: await refusal(() => client.responses.create({ model, input: "Hello", previous_response_id: "resp_1" })),
     unknownModel: await refusal(() => client.chat.completions.create({ model: "no/such", messages })),
     wrongKey: await refusal(() => stranger.chat.completions.create({ model, messages })),
   }),

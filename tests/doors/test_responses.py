@@ -1,6 +1,7 @@
 """OpenAI's Responses API at the door: stateless, exact in its money, and as Codex needs it."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -182,6 +183,18 @@ async def test_the_demo_answers_test_keys_and_calls_tools(stage: Stage) -> None:
     assert "The tool answered: noon" in told["output"][0]["content"][0]["text"]
     assert stage.backend.chats == []
     await stage.is_left_with(CREDIT_NANO)
+
+
+@each("odd", [10**30, -1, 1.5, [], {}, [[]], True])
+@each("name", ["input", "instructions", "tools", "tool_choice", "text", "metadata", "include", "top_logprobs"])
+async def test_the_demo_takes_or_refuses_what_is_odd(stage: Stage, name: str, odd: Any) -> None:
+    key = await stage.door.key(stage.account_id, is_test=True)
+    tool = {"type": "function", "name": "now", "parameters": {"type": "object", "maxProperties": odd}}
+    call = {"type": "custom_tool_call", "call_id": "c", "name": "now", "input": odd}
+    said: dict[str, Any] = {"input": [{"role": "user", "content": "Hi"}, call], "tools": [tool]}
+    for body in (said, said | {name: odd}, said | {"input": [{"role": "user", "content": odd}]}):
+        raw = json.dumps({"model": "priced/tiny"} | body).encode()
+        assert (await stage.door.post(raw, key, PATH)).status_code in (200, 400)
 
 
 @each("prefix", ["/v1", "/api/v1/inference"])

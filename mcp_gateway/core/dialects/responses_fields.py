@@ -174,7 +174,8 @@ def _check_named(body: dict[str, Any], choice: dict[str, Any]) -> None:
 def _sift_allowed(body: dict[str, Any], choice: dict[str, Any]) -> None:
     """Leave of the tools that may be chosen those that are served."""
     allowed = checked(choice.get("tools"), list, "tool_choice.tools")
-    kept = [tool for tool in allowed if not isinstance(tool, dict) or tool.get("type") in OWN_TOOLS]
+    kinds = [_kind_of(tool, f"tool_choice.tools[{number}]") for number, tool in enumerate(allowed)]
+    kept = [tool for tool, kind in zip(allowed, kinds, strict=True) if kind in OWN_TOOLS]
     if allowed and not kept:
         if choice.get("mode") == "required":
             problem = "`tool_choice` asks for tools that are not served here; function and custom are."

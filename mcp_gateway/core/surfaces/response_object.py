@@ -15,7 +15,7 @@ _NOT_TOLD = ("input_messages", "output_messages", "kv_transfer_params", "ec_tran
 """vLLM's: the prompt as it was rendered, and where its caches are."""
 _REASONS = {"max_output_tokens": "length", "max_tokens": "length", "content_filter": "content_filter"}
 """Why a response is incomplete, in the words that records have for every surface."""
-_CALLS = frozenset({"function_call", "custom_tool_call"})
+_CALLS = ("function_call", "custom_tool_call")
 _ENDED_BADLY: dict[str, dict[str, Any]] = {"failed": {}, "cancelled": {"message": "aborted"}}
 """Statuses of an answer that is none; nobody here can cancel, so who did was the backend."""
 _TEXTS = ("text", "refusal", "arguments", "input")
@@ -92,17 +92,16 @@ def finish_reason_of(response: dict[str, Any]) -> str | None:
         details = response.get("incomplete_details")
         reason = details.get("reason") if isinstance(details, dict) else None
         return read_finish_reason(_REASONS.get(reason, reason)) if isinstance(reason, str) else None
-    kinds = {item.get("type") for item in response["output"] if isinstance(item, dict)}
-    return "stop" if _CALLS.isdisjoint(kind for kind in kinds if isinstance(kind, str)) else "tool_calls"
+    kinds = [item.get("type") for item in response["output"] if isinstance(item, dict)]
+    return "tool_calls" if any(kind in _CALLS for kind in kinds) else "stop"
 
 
 def failure_of_response(response: dict[str, Any]) -> Failure | None:
     """What kept it from being an answer; None for one that is."""
-    status, error = response.get("status"), response.get("error")
-    if not (error or status in _ENDED_BADLY):
+    error, assumed = response.get("error"), _ENDED_BADLY.get(str(response.get("status")))
+    if not error and assumed is None:
         return None
-    told = error if isinstance(error, dict) else _ENDED_BADLY.get(str(status), {})
-    return failure_in(told)
+    return failure_in(error if isinstance(error, dict) else assumed or {})
 
 
 def text_bytes_of(response: dict[str, Any]) -> int:

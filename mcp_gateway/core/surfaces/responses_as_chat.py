@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-import orjson
+from mcp_gateway.core.json_bounds import dump_json
 
 _TEXT_PARTS = frozenset({"input_text", "output_text", "text", "reasoning_text", "summary_text"})
 _ANSWERS = ("function_call_output", "custom_tool_call_output")
@@ -33,7 +33,7 @@ def _messages_in(item: dict[str, Any]) -> Iterator[dict[str, Any]]:
     elif kind == "function_call":
         yield _call(item, item.get("arguments"))
     elif kind == "custom_tool_call":
-        yield _call(item, orjson.dumps({"input": item.get("input")}).decode())
+        yield _call(item, dump_json({"input": item.get("input")}).decode())
     elif kind in _ANSWERS:
         yield {"role": "tool", "tool_call_id": item.get("call_id"), "content": _content_of(item.get("output"))}
 

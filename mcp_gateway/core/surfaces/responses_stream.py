@@ -9,6 +9,8 @@ from typing import Any
 
 import orjson
 
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.json_bounds import parse_json
 from mcp_gateway.core.surfaces.error_shapes import error_in, failure_in
 from mcp_gateway.core.surfaces.events import EventReader
 from mcp_gateway.core.surfaces.response_object import (
@@ -130,11 +132,11 @@ class ResponsesReader:
             self.is_done = True
             return b""
         kind = _type_of(frame) or _parsed(frame).get("type")
-        if kind in _OPENING or kind in _TERMINAL:
-            return self._response_event(kind, _parsed(frame), frame)
         if not isinstance(kind, str) or kind == "error":
             self.failure, self.is_done = failure_in(error_in(_parsed(frame)) or {}), True
             return b""
+        if kind in _OPENING or kind in _TERMINAL:
+            return self._response_event(kind, _parsed(frame), frame)
         return self._begun() + self._numbered(kind, frame)
 
     def _response_event(self, kind: str, event: dict[str, Any], frame: bytes) -> bytes:
@@ -207,7 +209,7 @@ def _type_of(frame: bytes) -> str | None:
 
 def _parsed(frame: bytes) -> dict[str, Any]:
     try:
-        event = orjson.loads(frame.removeprefix(b"data:"))
-    except orjson.JSONDecodeError:
+        event = parse_json(frame.removeprefix(b"data:"))
+    except (orjson.JSONDecodeError, GatewayError):  # its nesting
         raise not_understood() from None
     return event if isinstance(event, dict) else {}

@@ -122,6 +122,13 @@ def test_a_choice_of_a_tool_that_is_not_served_is_refused(choice: dict[str, Any]
         sifted(tools=[WEB, FUNCTION], tool_choice=choice)
 
 
+@each("choice", [{}, {"type": []}, {"type": "allowed_tools"}, {"type": "allowed_tools", "tools": [7]},
+                 {"type": "allowed_tools", "tools": [{"type": []}]}])  # fmt: skip
+def test_a_choice_that_cannot_be_read_is_refused_as_such(choice: dict[str, Any]) -> None:
+    with pytest.raises(GatewayError, match="invalid_type"):
+        sifted(tools=[FUNCTION], tool_choice=choice)
+
+
 def test_images_are_counted_apart_wherever_they_stand() -> None:
     part = {"type": "input_image", "image_url": "data:image/JPG;base64,AA AA"}
     ask = asked(

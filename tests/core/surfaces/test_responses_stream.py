@@ -162,12 +162,24 @@ def test_a_failure_is_known_wherever_it_comes(frame: bytes, begun: int) -> None:
     assert (reader.is_done, reader.is_whole) == (True, False)
 
 
-@each("frame", [b"data: nonsense\n\n", b'data: {"type":"response.completed","response":7}\n\n',
+@each("frame", [b"data: nonsense\n\n",
+                b'data: {"type":"response.created","response":{"output":[],"x":%b1%b}}\n\n' % (b"[" * 500, b"]" * 500),
+                b'data: {"type":"response.completed","response":7}\n\n',
                 b'data: {"type":"response.completed","response":{"output":{}}}\n\n'])  # fmt: skip
 def test_what_cannot_be_understood_is_the_backends_error(frame: bytes) -> None:
     reader = ResponsesReader(asked(), "m")
     with pytest.raises(GatewayError, match="backend_error"):
         reader.feed(frame)
+
+
+@each("odd", [[], {}, 7, None, True, [[]], "x"])
+@each("name", ["status", "error", "usage", "incomplete_details", "id", "model", "output"])
+def test_a_response_of_odd_values_is_read_as_far_as_it_goes(name: str, odd: Any) -> None:
+    reader = ResponsesReader(asked(), "m")
+    response = told_in(STREAM[-1])[0]["response"] | {name: odd if name != "output" else [odd, {"type": odd}]}
+    reader.feed(rewritten(STREAM[-1], response=response))
+    assert reader.is_done
+    reader.end("0.00", Usage(1, 1))
 
 
 def test_a_stream_that_only_stops_is_not_whole() -> None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.upstream.demo import messages, texts, vectors, wire
 from mcp_gateway.core.upstream.demo.body import (
     MAX_CHOICES,
@@ -289,7 +290,7 @@ class DemoBackend:
     async def _responses(self, headers: _Headers, raw: bytes) -> DemoResponse:
         asked = parsed(ResponsesBody, raw, headers.get(b"content-type", b""))
         fields = asked.model_dump(exclude_unset=True)
-        body = parsed(ChatBody, orjson.dumps(chat_of(fields)), _JSON)
+        body = parsed(ChatBody, dump_json(chat_of(fields)), _JSON)
         model, prompt_size, max_tokens = await self._checked(body)
         answer_id = asked.request_id or f"resp_{next(self._request_numbers):016x}"
         telling = Telling(answer_id, int(self._now_s()), model, prompt_size, fields)
@@ -299,7 +300,7 @@ class DemoBackend:
             return DemoResponse(200, {b"content-type": _EVENTS}, _paced(events, pace), self._sleep)
         tokens = max(tokens for tokens, _ in telling.events(steps(reply, body, max_tokens)))
         await self._sleep(pace.due_s(tokens))
-        return self._json(200, telling.response)
+        return self._body(200, dump_json(telling.response))
 
     async def _checked(self, body: ChatBody) -> tuple[str, int, int]:
         """The model, the tokens of the prompt, and how many the answer may have. Raises Refused."""

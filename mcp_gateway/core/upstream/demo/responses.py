@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import orjson
 from pydantic import BaseModel, ConfigDict
 
+from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.surfaces.responses_as_chat import functions_of, messages_of
 from mcp_gateway.core.upstream.demo.reply import Step
 
@@ -144,7 +144,7 @@ class Telling:
     def _event(self, kind: str, **told: Any) -> bytes:
         event = {**told, "sequence_number": self._number, "type": kind}
         self._number += 1
-        return b"event: %b\ndata: %b\n\n" % (kind.encode(), orjson.dumps(event))
+        return b"event: %b\ndata: %b\n\n" % (kind.encode(), dump_json(event))
 
 
 def _part(text: str) -> dict[str, Any]:

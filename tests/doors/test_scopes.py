@@ -22,6 +22,8 @@ OPERATIONS: list[tuple[str, str, KeyScope | None, dict[str, Any] | None]] = [
     ("POST", "/messages", "inference", {"model": "demo/echo", "messages": MESSAGES, "max_tokens": 16}),
     ("POST", "/messages/count_tokens", "inference", {"model": "demo/echo", "messages": MESSAGES}),
     ("POST", "/responses", "inference", {"model": "demo/echo", "input": "hi"}),
+    ("POST", "/rerank", "inference", {"model": "demo/echo", "query": "hi", "documents": ["ho"]}),
+    ("POST", "/score", "inference", {"model": "demo/echo", "text_1": "hi", "text_2": "ho"}),
     ("GET", "/models", None, None),
     ("GET", "/models/demo/echo", None, None),
     ("GET", "/models/demo/echo/health", None, None),

@@ -40,6 +40,34 @@ CHATS = [
     f'{{{MESSAGES}, "structured_outputs": {{"choice": [%s]}}}}',
     "%s",
 ]  # fmt: skip
+OTHERS = [
+    *(
+        ("/v1/completions", f'{{"model": "demo/echo", "prompt": "a", "{field}": %s}}')
+        for field in (
+            "prompt",
+            "n",
+            "best_of",
+            "max_tokens",
+            "logprobs",
+            "stop",
+            "logit_bias",
+            "stream_options",
+            "echo",
+        )
+    ),
+    ("/v1/completions", '{"model": "demo/echo", "prompt": [%s]}'),
+    ("/v1/completions", '{"model": "demo/echo", "prompt": [[%s]]}'),
+    *(
+        ("/v1/embeddings", f'{{"model": "demo/echo", "input": "a", "{field}": %s}}')
+        for field in ("input", "dimensions", "encoding_format", "truncate_prompt_tokens", "user")
+    ),
+    ("/v1/embeddings", '{"model": "demo/echo", "input": [%s]}'),
+    ("/v1/embeddings", '{"model": "demo/echo", "messages": [{"role": "user", "content": %s}]}'),
+    ("/v1/rerank", '{"model": "demo/echo", "query": %s, "documents": [%s], "top_n": %s}'),
+    ("/v1/rerank", '{"model": "demo/echo", "query": "a", "documents": ["b"], "top_n": %s}'),
+    ("/v1/score", '{"model": "demo/echo", "text_1": %s, "text_2": "b"}'),
+    ("/v1/score", '{"model": "demo/echo", "text_1": ["a"], "text_2": [%s, "b"]}'),
+]
 CALL = '{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "%s", "arguments": {%s}}}'
 MCP = [
     *(
@@ -97,6 +125,12 @@ async def check(*answers: Any) -> None:
         assert "on our side" not in told
         if answer.headers.get("content-type") == "application/json":
             answer.json()
+
+
+@pytest.mark.parametrize(("path", "place"), OTHERS)
+async def test_in_another_surface(path: str, place: str, door: Door) -> None:
+    key = await door.key(is_test=True)
+    await check(*(door.post(place.replace("%s", value).encode(), key, path) for value in VALUES))
 
 
 @pytest.mark.parametrize("place", CHATS)

@@ -321,3 +321,24 @@ async def test_the_sdk_completes_and_streams(stage: Stage) -> None:
     ]
     assert whole_one.choices[0].text == "".join(pieces)
     await client.close()
+
+
+async def test_a_token_that_is_named_like_a_field_keeps_its_log_probability(stage: Stage) -> None:
+    """vLLM tells the likeliest tokens of a completion as the names of an object."""
+    door, backend = stage
+    names = ("usage", "error", "model", "choices", "finish_reason", "system_fingerprint")
+    top = dict.fromkeys(names, -1.5)
+    scores = {"text_offset": [0], "token_logprobs": [-1.5], "tokens": ["usage"], "top_logprobs": [top]}
+
+    def scored(completion_tokens: int, reason: str | None = None) -> bytes:
+        frame = orjson.loads(part("usage", 0, 2, completion_tokens, reason).removeprefix(b"data: "))
+        frame["choices"][0]["logprobs"] = scores
+        return b"data: %b\n\n" % orjson.dumps(frame)
+
+    backend.answer_with(events(scored(1), scored(2), scored(3), scored(4, "stop"), total(2, 4), DONE))
+    response = await door.post(body_of(stream=True, logprobs=5), await door.key(credit="1"), PATH)
+    told = contents([response.content])
+    assert [chunk["choices"][0]["logprobs"] for chunk in told] == [scores] * 4
+    assert {chunk["model"] for chunk in told} == {"priced/tiny"}
+    assert not any("usage" in chunk for chunk in told)
+    assert await paid(door, response) == (2, 4, cost_nano(2, 4))

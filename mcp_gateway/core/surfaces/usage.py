@@ -22,6 +22,8 @@ _FLAT = rb'\{(?:"[^"\\]{0,64}+":[^"{}\[]{0,64}+){0,16}+\}'
 _FLAT_OBJECT = re.compile(_FLAT)
 _PLAIN = rb'\{(?:"[^"\\]{0,64}+":(?:' + _FLAT + rb',?+|[^"{}\[]{0,64}+)){0,16}+\}'
 _SPLICED_KEY = b',"usage":'
+_NUMBER = tuple(b"%c" % byte for byte in b"-0123456789")
+"""How a number begins: `usage` may be a token, whose log probability a completion tells under its name."""
 _CLOSING_USAGE = re.compile(rb'\}\],"usage":\{"prompt_tokens":\d[^}]{0,256}+\}(?=\}\n\n(?:data: \{|\Z))')
 """As vLLM writes it: between the choices and the end of a frame, with no object in it, which had to be closed too."""
 _COUNTS = re.compile(rb',"usage":\{"prompt_tokens":(\d{1,9}),"total_tokens":(\d{1,9}),"completion_tokens":(\d{1,9})\}')
@@ -191,7 +193,10 @@ def without_usage(frames: bytes) -> bytes:
 def _without_odd_usage(frames: bytes) -> bytes:
     kept, begin, at = [], 0, frames.find(_KEY)
     while at >= 0:
-        if _COLON.match(frames, at + len(_KEY)):  # else it is a text
+        colon = _COLON.match(frames, at + len(_KEY))
+        if (
+            colon is not None and frames[colon.end() : colon.end() + 1] not in _NUMBER
+        ):  # else a text, or a token's score
             start, end = _with_its_comma(frames, at, end_of_member(frames, at))
             kept.append(frames[begin:start])
             begin = end

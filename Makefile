@@ -14,8 +14,8 @@ SUITE_VERSIONS := 0.1.16 0.2.0-alpha.12
 serve: $(VENV)/.installed  ## start the gateway on 127.0.0.1:8080
 	@$(BIN)/mcp-gateway serve
 
-# databases in memory where 2 GB of it are free: most that tests would wait for is a disk, which none of these asks about
-test: export PYTEST_DEBUG_TEMPROOT := $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 >= 2000000 { print $$6 }')
+# databases in memory where half a GB of it is free: most that tests would wait for is a disk, which none of these asks about
+test: export PYTEST_DEBUG_TEMPROOT := $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 >= 500000 { print $$6 }')
 # one more than processors, since tests also wait; each takes 4 s of a processor to load and collect
 test: $(VENV)/.installed-dev  ## run all tests; with ORDER=a number, in the random order of that seed
 	@$(BIN)/python -m pytest --numprocesses $$((1 + $$(getconf _NPROCESSORS_ONLN))) $(if $(ORDER),--order $(ORDER))

@@ -22,8 +22,8 @@ _FLAT = rb'\{(?:"[^"\\]{0,64}+":[^"{}\[]{0,64}+){0,16}+\}'
 _FLAT_OBJECT = re.compile(_FLAT)
 _PLAIN = rb'\{(?:"[^"\\]{0,64}+":(?:' + _FLAT + rb',?+|[^"{}\[]{0,64}+)){0,16}+\}'
 _SPLICED_KEY = b',"usage":'
-_NUMBER = tuple(b"%c" % byte for byte in b"-0123456789")
-"""How a number begins: `usage` may be a token, whose log probability a completion tells under its name."""
+_NUMBER = b"-0123456789"
+"""How one begins."""
 _CLOSING_USAGE = re.compile(rb'\}\],"usage":\{"prompt_tokens":\d[^}]{0,256}+\}(?=\}\n\n(?:data: \{|\Z))')
 """As vLLM writes it: between the choices and the end of a frame, with no object in it, which had to be closed too."""
 _COUNTS = re.compile(rb',"usage":\{"prompt_tokens":(\d{1,9}),"total_tokens":(\d{1,9}),"completion_tokens":(\d{1,9})\}')
@@ -194,15 +194,21 @@ def _without_odd_usage(frames: bytes) -> bytes:
     kept, begin, at = [], 0, frames.find(_KEY)
     while at >= 0:
         colon = _COLON.match(frames, at + len(_KEY))
-        if (
-            colon is not None and frames[colon.end() : colon.end() + 1] not in _NUMBER
-        ):  # else a text, or a token's score
+        if colon is not None and not _is_score(frames, at, colon.end()):  # else it is a text
             start, end = _with_its_comma(frames, at, end_of_member(frames, at))
             kept.append(frames[begin:start])
             begin = end
         at = frames.find(_KEY, max(begin, at + len(_KEY)))
     kept.append(frames[begin:])
     return b"".join(kept)
+
+
+def _is_score(frames: bytes, at: int, value_at: int) -> bool:
+    """Whether the key is a token of that name within a choice, whose log probability a completion tells under it."""
+    if frames[value_at : value_at + 1].translate(None, _NUMBER) or value_at == len(frames):
+        return False
+    start = frames.rfind(b"\n\n", 0, at) + 1
+    return sum(_DEEPER.get(found[0], 0) for found in _TEXT_OR_BRACKET.finditer(frames, start, at)) > 1
 
 
 def with_cost(frame: bytes, cost_usd: str) -> bytes:

@@ -94,6 +94,13 @@ def test_text_that_says_usage_is_left_as_it_is() -> None:
         assert last_usage(told) is None
 
 
+def test_a_number_for_usage_is_taken_out_and_a_token_of_that_name_keeps_its_score() -> None:
+    scores = b'"choices":[{"text":"a","logprobs":{"top_logprobs":[{"usage":-0.5,"b":-1}]}}]'
+    for number in (b"5", b"-5", b"1e999"):
+        assert without_usage(b'data: {%b,"usage":%b}\n\n' % (scores, number)) == b"data: {%b}\n\n" % scores
+        assert without_usage(b'data: {"usage":%b,%b}\n\n' % (number, scores)) == b"data: {%b}\n\n" % scores
+
+
 def test_usage_told_to_a_client_is_usage() -> None:
     for usage in (Usage(3, 4), Usage(3, 4, 2)):
         assert read_usage(usage.as_object()) == usage

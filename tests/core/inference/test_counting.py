@@ -2,6 +2,7 @@
 
 # ruff: noqa: F811 - the fixture is imported
 
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -11,9 +12,10 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.surfaces.completions import COMPLETIONS
 from mcp_gateway.core.surfaces.messages import COUNTED_MESSAGES
 from mcp_gateway.core.surfaces.surface import Ask
-from tests.core.test_chat import Stage, stage  # noqa: F401 - the fixture
+from tests.core.test_chat import Stage, open_stage, stage  # noqa: F401 - the fixture
 from tests.core.test_chat_streams import broken_off
-from tests.replaying import Answer, whole
+from tests.replaying import Answer, ReplayingBackend, whole
+from tests.serving import PRICED
 
 PIXEL = "iVBORw0KGgo="
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PIXEL}}
@@ -56,3 +58,13 @@ async def test_images_are_judged_before_anybody_counts(stage: Stage) -> None:
             stage.caller, asked(messages=[{"role": "user", "content": [IMAGE, {"type": "text", "text": "Hi"}]}])
         )
     assert stage.backend.chats == []
+
+
+async def test_ids_beyond_the_window_of_their_model_are_refused_without_a_question(tmp_path: Path) -> None:
+    body = {"model": "priced/tiny", "prompt": [1] * 150}
+    models = [PRICED | {"context_window": 100}]
+    async with ReplayingBackend() as backend, open_stage(tmp_path, backend, models=models) as stage:
+        with await stage.exchange() as exchange, pytest.raises(GatewayError, match="context_length_exceeded"):
+            await exchange.begin(COMPLETIONS.read(body, len(orjson.dumps(body))))
+        assert backend.counted == []
+        await stage.is_accounted_for(0, "client_closed")

@@ -21,6 +21,8 @@ ONE_CALLERS_MIB = 96
 """An eighth of max_in_flight_bytes is 32 MiB; the rest is for the copy in use, and for what the allocator keeps."""
 EVERYBODYS_MIB = 448
 """max_in_flight_bytes is 256 MiB."""
+HEADS_MIB = 56
+"""400 heads of 60 kB, each in two copies, are 46: the allocator keeps about 48 of them, however often they come."""
 GENEROUS = """
 [guests]
 requests_per_minute = 1000000
@@ -214,10 +216,12 @@ async def test_bodies_that_are_never_finished_are_bounded(tmp_path: Path, path: 
 
 
 async def test_heads_that_are_never_finished_are_bounded(tmp_path: Path) -> None:
-    async with attacked(tmp_path, GENEROUS, keys=2) as target, wires(target.port, 400) as unfinished:
-        for wire in unfinished:
-            await wire.send(get("/", "x: " + "a" * 60_000)[:-4])
-        await everybody_is_served(target)
+    async with attacked(tmp_path, GENEROUS, keys=2, left_mib=HEADS_MIB) as target:
+        for _ in range(2):  # what the allocator has kept of the first ones serves the second
+            async with wires(target.port, 400) as unfinished:
+                for wire in unfinished:
+                    await wire.send(get("/", "x: " + "a" * 60_000)[:-4])
+                await everybody_is_served(target)
         assert target.most_grown_mib() < ONE_CALLERS_MIB
 
 

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from mcp_gateway.core.dialects.dialect import Dialect, Translation
-from mcp_gateway.core.dialects.vllm import Vllm
+from mcp_gateway.core.dialects.vllm import ALLOWED_PATHS, Vllm
 from mcp_gateway.core.errors import TABLE, GatewayError
 from mcp_gateway.core.inference.terms import asked_terms
 from mcp_gateway.core.surfaces.chat import CHAT
@@ -209,6 +209,12 @@ def test_what_a_client_that_leaves_has_used_never_shrinks_and_never_exceeds_the_
             tokens = used.completion_tokens if used is not None else reader.seen.output_tokens
             assert before <= tokens <= whole.usage.completion_tokens, capture.case
             before = tokens
+
+
+def test_nothing_is_asked_of_a_backend_but_what_is_listed(pair: Pair) -> None:
+    counting = pair.translation.counting(pair.ask(), "tiny")
+    asked = {pair.translation.path, *([] if counting is None else [counting.path])}
+    assert asked <= ALLOWED_PATHS
 
 
 def test_every_refusal_is_understood_and_nothing_of_the_backends_name_is_told(pair: Pair) -> None:

@@ -28,6 +28,11 @@ from mcp_gateway.core.surfaces.surface import Body, Failure, SurfaceName
 MODELS_PATH = "/v1/models"
 HEALTH_PATH = "/health"
 METRICS_PATH = "/metrics"
+ALLOWED_PATHS = frozenset({
+    MODELS_PATH, HEALTH_PATH, METRICS_PATH, TOKENIZE_PATH, "/v1/chat/completions", "/v1/completions", "/v1/embeddings",
+    "/v1/messages", "/v1/messages/count_tokens", "/v1/rerank", "/v1/responses", "/score",
+})  # fmt: skip
+"""All that is ever asked of a vLLM server: its other routes start work or tell secrets without a key."""
 _ID_BYTES = 4096
 """Of an answer, at whose start its id stands."""
 _OUR_ID = re.compile(rb'"id":\s?"(?:chatcmpl|cmpl|embd|msg|resp|score)[-_](req_[0-9a-zA-Z_-]{1,64})"')

@@ -295,6 +295,7 @@ class Backend:
         is_stream: bool = False,
         patience: Patience | None = None,
     ) -> Response:
+        assert path in vllm.ALLOWED_PATHS
         sent = [_JSON, *headers]
         if self.api_key:
             sent.append((b"authorization", b"Bearer " + self.api_key.encode()))

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue, models_json_schema
 from pydantic_core import core_schema
 
-from http_api.operations import PREFIXES, ROOT, Access, AnyOperation, Asked, Counts, Nothing, Operation
+from http_api.operations import PREFIXES, Access, AnyOperation, Asked, Counts, Nothing, page_at_root
 from http_api.query import AnyQuery, Query
 from mcp_gateway.core.errors import TABLE, Code
 
@@ -52,19 +52,8 @@ class Document:
     """Makes the document when it is first asked for; `serves_guests` says whether keys may be left out."""
 
     def __init__(self, operations: Iterable[AnyOperation], *, version: str, base_url: str, serves_guests: bool) -> None:
-        self.row: AnyOperation = Operation(
-            method="GET",
-            path="/openapi.json",
-            name="openapi",
-            summary="Tell all of this to programs.",
-            access=Access.OPEN,
-            counts=Counts.NOTHING,
-            query=AnyQuery,
-            body=Nothing,
-            answer=bytes,
-            handle=self.get,
-            prefixes=ROOT,
-            is_always_answered=True,
+        self.row: AnyOperation = page_at_root(
+            "/openapi.json", "openapi", "Tell all of this to programs.", bytes, self.get
         )
         self._operations = [row for row in (*operations, self.row) if row.is_served and row.answer is not Nothing]
         self._version = version

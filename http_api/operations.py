@@ -13,7 +13,7 @@ from pydantic.json_schema import SkipJsonSchema
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from http_api.bodies import SIGNED, BodyBounds, parsed_as, read_json_bytes
-from http_api.query import Query, read_query
+from http_api.query import AnyQuery, Query, read_query
 from http_api.rendering import OPENAI_SHAPE, Headers, Shape, send_bytes
 from mcp_gateway.core.caller import Caller, KeyScope
 from mcp_gateway.core.context import CLIENT, CONTEXT, RequestContext
@@ -150,6 +150,38 @@ class Operation(Generic[Q, B, A]):
 
 
 AnyOperation = Operation[Any, Any, Any]
+
+
+def page_at_root(
+    path: str,
+    name: str,
+    summary: str,
+    answer: type[A],
+    handle: Handle[AnyQuery, Nothing, A],
+    *,
+    statuses: tuple[int, ...] = (200,),
+    media_types: tuple[str, ...] = ("application/json",),
+    refuses: frozenset[Code] = frozenset(),
+    prefixes: tuple[str, ...] = ROOT,
+) -> Operation[AnyQuery, Nothing, A]:
+    """A row of what is told to whoever asks, about the gateway itself and whatever its state, and counts nothing."""
+    return Operation(
+        method="GET",
+        path=path,
+        name=name,
+        summary=summary,
+        access=Access.OPEN,
+        counts=Counts.NOTHING,
+        query=AnyQuery,
+        body=Nothing,
+        answer=answer,
+        handle=handle,
+        statuses=statuses,
+        media_types=media_types,
+        refuses=refuses,
+        prefixes=prefixes,
+        is_always_answered=True,
+    )
 
 
 def endpoint_of(operation: AnyOperation, bounds: BodyBounds) -> ASGIApp:

@@ -19,7 +19,18 @@ from http_api.keys import CreatedKey, KeyChange, KeyObject, KeyPage, Keys, KeysQ
 from http_api.limits import Limits, LimitsObject
 from http_api.messages import CountedRequestBody, MessageAnswer, MessageRequestBody, TokenCount, TokenCounts
 from http_api.models import ModelAnswer, ModelHealth, ModelListAnswer, Models
-from http_api.operations import INFERENCE, OPENAI, PREFIXES, ROOT, Access, AnyOperation, Counts, Nothing, Operation
+from http_api.operations import (
+    INFERENCE,
+    OPENAI,
+    PREFIXES,
+    ROOT,
+    Access,
+    AnyOperation,
+    Counts,
+    Nothing,
+    Operation,
+    page_at_root,
+)
 from http_api.query import AnyQuery, Query
 from http_api.requests import RequestObject, RequestPage, Requests, RequestsQuery
 from http_api.responses import RESPONSES_SHAPE, ResponsesAnswer, ResponsesBody
@@ -605,96 +616,55 @@ def _history(run: Endpoints) -> list[AnyOperation]:
 
 
 def _stats(stats: Stats) -> AnyOperation:
-    return Operation(
-        method="GET",
-        path="/stats",
-        name="stats",
-        summary="Tell how the gateway is, for a status page.",
-        access=Access.OPEN,
-        counts=Counts.NOTHING,
-        query=AnyQuery,
-        body=Nothing,
-        answer=StatsObject,
-        handle=stats.get,
+    return page_at_root(
+        "/stats",
+        "stats",
+        "Tell how the gateway is, for a status page.",
+        StatsObject,
+        stats.get,
         prefixes=(*ROOT, *PREFIXES),
-        is_always_answered=True,
     )
 
 
 def _root(run: Endpoints) -> list[AnyOperation]:
     return [
-        Operation(
-            method="GET",
-            path="/",
-            name="welcome",
-            summary="Tell what this is and where its doors are.",
-            access=Access.OPEN,
-            counts=Counts.NOTHING,
-            query=AnyQuery,
-            body=Nothing,
-            answer=WelcomeObject,
-            handle=run.welcome.get,
-            prefixes=ROOT,
-            is_always_answered=True,
+        page_at_root(
+            "/",
+            "welcome",
+            "Tell what this is and where its doors are.",
+            WelcomeObject,
+            run.welcome.get,
         ),
-        Operation(
-            method="GET",
-            path="/health",
-            name="health",
-            summary="Tell whether the gateway serves; its operator is told why not.",
-            access=Access.OPEN,
-            counts=Counts.NOTHING,
-            query=AnyQuery,
-            body=Nothing,
-            answer=HealthObject,
-            handle=run.health.get,
+        page_at_root(
+            "/health",
+            "health",
+            "Tell whether the gateway serves; its operator is told why not.",
+            HealthObject,
+            run.health.get,
             statuses=(200, 503),
-            prefixes=ROOT,
-            is_always_answered=True,
         ),
-        Operation(
-            method="GET",
-            path="/readyz",
-            name="ready",
-            summary="Tell a load balancer whether to send requests here.",
-            access=Access.OPEN,
-            counts=Counts.NOTHING,
-            query=AnyQuery,
-            body=Nothing,
-            answer=HealthObject,
-            handle=run.health.ready,
+        page_at_root(
+            "/readyz",
+            "ready",
+            "Tell a load balancer whether to send requests here.",
+            HealthObject,
+            run.health.ready,
             statuses=(200, 503),
-            prefixes=ROOT,
-            is_always_answered=True,
         ),
-        Operation(
-            method="GET",
-            path="/livez",
-            name="live",
-            summary="Tell that the process is alive.",
-            access=Access.OPEN,
-            counts=Counts.NOTHING,
-            query=AnyQuery,
-            body=Nothing,
-            answer=HealthObject,
-            handle=run.health.live,
-            prefixes=ROOT,
-            is_always_answered=True,
+        page_at_root(
+            "/livez",
+            "live",
+            "Tell that the process is alive.",
+            HealthObject,
+            run.health.live,
         ),
-        Operation(
-            method="GET",
-            path="/metrics",
-            name="metrics",
-            summary="Tell Prometheus, with the operator's token or from the same machine.",
-            access=Access.OPEN,
-            counts=Counts.NOTHING,
-            query=AnyQuery,
-            body=Nothing,
-            answer=bytes,
-            handle=run.metrics.get,
+        page_at_root(
+            "/metrics",
+            "metrics",
+            "Tell Prometheus, with the operator's token or from the same machine.",
+            bytes,
+            run.metrics.get,
             media_types=(CONTENT_TYPE,),
             refuses=frozenset({"missing_credentials", "insufficient_permissions"}),
-            prefixes=ROOT,
-            is_always_answered=True,
         ),
     ]

@@ -7,8 +7,7 @@ from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.dialects.dialect import Target
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.inference.parts import Parts
-from mcp_gateway.core.inference.routing import route_to
-from mcp_gateway.core.inference.terms import check
+from mcp_gateway.core.inference.routing import judged, route_to
 from mcp_gateway.core.record import OK
 from mcp_gateway.core.surfaces.error_shapes import MAX_REFUSAL_BYTES
 from mcp_gateway.core.surfaces.surface import Ask
@@ -19,13 +18,10 @@ from mcp_gateway.core.upstream.transport import UpstreamError
 async def count_prompt(parts: Parts, caller: Caller, ask: Ask) -> int:
     """The prompt's tokens. Raises GatewayError for a refusal, or where no backend counts, or not in time."""
     model = parts.published.current.find(ask.model)
-    translation = parts.dialect.translations[ask.surface.name]
-    translation.sift(ask.body)
-    check(ask, model, caller, parts.settings.limits)
-    if ask.images:
-        await parts.images.check(ask.images, model_sees="image" in model.input_modalities)
+    await judged(parts, caller, ask, model)
     route = route_to(parts, caller, model)
     backend = next((one for one in route.backends if one.serves(route.backend_model)), route.backends[0])
+    translation = parts.dialect.translations[ask.surface.name]
     target = Target(parts.dialect, translation, route.backend_model, ask.model)
     try:
         async with asyncio.timeout(COUNT_S):

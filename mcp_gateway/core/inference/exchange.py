@@ -19,8 +19,8 @@ from mcp_gateway.core.inference.counting import count_prompt
 from mcp_gateway.core.inference.fitting import first_terms
 from mcp_gateway.core.inference.meter import NO_USAGE, UNUSED, Meter, Metered
 from mcp_gateway.core.inference.parts import Call, Parts
-from mcp_gateway.core.inference.routing import route_to
-from mcp_gateway.core.inference.terms import check, reserved_output_tokens
+from mcp_gateway.core.inference.routing import judged, route_to
+from mcp_gateway.core.inference.terms import reserved_output_tokens
 from mcp_gateway.core.limits.limiter import Turn
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.record import OK
@@ -213,11 +213,8 @@ class Exchange:
     async def _decide(self, ask: Ask, model: Model, note: Callable[[], None] | None) -> Attempts:
         """Check and hold, from what is cheap to refuse to what is dear. Raises GatewayError."""
         parts, caller, settings = self._parts, self._caller, self._parts.settings
+        self.ignored = await judged(parts, caller, ask, model)
         translation = parts.dialect.translations[ask.surface.name]
-        self.ignored = translation.sift(ask.body)
-        check(ask, model, caller, settings.limits)
-        if ask.images:
-            await parts.images.check(ask.images, model_sees="image" in model.input_modalities)
         route = route_to(parts, caller, model)
         self._bill.price = route.price
         target = Target(parts.dialect, translation, route.backend_model, ask.model, ask.surface.prompt_field)

@@ -1,9 +1,11 @@
-"""Where a request may go, by who asks and for what."""
+"""Whether a request may be asked, and where it may go, by who asks and for what."""
 
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.catalog import FREE, Model
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.inference.parts import Parts, Route
+from mcp_gateway.core.inference.terms import check
+from mcp_gateway.core.surfaces.surface import Ask
 
 DEMO_MODEL = "demo/echo"
 
@@ -18,6 +20,18 @@ def route_to(parts: Parts, caller: Caller, model: Model) -> Route:
     if not backends:
         raise unavailable(model)
     return Route(backends, model.backend_model, FREE if caller.is_guest else model.price)
+
+
+async def judged(parts: Parts, caller: Caller, ask: Ask, model: Model) -> tuple[str, ...]:
+    """Leave of an ask what may be sent of it, and see whether its caller may ask it; the names that were removed.
+
+    Raises GatewayError.
+    """
+    ignored = parts.dialect.translations[ask.surface.name].sift(ask.body)
+    check(ask, model, caller, parts.settings.limits)
+    if ask.images:
+        await parts.images.check(ask.images, model_sees="image" in model.input_modalities)
+    return ignored
 
 
 def unavailable(model: Model) -> GatewayError:

@@ -1,8 +1,7 @@
 """Chat completions to vLLM, which has them as OpenAI does: bodies are sifted, renamed and bounded, frames spliced."""
 
-from mcp_gateway.core.dialects.cache_salt import cache_salt
 from mcp_gateway.core.dialects.dialect import Counting
-from mcp_gateway.core.dialects.vllm_bodies import TOKENIZE_PATH, ask_for_usage, bound
+from mcp_gateway.core.dialects.vllm_bodies import TOKENIZE_PATH, generating
 from mcp_gateway.core.dialects.vllm_fields import ChatFields
 from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.surfaces import answer
@@ -30,12 +29,7 @@ class ChatToVllm:
         self.sift = fields.sift
 
     def body(self, ask: Ask, terms: Terms, backend_model: str, account_id: str, *, is_stream: bool) -> bytes:
-        """What was sifted of the caller's own, renamed, with usage asked for in every frame of a stream."""
-        body = ask.body | {"model": backend_model, "cache_salt": cache_salt(account_id)}
-        bound(body, terms, OUTPUT_CAPS)
-        if is_stream:
-            ask_for_usage(body)
-        return dump_json(body)
+        return generating(ask, terms, backend_model, account_id, OUTPUT_CAPS, is_stream=is_stream)
 
     def counting(self, ask: Ask, backend_model: str) -> Counting:
         kept = {name: ask.body[name] for name in _COUNTED if name in ask.body}

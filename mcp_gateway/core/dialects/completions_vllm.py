@@ -1,16 +1,13 @@
 """Completions to vLLM, which has them as OpenAI does: bodies are sifted, renamed and bounded, frames spliced."""
 
-from mcp_gateway.core.dialects.cache_salt import cache_salt
 from mcp_gateway.core.dialects.dialect import Counting
 from mcp_gateway.core.dialects.flat_fields import FlatFields
-from mcp_gateway.core.dialects.vllm_bodies import TOKENIZE_PATH, ask_for_usage, bound, joined
-from mcp_gateway.core.json_bounds import dump_json
+from mcp_gateway.core.dialects.vllm_bodies import counting_of, generating, joined
 from mcp_gateway.core.surfaces import answer
 from mcp_gateway.core.surfaces.credible import UsageBounds
 from mcp_gateway.core.surfaces.splice import FrameRelay
 from mcp_gateway.core.surfaces.surface import Ask, Body, Terms, Whole
 from mcp_gateway.core.surfaces.text_collector import TextCollector
-from mcp_gateway.core.surfaces.usage import Usage
 
 _CAPS = ("max_tokens",)
 
@@ -20,22 +17,17 @@ class CompletionsToVllm:
 
     path = "/v1/completions"
     tells_running_usage = True
+    with_usage = staticmethod(answer.with_usage)
 
     def __init__(self, fields: FlatFields) -> None:
         self.sift = fields.sift
 
     def body(self, ask: Ask, terms: Terms, backend_model: str, account_id: str, *, is_stream: bool) -> bytes:
-        """What was sifted of the caller's own, renamed, with usage asked for in every frame of a stream."""
-        body = ask.body | {"model": backend_model, "cache_salt": cache_salt(account_id)}
-        bound(body, terms, _CAPS)
-        if is_stream:
-            ask_for_usage(body)
-        return dump_json(body)
+        return generating(ask, terms, backend_model, account_id, _CAPS, is_stream=is_stream)
 
     def counting(self, ask: Ask, backend_model: str) -> Counting | None:
         """Several texts are counted as one, which has about as many tokens; ids need no counting."""
-        prompt = joined(ask.body.get("prompt"))
-        return Counting(TOKENIZE_PATH, dump_json({"model": backend_model, "prompt": prompt})) if prompt else None
+        return counting_of(joined(ask.body.get("prompt")), backend_model)
 
     def can_collect(self, ask: Ask) -> bool:
         """Not the best of several choices, which are known only in the end."""
@@ -56,9 +48,6 @@ class CompletionsToVllm:
 
     async def read(self, body: Body, public_model: str) -> Whole:
         return await answer.read_answer(body, public_model, answer.reason_of_text)
-
-    async def with_usage(self, body: Body, usage: Usage) -> Body:
-        return await answer.with_usage(body, usage)
 
     async def text_bytes(self, body: Body) -> int:
         return await answer.text_bytes(body, "text")

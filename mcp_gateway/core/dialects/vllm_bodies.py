@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from mcp_gateway.core.surfaces.surface import Terms
+from mcp_gateway.core.dialects.cache_salt import cache_salt
+from mcp_gateway.core.dialects.dialect import Counting
+from mcp_gateway.core.json_bounds import dump_json
+from mcp_gateway.core.surfaces.surface import Ask, Terms
 
 TOKENIZE_PATH = "/tokenize"
 
@@ -42,3 +45,19 @@ def ask_for_usage(body: dict[str, Any]) -> None:
         "include_usage": True,
         "continuous_usage_stats": True,
     }
+
+
+def generating(
+    ask: Ask, terms: Terms, backend_model: str, account_id: str, caps: Sequence[str], *, is_stream: bool
+) -> bytes:
+    """What was sifted of the caller's own, renamed and bounded, with usage asked for in every frame of a stream."""
+    body = ask.body | {"model": backend_model, "cache_salt": cache_salt(account_id)}
+    bound(body, terms, caps)
+    if is_stream:
+        ask_for_usage(body)
+    return dump_json(body)
+
+
+def counting_of(text: str, backend_model: str) -> Counting | None:
+    """Asks to count a text that no template is put around; None for an empty one."""
+    return Counting(TOKENIZE_PATH, dump_json({"model": backend_model, "prompt": text})) if text else None

@@ -1,0 +1,38 @@
+"""Texts that vLLM reads and answers with no text: bodies are renamed, answers read for their usage, never a stream."""
+
+from mcp_gateway.core.dialects.cache_salt import cache_salt
+from mcp_gateway.core.dialects.flat_fields import FlatFields
+from mcp_gateway.core.json_bounds import dump_json
+from mcp_gateway.core.surfaces import answer
+from mcp_gateway.core.surfaces.credible import UsageBounds
+from mcp_gateway.core.surfaces.input_answer import no_text, read_input_answer
+from mcp_gateway.core.surfaces.surface import Ask, Body, Collecting, Reader, Terms, Whole
+
+
+class InputsToVllm:
+    """What such a request becomes for vLLM at `path`, and its answer, whose list is `member`, for the client."""
+
+    tells_running_usage = False
+    with_usage = staticmethod(answer.with_usage)
+    text_bytes = staticmethod(no_text)
+
+    def __init__(self, path: str, member: str, fields: FlatFields) -> None:
+        self.path = path
+        self.sift = fields.sift
+        self._member = member
+
+    def body(self, ask: Ask, terms: Terms, backend_model: str, account_id: str, *, is_stream: bool) -> bytes:
+        """What was sifted of the caller's own, renamed."""
+        return dump_json(ask.body | {"model": backend_model, "cache_salt": cache_salt(account_id)})
+
+    def can_collect(self, _ask: Ask) -> bool:
+        return False
+
+    def reader(self, ask: Ask, public_model: str, bounds: UsageBounds) -> Reader:
+        raise NotImplementedError  # no answer is a stream
+
+    def collecting(self, ask: Ask, public_model: str, max_bytes: int) -> Collecting:
+        raise NotImplementedError  # see `can_collect`
+
+    async def read(self, body: Body, public_model: str) -> Whole:
+        return await read_input_answer(body, public_model, self._member)

@@ -3,8 +3,6 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import orjson
-
 from mcp_gateway.core.config import Task
 from mcp_gateway.core.data_uri import canonical_image
 from mcp_gateway.core.errors import GatewayError
@@ -18,6 +16,15 @@ from mcp_gateway.core.json_fields import (
     parse_json_object,
     required,
 )
+from mcp_gateway.core.surfaces.openai import (
+    COMMENT,
+    broken_off,
+    bytes_per_token,
+    stream_options_in,
+    top_logprobs_in,
+    usage_wishes,
+)
+from mcp_gateway.core.surfaces.openings import READ_TEXTS, opening_of_content
 from mcp_gateway.core.surfaces.splice import DONE
 from mcp_gateway.core.surfaces.surface import Ask, SurfaceName
 
@@ -31,13 +38,6 @@ _INTEGERS = frozenset({
     *OUTPUT_CAPS, "min_tokens", "n", "seed", "thinking_token_budget", "top_k", "top_logprobs",
     "truncate_prompt_tokens",
 })  # fmt: skip
-_TOKEN_BYTES, _ROW_BYTES = 16, 128
-"""What a token of an answer takes, and one of its log probabilities: more than on the average."""
-_MOST_TOP_LOGPROBS = 20
-"""Of vLLM, unless it was started otherwise."""
-_READ_CHARS = 4096
-_READ_TEXTS = 64
-"""So much of each text, so many messages, and so many parts of each; what differs only later shares its home."""
 
 
 class ChatSurface:
@@ -47,7 +47,7 @@ class ChatSurface:
     tasks: tuple[Task, ...] = ("generate",)
     prompt_field = "messages"
     done = DONE
-    comment = b": waiting for the model\n\n"
+    comment = COMMENT
 
     def read(self, body: dict[str, Any], size_bytes: int) -> Ask:
         """Read a parsed body of `size_bytes`. Raises GatewayError (400) with a message that says what to change."""
@@ -58,14 +58,13 @@ class ChatSurface:
         at_most(optional(body, "tools", list) or (), MAX_TOOLS, "tools")
         images = tuple(_images(messages))
         is_stream = bool(optional(body, "stream", bool))
-        options = optional(body, "stream_options", dict)
-        if options is not None and not is_stream:
-            raise GatewayError("invalid_value", "stream_options needs stream: true.", param="stream_options")
+        options = stream_options_in(body, is_stream=is_stream)
         at_least(body, "min_tokens", 0)
         preferred, other = [at_least(body, name, 1) for name in OUTPUT_CAPS]
         choices = at_least(body, "n", 1) or 1
-        top_logprobs = _top_logprobs(body)
+        top_logprobs = top_logprobs_in(body)
         rows = 1 + top_logprobs if body.get("logprobs") else 0
+        wishes = usage_wishes(options)
         return Ask(
             surface=self,
             body=body,
@@ -74,35 +73,24 @@ class ChatSurface:
             parts=len(messages),
             images=tuple(image for image, _ in images),
             is_stream=is_stream,
-            wants_usage=bool(options and optional(options, "include_usage", bool, "stream_options.")),
-            wants_continuous_usage=bool(
-                options and optional(options, "continuous_usage_stats", bool, "stream_options.")
-            ),
+            wants_usage=wishes.at_end,
+            wants_continuous_usage=wishes.in_each,
             output_limit=other if preferred is None else preferred,
             choices=choices,
-            bytes_per_token=choices * (_TOKEN_BYTES + rows * _ROW_BYTES),
+            bytes_per_token=bytes_per_token(rows, choices),
             size_field="top_logprobs" if top_logprobs else "n" if choices > 1 else "max_tokens",
             is_long=size_bytes > LONG_BYTES,
         )
 
     def opening(self, body: dict[str, Any]) -> Iterable[bytes]:
         """The system prompt and the first message."""
-        for message in body["messages"][:_READ_TEXTS]:
-            yield message["role"].encode("utf-8", "replace") + b"\0" + _text_of(message)
+        for message in body["messages"][:READ_TEXTS]:
+            yield message["role"].encode("utf-8", "replace") + b"\0" + opening_of_content(message.get("content"))
             if message["role"] not in ("system", "developer"):
                 break
 
     def last_frames(self, error: GatewayError, request_id: str, model: str) -> bytes:
-        """OpenAI's SDK raises for `error`, a loop reader sees a finish reason."""
-        chunk: dict[str, Any] = {
-            "id": f"chatcmpl-{request_id}",
-            "object": "chat.completion.chunk",
-            "created": 0,
-            "model": model,
-            "choices": [{"index": 0, "delta": {}, "logprobs": None, "finish_reason": "error"}],
-            "error": error.as_object(),
-        }
-        return b"data: %b\n\n%b" % (orjson.dumps(chunk), DONE)
+        return broken_off(error, f"chatcmpl-{request_id}", "chat.completion.chunk", model, {"delta": {}})
 
 
 CHAT = ChatSurface()
@@ -111,19 +99,6 @@ CHAT = ChatSurface()
 def parse_chat(raw: bytes) -> Ask:
     """Read a chat's body as it came. Raises GatewayError (400) with a message that says what to change."""
     return CHAT.read(parse_json_object(raw), len(raw))
-
-
-def _top_logprobs(body: dict[str, Any]) -> int:
-    """How many log probabilities are asked for beside each token's own."""
-    top = body.get("top_logprobs") or 0
-    return top if isinstance(top, int) and 0 <= top <= _MOST_TOP_LOGPROBS else _MOST_TOP_LOGPROBS
-
-
-def _text_of(message: dict[str, object]) -> bytes:
-    content = message.get("content")
-    parts = content[:_READ_TEXTS] if isinstance(content, list) else [content]
-    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
-    return b"\0".join(text[:_READ_CHARS].encode("utf-8", "replace") for text in texts if isinstance(text, str))
 
 
 def _images(messages: list[Any]) -> Iterator[tuple[str, int]]:

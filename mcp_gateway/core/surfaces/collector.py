@@ -15,11 +15,50 @@ _MAX_TRIES = 8
 """Frames that are read one by one for the next to be of their form; where these are not, the rest is read together."""
 
 
-class Collector:
+class Relayed:
+    """What a stream amounts to that is judged by a relay and put together elsewhere, until that `is_full`."""
+
+    def __init__(self, relay: FrameRelay) -> None:
+        self._relay = relay
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it was cut at the largest size that is held whole."""
+        raise NotImplementedError
+
+    @property
+    def has_started(self) -> bool:
+        return self._relay.has_started
+
+    @property
+    def first_frame(self) -> bytes:
+        return self._relay.first_frame
+
+    def has_told(self, frames: bytes) -> bool:
+        """An answer in one piece is told once it is whole."""
+        return self.is_whole
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing further is wanted: the backend has told the end, or an error, or it is too much."""
+        return self._relay.is_done or self.is_full
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it can be delivered: every choice has finished, or was cut."""
+        return self.is_full or self._relay.is_whole
+
+    @property
+    def failure(self) -> Failure | None:
+        """What the backend told instead of the end."""
+        return self._relay.failure
+
+
+class Collector(Relayed):
     """Fed with what arrives until `is_done`, and then ended. Raises GatewayError for what was not understood."""
 
     def __init__(self, public_model: str, *, choices: int, max_bytes: int) -> None:
-        self._relay = FrameRelay(None, wants_usage=True, wants_continuous_usage=True, choices=choices)
+        super().__init__(FrameRelay(None, wants_usage=True, wants_continuous_usage=True, choices=choices))
         self._collected = Collected(max_bytes=max_bytes, public_model=public_model)
         self._has_one_choice = choices == 1
         self._tries = 0
@@ -47,35 +86,8 @@ class Collector:
         return self._relay.first_frame
 
     @property
-    def has_started(self) -> bool:
-        return self._relay.has_started
-
-    @property
-    def first_frame(self) -> bytes:
-        return self._relay.first_frame
-
-    def has_told(self, frames: bytes) -> bool:
-        """An answer in one piece is told once it is whole."""
-        return self.is_whole
-
-    @property
-    def is_done(self) -> bool:
-        """Whether nothing further is wanted: the backend has told the end, or an error, or it is too much."""
-        return self._relay.is_done or self._collected.is_full
-
-    @property
     def is_full(self) -> bool:
         return self._collected.is_full
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether it can be delivered: every choice has finished, or was cut."""
-        return self._collected.is_full or self._relay.is_whole
-
-    @property
-    def failure(self) -> Failure | None:
-        """What the backend told instead of the end."""
-        return self._relay.failure
 
     @property
     def held_bytes(self) -> int:

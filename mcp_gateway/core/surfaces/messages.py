@@ -10,13 +10,11 @@ from mcp_gateway.core.json_bounds import LONG_BYTES
 from mcp_gateway.core.json_fields import at_least, at_most, kind_of, make_whole, optional, required
 from mcp_gateway.core.surfaces.anthropic import error_body, event_of
 from mcp_gateway.core.surfaces.chat import MAX_MESSAGES, MAX_PARTS, MAX_TOOLS
+from mcp_gateway.core.surfaces.openai import bytes_per_token
+from mcp_gateway.core.surfaces.openings import opening_of_content
 from mcp_gateway.core.surfaces.surface import Ask, SurfaceName
 
 _INTEGERS = frozenset({"max_tokens", "top_k"})
-_TOKEN_BYTES = 16
-"""What a token of an answer takes: more than on the average."""
-_READ_CHARS, _READ_BLOCKS = 4096, 64
-"""So much of each text, and so many texts; what differs only later shares its home."""
 
 
 class MessagesSurface:
@@ -53,15 +51,15 @@ class MessagesSurface:
             is_stream=bool(optional(body, "stream", bool)),
             output_limit=output_limit,
             needs_limit=True,
-            bytes_per_token=_TOKEN_BYTES,
+            bytes_per_token=bytes_per_token(),
             size_field="max_tokens",
             is_long=size_bytes > LONG_BYTES,
         )
 
     def opening(self, body: dict[str, Any]) -> Iterable[bytes]:
         """The system prompt and the first message."""
-        yield _text_of(body.get("system"))
-        yield _text_of(body["messages"][0]["content"])
+        yield opening_of_content(body.get("system"))
+        yield opening_of_content(body["messages"][0]["content"])
 
     def last_frames(self, error: GatewayError, request_id: str, _model: str) -> bytes:
         """Its SDKs raise for an event `error`."""
@@ -70,12 +68,6 @@ class MessagesSurface:
 
 MESSAGES = MessagesSurface()
 COUNTED_MESSAGES = MessagesSurface(is_counted=True)
-
-
-def _text_of(content: Any) -> bytes:
-    blocks = content[:_READ_BLOCKS] if isinstance(content, list) else [content]
-    texts = [block.get("text") if isinstance(block, dict) else block for block in blocks]
-    return b"\0".join(text[:_READ_CHARS].encode("utf-8", "replace") for text in texts if isinstance(text, str))
 
 
 def _images(body: dict[str, Any]) -> Iterator[tuple[str, int]]:

@@ -4,9 +4,10 @@ from typing import Any, NamedTuple
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_fields import at_most, kind_of
+from mcp_gateway.core.surfaces.openings import opening_bytes
 
 _FORMS = "a string, a list of strings, a list of token ids, or a list of such lists"
-_READ_CHARS, _READ_IDS = 4096, 1024
+_READ_IDS = 1024
 
 
 class Prompts(NamedTuple):
@@ -42,7 +43,7 @@ def opening_of(value: Any) -> bytes:
     """The beginning of the first one, as bytes that another with the same beginning has too."""
     first = value[0] if isinstance(value, list) and isinstance(value[0], str | list) else value
     if isinstance(first, str):
-        return first[:_READ_CHARS].encode("utf-8", "replace")
+        return opening_bytes(first)
     return repr(first[:_READ_IDS]).encode()
 
 

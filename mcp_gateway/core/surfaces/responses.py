@@ -12,6 +12,8 @@ from mcp_gateway.core.data_uri import canonical_image
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import LONG_BYTES
 from mcp_gateway.core.json_fields import at_least, at_most, kind_of, make_whole, optional, required
+from mcp_gateway.core.surfaces.openai import COMMENT, bytes_per_token, top_logprobs_in
+from mcp_gateway.core.surfaces.openings import READ_TEXTS, opening_bytes, opening_of_content
 from mcp_gateway.core.surfaces.response_object import skeleton
 from mcp_gateway.core.surfaces.surface import Ask, SurfaceName
 
@@ -20,11 +22,7 @@ MAX_PARTS = 10_000
 """Of all items together."""
 MAX_TOOLS = 1024
 _INTEGERS = frozenset({"max_output_tokens", "max_tool_calls", "seed", "top_k", "top_logprobs"})
-_TOKEN_BYTES, _ROW_BYTES = 16, 128
-"""What a token of an answer takes, and one of its log probabilities: more than on the average."""
-_MOST_TOP_LOGPROBS = 20
 _LOGPROBS = "message.output_text.logprobs"
-_READ_CHARS, _READ_ITEMS = 4096, 64
 _PART_LISTS = ("content", "output")
 """Where an item has parts: a message its content, a call's answer its output."""
 _PAY = frozenset({"insufficient_balance", "below_minimum_balance"})
@@ -85,7 +83,7 @@ class ResponsesSurface:
     tasks: tuple[Task, ...] = ("generate",)
     prompt_field = "input"
     done = b""
-    comment = b": waiting for the model\n\n"
+    comment = COMMENT
 
     def __init__(self, now_s: Callable[[], float] = time.time) -> None:
         self._now_s = now_s
@@ -110,7 +108,7 @@ class ResponsesSurface:
             images=tuple(image for image, _ in images),
             is_stream=bool(optional(body, "stream", bool)),
             output_limit=at_least(body, "max_output_tokens", 1),
-            bytes_per_token=_TOKEN_BYTES + rows * _ROW_BYTES,
+            bytes_per_token=bytes_per_token(rows),
             size_field="top_logprobs" if rows > 1 else "max_tokens",
             is_long=size_bytes > LONG_BYTES,
             created_at_s=int(self._now_s()),
@@ -118,10 +116,10 @@ class ResponsesSurface:
 
     def opening(self, body: dict[str, Any]) -> Iterable[bytes]:
         """The instructions, and the items up to the first that is no system's."""
-        yield _bytes_of(body.get("instructions"))
+        yield opening_bytes(body.get("instructions"))
         items = body["input"]
-        for item in items[:_READ_ITEMS] if isinstance(items, list) else [{"content": items}]:
-            yield b"\0".join(_bytes_of(text) for text in _texts_of(item.get("content")))
+        for item in items[:READ_TEXTS] if isinstance(items, list) else [{"content": items}]:
+            yield opening_of_content(item.get("content"))
             if item.get("role") not in ("system", "developer"):
                 break
 
@@ -164,11 +162,10 @@ def _items_of(body: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _logprob_rows(body: dict[str, Any]) -> int:
     """How many log probabilities come with each token."""
-    top = body.get("top_logprobs") or 0
     included = optional(body, "include", list) or ()
-    if not top and _LOGPROBS not in included:
+    if not body.get("top_logprobs") and _LOGPROBS not in included:
         return 0
-    return 1 + (top if isinstance(top, int) and 0 <= top <= _MOST_TOP_LOGPROBS else _MOST_TOP_LOGPROBS)
+    return 1 + top_logprobs_in(body)
 
 
 def _images(items: list[dict[str, Any]]) -> Iterator[tuple[str, int]]:
@@ -195,12 +192,3 @@ def _read_image(part: dict[str, Any], where: str) -> tuple[str, int]:
         raise GatewayError("missing_parameter", f"`{where}.image_url` is missing: give a data: URI.", param=where)
     part["image_url"] = canonical_image(url)
     return part["image_url"], len(url)
-
-
-def _texts_of(content: object) -> Iterator[object]:
-    parts = content[:_READ_ITEMS] if isinstance(content, list) else [content]
-    return (part.get("text") if isinstance(part, dict) else part for part in parts)
-
-
-def _bytes_of(text: object) -> bytes:
-    return text[:_READ_CHARS].encode("utf-8", "replace") if isinstance(text, str) else b""

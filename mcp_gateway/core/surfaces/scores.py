@@ -7,12 +7,12 @@ from mcp_gateway.core.config import Task
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import LONG_BYTES
 from mcp_gateway.core.json_fields import at_least, at_most, kind_of, make_whole, required
+from mcp_gateway.core.surfaces.openings import opening_bytes
 from mcp_gateway.core.surfaces.surface import Ask, SurfaceName
 
 MAX_PAIRS = 2048
 _PAIR_TOKENS = 8
 """More than a model puts around the two texts of a pair."""
-_READ_CHARS = 4096
 
 
 class Sides(NamedTuple):
@@ -60,7 +60,7 @@ class ScoresSurface:
     def opening(self, body: dict[str, Any]) -> Iterable[bytes]:
         """The beginning of the query."""
         first = body[self._sides.left]
-        yield (first if isinstance(first, str) else first[0])[:_READ_CHARS].encode("utf-8", "replace")
+        yield opening_bytes(first if isinstance(first, str) else first[0])
 
     def last_frames(self, error: GatewayError, request_id: str, model: str) -> bytes:
         raise NotImplementedError  # no answer is a stream

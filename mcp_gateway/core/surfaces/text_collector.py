@@ -8,8 +8,9 @@ from typing import Any
 import orjson
 
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.surfaces.collector import Relayed
 from mcp_gateway.core.surfaces.splice import FrameRelay
-from mcp_gateway.core.surfaces.surface import Failure, Seen
+from mcp_gateway.core.surfaces.surface import Seen
 from mcp_gateway.core.surfaces.usage import Usage
 
 _ENVELOPE_BYTES, _CHOICE_BYTES = 1024, 512
@@ -21,11 +22,13 @@ _REST = {"kv_transfer_params": None, "ec_transfer_params": None, "metrics": None
 """Fields of vLLM's answer in one piece, as they are where it has nothing to tell in them."""
 
 
-class TextCollector:
+class TextCollector(Relayed):
     """Fed with what arrives until `is_done`, and then ended. Raises GatewayError for what was not understood."""
 
     def __init__(self, public_model: str, *, choices: int, prompts: int, max_bytes: int) -> None:
-        self._relay = FrameRelay(None, wants_usage=True, wants_continuous_usage=True, choices=choices, prompts=prompts)
+        super().__init__(
+            FrameRelay(None, wants_usage=True, wants_continuous_usage=True, choices=choices, prompts=prompts)
+        )
         self._public_model = public_model
         self._max_bytes = max_bytes
         self._size_bytes = _ENVELOPE_BYTES
@@ -43,33 +46,8 @@ class TextCollector:
         return self._relay.first_frame
 
     @property
-    def has_started(self) -> bool:
-        return self._relay.has_started
-
-    @property
-    def first_frame(self) -> bytes:
-        return self._relay.first_frame
-
-    def has_told(self, frames: bytes) -> bool:
-        """An answer in one piece is told once it is whole."""
-        return self.is_whole
-
-    @property
-    def is_done(self) -> bool:
-        return self._relay.is_done or self.is_full
-
-    @property
     def is_full(self) -> bool:
         return self._size_bytes >= self._max_bytes
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether it can be delivered: every choice has finished, or was cut."""
-        return self.is_full or self._relay.is_whole
-
-    @property
-    def failure(self) -> Failure | None:
-        return self._relay.failure
 
     @property
     def held_bytes(self) -> int:

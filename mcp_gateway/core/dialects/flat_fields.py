@@ -70,6 +70,10 @@ SCORE_FIELDS: dict[str, Use] = {
 }
 
 
+_MESSAGE_KEYS = frozenset({"content", "name", "role"})
+"""Of a conversation whose texts are read for their embedding."""
+
+
 class FlatFields:
     """One of the tables with what the operator passes besides."""
 
@@ -88,6 +92,8 @@ class FlatFields:
                 unusual -= translate_guided(body)
             for name in [name for name in body if name in unusual]:
                 self._sift_field(body, name, left_out)
+        for number, message in enumerate(body.get("messages") or ()):
+            left_out.keep_only(message, _MESSAGE_KEYS, "messages[]", f"messages[{number}]")
         return left_out.names
 
     def _sift_field(self, body: dict[str, Any], name: str, left_out: LeftOut) -> None:

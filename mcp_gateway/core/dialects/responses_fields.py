@@ -78,13 +78,28 @@ _AS_THEY_ARE = frozenset(name for name, use in FIELDS.items() if use in (Use.PAS
 OWN_TOOLS = frozenset({"function", "custom"})
 """Tools that the caller runs itself. All others a server would run, for a price that nobody told, or reach out with."""
 _NO_TOOLS = ("auto", "none")
-ITEMS = frozenset({
-    "custom_tool_call", "custom_tool_call_output", "function_call", "function_call_output", "message", "reasoning",
-})  # fmt: skip
-PARTS = frozenset({
-    "input_image", "input_text", "output_text", "reasoning_text", "refusal", "summary_text", "text",
-})  # fmt: skip
-"""Others name a file, or could make a backend fetch any address."""
+_CALL = frozenset({"call_id", "id", "name", "namespace", "status", "type"})
+_CALL_OUTPUT = frozenset({"call_id", "id", "output", "status", "type"})
+ITEM_KEYS: dict[str, frozenset[str]] = {
+    "custom_tool_call": _CALL | {"input"},
+    "custom_tool_call_output": _CALL_OUTPUT,
+    "function_call": _CALL | {"arguments"},
+    "function_call_output": _CALL_OUTPUT,
+    "message": frozenset({"content", "id", "phase", "role", "status", "type"}),
+    "reasoning": frozenset({"content", "encrypted_content", "id", "status", "summary", "type"}),
+}
+"""By the item's type. Others stand for what a server would run or has kept."""
+_TEXT = frozenset({"text", "type"})
+PART_KEYS: dict[str, frozenset[str]] = {
+    "input_image": frozenset({"detail", "image_url", "type"}),
+    "input_text": _TEXT,
+    "output_text": _TEXT | {"annotations", "logprobs"},
+    "reasoning_text": _TEXT,
+    "refusal": frozenset({"refusal", "type"}),
+    "summary_text": _TEXT,
+    "text": _TEXT,
+}
+"""By the part's type. Others name a file, or could make a backend fetch any address, as other keys could."""
 _PART_LISTS = ("content", "output", "summary")
 
 
@@ -105,7 +120,7 @@ class ResponsesFields:
         _sift_tool_choice(body)
         items = body["input"]
         for number, item in enumerate(items if isinstance(items, list) else ()):
-            _check_item(item, f"input[{number}]")
+            _sift_item(item, f"input[{number}]", left_out)
         return left_out.names
 
     def _sift_field(self, body: dict[str, Any], name: str, left_out: LeftOut) -> None:
@@ -197,22 +212,19 @@ def _check_text(value: Any) -> None:
         check_constraint("json", value["format"], "text.format")
 
 
-def _check_item(item: dict[str, Any], where: str) -> None:
+def _sift_item(item: dict[str, Any], where: str, left_out: LeftOut) -> None:
     """Raises GatewayError for an item or part that names what is kept elsewhere, or that no model can be shown."""
-    kind = item.get("type", "message")
-    if not isinstance(kind, str) or kind not in ITEMS:
-        problem = f"`{where}` must be one of {', '.join(sorted(ITEMS))}, not {shown(str(kind))}."
-        raise GatewayError("unsupported_parameter", problem, param=f"{where}.type")
+    left_out.keep_only(item, _keys_of(item.get("type", "message"), ITEM_KEYS, where), "input[]", where)
     for name in _PART_LISTS:
         parts = item.get(name)
         for index, part in enumerate(parts if isinstance(parts, list) else ()):
-            _check_part(part, f"{where}.{name}[{index}]")
+            place = f"{where}.{name}[{index}]"
+            left_out.keep_only(part, _keys_of(_kind_of(part, place), PART_KEYS, place), f"input[].{name}[]", place)
 
 
-def _check_part(part: Any, where: str) -> None:
-    kind = _kind_of(part, where)
-    if kind not in PARTS:
-        problem = f"`{where}` must be one of {', '.join(sorted(PARTS))}, not {shown(kind)}."
+def _keys_of(kind: Any, known: dict[str, frozenset[str]], where: str) -> frozenset[str]:
+    keys = known.get(kind) if isinstance(kind, str) else None
+    if keys is None:
+        problem = f"`{where}` must be one of {', '.join(sorted(known))}, not {shown(str(kind))}."
         raise GatewayError("unsupported_parameter", problem, param=f"{where}.type")
-    if part.get("file_id") is not None:
-        raise unsupported(f"{where}.file_id")
+    return keys

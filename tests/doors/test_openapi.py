@@ -113,8 +113,9 @@ async def test_a_schema_is_no_wider_than_the_answer(document: Json) -> None:
 
 
 async def test_a_refusal_is_as_its_schema_says(door: Door, document: Json) -> None:
+    headers = {"content-type": "application/json", "x-forwarded-for": "192.0.2.9"}  # a guest who has asked nothing yet
     for method, path, status in (("GET", "/v1/keys", 401), ("POST", "/v1/chat/completions", 400)):
-        response = await door.http.request(method, path, content=b"{", headers={"content-type": "application/json"})
+        response = await door.http.request(method, path, content=b"{", headers=headers)
         assert response.status_code == status
         assert (
             error_of(response)["code"]

@@ -21,8 +21,8 @@ from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.record import RequestRecord
-from mcp_gateway.core.store.executors import EXECUTORS
-from mcp_gateway.core.store.store import Store
+from mcp_gateway.core.store.sqlite.executors import EXECUTORS
+from mcp_gateway.core.store.sqlite.store import Store
 
 SECONDS = 3.0
 CONCURRENCIES = (1, 4, 16, 32, 128)

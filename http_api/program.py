@@ -14,7 +14,7 @@ from http_api.descriptors import most_connections, raise_limit
 from http_api.serve import outlive_signals, serve
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.gateway import Gateway, open_gateway
-from mcp_gateway.door.endpoints import McpDoor
+from mcp_gateway.mcp_door.endpoints import McpDoor
 from mcp_gateway.server import build_door
 
 _GC_THRESHOLDS = (20_000, 20, 20)

@@ -25,11 +25,11 @@ from mcp_gateway.core.payments.payments import Payments
 from mcp_gateway.core.payments.terms import Terms
 from mcp_gateway.core.text import shown
 from mcp_gateway.core.upstream.pool import Pool
-from mcp_gateway.door.calls import caller_of
-from mcp_gateway.door.endpoints import McpDoor
-from mcp_gateway.door.faults import no_resource
-from mcp_gateway.door.jsonrpc import REFUSED
-from mcp_gateway.door.sessions import Session
+from mcp_gateway.mcp_door.calls import caller_of
+from mcp_gateway.mcp_door.endpoints import McpDoor
+from mcp_gateway.mcp_door.faults import no_resource
+from mcp_gateway.mcp_door.jsonrpc import REFUSED
+from mcp_gateway.mcp_door.sessions import Session
 from mcp_gateway.tools import prompts
 from mcp_gateway.tools.chat_completion import ChatCompletion
 from mcp_gateway.tools.completion import complete

@@ -14,9 +14,9 @@ import pytest
 from mcp_gateway.core import ids
 from mcp_gateway.core.engine import Report, Scan, Write
 from mcp_gateway.core.gateway import Gateway
-from mcp_gateway.core.store.executors import EXECUTORS
-from mcp_gateway.core.store.migrations import migrate
-from mcp_gateway.core.store.store import Store
+from mcp_gateway.core.store.sqlite.executors import EXECUTORS
+from mcp_gateway.core.store.sqlite.migrations import migrate
+from mcp_gateway.core.store.sqlite.store import Store
 from mcp_gateway.core.store.transaction import Executors, Parameters, Row, Rows, Transaction
 
 T = TypeVar("T")

@@ -121,8 +121,8 @@ def test_a_file_and_the_folder_beside_it_are_neighbours_too(plant: Plant) -> Non
 @each(
     ("name", "imported"),
     [
-        ("mcp_gateway.core.text", "mcp_gateway.core.store.store"),
-        ("mcp_gateway.core.store.store", "mcp_gateway.core.chat"),
+        ("mcp_gateway.core.text", "mcp_gateway.core.store.sqlite.store"),
+        ("mcp_gateway.core.store.sqlite.store", "mcp_gateway.core.chat"),
         ("mcp_gateway.core.chat", "mcp_gateway.cli"),
         ("mcp_gateway.cli", "mcp_gateway.core.store"),
         ("mcp_gateway.cli", "bridge.program"),
@@ -140,8 +140,8 @@ def test_an_import_that_the_table_does_not_name_is_forbidden(name: str, imported
     ("name", "imported"),
     [
         ("mcp_gateway.cli", "mcp_gateway.core.text"),
-        ("mcp_gateway.core.chat", "mcp_gateway.core.store.store"),
-        ("mcp_gateway.core.store.log", "mcp_gateway.core.store.store"),
+        ("mcp_gateway.core.chat", "mcp_gateway.core.store.sqlite.store"),
+        ("mcp_gateway.core.store.sqlite.log", "mcp_gateway.core.store.sqlite.store"),
         ("mcp_gateway.core.text", "mcp_gateway.core.money"),
     ],
 )

@@ -14,7 +14,7 @@ from mcp_gateway.core.caller import Allowance
 from mcp_gateway.core.config import LimitSettings
 from mcp_gateway.core.errors import TABLE
 from mcp_gateway.core.identity.own_limits import LIMIT_NAMES
-from mcp_gateway.core.store.migrations import migrate
+from mcp_gateway.core.store.sqlite.migrations import migrate
 from mcp_gateway.core.surfaces.surface import SurfaceName
 from tests.cases import each
 from tests.import_graph import (
@@ -198,7 +198,7 @@ def test_every_route_is_in_the_readme() -> None:
 
 def test_migrations_are_numbered_one_by_one() -> None:
     """Two of one number, from two branches, would leave one of them out."""
-    names = sorted(path.name for path in (ROOT / "mcp_gateway/core/store/migrations").glob("*.sql"))
+    names = sorted(path.name for path in (ROOT / "mcp_gateway/core/store/sqlite/migrations").glob("*.sql"))
     assert [int(name[:4]) for name in names] == list(range(1, len(names) + 1))
 
 

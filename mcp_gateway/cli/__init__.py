@@ -31,8 +31,8 @@ from mcp_gateway.core.gateway import DATABASE, Desk
 from mcp_gateway.core.ledger.pending import PENDING
 from mcp_gateway.core.observe.logs import configure_logging
 from mcp_gateway.core.policy.images import read_blocklist
-from mcp_gateway.core.store.backup import back_up
-from mcp_gateway.core.store.restore import ForeignLog, check_log
+from mcp_gateway.core.store.sqlite.backup import back_up
+from mcp_gateway.core.store.sqlite.restore import ForeignLog, check_log
 from mcp_gateway.core.text import shown
 
 logger = logging.getLogger(__name__)

@@ -21,10 +21,10 @@ from mcp_gateway.core.ledger.checkpoint import LedgerBroken
 from mcp_gateway.core.ledger.pending import ForeignPending
 from mcp_gateway.core.money import parse_usd
 from mcp_gateway.core.observe.logs import configure_logging
-from mcp_gateway.core.store.migrations import SchemaTooNew
-from mcp_gateway.core.store.restore import ForeignLog, check_log
-from mcp_gateway.core.store.sole import AlreadyServed
-from mcp_gateway.core.store.upgrade import ServedByOlder
+from mcp_gateway.core.store.sqlite.migrations import SchemaTooNew
+from mcp_gateway.core.store.sqlite.restore import ForeignLog, check_log
+from mcp_gateway.core.store.sqlite.sole import AlreadyServed
+from mcp_gateway.core.store.sqlite.upgrade import ServedByOlder
 from mcp_gateway.core.text import shown
 
 T = TypeVar("T")

@@ -9,9 +9,9 @@ from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.ledger.pending import PENDING
 from mcp_gateway.core.private import make_folder
-from mcp_gateway.core.store.migrations import SchemaTooNew
-from mcp_gateway.core.store.restore import NotRestorable, entries_after, restore
-from mcp_gateway.core.store.sole import AlreadyServed, sole_server
+from mcp_gateway.core.store.sqlite.migrations import SchemaTooNew
+from mcp_gateway.core.store.sqlite.restore import NotRestorable, entries_after, restore
+from mcp_gateway.core.store.sqlite.sole import AlreadyServed, sole_server
 
 
 def restore_backup(data_dir: Path, file: Path) -> dict[str, str | int | None]:

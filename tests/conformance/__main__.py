@@ -16,7 +16,7 @@ from http_api.program import census_of
 from http_api.serve import DrainingServer, config_of
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.gateway import open_gateway
-from mcp_gateway.door.endpoints import McpDoor
+from mcp_gateway.mcp_door.endpoints import McpDoor
 from tests.conformance.fixtures import DoorBus, build
 
 HERE = Path(__file__).parent

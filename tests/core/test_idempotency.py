@@ -7,7 +7,7 @@ import pytest
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import KEPT_MS, Idempotency
-from mcp_gateway.core.store.store import Store
+from mcp_gateway.core.store.sqlite.store import Store
 from tests.databases import Query, migrated, open_store
 from tests.fake_stripe import bytes_of
 

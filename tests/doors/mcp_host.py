@@ -28,7 +28,7 @@ from mcp_gateway.core.config import Settings
 from mcp_gateway.core.context import CLIENT, CONTEXT, CallerLeft, RequestContext
 from mcp_gateway.core.gateway import DATABASE, Gateway, open_gateway
 from mcp_gateway.core.upstream.demo import DemoBackend
-from mcp_gateway.door.endpoints import McpDoor
+from mcp_gateway.mcp_door.endpoints import McpDoor
 from tests.connections import uncapped
 from tests.databases import migrated
 from tests.replaying import PATIENCE_S

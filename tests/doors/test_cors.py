@@ -151,7 +151,7 @@ async def test_every_header_that_the_doors_set_is_exposed() -> None:
     """Found in the source: those of answers that no test here provokes."""
     root = Path(__file__).parents[2]
     text = "".join(
-        path.read_text() for room in ("http_api", "mcp_gateway/door") for path in (root / room).rglob("*.py")
+        path.read_text() for room in ("http_api", "mcp_gateway/mcp_door") for path in (root / room).rglob("*.py")
     )
     cors = (root / "http_api" / "middleware" / "cors.py").read_text().lower()
     told = set(re.findall(r'\(b"((?:x-|idempotent-|retry-)[a-z-]+)", ', text)) - FRAMING

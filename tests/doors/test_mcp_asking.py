@@ -23,8 +23,8 @@ from mcp.types import (
 
 from mcp_gateway.core.caller import KeyHolder
 from mcp_gateway.core.gateway import open_desk
-from mcp_gateway.door.jsonrpc import Message, parse_message
-from mcp_gateway.door.questions import Questions
+from mcp_gateway.mcp_door.jsonrpc import Message, parse_message
+from mcp_gateway.mcp_door.questions import Questions
 from tests.cases import each
 from tests.doors.mcp_host import (
     JSON,

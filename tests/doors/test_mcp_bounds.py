@@ -17,11 +17,11 @@ from mcp.types import CLIENT_CAPABILITIES_META_KEY, CLIENT_INFO_META_KEY, INVALI
 from mcp_gateway.core.bytes_in_flight import BytesInFlight, Share
 from mcp_gateway.core.caller import Allowance, Caller
 from mcp_gateway.core.limits.limiter import Limiter
-from mcp_gateway.door import places
-from mcp_gateway.door.jsonrpc import Message
-from mcp_gateway.door.questions import Questions
-from mcp_gateway.door.sessions import Session
-from mcp_gateway.door.shares import Tally
+from mcp_gateway.mcp_door import places
+from mcp_gateway.mcp_door.jsonrpc import Message
+from mcp_gateway.mcp_door.questions import Questions
+from mcp_gateway.mcp_door.sessions import Session
+from mcp_gateway.mcp_door.shares import Tally
 from tests.doors.mcp_host import JSON, Host, call, chat, gated, http_client, initialize, open_host
 from tests.doors.test_mcp_catalog import CATALOG, PRICED, request
 from tests.doors.test_mcp_endurance import unread

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from mcp_gateway.door import http as door_http
+from mcp_gateway.mcp_door import http as door_http
 from tests.doors.mcp_host import (
     JSON,
     Host,

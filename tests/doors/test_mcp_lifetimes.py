@@ -11,10 +11,10 @@ from typing import Any
 import orjson
 import pytest
 
-from mcp_gateway.door import http as door_http
-from mcp_gateway.door.http import await_departure
-from mcp_gateway.door.sessions import Sessions
-from mcp_gateway.door.shares import Caps
+from mcp_gateway.mcp_door import http as door_http
+from mcp_gateway.mcp_door.http import await_departure
+from mcp_gateway.mcp_door.sessions import Sessions
+from mcp_gateway.mcp_door.shares import Caps
 from mcp_gateway.tools.progress import Progress, Reports
 from tests.doors.mcp_host import Gate, Host, call, chat, gated, http_client, initialize, open_host
 from tests.doors.test_mcp_shares import owner, session

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcp_gateway.door import method as method_module
-from mcp_gateway.door.method import Unfinished, method_of
+from mcp_gateway.mcp_door import method as method_module
+from mcp_gateway.mcp_door.method import Unfinished, method_of
 from tests.cases import each
 
 LONG = b"x" * 200_000

@@ -21,8 +21,8 @@ from mcp.types import (
 )
 
 from bridge.mcp_stdio_bridge import Bridge, Log, Remote
-from mcp_gateway.door.http import Accept
-from mcp_gateway.door.jsonrpc import with_whole_characters
+from mcp_gateway.mcp_door.http import Accept
+from mcp_gateway.mcp_door.jsonrpc import with_whole_characters
 from tests.doors.mcp_host import JSON, PREFIX, Host, call, chat, gated, http_client, initialize, open_host
 from tests.doors.test_mcp_lifetimes import next_message, sse_session
 from tests.doors.test_mcp_transports import INITIALIZED, MODERN, PING, modern

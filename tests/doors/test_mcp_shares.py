@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from mcp_gateway.door.jsonrpc import Refusal
-from mcp_gateway.door.places import Places
-from mcp_gateway.door.sessions import Session, Sessions
-from mcp_gateway.door.shares import Caps, Full, Owner, Pool, Tally, is_guest
+from mcp_gateway.mcp_door.jsonrpc import Refusal
+from mcp_gateway.mcp_door.places import Places
+from mcp_gateway.mcp_door.sessions import Session, Sessions
+from mcp_gateway.mcp_door.shares import Caps, Full, Owner, Pool, Tally, is_guest
 
 ROOMY = Caps(1000, 1000, 1000)
 

@@ -18,7 +18,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.ledger.entries import Balance
 from mcp_gateway.core.money import format_usd
-from mcp_gateway.core.store.backup import back_up
+from mcp_gateway.core.store.sqlite.backup import back_up
 from tests.databases import store_of
 from tests.replaying import DONE, PATIENCE_S, Asked, ReplayingBackend, chunk, final_usage, held, unary
 from tests.serving import PRICED, Door, bearer, chat_body, error_of, eventually, open_door

@@ -14,9 +14,9 @@ import httpx2
 import orjson
 import pytest
 
-from mcp_gateway.door.http import EventStream
-from mcp_gateway.door.sessions import Session
-from mcp_gateway.door.subscriptions import Listener
+from mcp_gateway.mcp_door.http import EventStream
+from mcp_gateway.mcp_door.sessions import Session
+from mcp_gateway.mcp_door.subscriptions import Listener
 from tests.doors.mcp_host import JSON, Host, call, gated, initialize, open_host
 from tests.doors.test_mcp_tools import funded
 from tests.doors.test_mcp_transports import modern

@@ -17,7 +17,7 @@ from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.identity.key_ring import KeyByDigest, KeyRing
 from mcp_gateway.core.identity.keys import Key
 from mcp_gateway.core.identity.known_keys import KnownKeys
-from mcp_gateway.core.store.store import Store
+from mcp_gateway.core.store.sqlite.store import Store
 from tests.core.identity.conftest import Clock
 
 
@@ -240,8 +240,8 @@ from mcp_gateway.core.identity.key_ring import KeyByDigest, KeyRing
 from mcp_gateway.core.identity.keys import KeysPerAccount
 from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.ids import now_ms
-from mcp_gateway.core.store.executors import EXECUTORS
-from mcp_gateway.core.store.store import Store
+from mcp_gateway.core.store.sqlite.executors import EXECUTORS
+from mcp_gateway.core.store.sqlite.store import Store
 async def main():
     store = await Store.open(pathlib.Path(sys.argv[1]), EXECUTORS, now_ms=now_ms)
     keys = KeyRing(store, new_id=new_id, now_ms=now_ms, most=KeysPerAccount(3, 20))

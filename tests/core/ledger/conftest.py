@@ -6,7 +6,7 @@ import pytest
 from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.ids import new_id
 from mcp_gateway.core.ledger.ledger import Ledger
-from mcp_gateway.core.store.store import Store
+from mcp_gateway.core.store.sqlite.store import Store
 from tests.databases import migrated, open_store
 
 

@@ -17,13 +17,13 @@ from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.ledger.entries import Balance, Hold, Move
 from mcp_gateway.core.ledger.ledger import Ledger, SettlementPending
 from mcp_gateway.core.observe.records import Records
-from mcp_gateway.core.store.executors import EXECUTORS
-from mcp_gateway.core.store.store import Store
+from mcp_gateway.core.store.sqlite.executors import EXECUTORS
+from mcp_gateway.core.store.sqlite.store import Store
 from mcp_gateway.core.store.transaction import Transaction
 from tests.core.ledger.conftest import Clock
 from tests.core.ledger.test_ledger import UNWRITABLE, checked, record, refused
-from tests.core.store.conftest import Disk
-from tests.core.store.test_store import until
+from tests.core.store.sqlite.conftest import Disk
+from tests.core.store.sqlite.test_store import until
 from tests.databases import Query, Work, open_store
 
 __all__ = ["checked"]

@@ -12,7 +12,7 @@ from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.ledger.checkpoint import LedgerBroken, verify_since_checkpoint
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.store.sqlite.checkpoint import DIFFERENCES
-from mcp_gateway.core.store.store import Store
+from mcp_gateway.core.store.sqlite.store import Store
 from tests.databases import Query, migrated, open_store
 
 

@@ -15,9 +15,9 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ledger.entries import Balance, Hold, Move
 from mcp_gateway.core.ledger.ledger import Ledger, SettlementPending
 from mcp_gateway.core.record import RequestRecord
-from mcp_gateway.core.store.store import Store
+from mcp_gateway.core.store.sqlite.store import Store
 from tests.core.ledger.conftest import Clock
-from tests.core.store.test_store import until
+from tests.core.store.sqlite.test_store import until
 from tests.databases import Query, Work, changing, open_store
 from tests.loop_clock import pass_time
 
@@ -441,8 +441,8 @@ DIE_WITH_OPEN_HOLDS = """
 import asyncio, os, pathlib, signal, sys
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.ledger.ledger import Ledger
-from mcp_gateway.core.store.executors import EXECUTORS
-from mcp_gateway.core.store.store import Store
+from mcp_gateway.core.store.sqlite.executors import EXECUTORS
+from mcp_gateway.core.store.sqlite.store import Store
 async def main():
     ledger = Ledger(await Store.open(pathlib.Path(sys.argv[1]), EXECUTORS, now_ms=now_ms))
     holds = [await ledger.hold(f"req_{n}", sys.argv[2], 1, 100) for n in range(5)]

@@ -18,7 +18,7 @@ from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.ids import new_id
 from mcp_gateway.core.ledger.entries import Balance, Hold, Move
 from mcp_gateway.core.ledger.ledger import Ledger
-from mcp_gateway.core.store.store import Store
+from mcp_gateway.core.store.sqlite.store import Store
 from tests.core.ledger.conftest import Clock
 from tests.core.ledger.test_ledger import UNWRITABLE, record
 from tests.databases import migrated, open_store

@@ -14,7 +14,7 @@ from mcp_gateway.core.ledger.entries import Balance, Departure, End, GiveBack
 from mcp_gateway.core.ledger.ledger import Ledger, SettlementPending
 from mcp_gateway.core.ledger.pending import PENDING, ForeignPending, PendingFile
 from mcp_gateway.core.observe.records import Records
-from mcp_gateway.core.store.store import Store
+from mcp_gateway.core.store.sqlite.store import Store
 from tests.core.ledger.conftest import Clock
 from tests.core.ledger.test_ledger import locked, record
 from tests.databases import Query, open_store

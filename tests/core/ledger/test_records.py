@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mcp_gateway.core.ids import first_id_at
 from mcp_gateway.core.observe.records import Records
-from mcp_gateway.core.store.store import Store
+from mcp_gateway.core.store.sqlite.store import Store
 from tests.core.ledger.test_ledger import record
 from tests.databases import Query, open_store
 

@@ -2,7 +2,7 @@
 
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.ledger.statement import Statement
-from mcp_gateway.core.store.store import Store
+from mcp_gateway.core.store.sqlite.store import Store
 
 
 async def test_a_page_is_newest_first_and_the_next_goes_on_where_it_ended(

@@ -11,7 +11,7 @@ from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.ids import new_id
 from mcp_gateway.core.observe.history import History, Totals, Wanted
 from mcp_gateway.core.observe.records import NoteMissingUsage, Records
-from mcp_gateway.core.store.store import Store
+from mcp_gateway.core.store.sqlite.store import Store
 from tests.databases import explained, migrated, open_store
 from tests.recorded import recorded, write_records
 

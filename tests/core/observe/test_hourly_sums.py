@@ -14,10 +14,10 @@ from mcp_gateway.core.clock import HOUR_MS
 from mcp_gateway.core.observe.history import Group, History, Totals
 from mcp_gateway.core.observe.records import Records
 from mcp_gateway.core.record import RequestRecord
-from mcp_gateway.core.store import migrations
-from mcp_gateway.core.store.migrations import migrate
 from mcp_gateway.core.store.sql.requests import CORRECT, INSERT, correction
-from mcp_gateway.core.store.store import Store
+from mcp_gateway.core.store.sqlite import migrations
+from mcp_gateway.core.store.sqlite.migrations import migrate
+from mcp_gateway.core.store.sqlite.store import Store
 from tests.databases import changing, explained, migrated, open_store
 from tests.recorded import recorded, write_records
 

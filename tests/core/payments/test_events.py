@@ -18,7 +18,7 @@ from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.money import NANO_PER_CENT
 from mcp_gateway.core.payments.payments import Payments
 from mcp_gateway.core.payments.stripe_api import StripeApi
-from mcp_gateway.core.store.store import Store
+from mcp_gateway.core.store.sqlite.store import Store
 from tests.databases import Query, migrated, open_store
 from tests.fake_stripe import SECRET_KEY, WEBHOOK_SECRET, dispute, event, refunded_charge, session, signed
 

@@ -13,7 +13,7 @@ from mcp_gateway.core.ledger.entries import Balance
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.payments.facts import Fact, Paid, Reversal, Uncredited
 from mcp_gateway.core.payments.payments import CustomerOf, NoteCustomer, NoteEvent
-from mcp_gateway.core.store.store import Store
+from mcp_gateway.core.store.sqlite.store import Store
 from tests.databases import migrated, open_store
 
 

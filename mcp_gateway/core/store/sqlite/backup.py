@@ -1,0 +1,39 @@
+"""A copy of a database, safe while it is in use."""
+
+import contextlib
+import os
+import sqlite3
+from pathlib import Path
+
+from mcp_gateway.core.private import make_file
+from mcp_gateway.core.store.sqlite.faults import as_database_error
+
+
+def back_up(database: Path, target: Path) -> None:
+    """Write a consistent copy of `database` as of now to the new file `target`, readable by its owner alone.
+
+    Raises FileExistsError, FileNotFoundError, DatabaseError.
+    """
+    if not database.exists():
+        raise FileNotFoundError(f"there is no database at {database}")
+    if target.exists():
+        raise FileExistsError(f"{target} exists already; name a new file")
+    part = target.with_name(target.name + ".part")
+    make_file(part)
+    try:
+        with as_database_error(), contextlib.closing(sqlite3.connect(database)) as connection:
+            connection.execute("VACUUM INTO ?", (str(part),))
+        flush(part)
+        part.rename(target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def flush(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,250 @@
+"""The log's way to the disk: what waits for which sync, what a failing one costs; and how far the log grows."""
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.store.sqlite.log import Log
+from mcp_gateway.core.store.sqlite.store import Store
+from tests.core.store.sqlite.conftest import Disk
+from tests.core.store.sqlite.test_store import note, notes_on_disk, until
+from tests.databases import Work, changing
+
+
+async def committed(store: Store) -> None:
+    """Once everything asked for before is committed, on the disk or not."""
+    await store.write(Work(lambda connection: None), is_durable=False)
+
+
+def notes_without_log(database: Path) -> list[str]:
+    """What is in the database file by itself."""
+    copy = database.with_name("copy.sqlite3")
+    copy.write_bytes(database.read_bytes())
+    return notes_on_disk(copy)
+
+
+async def test_only_a_durable_write_is_synced(store: Store, disk: Disk) -> None:
+    await store.write(note("one"), is_durable=False)
+    assert disk.begun == 0
+    await store.write(note("two"))
+    assert disk.begun == 1
+
+
+async def test_what_is_not_durable_does_not_wait_for_a_slow_disk(store: Store, disk: Disk, database: Path) -> None:
+    disk.hold()
+    durable = store.write(note("durable"))
+    await store.write(note("beside it"), is_durable=False)
+    await store.write(note("later"), is_durable=False)
+    assert not durable.done()
+    assert notes_on_disk(database) == ["durable", "beside it", "later"]
+    disk.release()
+    await durable
+
+
+async def test_a_durable_result_never_comes_before_a_sync_that_began_after_its_commit(store: Store, disk: Disk) -> None:
+    disk.hold()
+    first = store.write(note("first"))
+    await until(lambda: disk.begun == 1)
+    second = store.write(note("second"))
+    await committed(store)
+    disk.release(1)
+    await first
+    await until(lambda: disk.begun == 2)
+    assert not second.done()
+    disk.release(1)
+    await second
+
+
+async def test_all_that_is_committed_during_a_sync_shares_the_next(store: Store, disk: Disk) -> None:
+    disk.hold()
+    writes = [store.write(note("first"))]
+    await until(lambda: disk.begun == 1)
+    for number in range(10):
+        writes.append(store.write(note(str(number))))
+        await committed(store)
+    disk.release()
+    await asyncio.gather(*writes)
+    assert disk.begun == 2
+
+
+async def test_a_refusal_of_a_durable_write_waits_for_the_disk_too(store: Store, disk: Disk) -> None:
+    @Work
+    def decide(connection: sqlite3.Connection) -> None:
+        note("what was decided").work(connection)
+        raise GatewayError("insufficient_balance", "No.")
+
+    disk.hold()
+    write = store.write(decide)
+    await committed(store)
+    assert not write.done()
+    disk.release()
+    with pytest.raises(GatewayError, match="insufficient_balance"):
+        await write
+
+
+async def test_closing_waits_for_the_disk(store: Store, disk: Disk) -> None:
+    disk.hold()
+    write = store.write(note("one"))
+    closing_store = asyncio.ensure_future(store.close())
+    await until(lambda: disk.begun == 1)
+    assert not closing_store.done()
+    disk.release()
+    await closing_store
+    assert write.result() is None
+
+
+# A sync that fails
+
+
+async def test_a_failed_sync_is_told_to_all_that_were_committed_meanwhile_and_made_good(
+    store: Store, disk: Disk, database: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk.hold()
+    disk.failures = 1
+    writes = [store.write(note("first"), in_outage="keep")]
+    await until(lambda: disk.begun == 1)
+    writes.append(store.write(note("second"), in_outage="keep"))
+    await committed(store)
+    disk.release()
+    results = await asyncio.gather(*writes, return_exceptions=True)
+    assert [getattr(result, "code", None) for result in results] == ["ledger_unavailable"] * 2
+    await store.write(note("third"))
+    assert notes_on_disk(database) == ["first", "second", "third"]  # once each: they were committed
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+
+async def test_after_a_failed_sync_the_log_is_moved_into_the_database_before_anything_is_called_durable(
+    store: Store, disk: Disk, database: Path
+) -> None:
+    disk.failures = 1
+    with pytest.raises(GatewayError):
+        await store.write(note("in doubt"))
+    await store.write(note("after"))
+    assert notes_without_log(database) == ["in doubt"]
+
+
+async def test_a_quiet_store_makes_good_a_failed_sync_by_itself(store: Store, disk: Disk, database: Path) -> None:
+    disk.failures = 1
+    with pytest.raises(GatewayError):
+        await store.write(note("in doubt"))
+    await until(lambda: disk.begun == 2)
+    assert notes_without_log(database) == ["in doubt"]
+
+
+async def test_while_the_disk_fails_writes_are_refused_and_what_is_kept_goes_through_later_in_order(
+    store: Store, disk: Disk, database: Path
+) -> None:
+    disk.failures = 1000
+    with pytest.raises(GatewayError):
+        await store.write(note("in doubt"))
+    kept = [store.write(note(text), in_outage="keep") for text in ("first", "second")]
+    dropped = store.write(note("dropped"), is_durable=False)
+    results = await asyncio.gather(*kept, dropped, return_exceptions=True)
+    assert [getattr(result, "code", None) for result in results] == ["ledger_unavailable"] * 3
+    disk.failures = 0
+    await until(lambda: notes_on_disk(database) == ["in doubt", "first", "second"])
+    await store.write(note("third"))
+
+
+async def test_what_waits_through_a_failed_sync_is_told_once_it_is_on_the_disk(
+    store: Store, disk: Disk, database: Path
+) -> None:
+    disk.failures = 3
+    waiting = store.write(note("patient"), in_outage="wait")
+    with pytest.raises(GatewayError):
+        await store.write(note("in doubt"))
+    assert not waiting.done()
+    assert not store.withdraw(waiting)  # it is committed
+    await waiting
+    assert notes_without_log(database) == ["patient", "in doubt"]
+
+
+async def test_closing_right_after_a_failed_sync_still_writes_what_is_queued(
+    store: Store, disk: Disk, database: Path
+) -> None:
+    disk.failures = 1
+    with pytest.raises(GatewayError):
+        await store.write(note("in doubt"))
+    write = store.write(note("queued"), in_outage="keep")
+    await store.close()
+    assert write.result() is None
+    assert notes_on_disk(database) == ["in doubt", "queued"]
+
+
+async def test_closing_ends_even_if_the_disk_stays_broken(store: Store, disk: Disk) -> None:
+    disk.failures = 1000
+    with pytest.raises(GatewayError):
+        await store.write(note("in doubt"))
+    write = store.write(lost := note("lost"), in_outage="keep")
+    assert await store.close() == [lost]
+    assert isinstance(write.exception(), GatewayError)
+
+
+# The log's size
+
+
+@pytest.fixture
+def small_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcp_gateway.core.store.sqlite.store._CHECKPOINT_BYTES", 100_000)
+    monkeypatch.setattr("mcp_gateway.core.store.sqlite.store._BURSTS_PER_LOOK", 4)
+    monkeypatch.setattr("mcp_gateway.core.store.sqlite.store._CHECKPOINT_REST_S", 0.0)
+
+
+def size(database: Path) -> int:
+    return database.with_name(database.name + "-wal").stat().st_size
+
+
+@contextmanager
+def long_read(database: Path) -> Iterator[None]:
+    """Another process's read transaction, as long as the block runs."""
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        connection.execute("BEGIN")
+        connection.execute("SELECT COUNT(*) FROM notes").fetchone()
+        yield
+
+
+@pytest.mark.usefixtures("small_log")
+@pytest.mark.parametrize("is_durable", [False, True])
+async def test_the_write_ahead_log_does_not_grow_without_end_but_begins_anew_in_the_file_it_has(
+    store: Store, database: Path, is_durable: bool
+) -> None:
+    number, sizes = 0, [0]
+    with closing(Log(database)) as log:
+        for _ in range(5):
+            for is_full in (False, True):
+                while log.reaches(100_000) is is_full:
+                    await store.write(note(f"{number} {'x' * 10_000}"), is_durable=is_durable)
+                    number += 1
+            sizes.append(size(database))
+    assert min(sizes[1:]) > 100_000  # reused, and cut at most by what it had grown beyond
+    assert sizes[-1] < number * 40_000
+    assert len(notes_on_disk(database)) == number
+
+
+@pytest.mark.usefixtures("small_log")
+async def test_a_long_read_keeps_the_log_and_stops_no_write(store: Store, database: Path) -> None:
+    with closing(Log(database)) as log:
+        with long_read(database):
+            for number in range(50):
+                await store.write(note(f"{number} {'x' * 10_000}"))
+            assert log.reaches(1_000_000)
+        while log.reaches(100_000):
+            await store.write(changing("UPDATE notes SET size = 1 WHERE rowid = 1"))
+    assert len(notes_on_disk(database)) == 50
+
+
+async def test_a_log_without_a_frame_reaches_nowhere(database: Path) -> None:
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("SELECT * FROM sqlite_master").fetchall()
+        with closing(Log(database)) as log:
+            assert not log.reaches(5000)
+            connection.execute("CREATE TABLE notes (text)")
+            assert log.reaches(5000)
+            assert not log.reaches(50_000)

@@ -1,0 +1,81 @@
+"""Commands and the schema: brought up to date where nobody serves, left alone beneath a server."""
+
+import sqlite3
+import threading
+import time
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+
+from mcp_gateway.core.config import Settings
+from mcp_gateway.core.gateway import DATABASE, open_desk
+from mcp_gateway.core.store.sqlite import migrations
+from mcp_gateway.core.store.sqlite.migrations import SchemaTooNew, migrate
+from mcp_gateway.core.store.sqlite.sole import sole_server
+from mcp_gateway.core.store.sqlite.upgrade import ServedByOlder, upgrade_unless_served
+from tests.databases import migrated
+
+NEXT = 9999
+
+
+@pytest.fixture
+def next_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    migrated(tmp_path / "of_this_version.sqlite3")  # or what all tests copy would be of the next version
+    known = migrations._migrations()
+    monkeypatch.setattr(migrations, "_migrations", lambda: known | {NEXT: "CREATE TABLE of_the_next_version (id);"})
+
+
+def schema_of(database: Path) -> int:
+    with closing(sqlite3.connect(database)) as connection:
+        return migrations._applied(connection)
+
+
+@pytest.mark.usefixtures("next_version")
+def test_a_command_of_the_next_version_changes_nothing_beneath_a_server(database: Path) -> None:
+    before = schema_of(migrated(database))
+    with sole_server(database.parent), pytest.raises(ServedByOlder) as caught:
+        upgrade_unless_served(database, patience_s=0)
+    assert schema_of(database) == before
+    assert all(word in str(caught.value) for word in (f"schema {before};", f"this version needs {NEXT}", "restart"))
+    upgrade_unless_served(database, patience_s=0)
+    assert schema_of(database) == NEXT
+
+
+def test_a_command_of_the_server_s_own_version_needs_no_lock(database: Path) -> None:
+    with sole_server(migrated(database).parent):
+        upgrade_unless_served(database, patience_s=0)
+
+
+def test_a_command_beside_a_server_that_begins_waits_until_that_has_made_the_schema(database: Path) -> None:
+    with sole_server(database.parent), closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        command = threading.Thread(target=upgrade_unless_served, args=(database, 60))
+        command.start()
+        migrate(connection)
+        command.join()
+    assert schema_of(database) == max(migrations._migrations())
+
+
+def test_a_command_beside_another_that_upgrades_tries_again_once_that_has_ended(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as others:
+        others.enter_context(sole_server(database.parent, patience_s=0))
+        monkeypatch.setattr(time, "sleep", lambda _: others.close())
+        upgrade_unless_served(database, patience_s=60)
+    assert schema_of(database) == max(migrations._migrations())
+
+
+def test_a_new_database_has_the_newest_schema_and_the_lock_is_free_then(database: Path) -> None:
+    upgrade_unless_served(database, patience_s=0)
+    assert schema_of(database) == max(migrations._migrations())
+    with sole_server(database.parent, patience_s=0):
+        pass
+
+
+async def test_a_command_of_an_earlier_version_says_so(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(migrated(tmp_path / DATABASE), isolation_level=None)) as connection:
+        connection.execute("INSERT INTO schema_migrations VALUES (?)", (NEXT,))
+    with pytest.raises(SchemaTooNew, match=f"schema {NEXT}, and this version"):
+        async with open_desk(Settings(data_dir=tmp_path)):
+            pass

@@ -104,7 +104,7 @@ class Unusable(Exception):
     """What the environment says cannot be used; the text names the variable and never its value."""
 
 
-class Refused(Problem):
+class HttpRefusal(Problem):
     """An HTTP status other than success, without a JSON-RPC error in its body."""
 
 
@@ -129,7 +129,7 @@ class SessionGone(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class McpFrame:
     """One JSON-RPC message of the client: its bytes, relayed as they are unless they are many, and what they say.
 
     A replay is a handshake that the bridge repeats by itself: the client is not shown the answer.
@@ -140,7 +140,7 @@ class Frame:
     is_replay: bool = False
 
     @classmethod
-    def parse(cls, line: bytes) -> Frame:
+    def parse(cls, line: bytes) -> McpFrame:
         """Reads one line; raises Problem (-32700 not JSON, -32600 not one JSON-RPC message)."""
         try:
             message = json.loads(line.decode())
@@ -280,12 +280,12 @@ async def refusal(response: httpx2.Response) -> Problem:
         error = json.loads(body)["error"]
         message = str(error["message"])
     except (ValueError, KeyError, TypeError, RecursionError):
-        return Refused(_status_text(response), data={"type": "http_error", "status": response.status_code})
+        return HttpRefusal(_status_text(response), data={"type": "http_error", "status": response.status_code})
     if isinstance(error.get("code"), int):
         return Problem(message, code=error["code"], data=error.get("data"))
     data = {name: error.get(name) for name in ("type", "code", "param")} | {"status": response.status_code}
     retry_after = response.headers.get("retry-after", "")
-    return Refused(message, data=data | ({"retry_after_s": int(retry_after)} if retry_after.isdecimal() else {}))
+    return HttpRefusal(message, data=data | ({"retry_after_s": int(retry_after)} if retry_after.isdecimal() else {}))
 
 
 def _status_text(response: httpx2.Response) -> str:
@@ -400,15 +400,15 @@ def reason_of(error: BaseException) -> str:
     return f"{told}; name the certificate file of the authority that signed it in SSL_CERT_FILE"
 
 
-class Transport(Protocol):
+class McpTransport(Protocol):
     """How frames reach the server; everything that comes back goes to the function given to the constructor."""
 
     name: str
 
-    async def send(self, frame: Frame) -> None:
+    async def send(self, frame: McpFrame) -> None:
         """Returns when the frame is accepted and, if it is a request, answered; raises Problem."""
 
-    def forwards_cancel_of(self, request: Frame) -> bool:
+    def forwards_cancel_of(self, request: McpFrame) -> bool:
         """Whether the server is told by a notification (else by closing the response) that a request is cancelled."""
 
     async def aclose(self) -> None:
@@ -416,7 +416,7 @@ class Transport(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class ServerSession:
     """What a handshake of the older revisions agreed on; the server may keep no session (`id` is None)."""
 
     id: str | None
@@ -434,7 +434,7 @@ def encode_header(value: str) -> str:
     return value if is_plain else f"=?base64?{base64.b64encode(value.encode(errors='replace')).decode()}?="
 
 
-def modern_headers(frame: Frame) -> dict[str, str]:
+def modern_headers(frame: McpFrame) -> dict[str, str]:
     """The headers that repeat a frame's version, method and name (MCP 2026-07-28, streamable HTTP)."""
     headers = {"mcp-protocol-version": frame.version or "", "mcp-method": frame.method}
     name = frame.params.get(NAME_PARAMETERS.get(frame.method, ""))
@@ -444,14 +444,14 @@ def modern_headers(frame: Frame) -> dict[str, str]:
 
 
 @dataclass(slots=True)
-class Cursor:
+class ResumePoint:
     """Where a response stream that the server ended before its answer can be taken up again."""
 
     event_id: str = ""
     retry_s: float = 1.0
 
 
-class StreamableHttp:
+class StreamableHttpTransport:
     """Streamable HTTP: one POST a frame; for the older revisions also the session and the GET stream."""
 
     name = "streamable HTTP"
@@ -459,18 +459,18 @@ class StreamableHttp:
     def __init__(self, remote: Remote, deliver: Deliver) -> None:
         self._remote = remote
         self._deliver = deliver
-        self._session: Session | None = None
-        self._initialize: Frame | None = None
-        self._initialized: Frame | None = None
+        self._session: ServerSession | None = None
+        self._initialize: McpFrame | None = None
+        self._initialized: McpFrame | None = None
         self._renewal = asyncio.Lock()
         self._listener: asyncio.Task[None] | None = None
-        self._listened: Session | None = None
+        self._listened: ServerSession | None = None
         self._is_confirmed = False
 
-    def forwards_cancel_of(self, request: Frame) -> bool:
+    def forwards_cancel_of(self, request: McpFrame) -> bool:
         return request.version is None
 
-    async def send(self, frame: Frame) -> None:
+    async def send(self, frame: McpFrame) -> None:
         if frame.method == "initialize":
             self._forget_session()
         async with self._renewal:  # a session that is being opened again takes nothing else yet
@@ -495,29 +495,29 @@ class StreamableHttp:
         if self._listener:
             self._listener.cancel()
 
-    def _headers(self, frame: Frame) -> dict[str, str]:
+    def _headers(self, frame: McpFrame) -> dict[str, str]:
         if frame.version:
             return modern_headers(frame)
         return self._session.headers if self._session and frame.method != "initialize" else {}
 
-    async def _post(self, frame: Frame) -> None:
+    async def _post(self, frame: McpFrame) -> None:
         headers = {"accept": f"application/json, {STREAM}", "content-type": "application/json"} | self._headers(frame)
         async with self._remote.exchange("POST", headers, frame.body) as response:
             if response.status_code == HTTPStatus.NOT_FOUND and "mcp-session-id" in headers:
                 raise SessionGone
             await self._check(response)
-            cursor = await self._take_answer(frame, response) if frame.is_request else None
-        while cursor:
-            await asyncio.sleep(max(cursor.retry_s, SHORTEST_POLL_S))
-            resume = {"accept": STREAM, "last-event-id": cursor.event_id} | self._headers(frame)
+            point = await self._take_answer(frame, response) if frame.is_request else None
+        while point:
+            await asyncio.sleep(max(point.retry_s, SHORTEST_POLL_S))
+            resume = {"accept": STREAM, "last-event-id": point.event_id} | self._headers(frame)
             async with self._remote.exchange("GET", resume) as response:
                 if not response.is_success:
                     raise Lost
-                cursor = await self._relay_stream(frame, response, cursor)
+                point = await self._relay_stream(frame, response, point)
         if frame.method == "notifications/initialized":
             self._listen_anew()
 
-    async def _post_again(self, frame: Frame) -> None:
+    async def _post_again(self, frame: McpFrame) -> None:
         try:
             await self._post(frame)
         except SessionGone:
@@ -531,12 +531,14 @@ class StreamableHttp:
 
     def _told(self, status: int, problem: Problem) -> Problem:
         """A refusal, or what an HTTP+SSE server's looks like."""
-        may_be_sse = status == HTTPStatus.METHOD_NOT_ALLOWED or (status in (400, 404) and isinstance(problem, Refused))
+        may_be_sse = status == HTTPStatus.METHOD_NOT_ALLOWED or (
+            status in (400, 404) and isinstance(problem, HttpRefusal)
+        )
         return NotStreamable(problem) if may_be_sse and not self._is_confirmed else problem
 
-    async def _take_answer(self, frame: Frame, response: httpx2.Response) -> Cursor | None:
+    async def _take_answer(self, frame: McpFrame, response: httpx2.Response) -> ResumePoint | None:
         if is_stream(response):
-            return await self._relay_stream(frame, response, Cursor())
+            return await self._relay_stream(frame, response, ResumePoint())
         body = await response.aread()
         message = parse_message(body)
         if not frame.is_answered_by(message):
@@ -544,11 +546,13 @@ class StreamableHttp:
         await self._relay(frame, response, message, body)
         return None
 
-    async def _relay_stream(self, frame: Frame, response: httpx2.Response, cursor: Cursor) -> Cursor | None:
+    async def _relay_stream(self, frame: McpFrame, response: httpx2.Response, point: ResumePoint) -> ResumePoint | None:
         """Relays until the answer has come (None) or the stream ends (where to resume); raises Lost if it cannot be."""
         try:
             async for event in read_events(response):
-                cursor = Cursor(event.id or cursor.event_id, cursor.retry_s if event.retry_s is None else event.retry_s)
+                point = ResumePoint(
+                    event.id or point.event_id, point.retry_s if event.retry_s is None else event.retry_s
+                )
                 if not event.is_message:
                     continue
                 message = parse_message(event.data)
@@ -556,25 +560,25 @@ class StreamableHttp:
                 if frame.is_answered_by(message):
                     return None
         except (httpx2.TransportError, TimeoutError):
-            if not cursor.event_id:
+            if not point.event_id:
                 raise
-        if not cursor.event_id:
+        if not point.event_id:
             raise Lost
-        return cursor
+        return point
 
-    async def _relay(self, frame: Frame, response: httpx2.Response, message: Message, body: bytes) -> None:
+    async def _relay(self, frame: McpFrame, response: httpx2.Response, message: Message, body: bytes) -> None:
         if frame.is_answered_by(message):
             if frame.is_replay and "result" not in message:
                 raise Problem("The server refused to open the session again")
             if frame.method == "initialize" and isinstance(message.get("result"), dict):
                 version = message["result"].get("protocolVersion")
-                self._session = Session(response.headers.get("mcp-session-id"), version)
+                self._session = ServerSession(response.headers.get("mcp-session-id"), version)
                 self._initialize = frame
             if frame.is_replay:
                 return
         await self._deliver(message, body)
 
-    async def _renew(self, stale: Session | None) -> None:
+    async def _renew(self, stale: ServerSession | None) -> None:
         """Opens the session again with the client's own handshake, once however many calls found it gone."""
         async with self._renewal:
             if self._session is not stale or self._initialize is None:
@@ -614,7 +618,7 @@ class StreamableHttp:
             except Problem as problem:
                 self._remote.log(f"the stream of server notifications was interrupted ({type(problem).__name__})")
 
-    async def _listen_once(self, session: Session) -> bool:
+    async def _listen_once(self, session: ServerSession) -> bool:
         """Relays one GET stream to its end; False when the server has none."""
         async with self._remote.exchange("GET", {"accept": STREAM} | session.headers) as response:
             if response.status_code == HTTPStatus.NOT_FOUND:
@@ -653,7 +657,7 @@ class SseConnection:
     is_used: bool = False
 
 
-class HttpSse:
+class HttpSseTransport:
     """HTTP+SSE (2024-11-05): frames are POSTed to an endpoint, all answers come on one GET stream."""
 
     name = "HTTP+SSE"
@@ -661,16 +665,16 @@ class HttpSse:
     def __init__(self, remote: Remote, deliver: Deliver) -> None:
         self._remote = remote
         self._deliver = deliver
-        self._initialize: Frame | None = None
-        self._initialized: Frame | None = None
+        self._initialize: McpFrame | None = None
+        self._initialized: McpFrame | None = None
         self._connection: SseConnection | None = None
         self._reconnector: asyncio.Task[None] | None = None
         self._is_closed = False
 
-    def forwards_cancel_of(self, request: Frame) -> bool:
+    def forwards_cancel_of(self, request: McpFrame) -> bool:
         return True
 
-    async def send(self, frame: Frame) -> None:
+    async def send(self, frame: McpFrame) -> None:
         if frame.method == "initialize":
             self._begin_handshake(frame)
         elif frame.method == "notifications/initialized":
@@ -701,7 +705,7 @@ class HttpSse:
             self._connection.reader.cancel()
             await asyncio.wait([self._connection.reader])
 
-    def _begin_handshake(self, frame: Frame) -> None:
+    def _begin_handshake(self, frame: McpFrame) -> None:
         # some servers settle on a revision with the first frame of a connection, so a probe must not share it
         if self._connection and self._connection.is_used:
             self._drop(self._connection)
@@ -713,7 +717,7 @@ class HttpSse:
         if connection.reader:
             connection.reader.cancel()
 
-    async def _send_once(self, frame: Frame) -> None:
+    async def _send_once(self, frame: McpFrame) -> None:
         connection = await self.connect()
         connection.is_used = True
         answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -729,7 +733,7 @@ class HttpSse:
         finally:
             connection.waiting.pop(frame.id, None)
 
-    async def _post(self, endpoint: str, frame: Frame) -> None:
+    async def _post(self, endpoint: str, frame: McpFrame) -> None:
         async with self._remote.exchange(
             "POST", {"content-type": "application/json"}, frame.body, url=endpoint
         ) as response:
@@ -780,7 +784,9 @@ class HttpSse:
                 return endpoint
         raise Lost
 
-    async def _replay(self, endpoint: str, initialize: Frame, initialized: Frame, events: AsyncIterator[Event]) -> None:
+    async def _replay(
+        self, endpoint: str, initialize: McpFrame, initialized: McpFrame, events: AsyncIterator[Event]
+    ) -> None:
         self._remote.log("the connection was opened again")
         await self._post(endpoint, initialize)
         async for event in events:
@@ -823,10 +829,10 @@ class HttpSse:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class PendingCall:
     """A request on its way."""
 
-    frame: Frame
+    frame: McpFrame
     task: asyncio.Task[None]
     began: float
 
@@ -840,15 +846,16 @@ class Bridge:
         self._write = write
         self._may_fall_back = transport == "auto"
         self._falling_back = asyncio.Lock()
-        self._calls: dict[Any, Call] = {}
+        self._calls: dict[Any, PendingCall] = {}
         self._handshake: asyncio.Task[None] | None = None
         self.has_answered = False
-        self.transport: Transport = (HttpSse if transport == "sse" else StreamableHttp)(remote, self._deliver)
+        kind = HttpSseTransport if transport == "sse" else StreamableHttpTransport
+        self.transport: McpTransport = kind(remote, self._deliver)
 
     async def take(self, line: bytes) -> None:
         """Takes one line: starts a request as a task, sends anything else before it returns."""
         try:
-            frame = Frame.parse(line)
+            frame = McpFrame.parse(line)
         except Problem as problem:
             await self._answer(None, problem)
             return
@@ -877,18 +884,18 @@ class Bridge:
                 await asyncio.gather(*tasks, return_exceptions=True)
                 await self.transport.aclose()
 
-    def _start(self, frame: Frame) -> None:
-        call = Call(frame, asyncio.create_task(self._call(frame)), time.monotonic())
+    def _start(self, frame: McpFrame) -> None:
+        call = PendingCall(frame, asyncio.create_task(self._call(frame)), time.monotonic())
         self._calls[frame.id] = call
         if frame.method == "initialize":
             self._handshake = call.task
         call.task.add_done_callback(lambda _: self._forget(call))
 
-    def _forget(self, call: Call) -> None:
+    def _forget(self, call: PendingCall) -> None:
         if self._calls.get(call.frame.id) is call:  # a client that uses an id twice has replaced it
             del self._calls[call.frame.id]
 
-    async def _call(self, frame: Frame) -> None:
+    async def _call(self, frame: McpFrame) -> None:
         try:
             await self._send(frame)
         except Problem as problem:
@@ -896,14 +903,14 @@ class Bridge:
         except Exception as error:  # noqa: BLE001 - whatever happens, a call is answered
             await self._answer(frame.id, Problem(f"The bridge failed: {type(error).__name__}", code=INTERNAL_ERROR))
 
-    async def _notify(self, frame: Frame) -> None:
+    async def _notify(self, frame: McpFrame) -> None:
         try:
             async with asyncio.timeout(NOTICE_TIMEOUT_S):
                 await self._send(frame)
         except Exception as error:  # noqa: BLE001 - nobody is there to tell, and the next frame may fare better
             self._log(f"{frame.method[:64] or 'an answer'} was not delivered ({type(error).__name__})")
 
-    async def _cancel(self, notice: Frame) -> None:
+    async def _cancel(self, notice: McpFrame) -> None:
         request_id = notice.params.get("requestId")
         call = self._calls.get(request_id) if is_id(request_id) else None
         if call is None:
@@ -912,7 +919,7 @@ class Bridge:
             await self._notify(notice)
         call.task.cancel()
 
-    async def _send(self, frame: Frame) -> None:
+    async def _send(self, frame: McpFrame) -> None:
         await self._in_order(frame)
         transport = self.transport
         try:
@@ -925,14 +932,14 @@ class Bridge:
                     self.transport = await self._fall_back(refused)
             await self.transport.send(frame)
 
-    async def _in_order(self, frame: Frame) -> None:
+    async def _in_order(self, frame: McpFrame) -> None:
         """What a script sends behind its handshake, without waiting for it, belongs to the session that this opens."""
         is_opening = frame.method == "initialize" or frame.version is not None
         if self._handshake and not self._handshake.done() and frame.method and not is_opening:
             await asyncio.wait([self._handshake])
 
-    async def _fall_back(self, refused: NotStreamable) -> Transport:
-        sse = HttpSse(self._remote, self._deliver)
+    async def _fall_back(self, refused: NotStreamable) -> McpTransport:
+        sse = HttpSseTransport(self._remote, self._deliver)
         try:
             await sse.connect()
         except Problem:
@@ -1125,7 +1132,7 @@ async def check(remote: Remote, transport: str, *, has_key: bool) -> int:
     return 0
 
 
-async def run(options: argparse.Namespace, key: str, route: Route) -> int:
+async def run(options: argparse.Namespace, key: str, egress: Egress) -> int:
     """Opens the HTTP client and does what the options ask for; returns the exit code."""
     log = Log(is_verbose=options.debug)
     if task := asyncio.current_task():
@@ -1134,17 +1141,17 @@ async def run(options: argparse.Namespace, key: str, route: Route) -> int:
     asyncio.get_running_loop().set_exception_handler(
         lambda _, context: log(f"unexpected: {type(context.get('exception')).__name__}")
     )
-    if route.warning:
-        log(route.warning)
+    if egress.warning:
+        log(egress.warning)
     elif key and is_in_the_clear(options.url):
         log("the key travels unencrypted: use https where others can listen")
     headers = {"user-agent": "mcp-stdio-bridge"} | ({"authorization": f"Bearer {key}"} if key else {})
     timeout = httpx2.Timeout(connect=CONNECT_TIMEOUT_S, read=ANSWER_TIMEOUT_S, write=WRITE_TIMEOUT_S, pool=None)
     limits = httpx2.Limits(keepalive_expiry=KEEPALIVE_EXPIRY_S)
     async with httpx2.AsyncClient(
-        headers=headers, timeout=timeout, limits=limits, verify=route.tls, proxy=route.proxy, trust_env=False
+        headers=headers, timeout=timeout, limits=limits, verify=egress.tls, proxy=egress.proxy, trust_env=False
     ) as client:
-        remote = Remote(client, options.url, log, route.way)
+        remote = Remote(client, options.url, log, egress.way)
         if options.check:
             return await check(remote, options.transport, has_key=bool(key))
         return await serve(remote, options.transport)
@@ -1157,7 +1164,7 @@ def end_on_signals(task: asyncio.Task[Any]) -> None:
             asyncio.get_running_loop().add_signal_handler(getattr(signal, name), task.cancel)
 
 
-class Route(NamedTuple):
+class Egress(NamedTuple):
     """How requests reach the server: the proxy (and the setting that names it), and whom TLS trusts."""
 
     tls: ssl.SSLContext
@@ -1180,18 +1187,18 @@ class Route(NamedTuple):
         )
 
 
-def read_route(url: str) -> Route:
+def read_egress(url: str) -> Egress:
     """How the environment has requests to this URL sent; raises Unusable. What is for other URLs is not looked at."""
     proxy_url, named_in = choose_proxy(url)
     uses_tls = url.lower().startswith("https:") or proxy_url.startswith("https:")
     tls = read_tls() if uses_tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if not proxy_url:
-        return Route(tls)
+        return Egress(tls)
     try:
         proxy = httpx2.Proxy(proxy_url, ssl_context=tls if proxy_url.startswith("https:") else None)
     except (httpx2.InvalidURL, ValueError):
         raise Unusable(f"{named_in} is not the URL of a proxy") from None
-    return Route(tls, proxy, named_in, is_in_the_clear(url))
+    return Egress(tls, proxy, named_in, is_in_the_clear(url))
 
 
 def choose_proxy(url: str) -> tuple[str, str]:
@@ -1363,11 +1370,11 @@ def main(argv: list[str] | None = None) -> int:
     if httpx2 is None:
         refuse("httpx2 is missing: run `pip install httpx2`, or start the script with `uv run mcp_stdio_bridge.py URL`")
     try:
-        key, route = read_key(), read_route(options.url)
+        key, egress = read_key(), read_egress(options.url)
     except Unusable as unusable:
         refuse(str(unusable))
     try:
-        return asyncio.run(run(options, key, route))
+        return asyncio.run(run(options, key, egress))
     except KeyboardInterrupt:
         return 130
     except asyncio.CancelledError:

@@ -10,7 +10,7 @@ from http_api.paging import Page, PageQuery, cursor_key, page_of
 from http_api.query import Query
 from http_api.usage import UsageTotals, end_of_hour_ms, recent_since_ms, totals_fields
 from mcp_gateway.core.ledger.ledger import Ledger
-from mcp_gateway.core.ledger.statement import Statement, Transaction
+from mcp_gateway.core.ledger.statement import LedgerTransaction, Statement
 from mcp_gateway.core.money import EntryKind, format_usd
 from mcp_gateway.core.observe.history import History, Totals
 from mcp_gateway.core.wallet import WalletObject
@@ -108,11 +108,11 @@ class Billing:
         return page_of(TransactionPage, rows, query.limit, _public_id, _transaction_object)
 
 
-def _public_id(transaction: Transaction) -> str:
+def _public_id(transaction: LedgerTransaction) -> str:
     return f"txn_{transaction.id}"
 
 
-def _transaction_object(transaction: Transaction) -> TransactionObject:
+def _transaction_object(transaction: LedgerTransaction) -> TransactionObject:
     return TransactionObject(
         object="transaction",
         id=_public_id(transaction),

@@ -115,9 +115,9 @@ class Keys:
         scopes = _granted(own, wanted.scopes, is_test=is_test)
         expires_at_ms = _ending(own, wanted.expires_at)
         idempotency_key = idempotency_key_of(asked)
-        async with self._idempotency.attempt(caller.account_id, idempotency_key, "keys", asked.raw) as attempt:
-            if attempt.kept is not None:
-                return replayed(attempt.kept)
+        async with self._idempotency.answering(caller.account_id, idempotency_key, "keys", asked.raw) as request:
+            if request.kept is not None:
+                return replayed(request.kept)
             key, secret = await self._keys.create(
                 caller.account_id,
                 name=wanted.name or "",
@@ -126,7 +126,7 @@ class Keys:
                 scopes=scopes,
                 expires_at_ms=expires_at_ms,
                 made_by=own.id,
-                keep=lambda key: attempt.answered(201, self._fields(key)),
+                keep=lambda key: request.answered(201, self._fields(key)),
             )
             return CreatedKey(**self._fields(key), key=secret)
 

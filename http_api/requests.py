@@ -13,7 +13,7 @@ from http_api.paging import Page, PageQuery, cursor_key, page_of
 from http_api.query import Moment, Query, whole_day
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.money import format_usd
-from mcp_gateway.core.observe.history import History, Wanted
+from mcp_gateway.core.observe.history import History, RequestFilter
 from mcp_gateway.core.record import Door, RequestRecord
 
 
@@ -69,7 +69,7 @@ class Requests:
 
     async def list(self, asked: Asked[RequestsQuery, Nothing]) -> RequestPage:
         caller, query = asked.caller, asked.query
-        wanted = Wanted(
+        wanted = RequestFilter(
             query.model, query.key, query.status, query.error_code, query.door, query.since, query.until,
             query.client_request_id,
         )  # fmt: skip

@@ -11,9 +11,9 @@ from mcp_gateway.core.config import StripeSettings
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import Idempotency
 from mcp_gateway.core.money import format_usd
+from mcp_gateway.core.payments.checkout import Checkout
 from mcp_gateway.core.payments.payments import Payments
-from mcp_gateway.core.payments.sessions import Checkout
-from mcp_gateway.core.payments.terms import Terms
+from mcp_gateway.core.payments.topup_terms import TopupTerms
 
 _SIGNATURE = b"stripe-signature"
 
@@ -69,7 +69,7 @@ class TopUps:
         home = f"{base_url}/"
         self._payments = payments
         self._idempotency = idempotency
-        self._terms = Terms.of(settings, home)
+        self._terms = TopupTerms.of(settings, home)
         self._return_url = settings.return_url or home
 
     @property
@@ -85,21 +85,21 @@ class TopUps:
         payments, account_id = self._stripe(), asked.caller.account_id
         amount_nano = self._terms.payable_nano(asked.body.amount_usd)
         key = idempotency_key_of(asked)
-        async with self._idempotency.attempt(account_id, key, "billing/checkout", asked.raw) as attempt:
-            if attempt.kept is not None:
-                return replayed(attempt.kept)
+        async with self._idempotency.answering(account_id, key, "billing/checkout", asked.raw) as request:
+            if request.kept is not None:
+                return replayed(request.kept)
             session = await payments.start_checkout(
-                account_id, amount_nano, self._terms.pages, idempotency_key=attempt.name
+                account_id, amount_nano, self._terms.pages, idempotency_key=request.name
             )
             answer = _checkout_object(session, amount_nano)
-            await self._idempotency.keep(attempt, 201, answer.model_dump())
+            await self._idempotency.keep(request, 201, answer.model_dump())
             return answer
 
     async def portal(self, asked: Asked[Query, Empty]) -> PortalObject:
         """A new session each time: its link lets whoever has it in, so that no answer is kept to be given again."""
         payments, account_id = self._stripe(), asked.caller.account_id
         key = idempotency_key_of(asked)
-        async with self._idempotency.attempt(account_id, key, "billing/portal", asked.raw):
+        async with self._idempotency.answering(account_id, key, "billing/portal", asked.raw):
             url = await payments.open_portal(account_id, self._return_url)
         return PortalObject(object="portal", url=url)
 

@@ -22,7 +22,7 @@ from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.lifecycle import Lifecycle
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.payments.payments import Payments
-from mcp_gateway.core.payments.terms import Terms
+from mcp_gateway.core.payments.topup_terms import TopupTerms
 from mcp_gateway.core.text import shown
 from mcp_gateway.core.upstream.pool import Pool
 from mcp_gateway.mcp_door.calls import caller_of
@@ -35,7 +35,7 @@ from mcp_gateway.tools.chat_completion import ChatCompletion
 from mcp_gateway.tools.completion import complete
 from mcp_gateway.tools.get_balance import GetBalance, Wallets
 from mcp_gateway.tools.list_models import ListModels
-from mcp_gateway.tools.progress import Reports, telling
+from mcp_gateway.tools.progress import ProgressReports, telling
 from mcp_gateway.tools.prompts import Prompts
 from mcp_gateway.tools.resources import Resources
 from mcp_gateway.tools.tool import Invocation, Report, Result, Tool, error_result
@@ -245,7 +245,7 @@ def build_door(
         GetBalance(ledger, limiter, settings.guests, topup_url=settings.topup_url),
     ]
     resources = Resources(published, pool)
-    terms = Terms.of(settings.stripe, f"{settings.public_url}/")
+    terms = TopupTerms.of(settings.stripe, f"{settings.public_url}/")
     handlers = Handlers(
         tools,
         resources,
@@ -327,7 +327,7 @@ def _report_of(ctx: Context) -> Report | None:
     """None where nobody listens."""
     if ctx.meta is None or ctx.meta.get("progress_token") is None:
         return None
-    return Reports(lambda progress, line: ctx.session.report_progress(progress, message=line))
+    return ProgressReports(lambda progress, line: ctx.session.report_progress(progress, message=line))
 
 
 def _protocol_error(error: GatewayError) -> MCPError:

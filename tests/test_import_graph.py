@@ -141,7 +141,7 @@ def test_an_import_that_the_table_does_not_name_is_forbidden(name: str, imported
     [
         ("mcp_gateway.cli", "mcp_gateway.core.text"),
         ("mcp_gateway.core.chat", "mcp_gateway.core.store.sqlite.store"),
-        ("mcp_gateway.core.store.sqlite.log", "mcp_gateway.core.store.sqlite.store"),
+        ("mcp_gateway.core.store.sqlite.write_ahead_log", "mcp_gateway.core.store.sqlite.store"),
         ("mcp_gateway.core.text", "mcp_gateway.core.money"),
     ],
 )

@@ -17,6 +17,7 @@ from mcp_gateway.core.identity.own_limits import LIMIT_NAMES
 from mcp_gateway.core.store.sqlite.migrations import migrate
 from mcp_gateway.core.surfaces.surface import SurfaceName
 from tests.cases import each
+from tests.class_names import class_names_in, doubles
 from tests.import_graph import (
     Graph,
     circle_in,
@@ -171,9 +172,35 @@ def test_limits_have_the_same_names_wherever_they_are_set_and_refused() -> None:
     assert names <= TABLE.keys()
 
 
+@cache
+def classes() -> dict[str, list[str]]:
+    return class_names_in(MODULES)
+
+
+def glossary() -> dict[str, str]:
+    """The class that each word names, empty where it names none; in the order of the page."""
+    rows = re.findall(r"^\| ([a-z][a-z ]+) \| (?:`(\w+)` )?\|", DOCS["glossary.md"], re.MULTILINE)
+    return dict(rows[1:])
+
+
 def test_the_glossary_is_sorted_so_that_a_word_is_found() -> None:
-    words = re.findall(r"^\| ([a-z][a-z ]+) \|", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)[1:]
+    words = list(glossary())
     assert words == sorted(words)
+
+
+def test_no_two_classes_have_one_name() -> None:
+    assert doubles(classes()) == {}
+
+
+def test_every_class_that_the_glossary_names_exists() -> None:
+    named = {name for name in glossary().values() if name}
+    assert named
+    assert sorted(named - classes().keys()) == []
+
+
+def test_a_class_that_is_called_by_a_word_of_the_glossary_is_the_one_that_the_word_names() -> None:
+    called = {word: word.title().replace(" ", "") for word in glossary()}
+    assert [word for word, name in called.items() if name in classes() and glossary()[word] != name] == []
 
 
 def test_no_lock_file_names_a_host() -> None:

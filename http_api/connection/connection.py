@@ -31,8 +31,8 @@ from starlette.types import ASGIApp, Scope
 from uvicorn.server import ServerState
 
 from http_api.connection.census import Census
-from http_api.connection.exchange import HttpExchange
 from http_api.connection.head import fault_of, is_of_head, not_understood, read_head, without_upgrade
+from http_api.connection.http_exchange import HttpExchange
 from mcp_gateway.core.bytes_in_flight import Reservation
 from mcp_gateway.core.context import CLIENT, SENT
 from mcp_gateway.core.errors import GatewayError

@@ -27,7 +27,7 @@ from mcp_gateway.core.gateway import Desk
 from mcp_gateway.core.identity.accounts import Account
 from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.ledger.entries import Balance
-from mcp_gateway.core.ledger.statement import Transaction
+from mcp_gateway.core.ledger.statement import LedgerTransaction
 from mcp_gateway.core.money import OutsideKind, format_usd
 from mcp_gateway.core.text import check_one_line, shown
 
@@ -276,7 +276,7 @@ def _line(account: Account, balance: Balance) -> str:
     return f"{account.id:<38}{columns}  {notes}"
 
 
-def _move_object(move: Transaction, note: str | None) -> dict[str, Any]:
+def _move_object(move: LedgerTransaction, note: str | None) -> dict[str, Any]:
     return {
         "created_at": seconds(move.created_at_ms),
         "kind": move.kind,
@@ -286,7 +286,7 @@ def _move_object(move: Transaction, note: str | None) -> dict[str, Any]:
     }
 
 
-def _move_line(move: Transaction, note: str | None) -> str:
+def _move_line(move: LedgerTransaction, note: str | None) -> str:
     at = f"{datetime.fromtimestamp(move.created_at_ms / 1000, UTC):%Y-%m-%d %H:%M:%SZ}"
     line = f"{at}  {move.kind:<18}{format_usd(move.amount_nano):>16}  {shown(move.reference)}"
     return line if note is None else f"{line}  {shown(note, LISTED_CHARS)}"

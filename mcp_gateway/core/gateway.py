@@ -43,11 +43,11 @@ from mcp_gateway.core.payments.payments import Payments
 from mcp_gateway.core.policy.images import ImagePolicy, read_blocklist
 from mcp_gateway.core.private import make_folder
 from mcp_gateway.core.store.sqlite.executors import EXECUTORS
-from mcp_gateway.core.store.sqlite.log import Sync, sync_data
 from mcp_gateway.core.store.sqlite.restore import check_log
 from mcp_gateway.core.store.sqlite.sole import sole_server
 from mcp_gateway.core.store.sqlite.store import ENGINE_VERSION, Store
 from mcp_gateway.core.store.sqlite.upgrade import upgrade_unless_served
+from mcp_gateway.core.store.sqlite.write_ahead_log import Sync, sync_data
 from mcp_gateway.core.upstream.backend import Backend
 from mcp_gateway.core.upstream.breaker import Breaker
 from mcp_gateway.core.upstream.budget import RetryBudget

@@ -32,7 +32,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class KeepAnswer(Write[None]):
-    """Raises GatewayError `conflict` where another attempt was faster."""
+    """Raises GatewayError `conflict` where another sending of the request was faster."""
 
     account_id: str
     key: bytes
@@ -60,7 +60,7 @@ class AnswerKept(Read[tuple[bytes, Kept] | None]):
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class IdempotentRequest:
     """One sending of a request; `key` is the digest of its Idempotency-Key, `kept` what an earlier one was answered."""
 
     account_id: str
@@ -91,7 +91,9 @@ class Idempotency:
         self._in_flight: set[tuple[str, bytes]] = set()
 
     @contextlib.asynccontextmanager
-    async def attempt(self, account_id: str, key: str | None, operation: str, body: bytes) -> AsyncIterator[Attempt]:
+    async def answering(
+        self, account_id: str, key: str | None, operation: str, body: bytes
+    ) -> AsyncIterator[IdempotentRequest]:
         """While one sending of a request is answered.
 
         Raises GatewayError `conflict` while another with the same key is, `idempotency_mismatch` where that one asked
@@ -99,7 +101,7 @@ class Idempotency:
         """
         request_sha256 = sha256(operation.encode() + b"\n" + body).digest()
         if key is None:
-            yield Attempt(account_id, None, request_sha256, self._now_ms(), None)
+            yield IdempotentRequest(account_id, None, request_sha256, self._now_ms(), None)
             return
         place = account_id, sha256(key.encode()).digest()
         if place in self._in_flight:
@@ -107,13 +109,13 @@ class Idempotency:
         self._in_flight.add(place)
         try:
             kept = await self._find(place, request_sha256)
-            yield Attempt(*place, request_sha256, self._now_ms(), kept)
+            yield IdempotentRequest(*place, request_sha256, self._now_ms(), kept)
         finally:
             self._in_flight.discard(place)
 
-    async def keep(self, attempt: Attempt, status: int, body: dict[str, Any]) -> None:
-        """Note the answer of what was done elsewhere, under the attempt's name. Raises as KeepAnswer."""
-        if (answer := attempt.answered(status, body)) is not None:
+    async def keep(self, request: IdempotentRequest, status: int, body: dict[str, Any]) -> None:
+        """Note the answer of what was done elsewhere, under the request's name. Raises as KeepAnswer."""
+        if (answer := request.answered(status, body)) is not None:
             await self._store.write(answer)
 
     async def _find(self, place: tuple[str, bytes], request_sha256: bytes) -> Kept | None:

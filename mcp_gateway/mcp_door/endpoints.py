@@ -32,8 +32,8 @@ from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.lifecycle import Lifecycle
 from mcp_gateway.mcp_door.access import HostsAndOrigins
 from mcp_gateway.mcp_door.calls import caller_of
-from mcp_gateway.mcp_door.http import Exchange, send_payload
-from mcp_gateway.mcp_door.http_sse import HttpSse
+from mcp_gateway.mcp_door.http import HttpRequest, send_payload
+from mcp_gateway.mcp_door.http_sse import HttpSseEndpoints
 from mcp_gateway.mcp_door.intake import Intake
 from mcp_gateway.mcp_door.jsonrpc import Refusal
 from mcp_gateway.mcp_door.listings import Listings
@@ -42,13 +42,13 @@ from mcp_gateway.mcp_door.places import Places
 from mcp_gateway.mcp_door.runners import Runners
 from mcp_gateway.mcp_door.sessions import Session, Sessions
 from mcp_gateway.mcp_door.shares import Caps, Tally, owner_of
-from mcp_gateway.mcp_door.streamable_http import StreamableHttp
+from mcp_gateway.mcp_door.streamable_http import StreamableHttpEndpoint
 from mcp_gateway.mcp_door.subscriptions import Subscriptions
 
 _MAX_SWEEP_INTERVAL_S = 30.0
 _WATCH_INTERVAL_S = 1.0
 
-Endpoint = Callable[[Exchange], Awaitable[None]]
+Endpoint = Callable[[HttpRequest], Awaitable[None]]
 
 
 class McpDoor:
@@ -95,8 +95,8 @@ class McpDoor:
         intake = Intake(
             runners, listings, JsonBounds.of(settings), max_body_bytes=max_body_bytes, note_refusal=note_refusal
         )
-        http_sse = HttpSse(self.event_sessions, self._new_session, runners, intake, listings)
-        streamable = StreamableHttp(
+        http_sse = HttpSseEndpoints(self.event_sessions, self._new_session, runners, intake, listings)
+        streamable = StreamableHttpEndpoint(
             self.sessions, self._new_session, runners, intake, listings, self.calls, self._grace
         )
         self._streamable_http = {"DELETE": streamable.delete, "GET": streamable.get, "POST": streamable.post}
@@ -133,17 +133,17 @@ class McpDoor:
 
     def streamable_http(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         """POST for messages; GET (the server's stream) and DELETE for sessions."""
-        return self._answer(Exchange.of(scope, receive, send), self._streamable_http)
+        return self._answer(HttpRequest.of(scope, receive, send), self._streamable_http)
 
     def sse(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         """The stream of an HTTP+SSE session (2024-11-05), which the session lives as long as."""
-        return self._answer(Exchange.of(scope, receive, send), self._sse)
+        return self._answer(HttpRequest.of(scope, receive, send), self._sse)
 
     def messages(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         """POST for messages of an HTTP+SSE session; answers go to its stream."""
-        return self._answer(Exchange.of(scope, receive, send), self._messages)
+        return self._answer(HttpRequest.of(scope, receive, send), self._messages)
 
-    async def _answer(self, http: Exchange, by_method: Mapping[str, Endpoint]) -> None:
+    async def _answer(self, http: HttpRequest, by_method: Mapping[str, Endpoint]) -> None:
         try:
             self._access.check(http.headers)
             if (endpoint := by_method.get(http.scope["method"])) is None:

@@ -5,7 +5,7 @@ from mcp.types import INVALID_REQUEST, UNSUPPORTED_PROTOCOL_VERSION
 from mcp.types.version import HANDSHAKE_PROTOCOL_VERSIONS, KNOWN_PROTOCOL_VERSIONS, is_version_at_least
 
 from mcp_gateway.core.text import shown
-from mcp_gateway.mcp_door.http import Exchange
+from mcp_gateway.mcp_door.http import HttpRequest
 from mcp_gateway.mcp_door.jsonrpc import Batch, Message, Refusal
 from mcp_gateway.mcp_door.runners import has_envelope, rejected
 
@@ -14,7 +14,7 @@ _VERSION_HEADER = b"mcp-protocol-version"
 _BATCHES_UNTIL = "2025-06-18"
 
 
-def version_of(http: Exchange) -> str:
+def version_of(http: HttpRequest) -> str:
     """The revision that the header names, once or several times alike; empty where it names none."""
     sent = http.headers.get(_VERSION_HEADER, b"").decode("latin-1")
     if "," not in sent:
@@ -23,7 +23,7 @@ def version_of(http: Exchange) -> str:
     return named.pop() if len(named) == 1 else sent
 
 
-def is_modern(http: Exchange, version: str, message: Message) -> bool:
+def is_modern(http: HttpRequest, version: str, message: Message) -> bool:
     """Whether a message, whose header names this version, is one of a revision without a handshake.
 
     The header alone makes none of what opens a session or comes in one: clients that have gone back to an older

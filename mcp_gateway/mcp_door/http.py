@@ -65,7 +65,7 @@ def _is_accepted(weights: Mapping[bytes, bool], *names: bytes) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
+class HttpRequest:
     """One HTTP request and the way to answer it; `headers` are by lower-case name."""
 
     scope: Scope
@@ -76,7 +76,7 @@ class Exchange:
     caller: Caller
 
     @classmethod
-    def of(cls, scope: Scope, receive: Receive, send: Send) -> "Exchange":
+    def of(cls, scope: Scope, receive: Receive, send: Send) -> "HttpRequest":
         context: RequestContext = scope[CONTEXT]
         return cls(scope, receive, send, dict(scope["headers"]), context, caller_of(context))
 
@@ -129,7 +129,7 @@ def event(payload: bytes, name: bytes = b"message") -> bytes:
     return b"event: " + name + b"\ndata: " + payload + b"\n\n"
 
 
-class EventStream:
+class MessageStream:
     """An answer of server-sent events, begun by its first write; several tasks may write."""
 
     def __init__(self, receive: Receive, send: Send) -> None:
@@ -199,7 +199,7 @@ async def await_departure(receive: Receive, ping: Callable[[], Awaitable[None]] 
 class Reply:
     """The answer to one POSTed request: JSON, or events once something is told before the end or it takes long."""
 
-    def __init__(self, receive: Receive, send: Send, accept: Accept, stream: EventStream) -> None:
+    def __init__(self, receive: Receive, send: Send, accept: Accept, stream: MessageStream) -> None:
         self._receive = receive
         self._send = send
         self._accept = accept

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.mcp_door.calls import CallContext, Tell, caller_of
 from mcp_gateway.mcp_door.eras import check_batch
-from mcp_gateway.mcp_door.http import EventStream, Exchange, event, send_payload
+from mcp_gateway.mcp_door.http import HttpRequest, MessageStream, event, send_payload
 from mcp_gateway.mcp_door.intake import Intake
 from mcp_gateway.mcp_door.jsonrpc import Message, Refusal
 from mcp_gateway.mcp_door.listings import Listings, refusing
@@ -24,7 +24,7 @@ _IN_ORDER = frozenset({"initialize", "ping"})
 """Answered before their POST is, and so before the next message of a client that waits for that."""
 
 
-class HttpSse:
+class HttpSseEndpoints:
     """The two endpoints, once the caller may come in."""
 
     def __init__(
@@ -41,12 +41,12 @@ class HttpSse:
         self._intake = intake
         self._listings = listings
 
-    async def stream(self, http: Exchange) -> None:
+    async def stream(self, http: HttpRequest) -> None:
         """Open a session and serve its stream. Raises Refusal before that has begun."""
         self._listings.count(http.caller)
         session = self._new_session(http.context)
         endpoint = event(_endpoint(http, session.id), b"endpoint")
-        stream = session.stream = EventStream(http.receive, http.send)
+        stream = session.stream = MessageStream(http.receive, http.send)
         self._sessions.add(session)
         http.forget_request()
         session.room = http.context.reservation
@@ -56,7 +56,7 @@ class HttpSse:
             self._sessions.remove(session)
             await session.finish_calls(0)
 
-    async def message(self, http: Exchange) -> None:
+    async def message(self, http: HttpRequest) -> None:
         """Take a message. Raises Refusal."""
         session_id = parse_qs(http.scope["query_string"].decode("latin-1")).get("session_id", [""])[0]
         session = self._sessions.find(session_id, owner_of(http.caller))
@@ -137,7 +137,7 @@ class HttpSse:
             return self._told(refusal, message, context)
 
 
-def _endpoint(http: Exchange, session_id: str) -> bytes:
+def _endpoint(http: HttpRequest, session_id: str) -> bytes:
     """Where messages go, relative to the stream's own address, before which a proxy may have put a prefix.
 
     What reads event streams resolves it, and asks for such a stream by name; who does not is told a whole path to copy.

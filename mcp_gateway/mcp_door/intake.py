@@ -13,7 +13,7 @@ from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import LONG_BYTES, JsonBounds, parse_exactly
 from mcp_gateway.mcp_door.calls import CallContext, answer, caller_of
-from mcp_gateway.mcp_door.http import Exchange, read_message_body
+from mcp_gateway.mcp_door.http import HttpRequest, read_message_body
 from mcp_gateway.mcp_door.jsonrpc import Batch, Message, Refusal, error_payload, parse_message, reason_of
 from mcp_gateway.mcp_door.listings import Listings
 from mcp_gateway.mcp_door.method import Unfinished, method_of
@@ -45,7 +45,7 @@ class Intake:
         self._max_body_bytes = max_body_bytes
         self._note_refusal = note_refusal
 
-    async def read(self, http: Exchange) -> Message | Batch:
+    async def read(self, http: HttpRequest) -> Message | Batch:
         """The message, or the batch of some, that a request brings. Raises Refusal for what is none, after it was
         counted.
         """

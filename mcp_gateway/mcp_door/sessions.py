@@ -16,11 +16,11 @@ from mcp.shared.exceptions import NoBackChannelError
 from mcp.types import INVALID_REQUEST, LoggingLevel
 
 from mcp_gateway.core.bytes_in_flight import Reservation
-from mcp_gateway.mcp_door.http import EventStream, event
+from mcp_gateway.mcp_door.http import MessageStream, event
 from mcp_gateway.mcp_door.jsonrpc import REFUSED, Refusal, RequestId, notification_payload
 from mcp_gateway.mcp_door.places import Places
 from mcp_gateway.mcp_door.questions import Questions
-from mcp_gateway.mcp_door.shares import Caps, Full, Owner, Pool
+from mcp_gateway.mcp_door.shares import Caps, FairShares, Full, Owner
 
 _MAX_UNREAD = 16
 """Answers that may wait for a client to read on; what it asks further is not begun before."""
@@ -44,7 +44,7 @@ class Session:
     places: Places
     address: str | None = None
     room: Reservation | None = None
-    stream: EventStream | None = None
+    stream: MessageStream | None = None
     last_used_s: float = 0.0
     is_ended: bool = False
     subscribed_uris: dict[str, str] = field(default_factory=dict)
@@ -190,7 +190,7 @@ class Sessions:
         self._monotonic_s = monotonic_s
         self._on_end = on_end
         self._by_id: OrderedDict[str, Session] = OrderedDict()
-        self._pool: Pool[Session] = Pool(caps, self.remove)
+        self._shares: FairShares[Session] = FairShares(caps, self.remove)
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -198,7 +198,7 @@ class Sessions:
     def add(self, session: Session) -> None:
         """Register a session; at a cap another makes room. Raises Refusal (503) where none can."""
         try:
-            self._pool.add(session)
+            self._shares.add(session)
         except Full:
             retry = ((b"retry-after", b"5"),)
             raise Refusal(503, REFUSED, "Too many sessions are open.", headers=retry, reason="overloaded") from None
@@ -219,12 +219,12 @@ class Sessions:
         if session.id in self._by_id:
             session.last_used_s = self._monotonic_s()
             self._by_id.move_to_end(session.id)
-            self._pool.touch(session)
+            self._shares.touch(session)
 
     def remove(self, session: Session) -> None:
         """Forget a session and close its stream; what is answered elsewhere goes on."""
         if self._by_id.pop(session.id, None) is not None:
-            self._pool.discard(session)
+            self._shares.discard(session)
             self._on_end(session)
         session.is_ended = True
         session.questions.close()

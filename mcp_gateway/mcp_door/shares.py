@@ -209,7 +209,7 @@ class Ranking(Generic[M]):
             self.most = after
 
 
-class Pool(Generic[M]):
+class FairShares(Generic[M]):
     """Members that make room for others: `end` ends one, and has it discarded here."""
 
     def __init__(self, caps: Caps, end: Callable[[M], None]) -> None:

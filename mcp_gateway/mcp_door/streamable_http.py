@@ -21,7 +21,7 @@ from mcp_gateway.mcp_door.eras import (
     is_modern,
     version_of,
 )
-from mcp_gateway.mcp_door.http import EventStream, Exchange, Reply, send_payload
+from mcp_gateway.mcp_door.http import HttpRequest, MessageStream, Reply, send_payload
 from mcp_gateway.mcp_door.intake import Intake
 from mcp_gateway.mcp_door.jsonrpc import REFUSED, Batch, Message, Refusal, error_payload
 from mcp_gateway.mcp_door.listings import Listings, refusing
@@ -37,7 +37,7 @@ _LISTEN_TO_EVENTS = "Accept text/event-stream to listen."
 _CANCELLED = ErrorData(code=REFUSED, message="The client has cancelled this.")
 
 
-class StreamableHttp:
+class StreamableHttpEndpoint:
     """The endpoint, once the caller may come in; each method raises Refusal. `grace` waits for a client that has
     vanished and may come back.
     """
@@ -60,7 +60,7 @@ class StreamableHttp:
         self._all_calls = all_calls
         self._grace = grace
 
-    async def post(self, http: Exchange) -> None:
+    async def post(self, http: HttpRequest) -> None:
         """Take a message, and answer it where it asks for anything; or several in one body."""
         message = await self._intake.read(http)
         if isinstance(message, list):
@@ -72,7 +72,7 @@ class StreamableHttp:
         except Refusal as refusal:
             raise self._listings.counted(refusal, message, http.caller, in_session=in_session) from None
 
-    async def get(self, http: Exchange) -> None:
+    async def get(self, http: HttpRequest) -> None:
         """The stream on which the server speaks unasked; a client that opens another has lost the first."""
         self._listings.count(http.caller)
         session = self._named_session(http)
@@ -80,7 +80,7 @@ class StreamableHttp:
             raise Refusal(406, INVALID_REQUEST, _LISTEN_TO_EVENTS, reason="not_acceptable")
         http.forget_request()
         session.close_stream()
-        stream = session.stream = EventStream(http.receive, http.send)
+        stream = session.stream = MessageStream(http.receive, http.send)
         try:
             await stream.serve(b": open\n\n")
         finally:
@@ -88,14 +88,14 @@ class StreamableHttp:
                 session.stream = None
                 self._sessions.touch(session)
 
-    async def delete(self, http: Exchange) -> None:
+    async def delete(self, http: HttpRequest) -> None:
         """End a session, and at once what runs for it: its backends are let go of."""
         session = self._named_session(http)
         self._sessions.remove(session)
         session.cancel_all()
         await send_payload(http.send, b"")
 
-    async def _serve(self, http: Exchange, message: Message) -> None:
+    async def _serve(self, http: HttpRequest, message: Message) -> None:
         version = version_of(http)
         is_stateless = is_modern(http, version, message)
         if not is_stateless and message.is_request and message.method == "initialize":
@@ -112,7 +112,7 @@ class StreamableHttp:
             check_notification(version, message)
         return await send_payload(http.send, b"", 202)
 
-    async def _open_session(self, http: Exchange, message: Message) -> None:
+    async def _open_session(self, http: HttpRequest, message: Message) -> None:
         session = self._new_session(http.context)
         runner = self._runners.of_session(session)
         payload, code = await self._intake.answer(runner, message, CallContext(message, http.context), http.caller)
@@ -121,7 +121,7 @@ class StreamableHttp:
         self._sessions.add(session)
         return await send_payload(http.send, payload, headers=((SESSION_HEADER, session.id.encode()),))
 
-    async def _serve_in_session(self, http: Exchange, message: Message) -> None:
+    async def _serve_in_session(self, http: HttpRequest, message: Message) -> None:
         session = self._named_session(http)
         if not message.is_request:
             await self._intake.note(session, message, http.context)
@@ -138,7 +138,7 @@ class StreamableHttp:
         finally:
             self._end(session, message, http.caller, cancel)
 
-    async def _serve_batch(self, http: Exchange, batch: Batch) -> None:
+    async def _serve_batch(self, http: HttpRequest, batch: Batch) -> None:
         """Answer several messages, one after another; where the client listens, each by an event of its own."""
         version = version_of(http)
         check_version(version)
@@ -162,7 +162,7 @@ class StreamableHttp:
             await self._answer_of(http, session, message, reply)
         return await send_payload(http.send, b"", 202)
 
-    async def _answers_of(self, http: Exchange, session: Session | None, batch: Batch, reply: Reply) -> list[bytes]:
+    async def _answers_of(self, http: HttpRequest, session: Session | None, batch: Batch, reply: Reply) -> list[bytes]:
         """The answers that are due; what comes once they are many bytes is not begun, for all are kept to the end."""
         answers: list[bytes] = []
         for message in batch:
@@ -173,7 +173,9 @@ class StreamableHttp:
             await asyncio.sleep(0)  # for others
         return answers
 
-    async def _answer_of(self, http: Exchange, session: Session | None, message: Message, reply: Reply) -> bytes | None:
+    async def _answer_of(
+        self, http: HttpRequest, session: Session | None, message: Message, reply: Reply
+    ) -> bytes | None:
         """The answer to one message of a batch, also where it is refused; None where it asks for nothing."""
         try:
             self._listings.admit(message, http.caller, in_session=session is not None)
@@ -186,11 +188,13 @@ class StreamableHttp:
             return told if message.is_request else None
         return None
 
-    def _told(self, refusal: Refusal, message: Message, http: Exchange, session: Session | None) -> bytes:
+    def _told(self, refusal: Refusal, message: Message, http: HttpRequest, session: Session | None) -> bytes:
         counted = self._listings.counted(refusal, message, http.caller, in_session=session is not None)
         return self._intake.told(counted, http.context)
 
-    async def _answer_in_batch(self, http: Exchange, session: Session | None, message: Message, reply: Reply) -> bytes:
+    async def _answer_in_batch(
+        self, http: HttpRequest, session: Session | None, message: Message, reply: Reply
+    ) -> bytes:
         if session is None:
             call = CallContext(message, http.context, reply.tell, is_unread=lambda: reply.is_unread)
             owner = self._take_place(message, http.caller)
@@ -209,7 +213,9 @@ class StreamableHttp:
             self._end(session, message, http.caller, cancel)
         return error_payload(message.id, _CANCELLED)
 
-    async def _serve_alone(self, http: Exchange, message: Message, runner: ServerRunner[Any], is_modern: bool) -> None:
+    async def _serve_alone(
+        self, http: HttpRequest, message: Message, runner: ServerRunner[Any], is_modern: bool
+    ) -> None:
         """Answer a request that belongs to no session. What listens has no place among the calls but one of its own."""
         reply = _reply(http)
         if message.method == LISTEN and not reply.has_events:
@@ -231,7 +237,7 @@ class StreamableHttp:
             self._all_calls.give_back(owner)
 
     async def _answer(
-        self, http: Exchange, runner: ServerRunner[Any], message: Message, call: CallContext, reply: Reply
+        self, http: HttpRequest, runner: ServerRunner[Any], message: Message, call: CallContext, reply: Reply
     ) -> tuple[bytes, int | None]:
         """As Intake.answer; a refusal is the answer where that has begun."""
         try:
@@ -260,7 +266,7 @@ class StreamableHttp:
         with refusing(message.id):
             return take_place(self._all_calls, caller)
 
-    def _named_session(self, http: Exchange) -> Session:
+    def _named_session(self, http: HttpRequest) -> Session:
         """The session that the headers name. Raises Refusal: 405 where they name none, 404 for an unknown one."""
         session_id = http.headers.get(SESSION_HEADER)
         if session_id is None:
@@ -273,10 +279,10 @@ def _too_much(message: Message) -> Refusal:
     return Refusal(200, REFUSED, _TOO_MUCH, request_id=message.id)
 
 
-def _reply(http: Exchange) -> Reply:
-    return Reply(http.receive, http.send, http.accept, EventStream(http.receive, http.send))
+def _reply(http: HttpRequest) -> Reply:
+    return Reply(http.receive, http.send, http.accept, MessageStream(http.receive, http.send))
 
 
-def _call_in(session: Session, message: Message, http: Exchange, reply: Reply) -> CallContext:
+def _call_in(session: Session, message: Message, http: HttpRequest, reply: Reply) -> CallContext:
     ask = partial(session.questions.ask, reply.tell) if reply.has_events else None
     return CallContext(message, http.context, reply.tell, ask, lambda: reply.is_unread)

@@ -36,7 +36,7 @@ from mcp_gateway.mcp_door.calls import caller_of
 from mcp_gateway.mcp_door.faults import no_resource
 from mcp_gateway.mcp_door.jsonrpc import REFUSED, notification_payload
 from mcp_gateway.mcp_door.sessions import Session
-from mcp_gateway.mcp_door.shares import Caps, Full, Owner, Pool, Tally, owner_of
+from mcp_gateway.mcp_door.shares import Caps, FairShares, Full, Owner, Tally, owner_of
 
 _MAX_URIS = 64
 _MAX_URI_CHARS = 512
@@ -98,7 +98,7 @@ class Subscriptions:
     ) -> None:
         self._address_of = address_of
         self._canonical_uri = canonical_uri
-        self._listeners: Pool[Listener] = Pool(caps, self._end)
+        self._listeners: FairShares[Listener] = FairShares(caps, self._end)
         self._open: set[Listener] = set()
         self._uris = Tally(caps.times(_URIS_PER_SHARE))
 

@@ -48,7 +48,7 @@ _MAX_COMPARED = 64
 _BETWEEN_WORDS = re.compile(r"[\s_-]+")
 
 
-class Wanted:
+class SchemaNode:
     """A node of a schema, taken apart once."""
 
     def __init__(self, schema: Schema) -> None:
@@ -57,9 +57,9 @@ class Wanted:
         self.types = {kind for name in self.kinds for kind in _TYPES[name]}
         self.enum: list[str] = schema.get("enum", [])
         self.low, self.high = schema.get("minimum"), schema.get("maximum")
-        self.items = Wanted(schema["items"]) if "items" in schema else None
+        self.items = SchemaNode(schema["items"]) if "items" in schema else None
         self.required: list[str] = schema.get("required", [])
-        self.properties = {name: Wanted(part) for name, part in schema.get("properties", {}).items()}
+        self.properties = {name: SchemaNode(part) for name, part in schema.get("properties", {}).items()}
         self.structured = [(name, part) for name, part in self.properties.items() if part.types & {list, dict}]
         self._begins = tuple(_BEGIN[kind] for kind in self.kinds if kind in _BEGIN)
 
@@ -73,7 +73,7 @@ class Arguments:
 
     def __init__(self, schema: Schema, *, also: Container[str] = frozenset()) -> None:
         self.schema = _published(schema)
-        self._wanted = Wanted(schema)
+        self._wanted = SchemaNode(schema)
         self._also = also
 
     async def opened(self, arguments: Mapping[str, Any], parse: Parse) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def _published(schema: Schema) -> dict[str, Any]:
 # Lists and objects
 
 
-async def _open_within(objects: list[dict[str, Any]], wanted: Wanted, parse: Parse) -> None:
+async def _open_within(objects: list[dict[str, Any]], wanted: SchemaNode, parse: Parse) -> None:
     """Open what stands as text in place of the lists and objects that these objects should have, and within those."""
     given = set().union(*objects)
     for name, part in wanted.structured:
@@ -147,7 +147,7 @@ async def _open_within(objects: list[dict[str, Any]], wanted: Wanted, parse: Par
             await _open_lists([_made_list(one, name) for one in holders], part.items, parse)
 
 
-async def _open_lists(lists: list[list[Any]], items: Wanted, parse: Parse) -> None:
+async def _open_lists(lists: list[list[Any]], items: SchemaNode, parse: Parse) -> None:
     if str in {type(one) for some in lists for one in some}:
         await _open_texts([(some, number) for some in lists for number in range(len(some))], parse)
     if items.structured:
@@ -198,7 +198,7 @@ def _is_empty(value: Any) -> bool:
     return value is None or (not value and isinstance(value, str | list | dict))
 
 
-def _taken(name: str, value: Any, wanted: Wanted) -> Any:
+def _taken(name: str, value: Any, wanted: SchemaNode) -> Any:
     """An argument of the wanted kind; None for what is not given."""
     if _is_empty(value):
         return None
@@ -211,7 +211,7 @@ def _taken(name: str, value: Any, wanted: Wanted) -> Any:
     return value
 
 
-def _plainly_meant(value: Any, wanted: Wanted) -> Any:
+def _plainly_meant(value: Any, wanted: SchemaNode) -> Any:
     """What a value of another kind means, where that is plain; None for nothing; else the value itself."""
     if isinstance(value, int | float) and bool in wanted.types:
         return _BOOLEANS.get(value, value)
@@ -225,7 +225,7 @@ def _plainly_meant(value: Any, wanted: Wanted) -> Any:
     return _BOOLEANS.get(word, value) if bool in wanted.types else _number_in(word, value, wanted)
 
 
-def _number_in(word: str, value: str, wanted: Wanted) -> Any:
+def _number_in(word: str, value: str, wanted: SchemaNode) -> Any:
     """The number that a text is, if a number is wanted."""
     if int not in wanted.types or len(word) > _MAX_NUMBER_CHARS:
         return value
@@ -238,7 +238,7 @@ def _number_in(word: str, value: str, wanted: Wanted) -> Any:
     return whole_number(number) if float not in wanted.types else number
 
 
-def _check(name: str, value: Any, wanted: Wanted) -> None:
+def _check(name: str, value: Any, wanted: SchemaNode) -> None:
     if wanted.enum and value not in wanted.enum:
         raise GatewayError("invalid_value", f"`{name}` must be one of {', '.join(wanted.enum)}.", param=name)
     if type(value) not in wanted.types:
@@ -257,7 +257,7 @@ def _letters(name: str) -> str:
     return _BETWEEN_WORDS.sub("", name).lower()
 
 
-def _would_do(value: Any, wanted: Wanted) -> bool:
+def _would_do(value: Any, wanted: SchemaNode) -> bool:
     """Whether a value may be meant for an argument: not null, nor a text that is nothing else where none is wanted."""
     if isinstance(value, str):
         return str in wanted.types or wanted.looks_like(value) or _plainly_meant(value, wanted) is not value

@@ -19,10 +19,10 @@ from mcp_gateway.core.inference.exchange import Exchange, Inference
 from mcp_gateway.core.inference.parts import Call
 from mcp_gateway.core.json_bounds import JsonBounds, dump_json, holds_at_most, parse_exactly, parse_in_turns, parse_json
 from mcp_gateway.core.money import format_usd
-from mcp_gateway.core.surfaces.answer import PARSED_BYTES, without_logprobs
 from mcp_gateway.core.surfaces.chat import CHAT
 from mcp_gateway.core.surfaces.credible import read_finish_reason
 from mcp_gateway.core.surfaces.surface import Ask, Body
+from mcp_gateway.core.surfaces.whole_answer import PARSED_BYTES, without_logprobs
 from mcp_gateway.tools.arguments import Arguments
 from mcp_gateway.tools.progress import Progress
 from mcp_gateway.tools.tool import Invocation, Report, Result, output_schema, result

@@ -42,7 +42,7 @@ _OUTPUT = output_schema(
 )
 
 
-class Balance(Protocol):
+class SupportsWalletObject(Protocol):
     """Of a wallet, in the words of both doors."""
 
     def as_object(self) -> WalletObject: ...
@@ -51,7 +51,7 @@ class Balance(Protocol):
 class Wallets(Protocol):
     """The part of the ledger that is asked here."""
 
-    async def balance(self, account_id: str) -> Balance: ...
+    async def balance(self, account_id: str) -> SupportsWalletObject: ...
 
 
 class GetBalance:

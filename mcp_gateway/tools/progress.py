@@ -12,7 +12,7 @@ _MAX_MESSAGE_BYTES = 2048
 _WAITING = "Waiting for the model."
 
 
-class Reports:
+class ProgressReports:
     """All reports of one call: each has the seconds since the first, or a little more, since the number must grow."""
 
     def __init__(self, send: Callable[[float, str], Awaitable[None]]) -> None:

@@ -16,7 +16,7 @@ from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.money import NANO_PER_USD, format_usd
 from mcp_gateway.core.payments.payments import Payments
-from mcp_gateway.core.payments.terms import Terms
+from mcp_gateway.core.payments.topup_terms import TopupTerms
 
 ASKING = "Waiting for the person, who is asked to top up."
 _ASK = "topup"
@@ -54,7 +54,7 @@ _OF_FORMS = {
 class TopUp:
     """Knows the page for people, where there is one, and Stripe's sessions, where those are configured."""
 
-    def __init__(self, page: str | None, terms: Terms, payments: Payments | None) -> None:
+    def __init__(self, page: str | None, terms: TopupTerms, payments: Payments | None) -> None:
         self._page = page
         self._terms = terms
         self._payments = payments

@@ -14,7 +14,17 @@ import httpx2
 import pytest
 
 from bridge import mcp_stdio_bridge
-from bridge.mcp_stdio_bridge import Bridge, Frame, Log, Problem, Remote, backoff, encode_header, origin_of, read_events
+from bridge.mcp_stdio_bridge import (
+    Bridge,
+    Log,
+    McpFrame,
+    Problem,
+    Remote,
+    backoff,
+    encode_header,
+    origin_of,
+    read_events,
+)
 from tests.bridge.conftest import DEADLINE_S, INITIALIZE_PARAMS, Message
 from tests.bridge.fake_server import STREAM, Exchange, fake_server
 from tests.loop_clock import pass_time
@@ -103,12 +113,12 @@ async def test_a_call_that_was_refused_is_not_kept() -> None:
         await exchange.json({"error": {"message": "wait"}}, 429)
 
     async with fake_server(refuse) as server, bridge_to(server.url) as lines:
-        known = [id(it) for it in gc.get_objects() if isinstance(it, Frame)]
+        known = [id(it) for it in gc.get_objects() if isinstance(it, McpFrame)]
         gc.disable()  # else it might hide a cycle
         try:
             assert "error" in await lines.call()
             await asyncio.sleep(0)  # the call's task ends
-            assert not [it for it in gc.get_objects() if isinstance(it, Frame) and id(it) not in known]
+            assert not [it for it in gc.get_objects() if isinstance(it, McpFrame) and id(it) not in known]
         finally:
             gc.enable()
 
@@ -210,7 +220,7 @@ LONG = "x" * 1_100_000
 )
 async def test_characters_of_a_large_frame_are_not_escaped(params: Message, is_shorter: bool) -> None:
     line = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).encode()
-    frame = Frame.parse(line)
+    frame = McpFrame.parse(line)
     assert json.loads(frame.body) == json.loads(line)
     assert (len(frame.body) < len(line.replace(b", ", b",").replace(b": ", b":"))) == is_shorter
 
@@ -615,7 +625,7 @@ async def test_the_answer_of_the_client_to_a_question_of_the_server_is_posted() 
 )
 def test_a_line_that_is_no_message_is_refused_with_the_code_of_json_rpc(line: bytes, code: int) -> None:
     with pytest.raises(Problem) as raised:
-        Frame.parse(line)
+        McpFrame.parse(line)
     assert raised.value.error["code"] == code
 
 

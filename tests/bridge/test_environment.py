@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from bridge.mcp_stdio_bridge import Unusable, choose_proxy, cleaned, is_exempt, is_loopback, main, read_key, read_route
+from bridge.mcp_stdio_bridge import Unusable, choose_proxy, cleaned, is_exempt, is_loopback, main, read_egress, read_key
 from tests.bridge.conftest import INITIALIZE_PARAMS, bridge_process
 from tests.bridge.fake_server import Exchange, fake_server
 from tests.core.upstream.misbehaving import make_certificate
@@ -180,7 +180,7 @@ def test_a_key_log_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "server.pem"))
     monkeypatch.setenv("SSLKEYLOGFILE", "/nonexistent/keys")
     with pytest.raises(Unusable, match="SSLKEYLOGFILE"):
-        read_route("https://gateway.example/v1/mcp")
+        read_egress("https://gateway.example/v1/mcp")
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_a_key_log_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPat
 )  # fmt: skip
 def test_what_a_url_does_not_need_is_not_looked_at(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, value)
-    assert read_route("http://127.0.0.1:8080/v1/mcp").proxy is None
+    assert read_egress("http://127.0.0.1:8080/v1/mcp").proxy is None
 
 
 @pytest.mark.parametrize("url", ["http://a b/mcp", "http://a/m\ncp", "http://a/\tmcp", "http://a/\u2028mcp"])

@@ -33,7 +33,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 
 async def answered(idempotency: Idempotency, key: str, body: bytes = b"{}") -> dict[str, int]:
     """What a request is answered: the kept answer, or a new one that counts the answers made."""
-    async with idempotency.attempt("acc_guest", key, "count", body) as attempt:
+    async with idempotency.answering("acc_guest", key, "count", body) as attempt:
         if attempt.kept is not None:
             return attempt.kept.body
         answer = {"of": int(attempt.started_at_ms)}
@@ -76,7 +76,7 @@ async def test_neither_the_key_nor_the_body_is_stored(store: Store, clock: Clock
 async def test_an_attempt_that_comes_too_late_changes_nothing(store: Store, clock: Clock) -> None:
     """One that was cancelled while its write was under way no longer counts as in flight."""
     slow, fast = Idempotency(store, now_ms=clock), Idempotency(store, now_ms=clock)
-    async with slow.attempt("acc_guest", "k", "count", b"{}") as late:
+    async with slow.answering("acc_guest", "k", "count", b"{}") as late:
         await answered(fast, "k")
         with pytest.raises(GatewayError) as refusal:
             await slow.keep(late, 201, {"of": 2})
@@ -87,6 +87,6 @@ async def test_an_attempt_that_comes_too_late_changes_nothing(store: Store, cloc
 async def test_a_request_that_failed_is_no_longer_in_flight(store: Store, clock: Clock) -> None:
     idempotency = Idempotency(store, now_ms=clock)
     with pytest.raises(ZeroDivisionError):
-        async with idempotency.attempt("acc_guest", "k", "count", b"{}"):
+        async with idempotency.answering("acc_guest", "k", "count", b"{}"):
             raise ZeroDivisionError
     assert await answered(idempotency, "k") == {"of": clock.now_ms}

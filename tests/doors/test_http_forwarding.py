@@ -8,7 +8,7 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from mcp_gateway.core.dialects.sifting import Use
+from mcp_gateway.core.dialects.sifting import FieldUse
 from mcp_gateway.core.dialects.vllm_fields import FIELDS
 from tests.cases import each
 from tests.replaying import Asked, ReplayingBackend, whole
@@ -85,7 +85,7 @@ async def test_the_model_goes_out_under_the_backend_s_name_and_all_else_as_it_ca
 
 
 @pytest.mark.parametrize(
-    "name", sorted(name for name, use in FIELDS.items() if use is Use.STRIPPED and not name.startswith("guided_"))
+    "name", sorted(name for name, use in FIELDS.items() if use is FieldUse.STRIPPED and not name.startswith("guided_"))
 )
 async def test_a_field_that_reaches_past_its_tenant_does_not_go_out_and_is_named(
     served: tuple[Door, ReplayingBackend, str], name: str

@@ -15,7 +15,7 @@ from mcp_gateway.mcp_door import http as door_http
 from mcp_gateway.mcp_door.http import await_departure
 from mcp_gateway.mcp_door.sessions import Sessions
 from mcp_gateway.mcp_door.shares import Caps
-from mcp_gateway.tools.progress import Progress, Reports
+from mcp_gateway.tools.progress import Progress, ProgressReports
 from tests.doors.mcp_host import Gate, Host, call, chat, gated, http_client, initialize, open_host
 from tests.doors.test_mcp_shares import owner, session
 from tests.doors.test_mcp_transports import MODERN, PING, modern
@@ -307,7 +307,7 @@ async def test_the_numbers_of_reports_begin_at_nothing_and_grow_however_fast_the
     async def send(progress: float, _: str) -> None:
         told.append(progress)
 
-    report = Reports(send)
+    report = ProgressReports(send)
     for _ in range(5):
         await report("x")
     assert told[0] == 0

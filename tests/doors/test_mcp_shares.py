@@ -10,7 +10,7 @@ import pytest
 from mcp_gateway.mcp_door.jsonrpc import Refusal
 from mcp_gateway.mcp_door.places import Places
 from mcp_gateway.mcp_door.sessions import Session, Sessions
-from mcp_gateway.mcp_door.shares import Caps, Full, Owner, Pool, Tally, is_guest
+from mcp_gateway.mcp_door.shares import Caps, FairShares, Full, Owner, Tally, is_guest
 
 ROOMY = Caps(1000, 1000, 1000)
 
@@ -157,12 +157,12 @@ async def test_a_pool_holds_its_caps_and_forgets_who_left_whatever_happens() -> 
                 continue
         counts = {of: sum(it.owner == of for it in opened.sessions.all()) for of in owners}
         assert all(counts[of] <= caps.of(of) for of in owners)
-        assert sum(counts.values()) == len(opened.sessions) == len(opened.sessions._pool) <= caps.total
+        assert sum(counts.values()) == len(opened.sessions) == len(opened.sessions._shares) <= caps.total
         assert sum(counts[of] for of in owners if is_guest(of)) <= caps.guests
         assert all(sum(it.address == at for it in opened.sessions.all()) <= caps.per_address for at in "xy")
     for it in opened.sessions.all():
         opened.sessions.remove(it)
-    pool = opened.sessions._pool
+    pool = opened.sessions._shares
     assert not pool._by_address
     for ranking in (pool._guests, pool._keys):
         assert (len(ranking), ranking._held, ranking._owners_with, ranking.most) == (0, {}, {}, 0)
@@ -183,7 +183,7 @@ def test_making_room_looks_at_few_however_many_there_are() -> None:
             looked += 1
             return True
 
-    pool: Pool[Counted] = Pool(Caps(2000, 1000, 1000), lambda member: pool.discard(member))
+    pool: FairShares[Counted] = FairShares(Caps(2000, 1000, 1000), lambda member: pool.discard(member))
     for number in range(2000):
         pool.add(Counted(owner(str(number))))
     for number in range(2000, 2100):

@@ -15,7 +15,7 @@ import pytest
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from http_api.connection import Bounds, Census, exchange
+from http_api.connection import Bounds, Census, http_exchange
 from http_api.connection import connection as http_connection
 from http_api.serve import config_of
 from mcp_gateway.core.context import CLIENT
@@ -746,14 +746,14 @@ SLOW_HEADS = [b"content-length: 1000\r\n\r\n", b"transfer-encoding: chunked\r\n\
 async def test_a_body_that_takes_longer_than_its_size_allows_is_hung_up_on(
     framing: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exchange, "_BODY_GRACE_S", 0.0)
+    monkeypatch.setattr(http_exchange, "_BODY_GRACE_S", 0.0)
     async with serving(hello) as port:
         assert await raw(port, b"POST / HTTP/1.1\r\nhost: x\r\n" + framing) == b""
 
 
 async def test_a_body_that_comes_at_the_least_rate_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange, "_BODY_GRACE_S", 0.0)
-    monkeypatch.setattr(exchange, "_LEAST_BYTES_PER_S", 1)
+    monkeypatch.setattr(http_exchange, "_BODY_GRACE_S", 0.0)
+    monkeypatch.setattr(http_exchange, "_LEAST_BYTES_PER_S", 1)
     request = closing(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 200\r\n\r\n") + b"x" * 100
     async with serving(hello) as port:
         answer = await raw(port, request, b"x" * 50, b"x" * 50)
@@ -766,7 +766,7 @@ async def test_what_a_body_may_take_is_not_used_up_while_the_app_is_busy(monkeyp
             await asyncio.sleep(0.001)
         await hello(scope, receive, send)
 
-    monkeypatch.setattr(exchange, "_BODY_GRACE_S", 0.0)
+    monkeypatch.setattr(http_exchange, "_BODY_GRACE_S", 0.0)
     request = closing(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n")
     async with serving(busy) as port:
         assert (await raw(port, request, b"x" * 100)).endswith(b"x" * 100)

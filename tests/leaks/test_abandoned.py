@@ -14,7 +14,7 @@ import httpx2
 import orjson
 import pytest
 
-from mcp_gateway.mcp_door.http import EventStream
+from mcp_gateway.mcp_door.http import MessageStream
 from mcp_gateway.mcp_door.sessions import Session
 from mcp_gateway.mcp_door.subscriptions import Listener
 from tests.doors.mcp_host import JSON, Host, call, gated, initialize, open_host
@@ -53,7 +53,7 @@ async def nothing_is_left(host: Host, tasks: int) -> None:
     assert await host.gateway.ledger.check() == []
     assert (await host.gateway.ledger.balance("acc_test")).held_nano == 0
     gc.collect()
-    assert not [it for it in gc.get_objects() if isinstance(it, Session | EventStream | Listener)]
+    assert not [it for it in gc.get_objects() if isinstance(it, Session | MessageStream | Listener)]
     assert host.errors == []
 
 

@@ -25,7 +25,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.ledger.pending import PENDING
 from mcp_gateway.core.money import format_usd
-from mcp_gateway.core.store.sqlite.log import sync_data
+from mcp_gateway.core.store.sqlite.write_ahead_log import sync_data
 from tests.crash.test_kill import Tokens
 from tests.databases import store_of
 from tests.doors.test_money_both_doors import TRANSPORTS

@@ -4,7 +4,7 @@ from mcp_gateway.core.dialects.dialect import Counting
 from mcp_gateway.core.dialects.vllm_bodies import TOKENIZE_PATH, generating
 from mcp_gateway.core.dialects.vllm_fields import ChatFields
 from mcp_gateway.core.json_bounds import dump_json
-from mcp_gateway.core.surfaces import answer
+from mcp_gateway.core.surfaces import whole_answer
 from mcp_gateway.core.surfaces.chat import OUTPUT_CAPS
 from mcp_gateway.core.surfaces.collected import can_carry
 from mcp_gateway.core.surfaces.collector import Collector
@@ -21,9 +21,9 @@ class ChatToVllm:
 
     path = "/v1/chat/completions"
     tells_running_usage = True
-    read = staticmethod(answer.read_answer)
-    with_usage = staticmethod(answer.with_usage)
-    text_bytes = staticmethod(answer.text_bytes)
+    read = staticmethod(whole_answer.read_answer)
+    with_usage = staticmethod(whole_answer.with_usage)
+    text_bytes = staticmethod(whole_answer.text_bytes)
 
     def __init__(self, fields: ChatFields) -> None:
         self.sift = fields.sift

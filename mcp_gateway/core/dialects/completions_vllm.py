@@ -3,7 +3,7 @@
 from mcp_gateway.core.dialects.dialect import Counting
 from mcp_gateway.core.dialects.flat_fields import FlatFields
 from mcp_gateway.core.dialects.vllm_bodies import counting_of, generating, joined
-from mcp_gateway.core.surfaces import answer
+from mcp_gateway.core.surfaces import whole_answer
 from mcp_gateway.core.surfaces.credible import UsageBounds
 from mcp_gateway.core.surfaces.splice import FrameRelay
 from mcp_gateway.core.surfaces.surface import Ask, Body, Terms, Whole
@@ -17,7 +17,7 @@ class CompletionsToVllm:
 
     path = "/v1/completions"
     tells_running_usage = True
-    with_usage = staticmethod(answer.with_usage)
+    with_usage = staticmethod(whole_answer.with_usage)
 
     def __init__(self, fields: FlatFields) -> None:
         self.sift = fields.sift
@@ -47,7 +47,7 @@ class CompletionsToVllm:
         return TextCollector(public_model, choices=ask.told_choices, prompts=ask.prompts, max_bytes=max_bytes)
 
     async def read(self, body: Body, public_model: str) -> Whole:
-        return await answer.read_answer(body, public_model, answer.reason_of_text)
+        return await whole_answer.read_answer(body, public_model, whole_answer.reason_of_text)
 
     async def text_bytes(self, body: Body) -> int:
-        return await answer.text_bytes(body, "text")
+        return await whole_answer.text_bytes(body, "text")

@@ -6,11 +6,11 @@ Read from vLLM 0.32 and 0.33 (`CompletionRequest`, `EmbeddingRequest`). Knows na
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from mcp_gateway.core.dialects.sifting import LeftOut, Use
+from mcp_gateway.core.dialects.sifting import FieldUse, LeftOut
 from mcp_gateway.core.dialects.vllm_fields import CHECKS, FIELDS, STREAM_OPTIONS, translate_guided
 from mcp_gateway.core.errors import GatewayError
 
-_PASSED, _PRICED, _BOUNDED, _STRIPPED, _REFUSED = Use
+_PASSED, _PRICED, _BOUNDED, _STRIPPED, _REFUSED = FieldUse
 _OF_CHATS = frozenset({
     "add_generation_prompt", "audio", "chat_template", "chat_template_kwargs", "continue_final_message", "documents",
     "function_call", "functions", "include_reasoning", "logprob_token_ids", "max_completion_tokens",
@@ -18,7 +18,7 @@ _OF_CHATS = frozenset({
     "reasoning_effort", "return_mm_kwargs", "thinking_token_budget", "tool_choice", "tools", "top_logprobs",
     "verbosity", "web_search_options",
 })  # fmt: skip
-COMPLETION_FIELDS: dict[str, Use] = {name: use for name, use in FIELDS.items() if name not in _OF_CHATS} | {
+COMPLETION_FIELDS: dict[str, FieldUse] = {name: use for name, use in FIELDS.items() if name not in _OF_CHATS} | {
     "best_of": _PRICED,
     "echo": _BOUNDED,
     "prompt": _PRICED,
@@ -27,7 +27,7 @@ COMPLETION_FIELDS: dict[str, Use] = {name: use for name, use in FIELDS.items() i
     "suffix": _PASSED,
 }
 """Log probabilities of a prompt are work that no price counts, and an echo would be billed as what was made."""
-EMBEDDING_FIELDS: dict[str, Use] = {
+EMBEDDING_FIELDS: dict[str, FieldUse] = {
     "add_generation_prompt": _PASSED,
     "add_special_tokens": _PASSED,
     "cache_salt": _STRIPPED,
@@ -52,7 +52,7 @@ EMBEDDING_FIELDS: dict[str, Use] = {
     "user": _PASSED,
 }
 """An answer is JSON with numbers as OpenAI has them, whatever forms vLLM has besides."""
-SCORE_FIELDS: dict[str, Use] = {
+SCORE_FIELDS: dict[str, FieldUse] = {
     "cache_salt": _STRIPPED,
     "documents": _PRICED,
     "mm_processor_kwargs": _STRIPPED,
@@ -77,7 +77,7 @@ _MESSAGE_KEYS = frozenset({"content", "name", "role"})
 class FlatFields:
     """One of the tables with what the operator passes besides."""
 
-    def __init__(self, table: Mapping[str, Use], pass_fields: Iterable[str] = ()) -> None:
+    def __init__(self, table: Mapping[str, FieldUse], pass_fields: Iterable[str] = ()) -> None:
         self._table = table
         self._passed = {name for name, use in table.items() if use in (_PASSED, _PRICED)} | set(pass_fields)
 

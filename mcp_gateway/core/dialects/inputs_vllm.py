@@ -3,7 +3,7 @@
 from mcp_gateway.core.dialects.cache_salt import cache_salt
 from mcp_gateway.core.dialects.flat_fields import FlatFields
 from mcp_gateway.core.json_bounds import dump_json
-from mcp_gateway.core.surfaces import answer
+from mcp_gateway.core.surfaces import whole_answer
 from mcp_gateway.core.surfaces.credible import UsageBounds
 from mcp_gateway.core.surfaces.input_answer import no_text, read_input_answer
 from mcp_gateway.core.surfaces.surface import Ask, Body, Collecting, Reader, Terms, Whole
@@ -13,7 +13,7 @@ class InputsToVllm:
     """What such a request becomes for vLLM at `path`, and its answer, whose list is `member`, for the client."""
 
     tells_running_usage = False
-    with_usage = staticmethod(answer.with_usage)
+    with_usage = staticmethod(whole_answer.with_usage)
     text_bytes = staticmethod(no_text)
 
     def __init__(self, path: str, member: str, fields: FlatFields) -> None:

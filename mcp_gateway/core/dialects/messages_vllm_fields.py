@@ -6,13 +6,13 @@ Read from vLLM 0.32 and 0.33 (`AnthropicMessagesRequest`), which ignores what it
 from collections.abc import Iterable
 from typing import Any
 
-from mcp_gateway.core.dialects.sifting import LeftOut, Use, check_constraint
+from mcp_gateway.core.dialects.sifting import FieldUse, LeftOut, check_constraint
 from mcp_gateway.core.dialects.vllm_fields import TEMPLATE_KWARGS
 from mcp_gateway.core.errors import GatewayError
 
-_PASSED, _PRICED, _BOUNDED, _STRIPPED, _REFUSED = Use
+_PASSED, _PRICED, _BOUNDED, _STRIPPED, _REFUSED = FieldUse
 
-FIELDS: dict[str, Use] = {
+FIELDS: dict[str, FieldUse] = {
     # Anthropic's
     "cache_control": _PASSED,
     "container": _REFUSED,
@@ -41,7 +41,7 @@ FIELDS: dict[str, Use] = {
     "chat_template_kwargs": _BOUNDED,
     "kv_transfer_params": _STRIPPED,
 }
-_AS_THEY_ARE = frozenset(name for name, use in FIELDS.items() if use in (Use.PASSED, Use.PRICED))
+_AS_THEY_ARE = frozenset(name for name, use in FIELDS.items() if use in (FieldUse.PASSED, FieldUse.PRICED))
 _MESSAGE_KEYS = frozenset({"content", "role"})
 BLOCK_KEYS: dict[str, frozenset[str]] = {
     kind: frozenset({"cache_control", "type", *keys})
@@ -78,10 +78,10 @@ class MessageFields:
         left_out = LeftOut(FIELDS)
         for name in [name for name in body if name not in self._passed]:
             use = FIELDS.get(name)
-            if use is Use.BOUNDED and body[name] is not None:
+            if use is FieldUse.BOUNDED and body[name] is not None:
                 self._bound(body, name, left_out)
-            elif use is not Use.BOUNDED:
-                left_out.drop(body, name, name, name, is_refused=use is Use.REFUSED)
+            elif use is not FieldUse.BOUNDED:
+                left_out.drop(body, name, name, name, is_refused=use is FieldUse.REFUSED)
         for number, message in enumerate(body["messages"]):
             left_out.keep_only(message, _MESSAGE_KEYS, "messages[]", f"messages[{number}]")
             _sift_blocks(message["content"], "messages[].content[]", f"messages[{number}].content", left_out)

@@ -6,15 +6,15 @@ Read from vLLM 0.32 (`ResponsesRequest`). Knows names and sizes; knows no caller
 from collections.abc import Iterable
 from typing import Any
 
-from mcp_gateway.core.dialects.sifting import LeftOut, Use, check_constraint, unsupported
+from mcp_gateway.core.dialects.sifting import FieldUse, LeftOut, check_constraint, unsupported
 from mcp_gateway.core.dialects.vllm_fields import TEMPLATE_KWARGS, check_structured_outputs
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_fields import checked
 from mcp_gateway.core.text import shown
 
-_PASSED, _PRICED, _BOUNDED, _STRIPPED, _REFUSED = Use
+_PASSED, _PRICED, _BOUNDED, _STRIPPED, _REFUSED = FieldUse
 
-FIELDS: dict[str, Use] = {
+FIELDS: dict[str, FieldUse] = {
     # OpenAI's
     "background": _BOUNDED,
     "context_management": _STRIPPED,
@@ -74,7 +74,7 @@ FIELDS: dict[str, Use] = {
     "vllm_xargs": _STRIPPED,
     "watermarking": _PASSED,
 }
-_AS_THEY_ARE = frozenset(name for name, use in FIELDS.items() if use in (Use.PASSED, Use.PRICED))
+_AS_THEY_ARE = frozenset(name for name, use in FIELDS.items() if use in (FieldUse.PASSED, FieldUse.PRICED))
 OWN_TOOLS = frozenset({"function", "custom"})
 """Tools that the caller runs itself. All others a server would run, for a price that nobody told, or reach out with."""
 _NO_TOOLS = ("auto", "none")
@@ -125,8 +125,8 @@ class ResponsesFields:
 
     def _sift_field(self, body: dict[str, Any], name: str, left_out: LeftOut) -> None:
         use, value = FIELDS.get(name), body[name]
-        if use is not Use.BOUNDED:
-            left_out.drop(body, name, name, name, is_refused=use is Use.REFUSED)
+        if use is not FieldUse.BOUNDED:
+            left_out.drop(body, name, name, name, is_refused=use is FieldUse.REFUSED)
         elif value is None:
             del body[name]
         elif name == "chat_template_kwargs":

@@ -13,7 +13,7 @@ from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.text import shown
 
 
-class Use(Enum):
+class FieldUse(Enum):
     """What becomes of a name: it is passed on, removed and told, or refused."""
 
     PASSED = auto()

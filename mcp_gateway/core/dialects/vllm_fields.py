@@ -6,12 +6,12 @@ Read from vLLM 0.32 and 0.33 (`ChatCompletionRequest` and `chat_utils`). Knows n
 from collections.abc import Iterable
 from typing import Any
 
-from mcp_gateway.core.dialects.sifting import LeftOut, Use, check_constraint
+from mcp_gateway.core.dialects.sifting import FieldUse, LeftOut, check_constraint
 from mcp_gateway.core.errors import GatewayError
 
-_PASSED, _PRICED, _BOUNDED, _STRIPPED, _REFUSED = Use
+_PASSED, _PRICED, _BOUNDED, _STRIPPED, _REFUSED = FieldUse
 
-FIELDS: dict[str, Use] = {
+FIELDS: dict[str, FieldUse] = {
     # OpenAI's
     "audio": _REFUSED,
     "best_of": _STRIPPED,
@@ -132,7 +132,7 @@ TEMPLATE_KWARGS = frozenset({
 _MAX_LOGPROB_IDS = 128
 _GUIDED = {"guided_json": "json", "guided_regex": "regex", "guided_choice": "choice", "guided_grammar": "grammar"}
 """Names that vLLM dropped and would now ignore without a word, by what `structured_outputs` calls them."""
-_AS_THEY_ARE = frozenset(name for name, use in FIELDS.items() if use in (Use.PASSED, Use.PRICED))
+_AS_THEY_ARE = frozenset(name for name, use in FIELDS.items() if use in (FieldUse.PASSED, FieldUse.PRICED))
 
 
 class ChatFields:
@@ -158,10 +158,10 @@ class ChatFields:
 
     def _sift_field(self, body: dict[str, Any], name: str, left_out: LeftOut) -> None:
         use, value = FIELDS.get(name), body[name]
-        if use is Use.BOUNDED and value is not None:
+        if use is FieldUse.BOUNDED and value is not None:
             self._bound(body, name, left_out)
-        elif use is not Use.BOUNDED:
-            left_out.drop(body, name, name, name, is_refused=use is Use.REFUSED)
+        elif use is not FieldUse.BOUNDED:
+            left_out.drop(body, name, name, name, is_refused=use is FieldUse.REFUSED)
 
     def _bound(self, body: dict[str, Any], name: str, left_out: LeftOut) -> None:
         value = body[name]

@@ -9,7 +9,7 @@ from http import HTTPStatus
 import orjson
 
 from mcp_gateway.core.blame import GoingDown
-from mcp_gateway.core.dialects.places import without_places
+from mcp_gateway.core.dialects.redaction import without_places
 from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.surfaces.error_shapes import MAX_REFUSAL_BYTES, SEARCHED_CHARS, error_in, failure_of
 from mcp_gateway.core.surfaces.surface import Failure

@@ -13,7 +13,7 @@ from mcp_gateway.core.inference.terms import BYTES_PER_TOKEN
 from mcp_gateway.core.surfaces.credible import read_finish_reason
 from mcp_gateway.core.surfaces.surface import Ask, Body, Collecting, Incoming, Reader, Seen
 from mcp_gateway.core.upstream.attempt import Attempt
-from mcp_gateway.core.upstream.backend import Response
+from mcp_gateway.core.upstream.backend import BackendResponse
 
 
 class Answer:
@@ -91,7 +91,7 @@ class Answer:
             return self._target.error(incoming.failure)
         return GatewayError("backend_died", "The backend ended the stream in the middle of the answer.")
 
-    async def take_whole(self, response: Response) -> Metered:
+    async def take_whole(self, response: BackendResponse) -> Metered:
         """Read an answer in one piece; what is billed for it. Raises GatewayError or UpstreamError where it fails."""
         body = await response.read(self.keep)
         if len(body) > SMALL_BYTES:
@@ -115,7 +115,7 @@ class Answer:
         self.body = await translation.with_usage(self.body, metered.usage)
         return metered
 
-    async def begin_stream(self, response: Response, attempt: Attempt) -> None:
+    async def begin_stream(self, response: BackendResponse, attempt: Attempt) -> None:
         """Wait for the first frame: until then a failure can still be an HTTP status, or go to another backend."""
         reader = self._target.translation.reader(self._ask, self._target.public_model, self._meter.bounds)
         self.first = await self._first_frames(response, reader, attempt)
@@ -123,7 +123,7 @@ class Answer:
         self.keep_nothing()  # of a first frame that came in pieces
         attempt.began()
 
-    async def collect(self, response: Response, attempt: Attempt) -> Metered:
+    async def collect(self, response: BackendResponse, attempt: Attempt) -> Metered:
         """Put a stream together to the answer in one piece; at its largest it is cut, and delivered so."""
         collecting = self._target.translation.collecting(self._ask, self._target.public_model, self._most_bytes)
         self.collecting = collecting
@@ -145,7 +145,7 @@ class Answer:
         self.body, self.collecting = collecting.body(metered.usage), None
         return metered
 
-    async def _first_frames(self, response: Response, incoming: Incoming, attempt: Attempt) -> bytes:
+    async def _first_frames(self, response: BackendResponse, incoming: Incoming, attempt: Attempt) -> bytes:
         """Wait for the first frame."""
         frames = b""
         while not incoming.has_started:
@@ -169,7 +169,7 @@ class Answer:
         if self._note is not None:
             self._note()
 
-    def _check_is_ours(self, beginning: Body, response: Response) -> None:
+    def _check_is_ours(self, beginning: Body, response: BackendResponse) -> None:
         """Raise GatewayError `backend_error` for the answer to another request, and close its connection.
 
         A server may have an id of its own for it, or tell in a header which it gave the request: those pass. Nothing

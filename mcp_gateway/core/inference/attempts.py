@@ -16,7 +16,7 @@ from mcp_gateway.core.record import OK
 from mcp_gateway.core.surfaces.error_shapes import MAX_REFUSAL_BYTES
 from mcp_gateway.core.surfaces.surface import Ask
 from mcp_gateway.core.upstream.attempt import Attempt
-from mcp_gateway.core.upstream.backend import Backend, Response, failure, read_beginning
+from mcp_gateway.core.upstream.backend import Backend, BackendResponse, failure, read_beginning
 from mcp_gateway.core.upstream.choice import prefix_of
 from mcp_gateway.core.upstream.transport import UpstreamError
 
@@ -24,7 +24,7 @@ from mcp_gateway.core.upstream.transport import UpstreamError
 class Attempts:
     """What is sent of an ask, to whom, and the connection on which its answer comes."""
 
-    response: Response | None = None
+    response: BackendResponse | None = None
     _attempt: Attempt | None = None
     _is_collected = False
 
@@ -157,6 +157,6 @@ class Attempts:
             raise failure(error) from error
 
 
-def _is_json(response: Response) -> bool:
+def _is_json(response: BackendResponse) -> bool:
     """Whether a backend that was asked for a stream answers in one piece all the same."""
     return (response.header(b"content-type") or b"").startswith(b"application/json")

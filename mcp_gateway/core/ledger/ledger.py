@@ -34,7 +34,7 @@ from mcp_gateway.core.ledger.entries import (
     Short,
     VoidHolds,
 )
-from mcp_gateway.core.ledger.patience import Patience, TooLong
+from mcp_gateway.core.ledger.wait_limit import TooLong, WaitLimit
 from mcp_gateway.core.money import OutsideKind, PaidKind, format_usd
 from mcp_gateway.core.record import RequestRecord
 
@@ -68,7 +68,7 @@ class Ledger:
         self._store = store
         self._now_ms = store.now_ms
         self._minimum_balance_nano = minimum_balance_nano
-        self._patience = Patience(settle_wait_s)
+        self._patience = WaitLimit(settle_wait_s)
         self._longest_hold_s = longest_hold_s
         self._topup = {} if topup_url is None else {"topup_url": topup_url}
 

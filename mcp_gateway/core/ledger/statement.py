@@ -8,7 +8,7 @@ from mcp_gateway.core.money import EntryKind
 
 
 @dataclass(frozen=True, slots=True)
-class Transaction:
+class LedgerTransaction:
     """What one fact changed in a wallet, in nano-USD. `id` grows with each commit; `reference` says what it was for."""
 
     id: int
@@ -30,7 +30,7 @@ class Transaction:
 
 
 @dataclass(frozen=True, slots=True)
-class TransactionsPage(Report[list[Transaction]]):
+class TransactionsPage(Report[list[LedgerTransaction]]):
     """Up to `limit` older than `before_id`, the newest first; `only_moves`: no holds and voids."""
 
     account_id: str
@@ -54,7 +54,7 @@ class Statement:
 
     async def page(
         self, account_id: str, *, before_id: int | None, limit: int, only_moves: bool = False
-    ) -> list[Transaction]:
+    ) -> list[LedgerTransaction]:
         """Up to `limit` transactions older than `before_id` (the newest for None); `only_moves`: no holds and voids."""
         return await self._store.read(TransactionsPage(account_id, before_id, limit, only_moves))
 

@@ -14,7 +14,7 @@ Group = Literal["day", "model", "key"]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class RequestFilter:
     """Which requests; None is any. Times in Unix milliseconds, `since_ms` inclusive, `until_ms` exclusive."""
 
     model: str | None = None
@@ -69,7 +69,7 @@ class RequestsPage(Report[list[RequestRecord]]):
     """Up to `limit` requests older than `before_id`, the newest first."""
 
     account_id: str
-    wanted: Wanted
+    wanted: RequestFilter
     before_id: str | None
     limit: int
 
@@ -140,7 +140,9 @@ class History:
         """
         return await self._store.read(RequestsByAnyId(any_id, _MOST_FOUND))
 
-    async def page(self, account_id: str, wanted: Wanted, *, before_id: str | None, limit: int) -> list[RequestRecord]:
+    async def page(
+        self, account_id: str, wanted: RequestFilter, *, before_id: str | None, limit: int
+    ) -> list[RequestRecord]:
         """Up to `limit` requests older than `before_id` (the newest for None), the newest first."""
         return await self._store.read(RequestsPage(account_id, wanted, before_id, limit))
 

@@ -10,8 +10,8 @@ from mcp_gateway.core.caller import GUEST_ACCOUNT_ID
 from mcp_gateway.core.engine import Engine, Read, Write
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.money import format_usd
+from mcp_gateway.core.payments.checkout import Checkout, Pages, Till, UnknownCustomer
 from mcp_gateway.core.payments.facts import Fact, Uncreditable, Uncredited, Unreadable, fact_of
-from mcp_gateway.core.payments.sessions import Checkout, Pages, Till, UnknownCustomer
 from mcp_gateway.core.text import shown
 
 logger = logging.getLogger(__name__)

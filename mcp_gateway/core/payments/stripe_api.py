@@ -17,8 +17,8 @@ from stripe.params.checkout import SessionCreateParams as CheckoutParams
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.money import NANO_PER_CENT
+from mcp_gateway.core.payments.checkout import Checkout, Pages, UnknownCustomer
 from mcp_gateway.core.payments.facts import ACCOUNT
-from mcp_gateway.core.payments.sessions import Checkout, Pages, UnknownCustomer
 from mcp_gateway.core.text import shown
 
 logger = logging.getLogger(__name__)

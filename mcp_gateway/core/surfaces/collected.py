@@ -57,7 +57,7 @@ class Collected:
         self.text_frames = 0
         """How many of the frames that are kept bring text: about a token each."""
         self._usage: Any = None
-        self._choices: dict[int, _Choice] = {}
+        self._choices: dict[int, _ChatChoice] = {}
         self._public_model = public_model
 
     def feed(self, frames: bytes) -> None:
@@ -157,7 +157,7 @@ class Collected:
             self.is_full = True
             return
         self.size_bytes += more_bytes + delta.size_bytes
-        kept = self._choices.setdefault(index, _Choice())
+        kept = self._choices.setdefault(index, _ChatChoice())
         kept.add(delta)
         self.text_frames += delta.has_text
         kept.usage = usage or kept.usage
@@ -177,7 +177,7 @@ class _Delta:
         self.size_bytes = sum(map(len, self.pieces.values())) + len(self.logprobs) + sum(map(_size_of, self.calls))
 
 
-class _Choice:
+class _ChatChoice:
     """What has come of one choice; `usage` is what its last frame told, parsed or as bytes."""
 
     def __init__(self) -> None:

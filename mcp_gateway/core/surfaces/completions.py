@@ -15,7 +15,7 @@ from mcp_gateway.core.surfaces.openai import (
     stream_options_in,
     usage_wishes,
 )
-from mcp_gateway.core.surfaces.prompts import opening_of, read_prompts
+from mcp_gateway.core.surfaces.prompt_sizes import opening_of, read_prompts
 from mcp_gateway.core.surfaces.splice import DONE
 from mcp_gateway.core.surfaces.surface import Ask, SurfaceName
 

@@ -34,7 +34,7 @@ class TextCollector(Relayed):
         self._size_bytes = _ENVELOPE_BYTES
         self._text_frames = 0
         self._head: dict[str, Any] = {}
-        self._choices: dict[int, _Choice] = {}
+        self._choices: dict[int, _TextChoice] = {}
 
     def feed(self, piece: bytes) -> bytes:
         frames = self._relay.feed(piece)
@@ -106,13 +106,13 @@ class TextCollector(Relayed):
         for part in chunk.get("choices") or ():
             index = part["index"]
             if index not in self._choices:
-                self._choices[index] = _Choice()
+                self._choices[index] = _TextChoice()
                 self._size_bytes += _CHOICE_BYTES
             self._size_bytes += self._choices[index].add(part)
             self._text_frames += bool(part["text"])
 
 
-class _Choice:
+class _TextChoice:
     """One choice as far as it has come."""
 
     def __init__(self) -> None:

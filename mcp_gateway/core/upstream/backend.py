@@ -50,7 +50,7 @@ _STUCK = "its engine makes no tokens while requests run"
 Status = Literal["up", "busy", "failing", "down"]
 
 
-class Response(Protocol):
+class BackendResponse(Protocol):
     """A backend's answer whose head is there; `close` aborts what was not read, at once."""
 
     status: int
@@ -75,7 +75,7 @@ class Origin(Protocol):
         *,
         is_stream: bool = False,
         patience: Patience | None = None,
-    ) -> Response: ...
+    ) -> BackendResponse: ...
     async def aclose(self) -> None: ...
 
 
@@ -185,7 +185,7 @@ class Backend:
 
     async def infer(
         self, path: str, body: bytes, headers: Headers, *, is_stream: bool, patience: Patience | None = None
-    ) -> Response:
+    ) -> BackendResponse:
         """Send a request for inference. Raises GatewayError where no head of an answer comes."""
         return await self._ask("POST", path, body, headers, is_stream=is_stream, patience=patience)
 
@@ -294,7 +294,7 @@ class Backend:
         *,
         is_stream: bool = False,
         patience: Patience | None = None,
-    ) -> Response:
+    ) -> BackendResponse:
         assert path in vllm.ALLOWED_PATHS
         sent = [_JSON, *headers]
         if self.api_key:
@@ -313,7 +313,7 @@ class Backend:
             raise failure(error) from error
 
 
-async def read_beginning(response: Response, max_bytes: int) -> bytes:
+async def read_beginning(response: BackendResponse, max_bytes: int) -> bytes:
     """The first bytes of a body; what lies beyond is not read."""
     pieces, left_bytes = [], max_bytes
     while left_bytes > 0 and (piece := await response.next_chunk()):
@@ -322,7 +322,7 @@ async def read_beginning(response: Response, max_bytes: int) -> bytes:
     return b"".join(pieces)
 
 
-async def _read_and_close(response: Response, max_bytes: int) -> bytes:
+async def _read_and_close(response: BackendResponse, max_bytes: int) -> bytes:
     try:
         return await read_beginning(response, max_bytes)
     finally:

@@ -8,7 +8,7 @@ import pytest
 
 from mcp_gateway.core.dialects.messages_vllm import MessagesToVllm
 from mcp_gateway.core.dialects.messages_vllm_fields import FIELDS, MessageFields
-from mcp_gateway.core.dialects.sifting import MAX_SCHEMA_BYTES, Use
+from mcp_gateway.core.dialects.sifting import MAX_SCHEMA_BYTES, FieldUse
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.surfaces.messages import COUNTED_MESSAGES, MESSAGES
 from mcp_gateway.core.surfaces.surface import Ask, Terms
@@ -60,13 +60,13 @@ def test_each_field_of_the_table_is_passed_left_out_and_told_or_refused(name: st
     value: Any = {"model": "m", "messages": HELLO, "max_tokens": 5, "top_k": 4, "stream": True}.get(name, {"a": 1})
     value = [{"name": "t", "input_schema": {}}] if name == "tools" else "text" if name == "system" else value
     match FIELDS[name]:
-        case Use.PASSED | Use.PRICED | Use.BOUNDED:
+        case FieldUse.PASSED | FieldUse.PRICED | FieldUse.BOUNDED:
             assert name in sent(**{name: value})
             assert [told for told in ignored(**{name: value}) if told == name] == []
-        case Use.STRIPPED:
+        case FieldUse.STRIPPED:
             assert name == "cache_salt" or name not in sent(**{name: value})
             assert ignored(**{name: value}) == (name,)
-        case Use.REFUSED:
+        case FieldUse.REFUSED:
             assert refusal(**{name: value}).code == "unsupported_parameter"
 
 

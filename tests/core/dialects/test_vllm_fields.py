@@ -10,7 +10,7 @@ from mcp_gateway.core.dialects.sifting import (
     MAX_GRAMMAR_BYTES,
     MAX_REGEX_BYTES,
     MAX_SCHEMA_BYTES,
-    Use,
+    FieldUse,
     first_names,
 )
 from mcp_gateway.core.dialects.vllm_fields import FIELDS, ChatFields
@@ -66,7 +66,7 @@ def test_what_vllm_was_sent_in_the_captures_has_a_row_unless_it_was_nonsense() -
     assert named - FIELDS.keys() <= {"foo", "bar"}
 
 
-@each("name", sorted(name for name, use in FIELDS.items() if use in (Use.PASSED, Use.PRICED)))
+@each("name", sorted(name for name, use in FIELDS.items() if use in (FieldUse.PASSED, FieldUse.PRICED)))
 def test_a_field_that_passes_passes_whatever_it_holds(name: str) -> None:
     value: Any = [{"role": "user", "content": ""}] if name == "messages" else {"any": ["thing", None]}
     assert sifted(**{name: value}) == ({name: value}, ())

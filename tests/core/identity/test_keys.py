@@ -325,11 +325,11 @@ async def test_no_revoked_key_of_long_ago_is_read_for_a_count_or_a_page(store: S
 async def test_a_key_and_the_answer_that_is_kept_of_it_are_written_together_or_not_at_all(
     keys: KeyRing, account: str, store: Store, clock: Clock
 ) -> None:
-    async with Idempotency(store, now_ms=clock).attempt(account, "k", "keys", b"{}") as attempt:
-        made, _ = await keys.create(account, keep=lambda key: attempt.answered(201, {"id": key.id}))
-        assert await refusal(keys.create(account, keep=lambda key: attempt.answered(201, {"id": key.id}))) == "conflict"
+    async with Idempotency(store, now_ms=clock).answering(account, "k", "keys", b"{}") as request:
+        made, _ = await keys.create(account, keep=lambda key: request.answered(201, {"id": key.id}))
+        assert await refusal(keys.create(account, keep=lambda key: request.answered(201, {"id": key.id}))) == "conflict"
     assert [key.id for key in await keys.list(account)] == [made.id]
-    async with Idempotency(store, now_ms=clock).attempt(account, "k", "keys", b"{}") as again:
+    async with Idempotency(store, now_ms=clock).answering(account, "k", "keys", b"{}") as again:
         assert again.kept == Kept(201, {"id": made.id})
 
 

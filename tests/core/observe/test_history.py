@@ -9,7 +9,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import NoteRepeat
 from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.ids import new_id
-from mcp_gateway.core.observe.history import History, Totals, Wanted
+from mcp_gateway.core.observe.history import History, RequestFilter, Totals
 from mcp_gateway.core.observe.records import NoteMissingUsage, Records
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.databases import explained, migrated, open_store
@@ -49,7 +49,7 @@ async def test_an_operator_finds_a_request_by_its_id_or_the_latest_by_their_clie
     assert await history.find(ours.id) == [ours]
     assert await history.find("mine") == [theirs, ours]
     assert await history.find("nobody's") == []
-    wanted = Wanted(client_request_id="mine")
+    wanted = RequestFilter(client_request_id="mine")
     assert await history.page(ours.account_id, wanted, before_id=None, limit=9) == [ours]
 
 
@@ -71,7 +71,7 @@ async def test_a_request_counts_in_the_day_it_started_in_whatever_its_id_says(
     for number in (19_999, 20_000):
         since_ms, until_ms = number * 86_400_000, (number + 1) * 86_400_000
         groups = await history.totals("acc_1", since_ms, until_ms, "day")
-        page = await history.page("acc_1", Wanted(since_ms=since_ms, until_ms=until_ms), before_id=None, limit=9)
+        page = await history.page("acc_1", RequestFilter(since_ms=since_ms, until_ms=until_ms), before_id=None, limit=9)
         assert len(groups) == len(page) == (number == day)
 
 
@@ -95,7 +95,12 @@ async def test_a_page_is_found_by_the_index_of_the_account_and_needs_no_sorting(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = explained(monkeypatch)
-    for wanted in (Wanted(), Wanted(model="a"), Wanted(since_ms=1), Wanted(since_ms=1, until_ms=2, http_status=200)):
+    for wanted in (
+        RequestFilter(),
+        RequestFilter(model="a"),
+        RequestFilter(since_ms=1),
+        RequestFilter(since_ms=1, until_ms=2, http_status=200),
+    ):
         for before_id in (None, "req_5"):
             seen.clear()
             await History(store).page("acc_1", wanted, before_id=before_id, limit=2)

@@ -10,7 +10,7 @@ import pytest
 from mcp_gateway.core.catalog import build_catalog
 from mcp_gateway.core.dialects import vllm
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.upstream.backend import Backend, Headers, Response
+from mcp_gateway.core.upstream.backend import Backend, BackendResponse, Headers
 from mcp_gateway.core.upstream.transport import ConnectFailed, UpstreamError
 from tests.cases import each
 from tests.origins import Whole
@@ -22,7 +22,9 @@ class Listed:
     def __init__(self, data: Any) -> None:
         self.data = data
 
-    async def request(self, method: str, path: str, headers: Headers, body: bytes = b"", **more: Any) -> Response:
+    async def request(
+        self, method: str, path: str, headers: Headers, body: bytes = b"", **more: Any
+    ) -> BackendResponse:
         return Whole(json.dumps({"object": "list", "data": self.data}).encode() if path == "/v1/models" else b"")
 
     async def aclose(self) -> None: ...
@@ -98,7 +100,9 @@ class Counting(Listed):
         self.counts = list(counts)
         self.asked: list[str] = []
 
-    async def request(self, method: str, path: str, headers: Headers, body: bytes = b"", **more: Any) -> Response:
+    async def request(
+        self, method: str, path: str, headers: Headers, body: bytes = b"", **more: Any
+    ) -> BackendResponse:
         if path != "/tokenize":
             return await super().request(method, path, headers, body, **more)
         self.asked.append(json.loads(body)["model"])
@@ -175,7 +179,7 @@ async def test_a_model_that_appears_and_a_backend_that_comes_back_are_asked_anew
 
 async def test_a_count_that_does_not_come_in_time_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     class Hanging(Listed):
-        async def request(self, *args: Any, **more: Any) -> Response:
+        async def request(self, *args: Any, **more: Any) -> BackendResponse:
             await asyncio.Event().wait()
             raise AssertionError
 
@@ -186,7 +190,7 @@ async def test_a_count_that_does_not_come_in_time_is_none(monkeypatch: pytest.Mo
 
 async def test_a_backend_that_fails_is_no_crash() -> None:
     class Down(Listed):
-        async def request(self, *args: Any, **more: Any) -> Response:
+        async def request(self, *args: Any, **more: Any) -> BackendResponse:
             raise GatewayError("backend_died", "gone")
 
     backend = Backend("vllm-1", Down(()))

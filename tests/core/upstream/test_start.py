@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mcp_gateway.core.catalog import Listings
-from mcp_gateway.core.upstream.backend import Backend, Headers, Response
+from mcp_gateway.core.upstream.backend import Backend, BackendResponse, Headers
 from mcp_gateway.core.upstream.budget import RetryBudget
 from mcp_gateway.core.upstream.pool import Pool
 from tests.cases import each
@@ -28,7 +28,9 @@ class Origin:
         self.asked = asyncio.Event()
         self.is_open = asyncio.Event()
 
-    async def request(self, method: str, path: str, headers: Headers, body: bytes = b"", **more: Any) -> Response:
+    async def request(
+        self, method: str, path: str, headers: Headers, body: bytes = b"", **more: Any
+    ) -> BackendResponse:
         if path == self.silent_at:
             self.asked.set()
             await self.is_open.wait()
@@ -46,7 +48,9 @@ class Trickling(Whole):
 
 
 class TricklingOrigin(Origin):
-    async def request(self, method: str, path: str, headers: Headers, body: bytes = b"", **more: Any) -> Response:
+    async def request(
+        self, method: str, path: str, headers: Headers, body: bytes = b"", **more: Any
+    ) -> BackendResponse:
         self.asked.set()
         return Trickling(b"")
 

@@ -12,8 +12,8 @@ from mcp_gateway.core.ledger.entries import (
     HeldNow,
     OpenHolds,
 )
+from mcp_gateway.core.ledger.statement import LedgerTransaction as Entry
 from mcp_gateway.core.ledger.statement import NotesOf, TransactionsPage
-from mcp_gateway.core.ledger.statement import Transaction as Entry
 from mcp_gateway.core.store.sql.checks import CHECKS
 from mcp_gateway.core.store.transaction import Executors, Row, Rows
 

@@ -12,12 +12,12 @@ from mcp_gateway.core.observe.history import (
     MissingUsagesOf,
     RepeatsOf,
     RequestById,
+    RequestFilter,
     RequestsByAnyId,
     RequestsPage,
     Totals,
     TotalsOfHours,
     TotalsOfRequests,
-    Wanted,
 )
 from mcp_gateway.core.observe.records import NoteMissingUsage, RequestCounts
 from mcp_gateway.core.record import AddRecord, RequestRecord
@@ -130,7 +130,7 @@ def _page(rows: Rows, read: RequestsPage) -> list[RequestRecord]:
 
 
 def _totals_of_requests(rows: Rows, read: TotalsOfRequests) -> Groups:
-    wanted = Wanted(since_ms=read.since_ms, until_ms=read.until_ms)
+    wanted = RequestFilter(since_ms=read.since_ms, until_ms=read.until_ms)
     conditions = dict(_conditions(read.account_id, wanted))
     where = " AND ".join(conditions)
     sql = f"SELECT {_GROUPS[read.group]}, {_SUMS} FROM requests WHERE {where} GROUP BY 1 ORDER BY 1 DESC"
@@ -166,7 +166,7 @@ def _record(row: Row) -> RequestRecord:
     return record._replace(is_stream=bool(record.is_stream))
 
 
-def _conditions(account_id: str, wanted: Wanted) -> Iterator[tuple[str, Any]]:
+def _conditions(account_id: str, wanted: RequestFilter) -> Iterator[tuple[str, Any]]:
     """Conditions with the value of each; ids sort by time, so that they find the window by the index."""
     yield "account_id = ?", account_id
     for column in ("model", "key_id", "http_status", "error_code", "door", "client_request_id"):

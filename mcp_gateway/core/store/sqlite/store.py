@@ -21,10 +21,10 @@ from typing import Any, TypeVar
 from mcp_gateway.core.engine import DatabaseError, InOutage, Read, Write
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.store.sqlite.faults import as_database_error
-from mcp_gateway.core.store.sqlite.log import Flusher, Log, Sync, sync_data
 from mcp_gateway.core.store.sqlite.migrations import migrate
 from mcp_gateway.core.store.sqlite.private import keep_private
 from mcp_gateway.core.store.sqlite.readers import Readers
+from mcp_gateway.core.store.sqlite.write_ahead_log import Flusher, Sync, WriteAheadLog, sync_data
 from mcp_gateway.core.store.transaction import Executors, Rows, Run, RunTogether, Transaction
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ class Store:
         path: Path,
         connection: sqlite3.Connection,
         readers: Readers,
-        log: Log,
+        log: WriteAheadLog,
         sync: Sync,
         busy_timeout_s: float,
         executors: Executors,
@@ -158,7 +158,7 @@ class Store:
         with as_database_error(), contextlib.ExitStack() as opened:
             connection = await asyncio.to_thread(_open_for_writing, path, busy_timeout_s)
             opened.callback(connection.close)
-            log = Log(path)
+            log = WriteAheadLog(path)
             opened.callback(log.close)
             readers = Readers(path, executors.reads, report_timeout_s)
             opened.pop_all()

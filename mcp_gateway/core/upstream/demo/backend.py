@@ -20,11 +20,11 @@ from mcp_gateway.core.upstream.demo.body import (
     ChatBody,
     CompletionBody,
     EmbeddingBody,
-    Refused,
     RerankBody,
     SamplingBody,
     ScoreBody,
     TokenizeBody,
+    VllmRefusal,
     check_completion,
     check_messages,
     check_ranges,
@@ -35,8 +35,8 @@ from mcp_gateway.core.upstream.demo.body import (
     texts_of,
     unparsable,
 )
-from mcp_gateway.core.upstream.demo.reply import Reply, Step, replies_to, replies_to_prompts, steps
-from mcp_gateway.core.upstream.demo.responses import ResponsesBody, Telling, chat_of
+from mcp_gateway.core.upstream.demo.reply import DemoReply, Step, replies_to, replies_to_prompts, steps
+from mcp_gateway.core.upstream.demo.responses import ResponsesRequest, Telling, chat_of
 from mcp_gateway.core.upstream.demo.tokens import id_of, prompt_tokens, text_of, tokens_of
 from mcp_gateway.core.upstream.transport import Keep, Patience
 
@@ -72,7 +72,7 @@ _Headers = dict[bytes, bytes]
 class _Form(NamedTuple):
     """How a chat's answer is written: whole, and as events."""
 
-    completion: Callable[[wire.Head, Sequence[Reply], Sequence[Sequence[Step]]], bytes]
+    completion: Callable[[wire.Head, Sequence[DemoReply], Sequence[Sequence[Step]]], bytes]
     events: Callable[[wire.Head, Sequence[Iterator[Step]]], Iterator[tuple[int, bytes]]]
 
 
@@ -175,7 +175,7 @@ class DemoBackend:
             return self._json(405, {"detail": "Method Not Allowed"}, {b"allow": allowed.encode()})
         try:
             return await answer({name.lower(): value for name, value in headers}, body)
-        except Refused as refusal:
+        except VllmRefusal as refusal:
             return self._json(refusal.status, refusal.body)
         except RecursionError:
             return self._json(400, unparsable().body)
@@ -278,7 +278,7 @@ class DemoBackend:
         return self._json(200, {**answer, **told})
 
     def _usage_of(self, inputs: Sequence[str]) -> dict[str, Any]:
-        """What texts have that are read and not gone on with. Raises Refused where one exceeds the window."""
+        """What texts have that are read and not gone on with. Raises VllmRefusal where one exceeds the window."""
         sizes = [len(self._to_the_window(tokens_of(text))) for text in inputs]
         output_limit(CompletionBody(prompt="", max_tokens=None), max(sizes), self._context_window)
         return {**texts.usage(sum(sizes), 0), "prompt_tokens_details": None, "completion_tokens_details": None}
@@ -288,7 +288,7 @@ class DemoBackend:
         return self._truncated(size, body)
 
     async def _responses(self, headers: _Headers, raw: bytes) -> DemoResponse:
-        asked = parsed(ResponsesBody, raw, headers.get(b"content-type", b""))
+        asked = parsed(ResponsesRequest, raw, headers.get(b"content-type", b""))
         fields = asked.model_dump(exclude_unset=True)
         body = parsed(ChatBody, dump_json(chat_of(fields)), _JSON)
         model, prompt_size, max_tokens = await self._checked(body)
@@ -303,7 +303,7 @@ class DemoBackend:
         return self._body(200, dump_json(telling.response))
 
     async def _checked(self, body: ChatBody) -> tuple[str, int, int]:
-        """The model, the tokens of the prompt, and how many the answer may have. Raises Refused."""
+        """The model, the tokens of the prompt, and how many the answer may have. Raises VllmRefusal."""
         await _let_others_run()
         check_shape(body)
         model = _model_named(body.model)
@@ -403,7 +403,7 @@ async def _let_others_run() -> None:
 
 
 def _model_named(asked: str | None) -> str:
-    """The model asked for, or the first where none is. Raises Refused."""
+    """The model asked for, or the first where none is. Raises VllmRefusal."""
     if asked and asked not in PACES:
         known = ", ".join(PACES)
         told = f"The model `{asked}` does not exist. Valid aliases: {known}."

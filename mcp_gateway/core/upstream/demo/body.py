@@ -24,7 +24,7 @@ _TEXT_PARTS = ("text", "input_text", "output_text", "refusal", "thinking")
 _OTHER_MEDIA = {"input_audio": "audio", "audio_url": "audio", "audio_embeds": "audio", "video_url": "video"}
 
 
-class Refused(Exception):
+class VllmRefusal(Exception):
     """A request that vLLM would refuse, with the status and the body of its answer."""
 
     def __init__(self, status: int, body: dict[str, Any]) -> None:
@@ -33,17 +33,17 @@ class Refused(Exception):
         self.body = body
 
 
-def refused(message: str, *, kind: str = "BadRequestError", param: str | None = None, status: int = 400) -> Refused:
+def refused(message: str, *, kind: str = "BadRequestError", param: str | None = None, status: int = 400) -> VllmRefusal:
     """The refusal with vLLM's error object; its code is the status."""
-    return Refused(status, {"error": {"message": message, "type": kind, "param": param, "code": status}})
+    return VllmRefusal(status, {"error": {"message": message, "type": kind, "param": param, "code": status}})
 
 
-def unparsable() -> Refused:
+def unparsable() -> VllmRefusal:
     """The framework's refusal of a body that is no text, or is nested too deeply."""
-    return Refused(400, {"detail": "There was an error parsing the body"})
+    return VllmRefusal(400, {"detail": "There was an error parsing the body"})
 
 
-def _out_of_place(message: str, param: str, value: Any = None) -> Refused:
+def _out_of_place(message: str, param: str, value: Any = None) -> VllmRefusal:
     told = f"parameter={param}" if value is None else f"parameter={param}, value={value}"
     return refused(f"{message} ({told})", param=param)
 
@@ -52,7 +52,7 @@ class _Open(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
-class Message(_Open):
+class ChatMessage(_Open):
     """A message in any role; only an assistant's content may be null."""
 
     role: str
@@ -76,7 +76,7 @@ class Function(_Open):
     strict: bool | None = None
 
 
-class Tool(_Open):
+class ChatTool(_Open):
     """A tool that may be called."""
 
     type: Literal["function"] = "function"
@@ -102,8 +102,8 @@ class TokenizeBody(_Open):
 
     model: str | None = None
     prompt: str | None = None
-    messages: list[Message] | None = None
-    tools: list[Tool] | None = None
+    messages: list[ChatMessage] | None = None
+    tools: list[ChatTool] | None = None
     return_token_strs: bool | None = False
 
 
@@ -187,7 +187,7 @@ class EmbeddingBody(_Open):
 
     model: str | None = None
     input: str | list[str] | list[int] | list[list[int]] | None = None
-    messages: list[Message] | None = None
+    messages: list[ChatMessage] | None = None
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Field(ge=1)] | None = None
 
@@ -212,12 +212,12 @@ class ScoreBody(_Open):
 class ChatBody(SamplingBody):
     """The body of a chat."""
 
-    messages: list[Message]
+    messages: list[ChatMessage]
     logprobs: bool | None = False
     top_logprobs: int | None = 0
     max_completion_tokens: int | None = None
     response_format: ResponseFormat | None = None
-    tools: list[Tool] | None = None
+    tools: list[ChatTool] | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = True
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
@@ -237,7 +237,7 @@ _Body = TypeVar("_Body", bound=BaseModel)
 
 
 def parsed(kind: type[_Body], raw: bytes, content_type: bytes) -> _Body:
-    """Read a body. Raises Refused in the order and with the text of vLLM's framework and schema.
+    """Read a body. Raises VllmRefusal in the order and with the text of vLLM's framework and schema.
 
     What is too much for the demo is refused before it costs: anybody may ask it, for nothing.
     """
@@ -289,11 +289,11 @@ def _check_counts(value: Any) -> None:
         raise _too_many("messages", _MAX_PARTS, parts)
 
 
-def _too_many(param: str, most: int, count: int) -> Refused:
+def _too_many(param: str, most: int, count: int) -> VllmRefusal:
     return _out_of_place(f"`{param}` may hold at most {most} items in the demo, got {count}.", param, count)
 
 
-def _invalid(lines: list[dict[str, Any]]) -> Refused:
+def _invalid(lines: list[dict[str, Any]]) -> VllmRefusal:
     told = [f"  {_line(line)!r}" for line in lines[:MAX_ERRORS_TOLD]]
     if len(lines) > MAX_ERRORS_TOLD:
         told.append(f"  ...and {len(lines) - MAX_ERRORS_TOLD} more errors")
@@ -319,7 +319,7 @@ def _place(loc: tuple[str | int, ...]) -> str:
 
 
 def check_completion(body: CompletionBody) -> None:
-    """The same of a completion. Raises Refused."""
+    """The same of a completion. Raises VllmRefusal."""
     _check_stream_options(body)
     if not body.prompts or not all(body.prompts):
         raise _out_of_place("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
@@ -331,7 +331,7 @@ def _check_stream_options(body: SamplingBody) -> None:
 
 
 def check_shape(body: ChatBody) -> None:
-    """What vLLM checks before it looks for the model: fields that need or exclude each other. Raises Refused."""
+    """What vLLM checks before it looks for the model: fields that need or exclude each other. Raises VllmRefusal."""
     _check_stream_options(body)
     _check_logprobs(body)
     _check_tools(body)
@@ -369,7 +369,7 @@ def _check_tools(body: ChatBody) -> None:
         _check_named_tool(choice, tools)
 
 
-def _check_named_tool(choice: Mapping[str, Any], tools: list[Tool]) -> None:
+def _check_named_tool(choice: Mapping[str, Any], tools: list[ChatTool]) -> None:
     function = choice.get("function")
     usage = 'in `tool_choice`! Correct usage: `{"type": "function", "function": {"name": "my_function"}}`'
     if not isinstance(function, dict):
@@ -381,8 +381,8 @@ def _check_named_tool(choice: Mapping[str, Any], tools: list[Tool]) -> None:
         raise _out_of_place(told, "tool_choice")
 
 
-def check_messages(messages: list[Message]) -> None:
-    """Refuse what cannot become a prompt: nothing, sound, video, unknown parts. Raises Refused."""
+def check_messages(messages: list[ChatMessage]) -> None:
+    """Refuse what cannot become a prompt: nothing, sound, video, unknown parts. Raises VllmRefusal."""
     if not messages:
         raise refused("Cannot apply chat template to an empty conversation. Provide at least one message.")
     for message in messages:
@@ -423,7 +423,7 @@ _RANGES: tuple[tuple[str, Callable[[Any], bool], str, bool], ...] = (
 
 
 def check_ranges(body: SamplingBody) -> None:
-    """Refuse values outside vLLM's ranges. Raises Refused."""
+    """Refuse values outside vLLM's ranges. Raises VllmRefusal."""
     for name, holds, text, names_param in _RANGES:
         value = getattr(body, name)
         if value is not None and not holds(value):
@@ -446,7 +446,7 @@ def _token_id(key: str) -> int:
 
 
 def output_limit(body: SamplingBody, prompt_tokens: int, context_window: int) -> int:
-    """How many tokens the answer may have: what was asked for, or the room left when that is less. Raises Refused."""
+    """How many tokens the answer may have: what was asked for, or the room left if less. Raises VllmRefusal."""
     if prompt_tokens >= context_window:
         told = (
             f"This model's maximum context length is {context_window} tokens. However, your prompt contains at least "

@@ -8,7 +8,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict
 
 from mcp_gateway.core.upstream.demo.body import ChatBody
-from mcp_gateway.core.upstream.demo.reply import Reply, Step
+from mcp_gateway.core.upstream.demo.reply import DemoReply, Step
 from mcp_gateway.core.upstream.demo.tokens import text_of
 from mcp_gateway.core.upstream.demo.wire import Head, message_of
 
@@ -17,7 +17,7 @@ _SAME = ("model", "stream", "temperature", "top_k", "top_p")
 _REASONS = {"length": "max_tokens", "stop": "end_turn", "tool_calls": "tool_use"}
 
 
-class Turn(BaseModel):
+class InputMessage(BaseModel):
     """A message; its content is text or blocks."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -26,7 +26,7 @@ class Turn(BaseModel):
     content: str | list[dict[str, Any]]
 
 
-class Tool(BaseModel):
+class MessagesTool(BaseModel):
     """A tool that may be called."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -42,9 +42,9 @@ class CountedMessages(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     model: str | None = None
-    messages: list[Turn]
+    messages: list[InputMessage]
     system: str | list[dict[str, Any]] | None = None
-    tools: list[Tool] | None = None
+    tools: list[MessagesTool] | None = None
     tool_choice: dict[str, Any] | None = None
 
     def as_chat(self) -> ChatBody:
@@ -75,7 +75,7 @@ class MessagesBody(CountedMessages):
         return {"max_tokens": self.max_tokens, "stop": self.stop_sequences}
 
 
-def completion(head: Head, replies: Sequence[Reply], steps: Sequence[Sequence[Step]]) -> bytes:
+def completion(head: Head, replies: Sequence[DemoReply], steps: Sequence[Sequence[Step]]) -> bytes:
     """A whole answer."""
     (reply,), (taken,) = replies, steps
     told = message_of(reply, taken, [token for step in taken for token in step.tokens])
@@ -136,7 +136,7 @@ class _Blocks:
         return {"type": "content_block_delta", "delta": delta, "index": self._index}
 
 
-def _chat_turns(turn: Turn) -> Iterator[dict[str, Any]]:
+def _chat_turns(turn: InputMessage) -> Iterator[dict[str, Any]]:
     """The results of tools are turns of their own, before what else a turn says."""
     if isinstance(turn.content, str):
         yield {"role": turn.role, "content": turn.content}
@@ -159,7 +159,7 @@ def _chat_call(block: dict[str, Any]) -> dict[str, Any]:
     return {"id": block.get("id"), "type": "function", "function": function}
 
 
-def _chat_tool(tool: Tool) -> dict[str, Any]:
+def _chat_tool(tool: MessagesTool) -> dict[str, Any]:
     function = {"name": tool.name, "description": tool.description, "parameters": tool.input_schema}
     return {"type": "function", "function": function}
 

@@ -15,10 +15,10 @@ from typing import Any
 from mcp_gateway.core.upstream.demo.body import (
     MAX_OUTPUT_TOKENS,
     ChatBody,
+    ChatMessage,
+    ChatTool,
     CompletionBody,
-    Message,
     SamplingBody,
-    Tool,
     refused,
 )
 from mcp_gateway.core.upstream.demo.instance import Budget, SchemaError, instance_of
@@ -40,7 +40,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class DemoReply:
     """One choice in full; `content` is what stands beside `tool_calls`, which cannot be cut and stay whole."""
 
     pieces: Iterable[Piece]
@@ -63,7 +63,7 @@ class Step:
 _END = Piece(END_OF_TURN)
 
 
-def replies_to(body: ChatBody, answer_id: str) -> list[Reply]:
+def replies_to(body: ChatBody, answer_id: str) -> list[DemoReply]:
     """The reply of each choice. Raises Refused for a schema from which no value can be made.
 
     What all choices share is worked out once; tokens are made as they are taken.
@@ -73,23 +73,25 @@ def replies_to(body: ChatBody, answer_id: str) -> list[Reply]:
         return [_calling(body, called, arguments, f"{answer_id}/{choice}") for choice in range(body.choices)]
     constrained = _constrained_text(body)
     if constrained is not None:
-        return [Reply(_said(constrained[:_MAX_TEXT_CHARS])) for _ in range(body.choices)]
+        return [DemoReply(_said(constrained[:_MAX_TEXT_CHARS])) for _ in range(body.choices)]
     least = MAX_OUTPUT_TOKENS if body.ignore_eos else body.min_tokens or 0
     saw, heard = _saw(body.messages), _heard(body.messages)[:_MAX_TEXT_CHARS]
-    return [Reply(_said_at_least(least, f"{_greeting(body, choice)}{saw} {heard}")) for choice in range(body.choices)]
+    return [
+        DemoReply(_said_at_least(least, f"{_greeting(body, choice)}{saw} {heard}")) for choice in range(body.choices)
+    ]
 
 
-def replies_to_prompts(body: CompletionBody) -> list[Reply]:
+def replies_to_prompts(body: CompletionBody) -> list[DemoReply]:
     """What goes on behind each prompt, so often as choices are wanted: the prompt again."""
     least = MAX_OUTPUT_TOKENS if body.ignore_eos else body.min_tokens or 0
     return [
-        Reply(_said_at_least(least, f"{_greeting(body, choice)} The prompt was: {prompt}"[:_MAX_TEXT_CHARS]))
+        DemoReply(_said_at_least(least, f"{_greeting(body, choice)} The prompt was: {prompt}"[:_MAX_TEXT_CHARS]))
         for prompt in body.prompts
         for choice in range(body.choices)
     ]
 
 
-def steps(reply: Reply, body: SamplingBody, max_tokens: int, tokens_at_once: int = 1) -> Iterator[Step]:
+def steps(reply: DemoReply, body: SamplingBody, max_tokens: int, tokens_at_once: int = 1) -> Iterator[Step]:
     """Go through a reply until its end, a stop string or `max_tokens`, holding back what may begin a stop string.
 
     The token that ends a turn counts as one, as in vLLM. After the first ones, `tokens_at_once` make a step together.
@@ -153,22 +155,22 @@ def _greeting(body: SamplingBody, choice: int) -> str:
     return f"This is the demo backend of the gateway, not a model{which}."
 
 
-def _saw(messages: list[Message]) -> str:
+def _saw(messages: list[ChatMessage]) -> str:
     images = sum(image_count(message.content) for message in messages)
     return f" It saw {images} image{'s' * (images > 1)}." if images else ""
 
 
-def _heard(messages: list[Message]) -> str:
+def _heard(messages: list[ChatMessage]) -> str:
     if messages[-1].role == "tool":
         return f"The tool answered: {text_of(messages[-1].content)}"
     return f"You said: {_last_user_text(messages)}"
 
 
-def _last_user_text(messages: list[Message]) -> str:
+def _last_user_text(messages: list[ChatMessage]) -> str:
     return next((text_of(message.content) for message in reversed(messages) if message.role == "user"), "")
 
 
-def _tools_to_call(body: ChatBody) -> list[Tool]:
+def _tools_to_call(body: ChatBody) -> list[ChatTool]:
     tools = body.tools or []
     if body.tool_choice == "none":
         return []
@@ -190,7 +192,7 @@ class _Arguments:
         self._budget = Budget()
         self._texts: dict[str, str] = {}
 
-    def of(self, tool: Tool) -> str:
+    def of(self, tool: ChatTool) -> str:
         name = tool.function.name
         if name not in self._texts:
             self._texts[name] = json.dumps(self._made(tool.function.parameters), ensure_ascii=False)
@@ -204,14 +206,14 @@ class _Arguments:
             return {}
 
 
-def _calling(body: ChatBody, tools: list[Tool], arguments: _Arguments, seed: str) -> Reply:
+def _calling(body: ChatBody, tools: list[ChatTool], arguments: _Arguments, seed: str) -> DemoReply:
     calls = list[dict[str, Any]]()
     is_free = body.tool_choice in (None, "auto")
     finish_reason = "stop" if body.named_tool else "tool_calls"
-    return Reply(_called(tools, arguments, seed, calls), finish_reason, None if is_free else "", calls)
+    return DemoReply(_called(tools, arguments, seed, calls), finish_reason, None if is_free else "", calls)
 
 
-def _called(tools: list[Tool], arguments: _Arguments, seed: str, calls: list[dict[str, Any]]) -> Iterator[Piece]:
+def _called(tools: list[ChatTool], arguments: _Arguments, seed: str, calls: list[dict[str, Any]]) -> Iterator[Piece]:
     """Calls written as the hermes format has them, of which a stream shows names and arguments only.
 
     `calls` is filled as they are written: one that nobody reads so far is never made.

@@ -17,7 +17,7 @@ _SAME = (
 _FORMATS = ("text", "json_object", "json_schema")
 
 
-class ResponsesBody(BaseModel):
+class ResponsesRequest(BaseModel):
     """The body of a Responses request; what is not named here is looked at as a chat's, or ignored."""
 
     model_config = ConfigDict(extra="allow", frozen=True)

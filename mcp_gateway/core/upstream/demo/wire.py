@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from mcp_gateway.core.upstream.demo.body import ChatBody
-from mcp_gateway.core.upstream.demo.reply import Reply, Step
+from mcp_gateway.core.upstream.demo.reply import DemoReply, Step
 from mcp_gateway.core.upstream.demo.tokens import id_of
 
 DONE = b"data: [DONE]\n\n"
@@ -42,7 +42,7 @@ class Head:
         return {"id": self.id, "object": kind, "created": self.created_at_s, "model": self.model}
 
 
-def completion(head: Head, replies: Sequence[Reply], steps: Sequence[Sequence[Step]]) -> bytes:
+def completion(head: Head, replies: Sequence[DemoReply], steps: Sequence[Sequence[Step]]) -> bytes:
     """A whole answer: the choices, each with all its steps."""
     spent = sum(choice[-1].completion_tokens for choice in steps)
     return orjson.dumps(
@@ -65,7 +65,7 @@ def completion(head: Head, replies: Sequence[Reply], steps: Sequence[Sequence[St
     )
 
 
-def _choice(body: ChatBody, index: int, reply: Reply, steps: Sequence[Step]) -> dict[str, Any]:
+def _choice(body: ChatBody, index: int, reply: DemoReply, steps: Sequence[Step]) -> dict[str, Any]:
     tokens = [token for step in steps for token in step.tokens]
     return {
         "index": index,
@@ -78,7 +78,7 @@ def _choice(body: ChatBody, index: int, reply: Reply, steps: Sequence[Step]) -> 
     }
 
 
-def message_of(reply: Reply, steps: Sequence[Step], tokens: list[str]) -> dict[str, Any]:
+def message_of(reply: DemoReply, steps: Sequence[Step], tokens: list[str]) -> dict[str, Any]:
     """The message; calls that were cut are shown as the text that they would have been read from, as vLLM does."""
     is_whole_call = reply.tool_calls and steps[-1].finish_reason != "length"
     if is_whole_call:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mcp_gateway.core.store.sqlite.log import sync_data
 from mcp_gateway.core.store.sqlite.store import Store
+from mcp_gateway.core.store.sqlite.write_ahead_log import sync_data
 from tests.databases import changing, open_store
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.store.sqlite import store as store_module
-from mcp_gateway.core.store.sqlite.log import Log
 from mcp_gateway.core.store.sqlite.store import Store
+from mcp_gateway.core.store.sqlite.write_ahead_log import WriteAheadLog
 from tests.core.store.sqlite.conftest import Disk
 from tests.core.store.sqlite.test_store import note, notes_on_disk, until
 
@@ -45,13 +45,13 @@ async def test_a_reader_in_the_way_puts_the_next_checkpoint_off(
 ) -> None:
     monkeypatch.setattr(store_module, "_CHECKPOINT_REST_S", 3600)
     looked: list[int] = []
-    reaches = Log.reaches
+    reaches = WriteAheadLog.reaches
 
-    def noted(log: Log, size: int) -> bool:
+    def noted(log: WriteAheadLog, size: int) -> bool:
         looked.append(size)
         return reaches(log, size)
 
-    monkeypatch.setattr(Log, "reaches", noted)
+    monkeypatch.setattr(WriteAheadLog, "reaches", noted)
     with closing(sqlite3.connect(database, isolation_level=None)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM notes").fetchall()

@@ -1,7 +1,7 @@
 """The store by itself: what is committed, when, and what an outage or a bug in one write does to the rest.
 
-Writes that are submitted without an await between them become one burst. The log's way to the disk is in test_log.py,
-writes in groups are in test_groups.py.
+Writes that are submitted without an await between them become one burst. The log's way to the disk is in
+test_write_ahead_log.py, writes in groups are in test_groups.py.
 """
 
 import asyncio
@@ -19,8 +19,8 @@ import pytest
 from mcp_gateway.core.engine import DatabaseError
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.store.sqlite import store as store_module
-from mcp_gateway.core.store.sqlite.log import Log
 from mcp_gateway.core.store.sqlite.store import Store
+from mcp_gateway.core.store.sqlite.write_ahead_log import WriteAheadLog
 from tests.databases import Query, Work, changing, open_store
 
 
@@ -324,10 +324,10 @@ async def test_a_write_waits_for_another_process_that_writes_for_a_moment(databa
 
 
 async def test_a_look_at_the_log_that_fails_stops_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(log: Log, size_bytes: int) -> bool:
+    def fail(log: WriteAheadLog, size_bytes: int) -> bool:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(Log, "reaches", fail)
+    monkeypatch.setattr(WriteAheadLog, "reaches", fail)
     async with asyncio.timeout(60):
         for number in range(40):
             await store.write(note(str(number)), is_durable=False)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.store.sqlite.log import Log
 from mcp_gateway.core.store.sqlite.store import Store
+from mcp_gateway.core.store.sqlite.write_ahead_log import WriteAheadLog
 from tests.core.store.sqlite.conftest import Disk
 from tests.core.store.sqlite.test_store import note, notes_on_disk, until
 from tests.databases import Work, changing
@@ -215,7 +215,7 @@ async def test_the_write_ahead_log_does_not_grow_without_end_but_begins_anew_in_
     store: Store, database: Path, is_durable: bool
 ) -> None:
     number, sizes = 0, [0]
-    with closing(Log(database)) as log:
+    with closing(WriteAheadLog(database)) as log:
         for _ in range(5):
             for is_full in (False, True):
                 while log.reaches(100_000) is is_full:
@@ -229,7 +229,7 @@ async def test_the_write_ahead_log_does_not_grow_without_end_but_begins_anew_in_
 
 @pytest.mark.usefixtures("small_log")
 async def test_a_long_read_keeps_the_log_and_stops_no_write(store: Store, database: Path) -> None:
-    with closing(Log(database)) as log:
+    with closing(WriteAheadLog(database)) as log:
         with long_read(database):
             for number in range(50):
                 await store.write(note(f"{number} {'x' * 10_000}"))
@@ -243,7 +243,7 @@ async def test_a_log_without_a_frame_reaches_nowhere(database: Path) -> None:
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("SELECT * FROM sqlite_master").fetchall()
-        with closing(Log(database)) as log:
+        with closing(WriteAheadLog(database)) as log:
             assert not log.reaches(5000)
             connection.execute("CREATE TABLE notes (text)")
             assert log.reaches(5000)

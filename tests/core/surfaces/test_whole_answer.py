@@ -8,8 +8,8 @@ import pytest
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import SLICE_BYTES
-from mcp_gateway.core.surfaces.answer import PARSED_BYTES, read_answer, without_logprobs
 from mcp_gateway.core.surfaces.usage import Usage
+from mcp_gateway.core.surfaces.whole_answer import PARSED_BYTES, read_answer, without_logprobs
 from tests.captured import Capture, captures
 from tests.cases import each
 

@@ -8,7 +8,7 @@ class TooLong(Exception):
     """What was waited for has not come in time; it may come yet."""
 
 
-class Patience:
+class WaitLimit:
     """Ends the wait for a future after `limit_s`, by raising TooLong to whoever waits."""
 
     def __init__(self, limit_s: float) -> None:

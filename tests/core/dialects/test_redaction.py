@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
-from mcp_gateway.core.dialects.places import without_places
+from mcp_gateway.core.dialects.redaction import without_places
 from mcp_gateway.core.surfaces.error_shapes import MAX_REFUSAL_BYTES
 from tests.captured import captured
 from tests.cases import each

@@ -6,11 +6,11 @@ from typing import Self
 from mcp_gateway.core.config import StripeSettings
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.money import NANO_PER_CENT, format_usd, parse_usd
-from mcp_gateway.core.payments.sessions import Pages
+from mcp_gateway.core.payments.checkout import Pages
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class TopupTerms:
     """The settings' own, whichever door asks."""
 
     minimum_nano: int

@@ -10,29 +10,29 @@ _FORMS = "a string, a list of strings, a list of token ids, or a list of such li
 _READ_IDS = 1024
 
 
-class Prompts(NamedTuple):
+class PromptSizes(NamedTuple):
     """How many there are, and how many token ids all have together; None where they are texts."""
 
     number: int
     token_ids: int | None
 
 
-def read_prompts(value: Any, name: str, most: int) -> Prompts:
+def read_prompts(value: Any, name: str, most: int) -> PromptSizes:
     """Read the field of that name, which may hold `most` prompts. Raises GatewayError (400)."""
     if value is None or value in ("", []):
         raise GatewayError("missing_parameter", f"`{name}` is missing or empty: give {_FORMS}.", param=name)
     if isinstance(value, str):
-        return Prompts(1, None)
+        return PromptSizes(1, None)
     if not isinstance(value, list):
         raise GatewayError("invalid_type", f"`{name}` must be {_FORMS}, not {kind_of(value)}.", param=name)
     kinds = set(map(type, value))
     if kinds == {int}:
-        return Prompts(1, _ids_in(value, name))
+        return PromptSizes(1, _ids_in(value, name))
     at_most(value, most, name)
     if kinds == {str}:
-        return Prompts(len(value), None)
+        return PromptSizes(len(value), None)
     if kinds == {list}:
-        return Prompts(len(value), sum(_ids_in(one, f"{name}[{index}]") for index, one in enumerate(value)))
+        return PromptSizes(len(value), sum(_ids_in(one, f"{name}[{index}]") for index, one in enumerate(value)))
     first = type(value[0])
     at = next((index for index, one in enumerate(value) if type(one) not in (first,)), 0)
     problem = f"`{name}` must be {_FORMS}: `{name}[{at}]` is {kind_of(value[at])}."

@@ -27,7 +27,7 @@ _HEADER_BYTES = 32
 _FRAME_HEADER_BYTES = 24
 
 
-class Log:
+class WriteAheadLog:
     """The open log of a database."""
 
     def __init__(self, database: Path) -> None:

@@ -4,12 +4,12 @@ import asyncio
 
 import pytest
 
-from mcp_gateway.core.ledger.patience import Patience, TooLong
+from mcp_gateway.core.ledger.wait_limit import TooLong, WaitLimit
 from tests.loop_clock import pass_time
 
 
 async def test_what_comes_in_time_is_the_result() -> None:
-    patience, future = Patience(3600), asyncio.get_running_loop().create_future()
+    patience, future = WaitLimit(3600), asyncio.get_running_loop().create_future()
     waiting = asyncio.ensure_future(patience.wait_for(future))
     await asyncio.sleep(0)
     future.set_result(5)
@@ -17,7 +17,7 @@ async def test_what_comes_in_time_is_the_result() -> None:
 
 
 async def test_what_fails_raises_its_own_error() -> None:
-    patience, future = Patience(3600), asyncio.get_running_loop().create_future()
+    patience, future = WaitLimit(3600), asyncio.get_running_loop().create_future()
     future.set_exception(ZeroDivisionError())
     with pytest.raises(ZeroDivisionError):
         await patience.wait_for(future)
@@ -25,7 +25,7 @@ async def test_what_fails_raises_its_own_error() -> None:
 
 async def test_each_wait_ends_whoever_began_before_or_after_it() -> None:
     loop = asyncio.get_running_loop()
-    patience, futures = Patience(0.01), [loop.create_future() for _ in range(3)]
+    patience, futures = WaitLimit(0.01), [loop.create_future() for _ in range(3)]
     waits = [asyncio.ensure_future(patience.wait_for(future)) for future in futures[:2]]
     with pytest.raises(TooLong):
         await waits[0]
@@ -36,7 +36,7 @@ async def test_each_wait_ends_whoever_began_before_or_after_it() -> None:
 
 
 async def test_a_wait_that_was_cancelled_is_forgotten() -> None:
-    patience, future = Patience(3600), asyncio.get_running_loop().create_future()
+    patience, future = WaitLimit(3600), asyncio.get_running_loop().create_future()
     waiting = asyncio.ensure_future(patience.wait_for(future))
     await asyncio.sleep(0)
     waiting.cancel()
@@ -46,7 +46,7 @@ async def test_a_wait_that_was_cancelled_is_forgotten() -> None:
 
 async def test_those_who_came_later_are_waited_for_as_long() -> None:
     loop = asyncio.get_running_loop()
-    patience, futures = Patience(60), [loop.create_future() for _ in range(2)]
+    patience, futures = WaitLimit(60), [loop.create_future() for _ in range(2)]
     waits = []
     for future in futures:
         waits.append(asyncio.ensure_future(patience.wait_for(future)))
@@ -62,7 +62,7 @@ async def test_those_who_came_later_are_waited_for_as_long() -> None:
 
 async def test_what_comes_at_the_last_moment_is_the_result() -> None:
     loop = asyncio.get_running_loop()
-    patience, future = Patience(60), loop.create_future()
+    patience, future = WaitLimit(60), loop.create_future()
     loop.call_later(59, future.set_result, 5)
     waiting = asyncio.ensure_future(patience.wait_for(future))
     await asyncio.sleep(0)

@@ -8,17 +8,22 @@ export PYTHONDONTWRITEBYTECODE :=
 SUITES := build/conformance
 SUITE_VERSIONS := 0.1.16 0.2.0-alpha.12
 
-.PHONY: serve test coverage crash outages leaks attack conformance soak bench bench-bounds bench-instructions bench-ledger bundle \
+.PHONY: serve test test-programs coverage crash outages leaks attack conformance soak bench bench-bounds bench-instructions bench-ledger bundle \
 	test-clients bench-bridges lint types check lock docs clean
 
 serve: $(VENV)/.installed  ## start the gateway on 127.0.0.1:8080
 	@$(BIN)/mcp-gateway serve
 
 # databases in memory where half a GB of it is free: most that tests would wait for is a disk, which none of these asks about
-test: export PYTEST_DEBUG_TEMPROOT := $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 >= 500000 { print $$6 }')
+test test-programs: export PYTEST_DEBUG_TEMPROOT := $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 >= 500000 { print $$6 }')
 # one more than processors, since tests also wait; each takes 4 s of a processor to load and collect
-test: $(VENV)/.installed-dev  ## run all tests; with ORDER=a number, in the random order of that seed
-	@$(BIN)/python -m pytest --numprocesses $$((1 + $$(getconf _NPROCESSORS_ONLN))) $(if $(ORDER),--order $(ORDER))
+WORKERS = --numprocesses $$((1 + $$(getconf _NPROCESSORS_ONLN))) $(if $(ORDER),--order $(ORDER))
+
+test: $(VENV)/.installed-dev  ## run all tests that are fast; with ORDER=a number, in the random order of that seed
+	@$(BIN)/python -m pytest $(WORKERS)
+
+test-programs: $(VENV)/.installed-dev  ## run the tests that start the bridge or the gateway as a program of its own
+	@$(BIN)/python -m pytest -m program $(WORKERS)
 
 coverage: $(VENV)/.installed-dev  ## every line and branch of inference, the ledger and the store is run by their own tests
 	@mkdir -p build && $(BIN)/python -m coverage run -m pytest \
@@ -70,7 +75,7 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	@$(BIN)/mypy
 
-check: test lint types  ## what CI runs
+check: test test-programs lint types  ## what CI runs
 
 docs: $(VENV)/.installed-dev  ## write the files that are generated from the settings tree
 	@$(BIN)/python -m mcp_gateway.core.config_reference

@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from itertools import groupby
 from random import Random
@@ -32,6 +33,29 @@ def uncollected() -> Iterator[None]:
     gc.disable()
     yield
     gc.enable()
+
+
+_STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
+_may_start = True
+"""Whether what runs now is marked as a test that starts a program."""
+
+
+def _watch_starts(event: str, arguments: object) -> None:
+    if event in _STARTS and not _may_start:
+        raise AssertionError("a test that starts a program is marked: @pytest.mark.program")
+
+
+sys.addaudithook(_watch_starts)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    global _may_start
+    _may_start = any(map(item.get_closest_marker, ("program", "slow")))
+    try:
+        return (yield)
+    finally:
+        _may_start = True
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -212,6 +212,7 @@ async def hello(exchange: Exchange) -> None:
         await exchange.head(202, content_length="0")
 
 
+@pytest.mark.program
 async def test_plain_http_through_a_proxy_works_and_warns() -> None:
     async with fake_server(hello) as proxy:
         proxy_url = proxy.url.removesuffix("/v1/mcp")
@@ -224,6 +225,7 @@ async def test_plain_http_through_a_proxy_works_and_warns() -> None:
     assert SECRET.encode() not in log
 
 
+@pytest.mark.program
 async def test_a_failure_behind_a_proxy_names_what_names_the_proxy() -> None:
     async with fake_server(hello) as proxy:
         variables: dict[str, Any] = {"https_proxy": proxy.url.removesuffix("/v1/mcp"), "HTTPS_PROXY": "a:b:c"}
@@ -233,6 +235,7 @@ async def test_a_failure_behind_a_proxy_names_what_names_the_proxy() -> None:
     assert "https_proxy" in error["message"]
 
 
+@pytest.mark.program
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 async def test_loopback_is_never_reached_through_a_proxy(host: str) -> None:
     async with fake_server(hello) as server, fake_server(hello) as proxy:
@@ -252,6 +255,7 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, str]:
     return context, str(folder / "server.pem")
 
 
+@pytest.mark.program
 async def test_a_certificate_that_is_not_trusted_is_told_with_the_variable_that_would_help(
     tls: tuple[ssl.SSLContext, str],
 ) -> None:

@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 from random import Random
 
+import pytest
 from mcp import Client, StdioServerParameters
 
 from tests.bridge.conftest import bridge_process
 from tests.serving import open_door
 
+pytestmark = pytest.mark.program
 START_TIMEOUT_S = 120.0
 ARGUMENTS = {"model": "demo/echo", "messages": [{"role": "user", "content": "Hello"}]}
 

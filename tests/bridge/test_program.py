@@ -41,6 +41,7 @@ def run_bridge(*command: str, **variables: str) -> subprocess.CompletedProcess[s
     )
 
 
+@pytest.mark.program
 async def test_lines_that_are_no_messages_are_answered_and_windows_line_ends_are_fine(server: McpTestServer) -> None:
     async with bridge_process(server.url) as bridge:
         bridge.send_line(b"not json\r\n\r\n\n[]\n")
@@ -51,6 +52,7 @@ async def test_lines_that_are_no_messages_are_answered_and_windows_line_ends_are
         assert (await bridge.answer(1))["result"]["serverInfo"]["name"] == "test-server"
 
 
+@pytest.mark.program
 async def test_a_wrong_key_is_an_error_in_the_gateways_words_and_no_log_shows_it(server: McpTestServer) -> None:
     async with bridge_process(server.url, "--debug", GATEWAY_API_KEY=CANARY) as bridge:
         answer = await bridge.call("initialize", INITIALIZE_PARAMS, id=1)
@@ -61,6 +63,7 @@ async def test_a_wrong_key_is_an_error_in_the_gateways_words_and_no_log_shows_it
     assert CANARY.encode() not in log
 
 
+@pytest.mark.program
 async def test_the_debug_log_tells_method_id_size_and_time_and_no_content(server: McpTestServer) -> None:
     async with bridge_process(server.url, "--debug") as bridge:
         await bridge.open()
@@ -72,6 +75,7 @@ async def test_the_debug_log_tells_method_id_size_and_time_and_no_content(server
     assert CANARY not in log.decode()
 
 
+@pytest.mark.program
 def test_the_bridge_ends_when_nobody_reads_its_output() -> None:
     reading, writing = os.pipe()
     command = [sys.executable, str(BRIDGE), "http://127.0.0.1:9/mcp"]
@@ -81,7 +85,7 @@ def test_the_bridge_ends_when_nobody_reads_its_output() -> None:
         assert process.stdin
         process.stdin.write(b"not json\n")
         process.stdin.flush()
-        assert process.wait(20) == 0
+        assert process.wait(DEADLINE_S) == 0
 
 
 @pytest.mark.parametrize(
@@ -139,6 +143,7 @@ def test_a_key_that_would_leave_the_machine_unencrypted_is_noticed(url: str, is_
     assert is_in_the_clear(url) is is_so
 
 
+@pytest.mark.program
 def test_without_httpx2_one_line_says_how_to_get_it() -> None:
     ended = run_bridge("-S", str(BRIDGE), "http://127.0.0.1:1/mcp")  # -S: no installed packages
     assert (ended.returncode, ended.stdout) == (2, "")
@@ -147,6 +152,7 @@ def test_without_httpx2_one_line_says_how_to_get_it() -> None:
     assert "uv run" in ended.stderr
 
 
+@pytest.mark.program
 async def test_check_tells_in_words_whether_url_key_and_tools_work(own_server: McpTestServer) -> None:
     good = run_bridge(str(BRIDGE), own_server.url, "--check", GATEWAY_API_KEY=GOOD_KEY)
     assert good.stderr == ""
@@ -174,12 +180,14 @@ async def test_check_tells_in_words_whether_url_key_and_tools_work(own_server: M
     ]
 
 
+@pytest.mark.program
 def test_a_key_may_be_pasted_with_the_word_that_stands_before_it_in_a_header(server: McpTestServer) -> None:
     checked = run_bridge(str(BRIDGE), server.url, "--check", GATEWAY_API_KEY=f"Bearer {GOOD_KEY}")
     assert "Key    accepted" in checked.stdout
     assert server.requests[0]["headers"]["authorization"] == f"Bearer {GOOD_KEY}"
 
 
+@pytest.mark.program
 async def test_the_example_configuration_works_once_its_one_placeholder_is_replaced(server: McpTestServer) -> None:
     text = EXAMPLE.read_text()
     assert text.count("YOUR_API_KEY") == 1

@@ -14,6 +14,7 @@ from mcp import Client, StdioServerParameters
 from tests.bridge.conftest import BRIDGE, DEADLINE_S, INITIALIZE_PARAMS, McpTestServer, Message, bridge_process, text_of
 from tests.bridge.mcp_server import GOOD_KEY
 
+pytestmark = pytest.mark.program
 TRANSPORTS = ("http", "sse")
 
 

@@ -18,7 +18,8 @@ from mcp_gateway.core.gateway import DATABASE
 from tests.replaying import DONE, PATIENCE_S, ReplayingBackend
 from tests.serving import error_of
 
-START_S = 30.0
+pytestmark = pytest.mark.program
+START_S = 120.0
 
 
 @dataclass

@@ -148,6 +148,7 @@ async def test_other_complaints_of_the_loop_are_told_as_ever(caplog: pytest.LogC
     assert [record.getMessage().partition("\n")[0] for record in caplog.records] == ["something else", "and more"]
 
 
+@pytest.mark.program
 def test_the_limit_of_open_files_is_raised_as_far_as_it_goes() -> None:
     program = "from http_api.descriptors import raise_limit; print(raise_limit())"
     shell = 'ulimit -Sn 100; ulimit -Hn 400; exec "$0" -c "$1"'

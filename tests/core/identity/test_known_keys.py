@@ -252,6 +252,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.program
 async def test_a_server_notices_what_another_process_changes(
     watching: KnownKeys, keys: KeyRing, account: str, database: Path, heard: list[tuple[str, str]]
 ) -> None:

@@ -452,6 +452,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.program
 async def test_after_a_kill_settlements_stand_and_open_holds_are_voided(
     ledger: Ledger, account: str, database: Path
 ) -> None:

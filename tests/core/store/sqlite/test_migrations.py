@@ -69,6 +69,7 @@ def test_a_migration_that_fails_leaves_nothing_behind(database: Path) -> None:
         assert [name for name, _ in schema(connection)] == ["requests", "schema_migrations"]
 
 
+@pytest.mark.program
 async def test_processes_that_open_a_fresh_database_at_once_all_succeed(database: Path) -> None:
     pipe = asyncio.subprocess.PIPE
     arguments = (sys.executable, "-c", OPEN_AND_CLOSE, str(database))

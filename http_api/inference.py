@@ -9,6 +9,7 @@ from starlette.types import Receive, Scope, Send
 from http_api.bodies import read_bytes
 from http_api.event_stream import EventStream
 from http_api.idempotency import KEY_HEADER, idempotency_key_in
+from http_api.operations import AnswerHeader
 from http_api.rendering import JSON_TYPE, send_bytes
 from mcp_gateway.core.context import CLIENT, CONTEXT, CallerLeft, Client, RequestContext
 from mcp_gateway.core.dialects.sifting import first_names
@@ -22,6 +23,20 @@ from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.surfaces.surface import Ask, Surface
 from mcp_gateway.core.trace_context import TRACEPARENT, trace_of
 from mcp_gateway.wire.bodies import BodyLimits
+
+HEADERS = (
+    AnswerHeader("X-Cost-USD", "string", "What an answer in one piece cost, in USD."),
+    AnswerHeader(
+        "X-Gateway-Overhead-Ms",
+        "number",
+        "The milliseconds that the gateway itself took for an answer in one piece: from when the request's body was "
+        "there until the bill was written, less the waits for backends. Such a wait lasts from a request to a backend, "
+        "with the connection that is made for it, until its answer has come whole or has failed.",
+    ),
+    AnswerHeader("X-Max-Tokens-Clamped", "integer", "The limit of tokens that stands in place of what was asked for."),
+    AnswerHeader("X-Ignored-Parameters", "string", "The names in the request that were not sent on."),
+)
+"""What `InferenceEndpoint` tells of an answer beside it."""
 
 
 class InferenceEndpoint:
@@ -88,6 +103,7 @@ class InferenceEndpoint:
             await exchange.begin(ask)
             _tell_changes(exchange, context)
             context.headers.append((b"x-cost-usd", format_usd(exchange.cost_nano).encode()))
+            context.headers.append((b"x-gateway-overhead-ms", b"%.2f" % (exchange.overhead_s * 1000)))
             await send_bytes(send, exchange.body, [JSON_TYPE])
 
     async def _relay(self, exchange: Exchange, ask: Ask, stream: EventStream, context: RequestContext) -> None:

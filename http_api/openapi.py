@@ -202,7 +202,11 @@ def _in_head(row: AnyOperation) -> Iterator[Json]:
 
 def _answers(row: AnyOperation, schemas: _Schemas) -> Json:
     content = {media_type: {"schema": schemas.of_answer(row, media_type)} for media_type in row.media_types}
-    return {str(status): {"description": row.summary, "content": content} for status in row.statuses}
+    headers = {
+        header.name: {"description": header.description, "schema": {"type": header.kind}} for header in row.headers
+    }
+    told = {"description": row.summary, "content": content} | ({"headers": headers} if headers else {})
+    return {str(status): told for status in row.statuses}
 
 
 def _refusals(row: AnyOperation, schemas: _Schemas) -> Json:

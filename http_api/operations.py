@@ -6,7 +6,7 @@ Knows no operation; the rows stand in table.py, and whoever is let in by them is
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.json_schema import SkipJsonSchema
@@ -63,6 +63,14 @@ class Told(BaseModel):
 
 Absent = SkipJsonSchema[None]
 """Beside the type of a field that is not always told; it is never null."""
+
+
+class AnswerHeader(NamedTuple):
+    """A header of an answer that tells something of it; `description` says when it is there, and what it counts."""
+
+    name: str
+    kind: Literal["integer", "number", "string"]
+    description: str
 
 
 class Nothing:
@@ -135,6 +143,7 @@ class Operation(Generic[Q, B, A]):
     """The usual one first."""
     media_types: tuple[str, ...] = ("application/json",)
     """The usual one first."""
+    headers: tuple[AnswerHeader, ...] = ()
     refuses: frozenset[Code] = frozenset()
     """Codes beside those that access, counts, query and body imply."""
     prefixes: tuple[str, ...] = PREFIXES

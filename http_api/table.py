@@ -14,7 +14,7 @@ from http_api.chat import ChatAnswer, ChatRequestBody
 from http_api.completions import CompletionAnswer, CompletionRequestBody
 from http_api.embeddings import EmbeddingAnswer, EmbeddingRequestBody
 from http_api.health import Health, HealthObject, MetricsPage
-from http_api.inference import InferenceEndpoint
+from http_api.inference import HEADERS, InferenceEndpoint
 from http_api.keys import CreatedKey, KeyChange, KeyObject, KeyPage, Keys, KeysQuery, NewKey, RevokedKey, RevokeQuery
 from http_api.limits import Limits, LimitsObject
 from http_api.messages import CountedRequestBody, MessageAnswer, MessageRequestBody, TokenCount, TokenCounts
@@ -130,6 +130,7 @@ def _inference(run: Endpoints) -> list[AnyOperation]:
             answer=ChatAnswer,
             endpoint=run.chat,
             media_types=("application/json", "text/event-stream"),
+            headers=HEADERS,
             refuses=_OF_INFERENCE,
         ),
         Operation(
@@ -145,6 +146,7 @@ def _inference(run: Endpoints) -> list[AnyOperation]:
             answer=CompletionAnswer,
             endpoint=run.completions,
             media_types=("application/json", "text/event-stream"),
+            headers=HEADERS,
             refuses=_OF_INFERENCE,
         ),
         Operation(
@@ -159,6 +161,7 @@ def _inference(run: Endpoints) -> list[AnyOperation]:
             body=EmbeddingRequestBody,
             answer=EmbeddingAnswer,
             endpoint=run.embeddings,
+            headers=HEADERS,
             refuses=_OF_INFERENCE,
         ),
         Operation(
@@ -173,6 +176,7 @@ def _inference(run: Endpoints) -> list[AnyOperation]:
             body=RerankRequestBody,
             answer=RerankAnswer,
             endpoint=run.rerank,
+            headers=HEADERS,
             refuses=_OF_INFERENCE,
         ),
         Operation(
@@ -187,6 +191,7 @@ def _inference(run: Endpoints) -> list[AnyOperation]:
             body=RerankRequestBody,
             answer=RerankAnswer,
             endpoint=run.rerank,
+            headers=HEADERS,
             refuses=_OF_INFERENCE,
             prefixes=ROOT,
         ),
@@ -202,6 +207,7 @@ def _inference(run: Endpoints) -> list[AnyOperation]:
             body=ScoreRequestBody,
             answer=ScoreAnswer,
             endpoint=run.score,
+            headers=HEADERS,
             refuses=_OF_INFERENCE,
         ),
         Operation(
@@ -217,6 +223,7 @@ def _inference(run: Endpoints) -> list[AnyOperation]:
             answer=ResponsesAnswer,
             endpoint=run.responses,
             media_types=("application/json", "text/event-stream"),
+            headers=HEADERS,
             refuses=_OF_INFERENCE | {"insufficient_quota"},
             shape=RESPONSES_SHAPE,
         ),
@@ -233,6 +240,7 @@ def _inference(run: Endpoints) -> list[AnyOperation]:
             answer=MessageAnswer,
             endpoint=run.messages,
             media_types=("application/json", "text/event-stream"),
+            headers=HEADERS,
             refuses=_OF_INFERENCE,
             shape=ANTHROPIC_SHAPE,
         ),

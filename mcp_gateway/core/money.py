@@ -64,8 +64,8 @@ def nano_of_pico(amount_pico: int) -> int:
 
 def format_usd(amount_nano: int) -> str:
     """Decimal USD of nano-USD, without exponent, at least two decimals: `"0.00"`, `"-1.50"`, `"0.000000001"`."""
-    whole, nano = divmod(abs(amount_nano), NANO_PER_USD)
-    return f"{'-' if amount_nano < 0 else ''}{whole}.{f'{nano:09}'.rstrip('0'):0<2}"
+    digits = str(amount_nano).zfill(10 if amount_nano >= 0 else 11)  # the last nine are decimals
+    return f"{digits[:-9]}.{digits[-9:-7]}{digits[-7:].rstrip('0')}"
 
 
 def format_price(price_pico: int, tokens: int = 1) -> str:

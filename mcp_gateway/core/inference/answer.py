@@ -94,6 +94,7 @@ class Answer:
     async def take_whole(self, response: BackendResponse) -> Metered:
         """Read an answer in one piece; what is billed for it. Raises GatewayError or UpstreamError where it fails."""
         body = await response.read(self.keep)
+        self._meter.answered()
         if len(body) > SMALL_BYTES:
             await self.keep(len(body))
         self._check_is_ours(body, response)
@@ -134,6 +135,7 @@ class Answer:
             collecting.feed(piece)
             piece = b""  # which may be long, and is not kept while the next is waited for
             await self._keep_collected(collecting)
+        self._meter.answered()
         collecting.feed_end()
         if collecting.is_full:
             response.close()  # what is made further is for nobody

@@ -65,6 +65,7 @@ class Attempts:
             try:
                 return await self._ask_one(backend, body, answer)
             except GatewayError as error:
+                self._meter.answered()
                 is_only_slow = self._attempt is not None and self._attempt.is_only_slow(error)
                 self.let_go(error)
                 answer.forget()
@@ -127,7 +128,6 @@ class Attempts:
 
     async def _ask_one(self, backend: Backend, body: bytes, answer: Answer) -> Metered | None:
         is_stream, is_collected = self._ask.is_stream, self._is_collected
-        self._meter.asks(backend)
         attempt = self._attempt = Attempt(
             backend,
             self._target.backend_model,
@@ -135,6 +135,7 @@ class Attempts:
             self._meter.estimated_tokens,
             is_stream=is_stream or is_collected,
         )
+        self._meter.asks(backend, attempt.began_at_s)
         try:
             response = self.response = await backend.infer(
                 self._target.translation.path,

@@ -28,7 +28,8 @@ _UNBILLED = GatewayError("ledger_unavailable", "The answer's bill cannot be writ
 
 
 class Bill:
-    """What a request is charged. `cost_nano` is known once it is closed, and so is the `usage` that it was closed with.
+    """What a request is charged. Once it is closed, `cost_nano` is known, the `usage` that it was closed with, and how
+    long the request took until then.
 
     `is_pending` is whether what was delivered could not be charged yet, and is once that can be written.
     """
@@ -39,6 +40,7 @@ class Bill:
     cost_nano = 0
     usage: Usage | None = None
     status = OK
+    took_s = 0.0
     is_closed = False
     is_pending = False
     _hold: Hold | None = None
@@ -104,7 +106,8 @@ class Bill:
             record = self._note_departure(record)
             raise
         finally:  # what is counted is what the caller is told, so only once that is known
-            self._parts.metrics.request_ended(record, self._parts.monotonic_s() - self._clock_start_s, first_token_s)
+            self.took_s = self._parts.monotonic_s() - self._clock_start_s
+            self._parts.metrics.request_ended(record, self.took_s, first_token_s)
             self._parts.activity.note(record)
 
     async def _charge(self, record: RequestRecord, metered: Metered, *, is_delivered: bool) -> None:

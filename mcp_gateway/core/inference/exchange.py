@@ -198,6 +198,11 @@ class Exchange:
         return self._bill.usage
 
     @property
+    def overhead_s(self) -> float:
+        """What an answer in one piece took from its admission to its settlement, less the wait for backends."""
+        return self._bill.took_s - (0.0 if self._meter is None else self._meter.waited_s)
+
+    @property
     def clamped_to(self) -> int | None:
         """The limit that stands in place of what was asked for, where one does."""
         return None if self._meter is None else self._meter.terms.clamped_to

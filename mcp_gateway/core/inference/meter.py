@@ -1,4 +1,7 @@
-"""The tokens of one request: its prompt by a backend's count, and the usage that is billed, told or assumed."""
+"""The tokens of one request: its prompt by a backend's count, and the usage that is billed, told or assumed.
+
+Also how long backends were waited for: whoever counts and whoever asks one notes both ends of the wait.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -42,6 +45,9 @@ class Meter:
     backend: Backend | None = None
     is_held = False
     """Whether a hold covers what is billed."""
+    waited_s = 0.0
+    """For backends: each from the request to the end of its answer in one piece, or to its failure; a count too."""
+    _asked_at_s: float | None = None
     _counted_tokens: int | None = None
     _bounds: UsageBounds | None = None
 
@@ -90,9 +96,15 @@ class Meter:
 
     # Once it is sent
 
-    def asks(self, backend: Backend) -> None:
-        """From now on it is this backend's answer that is counted, by the terms as they are now."""
-        self.backend, self._bounds = backend, None
+    def asks(self, backend: Backend, at_s: float) -> None:
+        """From now on it is this backend's answer that is counted, by the terms as they are now, and waited for."""
+        self.backend, self._bounds, self._asked_at_s = backend, None, at_s
+
+    def answered(self) -> None:
+        """The backend that was asked is not waited for any more; a second time does nothing."""
+        if self._asked_at_s is not None:
+            self.waited_s += self._parts.monotonic_s() - self._asked_at_s
+            self._asked_at_s = None
 
     @property
     def bounds(self) -> UsageBounds:
@@ -175,7 +187,13 @@ class Meter:
         if self._ask.token_ids is not None:
             return self._ask.token_ids
         counting = self._target.translation.counting(self._ask, self._target.backend_model)
-        return await backend.count_prompt(counting) if counting is not None else None
+        if counting is None:
+            return None
+        began_at_s = self._parts.monotonic_s()
+        try:
+            return await backend.count_prompt(counting)
+        finally:
+            self.waited_s += self._parts.monotonic_s() - began_at_s
 
     def _note_missing(self) -> None:
         name = self._backend_name

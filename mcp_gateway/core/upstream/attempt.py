@@ -33,9 +33,9 @@ class Attempt:
         self.first_token_s = min(grown_s, most_s)
         self._backend_model = backend_model
         self._idle_s = upstream.idle_timeout_s
-        self._began_at_s = backend.now_s()
-        self._last_at_s = self._began_at_s + most_s
-        self._due_at_s = self._began_at_s + self.first_token_s if is_stream else inf
+        self.began_at_s = backend.now_s()
+        self._last_at_s = self.began_at_s + most_s
+        self._due_at_s = self.began_at_s + self.first_token_s if is_stream else inf
         self.look_s = min(LOOK_S, self.first_token_s, self._idle_s)
         self._has_begun = False
         self._number = backend.breaker.enter()
@@ -106,14 +106,14 @@ class Attempt:
         return now_s
 
     def _shows_work(self) -> bool | None:
-        return self.backend.shows_work(self._began_at_s, still_s=self.first_token_s)
+        return self.backend.shows_work(self.began_at_s, still_s=self.first_token_s)
 
     def _is_queued(self) -> bool:
         return self._shows_work() is True and self.backend.has_queue
 
     def _is_left_behind(self, now_s: float) -> bool:
         """Whether its backend has been gone for long enough; one that was sent there nevertheless gets its time."""
-        gone_at_s, began_at_s = self.backend.gone_at_s, self._began_at_s
+        gone_at_s, began_at_s = self.backend.gone_at_s, self.began_at_s
         if gone_at_s is None:
             return False
         return now_s >= (gone_at_s + GRACE_S if began_at_s <= gone_at_s else began_at_s + self.first_token_s)

@@ -30,6 +30,7 @@ from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.ledger.pending import PendingFile
 from mcp_gateway.core.ledger.statement import Statement
 from mcp_gateway.core.lifecycle import Lifecycle, Phase
+from mcp_gateway.core.limits.day_counts import DayCounts
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.money import parse_usd
 from mcp_gateway.core.observe.activity import Activity
@@ -143,6 +144,9 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
         addresses = AddressReader(settings.trusted_proxies)
         limiter = Limiter(now_s or clock, guest_addresses_per_minute=settings.guests.addresses_per_minute)
         limiter.restore_day(await _used_today(records, keys))
+        day_counts = DayCounts(store, limiter)
+        await day_counts.restore()
+        stack.callback(day_counts.write)
         published = Published(is_public=settings.public_models)
         ages = ModelAges(store, time.time)
         await ages.restore()
@@ -197,6 +201,7 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
         await stack.enter_async_context(
             lifecycle.loops.running(
                 discovery=pool.watch,
+                day_counts=day_counts.watch,
                 keys=known_keys.watch,
                 grants=ledger.watch_grants,
                 holds=ledger.watch_holds,

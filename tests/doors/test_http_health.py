@@ -136,7 +136,7 @@ async def test_a_dead_background_loop_is_down_and_in_a_gauge(door: Door) -> None
         assert await condition_of(door) == (503, "down", ["the background loop odd has ended"])
         metrics = (await door.http.get("/metrics")).text
         assert 'gateway_background_loop_up{loop="odd"} 0.0' in metrics
-        for loop in ("discovery", "keys", "grants", "mcp_sessions", "mcp_changes"):
+        for loop in ("discovery", "keys", "grants", "day_counts", "mcp_sessions", "mcp_changes"):
             assert f'gateway_background_loop_up{{loop="{loop}"}} 1.0' in metrics
     assert (await condition_of(door))[1] == "ok"
 

@@ -1,7 +1,7 @@
 """Counts what each caller uses and refuses what exceeds any of its quotas.
 
 All in memory and without awaits: a decision and its counts are one step, and a refusal counts nothing. Daily counts
-are handed in at start.
+are handed in at start, and handed out as they change.
 """
 
 import logging
@@ -20,7 +20,7 @@ from mcp_gateway.core.limits.refusals import (
     too_many_running,
     too_many_tokens,
 )
-from mcp_gateway.core.limits.use import MINUTE_S, Use, day_end_s, is_other_day, minute_end_s
+from mcp_gateway.core.limits.use import MINUTE_S, Use, day_end_s, day_of, minute_end_s
 
 logger = logging.getLogger(__name__)
 
@@ -110,15 +110,39 @@ class Limiter:
         """That all were last looked into."""
         self._is_told_full = False
         """Whether the log has said in this minute that there is no room for further guests."""
+        self._admitted: dict[str, Uses] = {}
+        """Of the keys that were since `take_admitted` was called."""
         self._running = 0
 
+    # The day over restarts
+
+    @property
+    def day(self) -> int:
+        """Today's number since the Unix epoch."""
+        return day_of(self._current_minute())
+
     def restore_day(self, counts: Mapping[str, int]) -> None:
-        """Set today's counts from the request log, so that a restart forgives nobody."""
+        """Go on from what earlier runs counted today, so that a restart forgives nobody; of two counts the larger."""
         minute = self._current_minute()
         for subject, count in counts.items():
-            use = self._key_uses[subject] = Use(is_kept=True)
-            use.begin(minute)
-            use.requests_today = count
+            use = self._key_uses.setdefault(subject, Use(is_kept=True))
+            if use.minute != minute:
+                use.begin(minute)
+            use.requests_today = max(use.requests_today, count)
+
+    def take_admitted(self) -> dict[str, int]:
+        """Today's counts of the keys that were admitted since the last call, and of what their requests count for too.
+
+        Whether they are limited or not: a limit may be set later.
+        """
+        admitted, self._admitted = self._admitted, {}
+        day = self.day
+        return {
+            quota.subject: use.requests_today
+            for uses in admitted.values()
+            for use, quota in uses
+            if day_of(use.minute) == day
+        }
 
     # Requests for inference
 
@@ -136,6 +160,8 @@ class Limiter:
             use.requests += 1
             use.requests_today += 1
             use.running += 1
+        if caller.key_id is not None:
+            self._admitted[caller.key_id] = uses
         self._running += 1
         return Turn(self, uses)
 
@@ -251,7 +277,7 @@ class Limiter:
 
     def _turn_to(self, minute: int) -> None:
         """Drop what was used in another minute or on another day."""
-        if is_other_day(minute, self._minute):
+        if day_of(minute) != day_of(self._minute):
             self._key_uses = _running(self._key_uses)
         self._guest_uses = _running(self._guest_uses)
         self._known.clear()

@@ -21,14 +21,15 @@ class Use:
         """Whether a table holds it."""
 
     def begin(self, minute: int) -> None:
-        if is_other_day(minute, self.minute):
+        if day_of(minute) != day_of(self.minute):
             self.requests_today = 0
         self.requests = self.listings = self.tokens = 0
         self.minute = minute
 
 
-def is_other_day(minute: int, other: int) -> bool:
-    return minute // _MINUTES_A_DAY != other // _MINUTES_A_DAY
+def day_of(minute: int) -> int:
+    """Since the Unix epoch, as minutes are numbered."""
+    return minute // _MINUTES_A_DAY
 
 
 def minute_end_s(minute: int) -> int:
@@ -38,4 +39,4 @@ def minute_end_s(minute: int) -> int:
 
 def day_end_s(minute: int) -> int:
     """The first second after the UTC day that the minute is in."""
-    return (minute // _MINUTES_A_DAY + 1) * DAY_S
+    return (day_of(minute) + 1) * DAY_S

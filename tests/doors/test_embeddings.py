@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from tests.captured import captured
 from tests.cases import each
-from tests.replaying import Answer, ReplayingBackend, death, replayed, silence, whole
+from tests.replaying import ReplayingBackend, replayed, silence, whole
 from tests.serving import FREE, Door, bearer, error_of, eventually, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -115,15 +115,6 @@ async def test_the_hold_is_for_the_prompt_alone(stage: Stage, fields: dict[str, 
     assert (await door.post(body_of(**fields), await door.key(less), PATH)).status_code == 402
     assert backend.asked_at(PATH) == []
     assert (await door.post(body_of(**fields), await door.key(enough), PATH)).status_code == 200
-
-
-@each("failing", [death, whole(b"{}", 500), whole(b"[]"), whole(b'{"data":5}'), whole(b'{"error":{"message":"x"}}')])
-async def test_an_answer_that_fails_costs_nothing(stage: Stage, failing: Answer) -> None:
-    door, backend = stage
-    backend.answer_with(failing, failing)
-    response = await door.post(body_of(), await door.key(credit="1"), PATH)
-    assert response.status_code == 502
-    assert (await paid(door, response))[2] == 0
 
 
 @each(("told", "tokens"), [(b"{}", 10), (b'{"prompt_tokens":999999999,"total_tokens":999999999}', 10), (b"null", 10)])

@@ -19,12 +19,10 @@ from tests.replaying import (
     ReplayingBackend,
     death,
     events,
-    in_two,
     replayed,
-    silence,
     whole,
 )
-from tests.serving import FREE, PRICED, UNLIMITED, Door, bearer, eventually, open_door
+from tests.serving import FREE, PRICED, UNLIMITED, Door, eventually, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -131,47 +129,6 @@ async def test_cached_tokens_are_told_apart_and_billed_with_the_rest(served: Ser
     record = await door.record(response)
     assert (record["prompt_tokens"], record["cached_tokens"]) == (192, 128)
     assert await door.balance_nano(account) == CREDIT_NANO - 192 * PROMPT_NANO - 6 * OUTPUT_NANO
-
-
-@pytest.mark.parametrize("texts", range(4))
-async def test_who_leaves_pays_the_prompt_and_each_event_with_text_that_came(served: Served, texts: int) -> None:
-    door, first, _ = served
-    first.answer_with(in_two([START, *[text("a")] * texts], asyncio.Event(), []))
-    account = await door.account("0.1")
-    headers = bearer(await door.key(account)) | {"content-type": "application/json"}
-    sent = START.count(b"\n\n") + texts
-    async with door.http.stream("POST", PATH, content=body_of(stream=True), headers=headers) as response:
-        seen = b""
-        async for piece in response.aiter_raw():
-            seen += piece
-            if seen.count(b"\n\n") >= sent:
-                break
-    await first.chats[0].gone()
-    await door.nothing_is_left()
-    assert await door.balance_nano(account) == CREDIT_NANO - 14 * PROMPT_NANO - texts * OUTPUT_NANO
-    assert (await door.record(response))["error_code"] == "client_closed"
-
-
-async def test_who_leaves_before_the_answer_begins_pays_the_prompt_by_its_count(served: Served) -> None:
-    door, first, _ = served
-    first.answer_with(silence)
-    account = await door.account("0.1")
-    asking = asyncio.ensure_future(ask(door, await door.key(account)))
-    await first.chats_asked(1)
-    asking.cancel()
-    await first.chats[0].gone()
-    await door.nothing_is_left()
-    assert await door.balance_nano(account) == CREDIT_NANO - 10 * PROMPT_NANO
-    assert [asked.path for asked in first.counted] == ["/v1/messages/count_tokens"]
-
-
-async def test_money_that_does_not_suffice_lowers_the_limit_and_none_is_a_billing_error(served: Served) -> None:
-    door, first, _ = served
-    first.answer_with(UNARY)
-    assert error_in(await ask(door, await door.key())) == (402, "billing_error")
-    response = await ask(door, await door.key(credit="0.0005"), max_tokens=2000)
-    assert response.status_code == 200
-    assert first.chats[0].json["max_tokens"] == int(response.headers["x-max-tokens-clamped"]) < 2000
 
 
 @pytest.mark.parametrize("failing", [death, whole(b"{}", 500), replayed(captured("866_queue_full_messages")),

@@ -25,8 +25,6 @@ from tests.serving import PRICED, Door, bearer, chat_body, error_of, eventually,
 
 PROMPT_NANO, COMPLETION_NANO = 300, 700
 LONG = [{"role": "user", "content": "x" * PRICED["context_window"]}]
-"""Its bytes exceed the context, so that its quote is the same by whichever door it comes."""
-QUOTE_NANO = PRICED["context_window"] * PROMPT_NANO + 16 * COMPLETION_NANO
 CALL_HEADERS = {"mcp-protocol-version": "2025-06-18", "accept": "application/json"}
 
 
@@ -46,43 +44,6 @@ async def door(tmp_path: Path, backend: ReplayingBackend) -> AsyncIterator[Door]
 def tool_call(**arguments: Any) -> dict[str, Any]:
     params = {"name": "chat_completion", "arguments": {"model": PRICED["id"]} | arguments}
     return {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
-
-
-async def chat(door: Door, key: str) -> bool:
-    """Ask over HTTP; True if served, False if the balance did not suffice."""
-    response = await door.chat(key, model=PRICED["id"], messages=LONG, max_tokens=16)
-    if response.status_code == 402:
-        assert error_of(response)["code"] == "insufficient_balance"
-    return response.status_code == 200
-
-
-async def call(door: Door, key: str) -> bool:
-    """Ask over MCP; True if served, False if the balance did not suffice."""
-    body = tool_call(messages=LONG, max_tokens=16)
-    response = await door.http.post("/v1/mcp", json=body, headers=bearer(key) | CALL_HEADERS)
-    result = response.json()["result"]
-    if result.get("isError"):
-        assert result["structuredContent"]["code"] == "insufficient_balance"
-    return not result.get("isError")
-
-
-async def test_a_wallet_worth_ten_requests_serves_exactly_ten_of_two_hundred_through_two_doors(
-    door: Door, backend: ReplayingBackend
-) -> None:
-    account = await door.account()
-    await door.desk.ledger.credit(account, 10 * QUOTE_NANO, "ten quotes")
-    key = await door.key(account)
-    all_are_decided = asyncio.Event()
-    backend.standing = held(all_are_decided, unary(PRICED["context_window"], 16))
-    asking = [asyncio.create_task(ask(door, key)) for _ in range(100) for ask in (chat, call)]
-    async with asyncio.timeout(PATIENCE_S):
-        while sum(task.done() for task in asking) < 190:  # noqa: ASYNC110 - refusals tell no one
-            await asyncio.sleep(0.01)
-    assert len(await backend.chats_asked(10)) == 10
-    all_are_decided.set()
-    served = await asyncio.gather(*asking)
-    assert served.count(True) == 10
-    assert await door.balance_nano(account) == 0
 
 
 TRANSPORTS: dict[str, Callable[[Door, dict[str, str], httpx2.AsyncClient], Client]] = {

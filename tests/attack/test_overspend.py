@@ -1,0 +1,20 @@
+"""Many requests at once on a wallet that affords few, by every surface: it is never overspent by a nano-dollar."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.replaying import ReplayingBackend
+from tests.serving import open_door
+from tests.stage import PRICED, staged
+from tests.surfaces import Spoken, every_surface
+
+pytestmark = pytest.mark.slow
+
+
+@every_surface
+async def test_a_wallet_worth_ten_requests_serves_exactly_ten_of_two_hundred_at_once(
+    tmp_path: Path, spoken: Spoken
+) -> None:
+    async with ReplayingBackend() as backend, open_door(tmp_path, vllm_urls=[backend.url], models=[PRICED]) as door:
+        await (await staged(door, backend)).race(spoken, affords=10, asked=200)

@@ -5,11 +5,12 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from http_api.moments import rfc_3339
-from http_api.rendering import OPENAI_SHAPE, ErrorBody, Headers, Shape
+from http_api.rendering import OPENAI_SHAPE, ErrorBody, Shape
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.limits.limiter import Standing
 from mcp_gateway.core.surfaces.anthropic import error_body
+from mcp_gateway.wire.whole_answers import Headers
 
 VERSION = b"anthropic-version"
 """The header that every client of that API sends."""

@@ -11,9 +11,9 @@ from typing import Self
 
 from starlette.types import Send
 
-from http_api.rendering import Headers
 from mcp_gateway.wire import event_streams
 from mcp_gateway.wire.line_ends import without_line_ends
+from mcp_gateway.wire.whole_answers import Headers
 
 _HEADERS: Headers = [
     (b"content-type", b"text/event-stream; charset=utf-8"),

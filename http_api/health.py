@@ -17,6 +17,7 @@ from mcp_gateway.core.money import NANO_PER_USD
 from mcp_gateway.core.observe.metrics import Metrics
 from mcp_gateway.core.upstream.backend import Backend
 from mcp_gateway.core.upstream.pool import Pool
+from mcp_gateway.wire.whole_answers import retry_after
 
 Probe = Asked[AnyQuery, Nothing]
 
@@ -73,7 +74,7 @@ def _answer(condition: Condition, details: dict[str, Any]) -> Answered[HealthObj
     told = HealthObject(status=condition.status, **details)
     if condition.status != "down":
         return Answered(told)
-    return Answered(told, 503, ((b"retry-after", b"%d" % (TABLE["draining"].retry_after_s or 0)),))
+    return Answered(told, 503, retry_after(TABLE["draining"].retry_after_s))
 
 
 def _backend_object(backend: Backend) -> BackendObject:

@@ -10,7 +10,6 @@ from http_api.bodies import read_bytes
 from http_api.event_stream import EventStream
 from http_api.idempotency import KEY_HEADER, idempotency_key_in
 from http_api.operations import AnswerHeader
-from http_api.rendering import JSON_TYPE, send_bytes
 from mcp_gateway.core.context import CLIENT, CONTEXT, CallerLeft, Client, RequestContext
 from mcp_gateway.core.dialects.sifting import first_names
 from mcp_gateway.core.errors import GatewayError
@@ -23,6 +22,7 @@ from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.surfaces.surface import Ask, Surface
 from mcp_gateway.core.trace_context import TRACEPARENT, trace_of
 from mcp_gateway.wire.bodies import BodyLimits
+from mcp_gateway.wire.whole_answers import JSON_TYPE, send_bytes
 
 HEADERS = (
     AnswerHeader("X-Cost-USD", "string", "What an answer in one piece cost, in USD."),

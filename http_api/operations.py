@@ -14,10 +14,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from http_api.bodies import SIGNED, BodyBounds, parsed_as, read_json_bytes
 from http_api.query import AnyQuery, Query, read_query
-from http_api.rendering import OPENAI_SHAPE, Headers, Shape, send_bytes
+from http_api.rendering import OPENAI_SHAPE, Shape
 from mcp_gateway.core.caller import Caller, KeyScope
 from mcp_gateway.core.context import CLIENT, CONTEXT, RequestContext
 from mcp_gateway.core.errors import Code
+from mcp_gateway.wire.whole_answers import Headers, send_bytes
 
 OPENAI, INFERENCE = PREFIXES = ("/v1", "/api/v1/inference")
 ROOT = ("",)

@@ -11,9 +11,8 @@ from starlette.types import Send
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.limits.limiter import Standing
+from mcp_gateway.wire.whole_answers import JSON_TYPE, Headers, retry_after, send_bytes
 
-JSON_TYPE = (b"content-type", b"application/json")
-Headers = list[tuple[bytes, bytes]]
 Wording = Callable[[GatewayError, RequestContext], dict[str, Any]]
 """The body of a refusal."""
 Stamps = Callable[[RequestContext, Standing | None], Headers]
@@ -26,13 +25,6 @@ class Shape(NamedTuple):
     wording: Wording
     body: type[BaseModel]
     stamps: Stamps | None = None
-
-
-async def send_bytes(send: Send, body: bytes | bytearray, headers: Headers, status: int = 200) -> None:
-    """A whole answer; head and body leave together."""
-    headers.append((b"content-length", b"%d" % len(body)))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
 
 
 async def send_json(send: Send, value: Any, status: int = 200, headers: Headers | None = None) -> None:
@@ -72,8 +64,8 @@ def error_headers(error: GatewayError) -> Headers:
     headers: Headers = []
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers.append((b"www-authenticate", b'Bearer realm="mcp-gateway"'))
-    if error.retry_after_s is not None and error.status in (409, 429, 503):
-        headers.append((b"retry-after", b"%d" % error.retry_after_s))
+    if error.status in (409, 429, 503):
+        headers += retry_after(error.retry_after_s)
     if error.code == "requests_per_day":
         headers.append((b"x-should-retry", b"false"))  # OpenAI's SDKs would try again within seconds
     if "allow" in error.details:

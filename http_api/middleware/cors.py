@@ -7,10 +7,10 @@ from collections.abc import Awaitable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from http_api.rendering import Headers
 from http_api.routes import Routes
 from mcp_gateway.core.context import SENT
 from mcp_gateway.core.origins import Origins
+from mcp_gateway.wire.whole_answers import Headers
 
 _EXPOSED = (
     b"Mcp-Session-Id, X-Request-Id, Request-Id, X-Client-Request-Id, Retry-After, WWW-Authenticate, Allow, "

@@ -4,7 +4,7 @@ Knows nothing of what is asked; payloads are bytes.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
@@ -20,11 +20,11 @@ from mcp_gateway.mcp_door.calls import caller_of
 from mcp_gateway.mcp_door.jsonrpc import REFUSED, Refusal
 from mcp_gateway.wire import event_streams
 from mcp_gateway.wire.bodies import is_json, read_body
+from mcp_gateway.wire.whole_answers import JSON_TYPE, Header, retry_after, send_bytes
 
 KEEP_ALIVE_S = 15.0
 """A silent stream sends a comment this often, so that proxies keep it; an answer becomes a stream after this long."""
 
-JSON_TYPE = (b"content-type", b"application/json")
 _EVENT_HEADERS = (
     (b"content-type", b"text/event-stream"),
     *event_streams.HEADERS,
@@ -32,8 +32,6 @@ _EVENT_HEADERS = (
 _PING = b": ping\n\n"
 _ACCEPTED_KEPT = 32
 """How many different headers are remembered; clients send a handful."""
-
-Headers = tuple[tuple[bytes, bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,17 +109,13 @@ async def read_message_body(context: RequestContext, receive: Receive, max_bytes
 
 
 def _refusal_of(error: GatewayError) -> Refusal:
-    wait = () if error.retry_after_s is None else ((b"retry-after", b"%d" % error.retry_after_s),)
     code = INVALID_REQUEST if error.status < HTTPStatus.INTERNAL_SERVER_ERROR else REFUSED
-    return Refusal(error.status, code, error.message, headers=wait, reason=error.code)
+    return Refusal(error.status, code, error.message, headers=retry_after(error.retry_after_s), reason=error.code)
 
 
-async def send_payload(send: Send, payload: bytes, status: int = 200, headers: Headers = ()) -> None:
+async def send_payload(send: Send, payload: bytes, status: int = 200, headers: Sequence[Header] = ()) -> None:
     """A whole answer; an empty payload has no type."""
-    kind = (JSON_TYPE,) if payload else ()
-    sent = [*kind, (b"content-length", b"%d" % len(payload)), *headers]
-    await send({"type": "http.response.start", "status": status, "headers": sent})
-    await send({"type": "http.response.body", "body": payload})
+    await send_bytes(send, payload, [JSON_TYPE, *headers] if payload else [*headers], status)
 
 
 def event(payload: bytes, name: bytes = b"message") -> bytes:

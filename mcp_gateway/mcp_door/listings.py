@@ -8,6 +8,7 @@ from mcp.types import INVALID_REQUEST
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.mcp_door.jsonrpc import REFUSED, Message, Refusal, RequestId
+from mcp_gateway.wire.whole_answers import retry_after
 
 _MAX_ID_CHARS = 256
 
@@ -66,7 +67,7 @@ class refusing:
         if not isinstance(error, GatewayError):
             return
         data = {"code": error.code, "retry_after_s": error.retry_after_s}
-        wait = ((b"retry-after", b"%d" % error.retry_after_s),) if error.retry_after_s is not None else ()
+        wait = retry_after(error.retry_after_s)
         raise Refusal(
             error.status, REFUSED, error.message, request_id=self._request_id, data=data, headers=wait
         ) from None

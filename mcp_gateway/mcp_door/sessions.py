@@ -16,11 +16,13 @@ from mcp.shared.exceptions import NoBackChannelError
 from mcp.types import INVALID_REQUEST, LoggingLevel
 
 from mcp_gateway.core.bytes_in_flight import Reservation
+from mcp_gateway.core.errors import TABLE
 from mcp_gateway.mcp_door.http import MessageStream, event
 from mcp_gateway.mcp_door.jsonrpc import REFUSED, Refusal, RequestId, notification_payload
 from mcp_gateway.mcp_door.places import Places
 from mcp_gateway.mcp_door.questions import Questions
 from mcp_gateway.mcp_door.shares import Caps, FairShares, Full, Owner
+from mcp_gateway.wire.whole_answers import retry_after
 
 _MAX_UNREAD = 16
 """Answers that may wait for a client to read on; what it asks further is not begun before."""
@@ -200,8 +202,8 @@ class Sessions:
         try:
             self._shares.add(session)
         except Full:
-            retry = ((b"retry-after", b"5"),)
-            raise Refusal(503, REFUSED, "Too many sessions are open.", headers=retry, reason="overloaded") from None
+            wait = retry_after(TABLE["overloaded"].retry_after_s)
+            raise Refusal(503, REFUSED, "Too many sessions are open.", headers=wait, reason="overloaded") from None
         self._by_id[session.id] = session
         session.last_used_s = self._monotonic_s()
 

@@ -66,8 +66,8 @@ def error_headers(error: GatewayError) -> Headers:
         headers.append((b"www-authenticate", b'Bearer realm="mcp-gateway"'))
     if error.status in (409, 429, 503):
         headers += retry_after(error.retry_after_s)
-    if error.code == "requests_per_day":
-        headers.append((b"x-should-retry", b"false"))  # OpenAI's SDKs would try again within seconds
+    if error.status == HTTPStatus.PAYMENT_REQUIRED or error.code == "requests_per_day":
+        headers.append((b"x-should-retry", b"false"))  # what no second try within seconds changes
     if "allow" in error.details:
         headers.append((b"allow", error.details["allow"].encode()))
     return headers

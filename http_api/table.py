@@ -104,7 +104,8 @@ _NOT_FOUND: frozenset[Code] = frozenset({"not_found"})
 _OF_INFERENCE: frozenset[Code] = frozenset({
     "conflict", "content_policy", "context_length_exceeded", "vision_disabled", "insufficient_balance",
     "below_minimum_balance", "guests_not_allowed", "model_not_found", "tokens_per_minute", "in_flight", "backend_busy",
-    "connect_failed", "first_token_timeout", "backend_error", "backend_died", "model_unavailable", "not_found",
+    "balance_held", "connect_failed", "first_token_timeout", "backend_error", "backend_died", "model_unavailable",
+    "not_found",
 })  # fmt: skip
 
 

@@ -68,7 +68,10 @@ class Stage:
         return int(held_nano)
 
     async def race(self, spoken: Spoken, *, affords: int, asked: int) -> None:
-        """Ask for all at once, with a wallet for some, of which not one is answered before each is decided."""
+        """Ask for all at once, with a wallet for some, of which not one is answered before each is decided.
+
+        Nobody may wait: the door has `wallet.hold_wait_s = 0`.
+        """
         worst_nano = await self.worst_nano(spoken)
         rich = await self.credited(affords * worst_nano)
         self.backend.answer_with()
@@ -87,12 +90,12 @@ class Stage:
         limits = httpx2.Limits(max_connections=asked)
         async with httpx2.AsyncClient(base_url=self.door.url, timeout=60, limits=limits) as http:
             told = await asyncio.gather(*(ask(http) for _ in range(asked)))
-        assert (told.count(None), set(refused)) == (affords, {spoken.word_for("insufficient_balance")})
+        assert (told.count(None), set(refused)) == (affords, {spoken.word_for("balance_held")})
         assert len(self.backend.chats) == affords
         records = await rich.records()
         billed = sum(record["cost_nano"] for record in records)
         assert billed == affords * cost_nano(9, 3 if spoken.is_generated else 0)
-        assert [record["http_status"] for record in records].count(402) == asked - affords
+        assert [record["http_status"] for record in records].count(429) == asked - affords
         await rich.is_left_with(affords * worst_nano - billed)
 
     async def leave_once_asked(self, spoken: Spoken = SPOKEN[0], **fields: Any) -> None:

@@ -299,6 +299,7 @@ class Messages(Spoken):
     unknown = "542_messages_unknown_model"
     words: ClassVar[Mapping[str, str]] = {
         "insufficient_balance": "billing_error",
+        "balance_held": "rate_limit_error",
         "backend_busy": "overloaded_error",
         "model_unavailable": "overloaded_error",
         "ledger_unavailable": "overloaded_error",

@@ -427,6 +427,8 @@ class WalletSettings(Section):
     """The most prompt tokens that one image can become."""
     minimum_balance_usd: UsdText = "0"
     """Priced requests are refused below this balance."""
+    hold_wait_s: Seconds = 5.0
+    """How long a request waits for money that the account's own running requests hold; 0: not at all."""
     settle_wait_s: PositiveSeconds = 30.0
     """How long an answer waits for its bill to be on the disk; one not delivered by then is refused and not billed."""
     usage_missing: Literal["estimate", "hold", "free"] = "estimate"

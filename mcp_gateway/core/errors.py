@@ -24,12 +24,15 @@ _KEY = "Ask the person who set this up for a valid API key; do not retry with th
 _LATER = "Wait for retry_after_s seconds, then send the same request again."
 _OTHER_MODEL = "Try again shortly, or choose another model with list_models."
 _PAY = "Ask the person who owns the account to top it up; get_balance shows what is left."
+_HELD = (
+    "Wait for retry_after_s seconds, or until one of your running requests has ended, then send the same request again."
+)
 _OPERATOR = "Only the operator of this gateway can change that."
 
 Code = Literal[
     "invalid_json", "invalid_type", "missing_parameter", "unsupported_parameter", "invalid_value",
     "context_length_exceeded", "vision_disabled", "invalid_api_key", "revoked_api_key", "expired_api_key",
-    "expired_session", "missing_credentials", "insufficient_balance", "below_minimum_balance",
+    "expired_session", "missing_credentials", "insufficient_balance", "below_minimum_balance", "balance_held",
     "insufficient_quota", "content_policy",
     "unsupported_region", "account_deactivated", "insufficient_permissions", "insufficient_scope",
     "guests_not_allowed", "model_not_found", "unknown_url", "unsupported_endpoint", "not_found", "method_not_allowed",
@@ -80,6 +83,7 @@ TABLE: dict[Code, Row] = {
     "in_flight": Row(429, "rate_limited", "Wait until one of your running requests has ended.", retry_after_s=1),
     "guest": Row(429, "rate_limited", "Wait for retry_after_s seconds, or use an API key.", retry_after_s=60),
     "backend_busy": Row(429, "rate_limited", _LATER, retry_after_s=2),
+    "balance_held": Row(429, "insufficient_balance", _HELD, retry_after_s=5),
     "client_closed": Row(499, "client_closed", "Nothing: the client left."),  # recorded only; nginx's status for it
     "internal_error": Row(500, "internal_error", "Report the request id to the operator of this gateway."),
     "not_configured": Row(501, "not_configured", _OPERATOR),

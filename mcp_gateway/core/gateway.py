@@ -239,6 +239,7 @@ def _ledger(store: Store, settings: Settings) -> Ledger:
     return Ledger(
         store,
         minimum_balance_nano=minimum_nano,
+        hold_wait_s=settings.wallet.hold_wait_s,
         settle_wait_s=settings.wallet.settle_wait_s,
         longest_hold_s=2 * settings.upstream.total_timeout_s + settings.wallet.settle_wait_s,
         topup_url=settings.topup_url,

@@ -45,6 +45,9 @@ ERROR_PROPERTIES: dict[str, Any] = {
     "message": {"type": "string", "description": "On failure: what went wrong and what to do."},
     "retry_after_s": {"type": "integer", "description": "On failure, if waiting helps: seconds before another try."},
     "topup_url": {"type": "string", "description": "On failure for lack of money: where the account is topped up."},
+    "balance_usd": {"type": "string", "description": "On failure for lack of money: what can be spent."},
+    "held_usd": {"type": "string", "description": "On failure for lack of money: what your running requests hold."},
+    "holding_requests": {"type": "integer", "description": "On failure for lack of money: how many requests hold it."},
     "request_id": {"type": "string", "description": "Of this call: a chat is recorded and billed under it."},
 }
 
@@ -54,7 +57,7 @@ def output_schema(properties: dict[str, Any]) -> dict[str, Any]:
 
     So nothing is required; what there is not is left out, as a node has one type, which null is not.
     """
-    return {"type": "object", "properties": properties | ERROR_PROPERTIES}
+    return {"type": "object", "properties": ERROR_PROPERTIES | properties}
 
 
 def result(text: str, structured: dict[str, Any], *, is_error: bool = False) -> Result:
@@ -74,6 +77,5 @@ def error_result(error: GatewayError, *, further_advice: str = "") -> Result:
     told: dict[str, Any] = {"type": error.row.type, "code": error.code, "message": message}
     if error.retry_after_s is not None:
         told["retry_after_s"] = error.retry_after_s
-    if (url := error.details.get("topup_url")) is not None:
-        told["topup_url"] = url
+    told |= {name: value for name, value in error.details.items() if name in ERROR_PROPERTIES}
     return result(message, told, is_error=True)

@@ -10,7 +10,7 @@ from tests.cases import each
 CLIENT_CLOSED_REQUEST = 499  # nginx's number, unknown to http.HTTPStatus
 STATUS_OF_TYPE = {
     "invalid_auth": {401},
-    "insufficient_balance": {402},
+    "insufficient_balance": {402, 429},
     "rate_limited": {429},
     "internal_error": {500},
     "not_configured": {501},

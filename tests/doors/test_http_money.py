@@ -68,6 +68,7 @@ async def _served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
             vllm_urls=[backend.url],
             models=[FREE, PRICED, SHARED],
             upstream={"collect_above_tokens": 1000},
+            wallet={"hold_wait_s": 0},
         ) as door,
     ):
         yield door, backend
@@ -168,7 +169,7 @@ async def test_all_surfaces_at_once_spend_one_wallet_and_never_more(stage: Stage
     records = await shared.records()
     statuses = [record["http_status"] for record in records]
     assert 0 < told.count(None) == statuses.count(200) <= 5
-    assert statuses.count(402) == len(asking) - told.count(None)
+    assert statuses.count(402) + statuses.count(429) == len(asking) - told.count(None)
     await shared.is_left_with(credit_nano - sum(record["cost_nano"] for record in records))
     assert await stage.door.balance_nano(shared.account_id) >= 0
 

@@ -83,7 +83,7 @@ def _place(journal: Books, ask: PlaceHold) -> Hold | Short:
         journal.expire_grants(account_id)
     spendable_nano = wallet.paid_nano + wallet.granted_nano
     if spendable_nano < ask.needed_nano:
-        return Short(spendable_nano)
+        return Short(spendable_nano, wallet.held_nano)
     amount_nano = min(ask.maximum_nano, spendable_nano)
     from_grants_nano = min(wallet.granted_nano, amount_nano)
     if from_grants_nano:

@@ -21,9 +21,10 @@ class Hold(NamedTuple):
 
 
 class Short(NamedTuple):
-    """A wallet that has too little for a hold."""
+    """A wallet that has too little for a hold; what its own running requests hold may come back."""
 
     spendable_nano: int
+    held_nano: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +170,20 @@ class Balance:
 @dataclass(frozen=True, slots=True)
 class BalanceOf(Read[Balance]):
     """Empty for an account without a wallet."""
+
+    account_id: str
+
+
+class OneHold(NamedTuple):
+    """What one running request holds, and since when."""
+
+    amount_nano: int
+    since_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class HoldsOf(Read[tuple[OneHold, ...]]):
+    """An account's, the latest first."""
 
     account_id: str
 

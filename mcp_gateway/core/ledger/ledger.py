@@ -6,7 +6,7 @@ the rest; a hold fixes which grants it draws on. Settling and voiding end a hold
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
@@ -28,13 +28,16 @@ from mcp_gateway.core.ledger.entries import (
     GiveBack,
     Grant,
     Hold,
+    HoldsOf,
     Move,
+    OneHold,
     OpenHolds,
     PlaceHold,
     Short,
     VoidHolds,
 )
 from mcp_gateway.core.ledger.wait_limit import TooLong, WaitLimit
+from mcp_gateway.core.ledger.wait_list import WaitList
 from mcp_gateway.core.money import OutsideKind, PaidKind, format_usd
 from mcp_gateway.core.record import RequestRecord
 
@@ -42,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 _EXPIRY_INTERVAL_S = 10.0
 _SWEEP_INTERVAL_S = 60.0
+_LONGEST_RETRY_S = 60
+"""Of what a request is told to wait that its account's own requests leave no money for."""
 
 
 class SettlementPending(Exception):
@@ -61,6 +66,7 @@ class Ledger:
         store: Engine,
         *,
         minimum_balance_nano: int = 0,
+        hold_wait_s: float = 0.0,
         settle_wait_s: float = 30.0,
         longest_hold_s: float = 86_400.0,
         topup_url: str | None = None,
@@ -68,6 +74,8 @@ class Ledger:
         self._store = store
         self._now_ms = store.now_ms
         self._minimum_balance_nano = minimum_balance_nano
+        self._hold_wait_s = hold_wait_s
+        self._wait_list = WaitList()
         self._patience = WaitLimit(settle_wait_s)
         self._longest_hold_s = longest_hold_s
         self._topup = {} if topup_url is None else {"topup_url": topup_url}
@@ -75,15 +83,30 @@ class Ledger:
     async def hold(self, request_id: str, account_id: str, minimum_nano: int, maximum_nano: int) -> Hold:
         """Set aside up to `maximum_nano`, at least `minimum_nano`, for a request; asked again, the same hold.
 
-        Raises GatewayError `insufficient_balance` or `below_minimum_balance` (402), `ledger_unavailable` (503).
-        Not durable: a hold dies with the process that made it.
+        Where the account has the money but its running requests hold it, that is waited for up to `hold_wait_s`.
+        Raises GatewayError `insufficient_balance` or `below_minimum_balance` (402), `balance_held` (429),
+        `ledger_unavailable` (503). Not durable: a hold dies with the process that made it.
         """
         needed_nano = max(minimum_nano, self._minimum_balance_nano)
         ask = PlaceHold(request_id, account_id, needed_nano, maximum_nano)
         outcome = await self._store.write(ask, is_durable=False)
+        if self._hold_wait_s and isinstance(outcome, Short) and _may_come_free(outcome, needed_nano):
+            outcome = await self._hold_later(ask)
         if isinstance(outcome, Short):
-            raise self._refusal(outcome, minimum_nano)
+            raise await self._refusal(outcome, ask, minimum_nano)
         return outcome
+
+    async def _hold_later(self, ask: PlaceHold) -> Hold | Short:
+        """Ask again whenever money came free, and a last time at the end: another process may have paid in."""
+        loop = asyncio.get_running_loop()
+        until_s, is_over = loop.time() + self._hold_wait_s, False
+        while True:
+            freed = self._wait_list.freed(ask.account_id)  # before it asks, so that nothing is missed between
+            outcome = await self._store.write(ask, is_durable=False)
+            if is_over or isinstance(outcome, Hold) or not _may_come_free(outcome, ask.needed_nano):
+                return outcome
+            await asyncio.wait({freed}, timeout=until_s - loop.time())
+            is_over = not freed.done()
 
     async def settle(
         self, hold: Hold, cost_nano: int, record: RequestRecord | None, *, may_exceed: bool = False
@@ -100,6 +123,8 @@ class Ledger:
             return cast(int, await self._patience.wait_for(written))
         except TooLong:
             raise SettlementPending(hold, written) from None
+        finally:
+            self._freed_by(written, hold.account_id)
 
     def take_back(self, pending: SettlementPending, record: RequestRecord) -> None:
         """Charge nothing after all, since the answer is refused; `record` says so in the request log.
@@ -125,7 +150,10 @@ class Ledger:
 
         Raises GatewayError `ledger_unavailable` where that takes longer; it is still carried out.
         """
-        await self._keep(End(request_id, "void", 0, record), is_durable=False)
+        voided = self._keep(End(request_id, "void", 0, record), is_durable=False)
+        if record is not None:
+            self._freed_by(voided, record.account_id)
+        await voided
 
     async def credit(self, account_id: str, amount_nano: int, reference: str, *, note: str | None = None) -> bool:
         """Add paid money from outside; False if `reference` was applied before.
@@ -145,7 +173,9 @@ class Ledger:
         self, account_id: str, kind: PaidKind, amount_nano: int, reference: str, note: str | None
     ) -> bool:
         _check_can_own(account_id)
-        return await self._store.write(Move(account_id, kind, amount_nano, reference, note))
+        is_new = await self._store.write(Move(account_id, kind, amount_nano, reference, note))
+        self._wait_list.wake(account_id)
+        return is_new
 
     async def grant(
         self,
@@ -160,7 +190,9 @@ class Ledger:
         if amount_nano <= 0:
             raise ValueError("a grant is more than nothing")
         _check_can_own(account_id)
-        return await self._store.write(Grant(account_id, amount_nano, reference, expires_at_ms, note))
+        is_new = await self._store.write(Grant(account_id, amount_nano, reference, expires_at_ms, note))
+        self._wait_list.wake(account_id)
+        return is_new
 
     async def applied(self, kind: OutsideKind, reference: str) -> Applied | None:
         """The entry from outside that has this reference; None where there is none."""
@@ -199,6 +231,11 @@ class Ledger:
         """Whether holds and settlements go through now."""
         return self._store.is_available
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether a request waits for money that its account's running requests hold, or did."""
+        return bool(self._wait_list)
+
     def backlog(self) -> tuple[int, int]:
         """How many writes wait for the database, and the bytes of its log. Raises OSError."""
         return self._store.waiting, self._store.log_bytes
@@ -222,19 +259,34 @@ class Ledger:
         """Every discrepancy between the facts and what is derived from them, in words; empty is good."""
         return [f"{what}: {', '.join(map(str, row))}" for what, row in await self._store.read(Discrepancies())]
 
-    def _refusal(self, short: Short, minimum_nano: int) -> GatewayError:
+    async def _refusal(self, short: Short, ask: PlaceHold, minimum_nano: int) -> GatewayError:
+        """What a program can tell apart: money is missing, which is final, or the account's own requests hold it."""
+        holds = await self._store.read(HoldsOf(ask.account_id)) if short.held_nano else ()
+        balance, held = format_usd(short.spendable_nano), format_usd(short.held_nano)
+        details = {"balance_usd": balance, "held_usd": held, "holding_requests": len(holds)}
+        if _may_come_free(short, ask.needed_nano):
+            message = (
+                f"The balance of {balance} USD does not cover this request, which needs "
+                f"{format_usd(ask.needed_nano)} USD: {held} USD are held for {len(holds)} requests of yours that run."
+            )
+            wait_s = _expected_wait_s(holds, ask.needed_nano - short.spendable_nano, self._now_ms())
+            return GatewayError("balance_held", message, retry_after_s=wait_s, details=details)
         code: Code
         if short.spendable_nano < minimum_nano:
             code = "insufficient_balance"
             message = (
-                f"The balance of {format_usd(short.spendable_nano)} USD does not cover this request, "
+                f"The balance of {balance} USD does not cover this request, "
                 f"which may cost at least {format_usd(minimum_nano)} USD."
             )
         else:
             code = "below_minimum_balance"
             message = f"Requests need a balance of {format_usd(self._minimum_balance_nano)} USD."
-        details = {"balance_usd": format_usd(short.spendable_nano), **self._topup}
-        return GatewayError(code, message, details=details)
+        return GatewayError(code, message, details=details | self._topup)
+
+    def _freed_by(self, written: "asyncio.Future[Any]", account_id: str) -> None:
+        """Wake who waits for the account's money once this is written."""
+        if self._wait_list:
+            written.add_done_callback(lambda _: self._wait_list.wake(account_id))
 
     def _keep(self, one: Entry, *, is_durable: bool = True) -> "asyncio.Future[Any]":
         """Queue what must be carried out in the end, whoever waits for it."""
@@ -246,6 +298,24 @@ class Ledger:
 def _check_can_own(account_id: str) -> None:
     if account_id == GUEST_ACCOUNT_ID:
         raise GatewayError("conflict", "Guests have no money: they are served free of charge, or not at all.")
+
+
+def _may_come_free(short: Short, needed_nano: int) -> bool:
+    return short.spendable_nano + short.held_nano >= needed_nano
+
+
+def _expected_wait_s(holds: Sequence[OneHold], missing_nano: int, now_ms: int) -> int:
+    """1 to 60 s: as long again as those have run that hold what is missing, the latest first.
+
+    Nothing else is known of when a request ends; of times without a scale the rest is expected to equal the age.
+    """
+    since_ms = now_ms
+    for hold in holds:
+        since_ms = hold.since_ms
+        missing_nano -= hold.amount_nano
+        if missing_nano <= 0:
+            break
+    return min(max(1, (now_ms - since_ms) // 1000), _LONGEST_RETRY_S)
 
 
 def _look_at(written: "asyncio.Future[Any]") -> None:

@@ -82,7 +82,7 @@ async def test_what_a_void_gives_back_pays_for_the_next_hold_of_the_burst(ledger
         return_exceptions=True,
     )
     assert [getattr(answer, "code", answer) for answer in answers] == [
-        "insufficient_balance", None, Hold("req_3", account, 60), "insufficient_balance",
+        "balance_held", None, Hold("req_3", account, 60), "balance_held",
     ]  # fmt: skip
 
 

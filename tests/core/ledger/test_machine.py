@@ -248,7 +248,9 @@ class LedgerLife(RuleBasedStateMachine):
                 self.holds.append(answer)
             else:
                 assert isinstance(answer, GatewayError)
-                assert (answer.code, expected) == ("insufficient_balance", None)
+                balance = self.wallets[account].balance()
+                is_held = balance.spendable_nano + balance.held_nano >= minimum
+                assert (answer.code, expected) == ("balance_held" if is_held else "insufficient_balance", None)
 
         return lambda: self.ledger.hold(request_id, account, minimum, maximum), check
 

@@ -10,6 +10,8 @@ from mcp_gateway.core.ledger.entries import (
     BalanceOf,
     Discrepancies,
     HeldNow,
+    HoldsOf,
+    OneHold,
     OpenHolds,
 )
 from mcp_gateway.core.ledger.statement import LedgerTransaction as Entry
@@ -34,6 +36,15 @@ def _balance(rows: Rows, read: BalanceOf) -> Balance:
     sql = "SELECT paid_nano, granted_nano, held_nano FROM wallets WHERE account_id = ?"
     row = rows.first(sql, (read.account_id,))
     return Balance(*row) if row else Balance()
+
+
+def _holds_of(rows: Rows, read: HoldsOf) -> tuple[OneHold, ...]:
+    """All holds are looked through, which are as many as requests run: an index would cost every request more."""
+    sql = (
+        "SELECT paid_nano + granted_nano, created_at_ms FROM holds WHERE account_id = ? "
+        "ORDER BY created_at_ms DESC, request_id DESC"
+    )
+    return tuple(OneHold(*row) for row in rows.all(sql, (read.account_id,)))
 
 
 def _open_holds(rows: Rows, _: OpenHolds) -> HeldNow:
@@ -69,6 +80,7 @@ EXECUTORS = Executors(
     reads={
         AppliedBy: _applied,
         BalanceOf: _balance,
+        HoldsOf: _holds_of,
         OpenHolds: _open_holds,
         AccountsWithExpiredGrants: _with_expired_grants,
         Discrepancies: _discrepancies,

@@ -51,6 +51,25 @@ class Price:
 
 
 FREE = Price(0, 0)
+VLLM, DEMO = "vllm", "demo"
+"""The sources of answers: the backends of the settings, or the demo in their place; and the demo of test keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A model at a source of answers: the name that it has there, and what it costs."""
+
+    source: str
+    name: str
+    price: Price
+
+
+def dearest(offers: Sequence[Offer]) -> Price:
+    """A price that none of them exceeds, neither for a prompt nor for an answer."""
+    if len(offers) == 1:
+        return offers[0].price
+    prices = [offer.price for offer in offers]
+    return Price(max(price.prompt_pico for price in prices), max(price.completion_pico for price in prices))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +92,8 @@ class Model:
     """A published model."""
 
     id: str
-    backend_model: str
+    offers: tuple[Offer, ...]
+    """Which may answer for it, in the order in which they are asked."""
     name: str
     description: str
     owned_by: str
@@ -85,7 +105,6 @@ class Model:
     input_modalities: tuple[str, ...]
     aliases: tuple[str, ...]
     """Further names by which it is asked for."""
-    price: Price
     is_open_to_guests: bool
     task: Task | None = None
     """What it is asked for alone; None for whatever its backends serve."""
@@ -101,6 +120,11 @@ class Model:
     """Whether a backend's own window is larger, so that it takes what `context_window` forbids."""
     is_output_capped: bool = False
     """Whether `max_output_tokens` is less than what a backend would generate by itself."""
+
+    @property
+    def price(self) -> Price:
+        """What it costs at most, whoever answers; callers are told this."""
+        return dearest(self.offers)
 
 
 class Catalog(Mapping[str, Model]):
@@ -239,7 +263,7 @@ def _model(entry: ModelSettings, rows: Sequence[Listing], created_at_s: int) -> 
     is_known = bool(entry.context_window or (rows and len(listed) == len(rows)))
     return Model(
         id=entry.id,
-        backend_model=_backend_name(entry),
+        offers=(Offer(VLLM, _backend_name(entry), price),),
         name=entry.name or entry.id,
         description=entry.description,
         owned_by=rows[0].owned_by if rows else "gateway",
@@ -250,7 +274,6 @@ def _model(entry: ModelSettings, rows: Sequence[Listing], created_at_s: int) -> 
         features=entry.features,
         input_modalities=entry.input_modalities,
         aliases=entry.aliases,
-        price=price,
         is_open_to_guests=(entry.free or pricing is None) if entry.guests is None else entry.guests,
         task=entry.task,
         configured_window=entry.context_window or 0,

@@ -11,9 +11,19 @@ from random import Random
 
 from mcp_gateway import __version__
 from mcp_gateway.core.bytes_in_flight import BytesInFlight
-from mcp_gateway.core.catalog import Listings, Published, build_catalog, is_model_id, price_line, warnings_of
+from mcp_gateway.core.catalog import (
+    DEMO,
+    VLLM,
+    Listings,
+    Published,
+    build_catalog,
+    is_model_id,
+    price_line,
+    warnings_of,
+)
 from mcp_gateway.core.clock import DAY_MS, SteadyClock
 from mcp_gateway.core.config import Settings, UpstreamSettings
+from mcp_gateway.core.dialects.dialect import Targets
 from mcp_gateway.core.dialects.vllm import Vllm
 from mcp_gateway.core.idempotency import Idempotency, Repeats
 from mcp_gateway.core.identity.accounts import Accounts
@@ -152,6 +162,7 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
         await ages.restore()
         pool = _pool(settings, published, ages)
         stack.push_async_callback(pool.aclose)
+        dialect = Vllm(settings.upstream.pass_fields, settings.upstream.pass_template_kwargs)
         inference = Inference(
             Parts(
                 settings=settings,
@@ -161,7 +172,7 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
                 ledger=ledger,
                 records=records,
                 images=_image_policy(settings),
-                dialect=Vllm(settings.upstream.pass_fields, settings.upstream.pass_template_kwargs),
+                targets=Targets({VLLM: dialect, DEMO: dialect}),
                 metrics=metrics,
                 failures=Failures(
                     lambda backend, code: metrics.upstream_errors.labels(backend, code).inc(),

@@ -141,7 +141,7 @@ class _Held(Generic[M]):
         return next(iter(self.busy), None) if self.busy else None
 
 
-class Ranking(Generic[M]):
+class Owners(Generic[M]):
     """Owners by how many they hold, those that were not heard of for the longest first among equals."""
 
     def __init__(self) -> None:
@@ -215,23 +215,23 @@ class FairShares(Generic[M]):
     def __init__(self, caps: Caps, end: Callable[[M], None]) -> None:
         self._caps = caps
         self._end = end
-        self._guests: Ranking[M] = Ranking()
-        self._keys: Ranking[M] = Ranking()
-        self._by_address: dict[str, Ranking[M]] = {}
+        self._guests: Owners[M] = Owners()
+        self._keys: Owners[M] = Owners()
+        self._by_address: dict[str, Owners[M]] = {}
 
     def __len__(self) -> int:
         return len(self._guests) + len(self._keys)
 
     def add(self, member: M) -> None:
         """Take a member in; where a cap is reached, another ends. Raises Full where none can."""
-        ranking = self._ranking(member)
-        has = ranking.count(member.owner)
+        owners = self._owners(member)
+        has = owners.count(member.owner)
         if has >= self._caps.of(member.owner):
-            self._make_room([ranking.idlest_of(member.owner)])
+            self._make_room([owners.idlest_of(member.owner)])
         if (nearby := self._by_address.get(member.address or "")) is not None:
             self._make_room_in([nearby], self._caps.per_address, member.owner)
         if is_guest(member.owner):
-            self._make_room_in([ranking], self._caps.guests, member.owner)
+            self._make_room_in([owners], self._caps.guests, member.owner)
         everybody = sorted((self._guests, self._keys), key=lambda group: -group.most)
         self._make_room_in(everybody, self._caps.total, member.owner)
         for group in self._groups(member):
@@ -248,16 +248,16 @@ class FairShares(Generic[M]):
         for group in self._groups(member):
             group.touch(member)
 
-    def _ranking(self, member: M) -> Ranking[M]:
+    def _owners(self, member: M) -> Owners[M]:
         return self._guests if is_guest(member.owner) else self._keys
 
-    def _groups(self, member: M) -> tuple[Ranking[M], ...]:
-        ranking = self._ranking(member)
+    def _groups(self, member: M) -> tuple[Owners[M], ...]:
+        owners = self._owners(member)
         if member.address is None:
-            return (ranking,)
-        return ranking, self._by_address.setdefault(member.address, Ranking())
+            return (owners,)
+        return owners, self._by_address.setdefault(member.address, Owners())
 
-    def _make_room_in(self, groups: list[Ranking[M]], cap: int, newcomer: Owner) -> None:
+    def _make_room_in(self, groups: list[Owners[M]], cap: int, newcomer: Owner) -> None:
         if sum(map(len, groups)) >= cap:
             has = sum(group.count(newcomer) for group in groups)
             self._make_room([group.to_make_room(newcomer, has) for group in groups])

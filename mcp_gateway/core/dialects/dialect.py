@@ -6,10 +6,14 @@ Each surface that a dialect serves is a file `<surface>_<dialect>.py` with a `Tr
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
+from mcp_gateway.core.catalog import Offer
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.surfaces.credible import UsageBounds
-from mcp_gateway.core.surfaces.surface import Ask, Body, Collecting, Failure, Reader, SurfaceName, Terms, Whole
+from mcp_gateway.core.surfaces.surface import Ask, Body, Collecting, Failure, Reader, Surface, SurfaceName, Terms, Whole
 from mcp_gateway.core.surfaces.usage import Usage
+
+_MOST_TARGETS = 4096
+"""More than a gateway has models and surfaces in use; names that are published no more are forgotten with the rest."""
 
 
 class Counting(NamedTuple):
@@ -90,7 +94,7 @@ class Dialect(Protocol):
 
 
 class Target(NamedTuple):
-    """The model that is asked, as its backends know it and as callers do, and how those backends are spoken to.
+    """A model that is asked, as its source knows it and as the caller does, and how backends there are spoken to.
 
     `prompt_field` is what the surface calls a prompt.
     """
@@ -99,8 +103,28 @@ class Target(NamedTuple):
     translation: Translation
     backend_model: str
     public_model: str
-    prompt_field: str = "messages"
+    prompt_field: str
 
     def error(self, failure: Failure, retry_after: bytes | None = None) -> GatewayError:
         """The gateway's error for what a backend told."""
         return self.dialect.error(failure, self.backend_model, self.public_model, retry_after, self.prompt_field)
+
+
+class Targets:
+    """The target of each offer by the surface and the name that it is asked by; made once, while there are not many."""
+
+    def __init__(self, dialects: Mapping[str, Dialect]) -> None:
+        self._dialects = dialects
+        self._made: dict[tuple[SurfaceName, str, str, str], Target] = {}
+
+    def at(self, offer: Offer, surface: Surface, public_model: str) -> Target:
+        key = surface.name, offer.source, offer.name, public_model
+        return self._made.get(key) or self._make(key, surface.prompt_field)
+
+    def _make(self, key: tuple[SurfaceName, str, str, str], prompt_field: str) -> Target:
+        surface, source, backend_model, public_model = key
+        dialect = self._dialects[source]
+        if len(self._made) >= _MOST_TARGETS:
+            self._made.clear()
+        target = Target(dialect, dialect.translations[surface], backend_model, public_model, prompt_field)
+        return self._made.setdefault(key, target)

@@ -6,7 +6,6 @@ from math import ceil
 from mcp_gateway.core.blame import AnswerTooLarge, GoingDown
 from mcp_gateway.core.bytes_in_flight import SMALL_BYTES, STEP_BYTES
 from mcp_gateway.core.context import RequestContext
-from mcp_gateway.core.dialects.dialect import Target
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.inference.meter import Meter, Metered
 from mcp_gateway.core.inference.terms import BYTES_PER_TOKEN
@@ -36,7 +35,6 @@ class Answer:
         self,
         ask: Ask,
         request_id: str,
-        target: Target,
         meter: Meter,
         context: RequestContext | None,
         *,
@@ -46,7 +44,6 @@ class Answer:
     ) -> None:
         self._ask = ask
         self._request_id = request_id.encode()
-        self._target = target
         self._meter = meter
         self._context = context
         self._most_bytes = most_bytes
@@ -88,7 +85,7 @@ class Answer:
     def why_cut(self, incoming: Incoming) -> GatewayError:
         """What kept an answer from being whole."""
         if incoming.failure is not None:
-            return self._target.error(incoming.failure)
+            return self._meter.target.error(incoming.failure)
         return GatewayError("backend_died", "The backend ended the stream in the middle of the answer.")
 
     async def take_whole(self, response: BackendResponse) -> Metered:
@@ -98,8 +95,9 @@ class Answer:
         if len(body) > SMALL_BYTES:
             await self.keep(len(body))
         self._check_is_ours(body, response)
-        translation = self._target.translation
-        whole = await translation.read(body, self._target.public_model)
+        target = self._meter.target
+        translation = target.translation
+        whole = await translation.read(body, target.public_model)
         self._reason = whole.finish_reason
         if whole.finish_reason == "abort":
             raise GoingDown
@@ -118,7 +116,8 @@ class Answer:
 
     async def begin_stream(self, response: BackendResponse, attempt: Attempt) -> None:
         """Wait for the first frame: until then a failure can still be an HTTP status, or go to another backend."""
-        reader = self._target.translation.reader(self._ask, self._target.public_model, self._meter.bounds)
+        target = self._meter.target
+        reader = target.translation.reader(self._ask, target.public_model, self._meter.bounds)
         self.first = await self._first_frames(response, reader, attempt)
         self.reader = reader
         self.keep_nothing()  # of a first frame that came in pieces
@@ -126,7 +125,8 @@ class Answer:
 
     async def collect(self, response: BackendResponse, attempt: Attempt) -> Metered:
         """Put a stream together to the answer in one piece; at its largest it is cut, and delivered so."""
-        collecting = self._target.translation.collecting(self._ask, self._target.public_model, self._most_bytes)
+        target = self._meter.target
+        collecting = target.translation.collecting(self._ask, target.public_model, self._most_bytes)
         self.collecting = collecting
         await self._first_frames(response, collecting, attempt)
         attempt.began()
@@ -157,7 +157,7 @@ class Answer:
                 attempt.commented()
                 await self.keep(incoming.held_bytes)
             if incoming.failure is not None and not incoming.has_told(frames):
-                raise self._target.error(incoming.failure)
+                raise self._meter.target.error(incoming.failure)
             if not incoming.has_started and (incoming.is_done or not piece):
                 raise GatewayError("backend_died", "The backend ended the stream before its first token.")
         self._check_is_ours(incoming.first_frame, response)
@@ -177,7 +177,7 @@ class Answer:
         A server may have an id of its own for it, or tell in a header which it gave the request: those pass. Nothing
         but the time in which it came then tells that the answer was to this one.
         """
-        named = self._target.dialect.request_named(beginning)
+        named = self._meter.target.dialect.request_named(beginning)
         if named == self._request_id:
             return
         if named is not None and named != response.header(b"x-request-id"):

@@ -1,7 +1,6 @@
 """One backend after the other is asked, until one begins to answer; the hold is the same for all."""
 
 from asyncio import sleep
-from collections.abc import Sequence
 
 from mcp_gateway.core.blame import AnswerTooLarge, Blame, blame_of
 from mcp_gateway.core.catalog import Model
@@ -13,11 +12,11 @@ from mcp_gateway.core.inference.meter import Meter, Metered
 from mcp_gateway.core.inference.parts import Call, Parts
 from mcp_gateway.core.inference.routing import unavailable
 from mcp_gateway.core.record import OK
+from mcp_gateway.core.routing.rank import Candidate, Ranking
 from mcp_gateway.core.surfaces.error_shapes import MAX_REFUSAL_BYTES
-from mcp_gateway.core.surfaces.surface import Ask
+from mcp_gateway.core.surfaces.surface import Ask, Terms
 from mcp_gateway.core.upstream.attempt import Attempt
 from mcp_gateway.core.upstream.backend import Backend, BackendResponse, failure, read_beginning
-from mcp_gateway.core.upstream.choice import prefix_of
 from mcp_gateway.core.upstream.transport import UpstreamError
 
 
@@ -27,43 +26,42 @@ class Attempts:
     response: BackendResponse | None = None
     _attempt: Attempt | None = None
     _is_collected = False
+    _written_by: tuple[Target, Terms] | None = None
 
     def __init__(
         self,
         parts: Parts,
         call: Call,
         ask: Ask,
-        target: Target,
         meter: Meter,
+        ranking: Ranking[Backend],
         *,
         account_id: str,
-        serving: Sequence[Backend],
     ) -> None:
         self._parts = parts
         self._call = call
         self._ask = ask
-        self._target = target
         self._meter = meter
+        self._ranking = ranking
         self._account_id = account_id
-        self._serving = serving
 
     async def take(self, answer: Answer, model: Model) -> Metered | None:
         """Ask until an answer begins, or is there; what is billed of one that is whole.
 
         Raises GatewayError for a refusal, or when no backend answers.
         """
-        ask, serving, name = self._ask, self._serving, self._target.backend_model
-        if ask.is_long:
+        if self._ask.is_long:
             await sleep(0)  # for others, between reading it and writing it
+        pool, ranking = self._parts.pool, self._ranking
         self._is_collected = self._shall_collect(model)
-        prefix = prefix_of(ask, self._account_id) if len(serving) > 1 else b""
-        body = self._written()
-        failures: dict[Backend, Blame] = {}
+        failures: dict[Candidate[Backend], Blame] = {}
         is_fitted = False
-        backend = self._parts.pool.next_backend(serving, name, prefix, failures)
-        while backend is not None:
+        candidate = pool.next_of(ranking, failures)
+        while candidate is not None:
+            self._meter.asks(candidate)
+            body = self._written()
             try:
-                return await self._ask_one(backend, body, answer)
+                return await self._ask_one(candidate.backend, body, answer)
             except GatewayError as error:
                 self._meter.answered()
                 is_only_slow = self._attempt is not None and self._attempt.is_only_slow(error)
@@ -71,15 +69,15 @@ class Attempts:
                 answer.forget()
                 if error.code == "overloaded" or isinstance(error, AnswerTooLarge):
                     raise  # the answer was there: what failed is the room for it
-                if not is_fitted and await self._fits_after(error, backend, model):
-                    is_fitted, body = True, self._written()
+                if not is_fitted and await self._fits_after(error, candidate, model):
+                    is_fitted = True
                     continue
-                self._parts.failures.note(backend.name, error)
+                self._parts.failures.note(candidate.backend.name, error)
                 if is_only_slow:
                     raise  # elsewhere it would be as slow, and computed twice
-                failures[backend] = blame_of(error)
-                backend = self._parts.pool.next_backend(serving, name, prefix, failures)
-                if backend is None:
+                failures[candidate] = blame_of(error)
+                candidate = pool.next_of(ranking, failures)
+                if candidate is None:
                     raise
         raise unavailable(model)
 
@@ -99,18 +97,19 @@ class Attempts:
             self._attempt = None
 
     def _written(self) -> bytes:
-        """The body by the terms as they are now; the parsed one is put away."""
-        ask, target = self._ask, self._target
-        is_stream = ask.is_stream or self._is_collected
-        body = target.translation.body(
-            ask, self._meter.terms, target.backend_model, self._account_id, is_stream=is_stream
-        )
-        ask.put_away(body)
-        return body
+        """The body by the target and the terms as they are now; the parsed one is put away."""
+        ask, target, terms = self._ask, self._meter.target, self._meter.terms
+        if not ask.sent or self._written_by != (target, terms):
+            self._written_by = target, terms
+            ask.take_out()
+            is_stream = ask.is_stream or self._is_collected
+            body = target.translation.body(ask, terms, target.backend_model, self._account_id, is_stream=is_stream)
+            ask.put_away(body)
+        return ask.sent
 
-    async def _fits_after(self, error: GatewayError, backend: Backend, model: Model) -> bool:
+    async def _fits_after(self, error: GatewayError, asked: Candidate[Backend], model: Model) -> bool:
         """Whether there are other terms with which a request fits that was refused."""
-        terms = await terms_after(error, self._ask, model, backend, self._target.dialect, self._meter)
+        terms = await terms_after(error, self._ask, model, asked, self._meter)
         if terms is None:
             return False
         self._meter.terms = terms
@@ -124,21 +123,21 @@ class Attempts:
         if most_tokens is None:
             most_tokens = self._parts.settings.upstream.collect_above_tokens
         is_long = 0 <= most_tokens < (self._meter.terms.output_limit or model.max_output_tokens)
-        return is_long and self._target.translation.can_collect(self._ask)
+        return is_long and self._meter.target.translation.can_collect(self._ask)
 
     async def _ask_one(self, backend: Backend, body: bytes, answer: Answer) -> Metered | None:
         is_stream, is_collected = self._ask.is_stream, self._is_collected
         attempt = self._attempt = Attempt(
             backend,
-            self._target.backend_model,
+            self._meter.target.backend_model,
             self._parts.settings.upstream,
             self._meter.estimated_tokens,
             is_stream=is_stream or is_collected,
         )
-        self._meter.asks(backend, attempt.began_at_s)
+        self._meter.asked_at_s = attempt.began_at_s
         try:
             response = self.response = await backend.infer(
-                self._target.translation.path,
+                self._meter.target.translation.path,
                 body,
                 ((b"x-request-id", self._call.request_id.encode()), *self._call.trace_headers),
                 is_stream=is_stream or is_collected,
@@ -146,8 +145,8 @@ class Attempts:
             )
             if response.status != OK:
                 told = await read_beginning(response, MAX_REFUSAL_BYTES)
-                failed = self._target.dialect.failure(response.status, told)
-                raise self._target.error(failed, response.header(b"retry-after"))
+                failed = self._meter.target.dialect.failure(response.status, told)
+                raise self._meter.target.error(failed, response.header(b"retry-after"))
             if is_stream:
                 await answer.begin_stream(response, attempt)
                 return None

@@ -16,6 +16,7 @@ from mcp_gateway.core.ledger.entries import Hold
 from mcp_gateway.core.ledger.ledger import SettlementPending
 from mcp_gateway.core.money import NANO_PER_USD, format_usd
 from mcp_gateway.core.record import OK, RequestRecord
+from mcp_gateway.core.routing.rank import Candidate
 from mcp_gateway.core.surfaces.surface import Ask, Terms
 from mcp_gateway.core.surfaces.usage import Usage
 from mcp_gateway.core.upstream.backend import Backend
@@ -37,6 +38,7 @@ class Bill:
     ask: Ask | None = None
     model: Model | None = None
     price: Price = FREE
+    """By which a hold is made; once it is closed, that of the offer that was asked last."""
     cost_nano = 0
     usage: Usage | None = None
     status = OK
@@ -77,23 +79,25 @@ class Bill:
         return await terms_within(terms, most, model, meter)
 
     async def close(
-        self, metered: Metered, error: GatewayError | None, answer: Answer | None, backend: Backend | None
+        self, metered: Metered, error: GatewayError | None, answer: Answer | None, asked: Candidate[Backend] | None
     ) -> None:
         """Settle what was used, or void; record it either way. Once: later calls are a bug.
 
-        `error` is what the request ended with, and `backend` whose answer it was, or would have been. Raises
-        GatewayError `ledger_unavailable` where the answer is refused, since its bill cannot be written; nothing is
-        billed then.
+        `error` is what the request ended with, and `asked` whose answer it was, or would have been: what that offer
+        costs is charged. Raises GatewayError `ledger_unavailable` where the answer is refused, since its bill cannot be
+        written; nothing is billed then.
         """
         self.is_closed = True
         self.status = OK if error is None else error.status
+        if asked is not None:
+            self.price = asked.offer.price
         usage = self.usage = metered.usage
         if usage is not None:
             self.cost_nano = self.price.cost_nano(usage.prompt_tokens, usage.completion_tokens)
         first_token_s = None
         if answer is not None and answer.first_token_at_s is not None:
             first_token_s = answer.first_token_at_s - self._clock_start_s
-        record = self._record(error, answer, backend, first_token_s)
+        record = self._record(error, answer, asked, first_token_s)
         is_delivered = error is not None or (answer is not None and answer.reader is not None)
         if metered.policy is not None:
             self._parts.records.note_missing_usage(record, metered.policy)
@@ -155,7 +159,7 @@ class Bill:
         self,
         error: GatewayError | None,
         answer: Answer | None,
-        backend: Backend | None,
+        asked: Candidate[Backend] | None,
         first_token_s: float | None,
     ) -> RequestRecord:
         call, caller, usage = self._call, self._caller, self.usage or NO_USAGE
@@ -166,7 +170,7 @@ class Bill:
             key_id=caller.key_id,
             door=call.door,
             model=None if self.model is None else self.model.id,
-            backend=None if backend is None else backend.name,
+            backend=None if asked is None else asked.backend.name,
             is_stream=self.ask is not None and self.ask.is_stream,
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,

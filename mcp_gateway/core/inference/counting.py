@@ -7,7 +7,7 @@ from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.dialects.dialect import Target
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.inference.parts import Parts
-from mcp_gateway.core.inference.routing import judged, route_to
+from mcp_gateway.core.inference.routing import judged, offers_to, ranked, target_at, who_counts
 from mcp_gateway.core.record import OK
 from mcp_gateway.core.surfaces.error_shapes import MAX_REFUSAL_BYTES
 from mcp_gateway.core.surfaces.surface import Ask
@@ -18,14 +18,13 @@ from mcp_gateway.core.upstream.transport import UpstreamError
 async def count_prompt(parts: Parts, caller: Caller, ask: Ask) -> int:
     """The prompt's tokens. Raises GatewayError for a refusal, or where no backend counts, or not in time."""
     model = parts.published.current.find(ask.model)
-    await judged(parts, caller, ask, model)
-    route = route_to(parts, caller, model)
-    backend = next((one for one in route.backends if one.serves(route.backend_model)), route.backends[0])
-    translation = parts.dialect.translations[ask.surface.name]
-    target = Target(parts.dialect, translation, route.backend_model, ask.model)
+    offers = offers_to(caller, model, parts)
+    await judged(parts, caller, ask, model, target_at(offers[0], ask, parts))
+    candidate = who_counts(ranked(offers, ask, model, caller, parts), parts)
+    target = target_at(candidate.offer, ask, parts)
     try:
         async with asyncio.timeout(COUNT_S):
-            count = await _asked(backend, target, ask)
+            count = await _asked(candidate.backend, target, ask)
     except TimeoutError:
         raise GatewayError("first_token_timeout", f"The backend of {ask.model!r} did not count in time.") from None
     if count is None:

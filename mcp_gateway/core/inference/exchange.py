@@ -7,9 +7,8 @@ from types import TracebackType
 from typing import Any
 
 from mcp_gateway.core.caller import Caller
-from mcp_gateway.core.catalog import Model
+from mcp_gateway.core.catalog import Model, dearest
 from mcp_gateway.core.context import CallerLeft
-from mcp_gateway.core.dialects.dialect import Target
 from mcp_gateway.core.errors import Code, GatewayError, internal_error
 from mcp_gateway.core.identity.keys import refusal
 from mcp_gateway.core.inference.answer import Answer
@@ -19,7 +18,7 @@ from mcp_gateway.core.inference.counting import count_prompt
 from mcp_gateway.core.inference.fitting import first_terms
 from mcp_gateway.core.inference.meter import NO_USAGE, UNUSED, Meter, Metered
 from mcp_gateway.core.inference.parts import Call, Parts
-from mcp_gateway.core.inference.routing import judged, route_to
+from mcp_gateway.core.inference.routing import judged, offers_to, ranked, target_at
 from mcp_gateway.core.inference.terms import reserved_output_tokens
 from mcp_gateway.core.limits.limiter import Turn
 from mcp_gateway.core.money import format_usd
@@ -218,13 +217,12 @@ class Exchange:
     async def _decide(self, ask: Ask, model: Model, note: Callable[[], None] | None) -> Attempts:
         """Check and hold, from what is cheap to refuse to what is dear. Raises GatewayError."""
         parts, caller, settings = self._parts, self._caller, self._parts.settings
-        self.ignored = await judged(parts, caller, ask, model)
-        translation = parts.dialect.translations[ask.surface.name]
-        route = route_to(parts, caller, model)
-        self._bill.price = route.price
-        target = Target(parts.dialect, translation, route.backend_model, ask.model, ask.surface.prompt_field)
-        meter = self._meter = Meter(parts, ask, model, target, route.backends)
-        meter.terms = await first_terms(ask, model, route, caller, settings, meter)
+        offers = offers_to(caller, model, parts)
+        self.ignored = await judged(parts, caller, ask, model, target_at(offers[0], ask, parts))
+        ranking = ranked(offers, ask, model, caller, parts)
+        self._bill.price = dearest(offers)
+        meter = self._meter = Meter(parts, ask, model, ranking)
+        meter.terms = await first_terms(ask, model, ranking[0], caller, settings, meter)
         self._turn.reserve_tokens(
             meter.estimated_tokens + reserved_output_tokens(meter.terms, ask, model, settings.limits)
         )
@@ -234,14 +232,13 @@ class Exchange:
         self._answer = Answer(
             ask,
             self._call.request_id,
-            target,
             meter,
             self._call.context,
             most_bytes=settings.upstream.max_response_bytes,
             monotonic_s=parts.monotonic_s,
             note=note,
         )
-        return Attempts(parts, self._call, ask, target, meter, account_id=caller.account_id, serving=route.backends)
+        return Attempts(parts, self._call, ask, meter, ranking, account_id=caller.account_id)
 
     @property
     def _end(self) -> GatewayError | None:
@@ -298,8 +295,8 @@ class Exchange:
     def _close(self, metered: Metered, error: GatewayError | None = None) -> Coroutine[Any, Any, None]:
         """Have the bill closed, and recorded how it ended. Awaited, it raises GatewayError `ledger_unavailable`."""
         self._turn.true_up((metered.usage or NO_USAGE).total_tokens or metered.unbilled_tokens)
-        backend = None if self._meter is None else self._meter.backend
-        return self._bill.close(metered, error, self._answer, backend)
+        asked = None if self._meter is None else self._meter.asked
+        return self._bill.close(metered, error, self._answer, asked)
 
     async def _close_part(self, error: GatewayError) -> None:
         """Account for what had come of a stream, or of an answer that is collected, until an error."""

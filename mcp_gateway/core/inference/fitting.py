@@ -3,16 +3,17 @@
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.catalog import Model
 from mcp_gateway.core.config import Settings
-from mcp_gateway.core.dialects.dialect import Dialect
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.inference.meter import Meter
-from mcp_gateway.core.inference.parts import Route
 from mcp_gateway.core.inference.terms import ROOM_ENOUGH_TOKENS, asked_terms, bounded_in_size, lowered
+from mcp_gateway.core.routing.rank import Candidate
 from mcp_gateway.core.surfaces.surface import Ask, Terms
 from mcp_gateway.core.upstream.backend import Backend
 
 
-async def first_terms(ask: Ask, model: Model, route: Route, caller: Caller, settings: Settings, meter: Meter) -> Terms:
+async def first_terms(
+    ask: Ask, model: Model, first: Candidate[Backend], caller: Caller, settings: Settings, meter: Meter
+) -> Terms:
     """By the caller's, the guests' and the model's limit; none is named where no limit needs it.
 
     Raises GatewayError `invalid_value` for an answer in one piece that would be too large.
@@ -20,9 +21,8 @@ async def first_terms(ask: Ask, model: Model, route: Route, caller: Caller, sett
     if not ask.choices:
         return Terms(None, 0)
     limit = model.max_output_tokens
-    listing = route.backends[0].listings.get(route.backend_model)
-    if listing is not None and listing.max_model_len is not None:
-        limit = min(limit, listing.max_model_len)  # the demo's, for a test key
+    if (window := first.backend.window_of(first.offer.name)) is not None:
+        limit = min(limit, window)  # the demo's, for a test key
     if caller.is_guest:
         limit = min(limit, settings.guests.max_tokens)
     terms = asked_terms(ask, limit)
@@ -39,14 +39,14 @@ async def terms_within(terms: Terms, affordable_tokens: int, model: Model, meter
 
 
 async def terms_after(
-    refusal: GatewayError, ask: Ask, model: Model, backend: Backend, dialect: Dialect, meter: Meter
+    refusal: GatewayError, ask: Ask, model: Model, asked: Candidate[Backend], meter: Meter
 ) -> Terms | None:
-    """Terms with which a request fits that a backend refused, since prompt and limit exceed its window.
+    """Terms with which a request fits that was refused by who was asked, since prompt and limit exceed its window.
 
     A limit that only stood for the window is left out; one that caps is lowered to what the window leaves. None where
     it does not fit.
     """
-    terms = meter.terms
+    terms, dialect = meter.terms, meter.target.dialect
     limit = terms.output_limit
     window = dialect.window_told(refusal) if refusal.code == "context_length_exceeded" else None
     if limit is None or window is None:
@@ -56,7 +56,7 @@ async def terms_after(
         return terms._replace(output_limit=None)
     prompt = dialect.prompt_told(refusal)
     if prompt is None:
-        prompt = await meter.count_by(backend)
+        prompt = await meter.count_at(asked)
     if prompt is None or not 0 < window - prompt < limit:
         return None
     return lowered(terms, window - prompt)

@@ -3,19 +3,19 @@
 Also how long backends were waited for: whoever counts and whoever asks one notes both ends of the wait.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from mcp_gateway.core.catalog import Model
-from mcp_gateway.core.dialects.dialect import Target
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.inference.parts import Parts
+from mcp_gateway.core.inference.routing import target_at, who_counts
 from mcp_gateway.core.inference.terms import (
     estimated_prompt_tokens,
     most_output_tokens,
     most_prompt_tokens,
     quoted_prompt_tokens,
 )
+from mcp_gateway.core.routing.rank import Candidate, Ranking
 from mcp_gateway.core.surfaces.credible import UsageBounds
 from mcp_gateway.core.surfaces.surface import Ask, Incoming, Seen, Terms
 from mcp_gateway.core.surfaces.usage import Usage
@@ -40,23 +40,25 @@ UNUSED = Metered(None)
 
 
 class Meter:
-    """Counts for one request. Whoever asks a backend says which, before its answer is read."""
+    """Counts for one request. Whoever asks a backend says which, before its answer is read: `target` is how."""
 
-    backend: Backend | None = None
+    asked: Candidate[Backend] | None = None
+    """The one whose answer is counted."""
     is_held = False
     """Whether a hold covers what is billed."""
     waited_s = 0.0
     """For backends: each from the request to the end of its answer in one piece, or to its failure; a count too."""
-    _asked_at_s: float | None = None
+    asked_at_s: float | None = None
+    """Since when it is waited for."""
     _counted_tokens: int | None = None
     _bounds: UsageBounds | None = None
 
-    def __init__(self, parts: Parts, ask: Ask, model: Model, target: Target, serving: Sequence[Backend]) -> None:
+    def __init__(self, parts: Parts, ask: Ask, model: Model, ranking: Ranking[Backend]) -> None:
         self._parts = parts
         self._ask = ask
         self._model = model
-        self._target = target
-        self._serving = serving
+        self._ranking = ranking
+        self.target = target_at(ranking[0].offer, ask, parts)
         self.terms = Terms(ask.output_limit, model.max_output_tokens)
         self.estimated_tokens = estimated_prompt_tokens(ask, model, parts.settings.wallet)
         """About what the prompt has."""
@@ -66,9 +68,7 @@ class Meter:
     async def count_prompt(self) -> int | None:
         """The prompt's tokens, asked once of a backend that serves; None where it cannot tell."""
         if self._counted_tokens is None:
-            name = self._target.backend_model
-            counting = next((backend for backend in self._serving if backend.serves(name)), self._serving[0])
-            self._counted_tokens = await self.count_by(counting)
+            self._counted_tokens = await self.count_at(who_counts(self._ranking, self._parts))
         return self._counted_tokens
 
     async def check_window(self) -> None:
@@ -96,15 +96,16 @@ class Meter:
 
     # Once it is sent
 
-    def asks(self, backend: Backend, at_s: float) -> None:
-        """From now on it is this backend's answer that is counted, by the terms as they are now, and waited for."""
-        self.backend, self._bounds, self._asked_at_s = backend, None, at_s
+    def asks(self, candidate: Candidate[Backend]) -> None:
+        """From now on it is this one's answer that is counted, by the terms as they are now."""
+        self.asked, self._bounds = candidate, None
+        self.target = target_at(candidate.offer, self._ask, self._parts)
 
     def answered(self) -> None:
         """The backend that was asked is not waited for any more; a second time does nothing."""
-        if self._asked_at_s is not None:
-            self.waited_s += self._parts.monotonic_s() - self._asked_at_s
-            self._asked_at_s = None
+        if self.asked_at_s is not None:
+            self.waited_s += self._parts.monotonic_s() - self.asked_at_s
+            self.asked_at_s = None
 
     @property
     def bounds(self) -> UsageBounds:
@@ -129,7 +130,7 @@ class Meter:
         usage = self.credible(came.usage)
         if usage is not None:
             return Metered(usage)
-        if not (came.is_whole or self._target.translation.tells_running_usage):
+        if not (came.is_whole or self.target.translation.tells_running_usage):
             return await self._estimated(came.seen)
         return await self.assume(came.seen, is_failed=is_failed)
 
@@ -167,7 +168,7 @@ class Meter:
         Where it cannot count, nothing is billed; the estimate stays counted against tokens a minute, as it does where
         nothing has a price.
         """
-        if self.backend is None:
+        if self.asked is None:
             return UNUSED
         count = await self.recount_prompt() if self.is_held else None
         usage = None if count is None else Usage(count, 0)
@@ -178,20 +179,22 @@ class Meter:
         if self._ask.token_ids is not None:
             return self._ask.token_ids
         self._ask.take_out()
-        if self.backend is None or not self._ask.body:
+        if self.asked is None or not self._ask.body:
             return None
-        count = await self.count_by(self.backend)
+        count = await self.count_at(self.asked)
         return count if count is not None and self.credible(Usage(count, 0)) is not None else None
 
-    async def count_by(self, backend: Backend) -> int | None:
+    async def count_at(self, candidate: Candidate[Backend]) -> int | None:
+        """The prompt's tokens by this backend; None where it cannot tell."""
         if self._ask.token_ids is not None:
             return self._ask.token_ids
-        counting = self._target.translation.counting(self._ask, self._target.backend_model)
+        target = target_at(candidate.offer, self._ask, self._parts)
+        counting = target.translation.counting(self._ask, target.backend_model)
         if counting is None:
             return None
         began_at_s = self._parts.monotonic_s()
         try:
-            return await backend.count_prompt(counting)
+            return await candidate.backend.count_prompt(counting)
         finally:
             self.waited_s += self._parts.monotonic_s() - began_at_s
 
@@ -203,12 +206,11 @@ class Meter:
 
     @property
     def _backend_name(self) -> str:
-        assert self.backend is not None
-        return self.backend.name
+        assert self.asked is not None
+        return self.asked.backend.name
 
     def _window_tokens(self) -> int:
         """The larger of the windows that the settings and the backend tell, or told when the request came."""
-        assert self.backend is not None
-        listing = self.backend.listings.get(self._target.backend_model)
-        listed = listing.max_model_len if listing is not None else None
-        return max(self._model.configured_window, listed or 0) or self._model.widest_window
+        assert self.asked is not None
+        told_tokens = self.asked.backend.window_of(self.asked.offer.name)
+        return max(self._model.configured_window, told_tokens or 0) or self._model.widest_window

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from mcp_gateway.core.catalog import Price, Published
+from mcp_gateway.core.catalog import Published
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.context import RequestContext
-from mcp_gateway.core.dialects.dialect import Dialect
+from mcp_gateway.core.dialects.dialect import Targets
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.lifecycle import Lifecycle
 from mcp_gateway.core.limits.limiter import Limiter
@@ -21,7 +21,7 @@ from mcp_gateway.core.observe.metrics import Metrics
 from mcp_gateway.core.observe.records import Records
 from mcp_gateway.core.policy.images import ImagePolicy
 from mcp_gateway.core.record import Door
-from mcp_gateway.core.upstream.backend import Backend, Headers
+from mcp_gateway.core.upstream.backend import Headers
 from mcp_gateway.core.upstream.pool import Pool
 
 logger = logging.getLogger(__name__)
@@ -42,14 +42,6 @@ class Call(NamedTuple):
     collect_above_tokens: int | None = None
 
 
-class Route(NamedTuple):
-    """Where a request may go, the name that those backends know the model by, and what it costs."""
-
-    backends: list[Backend]
-    backend_model: str
-    price: Price
-
-
 @dataclass(slots=True, kw_only=True, eq=False)
 class Parts:
     """The rooms that a request passes."""
@@ -61,7 +53,7 @@ class Parts:
     ledger: Ledger
     records: Records
     images: ImagePolicy
-    dialect: Dialect
+    targets: Targets
     metrics: Metrics
     failures: Failures
     activity: Activity

@@ -118,7 +118,8 @@ class Ask:
     is_long: bool = False
     request_id: str = ""
     """The one that the request is billed under; set once it is admitted."""
-    _sent: bytes = b""
+    sent: bytes = b""
+    """The body as it was sent, while the parsed one is put away."""
 
     def waiting_frames(self) -> bytes:
         """What a client is sent of a stream while there is nothing to tell."""
@@ -130,12 +131,12 @@ class Ask:
 
     def put_away(self, sent: bytes) -> None:
         """Keep of the body only what was sent: parsed, it takes several times as much; images are still counted."""
-        self.body, self.images, self._sent = {}, ("",) * len(self.images), sent
+        self.body, self.images, self.sent = {}, ("",) * len(self.images), sent
 
     def take_out(self) -> None:
         """Have the body again that was put away, as it was sent."""
-        if self._sent:
-            self.body, self._sent = parse_exactly(self._sent), b""
+        if self.sent:
+            self.body, self.sent = parse_exactly(self.sent), b""
 
     def forget_body(self) -> None:
         """Keep nothing of what was sent on, which may be large, while the answer is told."""

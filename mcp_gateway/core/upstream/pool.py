@@ -3,16 +3,16 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from random import Random
 from typing import Literal
 
 from mcp_gateway.core.blame import Blame
-from mcp_gateway.core.catalog import Listing, Listings, Model
+from mcp_gateway.core.catalog import DEMO, VLLM, Listing, Listings, Model
+from mcp_gateway.core.routing.rank import Candidate, Ranking, Sight, next_of
 from mcp_gateway.core.text import shown
 from mcp_gateway.core.upstream.backend import Backend, Status
 from mcp_gateway.core.upstream.budget import RetryBudget
-from mcp_gateway.core.upstream.choice import choose
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +21,8 @@ _TEMPLATES_S = 1.0
 """Of a look at a backend, for what it adds to prompts: it tells at once, or later."""
 _MAX_LOGGED_CHARS = 500
 ModelStatus = Literal["ready", "loading", "unavailable"]
-Failures = Mapping[Backend, Blame]
-"""What one request says of each backend that it was sent to so far, in that order."""
+Failures = Mapping[Candidate[Backend], Blame]
+"""What one request says of each offer that was asked so far, in that order."""
 
 
 class Pool:
@@ -41,6 +41,7 @@ class Pool:
     ) -> None:
         self.backends = tuple(backends)
         self.demo = demo
+        self.sight: Sight[Backend] = {VLLM: self.backends, DEMO: (demo,)}
         self._interval_s = interval_s
         self._timeout_s = timeout_s
         self._on_change = on_change
@@ -51,34 +52,17 @@ class Pool:
         self._told: dict[Backend, Status] = {}
         """What the log has said last of each."""
 
-    def candidates(self, backend_model: str) -> list[Backend]:
-        """Backends that may be sent a request for the model now."""
-        return [backend for backend in self.backends if backend.can_take(backend_model)]
-
-    def next_backend(
-        self, backends: Sequence[Backend], backend_model: str, prefix: bytes, failures: Failures
-    ) -> Backend | None:
-        """Where to send a request after these failures; None where it must not, or cannot, be sent on.
-
-        Backends that are full, or fail, are asked where there are no others, and only first: a full fleet then costs
-        one question a request, and requests that themselves make backends fail cannot shut everybody out.
-        """
+    def next_of(self, ranking: Ranking[Backend], failures: Failures) -> Candidate[Backend] | None:
+        """Where to send a request after these failures; None where it must not, or cannot, be sent on."""
         if not failures:
             self._retries.deposit()
         elif not self._may_go_on(failures):
             return None
-        able = [backend for backend in backends if backend not in failures and backend.can_take(backend_model)]
-        if len(able) == 1 and not failures:
-            return able[0]  # sound or not
-        sound = [backend for backend in able if backend.is_sound_for(backend_model)]
-        by_name = {backend.name: backend for backend in sound or ([] if failures else able)}
-        if not by_name:
-            return None
-        return by_name[choose({name: backend.load for name, backend in by_name.items()}, prefix, self._random)]
+        return next_of(ranking, failures, self._random)
 
     def status_of(self, model: Model) -> ModelStatus:
         """How a model is, for whoever asks: `ready` where a backend serves it."""
-        if any(backend.serves(model.backend_model) for backend in self.backends):
+        if any(backend.serves(offer.name) for offer in model.offers for backend in self.sight[offer.source]):
             return "ready"
         return "unavailable" if all(backend.is_probed for backend in self.backends) else "loading"
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from mcp_gateway.core.catalog import Listing
 from mcp_gateway.core.config import UpstreamSettings
 from mcp_gateway.core.dialects.vllm import Gauges
 from mcp_gateway.core.upstream.attempt import GRACE_S, LOOK_S, Attempt
@@ -23,6 +24,7 @@ class Lab:
         self.clock = Clock()
         self.backend = Backend("vllm-1", DemoBackend(), breaker=Breaker(1, 5.0, self.clock), now_s=self.clock)
         self.backend.fault = ""
+        self.backend.listings["tiny"] = Listing("tiny", "vllm", None)
 
     def attempt(self, prompt_tokens: int = 0, *, is_stream: bool = True, **settings: Any) -> Attempt:
         upstream = UpstreamSettings(**{"first_token_timeout_s": 20, "idle_timeout_s": 60} | settings)
@@ -199,7 +201,7 @@ def test_counters_that_stand_still_while_requests_run_make_a_backend_stuck_until
         assert lab.backend.status == "up"
         lab.clock.now_s += 10
     lab.read(Gauges(1, 0, 7))
-    assert (lab.backend.status, lab.backend.is_sound_for("tiny")) == ("failing", False)
+    assert (lab.backend.status, lab.backend.prospect("tiny")) == ("failing", "doubtful")
     assert lab.backend.reason == "its engine makes no tokens while requests run"
     lab.read(Gauges(1, 0, 8))
     assert (lab.backend.status, lab.backend.gone_at_s) == ("up", None)

@@ -5,12 +5,14 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.sources import nodes_of
+
 
 def class_names_in(modules: Mapping[str, Path]) -> dict[str, list[str]]:
     """Where each name of a class is defined, as `module:line`."""
     found: dict[str, list[str]] = defaultdict(list)
     for module, path in modules.items():
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes_of(path):
             if isinstance(node, ast.ClassDef):
                 found[node.name].append(f"{module}:{node.lineno}")
     return dict(found)

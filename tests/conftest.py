@@ -76,4 +76,5 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_collection_finish() -> None:
     """What is loaded now stays: tests that look for what is kept need not look through it, nor does the collector."""
     gc.freeze()
+    gc.set_threshold(20_000)  # or each test would have it look ten times for circles that few of them make
     gc.enable()

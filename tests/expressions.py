@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeGuard
 import bridge
 import http_api
 import mcp_gateway
+from tests.sources import nodes_of, tree_of
 
 PACKAGES: tuple[ModuleType, ...] = (mcp_gateway, http_api, bridge)
 SHORT = 8
@@ -64,11 +65,12 @@ def expressions() -> list[Expression]:
 
 
 def _expressions_of(module: ModuleType) -> Iterator[Expression]:
-    tree = ast.parse(Path(module.__file__ or "").read_text())
-    _check_imports(module.__name__, tree)
+    path = Path(module.__file__ or "")
+    tree = tree_of(path)
+    _check_imports(module.__name__, path)
     named = {id(node.value): node.targets[0].id for node in tree.body if isinstance(node, ast.Assign)
              and isinstance(node.targets[0], ast.Name)}  # fmt: skip
-    for call in ast.walk(tree):
+    for call in nodes_of(path):
         if not (isinstance(call, ast.Call) and _is_of_re(call.func)) or call.func.attr in ("escape", "purge"):
             continue
         where = f"{module.__name__}:{call.lineno}"
@@ -80,8 +82,8 @@ def _expressions_of(module: ModuleType) -> Iterator[Expression]:
             yield Expression(where, _written(call.args[0], where), 0, call.func.attr not in _ANCHORED)
 
 
-def _check_imports(name: str, tree: ast.Module) -> None:
-    for node in ast.walk(tree):
+def _check_imports(name: str, path: Path) -> None:
+    for node in nodes_of(path):
         if isinstance(node, ast.ImportFrom) and node.module in ("re", "regex"):
             raise Fault(f"{name}:{node.lineno} takes a name out of `re`, where it is not seen")
         if isinstance(node, ast.Import) and any(alias.name == "re" and alias.asname for alias in node.names):

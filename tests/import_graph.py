@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+from tests.sources import nodes_of
+
 Graph = dict[str, set[str]]
 
 
@@ -24,7 +26,7 @@ def imports_of(path: Path) -> Iterator[tuple[int, str]]:
 
     `from a import b` names `a.b`, be it a module or not.
     """
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import socket
 import sqlite3
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -29,6 +30,8 @@ from tests.databases import migrated
 from tests.declared import declared_by
 from tests.replaying import PATIENCE_S
 
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""For clients that speak plain HTTP: each would take milliseconds to make a context of its own."""
 BASE_URL = "http://gateway.test"
 NOON_S = 1_900_000_000 // 86_400 * 86_400 + 43_200.0
 UNLIMITED = OwnLimits(None, None, None, None)
@@ -210,7 +213,7 @@ async def open_door(data_dir: Path, clock: Clock | None = None, **settings: Any)
         url = f"http://127.0.0.1:{port}"
         errors, operations = stack.enter_context(_errors_logged()), operations_in(gateway, mcp, base_url=BASE_URL)
         hooks = {"response": [declared_by(operations)]}
-        client = httpx2.AsyncClient(base_url=url, timeout=PATIENCE_S * 3, event_hooks=hooks)
+        client = httpx2.AsyncClient(base_url=url, timeout=PATIENCE_S * 3, event_hooks=hooks, verify=NO_TLS)
         http = await stack.enter_async_context(client)
         yield Door(gateway, desk, server, url, port, http, clock, data_dir, errors, operations)
 

@@ -1,14 +1,17 @@
 """The command line and names: what would move an operator's cursor is refused, and what stands already is escaped."""
 
 import sqlite3
+from functools import cache
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
 from mcp_gateway.cli import app
 from mcp_gateway.core.gateway import DATABASE
 
+typer.testing._get_command = cache(typer.main.get_command)  # type: ignore[attr-defined] # else made at each run
 NASTY = "\x1b]0;owned\x07\x1b[2J\nkey_forged acc_forged gw_live_AAAA...  live     admin\u202e\x9b"
 
 

@@ -31,6 +31,7 @@ from tests.import_graph import (
     upward,
 )
 from tests.registries import commands, metrics, prompt_arguments, tools
+from tests.sources import nodes_of, tree_of
 
 ROOT = Path(__file__).parent.parent
 MODULES = modules_in(ROOT, "mcp_gateway", "http_api", "bridge")
@@ -42,11 +43,6 @@ ROOMS = rooms_of((ROOT / "ARCHITECTURE.md").read_text())
 @cache
 def graph() -> Graph:
     return graph_of(MODULES)
-
-
-@cache
-def tree_of(path: Path) -> ast.Module:
-    return ast.parse(path.read_text())
 
 
 def test_modules_import_in_no_circle() -> None:
@@ -74,7 +70,7 @@ SQL = re.compile(r"\bSELECT\b.*\bFROM\b|\bINSERT (OR \w+ )?INTO\b|\bDELETE FROM\
 def test_the_store_alone_knows_sqlite_and_sql(name: str) -> None:
     """So no other module can hold a connection, nor hand the store a statement."""
     assert [module for _, module in imports_of(MODULES[name]) if module.split(".")[0] == "sqlite3"] == []
-    texts = [_text_of(node) for node in ast.walk(tree_of(MODULES[name]))]
+    texts = [_text_of(node) for node in nodes_of(MODULES[name])]
     assert [text for text in texts if SQL.search(text)] == []
 
 
@@ -94,7 +90,7 @@ def test_an_import_inside_a_function_gives_its_reason(path: Path) -> None:
     lines = path.read_text().splitlines()
     if not any(re.match(r"\s+(import|from) ", line) for line in lines):
         return
-    for function in ast.walk(tree_of(path)):
+    for function in nodes_of(path):
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
             for node in ast.walk(function):
                 if isinstance(node, ast.Import | ast.ImportFrom):
@@ -103,7 +99,7 @@ def test_an_import_inside_a_function_gives_its_reason(path: Path) -> None:
 
 @each("path", sorted((ROOT / "mcp_gateway" / "core" / "inference").glob("*.py")))
 def test_the_path_of_a_request_knows_no_surface_by_its_name(path: Path) -> None:
-    words = {node.value for node in ast.walk(tree_of(path)) if isinstance(node, ast.Constant)}
+    words = {node.value for node in nodes_of(path) if isinstance(node, ast.Constant)}
     assert words & set(get_args(SurfaceName)) == set(), path.name
 
 

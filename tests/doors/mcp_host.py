@@ -32,7 +32,7 @@ from mcp_gateway.mcp_door.endpoints import McpDoor
 from tests.connections import uncapped
 from tests.databases import migrated
 from tests.replaying import PATIENCE_S
-from tests.serving import Clock, served
+from tests.serving import NO_TLS, Clock, served
 
 UNLIMITED = Allowance(None, None, None, None)
 PATHS = ("/v1/mcp", "/api/v1/inference/mcp")
@@ -92,9 +92,9 @@ class Host:
         return {"Mcp-Session-Id": answer.headers["mcp-session-id"]} | (headers or {})
 
 
-def http_client(**options: Any) -> httpx2.AsyncClient:
+def http_client(timeout: float = PATIENCE_S, **options: Any) -> httpx2.AsyncClient:
     """A client for a test's requests."""
-    return httpx2.AsyncClient(**{"timeout": PATIENCE_S} | options)
+    return httpx2.AsyncClient(timeout=timeout, verify=NO_TLS, **options)
 
 
 class Gate:

@@ -103,6 +103,10 @@ class Spoken:
     def usage(self, prompt_tokens: int, output_tokens: int) -> dict[str, Any]:
         return usage(prompt_tokens, output_tokens)
 
+    def broken_off(self) -> bytes:
+        """An answer in one piece that the backend stopped, as vLLM does when it shuts down."""
+        raise NotImplementedError
+
     def opening(self, prompt_tokens: int = 10) -> list[bytes]:
         """The events of a stream before its first token."""
         return []
@@ -120,9 +124,8 @@ class Spoken:
         tokens = [self.token(number, prompt_tokens, text) for number in range(1, output_tokens + 1)]
         return [*self.opening(prompt_tokens), *tokens, *self.ending(prompt_tokens, output_tokens)]
 
-    @property
     def aborted(self) -> list[bytes]:
-        """The end of a stream that the backend stopped."""
+        """The end of a stream that it stopped."""
         raise NotImplementedError
 
     # What a client reads
@@ -196,6 +199,11 @@ class Chat(Spoken):
     def put(self, text: str, told: dict[str, Any]) -> None:
         told["choices"][0]["message"]["content"] = text
 
+    def broken_off(self) -> bytes:
+        told = orjson.loads(self.whole())
+        told["choices"][0]["finish_reason"] = "abort"
+        return orjson.dumps(told)
+
     def opening(self, prompt_tokens: int = 10) -> list[bytes]:
         return [chunk("", prompt_tokens, 0)]
 
@@ -205,7 +213,6 @@ class Chat(Spoken):
     def ending(self, prompt_tokens: int = 10, output_tokens: int = 4) -> list[bytes]:
         return [chunk("", prompt_tokens, output_tokens, "stop"), final_usage(prompt_tokens, output_tokens), DONE]
 
-    @property
     def aborted(self) -> list[bytes]:
         return [chunk("", 10, 2, "abort"), DONE]
 
@@ -236,7 +243,6 @@ class Completions(Chat):
         last = text_part("", 0, prompt_tokens, output_tokens, "stop")
         return [last, text_total(prompt_tokens, output_tokens), DONE]
 
-    @property
     def aborted(self) -> list[bytes]:
         return [text_part("", 0, 10, 2, "abort"), DONE]
 
@@ -318,6 +324,9 @@ class Messages(Spoken):
     def put(self, text: str, told: dict[str, Any]) -> None:
         told["content"][0]["text"] = text
 
+    def broken_off(self) -> bytes:
+        return orjson.dumps(orjson.loads(self.whole()) | {"stop_reason": None})
+
     def usage(self, prompt_tokens: int, output_tokens: int) -> dict[str, Any]:
         return {"input_tokens": prompt_tokens, "output_tokens": output_tokens}
 
@@ -332,9 +341,8 @@ class Messages(Spoken):
         used = self.usage(prompt_tokens, output_tokens)
         return [message_event("content_block_stop", index=0), message_ending(**used), message_event("message_stop")]
 
-    @property
     def aborted(self) -> list[bytes]:
-        return [message_ending("abort", **self.usage(10, 2)), message_event("message_stop")]
+        return [message_ending(None, **self.usage(10, 2)), message_event("message_stop")]
 
     def piece(self, event: dict[str, Any]) -> str:
         return str(event.get("delta", {}).get("text", ""))
@@ -377,6 +385,9 @@ class Responses(Spoken):
     def put(self, text: str, told: dict[str, Any]) -> None:
         told["output"][0]["content"][0]["text"] = text
 
+    def broken_off(self) -> bytes:
+        return orjson.dumps(orjson.loads(self.whole()) | {"status": "cancelled"})
+
     def usage(self, prompt_tokens: int, output_tokens: int) -> dict[str, Any]:
         return {
             "input_tokens": prompt_tokens,
@@ -401,12 +412,9 @@ class Responses(Spoken):
         first = self._opening + output_tokens
         return [_retold(one, sequence_number=number) for number, one in enumerate(told, first)]
 
-    @property
     def aborted(self) -> list[bytes]:
         last = self.ending()[-1]
-        failure = {"code": "server_error", "message": "EngineCore"}
-        response = _data_of(last)["response"] | {"status": "failed", "error": failure}
-        return [_retold(last, response=response)]
+        return [_retold(last, response=_data_of(last)["response"] | {"status": "cancelled"})]
 
     def piece(self, event: dict[str, Any]) -> str:
         return str(event["delta"]) if event["type"] == "response.output_text.delta" else ""

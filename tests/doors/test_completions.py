@@ -219,16 +219,6 @@ async def test_who_leaves_before_the_answer_pays_the_prompt(stage: Stage) -> Non
         assert await door.balance_nano(account_id) == 10**9 - cost_nano(tokens, 0)
 
 
-async def test_a_stream_that_breaks_off_ends_in_an_error_and_is_paid_as_far_as_it_came(stage: Stage) -> None:
-    door, backend = stage
-    backend.answer_with(events(part("a", 0, 2, 1), b'data: {"error":{"message":"dead","code":500}}\n\n'))
-    response = await door.post(body_of(stream=True), await door.key(credit="1"), PATH)
-    last = contents([response.content])[-1]
-    assert (last["object"], last["choices"][0]["finish_reason"]) == ("text_completion", "error")
-    assert response.content.endswith(DONE)
-    assert await paid(door, response) == (2, 1, cost_nano(2, 1))
-
-
 @each(("fields", "outputs"), [({}, 1), ({"n": 3}, 3), ({"n": 2, "best_of": 4}, 4), ({"prompt": ["a", "b"], "n": 2}, 4)])
 async def test_the_hold_is_for_all_that_may_be_made(stage: Stage, fields: dict[str, Any], outputs: int) -> None:
     door, backend = stage

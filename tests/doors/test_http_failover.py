@@ -5,8 +5,8 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+import orjson
 import pytest
 import pytest_asyncio
 
@@ -26,13 +26,14 @@ from tests.replaying import (
     stream,
     whole,
 )
-from tests.serving import FREE, PRICED, Door, bearer, chat_body, error_of, open_door
+from tests.serving import FREE, Door, bearer, error_of, open_door
+from tests.stage import CREDIT_NANO, PRICED, cost_nano, staged
+from tests.surfaces import Spoken, answers, every_generating_surface, every_streaming_surface, every_way, message_event
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 TIMEOUT_S = 30.0
 TOLD = b'data: {"error": {"message": "EngineCore encountered an issue", "param": null, "code": 500}}\n\n'
-ABORTED = chunk("", 10, 2).replace(b'"finish_reason":null', b'"finish_reason":"abort"')
 REFUSED = b'{"error":{"message":"temperature must be non-negative","type":"BadRequestError","param":"temperature"}}'
 Served = tuple[Door, ReplayingBackend, ReplayingBackend]
 
@@ -75,8 +76,14 @@ async def _served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def served(_served: Served) -> AsyncIterator[Served]:
-    """Both up; the first is asked first, since the second tells of so much that it has to do for others."""
-    door, first, second = _served
+    await both_are_up(_served)
+    yield _served
+    await _served[0].nothing_is_left()
+
+
+async def both_are_up(served: Served) -> None:
+    """The first is asked first, since the second tells of so much that it has to do for others."""
+    door, first, second = served
     second.running = 10**6
     for replaying, backend in zip((first, second), door.gateway.pool.backends, strict=True):
         replaying.answer_with()
@@ -84,8 +91,6 @@ async def served(_served: Served) -> AsyncIterator[Served]:
         backend.breaker.reset()
         backend.busy_until_s = 0.0
     await door.gateway.pool.discover()
-    yield door, first, second
-    await door.nothing_is_left()
 
 
 async def time_runs_out_at(replaying: ReplayingBackend, door: Door) -> None:
@@ -101,62 +106,81 @@ def later(now_s: Callable[[], float]) -> float:
     return now_s() + TIMEOUT_S
 
 
-@pytest.mark.parametrize(
-    "failing",
-    [death, whole(b"{}", 500), whole(b'{"error":"Unauthorized"}', 401), replayed(captured("863_queue_full")),
-     replayed(captured("300_unknown_model")), cut_in_the_head, nonsense, silence],
-    ids=["death", "500", "401", "busy", "model gone", "cut in the head", "nonsense", "silence"],
-)  # fmt: skip
-@pytest.mark.parametrize("is_stream", [False, True])
+FAILING: dict[str, Answer] = {
+    "death": death,
+    "500": whole(b"{}", 500),
+    "401": whole(b'{"error":"Unauthorized"}', 401),
+    "not served there": whole(b'{"detail":"Not Found"}', 404),
+    "cut in the head": cut_in_the_head,
+    "nonsense": nonsense,
+    "silence": silence,
+}
+
+
+def failing_answers(spoken: Spoken) -> dict[str, Answer]:
+    """What no backend should answer, with what was captured of a full queue and of a model that is not there."""
+    return FAILING | {
+        "busy": replayed(captured(spoken.busy)),
+        "busy as a chat is told": replayed(captured("863_queue_full")),
+        "model gone": replayed(captured(spoken.unknown)),
+    }
+
+
+@every_way
 async def test_a_backend_that_fails_before_its_first_token_is_followed_by_another_within_one_hold(
-    served: Served, failing: Answer, is_stream: bool
+    served: Served, spoken: Spoken, is_stream: bool
 ) -> None:
     door, first, second = served
-    first.answer_with(failing, failing)
-    account_id = await door.account("1")
-    asking = asyncio.create_task(door.chat(await door.key(account_id), model="priced/tiny", stream=is_stream))
-    if failing is silence:
-        await time_runs_out_at(first, door)
-    response = await asking
-    assert response.status_code == 200, response.text
-    assert len(second.chats) == 1
-    assert second.chats[0].json == first.chats[0].json
-    await door.nothing_is_left()
-    kinds = await door.rows("SELECT kind FROM ledger_transactions WHERE account_id = ? ORDER BY id", account_id)
-    assert kinds == [("credit",), ("hold",), ("settle",)]
-    assert (await door.record(response))["backend"] == "vllm-2"
+    for name, failing in failing_answers(spoken).items():
+        await both_are_up(served)
+        stage = await staged(door, first)
+        first.answer_with(failing, failing)
+        second.answer_with(answers(spoken))
+        asking = asyncio.create_task(stage.ask(spoken, is_stream=is_stream))
+        if failing is silence:
+            await time_runs_out_at(first, door)
+        response = await asking
+        assert spoken.refusal_of(response) is None, (name, response.text)
+        assert [len(backend.chats) for backend in (first, second)] == [len(first.chats), 1], name
+        assert second.chats[0].json == first.chats[0].json
+        await stage.is_left_with(CREDIT_NANO - cost_nano(10, 4 if spoken.is_generated else 0))
+        sql = "SELECT kind FROM ledger_transactions WHERE account_id = ? ORDER BY id"
+        assert await door.rows(sql, stage.account_id) == [("credit",), ("hold",), ("settle",)]
+        (record,) = await stage.records()
+        assert record["backend"] == "vllm-2"
 
 
-@pytest.mark.parametrize(
-    "failing",
-    [
-        events(TOLD, DONE),
-        events(ABORTED, DONE),
-        events(),
-        events(DONE),
-        events(b": keep-alive\n\n"),
-        head_alone,
-    ],
-    ids=["told", "aborted", "empty", "done alone", "comment alone", "head alone"],
-)
+@every_streaming_surface
 async def test_a_stream_that_fails_after_its_head_but_before_its_first_token_goes_elsewhere_too(
-    served: Served, failing: Answer
+    served: Served, spoken: Spoken
 ) -> None:
     door, first, second = served
-    first.answer_with(failing)
-    asking = asyncio.create_task(door.chat(await door.key(), stream=True))
-    if failing is head_alone:
-        await time_runs_out_at(first, door)
-    response = await asking
-    assert response.status_code == 200, response.text
-    assert (len(first.chats), len(second.chats)) == (1, 1)
+    failing = [events(TOLD, DONE), events(*spoken.aborted()), events(), events(DONE), events(b": keep-alive\n\n")]
+    held_back = spoken.opening()[: spoken.held_back]
+    for answer in [*failing, events(*held_back), events(*held_back, TOLD, DONE), head_alone]:
+        await both_are_up(served)
+        stage = await staged(door, first)
+        first.answer_with(answer)
+        second.answer_with(answers(spoken))
+        asking = asyncio.create_task(stage.ask(spoken, is_stream=True))
+        if answer is head_alone:
+            await time_runs_out_at(first, door)
+        response = await asking
+        assert response.status_code == 200, response.text
+        assert not any(map(spoken.failure_in, spoken.events(response.content)))
+        assert (len(first.chats), len(second.chats)) == (1, 1)
+        await stage.is_left_with(CREDIT_NANO - cost_nano(10, 4))
 
 
-async def test_a_whole_answer_that_the_backend_broke_off_goes_elsewhere(served: Served) -> None:
+@every_generating_surface
+async def test_a_whole_answer_that_the_backend_broke_off_goes_elsewhere(served: Served, spoken: Spoken) -> None:
     door, first, second = served
-    first.answer_with(whole(captured("100_chat").body.replace(b'"finish_reason":"length"', b'"finish_reason":"abort"')))
-    assert (await door.chat(await door.key())).status_code == 200
+    stage = await staged(door, first)
+    first.answer_with(whole(spoken.broken_off()))
+    second.answer_with(answers(spoken))
+    assert spoken.refusal_of(await stage.ask(spoken)) is None
     assert len(second.chats) == 1
+    await stage.is_left_with(CREDIT_NANO - cost_nano(10, 4))
 
 
 async def test_a_refusal_of_the_request_is_final(served: Served) -> None:
@@ -166,26 +190,31 @@ async def test_a_refusal_of_the_request_is_final(served: Served) -> None:
     assert second.chats == []
 
 
-@pytest.mark.parametrize(
-    ("failing", "status", "code"),
-    [
-        (death, 502, "backend_died"),
-        (whole(b"{}", 500), 502, "backend_error"),
-        (whole(b'{"error":"Unauthorized"}', 401), 502, "backend_error"),
-        (replayed(captured("863_queue_full")), 429, "backend_busy"),
-        (replayed(captured("300_unknown_model")), 503, "model_unavailable"),
-    ],
-    ids=["death", "500", "401", "busy", "model gone"],
-)
-async def test_where_all_backends_fail_the_last_failure_is_told(
-    served: Served, failing: Answer, status: int, code: str
+@every_way
+async def test_where_all_backends_fail_the_last_failure_is_told_in_the_surfaces_own_word(
+    served: Served, spoken: Spoken, is_stream: bool
 ) -> None:
     door, first, second = served
-    for backend in (first, second):
-        backend.answer_with(failing, failing)
-    response = await door.chat(await door.key())
-    assert (response.status_code, error_of(response)["code"]) == (status, code)
-    assert ("retry-after" in response.headers) == (status in (429, 503))
+    expected = {
+        "death": (502, "backend_died"),
+        "500": (502, "backend_error"),
+        "401": (502, "backend_error"),
+        "busy": (429, "backend_busy"),
+        "model gone": (503, "model_unavailable"),
+    }
+    for name, (status, code) in expected.items():
+        await both_are_up(served)
+        stage, failing = await staged(door, first), failing_answers(spoken)[name]
+        for backend in (first, second):
+            backend.answer_with(failing, failing)
+        response = await stage.ask(spoken, is_stream=is_stream)
+        assert spoken.refusal_of(response) == spoken.word_for(code), name
+        await stage.is_left_with(CREDIT_NANO)
+        (record,) = await stage.records()
+        assert (record["http_status"], record["error_code"], record["cost_nano"]) == (status, code, 0)
+        if spoken.path != "/v1/mcp":
+            assert response.status_code == status
+            assert ("retry-after" in response.headers) == (status in (429, 503))
 
 
 @pytest.mark.parametrize("failing", [silence, head_alone], ids=["silence", "head alone"])
@@ -201,36 +230,6 @@ async def test_no_first_token_in_time_is_502_and_the_backend_is_hung_up_on(serve
     await asyncio.gather(first.chats[0].gone(), second.chats[0].gone())
 
 
-async def failing_in_the_middle(served: Served, end: Answer) -> tuple[list[dict[str, Any]], bytes, str]:
-    """Read a stream whose backend goes on with `end` once the first two frames have arrived; its frames and account."""
-    door, first, second = served
-    has_begun = asyncio.Event()
-    begin = (chunk("", 10, 0), chunk("a", 10, 2))
-
-    async def answer(asked: Asked) -> None:
-        asked.start_stream()
-        for frame in begin:
-            asked.send_event(frame)
-        await has_begun.wait()
-        await end(asked)
-
-    first.answer_with(answer)
-    account_id = await door.account("1")
-    headers = bearer(await door.key(account_id))
-    body = chat_body(model="priced/tiny", stream=True)
-    got = b""
-    async with door.http.stream("POST", "/v1/chat/completions", json=body, headers=headers) as response:
-        assert response.status_code == 200
-        async for piece in response.aiter_bytes():
-            got += piece
-            if b'"content":"a"' in got:
-                has_begun.set()
-                if end is silence:
-                    pass_time(TIMEOUT_S)
-    assert second.chats == []
-    return contents([got]), got, account_id
-
-
 def last_events(*frames: bytes) -> Answer:
     async def answer(asked: Asked) -> None:
         for frame in frames:
@@ -244,37 +243,63 @@ async def hang_up(asked: Asked) -> None:
     asked.transport.abort()
 
 
-async def end_early(asked: Asked) -> None:
-    asked.end_stream()
+ENDS: dict[str, Callable[[Spoken], Answer]] = {
+    "told": lambda _: last_events(TOLD, DONE),
+    "told as its event": lambda _: last_events(
+        message_event("error", error={"message": "EngineCore encountered an issue"})
+    ),
+    "aborted": lambda spoken: last_events(*spoken.aborted()),
+    "hung up": lambda _: hang_up,
+    "ended early": lambda _: last_events(),
+    "silent": lambda _: silence,
+}
 
 
-@pytest.mark.parametrize(
-    ("end", "code"),
-    [
-        (last_events(TOLD, DONE), "backend_died"),
-        (last_events(ABORTED, DONE), "backend_died"),
-        (hang_up, "backend_died"),
-        (end_early, "backend_died"),
-        (silence, "backend_died"),
-    ],
-    ids=["told", "aborted", "hung up", "ended early", "silent"],
-)
+@pytest.mark.parametrize("name", ENDS)
+@every_streaming_surface
 async def test_a_stream_that_fails_in_the_middle_ends_with_one_error_and_is_billed_for_what_was_delivered(
-    served: Served, end: Answer, code: str
+    served: Served, spoken: Spoken, name: str
 ) -> None:
-    door = served[0]
-    frames, got, account_id = await failing_in_the_middle(served, end)
-    assert [frame["choices"][0]["delta"].get("content") for frame in frames[:2]] == ["", "a"]
-    (last,) = frames[2:]
-    assert last["error"]["code"] == code
-    assert last["choices"][0]["finish_reason"] == "error"
-    assert last["model"] == "priced/tiny"
-    assert got.endswith(DONE)
-    assert got.count(DONE) == 1
-    await door.nothing_is_left()
-    assert await door.balance_nano(account_id) == 10**9 - (10 * 300 + 2 * 700)
-    rows = await door.rows("SELECT http_status, error_code FROM requests WHERE account_id = ?", account_id)
-    assert rows == [(502, code)]
+    door, first, second = served
+    stage, end, has_begun = await staged(door, first), ENDS[name](spoken), asyncio.Event()
+    begin = [*spoken.opening(), spoken.token(1), spoken.token(2)]
+
+    async def answer(asked: Asked) -> None:
+        asked.start_stream()
+        for frame in begin:
+            asked.send_event(frame)
+        await has_begun.wait()
+        await end(asked)
+
+    first.answer_with(answer)
+    body, headers = orjson.dumps(spoken.body(is_stream=True)), bearer(stage.key) | spoken.sent_headers
+    got = b""
+    async with door.http.stream("POST", spoken.path, content=body, headers=headers) as response:
+        assert response.status_code == 200
+        async for piece in response.aiter_bytes():
+            got += piece
+            if len(spoken.pieces(got)) == 2 and not has_begun.is_set():
+                has_begun.set()
+                if end is silence:
+                    pass_time(TIMEOUT_S)
+    assert second.chats == []
+    told = spoken.events(got)
+    assert spoken.pieces(got) == ["x", "x"]
+    assert [spoken.failure_in(event) for event in told if spoken.failure_in(event)] == [spoken.failed_with]
+    assert spoken.failure_in(told[-1])
+    assert got.endswith(spoken.last_bytes)
+    assert got.count(DONE) == spoken.last_bytes.count(DONE)
+    await stage.is_left_with(CREDIT_NANO - cost_nano(10, 2))
+    (record,) = await stage.records()
+    assert (record["http_status"], record["error_code"]) == (502, "backend_died")
+    assert (record["prompt_tokens"], record["completion_tokens"]) == (10, 2)
+
+
+async def test_a_chat_that_fails_in_the_middle_says_so_by_its_finish_reason_too(served: Served) -> None:
+    door, first, _ = served
+    first.answer_with(events(chunk("", 10, 0), chunk("a", 10, 2), TOLD))
+    last = contents([(await door.chat(await door.key(), stream=True)).content])[-1]
+    assert (last["choices"][0]["finish_reason"], last["model"]) == ("error", "free/tiny")
 
 
 async def test_a_stream_that_ends_without_done_after_its_last_frame_is_whole(served: Served) -> None:

@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from tests.captured import captured
 from tests.cases import each
-from tests.core.surfaces.test_message_events import START, ending, event, text, told
+from tests.core.surfaces.test_message_events import START, event, text, told
 from tests.loop_clock import pass_time
 from tests.replaying import (
     ReplayingBackend,
@@ -29,7 +29,6 @@ PROMPT_NANO, OUTPUT_NANO = 300, 700
 UNARY, STREAM = replayed(captured("540_messages")), replayed(captured("541_messages_stream"))
 STOP = event("message_stop")
 CREDIT_NANO = 10**8
-SECRET = "canary-5d1f"
 Served = tuple[Door, ReplayingBackend, ReplayingBackend]
 
 
@@ -265,19 +264,6 @@ async def test_a_guest_and_a_test_key_are_answered_for_nothing(served: Served, s
     assert answer.status_code == 200
     assert await door.balance_nano(account) == CREDIT_NANO
     assert len(first.chats) == 1
-
-
-async def test_nothing_of_the_content_is_kept(served: Served, caplog: pytest.LogCaptureFixture) -> None:
-    door, first, _ = served
-    first.answer_with(events(START, text(SECRET), ending(input_tokens=14, output_tokens=1), STOP), whole(b"{}", 500))
-    key = await door.key(credit="0.1")
-    assert SECRET in (await ask(door, key, stream=True, system=SECRET)).text
-    await ask(door, key, messages=[{"role": "user", "content": [{"type": SECRET}]}])
-    await door.gateway.lifecycle.wait_until_idle(5)
-    await door.rows("SELECT 1")
-    files = [path.read_bytes() for path in door.data_dir.rglob("*") if path.is_file()]
-    assert not any(SECRET.encode() in content for content in files)
-    assert SECRET not in caplog.text
 
 
 async def test_the_root_answers_a_probe(served: Served) -> None:

@@ -24,6 +24,7 @@ from http_api.operators import Operators
 from http_api.requests import Requests
 from http_api.responses import is_told_in_stream
 from http_api.routes import Routes
+from http_api.statements import Statements
 from http_api.stats import Stats
 from http_api.table import Endpoints, McpEndpoints, operations_of
 from http_api.topups import TopUps
@@ -103,6 +104,7 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
         keys=Keys(gateway.keys, gateway.authenticator, gateway.idempotency),
         limits=Limits(gateway.limiter),
         billing=Billing(gateway.ledger, gateway.statement, gateway.history, now_ms),
+        statements=Statements(gateway.months, now_ms),
         topups=TopUps(gateway.payments, gateway.idempotency, settings.stripe, base_url=base_url),
         usage=UsageReports(gateway.history, now_ms),
         requests=Requests(gateway.history),

@@ -108,11 +108,12 @@ class Asked(Generic[Q, B]):
 
 @dataclass(frozen=True, slots=True)
 class Answered(Generic[A]):
-    """An answer with another status than usual, or with headers of its own."""
+    """An answer with another status or media type than usual, or with headers of its own."""
 
     answer: A | bytes
     status: int | None = None
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    media_type: str | None = None
 
 
 Handle = Callable[[Asked[Q, B]], Awaitable[A | Answered[A] | bytes]]
@@ -209,7 +210,7 @@ class _Handling:
         self._body = operation.body
         self._bounds = bounds
         self._status = operation.statuses[0]
-        self._media_type = (b"content-type", operation.media_types[0].encode())
+        self._media_type = operation.media_types[0]
         self._is_reading = operation.method == "GET"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -219,7 +220,7 @@ class _Handling:
         told = await self._handle(Asked(scope, query, self._body_of(raw), raw))
         if not isinstance(told, Answered):
             told = Answered(told)
-        headers: Headers = [self._media_type, *told.headers]
+        headers: Headers = [(b"content-type", (told.media_type or self._media_type).encode()), *told.headers]
         await send_bytes(send, written(told.answer), headers, told.status or self._status)
 
     def _body_of(self, raw: bytes) -> Any:

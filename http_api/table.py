@@ -36,6 +36,7 @@ from http_api.requests import RequestObject, RequestPage, Requests, RequestsQuer
 from http_api.responses import RESPONSES_SHAPE, ResponsesAnswer, ResponsesBody
 from http_api.routes import BELOW, refusing, unknown_url
 from http_api.scores import RerankAnswer, RerankRequestBody, ScoreAnswer, ScoreRequestBody
+from http_api.statements import MEDIA_TYPES, StatementObject, StatementQuery, Statements
 from http_api.stats import Stats, StatsObject
 from http_api.topups import CheckoutBody, CheckoutObject, Empty, PortalObject, Receipt, TopUps
 from http_api.unserved import refusals
@@ -71,6 +72,7 @@ class Endpoints:
     keys: Keys
     limits: Limits
     billing: Billing
+    statements: Statements
     topups: TopUps
     usage: UsageReports
     requests: Requests
@@ -87,7 +89,7 @@ def operations_of(run: Endpoints, *, are_models_public: bool, are_stats_public: 
         *_mcp(run.mcp),
         *_models(run.models, are_public=are_models_public),
         *_keys(run.keys),
-        *_money(run.billing),
+        *_money(run.billing, run.statements),
         *(_payments(run.topups) if run.topups.are_configured else _no_payments(run.topups)),
         *_history(run),
         *([_stats(run.stats)] if are_stats_public else []),
@@ -446,7 +448,7 @@ def _keys(keys: Keys) -> list[AnyOperation]:
     ]
 
 
-def _money(billing: Billing) -> list[AnyOperation]:
+def _money(billing: Billing, statements: Statements) -> list[AnyOperation]:
     return [
         Operation(
             method="GET",
@@ -475,6 +477,21 @@ def _money(billing: Billing) -> list[AnyOperation]:
             answer=TransactionPage,
             handle=billing.transactions,
             refuses=_REPORTED,
+        ),
+        Operation(
+            method="GET",
+            path="/billing/statements/{month}",
+            name="statement",
+            summary="Tell what a month did to the wallet, as JSON, CSV or a page to print.",
+            access=Access.HOLDER,
+            scope="read",
+            counts=Counts.QUERY,
+            query=StatementQuery,
+            body=Nothing,
+            answer=StatementObject,
+            handle=statements.get,
+            media_types=tuple(MEDIA_TYPES.values()),
+            refuses=_REPORTED | _NOT_FOUND | {"invalid_value"},
         ),
         Operation(
             method="GET",

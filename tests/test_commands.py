@@ -263,6 +263,27 @@ def test_links_of_a_service_that_are_passed_over_are_named(data_dir: Path, monke
     assert (refused.exit_code, "GATEWAY_DRAIN_TIMEOUT_S: " in refused.stderr) == (USAGE, True)
 
 
+def test_the_revenue_of_a_month_is_told_by_account_and_model(data_dir: Path) -> None:
+    account = made("accounts", "create", "Ann", "--credit", "2", "--quiet")
+    with closing(sqlite3.connect(data_dir / DATABASE)) as connection, connection:
+        settled = "INSERT INTO ledger_transactions VALUES (NULL, ?, ?, ?, ?, 0, ?, ?, 0, 0, ?)"
+        at_ms = 1_768_000_000_000  # in January 2026
+        connection.execute(settled, (account, "hold", "req_1", -100, 100, 0, at_ms))
+        connection.execute(settled, (account, "settle", "req_1", 40, -100, 60, at_ms))
+    told = json.loads(run("revenue", "--month", "2026-01", "--json").stdout)
+    row = {"account_id": account, "model": None, "requests": 1, "revenue_usd": "0.00000006", "granted_usd": "0.00"}
+    assert told == {
+        "month": "2026-01", "revenue_usd": "0.00000006", "granted_usd": "0.00", "by_account_and_model": [row],
+    }  # fmt: skip
+    words = run("revenue", "--month", "2026-01").stdout.splitlines()
+    assert words[0] == "2026-01: 0.00000006 USD, of which 0.00 USD had been granted"
+    assert words[1].split() == [account, "0.00000006", "USD", "1", "(not", "recorded)"]
+    assert json.loads(run("revenue", "--json").stdout)["revenue_usd"] == "0.00"
+    refused = run("revenue", "--month", "13-2026")
+    assert refused.exit_code == USAGE
+    assert "2026-01" in refused.stderr
+
+
 def test_the_books_agree_until_a_balance_differs_from_its_entries(data_dir: Path) -> None:
     account = made("accounts", "create", "Ann", "--credit", "1")
     agreed = run("ledger", "check")

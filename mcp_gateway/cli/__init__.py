@@ -1,4 +1,4 @@
-"""The roof: `mcp-gateway serve | accounts | keys | requests | ledger | config | backup | restore | bridge`.
+"""The roof: `mcp-gateway serve | revenue | accounts | keys | requests | ledger | config | backup | restore | bridge`.
 
 It alone knows http_api.
 """
@@ -25,6 +25,7 @@ from mcp_gateway.cli.desk import (
     settings_of,
 )
 from mcp_gateway.cli.restore import restore_backup
+from mcp_gateway.cli.revenue import show_revenue
 from mcp_gateway.core.config import ConfigError, Settings, file_in_force, passed_over
 from mcp_gateway.core.engine import DatabaseError
 from mcp_gateway.core.gateway import DATABASE, Desk
@@ -104,6 +105,9 @@ def _desk_options(config: Path | None, settings: Settings) -> str:
     if settings.data_dir != Settings().data_dir:
         named += ["--data-dir", str(settings.data_dir.absolute())]
     return "".join(f" {shlex.quote(word)}" for word in named)
+
+
+app.command("revenue")(show_revenue)
 
 
 @ledger.command("check")

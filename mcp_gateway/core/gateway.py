@@ -37,6 +37,7 @@ from mcp_gateway.core.inference.exchange import Inference
 from mcp_gateway.core.inference.parts import Parts
 from mcp_gateway.core.ledger.checkpoint import verify_since_checkpoint
 from mcp_gateway.core.ledger.ledger import Ledger
+from mcp_gateway.core.ledger.months import Months
 from mcp_gateway.core.ledger.pending import PendingFile
 from mcp_gateway.core.ledger.statement import Statement
 from mcp_gateway.core.lifecycle import Lifecycle, Phase
@@ -89,6 +90,7 @@ class Gateway:
     bytes_in_flight: BytesInFlight
     ledger: Ledger
     statement: Statement
+    months: Months
     payments: Payments | None
     idempotency: Idempotency
     repeats: Repeats
@@ -107,6 +109,7 @@ class Desk:
     keys: KeyRing
     ledger: Ledger
     statement: Statement
+    months: Months
     history: History
 
 
@@ -120,7 +123,14 @@ async def open_desk(settings: Settings) -> AsyncIterator[Desk]:
     upgrade_unless_served(settings.data_dir / DATABASE)
     async with _open_store(settings, now_ms) as store:
         accounts = Accounts(store, new_id=new_id, now_ms=now_ms)
-        yield Desk(accounts, _keys(store, settings), _ledger(store, settings), Statement(store), History(store))
+        yield Desk(
+            accounts,
+            _keys(store, settings),
+            _ledger(store, settings),
+            Statement(store),
+            Months(store),
+            History(store),
+        )
 
 
 @contextlib.asynccontextmanager
@@ -197,6 +207,7 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
             bytes_in_flight=_bytes_in_flight(settings, addresses, metrics),
             ledger=ledger,
             statement=Statement(store),
+            months=Months(store),
             payments=stack.enter_context(_payments(store, settings, metrics)),
             idempotency=Idempotency(store, now_ms=now_ms),
             repeats=Repeats(store, now_ms=clock.now_ms),

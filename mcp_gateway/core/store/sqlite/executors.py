@@ -1,6 +1,6 @@
 """Who carries out every write and answers every read that there is."""
 
-from mcp_gateway.core.store.sql import accounts, answers, keys, ledger, limits, models, payments, requests
+from mcp_gateway.core.store.sql import accounts, answers, keys, ledger, limits, models, months, payments, requests
 from mcp_gateway.core.store.sqlite import ledger as hot_ledger
 
 EXECUTORS = (
@@ -12,5 +12,6 @@ EXECUTORS = (
     | payments.EXECUTORS
     | requests.EXECUTORS
     | models.EXECUTORS
+    | months.EXECUTORS
     | limits.EXECUTORS
 )

@@ -79,7 +79,7 @@ class InferenceEndpoint:
         caller = context.caller
         assert caller is not None
         client: Client = scope[CLIENT]
-        call = _call_of(scope, context)
+        call = self._call_of(scope, context)
         if not client.is_whole:
             self._inference.check(caller)  # who has nothing left is told so before the body is read
         try:
@@ -106,6 +106,11 @@ class InferenceEndpoint:
             context.headers.append((b"x-gateway-overhead-ms", b"%.2f" % (exchange.overhead_s * 1000)))
             await send_bytes(send, exchange.body, [JSON_TYPE])
 
+    def _call_of(self, scope: Scope, context: RequestContext) -> Call:
+        """Of a client's headers its trace alone passes to a backend."""
+        trace = trace_of(scope["headers"]) if TRACEPARENT in context.sent else ()
+        return Call(context.request_id, "http", self._surface.name, context.client_request_id, trace, context)
+
     async def _relay(self, exchange: Exchange, ask: Ask, stream: EventStream, context: RequestContext) -> None:
         async with stream:
             try:
@@ -129,9 +134,3 @@ def _tell_changes(exchange: Exchange, context: RequestContext) -> None:
         context.headers.append((b"x-max-tokens-clamped", b"%d" % exchange.clamped_to))
     if exchange.ignored:
         context.headers.append((b"x-ignored-parameters", ", ".join(first_names(exchange.ignored)).encode()))
-
-
-def _call_of(scope: Scope, context: RequestContext) -> Call:
-    """Of a client's headers its trace alone passes to a backend."""
-    trace = trace_of(scope["headers"]) if TRACEPARENT in context.sent else ()
-    return Call(context.request_id, "http", context.client_request_id, trace, context)

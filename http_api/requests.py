@@ -14,7 +14,7 @@ from http_api.query import Moment, Query, whole_day
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.observe.history import History, RequestFilter
-from mcp_gateway.core.record import Door, RequestRecord
+from mcp_gateway.core.record import Door, RequestRecord, SurfaceName
 
 
 class RequestsQuery(PageQuery):
@@ -27,6 +27,7 @@ class RequestsQuery(PageQuery):
     status: Annotated[int | None, Field(ge=100, le=599)] = None
     error_code: str | None = None
     door: Door | None = None
+    surface: SurfaceName | None = None
     since: Moment | None = None
     until: Moment | None = None
     client_request_id: str | None = None
@@ -41,6 +42,7 @@ class RequestObject(Told):
     created_at: int
     time: str
     door: Door
+    surface: SurfaceName
     key: str | None
     model: str | None
     backend: str | None
@@ -71,7 +73,7 @@ class Requests:
         caller, query = asked.caller, asked.query
         wanted = RequestFilter(
             query.model, query.key, query.status, query.error_code, query.door, query.since, query.until,
-            query.client_request_id,
+            query.client_request_id, query.surface,
         )  # fmt: skip
         rows = await self._history.page(caller.account_id, wanted, before_id=query.cursor, limit=query.limit + 1)
         show = partial(_object, *await self._beside(caller, rows))
@@ -93,6 +95,7 @@ def _object(first: Mapping[str, str], missing_usages: Mapping[str, str], record:
         client_request_id=record.client_request_id,
         **timestamps(record.started_at_ms),
         door=record.door,
+        surface=record.surface,
         key=record.key_id,
         model=record.model,
         backend=record.backend,

@@ -1,4 +1,4 @@
-"""GET /usage: an account's requests, tokens and cost in a window of time, by UTC day, model or key."""
+"""GET /usage: an account's requests, tokens and cost in a window of time, by UTC day, model, key or surface."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -11,6 +11,7 @@ from mcp_gateway.core.clock import DAY_MS, HOUR_MS
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.observe.history import Group, History, Totals
+from mcp_gateway.core.record import SurfaceName
 
 _DEFAULT_WINDOW_MS = 30 * DAY_MS
 
@@ -39,11 +40,12 @@ class UsageTotals(Told):
 
 
 class UsageRow(UsageTotals):
-    """Of one day, model or key, whichever was asked for; null for requests that had none."""
+    """Of one day, model, key or surface, whichever was asked for; null for requests that had none."""
 
     day: str | None = None
     model: str | None = None
     key: str | None = None
+    surface: SurfaceName | None = None
 
 
 class UsageReport(Told):

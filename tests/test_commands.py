@@ -15,7 +15,7 @@ import typer
 from mcp_gateway.cli import _desk_options, app
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.gateway import DATABASE
-from mcp_gateway.core.store.sql.requests import INSERT
+from mcp_gateway.core.store.sql.requests import insert_records
 from tests.cases import each
 from tests.recorded import recorded
 from tests.test_command_line import data_dir, made, run
@@ -195,15 +195,18 @@ def test_a_folder_that_is_named_goes_before_that_of_the_settings(data_dir: Path)
 
 def test_a_request_is_found_by_its_id_or_its_client_s(data_dir: Path) -> None:
     account = made("accounts", "create", "Ann")
-    record = recorded(1_900_000_000_062, client_request_id="mine\x1b[2J")._replace(account_id=account, cost_nano=15)
+    record = recorded(1_900_000_000_062, client_request_id="mine\x1b[2J", surface="messages", cost_nano=15)
+    record = record._replace(account_id=account)
     with closing(sqlite3.connect(data_dir / DATABASE)) as connection, connection:
-        connection.execute(INSERT, record)
+        insert_records(connection, [record])
     shown = run("requests", "show", record.id)
     assert shown.exit_code == 0
-    assert {f"id                {record.id}", "cost_usd          0.000000015"} <= set(shown.stdout.splitlines())
+    lines = {f"id                {record.id}", "cost_usd          0.000000015", "surface           messages"}
+    assert lines <= set(shown.stdout.splitlines())
     assert "\x1b" not in shown.stdout
     (facts,) = told("requests", "show", "mine\x1b[2J")
     assert (facts["id"], facts["started_at"]) == (record.id, "2030-03-17T17:46:40.062+00:00")
+    assert facts["surface"] == "messages"
     for unknown in ("req_none", "", "\x1b[2J"):
         refused = run("requests", "show", unknown)
         assert (refused.exit_code, refused.stderr.strip().isprintable()) == (USAGE, True)

@@ -14,8 +14,8 @@ from mcp_gateway.core.caller import Allowance
 from mcp_gateway.core.config import LimitSettings
 from mcp_gateway.core.errors import TABLE
 from mcp_gateway.core.identity.own_limits import LIMIT_NAMES
+from mcp_gateway.core.record import SurfaceName
 from mcp_gateway.core.store.sqlite.migrations import migrate
-from mcp_gateway.core.surfaces.surface import SurfaceName
 from tests.cases import each
 from tests.class_names import class_names_in, doubles
 from tests.import_graph import (

@@ -10,6 +10,10 @@ OK = 200
 """The status of a request that was answered: a plain int, which compares faster than HTTPStatus."""
 
 Door = Literal["http", "mcp"]
+SurfaceName = Literal["chat", "completions", "embeddings", "messages", "rerank", "responses", "score"]
+"""What a client speaks; see core/surfaces."""
+UNNAMED_SURFACE: SurfaceName = "chat"
+"""Of a record that names none."""
 
 
 class RequestRecord(NamedTuple):
@@ -34,6 +38,7 @@ class RequestRecord(NamedTuple):
     http_status: int
     error_code: Code | None
     finish_reason: str | None
+    surface: SurfaceName = UNNAMED_SURFACE
 
 
 @dataclass(frozen=True, slots=True)

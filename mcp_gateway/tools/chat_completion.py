@@ -205,6 +205,7 @@ class ChatCompletion:
         call = Call(
             invocation.request_id,
             "mcp",
+            CHAT.name,
             invocation.client_request_id,
             context=invocation.context,
             collect_above_tokens=0 if invocation.report else self._collect_above_tokens,

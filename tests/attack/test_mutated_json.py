@@ -85,7 +85,9 @@ PAGES = (
     "/v1/keys", "/v1/keys/x", "/v1/models", "/v1/models/%2e%2e", "/v1/requests/x", "/v1/limits",
     "/api/v1/inference/usage", "/stats", "/health",
 )  # fmt: skip
-PARAMETERS = ("limit", "cursor", "since", "until", "model", "key", "status", "door", "group_by", "error_code", "x")
+PARAMETERS = (
+    "limit", "cursor", "since", "until", "model", "key", "status", "door", "surface", "group_by", "error_code", "x",
+)  # fmt: skip
 ARGUMENTS = (
     "", "0", "1", "-1", "1e9", "9" * 30, "2026-01-01", "2026-13-45", "9999-12-31T23:59:59Z", "day", "x", "%00", "%ff",
     "%0a", "%D9%A1", "cmVxX2E", "dHhuXzE", "a" * 3000,

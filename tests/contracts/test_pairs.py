@@ -6,7 +6,7 @@ from typing import get_args
 
 from mcp_gateway.core import dialects
 from mcp_gateway.core.dialects.dialect import Dialect
-from mcp_gateway.core.surfaces.surface import SurfaceName
+from mcp_gateway.core.record import SurfaceName
 from tests.contracts.test_translations import ASKED, PAIRS
 
 

@@ -51,7 +51,7 @@ class Stage:
     async def exchange(self, caller: Caller | None = None, **call: Any) -> Exchange:
         """One of the stage's caller, or of another, that is admitted."""
         return await self.gateway.inference.admit(
-            caller or self.caller, Call(self.gateway.new_id("req"), "http", **call)
+            caller or self.caller, Call(self.gateway.new_id("req"), "http", "chat", **call)
         )
 
     async def is_accounted_for(self, spent_nano: int, error_code: str | None) -> None:
@@ -191,10 +191,10 @@ async def test_a_caller_that_leaves_while_the_backend_is_silent_lets_go_of_it_at
 
 async def test_a_refused_admission_leaves_no_trace(stage: Stage) -> None:
     refused = caller(stage.caller.account_id, in_flight=1)
-    with await stage.gateway.inference.admit(refused, Call("req_1", "http")) as exchange:
+    with await stage.gateway.inference.admit(refused, Call("req_1", "http", "chat")) as exchange:
         with (
             pytest.raises(GatewayError, match="in_flight"),
-            await stage.gateway.inference.admit(refused, Call("req_2", "http")),
+            await stage.gateway.inference.admit(refused, Call("req_2", "http", "chat")),
         ):
             pass
         assert stage.gateway.lifecycle.in_flight == 1
@@ -248,7 +248,7 @@ async def test_a_client_that_leaves_while_its_bill_is_written_pays_what_was_made
     await stage.is_accounted_for(tokens[0] * 300 + tokens[1] * 700, "client_closed")
     assert rows_of(stage.gateway, "SELECT http_status FROM requests") == [(499,)]
     assert (
-        b'gateway_requests_total{door="http",model="priced/tiny",status="499"} 1.0'
+        b'gateway_requests_total{door="http",model="priced/tiny",status="499",surface="chat"} 1.0'
         in stage.gateway.metrics.exposition()
     )
 

@@ -123,7 +123,7 @@ async def test_who_leaves_before_a_backend_is_asked_keeps_no_tokens_a_minute(sta
     caller = replace(stage.caller, quotas=(Quota("key", "key_1", allowance),))
 
     async def ask() -> None:
-        with await stage.gateway.inference.admit(caller, Call("req_1", "http")) as exchange:
+        with await stage.gateway.inference.admit(caller, Call("req_1", "http", "chat")) as exchange:
             await exchange.begin(request(stream=True, max_tokens=50))
 
     with contextlib.closing(sqlite3.connect(tmp_path / DATABASE, isolation_level=None)) as other:
@@ -155,7 +155,7 @@ async def test_a_key_that_ends_between_a_request_s_head_and_its_body_admits_noth
     caller = replace(stage.caller, validity=Validity("revoked_api_key"))
     with (
         pytest.raises(GatewayError, match="revoked_api_key"),
-        await stage.gateway.inference.admit(caller, Call("r", "http")),
+        await stage.gateway.inference.admit(caller, Call("r", "http", "chat")),
     ):
         pass
     assert stage.gateway.lifecycle.in_flight == 0
@@ -255,7 +255,7 @@ async def test_answers_of_other_keys_and_of_guests_go_on(stage: Stage) -> None:
     may_go_on = asyncio.Event()
     stage.backend.answer_with(*[in_two([chunk("a", 10, 1)], may_go_on, stream(10, 4)[2:])] * 2)
     other = replace(stage.caller, principal=KeyHolder("key_2"))
-    exchanges = [await stage.exchange(), await stage.gateway.inference.admit(other, Call("req_other", "http"))]
+    exchanges = [await stage.exchange(), await stage.gateway.inference.admit(other, Call("req_other", "http", "chat"))]
 
     async def codes(number: int) -> object:
         with exchanges[number] as exchange:

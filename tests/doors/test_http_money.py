@@ -16,8 +16,8 @@ from mcp_gateway.core.identity.own_limits import OwnLimits
 from mcp_gateway.core.inference.exchange import Exchange
 from mcp_gateway.core.inference.terms import Quote
 from mcp_gateway.core.money import format_usd
+from mcp_gateway.core.record import SurfaceName
 from mcp_gateway.core.surfaces.chat import parse_chat
-from mcp_gateway.core.surfaces.surface import SurfaceName
 from tests.cases import each
 from tests.quoting import quote_of
 from tests.replaying import (

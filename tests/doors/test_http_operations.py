@@ -111,12 +111,12 @@ async def test_metrics_count_requests_tokens_and_times_by_model(served: Served) 
     def grown(sample: str) -> float:
         return value(after.text, sample) - value(before, sample)
 
-    assert grown('gateway_requests_total{door="http",model="free/tiny",status="200"}') == 2
-    assert grown('gateway_requests_total{door="http",model="unknown",status="404"}') == 1
-    assert grown('gateway_tokens_total{kind="prompt",model="free/tiny"}') == 11 + 10
-    assert grown('gateway_tokens_total{kind="completion",model="free/tiny"}') == 7 + 4
-    assert grown('gateway_request_duration_seconds_count{model="free/tiny"}') == 2
-    assert grown('gateway_time_to_first_token_seconds_count{model="free/tiny"}') == 1
+    assert grown('gateway_requests_total{door="http",model="free/tiny",status="200",surface="chat"}') == 2
+    assert grown('gateway_requests_total{door="http",model="unknown",status="404",surface="chat"}') == 1
+    assert grown('gateway_tokens_total{kind="prompt",model="free/tiny",surface="chat"}') == 11 + 10
+    assert grown('gateway_tokens_total{kind="completion",model="free/tiny",surface="chat"}') == 7 + 4
+    assert grown('gateway_request_duration_seconds_count{model="free/tiny",surface="chat"}') == 2
+    assert grown('gateway_time_to_first_token_seconds_count{model="free/tiny",surface="chat"}') == 1
     assert value(after.text, "gateway_in_flight") == 0
     assert value(after.text, 'gateway_backend_up{backend="vllm-1"}') == 1
     assert "invented" not in after.text
@@ -136,7 +136,7 @@ async def test_metrics_tell_of_money_and_of_the_ledger(served: Served) -> None:
     before = (await door.http.get("/metrics")).text
     assert (await door.chat(key, model=RICH["id"])).status_code == 200
     after = (await door.http.get("/metrics")).text
-    sample = f'gateway_revenue_usd_total{{model="{RICH["id"]}"}}'
+    sample = f'gateway_revenue_usd_total{{model="{RICH["id"]}",surface="chat"}}'
     assert round(value(after, sample) - value(before, sample), 9) == 0.000307
     name = "gateway_ledger_fsync_seconds"
     assert value(after, f"{name}_count") > value(before, f"{name}_count")

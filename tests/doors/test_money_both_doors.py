@@ -173,7 +173,8 @@ async def test_a_whole_answer_waits_for_its_bill_and_is_refused_unbilled_where_t
         assert answer.headers["retry-after"]
         assert (record["http_status"], record["error_code"], record["cost_nano"]) == (503, "ledger_unavailable", 0)
     metrics = (await door.http.get("/metrics")).text
-    assert f'gateway_requests_total{{door="http",model="priced/tiny",status="{answer.status_code}"}} 1.0' in metrics
+    labels = f'door="http",model="priced/tiny",status="{answer.status_code}",surface="chat"'
+    assert f"gateway_requests_total{{{labels}}} 1.0" in metrics
     assert len(backend.chats) == 1
     door.errors.clear()  # the outage is logged, once
 

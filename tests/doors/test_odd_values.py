@@ -159,7 +159,7 @@ async def test_in_an_amount(door: Door) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["limit", "cursor", "since", "until", "model", "key", "status", "door", "group_by", "other"]
+    "name", ["limit", "cursor", "since", "until", "model", "key", "status", "door", "surface", "group_by", "other"]
 )
 @pytest.mark.parametrize("path", ["/v1/requests", "/v1/usage", "/v1/keys"])
 async def test_in_a_query(path: str, name: str, door: Door) -> None:

@@ -4,11 +4,12 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import pytest_asyncio
 
+from mcp_gateway.core.observe.history import Group
 from mcp_gateway.core.record import RequestRecord
 from tests.cases import each
 from tests.databases import store_of
@@ -72,6 +73,7 @@ async def test_every_fact_of_a_request_is_in_its_record(stage: Stage) -> None:
         "id": answer.headers["x-request-id"],
         "client_request_id": None,
         "door": "http",
+        "surface": "chat",
         "key": key.id,
         "model": "priced/tiny",
         "backend": "vllm-1",
@@ -236,6 +238,7 @@ async def test_usage_without_a_window_is_that_of_the_last_thirty_days(stage: Sta
         ("/v1/requests?limit=ten", "invalid_value", "limit", "integer"),
         ("/v1/requests?status=2000", "invalid_value", "status", "less than or equal to 599"),
         ("/v1/requests?door=window", "invalid_value", "door", "'http' or 'mcp'"),
+        ("/v1/requests?surface=speech", "invalid_value", "surface", "'chat', 'completions', 'embeddings'"),
         ("/v1/requests?cursor=%21", "invalid_value", "cursor", "next_cursor"),
         ("/v1/requests?cursor=dHhuXzE", "invalid_value", "cursor", "next_cursor"),
         ("/v1/requests?cursor=%C3%BC", "invalid_value", "cursor", "next_cursor"),
@@ -245,7 +248,7 @@ async def test_usage_without_a_window_is_that_of_the_last_thirty_days(stage: Sta
         ("/v1/usage?since=-1", "invalid_value", "since", "Unix seconds"),
         ("/v1/usage?since=1900-01-01", "invalid_value", "since", "Unix seconds"),
         ("/v1/usage?since=20&until=10", "invalid_value", "since", "later"),
-        ("/v1/usage?group_by=hour", "invalid_value", "group_by", "'day', 'model' or 'key'"),
+        ("/v1/usage?group_by=hour", "invalid_value", "group_by", "'day', 'model', 'key' or 'surface'"),
         ("/v1/usage?cursor=dHhuXzE", "unsupported_parameter", "cursor", "there are since, until, group_by"),
     ],
 )
@@ -266,11 +269,14 @@ async def test_asking_about_things_has_a_limit_of_its_own(tmp_path: Any) -> None
 
 
 @pytest.mark.parametrize("number", [2**62, 2**63 - 1, -(2**63)])
-@pytest.mark.parametrize("group", ["day", "model", "key"])
-async def test_no_row_that_stands_in_the_log_already_makes_a_sum_fail(stage: Stage, number: int, group: str) -> None:
+@pytest.mark.parametrize("surface", ["chat", "score"])
+@pytest.mark.parametrize("group", get_args(Group))
+async def test_no_row_that_stands_in_the_log_already_makes_a_sum_fail(
+    stage: Stage, number: int, group: str, surface: str
+) -> None:
     counts = dict.fromkeys(("prompt_tokens", "completion_tokens", "cached_tokens", "cost_nano"), number)
     for _ in range(3):
-        await stage.past(time.time(), **counts)
+        await stage.past(time.time(), surface=surface, **counts)
     totals = (await stage.ask(f"/v1/usage?group_by={group}"))["totals"]
     assert totals["requests"] == 3
     assert totals["total_tokens"] == (6 * 2**32 if number > 0 else 0)

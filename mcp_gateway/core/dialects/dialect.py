@@ -8,8 +8,9 @@ from typing import Any, NamedTuple, Protocol
 
 from mcp_gateway.core.catalog import Offer
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.record import SurfaceName
 from mcp_gateway.core.surfaces.credible import UsageBounds
-from mcp_gateway.core.surfaces.surface import Ask, Body, Collecting, Failure, Reader, Surface, SurfaceName, Terms, Whole
+from mcp_gateway.core.surfaces.surface import Ask, Body, Collecting, Failure, Reader, Surface, Terms, Whole
 from mcp_gateway.core.surfaces.usage import Usage
 
 _MOST_TARGETS = 4096

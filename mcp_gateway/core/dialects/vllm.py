@@ -23,7 +23,8 @@ from mcp_gateway.core.dialects.vllm_bodies import TOKENIZE_PATH
 from mcp_gateway.core.dialects.vllm_fields import ChatFields
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import dump_json
-from mcp_gateway.core.surfaces.surface import Body, Failure, SurfaceName
+from mcp_gateway.core.record import SurfaceName
+from mcp_gateway.core.surfaces.surface import Body, Failure
 
 MODELS_PATH = "/v1/models"
 HEALTH_PATH = "/health"

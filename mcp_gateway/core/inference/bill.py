@@ -183,4 +183,5 @@ class Bill:
             http_status=self.status,
             error_code=None if error is None else error.code,
             finish_reason=None if answer is None else answer.finish_reason,
+            surface=call.surface,
         )

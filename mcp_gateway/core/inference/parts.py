@@ -20,7 +20,7 @@ from mcp_gateway.core.observe.failures import Failures
 from mcp_gateway.core.observe.metrics import Metrics
 from mcp_gateway.core.observe.records import Records
 from mcp_gateway.core.policy.images import ImagePolicy
-from mcp_gateway.core.record import Door
+from mcp_gateway.core.record import Door, SurfaceName
 from mcp_gateway.core.upstream.backend import Headers
 from mcp_gateway.core.upstream.pool import Pool
 
@@ -36,6 +36,7 @@ class Call(NamedTuple):
 
     request_id: str
     door: Door
+    surface: SurfaceName
     client_request_id: str | None = None
     trace_headers: Headers = ()
     context: RequestContext | None = None

@@ -1,4 +1,4 @@
-"""The request log of one account for its owner to read: single records, pages of them, totals by day, model or key."""
+"""The request log of one account for its owner to read: single records, pages of them, totals by what they share."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,10 +7,10 @@ from typing import Literal
 from mcp_gateway.core.clock import HOUR_MS
 from mcp_gateway.core.engine import Engine, Read, Report, Scan
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.record import Door, RequestRecord
+from mcp_gateway.core.record import Door, RequestRecord, SurfaceName
 from mcp_gateway.core.text import shown
 
-Group = Literal["day", "model", "key"]
+Group = Literal["day", "model", "key", "surface"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class RequestFilter:
     since_ms: int | None = None
     until_ms: int | None = None
     client_request_id: str | None = None
+    surface: SurfaceName | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +156,7 @@ class History:
         return await self._store.read(MissingUsagesOf(account_id, *_ends_of(records))) if records else {}
 
     async def totals(self, account_id: str, since_ms: int, until_ms: int, group: Group) -> Groups:
-        """Sums by UTC day (as `2026-01-31`), public model or key id, the greatest first; None where there was none.
+        """Sums by UTC day (as `2026-01-31`), public model, key id or surface, the greatest first; None where none is.
 
         Whole hours are read from the sums that are kept of each; requests, only of the parts of hours at both ends.
         """

@@ -93,14 +93,14 @@ class Metrics:
     def request_ended(self, record: RequestRecord, duration_s: float, first_token_s: float | None) -> None:
         """Count one request, under model `unknown` where it named none; no `first_token_s` where no stream began."""
         traffic, model = self._traffic, record.model or "unknown"
-        traffic.requests[record.door, model, record.http_status] += 1
-        of_model = traffic.of_model[model]
-        of_model.durations.add(duration_s)
+        traffic.requests[record.door, record.surface, model, record.http_status] += 1
+        answers = traffic.answers[model, record.surface]
+        answers.durations.add(duration_s)
         if first_token_s is not None:
-            of_model.first_tokens.add(first_token_s)
-        of_model.prompt_tokens += record.prompt_tokens
-        of_model.completion_tokens += record.completion_tokens
-        of_model.revenue_nano += record.cost_nano
+            answers.first_tokens.add(first_token_s)
+        answers.prompt_tokens += record.prompt_tokens
+        answers.completion_tokens += record.completion_tokens
+        answers.revenue_nano += record.cost_nano
 
     def fsynced(self, duration_s: float) -> None:
         """Count one fsync of the ledger; called by one thread alone."""
@@ -131,7 +131,9 @@ class _Distribution:
         return list(zip(bounds, accumulate(self.counts), strict=True))
 
 
-class _OfModel:
+class _Answers:
+    """Of one model in one surface."""
+
     __slots__ = ("completion_tokens", "durations", "first_tokens", "prompt_tokens", "revenue_nano")
 
     def __init__(self) -> None:
@@ -146,35 +148,38 @@ class _Traffic(Collector):
     """What each request counts in: plain numbers, since the library's own metrics take a lock for each of seven."""
 
     def __init__(self) -> None:
-        self.requests: Tally[tuple[str, str, int]] = Tally()
-        self.of_model: defaultdict[str, _OfModel] = defaultdict(_OfModel)
+        self.requests: Tally[tuple[str, str, str, int]] = Tally()
+        self.answers: defaultdict[tuple[str, str], _Answers] = defaultdict(_Answers)
         self.fsyncs = 0
         self.fsync_s = 0.0
 
     def collect(self) -> Iterator[Metric]:
         requests = CounterMetricFamily(
-            "gateway_requests", "Requests ended, by what the caller was told.", labels=("door", "model", "status")
+            "gateway_requests",
+            "Requests ended, by what the caller was told.",
+            labels=("door", "surface", "model", "status"),
         )
-        for (door, model, status), count in list(self.requests.items()):
-            requests.add_metric((door, model, str(status)), count)
-        tokens = CounterMetricFamily("gateway_tokens", "Tokens of prompts and answers.", labels=("model", "kind"))
-        revenue = CounterMetricFamily("gateway_revenue_usd", "What requests were charged.", labels=("model",))
+        for (door, surface, model, status), count in list(self.requests.items()):
+            requests.add_metric((door, surface, model, str(status)), count)
+        labels = ("model", "surface")
+        tokens = CounterMetricFamily("gateway_tokens", "Tokens of prompts and answers.", labels=(*labels, "kind"))
+        revenue = CounterMetricFamily("gateway_revenue_usd", "What requests were charged.", labels=labels)
         first_tokens = HistogramMetricFamily(
             "gateway_time_to_first_token_seconds",
             "From the request's arrival to the first frame of its stream.",
-            labels=("model",),
+            labels=labels,
         )
         durations = HistogramMetricFamily(
             "gateway_request_duration_seconds",
             "From the request's arrival to the end of its answer.",
-            labels=("model",),
+            labels=labels,
         )
-        for model, counted in list(self.of_model.items()):
-            tokens.add_metric((model, "prompt"), counted.prompt_tokens)
-            tokens.add_metric((model, "completion"), counted.completion_tokens)
-            revenue.add_metric((model,), counted.revenue_nano / NANO_PER_USD)
-            first_tokens.add_metric((model,), counted.first_tokens.buckets(), counted.first_tokens.sum_s)
-            durations.add_metric((model,), counted.durations.buckets(), counted.durations.sum_s)
+        for named, answers in list(self.answers.items()):
+            tokens.add_metric((*named, "prompt"), answers.prompt_tokens)
+            tokens.add_metric((*named, "completion"), answers.completion_tokens)
+            revenue.add_metric(named, answers.revenue_nano / NANO_PER_USD)
+            first_tokens.add_metric(named, answers.first_tokens.buckets(), answers.first_tokens.sum_s)
+            durations.add_metric(named, answers.durations.buckets(), answers.durations.sum_s)
         yield from (requests, tokens, revenue, first_tokens, durations)
         told = "How long the disk took to take what was committed."
         yield SummaryMetricFamily("gateway_ledger_fsync_seconds", told, self.fsyncs, self.fsync_s)

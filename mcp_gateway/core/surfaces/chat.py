@@ -16,6 +16,7 @@ from mcp_gateway.core.json_fields import (
     parse_json_object,
     required,
 )
+from mcp_gateway.core.record import SurfaceName
 from mcp_gateway.core.surfaces.openai import (
     COMMENT,
     broken_off,
@@ -26,7 +27,7 @@ from mcp_gateway.core.surfaces.openai import (
 )
 from mcp_gateway.core.surfaces.openings import READ_TEXTS, opening_of_content
 from mcp_gateway.core.surfaces.splice import DONE
-from mcp_gateway.core.surfaces.surface import Ask, SurfaceName
+from mcp_gateway.core.surfaces.surface import Ask
 
 MAX_MESSAGES = 10_000
 MAX_PARTS = 10_000

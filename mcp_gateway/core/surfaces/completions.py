@@ -7,6 +7,7 @@ from mcp_gateway.core.config import Task
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import LONG_BYTES
 from mcp_gateway.core.json_fields import at_least, make_whole, optional, required
+from mcp_gateway.core.record import SurfaceName
 from mcp_gateway.core.surfaces.openai import (
     COMMENT,
     MOST_LOGPROBS,
@@ -17,7 +18,7 @@ from mcp_gateway.core.surfaces.openai import (
 )
 from mcp_gateway.core.surfaces.prompt_sizes import opening_of, read_prompts
 from mcp_gateway.core.surfaces.splice import DONE
-from mcp_gateway.core.surfaces.surface import Ask, SurfaceName
+from mcp_gateway.core.surfaces.surface import Ask
 
 MAX_PROMPTS = 128
 DEFAULT_OUTPUT_TOKENS = 16

@@ -7,8 +7,9 @@ from mcp_gateway.core.config import Task
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import LONG_BYTES
 from mcp_gateway.core.json_fields import at_least, at_most, kind_of, make_whole, optional, required
+from mcp_gateway.core.record import SurfaceName
 from mcp_gateway.core.surfaces.prompt_sizes import opening_of, read_prompts
-from mcp_gateway.core.surfaces.surface import Ask, SurfaceName
+from mcp_gateway.core.surfaces.surface import Ask
 
 MAX_INPUTS = 2048
 MAX_MESSAGES = 10_000

@@ -8,11 +8,12 @@ from mcp_gateway.core.data_uri import canonical_image
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import LONG_BYTES
 from mcp_gateway.core.json_fields import at_least, at_most, kind_of, make_whole, optional, required
+from mcp_gateway.core.record import SurfaceName
 from mcp_gateway.core.surfaces.anthropic import error_body, event_of
 from mcp_gateway.core.surfaces.chat import MAX_MESSAGES, MAX_PARTS, MAX_TOOLS
 from mcp_gateway.core.surfaces.openai import bytes_per_token
 from mcp_gateway.core.surfaces.openings import opening_of_content
-from mcp_gateway.core.surfaces.surface import Ask, SurfaceName
+from mcp_gateway.core.surfaces.surface import Ask
 
 _INTEGERS = frozenset({"max_tokens", "top_k"})
 

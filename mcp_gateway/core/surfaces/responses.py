@@ -12,10 +12,11 @@ from mcp_gateway.core.data_uri import canonical_image
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import LONG_BYTES
 from mcp_gateway.core.json_fields import at_least, at_most, kind_of, make_whole, optional, required
+from mcp_gateway.core.record import SurfaceName
 from mcp_gateway.core.surfaces.openai import COMMENT, bytes_per_token, top_logprobs_in
 from mcp_gateway.core.surfaces.openings import READ_TEXTS, opening_bytes, opening_of_content
 from mcp_gateway.core.surfaces.response_object import skeleton
-from mcp_gateway.core.surfaces.surface import Ask, SurfaceName
+from mcp_gateway.core.surfaces.surface import Ask
 
 MAX_ITEMS = 10_000
 MAX_PARTS = 10_000

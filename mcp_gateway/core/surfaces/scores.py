@@ -7,8 +7,9 @@ from mcp_gateway.core.config import Task
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import LONG_BYTES
 from mcp_gateway.core.json_fields import at_least, at_most, kind_of, make_whole, required
+from mcp_gateway.core.record import SurfaceName
 from mcp_gateway.core.surfaces.openings import opening_bytes
-from mcp_gateway.core.surfaces.surface import Ask, SurfaceName
+from mcp_gateway.core.surfaces.surface import Ask
 
 MAX_PAIRS = 2048
 _PAIR_TOKENS = 8

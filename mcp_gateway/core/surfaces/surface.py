@@ -5,14 +5,14 @@ Knows no backend. What a backend is sent of a request, and what it means by its 
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from mcp_gateway.core.config import Task
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import parse_exactly
+from mcp_gateway.core.record import SurfaceName
 from mcp_gateway.core.surfaces.usage import Usage
 
-SurfaceName = Literal["chat", "completions", "embeddings", "messages", "rerank", "responses", "score"]
 Body = bytes | bytearray
 
 

@@ -78,10 +78,21 @@ async def test_the_file_says_no_more_than_the_request_log_and_is_its_owners_alon
 async def test_each_kind_of_entry_comes_back_as_it_was(tmp_path: Path, account: str) -> None:
     settle = End("req_1", "settle", 7, record("req_1", account, cost_nano=7), may_exceed=True)
     bare, back = End("req_2", "settle", 1, None), GiveBack("req_3", account, record("req_3", account))
-    free, left = record("req_4", account), Departure("req_6", record("req_6", account))
+    free, left = record("req_4", account)._replace(surface="score"), Departure("req_6", record("req_6", account))
     pending = PendingFile(tmp_path, "db")
     pending.write([left, free, settle, lambda connection: None, bare, back, End("req_5", "void", 0, None)])
     assert pending.read() == [settle, bare, back, free, left]
+
+
+async def test_what_an_earlier_version_left_was_asked_as_a_chat(tmp_path: Path, account: str) -> None:
+    entries = [End("req_1", "settle", 7, record("req_1", account, cost_nano=7)), record("req_2", account)]
+    pending = PendingFile(tmp_path, "db")
+    pending.write(entries)
+    file = tmp_path / PENDING
+    text = file.read_text()
+    assert text.count(',"surface":"chat"') == 2
+    file.write_text(text.replace(',"surface":"chat"', ""))
+    assert pending.read() == entries
 
 
 async def test_another_databases_file_is_refused(tmp_path: Path, account: str) -> None:

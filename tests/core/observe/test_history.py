@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -11,8 +12,9 @@ from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.ids import new_id
 from mcp_gateway.core.observe.history import History, RequestFilter, Totals
 from mcp_gateway.core.observe.records import NoteMissingUsage, Records
+from mcp_gateway.core.record import SurfaceName
 from mcp_gateway.core.store.sqlite.store import Store
-from tests.databases import explained, migrated, open_store
+from tests.databases import Query, explained, migrated, open_store
 from tests.recorded import recorded, write_records
 
 MIDNIGHT_MS = 20_000 * 86_400_000
@@ -31,6 +33,22 @@ async def test_a_record_comes_back_as_it_was_written(store: Store) -> None:
     found = await History(store).get("acc_1", record.id)
     assert found == record
     assert found.is_stream is True
+
+
+@pytest.mark.parametrize("surface", get_args(SurfaceName))
+async def test_what_a_request_was_asked_in_comes_back_with_it_and_finds_it(store: Store, surface: SurfaceName) -> None:
+    others = [recorded(MIDNIGHT_MS, surface=name) for name in get_args(SurfaceName) if name != surface]
+    account = await Accounts(store, new_id=new_id, now_ms=lambda: 1).create("Ann")
+    ours = [recorded(MIDNIGHT_MS + number, surface=surface, account_id=account.id) for number in range(2)]
+    await write_records(store, *others, *[record._replace(account_id=account.id) for record in others], *ours, ours[0])
+    history = History(store)
+    assert await history.get(account.id, ours[0].id) == ours[0]
+    assert await history.find(ours[0].id) == [ours[0]]
+    page = await history.page(account.id, RequestFilter(surface=surface), before_id=None, limit=9)
+    assert page == ours[::-1]
+    rows = [(account.id, record.id, surface) for record in ours]
+    sql = "SELECT * FROM request_surfaces WHERE surface = ? AND account_id = ? ORDER BY id"
+    assert await store.read(Query(sql, (surface, account.id))) == ([] if surface == "chat" else rows)
 
 
 async def test_a_record_that_nobody_waited_for_is_found_at_once(store: Store) -> None:
@@ -100,12 +118,14 @@ async def test_a_page_is_found_by_the_index_of_the_account_and_needs_no_sorting(
         RequestFilter(model="a"),
         RequestFilter(since_ms=1),
         RequestFilter(since_ms=1, until_ms=2, http_status=200),
+        RequestFilter(surface="score"),
     ):
         for before_id in (None, "req_5"):
             seen.clear()
             await History(store).page("acc_1", wanted, before_id=before_id, limit=2)
-            assert len(seen) == 1
             assert "SEARCH requests USING PRIMARY KEY (account_id=?" in seen[0]
+            beside = "SEARCH named USING PRIMARY KEY (account_id=? AND id=?)"
+            assert {step for step in seen[1:] if not step.startswith("CORRELATED")} == {beside}
 
 
 async def test_what_stands_beside_requests_is_told_of_the_account_s_own_among_those_asked_for(store: Store) -> None:

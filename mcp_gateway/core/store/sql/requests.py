@@ -1,5 +1,6 @@
 """The request log: rows of requests, what stands beside them, and sums over them."""
 
+import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,15 +21,16 @@ from mcp_gateway.core.observe.history import (
     TotalsOfRequests,
 )
 from mcp_gateway.core.observe.records import NoteMissingUsage, RequestCounts
-from mcp_gateway.core.record import AddRecord, RequestRecord
+from mcp_gateway.core.record import UNNAMED_SURFACE, AddRecord, RequestRecord
 from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
 
-COLUMNS = RequestRecord._fields
-INSERT = (
-    f"INSERT INTO requests ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) "
+_COLUMNS = RequestRecord._fields[:-1]
+"""Those of the table: a surface stands beside it, and only where it is not UNNAMED_SURFACE."""
+_INSERT = (
+    f"INSERT INTO requests ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) "
     "ON CONFLICT (account_id, id) DO NOTHING"
 )
-"""Takes a record as its parameters; a request is recorded once."""
+_INSERT_SURFACE = "INSERT INTO request_surfaces VALUES (?, ?, ?) ON CONFLICT (account_id, id) DO NOTHING"
 CORRECT = (
     "UPDATE requests SET cost_nano = COALESCE(?, cost_nano), http_status = ?, error_code = ?, latency_ms = ? "
     "WHERE account_id = ? AND id = ?"
@@ -42,21 +44,51 @@ _MOST_SUMMED_TOKENS = 2**32
 """Of one request; more than any can have, and little enough that no sum over a database overflows."""
 _SINCE = "accounts CROSS JOIN requests ON requests.account_id = accounts.id AND requests.id >= ?"
 """Those of all accounts from an id on: the log is kept by account, and each is searched; CROSS keeps that order."""
-_SELECT = f"SELECT {', '.join(COLUMNS)} FROM requests"
-_OF_ANY_ACCOUNT = f"""
-SELECT {", ".join(f"requests.{column}" for column in COLUMNS)}
-FROM accounts CROSS JOIN requests ON account_id = accounts.id WHERE requests.id = ?
+_SURFACE = f"""
+COALESCE((
+    SELECT surface FROM request_surfaces AS named
+    WHERE named.account_id = requests.account_id AND named.id = requests.id
+), '{UNNAMED_SURFACE}')
 """
-_GROUPS: dict[Group, str] = {"day": "DATE(started_at_ms / 1000, 'unixepoch')", "model": "model", "key": "key_id"}
+_SELECTED = f"SELECT {', '.join(f'requests.{column}' for column in _COLUMNS)}, {_SURFACE}"
+_SELECT = f"{_SELECTED} FROM requests"
+_OF_ANY_ACCOUNT = f"""
+{_SELECTED} FROM accounts CROSS JOIN requests ON account_id = accounts.id WHERE requests.id = ?
+"""
+_GROUPS: dict[Group, str] = {
+    "day": "DATE(started_at_ms / 1000, 'unixepoch')", "model": "model", "key": "key_id", "surface": _SURFACE,
+}  # fmt: skip
 _GROUPS_OF_HOURS: dict[Group, str] = {
     "day": "DATE(hour * 3600, 'unixepoch')", "model": "NULLIF(model, '')", "key": "NULLIF(key_id, '')",
+    "surface": "surface",
 }  # fmt: skip
 _SUMMED = ("prompt_tokens", "completion_tokens", "cached_tokens", "cost_nano")
-_SUMS_OF_HOURS = ", ".join(f"SUM({column})" for column in ("requests", *_SUMMED))
+_SUMMED_OF_HOURS = ("requests", *_SUMMED)
+_SUMS_OF_HOURS = ", ".join(f"SUM({column})" for column in _SUMMED_OF_HOURS)
+_HOURS_OF_SURFACES = f"""(
+    SELECT account_id, hour, '{UNNAMED_SURFACE}' AS surface, {", ".join(_SUMMED_OF_HOURS)} FROM hourly_usage
+    UNION ALL
+    SELECT account_id, hour, '{UNNAMED_SURFACE}', {", ".join(f"-{column}" for column in _SUMMED_OF_HOURS)}
+    FROM hourly_surfaces
+    UNION ALL
+    SELECT * FROM hourly_surfaces
+)"""
+"""All that was asked, less what was asked of the surfaces that are named; and these."""
+_HOURS: dict[Group, str] = {
+    "day": "hourly_usage", "model": "hourly_usage", "key": "hourly_usage", "surface": _HOURS_OF_SURFACES,
+}  # fmt: skip
 _COUNTS = """
 SELECT account_id, key_id, SUM(requests) FROM accounts CROSS JOIN hourly_usage ON account_id = accounts.id AND hour >= ?
 WHERE key_id <> '' GROUP BY account_id, key_id
 """
+
+
+def insert_records(connection: sqlite3.Connection, records: Sequence[RequestRecord]) -> None:
+    """Rows for requests, each of which is recorded once; a surface behind its request, whose sums it is told."""
+    connection.executemany(_INSERT, [record[:-1] for record in records])
+    named = [(record.account_id, record.id, record.surface) for record in records if record.surface != UNNAMED_SURFACE]
+    if named:
+        connection.executemany(_INSERT_SURFACE, named)
 
 
 def correction(record: RequestRecord, *, keeps_cost: bool = False) -> Row:
@@ -92,7 +124,7 @@ FROM {_SINCE} GROUP BY 1, 5, 6
 
 
 def _add_records(transaction: Transaction, writes: Sequence[AddRecord]) -> list[None]:
-    transaction.execute_many(INSERT, [write.record for write in writes])
+    insert_records(transaction.connection, [write.record for write in writes])
     return [None] * len(writes)
 
 
@@ -140,8 +172,8 @@ def _totals_of_requests(rows: Rows, read: TotalsOfRequests) -> Groups:
 
 def _totals_of_hours(rows: Rows, read: TotalsOfHours) -> Groups:
     sql = (
-        f"SELECT {_GROUPS_OF_HOURS[read.group]}, {_SUMS_OF_HOURS} FROM hourly_usage "
-        "WHERE account_id = ? AND hour >= ? AND hour < ? GROUP BY 1"
+        f"SELECT {_GROUPS_OF_HOURS[read.group]}, {_SUMS_OF_HOURS} FROM {_HOURS[read.group]} "
+        "WHERE account_id = ? AND hour >= ? AND hour < ? GROUP BY 1 HAVING SUM(requests) > 0"
     )
     found = rows.all(sql, (read.account_id, read.since_hour, read.until_hour))
     return {name: Totals(*sums) for name, *sums in found}
@@ -172,6 +204,8 @@ def _conditions(account_id: str, wanted: RequestFilter) -> Iterator[tuple[str, A
     for column in ("model", "key_id", "http_status", "error_code", "door", "client_request_id"):
         if (value := getattr(wanted, column)) is not None:
             yield f"{column} = ?", value
+    if wanted.surface is not None:
+        yield f"{_SURFACE} = ?", wanted.surface
     if wanted.since_ms is not None:
         yield "id >= ?", first_id_at("req", max(0, wanted.since_ms - _ARRIVAL_MS))
         yield "started_at_ms >= ?", wanted.since_ms

@@ -10,7 +10,7 @@ from typing import Literal
 from mcp_gateway.core.ledger.decisions import Charged, OpenHold, Wallet
 from mcp_gateway.core.money import EntryKind
 from mcp_gateway.core.record import RequestRecord
-from mcp_gateway.core.store.sql.requests import CORRECT, INSERT, correction
+from mcp_gateway.core.store.sql.requests import CORRECT, correction, insert_records
 from mcp_gateway.core.store.sqlite import grants
 from mcp_gateway.core.store.transaction import Row
 
@@ -166,7 +166,7 @@ class Journal:
                 row = (wallet.paid_nano, wallet.granted_nano, wallet.held_nano, account_id)
                 self.connection.execute(_CHANGED_WALLET if wallet.is_stored else _NEW_WALLET, row)
         if self._records:
-            self.connection.executemany(INSERT, self._records)
+            insert_records(self.connection, self._records)
         if self._corrections:
             self.connection.executemany(CORRECT, self._corrections)
 

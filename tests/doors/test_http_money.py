@@ -325,6 +325,33 @@ async def test_guests_test_keys_and_free_models_pay_nothing(stage: Stage, spoken
     await stage.is_left_with(CREDIT_NANO)
 
 
+@every_way
+async def test_the_demo_tells_a_test_key_the_same_each_time_and_no_backend_is_asked(
+    stage: Stage, spoken: Spoken, is_stream: bool
+) -> None:
+    test_key = await stage.door.key(stage.account_id, is_test=True)
+    told = []
+    for _ in range(2):
+        response = await spoken.ask(stage.door, test_key, text="Say it again.", is_stream=is_stream)
+        assert spoken.refusal_of(response) is None, response.text
+        usage, cost_usd = spoken.told(response, is_stream=is_stream)
+        assert usage is not None
+        assert (usage.prompt_tokens > 0, usage.completion_tokens > 0) == (True, spoken.is_generated)
+        assert cost_usd == "0.00"
+        told.append(lasting(spoken.events(response.content) if is_stream else spoken.answer(response)))
+    assert told[0] == told[1]
+    assert stage.backend.chats == []
+    assert [record["backend"] for record in await stage.records()] == ["demo", "demo"]
+
+
+def lasting(told: Any) -> Any:
+    """What is no name or time of one answer."""
+    passing = ("id", "item_id", "request_id", "created", "created_at")
+    if isinstance(told, dict):
+        return {name: lasting(value) for name, value in told.items() if name not in passing}
+    return [lasting(value) for value in told] if isinstance(told, list) else told
+
+
 # Who leaves early
 
 

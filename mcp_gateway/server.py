@@ -5,6 +5,7 @@ from http import HTTPStatus
 from logging import getLogger
 from typing import Any, TypeVar, cast, get_args
 
+import orjson
 from mcp import MCPError, types
 from mcp.server import Server, ServerRequestContext
 from mcp.server.caching import CacheHint
@@ -33,12 +34,14 @@ from mcp_gateway.mcp_door.sessions import Session
 from mcp_gateway.tools import prompts
 from mcp_gateway.tools.chat_completion import ChatCompletion
 from mcp_gateway.tools.completion import complete
+from mcp_gateway.tools.embeddings import Embeddings
 from mcp_gateway.tools.get_balance import GetBalance, Wallets
 from mcp_gateway.tools.list_models import ListModels
 from mcp_gateway.tools.progress import ProgressReports, telling
 from mcp_gateway.tools.prompts import Prompts
 from mcp_gateway.tools.resources import Resources
-from mcp_gateway.tools.tool import Invocation, Report, Result, Tool, error_result
+from mcp_gateway.tools.tool import Invocation, Report, Result, Tool, error_result, text_block
+from mcp_gateway.tools.tool_list import ToolList
 from mcp_gateway.tools.topup import ASKING, TopUp
 from mcp_gateway.wire.bodies import BodyLimits
 
@@ -49,7 +52,7 @@ _CATALOG = CacheHint(ttl_ms=60_000, scope="public")
 _HEALTH = CacheHint(ttl_ms=5_000, scope="public")
 _CACHE_HINTS: dict[Any, CacheHint] = {
     "server/discover": _FIXED,
-    "tools/list": _FIXED,
+    "tools/list": _CATALOG,
     "prompts/list": _FIXED,
     "resources/templates/list": _FIXED,
     "resources/list": _CATALOG,
@@ -62,7 +65,8 @@ _PLAIN_PARAMS = frozenset({"name", "arguments", "_meta"})
 _TITLED_SINCE = "2025-06-18"
 _INSTRUCTIONS = (
     "Ask other language models through this gateway. Call list_models for the model ids, their prices and what they "
-    "can do, chat_completion to get a model's reply (it says what the call cost), and get_balance to see what is left. "
+    "can do, chat_completion to get a model's reply (it says what the call cost), embeddings, where it is listed, for "
+    "vectors of texts, and get_balance to see what is left. "
     "A failed call says in `code` and `message` what to change; where `retry_after_s` is given, wait that long."
 )
 
@@ -76,7 +80,7 @@ class Handlers:
 
     def __init__(
         self,
-        tools: Sequence[Tool],
+        tools: ToolList,
         resources: Resources,
         prompts: Prompts,
         *,
@@ -85,11 +89,7 @@ class Handlers:
         new_id: Callable[[str], str],
         note_refusal: Callable[[str, str], None],
     ) -> None:
-        self._tools = {tool.definition.name: tool for tool in tools}
-        self._listed = {
-            version: types.ListToolsResult(tools=[_tool_at(version, tool.definition) for tool in tools])
-            for version in KNOWN_PROTOCOL_VERSIONS
-        }
+        self._tools = tools
         self._resources = resources
         self._prompts = prompts
         self._published = published
@@ -99,7 +99,8 @@ class Handlers:
 
     async def list_tools(self, ctx: Context, params: Page) -> types.ListToolsResult:
         _check_page(params)
-        return self._listed[ctx.protocol_version]
+        listed = [_tool_at(ctx.protocol_version, tool.definition) for tool in self._tools.listed()]
+        return types.ListToolsResult(tools=listed)
 
     async def call_tool(self, ctx: Context, params: types.CallToolRequestParams) -> Any:
         return await self._answer_call(ctx, params.name, params.arguments, params.input_responses)
@@ -119,7 +120,7 @@ class Handlers:
     async def _answer_call(
         self, ctx: Context, name: str, arguments: dict[str, Any] | None, inputs: types.InputResponses | None = None
     ) -> Any:
-        tool = self._tools.get(name)
+        tool = self._tools.find(name)
         if tool is None:
             raise MCPError(INVALID_PARAMS, f"Unknown tool: {shown(name)}")
         invocation = _invocation(ctx, self._new_id("req"))
@@ -135,7 +136,9 @@ class Handlers:
             facts["request_id"] = invocation.request_id
         await _log_call(ctx, name, answer)
         if ctx.protocol_version not in _STRUCTURED:
-            del answer["structuredContent"]
+            structured = answer.pop("structuredContent")
+            if not (tool.is_text_whole or answer["isError"]):
+                answer["content"].append(text_block(orjson.dumps(structured).decode()))
         return answer
 
     async def list_resources(self, ctx: Context, params: Page) -> types.ListResourcesResult:
@@ -239,15 +242,18 @@ def build_door(
     note_refusal: Callable[[str, str], None],
 ) -> McpDoor:
     """The door to the gateway's tools, which tells subscribers when the catalog changes."""
+    json_bounds = JsonBounds.of(settings)
     tools: list[Tool] = [
-        ChatCompletion(inference, JsonBounds.of(settings), collect_above_tokens=settings.mcp.collect_above_tokens),
+        ChatCompletion(inference, json_bounds, collect_above_tokens=settings.mcp.collect_above_tokens),
         ListModels(published, pool, limiter),
         GetBalance(ledger, limiter, settings.guests, topup_url=settings.topup_url),
+        Embeddings(inference, json_bounds),
     ]
+    tool_list = ToolList(tools, published)
     resources = Resources(published, pool)
     terms = TopupTerms.of(settings.stripe, f"{settings.public_url}/")
     handlers = Handlers(
-        tools,
+        tool_list,
         resources,
         Prompts(published),
         published=published,
@@ -265,7 +271,7 @@ def build_door(
         count_listing=limiter.count_listing,
         max_body_bytes=BodyLimits(settings, published).of,
         note_refusal=note_refusal,
-        take_changes=resources.take_changes,
+        take_changes=lambda: [*tool_list.take_changes(), *resources.take_changes()],
         canonical_uri=resources.canonical_uri,
     )
     published.on_change(door.publish_changes)

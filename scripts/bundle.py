@@ -68,6 +68,7 @@ def manifest(gateway_url: str) -> Document:
             },
         },
         "tools": [{"name": tool.name, "description": tool.description} for tool in tools],
+        "tools_generated": True,  # embeddings, where the catalog has a model for it
         "prompts_generated": True,
         "compatibility": {
             "platforms": ["darwin", "win32", "linux"],

@@ -25,7 +25,8 @@ class Runners:
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._init_options = server.create_initialization_options(NotificationOptions(resources_changed=True))
+        told = NotificationOptions(resources_changed=True, tools_changed=True)
+        self._init_options = server.create_initialization_options(told)
         self._stateless = {
             version: self._runner(Connection.from_envelope(version, None, None)) for version in KNOWN_PROTOCOL_VERSIONS
         }

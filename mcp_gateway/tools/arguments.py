@@ -11,8 +11,9 @@ from typing import Any
 
 import orjson
 
+from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.json_bounds import parse_exactly
+from mcp_gateway.core.json_bounds import JsonBounds, parse_exactly
 from mcp_gateway.core.json_fields import whole_number
 from mcp_gateway.core.text import SHOWN_CHARS, nearest, shown
 
@@ -46,6 +47,17 @@ _ALIKE = 0.75
 _MAX_COMPARED = 64
 """Names that no argument has, each of which is compared with those that there are: some hosts send all they know."""
 _BETWEEN_WORDS = re.compile(r"[\s_-]+")
+
+
+def parser_for(bounds: JsonBounds, caller: Caller) -> Parse:
+    """One that holds JSON within JSON to the same bounds as a body of the caller's."""
+
+    async def parse(text: str) -> Any:
+        raw = text.encode()
+        await bounds.check(raw, caller)
+        return parse_exactly(raw)
+
+    return parse
 
 
 class SchemaNode:

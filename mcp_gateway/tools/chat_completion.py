@@ -12,29 +12,26 @@ import orjson
 from mcp import types
 
 from mcp_gateway.core.caller import Caller, KeyScope
-from mcp_gateway.core.dialects.sifting import first_names
+from mcp_gateway.core.config import Task
 from mcp_gateway.core.dialects.vllm_fields import FIELDS
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.inference.exchange import Exchange, Inference
 from mcp_gateway.core.inference.parts import Call
-from mcp_gateway.core.json_bounds import JsonBounds, dump_json, holds_at_most, parse_exactly, parse_in_turns, parse_json
-from mcp_gateway.core.money import format_usd
+from mcp_gateway.core.json_bounds import JsonBounds, dump_json, holds_at_most, parse_in_turns, parse_json
 from mcp_gateway.core.surfaces.chat import CHAT
 from mcp_gateway.core.surfaces.credible import read_finish_reason
 from mcp_gateway.core.surfaces.surface import Ask, Body
 from mcp_gateway.core.surfaces.whole_answer import PARSED_BYTES, without_logprobs
-from mcp_gateway.tools.arguments import Arguments
+from mcp_gateway.tools.arguments import Arguments, parser_for
+from mcp_gateway.tools.bill import BILL_PROPERTIES, UNTOLD, bill_of
 from mcp_gateway.tools.progress import Progress
-from mcp_gateway.tools.tool import Invocation, Report, Result, output_schema, result
+from mcp_gateway.tools.tool import MAX_RESULT_BYTES, Invocation, Report, Result, output_schema, result
 
-_MAX_RESULT_BYTES = 1024 * 1024 - 32 * 1024
-"""Clients drop an event of more than 1 MiB, and their connection with it; the rest is for the envelope."""
 _MAX_RESULT_CHARS = 500_000
 """What Claude Code is told to give its model whole: the most that it takes. By itself it puts 50,000 into a file."""
 _TOO_LONG = "the answer is too long for one MCP message. Ask over the HTTP API for the whole."
 _CUT = f"Cut: {_TOO_LONG}"
 _NO_LOGPROBS = f"The log probabilities were left out: {_TOO_LONG}"
-_UNTOLD = "The answer came and is billed, but no MCP message can tell it. Ask over the HTTP API for such answers."
 _TEXTS = ("content", "refusal", "reasoning", "reasoning_content")
 _MAX_PARSED_BYTES = 16 * 1024 * 1024
 _MAX_VALUES = 100_000
@@ -158,25 +155,9 @@ _OUTPUT = output_schema(
             "items": {"type": "object", "properties": _FACTS},
             "description": "All answers, where n is more than 1.",
         },
-        "usage": {
-            "type": "object",
-            "properties": {
-                "prompt_tokens": {"type": "integer"},
-                "completion_tokens": {"type": "integer"},
-                "total_tokens": {"type": "integer"},
-                "cached_tokens": {"type": "integer"},
-            },
-        },
-        "cost_usd": {"type": "string", "description": "What this call cost."},
-        "model": {"type": "string"},
-        "note": {"type": "string", "description": "What is missing, where the answer was too long for one message."},
         "max_tokens_clamped": {"type": "integer", "description": "To what max_tokens was lowered, if it was."},
-        "ignored_parameters": {
-            "type": "array",
-            "items": {"type": "string"},
-            "description": "Names in the call that the model was not told of.",
-        },
     }
+    | BILL_PROPERTIES
 )
 
 
@@ -184,6 +165,8 @@ class ChatCompletion:
     """Asks a model."""
 
     scope: KeyScope = "inference"
+    needs: Task | None = None
+    is_text_whole = True
     definition = types.Tool(
         name="chat_completion",
         title="Chat completion",
@@ -217,22 +200,16 @@ class ChatCompletion:
             await (exchange.begin(ask) if report is None else _ask_audibly(exchange, ask, report))
             choices, is_stripped = await _choices_in(exchange.body)
             answer_bytes = len(exchange.body)
-            bill = _bill(exchange, body["model"], invocation.request_id)
+            bill = bill_of(exchange, body["model"], invocation.request_id)
         if not choices:
-            return result(_UNTOLD, {"content": "", "note": _UNTOLD} | bill)
+            return result(UNTOLD, {"content": "", "note": UNTOLD} | bill)
         if is_stripped:
             bill["note"] = _NO_LOGPROBS
-        return _result(choices, bill) if answer_bytes < _MAX_RESULT_BYTES // 4 else _bounded_result(choices, bill)
+        return _result(choices, bill) if answer_bytes < MAX_RESULT_BYTES // 4 else _bounded_result(choices, bill)
 
     async def _body(self, arguments: dict[str, Any], caller: Caller) -> dict[str, Any]:
         """What the same chat would bring over HTTP. Names that this tool does not tell of are treated as there."""
-
-        async def parse(text: str) -> Any:
-            raw = text.encode()
-            await self._json_bounds.check(raw, caller)
-            return parse_exactly(raw)
-
-        body = ARGUMENTS.taken(await ARGUMENTS.opened(arguments, parse))
+        body = ARGUMENTS.taken(await ARGUMENTS.opened(arguments, parser_for(self._json_bounds, caller)))
         for name in _STREAMING:
             body.pop(name, None)
         if isinstance(wanted := body.get("response_format"), dict) and wanted.get("type") != "json_schema":
@@ -263,7 +240,7 @@ async def _choices_in(body: Body) -> tuple[list[dict[str, Any]], bool]:
 async def _parsable(body: Body) -> tuple[Body, bool]:
     """A long answer as it can be parsed at once. Raises GatewayError for one that holds too much however it is."""
     await asyncio.sleep(0)
-    if len(body) <= _MAX_RESULT_BYTES and await holds_at_most(body, _MAX_VALUES):
+    if len(body) <= MAX_RESULT_BYTES and await holds_at_most(body, _MAX_VALUES):
         return body, False
     body = await without_logprobs(body)
     if len(body) > _MAX_PARSED_BYTES or not await holds_at_most(body, _MAX_VALUES):
@@ -292,23 +269,6 @@ async def _ask_audibly(exchange: Exchange, ask: Ask, report: Report) -> None:
     """Have the whole answer, with progress told from before its first token on."""
     async with Progress(report, lambda: exchange.latest_words) as progress:
         await exchange.begin(ask, progress.note)
-
-
-def _bill(exchange: Exchange, model: str, request_id: str) -> dict[str, Any]:
-    bill: dict[str, Any] = {"cost_usd": format_usd(exchange.cost_nano), "model": model, "request_id": request_id}
-    if (usage := exchange.usage) is not None:
-        bill["usage"] = {
-            "prompt_tokens": usage.prompt_tokens,
-            "completion_tokens": usage.completion_tokens,
-            "total_tokens": usage.total_tokens,
-        }
-        if usage.cached_tokens is not None:
-            bill["usage"]["cached_tokens"] = usage.cached_tokens
-    if exchange.clamped_to is not None:
-        bill["max_tokens_clamped"] = exchange.clamped_to
-    if exchange.ignored:
-        bill["ignored_parameters"] = first_names(exchange.ignored)
-    return bill
 
 
 def _result(choices: list[dict[str, Any]], bill: dict[str, Any]) -> Result:
@@ -379,20 +339,20 @@ def _bounded_result(choices: list[dict[str, Any]], bill: dict[str, Any]) -> Resu
 
 def _ever_shorter(choices: list[dict[str, Any]], bill: dict[str, Any]) -> Iterator[Result]:
     """A text that fits in no event is cut before anything is made of it: only to see how long it is takes long."""
-    is_hopeless = any(len(choice["message"][name]) > _MAX_RESULT_BYTES for choice in choices for name in _TEXTS)
+    is_hopeless = any(len(choice["message"][name]) > MAX_RESULT_BYTES for choice in choices for name in _TEXTS)
     if not is_hopeless:
         yield _result(choices, bill)
     choices = [choice | {"logprobs": None} for choice in choices]
     if not is_hopeless:
         yield _result(choices, bill | {"note": _NO_LOGPROBS})
-    max_chars = _MAX_RESULT_BYTES
+    max_chars = MAX_RESULT_BYTES
     while max_chars:
         yield _result([_cut(choice, max_chars) for choice in choices], bill | {"note": _CUT})
         max_chars //= 2
 
 
 def _fits(made: Result) -> bool:
-    return len(orjson.dumps(made)) <= _MAX_RESULT_BYTES
+    return len(orjson.dumps(made)) <= MAX_RESULT_BYTES
 
 
 def _cut(choice: dict[str, Any], max_chars: int) -> dict[str, Any]:

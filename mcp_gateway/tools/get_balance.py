@@ -5,7 +5,7 @@ from typing import Any, Protocol
 from mcp import types
 
 from mcp_gateway.core.caller import Caller, KeyScope
-from mcp_gateway.core.config import GuestSettings
+from mcp_gateway.core.config import GuestSettings, Task
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.wallet import WalletObject
 from mcp_gateway.tools.arguments import Arguments
@@ -58,6 +58,8 @@ class GetBalance:
     """The caller's own account; a guest learns what a guest may do, and a test key its limits alone."""
 
     scope: KeyScope = "inference"
+    needs: Task | None = None
+    is_text_whole = True
     definition = types.Tool(
         name="get_balance",
         title="Get balance",

@@ -2,13 +2,14 @@
 
 import json
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, get_args
 
 import orjson
 from mcp import types
 
 from mcp_gateway.core.caller import KeyScope
 from mcp_gateway.core.catalog import Model, Published
+from mcp_gateway.core.config import Task
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.money import MILLION_TOKENS, PICO_PER_USD, format_price
@@ -46,7 +47,7 @@ ARGUMENTS = Arguments(
 _MODEL: dict[str, Any] = {
     "type": "object",
     "properties": {
-        "id": {"type": "string", "description": "What chat_completion takes as `model`."},
+        "id": {"type": "string", "description": "What other tools take as `model`."},
         "name": {"type": "string"},
         "description": {"type": "string"},
         "context_window": {"type": "integer", "description": "Tokens of input and output together."},
@@ -56,6 +57,7 @@ _MODEL: dict[str, Any] = {
         "features": {"type": "array", "items": {"type": "string"}},
         "input_modalities": {"type": "array", "items": {"type": "string"}},
         "status": {"type": "string", "enum": ["ready", "loading", "unavailable"]},
+        "task": {"type": "string", "enum": list(get_args(Task)), "description": "What it is for alone, if it is."},
         "guests": {"type": "boolean", "description": "Usable without an API key."},
     },
     "required": ["id", "context_window", "input_usd_per_million_tokens", "output_usd_per_million_tokens", "status"],
@@ -66,6 +68,8 @@ class ListModels:
     """The catalog in force."""
 
     scope: KeyScope = "inference"
+    needs: Task | None = None
+    is_text_whole = True
     definition = types.Tool(
         name="list_models",
         title="List models",
@@ -116,6 +120,7 @@ def row_bytes(row: dict[str, Any]) -> int:
 
 def model_row(model: Model, status: ModelStatus) -> dict[str, Any]:
     """A model as its choosers need it, prices in USD per million tokens."""
+    task = {} if model.task is None else {"task": model.task}
     return {
         "id": model.id,
         "name": model.name,
@@ -128,7 +133,7 @@ def model_row(model: Model, status: ModelStatus) -> dict[str, Any]:
         "input_modalities": list(model.input_modalities),
         "status": status,
         "guests": model.is_open_to_guests,
-    }
+    } | task
 
 
 def _can(model: Model, capability: str | None) -> bool:

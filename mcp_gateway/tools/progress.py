@@ -9,7 +9,7 @@ from mcp_gateway.tools.tool import Report
 
 _LEAST_STEP_S = 0.001
 _MAX_MESSAGE_BYTES = 2048
-_WAITING = "Waiting for the model."
+WAITING = "Waiting for the model."
 
 
 class ProgressReports:
@@ -83,4 +83,4 @@ async def telling(report: Report | None, line: str) -> AsyncIterator[None]:
 def _tail(text: str) -> str:
     """The end of a text; while it is blank, words for that."""
     tail = text[-_MAX_MESSAGE_BYTES:].encode()[-_MAX_MESSAGE_BYTES:].decode(errors="ignore")
-    return tail if tail.strip() else _WAITING
+    return tail if tail.strip() else WAITING

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from mcp import types
 
 from mcp_gateway.core.caller import Caller, KeyScope
+from mcp_gateway.core.config import Task
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import GatewayError
 
@@ -15,6 +16,8 @@ Report = Callable[[str], Awaitable[None]]
 
 Result = dict[str, Any]
 """A `CallToolResult` as it goes over the wire; what a revision lacks is left out there."""
+MAX_RESULT_BYTES = 1024 * 1024 - 32 * 1024
+"""Clients drop an event of more than 1 MiB, and their connection with it; the rest is for the envelope."""
 _MAX_MESSAGE_CHARS = 8000
 """Hosts cut the text of an error near 11,000 characters."""
 
@@ -31,9 +34,15 @@ class Invocation:
 
 
 class Tool(Protocol):
-    """A tool for keys with its `scope`; calling it raises GatewayError for whatever its caller is to be told."""
+    """A tool for keys with its `scope`; calling it raises GatewayError for whatever its caller is to be told.
+
+    It is listed where some model is for the task that it `needs`. Where the text of its results is not the whole,
+    revisions without structured results are told these as a text of JSON.
+    """
 
     scope: KeyScope
+    needs: Task | None
+    is_text_whole: bool
     definition: types.Tool
 
     async def __call__(self, arguments: dict[str, Any], invocation: Invocation) -> Result: ...
@@ -48,7 +57,7 @@ ERROR_PROPERTIES: dict[str, Any] = {
     "balance_usd": {"type": "string", "description": "On failure for lack of money: what can be spent."},
     "held_usd": {"type": "string", "description": "On failure for lack of money: what your running requests hold."},
     "holding_requests": {"type": "integer", "description": "On failure for lack of money: how many requests hold it."},
-    "request_id": {"type": "string", "description": "Of this call: a chat is recorded and billed under it."},
+    "request_id": {"type": "string", "description": "Of this call, which is recorded and billed under it."},
 }
 
 
@@ -60,9 +69,13 @@ def output_schema(properties: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": ERROR_PROPERTIES | properties}
 
 
+def text_block(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
 def result(text: str, structured: dict[str, Any], *, is_error: bool = False) -> Result:
     """A result that says the same as text for a reader and as data."""
-    content = [{"type": "text", "text": text}]
+    content = [text_block(text)]
     return {"content": content, "structuredContent": structured, "isError": is_error, "resultType": "complete"}
 
 

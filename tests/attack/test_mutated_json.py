@@ -49,6 +49,7 @@ OVER_MCP: list[tuple[str, dict[str, Any]]] = [
     ("tools/call", {"name": "chat_completion", "_meta": {"progressToken": 1}, "arguments": ARGUMENTS_OF_A_CHAT}),
     ("tools/call", {"name": "list_models", "arguments": {"capability": "tools", "max_price_usd": 1}}),
     ("tools/call", {"name": "get_balance", "arguments": {}}),
+    ("tools/call", {"name": "embeddings", "arguments": {"model": "demo/echo", "input": ["a"], "dimensions": 4}}),
     ("tools/list", {"cursor": "x"}),
     ("resources/list", {}),
     ("resources/templates/list", {}),

@@ -11,16 +11,14 @@ from typing import Any
 import pytest
 from jsonschema import Draft7Validator, Draft202012Validator
 
-from mcp_gateway.tools import chat_completion, get_balance, list_models
-from mcp_gateway.tools.chat_completion import ChatCompletion
-from mcp_gateway.tools.get_balance import GetBalance
-from mcp_gateway.tools.list_models import ListModels
+from mcp_gateway.tools import chat_completion, embeddings, get_balance, list_models
 from mcp_gateway.tools.prompts import DEFINITIONS
 from tests.doors.mcp_host import Host, call, open_host
+from tests.registries import tools
 
 Node = dict[str, Any]
 Rule = Callable[[str, Node], bool]
-TOOLS = {tool.definition.name: tool.definition for tool in (ChatCompletion, ListModels, GetBalance)}
+TOOLS = tools()
 SCHEMAS = {
     f"{name} {way}": schema
     for name, tool in TOOLS.items()
@@ -119,6 +117,14 @@ def test_tools_and_their_descriptions_are_of_a_size_that_hosts_take() -> None:
         assert max(map(len, told)) <= 1024
 
 
+def test_all_tools_together_leave_a_models_context_to_its_conversation() -> None:
+    """Hosts tell a model of every tool before its first word: its description, and those of its arguments."""
+    told = [tool.description or "" for tool in TOOLS.values()]
+    told += [node.get("description", "") for tool in TOOLS.values() for _, node in nodes(tool.input_schema)]
+    assert len("".join(told).encode()) < 2048
+    assert len(TOOLS) <= 8
+
+
 def test_prompts_have_names_and_arguments_that_hosts_take() -> None:
     for prompt in DEFINITIONS:
         assert prompt.description
@@ -130,7 +136,7 @@ def test_prompts_have_names_and_arguments_that_hosts_take() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [chat_completion.ARGUMENTS, list_models.ARGUMENTS, get_balance.ARGUMENTS], ids=TOOLS
+    "arguments", [tool.ARGUMENTS for tool in (chat_completion, embeddings, get_balance, list_models)]
 )
 def test_what_a_schema_asks_for_is_what_is_taken(arguments: Any) -> None:
     """Of each argument the least that its schema allows."""
@@ -183,6 +189,8 @@ async def test_a_chat_whose_every_field_had_to_be_filled_is_served(host: Host) -
     assert "hello" in result["content"][0]["text"]
     filled = empty(list_models.ARGUMENTS.schema) | {"capability": ""}
     assert not (await host.post(call("list_models", filled))).json()["result"]["isError"]
+    filled = empty(embeddings.ARGUMENTS.schema) | {"model": "demo/echo", "input": ["hello"], "dimensions": 4}
+    assert not (await host.post(call("embeddings", filled))).json()["result"]["isError"]
 
 
 async def test_what_a_schema_does_not_say_is_taken_too(host: Host) -> None:
@@ -190,4 +198,8 @@ async def test_what_a_schema_does_not_say_is_taken_too(host: Host) -> None:
     more = {"stop": "zzz", "messages": [{"role": "user", "content": [{"type": "text", "text": "hello"}]}]}
     result = (await host.post(call("chat_completion", {"model": "demo/echo", **more}))).json()["result"]
     assert "hello" in result["content"][0]["text"]
-    assert not (await host.post(call("list_models", {"max_price_usd": "0.5"}))).json()["result"]["isError"]
+    for name, arguments in (
+        ("list_models", {"max_price_usd": "0.5"}),
+        ("embeddings", {"model": "demo/echo", "input": "a"}),
+    ):
+        assert not (await host.post(call(name, arguments))).json()["result"]["isError"]

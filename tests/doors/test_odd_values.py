@@ -87,6 +87,10 @@ MCP = [
     CALL % ("list_models", '"max_price_usd": %s'),
     CALL % ("list_models", '"capability": %s'),
     CALL % ("get_balance", '"x": %s'),
+    *(
+        CALL % ("embeddings", f'"model": "demo/echo", "input": "a", "{name}": %s')
+        for name in ("input", "dimensions", "x")
+    ),
     '{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": %s, "arguments": {}}}',
     '{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "get_balance", "arguments": %s}}',
     '{"jsonrpc": "2.0", "id": 1, "method": "resources/read", "params": {"uri": %s}}',

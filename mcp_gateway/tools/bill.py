@@ -1,0 +1,46 @@
+"""What a tool tells of an exchange beside its answer: what was used, what it cost, and what became of the request."""
+
+from typing import Any
+
+from mcp_gateway.core.dialects.sifting import first_names
+from mcp_gateway.core.inference.exchange import Exchange
+from mcp_gateway.core.money import format_usd
+
+BILL_PROPERTIES: dict[str, Any] = {
+    "usage": {
+        "type": "object",
+        "properties": {
+            "prompt_tokens": {"type": "integer"},
+            "completion_tokens": {"type": "integer"},
+            "total_tokens": {"type": "integer"},
+            "cached_tokens": {"type": "integer"},
+        },
+    },
+    "cost_usd": {"type": "string", "description": "What this call cost."},
+    "model": {"type": "string"},
+    "note": {"type": "string", "description": "What is missing, where the answer was too long for one message."},
+    "ignored_parameters": {
+        "type": "array",
+        "items": {"type": "string"},
+        "description": "Names in the call that the model was not told of.",
+    },
+}
+UNTOLD = "The answer came and is billed, but no MCP message can tell it. Ask over the HTTP API for such answers."
+
+
+def bill_of(exchange: Exchange, model: str, request_id: str) -> dict[str, Any]:
+    """The facts of one that has its answer."""
+    bill: dict[str, Any] = {"cost_usd": format_usd(exchange.cost_nano), "model": model, "request_id": request_id}
+    if (usage := exchange.usage) is not None:
+        bill["usage"] = {
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "total_tokens": usage.total_tokens,
+        }
+        if usage.cached_tokens is not None:
+            bill["usage"]["cached_tokens"] = usage.cached_tokens
+    if exchange.clamped_to is not None:
+        bill["max_tokens_clamped"] = exchange.clamped_to
+    if exchange.ignored:
+        bill["ignored_parameters"] = first_names(exchange.ignored)
+    return bill

@@ -35,6 +35,7 @@ OPERATIONS: list[tuple[str, str, KeyScope | None, dict[str, Any] | None]] = [
     ("GET", "/requests/req_1", "read", None),
     ("GET", "/billing/transactions", "read", None),
     ("GET", "/credits/transactions", "read", None),
+    ("GET", "/billing/statements/2026-01", "read", None),
     ("POST", "/billing/checkout", "billing", {"amount_usd": "5"}),
     ("POST", "/billing/portal", "billing", {}),
     ("GET", "/keys", "manage", None),
@@ -89,8 +90,8 @@ async def test_an_operation_is_for_keys_with_its_scope(
 
 async def test_every_operation_is_walked_above(door: Door) -> None:
     rows = [row for row in door.operations if "/v1" in row.prefixes and "/mcp" not in row.path and row.method != "*"]
-    assert {(row.method, re.sub(r"\{\w+_id.*?\}", "{}", row.path), row.scope) for row in rows} == {
-        (method, re.sub(r"demo/echo|(key|req)_1", "{}", path), needed) for method, path, needed, _ in OPERATIONS
+    assert {(row.method, re.sub(r"\{(\w+_id|month).*?\}", "{}", row.path), row.scope) for row in rows} == {
+        (method, re.sub(r"demo/echo|(key|req)_1|2026-01", "{}", path), needed) for method, path, needed, _ in OPERATIONS
     }
 
 

@@ -23,7 +23,7 @@ from mcp_gateway.core.surfaces.responses import RESPONSES
 from mcp_gateway.core.surfaces.scores import RERANK, SCORE
 from mcp_gateway.core.surfaces.surface import Surface
 from mcp_gateway.core.surfaces.usage import Usage, read_usage
-from tests.captured import captured
+from tests.captured import Capture, captured, captures
 from tests.replaying import DONE, Answer, Asked, chunk, events, final_usage, split_events, usage, whole
 from tests.serving import Door, error_of
 
@@ -89,6 +89,10 @@ class Spoken:
     def upstream(self) -> str:
         """Where the backend is asked."""
         return Vllm().translations[self.surface.name].path
+
+    def exchanges(self) -> list[Capture]:
+        """What was captured there of a real server."""
+        return [one for one in captures() if one.method == "POST" and one.path.partition("?")[0] == self.upstream]
 
     def whole(self, prompt_tokens: int = 10, output_tokens: int = 4, text: str = "hello") -> bytes:
         """An answer in one piece."""

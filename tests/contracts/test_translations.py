@@ -1,8 +1,10 @@
-"""What every surface in every dialect holds, over what a real server answered; a further one is a row of PAIRS."""
+"""What every surface in every dialect holds, over what a real server answered.
 
-from collections.abc import Callable
+A further one is a class of tests/surfaces.py, or a dialect in PAIRS.
+"""
+
 from dataclasses import dataclass
-from random import Random
+from itertools import pairwise
 from typing import Any
 
 import orjson
@@ -12,83 +14,57 @@ from mcp_gateway.core.dialects.dialect import Dialect, Translation
 from mcp_gateway.core.dialects.vllm import ALLOWED_PATHS, Vllm
 from mcp_gateway.core.errors import TABLE, GatewayError
 from mcp_gateway.core.inference.terms import asked_terms
-from mcp_gateway.core.surfaces.chat import CHAT
-from mcp_gateway.core.surfaces.completions import COMPLETIONS
 from mcp_gateway.core.surfaces.credible import UsageBounds
-from mcp_gateway.core.surfaces.embeddings import EMBEDDINGS
-from mcp_gateway.core.surfaces.input_answer import usage_in as usage_of_input
-from mcp_gateway.core.surfaces.message_usage import usage_in
-from mcp_gateway.core.surfaces.messages import MESSAGES
-from mcp_gateway.core.surfaces.response_object import usage_of
-from mcp_gateway.core.surfaces.responses import RESPONSES
-from mcp_gateway.core.surfaces.scores import RERANK, SCORE
 from mcp_gateway.core.surfaces.surface import Ask, Reader, Surface
-from mcp_gateway.core.surfaces.usage import Usage, read_usage
-from tests.captured import Capture, captures
+from mcp_gateway.core.surfaces.usage import Usage
+from tests.captured import Capture
 from tests.cases import each
+from tests.surfaces import SPOKEN, ChatTool, Spoken
 
 PUBLIC = 'public/"name"'
 BOUNDS = UsageBounds(100_000, 100_000)
 INTERNAL = frozenset({"input_messages", "output_messages", "kv_transfer_params", "ec_transfer_params"})
 """What vLLM tells in a response and no client is told."""
-EVERY_BYTE_BYTES = 3000
-"""Of the shortest streams, which are cut at each byte; longer ones at random."""
-CUTS_AT_ONCE = 4
+APART_BYTES, LONG_APART_BYTES, LONG_BYTES = 97, 23, 5_000
+"""Between the places where a stream is cut at once, and a long one; moved on one by one, they come to each byte."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A surface in a dialect; `usage_in` finds the usage that parsed JSON tells, an answer in one piece or an event.
+    """A surface in a dialect.
 
     `changed` are the names that an answer in one piece tells otherwise than the backend, beside the model's.
     """
 
-    surface: Surface
+    spoken: Spoken
     dialect: Dialect
-    usage_in: Callable[[dict[str, Any]], Usage | None]
     changed: frozenset[str] = frozenset()
-    has_streams: bool = True
 
     def __repr__(self) -> str:
         return f"{self.surface.name}-{self.dialect.name}"
+
+    @property
+    def surface(self) -> Surface:
+        return self.spoken.surface
 
     @property
     def translation(self) -> Translation:
         return self.dialect.translations[self.surface.name]
 
     def answers(self, *, is_stream: bool) -> list[Capture]:
-        return [one for one in self.exchanges() if one.status == 200 and one.is_stream is is_stream]
-
-    def exchanges(self) -> list[Capture]:
-        return [
-            one for one in captures() if one.method == "POST" and one.path.partition("?")[0] == self.translation.path
-        ]
+        return [one for one in self.spoken.exchanges() if one.status == 200 and one.is_stream is is_stream]
 
     def ask(self, **fields: Any) -> Ask:
         """A request that needs no more than its reading."""
-        body = ASKED[self.surface.name] | fields
-        return self.surface.read(orjson.loads(orjson.dumps(body)), len(orjson.dumps(body)))
+        body = orjson.dumps(self.spoken.body(**fields))
+        return self.surface.read(orjson.loads(body), len(body))
 
 
-PAIRS = [
-    Pair(CHAT, Vllm(), lambda told: read_usage(told.get("usage"))),
-    Pair(COMPLETIONS, Vllm(), lambda told: read_usage(told.get("usage"))),
-    Pair(EMBEDDINGS, Vllm(), lambda told: read_usage(told.get("usage")), has_streams=False),
-    Pair(RERANK, Vllm(), lambda told: usage_of_input(told.get("usage")), has_streams=False),
-    Pair(SCORE, Vllm(), lambda told: usage_of_input(told.get("usage")), has_streams=False),
-    Pair(MESSAGES, Vllm(), lambda told: usage_in(told.get("usage")), frozenset({"id", "stop_sequence", "usage"})),
-    Pair(RESPONSES, Vllm(), lambda told: usage_of(told.get("response", told)), INTERNAL | {"error", "store", "usage"}),
-]
-HI = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
-ASKED: dict[str, dict[str, Any]] = {
-    "chat": HI,
-    "completions": {"model": "m", "prompt": "Hi"},
-    "embeddings": {"model": "m", "input": "Hi"},
-    "rerank": {"model": "m", "query": "a", "documents": ["b"]},
-    "score": {"model": "m", "text_1": "a", "text_2": "b"},
-    "messages": HI | {"max_tokens": 9},
-    "responses": {"model": "m", "input": "Hi"},
+CHANGED: dict[str, frozenset[str]] = {
+    "messages": frozenset({"id", "stop_sequence", "usage"}),
+    "responses": INTERNAL | {"error", "store", "usage"},
 }
+PAIRS = [Pair(one, Vllm(), CHANGED.get(one.name, frozenset())) for one in SPOKEN if not isinstance(one, ChatTool)]
 pytestmark = pytest.mark.parametrize("pair", PAIRS, ids=repr)
 
 
@@ -104,14 +80,12 @@ def asked_in(pair: Pair, capture: Capture) -> Ask | None:
     return ask
 
 
-def events_in(stream: bytes) -> list[dict[str, Any]]:
-    lines = stream.replace(b"\r\n", b"\n").split(b"\n")
-    data = [line.removeprefix(b"data:").strip() for line in lines if line.startswith(b"data:")]
-    return [orjson.loads(line) for line in data if line != b"[DONE]"]
+def events_in(pair: Pair, stream: bytes) -> list[dict[str, Any]]:
+    return pair.spoken.events(stream.replace(b"\r\n", b"\n") + b"\n\n")
 
 
 def reader_for(pair: Pair, capture: Capture, **fields: Any) -> Reader:
-    ask = asked_in(pair, capture) or pair.ask(stream=True)
+    ask = asked_in(pair, capture) or pair.ask(is_stream=True)
     for name, value in fields.items():
         setattr(ask, name, value)
     return pair.translation.reader(ask, PUBLIC, BOUNDS)
@@ -125,11 +99,11 @@ def fed(reader: Reader, pieces: list[bytes]) -> bytes:
 
 def test_there_is_something_to_hold_it_to(pair: Pair) -> None:
     assert pair.answers(is_stream=True) or pair.answers(is_stream=False)
-    assert any(capture.status >= 400 for capture in pair.exchanges())
+    assert any(capture.status >= 400 for capture in pair.spoken.exchanges())
 
 
 def test_what_is_sent_is_what_was_asked_but_for_what_the_dialect_changes(pair: Pair) -> None:
-    for capture in pair.exchanges():
+    for capture in pair.spoken.exchanges():
         ask = asked_in(pair, capture)
         if ask is None or capture.status != 200:
             continue
@@ -148,7 +122,7 @@ async def test_an_answer_in_one_piece_is_changed_in_its_models_name_alone(pair: 
         whole = await pair.translation.read(capture.body, PUBLIC)
         kept = [{n: v for n, v in one.items() if n not in pair.changed} for one in (orjson.loads(whole.body), told)]
         assert kept[0] == kept[1] | {"model": PUBLIC}, capture.case
-        assert whole.usage == pair.usage_in(told), capture.case
+        assert whole.usage == pair.spoken.usage_in(told), capture.case
 
 
 async def test_an_answer_can_be_given_another_usage(pair: Pair) -> None:
@@ -166,34 +140,62 @@ async def test_what_is_no_answer_is_the_backends_error(pair: Pair, body: bytes) 
         await pair.translation.read(body, PUBLIC)
 
 
-def test_a_stream_is_the_same_however_it_is_cut(pair: Pair) -> None:
-    random = Random(1)
+def test_a_stream_is_the_same_at_whichever_byte_it_is_cut(pair: Pair) -> None:
     for capture in pair.answers(is_stream=True):
-        whole = fed(reader_for(pair, capture), [capture.body])
-        told = events_in(whole)
-        if len(capture.body) <= EVERY_BYTE_BYTES:
-            apart = -(-len(capture.body) // CUTS_AT_ONCE)
-            cuts = [list(range(at, len(capture.body), apart)) for at in range(1, apart + 1)]
-        else:
-            cuts = [sorted(random.sample(range(1, len(capture.body)), 9)) for _ in range(20)]
-        for places in cuts:
-            pieces = [capture.body[a:b] for a, b in zip([0, *places], [*places, len(capture.body)], strict=True)]
-            said = fed(reader_for(pair, capture), pieces)
-            assert said == whole or events_in(said) == told, (capture.case, places)
+        stream = capture.body
+        reader = reader_for(pair, capture)
+        whole = fed(reader, [stream])
+        told, amounts = events_in(pair, whole), amounts_in(reader)
+        apart = APART_BYTES if len(stream) <= LONG_BYTES else LONG_APART_BYTES
+        cuts = [[0, *range(at, len(stream), apart), len(stream)] for at in range(1, apart + 1)]
+        for places in [*cuts, range(len(stream) + 1)]:
+            reader = reader_for(pair, capture)
+            said = fed(reader, [stream[a:b] for a, b in pairwise(places)])
+            assert said == whole or events_in(pair, said) == told, (capture.case, places[1])
+            assert amounts_in(reader) == amounts, (capture.case, places[1])
+
+
+def amounts_in(reader: Reader) -> tuple[Any, ...]:
+    """What is known of an answer beside what its client was sent."""
+    return reader.usage, reader.seen, reader.finish_reason, reader.failure, reader.is_whole
 
 
 def test_of_a_stream_the_last_usage_is_known_and_the_models_name_is_ours(pair: Pair) -> None:
     for capture in pair.answers(is_stream=True):
         reader = reader_for(pair, capture)
         said = fed(reader, [capture.body])
-        told = [usage for event in events_in(capture.body) if (usage := pair.usage_in(event)) is not None]
-        if reader.failure is not None or not told:
+        telling = [event for event in events_in(pair, capture.body) if pair.spoken.usage_in(event) is not None]
+        if reader.failure is not None or not telling:
             continue
         assert reader.is_whole, capture.case
-        if pair.surface.name == "chat" and (asked_in(pair, capture) or pair.ask()).choices > 1:
-            continue  # whose counts are sums
-        assert reader.usage == told[-1], capture.case
-        assert all(event.get("model", PUBLIC) == PUBLIC for event in events_in(said)), capture.case
+        is_of_one = bool(telling[-1].get("choices")) and (asked_in(pair, capture) or pair.ask()).choices > 1
+        if not is_of_one:  # of whose counts there is no sum
+            assert reader.usage == pair.spoken.usage_in(telling[-1]), capture.case
+        assert all(event.get("model", PUBLIC) == PUBLIC for event in events_in(pair, said)), capture.case
+
+
+ERRORS_AMID = [
+    b'data: {"error":{"message":"boom","type":"InternalServerError","param":null,"code":500}}\n\n',
+    b'data: {"error":"boom"}\n\n',
+    b'data: {"object":"error","message":"boom","type":"InternalServerError","param":null,"code":500}\n\n',
+    b'event: error\ndata: {"type":"error","error":{"type":"api_error","message":"boom"}}\n\n',
+    b'event: error\ndata: {"error":{"message":"boom"}}\n\n',
+    b'data: {"type":"error","message":"boom","code":null,"sequence_number":9}\n\n',
+]
+"""In the shapes of each API, and of servers before and after 0.10."""
+
+
+@each("error", ERRORS_AMID)
+def test_an_error_amid_a_stream_is_one_in_whatever_shape(pair: Pair, error: bytes) -> None:
+    for count in range(1, 4) if pair.spoken.has_streams else ():
+        reader = pair.translation.reader(pair.ask(is_stream=True), PUBLIC, BOUNDS)
+        begun = [*pair.spoken.opening(), *(pair.spoken.token(number) for number in range(1, count))]
+        said = fed(reader, [*begun, error, *pair.spoken.ending()])
+        assert reader.failure is not None
+        assert (reader.failure.status, reader.failure.message) == (500, "boom")
+        assert (reader.is_whole, reader.is_done) == (False, True)
+        assert b"boom" not in said
+        assert len(pair.spoken.pieces(said)) == reader.seen.output_tokens == count - 1
 
 
 def test_what_a_client_that_leaves_has_used_never_shrinks_and_never_exceeds_the_whole(pair: Pair) -> None:
@@ -218,7 +220,7 @@ def test_nothing_is_asked_of_a_backend_but_what_is_listed(pair: Pair) -> None:
 
 
 def test_every_refusal_is_understood_and_nothing_of_the_backends_name_is_told(pair: Pair) -> None:
-    for capture in pair.exchanges():
+    for capture in pair.spoken.exchanges():
         if capture.status < 400:
             continue
         failure = pair.dialect.failure(capture.status, capture.body)
@@ -229,11 +231,11 @@ def test_every_refusal_is_understood_and_nothing_of_the_backends_name_is_told(pa
 
 
 def test_a_failure_ends_a_stream_in_the_words_of_the_surface(pair: Pair) -> None:
-    if not pair.has_streams:
+    if not pair.spoken.has_streams:
         return
     last = pair.surface.last_frames(GatewayError("backend_died", "It broke."), "req_1", PUBLIC)
     assert last.endswith(b"\n\n")
     assert b"It broke." in last
-    reader = pair.translation.reader(pair.ask(stream=True), PUBLIC, BOUNDS)
+    reader = pair.translation.reader(pair.ask(is_stream=True), PUBLIC, BOUNDS)
     assert fed(reader, []) == b""
     assert not reader.is_whole

@@ -123,7 +123,7 @@ class MessageRelay:
             return b""
         told = _parsed(data)
         kind = told.get("type")
-        if told.get("error") or kind == "error" or not isinstance(kind, str):
+        if told.get("error") or "error" in (kind, told.get("object")) or not isinstance(kind, str):
             self.failure = failure_in(error_in(told) or {})
             self._state = State.OVER
             return b""

@@ -131,9 +131,9 @@ class ResponsesReader:
         if frame.startswith(_DONE):
             self.is_done = True
             return b""
-        kind = _type_of(frame) or _parsed(frame).get("type")
-        if not isinstance(kind, str) or kind == "error":
-            self.failure, self.is_done = failure_in(error_in(_parsed(frame)) or {}), True
+        kind = str(_type_of(frame) or _parsed(frame).get("type", ""))
+        if not kind.startswith("response.") and (error := _error_of(frame)) is not None:
+            self.failure, self.is_done = failure_in(error), True
             return b""
         if kind in _OPENING or kind in _TERMINAL:
             return self._response_event(kind, _parsed(frame), frame)
@@ -205,6 +205,12 @@ def _type_of(frame: bytes) -> str | None:
     """The type of an event that tells it first or last, as servers do; nothing is parsed."""
     found = _TYPE_FIRST.match(frame) or _TYPE_LAST.search(frame, max(0, frame.rfind(_TYPE_KEY)))
     return found[1].decode() if found is not None else None
+
+
+def _error_of(frame: bytes) -> dict[str, Any] | None:
+    """The error that an event tells; an empty one of what is no event."""
+    event = _parsed(frame)
+    return error_in(event) or (None if isinstance(event.get("type"), str) else {})
 
 
 def _parsed(frame: bytes) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import os
 import resource
 import signal
 import sys
-import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,8 +13,7 @@ from pathlib import Path
 
 import httpx2
 
-START_TIMEOUT_S = 120.0
-SETTLING_S = 60.0
+from tests.patience import PATIENCE_S, becomes
 
 
 @dataclass(frozen=True)
@@ -79,10 +77,9 @@ class Program:
 
     async def settled(self, is_enough: Callable[[Weight], bool]) -> Weight:
         """The weight once it is low enough, or what it was when the patience ended."""
-        end_s = time.monotonic() + SETTLING_S
-        while not is_enough(weight := await self.weight()) and time.monotonic() < end_s:  # noqa: ASYNC110 - polled
-            await asyncio.sleep(0.5)
-        return weight
+        with contextlib.suppress(TimeoutError):
+            return await becomes(self.weight, is_enough)
+        return await self.weight()
 
     async def end(self) -> None:
         """As a person would, at a terminal."""
@@ -100,7 +97,7 @@ async def running_program(
     """
     limited = None if open_files is None else partial(resource.setrlimit, resource.RLIMIT_NOFILE, open_files)
     environ = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
-    environ["GATEWAY_UPSTREAM__START_WAIT_S"] = str(START_TIMEOUT_S)
+    environ["GATEWAY_UPSTREAM__START_WAIT_S"] = str(PATIENCE_S)
     with (log or Path(os.devnull)).open("ab") as errors:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "mcp_gateway", "serve", "--config", str(config),
@@ -108,7 +105,7 @@ async def running_program(
         )  # fmt: skip
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(START_TIMEOUT_S):
+        async with asyncio.timeout(PATIENCE_S):
             while b" on http://" not in (line := await process.stdout.readline()):
                 assert line, "the server ended before it served"
         yield Program(process, line.split()[-1].decode())

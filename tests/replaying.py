@@ -14,8 +14,8 @@ from typing import Any, Self, cast
 import orjson
 
 from tests.captured import Capture, captured
+from tests.patience import PATIENCE_S
 
-PATIENCE_S = 60.0  # how long a test waits for what has to happen
 DONE = b"data: [DONE]\n\n"
 INFERENCE = (
     "/v1/chat/completions",

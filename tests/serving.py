@@ -6,7 +6,7 @@ import logging
 import socket
 import sqlite3
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -28,7 +28,7 @@ from mcp_gateway.core.identity.own_limits import OwnLimits
 from mcp_gateway.core.money import parse_usd
 from tests.databases import migrated
 from tests.declared import declared_by
-from tests.replaying import PATIENCE_S
+from tests.patience import PATIENCE_S, eventually
 
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """For clients that speak plain HTTP: each would take milliseconds to make a context of its own."""
@@ -149,13 +149,6 @@ class Door:
             connection.row_factory = sqlite3.Row
             sql = "SELECT * FROM requests WHERE id = ?"
             return dict(connection.execute(sql, (response.headers["x-request-id"],)).fetchone())
-
-
-async def eventually(condition: Callable[[], object]) -> None:
-    """Wait for what happens on the far side of a socket, where no event can be had."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 - see above
-            await asyncio.sleep(0.001)
 
 
 def unread(door: Door) -> int:

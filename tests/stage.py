@@ -8,7 +8,8 @@ import httpx2
 import orjson
 
 from mcp_gateway.core.money import format_usd
-from tests.replaying import PATIENCE_S, ReplayingBackend, held
+from tests.patience import PATIENCE_S
+from tests.replaying import ReplayingBackend, held
 from tests.serving import Door, bearer
 from tests.surfaces import MODEL, SPOKEN, Spoken, answers
 

@@ -9,16 +9,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE_S, poll
+
 BRIDGE = Path(__file__).parents[2] / "bridge" / "mcp_stdio_bridge.py"
-DEADLINE_S = 120.0
 LINE_LIMIT_BYTES = 64 * 1024 * 1024
 INITIALIZE_PARAMS = {
     "protocolVersion": "2025-11-25",
@@ -59,7 +59,7 @@ class BridgeProcess:
 
     async def read(self) -> Message:
         assert self.process.stdout
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(PATIENCE_S):
             line = await self.process.stdout.readline()
         assert line.endswith(b"\n"), "the bridge closed its output"
         message: Message = json.loads(line)
@@ -86,12 +86,12 @@ class BridgeProcess:
     async def told_to_end(self, by: signal.Signals) -> int:
         """Sends a signal; the exit code."""
         self.process.send_signal(by)
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(PATIENCE_S):
             return await self.process.wait()
 
     async def end(self) -> tuple[int, bytes, bytes]:
         """Closes standard input; the exit code and what is left on standard output and error."""
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(PATIENCE_S):
             output, log = await self.process.communicate(b"")
         assert self.process.returncode is not None
         return self.process.returncode, output, log
@@ -177,14 +177,6 @@ class McpTestServer:
         """Waits until something has happened."""
         await asyncio.to_thread(poll, lambda: bool(self.notes(what)))
         return self.notes(what)[-1]
-
-
-def poll(is_so: Callable[[], bool]) -> None:
-    """Waits, with a deadline, until something is so in another process."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 @pytest.fixture(scope="session")

@@ -25,9 +25,10 @@ from bridge.mcp_stdio_bridge import (
     origin_of,
     read_events,
 )
-from tests.bridge.conftest import DEADLINE_S, INITIALIZE_PARAMS, Message
+from tests.bridge.conftest import INITIALIZE_PARAMS, Message
 from tests.bridge.fake_server import STREAM, Exchange, fake_server
 from tests.loop_clock import pass_time
+from tests.patience import PATIENCE_S
 from tests.serving import NO_TLS
 
 LOST = {"type": "connection_lost", "may_have_been_delivered": True}
@@ -41,7 +42,7 @@ class Lines:
         self.bridge = Bridge(Remote(client, url, Log(is_verbose=False)), transport, self._lines.put)
 
     async def next_line(self) -> bytes:
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(PATIENCE_S):
             return await self._lines.get()
 
     async def read(self) -> Message:
@@ -298,7 +299,7 @@ async def test_a_stream_that_pinged_and_fell_silent_is_opened_again(monkeypatch:
 
     async with fake_server(silent) as server, bridge_to(server.url) as lines:
         await lines.open()
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(PATIENCE_S):
             await reopened.wait()
 
 
@@ -316,7 +317,7 @@ async def test_a_server_that_never_ends_the_session_does_not_keep_the_bridge(mon
         await lines.open()
         await lines.send("tools/call", id=1)
         closing = asyncio.create_task(lines.bridge.aclose())
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(PATIENCE_S):
             await is_asked_to_end.wait()
             pass_time(50)
             await closing
@@ -334,7 +335,7 @@ async def test_what_is_sent_behind_a_handshake_waits_for_its_session_and_an_answ
             is_call = exchange.rpc_method == "tools/call"
             await (exchange.json(exchange.result()) if is_call else exchange.head(405))
 
-    async with fake_server(slow) as server, bridge_to(server.url) as lines, asyncio.timeout(DEADLINE_S):
+    async with fake_server(slow) as server, bridge_to(server.url) as lines, asyncio.timeout(PATIENCE_S):
         await lines.send("initialize", INITIALIZE_PARAMS, id="init")
         await lines.send("tools/call", id=1)
         await lines.bridge.take(b'{"jsonrpc":"2.0","id":"ping","result":{}}')
@@ -373,7 +374,7 @@ async def test_a_client_in_conversation_that_leaves_has_a_moment_for_its_last_an
     async with fake_server(client.serve) as server, bridge_to(server.url) as lines:
         await lines.open()
         conversing = client.converse(lines.bridge)
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(PATIENCE_S):
             await client.is_asked.wait()
             client.has_ended.set()
             client.may_answer.set()
@@ -389,7 +390,7 @@ async def test_after_that_moment_its_calls_are_cancelled_and_its_session_ends(
     async with fake_server(client.serve) as server, bridge_to(server.url) as lines:
         await lines.open()
         conversing = client.converse(lines.bridge)
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(PATIENCE_S):
             await client.is_asked.wait()
             client.has_ended.set()
             await asyncio.sleep(0)  # the wait has begun
@@ -410,7 +411,7 @@ async def test_a_script_that_has_asked_and_ended_its_output_is_answered_while_it
     async with fake_server(client.serve) as server, bridge_to(server.url) as lines:
         conversing = client.converse(lines.bridge)
         client.has_ended.set()
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(PATIENCE_S):
             await client.is_asked.wait()
             pass_time(mcp_stdio_bridge.SCRIPT_TIMEOUT_S / (1 if ends_by == "its patience" else 2))
             if ends_by != "its patience":

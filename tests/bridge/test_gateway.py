@@ -13,10 +13,10 @@ import pytest
 from mcp import Client, StdioServerParameters
 
 from tests.bridge.conftest import bridge_process
+from tests.patience import PATIENCE_S
 from tests.serving import open_door
 
 pytestmark = pytest.mark.program
-START_TIMEOUT_S = 120.0
 ARGUMENTS = {"model": "demo/echo", "messages": [{"role": "user", "content": "Hello"}]}
 
 
@@ -37,7 +37,7 @@ async def started(data_dir: Path, port: int) -> asyncio.subprocess.Process:
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, env=environ,
     )  # fmt: skip
     assert process.stdout is not None
-    async with asyncio.timeout(START_TIMEOUT_S):
+    async with asyncio.timeout(PATIENCE_S):
         while b" on http://" not in (line := await process.stdout.readline()):
             assert line, "the gateway ended before it served"
     return process

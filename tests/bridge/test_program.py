@@ -15,16 +15,9 @@ import pytest
 from mcp import Client, StdioServerParameters
 
 from bridge.mcp_stdio_bridge import is_in_the_clear, main
-from tests.bridge.conftest import (
-    BRIDGE,
-    DEADLINE_S,
-    INITIALIZE_PARAMS,
-    McpTestServer,
-    bridge_process,
-    environment,
-    text_of,
-)
+from tests.bridge.conftest import BRIDGE, INITIALIZE_PARAMS, McpTestServer, bridge_process, environment, text_of
 from tests.bridge.mcp_server import GOOD_KEY
+from tests.patience import PATIENCE_S
 
 EXAMPLE = Path(__file__).parents[2] / "claude_desktop_config.example.json"
 CANARY = "canary-7f3a"
@@ -37,7 +30,7 @@ def run_bridge(*command: str, **variables: str) -> subprocess.CompletedProcess[s
         capture_output=True,
         text=True,
         env=environment(**variables),
-        timeout=DEADLINE_S,
+        timeout=PATIENCE_S,
     )
 
 
@@ -85,7 +78,7 @@ def test_the_bridge_ends_when_nobody_reads_its_output() -> None:
         assert process.stdin
         process.stdin.write(b"not json\n")
         process.stdin.flush()
-        assert process.wait(DEADLINE_S) == 0
+        assert process.wait(PATIENCE_S) == 0
 
 
 @pytest.mark.parametrize(

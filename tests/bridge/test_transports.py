@@ -11,8 +11,9 @@ import sys
 import pytest
 from mcp import Client, StdioServerParameters
 
-from tests.bridge.conftest import BRIDGE, DEADLINE_S, INITIALIZE_PARAMS, McpTestServer, Message, bridge_process, text_of
+from tests.bridge.conftest import BRIDGE, INITIALIZE_PARAMS, McpTestServer, Message, bridge_process, text_of
 from tests.bridge.mcp_server import GOOD_KEY
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.program
 TRANSPORTS = ("http", "sse")
@@ -255,7 +256,7 @@ async def test_where_nobody_reads_the_answers_any_more_the_calls_are_cancelled(s
         await server.noted("call")
         os.close(reading)
         await server.noted("cancelled")
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(PATIENCE_S):
             assert await bridge.process.wait() == 0
 
 

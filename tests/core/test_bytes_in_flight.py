@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from mcp_gateway.core.bytes_in_flight import SMALL_BYTES, BytesInFlight, Owner, Reservation, Share
 from mcp_gateway.core.errors import GatewayError
 from tests.cases import each
+from tests.patience import PATIENCE_S
 
 MIB = 1024 * 1024
 BUDGET = 256 * MIB
 EIGHTH, QUARTER = BUDGET // 8, BUDGET // 4
-PATIENCE_S = 60.0
 
 
 def budget(wait_s: float = 0.0) -> BytesInFlight:

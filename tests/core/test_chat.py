@@ -23,20 +23,9 @@ from mcp_gateway.core.ledger.ledger import SettlementPending
 from mcp_gateway.core.surfaces.chat import parse_chat
 from mcp_gateway.core.surfaces.surface import Ask
 from tests.databases import migrated, rows_of
-from tests.replaying import (
-    DONE,
-    PATIENCE_S,
-    ReplayingBackend,
-    chunk,
-    contents,
-    events,
-    held,
-    in_two,
-    silence,
-    stream,
-    unary,
-)
-from tests.serving import PRICED, chat_body, eventually
+from tests.patience import PATIENCE_S, eventually
+from tests.replaying import DONE, ReplayingBackend, chunk, contents, events, held, in_two, silence, stream, unary
+from tests.serving import PRICED, chat_body
 
 CREDIT_NANO = 10**9
 

@@ -17,8 +17,9 @@ from mcp_gateway.core.ledger.ledger import SettlementPending
 from tests.captured import captured
 from tests.core.test_chat import Stage, open_stage, read_frames, request
 from tests.loop_clock import pass_time
+from tests.patience import eventually
 from tests.replaying import Answer, Asked, ReplayingBackend, events, held, silence, stream, unary, whole
-from tests.serving import FREE, MESSAGES, PRICED, eventually
+from tests.serving import FREE, MESSAGES, PRICED
 
 WINDOW = 2048
 MOST_BYTES = 512 * 1024

@@ -19,8 +19,9 @@ from mcp_gateway.core.money import format_usd
 from tests.captured import captured
 from tests.core.test_chat import Stage, open_stage, read_frames, request, stage  # noqa: F401 - the fixture
 from tests.core.test_chat_streams import of_choice
-from tests.replaying import PATIENCE_S, Answer, ReplayingBackend, chunk, contents, events, in_two, silence, unary, whole
-from tests.serving import FREE, MESSAGES, PRICED, eventually
+from tests.patience import PATIENCE_S, eventually
+from tests.replaying import Answer, ReplayingBackend, chunk, contents, events, in_two, silence, unary, whole
+from tests.serving import FREE, MESSAGES, PRICED
 
 
 def metric(stage: Stage, line: str) -> float:

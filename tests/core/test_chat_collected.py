@@ -11,8 +11,9 @@ import pytest
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import GatewayError
 from tests.core.test_chat import Stage, finish_reason, open_stage, read_frames, request
+from tests.patience import eventually
 from tests.replaying import DONE, Answer, Asked, ReplayingBackend, chunk, events, final_usage, in_two, stream, unary
-from tests.serving import FREE, PRICED, eventually
+from tests.serving import FREE, PRICED
 
 MOST_BYTES = 400 * 1024
 UPSTREAM = {"max_response_bytes": MOST_BYTES, "collect_above_tokens": 100, "breaker_failures": 1}

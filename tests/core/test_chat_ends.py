@@ -19,20 +19,8 @@ from mcp_gateway.core.identity.keys import refusal
 from mcp_gateway.core.inference.parts import Call
 from tests.core.test_chat import Stage, finish_reason, read_frames, request, stage  # noqa: F401 - the fixture
 from tests.databases import rows_of
-from tests.replaying import (
-    PATIENCE_S,
-    Asked,
-    chunk,
-    contents,
-    death,
-    events,
-    final_usage,
-    in_two,
-    silence,
-    stream,
-    unary,
-)
-from tests.serving import eventually
+from tests.patience import PATIENCE_S, eventually
+from tests.replaying import Asked, chunk, contents, death, events, final_usage, in_two, silence, stream, unary
 
 CODES: list[Code] = ["revoked_api_key", "expired_api_key", "account_deactivated"]
 

@@ -15,7 +15,8 @@ from mcp_gateway.core.ledger.entries import Hold
 from mcp_gateway.core.ledger.ledger import SettlementPending
 from tests.core.test_chat import Stage, caller, read_frames, request, stage  # noqa: F401 - the fixture
 from tests.core.test_chat_streams import ENGINE_DEAD, broken_off
-from tests.replaying import PATIENCE_S, Answer, chunk, death, events, stream, unary, whole
+from tests.patience import PATIENCE_S
+from tests.replaying import Answer, chunk, death, events, stream, unary, whole
 
 ENDS: dict[str, tuple[Answer, dict[str, Any]]] = {
     "an answer": (unary(), {}),

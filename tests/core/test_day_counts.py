@@ -15,7 +15,7 @@ from mcp_gateway.core.store.sqlite.store import Store
 from tests.core.test_limits import NO_LIMIT, START_S, Clock, allowance, caller, guest, key_of, limiter
 from tests.databases import Query, migrated, open_store
 from tests.loop_clock import pass_time
-from tests.serving import eventually
+from tests.patience import eventually
 
 TODAY = START_S // DAY_S
 STORED = Query("SELECT * FROM admitted_requests ORDER BY day, subject")

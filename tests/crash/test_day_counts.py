@@ -17,9 +17,10 @@ from mcp_gateway.core.config import Settings
 from mcp_gateway.core.gateway import DATABASE, open_desk
 from mcp_gateway.core.identity.own_limits import OwnLimits
 from tests.crash.test_kill import write_config
+from tests.patience import eventually
 from tests.program import Program, running_program
 from tests.replaying import ReplayingBackend, in_two, stream
-from tests.serving import FREE, PRICED, bearer, chat_body, eventually
+from tests.serving import FREE, PRICED, bearer, chat_body
 
 pytestmark = pytest.mark.slow
 

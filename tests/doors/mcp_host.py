@@ -31,7 +31,7 @@ from mcp_gateway.core.upstream.demo import DemoBackend
 from mcp_gateway.mcp_door.endpoints import McpDoor
 from tests.connections import uncapped
 from tests.databases import migrated
-from tests.replaying import PATIENCE_S
+from tests.patience import PATIENCE_S
 from tests.serving import NO_TLS, Clock, served
 
 UNLIMITED = Allowance(None, None, None, None)

@@ -21,7 +21,8 @@ from http_api.program import mcp_door
 from http_api.serve import config_of
 from tests.cases import each
 from tests.connections import uncapped, unheard
-from tests.replaying import PATIENCE_S, Asked, ReplayingBackend, chunk, silence
+from tests.patience import PATIENCE_S
+from tests.replaying import Asked, ReplayingBackend, chunk, silence
 from tests.serving import FREE, PRICED, Door, bearer, chat_body, error_of, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

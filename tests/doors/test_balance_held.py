@@ -15,8 +15,9 @@ import pytest_asyncio
 from mcp_gateway.core.ledger.entries import Hold
 from mcp_gateway.core.money import format_usd
 from tests.captured import captured
-from tests.replaying import PATIENCE_S, Answer, ReplayingBackend, events, replayed, stream, unary
-from tests.serving import MESSAGES, PRICED, Door, bearer, eventually, open_door
+from tests.patience import PATIENCE_S, eventually
+from tests.replaying import Answer, ReplayingBackend, events, replayed, stream, unary
+from tests.serving import MESSAGES, PRICED, Door, bearer, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

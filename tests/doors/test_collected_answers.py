@@ -11,6 +11,7 @@ import pytest_asyncio
 from mcp_gateway.core.surfaces.collected import can_carry
 from tests.captured import captured
 from tests.core.surfaces.test_collected import PAIRS, without_ids
+from tests.patience import eventually
 from tests.replaying import (
     DONE,
     Answer,
@@ -26,7 +27,7 @@ from tests.replaying import (
     unary,
     whole,
 )
-from tests.serving import FREE, PRICED, Door, bearer, error_of, eventually, open_door
+from tests.serving import FREE, PRICED, Door, bearer, error_of, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 MOST_BYTES = 400 * 1024

@@ -12,6 +12,8 @@ import pytest_asyncio
 from mcp_gateway.core.money import format_usd
 from tests.captured import captured
 from tests.cases import each
+from tests.loop_clock import pass_time
+from tests.patience import eventually, settled
 from tests.replaying import (
     DONE,
     ReplayingBackend,
@@ -21,13 +23,15 @@ from tests.replaying import (
     silence,
     usage,
 )
-from tests.serving import FREE, PRICED, Door, bearer, error_of, eventually, open_door
+from tests.serving import FREE, PRICED, Door, bearer, error_of, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PATH = "/v1/completions"
 PROMPT_PICO, COMPLETION_PICO = 300_000, 700_000
 Stage = tuple[Door, ReplayingBackend]
+SILENCE_S = 60.0
+"""The longest that a backend may make in a stream."""
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -187,6 +191,9 @@ async def test_who_leaves_a_stream_pays_for_what_was_made(stage: Stage, frames: 
         asked.start_stream()
         for frame in TWO[:frames]:
             asked.send_event(frame)
+        while frames == len(TWO) and not asked.is_gone.is_set():  # the last frame is told once the stream has ended
+            await settled()
+            pass_time(SILENCE_S)
         await silence(asked)
 
     backend.answer_with(half)

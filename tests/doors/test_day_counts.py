@@ -10,8 +10,9 @@ from typing import Any
 from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.identity.own_limits import OwnLimits
 from tests.loop_clock import pass_time
+from tests.patience import eventually
 from tests.replaying import ReplayingBackend, in_two, stream
-from tests.serving import FREE, MESSAGES, PRICED, UNLIMITED, Clock, Door, bearer, eventually, open_door
+from tests.serving import FREE, MESSAGES, PRICED, UNLIMITED, Clock, Door, bearer, open_door
 
 TEN_A_DAY = OwnLimits(None, 10, None, None)
 

@@ -12,8 +12,9 @@ import pytest_asyncio
 
 from tests.captured import captured
 from tests.cases import each
+from tests.patience import eventually
 from tests.replaying import ReplayingBackend, replayed, silence, whole
-from tests.serving import FREE, Door, bearer, error_of, eventually, open_door
+from tests.serving import FREE, Door, bearer, error_of, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

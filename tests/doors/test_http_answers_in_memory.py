@@ -10,8 +10,9 @@ import pytest
 import pytest_asyncio
 
 from mcp_gateway.core.bytes_in_flight import SMALL_BYTES, STEP_BYTES, BytesInFlight, Owner
-from tests.replaying import PATIENCE_S, Asked, ReplayingBackend, chunk, silence, stream, unary
-from tests.serving import FREE, Door, chat_body, error_of, eventually, open_door, unread
+from tests.patience import PATIENCE_S, eventually
+from tests.replaying import Asked, ReplayingBackend, chunk, silence, stream, unary
+from tests.serving import FREE, Door, chat_body, error_of, open_door, unread
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 KIB = 1024

@@ -12,8 +12,9 @@ import pytest_asyncio
 
 from mcp_gateway.core.bytes_in_flight import SMALL_BYTES
 from mcp_gateway.core.identity.own_limits import OwnLimits
-from tests.replaying import PATIENCE_S, ReplayingBackend, unary
-from tests.serving import FREE, UNLIMITED, Door, chat_body, error_of, eventually, fresh_guest, open_door
+from tests.patience import PATIENCE_S, eventually
+from tests.replaying import ReplayingBackend, unary
+from tests.serving import FREE, UNLIMITED, Door, chat_body, error_of, fresh_guest, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 KIB = 1024

@@ -11,8 +11,9 @@ import pytest
 import pytest_asyncio
 
 from tests.loop_clock import pass_time
-from tests.replaying import PATIENCE_S, Asked, ReplayingBackend, chunk, silence, unary
-from tests.serving import FREE, PRICED, Door, chat_body, eventually, open_door, unread
+from tests.patience import PATIENCE_S, eventually
+from tests.replaying import Asked, ReplayingBackend, chunk, silence, unary
+from tests.serving import FREE, PRICED, Door, chat_body, open_door, unread
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -15,11 +15,11 @@ import httpx2
 import pytest
 
 from mcp_gateway.core.gateway import DATABASE
-from tests.replaying import DONE, PATIENCE_S, ReplayingBackend
+from tests.patience import PATIENCE_S, becomes
+from tests.replaying import DONE, ReplayingBackend
 from tests.serving import error_of
 
 pytestmark = pytest.mark.program
-START_S = 120.0
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Program:
     async def exit(self) -> tuple[int, str]:
         """Wait for its end; its exit status and what it wrote to stderr."""
         assert self.process.stderr is not None
-        async with asyncio.timeout(START_S):
+        async with asyncio.timeout(PATIENCE_S):
             log = (await self.process.stderr.read()).decode()
             return await self.process.wait(), log
 
@@ -48,7 +48,7 @@ async def program(data_dir: Path, **environ: str) -> AsyncIterator[Program]:
     )  # fmt: skip
     try:
         assert process.stdout is not None
-        async with asyncio.timeout(START_S):
+        async with asyncio.timeout(PATIENCE_S):
             greeting = ""
             while (found := re.search(r"on (http://127\.0\.0\.1:\d+)", greeting)) is None:
                 line = await process.stdout.readline()
@@ -96,11 +96,9 @@ async def test_sigterm_announces_the_end_finishes_what_runs_and_exits_in_good_or
             asyncio.create_task(http.post("/v1/chat/completions", json=chat("demo/paced", 200, is_stream=is_stream)))
             for is_stream in (True, False)
         ]
-        while "gateway_in_flight 2.0" not in (await http.get("/metrics")).text:  # noqa: ASYNC110 - another process
-            await asyncio.sleep(0.01)
+        await becomes(lambda: http.get("/metrics"), lambda metrics: "gateway_in_flight 2.0" in metrics.text)
         gateway.process.send_signal(signal.SIGTERM)
-        while (health := await http.get("/health")).status_code == 200:  # noqa: ASYNC110 - another process
-            await asyncio.sleep(0.01)
+        health = await becomes(lambda: http.get("/health"), lambda health: health.status_code != 200)
         assert (health.status_code, health.json()["reasons"]) == (503, ["it is draining"])
         assert int(health.headers["retry-after"]) > 0
         for refused in (

@@ -13,8 +13,9 @@ from mcp_gateway import __version__
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import DATABASE
 from tests.databases import store_of
+from tests.patience import eventually
 from tests.replaying import ReplayingBackend, held, unary
-from tests.serving import FREE, Door, error_of, eventually, fresh_guest, open_door
+from tests.serving import FREE, Door, error_of, fresh_guest, open_door
 
 TOKENS: dict[str, Any] = {"operator_token": "let-me-steer", "metrics_token": "let-me-see"}
 

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from mcp_gateway.core.identity.own_limits import DEFAULT, OwnLimits
-from tests.replaying import PATIENCE_S
+from tests.patience import becomes
 from tests.serving import Door, bearer, error_of, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -315,9 +315,7 @@ async def test_what_the_command_line_changes_is_noticed_within_a_second(door: Do
 
 async def noticed(door: Door, key: str, status: int) -> None:
     """Poll until the other connection's change is seen; in a second, with room for a busy machine."""
-    async with asyncio.timeout(PATIENCE_S):
-        while (await door.get("/v1/keys", key)).status_code != status:  # noqa: ASYNC110 - across connections
-            await asyncio.sleep(0.02)
+    await becomes(lambda: door.get("/v1/keys", key), lambda answer: answer.status_code == status)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.record import SurfaceName
 from mcp_gateway.core.surfaces.chat import parse_chat
 from tests.cases import each
+from tests.patience import eventually
 from tests.quoting import quote_of
 from tests.replaying import (
     Answer,
@@ -32,7 +33,7 @@ from tests.replaying import (
     unary,
     whole,
 )
-from tests.serving import FREE, Door, bearer, chat_body, eventually, open_door
+from tests.serving import FREE, Door, bearer, chat_body, open_door
 from tests.stage import COMPLETION_PICO, CREDIT_NANO, PRICED, PROMPT_PICO, Stage, cost_nano, staged
 from tests.surfaces import (
     MODEL,

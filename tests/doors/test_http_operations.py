@@ -11,8 +11,9 @@ import pytest_asyncio
 
 from http_api.program import _greeting, _guest_line
 from mcp_gateway.core.gateway import DATABASE
+from tests.patience import eventually
 from tests.replaying import ReplayingBackend, unary
-from tests.serving import FREE, PRICED, Door, error_of, eventually, open_door
+from tests.serving import FREE, PRICED, Door, error_of, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 Served = tuple[Door, ReplayingBackend]

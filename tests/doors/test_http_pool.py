@@ -17,9 +17,9 @@ from mcp_gateway.core.upstream.budget import RetryBudget
 from tests.captured import captured
 from tests.core.upstream.clock import Clock
 from tests.loop_clock import pass_time
+from tests.patience import PATIENCE_S, eventually, settled
 from tests.replaying import (
     DONE,
-    PATIENCE_S,
     Answer,
     Asked,
     ReplayingBackend,
@@ -35,9 +35,10 @@ from tests.replaying import (
     unary,
     whole,
 )
-from tests.serving import FREE, PRICED, Door, bearer, chat_body, error_of, eventually, open_door
+from tests.serving import FREE, PRICED, Door, bearer, chat_body, error_of, open_door
 
 SOON_S = 0.05
+TIMEOUT_S = 30.0
 NEVER_S = 3600.0
 BUSY = replayed(captured("863_queue_full"))
 BROKEN = whole(b"{}", 500)
@@ -639,11 +640,14 @@ async def test_a_client_that_leaves_while_it_reads_comments_frees_the_backend(tm
 
 
 async def test_comments_can_be_switched_off_and_then_an_early_failure_keeps_its_status(tmp_path: Path) -> None:
-    upstream = {"queue_comment_s": 0, "first_token_timeout_s": 4 * SOON_S}
+    upstream = {"queue_comment_s": 0, "first_token_timeout_s": TIMEOUT_S, "first_token_max_s": TIMEOUT_S}
     async with fleet(tmp_path, 1, upstream=upstream) as it:
         it.servers[0].standing = silence
         chat = asyncio.create_task(it.door.chat(await it.door.key(), stream=True))
         await it.servers[0].chats_asked(1)
-        it.clock.now_s += 60
+        while not chat.done():
+            it.clock.now_s += TIMEOUT_S
+            pass_time(TIMEOUT_S)
+            await settled()
         response = await chat
         assert (response.status_code, error_of(response)["code"]) == (502, "first_token_timeout")

@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from tests.fake_stripe import FakeStripe
-from tests.replaying import PATIENCE_S
+from tests.patience import PATIENCE_S
 from tests.serving import Door, bearer, error_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -42,7 +42,7 @@ from tests.doors.test_mcp_tools import failed, funded
 from tests.doors.test_mcp_transports import MODERN, modern
 from tests.fake_stripe import fake_stripe, settings_of
 from tests.loop_clock import pass_time
-from tests.serving import eventually
+from tests.patience import eventually
 
 PAGE = "https://app.example.com/top-up"
 ARGUMENTS = chat(model="shop/echo")["params"]["arguments"]

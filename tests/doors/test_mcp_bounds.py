@@ -28,8 +28,7 @@ from tests.doors.test_mcp_endurance import unread
 from tests.doors.test_mcp_lifetimes import PACED, next_message, sse_session
 from tests.doors.test_mcp_odd_messages import session_of
 from tests.doors.test_mcp_transports import INITIALIZED, MODERN, PING, error_of, modern
-from tests.replaying import PATIENCE_S
-from tests.serving import eventually
+from tests.patience import PATIENCE_S, eventually
 
 MARK = "xyzzy-kept"
 BULK: dict[str, Any] = {MARK: {str(number): {} for number in range(400)}}

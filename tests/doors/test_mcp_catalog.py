@@ -38,8 +38,7 @@ from tests.doors.mcp_host import (
 )
 from tests.doors.test_mcp_lifetimes import next_message, sse_session
 from tests.doors.test_mcp_transports import HANDSHAKE_VERSIONS, MODERN, error_of, modern
-from tests.replaying import PATIENCE_S
-from tests.serving import eventually
+from tests.patience import PATIENCE_S, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 PRICED = {

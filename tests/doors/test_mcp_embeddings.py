@@ -24,7 +24,7 @@ from tests.doors.test_mcp_catalog import ERAS, drop, listening_session, request
 from tests.doors.test_mcp_lifetimes import next_message
 from tests.doors.test_mcp_transports import MODERN, modern
 from tests.origins import Fixed
-from tests.replaying import PATIENCE_S
+from tests.patience import becomes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 EMBED: dict[str, Any] = {
@@ -267,9 +267,7 @@ async def test_a_cancelled_call_leaves_its_backend_and_holds_nothing(host: Host)
     await host.post(cancelled, session)
     await waiting.was_cancelled.wait()
     await posting
-    async with asyncio.timeout(PATIENCE_S):
-        while (await host.gateway.ledger.balance(account_id)).held_nano:  # noqa: ASYNC110 - there is no event for it
-            await asyncio.sleep(0.001)
+    await becomes(lambda: host.gateway.ledger.balance(account_id), lambda balance: not balance.held_nano)
 
 
 # What is long, or odd

@@ -22,9 +22,11 @@ from tests.doors.mcp_host import (
 from tests.doors.test_mcp_catalog import ERAS
 from tests.doors.test_mcp_lifetimes import sse_session
 from tests.doors.test_mcp_transports import PING, modern
+from tests.loop_clock import pass_time
 from tests.origins import Fixed
-from tests.serving import eventually
+from tests.patience import eventually, settled
 
+STALL_S = 30.0
 LARGE = "ä" * 3_000_000
 ARGUMENTS = chat()["params"]["arguments"]
 
@@ -82,7 +84,7 @@ async def is_hung_up(connection: socket.socket) -> bool:
 
 @pytest.mark.parametrize("kind", ["session", "modern", "whole"])
 async def test_a_client_that_does_not_read_its_answer_is_hung_up_on(tmp_path: Path, kind: str) -> None:
-    async with open_host(tmp_path, client_stall_timeout_s=0.2, send_buffer_bytes=8192) as host:
+    async with open_host(tmp_path, client_stall_timeout_s=STALL_S, send_buffer_bytes=8192) as host:
         host.gateway.pool.demo.origin = Fixed(large_stream())
         alice = host.key("alice")
         message, headers = call("chat_completion", ARGUMENTS, progressToken=1), JSON | alice
@@ -95,7 +97,9 @@ async def test_a_client_that_does_not_read_its_answer_is_hung_up_on(tmp_path: Pa
             headers["Accept"] = "application/json"
         answered = host.answered
         connection = await unread(host, "/v1/mcp", headers, message)
-        await eventually(lambda: host.answered > answered)
+        while host.answered == answered:
+            await settled()
+            pass_time(STALL_S)
         assert await is_hung_up(connection)
         assert not host.gateway.limiter.in_flight
 
@@ -104,14 +108,16 @@ async def test_an_sse_client_that_does_not_read_loses_its_session(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(door_http, "KEEP_ALIVE_S", 0.05)
-    async with open_host(tmp_path, client_stall_timeout_s=0.2, send_buffer_bytes=8192) as host:
+    async with open_host(tmp_path, client_stall_timeout_s=STALL_S, send_buffer_bytes=8192) as host:
         host.gateway.pool.demo.origin = Fixed(large_stream())
         with await unread(host, "/v1/mcp/sse", {}):
             await eventually(lambda: len(host.door.event_sessions) == 1)
             [session] = host.door.event_sessions.all()
             message = call("chat_completion", ARGUMENTS, progressToken=1)
             await host.post(message, url=f"{host.url}/messages/?session_id={session.id}")
-            await eventually(lambda: not len(host.door.event_sessions))
+            while len(host.door.event_sessions):
+                await settled()
+                pass_time(STALL_S)
         await eventually(lambda: not host.gateway.limiter.in_flight)
 
 

@@ -20,8 +20,7 @@ from tests.doors.mcp_host import Gate, Host, call, chat, gated, http_client, ini
 from tests.doors.test_mcp_shares import owner, session
 from tests.doors.test_mcp_transports import MODERN, PING, modern
 from tests.loop_clock import pass_time
-from tests.replaying import PATIENCE_S
-from tests.serving import eventually
+from tests.patience import PATIENCE_S, eventually
 
 PACED = "demo/paced"
 

@@ -32,8 +32,7 @@ from tests.doors.mcp_host import (
     open_host,
     text_in,
 )
-from tests.replaying import PATIENCE_S
-from tests.serving import eventually
+from tests.patience import PATIENCE_S, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

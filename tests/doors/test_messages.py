@@ -14,13 +14,14 @@ from tests.captured import captured
 from tests.cases import each
 from tests.core.surfaces.test_message_events import START, event, text, told
 from tests.loop_clock import pass_time
+from tests.patience import eventually
 from tests.replaying import (
     ReplayingBackend,
     events,
     replayed,
     whole,
 )
-from tests.serving import FREE, PRICED, UNLIMITED, Door, eventually, open_door
+from tests.serving import FREE, PRICED, UNLIMITED, Door, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -20,8 +20,9 @@ from mcp_gateway.core.ledger.entries import Balance
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.store.sqlite.backup import back_up
 from tests.databases import store_of
-from tests.replaying import DONE, PATIENCE_S, Asked, ReplayingBackend, chunk, final_usage, held, unary
-from tests.serving import PRICED, Door, bearer, chat_body, error_of, eventually, open_door
+from tests.patience import PATIENCE_S, becomes, eventually
+from tests.replaying import DONE, Asked, ReplayingBackend, chunk, final_usage, held, unary
+from tests.serving import PRICED, Door, bearer, chat_body, error_of, open_door
 
 PROMPT_NANO, COMPLETION_NANO = 300, 700
 LONG = [{"role": "user", "content": "x" * PRICED["context_window"]}]
@@ -239,11 +240,9 @@ async def test_in_an_outage_new_chats_are_refused_and_streams_end_whole_and_are_
         note = f": the bill of {spent_usd} USD is written as soon as it can be\n\n"
         assert stream.content.endswith(note.encode() + DONE)
         assert len(backend.chats) == 1, "a refused chat reached the backend"
-    async with asyncio.timeout(PATIENCE_S):
-        while (await door.gateway.ledger.balance(account)).held_nano:  # noqa: ASYNC110 - the queue tells no one
-            await asyncio.sleep(0.01)
+    balance = await becomes(lambda: door.gateway.ledger.balance(account), lambda balance: not balance.held_nano)
     spent = 9 * PROMPT_NANO + 2 * COMPLETION_NANO
-    assert await door.gateway.ledger.balance(account) == Balance(10**9 - spent)
+    assert balance == Balance(10**9 - spent)
     door.gateway.ledger._patience.limit_s = 30
     backend.answer_with(unary(9, 2))
     assert (await door.chat(key, model=PRICED["id"])).status_code == 200

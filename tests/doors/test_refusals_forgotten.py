@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from mcp_gateway.core.errors import GatewayError
-from tests.serving import bearer, chat_body, eventually, open_door
+from tests.patience import eventually
+from tests.serving import bearer, chat_body, open_door
 
 UNKNOWN = [f"gw_live_{letter * 43}" for letter in "ABC"]
 OURS = "ours"

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest_asyncio
 
 from tests.databases import store_of
-from tests.serving import Door, error_of, eventually, open_door
+from tests.patience import eventually
+from tests.serving import Door, error_of, open_door
 
 LONG = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT COUNT(*) FROM n"
 

@@ -9,8 +9,9 @@ import pytest
 import pytest_asyncio
 
 from tests.doors.mcp_host import PATHS
+from tests.patience import eventually
 from tests.replaying import ReplayingBackend, chunk, contents, in_two, silence
-from tests.serving import FREE, Door, bearer, chat_body, error_of, eventually, open_door
+from tests.serving import FREE, Door, bearer, chat_body, error_of, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 Served = tuple[Door, ReplayingBackend]

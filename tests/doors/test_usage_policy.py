@@ -15,9 +15,10 @@ from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.surfaces.chat import parse_chat
 from mcp_gateway.core.surfaces.usage import Usage, read_usage
 from tests.cases import each
+from tests.patience import eventually
 from tests.quoting import quote_of
 from tests.replaying import DONE, Answer, Asked, ReplayingBackend, contents, events, in_two, silence, whole
-from tests.serving import FREE, PRICED, Door, bearer, chat_body, eventually, open_door
+from tests.serving import FREE, PRICED, Door, bearer, chat_body, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -17,7 +17,8 @@ from http_api.serve import _Complaints
 from mcp_gateway.core.identity.address import AddressReader
 from tests.cases import each
 from tests.connections import no_descriptor_left
-from tests.http_api.test_connection import HELLO, PATIENCE_S, hello, serving, statuses
+from tests.http_api.test_connection import HELLO, hello, serving, statuses
+from tests.patience import PATIENCE_S, eventually
 
 Refused = list[Cap]
 
@@ -114,9 +115,7 @@ async def test_a_connection_beyond_the_cap_is_closed_as_it_comes_and_the_others_
         assert refused == ["address"] * 20
         assert [statuses(await answer_on(*connection)) for connection in kept] == [[200]] * 3
         await stack.aclose()
-        async with asyncio.timeout(PATIENCE_S):
-            while census.count:  # noqa: ASYNC110 - far side of a socket
-                await asyncio.sleep(0.001)
+        await eventually(lambda: not census.count)
         async with connected(port) as again:
             assert statuses(await answer_on(*again)) == [200]
     assert census.count == 0

@@ -6,7 +6,6 @@ A smaller number of them runs with all tests, the full one with `make leaks`.
 import asyncio
 import gc
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,8 @@ from mcp_gateway.mcp_door.subscriptions import Listener
 from tests.doors.mcp_host import JSON, Host, call, gated, initialize, open_host
 from tests.doors.test_mcp_tools import funded
 from tests.doors.test_mcp_transports import modern
+from tests.patience import PATIENCE_S, eventually
 
-PATIENCE_S = 60
 CONNECTIONS = 50
 PACED = {
     "id": "shop/paced",
@@ -30,12 +29,6 @@ PACED = {
     "pricing": {"prompt": "0.0000003", "completion": "0.0000007"},
 }
 ARGUMENTS = {"model": "shop/paced", "messages": [{"role": "user", "content": "hello"}]}
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 - sockets close when they do
-            await asyncio.sleep(0.01)
 
 
 def expire_sessions(host: Host) -> None:

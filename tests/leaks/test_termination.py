@@ -15,10 +15,10 @@ import pytest
 
 from tests.doors.mcp_host import JSON, call, initialize
 from tests.doors.test_mcp_transports import modern
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.slow
 
-PATIENCE_S = 60
 DRAIN_S = 1
 """Less than the calls take: they are cut."""
 ARGUMENTS = {"model": "demo/paced", "messages": [{"role": "user", "content": "hello " * 400}], "max_tokens": 256}

@@ -29,8 +29,9 @@ from mcp_gateway.core.store.sqlite.write_ahead_log import sync_data
 from tests.crash.test_kill import Tokens
 from tests.databases import store_of
 from tests.doors.test_money_both_doors import TRANSPORTS
+from tests.patience import eventually
 from tests.replaying import ReplayingBackend, contents
-from tests.serving import PRICED, Door, bearer, eventually, open_door
+from tests.serving import PRICED, Door, bearer, open_door
 
 pytestmark = pytest.mark.slow
 

@@ -25,7 +25,8 @@ from mcp_gateway.core.config import Settings
 from mcp_gateway.core.gateway import DATABASE, open_desk
 from mcp_gateway.core.identity.own_limits import OwnLimits
 from tests.captured import captured
-from tests.program import SETTLING_S, Program, Weight, running_program
+from tests.patience import PATIENCE_S
+from tests.program import Program, Weight, running_program
 from tests.replaying import DONE, Answer, Asked, ReplayingBackend, chunk, events, held, silence, stream, unary, whole
 from tests.serving import PRICED, UNLIMITED
 from tests.soak.attacker import Attacker
@@ -230,7 +231,7 @@ async def every_slot_is_free(http: httpx2.AsyncClient, servers: list[ReplayingBa
         server.standing = held(is_released, unary())
     body = {"model": PRICED["id"], "messages": [{"role": "user", "content": "hi"}], "max_tokens": 16}
     chats = [asyncio.create_task(http.post("/v1/chat/completions", json=body)) for _ in range(SLOTS)]
-    async with asyncio.timeout(SETTLING_S):
+    async with asyncio.timeout(PATIENCE_S):
         while sum(len(server.chats) for server in servers) < SLOTS:  # noqa: ASYNC110 - three servers, three events
             await asyncio.sleep(0.01)
     is_released.set()

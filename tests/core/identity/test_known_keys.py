@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from mcp_gateway.core.identity.keys import Key
 from mcp_gateway.core.identity.known_keys import KnownKeys
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.core.identity.conftest import Clock
+from tests.patience import eventually
 
 
 async def resolve(known: KnownKeys, raw: str) -> Key:
@@ -29,12 +30,6 @@ async def refusal(known: KnownKeys, raw: str) -> str:
     with pytest.raises(GatewayError) as caught:
         await resolve(known, raw)
     return caught.value.code
-
-
-async def until(is_true: Callable[[], object]) -> None:
-    async with asyncio.timeout(60):
-        while not is_true():  # noqa: ASYNC110 - the change comes from another process
-            await asyncio.sleep(0.01)
 
 
 @pytest.fixture
@@ -262,7 +257,7 @@ async def test_a_server_notices_what_another_process_changes(
         sys.executable, "-c", REVOKE_AND_CREATE, str(database), key.id, stdout=asyncio.subprocess.PIPE
     )
     printed, _ = await process.communicate()
-    await until(lambda: heard == [(key.id, "revoked_api_key")])
+    await eventually(lambda: heard == [(key.id, "revoked_api_key")])
     assert await refusal(watching, raw) == "revoked_api_key"
     assert await resolve(watching, printed.decode().strip())
 
@@ -276,10 +271,10 @@ async def test_what_is_known_stays_while_the_database_cannot_be_read_and_is_caug
         other.execute("UPDATE keys SET revoked_at_ms = 1 WHERE id = ?", (key.id,))
         other.execute("INSERT INTO identity_changes (changed_id) VALUES (?)", (key.id,))
         other.execute("ALTER TABLE keys RENAME TO away")
-        await until(lambda: "could not be read" in caplog.text)
+        await eventually(lambda: "could not be read" in caplog.text)
         assert watching.recall(raw) == key
         assert await refusal(watching, unseen) == "ledger_unavailable"
         other.execute("ALTER TABLE away RENAME TO keys")
-    await until(lambda: not len(watching))
+    await eventually(lambda: not len(watching))
     assert await refusal(watching, raw) == "revoked_api_key"
     assert await resolve(watching, unseen)

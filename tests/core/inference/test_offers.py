@@ -15,9 +15,10 @@ from mcp_gateway.core.dialects.vllm import Vllm
 from mcp_gateway.core.surfaces.chat import CHAT
 from mcp_gateway.core.surfaces.completions import COMPLETIONS
 from tests.core.test_chat import Stage, open_stage, read_frames, request
+from tests.patience import eventually
 from tests.quoting import quote_of
 from tests.replaying import ReplayingBackend, events, held, stream, unary, whole
-from tests.serving import PRICED, eventually
+from tests.serving import PRICED
 
 LARGE = Offer(VLLM, "large", Price(900_000, 300_000))
 SMALL = Offer(VLLM, "small", Price(100_000, 700_000))

@@ -23,8 +23,8 @@ from mcp_gateway.core.store.transaction import Transaction
 from tests.core.ledger.conftest import Clock
 from tests.core.ledger.test_ledger import UNWRITABLE, checked, record, refused
 from tests.core.store.sqlite.conftest import Disk
-from tests.core.store.sqlite.test_store import until
 from tests.databases import Query, Work, open_store
+from tests.patience import eventually
 
 __all__ = ["checked"]
 
@@ -155,7 +155,7 @@ async def test_a_hold_that_waits_for_another_process_sees_what_that_one_credits(
     with closing(sqlite3.connect(database, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         asked = [asyncio.ensure_future(ledger.hold(f"req_{number}", account, 1, 10)) for number in range(3)]
-        await until(lambda: store._pause is not None)
+        await eventually(lambda: store._pause is not None)
         Transaction(other, EXECUTORS, now_ms).run(Move(account, "credit", 25, "from the command line"))
         other.execute("COMMIT")
     assert [hold.amount_nano for hold in await asyncio.gather(*asked)] == [10, 10, 5]

@@ -17,9 +17,9 @@ from mcp_gateway.core.ledger.ledger import Ledger, SettlementPending
 from mcp_gateway.core.record import RequestRecord
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.core.ledger.conftest import Clock
-from tests.core.store.sqlite.test_store import until
 from tests.databases import Query, Work, changing, open_store
 from tests.loop_clock import pass_time
+from tests.patience import eventually, settled
 
 
 def record(request_id: str, account_id: str, *, cost_nano: int = 0, key_id: str | None = None) -> RequestRecord:
@@ -597,16 +597,16 @@ async def test_grants_are_expired_as_their_time_comes_also_after_an_outage(
     await ledger.grant(account, 50, "g", expires_at_ms=clock.ms + 1)
     await ledger.grant(account, 7, "h")
     watching = asyncio.ensure_future(ledger.watch_grants())
-    await asyncio.sleep(0.001)
+    await settled()
     assert await ledger.balance(account) == Balance(granted_nano=57)
     clock.ms += 1
     with locked(database):
         pass_time(10)
-        await until(lambda: not ledger.is_writable)
-    await until(lambda: ledger.is_writable)
+        await eventually(lambda: not ledger.is_writable)
+    await eventually(lambda: ledger.is_writable)
     while await ledger.balance(account) != Balance(granted_nano=7):
         pass_time(10)
-        await asyncio.sleep(0.001)
+        await settled()
     assert not watching.done()
     watching.cancel()
 
@@ -625,8 +625,8 @@ async def test_holds_that_are_nobodys_are_voided_now_and_then_and_told_of(
     clock.ms += 10_001
     while (await ledger.balance(account)).held_nano:
         pass_time(60)
-        await asyncio.sleep(0.001)
-    await until(lambda: bool(caplog.records))
+        await settled()
+    await eventually(lambda: bool(caplog.records))
     assert caplog.messages == ["voided 1 holds that no request can still have"]
     watching.cancel()
 

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-PATIENCE_S = 60.0  # how long a test waits for what has to happen
+from tests.patience import PATIENCE_S
 
 
 class Peer:

@@ -13,7 +13,7 @@ from mcp_gateway.core.upstream.pool import Pool
 from tests.cases import each
 from tests.loop_clock import pass_time
 from tests.origins import Whole
-from tests.serving import eventually
+from tests.patience import eventually
 
 NEVER_S = 3600.0
 MODELS = b'{"object": "list", "data": [{"id": "%b"}]}'
@@ -43,7 +43,7 @@ class Trickling(Whole):
     """A body of which a byte comes now and then, and never the last."""
 
     async def next_chunk(self) -> bytes:
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0)
         return b" "
 
 

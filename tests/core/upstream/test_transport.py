@@ -7,7 +7,7 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from itertools import pairwise
@@ -40,9 +40,9 @@ from mcp_gateway.core.upstream.transport import (
 )
 from tests.connections import no_descriptor_left
 from tests.loop_clock import pass_time
+from tests.patience import PATIENCE_S, eventually, settled
 
 from .misbehaving import (
-    PATIENCE_S,
     Behaviour,
     MisbehavingServer,
     Peer,
@@ -94,12 +94,6 @@ async def get(transport: Transport, method: str = "GET", *, is_stream: bool = Fa
 
 async def open_stream(transport: Transport) -> Response:
     return await transport.request("POST", "/x", [], b"{}", is_stream=True)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 - the transport announces nothing; a turn of the loop is enough
-            await asyncio.sleep(0)
 
 
 # -- the end
@@ -225,7 +219,7 @@ async def test_a_connection_past_its_idle_time_is_not_used_even_if_the_loop_was_
     limits = TransportLimits(max_idle_s=SHORT_S)
     async with exchange_with(keep_replying(answer(b"hi")), limits=limits) as (server, transport):
         await get(transport)
-        time.sleep(1.2 * SHORT_S)  # noqa: ASYNC251 - holding up the loop is the point
+        time.sleep(1.2 * SHORT_S)  # noqa: ASYNC251 - time has to pass: holding up the loop is the point
         await get(transport)
         assert len(server.peers) == 2
 
@@ -233,7 +227,7 @@ async def test_a_connection_past_its_idle_time_is_not_used_even_if_the_loop_was_
 async def test_a_connection_closed_by_the_backend_leaves_the_pool() -> None:
     async with exchange_with(reply(answer(b"hi"), then=close)) as (_, transport):
         await get(transport)
-        await until(lambda: transport.idle == 0)
+        await eventually(lambda: transport.idle == 0)
 
 
 async def test_a_line_break_or_a_stray_space_in_the_head_is_refused_before_anything_is_sent() -> None:
@@ -261,7 +255,7 @@ async def test_closing_the_transport_ends_what_is_under_way() -> None:
         await get(transport)
         response = await transport.request("GET", "/x", [])
         waiting = asyncio.create_task(transport.request("GET", "/x", []))
-        await until(lambda: len(server.requests) == 3)
+        await eventually(lambda: len(server.requests) == 3)
         await transport.aclose()
         with pytest.raises(ConnectionDied):
             await waiting
@@ -318,12 +312,12 @@ async def test_a_reused_connection_that_dies_after_a_byte_is_not_replaced() -> N
 
 async def test_the_second_try_has_only_the_time_the_first_has_left() -> None:
     async def die_late(peer: Peer) -> None:
-        await asyncio.sleep(SHORT_S)  # time has to pass
+        await asyncio.sleep(SHORT_S)  # time has to pass: of what is left, this is gone
 
     async with exchange_with(dying_on_second_request(then=die_late), read_then_stall) as (server, transport):
         await get(transport)
         request = asyncio.create_task(get(transport))
-        await until(lambda: len(server.requests) == 3)
+        await eventually(lambda: len(server.requests) == 3)
         (connection,) = transport._busy
         assert connection.budget_left_s < USUAL_TIMES.unary_s - SHORT_S / 2
         request.cancel()
@@ -494,9 +488,7 @@ async def test_room_is_asked_for_before_a_long_body_is_taken_and_the_backend_wai
     async with exchange_with(keep_replying(answer(body))) as (_, transport):
         response = await transport.request("GET", "/x", [])
         reading = asyncio.ensure_future(response.read(keep))
-        async with asyncio.timeout(PATIENCE_S):
-            while not asked:  # noqa: ASYNC110 - far side of a socket
-                await asyncio.sleep(0.001)
+        await eventually(lambda: asked)
         assert asked == [len(body)]
         assert not reading.done()
         may_go_on.set()
@@ -589,7 +581,7 @@ async def test_what_comes_on_a_connection_that_rests_ends_it() -> None:
         assert await get(transport) == (200, b"yours")
         may_come.set()
         await server.peers[0].gone()
-        await until(lambda: transport.idle == 1)
+        await eventually(lambda: transport.idle == 1)
         assert await get(transport) == (200, b"yours")
 
 
@@ -605,7 +597,7 @@ async def test_while_room_is_waited_for_little_of_a_body_is_there(raw: bytes) ->
         nonlocal most_bytes
         (connection,) = transport._busy
         if not may_go_on.is_set():
-            await until(lambda: connection._is_paused)
+            await eventually(lambda: connection._is_paused)
         most_bytes = max(most_bytes, connection.unread_bytes)
         may_go_on.set()
 
@@ -649,19 +641,16 @@ async def test_a_body_at_its_limit_is_read() -> None:
     ids=["whole", "chunks"],
 )
 async def test_a_reader_that_does_not_read_stops_the_backend_and_loses_nothing(raw: bytes, body: bytes) -> None:
-    stopped = asyncio.Event()
-
     async def send_much(peer: Peer) -> None:
         await peer.read_request()
         peer.writer.write(raw)
-        asyncio.get_running_loop().call_later(2 * SHORT_S, stopped.set)
         await stall(peer)
 
     limits = TransportLimits(high_water_bytes=1024)
     async with exchange_with(send_much, limits=limits) as (server, transport):
         response = await open_stream(transport)
-        await stopped.wait()
         (connection,) = transport._busy
+        await eventually(lambda: not connection._socket.is_reading())
         assert server.peers[0].writer.transport.get_write_buffer_size() > 0
         assert 0 < connection.unread_bytes <= 1024 + 2 * 64 * 1024
         assert await response.read() == body
@@ -680,7 +669,7 @@ async def test_a_long_request_arrives_whole() -> None:
 async def test_a_long_request_waits_for_a_backend_that_does_not_read() -> None:
     async with exchange_with(be_deaf) as (_, transport):
         request = asyncio.create_task(transport.request("POST", "/x", [], 4 * LONG_BODY))
-        await until(lambda: any(connection._is_write_paused for connection in transport._busy))
+        await eventually(lambda: any(connection._is_write_paused for connection in transport._busy))
         (connection,) = transport._busy
         assert connection._socket.get_write_buffer_size() < 1024 * 1024
         request.cancel()
@@ -708,7 +697,7 @@ def trickle(start: bytes, again: bytes) -> Behaviour:
         await peer.send(start)
         while True:
             await peer.send(again)
-            await asyncio.sleep(SHORT_S / 10)
+            await asyncio.sleep(SHORT_S / 10)  # time has to pass: a limit that this does not prolong runs out
 
     return behaviour
 
@@ -734,7 +723,7 @@ async def test_waiting_has_an_end(behaviour: Behaviour, is_stream: bool, which: 
             await get(transport, is_stream=is_stream)
         assert caught.value.which == which
         if behaviour is not be_deaf:
-            await until(lambda: server.peers)
+            await eventually(lambda: server.peers)
             await server.peers[0].gone()
 
 
@@ -818,10 +807,10 @@ async def test_time_in_which_the_reader_does_not_read_does_not_count() -> None:
     async with exchange_with(behaviour, timeouts=timeouts) as (_, transport):
         response = await open_stream(transport)
         pass_time(50)
-        await asyncio.sleep(0.001)  # what was due has been done
+        await settled()
         assert await response.next_chunk() == b"hi"
         pass_time(50)
-        await asyncio.sleep(0.001)
+        await settled()
         proceed.set()
         assert await response.read() == b"ho"
 
@@ -833,7 +822,7 @@ async def test_connecting_has_an_end(tmp_path: Path) -> None:
         with pytest.raises(TimedOut) as caught:
             await transport.request("GET", "/x", [])
         assert caught.value.which == "connect"
-        await until(lambda: server.peers)
+        await eventually(lambda: server.peers)
         await server.peers[0].gone()
         assert transport.in_flight == 0
 
@@ -904,7 +893,7 @@ def test_what_the_other_machine_does_is_its_own(error: OSError) -> None:
 async def test_a_cancelled_request_closes_its_connection_at_once() -> None:
     async with exchange_with(read_then_stall) as (server, transport):
         request = asyncio.create_task(transport.request("GET", "/x", []))
-        await until(lambda: server.requests)
+        await eventually(lambda: server.requests)
         request.cancel()
         await asyncio.wait([request])
         assert request.cancelled()
@@ -916,7 +905,7 @@ async def test_a_request_cancelled_while_connecting_leaves_nothing() -> None:
     async with MisbehavingServer(stall) as server:
         transport = Transport(server.base_url.replace("http://", "https://"), timeouts=USUAL_TIMES, limits=USUAL_LIMITS)
         request = asyncio.create_task(transport.request("GET", "/x", []))
-        await until(lambda: server.peers)
+        await eventually(lambda: server.peers)
         request.cancel()
         await asyncio.wait([request])
         assert request.cancelled()

@@ -13,7 +13,8 @@ from mcp_gateway.core.store.sqlite import store as store_module
 from mcp_gateway.core.store.sqlite.store import Store
 from mcp_gateway.core.store.sqlite.write_ahead_log import WriteAheadLog
 from tests.core.store.sqlite.conftest import Disk
-from tests.core.store.sqlite.test_store import note, notes_on_disk, until
+from tests.core.store.sqlite.test_store import note, notes_on_disk
+from tests.patience import eventually
 
 
 class Gated:
@@ -56,7 +57,7 @@ async def test_a_reader_in_the_way_puts_the_next_checkpoint_off(
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM notes").fetchall()
         await store.write(note("one"), is_durable=False)
-        await until(lambda: store._next_look_s > 0 and store._is_idle)
+        await eventually(lambda: store._next_look_s > 0 and store._is_idle)
         looks = len(looked)
         await store.write(note("two"), is_durable=False)
         assert len(looked) == looks
@@ -75,14 +76,14 @@ async def test_a_log_that_grew_while_a_reader_was_in_the_way_shrinks_again(
         grown_bytes = store.log_bytes
     assert grown_bytes > 10 * 8192
     await store.write(note("the reader is gone"), is_durable=False)
-    await until(lambda: store.log_bytes <= 2 * 8192 and store._is_idle)
+    await eventually(lambda: store.log_bytes <= 2 * 8192 and store._is_idle)
     assert len(notes_on_disk(database)) == 21
 
 
 async def test_closing_does_not_wait_for_a_copy_of_the_log_to_be_followed_up(store: Store, database: Path) -> None:
     copying = Gated(store, "_copy_log")
     await store.write(note("one"), is_durable=False)
-    await until(lambda: copying.begun == 1)
+    await eventually(lambda: copying.begun == 1)
     closing_store = asyncio.ensure_future(store.close())
     await asyncio.sleep(0)
     copying.release()
@@ -99,17 +100,17 @@ async def test_a_disk_that_fails_during_a_checkpoint_is_seen_to_after_it(
     disk.hold()
     disk.failures = 1
     written = store.write(note("one"))
-    await until(lambda: gated.begun == 1)
+    await eventually(lambda: gated.begun == 1)
     disk.release(1)
     with pytest.raises(GatewayError, match="ledger"):
         await written
     assert not store.is_available
     if part == "_copy_log":
-        await until(lambda: gated.begun == 2)  # that of the repair, beside that of the checkpoint
+        await eventually(lambda: gated.begun == 2)  # that of the repair, beside that of the checkpoint
         gated.release(1)
         gated.release(1)
     gated.release()
     disk.release()
-    await until(lambda: store.is_available)
+    await eventually(lambda: store.is_available)
     await store.write(note("two"))
     assert notes_on_disk(database) == ["one", "two"]

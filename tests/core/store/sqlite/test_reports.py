@@ -10,7 +10,7 @@ import pytest
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.databases import AskedBy, Query, changing, migrated, open_store
-from tests.serving import eventually
+from tests.patience import eventually
 
 ENDLESS = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT COUNT(*) FROM n"
 

@@ -10,7 +10,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from mcp_gateway.core.store.sqlite import store as store_module
 from mcp_gateway.core.store.sqlite.store import Store
 from mcp_gateway.core.store.sqlite.write_ahead_log import WriteAheadLog
 from tests.databases import Query, Work, changing, open_store
+from tests.patience import eventually
 
 
 def note(text: str) -> Work[None]:
@@ -44,12 +45,6 @@ def locked(database: Path) -> Iterator[None]:
         connection.execute("BEGIN IMMEDIATE")
         yield
         connection.execute("ROLLBACK")
-
-
-async def until(is_true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not is_true():  # noqa: ASYNC110 - the state changes in a task that tells no one
-            await asyncio.sleep(0.01)
 
 
 async def test_a_write_is_on_disk_for_other_connections_when_its_result_comes(store: Store, database: Path) -> None:
@@ -185,7 +180,7 @@ async def test_an_outage_ends_by_itself_though_nobody_asks(store: Store, databas
         with pytest.raises(GatewayError):
             await store.write(note("refused"))
         assert not store.is_available
-    await until(lambda: store.is_available)
+    await eventually(lambda: store.is_available)
     assert notes_on_disk(database) == []
     with locked(database):  # which others can take again
         pass
@@ -229,7 +224,7 @@ async def test_what_is_kept_goes_through_once_the_lock_is_gone_and_exactly_once(
         dropped = store.write(note("dropped"))
         results = await asyncio.gather(*kept, dropped, return_exceptions=True)
         assert [getattr(result, "code", None) for result in results] == ["ledger_unavailable"] * 3
-    await until(lambda: notes_on_disk(database) == ["first", "second"])
+    await eventually(lambda: notes_on_disk(database) == ["first", "second"])
     await store.write(note("third"))
     assert notes_on_disk(database) == ["first", "second", "third"]
     assert "left out" not in caplog.text  # a second "first" would have failed
@@ -261,7 +256,7 @@ async def test_a_full_disk_fails_writes_with_503_keeps_what_it_is_to_keep_and_re
             await store.write(big(f"is_kept={is_kept}"), in_outage="keep" if is_kept else "refuse")
         assert caught.value.code == "ledger_unavailable"
     limit = pages + 1000
-    await until(lambda: notes_on_disk(database) == ["is_kept=True"])
+    await eventually(lambda: notes_on_disk(database) == ["is_kept=True"])
     await store.write(note("as before"))
 
 
@@ -312,13 +307,12 @@ async def test_a_write_waits_for_another_process_that_writes_for_a_moment(databa
     store = await open_store(database)
     other = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")
-    writing = store.write(changing("CREATE TABLE late (x)"))
-
-    def release() -> None:
-        time.sleep(0.05)
-        other.execute("COMMIT")
-
-    await asyncio.gather(writing, asyncio.to_thread(release))
+    is_tried = threading.Event()
+    store._connection.set_trace_callback(lambda sql: is_tried.set())
+    writing = asyncio.ensure_future(store.write(changing("CREATE TABLE late (x)")))
+    await eventually(is_tried.is_set)
+    other.execute("COMMIT")
+    await writing
     other.close()
     await store.close()
 

@@ -13,8 +13,9 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.store.sqlite.store import Store
 from mcp_gateway.core.store.sqlite.write_ahead_log import WriteAheadLog
 from tests.core.store.sqlite.conftest import Disk
-from tests.core.store.sqlite.test_store import note, notes_on_disk, until
+from tests.core.store.sqlite.test_store import note, notes_on_disk
 from tests.databases import Work, changing
+from tests.patience import eventually
 
 
 async def committed(store: Store) -> None:
@@ -50,12 +51,12 @@ async def test_what_is_not_durable_does_not_wait_for_a_slow_disk(store: Store, d
 async def test_a_durable_result_never_comes_before_a_sync_that_began_after_its_commit(store: Store, disk: Disk) -> None:
     disk.hold()
     first = store.write(note("first"))
-    await until(lambda: disk.begun == 1)
+    await eventually(lambda: disk.begun == 1)
     second = store.write(note("second"))
     await committed(store)
     disk.release(1)
     await first
-    await until(lambda: disk.begun == 2)
+    await eventually(lambda: disk.begun == 2)
     assert not second.done()
     disk.release(1)
     await second
@@ -64,7 +65,7 @@ async def test_a_durable_result_never_comes_before_a_sync_that_began_after_its_c
 async def test_all_that_is_committed_during_a_sync_shares_the_next(store: Store, disk: Disk) -> None:
     disk.hold()
     writes = [store.write(note("first"))]
-    await until(lambda: disk.begun == 1)
+    await eventually(lambda: disk.begun == 1)
     for number in range(10):
         writes.append(store.write(note(str(number))))
         await committed(store)
@@ -92,7 +93,7 @@ async def test_closing_waits_for_the_disk(store: Store, disk: Disk) -> None:
     disk.hold()
     write = store.write(note("one"))
     closing_store = asyncio.ensure_future(store.close())
-    await until(lambda: disk.begun == 1)
+    await eventually(lambda: disk.begun == 1)
     assert not closing_store.done()
     disk.release()
     await closing_store
@@ -108,7 +109,7 @@ async def test_a_failed_sync_is_told_to_all_that_were_committed_meanwhile_and_ma
     disk.hold()
     disk.failures = 1
     writes = [store.write(note("first"), in_outage="keep")]
-    await until(lambda: disk.begun == 1)
+    await eventually(lambda: disk.begun == 1)
     writes.append(store.write(note("second"), in_outage="keep"))
     await committed(store)
     disk.release()
@@ -133,7 +134,7 @@ async def test_a_quiet_store_makes_good_a_failed_sync_by_itself(store: Store, di
     disk.failures = 1
     with pytest.raises(GatewayError):
         await store.write(note("in doubt"))
-    await until(lambda: disk.begun == 2)
+    await eventually(lambda: disk.begun == 2)
     assert notes_without_log(database) == ["in doubt"]
 
 
@@ -148,7 +149,7 @@ async def test_while_the_disk_fails_writes_are_refused_and_what_is_kept_goes_thr
     results = await asyncio.gather(*kept, dropped, return_exceptions=True)
     assert [getattr(result, "code", None) for result in results] == ["ledger_unavailable"] * 3
     disk.failures = 0
-    await until(lambda: notes_on_disk(database) == ["in doubt", "first", "second"])
+    await eventually(lambda: notes_on_disk(database) == ["in doubt", "first", "second"])
     await store.write(note("third"))
 
 

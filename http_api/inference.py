@@ -1,7 +1,6 @@
 """A surface's endpoint, such as POST /chat/completions: the hot path, a plain ASGI endpoint."""
 
 from collections.abc import Callable, Coroutine
-from functools import partial
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -14,7 +13,7 @@ from mcp_gateway.core.context import CLIENT, CONTEXT, CallerLeft, Client, Reques
 from mcp_gateway.core.dialects.sifting import first_names
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import Repeats
-from mcp_gateway.core.inference.exchange import Exchange, Inference
+from mcp_gateway.core.inference.exchange import AnswerFacts, Exchange, Inference
 from mcp_gateway.core.inference.parts import Call
 from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.json_fields import parse_json_object
@@ -96,14 +95,16 @@ class InferenceEndpoint:
             ask = self._surface.read(parse_json_object(raw), len(raw))
             del raw
             if ask.is_stream:
-                changes = partial(_tell_changes, exchange, context)
-                stream = EventStream(send, ask.waiting_frames, self._comment_s, changes)
+                stream = EventStream(
+                    send, ask.waiting_frames, self._comment_s, lambda: _tell_changes(exchange.facts, context)
+                )
                 await self._relay(exchange, ask, stream, context)
                 return
             await exchange.begin(ask)
-            _tell_changes(exchange, context)
-            context.headers.append((b"x-cost-usd", format_usd(exchange.cost_nano).encode()))
-            context.headers.append((b"x-gateway-overhead-ms", b"%.2f" % (exchange.overhead_s * 1000)))
+            facts = exchange.facts
+            _tell_changes(facts, context)
+            context.headers.append((b"x-cost-usd", format_usd(facts.cost_nano).encode()))
+            context.headers.append((b"x-gateway-overhead-ms", b"%.2f" % (facts.overhead_s * 1000)))
             await send_bytes(send, exchange.body, [JSON_TYPE])
 
     def _call_of(self, scope: Scope, context: RequestContext) -> Call:
@@ -128,9 +129,9 @@ class InferenceEndpoint:
         await stream.end()
 
 
-def _tell_changes(exchange: Exchange, context: RequestContext) -> None:
+def _tell_changes(facts: AnswerFacts, context: RequestContext) -> None:
     """Say in the answer's headers in what it was asked otherwise than its caller did."""
-    if exchange.clamped_to is not None:
-        context.headers.append((b"x-max-tokens-clamped", b"%d" % exchange.clamped_to))
-    if exchange.ignored:
-        context.headers.append((b"x-ignored-parameters", ", ".join(first_names(exchange.ignored)).encode()))
+    if facts.clamped_to is not None:
+        context.headers.append((b"x-max-tokens-clamped", b"%d" % facts.clamped_to))
+    if facts.ignored:
+        context.headers.append((b"x-ignored-parameters", ", ".join(first_names(facts.ignored)).encode()))

@@ -3,7 +3,7 @@
 from typing import Any
 
 from mcp_gateway.core.dialects.sifting import first_names
-from mcp_gateway.core.inference.exchange import Exchange
+from mcp_gateway.core.inference.exchange import AnswerFacts
 from mcp_gateway.core.money import format_usd
 
 BILL_PROPERTIES: dict[str, Any] = {
@@ -28,10 +28,10 @@ BILL_PROPERTIES: dict[str, Any] = {
 UNTOLD = "The answer came and is billed, but no MCP message can tell it. Ask over the HTTP API for such answers."
 
 
-def bill_of(exchange: Exchange, model: str, request_id: str) -> dict[str, Any]:
-    """The facts of one that has its answer."""
-    bill: dict[str, Any] = {"cost_usd": format_usd(exchange.cost_nano), "model": model, "request_id": request_id}
-    if (usage := exchange.usage) is not None:
+def bill_of(facts: AnswerFacts, model: str, request_id: str) -> dict[str, Any]:
+    """What is told beside an answer."""
+    bill: dict[str, Any] = {"cost_usd": format_usd(facts.cost_nano), "model": model, "request_id": request_id}
+    if (usage := facts.usage) is not None:
         bill["usage"] = {
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
@@ -39,8 +39,8 @@ def bill_of(exchange: Exchange, model: str, request_id: str) -> dict[str, Any]:
         }
         if usage.cached_tokens is not None:
             bill["usage"]["cached_tokens"] = usage.cached_tokens
-    if exchange.clamped_to is not None:
-        bill["max_tokens_clamped"] = exchange.clamped_to
-    if exchange.ignored:
-        bill["ignored_parameters"] = first_names(exchange.ignored)
+    if facts.clamped_to is not None:
+        bill["max_tokens_clamped"] = facts.clamped_to
+    if facts.ignored:
+        bill["ignored_parameters"] = first_names(facts.ignored)
     return bill

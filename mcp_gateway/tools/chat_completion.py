@@ -200,7 +200,7 @@ class ChatCompletion:
             await (exchange.begin(ask) if report is None else _ask_audibly(exchange, ask, report))
             choices, is_stripped = await _choices_in(exchange.body)
             answer_bytes = len(exchange.body)
-            bill = bill_of(exchange, body["model"], invocation.request_id)
+            bill = bill_of(exchange.facts, body["model"], invocation.request_id)
         if not choices:
             return result(UNTOLD, {"content": "", "note": UNTOLD} | bill)
         if is_stripped:

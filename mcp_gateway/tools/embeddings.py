@@ -95,7 +95,7 @@ class Embeddings:
             async with telling(invocation.report, WAITING):
                 await exchange.begin(ask)
             vectors = _vectors_in(exchange.body)
-            bill = bill_of(exchange, ask.model, invocation.request_id)
+            bill = bill_of(exchange.facts, ask.model, invocation.request_id)
         return _result(vectors, ask.prompts, bill) if vectors else result(UNTOLD, {"note": UNTOLD} | bill)
 
     async def _ask(self, arguments: dict[str, Any], caller: Caller) -> Ask:

@@ -100,9 +100,9 @@ async def test_a_whole_answer_is_settled_before_it_is_handed_out(stage: Stage) -
     with await stage.exchange() as exchange:
         await exchange.begin(request())
         assert orjson.loads(exchange.body)["model"] == "priced/tiny"
-        assert (exchange.cost_nano, finish_reason(exchange)) == (10 * 300 + 4 * 700, "length")
+        assert (exchange.facts.cost_nano, finish_reason(exchange)) == (10 * 300 + 4 * 700, "length")
         balance = await stage.gateway.ledger.balance(stage.caller.account_id)
-        assert balance.spendable_nano == CREDIT_NANO - exchange.cost_nano
+        assert balance.spendable_nano == CREDIT_NANO - exchange.facts.cost_nano
     await stage.is_accounted_for(5800, None)
 
 
@@ -111,8 +111,8 @@ async def test_a_stream_is_settled_before_its_last_frames_and_empty_after_them(s
         await exchange.begin(request(stream=True))
         frames = [frame async for frame in read_frames(exchange)]
         assert frames[-1].endswith(DONE)
-        assert exchange.usage is not None
-        assert exchange.usage.completion_tokens == 4
+        assert exchange.facts.usage is not None
+        assert exchange.facts.usage.completion_tokens == 4
         assert await exchange.next_frames() == b""
     await stage.is_accounted_for(5800, None)
 

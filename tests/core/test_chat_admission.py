@@ -62,7 +62,7 @@ async def limits_of(stage: Stage, asked: Ask, caller: Caller | None = None) -> t
     with await stage.exchange(caller) as exchange:
         await exchange.begin(asked)
     (sent,) = stage.backend.chats
-    return sent.json.get("max_tokens"), exchange.clamped_to
+    return sent.json.get("max_tokens"), exchange.facts.clamped_to
 
 
 def questions(stage: Stage) -> int:
@@ -246,8 +246,8 @@ async def test_names_that_are_not_sent_on_are_told(
     stage: Stage, fields: dict[str, Any], names: tuple[str, ...]
 ) -> None:
     with await stage.exchange() as exchange:
-        assert exchange.ignored == ()
+        assert exchange.facts.ignored == ()
         await exchange.begin(request(**fields))
-        assert exchange.ignored == names
+        assert exchange.facts.ignored == names
     (sent,) = stage.backend.chats
     assert "no_such_field" not in sent.json

@@ -144,7 +144,7 @@ async def test_an_answer_whose_bill_cannot_be_written_is_refused_and_neither_bil
     monkeypatch.setattr(two.stage.gateway.ledger, "settle", late)
     with pytest.raises(GatewayError, match="ledger_unavailable"), await two.stage.exchange() as exchange:
         await exchange.begin(request())
-    assert (exchange.body, exchange.cost_nano, len(two.chats)) == (b"", 0, 1)
+    assert (exchange.body, exchange.facts.cost_nano, len(two.chats)) == (b"", 0, 1)
     await two.stage.is_accounted_for(0, "ledger_unavailable")
 
 

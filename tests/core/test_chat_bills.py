@@ -65,7 +65,7 @@ async def test_a_usage_that_is_missing_or_cannot_be_is_told_to_the_operator_and_
         told = b"".join([frames async for frames in read_frames(exchange)]) if is_stream else exchange.body
     assert b'"error"' not in told
     assert metric(stage, f'gateway_{name}_total{{backend="vllm-1"}}') == 1
-    await stage.is_accounted_for(exchange.cost_nano, None)
+    await stage.is_accounted_for(exchange.facts.cost_nano, None)
 
 
 POLICIES = [
@@ -116,8 +116,8 @@ async def test_usage_that_is_too_much_only_in_sum_is_estimated_without_the_promp
         assert asked.body == {}
         assert b'"error"' not in b"".join([frames async for frames in read_frames(exchange)])
     assert not any(asked.path == "/tokenize" for asked in stage.backend.asked)
-    assert exchange.usage is not None
-    await stage.is_accounted_for(asked.text_bytes // 3 * 300 + exchange.usage.completion_tokens * 700, None)
+    assert exchange.facts.usage is not None
+    await stage.is_accounted_for(asked.text_bytes // 3 * 300 + exchange.facts.usage.completion_tokens * 700, None)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ async def test_a_cost_that_neither_hold_nor_wallet_covers_is_charged_as_far_as_i
         backend.answer_with(unary(2000, 4))
         with caplog.at_level(logging.WARNING), await stage.exchange() as exchange:
             await exchange.begin(request(max_tokens=16))
-        assert exchange.cost_nano == credit_nano
+        assert exchange.facts.cost_nano == credit_nano
         await stage.is_accounted_for(credit_nano, None)
         lost_usd = format_usd(cost_nano - credit_nano)
         assert metric(stage, 'gateway_unpaid_usd_total{model="priced/tiny"}') == pytest.approx(float(lost_usd))

@@ -52,8 +52,8 @@ async def test_an_answer_is_the_same_however_it_is_asked_for(
         await exchange.begin(request(**fields))
         answer = orjson.loads(exchange.body)
     assert (answer["object"], answer["model"]) == ("chat.completion", "priced/tiny")
-    assert exchange.usage is not None
-    assert exchange.usage.completion_tokens == 4
+    assert exchange.facts.usage is not None
+    assert exchange.facts.usage.completion_tokens == 4
     assert stage.backend.chats[0].json.get("stream", False) == is_streamed
     await stage.is_accounted_for(COST, None)
 

@@ -53,13 +53,12 @@ class Attempts:
         if self._ask.is_long:
             await sleep(0)  # for others, between reading it and writing it
         pool, ranking = self._parts.pool, self._ranking
-        self._is_collected = self._shall_collect(model)
         failures: dict[Candidate[Backend], Blame] = {}
         is_fitted = False
         candidate = pool.next_of(ranking, failures)
         while candidate is not None:
             self._meter.asks(candidate)
-            body = self._written()
+            body = self._written(model)
             try:
                 return await self._ask_one(candidate.backend, body, answer)
             except GatewayError as error:
@@ -96,12 +95,13 @@ class Attempts:
             self._attempt.end(error)
             self._attempt = None
 
-    def _written(self) -> bytes:
+    def _written(self, model: Model) -> bytes:
         """The body by the target and the terms as they are now; the parsed one is put away."""
         ask, target, terms = self._ask, self._meter.target, self._meter.terms
         if not ask.sent or self._written_by != (target, terms):
             self._written_by = target, terms
             ask.take_out()
+            self._is_collected = self._shall_collect(model)
             is_stream = ask.is_stream or self._is_collected
             body = target.translation.body(ask, terms, target.backend_model, self._account_id, is_stream=is_stream)
             ask.put_away(body)

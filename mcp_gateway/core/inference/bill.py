@@ -66,7 +66,7 @@ class Bill:
         Raises GatewayError `insufficient_balance`, or what else the ledger refuses a hold with.
         """
         worst = quote(terms, ask, model, self.price, meter.quoted_prompt_tokens, self._parts.settings.wallet)
-        if worst.is_free:
+        if not worst.maximum_nano:
             return terms
         self._is_hold_asked = True
         hold = self._hold = await self._parts.ledger.hold(
@@ -75,7 +75,7 @@ class Bill:
         meter.is_held = True
         if hold.amount_nano >= worst.maximum_nano:
             return terms
-        most = affordable_tokens(hold.amount_nano, worst, self.price, ask.choices)
+        most = affordable_tokens(hold.amount_nano, worst, ask.choices)
         return await terms_within(terms, most, model, meter)
 
     async def close(

@@ -7,7 +7,7 @@ from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.dialects.dialect import Target
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.inference.parts import Parts
-from mcp_gateway.core.inference.routing import judged, offers_to, ranked, target_at, who_counts
+from mcp_gateway.core.inference.routing import judged, offers_to, ranked, who_counts
 from mcp_gateway.core.record import OK
 from mcp_gateway.core.surfaces.error_shapes import MAX_REFUSAL_BYTES
 from mcp_gateway.core.surfaces.surface import Ask
@@ -19,9 +19,9 @@ async def count_prompt(parts: Parts, caller: Caller, ask: Ask) -> int:
     """The prompt's tokens. Raises GatewayError for a refusal, or where no backend counts, or not in time."""
     model = parts.published.current.find(ask.model)
     offers = offers_to(caller, model, parts)
-    await judged(parts, caller, ask, model, target_at(offers[0], ask, parts))
+    await judged(parts, caller, ask, model, parts.targets.at(offers[0], ask.surface, ask.model))
     candidate = who_counts(ranked(offers, ask, model, caller, parts), parts)
-    target = target_at(candidate.offer, ask, parts)
+    target = parts.targets.at(candidate.offer, ask.surface, ask.model)
     try:
         async with asyncio.timeout(COUNT_S):
             count = await _asked(candidate.backend, target, ask)

@@ -4,7 +4,7 @@ import asyncio
 from asyncio import CancelledError
 from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.catalog import Model, dearest
@@ -18,7 +18,7 @@ from mcp_gateway.core.inference.counting import count_prompt
 from mcp_gateway.core.inference.fitting import first_terms
 from mcp_gateway.core.inference.meter import NO_USAGE, UNUSED, Meter, Metered
 from mcp_gateway.core.inference.parts import Call, Parts
-from mcp_gateway.core.inference.routing import judged, offers_to, ranked, target_at
+from mcp_gateway.core.inference.routing import judged, offers_to, ranked
 from mcp_gateway.core.inference.terms import reserved_output_tokens
 from mcp_gateway.core.limits.limiter import Turn
 from mcp_gateway.core.money import format_usd
@@ -56,6 +56,21 @@ class Inference:
             running.end_with(error.code)
 
 
+class AnswerFacts(NamedTuple):
+    """What a caller is told beside an answer, as far as it is known.
+
+    `clamped_to` is the limit that stands in place of what was asked for, where one does; `ignored` are names in the
+    request that were not sent on; `overhead_s` is what an answer in one piece took from its admission to its
+    settlement, less the wait for backends.
+    """
+
+    cost_nano: int
+    usage: Usage | None
+    clamped_to: int | None
+    ignored: tuple[str, ...]
+    overhead_s: float
+
+
 class Exchange:
     """One request from admission to settlement: a context manager that cannot be left halfway.
 
@@ -70,8 +85,7 @@ class Exchange:
     _answer: Answer | None = None
     _beginning: asyncio.Task[object] | None = None
     _ended_by: Code | None = None
-    ignored: tuple[str, ...] = ()
-    """Names in the request that were not sent on."""
+    _ignored: tuple[str, ...] = ()
 
     def __init__(self, parts: Parts, caller: Caller, call: Call, turn: Turn, running: "set[Exchange]") -> None:
         self._parts = parts
@@ -79,6 +93,7 @@ class Exchange:
         self._call = call
         self._turn = turn
         self._running = running
+        self.key_id = caller.key_id
         self._bill = Bill(parts, caller, call)
 
     # The calls of a door
@@ -146,10 +161,10 @@ class Exchange:
         except GatewayError as error:
             return frames + await self.frames_of(error)
         await self._close(await meter.measured(reader))
-        cost_usd = format_usd(self.cost_nano)
+        cost_usd = format_usd(self._bill.cost_nano)
         note = b": the bill of %b USD is written as soon as it can be\n\n" % cost_usd.encode()
         pending = note if self._bill.is_pending else b""
-        return b"".join((frames, reader.end(cost_usd, self.usage), pending, ask.surface.done))
+        return b"".join((frames, reader.end(cost_usd, self._bill.usage), pending, ask.surface.done))
 
     async def frames_of(self, error: GatewayError) -> bytes:
         """The end of a stream by a failure, accounted for: also of one that failed to begin after its head was sent.
@@ -161,7 +176,7 @@ class Exchange:
         if self._attempts is not None:
             self._attempts.blame(error)
         await self._close_part(error)
-        held = reader.end(format_usd(self.cost_nano), self.usage) if reader is not None else b""
+        held = reader.end(format_usd(self._bill.cost_nano), self._bill.usage) if reader is not None else b""
         return held + ask.last_frames(error, self._call.request_id, ask.model)
 
     def __exit__(
@@ -180,31 +195,15 @@ class Exchange:
     # What a door may tell its caller
 
     @property
-    def key_id(self) -> str | None:
-        return self._caller.key_id
-
-    @property
     def body(self) -> Body:
         """The answer in one piece; empty while there is none, and where it was refused since it could not be billed."""
         return b"" if self._answer is None or self._bill.status != OK else self._answer.body
 
     @property
-    def cost_nano(self) -> int:
-        return self._bill.cost_nano
-
-    @property
-    def usage(self) -> Usage | None:
-        return self._bill.usage
-
-    @property
-    def overhead_s(self) -> float:
-        """What an answer in one piece took from its admission to its settlement, less the wait for backends."""
-        return self._bill.took_s - (0.0 if self._meter is None else self._meter.waited_s)
-
-    @property
-    def clamped_to(self) -> int | None:
-        """The limit that stands in place of what was asked for, where one does."""
-        return None if self._meter is None else self._meter.terms.clamped_to
+    def facts(self) -> AnswerFacts:
+        bill, meter = self._bill, self._meter
+        clamped_to, waited_s = (None, 0.0) if meter is None else (meter.terms.clamped_to, meter.waited_s)
+        return AnswerFacts(bill.cost_nano, bill.usage, clamped_to, self._ignored, bill.took_s - waited_s)
 
     @property
     def latest_words(self) -> str:
@@ -218,7 +217,7 @@ class Exchange:
         """Check and hold, from what is cheap to refuse to what is dear. Raises GatewayError."""
         parts, caller, settings = self._parts, self._caller, self._parts.settings
         offers = offers_to(caller, model, parts)
-        self.ignored = await judged(parts, caller, ask, model, target_at(offers[0], ask, parts))
+        self._ignored = await judged(parts, caller, ask, model, parts.targets.at(offers[0], ask.surface, ask.model))
         ranking = ranked(offers, ask, model, caller, parts)
         self._bill.price = dearest(offers)
         meter = self._meter = Meter(parts, ask, model, ranking)

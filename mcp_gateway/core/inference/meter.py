@@ -6,9 +6,10 @@ Also how long backends were waited for: whoever counts and whoever asks one note
 from typing import NamedTuple
 
 from mcp_gateway.core.catalog import Model
+from mcp_gateway.core.dialects.dialect import Target
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.inference.parts import Parts
-from mcp_gateway.core.inference.routing import target_at, who_counts
+from mcp_gateway.core.inference.routing import who_counts
 from mcp_gateway.core.inference.terms import (
     estimated_prompt_tokens,
     most_output_tokens,
@@ -40,10 +41,12 @@ UNUSED = Metered(None)
 
 
 class Meter:
-    """Counts for one request. Whoever asks a backend says which, before its answer is read: `target` is how."""
+    """Counts for one request. Whoever asks a backend says which, before its answer is read."""
 
     asked: Candidate[Backend] | None = None
     """The one whose answer is counted."""
+    target: Target
+    """How that one is asked."""
     is_held = False
     """Whether a hold covers what is billed."""
     waited_s = 0.0
@@ -58,7 +61,6 @@ class Meter:
         self._ask = ask
         self._model = model
         self._ranking = ranking
-        self.target = target_at(ranking[0].offer, ask, parts)
         self.terms = Terms(ask.output_limit, model.max_output_tokens)
         self.estimated_tokens = estimated_prompt_tokens(ask, model, parts.settings.wallet)
         """About what the prompt has."""
@@ -99,7 +101,7 @@ class Meter:
     def asks(self, candidate: Candidate[Backend]) -> None:
         """From now on it is this one's answer that is counted, by the terms as they are now."""
         self.asked, self._bounds = candidate, None
-        self.target = target_at(candidate.offer, self._ask, self._parts)
+        self.target = self._parts.targets.at(candidate.offer, self._ask.surface, self._ask.model)
 
     def answered(self) -> None:
         """The backend that was asked is not waited for any more; a second time does nothing."""
@@ -188,7 +190,7 @@ class Meter:
         """The prompt's tokens by this backend; None where it cannot tell."""
         if self._ask.token_ids is not None:
             return self._ask.token_ids
-        target = target_at(candidate.offer, self._ask, self._parts)
+        target = self._parts.targets.at(candidate.offer, self._ask.surface, self._ask.model)
         counting = target.translation.counting(self._ask, target.backend_model)
         if counting is None:
             return None

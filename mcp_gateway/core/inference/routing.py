@@ -23,11 +23,6 @@ def offers_to(caller: Caller, model: Model, parts: Parts) -> tuple[Offer, ...]:
     return model.offers
 
 
-def target_at(offer: Offer, ask: Ask, parts: Parts) -> Target:
-    """How the offer is asked, and how its answers are read."""
-    return parts.targets.at(offer, ask.surface, ask.model)
-
-
 async def judged(parts: Parts, caller: Caller, ask: Ask, model: Model, target: Target) -> tuple[str, ...]:
     """Leave of an ask what may be sent of it, and see whether its caller may ask it; the names that were removed.
 

@@ -19,15 +19,17 @@ _UNBOUNDED_TOKENS = 2**31
 
 
 class Quote(NamedTuple):
-    """The least and the most that a request may cost, in nano-USD, and what of that its prompt costs."""
+    """The least and the most that a request may cost, in nano-USD, with a prompt of so many tokens at that price."""
 
     minimum_nano: int
     maximum_nano: int
-    prompt_nano: int
+    prompt_tokens: int
+    price: Price
 
     @property
-    def is_free(self) -> bool:
-        return self.maximum_nano == 0
+    def prompt_nano(self) -> int:
+        """What of it the prompt costs."""
+        return self.price.cost_nano(self.prompt_tokens, 0)
 
 
 def check(ask: Ask, model: Model, caller: Caller, limits: LimitSettings) -> None:
@@ -76,7 +78,8 @@ def quote(terms: Terms, ask: Ask, model: Model, price: Price, prompt_tokens: int
     return Quote(
         minimum_nano=price.cost_nano(prompt_tokens, least),
         maximum_nano=price.cost_nano(prompt_tokens, most),
-        prompt_nano=price.cost_nano(prompt_tokens, 0),
+        prompt_tokens=prompt_tokens,
+        price=price,
     )
 
 
@@ -126,11 +129,12 @@ def most_output_tokens(terms: Terms, ask: Ask, model: Model) -> int:
     return (terms.output_limit or model.max_output_tokens) * ask.choices
 
 
-def affordable_tokens(held_nano: int, worst: Quote, price: Price, choices: int) -> int:
+def affordable_tokens(held_nano: int, worst: Quote, choices: int) -> int:
     """The limit whose worst case a hold of less than the maximum still covers."""
-    if not price.completion_pico:
+    completion_pico = worst.price.completion_pico
+    if not completion_pico:
         return _UNBOUNDED_TOKENS
-    return max(1, (held_nano - worst.prompt_nano) * 1000 // (price.completion_pico * choices))
+    return max(1, (held_nano - worst.prompt_nano) * 1000 // (completion_pico * choices))
 
 
 def _too_many_choices(ask: Ask, most: int) -> GatewayError:

@@ -10,25 +10,28 @@ from itertools import groupby
 from math import ceil
 from operator import attrgetter
 from random import Random
-from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from mcp_gateway.core.catalog import Offer
 from mcp_gateway.core.surfaces.surface import Ask
 
 _SHARE = 1.25
 """A home's load may be this much above the mean: consistent hashing with bounded loads (Mirrokni et al., 2016)."""
-Prospect = Literal["sound", "doubtful", "none"]
-"""Of a request for a model: it may be expected to be served, it may be sent for want of a better place, or neither."""
 
 
 class Server(Protocol):
-    """A backend as it is at the moment; `load` is the requests that a new one would share it with."""
+    """A backend as it is at the moment; `load` is the requests that a new one would share it with.
+
+    `can_take` is whether a request for the model may be sent at all, `is_sound_for` whether it may be expected to be
+    served.
+    """
 
     @property
     def name(self) -> str: ...
     @property
     def load(self) -> int: ...
-    def prospect(self, backend_model: str) -> Prospect: ...
+    def can_take(self, backend_model: str) -> bool: ...
+    def is_sound_for(self, backend_model: str) -> bool: ...
 
 
 S = TypeVar("S", bound=Server)
@@ -50,10 +53,7 @@ Sight = Mapping[str, Sequence[S]]
 def rank(offers: Sequence[Offer], sight: Sight[S], ask: Ask, account_id: str) -> Ranking[S]:
     """All that can be asked now. The prefix is read only where there is a choice."""
     able = [
-        Candidate(offer, backend)
-        for offer in offers
-        for backend in sight[offer.source]
-        if backend.prospect(offer.name) != "none"
+        Candidate(offer, backend) for offer in offers for backend in sight[offer.source] if backend.can_take(offer.name)
     ]
     if len(able) <= 1:
         return able
@@ -67,14 +67,14 @@ def next_of(ranking: Ranking[S], failures: Collection[Candidate[S]], random: Ran
     Backends that are full, or fail, are asked where there are no others, and only first: a full fleet then costs one
     question a request, and requests that themselves make backends fail cannot shut everybody out.
     """
-    sound: list[Candidate[S]] = []
-    doubtful: list[Candidate[S]] = []
-    for candidate in ranking:
-        prospect = candidate.backend.prospect(candidate.offer.name)
-        if prospect != "none" and not (failures and candidate in failures):
-            (sound if prospect == "sound" else doubtful).append(candidate)
-    able = sound or ([] if failures else doubtful)
-    return _chosen(able, random) if len(able) > 1 else next(iter(able), None)
+    left = [one for one in ranking if one not in failures] if failures else ranking
+    able = [one for one in left if one.backend.can_take(one.offer.name)]
+    if len(able) > 1 or failures:
+        sound = [one for one in able if one.backend.is_sound_for(one.offer.name)]
+        able = sound or ([] if failures else able)
+    if not able:
+        return None
+    return able[0] if len(able) == 1 else _chosen(able, random)
 
 
 def prefix_of(ask: Ask, account_id: str) -> bytes:

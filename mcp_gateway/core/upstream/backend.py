@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from time import monotonic
@@ -17,7 +17,6 @@ from mcp_gateway.core.dialects import vllm
 from mcp_gateway.core.dialects.dialect import Counting
 from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.json_bounds import holds_at_most
-from mcp_gateway.core.routing.rank import Prospect
 from mcp_gateway.core.text import is_one_line
 from mcp_gateway.core.upstream.breaker import Breaker
 from mcp_gateway.core.upstream.transport import (
@@ -161,16 +160,17 @@ class Backend:
             return "its queue is full"
         return "requests wait in its queue" if self.has_queue else None
 
-    def prospect(self, backend_model: str) -> Prospect:
-        """Of a request for the model now; one that is due as a trial is as sound as any."""
-        if self.fault or backend_model not in self.listings:
-            return "none"
-        is_sound = self.breaker.lets_in and not self.is_busy and not self.is_stuck and backend_model not in self.missing
-        return "sound" if is_sound else "doubtful"
+    def can_take(self, backend_model: str) -> bool:
+        """Whether a request for the model may be sent now, if only for want of a better place."""
+        return not self.fault and backend_model in self.listings
+
+    def is_sound_for(self, backend_model: str) -> bool:
+        """Whether a request for the model may be expected to be served, or is due as a trial."""
+        return self.breaker.lets_in and not self.is_busy and not self.is_stuck and backend_model not in self.missing
 
     def serves(self, backend_model: str) -> bool:
         """Whether it has the model and answers requests for it; a full queue is no hindrance."""
-        return self.is_serving and backend_model in self.listings and backend_model not in self.missing
+        return self.is_serving and self.can_take(backend_model) and backend_model not in self.missing
 
     def window_of(self, backend_model: str) -> int | None:
         """What the model's prompt and answer may have here together, in tokens; None where it does not tell."""
@@ -188,11 +188,11 @@ class Backend:
             return None
         return self.queue.waiting > 0 or (self.queue.running > 0 and self.now_s() - self.moved_at_s < still_s)
 
-    async def infer(
+    def infer(
         self, path: str, body: bytes, headers: Headers, *, is_stream: bool, patience: Patience | None = None
-    ) -> BackendResponse:
-        """Send a request for inference. Raises GatewayError where no head of an answer comes."""
-        return await self._ask("POST", path, body, headers, is_stream=is_stream, patience=patience)
+    ) -> Coroutine[Any, Any, BackendResponse]:
+        """Send a request for inference. Awaited, it raises GatewayError where no head of an answer comes."""
+        return self._ask("POST", path, body, headers, is_stream=is_stream, patience=patience)
 
     async def discover(self) -> None:
         """Ask /health and /v1/models again; afterwards `listings` and `fault` tell what was found."""

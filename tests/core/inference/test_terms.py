@@ -85,7 +85,7 @@ def test_a_quote_s_most_is_max_tokens_of_each_choice_and_its_least_what_is_usefu
 
 def test_a_free_quote_is_free() -> None:
     model = only(build_catalog([entry()], LISTED, publish_discovered=False))
-    assert quote_of(model, FREE, request(), WALLET).is_free
+    assert quote_of(model, FREE, request(), WALLET).maximum_nano == 0
 
 
 @given(PRICES, PRICES, st.integers(0, 10**6), st.integers(1, 10**5), st.integers(1, 8), st.floats(0, 1))
@@ -97,7 +97,7 @@ def test_what_a_smaller_hold_affords_never_costs_more_than_the_hold(
     worst = quote_of(model, price, request(text_bytes, max_tokens, choices), WALLET)
     assert worst.prompt_nano <= worst.minimum_nano <= worst.maximum_nano
     held_nano = worst.minimum_nano + int((worst.maximum_nano - worst.minimum_nano) * share)
-    tokens = min(max_tokens, affordable_tokens(held_nano, worst, price, choices))
+    tokens = min(max_tokens, affordable_tokens(held_nano, worst, choices))
     prompt = min(text_bytes + 128, 10**6)
     assert tokens >= 1
     if tokens > 1:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import orjson
 import pytest
@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_gateway.core.catalog import FREE, VLLM, Offer, Price, dearest
-from mcp_gateway.core.routing.rank import Candidate, Prospect, next_of, prefix_of, rank
+from mcp_gateway.core.routing.rank import Candidate, next_of, prefix_of, rank
 from mcp_gateway.core.surfaces.chat import parse_chat
 from mcp_gateway.core.surfaces.surface import Ask
 
+Prospect = Literal["sound", "doubtful", "none"]
 Fleet = tuple[tuple[Offer, ...], dict[str, list["Server"]]]
 OFFER = Offer(VLLM, "m", FREE)
 OFFERS = (OFFER,)
@@ -36,6 +37,12 @@ class Server:
 
     def prospect(self, backend_model: str) -> Prospect:
         return self.prospects.get(backend_model, "sound")
+
+    def can_take(self, backend_model: str) -> bool:
+        return self.prospect(backend_model) != "none"
+
+    def is_sound_for(self, backend_model: str) -> bool:
+        return self.prospect(backend_model) == "sound"
 
 
 def request(*messages: Any, **fields: Any) -> Ask:

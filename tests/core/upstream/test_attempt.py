@@ -201,7 +201,7 @@ def test_counters_that_stand_still_while_requests_run_make_a_backend_stuck_until
         assert lab.backend.status == "up"
         lab.clock.now_s += 10
     lab.read(Gauges(1, 0, 7))
-    assert (lab.backend.status, lab.backend.prospect("tiny")) == ("failing", "doubtful")
+    assert (lab.backend.status, lab.backend.is_sound_for("tiny")) == ("failing", False)
     assert lab.backend.reason == "its engine makes no tokens while requests run"
     lab.read(Gauges(1, 0, 8))
     assert (lab.backend.status, lab.backend.gone_at_s) == ("up", None)

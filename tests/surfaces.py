@@ -5,13 +5,14 @@ stands beside them: its client speaks otherwise, and its backend is asked for a 
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import httpx2
 import orjson
 import pytest
 
 from mcp_gateway.core.dialects.vllm import Vllm
+from mcp_gateway.core.errors import TABLE, Code
 from mcp_gateway.core.surfaces.chat import CHAT
 from mcp_gateway.core.surfaces.completions import COMPLETIONS
 from mcp_gateway.core.surfaces.embeddings import EMBEDDINGS
@@ -46,8 +47,7 @@ class Spoken:
     has_streams = True
     is_generated = True
     words: ClassVar[Mapping[str, str]] = {}
-    """What it calls our codes by, where it has a word of its own; `rest` for all others."""
-    rest: str | None = None
+    """What it calls our codes by, where it has a word of its own."""
 
     def __repr__(self) -> str:
         return self.name
@@ -174,11 +174,8 @@ class Spoken:
         """What a refusal calls what is wrong, once its shape was looked at; None for an answer."""
         return None if response.status_code == 200 else str(error_of(response)["code"])
 
-    refused_word = "invalid_value"
-    """What it calls a request that a backend refuses."""
-
     def word_for(self, code: str) -> str:
-        return self.words.get(code, self.rest or code)
+        return self.words.get(code, code)
 
     def failure_in(self, event: dict[str, Any]) -> str | None:
         """What an event that ends a stream by a failure calls it."""
@@ -314,12 +311,8 @@ class Messages(Spoken):
         "model_unavailable": "overloaded_error",
         "ledger_unavailable": "overloaded_error",
         "model_not_found": "not_found_error",
-        "invalid_value": "invalid_request_error",
-        "context_length_exceeded": "invalid_request_error",
     }
-    rest = "api_error"
     failed_with = "api_error"
-    refused_word = "invalid_request_error"
     last_bytes = b"}\n\n"
 
     def asked(self, text: str) -> dict[str, Any]:
@@ -362,6 +355,9 @@ class Messages(Spoken):
         assert (body["type"], body["error"].keys()) == ("error", {"type", "message"})
         assert body["request_id"] == response.headers["request-id"] == response.headers["x-request-id"]
         return str(body["error"]["type"])
+
+    def word_for(self, code: str) -> str:
+        return self.words.get(code, "invalid_request_error" if TABLE[cast(Code, code)].status == 400 else "api_error")
 
     def failure_in(self, event: dict[str, Any]) -> str | None:
         return event["error"]["type"] if event["type"] == "error" else None

@@ -194,7 +194,7 @@ async def test_an_answer_that_fails_costs_nothing(stage: Stage, spoken: Spoken, 
     (record,) = await stage.records()
     assert (record["http_status"], record["cost_nano"]) == (400 if name == "400" else 502, 0)
     assert TABLE[record["error_code"]].status == record["http_status"]
-    assert refusal == (spoken.word_for(record["error_code"]) if name != "400" else spoken.refused_word)
+    assert refusal == spoken.word_for(record["error_code"])
 
 
 @every_way

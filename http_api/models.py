@@ -8,6 +8,7 @@ from pydantic import RootModel
 
 from http_api.anthropic import VERSION
 from http_api.moments import rfc_3339
+from http_api.openrouter import FlatProviderModelList, ProviderFormat, ProviderModelList, provider_list
 from http_api.operations import Asked, Nothing, Told
 from http_api.query import AnyQuery
 from http_api.routes import unknown_url
@@ -16,6 +17,12 @@ from mcp_gateway.core.money import format_price
 from mcp_gateway.core.upstream.pool import ModelStatus, Pool
 
 ModelAsked = Asked[AnyQuery, Nothing]
+
+
+class ModelsQuery(AnyQuery):
+    """In which other form the list is wanted."""
+
+    format: ProviderFormat | None = None
 
 
 class Pricing(Told):
@@ -77,8 +84,8 @@ class ModelAnswer(RootModel[ModelObject | AnthropicModel]):
     """In the shape of the client's API: Anthropic's where it sends `anthropic-version`."""
 
 
-class ModelListAnswer(RootModel[ModelList | AnthropicModelList]):
-    """The same of all models; OpenAI's list has each by its id alone."""
+class ModelListAnswer(RootModel[ModelList | AnthropicModelList | ProviderModelList | FlatProviderModelList]):
+    """The same of all models, or as `format` has them; OpenAI's list has each by its id alone."""
 
 
 class ModelHealth(Told):
@@ -93,8 +100,11 @@ class Models:
         self._published = published
         self._pool = pool
 
-    async def list(self, asked: ModelAsked) -> ModelListAnswer:
+    async def list(self, asked: Asked[ModelsQuery, Nothing]) -> ModelListAnswer:
         models = self._published.current.values()
+        if (form := asked.query.format) is not None:
+            states = ((model, self._pool.status_of(model) == "ready") for model in models)
+            return ModelListAnswer(provider_list(states, form))
         if VERSION in asked.context.sent:
             return ModelListAnswer(_anthropic_list(models))
         return ModelListAnswer(ModelList(object="list", data=[model_object(model) for model in models]))

@@ -18,7 +18,7 @@ from http_api.inference import HEADERS, InferenceEndpoint
 from http_api.keys import CreatedKey, KeyChange, KeyObject, KeyPage, Keys, KeysQuery, NewKey, RevokedKey, RevokeQuery
 from http_api.limits import Limits, LimitsObject
 from http_api.messages import CountedRequestBody, MessageAnswer, MessageRequestBody, TokenCount, TokenCounts
-from http_api.models import ModelAnswer, ModelHealth, ModelListAnswer, Models
+from http_api.models import ModelAnswer, ModelHealth, ModelListAnswer, Models, ModelsQuery
 from http_api.operations import (
     INFERENCE,
     OPENAI,
@@ -335,7 +335,7 @@ def _models(models: Models, *, are_public: bool) -> list[AnyOperation]:
             access=access,
             scope=scope,
             counts=Counts.QUERY,
-            query=AnyQuery,
+            query=ModelsQuery,
             body=Nothing,
             answer=ModelListAnswer,
             handle=models.list,

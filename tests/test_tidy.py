@@ -264,7 +264,7 @@ def test_every_page_of_the_docs_is_linked_from_the_index() -> None:
     assert sorted(path.name for path in (ROOT / "docs").glob("*.md") if path.name not in {*linked, "index.md"}) == []
 
 
-@each("page", ["threat-model.md", "privacy.md", "contributing.md"])
+@each("page", ["threat-model.md", "privacy.md", "contributing.md", "openrouter.md"])
 def test_every_test_that_a_page_names_exists(page: str) -> None:
     named = set(re.findall(r"`(test_\w+)`", DOCS[page]))
     there = {

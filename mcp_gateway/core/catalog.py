@@ -108,6 +108,12 @@ class Model:
     is_open_to_guests: bool
     task: Task | None = None
     """What it is asked for alone; None for whatever its backends serve."""
+    hugging_face_id: str = ""
+    openrouter_slug: str = ""
+    deprecation_date: str | None = None
+    """In ISO 8601."""
+    datacenters: tuple[str, ...] = ()
+    """Codes of countries."""
     configured_window: int = 0
     """What the settings tell; 0 where they tell none."""
     widest_window: int = 0
@@ -276,6 +282,10 @@ def _model(entry: ModelSettings, rows: Sequence[Listing], created_at_s: int) -> 
         aliases=entry.aliases,
         is_open_to_guests=(entry.free or pricing is None) if entry.guests is None else entry.guests,
         task=entry.task,
+        hugging_face_id=entry.hugging_face_id,
+        openrouter_slug=entry.openrouter_slug,
+        deprecation_date=entry.deprecation_date,
+        datacenters=entry.datacenters,
         configured_window=entry.context_window or 0,
         widest_window=max([context, *listed]) if is_known else UNKNOWN_WINDOW_TOKENS,
         template_tokens=max((row.template_tokens for row in rows if row.template_tokens is not None), default=None),

@@ -9,6 +9,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date
 from decimal import Decimal
 from ipaddress import ip_network
 from pathlib import Path
@@ -166,6 +167,15 @@ def _checked_host(text: str) -> str:
     return text
 
 
+def _checked_day(value: Any) -> str:
+    """A date as TOML has it, or as text."""
+    text = value.isoformat() if isinstance(value, date) else value
+    with contextlib.suppress(TypeError, ValueError):
+        if date.fromisoformat(text).isoformat() == text:
+            return str(text)
+    raise ValueError("must be a date such as 2027-06-30")
+
+
 def _checked_origin(text: str) -> str:
     """As browsers write it: in lower case, and without the port that the scheme has anyway."""
     if text == ANY:
@@ -216,6 +226,8 @@ Origin = Annotated[str, AfterValidator(_checked_origin)]
 FilePath = Annotated[Path, BeforeValidator(_checked_path), AfterValidator(Path.expanduser)]
 FolderPath = Annotated[FilePath, AfterValidator(_checked_folder)]
 CommaSeparated = BeforeValidator(_split_commas)
+Day = Annotated[str, BeforeValidator(_checked_day)]
+Country = Annotated[str, Field(pattern=r"^[A-Z]{2}$")]
 Feature = Literal["tools", "json_mode", "structured_outputs", "logprobs", "reasoning"]
 Modality = Literal["text", "image"]
 
@@ -296,6 +308,14 @@ class ModelSettings(Section):
     """May callers without a key use it? Otherwise only when it is `free`, or no model has a price."""
     task: Task | None = Field(default=None, examples=["generate"])
     """generate, embed or score: it is offered for nothing else; otherwise for whatever its backend serves."""
+    hugging_face_id: Line = Field(default="", examples=["google/gemma-4-12b-it"])
+    """Its repository on Hugging Face; told, as the next three are, at /v1/models?format=openrouter."""
+    openrouter_slug: Line = Field(default="", examples=["google/gemma-4-12b-it"])
+    """The name by which OpenRouter lists it."""
+    deprecation_date: Day | None = Field(default=None, examples=["2027-06-30"])
+    """The day on which it is switched off."""
+    datacenters: Annotated[tuple[Country, ...], CommaSeparated] = Field(default=(), examples=[["DE", "US"]])
+    """The countries where it runs, by their codes of two letters."""
     free: bool = False
     """It costs nothing, which has to be said of a model without a price once another has one."""
     pricing: PricingSettings | None = None

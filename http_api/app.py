@@ -1,6 +1,6 @@
 """What both doors are made of: every object, and what each request passes on its way, on one screen."""
 
-from typing import Any
+from typing import Any, TypedDict
 
 from http_api.any_server import AnyServer
 from http_api.billing import Billing
@@ -27,6 +27,7 @@ from http_api.routes import Routes
 from http_api.statements import Statements
 from http_api.stats import Stats
 from http_api.table import Endpoints, McpEndpoints, operations_of
+from http_api.tokens import TokenEndpoint
 from http_api.topups import TopUps
 from http_api.usage import UsageReports
 from http_api.welcome import Welcome
@@ -42,6 +43,7 @@ from mcp_gateway.core.surfaces.messages import MESSAGES
 from mcp_gateway.core.surfaces.responses import RESPONSES
 from mcp_gateway.core.surfaces.scores import RERANK, SCORE
 from mcp_gateway.core.surfaces.surface import Surface
+from mcp_gateway.core.surfaces.tokens import read_detokenize, read_tokenize
 from mcp_gateway.wire.bodies import BodyLimits
 
 
@@ -86,6 +88,7 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
     settings = gateway.settings
     judge = Judge(gateway.lifecycle, gateway.ledger, gateway.pool, gateway.published)
     operators = Operators(gateway.addresses, settings.operator_token, settings.metrics_token)
+    bounds = _bounds_of(gateway)
     return Endpoints(
         chat=_inference_of(CHAT, gateway),
         completions=_inference_of(COMPLETIONS, gateway),
@@ -94,11 +97,9 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
         score=_inference_of(SCORE, gateway),
         messages=_inference_of(MESSAGES, gateway),
         responses=_inference_of(RESPONSES, gateway, is_told_in_stream=is_told_in_stream),
-        message_tokens=TokenCounts(
-            gateway.inference,
-            body_limits=BodyLimits(settings, gateway.published),
-            json_bounds=JsonBounds.of(settings),
-        ),
+        message_tokens=TokenCounts(gateway.inference, **bounds),
+        tokenize=TokenEndpoint(read_tokenize, gateway.inference, **bounds),
+        detokenize=TokenEndpoint(read_detokenize, gateway.inference, **bounds),
         mcp=mcp,
         models=Models(gateway.published, gateway.pool),
         keys=Keys(gateway.keys, gateway.authenticator, gateway.idempotency),
@@ -137,8 +138,19 @@ def _inference_of(surface: Surface, gateway: Gateway, **more: Any) -> InferenceE
         surface,
         gateway.inference,
         gateway.repeats,
-        body_limits=BodyLimits(settings, gateway.published),
-        json_bounds=JsonBounds.of(settings),
+        **_bounds_of(gateway),
         comment_s=settings.upstream.queue_comment_s,
         **more,
     )
+
+
+class _Bounds(TypedDict):
+    """Of a body for a model."""
+
+    body_limits: BodyLimits
+    json_bounds: JsonBounds
+
+
+def _bounds_of(gateway: Gateway) -> _Bounds:
+    settings = gateway.settings
+    return _Bounds(body_limits=BodyLimits(settings, gateway.published), json_bounds=JsonBounds.of(settings))

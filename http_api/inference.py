@@ -21,8 +21,9 @@ from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.surfaces.surface import Ask, Surface
 from mcp_gateway.core.trace_context import TRACEPARENT, trace_of
 from mcp_gateway.wire.bodies import BodyLimits
-from mcp_gateway.wire.whole_answers import JSON_TYPE, send_bytes
+from mcp_gateway.wire.whole_answers import JSON_TYPE, Headers, send_bytes
 
+IGNORED = AnswerHeader("X-Ignored-Parameters", "string", "The names in the request that were not sent on.")
 HEADERS = (
     AnswerHeader("X-Cost-USD", "string", "What an answer in one piece cost, in USD."),
     AnswerHeader(
@@ -33,7 +34,7 @@ HEADERS = (
         "with the connection that is made for it, until its answer has come whole or has failed.",
     ),
     AnswerHeader("X-Max-Tokens-Clamped", "integer", "The limit of tokens that stands in place of what was asked for."),
-    AnswerHeader("X-Ignored-Parameters", "string", "The names in the request that were not sent on."),
+    IGNORED,
 )
 """What `InferenceEndpoint` tells of an answer beside it."""
 
@@ -134,4 +135,9 @@ def _tell_changes(facts: AnswerFacts, context: RequestContext) -> None:
     if facts.clamped_to is not None:
         context.headers.append((b"x-max-tokens-clamped", b"%d" % facts.clamped_to))
     if facts.ignored:
-        context.headers.append((b"x-ignored-parameters", ", ".join(first_names(facts.ignored)).encode()))
+        context.headers += ignored_parameters(facts.ignored)
+
+
+def ignored_parameters(names: tuple[str, ...]) -> Headers:
+    """Says which were not sent on, if any."""
+    return [(b"x-ignored-parameters", ", ".join(first_names(names)).encode())] if names else []

@@ -14,7 +14,7 @@ from http_api.chat import ChatAnswer, ChatRequestBody
 from http_api.completions import CompletionAnswer, CompletionRequestBody
 from http_api.embeddings import EmbeddingAnswer, EmbeddingRequestBody
 from http_api.health import Health, HealthObject, MetricsPage
-from http_api.inference import HEADERS, InferenceEndpoint
+from http_api.inference import HEADERS, IGNORED, InferenceEndpoint
 from http_api.keys import CreatedKey, KeyChange, KeyObject, KeyPage, Keys, KeysQuery, NewKey, RevokedKey, RevokeQuery
 from http_api.limits import Limits, LimitsObject
 from http_api.messages import CountedRequestBody, MessageAnswer, MessageRequestBody, TokenCount, TokenCounts
@@ -38,6 +38,13 @@ from http_api.routes import BELOW, refusing, unknown_url
 from http_api.scores import RerankAnswer, RerankRequestBody, ScoreAnswer, ScoreRequestBody
 from http_api.statements import MEDIA_TYPES, StatementObject, StatementQuery, Statements
 from http_api.stats import Stats, StatsObject
+from http_api.tokens import (
+    DetokenizeAnswer,
+    DetokenizeRequestBody,
+    TokenEndpoint,
+    TokenizeAnswer,
+    TokenizeRequestBody,
+)
 from http_api.topups import CheckoutBody, CheckoutObject, Empty, PortalObject, Receipt, TopUps
 from http_api.unserved import refusals
 from http_api.usage import UsageQuery, UsageReport, UsageReports
@@ -67,6 +74,8 @@ class Endpoints:
     messages: InferenceEndpoint
     message_tokens: TokenCounts
     responses: InferenceEndpoint
+    tokenize: TokenEndpoint
+    detokenize: TokenEndpoint
     mcp: McpEndpoints
     models: Models
     keys: Keys
@@ -116,6 +125,10 @@ _OF_COUNTS: frozenset[Code] = frozenset({
     "backend_busy", "connect_failed", "first_token_timeout", "backend_error", "backend_died", "model_unavailable",
     "unsupported_endpoint",
 })  # fmt: skip
+
+
+_AS_VLLM = (*PREFIXES, *ROOT)
+"""At the root too, where vLLM has it."""
 
 
 def _inference(run: Endpoints) -> list[AnyOperation]:
@@ -261,6 +274,38 @@ def _inference(run: Endpoints) -> list[AnyOperation]:
             endpoint=run.message_tokens,
             refuses=_OF_COUNTS,
             shape=ANTHROPIC_SHAPE,
+        ),
+        Operation(
+            method="POST",
+            path="/tokenize",
+            name="tokenize",
+            summary="Tell the tokens of a prompt or a conversation, free of charge.",
+            access=Access.ANYONE,
+            scope="inference",
+            counts=Counts.QUERY,
+            query=AnyQuery,
+            body=TokenizeRequestBody,
+            answer=TokenizeAnswer,
+            endpoint=run.tokenize,
+            headers=(IGNORED,),
+            refuses=_OF_COUNTS,
+            prefixes=_AS_VLLM,
+        ),
+        Operation(
+            method="POST",
+            path="/detokenize",
+            name="detokenize",
+            summary="Tell the text of tokens, free of charge.",
+            access=Access.ANYONE,
+            scope="inference",
+            counts=Counts.QUERY,
+            query=AnyQuery,
+            body=DetokenizeRequestBody,
+            answer=DetokenizeAnswer,
+            endpoint=run.detokenize,
+            headers=(IGNORED,),
+            refuses=_OF_COUNTS,
+            prefixes=_AS_VLLM,
         ),
         Operation(
             method="GET",

@@ -26,7 +26,7 @@ INFERENCE = (
     "/v1/responses",
     "/score",
 )
-COUNTING = {"/tokenize": b"count", "/v1/messages/count_tokens": b"input_tokens"}
+COUNTING = {"/tokenize": b"count", "/v1/messages/count_tokens": b"input_tokens", "/detokenize": b"none"}
 SHORTEST = [{"role": "user", "content": "a"}]
 _EVENTS = "text/event-stream; charset=utf-8"
 

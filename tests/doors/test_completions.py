@@ -85,7 +85,7 @@ async def test_the_demo_goes_on_with_every_form_of_prompt(stage: Stage, prompt: 
     choices = [choice for chunk in told for choice in chunk["choices"]]
     wanted = 2 * (2 if isinstance(prompt[0], list) or prompt[0] == "import os" else 1)
     assert {choice["index"] for choice in choices} == set(range(wanted))
-    assert "".join(choice["text"] for choice in choices if choice["index"] == 0) == "This is the demo backen"
+    assert "".join(choice["text"] for choice in choices if choice["index"] == 0) == "This is the demo backe"
     assert {(chunk["object"], chunk["model"]) for chunk in told} == {("text_completion", "free/tiny")}
     assert (await paid(door, response))[1:] == (5 * wanted, 0)
 

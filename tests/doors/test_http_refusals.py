@@ -271,7 +271,7 @@ async def test_what_is_not_http_gets_the_one_shape_too(served: tuple[Door, Repla
 async def test_unknown_paths_are_404_and_say_so(served: tuple[Door, ReplayingBackend, str]) -> None:
     door, _, key = served
     paths = ("/nope", "/v1", "/v1/", "/v1/nope", "/v2/chat/completions", "/api/v1/models", "//v1/models",
-             "/v1/chat/completions/", "/tokenize", "/invocations", "/v1/keys/a/b")  # fmt: skip
+             "/v1/chat/completions/", "/invocations", "/v1/keys/a/b")  # fmt: skip
     for path in paths:
         response = await door.http.post(door.url + path, content=b"{}", headers=bearer(key) | JSON)
         assert (response.status_code, error_of(response)["code"]) == (404, "unknown_url"), path

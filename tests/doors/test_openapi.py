@@ -34,6 +34,8 @@ BODIES: dict[tuple[str, str], Json] = {
     ("POST", "/messages"): {"model": "demo/echo", "messages": MESSAGES, "max_tokens": 9},
     ("POST", "/messages/count_tokens"): {"model": "demo/echo", "messages": MESSAGES},
     ("POST", "/responses"): {"model": "demo/echo", "input": "Say hello."},
+    ("POST", "/tokenize"): {"model": "demo/echo", "prompt": "Say hello."},
+    ("POST", "/detokenize"): {"model": "demo/echo", "tokens": [65]},
     ("POST", "/keys"): {"name": "made here"},
     ("PATCH", "/keys/{key_id}"): {"name": "renamed"},
 }

@@ -21,6 +21,8 @@ OPERATIONS: list[tuple[str, str, KeyScope | None, dict[str, Any] | None]] = [
     ("POST", "/embeddings", "inference", {"model": "demo/echo", "input": "hi"}),
     ("POST", "/messages", "inference", {"model": "demo/echo", "messages": MESSAGES, "max_tokens": 16}),
     ("POST", "/messages/count_tokens", "inference", {"model": "demo/echo", "messages": MESSAGES}),
+    ("POST", "/tokenize", "inference", {"model": "demo/echo", "prompt": "Hi"}),
+    ("POST", "/detokenize", "inference", {"model": "demo/echo", "tokens": [65]}),
     ("POST", "/responses", "inference", {"model": "demo/echo", "input": "hi"}),
     ("POST", "/rerank", "inference", {"model": "demo/echo", "query": "hi", "documents": ["ho"]}),
     ("POST", "/score", "inference", {"model": "demo/echo", "text_1": "hi", "text_2": "ho"}),

@@ -11,6 +11,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.record import SurfaceName
 from mcp_gateway.core.surfaces.credible import UsageBounds
 from mcp_gateway.core.surfaces.surface import Ask, Body, Collecting, Failure, Reader, Surface, Terms, Whole
+from mcp_gateway.core.surfaces.tokens import QuestionName
 from mcp_gateway.core.surfaces.usage import Usage
 
 _MOST_TARGETS = 4096
@@ -62,11 +63,27 @@ class Translation(Protocol):
         """How many bytes the answer's texts have."""
 
 
+class Inquiry(Protocol):
+    """A question about tokens in one dialect: what is sent of it to `path`, and how its answer is read."""
+
+    path: str
+
+    def sift(self, body: dict[str, Any], /) -> tuple[str, ...]:
+        """Leave of the body only what may be sent; the names that were removed.
+
+        Raises GatewayError for what may not be left out in silence.
+        """
+
+    async def check(self, answer: Body, /) -> None:
+        """Raise GatewayError `backend_error` for what is no answer to it."""
+
+
 class Dialect(Protocol):
     """What the servers of one kind speak."""
 
     name: str
     translations: Mapping[SurfaceName, Translation]
+    inquiries: Mapping[QuestionName, Inquiry]
 
     def error(
         self,
@@ -117,6 +134,9 @@ class Targets:
     def __init__(self, dialects: Mapping[str, Dialect]) -> None:
         self._dialects = dialects
         self._made: dict[tuple[SurfaceName, str, str, str], Target] = {}
+
+    def dialect_of(self, offer: Offer) -> Dialect:
+        return self._dialects[offer.source]
 
     def at(self, offer: Offer, surface: Surface, public_model: str) -> Target:
         key = surface.name, offer.source, offer.name, public_model

@@ -11,7 +11,7 @@ from itertools import islice
 from mcp_gateway.core.dialects import vllm_refusals
 from mcp_gateway.core.dialects.chat_vllm import ChatToVllm
 from mcp_gateway.core.dialects.completions_vllm import CompletionsToVllm
-from mcp_gateway.core.dialects.dialect import Counting, Translation
+from mcp_gateway.core.dialects.dialect import Counting, Inquiry, Translation
 from mcp_gateway.core.dialects.embeddings_vllm import EmbeddingsToVllm
 from mcp_gateway.core.dialects.flat_fields import COMPLETION_FIELDS, EMBEDDING_FIELDS, SCORE_FIELDS, FlatFields
 from mcp_gateway.core.dialects.messages_vllm import MessagesToVllm
@@ -19,18 +19,21 @@ from mcp_gateway.core.dialects.messages_vllm_fields import MessageFields
 from mcp_gateway.core.dialects.responses_fields import ResponsesFields
 from mcp_gateway.core.dialects.responses_vllm import ResponsesToVllm
 from mcp_gateway.core.dialects.scores_vllm import ScoresToVllm
+from mcp_gateway.core.dialects.tokens_vllm import DETOKENIZE_PATH, DetokenizeToVllm, TokenizeToVllm, read_count
 from mcp_gateway.core.dialects.vllm_bodies import TOKENIZE_PATH
 from mcp_gateway.core.dialects.vllm_fields import ChatFields
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.record import SurfaceName
 from mcp_gateway.core.surfaces.surface import Body, Failure
+from mcp_gateway.core.surfaces.tokens import QuestionName
 
 MODELS_PATH = "/v1/models"
 HEALTH_PATH = "/health"
 METRICS_PATH = "/metrics"
 ALLOWED_PATHS = frozenset({
-    MODELS_PATH, HEALTH_PATH, METRICS_PATH, TOKENIZE_PATH, "/v1/chat/completions", "/v1/completions", "/v1/embeddings",
+    MODELS_PATH, HEALTH_PATH, METRICS_PATH, TOKENIZE_PATH, DETOKENIZE_PATH,
+    "/v1/chat/completions", "/v1/completions", "/v1/embeddings",
     "/v1/messages", "/v1/messages/count_tokens", "/v1/rerank", "/v1/responses", "/score",
 })  # fmt: skip
 """All that is ever asked of a vLLM server: its other routes start work or tell secrets without a key."""
@@ -40,7 +43,6 @@ _OUR_ID = re.compile(rb'"id":\s?"(?:chatcmpl|cmpl|embd|msg|resp|score)[-_](req_[
 _RUNNING = re.compile(rb"\nvllm:num_requests_running\{([^\n]+)")
 _WAITING = re.compile(rb"\nvllm:num_requests_waiting\{([^\n]+)")
 _TOKENS = re.compile(rb"\nvllm:(?:generation|prompt)_tokens_total\{([^\n]+)")
-_COUNT = re.compile(rb'"(?:count|input_tokens)":\s?(\d{1,15})[,}\s]')
 _GAUGE_VALUE = re.compile(rb"\d{1,15}(?:\.\d{1,15})?(?:[eE]\+?\d{1,2})?")
 _MAX_LINES, _MAX_COUNT = 4096, 1e15
 """Read of one metric: one for each engine and model; and of each at most this."""
@@ -60,6 +62,10 @@ class Vllm:
             "score": ScoresToVllm("/score", "data", FlatFields(SCORE_FIELDS, pass_fields)),
             "messages": MessagesToVllm(MessageFields(pass_fields, pass_template_kwargs)),
             "responses": ResponsesToVllm(ResponsesFields(pass_template_kwargs)),
+        }
+        self.inquiries: Mapping[QuestionName, Inquiry] = {
+            "tokenize": TokenizeToVllm(pass_template_kwargs),
+            "detokenize": DetokenizeToVllm(),
         }
 
     def failure(self, status: int, body: bytes) -> Failure:
@@ -125,9 +131,3 @@ def _total(line: re.Pattern[bytes], page: bytes) -> float | None:
     ]
     numbers = [min(float(value[0]), _MAX_COUNT) for value in values if value is not None]
     return sum(numbers) if numbers else None
-
-
-def read_count(body: Body) -> int | None:
-    """The tokens that were counted, which /tokenize tells before it lists them; None where none were told."""
-    found = _COUNT.search(body)
-    return int(found[1]) if found is not None else None

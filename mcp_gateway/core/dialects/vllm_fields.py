@@ -3,7 +3,7 @@
 Read from vLLM 0.32 and 0.33 (`ChatCompletionRequest` and `chat_utils`). Knows names and sizes; knows no caller.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mcp_gateway.core.dialects.sifting import FieldUse, LeftOut, check_constraint
@@ -132,14 +132,19 @@ TEMPLATE_KWARGS = frozenset({
 _MAX_LOGPROB_IDS = 128
 _GUIDED = {"guided_json": "json", "guided_regex": "regex", "guided_choice": "choice", "guided_grammar": "grammar"}
 """Names that vLLM dropped and would now ignore without a word, by what `structured_outputs` calls them."""
-_AS_THEY_ARE = frozenset(name for name, use in FIELDS.items() if use in (FieldUse.PASSED, FieldUse.PRICED))
 
 
 class ChatFields:
-    """The table with what the operator passes besides."""
+    """The table, or that of another request with a chat's messages, with what the operator passes besides."""
 
-    def __init__(self, pass_fields: Iterable[str] = (), pass_template_kwargs: Iterable[str] = ()) -> None:
-        self._passed = _AS_THEY_ARE | frozenset(pass_fields)
+    def __init__(
+        self,
+        pass_fields: Iterable[str] = (),
+        pass_template_kwargs: Iterable[str] = (),
+        table: Mapping[str, FieldUse] = FIELDS,
+    ) -> None:
+        self._table = table
+        self._passed = {name for name, use in table.items() if use in (_PASSED, _PRICED)} | set(pass_fields)
         self._template_kwargs = TEMPLATE_KWARGS | frozenset(pass_template_kwargs)
 
     def sift(self, body: dict[str, Any]) -> tuple[str, ...]:
@@ -147,9 +152,10 @@ class ChatFields:
 
         The body has been read by `read_chat_request`. Raises GatewayError for what may not be left out in silence.
         """
-        left_out = LeftOut(FIELDS)
+        left_out = LeftOut(self._table)
         if unusual := body.keys() - self._passed:
-            unusual -= translate_guided(body)
+            if "structured_outputs" in self._table:
+                unusual -= translate_guided(body)
             for name in [name for name in body if name in unusual]:
                 self._sift_field(body, name, left_out)
         for number, message in enumerate(body["messages"]):
@@ -157,7 +163,7 @@ class ChatFields:
         return left_out.names
 
     def _sift_field(self, body: dict[str, Any], name: str, left_out: LeftOut) -> None:
-        use, value = FIELDS.get(name), body[name]
+        use, value = self._table.get(name), body[name]
         if use is FieldUse.BOUNDED and value is not None:
             self._bound(body, name, left_out)
         elif use is not FieldUse.BOUNDED:

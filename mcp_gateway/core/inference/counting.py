@@ -1,18 +1,48 @@
-"""A prompt counted for its caller: by a backend that has the model, free of charge, and without an answer."""
+"""What is asked about tokens: of a backend that has the model, or of the next one; free of charge, and not recorded."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
+from math import ceil
+from typing import NamedTuple, TypeVar
 
+from mcp_gateway.core.blame import AnswerTooLarge, Blame, blame_of
+from mcp_gateway.core.bytes_in_flight import STEP_BYTES, Reservation
 from mcp_gateway.core.caller import Caller
-from mcp_gateway.core.dialects.dialect import Target
+from mcp_gateway.core.catalog import Model, Offer
+from mcp_gateway.core.dialects.dialect import Counting, Dialect
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.inference.parts import Parts
-from mcp_gateway.core.inference.routing import judged, offers_to, ranked, who_counts
+from mcp_gateway.core.inference.routing import judged, offers_to, ranked, unavailable
+from mcp_gateway.core.inference.terms import check_access
+from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.record import OK
+from mcp_gateway.core.routing.rank import Candidate, Ranking
 from mcp_gateway.core.surfaces.error_shapes import MAX_REFUSAL_BYTES
-from mcp_gateway.core.surfaces.surface import Ask
-from mcp_gateway.core.upstream.backend import COUNT_S, Backend, failure, read_beginning
-from mcp_gateway.core.upstream.transport import UpstreamError
+from mcp_gateway.core.surfaces.surface import Ask, Body
+from mcp_gateway.core.surfaces.tokens import TokenQuestion
+from mcp_gateway.core.upstream.backend import COUNT_S, Backend, BackendResponse, failure, read_beginning
+from mcp_gateway.core.upstream.transport import Keep, UpstreamError
+
+A = TypeVar("A")
+Read = Callable[[BackendResponse, Dialect], Awaitable[A]]
+"""Reads an answer; raises GatewayError for what is none."""
+
+
+class FreeAnswer(NamedTuple):
+    """A backend's answer as it came, and the names in the question that were not sent on."""
+
+    body: Body
+    ignored: tuple[str, ...]
+
+
+class _Asking(NamedTuple):
+    """What is sent for an offer (None: nothing counts there), and by whose words it is refused."""
+
+    model: Model
+    public_model: str
+    prompt_field: str
+    counting: Callable[[Offer], Counting | None]
 
 
 async def count_prompt(parts: Parts, caller: Caller, ask: Ask) -> int:
@@ -20,34 +50,105 @@ async def count_prompt(parts: Parts, caller: Caller, ask: Ask) -> int:
     model = parts.published.current.find(ask.model)
     offers = offers_to(caller, model, parts)
     await judged(parts, caller, ask, model, parts.targets.at(offers[0], ask.surface, ask.model))
-    candidate = who_counts(ranked(offers, ask, model, caller, parts), parts)
-    target = parts.targets.at(candidate.offer, ask.surface, ask.model)
+
+    def counting(offer: Offer) -> Counting | None:
+        return parts.targets.at(offer, ask.surface, ask.model).translation.counting(ask, offer.name)
+
+    async def read(response: BackendResponse, dialect: Dialect) -> int:
+        count = dialect.count_told(await read_beginning(response, MAX_REFUSAL_BYTES))
+        if count is None:
+            raise _uncounted(ask.model)
+        return count
+
+    asking = _Asking(model, ask.model, ask.surface.prompt_field, counting)
+    return await _asked(parts, ranked(offers, ask, model, caller, parts), asking, read)
+
+
+async def answered(parts: Parts, caller: Caller, question: TokenQuestion, reservation: Reservation) -> FreeAnswer:
+    """A backend's answer, for which room is taken in the reservation. Raises GatewayError."""
+    model = parts.published.current.find(question.model)
+    offers = offers_to(caller, model, parts)
+    ignored = parts.targets.dialect_of(offers[0]).inquiries[question.name].sift(question.body)
+    check_access(model, caller)
+    if question.images:
+        await parts.images.check(question.images, model_sees="image" in model.input_modalities)
+
+    def counting(offer: Offer) -> Counting:
+        inquiry = parts.targets.dialect_of(offer).inquiries[question.name]
+        return Counting(inquiry.path, dump_json(question.body | {"model": offer.name}))
+
+    async def read(response: BackendResponse, dialect: Dialect) -> Body:
+        answer = await response.read(_kept_in(reservation))
+        await dialect.inquiries[question.name].check(answer)
+        return answer
+
+    asking = _Asking(model, question.model, question.prompt_field, counting)
+    return FreeAnswer(await _asked(parts, parts.pool.spread_over(offers), asking, read), ignored)
+
+
+async def _asked(parts: Parts, ranking: Ranking[Backend], asking: _Asking, read: Read[A]) -> A:
+    """What the first backend tells that can. Raises GatewayError."""
+    failures: dict[Candidate[Backend], Blame] = {}
+    candidate = parts.pool.next_of(ranking, failures)
+    while candidate is not None:
+        try:
+            return await _asked_of(candidate, parts, asking, read)
+        except GatewayError as error:
+            if error.code == "overloaded":
+                raise  # what fails is the room here
+            parts.failures.note(candidate.backend.name, error)
+            failures[candidate] = blame_of(error)
+            candidate = parts.pool.next_of(ranking, failures)
+            if candidate is None:
+                raise
+    raise unavailable(asking.model)
+
+
+async def _asked_of(candidate: Candidate[Backend], parts: Parts, asking: _Asking, read: Read[A]) -> A:
     try:
         async with asyncio.timeout(COUNT_S):
-            count = await _asked(candidate.backend, target, ask)
+            return await _told_by(candidate, parts, asking, read)
     except TimeoutError:
-        raise GatewayError("first_token_timeout", f"The backend of {ask.model!r} did not count in time.") from None
-    if count is None:
-        message = f"The backend of {ask.model!r} does not count prompts."
-        raise GatewayError("unsupported_endpoint", message)
-    return count
-
-
-async def _asked(backend: Backend, target: Target, ask: Ask) -> int | None:
-    """None from one that does not count. Raises GatewayError where it refuses to, or cannot be asked."""
-    counting = target.translation.counting(ask, target.backend_model)
-    if counting is None:
-        return None
-    response = await backend.infer(counting.path, counting.body, (), is_stream=False)
-    try:
-        told = await read_beginning(response, MAX_REFUSAL_BYTES)
+        problem = f"The backend of {asking.public_model!r} did not count in time."
+        raise GatewayError("first_token_timeout", problem) from None
     except UpstreamError as error:
         raise failure(error) from error
+    except AnswerTooLarge:
+        problem = f"The answer is too large to be held whole: shorten `{asking.prompt_field}`."
+        raise GatewayError("invalid_value", problem, param=asking.prompt_field) from None
+
+
+async def _told_by(candidate: Candidate[Backend], parts: Parts, asking: _Asking, read: Read[A]) -> A:
+    dialect, sent = parts.targets.dialect_of(candidate.offer), asking.counting(candidate.offer)
+    if sent is None:
+        raise _uncounted(asking.public_model)
+    response = await candidate.backend.infer(sent.path, sent.body, (), is_stream=False)
+    try:
+        if response.status == OK:
+            return await read(response, dialect)
+        told = dialect.failure(response.status, await read_beginning(response, MAX_REFUSAL_BYTES))
     finally:
         response.close()
-    if response.status == OK:
-        return target.dialect.count_told(told)
-    refusal = target.error(target.dialect.failure(response.status, told), response.header(b"retry-after"))
+    retry_after = response.header(b"retry-after")
+    refusal = dialect.error(told, candidate.offer.name, asking.public_model, retry_after, asking.prompt_field)
     if response.status == HTTPStatus.NOT_FOUND and refusal.code == "backend_error":
-        return None
+        raise _uncounted(asking.public_model)
     raise refusal
+
+
+def _kept_in(reservation: Reservation) -> Keep:
+    """Has room for an answer in steps, as it comes."""
+    kept_bytes = 0
+
+    async def keep(size_bytes: int) -> None:
+        nonlocal kept_bytes
+        wanted_bytes = ceil(size_bytes / STEP_BYTES) * STEP_BYTES
+        if wanted_bytes > kept_bytes:
+            await reservation.grow(wanted_bytes - kept_bytes)
+            kept_bytes = wanted_bytes
+
+    return keep
+
+
+def _uncounted(public_model: str) -> GatewayError:
+    return GatewayError("unsupported_endpoint", f"The backend of {public_model!r} does not count tokens.")

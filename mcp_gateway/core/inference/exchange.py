@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.catalog import Model, dearest
-from mcp_gateway.core.context import CallerLeft
+from mcp_gateway.core.context import CallerLeft, RequestContext
 from mcp_gateway.core.errors import Code, GatewayError, internal_error
 from mcp_gateway.core.identity.keys import refusal
 from mcp_gateway.core.inference.answer import Answer
 from mcp_gateway.core.inference.attempts import Attempts
 from mcp_gateway.core.inference.bill import CLIENT_CLOSED, Bill
-from mcp_gateway.core.inference.counting import count_prompt
+from mcp_gateway.core.inference.counting import FreeAnswer, answered, count_prompt
 from mcp_gateway.core.inference.fitting import first_terms
 from mcp_gateway.core.inference.meter import NO_USAGE, UNUSED, Meter, Metered
 from mcp_gateway.core.inference.parts import Call, Parts
@@ -24,6 +24,7 @@ from mcp_gateway.core.limits.limiter import Turn
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.record import OK
 from mcp_gateway.core.surfaces.surface import Ask, Body, Reader
+from mcp_gateway.core.surfaces.tokens import TokenQuestion
 from mcp_gateway.core.surfaces.usage import Usage
 from mcp_gateway.core.upstream.backend import failure
 from mcp_gateway.core.upstream.transport import UpstreamError
@@ -45,6 +46,10 @@ class Inference:
     async def count(self, caller: Caller, ask: Ask) -> int:
         """The tokens of a prompt, which costs nothing and is not recorded. Raises GatewayError."""
         return await count_prompt(self.parts, caller, ask)
+
+    async def answer(self, caller: Caller, question: TokenQuestion, context: RequestContext) -> FreeAnswer:
+        """What a backend tells about tokens, which costs nothing and is not recorded either. Raises GatewayError."""
+        return await answered(self.parts, caller, question, context.reservation)
 
     def check(self, caller: Caller) -> None:
         """Raise what admission would now, and count nothing: before a body is read for it."""

@@ -34,14 +34,19 @@ class Quote(NamedTuple):
 
 def check(ask: Ask, model: Model, caller: Caller, limits: LimitSettings) -> None:
     """Raises GatewayError `guests_not_allowed`, or `invalid_value` for more choices than the caller may have."""
-    if caller.is_guest and not model.is_open_to_guests:
-        raise GatewayError("guests_not_allowed", f"{model.id!r} needs an API key.", param="model")
+    check_access(model, caller)
     if model.task is not None and model.task not in ask.surface.tasks:
         problem = f"{model.id!r} cannot be asked for this: it is there to {model.task}."
         raise GatewayError("invalid_value", problem, param="model")
     most = 1 if caller.is_guest else limits.max_choices * ask.prompts
     if ask.choices > most:
         raise _too_many_choices(ask, most)
+
+
+def check_access(model: Model, caller: Caller) -> None:
+    """Raises GatewayError `guests_not_allowed`."""
+    if caller.is_guest and not model.is_open_to_guests:
+        raise GatewayError("guests_not_allowed", f"{model.id!r} needs an API key.", param="model")
 
 
 def asked_terms(ask: Ask, limit: int) -> Terms:

@@ -52,13 +52,17 @@ Sight = Mapping[str, Sequence[S]]
 
 def rank(offers: Sequence[Offer], sight: Sight[S], ask: Ask, account_id: str) -> Ranking[S]:
     """All that can be asked now. The prefix is read only where there is a choice."""
-    able = [
-        Candidate(offer, backend) for offer in offers for backend in sight[offer.source] if backend.can_take(offer.name)
-    ]
+    able = _able(offers, sight)
     if len(able) <= 1:
         return able
     prefix = prefix_of(ask, account_id)
     return [one for _, peers in groupby(able, attrgetter("offer")) for one in _by_home(peers, prefix)]
+
+
+def spread(offers: Sequence[Offer], sight: Sight[S], random: Random) -> Ranking[S]:
+    """The same of a request that no prefix cache serves: the backends of each offer in any order."""
+    for_each = [list(peers) for _, peers in groupby(_able(offers, sight), attrgetter("offer"))]
+    return [one for peers in for_each for one in random.sample(peers, len(peers))]
 
 
 def next_of(ranking: Ranking[S], failures: Collection[Candidate[S]], random: Random) -> Candidate[S] | None:
@@ -86,6 +90,12 @@ def prefix_of(ask: Ask, account_id: str) -> bytes:
     for text in ask.surface.opening(ask.body):
         hashed.update(text + b"\0")
     return hashed.digest()
+
+
+def _able(offers: Sequence[Offer], sight: Sight[S]) -> list[Candidate[S]]:
+    return [
+        Candidate(offer, backend) for offer in offers for backend in sight[offer.source] if backend.can_take(offer.name)
+    ]
 
 
 def _by_home(peers: Iterable[Candidate[S]], prefix: bytes) -> list[Candidate[S]]:

@@ -57,7 +57,7 @@ class ChatSurface:
         messages = required(body, "messages", list, "a list of messages")
         at_most(messages, MAX_MESSAGES, "messages")
         at_most(optional(body, "tools", list) or (), MAX_TOOLS, "tools")
-        images = tuple(_images(messages))
+        images = tuple(images_in(messages))
         is_stream = bool(optional(body, "stream", bool))
         options = stream_options_in(body, is_stream=is_stream)
         at_least(body, "min_tokens", 0)
@@ -102,7 +102,7 @@ def parse_chat(raw: bytes) -> Ask:
     return CHAT.read(parse_json_object(raw), len(raw))
 
 
-def _images(messages: list[Any]) -> Iterator[tuple[str, int]]:
+def images_in(messages: list[Any]) -> Iterator[tuple[str, int]]:
     """The address of each image part, and how many characters it came in.
 
     Refuses messages of an unknown shape, and too many parts.

@@ -7,6 +7,8 @@ from mcp_gateway.core.json_fields import at_most, kind_of
 from mcp_gateway.core.surfaces.openings import opening_bytes
 
 _FORMS = "a string, a list of strings, a list of token ids, or a list of such lists"
+MAX_TOKEN_ID = 2**31 - 1
+"""Larger than any; beyond 32 bits a tokenizer fails, and not the request that is at fault."""
 _READ_IDS = 1024
 
 
@@ -27,12 +29,12 @@ def read_prompts(value: Any, name: str, most: int) -> PromptSizes:
         raise GatewayError("invalid_type", f"`{name}` must be {_FORMS}, not {kind_of(value)}.", param=name)
     kinds = set(map(type, value))
     if kinds == {int}:
-        return PromptSizes(1, _ids_in(value, name))
+        return PromptSizes(1, check_ids(value, name))
     at_most(value, most, name)
     if kinds == {str}:
         return PromptSizes(len(value), None)
     if kinds == {list}:
-        return PromptSizes(len(value), sum(_ids_in(one, f"{name}[{index}]") for index, one in enumerate(value)))
+        return PromptSizes(len(value), sum(check_ids(one, f"{name}[{index}]") for index, one in enumerate(value)))
     first = type(value[0])
     at = next((index for index, one in enumerate(value) if type(one) not in (first,)), 0)
     problem = f"`{name}` must be {_FORMS}: `{name}[{at}]` is {kind_of(value[at])}."
@@ -47,11 +49,13 @@ def opening_of(value: Any) -> bytes:
     return repr(first[:_READ_IDS]).encode()
 
 
-def _ids_in(ids: list[Any], name: str) -> int:
+def check_ids(ids: list[Any], name: str) -> int:
+    """How many there are in what must be a list of token ids. Raises GatewayError (400)."""
     if not ids:
         raise GatewayError("missing_parameter", f"`{name}` is empty: give token ids.", param=name)
     if set(map(type, ids)) != {int}:
         raise GatewayError("invalid_type", f"`{name}` must hold token ids, whole numbers.", param=name)
-    if min(ids) < 0:
-        raise GatewayError("invalid_value", f"`{name}` must hold token ids, from 0 on.", param=name)
+    if min(ids) < 0 or max(ids) > MAX_TOKEN_ID:
+        problem = f"`{name}` must hold token ids, from 0 to {MAX_TOKEN_ID}."
+        raise GatewayError("invalid_value", problem, param=name)
     return len(ids)

@@ -15,6 +15,7 @@ from mcp_gateway.core.blame import AnswerTooLarge, TooSlow
 from mcp_gateway.core.catalog import UNKNOWN_WINDOW_TOKENS, Listing
 from mcp_gateway.core.dialects import vllm
 from mcp_gateway.core.dialects.dialect import Counting
+from mcp_gateway.core.dialects.tokens_vllm import read_count
 from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.json_bounds import holds_at_most
 from mcp_gateway.core.text import is_one_line
@@ -288,7 +289,7 @@ class Backend:
         answer = await _read_and_close(response, _BEGINNING_BYTES)
         if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR or response.status == HTTPStatus.TOO_MANY_REQUESTS:
             raise GatewayError("backend_error", f"its count of tokens answered {response.status}")
-        return vllm.read_count(answer) if response.status == HTTPStatus.OK else None
+        return read_count(answer) if response.status == HTTPStatus.OK else None
 
     async def _ask(
         self,

@@ -3,13 +3,13 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
 from typing import Literal
 
 from mcp_gateway.core.blame import Blame
-from mcp_gateway.core.catalog import DEMO, VLLM, Listing, Listings, Model
-from mcp_gateway.core.routing.rank import Candidate, Ranking, Sight, next_of
+from mcp_gateway.core.catalog import DEMO, VLLM, Listing, Listings, Model, Offer
+from mcp_gateway.core.routing.rank import Candidate, Ranking, Sight, next_of, spread
 from mcp_gateway.core.text import shown
 from mcp_gateway.core.upstream.backend import Backend, Status
 from mcp_gateway.core.upstream.budget import RetryBudget
@@ -59,6 +59,10 @@ class Pool:
         elif not self._may_go_on(failures):
             return None
         return next_of(ranking, failures, self._random)
+
+    def spread_over(self, offers: Sequence[Offer]) -> Ranking[Backend]:
+        """Who may be asked what no prefix cache helps with."""
+        return spread(offers, self.sight, self._random)
 
     def status_of(self, model: Model) -> ModelStatus:
         """How a model is, for whoever asks: `ready` where a backend serves it."""

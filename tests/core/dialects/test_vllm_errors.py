@@ -3,7 +3,7 @@
 import orjson
 import pytest
 
-from mcp_gateway.core.dialects.vllm import read_count
+from mcp_gateway.core.dialects.tokens_vllm import read_count
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.surfaces.error_shapes import MAX_REFUSAL_BYTES
 from tests.captured import captured

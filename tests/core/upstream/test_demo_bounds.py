@@ -120,7 +120,7 @@ async def test_fewer_tokens_are_as_many_as_were_asked_for() -> None:
 
 
 async def test_an_echo_that_would_be_longer_is_cut() -> None:
-    text = " ".join(f"w{number}" for number in range(2000))
+    text = " ".join(f"w{number}" for number in range(1000))
     choice = (await answer(messages=user(text)))["choices"][0]
     assert choice["finish_reason"] == "length"
     assert text.startswith(choice["message"]["content"].partition("You said: ")[2])

@@ -19,6 +19,7 @@ from mcp_gateway.core.upstream.demo.body import (
     MAX_OUTPUT_TOKENS,
     ChatBody,
     CompletionBody,
+    DetokenizeBody,
     EmbeddingBody,
     RerankBody,
     SamplingBody,
@@ -37,7 +38,7 @@ from mcp_gateway.core.upstream.demo.body import (
 )
 from mcp_gateway.core.upstream.demo.reply import DemoReply, Step, replies_to, replies_to_prompts, steps
 from mcp_gateway.core.upstream.demo.responses import ResponsesRequest, Telling, chat_of
-from mcp_gateway.core.upstream.demo.tokens import id_of, prompt_tokens, text_of, tokens_of
+from mcp_gateway.core.upstream.demo.tokens import id_of, prompt_tokens, text_of, token_of, tokens_of
 from mcp_gateway.core.upstream.transport import Keep, Patience
 
 _CREATED_AT_S = 1_767_225_600  # a constant, so that lists of models stay the same
@@ -148,6 +149,7 @@ class DemoBackend:
             "/v1/messages/count_tokens": ("POST", self._count_message),
             "/v1/models": ("GET", self._models),
             "/tokenize": ("POST", self._tokenize),
+            "/detokenize": ("POST", self._detokenize),
         }
 
     def __repr__(self) -> str:
@@ -339,6 +341,14 @@ class DemoBackend:
             "token_strs": tokens if body.return_token_strs else None,
         }
         return self._json(200, answer)
+
+    async def _detokenize(self, headers: _Headers, raw: bytes) -> DemoResponse:
+        body = parsed(DetokenizeBody, raw, headers.get(b"content-type", b""))
+        _model_named(body.model)
+        tokens = [(number, token_of(number)) for number in body.tokens]
+        if unknown := [number for number, token in tokens if token is None]:
+            raise refused(f"Token id {unknown[0]} is out of vocabulary", param="tokens")
+        return self._json(200, {"prompt": "".join(token for _, token in tokens if token is not None)})
 
     def _prompt_size(self, body: ChatBody) -> int:
         return self._truncated(len(self._to_the_window(prompt_tokens(body.messages, _dumped(body.tools)))), body)

@@ -16,7 +16,7 @@ MAX_ERRORS_TOLD = 10
 MAX_BODY_BYTES = 64 * 1024
 MAX_OUTPUT_TOKENS = 1000
 """Of all choices together; an answer that would have more is cut."""
-_MAX_ITEMS = {"tools": 64, "messages": 1024, "logit_bias": 1024}
+_MAX_ITEMS = {"tools": 64, "messages": 1024, "logit_bias": 1024, "tokens": 8192}
 _MAX_PARTS = 1024
 
 _IMAGE_PARTS = ("image_url", "input_image", "image_pil", "image_embeds")
@@ -105,6 +105,13 @@ class TokenizeBody(_Open):
     messages: list[ChatMessage] | None = None
     tools: list[ChatTool] | None = None
     return_token_strs: bool | None = False
+
+
+class DetokenizeBody(_Open):
+    """The body of /detokenize."""
+
+    model: str | None = None
+    tokens: list[int]
 
 
 class SamplingBody(_Open):

@@ -1,0 +1,62 @@
+"""What is asked about a model's tokens, in vLLM's forms: those of a prompt or a conversation, and the text of some.
+
+Such a question is free of charge and has no answer of the model's; it is no surface, as nothing is generated or billed.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.json_fields import at_most, checked, optional, required
+from mcp_gateway.core.surfaces.chat import MAX_MESSAGES, MAX_TOOLS, images_in
+from mcp_gateway.core.surfaces.prompt_sizes import check_ids
+
+QuestionName = Literal["tokenize", "detokenize"]
+MAX_TEXT_BYTES = 2 * 1024 * 1024
+"""Of one question, its images apart: a backend tokenizes one text after the other, and nobody pays for it."""
+
+
+@dataclass(slots=True)
+class TokenQuestion:
+    """One as its caller sent it; `body` is what of it may be forwarded."""
+
+    name: QuestionName
+    body: dict[str, Any]
+    model: str
+    prompt_field: str
+    images: tuple[str, ...] = ()
+
+
+def read_tokenize(body: dict[str, Any], size_bytes: int) -> TokenQuestion:
+    """Read a parsed body of `size_bytes`. Raises GatewayError (400) with a message that says what to change."""
+    model = required(body, "model", str, "a model's id")
+    if body.get("messages") is None:
+        if body.get("prompt") is None:
+            raise GatewayError("missing_parameter", "Give `prompt`, a string, or `messages`.", param="prompt")
+        checked(body["prompt"], str, "prompt")
+        _check_size(size_bytes, "prompt")
+        return TokenQuestion("tokenize", body, model, "prompt")
+    if body.get("prompt") is not None:
+        raise GatewayError("invalid_value", "Give `prompt` or `messages`, not both.", param="messages")
+    messages = required(body, "messages", list, "a list of messages")
+    at_most(messages, MAX_MESSAGES, "messages")
+    at_most(optional(body, "tools", list) or (), MAX_TOOLS, "tools")
+    images = tuple(images_in(messages))
+    _check_size(size_bytes - sum(sent_chars for _, sent_chars in images), "messages")
+    return TokenQuestion("tokenize", body, model, "messages", tuple(image for image, _ in images))
+
+
+def read_detokenize(body: dict[str, Any], _size_bytes: int) -> TokenQuestion:
+    """The same of a list of token ids, which may be empty."""
+    model = required(body, "model", str, "a model's id")
+    if body.get("tokens") is None:
+        raise GatewayError("missing_parameter", "`tokens` is missing: give a list of token ids.", param="tokens")
+    if ids := checked(body["tokens"], list, "tokens"):
+        check_ids(ids, "tokens")
+    return TokenQuestion("detokenize", body, model, "tokens")
+
+
+def _check_size(text_bytes: int, name: str) -> None:
+    if text_bytes > MAX_TEXT_BYTES:
+        problem = f"`{name}`: at most {MAX_TEXT_BYTES} bytes are tokenized at a time."
+        raise GatewayError("invalid_value", problem, param=name)

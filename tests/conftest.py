@@ -1,39 +1,45 @@
-"""How all tests run: in an order that can be shuffled, and on the same examples each time, which have no deadline."""
+"""How all tests run, and what many of them stand on: the fixtures that are here are nowhere else.
 
+They run in an order that can be shuffled, and on the same examples each time, which have no deadline.
+"""
+
+import asyncio
 import gc
-import os
 import signal
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from itertools import groupby
+from pathlib import Path
 from random import Random
 
 import pytest
+import pytest_asyncio
+import uvloop
 from hypothesis import HealthCheck, settings
 
-gc.disable()  # until all is loaded: a fifth of that time would go to looking for garbage where there is none
+from mcp_gateway.core.identity.accounts import Accounts
+from mcp_gateway.core.identity.key_ring import KeyRing
+from mcp_gateway.core.identity.keys import KeysPerAccount
+from mcp_gateway.core.identity.known_keys import KnownKeys
+from mcp_gateway.core.ids import new_id
+from mcp_gateway.core.ledger.ledger import Ledger
+from mcp_gateway.core.store.sqlite.store import Store
+from tests.authorities import hide_authorities
+from tests.bridge.process import McpTestServer, server_template
+from tests.clients.installed import Gateway, Pages, served_gateway, served_pages
+from tests.clocks import MsClock
+from tests.databases import migrated, open_store
+from tests.disk import Disk
+from tests.fake_stripe import FakeStripe, fake_stripe, settings_of
+from tests.replaying import ReplayingBackend
+from tests.serving import Door, open_door
 
 settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("same")
-
-AUTHORITIES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
-"""Where certificates of authorities are; KEPT before the name is what it was for programs that ask other machines."""
-KEPT = "TESTS_KEPT_"
-for _name in AUTHORITIES:
-    os.environ.setdefault(KEPT + _name, os.environ.pop(_name, ""))  # once, for the processes of pytest-xdist, too
+hide_authorities()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it for what runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # else programs that tests interrupt would ignore it, too
-os.environ["SSL_CERT_DIR"] = os.path.dirname(__file__)  # no authority: each client would take 20 ms to read them all
-
-
-@pytest.fixture
-def uncollected() -> Iterator[None]:
-    """Without the collector of cycles, which may come late."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
-
 
 _STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
 _may_start = True
@@ -78,3 +84,158 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.set_threshold(20_000)  # or each test would have it look ten times for circles that few of them make
     gc.enable()
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The transport runs on both event loops: asyncio's own and the one that the gateway is served on."""
+    own = {"asyncio": asyncio.new_event_loop}
+    return own | {"uvloop": uvloop.new_event_loop} if item.path.name == "test_transport.py" else own
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """Without the collector of cycles, which may come late."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+# A database, and the rooms above it
+
+
+@pytest.fixture
+def clock() -> MsClock:
+    return MsClock()
+
+
+@pytest.fixture
+def disk() -> Disk:
+    return Disk()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """With the schema of today, and a table of the tests' own."""
+    return migrated(tmp_path / "gateway.sqlite3")
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Path:
+    """Where no database is yet."""
+    return tmp_path / "gateway.sqlite3"
+
+
+@pytest.fixture
+async def store(database: Path, clock: MsClock, disk: Disk) -> AsyncIterator[Store]:
+    store = await open_store(database, now_ms=clock, busy_timeout_s=0.05, sync=disk)
+    yield store
+    disk.release()
+    await store.close()
+
+
+@pytest.fixture
+def ledger(store: Store) -> Ledger:
+    return Ledger(store)
+
+
+@pytest.fixture
+def accounts(store: Store, clock: MsClock) -> Accounts:
+    return Accounts(store, new_id=new_id, now_ms=clock)
+
+
+@pytest.fixture
+async def account(accounts: Accounts) -> str:
+    """The id of an account without money."""
+    return (await accounts.create("Ann")).id
+
+
+@pytest.fixture
+def keys(store: Store, clock: MsClock) -> KeyRing:
+    return KeyRing(store, new_id=new_id, now_ms=clock, most=KeysPerAccount(live=3, a_day=20))
+
+
+@pytest.fixture
+async def known(keys: KeyRing, clock: MsClock) -> KnownKeys:
+    """What a server has in memory that has just started."""
+    known = KnownKeys(keys, now_ms=clock)
+    await known.begin()
+    return known
+
+
+# Who the gateway asks
+
+
+@pytest.fixture
+async def backend() -> AsyncIterator[ReplayingBackend]:
+    async with ReplayingBackend() as backend:
+        yield backend
+
+
+@pytest.fixture(scope="module")
+def shared_stripe() -> Iterator[FakeStripe]:
+    with fake_stripe() as stripe:
+        yield stripe
+
+
+@pytest.fixture
+def stripe(shared_stripe: FakeStripe) -> FakeStripe:
+    """As it was at first, but for the customers that it knows."""
+    shared_stripe.forget()
+    return shared_stripe
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def paying_door(tmp_path_factory: pytest.TempPathFactory, shared_stripe: FakeStripe) -> AsyncIterator[Door]:
+    """A door that takes payments by it."""
+    async with open_door(tmp_path_factory.mktemp("door"), stripe=settings_of(shared_stripe)) as door:
+        yield door
+
+
+# What the bridge talks to
+
+
+@pytest.fixture(scope="session")
+def template() -> Iterator[subprocess.Popen[bytes]]:
+    with server_template() as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def shared_server(template: subprocess.Popen[bytes], tmp_path_factory: pytest.TempPathFactory) -> McpTestServer:
+    server = McpTestServer(template, tmp_path_factory.mktemp("shared") / "diary.jsonl")
+    server.start()
+    return server
+
+
+@pytest.fixture
+def server(shared_server: McpTestServer) -> McpTestServer:
+    """A server that no test ends, without memories."""
+    shared_server.forget()
+    return shared_server
+
+
+@pytest.fixture
+def own_server(template: subprocess.Popen[bytes], tmp_path: Path) -> Iterator[McpTestServer]:
+    """A server that the test may kill and start again."""
+    server = McpTestServer(template, tmp_path / "diary.jsonl")
+    server.start()
+    yield server
+    server.kill()
+
+
+# What the programs of others talk to
+
+
+@pytest.fixture(scope="session")
+def pages() -> Iterator[Pages]:
+    with served_pages() as pages:
+        yield pages
+
+
+@pytest.fixture(scope="session")
+def gateway(tmp_path_factory: pytest.TempPathFactory, pages: Pages) -> Iterator[Gateway]:
+    with served_gateway(tmp_path_factory.mktemp("gateway"), pages) as gateway:
+        yield gateway

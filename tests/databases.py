@@ -112,6 +112,7 @@ def _template() -> bytes:
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.execute("PRAGMA journal_mode = WAL")
             migrate(connection)
+            connection.execute("CREATE TABLE notes (text UNIQUE, size BLOB)")  # for tests of the store itself
         return path.read_bytes()
 
 

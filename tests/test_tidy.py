@@ -199,6 +199,27 @@ def test_a_class_that_is_called_by_a_word_of_the_glossary_is_the_one_that_the_wo
     assert [word for word, name in called.items() if name in classes() and glossary()[word] != name] == []
 
 
+def test_there_is_one_conftest_and_its_fixtures_are_nowhere_else() -> None:
+    """So a name is the same thing in every test, unless its module says what it is there."""
+    tests = ROOT / "tests"
+    assert [*tests.rglob("conftest.py")] == [tests / "conftest.py"]
+    shared = fixtures_of(tests / "conftest.py")
+    assert {"store", "clock", "account", "backend"} <= shared
+    others = {path.name: fixtures_of(path) & shared for path in tests.rglob("*.py") if path.name != "conftest.py"}
+    assert {name: doubles for name, doubles in others.items() if doubles} == {}
+
+
+def fixtures_of(path: Path) -> set[str]:
+    if "fixture" not in path.read_text():
+        return set()
+    return {
+        node.name
+        for node in nodes_of(path)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and any("fixture" in ast.unparse(decorator) for decorator in node.decorator_list)
+    }
+
+
 def test_no_lock_file_names_a_host() -> None:
     for file in ROOT.glob("requirements*.txt"):
         assert "://" not in file.read_text()

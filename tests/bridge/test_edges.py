@@ -25,8 +25,8 @@ from bridge.mcp_stdio_bridge import (
     origin_of,
     read_events,
 )
-from tests.bridge.conftest import INITIALIZE_PARAMS, Message
 from tests.bridge.fake_server import STREAM, Exchange, fake_server
+from tests.bridge.process import INITIALIZE_PARAMS, Message
 from tests.loop_clock import pass_time
 from tests.patience import PATIENCE_S
 from tests.serving import NO_TLS

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from bridge.mcp_stdio_bridge import Unusable, choose_proxy, cleaned, is_exempt, is_loopback, main, read_egress, read_key
-from tests.bridge.conftest import INITIALIZE_PARAMS, bridge_process
 from tests.bridge.fake_server import Exchange, fake_server
+from tests.bridge.process import INITIALIZE_PARAMS, bridge_process
 from tests.core.upstream.misbehaving import make_certificate
 
 FAR = "http://gateway.example/v1/mcp"

@@ -12,7 +12,7 @@ from random import Random
 import pytest
 from mcp import Client, StdioServerParameters
 
-from tests.bridge.conftest import bridge_process
+from tests.bridge.process import bridge_process
 from tests.patience import PATIENCE_S
 from tests.serving import open_door
 

@@ -15,8 +15,8 @@ import pytest
 from mcp import Client, StdioServerParameters
 
 from bridge.mcp_stdio_bridge import is_in_the_clear, main
-from tests.bridge.conftest import BRIDGE, INITIALIZE_PARAMS, McpTestServer, bridge_process, environment, text_of
 from tests.bridge.mcp_server import GOOD_KEY
+from tests.bridge.process import BRIDGE, INITIALIZE_PARAMS, McpTestServer, bridge_process, environment, text_of
 from tests.patience import PATIENCE_S
 
 EXAMPLE = Path(__file__).parents[2] / "claude_desktop_config.example.json"

@@ -11,8 +11,8 @@ import sys
 import pytest
 from mcp import Client, StdioServerParameters
 
-from tests.bridge.conftest import BRIDGE, INITIALIZE_PARAMS, McpTestServer, Message, bridge_process, text_of
 from tests.bridge.mcp_server import GOOD_KEY
+from tests.bridge.process import BRIDGE, INITIALIZE_PARAMS, McpTestServer, Message, bridge_process, text_of
 from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.program

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.clients.conftest import INSTALLED, MODEL, PATIENCE_S, Gateway, run_python
+from tests.clients.installed import INSTALLED, MODEL, PATIENCE_S, Gateway, run_python
 from tests.core.surfaces.test_message_events import START, ending, event
 from tests.replaying import Answer, ReplayingBackend, events
 from tests.serving import PRICED, Door, open_door

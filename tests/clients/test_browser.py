@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.clients.conftest import MODEL, PATIENCE_S, Gateway, Message, Pages, environment
+from tests.clients.installed import MODEL, PATIENCE_S, Gateway, Message, Pages, environment
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WITHHELD = {"withheld": "TypeError"}

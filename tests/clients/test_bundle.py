@@ -9,7 +9,7 @@ import pytest
 
 from mcp_gateway import __version__
 from scripts.bundle import BRIDGE, main
-from tests.clients.conftest import INSTALLED, NODE, Gateway, Message, environment, output, run, run_node
+from tests.clients.installed import INSTALLED, NODE, Gateway, Message, environment, output, run, run_node
 from tests.clients.test_sdks import check_all_tools_worked, seen_by
 
 pytestmark = pytest.mark.slow

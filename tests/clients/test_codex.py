@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from tests.captured import captured
-from tests.clients.conftest import INSTALLED, PATIENCE_S
+from tests.clients.installed import INSTALLED, PATIENCE_S
 from tests.replaying import ReplayingBackend, events, replayed
 from tests.serving import Door, open_door
 

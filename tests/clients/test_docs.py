@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.conftest import INSTALLED, NODE, ROOT, Gateway, output
+from tests.clients.installed import INSTALLED, NODE, ROOT, Gateway, output
 
 pytestmark = pytest.mark.slow
 

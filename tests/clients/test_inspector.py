@@ -6,7 +6,7 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from tests.clients.conftest import BRIDGE, INSTALLED, MODEL, NODE, Gateway, Message, run
+from tests.clients.installed import BRIDGE, INSTALLED, MODEL, NODE, Gateway, Message, run
 
 pytestmark = pytest.mark.slow
 

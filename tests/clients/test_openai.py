@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.clients.conftest import MODEL, Gateway, run_node
+from tests.clients.installed import MODEL, Gateway, run_node
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.conftest import (
+from tests.clients.installed import (
     BRIDGE,
     DEMOS,
     INSTALLED,

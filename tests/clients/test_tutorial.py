@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.conftest import ROOT, environment
+from tests.clients.installed import ROOT, environment
 from tests.program import running_program
 
 pytestmark = pytest.mark.slow

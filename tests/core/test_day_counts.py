@@ -1,7 +1,6 @@
 """The day's counts over restarts: what was admitted is written as it changes, and counts where the log has less."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -19,13 +18,6 @@ from tests.patience import eventually
 
 TODAY = START_S // DAY_S
 STORED = Query("SELECT * FROM admitted_requests ORDER BY day, subject")
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    store = await open_store(migrated(tmp_path / "gateway.sqlite3"), busy_timeout_s=0)
-    yield store
-    await store.close()
 
 
 async def written(store: Store, limits: Limiter) -> None:

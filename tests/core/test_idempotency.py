@@ -1,6 +1,5 @@
 """Answers are kept for 24 hours, and noted in the transaction that does what was asked."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -8,27 +7,9 @@ import pytest
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import KEPT_MS, Idempotency
 from mcp_gateway.core.store.sqlite.store import Store
-from tests.databases import Query, migrated, open_store
+from tests.clocks import MsClock
+from tests.databases import Query
 from tests.fake_stripe import bytes_of
-
-
-class Clock:
-    now_ms = 1_900_000_000_000
-
-    def __call__(self) -> int:
-        return self.now_ms
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    opened = await open_store(migrated(tmp_path / "answers.sqlite3"))
-    yield opened
-    await opened.close()
 
 
 async def answered(idempotency: Idempotency, key: str, body: bytes = b"{}") -> dict[str, int]:
@@ -41,7 +22,7 @@ async def answered(idempotency: Idempotency, key: str, body: bytes = b"{}") -> d
         return answer
 
 
-async def test_an_answer_is_kept_for_24_hours_and_then_forgotten(store: Store, clock: Clock) -> None:
+async def test_an_answer_is_kept_for_24_hours_and_then_forgotten(store: Store, clock: MsClock) -> None:
     idempotency = Idempotency(store, now_ms=clock)
     first = await answered(idempotency, "k")
     clock.now_ms += KEPT_MS - 1
@@ -51,7 +32,7 @@ async def test_an_answer_is_kept_for_24_hours_and_then_forgotten(store: Store, c
     assert len(await store.read(Query("SELECT * FROM idempotent_answers"))) == 1
 
 
-async def test_expired_answers_are_removed_by_whoever_comes_next(store: Store, clock: Clock) -> None:
+async def test_expired_answers_are_removed_by_whoever_comes_next(store: Store, clock: MsClock) -> None:
     idempotency = Idempotency(store, now_ms=clock)
     for number in range(3):
         await answered(idempotency, f"k{number}")
@@ -60,20 +41,20 @@ async def test_expired_answers_are_removed_by_whoever_comes_next(store: Store, c
     assert len(await store.read(Query("SELECT * FROM idempotent_answers"))) == 1
 
 
-async def test_an_answer_outlives_the_process(store: Store, clock: Clock) -> None:
+async def test_an_answer_outlives_the_process(store: Store, clock: MsClock) -> None:
     first = await answered(Idempotency(store, now_ms=clock), "k")
     clock.now_ms += 1
     assert await answered(Idempotency(store, now_ms=clock), "k") == first
 
 
-async def test_neither_the_key_nor_the_body_is_stored(store: Store, clock: Clock, tmp_path: Path) -> None:
+async def test_neither_the_key_nor_the_body_is_stored(store: Store, clock: MsClock, tmp_path: Path) -> None:
     await answered(Idempotency(store, now_ms=clock), "MARK-of-the-key", b"MARK of the body")
     kept = bytes_of(tmp_path)
     assert b"acc_guest" in kept
     assert b"MARK" not in kept
 
 
-async def test_an_attempt_that_comes_too_late_changes_nothing(store: Store, clock: Clock) -> None:
+async def test_an_attempt_that_comes_too_late_changes_nothing(store: Store, clock: MsClock) -> None:
     """One that was cancelled while its write was under way no longer counts as in flight."""
     slow, fast = Idempotency(store, now_ms=clock), Idempotency(store, now_ms=clock)
     async with slow.answering("acc_guest", "k", "count", b"{}") as late:
@@ -84,7 +65,7 @@ async def test_an_attempt_that_comes_too_late_changes_nothing(store: Store, cloc
     assert await answered(fast, "k") == {"of": clock.now_ms}
 
 
-async def test_a_request_that_failed_is_no_longer_in_flight(store: Store, clock: Clock) -> None:
+async def test_a_request_that_failed_is_no_longer_in_flight(store: Store, clock: MsClock) -> None:
     idempotency = Idempotency(store, now_ms=clock)
     with pytest.raises(ZeroDivisionError):
         async with idempotency.answering("acc_guest", "k", "count", b"{}"):

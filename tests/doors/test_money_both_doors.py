@@ -30,12 +30,6 @@ CALL_HEADERS = {"mcp-protocol-version": "2025-06-18", "accept": "application/jso
 
 
 @pytest.fixture
-async def backend() -> AsyncIterator[ReplayingBackend]:
-    async with ReplayingBackend() as backend:
-        yield backend
-
-
-@pytest.fixture
 async def door(tmp_path: Path, backend: ReplayingBackend) -> AsyncIterator[Door]:
     async with open_door(tmp_path, vllm_urls=[backend.url], models=[PRICED]) as door:
         yield door

@@ -64,7 +64,7 @@ async def door(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Door]:
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def keys(door: Door) -> dict[KeyScope, str]:
+async def by_scope(door: Door) -> dict[KeyScope, str]:
     """A key of each scope alone."""
     return {scope: await door.key(scopes=[scope]) for scope in SCOPES}
 
@@ -78,9 +78,15 @@ async def ask(door: Door, method: str, path: str, key: str, body: dict[str, Any]
 @pytest.mark.parametrize("prefix", ["/v1", "/api/v1/inference"])
 @pytest.mark.parametrize(("method", "path", "needed", "body"), OPERATIONS, ids=lambda value: str(value)[:30])
 async def test_an_operation_is_for_keys_with_its_scope(
-    door: Door, keys: dict[KeyScope, str], prefix: str, method: str, path: str, needed: KeyScope | None, body: Any
+    door: Door,
+    by_scope: dict[KeyScope, str],
+    prefix: str,
+    method: str,
+    path: str,
+    needed: KeyScope | None,
+    body: Any,
 ) -> None:
-    for scope, key in keys.items():
+    for scope, key in by_scope.items():
         response = await ask(door, method, prefix + path, key, body)
         if needed in (None, scope):
             assert response.status_code in (200, 201, 404, 501)
@@ -97,15 +103,17 @@ async def test_every_operation_is_walked_above(door: Door) -> None:
     }
 
 
-async def test_a_head_request_needs_the_scope_of_its_get(door: Door, keys: dict[KeyScope, str]) -> None:
-    assert (await ask(door, "HEAD", "/v1/keys", keys["manage"], None)).status_code == 200
-    assert (await ask(door, "HEAD", "/v1/keys", keys["read"], None)).status_code == 403
+async def test_a_head_request_needs_the_scope_of_its_get(door: Door, by_scope: dict[KeyScope, str]) -> None:
+    assert (await ask(door, "HEAD", "/v1/keys", by_scope["manage"], None)).status_code == 200
+    assert (await ask(door, "HEAD", "/v1/keys", by_scope["read"], None)).status_code == 403
 
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("tool", TOOLS)
-async def test_a_tool_is_for_keys_with_its_scope(door: Door, keys: dict[KeyScope, str], path: str, tool: str) -> None:
-    for scope, key in keys.items():
+async def test_a_tool_is_for_keys_with_its_scope(
+    door: Door, by_scope: dict[KeyScope, str], path: str, tool: str
+) -> None:
+    for scope, key in by_scope.items():
         result = (await rpc(door, path, key, "tools/call", name=tool, arguments=TOOLS[tool]))["result"]
         assert result["isError"] is (scope != "inference")
         if scope != "inference":
@@ -124,9 +132,9 @@ async def test_a_tool_is_for_keys_with_its_scope(door: Door, keys: dict[KeyScope
     ],
 )  # fmt: skip
 async def test_the_catalog_over_mcp_is_for_inference(
-    door: Door, keys: dict[KeyScope, str], method: str, params: dict[str, Any]
+    door: Door, by_scope: dict[KeyScope, str], method: str, params: dict[str, Any]
 ) -> None:
-    for scope, key in keys.items():
+    for scope, key in by_scope.items():
         answer = await rpc(door, PATHS[0], key, method, **params)
         if scope == "inference":
             assert "result" in answer
@@ -134,8 +142,8 @@ async def test_the_catalog_over_mcp_is_for_inference(
             assert answer["error"]["data"]["code"] == "insufficient_scope"
 
 
-async def test_every_key_may_connect_and_see_which_tools_there_are(door: Door, keys: dict[KeyScope, str]) -> None:
-    for key in keys.values():
+async def test_every_key_may_connect_and_see_which_tools_there_are(door: Door, by_scope: dict[KeyScope, str]) -> None:
+    for key in by_scope.values():
         listed = await rpc(door, PATHS[0], key, "tools/list")
         assert {tool["name"] for tool in listed["result"]["tools"]} == TOOLS.keys() - {"embeddings"}  # no model embeds
 

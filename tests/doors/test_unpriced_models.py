@@ -13,9 +13,9 @@ UNPRICED = {"id": "forgotten/tiny", "backend_model": "tiny"}
 
 
 @pytest.fixture
-async def backend() -> AsyncIterator[ReplayingBackend]:
-    async with ReplayingBackend("tiny", "org/found") as backend:
-        yield backend
+async def finding() -> AsyncIterator[ReplayingBackend]:
+    async with ReplayingBackend("tiny", "org/found") as finding:
+        yield finding
 
 
 async def reasons_of(door: Door) -> list[str]:
@@ -30,9 +30,9 @@ async def listed_in(door: Door) -> list[str]:
 
 @pytest.mark.parametrize("rights", [{}, {"is_test": True}, None])
 async def test_one_without_a_price_is_not_served_to_anybody_beside_one_that_has_one(
-    tmp_path: Path, backend: ReplayingBackend, rights: dict[str, Any] | None
+    tmp_path: Path, finding: ReplayingBackend, rights: dict[str, Any] | None
 ) -> None:
-    async with open_door(tmp_path, vllm_urls=[backend.url], models=[UNPRICED, FREE, PRICED]) as door:
+    async with open_door(tmp_path, vllm_urls=[finding.url], models=[UNPRICED, FREE, PRICED]) as door:
         key = None if rights is None else await door.key(credit="1", **rights)
         assert await listed_in(door) == [FREE["id"], PRICED["id"]]
         for stream in (False, True):
@@ -41,7 +41,7 @@ async def test_one_without_a_price_is_not_served_to_anybody_beside_one_that_has_
         assert UNPRICED["id"] not in error_of(refused)["message"].partition("Did you mean")[2]
         assert (await door.get(f"/v1/models/{UNPRICED['id']}/health")).status_code == 404
         assert (await door.chat(key, model=FREE["id"])).status_code == 200
-        assert not [chat for chat in backend.chats if chat.json["model"] != "tiny"]
+        assert not [chat for chat in finding.chats if chat.json["model"] != "tiny"]
         await door.nothing_is_left()
 
 
@@ -61,13 +61,13 @@ async def test_one_without_a_price_is_not_served_to_anybody_beside_one_that_has_
 )
 async def test_start_and_health_list_what_is_not_published_for_want_of_a_price(
     tmp_path: Path,
-    backend: ReplayingBackend,
+    finding: ReplayingBackend,
     caplog: pytest.LogCaptureFixture,
     models: list[dict[str, Any]],
     settings: dict[str, Any],
     unpriced: list[str],
 ) -> None:
-    async with open_door(tmp_path, vllm_urls=[backend.url], models=models, **settings) as door:
+    async with open_door(tmp_path, vllm_urls=[finding.url], models=models, **settings) as door:
         lines = [line.partition("): ")[2] for line in caplog.messages if "models not published" in line]
         assert lines == ([", ".join(unpriced)] if unpriced else [])
         assert await reasons_of(door) == [
@@ -79,15 +79,15 @@ async def test_start_and_health_list_what_is_not_published_for_want_of_a_price(
 
 
 async def test_a_model_that_a_backend_begins_to_list_is_not_published_either(
-    tmp_path: Path, backend: ReplayingBackend, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, finding: ReplayingBackend, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings: dict[str, Any] = {"models": [PRICED], "publish_discovered": True}
-    async with open_door(tmp_path, vllm_urls=[backend.url], **settings) as door:
-        backend.models = ("tiny", "org/found", "org/later")
+    async with open_door(tmp_path, vllm_urls=[finding.url], **settings) as door:
+        finding.models = ("tiny", "org/found", "org/later")
         await door.gateway.pool.discover()
         assert await listed_in(door) == [PRICED["id"]]
         assert caplog.messages[-1].endswith("(2): org/found, org/later")
-        backend.models = ("tiny",)
+        finding.models = ("tiny",)
         await door.gateway.pool.discover()
         assert await reasons_of(door) == []
 
@@ -100,11 +100,11 @@ async def test_the_demo_is_served_beside_a_priced_model(tmp_path: Path) -> None:
 
 
 async def test_prices_are_logged_for_a_million_tokens_at_start(
-    tmp_path: Path, backend: ReplayingBackend, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, finding: ReplayingBackend, caplog: pytest.LogCaptureFixture
 ) -> None:
     million = {"id": "dear", "pricing": {"per_million": True, "prompt": "2.50", "completion": "10"}}
     with caplog.at_level("INFO"):
-        async with open_door(tmp_path, vllm_urls=[backend.url], models=[PRICED, FREE, million]):
+        async with open_door(tmp_path, vllm_urls=[finding.url], models=[PRICED, FREE, million]):
             assert [line for line in caplog.messages if " costs " in line] == [
                 "priced/tiny costs 0.3 USD for a million prompt tokens, 0.7 USD for a million completion tokens",
                 "free/tiny costs nothing",
@@ -113,11 +113,11 @@ async def test_prices_are_logged_for_a_million_tokens_at_start(
 
 
 async def test_a_price_for_a_million_tokens_is_billed_and_listed_for_one(
-    tmp_path: Path, backend: ReplayingBackend
+    tmp_path: Path, finding: ReplayingBackend
 ) -> None:
     price = {"per_million": True, "prompt": "0.3", "completion": "0.7"}
     async with open_door(
-        tmp_path, vllm_urls=[backend.url], models=[PRICED, PRICED | {"id": "b", "pricing": price}]
+        tmp_path, vllm_urls=[finding.url], models=[PRICED, PRICED | {"id": "b", "pricing": price}]
     ) as door:
         key = await door.key(credit="1")
         one, other = [await door.chat(key, model=name, max_tokens=16) for name in (PRICED["id"], "b")]

@@ -194,14 +194,9 @@ async def failing_fsync(door: Door) -> AsyncIterator[None]:
 Outage = Callable[[Door], Any]
 
 
-@pytest.fixture
-async def backend() -> AsyncIterator[ReplayingBackend]:
-    async with ReplayingBackend() as backend:
-        backend.standing = Tokens(random.Random(11).randrange(2**32))
-        yield backend
-
-
 def opened(data_dir: Path, backend: ReplayingBackend, settle_wait_s: float) -> Any:
+    """A door with a backend behind it that tells how many tokens it made."""
+    backend.standing = backend.standing or Tokens(random.Random(11).randrange(2**32))
     return open_door(
         data_dir, vllm_urls=[backend.url], models=[PRICED], wallet={"settle_wait_s": settle_wait_s},
         limits={"listing_requests_per_minute": 1_000_000},

@@ -11,7 +11,7 @@ from mcp_gateway.core.identity.authenticator import Authenticator
 from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.identity.known_keys import KnownKeys
 from mcp_gateway.core.identity.own_limits import OwnLimits
-from tests.core.identity.conftest import Clock
+from tests.clocks import MsClock
 
 LISTINGS = 9
 LIMITS = LimitSettings(
@@ -103,7 +103,7 @@ async def test_what_an_account_may_use_follows_its_keys_and_its_own_limits(
 
 
 async def test_a_key_that_has_expired_lifts_its_account_no_more(
-    authenticator: Authenticator, known: KnownKeys, keys: KeyRing, account: str, clock: Clock
+    authenticator: Authenticator, known: KnownKeys, keys: KeyRing, account: str, clock: MsClock
 ) -> None:
     _, raw = await keys.create(account)
     await identified(authenticator, raw)

@@ -16,7 +16,7 @@ from mcp_gateway.core.identity.keys import KeysPerAccount, Maker, binding, diges
 from mcp_gateway.core.identity.own_limits import DEFAULT, OwnLimits
 from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.store.sqlite.store import Store
-from tests.core.identity.conftest import Clock
+from tests.clocks import MsClock
 from tests.databases import Query, Work
 
 UNLIMITED = Allowance(None, None, None, None)
@@ -196,7 +196,7 @@ async def test_a_page_may_be_of_live_or_of_revoked_keys_alone(keys: KeyRing, acc
 
 
 async def test_an_account_makes_only_so_many_keys_in_a_utc_day_revoked_ones_included(
-    keys: KeyRing, account: str, accounts: Accounts, clock: Clock
+    keys: KeyRing, account: str, accounts: Accounts, clock: MsClock
 ) -> None:
     clock.now_ms += 86_400_000 - 1_500
     for _ in range(20):
@@ -241,7 +241,7 @@ async def test_keys_from_before_there_were_scopes_have_all_of_them_and_test_keys
     assert (await keys.revoke(live.id)).revoked_at_ms is not None
 
 
-async def test_an_end_lies_in_the_future(keys: KeyRing, account: str, clock: Clock) -> None:
+async def test_an_end_lies_in_the_future(keys: KeyRing, account: str, clock: MsClock) -> None:
     for expires_at_ms in (0, clock.now_ms - 1, clock.now_ms, 253_402_300_800_000, 2**48 - 1):
         assert await refusal(keys.create(account, expires_at_ms=expires_at_ms)) == "invalid_value"
     key, _ = await keys.create(account, expires_at_ms=clock.now_ms + 1)
@@ -250,7 +250,7 @@ async def test_an_end_lies_in_the_future(keys: KeyRing, account: str, clock: Clo
 
 
 async def test_an_expired_key_takes_no_place_and_is_told_from_a_revoked_one_for_good(
-    keys: KeyRing, account: str, clock: Clock
+    keys: KeyRing, account: str, clock: MsClock
 ) -> None:
     brief = [(await keys.create(account, expires_at_ms=clock.now_ms + 10))[0] for _ in range(3)]
     assert (await keys.revoke(brief[0].id)).state_at(clock.now_ms + 99) == "revoked"
@@ -265,7 +265,7 @@ async def test_an_expired_key_takes_no_place_and_is_told_from_a_revoked_one_for_
 
 
 async def test_a_key_is_revoked_with_those_it_made_and_those_that_these_made(
-    keys: KeyRing, account: str, clock: Clock, store: Store
+    keys: KeyRing, account: str, clock: MsClock, store: Store
 ) -> None:
     keys = KeyRing(store, new_id=new_id, now_ms=clock, most=KeysPerAccount(live=9, a_day=20))
     root, other = [(await keys.create(account))[0] for _ in range(2)]
@@ -281,7 +281,7 @@ async def test_a_key_is_revoked_with_those_it_made_and_those_that_these_made(
 
 
 async def test_a_key_that_is_made_while_its_maker_is_revoked_is_revoked_too_or_never_made(
-    keys: KeyRing, account: str, clock: Clock, store: Store
+    keys: KeyRing, account: str, clock: MsClock, store: Store
 ) -> None:
     keys = KeyRing(store, new_id=new_id, now_ms=clock, most=KeysPerAccount(live=99, a_day=99))
     root, _ = await keys.create(account)
@@ -296,7 +296,7 @@ async def test_a_key_that_is_made_while_its_maker_is_revoked_is_revoked_too_or_n
 
 
 async def test_a_key_that_is_not_valid_any_more_makes_no_other(
-    keys: KeyRing, accounts: Accounts, account: str, clock: Clock
+    keys: KeyRing, accounts: Accounts, account: str, clock: MsClock
 ) -> None:
     revoked, expired, live = [(await keys.create(account, expires_at_ms=clock.now_ms + 10))[0] for _ in range(3)]
     await keys.revoke(revoked.id)
@@ -323,7 +323,7 @@ async def test_no_revoked_key_of_long_ago_is_read_for_a_count_or_a_page(store: S
 
 
 async def test_a_key_and_the_answer_that_is_kept_of_it_are_written_together_or_not_at_all(
-    keys: KeyRing, account: str, store: Store, clock: Clock
+    keys: KeyRing, account: str, store: Store, clock: MsClock
 ) -> None:
     async with Idempotency(store, now_ms=clock).answering(account, "k", "keys", b"{}") as request:
         made, _ = await keys.create(account, keep=lambda key: request.answered(201, {"id": key.id}))

@@ -18,7 +18,7 @@ from mcp_gateway.core.identity.key_ring import KeyByDigest, KeyRing
 from mcp_gateway.core.identity.keys import Key
 from mcp_gateway.core.identity.known_keys import KnownKeys
 from mcp_gateway.core.store.sqlite.store import Store
-from tests.core.identity.conftest import Clock
+from tests.clocks import MsClock
 from tests.patience import eventually
 
 
@@ -193,7 +193,7 @@ async def test_a_key_that_is_revoked_while_it_is_looked_up_is_not_remembered(
 
 
 async def test_an_expired_key_is_refused_to_the_millisecond_and_leaves_memory(
-    known: KnownKeys, keys: KeyRing, account: str, clock: Clock, heard: list[tuple[str, str]]
+    known: KnownKeys, keys: KeyRing, account: str, clock: MsClock, heard: list[tuple[str, str]]
 ) -> None:
     key, raw = await keys.create(account, expires_at_ms=clock.now_ms + 10)
     await known.look_up(raw)
@@ -207,7 +207,7 @@ async def test_an_expired_key_is_refused_to_the_millisecond_and_leaves_memory(
 
 
 async def test_keys_that_expire_unasked_are_closed_each_at_its_time(
-    known: KnownKeys, keys: KeyRing, account: str, clock: Clock, heard: list[tuple[str, str]]
+    known: KnownKeys, keys: KeyRing, account: str, clock: MsClock, heard: list[tuple[str, str]]
 ) -> None:
     made = [await keys.create(account, expires_at_ms=clock.now_ms + after_ms) for after_ms in (20, 10, 30)]
     for _, raw in made:
@@ -222,7 +222,7 @@ async def test_keys_that_expire_unasked_are_closed_each_at_its_time(
 
 
 async def test_a_key_that_has_expired_before_it_is_shown_is_told_so(
-    known: KnownKeys, keys: KeyRing, account: str, clock: Clock
+    known: KnownKeys, keys: KeyRing, account: str, clock: MsClock
 ) -> None:
     _, raw = await keys.create(account, expires_at_ms=clock.now_ms + 10)
     clock.now_ms += 10

@@ -20,17 +20,17 @@ from mcp_gateway.core.observe.records import Records
 from mcp_gateway.core.store.sqlite.executors import EXECUTORS
 from mcp_gateway.core.store.sqlite.store import Store
 from mcp_gateway.core.store.transaction import Transaction
-from tests.core.ledger.conftest import Clock
+from tests.clocks import MsClock
 from tests.core.ledger.test_ledger import UNWRITABLE, checked, record, refused
-from tests.core.store.sqlite.conftest import Disk
 from tests.databases import Query, Work, open_store
+from tests.disk import Disk
 from tests.patience import eventually
 
 __all__ = ["checked"]
 
 
 @pytest.fixture
-async def watched(database: Path, clock: Clock) -> AsyncIterator[tuple[Ledger, Disk]]:
+async def watched(database: Path, clock: MsClock) -> AsyncIterator[tuple[Ledger, Disk]]:
     """A ledger, and the disk that its settlements wait for."""
     disk = Disk()
     store = await open_store(database, now_ms=clock, sync=disk)
@@ -107,10 +107,10 @@ async def test_the_same_hold_asked_for_twice_in_a_burst_is_one(ledger: Ledger, a
 
 
 async def test_granted_credit_goes_first_and_returns_within_a_burst_too(
-    ledger: Ledger, account: str, clock: Clock, store: Store
+    ledger: Ledger, account: str, clock: MsClock, store: Store
 ) -> None:
     await ledger.credit(account, 100, "p")
-    await ledger.grant(account, 50, "g", expires_at_ms=clock.ms + 10)
+    await ledger.grant(account, 50, "g", expires_at_ms=clock.now_ms + 10)
     await asyncio.gather(
         ledger.hold("req_1", account, 1, 40),
         ledger.hold("req_2", account, 1, 40),
@@ -119,7 +119,7 @@ async def test_granted_credit_goes_first_and_returns_within_a_burst_too(
     )
     assert await ledger.balance(account) == Balance(100 - 30, 5, 40 + 20)
     assert await store.read(Query("SELECT remaining_nano FROM grants")) == [(5,)]
-    clock.ms += 10
+    clock.now_ms += 10
     await asyncio.gather(ledger.hold("req_4", account, 1, 10), ledger.void("req_3", None))
     assert await ledger.balance(account) == Balance(100 - 30 - 10, 20, 40 + 10)
 

@@ -2,72 +2,62 @@
 
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from mcp_gateway.core.identity.accounts import Accounts
-from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.ledger.checkpoint import LedgerBroken, verify_since_checkpoint
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.store.sqlite.checkpoint import DIFFERENCES
 from mcp_gateway.core.store.sqlite.store import Store
-from tests.databases import Query, migrated, open_store
+from tests.databases import Query
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    store = await open_store(migrated(tmp_path / "ledger.sqlite3"))
-    yield store
-    await store.close()
-
-
-@pytest.fixture
-async def account(store: Store) -> str:
-    account = await Accounts(store, new_id=new_id, now_ms=now_ms).create("a")
-    await Ledger(store).credit(account.id, 1000, "first")
-    return account.id
+async def funded(ledger: Ledger, account: str) -> str:
+    """The id of an account with money."""
+    await ledger.credit(account, 1000, "first")
+    return account
 
 
 def tamper(tmp_path: Path, sql: str) -> None:
-    with contextlib.closing(sqlite3.connect(tmp_path / "ledger.sqlite3", isolation_level=None)) as connection:
+    with contextlib.closing(sqlite3.connect(tmp_path / "gateway.sqlite3", isolation_level=None)) as connection:
         connection.execute(sql)
 
 
-async def test_right_books_pass_and_move_the_checkpoint(store: Store, account: str) -> None:
+async def test_right_books_pass_and_move_the_checkpoint(store: Store, funded: str) -> None:
     await verify_since_checkpoint(store)
-    assert (await store.read(Query("SELECT paid_nano FROM ledger_checkpoint WHERE account_id = ?", (account,))))[0] == (
+    assert (await store.read(Query("SELECT paid_nano FROM ledger_checkpoint WHERE account_id = ?", (funded,))))[0] == (
         1000,
     )
-    await Ledger(store).credit(account, 500, "second")
+    await Ledger(store).credit(funded, 500, "second")
     await verify_since_checkpoint(store)
-    assert (await store.read(Query("SELECT paid_nano FROM ledger_checkpoint WHERE account_id = ?", (account,))))[0] == (
+    assert (await store.read(Query("SELECT paid_nano FROM ledger_checkpoint WHERE account_id = ?", (funded,))))[0] == (
         1500,
     )
 
 
 @pytest.mark.parametrize("is_after_checkpoint", [False, True])
 async def test_a_wallet_that_differs_is_named_and_nothing_moves(
-    store: Store, account: str, tmp_path: Path, is_after_checkpoint: bool
+    store: Store, funded: str, tmp_path: Path, is_after_checkpoint: bool
 ) -> None:
     if is_after_checkpoint:
         await verify_since_checkpoint(store)
     before = await store.read(Query("SELECT * FROM ledger_checkpoint_position"))
     tamper(tmp_path, "UPDATE wallets SET paid_nano = paid_nano + 1")
-    with pytest.raises(LedgerBroken, match=account):
+    with pytest.raises(LedgerBroken, match=funded):
         await verify_since_checkpoint(store)
     assert await store.read(Query("SELECT * FROM ledger_checkpoint_position")) == before
 
 
-async def test_a_lost_wallet_is_noticed(store: Store, account: str, tmp_path: Path) -> None:
+async def test_a_lost_wallet_is_noticed(store: Store, funded: str, tmp_path: Path) -> None:
     await verify_since_checkpoint(store)
     tamper(tmp_path, "DELETE FROM wallets")
     with pytest.raises(LedgerBroken):
         await verify_since_checkpoint(store)
 
 
-async def test_only_what_came_since_the_checkpoint_is_read(store: Store, account: str) -> None:
+async def test_only_what_came_since_the_checkpoint_is_read(store: Store, funded: str) -> None:
     await verify_since_checkpoint(store)
     plan = await store.read(Query(f"EXPLAIN QUERY PLAN {DIFFERENCES}"))
     steps = [row[3] for row in plan if "ledger_transactions" in row[3]]

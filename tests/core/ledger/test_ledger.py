@@ -16,7 +16,7 @@ from mcp_gateway.core.ledger.entries import Balance, Hold, Move
 from mcp_gateway.core.ledger.ledger import Ledger, SettlementPending
 from mcp_gateway.core.record import RequestRecord
 from mcp_gateway.core.store.sqlite.store import Store
-from tests.core.ledger.conftest import Clock
+from tests.clocks import MsClock
 from tests.databases import Query, Work, changing, open_store
 from tests.loop_clock import pass_time
 from tests.patience import eventually, settled
@@ -149,7 +149,7 @@ async def test_an_account_that_never_had_money_gets_402(ledger: Ledger, account:
     assert (await refused(ledger.hold("req_1", account, 1, 1))).code == "insufficient_balance"
 
 
-async def test_holds_are_refused_below_the_minimum_balance(store: Store, clock: Clock, account: str) -> None:
+async def test_holds_are_refused_below_the_minimum_balance(store: Store, clock: MsClock, account: str) -> None:
     ledger = Ledger(store, minimum_balance_nano=1000)
     await ledger.credit(account, 999, "p1")
     error = await refused(ledger.hold("req_1", account, 10, 20))
@@ -226,9 +226,9 @@ async def remaining(store: Store) -> dict[int | None, int]:
 
 
 async def test_the_grant_that_expires_first_is_used_first_and_refilled_last(
-    ledger: Ledger, account: str, store: Store, clock: Clock
+    ledger: Ledger, account: str, store: Store, clock: MsClock
 ) -> None:
-    soon, later = clock.ms + 10, clock.ms + 1000
+    soon, later = clock.now_ms + 10, clock.now_ms + 1000
     for number, expires_at_ms in enumerate((later, soon, None)):
         await ledger.grant(account, 100, f"g{number}", expires_at_ms=expires_at_ms)
     hold = await ledger.hold("req_1", account, 10, 250)
@@ -237,20 +237,20 @@ async def test_the_grant_that_expires_first_is_used_first_and_refilled_last(
     assert await remaining(store) == {soon: 0, later: 80, None: 100}
 
 
-async def test_an_expired_grant_pays_for_nothing(ledger: Ledger, account: str, clock: Clock) -> None:
-    await ledger.grant(account, 100, "g", expires_at_ms=clock.ms + 10)
-    clock.ms += 10
+async def test_an_expired_grant_pays_for_nothing(ledger: Ledger, account: str, clock: MsClock) -> None:
+    await ledger.grant(account, 100, "g", expires_at_ms=clock.now_ms + 10)
+    clock.now_ms += 10
     assert (await refused(ledger.hold("req_1", account, 1, 1))).code == "insufficient_balance"
     assert await ledger.balance(account) == Balance()
 
 
 async def test_expiry_takes_what_is_not_held_when_its_time_comes_and_the_rest_when_the_hold_ends(
-    ledger: Ledger, account: str, clock: Clock
+    ledger: Ledger, account: str, clock: MsClock
 ) -> None:
-    await ledger.grant(account, 1000, "gift", expires_at_ms=clock.ms + 10)
+    await ledger.grant(account, 1000, "gift", expires_at_ms=clock.now_ms + 10)
     hold = await ledger.hold("one", account, 1, 400)
     assert await ledger.expire_grants() == 0
-    clock.ms += 10
+    clock.now_ms += 10
     assert await ledger.expire_grants() == 600
     assert await ledger.balance(account) == Balance(0, 0, 400)
     assert await ledger.settle(hold, 150, None) == 150
@@ -260,12 +260,12 @@ async def test_expiry_takes_what_is_not_held_when_its_time_comes_and_the_rest_wh
 
 
 async def test_a_hold_keeps_what_it_drew_from_a_grant_that_expires_meanwhile(
-    ledger: Ledger, account: str, clock: Clock
+    ledger: Ledger, account: str, clock: MsClock
 ) -> None:
     await ledger.credit(account, 5, "p")
-    await ledger.grant(account, 100, "g", expires_at_ms=clock.ms + 10)
+    await ledger.grant(account, 100, "g", expires_at_ms=clock.now_ms + 10)
     hold = await ledger.hold("req_1", account, 10, 60)
-    clock.ms += 10
+    clock.now_ms += 10
     await ledger.hold("req_2", account, 5, 50)
     assert await ledger.balance(account) == Balance(paid_nano=0, granted_nano=0, held_nano=65)
     assert await ledger.settle(hold, 60, None) == 60
@@ -337,25 +337,25 @@ async def test_an_excess_is_never_taken_from_what_others_hold_nor_from_below_zer
 
 
 async def test_an_excess_uses_granted_credit_first_and_none_that_has_expired(
-    ledger: Ledger, account: str, clock: Clock
+    ledger: Ledger, account: str, clock: MsClock
 ) -> None:
     await ledger.credit(account, 100, "p")
     hold = await ledger.hold("req_1", account, 1, 10)
-    await ledger.grant(account, 5, "soon over", expires_at_ms=clock.ms + 1)
+    await ledger.grant(account, 5, "soon over", expires_at_ms=clock.now_ms + 1)
     await ledger.grant(account, 3, "lasts")
-    clock.ms += 1
+    clock.now_ms += 1
     assert await ledger.settle(hold, 20, None, may_exceed=True) == 20
     assert await ledger.balance(account) == Balance(90 - 7)
 
 
 @pytest.mark.parametrize("lives_ms", [None, 1])
 async def test_a_refused_answers_granted_part_goes_back_to_a_grant_even_where_all_have_expired(
-    ledger: Ledger, account: str, clock: Clock, lives_ms: int | None
+    ledger: Ledger, account: str, clock: MsClock, lives_ms: int | None
 ) -> None:
-    await ledger.grant(account, 50, "g", expires_at_ms=None if lives_ms is None else clock.ms + lives_ms)
+    await ledger.grant(account, 50, "g", expires_at_ms=None if lives_ms is None else clock.now_ms + lives_ms)
     hold = await ledger.hold("req_1", account, 1, 50)
     await ledger.settle(hold, 20, None)
-    clock.ms += 1
+    clock.now_ms += 1
     await ledger.give_back(hold, record("req_1", account))
     await ledger.expire_grants()
     assert await ledger.balance(account) == Balance(granted_nano=50 if lives_ms is None else 0)
@@ -385,7 +385,7 @@ async def test_of_200_requests_on_a_wallet_worth_ten_exactly_ten_are_served(ledg
 
 
 async def test_two_writers_on_one_database_never_spend_the_same_money(
-    ledger: Ledger, account: str, database: Path, clock: Clock
+    ledger: Ledger, account: str, database: Path, clock: MsClock
 ) -> None:
     await ledger.credit(account, 1000, "p")
     stores = [await open_store(database, now_ms=clock) for _ in range(2)]
@@ -411,7 +411,7 @@ async def test_a_settlement_waits_through_an_outage(ledger: Ledger, account: str
 
 
 async def test_a_settlement_that_takes_too_long_is_carried_out_unless_it_is_taken_back(
-    store: Store, account: str, clock: Clock, database: Path
+    store: Store, account: str, clock: MsClock, database: Path
 ) -> None:
     ledger = Ledger(store, settle_wait_s=0.01)
     await ledger.credit(account, 100, "p")
@@ -499,7 +499,7 @@ TAMPERINGS: dict[str, str] = {
 
 
 @pytest.mark.parametrize("sql", TAMPERINGS.values(), ids=list(TAMPERINGS))
-async def test_the_check_notices(database: Path, sql: str, clock: Clock, ledger: Ledger, account: str) -> None:
+async def test_the_check_notices(database: Path, sql: str, clock: MsClock, ledger: Ledger, account: str) -> None:
     await ledger.credit(account, 100, "p")
     await ledger.grant(account, 30, "g")
     settled = await ledger.hold("req_1", account, 1, 10)
@@ -592,14 +592,14 @@ async def test_a_void_that_nobody_waits_for_is_carried_out(ledger: Ledger, accou
 
 
 async def test_grants_are_expired_as_their_time_comes_also_after_an_outage(
-    ledger: Ledger, account: str, clock: Clock, database: Path
+    ledger: Ledger, account: str, clock: MsClock, database: Path
 ) -> None:
-    await ledger.grant(account, 50, "g", expires_at_ms=clock.ms + 1)
+    await ledger.grant(account, 50, "g", expires_at_ms=clock.now_ms + 1)
     await ledger.grant(account, 7, "h")
     watching = asyncio.ensure_future(ledger.watch_grants())
     await settled()
     assert await ledger.balance(account) == Balance(granted_nano=57)
-    clock.ms += 1
+    clock.now_ms += 1
     with locked(database):
         pass_time(10)
         await eventually(lambda: not ledger.is_writable)
@@ -612,7 +612,7 @@ async def test_grants_are_expired_as_their_time_comes_also_after_an_outage(
 
 
 async def test_holds_that_are_nobodys_are_voided_now_and_then_and_told_of(
-    store: Store, account: str, clock: Clock, caplog: pytest.LogCaptureFixture
+    store: Store, account: str, clock: MsClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     ledger = Ledger(store, longest_hold_s=10)
     await ledger.credit(account, 50, "p")
@@ -622,7 +622,7 @@ async def test_holds_that_are_nobodys_are_voided_now_and_then_and_told_of(
     pass_time(60)
     await store.flushed()
     assert (await ledger.balance(account)).held_nano == 50
-    clock.ms += 10_001
+    clock.now_ms += 10_001
     while (await ledger.balance(account)).held_nano:
         pass_time(60)
         await settled()

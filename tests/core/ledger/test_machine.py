@@ -19,7 +19,7 @@ from mcp_gateway.core.ids import new_id
 from mcp_gateway.core.ledger.entries import Balance, Hold, Move
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.store.sqlite.store import Store
-from tests.core.ledger.conftest import Clock
+from tests.clocks import MsClock
 from tests.core.ledger.test_ledger import UNWRITABLE, record
 from tests.databases import migrated, open_store
 
@@ -121,7 +121,7 @@ class LedgerLife(RuleBasedStateMachine):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         self.runner = asyncio.Runner()
-        self.clock = Clock()
+        self.clock = MsClock()
         self.wallets: dict[str, Wallet] = {}
         self.holds: list[Hold] = []
         self.store = self.open()
@@ -151,7 +151,7 @@ class LedgerLife(RuleBasedStateMachine):
 
     @rule(index=st.integers(0, 1), amount=AMOUNT, lives_ms=st.none() | st.integers(1, 50))
     def grant(self, index: int, amount: int, lives_ms: int | None) -> None:
-        expires_at_ms = None if lives_ms is None else self.clock.ms + lives_ms
+        expires_at_ms = None if lives_ms is None else self.clock.now_ms + lives_ms
         assert self.runner.run(
             self.ledger.grant(self.account(index), amount, new_id("grant"), expires_at_ms=expires_at_ms)
         )
@@ -159,7 +159,7 @@ class LedgerLife(RuleBasedStateMachine):
 
     @rule(ms=st.integers(1, 30))
     def wait(self, ms: int) -> None:
-        self.clock.ms += ms
+        self.clock.now_ms += ms
 
     @rule(asked=st.lists(st.tuples(st.integers(0, 1), AMOUNT, AMOUNT), min_size=1, max_size=5))
     def hold_at_once(self, asked: list[tuple[int, int, int]]) -> None:
@@ -223,7 +223,7 @@ class LedgerLife(RuleBasedStateMachine):
 
     def _settle(self, hold: Hold, cost: int, *, may_exceed: bool) -> Step:
         def check(charged: object) -> None:
-            at_ms = self.clock.ms if may_exceed else None
+            at_ms = self.clock.now_ms if may_exceed else None
             assert charged == self.wallets[hold.account_id].end(hold.request_id, cost, exceeds_at_ms=at_ms)
 
         return lambda: self.ledger.settle(hold, cost, None, may_exceed=may_exceed), check
@@ -234,7 +234,7 @@ class LedgerLife(RuleBasedStateMachine):
 
         def check(answer: object) -> None:
             assert not isinstance(answer, BaseException)
-            self.wallets[hold.account_id].give_back(hold.request_id, self.clock.ms)
+            self.wallets[hold.account_id].give_back(hold.request_id, self.clock.now_ms)
 
         return give_back, check
 
@@ -242,7 +242,7 @@ class LedgerLife(RuleBasedStateMachine):
         account, minimum, maximum = self.account(index), min(a, b), max(a, b)
 
         def check(answer: object) -> None:
-            expected = self.wallets[account].hold(request_id, minimum, maximum, self.clock.ms)
+            expected = self.wallets[account].hold(request_id, minimum, maximum, self.clock.now_ms)
             if isinstance(answer, Hold):
                 assert answer == Hold(request_id, account, expected if expected is not None else -1)
                 self.holds.append(answer)
@@ -260,7 +260,7 @@ class LedgerLife(RuleBasedStateMachine):
         if hold.request_id in wallet.holds:
             assert answer == hold
         elif isinstance(answer, GatewayError):
-            wallet.expire(self.clock.ms)  # a refusal keeps what it found out
+            wallet.expire(self.clock.now_ms)  # a refusal keeps what it found out
         else:
             assert isinstance(answer, DatabaseError)
 
@@ -288,7 +288,7 @@ class LedgerLife(RuleBasedStateMachine):
     def expire(self) -> None:
         self.runner.run(self.ledger.expire_grants())
         for wallet in self.wallets.values():
-            wallet.expire(self.clock.ms)
+            wallet.expire(self.clock.now_ms)
 
     @rule(is_killed=st.booleans())
     def restart(self, is_killed: bool) -> None:

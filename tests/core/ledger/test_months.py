@@ -10,7 +10,7 @@ from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.ledger.months import Earned, ModelUse, Month, MonthlyStatement, Months, Moves, statement_of
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.cases import each
-from tests.core.ledger.conftest import Clock
+from tests.clocks import MsClock
 from tests.core.ledger.test_ledger import record
 
 JANUARY, FEBRUARY, MARCH = (Month.named(f"2026-0{number}") for number in (1, 2, 3))
@@ -67,20 +67,20 @@ async def test_an_account_without_money_has_an_empty_statement(months: Months, a
 
 
 async def test_a_month_begins_where_the_one_before_it_ended(
-    months: Months, ledger: Ledger, account: str, clock: Clock
+    months: Months, ledger: Ledger, account: str, clock: MsClock
 ) -> None:
-    clock.ms = JANUARY.since_ms
+    clock.now_ms = JANUARY.since_ms
     await ledger.credit(account, 1000, "p1")
     await ledger.grant(account, 50, "g1", expires_at_ms=FEBRUARY.since_ms)
     across = await ledger.hold("req_across", account, 1, 200)
-    clock.ms = FEBRUARY.since_ms
+    clock.now_ms = FEBRUARY.since_ms
     await ledger.settle(across, 120, record("req_across", account))
     await ledger.adjust(account, -30, "a1")
-    clock.ms = FEBRUARY.until_ms - 1
+    clock.now_ms = FEBRUARY.until_ms - 1
     await ledger.settle(
         await ledger.hold("req_last", account, 1, 10), 7, record("req_last", account)._replace(model="n")
     )
-    clock.ms = MARCH.since_ms
+    clock.now_ms = MARCH.since_ms
     await ledger.credit(account, 5, "p2")
     moves = Moves("grant", 1, 50), Moves("credit", 1, 1000)
     assert await months.statement(account, JANUARY) == MonthlyStatement(0, tuple(reversed(moves)), (), 1050)
@@ -90,17 +90,17 @@ async def test_a_month_begins_where_the_one_before_it_ended(
     assert await months.statement(account, MARCH) == MonthlyStatement(893, (Moves("credit", 1, 5),), (), 898)
 
 
-async def test_a_grant_that_expires_is_a_move(months: Months, ledger: Ledger, account: str, clock: Clock) -> None:
-    clock.ms = JANUARY.since_ms
-    await ledger.grant(account, 50, "g1", expires_at_ms=clock.ms + 1)
-    clock.ms += 1
+async def test_a_grant_that_expires_is_a_move(months: Months, ledger: Ledger, account: str, clock: MsClock) -> None:
+    clock.now_ms = JANUARY.since_ms
+    await ledger.grant(account, 50, "g1", expires_at_ms=clock.now_ms + 1)
+    clock.now_ms += 1
     await ledger.expire_grants()
     told = await months.statement(account, JANUARY)
     assert told == MonthlyStatement(0, (Moves("grant", 1, 50), Moves("expire", 1, -50)), (), 0)
 
 
-async def test_what_was_given_back_is_no_use(months: Months, ledger: Ledger, account: str, clock: Clock) -> None:
-    clock.ms = JANUARY.since_ms
+async def test_what_was_given_back_is_no_use(months: Months, ledger: Ledger, account: str, clock: MsClock) -> None:
+    clock.now_ms = JANUARY.since_ms
     await ledger.credit(account, 100, "p")
     hold = await ledger.hold("req_1", account, 1, 50)
     await ledger.settle(hold, 40, record("req_1", account))
@@ -111,33 +111,33 @@ async def test_what_was_given_back_is_no_use(months: Months, ledger: Ledger, acc
 
 
 async def test_use_without_a_record_is_told_without_a_model(
-    months: Months, ledger: Ledger, account: str, clock: Clock
+    months: Months, ledger: Ledger, account: str, clock: MsClock
 ) -> None:
-    clock.ms = JANUARY.since_ms
+    clock.now_ms = JANUARY.since_ms
     await ledger.credit(account, 100, "p")
     await ledger.settle(await ledger.hold("req_1", account, 1, 50), 40, None)
     assert (await months.statement(account, JANUARY)).use == (ModelUse(None, 1, 0, 0, 0, 40),)
 
 
 async def test_what_runs_is_owned_until_it_is_charged(
-    months: Months, ledger: Ledger, account: str, clock: Clock
+    months: Months, ledger: Ledger, account: str, clock: MsClock
 ) -> None:
-    clock.ms = JANUARY.since_ms
+    clock.now_ms = JANUARY.since_ms
     await ledger.credit(account, 100, "p")
     await ledger.hold("req_1", account, 1, 50)
     assert (await months.statement(account, JANUARY)).closing_nano == 100
 
 
 async def test_what_was_earned_is_told_by_account_and_model_and_what_of_it_was_granted(
-    months: Months, ledger: Ledger, account: str, clock: Clock
+    months: Months, ledger: Ledger, account: str, clock: MsClock
 ) -> None:
-    clock.ms = JANUARY.since_ms
+    clock.now_ms = JANUARY.since_ms
     await ledger.credit(account, 100, "p")
     await ledger.grant(account, 30, "g")
     for number, cost_nano in enumerate((20, 20, 5)):
         hold = await ledger.hold(f"req_{number}", account, 1, 25)
         await ledger.settle(hold, cost_nano, record(hold.request_id, account)._replace(model="mmn"[number]))
-    clock.ms = FEBRUARY.since_ms
+    clock.now_ms = FEBRUARY.since_ms
     await ledger.settle(await ledger.hold("req_later", account, 1, 25), 9, None)
     assert await months.earned(JANUARY) == (Earned(account, "m", 2, 40, 30), Earned(account, "n", 1, 5, 0))
     assert await months.earned(FEBRUARY) == (Earned(account, None, 1, 9, 0),)

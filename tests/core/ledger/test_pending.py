@@ -15,19 +15,19 @@ from mcp_gateway.core.ledger.ledger import Ledger, SettlementPending
 from mcp_gateway.core.ledger.pending import PENDING, ForeignPending, PendingFile
 from mcp_gateway.core.observe.records import Records
 from mcp_gateway.core.store.sqlite.store import Store
-from tests.core.ledger.conftest import Clock
+from tests.clocks import MsClock
 from tests.core.ledger.test_ledger import locked, record
 from tests.databases import Query, open_store
 
 
 @asynccontextmanager
-async def opened(database: Path, clock: Clock) -> AsyncIterator[tuple[Store, Ledger, PendingFile]]:
+async def opened(database: Path, clock: MsClock) -> AsyncIterator[tuple[Store, Ledger, PendingFile]]:
     store = await open_store(database, now_ms=clock, busy_timeout_s=0.02)
     yield store, Ledger(store, settle_wait_s=0.01), PendingFile(database.parent, await store.identity())
     await store.close()
 
 
-async def left_in_an_outage(database: Path, clock: Clock, account: str) -> list[object]:
+async def left_in_an_outage(database: Path, clock: MsClock, account: str) -> list[object]:
     """What a process cannot write that ends in an outage: two bills, one of them left, a refused answer, a free one."""
     async with opened(database, clock) as (store, ledger, pending):
         pending.set_aside()
@@ -49,7 +49,7 @@ async def left_in_an_outage(database: Path, clock: Clock, account: str) -> list[
         return unwritten
 
 
-async def test_it_is_written_once_whoever_stops_in_between(database: Path, clock: Clock, account: str) -> None:
+async def test_it_is_written_once_whoever_stops_in_between(database: Path, clock: MsClock, account: str) -> None:
     await left_in_an_outage(database, clock, account)
     async with opened(database, clock) as (store, ledger, pending):
         for _ in range(2):  # the second time as after a crash between the commit and the removal
@@ -64,7 +64,7 @@ async def test_it_is_written_once_whoever_stops_in_between(database: Path, clock
 
 
 async def test_the_file_says_no_more_than_the_request_log_and_is_its_owners_alone(
-    database: Path, clock: Clock, account: str
+    database: Path, clock: MsClock, account: str
 ) -> None:
     unwritten = await left_in_an_outage(database, clock, account)
     file = database.with_name(PENDING)
@@ -119,15 +119,15 @@ async def test_every_database_has_an_id_of_its_own(tmp_path: Path) -> None:
     assert len(ids) == 2
 
 
-async def test_a_hold_that_no_request_can_still_have_is_voided(store: Store, account: str, clock: Clock) -> None:
+async def test_a_hold_that_no_request_can_still_have_is_voided(store: Store, account: str, clock: MsClock) -> None:
     ledger = Ledger(store, longest_hold_s=10)
     await ledger.credit(account, 100, "p")
     await ledger.hold("req_old", account, 1, 10)
-    clock.ms += 10_000
+    clock.now_ms += 10_000
     await ledger.hold("req_young", account, 1, 10)
     assert await ledger.open_holds() == (2, 20, 10.0)
     assert await ledger.void_stale_holds() == 0
-    clock.ms += 1
+    clock.now_ms += 1
     assert await ledger.void_stale_holds() == 1
     assert await ledger.balance(account) == Balance(90, 0, 10)
 

@@ -12,7 +12,7 @@ from mcp_gateway.core.ledger.entries import Balance, Hold
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.ledger.wait_list import WaitList
 from mcp_gateway.core.store.sqlite.store import Store
-from tests.core.ledger.conftest import Clock
+from tests.clocks import MsClock
 from tests.core.ledger.test_ledger import record, refused
 from tests.databases import open_store
 from tests.loop_clock import pass_time
@@ -88,7 +88,7 @@ async def test_money_that_is_paid_in_ends_the_wait(patient: Ledger, account: str
 
 
 async def test_what_another_process_paid_in_is_seen_when_the_time_is_over(
-    patient: Ledger, account: str, store: Store, database: Path, clock: Clock
+    patient: Ledger, account: str, store: Store, database: Path, clock: MsClock
 ) -> None:
     await held(patient, account, 100)
     other = await open_store(database, now_ms=clock)
@@ -134,22 +134,22 @@ async def test_who_leaves_while_it_waits_holds_nothing(patient: Ledger, account:
 
 @pytest.mark.parametrize(("age_s", "told_s"), [(0, 1), (1, 1), (7, 7), (59, 59), (3600, 60)])
 async def test_after_that_it_is_told_how_long_the_others_are_expected_to_run(
-    ledger: Ledger, account: str, clock: Clock, age_s: int, told_s: int
+    ledger: Ledger, account: str, clock: MsClock, age_s: int, told_s: int
 ) -> None:
     await held(ledger, account, 100)
-    clock.ms += age_s * 1000
+    clock.now_ms += age_s * 1000
     error = await refused(ledger.hold("req_late", account, 60, 60))
     assert (error.status, error.code, error.retry_after_s) == (429, "balance_held", told_s)
     assert error.details == {"balance_usd": "0.00", "held_usd": "0.0000001", "holding_requests": 1}
 
 
 async def test_it_is_told_to_wait_for_those_alone_that_would_leave_enough(
-    ledger: Ledger, account: str, clock: Clock
+    ledger: Ledger, account: str, clock: MsClock
 ) -> None:
     await ledger.credit(account, 100, "p")
     for number, amount_nano in enumerate((50, 30, 20)):
         await ledger.hold(f"req_{number}", account, amount_nano, amount_nano)
-        clock.ms += 10_000
+        clock.now_ms += 10_000
     for missing_nano, wait_s in ((20, 10), (21, 20), (50, 20), (51, 30), (100, 30)):
         error = await refused(ledger.hold("req_late", account, missing_nano, missing_nano))
         assert error.retry_after_s == wait_s, missing_nano

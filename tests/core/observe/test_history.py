@@ -1,7 +1,5 @@
 """Reading the request log: by the index, for one account, whole."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -14,17 +12,10 @@ from mcp_gateway.core.observe.history import History, RequestFilter, Totals
 from mcp_gateway.core.observe.records import NoteMissingUsage, Records
 from mcp_gateway.core.record import SurfaceName
 from mcp_gateway.core.store.sqlite.store import Store
-from tests.databases import Query, explained, migrated, open_store
+from tests.databases import Query, explained
 from tests.recorded import recorded, write_records
 
 MIDNIGHT_MS = 20_000 * 86_400_000
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    store = await open_store(migrated(tmp_path / "gateway.sqlite3"))
-    yield store
-    await store.close()
 
 
 async def test_a_record_comes_back_as_it_was_written(store: Store) -> None:

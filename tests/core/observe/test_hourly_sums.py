@@ -2,10 +2,8 @@
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import AsyncIterator
 from contextlib import closing
 from functools import cache
-from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -20,7 +18,7 @@ from mcp_gateway.core.store.sql.requests import CORRECT, correction, insert_reco
 from mcp_gateway.core.store.sqlite import migrations
 from mcp_gateway.core.store.sqlite.migrations import migrate
 from mcp_gateway.core.store.sqlite.store import Store
-from tests.databases import Query, changing, explained, migrated, open_store
+from tests.databases import Query, changing, explained
 from tests.recorded import recorded, write_records
 
 MIDNIGHT_MS = 20_000 * 24 * HOUR_MS
@@ -49,13 +47,6 @@ RECORDS = st.lists(
     ),
     max_size=12,
 )
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    store = await open_store(migrated(tmp_path / "gateway.sqlite3"))
-    yield store
-    await store.close()
 
 
 @cache

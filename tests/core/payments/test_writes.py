@@ -1,8 +1,6 @@
 """What is noted of payments: the ledger is brought to what all notes amount to, in any order."""
 
-from collections.abc import AsyncIterator
 from itertools import permutations
-from pathlib import Path
 
 import pytest
 
@@ -14,14 +12,6 @@ from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.payments.facts import Fact, Paid, Reversal, Uncredited
 from mcp_gateway.core.payments.payments import CustomerOf, NoteCustomer, NoteEvent
 from mcp_gateway.core.store.sqlite.store import Store
-from tests.databases import migrated, open_store
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    store = await open_store(migrated(tmp_path / "gateway.sqlite3"))
-    yield store
-    await store.close()
 
 
 async def noted(store: Store, event_id: str, fact: Fact) -> Uncredited | None:

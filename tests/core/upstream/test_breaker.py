@@ -9,13 +9,13 @@ REST_S = 5.0
 
 
 @pytest.fixture
-def clock() -> Clock:
+def clock_s() -> Clock:
     return Clock()
 
 
 @pytest.fixture
-def breaker(clock: Clock) -> Breaker:
-    return Breaker(3, REST_S, clock)
+def breaker(clock_s: Clock) -> Breaker:
+    return Breaker(3, REST_S, clock_s)
 
 
 def fail(breaker: Breaker, times: int = 3) -> None:
@@ -55,18 +55,18 @@ def test_a_client_that_leaves_says_nothing(breaker: Breaker) -> None:
     assert not breaker.is_closed
 
 
-def test_after_its_rest_it_lets_one_in_on_trial(breaker: Breaker, clock: Clock) -> None:
+def test_after_its_rest_it_lets_one_in_on_trial(breaker: Breaker, clock_s: Clock) -> None:
     fail(breaker)
-    clock.now_s += REST_S
+    clock_s.now_s += REST_S
     assert breaker.lets_in
     assert repr(breaker) == "<Breaker half-open failures=3>"
     breaker.enter()
     assert not breaker.lets_in
 
 
-def test_a_trial_that_begins_to_be_answered_closes_it(breaker: Breaker, clock: Clock) -> None:
+def test_a_trial_that_begins_to_be_answered_closes_it(breaker: Breaker, clock_s: Clock) -> None:
     fail(breaker)
-    clock.now_s += REST_S
+    clock_s.now_s += REST_S
     breaker.proved(breaker.enter())
     assert breaker.is_closed
     assert breaker.reason == ""
@@ -74,43 +74,43 @@ def test_a_trial_that_begins_to_be_answered_closes_it(breaker: Breaker, clock: C
     assert breaker.is_closed
 
 
-def test_a_trial_that_fails_begins_another_rest(breaker: Breaker, clock: Clock) -> None:
+def test_a_trial_that_fails_begins_another_rest(breaker: Breaker, clock_s: Clock) -> None:
     fail(breaker)
-    clock.now_s += REST_S
+    clock_s.now_s += REST_S
     fail(breaker, 1)
-    clock.now_s += 0.9 * REST_S
+    clock_s.now_s += 0.9 * REST_S
     assert not breaker.lets_in
-    clock.now_s += 0.1 * REST_S
+    clock_s.now_s += 0.1 * REST_S
     assert breaker.lets_in
 
 
-def test_a_trial_whose_client_leaves_makes_room_for_another(breaker: Breaker, clock: Clock) -> None:
+def test_a_trial_whose_client_leaves_makes_room_for_another(breaker: Breaker, clock_s: Clock) -> None:
     fail(breaker)
-    clock.now_s += REST_S
+    clock_s.now_s += REST_S
     breaker.left(breaker.enter())
     assert breaker.lets_in
 
 
-def test_a_trial_that_takes_long_does_not_keep_the_next_one_out_for_ever(breaker: Breaker, clock: Clock) -> None:
+def test_a_trial_that_takes_long_does_not_keep_the_next_one_out_for_ever(breaker: Breaker, clock_s: Clock) -> None:
     fail(breaker)
-    clock.now_s += REST_S
+    clock_s.now_s += REST_S
     first = breaker.enter()
-    clock.now_s += REST_S
+    clock_s.now_s += REST_S
     assert breaker.lets_in
     breaker.enter()
     breaker.succeeded(first)
     assert breaker.is_closed
 
 
-def test_what_began_before_it_opened_says_nothing_after(breaker: Breaker, clock: Clock) -> None:
+def test_what_began_before_it_opened_says_nothing_after(breaker: Breaker, clock_s: Clock) -> None:
     early = [breaker.enter() for _ in range(5)]
     fail(breaker)
-    clock.now_s += 0.9 * REST_S
+    clock_s.now_s += 0.9 * REST_S
     breaker.succeeded(early[0])
     breaker.failed(early[1], "late")
     breaker.left(early[2])
     assert (breaker.is_closed, breaker.lets_in, breaker.reason) == (False, False, "it failed")
-    clock.now_s += 0.1 * REST_S
+    clock_s.now_s += 0.1 * REST_S
     breaker.succeeded(breaker.enter())
     breaker.failed(early[3], "late", is_certain=True)
     assert breaker.is_closed

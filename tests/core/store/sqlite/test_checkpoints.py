@@ -12,8 +12,8 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.store.sqlite import store as store_module
 from mcp_gateway.core.store.sqlite.store import Store
 from mcp_gateway.core.store.sqlite.write_ahead_log import WriteAheadLog
-from tests.core.store.sqlite.conftest import Disk
 from tests.core.store.sqlite.test_store import note, notes_on_disk
+from tests.disk import Disk
 from tests.patience import eventually
 
 

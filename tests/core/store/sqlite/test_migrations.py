@@ -33,8 +33,8 @@ def schema(connection: sqlite3.Connection) -> list[tuple[str, str]]:
     return connection.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall()
 
 
-def test_migrating_twice_changes_nothing(database: Path) -> None:
-    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+def test_migrating_twice_changes_nothing(fresh: Path) -> None:
+    with closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
         migrate(connection)
         before = schema(connection)
         migrate(connection)
@@ -42,8 +42,8 @@ def test_migrating_twice_changes_nothing(database: Path) -> None:
         assert {"accounts", "keys", "ledger_transactions", "requests"} < {name for name, _ in before}
 
 
-def test_a_database_from_the_future_is_refused_and_left_alone(database: Path) -> None:
-    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+def test_a_database_from_the_future_is_refused_and_left_alone(fresh: Path) -> None:
+    with closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
         migrate(connection)
         connection.execute("INSERT INTO schema_migrations VALUES (9999)")
         before = schema(connection)
@@ -52,16 +52,16 @@ def test_a_database_from_the_future_is_refused_and_left_alone(database: Path) ->
         assert schema(connection) == before
 
 
-async def test_a_store_does_not_open_a_database_from_the_future(database: Path) -> None:
-    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+async def test_a_store_does_not_open_a_database_from_the_future(fresh: Path) -> None:
+    with closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
         migrate(connection)
         connection.execute("INSERT INTO schema_migrations VALUES (9999)")
     with pytest.raises(SchemaTooNew):
-        await open_store(database)
+        await open_store(fresh)
 
 
-def test_a_migration_that_fails_leaves_nothing_behind(database: Path) -> None:
-    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+def test_a_migration_that_fails_leaves_nothing_behind(fresh: Path) -> None:
+    with closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
         connection.execute("CREATE TABLE requests (in_the_way)")
         with pytest.raises(sqlite3.OperationalError):
             migrate(connection)
@@ -70,9 +70,9 @@ def test_a_migration_that_fails_leaves_nothing_behind(database: Path) -> None:
 
 
 @pytest.mark.program
-async def test_processes_that_open_a_fresh_database_at_once_all_succeed(database: Path) -> None:
+async def test_processes_that_open_a_fresh_database_at_once_all_succeed(fresh: Path) -> None:
     pipe = asyncio.subprocess.PIPE
-    arguments = (sys.executable, "-c", OPEN_AND_CLOSE, str(database))
+    arguments = (sys.executable, "-c", OPEN_AND_CLOSE, str(fresh))
     processes = [await asyncio.create_subprocess_exec(*arguments, stdin=pipe, stdout=pipe) for _ in range(3)]
     for process in processes:
         assert process.stdout is not None
@@ -82,9 +82,9 @@ async def test_processes_that_open_a_fresh_database_at_once_all_succeed(database
 
 
 def test_what_another_process_applied_in_between_is_not_applied_again(
-    database: Path, monkeypatch: pytest.MonkeyPatch
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+    with closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
         migrate(connection)
         before = schema(connection)
         monkeypatch.setattr(migrations, "_applied", _first_stale(migrations._applied))
@@ -98,8 +98,8 @@ def _first_stale(read: Callable[[sqlite3.Connection], int]) -> Callable[[sqlite3
     return lambda connection: numbers.pop() if numbers else read(connection)
 
 
-def test_kinds_of_the_ledger_are_checked_after_the_schema_was_rewritten(database: Path) -> None:
-    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+def test_kinds_of_the_ledger_are_checked_after_the_schema_was_rewritten(fresh: Path) -> None:
+    with closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
         migrate(connection)
         for kind in get_args(EntryKind):
             _post(connection, kind, f"ref_{kind}")

@@ -327,22 +327,20 @@ async def test_a_look_at_the_log_that_fails_stops_nothing(store: Store, monkeypa
             await store.write(note(str(number)), is_durable=False)
 
 
-async def test_an_sqlite_that_is_too_old_is_refused_by_its_number(
-    database: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_sqlite_that_is_too_old_is_refused_by_its_number(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 36, 0))
     with pytest.raises(DatabaseError, match=r"SQLite 3\.37 is needed"):
-        await open_store(database)
-    assert not database.exists()  # noqa: ASYNC240 - nothing is served here
+        await open_store(fresh)
+    assert not fresh.exists()  # noqa: ASYNC240 - nothing is served here
 
 
 @pytest.mark.parametrize("is_released", [True, False])
 def test_a_fresh_database_that_another_process_is_opening_is_tried_for_a_while(
-    database: Path, monkeypatch: pytest.MonkeyPatch, is_released: bool
+    fresh: Path, monkeypatch: pytest.MonkeyPatch, is_released: bool
 ) -> None:
     with (
-        closing(sqlite3.connect(database, isolation_level=None)) as other,
-        closing(sqlite3.connect(database, isolation_level=None, timeout=0)) as connection,
+        closing(sqlite3.connect(fresh, isolation_level=None)) as other,
+        closing(sqlite3.connect(fresh, isolation_level=None, timeout=0)) as connection,
     ):
         other.execute("BEGIN EXCLUSIVE")
         if is_released:

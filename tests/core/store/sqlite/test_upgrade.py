@@ -26,50 +26,50 @@ def next_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(migrations, "_migrations", lambda: known | {NEXT: "CREATE TABLE of_the_next_version (id);"})
 
 
-def schema_of(database: Path) -> int:
-    with closing(sqlite3.connect(database)) as connection:
+def schema_of(fresh: Path) -> int:
+    with closing(sqlite3.connect(fresh)) as connection:
         return migrations._applied(connection)
 
 
 @pytest.mark.usefixtures("next_version")
-def test_a_command_of_the_next_version_changes_nothing_beneath_a_server(database: Path) -> None:
-    before = schema_of(migrated(database))
-    with sole_server(database.parent), pytest.raises(ServedByOlder) as caught:
-        upgrade_unless_served(database, patience_s=0)
-    assert schema_of(database) == before
+def test_a_command_of_the_next_version_changes_nothing_beneath_a_server(fresh: Path) -> None:
+    before = schema_of(migrated(fresh))
+    with sole_server(fresh.parent), pytest.raises(ServedByOlder) as caught:
+        upgrade_unless_served(fresh, patience_s=0)
+    assert schema_of(fresh) == before
     assert all(word in str(caught.value) for word in (f"schema {before};", f"this version needs {NEXT}", "restart"))
-    upgrade_unless_served(database, patience_s=0)
-    assert schema_of(database) == NEXT
+    upgrade_unless_served(fresh, patience_s=0)
+    assert schema_of(fresh) == NEXT
 
 
-def test_a_command_of_the_server_s_own_version_needs_no_lock(database: Path) -> None:
-    with sole_server(migrated(database).parent):
-        upgrade_unless_served(database, patience_s=0)
+def test_a_command_of_the_server_s_own_version_needs_no_lock(fresh: Path) -> None:
+    with sole_server(migrated(fresh).parent):
+        upgrade_unless_served(fresh, patience_s=0)
 
 
-def test_a_command_beside_a_server_that_begins_waits_until_that_has_made_the_schema(database: Path) -> None:
-    with sole_server(database.parent), closing(sqlite3.connect(database, isolation_level=None)) as connection:
-        command = threading.Thread(target=upgrade_unless_served, args=(database, 60))
+def test_a_command_beside_a_server_that_begins_waits_until_that_has_made_the_schema(fresh: Path) -> None:
+    with sole_server(fresh.parent), closing(sqlite3.connect(fresh, isolation_level=None)) as connection:
+        command = threading.Thread(target=upgrade_unless_served, args=(fresh, 60))
         command.start()
         migrate(connection)
         command.join()
-    assert schema_of(database) == max(migrations._migrations())
+    assert schema_of(fresh) == max(migrations._migrations())
 
 
 def test_a_command_beside_another_that_upgrades_tries_again_once_that_has_ended(
-    database: Path, monkeypatch: pytest.MonkeyPatch
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ExitStack() as others:
-        others.enter_context(sole_server(database.parent, patience_s=0))
+        others.enter_context(sole_server(fresh.parent, patience_s=0))
         monkeypatch.setattr(time, "sleep", lambda _: others.close())
-        upgrade_unless_served(database, patience_s=60)
-    assert schema_of(database) == max(migrations._migrations())
+        upgrade_unless_served(fresh, patience_s=60)
+    assert schema_of(fresh) == max(migrations._migrations())
 
 
-def test_a_new_database_has_the_newest_schema_and_the_lock_is_free_then(database: Path) -> None:
-    upgrade_unless_served(database, patience_s=0)
-    assert schema_of(database) == max(migrations._migrations())
-    with sole_server(database.parent, patience_s=0):
+def test_a_new_database_has_the_newest_schema_and_the_lock_is_free_then(fresh: Path) -> None:
+    upgrade_unless_served(fresh, patience_s=0)
+    assert schema_of(fresh) == max(migrations._migrations())
+    with sole_server(fresh.parent, patience_s=0):
         pass
 
 

@@ -12,9 +12,9 @@ import pytest
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.store.sqlite.store import Store
 from mcp_gateway.core.store.sqlite.write_ahead_log import WriteAheadLog
-from tests.core.store.sqlite.conftest import Disk
 from tests.core.store.sqlite.test_store import note, notes_on_disk
 from tests.databases import Work, changing
+from tests.disk import Disk
 from tests.patience import eventually
 
 
@@ -240,11 +240,11 @@ async def test_a_long_read_keeps_the_log_and_stops_no_write(store: Store, databa
     assert len(notes_on_disk(database)) == 50
 
 
-async def test_a_log_without_a_frame_reaches_nowhere(database: Path) -> None:
-    with closing(sqlite3.connect(database)) as connection:
+async def test_a_log_without_a_frame_reaches_nowhere(fresh: Path) -> None:
+    with closing(sqlite3.connect(fresh)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("SELECT * FROM sqlite_master").fetchall()
-        with closing(WriteAheadLog(database)) as log:
+        with closing(WriteAheadLog(fresh)) as log:
             assert not log.reaches(5000)
             connection.execute("CREATE TABLE notes (text)")
             assert log.reaches(5000)

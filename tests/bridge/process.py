@@ -9,12 +9,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from tests.patience import PATIENCE_S, poll
 
@@ -179,35 +177,10 @@ class McpTestServer:
         return self.notes(what)[-1]
 
 
-@pytest.fixture(scope="session")
-def template() -> Iterator[subprocess.Popen[bytes]]:
+def server_template() -> subprocess.Popen[bytes]:
     """The process that servers are forked from; it ends them when its input is closed."""
     script = Path(__file__).with_name("mcp_server.py")
-    with subprocess.Popen([sys.executable, str(script)], stdin=subprocess.PIPE, start_new_session=True) as process:
-        yield process
-
-
-@pytest.fixture(scope="session")
-def shared_server(template: subprocess.Popen[bytes], tmp_path_factory: pytest.TempPathFactory) -> McpTestServer:
-    server = McpTestServer(template, tmp_path_factory.mktemp("shared") / "diary.jsonl")
-    server.start()
-    return server
-
-
-@pytest.fixture
-def server(shared_server: McpTestServer) -> McpTestServer:
-    """A server that no test ends, without memories."""
-    shared_server.forget()
-    return shared_server
-
-
-@pytest.fixture
-def own_server(template: subprocess.Popen[bytes], tmp_path: Path) -> Iterator[McpTestServer]:
-    """A server that the test may kill and start again."""
-    server = McpTestServer(template, tmp_path / "diary.jsonl")
-    server.start()
-    yield server
-    server.kill()
+    return subprocess.Popen([sys.executable, str(script)], stdin=subprocess.PIPE, start_new_session=True)
 
 
 def text_of(answer: Message) -> str:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -13,9 +14,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-import pytest
-
-from tests.conftest import AUTHORITIES, KEPT
+from tests.authorities import AUTHORITIES, KEPT
 
 ROOT = Path(__file__).parents[2]
 BRIDGE = ROOT / "bridge" / "mcp_stdio_bridge.py"
@@ -65,6 +64,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 def run(*command: str | Path, stdin: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
     """Runs a program to its end among the installed ones."""
+    assert NODE.exists(), "run `make test-clients`: it installs what is tried here"
     with (stdin or Path(os.devnull)).open() as source:
         return subprocess.run(
             list(map(str, command)), stdin=source, capture_output=True, text=True, cwd=INSTALLED,
@@ -99,11 +99,6 @@ def _published(model_id: str) -> str:
     return f'[[models]]\nid = "{model_id}"\nbackend_model = "{backend_model}"\n'
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _installed() -> None:
-    assert NODE.exists(), "run `make test-clients`: it installs what is tried here"
-
-
 @dataclass(frozen=True)
 class Pages:
     """A server of PROGRAMS' pages, and what they tell it."""
@@ -112,8 +107,8 @@ class Pages:
     seen: SimpleQueue[Message]
 
 
-@pytest.fixture(scope="session")
-def pages() -> Iterator[Pages]:
+@contextmanager
+def served_pages() -> Iterator[Pages]:
     seen: SimpleQueue[Message] = SimpleQueue()
 
     class Handler(SimpleHTTPRequestHandler):
@@ -131,10 +126,9 @@ def pages() -> Iterator[Pages]:
         server.shutdown()
 
 
-@pytest.fixture(scope="session")
-def gateway(tmp_path_factory: pytest.TempPathFactory, pages: Pages) -> Iterator[Gateway]:
+@contextmanager
+def served_gateway(folder: Path, pages: Pages) -> Iterator[Gateway]:
     """Lets the pages in by the address of their server, and not by its name."""
-    folder = tmp_path_factory.mktemp("gateway")
     config = folder / "gateway.toml"
     config.write_text(
         CONFIG.format(data_dir=folder / "data", origin=f"http://127.0.0.1:{pages.port}")

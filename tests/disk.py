@@ -1,13 +1,10 @@
+"""A disk in a test's hands: it syncs the log when it may, and fails as often as told."""
+
 import errno
 import threading
-from collections.abc import AsyncIterator
-from pathlib import Path
 
-import pytest
-
-from mcp_gateway.core.store.sqlite.store import Store
 from mcp_gateway.core.store.sqlite.write_ahead_log import sync_data
-from tests.databases import changing, open_store
+from tests.patience import PATIENCE_S
 
 
 class Disk:
@@ -22,7 +19,7 @@ class Disk:
     def __call__(self, descriptor: int) -> None:
         self.begun += 1
         if self._is_held:
-            assert self._may_end.acquire(timeout=60)
+            assert self._may_end.acquire(timeout=PATIENCE_S)
         if self.failures:
             self.failures -= 1
             raise OSError(errno.EIO, "the disk is broken")
@@ -34,23 +31,3 @@ class Disk:
 
     def release(self, syncs: int = 1000) -> None:
         self._may_end.release(syncs)
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Path:
-    return tmp_path / "gateway.sqlite3"
-
-
-@pytest.fixture
-def disk() -> Disk:
-    return Disk()
-
-
-@pytest.fixture
-async def store(database: Path, disk: Disk) -> AsyncIterator[Store]:
-    store = await open_store(database, busy_timeout_s=0.05, sync=disk)
-    await store.write(changing("CREATE TABLE notes (text UNIQUE, size BLOB)"))
-    disk.begun = 0
-    yield store
-    disk.release()
-    await store.close()

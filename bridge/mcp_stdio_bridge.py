@@ -69,16 +69,16 @@ LINE_ENDS = ((b"\xe2\x80\xa8", rb"\u2028"), (b"\xe2\x80\xa9", rb"\u2029"), (b"\x
 """Unicode's, at which some clients end a line, and their escapes in JSON."""
 UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
-Message = dict[str, Any]
-Deliver = Callable[[Message, bytes], Awaitable[None]]
+JsonObject = dict[str, Any]
+Deliver = Callable[[JsonObject, bytes], Awaitable[None]]
 
 
 class Problem(Exception):
     """Why a frame got no answer; `error` is the JSON-RPC error that tells the client."""
 
-    def __init__(self, message: str, *, code: int = SERVER_ERROR, data: Message | None = None) -> None:
+    def __init__(self, message: str, *, code: int = SERVER_ERROR, data: JsonObject | None = None) -> None:
         super().__init__(message)
-        self.error: Message = {"code": code, "message": message} | ({"data": data} if data else {})
+        self.error: JsonObject = {"code": code, "message": message} | ({"data": data} if data else {})
 
 
 class Unreachable(Problem):
@@ -136,7 +136,7 @@ class McpFrame:
     """
 
     body: bytes
-    message: Message
+    message: JsonObject
     is_replay: bool = False
 
     @classmethod
@@ -159,7 +159,7 @@ class McpFrame:
         return str(self.message.get("method", ""))
 
     @property
-    def params(self) -> Message:
+    def params(self) -> JsonObject:
         params = self.message.get("params")
         return params if isinstance(params, dict) else {}
 
@@ -174,7 +174,7 @@ class McpFrame:
         version = meta.get(VERSION_KEY) if isinstance(meta, dict) else None
         return version if isinstance(version, str) else None
 
-    def is_answered_by(self, message: Message) -> bool:
+    def is_answered_by(self, message: JsonObject) -> bool:
         """Whether a message of the server is the result or error of this request."""
         return "method" not in message and message.get("id") == self.id
 
@@ -184,7 +184,7 @@ def is_id(value: object) -> bool:
     return isinstance(value, str | int | float)
 
 
-def _is_sound(message: Message) -> bool:
+def _is_sound(message: JsonObject) -> bool:
     return isinstance(message.get("method", ""), str) and ("method" not in message or is_id(message.get("id", 0)))
 
 
@@ -262,7 +262,7 @@ def _event(fields: dict[bytes, list[bytes]]) -> Event:
     return Event(kind or "message", data, event_id, int(retry) / 1000 if retry.isdecimal() else None)
 
 
-def parse_message(data: bytes) -> Message:
+def parse_message(data: bytes) -> JsonObject:
     """One message of the server; raises Problem when it is none."""
     try:
         message = json.loads(data)
@@ -309,7 +309,7 @@ class Log:
         with contextlib.suppress(OSError, ValueError):  # nobody reads the log: that is no reason to stop
             print(f"mcp bridge: {one_line(text)}", file=sys.stderr, flush=True)
 
-    def frame(self, arrow: str, message: Message, size_bytes: int, took_s: float | None = None) -> None:
+    def frame(self, arrow: str, message: JsonObject, size_bytes: int, took_s: float | None = None) -> None:
         """Logs one frame when debugging; `arrow` is "->" towards the server and "<-" from it."""
         if not self._is_verbose:
             return
@@ -566,7 +566,7 @@ class StreamableHttpTransport:
             raise Lost
         return point
 
-    async def _relay(self, frame: McpFrame, response: httpx2.Response, message: Message, body: bytes) -> None:
+    async def _relay(self, frame: McpFrame, response: httpx2.Response, message: JsonObject, body: bytes) -> None:
         if frame.is_answered_by(message):
             if frame.is_replay and "result" not in message:
                 raise Problem("The server refused to open the session again")
@@ -951,7 +951,7 @@ class Bridge:
         message = {"jsonrpc": "2.0", "id": request_id, "error": problem.error}
         await self._deliver(message, json.dumps(message).encode())
 
-    async def _deliver(self, message: Message, body: bytes) -> None:
+    async def _deliver(self, message: JsonObject, body: bytes) -> None:
         """Writes one frame to the client."""
         call = self._calls.get(message["id"]) if "method" not in message and is_id(message.get("id")) else None
         self._log.frame("<-", message, len(body), time.monotonic() - call.began if call else None)
@@ -959,7 +959,7 @@ class Bridge:
         self.has_answered = True
 
 
-def unescaped(line: bytes, message: Message) -> bytes:
+def unescaped(line: bytes, message: JsonObject) -> bytes:
     """The same message with its characters as they are, where escapes make up to three times as much of them.
 
     A server bounds what it takes by its bytes. What Python would write otherwise (half a character, a number beyond a
@@ -1097,18 +1097,18 @@ async def converse(
 
 async def check(remote: Remote, transport: str, *, has_key: bool) -> int:
     """Opens a session, lists the tools, and tells in words what works; returns the exit code."""
-    answers: asyncio.Queue[Message] = asyncio.Queue()
+    answers: asyncio.Queue[JsonObject] = asyncio.Queue()
 
     async def collect(line: bytes) -> None:
         if "id" in (message := json.loads(line)):
             await answers.put(message)
 
-    async def call(method: str, params: Message) -> Message:
+    async def call(method: str, params: JsonObject) -> JsonObject:
         await bridge.take(json.dumps({"jsonrpc": "2.0", "id": method, "method": method, "params": params}).encode())
         answer = await answers.get()
         if "error" in answer:
             raise Problem(answer["error"]["message"])
-        result: Message = answer["result"]
+        result: JsonObject = answer["result"]
         return result
 
     bridge = Bridge(remote, transport, collect)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tests.cases import each
-from tests.class_names import class_names_in, doubles
+from tests.class_names import alias_names_in, class_names_in, doubles
 
 NESTED = "def make():\n    class Turn:\n        pass\n    return Turn\n"
 
@@ -36,3 +36,8 @@ def test_a_double_is_told_with_both_places(tmp_path: Path) -> None:
 def test_names_that_differ_are_no_double(tmp_path: Path) -> None:
     modules = tree(tmp_path, first="class Turn: ...\n", second="class _Turn: ...\nTurn = int\nfrom first import Turn\n")
     assert doubles(class_names_in(modules)) == {}
+
+
+def test_aliases_are_told_from_constants_and_from_what_a_function_assigns(tmp_path: Path) -> None:
+    source = "Turn = int\n_Keep: type = str\nLIMIT = 5\nturn = 6\nKind, Other = int, str\ndef f():\n    Inner = int\n"
+    assert alias_names_in(tree(tmp_path, first=source)) == {"Turn": ["first:1"], "_Keep": ["first:2"]}

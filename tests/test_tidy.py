@@ -17,7 +17,7 @@ from mcp_gateway.core.identity.own_limits import LIMIT_NAMES
 from mcp_gateway.core.record import SurfaceName
 from mcp_gateway.core.store.sqlite.migrations import migrate
 from tests.cases import each
-from tests.class_names import class_names_in, doubles
+from tests.class_names import alias_names_in, class_names_in, doubles
 from tests.import_graph import (
     Graph,
     circle_in,
@@ -192,6 +192,11 @@ def test_every_class_that_the_glossary_names_exists() -> None:
     named = {name for name in glossary().values() if name}
     assert named
     assert sorted(named - classes().keys()) == []
+
+
+def test_no_alias_is_called_like_a_class_that_the_glossary_names() -> None:
+    aliases = alias_names_in(MODULES)
+    assert {name: aliases[name] for name in glossary().values() if name in aliases} == {}
 
 
 def test_a_class_that_is_called_by_a_word_of_the_glossary_is_the_one_that_the_word_names() -> None:

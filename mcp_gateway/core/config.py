@@ -222,7 +222,7 @@ PageUrl = Annotated[str, AfterValidator(_checked_page_url)]
 Secret = Annotated[SecretStr, AfterValidator(_checked_secret)]
 Network = Annotated[str, AfterValidator(_checked_network)]
 HostName = Annotated[str, AfterValidator(_checked_host)]
-Origin = Annotated[str, AfterValidator(_checked_origin)]
+WebOrigin = Annotated[str, AfterValidator(_checked_origin)]
 FilePath = Annotated[Path, BeforeValidator(_checked_path), AfterValidator(Path.expanduser)]
 FolderPath = Annotated[FilePath, AfterValidator(_checked_folder)]
 CommaSeparated = BeforeValidator(_split_commas)
@@ -558,11 +558,11 @@ class Settings(Section):
         default=(), examples=[["gateway.internal:8080"]]
     )
     """Further Hosts that clients may name while `host` is loopback (else they may name any); `*` allows any."""
-    cors_origins: Annotated[tuple[Origin, ...], CommaSeparated] = Field(
+    cors_origins: Annotated[tuple[WebOrigin, ...], CommaSeparated] = Field(
         default=(), examples=[["https://app.example.com"]]
     )
     """Browser origins whose pages may call both doors and read what they answer (CORS); `*` allows any."""
-    allowed_origins: Annotated[tuple[Origin, ...], CommaSeparated] = Field(
+    allowed_origins: Annotated[tuple[WebOrigin, ...], CommaSeparated] = Field(
         default=(), examples=[["https://app.example.com"]]
     )
     """Further such origins; the public_url's own is always allowed, and for MCP every one on loopback."""

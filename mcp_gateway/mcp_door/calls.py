@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 Tell = Callable[[bytes], Awaitable[None]]
 """Sends a message to the client before the answer."""
-Ask = Callable[[str, Mapping[str, Any] | None, float | None], Awaitable[dict[str, Any]]]
+AskClient = Callable[[str, Mapping[str, Any] | None, float | None], Awaitable[dict[str, Any]]]
 """Sends a request (method, params, timeout in seconds) to the client and returns its result."""
 _PASSING = frozenset({"notifications/progress", "notifications/message"})
 """What is of no use later: it is dropped while the client does not read."""
@@ -43,7 +43,7 @@ class CallContext:
         message: Message,
         context: RequestContext,
         tell: Tell | None = None,
-        ask: Ask | None = None,
+        ask: AskClient | None = None,
         is_unread: Callable[[], bool] = lambda: False,
     ) -> None:
         self.transport = _ASKING if ask is not None else _NOT_ASKING

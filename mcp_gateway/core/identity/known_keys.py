@@ -23,7 +23,7 @@ _MAX_REFUSED = 10_000
 _SHAPE = re.compile(rf"(?:{LIVE_PREFIX}|{TEST_PREFIX})[A-Za-z0-9_-]{{43}}")
 _UNKNOWN: Code = "invalid_api_key"
 
-Listener = Callable[[str, GatewayError], None]
+OnClose = Callable[[str, GatewayError], None]
 """Hears the id of a key that stops being valid, and the refusal that it gets from then on."""
 
 
@@ -47,7 +47,7 @@ class KnownKeys:
         self._stale_ids: set[str] = set()
         """Of keys and accounts that have changed and were not read again yet."""
         self._catching_up = asyncio.Lock()
-        self._on_close: list[Listener] = []
+        self._on_close: list[OnClose] = []
         keys.on_change(self.catch_up)
 
     def __len__(self) -> int:
@@ -83,7 +83,7 @@ class KnownKeys:
         """Of an account that a valid key belongs to; another object whenever they may have changed."""
         return self._account_limits[account_id]
 
-    def on_close(self, listener: Listener) -> None:
+    def on_close(self, listener: OnClose) -> None:
         """Call `listener` for each key that was shown and stops being valid while this process runs."""
         self._on_close.append(listener)
 

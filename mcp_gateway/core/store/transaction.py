@@ -56,7 +56,7 @@ Run = Callable[[Transaction, Any], Any]
 """Carries out one write; what it raises as a GatewayError is the write's decision."""
 RunTogether = Callable[[Transaction, Sequence[Any]], Sequence[Any]]
 """Carries out neighbours: an outcome for each of them, in order; a GatewayError is a refusal."""
-Answer = Callable[[Rows, Any], Any]
+RunRead = Callable[[Rows, Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Executors:
 
     alone: dict[type[Write[Any]], Run] = field(default_factory=dict)
     together: dict[type[Write[Any]], RunTogether] = field(default_factory=dict)
-    reads: dict[type[Read[Any]], Answer] = field(default_factory=dict)
+    reads: dict[type[Read[Any]], RunRead] = field(default_factory=dict)
 
     def __or__(self, other: "Executors") -> "Executors":
         return Executors(self.alone | other.alone, self.together | other.together, self.reads | other.reads)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 from mcp_gateway.core.engine import Read, Report
 from mcp_gateway.core.store.sqlite.faults import as_database_error
 from mcp_gateway.core.store.sqlite.reports import Reports, connected
-from mcp_gateway.core.store.transaction import Answer, Rows
+from mcp_gateway.core.store.transaction import Rows, RunRead
 
 T = TypeVar("T")
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 class Readers:
     """All lanes of the database at `path`, which stands there."""
 
-    def __init__(self, path: Path, answers: Mapping[type[Read[Any]], Answer], report_timeout_s: float) -> None:
+    def __init__(self, path: Path, answers: Mapping[type[Read[Any]], RunRead], report_timeout_s: float) -> None:
         """Raises sqlite3.Error."""
         self._answers = answers
         self._lanes = {"point": _Lane(path), "scan": _Lane(path)}
@@ -47,13 +47,13 @@ class _Lane:
         self._connection = connected(path)
         self._thread = ThreadPoolExecutor(1, "reader")
 
-    async def read(self, answer: Answer, read: Read[Any]) -> Any:
+    async def read(self, answer: RunRead, read: Read[Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._read, answer, read)
 
     async def close(self) -> None:
         await asyncio.to_thread(self._thread.shutdown)
         self._connection.close()
 
-    def _read(self, answer: Answer, read: Read[Any]) -> Any:
+    def _read(self, answer: RunRead, read: Read[Any]) -> Any:
         with as_database_error():
             return answer(Rows(self._connection), read)

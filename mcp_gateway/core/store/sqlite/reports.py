@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 from mcp_gateway.core.engine import DatabaseError, Report
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.store.sqlite.faults import as_database_error
-from mcp_gateway.core.store.transaction import Answer, Rows
+from mcp_gateway.core.store.transaction import Rows, RunRead
 
 _READERS = 2
 _STEPS_PER_LOOK = 200_000
@@ -23,7 +23,7 @@ _STEPS_PER_LOOK = 200_000
 
 @dataclass(slots=True, eq=False)
 class _Asked:
-    answer: Answer
+    answer: RunRead
     report: Report[Any]
     is_given_up: bool = False
 
@@ -42,7 +42,7 @@ class Reports:
         self._asked: dict[asyncio.Task[Any], _Asked] = {}
         self._is_closed = False
 
-    async def read(self, answer: Answer, report: Report[Any]) -> Any:
+    async def read(self, answer: RunRead, report: Report[Any]) -> Any:
         """The answer as of the last commit before it began. Raises GatewayError `overloaded` at the deadline."""
         if self._is_closed:
             raise RuntimeError("the store is closed")

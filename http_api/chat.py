@@ -8,7 +8,9 @@ from http_api.operations import Absent
 
 
 class ChatRequestBody(BaseModel):
-    """What the gateway reads of a chat; what else there may be is told in docs/clients.md."""
+    """What the gateway reads of a chat, whose images are data: URIs or, where they are fetched, https addresses;
+    what else there may be is told in docs/clients.md.
+    """
 
     model_config = ConfigDict(extra="allow")
 

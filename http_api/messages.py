@@ -16,7 +16,9 @@ from mcp_gateway.wire.bodies import BodyLimits
 
 
 class CountedRequestBody(BaseModel):
-    """What a prompt is made of; what else there may be is told in docs/clients.md."""
+    """What a prompt is made of, whose images are data: URIs or, where they are fetched, https addresses;
+    what else there may be is told in docs/clients.md.
+    """
 
     model_config = ConfigDict(extra="allow")
 

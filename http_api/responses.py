@@ -13,7 +13,9 @@ _ORIGINATOR, _CODEX = b"originator", b"codex"
 
 
 class ResponsesBody(BaseModel):
-    """What the gateway reads of a request; what else there may be is told in docs/clients.md."""
+    """What the gateway reads of a request, whose images are data: URIs or, where they are fetched, https addresses;
+    what else there may be is told in docs/clients.md.
+    """
 
     model_config = ConfigDict(extra="allow")
 

@@ -455,6 +455,23 @@ class WalletSettings(Section):
     """What is billed where a backend tells no usage that can be: an estimate of the tokens, all that is held, or 0."""
 
 
+class ImageFetchSettings(Section):
+    """Images that a request names by their address, which the gateway fetches where `fetch_images` is on."""
+
+    max_image_bytes: Positive = 8 * 1024 * 1024
+    """The largest image; all of a request, as base64, and the rest of its body fit max_body_bytes together."""
+    timeout_s: PositiveSeconds = 10.0
+    """The longest that all images of a request may take together, waiting for their turn included."""
+    max_per_request: Positive = 8
+    """Images that one request may name by their address."""
+    max_at_once_per_account: Positive = 4
+    """Images fetched at once for one account; further ones wait."""
+    max_at_once_per_host: Positive = 2
+    """Images fetched at once from one host, for everybody; further ones wait."""
+    ports: Annotated[tuple[Annotated[Whole, Field(ge=1, le=65535)], ...], CommaSeparated] = (443,)
+    """The ports that an image's address may have."""
+
+
 class StripeSettings(Section):
     """Top-ups through Stripe, none without its keys. The webhook goes to /v1/billing/webhook under public_url."""
 
@@ -579,7 +596,9 @@ class Settings(Section):
     publish_discovered: bool = False
     """Publish, free of charge, models that a backend lists and no entry in `models` names, while none has a price."""
     enable_vision: bool = False
-    """Accept image parts (data: URIs) in messages."""
+    """Accept images in messages, sent along as data: URIs."""
+    fetch_images: bool = False
+    """Fetch images that keys name by an https address, from public servers alone, and send them on as data."""
     image_blocklist_file: FilePath | None = Field(default=None, examples=["/etc/mcp-gateway/blocked-images.txt"])
     """SHA-256 hashes of images that are refused, one in hex per line."""
     max_body_bytes: Positive = 16 * 1024 * 1024
@@ -613,12 +632,19 @@ class Settings(Section):
     guests: GuestSettings = GuestSettings()
     limits: LimitSettings = LimitSettings()
     upstream: UpstreamSettings = UpstreamSettings()
+    image_fetch: ImageFetchSettings = ImageFetchSettings()
     wallet: WalletSettings = WalletSettings()
     stripe: StripeSettings = StripeSettings()
     mcp: McpSettings = McpSettings()
     models: Annotated[
         tuple[ModelSettings, ...], BeforeValidator(_headed_in_double_brackets), AfterValidator(_with_distinct_ids)
     ] = ()
+
+    @model_validator(mode="after")
+    def _sees_what_it_fetches(self) -> Self:
+        if self.fetch_images and not self.enable_vision:
+            raise ValueError("fetch_images needs enable_vision = true: else every image is refused")
+        return self
 
     @model_validator(mode="after")
     def _fits_in_flight(self) -> Self:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import ssl
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -33,6 +34,8 @@ from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.identity.keys import KeysPerAccount
 from mcp_gateway.core.identity.known_keys import KnownKeys
 from mcp_gateway.core.ids import new_id, now_ms
+from mcp_gateway.core.image_fetching.fetcher import ImageFetcher
+from mcp_gateway.core.image_fetching.resolver import Resolver
 from mcp_gateway.core.inference.exchange import Inference
 from mcp_gateway.core.inference.parts import Parts
 from mcp_gateway.core.ledger.checkpoint import verify_since_checkpoint
@@ -182,6 +185,7 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
                 ledger=ledger,
                 records=records,
                 images=_image_policy(settings),
+                image_fetcher=_image_fetcher(settings, metrics),
                 targets=Targets({VLLM: dialect, DEMO: dialect}),
                 metrics=metrics,
                 failures=Failures(
@@ -326,7 +330,20 @@ def _bytes_in_flight(settings: Settings, addresses: AddressReader, metrics: Metr
 
 def _image_policy(settings: Settings) -> ImagePolicy:
     file = settings.image_blocklist_file
-    return ImagePolicy(settings.enable_vision, read_blocklist(file) if file else frozenset())
+    fetching = settings.image_fetch if settings.fetch_images else None
+    return ImagePolicy(settings.enable_vision, read_blocklist(file) if file else frozenset(), fetching)
+
+
+def _image_fetcher(settings: Settings, metrics: Metrics) -> ImageFetcher | None:
+    """None where none is fetched: to read the system's authorities takes 20 ms."""
+    if not settings.fetch_images:
+        return None
+    return ImageFetcher(
+        settings.image_fetch,
+        resolve=Resolver(settings.image_fetch.max_at_once_per_account),
+        count=lambda outcome: metrics.image_fetches.labels(outcome).inc(),
+        ssl_context=ssl.create_default_context(),
+    )
 
 
 def _pool(settings: Settings, published: Published, ages: ModelAges) -> Pool:

@@ -163,7 +163,7 @@ class TestSources:
     def test_every_setting_can_be_set_by_its_variable(self, setting: Setting) -> None:
         examples = setting.field.examples or [setting.field.default]
         shown = examples[0]
-        text = ",".join(shown) if isinstance(shown, list | tuple) else str(shown)
+        text = ",".join(map(str, shown)) if isinstance(shown, list | tuple) else str(shown)
         value: Any = load("[stripe]\nsecret_key = 'a'\nwebhook_secret = 'b'", **{str(setting.variable): text})
         for name in setting.path:
             value = getattr(value, name)

@@ -72,6 +72,7 @@ async def answered(parts: Parts, caller: Caller, question: TokenQuestion, reserv
     check_access(model, caller)
     if question.images:
         await parts.images.check(question.images, model_sees="image" in model.input_modalities)
+        parts.images.check_addresses(question.remote_images, is_guest=caller.is_guest)
 
     def counting(offer: Offer) -> Counting:
         inquiry = parts.targets.dialect_of(offer).inquiries[question.name]

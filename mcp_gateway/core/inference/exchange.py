@@ -18,6 +18,7 @@ from mcp_gateway.core.inference.counting import FreeAnswer, answered, count_prom
 from mcp_gateway.core.inference.fitting import first_terms
 from mcp_gateway.core.inference.meter import NO_USAGE, UNUSED, Meter, Metered
 from mcp_gateway.core.inference.parts import Call, Parts
+from mcp_gateway.core.inference.remote_images import bring_images
 from mcp_gateway.core.inference.routing import judged, offers_to, ranked
 from mcp_gateway.core.inference.terms import reserved_output_tokens
 from mcp_gateway.core.limits.limiter import Turn
@@ -66,7 +67,7 @@ class AnswerFacts(NamedTuple):
 
     `clamped_to` is the limit that stands in place of what was asked for, where one does; `ignored` are names in the
     request that were not sent on; `overhead_s` is what an answer in one piece took from its admission to its
-    settlement, less the wait for backends.
+    settlement, less the waits for backends and servers of images.
     """
 
     cost_nano: int
@@ -233,6 +234,8 @@ class Exchange:
         if model.is_window_narrowed:
             await meter.check_window()
         meter.terms = await self._bill.open(meter.terms, ask, model, meter)
+        if ask.remote_images:
+            await bring_images(parts, caller.account_id, self._call.context, ask, meter)
         self._answer = Answer(
             ask,
             self._call.request_id,

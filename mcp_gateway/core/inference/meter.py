@@ -1,6 +1,6 @@
 """The tokens of one request: its prompt by a backend's count, and the usage that is billed, told or assumed.
 
-Also how long backends were waited for: whoever counts and whoever asks one notes both ends of the wait.
+Also how long backends and servers of images were waited for: whoever asks one notes both ends of the wait.
 """
 
 from typing import NamedTuple

@@ -11,6 +11,7 @@ from mcp_gateway.core.catalog import Published
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.dialects.dialect import Targets
+from mcp_gateway.core.image_fetching.fetcher import ImageFetcher
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.lifecycle import Lifecycle
 from mcp_gateway.core.limits.limiter import Limiter
@@ -54,6 +55,7 @@ class Parts:
     ledger: Ledger
     records: Records
     images: ImagePolicy
+    image_fetcher: ImageFetcher | None
     targets: Targets
     metrics: Metrics
     failures: Failures

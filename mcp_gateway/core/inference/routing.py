@@ -32,6 +32,7 @@ async def judged(parts: Parts, caller: Caller, ask: Ask, model: Model, target: T
     check(ask, model, caller, parts.settings.limits)
     if ask.images:
         await parts.images.check(ask.images, model_sees="image" in model.input_modalities)
+        parts.images.check_addresses(ask.remote_images, is_guest=caller.is_guest)
     return ignored
 
 

@@ -81,6 +81,10 @@ class Metrics:
             "gateway_usage_invalid", "Usages, and counts of prompts, of a backend that cannot be: taken for missing.",
             ("backend",), registry=registry,
         )  # fmt: skip
+        self.image_fetches = Counter(
+            "gateway_image_fetches", "Images named by their address, by how their fetch ended.", ("outcome",),
+            registry=registry,
+        )  # fmt: skip
         self.payments_uncredited = Counter(
             "gateway_payments_uncredited", "Events of Stripe's about money that reached no wallet.", ("reason",),
             registry=registry,

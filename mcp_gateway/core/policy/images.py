@@ -1,18 +1,21 @@
-"""Whether a request's images may pass: switched on, sent along as data, and not on the blocklist.
+"""Whether a request's images may pass: switched on, sent along as data or named as may be, and not on the blocklist.
 
-Addresses are refused: passed through, they would let a caller make a backend fetch anything.
+No address is passed on: it would let a caller make a backend fetch anything. What the gateway fetches itself is
+judged as if it had been sent along.
 """
 
 import asyncio
 import re
 from base64 import b64decode
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from mcp_gateway.core.config import ConfigError
+from mcp_gateway.core.config import ConfigError, ImageFetchSettings
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.policy.image_url import read_image_url
+from mcp_gateway.core.sent_images import RemoteImage, is_address
 
 _SLICE_CHARS = 256 * 1024
 """Of base64: whole groups of four."""
@@ -45,13 +48,17 @@ def _blocklist_fault(fault: str) -> ConfigError:
 
 @dataclass(frozen=True, slots=True)
 class ImagePolicy:
-    """What the operator allows; `blocked_sha256` are hashes of the decoded bytes."""
+    """What the operator allows; `blocked_sha256` are hashes of the decoded bytes, `fetching` None where nothing is."""
 
     is_enabled: bool
     blocked_sha256: frozenset[str] = frozenset()
+    fetching: ImageFetchSettings | None = None
 
     async def check(self, images: Iterable[str], *, model_sees: bool) -> None:
-        """Raises GatewayError: `vision_disabled`, `unsupported_parameter`, `invalid_value` or `content_policy`."""
+        """Raises GatewayError: `vision_disabled`, `unsupported_parameter`, `invalid_value` or `content_policy`.
+
+        Addresses that may be fetched pass here.
+        """
         passed_chars = 0
         for image in images:
             if not self.is_enabled:
@@ -62,14 +69,34 @@ class ImagePolicy:
             if passed_chars > _SLICE_CHARS:
                 passed_chars = 0
                 await asyncio.sleep(0)
-            await self._check_one(image)
+            if self.fetching is None or not is_address(image):
+                await self._check_one(image)
+
+    def check_addresses(self, images: Sequence[RemoteImage], *, is_guest: bool) -> None:
+        """What can be said of addresses before anything is fetched.
+
+        Raises GatewayError `guests_not_allowed`, `invalid_value` or `invalid_image_url`.
+        """
+        if not images or self.fetching is None:
+            return
+        if is_guest:
+            message = "Images are fetched for API keys alone: send a key, or the image as data:image/png;base64,..."
+            raise GatewayError("guests_not_allowed", message, param=images[0].where)
+        most = self.fetching.max_per_request
+        if len(images) > most:
+            message = f"A request may name at most {most} images by their address, not {len(images)}."
+            raise GatewayError("invalid_value", message, param=images[most].where)
+        for image in images:
+            try:
+                read_image_url(image.url, self.fetching.ports)
+            except ValueError as fault:
+                raise GatewayError("invalid_image_url", f"`{image.where}`: {fault}.", param=image.where) from None
 
     async def _check_one(self, image: str) -> None:
         found = _DATA_URI.match(image)
         if found is None:
-            message = (
-                "Send the image itself, as data:image/png;base64,... (or jpeg, webp, gif); addresses are not fetched."
-            )
+            message = "Send the image itself, as data:image/png;base64,... (or jpeg, webp, gif)"
+            message += "; addresses are not fetched (`fetch_images` is off)." if self.fetching is None else "."
             raise GatewayError("unsupported_parameter", message, param="image_url")
         try:
             digest = await _sha256_of(image, found.end())

@@ -17,6 +17,7 @@ from mcp_gateway.core.json_fields import (
     required,
 )
 from mcp_gateway.core.record import SurfaceName
+from mcp_gateway.core.sent_images import SentImage, is_address, remote_in, taken_out
 from mcp_gateway.core.surfaces.openai import (
     COMMENT,
     broken_off,
@@ -69,10 +70,11 @@ class ChatSurface:
         return Ask(
             surface=self,
             body=body,
-            text_bytes=size_bytes - sum(sent_chars for _, sent_chars in images),
+            text_bytes=size_bytes - sum(image.size_chars for image in images),
             model=model,
             parts=len(messages),
-            images=tuple(image for image, _ in images),
+            images=tuple(image.url for image in images),
+            remote_images=remote_in(images),
             is_stream=is_stream,
             wants_usage=wishes.at_end,
             wants_continuous_usage=wishes.in_each,
@@ -102,8 +104,8 @@ def parse_chat(raw: bytes) -> Ask:
     return CHAT.read(parse_json_object(raw), len(raw))
 
 
-def images_in(messages: list[Any]) -> Iterator[tuple[str, int]]:
-    """The address of each image part, and how many characters it came in.
+def images_in(messages: list[Any]) -> Iterator[SentImage]:
+    """Each image part's.
 
     Refuses messages of an unknown shape, and too many parts.
     """
@@ -127,13 +129,20 @@ def images_in(messages: list[Any]) -> Iterator[tuple[str, int]]:
             raise GatewayError("invalid_type", problem, param=f"{where}.content")
 
 
-def _read_image(part: dict[str, Any], where: str) -> tuple[str, int]:
-    """An image part's address, which from now on has one form."""
+def _read_image(part: dict[str, Any], where: str) -> SentImage:
+    """An image part's data: URI, which from now on has one form, or its address, which is taken out."""
     image = part.get("image_url")
     url = image.get("url") if isinstance(image, dict) else image
     if not isinstance(url, str):
         raise GatewayError("missing_parameter", f"`{where}.image_url.url` is missing: give a data: URI.", param=where)
+    if is_address(url):
+        return taken_out(url, where, part, _put_image)
     canonical = canonical_image(url)
     if canonical is not url:
-        part["image_url"] = {**image, "url": canonical} if isinstance(image, dict) else canonical
-    return canonical, len(url)
+        _put_image(part, canonical)
+    return SentImage(canonical, len(url))
+
+
+def _put_image(part: dict[str, Any], uri: str) -> None:
+    image = part["image_url"]
+    part["image_url"] = {**image, "url": uri} if isinstance(image, dict) else uri

@@ -9,6 +9,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import LONG_BYTES
 from mcp_gateway.core.json_fields import at_least, at_most, kind_of, make_whole, optional, required
 from mcp_gateway.core.record import SurfaceName
+from mcp_gateway.core.sent_images import SentImage, is_address, remote_in, taken_out
 from mcp_gateway.core.surfaces.anthropic import error_body, event_of
 from mcp_gateway.core.surfaces.chat import MAX_MESSAGES, MAX_PARTS, MAX_TOOLS
 from mcp_gateway.core.surfaces.openai import bytes_per_token
@@ -45,10 +46,11 @@ class MessagesSurface:
         return Ask(
             surface=self,
             body=body,
-            text_bytes=size_bytes - sum(sent_chars for _, sent_chars in images),
+            text_bytes=size_bytes - sum(image.size_chars for image in images),
             model=model,
             parts=len(messages) + ("system" in body),
-            images=tuple(image for image, _ in images),
+            images=tuple(image.url for image in images),
+            remote_images=remote_in(images),
             is_stream=bool(optional(body, "stream", bool)),
             output_limit=output_limit,
             needs_limit=True,
@@ -71,8 +73,8 @@ MESSAGES = MessagesSurface()
 COUNTED_MESSAGES = MessagesSurface(is_counted=True)
 
 
-def _images(body: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    """Each image as a data: URI, or its address, and how many characters it came in.
+def _images(body: dict[str, Any]) -> Iterator[SentImage]:
+    """Each image block's, those within the results of tools too.
 
     Refuses messages of an unknown shape, and too many blocks.
     """
@@ -117,21 +119,27 @@ def _checked_blocks(content: Any, where: str) -> list[dict[str, Any]]:
     return content
 
 
-def _read_image(block: dict[str, Any], where: str) -> tuple[str, int]:
-    """An image's data: URI, which from now on has one form, or the address that stands in place of one."""
+def _read_image(block: dict[str, Any], where: str) -> SentImage:
+    """An image's data: URI, which from now on has one form, or its address, which is taken out."""
     source = block.get("source")
     if not isinstance(source, dict):
         raise GatewayError("missing_parameter", f"`{where}.source` is missing: give an object.", param=where)
     media_type, data = source.get("media_type"), source.get("data")
     if source.get("type") == "base64" and isinstance(media_type, str) and isinstance(data, str):
         canonical = canonical_image(f"data:{media_type};base64,{data}")
-        head, _, digits = canonical.partition(",")
-        kind = head.removeprefix("data:").removesuffix(";base64")
-        block["source"] = {"type": "base64", "media_type": kind, "data": digits}
-        return canonical, len(data)
+        _put_image(block, canonical)
+        return SentImage(canonical, len(data))
     if source.get("type") == "url" and isinstance(source.get("url"), str):
         url: str = source["url"]
+        if is_address(url):
+            return taken_out(url, where, block, _put_image)
         block["source"] = {"type": "url", "url": canonical_image(url)}
-        return block["source"]["url"], len(url)
-    problem = f"`{where}.source` must be of type base64, with `media_type` and `data`."
+        return SentImage(block["source"]["url"], len(url))
+    problem = f"`{where}.source` must be of type base64, with `media_type` and `data`, or of type url."
     raise GatewayError("unsupported_parameter", problem, param=f"{where}.source")
+
+
+def _put_image(block: dict[str, Any], uri: str) -> None:
+    head, _, digits = uri.partition(",")
+    kind = head.removeprefix("data:").removesuffix(";base64")
+    block["source"] = {"type": "base64", "media_type": kind, "data": digits}

@@ -13,6 +13,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import LONG_BYTES
 from mcp_gateway.core.json_fields import at_least, at_most, kind_of, make_whole, optional, required
 from mcp_gateway.core.record import SurfaceName
+from mcp_gateway.core.sent_images import SentImage, is_address, remote_in, taken_out
 from mcp_gateway.core.surfaces.openai import COMMENT, bytes_per_token, top_logprobs_in
 from mcp_gateway.core.surfaces.openings import READ_TEXTS, opening_bytes, opening_of_content
 from mcp_gateway.core.surfaces.response_object import skeleton
@@ -103,10 +104,11 @@ class ResponsesSurface:
         return ResponsesAsk(
             surface=self,
             body=body,
-            text_bytes=size_bytes - sum(sent_chars for _, sent_chars in images),
+            text_bytes=size_bytes - sum(image.size_chars for image in images),
             model=model,
             parts=len(items) + 1,
-            images=tuple(image for image, _ in images),
+            images=tuple(image.url for image in images),
+            remote_images=remote_in(images),
             is_stream=bool(optional(body, "stream", bool)),
             output_limit=at_least(body, "max_output_tokens", 1),
             bytes_per_token=bytes_per_token(rows),
@@ -169,8 +171,8 @@ def _logprob_rows(body: dict[str, Any]) -> int:
     return 1 + top_logprobs_in(body)
 
 
-def _images(items: list[dict[str, Any]]) -> Iterator[tuple[str, int]]:
-    """The address of each image part, and how many characters it came in. Refuses too many parts."""
+def _images(items: list[dict[str, Any]]) -> Iterator[SentImage]:
+    """Each image part's. Refuses too many parts."""
     count = 0
     for number, item in enumerate(items):
         for name in _PART_LISTS:
@@ -186,10 +188,16 @@ def _images(items: list[dict[str, Any]]) -> Iterator[tuple[str, int]]:
                     yield _read_image(part, f"{where}[{index}]")
 
 
-def _read_image(part: dict[str, Any], where: str) -> tuple[str, int]:
-    """An image part's address, which from now on has one form."""
+def _read_image(part: dict[str, Any], where: str) -> SentImage:
+    """An image part's data: URI, which from now on has one form, or its address, which is taken out."""
     url = part.get("image_url")
     if not isinstance(url, str):
         raise GatewayError("missing_parameter", f"`{where}.image_url` is missing: give a data: URI.", param=where)
-    part["image_url"] = canonical_image(url)
-    return part["image_url"], len(url)
+    if is_address(url):
+        return taken_out(url, where, part, _put_image)
+    _put_image(part, canonical_image(url))
+    return SentImage(part["image_url"], len(url))
+
+
+def _put_image(part: dict[str, Any], uri: str) -> None:
+    part["image_url"] = uri

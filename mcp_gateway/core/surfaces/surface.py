@@ -11,6 +11,7 @@ from mcp_gateway.core.config import Task
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import parse_exactly
 from mcp_gateway.core.record import SurfaceName
+from mcp_gateway.core.sent_images import RemoteImage
 from mcp_gateway.core.surfaces.usage import Usage
 
 Body = bytes | bytearray
@@ -84,6 +85,7 @@ class Ask:
     """A request as its caller sent it, with what its surface read out of it.
 
     `body` is what of it may be forwarded: each attempt writes its own from it. It is put away once it is sent.
+    `remote_images` are those of its `images` that have to be fetched: until then a pixel stands for each in the body.
     `text_bytes` is its size less the images, an upper bound of the prompt in tokens; `parts` are the messages or
     inputs, each of which may cost what a chat template adds. `output_limit` is what the caller asked for of each
     choice, by whichever field; None where it named none. `choices` are made, by the field `choices_field`: none where
@@ -98,6 +100,7 @@ class Ask:
     text_bytes: int
     parts: int
     images: tuple[str, ...] = ()
+    remote_images: tuple[RemoteImage, ...] = ()
     is_stream: bool = False
     wants_usage: bool = False
     wants_continuous_usage: bool = False
@@ -131,7 +134,7 @@ class Ask:
 
     def put_away(self, sent: bytes) -> None:
         """Keep of the body only what was sent: parsed, it takes several times as much; images are still counted."""
-        self.body, self.images, self.sent = {}, ("",) * len(self.images), sent
+        self.body, self.images, self.remote_images, self.sent = {}, ("",) * len(self.images), (), sent
 
     def take_out(self) -> None:
         """Have the body again that was put away, as it was sent."""

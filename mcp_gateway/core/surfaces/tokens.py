@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_fields import at_most, checked, optional, required
+from mcp_gateway.core.sent_images import RemoteImage, remote_in
 from mcp_gateway.core.surfaces.chat import MAX_MESSAGES, MAX_TOOLS, images_in
 from mcp_gateway.core.surfaces.prompt_sizes import check_ids
 
@@ -18,13 +19,17 @@ MAX_TEXT_BYTES = 2 * 1024 * 1024
 
 @dataclass(slots=True)
 class TokenQuestion:
-    """One as its caller sent it; `body` is what of it may be forwarded."""
+    """One as its caller sent it; `body` is what of it may be forwarded.
+
+    Of its images, those that are named by an address are counted by the pixel that stands for each.
+    """
 
     name: QuestionName
     body: dict[str, Any]
     model: str
     prompt_field: str
     images: tuple[str, ...] = ()
+    remote_images: tuple[RemoteImage, ...] = ()
 
 
 def read_tokenize(body: dict[str, Any], size_bytes: int) -> TokenQuestion:
@@ -42,8 +47,8 @@ def read_tokenize(body: dict[str, Any], size_bytes: int) -> TokenQuestion:
     at_most(messages, MAX_MESSAGES, "messages")
     at_most(optional(body, "tools", list) or (), MAX_TOOLS, "tools")
     images = tuple(images_in(messages))
-    _check_size(size_bytes - sum(sent_chars for _, sent_chars in images), "messages")
-    return TokenQuestion("tokenize", body, model, "messages", tuple(image for image, _ in images))
+    _check_size(size_bytes - sum(image.size_chars for image in images), "messages")
+    return TokenQuestion("tokenize", body, model, "messages", tuple(image.url for image in images), remote_in(images))
 
 
 def read_detokenize(body: dict[str, Any], _size_bytes: int) -> TokenQuestion:

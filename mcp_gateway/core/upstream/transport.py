@@ -146,8 +146,12 @@ class Transport:
         timeouts: Timeouts,
         limits: TransportLimits,
         ssl_context: ssl.SSLContext | None = None,
+        address: str | None = None,
     ) -> None:
-        """Connect to nothing yet; ValueError when the URL is not one of a plain http or https origin."""
+        """Connect to nothing yet; ValueError when the URL is not one of a plain http or https origin.
+
+        An `address` is connected to in place of a look-up of the host's name; the certificate is still for the name.
+        """
         url = urlsplit(base_url)
         if url.scheme not in ("http", "https") or not url.hostname or not base_url.isascii():
             raise ValueError("a base URL is ASCII, http:// or https:// with a host")
@@ -156,11 +160,12 @@ class Transport:
         self.timeouts = timeouts
         self.limits = limits
         self._base_url = base_url
-        self._host = url.hostname
+        self._address = address or url.hostname
         self._port = url.port or (443 if url.scheme == "https" else 80)
         self._host_header = url.netloc
         self._path_prefix = url.path.rstrip("/")
         self._ssl = (ssl_context or ssl.create_default_context()) if url.scheme == "https" else None
+        self._certified_name = None if self._ssl is None else url.hostname
         self._idle: list[_Connection] = []  # oldest first, taken from the end
         self._busy: set[_Connection] = set()
         self._open: set[_Connection] = set()  # those with a socket, whatever they do
@@ -249,7 +254,13 @@ class Transport:
         self._busy.add(connection)
         try:
             async with asyncio.timeout(self.timeouts.connect_s):
-                await loop.create_connection(lambda: connection, self._host, self._port, ssl=self._ssl)
+                await loop.create_connection(
+                    lambda: connection,
+                    self._address,
+                    self._port,
+                    ssl=self._ssl,
+                    server_hostname=self._certified_name,
+                )
         except BaseException as error:
             connection.abort()
             self._lost(connection)  # cancelled after it was made, uvloop does not tell of its end

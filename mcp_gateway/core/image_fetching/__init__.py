@@ -1,0 +1,1 @@
+"""Images that are named by their address, fetched from whoever has them: see fetcher.py."""

@@ -167,6 +167,9 @@ class Spoken:
     def cost_in(self, response: httpx2.Response) -> str:
         return response.headers["x-cost-usd"]
 
+    def request_id_in(self, response: httpx2.Response) -> str:
+        return response.headers["x-request-id"]
+
     def clamped_to(self, response: httpx2.Response) -> int:
         return int(response.headers["x-max-tokens-clamped"])
 
@@ -452,6 +455,9 @@ class ChatTool(Chat):
     def cost_in(self, response: httpx2.Response) -> str:
         return str(self.answer(response)["cost_usd"])
 
+    def request_id_in(self, response: httpx2.Response) -> str:
+        return str(self.answer(response)["request_id"])
+
     def clamped_to(self, response: httpx2.Response) -> int:
         return int(self.answer(response)["max_tokens_clamped"])
 
@@ -467,13 +473,9 @@ CHAT_SPOKEN = SPOKEN[0]
 every_surface = pytest.mark.parametrize("spoken", SPOKEN, ids=repr)
 every_generating_surface = pytest.mark.parametrize("spoken", [one for one in SPOKEN if one.is_generated], ids=repr)
 every_streaming_surface = pytest.mark.parametrize("spoken", [one for one in SPOKEN if one.has_streams], ids=repr)
+WAYS = [(one, is_stream) for one in SPOKEN for is_stream in ((False, True) if one.has_streams else (False,))]
 every_way = pytest.mark.parametrize(
-    ("spoken", "is_stream"),
-    [
-        pytest.param(one, is_stream, id=f"{one!r}{' stream' if is_stream else ''}")
-        for one in SPOKEN
-        for is_stream in ((False, True) if one.has_streams else (False,))
-    ],
+    ("spoken", "is_stream"), WAYS, ids=[f"{one!r}{' stream' if is_stream else ''}" for one, is_stream in WAYS]
 )
 
 

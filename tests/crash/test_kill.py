@@ -19,8 +19,9 @@ from mcp_gateway.core.config import Settings
 from mcp_gateway.core.gateway import DATABASE, open_desk
 from mcp_gateway.core.identity.own_limits import OwnLimits
 from tests.program import running_program
-from tests.replaying import DONE, Asked, ReplayingBackend, chunk, final_usage, unary
+from tests.replaying import Asked, ReplayingBackend
 from tests.serving import PRICED
+from tests.surfaces import SPOKEN, WAYS, answers
 
 pytestmark = pytest.mark.slow
 
@@ -35,6 +36,7 @@ class Seen:
     """What clients saw whole, by the gateway's request id: the tokens of prompt and completion."""
 
     whole: dict[str, tuple[int, int]] = field(default_factory=dict)
+    ways: set[tuple[str, bool]] = field(default_factory=set)
     broken: int = 0
 
 
@@ -45,34 +47,34 @@ class Tokens:
         self._random = random.Random(seed)
 
     async def __call__(self, asked: Asked) -> None:
-        prompt, completion = self._random.randint(1, 40), self._random.randint(1, 24)
+        spoken = next(one for one in SPOKEN if one.upstream == asked.path)
+        prompt, output = self._random.randint(1, 40), self._random.randint(1, 16)
         if not asked.json.get("stream"):
             await asyncio.sleep(self._random.random() * 0.02)
-            await unary(prompt, completion)(asked)
+            await answers(spoken, prompt, output)(asked)
             return
         asked.start_stream()
-        for number in range(completion + 1):
-            asked.send_event(chunk("x" if number else "", prompt, number, "stop" if number == completion else None))
+        for event in spoken.stream(prompt, output):
+            asked.send_event(event)
             await asyncio.sleep(0.001)
-        asked.send_event(final_usage(prompt, completion))
-        asked.send_event(DONE)
         asked.end_stream()
 
 
 async def client(http: httpx2.AsyncClient, seen: Seen, dice: random.Random) -> None:
-    """Chat without end, until the server is gone; note each answer that came whole."""
+    """Ask without end, in one way after the other, until the server is gone; note each answer that came whole."""
     while True:
-        is_stream = dice.random() < 0.6
-        body = {"model": PRICED["id"], "messages": [{"role": "user", "content": "hi"}], "max_tokens": 64}
-        if is_stream:
-            body |= {"stream": True, "stream_options": {"include_usage": True}}
+        spoken, is_stream = dice.choice(WAYS)
+        body = orjson.dumps(spoken.body(is_stream=is_stream))
         try:
-            response = await http.post("/v1/chat/completions", json=body)
+            response = await http.post(spoken.path, content=body, headers=spoken.sent_headers)
         except httpx2.HTTPError:
             seen.broken += 1
             return
-        if (tokens := usage_of(response, is_stream)) is not None:
-            seen.whole[response.headers["x-request-id"]] = tokens
+        if spoken.refusal_of(response) is None:
+            usage, _ = spoken.told(response, is_stream=is_stream)
+            assert usage is not None
+            seen.whole[spoken.request_id_in(response)] = usage[:2]
+            seen.ways.add((spoken.name, is_stream))
 
 
 async def killed_under_load(config: Path, key: str, seen: Seen, dice: random.Random) -> None:
@@ -87,15 +89,6 @@ async def killed_under_load(config: Path, key: str, seen: Seen, dice: random.Ran
         await asyncio.sleep(0.2 + dice.random() * 0.4)
         program.process.send_signal(signal.SIGKILL)
         await asyncio.gather(*load)
-
-
-def usage_of(response: httpx2.Response, is_stream: bool) -> tuple[int, int] | None:
-    """The tokens that a whole answer tells; None where it was refused or broke off."""
-    if response.status_code != 200 or (is_stream and not response.content.endswith(DONE)):
-        return None
-    text = response.content.split(b"\n\n")[-3].removeprefix(b"data: ") if is_stream else response.content
-    usage = orjson.loads(text).get("usage")
-    return None if usage is None else (usage["prompt_tokens"], usage["completion_tokens"])
 
 
 def write_config(tmp_path: Path, backend: ReplayingBackend) -> Path:
@@ -138,6 +131,7 @@ def check_books(database: Path, seen: Seen, asked_ids: set[str]) -> None:
         assert connection.execute("SELECT COUNT(*) FROM holds").fetchone() == (0,)
     charged = dict(settled)
     assert len(seen.whole) > KILLS * CLIENTS, "hardly any load"
+    assert len(seen.ways) == len(WAYS), "a surface was not served"
     assert seen.broken >= KILLS, "the kills hit nobody"
     for request_id, (prompt, completion) in seen.whole.items():
         assert charged[request_id] == prompt * PROMPT_PRICE_NANO + completion * COMPLETION_PRICE_NANO

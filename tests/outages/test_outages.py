@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -30,16 +31,15 @@ from tests.crash.test_kill import Tokens
 from tests.databases import store_of
 from tests.doors.test_money_both_doors import TRANSPORTS
 from tests.patience import eventually
-from tests.replaying import ReplayingBackend, contents
+from tests.replaying import ReplayingBackend
 from tests.serving import PRICED, Door, bearer, open_door
+from tests.surfaces import MODEL, WAYS, ChatTool, Spoken
 
 pytestmark = pytest.mark.slow
 
 CREDIT_USD = "1000"
-EACH = 3
-"""Clients by each way in."""
 LONGEST_S = 60
-BODY: dict[str, Any] = {"model": PRICED["id"], "messages": [{"role": "user", "content": "hi"}], "max_tokens": 64}
+BODY: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 16}
 
 
 @dataclass
@@ -77,32 +77,34 @@ class Traffic:
             assert tries[-1].status == 200
             self.answers.append(tries)
 
-    async def over_http(self) -> tuple[Told, int]:
-        response = await self.door.chat(self.key, **BODY)
-        return _told_over_http(response, response.headers.get("x-cost-usd", "0.00"))
+    async def over_http(self, spoken: Spoken, *, is_stream: bool) -> tuple[Told, int]:
+        response = await spoken.ask(self.door, self.key, is_stream=is_stream)
+        cost_usd, wait_s = "0.00", 0
+        if response.status_code == 503:
+            assert spoken.refusal_of(response) == spoken.word_for("ledger_unavailable")
+            wait_s = int(response.headers["retry-after"])
+        elif response.status_code == 200:
+            assert not is_stream or not any(map(spoken.failure_in, spoken.events(response.content)))
+            cost_usd = spoken.told(response, is_stream=is_stream)[1]
+        return Told("http", response.status_code, cost_usd, spoken.request_id_in(response)), wait_s
 
-    async def streamed(self) -> tuple[Told, int]:
-        response = await self.door.chat(self.key, **BODY, stream=True, stream_options={"include_usage": True})
-        cost_usd = "0.00"
-        if response.status_code == 200:
-            *_, last = contents([response.content])
-            cost_usd = last["usage"]["cost_usd"]
-        return _told_over_http(response, cost_usd)
+    def by_each_surface(self) -> list[Callable[[], Any]]:
+        """A client of each surface in each way; the tool's come by their own transports."""
+        return [
+            partial(self.over_http, spoken, is_stream=is_stream)
+            for spoken, is_stream in WAYS
+            if not isinstance(spoken, ChatTool)
+        ]
 
     async def clients(self, stack: contextlib.AsyncExitStack) -> list[Callable[[], Any]]:
         """Ways to ask, by every door."""
         headers = bearer(self.key)
         http = await stack.enter_async_context(httpx2.AsyncClient(headers=headers, timeout=LONGEST_S))
-        asks = [ask for ask in (self.over_http, self.streamed) for _ in range(EACH)]
+        asks = self.by_each_surface()
         for transport in TRANSPORTS.values():
             client = await stack.enter_async_context(transport(self.door, headers, http))
             asks += [_calls(client, has_progress=has_progress) for has_progress in (False, True)]
         return asks
-
-
-def _told_over_http(response: httpx2.Response, cost_usd: str) -> tuple[Told, int]:
-    wait_s = int(response.headers["retry-after"]) if response.status_code == 503 else 0
-    return Told("http", response.status_code, cost_usd, response.headers["x-request-id"]), wait_s
 
 
 def _calls(client: Client, *, has_progress: bool) -> Callable[[], Any]:
@@ -129,7 +131,7 @@ async def traffic(door: Door) -> AsyncIterator[Traffic]:
     async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as group:
         for ask in await load.clients(stack):
             group.create_task(load.want(ask))
-        await eventually(lambda: len(load.answers) >= 3 * EACH)
+        await eventually(lambda: len(load.answers) >= len(WAYS))
         yield load
         await eventually(lambda: door.gateway.ledger.is_writable)
         load.is_over.set()
@@ -239,8 +241,7 @@ async def test_an_end_in_the_middle_of_an_outage_is_made_up_for_once_by_the_next
         async with opened(tmp_path, backend, 1) as door:
             account = await door.account(CREDIT_USD)
             load = Traffic(door, account, await door.key(account))
-            asks = [ask for ask in (load.over_http, load.streamed) for _ in range(4)]
-            asking = [asyncio.create_task(ask()) for ask in asks for _ in range(4)]
+            asking = [asyncio.create_task(ask()) for ask in load.by_each_surface() for _ in range(3)]
             await backend.chats_asked(len(asking))
             await until_started.enter_async_context(outage(door))
             load.told += [told for told, _ in await asyncio.gather(*asking)]

@@ -169,7 +169,6 @@ def _document(model: Model, *, is_ready: bool) -> ProviderModel:
 
 
 def _flat(model: Model, *, is_ready: bool) -> FlatProviderModel:
-    generates = _kind(model) == "text"
     prompt, completion = format_price(model.price.prompt_pico), format_price(model.price.completion_pico)
     return FlatProviderModel(
         id=model.id,
@@ -182,8 +181,8 @@ def _flat(model: Model, *, is_ready: bool) -> FlatProviderModel:
         context_length=model.context_window,
         max_output_length=model.max_output_tokens,
         pricing=FlatPricing(prompt=prompt, completion=completion, image="0", request="0"),
-        supported_sampling_parameters=list(SAMPLING_PARAMETERS) if generates else [],
-        supported_features=list(model.features) if generates else [],
+        supported_sampling_parameters=list(SAMPLING_PARAMETERS) if _kind(model) == "text" else [],
+        supported_features=list(model.features),
         is_ready=is_ready,
         **_about(model),
     )

@@ -277,7 +277,7 @@ def _model(entry: ModelSettings, rows: Sequence[Listing], created_at_s: int) -> 
         context_window=context,
         max_output_tokens=min(entry.max_output_tokens or context, context, *listed),
         quantization=entry.quantization,
-        features=entry.features,
+        features=entry.features if entry.task in (None, "generate") else (),
         input_modalities=entry.input_modalities,
         aliases=entry.aliases,
         is_open_to_guests=(entry.free or pricing is None) if entry.guests is None else entry.guests,

@@ -301,7 +301,7 @@ class ModelSettings(Section):
     quantization: Line | None = Field(default=None, min_length=1, examples=["bf16"])
     """int4, int8, fp4, fp8, bf16, ...: shown in the catalog."""
     features: Annotated[tuple[Feature, ...], CommaSeparated] = ("tools", "json_mode", "structured_outputs", "logprobs")
-    """What the model supports beyond text: tools, json_mode, structured_outputs, logprobs, reasoning."""
+    """What a model that generates supports beyond text: tools, json_mode, structured_outputs, logprobs, reasoning."""
     input_modalities: Annotated[tuple[Modality, ...], CommaSeparated] = ("text",)
     """text, or text and image."""
     guests: bool | None = Field(default=None, examples=[False])

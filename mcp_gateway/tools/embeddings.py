@@ -5,6 +5,7 @@ of a result is for a reader, and says how many there are.
 """
 
 import re
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -17,7 +18,6 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.inference.exchange import Inference
 from mcp_gateway.core.inference.parts import Call
 from mcp_gateway.core.json_bounds import JsonBounds, dump_json
-from mcp_gateway.core.json_fields import at_most
 from mcp_gateway.core.surfaces.embeddings import EMBEDDINGS
 from mcp_gateway.core.surfaces.surface import Ask, Body
 from mcp_gateway.tools.arguments import Arguments, parser_for
@@ -94,7 +94,7 @@ class Embeddings:
             ask = await self._ask(arguments, invocation.caller)
             async with telling(invocation.report, WAITING):
                 await exchange.begin(ask)
-            vectors = _vectors_in(exchange.body)
+            vectors = _vectors_in(exchange.body, ask.prompts)
             bill = bill_of(exchange.facts, ask.model, invocation.request_id)
         return _result(vectors, ask.prompts, bill) if vectors else result(UNTOLD, {"note": UNTOLD} | bill)
 
@@ -105,8 +105,6 @@ class Embeddings:
         body["input"] = _meant(arguments["input"], opened["input"])
         for name in _FORM:
             body.pop(name, None)
-        if isinstance(body["input"], list):
-            at_most(body["input"], _MAX_INPUTS, "input")
         ask = EMBEDDINGS.read(body, len(dump_json(body)))
         _check_size(ask, body.get("dimensions"))
         return ask
@@ -123,20 +121,23 @@ def _meant(sent: Any, opened: Any) -> Any:
 
 def _check_size(ask: Ask, dimensions: int | None) -> None:
     """Refuse, before it costs anything, what would not fit."""
+    if ask.prompts > _MAX_INPUTS:
+        problem = f"`input` may have at most {_MAX_INPUTS} texts, not {ask.prompts}. {_ELSEWHERE}"
+        raise GatewayError("invalid_value", problem, param="input")
     if dimensions is not None and ask.prompts * dimensions * _NUMBER_BYTES > _MAX_VECTORS_BYTES:
         problem = f"{ask.prompts} vectors of {dimensions} dimensions are too long for one MCP message. {_ELSEWHERE}"
         raise GatewayError("invalid_value", problem, param="input")
 
 
-def _vectors_in(body: Body) -> list[list[float]]:
-    """The first vectors of an answer, as many as one message can tell; none where they cannot be read.
+def _vectors_in(body: Body, asked: int) -> list[list[float]]:
+    """The first vectors of an answer, as many as were asked for and one message can tell; none if they cannot be read.
 
     It is searched and not parsed: there may be far more of it. A quote inside a JSON string is always escaped, so that
     the key is one.
     """
     told: list[bytes] = []
     left_bytes = _MAX_VECTORS_BYTES
-    for found in _VECTOR.finditer(body, 0, _MAX_VECTORS_BYTES):
+    for found in islice(_VECTOR.finditer(body, 0, _MAX_VECTORS_BYTES), asked):
         left_bytes -= len(found[1]) + 1
         if left_bytes < 0:
             break
@@ -151,10 +152,11 @@ def _vectors_in(body: Body) -> list[list[float]]:
 
 
 def _result(vectors: list[list[float]], asked: int, bill: dict[str, Any]) -> Result:
-    dimensions = len(vectors[0])
+    dimensions, number = len(vectors[0]), len(vectors)
+    told = "1 embedding" if number == 1 else f"{number} embeddings"
     used = f"; {bill['usage']['prompt_tokens']} tokens" if "usage" in bill else ""
-    text = f"{len(vectors)} embeddings of {dimensions} dimensions from {bill['model']}{used}, {bill['cost_usd']} USD."
-    if len(vectors) < asked:
-        bill["note"] = f"These are the first {len(vectors)} of {asked}: more is too long for one message. {_ELSEWHERE}"
+    text = f"{told} of {dimensions} dimensions from {bill['model']}{used}, {bill['cost_usd']} USD."
+    if number < asked:
+        bill["note"] = f"These are the first {number} of {asked}: more is too long for one message. {_ELSEWHERE}"
         text = f"{text} {bill['note']}"
     return result(text, {"embeddings": vectors, "dimensions": dimensions} | bill)

@@ -111,6 +111,12 @@ async def test_a_vector_comes_for_each_text_with_the_bill_in_data_and_the_counts
     assert len(result["content"]) == 1
 
 
+async def test_token_ids_are_taken_as_over_http_and_are_one_prompt_however_many(host: Host) -> None:
+    one, two = await told(host, embed([5] * 200)), await told(host, embed([[5, 6], [7]]))
+    assert [len(facts["embeddings"]) for facts in (one, two)] == [1, 2]
+    assert [facts["usage"]["prompt_tokens"] for facts in (one, two)] == [200, 3]
+
+
 async def test_what_is_told_is_what_is_recorded_and_billed(host: Host) -> None:
     account_id = await funded(host)
     facts = (await called(host, embed(), host.key("k", account_id=account_id)))["structuredContent"]
@@ -295,7 +301,7 @@ async def test_of_vectors_that_fit_in_no_message_the_first_are_told_and_how_to_h
 
 @each(
     "vectors",
-    [[], [["a"]], [[]], ["AAAA"], [[[0.5]]], [{"x": 1}], [[True]], [[None]], [[0.5], ["a"]], [[0.5] * 300_000]],
+    [[], [["a"]], [[]], ["AAAA"], [[[0.5]]], [{"x": 1}], [[True]], [[None]], [[0.5] * 300_000]],
 )
 async def test_an_answer_that_no_message_can_tell_is_told_of_with_its_bill(host: Host, vectors: list[Any]) -> None:
     host.gateway.pool.demo.origin = Fixed(answer_of(vectors))
@@ -305,6 +311,13 @@ async def test_an_answer_that_no_message_can_tell_is_told_of_with_its_bill(host:
     assert "HTTP API" in facts["note"] == result["content"][0]["text"]
     assert {"cost_usd", "usage", "model", "request_id"} <= facts.keys()
     assert "embeddings" not in facts
+
+
+async def test_no_more_vectors_are_told_than_were_asked_for(host: Host) -> None:
+    host.gateway.pool.demo.origin = Fixed(answer_of([[0.5], [0.25], [1.0]]))
+    result = await called(host, embed(["a", "b"]), host.key("k", account_id=await funded(host)))
+    assert result["structuredContent"]["embeddings"] == [[0.5], [0.25]]
+    assert result["content"][0]["text"].startswith("2 embeddings of 1 dimensions")
 
 
 async def test_numbers_that_were_written_shortly_do_not_make_a_message_too_long(host: Host) -> None:
@@ -355,4 +368,5 @@ async def test_each_era_is_told_that_the_list_of_tools_may_change(host: Host) ->
 async def test_the_list_of_models_says_what_a_model_is_for_alone(host: Host) -> None:
     answer = await host.post(call("list_models", {}), host.key("k"))
     rows = answer.json()["result"]["structuredContent"]["models"]
+    assert [row["features"] for row in rows] == [[], ["tools"]]
     assert {row["id"]: row.get("task") for row in rows} == {"shop/embed": "embed", "demo/paced": None}

@@ -82,10 +82,10 @@ def _backend_object(backend: Backend) -> BackendObject:
         name=backend.name,
         status=backend.status,
         reason=backend.reason,
-        models=list(backend.listings),
-        in_flight=backend.in_flight,
-        running=backend.queue.running if backend.queue else None,
-        waiting=backend.queue.waiting if backend.queue else None,
+        models=list(backend.models.listings),
+        in_flight=backend.work.in_flight,
+        running=backend.work.queue.running if backend.work.queue else None,
+        waiting=backend.work.queue.waiting if backend.work.queue else None,
     )
 
 

@@ -129,8 +129,8 @@ class Door:
         assert await self.gateway.lifecycle.wait_until_idle(PATIENCE_S)
         await eventually(lambda: not self.server.server_state.tasks)
         assert self.gateway.limiter.in_flight == 0
-        assert [backend.in_flight for backend in self.gateway.pool.backends] == [0] * len(self.gateway.pool.backends)
-        assert self.gateway.pool.demo.in_flight == 0
+        assert not any(backend.work.in_flight for backend in self.gateway.pool.backends)
+        assert self.gateway.pool.demo.work.in_flight == 0
         assert await self.rows("SELECT * FROM holds") == []
         assert await self.gateway.ledger.check() == []
         assert self.errors == []

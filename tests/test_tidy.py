@@ -12,6 +12,7 @@ from typing import get_args
 from http_api.keys import KeyChange
 from mcp_gateway.core.caller import Allowance
 from mcp_gateway.core.config import LimitSettings
+from mcp_gateway.core.dialects.vllm import Vllm
 from mcp_gateway.core.errors import TABLE
 from mcp_gateway.core.identity.own_limits import LIMIT_NAMES
 from mcp_gateway.core.record import SurfaceName
@@ -31,6 +32,7 @@ from tests.import_graph import (
     upward,
 )
 from tests.registries import commands, metrics, prompt_arguments, tools
+from tests.shapes import asked_for, made_in, too_large
 from tests.sources import nodes_of, tree_of
 
 ROOT = Path(__file__).parent.parent
@@ -97,10 +99,51 @@ def test_an_import_inside_a_function_gives_its_reason(path: Path) -> None:
                     assert "PLC0415 - " in lines[node.lineno - 1], f"{path.name}:{node.lineno}"
 
 
-@each("path", sorted((ROOT / "mcp_gateway" / "core" / "inference").glob("*.py")))
-def test_the_path_of_a_request_knows_no_surface_by_its_name(path: Path) -> None:
-    words = {node.value for node in nodes_of(path) if isinstance(node, ast.Constant)}
-    assert words & set(get_args(SurfaceName)) == set(), path.name
+CORE = ROOT / "mcp_gateway" / "core"
+PATH_OF_A_REQUEST = [
+    *(
+        path
+        for room in ("inference", "routing", "surfaces", "dialects", "upstream")
+        for path in (CORE / room).glob("*.py")
+    ),
+    *(ROOT / "http_api" / name for name in ("inference.py", "event_stream.py", "bodies.py")),
+    ROOT / "mcp_gateway" / "tools" / "chat_completion.py",
+]
+"""The demo is no part of it: it stands in for another server."""
+
+
+YET_TOO_LARGE = {"Ask", "FrameRelay", "_Connection"}
+
+
+@each("path", PATH_OF_A_REQUEST)
+def test_no_class_on_the_path_of_a_request_has_more_than_15_attributes_or_20_methods(path: Path) -> None:
+    assert too_large(tree_of(path)).keys() <= YET_TOO_LARGE
+
+
+OWN_FILES = re.compile(r"(chat|completions|embeddings|messages?|responses?|scores|\w+_vllm|vllm)(_\w+)?")
+"""The files of one surface, or of one dialect, are called by its name."""
+
+
+def own_files() -> list[Path]:
+    return [
+        path
+        for room in ("surfaces", "dialects")
+        for path in (CORE / room).glob("*.py")
+        if OWN_FILES.fullmatch(path.stem)
+    ]
+
+
+@cache
+def own_names() -> set[str]:
+    """Of the classes in the files of surfaces and dialects, and of what is made of them once."""
+    trees = [tree_of(path) for path in own_files()]
+    return {name for tree in trees for name in made_in(tree)}
+
+
+@each("path", [path for path in SOURCES if path not in own_files() and "demo" not in path.parts])
+def test_only_the_own_file_of_a_surface_or_dialect_asks_for_its_name(path: Path) -> None:
+    """In tables they stand as keys, which is not to ask for them."""
+    assert asked_for(tree_of(path), {*get_args(SurfaceName), Vllm.name}, own_names()) == []
 
 
 @each("path", SOURCES)

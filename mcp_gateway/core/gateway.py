@@ -68,7 +68,9 @@ from mcp_gateway.core.upstream.breaker import Breaker
 from mcp_gateway.core.upstream.budget import RetryBudget
 from mcp_gateway.core.upstream.demo import DemoBackend
 from mcp_gateway.core.upstream.pool import Pool
+from mcp_gateway.core.upstream.served_models import ServedModels
 from mcp_gateway.core.upstream.transport import Timeouts, Transport, TransportLimits
+from mcp_gateway.core.upstream.workload import Workload
 
 logger = logging.getLogger(__name__)
 
@@ -350,7 +352,7 @@ def _pool(settings: Settings, published: Published, ages: ModelAges) -> Pool:
     measured = frozenset(
         entry.backend_model or entry.id for entry in settings.models if entry.pricing or entry.context_window
     )
-    demo = Backend("demo", DemoBackend(), measured=measured)
+    demo = Backend("demo", DemoBackend(), models=ServedModels(measured))
     secret = settings.vllm_api_key
     api_key = secret.get_secret_value() if secret else None
     backends = [
@@ -359,8 +361,8 @@ def _pool(settings: Settings, published: Published, ages: ModelAges) -> Pool:
             _transport(url, settings.upstream),
             api_key,
             _breaker(settings.upstream),
-            stuck_after_s=settings.upstream.first_token_timeout_s,
-            measured=measured,
+            ServedModels(measured),
+            Workload(settings.upstream.first_token_timeout_s),
         )
         for number, url in enumerate(settings.vllm_urls, 1)
     ]

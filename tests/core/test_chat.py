@@ -52,7 +52,7 @@ class Stage:
         balance = await self.gateway.ledger.balance(self.caller.account_id)
         assert (balance.spendable_nano, balance.held_nano) == (self.credit_nano - spent_nano, 0)
         assert self.gateway.limiter.in_flight == 0
-        assert [backend.in_flight for backend in self.gateway.pool.backends if backend.in_flight] == []
+        assert [backend.work.in_flight for backend in self.gateway.pool.backends if backend.work.in_flight] == []
         assert await self.gateway.ledger.check() == []
 
 
@@ -173,7 +173,7 @@ async def test_a_caller_that_leaves_while_the_backend_is_silent_lets_go_of_it_at
     (asked,) = await stage.backend.chats_asked(1)
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)
-    assert stage.gateway.pool.backends[0].in_flight == 0
+    assert stage.gateway.pool.backends[0].work.in_flight == 0
     await asked.gone()
     await stage.is_accounted_for(10 * 300, "client_closed")
 
@@ -229,7 +229,7 @@ async def test_a_client_that_leaves_while_its_bill_is_written_pays_what_was_made
     with contextlib.closing(sqlite3.connect(tmp_path / DATABASE, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         may_answer.set()
-        await eventually(lambda: all(exchange._bill.is_closed for exchange in stage.gateway.inference.running))
+        await eventually(lambda: all(exchange._bill.status is not None for exchange in stage.gateway.inference.running))
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
         assert asking.cancelled()

@@ -185,7 +185,7 @@ async def test_a_long_request_lets_others_have_a_turn_before_it_is_sent(two: Two
         fields = {"model": "free/tiny", "messages": messages, "max_tokens": 5}
         asking = asyncio.ensure_future(two.code_of(**fields))
         await asyncio.sleep(0)
-        assert bool(sum(backend.in_flight for backend in two.stage.gateway.pool.backends)) == is_sent_at_once
+        assert bool(sum(backend.work.in_flight for backend in two.stage.gateway.pool.backends)) == is_sent_at_once
         assert await asking is None
     assert sorted(len(asked.json["messages"][0]["content"]) for asked in two.chats) == [1, LONG_BYTES]
 

@@ -169,7 +169,7 @@ async def test_who_leaves_while_the_bill_of_a_failure_is_written_leaves_the_fail
     with contextlib.closing(sqlite3.connect(tmp_path / DATABASE, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         (exchange,) = stage.gateway.inference.running
-        await eventually(lambda: exchange._bill.is_closed)
+        await eventually(lambda: exchange._bill.status is not None)
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
         other.execute("ROLLBACK")

@@ -89,7 +89,7 @@ async def both_are_up(served: Served) -> None:
         replaying.answer_with()
         replaying.lists_models = True
         backend.breaker.reset()
-        backend.busy_until_s = 0.0
+        backend.work.busy_until_s = 0.0
     await door.gateway.pool.discover()
 
 
@@ -97,7 +97,7 @@ async def time_runs_out_at(replaying: ReplayingBackend, door: Door) -> None:
     """Once it was asked: by the clock of the event loop and by that of the backends, which tell how they are then."""
     await replaying.chats_asked(1)
     for backend in door.gateway.pool.backends:
-        backend.now_s = partial(later, backend.now_s)
+        backend.work.now_s = partial(later, backend.work.now_s)
     await door.gateway.pool.discover()
     pass_time(TIMEOUT_S)
 
@@ -358,7 +358,7 @@ async def test_a_backend_that_refuses_connections_counts_as_down_until_it_is_fou
         open_door(tmp_path, vllm_urls=[first.url, second.url], models=[FREE]) as door,
     ):
         first.die()
-        door.gateway.pool.backends[1].sent_by_others = 10**6
+        door.gateway.pool.backends[1].work.sent_by_others = 10**6
         assert (await door.chat(await door.key())).status_code == 200
         assert len(second.chats) == 1
         down, up = door.gateway.pool.backends

@@ -98,8 +98,8 @@ async def fleet(folder: Path, count: int = 2, **settings: Any) -> AsyncIterator[
         door = await stack.enter_async_context(open_door(folder, **usual | settings))
         clock = Clock()
         for backend in door.gateway.pool.backends:
-            backend.now_s = clock
-            backend.read_at_s = backend.moved_at_s = 0.0
+            backend.work.now_s = clock
+            backend.work.read_at_s = backend.work.moved_at_s = 0.0
             backend.breaker = Breaker(3, 5.0, clock)
         yield Fleet(door, servers, clock)
         await door.nothing_is_left()

@@ -58,7 +58,7 @@ async def served(_served: Served) -> AsyncIterator[Served]:
         replaying.standing = None
         replaying.prompt_tokens = 10
         backend.breaker.reset()
-        backend.busy_until_s = 0.0
+        backend.work.busy_until_s = 0.0
     await door.gateway.pool.discover()
     yield door, first, second
     await door.nothing_is_left()

@@ -189,7 +189,7 @@ async def test_a_client_that_hangs_up_in_an_outage_is_recorded_as_gone_and_pays_
     await backend.chats_asked(1)
     async with outage(door):
         may_answer.set()
-        await eventually(lambda: all(exchange._bill.is_closed for exchange in door.gateway.inference.running))
+        await eventually(lambda: all(exchange._bill.status is not None for exchange in door.gateway.inference.running))
         asking.cancel()
         await asyncio.wait([asking])
         await eventually(lambda: not door.gateway.inference.running)

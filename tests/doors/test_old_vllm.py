@@ -65,6 +65,6 @@ async def test_an_old_server_answers_whatever_limit_the_caller_names(
 
 async def test_an_old_server_s_queue_is_read(old: tuple[Door, OldBackend]) -> None:
     (backend,) = old[0].gateway.pool.backends
-    assert backend.queue is not None
-    assert (backend.queue.running, backend.queue.waiting) == (3, 2)
+    assert backend.work.queue is not None
+    assert (backend.work.queue.running, backend.work.queue.waiting) == (3, 2)
     assert (await old[0].get("/v1/models", await old[0].key())).status_code == 200

@@ -32,7 +32,7 @@ class Stage:
         self.backends = backends
         self.clock = door.gateway.inference.parts.monotonic_s = Clock(50.0)
         for backend in door.gateway.pool.backends:
-            backend.now_s = self.clock
+            backend.work.now_s = self.clock
 
     def answer_with(self, *answers: Answer) -> None:
         queue = deque(answers)

@@ -493,7 +493,7 @@ async def test_a_backend_that_does_not_answer_a_count_holds_nobody_up(
 async def test_a_minute_and_a_backend_have_one_line_in_the_log_and_each_answer_counts(
     estimating: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    estimating.door.gateway.inference.parts.usage_logs.clear()
+    estimating.door.gateway.inference.parts.failures._usage_logs.clear()
     before = await missing(estimating.door)
     for usage in (b"", b"{}", UNREADABLE["2^62"]):
         estimating.backend.answer_with(in_one_piece(usage))

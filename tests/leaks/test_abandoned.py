@@ -42,7 +42,7 @@ async def nothing_is_left(host: Host, tasks: int) -> None:
     await eventually(lambda: not (len(host.door.subscriptions) or host.gateway.limiter.in_flight))
     assert await host.gateway.lifecycle.wait_until_idle(PATIENCE_S)
     await eventually(lambda: len(asyncio.all_tasks()) <= tasks)
-    assert host.gateway.pool.demo.in_flight == 0
+    assert host.gateway.pool.demo.work.in_flight == 0
     assert await host.gateway.ledger.check() == []
     assert (await host.gateway.ledger.balance("acc_test")).held_nano == 0
     gc.collect()

@@ -41,9 +41,9 @@ class Bill:
     """By which a hold is made; once it is closed, that of the offer that was asked last."""
     cost_nano = 0
     usage: Usage | None = None
-    status = OK
+    status: int | None = None
+    """How the request ended, once it is closed."""
     took_s = 0.0
-    is_closed = False
     is_pending = False
     _hold: Hold | None = None
     _is_hold_asked = False
@@ -87,7 +87,6 @@ class Bill:
         costs is charged. Raises GatewayError `ledger_unavailable` where the answer is refused, since its bill cannot be
         written; nothing is billed then.
         """
-        self.is_closed = True
         self.status = OK if error is None else error.status
         if asked is not None:
             self.price = asked.offer.price
@@ -180,7 +179,7 @@ class Bill:
             started_at_ms=int(self._started_at_s * 1000),
             latency_ms=int((self._parts.monotonic_s() - self._clock_start_s) * 1000),
             first_token_ms=None if first_token_s is None else int(first_token_s * 1000),
-            http_status=self.status,
+            http_status=self.status or OK,
             error_code=None if error is None else error.code,
             finish_reason=None if answer is None else answer.finish_reason,
             surface=call.surface,

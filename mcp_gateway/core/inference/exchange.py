@@ -139,7 +139,7 @@ class Exchange:
         While it begins, its task is woken, and `begin` raises that refusal. A stream's backend is hung up on at once,
         which wakes who waits for it, and the next frames tell the refusal.
         """
-        if self._bill.is_closed or self._ended_by is not None:
+        if self._bill.status is not None or self._ended_by is not None:
             return
         self._ended_by = code
         if self._beginning is not None:
@@ -152,7 +152,7 @@ class Exchange:
 
         A failure on the way becomes an error frame. What came together with the end leaves with it, in one write.
         """
-        if self._bill.is_closed:
+        if self._bill.status is not None:
             return b""
         ask, meter, reader = self._ask, self._meter, self._reader
         assert ask is not None
@@ -189,8 +189,8 @@ class Exchange:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._attempts is not None:
-            self._attempts.let_go(None if self._bill.is_closed and self._bill.status == OK else CLIENT_CLOSED)
-        if not self._bill.is_closed:
+            self._attempts.let_go(None if self._bill.status == OK else CLIENT_CLOSED)
+        if self._bill.status is None:
             self._close_left(error)
         if self._answer is not None:
             self._answer.keep_nothing()

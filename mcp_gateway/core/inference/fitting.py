@@ -21,7 +21,7 @@ async def first_terms(
     if not ask.choices:
         return Terms(None, 0)
     limit = model.max_output_tokens
-    if (window := first.backend.window_of(first.offer.name)) is not None:
+    if (window := first.backend.models.window_of(first.offer.name)) is not None:
         limit = min(limit, window)  # the demo's, for a test key
     if caller.is_guest:
         limit = min(limit, settings.guests.max_tokens)

@@ -124,7 +124,7 @@ class Meter:
             return usage
         name = self._backend_name
         self._parts.metrics.usage_invalid.labels(name).inc()
-        self._parts.usage_logs[name].warning("backend %s tells a usage that cannot be", name)
+        self._parts.failures.warn_of_usage(name, "tells a usage that cannot be")
         return None
 
     async def measured(self, came: Incoming, *, is_failed: bool = False) -> Metered:
@@ -203,8 +203,8 @@ class Meter:
     def _note_missing(self) -> None:
         name = self._backend_name
         self._parts.metrics.usage_missing.labels(name).inc()
-        problem = "backend %s tells no usage that can be: wallet.usage_missing says what is billed"
-        self._parts.usage_logs[name].warning(problem, name)
+        problem = "tells no usage that can be: wallet.usage_missing says what is billed"
+        self._parts.failures.warn_of_usage(name, problem)
 
     @property
     def _backend_name(self) -> str:
@@ -214,5 +214,5 @@ class Meter:
     def _window_tokens(self) -> int:
         """The larger of the windows that the settings and the backend tell, or told when the request came."""
         assert self.asked is not None
-        told_tokens = self.asked.backend.window_of(self.asked.offer.name)
+        told_tokens = self.asked.backend.models.window_of(self.asked.offer.name)
         return max(self._model.configured_window, told_tokens or 0) or self._model.widest_window

@@ -1,10 +1,8 @@
 """What all requests for inference share, and what a door says of one."""
 
-import logging
 import time
-from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from mcp_gateway.core.catalog import Published
@@ -15,7 +13,6 @@ from mcp_gateway.core.image_fetching.fetcher import ImageFetcher
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.lifecycle import Lifecycle
 from mcp_gateway.core.limits.limiter import Limiter
-from mcp_gateway.core.log_limit import LogLimit
 from mcp_gateway.core.observe.activity import Activity
 from mcp_gateway.core.observe.failures import Failures
 from mcp_gateway.core.observe.metrics import Metrics
@@ -24,8 +21,6 @@ from mcp_gateway.core.policy.images import ImagePolicy
 from mcp_gateway.core.record import Door, SurfaceName
 from mcp_gateway.core.upstream.backend import Headers
 from mcp_gateway.core.upstream.pool import Pool
-
-logger = logging.getLogger(__name__)
 
 
 class Call(NamedTuple):
@@ -63,8 +58,3 @@ class Parts:
     lifecycle: Lifecycle
     now_s: Callable[[], float] = time.time
     monotonic_s: Callable[[], float] = time.monotonic
-    usage_logs: defaultdict[str, LogLimit] = field(init=False)
-    """By backend: what its usage lacks."""
-
-    def __post_init__(self) -> None:
-        self.usage_logs = defaultdict(lambda: LogLimit(logger, self.monotonic_s))

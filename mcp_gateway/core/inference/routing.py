@@ -17,7 +17,7 @@ def offers_to(caller: Caller, model: Model, parts: Parts) -> tuple[Offer, ...]:
     """The model's offers as this caller has them: guests pay nothing, and a test key is answered by the demo."""
     if caller.is_test:
         name = model.offers[0].name
-        return (Offer(DEMO, name if name in parts.pool.demo.listings else DEMO_MODEL, FREE),)
+        return (Offer(DEMO, name if name in parts.pool.demo.models.listings else DEMO_MODEL, FREE),)
     if caller.is_guest:
         return tuple(Offer(offer.source, offer.name, FREE) for offer in model.offers)
     return model.offers

@@ -1,13 +1,17 @@
 """Attempts at backends that failed, for the operator: counted by backend and code, and told in one line a minute each.
 
+So is a usage that a backend tells and cannot be, or does not tell.
+
 Which failures there are, and what becomes of a backend that fails, is decided elsewhere.
 """
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable
 from http import HTTPStatus
 
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.log_limit import LogLimit
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +30,8 @@ class Failures:
         self._call_later = call_later
         self._untold: dict[Kind, int] = {}
         """Of each kind whose minute runs."""
+        self._usage_logs = defaultdict[str, LogLimit](lambda: LogLimit(logger))
+        """By backend."""
 
     def note(self, backend: str, error: GatewayError) -> None:
         """One attempt has failed. What the request itself was refused for is counted, and no line."""
@@ -38,6 +44,10 @@ class Failures:
         else:
             logger.warning("backend %s: 1 attempt failed with %s", *kind)
             self._begin_minute(kind)
+
+    def warn_of_usage(self, backend: str, problem: str) -> None:
+        """Tell what the usage of an answer lacks."""
+        self._usage_logs[backend].warning("backend %s " + problem, backend)
 
     def _begin_minute(self, kind: Kind) -> None:
         self._untold[kind] = 0

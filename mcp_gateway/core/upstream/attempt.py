@@ -33,30 +33,30 @@ class Attempt:
         self.first_token_s = min(grown_s, most_s)
         self._backend_model = backend_model
         self._idle_s = upstream.idle_timeout_s
-        self.began_at_s = backend.now_s()
+        self.began_at_s = backend.work.now_s()
         self._last_at_s = self.began_at_s + most_s
         self._due_at_s = self.began_at_s + self.first_token_s if is_stream else inf
         self.look_s = min(LOOK_S, self.first_token_s, self._idle_s)
         self._has_begun = False
         self._number = backend.breaker.enter()
-        backend.in_flight += 1
-        backend.waits_s[self] = self.first_token_s
+        backend.work.in_flight += 1
+        backend.work.waits_s[self] = self.first_token_s
 
     def commented(self) -> None:
         """The backend sent a sign of life, and no token yet."""
-        self._due_at_s = min(self.backend.now_s() + self.first_token_s, self._last_at_s)
+        self._due_at_s = min(self.backend.work.now_s() + self.first_token_s, self._last_at_s)
 
     def began(self) -> None:
         """The first token came."""
         self._has_begun = True
-        self.backend.waits_s.pop(self, None)
+        self.backend.work.waits_s.pop(self, None)
         self.backend.breaker.proved(self._number)
 
     def end(self, error: GatewayError | None) -> None:
         """The answer came whole, or `error` ended it."""
         backend, breaker = self.backend, self.backend.breaker
-        backend.in_flight -= 1
-        backend.waits_s.pop(self, None)
+        backend.work.in_flight -= 1
+        backend.work.waits_s.pop(self, None)
         if error is None:
             breaker.succeeded(self._number)
         elif (blame := blame_of(error)).whose == "backend" and not self.is_only_slow(error):
@@ -76,7 +76,7 @@ class Attempt:
         return self._look_amid(silent_s) if self._has_begun else self._look_before()
 
     def _look_before(self) -> float:
-        now_s = self.backend.now_s()
+        now_s = self.backend.work.now_s()
         if self._is_left_behind(now_s):
             raise ConnectionDied("the backend is lost, or does nothing", before_first_byte=False)
         left_s = self._due_at_s - now_s
@@ -90,7 +90,7 @@ class Attempt:
     def _look_amid(self, silent_s: float) -> float:
         if silent_s < self._idle_s:
             return min(LOOK_S, self._idle_s - silent_s)
-        shows_work = self.backend.shows_work(self.backend.now_s() - silent_s, still_s=inf)
+        shows_work = self.backend.shows_work(self.backend.work.now_s() - silent_s, still_s=inf)
         if shows_work is False or (shows_work is None and silent_s >= 2 * self._idle_s):
             raise TimedOut("idle")
         self.backend.is_doubted = True
@@ -109,7 +109,7 @@ class Attempt:
         return self.backend.shows_work(self.began_at_s, still_s=self.first_token_s)
 
     def _is_queued(self) -> bool:
-        return self._shows_work() is True and self.backend.has_queue
+        return self._shows_work() is True and self.backend.work.has_queue
 
     def _is_left_behind(self, now_s: float) -> bool:
         """Whether its backend has been gone for long enough; one that was sent there nevertheless gets its time."""
@@ -124,9 +124,9 @@ class Attempt:
             case "connect_failed":
                 backend.lost("no connection")
             case "backend_busy":
-                backend.busy_until_s = backend.now_s() + _BUSY_REST_S
+                backend.work.busy_until_s = backend.work.now_s() + _BUSY_REST_S
             case "model_unavailable":
-                backend.missing.add(self._backend_model)
+                backend.models.missing.add(self._backend_model)
 
 
 def _reason(error: GatewayError) -> str:

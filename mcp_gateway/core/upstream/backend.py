@@ -3,23 +3,21 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field
 from http import HTTPStatus
-from time import monotonic
-from typing import Any, Literal, Protocol, TypeGuard
+from typing import Any, Literal, Protocol
 
 import orjson
 
 from mcp_gateway.core.blame import AnswerTooLarge, TooSlow
-from mcp_gateway.core.catalog import UNKNOWN_WINDOW_TOKENS, Listing
 from mcp_gateway.core.dialects import vllm
 from mcp_gateway.core.dialects.dialect import Counting
 from mcp_gateway.core.dialects.tokens_vllm import read_count
 from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.json_bounds import holds_at_most
-from mcp_gateway.core.text import is_one_line
 from mcp_gateway.core.upstream.breaker import Breaker
+from mcp_gateway.core.upstream.served_models import ServedModels
 from mcp_gateway.core.upstream.transport import (
     BadResponse,
     BodyTooLarge,
@@ -32,6 +30,7 @@ from mcp_gateway.core.upstream.transport import (
     TimedOut,
     UpstreamError,
 )
+from mcp_gateway.core.upstream.workload import Workload
 
 logger = logging.getLogger(__name__)
 
@@ -39,14 +38,11 @@ Headers = Sequence[tuple[bytes, bytes]]
 _JSON: tuple[bytes, bytes] = (b"content-type", b"application/json")
 _MAX_LIST_BYTES = 4 * 1024 * 1024
 _MAX_LIST_VALUES = 100_000
-_MAX_MODELS = 2000
-"""Of one server's list; it is read again and again, and every list of ours is made from it."""
 _MAX_METRICS_BYTES = 4 * 1024 * 1024
 _BEGINNING_BYTES = 64 * 1024
 """Of an answer whose status is all that counts, or whose fact stands first."""
 COUNT_S = 5.0
 """A count of a prompt takes milliseconds, and an answer waits for it."""
-_MAX_NAME_CHARS = 256
 _STUCK = "its engine makes no tokens while requests run"
 Status = Literal["up", "busy", "failing", "down"]
 
@@ -82,42 +78,23 @@ class Origin(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Backend:
-    """A named origin, with the models that it listed last; `fault` says why it is not up (empty when it is).
+    """A named origin, with its models and its workload; `fault` says why it is not up (empty when it is).
 
-    `fault` is what asking it found (active health), the `breaker` what became of requests (passive health). `queue` is
-    what its gauges told at `read_at_s`, `sent_by_others` how many of those requests were not ours. It is stuck where
-    its counts of tokens have stood still for `stuck_after_s`, and for longer than any of `waits_s`.
+    `fault` is what asking it found (active health), the `breaker` what became of requests (passive health).
     """
 
     name: str
     origin: Origin
     api_key: str | None = field(default=None, repr=False)
     breaker: Breaker = field(default_factory=Breaker)
-    now_s: Callable[[], float] = monotonic
-    listings: dict[str, Listing] = field(default_factory=dict)
-    measured: frozenset[str] = frozenset()
-    """Models whose shortest chat it is to count, once, where it lists them."""
-    templates: dict[str, int | None] = field(default_factory=dict, repr=False)
-    """What it told of those; None where it does not tell."""
+    models: ServedModels = field(default_factory=ServedModels)
+    work: Workload = field(default_factory=Workload)
     is_probed: bool = False
     fault: str = "it has not answered yet"
-    in_flight: int = 0
-    waits_s: dict[object, float] = field(default_factory=dict, repr=False)
-    """How long each request that it has not begun to answer may wait for its first token."""
-    queue: vllm.Gauges | None = None
-    read_at_s: float = 0.0
-    moved_at_s: float = 0.0
-    stuck_after_s: float = 20.0
-    is_stuck: bool = False
     gone_at_s: float | None = None
     """Since when it is down or stuck."""
     is_doubted: bool = False
     """Whether a request waits for longer than usual, so that how it is should be looked at soon."""
-    sent_by_others: int = 0
-    busy_until_s: float = 0.0
-    nameless: int = 0
-    missing: set[str] = field(default_factory=set)
-    """Models that it listed and yet did not have: what fails so quickly would look idle and draw ever more."""
 
     @property
     def is_up(self) -> bool:
@@ -126,23 +103,11 @@ class Backend:
     @property
     def is_serving(self) -> bool:
         """Whether it is up, and its requests succeed."""
-        return not self.fault and not self.is_stuck and self.breaker.is_closed
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether it has just said that its queue is full."""
-        return self.now_s() < self.busy_until_s
-
-    @property
-    def has_queue(self) -> bool:
-        """Whether its gauges told that requests wait for a place."""
-        return self.queue is not None and self.queue.waiting > 0
+        return not self.fault and not self.work.is_stuck and self.breaker.is_closed
 
     @property
     def load(self) -> int:
-        """The requests that a new one would share it with; those that wait count twice: it has no place free."""
-        there = self.in_flight + self.sent_by_others
-        return there + (min(self.queue.waiting, there) if self.queue is not None else 0)
+        return self.work.load
 
     @property
     def status(self) -> Status:
@@ -150,44 +115,37 @@ class Backend:
             return "down"
         if not self.is_serving:
             return "failing"
-        return "busy" if self.is_busy or self.has_queue else "up"
+        return "busy" if self.work.is_busy or self.work.has_queue else "up"
 
     @property
     def reason(self) -> str | None:
         """Why it is not simply up, in words that name no address."""
-        if self.fault or self.is_stuck or self.breaker.reason:
-            return self.fault or (_STUCK if self.is_stuck else self.breaker.reason)
-        if self.is_busy:
+        if self.fault or self.work.is_stuck or self.breaker.reason:
+            return self.fault or (_STUCK if self.work.is_stuck else self.breaker.reason)
+        if self.work.is_busy:
             return "its queue is full"
-        return "requests wait in its queue" if self.has_queue else None
+        return "requests wait in its queue" if self.work.has_queue else None
 
     def can_take(self, backend_model: str) -> bool:
         """Whether a request for the model may be sent now, if only for want of a better place."""
-        return not self.fault and backend_model in self.listings
+        return not self.fault and backend_model in self.models.listings
 
     def is_sound_for(self, backend_model: str) -> bool:
         """Whether a request for the model may be expected to be served, or is due as a trial."""
-        return self.breaker.lets_in and not self.is_busy and not self.is_stuck and backend_model not in self.missing
+        work = self.work
+        has_room = self.breaker.lets_in and not work.is_busy and not work.is_stuck
+        return has_room and backend_model not in self.models.missing
 
     def serves(self, backend_model: str) -> bool:
         """Whether it has the model and answers requests for it; a full queue is no hindrance."""
-        return self.is_serving and self.can_take(backend_model) and backend_model not in self.missing
-
-    def window_of(self, backend_model: str) -> int | None:
-        """What the model's prompt and answer may have here together, in tokens; None where it does not tell."""
-        listing = self.listings.get(backend_model)
-        return None if listing is None else listing.max_model_len
+        return self.is_serving and self.can_take(backend_model) and backend_model not in self.models.missing
 
     def shows_work(self, since_s: float, *, still_s: float) -> bool | None:
         """Whether it works by its health and its gauges; None where it is well and no gauges were read since.
 
         It does where requests wait, or run and have brought tokens in the last `still_s`.
         """
-        if self.gone_at_s is not None:
-            return False
-        if self.queue is None or self.read_at_s < since_s:
-            return None
-        return self.queue.waiting > 0 or (self.queue.running > 0 and self.now_s() - self.moved_at_s < still_s)
+        return False if self.gone_at_s is not None else self.work.shows(since_s, still_s=still_s)
 
     def infer(
         self, path: str, body: bytes, headers: Headers, *, is_stream: bool, patience: Patience | None = None
@@ -210,19 +168,10 @@ class Backend:
             return
         if self.fault:  # it has come back: what became of requests before says nothing any more
             self.breaker.reset()
-            self.templates.clear()
-        self._take(rows)
+            self.models.templates.clear()
+        self.models.take(rows, self.name)
         self.fault, self.is_probed = "", True
         self._note_gone()
-        self.missing.clear()
-
-    def _take(self, rows: list[Any]) -> None:
-        """List the models of these rows; one line tells how many have no name, each time that this number changes."""
-        named = [row for row in rows if isinstance(row, dict) and _is_name(row.get("id"))]
-        self.listings = {row["id"]: _listing(row, self.templates.get(row["id"])) for row in named[:_MAX_MODELS]}
-        before, self.nameless = self.nameless, len(rows) - len(named)
-        if self.nameless and self.nameless != before:
-            logger.warning("backend %s lists %d models by no name that can be understood", self.name, self.nameless)
 
     async def read_queue(self) -> None:
         """Read the queue gauges again; None where there are none."""
@@ -230,40 +179,27 @@ class Backend:
             status, body = await self._get(vllm.METRICS_PATH, _MAX_METRICS_BYTES)
         except GatewayError:
             status, body = 0, b""
-        self._note_gauges(vllm.read_gauges(body) if status == HTTPStatus.OK else None)
+        self.note_gauges(vllm.read_gauges(body) if status == HTTPStatus.OK else None)
 
-    def _note_gauges(self, queue: vllm.Gauges | None) -> None:
-        self._look_for_progress(queue)
-        self.queue, self.read_at_s = queue, self.now_s()
-        self.sent_by_others = max(0, queue.running + queue.waiting - self.in_flight) if queue is not None else 0
-
-    def _look_for_progress(self, queue: vllm.Gauges | None) -> None:
-        """Whether tokens were made since the gauges were read last, and if not, whether that is too long ago.
-
-        A prompt that is read counts only once it is read whole, so one that may take minutes is waited for.
-        """
-        now_s = self.now_s()
-        before = self.queue.tokens if self.queue is not None else None
-        if queue is None or not queue.running or queue.tokens is None or queue.tokens != before:
-            self.moved_at_s = now_s
-        longest_s = max(self.waits_s.values(), default=0.0)
-        was_stuck, self.is_stuck = self.is_stuck, now_s - self.moved_at_s > max(self.stuck_after_s, longest_s)
-        if self.is_stuck and not was_stuck:
+    def note_gauges(self, queue: vllm.Gauges | None) -> None:
+        """Take gauges that were read now; None where there are none."""
+        was_stuck = self.work.is_stuck
+        self.work.note(queue)
+        if self.work.is_stuck and not was_stuck:
             logger.warning("backend %s is stuck: %s", self.name, _STUCK)
         self._note_gone()
 
     def _note_gone(self) -> None:
-        if not (self.fault or self.is_stuck):
+        if not (self.fault or self.work.is_stuck):
             self.gone_at_s = None
         elif self.gone_at_s is None:
-            self.gone_at_s = self.now_s()
+            self.gone_at_s = self.work.now_s()
 
     def lost(self, fault: str) -> None:
         """Count as down until discovery finds it again; what it listed is remembered."""
         self.fault, self.is_probed = fault, True
-        self.is_stuck = False
+        self.work.forget()
         self._note_gone()
-        self.queue, self.sent_by_others = None, 0
 
     async def count_prompt(self, counting: Counting) -> int | None:
         """The tokens that it is asked to count; None where it cannot tell, or not in time."""
@@ -275,13 +211,9 @@ class Backend:
 
     async def measure_templates(self) -> None:
         """Have it count the shortest chat of each model that is to be measured; where asking fails, the next time."""
-        for name in self.measured & self.listings.keys() - self.templates.keys():
+        for name in self.models.unmeasured:
             with contextlib.suppress(GatewayError, UpstreamError):
-                tokens = await self._count(vllm.shortest_chat(name))
-                row = self.listings[name]
-                fits = tokens is not None and tokens < (row.max_model_len or UNKNOWN_WINDOW_TOKENS)
-                self.templates[name] = tokens if fits else None
-                self.listings[name] = replace(row, template_tokens=self.templates[name])
+                self.models.note_template(name, await self._count(vllm.shortest_chat(name)))
 
     async def _count(self, counting: Counting) -> int | None:
         """None from one that does not count. Raises GatewayError or UpstreamError where it cannot be asked now."""
@@ -371,21 +303,3 @@ async def _rows(status: int, body: bytes) -> list[Any]:
     if not isinstance(rows, list):
         raise GatewayError("backend_error", "its list of models could not be understood")
     return rows
-
-
-def _is_name(value: Any) -> TypeGuard[str]:
-    """Whether it is text that can name something: short, in one line, without white space around it."""
-    return (
-        isinstance(value, str) and 0 < len(value) <= _MAX_NAME_CHARS and value == value.strip() and is_one_line(value)
-    )
-
-
-def _listing(row: dict[str, Any], template_tokens: int | None) -> Listing:
-    owner, length = row.get("owned_by"), row.get("max_model_len")
-    is_length = isinstance(length, int) and not isinstance(length, bool) and 0 < length <= UNKNOWN_WINDOW_TOKENS
-    return Listing(
-        id=row["id"],
-        owned_by=owner if _is_name(owner) else "vllm",
-        max_model_len=length if is_length else None,
-        template_tokens=template_tokens,
-    )

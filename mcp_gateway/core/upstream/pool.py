@@ -86,7 +86,7 @@ class Pool:
     def _pass_on(self) -> None:
         listings: dict[str, list[Listing]] = {}
         for backend in self.backends:
-            for name, row in backend.listings.items():
+            for name, row in backend.models.listings.items():
                 listings.setdefault(name, []).append(row)
         if listings != self._listings:
             self._listings = listings
@@ -121,7 +121,7 @@ class Pool:
         elif before == "failing":
             logger.info("backend %s is failing no more", backend.name)
         else:
-            models = shown(", ".join(backend.listings), _MAX_LOGGED_CHARS) or "no model"
+            models = shown(", ".join(backend.models.listings), _MAX_LOGGED_CHARS) or "no model"
             logger.info("backend %s is up with %s", backend.name, models)
 
     async def aclose(self) -> None:
@@ -149,13 +149,13 @@ class Pool:
         Others may keep the turn waiting. In the first turn all is passed on together, so that nobody is warned of what
         a backend tells a moment later.
         """
-        listed = backend.listings
+        listed = backend.models.listings
         self._tell_of(backend)
         await self._ask_how_it_is(backend)
         self._tell_of(backend)
         if backend.is_up and backend not in self._slow:
             await self._look_closer(backend)
-        if self._listings is not None and backend.listings != listed:
+        if self._listings is not None and backend.models.listings != listed:
             self._pass_on()
 
     async def _ask_how_it_is(self, backend: Backend) -> None:

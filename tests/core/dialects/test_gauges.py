@@ -3,8 +3,7 @@
 import pytest
 
 from mcp_gateway.core.dialects.vllm import Gauges, read_gauges
-from mcp_gateway.core.upstream.backend import Backend
-from mcp_gateway.core.upstream.demo import DemoBackend
+from mcp_gateway.core.upstream.workload import Workload
 from tests.captured import FOLDER
 from tests.cases import each
 
@@ -53,8 +52,7 @@ def test_of_a_page_without_end_only_so_many_lines_are_read() -> None:
 def test_load_counts_ours_and_others_and_again_what_waits(
     in_flight: int, others: int, queue: Gauges | None, load: int
 ) -> None:
-    backend = Backend("x", DemoBackend(), in_flight=in_flight, queue=queue, sent_by_others=others)
-    assert backend.load == load
+    assert Workload(in_flight=in_flight, queue=queue, sent_by_others=others).load == load
 
 
 @each(

@@ -12,6 +12,7 @@ from mcp_gateway.core.upstream.backend import Backend, failure
 from mcp_gateway.core.upstream.breaker import Breaker
 from mcp_gateway.core.upstream.demo import DemoBackend
 from mcp_gateway.core.upstream.transport import ConnectionDied, TimedOut, UpstreamError
+from mcp_gateway.core.upstream.workload import Workload
 from tests.core.upstream.clock import Clock
 
 LONGEST_S = 1000
@@ -22,16 +23,17 @@ class Lab:
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.backend = Backend("vllm-1", DemoBackend(), breaker=Breaker(1, 5.0, self.clock), now_s=self.clock)
+        work = Workload(now_s=self.clock)
+        self.backend = Backend("vllm-1", DemoBackend(), breaker=Breaker(1, 5.0, self.clock), work=work)
         self.backend.fault = ""
-        self.backend.listings["tiny"] = Listing("tiny", "vllm", None)
+        self.backend.models.listings["tiny"] = Listing("tiny", "vllm", None)
 
     def attempt(self, prompt_tokens: int = 0, *, is_stream: bool = True, **settings: Any) -> Attempt:
         upstream = UpstreamSettings(**{"first_token_timeout_s": 20, "idle_timeout_s": 60} | settings)
         return Attempt(self.backend, "tiny", upstream, prompt_tokens, is_stream=is_stream)
 
     def read(self, queue: Gauges | None) -> None:
-        self.backend._note_gauges(queue)
+        self.backend.note_gauges(queue)
 
     def waits(self, attempt: Attempt, queue: Gauges | None = None) -> tuple[int, UpstreamError | None]:
         """The seconds until an attempt gives up, and how; gauges that are always the same are read every second."""

@@ -11,6 +11,7 @@ from mcp_gateway.core.catalog import build_catalog
 from mcp_gateway.core.dialects import vllm
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.upstream.backend import Backend, BackendResponse, Headers
+from mcp_gateway.core.upstream.served_models import ServedModels
 from mcp_gateway.core.upstream.transport import ConnectFailed, UpstreamError
 from tests.cases import each
 from tests.origins import Whole
@@ -51,7 +52,7 @@ ODD: list[Any] = [
 async def test_an_odd_row_is_left_out_and_the_others_are_served(odd: Any, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         backend = await discovered([odd, row("good")])
-    assert (list(backend.listings), backend.fault) == (["good"], "")
+    assert (list(backend.models.listings), backend.fault) == (["good"], "")
     (line,) = caplog.messages
     assert line == "backend vllm-1 lists 1 models by no name that can be understood"
 
@@ -76,18 +77,18 @@ async def test_a_list_that_is_none_is_a_fault_of_its_backend(data: Any) -> None:
 @each("length", [0, -1, True, 1.5, "4096", None, 2**53, 2**63, 2**64, 16_000_001, [4096]])
 async def test_an_odd_context_length_is_none(length: Any) -> None:
     backend = await discovered([row("good", max_model_len=length)])
-    assert backend.listings["good"].max_model_len is None
+    assert backend.models.listings["good"].max_model_len is None
 
 
 @each("owner", [None, "", 5, ["x"], "a\x1bb", "x" * 300])
 async def test_an_odd_owner_is_vllm(owner: Any) -> None:
-    assert (await discovered([row("good", owned_by=owner)])).listings["good"].owned_by == "vllm"
+    assert (await discovered([row("good", owned_by=owner)])).models.listings["good"].owned_by == "vllm"
 
 
 async def test_a_name_of_several_words_is_served_under_a_configured_id_and_never_published_by_itself() -> None:
     backend = await discovered([row("my adapter"), row("a\u3000b"), row("good")])
-    assert list(backend.listings) == ["my adapter", "a\u3000b", "good"]
-    listings = {name: [row] for name, row in backend.listings.items()}
+    assert list(backend.models.listings) == ["my adapter", "a\u3000b", "good"]
+    listings = {name: [row] for name, row in backend.models.listings.items()}
     catalog = build_catalog((), listings, publish_discovered=True)
     assert list(catalog) == ["good"]
 
@@ -136,10 +137,11 @@ async def test_what_the_template_adds_is_asked_once_and_believed_below_the_windo
     told: bytes, template: int | None
 ) -> None:
     origin = Counting([row("good"), row("other")], told)
-    backend = Backend("vllm-1", origin, measured=frozenset({"good", "absent"}))
+    backend = Backend("vllm-1", origin, models=ServedModels(frozenset({"good", "absent"})))
     for _ in range(3):
         await look_at(backend)
-        assert (backend.listings["good"].template_tokens, backend.listings["other"].template_tokens) == (template, None)
+        good, other = (backend.models.listings[name] for name in ("good", "other"))
+        assert (good.template_tokens, other.template_tokens) == (template, None)
     assert origin.asked == ["good"]
 
 
@@ -148,33 +150,33 @@ async def test_where_the_question_fails_it_is_asked_again_the_next_time(
     failure: GatewayError | UpstreamError | int,
 ) -> None:
     origin = Counting([row("good")], failure, failure, b'{"count":7}')
-    backend = Backend("vllm-1", origin, measured=frozenset({"good"}))
+    backend = Backend("vllm-1", origin, models=ServedModels(frozenset({"good"})))
     found = []
     for _ in range(4):
         await look_at(backend)
-        found.append(backend.listings["good"].template_tokens)
+        found.append(backend.models.listings["good"].template_tokens)
     assert (found, len(origin.asked)) == ([None, None, 7, 7], 3)
 
 
 @each("status", [400, 401, 404, 405, 422])
 async def test_a_backend_that_does_not_count_is_not_asked_again(status: int) -> None:
     origin = Counting([row("good")], status)
-    backend = Backend("vllm-1", origin, measured=frozenset({"good"}))
+    backend = Backend("vllm-1", origin, models=ServedModels(frozenset({"good"})))
     for _ in range(3):
         await look_at(backend)
-    assert (backend.listings["good"].template_tokens, len(origin.asked)) == (None, 1)
+    assert (backend.models.listings["good"].template_tokens, len(origin.asked)) == (None, 1)
 
 
 async def test_a_model_that_appears_and_a_backend_that_comes_back_are_asked_anew() -> None:
     origin = Counting([row("good")], b'{"count":7}', b'{"count":8}', b'{"count":9}', b'{"count":9}')
-    backend = Backend("vllm-1", origin, measured=frozenset({"good", "later"}))
+    backend = Backend("vllm-1", origin, models=ServedModels(frozenset({"good", "later"})))
     await look_at(backend)
     origin.data = [row("good"), row("later")]
     await look_at(backend)
-    assert [listing.template_tokens for listing in backend.listings.values()] == [7, 8]
+    assert [listing.template_tokens for listing in backend.models.listings.values()] == [7, 8]
     backend.lost("no connection")
     await look_at(backend)
-    assert [listing.template_tokens for listing in backend.listings.values()] == [9, 9]
+    assert [listing.template_tokens for listing in backend.models.listings.values()] == [9, 9]
 
 
 async def test_a_count_that_does_not_come_in_time_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +202,7 @@ async def test_a_backend_that_fails_is_no_crash() -> None:
 
 async def test_of_a_list_without_end_the_first_models_are_served() -> None:
     backend = await discovered([row(f"m{number}") for number in range(3000)])
-    assert (list(backend.listings), backend.fault) == ([f"m{number}" for number in range(2000)], "")
+    assert (list(backend.models.listings), backend.fault) == ([f"m{number}" for number in range(2000)], "")
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ async def test_where_all_backends_answer_nothing_is_waited_for() -> None:
 async def test_what_a_backend_lists_is_known_though_it_is_silent_on_the_rest(path: str) -> None:
     silent = Origin("b", silent_at=path)
     passed = Passed(Origin("a"), silent)
-    passed.pool.backends[1].measured = frozenset({"b"})
+    passed.pool.backends[1].models.measured = frozenset({"b"})
     beginning = asyncio.create_task(passed.pool.begin(NEVER_S / 2))
     await silent.asked.wait()
     pass_time(NEVER_S / 2)

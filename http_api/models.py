@@ -1,7 +1,7 @@
 """GET /models, /models/{id} and /models/{id}/health."""
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import unquote
 
 from pydantic import RootModel
@@ -9,11 +9,11 @@ from pydantic import RootModel
 from http_api.anthropic import VERSION
 from http_api.moments import rfc_3339
 from http_api.openrouter import FlatProviderModelList, ProviderFormat, ProviderModelList, provider_list
-from http_api.operations import Asked, Nothing, Told
+from http_api.operations import Absent, Asked, Nothing, Told
 from http_api.query import AnyQuery
 from http_api.routes import unknown_url
 from mcp_gateway.core.catalog import SAMPLING_PARAMETERS, Model, Published
-from mcp_gateway.core.money import format_price
+from mcp_gateway.core.prices import Price, Rates
 from mcp_gateway.core.upstream.pool import ModelStatus, Pool
 
 ModelAsked = Asked[AnyQuery, Nothing]
@@ -25,11 +25,27 @@ class ModelsQuery(AnyQuery):
     format: ProviderFormat | None = None
 
 
-class Pricing(Told):
-    """USD per token."""
+class TokenPrices(Told):
+    """USD per token; what a cache had, or was written to one, costs what the rest does unless it is told."""
 
     prompt: str
     completion: str
+    input_cache_read: str | Absent = None
+    input_cache_write: str | Absent = None
+
+
+class PriceTier(TokenPrices):
+    """Of all tokens of a request whose prompt is longer."""
+
+    above_prompt_tokens: int
+
+
+class Pricing(TokenPrices):
+    """In OpenRouter's words: USD per token, and for each request and image where those cost something."""
+
+    request: str | Absent = None
+    image: str | Absent = None
+    tiers: list[PriceTier] | Absent = None
 
 
 class ModelObject(Told):
@@ -134,13 +150,29 @@ def model_object(model: Model) -> ModelObject:
         input_modalities=list(model.input_modalities),
         output_modalities=["text"],
         quantization=model.quantization,
-        pricing=Pricing(
-            prompt=format_price(model.price.prompt_pico), completion=format_price(model.price.completion_pico)
-        ),
+        pricing=_pricing(model.price),
         supported_sampling_parameters=list(SAMPLING_PARAMETERS),
         supported_features=list(model.features),
         guests=model.is_open_to_guests,
     )
+
+
+def _pricing(price: Price) -> Pricing:
+    told: dict[str, Any] = _token_prices(price, price.rates)
+    for name, amount_pico in (("request", price.request_pico), ("image", price.image_pico)):
+        if amount_pico:
+            told[name] = price.told(amount_pico)
+    if price.tiers:
+        told["tiers"] = [
+            PriceTier(above_prompt_tokens=tier.above_prompt_tokens, **_token_prices(price, tier.rates))
+            for tier in price.tiers
+        ]
+    return Pricing(**told)
+
+
+def _token_prices(price: Price, rates: Rates) -> dict[str, str]:
+    amounts = zip(("prompt", "completion", "input_cache_read", "input_cache_write"), rates, strict=True)
+    return {name: price.told(pico) for name, pico in amounts if pico is not None}
 
 
 def _anthropic_list(models: Iterable[Model]) -> AnthropicModelList:

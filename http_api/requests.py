@@ -50,6 +50,8 @@ class RequestObject(Told):
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int | None
+    cache_write_tokens: int | None
+    images: int
     cost_usd: str
     price_version: str | None
     latency_ms: int
@@ -103,6 +105,8 @@ def _object(first: Mapping[str, str], missing_usages: Mapping[str, str], record:
         prompt_tokens=record.prompt_tokens,
         completion_tokens=record.completion_tokens,
         cached_tokens=record.cached_tokens,
+        cache_write_tokens=record.cache_write_tokens,
+        images=record.images,
         cost_usd=format_usd(record.cost_nano),
         price_version=record.price_version,
         latency_ms=record.latency_ms,

@@ -1,8 +1,9 @@
 """The worst case of a request, as it is held for where nothing lowers what was asked for."""
 
-from mcp_gateway.core.catalog import Model, Price
+from mcp_gateway.core.catalog import Model
 from mcp_gateway.core.config import WalletSettings
 from mcp_gateway.core.inference.terms import Quote, asked_terms, quote, quoted_prompt_tokens
+from mcp_gateway.core.prices import Price
 from mcp_gateway.core.surfaces.surface import Ask
 
 

@@ -5,13 +5,12 @@ A catalog is built from the configuration and from what the backends list, and i
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import islice
 
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.config import ModelSettings, Task
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.money import MILLION_TOKENS, format_price, nano_of_pico
+from mcp_gateway.core.prices import FREE, Price, dearest, in_words
 from mcp_gateway.core.text import SHOWN_CHARS, nearest, shown
 
 SAMPLING_PARAMETERS = (
@@ -29,28 +28,6 @@ UNKNOWN_WINDOW_TOKENS = 16_000_000
 """Of a backend whose window nobody tells: more than any has, and little enough to reckon with."""
 
 
-@dataclass(frozen=True)
-class Price:
-    """Pico-USD per token."""
-
-    prompt_pico: int
-    completion_pico: int
-
-    @property
-    def is_free(self) -> bool:
-        return not (self.prompt_pico or self.completion_pico)
-
-    @cached_property
-    def version(self) -> str:
-        """Names exactly these prices, so that a bill can be worked out again from its record."""
-        return f"{self.prompt_pico}/{self.completion_pico}"
-
-    def cost_nano(self, prompt_tokens: int, completion_tokens: int) -> int:
-        """Nano-USD of so many tokens, rounded up once."""
-        return nano_of_pico(prompt_tokens * self.prompt_pico + completion_tokens * self.completion_pico)
-
-
-FREE = Price(0, 0)
 VLLM, DEMO = "vllm", "demo"
 """The sources of answers: the backends of the settings, or the demo in their place; and the demo of test keys."""
 
@@ -62,14 +39,6 @@ class Offer:
     source: str
     name: str
     price: Price
-
-
-def dearest(offers: Sequence[Offer]) -> Price:
-    """A price that none of them exceeds, neither for a prompt nor for an answer."""
-    if len(offers) == 1:
-        return offers[0].price
-    prices = [offer.price for offer in offers]
-    return Price(max(price.prompt_pico for price in prices), max(price.completion_pico for price in prices))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +99,7 @@ class Model:
     @property
     def price(self) -> Price:
         """What it costs at most, whoever answers; callers are told this."""
-        return dearest(self.offers)
+        return dearest([offer.price for offer in self.offers])
 
 
 class Catalog(Mapping[str, Model]):
@@ -240,13 +209,7 @@ def is_model_id(name: str) -> bool:
 
 def price_line(model: Model) -> str:
     """What a model costs, for people, who think in millions of tokens."""
-    price = model.price
-    if price.is_free:
-        return f"{model.id} costs nothing"
-    prompt, completion = (format_price(pico, MILLION_TOKENS) for pico in (price.prompt_pico, price.completion_pico))
-    return (
-        f"{model.id} costs {prompt} USD for a million prompt tokens, {completion} USD for a million completion tokens"
-    )
+    return f"{model.id} costs {in_words(model.price)}"
 
 
 def _backend_name(entry: ModelSettings) -> str:
@@ -263,7 +226,7 @@ def _discovered(entries: Sequence[ModelSettings], listings: Listings) -> list[Mo
 def _model(entry: ModelSettings, rows: Sequence[Listing], created_at_s: int) -> Model:
     """The backends may disagree, and any of them may serve: all can do what is told, and one may do what is billed."""
     pricing = entry.pricing
-    price = FREE if pricing is None else Price(pricing.prompt_pico, pricing.completion_pico)
+    price = FREE if pricing is None else pricing.price
     listed = [row.max_model_len for row in rows if row.max_model_len is not None]
     context = entry.context_window or min(listed, default=_UNKNOWN_CONTEXT)
     is_known = bool(entry.context_window or (rows and len(listed) == len(rows)))

@@ -35,6 +35,7 @@ from pydantic.fields import FieldInfo
 from mcp_gateway.core.bytes_in_flight import OWNER_PART, largest_of
 from mcp_gateway.core.config_faults import KeyPath, describe_fault, describe_unknown_variable
 from mcp_gateway.core.money import MILLION_TOKENS, NANO_PER_CENT, PICO_PER_USD, parse_price, parse_usd
+from mcp_gateway.core.prices import Price, Rates, Tier
 from mcp_gateway.core.service_links import service_links
 from mcp_gateway.core.text import one_line, shown
 
@@ -48,6 +49,7 @@ _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _MAX_FAULT_CHARS = 1000
 _MOST_PICO = {1: PICO_PER_USD // 100, MILLION_TOKENS: PICO_PER_USD}
 """For a token: more than a cent is meant for a million of them, unless it is written as a price of a million."""
+_MOST_FEE_PICO = 100 * PICO_PER_USD
 _LEAST_PAYABLE_NANO = parse_usd("0.50")
 _MOST_PAYABLE_NANO = parse_usd("999999.99")
 """Stripe's own bounds: https://docs.stripe.com/currencies#minimum-and-maximum-charge-amounts."""
@@ -111,6 +113,16 @@ def _checked_price(text: str, tokens: int) -> str:
             'tokens, or the price of one ("0.15" for a million is "0.00000015" for one)'
         )
     raise ValueError('must be USD for a single token, from "0" to "0.01", at most 12 decimals, such as "0.00000005"')
+
+
+def _checked_fee(text: str) -> str:
+    try:
+        is_fee = not text or 0 <= parse_price(text) <= _MOST_FEE_PICO
+    except ValueError:
+        is_fee = False
+    if not is_fee:
+        raise ValueError('must be USD, from "0" to "100", at most 12 decimals, such as "0.001"')
+    return text
 
 
 def _checked_usd(text: str) -> str:
@@ -215,6 +227,7 @@ OptionalLimit = Annotated[Positive | None, BeforeValidator(_none_in_words)]
 Seconds = Annotated[float, BeforeValidator(_not_a_switch), Field(ge=0)]
 PositiveSeconds = Annotated[float, BeforeValidator(_not_a_switch), Field(gt=0)]
 PriceText = Annotated[str, BeforeValidator(_quoted)]
+FeeText = Annotated[str, BeforeValidator(_quoted), AfterValidator(_checked_fee)]
 UsdText = Annotated[str, BeforeValidator(_quoted), AfterValidator(_checked_usd)]
 PayableUsdText = Annotated[UsdText, AfterValidator(_checked_payable_usd)]
 BaseUrl = Annotated[str, AfterValidator(_checked_base_url)]
@@ -244,6 +257,24 @@ Task = Literal["generate", "embed", "score"]
 """What a model does: text, embeddings, or scores of texts."""
 
 
+RATES = ("prompt", "completion", "cached_prompt", "cache_write")
+
+
+class TierSettings(Section):
+    """What all tokens of a request cost whose prompt is long; repeat the heading for each length."""
+
+    above_prompt_tokens: Positive = Field(examples=[200_000])
+    """It is for prompts with more tokens than that."""
+    prompt: PriceText = Field(examples=["0.0000001"])
+    """USD for a prompt token, or for a million, as the prices above."""
+    completion: PriceText = Field(default="", examples=["0.0000003"])
+    """The same for a completion token."""
+    cached_prompt: PriceText = Field(default="", examples=["0.00000002"])
+    """The same for a prompt token that a cache had; otherwise it costs what the others do."""
+    cache_write: PriceText = Field(default="", examples=["0.00000012"])
+    """The same for a prompt token that is written to a cache; otherwise it costs what the others do."""
+
+
 class PricingSettings(Section):
     """What tokens cost. Once any model has prices, one that has none is published only if it says `free = true`."""
 
@@ -254,29 +285,74 @@ class PricingSettings(Section):
     completion: PriceText = Field(default="", examples=["0.00000015"])
     """The same for a completion token; a model that generates has both prices."""
 
-    @property
-    def prompt_pico(self) -> int:
-        """Pico-USD for one token."""
-        return parse_price(self.prompt, _tokens_of(self.per_million))
+    cached_prompt: PriceText = Field(default="", examples=["0.00000001"])
+    """The same for a prompt token that a cache had; otherwise it costs what the others do."""
+    cache_write: PriceText = Field(default="", examples=["0.00000006"])
+    """The same for one that is written to a cache, where a backend tells; otherwise it costs what the others do."""
+    request: FeeText = Field(default="", examples=["0.001"])
+    """USD for each request that is charged at all, beside its tokens; up to "100"."""
+    image: FeeText = Field(default="", examples=["0.002"])
+    """USD for each image of a request, beside its tokens."""
+    tiers: tuple[TierSettings, ...] = ()
 
     @property
-    def completion_pico(self) -> int:
-        return parse_price(self.completion, _tokens_of(self.per_million)) if self.completion else 0
+    def price(self) -> Price:
+        """In pico-USD."""
+        tokens = _tokens_of(self.per_million)
+        return Price(
+            *_rates_of(self, tokens),
+            request_pico=_pico(self.request) or 0,
+            image_pico=_pico(self.image) or 0,
+            tiers=tuple(Tier(tier.above_prompt_tokens, _rates_of(tier, tokens)) for tier in self.tiers),
+        )
 
-    @field_validator("prompt", "completion")
+    @field_validator("prompt", "completion", "cached_prompt", "cache_write")
     @classmethod
     def _is_price(cls, text: str, info: ValidationInfo) -> str:
         return _checked_price(text, _tokens_of(info.data.get("per_million", False)))
+
+    @field_validator("tiers", mode="before")
+    @classmethod
+    def _are_headed(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            raise ValueError("must be headed [[models.pricing.tiers]], with double brackets, once for each length")
+        return value
+
+    @field_validator("tiers")
+    @classmethod
+    def _are_tiers(cls, tiers: tuple[TierSettings, ...], info: ValidationInfo) -> tuple[TierSettings, ...]:
+        lengths = [tier.above_prompt_tokens for tier in tiers]
+        if lengths != sorted(set(lengths)):
+            raise ValueError("must stand by above_prompt_tokens, the shortest first, no two alike")
+        for number, tier in enumerate(tiers, 1):
+            for name in RATES:
+                if text := getattr(tier, name):
+                    try:
+                        _checked_price(text, _tokens_of(info.data.get("per_million", False)))
+                    except ValueError as fault:
+                        raise ValueError(f"number {number}: {name} {fault}") from None
+        return tiers
 
     def check_is_whole(self, *, generates: bool) -> None:
         """Raise ValueError where a price is missing."""
         if missing := [name for name in ("prompt", "completion")[: 1 + generates] if not getattr(self, name)]:
             needed = "a model that generates needs both prompt and completion" if generates else "it needs prompt"
             raise ValueError(f'has no price for {" and ".join(missing)}: {needed} ("0" is a price)')
+        if generates and any(not tier.completion for tier in self.tiers):
+            raise ValueError("has a tier without a price for completion tokens: a model that generates needs both")
 
 
 def _tokens_of(is_per_million: bool) -> int:
     return MILLION_TOKENS if is_per_million else 1
+
+
+def _rates_of(settings: "PricingSettings | TierSettings", tokens: int) -> Rates:
+    cached_pico, write_pico = _pico(settings.cached_prompt, tokens), _pico(settings.cache_write, tokens)
+    return Rates(_pico(settings.prompt, tokens) or 0, _pico(settings.completion, tokens) or 0, cached_pico, write_pico)
+
+
+def _pico(text: str, tokens: int = 1) -> int | None:
+    return parse_price(text, tokens) if text else None
 
 
 class ModelSettings(Section):
@@ -328,7 +404,7 @@ class ModelSettings(Section):
 
     @model_validator(mode="after")
     def _is_free_or_priced(self) -> Self:
-        if self.free and self.pricing is not None and (self.pricing.prompt_pico or self.pricing.completion_pico):
+        if self.free and self.pricing is not None and not self.pricing.price.is_free:
             raise ValueError("is free and has prices: leave out free = true, or [models.pricing]")
         return self
 

@@ -13,6 +13,8 @@ from mcp_gateway.core.text import nearest
 
 KeyPath = tuple[str, ...]
 """Where a setting stands in the tree, such as `("limits", "in_flight")` or `("models", "pricing", "prompt")`."""
+TABLES_IN_LISTS: tuple[KeyPath, ...] = (("models",), ("models", "pricing", "tiers"))
+"""Those that there may be several of."""
 
 _NUMBER = "must be a number"
 _WHOLE_NUMBER = "must be a whole number"
@@ -74,6 +76,8 @@ def _in_toml(loc: tuple[Any, ...], parent: str = "") -> str:
         case ("models", int(index), *rest):
             inner = _in_toml(tuple(rest), "models.")
             return f"[[models]] number {index + 1}" + (f": {inner}" if inner else "")
+        case (str(table), str(tables), int(index), str(name)):
+            return f"[[{parent}{table}.{tables}]] number {index + 1}: {name}"
         case (*outer, int(index)):
             return f"{_in_toml(tuple(outer), parent)}, entry {index + 1}"
         case (str(table), str(name)):
@@ -93,7 +97,8 @@ def _where_else(path: KeyPath, known: Collection[KeyPath]) -> str:
 def _home(table: KeyPath) -> str:
     if not table:
         return "at the top of the file, above the first [table]"
-    return "in a [[models]] entry" if table == ("models",) else f"in [{'.'.join(table)}]"
+    name = ".".join(table)
+    return f"in a [[{name}]] entry" if table in TABLES_IN_LISTS else f"in [{name}]"
 
 
 def _hint(name: str, known: Collection[str]) -> str:

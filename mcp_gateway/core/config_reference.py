@@ -10,8 +10,16 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from mcp_gateway.core.config import ModelSettings, PricingSettings, Section, Setting, Settings, settings_of
-from mcp_gateway.core.config_faults import KeyPath
+from mcp_gateway.core.config import (
+    ModelSettings,
+    PricingSettings,
+    Section,
+    Setting,
+    Settings,
+    TierSettings,
+    settings_of,
+)
+from mcp_gateway.core.config_faults import TABLES_IN_LISTS, KeyPath
 
 EXAMPLE_FILE = Path("gateway.example.toml")
 REFERENCE_FILE = Path("docs/configuration.md")
@@ -79,7 +87,11 @@ def _tables() -> Iterator[tuple[KeyPath, list[Setting]]]:
 
 
 def _section(table: KeyPath) -> type[Section]:
-    inside_models: dict[KeyPath, type[Section]] = {("models",): ModelSettings, ("models", "pricing"): PricingSettings}
+    inside_models: dict[KeyPath, type[Section]] = {
+        ("models",): ModelSettings,
+        ("models", "pricing"): PricingSettings,
+        ("models", "pricing", "tiers"): TierSettings,
+    }
     return inside_models.get(table) or type(getattr(Settings(), table[0]))
 
 
@@ -90,7 +102,8 @@ def _help_of(table: KeyPath) -> str:
 def _heading(table: KeyPath, commented_out: str = "") -> str:
     """In the example a model's headings are commented out too: they would publish it."""
     mark = commented_out if table[0] == "models" else ""
-    return f"{mark}[[models]]" if table == ("models",) else f"{mark}[{'.'.join(table)}]"
+    name = ".".join(table)
+    return f"{mark}[[{name}]]" if table in TABLES_IN_LISTS else f"{mark}[{name}]"
 
 
 def _comment(text: str) -> str:

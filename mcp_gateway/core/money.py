@@ -68,7 +68,10 @@ def format_usd(amount_nano: int) -> str:
     return f"{digits[:-9]}.{digits[-9:-7]}{digits[-7:].rstrip('0')}"
 
 
-def format_price(price_pico: int, tokens: int = 1) -> str:
-    """Decimal USD of a price in pico-USD per token, for so many, as OpenRouter writes it: `"0.00000005"`, `"0"`."""
-    text = f"{Decimal(price_pico * tokens) / PICO_PER_USD:f}"
+def format_price(price_pico: int, tokens: int = 1, parts: int = 1) -> str:
+    """Decimal USD of a price in pico-USD per token, for so many, as OpenRouter writes it: `"0.00000005"`, `"0"`.
+
+    Where the price is told in `parts` of a pico-USD, so many of these are one.
+    """
+    text = f"{Decimal(price_pico * tokens) / (PICO_PER_USD * parts):f}"
     return text.rstrip("0").rstrip(".") if "." in text else text

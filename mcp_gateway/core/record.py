@@ -39,6 +39,10 @@ class RequestRecord(NamedTuple):
     error_code: Code | None
     finish_reason: str | None
     surface: SurfaceName = UNNAMED_SURFACE
+    cache_write_tokens: int | None = None
+    """Of the prompt, as `cached_tokens` are."""
+    images: int = 0
+    """That were charged."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from mcp_gateway.core.catalog import Model, Published
 from mcp_gateway.core.config import Task
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.limits.limiter import Limiter
-from mcp_gateway.core.money import MILLION_TOKENS, PICO_PER_USD, format_price
+from mcp_gateway.core.money import MILLION_TOKENS, PICO_PER_USD
+from mcp_gateway.core.prices import Price
 from mcp_gateway.core.upstream.pool import ModelStatus, Pool
 from mcp_gateway.tools.arguments import Arguments
 from mcp_gateway.tools.pages import first_page, models_behind
@@ -121,19 +122,33 @@ def row_bytes(row: dict[str, Any]) -> int:
 def model_row(model: Model, status: ModelStatus) -> dict[str, Any]:
     """A model as its choosers need it, prices in USD per million tokens."""
     task = {} if model.task is None else {"task": model.task}
+    price = model.price
     return {
         "id": model.id,
         "name": model.name,
         "description": model.description,
         "context_window": model.context_window,
         "max_output_tokens": model.max_output_tokens,
-        "input_usd_per_million_tokens": format_price(model.price.prompt_pico, MILLION_TOKENS),
-        "output_usd_per_million_tokens": format_price(model.price.completion_pico, MILLION_TOKENS),
+        "input_usd_per_million_tokens": price.told(price.prompt_pico, MILLION_TOKENS),
+        "output_usd_per_million_tokens": price.told(price.completion_pico, MILLION_TOKENS),
+        **_further_prices(price),
         "features": list(model.features),
         "input_modalities": list(model.input_modalities),
         "status": status,
         "guests": model.is_open_to_guests,
     } | task
+
+
+def _further_prices(price: Price) -> dict[str, str]:
+    """Those that few models have."""
+    told = (
+        {}
+        if price.cached_pico is None
+        else {"cached_input_usd_per_million_tokens": price.told(price.cached_pico, MILLION_TOKENS)}
+    )
+    if price.request_pico:
+        told["usd_per_request"] = price.told(price.request_pico)
+    return told
 
 
 def _can(model: Model, capability: str | None) -> bool:

@@ -6,7 +6,8 @@ from mcp import types
 
 from mcp_gateway.core.catalog import Catalog, Model, Published
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.money import MILLION_TOKENS, format_price, format_usd
+from mcp_gateway.core.money import format_usd
+from mcp_gateway.core.prices import in_words
 from mcp_gateway.core.text import shown
 
 _MAX_NUMBER = 10**12
@@ -94,10 +95,7 @@ def _estimate_cost(catalog: Catalog, arguments: Arguments) -> str:
 
 
 def _priced(model: Model) -> str:
-    prompt, completion = (
-        format_price(price, MILLION_TOKENS) for price in (model.price.prompt_pico, model.price.completion_pico)
-    )
-    return f"{model.id} ({prompt} USD per million prompt tokens, {completion} per million completion tokens)"
+    return f"{model.id} ({'free' if model.price.is_free else in_words(model.price)})"
 
 
 def _number(arguments: Arguments, name: str, default: int) -> int:

@@ -11,7 +11,6 @@ from mcp_gateway.core.catalog import (
     Catalog,
     Listing,
     Model,
-    Price,
     Published,
     build_catalog,
     price_line,
@@ -19,6 +18,7 @@ from mcp_gateway.core.catalog import (
 )
 from mcp_gateway.core.config import ModelSettings, PricingSettings
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.prices import Price
 from tests.cases import each
 
 PRICED = {"id": "pub/priced", "pricing": PricingSettings(prompt="0.000001", completion="0.000002")}

@@ -13,6 +13,7 @@ from mcp_gateway.core.config import ConfigError, Setting, Settings, load_setting
 from mcp_gateway.core.config_reference import example_toml, reference_markdown
 from mcp_gateway.core.gateway import _transport
 from mcp_gateway.core.ledger.ledger import Ledger
+from mcp_gateway.core.prices import Price, Rates, Tier
 from mcp_gateway.core.upstream.transport import Timeouts, TransportLimits
 from tests.cases import each
 
@@ -181,7 +182,7 @@ class TestSources:
         ).models
         assert (first.id, first.features, first.free) == ("a/b", (), False)
         assert first.pricing is not None
-        assert (first.pricing.prompt_pico, first.pricing.completion_pico) == (50_000, 0)
+        assert (first.pricing.price.prompt_pico, first.pricing.price.completion_pico) == (50_000, 0)
         assert (second.id, second.pricing, second.free) == ("c", None, True)
 
     @each(
@@ -206,7 +207,59 @@ class TestSources:
             lines = "\n".join(f"{name} = {told[name]}" for name in order)
             (model,) = load(f"[[models]]\nid = 'a'\n[models.pricing]\n{lines}").models
             assert model.pricing is not None
-            assert (model.pricing.prompt_pico, model.pricing.completion_pico) == (pico, 0)
+            assert (model.pricing.price.prompt_pico, model.pricing.price.completion_pico) == (pico, 0)
+
+    def test_a_price_may_tell_of_caches_fees_and_long_prompts(self) -> None:
+        pricing = (
+            load(
+                "[[models]]\nid = 'a'\n[models.pricing]\nper_million = true\nprompt = '1'\ncompletion = '3'\n"
+                "cached_prompt = '0.1'\ncache_write = '1.25'\nrequest = '0.001'\nimage = '2'\n"
+                "[[models.pricing.tiers]]\nabove_prompt_tokens = 1000\nprompt = '2'\ncompletion = '6'\n"
+                "[[models.pricing.tiers]]\nabove_prompt_tokens = 2000\nprompt = '4'\ncompletion = '9'\n"
+                "cached_prompt = '0'"
+            )
+            .models[0]
+            .pricing
+        )
+        assert pricing is not None
+        tiers = Tier(1000, Rates(2 * 10**6, 6 * 10**6)), Tier(2000, Rates(4 * 10**6, 9 * 10**6, 0))
+        assert pricing.price == Price(10**6, 3 * 10**6, 10**5, 1_250_000, 10**9, 2 * 10**12, tiers)
+
+    @each(
+        ("lines", "expected"),
+        [
+            (
+                "request = '101'",
+                '[models.pricing] request: must be USD, from "0" to "100", at most 12 decimals, such as "0.001"',
+            ),
+            (
+                "image = '-1'",
+                '[models.pricing] image: must be USD, from "0" to "100", at most 12 decimals, such as "0.001"',
+            ),
+            ("cached_prompt = '0.02'", "[models.pricing] cached_prompt: is more than 0.01 USD for a single token"),
+            ("tiers = 5", "[models.pricing] tiers: must be headed [[models.pricing.tiers]], with double brackets"),
+            ("[models.pricing.tiers]\nprompt = '0'", "[models.pricing] tiers: must be headed [[models.pricing.tiers]]"),
+            (
+                "[[models.pricing.tiers]]\nprompt = '0'",
+                "[[models.pricing.tiers]] number 1: above_prompt_tokens: is missing",
+            ),
+            (
+                "[[models.pricing.tiers]]\nabove_prompt_tokens = 9\nprompt = '0'",
+                "has a tier without a price for completion tokens",
+            ),
+            (
+                "[[models.pricing.tiers]]\nabove_prompt_tokens = 9\nprompt = '1'\ncompletion = '0'",
+                "[models.pricing] tiers: number 1: prompt is more than 0.01 USD for a single token",
+            ),
+            (
+                2 * "[[models.pricing.tiers]]\nabove_prompt_tokens = 9\nprompt = '0'\ncompletion = '0'\n",
+                "tiers: must stand by above_prompt_tokens, the shortest first, no two alike",
+            ),
+        ],
+    )
+    def test_a_price_that_cannot_be_is_refused_where_it_stands(self, lines: str, expected: str) -> None:
+        begun = "[[models]]\nid = 'a'\n[models.pricing]\nprompt = '0'\ncompletion = '0'\n"
+        assert expected in fault(begun + lines)
 
     def test_a_tilde_is_the_home_folder(self) -> None:
         assert load("data_dir = '~/data'").data_dir == Path.home() / "data"
@@ -252,7 +305,7 @@ class TestFaults:
             (
                 "[[models]]\nid = 'a'\nprompt = '0'",
                 "gateway.toml: [[models]] number 1: prompt: there is no such setting; "
-                "prompt belongs in [models.pricing]",
+                "prompt belongs in [models.pricing] or in a [[models.pricing.tiers]] entry",
             ),
             (
                 "[[models]]\nid = 'a'\n[[models]]\nid = 'b'\n[models.pricing]\npromt = '0'",
@@ -455,7 +508,7 @@ class TestFaults:
             return
         pricing = load(text).models[0].pricing
         assert pricing is not None
-        assert (pricing.prompt_pico, pricing.completion_pico) == (1_000_000, 0)
+        assert (pricing.price.prompt_pico, pricing.price.completion_pico) == (1_000_000, 0)
 
     @each("prices", ["prompt = '0'\ncompletion = '0'", "prompt = '0.000000'\ncompletion = '0'"])
     def test_free_may_be_said_of_what_costs_nothing(self, prices: str) -> None:
@@ -509,6 +562,8 @@ def test_whatever_a_setting_is_given_the_faults_are_in_our_words_and_show_no_val
         value = {name: value}
     if "models" in value:
         value = {"models": [{"id": "a"} | value["models"]]}
+        if setting.path[-2] == "tiers":
+            value["models"][0]["pricing"]["tiers"] = [value["models"][0]["pricing"]["tiers"]]
     shown = faults_if_any("\n".join(f"{key} = {inline_toml(part)}" for key, part in value.items()))
     assert not PYDANTIC_WORDING.search(shown)
     assert "cannot be used; " not in shown
@@ -541,6 +596,7 @@ class TestReference:
         assert [model.id for model in settings.models] == ["gwmm/gemma-4-12b-it"]
         written = tomllib.loads(everything)
         written["models"] = written["models"][0]
+        written["models"]["pricing"]["tiers"] = written["models"]["pricing"]["tiers"][0]
         for setting in SETTINGS:
             table = written
             for name in setting.path[:-1]:

@@ -112,7 +112,7 @@ async def test_a_stream_ends_with_the_event_that_its_status_says_and_its_usage(s
     last = contents([answered.content])[-1]["response"]
     usage = {"input_tokens": 14, "output_tokens": 4, "total_tokens": 18, "cost_usd": format_usd(cost_nano(14, 4))}
     assert last["usage"] == usage | {
-        "input_tokens_details": {"cached_tokens": 0},
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
         "output_tokens_details": {"reasoning_tokens": 0},
     }
     assert last["id"] == f"resp_{answered.headers['x-request-id']}" == stage.sent["request_id"]

@@ -81,6 +81,8 @@ async def test_every_fact_of_a_request_is_in_its_record(stage: Stage) -> None:
         "prompt_tokens": 10,
         "completion_tokens": 4,
         "cached_tokens": None,
+        "cache_write_tokens": None,
+        "images": 0,
         "cost_usd": "0.0000058",
         "price_version": "300000/700000",
         "first_token_ms": None,

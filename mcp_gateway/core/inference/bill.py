@@ -5,7 +5,7 @@ from asyncio import CancelledError
 from contextlib import suppress
 
 from mcp_gateway.core.caller import Caller
-from mcp_gateway.core.catalog import FREE, Model, Price
+from mcp_gateway.core.catalog import Model
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.inference.answer import Answer
 from mcp_gateway.core.inference.fitting import terms_within
@@ -15,6 +15,7 @@ from mcp_gateway.core.inference.terms import affordable_tokens, quote
 from mcp_gateway.core.ledger.entries import Hold
 from mcp_gateway.core.ledger.ledger import SettlementPending
 from mcp_gateway.core.money import NANO_PER_USD, format_usd
+from mcp_gateway.core.prices import FREE, Price
 from mcp_gateway.core.record import OK, RequestRecord
 from mcp_gateway.core.routing.rank import Candidate
 from mcp_gateway.core.surfaces.surface import Ask, Terms
@@ -92,7 +93,7 @@ class Bill:
             self.price = asked.offer.price
         usage = self.usage = metered.usage
         if usage is not None:
-            self.cost_nano = self.price.cost_nano(usage.prompt_tokens, usage.completion_tokens)
+            self.cost_nano = self._cost_nano(usage)
         first_token_s = None
         if answer is not None and answer.first_token_at_s is not None:
             first_token_s = answer.first_token_at_s - self._clock_start_s
@@ -112,6 +113,14 @@ class Bill:
             self.took_s = self._parts.monotonic_s() - self._clock_start_s
             self._parts.metrics.request_ended(record, self.took_s, first_token_s)
             self._parts.activity.note(record)
+
+    def _cost_nano(self, usage: Usage) -> int:
+        prompt, completion, cached, written = usage
+        return self.price.cost_nano(prompt, completion, cached or 0, written or 0, self._images)
+
+    @property
+    def _images(self) -> int:
+        return 0 if self.ask is None else len(self.ask.images)
 
     async def _charge(self, record: RequestRecord, metered: Metered, *, is_delivered: bool) -> None:
         """Charge `cost_nano`, which is afterwards what was charged. Raises GatewayError `ledger_unavailable`."""
@@ -174,6 +183,8 @@ class Bill:
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,
             cached_tokens=usage.cached_tokens,
+            cache_write_tokens=usage.cache_write_tokens,
+            images=self._images if self.price.image_pico and usage.total_tokens else 0,
             cost_nano=self.cost_nano,
             price_version=self.price.version,
             started_at_ms=int(self._started_at_s * 1000),

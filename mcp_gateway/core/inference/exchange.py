@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from mcp_gateway.core.caller import Caller
-from mcp_gateway.core.catalog import Model, dearest
+from mcp_gateway.core.catalog import Model
 from mcp_gateway.core.context import CallerLeft, RequestContext
 from mcp_gateway.core.errors import Code, GatewayError, internal_error
 from mcp_gateway.core.identity.keys import refusal
@@ -23,6 +23,7 @@ from mcp_gateway.core.inference.routing import judged, offers_to, ranked
 from mcp_gateway.core.inference.terms import reserved_output_tokens
 from mcp_gateway.core.limits.limiter import Turn
 from mcp_gateway.core.money import format_usd
+from mcp_gateway.core.prices import dearest
 from mcp_gateway.core.record import OK
 from mcp_gateway.core.surfaces.surface import Ask, Body, Reader
 from mcp_gateway.core.surfaces.tokens import TokenQuestion
@@ -225,7 +226,7 @@ class Exchange:
         offers = offers_to(caller, model, parts)
         self._ignored = await judged(parts, caller, ask, model, parts.targets.at(offers[0], ask.surface, ask.model))
         ranking = ranked(offers, ask, model, caller, parts)
-        self._bill.price = dearest(offers)
+        self._bill.price = dearest([offer.price for offer in offers])
         meter = self._meter = Meter(parts, ask, model, ranking)
         meter.terms = await first_terms(ask, model, ranking[0], caller, settings, meter)
         self._turn.reserve_tokens(

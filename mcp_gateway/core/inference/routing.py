@@ -1,11 +1,12 @@
 """Whether a request may be asked, and what it may be answered by, by who asks and for what."""
 
 from mcp_gateway.core.caller import Caller
-from mcp_gateway.core.catalog import DEMO, FREE, Model, Offer
+from mcp_gateway.core.catalog import DEMO, Model, Offer
 from mcp_gateway.core.dialects.dialect import Target
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.inference.parts import Parts
 from mcp_gateway.core.inference.terms import check
+from mcp_gateway.core.prices import FREE
 from mcp_gateway.core.routing.rank import Candidate, Ranking, rank
 from mcp_gateway.core.surfaces.surface import Ask
 from mcp_gateway.core.upstream.backend import Backend

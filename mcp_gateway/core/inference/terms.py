@@ -6,9 +6,10 @@ A prompt is bounded by its bytes, since a token is at least one; where a backend
 from typing import NamedTuple
 
 from mcp_gateway.core.caller import Caller
-from mcp_gateway.core.catalog import Model, Price
+from mcp_gateway.core.catalog import Model
 from mcp_gateway.core.config import LimitSettings, WalletSettings
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.prices import Price
 from mcp_gateway.core.surfaces.surface import Ask, Terms
 
 ROOM_ENOUGH_TOKENS = 4096
@@ -24,12 +25,13 @@ class Quote(NamedTuple):
     minimum_nano: int
     maximum_nano: int
     prompt_tokens: int
+    images: int
     price: Price
 
     @property
     def prompt_nano(self) -> int:
-        """What of it the prompt costs."""
-        return self.price.cost_nano(self.prompt_tokens, 0)
+        """What of it everything but the answer may cost."""
+        return self.price.most_nano(self.prompt_tokens, 0, self.images)
 
 
 def check(ask: Ask, model: Model, caller: Caller, limits: LimitSettings) -> None:
@@ -80,10 +82,12 @@ def quote(terms: Terms, ask: Ask, model: Model, price: Price, prompt_tokens: int
     """The worst case of a request; one without a limit may use all that the model may put out."""
     most = most_output_tokens(terms, ask, model)
     least = min(most, wallet.min_useful_tokens * ask.choices)
+    images = len(ask.images)
     return Quote(
-        minimum_nano=price.cost_nano(prompt_tokens, least),
-        maximum_nano=price.cost_nano(prompt_tokens, most),
+        minimum_nano=price.most_nano(prompt_tokens, least, images),
+        maximum_nano=price.most_nano(prompt_tokens, most, images),
         prompt_tokens=prompt_tokens,
+        images=images,
         price=price,
     )
 
@@ -136,10 +140,8 @@ def most_output_tokens(terms: Terms, ask: Ask, model: Model) -> int:
 
 def affordable_tokens(held_nano: int, worst: Quote, choices: int) -> int:
     """The limit whose worst case a hold of less than the maximum still covers."""
-    completion_pico = worst.price.completion_pico
-    if not completion_pico:
-        return _UNBOUNDED_TOKENS
-    return max(1, (held_nano - worst.prompt_nano) * 1000 // (completion_pico * choices))
+    tokens = worst.price.tokens_for(held_nano - worst.prompt_nano, worst.prompt_tokens)
+    return _UNBOUNDED_TOKENS if tokens is None else max(1, tokens // choices)
 
 
 def _too_many_choices(ask: Ask, most: int) -> GatewayError:

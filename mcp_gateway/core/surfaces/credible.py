@@ -19,7 +19,7 @@ class UsageBounds(NamedTuple):
         return (
             0 <= usage.prompt_tokens <= self.prompt_tokens
             and 0 <= usage.completion_tokens <= self.output_tokens
-            and 0 <= (usage.cached_tokens or 0) <= usage.prompt_tokens
+            and 0 <= (usage.cached_tokens or 0) + (usage.cache_write_tokens or 0) <= usage.prompt_tokens
         )
 
 

@@ -14,7 +14,7 @@ def prompt_in(told: Mapping[str, Any]) -> Usage | None:
     parts = [count_of(told.get(name)) for name in (_INPUT, _READ, _WRITTEN)]
     if parts[0] is None:
         return None
-    return Usage(sum(part or 0 for part in parts), 0, parts[1])
+    return Usage(sum(part or 0 for part in parts), 0, *parts[1:])
 
 
 def output_in(told: Mapping[str, Any]) -> int | None:
@@ -31,6 +31,7 @@ def usage_in(told: Any) -> Usage | None:
 
 
 def as_told(usage: Usage) -> dict[str, int]:
-    """A usage in Anthropic's words; what was written to a cache costs what the rest of the prompt does."""
-    cached = usage.cached_tokens or 0
-    return {_INPUT: usage.prompt_tokens - cached, _WRITTEN: 0, _READ: cached, _OUTPUT: usage.completion_tokens}
+    """A usage in Anthropic's words."""
+    cached, written = usage.cached_tokens or 0, usage.cache_write_tokens or 0
+    rest = usage.prompt_tokens - cached - written
+    return {_INPUT: rest, _WRITTEN: written, _READ: cached, _OUTPUT: usage.completion_tokens}

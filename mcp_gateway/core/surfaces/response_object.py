@@ -76,9 +76,10 @@ def usage_of(response: dict[str, Any]) -> Usage | None:
 
 def told_usage(response: dict[str, Any], billed: Usage, cost_usd: str | None = None) -> dict[str, Any]:
     """What is billed, in the shape that clients read: Codex gives an answer up whose details are no numbers."""
+    written = {} if billed.cache_write_tokens is None else {"cache_write_tokens": billed.cache_write_tokens}
     usage: dict[str, Any] = {
         "input_tokens": billed.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": billed.cached_tokens or 0},
+        "input_tokens_details": {"cached_tokens": billed.cached_tokens or 0, **written},
         "output_tokens": billed.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": _reasoning_tokens(response, billed)},
         "total_tokens": billed.total_tokens,

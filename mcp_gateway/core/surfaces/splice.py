@@ -15,6 +15,7 @@ whatever follows; one that is not failed, however its stream ended. `end` hands 
 """
 
 import re
+from collections.abc import Iterable
 from enum import Enum
 from typing import Any
 
@@ -443,12 +444,17 @@ class FrameRelay:
             return None
         each, last = self._choices // self._prompts, self._prompts - 1
         by_prompt = {min(index // each, last): usage for index, usage in self._usage_by_choice.items()}
-        cached = [usage.cached_tokens for usage in by_prompt.values() if usage.cached_tokens is not None]
         return Usage(
             sum(usage.prompt_tokens for usage in by_prompt.values()),
             sum(usage.completion_tokens for usage in self._usage_by_choice.values()),
-            sum(cached) if cached else None,
+            _sum_of_known(usage.cached_tokens for usage in by_prompt.values()),
+            _sum_of_known(usage.cache_write_tokens for usage in by_prompt.values()),
         )
+
+
+def _sum_of_known(counts: Iterable[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
 
 
 def _end_of_first_data(frames: bytes) -> int:

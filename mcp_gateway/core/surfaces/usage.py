@@ -38,12 +38,20 @@ _ENDS = (b"}", b',"prompt_tokens_details":null}', b',"prompt_tokens_details":nul
 """What follows in vLLM's words where no more is told."""
 
 
+_PARTS = ("cached_tokens", "cache_write_tokens")
+"""Of `prompt_tokens_details`; OpenRouter's name for the second."""
+
+
 class Usage(NamedTuple):
-    """Token counts as the backend reports them; `cached_tokens` is a part of `prompt_tokens`, None where unknown."""
+    """Token counts as the backend reports them.
+
+    Parts of `prompt_tokens`, None where unknown: what a cache had of them, and what was written to one.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
 
     @property
     def total_tokens(self) -> int:
@@ -56,11 +64,9 @@ class Usage(NamedTuple):
             "total_tokens": self.total_tokens,
             "completion_tokens": self.completion_tokens,
         }
-        return (
-            told
-            if self.cached_tokens is None
-            else told | {"prompt_tokens_details": {"cached_tokens": self.cached_tokens}}
-        )
+        parts = zip(_PARTS, (self.cached_tokens, self.cache_write_tokens), strict=True)
+        details = {name: tokens for name, tokens in parts if tokens is not None}
+        return told | {"prompt_tokens_details": details} if details else told
 
 
 def read_usage(value: Any) -> Usage | None:
@@ -71,7 +77,9 @@ def read_usage(value: Any) -> Usage | None:
     if prompt is None or completion is None:
         return None
     details = value.get("prompt_tokens_details")
-    return Usage(prompt, completion, count_of(details.get("cached_tokens")) if isinstance(details, dict) else None)
+    if not isinstance(details, dict):
+        return Usage(prompt, completion)
+    return Usage(prompt, completion, *(count_of(details.get(name)) for name in _PARTS))
 
 
 def count_of(value: Any) -> int | None:
@@ -91,9 +99,10 @@ def told(value: Any, billed: Usage) -> dict[str, Any]:
         return own
     details = value.get("prompt_tokens_details")
     if isinstance(details, dict):
-        is_odd = billed.cached_tokens is None and details.get("cached_tokens") is not None
-        kept = {name: one for name, one in details.items() if name != "cached_tokens"} if is_odd else details
-        own["prompt_tokens_details"] = kept | own.get("prompt_tokens_details", {})
+        own_details = own.get("prompt_tokens_details", {})
+        odd = [name for name in _PARTS if details.get(name) is not None and name not in own_details]
+        kept = {name: one for name, one in details.items() if name not in odd}
+        own["prompt_tokens_details"] = kept | own_details
     if "total_tokens" not in value:
         del own["total_tokens"]
     return {**value, **own}

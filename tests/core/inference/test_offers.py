@@ -8,10 +8,11 @@ from pathlib import Path
 import orjson
 import pytest
 
-from mcp_gateway.core.catalog import DEMO, FREE, VLLM, Catalog, Offer, Price
+from mcp_gateway.core.catalog import DEMO, VLLM, Catalog, Offer
 from mcp_gateway.core.config import WalletSettings
 from mcp_gateway.core.dialects.dialect import Targets
 from mcp_gateway.core.dialects.vllm import Vllm
+from mcp_gateway.core.prices import FREE, Price
 from mcp_gateway.core.surfaces.chat import CHAT
 from mcp_gateway.core.surfaces.completions import COMPLETIONS
 from tests.core.test_chat import Stage, open_stage, read_frames, request

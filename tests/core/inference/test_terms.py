@@ -3,13 +3,15 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_gateway.core.catalog import FREE, Price, build_catalog
+from mcp_gateway.core.catalog import build_catalog
 from mcp_gateway.core.config import WalletSettings
 from mcp_gateway.core.inference.terms import affordable_tokens
+from mcp_gateway.core.prices import FREE, Price
 from mcp_gateway.core.surfaces.chat import CHAT
 from mcp_gateway.core.surfaces.surface import Ask
 from tests.cases import each
-from tests.core.test_catalog import LISTED, PRICES, entry, fleet, only
+from tests.core.test_catalog import LISTED, entry, fleet, only
+from tests.core.test_prices import WHOLE_PRICES
 from tests.quoting import quote_of
 
 WALLET = WalletSettings()
@@ -88,19 +90,18 @@ def test_a_free_quote_is_free() -> None:
     assert quote_of(model, FREE, request(), WALLET).maximum_nano == 0
 
 
-@given(PRICES, PRICES, st.integers(0, 10**6), st.integers(1, 10**5), st.integers(1, 8), st.floats(0, 1))
+@given(WHOLE_PRICES, st.integers(0, 10**6), st.integers(1, 10**5), st.integers(1, 8), st.floats(0, 1))
 def test_what_a_smaller_hold_affords_never_costs_more_than_the_hold(
-    prompt_pico: int, completion_pico: int, text_bytes: int, max_tokens: int, choices: int, share: float
+    price: Price, text_bytes: int, max_tokens: int, choices: int, share: float
 ) -> None:
     model = only(build_catalog([entry(context_window=10**6)], {}, publish_discovered=False))
-    price = Price(prompt_pico, completion_pico)
     worst = quote_of(model, price, request(text_bytes, max_tokens, choices), WALLET)
     assert worst.prompt_nano <= worst.minimum_nano <= worst.maximum_nano
     held_nano = worst.minimum_nano + int((worst.maximum_nano - worst.minimum_nano) * share)
-    tokens = min(max_tokens, affordable_tokens(held_nano, worst, choices))
     prompt = min(text_bytes + 128, 10**6)
+    tokens = min(max_tokens, affordable_tokens(held_nano, worst, choices))
     assert tokens >= 1
     if tokens > 1:
         assert price.cost_nano(prompt, tokens * choices) <= held_nano
     if held_nano == worst.maximum_nano:
-        assert tokens >= max_tokens - 1000 // max(1, completion_pico * choices) - 1
+        assert tokens >= max_tokens - 1000 // max(1, price.most_rates(prompt).completion_pico * choices) - 1

@@ -97,12 +97,16 @@ def test_a_database_of_an_earlier_version_is_summed_up_when_it_is_migrated(recor
     with closing(empty()) as connection:
         connection.executescript(
             "DROP TRIGGER requests_are_summed; DROP TRIGGER corrected_costs_are_summed; DROP TABLE hourly_usage;"
-            "DELETE FROM schema_migrations WHERE number = 14"
         )
         insert_records(connection, records)
-        for statement in migrations._statements(migrations._migrations()[14]):
-            connection.execute(statement)
+        migrate_again(connection, 14)
         assert connection.execute(SUMS).fetchall() == connection.execute(FROM_REQUESTS).fetchall()
+
+
+def migrate_again(connection: sqlite3.Connection, number: int) -> None:
+    """Carry out one migration, which was undone."""
+    for statement in migrations._statements(migrations._migrations()[number]):
+        connection.execute(statement)
 
 
 @given(RECORDS)
@@ -110,11 +114,11 @@ def test_what_stands_in_the_log_of_an_earlier_version_was_asked_as_a_chat(record
     with closing(empty()) as connection:
         connection.executescript(
             "DROP TRIGGER corrected_costs_of_surfaces_are_summed; DROP TRIGGER surfaces_go_with_their_requests;"
-            "DROP TABLE request_surfaces; DROP TABLE hourly_surfaces; DELETE FROM schema_migrations WHERE number = 16"
+            "DROP TABLE request_surfaces; DROP TABLE hourly_surfaces;"
         )
         insert_records(connection, [record._replace(surface="chat") for record in records])
         before = connection.execute(SUMS).fetchall()
-        migrate(connection)
+        migrate_again(connection, 16)
         assert connection.execute(SUMS).fetchall() == before
         assert connection.execute(SUMS_OF_SURFACES).fetchall() == []
         newer = [record._replace(id=f"{record.id}2") for record in records]

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_gateway.core.catalog import FREE, VLLM, Offer, Price, dearest
+from mcp_gateway.core.catalog import VLLM, Offer
+from mcp_gateway.core.prices import FREE, Price, dearest
 from mcp_gateway.core.routing.rank import Candidate, next_of, prefix_of, rank
 from mcp_gateway.core.surfaces.chat import parse_chat
 from mcp_gateway.core.surfaces.surface import Ask
@@ -227,7 +228,7 @@ def test_asking_goes_on_to_what_is_sound_of_the_first_offer_and_to_nobody_twice(
 @given(fleets())
 def test_no_offer_exceeds_the_dearest(fleet: Fleet) -> None:
     offers, _ = fleet
-    most = dearest(offers)
+    most = dearest([offer.price for offer in offers])
     assert all(offer.price.cost_nano(1000, 500) <= most.cost_nano(1000, 500) for offer in offers)
 
 

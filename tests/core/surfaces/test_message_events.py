@@ -117,10 +117,10 @@ def test_a_running_count_stands_for_the_events_before_it() -> None:
 
 def test_cached_tokens_are_part_of_the_prompt_that_is_billed_and_told_apart() -> None:
     reader = begun(ending(input_tokens=4, cache_read_input_tokens=8, cache_creation_input_tokens=2, output_tokens=1))
-    assert reader.usage == Usage(14, 1, 8)
+    assert reader.usage == Usage(14, 1, 8, 2)
     (last,) = told(reader.end(None, reader.usage))
     assert last["usage"] == {
-        "input_tokens": 6, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 8, "output_tokens": 1,
+        "input_tokens": 4, "cache_creation_input_tokens": 2, "cache_read_input_tokens": 8, "output_tokens": 1,
     }  # fmt: skip
 
 

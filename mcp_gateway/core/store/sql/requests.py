@@ -24,13 +24,14 @@ from mcp_gateway.core.observe.records import NoteMissingUsage, RequestCounts
 from mcp_gateway.core.record import UNNAMED_SURFACE, AddRecord, RequestRecord
 from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
 
-_COLUMNS = RequestRecord._fields[:-1]
-"""Those of the table: a surface stands beside it, and only where it is not UNNAMED_SURFACE."""
+_COLUMNS = RequestRecord._fields[: RequestRecord._fields.index("surface")]
+"""Those of the table: beside it stand a surface, only where it is not UNNAMED_SURFACE, and what few were billed by."""
 _INSERT = (
     f"INSERT INTO requests ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) "
     "ON CONFLICT (account_id, id) DO NOTHING"
 )
 _INSERT_SURFACE = "INSERT INTO request_surfaces VALUES (?, ?, ?) ON CONFLICT (account_id, id) DO NOTHING"
+_INSERT_COUNTS = "INSERT INTO request_counts VALUES (?, ?, ?, ?) ON CONFLICT (account_id, id) DO NOTHING"
 CORRECT = (
     "UPDATE requests SET cost_nano = COALESCE(?, cost_nano), http_status = ?, error_code = ?, latency_ms = ? "
     "WHERE account_id = ? AND id = ?"
@@ -50,7 +51,11 @@ COALESCE((
     WHERE named.account_id = requests.account_id AND named.id = requests.id
 ), '{UNNAMED_SURFACE}')
 """
-_SELECTED = f"SELECT {', '.join(f'requests.{column}' for column in _COLUMNS)}, {_SURFACE}"
+_COUNTED = """
+(SELECT {} FROM request_counts AS counted WHERE counted.account_id = requests.account_id AND counted.id = requests.id)
+"""
+_BESIDE = f"{_SURFACE}, {_COUNTED.format('cache_write_tokens')}, COALESCE({_COUNTED.format('images')}, 0)"
+_SELECTED = f"SELECT {', '.join(f'requests.{column}' for column in _COLUMNS)}, {_BESIDE}"
 _SELECT = f"{_SELECTED} FROM requests"
 _OF_ANY_ACCOUNT = f"""
 {_SELECTED} FROM accounts CROSS JOIN requests ON account_id = accounts.id WHERE requests.id = ?
@@ -85,10 +90,17 @@ WHERE key_id <> '' GROUP BY account_id, key_id
 
 def insert_records(connection: sqlite3.Connection, records: Sequence[RequestRecord]) -> None:
     """Rows for requests, each of which is recorded once; a surface behind its request, whose sums it is told."""
-    connection.executemany(_INSERT, [record[:-1] for record in records])
+    connection.executemany(_INSERT, [record[: len(_COLUMNS)] for record in records])
     named = [(record.account_id, record.id, record.surface) for record in records if record.surface != UNNAMED_SURFACE]
     if named:
         connection.executemany(_INSERT_SURFACE, named)
+    counted = [
+        (record.account_id, record.id, record.cache_write_tokens, record.images)
+        for record in records
+        if record.images or record.cache_write_tokens is not None
+    ]
+    if counted:
+        connection.executemany(_INSERT_COUNTS, counted)
 
 
 def correction(record: RequestRecord, *, keeps_cost: bool = False) -> Row:

@@ -1,6 +1,7 @@
 """Holds each answer that a test gets against its operation's row: no status or code that the table does not tell."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import cache
 
 import httpx2
 import orjson
@@ -17,11 +18,11 @@ _APART = {"unknown_url", "method_not_allowed"}
 
 def declared_by(operations: Sequence[AnyOperation]) -> Callable[[httpx2.Response], Awaitable[None]]:
     """A hook for a client; it reads the body of a refusal."""
-    routes = Routes(operations, BodyBounds(0, JsonBounds(0, 0)))
+    routes = cache(lambda: Routes(operations, BodyBounds(0, JsonBounds(0, 0))))
 
     async def check(response: httpx2.Response) -> None:
         request = response.request
-        row = routes.find({"path": request.url.path, "method": request.method}).operation
+        row = routes().find({"path": request.url.path, "method": request.method}).operation
         if row.answer is Nothing or response.headers.get("content-type") != "application/json":
             return
         if response.is_success or response.status_code in row.statuses:

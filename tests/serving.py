@@ -24,9 +24,11 @@ from http_api.program import census_of, mcp_door
 from http_api.serve import DrainingServer, config_of
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.gateway import DATABASE, Desk, Gateway, open_desk, open_gateway
+from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.identity.own_limits import OwnLimits
+from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.money import parse_usd
-from tests.databases import migrated
+from tests.databases import migrated, store_of
 from tests.declared import declared_by
 from tests.patience import PATIENCE_S, eventually
 
@@ -57,10 +59,9 @@ class Clock:
 
 @dataclass
 class Door:
-    """A served gateway, with the desk of the command line beside it."""
+    """A served gateway."""
 
     gateway: Gateway
-    desk: Desk
     server: DrainingServer
     url: str
     port: int
@@ -70,13 +71,21 @@ class Door:
     errors: list[str]
     """What the server, the loop or the gateway logged as an error since it began."""
     operations: Sequence[AnyOperation]
+    _stack: contextlib.AsyncExitStack
+    _desk: Desk | None = None
 
     async def account(self, credit_usd: str = "0") -> str:
         """A new account's id."""
-        account = await self.desk.accounts.create("test")
+        account = await Accounts(store_of(self.gateway), new_id=new_id, now_ms=now_ms).create("test")
         if parse_usd(credit_usd):
-            await self.desk.ledger.credit(account.id, parse_usd(credit_usd), account.id)
+            await self.gateway.ledger.credit(account.id, parse_usd(credit_usd), account.id)
         return account.id
+
+    async def desk(self) -> Desk:
+        """What the command line works on beside the server; opened when it is first asked for, which few tests do."""
+        if self._desk is None:
+            self._desk = await self._stack.enter_async_context(open_desk(self.gateway.settings))
+        return self._desk
 
     async def key(
         self, account_id: str | None = None, *, limits: OwnLimits = UNLIMITED, credit: str = "0", **rights: Any
@@ -202,13 +211,12 @@ async def open_door(data_dir: Path, clock: Clock | None = None, **settings: Any)
         app = build_app(gateway, mcp, base_url=BASE_URL)
         census = census_of(gateway, tree.max_connections or 1000)
         server, port = await stack.enter_async_context(served(gateway, app, census))
-        desk = await stack.enter_async_context(open_desk(tree))
         url = f"http://127.0.0.1:{port}"
         errors, operations = stack.enter_context(_errors_logged()), operations_in(gateway, mcp, base_url=BASE_URL)
         hooks = {"response": [declared_by(operations)]}
         client = httpx2.AsyncClient(base_url=url, timeout=PATIENCE_S * 3, event_hooks=hooks, verify=NO_TLS)
         http = await stack.enter_async_context(client)
-        yield Door(gateway, desk, server, url, port, http, clock, data_dir, errors, operations)
+        yield Door(gateway, server, url, port, http, clock, data_dir, errors, operations, stack)
 
 
 @contextlib.contextmanager

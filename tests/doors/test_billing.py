@@ -61,7 +61,7 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
 
 async def test_the_wallet_shows_what_can_be_spent_what_was_granted_and_what_was_used(stage: Stage) -> None:
     account, key = await stage.holder("2")
-    await stage.door.desk.ledger.grant(account, 500_000_000, account)
+    await (await stage.door.desk()).ledger.grant(account, 500_000_000, account)
     await stage.door.chat(key, model="priced/tiny")
     wallet = await stage.ask("/v1/billing", key)
     until_s, since_s = wallet["usage"].pop("until"), wallet["usage"].pop("since")

@@ -307,9 +307,9 @@ async def test_both_prefixes_know_the_same_keys(door: Door) -> None:
 
 
 async def test_what_the_command_line_changes_is_noticed_within_a_second(door: Door) -> None:
-    raw = (await door.desk.keys.create(await door.account()))[1]
+    raw = (await (await door.desk()).keys.create(await door.account()))[1]
     assert (await door.get("/v1/keys", raw)).status_code == 200
-    await door.desk.keys.revoke((await door.get("/v1/keys", raw)).json()["data"][0]["id"])
+    await (await door.desk()).keys.revoke((await door.get("/v1/keys", raw)).json()["data"][0]["id"])
     await noticed(door, raw, 401)
 
 

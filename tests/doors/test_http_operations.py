@@ -148,8 +148,8 @@ async def test_metrics_tell_of_money_and_of_the_ledger(served: Served) -> None:
 
 async def test_metrics_tell_what_requests_hold(served: Served) -> None:
     door, _ = served
-    account = (await door.desk.accounts.create("holder")).id
-    await door.desk.ledger.credit(account, 5_000_000_000, account)
+    account = (await (await door.desk()).accounts.create("holder")).id
+    await (await door.desk()).ledger.credit(account, 5_000_000_000, account)
     before = (await door.http.get("/metrics")).text
     for request_id, held_nano in (("req_held_1", 1_250_000_000), ("req_held_2", 3_000_000_000)):
         await door.gateway.ledger.hold(request_id, account, 1, held_nano)

@@ -48,7 +48,7 @@ async def test_reports_of_clients_that_left_end_and_hold_up_no_revocation_and_no
     clients = [await begun(door, path, key) for path, key in zip(paths, keys, strict=True)]
     assert (await door.get("/v1/credits", other)).json()["balance_usd"] == "3.00"
     key_id = (await door.gateway.known_keys.look_up(revoked)).id
-    await door.desk.keys.revoke(key_id)
+    await (await door.desk()).keys.revoke(key_id)
     await door.gateway.known_keys.catch_up()
     refused = await door.get("/v1/limits", revoked)
     assert (refused.status_code, error_of(refused)["code"]) == (401, "revoked_api_key")

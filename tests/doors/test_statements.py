@@ -35,8 +35,8 @@ def month_of(door: Door) -> Month:
 async def used(door: Door, *models: str) -> str:
     """The key of a new account that has money and has asked these models."""
     account_id = await door.account("1")
-    await door.desk.ledger.grant(account_id, 250_000_000, account_id)
-    await door.desk.ledger.adjust(account_id, -50_000_000, account_id)
+    await (await door.desk()).ledger.grant(account_id, 250_000_000, account_id)
+    await (await door.desk()).ledger.adjust(account_id, -50_000_000, account_id)
     key = await door.key(account_id)
     for model in models:
         assert (await door.chat(key, model=model)).status_code == 200

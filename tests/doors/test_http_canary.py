@@ -1,7 +1,6 @@
 """No content is kept: a canary in every place that holds content turns up in no file, log line or metric."""
 
 import asyncio
-import logging
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from mcp_gateway.core.observe.logs import configure_logging
+from tests.logged import everything_logged
 from tests.replaying import DONE, Answer, ReplayingBackend, death, events, silence, whole
 from tests.serving import FREE, PRICED, Door, bearer, open_door
 from tests.surfaces import SPOKEN, Spoken, answers, every_surface, every_way
@@ -136,22 +135,8 @@ def full_body(spoken: Spoken, **fields: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module", autouse=True)
 def logged() -> Iterator[list[str]]:
-    """Every line that any logger writes, with the gateway's own logging at its loudest."""
-    lines: list[str] = []
-
-    class Keeping(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            lines.append(self.format(record))
-
-    root, handler = logging.getLogger(), Keeping()
-    before = {name: logging.getLogger(name).level for name in ("", *logging.root.manager.loggerDict)}
-    configure_logging("debug")
-    root.setLevel(logging.DEBUG)
-    root.addHandler(handler)
-    yield lines
-    root.removeHandler(handler)
-    for name, level in before.items():
-        logging.getLogger(name).setLevel(level)
+    with everything_logged() as lines:
+        yield lines
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

@@ -1,7 +1,6 @@
 """Images that a request names by their address, through both doors and on every surface that takes images."""
 
 import asyncio
-import logging
 import re
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -17,12 +16,12 @@ import pytest_asyncio
 
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.identity.own_limits import OwnLimits
-from mcp_gateway.core.observe.logs import configure_logging
 from mcp_gateway.core.policy.images import ImagePolicy
 from tests.captured import captured
 from tests.cases import each
 from tests.core.upstream.misbehaving import Behaviour, MisbehavingServer, Peer, read_then_stall
 from tests.image_server import LOOPBACK, PNG, Names, Tls, certificate_in, image, port_of, redirect, url_at
+from tests.logged import everything_logged
 from tests.patience import PATIENCE_S, eventually
 from tests.replaying import Answer, ReplayingBackend, death, replayed, unary, whole
 from tests.serving import PRICED, Clock, Door, bearer, error_of, open_door
@@ -137,22 +136,8 @@ class Stage:
 
 @pytest.fixture(scope="module")
 def logged() -> Iterator[list[str]]:
-    """Every line that any logger writes, at the loudest level."""
-    lines: list[str] = []
-
-    class Keeping(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            lines.append(self.format(record))
-
-    root, handler = logging.getLogger(), Keeping()
-    before = {name: logging.getLogger(name).level for name in ("", *logging.root.manager.loggerDict)}
-    configure_logging("debug")
-    root.setLevel(logging.DEBUG)
-    root.addHandler(handler)
-    yield lines
-    root.removeHandler(handler)
-    for name, level in before.items():
-        logging.getLogger(name).setLevel(level)
+    with everything_logged() as lines:
+        yield lines
 
 
 @pytest.fixture(scope="module")
@@ -370,7 +355,7 @@ async def test_the_wait_for_their_servers_is_none_of_the_gateway_s_own_time(
     parts, clock = stage.door.gateway.inference.parts, Clock(50.0)
     monkeypatch.setattr(parts, "monotonic_s", clock)
     for backend in parts.pool.backends:
-        monkeypatch.setattr(backend, "now_s", clock)
+        monkeypatch.setattr(backend.work, "now_s", clock)
 
     async def after_a_while(peer: Peer) -> None:
         clock.now_s += 5.0

@@ -82,7 +82,9 @@ class Metrics:
             ("backend",), registry=registry,
         )  # fmt: skip
         self.image_fetches = Counter(
-            "gateway_image_fetches", "Images named by their address, by how their fetch ended.", ("outcome",),
+            "gateway_image_fetches",
+            "Images named by their address: fetched, unreachable, status, not_an_image, too_large, busy or cancelled.",
+            ("outcome",),
             registry=registry,
         )  # fmt: skip
         self.payments_uncredited = Counter(

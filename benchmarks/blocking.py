@@ -31,7 +31,7 @@ BODY = 16 * MIB - 1000
 """About the largest body that is taken."""
 VALUES, VALUES_OF_HUGE = 200_000 - 100, 50_000 - 100
 ROWS = 1000
-CHAT, MCP = "/v1/chat/completions", "/v1/mcp"
+CHAT, MCP, EMBEDDINGS = "/v1/chat/completions", "/v1/mcp", "/v1/embeddings"
 MODELS = [{"id": "m"}, *({"id": f"org/model-{number:04}"} for number in range(1999))]
 Answer = list[bytes]
 
@@ -46,6 +46,10 @@ def chat(**fields: object) -> bytes:
 def chat_with(raw: bytes, name: bytes = b"x") -> bytes:
     """A chat with one more field, written as it stands."""
     return b'{"model":"m","messages":[{"role":"user","content":"hi"}],"%b":%b}' % (name, raw)
+
+
+def embedding(ids: bytes, name: bytes = b"input") -> bytes:
+    return b'{"model":"m","%b":%b}' % (name, ids)
 
 
 def saying(text: bytes) -> bytes:
@@ -125,6 +129,13 @@ ASKED: dict[str, Case] = {
     "MCP, completion of a long value": (MCP, lambda: completed("compare_models", "models", "a" * 60_000 + ",org")),
     "MCP, ping of lists": (MCP, lambda: rpc("ping", b'{"x":%b}' % listed(b"[]", 20_000))),
     "MCP, not JSON-RPC": (MCP, lambda: listed(b"[]", 90_000)),
+    "embeddings, token ids": (EMBEDDINGS, lambda: embedding(listed(b"123456", 2_000_000))),
+    "embeddings, lists of token ids": (EMBEDDINGS, lambda: embedding(listed(listed(b"123456", 976), 2048))),
+    "embeddings, token ids of ten digits": (EMBEDDINGS, lambda: embedding(listed(b"2147483647", 1_500_000))),
+    "embeddings, too many token ids": (EMBEDDINGS, lambda: embedding(listed(b"1", 8_000_000))),
+    "embeddings, a decimal behind token ids": (EMBEDDINGS, lambda: embedding(listed(b"1", 1_900_000)[:-1] + b",1.5]")),
+    "completions, token ids": ("/v1/completions", lambda: embedding(listed(b"123456", 2_000_000), b"prompt")),
+    "detokenize, token ids": ("/v1/detokenize", lambda: embedding(listed(b"123456", 2_000_000), b"tokens")),
     "keys, lists": ("/v1/keys", lambda: b'{"name":%b}' % listed(b"[]", VALUES // 2 - 50)),
     "keys, names": ("/v1/keys", lambda: pairs(VALUES // 2 - 50)),
 }  # fmt: skip

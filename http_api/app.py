@@ -36,6 +36,7 @@ from mcp_gateway.core.hosts import Hosts
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.origins import Origins
+from mcp_gateway.core.surfaces import completions, embeddings
 from mcp_gateway.core.surfaces.chat import CHAT
 from mcp_gateway.core.surfaces.completions import COMPLETIONS
 from mcp_gateway.core.surfaces.embeddings import EMBEDDINGS
@@ -91,8 +92,8 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
     bounds = _bounds_of(gateway)
     return Endpoints(
         chat=_inference_of(CHAT, gateway),
-        completions=_inference_of(COMPLETIONS, gateway),
-        embeddings=_inference_of(EMBEDDINGS, gateway),
+        completions=_inference_of(COMPLETIONS, gateway, ids_in=completions.IDS_IN),
+        embeddings=_inference_of(EMBEDDINGS, gateway, ids_in=embeddings.IDS_IN),
         rerank=_inference_of(RERANK, gateway),
         score=_inference_of(SCORE, gateway),
         messages=_inference_of(MESSAGES, gateway),

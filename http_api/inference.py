@@ -19,6 +19,7 @@ from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.json_fields import parse_json_object
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.surfaces.surface import Ask, Surface
+from mcp_gateway.core.token_ids import IdsField, read_json_body
 from mcp_gateway.core.trace_context import TRACEPARENT, trace_of
 from mcp_gateway.wire.bodies import BodyLimits
 from mcp_gateway.wire.whole_answers import JSON_TYPE, Headers, send_bytes
@@ -51,9 +52,13 @@ class InferenceEndpoint:
         body_limits: BodyLimits,
         json_bounds: JsonBounds,
         comment_s: float,
+        ids_in: IdsField | None = None,
         is_told_in_stream: Callable[[GatewayError, RequestContext], bool] = lambda _error, _context: False,
     ) -> None:
-        """`is_told_in_stream` says of which refusals a caller reads nothing but the end of a stream."""
+        """`ids_in` is what of a body may be token ids, which have bounds of their own.
+
+        `is_told_in_stream` says of which refusals a caller reads nothing but the end of a stream.
+        """
         self._surface = surface
         self._inference = inference
         self._repeats = repeats
@@ -61,6 +66,7 @@ class InferenceEndpoint:
         self._is_told_in_stream = is_told_in_stream
         self._body_limits = body_limits
         self._json_bounds = json_bounds
+        self._ids_in = ids_in
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         once = KEY_HEADER in scope[CONTEXT].sent
@@ -92,9 +98,13 @@ class InferenceEndpoint:
         client.is_cancelled_on_departure = True
         # no sooner: a body that comes slowly takes no place from anybody
         with await self._inference.admit(caller, call) as exchange:
-            await self._json_bounds.check(raw, caller)
-            ask = self._surface.read(parse_json_object(raw), len(raw))
-            del raw
+            if self._ids_in is None:
+                await self._json_bounds.check(raw, caller)
+                body = parse_json_object(raw)
+            else:
+                body = await read_json_body(raw, self._ids_in, self._json_bounds, caller)
+            ask = self._surface.read(body, len(raw))
+            del raw, body
             if ask.is_stream:
                 stream = EventStream(
                     send, ask.waiting_frames, self._comment_s, lambda: _tell_changes(exchange.facts, context)

@@ -12,8 +12,8 @@ from http_api.operations import Absent
 from mcp_gateway.core.context import CLIENT, CONTEXT, RequestContext
 from mcp_gateway.core.inference.exchange import Inference
 from mcp_gateway.core.json_bounds import JsonBounds
-from mcp_gateway.core.json_fields import parse_json_object
-from mcp_gateway.core.surfaces.tokens import TokenQuestion
+from mcp_gateway.core.surfaces.tokens import IDS_IN, TokenQuestion
+from mcp_gateway.core.token_ids import read_json_body
 from mcp_gateway.wire.bodies import BodyLimits
 from mcp_gateway.wire.whole_answers import JSON_TYPE, send_bytes
 
@@ -84,7 +84,7 @@ class TokenEndpoint:
         assert caller is not None
         raw = await read_bytes(scope, receive, self._body_limits.of(caller))
         scope[CLIENT].is_cancelled_on_departure = True
-        await self._json_bounds.check(raw, caller)
-        question = self._read(parse_json_object(raw), len(raw))
+        question = self._read(await read_json_body(raw, IDS_IN, self._json_bounds, caller), len(raw))
+        del raw
         answer = await self._inference.answer(caller, question, context)
         await send_bytes(send, answer.body, [JSON_TYPE, *ignored_parameters(answer.ignored)])

@@ -466,7 +466,7 @@ class LimitSettings(Section):
     max_choices: Positive = 8
     """The highest n of one request."""
     max_json_values: Positive = 200_000
-    """The most values and names in the JSON of one request; a quarter of that in a body above 4 MiB."""
+    """The most values and names in the JSON of one request, less its token ids; a quarter in a body above 4 MiB."""
 
 
 class UpstreamSettings(Section):

@@ -9,6 +9,7 @@ import json
 import re
 from contextlib import suppress
 from dataclasses import dataclass
+from secrets import token_hex
 from typing import Any
 
 import orjson
@@ -30,7 +31,7 @@ _WRITTEN_LEVELS = 254
 _SHORT_BYTES = 8 * 1024
 LONG_BYTES = 1024 * 1024
 """From here on the steps of a request's way are taken in turns of their own."""
-_DIGITS_AS_ZEROS = bytes(ord("0") if chr(byte).isdigit() and chr(byte).isascii() else byte for byte in range(256))
+DIGITS_AS_ZEROS = bytes(ord("0") if chr(byte).isdigit() and chr(byte).isascii() else byte for byte in range(256))
 _HALF = re.compile("[\ud800-\udfff]")
 _SEARCHED_BYTES = 64 * 1024
 _BEYOND_64_BITS = b"0" * 19
@@ -128,7 +129,7 @@ def parse_exactly(raw: bytes) -> Any:
     Only a text with so many digits in a row is read again, by a parser that takes several times as long.
     """
     value = parse_json(raw)
-    if _BEYOND_64_BITS in raw.translate(_DIGITS_AS_ZEROS):
+    if _BEYOND_64_BITS in raw.translate(DIGITS_AS_ZEROS):
         with suppress(ValueError):  # thousands of digits: no backend reads such a number
             value = json.loads(raw)
     return value
@@ -166,12 +167,40 @@ def _first_half(value: Any) -> str | None:
     return None
 
 
+class JsonText:
+    """A value as JSON text, which is written as it is."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+
+
 def dump_json(value: Any) -> bytes:
-    """The JSON text of a value that may hold integers beyond 64 bits."""
+    """The JSON text of a value that may hold integers beyond 64 bits, and JsonText."""
     try:
-        return orjson.dumps(value)
+        return orjson.dumps(value, default=_fragment)
     except orjson.JSONEncodeError:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+        return _dump_exactly(value)
+
+
+def _fragment(value: JsonText) -> orjson.Fragment:
+    return orjson.Fragment(value.text)
+
+
+def _dump_exactly(value: Any) -> bytes:
+    """The same by a parser that writes any integer; a mark stands for each text until the rest is there."""
+    texts: dict[bytes, bytes] = {}
+
+    def marked(one: JsonText) -> str:
+        mark = token_hex()
+        texts[b'"%b"' % mark.encode()] = one.text
+        return mark
+
+    told = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=marked).encode()
+    for mark, text in texts.items():
+        told = told.replace(mark, text)
+    return told
 
 
 def _may_be_deep(raw: bytes | bytearray) -> bool:

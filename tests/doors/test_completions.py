@@ -286,3 +286,13 @@ async def test_a_token_that_is_named_like_a_field_keeps_its_log_probability(stag
     assert {chunk["model"] for chunk in told} == {"priced/tiny"}
     assert not any("usage" in chunk for chunk in told)
     assert await paid(door, response) == (2, 4, cost_nano(2, 4))
+
+
+async def test_token_ids_are_no_values_of_json_and_go_out_as_they_came(stage: Stage) -> None:
+    door, backend = stage
+    ids = b"[" + b"619," * 300_000 + b"825]"
+    for prompt in (ids, b"[%b,[1]]" % ids):
+        backend.answer_with(replayed(captured("504_completion_tokens")))
+        response = await door.post(b'{"model":"free/tiny","prompt":%b}' % prompt, await door.key(), PATH)
+        assert response.status_code == 200, response.text
+        assert prompt in backend.chats[0].body

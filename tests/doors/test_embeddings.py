@@ -3,6 +3,7 @@
 import asyncio
 import base64
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -13,7 +14,7 @@ import pytest_asyncio
 from tests.captured import captured
 from tests.cases import each
 from tests.patience import eventually
-from tests.replaying import ReplayingBackend, replayed, silence, whole
+from tests.replaying import Asked, ReplayingBackend, replayed, silence, whole
 from tests.serving import FREE, Door, bearer, error_of, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -187,3 +188,66 @@ async def test_the_sdk_embeds(stage: Stage) -> None:
     assert told.model == "embed/tiny"
     assert isinstance(told.data[0].embedding[0], float)
     await client.close()
+
+
+IDS = b"[" + b",".join(b"%d" % (number % 150_000) for number in range(300_000)) + b"]"
+"""More than JSON may hold values, in less than a body may have."""
+
+
+async def test_token_ids_are_no_values_of_json_and_go_out_as_they_came(stage: Stage) -> None:
+    door, backend = stage
+    key = await door.key(credit="1")
+    spaced = IDS.replace(b",", b" ,\n", 7)
+    for ids, number in ((IDS, 1), (spaced, 1), (b"[%b,[7]]" % IDS, 2)):
+        backend.answer_with(replayed(captured("953_embed_tokens")))
+        response = await door.post(b'{"model":"embed/tiny","user":"u","input":%b}' % ids, key, PATH)
+        assert response.status_code == 200, response.text
+        (asked,) = backend.chats
+        assert ids in asked.body
+        assert number == (2 if ids.startswith(b"[[") else 1)
+
+
+async def test_ids_that_one_backend_failed_with_go_to_the_next_as_they_came(tmp_path: Path) -> None:
+    async with (
+        ReplayingBackend() as first,
+        ReplayingBackend() as second,
+        open_door(tmp_path, vllm_urls=[first.url, second.url], models=[EMBED]) as door,
+    ):
+        answers = iter([whole(b"no", 500), replayed(captured("953_embed_tokens"))])
+
+        async def one_of(asked: Asked) -> None:
+            await next(answers)(asked)
+
+        first.answer_with(one_of)
+        second.answer_with(one_of)
+        response = await door.post(b'{"model":"embed/tiny","input":%b}' % IDS, await door.key(credit="1"), PATH)
+        assert response.status_code == 200, response.text
+        assert [asked.body.count(IDS) for asked in (*first.chats, *second.chats)] == [1, 1]
+        await door.nothing_is_left()
+
+
+@each(
+    ("ids", "code", "param"),
+    [
+        (IDS[:-1] + b",-1]", "invalid_value", "input"),
+        (IDS[:-1] + b",1.5]", "invalid_type", "input"),
+        (IDS[:-1] + b",2147483648]", "invalid_value", "input"),
+        (IDS[:-1] + b',"x"]', "invalid_json", None),
+        (b"[" + b"[1]," * 2_048 + IDS + b"]", "invalid_value", "input"),
+    ],
+)
+async def test_ids_that_are_none_are_refused_and_no_backend_asked(
+    stage: Stage, ids: bytes, code: str, param: str | None
+) -> None:
+    door, backend = stage
+    backend.answer_with()
+    error = error_of(await door.post(b'{"model":"embed/tiny","input":%b}' % ids, await door.key(credit="1"), PATH))
+    assert (error["code"], error["param"]) == (code, param)
+    assert backend.chats == []
+
+
+async def test_what_is_sent_beside_ids_has_the_bounds_of_all_json(stage: Stage) -> None:
+    door, _ = stage
+    lists = b"[" + b"[]," * 300_000 + b"[]]"
+    body = b'{"model":"embed/tiny","user":%b,"input":%b}' % (lists, IDS)
+    assert error_of(await door.post(body, await door.key(), PATH))["code"] == "invalid_json"

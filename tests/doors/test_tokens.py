@@ -322,3 +322,16 @@ async def test_nothing_of_the_content_is_kept(served: Stage, caplog: pytest.LogC
     assert CANARY not in (await door.http.get("/metrics")).text
     for path in door.data_dir.iterdir():
         assert CANARY.encode() not in path.read_bytes(), path
+
+
+async def test_two_million_ids_are_detokenized_as_they_came_and_one_more_is_not(served: Stage) -> None:
+    door = served[0]
+    key = await door.key()
+    both(served, replayed(captured("565_detokenize")))
+    ids = b"[" + b"5," * 1_999_999 + b"5]"
+    body = b'{"model":"free/tiny","tokens":%b}'
+    assert (await door.post(body % ids, key, "/v1/detokenize")).json() == {"prompt": "atingicode"}
+    assert [asked.body.count(ids) for asked in asked_of(served)] == [1]
+    for odd, code in ((ids[:-1] + b",5]", "invalid_value"), (b"[%b]" % ids, "invalid_type")):
+        error = error_of(await door.post(body % odd, key, "/v1/detokenize"))
+        assert (error["code"], error["param"]) == (code, "tokens")

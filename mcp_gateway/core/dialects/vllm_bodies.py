@@ -34,7 +34,7 @@ def joined(prompts: Any) -> str:
     """The texts of one or several prompts as one; empty for token ids."""
     if isinstance(prompts, str):
         return prompts
-    return "".join(one for one in prompts or () if isinstance(one, str))
+    return "".join(one for one in prompts if isinstance(one, str)) if isinstance(prompts, list) else ""
 
 
 def ask_for_usage(body: dict[str, Any]) -> None:

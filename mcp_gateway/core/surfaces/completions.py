@@ -19,10 +19,12 @@ from mcp_gateway.core.surfaces.openai import (
 from mcp_gateway.core.surfaces.prompt_sizes import opening_of, read_prompts
 from mcp_gateway.core.surfaces.splice import DONE
 from mcp_gateway.core.surfaces.surface import Ask
+from mcp_gateway.core.token_ids import IdsField
 
 MAX_PROMPTS = 128
 DEFAULT_OUTPUT_TOKENS = 16
 """Of OpenAI and vLLM, where `max_tokens` is not given."""
+IDS_IN = IdsField("prompt", MAX_PROMPTS)
 _INTEGERS = frozenset({
     "best_of", "logprobs", "max_tokens", "min_tokens", "n", "seed", "top_k", "truncate_prompt_tokens",
 })  # fmt: skip
@@ -65,6 +67,7 @@ class CompletionsSurface:
             prompts=prompts.number,
             told_choices=told * prompts.number,
             token_ids=prompts.token_ids if body.get("truncate_prompt_tokens") is None else None,
+            has_ids_as_text=prompts.is_text,
             bytes_per_token=bytes_per_token(rows, choices),
             size_field="logprobs"
             if rows > 1

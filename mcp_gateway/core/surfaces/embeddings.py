@@ -8,12 +8,14 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import LONG_BYTES
 from mcp_gateway.core.json_fields import at_least, at_most, kind_of, make_whole, optional, required
 from mcp_gateway.core.record import SurfaceName
-from mcp_gateway.core.surfaces.prompt_sizes import opening_of, read_prompts
+from mcp_gateway.core.surfaces.prompt_sizes import PromptSizes, opening_of, read_prompts
 from mcp_gateway.core.surfaces.surface import Ask
+from mcp_gateway.core.token_ids import IdsField
 
 MAX_INPUTS = 2048
 MAX_MESSAGES = 10_000
 _FORMATS = ("float", "base64")
+IDS_IN = IdsField("input", MAX_INPUTS)
 _INTEGERS = frozenset({"dimensions", "truncate_prompt_tokens"})
 
 
@@ -35,21 +37,21 @@ class EmbeddingsSurface:
             problem = "`encoding_format` must be float or base64."
             raise GatewayError("invalid_value", problem, param="encoding_format")
         at_least(body, "dimensions", 1)
-        token_ids = None
+        prompts = PromptSizes(1, None)
         if body.get("messages") is not None:
-            prompts = 1
             _check_messages(body)
         else:
-            prompts, token_ids = read_prompts(body.get("input"), "input", MAX_INPUTS)
+            prompts = read_prompts(body.get("input"), "input", MAX_INPUTS)
         return Ask(
             surface=self,
             body=body,
             text_bytes=size_bytes,
             model=model,
-            parts=prompts,
+            parts=prompts.number,
             choices=0,
-            prompts=prompts,
-            token_ids=token_ids if body.get("truncate_prompt_tokens") is None else None,
+            prompts=prompts.number,
+            has_ids_as_text=prompts.is_text,
+            token_ids=prompts.token_ids if body.get("truncate_prompt_tokens") is None else None,
             bytes_per_token=1,
             size_field="input",
             is_long=size_bytes > LONG_BYTES,

@@ -5,10 +5,9 @@ from typing import Any, NamedTuple
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_fields import at_most, kind_of
 from mcp_gateway.core.surfaces.openings import opening_bytes
+from mcp_gateway.core.token_ids import MAX_IDS, MAX_TOKEN_ID, TokenIds, not_whole, out_of_range, too_many
 
 _FORMS = "a string, a list of strings, a list of token ids, or a list of such lists"
-MAX_TOKEN_ID = 2**31 - 1
-"""Larger than any; beyond 32 bits a tokenizer fails, and not the request that is at fault."""
 _READ_IDS = 1024
 
 
@@ -17,6 +16,8 @@ class PromptSizes(NamedTuple):
 
     number: int
     token_ids: int | None
+    is_text: bool = False
+    """Whether the ids are kept as the text that they came in."""
 
 
 def read_prompts(value: Any, name: str, most: int) -> PromptSizes:
@@ -25,16 +26,19 @@ def read_prompts(value: Any, name: str, most: int) -> PromptSizes:
         raise GatewayError("missing_parameter", f"`{name}` is missing or empty: give {_FORMS}.", param=name)
     if isinstance(value, str):
         return PromptSizes(1, None)
+    if isinstance(value, TokenIds):
+        return PromptSizes(value.prompts, value.ids, is_text=True)
     if not isinstance(value, list):
         raise GatewayError("invalid_type", f"`{name}` must be {_FORMS}, not {kind_of(value)}.", param=name)
     kinds = set(map(type, value))
     if kinds == {int}:
-        return PromptSizes(1, check_ids(value, name))
+        return PromptSizes(1, _bounded(check_ids(value, name), name))
     at_most(value, most, name)
     if kinds == {str}:
         return PromptSizes(len(value), None)
     if kinds == {list}:
-        return PromptSizes(len(value), sum(check_ids(one, f"{name}[{index}]") for index, one in enumerate(value)))
+        ids = sum(check_ids(one, f"{name}[{index}]") for index, one in enumerate(value))
+        return PromptSizes(len(value), _bounded(ids, name))
     first = type(value[0])
     at = next((index for index, one in enumerate(value) if type(one) not in (first,)), 0)
     problem = f"`{name}` must be {_FORMS}: `{name}[{at}]` is {kind_of(value[at])}."
@@ -43,6 +47,8 @@ def read_prompts(value: Any, name: str, most: int) -> PromptSizes:
 
 def opening_of(value: Any) -> bytes:
     """The beginning of the first one, as bytes that another with the same beginning has too."""
+    if isinstance(value, TokenIds):
+        value = value.beginning(_READ_IDS)
     first = value[0] if isinstance(value, list) and isinstance(value[0], str | list) else value
     if isinstance(first, str):
         return opening_bytes(first)
@@ -54,8 +60,13 @@ def check_ids(ids: list[Any], name: str) -> int:
     if not ids:
         raise GatewayError("missing_parameter", f"`{name}` is empty: give token ids.", param=name)
     if set(map(type, ids)) != {int}:
-        raise GatewayError("invalid_type", f"`{name}` must hold token ids, whole numbers.", param=name)
+        raise GatewayError("invalid_type", not_whole(name), param=name)
     if min(ids) < 0 or max(ids) > MAX_TOKEN_ID:
-        problem = f"`{name}` must hold token ids, from 0 to {MAX_TOKEN_ID}."
-        raise GatewayError("invalid_value", problem, param=name)
+        raise GatewayError("invalid_value", out_of_range(name), param=name)
     return len(ids)
+
+
+def _bounded(ids: int, name: str) -> int:
+    if ids > MAX_IDS:
+        raise GatewayError("invalid_value", too_many(name), param=name)
+    return ids

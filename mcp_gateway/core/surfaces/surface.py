@@ -13,6 +13,7 @@ from mcp_gateway.core.json_bounds import parse_exactly
 from mcp_gateway.core.record import SurfaceName
 from mcp_gateway.core.sent_images import RemoteImage
 from mcp_gateway.core.surfaces.usage import Usage
+from mcp_gateway.core.token_ids import PlacedIds, TokenIds
 
 Body = bytes | bytearray
 
@@ -115,6 +116,8 @@ class Ask:
     """What the answer has of the choices, where its surface may ask for the best ones."""
     token_ids: int | None = None
     """How many there are, where the prompt is nothing else: it need not be counted."""
+    has_ids_as_text: bool = False
+    """Whether they are TokenIds, which are not parsed where the body is taken out again."""
     bytes_per_token: int
     """What a token of all choices may take in an answer in one piece."""
     size_field: str
@@ -123,6 +126,7 @@ class Ask:
     """The one that the request is billed under; set once it is admitted."""
     sent: bytes = b""
     """The body as it was sent, while the parsed one is put away."""
+    _ids_at: PlacedIds | None = None
 
     def waiting_frames(self) -> bytes:
         """What a client is sent of a stream while there is nothing to tell."""
@@ -134,11 +138,17 @@ class Ask:
 
     def put_away(self, sent: bytes) -> None:
         """Keep of the body only what was sent: parsed, it takes several times as much; images are still counted."""
+        if self.has_ids_as_text:
+            ids = self.body.get(self.surface.prompt_field)
+            self._ids_at = ids.within(sent) if sent and isinstance(ids, TokenIds) else None
         self.body, self.images, self.remote_images, self.sent = {}, ("",) * len(self.images), (), sent
 
     def take_out(self) -> None:
         """Have the body again that was put away, as it was sent."""
-        if self.sent:
+        if self._ids_at is not None:
+            self.body, self.sent = self._ids_at.taken_out(self.sent, self.surface.prompt_field), b""
+            self._ids_at = None
+        elif self.sent:
             self.body, self.sent = parse_exactly(self.sent), b""
 
     def forget_body(self) -> None:

@@ -11,7 +11,9 @@ from mcp_gateway.core.json_fields import at_most, checked, optional, required
 from mcp_gateway.core.sent_images import RemoteImage, remote_in
 from mcp_gateway.core.surfaces.chat import MAX_MESSAGES, MAX_TOOLS, images_in
 from mcp_gateway.core.surfaces.prompt_sizes import check_ids
+from mcp_gateway.core.token_ids import IdsField, TokenIds, not_whole
 
+IDS_IN = IdsField("tokens", 1)
 QuestionName = Literal["tokenize", "detokenize"]
 MAX_TEXT_BYTES = 2 * 1024 * 1024
 """Of one question, its images apart: a backend tokenizes one text after the other, and nobody pays for it."""
@@ -56,8 +58,11 @@ def read_detokenize(body: dict[str, Any], _size_bytes: int) -> TokenQuestion:
     model = required(body, "model", str, "a model's id")
     if body.get("tokens") is None:
         raise GatewayError("missing_parameter", "`tokens` is missing: give a list of token ids.", param="tokens")
-    if ids := checked(body["tokens"], list, "tokens"):
-        check_ids(ids, "tokens")
+    if not isinstance(body["tokens"], TokenIds):
+        if ids := checked(body["tokens"], list, "tokens"):
+            check_ids(ids, "tokens")
+    elif body["tokens"].is_nested:
+        raise GatewayError("invalid_type", not_whole("tokens"), param="tokens")
     return TokenQuestion("detokenize", body, model, "tokens")
 
 

@@ -102,7 +102,7 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
         tokenize=TokenEndpoint(read_tokenize, gateway.inference, **bounds),
         detokenize=TokenEndpoint(read_detokenize, gateway.inference, **bounds),
         mcp=mcp,
-        models=Models(gateway.published, gateway.pool),
+        models=Models(gateway.published, gateway.pool, takes_image_urls=settings.fetch_images),
         keys=Keys(gateway.keys, gateway.authenticator, gateway.idempotency),
         limits=Limits(gateway.limiter),
         billing=Billing(gateway.ledger, gateway.statement, gateway.history, now_ms),

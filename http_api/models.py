@@ -112,15 +112,16 @@ class ModelHealth(Told):
 
 
 class Models:
-    def __init__(self, published: Published, pool: Pool) -> None:
+    def __init__(self, published: Published, pool: Pool, *, takes_image_urls: bool) -> None:
         self._published = published
         self._pool = pool
+        self._takes_image_urls = takes_image_urls
 
     async def list(self, asked: Asked[ModelsQuery, Nothing]) -> ModelListAnswer:
         models = self._published.current.values()
         if (form := asked.query.format) is not None:
             states = ((model, self._pool.status_of(model) == "ready") for model in models)
-            return ModelListAnswer(provider_list(states, form))
+            return ModelListAnswer(provider_list(states, form, takes_urls=self._takes_image_urls))
         if VERSION in asked.context.sent:
             return ModelListAnswer(_anthropic_list(models))
         return ModelListAnswer(ModelList(object="list", data=[model_object(model) for model in models]))

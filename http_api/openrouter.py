@@ -3,12 +3,12 @@
 A price of nothing is left out of the first, as it is asked to be, and "0" in the second. Knows no request.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
 from http_api.operations import Absent, Told
 from mcp_gateway.core.catalog import SAMPLING_PARAMETERS, Model
-from mcp_gateway.core.money import format_price
+from mcp_gateway.core.prices import Price, Rates
 
 ProviderFormat = Literal["openrouter", "openrouter-legacy"]
 Quantization = Literal["int4", "int8", "fp4", "mxfp4", "nvfp4", "fp6", "fp8", "mxfp8", "fp16", "bf16", "fp32"]
@@ -34,11 +34,22 @@ class TokenLimit(Told):
     unit: Literal["token"]
 
 
-class TokenPrice(Told):
-    """USD per token."""
+PriceKind = Literal["prompt", "cached_prompt", "cache_write", "completion"]
 
-    type: Literal["prompt", "completion"]
-    unit: Literal["token"]
+
+class UnitPrice(Told):
+    """USD per token, or per image."""
+
+    type: PriceKind
+    unit: Literal["token", "image"]
+    cost_usd: str
+
+
+class RequestPrice(Told):
+    """USD per request, beside its tokens."""
+
+    type: Literal["request"]
+    unit: Literal["request"]
     cost_usd: str
 
 
@@ -51,11 +62,11 @@ class SupportedInputs(Told):
 
 
 class InputModality(Told):
-    """A kind of input. Images are billed as the prompt's tokens that they become."""
+    """A kind of input. Images are billed as the tokens that they become, and for themselves where they have a price."""
 
     type: Literal["text", "image"]
     supported_inputs: SupportedInputs
-    pricing: list[TokenPrice] | Absent = None
+    pricing: list[UnitPrice] | Absent = None
 
 
 class OutputModality(Told):
@@ -65,7 +76,7 @@ class OutputModality(Told):
     supported_parameters: dict[str, ParameterDescriptor]
     max_length: TokenLimit | Absent = None
     streaming: bool | Absent = None
-    pricing: list[TokenPrice] | Absent = None
+    pricing: list[UnitPrice] | Absent = None
 
 
 class Slug(Told):
@@ -93,6 +104,7 @@ class ProviderModel(Told):
     is_ready: bool
     is_free: bool
     description: str | Absent = None
+    pricing: list[RequestPrice] | Absent = None
     hugging_face_id: str | Absent = None
     deprecation_date: str | Absent = None
     openrouter: Slug | Absent = None
@@ -106,6 +118,7 @@ class FlatPricing(Told):
     completion: str
     image: str
     request: str
+    input_cache_read: str | Absent = None
 
 
 class FlatProviderModel(Told):
@@ -143,33 +156,42 @@ class FlatProviderModelList(Told):
 
 
 def provider_list(
-    models: Iterable[tuple[Model, bool]], form: ProviderFormat
+    models: Iterable[tuple[Model, bool]], form: ProviderFormat, *, takes_urls: bool
 ) -> ProviderModelList | FlatProviderModelList:
-    """The models, each with whether it is served now: what is not ready is kept from OpenRouter's users meanwhile."""
+    """The models, each with whether it is served now: what is not ready is kept from OpenRouter's users meanwhile.
+
+    `takes_urls` is whether images may be named by their address.
+    """
     if form == "openrouter":
-        return ProviderModelList(data=[_document(model, is_ready=is_ready) for model, is_ready in models])
+        return ProviderModelList(
+            data=[_document(model, is_ready=is_ready, takes_urls=takes_urls) for model, is_ready in models]
+        )
     return FlatProviderModelList(data=[_flat(model, is_ready=is_ready) for model, is_ready in models])
 
 
-def _document(model: Model, *, is_ready: bool) -> ProviderModel:
-    identity: dict[str, Any] = {"hugging_face_id": model.hugging_face_id} if model.hugging_face_id else {}
+def _document(model: Model, *, is_ready: bool, takes_urls: bool) -> ProviderModel:
+    own: dict[str, Any] = {"hugging_face_id": model.hugging_face_id} if model.hugging_face_id else {}
+    if model.price.request_pico:
+        cost_usd = model.price.told(model.price.request_pico)
+        own["pricing"] = [RequestPrice(type="request", unit="request", cost_usd=cost_usd)]
     return ProviderModel(
         schema_version="2.4",
         id=model.id,
         name=model.name,
         created=model.created_at_s,
         quantization=_quantization(model),
-        input_modalities=_inputs(model),
+        input_modalities=_inputs(model, takes_urls=takes_urls),
         output_modalities=[_output(model)],
         is_ready=is_ready,
         is_free=model.price.is_free,
         **_about(model),
-        **identity,
+        **own,
     )
 
 
 def _flat(model: Model, *, is_ready: bool) -> FlatProviderModel:
-    prompt, completion = format_price(model.price.prompt_pico), format_price(model.price.completion_pico)
+    price, rates = model.price, _rates(model)
+    cached = {} if rates.cached_pico is None else {"input_cache_read": price.told(rates.cached_pico)}
     return FlatProviderModel(
         id=model.id,
         hugging_face_id=model.hugging_face_id,
@@ -180,7 +202,13 @@ def _flat(model: Model, *, is_ready: bool) -> FlatProviderModel:
         quantization=_quantization(model),
         context_length=model.context_window,
         max_output_length=model.max_output_tokens,
-        pricing=FlatPricing(prompt=prompt, completion=completion, image="0", request="0"),
+        pricing=FlatPricing(
+            prompt=price.told(rates.prompt_pico),
+            completion=price.told(rates.completion_pico),
+            image=price.told(price.image_pico),
+            request=price.told(price.request_pico),
+            **cached,
+        ),
         supported_sampling_parameters=list(SAMPLING_PARAMETERS) if _kind(model) == "text" else [],
         supported_features=list(model.features),
         is_ready=is_ready,
@@ -212,19 +240,38 @@ def _quantization(model: Model) -> Quantization | None:
     return next((known for known in get_args(Quantization) if known == written), None)
 
 
-def _prices(kind: Literal["prompt", "completion"], price_pico: int) -> dict[str, Any]:
-    if not price_pico:
-        return {}
-    return {"pricing": [TokenPrice(type=kind, unit="token", cost_usd=format_price(price_pico))]}
+def _rates(model: Model) -> Rates:
+    """What no request exceeds: neither form has words for other rates above a prompt's length."""
+    return model.price.most_rates(model.context_window)
+
+
+def _prices(
+    price: Price, amounts_pico: Mapping[PriceKind, int | None], unit: Literal["token", "image"] = "token"
+) -> dict[str, Any]:
+    told = [
+        UnitPrice(type=kind, unit=unit, cost_usd=price.told(amount)) for kind, amount in amounts_pico.items() if amount
+    ]
+    return {"pricing": told} if told else {}
 
 
 # What goes in
 
 
-def _inputs(model: Model) -> list[InputModality]:
+def _inputs(model: Model, *, takes_urls: bool) -> list[InputModality]:
     window = SupportedInputs(max_context_length=_tokens(model.context_window))
-    text = InputModality(type="text", supported_inputs=window, **_prices("prompt", model.price.prompt_pico))
-    return [text, _IMAGE] if "image" in model.input_modalities else [text]
+    rates = _rates(model)
+    amounts: dict[PriceKind, int | None] = {
+        "prompt": rates.prompt_pico,
+        "cached_prompt": rates.cached_pico,
+        "cache_write": rates.cache_write_pico,
+    }
+    text = InputModality(type="text", supported_inputs=window, **_prices(model.price, amounts))
+    image = InputModality(
+        type="image",
+        supported_inputs=_images(takes_urls=takes_urls),
+        **_prices(model.price, {"prompt": model.price.image_pico}, "image"),
+    )
+    return [text, image] if "image" in model.input_modalities else [text]
 
 
 def _tokens(value: int) -> TokenLimit:
@@ -235,13 +282,11 @@ def _one_of(*values: str) -> ParameterDescriptor:
     return ParameterDescriptor(type="enum", values=list(values))
 
 
-_IMAGE = InputModality(
-    type="image",
-    supported_inputs=SupportedInputs(
-        sources=_one_of("base64"), formats=_one_of("image/png", "image/jpeg", "image/webp", "image/gif")
-    ),
-)
-"""As policy/images.py takes them: addresses are not fetched."""
+def _images(*, takes_urls: bool) -> SupportedInputs:
+    """As policy/images.py takes them."""
+    sources = ("base64", "url") if takes_urls else ("base64",)
+    formats = _one_of("image/png", "image/jpeg", "image/webp", "image/gif")
+    return SupportedInputs(sources=_one_of(*sources), formats=formats)
 
 
 # What comes out
@@ -295,5 +340,5 @@ def _output(model: Model) -> OutputModality:
         supported_parameters=parameters,
         max_length=_tokens(model.max_output_tokens),
         streaming=True,
-        **_prices("completion", model.price.completion_pico),
+        **_prices(model.price, {"completion": _rates(model).completion_pico}),
     )

@@ -36,12 +36,25 @@ EMBED = {
 }
 SCORE = {"id": "s", "backend_model": "tiny", "task": "score", "pricing": {"prompt": "0"}}
 HALF = {"id": "h", "backend_model": "tiny", "pricing": {"prompt": "0", "completion": "0.0000007"}}
+DEAR = {
+    "id": "w",
+    "backend_model": "tiny",
+    "input_modalities": ["text", "image"],
+    "pricing": {
+        "prompt": "0.000001", "completion": "0.000003", "cached_prompt": "0.0000001", "cache_write": "0.00000125",
+        "request": "0.00001", "image": "0.002",
+        "tiers": [
+            {"above_prompt_tokens": 1000, "prompt": "0.000002", "completion": "0.000006"},
+            {"above_prompt_tokens": 10**6, "prompt": "0.001", "completion": "0.001"},
+        ],
+    },
+}  # fmt: skip
 ABSENT = {"id": "a", "backend_model": "absent", "free": True}
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def door(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Door]:
-    models = [FREE, RICH, EMBED, SCORE, HALF, ABSENT]
+    models = [FREE, RICH, EMBED, SCORE, HALF, DEAR, ABSENT]
     async with (
         ReplayingBackend() as backend,
         open_door(tmp_path_factory.mktemp("openrouter"), vllm_urls=[backend.url], models=models) as door,
@@ -95,9 +108,9 @@ PARAMETER = {
 PARAMETERS = {"type": "object", "additionalProperties": PARAMETER}
 
 
-def price(kind: str) -> dict[str, Any]:
+def price(*kinds: str, unit: str = "token") -> dict[str, Any]:
     cost = {"type": "string", "pattern": r"^\d+(\.\d+)?$"}
-    return closed({"type": only(kind), "unit": only("token"), "cost_usd": cost})
+    return closed({"type": only(*kinds), "unit": only(unit), "cost_usd": cost})
 
 
 def chosen(*words: str) -> dict[str, Any]:
@@ -109,11 +122,17 @@ INPUT = {
     "oneOf": [
         closed(
             {"type": only("text")},
-            {"supported_inputs": closed({}, {"max_context_length": LIMIT}), "pricing": listed(price("prompt"), 1)},
+            {
+                "supported_inputs": closed({}, {"max_context_length": LIMIT}),
+                "pricing": listed(price("prompt", "cached_prompt", "cache_write"), 1),
+            },
         ),
         closed(
             {"type": only("image")},
-            {"supported_inputs": closed({}, {"sources": chosen("url", "base64"), "formats": FORMATS})},
+            {
+                "supported_inputs": closed({}, {"sources": chosen("url", "base64"), "formats": FORMATS}),
+                "pricing": listed(price("prompt", unit="image"), 1),
+            },
         ),
     ]
 }
@@ -141,7 +160,7 @@ CURRENT = Draft202012Validator(
         },
         ABOUT | {
             "created": WHOLE, "quantization": {"enum": list(QUANTIZATIONS)}, "hugging_face_id": TEXT,
-            "is_ready": SWITCH, "is_free": SWITCH,
+            "is_ready": SWITCH, "is_free": SWITCH, "pricing": listed(price("request", unit="request"), 1),
         },
     )
 )  # fmt: skip
@@ -177,7 +196,7 @@ async def test_every_model_is_told_by_the_rules_of_the_document(
 ) -> None:
     for prefix in ("/v1", "/api/v1/inference"):
         told = await documents(door, form, prefix)
-        assert told.keys() == {"free/tiny", "org/big:latest", "e", "s", "h", "a"}
+        assert told.keys() == {"free/tiny", "org/big:latest", "e", "s", "h", "w", "a"}
         for document in told.values():
             schema.validate(document)
 
@@ -278,3 +297,19 @@ async def test_the_lists_of_other_clients_stay_as_they_were(door: Door) -> None:
 async def test_what_the_settings_tell_of_a_model_must_be_of_its_form(field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=field):
         Settings.model_validate({"models": [{"id": "m", "free": True, field: value}]})
+
+
+async def test_all_that_a_price_says_is_told_and_of_tiers_what_no_request_exceeds(door: Door) -> None:
+    """The second tier begins above the model's window, and so is no request's."""
+    document = (await documents(door))["w"]
+    text, image = document["input_modalities"]
+    assert {price["type"]: price["cost_usd"] for price in text["pricing"]} == {
+        "prompt": "0.000002", "cached_prompt": "0.000002", "cache_write": "0.000002",
+    }  # fmt: skip
+    assert image["pricing"] == [{"type": "prompt", "unit": "image", "cost_usd": "0.002"}]
+    assert document["output_modalities"][0]["pricing"][0]["cost_usd"] == "0.000006"
+    assert document["pricing"] == [{"type": "request", "unit": "request", "cost_usd": "0.00001"}]
+    assert (await documents(door, "openrouter-legacy"))["w"]["pricing"] == {
+        "prompt": "0.000002", "completion": "0.000006", "image": "0.002", "request": "0.00001",
+        "input_cache_read": "0.000002",
+    }  # fmt: skip

@@ -145,7 +145,7 @@ async def test_a_whole_answer_waits_for_its_bill_and_is_refused_unbilled_where_t
 ) -> None:
     account = await door.account("1")
     key = await door.key(account)
-    door.gateway.ledger._patience.limit_s = PATIENCE_S if is_over_in_time else 0.05
+    door.gateway.ledger._wait_limit.limit_s = PATIENCE_S if is_over_in_time else 0.05
     is_released = asyncio.Event()
     backend.answer_with(held(is_released, unary(9, 2)))
     asking = asyncio.create_task(door.chat(key, model=PRICED["id"]))
@@ -207,7 +207,7 @@ async def test_in_an_outage_new_chats_are_refused_and_streams_end_whole_and_are_
 ) -> None:
     account = await door.account("1")
     key = await door.key(account)
-    door.gateway.ledger._patience.limit_s = 0.05
+    door.gateway.ledger._wait_limit.limit_s = 0.05
     has_begun, goes_on = asyncio.Event(), asyncio.Event()
 
     async def in_two_parts(asked: Asked) -> None:
@@ -237,7 +237,7 @@ async def test_in_an_outage_new_chats_are_refused_and_streams_end_whole_and_are_
     balance = await becomes(lambda: door.gateway.ledger.balance(account), lambda balance: not balance.held_nano)
     spent = 9 * PROMPT_NANO + 2 * COMPLETION_NANO
     assert balance == Balance(10**9 - spent)
-    door.gateway.ledger._patience.limit_s = 30
+    door.gateway.ledger._wait_limit.limit_s = 30
     backend.answer_with(unary(9, 2))
     assert (await door.chat(key, model=PRICED["id"])).status_code == 200
     assert await door.balance_nano(account) == 10**9 - 2 * spent

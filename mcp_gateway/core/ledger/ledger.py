@@ -76,7 +76,7 @@ class Ledger:
         self._minimum_balance_nano = minimum_balance_nano
         self._hold_wait_s = hold_wait_s
         self._wait_list = WaitList()
-        self._patience = WaitLimit(settle_wait_s)
+        self._wait_limit = WaitLimit(settle_wait_s)
         self._longest_hold_s = longest_hold_s
         self._topup = {} if topup_url is None else {"topup_url": topup_url}
 
@@ -120,7 +120,7 @@ class Ledger:
         end = End(hold.request_id, "settle", cost_nano, record, may_exceed)
         written = self._store.write(end, in_outage="wait")
         try:
-            return cast(int, await self._patience.wait_for(written))
+            return cast(int, await self._wait_limit.wait_for(written))
         except TooLong:
             raise SettlementPending(hold, written) from None
         finally:

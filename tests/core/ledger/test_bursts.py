@@ -193,7 +193,7 @@ async def test_a_settlement_that_is_committed_and_not_on_the_disk_in_time_is_giv
     watched: tuple[Ledger, Disk], account: str
 ) -> None:
     ledger, disk = watched
-    ledger._patience.limit_s = 0.01
+    ledger._wait_limit.limit_s = 0.01
     await ledger.credit(account, 60, "p")
     await ledger.grant(account, 7, "g")
     hold = await ledger.hold("req_1", account, 1, 10)

@@ -135,9 +135,17 @@ async def first_tokens_and_gaps(
     return firsts, gaps, ended.count(False)
 
 
+QUESTION = "Say hello in one short sentence."
+
+
 def chat(path: str, key: str, **fields: object) -> bytes:
-    body = {"model": "burst", "messages": [{"role": "user", "content": "Say hello in one short sentence."}]}
+    """A chat, or with its path a message, which is asked in the same words."""
+    body = {"model": "burst", "messages": [{"role": "user", "content": QUESTION}]}
     return post(path, key, body | {"max_tokens": 64} | fields)
+
+
+def response(key: str, **fields: object) -> bytes:
+    return post("/v1/responses", key, {"model": "burst", "input": QUESTION, "max_output_tokens": 64} | fields)
 
 
 def post(path: str, key: str, body: dict[str, object], extra: str = "") -> bytes:
@@ -213,6 +221,8 @@ async def measure(direct_port: int, port: int, key: str, pid: int) -> None:
     cases = [
         ("unary, 32 connections", chat("/v1/chat/completions", key), 32),
         ("stream of 64 tokens, 32 connections", chat("/v1/chat/completions", key, stream=True), 32),
+        ("the same by /v1/messages", chat("/v1/messages", key, stream=True), 32),
+        ("the same by /v1/responses", response(key, stream=True), 32),
         ("unary, 1 connection", chat("/v1/chat/completions", key), 1),
         ("MCP tools/call, 16 connections", tool_call(key), 16),
     ]

@@ -30,6 +30,7 @@ from doors import (  # type: ignore[import-not-found]  # it lies beside this scr
     chat,
     gateway_files,
     is_whole,
+    response,
     running,
     tool_call,
 )
@@ -145,8 +146,10 @@ def main() -> None:
             cases = {
                 "unary": chat("/v1/chat/completions", key),
                 "stream of 64 tokens": chat("/v1/chat/completions", key, stream=True),
+                "the same by messages": chat("/v1/messages", key, stream=True),
+                "the same by responses": response(key, stream=True),
                 "MCP tools/call": tool_call(key),
-                "the same, collected": tool_call(key, max_tokens=65),
+                "tools/call, collected": tool_call(key, max_tokens=65),
             }
             print(f"instructions a request, by {type(counter).__name__.lower()}:")
             for case, request in cases.items():

@@ -3,7 +3,8 @@
     python benchmarks/mock_vllm.py PORT
 
 The model named in the request chooses the pace: `burst` answers at once (a stream sends its frames back to back);
-`paced` brings its first token after 0.2 s and then one every 20 ms, like a busy GPU.
+`paced` brings its first token after 0.2 s and then one every 20 ms, like a busy GPU. Messages and responses are only
+streamed, in the same words as a chat.
 """
 
 import asyncio
@@ -16,7 +17,9 @@ import orjson
 import uvloop
 
 TOKENS, PROMPT_TOKENS = 64, 12
+WORDS = [f"tok{number} " for number in range(TOKENS)]
 FIRST_TOKEN_S, TOKEN_S = 0.2, 0.02
+END = b"0\r\n\r\n"
 _LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 
 
@@ -25,24 +28,80 @@ def usage(tokens: int) -> dict[str, int]:
 
 
 def answer(model: str) -> bytes:
-    message = {"role": "assistant", "content": "".join(f"tok{number} " for number in range(TOKENS))}
+    message = {"role": "assistant", "content": "".join(WORDS)}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "length"}
     body = {"id": "chatcmpl-mock", "object": "chat.completion", "created": 1, "model": model, "choices": [choice]}
     return whole(orjson.dumps(body | {"usage": usage(TOKENS)}))
 
 
-def frames(model: str) -> list[bytes]:
+def chunked(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def chat_frames(model: str) -> list[bytes]:
     def chunk(choices: list[dict[str, object]], tokens: int) -> bytes:
         body = {"id": "chatcmpl-mock", "object": "chat.completion.chunk", "created": 1, "model": model}
-        data = b"data: " + orjson.dumps(body | {"choices": choices, "usage": usage(tokens)}) + b"\n\n"
-        return b"%x\r\n%b\r\n" % (len(data), data)
+        return chunked(b"data: " + orjson.dumps(body | {"choices": choices, "usage": usage(tokens)}) + b"\n\n")
 
     def token(number: int) -> bytes:
-        delta = {"content": f"tok{number} "} if number else {"role": "assistant", "content": ""}
+        delta = {"content": WORDS[number - 1]} if number else {"role": "assistant", "content": ""}
         finish = "length" if number == TOKENS else None
         return chunk([{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}], number)
 
-    return [*(token(number) for number in range(TOKENS + 1)), chunk([], TOKENS), b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"]
+    return [*(token(number) for number in range(TOKENS + 1)), chunk([], TOKENS), chunked(b"data: [DONE]\n\n") + END]
+
+
+def event(kind: str, **data: object) -> bytes:
+    return chunked(b"event: %b\ndata: %b\n\n" % (kind.encode(), orjson.dumps({"type": kind} | data)))
+
+
+def message_frames(model: str) -> list[bytes]:
+    counts = {"input_tokens": PROMPT_TOKENS, "output_tokens": TOKENS}
+    message: dict[str, object] = {
+        "id": "chatcmpl-mock",
+        "type": "message",
+        "role": "assistant",
+        "content": [],
+        "model": model,
+    }
+    message |= {"stop_reason": None, "stop_sequence": None, "usage": counts | {"output_tokens": 0}}
+    opening = [
+        event("message_start", message=message),
+        event("content_block_start", content_block={"type": "text", "text": ""}, index=0),
+    ]
+    texts = [event("content_block_delta", delta={"type": "text_delta", "text": word}, index=0) for word in WORDS]
+    delta = {"stop_reason": "max_tokens", "stop_sequence": None}
+    ending = [event("content_block_stop", index=0), event("message_delta", delta=delta, usage=counts)]
+    return [*opening, *texts, *ending, event("message_stop") + END]
+
+
+def response_frames(model: str) -> list[bytes]:
+    text = "".join(WORDS)
+    item = {"id": "msg_mock", "role": "assistant", "type": "message"}
+    part = {"annotations": [], "type": "output_text", "logprobs": []}
+    whole_item = item | {"content": [part | {"text": text}], "status": "completed"}
+    response = {"id": "resp_mock", "object": "response", "created_at": 1, "model": model, "output": [], "tools": []}
+    begun = response | {"status": "in_progress", "usage": None}
+    counts = {"input_tokens": PROMPT_TOKENS, "output_tokens": TOKENS, "total_tokens": PROMPT_TOKENS + TOKENS}
+    ended = response | {"status": "completed", "output": [whole_item], "usage": counts}
+    place = {"content_index": 0, "item_id": "msg_mock", "output_index": 0}
+    told: list[tuple[str, dict[str, object]]] = [
+        ("created", {"response": begun}),
+        ("in_progress", {"response": begun}),
+        ("output_item.added", {"item": item | {"content": [], "status": "in_progress"}, "output_index": 0}),
+        ("content_part.added", place | {"part": part | {"text": ""}}),
+        *(("output_text.delta", place | {"delta": word, "logprobs": []}) for word in WORDS),
+        ("output_text.done", place | {"text": text, "logprobs": []}),
+        ("content_part.done", place | {"part": part | {"text": text}}),
+        ("output_item.done", {"item": whole_item, "output_index": 0}),
+        ("completed", {"response": ended}),
+    ]
+    sent = []
+    for number, (name, data) in enumerate(told):
+        kind = f"response.{name}"
+        line = orjson.dumps(data | {"sequence_number": number, "type": kind})  # the type last, as vLLM has it
+        sent.append(chunked(b"event: %b\ndata: %b\n\n" % (kind.encode(), line)))
+    return [*sent[:-1], sent[-1] + END]
 
 
 def whole(body: bytes) -> bytes:
@@ -51,7 +110,12 @@ def whole(body: bytes) -> bytes:
 
 MODELS = ("burst", "paced")
 ANSWERS = {model: answer(model) for model in MODELS}
-FRAMES = {model: frames(model) for model in MODELS}
+STREAMS = {
+    b"POST /v1/chat": {model: chat_frames(model) for model in MODELS},
+    b"POST /v1/mess": {model: message_frames(model) for model in MODELS},
+    b"POST /v1/resp": {model: response_frames(model) for model in MODELS},
+}
+"""By the beginning of the request."""
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 LIST = whole(orjson.dumps({"object": "list", "data": [{"id": name, "max_model_len": 28672} for name in MODELS]}))
 
@@ -75,15 +139,16 @@ class Mock(asyncio.Protocol):
         self._answer(head, body)
 
     def _answer(self, head: bytes, body: bytes) -> None:
-        if not head.startswith(b"POST /v1/chat"):
+        streams = STREAMS.get(head[:13])
+        if streams is None or head.startswith(b"POST /v1/messages/"):
             return self._transport.write(LIST if b"/v1/models" in head[:40] else whole(b""))
         model = "paced" if b'"paced"' in body else "burst"
         if b'"stream":true' not in body and b'"stream": true' not in body:
             return self._transport.write(ANSWERS[model])
         self._transport.write(STREAM_HEAD)
         if model == "burst":
-            return self._transport.writelines(FRAMES[model])
-        *tokens, last, usage_frame, end = FRAMES[model]
+            return self._transport.writelines(streams[model])
+        *tokens, last, usage_frame, end = streams[model]
         self._pace(iter([*tokens, last + usage_frame + end]), FIRST_TOKEN_S)  # it takes a GPU no time to say so
         return None
 

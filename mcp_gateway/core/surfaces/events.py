@@ -13,6 +13,7 @@ MAX_FRAME_BYTES = 2 * 1024 * 1024
 _MAX_ODD_LINES = 16_384
 """Of what arrives together: they are looked at one by one, while all others wait."""
 _MARK = b"\xef\xbb\xbf"
+_NAMED = re.compile(rb"event: (?!error\b)[\w.]+\ndata: (\{[^\n]*\})")
 _NO_DATA = re.compile(rb"data:[ \t]*\n")
 _BLANK_LINES = re.compile(rb"\n{3,}")
 
@@ -79,6 +80,12 @@ class EventReader:
             raise GatewayError("backend_error", "The backend sent a frame without an end.")
 
 
+def end_of_events(piece: bytes, start: int) -> int:
+    """Where the last whole event from `start` on ends; `start` where none is."""
+    at = piece.rfind(b"\n\n", start)
+    return at + 2 if at >= 0 else start
+
+
 def _in_one_form(events: bytes) -> bytes:
     """Whole events: as they are where each is one line of data."""
     line_ends = events.count(b"\n")
@@ -86,7 +93,8 @@ def _in_one_form(events: bytes) -> bytes:
         ends = events.count(b"}\n") + events.count(b"]\n")  # of JSON, and of [DONE]
         if 2 * ends == line_ends or _NO_DATA.search(events) is None:
             return events
-    events = _BLANK_LINES.sub(b"\n\n", events)
+    if events.find(b"\n\n\n") >= 0:  # which is found in a tenth of the time
+        events = _BLANK_LINES.sub(b"\n\n", events)
     if events.count(b"\n") > _MAX_ODD_LINES:
         raise GatewayError("backend_error", "The backend's stream could not be understood.")
     return b"".join(map(_event, events.split(b"\n\n")))
@@ -94,6 +102,8 @@ def _in_one_form(events: bytes) -> bytes:
 
 def _event(text: bytes) -> bytes:
     """One event without its other fields; a line end within its data is white space between JSON's tokens."""
+    if (usual := _NAMED.fullmatch(text)) is not None:
+        return b"data: %b\n\n" % usual[1]
     comments, data, is_error = [], [], False
     for line in text.split(b"\n"):
         name, _, value = line.partition(b":")

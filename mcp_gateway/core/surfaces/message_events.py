@@ -1,8 +1,9 @@
 """A backend's events of a message turned into the client's: bytes in, bytes out, nothing parsed for most of them.
 
-The events that go on with a block's text pass as they are; those around them are parsed. What must change stands in
-two: `message_start` (the id, the model's name, the prompt's usage) and the last `message_delta`, which is held back to
-tell the usage that is billed. A quote inside a JSON string is always escaped, so `"error"` as bytes is never content.
+The events that go on with a block's text pass as they are, however many come together; those around them are parsed.
+What must change stands in two: `message_start` (the id, the model's name, the prompt's usage) and the last
+`message_delta`, which is held back to tell the usage that is billed. A quote inside a JSON string is always escaped, so
+`"error"` as bytes is never content.
 
     BEFORE   nothing passes        -> AMID at message_start
     AMID     events pass           -> WHOLE at a message_delta with a stop_reason
@@ -20,7 +21,7 @@ from mcp_gateway.core.json_bounds import parse_json
 from mcp_gateway.core.surfaces.anthropic import event, event_of
 from mcp_gateway.core.surfaces.credible import UsageBounds, read_finish_reason
 from mcp_gateway.core.surfaces.error_shapes import error_in, failure_in
-from mcp_gateway.core.surfaces.events import EventReader
+from mcp_gateway.core.surfaces.events import EventReader, end_of_events
 from mcp_gateway.core.surfaces.message_answer import message_id
 from mcp_gateway.core.surfaces.message_usage import as_told, output_in, prompt_in
 from mcp_gateway.core.surfaces.splice import State
@@ -28,6 +29,8 @@ from mcp_gateway.core.surfaces.surface import Failure, Seen
 from mcp_gateway.core.surfaces.usage import Usage
 
 _GOES_ON = b"event: content_block_delta\ndata: {"
+_BLOCK_CHANGES = b"\nevent: content_block_st"
+"""As one ends or the next one starts."""
 _NO_TEXT, _SIGNATURE = b'":""', b'"signature_delta"'
 _DONE = b"[DONE]"
 _KIND = re.compile(r"[a-z_]{1,64}")
@@ -55,10 +58,18 @@ class MessageRelay:
 
     def feed(self, piece: bytes) -> bytes:
         """The whole events so far, as the client is to see them. Raises GatewayError for one without an end."""
-        if self._state is State.AMID and not self._tail and (events := _deltas_in(piece)):
-            self._texts += events - piece.count(_NO_TEXT) - piece.count(_SIGNATURE)
-            return piece
-        return self._read(self._events.feed(piece)) if self._state is not State.OVER else b""
+        if (more := self._more(piece)) or self._state is State.OVER:
+            return more
+        told, at = [], 0
+        while (begins := piece.find(_GOES_ON, at)) >= 0:
+            told.append(self._looked_at(piece[at:begins]))
+            at, ends = begins, _end_of_deltas(piece, begins)
+            if self._tail or ends == begins:
+                break
+            told.append(self._more(piece[begins:ends]) or self._looked_at(piece[begins:ends]))
+            at = ends
+        told.append(self._looked_at(piece[at:]))
+        return b"".join(told)
 
     def feed_end(self) -> bytes:
         """The last event, where the stream ended without the blank line behind it."""
@@ -105,6 +116,16 @@ class MessageRelay:
     def seen(self) -> Seen:
         told = self._prompt.prompt_tokens if self.tells_usage and self._prompt is not None else None
         return Seen(told, self._texts)
+
+    def _more(self, piece: bytes) -> bytes:
+        """The piece, where it is nothing but whole events that go on with a block; else nothing."""
+        if self._state is not State.AMID or self._tail or not (events := _deltas_in(piece)):
+            return b""
+        self._texts += events - piece.count(_NO_TEXT) - piece.count(_SIGNATURE)
+        return piece
+
+    def _looked_at(self, piece: bytes) -> bytes:
+        return self._read(self._events.feed(piece)) if piece and self._state is not State.OVER else b""
 
     def _read(self, frames: bytes) -> bytes:
         kept = []
@@ -184,6 +205,12 @@ def _deltas_in(piece: bytes) -> int:
     events = piece.count(_GOES_ON)
     is_usual = piece.count(b"\n") == 3 * events and piece.count(b"}\n\nevent: ") == events - 1
     return events if is_usual and piece.find(b"\r") < 0 else 0
+
+
+def _end_of_deltas(piece: bytes, start: int) -> int:
+    """Where the events end that go on with a block, or those that are whole; `start` where none is."""
+    at = piece.find(_BLOCK_CHANGES, start)
+    return at + 1 if at >= 0 else end_of_events(piece, start)
 
 
 def _has_text(delta: dict[str, Any]) -> bool:

@@ -54,8 +54,6 @@ class ResponsesAsk(Ask):
 
     created_at_s: int
     number: int = 0
-    is_numbered_alike: bool = True
-    """Whether the backend's own numbers are right for what comes next."""
     has_ended: bool = False
     usage_told: dict[str, Any] | None = None
 
@@ -63,7 +61,6 @@ class ResponsesAsk(Ask):
         """An event, since a comment does not keep Codex from giving up; before any, also the one that begins all."""
         if self.has_ended:
             return self.surface.comment
-        self.is_numbered_alike = False
         response = skeleton(self.request_id, self.model, "in_progress", self.created_at_s)
         kinds = ("response.in_progress",) if self.number else ("response.created", "response.in_progress")
         return b"".join([self.event({"type": kind, "response": response}) for kind in kinds])

@@ -12,7 +12,7 @@ import orjson
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import parse_json
 from mcp_gateway.core.surfaces.error_shapes import error_in, failure_in
-from mcp_gateway.core.surfaces.events import EventReader
+from mcp_gateway.core.surfaces.events import EventReader, end_of_events
 from mcp_gateway.core.surfaces.response_object import (
     checked,
     failure_of_response,
@@ -38,7 +38,10 @@ _TYPE_FIRST = re.compile(rb'data: ?\{\s?"type":\s?"([a-z_.]{1,64})"')
 _TYPE_KEY, _NUMBER_KEY = b'"type":', b'"sequence_number":'
 _NUMBER = re.compile(rb"\s?(\d{1,9})")
 _EMPTY = re.compile(rb'"delta":\s?""')
-_DELTA_HEAD, _DELTA_END = b"event: response.", b'.delta"}\n\n'
+_HEAD, _GOES_ON, _END = b"event: response.", b".delta\ndata: {", b'.delta"}\n\n'
+"""Of an event that goes on with the answer: its beginning, the middle where its data begins, and its end."""
+_NEXT = _END + _HEAD
+_PART_ENDS = b".done\ndata: "
 _DONE = b"data: [DONE]"
 
 
@@ -77,13 +80,18 @@ class ResponsesReader:
 
     def feed(self, piece: bytes) -> bytes:
         """The whole events so far, as the client is to see them. Raises GatewayError for one without an end."""
-        if self.is_done:
-            return b""
-        if self._is_one_more(piece):
-            self._text_events += _EMPTY.search(piece) is None
-            self._ask.number += 1
-            return piece
-        return self._read(self._events.feed(piece))
+        if (more := self._more(piece)) or self.is_done:
+            return more
+        told, at = [], 0
+        while (begins := _start_of_deltas(piece, at)) >= 0:
+            told.append(self._fed(piece[at:begins]))
+            at, ends = begins, _end_of_deltas(piece, begins)
+            if self._events.tail or ends == begins:
+                break
+            told.append(self._more(piece[begins:ends]) or self._fed(piece[begins:ends]))
+            at = ends
+        told.append(self._fed(piece[at:]))
+        return b"".join(told)
 
     def feed_end(self) -> bytes:
         """The last event, where the stream ended without the blank line behind it."""
@@ -107,18 +115,17 @@ class ResponsesReader:
         assert self._last is not None
         return self._last
 
-    def _is_one_more(self, piece: bytes) -> bool:
-        """Whether this is the usual: one whole event as vLLM writes it, which only goes on with the answer."""
-        return (
-            piece.startswith(_DELTA_HEAD)
-            and piece.endswith(_DELTA_END)
-            and piece.find(b"\n\n") == len(piece) - 2
-            and piece.count(b"\n") == 3  # noqa: PLR2004 - the event's name, its data, and the blank line
-            and piece.find(b".delta\ndata: {") > 0
-            and self.has_started
-            and self._ask.is_numbered_alike
-            and not self._events.tail
-        )
+    def _more(self, piece: bytes) -> bytes:
+        """The piece, where all of it are whole events that go on with the answer, rightly numbered; else nothing."""
+        is_amid = self.has_started and not (self._events.tail or self.is_done)
+        if not is_amid or not (events := _deltas_in(piece)) or not _are_numbered(piece, self._ask.number, events):
+            return b""
+        self._text_events += events - piece.count(b'"delta":""') - piece.count(b'"delta": ""')
+        self._ask.number += events
+        return piece
+
+    def _fed(self, piece: bytes) -> bytes:
+        return self._read(self._events.feed(piece)) if piece and not self.is_done else b""
 
     def _read(self, frames: bytes) -> bytes:
         """Frames behind the last event are dropped."""
@@ -181,8 +188,7 @@ class ResponsesReader:
         number, self._ask.number = self._ask.number, self._ask.number + 1
         at = frame.rfind(_NUMBER_KEY)
         found = _NUMBER.match(frame, at + len(_NUMBER_KEY)) if at >= 0 else None
-        self._ask.is_numbered_alike = found is not None and int(found[1]) == number
-        if found is not None and not self._ask.is_numbered_alike:
+        if found is not None and int(found[1]) != number:
             frame = b"%b%d%b" % (frame[: found.start(1)], number, frame[found.end(1) :])
         return b"event: %b\n%b" % (kind.encode(), frame)
 
@@ -199,6 +205,33 @@ class ResponsesCollecting(ResponsesReader):
 
     def body(self, billed: Usage) -> bytes:
         return orjson.dumps(self.response | {"usage": told_usage(self.response, billed)})
+
+
+def _deltas_in(piece: bytes) -> int:
+    """How many events there are, where these are whole ones and each goes on with the answer; else 0."""
+    if not (piece.startswith(_HEAD) and piece.endswith(_END)):
+        return 0
+    events = piece.count(_GOES_ON)
+    is_usual = piece.count(b"\n") == 3 * events and piece.count(_NEXT) == events - 1
+    return events if is_usual and piece.find(b"\r") < 0 else 0
+
+
+def _are_numbered(piece: bytes, first: int, events: int) -> bool:
+    """Whether the first and the last of them have the numbers that are due."""
+    ends = (first,) if events == 1 else (first, first + events - 1)
+    return all(piece.find(b'"sequence_number":%d,"type":"' % number) >= 0 for number in ends)
+
+
+def _start_of_deltas(piece: bytes, start: int) -> int:
+    """Where the first event begins that goes on with the answer; -1 where none does."""
+    at = piece.find(_GOES_ON, start)
+    return piece.rfind(_HEAD, start, at) if at >= 0 else -1
+
+
+def _end_of_deltas(piece: bytes, start: int) -> int:
+    """Where the events end that go on with a part, or those that are whole; `start` where none is."""
+    at = piece.find(_PART_ENDS, start)
+    return piece.rfind(_HEAD, start, at) if at >= 0 else end_of_events(piece, start)
 
 
 def _type_of(frame: bytes) -> str | None:

@@ -180,3 +180,47 @@ def test_thinking_begins_with_a_signature_that_clients_can_add_to() -> None:
     started = event("content_block_start", index=0, content_block={"type": "thinking", "thinking": ""})
     (passed,) = told(begun().feed(started))
     assert passed["content_block"] == {"signature": "", "type": "thinking", "thinking": ""}
+
+
+def block(index: int, kind: str, *deltas: dict[str, Any]) -> list[bytes]:
+    further = [event("content_block_delta", index=index, delta=one) for one in deltas]
+    started = event("content_block_start", index=index, content_block={"type": kind})
+    return [started, *further, event("content_block_stop", index=index)]
+
+
+def says(*texts: str) -> list[dict[str, Any]]:
+    return [{"type": "text_delta", "text": one} for one in texts]
+
+
+TOGETHER = [
+    START,
+    *block(
+        0, "thinking", {"type": "thinking_delta", "thinking": "Well"}, {"type": "signature_delta", "signature": "x"}
+    ),
+    *block(1, "text", *says("a", "", "event: content_block_stop", 'data: {"error": 1}', "\n\nevent: error\ndata: {}")),
+    *block(2, "text", *says("b", "c")),
+    event("ping"),
+    text("behind a ping"),
+    *block(3, "tool_use", {"type": "input_json_delta", "partial_json": "{}"}),
+]
+
+
+@each("pieces", [1, 2, 3, 7])
+@each("further", [ending(), event("error", error={"type": "overloaded_error", "message": "full"}), b": waits\n\n"])
+def test_events_that_come_together_are_told_and_counted_as_one_by_one(further: bytes, pieces: int) -> None:
+    sent = [*TOGETHER, further, event("message_stop")]
+    singly, together = relay(), relay()
+    told_singly = [singly.feed(one) for one in sent]
+    size = -(-len(sent) // pieces)
+    told_together = [together.feed(b"".join(sent[at : at + size])) for at in range(0, len(sent), size)]
+    assert b"".join(told_together) == b"".join(told_singly)
+    assert (together.seen, together.usage, together.failure) == (singly.seen, singly.usage, singly.failure)
+    assert together.seen == Seen(14, 10)
+
+
+def test_events_that_go_on_with_a_block_pass_as_the_bytes_that_they_are() -> None:
+    reader = begun(event("content_block_start", index=0, content_block={"type": "text", "text": ""}))
+    together = text("a") + text("b")
+    assert reader.feed(together) is together
+    assert reader.feed(together + event("content_block_stop", index=0)).startswith(together)
+    assert reader.seen == Seen(14, 4)

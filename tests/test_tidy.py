@@ -272,6 +272,7 @@ def test_no_lock_file_names_a_host() -> None:
     for file in ROOT.glob("requirements*.txt"):
         assert "://" not in file.read_text()
     assert not (ROOT / "uv.lock").exists()
+    assert '"resolved"' not in (ROOT / "tests" / "clients" / "package-lock.json").read_text()
 
 
 def test_no_marker_is_left() -> None:

@@ -70,7 +70,7 @@ def of_case(case: str, retries: int = 0) -> Told:
 
 
 def model(script: str) -> str:
-    """The name by which clients ask for a script; some list no names but such."""
+    """The alias by which clients ask for a script; some list no names but such."""
     return f"claude-{script}"
 
 
@@ -114,7 +114,8 @@ async def open_stage(data_dir: Path) -> AsyncIterator[Stage]:
 
 def _published(script: str) -> dict[str, Any]:
     return {
-        "id": model(script),
+        "id": f"scripted/{script}",
+        "aliases": [model(script)],
         "backend_model": script,
         "context_window": WINDOW,
         "input_modalities": ["text", "image"],

@@ -24,7 +24,7 @@ def parse_yaml(text: str) -> None:
     output(INSTALLED / "tools" / "bin" / "python", "-c", "import sys, yaml; yaml.safe_load(sys.argv[1])", text)
 
 
-PARSERS = {"json": json.loads, "toml": tomllib.loads, "yaml": parse_yaml}
+PARSERS: dict[str, Callable[[str], object]] = {"json": json.loads, "toml": tomllib.loads, "yaml": parse_yaml}
 
 
 def blocks(language: str) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ _NOTE = (
     "INSERT INTO admitted_requests VALUES (?, ?, ?) "
     "ON CONFLICT (day, subject) DO UPDATE SET requests = excluded.requests"
 )
+_HAS_PAST = "SELECT 1 FROM admitted_requests WHERE day < ? LIMIT 1"
 _FORGET = """
 DELETE FROM admitted_requests WHERE (day, subject) IN
     (SELECT day, subject FROM admitted_requests WHERE day < ? LIMIT 1000)
@@ -18,7 +19,8 @@ DELETE FROM admitted_requests WHERE (day, subject) IN
 
 def _note_admitted(transaction: Transaction, write: NoteAdmitted) -> None:
     transaction.execute_many(_NOTE, [(write.day, subject, count) for subject, count in write.requests.items()])
-    transaction.execute(_FORGET, (write.day,))
+    if transaction.first(_HAS_PAST, (write.day,)):  # to forget nothing would cost as much again
+        transaction.execute(_FORGET, (write.day,))
 
 
 def _admitted_on(rows: Rows, read: AdmittedOn) -> Mapping[str, int]:

@@ -94,9 +94,9 @@ class Embeddings:
             ask = await self._ask(arguments, invocation.caller)
             async with telling(invocation.report, WAITING):
                 await exchange.begin(ask)
-            vectors = _vectors_in(exchange.body, ask.prompts)
+            vectors = _vectors_in(exchange.body, ask.prompt.number)
             bill = bill_of(exchange.facts, ask.model, invocation.request_id)
-        return _result(vectors, ask.prompts, bill) if vectors else result(UNTOLD, {"note": UNTOLD} | bill)
+        return _result(vectors, ask.prompt.number, bill) if vectors else result(UNTOLD, {"note": UNTOLD} | bill)
 
     async def _ask(self, arguments: dict[str, Any], caller: Caller) -> Ask:
         """What the same request would be over HTTP. Raises GatewayError, also for more than a message can tell."""
@@ -121,11 +121,13 @@ def _meant(sent: Any, opened: Any) -> Any:
 
 def _check_size(ask: Ask, dimensions: int | None) -> None:
     """Refuse, before it costs anything, what would not fit."""
-    if ask.prompts > _MAX_INPUTS:
-        problem = f"`input` may have at most {_MAX_INPUTS} texts, not {ask.prompts}. {_ELSEWHERE}"
+    if ask.prompt.number > _MAX_INPUTS:
+        problem = f"`input` may have at most {_MAX_INPUTS} texts, not {ask.prompt.number}. {_ELSEWHERE}"
         raise GatewayError("invalid_value", problem, param="input")
-    if dimensions is not None and ask.prompts * dimensions * _NUMBER_BYTES > _MAX_VECTORS_BYTES:
-        problem = f"{ask.prompts} vectors of {dimensions} dimensions are too long for one MCP message. {_ELSEWHERE}"
+    if dimensions is not None and ask.prompt.number * dimensions * _NUMBER_BYTES > _MAX_VECTORS_BYTES:
+        problem = (
+            f"{ask.prompt.number} vectors of {dimensions} dimensions are too long for one MCP message. {_ELSEWHERE}"
+        )
         raise GatewayError("invalid_value", problem, param="input")
 
 

@@ -227,7 +227,7 @@ async def test_a_balance_below_the_worst_case_lowers_the_limit_to_what_it_covers
 ) -> None:
     async with ReplayingBackend() as backend, open_stage(tmp_path, backend, credit_nano=500_000) as stage:
         asked = request("priced/tiny", max_tokens=asked_tokens)
-        prompt_tokens = asked.text_bytes + 10  # the backend's own count of the shortest chat
+        prompt_tokens = asked.prompt.text_bytes + 10  # the backend's own count of the shortest chat
         covered = (500_000 - prompt_tokens * 300) // 700
         assert await limits_of(stage, asked) == (covered, covered)
         await stage.is_accounted_for(5800, None)

@@ -117,7 +117,9 @@ async def test_usage_that_is_too_much_only_in_sum_is_estimated_without_the_promp
         assert b'"error"' not in b"".join([frames async for frames in read_frames(exchange)])
     assert not any(asked.path == "/tokenize" for asked in stage.backend.asked)
     assert exchange.facts.usage is not None
-    await stage.is_accounted_for(asked.text_bytes // 3 * 300 + exchange.facts.usage.completion_tokens * 700, None)
+    await stage.is_accounted_for(
+        asked.prompt.text_bytes // 3 * 300 + exchange.facts.usage.completion_tokens * 700, None
+    )
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def told_of(read: Any) -> tuple[Any, ...]:
         ask = read()
     except GatewayError as error:
         return error.code, error.param
-    return ask.prompts, ask.token_ids, orjson.loads(dump_json(ask.body)), [*ask.surface.opening(ask.body)]
+    return ask.prompt.number, ask.prompt.token_ids, orjson.loads(dump_json(ask.body)), [*ask.surface.opening(ask.body)]
 
 
 def is_read_alike(raw: bytes) -> None:
@@ -169,7 +169,7 @@ async def test_what_is_wrong_with_more_ids_than_json_may_hold_is_told(ids: bytes
 async def test_there_may_be_two_million_and_no_more() -> None:
     most = b"[" + b"7," * (MAX_IDS - 1) + b"7"
     ask = await asked(body_of(most + b"]"), NARROW)
-    assert (ask.prompts, ask.token_ids) == (1, MAX_IDS)
+    assert (ask.prompt.number, ask.prompt.token_ids) == (1, MAX_IDS)
     for ids in (most + b",7]", b"[%b],[7]]" % most):
         with pytest.raises(GatewayError) as refused:
             await asked(body_of(ids), NARROW)

@@ -467,7 +467,7 @@ async def test_who_leaves_before_the_answer_keeps_the_prompt_s_tokens_a_minute(
     stage.backend.answer_with(silence)
     stage.backend.prompt_tokens = counted
     fields: dict[str, Any] = {"model": model, "is_stream": is_stream}
-    estimate = parse_chat(orjson.dumps(SPOKEN[0].body(**fields))).text_bytes // 3
+    estimate = parse_chat(orjson.dumps(SPOKEN[0].body(**fields))).prompt.text_bytes // 3
     await leaver.leave_once_asked(**fields)
     await stage.door.nothing_is_left()
     left = (await stage.door.get("/v1/limits", key)).json()["tokens_per_minute"]["remaining"]

@@ -41,8 +41,8 @@ class ChatToVllm:
     def reader(self, ask: Ask, public_model: str, bounds: UsageBounds) -> FrameRelay:
         return FrameRelay(
             public_model,
-            wants_usage=ask.wants_usage,
-            wants_continuous_usage=ask.wants_continuous_usage,
+            wants_usage=ask.usage_wishes.at_end,
+            wants_continuous_usage=ask.usage_wishes.in_each,
             choices=ask.choices,
             bounds=bounds,
         )

@@ -36,15 +36,15 @@ class CompletionsToVllm:
     def reader(self, ask: Ask, public_model: str, bounds: UsageBounds) -> FrameRelay:
         return FrameRelay(
             public_model,
-            wants_usage=ask.wants_usage,
-            wants_continuous_usage=ask.wants_continuous_usage,
+            wants_usage=ask.usage_wishes.at_end,
+            wants_continuous_usage=ask.usage_wishes.in_each,
             choices=ask.told_choices,
-            prompts=ask.prompts,
+            prompts=ask.prompt.number,
             bounds=bounds,
         )
 
     def collecting(self, ask: Ask, public_model: str, max_bytes: int) -> TextCollector:
-        return TextCollector(public_model, choices=ask.told_choices, prompts=ask.prompts, max_bytes=max_bytes)
+        return TextCollector(public_model, choices=ask.told_choices, prompts=ask.prompt.number, max_bytes=max_bytes)
 
     async def read(self, body: Body, public_model: str) -> Whole:
         return await whole_answer.read_answer(body, public_model, whole_answer.reason_of_text)

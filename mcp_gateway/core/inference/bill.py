@@ -120,7 +120,7 @@ class Bill:
 
     @property
     def _images(self) -> int:
-        return 0 if self.ask is None else len(self.ask.images)
+        return 0 if self.ask is None else len(self.ask.prompt.images)
 
     async def _charge(self, record: RequestRecord, metered: Metered, *, is_delivered: bool) -> None:
         """Charge `cost_nano`, which is afterwards what was charged. Raises GatewayError `ledger_unavailable`."""

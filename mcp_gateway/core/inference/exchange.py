@@ -235,7 +235,7 @@ class Exchange:
         if model.is_window_narrowed:
             await meter.check_window()
         meter.terms = await self._bill.open(meter.terms, ask, model, meter)
-        if ask.remote_images:
+        if ask.prompt.remote_images:
             await bring_images(parts, caller.account_id, self._call.context, ask, meter)
         self._answer = Answer(
             ask,

@@ -52,7 +52,7 @@ async def terms_after(
     if limit is None or window is None:
         return None
     ask.take_out()
-    if limit >= model.context_window and not (model.is_output_capped or ask.needs_limit):
+    if limit >= model.context_window and not (model.is_output_capped or ask.surface.needs_limit):
         return terms._replace(output_limit=None)
     prompt = dialect.prompt_told(refusal)
     if prompt is None:

@@ -82,7 +82,7 @@ class Meter:
         if self.most_prompt_tokens <= model.context_window:
             return
         count = await self.count_prompt()
-        if count is not None and count > model.context_window * self._ask.prompts:
+        if count is not None and count > model.context_window * self._ask.prompt.number:
             message = f"The prompt has {count} tokens; the context window of {model.id!r} is {model.context_window}."
             raise GatewayError("context_length_exceeded", message, param=self._ask.surface.prompt_field)
 
@@ -115,7 +115,7 @@ class Meter:
         if self._bounds is None:
             window_tokens = self._window_tokens()
             output_tokens = (self.terms.output_limit or window_tokens) * self._ask.choices
-            self._bounds = UsageBounds(window_tokens * self._ask.prompts, output_tokens)
+            self._bounds = UsageBounds(window_tokens * self._ask.prompt.number, output_tokens)
         return self._bounds
 
     def credible(self, usage: Usage | None) -> Usage | None:
@@ -178,8 +178,8 @@ class Meter:
 
     async def recount_prompt(self) -> int | None:
         """The prompt's tokens by the backend that has it; None where it cannot tell, or tells what cannot be."""
-        if self._ask.token_ids is not None:
-            return self._ask.token_ids
+        if self._ask.prompt.token_ids is not None:
+            return self._ask.prompt.token_ids
         self._ask.take_out()
         if self.asked is None or not self._ask.body:
             return None
@@ -188,8 +188,8 @@ class Meter:
 
     async def count_at(self, candidate: Candidate[Backend]) -> int | None:
         """The prompt's tokens by this backend; None where it cannot tell."""
-        if self._ask.token_ids is not None:
-            return self._ask.token_ids
+        if self._ask.prompt.token_ids is not None:
+            return self._ask.prompt.token_ids
         target = self._parts.targets.at(candidate.offer, self._ask.surface, self._ask.model)
         counting = target.translation.counting(self._ask, target.backend_model)
         if counting is None:

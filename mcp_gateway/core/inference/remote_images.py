@@ -14,13 +14,13 @@ async def bring_images(parts: Parts, account_id: str, context: RequestContext | 
     Raises GatewayError `invalid_image_url`, `content_policy` or `overloaded`.
     """
     assert parts.image_fetcher is not None  # the policy lets none pass then
-    left_bytes = parts.settings.max_body_bytes - ask.text_bytes - sum(map(len, ask.images))
+    left_bytes = parts.settings.max_body_bytes - ask.prompt.text_bytes - sum(map(len, ask.prompt.images))
     room = ImageRoom(left_bytes, None if context is None else context.reservation)
     began_at_s = parts.monotonic_s()
-    brought = await parts.image_fetcher.fetch(ask.remote_images, account_id, room)
+    brought = await parts.image_fetcher.fetch(ask.prompt.remote_images, account_id, room)
     meter.waited_s += parts.monotonic_s() - began_at_s
     await parts.images.check(brought, model_sees=True)
-    for image, uri in zip(ask.remote_images, brought, strict=True):
+    for image, uri in zip(ask.prompt.remote_images, brought, strict=True):
         image.put(image.part, uri)
-    ask.remote_images = ()
+    ask.prompt = ask.prompt._replace(remote_images=())
     ask.is_long = ask.is_long or sum(map(len, brought)) > LONG_BYTES

@@ -31,9 +31,9 @@ async def judged(parts: Parts, caller: Caller, ask: Ask, model: Model, target: T
     """
     ignored = target.translation.sift(ask.body)
     check(ask, model, caller, parts.settings.limits)
-    if ask.images:
-        await parts.images.check(ask.images, model_sees="image" in model.input_modalities)
-        parts.images.check_addresses(ask.remote_images, is_guest=caller.is_guest)
+    if ask.prompt.images:
+        await parts.images.check(ask.prompt.images, model_sees="image" in model.input_modalities)
+        parts.images.check_addresses(ask.prompt.remote_images, is_guest=caller.is_guest)
     return ignored
 
 

@@ -40,7 +40,7 @@ def check(ask: Ask, model: Model, caller: Caller, limits: LimitSettings) -> None
     if model.task is not None and model.task not in ask.surface.tasks:
         problem = f"{model.id!r} cannot be asked for this: it is there to {model.task}."
         raise GatewayError("invalid_value", problem, param="model")
-    most = 1 if caller.is_guest else limits.max_choices * ask.prompts
+    most = 1 if caller.is_guest else limits.max_choices * ask.prompt.number
     if ask.choices > most:
         raise _too_many_choices(ask, most)
 
@@ -64,7 +64,7 @@ def bounded_in_size(terms: Terms, ask: Ask, model: Model, max_response_bytes: in
 
     Raises GatewayError `invalid_value` where the caller itself asked for more.
     """
-    most_tokens = max(1, max_response_bytes // ask.bytes_per_token)
+    most_tokens = max(1, max_response_bytes // ask.answer_size.bytes_per_token)
     if (terms.output_limit or model.max_output_tokens) <= most_tokens:
         return terms
     if ask.output_limit is not None:
@@ -82,7 +82,7 @@ def quote(terms: Terms, ask: Ask, model: Model, price: Price, prompt_tokens: int
     """The worst case of a request; one without a limit may use all that the model may put out."""
     most = most_output_tokens(terms, ask, model)
     least = min(most, wallet.min_useful_tokens * ask.choices)
-    images = len(ask.images)
+    images = len(ask.prompt.images)
     return Quote(
         minimum_nano=price.most_nano(prompt_tokens, least, images),
         maximum_nano=price.most_nano(prompt_tokens, most, images),
@@ -97,9 +97,9 @@ def quoted_prompt_tokens(ask: Ask, model: Model, wallet: WalletSettings, counted
 
     A count says nothing of images, which become tokens only later.
     """
-    is_counted = counted_tokens is not None and not ask.images
+    is_counted = counted_tokens is not None and not ask.prompt.images
     window = model.context_window if is_counted else model.widest_window
-    return min(most_prompt_tokens(ask, model, wallet), window * ask.prompts)
+    return min(most_prompt_tokens(ask, model, wallet), window * ask.prompt.number)
 
 
 def most_prompt_tokens(ask: Ask, model: Model, wallet: WalletSettings) -> int:
@@ -109,20 +109,20 @@ def most_prompt_tokens(ask: Ask, model: Model, wallet: WalletSettings) -> int:
 
     The chat template adds what the backends have told; where they have not, that is assumed for each message too.
     """
-    if ask.token_ids is not None:
-        return ask.token_ids
+    if ask.prompt.token_ids is not None:
+        return ask.prompt.token_ids
     template = model.template_tokens
     if template is None:
-        template = wallet.template_margin_tokens * (1 + ask.parts)
-    return ask.text_bytes + template + wallet.max_image_tokens * len(ask.images)
+        template = wallet.template_margin_tokens * (1 + ask.prompt.parts)
+    return ask.prompt.text_bytes + template + wallet.max_image_tokens * len(ask.prompt.images)
 
 
 def estimated_prompt_tokens(ask: Ask, model: Model, wallet: WalletSettings) -> int:
     """About what a prompt has."""
-    if ask.token_ids is not None:
-        return ask.token_ids
-    image_tokens = wallet.max_image_tokens * len(ask.images)
-    return min(ask.text_bytes // BYTES_PER_TOKEN + image_tokens, model.context_window * ask.prompts)
+    if ask.prompt.token_ids is not None:
+        return ask.prompt.token_ids
+    image_tokens = wallet.max_image_tokens * len(ask.prompt.images)
+    return min(ask.prompt.text_bytes // BYTES_PER_TOKEN + image_tokens, model.context_window * ask.prompt.number)
 
 
 def reserved_output_tokens(terms: Terms, ask: Ask, model: Model, limits: LimitSettings) -> int:
@@ -145,7 +145,7 @@ def affordable_tokens(held_nano: int, worst: Quote, choices: int) -> int:
 
 
 def _too_many_choices(ask: Ask, most: int) -> GatewayError:
-    asked, most = ask.choices // ask.prompts, max(1, most // ask.prompts)
+    asked, most = ask.choices // ask.prompt.number, max(1, most // ask.prompt.number)
     if asked <= most:
         return GatewayError("invalid_value", "Without an API key one prompt is answered at a time.", param="prompt")
     name = ask.choices_field
@@ -153,6 +153,6 @@ def _too_many_choices(ask: Ask, most: int) -> GatewayError:
 
 
 def _too_much(ask: Ask, most_tokens: int) -> GatewayError:
-    rest = "" if ask.size_field == "max_tokens" else f", or lower `{ask.size_field}`"
+    rest = "" if ask.answer_size.field == "max_tokens" else f", or lower `{ask.answer_size.field}`"
     problem = f"An answer this long is not held whole: ask for at most {most_tokens} `max_tokens`{rest}, or stream it."
-    return GatewayError("invalid_value", problem, param=ask.size_field)
+    return GatewayError("invalid_value", problem, param=ask.answer_size.field)

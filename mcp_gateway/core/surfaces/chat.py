@@ -28,7 +28,7 @@ from mcp_gateway.core.surfaces.openai import (
 )
 from mcp_gateway.core.surfaces.openings import READ_TEXTS, opening_of_content
 from mcp_gateway.core.surfaces.splice import DONE
-from mcp_gateway.core.surfaces.surface import Ask
+from mcp_gateway.core.surfaces.surface import AnswerSize, Ask, PromptSize
 
 MAX_MESSAGES = 10_000
 MAX_PARTS = 10_000
@@ -48,6 +48,7 @@ class ChatSurface:
     name: SurfaceName = "chat"
     tasks: tuple[Task, ...] = ("generate",)
     prompt_field = "messages"
+    needs_limit = False
     done = DONE
     comment = COMMENT
 
@@ -66,22 +67,23 @@ class ChatSurface:
         choices = at_least(body, "n", 1) or 1
         top_logprobs = top_logprobs_in(body)
         rows = 1 + top_logprobs if body.get("logprobs") else 0
-        wishes = usage_wishes(options)
         return Ask(
             surface=self,
             body=body,
-            text_bytes=size_bytes - sum(image.size_chars for image in images),
             model=model,
-            parts=len(messages),
-            images=tuple(image.url for image in images),
-            remote_images=remote_in(images),
+            prompt=PromptSize(
+                size_bytes - sum(image.size_chars for image in images),
+                len(messages),
+                images=tuple(image.url for image in images),
+                remote_images=remote_in(images),
+            ),
             is_stream=is_stream,
-            wants_usage=wishes.at_end,
-            wants_continuous_usage=wishes.in_each,
+            usage_wishes=usage_wishes(options),
             output_limit=other if preferred is None else preferred,
             choices=choices,
-            bytes_per_token=bytes_per_token(rows, choices),
-            size_field="top_logprobs" if top_logprobs else "n" if choices > 1 else "max_tokens",
+            answer_size=AnswerSize(
+                bytes_per_token(rows, choices), "top_logprobs" if top_logprobs else "n" if choices > 1 else "max_tokens"
+            ),
             is_long=size_bytes > LONG_BYTES,
         )
 

@@ -18,7 +18,7 @@ from mcp_gateway.core.surfaces.openai import (
 )
 from mcp_gateway.core.surfaces.prompt_sizes import opening_of, read_prompts
 from mcp_gateway.core.surfaces.splice import DONE
-from mcp_gateway.core.surfaces.surface import Ask
+from mcp_gateway.core.surfaces.surface import AnswerSize, Ask, PromptSize
 from mcp_gateway.core.token_ids import IdsField
 
 MAX_PROMPTS = 128
@@ -36,6 +36,7 @@ class CompletionsSurface:
     name: SurfaceName = "completions"
     tasks: tuple[Task, ...] = ("generate",)
     prompt_field = "prompt"
+    needs_limit = False
     done = DONE
     comment = COMMENT
 
@@ -55,27 +56,21 @@ class CompletionsSurface:
         return Ask(
             surface=self,
             body=body,
-            text_bytes=size_bytes,
             model=model,
-            parts=prompts.number,
+            prompt=PromptSize(
+                size_bytes,
+                prompts.number,
+                prompts.number,
+                prompts.token_ids if body.get("truncate_prompt_tokens") is None else None,
+                prompts.is_text,
+            ),
             is_stream=is_stream,
-            wants_usage=wishes.at_end,
-            wants_continuous_usage=wishes.in_each,
+            usage_wishes=wishes,
             output_limit=limit or DEFAULT_OUTPUT_TOKENS,
             choices=choices,
             choices_field="best_of" if best_of > told else "n",
-            prompts=prompts.number,
             told_choices=told * prompts.number,
-            token_ids=prompts.token_ids if body.get("truncate_prompt_tokens") is None else None,
-            has_ids_as_text=prompts.is_text,
-            bytes_per_token=bytes_per_token(rows, choices),
-            size_field="logprobs"
-            if rows > 1
-            else "prompt"
-            if prompts.number > 1
-            else "n"
-            if told > 1
-            else "max_tokens",
+            answer_size=AnswerSize(bytes_per_token(rows, choices), _size_field(rows, prompts.number, told)),
             is_long=size_bytes > LONG_BYTES,
         )
 
@@ -99,3 +94,12 @@ def _rows(body: dict[str, Any]) -> int:
         problem = f"`logprobs` must be at most {MOST_LOGPROBS}, not {asked}."
         raise GatewayError("invalid_value", problem, param="logprobs")
     return 1 + asked
+
+
+def _size_field(rows: int, prompts: int, told: int) -> str:
+    """The first of those that make an answer large."""
+    if rows > 1:
+        return "logprobs"
+    if prompts > 1:
+        return "prompt"
+    return "n" if told > 1 else "max_tokens"

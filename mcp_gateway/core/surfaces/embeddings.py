@@ -9,7 +9,7 @@ from mcp_gateway.core.json_bounds import LONG_BYTES
 from mcp_gateway.core.json_fields import at_least, at_most, kind_of, make_whole, optional, required
 from mcp_gateway.core.record import SurfaceName
 from mcp_gateway.core.surfaces.prompt_sizes import PromptSizes, opening_of, read_prompts
-from mcp_gateway.core.surfaces.surface import Ask
+from mcp_gateway.core.surfaces.surface import AnswerSize, Ask, PromptSize
 from mcp_gateway.core.token_ids import IdsField
 
 MAX_INPUTS = 2048
@@ -25,6 +25,7 @@ class EmbeddingsSurface:
     name: SurfaceName = "embeddings"
     tasks: tuple[Task, ...] = ("embed",)
     prompt_field = "input"
+    needs_limit = False
     done = b""
     comment = b""
 
@@ -45,15 +46,16 @@ class EmbeddingsSurface:
         return Ask(
             surface=self,
             body=body,
-            text_bytes=size_bytes,
             model=model,
-            parts=prompts.number,
+            prompt=PromptSize(
+                size_bytes,
+                prompts.number,
+                prompts.number,
+                prompts.token_ids if body.get("truncate_prompt_tokens") is None else None,
+                prompts.is_text,
+            ),
             choices=0,
-            prompts=prompts.number,
-            has_ids_as_text=prompts.is_text,
-            token_ids=prompts.token_ids if body.get("truncate_prompt_tokens") is None else None,
-            bytes_per_token=1,
-            size_field="input",
+            answer_size=AnswerSize(1, "input"),
             is_long=size_bytes > LONG_BYTES,
         )
 

@@ -14,7 +14,7 @@ from mcp_gateway.core.surfaces.anthropic import error_body, event_of
 from mcp_gateway.core.surfaces.chat import MAX_MESSAGES, MAX_PARTS, MAX_TOOLS
 from mcp_gateway.core.surfaces.openai import bytes_per_token
 from mcp_gateway.core.surfaces.openings import opening_of_content
-from mcp_gateway.core.surfaces.surface import Ask
+from mcp_gateway.core.surfaces.surface import AnswerSize, Ask, PromptSize
 
 _INTEGERS = frozenset({"max_tokens", "top_k"})
 
@@ -25,6 +25,7 @@ class MessagesSurface:
     name: SurfaceName = "messages"
     tasks: tuple[Task, ...] = ("generate",)
     prompt_field = "messages"
+    needs_limit = True
     done = event_of({"type": "message_stop"})
     comment = event_of({"type": "ping"})
 
@@ -46,16 +47,16 @@ class MessagesSurface:
         return Ask(
             surface=self,
             body=body,
-            text_bytes=size_bytes - sum(image.size_chars for image in images),
             model=model,
-            parts=len(messages) + ("system" in body),
-            images=tuple(image.url for image in images),
-            remote_images=remote_in(images),
+            prompt=PromptSize(
+                size_bytes - sum(image.size_chars for image in images),
+                len(messages) + ("system" in body),
+                images=tuple(image.url for image in images),
+                remote_images=remote_in(images),
+            ),
             is_stream=bool(optional(body, "stream", bool)),
             output_limit=output_limit,
-            needs_limit=True,
-            bytes_per_token=bytes_per_token(),
-            size_field="max_tokens",
+            answer_size=AnswerSize(bytes_per_token(), "max_tokens"),
             is_long=size_bytes > LONG_BYTES,
         )
 

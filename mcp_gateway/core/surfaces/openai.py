@@ -1,25 +1,19 @@
 """What OpenAI's surfaces have in common: how a stream is asked for and breaks off, and how large an answer may be."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_fields import optional
 from mcp_gateway.core.surfaces.splice import DONE
+from mcp_gateway.core.surfaces.surface import NO_USAGE_WISHES, UsageWishes
 
 COMMENT = b": waiting for the model\n\n"
 MOST_LOGPROBS = 20
 """Beside each token's own; of vLLM, unless it was started otherwise."""
 _TOKEN_BYTES, _ROW_BYTES = 16, 128
 """What a token of an answer takes, and one of its log probabilities: more than on the average."""
-
-
-class UsageWishes(NamedTuple):
-    """Whether a stream's client wants its usage told at the end, and in every frame."""
-
-    at_end: bool
-    in_each: bool
 
 
 def stream_options_in(body: dict[str, Any], *, is_stream: bool) -> dict[str, Any] | None:
@@ -33,7 +27,7 @@ def stream_options_in(body: dict[str, Any], *, is_stream: bool) -> dict[str, Any
 def usage_wishes(options: dict[str, Any] | None) -> UsageWishes:
     """Raises GatewayError `invalid_type`."""
     if not options:
-        return UsageWishes(at_end=False, in_each=False)
+        return NO_USAGE_WISHES
     return UsageWishes(
         bool(optional(options, "include_usage", bool, "stream_options.")),
         bool(optional(options, "continuous_usage_stats", bool, "stream_options.")),

@@ -17,7 +17,7 @@ from mcp_gateway.core.sent_images import SentImage, is_address, remote_in, taken
 from mcp_gateway.core.surfaces.openai import COMMENT, bytes_per_token, top_logprobs_in
 from mcp_gateway.core.surfaces.openings import READ_TEXTS, opening_bytes, opening_of_content
 from mcp_gateway.core.surfaces.response_object import skeleton
-from mcp_gateway.core.surfaces.surface import Ask
+from mcp_gateway.core.surfaces.surface import AnswerSize, Ask, PromptSize
 
 MAX_ITEMS = 10_000
 MAX_PARTS = 10_000
@@ -81,6 +81,7 @@ class ResponsesSurface:
     name: SurfaceName = "responses"
     tasks: tuple[Task, ...] = ("generate",)
     prompt_field = "input"
+    needs_limit = False
     done = b""
     comment = COMMENT
 
@@ -101,15 +102,16 @@ class ResponsesSurface:
         return ResponsesAsk(
             surface=self,
             body=body,
-            text_bytes=size_bytes - sum(image.size_chars for image in images),
             model=model,
-            parts=len(items) + 1,
-            images=tuple(image.url for image in images),
-            remote_images=remote_in(images),
+            prompt=PromptSize(
+                size_bytes - sum(image.size_chars for image in images),
+                len(items) + 1,
+                images=tuple(image.url for image in images),
+                remote_images=remote_in(images),
+            ),
             is_stream=bool(optional(body, "stream", bool)),
             output_limit=at_least(body, "max_output_tokens", 1),
-            bytes_per_token=bytes_per_token(rows),
-            size_field="top_logprobs" if rows > 1 else "max_tokens",
+            answer_size=AnswerSize(bytes_per_token(rows), "top_logprobs" if rows > 1 else "max_tokens"),
             is_long=size_bytes > LONG_BYTES,
             created_at_s=int(self._now_s()),
         )

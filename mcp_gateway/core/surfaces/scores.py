@@ -9,7 +9,7 @@ from mcp_gateway.core.json_bounds import LONG_BYTES
 from mcp_gateway.core.json_fields import at_least, at_most, kind_of, make_whole, required
 from mcp_gateway.core.record import SurfaceName
 from mcp_gateway.core.surfaces.openings import opening_bytes
-from mcp_gateway.core.surfaces.surface import Ask
+from mcp_gateway.core.surfaces.surface import AnswerSize, Ask, PromptSize
 
 MAX_PAIRS = 2048
 _PAIR_TOKENS = 8
@@ -27,6 +27,7 @@ class ScoresSurface:
     """POST /v1/rerank and /v2/rerank, or POST /v1/score."""
 
     tasks: tuple[Task, ...] = ("score", "embed")
+    needs_limit = False
     done = b""
     comment = b""
 
@@ -48,13 +49,10 @@ class ScoresSurface:
         return Ask(
             surface=self,
             body=body,
-            text_bytes=size_bytes + repeated + _PAIR_TOKENS * len(right),
             model=model,
-            parts=len(right),
+            prompt=PromptSize(size_bytes + repeated + _PAIR_TOKENS * len(right), len(right), len(right) + len(left)),
             choices=0,
-            prompts=len(right) + len(left),
-            bytes_per_token=1,
-            size_field=self._sides.right,
+            answer_size=AnswerSize(1, self._sides.right),
             is_long=size_bytes > LONG_BYTES,
         )
 

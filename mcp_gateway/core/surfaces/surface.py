@@ -62,12 +62,14 @@ class Surface(Protocol):
     """How a kind of request is read, and its refusals are worded.
 
     `done` is what ends a stream; `comment` is sent in one where nothing else is, and means nothing. `prompt_field` is
-    what a prompt that is too long is refused by, and `tasks` what a model may be there for.
+    what a prompt that is too long is refused by, `needs_limit` whether no body may be without a limit of its answer,
+    and `tasks` what a model may be there for.
     """
 
     name: SurfaceName
     tasks: tuple[Task, ...]
     prompt_field: str
+    needs_limit: bool
     done: bytes
     comment: bytes
 
@@ -81,46 +83,64 @@ class Surface(Protocol):
         """The end of a stream by a failure."""
 
 
+class UsageWishes(NamedTuple):
+    """Whether a stream's client wants its usage told at the end, and in every frame."""
+
+    at_end: bool
+    in_each: bool
+
+
+NO_USAGE_WISHES = UsageWishes(at_end=False, in_each=False)
+
+
+class PromptSize(NamedTuple):
+    """What bounds a prompt in tokens.
+
+    `text_bytes` is its size less the images; `parts` are the messages or inputs, each of which may cost what a chat
+    template adds. `number` are read by themselves, each within the window; `choices` are of all of them together. Of
+    the `images`, `remote_images` have to be fetched: until then a pixel stands for each in the body.
+    """
+
+    text_bytes: int
+    parts: int
+    number: int = 1
+    token_ids: int | None = None
+    """How many there are, where the prompt is nothing else: it need not be counted."""
+    has_ids_as_text: bool = False
+    """Whether they are TokenIds, which are not parsed where the body is taken out again."""
+    images: tuple[str, ...] = ()
+    remote_images: tuple[RemoteImage, ...] = ()
+
+
+class AnswerSize(NamedTuple):
+    """What a token of all choices may take in an answer in one piece, and the field that governs how large it is."""
+
+    bytes_per_token: int
+    field: str
+
+
 @dataclass(slots=True, kw_only=True)
 class Ask:
     """A request as its caller sent it, with what its surface read out of it.
 
     `body` is what of it may be forwarded: each attempt writes its own from it. It is put away once it is sent.
-    `remote_images` are those of its `images` that have to be fetched: until then a pixel stands for each in the body.
-    `text_bytes` is its size less the images, an upper bound of the prompt in tokens; `parts` are the messages or
-    inputs, each of which may cost what a chat template adds. `output_limit` is what the caller asked for of each
-    choice, by whichever field; None where it named none. `choices` are made, by the field `choices_field`: none where
-    nothing is generated.
-    `size_field` governs how large the answer is. A long one (`is_long`) is worked on in several turns of the event
-    loop.
+    `output_limit` is what the caller asked for of each choice, by whichever field; None where it named none. `choices`
+    are made, by the field `choices_field`: none where nothing is generated. A long one (`is_long`) is worked on in
+    several turns of the event loop.
     """
 
     surface: Surface
     body: dict[str, Any]
     model: str
-    text_bytes: int
-    parts: int
-    images: tuple[str, ...] = ()
-    remote_images: tuple[RemoteImage, ...] = ()
+    prompt: PromptSize
     is_stream: bool = False
-    wants_usage: bool = False
-    wants_continuous_usage: bool = False
+    usage_wishes: UsageWishes = NO_USAGE_WISHES
     output_limit: int | None = None
-    needs_limit: bool = False
-    """Whether no body may be without a limit of its answer."""
     choices: int = 1
     choices_field: str = "n"
-    prompts: int = 1
-    """Those that are read by themselves, each within the window; `choices` are of all of them together."""
     told_choices: int = 1
     """What the answer has of the choices, where its surface may ask for the best ones."""
-    token_ids: int | None = None
-    """How many there are, where the prompt is nothing else: it need not be counted."""
-    has_ids_as_text: bool = False
-    """Whether they are TokenIds, which are not parsed where the body is taken out again."""
-    bytes_per_token: int
-    """What a token of all choices may take in an answer in one piece."""
-    size_field: str
+    answer_size: AnswerSize
     is_long: bool = False
     request_id: str = ""
     """The one that the request is billed under; set once it is admitted."""
@@ -138,10 +158,12 @@ class Ask:
 
     def put_away(self, sent: bytes) -> None:
         """Keep of the body only what was sent: parsed, it takes several times as much; images are still counted."""
-        if self.has_ids_as_text:
+        if self.prompt.has_ids_as_text:
             ids = self.body.get(self.surface.prompt_field)
             self._ids_at = ids.within(sent) if sent and isinstance(ids, TokenIds) else None
-        self.body, self.images, self.remote_images, self.sent = {}, ("",) * len(self.images), (), sent
+        self.body, self.sent = {}, sent
+        if images := self.prompt.images:
+            self.prompt = self.prompt._replace(images=("",) * len(images), remote_images=())
 
     def take_out(self) -> None:
         """Have the body again that was put away, as it was sent."""

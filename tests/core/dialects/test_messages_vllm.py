@@ -186,13 +186,13 @@ def test_a_count_needs_no_limit() -> None:
 ])  # fmt: skip
 def test_images_are_looked_at_as_data(source: dict[str, Any]) -> None:
     asked = ask(messages=[{"role": "user", "content": [{"type": "image", "source": source}]}])
-    assert asked.images == ("data:image/png;base64,AAAA",)
+    assert asked.prompt.images == ("data:image/png;base64,AAAA",)
 
 
 def test_an_image_s_bytes_are_no_text() -> None:
     long = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "A" * 9000}}
     for content in ([long], [{"type": "tool_result", "tool_use_id": "t", "content": [long]}]):
-        assert ask(messages=[{"role": "user", "content": content}]).text_bytes < 300
+        assert ask(messages=[{"role": "user", "content": content}]).prompt.text_bytes < 300
 
 
 @each("case", ["540_messages", "545_messages_system", "849_messages_reasoning"])

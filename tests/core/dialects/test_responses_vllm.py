@@ -137,7 +137,7 @@ def test_images_are_counted_apart_wherever_they_stand() -> None:
             {"type": "function_call_output", "call_id": "c", "output": [dict(part)]},
         ]
     )
-    assert ask.images == ("data:image/jpeg;base64,AAAA",) * 2
+    assert ask.prompt.images == ("data:image/jpeg;base64,AAAA",) * 2
 
 
 def test_a_prompt_is_counted_as_the_chat_that_it_is() -> None:

@@ -8,7 +8,7 @@ from mcp_gateway.core.config import WalletSettings
 from mcp_gateway.core.inference.terms import affordable_tokens
 from mcp_gateway.core.prices import FREE, Price
 from mcp_gateway.core.surfaces.chat import CHAT
-from mcp_gateway.core.surfaces.surface import Ask
+from mcp_gateway.core.surfaces.surface import AnswerSize, Ask, PromptSize
 from tests.cases import each
 from tests.core.test_catalog import LISTED, entry, fleet, only
 from tests.core.test_prices import WHOLE_PRICES
@@ -23,14 +23,11 @@ def request(
     return Ask(
         surface=CHAT,
         body={},
-        text_bytes=text_bytes,
         model="m",
-        parts=messages,
-        images=("x",) * images,
+        prompt=PromptSize(text_bytes, messages, images=("x",) * images),
         output_limit=max_tokens,
         choices=choices,
-        bytes_per_token=16,
-        size_field="max_tokens",
+        answer_size=AnswerSize(16, "max_tokens"),
     )
 
 

@@ -28,15 +28,15 @@ def parse(**fields: Any) -> Ask:
 def test_the_few_fields_are_read_and_the_body_is_kept_whole() -> None:
     fields = {"stream": True, "stream_options": {"include_usage": True, "x": 1}, "n": 2, "max_tokens": 9, "seed": 4}
     request = parse(**fields)
-    assert (request.model, request.parts, request.choices, request.output_limit) == ("m", 1, 2, 9)
-    assert (request.is_stream, request.wants_usage, request.wants_continuous_usage) == (True, True, False)
+    assert (request.model, request.prompt.parts, request.choices, request.output_limit) == ("m", 1, 2, 9)
+    assert (request.is_stream, request.usage_wishes.at_end, request.usage_wishes.in_each) == (True, True, False)
     assert request.body == {"model": "m", "messages": [{"role": "user", "content": "hé"}]} | fields
 
 
 def test_absent_and_null_fields_are_the_same() -> None:
     nothing = {"stream": None, "stream_options": None, "n": None, "max_tokens": None, "max_completion_tokens": None}
     for request in (parse(), parse(**nothing)):
-        assert (request.is_stream, request.wants_usage, request.choices, request.output_limit) == (
+        assert (request.is_stream, request.usage_wishes.at_end, request.choices, request.output_limit) == (
             False,
             False,
             1,
@@ -54,9 +54,9 @@ def test_the_size_is_that_of_the_bytes_less_the_images() -> None:
     messages = [{"role": "user", "content": parts}, {"role": "user", "content": [
         {"type": "image_url", "image_url": PIXEL}]}]  # fmt: skip
     request = parse(messages=messages)
-    assert request.images == (PIXEL * 100, PIXEL)
+    assert request.prompt.images == (PIXEL * 100, PIXEL)
     size_bytes = len(orjson.dumps({"model": "m", "messages": messages}))
-    assert request.text_bytes == size_bytes - len(PIXEL) * 101
+    assert request.prompt.text_bytes == size_bytes - len(PIXEL) * 101
 
 
 _json = st.recursive(
@@ -78,7 +78,7 @@ def test_whatever_json_comes_it_is_read_or_refused(fields: dict[str, Any], messa
         with contextlib.suppress(GatewayError):
             request = parse_chat(orjson.dumps(body))
             assert request.choices >= 1
-            assert request.text_bytes >= 0
+            assert request.prompt.text_bytes >= 0
 
 
 @given(st.binary(max_size=40))
@@ -115,8 +115,8 @@ USER = {"role": "user", "content": "a"}
 
 def test_messages_parts_and_tools_are_bounded_in_number() -> None:
     most = [{"role": "user", "content": ["a"] * (MAX_PARTS // 2)}] * 2
-    assert parse(messages=most, tools=[{}] * MAX_TOOLS).parts == 2
-    assert parse(messages=[USER] * MAX_MESSAGES).parts == MAX_MESSAGES
+    assert parse(messages=most, tools=[{}] * MAX_TOOLS).prompt.parts == 2
+    assert parse(messages=[USER] * MAX_MESSAGES).prompt.parts == MAX_MESSAGES
     assert bounded({"messages": [USER] * (MAX_MESSAGES + 1)}) == ("invalid_value", "messages")
     assert bounded({"messages": [*most, {"role": "user", "content": [""]}]}) == ("invalid_value", "messages[2]")
     assert bounded({"tools": [{}] * (MAX_TOOLS + 1)}) == ("invalid_value", "tools")
@@ -179,7 +179,7 @@ def test_an_image_has_one_form(sent: str, expected: str, is_object: bool) -> Non
     request = parse(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": image}]}])
     left = request.body["messages"][0]["content"][0]["image_url"]
     assert left == ({"url": expected, "detail": "low"} if is_object else expected)
-    assert request.images == (expected,)
+    assert request.prompt.images == (expected,)
 
 
 def test_what_was_put_away_comes_back_as_it_was_sent_once() -> None:
@@ -188,7 +188,7 @@ def test_what_was_put_away_comes_back_as_it_was_sent_once() -> None:
     request.take_out()
     assert request.body == body
     request.put_away(dump_json(body))
-    assert (request.body, request.images) == ({}, ())
+    assert (request.body, request.prompt.images) == ({}, ())
     request.take_out()
     assert request.body == body
     request.forget_body()

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,16 @@ from mcp.client.streamable_http import streamable_http_client
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import DATABASE
+from mcp_gateway.core.inference.exchange import Exchange
 from mcp_gateway.core.ledger.entries import Balance
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.store.sqlite.backup import back_up
 from tests.databases import store_of
 from tests.patience import PATIENCE_S, becomes, eventually
-from tests.replaying import DONE, Asked, ReplayingBackend, chunk, final_usage, held, unary
-from tests.serving import PRICED, Door, bearer, chat_body, error_of, open_door
-
-PROMPT_NANO, COMPLETION_NANO = 300, 700
-LONG = [{"role": "user", "content": "x" * PRICED["context_window"]}]
-CALL_HEADERS = {"mcp-protocol-version": "2025-06-18", "accept": "application/json"}
+from tests.replaying import Answer, Asked, ReplayingBackend, chunk, held, in_two
+from tests.serving import Door, bearer, chat_body, open_door
+from tests.stage import CREDIT_NANO, PRICED, cost_nano, staged
+from tests.surfaces import MODEL, SPOKEN, ChatTool, answers
 
 
 @pytest.fixture
@@ -34,11 +34,6 @@ async def door(tmp_path: Path, backend: ReplayingBackend) -> AsyncIterator[Door]
     async with open_door(tmp_path, vllm_urls=[backend.url], models=[PRICED]) as door:
         yield door
         await door.nothing_is_left()
-
-
-def tool_call(**arguments: Any) -> dict[str, Any]:
-    params = {"name": "chat_completion", "arguments": {"model": PRICED["id"]} | arguments}
-    return {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
 
 
 TRANSPORTS: dict[str, Callable[[Door, dict[str, str], httpx2.AsyncClient], Client]] = {
@@ -82,7 +77,7 @@ async def test_a_client_that_leaves_over_mcp_pays_for_the_tokens_read_so_far(
         await asyncio.gather(calling, return_exceptions=True)
         await backend.chats[0].gone()
     await door.nothing_is_left()
-    assert await door.balance_nano(account) == 10**9 - 9 * PROMPT_NANO - 3 * COMPLETION_NANO
+    assert await door.balance_nano(account) == CREDIT_NANO - cost_nano(9, 3)
 
 
 async def test_two_choices_are_summed_right(door: Door, backend: ReplayingBackend) -> None:
@@ -108,7 +103,7 @@ async def test_two_choices_are_summed_right(door: Door, backend: ReplayingBacken
                 break
     await backend.chats[0].gone()
     await door.nothing_is_left()
-    assert await door.balance_nano(account) == 10**9 - 9 * PROMPT_NANO - 3 * COMPLETION_NANO
+    assert await door.balance_nano(account) == CREDIT_NANO - cost_nano(9, 3)
 
 
 @contextlib.asynccontextmanager
@@ -143,105 +138,110 @@ async def locked_database(door: Door) -> AsyncIterator[None]:
 async def test_a_whole_answer_waits_for_its_bill_and_is_refused_unbilled_where_that_takes_too_long(
     door: Door, backend: ReplayingBackend, outage: Callable[[Door], Any], is_over_in_time: bool
 ) -> None:
-    account = await door.account("1")
-    key = await door.key(account)
     door.gateway.ledger._wait_limit.limit_s = PATIENCE_S if is_over_in_time else 0.05
     is_released = asyncio.Event()
-    backend.answer_with(held(is_released, unary(9, 2)))
-    asking = asyncio.create_task(door.chat(key, model=PRICED["id"]))
-    await backend.chats_asked(1)
+    backend.standing = held(is_released, as_asked(9, 2))
+    payers = [await staged(door, backend) for _ in SPOKEN]
+    asking = [asyncio.create_task(payer.ask(spoken)) for payer, spoken in zip(payers, SPOKEN, strict=True)]
+    await backend.chats_asked(len(asking))
     async with outage(door):
         is_released.set()
         await eventually(lambda: not door.gateway.ledger.is_writable)
         if not is_over_in_time:
-            await asyncio.wait([asking])
-    answer = await asking
+            await asyncio.wait(asking)
+    answered = await asyncio.gather(*asking)
     await eventually(lambda: door.gateway.ledger.is_writable)
-    record = await door.record(answer)
-    spent = 9 * PROMPT_NANO + 2 * COMPLETION_NANO if is_over_in_time else 0
-    assert await door.balance_nano(account) == 10**9 - spent
-    if is_over_in_time:
-        assert (answer.status_code, answer.headers["x-cost-usd"]) == (200, format_usd(spent))
-        assert (record["http_status"], record["cost_nano"]) == (200, spent)
-    else:
-        assert (answer.status_code, error_of(answer)["code"]) == (503, "ledger_unavailable")
-        assert answer.headers["retry-after"]
-        assert (record["http_status"], record["error_code"], record["cost_nano"]) == (503, "ledger_unavailable", 0)
-    metrics = (await door.http.get("/metrics")).text
-    labels = f'door="http",model="priced/tiny",status="{answer.status_code}",surface="chat"'
-    assert f"gateway_requests_total{{{labels}}} 1.0" in metrics
-    assert len(backend.chats) == 1
+    for payer, spoken, answer in zip(payers, SPOKEN, answered, strict=True):
+        spent = cost_nano(9, 2 if spoken.is_generated else 0) if is_over_in_time else 0
+        (record,) = await payer.records()
+        assert await door.balance_nano(payer.account_id) == CREDIT_NANO - spent
+        assert record["cost_nano"] == spent
+        if is_over_in_time:
+            assert (spoken.told(answer, is_stream=False)[1], record["http_status"]) == (format_usd(spent), 200)
+        else:
+            assert spoken.refusal_of(answer) == spoken.word_for("ledger_unavailable")
+            assert (record["http_status"], record["error_code"]) == (503, "ledger_unavailable")
+            assert "retry-after" in answer.headers or isinstance(spoken, ChatTool)
+        labels = f'door="{record["door"]}",model="{MODEL}",status="{record["http_status"]}"'
+        assert f'gateway_requests_total{{{labels},surface="{spoken.surface.name}"}} 1.0' in await metrics_of(door)
+    assert len(backend.chats) == len(SPOKEN)
     door.errors.clear()  # the outage is logged, once
 
 
+async def metrics_of(door: Door) -> str:
+    return (await door.http.get("/metrics")).text
+
+
 @pytest.mark.parametrize("outage", [full_disk, locked_database])
-@pytest.mark.parametrize("is_mcp", [False, True])
 async def test_a_client_that_hangs_up_in_an_outage_is_recorded_as_gone_and_pays_what_was_made(
-    door: Door, backend: ReplayingBackend, outage: Callable[[Door], Any], is_mcp: bool
+    door: Door, backend: ReplayingBackend, outage: Callable[[Door], Any]
 ) -> None:
-    account = await door.account("1")
-    key = await door.key(account)
     may_answer = asyncio.Event()
-    backend.answer_with(held(may_answer, unary(9, 2)))
-    body = tool_call(messages=LONG, max_tokens=2) if is_mcp else chat_body(model=PRICED["id"], max_tokens=2)
-    path, headers = ("/v1/mcp", CALL_HEADERS) if is_mcp else ("/v1/chat/completions", {})
-    asking = asyncio.create_task(door.http.post(path, json=body, headers=bearer(key) | headers))
-    await backend.chats_asked(1)
+    backend.standing = held(may_answer, as_asked(9, 2))
+    payers = [await staged(door, backend) for _ in SPOKEN]
+    asking = [asyncio.create_task(payer.ask(spoken)) for payer, spoken in zip(payers, SPOKEN, strict=True)]
+    await backend.chats_asked(len(asking))
     async with outage(door):
         may_answer.set()
         await eventually(lambda: all(exchange._bill.status is not None for exchange in door.gateway.inference.running))
-        asking.cancel()
-        await asyncio.wait([asking])
+        await eventually(lambda: not door.gateway.ledger.is_writable)
+        for one in asking:
+            one.cancel()
+        await asyncio.wait(asking)
         await eventually(lambda: not door.gateway.inference.running)
     await eventually(lambda: door.gateway.ledger.is_writable)
-    spent = 9 * PROMPT_NANO + 2 * COMPLETION_NANO
-    rows = await door.rows("SELECT http_status, error_code, cost_nano FROM requests")
-    assert rows == [(499, "client_closed", spent)]
-    assert await door.balance_nano(account) == 10**9 - spent
+    for payer, spoken in zip(payers, SPOKEN, strict=True):
+        (record,) = await payer.records()
+        spent = cost_nano(9, 2 if spoken.is_generated else 0)
+        told = (record["http_status"], record["error_code"], record["cost_nano"])
+        assert told == (499, "client_closed", spent), spoken
+        assert await door.balance_nano(payer.account_id) == CREDIT_NANO - spent
     door.errors.clear()  # the outage is logged, once
 
 
 @pytest.mark.parametrize("outage", [full_disk, locked_database])
-async def test_in_an_outage_new_chats_are_refused_and_streams_end_whole_and_are_billed_later(
+async def test_in_an_outage_new_requests_are_refused_and_streams_end_whole_and_are_billed_later(
     door: Door, backend: ReplayingBackend, outage: Callable[[Door], Any]
 ) -> None:
-    account = await door.account("1")
-    key = await door.key(account)
     door.gateway.ledger._wait_limit.limit_s = 0.05
-    has_begun, goes_on = asyncio.Event(), asyncio.Event()
-
-    async def in_two_parts(asked: Asked) -> None:
-        asked.start_stream()
-        asked.send_event(chunk("a", 9, 1))
-        has_begun.set()
-        await goes_on.wait()
-        for event in (chunk("b", 9, 2, "stop"), final_usage(9, 2), DONE):
-            asked.send_event(event)
-        asked.end_stream()
-
-    backend.answer_with(in_two_parts)
-    streaming = asyncio.create_task(door.chat(key, model=PRICED["id"], stream=True))
-    await has_begun.wait()
+    goes_on = asyncio.Event()
+    streaming = [spoken for spoken in SPOKEN if spoken.has_streams]
+    parts = {one.upstream: in_two(one.stream(9, 2)[:-2], goes_on, one.stream(9, 2)[-2:]) for one in streaming}
+    backend.standing = lambda asked: parts[asked.path](asked)
+    payers = [await staged(door, backend) for _ in streaming]
+    asking = [asyncio.create_task(payer.ask(one, is_stream=True)) for payer, one in zip(payers, streaming, strict=True)]
+    await backend.chats_asked(len(asking))
+    await eventually(lambda: all(map(has_begun, door.gateway.inference.running)))
     async with outage(door):
-        refused = await door.chat(key, model=PRICED["id"])
-        assert (refused.status_code, error_of(refused)["code"]) == (503, "ledger_unavailable")
-        assert refused.headers["retry-after"]
+        for spoken in SPOKEN:
+            refused = await payers[0].ask(spoken)
+            assert spoken.refusal_of(refused) == spoken.word_for("ledger_unavailable")
+            assert "retry-after" in refused.headers or isinstance(spoken, ChatTool)
         goes_on.set()
-        stream = await streaming
-        assert b'"error"' not in stream.content
-        assert b'"finish_reason":"stop"' in stream.content
-        spent_usd = format_usd(9 * PROMPT_NANO + 2 * COMPLETION_NANO)
-        note = f": the bill of {spent_usd} USD is written as soon as it can be\n\n"
-        assert stream.content.endswith(note.encode() + DONE)
-        assert len(backend.chats) == 1, "a refused chat reached the backend"
-    balance = await becomes(lambda: door.gateway.ledger.balance(account), lambda balance: not balance.held_nano)
-    spent = 9 * PROMPT_NANO + 2 * COMPLETION_NANO
-    assert balance == Balance(10**9 - spent)
+        streams = [answer.content for answer in await asyncio.gather(*asking)]
+        assert len(backend.chats) == len(asking), "a refused request reached the backend"
+    note = f": the bill of {format_usd(cost_nano(9, 2))} USD is written as soon as it can be\n\n".encode()
+    for spoken, payer, stream, answer in zip(streaming, payers, streams, asking, strict=True):
+        assert not any(map(spoken.failure_in, spoken.events(stream)))
+        assert spoken.told(answer.result(), is_stream=True)[1] == format_usd(cost_nano(9, 2))
+        assert stream.removesuffix(spoken.surface.done).endswith(note)
+        balance = await becomes(partial(door.gateway.ledger.balance, payer.account_id), lambda one: not one.held_nano)
+        assert balance == Balance(CREDIT_NANO - cost_nano(9, 2))
     door.gateway.ledger._wait_limit.limit_s = 30
-    backend.answer_with(unary(9, 2))
-    assert (await door.chat(key, model=PRICED["id"])).status_code == 200
-    assert await door.balance_nano(account) == 10**9 - 2 * spent
+    backend.standing = as_asked(9, 2)
+    assert (await payers[0].ask()).status_code == 200
+    assert await door.balance_nano(payers[0].account_id) == CREDIT_NANO - 2 * cost_nano(9, 2)
     door.errors.clear()  # the outage is logged, once
+
+
+def has_begun(exchange: Exchange) -> bool:
+    return exchange._answer is not None and exchange._answer.reader is not None
+
+
+def as_asked(prompt_tokens: int, output_tokens: int) -> Answer:
+    """An answer of whichever surface it is that was asked for."""
+    whole = {one.upstream: answers(one, prompt_tokens, output_tokens) for one in SPOKEN}
+    return lambda asked: whole[asked.path](asked)
 
 
 async def test_a_backup_taken_under_load_is_a_whole_database_whose_books_agree(

@@ -73,11 +73,22 @@ async def _overflows(asked: Asked) -> None:
 async def _stays(asked: Asked) -> None:
     """The beginning of a stream and then nothing; of an answer in one piece nothing at all."""
     if asked.json.get("stream"):
-        shape = SHAPES[asked.path]
-        asked.start_stream()
-        for event in shape.stream(Said(BEGINNING))[: -shape.ending]:
-            asked.send_event(event)
+        _begin(asked)
     await asked.is_gone.wait()
+
+
+def _begin(asked: Asked) -> None:
+    shape = SHAPES[asked.path]
+    asked.start_stream()
+    for event in shape.stream(Said(BEGINNING, goes_on=True))[: -shape.ending]:
+        asked.send_event(event)
+
+
+async def _dies(asked: Asked) -> None:
+    """The beginning of a stream and then the end of the connection; of an answer in one piece only that."""
+    if asked.json.get("stream"):
+        _begin(asked)
+    asked.transport.close()
 
 
 async def _embeds(asked: Asked) -> None:
@@ -97,6 +108,7 @@ _SCRIPTS: dict[str, Answer] = {
     "cut": _saying(lambda _: Said(TEXT, is_cut=True)),
     "calls": _saying(_calls),
     "stays": _stays,
+    "dies": _dies,
     "busy": _busy,
     "unloaded": whole(_UNLOADED, 404),
     "overflows": _overflows,

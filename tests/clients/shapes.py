@@ -18,6 +18,8 @@ class Said:
     thought: str = ""
     calls: tuple[Call, ...] = ()
     is_cut: bool = False
+    goes_on: bool = False
+    """Whether there would be more of it."""
 
 
 class Shape(Protocol):
@@ -57,7 +59,9 @@ class Chat:
         return [*told, self._chunk([], COMPLETION_TOKENS), b"data: [DONE]\n\n"]
 
     @staticmethod
-    def _reason(said: Said) -> str:
+    def _reason(said: Said) -> str | None:
+        if said.goes_on:
+            return None
         return "tool_calls" if said.calls else "length" if said.is_cut else "stop"
 
     @staticmethod

@@ -18,6 +18,7 @@ from tests.serving import UNLIMITED, Door, open_door
 WINDOW = 200_000
 PROMPT_NANO, COMPLETION_NANO = 300, 700
 COST_NANO = PROMPT_TOKENS * PROMPT_NANO + COMPLETION_TOKENS * COMPLETION_NANO
+BEGUN_NANO = PROMPT_TOKENS * PROMPT_NANO + COMPLETION_NANO
 NO_TURN = OwnLimits(None, None, None, in_flight=0)
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 IMAGE = f"data:image/png;base64,{PIXEL}"
@@ -38,6 +39,7 @@ CASES = {
     "image": Case("sees"),
     "cut answer": Case("cut"),
     "cancel": Case("stays"),
+    "broken answer": Case("dies"),
     "402": Case("says", credit_usd="0"),
     "429": Case("busy"),
     "429 of a limit": Case("says", limits=NO_TURN),
@@ -56,11 +58,13 @@ class Told(NamedTuple):
 def of_case(case: str, retries: int = 0) -> Told:
     """The requests that a case takes, of which those that a wait may help are made again; a refusal is always free.
 
-    Who leaves pays the prompt and the token that had come. What a limit refuses is not recorded.
+    Whoever leaves a stream, or sees it break, pays the prompt and the token that had come. What a limit refuses is not
+    recorded.
     """
     return {
         "parallel tools": Told([200, 200], 2 * COST_NANO),
-        "cancel": Told([499], PROMPT_TOKENS * PROMPT_NANO + COMPLETION_NANO),
+        "cancel": Told([499], BEGUN_NANO),
+        "broken answer": Told([502], BEGUN_NANO),
         "402": Told([402], 0),
         "429": Told([429] * (1 + retries), 0),
         "429 of a limit": Told([], 0),

@@ -14,7 +14,7 @@ from mcp_gateway.core.config import Settings
 from tests.clients import scripts
 from tests.clients.agents import ADDRESS, AGENTS, DOCUMENT, RETRIES, run_agent, settle_in
 from tests.clients.installed import PROGRAMS
-from tests.clients.stage import CASES, COST_NANO, Stage, Told, model, of_case, open_stage
+from tests.clients.stage import BEGUN_NANO, CASES, COST_NANO, Stage, Told, model, of_case, open_stage
 from tests.clients.test_docs import PARSERS
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
@@ -40,6 +40,7 @@ TABLE: dict[str, dict[str, Seen]] = {
         "thinking": Seen(0, scripts.TEXT, of_case("thinking")),
         "image": Seen(0, scripts.TEXT, of_case("image")),
         "cut answer": Seen(1, "exceeded the 8192 output token maximum", Told([200] * 4, 4 * COST_NANO)),
+        "broken answer": Seen(1, "Server error mid-response", Told([502] * 4, 4 * BEGUN_NANO)),
         "cancel": Seen(0, "", of_case("cancel")),
         "402": Seen(1, "402 The balance", of_case("402")),
         "429": Seen(1, "(429) · Every place", of_case("429", RETRIES)),
@@ -52,6 +53,7 @@ TABLE: dict[str, dict[str, Seen]] = {
         "thinking": Seen(0, scripts.THOUGHT, of_case("thinking")),
         "image": Seen(0, scripts.TEXT, of_case("image")),
         "cut answer": Seen(1, scripts.TEXT, of_case("cut answer")),
+        "broken answer": Seen(1, "stream disconnected", Told([502] * TRIES, TRIES * BEGUN_NANO)),
         "cancel": Seen(1, "", of_case("cancel")),
         "402": Seen(1, "Quota exceeded", of_case("402")),
         "429": Seen(1, "429 Too Many Requests", of_case("429", RETRIES)),

@@ -105,6 +105,7 @@ REFUSED = {
         "429": ("RateLimitError", 429, "backend_busy"),
         "429 of a limit": ("RateLimitError", 429, "in_flight"),
         "503": ("InternalServerError", 503, "model_unavailable"),
+        "broken answer": ("InternalServerError", 502, "backend_died"),
         "context overflow": ("BadRequestError", 400, "context_length_exceeded"),
     },
     "anthropic": {
@@ -112,6 +113,7 @@ REFUSED = {
         "429": ("RateLimitError", 429, "overloaded_error"),
         "429 of a limit": ("RateLimitError", 429, "rate_limit_error"),
         "503": ("ServiceUnavailableError", 503, "overloaded_error"),
+        "broken answer": ("InternalServerError", 502, "api_error"),
         "context overflow": ("BadRequestError", 400, "invalid_request_error"),
     },
 }
@@ -121,14 +123,31 @@ OTHER_WORDS = {
     ("responses", "402"): {"code": "insufficient_quota"},
 }
 """Where a client or a call differs from its kind."""
+BROKEN: dict[str, Seen] = {
+    "openai-python": {"name": "APIError", "code": "backend_died"},
+    "openai-node": {"name": "APIError", "code": "backend_died", "id": "req_"},
+    "anthropic-python": {"name": "APIStatusError", "status": 200, "code": "api_error", "id": "req_"},
+    "anthropic-node": {"name": "APIError", "code": "api_error", "id": "req_"},
+}
+"""What an SDK makes of a stream that breaks; OpenAI's leave the events of a response to who reads them."""
+FAILED: Seen = {"name": "response.failed", "code": "server_error"}
 
 
 def expected(sdk: str, cell: Cell) -> Seen:
     if cell.case in ANSWERED:
         return ANSWERED[cell.case]
+    if cell.case == "broken answer" and cell.stream:
+        return FAILED if cell.call == "responses" else BROKEN[sdk]
     name, status, code = REFUSED[vendor(sdk)][cell.case]
     other = OTHER_WORDS.get((sdk, cell.case), {}) | OTHER_WORDS.get((cell.call, cell.case), {})
     return {"name": name, "status": status, "code": code, "id": "req_"} | other
+
+
+def billed(cell: Cell) -> Told:
+    """An answer in one piece that breaks is a refusal, since nothing of it was delivered."""
+    if cell.case == "broken answer" and not cell.stream:
+        return Told([502] * (1 + RETRIES), 0)
+    return of_case(cell.case, RETRIES)
 
 
 @pytest.mark.parametrize("sdk", SDKS)
@@ -145,7 +164,7 @@ async def test_an_sdk_sees_every_case_of_every_call_as_it_is_and_what_is_refused
     seen = await made(sdk, calls)
     told = [await stage.told_of(account_id) for account_id, _ in callers]
     found = list(zip(table, seen, told, strict=True))
-    wrong = [row for row in found if row[1:] != (expected(sdk, row[0]), of_case(row[0].case, RETRIES))]
+    wrong = [row for row in found if row[1:] != (expected(sdk, row[0]), billed(row[0]))]
     assert wrong == [], "\n".join(map(str, wrong))
 
 

@@ -51,21 +51,24 @@ const responseTurn = async (client, told, input) => {
   const asked = { model: told.model, input, tools: [{ type: "function", strict: false, ...tool }] };
   if (!told.stream) return client.responses.create(asked);
   const stream = client.responses.stream(asked);
-  for await (const event of stream) if (told.leaves && event.type === "response.output_text.delta") return { left: true };
+  for await (const event of stream) {
+    if (told.leaves && event.type === "response.output_text.delta") return { left: true };
+    if (event.type === "response.failed") return { failed: { name: event.type, code: event.response.error.code } };
+  }
   return stream.finalResponse();
 };
 
-const seenOfResponse = ({ left, output, output_text, status, usage, store }) =>
+const seenOfResponse = ({ left, failed, output, output_text, status, usage, store }) =>
   left
     ? { left }
-    : {
+    : (failed ?? {
         text: output_text,
         thought: output.flatMap((item) => (item.type === "reasoning" ? item.summary.map((part) => part.text) : [])).join(""),
         calls: [],
         is_cut: status === "incomplete",
         tokens: [usage.input_tokens, usage.output_tokens],
         store,
-      };
+      });
 
 const completions = async (client, told) => {
   const asked = { model: told.model, prompt: told.text, max_tokens: 200 };

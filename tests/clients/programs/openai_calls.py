@@ -82,6 +82,8 @@ async def response_turn(client: openai.AsyncOpenAI, told: Seen, items: list[Any]
         async for event in stream:
             if told["leaves"] and event.type == "response.output_text.delta":
                 return {"left": True}
+            if event.type == "response.failed" and event.response.error is not None:
+                return {"name": event.type, "code": event.response.error.code}
             if event.type in ("response.completed", "response.incomplete"):
                 return seen_of_response(event.response)  # of the second the SDK's own helper makes an error
     raise AssertionError("it did not end")
@@ -143,6 +145,8 @@ async def seen(told: Seen) -> Seen:
         return await CALLS[told["call"]](client, told)
     except openai.APIStatusError as error:
         return {"name": type(error).__name__, "status": error.status_code, "code": error.code, "id": error.request_id}
+    except openai.APIError as error:  # within a stream
+        return {"name": type(error).__name__, "code": error.code}
 
 
 CALLS = {

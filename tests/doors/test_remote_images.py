@@ -105,6 +105,8 @@ class Stage:
     backends: list[ReplayingBackend]
     images: MisbehavingServer
     names: Names
+    is_allowed: Callable[[str], bool]
+    """As the gateway itself has it."""
 
     def serve(self, *behaviours: Behaviour) -> None:
         """From now on; what came before is forgotten."""
@@ -168,10 +170,10 @@ async def _stage(tmp_path_factory: pytest.TempPathFactory, tls: Tls, logged: lis
     ):
         fetcher = door.gateway.inference.parts.image_fetcher
         assert fetcher is not None
-        names = Names()
+        names, is_allowed = Names(), fetcher.is_allowed
         fetcher.resolve, fetcher.ssl_context = names, tls[1]
         fetcher.is_allowed = lambda address: address == LOOPBACK
-        yield Stage(door, [first, second], images, names)
+        yield Stage(door, [first, second], images, names, is_allowed)
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -317,6 +319,17 @@ async def test_an_address_that_may_not_be_named_is_refused_before_anything_is_co
     assert CANARY not in response.text
     assert (stage.images.peers, inferred_by(stage)) == ([], [])
     assert await stage.door.balance_nano(account) == CREDIT_NANO
+
+
+async def test_the_gateway_as_it_is_built_reaches_nothing_of_this_machine(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, key = await funded(stage)
+    monkeypatch.setattr(stage.door.gateway.inference.parts.image_fetcher, "is_allowed", stage.is_allowed)
+    for host in ("pictures.example", "127.0.0.1", "[::ffff:127.0.0.1]"):
+        error = error_of(await stage.ask(CHAT, [stage.url(host=host)], key))
+        assert (error["code"], "could not be fetched" in error["message"]) == ("invalid_image_url", True)
+    assert stage.images.peers == []
 
 
 async def test_eight_are_fetched(stage: Stage) -> None:

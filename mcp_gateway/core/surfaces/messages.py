@@ -75,23 +75,13 @@ COUNTED_MESSAGES = MessagesSurface(is_counted=True)
 
 
 def _images(body: dict[str, Any]) -> Iterator[SentImage]:
-    """Each image block's, those within the results of tools too.
+    """Each image block's, wherever a block may stand.
 
     Refuses messages of an unknown shape, and too many blocks.
     """
-    system = body.get("system")
-    if system is not None and not isinstance(system, str):
-        _checked_blocks(system, "system")
     blocks_left = MAX_PARTS
-    for number, message in enumerate(body["messages"]):
-        where = f"messages[{number}]"
-        if not isinstance(message, dict):
-            raise GatewayError("invalid_type", f"`{where}` must be an object, not {kind_of(message)}.", param=where)
-        if not isinstance(message.get("role"), str):
-            raise GatewayError("missing_parameter", f"`{where}.role` is missing: give a string.", param=f"{where}.role")
-        if isinstance(message.get("content"), str):
-            continue
-        for place, block in _all_blocks(message.get("content"), f"{where}.content"):
+    for content, where in _contents(body):
+        for place, block in _all_blocks(content, where):
             blocks_left -= 1
             if not blocks_left:
                 raise GatewayError("invalid_value", f"All `content` may have at most {MAX_PARTS} blocks.", param=place)
@@ -99,14 +89,29 @@ def _images(body: dict[str, Any]) -> Iterator[SentImage]:
                 yield _read_image(block, place)
 
 
+def _contents(body: dict[str, Any]) -> Iterator[tuple[Any, str]]:
+    """What is no plain text of the system prompt and the messages, each with its place."""
+    system = body.get("system")
+    if system is not None and not isinstance(system, str):
+        yield system, "system"
+    for number, message in enumerate(body["messages"]):
+        where = f"messages[{number}]"
+        if not isinstance(message, dict):
+            raise GatewayError("invalid_type", f"`{where}` must be an object, not {kind_of(message)}.", param=where)
+        if not isinstance(message.get("role"), str):
+            raise GatewayError("missing_parameter", f"`{where}.role` is missing: give a string.", param=f"{where}.role")
+        if not isinstance(message.get("content"), str):
+            yield message.get("content"), f"{where}.content"
+
+
 def _all_blocks(content: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The blocks of a message, and those within the results of tools, each with its place."""
+    """The blocks of a content, and those within the results of tools, each with its place."""
     for index, block in enumerate(_checked_blocks(content, where)):
         place = f"{where}[{index}]"
         yield place, block
-        if block["type"] == "tool_result" and isinstance(block.get("content"), list):
-            inner = _checked_blocks(block["content"], f"{place}.content")
-            yield from ((f"{place}.content[{number}]", one) for number, one in enumerate(inner))
+        inner = block.get("content") if block["type"] == "tool_result" else None
+        if inner is not None and not isinstance(inner, str):
+            yield from _all_blocks(inner, f"{place}.content")
 
 
 def _checked_blocks(content: Any, where: str) -> list[dict[str, Any]]:

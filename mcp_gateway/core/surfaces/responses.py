@@ -25,8 +25,8 @@ MAX_PARTS = 10_000
 MAX_TOOLS = 1024
 _INTEGERS = frozenset({"max_output_tokens", "max_tool_calls", "seed", "top_k", "top_logprobs"})
 _LOGPROBS = "message.output_text.logprobs"
-_PART_LISTS = ("content", "output")
-"""Where an item has parts: a message its content, a call's answer its output."""
+_PART_LISTS = ("content", "output", "summary")
+"""Where an item has parts: a message its content, a call's answer its output, reasoning its summary."""
 _PAY = frozenset({"insufficient_balance", "below_minimum_balance"})
 _CODES = dict.fromkeys(_PAY, "insufficient_quota") | {"context_length_exceeded": "context_length_exceeded"}
 """What no further try changes, in OpenAI's words."""
@@ -176,15 +176,23 @@ def _images(items: list[dict[str, Any]]) -> Iterator[SentImage]:
     for number, item in enumerate(items):
         for name in _PART_LISTS:
             parts = item.get(name)
-            if not isinstance(parts, list):
+            if parts is None or isinstance(parts, str):
                 continue
             where = f"input[{number}].{name}"
+            if not isinstance(parts, list):
+                problem = f"`{where}` must be a string or a list of parts, not {kind_of(parts)}."
+                raise GatewayError("invalid_type", problem, param=where)
             count += len(parts)
             if count > MAX_PARTS:
                 raise GatewayError("invalid_value", f"All items may have at most {MAX_PARTS} parts.", param=where)
             for index, part in enumerate(parts):
-                if isinstance(part, dict) and part.get("type") == "input_image" and part.get("file_id") is None:
+                if isinstance(part, dict) and part.get("type") == "input_image" and not _is_file(part):
                     yield _read_image(part, f"{where}[{index}]")
+
+
+def _is_file(part: dict[str, Any]) -> bool:
+    """Whether a part names what is kept elsewhere and nothing else, which is refused where the body is sifted."""
+    return part.get("file_id") is not None and part.get("image_url") is None
 
 
 def _read_image(part: dict[str, Any], where: str) -> SentImage:

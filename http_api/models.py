@@ -118,7 +118,7 @@ class Models:
         self._takes_image_urls = takes_image_urls
 
     async def list(self, asked: Asked[ModelsQuery, Nothing]) -> ModelListAnswer:
-        models = self._published.current.values()
+        models = self._published.seen_by(asked.context.caller).values()
         if (form := asked.query.format) is not None:
             states = ((model, self._pool.status_of(model) == "ready") for model in models)
             return ModelListAnswer(provider_list(states, form, takes_urls=self._takes_image_urls))
@@ -128,7 +128,7 @@ class Models:
 
     async def get(self, asked: ModelAsked) -> ModelAnswer:
         name = _model_id(asked)
-        model = self._published.current.find(name)
+        model = self._published.seen_by(asked.context.caller).find(name)
         is_anthropic = VERSION in asked.context.sent
         return ModelAnswer(_anthropic_model(model, name) if is_anthropic else model_object(model))
 

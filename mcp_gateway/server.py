@@ -157,7 +157,7 @@ class Handlers:
     async def read_resource(self, ctx: Context, params: types.ReadResourceRequestParams) -> types.ReadResourceResult:
         try:
             self._check_may_choose(ctx)
-            return self._resources.read(params.uri)
+            return self._resources.read(params.uri, caller_of(cast(RequestContext, ctx.request)))
         except GatewayError as error:
             is_missing = error.code == "not_found"
             raise (no_resource(params.uri, ctx.protocol_version) if is_missing else _protocol_error(error)) from None
@@ -169,7 +169,7 @@ class Handlers:
     async def get_prompt(self, ctx: Context, params: types.GetPromptRequestParams) -> types.GetPromptResult:
         try:
             self._check_may_choose(ctx)
-            return self._prompts.get(params.name, params.arguments or {})
+            return self._prompts.get(params.name, params.arguments or {}, caller_of(cast(RequestContext, ctx.request)))
         except GatewayError as error:
             raise _protocol_error(error) from None
 

@@ -119,6 +119,23 @@ def test_what_is_told_as_json_is_what_was_done(data_dir: Path) -> None:
     assert told("backup", str(data_dir / "copy"))["file"] == str(data_dir / "copy")
 
 
+def test_an_account_pays_a_margin_from_when_it_is_told(data_dir: Path) -> None:
+    account = made("accounts", "create", "Ann")
+    assert told("accounts", "show", account)["margin_percent"] == "0"
+    assert run("accounts", "change", account, "--margin", "12.5").stdout == f"account {account}, margin 12.5 %\n"
+    assert told("accounts", "change", account, "--margin", "20")["margin_percent"] == "20"
+    assert "margin: 20 %" in run("accounts", "show", account).stdout
+    assert "margin 20 %" in run("accounts", "list").stdout
+    assert told("accounts", "change", account, "--margin", "0")["margin_percent"] == "0"
+    for odd in ("-1", "20%", "1.234", "", "1e2", "20,5"):
+        refused = run("accounts", "change", account, f"--margin={odd}")
+        assert (refused.exit_code, "--margin takes a percentage" in refused.stderr) == (USAGE, True), odd
+    for words, said in ((("acc_x", "--margin", "5"), "no account"), ((account, "--margin", "1001"), "0 to 1000"),
+                        (("acc_guest", "--margin", "5"), "Guests")):  # fmt: skip
+        refused = run("accounts", "change", *words)
+        assert (refused.exit_code, said in refused.stderr) == (USAGE, True), words
+
+
 def test_an_account_is_shown_with_its_money_its_keys_and_its_last_entries(data_dir: Path) -> None:
     account = made("accounts", "create", "Ann", "--credit", "2")
     made("keys", "create", "--account", account)

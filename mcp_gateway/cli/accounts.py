@@ -36,6 +36,7 @@ app = typer.Typer(help="Accounts and their money.", no_args_is_help=True)
 _SHOWN_MOVES = 10
 _MAX_REFERENCE_CHARS = 255
 _MAX_NOTE_CHARS = 1000
+_PERCENT = re.compile(r"[0-9]{1,4}(\.[0-9]{1,2})?")
 _NEGATIVE = re.compile(r"-\.?[0-9][0-9.]*")
 
 ReferenceOption = Annotated[
@@ -115,10 +116,31 @@ def show_account(
             f"balance {format_usd(balance.spendable_nano)} USD, of it granted {format_usd(balance.granted_nano)};"
             f" held for requests {format_usd(balance.held_nano)}",
             f"keys: {states.count('live')} live, {len(states)} in all",
+            f"margin: {_in_percent(found.margin)} %",
             f"limits: {limits_in_words(found.limits) or 'the highest among its keys'}",
             *(_move_line(move, notes.get(move.id)) for move in moves),
         )
         answer("\n".join(lines), facts, is_json=is_json)
+
+    at_desk(config, data_dir, work)
+
+
+@app.command("change")
+def change_account(
+    account: AccountArgument,
+    margin: Annotated[str, typer.Option(help="Percent above the prices of the settings, such as 20 or 12.5; 0: none.")],
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    is_json: JsonOption = False,
+) -> None:
+    """Change what an account pays above the prices of the settings; requests that run keep what they were held for."""
+    margin_given = _margin(margin)
+
+    async def work(desk: Desk) -> None:
+        await desk.accounts.set_margin(account, margin_given)
+        changed = await desk.accounts.get(account)
+        words = f"account {account}, margin {_in_percent(changed.margin)} %"
+        answer(words, await _object(desk, changed), is_json=is_json)
 
     at_desk(config, data_dir, work)
 
@@ -264,15 +286,29 @@ def _object_of(account: Account, balance: Balance) -> dict[str, Any]:
         "balance_usd": format_usd(balance.spendable_nano),
         "granted_usd": format_usd(balance.granted_nano),
         "held_usd": format_usd(balance.held_nano),
+        "margin_percent": _in_percent(account.margin),
         "limits": limits_object(account.limits),
     }
+
+
+def _margin(text: str) -> int:
+    """Hundredths of a percent."""
+    if not _PERCENT.fullmatch(text):
+        fail(f"--margin takes a percentage such as 20 or 12.5, at most two decimals; not '{shown(text)}'")
+    whole, _, part = text.partition(".")
+    return int(whole) * 100 + int(part.ljust(2, "0"))
+
+
+def _in_percent(margin: int) -> str:
+    return f"{margin / 100:g}"
 
 
 def _line(account: Account, balance: Balance) -> str:
     amounts = (balance.spendable_nano, balance.granted_nano, balance.held_nano)
     columns = "".join(f"{format_usd(amount):>16}" for amount in amounts)
     state = "" if account.is_active else "(deactivated)"
-    notes = " ".join(filter(None, (shown(account.name, LISTED_CHARS), state, limits_in_words(account.limits))))
+    margin = f"margin {_in_percent(account.margin)} %" if account.margin else ""
+    notes = " ".join(filter(None, (shown(account.name, LISTED_CHARS), state, margin, limits_in_words(account.limits))))
     return f"{account.id:<38}{columns}  {notes}"
 
 

@@ -91,6 +91,8 @@ class Caller:
     quotas: tuple[Quota, ...]
     is_test: bool = False
     scopes: frozenset[KeyScope] = frozenset(SCOPES)
+    margin: int = 0
+    """What its account pays above the prices of the settings, in hundredths of a percent."""
     validity: Validity = field(default=_GUESTS, compare=False)
     """One for all callers that are made of a key, so that whoever still holds one sees its end."""
     key_id: str | None = field(init=False, compare=False)

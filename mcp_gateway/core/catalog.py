@@ -4,7 +4,7 @@ A catalog is built from the configuration and from what the backends list, and i
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from mcp_gateway.core.caller import Caller
@@ -39,6 +39,10 @@ class Offer:
     source: str
     name: str
     price: Price
+
+    def with_margin(self, margin: int) -> "Offer":
+        """For an account that pays so many hundredths of a percent more."""
+        return Offer(self.source, self.name, self.price.with_margin(margin))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,10 @@ class Model:
         """What it costs at most, whoever answers; callers are told this."""
         return dearest([offer.price for offer in self.offers])
 
+    def with_margin(self, margin: int) -> "Model":
+        """As an account has it that pays so many hundredths of a percent more."""
+        return replace(self, offers=tuple(offer.with_margin(margin) for offer in self.offers))
+
 
 class Catalog(Mapping[str, Model]):
     """Published models by public id, in a stable order; `unpriced` are the ids that lack a price to be published."""
@@ -118,6 +126,10 @@ class Catalog(Mapping[str, Model]):
 
     def __len__(self) -> int:
         return len(self._models)
+
+    def with_margin(self, margin: int) -> "Catalog":
+        """As an account has it that pays so many hundredths of a percent more."""
+        return Catalog((model.with_margin(margin) for model in self._models.values()), self.unpriced)
 
     def find(self, model_id: str) -> Model:
         """The model of that id or alias. Raises GatewayError `model_not_found` with the closest names."""
@@ -141,6 +153,9 @@ class Published:
     def __init__(self, *, is_public: bool = True) -> None:
         self._is_public = is_public
         self.current = Catalog()
+        """At the prices of the settings."""
+        self._by_margin: dict[int, Catalog] = {}
+        """As accounts see it that pay more; as many as the operator has given margins."""
         self._listeners: list[Callable[[], None]] = []
 
     def check_reader(self, caller: Caller) -> None:
@@ -148,9 +163,20 @@ class Published:
         if caller.is_guest and not self._is_public:
             raise GatewayError("missing_credentials", "Send an API key: the models are told to holders of one.")
 
+    def seen_by(self, caller: Caller | None) -> Catalog:
+        """The catalog in force at the prices that the caller pays, or at those of the settings for nobody known."""
+        margin = 0 if caller is None else caller.margin
+        if not margin:
+            return self.current
+        seen = self._by_margin.get(margin)
+        if seen is None:
+            seen = self._by_margin[margin] = self.current.with_margin(margin)
+        return seen
+
     def replace(self, catalog: Catalog) -> None:
         is_changed = list(catalog.items()) != list(self.current.items())
         self.current = catalog
+        self._by_margin.clear()
         if is_changed:
             for listener in self._listeners:
                 listener()

@@ -102,7 +102,7 @@ class ListModels:
         limit_pico = _price_limit_pico(given.get("max_price_usd"))
         found = (
             model_row(model, self._pool.status_of(model))
-            for model in models_behind(given.get("cursor"), self._published.current)
+            for model in models_behind(given.get("cursor"), self._published.seen_by(invocation.caller))
             if _can(model, given.get("capability")) and _costs_at_most(model, limit_pico)
         )
         rows, has_more = first_page(found, row_bytes, max_entries=_PAGE_MODELS, max_bytes=_PAGE_BYTES)

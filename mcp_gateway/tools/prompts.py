@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from mcp import types
 
+from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.catalog import Catalog, Model, Published
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.money import format_usd
@@ -52,15 +53,18 @@ class Prompts:
             "estimate_cost": _estimate_cost,
         }
 
-    def get(self, name: str, arguments: Arguments) -> types.GetPromptResult:
-        """The prompt with its arguments filled in. Raises GatewayError for a prompt or an argument that is wrong."""
+    def get(self, name: str, arguments: Arguments, caller: Caller) -> types.GetPromptResult:
+        """The prompt with its arguments filled in, at the prices that the caller pays.
+
+        Raises GatewayError for a prompt or an argument that is wrong.
+        """
         definition = next((prompt for prompt in DEFINITIONS if prompt.name == name), None)
         if definition is None:
             raise GatewayError("not_found", f"There is no prompt '{shown(name)}'.")
         for argument in definition.arguments or ():
             if argument.required and not arguments.get(argument.name, "").strip():
                 raise GatewayError("missing_parameter", f"`{argument.name}` is missing.", param=argument.name)
-        text = self._render[name](self._published.current, arguments)
+        text = self._render[name](self._published.seen_by(caller), arguments)
         message = types.PromptMessage(role="user", content=types.TextContent(text=text))
         return types.GetPromptResult(description=definition.description, messages=[message])
 

@@ -11,7 +11,8 @@ import orjson
 from mcp import types
 from mcp.shared.subscriptions import ResourcesListChanged, ResourceUpdated, ServerEvent
 
-from mcp_gateway.core.catalog import Model, Published
+from mcp_gateway.core.caller import Caller
+from mcp_gateway.core.catalog import Catalog, Model, Published
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.text import shown
 from mcp_gateway.core.upstream.pool import Pool
@@ -62,17 +63,18 @@ class Resources:
         resources = [*([] if cursor else [catalog]), *map(_resource, page)]
         return types.ListResourcesResult(resources=resources, next_cursor=page[-1].id if has_more else None)
 
-    def read(self, uri: str) -> types.ReadResourceResult:
-        """A resource's JSON. Raises GatewayError `not_found`."""
+    def read(self, uri: str, caller: Caller) -> types.ReadResourceResult:
+        """A resource's JSON, at the prices that the caller pays. Raises GatewayError `not_found`."""
         is_catalog = canonical_uri(uri) == CATALOG_URI
-        content = self._catalog() if is_catalog else self._row_at(uri)
+        seen = self._published.seen_by(caller)
+        content = self._catalog(seen) if is_catalog else self._row_at(uri, seen)
         text = orjson.dumps(content).decode()
         return types.ReadResourceResult(contents=[types.TextResourceContents(uri=uri, mime_type=_JSON, text=text)])
 
     def canonical_uri(self, uri: str) -> str | None:
         """The URI by which changes of what a URI names are published; None where it names nothing that there is."""
         canonical = canonical_uri(uri)
-        return canonical if canonical == CATALOG_URI or self._model_at(uri) is not None else None
+        return canonical if canonical == CATALOG_URI or _model_at(uri, self._published.current) is not None else None
 
     def take_changes(self) -> list[ServerEvent]:
         """What subscribers are to be told."""
@@ -84,9 +86,9 @@ class Resources:
             events.append(ResourceUpdated(CATALOG_URI))
         return events + [ResourceUpdated(_uri_of(name)) for name in changed]
 
-    def _catalog(self) -> dict[str, Any]:
+    def _catalog(self, seen: Catalog) -> dict[str, Any]:
         """As much of it as fits into one message; for the rest there is list_models, with the cursor that is told."""
-        rows = (self._row(model) for model in self._published.current.values())
+        rows = (self._row(model) for model in seen.values())
         page, has_more = first_page(rows, row_bytes, max_entries=_PAGE_RESOURCES, max_bytes=_PAGE_BYTES)
         return {"models": page} | ({"next_cursor": page[-1]["id"]} if has_more else {})
 
@@ -96,15 +98,16 @@ class Resources:
     def _row(self, model: Model) -> dict[str, Any]:
         return model_row(model, self._pool.status_of(model))
 
-    def _model_at(self, uri: str) -> Model | None:
-        named = _named_by(uri)
-        return None if named is None else self._published.current.get(unquote(named))
-
-    def _row_at(self, uri: str) -> dict[str, Any]:
-        model = self._model_at(uri)
+    def _row_at(self, uri: str, seen: Catalog) -> dict[str, Any]:
+        model = _model_at(uri, seen)
         if model is None:
             raise GatewayError("not_found", f"There is no resource '{shown(uri)}'.")
         return self._row(model)
+
+
+def _model_at(uri: str, catalog: Catalog) -> Model | None:
+    named = _named_by(uri)
+    return None if named is None else catalog.get(unquote(named))
 
 
 def canonical_uri(uri: str) -> str:

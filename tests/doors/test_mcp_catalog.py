@@ -22,6 +22,7 @@ from mcp.types import (
 )
 from pydantic import AnyUrl
 
+from mcp_gateway.core.caller import GUEST, GUEST_ACCOUNT_ID, Caller
 from mcp_gateway.core.catalog import Catalog
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.upstream.demo import DemoBackend
@@ -110,7 +111,9 @@ def read_text(content: TextResourceContents | BlobResourceContents) -> str:
 
 def id_at(host: Host, uri: str) -> str:
     """The id of the model that is read at a URI, which the answer repeats."""
-    [content] = Resources(host.gateway.published, host.gateway.pool).read(uri).contents
+    [content] = (
+        Resources(host.gateway.published, host.gateway.pool).read(uri, Caller(GUEST_ACCOUNT_ID, GUEST, ())).contents
+    )
     assert content.uri == uri
     model_id: str = orjson.loads(read_text(content))["id"]
     return model_id

@@ -9,6 +9,8 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.own_limits import Limit, OwnLimits
 from mcp_gateway.core.text import check_one_line, shown
 
+MAX_MARGIN = 100_000
+"""In hundredths of a percent."""
 LIMITS_OF = "limits_of_"
 """Before an account's id in the notes of changes: of what all its keys may use together, which changes none of them."""
 
@@ -20,6 +22,8 @@ class Account:
     created_at_ms: int
     is_active: bool
     limits: OwnLimits
+    margin: int = 0
+    """What it pays above the prices of the settings, in hundredths of a percent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,14 @@ class SetAccountLimits(Write[bool]):
 
     account_id: str
     limits: Mapping[str, Limit]
+
+
+@dataclass(frozen=True, slots=True)
+class SetAccountMargin(Write[bool]):
+    """In hundredths of a percent; False where there is no such account."""
+
+    account_id: str
+    margin: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +104,18 @@ class Accounts:
         if account_id == GUEST_ACCOUNT_ID:
             raise GatewayError("conflict", "What guests may use is set in the configuration, under [guests].")
         if not await self._store.write(SetAccountLimits(account_id, limits)):
+            raise _unknown(account_id)
+
+    async def set_margin(self, account_id: str, margin: int) -> None:
+        """Have an account pay so many hundredths of a percent above the prices of the settings, from now on.
+
+        Raises GatewayError `invalid_value`, `not_found`, or `conflict` for the guests'.
+        """
+        if not 0 <= margin <= MAX_MARGIN:
+            raise GatewayError("invalid_value", "A margin is from 0 to 1000 percent.")
+        if account_id == GUEST_ACCOUNT_ID:
+            raise GatewayError("conflict", "Guests pay nothing.")
+        if not await self._store.write(SetAccountMargin(account_id, margin)):
             raise _unknown(account_id)
 
 

@@ -106,7 +106,7 @@ class Authenticator:
             for maker in binding(key.makers)
         ]
         quotas = (own, account, *makers)
-        return Caller(key.account_id, KeyHolder(key.id), quotas, key.is_test, key.scopes, validity)
+        return Caller(key.account_id, KeyHolder(key.id), quotas, key.is_test, key.scopes, limits.margin, validity)
 
     def _forget(self, key_id: str, error: GatewayError) -> None:
         made = self._callers.pop(key_id, None)

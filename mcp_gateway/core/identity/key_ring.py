@@ -28,10 +28,14 @@ _YEAR_10000_MS = 253_402_300_800_000
 
 
 class AccountLimits(NamedTuple):
-    """An account's own limits, and the highest that any of its live keys sets (DEFAULT: none of them sets one)."""
+    """An account's own limits, and the highest that any of its live keys sets (DEFAULT: none of them sets one).
+
+    `margin` is what it pays above the prices of the settings, in hundredths of a percent.
+    """
 
     own: OwnLimits
     highest: OwnLimits
+    margin: int = 0
 
 
 class Changes(NamedTuple):

@@ -10,11 +10,14 @@ from mcp_gateway.core.identity.accounts import (
     CreateAccount,
     SetAccountActive,
     SetAccountLimits,
+    SetAccountMargin,
 )
 from mcp_gateway.core.identity.own_limits import DEFAULT, LIMIT_NAMES, Limit, OwnLimits
 from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
 
-_COLUMNS = f"id, name, created_at_ms, is_active, {', '.join(LIMIT_NAMES)}"
+MARGIN = "COALESCE((SELECT margin FROM account_margins WHERE account_margins.account_id = accounts.id), 0)"
+"""Of a row of accounts; most have none."""
+_COLUMNS = f"id, name, created_at_ms, is_active, {MARGIN}, {', '.join(LIMIT_NAMES)}"
 _NO_LIMIT = -1
 """As it is stored; NULL is the default."""
 
@@ -69,6 +72,17 @@ def _set_limits(transaction: Transaction, write: SetAccountLimits) -> bool:
     return bool(changed)
 
 
+def _set_margin(transaction: Transaction, write: SetAccountMargin) -> bool:
+    """Noted as limits are: both are what a key's caller is made with."""
+    sql = (
+        "INSERT INTO account_margins SELECT id, ? FROM accounts WHERE id = ? "
+        "ON CONFLICT (account_id) DO UPDATE SET margin = excluded.margin"
+    )
+    changed = transaction.execute(sql, (write.margin, write.account_id))
+    note_change(transaction, LIMITS_OF + write.account_id)
+    return bool(changed)
+
+
 def _all(rows: Rows, _: AllAccounts) -> list[Account]:
     return [_account(row) for row in rows.all(f"SELECT {_COLUMNS} FROM accounts ORDER BY created_at_ms, id")]
 
@@ -79,11 +93,16 @@ def _by_id(rows: Rows, read: AccountById) -> Account | None:
 
 
 def _account(row: Row) -> Account:
-    account_id, name, created_at_ms, is_active, *limits = row
-    return Account(account_id, name, created_at_ms, bool(is_active), limits_from(limits))
+    account_id, name, created_at_ms, is_active, margin, *limits = row
+    return Account(account_id, name, created_at_ms, bool(is_active), limits_from(limits), margin)
 
 
 EXECUTORS = Executors(
-    alone={CreateAccount: _create, SetAccountActive: _set_active, SetAccountLimits: _set_limits},
+    alone={
+        CreateAccount: _create,
+        SetAccountActive: _set_active,
+        SetAccountLimits: _set_limits,
+        SetAccountMargin: _set_margin,
+    },
     reads={AllAccounts: _all, AccountById: _by_id},
 )

@@ -36,7 +36,7 @@ from mcp_gateway.core.identity.keys import (
     unknown_account,
 )
 from mcp_gateway.core.identity.own_limits import LIMIT_NAMES
-from mcp_gateway.core.store.sql.accounts import limits_from, note_change, set_limits, stored_limits
+from mcp_gateway.core.store.sql.accounts import MARGIN, limits_from, note_change, set_limits, stored_limits
 from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
 
 _MAKERS = f"""
@@ -80,7 +80,8 @@ SELECT made_id FROM made JOIN keys ON keys.id = made_id JOIN key_rights ON key_i
 _LIMITS = f"SELECT {', '.join(LIMIT_NAMES)} FROM keys WHERE id = ?"
 _HIGHEST = (f"CASE WHEN MIN(live.{name}) < 0 THEN -1 ELSE MAX(live.{name}) END" for name in LIMIT_NAMES)
 _ACCOUNT_LIMITS = f"""
-SELECT {", ".join(f"accounts.{name}" for name in LIMIT_NAMES)}, {", ".join(_HIGHEST)} FROM accounts LEFT JOIN (
+SELECT {", ".join(f"accounts.{name}" for name in LIMIT_NAMES)}, {", ".join(_HIGHEST)}, {MARGIN}
+FROM accounts LEFT JOIN (
     SELECT keys.* FROM keys LEFT JOIN key_rights ON key_id = keys.id
     WHERE account_id = :account_id AND {_CONDITIONS["live"]}
 ) AS live WHERE accounts.id = :account_id GROUP BY accounts.id
@@ -182,7 +183,8 @@ def _account_limits(rows: Rows, read: AccountLimitsOf) -> AccountLimits | None:
     row = rows.first(_ACCOUNT_LIMITS, {"account_id": read.account_id, "now_ms": read.now_ms})
     if row is None:
         return None
-    return AccountLimits(limits_from(row[: len(LIMIT_NAMES)]), limits_from(row[len(LIMIT_NAMES) :]))
+    *limits, margin = row
+    return AccountLimits(limits_from(limits[: len(LIMIT_NAMES)]), limits_from(limits[len(LIMIT_NAMES) :]), margin)
 
 
 def _all(rows: Rows, read: AllKeys) -> list[Key]:

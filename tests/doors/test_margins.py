@@ -1,0 +1,124 @@
+"""What an account pays above the prices of the settings: held, billed, told and recorded, and seen by nobody else."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from mcp_gateway.core.money import format_usd
+from tests.patience import eventually
+from tests.replaying import ReplayingBackend
+from tests.serving import FREE, PRICED, Door, open_door
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+MCP = {"mcp-protocol-version": "2025-06-18", "accept": "application/json, text/event-stream"}
+PRICES, WITH_20 = {"prompt": "0.0000003", "completion": "0.0000007"}, {
+    "prompt": "0.00000036", "completion": "0.00000084",
+}  # fmt: skip
+PLAIN_NANO, WITH_20_NANO = 5800, 6960
+"""Of an answer of 10 and 4 tokens."""
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def door(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Door]:
+    async with (
+        ReplayingBackend() as backend,
+        open_door(tmp_path_factory.mktemp("margins"), vllm_urls=[backend.url], models=[FREE, PRICED]) as door,
+    ):
+        yield door
+        await door.nothing_is_left()
+
+
+async def with_margin(door: Door, margin: int, credit_nano: int = 10**9) -> tuple[str, str]:
+    """A new account that pays so much more, and its key, once the server knows both."""
+    account_id = await door.account(format_usd(credit_nano))
+    key = await door.key(account_id)
+    assert (await door.get("/v1/models", key)).status_code == 200
+    await (await door.desk()).accounts.set_margin(account_id, margin)
+    await eventually(lambda: door.gateway.known_keys.account_limits(account_id).margin == margin)
+    return account_id, key
+
+
+async def prices(door: Door, key: str | None, path: str = "/v1/models/priced/tiny") -> Any:
+    return (await door.get(path, key)).json()["pricing"]
+
+
+async def called(door: Door, key: str, method: str, **params: Any) -> Any:
+    request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    headers = MCP | {"authorization": f"Bearer {key}"}
+    return (await door.http.post("/v1/mcp", json=request, headers=headers)).json()["result"]
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_an_answer_is_billed_with_the_margin_and_its_record_says_so(door: Door, is_stream: bool) -> None:
+    account_id, key = await with_margin(door, 2000)
+    answer = await door.chat(key, model="priced/tiny", stream=is_stream)
+    record = await door.record(answer)
+    assert await door.balance_nano(account_id) == 10**9 - WITH_20_NANO
+    assert (record["cost_nano"], record["price_version"]) == (WITH_20_NANO, "300000/700000+margin=2000")
+
+
+async def test_a_hold_is_made_with_the_margin(door: Door) -> None:
+    """An account that has the price of the settings for it alone has too little."""
+    fields = {"model": "priced/tiny", "max_tokens": 16}
+    _, rich = await with_margin(door, 0)
+    (held_nano,) = (await held_for(door, rich, **fields),)
+    poor_id, poor = await with_margin(door, 2000, held_nano)
+    assert (await door.chat(poor, **fields)).status_code == 402
+    assert await door.balance_nano(poor_id) == held_nano
+
+
+async def held_for(door: Door, key: str, **fields: Any) -> int:
+    answer = await door.chat(key, **fields)
+    await door.nothing_is_left()
+    sql = "SELECT held_nano FROM ledger_transactions WHERE kind = 'hold' AND reference = ?"
+    ((held_nano,),) = await door.rows(sql, answer.headers["x-request-id"])
+    return int(held_nano)
+
+
+async def test_each_account_sees_the_prices_that_it_pays_and_everybody_else_those_of_the_settings(door: Door) -> None:
+    _, key = await with_margin(door, 2000)
+    _, other = await with_margin(door, 1)
+    assert await prices(door, key) == WITH_20
+    assert await prices(door, other) == {"prompt": "0.00000030003", "completion": "0.00000070007"}
+    assert await prices(door, None) == await prices(door, await door.key()) == PRICES
+    (row,) = [row for row in (await door.get("/v1/models", key)).json()["data"] if row["id"] == "priced/tiny"]
+    assert row["pricing"] == WITH_20
+    assert await prices(door, key, "/v1/models/free/tiny") == {"prompt": "0", "completion": "0"}
+    documents = (await door.get("/v1/models?format=openrouter", key)).json()["data"]
+    (document,) = [document for document in documents if document["id"] == "priced/tiny"]
+    assert document["input_modalities"][0]["pricing"][0]["cost_usd"] == WITH_20["prompt"]
+
+
+async def test_tools_resources_and_prompts_tell_them_too(door: Door) -> None:
+    _, key = await with_margin(door, 2000)
+    listed = await called(door, key, "tools/call", name="list_models", arguments={})
+    (row,) = [row for row in listed["structuredContent"]["models"] if row["id"] == "priced/tiny"]
+    assert (row["input_usd_per_million_tokens"], row["output_usd_per_million_tokens"]) == ("0.36", "0.84")
+    for uri in ("models://priced/tiny", "models://catalog"):
+        assert '"0.36"' in (await called(door, key, "resources/read", uri=uri))["contents"][0]["text"]
+    arguments = {"model": "priced/tiny", "prompt_tokens": "10", "completion_tokens": "4"}
+    prompt = await called(door, key, "prompts/get", name="estimate_cost", arguments=arguments)
+    assert format_usd(WITH_20_NANO) in prompt["messages"][0]["content"]["text"]
+    answer = await called(
+        door, key, "tools/call", name="chat_completion",
+        arguments={"model": "priced/tiny", "messages": [{"role": "user", "content": "hi"}]},
+    )  # fmt: skip
+    assert answer["structuredContent"]["cost_usd"] == format_usd(WITH_20_NANO)
+
+
+async def test_a_margin_is_changed_and_taken_away_while_the_server_runs(door: Door) -> None:
+    account_id, key = await with_margin(door, 2000)
+    await (await door.desk()).accounts.set_margin(account_id, 0)
+    await eventually(lambda: door.gateway.known_keys.account_limits(account_id).margin == 0)
+    assert await prices(door, key) == PRICES
+    assert (await (await door.desk()).accounts.get(account_id)).margin == 0
+
+
+async def test_prices_of_a_new_catalog_are_seen_with_the_margin(door: Door) -> None:
+    _, key = await with_margin(door, 2000)
+    assert await prices(door, key) == WITH_20
+    door.gateway.published.replace(door.gateway.published.current)
+    assert await prices(door, key) == WITH_20

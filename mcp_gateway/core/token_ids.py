@@ -60,11 +60,12 @@ class TokenIds(JsonText):
         found = _ID.finditer(self.text, 0, self.text.index(b"]"))
         return [int(one[0]) for one in islice(found, most)]
 
-    def within(self, sent: bytes) -> "PlacedIds":
-        """Where they stand in a body that was written with them."""
-        at = sent.index(self.text[:64])
+    def within(self, sent: bytes, name: str) -> "PlacedIds":
+        """Where they stand in a body that was written with them as the member of that name."""
+        key = b'"%b":' % name.encode()
+        at = sent.index(key) + len(key)
         while not sent.startswith(self.text, at):
-            at = sent.index(self.text[:64], at + 1)
+            at = sent.index(key, at) + len(key)
         return PlacedIds(at, at + len(self.text), self.prompts, self.ids, self.is_nested)
 
 
@@ -80,6 +81,8 @@ class PlacedIds(NamedTuple):
     def taken_out(self, sent: bytes, name: str) -> dict[str, Any]:
         """The body that was sent, with its ids as they were."""
         body: dict[str, Any] = parse_exactly(sent[: self.start] + b"null" + sent[self.end :])
+        if body[name] is not None:  # those found were another member's, of the same name further down
+            return dict(parse_exactly(sent))
         text = sent[self.start : self.end]
         return body | {name: TokenIds(text, self.prompts, self.ids, is_nested=self.is_nested)}
 

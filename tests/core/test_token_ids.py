@@ -132,6 +132,19 @@ async def test_ids_are_kept_as_they_came_also_while_they_are_put_away() -> None:
     assert ask.body == {}
 
 
+@each("other", [{"user": "%b"}, {"user": '"input":%b'}, {"metadata": {"input": None}}, {"metadata": {"input": [1]}}])
+async def test_they_are_told_from_what_looks_like_them(other: dict[str, Any]) -> None:
+    ids = b"[" + b"7," * 10_000 + b"7]"
+    ask = await asked(body_of(ids))
+    other = orjson.loads(orjson.dumps(other).replace(b"%b", ids))
+    if other.get("metadata") == {"input": None}:
+        other = {"metadata": {"input": orjson.loads(ids)}}
+    sent = dump_json(other | ask.body)
+    ask.put_away(sent)
+    ask.take_out()
+    assert dump_json(ask.body) == dump_json(orjson.loads(sent))
+
+
 def test_a_short_list_and_a_long_one_with_the_same_beginning_have_the_same_opening() -> None:
     ids = [*range(3000)]
     for one, other in ((ids, ids[:1024]), ([ids, [1]], [ids[:2000]])):

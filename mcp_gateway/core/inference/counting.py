@@ -74,16 +74,19 @@ async def answered(parts: Parts, caller: Caller, question: TokenQuestion, reserv
         await parts.images.check(question.images, model_sees="image" in model.input_modalities)
         parts.images.check_addresses(question.remote_images, is_guest=caller.is_guest)
 
-    def counting(offer: Offer) -> Counting:
+    def written(offer: Offer) -> Counting:
         inquiry = parts.targets.dialect_of(offer).inquiries[question.name]
         return Counting(inquiry.path, dump_json(question.body | {"model": offer.name}))
+
+    sent = {(offer.source, offer.name): written(offer) for offer in offers}
+    question.body = {}  # it is kept as it is sent
 
     async def read(response: BackendResponse, dialect: Dialect) -> Body:
         answer = await response.read(_kept_in(reservation))
         await dialect.inquiries[question.name].check(answer)
         return answer
 
-    asking = _Asking(model, question.model, question.prompt_field, counting)
+    asking = _Asking(model, question.model, question.prompt_field, lambda offer: sent[offer.source, offer.name])
     return FreeAnswer(await _asked(parts, parts.pool.spread_over(offers), asking, read), ignored)
 
 

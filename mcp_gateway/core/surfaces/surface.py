@@ -159,8 +159,9 @@ class Ask:
     def put_away(self, sent: bytes) -> None:
         """Keep of the body only what was sent: parsed, it takes several times as much; images are still counted."""
         if self.prompt.has_ids_as_text:
-            ids = self.body.get(self.surface.prompt_field)
-            self._ids_at = ids.within(sent) if sent and isinstance(ids, TokenIds) else None
+            name = self.surface.prompt_field
+            ids = self.body.get(name)
+            self._ids_at = ids.within(sent, name) if sent and isinstance(ids, TokenIds) else None
         self.body, self.sent = {}, sent
         if images := self.prompt.images:
             self.prompt = self.prompt._replace(images=("",) * len(images), remote_images=())

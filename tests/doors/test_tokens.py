@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -11,6 +12,10 @@ import orjson
 import pytest
 import pytest_asyncio
 
+from mcp_gateway.core.bytes_in_flight import Owner
+from mcp_gateway.core.caller import Caller, KeyHolder
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.surfaces.completions import COMPLETIONS
 from tests.captured import captured
 from tests.cases import each
 from tests.loop_clock import pass_time
@@ -23,6 +28,7 @@ Stage = tuple[Door, ReplayingBackend, ReplayingBackend]
 GUESTS = FREE | {"id": "guests/tiny", "guests": True}
 ALIASED = FREE | {"id": "aliased/tiny", "aliases": ["gpt-4o-mini"]}
 EMBED = {"id": "embed/tiny", "backend_model": "tiny", "task": "embed", "pricing": {"prompt": "0.0000003"}}
+GONE = FREE | {"id": "gone/tiny", "backend_model": "gone"}
 CANARY = "canary-51c2"
 ROOTS = ("/v1", "/api/v1/inference", "")
 
@@ -35,7 +41,7 @@ async def _served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sta
         open_door(
             tmp_path_factory.mktemp("tokens"),
             vllm_urls=[first.url, second.url],
-            models=[FREE, PRICED, GUESTS, ALIASED, EMBED],
+            models=[FREE, PRICED, GUESTS, ALIASED, EMBED, GONE],
             limits={"listing_requests_per_minute": 100_000},
         ) as door,
     ):
@@ -335,3 +341,73 @@ async def test_two_million_ids_are_detokenized_as_they_came_and_one_more_is_not(
     for odd, code in ((ids[:-1] + b",5]", "invalid_value"), (b"[%b]" % ids, "invalid_type")):
         error = error_of(await door.post(body % odd, key, "/v1/detokenize"))
         assert (error["code"], error["param"]) == (code, "tokens")
+
+
+async def test_an_answer_that_breaks_off_is_asked_of_the_other_backend(served: Stage) -> None:
+    door = served[0]
+
+    async def half(asked: Asked) -> None:
+        asked.send(b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n{"count":')
+        asked.transport.abort()
+
+    both(served, half, replayed(captured("560_tokenize")))
+    answer = await tokenize(door, await door.key(), prompt="import os")
+    assert (answer.status_code, answer.content) == (200, captured("560_tokenize").body)
+
+
+async def test_a_model_that_no_backend_has_is_unavailable(served: Stage) -> None:
+    door = served[0]
+    answer = await tokenize(door, await door.key(), model="gone/tiny", prompt="x")
+    assert (answer.status_code, error_of(answer)["code"]) == (503, "model_unavailable")
+
+
+async def test_a_prompt_of_another_surface_whose_count_tells_nothing_is_not_counted(served: Stage) -> None:
+    """An answer without a count; and token ids, which nobody is asked to count."""
+    door = served[0]
+    both(served, whole(b"{}"))
+    body = orjson.dumps({"model": "free/tiny", "messages": MESSAGES})
+    assert (await door.post(body, await door.key(), "/v1/messages/count_tokens")).status_code == 404
+    caller = Caller("acc_1", KeyHolder("key_1"), ())
+    ask = COMPLETIONS.read({"model": "free/tiny", "prompt": [1, 2]}, 40)
+    with pytest.raises(GatewayError, match="unsupported_endpoint"):
+        await door.gateway.inference.count(caller, ask)
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+KIB = 1024
+
+
+async def test_images_are_judged_as_those_of_a_chat_are(served: Stage, tmp_path: Path) -> None:
+    door, first, _ = served
+    asked: dict[str, Any] = {"messages": [{"role": "user", "content": [IMAGE]}]}
+    assert error_of(await tokenize(door, await door.key(), **asked))["code"] == "vision_disabled"
+    sees = PRICED | {"input_modalities": ["text", "image"]}
+    both(served, replayed(captured("561_tokenize_chat")))
+    async with open_door(tmp_path, vllm_urls=[first.url], models=[sees], enable_vision=True) as seeing:
+        assert (await tokenize(seeing, await seeing.key(), **asked)).status_code == 200
+    assert [sent.json["messages"] for sent in first.counted] == [asked["messages"]]
+
+
+async def test_an_answer_has_bounds_and_needs_room(
+    served: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, first, second = served
+    bounds: dict[str, Any] = {"max_body_bytes": 1024 * KIB, "max_in_flight_bytes": 8 * 1024 * KIB}
+    urls, most = [first.url, second.url], {"max_response_bytes": 700 * KIB}
+    async with open_door(tmp_path, vllm_urls=urls, models=[FREE], upstream=most, **bounds) as door:
+        key = await door.key()
+        both(served, whole(b'{"prompt":"%b"}' % (b"x" * 800 * KIB)))
+        error = error_of(await detokenize(door, key, [1], model="free/tiny"))
+        assert (error["code"], error["param"]) == ("invalid_value", "tokens")
+        both(served, whole(b'{"prompt":"%b"}' % (b"x" * 600 * KIB)))
+        assert (await detokenize(door, key, [1], model="free/tiny")).status_code == 200
+        room = door.gateway.bytes_in_flight
+        monkeypatch.setattr(room.large, "_wait_s", 0.0)
+        (own,) = (await door.get("/v1/keys", key)).json()["data"]
+        with room.reservation(Owner(own["id"], None, False)) as other:
+            await other.grow(900 * KIB)
+            both(served, whole(b'{"prompt":"%b"}' % (b"x" * 600 * KIB)))
+            answer = await detokenize(door, key, [1], model="free/tiny")
+            assert (answer.status_code, error_of(answer)["code"]) == (503, "overloaded")
+        assert len(asked_of(served)) == 1
+        await eventually(lambda: not room.used_bytes)

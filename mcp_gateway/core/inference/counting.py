@@ -6,7 +6,7 @@ from http import HTTPStatus
 from math import ceil
 from typing import NamedTuple, TypeVar
 
-from mcp_gateway.core.blame import AnswerTooLarge, Blame, blame_of
+from mcp_gateway.core.blame import Blame, blame_of
 from mcp_gateway.core.bytes_in_flight import STEP_BYTES, Reservation
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.catalog import Model, Offer
@@ -22,7 +22,7 @@ from mcp_gateway.core.surfaces.error_shapes import MAX_REFUSAL_BYTES
 from mcp_gateway.core.surfaces.surface import Ask, Body
 from mcp_gateway.core.surfaces.tokens import TokenQuestion
 from mcp_gateway.core.upstream.backend import COUNT_S, Backend, BackendResponse, failure, read_beginning
-from mcp_gateway.core.upstream.transport import Keep, UpstreamError
+from mcp_gateway.core.upstream.transport import BodyTooLarge, Keep, UpstreamError
 
 A = TypeVar("A")
 Read = Callable[[BackendResponse, Dialect], Awaitable[A]]
@@ -115,11 +115,11 @@ async def _asked_of(candidate: Candidate[Backend], parts: Parts, asking: _Asking
     except TimeoutError:
         problem = f"The backend of {asking.public_model!r} did not count in time."
         raise GatewayError("first_token_timeout", problem) from None
-    except UpstreamError as error:
-        raise failure(error) from error
-    except AnswerTooLarge:
+    except BodyTooLarge:
         problem = f"The answer is too large to be held whole: shorten `{asking.prompt_field}`."
         raise GatewayError("invalid_value", problem, param=asking.prompt_field) from None
+    except UpstreamError as error:
+        raise failure(error) from error
 
 
 async def _told_by(candidate: Candidate[Backend], parts: Parts, asking: _Asking, read: Read[A]) -> A:

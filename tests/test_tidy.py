@@ -112,7 +112,7 @@ PATH_OF_A_REQUEST = [
 """The demo is no part of it: it stands in for another server."""
 
 
-YET_TOO_LARGE = {"FrameRelay", "_Connection"}
+YET_TOO_LARGE = {"_Connection"}
 
 
 @each("path", PATH_OF_A_REQUEST)

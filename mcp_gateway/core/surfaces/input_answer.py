@@ -9,7 +9,7 @@ import orjson
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.surfaces.error_shapes import error_in
-from mcp_gateway.core.surfaces.splice import FIRST_MODEL
+from mcp_gateway.core.surfaces.onward import FIRST_MODEL
 from mcp_gateway.core.surfaces.surface import Body, Whole
 from mcp_gateway.core.surfaces.usage import Usage, end_of_member, read_usage
 from mcp_gateway.core.surfaces.whole_answer import PARSED_BYTES, first_match, usage_key_at, with_model

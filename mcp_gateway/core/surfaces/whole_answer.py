@@ -15,7 +15,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import SLICE_BYTES, dump_json, parse_exactly
 from mcp_gateway.core.surfaces.credible import read_finish_reason
 from mcp_gateway.core.surfaces.error_shapes import error_in
-from mcp_gateway.core.surfaces.splice import FIRST_MODEL
+from mcp_gateway.core.surfaces.onward import FIRST_MODEL
 from mcp_gateway.core.surfaces.surface import Body, Whole
 from mcp_gateway.core.surfaces.usage import Usage, end_of_member, is_as_told, is_told, read_usage, told, usage_at
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import orjson
@@ -13,7 +13,9 @@ import pytest_asyncio
 from tests.loop_clock import pass_time
 from tests.patience import PATIENCE_S, eventually
 from tests.replaying import Asked, ReplayingBackend, chunk, silence, unary
-from tests.serving import FREE, PRICED, Door, chat_body, open_door, unread
+from tests.serving import FREE, Door, chat_body, open_door, unread
+from tests.stage import CREDIT_NANO, PRICED, cost_nano, staged
+from tests.surfaces import Spoken, every_streaming_surface, every_way
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -43,9 +45,14 @@ async def served(_served: tuple[Door, ReplayingBackend]) -> AsyncIterator[tuple[
 
 
 def request_of(key: str, **fields: Any) -> bytes:
-    body = orjson.dumps(chat_body(**fields))
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {key}\r\n"
-    return f"{head}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+    return posted("/v1/chat/completions", key, chat_body(**fields), {"content-type": "application/json"})
+
+
+def posted(path: str, key: str, body: dict[str, Any], headers: Mapping[str, str]) -> bytes:
+    raw = orjson.dumps(body)
+    named = {"host": "localhost", "authorization": f"Bearer {key}", **headers}
+    head = "".join(f"{name}: {value}\r\n" for name, value in named.items())
+    return f"POST {path} HTTP/1.1\r\n{head}content-length: {len(raw)}\r\n\r\n".encode() + raw
 
 
 def connect(door: Door) -> socket.socket:
@@ -59,35 +66,42 @@ def connect(door: Door) -> socket.socket:
 class Flood:
     """A stream without an end, as fast as it is read; `tokens` counts what was sent."""
 
-    def __init__(self) -> None:
+    def __init__(self, spoken: Spoken) -> None:
+        self._spoken = spoken
         self.tokens = 0
 
     async def __call__(self, asked: Asked) -> None:
         asked.start_stream()
+        for frame in self._spoken.opening():
+            asked.send_event(frame)
         while not asked.is_gone.is_set():
             self.tokens += 1
-            asked.send_event(chunk("x" * 4000, 9, self.tokens))
+            asked.send_event(self._spoken.token(self.tokens, text="x" * 4000))
             await eventually(lambda: asked.transport.get_write_buffer_size() < 100_000 or asked.is_gone.is_set())
             await asyncio.sleep(0)
 
 
+@every_streaming_surface
 async def test_a_client_that_stops_reading_has_left_and_pays_for_what_was_read_from_the_backend(
-    served: tuple[Door, ReplayingBackend],
+    served: tuple[Door, ReplayingBackend], spoken: Spoken
 ) -> None:
     door, backend = served
-    flood = Flood()
+    flood = Flood(spoken)
     backend.answer_with(flood)
-    account_id = await door.account("9")
+    stage = await staged(door, backend)
+    limit: dict[str, Any] = {spoken.limit_field: 2000}
     with connect(door) as client:
-        client.sendall(request_of(await door.key(account_id), model="priced/tiny", stream=True))
+        client.sendall(posted(spoken.path, stage.key, spoken.body(is_stream=True, **limit), spoken.sent_headers))
         (asked,) = await backend.chats_asked(1)
         await eventually(lambda: unread(door))
         pass_time(STALL_S)
         await asked.gone()
         await door.nothing_is_left()
-    assert 0 < 9 * 10**9 - await door.balance_nano(account_id) <= 9 * 300 + flood.tokens * 700
-    (error_code,) = await door.rows("SELECT error_code FROM requests WHERE account_id = ?", account_id)
-    assert error_code == ("client_closed",)
+    (record,) = await stage.records()
+    assert record["error_code"] == "client_closed"
+    assert 0 < record["completion_tokens"] <= flood.tokens
+    assert record["cost_nano"] == cost_nano(10, record["completion_tokens"])
+    await stage.is_left_with(CREDIT_NANO - record["cost_nano"])
 
 
 async def test_a_client_that_stops_sending_its_body_has_left(served: tuple[Door, ReplayingBackend]) -> None:
@@ -149,17 +163,19 @@ async def test_a_slow_client_that_reads_on_keeps_its_stream(served: tuple[Door, 
     assert b"data: [DONE]" in got
 
 
-@pytest.mark.parametrize("is_stream", [False, True])
+@every_way
 async def test_closing_half_of_the_connection_is_leaving(
-    served: tuple[Door, ReplayingBackend], is_stream: bool
+    served: tuple[Door, ReplayingBackend], spoken: Spoken, is_stream: bool
 ) -> None:
     door, backend = served
     backend.answer_with(silence)
+    stage = await staged(door, backend)
     with connect(door) as client:
-        client.sendall(request_of(await door.key(), stream=is_stream))
+        client.sendall(posted(spoken.path, stage.key, spoken.body(is_stream=is_stream), spoken.sent_headers))
         (asked,) = await backend.chats_asked(1)
         client.shutdown(socket.SHUT_WR)
         await asked.gone()
+    await stage.is_left_with(CREDIT_NANO - cost_nano(10, 0))
 
 
 async def test_a_client_that_leaves_while_others_are_served_disturbs_none_of_them(

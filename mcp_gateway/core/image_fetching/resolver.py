@@ -16,7 +16,7 @@ _MOST = 64
 class Resolver:
     """Bounded by what still runs: the system cannot be told to give a look-up up, and a name's own server may be slow.
 
-    A thread each, and none of asyncio's own: those fsync the ledger, and would wait for such a server.
+    A thread each, and none of asyncio's own few: metrics, payments and other look-ups would wait for such a server.
     """
 
     def __init__(self, most_of_one: int, look_up: Callable[[str], list[str]] | None = None) -> None:

@@ -3,7 +3,7 @@
 Knows no surface and fetches nothing.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 PLACEHOLDER = (
@@ -37,8 +37,10 @@ def taken_out(url: str, where: str, part: dict[str, Any], put: Callable[[dict[st
     return SentImage(url, len(url), RemoteImage(url, where, part, put))
 
 
-def remote_in(images: Iterable[SentImage]) -> tuple[RemoteImage, ...]:
+def remote_in(images: Sequence[SentImage]) -> tuple[RemoteImage, ...]:
     """Those that have to be fetched."""
+    if not images:
+        return ()  # as in most requests, which pay for no iterator
     return tuple(image.remote for image in images if image.remote is not None)
 
 

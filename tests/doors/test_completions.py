@@ -1,6 +1,5 @@
 """POST /v1/completions: in every form of prompt, in one piece and as a stream, paid for however it ends."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,7 +12,7 @@ from mcp_gateway.core.money import format_usd
 from tests.captured import captured
 from tests.cases import each
 from tests.loop_clock import pass_time
-from tests.patience import eventually, settled
+from tests.patience import settled
 from tests.replaying import (
     DONE,
     ReplayingBackend,
@@ -21,9 +20,10 @@ from tests.replaying import (
     events,
     replayed,
     silence,
-    usage,
 )
 from tests.serving import FREE, PRICED, Door, bearer, error_of, open_door
+from tests.stage import staged
+from tests.surfaces import Completions, text_part, text_total
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -54,18 +54,6 @@ def body_of(**fields: Any) -> bytes:
 
 def cost_nano(prompt_tokens: int, completion_tokens: int) -> int:
     return -(-(prompt_tokens * PROMPT_PICO + completion_tokens * COMPLETION_PICO) // 1000)
-
-
-def part(text: str, index: int, prompt_tokens: int, completion_tokens: int, reason: str | None = None) -> bytes:
-    """One event of a stream with continuous usage, as vLLM counts each choice with its own prompt."""
-    choice = {"index": index, "text": text, "logprobs": None, "finish_reason": reason, "stop_reason": None}
-    chunk = {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": "tiny", "choices": [choice]}
-    return b"data: %b\n\n" % orjson.dumps(chunk | {"usage": usage(prompt_tokens, completion_tokens)})
-
-
-def total(prompt_tokens: int, completion_tokens: int) -> bytes:
-    chunk = {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": "tiny", "choices": []}
-    return b"data: %b\n\n" % orjson.dumps(chunk | {"usage": usage(prompt_tokens, completion_tokens)})
 
 
 async def paid(door: Door, response: httpx2.Response) -> tuple[int, int, int]:
@@ -154,12 +142,17 @@ async def test_what_is_not_of_this_surface_is_left_out_and_told(stage: Stage) ->
     assert sent["cache_salt"] != "mine"
 
 
-TWO = [part("a", 0, 2, 1), part("b", 1, 3, 1), part("c", 0, 2, 2, "stop"), part("d", 1, 3, 2, "length")]
+TWO = [
+    text_part("a", 0, 2, 1),
+    text_part("b", 1, 3, 1),
+    text_part("c", 0, 2, 2, "stop"),
+    text_part("d", 1, 3, 2, "length"),
+]
 
 
 async def test_a_stream_of_several_prompts_is_paid_for_all_of_them(stage: Stage) -> None:
     door, backend = stage
-    backend.answer_with(events(*TWO, total(5, 4), DONE))
+    backend.answer_with(events(*TWO, text_total(5, 4), DONE))
     fields = {"prompt": ["import os", "def f"], "stream": True, "stream_options": {"include_usage": True}}
     response = await door.post(body_of(**fields), await door.key(credit="1"), PATH)
     told = contents([response.content])
@@ -200,16 +193,10 @@ async def test_who_leaves_a_stream_pays_for_what_was_made(stage: Stage, frames: 
 async def test_who_leaves_before_the_answer_pays_the_prompt(stage: Stage) -> None:
     door, backend = stage
     for prompt, tokens in (("import os", 10), ([1, 2, 3], 3), ([[1], [2, 3]], 3), (["a", "b"], 10)):
-        account_id = await door.account("1")
+        leaver = await staged(door, backend)
         backend.answer_with(silence)
-        headers = bearer(await door.key(account_id)) | {"content-type": "application/json"}
-        async with asyncio.TaskGroup() as tasks:
-            asking = tasks.create_task(door.http.post(PATH, content=body_of(prompt=prompt), headers=headers))
-            await eventually(lambda: backend.asked_at(PATH))
-            asking.cancel()
-        await backend.asked_at(PATH)[0].gone()
-        await door.nothing_is_left()
-        assert await door.balance_nano(account_id) == 10**9 - cost_nano(tokens, 0)
+        await leaver.leave_once_asked(Completions(), prompt=prompt)
+        await leaver.is_left_with(10**9 - cost_nano(tokens, 0))
 
 
 @each(("fields", "outputs"), [({}, 1), ({"n": 3}, 3), ({"n": 2, "best_of": 4}, 4), ({"prompt": ["a", "b"], "n": 2}, 4)])
@@ -275,11 +262,11 @@ async def test_a_token_that_is_named_like_a_field_keeps_its_log_probability(stag
     scores = {"text_offset": [0], "token_logprobs": [-1.5], "tokens": ["usage"], "top_logprobs": [top]}
 
     def scored(completion_tokens: int, reason: str | None = None) -> bytes:
-        frame = orjson.loads(part("usage", 0, 2, completion_tokens, reason).removeprefix(b"data: "))
+        frame = orjson.loads(text_part("usage", 0, 2, completion_tokens, reason).removeprefix(b"data: "))
         frame["choices"][0]["logprobs"] = scores
         return b"data: %b\n\n" % orjson.dumps(frame)
 
-    backend.answer_with(events(scored(1), scored(2), scored(3), scored(4, "stop"), total(2, 4), DONE))
+    backend.answer_with(events(scored(1), scored(2), scored(3), scored(4, "stop"), text_total(2, 4), DONE))
     response = await door.post(body_of(stream=True, logprobs=5), await door.key(credit="1"), PATH)
     told = contents([response.content])
     assert [chunk["choices"][0]["logprobs"] for chunk in told] == [scores] * 4

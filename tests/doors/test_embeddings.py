@@ -1,6 +1,5 @@
 """POST /v1/embeddings: every form of input, paid by the prompt's tokens alone; what a model is there for."""
 
-import asyncio
 import base64
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,9 +12,10 @@ import pytest_asyncio
 
 from tests.captured import captured
 from tests.cases import each
-from tests.patience import eventually
 from tests.replaying import Asked, ReplayingBackend, replayed, silence, whole
-from tests.serving import FREE, Door, bearer, error_of, open_door
+from tests.serving import FREE, Door, error_of, open_door
+from tests.stage import staged
+from tests.surfaces import Embeddings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -141,16 +141,10 @@ async def test_a_long_answer_is_read_for_its_usage(stage: Stage) -> None:
 async def test_who_leaves_pays_the_prompt(stage: Stage) -> None:
     door, backend = stage
     for given, tokens in (("hello", 10), ([1, 2, 3], 3), (["a", "b"], 10)):
-        account_id = await door.account("1")
+        leaver = await staged(door, backend)
         backend.answer_with(silence)
-        headers = bearer(await door.key(account_id)) | {"content-type": "application/json"}
-        async with asyncio.TaskGroup() as tasks:
-            asking = tasks.create_task(door.http.post(PATH, content=body_of(input=given), headers=headers))
-            await eventually(lambda: backend.asked_at(PATH))
-            asking.cancel()
-        await backend.asked_at(PATH)[0].gone()
-        await door.nothing_is_left()
-        assert await door.balance_nano(account_id) == 10**9 - cost_nano(tokens)
+        await leaver.leave_once_asked(Embeddings(), model="embed/tiny", input=given)
+        await leaver.is_left_with(10**9 - cost_nano(tokens))
 
 
 async def test_a_model_is_asked_for_nothing_that_it_is_not_there_for(stage: Stage) -> None:

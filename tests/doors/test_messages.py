@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from tests.captured import captured
 from tests.cases import each
-from tests.core.surfaces.test_message_events import START, event, text, told
+from tests.core.surfaces.test_message_events import START, told
 from tests.loop_clock import pass_time
 from tests.patience import eventually
 from tests.replaying import (
@@ -22,6 +22,8 @@ from tests.replaying import (
     whole,
 )
 from tests.serving import FREE, PRICED, UNLIMITED, Door, open_door
+from tests.surfaces import message_event as event
+from tests.surfaces import message_text as text
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -220,19 +222,6 @@ async def test_a_limit_of_the_whole_window_is_lowered_to_what_an_old_vllm_has_ro
     assert response.status_code == 200
     assert [asked.json["max_tokens"] for asked in first.chats] == [2048, 2038]
     assert response.headers["x-max-tokens-clamped"] == "2038"
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_guest_and_a_test_key_are_answered_for_nothing(served: Served, stream: bool) -> None:
-    door, first, _ = served
-    first.answer_with(STREAM if stream else UNARY)
-    answer = await ask(door, None, model="free/tiny", stream=stream)
-    assert answer.status_code == 200
-    account = await door.account("0.1")
-    answer = await ask(door, await door.key(account, is_test=True), stream=stream, max_tokens=100)
-    assert answer.status_code == 200
-    assert await door.balance_nano(account) == CREDIT_NANO
-    assert len(first.chats) == 1
 
 
 async def test_the_root_answers_a_probe(served: Served) -> None:

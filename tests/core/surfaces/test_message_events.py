@@ -12,25 +12,16 @@ from mcp_gateway.core.surfaces.usage import Usage
 from tests.captured import captured
 from tests.cases import each
 from tests.replaying import split_events
+from tests.surfaces import message_ending as ending
+from tests.surfaces import message_event as event
+from tests.surfaces import message_text as text
 
 STREAMS = ["541_messages_stream", "550_messages_tool_stream"]
 START = split_events(captured("541_messages_stream").body)[0]
 
 
-def event(kind: str, **data: Any) -> bytes:
-    return b"event: %b\ndata: %b\n\n" % (kind.encode(), orjson.dumps({"type": kind, **data}))
-
-
 def delta(**fields: Any) -> bytes:
     return event("content_block_delta", index=0, delta=fields)
-
-
-def text(said: str) -> bytes:
-    return delta(type="text_delta", text=said)
-
-
-def ending(reason: str | None = "end_turn", **usage: int) -> bytes:
-    return event("message_delta", delta={"stop_reason": reason, "stop_sequence": None}, usage=usage)
 
 
 def relay() -> MessageRelay:

@@ -101,6 +101,8 @@ class Price:
 
     def most_nano(self, prompt_tokens: int, completion_tokens: int, images: int = 0) -> int:
         """The most that so many tokens or fewer may cost, whatever a cache has of them."""
+        if self._is_plain:
+            return nano_of_pico(prompt_tokens * self.prompt_pico + completion_tokens * self.completion_pico)
         most = self.most_rates(prompt_tokens)
         pico = prompt_tokens * most.most_prompt_pico + completion_tokens * most.completion_pico
         return self._nano(pico + self._fees_pico(images))

@@ -218,8 +218,14 @@ def _deltas_in(piece: bytes) -> int:
 
 def _are_numbered(piece: bytes, first: int, events: int) -> bool:
     """Whether the first and the last of them have the numbers that are due."""
-    ends = (first,) if events == 1 else (first, first + events - 1)
-    return all(piece.find(b'"sequence_number":%d,"type":"' % number) >= 0 for number in ends)
+    if events == 1:
+        return _has_number(piece, first)
+    last = piece[piece.rfind(_HEAD) :]
+    return _has_number(piece[: piece.find(b"\n\n")], first) and _has_number(last, first + events - 1)
+
+
+def _has_number(event: bytes, number: int) -> bool:
+    return event.find(b'"sequence_number":%d,"type":"' % number) >= 0
 
 
 def _start_of_deltas(piece: bytes, start: int) -> int:

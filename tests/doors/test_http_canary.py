@@ -224,6 +224,30 @@ async def test_a_client_that_leaves_leaves_none_of_its_content(
     await nothing_kept(door, logged, key)
 
 
+COUNTED = b'{"count":3,"input_tokens":3,"tokens":[1,2,3],"token_strs":["%b"],"prompt":"%b"}' % ((CANARY.encode(),) * 2)
+QUESTIONS: list[tuple[str, dict[str, Any]]] = [
+    ("/v1/messages/count_tokens", full_message()),
+    ("/v1/tokenize", {"prompt": CANARY, "return_token_strs": True}),
+    ("/v1/tokenize", {name: full_chat()[name] for name in ("messages", "tools")}),
+    ("/v1/detokenize", {"tokens": [1, 2, 3]}),
+]
+
+
+@pytest.mark.parametrize("number", range(len(QUESTIONS)), ids=[path for path, _ in QUESTIONS])
+async def test_a_question_leaves_none_of_its_content(served: Served, logged: list[str], number: int) -> None:
+    door, backend, key = served
+    path, fields = QUESTIONS[number]
+    body = orjson.dumps({"model": "seeing/tiny"} | fields)
+    for answer in (whole(COUNTED), whole(ECHOED, 400), whole(ECHOED, 500), whole(CANARY.encode()), death):
+        backend.answer_with()
+        backend.counts = answer
+        response = await door.post(body, key, path)
+        assert response.status_code != 500
+        assert backend.counted, response.text
+    backend.counts = None
+    await nothing_kept(door, logged, key)
+
+
 async def test_what_is_not_json_or_not_http_leaves_nothing(served: Served, logged: list[str]) -> None:
     door, _, key = served
     await door.post(f'{{"model": {CANARY}'.encode(), key)

@@ -13,8 +13,8 @@ from http_api.operations import PREFIXES
 from mcp_gateway.core.money import format_usd
 from tests.captured import Capture, captures
 from tests.cases import each
-from tests.replaying import DONE, ReplayingBackend, contents, replayed, whole
-from tests.serving import FREE, Door, open_door
+from tests.replaying import COUNTING, DONE, ReplayingBackend, contents, replayed, whole
+from tests.serving import FREE, Door, error_of, open_door
 from tests.stage import CREDIT_NANO, PRICED, cost_nano, staged
 from tests.surfaces import MODEL as PRICED_MODEL
 from tests.surfaces import Spoken, answers, every_surface, every_way
@@ -174,6 +174,25 @@ async def test_a_captured_request_is_served_or_refused_in_the_surfaces_words(ser
             assert 400 <= response.status_code < 500, capture.case
             assert expected in (None, refusal), (capture.case, response.text)
             assert capture.status >= 400 or expected, (capture.case, response.text)
+
+
+QUESTIONS = [capture for capture in captures() if capture.method == "POST" and capture.path in COUNTING]
+
+
+@each("capture", QUESTIONS)
+async def test_what_is_only_counted_comes_out_as_it_was_told(served: Served, capture: Capture) -> None:
+    door, backend, key = served
+    backend.counts = replayed(capture)
+    path = "/v1" + capture.path.removeprefix("/v1")
+    asked = orjson.loads(capture.request_body) | {"model": "free/tiny"}
+    response = await door.post(orjson.dumps(asked), key, path)
+    backend.counts = None
+    told = orjson.loads(capture.body)
+    if capture.status == 200:
+        assert response.status_code == 200, response.text
+        assert response.json() == (told if "input_tokens" not in told else {"input_tokens": told["input_tokens"]})
+    else:
+        assert (response.status_code, error_of(response)["code"]) == (503, "model_unavailable")
 
 
 def stripped(event: dict[str, Any]) -> dict[str, Any]:

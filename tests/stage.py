@@ -64,8 +64,12 @@ class Stage:
         rich = await self.credited(CREDIT_NANO)
         await rich.ask(spoken, **fields)
         await self.door.nothing_is_left()
+        return await rich.held_nano()
+
+    async def held_nano(self) -> int:
+        """What was held for its account's only request."""
         sql = "SELECT held_nano FROM ledger_transactions WHERE account_id = ? AND kind = 'hold'"
-        ((held_nano,),) = await self.door.rows(sql, rich.account_id)
+        ((held_nano,),) = await self.door.rows(sql, self.account_id)
         return int(held_nano)
 
     async def race(self, spoken: Spoken, *, affords: int, asked: int) -> None:

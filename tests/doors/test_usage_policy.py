@@ -1,6 +1,7 @@
 """What is billed where a backend tells no usage that can be: whatever the policy, told, recorded and billed are one."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from tests.patience import eventually
 from tests.quoting import quote_of
 from tests.replaying import DONE, Answer, Asked, ReplayingBackend, contents, events, in_two, silence, whole
 from tests.serving import FREE, PRICED, Door, bearer, chat_body, open_door
+from tests.stage import staged as payer_at
+from tests.surfaces import Spoken, every_way
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -244,6 +247,45 @@ async def test_usage_that_cannot_be_is_billed_by_the_policy_and_told_so(stage: S
     await is_one(stage, await ask_streamed(stage, max_tokens=16), expected, stage.policy)
     expected = stage.expected(COUNTED, 3, max_tokens=long)
     await is_one(stage, await ask_unary(stage, max_tokens=long), expected, stage.policy)
+
+
+@every_way
+async def test_every_surface_bills_by_the_policy_and_tells_what_it_bills(
+    doors: Doors, stage: Stage, spoken: Spoken, is_stream: bool
+) -> None:
+    door, backend = doors[stage.policy]
+    for usage in (None, {}, spoken.usage(-1, 5), spoken.usage(2**62, 1), spoken.usage(1, 2**62)):
+        payer = await payer_at(door, backend)
+        told = [retold(one, usage) for one in (spoken.stream() if is_stream else [spoken.whole()])]
+        backend.answer_with(events(*told) if is_stream else whole(told[0]))
+        response = await payer.ask(spoken, is_stream=is_stream)
+        read, cost_usd = spoken.told(response, is_stream=is_stream)
+        (record,) = await payer.records()
+        prompt, output, cost = (record[name] for name in ("prompt_tokens", "completion_tokens", "cost_nano"))
+        assert read is not None
+        assert (*read[:2], cost_usd) == (prompt, output, format_usd(cost)), usage
+        assert cost == cost_nano(prompt, output)
+        held = await payer.held_nano()
+        assert (cost == held, cost == 0) == (stage.policy == "hold", stage.policy == "free"), usage
+        assert cost <= held
+        sql = "SELECT policy FROM missing_usages WHERE id = ?"
+        assert await door.rows(sql, record["id"]) == [(stage.policy,)], usage
+        await payer.is_left_with(CREDIT_NANO - cost)
+
+
+def retold(written: bytes, usage: dict[str, Any] | None) -> bytes:
+    """An answer or an event with this usage wherever it tells one; with None it tells none."""
+    head, data = re.split(rb"(?=\{)", written, maxsplit=1) if b"{" in written else (written, b"")
+    return head + (orjson.dumps(_with_usage(orjson.loads(data), usage)) + b"\n\n" if data else b"")
+
+
+def _with_usage(told: Any, usage: dict[str, Any] | None) -> Any:
+    if isinstance(told, list):
+        return [_with_usage(one, usage) for one in told]
+    if not isinstance(told, dict):
+        return told
+    kept = {name: _with_usage(value, usage) for name, value in told.items() if name != "usage"}
+    return kept if usage is None or "usage" not in told else kept | {"usage": usage}
 
 
 @each("name", UNREADABLE)

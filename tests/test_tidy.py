@@ -113,6 +113,7 @@ PATH_OF_A_REQUEST = [
 
 
 YET_TOO_LARGE = {"_Connection"}
+"""The transport's: its clocks and its parser's callbacks are still one class."""
 
 
 @each("path", PATH_OF_A_REQUEST)

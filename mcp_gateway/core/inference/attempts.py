@@ -54,11 +54,11 @@ class Attempts:
             await sleep(0)  # for others, between reading it and writing it
         pool, ranking = self._parts.pool, self._ranking
         failures: dict[Candidate[Backend], Blame] = {}
-        is_fitted = False
+        is_fitted, body = False, b""
         candidate = pool.next_of(ranking, failures)
         while candidate is not None:
             self._meter.asks(candidate)
-            body = self._written(model)
+            body = self._written(model, body)
             try:
                 return await self._ask_one(candidate.backend, body, answer)
             except GatewayError as error:
@@ -95,17 +95,18 @@ class Attempts:
             self._attempt.end(error)
             self._attempt = None
 
-    def _written(self, model: Model) -> bytes:
-        """The body by the target and the terms as they are now; the parsed one is put away."""
+    def _written(self, model: Model, before: bytes) -> bytes:
+        """The body by the target and the terms as they are now: the one before, or another; the parsed is put away."""
         ask, target, terms = self._ask, self._meter.target, self._meter.terms
-        if not ask.sent or self._written_by != (target, terms):
-            self._written_by = target, terms
-            ask.take_out()
-            self._is_collected = self._shall_collect(model)
-            is_stream = ask.is_stream or self._is_collected
-            body = target.translation.body(ask, terms, target.backend_model, self._account_id, is_stream=is_stream)
-            ask.put_away(body)
-        return ask.sent
+        if self._written_by == (target, terms):
+            return before
+        self._written_by = target, terms
+        ask.take_out()
+        self._is_collected = self._shall_collect(model)
+        is_stream = ask.is_stream or self._is_collected
+        body = target.translation.body(ask, terms, target.backend_model, self._account_id, is_stream=is_stream)
+        ask.put_away(body)
+        return body
 
     async def _fits_after(self, error: GatewayError, asked: Candidate[Backend], model: Model) -> bool:
         """Whether there are other terms with which a request fits that was refused."""

@@ -144,8 +144,7 @@ class Ask:
     is_long: bool = False
     request_id: str = ""
     """The one that the request is billed under; set once it is admitted."""
-    sent: bytes = b""
-    """The body as it was sent, while the parsed one is put away."""
+    _sent: bytes = b""
     _ids_at: PlacedIds | None = None
 
     def waiting_frames(self) -> bytes:
@@ -162,17 +161,17 @@ class Ask:
             name = self.surface.prompt_field
             ids = self.body.get(name)
             self._ids_at = ids.within(sent, name) if sent and isinstance(ids, TokenIds) else None
-        self.body, self.sent = {}, sent
+        self.body, self._sent = {}, sent
         if images := self.prompt.images:
             self.prompt = self.prompt._replace(images=("",) * len(images), remote_images=())
 
     def take_out(self) -> None:
         """Have the body again that was put away, as it was sent."""
         if self._ids_at is not None:
-            self.body, self.sent = self._ids_at.taken_out(self.sent, self.surface.prompt_field), b""
+            self.body, self._sent = self._ids_at.taken_out(self._sent, self.surface.prompt_field), b""
             self._ids_at = None
-        elif self.sent:
-            self.body, self.sent = parse_exactly(self.sent), b""
+        elif self._sent:
+            self.body, self._sent = parse_exactly(self._sent), b""
 
     def forget_body(self) -> None:
         """Keep nothing of what was sent on, which may be large, while the answer is told."""
@@ -229,7 +228,8 @@ class Incoming(Protocol):
 class Reader(Incoming, Protocol):
     """A stream turned into the client's: what `feed` returns is what the client is to see."""
 
-    tells_usage: bool
+    @property
+    def tells_usage(self) -> bool: ...
 
     def end(self, cost_usd: str | None = None, billed: Usage | None = None) -> bytes:
         """What was held back, once the stream has ended, with the cost within the usage that is told."""

@@ -46,6 +46,14 @@ class Spoken:
     limit_field = "max_tokens"
     has_streams = True
     is_generated = True
+    is_collected = False
+    """Whether a long answer in one piece is asked of a backend as a stream."""
+    held_back = 0
+    """Events of a stream that are told only with the next."""
+    last_bytes = DONE
+    """The end of a stream, however it ends."""
+    failed_with = "backend_died"
+    """What the end of a stream whose backend went away calls it."""
     words: ClassVar[Mapping[str, str]] = {}
     """What it calls our codes by, where it has a word of its own."""
 
@@ -81,9 +89,6 @@ class Spoken:
         return await door.post(orjson.dumps(self.body(**fields)), key, self.path, **self.headers)
 
     # What its backend answers
-
-    held_back = 0
-    """Events of a stream that are told only with the next."""
 
     @property
     def upstream(self) -> str:
@@ -184,14 +189,11 @@ class Spoken:
         """What an event that ends a stream by a failure calls it."""
         return event["error"]["code"] if event.get("error") else None
 
-    failed_with: str = "backend_died"
-    """What `failure_in` finds where a backend went away."""
-    last_bytes = DONE
-
 
 class Chat(Spoken):
     surface: Surface = CHAT
     path = "/v1/chat/completions"
+    is_collected = True
     answered = "100_chat"
 
     def asked(self, text: str) -> dict[str, Any]:
@@ -373,6 +375,7 @@ class Responses(Spoken):
     busy = "867_queue_full_responses"
     unknown = "522_responses_unknown_model"
     limit_field = "max_output_tokens"
+    is_collected = True
     words: ClassVar[Mapping[str, str]] = {"insufficient_balance": "insufficient_quota"}
     failed_with = "server_error"
     last_bytes = b"}\n\n"

@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -28,7 +29,15 @@ from tests.replaying import (
 )
 from tests.serving import FREE, Door, bearer, error_of, open_door
 from tests.stage import CREDIT_NANO, PRICED, cost_nano, staged
-from tests.surfaces import Spoken, answers, every_generating_surface, every_streaming_surface, every_way, message_event
+from tests.surfaces import (
+    SPOKEN,
+    Spoken,
+    answers,
+    every_generating_surface,
+    every_streaming_surface,
+    every_way,
+    message_event,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -68,6 +77,7 @@ async def _served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
                 "unary_timeout_s": TIMEOUT_S,
                 "idle_timeout_s": TIMEOUT_S,
                 "queue_comment_s": 0,
+                "collect_above_tokens": 1000,
             },
         ) as door,
     ):
@@ -293,6 +303,30 @@ async def test_a_stream_that_fails_in_the_middle_ends_with_one_error_and_is_bill
     (record,) = await stage.records()
     assert (record["http_status"], record["error_code"]) == (502, "backend_died")
     assert (record["prompt_tokens"], record["completion_tokens"]) == (10, 2)
+
+
+@pytest.mark.parametrize("name", [name for name in ENDS if name != "silent"])
+@pytest.mark.parametrize("spoken", [one for one in SPOKEN if one.is_collected], ids=repr)
+async def test_an_answer_in_one_piece_that_is_a_stream_behind_us_goes_elsewhere_where_it_breaks_off(
+    served: Served, spoken: Spoken, name: str
+) -> None:
+    door, first, second = served
+    stage = await staged(door, first)
+
+    async def answer(asked: Asked) -> None:
+        asked.start_stream()
+        for frame in [*spoken.opening(), spoken.token(1)]:
+            asked.send_event(frame)
+        await ENDS[name](spoken)(asked)
+
+    first.answer_with(answer)
+    second.answer_with(answers(spoken))
+    limit: dict[str, Any] = {spoken.limit_field: 1500}
+    response = await stage.ask(spoken, **limit)
+    assert first.chats[0].json["stream"] is True
+    assert spoken.refusal_of(response) is None
+    assert len(second.chats) == 1
+    await stage.is_left_with(CREDIT_NANO - cost_nano(10, 4))
 
 
 async def test_a_chat_that_fails_in_the_middle_says_so_by_its_finish_reason_too(served: Served) -> None:

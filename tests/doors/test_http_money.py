@@ -401,7 +401,7 @@ async def test_who_leaves_a_long_answer_in_one_piece_pays_for_what_was_made_wher
         await eventually(lambda: any(map(has_both, stage.door.gateway.inference.running)))
     asking.cancel()
     await chat.gone()
-    assert is_collected == (spoken.name != "messages")
+    assert is_collected == spoken.is_collected
     await stage.is_left_with(CREDIT_NANO - cost_nano(10, 2 if is_collected else 0))
 
 

@@ -48,15 +48,18 @@ from mcp_gateway.wire.bodies import BodyLimits
 logger = getLogger(__name__)
 
 _FIXED = CacheHint(ttl_ms=3_600_000, scope="public")
-_CATALOG = CacheHint(ttl_ms=60_000, scope="public")
-_HEALTH = CacheHint(ttl_ms=5_000, scope="public")
+_TOOLS = CacheHint(ttl_ms=60_000, scope="public")
+_CATALOG = CacheHint(ttl_ms=60_000, scope="private")
+"""Who may see models, and at which prices, rests on the caller: no cache may give one's answer to another."""
+_MODEL = CacheHint(ttl_ms=5_000, scope="private")
+"""The same, with its health."""
 _CACHE_HINTS: dict[Any, CacheHint] = {
     "server/discover": _FIXED,
-    "tools/list": _CATALOG,
+    "tools/list": _TOOLS,
     "prompts/list": _FIXED,
     "resources/templates/list": _FIXED,
     "resources/list": _CATALOG,
-    "resources/read": _HEALTH,
+    "resources/read": _MODEL,
 }
 _ANNOTATED_SINCE = "2025-03-26"
 _STRUCTURED = frozenset(version for version in KNOWN_PROTOCOL_VERSIONS if is_version_at_least(version, "2025-06-18"))

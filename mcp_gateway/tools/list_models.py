@@ -12,8 +12,8 @@ from mcp_gateway.core.catalog import Model, Published
 from mcp_gateway.core.config import Task
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.limits.limiter import Limiter
-from mcp_gateway.core.money import MILLION_TOKENS, PICO_PER_USD
-from mcp_gateway.core.prices import Price
+from mcp_gateway.core.money import MILLION_TOKENS
+from mcp_gateway.core.prices import Price, Rates
 from mcp_gateway.core.upstream.pool import ModelStatus, Pool
 from mcp_gateway.tools.arguments import Arguments
 from mcp_gateway.tools.pages import first_page, models_behind
@@ -45,6 +45,10 @@ ARGUMENTS = Arguments(
     }
 )
 
+_TOKENS = ("input", "output", "cached_input", "cache_write")
+"""As Rates has them."""
+_FEES = {"usd_per_request": "a request", "usd_per_image": "an image"}
+_RATES: dict[str, Any] = {f"{tokens}_usd_per_million_tokens": {"type": "string"} for tokens in _TOKENS}
 _MODEL: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -53,8 +57,13 @@ _MODEL: dict[str, Any] = {
         "description": {"type": "string"},
         "context_window": {"type": "integer", "description": "Tokens of input and output together."},
         "max_output_tokens": {"type": "integer"},
-        "input_usd_per_million_tokens": {"type": "string"},
-        "output_usd_per_million_tokens": {"type": "string"},
+        **_RATES,
+        **{fee: {"type": "string"} for fee in _FEES},
+        "tiers": {
+            "type": "array",
+            "items": {"type": "object", "properties": {"above_prompt_tokens": {"type": "integer"}, **_RATES}},
+            "description": "What all tokens of a request cost whose prompt is longer.",
+        },
         "features": {"type": "array", "items": {"type": "string"}},
         "input_modalities": {"type": "array", "items": {"type": "string"}},
         "status": {"type": "string", "enum": ["ready", "loading", "unavailable"]},
@@ -99,12 +108,13 @@ class ListModels:
         self._published.check_reader(invocation.caller)
         self._limiter.count_listing(invocation.caller)
         given = ARGUMENTS.taken(arguments)
-        limit_pico = _price_limit_pico(given.get("max_price_usd"))
-        found = (
+        limit_usd = _price_limit_usd(given.get("max_price_usd"))
+        able = (
             model_row(model, self._pool.status_of(model))
             for model in models_behind(given.get("cursor"), self._published.seen_by(invocation.caller))
-            if _can(model, given.get("capability")) and _costs_at_most(model, limit_pico)
+            if _can(model, given.get("capability"))
         )
+        found = (row for row in able if _costs_at_most(row, limit_usd))
         rows, has_more = first_page(found, row_bytes, max_entries=_PAGE_MODELS, max_bytes=_PAGE_BYTES)
         lines = [*map(_line, rows)] or ["No model matches; ask again with fewer conditions."]
         told: dict[str, Any] = {"models": rows}
@@ -129,8 +139,7 @@ def model_row(model: Model, status: ModelStatus) -> dict[str, Any]:
         "description": model.description,
         "context_window": model.context_window,
         "max_output_tokens": model.max_output_tokens,
-        "input_usd_per_million_tokens": price.told(price.prompt_pico, MILLION_TOKENS),
-        "output_usd_per_million_tokens": price.told(price.completion_pico, MILLION_TOKENS),
+        **_token_prices(price, price.rates),
         **_further_prices(price),
         "features": list(model.features),
         "input_modalities": list(model.input_modalities),
@@ -139,15 +148,19 @@ def model_row(model: Model, status: ModelStatus) -> dict[str, Any]:
     } | task
 
 
-def _further_prices(price: Price) -> dict[str, str]:
+def _token_prices(price: Price, rates: Rates) -> dict[str, str]:
+    named = zip(_RATES, rates, strict=True)
+    return {name: price.told(amount_pico, MILLION_TOKENS) for name, amount_pico in named if amount_pico is not None}
+
+
+def _further_prices(price: Price) -> dict[str, Any]:
     """Those that few models have."""
-    told = (
-        {}
-        if price.cached_pico is None
-        else {"cached_input_usd_per_million_tokens": price.told(price.cached_pico, MILLION_TOKENS)}
-    )
-    if price.request_pico:
-        told["usd_per_request"] = price.told(price.request_pico)
+    fees = zip(_FEES, (price.request_pico, price.image_pico), strict=True)
+    told: dict[str, Any] = {name: price.told(amount_pico) for name, amount_pico in fees if amount_pico}
+    if price.tiers:
+        told["tiers"] = [
+            {"above_prompt_tokens": tier.above_prompt_tokens} | _token_prices(price, tier.rates) for tier in price.tiers
+        ]
     return told
 
 
@@ -155,12 +168,15 @@ def _can(model: Model, capability: str | None) -> bool:
     return capability is None or capability in model.features or capability in model.input_modalities
 
 
-def _costs_at_most(model: Model, limit_pico: Decimal | None) -> bool:
-    return limit_pico is None or max(model.price.prompt_pico, model.price.completion_pico) <= limit_pico
+def _costs_at_most(row: dict[str, Any], limit_usd: Decimal | None) -> bool:
+    """By the prices that the row tells, which are the caller's own."""
+    if limit_usd is None:
+        return True
+    return all(Decimal(row[f"{tokens}_usd_per_million_tokens"]) <= limit_usd for tokens in ("input", "output"))
 
 
-def _price_limit_pico(asked: float | str | None) -> Decimal | None:
-    """Pico-USD per token of USD per million tokens."""
+def _price_limit_usd(asked: float | str | None) -> Decimal | None:
+    """For a million tokens. Raises GatewayError `invalid_value`."""
     if asked is None:
         return None
     try:
@@ -170,11 +186,21 @@ def _price_limit_pico(asked: float | str | None) -> Decimal | None:
     if not limit.is_finite() or limit < 0 or limit.adjusted() > _MAX_PRICE_DIGITS:
         message = "`max_price_usd` must be USD per million tokens, as in 0.5."
         raise GatewayError("invalid_value", message, param="max_price_usd")
-    return limit * PICO_PER_USD / MILLION_TOKENS
+    return limit
 
 
 def _line(row: dict[str, Any]) -> str:
-    prices = f"{row['input_usd_per_million_tokens']} in, {row['output_usd_per_million_tokens']} out"
+    prices = (
+        f"{row['input_usd_per_million_tokens']} in, {row['output_usd_per_million_tokens']} out{_further_words(row)}"
+    )
     abilities = ", ".join((*row["features"], *row["input_modalities"]))
     window = f"context {row['context_window']} tokens"
     return f"{row['id']}: {row['status']}, {window}, USD per million tokens {prices}; {abilities}"
+
+
+def _further_words(row: dict[str, Any]) -> str:
+    """What else a request costs; what caches save of it is in the data alone."""
+    words = [f", {row[name]} {what}" for name, what in _FEES.items() if name in row]
+    if "tiers" in row:
+        words.append(f", other rates above {row['tiers'][0]['above_prompt_tokens']} prompt tokens")
+    return "".join(words)

@@ -109,6 +109,16 @@ async def test_tools_resources_and_prompts_tell_them_too(door: Door) -> None:
     assert answer["structuredContent"]["cost_usd"] == format_usd(WITH_20_NANO)
 
 
+@pytest.mark.parametrize(("most_usd", "is_listed"), [("0.7", False), ("0.83999", False), ("0.84", True), (1, True)])
+async def test_models_are_chosen_by_the_prices_that_the_account_pays(
+    door: Door, most_usd: str | int, is_listed: bool
+) -> None:
+    _, key = await with_margin(door, 2000)
+    listed = await called(door, key, "tools/call", name="list_models", arguments={"max_price_usd": most_usd})
+    ids = [row["id"] for row in listed["structuredContent"]["models"]]
+    assert (("priced/tiny" in ids), ("free/tiny" in ids)) == (is_listed, True)
+
+
 async def test_a_margin_is_changed_and_taken_away_while_the_server_runs(door: Door) -> None:
     account_id, key = await with_margin(door, 2000)
     await (await door.desk()).accounts.set_margin(account_id, 0)

@@ -200,13 +200,29 @@ async def test_a_resource_that_there_is_not_is_a_protocol_error_of_the_revision(
     assert legacy["data"] == answer["data"] == {"uri": uri}
 
 
-@pytest.mark.parametrize("method", ["tools/list", "resources/list", "resources/templates/list", "prompts/list"])
-async def test_lists_are_the_same_each_time_may_be_kept_and_have_one_page(host: Host, method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "scope"),
+    [
+        ("tools/list", "public"),
+        ("resources/list", "private"),
+        ("resources/templates/list", "public"),
+        ("prompts/list", "public"),
+    ],
+)
+async def test_lists_are_the_same_each_time_may_be_kept_and_have_one_page(host: Host, method: str, scope: str) -> None:
     first, second = [(await host.post(*modern(request(method)))).content for _ in range(2)]
     assert first == second
     result = orjson.loads(first)["result"]
-    assert (result["ttlMs"] > 0, result["cacheScope"]) == (True, "public")
+    assert (result["ttlMs"] > 0, result["cacheScope"]) == (True, scope)
     assert error_of(await host.post(request(method, cursor="2")))["code"] == INVALID_PARAMS
+
+
+@pytest.mark.parametrize("uri", ["models://catalog", "models://demo/echo"])
+async def test_what_is_read_of_models_is_kept_for_its_reader_alone(host: Host, uri: str) -> None:
+    """Its prices are those that the caller pays."""
+    message, headers = modern(request("resources/read", uri=uri))
+    result = (await host.post(message, headers | {"Mcp-Name": uri})).json()["result"]
+    assert (result["ttlMs"] > 0, result["cacheScope"]) == (True, "private")
 
 
 @pytest.mark.parametrize("version", HANDSHAKE_VERSIONS)

@@ -156,6 +156,16 @@ async def test_both_doors_list_all_that_a_price_says(priced: Priced) -> None:
     }  # fmt: skip
     call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "list_models", "arguments": {}}}
     headers = {"mcp-protocol-version": "2025-06-18", "accept": "application/json, text/event-stream"}
-    told = (await priced.door.http.post("/v1/mcp", json=call, headers=headers)).json()["result"]["structuredContent"]
-    (row,) = [row for row in told["models"] if row["id"] == MODEL["id"]]
-    assert (row["cached_input_usd_per_million_tokens"], row["usd_per_request"]) == ("0.1", "0.00001")
+    told = (await priced.door.http.post("/v1/mcp", json=call, headers=headers)).json()["result"]
+    (row,) = [row for row in told["structuredContent"]["models"] if row["id"] == MODEL["id"]]
+    assert {name: value for name, value in row.items() if "usd" in name or name == "tiers"} == {
+        "input_usd_per_million_tokens": "1", "output_usd_per_million_tokens": "3",
+        "cached_input_usd_per_million_tokens": "0.1", "cache_write_usd_per_million_tokens": "1.25",
+        "usd_per_request": "0.00001", "usd_per_image": "0.002",
+        "tiers": [{
+            "above_prompt_tokens": 1000, "input_usd_per_million_tokens": "2", "output_usd_per_million_tokens": "6",
+            "cached_input_usd_per_million_tokens": "0.5",
+        }],
+    }  # fmt: skip
+    (text,) = [line for line in told["content"][0]["text"].splitlines() if line.startswith(MODEL["id"])]
+    assert "1 in, 3 out, 0.00001 a request, 0.002 an image, other rates above 1000 prompt tokens;" in text

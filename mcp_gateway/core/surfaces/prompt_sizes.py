@@ -8,6 +8,8 @@ from mcp_gateway.core.surfaces.openings import opening_bytes
 from mcp_gateway.core.token_ids import MAX_IDS, MAX_TOKEN_ID, TokenIds, not_whole, out_of_range, too_many
 
 _FORMS = "a string, a list of strings, a list of token ids, or a list of such lists"
+_KINDS = (int, str, list)
+"""Of the entries of a list."""
 _READ_IDS = 1024
 
 
@@ -33,16 +35,13 @@ def read_prompts(value: Any, name: str, most: int) -> PromptSizes:
     kinds = set(map(type, value))
     if kinds == {int}:
         return PromptSizes(1, _bounded(check_ids(value, name), name))
+    if kinds not in ({str}, {list}):
+        raise _mixed(value, name)
     at_most(value, most, name)
     if kinds == {str}:
         return PromptSizes(len(value), None)
-    if kinds == {list}:
-        ids = sum(check_ids(one, f"{name}[{index}]") for index, one in enumerate(value))
-        return PromptSizes(len(value), _bounded(ids, name))
-    first = type(value[0])
-    at = next((index for index, one in enumerate(value) if type(one) not in (first,)), 0)
-    problem = f"`{name}` must be {_FORMS}: `{name}[{at}]` is {kind_of(value[at])}."
-    raise GatewayError("invalid_type", problem, param=f"{name}[{at}]")
+    ids = sum(check_ids(one, f"{name}[{index}]") for index, one in enumerate(value))
+    return PromptSizes(len(value), _bounded(ids, name))
 
 
 def opening_of(value: Any) -> bytes:
@@ -64,6 +63,14 @@ def check_ids(ids: list[Any], name: str) -> int:
     if min(ids) < 0 or max(ids) > MAX_TOKEN_ID:
         raise GatewayError("invalid_value", out_of_range(name), param=name)
     return len(ids)
+
+
+def _mixed(values: list[Any], name: str) -> GatewayError:
+    """Says which entry is odd: one that none may be, or that is not as the first is."""
+    first = type(values[0])
+    at = next(index for index, one in enumerate(values) if type(one) not in _KINDS or type(one) is not first)
+    problem = f"`{name}` must be {_FORMS}: `{name}[{at}]` is {kind_of(values[at])}."
+    return GatewayError("invalid_type", problem, param=f"{name}[{at}]")
 
 
 def _bounded(ids: int, name: str) -> int:

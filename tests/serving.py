@@ -32,6 +32,8 @@ from tests.databases import migrated, store_of
 from tests.declared import declared_by
 from tests.patience import PATIENCE_S, eventually
 
+UPSTREAM = {"start_wait_s": PATIENCE_S, "discovery_interval_s": 1e9}
+"""Backends are asked how they are as a gateway starts, and from then on when a test says so."""
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """For clients that speak plain HTTP: each would take milliseconds to make a context of its own."""
 BASE_URL = "http://gateway.test"
@@ -199,7 +201,7 @@ def error_of(response: httpx2.Response) -> dict[str, Any]:
 @contextlib.asynccontextmanager
 async def open_door(data_dir: Path, clock: Clock | None = None, **settings: Any) -> AsyncIterator[Door]:
     """Serve on a free port with these settings; 127.0.0.1 is a trusted proxy, so that guests can be told apart."""
-    upstream = {"start_wait_s": PATIENCE_S} | settings.pop("upstream", {})
+    upstream = UPSTREAM | settings.pop("upstream", {})
     given = {"data_dir": data_dir, "trusted_proxies": ["127.0.0.1"], "upstream": upstream}
     tree = Settings.model_validate(given | settings)
     clock = clock or Clock()

@@ -32,7 +32,7 @@ from mcp_gateway.mcp_door.endpoints import McpDoor
 from tests.connections import uncapped
 from tests.databases import migrated
 from tests.patience import PATIENCE_S
-from tests.serving import NO_TLS, Clock, served
+from tests.serving import NO_TLS, UPSTREAM, Clock, served
 
 UNLIMITED = Allowance(None, None, None, None)
 PATHS = ("/v1/mcp", "/api/v1/inference/mcp")
@@ -131,7 +131,7 @@ async def open_host(data_dir: Path, *, send_buffer_bytes: int = 0, **settings: A
     """
     guests = {"requests_per_minute": 10_000, "in_flight_per_address": 1000} | settings.pop("guests", {})
     limits = {"listing_requests_per_minute": 1_000_000} | settings.pop("limits", {})
-    upstream = {"start_wait_s": PATIENCE_S} | settings.pop("upstream", {})
+    upstream = UPSTREAM | settings.pop("upstream", {})
     migrated(data_dir / DATABASE)
     tree = Settings(data_dir=data_dir, guests=guests, limits=limits, upstream=upstream, **settings)
     clock = Clock()

@@ -11,6 +11,7 @@ import httpx2
 import pytest
 
 from mcp_gateway.core.upstream import attempt
+from mcp_gateway.core.upstream import pool as upstream_pool
 from mcp_gateway.core.upstream.backend import Backend
 from mcp_gateway.core.upstream.breaker import Breaker
 from mcp_gateway.core.upstream.budget import RetryBudget
@@ -190,16 +191,20 @@ async def test_a_backend_whose_health_fails_is_down_until_it_is_well_again(tmp_p
         assert await it.health(0) == ("up", None)
 
 
-async def test_a_backend_that_is_slow_once_to_tell_how_it_is_stays_up(tmp_path: Path) -> None:
+async def test_a_backend_that_is_slow_once_to_tell_how_it_is_stays_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upstream_pool, "_RECOVERY_INTERVAL_S", NEVER_S)  # or the watch would ask beside the test
     async with fleet(tmp_path, 1, upstream={"discovery_timeout_s": 10.0}) as it:
         pool, server = it.door.gateway.pool, it.servers[0]
 
         async def ask_in_vain() -> None:
             server.is_mute = True
+            asked = len(server.asked)
             asking = asyncio.create_task(pool.discover())
-            while not asking.done():
-                await asyncio.sleep(0)
-                pass_time(10)
+            await eventually(lambda: len(server.asked) > asked)
+            pass_time(10)
+            await asking
 
         await ask_in_vain()
         assert it.backends[0].is_up

@@ -1,6 +1,5 @@
 """GET /openapi.json: that it is OpenAPI, has every operation, and tells of each what really comes."""
 
-import copy
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -71,13 +70,14 @@ class Checked(OpenAPIV31SpecValidator):
 
 async def test_it_is_openapi(document: Json) -> None:
     assert [*Checked(document).iter_errors()] == []
-
-
-async def test_what_is_no_openapi_would_be_found(document: Json) -> None:
-    bad = copy.deepcopy(document)
-    del bad["paths"]["/health"]["get"]["responses"]["200"]["description"]
-    assert [*Checked(bad).iter_errors()]
     assert document["servers"] == [{"url": BASE_URL}]
+
+
+async def test_what_is_no_openapi_would_be_found() -> None:
+    for answer, is_sound in (({"description": "well"}, True), ({}, False)):
+        paths = {"/health": {"get": {"responses": {"200": answer}}}}
+        told = {"openapi": "3.1.0", "info": {"title": "planted", "version": "1"}, "paths": paths}
+        assert ([*Checked(told).iter_errors()] == []) is is_sound
 
 
 async def test_it_has_every_operation_under_every_prefix(door: Door, document: Json) -> None:

@@ -193,11 +193,14 @@ async def test_a_whole_answer_that_the_backend_broke_off_goes_elsewhere(served: 
     await stage.is_left_with(CREDIT_NANO - cost_nano(10, 4))
 
 
-async def test_a_refusal_of_the_request_is_final(served: Served) -> None:
+@every_way
+async def test_a_refusal_of_the_request_is_final(served: Served, spoken: Spoken, is_stream: bool) -> None:
     door, first, second = served
+    stage = await staged(door, first)
     first.answer_with(whole(REFUSED, 400))
-    assert error_of(await door.chat(await door.key()))["param"] == "temperature"
+    assert spoken.refusal_of(await stage.ask(spoken, is_stream=is_stream)) == spoken.word_for("invalid_value")
     assert second.chats == []
+    await stage.is_left_with(CREDIT_NANO)
 
 
 @every_way
@@ -228,16 +231,21 @@ async def test_where_all_backends_fail_the_last_failure_is_told_in_the_surfaces_
 
 
 @pytest.mark.parametrize("failing", [silence, head_alone], ids=["silence", "head alone"])
-async def test_no_first_token_in_time_is_502_and_the_backend_is_hung_up_on(served: Served, failing: Answer) -> None:
+@every_streaming_surface
+async def test_no_first_token_in_time_is_502_and_the_backend_is_hung_up_on(
+    served: Served, spoken: Spoken, failing: Answer
+) -> None:
     door, first, second = served
+    stage = await staged(door, first)
     for backend in (first, second):
         backend.answer_with(failing)
-    asking = asyncio.create_task(door.chat(await door.key(), stream=True))
+    asking = asyncio.create_task(stage.ask(spoken, is_stream=True))
     await time_runs_out_at(first, door)
     await time_runs_out_at(second, door)
-    response = await asking
-    assert (response.status_code, error_of(response)["code"]) == (502, "first_token_timeout")
+    assert spoken.refusal_of(await asking) == spoken.word_for("first_token_timeout")
     await asyncio.gather(first.chats[0].gone(), second.chats[0].gone())
+    (record,) = await stage.records()
+    assert (record["http_status"], record["error_code"], record["cost_nano"]) == (502, "first_token_timeout", 0)
 
 
 def last_events(*frames: bytes) -> Answer:
@@ -261,6 +269,7 @@ ENDS: dict[str, Callable[[Spoken], Answer]] = {
     "aborted": lambda spoken: last_events(*spoken.aborted()),
     "hung up": lambda _: hang_up,
     "ended early": lambda _: last_events(),
+    "done too soon": lambda _: last_events(DONE),
     "silent": lambda _: silence,
 }
 

@@ -41,7 +41,6 @@ AREAS: dict[str, Area] = {
                 "tests/doors/test_http_money.py::test_a_client_that_leaves_pays_for_no_more_tokens_than_were_held",
             ],
             "An answer in one piece that is collected from a stream is paid for as far as it was made when its client leaves.": [
-                "tests/doors/test_collected_answers.py::test_who_leaves_pays_for_what_was_made",
                 "tests/doors/test_http_money.py::test_who_leaves_a_long_answer_in_one_piece_pays_for_what_was_made_where_it_is_a_stream_behind_us",
             ],
             "A stream whose backend dies in the middle is billed for what was delivered.": [
@@ -857,6 +856,10 @@ AREAS: dict[str, Area] = {
             "Accounts share no prefix cache in chats.": [
                 "tests/doors/test_http_forwarding.py::test_accounts_have_cache_salts_of_their_own",
             ],
+            "The gateway connects to nobody but the backends that its operator names, Stripe, and the servers of images.": [
+                "tests/test_tidy.py::test_the_gateway_connects_to_nobody_but_backends_stripe_and_servers_of_images",
+                "tests/core/image_fetching/test_fetcher.py::test_nothing_is_sent_but_what_is_asked_for",
+            ],
         },
     ),
     "The path of a request": Area(
@@ -937,6 +940,12 @@ AREAS: dict[str, Area] = {
             "Lint and strict types hold for the product, its tests, benchmarks and scripts.": [
                 "make lint",
                 "make types",
+            ],
+            "What pages say of defaults, make targets and dependencies is so.": [
+                "tests/test_pages.py",
+            ],
+            "Every promise has its tests, and every file of tests a promise.": [
+                "tests/test_promises.py",
             ],
         },
     ),

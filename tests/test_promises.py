@@ -17,13 +17,9 @@ TESTS_OF = {test for area in promises.AREAS.values() for tests in area.promises.
 
 NO_PROMISE = {
     "tests/test_cases.py",  # of `each`, with which other tests are written
-    "tests/test_promises.py",
 }
 
-
-DEFINITION = re.compile(
-    r"^(?P<indent>    )?(?:async )?(?:def (?P<test>test\w*)|class (?P<tests>\w+)|(?P<machine>Test\w*) = )"
-)
+DEFINITION = re.compile(r"^(    )?(?:async )?(?:def (test\w*)|class (\w+)|(Test\w*) = )")
 
 
 def names_in(root: Path, path: Path) -> set[str]:

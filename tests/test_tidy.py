@@ -83,6 +83,52 @@ def _text_of(node: ast.AST) -> str:
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
 
+CONNECTORS = {"aiohttp", "http.client", "httpx", "httpx2", "requests", "smtplib", "stripe", "urllib3", "websockets"}
+CONNECTING = {
+    "create_connection",
+    "create_datagram_endpoint",
+    "getaddrinfo",
+    "open_connection",
+    "sock_connect",
+    "urlopen",
+}
+
+
+def connects(path: Path) -> bool:
+    """Whether it asks the network for anything, by a library that does or by the loop and its sockets."""
+    imported = [module for _, module in imports_of(path)]
+    by_library = any(f"{module}.".startswith(f"{name}.") for module in imported for name in CONNECTORS)
+    named = {module.rpartition(".")[2] for module in imported}
+    named |= {node.attr for node in nodes_of(path) if isinstance(node, ast.Attribute)}
+    return by_library or not named.isdisjoint(CONNECTING)
+
+
+def test_the_gateway_connects_to_nobody_but_backends_stripe_and_servers_of_images() -> None:
+    """These fetch by the transport of the backends. The bridge is a program of its own."""
+    assert {name for name, path in MODULES.items() if connects(path)} == {
+        "mcp_gateway.core.upstream.transport",
+        "mcp_gateway.core.image_fetching.resolver",
+        "mcp_gateway.core.payments.stripe_api",
+        "bridge.mcp_stdio_bridge",
+    }
+
+
+@each(
+    "source",
+    [
+        "import requests",
+        "def ask():\n    from stripe import StripeClient",
+        "from urllib.request import urlopen",
+        "import urllib.request\nurllib.request.urlopen('https://example.com')",
+        "from socket import create_connection",
+        "async def ask(loop):\n    await loop.create_connection(object)",
+    ],
+)
+def test_what_connects_is_found(tmp_path: Path, source: str) -> None:
+    (tmp_path / "module.py").write_text(source)
+    assert connects(tmp_path / "module.py")
+
+
 def section(page: str, title: str) -> str:
     return DOCS[page].partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 

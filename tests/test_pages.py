@@ -1,0 +1,74 @@
+"""What pages say that can be read off the project: defaults of settings, targets of make, dependencies."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from mcp_gateway.core.config import Settings
+from tests.cases import each
+
+ROOT = Path(__file__).parent.parent
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"]
+GENERATED = ROOT / "docs" / "configuration.md"
+UNITS = {"": 1, "s": 1, "KiB": 2**10, "MiB": 2**20}
+
+
+def default_of(name: str) -> Any:
+    """Of a setting, as `table.name` or `name`; None where there is none of that name."""
+    value: Any = Settings()
+    for part in name.split("."):
+        value = getattr(value, part, None)
+    return value
+
+
+def figures_in(page: str) -> list[tuple[str, float]]:
+    """Settings with the figure that stands behind them: `name` (5 s), or in a cell of their own before it."""
+    told = re.findall(r"`([\w.]+)` \((\d[\d,.]*)(?: (\w+))?\)", page)
+    for names, figures in re.findall(r"^\|[^|]*\| ((?:`[\w.]+`(?:, )?)+) \| (\d[^|]*) \|", page, re.MULTILINE):
+        each_figure = [re.match(r"(\d[\d,.]*)(?: (\w+))?", figure) for figure in figures.split("; ")]
+        told += [
+            (name, *found.groups(""))
+            for name, found in zip(re.findall(r"`([\w.]+)`", names), each_figure, strict=False)
+            if found
+        ]
+    return [(name, float(figure.replace(",", "").rstrip(".")) * UNITS.get(unit, 1)) for name, figure, unit in told]
+
+
+@each("page", [page for page in PAGES if page != GENERATED])
+def test_a_default_that_a_page_names_is_the_setting_s(page: Path) -> None:
+    for name, figure in figures_in(page.read_text()):
+        assert default_of(name) in (None, figure), name
+
+
+def test_settings_are_found_with_their_figures() -> None:
+    text = "`a.b_s` (5 s), `c` (1,000) and `d`\n| what | `e`, `f.g` | 16 MiB; 256 KiB, but for some | `test` |\n"
+    assert figures_in(text) == [("a.b_s", 5), ("c", 1000), ("e", 2**24), ("f.g", 2**18)]
+    named = {name for page in PAGES for name, _ in figures_in(page.read_text())}
+    assert {"mcp.session_idle_timeout_s", "max_in_flight_bytes", "guests.max_json_values"} <= named
+
+
+def test_the_page_of_keys_tells_what_keys_and_guests_have() -> None:
+    page = " ".join((ROOT / "docs" / "keys.md").read_text().split())
+    limits, guests = Settings().limits, Settings().guests
+    assert (
+        f"A key has {limits.requests_per_minute} requests a minute, {limits.requests_per_day:,} a day, "
+        f"{limits.tokens_per_minute:,} tokens a minute and {limits.in_flight} requests in flight"
+    ) in page
+    assert f"{guests.requests_per_minute} requests a minute and address, {guests.max_tokens} output tokens" in page
+
+
+@each("page", [*PAGES, ROOT / ".ci" / "run"])
+def test_every_target_of_make_that_a_page_names_exists(page: Path) -> None:
+    rules = re.findall(r"^([\w -]+):(?!=)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = {target for rule in rules for target in rule.split()}
+    assert {"test", "serve"} <= targets
+    assert set(re.findall(r"(?:`|^)make ([a-z][\w-]*)", page.read_text(), re.MULTILINE)) - targets == set()
+
+
+def test_every_dependency_is_in_the_readme_and_no_other() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    table = (ROOT / "README.md").read_text().partition("\n## Dependencies\n")[2].partition("\n## ")[0]
+    cells = re.findall(r"^\| ([a-z][^|]*?) \|", table, re.MULTILINE)[1:]
+    named = [name for cell in cells for name in re.sub(r" \(.*?\)", "", cell).split(", ")]
+    assert sorted(named) == sorted(re.match(r"[\w-]+", it).group() for it in project["dependencies"])  # type: ignore[union-attr]

@@ -1111,6 +1111,11 @@ async def check(remote: Remote, transport: str, *, has_key: bool) -> int:
         result: JsonObject = answer["result"]
         return result
 
+    async def ended() -> None:
+        """What has answered ends by itself, unless its stream stays open."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(bridge.wait_for_answers(), CLOSE_TIMEOUT_S)
+
     bridge = Bridge(remote, transport, collect)
     client = {"name": "mcp-stdio-bridge", "version": "check"}
     try:
@@ -1121,11 +1126,11 @@ async def check(remote: Remote, transport: str, *, has_key: bool) -> int:
         await bridge.take(b'{"jsonrpc":"2.0","method":"notifications/initialized"}')
         tools = (await call("tools/list", {}))["tools"]
         print(f"Tools  {len(tools)}: {one_line(', '.join(tool['name'] for tool in tools))}")
-        with contextlib.suppress(TimeoutError):  # what has answered ends by itself, unless its stream stays open
-            await asyncio.wait_for(bridge.wait_for_answers(), CLOSE_TIMEOUT_S)
+        await ended()
     except (Problem, KeyError, TypeError) as error:
         told = one_line(str(error)) if isinstance(error, Problem) else "the answer is not that of an MCP server"
         print(f"Failed: {told}")
+        await ended()
         return 1
     finally:
         await bridge.aclose()

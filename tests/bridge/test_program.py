@@ -164,6 +164,7 @@ async def test_check_tells_in_words_whether_url_key_and_tools_work(own_server: M
     own_server.kill()
     down = run_bridge(str(BRIDGE), own_server.url, "--check")
     assert "cannot be reached" in down.stdout
+    assert [wrong.stderr, elsewhere.stderr, down.stderr] == [""] * 3
     assert [good.returncode, guest.returncode, wrong.returncode, elsewhere.returncode, down.returncode] == [
         0,
         0,

@@ -941,7 +941,7 @@ AREAS: dict[str, Area] = {
                 "make lint",
                 "make types",
             ],
-            "What pages say of defaults, make targets and dependencies is so.": [
+            "Configurations and command lines that pages show work as written, and what they say of defaults, make targets and dependencies is so.": [
                 "tests/test_pages.py",
             ],
             "Every promise has its tests, and every file of tests a promise.": [

@@ -178,7 +178,7 @@ class MessageRelay:
     def _note_ending(self, told: dict[str, Any]) -> None:
         """Counts are told for all that came before, and a count that is not told stays as it was."""
         usage = _object(told, "usage")
-        self._prompt = prompt_in(usage) or self._prompt
+        self._prompt = prompt_in(usage, self._prompt if self.tells_usage else None) or self._prompt
         if (output := output_in(usage)) is not None:
             self._output_tokens, self._texts_told = output, self._texts
         delta = _object(told, "delta")

@@ -9,9 +9,15 @@ _INPUT, _OUTPUT = "input_tokens", "output_tokens"
 _READ, _WRITTEN = "cache_read_input_tokens", "cache_creation_input_tokens"
 
 
-def prompt_in(told: Mapping[str, Any]) -> Usage | None:
-    """The prompt that a usage object tells, with an output of 0; None where it tells none."""
+def prompt_in(told: Mapping[str, Any], before: Usage | None = None) -> Usage | None:
+    """The prompt that a usage object tells, with an output of 0; None where it tells none.
+
+    Counts of a stream are told for all that came, each for itself: one that is not told stays as it was `before`.
+    """
     parts = [count_of(told.get(name)) for name in (_INPUT, _READ, _WRITTEN)]
+    if before is not None:
+        kept = as_told(before)[_INPUT], before.cached_tokens, before.cache_write_tokens
+        parts = [was if part is None else part for part, was in zip(parts, kept, strict=True)]
     if parts[0] is None:
         return None
     return Usage(sum(part or 0 for part in parts), 0, *parts[1:])

@@ -115,6 +115,34 @@ def test_cached_tokens_are_part_of_the_prompt_that_is_billed_and_told_apart() ->
     }  # fmt: skip
 
 
+@each(
+    ("fields", "usage"),
+    [
+        ({}, Usage(14, 3, 8, 2)),
+        ({"input_tokens": 4}, Usage(14, 3, 8, 2)),
+        ({"input_tokens": 9}, Usage(19, 3, 8, 2)),
+        ({"cache_read_input_tokens": 1}, Usage(7, 3, 1, 2)),
+        ({"input_tokens": 13, "cache_read_input_tokens": 0, "cache_creation_input_tokens": 1}, Usage(14, 3, 0, 1)),
+        ({"input_tokens": None, "cache_read_input_tokens": -1, "cache_creation_input_tokens": "x"}, Usage(14, 3, 8, 2)),
+    ],
+)
+def test_each_count_of_a_prompt_that_the_end_does_not_tell_stays_as_it_began(
+    fields: dict[str, Any], usage: Usage
+) -> None:
+    reader = relay()
+    counts = b'"input_tokens":4,"cache_read_input_tokens":8,"cache_creation_input_tokens":2'
+    reader.feed(START.replace(b'"input_tokens":14', counts))
+    reader.feed(ending(output_tokens=3, **fields))
+    assert reader.usage == usage
+
+
+def test_what_cannot_be_of_a_beginning_is_not_added_to_what_the_end_tells() -> None:
+    reader = relay()
+    reader.feed(START.replace(b'"input_tokens":14', b'"input_tokens":4,"cache_read_input_tokens":140000'))
+    reader.feed(ending(input_tokens=14, output_tokens=3))
+    assert reader.usage == Usage(14, 3)
+
+
 def test_a_prompt_that_cannot_be_is_not_told() -> None:
     start = START.replace(b'"input_tokens":14', b'"input_tokens":140000')
     reader = relay()

@@ -642,10 +642,12 @@ AREAS: dict[str, Area] = {
                 "tests/attack/test_mutated_answers.py",
                 "tests/core/upstream/test_transport.py",
             ],
-            "A stream that waits gets comments, before its first token and amid its answer.": [
+            "A stream that waits is kept alive, before its first token and amid its answer, by what its surface has for that.": [
                 "tests/http_api/test_event_stream.py",
                 "tests/doors/test_http_pool.py::test_a_stream_that_waits_gets_comments_and_then_its_answer",
                 "tests/doors/test_http_pool.py::test_a_stream_that_pauses_gets_comments_and_then_the_rest_of_its_answer",
+                "tests/doors/test_messages.py::test_a_stream_that_is_silent_gets_pings_before_its_message_and_amid_it",
+                "tests/doors/test_responses.py::test_a_request_that_waits_is_told_events_that_are_numbered_with_the_answers",
             ],
             "Answers of one request never reach another.": [
                 "tests/core/test_chat_streams.py::test_the_answer_to_another_request_is_an_error_and_its_connection_is_closed",
@@ -775,7 +777,7 @@ AREAS: dict[str, Area] = {
         },
     ),
     "Hostile callers, fairness and HTTP": Area(
-        ["docs/threat-model.md"],
+        ["SECURITY.md", "docs/threat-model.md"],
         {
             "No single request keeps other clients waiting.": [
                 "tests/attack/test_dear_requests.py",

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -14,14 +15,17 @@ from tests.captured import captured
 from tests.cases import each
 from tests.core.surfaces.test_message_events import START, told
 from tests.loop_clock import pass_time
-from tests.patience import eventually
+from tests.patience import PATIENCE_S, eventually
 from tests.replaying import (
     ReplayingBackend,
     events,
+    held,
+    in_two,
     replayed,
+    split_events,
     whole,
 )
-from tests.serving import FREE, PRICED, UNLIMITED, Door, open_door
+from tests.serving import FREE, PRICED, UNLIMITED, Door, bearer, open_door
 from tests.surfaces import message_event as event
 from tests.surfaces import message_text as text
 
@@ -30,7 +34,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 PATH = "/v1/messages"
 PROMPT_NANO, OUTPUT_NANO = 300, 700
 UNARY, STREAM = replayed(captured("540_messages")), replayed(captured("541_messages_stream"))
-STOP = event("message_stop")
+STOP, PING = event("message_stop"), event("ping")
 CREDIT_NANO = 10**8
 Served = tuple[Door, ReplayingBackend, ReplayingBackend]
 
@@ -122,6 +126,38 @@ async def test_a_stream_that_fails_ends_with_what_is_billed_and_an_error(served:
     *_, bill, last = told(response.content)
     assert (bill["delta"]["stop_reason"], bill["usage"]["output_tokens"]) == (None, 2)
     assert (last["type"], last["request_id"]) == ("error", response.headers["request-id"])
+
+
+async def test_a_stream_that_is_silent_gets_pings_before_its_message_and_amid_it(tmp_path: Path) -> None:
+    """They mean nothing: what is told beside them, and what is billed, is as without them."""
+    frames = split_events(captured("541_messages_stream").body)
+    begin, go_on = asyncio.Event(), asyncio.Event()
+    async with (
+        ReplayingBackend() as backend,
+        open_door(tmp_path, vllm_urls=[backend.url], models=[PRICED], upstream={"queue_comment_s": 0.01}) as door,
+    ):
+        account = await door.account("0.1")
+        headers = bearer(await door.key(account)) | {"content-type": "application/json"}
+        backend.answer_with(held(begin, in_two(frames[:4], go_on, frames[4:])))
+        async with (
+            asyncio.timeout(PATIENCE_S),
+            door.http.stream("POST", PATH, content=body_of(stream=True), headers=headers) as answered,
+        ):
+            came = b""
+            async for piece in answered.aiter_raw():
+                came += piece
+                if came.count(PING) >= 2:
+                    begin.set()
+                if PING in came.rpartition(b"content_block_delta")[2] and b"content_block_delta" in came:
+                    go_on.set()
+        backend.answer_with(events(*frames))
+        at_once = await ask(door, await door.key(await door.account("0.1")), stream=True)
+        seen, expected = (
+            [event for event in told(all_of) if event["type"] != "ping"] for all_of in (came, at_once.content)
+        )
+        seen[0]["message"]["id"] = expected[0]["message"]["id"]
+        assert seen == expected
+        assert await door.balance_nano(account) == CREDIT_NANO - 14 * PROMPT_NANO - 6 * OUTPUT_NANO
 
 
 @each(("body", "expected"), [

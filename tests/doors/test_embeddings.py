@@ -142,12 +142,18 @@ async def test_a_long_answer_is_read_for_its_usage(stage: Stage) -> None:
     assert await paid(door, response) == (200, 0, cost_nano(200))
 
 
-async def test_who_leaves_pays_the_prompt(stage: Stage) -> None:
+async def test_who_leaves_pays_the_prompt_and_nothing_for_ids_of_which_no_count_tells_what_is_cut(stage: Stage) -> None:
     door, backend = stage
-    for given, tokens in (("hello", 10), ([1, 2, 3], 3), (["a", "b"], 10)):
+    asked: list[tuple[dict[str, Any], int]] = [
+        ({"input": "hello"}, 10),
+        ({"input": [1, 2, 3]}, 3),
+        ({"input": ["a", "b"]}, 10),
+        ({"input": [1, 2, 3], "truncate_prompt_tokens": 2}, 0),
+    ]
+    for fields, tokens in asked:
         leaver = await staged(door, backend)
         backend.answer_with(silence)
-        await leaver.leave_once_asked(Embeddings(), model="embed/tiny", input=given)
+        await leaver.leave_once_asked(Embeddings(), model="embed/tiny", **fields)
         await leaver.is_left_with(10**9 - cost_nano(tokens))
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.ledger.entries import Balance, Hold
+from mcp_gateway.core.ledger.entries import Balance, Hold, OneHold
 from mcp_gateway.core.ledger.ledger import Ledger
+from mcp_gateway.core.ledger.ledger import _expected_wait_s as expected_wait_s
 from mcp_gateway.core.ledger.wait_list import WaitList
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.clocks import MsClock
@@ -153,6 +154,11 @@ async def test_it_is_told_to_wait_for_those_alone_that_would_leave_enough(
     for missing_nano, wait_s in ((20, 10), (21, 20), (50, 20), (51, 30), (100, 30)):
         error = await refused(ledger.hold("req_late", account, missing_nano, missing_nano))
         assert error.retry_after_s == wait_s, missing_nano
+
+
+def test_where_some_have_ended_meanwhile_it_is_told_to_wait_as_long_as_the_first_of_the_rest_has_run() -> None:
+    assert expected_wait_s([OneHold(2, 3000), OneHold(2, 1000)], 10, 5000) == 4
+    assert expected_wait_s([], 10, 5000) == 1
 
 
 async def test_what_no_hold_would_cover_is_402_whoever_runs(ledger: Ledger, account: str) -> None:

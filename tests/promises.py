@@ -668,9 +668,10 @@ AREAS: dict[str, Area] = {
             "One server has a data folder at a time.": [
                 "tests/core/store/sqlite/test_sole.py",
             ],
-            "A backup under load is a whole database whose books agree, and overwrites nothing.": [
+            "A backup under load is a whole database whose books agree; it overwrites nothing, and is refused while bills wait to be written.": [
                 "tests/core/store/sqlite/test_backup.py",
                 "tests/doors/test_money_both_doors.py::test_a_backup_taken_under_load_is_a_whole_database_whose_books_agree",
+                "tests/test_commands.py::test_no_backup_is_made_while_bills_wait_to_be_written",
             ],
             "A restored backup is what was backed up, and nothing is thrown away.": [
                 "tests/test_restore.py",

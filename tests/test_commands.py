@@ -15,6 +15,7 @@ import typer
 from mcp_gateway.cli import _desk_options, app
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.gateway import DATABASE
+from mcp_gateway.core.ledger.pending import PENDING
 from mcp_gateway.core.store.sql.requests import insert_records
 from tests.cases import each
 from tests.recorded import recorded
@@ -324,6 +325,17 @@ def test_a_backup_is_a_whole_database_and_overwrites_nothing(data_dir: Path) -> 
     again = run("backup", str(copy))
     assert again.exit_code == USAGE
     assert again.stderr.startswith("mcp-gateway: ")
+
+
+def test_no_backup_is_made_while_bills_wait_to_be_written(data_dir: Path) -> None:
+    made("accounts", "create", "Ann")
+    (data_dir / PENDING).write_text("{}")
+    refused = run("backup", str(data_dir / "copy.sqlite3"))
+    assert refused.exit_code == USAGE
+    assert "start the server once" in refused.stderr
+    assert not (data_dir / "copy.sqlite3").exists()
+    (data_dir / PENDING).unlink()
+    assert run("backup", str(data_dir / "copy.sqlite3")).exit_code == 0
 
 
 def test_the_bridge_s_own_options_and_exit_code_pass_through(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,13 +24,15 @@ HTTPS = {443}
         "https://%31%32%37.0.0.1/", "https://①②⑦.⓪.⓪.①/", "https://127。0。0。1/", "https://１２７.0.0.1/",
         # IPv6 that is none, or has a zone
         "https://[::1%25eth0]/", "https://[fe80::1%eth0]/", "https://[::1/", "https://::1/", "https://[]/",
-        "https://[example.com]/", "https://[v1.a]/", "https://[127.0.0.1]/",
+        "https://[example.com]/", "https://[v1.a]/", "https://[127.0.0.1]/", "https://[::1].example.com/",
+        "https://[::1]443/", "https://[::1.]/", "https://[::1].:443/", "https://[::1]]/",
         # names that mean something else within a network
         "https://localhost/", "https://metadata/", "https://intranet./", "https://a..example.com/", "https://.example/",
         "https://./", "https://-.1/", f"https://{'a' * 64}.example.com/", f"https://{'a.' * 127}com/",
         "https://exa mple.com/", "https://example.com\\@127.0.0.1/", "https://example.com\\.evil.example/",
         "https://exam\tple.com/", "https://example.com\r\nx: y/", "https://example.com\x00.evil.example/",
         " https://example.com/", "https://example.com/ ", "https://example.com/a b", "https://bücher.example/",
+        "https://example.\N{KELVIN SIGN}om/", "https://\N{KELVIN SIGN}.example.com/", "https://exampleſ.com/",
         "https://exаmple.com/", "https://example.com%2f@127.0.0.1/", "https://example.com%00/",
         # other ports
         "https://example.com:80/", "https://example.com:0/", "https://example.com:22/", "https://example.com:8443/",

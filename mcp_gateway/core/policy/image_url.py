@@ -59,14 +59,18 @@ def _read_host(parts: SplitResult) -> tuple[str, bool]:
 
     A name ends with letters: numbers and hexadecimal ones at its end are spellings of IPv4 addresses to some.
     """
-    host = (parts.hostname or "").removesuffix(".")
+    if not parts.netloc.isascii():  # before it is put into lower case, which makes a k of the sign for Kelvin
+        raise ValueError("the host of an image's address must be written in ASCII (xn--...)")
+    host = parts.hostname or ""
     if parts.netloc.startswith("["):
+        behind = parts.netloc.partition("]")[2]
+        if behind and not behind.startswith(":"):  # older versions of urlsplit pass over it
+            raise _malformed()
         return _literal(host, IPv6Address), True
+    host = host.removesuffix(".")
     labels = host.split(".")
     if labels[-1].isdecimal():
         return _literal(host, IPv4Address), True
-    if not host.isascii():
-        raise ValueError("the host of an image's address must be written in ASCII (xn--...)")
     is_name = len(labels) > 1 and labels[-1][:1].isalpha() and len(host) <= _MAX_NAME_CHARS
     if not is_name or not all(map(_LABEL.fullmatch, labels)):
         raise _malformed()

@@ -105,6 +105,7 @@ class Embeddings:
         body["input"] = _meant(arguments["input"], opened["input"])
         for name in _FORM:
             body.pop(name, None)
+        _check_number(body["input"])
         ask = EMBEDDINGS.read(body, len(dump_json(body)))
         _check_size(ask, body.get("dimensions"))
         return ask
@@ -119,11 +120,16 @@ def _meant(sent: Any, opened: Any) -> Any:
     return sent if isinstance(sent, str) and not is_of_texts else opened
 
 
+def _check_number(inputs: Any) -> None:
+    """Refuse more texts than a call takes, before the limit of the path over HTTP, which is higher, is told."""
+    number = len(inputs) if isinstance(inputs, list) and inputs and type(inputs[0]) is not int else 1
+    if number > _MAX_INPUTS:
+        problem = f"`input` may have at most {_MAX_INPUTS} texts, not {number}. {_ELSEWHERE}"
+        raise GatewayError("invalid_value", problem, param="input")
+
+
 def _check_size(ask: Ask, dimensions: int | None) -> None:
     """Refuse, before it costs anything, what would not fit."""
-    if ask.prompt.number > _MAX_INPUTS:
-        problem = f"`input` may have at most {_MAX_INPUTS} texts, not {ask.prompt.number}. {_ELSEWHERE}"
-        raise GatewayError("invalid_value", problem, param="input")
     if dimensions is not None and ask.prompt.number * dimensions * _NUMBER_BYTES > _MAX_VECTORS_BYTES:
         problem = (
             f"{ask.prompt.number} vectors of {dimensions} dimensions are too long for one MCP message. {_ELSEWHERE}"

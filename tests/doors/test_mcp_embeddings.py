@@ -189,6 +189,12 @@ async def test_what_cannot_be_is_refused_in_words_and_costs_nothing(
     assert (await host.gateway.ledger.balance(account_id)).spendable_nano == 10**9
 
 
+@each("inputs", [["a"] * 129, ["a"] * 2049, [[1]] * 129, [[1, 2]] * 2049, json.dumps(["a"] * 2049)])
+async def test_the_number_that_is_told_of_too_many_texts_is_the_one_of_a_call(host: Host, inputs: Any) -> None:
+    result = await called(host, embed(inputs), host.key("k", account_id=await funded(host)))
+    assert result["structuredContent"]["message"].startswith("`input` may have at most 128 texts, not ")
+
+
 # Who asks
 
 

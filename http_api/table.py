@@ -657,7 +657,7 @@ def _history(run: Endpoints) -> list[AnyOperation]:
             method="GET",
             path="/usage",
             name="usage",
-            summary="Sum up requests, tokens and cost by day, model or key.",
+            summary="Sum up requests, tokens and cost by hour, day, month, model, key, surface or status.",
             access=Access.HOLDER,
             scope="read",
             counts=Counts.QUERY,

@@ -1,19 +1,47 @@
-"""GET /usage: an account's requests, tokens and cost in a window of time, by UTC day, model, key or surface."""
+"""GET /usage: an account's requests, tokens and cost in a window of time, by one thing or two that they share."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import model_validator
+from pydantic import AfterValidator, WithJsonSchema, model_validator
 
 from http_api.operations import Asked, Nothing, Told
 from http_api.query import Moment, Query, whole_day
 from mcp_gateway.core.clock import DAY_MS, HOUR_MS
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.money import format_usd
-from mcp_gateway.core.observe.history import Group, History, Totals
+from mcp_gateway.core.observe.history import Group, History, Names, Totals
 from mcp_gateway.core.record import SurfaceName
 
 _DEFAULT_WINDOW_MS = 30 * DAY_MS
+_GROUPS: tuple[Group, ...] = get_args(Group)
+_MOST_AT_ONCE = 2
+
+
+def groups_in(group_by: str) -> tuple[Group, ...]:
+    """Those that stand there, with commas between. Raises ValueError that says what there is."""
+    named = group_by.split(",")
+    found = tuple(group for name in named for group in _GROUPS if group == name)
+    if len(named) > _MOST_AT_ONCE or len(set(found)) < len(named):
+        groups = f"{', '.join(map(repr, _GROUPS[:-1]))} or {_GROUPS[-1]!r}"
+        raise ValueError(f"Input should be {groups}, or two that differ with a comma between, such as 'day,model'")
+    return found
+
+
+def _checked(group_by: str) -> str:
+    groups_in(group_by)
+    return group_by
+
+
+_ONE_GROUP = f"({'|'.join(_GROUPS)})"
+_GROUP_BY: dict[str, Any] = {
+    "type": "string",
+    "pattern": f"^{_ONE_GROUP}(,{_ONE_GROUP})?$",
+    "description": "What each row is of, or two such things with a comma between. Times are UTC; a status is that of "
+    "HTTP which the caller was told.",
+    "examples": [*_GROUPS, "day,model"],
+}
+GroupBy = Annotated[str, AfterValidator(_checked), WithJsonSchema(_GROUP_BY)]
 
 
 class UsageQuery(Query):
@@ -25,7 +53,7 @@ class UsageQuery(Query):
     _whole_day = model_validator(mode="before")(whole_day)
     since: Moment | None = None
     until: Moment | None = None
-    group_by: Group = "day"
+    group_by: GroupBy = "day"
 
 
 class UsageTotals(Told):
@@ -40,12 +68,15 @@ class UsageTotals(Told):
 
 
 class UsageRow(UsageTotals):
-    """Of one day, model, key or surface, whichever was asked for; null for requests that had none."""
+    """Of what was asked for, with a field for each of two; null for requests that had none."""
 
+    hour: str | None = None
     day: str | None = None
+    month: str | None = None
     model: str | None = None
     key: str | None = None
     surface: SurfaceName | None = None
+    status: int | None = None
 
 
 class UsageReport(Told):
@@ -56,7 +87,7 @@ class UsageReport(Told):
     next_cursor: None
     since: int
     until: int
-    group_by: Group
+    group_by: GroupBy
     totals: UsageTotals
 
 
@@ -72,10 +103,11 @@ class UsageReports:
         if since_ms > until_ms:
             raise GatewayError("invalid_value", "`since` must not be later than `until`.", param="since")
         whole_until_ms = end_of_hour_ms(until_ms) if query.until is None else until_ms
-        groups = await self._history.totals(asked.caller.account_id, since_ms, whole_until_ms, query.group_by)
+        by = groups_in(query.group_by)
+        groups = await self._history.totals(asked.caller.account_id, since_ms, whole_until_ms, *by)
         return UsageReport(
             object="list",
-            data=[_row(query.group_by, name, totals) for name, totals in groups.items()],
+            data=[_row(by, names, totals) for names, totals in groups.items()],
             next_cursor=None,
             since=since_ms // 1000,
             until=until_ms // 1000,
@@ -84,8 +116,8 @@ class UsageReports:
         )
 
 
-def _row(group: Group, name: str | None, totals: Totals) -> UsageRow:
-    of: dict[str, Any] = {group: name}
+def _row(by: tuple[Group, ...], names: Names, totals: Totals) -> UsageRow:
+    of: dict[str, Any] = dict(zip(by, names, strict=True))
     return UsageRow(**of, **totals_fields(totals))
 
 

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Any, get_args
 
 import pytest
@@ -210,12 +211,53 @@ async def test_eight_digits_are_a_date_where_they_can_be(stage: Stage) -> None:
     assert (await stage.ask("/v1/usage?since=99999999"))["since"] == 99_999_999
 
 
-@pytest.mark.parametrize(("group", "names"), [("model", ["priced/tiny", "free/tiny"]), ("key", ["key_2", "key_1"])])
-async def test_usage_is_grouped_as_asked(stage: Stage, group: str, names: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("group", "names"),
+    [
+        ("model", ["priced/tiny", "free/tiny"]), ("key", ["key_2", "key_1"]), ("status", [404, 200]),
+        ("hour", ["2024-10-04T13:00:00Z", "2024-10-04T00:00:00Z"]), ("month", ["2024-10"]),
+    ],
+)  # fmt: skip
+async def test_usage_is_grouped_as_asked(stage: Stage, group: str, names: list[str | int]) -> None:
     await stage.past(MIDNIGHT_S, key_id="key_2")
-    await stage.past(MIDNIGHT_S, model="free/tiny")
+    await stage.past(MIDNIGHT_S + 13 * 3600, model="free/tiny", http_status=404)
     page = await stage.ask(f"/v1/usage?since=2024-10-04&until=2024-10-05&group_by={group}")
     assert [row[group] for row in page["data"]] == names
+    assert page["group_by"] == group
+    assert page["totals"]["requests"] == 2
+
+
+@pytest.mark.parametrize("groups", list(permutations(get_args(Group), 2)))
+async def test_usage_by_two_things_tells_both_in_the_order_asked(stage: Stage, groups: tuple[Group, Group]) -> None:
+    first: dict[Group, Any] = {
+        "hour": "2024-10-31T23:00:00Z", "day": "2024-10-31", "month": "2024-10", "model": "priced/tiny", "key": "key_1",
+        "surface": "chat", "status": 200,
+    }  # fmt: skip
+    second = first | {"hour": "2024-11-01T00:00:00Z", "day": "2024-11-01", "month": "2024-11", "key": None}
+    midnight_s = MIDNIGHT_S + 28 * DAY_S
+    await stage.past(midnight_s - 1)
+    await stage.past(midnight_s, key_id=None, model=None, surface="score", http_status=502)
+    second |= {"model": None, "surface": "score", "status": 502}
+    for end in ("2024-11-02", "2024-11-01T00:30:00Z"):
+        page = await stage.ask(f"/v1/usage?since=2024-10-31&until={end}&group_by={','.join(groups)}")
+        assert page["group_by"] == ",".join(groups)
+        rows = [{name: row[name] for name in row if name in first} for row in page["data"]]
+        expected = [{group: names[group] for group in groups} for names in (first, second)]
+        assert rows in (expected, expected[::-1])
+        assert page["totals"]["requests"] == 2
+
+
+async def test_a_failure_is_told_by_its_status_and_key(stage: Stage) -> None:
+    stage.backend.answer_with(whole(b"{}", 500))
+    await stage.door.chat(stage.key, model="priced/tiny")
+    for _ in range(2):
+        stage.backend.answer_with()
+        await stage.door.chat(stage.key, model="priced/tiny")
+    rows = (await stage.ask("/v1/usage?group_by=model,status"))["data"]
+    assert [(row["model"], row["status"], row["requests"]) for row in rows] == [
+        ("priced/tiny", 502, 1),
+        ("priced/tiny", 200, 2),
+    ]
 
 
 async def test_usage_without_a_window_is_that_of_the_last_thirty_days(stage: Stage) -> None:
@@ -250,7 +292,14 @@ async def test_usage_without_a_window_is_that_of_the_last_thirty_days(stage: Sta
         ("/v1/usage?since=-1", "invalid_value", "since", "Unix seconds"),
         ("/v1/usage?since=1900-01-01", "invalid_value", "since", "Unix seconds"),
         ("/v1/usage?since=20&until=10", "invalid_value", "since", "later"),
-        ("/v1/usage?group_by=hour", "invalid_value", "group_by", "'day', 'model', 'key' or 'surface'"),
+        ("/v1/usage?group_by=week", "invalid_value", "group_by", "'key', 'surface' or 'status', or two that differ"),
+        ("/v1/usage?group_by=day,day", "invalid_value", "group_by", "or two that differ"),
+        ("/v1/usage?group_by=day,model,key", "invalid_value", "group_by", "or two that differ"),
+        ("/v1/usage?group_by=day,", "invalid_value", "group_by", "or two that differ"),
+        ("/v1/usage?group_by=,", "invalid_value", "group_by", "or two that differ"),
+        ("/v1/usage?group_by=day,%20model", "invalid_value", "group_by", "or two that differ"),
+        ("/v1/usage?group_by=day&group_by=model", "invalid_value", "group_by", "more than once"),
+        ("/v1/usage?group_by=", "invalid_value", "group_by", "at least 1 character"),
         ("/v1/usage?cursor=dHhuXzE", "unsupported_parameter", "cursor", "there are since, until, group_by"),
     ],
 )

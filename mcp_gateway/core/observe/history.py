@@ -10,7 +10,8 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.record import Door, RequestRecord, SurfaceName
 from mcp_gateway.core.text import shown
 
-Group = Literal["day", "model", "key", "surface"]
+Group = Literal["hour", "day", "month", "model", "key", "surface", "status"]
+"""What requests are summed up by, all times in UTC; `status` is that of HTTP which the caller was told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,9 @@ class Totals:
         )
 
 
-Groups = dict[str | None, Totals]
+Names = tuple[str | int | None, ...]
+"""Of a group, one for each thing that it is of; None where its requests had none."""
+Groups = dict[Names, Totals]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,22 +80,23 @@ class RequestsPage(Report[list[RequestRecord]]):
 
 @dataclass(frozen=True, slots=True)
 class TotalsOfRequests(Report[Groups]):
-    """Sums over the requests of a window, the greatest name first."""
+    """Sums over the requests of a window, by what they share, in any order."""
 
     account_id: str
     since_ms: int
     until_ms: int
-    group: Group
+    by: tuple[Group, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class TotalsOfHours(Report[Groups]):
-    """The same from the sums of whole hours since the Unix epoch, `until_hour` exclusive, in any order."""
+    """The same from the sums of whole hours since the Unix epoch, `until_hour` exclusive; of `most` groups at most."""
 
     account_id: str
     since_hour: int
     until_hour: int
-    group: Group
+    by: tuple[Group, ...]
+    most: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,9 @@ class MissingUsagesOf(Report[dict[str, str]]):
 
 
 _MOST_FOUND = 20
+_MOST_GROUPS = 2000
+"""Of a report by the hour or by two things at once, for which nobody else should wait long."""
+_ANY_NUMBER = 2**62
 
 
 class History:
@@ -155,21 +162,36 @@ class History:
         """Of those whose backend told no usage: the policy by which they were billed, by id."""
         return await self._store.read(MissingUsagesOf(account_id, *_ends_of(records))) if records else {}
 
-    async def totals(self, account_id: str, since_ms: int, until_ms: int, group: Group) -> Groups:
-        """Sums by UTC day (as `2026-01-31`), public model, key id or surface, the greatest first; None where none is.
+    async def totals(self, account_id: str, since_ms: int, until_ms: int, *by: Group) -> Groups:
+        """Sums by one thing or more, the greatest first; raises GatewayError `invalid_value` where there are too many.
 
-        Whole hours are read from the sums that are kept of each; requests, only of the parts of hours at both ends.
+        Times are told as `2026-01-31T13:00:00Z`, `2026-01-31` and `2026-01`, models by their public ids.
         """
+        most = _MOST_GROUPS if "hour" in by or len(by) > 1 else _ANY_NUMBER
+        found = await self._summed(account_id, since_ms, until_ms, by, most)
+        if len(found) > most:
+            problem = f"There are more than {most} rows by {' and '.join(by)} between `since` and `until`"
+            raise GatewayError("invalid_value", f"{problem}: ask for a shorter time, or by fewer.", param="group_by")
+        return dict(sorted(found.items(), key=_in_order, reverse=True))
+
+    async def _summed(self, account_id: str, since_ms: int, until_ms: int, by: tuple[Group, ...], most: int) -> Groups:
+        """Whole hours are read from the sums kept of each; requests, only of the parts of hours at both ends."""
         hours = range(-(-since_ms // HOUR_MS), until_ms // HOUR_MS)
         if not hours:
-            return await self._store.read(TotalsOfRequests(account_id, since_ms, until_ms, group))
-        found = await self._store.read(TotalsOfHours(account_id, hours.start, hours.stop, group))
+            return await self._store.read(TotalsOfRequests(account_id, since_ms, until_ms, by))
+        asked = TotalsOfHours(account_id, hours.start, hours.stop, by, most + 1)
+        found = await self._store.read(asked)
         for from_ms, to_ms in ((since_ms, hours.start * HOUR_MS), (hours.stop * HOUR_MS, until_ms)):
             if from_ms < to_ms:
-                ends = await self._store.read(TotalsOfRequests(account_id, from_ms, to_ms, group))
-                for name, totals in ends.items():
-                    found[name] = found.get(name, Totals()) + totals
-        return dict(sorted(found.items(), key=lambda item: item[0] or "", reverse=True))
+                ends = await self._store.read(TotalsOfRequests(account_id, from_ms, to_ms, by))
+                for names, totals in ends.items():
+                    found[names] = found.get(names, Totals()) + totals
+        return found
+
+
+def _in_order(group: tuple[Names, Totals]) -> list[tuple[bool, str | int | None]]:
+    """None stands below every name."""
+    return [(name is not None, name) for name in group[0]]
 
 
 def _ends_of(records: Sequence[RequestRecord]) -> tuple[str, str]:

@@ -95,9 +95,9 @@ async def test_totals_are_sums_of_one_account_and_window(store: Store) -> None:
     )
     history, window = History(store), (MIDNIGHT_MS, MIDNIGHT_MS + 100)
     first, second = Totals(1, 10, 4, 2, 5800), Totals(1, 10, 4, 0, 0)
-    assert await history.totals("acc_1", *window, "day") == {"2024-10-04": first + second}
-    assert await history.totals("acc_1", *window, "key") == {"key_2": second, "key_1": first}
-    assert await history.totals("acc_1", *window, "model") == {"priced/tiny": first, None: second}
+    assert await history.totals("acc_1", *window, "day") == {("2024-10-04",): first + second}
+    assert await history.totals("acc_1", *window, "key") == {("key_2",): second, ("key_1",): first}
+    assert await history.totals("acc_1", *window, "model") == {("priced/tiny",): first, (None,): second}
 
 
 async def test_a_page_is_found_by_the_index_of_the_account_and_needs_no_sorting(

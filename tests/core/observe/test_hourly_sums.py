@@ -2,8 +2,12 @@
 
 import sqlite3
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from contextlib import closing
+from dataclasses import astuple
+from datetime import UTC, datetime
 from functools import cache
+from itertools import permutations
 from typing import Any, get_args
 
 import pytest
@@ -11,13 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_gateway.core.clock import HOUR_MS
-from mcp_gateway.core.observe.history import Group, History, Totals
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.observe import history as history_module
+from mcp_gateway.core.observe.history import Group, Groups, History, Totals, TotalsOfHours
 from mcp_gateway.core.observe.records import Records
 from mcp_gateway.core.record import RequestRecord, SurfaceName
-from mcp_gateway.core.store.sql.requests import CORRECT, correction, insert_records
+from mcp_gateway.core.store.sql.requests import CORRECT, EXECUTORS, correction, insert_records
 from mcp_gateway.core.store.sqlite import migrations
 from mcp_gateway.core.store.sqlite.migrations import migrate
 from mcp_gateway.core.store.sqlite.store import Store
+from mcp_gateway.core.store.transaction import Rows
 from tests.databases import Query, changing, explained
 from tests.recorded import recorded, write_records
 
@@ -29,8 +36,10 @@ SELECT account_id, started_at_ms / 3600000, COALESCE(key_id, ''), COALESCE(model
     SUM(MAX(0, MIN(COALESCE(cached_tokens, 0), 4294967296))), SUM(MAX(0, MIN(cost_nano, 1000000000000000)))
 FROM requests GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
 """
-SUMS_OF_SURFACES = "SELECT * FROM hourly_surfaces ORDER BY account_id, hour, surface"
+PARTS = "SELECT * FROM hourly_parts WHERE requests <> 0 ORDER BY account_id, hour, key_id, model, surface, status"
+GROUPS: tuple[Group, ...] = get_args(Group)
 SURFACES: tuple[SurfaceName, ...] = get_args(SurfaceName)
+STATUSES = (200, 200, 404, 499, 502)
 NUMBERS = st.sampled_from([0, 1, 7, 2**32, 2**32 + 1, 10**15, 2**62, 2**63 - 1, -1, -(2**63)])
 RECORDS = st.lists(
     st.builds(
@@ -44,86 +53,127 @@ RECORDS = st.lists(
         cached_tokens=st.none() | NUMBERS,
         cost_nano=NUMBERS,
         surface=st.sampled_from(SURFACES),
+        http_status=st.sampled_from(STATUSES),
     ),
     max_size=12,
 )
 
 
-@cache
-def _migrated() -> bytes:
-    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
-        migrate(connection)
-        return connection.serialize()
+def parts(records: Iterable[RequestRecord]) -> list[tuple[Any, ...]]:
+    """Of what failed, whatever its surface, and of all but chats, as Python sums them up."""
+    sums: defaultdict[tuple[str, int, str, str, str, int], Totals] = defaultdict(Totals)
+    for record in records:
+        named = record.account_id, record.started_at_ms // HOUR_MS, record.key_id or "", record.model or ""
+        of = {"": record.http_status != 200, record.surface: record.surface != "chat"}
+        for surface in (surface for surface, is_part in of.items() if is_part):
+            sums[*named, surface, record.http_status] += totals_of(record)
+    return sorted((*named, *astuple(totals)) for named, totals in sums.items())
 
 
-def empty() -> sqlite3.Connection:
-    """A database in memory whose schema is up to date."""
-    connection = sqlite3.connect(":memory:", isolation_level=None)
-    connection.deserialize(_migrated())
-    return connection
-
-
-def sums_of_surfaces(connection: sqlite3.Connection, records: list[RequestRecord]) -> list[tuple[Any, ...]]:
-    """Of all but chat, by what Python says of the records and the database of their numbers."""
-    surfaces = {record.id: record.surface for record in records if record.surface != "chat"}
-    sums: defaultdict[tuple[str, int, str], list[int]] = defaultdict(lambda: [0] * 5)
-    columns = "account_id, id, started_at_ms, prompt_tokens, completion_tokens, cached_tokens, cost_nano"
-    for account_id, request_id, at_ms, *tokens, cost_nano in connection.execute(f"SELECT {columns} FROM requests"):
-        if (surface := surfaces.get(request_id)) is not None:
-            numbers = [1, *(max(0, min(number or 0, 2**32)) for number in tokens), max(0, min(cost_nano, 10**15))]
-            of_hour = sums[account_id, at_ms // HOUR_MS, surface]
-            of_hour[:] = map(int.__add__, of_hour, numbers)
-    return sorted((*named, *of_hour) for named, of_hour in sums.items())
+def totals_of(record: RequestRecord) -> Totals:
+    tokens = (record.prompt_tokens, record.completion_tokens, record.cached_tokens or 0)
+    prompt, completion, cached = (max(0, min(number, 2**32)) for number in tokens)
+    return Totals(1, prompt, completion, cached, max(0, min(record.cost_nano, 10**15)))
 
 
 @given(RECORDS, st.data())
 def test_sums_are_those_of_the_requests_however_these_came_and_were_corrected(
     records: list[RequestRecord], data: st.DataObject
 ) -> None:
-    with closing(empty()) as connection:
+    with closing(database_at(max(migrations._migrations()))) as connection:
         insert_records(connection, records)
+        stand = {record.id: record for record in records}
         if records:
             insert_records(connection, data.draw(st.lists(st.sampled_from(records))))  # again, which counts once
             for record in data.draw(st.lists(st.sampled_from(records))):
                 keeps_cost = data.draw(st.booleans())
-                changed = record._replace(cost_nano=data.draw(NUMBERS), http_status=499)
+                cost_nano, http_status = data.draw(NUMBERS), data.draw(st.sampled_from(STATUSES))
+                changed = record._replace(cost_nano=cost_nano, http_status=http_status)
                 connection.execute(CORRECT, correction(changed, keeps_cost=keeps_cost))
+                stand[record.id] = changed._replace(cost_nano=stand[record.id].cost_nano) if keeps_cost else changed
         assert connection.execute(SUMS).fetchall() == connection.execute(FROM_REQUESTS).fetchall()
-        assert connection.execute(SUMS_OF_SURFACES).fetchall() == sums_of_surfaces(connection, records)
+        assert connection.execute(PARTS).fetchall() == parts(stand.values())
+        connection.execute("DELETE FROM requests")
+        assert connection.execute(PARTS).fetchall() == parts(stand.values())
+
+
+@cache
+def _at(version: int) -> bytes:
+    known = migrations._migrations()
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE schema_migrations (number INTEGER PRIMARY KEY) STRICT")
+        for number in range(1, version + 1):
+            migrations._apply(connection, number, known[number])
+        return connection.serialize()
+
+
+def database_at(version: int) -> sqlite3.Connection:
+    """A database in memory that a version of the gateway made whose last migration was this."""
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    connection.deserialize(_at(version))
+    return connection
 
 
 @given(RECORDS)
-def test_a_database_of_an_earlier_version_is_summed_up_when_it_is_migrated(records: list[RequestRecord]) -> None:
-    with closing(empty()) as connection:
-        connection.executescript(
-            "DROP TRIGGER requests_are_summed; DROP TRIGGER corrected_costs_are_summed; DROP TABLE hourly_usage;"
-        )
+def test_what_stands_in_the_log_is_summed_up_by_the_first_version_that_sums_as_chats(
+    records: list[RequestRecord],
+) -> None:
+    chats = [record._replace(surface="chat") for record in records]
+    with closing(database_at(13)) as connection:
+        insert_records(connection, chats)
+        migrate(connection)
+        assert connection.execute(SUMS).fetchall() == connection.execute(FROM_REQUESTS).fetchall()
+        assert connection.execute(PARTS).fetchall() == parts(chats)
+
+
+@given(RECORDS, st.data())
+def test_what_an_earlier_version_summed_up_by_surface_stays_so_and_is_summed_up_by_status_where_it_still_stands(
+    records: list[RequestRecord], data: st.DataObject
+) -> None:
+    with closing(database_at(18)) as connection:
         insert_records(connection, records)
-        migrate_again(connection, 14)
-        assert connection.execute(SUMS).fetchall() == connection.execute(FROM_REQUESTS).fetchall()
+        gone = data.draw(st.sets(st.sampled_from([record.id for record in records]))) if records else set()
+        connection.executemany("DELETE FROM requests WHERE id = ?", [(request_id,) for request_id in gone])
+        migrate(connection)
+        assert connection.execute(PARTS).fetchall() == parts(record for record in records if record.id not in gone)
+        for by in (("surface",), ("day", "surface")):
+            asked = TotalsOfHours("acc_1", 0, 2**40, by, 2**40)
+            found = EXECUTORS.reads[TotalsOfHours](Rows(connection), asked)
+            assert found == grouped((record for record in records if record.account_id == "acc_1"), by)
 
 
-def migrate_again(connection: sqlite3.Connection, number: int) -> None:
-    """Carry out one migration, which was undone."""
-    for statement in migrations._statements(migrations._migrations()[number]):
-        connection.execute(statement)
+def grouped(records: Iterable[RequestRecord], by: Sequence[Group]) -> Groups:
+    """By what Python says of their times."""
+    sums: defaultdict[tuple[str | int | None, ...], Totals] = defaultdict(Totals)
+    for record in records:
+        at = datetime.fromtimestamp(record.started_at_ms // 1000, UTC)
+        names: dict[Group, str | int | None] = {
+            "hour": at.strftime("%Y-%m-%dT%H:00:00Z"),
+            "day": at.date().isoformat(),
+            "month": at.strftime("%Y-%m"),
+            "model": record.model,
+            "key": record.key_id,
+            "surface": record.surface,
+            "status": record.http_status,
+        }
+        sums[tuple(names[group] for group in by)] += totals_of(record)
+    return dict(sums)
 
 
-@given(RECORDS)
-def test_what_stands_in_the_log_of_an_earlier_version_was_asked_as_a_chat(records: list[RequestRecord]) -> None:
-    with closing(empty()) as connection:
-        connection.executescript(
-            "DROP TRIGGER corrected_costs_of_surfaces_are_summed; DROP TRIGGER surfaces_go_with_their_requests;"
-            "DROP TABLE request_surfaces; DROP TABLE hourly_surfaces;"
-        )
-        insert_records(connection, [record._replace(surface="chat") for record in records])
-        before = connection.execute(SUMS).fetchall()
-        migrate_again(connection, 16)
-        assert connection.execute(SUMS).fetchall() == before
-        assert connection.execute(SUMS_OF_SURFACES).fetchall() == []
-        newer = [record._replace(id=f"{record.id}2") for record in records]
-        insert_records(connection, newer)
-        assert connection.execute(SUMS_OF_SURFACES).fetchall() == sums_of_surfaces(connection, newer)
+BY: list[tuple[Group, ...]] = [(group,) for group in GROUPS] + list(permutations(GROUPS, 2))
+
+
+@given(RECORDS, st.sampled_from(BY), st.integers(-4, 4), st.integers(0, 8))
+def test_by_any_one_or_two_things_whole_hours_have_the_sums_of_their_requests(
+    records: list[RequestRecord], by: tuple[Group, ...], since_hour: int, hours: int
+) -> None:
+    first = MIDNIGHT_MS // HOUR_MS + since_hour
+    with closing(database_at(max(migrations._migrations()))) as connection:
+        insert_records(connection, records)
+        asked = TotalsOfHours("acc_1", first, first + hours, by, 2**40)
+        found = EXECUTORS.reads[TotalsOfHours](Rows(connection), asked)
+    window = range(first * HOUR_MS, (first + hours) * HOUR_MS)
+    assert found == grouped((one for one in records if one.account_id == "acc_1" and one.started_at_ms in window), by)
 
 
 async def test_sums_outlive_the_requests_that_are_deleted_and_a_day_is_counted_by_them(store: Store) -> None:
@@ -134,15 +184,15 @@ async def test_sums_outlive_the_requests_that_are_deleted_and_a_day_is_counted_b
     await store.write(changing("DELETE FROM requests"))
     assert await store.read(Query("SELECT * FROM request_surfaces")) == []
     window, history = (MIDNIGHT_MS, MIDNIGHT_MS + HOUR_MS), History(store)
-    assert await history.totals("acc_guest", *window, "day") == {"2024-10-04": Totals(5, 50, 20, 0, 29_000)}
+    assert await history.totals("acc_guest", *window, "day") == {("2024-10-04",): Totals(5, 50, 20, 0, 29_000)}
     assert await history.totals("acc_guest", *window, "surface") == {
-        "score": Totals(2, 20, 8, 0, 11_600),
-        "chat": Totals(3, 30, 12, 0, 17_400),
+        ("score",): Totals(2, 20, 8, 0, 11_600),
+        ("chat",): Totals(3, 30, 12, 0, 17_400),
     }
     assert await Records(store).requests_today(MIDNIGHT_MS) == {"key_1": 5, "acc_guest": 5}
 
 
-@pytest.mark.parametrize("group", get_args(Group))
+@pytest.mark.parametrize("by", [*BY[: len(GROUPS)], ("hour", "model"), ("status", "key"), ("surface", "status")])
 @pytest.mark.parametrize(
     ("since_ms", "until_ms"),
     [
@@ -157,7 +207,7 @@ async def test_sums_outlive_the_requests_that_are_deleted_and_a_day_is_counted_b
     ],
 )
 async def test_a_window_of_any_ends_has_the_sums_of_its_requests(
-    store: Store, group: Group, since_ms: int, until_ms: int
+    store: Store, by: tuple[Group, ...], since_ms: int, until_ms: int
 ) -> None:
     offsets_ms = (-2 * HOUR_MS, -HOUR_MS - 5, -HOUR_MS - 6, -HOUR_MS, -1, 0, 4, 5, 7, 89, 90, HOUR_MS, HOUR_MS + 6)
     records = [
@@ -166,26 +216,51 @@ async def test_a_window_of_any_ends_has_the_sums_of_its_requests(
             key_id=["k1", None][n % 2],
             model=["a", "b", None][n % 3],
             surface=["chat", "score", "chat", "messages"][n % 4],
+            http_status=[200, 502, 404][n // 2 % 3],
             cost_nano=n + 1,
         )
         for n, at_ms in enumerate(offsets_ms)
     ]
     await write_records(store, *records)
-    expected: dict[str | None, Totals] = {}
-    for record, at_ms in zip(records, offsets_ms, strict=True):
-        if since_ms <= at_ms < until_ms:
-            day = "2024-10-03" if at_ms < 0 else "2024-10-04"
-            name = {"day": day, "model": record.model, "key": record.key_id, "surface": record.surface}[group]
-            expected[name] = expected.get(name, Totals()) + Totals(1, 10, 4, 0, record.cost_nano)
-    found = await History(store).totals("acc_1", MIDNIGHT_MS + since_ms, MIDNIGHT_MS + until_ms, group)
-    assert list(found.items()) == sorted(expected.items(), key=lambda item: item[0] or "", reverse=True)
+    inside = (one for one, at_ms in zip(records, offsets_ms, strict=True) if since_ms <= at_ms < until_ms)
+    found = await History(store).totals("acc_1", MIDNIGHT_MS + since_ms, MIDNIGHT_MS + until_ms, *by)
+    assert found == grouped(inside, by)
+    assert list(found) == sorted(found, key=lambda names: [(name is not None, name) for name in names], reverse=True)
+
+
+async def test_rows_are_the_greatest_first_by_the_first_thing_and_then_by_the_second(store: Store) -> None:
+    for model, status in (("a", 200), ("b", 404), (None, 502), ("b", 1000), ("a", 404)):
+        await write_records(store, recorded(MIDNIGHT_MS, model=model, http_status=status))
+    for until_ms in (HOUR_MS, HOUR_MS - 1):
+        found = await History(store).totals("acc_1", MIDNIGHT_MS, MIDNIGHT_MS + until_ms, "model", "status")
+        assert list(found) == [("b", 1000), ("b", 404), ("a", 404), ("a", 200), (None, 502)]
+
+
+@pytest.mark.parametrize("since_ms", [0, 1])
+@pytest.mark.parametrize("by", [("hour",), ("model", "key")])
+async def test_more_rows_than_a_report_may_have_are_refused(
+    store: Store, monkeypatch: pytest.MonkeyPatch, by: tuple[Group, ...], since_ms: int
+) -> None:
+    monkeypatch.setattr(history_module, "_MOST_GROUPS", 3)
+    await write_records(
+        store, *(recorded(MIDNIGHT_MS + n * HOUR_MS + 5, model=f"m{n}", key_id=f"k{n}") for n in range(5))
+    )
+    history, start_ms = History(store), MIDNIGHT_MS + since_ms
+    assert len(await history.totals("acc_1", start_ms, MIDNIGHT_MS + 3 * HOUR_MS, *by)) == 3
+    with pytest.raises(GatewayError, match="invalid_value") as refused:
+        await history.totals("acc_1", start_ms, MIDNIGHT_MS + 4 * HOUR_MS, *by)
+    assert refused.value.param == "group_by"
+    assert f"more than 3 rows by {' and '.join(by)}" in refused.value.message
+    assert len(await history.totals("acc_1", start_ms, MIDNIGHT_MS + 5 * HOUR_MS, "model")) == 5
 
 
 async def test_whole_hours_are_read_from_their_sums_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     read = explained(monkeypatch)
-    for group in get_args(Group):
+    for by in BY:
         read.clear()
-        await History(store).totals("acc_1", MIDNIGHT_MS, MIDNIGHT_MS + 720 * HOUR_MS, group)
-        tables = ["hourly_usage", *["hourly_surfaces"] * (2 * (group == "surface"))]
+        await History(store).totals("acc_1", MIDNIGHT_MS, MIDNIGHT_MS + 720 * HOUR_MS, *by)
+        is_of_parts, is_finer = {"surface", "status"} & set(by), {"model", "key", "status"} & set(by)
+        tables = ["hourly_usage", *["hourly_parts"] * (2 if is_of_parts else 0)]
+        tables += ["hourly_surfaces"] * (2 if is_of_parts and not is_finer else 0)
         searches = [f"SEARCH {table} USING PRIMARY KEY (account_id=? AND hour>? AND hour<?)" for table in tables]
         assert [step for step in read if step.startswith(("SEARCH", "SCAN")) and "subquery" not in step] == searches

@@ -21,7 +21,7 @@ from mcp_gateway.core.observe.history import (
     TotalsOfRequests,
 )
 from mcp_gateway.core.observe.records import NoteMissingUsage, RequestCounts
-from mcp_gateway.core.record import UNNAMED_SURFACE, AddRecord, RequestRecord
+from mcp_gateway.core.record import OK, UNNAMED_SURFACE, AddRecord, RequestRecord
 from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
 
 _COLUMNS = RequestRecord._fields[: RequestRecord._fields.index("surface")]
@@ -60,28 +60,39 @@ _SELECT = f"{_SELECTED} FROM requests"
 _OF_ANY_ACCOUNT = f"""
 {_SELECTED} FROM accounts CROSS JOIN requests ON account_id = accounts.id WHERE requests.id = ?
 """
+_TIMES: dict[Group, str] = {
+    "hour": "STRFTIME('%Y-%m-%dT%H:00:00Z', {}, 'unixepoch')", "day": "DATE({}, 'unixepoch')",
+    "month": "STRFTIME('%Y-%m', {}, 'unixepoch')",
+}  # fmt: skip
 _GROUPS: dict[Group, str] = {
-    "day": "DATE(started_at_ms / 1000, 'unixepoch')", "model": "model", "key": "key_id", "surface": _SURFACE,
+    **{group: sql.format("started_at_ms / 1000") for group, sql in _TIMES.items()},
+    "model": "model", "key": "key_id", "surface": _SURFACE, "status": "http_status",
 }  # fmt: skip
 _GROUPS_OF_HOURS: dict[Group, str] = {
-    "day": "DATE(hour * 3600, 'unixepoch')", "model": "NULLIF(model, '')", "key": "NULLIF(key_id, '')",
-    "surface": "surface",
+    **{group: sql.format("hour * 3600") for group, sql in _TIMES.items()},
+    "model": "NULLIF(model, '')", "key": "NULLIF(key_id, '')", "surface": "surface", "status": "status",
 }  # fmt: skip
 _SUMMED = ("prompt_tokens", "completion_tokens", "cached_tokens", "cost_nano")
 _SUMMED_OF_HOURS = ("requests", *_SUMMED)
 _SUMS_OF_HOURS = ", ".join(f"SUM({column})" for column in _SUMMED_OF_HOURS)
-_HOURS_OF_SURFACES = f"""(
-    SELECT account_id, hour, '{UNNAMED_SURFACE}' AS surface, {", ".join(_SUMMED_OF_HOURS)} FROM hourly_usage
-    UNION ALL
-    SELECT account_id, hour, '{UNNAMED_SURFACE}', {", ".join(f"-{column}" for column in _SUMMED_OF_HOURS)}
-    FROM hourly_surfaces
-    UNION ALL
-    SELECT * FROM hourly_surfaces
-)"""
-"""All that was asked, less what was asked of the surfaces that are named; and these."""
-_HOURS: dict[Group, str] = {
-    "day": "hourly_usage", "model": "hourly_usage", "key": "hourly_usage", "surface": _HOURS_OF_SURFACES,
-}  # fmt: skip
+_ADDED = ", ".join(_SUMMED_OF_HOURS)
+_TAKEN = ", ".join(f"-{column}" for column in _SUMMED_OF_HOURS)
+_USUAL = f"'{UNNAMED_SURFACE}' AS surface, {OK} AS status"
+_HOURS_OF_PARTS = f"""
+    SELECT account_id, hour, key_id, model, {_USUAL}, {_ADDED} FROM hourly_usage
+    UNION ALL SELECT account_id, hour, key_id, model, '{UNNAMED_SURFACE}', IIF(surface = '', {OK}, status), {_TAKEN}
+    FROM hourly_parts
+    UNION ALL SELECT account_id, hour, key_id, model, IIF(surface = '', '{UNNAMED_SURFACE}', surface), status, {_ADDED}
+    FROM hourly_parts
+"""
+"""All that was asked, as chats that were answered; what failed goes over to chats that failed, and from chats of either
+kind goes over what was asked in another surface."""
+_HOURS_OF_SURFACES = f"""
+    {_HOURS_OF_PARTS}
+    UNION ALL SELECT account_id, hour, '', '', {_USUAL}, {_TAKEN} FROM hourly_surfaces
+    UNION ALL SELECT account_id, hour, '', '', surface, {OK}, {_ADDED} FROM hourly_surfaces
+"""
+"""The same with what is known of nothing but its surface."""
 _COUNTS = """
 SELECT account_id, key_id, SUM(requests) FROM accounts CROSS JOIN hourly_usage ON account_id = accounts.id AND hour >= ?
 WHERE key_id <> '' GROUP BY account_id, key_id
@@ -177,18 +188,34 @@ def _totals_of_requests(rows: Rows, read: TotalsOfRequests) -> Groups:
     wanted = RequestFilter(since_ms=read.since_ms, until_ms=read.until_ms)
     conditions = dict(_conditions(read.account_id, wanted))
     where = " AND ".join(conditions)
-    sql = f"SELECT {_GROUPS[read.group]}, {_SUMS} FROM requests WHERE {where} GROUP BY 1 ORDER BY 1 DESC"
-    found = rows.all(sql, tuple(conditions.values()))
-    return {name: Totals(*(number or 0 for number in sums)) for name, *sums in found}
+    names = [_GROUPS[group] for group in read.by]
+    sql = f"SELECT {', '.join(names)}, {_SUMS} FROM requests WHERE {where} GROUP BY {_first(len(names))}"
+    return _groups(rows.all(sql, tuple(conditions.values())), len(names))
 
 
 def _totals_of_hours(rows: Rows, read: TotalsOfHours) -> Groups:
+    names = [_GROUPS_OF_HOURS[group] for group in read.by]
     sql = (
-        f"SELECT {_GROUPS_OF_HOURS[read.group]}, {_SUMS_OF_HOURS} FROM {_HOURS[read.group]} "
-        "WHERE account_id = ? AND hour >= ? AND hour < ? GROUP BY 1 HAVING SUM(requests) > 0"
+        f"SELECT {', '.join(names)}, {_SUMS_OF_HOURS} FROM {_hours_by(read.by)} WHERE account_id = ? "
+        f"AND hour >= ? AND hour < ? GROUP BY {_first(len(names))} HAVING SUM(requests) > 0 LIMIT ?"
     )
-    found = rows.all(sql, (read.account_id, read.since_hour, read.until_hour))
-    return {name: Totals(*sums) for name, *sums in found}
+    return _groups(rows.all(sql, (read.account_id, read.since_hour, read.until_hour, read.most)), len(names))
+
+
+def _hours_by(by: Sequence[Group]) -> str:
+    """The fewest sums that tell these apart."""
+    if "surface" not in by and "status" not in by:
+        return "hourly_usage"
+    is_by_surface_alone = "surface" in by and not {"model", "key", "status"} & set(by)
+    return f"({_HOURS_OF_SURFACES if is_by_surface_alone else _HOURS_OF_PARTS})"
+
+
+def _first(columns: int) -> str:
+    return ", ".join(str(number + 1) for number in range(columns))
+
+
+def _groups(found: list[Row], names: int) -> Groups:
+    return {row[:names]: Totals(*(number or 0 for number in row[names:])) for row in found}
 
 
 def _repeats(rows: Rows, read: RepeatsOf) -> dict[str, str]:

@@ -144,6 +144,7 @@ READ: dict[str, tuple[str, bytes | None]] = {
     "GET /v1/models/{id}": ("/v1/models/org/none", None),
     "GET /v1/requests": (f"/v1/requests?limit={ROWS}", None),
     "GET /v1/usage": ("/v1/usage?since=0&group_by=model", None),
+    "GET /v1/usage, by two": ("/v1/usage?since=0&group_by=hour,status", None),
     "GET /v1/billing/transactions": (f"/v1/billing/transactions?limit={ROWS}", None),
     "GET /v1/keys": ("/v1/keys", None),
     "GET /metrics": ("/metrics", None),

@@ -18,7 +18,7 @@ _GROUPS: tuple[Group, ...] = get_args(Group)
 _MOST_AT_ONCE = 2
 
 
-def groups_in(group_by: str) -> tuple[Group, ...]:
+def _groups_in(group_by: str) -> tuple[Group, ...]:
     """Those that stand there, with commas between. Raises ValueError that says what there is."""
     named = group_by.split(",")
     found = tuple(group for name in named for group in _GROUPS if group == name)
@@ -29,7 +29,7 @@ def groups_in(group_by: str) -> tuple[Group, ...]:
 
 
 def _checked(group_by: str) -> str:
-    groups_in(group_by)
+    _groups_in(group_by)
     return group_by
 
 
@@ -103,7 +103,7 @@ class UsageReports:
         if since_ms > until_ms:
             raise GatewayError("invalid_value", "`since` must not be later than `until`.", param="since")
         whole_until_ms = end_of_hour_ms(until_ms) if query.until is None else until_ms
-        by = groups_in(query.group_by)
+        by = _groups_in(query.group_by)
         groups = await self._history.totals(asked.caller.account_id, since_ms, whole_until_ms, *by)
         return UsageReport(
             object="list",

@@ -267,7 +267,7 @@ class Ledger:
         if _may_come_free(short, ask.needed_nano):
             message = (
                 f"The balance of {balance} USD does not cover this request, which needs "
-                f"{format_usd(ask.needed_nano)} USD: {held} USD are held for {len(holds)} requests of yours that run."
+                f"{format_usd(ask.needed_nano)} USD: {held} USD are held for {len(holds)} of your running requests."
             )
             wait_s = _expected_wait_s(holds, ask.needed_nano - short.spendable_nano, self._now_ms())
             return GatewayError("balance_held", message, retry_after_s=wait_s, details=details)

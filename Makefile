@@ -8,16 +8,17 @@ export PYTHONDONTWRITEBYTECODE :=
 SUITES := build/conformance
 SUITE_VERSIONS := 0.1.16 0.2.0-alpha.12
 
-.PHONY: serve test test-programs coverage crash outages leaks attack conformance soak bench bench-bounds bench-instructions bench-ledger bundle \
+.PHONY: serve test test-programs test-surfaces coverage crash outages leaks attack conformance soak bench bench-bounds bench-instructions bench-ledger bundle \
 	test-clients bench-bridges lint types check lock lock-clients docs clean
 
 serve: $(VENV)/.installed  ## start the gateway on 127.0.0.1:8080
 	@$(BIN)/mcp-gateway serve
 
 # databases in memory where half a GB of it is free: most that tests would wait for is a disk, which none of these asks about
-test test-programs: export PYTEST_DEBUG_TEMPROOT := $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 >= 500000 { print $$6 }')
+test test-programs test-surfaces: export PYTEST_DEBUG_TEMPROOT := $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 >= 500000 { print $$6 }')
 # one more than processors, since tests also wait; each takes 4 s of a processor to load and collect
-WORKERS = --numprocesses $$((1 + $$(getconf _NPROCESSORS_ONLN))) $(if $(ORDER),--order $(ORDER))
+# a file stays with a worker, so that what its tests share is opened once
+WORKERS = --dist loadfile --numprocesses $$((1 + $$(getconf _NPROCESSORS_ONLN))) $(if $(ORDER),--order $(ORDER))
 
 test: $(VENV)/.installed-dev  ## run all tests that are fast; with ORDER=a number, in the random order of that seed
 	@$(BIN)/python -m pytest $(WORKERS)
@@ -25,8 +26,11 @@ test: $(VENV)/.installed-dev  ## run all tests that are fast; with ORDER=a numbe
 test-programs: $(VENV)/.installed-dev  ## run the tests that start the bridge or the gateway as a program of its own
 	@$(BIN)/python -m pytest -m program $(WORKERS)
 
+test-surfaces: $(VENV)/.installed-dev  ## run what each surface is held to: bills, races, fail-over, departures, canaries, every captured answer
+	@$(BIN)/python -m pytest -m surfaces $(WORKERS)
+
 coverage: $(VENV)/.installed-dev  ## every line and branch of inference, the ledger and the store is run by their own tests
-	@mkdir -p build && $(BIN)/python -m coverage run -m pytest \
+	@mkdir -p build && $(BIN)/python -m coverage run -m pytest -m "not slow and not program" \
 		tests/core tests/contracts tests/test_restore.py tests/doors/test_messages*.py tests/doors/test_completions*.py \
 		tests/doors/test_responses*.py tests/doors/test_embeddings*.py tests/doors/test_http_money.py \
 		tests/doors/test_http_failover.py tests/doors/test_tokens.py tests/doors/test_remote_images.py \
@@ -78,7 +82,7 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	@$(BIN)/mypy
 
-check: test test-programs lint types  ## what CI runs
+check: test test-programs test-surfaces lint types  ## what CI runs
 
 docs: $(VENV)/.installed-dev  ## write the files that are generated from the settings tree
 	@$(BIN)/python -m mcp_gateway.core.config_reference

@@ -16,7 +16,7 @@ from tests.replaying import DONE, Answer, ReplayingBackend, death, events, silen
 from tests.serving import FREE, PRICED, Door, bearer, open_door
 from tests.surfaces import SPOKEN, Spoken, answers, every_surface, every_way
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.surfaces, pytest.mark.asyncio(loop_scope="module")]
 
 Served = tuple[Door, ReplayingBackend, str]
 CANARY = "canary7Kq2xVb9"

@@ -19,7 +19,7 @@ from tests.stage import CREDIT_NANO, PRICED, cost_nano, staged
 from tests.surfaces import MODEL as PRICED_MODEL
 from tests.surfaces import Spoken, answers, every_surface, every_way
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.surfaces, pytest.mark.asyncio(loop_scope="module")]
 
 MODEL = {"id": "public/name", "backend_model": "tiny", "context_window": 2048, "free": True}
 CHATS = [capture for capture in captures() if capture.is_chat]

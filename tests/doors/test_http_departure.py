@@ -17,7 +17,7 @@ from tests.serving import FREE, Door, chat_body, open_door, unread
 from tests.stage import CREDIT_NANO, PRICED, cost_nano, staged
 from tests.surfaces import Spoken, every_streaming_surface, every_way
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.surfaces, pytest.mark.asyncio(loop_scope="module")]
 
 STALL_S = 30.0
 

@@ -39,7 +39,7 @@ from tests.surfaces import (
     message_event,
 )
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.surfaces, pytest.mark.asyncio(loop_scope="module")]
 
 TIMEOUT_S = 30.0
 TOLD = b'data: {"error": {"message": "EngineCore encountered an issue", "param": null, "code": 500}}\n\n'

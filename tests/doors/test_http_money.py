@@ -47,7 +47,7 @@ from tests.surfaces import (
     every_way,
 )
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.surfaces, pytest.mark.asyncio(loop_scope="module")]
 
 SHARED = PRICED | {"id": "shared/tiny", "guests": True}
 Served = tuple[Door, ReplayingBackend]

@@ -36,6 +36,8 @@ async def door(tmp_path: Path, backend: ReplayingBackend) -> AsyncIterator[Door]
         await door.nothing_is_left()
 
 
+pytestmark = pytest.mark.surfaces
+
 TRANSPORTS: dict[str, Callable[[Door, dict[str, str], httpx2.AsyncClient], Client]] = {
     "modern": lambda door, _, http: Client(streamable_http_client(f"{door.url}/v1/mcp", http_client=http)),
     "session": lambda door, _, http: Client(

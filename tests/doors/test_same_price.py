@@ -15,7 +15,7 @@ from tests.serving import open_door
 from tests.stage import CREDIT_NANO, PRICED, Stage, cost_nano, staged
 from tests.surfaces import SPOKEN, ChatTool
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.surfaces, pytest.mark.asyncio(loop_scope="module")]
 
 ARGUMENTS = '{"city": "Oslo"}'
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}

@@ -14,7 +14,7 @@ from tests.serving import open_door
 from tests.stage import PRICED, Stage, staged
 from tests.surfaces import SPOKEN, ChatTool, Spoken, answers, every_surface, every_way
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.surfaces, pytest.mark.asyncio(loop_scope="module")]
 
 MAX_BODY_BYTES = 10_000
 Told = Counter[tuple[str, frozenset[tuple[str, str]]]]

@@ -23,7 +23,7 @@ from tests.serving import FREE, PRICED, Door, bearer, chat_body, open_door
 from tests.stage import staged as payer_at
 from tests.surfaces import Spoken, every_way
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.surfaces, pytest.mark.asyncio(loop_scope="module")]
 
 CREDIT_NANO = 10**9
 COUNTED = 37

@@ -78,21 +78,15 @@ _SUMS_OF_HOURS = ", ".join(f"SUM({column})" for column in _SUMMED_OF_HOURS)
 _ADDED = ", ".join(_SUMMED_OF_HOURS)
 _TAKEN = ", ".join(f"-{column}" for column in _SUMMED_OF_HOURS)
 _USUAL = f"'{UNNAMED_SURFACE}' AS surface, {OK} AS status"
-_HOURS_OF_PARTS = f"""
+_HOURS_OF_PARTS = f"""(
     SELECT account_id, hour, key_id, model, {_USUAL}, {_ADDED} FROM hourly_usage
     UNION ALL SELECT account_id, hour, key_id, model, '{UNNAMED_SURFACE}', IIF(surface = '', {OK}, status), {_TAKEN}
     FROM hourly_parts
     UNION ALL SELECT account_id, hour, key_id, model, IIF(surface = '', '{UNNAMED_SURFACE}', surface), status, {_ADDED}
     FROM hourly_parts
-"""
+)"""
 """All that was asked, as chats that were answered; what failed goes over to chats that failed, and from chats of either
 kind goes over what was asked in another surface."""
-_HOURS_OF_SURFACES = f"""
-    {_HOURS_OF_PARTS}
-    UNION ALL SELECT account_id, hour, '', '', {_USUAL}, {_TAKEN} FROM hourly_surfaces
-    UNION ALL SELECT account_id, hour, '', '', surface, {OK}, {_ADDED} FROM hourly_surfaces
-"""
-"""The same with what is known of nothing but its surface."""
 _COUNTS = """
 SELECT account_id, key_id, SUM(requests) FROM accounts CROSS JOIN hourly_usage ON account_id = accounts.id AND hour >= ?
 WHERE key_id <> '' GROUP BY account_id, key_id
@@ -204,10 +198,7 @@ def _totals_of_hours(rows: Rows, read: TotalsOfHours) -> Groups:
 
 def _hours_by(by: Sequence[Group]) -> str:
     """The fewest sums that tell these apart."""
-    if "surface" not in by and "status" not in by:
-        return "hourly_usage"
-    is_by_surface_alone = "surface" in by and not {"model", "key", "status"} & set(by)
-    return f"({_HOURS_OF_SURFACES if is_by_surface_alone else _HOURS_OF_PARTS})"
+    return _HOURS_OF_PARTS if "surface" in by or "status" in by else "hourly_usage"
 
 
 def _first(columns: int) -> str:

@@ -108,7 +108,7 @@ async def impatient(_impatient: tuple[Door, ReplayingBackend]) -> AsyncIterator[
 @pytest.mark.parametrize("name", ASKS)
 async def test_it_is_served_once_the_running_request_leaves_enough(patient: Stage, name: str) -> None:
     asking = asyncio.create_task(patient.ask(name))
-    await eventually(lambda: patient.door.gateway.ledger.has_waiting)
+    await eventually(lambda: patient.door.gateway.ledger._wait_list)
     assert not asking.done()
     assert patient.backend.chats == []
     await patient.end(CREDIT_NANO // 2)
@@ -124,7 +124,7 @@ async def test_it_is_served_once_the_running_request_leaves_enough(patient: Stag
 @pytest.mark.parametrize("name", ASKS)
 async def test_who_leaves_while_it_waits_pays_and_holds_nothing(patient: Stage, name: str) -> None:
     asking = asyncio.create_task(patient.ask(name))
-    await eventually(lambda: patient.door.gateway.ledger.has_waiting)
+    await eventually(lambda: patient.door.gateway.ledger._wait_list)
     asking.cancel()
     with suppress(asyncio.CancelledError):
         await asking

@@ -231,11 +231,6 @@ class Ledger:
         """Whether holds and settlements go through now."""
         return self._store.is_available
 
-    @property
-    def has_waiting(self) -> bool:
-        """Whether a request waits for money that its account's running requests hold, or did."""
-        return bool(self._wait_list)
-
     def backlog(self) -> tuple[int, int]:
         """How many writes wait for the database, and the bytes of its log. Raises OSError."""
         return self._store.waiting, self._store.log_bytes

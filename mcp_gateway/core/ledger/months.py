@@ -1,7 +1,6 @@
 """What a month did to an account's wallet: where it began, what moved it, what was used, where it ended."""
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple, Self
@@ -102,9 +101,10 @@ class Months:
         return await self._store.read(EarnedIn(month))
 
 
-def statement_of(now_nano: int, later_nano: int, moves: Iterable[Moves], use: Iterable[ModelUse]) -> MonthlyStatement:
+def statement_of(
+    now_nano: int, later_nano: int, moves: tuple[Moves, ...], use: tuple[ModelUse, ...]
+) -> MonthlyStatement:
     """From what the account owns now, and what came after the month."""
-    moves, use = tuple(moves), tuple(use)
     closing_nano = now_nano - later_nano
     change_nano = sum(move.amount_nano for move in moves) - sum(one.cost_nano for one in use)
     return MonthlyStatement(closing_nano - change_nano, moves, use, closing_nano)

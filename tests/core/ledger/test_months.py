@@ -154,7 +154,7 @@ def test_opening_moves_and_use_always_come_to_the_closing_balance(
     told = statement_of(
         now_nano,
         later_nano,
-        (Moves("credit", 1, nano) for nano in moved),
-        (ModelUse("m", 1, 0, 0, 0, nano) for nano in used),
+        tuple(Moves("credit", 1, nano) for nano in moved),
+        tuple(ModelUse("m", 1, 0, 0, 0, nano) for nano in used),
     )
     assert told.closing_nano == now_nano - later_nano == told.opening_nano + sum(moved) - sum(used)

@@ -12,6 +12,8 @@ from mcp_gateway.core.ledger.months import (
 from mcp_gateway.core.store.transaction import Executors, Rows
 
 _OF_REQUESTS = "('settle', 'refund_of_request')"
+_COUNTS_AS = "CASE kind WHEN 'settle' THEN 1 ELSE -1 END"
+"""How often a request counts by such an entry: one that was given back was none."""
 _STATEMENT = f"""
 WITH entries AS MATERIALIZED (
     SELECT kind, reference, paid_nano + granted_nano + held_nano AS amount_nano, created_at_ms >= :until_ms AS is_later
@@ -19,7 +21,7 @@ WITH entries AS MATERIALIZED (
     WHERE account_id = :account_id AND created_at_ms >= :since_ms AND kind NOT IN ('hold', 'void')
 ),
 used AS (
-    SELECT model, kind, amount_nano, prompt_tokens, completion_tokens, cached_tokens
+    SELECT model, {_COUNTS_AS} AS times, amount_nano, prompt_tokens, completion_tokens, cached_tokens
     FROM entries LEFT JOIN requests ON requests.account_id = :account_id AND requests.id = reference
     WHERE NOT is_later AND kind IN {_OF_REQUESTS}
 )
@@ -30,16 +32,13 @@ UNION ALL
 SELECT 'moves', kind, COUNT(*), 0, 0, 0, SUM(amount_nano) FROM entries
 WHERE NOT is_later AND kind NOT IN {_OF_REQUESTS} GROUP BY kind
 UNION ALL
-SELECT 'use', model, SUM(CASE kind WHEN 'settle' THEN 1 ELSE -1 END),
-    SUM(CASE kind WHEN 'settle' THEN prompt_tokens ELSE -prompt_tokens END),
-    SUM(CASE kind WHEN 'settle' THEN completion_tokens ELSE -completion_tokens END),
-    SUM(CASE kind WHEN 'settle' THEN cached_tokens ELSE -cached_tokens END),
+SELECT 'use', model, SUM(times), SUM(times * prompt_tokens), SUM(times * completion_tokens), SUM(times * cached_tokens),
     -SUM(amount_nano)
 FROM used GROUP BY model
 ORDER BY part, 7 DESC, 2
 """
 _EARNED = f"""
-SELECT entries.account_id, model, SUM(CASE kind WHEN 'settle' THEN 1 ELSE -1 END), SUM(revenue_nano),
+SELECT entries.account_id, model, SUM({_COUNTS_AS}), SUM(revenue_nano),
     SUM(granted_part_nano)
 FROM (
     SELECT account_id, kind, reference, revenue_nano,
@@ -64,8 +63,8 @@ def _statement_of(rows: Rows, read: StatementOf) -> MonthlyStatement:
     return statement_of(
         parts["now"][0][-1] if parts["now"] else 0,
         later_nano,
-        [Moves(kind, count, amount_nano) for kind, count, *_, amount_nano in parts["moves"]],
-        [ModelUse(model, *(number or 0 for number in numbers)) for model, *numbers in parts["use"]],
+        tuple(Moves(kind, count, amount_nano) for kind, count, *_, amount_nano in parts["moves"]),
+        tuple(ModelUse(model, *(number or 0 for number in numbers)) for model, *numbers in parts["use"]),
     )
 
 

@@ -214,7 +214,7 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
             ledger=ledger,
             statement=Statement(store),
             months=Months(store),
-            payments=stack.enter_context(_payments(store, settings, metrics)),
+            payments=stack.enter_context(_payments(store, settings, ledger, metrics)),
             idempotency=Idempotency(store, now_ms=now_ms),
             repeats=Repeats(store, now_ms=clock.now_ms),
             keys=keys,
@@ -288,7 +288,7 @@ async def _close(store: Store, pending: PendingFile) -> None:
 
 
 @contextlib.contextmanager
-def _payments(store: Store, settings: Settings, metrics: Metrics) -> Iterator[Payments | None]:
+def _payments(store: Store, settings: Settings, ledger: Ledger, metrics: Metrics) -> Iterator[Payments | None]:
     """None where Stripe is not configured."""
     chosen = settings.stripe
     if chosen.secret_key is None or chosen.webhook_secret is None:
@@ -302,6 +302,7 @@ def _payments(store: Store, settings: Settings, metrics: Metrics) -> Iterator[Pa
             store,
             stripe,
             now_ms=now_ms,
+            on_credited=ledger.wake,
             on_uncredited=lambda reason: metrics.payments_uncredited.labels(reason).inc(),
         )
 

@@ -174,7 +174,7 @@ class Ledger:
     ) -> bool:
         _check_can_own(account_id)
         is_new = await self._store.write(Move(account_id, kind, amount_nano, reference, note))
-        self._wait_list.wake(account_id)
+        self.wake(account_id)
         return is_new
 
     async def grant(
@@ -191,8 +191,12 @@ class Ledger:
             raise ValueError("a grant is more than nothing")
         _check_can_own(account_id)
         is_new = await self._store.write(Grant(account_id, amount_nano, reference, expires_at_ms, note))
-        self._wait_list.wake(account_id)
+        self.wake(account_id)
         return is_new
+
+    def wake(self, account_id: str) -> None:
+        """Have requests look again that wait for money of this account, which may have some now."""
+        self._wait_list.wake(account_id)
 
     async def applied(self, kind: OutsideKind, reference: str) -> Applied | None:
         """The entry from outside that has this reference; None where there is none."""
@@ -281,7 +285,7 @@ class Ledger:
     def _freed_by(self, written: "asyncio.Future[Any]", account_id: str) -> None:
         """Wake who waits for the account's money once this is written."""
         if self._wait_list:
-            written.add_done_callback(lambda _: self._wait_list.wake(account_id))
+            written.add_done_callback(lambda _: self.wake(account_id))
 
     def _keep(self, one: Entry, *, is_durable: bool = True) -> "asyncio.Future[Any]":
         """Queue what must be carried out in the end, whoever waits for it."""

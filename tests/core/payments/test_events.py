@@ -21,6 +21,7 @@ from mcp_gateway.core.payments.stripe_api import StripeApi
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.databases import Query, migrated, open_store
 from tests.fake_stripe import SECRET_KEY, WEBHOOK_SECRET, dispute, event, refunded_charge, session, signed
+from tests.patience import eventually
 
 COMPLETED = "checkout.session.completed"
 ASYNC_SUCCEEDED = "checkout.session.async_payment_succeeded"
@@ -40,10 +41,10 @@ class Till:
     @classmethod
     async def open(cls, path: Path) -> "Till":
         store = await open_store(migrated(path))
-        ledger = Ledger(store, topup_url="https://gateway.test/topup")
+        ledger = Ledger(store, hold_wait_s=1000.0, topup_url="https://gateway.test/topup")
         api = StripeApi(SECRET_KEY, WEBHOOK_SECRET, base_url="http://127.0.0.1:9", timeout_s=1)
         uncredited: list[str] = []
-        payments = Payments(store, api, now_ms=now_ms, on_uncredited=uncredited.append)
+        payments = Payments(store, api, now_ms=now_ms, on_credited=ledger.wake, on_uncredited=uncredited.append)
         till = cls(store, ledger, payments, "", uncredited)
         await till.next_account()
         return till
@@ -88,6 +89,17 @@ async def test_a_session_is_credited_once_whichever_of_its_two_events_come(till:
     paid = session(till.account_id, 1000)
     await asyncio.gather(*(till.send(event(kind, paid)) for kind in (ASYNC_SUCCEEDED, COMPLETED, ASYNC_SUCCEEDED)))
     assert await till.balance_cents() == 1000
+
+
+async def test_a_request_that_waits_for_held_money_goes_on_once_a_session_is_paid(till: Till) -> None:
+    await till.send(event(COMPLETED, session(till.account_id, 1000)))
+    running = await till.ledger.hold("req_1", till.account_id, 1, 1000 * NANO_PER_CENT)
+    asking = asyncio.create_task(till.ledger.hold("req_2", till.account_id, 1, 500 * NANO_PER_CENT))
+    await eventually(lambda: till.ledger._wait_list)
+    await till.send(event(COMPLETED, session(till.account_id, 500, payment="pi_2")))
+    assert (await asking).amount_nano == 500 * NANO_PER_CENT
+    for hold in (running, await asking):
+        await till.ledger.void(hold.request_id, None)
 
 
 async def test_a_session_that_is_not_paid_yet_waits_for_its_money(till: Till) -> None:

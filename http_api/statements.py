@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from http_api.moments import rfc_3339
 from http_api.operations import Answered, Asked, Nothing, Told
 from http_api.query import Query
-from http_api.usage import UsageTotals
+from http_api.usage import UsageTotals, totals_fields
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ledger.months import Month, MonthlyStatement, Months
 from mcp_gateway.core.money import EntryKind, format_usd
@@ -111,18 +111,7 @@ def _object(account_id: str, month: Month, statement: MonthlyStatement, now_ms: 
             MovesObject(kind=kind, transactions=entries, amount_usd=format_usd(amount_nano))
             for kind, entries, amount_nano in statement.moves
         ],
-        usage=[
-            ModelUseObject(
-                model=one.model,
-                requests=one.requests,
-                prompt_tokens=one.prompt_tokens,
-                completion_tokens=one.completion_tokens,
-                total_tokens=one.prompt_tokens + one.completion_tokens,
-                cached_tokens=one.cached_tokens,
-                cost_usd=format_usd(one.cost_nano),
-            )
-            for one in statement.use
-        ],
+        usage=[ModelUseObject(model=one.model, **totals_fields(one)) for one in statement.use],
         cost_usd=format_usd(sum(one.cost_nano for one in statement.use)),
         closing_balance_usd=format_usd(statement.closing_nano),
     )

@@ -9,6 +9,7 @@ from http_api.operations import Asked, Nothing, Told
 from http_api.query import Moment, Query, whole_day
 from mcp_gateway.core.clock import DAY_MS, HOUR_MS
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.ledger.months import ModelUse
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.observe.history import Group, History, Names, Totals
 from mcp_gateway.core.record import SurfaceName
@@ -131,7 +132,7 @@ def end_of_hour_ms(at_ms: int) -> int:
     return -(-at_ms // HOUR_MS) * HOUR_MS
 
 
-def totals_fields(totals: Totals) -> dict[str, Any]:
+def totals_fields(totals: Totals | ModelUse) -> dict[str, Any]:
     return {
         "requests": totals.requests,
         "prompt_tokens": totals.prompt_tokens,

@@ -87,10 +87,10 @@ class PlacedIds(NamedTuple):
         return body | {name: TokenIds(text, self.prompts, self.ids, is_nested=self.is_nested)}
 
 
-async def read_json_body(raw: bytes, ids_in: IdsField | None, bounds: JsonBounds, caller: Caller) -> dict[str, Any]:
+async def read_json_body(raw: bytes, ids_in: IdsField, bounds: JsonBounds, caller: Caller) -> dict[str, Any]:
     """A request's body, whose many token ids in that field are TokenIds. Raises GatewayError (400)."""
     fault = None
-    if ids_in is not None and len(raw) >= _LEAST_BYTES and (start := _start_of(raw, ids_in.name)) is not None:
+    if len(raw) >= _LEAST_BYTES and (start := _start_of(raw, ids_in.name)) is not None:
         reader = _IdsReader(raw, ids_in)
         ids, fault = await reader.read(start), reader.fault
         if ids is not None:

@@ -64,7 +64,7 @@ _END = Piece(END_OF_TURN)
 
 
 def replies_to(body: ChatBody, answer_id: str) -> list[DemoReply]:
-    """The reply of each choice. Raises Refused for a schema from which no value can be made.
+    """The reply of each choice. Raises VllmRefusal for a schema from which no value can be made.
 
     What all choices share is worked out once; tokens are made as they are taken.
     """

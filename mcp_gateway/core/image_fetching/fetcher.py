@@ -43,8 +43,6 @@ _MAX_ADDRESSES = 4
 _MAX_HEAD_BYTES = 16 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HEADERS = ((b"accept", TYPES), (b"accept-encoding", b"identity"), (b"user-agent", b"mcp-gateway"))
-_UNREACHABLE = "the image could not be fetched; see that anybody can have it over https, or send it as a data: URI"
-"""Whatever kept it from being asked for or read: more words, or other ones, would make a scanner of our network."""
 
 
 class Fetched(NamedTuple):
@@ -52,6 +50,14 @@ class Fetched(NamedTuple):
 
     kind: Kind
     told: str
+
+
+_UNREACHABLE = Fetched(
+    "unreachable",
+    "the image could not be fetched; see that anybody can have it over https, or send it as a data: URI",
+)
+"""Whatever kept it from being asked for or read: more words, or other ones, would make a scanner of our network."""
+_BUSY = Fetched("busy", "too many images are being fetched at the moment; try again soon")
 
 
 class Unfetched(Exception):
@@ -158,11 +164,11 @@ class _Fetch:
         except Unfetched as unfetched:
             return unfetched.outcome
         except TimeoutError:
-            return _unreachable().outcome if self._is_asking else _BUSY
+            return _UNREACHABLE if self._is_asking else _BUSY
         except (GatewayError, NoResources):
             return _BUSY
         except UpstreamError:
-            return _unreachable().outcome
+            return _UNREACHABLE
 
     async def _followed(self) -> Fetched:
         """The image, past redirects. Each is judged as the first address was, and told of by the same words."""
@@ -177,7 +183,7 @@ class _Fetch:
             self._is_asking = False
             if outcome is not None:
                 return outcome
-        raise _unreachable()
+        return _UNREACHABLE
 
     async def _hop(self, asked: ImageUrl) -> Fetched | None:
         """The image; None where the answer names another address, which is the next then."""
@@ -198,7 +204,7 @@ class _Fetch:
                 return await self._transport(asked, address).request("GET", asked.target, _HEADERS, is_stream=True)
             except (ConnectFailed, TimedOut):
                 continue
-        raise _unreachable()
+        raise Unfetched(*_UNREACHABLE)
 
     async def _addresses(self, asked: ImageUrl) -> Sequence[str]:
         """All that a name has; one that is not allowed among them spoils the name."""
@@ -240,13 +246,6 @@ class _Fetch:
         if more_bytes > 0:
             self._kept_bytes += more_bytes
             await self._room.take(more_bytes)
-
-
-_BUSY = Fetched("busy", "too many images are being fetched at the moment; try again soon")
-
-
-def _unreachable() -> Unfetched:
-    return Unfetched("unreachable", _UNREACHABLE)
 
 
 def _no_image() -> Unfetched:

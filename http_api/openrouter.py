@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from http_api.operations import Absent, Told
 from mcp_gateway.core.catalog import SAMPLING_PARAMETERS, Model
 from mcp_gateway.core.prices import Price, Rates
+from mcp_gateway.core.sent_images import IMAGE_TYPES
 
 ProviderFormat = Literal["openrouter", "openrouter-legacy"]
 Quantization = Literal["int4", "int8", "fp4", "mxfp4", "nvfp4", "fp6", "fp8", "mxfp8", "fp16", "bf16", "fp32"]
@@ -283,9 +284,8 @@ def _one_of(*values: str) -> ParameterDescriptor:
 
 
 def _images(*, takes_urls: bool) -> SupportedInputs:
-    """As policy/images.py takes them."""
     sources = ("base64", "url") if takes_urls else ("base64",)
-    formats = _one_of("image/png", "image/jpeg", "image/webp", "image/gif")
+    formats = _one_of(*(f"image/{kind}" for kind in IMAGE_TYPES))
     return SupportedInputs(sources=_one_of(*sources), formats=formats)
 
 

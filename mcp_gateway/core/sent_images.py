@@ -6,6 +6,8 @@ Knows no surface and fetches nothing.
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+IMAGE_TYPES = ("png", "jpeg", "webp", "gif")
+"""Of `image/...`, those that are taken."""
 PLACEHOLDER = (
     "data:image/png;base64,"
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="

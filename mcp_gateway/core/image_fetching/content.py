@@ -3,13 +3,9 @@
 import asyncio
 from base64 import b64encode
 
-_TYPES = {
-    b"image/gif": "gif",
-    b"image/jpeg": "jpeg",
-    b"image/jpg": "jpeg",
-    b"image/png": "png",
-    b"image/webp": "webp",
-}
+from mcp_gateway.core.sent_images import IMAGE_TYPES
+
+_TYPES = frozenset(f"image/{kind}".encode() for kind in (*IMAGE_TYPES, "jpg"))
 TYPES = b", ".join(sorted(_TYPES))
 """As an Accept header has them."""
 _RIFF, _WEBP, _WEBP_AT = b"RIFF", b"WEBP", 8

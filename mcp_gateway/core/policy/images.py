@@ -15,11 +15,11 @@ from pathlib import Path
 from mcp_gateway.core.config import ConfigError, ImageFetchSettings
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.policy.image_url import read_image_url
-from mcp_gateway.core.sent_images import RemoteImage, is_address
+from mcp_gateway.core.sent_images import IMAGE_TYPES, RemoteImage, is_address
 
 _SLICE_CHARS = 256 * 1024
 """Of base64: whole groups of four."""
-_DATA_URI = re.compile(r"data:image/(?:png|jpeg|webp|gif);base64,", re.IGNORECASE)
+_DATA_URI = re.compile(rf"data:image/(?:{'|'.join(IMAGE_TYPES)});base64,", re.IGNORECASE)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

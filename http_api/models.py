@@ -1,7 +1,7 @@
 """GET /models, /models/{id} and /models/{id}/health."""
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import unquote
 
 from pydantic import RootModel
@@ -13,10 +13,13 @@ from http_api.operations import Absent, Asked, Nothing, Told
 from http_api.query import AnyQuery
 from http_api.routes import unknown_url
 from mcp_gateway.core.catalog import SAMPLING_PARAMETERS, Model, Published
-from mcp_gateway.core.prices import Price, Rates
+from mcp_gateway.core.prices import as_fields
 from mcp_gateway.core.upstream.pool import ModelStatus, Pool
 
 ModelAsked = Asked[AnyQuery, Nothing]
+_RATES = ("prompt", "completion", "input_cache_read", "input_cache_write")
+_FEES = ("request", "image")
+"""OpenRouter's words for what a price has, in its order."""
 
 
 class ModelsQuery(AnyQuery):
@@ -151,29 +154,11 @@ def model_object(model: Model) -> ModelObject:
         input_modalities=list(model.input_modalities),
         output_modalities=["text"],
         quantization=model.quantization,
-        pricing=_pricing(model.price),
+        pricing=Pricing(**as_fields(model.price, _RATES, _FEES)),
         supported_sampling_parameters=list(SAMPLING_PARAMETERS),
         supported_features=list(model.features),
         guests=model.is_open_to_guests,
     )
-
-
-def _pricing(price: Price) -> Pricing:
-    told: dict[str, Any] = _token_prices(price, price.rates)
-    for name, amount_pico in (("request", price.request_pico), ("image", price.image_pico)):
-        if amount_pico:
-            told[name] = price.told(amount_pico)
-    if price.tiers:
-        told["tiers"] = [
-            PriceTier(above_prompt_tokens=tier.above_prompt_tokens, **_token_prices(price, tier.rates))
-            for tier in price.tiers
-        ]
-    return Pricing(**told)
-
-
-def _token_prices(price: Price, rates: Rates) -> dict[str, str]:
-    amounts = zip(("prompt", "completion", "input_cache_read", "input_cache_write"), rates, strict=True)
-    return {name: price.told(pico) for name, pico in amounts if pico is not None}
 
 
 def _anthropic_list(models: Iterable[Model]) -> AnthropicModelList:

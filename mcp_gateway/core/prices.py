@@ -3,10 +3,10 @@
 Rates in pico-USD per token; a cost is rounded up once, to the nano-USD.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mcp_gateway.core.money import MILLION_TOKENS, PICO_PER_NANO, format_price, nano_of_pico
 
@@ -157,6 +157,23 @@ def dearest(prices: Sequence[Price]) -> Price:
         tiers=tuple(Tier(border, _most_of([price.most_rates(border + 1) for price in prices])) for border in borders),
         margin=max(price.margin for price in prices),
     )
+
+
+def as_fields(price: Price, rate_names: Collection[str], fee_names: Collection[str], tokens: int = 1) -> dict[str, Any]:
+    """For programs: rates for so many tokens and what is asked per request and image, by the names that are given.
+
+    As decimal strings in USD, without what nothing is asked for by itself; `tiers` have rates by the same names.
+    """
+
+    def told(rates: Rates) -> dict[str, Any]:
+        named = zip(rate_names, rates, strict=True)
+        return {name: price.told(amount_pico, tokens) for name, amount_pico in named if amount_pico is not None}
+
+    fees = zip(fee_names, (price.request_pico, price.image_pico), strict=True)
+    fields = told(price.rates) | {name: price.told(amount_pico) for name, amount_pico in fees if amount_pico}
+    if price.tiers:
+        fields["tiers"] = [{"above_prompt_tokens": tier.above_prompt_tokens} | told(tier.rates) for tier in price.tiers]
+    return fields
 
 
 def in_words(price: Price) -> str:

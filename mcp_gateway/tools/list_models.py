@@ -13,7 +13,7 @@ from mcp_gateway.core.config import Task
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.money import MILLION_TOKENS
-from mcp_gateway.core.prices import Price, Rates
+from mcp_gateway.core.prices import as_fields
 from mcp_gateway.core.upstream.pool import ModelStatus, Pool
 from mcp_gateway.tools.arguments import Arguments
 from mcp_gateway.tools.pages import first_page, models_behind
@@ -132,36 +132,18 @@ def row_bytes(row: dict[str, Any]) -> int:
 def model_row(model: Model, status: ModelStatus) -> dict[str, Any]:
     """A model as its choosers need it, prices in USD per million tokens."""
     task = {} if model.task is None else {"task": model.task}
-    price = model.price
     return {
         "id": model.id,
         "name": model.name,
         "description": model.description,
         "context_window": model.context_window,
         "max_output_tokens": model.max_output_tokens,
-        **_token_prices(price, price.rates),
-        **_further_prices(price),
+        **as_fields(model.price, _RATES, _FEES, MILLION_TOKENS),
         "features": list(model.features),
         "input_modalities": list(model.input_modalities),
         "status": status,
         "guests": model.is_open_to_guests,
     } | task
-
-
-def _token_prices(price: Price, rates: Rates) -> dict[str, str]:
-    named = zip(_RATES, rates, strict=True)
-    return {name: price.told(amount_pico, MILLION_TOKENS) for name, amount_pico in named if amount_pico is not None}
-
-
-def _further_prices(price: Price) -> dict[str, Any]:
-    """Those that few models have."""
-    fees = zip(_FEES, (price.request_pico, price.image_pico), strict=True)
-    told: dict[str, Any] = {name: price.told(amount_pico) for name, amount_pico in fees if amount_pico}
-    if price.tiers:
-        told["tiers"] = [
-            {"above_prompt_tokens": tier.above_prompt_tokens} | _token_prices(price, tier.rates) for tier in price.tiers
-        ]
-    return told
 
 
 def _can(model: Model, capability: str | None) -> bool:

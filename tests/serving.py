@@ -113,6 +113,18 @@ class Door:
             path, content=body, headers=bearer(key) | {"content-type": "application/json"} | named
         )
 
+    async def mcp(
+        self, method: str, key: str | None = None, *, path: str = "/v1/mcp", **params: Any
+    ) -> httpx2.Response:
+        """POST a request of MCP, without a session."""
+        message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        headers = {"accept": "application/json, text/event-stream", "mcp_protocol_version": "2025-06-18"}
+        return await self.post(orjson.dumps(message), key, path, **headers)
+
+    async def call(self, tool: str, key: str | None = None, **arguments: Any) -> httpx2.Response:
+        """Call a tool over MCP."""
+        return await self.mcp("tools/call", key, name=tool, arguments=arguments)
+
     async def get(self, path: str, key: str | None = None, **headers: str) -> httpx2.Response:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return await self.http.get(path, headers=bearer(key) | named)

@@ -12,7 +12,7 @@ from mcp_gateway.core.identity.own_limits import OwnLimits
 from tests.loop_clock import pass_time
 from tests.patience import eventually
 from tests.replaying import ReplayingBackend, in_two, stream
-from tests.serving import FREE, MESSAGES, PRICED, UNLIMITED, Clock, Door, bearer, open_door
+from tests.serving import FREE, MESSAGES, PRICED, UNLIMITED, Clock, Door, open_door
 
 TEN_A_DAY = OwnLimits(None, 10, None, None)
 
@@ -29,11 +29,7 @@ def streams(door: Door, key: str, *models: str) -> list["asyncio.Task[Any]"]:
 
 def called(door: Door, key: str, model: str) -> "asyncio.Task[Any]":
     """The same over MCP."""
-    arguments = {"model": model, "messages": MESSAGES}
-    params = {"name": "chat_completion", "arguments": arguments}
-    headers = bearer(key) | {"mcp-protocol-version": "2025-06-18", "accept": "application/json"}
-    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
-    return asyncio.create_task(door.http.post("/v1/mcp", json=body, headers=headers))
+    return asyncio.create_task(door.call("chat_completion", key, model=model, messages=MESSAGES))
 
 
 async def day_of(door: Door, key: str) -> dict[str, int]:

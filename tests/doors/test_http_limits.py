@@ -362,26 +362,21 @@ async def test_what_an_account_has_used_today_survives_a_restart_and_its_keys(tm
         assert [(await door.chat(key, model="demo/echo")).status_code for _ in range(2)] == [200, 429]
 
 
-def tool_call(name: str, **arguments: object) -> dict[str, object]:
-    return {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": name, "arguments": arguments}}
-
-
 async def test_over_mcp_and_over_http_it_is_one_account(served: Served) -> None:
     door, _ = served
     first, second, third = await account_with(door, limited(minute=2), UNLIMITED, UNLIMITED, limited(minute=9))
-    ask = tool_call("chat_completion", model="free/tiny", messages=[{"role": "user", "content": "x"}])
+    ask = {"model": "free/tiny", "messages": [{"role": "user", "content": "x"}]}
 
-    async def called(key: str, body: dict[str, object]) -> dict[str, Any]:
-        headers = bearer(key) | {"mcp-protocol-version": "2025-06-18", "accept": "application/json"}
-        result: dict[str, Any] = (await door.http.post("/v1/mcp", json=body, headers=headers)).json()["result"]
+    async def called(key: str, tool: str, **arguments: Any) -> dict[str, Any]:
+        result: dict[str, Any] = (await door.call(tool, key, **arguments)).json()["result"]
         return result
 
-    assert not (await called(first, ask))["isError"]
+    assert not (await called(first, "chat_completion", **ask))["isError"]
     assert (await door.chat(second)).status_code == 200
-    refused = (await called(third, ask))["structuredContent"]
+    refused = (await called(third, "chat_completion", **ask))["structuredContent"]
     assert refused["code"] == "requests_per_minute"
     assert "of your account" in refused["message"]
-    limits = (await called(third, tool_call("get_balance")))["structuredContent"]["limits"]
+    limits = (await called(third, "get_balance"))["structuredContent"]["limits"]
     assert (limits["requests_per_minute"], limits["requests_left_this_minute"]) == (2, 0)
 
 

@@ -13,7 +13,6 @@ from tests.serving import FREE, PRICED, Door, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-MCP = {"mcp-protocol-version": "2025-06-18", "accept": "application/json, text/event-stream"}
 PRICES, WITH_20 = {"prompt": "0.0000003", "completion": "0.0000007"}, {
     "prompt": "0.00000036", "completion": "0.00000084",
 }  # fmt: skip
@@ -46,9 +45,7 @@ async def prices(door: Door, key: str | None, path: str = "/v1/models/priced/tin
 
 
 async def called(door: Door, key: str, method: str, **params: Any) -> Any:
-    request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-    headers = MCP | {"authorization": f"Bearer {key}"}
-    return (await door.http.post("/v1/mcp", json=request, headers=headers)).json()["result"]
+    return (await door.mcp(method, key, **params)).json()["result"]
 
 
 @pytest.mark.parametrize("is_stream", [False, True])

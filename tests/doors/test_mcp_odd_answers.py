@@ -1,6 +1,7 @@
 """Answers of a backend that lack what they should have, over MCP: its error, told in words, and no bug of ours."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import orjson
 import pytest
@@ -41,10 +42,8 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tupl
 async def asked(door: Door, key: str | None = None, **meta: object) -> str:
     """What the tool's result tells, as the text of the answer; of the model with a price where a key is named."""
     arguments = {"model": "free/tiny" if key is None else "priced/tiny", "messages": MESSAGES}
-    params = {"name": "chat_completion", "arguments": arguments, **({"_meta": meta} if meta else {})}
-    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
-    accept = {"accept": "application/json, text/event-stream", "mcp-protocol-version": "2025-06-18"}
-    answer = await door.post(orjson.dumps(message), key or await door.key(), "/v1/mcp", **accept)
+    params: dict[str, Any] = {"name": "chat_completion", "arguments": arguments, **({"_meta": meta} if meta else {})}
+    answer = await door.mcp("tools/call", key or await door.key(), **params)
     assert answer.status_code == 200
     return answer.text
 

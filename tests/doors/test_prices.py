@@ -154,9 +154,7 @@ async def test_both_doors_list_all_that_a_price_says(priced: Priced) -> None:
             "input_cache_read": "0.0000005",
         }],
     }  # fmt: skip
-    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "list_models", "arguments": {}}}
-    headers = {"mcp-protocol-version": "2025-06-18", "accept": "application/json, text/event-stream"}
-    told = (await priced.door.http.post("/v1/mcp", json=call, headers=headers)).json()["result"]
+    told = (await priced.door.call("list_models")).json()["result"]
     (row,) = [row for row in told["structuredContent"]["models"] if row["id"] == MODEL["id"]]
     assert {name: value for name, value in row.items() if "usd" in name or name == "tiers"} == {
         "input_usd_per_million_tokens": "1", "output_usd_per_million_tokens": "3",

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 
 from tests.serving import Door, bearer, error_of, open_door
@@ -78,6 +77,4 @@ async def test_over_mcp_too(tmp_path: Path) -> None:
 
 
 async def asked(door: Door, key: str | None, method: str, params: dict[str, Any]) -> str:
-    body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
-    headers = {"accept": "application/json, text/event-stream", "mcp_protocol_version": "2025-06-18"}
-    return (await door.post(body, key, "/v1/mcp", **headers)).text
+    return (await door.mcp(method, key, **params)).text

@@ -24,7 +24,7 @@ from tests.image_server import LOOPBACK, PNG, Names, Tls, certificate_in, image,
 from tests.logged import everything_logged
 from tests.patience import PATIENCE_S, eventually
 from tests.replaying import Answer, ReplayingBackend, death, replayed, unary, whole
-from tests.serving import PRICED, Clock, Door, bearer, error_of, open_door
+from tests.serving import PRICED, Clock, Door, error_of, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -124,10 +124,7 @@ class Stage:
         body = {"model": model} | way.body(urls) | fields
         if not way.is_mcp:
             return await self.door.post(orjson.dumps(body), key, path or way.path)
-        params = {"name": "chat_completion", "arguments": body}
-        call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
-        headers = bearer(key) | {"mcp-protocol-version": "2025-06-18", "accept": "application/json"}
-        return await self.door.http.post(way.path, json=call, headers=headers)
+        return await self.door.mcp("tools/call", key, path=way.path, name="chat_completion", arguments=body)
 
     async def fetches(self) -> dict[str, float]:
         """How many ended, by outcome."""

@@ -135,9 +135,7 @@ async def test_a_call_over_mcp_fails_with_the_same_code(
     account_id, key_id, raw = await new_key(door)
     backend.answer_with(silence)
     params = {"name": "chat_completion", "arguments": chat_body(), **meta}
-    body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params})
-    headers = {"accept": "application/json, text/event-stream", "mcp_protocol_version": "2025-06-18"}
-    calling = asyncio.ensure_future(door.post(body, raw, PATHS[0], **headers))
+    calling = asyncio.ensure_future(door.mcp("tools/call", raw, path=PATHS[0], **params))
     (asked,) = await backend.chats_asked(1)
     await end(door, account_id, key_id)
     answer = (await calling).text

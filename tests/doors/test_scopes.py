@@ -149,7 +149,5 @@ async def test_every_key_may_connect_and_see_which_tools_there_are(door: Door, b
 
 
 async def rpc(door: Door, path: str, key: str, method: str, **params: Any) -> dict[str, Any]:
-    body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
-    headers = {"accept": "application/json, text/event-stream", "mcp_protocol_version": "2025-06-18"}
-    answer: dict[str, Any] = (await door.post(body, key, path, **headers)).json()
+    answer: dict[str, Any] = (await door.mcp(method, key, path=path, **params)).json()
     return answer

@@ -207,10 +207,7 @@ async def ask_streamed(stage: Stage, *, is_continuous: bool = False, **fields: A
 
 async def ask_mcp(stage: Stage, **fields: Any) -> Seen:
     arguments = chat_body(**{"model": "priced/tiny"} | fields)
-    call = {"name": "chat_completion", "arguments": arguments}
-    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call}
-    headers = {"mcp-protocol-version": "2025-06-18", "accept": "application/json"}
-    answer = await stage.door.http.post("/v1/mcp", json=body, headers=bearer(stage.key) | headers)
+    answer = await stage.door.call("chat_completion", stage.key, **arguments)
     told = answer.json()["result"]["structuredContent"]
     assert_readable(told["usage"])
     return Seen(read_usage(told["usage"]), told["cost_usd"], told["request_id"])

@@ -7,7 +7,6 @@ import pytest
 import pytest_asyncio
 
 from mcp_gateway.core.money import format_usd
-from tests.patience import eventually
 from tests.replaying import ReplayingBackend
 from tests.serving import FREE, PRICED, Door, open_door
 
@@ -35,9 +34,15 @@ async def with_margin(door: Door, margin: int, credit_nano: int = 10**9) -> tupl
     account_id = await door.account(format_usd(credit_nano))
     key = await door.key(account_id)
     assert (await door.get("/v1/models", key)).status_code == 200
-    await (await door.desk()).accounts.set_margin(account_id, margin)
-    await eventually(lambda: door.gateway.known_keys.account_limits(account_id).margin == margin)
+    await set_margin(door, account_id, margin)
     return account_id, key
+
+
+async def set_margin(door: Door, account_id: str, margin: int) -> None:
+    """As the command line does it, beside the server, which looks for changes then."""
+    await (await door.desk()).accounts.set_margin(account_id, margin)
+    await door.gateway.known_keys.catch_up()
+    assert door.gateway.known_keys.account_limits(account_id).margin == margin
 
 
 async def prices(door: Door, key: str | None, path: str = "/v1/models/priced/tiny") -> Any:
@@ -61,7 +66,7 @@ async def test_a_hold_is_made_with_the_margin(door: Door) -> None:
     """An account that has the price of the settings for it alone has too little."""
     fields = {"model": "priced/tiny", "max_tokens": 16}
     _, rich = await with_margin(door, 0)
-    (held_nano,) = (await held_for(door, rich, **fields),)
+    held_nano = await held_for(door, rich, **fields)
     poor_id, poor = await with_margin(door, 2000, held_nano)
     assert (await door.chat(poor, **fields)).status_code == 402
     assert await door.balance_nano(poor_id) == held_nano
@@ -118,8 +123,7 @@ async def test_models_are_chosen_by_the_prices_that_the_account_pays(
 
 async def test_a_margin_is_changed_and_taken_away_while_the_server_runs(door: Door) -> None:
     account_id, key = await with_margin(door, 2000)
-    await (await door.desk()).accounts.set_margin(account_id, 0)
-    await eventually(lambda: door.gateway.known_keys.account_limits(account_id).margin == 0)
+    await set_margin(door, account_id, 0)
     assert await prices(door, key) == PRICES
     assert (await (await door.desk()).accounts.get(account_id)).margin == 0
 

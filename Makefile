@@ -82,7 +82,7 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	@$(BIN)/mypy
 
-check: test test-programs test-surfaces lint types  ## what CI runs
+check: test test-programs test-surfaces lint types  ## what to run before a commit; .ci/run adds the slow suites
 
 docs: $(VENV)/.installed-dev  ## write the files that are generated from the settings tree
 	@$(BIN)/python -m mcp_gateway.core.config_reference

@@ -10,14 +10,13 @@ from mcp_gateway.core.dialects.responses_fields import ResponsesFields
 from mcp_gateway.core.dialects.vllm_bodies import TOKENIZE_PATH, bound
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import dump_json, parse_in_turns
-from mcp_gateway.core.surfaces.credible import UsageBounds
+from mcp_gateway.core.surfaces.credible import UsageBounds, failed_amid, not_understood
 from mcp_gateway.core.surfaces.error_shapes import error_in
 from mcp_gateway.core.surfaces.response_object import (
     checked,
     failure_of_response,
     finish_reason_of,
     in_our_form,
-    not_understood,
     response_id,
     text_bytes_of,
     told_usage,
@@ -75,7 +74,7 @@ class ResponsesToVllm:
     async def read(self, body: Body, public_model: str) -> Whole:
         response = await _parsed(body)
         if failure_of_response(response) is not None:
-            raise GatewayError("backend_error", "The backend failed amid the answer.")
+            raise failed_amid()
         usage = usage_of(response)
         told = None if usage is None else told_usage(response, usage)
         written = dump_json(in_our_form(response, public_model) | {"usage": told})
@@ -96,5 +95,5 @@ async def _parsed(body: Body) -> dict[str, Any]:
     except (orjson.JSONDecodeError, GatewayError):
         raise not_understood() from None
     if isinstance(response, dict) and "output" not in response and error_in(response) is not None:
-        raise GatewayError("backend_error", "The backend failed amid the answer.")
+        raise failed_amid()
     return checked(response)

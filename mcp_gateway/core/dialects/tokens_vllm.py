@@ -10,7 +10,7 @@ from mcp_gateway.core.dialects.flat_fields import FlatFields
 from mcp_gateway.core.dialects.sifting import FieldUse
 from mcp_gateway.core.dialects.vllm_bodies import TOKENIZE_PATH
 from mcp_gateway.core.dialects.vllm_fields import ChatFields
-from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.surfaces.credible import not_understood
 from mcp_gateway.core.surfaces.surface import Body
 from mcp_gateway.core.surfaces.whole_answer import PARSED_BYTES, first_match
 
@@ -63,7 +63,7 @@ class TokenizeToVllm:
         else:
             is_answer = read_count(answer[:_HEAD_BYTES]) is not None and await first_match(_TOKENS, answer) is not None
         if not is_answer:
-            raise _not_understood()
+            raise not_understood()
 
 
 class DetokenizeToVllm:
@@ -80,7 +80,7 @@ class DetokenizeToVllm:
         else:
             is_answer = _TEXT.match(answer) is not None
         if not is_answer:
-            raise _not_understood()
+            raise not_understood()
 
 
 def read_count(body: Body) -> int | None:
@@ -96,7 +96,3 @@ def _parsed(answer: Body) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         return {}
     return told if isinstance(told, dict) else {}
-
-
-def _not_understood() -> GatewayError:
-    return GatewayError("backend_error", "The backend's answer could not be understood.")

@@ -10,6 +10,7 @@ import orjson
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import marks_in
+from mcp_gateway.core.surfaces.credible import not_understood
 from mcp_gateway.core.surfaces.plain_frames import PlainForm, PlainRun, form_of
 from mcp_gateway.core.surfaces.usage import Usage, last_usage, read_usage, told
 
@@ -69,7 +70,7 @@ class Collected:
                     self._add(chunk)
                     self.form = _form_of(frame, chunk)
         except (LookupError, TypeError, AttributeError, ValueError):
-            raise _not_understood() from None
+            raise not_understood() from None
 
     def has_added(self, form: PlainForm, run: PlainRun) -> bool:
         """Add what frames of one form tell; False, and nothing, where each has to be looked at."""
@@ -117,7 +118,7 @@ class Collected:
         try:
             return orjson.dumps(self._answer(billed))
         except TypeError:
-            raise _not_understood() from None
+            raise not_understood() from None
 
     def _answer(self, billed: Usage) -> dict[str, Any]:
         answer = {
@@ -304,7 +305,3 @@ def _checked(value: Any, kind: type) -> Any:
     if not isinstance(value, kind):
         raise TypeError
     return value
-
-
-def _not_understood() -> GatewayError:
-    return GatewayError("backend_error", "The backend's answer could not be understood.")

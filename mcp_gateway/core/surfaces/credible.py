@@ -1,7 +1,11 @@
-"""Whether what a backend reports of an answer can be true: nothing that cannot is billed, summed or stored."""
+"""Whether what a backend reports of an answer can be true: nothing that cannot is billed, summed or stored.
+
+Also how an answer is refused that is none, or failed.
+"""
 
 from typing import Any, NamedTuple
 
+from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.surfaces.usage import Usage
 from mcp_gateway.core.text import is_one_line
 
@@ -27,3 +31,13 @@ def read_finish_reason(value: Any) -> str | None:
     """Why an answer ended, in a word; None for what is none."""
     is_reason = isinstance(value, str) and 0 < len(value) <= _MAX_REASON_CHARS and is_one_line(value)
     return value if is_reason else None
+
+
+def not_understood() -> GatewayError:
+    """Refuses what is no answer of the kind that was asked for."""
+    return GatewayError("backend_error", "The backend's answer could not be understood.")
+
+
+def failed_amid() -> GatewayError:
+    """Refuses an answer that tells an error."""
+    return GatewayError("backend_error", "The backend failed amid the answer.")

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.surfaces.credible import not_understood
 from mcp_gateway.core.surfaces.error_shapes import error_in
 from mcp_gateway.core.surfaces.onward import FIRST_MODEL
 from mcp_gateway.core.surfaces.surface import Body, Whole
@@ -23,7 +23,7 @@ async def read_input_answer(body: Body, public_model: str, member: str) -> Whole
     if len(body) <= PARSED_BYTES:
         _check(body, member)
     elif not body.startswith(b"{"):
-        raise _not_understood()
+        raise not_understood()
     at = await usage_key_at(body)
     value = None if at is None else _value_at(body, at)
     usage = usage_in(value)
@@ -54,7 +54,7 @@ def _check(body: Body, member: str) -> None:
     except (orjson.JSONDecodeError, LookupError, TypeError):
         is_answer = False
     if not is_answer:
-        raise _not_understood()
+        raise not_understood()
 
 
 def _value_at(body: Body, at: int) -> dict[str, Any] | None:
@@ -63,7 +63,3 @@ def _value_at(body: Body, at: int) -> dict[str, Any] | None:
     except orjson.JSONDecodeError:
         return None
     return value if isinstance(value, dict) else None
-
-
-def _not_understood() -> GatewayError:
-    return GatewayError("backend_error", "The backend's answer could not be understood.")

@@ -9,7 +9,7 @@ import orjson
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import dump_json, parse_exactly
-from mcp_gateway.core.surfaces.credible import read_finish_reason
+from mcp_gateway.core.surfaces.credible import not_understood, read_finish_reason
 from mcp_gateway.core.surfaces.message_usage import as_told, usage_in
 from mcp_gateway.core.surfaces.surface import Body, Whole
 from mcp_gateway.core.surfaces.usage import Usage
@@ -59,14 +59,10 @@ def _parsed(body: Body) -> dict[str, Any]:
     try:
         message = parse_exactly(bytes(body))
     except (orjson.JSONDecodeError, GatewayError):
-        raise _not_understood() from None
+        raise not_understood() from None
     if not isinstance(message, dict) or message.get("type") != "message":
-        raise _not_understood()
+        raise not_understood()
     content = message.get("content")
     if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
-        raise _not_understood()
+        raise not_understood()
     return message
-
-
-def _not_understood() -> GatewayError:
-    return GatewayError("backend_error", "The backend's answer could not be understood.")

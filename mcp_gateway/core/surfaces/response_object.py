@@ -5,8 +5,7 @@ Nothing is kept here, so every answer says `store: false`. What would tell of a 
 
 from typing import Any
 
-from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.surfaces.credible import read_finish_reason
+from mcp_gateway.core.surfaces.credible import not_understood, read_finish_reason
 from mcp_gateway.core.surfaces.error_shapes import failure_in
 from mcp_gateway.core.surfaces.surface import Failure
 from mcp_gateway.core.surfaces.usage import Usage, read_usage
@@ -115,10 +114,6 @@ def text_bytes_of(response: dict[str, Any]) -> int:
             parts = one.get(name)
             waiting += [part for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
     return size_bytes
-
-
-def not_understood() -> GatewayError:
-    return GatewayError("backend_error", "The backend's answer could not be understood.")
 
 
 def _reasoning_tokens(response: dict[str, Any], billed: Usage) -> int:

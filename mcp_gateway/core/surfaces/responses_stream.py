@@ -11,6 +11,7 @@ import orjson
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import parse_json
+from mcp_gateway.core.surfaces.credible import not_understood
 from mcp_gateway.core.surfaces.error_shapes import error_in, failure_in
 from mcp_gateway.core.surfaces.events import EventReader, end_of_events
 from mcp_gateway.core.surfaces.response_object import (
@@ -18,7 +19,6 @@ from mcp_gateway.core.surfaces.response_object import (
     failure_of_response,
     finish_reason_of,
     in_our_form,
-    not_understood,
     response_id,
     told_usage,
     usage_of,

@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
-from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.surfaces.collector import Relayed
+from mcp_gateway.core.surfaces.credible import not_understood
 from mcp_gateway.core.surfaces.splice import FrameRelay
 from mcp_gateway.core.surfaces.surface import Seen
 from mcp_gateway.core.surfaces.usage import Usage
@@ -99,7 +99,7 @@ class TextCollector(Relayed):
                 if frame.startswith(b"data:"):
                     self._add_chunk(orjson.loads(frame.removeprefix(b"data:")))
         except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
-            raise GatewayError("backend_error", "The backend's answer could not be understood.") from None
+            raise not_understood() from None
 
     def _add_chunk(self, chunk: dict[str, Any]) -> None:
         self._head.update({name: value for name, value in chunk.items() if name not in ("choices", "usage")})

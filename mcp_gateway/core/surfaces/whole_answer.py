@@ -13,7 +13,7 @@ import orjson
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import SLICE_BYTES, dump_json, parse_exactly
-from mcp_gateway.core.surfaces.credible import read_finish_reason
+from mcp_gateway.core.surfaces.credible import failed_amid, not_understood, read_finish_reason
 from mcp_gateway.core.surfaces.error_shapes import error_in
 from mcp_gateway.core.surfaces.onward import FIRST_MODEL
 from mcp_gateway.core.surfaces.surface import Body, Whole
@@ -63,7 +63,7 @@ async def read_answer(body: Body, public_model: str, reason_of: Callable[[Any], 
     is_short = len(body) <= PARSED_BYTES
     whole = _parse_answer(body, public_model, reason_of) if is_short else await _search_answer(body, public_model)
     if whole.finish_reason == "error":
-        raise _failed()
+        raise failed_amid()
     return whole
 
 
@@ -73,9 +73,9 @@ def _parse_answer(body: Body, public_model: str, reason_of: Callable[[Any], Any]
         reasons, value = [reason_of(choice) for choice in answer["choices"]], answer.get("usage")
         finish_reason = next((reason for reason in reasons if reason in _BROKEN_OFF), reasons[0])
     except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
-        raise _not_understood() from None
+        raise not_understood() from None
     if body.find(b'"error"') >= 0 and error_in(answer) is not None:
-        raise _failed()
+        raise failed_amid()
     usage = read_usage(value)
     is_exact = usage is not None and is_as_told(value, usage)
     renamed = with_model(body, FIRST_MODEL.search(body), public_model)
@@ -85,7 +85,7 @@ def _parse_answer(body: Body, public_model: str, reason_of: Callable[[Any], Any]
 async def _search_answer(body: Body, public_model: str) -> Whole:
     finish = await first_match(_FINISH, body)
     if finish is None or not body.startswith(b"{"):
-        raise _not_understood()
+        raise not_understood()
     finish_reason = finish[1].decode() if finish[1] else None
     at = await usage_key_at(body)
     usage = usage_at(body, at) if at is not None else None
@@ -129,7 +129,7 @@ def _parsed_with_usage(body: Body, usage: Usage) -> bytes:
     try:
         answer = parse_exactly(bytes(body))
     except GatewayError:  # its nesting
-        raise _not_understood() from None
+        raise not_understood() from None
     return dump_json(answer | {"usage": told(answer.get("usage"), usage)})
 
 
@@ -193,18 +193,10 @@ async def _end_of_object(body: Body, start: int) -> int:
         skipped = _NO_BRACKET.match(body, at, at + SLICE_BYTES)
         at = skipped.end() if skipped is not None else at
         if at == len(body) or body[at] not in _DEEPER:
-            raise _not_understood()
+            raise not_understood()
         depth += _DEEPER[body[at]]
         at += 1
         steps += 1
         if not steps % _STEPS_AT_ONCE:
             await asyncio.sleep(0)
     return at
-
-
-def _failed() -> GatewayError:
-    return GatewayError("backend_error", "The backend failed amid the answer.")
-
-
-def _not_understood() -> GatewayError:
-    return GatewayError("backend_error", "The backend's answer could not be understood.")

@@ -18,7 +18,7 @@ from mcp_gateway.core.surfaces.openai import (
 )
 from mcp_gateway.core.surfaces.prompt_sizes import opening_of, read_prompts
 from mcp_gateway.core.surfaces.splice import DONE
-from mcp_gateway.core.surfaces.surface import AnswerSize, Ask, PromptSize
+from mcp_gateway.core.surfaces.surface import AnswerSize, Ask
 from mcp_gateway.core.token_ids import IdsField
 
 MAX_PROMPTS = 128
@@ -44,33 +44,27 @@ class CompletionsSurface:
         """Read a parsed body of `size_bytes`. Raises GatewayError (400) with a message that says what to change."""
         make_whole(body, _INTEGERS)
         model = required(body, "model", str, "a model's id")
-        prompts = read_prompts(body.get("prompt"), "prompt", MAX_PROMPTS)
+        prompt = read_prompts(body, "prompt", MAX_PROMPTS, size_bytes)
         is_stream = bool(optional(body, "stream", bool))
         options = stream_options_in(body, is_stream=is_stream)
         at_least(body, "min_tokens", 0)
         told, best_of = at_least(body, "n", 1) or 1, at_least(body, "best_of", 1) or 1
         limit = at_least(body, "max_tokens", 1)
-        choices = max(told, best_of) * prompts.number
+        choices = max(told, best_of) * prompt.number
         rows = _rows(body)
         wishes = usage_wishes(options)
         return Ask(
             surface=self,
             body=body,
             model=model,
-            prompt=PromptSize(
-                size_bytes,
-                prompts.number,
-                prompts.number,
-                prompts.token_ids if body.get("truncate_prompt_tokens") is None else None,
-                prompts.is_text,
-            ),
+            prompt=prompt,
             is_stream=is_stream,
             usage_wishes=wishes,
             output_limit=limit or DEFAULT_OUTPUT_TOKENS,
             choices=choices,
             choices_field="best_of" if best_of > told else "n",
-            told_choices=told * prompts.number,
-            answer_size=AnswerSize(bytes_per_token(rows, choices), _size_field(rows, prompts.number, told)),
+            told_choices=told * prompt.number,
+            answer_size=AnswerSize(bytes_per_token(rows, choices), _size_field(rows, prompt.number, told)),
             is_long=size_bytes > LONG_BYTES,
         )
 

@@ -8,7 +8,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import LONG_BYTES
 from mcp_gateway.core.json_fields import at_least, at_most, kind_of, make_whole, optional, required
 from mcp_gateway.core.record import SurfaceName
-from mcp_gateway.core.surfaces.prompt_sizes import PromptSizes, opening_of, read_prompts
+from mcp_gateway.core.surfaces.prompt_sizes import opening_of, read_prompts
 from mcp_gateway.core.surfaces.surface import AnswerSize, Ask, PromptSize
 from mcp_gateway.core.token_ids import IdsField
 
@@ -38,22 +38,16 @@ class EmbeddingsSurface:
             problem = "`encoding_format` must be float or base64."
             raise GatewayError("invalid_value", problem, param="encoding_format")
         at_least(body, "dimensions", 1)
-        prompts = PromptSizes(1, None)
         if body.get("messages") is not None:
             _check_messages(body)
+            prompt = PromptSize(size_bytes, 1)
         else:
-            prompts = read_prompts(body.get("input"), "input", MAX_INPUTS)
+            prompt = read_prompts(body, "input", MAX_INPUTS, size_bytes)
         return Ask(
             surface=self,
             body=body,
             model=model,
-            prompt=PromptSize(
-                size_bytes,
-                prompts.number,
-                prompts.number,
-                prompts.token_ids if body.get("truncate_prompt_tokens") is None else None,
-                prompts.is_text,
-            ),
+            prompt=prompt,
             choices=0,
             answer_size=AnswerSize(1, "input"),
             is_long=size_bytes > LONG_BYTES,

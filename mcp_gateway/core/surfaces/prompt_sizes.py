@@ -1,10 +1,11 @@
 """A prompt, or what else is read by a model, in the forms that OpenAI has: text, texts, token ids, lists of those."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_fields import at_most, kind_of
 from mcp_gateway.core.surfaces.openings import opening_bytes
+from mcp_gateway.core.surfaces.surface import PromptSize
 from mcp_gateway.core.token_ids import MAX_IDS, MAX_TOKEN_ID, TokenIds, not_whole, out_of_range, too_many
 
 _FORMS = "a string, a list of strings, a list of token ids, or a list of such lists"
@@ -13,35 +14,36 @@ _KINDS = (int, str, list)
 _READ_IDS = 1024
 
 
-class PromptSizes(NamedTuple):
+def read_prompts(body: dict[str, Any], name: str, most: int, size_bytes: int) -> PromptSize:
+    """Read the field of that name, which may hold `most` prompts. Raises GatewayError (400).
+
+    Of prompts that are cut by their backend nobody knows how many ids are left.
+    """
+    number, ids = _count(body.get(name), name, most)
+    is_cut = body.get("truncate_prompt_tokens") is not None
+    return PromptSize(size_bytes, number, number, None if is_cut else ids)
+
+
+def _count(value: Any, name: str, most: int) -> tuple[int, int | None]:
     """How many there are, and how many token ids all have together; None where they are texts."""
-
-    number: int
-    token_ids: int | None
-    is_text: bool = False
-    """Whether the ids are kept as the text that they came in."""
-
-
-def read_prompts(value: Any, name: str, most: int) -> PromptSizes:
-    """Read the field of that name, which may hold `most` prompts. Raises GatewayError (400)."""
     if value is None or value in ("", []):
         raise GatewayError("missing_parameter", f"`{name}` is missing or empty: give {_FORMS}.", param=name)
     if isinstance(value, str):
-        return PromptSizes(1, None)
+        return 1, None
     if isinstance(value, TokenIds):
-        return PromptSizes(value.prompts, value.ids, is_text=True)
+        return value.prompts, value.ids
     if not isinstance(value, list):
         raise GatewayError("invalid_type", f"`{name}` must be {_FORMS}, not {kind_of(value)}.", param=name)
     kinds = set(map(type, value))
     if kinds == {int}:
-        return PromptSizes(1, _bounded(check_ids(value, name), name))
+        return 1, _bounded(check_ids(value, name), name)
     if kinds not in ({str}, {list}):
         raise _mixed(value, name)
     at_most(value, most, name)
     if kinds == {str}:
-        return PromptSizes(len(value), None)
+        return len(value), None
     ids = sum(check_ids(one, f"{name}[{index}]") for index, one in enumerate(value))
-    return PromptSizes(len(value), _bounded(ids, name))
+    return len(value), _bounded(ids, name)
 
 
 def opening_of(value: Any) -> bytes:

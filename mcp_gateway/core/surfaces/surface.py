@@ -106,8 +106,6 @@ class PromptSize(NamedTuple):
     number: int = 1
     token_ids: int | None = None
     """How many there are, where the prompt is nothing else: it need not be counted."""
-    has_ids_as_text: bool = False
-    """Whether they are TokenIds, which are not parsed where the body is taken out again."""
     images: tuple[str, ...] = ()
     remote_images: tuple[RemoteImage, ...] = ()
 
@@ -157,10 +155,8 @@ class Ask:
 
     def put_away(self, sent: bytes) -> None:
         """Keep of the body only what was sent: parsed, it takes several times as much; images are still counted."""
-        if self.prompt.has_ids_as_text:
-            name = self.surface.prompt_field
-            ids = self.body.get(name)
-            self._ids_at = ids.within(sent, name) if sent and isinstance(ids, TokenIds) else None
+        ids = self.body.get(self.surface.prompt_field) if sent else None
+        self._ids_at = ids.within(sent, self.surface.prompt_field) if isinstance(ids, TokenIds) else None
         self.body, self._sent = {}, sent
         if images := self.prompt.images:
             self.prompt = self.prompt._replace(images=("",) * len(images), remote_images=())

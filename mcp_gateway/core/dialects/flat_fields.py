@@ -6,7 +6,7 @@ Read from vLLM 0.32 and 0.33 (`CompletionRequest`, `EmbeddingRequest`). Knows na
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from mcp_gateway.core.dialects.sifting import FieldUse, LeftOut
+from mcp_gateway.core.dialects.sifting import FieldUse, LeftOut, as_they_are
 from mcp_gateway.core.dialects.vllm_fields import CHECKS, FIELDS, STREAM_OPTIONS, translate_guided
 from mcp_gateway.core.errors import GatewayError
 
@@ -79,7 +79,7 @@ class FlatFields:
 
     def __init__(self, table: Mapping[str, FieldUse], pass_fields: Iterable[str] = ()) -> None:
         self._table = table
-        self._passed = {name for name, use in table.items() if use in (_PASSED, _PRICED)} | set(pass_fields)
+        self._passed = as_they_are(table, pass_fields)
 
     def sift(self, body: dict[str, Any]) -> tuple[str, ...]:
         """Leave of a body only what the table passes; the names that were removed.

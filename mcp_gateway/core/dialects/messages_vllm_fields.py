@@ -6,7 +6,7 @@ Read from vLLM 0.32 and 0.33 (`AnthropicMessagesRequest`), which ignores what it
 from collections.abc import Iterable
 from typing import Any
 
-from mcp_gateway.core.dialects.sifting import FieldUse, LeftOut, check_constraint
+from mcp_gateway.core.dialects.sifting import FieldUse, LeftOut, as_they_are, check_constraint
 from mcp_gateway.core.dialects.vllm_fields import TEMPLATE_KWARGS
 from mcp_gateway.core.errors import GatewayError
 
@@ -41,7 +41,6 @@ FIELDS: dict[str, FieldUse] = {
     "chat_template_kwargs": _BOUNDED,
     "kv_transfer_params": _STRIPPED,
 }
-_AS_THEY_ARE = frozenset(name for name, use in FIELDS.items() if use in (FieldUse.PASSED, FieldUse.PRICED))
 _MESSAGE_KEYS = frozenset({"content", "role"})
 BLOCK_KEYS: dict[str, frozenset[str]] = {
     kind: frozenset({"cache_control", "type", *keys})
@@ -67,7 +66,7 @@ class MessageFields:
     """The table with what the operator passes besides."""
 
     def __init__(self, pass_fields: Iterable[str] = (), pass_template_kwargs: Iterable[str] = ()) -> None:
-        self._passed = _AS_THEY_ARE | frozenset(pass_fields)
+        self._passed = as_they_are(FIELDS, pass_fields)
         self._template_kwargs = TEMPLATE_KWARGS | frozenset(pass_template_kwargs)
 
     def sift(self, body: dict[str, Any]) -> tuple[str, ...]:

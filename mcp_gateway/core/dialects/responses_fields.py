@@ -6,7 +6,7 @@ Read from vLLM 0.32 (`ResponsesRequest`). Knows names and sizes; knows no caller
 from collections.abc import Iterable
 from typing import Any
 
-from mcp_gateway.core.dialects.sifting import FieldUse, LeftOut, check_constraint, unsupported
+from mcp_gateway.core.dialects.sifting import FieldUse, LeftOut, as_they_are, check_constraint, unsupported
 from mcp_gateway.core.dialects.vllm_fields import TEMPLATE_KWARGS, check_structured_outputs
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_fields import checked
@@ -74,7 +74,7 @@ FIELDS: dict[str, FieldUse] = {
     "vllm_xargs": _STRIPPED,
     "watermarking": _PASSED,
 }
-_AS_THEY_ARE = frozenset(name for name, use in FIELDS.items() if use in (FieldUse.PASSED, FieldUse.PRICED))
+_AS_THEY_ARE = as_they_are(FIELDS)
 OWN_TOOLS = frozenset({"function", "custom"})
 """Tools that the caller runs itself. All others a server would run, for a price that nobody told, or reach out with."""
 _NO_TOOLS = ("auto", "none")

@@ -4,7 +4,7 @@ Knows no field of any surface.
 """
 
 import re
-from collections.abc import Container
+from collections.abc import Container, Iterable, Mapping
 from enum import Enum, auto
 from typing import Any
 
@@ -47,6 +47,12 @@ def first_names(names: tuple[str, ...]) -> list[str]:
     """As many of the removed names as a caller is told of."""
     more = len(names) - _MAX_TOLD
     return list(names) if more <= 0 else [*names[:_MAX_TOLD], f"and {more} more"]
+
+
+def as_they_are(table: Mapping[str, FieldUse], pass_fields: Iterable[str] = ()) -> frozenset[str]:
+    """The names that are passed on without a look: the table's, and those that the operator passes besides."""
+    passed = (name for name, use in table.items() if use in (FieldUse.PASSED, FieldUse.PRICED))
+    return frozenset((*passed, *pass_fields))
 
 
 class LeftOut:

@@ -6,7 +6,7 @@ Read from vLLM 0.32 and 0.33 (`ChatCompletionRequest` and `chat_utils`). Knows n
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mcp_gateway.core.dialects.sifting import FieldUse, LeftOut, check_constraint
+from mcp_gateway.core.dialects.sifting import FieldUse, LeftOut, as_they_are, check_constraint
 from mcp_gateway.core.errors import GatewayError
 
 _PASSED, _PRICED, _BOUNDED, _STRIPPED, _REFUSED = FieldUse
@@ -144,13 +144,13 @@ class ChatFields:
         table: Mapping[str, FieldUse] = FIELDS,
     ) -> None:
         self._table = table
-        self._passed = {name for name, use in table.items() if use in (_PASSED, _PRICED)} | set(pass_fields)
+        self._passed = as_they_are(table, pass_fields)
         self._template_kwargs = TEMPLATE_KWARGS | frozenset(pass_template_kwargs)
 
     def sift(self, body: dict[str, Any]) -> tuple[str, ...]:
         """Leave of a chat's body only what the table passes; the names that were removed, without repetition.
 
-        The body has been read by `read_chat_request`. Raises GatewayError for what may not be left out in silence.
+        The body has been read by its surface. Raises GatewayError for what may not be left out in silence.
         """
         left_out = LeftOut(self._table)
         if unusual := body.keys() - self._passed:

@@ -13,7 +13,7 @@ from mcp_gateway.core.catalog import Model, Offer
 from mcp_gateway.core.dialects.dialect import Counting, Dialect
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.inference.parts import Parts
-from mcp_gateway.core.inference.routing import judged, offers_to, ranked, unavailable
+from mcp_gateway.core.inference.routing import check_images, judged, offers_to, ranked, unavailable
 from mcp_gateway.core.inference.terms import check_access
 from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.record import OK
@@ -71,8 +71,7 @@ async def answered(parts: Parts, caller: Caller, question: TokenQuestion, reserv
     ignored = parts.targets.dialect_of(offers[0]).inquiries[question.name].sift(question.body)
     check_access(model, caller)
     if question.images:
-        await parts.images.check(question.images, model_sees="image" in model.input_modalities)
-        parts.images.check_addresses(question.remote_images, is_guest=caller.is_guest)
+        await check_images(parts, caller, model, question.images, question.remote_images)
 
     def written(offer: Offer) -> Counting:
         inquiry = parts.targets.dialect_of(offer).inquiries[question.name]

@@ -1,5 +1,7 @@
 """Whether a request may be asked, and what it may be answered by, by who asks and for what."""
 
+from collections.abc import Sequence
+
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.catalog import DEMO, Model, Offer
 from mcp_gateway.core.dialects.dialect import Target
@@ -8,6 +10,7 @@ from mcp_gateway.core.inference.parts import Parts
 from mcp_gateway.core.inference.terms import check
 from mcp_gateway.core.prices import FREE
 from mcp_gateway.core.routing.rank import Candidate, Ranking, rank
+from mcp_gateway.core.sent_images import RemoteImage
 from mcp_gateway.core.surfaces.surface import Ask
 from mcp_gateway.core.upstream.backend import Backend
 
@@ -32,9 +35,16 @@ async def judged(parts: Parts, caller: Caller, ask: Ask, model: Model, target: T
     ignored = target.translation.sift(ask.body)
     check(ask, model, caller, parts.settings.limits)
     if ask.prompt.images:
-        await parts.images.check(ask.prompt.images, model_sees="image" in model.input_modalities)
-        parts.images.check_addresses(ask.prompt.remote_images, is_guest=caller.is_guest)
+        await check_images(parts, caller, model, ask.prompt.images, ask.prompt.remote_images)
     return ignored
+
+
+async def check_images(
+    parts: Parts, caller: Caller, model: Model, images: Sequence[str], remote_images: Sequence[RemoteImage]
+) -> None:
+    """Those that were sent, and the addresses of those that are to be fetched. Raises GatewayError."""
+    await parts.images.check(images, model_sees="image" in model.input_modalities)
+    parts.images.check_addresses(remote_images, is_guest=caller.is_guest)
 
 
 def ranked(offers: tuple[Offer, ...], ask: Ask, model: Model, caller: Caller, parts: Parts) -> Ranking[Backend]:

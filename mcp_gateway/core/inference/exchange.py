@@ -184,7 +184,7 @@ class Exchange:
             self._attempts.blame(error)
         await self._close_part(error)
         held = reader.end(format_usd(self._bill.cost_nano), self._bill.usage) if reader is not None else b""
-        return held + ask.last_frames(error, self._call.request_id, ask.model)
+        return held + ask.last_frames(error)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -65,8 +65,8 @@ class ResponsesAsk(Ask):
         kinds = ("response.in_progress",) if self.number else ("response.created", "response.in_progress")
         return b"".join([self.event({"type": kind, "response": response}) for kind in kinds])
 
-    def last_frames(self, error: GatewayError, request_id: str, model: str) -> bytes:
-        response = _failed(error, request_id, model, self.created_at_s) | {"usage": self.usage_told}
+    def last_frames(self, error: GatewayError) -> bytes:
+        response = _failed(error, self.request_id, self.model, self.created_at_s) | {"usage": self.usage_told}
         return self.event({"type": "response.failed", "response": response})
 
     def event(self, value: dict[str, Any]) -> bytes:

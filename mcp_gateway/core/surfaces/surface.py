@@ -149,9 +149,9 @@ class Ask:
         """What a client is sent of a stream while there is nothing to tell."""
         return self.surface.comment
 
-    def last_frames(self, error: GatewayError, request_id: str, model: str) -> bytes:
+    def last_frames(self, error: GatewayError) -> bytes:
         """The end of its stream by a failure, whatever was told before."""
-        return self.surface.last_frames(error, request_id, model)
+        return self.surface.last_frames(error, self.request_id, self.model)
 
     def put_away(self, sent: bytes) -> None:
         """Keep of the body only what was sent: parsed, it takes several times as much; images are still counted."""

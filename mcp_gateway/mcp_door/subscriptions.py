@@ -32,6 +32,7 @@ from mcp.types import (
 )
 
 from mcp_gateway.core.context import RequestContext
+from mcp_gateway.core.errors import TABLE
 from mcp_gateway.mcp_door.calls import caller_of
 from mcp_gateway.mcp_door.faults import no_resource
 from mcp_gateway.mcp_door.jsonrpc import REFUSED, notification_payload
@@ -42,7 +43,7 @@ _MAX_URIS = 64
 _MAX_URI_CHARS = 512
 _URIS_PER_SHARE = 4
 """An owner, and all of them together, may hear of so many resources for each session that they may have."""
-_RETRY = {"retry_after_s": 5}
+_RETRY = {"retry_after_s": TABLE["overloaded"].retry_after_s}
 
 Context = ServerRequestContext[Any, Any]
 

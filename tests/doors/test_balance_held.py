@@ -1,7 +1,7 @@
 """An account whose running requests hold its money: who asks meanwhile waits for it, or is told to come again."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,63 +13,36 @@ import pytest
 import pytest_asyncio
 
 from mcp_gateway.core.ledger.entries import Hold
-from mcp_gateway.core.money import format_usd
-from tests.captured import captured
-from tests.patience import PATIENCE_S, eventually
-from tests.replaying import Answer, ReplayingBackend, events, replayed, stream, unary
-from tests.serving import MESSAGES, PRICED, Door, bearer, open_door
+from tests.patience import eventually
+from tests.replaying import ReplayingBackend
+from tests.serving import MESSAGES, Door, open_door
+from tests.stage import PRICED, Stage, staged
+from tests.surfaces import SPOKEN, ChatTool, Messages, Spoken, answers, every_way
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.surfaces, pytest.mark.asyncio(loop_scope="module")]
 
 CREDIT_NANO = 10**7
-MCP = {"mcp-protocol-version": "2025-06-18", "accept": "application/json, text/event-stream"}
-CALL = {
-    "jsonrpc": "2.0", "id": 1, "method": "tools/call",
-    "params": {"name": "chat_completion", "arguments": {"model": PRICED["id"], "messages": MESSAGES, "max_tokens": 16}},
-}  # fmt: skip
-CHAT = {"model": PRICED["id"], "messages": MESSAGES, "max_tokens": 16}
-RESPONSES = {"model": PRICED["id"], "input": "hello", "max_output_tokens": 16}
-COMPLETION = {"model": PRICED["id"], "prompt": "hello", "max_tokens": 16}
-ASKS: Mapping[str, tuple[str, dict[str, Any], Answer]] = {
-    "chat": ("/v1/chat/completions", CHAT, unary(10, 4)),
-    "chat streamed": ("/v1/chat/completions", CHAT | {"stream": True}, events(*stream(10, 4))),
-    "completions": ("/v1/completions", COMPLETION, replayed(captured("500_completion"))),
-    "messages": ("/v1/messages", CHAT, replayed(captured("540_messages"))),
-    "messages streamed": ("/v1/messages", CHAT | {"stream": True}, replayed(captured("541_messages_stream"))),
-    "responses": ("/v1/responses", RESPONSES, replayed(captured("520_responses"))),
-    "responses streamed": (
-        "/v1/responses", RESPONSES | {"stream": True}, replayed(captured("521_responses_stream")),
-    ),
-    "mcp": ("/v1/mcp", CALL, events(*stream(10, 4))),
-}  # fmt: skip
 
 
 @dataclass
-class Stage:
+class HoldingStage(Stage):
     """An account whose whole wallet is held for a request that runs."""
 
-    door: Door
-    backend: ReplayingBackend
-    account_id: str
-    key: str
     running: Hold
 
-    async def ask(self, name: str) -> httpx2.Response:
-        path, body, answer = ASKS[name]
-        self.backend.answer_with(answer)
-        headers = bearer(self.key) | (MCP if name == "mcp" else {})
-        return await self.door.http.post(path, json=body, headers=headers)
+    async def ask(self, spoken: Spoken = SPOKEN[0], **fields: Any) -> httpx2.Response:
+        self.backend.answer_with(answers(spoken))
+        return await super().ask(spoken, **fields)
 
     async def end(self, cost_nano: int) -> None:
         await self.door.gateway.ledger.settle(self.running, cost_nano, None)
 
 
 @asynccontextmanager
-async def staged(door: Door, backend: ReplayingBackend) -> AsyncIterator[Stage]:
-    ledger = door.gateway.ledger
-    account_id = await door.account(format_usd(CREDIT_NANO))
-    running = await ledger.hold(f"req_of_{account_id}", account_id, CREDIT_NANO, CREDIT_NANO)
-    yield Stage(door, backend, account_id, await door.key(account_id), running)
+async def holding(door: Door, backend: ReplayingBackend) -> AsyncIterator[HoldingStage]:
+    ledger, stage = door.gateway.ledger, await staged(door, backend, CREDIT_NANO)
+    running = await ledger.hold(f"req_of_{stage.account_id}", stage.account_id, CREDIT_NANO, CREDIT_NANO)
+    yield HoldingStage(door, backend, stage.account_id, stage.key, running)
     await ledger.void(running.request_id, None)
     await door.nothing_is_left()
 
@@ -94,50 +67,52 @@ async def _impatient(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def patient(_patient: tuple[Door, ReplayingBackend]) -> AsyncIterator[Stage]:
-    async with staged(*_patient) as stage:
+async def patient(_patient: tuple[Door, ReplayingBackend]) -> AsyncIterator[HoldingStage]:
+    async with holding(*_patient) as stage:
         yield stage
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def impatient(_impatient: tuple[Door, ReplayingBackend]) -> AsyncIterator[Stage]:
-    async with staged(*_impatient) as stage:
+async def impatient(_impatient: tuple[Door, ReplayingBackend]) -> AsyncIterator[HoldingStage]:
+    async with holding(*_impatient) as stage:
         yield stage
 
 
-@pytest.mark.parametrize("name", ASKS)
-async def test_it_is_served_once_the_running_request_leaves_enough(patient: Stage, name: str) -> None:
-    asking = asyncio.create_task(patient.ask(name))
+@every_way
+async def test_it_is_served_once_the_running_request_leaves_enough(
+    patient: HoldingStage, spoken: Spoken, is_stream: bool
+) -> None:
+    asking = asyncio.create_task(patient.ask(spoken, is_stream=is_stream))
     await eventually(lambda: patient.door.gateway.ledger._wait_list)
     assert not asking.done()
     assert patient.backend.chats == []
     await patient.end(CREDIT_NANO // 2)
     answer = await asking
     assert answer.status_code == 200
-    assert await patient.door.gateway.lifecycle.wait_until_idle(PATIENCE_S)
-    sql = "SELECT http_status, cost_nano FROM requests WHERE account_id = ?"
-    [(status, cost_nano)] = await patient.door.rows(sql, patient.account_id)
-    assert status == 200
-    assert 0 < cost_nano == CREDIT_NANO // 2 - await patient.door.balance_nano(patient.account_id)
+    [record] = await patient.records()
+    assert record["http_status"] == 200
+    assert 0 < record["cost_nano"] == CREDIT_NANO // 2 - await patient.door.balance_nano(patient.account_id)
 
 
-@pytest.mark.parametrize("name", ASKS)
-async def test_who_leaves_while_it_waits_pays_and_holds_nothing(patient: Stage, name: str) -> None:
-    asking = asyncio.create_task(patient.ask(name))
+@every_way
+async def test_who_leaves_while_it_waits_pays_and_holds_nothing(
+    patient: HoldingStage, spoken: Spoken, is_stream: bool
+) -> None:
+    asking = asyncio.create_task(patient.ask(spoken, is_stream=is_stream))
     await eventually(lambda: patient.door.gateway.ledger._wait_list)
     asking.cancel()
     with suppress(asyncio.CancelledError):
         await asking
     await eventually(lambda: patient.door.gateway.limiter.in_flight == 0)
     await patient.end(0)
-    await patient.door.nothing_is_left()
-    assert await patient.door.balance_nano(patient.account_id) == CREDIT_NANO
+    await patient.is_left_with(CREDIT_NANO)
 
 
-@pytest.mark.parametrize("name", ASKS)
-async def test_after_that_it_is_told_to_come_again(impatient: Stage, name: str) -> None:
-    answer = await impatient.ask(name)
-    if name == "mcp":
+@every_way
+async def test_after_that_it_is_told_to_come_again(impatient: HoldingStage, spoken: Spoken, is_stream: bool) -> None:
+    answer = await impatient.ask(spoken, is_stream=is_stream)
+    assert spoken.refusal_of(answer) == spoken.word_for("balance_held")
+    if isinstance(spoken, ChatTool):
         told = answer.json()["result"]["structuredContent"]
         assert "get_balance" not in told["message"]
         assert "running requests" in told["message"]
@@ -146,7 +121,7 @@ async def test_after_that_it_is_told_to_come_again(impatient: Stage, name: str) 
         assert answer.status_code == 429
         assert 1 <= int(answer.headers["retry-after"]) <= 60
         assert "x-should-retry" not in answer.headers
-    if "messages" in name:
+    if isinstance(spoken, Messages):
         assert told["type"] == "rate_limit_error"
     else:
         assert (told["type"], told["code"]) == ("insufficient_balance", "balance_held")
@@ -155,7 +130,7 @@ async def test_after_that_it_is_told_to_come_again(impatient: Stage, name: str) 
 
 
 async def test_openais_sdk_tries_again_what_is_held_and_not_what_is_missing(
-    impatient: Stage, monkeypatch: pytest.MonkeyPatch
+    impatient: HoldingStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tries: list[int] = []
 

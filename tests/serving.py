@@ -6,7 +6,7 @@ import logging
 import socket
 import sqlite3
 import ssl
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -30,6 +30,7 @@ from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.money import parse_usd
 from tests.databases import migrated, store_of
 from tests.declared import declared_by
+from tests.logged import lines_logged
 from tests.patience import PATIENCE_S, eventually
 
 UPSTREAM = {"start_wait_s": PATIENCE_S, "discovery_interval_s": 1e9}
@@ -226,23 +227,12 @@ async def open_door(data_dir: Path, clock: Clock | None = None, **settings: Any)
         census = census_of(gateway, tree.max_connections or 1000)
         server, port = await stack.enter_async_context(served(gateway, app, census))
         url = f"http://127.0.0.1:{port}"
-        errors, operations = stack.enter_context(_errors_logged()), operations_in(gateway, mcp, base_url=BASE_URL)
+        errors = stack.enter_context(lines_logged(logging.ERROR))
+        operations = operations_in(gateway, mcp, base_url=BASE_URL)
         hooks = {"response": [declared_by(operations)]}
         client = httpx2.AsyncClient(base_url=url, timeout=PATIENCE_S * 3, event_hooks=hooks, verify=NO_TLS)
         http = await stack.enter_async_context(client)
         yield Door(gateway, server, url, port, http, clock, data_dir, errors, operations, stack)
-
-
-@contextlib.contextmanager
-def _errors_logged() -> Iterator[list[str]]:
-    lines: list[str] = []
-    handler = logging.Handler(logging.ERROR)
-    handler.emit = lambda record: lines.append(handler.format(record))  # type: ignore[method-assign]
-    logging.getLogger().addHandler(handler)
-    try:
-        yield lines
-    finally:
-        logging.getLogger().removeHandler(handler)
 
 
 @contextlib.asynccontextmanager

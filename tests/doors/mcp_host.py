@@ -31,6 +31,7 @@ from mcp_gateway.core.upstream.demo import DemoBackend
 from mcp_gateway.mcp_door.endpoints import McpDoor
 from tests.connections import uncapped
 from tests.databases import migrated
+from tests.logged import lines_logged
 from tests.patience import PATIENCE_S
 from tests.serving import NO_TLS, UPSTREAM, Clock, served
 
@@ -138,13 +139,14 @@ async def open_host(data_dir: Path, *, send_buffer_bytes: int = 0, **settings: A
     async with open_gateway(tree, now_s=clock) as gateway:
         door = mcp_door(gateway)
         host = Host(gateway, door, "", clock=clock)
-        with _errors_into(host.errors), socket.socket() as listener:
+        with lines_logged(logging.ERROR) as host.errors, socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             if send_buffer_bytes:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
             host.url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/mcp"
             async with door.run(), served(gateway, _app(host), uncapped(), listener):
                 yield host
+        assert not host.errors
 
 
 @contextlib.contextmanager
@@ -194,26 +196,6 @@ def _app(host: Host) -> Callable[[Scope, Receive, Send], Any]:
         host.answered += 1
 
     return app
-
-
-class _Errors(logging.Handler):
-    def __init__(self, lines: list[str]) -> None:
-        super().__init__(logging.ERROR)
-        self._lines = lines
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._lines.append(record.getMessage())
-
-
-@contextlib.contextmanager
-def _errors_into(lines: list[str]) -> Iterator[None]:
-    handler = _Errors(lines)
-    logging.getLogger().addHandler(handler)
-    try:
-        yield
-    finally:
-        logging.getLogger().removeHandler(handler)
-    assert not lines
 
 
 def initialize(version: str = "2025-06-18") -> dict[str, Any]:

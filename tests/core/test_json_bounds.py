@@ -1,6 +1,5 @@
 """What JSON holds is counted before it is parsed, exactly, and in slices."""
 
-import asyncio
 import json
 from typing import Any
 
@@ -20,6 +19,7 @@ from mcp_gateway.core.json_bounds import (
     parse_json,
 )
 from tests.cases import each
+from tests.turns import turns_during
 
 MARKS = ',:[{]}"\\'
 VALUES = st.recursive(
@@ -89,18 +89,7 @@ async def test_who_sends_it_and_how_long_it_is_decide_how_much_it_may_hold(who: 
 
 @pytest.mark.parametrize("text", [b'"' + b"," * 3_000_000 + b'"', b'"' + b"a" * 3_000_000 + b'"'])
 async def test_others_are_served_between_slices(text: bytes) -> None:
-    turns = 0
-
-    async def others() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    task = asyncio.ensure_future(others())
-    await holds_at_most(text, 1000)
-    task.cancel()
-    assert turns >= len(text) // SLICE_BYTES
+    assert await turns_during(holds_at_most(text, 1000)) >= len(text) // SLICE_BYTES
 
 
 @each("padding", [b"", b" " * 10_000, b" " * 1_100_000])

@@ -17,6 +17,7 @@ from mcp_gateway.core.surfaces.prompt_sizes import opening_of
 from mcp_gateway.core.surfaces.surface import Ask
 from mcp_gateway.core.token_ids import MAX_IDS, MAX_TOKEN_ID, TokenIds, read_json_body
 from tests.cases import each
+from tests.turns import turns_during
 
 CALLER = Caller("acc_1", KeyHolder("key_1"), ())
 WIDE, NARROW = JsonBounds(10_000_000, 10_000_000), JsonBounds(100, 100)
@@ -191,15 +192,5 @@ async def test_there_may_be_two_million_and_no_more() -> None:
 
 async def test_others_have_their_turns_all_along() -> None:
     """Between any two of them less is looked at than holds them up: so many turns for so many slices."""
-    turns = 0
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    counting = asyncio.ensure_future(count())
-    await asked(body_of(b"[" + b"1234567," * 200_000 + b"7]"), NARROW)
-    counting.cancel()
+    turns = await turns_during(asked(body_of(b"[" + b"1234567," * 200_000 + b"7]"), NARROW))
     assert turns >= 200_000 * 8 // (64 * 1024)

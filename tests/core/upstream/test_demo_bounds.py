@@ -1,6 +1,5 @@
 """What the demo costs at most: anybody may ask it, for nothing, so what it reads, makes and says is bounded."""
 
-import asyncio
 import json
 from random import Random
 from typing import Any
@@ -11,6 +10,7 @@ from mcp_gateway.core.upstream.demo import DemoBackend
 from mcp_gateway.core.upstream.demo.instance import Budget, SchemaError, instance_of
 from tests.cases import each
 from tests.refusals import error_of
+from tests.turns import turns_during
 
 JSON_TYPE = (b"content-type", b"application/json")
 BODY_BYTES, TOKENS, TOOLS, VALUES = 64 * 1024, 1000, 64, 200
@@ -276,15 +276,4 @@ async def test_a_prompt_is_tokenized_to_one_above_the_window() -> None:
 
 
 async def test_others_run_between_the_pieces_of_its_work() -> None:
-    turns = 0
-
-    async def run() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    task = asyncio.ensure_future(run())
-    await answer(ignore_eos=True, max_tokens=1000)
-    task.cancel()
-    assert turns >= 3
+    assert await turns_during(answer(ignore_eos=True, max_tokens=1000)) >= 3

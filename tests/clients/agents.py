@@ -13,8 +13,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.clients.installed import INSTALLED, NODE, PATIENCE_S, ROOT
+from tests.clients.installed import INSTALLED, NODE, ROOT
 from tests.clients.stage import PIXEL
+from tests.patience import PATIENCE_S
 
 DOCUMENT = (ROOT / "docs" / "agents.md").read_text()
 ADDRESS, KEY, MODEL = "http://127.0.0.1:8080", "gw_live_...", "your/model"

@@ -15,6 +15,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from tests.authorities import AUTHORITIES, KEPT
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 BRIDGE = ROOT / "bridge" / "mcp_stdio_bridge.py"
@@ -26,7 +27,6 @@ MODEL = "demo/paced"
 DEMOS = ("demo/echo", MODEL)
 ODD_IDS = ("qwen3:8b", "sql-lora[1]", "http://x/y", "名前", "catalog", "a/../b")
 """Ids of models that are no URI as they are."""
-PATIENCE_S = 120
 CONFIG = """
 data_dir = "{data_dir}"
 port = 0

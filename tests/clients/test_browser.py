@@ -8,7 +8,8 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.clients.installed import MODEL, PATIENCE_S, Gateway, Message, Pages, environment
+from tests.clients.installed import MODEL, Gateway, Message, Pages, environment
+from tests.patience import PATIENCE_S
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WITHHELD = {"withheld": "TypeError"}

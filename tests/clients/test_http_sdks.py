@@ -15,9 +15,10 @@ import pytest
 import pytest_asyncio
 
 from tests.clients import scripts
-from tests.clients.installed import INSTALLED, MODEL, NODE, PATIENCE_S, PROGRAMS, Gateway, environment
+from tests.clients.installed import INSTALLED, MODEL, NODE, PROGRAMS, Gateway, environment
 from tests.clients.shapes import COMPLETION_TOKENS, PROMPT_TOKENS
 from tests.clients.stage import CASES, IMAGE, PROMPT_NANO, Stage, Told, model, of_case, open_stage
+from tests.patience import PATIENCE_S
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 

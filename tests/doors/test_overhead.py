@@ -14,6 +14,7 @@ import pytest_asyncio
 
 from mcp_gateway.core.gateway import DATABASE
 from tests.doors.test_openapi import BODIES
+from tests.patience import eventually
 from tests.replaying import Answer, Asked, ReplayingBackend, death, stream, unary, whole
 from tests.serving import FREE, PRICED, Clock, Door, error_of, open_door
 
@@ -111,17 +112,11 @@ async def test_what_the_gateway_waits_for_itself_is_counted(stage: Stage) -> Non
         await stage.door.chat(key)  # the key is known, so that nothing else is read
         other.execute("BEGIN IMMEDIATE")
         asking = asyncio.ensure_future(stage.door.post(body, key))
-        await _held(stage.door)
+        await eventually(lambda: stage.door.gateway.limiter.in_flight)
         stage.clock.now_s += 0.03125
         other.execute("ROLLBACK")
         answer = await asking
     assert (answer.status_code, answer.headers[HEADER]) == (200, "31.25")
-
-
-async def _held(door: Door) -> None:
-    """Wait until a request waits for its hold."""
-    while not door.gateway.limiter.in_flight:  # noqa: ASYNC110 - it is on the far side of a socket
-        await asyncio.sleep(0)
 
 
 async def test_a_stream_and_a_refusal_tell_none(stage: Stage) -> None:

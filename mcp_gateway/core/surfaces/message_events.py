@@ -46,6 +46,7 @@ class MessageRelay:
         self._events = EventReader()
         self._tail = self._events.tail
         self._state = State.BEFORE
+        self._first: Usage | None = None
         self._prompt: Usage | None = None
         self._output_tokens: int | None = None
         self._texts = self._texts_told = 0
@@ -54,7 +55,6 @@ class MessageRelay:
         self.first_frame = b""
         self.finish_reason: str | None = None
         self.failure: Failure | None = None
-        self.tells_usage = False
 
     def feed(self, piece: bytes) -> bytes:
         """The whole events so far, as the client is to see them. Raises GatewayError for one without an end."""
@@ -113,9 +113,13 @@ class MessageRelay:
         return self._prompt._replace(completion_tokens=(self._output_tokens or 0) + texts)
 
     @property
+    def tells_usage(self) -> bool:
+        return self._first is not None
+
+    @property
     def seen(self) -> Seen:
-        told = self._prompt.prompt_tokens if self.tells_usage and self._prompt is not None else None
-        return Seen(told, self._texts)
+        """With the prompt of the first event, as what is told later may be what cannot be believed."""
+        return Seen(None if self._first is None else self._first.prompt_tokens, self._texts)
 
     def _more(self, piece: bytes) -> bytes:
         """The piece, where it is nothing but whole events that go on with a block; else nothing."""
@@ -166,8 +170,8 @@ class MessageRelay:
         self.first_frame, self._state = data, State.AMID
         message = _object(told, "message")
         self._prompt = prompt_in(_object(message, "usage"))
-        self.tells_usage = self._can_be(self._prompt)
-        usage = as_told(self._prompt if self.tells_usage and self._prompt is not None else _UNTOLD)
+        self._first = self._prompt if self._can_be(self._prompt) else None
+        usage = as_told(self._first or _UNTOLD)
         names = {"id": message_id(message.get("id")), "model": self._public_model}
         ending = {"stop_reason": None, "stop_sequence": None}
         return event_of({"type": "message_start", "message": {**message, **names, **ending, "usage": usage}})

@@ -35,17 +35,20 @@ class RunningUsage:
     def so_far(self) -> Usage | None:
         """That of the last frame that told any, and a token for each with text behind it; None without."""
         usage = self._running if self.total is None else self.total
-        if usage is None or self.source is not self._counted_behind:
-            return usage
-        return usage._replace(completion_tokens=usage.completion_tokens + self._text_frames)
+        return None if usage is None else self._with_texts(usage)
 
     def seen(self, first_frame: bytes) -> Seen:
         """What the answer has at least, where its usage cannot be believed in the end."""
         first = last_usage(first_frame) if self.is_told else None
         if first is None:
             return Seen(None, self._text_frames)
-        usage = self._running or first
-        return Seen(first.prompt_tokens, usage.completion_tokens)
+        return Seen(first.prompt_tokens, self._with_texts(self._running or first).completion_tokens)
+
+    def end(self, frame: bytes, total: Usage) -> None:
+        """Take the total of a frame of its own; where that cannot be, the frames before it tell what was seen."""
+        self.total = total
+        if self.bounds is None or self.bounds.allow(total):
+            self.source = frame
 
     def note(self, frames: bytes) -> bool:
         """Remember what frames tell of usage; whether they tell any."""
@@ -71,6 +74,11 @@ class RunningUsage:
         if self.is_told and self._counted_behind is not self.source:
             self._counted_behind, self._text_frames = self.source, 0
         self._text_frames += text_frames
+
+    def _with_texts(self, usage: Usage) -> Usage:
+        if self.source is not self._counted_behind:
+            return usage
+        return usage._replace(completion_tokens=usage.completion_tokens + self._text_frames)
 
     @property
     def _running(self) -> Usage | None:

@@ -247,7 +247,7 @@ class _LastFrames:
         """Note the total that comes in a frame without choices; hold that frame back for a client that asked for it."""
         if (usage := last_usage(frame)) is not None or not self._usage_frame:
             if usage is not None:
-                self._usage.total, self._usage.source = usage, frame
+                self._usage.end(frame, usage)
             superseded, self._usage_frame = self._usage_frame, frame if self._wants_usage else b""
             if not self._strips_usage and (self._usage.bounds is None or self._usage.can_be(superseded)):
                 return superseded

@@ -143,6 +143,14 @@ def test_what_cannot_be_of_a_beginning_is_not_added_to_what_the_end_tells() -> N
     assert reader.usage == Usage(14, 3)
 
 
+@each("fields", [{"input_tokens": 2**62}, {"cache_read_input_tokens": 10**7}, {"input_tokens": 1e30}])
+def test_what_cannot_be_of_an_end_leaves_what_was_seen_of_the_beginning(fields: dict[str, Any]) -> None:
+    reader = begun(text("a"), text("b"))
+    reader.feed(event("message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": 2} | fields))
+    assert reader.usage is not None
+    assert (UsageBounds(2048, 100).allow(reader.usage), reader.seen) == (False, Seen(14, 2))
+
+
 def test_a_prompt_that_cannot_be_is_not_told() -> None:
     start = START.replace(b'"input_tokens":14', b'"input_tokens":140000')
     reader = relay()

@@ -21,7 +21,7 @@ from tests.quoting import quote_of
 from tests.replaying import DONE, Answer, Asked, ReplayingBackend, contents, events, in_two, silence, whole
 from tests.serving import FREE, PRICED, Door, bearer, chat_body, open_door
 from tests.stage import staged as payer_at
-from tests.surfaces import Spoken, every_way
+from tests.surfaces import Responses, Spoken, every_streaming_surface, every_way
 
 pytestmark = [pytest.mark.surfaces, pytest.mark.asyncio(loop_scope="module")]
 
@@ -268,6 +268,47 @@ async def test_every_surface_bills_by_the_policy_and_tells_what_it_bills(
         sql = "SELECT policy FROM missing_usages WHERE id = ?"
         assert await door.rows(sql, record["id"]) == [(stage.policy,)], usage
         await payer.is_left_with(CREDIT_NANO - cost)
+
+
+@every_streaming_surface
+async def test_an_end_that_cannot_be_leaves_what_the_stream_told_and_brought_before(
+    doors: Doors, spoken: Spoken
+) -> None:
+    door, backend = doors["estimate"]
+    for usage in (spoken.usage(2**62, 1), spoken.usage(10, 2**62), spoken.usage(1, 17)):
+        payer, told = await payer_at(door, backend), spoken.stream()
+        last = max(number for number, event in enumerate(told) if b'"usage"' in event)
+        told[last] = retold(told[last], usage)
+        backend.answer_with(events(*told))
+        await payer.ask(spoken, is_stream=True)
+        (record,) = await payer.records()
+        tokens_before = COUNTED if isinstance(spoken, Responses) else 10  # which tells none before its end
+        assert (record["prompt_tokens"], record["completion_tokens"]) == (tokens_before, 4), usage
+
+
+@each("max_tokens", [16, LONG_TOKENS + 1])
+@each("details", [{"cached_tokens": -987654}, {"cached_tokens": ["987654"]}, "987654", [987654], [[{"x": "987654"}]]])
+@every_way
+async def test_details_that_are_none_cost_no_answer_and_are_told_to_nobody(
+    doors: Doors, spoken: Spoken, is_stream: bool, details: Any, max_tokens: int
+) -> None:
+    door, backend = doors["estimate"]
+    output_tokens = 4 if spoken.is_generated else 0
+    payer, usage = await payer_at(door, backend), spoken.usage(10, output_tokens)
+    named = dict.fromkeys(("prompt_tokens_details", "input_tokens_details"), details)
+    limit = {spoken.limit_field: max_tokens} if spoken.is_generated else {}
+
+    async def answer(asked: Asked) -> None:
+        is_streamed = bool(asked.json.get("stream"))
+        told = spoken.stream() if is_streamed else [spoken.whole(10, output_tokens)]
+        told = [retold(one, usage | named) if b'"usage"' in one else one for one in told]
+        await (events(*told) if is_streamed else whole(told[0]))(asked)
+
+    backend.answer_with(answer)
+    response = await payer.ask(spoken, is_stream=is_stream, **limit)
+    assert (spoken.refusal_of(response), b"987654" in response.content) == (None, False)
+    (record,) = await payer.records()
+    assert (record["prompt_tokens"], record["completion_tokens"]) == (10, output_tokens)
 
 
 def retold(written: bytes, usage: dict[str, Any] | None) -> bytes:

@@ -296,7 +296,7 @@ def _arguments_of(call: dict[str, Any]) -> Any:
 def _with_details(usage: dict[str, Any]) -> dict[str, Any]:
     """A stream's usage leaves out what the answer in one piece says as null."""
     if details := usage.get("prompt_tokens_details"):
-        usage = usage | {"prompt_tokens_details": _PROMPT_DETAILS | _checked(details, dict)}
+        usage = usage | {"prompt_tokens_details": _PROMPT_DETAILS | details}
     return _USAGE | usage
 
 

@@ -11,8 +11,11 @@ from mcp_gateway.core.surfaces.credible import not_understood
 from mcp_gateway.core.surfaces.error_shapes import error_in
 from mcp_gateway.core.surfaces.onward import FIRST_MODEL
 from mcp_gateway.core.surfaces.surface import Body, Whole
-from mcp_gateway.core.surfaces.usage import Usage, end_of_member, read_usage
+from mcp_gateway.core.surfaces.usage import Usage, end_of_member, is_as_told, read_usage
 from mcp_gateway.core.surfaces.whole_answer import PARSED_BYTES, first_match, usage_key_at, with_model
+
+_NOTHING_MADE = {"completion_tokens": 0}
+"""What a usage need not say."""
 
 
 async def read_input_answer(body: Body, public_model: str, member: str) -> Whole:
@@ -27,19 +30,13 @@ async def read_input_answer(body: Body, public_model: str, member: str) -> Whole
     at = await usage_key_at(body)
     value = None if at is None else _value_at(body, at)
     usage = usage_in(value)
-    is_exact = usage is not None and value is not None and _is_as_told(value, usage)
+    is_exact = usage is not None and value is not None and is_as_told(_NOTHING_MADE | value, usage)
     return Whole(with_model(body, await first_match(FIRST_MODEL, body), public_model), None, usage, is_exact)
 
 
 def usage_in(value: Any) -> Usage | None:
     """The usage, which need not say that nothing was generated."""
     return read_usage({**value, "completion_tokens": value.get("completion_tokens") or 0}) if value else None
-
-
-def _is_as_told(value: dict[str, Any], usage: Usage) -> bool:
-    """Whether its counts are what they are read as, in numbers."""
-    told = [value["prompt_tokens"], value.get("total_tokens")]
-    return set(map(type, told)) == {int} and told == [usage.prompt_tokens, usage.total_tokens]
 
 
 async def no_text(_body: Body) -> int:

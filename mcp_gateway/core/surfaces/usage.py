@@ -103,6 +103,8 @@ def told(value: Any, billed: Usage) -> dict[str, Any]:
         odd = [name for name in _PARTS if details.get(name) is not None and name not in own_details]
         kept = {name: one for name, one in details.items() if name not in odd}
         own["prompt_tokens_details"] = kept | own_details
+    elif details is not None:
+        own["prompt_tokens_details"] = None
     if "total_tokens" not in value:
         del own["total_tokens"]
     return {**value, **own}

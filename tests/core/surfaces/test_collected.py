@@ -204,6 +204,15 @@ def test_a_usage_that_cannot_be_read_is_told_as_it_is_billed(usage: Any, choices
     assert read_usage(body_of(collected)["usage"]) == Usage(1, 2)
 
 
+@each("details", ["x", 5, [{"cached_tokens": 3}], [[[]]], True])
+def test_details_of_a_usage_that_are_no_object_do_not_cost_the_answer(details: Any) -> None:
+    collected = Collected(max_bytes=2**20)
+    counts = {"prompt_tokens": 1, "completion_tokens": 2, "prompt_tokens_details": details}
+    told = orjson.dumps({"choices": [], "usage": counts})
+    collected.feed(frame({"content": "a"}, finish="stop") + b"data: %b\n\n" % told)
+    assert body_of(collected)["usage"]["prompt_tokens_details"] is None
+
+
 def test_a_whole_message_in_a_frame_is_not_lost() -> None:
     collected = Collected(max_bytes=2**20)
     choice = {"index": 0, "message": {"role": "assistant", "content": "all of it"}, "finish_reason": "stop"}

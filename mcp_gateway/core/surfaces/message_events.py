@@ -55,6 +55,7 @@ class MessageRelay:
         self.first_frame = b""
         self.finish_reason: str | None = None
         self.failure: Failure | None = None
+        self.tells_usage = False
 
     def feed(self, piece: bytes) -> bytes:
         """The whole events so far, as the client is to see them. Raises GatewayError for one without an end."""
@@ -113,10 +114,6 @@ class MessageRelay:
         return self._prompt._replace(completion_tokens=(self._output_tokens or 0) + texts)
 
     @property
-    def tells_usage(self) -> bool:
-        return self._first is not None
-
-    @property
     def seen(self) -> Seen:
         """With the prompt of the first event, as what is told later may be what cannot be believed."""
         return Seen(None if self._first is None else self._first.prompt_tokens, self._texts)
@@ -171,6 +168,7 @@ class MessageRelay:
         message = _object(told, "message")
         self._prompt = prompt_in(_object(message, "usage"))
         self._first = self._prompt if self._can_be(self._prompt) else None
+        self.tells_usage = self._first is not None
         usage = as_told(self._first or _UNTOLD)
         names = {"id": message_id(message.get("id")), "model": self._public_model}
         ending = {"stop_reason": None, "stop_sequence": None}

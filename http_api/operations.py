@@ -200,6 +200,10 @@ def endpoint_of(operation: AnyOperation, bounds: BodyBounds) -> ASGIApp:
     return operation.endpoint or _Handling(operation, SIGNED if operation.access is Access.SIGNED else bounds)
 
 
+_PRIVATE = ((b"cache-control", b"private"),)
+"""Of what depends on who asks: a cache knows `Authorization`, but not the other headers that bring a key."""
+
+
 class _Handling:
     """Reads what is asked as the row says, has it handled, and writes what comes of it."""
 
@@ -212,6 +216,8 @@ class _Handling:
         self._status = operation.statuses[0]
         self._media_type = operation.media_types[0]
         self._is_reading = operation.method == "GET"
+        is_the_caller_s = self._is_reading and operation.access is not Access.OPEN
+        self._headers = _PRIVATE if is_the_caller_s else ()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope[CLIENT].is_cancelled_on_departure = self._is_reading  # what is only read, nobody needs any more
@@ -220,7 +226,8 @@ class _Handling:
         told = await self._handle(Asked(scope, query, self._body_of(raw), raw))
         if not isinstance(told, Answered):
             told = Answered(told)
-        headers: Headers = [(b"content-type", (told.media_type or self._media_type).encode()), *told.headers]
+        media_type = (told.media_type or self._media_type).encode()
+        headers: Headers = [(b"content-type", media_type), *self._headers, *told.headers]
         await send_bytes(send, written(told.answer), headers, told.status or self._status)
 
     def _body_of(self, raw: bytes) -> Any:

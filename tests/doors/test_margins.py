@@ -94,6 +94,21 @@ async def test_each_account_sees_the_prices_that_it_pays_and_everybody_else_thos
     assert document["input_modalities"][0]["pricing"][0]["cost_usd"] == WITH_20["prompt"]
 
 
+@pytest.mark.parametrize("path", [
+    "/v1/models", "/v1/models?format=openrouter", "/v1/models/priced/tiny", "/api/v1/inference/models", "/v1/limits",
+    "/v1/billing", "/v1/billing/transactions", "/v1/billing/statements/2026-01?format=csv", "/v1/credits", "/v1/keys",
+    "/v1/usage", "/v1/requests",
+])  # fmt: skip
+@pytest.mark.parametrize("header", ["authorization", "x-api-key", "api-key"])
+async def test_no_shared_cache_keeps_what_depends_on_the_caller(door: Door, path: str, header: str) -> None:
+    key = await door.key(await door.account("1"))
+    sent = {header: f"Bearer {key}" if header == "authorization" else key}
+    for answer in (await door.http.get(path, headers=sent), await door.http.head(path, headers=sent)):
+        assert (answer.status_code, answer.headers["cache-control"]) == (200, "private")
+    for public in ("/health", "/stats", "/v1/models/priced/tiny/health"):
+        assert "private" not in (await door.http.get(public, headers=sent)).headers.get("cache-control", "")
+
+
 async def test_tools_resources_and_prompts_tell_them_too(door: Door) -> None:
     _, key = await with_margin(door, 2000)
     listed = await called(door, key, "tools/call", name="list_models", arguments={})

@@ -2,7 +2,7 @@
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -95,6 +95,15 @@ def store_of(gateway: Gateway) -> Store:
 def rows_of(gateway: Gateway, sql: str) -> list[Any]:
     """What is committed in an open gateway's database."""
     return store_of(gateway)._connection.execute(sql).fetchall()
+
+
+@contextlib.contextmanager
+def locked(database: Path) -> Iterator[None]:
+    """Another process's write transaction, as long as the block runs."""
+    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("ROLLBACK")
 
 
 def migrated(path: Path) -> Path:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import sqlite3
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from mcp_gateway.core.ledger.entries import Hold
 from mcp_gateway.core.ledger.ledger import SettlementPending
 from mcp_gateway.core.surfaces.chat import parse_chat
 from mcp_gateway.core.surfaces.surface import Ask
-from tests.databases import migrated, rows_of
+from tests.databases import locked, migrated, rows_of
 from tests.patience import PATIENCE_S, eventually
 from tests.replaying import DONE, ReplayingBackend, chunk, contents, events, held, in_two, silence, stream, unary
 from tests.serving import PRICED, chat_body
@@ -150,15 +149,13 @@ async def test_a_caller_that_leaves_while_its_hold_is_decided_gets_all_of_it_bac
         with await stage.exchange() as exchange:
             await exchange.begin(request())
 
-    with contextlib.closing(sqlite3.connect(tmp_path / DATABASE, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with locked(tmp_path / DATABASE):
         asking = asyncio.create_task(ask())
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
         assert stage.backend.chats == []
-        other.execute("ROLLBACK")
     await stage.is_accounted_for(0, "client_closed")
 
 
@@ -226,14 +223,12 @@ async def test_a_client_that_leaves_while_its_bill_is_written_pays_what_was_made
 
     asking = asyncio.create_task(ask())
     await stage.backend.chats_asked(1)
-    with contextlib.closing(sqlite3.connect(tmp_path / DATABASE, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with locked(tmp_path / DATABASE):
         may_answer.set()
         await eventually(lambda: all(exchange._bill.status is not None for exchange in stage.gateway.inference.running))
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
         assert asking.cancelled()
-        other.execute("ROLLBACK")
     await stage.is_accounted_for(tokens[0] * 300 + tokens[1] * 700, "client_closed")
     assert rows_of(stage.gateway, "SELECT http_status FROM requests") == [(499,)]
     assert (

@@ -1,8 +1,6 @@
 """What a chat may ask for, without a door: refused before a backend is asked, or lowered to what may be."""
 
 import asyncio
-import contextlib
-import sqlite3
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +15,7 @@ from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.surfaces.chat import parse_chat
 from mcp_gateway.core.surfaces.surface import Ask
 from tests.core.test_chat import Stage, open_stage
+from tests.databases import locked
 from tests.replaying import ReplayingBackend, unary
 from tests.serving import FREE, PRICED, chat_body
 
@@ -106,13 +105,11 @@ async def test_a_backend_that_is_lost_while_the_hold_is_decided_is_not_asked(sta
         with await stage.exchange() as exchange:
             await exchange.begin(request("priced/tiny"))
 
-    with contextlib.closing(sqlite3.connect(tmp_path / DATABASE, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with locked(tmp_path / DATABASE):
         asking = asyncio.ensure_future(ask())
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         stage.gateway.pool.backends[0].lost("no connection")
-        other.execute("ROLLBACK")
     with pytest.raises(GatewayError, match="model_unavailable"):
         await asking
     assert stage.backend.chats == []

@@ -3,9 +3,7 @@
 # ruff: noqa: F811 - the fixture is imported
 
 import asyncio
-import contextlib
 import logging
-import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from mcp_gateway.core.money import format_usd
 from tests.captured import captured
 from tests.core.test_chat import Stage, open_stage, read_frames, request, stage  # noqa: F401 - the fixture
 from tests.core.test_chat_streams import of_choice
+from tests.databases import locked
 from tests.patience import PATIENCE_S, eventually
 from tests.replaying import Answer, ReplayingBackend, chunk, contents, events, in_two, silence, unary, whole
 from tests.serving import FREE, MESSAGES, PRICED
@@ -168,13 +167,11 @@ async def test_who_leaves_while_the_bill_of_a_failure_is_written_leaves_the_fail
     stage.backend.answer_with(in_two([chunk("a", 10, 1)], may_end, []))
     reading = asyncio.ensure_future(read())
     await may_end.wait()
-    with contextlib.closing(sqlite3.connect(tmp_path / DATABASE, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with locked(tmp_path / DATABASE):
         (exchange,) = stage.gateway.inference.running
         await eventually(lambda: exchange._bill.status is not None)
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
-        other.execute("ROLLBACK")
     await stage.is_accounted_for(10 * 300 + 700, "backend_died")
 
 

@@ -3,8 +3,6 @@
 # ruff: noqa: F811 - the fixture is imported
 
 import asyncio
-import contextlib
-import sqlite3
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +16,7 @@ from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.identity.keys import refusal
 from mcp_gateway.core.inference.parts import Call
 from tests.core.test_chat import Stage, finish_reason, read_frames, request, stage  # noqa: F401 - the fixture
-from tests.databases import rows_of
+from tests.databases import locked, rows_of
 from tests.patience import PATIENCE_S, eventually
 from tests.replaying import Asked, chunk, contents, death, events, final_usage, in_two, silence, stream, unary
 
@@ -93,8 +91,7 @@ async def test_a_request_that_had_to_be_sent_again_is_let_go_of_too(stage: Stage
 async def test_a_hold_that_is_still_decided_is_void_and_no_backend_asked(
     stage: Stage, tmp_path: Path, ask: Callable[[Stage], Awaitable[str]]
 ) -> None:
-    with contextlib.closing(sqlite3.connect(tmp_path / DATABASE, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with locked(tmp_path / DATABASE):
         asking = asyncio.ensure_future(ask(stage))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -102,7 +99,6 @@ async def test_a_hold_that_is_still_decided_is_void_and_no_backend_asked(
         with pytest.raises(GatewayError, match="revoked_api_key"):
             await asking
         assert stage.backend.chats == []
-        other.execute("ROLLBACK")
     await stage.is_accounted_for(0, "revoked_api_key")
 
 
@@ -114,15 +110,13 @@ async def test_who_leaves_before_a_backend_is_asked_keeps_no_tokens_a_minute(sta
         with await stage.gateway.inference.admit(caller, Call("req_1", "http", "chat")) as exchange:
             await exchange.begin(request(stream=True, max_tokens=50))
 
-    with contextlib.closing(sqlite3.connect(tmp_path / DATABASE, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with locked(tmp_path / DATABASE):
         asking = asyncio.ensure_future(ask())
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert stage.gateway.limiter.standing(caller).tokens_remaining != 1000
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
-        other.execute("ROLLBACK")
     await stage.is_accounted_for(0, "client_closed")
     assert stage.gateway.limiter.standing(caller).tokens_remaining == 1000
 

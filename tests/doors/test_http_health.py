@@ -1,9 +1,7 @@
 """What watches the gateway: one word for anybody, reasons for the operator, and a 503 only where nothing is served."""
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import pytest
 from mcp_gateway import __version__
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import DATABASE
-from tests.databases import store_of
+from tests.databases import locked, store_of
 from tests.patience import eventually
 from tests.replaying import ReplayingBackend, held, unary
 from tests.serving import FREE, Door, error_of, fresh_guest, open_door
@@ -152,8 +150,7 @@ async def test_a_credential_of_other_bytes_than_ascii_is_no_operators(tmp_path: 
 async def test_down_while_nothing_can_be_billed_and_up_again_by_itself(door: Door) -> None:
     ledger, account_id = door.gateway.ledger, await door.account()
     store_of(door.gateway)._busy_timeout_s = 0.01
-    with closing(sqlite3.connect(door.data_dir / DATABASE, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with locked(door.data_dir / DATABASE):
         with pytest.raises(GatewayError):
             await ledger.credit(account_id, 1, "refused")
         assert await condition_of(door) == (503, "down", ["the ledger cannot be written: nothing can be billed"])

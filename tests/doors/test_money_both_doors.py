@@ -21,7 +21,7 @@ from mcp_gateway.core.inference.exchange import Exchange
 from mcp_gateway.core.ledger.entries import Balance
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.store.sqlite.backup import back_up
-from tests.databases import store_of
+from tests.databases import locked, store_of
 from tests.patience import PATIENCE_S, becomes, eventually
 from tests.replaying import Answer, Asked, ReplayingBackend, chunk, held, in_two
 from tests.serving import Door, bearer, chat_body, open_door
@@ -129,10 +129,8 @@ async def full_disk(door: Door) -> AsyncIterator[None]:
 async def locked_database(door: Door) -> AsyncIterator[None]:
     """Another process writes, without end."""
     store_of(door.gateway)._busy_timeout_s = 0.05
-    with contextlib.closing(sqlite3.connect(door.data_dir / DATABASE, isolation_level=None)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
+    with locked(door.data_dir / DATABASE):
         yield
-        connection.execute("ROLLBACK")
 
 
 @pytest.mark.parametrize("outage", [full_disk, locked_database])

@@ -1,8 +1,6 @@
 """X-Gateway-Overhead-Ms: what the gateway itself took, without the waits for backends, by a clock that a test moves."""
 
 import asyncio
-import contextlib
-import sqlite3
 from collections import deque
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from mcp_gateway.core.gateway import DATABASE
+from tests.databases import locked
 from tests.doors.test_openapi import BODIES
 from tests.patience import eventually
 from tests.replaying import Answer, Asked, ReplayingBackend, death, stream, unary, whole
@@ -108,14 +107,12 @@ async def test_what_the_gateway_waits_for_itself_is_counted(stage: Stage) -> Non
     stage.answer_with(stage.after(2.0, unary()))
     key = await stage.door.key(credit="1")
     body = orjson.dumps({"model": "priced/tiny", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9})
-    with contextlib.closing(sqlite3.connect(stage.door.data_dir / DATABASE, isolation_level=None)) as other:
-        await stage.door.chat(key)  # the key is known, so that nothing else is read
-        other.execute("BEGIN IMMEDIATE")
+    await stage.door.chat(key)  # the key is known, so that nothing else is read
+    with locked(stage.door.data_dir / DATABASE):
         asking = asyncio.ensure_future(stage.door.post(body, key))
         await eventually(lambda: stage.door.gateway.limiter.in_flight)
         stage.clock.now_s += 0.03125
-        other.execute("ROLLBACK")
-        answer = await asking
+    answer = await asking
     assert (answer.status_code, answer.headers[HEADER]) == (200, "31.25")
 
 

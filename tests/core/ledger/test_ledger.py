@@ -3,8 +3,8 @@
 import asyncio
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Awaitable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ from mcp_gateway.core.ledger.ledger import Ledger, SettlementPending
 from mcp_gateway.core.record import RequestRecord
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.clocks import MsClock
-from tests.databases import Query, Work, changing, open_store
+from tests.databases import Query, Work, changing, locked, open_store
 from tests.loop_clock import pass_time
 from tests.patience import eventually, settled
 
@@ -48,14 +48,6 @@ def record(request_id: str, account_id: str, *, cost_nano: int = 0, key_id: str 
 
 UNWRITABLE = record("req_unwritable", "acc_unwritable")._replace(door=cast(Any, None))
 """A record that lacks what its row must have."""
-
-
-@contextmanager
-def locked(database: Path) -> Iterator[None]:
-    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        yield
-        connection.execute("ROLLBACK")
 
 
 async def refused(asked: Awaitable[object]) -> GatewayError:

@@ -16,8 +16,8 @@ from mcp_gateway.core.ledger.pending import PENDING, ForeignPending, PendingFile
 from mcp_gateway.core.observe.records import Records
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.clocks import MsClock
-from tests.core.ledger.test_ledger import locked, record
-from tests.databases import Query, open_store
+from tests.core.ledger.test_ledger import record
+from tests.databases import Query, locked, open_store
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mcp_gateway.core.observe.model_ages import ModelAges
-from tests.databases import migrated, open_store
+from tests.databases import locked, migrated, open_store
 
 
 @contextlib.asynccontextmanager
@@ -41,12 +41,10 @@ async def test_a_model_is_as_old_as_its_first_sight_in_any_run(tmp_path: Path) -
 async def test_what_could_not_be_written_is_written_with_the_next_catalog(tmp_path: Path) -> None:
     async with opened(tmp_path, 1000.0) as ages:
         store = ages._store
-        with contextlib.closing(sqlite3.connect(tmp_path / "gateway.sqlite3", isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
+        with locked(tmp_path / "gateway.sqlite3"):
             assert ages.created_at_s("a") == 1000
             with pytest.raises(Exception, match="ledger_unavailable"):
                 await store.flushed()
-            other.execute("ROLLBACK")
         ages.created_at_s("a")
     assert rows(tmp_path) == [("a", 1000)]
 

@@ -12,8 +12,8 @@ import pytest
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.store.sqlite import store as store_module
 from mcp_gateway.core.store.sqlite.store import _GATHER_S, Store
-from tests.core.store.sqlite.test_store import locked, note, notes_on_disk
-from tests.databases import AlsoTogether, Together
+from tests.core.store.sqlite.test_store import note, notes_on_disk
+from tests.databases import AlsoTogether, Together, locked
 
 
 class Notes:

@@ -10,8 +10,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.store.sqlite import store as store_module
 from mcp_gateway.core.store.sqlite.store import Store
 from mcp_gateway.core.store.sqlite.write_ahead_log import WriteAheadLog
-from tests.databases import Query, Work, changing, open_store
+from tests.databases import Query, Work, changing, locked, open_store
 from tests.patience import eventually
 
 
@@ -36,15 +35,6 @@ def note(text: str) -> Work[None]:
 def notes_on_disk(database: Path) -> list[str]:
     with closing(sqlite3.connect(database)) as connection:
         return [row[0] for row in connection.execute("SELECT text FROM notes ORDER BY rowid")]
-
-
-@contextmanager
-def locked(database: Path) -> Iterator[None]:
-    """Another process's write transaction, as long as the block runs."""
-    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        yield
-        connection.execute("ROLLBACK")
 
 
 async def test_a_write_is_on_disk_for_other_connections_when_its_result_comes(store: Store, database: Path) -> None:

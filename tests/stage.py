@@ -11,7 +11,7 @@ from mcp_gateway.core.money import format_usd
 from tests.patience import PATIENCE_S
 from tests.replaying import ReplayingBackend, held
 from tests.serving import Door, bearer
-from tests.surfaces import MODEL, SPOKEN, Spoken, answers
+from tests.surfaces import CHAT_SPOKEN, MODEL, Spoken, answers
 
 PROMPT_PICO, COMPLETION_PICO = 301_007, 703_001
 PRICED: dict[str, Any] = {
@@ -35,7 +35,7 @@ class Stage:
     account_id: str
     key: str
 
-    async def ask(self, spoken: Spoken = SPOKEN[0], **fields: Any) -> httpx2.Response:
+    async def ask(self, spoken: Spoken = CHAT_SPOKEN, **fields: Any) -> httpx2.Response:
         return await spoken.ask(self.door, self.key, **fields)
 
     @property
@@ -103,7 +103,7 @@ class Stage:
         assert [record["http_status"] for record in records].count(429) == asked - affords
         await rich.is_left_with(affords * worst_nano - billed)
 
-    async def leave_once_asked(self, spoken: Spoken = SPOKEN[0], **fields: Any) -> None:
+    async def leave_once_asked(self, spoken: Spoken = CHAT_SPOKEN, **fields: Any) -> None:
         """Ask, and hang up when the backend has it."""
         asking = asyncio.create_task(self.ask(spoken, **fields))
         (asked,) = await self.backend.chats_asked(1)

@@ -17,7 +17,7 @@ from tests.patience import eventually
 from tests.replaying import ReplayingBackend
 from tests.serving import MESSAGES, Door, open_door
 from tests.stage import PRICED, Stage, staged
-from tests.surfaces import SPOKEN, ChatTool, Messages, Spoken, answers, every_way
+from tests.surfaces import CHAT_SPOKEN, ChatTool, Messages, Spoken, answers, every_way
 
 pytestmark = [pytest.mark.surfaces, pytest.mark.asyncio(loop_scope="module")]
 
@@ -30,7 +30,7 @@ class HoldingStage(Stage):
 
     running: Hold
 
-    async def ask(self, spoken: Spoken = SPOKEN[0], **fields: Any) -> httpx2.Response:
+    async def ask(self, spoken: Spoken = CHAT_SPOKEN, **fields: Any) -> httpx2.Response:
         self.backend.answer_with(answers(spoken))
         return await super().ask(spoken, **fields)
 

@@ -14,7 +14,7 @@ import pytest_asyncio
 from tests.logged import everything_logged
 from tests.replaying import DONE, Answer, ReplayingBackend, death, events, silence, whole
 from tests.serving import FREE, PRICED, Door, bearer, open_door
-from tests.surfaces import SPOKEN, Spoken, answers, every_surface, every_way
+from tests.surfaces import CHAT_SPOKEN, Spoken, answers, every_surface, every_way
 
 pytestmark = [pytest.mark.surfaces, pytest.mark.asyncio(loop_scope="module")]
 
@@ -280,7 +280,7 @@ async def test_a_bug_is_logged_by_its_place_and_kind_and_never_by_its_text(
         raise RuntimeError(f"cannot serve {CANARY}")
 
     monkeypatch.setattr(door.gateway.pool.backends[0].origin, "request", broken)
-    response = await ask(door, key, SPOKEN[0])
+    response = await ask(door, key, CHAT_SPOKEN)
     monkeypatch.undo()
     assert response.status_code == 500
     assert response.json()["error"]["code"] == "internal_error"

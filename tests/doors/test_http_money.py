@@ -36,6 +36,7 @@ from tests.replaying import (
 from tests.serving import FREE, Door, bearer, chat_body, open_door
 from tests.stage import COMPLETION_PICO, CREDIT_NANO, PRICED, PROMPT_PICO, Stage, cost_nano, staged
 from tests.surfaces import (
+    CHAT_SPOKEN,
     MODEL,
     SPOKEN,
     ChatTool,
@@ -55,7 +56,7 @@ Served = tuple[Door, ReplayingBackend]
 
 def quote(stage: Stage, **fields: Any) -> Quote:
     """The worst case of a chat."""
-    request = parse_chat(orjson.dumps(SPOKEN[0].body(**fields)))
+    request = parse_chat(orjson.dumps(CHAT_SPOKEN.body(**fields)))
     model = stage.door.gateway.published.current[MODEL]
     return quote_of(model, model.price, request, WalletSettings())
 
@@ -245,7 +246,7 @@ async def test_a_usage_that_cannot_be_is_estimated_and_stands_in_no_sum(
     prompt, tokens = usage[0] if is_first_to_believe else 10, min(usage[1], 16) if is_stream else 2
     made = min(usage[1], 2049)
     told = [chunk("", usage[0], 0), *(chunk("x", usage[0], number) for number in range(1, made + 1))]
-    stage.backend.answer_with(events(*told, *SPOKEN[0].ending(*usage)) if is_stream else unary(*usage))
+    stage.backend.answer_with(events(*told, *CHAT_SPOKEN.ending(*usage)) if is_stream else unary(*usage))
     before = await invalid_usages(stage.door)
     answer = await stage.ask(is_stream=is_stream)
     assert answer.status_code == 200
@@ -467,7 +468,7 @@ async def test_who_leaves_before_the_answer_keeps_the_prompt_s_tokens_a_minute(
     stage.backend.answer_with(silence)
     stage.backend.prompt_tokens = counted
     fields: dict[str, Any] = {"model": model, "is_stream": is_stream}
-    estimate = parse_chat(orjson.dumps(SPOKEN[0].body(**fields))).prompt.text_bytes // 3
+    estimate = parse_chat(orjson.dumps(CHAT_SPOKEN.body(**fields))).prompt.text_bytes // 3
     await leaver.leave_once_asked(**fields)
     await stage.door.nothing_is_left()
     left = (await stage.door.get("/v1/limits", key)).json()["tokens_per_minute"]["remaining"]

@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from mcp_gateway.core.ledger.months import Month
+from tests.patience import PATIENCE_S
 from tests.replaying import ReplayingBackend
 from tests.serving import FREE, PRICED, Door, error_of, open_door
 
@@ -40,7 +41,7 @@ async def used(door: Door, *models: str) -> str:
     key = await door.key(account_id)
     for model in models:
         assert (await door.chat(key, model=model)).status_code == 200
-    assert await door.gateway.lifecycle.wait_until_idle(60)
+    assert await door.gateway.lifecycle.wait_until_idle(PATIENCE_S)
     return key
 
 

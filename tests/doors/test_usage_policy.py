@@ -311,6 +311,20 @@ async def test_details_that_are_none_cost_no_answer_and_are_told_to_nobody(
     assert (record["prompt_tokens"], record["completion_tokens"]) == (10, output_tokens)
 
 
+@every_way
+async def test_a_cost_that_the_backend_tells_is_told_to_nobody(doors: Doors, spoken: Spoken, is_stream: bool) -> None:
+    door, backend = doors["estimate"]
+    payer, usage = await payer_at(door, backend), spoken.usage(10, 4 if spoken.is_generated else 0)
+    usage |= {"cost_usd": "987654"}
+    told = [retold(one, usage) for one in (spoken.stream() if is_stream else [spoken.whole()])]
+    backend.answer_with(events(*told) if is_stream else whole(told[0]))
+    response = await payer.ask(spoken, is_stream=is_stream)
+    assert (spoken.refusal_of(response), b"987654" in response.content) == (None, False)
+    (record,) = await payer.records()
+    assert (record["prompt_tokens"], record["completion_tokens"]) == (10, 4 if spoken.is_generated else 0)
+    assert spoken.told(response, is_stream=is_stream)[1] == format_usd(record["cost_nano"])
+
+
 def retold(written: bytes, usage: dict[str, Any] | None) -> bytes:
     """An answer or an event with this usage wherever it tells one; with None it tells none."""
     head, data = re.split(rb"(?=\{)", written, maxsplit=1) if b"{" in written else (written, b"")

@@ -267,13 +267,11 @@ class _LastFrames:
 
     def _billed_frame(self, frame: bytes, billed: Usage, first_frame: bytes) -> bytes:
         """The backend's last frame, which tells its usage, or, where that is not what is billed, one that does."""
-        if is_told(frame, billed) and b'"cost_usd"' not in frame:
+        if is_told(frame, billed):
             return frame
         first = chunk_of(first_frame)
         chunk = chunk_of(frame) or {name: first.get(name) for name in ("id", "object", "created")}
-        usage = told(chunk.get("usage"), billed)
-        usage.pop("cost_usd", None)
-        chunk |= {"model": self._public_model, "choices": [], "usage": usage}
+        chunk |= {"model": self._public_model, "choices": [], "usage": told(chunk.get("usage"), billed)}
         return b"data: %b\n\n" % orjson.dumps(chunk)
 
 

@@ -38,6 +38,8 @@ _ENDS = (b"}", b',"prompt_tokens_details":null}', b',"prompt_tokens_details":nul
 """What follows in vLLM's words where no more is told."""
 
 
+_COST = "cost_usd"
+"""What a client is told by us alone: a backend that is a gateway too tells what it takes from us."""
 _PARTS = ("cached_tokens", "cache_write_tokens")
 """Of `prompt_tokens_details`; OpenRouter's name for the second."""
 
@@ -107,7 +109,7 @@ def told(value: Any, billed: Usage) -> dict[str, Any]:
         own["prompt_tokens_details"] = None
     if "total_tokens" not in value:
         del own["total_tokens"]
-    return {**value, **own}
+    return {**{name: one for name, one in value.items() if name != _COST}, **own}
 
 
 def is_as_told(value: Any, usage: Usage) -> bool:
@@ -116,6 +118,7 @@ def is_as_told(value: Any, usage: Usage) -> bool:
         type(value["prompt_tokens"]) is type(value["completion_tokens"]) is type(value.get("total_tokens")) is int
         and value["total_tokens"] == usage.prompt_tokens + usage.completion_tokens
         and not value.get("prompt_tokens_details")
+        and _COST not in value
     ):
         return True
     try:

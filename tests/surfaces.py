@@ -44,6 +44,7 @@ class Spoken:
     unknown = "300_unknown_model"
     headers: ClassVar[Mapping[str, str]] = {}
     limit_field = "max_tokens"
+    details_field = "prompt_tokens_details"
     has_streams = True
     is_generated = True
     is_collected = False
@@ -375,6 +376,7 @@ class Responses(Spoken):
     busy = "867_queue_full_responses"
     unknown = "522_responses_unknown_model"
     limit_field = "max_output_tokens"
+    details_field = "input_tokens_details"
     is_collected = True
     words: ClassVar[Mapping[str, str]] = {"insufficient_balance": "insufficient_quota"}
     failed_with = "server_error"

@@ -295,13 +295,12 @@ async def test_details_that_are_none_cost_no_answer_and_are_told_to_nobody(
     door, backend = doors["estimate"]
     output_tokens = 4 if spoken.is_generated else 0
     payer, usage = await payer_at(door, backend), spoken.usage(10, output_tokens)
-    named = dict.fromkeys(("prompt_tokens_details", "input_tokens_details"), details)
     limit = {spoken.limit_field: max_tokens} if spoken.is_generated else {}
 
     async def answer(asked: Asked) -> None:
         is_streamed = bool(asked.json.get("stream"))
         told = spoken.stream() if is_streamed else [spoken.whole(10, output_tokens)]
-        told = [retold(one, usage | named) if b'"usage"' in one else one for one in told]
+        told = [retold(one, usage | {spoken.details_field: details}) if b'"usage"' in one else one for one in told]
         await (events(*told) if is_streamed else whole(told[0]))(asked)
 
     backend.answer_with(answer)

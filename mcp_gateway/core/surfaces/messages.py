@@ -9,7 +9,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import LONG_BYTES
 from mcp_gateway.core.json_fields import at_least, at_most, kind_of, make_whole, optional, required
 from mcp_gateway.core.record import SurfaceName
-from mcp_gateway.core.sent_images import SentImage, is_address, remote_in, taken_out
+from mcp_gateway.core.sent_images import SentImage, is_address, taken_out
 from mcp_gateway.core.surfaces.anthropic import error_body, event_of
 from mcp_gateway.core.surfaces.chat import MAX_MESSAGES, MAX_PARTS, MAX_TOOLS
 from mcp_gateway.core.surfaces.openai import bytes_per_token
@@ -43,17 +43,12 @@ class MessagesSurface:
         if output_limit is None and not self._is_counted:
             message = "`max_tokens` is missing: give the most tokens that the answer may have."
             raise GatewayError("missing_parameter", message, param="max_tokens")
-        images = tuple(_images(body))
+        prompt = PromptSize.beside(_images(body), size_bytes, len(messages) + ("system" in body))
         return Ask(
             surface=self,
             body=body,
             model=model,
-            prompt=PromptSize(
-                size_bytes - sum(image.size_chars for image in images),
-                len(messages) + ("system" in body),
-                images=tuple(image.url for image in images),
-                remote_images=remote_in(images),
-            ),
+            prompt=prompt,
             is_stream=bool(optional(body, "stream", bool)),
             output_limit=output_limit,
             answer_size=AnswerSize(bytes_per_token(), "max_tokens"),

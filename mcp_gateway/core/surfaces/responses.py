@@ -13,7 +13,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import LONG_BYTES
 from mcp_gateway.core.json_fields import at_least, at_most, kind_of, make_whole, optional, required
 from mcp_gateway.core.record import SurfaceName
-from mcp_gateway.core.sent_images import SentImage, is_address, remote_in, taken_out
+from mcp_gateway.core.sent_images import SentImage, is_address, taken_out
 from mcp_gateway.core.surfaces.openai import COMMENT, bytes_per_token, top_logprobs_in
 from mcp_gateway.core.surfaces.openings import READ_TEXTS, opening_bytes, opening_of_content
 from mcp_gateway.core.surfaces.response_object import skeleton
@@ -97,18 +97,13 @@ class ResponsesSurface:
         at_most(optional(body, "tools", list) or (), MAX_TOOLS, "tools")
         optional(body, "store", bool)
         optional(body, "background", bool)
-        images = tuple(_images(items))
+        prompt = PromptSize.beside(_images(items), size_bytes, len(items) + 1)
         rows = _logprob_rows(body)
         return ResponsesAsk(
             surface=self,
             body=body,
             model=model,
-            prompt=PromptSize(
-                size_bytes - sum(image.size_chars for image in images),
-                len(items) + 1,
-                images=tuple(image.url for image in images),
-                remote_images=remote_in(images),
-            ),
+            prompt=prompt,
             is_stream=bool(optional(body, "stream", bool)),
             output_limit=at_least(body, "max_output_tokens", 1),
             answer_size=AnswerSize(bytes_per_token(rows), "top_logprobs" if rows > 1 else "max_tokens"),

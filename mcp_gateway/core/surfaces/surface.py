@@ -11,7 +11,7 @@ from mcp_gateway.core.config import Task
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import parse_exactly
 from mcp_gateway.core.record import SurfaceName
-from mcp_gateway.core.sent_images import RemoteImage
+from mcp_gateway.core.sent_images import RemoteImage, SentImage
 from mcp_gateway.core.surfaces.usage import Usage
 from mcp_gateway.core.token_ids import PlacedIds, TokenIds
 
@@ -108,6 +108,19 @@ class PromptSize(NamedTuple):
     """How many there are, where the prompt is nothing else: it need not be counted."""
     images: tuple[str, ...] = ()
     remote_images: tuple[RemoteImage, ...] = ()
+
+    @classmethod
+    def beside(cls, images: Iterable[SentImage], size_bytes: int, parts: int) -> "PromptSize":
+        """Of a body of so many bytes that has these images."""
+        sent = tuple(images)
+        if not sent:
+            return cls(size_bytes, parts)  # as of most requests, which pay for no iterators
+        return cls(
+            size_bytes - sum(image.size_chars for image in sent),
+            parts,
+            images=tuple(image.url for image in sent),
+            remote_images=tuple(image.remote for image in sent if image.remote is not None),
+        )
 
 
 class AnswerSize(NamedTuple):

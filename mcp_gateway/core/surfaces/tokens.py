@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_fields import at_most, checked, optional, required
-from mcp_gateway.core.sent_images import RemoteImage, remote_in
+from mcp_gateway.core.sent_images import RemoteImage
 from mcp_gateway.core.surfaces.chat import MAX_MESSAGES, MAX_TOOLS, images_in
 from mcp_gateway.core.surfaces.prompt_sizes import check_ids
+from mcp_gateway.core.surfaces.surface import PromptSize
 from mcp_gateway.core.token_ids import IdsField, TokenIds, not_whole
 
 IDS_IN = IdsField("tokens", 1)
@@ -48,9 +49,9 @@ def read_tokenize(body: dict[str, Any], size_bytes: int) -> TokenQuestion:
     messages = required(body, "messages", list, "a list of messages")
     at_most(messages, MAX_MESSAGES, "messages")
     at_most(optional(body, "tools", list) or (), MAX_TOOLS, "tools")
-    images = tuple(images_in(messages))
-    _check_size(size_bytes - sum(image.size_chars for image in images), "messages")
-    return TokenQuestion("tokenize", body, model, "messages", tuple(image.url for image in images), remote_in(images))
+    prompt = PromptSize.beside(images_in(messages), size_bytes, len(messages))
+    _check_size(prompt.text_bytes, "messages")
+    return TokenQuestion("tokenize", body, model, "messages", prompt.images, prompt.remote_images)
 
 
 def read_detokenize(body: dict[str, Any], _size_bytes: int) -> TokenQuestion:

@@ -80,12 +80,6 @@ class EventReader:
             raise GatewayError("backend_error", "The backend sent a frame without an end.")
 
 
-def end_of_events(piece: bytes, start: int) -> int:
-    """Where the last whole event from `start` on ends; `start` where none is."""
-    at = piece.rfind(b"\n\n", start)
-    return at + 2 if at >= 0 else start
-
-
 def _in_one_form(events: bytes) -> bytes:
     """Whole events: as they are where each is one line of data."""
     line_ends = events.count(b"\n")

@@ -21,7 +21,7 @@ from mcp_gateway.core.json_bounds import parse_json
 from mcp_gateway.core.surfaces.anthropic import event, event_of
 from mcp_gateway.core.surfaces.credible import UsageBounds, read_finish_reason
 from mcp_gateway.core.surfaces.error_shapes import error_in, failure_in
-from mcp_gateway.core.surfaces.events import EventReader, end_of_events
+from mcp_gateway.core.surfaces.event_relay import EventRelay, end_of_events
 from mcp_gateway.core.surfaces.message_answer import message_id
 from mcp_gateway.core.surfaces.message_usage import as_told, output_in, prompt_in
 from mcp_gateway.core.surfaces.splice import State
@@ -37,14 +37,13 @@ _KIND = re.compile(r"[a-z_]{1,64}")
 _UNTOLD = Usage(0, 0)
 
 
-class MessageRelay:
+class MessageRelay(EventRelay):
     """Reads a backend's stream of a message and says what the client is to be sent."""
 
     def __init__(self, public_model: str, bounds: UsageBounds) -> None:
+        super().__init__()
         self._public_model = public_model
         self._bounds = bounds
-        self._events = EventReader()
-        self._tail = self._events.tail
         self._state = State.BEFORE
         self._first: Usage | None = None
         self._prompt: Usage | None = None
@@ -56,25 +55,6 @@ class MessageRelay:
         self.finish_reason: str | None = None
         self.failure: Failure | None = None
         self.tells_usage = False
-
-    def feed(self, piece: bytes) -> bytes:
-        """The whole events so far, as the client is to see them. Raises GatewayError for one without an end."""
-        if (more := self._more(piece)) or self._state is State.OVER:
-            return more
-        told, at = [], 0
-        while (begins := piece.find(_GOES_ON, at)) >= 0:
-            told.append(self._looked_at(piece[at:begins]))
-            at, ends = begins, _end_of_deltas(piece, begins)
-            if self._tail or ends == begins:
-                break
-            told.append(self._more(piece[begins:ends]) or self._looked_at(piece[begins:ends]))
-            at = ends
-        told.append(self._looked_at(piece[at:]))
-        return b"".join(told)
-
-    def feed_end(self) -> bytes:
-        """The last event, where the stream ended without the blank line behind it."""
-        return self._read(self._events.end())
 
     def end(self, cost_usd: str | None = None, billed: Usage | None = None) -> bytes:
         """The event that tells why the answer ended, if it did, and what is billed; none before a message has begun."""
@@ -119,14 +99,18 @@ class MessageRelay:
         return Seen(None if self._first is None else self._first.prompt_tokens, self._texts)
 
     def _more(self, piece: bytes) -> bytes:
-        """The piece, where it is nothing but whole events that go on with a block; else nothing."""
         if self._state is not State.AMID or self._tail or not (events := _deltas_in(piece)):
             return b""
         self._texts += events - piece.count(_NO_TEXT) - piece.count(_SIGNATURE)
         return piece
 
-    def _looked_at(self, piece: bytes) -> bytes:
-        return self._read(self._events.feed(piece)) if piece and self._state is not State.OVER else b""
+    def _start_of_run(self, piece: bytes, start: int) -> int:
+        return piece.find(_GOES_ON, start)
+
+    def _end_of_run(self, piece: bytes, start: int) -> int:
+        """Where the block changes."""
+        at = piece.find(_BLOCK_CHANGES, start)
+        return at + 1 if at >= 0 else end_of_events(piece, start)
 
     def _read(self, frames: bytes) -> bytes:
         kept = []
@@ -207,12 +191,6 @@ def _deltas_in(piece: bytes) -> int:
     events = piece.count(_GOES_ON)
     is_usual = piece.count(b"\n") == 3 * events and piece.count(b"}\n\nevent: ") == events - 1
     return events if is_usual and piece.find(b"\r") < 0 else 0
-
-
-def _end_of_deltas(piece: bytes, start: int) -> int:
-    """Where the events end that go on with a block, or those that are whole; `start` where none is."""
-    at = piece.find(_BLOCK_CHANGES, start)
-    return at + 1 if at >= 0 else end_of_events(piece, start)
 
 
 def _has_text(delta: dict[str, Any]) -> bool:

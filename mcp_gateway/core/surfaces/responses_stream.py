@@ -13,7 +13,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import parse_json
 from mcp_gateway.core.surfaces.credible import not_understood
 from mcp_gateway.core.surfaces.error_shapes import error_in, failure_in
-from mcp_gateway.core.surfaces.events import EventReader, end_of_events
+from mcp_gateway.core.surfaces.event_relay import EventRelay, end_of_events
 from mcp_gateway.core.surfaces.response_object import (
     checked,
     failure_of_response,
@@ -45,22 +45,22 @@ _PART_ENDS = b".done\ndata: "
 _DONE = b"data: [DONE]"
 
 
-class ResponsesReader:
+class ResponsesReader(EventRelay):
     """Reads one answer's stream. A usage is told at its end alone."""
 
     tells_usage = False
+    is_done = False
 
     def __init__(self, ask: ResponsesAsk, public_model: str) -> None:
+        super().__init__(_MAX_FRAME_BYTES)
         self._ask = ask
         self._public_model = public_model
-        self._events = EventReader(_MAX_FRAME_BYTES)
         self._opening: list[dict[str, Any]] = []
         self._opening_bytes = 0
         self._last: dict[str, Any] | None = None
         self._text_events = 0
         self.first_frame = b""
         self.has_started = False
-        self.is_done = False
         self.is_whole = False
         self.failure: Failure | None = None
         self.usage: Usage | None = None
@@ -73,29 +73,10 @@ class ResponsesReader:
 
     @property
     def held_bytes(self) -> int:
-        return len(self._events.tail) + self._opening_bytes
+        return len(self._tail) + self._opening_bytes
 
     def has_told(self, frames: bytes) -> bool:
         return self.is_whole or self._text_events > 0
-
-    def feed(self, piece: bytes) -> bytes:
-        """The whole events so far, as the client is to see them. Raises GatewayError for one without an end."""
-        if (more := self._more(piece)) or self.is_done:
-            return more
-        told, at = [], 0
-        while (begins := _start_of_deltas(piece, at)) >= 0:
-            told.append(self._fed(piece[at:begins]))
-            at, ends = begins, _end_of_deltas(piece, begins)
-            if self._events.tail or ends == begins:
-                break
-            told.append(self._more(piece[begins:ends]) or self._fed(piece[begins:ends]))
-            at = ends
-        told.append(self._fed(piece[at:]))
-        return b"".join(told)
-
-    def feed_end(self) -> bytes:
-        """The last event, where the stream ended without the blank line behind it."""
-        return self._read(self._events.end())
 
     def end(self, cost_usd: str | None = None, billed: Usage | None = None) -> bytes:
         """The event that ends the answer, with the usage that is billed; of one that was broken off, none yet."""
@@ -116,16 +97,22 @@ class ResponsesReader:
         return self._last
 
     def _more(self, piece: bytes) -> bytes:
-        """The piece, where all of it are whole events that go on with the answer, rightly numbered; else nothing."""
-        is_amid = self.has_started and not (self._events.tail or self.is_done)
+        """They are numbered rightly too."""
+        is_amid = self.has_started and not (self._tail or self.is_done)
         if not is_amid or not (events := _deltas_in(piece)) or not _are_numbered(piece, self._ask.number, events):
             return b""
         self._text_events += events - piece.count(b'"delta":""') - piece.count(b'"delta": ""')
         self._ask.number += events
         return piece
 
-    def _fed(self, piece: bytes) -> bytes:
-        return self._read(self._events.feed(piece)) if piece and not self.is_done else b""
+    def _start_of_run(self, piece: bytes, start: int) -> int:
+        at = piece.find(_GOES_ON, start)
+        return piece.rfind(_HEAD, start, at) if at >= 0 else -1
+
+    def _end_of_run(self, piece: bytes, start: int) -> int:
+        """Where the part ends."""
+        at = piece.find(_PART_ENDS, start)
+        return piece.rfind(_HEAD, start, at) if at >= 0 else end_of_events(piece, start)
 
     def _read(self, frames: bytes) -> bytes:
         """Frames behind the last event are dropped."""
@@ -226,18 +213,6 @@ def _are_numbered(piece: bytes, first: int, events: int) -> bool:
 
 def _has_number(event: bytes, number: int) -> bool:
     return event.find(b'"sequence_number":%d,"type":"' % number) >= 0
-
-
-def _start_of_deltas(piece: bytes, start: int) -> int:
-    """Where the first event begins that goes on with the answer; -1 where none does."""
-    at = piece.find(_GOES_ON, start)
-    return piece.rfind(_HEAD, start, at) if at >= 0 else -1
-
-
-def _end_of_deltas(piece: bytes, start: int) -> int:
-    """Where the events end that go on with a part, or those that are whole; `start` where none is."""
-    at = piece.find(_PART_ENDS, start)
-    return piece.rfind(_HEAD, start, at) if at >= 0 else end_of_events(piece, start)
 
 
 def _type_of(frame: bytes) -> str | None:

@@ -233,7 +233,7 @@ def test_every_refusal_is_understood_and_nothing_of_the_backends_name_is_told(pa
 def test_a_failure_ends_a_stream_in_the_words_of_the_surface(pair: Pair) -> None:
     if not pair.spoken.has_streams:
         return
-    last = pair.surface.last_frames(GatewayError("backend_died", "It broke."), "req_1", PUBLIC)
+    last = pair.ask(is_stream=True).last_frames(GatewayError("backend_died", "It broke."))
     assert last.endswith(b"\n\n")
     assert b"It broke." in last
     reader = pair.translation.reader(pair.ask(is_stream=True), PUBLIC, BOUNDS)

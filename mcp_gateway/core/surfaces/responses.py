@@ -121,9 +121,7 @@ class ResponsesSurface:
                 break
 
     def last_frames(self, error: GatewayError, request_id: str, model: str) -> bytes:
-        """The one event of a stream of which nothing else was told."""
-        response = _failed(error, request_id, model, int(self._now_s()))
-        return written({"type": "response.failed", "response": response, "sequence_number": 0})
+        raise NotImplementedError  # see ResponsesAsk, which knows the number of the next event
 
 
 RESPONSES = ResponsesSurface()

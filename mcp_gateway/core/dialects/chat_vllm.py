@@ -1,9 +1,8 @@
 """Chat completions to vLLM, which has them as OpenAI does: bodies are sifted, renamed and bounded, frames spliced."""
 
 from mcp_gateway.core.dialects.dialect import Counting
-from mcp_gateway.core.dialects.vllm_bodies import TOKENIZE_PATH, generating
+from mcp_gateway.core.dialects.vllm_bodies import counting_with, generating
 from mcp_gateway.core.dialects.vllm_fields import ChatFields
-from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.surfaces import whole_answer
 from mcp_gateway.core.surfaces.chat import OUTPUT_CAPS
 from mcp_gateway.core.surfaces.collected import can_carry
@@ -32,8 +31,7 @@ class ChatToVllm:
         return generating(ask, terms, backend_model, account_id, OUTPUT_CAPS, is_stream=is_stream)
 
     def counting(self, ask: Ask, backend_model: str) -> Counting:
-        kept = {name: ask.body[name] for name in _COUNTED if name in ask.body}
-        return Counting(TOKENIZE_PATH, dump_json({"model": backend_model, **kept}))
+        return counting_with(ask.body, _COUNTED, backend_model)
 
     def can_collect(self, ask: Ask) -> bool:
         return can_carry(ask.body)

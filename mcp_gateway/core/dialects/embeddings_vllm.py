@@ -3,8 +3,7 @@
 from mcp_gateway.core.dialects.dialect import Counting
 from mcp_gateway.core.dialects.flat_fields import FlatFields
 from mcp_gateway.core.dialects.inputs_vllm import InputsToVllm
-from mcp_gateway.core.dialects.vllm_bodies import TOKENIZE_PATH, counting_of, joined
-from mcp_gateway.core.json_bounds import dump_json
+from mcp_gateway.core.dialects.vllm_bodies import counting_of, counting_with, joined
 from mcp_gateway.core.surfaces.surface import Ask
 
 
@@ -16,6 +15,6 @@ class EmbeddingsToVllm(InputsToVllm):
 
     def counting(self, ask: Ask, backend_model: str) -> Counting | None:
         """Several texts are counted as one, which has about as many tokens; ids need no counting."""
-        if messages := ask.body.get("messages"):
-            return Counting(TOKENIZE_PATH, dump_json({"model": backend_model, "messages": messages}))
+        if ask.body.get("messages"):
+            return counting_with(ask.body, ("messages",), backend_model)
         return counting_of(joined(ask.body.get("input")), backend_model)

@@ -3,6 +3,7 @@
 from mcp_gateway.core.dialects.cache_salt import cache_salt
 from mcp_gateway.core.dialects.dialect import Counting
 from mcp_gateway.core.dialects.messages_vllm_fields import MessageFields
+from mcp_gateway.core.dialects.vllm_bodies import counting_with
 from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.surfaces import message_answer
 from mcp_gateway.core.surfaces.credible import UsageBounds
@@ -30,8 +31,7 @@ class MessagesToVllm:
         return dump_json(ask.body | {"model": backend_model, "stream": is_stream} | bounds)
 
     def counting(self, ask: Ask, backend_model: str) -> Counting:
-        kept = {name: ask.body[name] for name in _COUNTED if name in ask.body}
-        return Counting(f"{self.path}/count_tokens", dump_json({"model": backend_model, **kept}))
+        return counting_with(ask.body, _COUNTED, backend_model, f"{self.path}/count_tokens")
 
     def can_collect(self, _ask: Ask) -> bool:
         return False

@@ -1,6 +1,6 @@
 """What bodies to vLLM have in common, whichever surface they come from, and where a prompt is counted."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mcp_gateway.core.dialects.cache_salt import cache_salt
@@ -56,6 +56,14 @@ def generating(
     if is_stream:
         ask_for_usage(body)
     return dump_json(body)
+
+
+def counting_with(
+    body: dict[str, Any], fields: Iterable[str], backend_model: str, path: str = TOKENIZE_PATH
+) -> Counting:
+    """Asks to count the prompt that these fields of a body make."""
+    kept = {name: body[name] for name in fields if name in body}
+    return Counting(path, dump_json({"model": backend_model, **kept}))
 
 
 def counting_of(text: str, backend_model: str) -> Counting | None:

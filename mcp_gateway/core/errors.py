@@ -146,6 +146,11 @@ class GatewayError(Exception):
             **self.details,
         }
 
+    @property
+    def wait_told(self) -> dict[str, int]:
+        """`retry_after_s`, where waiting helps: a further field for whoever reads no header `Retry-After`."""
+        return {} if self.retry_after_s is None else {"retry_after_s": self.retry_after_s}
+
 
 def outline(bug: BaseException) -> str:
     """What kind of error a bug is and where it happened, for the log; never its text, which may quote a caller."""

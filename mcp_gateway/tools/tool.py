@@ -87,8 +87,6 @@ def error_result(error: GatewayError, *, further_advice: str = "") -> Result:
     if error.retry_after_s is not None:
         advice = advice.replace("retry_after_s seconds", f"{error.retry_after_s} seconds")
     message = f"{happened} {advice} {further_advice}".rstrip()
-    told: dict[str, Any] = {"type": error.row.type, "code": error.code, "message": message}
-    if error.retry_after_s is not None:
-        told["retry_after_s"] = error.retry_after_s
+    told: dict[str, Any] = {"type": error.row.type, "code": error.code, "message": message} | error.wait_told
     told |= {name: value for name, value in error.details.items() if name in ERROR_PROPERTIES}
     return result(message, told, is_error=True)

@@ -12,7 +12,7 @@ import pytest
 
 from mcp_gateway.core.dialects.dialect import Dialect, Translation
 from mcp_gateway.core.dialects.vllm import ALLOWED_PATHS, Vllm
-from mcp_gateway.core.errors import TABLE, GatewayError
+from mcp_gateway.core.errors import TABLE, Code, GatewayError
 from mcp_gateway.core.inference.terms import asked_terms
 from mcp_gateway.core.surfaces.credible import UsageBounds
 from mcp_gateway.core.surfaces.surface import Ask, Reader, Surface
@@ -239,3 +239,17 @@ def test_a_failure_ends_a_stream_in_the_words_of_the_surface(pair: Pair) -> None
     reader = pair.translation.reader(pair.ask(is_stream=True), PUBLIC, BOUNDS)
     assert fed(reader, []) == b""
     assert not reader.is_whole
+
+
+@each(("code", "wait_s"), [("balance_held", 7), ("backend_busy", 2), ("overloaded", 5), ("backend_died", None)])
+def test_the_end_of_a_stream_says_how_long_to_wait_where_a_header_would(
+    pair: Pair, code: Code, wait_s: int | None
+) -> None:
+    """A stream that has begun with comments has sent its status and headers."""
+    if not pair.spoken.has_streams:
+        return
+    last = pair.ask(is_stream=True).last_frames(GatewayError(code, "Not now.", retry_after_s=wait_s))
+    (event,) = pair.spoken.events(last)
+    error = event.get("response", event)["error"]
+    assert error.get("retry_after_s") == wait_s
+    assert error["message"].startswith("Not now.")

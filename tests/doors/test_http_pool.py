@@ -626,6 +626,17 @@ async def test_a_failure_after_the_comments_have_begun_is_told_in_the_stream(tmp
         assert await it.door.rows("SELECT http_status, error_code FROM requests") == [(502, "backend_error")]
 
 
+async def test_a_refusal_after_the_comments_have_begun_says_how_long_to_wait(tmp_path: Path) -> None:
+    is_released = asyncio.Event()
+    async with (
+        fleet(tmp_path, 1, upstream={"queue_comment_s": SOON_S}) as it,
+        waiting(it, held(is_released, replayed(captured("863_queue_full")))) as response,
+    ):
+        is_released.set()
+        (frame,) = contents([await read_until(response, DONE)])
+        assert (frame["error"]["code"], frame["error"]["retry_after_s"]) == ("backend_busy", 2)
+
+
 async def test_another_backend_may_take_over_after_the_comments_have_begun(tmp_path: Path) -> None:
     is_released = asyncio.Event()
     async with fleet(tmp_path, upstream={"queue_comment_s": SOON_S}) as it:

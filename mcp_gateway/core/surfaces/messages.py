@@ -62,7 +62,8 @@ class MessagesSurface:
 
     def last_frames(self, error: GatewayError, request_id: str, _model: str) -> bytes:
         """Its SDKs raise for an event `error`."""
-        return event_of(error_body(error, request_id))
+        body = error_body(error, request_id)
+        return event_of(body | {"error": body["error"] | error.wait_told})
 
 
 MESSAGES = MessagesSurface()

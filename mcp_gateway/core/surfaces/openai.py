@@ -53,6 +53,6 @@ def broken_off(error: GatewayError, answer_id: str, kind: str, model: str, choic
         "created": 0,
         "model": model,
         "choices": [{"index": 0, **choice, "logprobs": None, "finish_reason": "error"}],
-        "error": error.as_object(),
+        "error": error.as_object() | error.wait_told,
     }
     return b"data: %b\n\n%b" % (orjson.dumps(chunk), DONE)

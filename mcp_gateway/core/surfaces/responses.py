@@ -138,7 +138,8 @@ def _failed(error: GatewayError, request_id: str, model: str, created_at_s: int)
         code = "rate_limit_exceeded"
         if error.retry_after_s is not None:
             message = f"{message} Please try again in {error.retry_after_s}s."
-    return skeleton(request_id, model, "failed", created_at_s) | {"error": {"code": code, "message": message}}
+    told = {"code": code, "message": message} | error.wait_told
+    return skeleton(request_id, model, "failed", created_at_s) | {"error": told}
 
 
 def _items_of(body: dict[str, Any]) -> list[dict[str, Any]]:

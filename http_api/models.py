@@ -12,7 +12,7 @@ from http_api.openrouter import FlatProviderModelList, ProviderFormat, ProviderM
 from http_api.operations import Absent, Asked, Nothing, Told
 from http_api.query import AnyQuery
 from http_api.routes import unknown_url
-from mcp_gateway.core.catalog import SAMPLING_PARAMETERS, Model, Published
+from mcp_gateway.core.catalog import Model, OutputKind, Published
 from mcp_gateway.core.prices import as_fields
 from mcp_gateway.core.upstream.pool import ModelStatus, Pool
 
@@ -64,7 +64,7 @@ class ModelObject(Told):
     context_length: int
     max_output_length: int
     input_modalities: list[str]
-    output_modalities: list[str]
+    output_modalities: list[OutputKind]
     quantization: str | None
     pricing: Pricing
     supported_sampling_parameters: list[str]
@@ -152,10 +152,10 @@ def model_object(model: Model) -> ModelObject:
         context_length=model.context_window,
         max_output_length=model.max_output_tokens,
         input_modalities=list(model.input_modalities),
-        output_modalities=["text"],
+        output_modalities=[model.output_kind],
         quantization=model.quantization,
         pricing=Pricing(**as_fields(model.price, _RATES, _FEES)),
-        supported_sampling_parameters=list(SAMPLING_PARAMETERS),
+        supported_sampling_parameters=list(model.sampling_parameters),
         supported_features=list(model.features),
         guests=model.is_open_to_guests,
     )

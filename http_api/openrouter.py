@@ -7,15 +7,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
 from http_api.operations import Absent, Told
-from mcp_gateway.core.catalog import SAMPLING_PARAMETERS, Model
+from mcp_gateway.core.catalog import Model, OutputKind
 from mcp_gateway.core.prices import Price, Rates
 from mcp_gateway.core.sent_images import IMAGE_TYPES
 
 ProviderFormat = Literal["openrouter", "openrouter-legacy"]
 Quantization = Literal["int4", "int8", "fp4", "mxfp4", "nvfp4", "fp6", "fp8", "mxfp8", "fp16", "bf16", "fp32"]
-OutputKind = Literal["text", "embeddings", "rerank"]
-_OUTPUT_OF_TASK: dict[str | None, OutputKind] = {"embed": "embeddings", "score": "rerank"}
-"""Of a model that is there for that alone; any other generates text."""
 
 
 class ParameterDescriptor(Told):
@@ -199,7 +196,7 @@ def _flat(model: Model, *, is_ready: bool) -> FlatProviderModel:
         name=model.name,
         created=model.created_at_s,
         input_modalities=list(model.input_modalities),
-        output_modalities=[_kind(model)],
+        output_modalities=[model.output_kind],
         quantization=_quantization(model),
         context_length=model.context_window,
         max_output_length=model.max_output_tokens,
@@ -210,7 +207,7 @@ def _flat(model: Model, *, is_ready: bool) -> FlatProviderModel:
             request=price.told(price.request_pico),
             **cached,
         ),
-        supported_sampling_parameters=list(SAMPLING_PARAMETERS) if _kind(model) == "text" else [],
+        supported_sampling_parameters=list(model.sampling_parameters),
         supported_features=list(model.features),
         is_ready=is_ready,
         **_about(model),
@@ -229,10 +226,6 @@ def _about(model: Model) -> dict[str, Any]:
     if model.datacenters:
         about["datacenters"] = [Datacenter(country_code=code) for code in model.datacenters]
     return about
-
-
-def _kind(model: Model) -> OutputKind:
-    return _OUTPUT_OF_TASK.get(model.task, "text")
 
 
 def _quantization(model: Model) -> Quantization | None:
@@ -329,7 +322,7 @@ _OTHER_OUTPUTS: dict[OutputKind, dict[str, ParameterDescriptor]] = {
 
 
 def _output(model: Model) -> OutputModality:
-    kind = _kind(model)
+    kind = model.output_kind
     if kind != "text":
         return OutputModality(type=kind, supported_parameters=_OTHER_OUTPUTS[kind])
     parameters = _PARAMETERS | {"max_tokens": _whole(1, model.max_output_tokens)}

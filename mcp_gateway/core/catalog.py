@@ -6,6 +6,7 @@ A catalog is built from the configuration and from what the backends list, and i
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Literal
 
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.config import ModelSettings, Task
@@ -13,7 +14,10 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.prices import FREE, Price, dearest, in_words
 from mcp_gateway.core.text import SHOWN_CHARS, nearest, shown
 
-SAMPLING_PARAMETERS = (
+OutputKind = Literal["text", "embeddings", "rerank"]
+_OUTPUT_OF_TASK: dict[Task | None, OutputKind] = {"embed": "embeddings", "score": "rerank"}
+"""Of a model that is there for that alone; any other generates text."""
+_SAMPLING_PARAMETERS = (
     "temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty",
     "stop", "seed", "max_tokens", "logit_bias",
 )  # fmt: skip
@@ -104,6 +108,16 @@ class Model:
     def price(self) -> Price:
         """What it costs at most, whoever answers; callers are told this."""
         return dearest([offer.price for offer in self.offers])
+
+    @property
+    def output_kind(self) -> OutputKind:
+        """What it makes, in OpenRouter's words."""
+        return _OUTPUT_OF_TASK.get(self.task, "text")
+
+    @property
+    def sampling_parameters(self) -> tuple[str, ...]:
+        """Parameters that shape a text; none of what makes another thing."""
+        return _SAMPLING_PARAMETERS if self.output_kind == "text" else ()
 
     def with_margin(self, margin: int) -> "Model":
         """As an account has it that pays so many hundredths of a percent more."""

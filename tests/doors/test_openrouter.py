@@ -254,7 +254,11 @@ async def test_a_model_that_embeds_or_scores_is_told_as_that_and_has_no_price_fo
     assert told["e"]["quantization"] is None
     flat = await documents(door, "openrouter-legacy")
     assert [flat[name]["output_modalities"] for name in "es"] == [["embeddings"], ["rerank"]]
-    assert flat["e"]["supported_features"] == flat["e"]["supported_sampling_parameters"] == []
+    listed = {one["id"]: one for one in (await door.get("/v1/models")).json()["data"]}
+    assert [listed[name]["output_modalities"] for name in "es"] == [["embeddings"], ["rerank"]]
+    for told_in in (flat, listed):
+        assert told_in["e"]["supported_features"] == told_in["e"]["supported_sampling_parameters"] == []
+    assert "temperature" in listed["h"]["supported_sampling_parameters"]
 
 
 async def test_a_model_that_nobody_serves_is_not_ready(door: Door) -> None:

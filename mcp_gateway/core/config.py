@@ -218,6 +218,18 @@ def _checked_folder(path: Path) -> Path:
     return path
 
 
+def _with_a_port(ports: tuple[int, ...]) -> tuple[int, ...]:
+    if not ports:
+        raise ValueError("must name a port, such as 443; fetch_images = false is how nothing is fetched")
+    return ports
+
+
+def _with_text(modalities: tuple[str, ...]) -> tuple[str, ...]:
+    if "text" not in modalities:
+        raise ValueError('must be ["text"] or ["text", "image"]: every model is asked in text')
+    return modalities
+
+
 Line = Annotated[str, AfterValidator(one_line)]
 ModelName = Annotated[Line, Field(pattern=r"^\S+$")]
 Whole = Annotated[int, BeforeValidator(_not_a_switch)]
@@ -239,10 +251,12 @@ WebOrigin = Annotated[str, AfterValidator(_checked_origin)]
 FilePath = Annotated[Path, BeforeValidator(_checked_path), AfterValidator(Path.expanduser)]
 FolderPath = Annotated[FilePath, AfterValidator(_checked_folder)]
 CommaSeparated = BeforeValidator(_split_commas)
+PortNumber = Annotated[Whole, Field(ge=1, le=65535)]
 Day = Annotated[str, BeforeValidator(_checked_day)]
 Country = Annotated[str, Field(pattern=r"^[A-Z]{2}$")]
 Feature = Literal["tools", "json_mode", "structured_outputs", "logprobs", "reasoning"]
 Modality = Literal["text", "image"]
+Modalities = Annotated[tuple[Modality, ...], CommaSeparated, AfterValidator(_with_text)]
 
 
 class Section(BaseModel):
@@ -378,7 +392,7 @@ class ModelSettings(Section):
     """int4, int8, fp4, fp8, bf16, ...: shown in the catalog."""
     features: Annotated[tuple[Feature, ...], CommaSeparated] = ("tools", "json_mode", "structured_outputs", "logprobs")
     """What a model that generates supports beyond text: tools, json_mode, structured_outputs, logprobs, reasoning."""
-    input_modalities: Annotated[tuple[Modality, ...], CommaSeparated] = ("text",)
+    input_modalities: Modalities = ("text",)
     """text, or text and image."""
     guests: bool | None = Field(default=None, examples=[False])
     """May callers without a key use it? Otherwise only when it is `free`, or no model has a price."""
@@ -544,7 +558,7 @@ class ImageFetchSettings(Section):
     """Images fetched at once for one account; further ones wait."""
     max_at_once_per_host: Positive = 2
     """Images fetched at once from one host, for everybody; further ones wait."""
-    ports: Annotated[tuple[Annotated[Whole, Field(ge=1, le=65535)], ...], CommaSeparated] = (443,)
+    ports: Annotated[tuple[PortNumber, ...], CommaSeparated, AfterValidator(_with_a_port)] = (443,)
     """The ports that an image's address may have."""
 
 

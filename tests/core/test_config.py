@@ -355,6 +355,19 @@ class TestFaults:
             ("client_stall_timeout_s = inf", "client_stall_timeout_s: must be a finite number"),
             ("drain_timeout_s = 'long'", "drain_timeout_s: must be a number"),
             ("maintenance = 'perhaps'", "maintenance: must be true or false"),
+            (
+                "[image_fetch]\nports = []",
+                "[image_fetch] ports: must name a port, such as 443; fetch_images = false is how nothing is fetched",
+            ),
+            ("[image_fetch]\nports = [443, 0]", "[image_fetch] ports, entry 2: must be 1 or more"),
+            *(
+                (
+                    f"[[models]]\nid = 'a'\ninput_modalities = {modalities}",
+                    '[[models]] number 1: input_modalities: must be ["text"] or ["text", "image"]: '
+                    "every model is asked in text",
+                )
+                for modalities in ("[]", "['image']")
+            ),
             ("host = 5", 'host: must be text in quotes, such as "text"'),
             ("host = ''", "host: must not be empty or hold spaces or line ends"),
             ("data_dir = ''", "data_dir: must not be empty"),

@@ -34,6 +34,7 @@ _FINISH = re.compile(rb'"finish_reason":\s?("[^"\\]{1,64}")')
 _INDEX = re.compile(rb'"choices":\s?\[\s?\{\s?"index":\s?(\d{1,4})\b')
 _FINGERPRINT = re.compile(rb',\s?"system_fingerprint":\s?"[^"\\]*"')
 _IS_DONE = re.compile(rb"data: ?\[DONE\]")
+_OBJECT_BEGINS = (b"data: {", b"data:{")
 _NO_CHOICES = re.compile(rb'"choices":\s?(?:\[\s?\]|null)')
 _ERROR_KEY = re.compile(rb'"error"\s?:\s?[{"]')
 _BROKEN_OFF: dict[str, dict[str, Any]] = {
@@ -179,7 +180,7 @@ class FrameRelay:
             return b""
         start = 0 if self._last.held else _first_frame_with(self._manner.marks, frames)
         rest = frames[:start] if start >= 0 else frames
-        if rest.count(b'"choices"') < rest.count(b"\n\n"):
+        if min(rest.count(b'"choices"'), rest.count(b"}\n\n")) < rest.count(b"\n\n"):
             return self._one_by_one(frames)  # a comment, or what is no chunk
         return self._onward.all(rest) + (self._one_by_one(frames[start:]) if start >= 0 else b"")
 
@@ -336,7 +337,8 @@ def _reason_of(text: bytes) -> str | None:
 
 def _error_of(frame: bytes, finish_reasons: list[str]) -> dict[str, Any] | None:
     """The error that a frame tells: an error object, what is no chunk at all, or an answer that was broken off."""
-    is_chunk = frame.find(b'"choices"') >= 0 or frame.find(b'"usage"') >= 0
+    has_keys = frame.find(b'"choices"') >= 0 or frame.find(b'"usage"') >= 0
+    is_chunk = has_keys and frame.startswith(_OBJECT_BEGINS) and frame.endswith(b"}\n\n")
     if not is_chunk or frame.find(b'"error"') >= 0:
         if len(frame) > MAX_PARSED_BYTES:
             return {} if not is_chunk or _ERROR_KEY.search(frame) else None

@@ -95,7 +95,7 @@ lock: $(VENV)/.installed-dev  ## pin every dependency with its hashes, naming no
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		pyproject.toml -o requirements.txt
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-		--extra test --extra check pyproject.toml -o requirements-dev.txt
+		--extra test --extra check --extra prices pyproject.toml -o requirements-dev.txt
 
 lock-clients:  ## pin by hash what tests/clients/package.json names, with the npm that `make test-clients` has installed
 	@cd tests/clients && PATH="$(CURDIR)/$(CLIENTS)/tools/bin:$$PATH" node $(CURDIR)/$(CLIENTS)/tools/$(NPM) \

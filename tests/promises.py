@@ -128,6 +128,9 @@ AREAS: dict[str, Area] = {
                 "tests/test_commands.py::test_money_is_moved_once_for_each_reference",
                 "tests/test_commands.py::test_the_revenue_of_a_month_is_told_by_account_and_model",
             ],
+            "What `prices import` writes loads, costs what its table says, and names what of it could not be said.": [
+                "tests/test_price_import.py",
+            ],
             "A bill is on the disk before the last byte of its answer leaves.": [
                 "tests/core/store/sqlite/test_write_ahead_log.py::test_a_durable_result_never_comes_before_a_sync_that_began_after_its_commit",
                 "tests/core/test_chat.py::test_a_whole_answer_is_settled_before_it_is_handed_out",

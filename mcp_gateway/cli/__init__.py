@@ -1,4 +1,4 @@
-"""The roof: `mcp-gateway serve | revenue | accounts | keys | requests | ledger | config | backup | restore | bridge`.
+"""The roof: `mcp-gateway serve | revenue | accounts | keys | requests | ledger | prices | config | ...`.
 
 It alone knows http_api.
 """
@@ -13,7 +13,7 @@ import typer
 
 from bridge.mcp_stdio_bridge import main as run_bridge
 from mcp_gateway import __version__
-from mcp_gateway.cli import accounts, keys, requests
+from mcp_gateway.cli import accounts, keys, prices, requests
 from mcp_gateway.cli.desk import (
     ConfigOption,
     DataDirOption,
@@ -55,6 +55,7 @@ app.add_typer(accounts.app, name="accounts")
 app.add_typer(keys.app, name="keys")
 app.add_typer(requests.app, name="requests")
 app.add_typer(ledger, name="ledger")
+app.add_typer(prices.app, name="prices")
 app.add_typer(configuration, name="config")
 
 

@@ -6,7 +6,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -67,13 +67,19 @@ class Program:
     async def weight(self) -> Weight:
         async with httpx2.AsyncClient(base_url=self.url) as http:
             metrics = (await http.get("/metrics")).text
-            links = [os.readlink(entry.path) for entry in os.scandir(f"/proc/{self.pid}/fd")]
+        links = [*self._links()]
 
         def value(name: str) -> int:
             return int(float(metrics.partition(f"\n{name} ")[2].split()[0]))
 
         sockets = sum(link.startswith("socket:") for link in links)
         return Weight(sockets, value("gateway_tasks"), value("gateway_in_flight"), self.memory_bytes())
+
+    def _links(self) -> Iterator[str]:
+        """What its descriptors stand for; one may be closed while they are looked through."""
+        for name in os.listdir(f"/proc/{self.pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                yield os.readlink(f"/proc/{self.pid}/fd/{name}")
 
     async def settled(self, is_enough: Callable[[Weight], bool]) -> Weight:
         """The weight once it is low enough, or what it was when the patience ended."""

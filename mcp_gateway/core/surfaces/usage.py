@@ -40,6 +40,9 @@ _ENDS = (b"}", b',"prompt_tokens_details":null}', b',"prompt_tokens_details":nul
 
 _COST = "cost_usd"
 """What a client is told by us alone: a backend that is a gateway too tells what it takes from us."""
+_DETAILS = ("prompt_tokens_details", "completion_tokens_details")
+_UNTOLD: tuple[Any, ...] = (None, {})
+"""Details that tell nothing."""
 _PARTS = ("cached_tokens", "cache_write_tokens")
 """Of `prompt_tokens_details`; OpenRouter's name for the second."""
 
@@ -99,17 +102,28 @@ def told(value: Any, billed: Usage) -> dict[str, Any]:
     own = billed.as_object()
     if read_usage(value) != billed:
         return own
-    details = value.get("prompt_tokens_details")
-    if isinstance(details, dict):
-        own_details = own.get("prompt_tokens_details", {})
-        odd = [name for name in _PARTS if details.get(name) is not None and name not in own_details]
-        kept = {name: one for name, one in details.items() if name not in odd}
-        own["prompt_tokens_details"] = kept | own_details
-    elif details is not None:
-        own["prompt_tokens_details"] = None
+    for name in _DETAILS:
+        if (details := value.get(name)) is not None:
+            own[name] = _details(details, own.get(name, {}))
     if "total_tokens" not in value:
         del own["total_tokens"]
     return {**{name: one for name, one in value.items() if name != _COST}, **own}
+
+
+def _details(value: Any, own: dict[str, int]) -> dict[str, Any] | None:
+    """The details of a count as a backend tells them, with ours: None for no object, and no count that is none."""
+    if not isinstance(value, dict):
+        return None
+    counts = {name: count_of(one) for name, one in value.items() if _is_meant_as_count(name, one)}
+    odd = [name for name, count in counts.items() if count is None]
+    return {name: one for name, one in (value | counts).items() if name not in odd} | own
+
+
+def _is_meant_as_count(name: str, value: Any) -> bool:
+    """vLLM tells objects under such a name too, of the tokens that each kind of input has."""
+    if name in _PARTS:
+        return value is not None
+    return name.endswith("_tokens") and isinstance(value, int | float | str)
 
 
 def is_as_told(value: Any, usage: Usage) -> bool:
@@ -117,7 +131,8 @@ def is_as_told(value: Any, usage: Usage) -> bool:
     if (
         type(value["prompt_tokens"]) is type(value["completion_tokens"]) is type(value.get("total_tokens")) is int
         and value["total_tokens"] == usage.prompt_tokens + usage.completion_tokens
-        and not value.get("prompt_tokens_details")
+        and value.get("prompt_tokens_details") in _UNTOLD
+        and value.get("completion_tokens_details") in _UNTOLD
         and _COST not in value
     ):
         return True

@@ -7,7 +7,16 @@ from typing import Any
 import orjson
 import pytest
 
-from mcp_gateway.core.surfaces.usage import Usage, last_usage, read_usage, source_of_usage, with_cost, without_usage
+from mcp_gateway.core.surfaces.usage import (
+    Usage,
+    is_as_told,
+    last_usage,
+    read_usage,
+    source_of_usage,
+    told,
+    with_cost,
+    without_usage,
+)
 from tests.cases import each
 
 COUNTS: dict[str, Any] = {"prompt_tokens": 12, "completion_tokens": 8}
@@ -113,3 +122,23 @@ def test_what_is_kept_of_long_frames_tells_the_same_usage_and_is_short_where_the
         source = source_of_usage(frames)
         assert last_usage(source) == last_usage(frames) is not None
         assert len(source) < 20_000 or usage in UNREADABLE
+
+
+@each("name", ["prompt_tokens_details", "completion_tokens_details"])
+@each(
+    ("details", "expected"),
+    [
+        *((odd, None) for odd in ("", "x", 0, -0.0, False, [], [1])),
+        ({}, {}),
+        ({"reasoning_tokens": "many", "audio_tokens": -1, "x_tokens": True, "kind": "a"}, {"kind": "a"}),
+        ({"reasoning_tokens": 3.0, "audio_tokens": "2"}, {"reasoning_tokens": 3, "audio_tokens": 2}),
+        ({"cached_tokens": None, "x_tokens": None}, {"cached_tokens": None, "x_tokens": None}),
+        ({"multimodal_tokens": {"image": 3}, "by_tokens": [1]}, {"multimodal_tokens": {"image": 3}, "by_tokens": [1]}),
+    ],
+)  # fmt: skip
+def test_details_of_a_count_are_told_as_an_object_without_counts_that_are_none(
+    name: str, details: Any, expected: Any
+) -> None:
+    usage = {**COUNTS, "total_tokens": 20, name: details}
+    assert told(usage, Usage(12, 8)) == {**usage, name: expected}
+    assert is_as_told(usage, Usage(12, 8)) is (orjson.dumps(details) == orjson.dumps(expected))

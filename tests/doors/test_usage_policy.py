@@ -275,6 +275,7 @@ async def test_an_end_that_cannot_be_leaves_what_the_stream_told_and_brought_bef
     doors: Doors, spoken: Spoken
 ) -> None:
     door, backend = doors["estimate"]
+    backend.prompt_tokens = COUNTED
     for usage in (spoken.usage(2**62, 1), spoken.usage(10, 2**62), spoken.usage(1, 17)):
         payer, told = await payer_at(door, backend), spoken.stream()
         last = max(number for number, event in enumerate(told) if b'"usage"' in event)

@@ -52,23 +52,20 @@ EMBEDDING_FIELDS: dict[str, FieldUse] = {
     "user": _PASSED,
 }
 """An answer is JSON with numbers as OpenAI has them, whatever forms vLLM has besides."""
-SCORE_FIELDS: dict[str, FieldUse] = {
+_SCORING: dict[str, FieldUse] = {
     "cache_salt": _STRIPPED,
-    "documents": _PRICED,
     "mm_processor_kwargs": _STRIPPED,
     "model": _PRICED,
     "priority": _STRIPPED,
-    "query": _PRICED,
     "request_id": _STRIPPED,
-    "text_1": _PRICED,
-    "text_2": _PRICED,
-    "top_n": _PASSED,
     "truncate_prompt_tokens": _PASSED,
     "truncation_side": _PASSED,
     "use_activation": _PASSED,
     "user": _PASSED,
 }
-
+RERANK_FIELDS = _SCORING | {"documents": _PRICED, "query": _PRICED, "top_n": _PASSED}
+SCORE_FIELDS = _SCORING | {"text_1": _PRICED, "text_2": _PRICED}
+"""vLLM has other pairs of names for the two sides, which may hold images: none but those that were read passes."""
 
 _MESSAGE_KEYS = frozenset({"content", "name", "role"})
 """Of a conversation whose texts are read for their embedding."""

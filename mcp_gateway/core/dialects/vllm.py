@@ -13,7 +13,13 @@ from mcp_gateway.core.dialects.chat_vllm import ChatToVllm
 from mcp_gateway.core.dialects.completions_vllm import CompletionsToVllm
 from mcp_gateway.core.dialects.dialect import Counting, Inquiry, Translation
 from mcp_gateway.core.dialects.embeddings_vllm import EmbeddingsToVllm
-from mcp_gateway.core.dialects.flat_fields import COMPLETION_FIELDS, EMBEDDING_FIELDS, SCORE_FIELDS, FlatFields
+from mcp_gateway.core.dialects.flat_fields import (
+    COMPLETION_FIELDS,
+    EMBEDDING_FIELDS,
+    RERANK_FIELDS,
+    SCORE_FIELDS,
+    FlatFields,
+)
 from mcp_gateway.core.dialects.messages_vllm import MessagesToVllm
 from mcp_gateway.core.dialects.messages_vllm_fields import MessageFields
 from mcp_gateway.core.dialects.responses_fields import ResponsesFields
@@ -58,7 +64,7 @@ class Vllm:
             "chat": ChatToVllm(ChatFields(pass_fields, pass_template_kwargs)),
             "completions": CompletionsToVllm(FlatFields(COMPLETION_FIELDS, pass_fields)),
             "embeddings": EmbeddingsToVllm(FlatFields(EMBEDDING_FIELDS, pass_fields)),
-            "rerank": ScoresToVllm("/v1/rerank", "results", FlatFields(SCORE_FIELDS, pass_fields)),
+            "rerank": ScoresToVllm("/v1/rerank", "results", FlatFields(RERANK_FIELDS, pass_fields)),
             "score": ScoresToVllm("/score", "data", FlatFields(SCORE_FIELDS, pass_fields)),
             "messages": MessagesToVllm(MessageFields(pass_fields, pass_template_kwargs)),
             "responses": ResponsesToVllm(ResponsesFields(pass_template_kwargs)),

@@ -12,6 +12,7 @@ from mcp_gateway.core.surfaces.chat import CHAT
 from mcp_gateway.core.surfaces.embeddings import EMBEDDINGS
 from mcp_gateway.core.surfaces.messages import MESSAGES
 from mcp_gateway.core.surfaces.responses import RESPONSES
+from mcp_gateway.core.surfaces.scores import RERANK, SCORE
 from mcp_gateway.core.surfaces.surface import Ask, Surface
 from tests.cases import each
 
@@ -80,6 +81,20 @@ def test_another_key_beside_a_text_is_left_out_and_named(place: str) -> None:
     assert [name for name in names if name.endswith(".uuid")] == list(names)
     assert len(names) == 1
     assert b"uuid" not in left
+
+
+@each(
+    ("surface", "sides"),
+    [(RERANK, {"query": "a", "documents": ["b"]}), (SCORE, {"text_1": "a", "text_2": ["b"]})],
+)
+def test_sides_of_scores_that_were_not_read_are_left_out_and_named(surface: Surface, sides: Object) -> None:
+    """Of the pairs of names that vLLM has for them, since it reads images in any."""
+    others = ("query", "queries", "documents", "items", "text_1", "text_2", "data_1", "data_2")
+    image = {"content": [{"type": "image_url", "image_url": {"url": ADDRESS}}]}
+    body = {"model": "m"} | dict.fromkeys(others, image) | sides
+    ask = surface.read(body, len(orjson.dumps(body)))
+    assert Vllm().translations[surface.name].sift(ask.body) == tuple(name for name in others if name not in sides)
+    assert ask.body == {"model": "m"} | sides
 
 
 def url_block(url: str = ADDRESS) -> Object:

@@ -306,3 +306,15 @@ async def test_a_request_that_waits_is_told_events_that_are_numbered_with_the_an
         assert told[-1]["type"] == "response.incomplete"
         assert not any(line.startswith(b":") for line in came.split(b"\n"))
         await door.nothing_is_left()
+
+
+@each(
+    ("kind", "told"),
+    [("video", "video"), (None, "null"), (5, "a number"), ([{"a": None}], "a list"), ({"": None}, "an object")],
+)
+async def test_an_item_of_no_type_that_there_is_is_refused_in_words(stage: Stage, kind: Any, told: str) -> None:
+    answered = await ask(stage, input=[{"type": kind, "content": "a"}])
+    error = error_of(answered)
+    assert (answered.status_code, error["param"]) == (400, "input[0].type")
+    assert error["message"].startswith("`input[0].type` must be one of ")
+    assert error["message"].endswith(f", not {told}.")

@@ -9,7 +9,7 @@ from typing import Any
 from mcp_gateway.core.dialects.sifting import FieldUse, LeftOut, as_they_are, check_constraint, unsupported
 from mcp_gateway.core.dialects.vllm_fields import TEMPLATE_KWARGS, check_structured_outputs
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.json_fields import checked
+from mcp_gateway.core.json_fields import checked, kind_of
 from mcp_gateway.core.text import shown
 
 _PASSED, _PRICED, _BOUNDED, _STRIPPED, _REFUSED = FieldUse
@@ -225,6 +225,7 @@ def _sift_item(item: dict[str, Any], where: str, left_out: LeftOut) -> None:
 def _keys_of(kind: Any, known: dict[str, frozenset[str]], where: str) -> frozenset[str]:
     keys = known.get(kind) if isinstance(kind, str) else None
     if keys is None:
-        problem = f"`{where}` must be one of {', '.join(sorted(known))}, not {shown(str(kind))}."
+        told = shown(kind) if isinstance(kind, str) else kind_of(kind)
+        problem = f"`{where}.type` must be one of {', '.join(sorted(known))}, not {told}."
         raise GatewayError("unsupported_parameter", problem, param=f"{where}.type")
     return keys

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from http_api.idempotency import idempotency_key_of, replayed
 from http_api.operations import Absent, Answered, Asked, Nothing, Told
 from http_api.paging import Page, PageQuery, cursor_key, page_of
-from http_api.query import Query, unix_ms
+from http_api.query import Query
 from mcp_gateway.core.caller import SCOPES, KeyScope, lacking_scope
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import Idempotency
@@ -18,6 +18,7 @@ from mcp_gateway.core.identity.authenticator import Authenticator
 from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.identity.keys import TEST_SCOPES, Key, State, check_lowered
 from mcp_gateway.core.identity.own_limits import LIMIT_NAMES
+from mcp_gateway.core.moments import unix_ms
 from mcp_gateway.core.text import shown
 
 _Limit = Annotated[int, Field(ge=1, le=2**53 - 1)]

@@ -40,14 +40,18 @@ class Asked:
     headers: dict[str, str]
     body: bytes
     transport: asyncio.Transport
+    on_sent: Callable[[bytes], None] = lambda _: None
     is_gone: asyncio.Event = field(default_factory=asyncio.Event)
     is_answered: bool = False
+    is_ok: bool = False
 
     @property
     def json(self) -> Any:
         return orjson.loads(self.body)
 
     def send(self, data: bytes) -> None:
+        self.is_ok |= data.startswith(b"HTTP/1.1 200")
+        self.on_sent(data)
         self.transport.write(data)
 
     def start_stream(self) -> None:
@@ -183,11 +187,45 @@ def stream(prompt_tokens: int = 10, completion_tokens: int = 4) -> list[bytes]:
     return [chunk("", prompt_tokens, 0), *tokens, last, final_usage(prompt_tokens, completion_tokens), DONE]
 
 
+@dataclass
+class Counters:
+    """What a vLLM counts of its tokens: here, of each answer the usage that it tells, as far as it came."""
+
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0
+    finished: int = 0
+    choices: int = 0
+    began_at_s: float = 1.7952276355744455e09
+
+    def watch(self) -> Callable[[bytes], None]:
+        """Counts one answer, whose usages each tell all until then."""
+        told = [0, 0, 0]
+
+        def note(data: bytes) -> None:
+            for number, name in enumerate((b"prompt", b"completion", b"cached")):
+                if found := re.findall(rb'"%b_tokens":\s?(\d+)' % name, data):
+                    setattr(self, name.decode(), getattr(self, name.decode()) + int(found[-1]) - told[number])
+                    told[number] = int(found[-1])
+
+        return note
+
+    def page(self) -> bytes:
+        line = b'vllm:%b{engine="0",%bmodel_name="tiny"} %b\n'
+        numbers = {
+            b"prompt_tokens_total": self.prompt, b"prompt_tokens_created": self.began_at_s,
+            b"prompt_tokens_cached_total": self.cached, b"generation_tokens_total": self.completion,
+            b"request_params_n_count": self.finished, b"request_params_n_sum": self.choices,
+        }  # fmt: skip
+        lines = [line % (name, b"", b"%r" % float(number)) for name, number in numbers.items()]
+        return b"".join([*lines, line % (b"request_success_total", b'finished_reason="stop",', b"%d.0" % self.choices)])
+
+
 class ReplayingBackend:
     """Serves on 127.0.0.1 while entered. `prompt_tokens` is what it counts (None: it fails); `counts` answers instead.
 
     `running` and `waiting` are its queue gauges (no gauges with None), `tokens` its count of tokens (None: it has
-    none); a mute one takes requests and never answers.
+    none), `counters` all that it counts of them (None: nothing); a mute one takes requests and never answers.
     """
 
     def __init__(self, *models: str, max_model_len: int | None = 2048) -> None:
@@ -201,6 +239,7 @@ class ReplayingBackend:
         self.running: int | None = 0
         self.waiting = 0
         self.tokens: int | None = None
+        self.counters: Counters | None = None
         self.queue: deque[Answer] = deque()
         self.standing: Answer | None = None
         self.asked: list[Asked] = []
@@ -261,8 +300,13 @@ class ReplayingBackend:
         self.asked.append(asked)
         async with self._arrived:
             self._arrived.notify_all()
+        if self.counters is not None and asked.path in INFERENCE:
+            asked.on_sent = self.counters.watch()
         await self._answer_to(asked)(asked)
         asked.is_answered = True
+        if self.counters is not None and asked.is_ok and asked.path in INFERENCE:
+            self.counters.finished += 1
+            self.counters.choices += asked.json.get("n") or 1
 
     def _answer_to(self, asked: Asked) -> Answer:
         if self.is_mute:
@@ -275,7 +319,9 @@ class ReplayingBackend:
         if asked.path == "/health":
             return whole(b"", self.health_status)
         if asked.path == "/metrics" and self.running is not None:
-            return whole(_gauges(self.running, self.waiting, self.tokens), content_type="text/plain")
+            counted = b"" if self.counters is None else self.counters.page()
+            page = _gauges(self.running, self.waiting, self.tokens) + counted
+            return whole(page, content_type="text/plain")
         if asked.path in COUNTING:
             return self.counts or self._count_as(COUNTING[asked.path])
         if asked.path not in INFERENCE:

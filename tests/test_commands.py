@@ -342,3 +342,20 @@ def test_the_bridge_s_own_options_and_exit_code_pass_through(data_dir: Path, mon
     monkeypatch.delenv("GATEWAY_URL", raising=False)
     assert run("bridge").exit_code == USAGE
     assert run("bridge", "--help").exit_code == 0
+
+
+@each(
+    ("words", "said"),
+    [
+        ((), "no backend's counters were read twice between "),
+        (("--since", "2026-01-01", "--until", "2026-02-01"), "between 2026-01-01T00:00:00Z and 2026-02-01T00:00:00Z"),
+        (("--since", "yesterday"), "--since must be Unix seconds, or a date or time"),
+        (("--until", "-5"), "--until must be Unix seconds, or a date or time"),
+        (("--until", "0"), "between 1970-01-01T00:00:00Z and 1970-01-01T00:00:00Z"),
+    ],
+)
+def test_there_is_nothing_to_reconcile_where_no_counters_were_read(
+    words: tuple[str, ...], said: str, data_dir: Path
+) -> None:
+    refused = run("ledger", "reconcile", *words)
+    assert (refused.exit_code, said in refused.stderr, refused.stdout) == (USAGE, True, "")

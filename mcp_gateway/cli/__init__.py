@@ -24,6 +24,7 @@ from mcp_gateway.cli.desk import (
     run,
     settings_of,
 )
+from mcp_gateway.cli.reconcile import reconcile_ledger
 from mcp_gateway.cli.restore import restore_backup
 from mcp_gateway.cli.revenue import show_revenue
 from mcp_gateway.core.config import ConfigError, Settings, file_in_force, passed_over
@@ -126,6 +127,9 @@ def check_ledger(config: ConfigOption = None, data_dir: DataDirOption = None, is
             raise typer.Exit(1)
 
     at_desk(config, data_dir, work)
+
+
+ledger.command("reconcile")(reconcile_ledger)
 
 
 @configuration.command("check")

@@ -512,6 +512,8 @@ class UpstreamSettings(Section):
     """How often each backend's /health, /v1/models and /metrics are read again; every second while it is down."""
     discovery_timeout_s: PositiveSeconds = 5.0
     """A backend that has not told how it is within this time, twice in a row, counts as down."""
+    counters_kept_days: Positive = 400
+    """What a backend had counted of tokens is kept for so long, for `ledger reconcile`: after a day, of each hour."""
     breaker_failures: Positive = 5
     """After so many failed requests in a row a backend is left alone, as long as there is another."""
     breaker_rest_s: PositiveSeconds = 5.0

@@ -48,10 +48,12 @@ from mcp_gateway.core.limits.day_counts import DayCounts
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.money import parse_usd
 from mcp_gateway.core.observe.activity import Activity
+from mcp_gateway.core.observe.counter_samples import CounterSamples
 from mcp_gateway.core.observe.failures import Failures
 from mcp_gateway.core.observe.history import History
 from mcp_gateway.core.observe.metrics import Metrics
 from mcp_gateway.core.observe.model_ages import ModelAges
+from mcp_gateway.core.observe.reconciliation import Reconciler
 from mcp_gateway.core.observe.records import Records
 from mcp_gateway.core.observe.refusals import Refusals
 from mcp_gateway.core.payments.payments import Payments
@@ -116,6 +118,7 @@ class Desk:
     statement: Statement
     months: Months
     history: History
+    reconciler: Reconciler
 
 
 @contextlib.asynccontextmanager
@@ -135,6 +138,7 @@ async def open_desk(settings: Settings) -> AsyncIterator[Desk]:
             Statement(store),
             Months(store),
             History(store),
+            Reconciler(store, int(_longest_hold_s(settings) * 1000)),
         )
 
 
@@ -175,7 +179,8 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
         published = Published(is_public=settings.public_models)
         ages = ModelAges(store, time.time)
         await ages.restore()
-        pool = _pool(settings, published, ages)
+        samples = CounterSamples(store, now_ms, kept_days=settings.upstream.counters_kept_days)
+        pool = _pool(settings, published, ages, samples)
         stack.push_async_callback(pool.aclose)
         dialect = Vllm(settings.upstream.pass_fields, settings.upstream.pass_template_kwargs)
         inference = Inference(
@@ -269,9 +274,14 @@ def _ledger(store: Store, settings: Settings) -> Ledger:
         minimum_balance_nano=minimum_nano,
         hold_wait_s=settings.wallet.hold_wait_s,
         settle_wait_s=settings.wallet.settle_wait_s,
-        longest_hold_s=2 * settings.upstream.total_timeout_s + settings.wallet.settle_wait_s,
+        longest_hold_s=_longest_hold_s(settings),
         topup_url=settings.topup_url,
     )
+
+
+def _longest_hold_s(settings: Settings) -> float:
+    """More than any request takes."""
+    return 2 * settings.upstream.total_timeout_s + settings.wallet.settle_wait_s
 
 
 async def _catch_up(ledger: Ledger, pending: PendingFile) -> None:
@@ -349,7 +359,7 @@ def _image_fetcher(settings: Settings, metrics: Metrics) -> ImageFetcher | None:
     )
 
 
-def _pool(settings: Settings, published: Published, ages: ModelAges) -> Pool:
+def _pool(settings: Settings, published: Published, ages: ModelAges, samples: CounterSamples) -> Pool:
     measured = frozenset(
         entry.backend_model or entry.id for entry in settings.models if entry.pricing or entry.context_window
     )
@@ -395,12 +405,17 @@ def _pool(settings: Settings, published: Published, ages: ModelAges) -> Pool:
                 "%d models have spaces in their names: each is understood only by an id in [[models]]", spaced
             )
 
+    def keep_counters(backend: Backend, took_s: float) -> None:
+        others, failed = backend.work.sent_by_others, backend.failed_requests
+        samples.note(backend.name, backend.counters, took_s=took_s, others=others, failed_requests=failed)
+
     return Pool(
         backends or [demo],
         demo,
         interval_s=settings.upstream.discovery_interval_s,
         timeout_s=settings.upstream.discovery_timeout_s,
         on_change=publish,
+        on_metrics=keep_counters,
         retries=RetryBudget(settings.upstream.retry_share),
         random=Random(),  # noqa: S311 - spreads load; keeps no secret
     )

@@ -1,12 +1,10 @@
-"""vLLM's dialect: the few paths that are ever asked of a server, its gauges and its counts.
+"""vLLM's dialect: the few paths that are ever asked of a server, and its counts.
 
 Facts were taken from vLLM 0.32 on the wire and 0.33 in source. Knows nothing of connections or callers.
 """
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from itertools import islice
 
 from mcp_gateway.core.dialects import vllm_refusals
 from mcp_gateway.core.dialects.chat_vllm import ChatToVllm
@@ -46,12 +44,6 @@ ALLOWED_PATHS = frozenset({
 _ID_BYTES = 4096
 """Of an answer, at whose start its id stands."""
 _OUR_ID = re.compile(rb'"id":\s?"(?:chatcmpl|cmpl|embd|msg|resp|score)[-_](req_[0-9a-zA-Z_-]{1,64})"')
-_RUNNING = re.compile(rb"\nvllm:num_requests_running\{([^\n]+)")
-_WAITING = re.compile(rb"\nvllm:num_requests_waiting\{([^\n]+)")
-_TOKENS = re.compile(rb"\nvllm:(?:generation|prompt)_tokens_total\{([^\n]+)")
-_GAUGE_VALUE = re.compile(rb"\d{1,15}(?:\.\d{1,15})?(?:[eE]\+?\d{1,2})?")
-_MAX_LINES, _MAX_COUNT = 4096, 1e15
-"""Read of one metric: one for each engine and model; and of each at most this."""
 
 
 class Vllm:
@@ -102,38 +94,7 @@ class Vllm:
         return found[1] if found is not None else None
 
 
-@dataclass(frozen=True, slots=True)
-class Gauges:
-    """Requests in a server's engines: those that run, and those that wait for a place.
-
-    `tokens` counts all prompt and output tokens since it began; None where it tells none.
-    """
-
-    running: int
-    waiting: int
-    tokens: float | None = None
-
-
 def shortest_chat(backend_model: str) -> Counting:
     """Asks to count a chat whose prompt is little more than what its template adds."""
     shortest = {"model": backend_model, "messages": [{"role": "user", "content": "a"}]}
     return Counting(TOKENIZE_PATH, dump_json(shortest))
-
-
-def read_gauges(exposition: bytes) -> Gauges | None:
-    """The queue gauges of a /metrics page, None where it has none; summed over models, which share the GPUs."""
-    page = b"\n" + exposition
-    running, waiting = (_total(gauge, page) for gauge in (_RUNNING, _WAITING))
-    if running is None and waiting is None:
-        return None
-    return Gauges(int(running or 0), int(waiting or 0), _total(_TOKENS, page))
-
-
-def _total(line: re.Pattern[bytes], page: bytes) -> float | None:
-    """The sum of a metric's lines; None where none has a number."""
-    values = [
-        _GAUGE_VALUE.match(labels.rpartition(b"} ")[2])  # a model's name may hold a brace
-        for (labels,) in islice(map(re.Match.groups, line.finditer(page)), _MAX_LINES)
-    ]
-    numbers = [min(float(value[0]), _MAX_COUNT) for value in values if value is not None]
-    return sum(numbers) if numbers else None

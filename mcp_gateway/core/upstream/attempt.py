@@ -59,11 +59,18 @@ class Attempt:
         backend.work.waits_s.pop(self, None)
         if error is None:
             breaker.succeeded(self._number)
-        elif (blame := blame_of(error)).whose == "backend" and not self.is_only_slow(error):
-            breaker.failed(self._number, _reason(error), is_certain=blame.is_certain)
         else:
-            breaker.left(self._number)
+            self._fail(error)
         self._note(error)
+
+    def _fail(self, error: GatewayError) -> None:
+        backend, blame = self.backend, blame_of(error)
+        is_its_fault = blame.whose == "backend"
+        backend.failed_requests += is_its_fault and blame.was_taken
+        if is_its_fault and not self.is_only_slow(error):
+            backend.breaker.failed(self._number, _reason(error), is_certain=blame.is_certain)
+        else:
+            backend.breaker.left(self._number)
 
     def is_only_slow(self, error: GatewayError) -> bool:
         """Whether it took too long at a backend that works: nothing to blame it for, nor to be computed elsewhere."""

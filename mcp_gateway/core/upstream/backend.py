@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Literal, Protocol
@@ -14,8 +14,10 @@ from mcp_gateway.core.blame import AnswerTooLarge, TooSlow
 from mcp_gateway.core.dialects import vllm
 from mcp_gateway.core.dialects.dialect import Counting
 from mcp_gateway.core.dialects.tokens_vllm import read_count
+from mcp_gateway.core.dialects.vllm_metrics import Gauges, read_counters, read_gauges
 from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.json_bounds import holds_at_most
+from mcp_gateway.core.token_counters import TokenCounters
 from mcp_gateway.core.upstream.breaker import Breaker
 from mcp_gateway.core.upstream.served_models import ServedModels
 from mcp_gateway.core.upstream.transport import (
@@ -95,6 +97,10 @@ class Backend:
     """Since when it is down or stuck."""
     is_doubted: bool = False
     """Whether a request waits for longer than usual, so that how it is should be looked at soon."""
+    counters: Mapping[str, TokenCounters] = field(default_factory=dict, repr=False)
+    """Of tokens, by its names for its models, as they were read last."""
+    failed_requests: int = 0
+    """Of ours, that may have cost it tokens which nobody is billed for."""
 
     @property
     def is_up(self) -> bool:
@@ -173,15 +179,19 @@ class Backend:
         self.fault, self.is_probed = "", True
         self._note_gone()
 
-    async def read_queue(self) -> None:
-        """Read the queue gauges again; None where there are none."""
+    async def read_metrics(self) -> None:
+        """Read the queue gauges and the counters of tokens again; none where there is no page of them."""
         try:
             status, body = await self._get(vllm.METRICS_PATH, _MAX_METRICS_BYTES)
         except GatewayError:
             status, body = 0, b""
-        self.note_gauges(vllm.read_gauges(body) if status == HTTPStatus.OK else None)
+        page = body if status == HTTPStatus.OK else b""
+        self.note_gauges(read_gauges(page))
+        self.counters = (
+            read_counters(page) if len(page) < _MAX_METRICS_BYTES else {}
+        )  # a page that is cut ends in a number
 
-    def note_gauges(self, queue: vllm.Gauges | None) -> None:
+    def note_gauges(self, queue: Gauges | None) -> None:
         """Take gauges that were read now; None where there are none."""
         was_stuck = self.work.is_stuck
         self.work.note(queue)

@@ -36,6 +36,7 @@ class Pool:
         interval_s: float,
         timeout_s: float,
         on_change: Callable[[Listings], None],
+        on_metrics: Callable[[Backend, float], None],
         retries: RetryBudget,
         random: Random,
     ) -> None:
@@ -45,6 +46,7 @@ class Pool:
         self._interval_s = interval_s
         self._timeout_s = timeout_s
         self._on_change = on_change
+        self._on_metrics = on_metrics
         self._retries = retries
         self._random = random
         self._listings: Listings | None = None
@@ -172,10 +174,12 @@ class Pool:
         self._slow.discard(backend)
 
     async def _look_closer(self, backend: Backend) -> None:
-        """Read its queue, and what its chat templates add; it may be silent on either."""
+        """Read its queue and counters, and what its chat templates add; it may be silent on either."""
+        asked_at_s = asyncio.get_running_loop().time()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._timeout_s):
-                await backend.read_queue()
+                await backend.read_metrics()
+                self._on_metrics(backend, asyncio.get_running_loop().time() - asked_at_s)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_TEMPLATES_S):
                 await backend.measure_templates()

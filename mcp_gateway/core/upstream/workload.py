@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
 
-from mcp_gateway.core.dialects.vllm import Gauges
+from mcp_gateway.core.dialects.vllm_metrics import Gauges
 
 
 @dataclass(slots=True, eq=False)

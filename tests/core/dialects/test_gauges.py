@@ -2,7 +2,7 @@
 
 import pytest
 
-from mcp_gateway.core.dialects.vllm import Gauges, read_gauges
+from mcp_gateway.core.dialects.vllm_metrics import Gauges, read_gauges
 from mcp_gateway.core.upstream.workload import Workload
 from tests.captured import FOLDER
 from tests.cases import each

@@ -6,7 +6,7 @@ import pytest
 
 from mcp_gateway.core.catalog import Listing
 from mcp_gateway.core.config import UpstreamSettings
-from mcp_gateway.core.dialects.vllm import Gauges
+from mcp_gateway.core.dialects.vllm_metrics import Gauges
 from mcp_gateway.core.upstream.attempt import GRACE_S, LOOK_S, Attempt
 from mcp_gateway.core.upstream.backend import Backend, failure
 from mcp_gateway.core.upstream.breaker import Breaker

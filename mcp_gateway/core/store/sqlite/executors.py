@@ -1,6 +1,17 @@
 """Who carries out every write and answers every read that there is."""
 
-from mcp_gateway.core.store.sql import accounts, answers, keys, ledger, limits, models, months, payments, requests
+from mcp_gateway.core.store.sql import (
+    accounts,
+    answers,
+    counters,
+    keys,
+    ledger,
+    limits,
+    models,
+    months,
+    payments,
+    requests,
+)
 from mcp_gateway.core.store.sqlite import ledger as hot_ledger
 
 EXECUTORS = (
@@ -14,4 +25,5 @@ EXECUTORS = (
     | models.EXECUTORS
     | months.EXECUTORS
     | limits.EXECUTORS
+    | counters.EXECUTORS
 )

@@ -32,6 +32,7 @@ _WORDS: dict[ReasonName, str] = {
     "failed": "failed or refused, of which less or nothing is billed",
     "failed_over": "failed at this backend, and were sent to another one",
     "ran_at_the_border": "ran as the first or the last sample was taken",
+    "still_running": "have no bill yet",
     "backend_restarted": "starts of the backend, which forgot what it had counted since the sample before",
     "restarted": "starts of the gateway: what ran when it was killed has no bill",
     "several_choices": "more choices of requests with n above 1, whose prompt counts once for each",

@@ -406,8 +406,14 @@ def _pool(settings: Settings, published: Published, ages: ModelAges, samples: Co
             )
 
     def keep_counters(backend: Backend, took_s: float) -> None:
-        others, failed = backend.work.sent_by_others, backend.failed_requests
-        samples.note(backend.name, backend.counters, took_s=took_s, others=others, failed_requests=failed)
+        samples.note(
+            backend.name,
+            backend.counters,
+            took_s=took_s,
+            ours=backend.work.in_flight,
+            others=backend.work.sent_by_others,
+            failed_requests=backend.failed_requests,
+        )
 
     return Pool(
         backends or [demo],

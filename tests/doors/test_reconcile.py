@@ -362,6 +362,29 @@ async def test_a_stream_that_runs_as_a_sample_is_taken_is_named(tmp_path: Path) 
         assert (named(found), found.unexplained) == ({"ran_at_the_border": 1}, NONE)
 
 
+async def test_a_stream_that_has_not_ended_yet_is_named(tmp_path: Path) -> None:
+    async with fleet(tmp_path) as it:
+        go_on = asyncio.Event()
+
+        async def answer(asked: Asked) -> None:
+            asked.start_stream()
+            asked.send_event(chunk("x", 10, 3))
+            await go_on.wait()
+            for event in (chunk("x", 10, 9, "stop"), final_usage(10, 9), DONE):
+                asked.send_event(event)
+            asked.end_stream()
+
+        it.backend.answer_with(answer)
+        running = asyncio.create_task(it.door.chat(it.key, model="priced/tiny", stream=True))
+        await eventually(lambda: it.counters.completion == 3)
+        await it.door.gateway.pool.discover()
+        (found,) = (await it.reconciled()).comparisons
+        assert (found.difference, named(found), found.unexplained) == (Tokens(10, 3), {"still_running": 1}, NONE)
+        go_on.set()
+        await running
+        assert (await it.compared()).difference == NONE
+
+
 async def test_the_command_tells_each_backend_and_model_in_words_and_as_json(tmp_path: Path) -> None:
     async with fleet(tmp_path) as it:
         await it.chats(with_cached(300, 5, 128))

@@ -16,6 +16,7 @@ _COUNTERS = re.compile(
     rb"\nvllm:((?:prompt_tokens|generation_tokens|prompt_tokens_cached|request_success)_total|prompt_tokens_created"
     rb"|request_params_n_(?:count|sum))\{([^\n]+)"
 )
+_PROCESS_START = re.compile(rb"\nprocess_start_time_seconds ([^\n]+)")
 _LABEL = b'model_name="'
 _ESCAPES = ((b"\\\\", b"\x00"), (b'\\"', b"\x01"), (b"\\n", b"\n"))
 """What a label has in place of a backslash, a quote and a line's end, the first two with what stands for them."""
@@ -50,20 +51,28 @@ def read_gauges(exposition: bytes) -> Gauges | None:
 
 def read_counters(exposition: bytes) -> Mapping[str, TokenCounters]:
     """The counters of each model, by the name that the page has for it, summed over engines; of few models at most."""
+    page = b"\n" + exposition
     found: defaultdict[bytes, dict[bytes, float]] = defaultdict(dict)
-    for name, line in islice(map(re.Match.groups, _COUNTERS.finditer(b"\n" + exposition)), _MAX_LINES):
+    for name, line in islice(map(re.Match.groups, _COUNTERS.finditer(page)), _MAX_LINES):
         label, number = _label(line), _number(line)
         if label and number is not None:
             counts = found[label]
             before = counts.get(name, 0.0)
             counts[name] = max(before, number) if name == b"prompt_tokens_created" else before + number
     named = ((label.decode("utf-8", "replace"), counts) for label, counts in islice(found.items(), _MAX_MODELS))
-    return {model: _counters(counts) for model, counts in named if _is_name(model) and b"prompt_tokens_total" in counts}
+    process = _PROCESS_START.search(page)
+    began_at_s = None if process is None else _number(process[1])
+    return {
+        model: _counters(counts, began_at_s)
+        for model, counts in named
+        if _is_name(model) and b"prompt_tokens_total" in counts
+    }
 
 
-def _counters(counts: Mapping[bytes, float]) -> TokenCounters:
+def _counters(counts: Mapping[bytes, float], began_at_s: float | None) -> TokenCounters:
+    """`began_at_s` is when the process began, which counts where the counters tell no beginning of their own."""
     requests, choices = counts.get(b"request_params_n_count"), counts.get(b"request_params_n_sum")
-    began_at_s = counts.get(b"prompt_tokens_created")
+    began_at_s = counts.get(b"prompt_tokens_created", began_at_s)
     return TokenCounters(
         prompt_tokens=int(counts[b"prompt_tokens_total"]),
         completion_tokens=int(counts.get(b"generation_tokens_total", 0)),

@@ -23,8 +23,8 @@ _KEPT_WHOLE_MS = DAY_MS
 class CounterSample:
     """What a backend had counted of a model by its own name, as the gateway that began at `run_at_ms` read it.
 
-    It was counted at some time from `asked_at_ms` to `at_ms`. `others` are the requests that were there then and not
-    ours; `failed_requests` of ours there since that began.
+    It was counted at some time from `asked_at_ms` to `at_ms`. `ours` are the requests that the gateway had there then,
+    `others` those of anybody else; `failed_requests` are of ours there since that began.
     """
 
     at_ms: int
@@ -33,6 +33,7 @@ class CounterSample:
     model: str
     run_at_ms: int
     counters: TokenCounters
+    ours: int
     others: int
     failed_requests: int
 
@@ -76,6 +77,7 @@ class CounterSamples:
         counters: Mapping[str, TokenCounters],
         *,
         took_s: float,
+        ours: int,
         others: int,
         failed_requests: int,
     ) -> "asyncio.Future[None] | None":
@@ -85,7 +87,7 @@ class CounterSamples:
         at_ms, run_at_ms = self._now_ms(), self._run_at_ms
         asked_at_ms = at_ms - ceil(took_s * 1000)
         samples = tuple(
-            CounterSample(at_ms, asked_at_ms, backend, model, run_at_ms, of_model, others, failed_requests)
+            CounterSample(at_ms, asked_at_ms, backend, model, run_at_ms, of_model, ours, others, failed_requests)
             for model, of_model in counters.items()
         )
         self._thin(at_ms)

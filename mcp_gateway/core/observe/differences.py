@@ -22,8 +22,8 @@ _SIDES = ((False, True), (False, False), (True, True), (True, False))
 """Whether to count in what ran at the first sample and at the last one, what is likely first."""
 
 ReasonName = Literal[
-    "aborted", "estimated", "failed", "failed_over", "ran_at_the_border", "backend_restarted", "restarted",
-    "several_choices", "cached_not_told", "by_others",
+    "aborted", "estimated", "failed", "failed_over", "ran_at_the_border", "still_running", "backend_restarted",
+    "restarted", "several_choices", "cached_not_told", "by_others",
 ]  # fmt: skip
 
 
@@ -196,6 +196,8 @@ class Series:
             yield Reason("backend_restarted", len(restarts), NONE - self._tokens_at(restarts))
         if runs := len({sample.run_at_ms for sample in self._samples}) - 1:
             yield Reason("restarted", runs, most=_ANY)
+        if (running := self._samples[-1].ours - self._recorded_at_last()) > 0:
+            yield Reason("still_running", running, most=_ANY)
         if choices := self._gain("more_choices"):
             prompts = choices * billed.largest_prompt
             yield Reason("several_choices", choices, most=Tokens(prompts, 0, prompts))
@@ -208,6 +210,11 @@ class Series:
         seen = max(sample.others for sample in self._samples)
         if finished is None or (times := max(finished - requests, seen)) > 0:
             yield Reason("by_others", None if finished is None else times, most=_ANY)
+
+    def _recorded_at_last(self) -> int:
+        """How many requests that ran as the last sample was taken have ended since."""
+        last = len(self._samples)
+        return sum(sums.all.requests for (began, ended), sums in self._spans.items() if began < last == ended)
 
     def _failed_requests(self) -> int:
         """Of ours at that backend, whichever of its models they were for."""

@@ -23,6 +23,16 @@ def test_they_are_summed_over_engines_and_apart_by_model() -> None:
     }
 
 
+def test_they_began_with_their_process_where_they_tell_no_beginning_of_their_own() -> None:
+    began = b"process_start_time_seconds 1.79522761907e+09\n"
+    created = b'vllm:prompt_tokens_created{engine="%d",model_name="a"} %b\n'
+    page = PROMPT % (0, b"a", b"3.0") + PROMPT % (0, b"b", b"3.0")
+    page += created % (0, b"1.7952276355744455e+09") + created % (1, b"1.7952276355744562e+09")
+    told = read_counters(began + page)
+    assert (told["a"].began_at_ms, told["b"].began_at_ms) == (1_795_227_635_574, 1_795_227_619_070)
+    assert read_counters(page)["b"].began_at_ms is None
+
+
 @each(
     ("label", "name"),
     [

@@ -46,15 +46,15 @@ async def test_a_sample_is_kept_as_it_was_read_with_the_time_that_it_took(tmp_pa
         samples = CounterSamples(store, lambda: NOON_MS, kept_days=400)
         told = TokenCounters(10, 5, 3, 2, 1, NOON_MS - 7)
         written = samples.note(
-            "vllm-1", {"a": told, "b": TokenCounters(1, 0)}, took_s=0.0125, others=4, failed_requests=6
+            "vllm-1", {"a": told, "b": TokenCounters(1, 0)}, took_s=0.0125, ours=3, others=4, failed_requests=6
         )
         assert written is not None
         await written
         assert await kept(store) == [
-            CounterSample(NOON_MS, NOON_MS - 13, "vllm-1", "a", NOON_MS, told, 4, 6),
-            CounterSample(NOON_MS, NOON_MS - 13, "vllm-1", "b", NOON_MS, TokenCounters(1, 0), 4, 6),
+            CounterSample(NOON_MS, NOON_MS - 13, "vllm-1", "a", NOON_MS, told, 3, 4, 6),
+            CounterSample(NOON_MS, NOON_MS - 13, "vllm-1", "b", NOON_MS, TokenCounters(1, 0), 3, 4, 6),
         ]
-        assert samples.note("vllm-1", {}, took_s=0.0, others=0, failed_requests=0) is None
+        assert samples.note("vllm-1", {}, took_s=0.0, ours=0, others=0, failed_requests=0) is None
 
 
 async def test_of_samples_older_than_a_day_the_last_of_each_hour_stays_and_all_go_in_the_end(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ async def test_of_samples_older_than_a_day_the_last_of_each_hour_stays_and_all_g
         clock = MsClock()
         samples = CounterSamples(store, clock, kept_days=3)
         for number in range(4 * 24 * 4):  # every quarter of an hour for four days
-            samples.note("vllm-1", counted(number), took_s=0.0, others=0, failed_requests=0)
+            samples.note("vllm-1", counted(number), took_s=0.0, ours=0, others=0, failed_requests=0)
             clock.now_ms += HOUR_MS // 4
         await store.flushed()
         ages_ms = [clock.now_ms - sample.at_ms for sample in await kept(store)]
@@ -82,10 +82,14 @@ async def test_what_was_read_before_a_restart_is_kept_beside_what_was_read_after
         for began_at_ms in (1, 1, 2):  # the gateway starts again, then that and the backend
             samples = CounterSamples(store, clock, kept_days=3)
             for _ in range(2):
-                samples.note("vllm-1", counted(1, began_at_ms=began_at_ms), took_s=0.0, others=0, failed_requests=0)
+                samples.note(
+                    "vllm-1", counted(1, began_at_ms=began_at_ms), took_s=0.0, ours=0, others=0, failed_requests=0
+                )
                 clock.now_ms += 60_000
         clock.now_ms += 2 * DAY_MS
-        CounterSamples(store, clock, kept_days=3).note("vllm-1", counted(9), took_s=0.0, others=0, failed_requests=0)
+        CounterSamples(store, clock, kept_days=3).note(
+            "vllm-1", counted(9), took_s=0.0, ours=0, others=0, failed_requests=0
+        )
         await store.flushed()
         assert len(await kept(store)) == 3 + 1
 
@@ -94,7 +98,7 @@ def sample(
     minute: int, backend: str = "vllm-1", model: str = "tiny", prompt: int = 0, completion: int = 0
 ) -> CounterSample:
     at_ms = NOON_MS + minute * 60_000
-    return CounterSample(at_ms, at_ms - 5, backend, model, 0, TokenCounters(prompt, completion), 0, 0)
+    return CounterSample(at_ms, at_ms - 5, backend, model, 0, TokenCounters(prompt, completion), 0, 0, 0)
 
 
 async def reconciled(store: Store, *samples: CounterSample) -> tuple[list[Comparison], tuple[Uncompared, ...]]:

@@ -1,5 +1,6 @@
 """What a backend counted beside what was billed: what lies between samples, and how far each reason reaches."""
 
+from random import Random
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ def sample(at_s: float, prompt: int = 0, completion: int = 0, **told: Any) -> Co
     counters: dict[str, Any] = {"cached_tokens": 0, "finished_requests": 0, "more_choices": 0, "began_at_ms": 1}
     counters |= {name: told.pop(name) for name in list(told) if name in TokenCounters._fields}
     at_ms = round(at_s * 1000)
-    named: dict[str, Any] = {"run_at_ms": 0, "others": 0, "failed_requests": 0} | told
+    named: dict[str, Any] = {"run_at_ms": 0, "ours": 0, "others": 0, "failed_requests": 0} | told
     return CounterSample(
         at_ms, at_ms - 10, "vllm-1", "tiny", counters=TokenCounters(prompt, completion, **counters), **named
     )
@@ -160,6 +161,14 @@ def test_more_than_was_billed_without_a_trace_of_anybody_is_unexplained(kind: st
     assert (found.difference, found.reasons, found.unexplained) == (Tokens(**{kind: 1}), (), Tokens(**{kind: 1}))
 
 
+def test_what_has_not_ended_at_the_last_sample_has_no_bill_yet() -> None:
+    for ours, unexplained in ((0, Tokens(30, 2)), (1, NONE)):
+        found = compared([sample(0), sample(9, 40, 7, ours=ours, finished_requests=1)], use(1, 2))
+        assert (found.unexplained, named(found)) == (unexplained, {"still_running": 1} if ours else {})
+    ended_since = compared([sample(0), sample(9, 40, 7, ours=1, finished_requests=1)], use(1, 2), use(8, 10))
+    assert (named(ended_since), ended_since.unexplained) == ({"ran_at_the_border": 1}, Tokens(20))
+
+
 def test_attempts_that_failed_are_counted_over_starts_of_the_gateway_and_less_those_that_have_a_record() -> None:
     samples = [
         sample(0, failed_requests=5), sample(5, failed_requests=7),
@@ -186,3 +195,36 @@ def test_many_requests_over_many_samples_are_added_up(spread_ms: int) -> None:
     samples = [sample(at, at * 10, at * 5) for at in range(1, 400)]
     uses = [use(at + 0.2, at + 0.7) for at in range(1, 399)]
     assert agrees(compared(samples, *uses))
+
+
+def counted_by(tokens: list[tuple[float, int, int]], from_s: float, until_s: float) -> tuple[int, int]:
+    """Of tokens with their times: of prompts, and of completions."""
+    within = [(prompt, completion) for at_s, prompt, completion in tokens if from_s < at_s <= until_s]
+    return sum(prompt for prompt, _ in within), sum(completion for _, completion in within)
+
+
+def happened(random: Random) -> tuple[list[CounterSample], list[BilledUse]]:
+    """Requests at any time, each counted somewhere between its ends, at a backend that starts again now and then."""
+    last_s = random.choice([40, 200, 1000])
+    starts = [-1000, *random.sample(range(last_s), random.choice([0, 0, 1, 3]))]
+    uses, tokens = [], []
+    for _ in range(random.randrange(15)):
+        from_s, took_s = random.randrange(last_s), random.choice([0, 1, 5, 60])
+        made = sorted(random.uniform(from_s, from_s + took_s) for _ in range(random.randrange(9)))
+        prompt = random.randrange(20) if made else 0
+        tokens += [(at_s, 0 if number else prompt, 1) for number, at_s in enumerate(made)]
+        uses.append(use(from_s, from_s + took_s, prompt, len(made)))
+    samples = []
+    for at in sorted(random.sample(range(last_s), random.randrange(2, 20))):
+        read_s = at + random.random()
+        start = max(start for start in starts if start < read_s)
+        counted = counted_by(tokens, start, read_s - 0.005)
+        samples.append(sample(read_s, *counted, began_at_ms=start * 1000, finished_requests=0))
+    return samples, uses
+
+
+@each("seed", range(400))
+def test_whatever_ran_when_and_however_often_the_backend_began_anew_nothing_is_unexplained(seed: int) -> None:
+    samples, uses = happened(Random(seed))
+    found = compared(samples, *uses)
+    assert (found.unexplained, set(named(found)) <= {"ran_at_the_border", "backend_restarted"}) == (NONE, True)

@@ -9,7 +9,7 @@ from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
 from mcp_gateway.core.token_counters import TokenCounters
 
 _COUNTERS = ", ".join(TokenCounters._fields)
-_COLUMNS = f"at_ms, asked_at_ms, backend, model, run_at_ms, {_COUNTERS}, others, failed_requests"
+_COLUMNS = f"at_ms, asked_at_ms, backend, model, run_at_ms, {_COUNTERS}, ours, others, failed_requests"
 _INSERT = (
     f"INSERT INTO counter_samples ({_COLUMNS}) VALUES ({', '.join('?' * len(_COLUMNS.split(', ')))}) "
     "ON CONFLICT DO NOTHING"
@@ -39,7 +39,7 @@ def _note_samples(transaction: Transaction, writes: Sequence[NoteSamples]) -> li
 
 def _row(sample: CounterSample) -> Row:
     head = (sample.at_ms, sample.asked_at_ms, sample.backend, sample.model, sample.run_at_ms)
-    return (*head, *sample.counters, sample.others, sample.failed_requests)
+    return (*head, *sample.counters, sample.ours, sample.others, sample.failed_requests)
 
 
 def _thin(transaction: Transaction, write: ThinSamples) -> None:
@@ -54,9 +54,9 @@ def _samples(rows: Rows, read: SamplesBetween) -> list[CounterSample]:
 
 
 def _sample(row: Row) -> CounterSample:
-    at_ms, asked_at_ms, backend, model, run_at_ms, *counters, others, failed_requests = row
+    at_ms, asked_at_ms, backend, model, run_at_ms, *counters, ours, others, failed_requests = row
     told = TokenCounters(*counters)
-    return CounterSample(at_ms, asked_at_ms, backend, model, run_at_ms, told, others, failed_requests)
+    return CounterSample(at_ms, asked_at_ms, backend, model, run_at_ms, told, ours, others, failed_requests)
 
 
 def _uses(rows: Rows, read: UsesBetween) -> list[BilledUse]:

@@ -11,6 +11,7 @@ CREATE TABLE counter_samples (
     finished_requests INTEGER,
     more_choices INTEGER,
     began_at_ms INTEGER, -- when these counters were 0
+    ours INTEGER NOT NULL, -- requests that the gateway had there then
     others INTEGER NOT NULL, -- requests that the backend had then and that were not the gateway's
     failed_requests INTEGER NOT NULL, -- of the gateway's there, since it began
     PRIMARY KEY (at_ms, backend, model)

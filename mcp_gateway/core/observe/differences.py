@@ -68,19 +68,32 @@ class Comparison:
 
 @dataclass(slots=True)
 class Sum:
-    """Of requests."""
+    """Of requests, and their tokens."""
 
     requests: int = 0
-    tokens: Tokens = NONE
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0
 
-    def add(self, tokens: Tokens, requests: int = 1) -> None:
+    def add(self, prompt: int, completion: int, cached: int, requests: int = 1) -> None:
         self.requests += requests
-        self.tokens += tokens
+        self.prompt += prompt
+        self.completion += completion
+        self.cached += cached
+
+    def take(self, other: "Sum") -> None:
+        self.add(other.prompt, other.completion, other.cached, other.requests)
+
+    @property
+    def tokens(self) -> Tokens:
+        return Tokens(self.prompt, self.completion, self.cached)
 
 
 @dataclass(slots=True)
 class Sums:
-    """Of requests that lie between the same samples; `untold` are those of which no cached tokens were told."""
+    """Of requests that lie between the same samples: of all, of those that were not simply answered, by their fate, and
+    of those of which no cached tokens were told.
+    """
 
     all: Sum = field(default_factory=Sum)
     fates: defaultdict[Fate, Sum] = field(default_factory=lambda: defaultdict(Sum))
@@ -88,22 +101,25 @@ class Sums:
     largest_prompt: int = 0
     models: set[str] = field(default_factory=set)
 
-    def add(self, use: BilledUse, tokens: Tokens) -> None:
-        self.all.add(tokens)
-        self.fates[use.fate].add(tokens)
+    def add(self, use: BilledUse, cached: int) -> None:
+        prompt, completion, fate = use.prompt_tokens, use.completion_tokens, use.fate
+        self.all.add(prompt, completion, cached)
+        if fate != "answered":
+            self.fates[fate].add(prompt, completion, cached)
         if use.cached_tokens is None:
-            self.untold.add(tokens)
-        self.largest_prompt = max(self.largest_prompt, use.prompt_tokens)
+            self.untold.add(prompt, completion, cached)
+        if prompt > self.largest_prompt:
+            self.largest_prompt = prompt
         if use.model is not None:
             self.models.add(use.model)
 
     def take(self, *others: "Sums") -> "Sums":
         """These with all others."""
         for sums in others:
-            self.all.add(sums.all.tokens, sums.all.requests)
-            self.untold.add(sums.untold.tokens, sums.untold.requests)
+            self.all.take(sums.all)
+            self.untold.take(sums.untold)
             for fate, of_fate in sums.fates.items():
-                self.fates[fate].add(of_fate.tokens, of_fate.requests)
+                self.fates[fate].take(of_fate)
             self.largest_prompt = max(self.largest_prompt, sums.largest_prompt)
             self.models |= sums.models
         return self
@@ -124,8 +140,7 @@ class Series:
         """Take a request of whichever time."""
         began = bisect_left(self._read_ms, use.started_at_ms)
         ended = bisect_right(self._asked_ms, use.ended_at_ms)
-        cached = (use.cached_tokens or 0) if self._counts_cached else 0
-        self._spans[began, ended].add(use, Tokens(use.prompt_tokens, use.completion_tokens, cached))
+        self._spans[began, ended].add(use, (use.cached_tokens or 0) if self._counts_cached else 0)
 
     def compare(self) -> Comparison:
         counted = self._counted()
@@ -188,8 +203,8 @@ class Series:
         """What there is evidence of, but for the ends and others."""
         fates: tuple[Literal["aborted", "estimated", "failed"], ...] = ("aborted", "estimated", "failed")
         for fate in fates:
-            if requests := billed.fates[fate].requests:
-                yield Reason(fate, requests, NONE - billed.fates[fate].tokens, _ANY)
+            if ended := billed.fates[fate].requests:
+                yield Reason(fate, ended, NONE - billed.fates[fate].tokens, _ANY)
         if (failed_over := self._failed_requests() - billed.fates["failed"].requests) > 0:
             yield Reason("failed_over", failed_over, most=_ANY)
         if restarts := [number for number, step in enumerate(self._steps, 1) if _is_restart(*step)]:
@@ -202,7 +217,7 @@ class Series:
             prompts = choices * billed.largest_prompt
             yield Reason("several_choices", choices, most=Tokens(prompts, 0, prompts))
         if self._counts_cached and billed.untold.requests:
-            yield Reason("cached_not_told", billed.untold.requests, most=Tokens(cached=billed.untold.tokens.prompt))
+            yield Reason("cached_not_told", billed.untold.requests, most=Tokens(cached=billed.untold.prompt))
 
     def _others(self, requests: int) -> Iterator[Reason]:
         """Whether anybody else made it work: by what it finished beyond ours, and what it had as it was read."""

@@ -327,6 +327,9 @@ def two_providers() -> PriceTable:
         (["acme/a-2", "apex/org/b"], ["acme/a-2", "apex/org/b"]),
         (["acme/*b"], ["acme/org/b"]),
         (["acme/a[1]"], ["acme/a[1]"]),
+        (["*/a-1"], ["acme/a-1", "apex/a-1"]),
+        (["a*x/a-*"], ["apex/a-1", "apex/a-2"]),
+        (["ap*", "apex/a-1"], ["apex/a-1", "apex/a-2", "apex/a[1]", "apex/org/b"]),
     ],
 )
 def test_providers_and_models_are_chosen_by_name_in_one_order_and_each_once(asked: list[str], ids: list[str]) -> None:
@@ -340,6 +343,8 @@ def test_providers_and_models_are_chosen_by_name_in_one_order_and_each_once(aske
         ("", "no provider ''"),
         ("acme/a-3", "acme has no model 'a-3'; did you mean a-2 or a-1"),
         ("acme/zz*", "acme has no model 'zz*'"),
+        ("zz*", "no provider 'zz*'"),
+        ("*/zz", r"has no model 'zz'"),
     ],
 )
 def test_a_name_that_is_not_there_is_refused_with_the_nearest(asked: str, said: str) -> None:

@@ -67,19 +67,26 @@ class PriceTable:
     def _found(self, asked: str) -> list[tuple[str, str]]:
         """Provider and model, by the table's names."""
         name, _, model = asked.partition("/")
-        if name not in self._providers:
+        if not (names := _matching(self._providers, name)):
             raise NotInTable(f"the table has no provider '{shown(name)}'{_meant(name, self._providers)}")
-        ids = [one.id for one in self._providers[name].models]
-        matching = [one for one in ids if not model or one == model] or fnmatch.filter(ids, model)
-        if not matching:
-            raise NotInTable(f"{name} has no model '{shown(model)}'{_meant(model, ids)}")
-        return [(name, one) for one in matching]
+        ids = {one: [of_one.id for of_one in self._providers[one].models] for one in names}
+        found = [(one, found) for one in names for found in _matching(ids[one], model or "*")]
+        if not found:
+            likely = _meant(model, (one for of_one in ids.values() for one in of_one))
+            raise NotInTable(f"{shown(name)} has no model '{shown(model)}'{likely}")
+        return found
 
     def _newest(self, on: date) -> date | None:
         """The latest day, until this one, from which there is some price: the table tells no date of its own."""
         models = (model for provider in self._providers.values() for model in provider.models)
         starts = (_start_of(condition) for model in models for condition in _listed(model))
         return max((day for day in starts if day is not None and day <= on), default=None)
+
+
+def _matching(names: Iterable[str], asked: str) -> list[str]:
+    """The name itself, or else those that it is a pattern of."""
+    known = list(names)
+    return [asked] if asked in known else fnmatch.filter(known, asked)
 
 
 def _meant(written: str, known: Iterable[str]) -> str:

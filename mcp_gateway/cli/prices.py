@@ -65,7 +65,7 @@ def _read(asked: Sequence[str], on: date) -> ImportedPrices:
         fail(_NOT_INSTALLED)
     table = PriceTable()
     if not asked:
-        fail(f"say whose prices, or of which model (openai, 'anthropic/claude-*'); there are {table.in_words()}")
+        fail(f"say whose prices, or of which model (openai, 'anthropic/claude-*', '*'); there are {table.in_words()}")
     try:
         return table.read(asked, on)
     except NotInTable as error:
@@ -96,8 +96,8 @@ def _summary(imported: ImportedPrices, settings: Settings) -> Iterator[str]:
     entries = imported.entries
     partly = sum(bool(one.not_said) for one in entries)
     yield (
-        f"{imported.table}, prices of {imported.on}: {len(entries)} models are written, {partly} of them with "
-        f"something that could not be said; {len(imported.left_out)} are not"
+        f"{imported.table}, prices of {imported.on}: models written: {len(entries)}, with something that could not be "
+        f"said: {partly}; not written: {len(imported.left_out)}"
     )
     for note, count in _most_common(note.partition(" = ")[0] for one in entries for note in one.not_said):
         yield f"not said of {count}: {note}"

@@ -327,6 +327,29 @@ def test_a_backup_is_a_whole_database_and_overwrites_nothing(data_dir: Path) -> 
     assert again.stderr.startswith("mcp-gateway: ")
 
 
+@each(
+    ("words", "said"),
+    [
+        (("backup", "nowhere/copy"), "nowhere/copy.part: No such file or directory"),
+        (("backup", "a" * 5000), "a…: File name too long"),
+        (("backup", "\udc80"), "an argument is not text: it holds bytes that are no characters"),
+        (("restore", "a" * 5000), "a…: File name too long"),
+        (("accounts", "list", "--data-dir", "a" * 5000), "a…: File name too long"),
+        (("accounts", "list", "--data-dir", "file/below"), "Not a directory"),
+        (("accounts", "list", "--config", "file"), "is not TOML"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_told_with_why_in_a_short_line(
+    words: tuple[str, ...], said: str, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made("accounts", "create", "Ann")
+    monkeypatch.chdir(data_dir)
+    Path("file").write_text("x")
+    refused = run(*words)
+    assert (refused.exit_code, said in refused.stderr, "Errno" in refused.stderr) == (USAGE, True, False)
+    assert len(refused.stderr) < 300
+
+
 def test_no_backup_is_made_while_bills_wait_to_be_written(data_dir: Path) -> None:
     made("accounts", "create", "Ann")
     (data_dir / PENDING).write_text("{}")

@@ -15,12 +15,14 @@ from bridge.mcp_stdio_bridge import main as run_bridge
 from mcp_gateway import __version__
 from mcp_gateway.cli import accounts, keys, prices, requests
 from mcp_gateway.cli.desk import (
+    FAULTS,
     ConfigOption,
     DataDirOption,
     JsonOption,
     answer,
     at_desk,
     fail,
+    in_words,
     run,
     settings_of,
 )
@@ -28,7 +30,6 @@ from mcp_gateway.cli.reconcile import reconcile_ledger
 from mcp_gateway.cli.restore import restore_backup
 from mcp_gateway.cli.revenue import show_revenue
 from mcp_gateway.core.config import ConfigError, Settings, file_in_force, passed_over
-from mcp_gateway.core.engine import DatabaseError
 from mcp_gateway.core.gateway import DATABASE, Desk
 from mcp_gateway.core.ledger.pending import PENDING
 from mcp_gateway.core.observe.logs import configure_logging
@@ -169,8 +170,8 @@ def backup(
     try:
         check_log(settings.data_dir / DATABASE)
         back_up(settings.data_dir / DATABASE, file)
-    except (OSError, DatabaseError, ForeignLog) as error:
-        fail(str(error))
+    except (ForeignLog, *FAULTS) as error:
+        fail(in_words(error))
     answer(f"wrote {file}", {"file": str(file)}, is_json=is_json)
 
 

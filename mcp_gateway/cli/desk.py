@@ -32,6 +32,8 @@ T = TypeVar("T")
 LISTED_CHARS = 200
 """Of a name; older versions took names of any kind, which must not move an operator's cursor."""
 _MAX_DAYS = 100_000
+FAULTS = (DatabaseError, OSError, UnicodeEncodeError)
+"""Of files and of what a command was given, whatever it does."""
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="Settings file; otherwise ./gateway.toml where there is one.")
@@ -74,12 +76,19 @@ def run(work: Coroutine[Any, Any, T]) -> T:
             return runner.run(work)
     except GatewayError as error:
         fail(error.message)
-    except UnicodeEncodeError:
-        fail("an argument is not text: it holds bytes that are no characters")
     except (SchemaTooNew, ServedByOlder) as error:
         fail(f"{error} (this is {__version__})")
-    except (AlreadyServed, ConfigError, ForeignLog, ForeignPending, LedgerBroken, DatabaseError, OSError) as error:
-        fail(str(error))
+    except (AlreadyServed, ConfigError, ForeignLog, ForeignPending, LedgerBroken, *FAULTS) as error:
+        fail(in_words(error))
+
+
+def in_words(error: Exception) -> str:
+    """What an operator can mend, in one line: of a file, which and why."""
+    if isinstance(error, UnicodeEncodeError):
+        return "an argument is not text: it holds bytes that are no characters"
+    if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
+        return f"{shown(str(error.filename), LISTED_CHARS)}: {error.strerror}"
+    return str(error)
 
 
 def answer(words: str, facts: object, *, is_json: bool) -> None:

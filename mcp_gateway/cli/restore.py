@@ -3,8 +3,7 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mcp_gateway.cli.desk import fail
-from mcp_gateway.core.engine import DatabaseError
+from mcp_gateway.cli.desk import FAULTS, fail, in_words
 from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.ledger.pending import PENDING
@@ -16,14 +15,14 @@ from mcp_gateway.core.store.sqlite.sole import AlreadyServed, sole_server
 
 def restore_backup(data_dir: Path, file: Path) -> dict[str, str | int | None]:
     """Put `file` in place, and tell from when it is, how many entries are lost, and where the old files are."""
-    make_folder(data_dir)
     database = data_dir / DATABASE
     aside = data_dir / f"replaced-{now_ms()}"
     try:
+        make_folder(data_dir)
         with sole_server(data_dir):
             last = restore(database, file, aside, [data_dir / PENDING])
-    except (AlreadyServed, NotRestorable, SchemaTooNew, DatabaseError, OSError) as error:
-        fail(f"nothing was restored: {error}")
+    except (AlreadyServed, NotRestorable, SchemaTooNew, *FAULTS) as error:
+        fail(f"nothing was restored: {in_words(error)}")
     return {
         "restored": str(file),
         "last_entry_at": None if last.at_ms is None else datetime.fromtimestamp(last.at_ms / 1000, UTC).isoformat(),

@@ -53,7 +53,13 @@ class DrainingServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
         asyncio.get_running_loop().set_exception_handler(_Complaints())
-        await super().startup(sockets)
+        try:
+            await super().startup(sockets)
+        except SystemExit:  # behind the reason, which uvicorn logs without the settings
+            logger.error(
+                "host %s and port %d of the settings cannot be listened on", self.config.host, self.config.port
+            )
+            raise
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             self._on_listening(host, port)

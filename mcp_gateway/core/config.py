@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 from urllib.parse import urlsplit
@@ -177,6 +177,18 @@ def _checked_host(text: str) -> str:
     if not text or "/" in text or not text.isprintable() or " " in text:
         raise ValueError("must be a host name as in a Host header, such as gateway.example.com or localhost:8080")
     return text
+
+
+def _checked_listening_host(text: str) -> str:
+    """An address may have the brackets that it has in a URL."""
+    host = text.removeprefix("[").removesuffix("]")
+    if set(":/[]") & set(host):
+        try:
+            ip_address(host)
+        except ValueError:
+            problem = "must be an address or a name alone, such as 127.0.0.1; the port is a setting of its own"
+            raise ValueError(problem) from None
+    return host
 
 
 def _checked_day(value: Any) -> str:
@@ -650,7 +662,7 @@ def _with_distinct_ids(models: tuple[ModelSettings, ...]) -> tuple[ModelSettings
 class Settings(Section):
     """The whole tree."""
 
-    host: Annotated[Line, Field(pattern=r"^\S+$")] = "127.0.0.1"
+    host: Annotated[Line, Field(pattern=r"^\S+$"), AfterValidator(_checked_listening_host)] = "127.0.0.1"
     """Address to listen on."""
     port: Annotated[Whole, Field(ge=0, le=65535)] = 8080
     """Port to listen on; 0 takes a free one."""

@@ -261,6 +261,10 @@ class TestSources:
         begun = "[[models]]\nid = 'a'\n[models.pricing]\nprompt = '0'\ncompletion = '0'\n"
         assert expected in fault(begun + lines)
 
+    @each(("host", "expected"), [("[::1]", "::1"), ("::", "::"), ("fe80::1%eth0", "fe80::1%eth0"), ("a.b", "a.b")])
+    def test_an_address_to_listen_on_may_have_the_brackets_of_a_url(self, host: str, expected: str) -> None:
+        assert load(f"host = '{host}'").host == expected
+
     def test_a_tilde_is_the_home_folder(self) -> None:
         assert load("data_dir = '~/data'").data_dir == Path.home() / "data"
 
@@ -370,6 +374,13 @@ class TestFaults:
             ),
             ("host = 5", 'host: must be text in quotes, such as "text"'),
             ("host = ''", "host: must not be empty or hold spaces or line ends"),
+            *(
+                (
+                    f"host = '{host}'",
+                    "host: must be an address or a name alone, such as 127.0.0.1; the port is a setting of its own",
+                )
+                for host in ("localhost:80", "http://localhost", "127.0.0.1:80", "[::1]:80", "::1::", "10.0.0.0/8", ":")
+            ),
             ("data_dir = ''", "data_dir: must not be empty"),
             ("data_dir = 1", 'data_dir: must be text in quotes, such as "text"'),
             ("log_level = 'loud'", "log_level: must be 'debug', 'info', 'warning' or 'error'"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,9 +19,10 @@ from http_api.any_server import AnyServer
 from http_api.app import build_app
 from http_api.connection import Bounds
 from http_api.program import mcp_door
-from http_api.serve import config_of
+from http_api.serve import DrainingServer, config_of
 from tests.cases import each
 from tests.connections import uncapped, unheard
+from tests.logged import lines_logged
 from tests.patience import PATIENCE_S
 from tests.replaying import Asked, ReplayingBackend, chunk, silence
 from tests.serving import FREE, PRICED, Door, bearer, chat_body, error_of, open_door
@@ -354,3 +356,17 @@ async def test_our_own_server_passes_it_by(house: InProcess) -> None:
         app, host="", port=0, bounds=Bounds(1, 1), census=uncapped(), note_refusal=unheard, drain_timeout_s=0
     )
     assert config.app is app.for_our_connections
+
+
+async def test_an_address_that_nobody_can_listen_on_is_named_behind_the_reason(house: InProcess) -> None:
+    elsewhere, bounds = "192.0.2.1", Bounds(1, 1)
+    config = config_of(
+        house.app, host=elsewhere, port=9, bounds=bounds, census=uncapped(), note_refusal=unheard, drain_timeout_s=0
+    )
+    config.load()
+    server = DrainingServer(config, house.door.gateway.lifecycle, 0, 0, lambda _host, _port: None)
+    server.lifespan = config.lifespan_class(config)
+    with lines_logged(logging.ERROR) as lines, pytest.raises(SystemExit):
+        await server.startup()
+    house.door.errors.clear()
+    assert lines[-1] == "host 192.0.2.1 and port 9 of the settings cannot be listened on"

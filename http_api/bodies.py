@@ -13,6 +13,7 @@ from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.json_fields import parse_json_object
 from mcp_gateway.core.text import shown
+from mcp_gateway.core.value_faults import reason
 from mcp_gateway.wire.bodies import is_json, read_body
 
 _MAX_NAMES = 1000
@@ -69,4 +70,4 @@ def parsed_as(raw: bytes, kind: type[Kind]) -> Kind:
         if fault["type"] == "missing":
             raise GatewayError("missing_parameter", f"`{name}` is missing.", param=name) from None
         code: Code = "invalid_value" if fault["type"] == "literal_error" else "invalid_type"
-        raise GatewayError(code, f"`{name}`: {fault['msg']}.", param=name) from None
+        raise GatewayError(code, f"`{name}` {reason(fault['type'], fault['msg'])}.", param=name) from None

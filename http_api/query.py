@@ -11,6 +11,7 @@ from starlette.types import Scope
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.moments import date_in, unix_ms
 from mcp_gateway.core.text import nearest, shown
+from mcp_gateway.core.value_faults import reason
 
 
 def whole_day(given: dict[str, Any]) -> dict[str, Any]:
@@ -61,8 +62,7 @@ def read_query(scope: Scope, kind: type[Kind]) -> Kind:
     except ValidationError as error:
         fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
         name = str(fault["loc"][0])
-        told = fault["msg"].removeprefix("Value error, ")
-        raise GatewayError("invalid_value", f"`{name}`: {told}.", param=name) from None
+        raise GatewayError("invalid_value", f"`{name}` {reason(fault['type'], fault['msg'])}.", param=name) from None
 
 
 def _unknown(name: str, known: Collection[str]) -> str:

@@ -1,8 +1,8 @@
 """POST /billing/checkout, /billing/portal and /billing/webhook: money from outside, through Stripe."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from http_api.idempotency import idempotency_key_of, replayed
 from http_api.operations import Answered, Asked, Nothing, Told
@@ -24,12 +24,18 @@ class Empty(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+def _as_text(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError('must be USD as text, such as "5" or "12.50"')
+    return value
+
+
 class CheckoutBody(BaseModel):
     """What checkout takes: a decimal string in USD, whole cents."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    amount_usd: str
+    amount_usd: Annotated[str, BeforeValidator(_as_text)]
 
 
 class CheckoutObject(Told):

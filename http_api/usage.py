@@ -25,7 +25,7 @@ def _groups_in(group_by: str) -> tuple[Group, ...]:
     found = tuple(group for name in named for group in _GROUPS if group == name)
     if len(named) > _MOST_AT_ONCE or len(set(found)) < len(named):
         groups = f"{', '.join(map(repr, _GROUPS[:-1]))} or {_GROUPS[-1]!r}"
-        raise ValueError(f"Input should be {groups}, or two that differ with a comma between, such as 'day,model'")
+        raise ValueError(f"must be {groups}, or two that differ with a comma between, such as 'day,model'")
     return found
 
 

@@ -6,27 +6,17 @@ from mcp.types.version import is_version_at_least
 from pydantic import ValidationError
 
 from mcp_gateway.core.text import shown
+from mcp_gateway.core.value_faults import reason
 from mcp_gateway.mcp_door.jsonrpc import RESOURCE_NOT_FOUND
 
 _RESOURCE_MISSING_IN_PARAMS_SINCE = "2026-07-28"
 _MAX_FAULTS = 3
-_REASONS = {
-    "missing": "is missing",
-    "string_type": "must be text",
-    "int_type": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "bool_type": "must be true or false",
-    "list_type": "must be a list",
-    "dict_type": "must be an object",
-    "model_type": "must be an object",
-}
-"""By the kinds of pydantic's errors. What it says of others, which values there are, repeats nothing that was sent."""
 
 
 def faults_of(error: ValidationError) -> ErrorData:
     """The first few of them, each with where it stands."""
     found = error.errors(include_url=False, include_input=False, include_context=False)[:_MAX_FAULTS]
-    told = dict.fromkeys(f"{_place(fault['loc'])} {_reason(fault['type'], fault['msg'])}" for fault in found)
+    told = dict.fromkeys(f"{_place(fault['loc'])} {reason(fault['type'], fault['msg'])}" for fault in found)
     return ErrorData(code=INVALID_PARAMS, message=f"The parameters are wrong: {'; '.join(told)}.")
 
 
@@ -48,7 +38,3 @@ def _place(path: tuple[int | str, ...]) -> str:
     """Of a value that may be of several types, each complains under its own name."""
     parts = [shown(str(part)) for part in path if part not in ("params", "str", "int")]
     return f"`{'.'.join(parts) or 'params'}`"
-
-
-def _reason(kind: str, said: str) -> str:
-    return _REASONS.get(kind) or said.replace("Input should be", "must be")

@@ -5,10 +5,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx2
+import orjson
 import pytest
 import pytest_asyncio
 
 from mcp_gateway.core.identity.own_limits import DEFAULT, OwnLimits
+from tests.cases import each
 from tests.patience import becomes
 from tests.serving import Door, bearer, error_of, open_door
 
@@ -298,6 +300,24 @@ async def test_a_bad_key_body_is_refused_in_the_one_shape(
         assert response.status_code == 400
         assert (error_of(response)["code"], error_of(response)["param"]) == (code, param)
         assert "xxxxx" not in error_of(response)["message"]
+
+
+@each(
+    ("body", "told"),
+    [
+        ({"name": 5}, "`name` must be text."),
+        ({"name": "x" * 201}, "`name` must have at most 200 characters."),
+        ({"in_flight": "3"}, "`in_flight` must be a whole number."),
+        ({"in_flight": 0}, "`in_flight` must be greater than or equal to 1."),
+        ({"requests_per_minute": 2**53}, "`requests_per_minute` must be less than or equal to 9007199254740991."),
+        ({"test": "yes"}, "`test` must be true or false."),
+        ({"scopes": "read"}, "`scopes` must be a list."),
+        ({"scopes": ["admin"]}, "`scopes` must be 'inference', 'read', 'billing' or 'manage'."),
+    ],
+)
+async def test_a_value_that_cannot_be_is_told_what_it_must_be(door: Door, body: dict[str, Any], told: str) -> None:
+    response = await door.post(orjson.dumps(body), await door.key(), "/v1/keys")
+    assert error_of(response)["message"] == told
 
 
 async def test_both_prefixes_know_the_same_keys(door: Door) -> None:

@@ -12,6 +12,7 @@ import httpx2
 import orjson
 import pytest
 
+from tests.cases import each
 from tests.fake_stripe import (
     SECRET_KEY,
     WEBHOOK_SECRET,
@@ -140,6 +141,15 @@ async def test_an_amount_that_cannot_be_paid_is_refused_before_stripe_hears_of_i
     response = await door.post(body, await door.key(), CHECKOUT)
     assert response.status_code == 400
     assert error_of(response)["code"] == code
+    assert stripe.asked == []
+
+
+@each("amount", [10, 10.5, None, True, ["10"], {"usd": "10"}])
+async def test_an_amount_that_is_no_text_is_refused_with_how_to_write_it(
+    door: Door, stripe: FakeStripe, amount: Any
+) -> None:
+    response = await door.post(orjson.dumps({"amount_usd": amount}), await door.key(), CHECKOUT)
+    assert error_of(response)["message"] == '`amount_usd` must be USD as text, such as "5" or "12.50".'
     assert stripe.asked == []
 
 

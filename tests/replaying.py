@@ -187,6 +187,9 @@ def stream(prompt_tokens: int = 10, completion_tokens: int = 4) -> list[bytes]:
     return [chunk("", prompt_tokens, 0), *tokens, last, final_usage(prompt_tokens, completion_tokens), DONE]
 
 
+_COUNTED = re.compile(rb'"(prompt|completion|cached|input|output|cache_read_input)_tokens":\s?(\d+)')
+
+
 @dataclass
 class Counters:
     """What a vLLM counts of its tokens: here, of each answer the usage that it tells, as far as it came."""
@@ -199,14 +202,23 @@ class Counters:
     began_at_s: float = 1.7952276355744455e09
 
     def watch(self) -> Callable[[bytes], None]:
-        """Counts one answer, whose usages each tell all until then."""
-        told = [0, 0, 0]
+        """Counts one answer, whose usages each tell all until then, in any surface's words."""
+        told: dict[str, int] = {}
+
+        def counted() -> tuple[int, int, int]:
+            read = told.get(
+                "cache_read_input", 0
+            )  # beside the input's, where all others' cached are within the prompt's
+            prompt = told.get("prompt", told.get("input", 0)) + read
+            return prompt, told.get("completion", told.get("output", 0)), told.get("cached", read)
 
         def note(data: bytes) -> None:
-            for number, name in enumerate((b"prompt", b"completion", b"cached")):
-                if found := re.findall(rb'"%b_tokens":\s?(\d+)' % name, data):
-                    setattr(self, name.decode(), getattr(self, name.decode()) + int(found[-1]) - told[number])
-                    told[number] = int(found[-1])
+            before = counted()
+            told.update({name.decode(): int(number) for name, number in _COUNTED.findall(data)})
+            prompt, completion, cached = (now - then for now, then in zip(counted(), before, strict=True))
+            self.prompt, self.completion, self.cached = (
+                self.prompt + prompt, self.completion + completion, self.cached + cached,
+            )  # fmt: skip
 
         return note
 

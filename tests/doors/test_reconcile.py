@@ -3,18 +3,20 @@
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.observe.differences import Comparison
 from mcp_gateway.core.observe.reconciliation import Reconciliation
 from mcp_gateway.core.observe.uses import NONE, Tokens
-from tests.captured import captured
+from tests.captured import Capture, captured
 from tests.cases import each
 from tests.databases import store_of
 from tests.patience import PATIENCE_S, eventually
@@ -27,6 +29,7 @@ from tests.replaying import (
     chunk,
     events,
     final_usage,
+    replayed,
     silence,
     stream,
     unary,
@@ -34,6 +37,7 @@ from tests.replaying import (
     whole,
 )
 from tests.serving import FREE, PRICED, Door, bearer, chat_body, open_door
+from tests.surfaces import SPOKEN, Spoken
 from tests.test_command_line import run
 
 DEATH = whole(b'{"error":{"message":"no","code":500}}', 500)
@@ -126,6 +130,34 @@ async def test_what_is_billed_of_every_kind_of_request_is_what_the_backend_count
         assert it.counters.cached == 128
         assert (found.difference, found.reasons, found.unexplained) == (NONE, (), NONE)
         assert (await it.reconciled()).uncompared == ()
+
+
+def tells_usage(exchange: Capture) -> bool:
+    """Of an answer in one piece, and one that fits what is asked for."""
+    is_whole = exchange.status == 200 and not exchange.is_stream and b'"usage"' in exchange.body
+    return is_whole and re.search(rb'_tokens":\s?\d{4}', exchange.body) is None
+
+
+@pytest.mark.surfaces
+@pytest.mark.parametrize("spoken", SPOKEN, ids=repr)
+async def test_every_surface_is_billed_what_the_backend_counted_however_it_is_answered(
+    tmp_path: Path, spoken: Spoken
+) -> None:
+    async with fleet(tmp_path) as it:
+        output = 6 if spoken.is_generated else 0
+        answers = [whole(spoken.whole(20, output)), whole(spoken.whole(9, output))]
+        answers += [replayed(one) for one in spoken.exchanges() if tells_usage(one)]
+        it.backend.answer_with(*answers)
+        for _ in answers:
+            await spoken.ask(it.door, it.key, **({spoken.limit_field: 2000} if spoken.is_generated else {}))
+        if spoken.has_streams:
+            it.backend.answer_with(events(*spoken.stream(30, 7)), events(*spoken.stream(8, 2)))
+            for _ in range(2):
+                await spoken.ask(it.door, it.key, is_stream=True)
+        found = await it.compared()
+        assert found.requests == len(answers) + 2 * spoken.has_streams
+        assert found.counted.prompt > 0
+        assert (found.difference, named(found)) == (NONE, {})
 
 
 async def test_only_what_lies_between_the_samples_of_the_time_is_compared(tmp_path: Path) -> None:

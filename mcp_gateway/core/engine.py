@@ -8,7 +8,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
+from mcp_gateway.core.errors import GatewayError
+
 T = TypeVar("T")
+Fact = TypeVar("Fact")
 
 InOutage = Literal["refuse", "keep", "wait"]
 """What becomes of a write while the database is full, locked or broken.
@@ -23,6 +26,12 @@ Lane = Literal["point", "scan", "report"]
 
 class DatabaseError(Exception):
     """The database cannot be opened or read, or is none of ours; the text is for the operator."""
+
+
+def unavailable() -> GatewayError:
+    """What whoever writes is told during an outage."""
+    message = "The gateway cannot write its ledger at the moment; try again shortly."
+    return GatewayError("ledger_unavailable", message)
 
 
 class Write(Generic[T]):
@@ -73,6 +82,12 @@ class Engine(Protocol):
 
     def withdraw(self, written: "asyncio.Future[Any]") -> bool:
         """Take back a write that still waits, so that it never happens; False where it is committed already."""
+
+    def listen(self, kind: type[Fact], hear: Callable[[Fact], None]) -> None:
+        """Have `hear` told of what commits have changed, of this kind: after each, before the results of its writes.
+
+        Once for an engine and a kind: who listens later is told in place of whoever did.
+        """
 
     async def read(self, read: Read[T]) -> T:
         """The answer as of the last commit. Raises DatabaseError; GatewayError `overloaded` at a report's deadline."""

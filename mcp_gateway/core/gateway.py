@@ -165,8 +165,6 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
         ledger = _ledger(store, settings)
         await verify_since_checkpoint(store)
         await _catch_up(ledger, pending)
-        if count := await ledger.void_open_holds():
-            logger.info("voided %d holds of an earlier run", count)
         keys = _keys(store, settings)
         known_keys = KnownKeys(keys, now_ms=now_ms)
         await known_keys.begin()
@@ -219,7 +217,7 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
             ledger=ledger,
             statement=Statement(store),
             months=Months(store),
-            payments=stack.enter_context(_payments(store, settings, ledger, metrics)),
+            payments=stack.enter_context(_payments(store, settings, metrics)),
             idempotency=Idempotency(store, now_ms=now_ms),
             repeats=Repeats(store, now_ms=clock.now_ms),
             keys=keys,
@@ -298,7 +296,7 @@ async def _close(store: Store, pending: PendingFile) -> None:
 
 
 @contextlib.contextmanager
-def _payments(store: Store, settings: Settings, ledger: Ledger, metrics: Metrics) -> Iterator[Payments | None]:
+def _payments(store: Store, settings: Settings, metrics: Metrics) -> Iterator[Payments | None]:
     """None where Stripe is not configured."""
     chosen = settings.stripe
     if chosen.secret_key is None or chosen.webhook_secret is None:
@@ -312,7 +310,6 @@ def _payments(store: Store, settings: Settings, ledger: Ledger, metrics: Metrics
             store,
             stripe,
             now_ms=now_ms,
-            on_credited=ledger.wake,
             on_uncredited=lambda reason: metrics.payments_uncredited.labels(reason).inc(),
         )
 

@@ -2,7 +2,6 @@
 
 import logging
 from asyncio import CancelledError
-from contextlib import suppress
 
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.catalog import Model
@@ -12,8 +11,8 @@ from mcp_gateway.core.inference.fitting import terms_within
 from mcp_gateway.core.inference.meter import NO_USAGE, Meter, Metered
 from mcp_gateway.core.inference.parts import Call, Parts
 from mcp_gateway.core.inference.terms import affordable_tokens, quote
-from mcp_gateway.core.ledger.entries import Hold
 from mcp_gateway.core.ledger.ledger import SettlementPending
+from mcp_gateway.core.ledger.purse import Hold
 from mcp_gateway.core.money import NANO_PER_USD, format_usd
 from mcp_gateway.core.prices import FREE, Price
 from mcp_gateway.core.record import OK, RequestRecord
@@ -47,7 +46,6 @@ class Bill:
     took_s = 0.0
     is_pending = False
     _hold: Hold | None = None
-    _is_hold_asked = False
 
     def __init__(self, parts: Parts, caller: Caller, call: Call) -> None:
         self._parts = parts
@@ -69,7 +67,6 @@ class Bill:
         worst = quote(terms, ask, model, self.price, meter.quoted_prompt_tokens, self._parts.settings.wallet)
         if not worst.maximum_nano:
             return terms
-        self._is_hold_asked = True
         hold = self._hold = await self._parts.ledger.hold(
             self._call.request_id, self._caller.account_id, worst.minimum_nano, worst.maximum_nano
         )
@@ -82,7 +79,7 @@ class Bill:
     async def close(
         self, metered: Metered, error: GatewayError | None, answer: Answer | None, asked: Candidate[Backend] | None
     ) -> None:
-        """Settle what was used, or void; record it either way. Once: later calls are a bug.
+        """Settle what was used, or release the hold; record it either way. Once: later calls are a bug.
 
         `error` is what the request ended with, and `asked` whose answer it was, or would have been: what that offer
         costs is charged. Raises GatewayError `ledger_unavailable` where the answer is refused, since its bill cannot be
@@ -133,11 +130,10 @@ class Bill:
             else:
                 self._note_loss(hold, self.cost_nano - charged_nano)
                 self.cost_nano = charged_nano
-        elif self._is_hold_asked:  # given, refused, or left while it was decided
-            with suppress(GatewayError):  # it catches up; what the caller is told does not depend on it
-                await ledger.void(self._call.request_id, record)
-        else:
-            self._parts.records.add(record)
+            return
+        if hold is not None:
+            ledger.release(hold.request_id)
+        self._parts.records.add(record)
 
     def _keep_or_refuse(self, pending: SettlementPending, record: RequestRecord, *, is_delivered: bool) -> None:
         """What was delivered is billed in the end; an answer that was not is refused, and not billed."""

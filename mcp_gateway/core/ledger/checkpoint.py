@@ -14,6 +14,6 @@ async def verify_since_checkpoint(store: Engine) -> None:
     if differences:
         rows = "; ".join(", ".join(map(str, row)) for row in differences)
         raise LedgerBroken(
-            "balances differ from their entries (account; paid, granted, held by the wallet; by the entries): "
+            "balances differ from their entries (account; paid, granted by the wallet; by the entries): "
             f"{rows}. Run `mcp-gateway ledger check`, and restore a backup or ask for help before serving"
         )

@@ -1,23 +1,16 @@
-"""What is asked of the ledger, as values: holds and their ends, money from outside, and what is read of the books."""
+"""What is asked of the books, as values: charges, money from outside, and what is read; and what a commit tells."""
 
 import logging
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from mcp_gateway.core.engine import Read, Scan, Write
+from mcp_gateway.core.ledger.rules import GrantLeft, Parts
 from mcp_gateway.core.money import OutsideKind, PaidKind, format_usd
 from mcp_gateway.core.record import RequestRecord
 from mcp_gateway.core.wallet import WalletObject
 
 logger = logging.getLogger(__name__)
-
-
-class Hold(NamedTuple):
-    """What is set aside for a request."""
-
-    request_id: str
-    account_id: str
-    amount_nano: int
 
 
 class Short(NamedTuple):
@@ -27,37 +20,53 @@ class Short(NamedTuple):
     held_nano: int
 
 
+class WalletState(NamedTuple):
+    """A wallet as of a commit. A higher `version` is a later one; grants are those that have some left, in their order.
+
+    Told by the engine after each commit that changed it, before the results of its writes.
+    """
+
+    account_id: str
+    paid_nano: int
+    grants: tuple[GrantLeft, ...]
+    version: int
+
+
+class Ended(NamedTuple):
+    """Requests whose charge is committed, or can never be. Told by the engine, after the wallets."""
+
+    request_ids: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
-class PlaceHold(Write[Hold | Short]):
-    """A hold of up to `maximum_nano`, where the wallet has `needed_nano`; asked again, the same one."""
+class WalletOf(Read[WalletState]):
+    """Empty for an account without one. Raises AssertionError where the wallet and its grants differ."""
+
+    account_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settle(Write[int]):
+    """A request's charge, decided where its hold was, and its record, in one transaction. Comes to the charge."""
 
     request_id: str
     account_id: str
-    needed_nano: int
-    maximum_nano: int
+    charge: Parts
+    record: RequestRecord | None
+
+    def stand_in(self) -> "Settle | LeaveUncharged":
+        """Without its record, then nothing, so that no hold stays for ever."""
+        if self.record is not None:
+            return replace(self, record=None)
+        logger.critical("the settlement of request %s fails, so that it is not charged", self.request_id)
+        return LeaveUncharged(self.request_id)
 
 
 @dataclass(frozen=True, slots=True)
-class End(Write[int]):
-    """A settlement or a void, and the record of the request, which goes into the same transaction.
-
-    Where `may_exceed`, what the cost is above the hold is taken from what the wallet has free. Comes to the charge.
-    """
+class LeaveUncharged(Write[int]):
+    """A settlement that can't be written: its hold ends. Comes to nothing charged."""
 
     request_id: str
-    kind: Literal["settle", "void"]
-    cost_nano: int
-    record: RequestRecord | None
-    may_exceed: bool = False
-
-    def stand_in(self) -> "End | None":
-        """Without its record, then a void, so that no hold stays for ever."""
-        if self.record is not None:
-            return replace(self, record=None)
-        if self.kind == "void":
-            return None
-        logger.critical("the settlement of request %s fails, so that its hold is voided", self.request_id)
-        return End(self.request_id, "void", 0, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +86,20 @@ class Departure(Write[int]):
     record: RequestRecord
 
 
-Entry = End | GiveBack | Departure
+@dataclass(frozen=True, slots=True)
+class SettleLate(Write[int]):
+    """As releases with holds in the database left it in a file: at most what was held, unless it `may_exceed` that.
+
+    From where it is paid was not said: from what the wallet has.
+    """
+
+    request_id: str
+    cost_nano: int
+    record: RequestRecord | None
+    may_exceed: bool
+
+
+Entry = Settle | SettleLate | GiveBack | Departure
 """What is carried out in the end, whatever lies between."""
 
 
@@ -86,13 +108,6 @@ class CatchUp(Write[None]):
     """Entries and records that an earlier process could not write; what it had written is not written again."""
 
     entries: tuple[Entry | RequestRecord, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class VoidHolds(Write[int]):
-    """All holds that were made before a time, or all for None. Comes to how many."""
-
-    made_before_ms: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +137,9 @@ class Grant(Write[bool]):
 
 @dataclass(frozen=True, slots=True)
 class ExpireGrants(Write[int]):
-    """Of these accounts. Comes to the nano-USD that were taken back."""
+    """Of these accounts, so much of which grant. Comes to the nano-USD that were taken back."""
 
-    account_ids: tuple[str, ...]
+    left: tuple[tuple[str, Parts], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,38 +182,13 @@ class Balance:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class BalanceOf(Read[Balance]):
-    """Empty for an account without a wallet."""
-
-    account_id: str
-
-
-class OneHold(NamedTuple):
-    """What one running request holds, and since when."""
-
-    amount_nano: int
-    since_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class HoldsOf(Read[tuple[OneHold, ...]]):
-    """An account's, the latest first."""
-
-    account_id: str
-
-
 class HeldNow(NamedTuple):
-    """How many requests hold money, how much, and since when the oldest; None where none does."""
+    """How many requests hold money, how much, for how long the oldest, and what of it the wallets do not cover."""
 
     requests: int
     amount_nano: int
-    since_ms: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class OpenHolds(Read[HeldNow]):
-    """Of all accounts."""
+    oldest_s: float
+    overdrawn_nano: int
 
 
 @dataclass(frozen=True, slots=True)

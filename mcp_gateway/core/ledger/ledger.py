@@ -1,7 +1,7 @@
-"""The wallet of each account: integers in nano-USD, append-only facts, every decision in the writer's transaction.
+"""The wallet of each account: integers in nano-USD, append-only facts in the database, holds in memory.
 
 A hold counts against the balance at once. Granted credit is used before what was paid, that which expires first before
-the rest; a hold fixes which grants it draws on. Settling and voiding end a hold once, whoever asks again.
+the rest; a hold fixes which grants it draws on. A hold ends once, by its settlement or its release, or with the process.
 """
 
 import asyncio
@@ -18,28 +18,26 @@ from mcp_gateway.core.ledger.entries import (
     Applied,
     AppliedBy,
     Balance,
-    BalanceOf,
     CatchUp,
     Departure,
     Discrepancies,
-    End,
+    Ended,
     Entry,
     ExpireGrants,
     GiveBack,
     Grant,
-    Hold,
-    HoldsOf,
+    HeldNow,
     Move,
-    OneHold,
-    OpenHolds,
-    PlaceHold,
+    Settle,
     Short,
-    VoidHolds,
+    WalletOf,
+    WalletState,
 )
+from mcp_gateway.core.ledger.purse import Hold, Purse, Purses
 from mcp_gateway.core.ledger.wait_limit import TooLong, WaitLimit
 from mcp_gateway.core.ledger.wait_list import WaitList
 from mcp_gateway.core.money import OutsideKind, PaidKind, format_usd
-from mcp_gateway.core.record import RequestRecord
+from mcp_gateway.core.record import AddRecord, RequestRecord
 
 logger = logging.getLogger(__name__)
 
@@ -75,56 +73,83 @@ class Ledger:
         self._now_ms = store.now_ms
         self._minimum_balance_nano = minimum_balance_nano
         self._hold_wait_s = hold_wait_s
+        self._purses = Purses()
         self._wait_list = WaitList()
         self._wait_limit = WaitLimit(settle_wait_s)
         self._longest_hold_s = longest_hold_s
         self._topup = {} if topup_url is None else {"topup_url": topup_url}
+        store.listen(WalletState, self._wallet_changed)
+        store.listen(Ended, self._ended)
 
     async def hold(self, request_id: str, account_id: str, minimum_nano: int, maximum_nano: int) -> Hold:
         """Set aside up to `maximum_nano`, at least `minimum_nano`, for a request; asked again, the same hold.
 
-        Where the account has the money but its running requests hold it, that is waited for up to `hold_wait_s`.
-        Raises GatewayError `insufficient_balance` or `below_minimum_balance` (402), `balance_held` (429),
-        `ledger_unavailable` (503). Not durable: a hold dies with the process that made it.
+        What the wallet covers as it is known is decided at once; else it is read again. Where the account has the money
+        but its running requests hold it, that is waited for up to `hold_wait_s`. Raises GatewayError
+        `insufficient_balance` or `below_minimum_balance` (402), `balance_held` (429), `ledger_unavailable` (503).
         """
+        if not self._store.is_available:
+            raise GatewayError(
+                "ledger_unavailable", "The gateway cannot write its ledger at the moment; try again shortly."
+            )
         needed_nano = max(minimum_nano, self._minimum_balance_nano)
-        ask = PlaceHold(request_id, account_id, needed_nano, maximum_nano)
-        outcome = await self._store.write(ask, is_durable=False)
-        if self._hold_wait_s and isinstance(outcome, Short) and _may_come_free(outcome, needed_nano):
-            outcome = await self._hold_later(ask)
-        if isinstance(outcome, Short):
-            raise await self._refusal(outcome, ask, minimum_nano)
-        return outcome
+        purse = self._purses.of(account_id)
+        hold = self._purses.place(purse, request_id, needed_nano, maximum_nano, self._now_ms())
+        if hold is None:
+            hold = await self._hold_after_reading(request_id, account_id, needed_nano, maximum_nano)
+        if hold is None:
+            raise self._refusal(account_id, needed_nano, minimum_nano)
+        return hold
 
-    async def _hold_later(self, ask: PlaceHold) -> Hold | Short:
-        """Ask again whenever money came free, and a last time at the end: another process may have paid in."""
+    async def _hold_after_reading(
+        self, request_id: str, account_id: str, needed_nano: int, most_nano: int
+    ) -> Hold | None:
+        """As another process may have added to the wallet; then whenever money comes free, until the wait is over."""
         loop = asyncio.get_running_loop()
-        until_s, is_over = loop.time() + self._hold_wait_s, False
+        until_s, is_first = loop.time() + self._hold_wait_s, True
         while True:
-            freed = self._wait_list.freed(ask.account_id)  # before it asks, so that nothing is missed between
-            outcome = await self._store.write(ask, is_durable=False)
-            if is_over or isinstance(outcome, Hold) or not _may_come_free(outcome, ask.needed_nano):
-                return outcome
-            await asyncio.wait({freed}, timeout=until_s - loop.time())
-            is_over = not freed.done()
+            freed = self._wait_list.freed(account_id) if self._hold_wait_s else None
+            left_s = until_s - loop.time()
+            if is_first or left_s <= 0:
+                await self._read_wallet(account_id)
+            purse = self._purses.of(account_id)
+            hold = self._purses.place(purse, request_id, needed_nano, most_nano, self._now_ms())
+            may_come_free = _may_come_free(purse.short(self._now_ms()), needed_nano)
+            if hold is not None or freed is None or not may_come_free or left_s <= 0:
+                return hold
+            is_first = False
+            await asyncio.wait({freed}, timeout=left_s)
+
+    async def _read_wallet(self, account_id: str) -> Purse:
+        """The account's purse, with its wallet as of the last commit."""
+        purse = self._purses.of(account_id)
+        purse.reads += 1
+        try:
+            state = await self._store.read(WalletOf(account_id))
+        finally:
+            purse.reads -= 1
+        purse.take(state)
+        return purse
 
     async def settle(
         self, hold: Hold, cost_nano: int, record: RequestRecord | None, *, may_exceed: bool = False
     ) -> int:
-        """End a hold by charging `cost_nano`; returns what was charged, 0 if it had ended before.
+        """End a hold by charging `cost_nano`; returns what was charged.
 
         At most what is held is charged, or where the cost `may_exceed` that, also what the wallet has free just then.
-        `record` is written with it, with what was charged as its cost. Returns once it is on the disk. Raises
-        SettlementPending where that takes longer than `settle_wait_s`.
+        What is not charged comes free at once. `record` is written with it, with what was charged as its cost. Returns
+        once it is on the disk. Raises SettlementPending where that takes longer than `settle_wait_s`, NotHeld for a
+        hold that has ended.
         """
-        end = End(hold.request_id, "settle", cost_nano, record, may_exceed)
-        written = self._store.write(end, in_outage="wait")
+        charge = self._purses.charge(hold, cost_nano, self._now_ms(), may_exceed=may_exceed)
+        if record is not None and record.cost_nano != charge.amount_nano:
+            record = record._replace(cost_nano=charge.amount_nano)
+        written = self._store.write(Settle(hold.request_id, hold.account_id, charge, record), in_outage="wait")
+        self.wake(hold.account_id)
         try:
             return cast(int, await self._wait_limit.wait_for(written))
         except TooLong:
             raise SettlementPending(hold, written) from None
-        finally:
-            self._freed_by(written, hold.account_id)
 
     def take_back(self, pending: SettlementPending, record: RequestRecord) -> None:
         """Charge nothing after all, since the answer is refused; `record` says so in the request log.
@@ -133,27 +158,23 @@ class Ledger:
         entry of its own, which is queued behind it.
         """
         if self._store.withdraw(pending.written):
-            self._keep(End(pending.hold.request_id, "void", 0, record))
+            self.release(pending.hold.request_id)
+            _keep(self._store.write(AddRecord(record), is_durable=False, in_outage="keep"))
         else:
             self.give_back(pending.hold, record)
 
+    def release(self, request_id: str) -> None:
+        """Hold nothing for a request any more, if anything was held."""
+        if (hold := self._purses.release(request_id)) is not None:
+            self.wake(hold.account_id)
+
     def give_back(self, hold: Hold, record: RequestRecord) -> "asyncio.Future[int]":
         """Return what a request was charged, if anything, once; `record` says why in the request log."""
-        return self._keep(GiveBack(hold.request_id, hold.account_id, record))
+        return _keep(self._store.write(GiveBack(hold.request_id, hold.account_id, record), in_outage="keep"))
 
     def note_departure(self, record: RequestRecord) -> "asyncio.Future[int]":
-        """Have the request log say that the client had left, whose settlement or void was queued before."""
-        return self._keep(Departure(record.id, record), is_durable=False)
-
-    async def void(self, request_id: str, record: RequestRecord | None) -> None:
-        """End a request's hold, if there is one, by giving all of it back.
-
-        Raises GatewayError `ledger_unavailable` where that takes longer; it is still carried out.
-        """
-        voided = self._keep(End(request_id, "void", 0, record), is_durable=False)
-        if record is not None:
-            self._freed_by(voided, record.account_id)
-        await voided
+        """Have the request log say that the client had left, whose settlement was queued before."""
+        return _keep(self._store.write(Departure(record.id, record), is_durable=False, in_outage="keep"))
 
     async def credit(self, account_id: str, amount_nano: int, reference: str, *, note: str | None = None) -> bool:
         """Add paid money from outside; False if `reference` was applied before.
@@ -173,9 +194,7 @@ class Ledger:
         self, account_id: str, kind: PaidKind, amount_nano: int, reference: str, note: str | None
     ) -> bool:
         _check_can_own(account_id)
-        is_new = await self._store.write(Move(account_id, kind, amount_nano, reference, note))
-        self.wake(account_id)
-        return is_new
+        return await self._store.write(Move(account_id, kind, amount_nano, reference, note))
 
     async def grant(
         self,
@@ -190,9 +209,7 @@ class Ledger:
         if amount_nano <= 0:
             raise ValueError("a grant is more than nothing")
         _check_can_own(account_id)
-        is_new = await self._store.write(Grant(account_id, amount_nano, reference, expires_at_ms, note))
-        self.wake(account_id)
-        return is_new
+        return await self._store.write(Grant(account_id, amount_nano, reference, expires_at_ms, note))
 
     def wake(self, account_id: str) -> None:
         """Have requests look again that wait for money of this account, which may have some now."""
@@ -203,32 +220,35 @@ class Ledger:
         return await self._store.read(AppliedBy(kind, reference))
 
     async def balance(self, account_id: str) -> Balance:
-        """The account's wallet as of the last commit; empty for an account without one."""
-        return await self._store.read(BalanceOf(account_id))
+        """The account's wallet as of the last commit, less what is held now; empty for an account without one."""
+        return (await self._read_wallet(account_id)).balance(self._now_ms())
 
     async def catch_up(self, entries: Iterable[Entry | RequestRecord]) -> None:
         """Carry out what an earlier process could not; what it had carried out is not done again. Durable."""
         await self._store.write(CatchUp(tuple(entries)))
 
-    async def void_open_holds(self) -> int:
-        """Void every hold there is; right only at start, before this process has made one. Returns how many."""
-        return await self._store.write(VoidHolds(None))
+    def release_stale_holds(self) -> int:
+        """Release the holds that are older than any request can be, and so nobody's. Returns how many."""
+        since_ms = self._now_ms() - int(self._longest_hold_s * 1000)
+        stale = [hold.request_id for hold in self._purses.holds if hold.state == "open" and hold.since_ms < since_ms]
+        for request_id in stale:
+            self.release(request_id)
+        return len(stale)
 
-    async def void_stale_holds(self) -> int:
-        """Void the holds that are older than any request can be, and so nobody's. Returns how many."""
-        return await self._store.write(VoidHolds(self._now_ms() - int(self._longest_hold_s * 1000)))
-
-    async def open_holds(self) -> tuple[int, int, float]:
-        """Of the last commit: how many requests hold money, how many nano-USD, and for how many seconds the oldest."""
-        now_ms = self._now_ms()
-        held = await self._store.read(OpenHolds())
-        oldest_s = 0.0 if held.since_ms is None else (now_ms - held.since_ms) / 1000
-        return held.requests, held.amount_nano, oldest_s
+    def held_now(self) -> HeldNow:
+        """By all running requests, and by those whose charge is not written yet."""
+        holds = tuple(self._purses.holds)
+        oldest_s = (self._now_ms() - holds[0].since_ms) / 1000 if holds else 0.0
+        overdrawn_nano = sum(purse.overdrawn_nano for purse in self._purses)
+        return HeldNow(len(holds), sum(hold.amount_nano for hold in holds), oldest_s, overdrawn_nano)
 
     async def expire_grants(self) -> int:
         """Take back what is left, and not held, of every grant whose time is over; returns nano-USD."""
-        account_ids = await self._store.read(AccountsWithExpiredGrants(self._now_ms()))
-        return await self._store.write(ExpireGrants(account_ids)) if account_ids else 0
+        now_ms = self._now_ms()
+        account_ids = await self._store.read(AccountsWithExpiredGrants(now_ms))
+        left = [(one, (await self._read_wallet(one)).expired(now_ms)) for one in account_ids]
+        taken = tuple((account_id, parts) for account_id, parts in left if parts.grants)
+        return await self._store.write(ExpireGrants(taken)) if taken else 0
 
     @property
     def is_writable(self) -> bool:
@@ -247,28 +267,28 @@ class Ledger:
             await asyncio.sleep(_EXPIRY_INTERVAL_S)
 
     async def watch_holds(self) -> None:
-        """Void stale holds now and then, until cancelled: a bug must not keep a customer's money until a restart."""
+        """Release stale holds now and then, until cancelled: a bug must not keep a customer's money until a restart."""
         while True:
             await asyncio.sleep(_SWEEP_INTERVAL_S)
-            with suppress(GatewayError):
-                if count := await self.void_stale_holds():
-                    logger.critical("voided %d holds that no request can still have", count)
+            if count := self.release_stale_holds():
+                logger.critical("released %d holds that no request can still have", count)
 
     async def check(self) -> list[str]:
         """Every discrepancy between the facts and what is derived from them, in words; empty is good."""
         return [f"{what}: {', '.join(map(str, row))}" for what, row in await self._store.read(Discrepancies())]
 
-    async def _refusal(self, short: Short, ask: PlaceHold, minimum_nano: int) -> GatewayError:
+    def _refusal(self, account_id: str, needed_nano: int, minimum_nano: int) -> GatewayError:
         """What a program can tell apart: money is missing, which is final, or the account's own requests hold it."""
-        holds = await self._store.read(HoldsOf(ask.account_id)) if short.held_nano else ()
+        now_ms, purse = self._now_ms(), self._purses.of(account_id)
+        short, holds = purse.short(now_ms), tuple(purse.holds.values())
         balance, held = format_usd(short.spendable_nano), format_usd(short.held_nano)
         details = {"balance_usd": balance, "held_usd": held, "holding_requests": len(holds)}
-        if _may_come_free(short, ask.needed_nano):
+        if _may_come_free(short, needed_nano):
             message = (
                 f"The balance of {balance} USD does not cover this request, which needs "
-                f"{format_usd(ask.needed_nano)} USD: {held} USD are held for {len(holds)} of your running requests."
+                f"{format_usd(needed_nano)} USD: {held} USD are held for {len(holds)} of your running requests."
             )
-            wait_s = _expected_wait_s(holds, ask.needed_nano - short.spendable_nano, self._now_ms())
+            wait_s = _expected_wait_s(holds, needed_nano - short.spendable_nano, now_ms)
             return GatewayError("balance_held", message, retry_after_s=wait_s, details=details)
         code: Code
         if short.spendable_nano < minimum_nano:
@@ -282,16 +302,15 @@ class Ledger:
             message = f"Requests need a balance of {format_usd(self._minimum_balance_nano)} USD."
         return GatewayError(code, message, details=details | self._topup)
 
-    def _freed_by(self, written: "asyncio.Future[Any]", account_id: str) -> None:
-        """Wake who waits for the account's money once this is written."""
-        if self._wait_list:
-            written.add_done_callback(lambda _: self.wake(account_id))
+    def _wallet_changed(self, state: WalletState) -> None:
+        """A commit has changed it: what is spent from now on is decided by this."""
+        if (purse := self._purses.known(state.account_id)) is not None:
+            purse.take(state)
+            self.wake(state.account_id)
 
-    def _keep(self, one: Entry, *, is_durable: bool = True) -> "asyncio.Future[Any]":
-        """Queue what must be carried out in the end, whoever waits for it."""
-        written = self._store.write(one, is_durable=is_durable, in_outage="keep")
-        written.add_done_callback(_look_at)
-        return written
+    def _ended(self, ended: Ended) -> None:
+        for request_id in ended.request_ids:
+            self.release(request_id)
 
 
 def _check_can_own(account_id: str) -> None:
@@ -303,13 +322,13 @@ def _may_come_free(short: Short, needed_nano: int) -> bool:
     return short.spendable_nano + short.held_nano >= needed_nano
 
 
-def _expected_wait_s(holds: Sequence[OneHold], missing_nano: int, now_ms: int) -> int:
+def _expected_wait_s(holds: Sequence[Hold], missing_nano: int, now_ms: int) -> int:
     """1 to 60 s: as long again as those have run that hold what is missing, the latest first.
 
     Nothing else is known of when a request ends; of times without a scale the rest is expected to equal the age.
     """
     since_ms = now_ms
-    for hold in holds:
+    for hold in reversed(holds):
         since_ms = hold.since_ms
         missing_nano -= hold.amount_nano
         if missing_nano <= 0:
@@ -317,7 +336,7 @@ def _expected_wait_s(holds: Sequence[OneHold], missing_nano: int, now_ms: int) -
     return min(max(1, (now_ms - since_ms) // 1000), _LONGEST_RETRY_S)
 
 
-def _look_at(written: "asyncio.Future[Any]") -> None:
-    """So that the failure of what nobody waits for is not reported as forgotten; the store has logged it."""
-    if not written.cancelled():
-        written.exception()
+def _keep(written: "asyncio.Future[Any]") -> "asyncio.Future[Any]":
+    """What is carried out whoever waits for it; the store has logged its failure, which is not reported as forgotten."""
+    written.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return written

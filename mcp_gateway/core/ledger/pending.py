@@ -12,7 +12,8 @@ from typing import Any
 
 import orjson
 
-from mcp_gateway.core.ledger.entries import Departure, End, Entry, GiveBack
+from mcp_gateway.core.ledger.entries import Departure, Entry, GiveBack, Settle, SettleLate
+from mcp_gateway.core.ledger.rules import Parts
 from mcp_gateway.core.private import OWNER_ALONE
 from mcp_gateway.core.record import AddRecord, RequestRecord
 
@@ -23,9 +24,9 @@ _RESERVE = "settlements.reserve"
 _RESERVE_BYTES = 1024 * 1024
 Kept = Entry | RequestRecord
 _KINDS: dict[str, type[Kept]] = {
-    "settle": End, "give_back": GiveBack, "record": RequestRecord, "departure": Departure,
+    "charge": Settle, "settle": SettleLate, "give_back": GiveBack, "record": RequestRecord, "departure": Departure,
 }  # fmt: skip
-"""In the order in which they are written: money first, and last what corrects a record."""
+"""In the order in which they are written: money first, and last what corrects a record. `settle` is read alone."""
 
 
 class ForeignPending(Exception):
@@ -95,12 +96,8 @@ def _open(path: Path) -> Any:
 
 
 def _kept(unwritten: Iterable[Any]) -> Iterator[Kept]:
-    """A void needs no entry, since the next start voids what is open; its record does."""
     for one in unwritten:
-        if isinstance(one, End) and one.kind == "void":
-            if one.record is not None:
-                yield one.record
-        elif isinstance(one, AddRecord):
+        if isinstance(one, AddRecord):
             yield one.record
         elif type(one) in _KINDS.values():
             yield one
@@ -111,14 +108,14 @@ def _line(entry: Kept) -> bytes:
     if isinstance(entry, RequestRecord):
         return orjson.dumps(entry._asdict() | {"kind": kind})
     named = {field.name: getattr(entry, field.name) for field in fields(entry)}
-    record = entry.record and entry.record._asdict()
-    return orjson.dumps(named | {"record": record, "kind": named.get("kind", kind)})
+    return orjson.dumps(named | {"record": entry.record and entry.record._asdict(), "kind": kind})
 
 
 def _entry(line: dict[str, Any]) -> Kept:
-    kind = _KINDS[line["kind"]]
-    if kind is not End:
-        del line["kind"]
+    kind = _KINDS[line.pop("kind")]
     if line.get("record") is not None:
         line["record"] = RequestRecord(**line["record"])
+    if "charge" in line:
+        paid_nano, parts = line["charge"]
+        line["charge"] = Parts(paid_nano, tuple(map(tuple, parts)))
     return kind(**line)

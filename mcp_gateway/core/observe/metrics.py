@@ -54,6 +54,11 @@ class Metrics:
         )  # fmt: skip
         self.open_holds = Gauge("gateway_open_holds", "Requests that hold money.", registry=registry)
         self.held_usd = Gauge("gateway_held_usd", "What they hold together.", registry=registry)
+        self.overdrawn_usd = Gauge(
+            "gateway_held_beyond_wallets_usd",
+            "What of it wallets do not cover, since money was taken back from outside.",
+            registry=registry,
+        )
         self.oldest_hold_s = Gauge(
             "gateway_oldest_hold_seconds", "For how long the oldest of them has.", registry=registry
         )

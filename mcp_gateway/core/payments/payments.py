@@ -11,7 +11,7 @@ from mcp_gateway.core.engine import Engine, Read, Write
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.payments.checkout import Checkout, Pages, Till, UnknownCustomer
-from mcp_gateway.core.payments.facts import Fact, Paid, Uncreditable, Uncredited, Unreadable, fact_of
+from mcp_gateway.core.payments.facts import Fact, Uncreditable, Uncredited, Unreadable, fact_of
 from mcp_gateway.core.text import shown
 
 logger = logging.getLogger(__name__)
@@ -89,14 +89,12 @@ class Payments:
         till: Till,
         *,
         now_ms: Callable[[], int],
-        on_credited: Callable[[str], None],
         on_uncredited: Callable[[Uncreditable | Literal["unreadable"]], None],
     ) -> None:
-        """`on_credited` is told whose wallet got money, `on_uncredited` why an event about money brought none."""
+        """`on_uncredited` is told why an event about money brought none."""
         self._store = store
         self._till = till
         self._now_ms = now_ms
-        self._on_credited = on_credited
         self._on_uncredited = on_uncredited
         self._making_customer = asyncio.Lock()
 
@@ -141,8 +139,6 @@ class Payments:
             message = "Stripe session %s was paid and credits nothing: %s; look for it on Stripe's pages"
             logger.warning(message, shown(left_out.session_id), _REASONS[left_out.reason])
             self._on_uncredited(left_out.reason)
-        elif isinstance(fact, Paid):
-            self._on_credited(fact.account_id)
 
     # Customers
 

@@ -38,6 +38,16 @@ class Transaction(Rows):
         self.now_ms = now_ms
         """The time by which entries of the ledger are made: what has a later id is not older."""
         self._executors = executors
+        self._told: list[object] = []
+
+    def tell(self, fact: object) -> None:
+        """Have who listens for facts of its kind hear of it once this is committed."""
+        self._told.append(fact)
+
+    def take_told(self) -> list[object]:
+        """What was told since the last time, which is forgotten with this."""
+        told, self._told = self._told, []
+        return told
 
     def execute(self, sql: str, parameters: Parameters = ()) -> int:
         """Returns how many rows it changed."""

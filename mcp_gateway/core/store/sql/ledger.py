@@ -1,4 +1,4 @@
-"""What is read of the ledger: wallets, holds, entries and their notes, and whether the books agree."""
+"""What is read of the ledger: wallets, entries and their notes, and whether the books agree."""
 
 import orjson
 
@@ -6,14 +6,11 @@ from mcp_gateway.core.ledger.entries import (
     AccountsWithExpiredGrants,
     Applied,
     AppliedBy,
-    Balance,
-    BalanceOf,
     Discrepancies,
-    HeldNow,
-    HoldsOf,
-    OneHold,
-    OpenHolds,
+    WalletOf,
+    WalletState,
 )
+from mcp_gateway.core.ledger.rules import GrantLeft
 from mcp_gateway.core.ledger.statement import LedgerTransaction as Entry
 from mcp_gateway.core.ledger.statement import NotesOf, TransactionsPage
 from mcp_gateway.core.store.sql.checks import CHECKS
@@ -23,7 +20,14 @@ _KINDS_FROM_OUTSIDE = "kind = 'credit' OR kind = 'grant' OR kind = 'refund' OR k
 """Which apply once, in the words of their index."""
 FROM_OUTSIDE = f"FROM ledger_transactions WHERE kind = ? AND reference = ? AND ({_KINDS_FROM_OUTSIDE})"
 _MOVES = "AND kind NOT IN ('hold', 'void')"
-"""Setting aside and giving back change nothing of what an account owns."""
+"""What releases wrote whose holds were entries: setting aside and giving back change nothing of what an account owns."""
+_WALLET = """
+SELECT w.paid_nano, w.granted_nano, (SELECT MAX(id) FROM ledger_transactions WHERE account_id = w.account_id),
+    g.id, g.remaining_nano, g.expires_at_ms
+FROM wallets AS w LEFT JOIN grants AS g ON g.account_id = w.account_id AND g.remaining_nano > 0
+WHERE w.account_id = ? ORDER BY g.expires_at_ms IS NULL, g.expires_at_ms, g.id
+"""
+"""One statement, so that it tells of one moment."""
 
 
 def _applied(rows: Rows, read: AppliedBy) -> Applied | None:
@@ -32,25 +36,14 @@ def _applied(rows: Rows, read: AppliedBy) -> Applied | None:
     return None if row is None else Applied(*row)
 
 
-def _balance(rows: Rows, read: BalanceOf) -> Balance:
-    sql = "SELECT paid_nano, granted_nano, held_nano FROM wallets WHERE account_id = ?"
-    row = rows.first(sql, (read.account_id,))
-    return Balance(*row) if row else Balance()
-
-
-def _holds_of(rows: Rows, read: HoldsOf) -> tuple[OneHold, ...]:
-    """All holds are looked through, which are as many as requests run: an index would cost every request more."""
-    sql = (
-        "SELECT paid_nano + granted_nano, created_at_ms FROM holds WHERE account_id = ? "
-        "ORDER BY created_at_ms DESC, request_id DESC"
-    )
-    return tuple(OneHold(*row) for row in rows.all(sql, (read.account_id,)))
-
-
-def _open_holds(rows: Rows, _: OpenHolds) -> HeldNow:
-    row = rows.first("SELECT COUNT(*), COALESCE(SUM(paid_nano + granted_nano), 0), MIN(created_at_ms) FROM holds")
-    assert row is not None
-    return HeldNow(*row)
+def _wallet(rows: Rows, read: WalletOf) -> WalletState:
+    found = rows.all(_WALLET, (read.account_id,))
+    if not found:
+        return WalletState(read.account_id, 0, (), 0)
+    paid_nano, granted_nano, version, *_ = found[0]
+    grants = tuple(GrantLeft(*row[3:]) for row in found if row[3] is not None)
+    assert sum(grant.left_nano for grant in grants) == granted_nano, "grants hold other than the wallet says"
+    return WalletState(read.account_id, paid_nano, grants, version)
 
 
 def _with_expired_grants(rows: Rows, read: AccountsWithExpiredGrants) -> tuple[str, ...]:
@@ -79,9 +72,7 @@ def _notes(rows: Rows, read: NotesOf) -> dict[int, str]:
 EXECUTORS = Executors(
     reads={
         AppliedBy: _applied,
-        BalanceOf: _balance,
-        HoldsOf: _holds_of,
-        OpenHolds: _open_holds,
+        WalletOf: _wallet,
         AccountsWithExpiredGrants: _with_expired_grants,
         Discrepancies: _discrepancies,
         TransactionsPage: _page,

@@ -25,7 +25,7 @@ used AS (
     FROM entries LEFT JOIN requests ON requests.account_id = :account_id AND requests.id = reference
     WHERE NOT is_later AND kind IN {_OF_REQUESTS}
 )
-SELECT 'now' AS part, NULL, 0, 0, 0, 0, paid_nano + granted_nano + held_nano FROM wallets WHERE account_id = :account_id
+SELECT 'now' AS part, NULL, 0, 0, 0, 0, paid_nano + granted_nano FROM wallets WHERE account_id = :account_id
 UNION ALL
 SELECT 'later', NULL, COUNT(*), 0, 0, 0, COALESCE(SUM(amount_nano), 0) FROM entries WHERE is_later
 UNION ALL

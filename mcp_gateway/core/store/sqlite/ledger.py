@@ -1,71 +1,132 @@
 """The ledger's transactions: what every request passes, and what is carried out in the same books."""
 
 from collections.abc import Sequence
+from typing import assert_never
 
-from mcp_gateway.core.ledger.decisions import check_fits, decide, end
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.ledger import rules
 from mcp_gateway.core.ledger.entries import (
     CatchUp,
     Departure,
-    End,
     Entry,
     ExpireGrants,
     GiveBack,
     Grant,
-    Hold,
+    LeaveUncharged,
     Move,
-    PlaceHold,
-    Short,
+    Settle,
+    SettleLate,
     VerifySinceCheckpoint,
-    VoidHolds,
 )
-from mcp_gateway.core.money import OutsideKind
+from mcp_gateway.core.ledger.rules import NOTHING, Free
+from mcp_gateway.core.money import MAX_NANO, OutsideKind
 from mcp_gateway.core.record import RequestRecord
 from mcp_gateway.core.store.sql.ledger import FROM_OUTSIDE
+from mcp_gateway.core.store.sqlite import grants
 from mcp_gateway.core.store.sqlite.checkpoint import verify_since_checkpoint
 from mcp_gateway.core.store.sqlite.journal import Journal
 from mcp_gateway.core.store.transaction import Executors, Transaction
 
+_KINDS_OF_A_REQUEST = ("kind = 'hold'", "kind = 'settle'", "kind = 'refund_of_request'")
+"""Of the transactions that bear a request's id; each in the words by which SQLite knows that an index serves."""
+_OF_A_REQUEST = " UNION ALL ".join(
+    f"SELECT * FROM ledger_transactions WHERE reference = :id AND {kind}" for kind in _KINDS_OF_A_REQUEST
+)
+_CHARGED = (
+    "SELECT COALESCE(-SUM(paid_nano), 0), COALESCE(-SUM(granted_nano), 0), COALESCE(SUM(revenue_nano), 0) "
+    f"FROM ({_OF_A_REQUEST})"
+)
+_HELD = "SELECT account_id, -paid_nano - granted_nano FROM ledger_transactions WHERE kind = 'hold' AND reference = ?"
+_IS_SETTLED = "SELECT 1 FROM ledger_transactions WHERE kind = 'settle' AND reference = ?"
 
-def _carry_out(transaction: Transaction, writes: Sequence[PlaceHold | Entry]) -> list[Hold | Short | int]:
-    """What requests cost: decided in order, read and written together."""
-    request_ids = [one.request_id for one in writes]
-    journal = Journal(transaction.connection, transaction.now_ms(), request_ids)
-    outcomes: list[Hold | Short | int] = []
+_Ending = Settle | LeaveUncharged | GiveBack | Departure
+
+
+def _carry_out(transaction: Transaction, writes: Sequence[_Ending]) -> list[int]:
+    """What requests cost: read and written together."""
+    journal = Journal(transaction)
+    outcomes = []
     for one in writes:
         if isinstance(one, GiveBack):  # it reads what those before it have written
             journal.write()
-            journal = Journal(transaction.connection, transaction.now_ms(), request_ids)
-        outcomes.append(decide(journal, one))
+            journal = Journal(transaction)
+        outcomes.append(_outcome(transaction, journal, one))
     journal.write()
     return outcomes
 
 
+def _outcome(transaction: Transaction, journal: Journal, one: _Ending) -> int:
+    match one:
+        case Settle():
+            journal.settle(one.request_id, one.account_id, one.charge)
+            if one.record is not None:
+                journal.record(one.record)
+            return one.charge.amount_nano
+        case LeaveUncharged():
+            journal.leave_uncharged(one.request_id)
+        case GiveBack():
+            return _give_back(transaction, journal, one)
+        case Departure():
+            journal.correct(one.record, keeps_cost=True)
+        case _:
+            assert_never(one)
+    return 0
+
+
+def _give_back(transaction: Transaction, journal: Journal, back: GiveBack) -> int:
+    """Return all that a request was charged, once, and correct its record; returns how much."""
+    charged = transaction.first(_CHARGED, {"id": back.request_id})
+    assert charged is not None
+    paid_nano, granted_nano, revenue_nano = charged
+    journal.correct(back.record)
+    if not revenue_nano:
+        return 0
+    if granted_nano:
+        grants.return_charged(transaction.connection, back.account_id, granted_nano, journal.now_ms)
+    journal.post(
+        back.account_id, "refund_of_request", back.request_id,
+        paid=paid_nano, granted=granted_nano, revenue=-revenue_nano,
+    )  # fmt: skip
+    return int(revenue_nano)
+
+
 def _catch_up(transaction: Transaction, write: CatchUp) -> None:
     for entry in write.entries:
-        request_id = entry.id if isinstance(entry, RequestRecord) else entry.request_id
-        journal = Journal(transaction.connection, transaction.now_ms(), [request_id])
+        journal = Journal(transaction)
         if isinstance(entry, RequestRecord):
             journal.record(entry)
         else:
-            decide(journal, entry)
+            _carry_out_late(transaction, journal, entry)
         journal.write()
 
 
-def _void_holds(transaction: Transaction, write: VoidHolds) -> int:
-    journal = Journal.of_all_holds(transaction.connection, transaction.now_ms(), write.made_before_ms)
-    requests = journal.open_requests
-    for request_id in requests:
-        end(journal, End(request_id, "void", 0, None))
-    journal.write()
-    return len(requests)
+def _carry_out_late(transaction: Transaction, journal: Journal, entry: Entry) -> None:
+    """An entry that an earlier process left; a settlement may have been written all the same."""
+    if not isinstance(entry, Settle | SettleLate):
+        _outcome(transaction, journal, entry)
+    elif transaction.first(_IS_SETTLED, (entry.request_id,)) is None:
+        _outcome(transaction, journal, entry if isinstance(entry, Settle) else _as_settled(transaction, journal, entry))
+    elif entry.record is not None:
+        journal.record(entry.record)
+
+
+def _as_settled(transaction: Transaction, journal: Journal, late: SettleLate) -> Settle:
+    """What it is charged: nobody holds anything at this time, so that all of the wallet is free."""
+    held = transaction.first(_HELD, (late.request_id,))
+    account_id, held_nano = held if held is not None else ("", 0)
+    cost_nano = late.cost_nano if late.may_exceed else min(late.cost_nano, held_nano)
+    free = Free(journal.wallet(account_id).paid_nano, grants.left(transaction.connection, account_id))
+    charge = rules.charge(NOTHING, cost_nano, free, journal.now_ms)
+    record = late.record and late.record._replace(cost_nano=charge.amount_nano)
+    return Settle(late.request_id, account_id, charge, record)
 
 
 def _move(transaction: Transaction, write: Move) -> bool:
     if _is_applied(transaction, write.kind, write.reference):
         return False
-    journal = Journal(transaction.connection, transaction.now_ms())
+    journal = Journal(transaction)
     journal.post(write.account_id, write.kind, write.reference, paid=write.amount_nano, clearing=-write.amount_nano)
-    check_fits(journal.wallet(write.account_id))
+    _check_fits(journal, write.account_id)
     journal.write()
     _note(transaction, write.kind, write.reference, write.note)
     return True
@@ -74,24 +135,35 @@ def _move(transaction: Transaction, write: Move) -> bool:
 def _grant(transaction: Transaction, write: Grant) -> bool:
     if _is_applied(transaction, "grant", write.reference):
         return False
-    journal = Journal(transaction.connection, transaction.now_ms())
+    journal = Journal(transaction)
     amount_nano = write.amount_nano
     journal.post(write.account_id, "grant", write.reference, granted=amount_nano, grant_source=-amount_nano)
-    check_fits(journal.wallet(write.account_id))
-    journal.write()
-    _note(transaction, "grant", write.reference, write.note)
+    _check_fits(journal, write.account_id)
     row = (write.account_id, amount_nano, write.expires_at_ms, journal.now_ms)
     transaction.execute(
         "INSERT INTO grants (account_id, remaining_nano, expires_at_ms, created_at_ms) VALUES (?, ?, ?, ?)", row
     )
+    journal.write()
+    _note(transaction, "grant", write.reference, write.note)
     return True
 
 
 def _expire_grants(transaction: Transaction, write: ExpireGrants) -> int:
-    journal = Journal(transaction.connection, transaction.now_ms())
-    taken_nano = sum(journal.expire_grants(account_id) for account_id in write.account_ids)
+    journal, taken_nano = Journal(transaction), 0
+    for account_id, parts in write.left:
+        for grant_id, left_nano in parts.grants:
+            journal.post(account_id, "expire", f"grant {grant_id}", granted=-left_nano, grant_source=left_nano)
+        journal.take(parts)
+        taken_nano += parts.granted_nano
     journal.write()
     return taken_nano
+
+
+def _check_fits(journal: Journal, account_id: str) -> None:
+    """Before anything is written: paid and granted money together must fit in a number of the database."""
+    wallet = journal.wallet(account_id)
+    if not -MAX_NANO <= wallet.paid_nano <= MAX_NANO - wallet.granted_nano:
+        raise GatewayError("invalid_value", "With this amount the account would have more than the ledger can hold.")
 
 
 def _is_applied(transaction: Transaction, kind: OutsideKind, reference: str) -> bool:
@@ -107,11 +179,10 @@ def _note(transaction: Transaction, kind: OutsideKind, reference: str, note: str
 EXECUTORS = Executors(
     alone={
         CatchUp: _catch_up,
-        VoidHolds: _void_holds,
         Move: _move,
         Grant: _grant,
         ExpireGrants: _expire_grants,
         VerifySinceCheckpoint: verify_since_checkpoint,
     },
-    together={PlaceHold: _carry_out, End: _carry_out, GiveBack: _carry_out, Departure: _carry_out},
+    together=dict.fromkeys((Settle, LeaveUncharged, GiveBack, Departure), _carry_out),
 )

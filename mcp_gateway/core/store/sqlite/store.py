@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mcp_gateway.core.engine import DatabaseError, InOutage, Read, Write
+from mcp_gateway.core.engine import DatabaseError, Fact, InOutage, Read, Write, unavailable
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.store.sqlite.faults import as_database_error
 from mcp_gateway.core.store.sqlite.migrations import migrate
@@ -124,6 +124,7 @@ class Store:
         self._loop = asyncio.get_running_loop()
         self._flusher = Flusher[_Job](self._sync_log, self._flushed)
         self._threads = ThreadPoolExecutor(2, "ledger-wait")  # a lock does not wait for a checkpoint
+        self._listeners: dict[type[Any], Callable[[Any], None]] = {}
         self._waiting: deque[_Job] = deque()
         self._unsynced: list[_Job] = []
         """Committed, of those that wait, while the disk has failed to take the log."""
@@ -185,6 +186,10 @@ class Store:
                 self._waiting.remove(job)
                 return True
         return False
+
+    def listen(self, kind: type[Fact], hear: Callable[[Fact], None]) -> None:
+        """Have `hear` told of what commits have changed, of this kind: after each, before the results of its writes."""
+        self._listeners[kind] = hear
 
     async def read(self, read: Read[T]) -> T:
         """The answer as of the last commit. Raises DatabaseError; GatewayError `overloaded` at a report's deadline."""
@@ -285,6 +290,7 @@ class Store:
             self._put_off(error)
         else:
             self._is_available = True
+            self._tell()
             self._hand_out(jobs)
             self._look_at_log()
         self._go_on()
@@ -337,6 +343,11 @@ class Store:
         except GatewayError as refusal:
             return [refusal]
 
+    def _tell(self) -> None:
+        for fact in self._transaction.take_told():
+            if (hear := self._listeners.get(type(fact))) is not None:
+                hear(fact)
+
     def _hand_out(self, jobs: list[_Job]) -> None:
         durable = []
         for job in jobs:
@@ -385,6 +396,7 @@ class Store:
         self._is_available = False
 
     def _roll_back(self) -> None:
+        self._transaction.take_told()
         with contextlib.suppress(sqlite3.Error):
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
@@ -579,8 +591,7 @@ def _resolve(job: _Job) -> None:
 
 
 def _refuse(job: _Job) -> None:
-    message = "The gateway cannot write its ledger at the moment; try again shortly."
-    job.result, job.error = None, GatewayError("ledger_unavailable", message)
+    job.result, job.error = None, unavailable()
     _resolve(job)
 
 

@@ -1,0 +1,173 @@
+"""What an account can spend, known in memory: its wallet as it was last committed, less what its requests hold.
+
+Exact since only this process takes money out of a wallet: others can only add, so that a purse which is behind refuses
+too early and never too late. Awaits nothing, so that no decision stands between a look and a change.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from mcp_gateway.core.ledger import rules
+from mcp_gateway.core.ledger.entries import Balance, Short, WalletState
+from mcp_gateway.core.ledger.rules import NOTHING, Free, Parts
+
+_MOST_PURSES = 10_000
+"""Beyond it those are forgotten that nothing is held of: a wallet that is asked for again is read again."""
+
+Misuse = Literal["hold of another account", "another amount", "ended already", "never was"]
+
+
+class NotHeld(Exception):
+    """A hold is asked for, or ended, otherwise than it was made: a bug of ours, by its name."""
+
+    def __init__(self, reason: Misuse, request_id: str) -> None:
+        super().__init__(f"{reason}: {request_id}")
+        self.reason = reason
+
+
+@dataclass(slots=True, eq=False)
+class Hold:
+    """What is set aside for a running request; once its settlement waits to be written, what it is charged."""
+
+    request_id: str
+    account_id: str
+    needed_nano: int
+    most_nano: int
+    since_ms: int
+    parts: Parts
+    state: Literal["open", "charged", "released"] = "open"
+
+    @property
+    def amount_nano(self) -> int:
+        return self.parts.amount_nano
+
+
+class Purse:
+    """One account's."""
+
+    __slots__ = ("_held", "_version", "_wallet", "account_id", "holds", "reads")
+
+    def __init__(self, account_id: str) -> None:
+        self.account_id = account_id
+        self.holds: dict[str, Hold] = {}
+        """By request, the first made first."""
+        self.reads = 0
+        """How many of its wallet are on their way, which would be lost on another purse."""
+        self._wallet = Free(0)
+        self._version = -1
+        self._held = NOTHING
+
+    def take(self, state: WalletState) -> None:
+        """Know the wallet as it is in the database, unless a later state is known."""
+        if state.version >= self._version:
+            self._wallet, self._version = Free(state.paid_nano, state.grants), state.version
+
+    @property
+    def free(self) -> Free:
+        return rules.less(self._wallet, self._held)
+
+    def place(self, request_id: str, needed_nano: int, most_nano: int, now_ms: int) -> Hold | None:
+        """Hold up to `most_nano` for a request; None where less than `needed_nano` is free."""
+        parts = rules.place(self.free, needed_nano, most_nano, now_ms)
+        if parts is None:
+            return None
+        hold = Hold(request_id, self.account_id, needed_nano, most_nano, now_ms, parts)
+        self.holds[request_id] = hold
+        self._held = rules.added(self._held, parts)
+        return hold
+
+    def charge(self, hold: Hold, cost_nano: int, now_ms: int, *, may_exceed: bool) -> Parts:
+        """What the request is charged, which alone is held from now on; the rest is free at once."""
+        free = self.free if may_exceed and cost_nano > hold.amount_nano else None
+        charged = rules.charge(hold.parts, cost_nano, free, now_ms)
+        self._held = rules.added(rules.without(self._held, hold.parts), charged)
+        hold.parts, hold.state = charged, "charged"
+        return charged
+
+    def release(self, hold: Hold) -> None:
+        """Nothing is held for the request any more."""
+        del self.holds[hold.request_id]
+        hold.state = "charged" if hold.state == "charged" else "released"
+        self._held = rules.without(self._held, hold.parts)
+
+    def expired(self, now_ms: int) -> Parts:
+        return rules.expired(self.free, now_ms)
+
+    def balance(self, now_ms: int) -> Balance:
+        free = self.free
+        granted_nano = sum(grant.left_nano for grant in free.grants if grant.lives_at(now_ms))
+        return Balance(free.paid_nano, granted_nano, self._held.amount_nano)
+
+    def short(self, now_ms: int) -> Short:
+        """What is free, and what may come free: a charge that waits to be written will not."""
+        open_nano = sum(hold.amount_nano for hold in self.holds.values() if hold.state == "open")
+        return Short(self.balance(now_ms).spendable_nano, open_nano)
+
+    @property
+    def overdrawn_nano(self) -> int:
+        """By how much what is held is more than the wallet has, as after money that was taken back from outside."""
+        wallet_nano = self._wallet.paid_nano + sum(grant.left_nano for grant in self._wallet.grants)
+        return max(0, self._held.amount_nano - max(wallet_nano, 0))
+
+
+class Purses:
+    """Those of all accounts that were asked for, and the hold of each running request."""
+
+    def __init__(self) -> None:
+        self._purses: dict[str, Purse] = {}
+        self._holds: dict[str, Hold] = {}
+
+    def of(self, account_id: str) -> Purse:
+        """The account's; a new one knows nothing of the wallet yet, and so has nothing."""
+        purse = self._purses.get(account_id)
+        if purse is None:
+            if len(self._purses) >= _MOST_PURSES:
+                self._purses = {one: kept for one, kept in self._purses.items() if kept.holds or kept.reads}
+            purse = self._purses[account_id] = Purse(account_id)
+        return purse
+
+    def known(self, account_id: str) -> Purse | None:
+        return self._purses.get(account_id)
+
+    def place(self, purse: Purse, request_id: str, needed_nano: int, most_nano: int, now_ms: int) -> Hold | None:
+        """The request's hold, which is the same where it is asked for again. Raises NotHeld where that is not so."""
+        if (before := self._holds.get(request_id)) is not None:
+            return _same(before, purse.account_id, needed_nano, most_nano)
+        hold = purse.place(request_id, needed_nano, most_nano, now_ms)
+        if hold is not None:
+            self._holds[request_id] = hold
+        return hold
+
+    def charge(self, hold: Hold, cost_nano: int, now_ms: int, *, may_exceed: bool) -> Parts:
+        """As Purse.charge, once. Raises NotHeld."""
+        if hold.state != "open":
+            raise NotHeld("ended already", hold.request_id)
+        if self._holds.get(hold.request_id) is not hold:
+            raise NotHeld("never was", hold.request_id)
+        return self._purses[hold.account_id].charge(hold, cost_nano, now_ms, may_exceed=may_exceed)
+
+    def release(self, request_id: str) -> Hold | None:
+        """Hold nothing for the request any more; returns what was held, None where nothing was."""
+        hold = self._holds.pop(request_id, None)
+        if hold is not None:
+            self._purses[hold.account_id].release(hold)
+        return hold
+
+    @property
+    def holds(self) -> Iterable[Hold]:
+        """Of all running requests, the first made first."""
+        return self._holds.values()
+
+    def __iter__(self) -> Iterator[Purse]:
+        return iter(self._purses.values())
+
+
+def _same(hold: Hold, account_id: str, needed_nano: int, most_nano: int) -> Hold:
+    if hold.account_id != account_id:
+        raise NotHeld("hold of another account", hold.request_id)
+    if (hold.needed_nano, hold.most_nano) != (needed_nano, most_nano):
+        raise NotHeld("another amount", hold.request_id)
+    if hold.state != "open":
+        raise NotHeld("ended already", hold.request_id)
+    return hold

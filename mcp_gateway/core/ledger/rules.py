@@ -1,0 +1,125 @@
+"""The rules of money: what a request may set aside, what it is charged, what expires. Values in, values out.
+
+Knows no clock, no store and no running request: whoever carries the rules out, in memory or in a database, decides the
+same. Amounts in nano-USD.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class GrantLeft(NamedTuple):
+    """What is left of granted credit; `expires_at_ms` is None where it lasts."""
+
+    id: int
+    left_nano: int
+    expires_at_ms: int | None = None
+
+    def lives_at(self, now_ms: int) -> bool:
+        return self.expires_at_ms is None or self.expires_at_ms > now_ms
+
+
+class Free(NamedTuple):
+    """What nothing is held of: paid money, which may be below nothing, and grants, the first to expire first."""
+
+    paid_nano: int
+    grants: tuple[GrantLeft, ...] = ()
+
+
+class Parts(NamedTuple):
+    """An amount by where it comes from: paid money, and so much of which grant."""
+
+    paid_nano: int = 0
+    grants: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def granted_nano(self) -> int:
+        return sum(part_nano for _, part_nano in self.grants)
+
+    @property
+    def amount_nano(self) -> int:
+        return self.paid_nano + self.granted_nano
+
+
+NOTHING = Parts()
+
+
+def place(free: Free, needed_nano: int, most_nano: int, now_ms: int) -> Parts | None:
+    """What a hold takes: up to `most_nano`, granted credit first; None where less than `needed_nano` is free."""
+    living = _living(free, now_ms)
+    spendable_nano = free.paid_nano + sum(grant.left_nano for grant in living)
+    if spendable_nano < needed_nano:
+        return None
+    return _taken(living, min(most_nano, spendable_nano))
+
+
+def charge(held: Parts, cost_nano: int, free: Free | None, now_ms: int) -> Parts:
+    """What a request is charged of what it held, granted credit first, and beyond that of what is `free`, if it may.
+
+    Never what others hold, and no paid money below nothing.
+    """
+    within = _first_of(held, min(cost_nano, held.amount_nano))
+    excess_nano = cost_nano - held.amount_nano
+    if excess_nano <= 0 or free is None:
+        return within
+    living = _living(free, now_ms)
+    spendable_nano = max(free.paid_nano, 0) + sum(grant.left_nano for grant in living)
+    return added(within, _taken(living, min(excess_nano, spendable_nano)))
+
+
+def expired(free: Free, now_ms: int) -> Parts:
+    """What is left, and not held, of grants whose time is over."""
+    return Parts(grants=tuple((one.id, one.left_nano) for one in free.grants if not one.lives_at(now_ms)))
+
+
+def added(one: Parts, other: Parts) -> Parts:
+    """Both together, each grant once."""
+    if not other.grants:
+        return Parts(one.paid_nano + other.paid_nano, one.grants)
+    grants = dict(one.grants)
+    for grant_id, part_nano in other.grants:
+        grants[grant_id] = grants.get(grant_id, 0) + part_nano
+    return Parts(one.paid_nano + other.paid_nano, tuple(grants.items()))
+
+
+def less(wallet: Free, held: Parts) -> Free:
+    """A wallet less what is held of it."""
+    if not wallet.grants:
+        return Free(wallet.paid_nano - held.paid_nano)
+    drawn = dict(held.grants)
+    left = (grant._replace(left_nano=grant.left_nano - drawn.get(grant.id, 0)) for grant in wallet.grants)
+    return Free(wallet.paid_nano - held.paid_nano, tuple(grant for grant in left if grant.left_nano > 0))
+
+
+def without(held: Parts, ended: Parts) -> Parts:
+    """What several hold together, without one of them. Raises AssertionError where that would be less than nothing."""
+    grants = dict(held.grants)
+    for grant_id, part_nano in ended.grants:
+        grants[grant_id] -= part_nano
+    left = Parts(held.paid_nano - ended.paid_nano, tuple((one, nano) for one, nano in grants.items() if nano))
+    assert min(left.paid_nano, 0, *(part_nano for _, part_nano in left.grants)) == 0, (
+        "more was given back than was held"
+    )
+    return left
+
+
+def _living(free: Free, now_ms: int) -> tuple[GrantLeft, ...]:
+    return tuple(grant for grant in free.grants if grant.lives_at(now_ms)) if free.grants else ()
+
+
+def _taken(grants: Iterable[GrantLeft], amount_nano: int) -> Parts:
+    """So much of the grants, in their order, and the rest as paid money."""
+    parts = []
+    for grant in grants:
+        if not amount_nano:
+            break
+        part_nano = min(grant.left_nano, amount_nano)
+        parts.append((grant.id, part_nano))
+        amount_nano -= part_nano
+    return Parts(amount_nano, tuple(parts))
+
+
+def _first_of(parts: Parts, amount_nano: int) -> Parts:
+    if not parts.grants:
+        return Parts(amount_nano)
+    return _taken((GrantLeft(grant_id, part_nano) for grant_id, part_nano in parts.grants), amount_nano)

@@ -1,8 +1,9 @@
 """`mcp-gateway accounts`: accounts and their money."""
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from typer.core import TyperCommand
@@ -26,7 +27,6 @@ from mcp_gateway.cli.limits import AccountLimitOption, limits_given, limits_in_w
 from mcp_gateway.core.gateway import Desk
 from mcp_gateway.core.identity.accounts import Account
 from mcp_gateway.core.ids import new_id, now_ms
-from mcp_gateway.core.ledger.entries import Balance
 from mcp_gateway.core.ledger.statement import LedgerTransaction
 from mcp_gateway.core.money import OutsideKind, format_usd
 from mcp_gateway.core.text import check_one_line, shown
@@ -74,7 +74,8 @@ def create_account(
         if amount_nano is not None:
             await desk.ledger.credit(account.id, amount_nano, new_id("cli"))
         words = f"account {account.id} ({name}), balance {format_usd(amount_nano or 0)} USD"
-        answer(account.id if quiet else words, await _object(desk, account), is_json=is_json)
+        facts = _object_of(account, await _wallet(desk, account.id, {}))  # no request of it runs
+        answer(account.id if quiet else words, facts, is_json=is_json)
 
     at_desk(config, data_dir, work)
 
@@ -85,11 +86,11 @@ def list_accounts(config: ConfigOption = None, data_dir: DataDirOption = None, i
 
     async def work(desk: Desk) -> None:
         accounts = await desk.accounts.list()
-        balances = [await desk.ledger.balance(account.id) for account in accounts]
-        listed = list(zip(accounts, balances, strict=True))
+        held = await desk.server.held()
+        listed = [(account, await _wallet(desk, account.id, held)) for account in accounts]
         head = f"{'id':<38}{'balance':>16}{'granted':>16}{'held':>16}  name"
-        words = "\n".join([head, *(_line(account, balance) for account, balance in listed)])
-        answer(words, [_object_of(account, balance) for account, balance in listed], is_json=is_json)
+        words = "\n".join([head, *(_line(account, wallet) for account, wallet in listed)])
+        answer(words, [_object_of(account, wallet) for account, wallet in listed], is_json=is_json)
 
     at_desk(config, data_dir, work)
 
@@ -102,19 +103,19 @@ def show_account(
 
     async def work(desk: Desk) -> None:
         found = await desk.accounts.get(account)
-        balance = await desk.ledger.balance(account)
+        wallet = await _wallet(desk, account, await desk.server.held())
         states = [key.state_at(now_ms()) for key in await desk.keys.list(account)]
         moves = await desk.statement.page(account, before_id=None, limit=_SHOWN_MOVES, only_moves=True)
         notes = await desk.statement.notes([move.id for move in moves])
         facts = {
-            **_object_of(found, balance),
+            **_object_of(found, wallet),
             "keys": {"live": states.count("live"), "all": len(states)},
             "last_entries": [_move_object(move, notes.get(move.id)) for move in moves],
         }
         lines = (
             f"account {account} ({shown(found.name, LISTED_CHARS)}){'' if found.is_active else ', deactivated'}",
-            f"balance {format_usd(balance.spendable_nano)} USD, of it granted {format_usd(balance.granted_nano)};"
-            f" held for requests {format_usd(balance.held_nano)}",
+            f"balance {format_usd(wallet.spendable_nano)} USD, of it granted {format_usd(wallet.granted_nano)};"
+            f" held for requests {_held(wallet)}",
             f"keys: {states.count('live')} live, {len(states)} in all",
             f"margin: {_in_percent(found.margin)} %",
             f"limits: {limits_in_words(found.limits) or 'the highest among its keys'}",
@@ -190,7 +191,11 @@ def adjust_account(
     quiet: QuietOption = False,
     is_json: JsonOption = False,
 ) -> None:
-    """Correct an account's balance, below nothing too, by an entry `adjustment` in its ledger."""
+    """Correct an account's balance, below nothing too, by an entry `adjustment` in its ledger.
+
+    Money is taken away by the server, where one runs; where it does not answer within 10 s, nothing is changed, and the
+    command ends with 3.
+    """
     amount_nano = any_amount(usd)
     if not amount_nano:
         fail("an adjustment of nothing changes nothing")
@@ -198,7 +203,8 @@ def adjust_account(
     async def work(desk: Desk) -> None:
         await desk.accounts.get(account)
         named = _reference(reference, note)
-        is_new = await desk.ledger.adjust(account, amount_nano, named, note=note)
+        adjust = desk.ledger.adjust if amount_nano > 0 else desk.server.adjust
+        is_new = await adjust(account, amount_nano, named, note=note)
         await _tell(desk, account, ("adjustment", named, amount_nano), is_new=is_new, is_quiet=quiet, is_json=is_json)
 
     at_desk(config, data_dir, work)
@@ -266,26 +272,49 @@ async def _tell(
     kind, reference, amount_nano = entry
     if not is_new and await desk.ledger.applied(kind, reference) != (account, amount_nano):
         fail(f"the reference '{shown(reference)}' stands for another {kind} already; nothing was changed")
-    balance = format_usd((await desk.ledger.balance(account)).spendable_nano)
+    balance = format_usd((await _wallet(desk, account, await desk.server.held())).spendable_nano)
     words = f"account {account}, balance {balance} USD{'' if is_new else '; this entry stood already'}"
     facts = {"account": account, "kind": kind, "reference": reference, "amount_usd": format_usd(amount_nano)}
     facts |= {"balance_usd": balance}
     answer(account if is_quiet else words, {**facts, "was_applied_before": not is_new}, is_json=is_json)
 
 
+class _Wallet(NamedTuple):
+    """In nano-USD; `held_nano` is None where no server says what requests hold, which the others then include."""
+
+    paid_nano: int
+    granted_nano: int
+    held_nano: int | None
+
+    @property
+    def spendable_nano(self) -> int:
+        return self.paid_nano + self.granted_nano
+
+
+async def _wallet(desk: Desk, account_id: str, held: Mapping[str, tuple[int, int]] | None) -> _Wallet:
+    balance = await desk.ledger.balance(account_id)
+    paid_nano, granted_nano = (0, 0) if held is None else held.get(account_id, (0, 0))
+    held_nano = None if held is None else paid_nano + granted_nano
+    return _Wallet(balance.paid_nano - paid_nano, balance.granted_nano - granted_nano, held_nano)
+
+
+def _held(wallet: _Wallet) -> str:
+    return "unknown" if wallet.held_nano is None else format_usd(wallet.held_nano)
+
+
 async def _object(desk: Desk, account: Account) -> dict[str, Any]:
-    return _object_of(account, await desk.ledger.balance(account.id))
+    return _object_of(account, await _wallet(desk, account.id, await desk.server.held()))
 
 
-def _object_of(account: Account, balance: Balance) -> dict[str, Any]:
+def _object_of(account: Account, wallet: _Wallet) -> dict[str, Any]:
     return {
         "id": account.id,
         "name": account.name,
         "active": account.is_active,
         "created_at": seconds(account.created_at_ms),
-        "balance_usd": format_usd(balance.spendable_nano),
-        "granted_usd": format_usd(balance.granted_nano),
-        "held_usd": format_usd(balance.held_nano),
+        "balance_usd": format_usd(wallet.spendable_nano),
+        "granted_usd": format_usd(wallet.granted_nano),
+        "held_usd": None if wallet.held_nano is None else format_usd(wallet.held_nano),
         "margin_percent": _in_percent(account.margin),
         "limits": limits_object(account.limits),
     }
@@ -303,9 +332,9 @@ def _in_percent(margin: int) -> str:
     return f"{margin / 100:g}"
 
 
-def _line(account: Account, balance: Balance) -> str:
-    amounts = (balance.spendable_nano, balance.granted_nano, balance.held_nano)
-    columns = "".join(f"{format_usd(amount):>16}" for amount in amounts)
+def _line(account: Account, wallet: _Wallet) -> str:
+    amounts = (format_usd(wallet.spendable_nano), format_usd(wallet.granted_nano), _held(wallet))
+    columns = "".join(f"{amount:>16}" for amount in amounts)
     state = "" if account.is_active else "(deactivated)"
     margin = f"margin {_in_percent(account.margin)} %" if account.margin else ""
     notes = " ".join(filter(None, (shown(account.name, LISTED_CHARS), state, margin, limits_in_words(account.limits))))

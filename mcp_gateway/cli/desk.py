@@ -18,6 +18,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import DATABASE, Desk, open_desk
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.ledger.checkpoint import LedgerBroken
+from mcp_gateway.core.ledger.orders import Undecided
 from mcp_gateway.core.ledger.pending import ForeignPending
 from mcp_gateway.core.money import parse_usd
 from mcp_gateway.core.observe.logs import configure_logging
@@ -76,6 +77,8 @@ def run(work: Coroutine[Any, Any, T]) -> T:
             return runner.run(work)
     except GatewayError as error:
         fail(error.message)
+    except Undecided as error:
+        fail(str(error), status=3)
     except (SchemaTooNew, ServedByOlder) as error:
         fail(f"{error} (this is {__version__})")
     except (AlreadyServed, ConfigError, ForeignLog, ForeignPending, LedgerBroken, *FAULTS) as error:
@@ -126,10 +129,10 @@ def after_days(days: float | None) -> int | None:
     return now_ms() + int(days * DAY_MS)
 
 
-def fail(message: str) -> NoReturn:
+def fail(message: str, *, status: int = 2) -> NoReturn:
     """End the command with the status of those that could not be done."""
     typer.echo(f"mcp-gateway: {message}", err=True)
-    raise typer.Exit(2)
+    raise typer.Exit(status)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 
 from mcp_gateway import __version__
@@ -41,6 +42,7 @@ from mcp_gateway.core.inference.parts import Parts
 from mcp_gateway.core.ledger.checkpoint import verify_since_checkpoint
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.ledger.months import Months
+from mcp_gateway.core.ledger.orders import Orders, RunningServer
 from mcp_gateway.core.ledger.pending import PendingFile
 from mcp_gateway.core.ledger.statement import Statement
 from mcp_gateway.core.lifecycle import Lifecycle, Phase
@@ -61,7 +63,7 @@ from mcp_gateway.core.policy.images import ImagePolicy, read_blocklist
 from mcp_gateway.core.private import make_folder
 from mcp_gateway.core.store.sqlite.executors import EXECUTORS
 from mcp_gateway.core.store.sqlite.restore import check_log
-from mcp_gateway.core.store.sqlite.sole import sole_server
+from mcp_gateway.core.store.sqlite.sole import alone, sole_server
 from mcp_gateway.core.store.sqlite.store import ENGINE_VERSION, Store
 from mcp_gateway.core.store.sqlite.upgrade import upgrade_unless_served
 from mcp_gateway.core.store.sqlite.write_ahead_log import Sync, sync_data
@@ -119,6 +121,7 @@ class Desk:
     months: Months
     history: History
     reconciler: Reconciler
+    server: RunningServer
 
 
 @contextlib.asynccontextmanager
@@ -131,14 +134,16 @@ async def open_desk(settings: Settings) -> AsyncIterator[Desk]:
     upgrade_unless_served(settings.data_dir / DATABASE)
     async with _open_store(settings, now_ms) as store:
         accounts = Accounts(store, new_id=new_id, now_ms=now_ms)
+        ledger = _ledger(store, settings)
         yield Desk(
             accounts,
             _keys(store, settings),
-            _ledger(store, settings),
+            ledger,
             Statement(store),
             Months(store),
             History(store),
             Reconciler(store, int(_longest_hold_s(settings) * 1000)),
+            RunningServer(store, ledger, partial(alone, settings.data_dir), now_ms=now_ms),
         )
 
 
@@ -236,6 +241,7 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
                 keys=known_keys.watch,
                 grants=ledger.watch_grants,
                 holds=ledger.watch_holds,
+                orders=Orders(store, ledger, now_ms=now_ms).watch,
                 refusals=refusals.watch,
             )
         )

@@ -1,7 +1,7 @@
 """The wallet of each account: integers in nano-USD, append-only facts in the database, holds in memory.
 
 A hold counts against the balance at once. Granted credit is used before what was paid, that which expires first before
-the rest; a hold fixes which grants it draws on. A hold ends once, by its settlement or its release, or with the process.
+the rest; a hold fixes which grants it draws on. It ends once, by its settlement, its release, or with the process.
 """
 
 import asyncio
@@ -193,7 +193,7 @@ class Ledger:
     async def _move_by_hand(
         self, account_id: str, kind: PaidKind, amount_nano: int, reference: str, note: str | None
     ) -> bool:
-        _check_can_own(account_id)
+        check_can_own(account_id)
         return await self._store.write(Move(account_id, kind, amount_nano, reference, note))
 
     async def grant(
@@ -208,7 +208,7 @@ class Ledger:
         """Give credit that nobody paid for; False if `reference` was applied before. Raises as `credit`."""
         if amount_nano <= 0:
             raise ValueError("a grant is more than nothing")
-        _check_can_own(account_id)
+        check_can_own(account_id)
         return await self._store.write(Grant(account_id, amount_nano, reference, expires_at_ms, note))
 
     def wake(self, account_id: str) -> None:
@@ -241,6 +241,10 @@ class Ledger:
         oldest_s = (self._now_ms() - holds[0].since_ms) / 1000 if holds else 0.0
         overdrawn_nano = sum(purse.overdrawn_nano for purse in self._purses)
         return HeldNow(len(holds), sum(hold.amount_nano for hold in holds), oldest_s, overdrawn_nano)
+
+    def held_by_account(self) -> dict[str, tuple[int, int]]:
+        """Nano-USD of paid and of granted money, of each account whose requests hold any."""
+        return {purse.account_id: (held.paid_nano, held.granted_nano) for purse in self._purses if (held := purse.held)}
 
     async def expire_grants(self) -> int:
         """Take back what is left, and not held, of every grant whose time is over; returns nano-USD."""
@@ -313,7 +317,8 @@ class Ledger:
             self.release(request_id)
 
 
-def _check_can_own(account_id: str) -> None:
+def check_can_own(account_id: str) -> None:
+    """Raises GatewayError `conflict` for the guests' account."""
     if account_id == GUEST_ACCOUNT_ID:
         raise GatewayError("conflict", "Guests have no money: they are served free of charge, or not at all.")
 
@@ -337,6 +342,6 @@ def _expected_wait_s(holds: Sequence[Hold], missing_nano: int, now_ms: int) -> i
 
 
 def _keep(written: "asyncio.Future[Any]") -> "asyncio.Future[Any]":
-    """What is carried out whoever waits for it; the store has logged its failure, which is not reported as forgotten."""
+    """What is carried out whoever waits for it; its failure is logged by the store, and not reported as forgotten."""
     written.add_done_callback(lambda done: done.cancelled() or done.exception())
     return written

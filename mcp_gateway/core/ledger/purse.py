@@ -105,6 +105,11 @@ class Purse:
         return Short(self.balance(now_ms).spendable_nano, open_nano)
 
     @property
+    def held(self) -> Parts | None:
+        """By all requests together; None where there are none."""
+        return self._held if self.holds else None
+
+    @property
     def overdrawn_nano(self) -> int:
         """By how much what is held is more than the wallet has, as after money that was taken back from outside."""
         wallet_nano = self._wallet.paid_nano + sum(grant.left_nano for grant in self._wallet.grants)

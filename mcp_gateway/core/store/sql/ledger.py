@@ -20,7 +20,7 @@ _KINDS_FROM_OUTSIDE = "kind = 'credit' OR kind = 'grant' OR kind = 'refund' OR k
 """Which apply once, in the words of their index."""
 FROM_OUTSIDE = f"FROM ledger_transactions WHERE kind = ? AND reference = ? AND ({_KINDS_FROM_OUTSIDE})"
 _MOVES = "AND kind NOT IN ('hold', 'void')"
-"""What releases wrote whose holds were entries: setting aside and giving back change nothing of what an account owns."""
+"""Without those of releases whose holds were entries: they change nothing of what an account owns."""
 _WALLET = """
 SELECT w.paid_nano, w.granted_nano, (SELECT MAX(id) FROM ledger_transactions WHERE account_id = w.account_id),
     g.id, g.remaining_nano, g.expires_at_ms

@@ -9,6 +9,7 @@ from mcp_gateway.core.store.sql import (
     limits,
     models,
     months,
+    orders,
     payments,
     requests,
 )
@@ -26,4 +27,5 @@ EXECUTORS = (
     | months.EXECUTORS
     | limits.EXECUTORS
     | counters.EXECUTORS
+    | orders.EXECUTORS
 )

@@ -1,4 +1,4 @@
-"""One server a data folder: a second one would void the holds of the first."""
+"""One server a data folder: a second one would spend what requests of the first hold."""
 
 import contextlib
 import sys
@@ -27,6 +27,18 @@ def sole_server(data_dir: Path, patience_s: float = _PATIENCE_S) -> Iterator[Non
             message = f"another gateway already serves from {data_dir}; end it, or set GATEWAY_DATA_DIR to another"
             raise AlreadyServed(message)
         yield
+
+
+@contextlib.contextmanager
+def alone(data_dir: Path) -> Iterator[bool]:
+    """Whether no server works on this folder; then none begins to, for as long as this lasts."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(sole_server(data_dir, patience_s=0))
+        except AlreadyServed:
+            yield False
+        else:
+            yield True
 
 
 def _has_locked(descriptor: int) -> bool:

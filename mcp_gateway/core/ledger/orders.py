@@ -1,0 +1,167 @@
+"""What another process leaves for the running server to decide, since that alone knows what requests hold.
+
+An order is a row. The server carries it out and answers in one transaction; whoever left it waits, and takes it back
+where no answer comes, so that nothing happens that nobody was told of.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
+
+import orjson
+
+from mcp_gateway.core.engine import DatabaseError, Engine, Read, Write
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.ledger.entries import Move
+from mcp_gateway.core.ledger.ledger import Ledger, check_can_own
+
+logger = logging.getLogger(__name__)
+
+LASTS_S = 10.0
+"""How long an order is waited for, and stands."""
+_TELL_WAIT_S = 2.0
+"""The same of a question, which changes nothing."""
+_LOOK_INTERVAL_S = 0.25
+_POLL_S = 0.05
+
+Kind = Literal["move", "tell_held"]
+
+
+class Undecided(Exception):
+    """The running server has not decided in time: the order was taken back."""
+
+
+class Order(NamedTuple):
+    id: int
+    kind: Kind
+    asked: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveOrder(Write[int]):
+    """Comes to the order's id."""
+
+    kind: Kind
+    asked: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class OrdersLeft(Read[tuple[Order, ...]]):
+    """Those without an answer that were left since a time, in their order."""
+
+    since_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerOf(Read[str | None]):
+    order_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class TakeOrder(Write[str | None]):
+    """Remove an order. Comes to its answer; None where it has none, and never will."""
+
+    order_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class CarryOut(Write[None]):
+    """Move money as an order says, and answer it; nothing where it was taken back."""
+
+    order_id: int
+    move: Move
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerOrder(Write[None]):
+    order_id: int
+    answer: str
+
+
+class Orders:
+    """The running server's side."""
+
+    def __init__(self, store: Engine, ledger: Ledger, *, now_ms: Callable[[], int]) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._now_ms = now_ms
+
+    async def watch(self) -> None:
+        """Decide orders as they are left, until cancelled."""
+        while True:
+            await asyncio.sleep(_LOOK_INTERVAL_S)
+            try:
+                await self.decide()
+            except (DatabaseError, GatewayError) as error:  # whoever left them is told that nothing was decided
+                logger.error("orders of the command line could not be decided: %s", error)
+
+    async def decide(self) -> None:
+        """Answer what was left."""
+        for order in await self._store.read(OrdersLeft(self._now_ms() - int(LASTS_S * 1000))):
+            await self._store.write(self._decided(order))
+
+    def _decided(self, order: Order) -> Write[None]:
+        if order.kind == "move":
+            return CarryOut(order.id, Move(**order.asked))
+        return AnswerOrder(order.id, orjson.dumps(self._ledger.held_by_account()).decode())
+
+
+class RunningServer:
+    """The other side: what a process asks of the server that works on its folder, or does itself where none does."""
+
+    def __init__(
+        self,
+        store: Engine,
+        ledger: Ledger,
+        alone: Callable[[], AbstractContextManager[bool]],
+        *,
+        now_ms: Callable[[], int],
+    ) -> None:
+        """`alone` keeps servers away while it is entered, and says whether it can."""
+        self._store = store
+        self._ledger = ledger
+        self._alone = alone
+        self._now_ms = now_ms
+
+    async def adjust(self, account_id: str, amount_nano: int, reference: str, *, note: str | None = None) -> bool:
+        """As Ledger.adjust, but decided where it is known what is held. Raises Undecided, too."""
+        check_can_own(account_id)
+        with self._alone() as is_alone:
+            if is_alone:
+                return await self._ledger.adjust(account_id, amount_nano, reference, note=note)
+        answer = await self._ask("move", asdict(Move(account_id, "adjustment", amount_nano, reference, note)), LASTS_S)
+        if (refusal := answer.get("refusal")) is not None:
+            raise GatewayError(**refusal)
+        return bool(answer["is_new"])
+
+    async def held(self) -> Mapping[str, tuple[int, int]] | None:
+        """Nano-USD of paid and granted money that running requests hold, by account; None where no server says."""
+        with self._alone() as is_alone:
+            if is_alone:
+                return None
+        try:
+            return await self._ask("tell_held", {}, _TELL_WAIT_S)
+        except (Undecided, GatewayError):
+            return None
+
+    async def _ask(self, kind: Kind, asked: dict[str, Any], wait_s: float) -> dict[str, Any]:
+        order_id = await self._store.write(LeaveOrder(kind, orjson.dumps(asked).decode(), self._now_ms()))
+        try:
+            await self._wait(order_id, round(wait_s / _POLL_S))
+        finally:
+            answer = await self._store.write(TakeOrder(order_id))
+        if answer is None:
+            raise Undecided(f"the running server did not decide within {wait_s:g} s: nothing was changed")
+        told: dict[str, Any] = orjson.loads(answer)
+        return told
+
+    async def _wait(self, order_id: int, looks: int) -> None:
+        """For an answer; another process gives it, so that there is no event to wait for."""
+        for _ in range(looks):
+            if await self._store.read(AnswerOf(order_id)) is not None:
+                return
+            await asyncio.sleep(_POLL_S)

@@ -144,7 +144,8 @@ class RunningServer:
             if is_alone:
                 return None
         try:
-            return await self._ask("tell_held", {}, _TELL_WAIT_S)
+            told = await self._ask("tell_held", {}, _TELL_WAIT_S)
+            return {account_id: (paid_nano, granted_nano) for account_id, (paid_nano, granted_nano) in told.items()}
         except (Undecided, GatewayError):
             return None
 

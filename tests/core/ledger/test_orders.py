@@ -1,0 +1,197 @@
+"""What a command leaves for the running server: decided where it is known what requests hold, or not at all."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.ledger.entries import Balance
+from mcp_gateway.core.ledger.ledger import Ledger
+from mcp_gateway.core.ledger.orders import LASTS_S, Orders, RunningServer, TakeOrder, Undecided
+from mcp_gateway.core.store.sqlite.sole import AlreadyServed, alone, sole_server
+from mcp_gateway.core.store.sqlite.store import Store
+from tests.clocks import MsClock
+from tests.databases import Query, locked, open_store
+from tests.loop_clock import pass_time
+from tests.patience import settled
+
+
+@pytest.fixture
+async def other(database: Path, clock: MsClock) -> AsyncIterator[Store]:
+    """The database as another process has it open."""
+    store = await open_store(database, now_ms=clock)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+def orders(store: Store, ledger: Ledger, clock: MsClock) -> Orders:
+    return Orders(store, ledger, now_ms=clock)
+
+
+@pytest.fixture
+def server(other: Store, database: Path, clock: MsClock) -> Iterator[RunningServer]:
+    """As a command finds it while one runs."""
+    with sole_server(database.parent):
+        yield RunningServer(other, Ledger(other), partial(alone, database.parent), now_ms=clock)
+
+
+@contextmanager
+def watching(orders: Orders) -> Iterator[None]:
+    watch = asyncio.ensure_future(orders.watch())
+    try:
+        yield
+    finally:
+        watch.cancel()
+
+
+async def decided(asked: "asyncio.Future[Any]") -> None:
+    """Until it was answered, whatever time that takes."""
+    while not asked.done():
+        pass_time(0.1)
+        await settled()
+
+
+async def test_the_server_takes_away_what_it_is_told_to_and_nothing_more_is_held_of_that(
+    ledger: Ledger, account: str, orders: Orders, server: RunningServer
+) -> None:
+    await ledger.credit(account, 100, "p")
+    await ledger.hold("req_1", account, 1, 30)
+    with watching(orders):
+        asked = asyncio.ensure_future(server.adjust(account, -60, "cash", note="by hand"))
+        await decided(asked)
+        assert asked.result()
+        assert (await ledger.hold("req_2", account, 1, 1000)).amount_nano == 10
+        again = asyncio.ensure_future(server.adjust(account, -60, "cash"))
+        await decided(again)
+        assert not again.result()
+    assert await ledger.balance(account) == Balance(0, 0, 40)
+
+
+async def test_a_purse_that_was_full_knows_of_it_before_the_command_ends(
+    ledger: Ledger, account: str, orders: Orders, server: RunningServer
+) -> None:
+    """Or it would hold what is no longer there."""
+    await ledger.credit(account, 100, "p")
+    await ledger.balance(account)
+    with watching(orders):
+        asked = asyncio.ensure_future(server.adjust(account, -100, "cash"))
+        await decided(asked)
+    with pytest.raises(GatewayError):
+        await ledger.hold("req_1", account, 1, 1)
+
+
+async def test_what_the_ledger_refuses_is_told_as_it_words_it(
+    ledger: Ledger, account: str, orders: Orders, server: RunningServer
+) -> None:
+    await ledger.adjust(account, -(2**63 - 1), "all there is")
+    with watching(orders):
+        asked = asyncio.ensure_future(server.adjust(account, -1, "too much"))
+        await decided(asked)
+    with pytest.raises(GatewayError) as caught:
+        asked.result()
+    assert (caught.value.code, "more than the ledger can hold" in caught.value.message) == ("invalid_value", True)
+    with pytest.raises(GatewayError, match="conflict"):
+        await server.adjust("acc_guest", -1, "guests")
+
+
+async def test_an_order_that_nobody_decides_is_taken_back_and_never_carried_out(
+    ledger: Ledger, account: str, orders: Orders, server: RunningServer, store: Store
+) -> None:
+    await ledger.credit(account, 100, "p")
+    asked = asyncio.ensure_future(server.adjust(account, -60, "cash"))
+    await decided(asked)
+    with pytest.raises(Undecided, match="within 10 s: nothing was changed"):
+        asked.result()
+    await orders.decide()
+    assert await ledger.balance(account) == Balance(100)
+    assert await store.read(Query("SELECT * FROM orders")) == []
+
+
+async def test_one_that_is_taken_back_while_it_is_being_decided_changes_nothing(
+    ledger: Ledger, account: str, orders: Orders, server: RunningServer, other: Store, store: Store
+) -> None:
+    await ledger.credit(account, 100, "p")
+    asked = asyncio.ensure_future(server.adjust(account, -60, "cash"))
+    while not (left := await store.read(Query("SELECT id FROM orders"))):
+        await settled()
+    assert await other.write(TakeOrder(left[0][0])) is None
+    await orders.decide()
+    assert await ledger.balance(account) == Balance(100)
+    await decided(asked)
+    assert isinstance(asked.exception(), Undecided)
+
+
+async def test_one_that_an_ended_command_left_is_not_decided_later(
+    ledger: Ledger, account: str, orders: Orders, server: RunningServer, clock: MsClock, store: Store
+) -> None:
+    await ledger.credit(account, 100, "p")
+    asked = asyncio.ensure_future(server.adjust(account, -60, "cash"))
+    while not await store.read(Query("SELECT id FROM orders")):
+        await settled()
+    clock.now_ms += int(LASTS_S * 1000) + 1
+    await orders.decide()
+    assert await ledger.balance(account) == Balance(100)
+    await decided(asked)
+    assert isinstance(asked.exception(), Undecided)
+
+
+async def test_what_is_held_is_told_by_account_and_by_where_it_came_from(
+    ledger: Ledger, account: str, orders: Orders, server: RunningServer
+) -> None:
+    await ledger.credit(account, 100, "p")
+    await ledger.grant(account, 30, "g")
+    await ledger.hold("req_1", account, 1, 50)
+    with watching(orders):
+        asked = asyncio.ensure_future(server.held())
+        await decided(asked)
+        assert asked.result() == {account: (20, 30)}
+        ledger.release("req_1")
+        asked = asyncio.ensure_future(server.held())
+        await decided(asked)
+        assert asked.result() == {}
+
+
+async def test_it_is_unknown_where_no_server_answers_and_where_none_is(
+    server: RunningServer, other: Store, clock: MsClock, tmp_path: Path
+) -> None:
+    asked = asyncio.ensure_future(server.held())
+    await decided(asked)
+    assert asked.result() is None
+    (tmp_path / "unserved").mkdir()
+    unserved = RunningServer(other, Ledger(other), partial(alone, tmp_path / "unserved"), now_ms=clock)
+    assert await unserved.held() is None
+
+
+async def test_without_a_server_a_command_decides_itself_and_none_begins_meanwhile(
+    ledger: Ledger, account: str, other: Store, clock: MsClock, database: Path
+) -> None:
+    await ledger.credit(account, 100, "p")
+    here = RunningServer(other, Ledger(other), partial(alone, database.parent), now_ms=clock)
+    with alone(database.parent) as is_alone, pytest.raises(AlreadyServed), sole_server(database.parent, patience_s=0):
+        pass
+    assert is_alone
+    assert await here.adjust(account, -130, "cash")
+    assert await ledger.balance(account) == Balance(-30)
+
+
+async def test_the_watch_goes_on_after_an_outage(
+    ledger: Ledger, account: str, orders: Orders, server: RunningServer, database: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    await ledger.credit(account, 100, "p")
+    with watching(orders):
+        asked = asyncio.ensure_future(server.adjust(account, -60, "cash"))
+        while not await ledger._store.read(Query("SELECT id FROM orders")):
+            await settled()
+        with locked(database):
+            while "could not be decided" not in caplog.text:
+                pass_time(0.1)
+                await settled()
+        await decided(asked)
+    assert asked.done()

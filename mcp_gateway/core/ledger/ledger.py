@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any, cast
 
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID
-from mcp_gateway.core.engine import Engine
+from mcp_gateway.core.engine import Engine, unavailable
 from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.ledger.entries import (
     AccountsWithExpiredGrants,
@@ -89,9 +89,7 @@ class Ledger:
         `insufficient_balance` or `below_minimum_balance` (402), `balance_held` (429), `ledger_unavailable` (503).
         """
         if not self._store.is_available:
-            raise GatewayError(
-                "ledger_unavailable", "The gateway cannot write its ledger at the moment; try again shortly."
-            )
+            raise unavailable()
         needed_nano = max(minimum_nano, self._minimum_balance_nano)
         purse = self._purses.of(account_id)
         hold = self._purses.place(purse, request_id, needed_nano, maximum_nano, self._now_ms())
@@ -108,16 +106,15 @@ class Ledger:
         loop = asyncio.get_running_loop()
         until_s, is_first = loop.time() + self._hold_wait_s, True
         while True:
-            freed = self._wait_list.freed(account_id) if self._hold_wait_s else None
             left_s = until_s - loop.time()
-            if is_first or left_s <= 0:
+            if is_first or left_s <= 0 or not self._purses.of(account_id).is_read:
                 await self._read_wallet(account_id)
-            purse = self._purses.of(account_id)
-            hold = self._purses.place(purse, request_id, needed_nano, most_nano, self._now_ms())
-            may_come_free = _may_come_free(purse.short(self._now_ms()), needed_nano)
-            if hold is not None or freed is None or not may_come_free or left_s <= 0:
+            purse, now_ms = self._purses.of(account_id), self._now_ms()
+            hold = self._purses.place(purse, request_id, needed_nano, most_nano, now_ms)
+            if hold is not None or left_s <= 0 or not _may_come_free(purse.short(now_ms), needed_nano):
                 return hold
             is_first = False
+            freed = self._wait_list.freed(account_id)  # with no await since the look, so that nothing is missed between
             await asyncio.wait({freed}, timeout=left_s)
 
     async def _read_wallet(self, account_id: str) -> Purse:

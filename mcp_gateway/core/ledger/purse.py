@@ -64,6 +64,11 @@ class Purse:
             self._wallet, self._version = Free(state.paid_nano, state.grants), state.version
 
     @property
+    def is_read(self) -> bool:
+        """Whether its wallet is known; else it has nothing."""
+        return self._version >= 0
+
+    @property
     def free(self) -> Free:
         return rules.less(self._wallet, self._held)
 

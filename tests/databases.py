@@ -2,9 +2,10 @@
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar, cast
@@ -13,7 +14,10 @@ import pytest
 
 from mcp_gateway.core import ids
 from mcp_gateway.core.engine import Report, Scan, Write
+from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import Gateway
+from mcp_gateway.core.ledger.entries import Settle
+from mcp_gateway.core.ledger.rules import Parts
 from mcp_gateway.core.store.sqlite.executors import EXECUTORS
 from mcp_gateway.core.store.sqlite.migrations import migrate
 from mcp_gateway.core.store.sqlite.store import Store
@@ -104,6 +108,21 @@ def locked(database: Path) -> Iterator[None]:
         connection.execute("BEGIN IMMEDIATE")
         yield
         connection.execute("ROLLBACK")
+
+
+@contextlib.asynccontextmanager
+async def full(store: Store, account_id: str) -> AsyncIterator[None]:
+    """A disk that is full: the database may not grow, and no settlement finds room in the pages that there are."""
+    (pages,) = store._connection.execute("PRAGMA page_count").fetchone()
+    store._connection.execute(f"PRAGMA max_page_count = {pages}")
+    with contextlib.suppress(GatewayError):
+        for number in count():
+            await store.write(Settle(f"ballast {number}", account_id, Parts(1), None), is_durable=False)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(sqlite3.ProgrammingError):  # the store may have ended before the outage
+            store._connection.execute("PRAGMA max_page_count = 1000000")
 
 
 def migrated(path: Path) -> Path:

@@ -23,11 +23,12 @@ class Weight:
     sockets: int
     tasks: int
     in_flight: int
+    open_holds: int
     memory_bytes: int
 
     @property
-    def rest(self) -> tuple[int, int, int]:
-        return self.sockets, self.tasks, self.in_flight
+    def rest(self) -> tuple[int, ...]:
+        return self.sockets, self.tasks, self.in_flight, self.open_holds
 
     def is_within(self, other: "Weight") -> bool:
         return all(mine <= yours for mine, yours in zip(self.rest, other.rest, strict=True))
@@ -73,7 +74,8 @@ class Program:
             return int(float(metrics.partition(f"\n{name} ")[2].split()[0]))
 
         sockets = sum(link.startswith("socket:") for link in links)
-        return Weight(sockets, value("gateway_tasks"), value("gateway_in_flight"), self.memory_bytes())
+        tasks, in_flight, open_holds = map(value, ("gateway_tasks", "gateway_in_flight", "gateway_open_holds"))
+        return Weight(sockets, tasks, in_flight, open_holds, self.memory_bytes())
 
     def _links(self) -> Iterator[str]:
         """What its descriptors stand for; one may be closed while they are looked through."""

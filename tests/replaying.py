@@ -33,7 +33,10 @@ _EVENTS = "text/event-stream; charset=utf-8"
 
 @dataclass(eq=False)
 class Asked:
-    """One request that was received; `is_gone` is set when its connection ends, `is_answered` with the last byte."""
+    """One request that was received; `is_gone` is set when its connection ends, `is_answered` with the last byte.
+
+    `noted` is what the backend's `note` came to as the request arrived.
+    """
 
     method: str
     path: str
@@ -44,6 +47,7 @@ class Asked:
     is_gone: asyncio.Event = field(default_factory=asyncio.Event)
     is_answered: bool = False
     is_ok: bool = False
+    noted: Any = None
 
     @property
     def json(self) -> Any:
@@ -237,7 +241,8 @@ class ReplayingBackend:
     """Serves on 127.0.0.1 while entered. `prompt_tokens` is what it counts (None: it fails); `counts` answers instead.
 
     `running` and `waiting` are its queue gauges (no gauges with None), `tokens` its count of tokens (None: it has
-    none), `counters` all that it counts of them (None: nothing); a mute one takes requests and never answers.
+    none), `counters` all that it counts of them (None: nothing); a mute one takes requests and never answers. `note`
+    tells what a test wants to know of the moment when a request arrives.
     """
 
     def __init__(self, *models: str, max_model_len: int | None = 2048) -> None:
@@ -252,6 +257,7 @@ class ReplayingBackend:
         self.waiting = 0
         self.tokens: int | None = None
         self.counters: Counters | None = None
+        self.note: Callable[[], object] = lambda: None
         self.queue: deque[Answer] = deque()
         self.standing: Answer | None = None
         self.asked: list[Asked] = []
@@ -309,6 +315,7 @@ class ReplayingBackend:
         return self.chats
 
     async def answer(self, asked: Asked) -> None:
+        asked.noted = self.note()
         self.asked.append(asked)
         async with self._arrived:
             self._arrived.notify_all()

@@ -27,6 +27,7 @@ from mcp_gateway.core.gateway import DATABASE, Desk, Gateway, open_desk, open_ga
 from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.identity.own_limits import OwnLimits
 from mcp_gateway.core.ids import new_id, now_ms
+from mcp_gateway.core.ledger.entries import HeldNow
 from mcp_gateway.core.money import parse_usd
 from tests.databases import migrated, store_of
 from tests.declared import declared_by
@@ -155,7 +156,8 @@ class Door:
         assert self.gateway.limiter.in_flight == 0
         assert not any(backend.work.in_flight for backend in self.gateway.pool.backends)
         assert self.gateway.pool.demo.work.in_flight == 0
-        assert await self.rows("SELECT * FROM holds") == []
+        await self.gateway.ledger._store.flushed()
+        assert self.gateway.ledger.held_now() == HeldNow(0, 0, 0.0, 0)
         assert await self.gateway.ledger.check() == []
         assert self.errors == []
 

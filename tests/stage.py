@@ -7,6 +7,7 @@ from typing import Any
 import httpx2
 import orjson
 
+from mcp_gateway.core.ledger.entries import HeldNow
 from mcp_gateway.core.money import format_usd
 from tests.patience import PATIENCE_S
 from tests.replaying import ReplayingBackend, held
@@ -64,13 +65,12 @@ class Stage:
         rich = await self.credited(CREDIT_NANO)
         await rich.ask(spoken, **fields)
         await self.door.nothing_is_left()
-        return await rich.held_nano()
+        return rich.held_nano
 
-    async def held_nano(self) -> int:
-        """What was held for its account's only request."""
-        sql = "SELECT held_nano FROM ledger_transactions WHERE account_id = ? AND kind = 'hold'"
-        ((held_nano,),) = await self.door.rows(sql, self.account_id)
-        return int(held_nano)
+    @property
+    def held_nano(self) -> int:
+        """What was held as the backend was asked last, while no other request held anything."""
+        return held_for_one(self.backend)
 
     async def race(self, spoken: Spoken, *, affords: int, asked: int) -> None:
         """Ask for all at once, with a wallet for some, of which not one is answered before each is decided.
@@ -112,7 +112,15 @@ class Stage:
         await asked.gone()
 
 
+def held_for_one(backend: ReplayingBackend) -> int:
+    """What the gateway held as its backend was asked last; the backend notes that, and one request alone held money."""
+    held_then: HeldNow = backend.chats[-1].noted
+    assert held_then.requests == 1
+    return held_then.amount_nano
+
+
 async def staged(door: Door, backend: ReplayingBackend, credit_nano: int = CREDIT_NANO) -> Stage:
-    """A new account with so much, and its key."""
+    """A new account with so much, and its key. The backend notes from now on what is held as it is asked."""
+    backend.note = door.gateway.ledger.held_now
     account_id = await door.account(format_usd(credit_nano))
     return Stage(door, backend, account_id, await door.key(account_id))

@@ -18,15 +18,18 @@ import pytest
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.gateway import DATABASE, open_desk
 from mcp_gateway.core.identity.own_limits import OwnLimits
-from tests.program import running_program
+from mcp_gateway.core.money import format_usd
+from tests.patience import eventually
+from tests.program import Program, running_program
 from tests.replaying import Asked, ReplayingBackend
-from tests.serving import PRICED
+from tests.serving import PRICED, bearer
 from tests.surfaces import SPOKEN, WAYS, answers
 
 pytestmark = pytest.mark.slow
 
 KILLS = 20
 CLIENTS = 24
+CREDIT_NANO = 10**12
 PROMPT_PRICE_NANO, COMPLETION_PRICE_NANO = 300, 700
 LIMITS = httpx2.Limits(max_connections=CLIENTS)
 
@@ -41,14 +44,19 @@ class Seen:
 
 
 class Tokens:
-    """A backend whose answers have a length of their own each, a token a frame."""
+    """A backend whose answers have a length of their own each, a token a frame.
+
+    `made` are the tokens of prompt and completion, by the gateway's request id.
+    """
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
+        self.made: dict[str, tuple[int, int]] = {}
 
     async def __call__(self, asked: Asked) -> None:
         spoken = next(one for one in SPOKEN if one.upstream == asked.path)
         prompt, output = self._random.randint(1, 40), self._random.randint(1, 16)
+        self.made[asked.headers["x-request-id"]] = (prompt, output if spoken.is_generated else 0)
         if not asked.json.get("stream"):
             await asyncio.sleep(self._random.random() * 0.02)
             await answers(spoken, prompt, output)(asked)
@@ -78,7 +86,7 @@ async def client(http: httpx2.AsyncClient, seen: Seen, dice: random.Random) -> N
 
 
 async def killed_under_load(config: Path, key: str, seen: Seen, dice: random.Random) -> None:
-    """Start the server, let clients at it, and kill it at some moment."""
+    """Start the server, let clients at it, and kill it once some more answers have come whole."""
     async with (
         running_program(config) as program,
         httpx2.AsyncClient(
@@ -86,7 +94,8 @@ async def killed_under_load(config: Path, key: str, seen: Seen, dice: random.Ran
         ) as http,
     ):
         load = [asyncio.create_task(client(http, seen, dice)) for _ in range(CLIENTS)]
-        await asyncio.sleep(0.2 + dice.random() * 0.4)
+        enough = len(seen.whole) + dice.randint(CLIENTS, 4 * CLIENTS)
+        await eventually(lambda: len(seen.whole) >= enough)
         program.process.send_signal(signal.SIGKILL)
         await asyncio.gather(*load)
 
@@ -104,38 +113,53 @@ def write_config(tmp_path: Path, backend: ReplayingBackend) -> Path:
 async def test_a_server_killed_under_load_loses_no_bill_and_leaves_no_hold(tmp_path: Path) -> None:
     seen = Seen()
     dice = random.Random(20_26)
-    asked_ids: set[str] = set()
+    tokens = Tokens(7)
     async with ReplayingBackend() as backend:
-        backend.standing = Tokens(7)
+        backend.standing = tokens
         config = write_config(tmp_path, backend)
         async with open_desk(Settings.model_validate({"data_dir": tmp_path})) as desk:
             account = (await desk.accounts.create("crash")).id
-            await desk.ledger.credit(account, 10**12, "start")
+            await desk.ledger.credit(account, CREDIT_NANO, "start")
             key = (await desk.keys.create(account, limits=OwnLimits(None, None, None, None)))[1]
         for _ in range(KILLS):
             await killed_under_load(config, key, seen, dice)
-            asked_ids |= {asked.headers["x-request-id"] for asked in backend.chats}
         async with running_program(config) as program:
+            told = await wallet(program, key)
+            assert (await program.weight()).open_holds == 0
             await program.end()
     async with open_desk(Settings.model_validate({"data_dir": tmp_path})) as desk:
         assert await desk.ledger.check() == []
-    check_books(tmp_path / DATABASE, seen, asked_ids)
+    spent_nano = check_books(tmp_path / DATABASE, seen, tokens.made)
+    assert (told["balance_usd"], told["held_usd"]) == (format_usd(CREDIT_NANO - spent_nano), "0.00")
 
 
-def check_books(database: Path, seen: Seen, asked_ids: set[str]) -> None:
+async def wallet(program: Program, key: str) -> dict[str, str]:
+    async with httpx2.AsyncClient(base_url=program.url, headers=bearer(key)) as http:
+        told: dict[str, str] = (await http.get("/v1/credits")).json()
+        return told
+
+
+def check_books(database: Path, seen: Seen, made: dict[str, tuple[int, int]]) -> int:
+    """Every entry is a settlement of exactly what the backend made; returns what all of them come to."""
     with contextlib.closing(sqlite3.connect(database)) as connection:
-        settled = connection.execute(
-            "SELECT reference, revenue_nano FROM ledger_transactions WHERE kind = 'settle'"
-        ).fetchall()
-        held = dict(connection.execute("SELECT reference, held_nano FROM ledger_transactions WHERE kind = 'hold'"))
-        assert connection.execute("SELECT COUNT(*) FROM holds").fetchone() == (0,)
+        entries = "SELECT reference, revenue_nano FROM ledger_transactions WHERE kind = 'settle'"
+        settled = connection.execute(entries).fetchall()
+        kinds = "SELECT DISTINCT kind FROM ledger_transactions ORDER BY kind"
+        assert connection.execute(kinds).fetchall() == [("credit",), ("settle",)]
+        costs = dict(connection.execute("SELECT id, cost_nano FROM requests WHERE cost_nano"))
     charged = dict(settled)
     assert len(seen.whole) > KILLS * CLIENTS, "hardly any load"
     assert len(seen.ways) == len(WAYS), "a surface was not served"
     assert seen.broken >= KILLS, "the kills hit nobody"
-    for request_id, (prompt, completion) in seen.whole.items():
-        assert charged[request_id] == prompt * PROMPT_PRICE_NANO + completion * COMPLETION_PRICE_NANO
+    for request_id, tokens in seen.whole.items():
+        assert charged[request_id] == cost_nano(*tokens)
     assert len(charged) == len(settled), "a request was settled twice"
     for request_id, amount_nano in settled:
-        assert request_id in asked_ids, "a bill for what never reached the backend"
-        assert amount_nano <= held[request_id]
+        assert request_id in made, "a bill for what never reached the backend"
+        assert amount_nano == cost_nano(*made[request_id])
+    assert costs == charged, "a request costs something that was not settled, or other than that"
+    return sum(charged.values())
+
+
+def cost_nano(prompt_tokens: int, completion_tokens: int) -> int:
+    return prompt_tokens * PROMPT_PRICE_NANO + completion_tokens * COMPLETION_PRICE_NANO

@@ -12,7 +12,7 @@ import openai
 import pytest
 import pytest_asyncio
 
-from mcp_gateway.core.ledger.entries import Hold
+from mcp_gateway.core.ledger.purse import Hold
 from tests.patience import eventually
 from tests.replaying import ReplayingBackend
 from tests.serving import MESSAGES, Door, open_door
@@ -43,7 +43,7 @@ async def holding(door: Door, backend: ReplayingBackend) -> AsyncIterator[Holdin
     ledger, stage = door.gateway.ledger, await staged(door, backend, CREDIT_NANO)
     running = await ledger.hold(f"req_of_{stage.account_id}", stage.account_id, CREDIT_NANO, CREDIT_NANO)
     yield HoldingStage(door, backend, stage.account_id, stage.key, running)
-    await ledger.void(running.request_id, None)
+    ledger.release(running.request_id)
     await door.nothing_is_left()
 
 

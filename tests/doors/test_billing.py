@@ -1,6 +1,8 @@
 """The wallet as its owner sees it: balance, transactions page by page, and the cost of each chat."""
 
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.gateway import DATABASE
 from tests.databases import store_of
 from tests.recorded import recorded, write_records
 from tests.replaying import ReplayingBackend, contents
@@ -95,25 +98,51 @@ async def test_what_a_running_request_holds_is_not_in_the_balance(stage: Stage) 
     hold = await stage.door.gateway.ledger.hold(f"req_{account}", account, 1, 300_000_000)
     wallet = await stage.ask("/v1/billing", key)
     assert (wallet["balance_usd"], wallet["held_usd"]) == ("1.70", "0.30")
-    await stage.door.gateway.ledger.void(hold.request_id, None)
+    stage.door.gateway.ledger.release(hold.request_id)
+    wallet = await stage.ask("/v1/billing", key)
+    assert (wallet["balance_usd"], wallet["held_usd"]) == ("2.00", "0.00")
 
 
 async def test_transactions_are_the_ledger_newest_first(stage: Stage) -> None:
     _, key = await stage.holder("2")
     answer = await stage.door.chat(key, model="priced/tiny", max_tokens=8)
     page = await stage.ask("/v1/billing/transactions", key)
-    settle, hold, credit = page["data"]
-    held = hold["held_change_usd"]
+    settle, credit = page["data"]
     assert page["next_cursor"] is None
-    assert [row["kind"] for row in page["data"]] == ["settle", "hold", "credit"]
+    assert [row["kind"] for row in page["data"]] == ["settle", "credit"]
     assert credit["amount_usd"] == credit["balance_change_usd"] == "2.00"
-    assert (hold["amount_usd"], hold["balance_change_usd"]) == ("0.00", f"-{held}")
-    assert (settle["amount_usd"], settle["held_change_usd"]) == ("-0.0000058", f"-{held}")
-    assert settle["reference"] == hold["reference"] == answer.headers["x-request-id"]
+    assert settle["amount_usd"] == settle["balance_change_usd"] == "-0.0000058"
+    assert settle["held_change_usd"] == credit["held_change_usd"] == "0.00"
+    assert settle["reference"] == answer.headers["x-request-id"]
     assert settle.keys() == {
         "object", "id", "created_at", "time", "kind", "reference",
         "amount_usd", "balance_change_usd", "granted_change_usd", "held_change_usd",
     }  # fmt: skip
+
+
+async def test_holds_of_an_earlier_release_stay_readable_and_are_no_deposits_nor_deductions(stage: Stage) -> None:
+    """It wrote a row as a request began and one as it ended, each with what was held."""
+    account, key = await stage.holder("2")
+    settled_and_voided = (
+        ("hold", "req_old_1", -100, 100, 0), ("settle", "req_old_1", 40, -100, 60),
+        ("hold", "req_old_2", -70, 70, 0), ("void", "req_old_2", 70, -70, 0),
+    )  # fmt: skip
+    with closing(sqlite3.connect(stage.door.data_dir / DATABASE)) as connection, connection:
+        row = "INSERT INTO ledger_transactions VALUES (NULL, ?, ?, ?, ?, 0, ?, ?, 0, 0, 1)"
+        connection.executemany(row, [(account, *entry) for entry in settled_and_voided])
+        connection.execute("UPDATE wallets SET paid_nano = paid_nano - 60 WHERE account_id = ?", (account,))
+    rows = (await stage.ask("/v1/billing/transactions", key))["data"]
+    told = [(row["kind"], row["amount_usd"], row["balance_change_usd"], row["held_change_usd"]) for row in rows]
+    assert told == [
+        ("void", "0.00", "0.00000007", "-0.00000007"),
+        ("hold", "0.00", "-0.00000007", "0.00000007"),
+        ("settle", "-0.00000006", "0.00000004", "-0.0000001"),
+        ("hold", "0.00", "-0.0000001", "0.0000001"),
+        ("credit", "2.00", "2.00", "0.00"),
+    ]
+    moves = (await stage.ask("/v1/credits/transactions", key))["data"]
+    assert [(row["kind"], row["amount_usd"]) for row in moves] == [("settle", "-0.00000006"), ("credit", "2.00")]
+    assert (await stage.ask("/v1/billing", key))["balance_usd"] == "1.99999994"
 
 
 @pytest.mark.parametrize("prefix", ["/v1", "/api/v1/inference"])
@@ -166,7 +195,7 @@ async def test_a_cursor_of_another_list_is_refused(stage: Stage) -> None:
 
 
 async def move(stage: Stage, account: str, kind: str, number: int) -> None:
-    """One more transaction, or a hold with its end."""
+    """One more transaction, or a hold that leaves none."""
     ledger, reference = stage.door.gateway.ledger, f"{account}-{kind}-{number}"
     if kind == "credit":
         await ledger.credit(account, number + 1, reference)
@@ -180,10 +209,10 @@ async def move(stage: Stage, account: str, kind: str, number: int) -> None:
         if kind == "settle":
             await ledger.settle(hold, 3, None)
         else:
-            await ledger.void(reference, None)
+            ledger.release(reference)
 
 
-KINDS = st.lists(st.sampled_from(["credit", "grant", "settle", "void"]), max_size=6)
+KINDS = st.lists(st.sampled_from(["credit", "grant", "settle", "release"]), max_size=6)
 
 
 @settings(max_examples=25)

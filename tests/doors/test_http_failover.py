@@ -156,7 +156,7 @@ async def test_a_backend_that_fails_before_its_first_token_is_followed_by_anothe
         assert second.chats[0].json == first.chats[0].json
         await stage.is_left_with(CREDIT_NANO - cost_nano(10, 4 if spoken.is_generated else 0))
         sql = "SELECT kind FROM ledger_transactions WHERE account_id = ? ORDER BY id"
-        assert await door.rows(sql, stage.account_id) == [("credit",), ("hold",), ("settle",)]
+        assert await door.rows(sql, stage.account_id) == [("credit",), ("settle",)]
         (record,) = await stage.records()
         assert record["backend"] == "vllm-2"
 

@@ -156,7 +156,7 @@ async def test_metrics_tell_what_requests_hold(served: Served) -> None:
     after = (await door.http.get("/metrics")).text
     assert value(after, "gateway_held_usd") - value(before, "gateway_held_usd") == 4.25
     for request_id in ("req_held_1", "req_held_2"):
-        await door.gateway.ledger.void(request_id, None)
+        door.gateway.ledger.release(request_id)
     assert value((await door.http.get("/metrics")).text, "gateway_held_usd") == value(before, "gateway_held_usd")
 
 

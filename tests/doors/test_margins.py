@@ -9,6 +9,7 @@ import pytest_asyncio
 from mcp_gateway.core.money import format_usd
 from tests.replaying import ReplayingBackend
 from tests.serving import FREE, PRICED, Door, open_door
+from tests.stage import held_for_one
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -20,11 +21,16 @@ PLAIN_NANO, WITH_20_NANO = 5800, 6960
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def door(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Door]:
-    async with (
-        ReplayingBackend() as backend,
-        open_door(tmp_path_factory.mktemp("margins"), vllm_urls=[backend.url], models=[FREE, PRICED]) as door,
-    ):
+async def vllm() -> AsyncIterator[ReplayingBackend]:
+    async with ReplayingBackend() as vllm:
+        yield vllm
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def door(tmp_path_factory: pytest.TempPathFactory, vllm: ReplayingBackend) -> AsyncIterator[Door]:
+    folder = tmp_path_factory.mktemp("margins")
+    async with open_door(folder, vllm_urls=[vllm.url], models=[FREE, PRICED]) as door:
+        vllm.note = door.gateway.ledger.held_now
         yield door
         await door.nothing_is_left()
 
@@ -62,22 +68,15 @@ async def test_an_answer_is_billed_with_the_margin_and_its_record_says_so(door: 
     assert (record["cost_nano"], record["price_version"]) == (WITH_20_NANO, "300000/700000+margin=2000")
 
 
-async def test_a_hold_is_made_with_the_margin(door: Door) -> None:
+async def test_a_hold_is_made_with_the_margin(door: Door, vllm: ReplayingBackend) -> None:
     """An account that has the price of the settings for it alone has too little."""
     fields = {"model": "priced/tiny", "max_tokens": 16}
     _, rich = await with_margin(door, 0)
-    held_nano = await held_for(door, rich, **fields)
+    assert (await door.chat(rich, **fields)).status_code == 200
+    held_nano = held_for_one(vllm)
     poor_id, poor = await with_margin(door, 2000, held_nano)
     assert (await door.chat(poor, **fields)).status_code == 402
     assert await door.balance_nano(poor_id) == held_nano
-
-
-async def held_for(door: Door, key: str, **fields: Any) -> int:
-    answer = await door.chat(key, **fields)
-    await door.nothing_is_left()
-    sql = "SELECT held_nano FROM ledger_transactions WHERE kind = 'hold' AND reference = ?"
-    ((held_nano,),) = await door.rows(sql, answer.headers["x-request-id"])
-    return int(held_nano)
 
 
 async def test_each_account_sees_the_prices_that_it_pays_and_everybody_else_those_of_the_settings(door: Door) -> None:

@@ -5,7 +5,6 @@ import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,13 @@ from mcp import Client
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 
-from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.inference.exchange import Exchange
 from mcp_gateway.core.ledger.entries import Balance
+from mcp_gateway.core.ledger.ledger import SettlementPending
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.store.sqlite.backup import back_up
-from tests.databases import locked, store_of
+from tests.databases import full, locked, store_of
 from tests.patience import PATIENCE_S, becomes, eventually
 from tests.replaying import Answer, Asked, ReplayingBackend, chunk, held, in_two
 from tests.serving import Door, bearer, chat_body, open_door
@@ -111,18 +110,8 @@ async def test_two_choices_are_summed_right(door: Door, backend: ReplayingBacken
 @contextlib.asynccontextmanager
 async def full_disk(door: Door) -> AsyncIterator[None]:
     """The database may not grow any more."""
-    store = store_of(door.gateway)
-    other = await door.account("1")
-    pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
-    store._connection.execute(f"PRAGMA max_page_count = {pages}")
-    with contextlib.suppress(GatewayError):  # until not even a hold finds room in the pages that there are
-        for number in count():
-            await door.gateway.ledger.hold(f"ballast {number}", other, 1, 1)
-            await door.gateway.ledger.void(f"ballast {number}", None)
-    try:
+    async with full(store_of(door.gateway), await door.account("1")):
         yield
-    finally:
-        store._connection.execute("PRAGMA max_page_count = 1000000")
 
 
 @contextlib.asynccontextmanager
@@ -212,7 +201,11 @@ async def test_in_an_outage_new_requests_are_refused_and_streams_end_whole_and_a
     asking = [asyncio.create_task(payer.ask(one, is_stream=True)) for payer, one in zip(payers, streaming, strict=True)]
     await backend.chats_asked(len(asking))
     await eventually(lambda: all(map(has_begun, door.gateway.inference.running)))
+    ended = await door.gateway.ledger.hold("req_ended", await door.account("1"), 1, 1)
     async with outage(door):
+        with pytest.raises(SettlementPending):  # by which the outage is known: a hold writes nothing
+            await door.gateway.ledger.settle(ended, 1, None)
+        await eventually(lambda: not door.gateway.ledger.is_writable)
         for spoken in SPOKEN:
             refused = await payers[0].ask(spoken)
             assert spoken.refusal_of(refused) == spoken.word_for("ledger_unavailable")
@@ -258,8 +251,9 @@ async def test_a_backup_taken_under_load_is_a_whole_database_whose_books_agree(
     assert copy.stat().st_mode & 0o077 == 0
     with contextlib.closing(sqlite3.connect(copy)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        entries = connection.execute("SELECT SUM(paid_nano), SUM(held_nano) FROM ledger_transactions").fetchone()
-        assert connection.execute("SELECT SUM(paid_nano), SUM(held_nano) FROM wallets").fetchone() == entries
+        entries = "SELECT SUM(paid_nano), SUM(granted_nano), SUM(held_nano) FROM ledger_transactions"
+        wallets = "SELECT SUM(paid_nano), SUM(granted_nano), 0 FROM wallets"
+        assert connection.execute(wallets).fetchone() == connection.execute(entries).fetchone()
     with pytest.raises(FileExistsError):
         back_up(tmp_path / DATABASE, copy)
     with pytest.raises(FileNotFoundError):

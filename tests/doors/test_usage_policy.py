@@ -262,7 +262,7 @@ async def test_every_surface_bills_by_the_policy_and_tells_what_it_bills(
         assert read is not None
         assert (*read[:2], cost_usd) == (prompt, output, format_usd(cost)), usage
         assert cost == cost_nano(prompt, output)
-        held = await payer.held_nano()
+        held = payer.held_nano
         assert (cost == held, cost == 0) == (stage.policy == "hold", stage.policy == "free"), usage
         assert cost <= held
         sql = "SELECT policy FROM missing_usages WHERE id = ?"

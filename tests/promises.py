@@ -51,7 +51,7 @@ AREAS: dict[str, Area] = {
                 "tests/doors/test_http_money.py::test_a_wallet_worth_some_requests_serves_exactly_those_of_many_at_once",
                 "tests/doors/test_http_money.py::test_all_surfaces_at_once_spend_one_wallet_and_never_more",
                 "tests/attack/test_overspend.py::test_a_wallet_worth_ten_requests_serves_exactly_ten_of_two_hundred_at_once",
-                "tests/core/ledger/test_ledger.py::test_two_writers_on_one_database_never_spend_the_same_money",
+                "tests/core/ledger/test_ledger.py::test_what_another_process_adds_is_spent_once_by_the_one_that_holds",
             ],
             "No balance goes below zero except by a refund, a dispute or the operator's adjustment.": [
                 "tests/core/ledger/test_machine.py",
@@ -76,6 +76,7 @@ AREAS: dict[str, Area] = {
             "Money that the account's own running requests hold is waited for, and after that 429 says when to come again.": [
                 "tests/doors/test_balance_held.py",
                 "tests/core/ledger/test_wait_list.py",
+                "tests/core/ledger/test_forgotten_purses.py",
             ],
             "What an answer costs beyond its hold is taken as far as the wallet has it free; the rest is the operator's loss, told in a metric and the log.": [
                 "tests/doors/test_http_money.py::test_usage_beyond_the_hold_is_billed_as_far_as_the_wallet_reaches",
@@ -116,7 +117,7 @@ AREAS: dict[str, Area] = {
             "Granted credit is used before what was paid, what expires first before the rest, and goes back to where it came from.": [
                 "tests/core/ledger/test_ledger.py::test_granted_credit_goes_first",
                 "tests/core/ledger/test_ledger.py::test_the_grant_that_expires_first_is_used_first_and_refilled_last",
-                "tests/core/ledger/test_ledger.py::test_voiding_gives_everything_back_to_where_it_came_from",
+                "tests/core/ledger/test_ledger.py::test_a_release_gives_everything_back_to_where_it_came_from",
             ],
             "The ledger is append-only, every transaction sums to zero, and a check finds what differs.": [
                 "tests/test_commands.py::test_the_books_agree_until_a_balance_differs_from_its_entries",
@@ -150,14 +151,14 @@ AREAS: dict[str, Area] = {
             "Bills that could not be written when the process ended are written once by the next start.": [
                 "tests/core/ledger/test_pending.py",
             ],
-            "After a kill settlements stand, holds of what ran are voided, and the requests that ran count in the day.": [
-                "tests/core/ledger/test_ledger.py::test_after_a_kill_settlements_stand_and_open_holds_are_voided",
+            "After a kill settlements stand, what ran holds nothing and costs nothing, and the requests that ran count in the day.": [
+                "tests/core/ledger/test_ledger.py::test_after_a_kill_settlements_stand_and_open_holds_are_forgotten",
                 "tests/crash/test_kill.py",
                 "tests/crash/test_day_counts.py",
             ],
-            "Holds that no request can still have are voided.": [
-                "tests/core/ledger/test_pending.py::test_a_hold_that_no_request_can_still_have_is_voided",
-                "tests/core/ledger/test_ledger.py::test_holds_that_are_nobodys_are_voided_now_and_then_and_told_of",
+            "Holds that no request can still have are released.": [
+                "tests/core/ledger/test_pending.py::test_a_hold_that_no_request_can_still_have_is_released",
+                "tests/core/ledger/test_ledger.py::test_holds_that_are_nobodys_are_released_now_and_then_and_told_of",
             ],
             "A payment through Stripe is credited once, when its money arrived, however often and in whatever order events come.": [
                 "tests/core/payments/test_events.py",

@@ -91,7 +91,7 @@ class Billing:
         return CreditsObject(object="credits", **dict(await self._wallet(asked.caller.account_id)))
 
     async def credit_transactions(self, asked: Asked[TransactionsQuery, Nothing]) -> TransactionPage:
-        """Deposits and deductions: transactions without holds and voids."""
+        """Deposits and deductions: transactions without the holds of earlier releases."""
         return await self._page(asked, only_moves=True)
 
     async def _wallet(self, account_id: str) -> WalletObject:

@@ -555,7 +555,7 @@ def _money(billing: Billing, statements: Statements) -> list[AnyOperation]:
             method="GET",
             path="/credits/transactions",
             name="credit_transactions",
-            summary="List deposits and deductions: the ledger without holds and voids.",
+            summary="List deposits and deductions: the ledger without the holds of earlier releases.",
             access=Access.HOLDER,
             scope="read",
             counts=Counts.QUERY,

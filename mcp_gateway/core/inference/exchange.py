@@ -83,7 +83,7 @@ class Exchange:
 
     After `begin` either `body` holds the whole answer, already settled, or `next_frames` brings the stream, which is
     settled before its last frames. Leaving early, by whatever exception, closes the backend's connection before
-    anything else and settles what was used or voids the hold.
+    anything else and settles what was used or releases the hold.
     """
 
     _ask: Ask | None = None

@@ -1,1 +1,1 @@
-"""Hold, settle, void, credit: the money of accounts."""
+"""Hold, settle, release, credit: the money of accounts."""

@@ -108,7 +108,7 @@ def _line(entry: Kept) -> bytes:
     if isinstance(entry, RequestRecord):
         return orjson.dumps(entry._asdict() | {"kind": kind})
     named = {field.name: getattr(entry, field.name) for field in fields(entry)}
-    return orjson.dumps(named | {"record": entry.record and entry.record._asdict(), "kind": kind})
+    return orjson.dumps(named | {"record": entry.record and entry.record._asdict(), "kind": kind}, default=tuple)
 
 
 def _entry(line: dict[str, Any]) -> Kept:

@@ -71,7 +71,7 @@ def test_an_account_is_made_with_what_it_begins_with_and_given_more(data_dir: Pa
     granted = run("accounts", "credit", account, "1", "--grant", "--expires-in-days", "7")
     assert (granted.exit_code, granted.stdout) == (0, f"account {account}, balance 15.50 USD\n")
     (line,) = [line for line in listed("accounts") if line.startswith(account)]
-    assert line.split() == [account, "15.50", "1.00", "0.00", "Ann"]
+    assert line.split() == [account, "15.50", "1.00", "unknown", "Ann"]
 
 
 def test_only_a_gift_has_an_end(data_dir: Path) -> None:

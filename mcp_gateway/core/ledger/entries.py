@@ -87,7 +87,7 @@ class Departure(Write[int]):
 
 
 @dataclass(frozen=True, slots=True)
-class SettleLate(Write[int]):
+class SettleLate:
     """As releases with holds in the database left it in a file: at most what was held, unless it `may_exceed` that.
 
     From where it is paid was not said: from what the wallet has.

@@ -155,13 +155,13 @@ class Ledger:
         entry of its own, which is queued behind it.
         """
         if self._store.withdraw(pending.written):
-            self.release(pending.hold.request_id)
+            self._end(pending.hold.request_id)
             _keep(self._store.write(AddRecord(record), is_durable=False, in_outage="keep"))
         else:
             self.give_back(pending.hold, record)
 
     def release(self, request_id: str) -> None:
-        """Hold nothing for a request any more, if anything was held."""
+        """Hold nothing for a request any more, if anything was held; a charge stays."""
         if (hold := self._purses.release(request_id)) is not None:
             self.wake(hold.account_id)
 
@@ -311,7 +311,11 @@ class Ledger:
 
     def _ended(self, ended: Ended) -> None:
         for request_id in ended.request_ids:
-            self.release(request_id)
+            self._end(request_id)
+
+    def _end(self, request_id: str) -> None:
+        if (hold := self._purses.end(request_id)) is not None:
+            self.wake(hold.account_id)
 
 
 def check_can_own(account_id: str) -> None:

@@ -158,7 +158,15 @@ class Purses:
         return self._purses[hold.account_id].charge(hold, cost_nano, now_ms, may_exceed=may_exceed)
 
     def release(self, request_id: str) -> Hold | None:
-        """Hold nothing for the request any more; returns what was held, None where nothing was."""
+        """Hold nothing for a running request any more; returns what was held, None where nothing was.
+
+        What it is charged stays held until that is written, else others would spend it.
+        """
+        hold = self._holds.get(request_id)
+        return self.end(request_id) if hold is not None and hold.state == "open" else None
+
+    def end(self, request_id: str) -> Hold | None:
+        """As `release`, also of a charge, which is written or never will be."""
         hold = self._holds.pop(request_id, None)
         if hold is not None:
             self._purses[hold.account_id].release(hold)

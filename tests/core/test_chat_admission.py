@@ -11,11 +11,9 @@ import pytest
 
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, Allowance, Caller, Guest, Quota
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.surfaces.chat import parse_chat
 from mcp_gateway.core.surfaces.surface import Ask
 from tests.core.test_chat import Stage, open_stage
-from tests.databases import locked
 from tests.replaying import ReplayingBackend, unary
 from tests.serving import FREE, PRICED, chat_body
 
@@ -100,16 +98,14 @@ async def test_more_choices_than_the_settings_allow_are_refused_in_words(stage: 
     assert f"at most {most}, not {most + 1}" in (await refusal_of(stage, request(n=most + 1))).message
 
 
-async def test_a_backend_that_is_lost_while_the_hold_is_decided_is_not_asked(stage: Stage, tmp_path: Path) -> None:
+async def test_a_backend_that_is_lost_while_the_hold_is_decided_is_not_asked(stage: Stage) -> None:
     async def ask() -> None:
         with await stage.exchange() as exchange:
             await exchange.begin(request("priced/tiny"))
 
-    with locked(tmp_path / DATABASE):
-        asking = asyncio.ensure_future(ask())
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        stage.gateway.pool.backends[0].lost("no connection")
+    asking = asyncio.ensure_future(ask())
+    await stage.hold_is_decided()
+    stage.gateway.pool.backends[0].lost("no connection")
     with pytest.raises(GatewayError, match="model_unavailable"):
         await asking
     assert stage.backend.chats == []

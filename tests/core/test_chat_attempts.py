@@ -12,8 +12,8 @@ from mcp_gateway.core.bytes_in_flight import BytesInFlight
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import LONG_BYTES
-from mcp_gateway.core.ledger.entries import Hold
 from mcp_gateway.core.ledger.ledger import SettlementPending
+from mcp_gateway.core.ledger.purse import Hold
 from tests.captured import captured
 from tests.core.test_chat import Stage, open_stage, read_frames, request
 from tests.loop_clock import pass_time

@@ -5,18 +5,16 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mcp_gateway.core.caller import Allowance, KeyHolder, Quota, Validity
 from mcp_gateway.core.errors import Code, GatewayError
-from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.identity.keys import refusal
 from mcp_gateway.core.inference.parts import Call
 from tests.core.test_chat import Stage, finish_reason, read_frames, request, stage  # noqa: F401 - the fixture
-from tests.databases import locked, rows_of
+from tests.databases import rows_of
 from tests.patience import PATIENCE_S, eventually
 from tests.replaying import Asked, chunk, contents, death, events, final_usage, in_two, silence, stream, unary
 
@@ -62,7 +60,7 @@ async def a_head_alone(asked: Asked) -> None:
         (a_head_alone, stream_answer),
     ],
 )
-async def test_an_answer_that_has_not_begun_is_void(
+async def test_an_answer_that_has_not_begun_costs_nothing(
     stage: Stage, answer: Any, ask: Callable[[Stage], Awaitable[str]], code: Code
 ) -> None:
     stage.backend.answer_with(answer)
@@ -88,21 +86,19 @@ async def test_a_request_that_had_to_be_sent_again_is_let_go_of_too(stage: Stage
 
 
 @pytest.mark.parametrize("ask", [unary_answer, stream_answer])
-async def test_a_hold_that_is_still_decided_is_void_and_no_backend_asked(
-    stage: Stage, tmp_path: Path, ask: Callable[[Stage], Awaitable[str]]
+async def test_a_hold_that_is_still_decided_is_released_and_no_backend_asked(
+    stage: Stage, ask: Callable[[Stage], Awaitable[str]]
 ) -> None:
-    with locked(tmp_path / DATABASE):
-        asking = asyncio.ensure_future(ask(stage))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        close(stage)
-        with pytest.raises(GatewayError, match="revoked_api_key"):
-            await asking
-        assert stage.backend.chats == []
+    asking = asyncio.ensure_future(ask(stage))
+    await stage.hold_is_decided()
+    close(stage)
+    with pytest.raises(GatewayError, match="revoked_api_key"):
+        await asking
+    assert stage.backend.chats == []
     await stage.is_accounted_for(0, "revoked_api_key")
 
 
-async def test_who_leaves_before_a_backend_is_asked_keeps_no_tokens_a_minute(stage: Stage, tmp_path: Path) -> None:
+async def test_who_leaves_before_a_backend_is_asked_keeps_no_tokens_a_minute(stage: Stage) -> None:
     allowance = Allowance(None, None, 1000, None)
     caller = replace(stage.caller, quotas=(Quota("key", "key_1", allowance),))
 
@@ -110,13 +106,11 @@ async def test_who_leaves_before_a_backend_is_asked_keeps_no_tokens_a_minute(sta
         with await stage.gateway.inference.admit(caller, Call("req_1", "http", "chat")) as exchange:
             await exchange.begin(request(stream=True, max_tokens=50))
 
-    with locked(tmp_path / DATABASE):
-        asking = asyncio.ensure_future(ask())
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        assert stage.gateway.limiter.standing(caller).tokens_remaining != 1000
-        asking.cancel()
-        await asyncio.gather(asking, return_exceptions=True)
+    asking = asyncio.ensure_future(ask())
+    await stage.hold_is_decided()
+    assert stage.gateway.limiter.standing(caller).tokens_remaining != 1000
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
     await stage.is_accounted_for(0, "client_closed")
     assert stage.gateway.limiter.standing(caller).tokens_remaining == 1000
 

@@ -11,8 +11,8 @@ import pytest
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.inference.exchange import Exchange
-from mcp_gateway.core.ledger.entries import Hold
 from mcp_gateway.core.ledger.ledger import SettlementPending
+from mcp_gateway.core.ledger.purse import Hold
 from tests.core.test_chat import Stage, caller, read_frames, request, stage  # noqa: F401 - the fixture
 from tests.core.test_chat_streams import ENGINE_DEAD, broken_off
 from tests.patience import PATIENCE_S

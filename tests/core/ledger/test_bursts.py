@@ -1,4 +1,4 @@
-"""Holds, settlements and voids that share a burst: decided in order, read and written together, each for itself.
+"""Settlements that share a burst, between holds and releases: read and written together, each for itself.
 
 What is asked without an await between shares one.
 """
@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from mcp_gateway.core.engine import DatabaseError
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ids import now_ms
-from mcp_gateway.core.ledger.entries import Balance, Hold, Move
+from mcp_gateway.core.ledger.entries import Balance, HeldNow, Move
 from mcp_gateway.core.ledger.ledger import Ledger, SettlementPending
+from mcp_gateway.core.ledger.purse import NotHeld
 from mcp_gateway.core.observe.records import Records
 from mcp_gateway.core.store.sqlite.executors import EXECUTORS
 from mcp_gateway.core.store.sqlite.store import Store
@@ -64,45 +64,47 @@ async def test_a_wallet_is_read_and_written_once_however_much_happens_to_it(
     assert await ledger.balance(account) == Balance(10_000 - 20 * 7 - 20 * 10, 0, 20 * 10)
 
 
-async def test_a_refused_hold_changes_no_wallet(ledger: Ledger, account: str, store: Store) -> None:
+async def test_holds_given_refused_and_released_run_no_statement_of_the_writer(
+    ledger: Ledger, account: str, store: Store
+) -> None:
     await ledger.credit(account, 5, "p")
     statements = await traced(store)
     await refused(ledger.hold("req_1", account, 10, 10))
-    assert count(statements, "UPDATE wallets") == 0
+    await ledger.hold("req_2", account, 5, 5)
+    ledger.release("req_2")
+    await store.flushed()
+    assert count(statements, "UPDATE wallets") == count(statements, "INSERT") == count(statements, "DELETE") == 0
+    assert count(statements, "BEGIN") == 1  # of what was waited for above
 
 
-async def test_what_a_void_gives_back_pays_for_the_next_hold_of_the_burst(ledger: Ledger, account: str) -> None:
+async def test_what_a_release_gives_back_pays_for_the_next_hold(ledger: Ledger, account: str) -> None:
     await ledger.credit(account, 100, "p")
     await ledger.hold("req_1", account, 100, 100)
-    answers = await asyncio.gather(
-        ledger.hold("req_2", account, 60, 60),
-        ledger.void("req_1", None),
-        ledger.hold("req_3", account, 60, 60),
-        ledger.hold("req_4", account, 60, 60),
-        return_exceptions=True,
-    )
-    assert [getattr(answer, "code", answer) for answer in answers] == [
-        "balance_held", None, Hold("req_3", account, 60), "balance_held",
-    ]  # fmt: skip
+    answers = [await refused(ledger.hold("req_2", account, 60, 60))]
+    ledger.release("req_1")
+    given = await ledger.hold("req_3", account, 60, 60)
+    answers.append(await refused(ledger.hold("req_4", account, 60, 60)))
+    assert [answer.code for answer in answers] == ["balance_held", "balance_held"]
+    assert (given.request_id, given.amount_nano) == ("req_3", 60)
 
 
-async def test_a_hold_that_ends_in_its_own_burst_leaves_its_two_facts(
-    ledger: Ledger, account: str, store: Store
-) -> None:
+async def test_a_hold_that_ends_at_once_leaves_one_fact(ledger: Ledger, account: str, store: Store) -> None:
     await ledger.credit(account, 100, "p")
-    hold = Hold("req_1", account, 30)
-    asked = ledger.hold("req_1", account, 1, 30), ledger.settle(hold, 20, None), ledger.void("req_1", None)
-    assert list(await asyncio.gather(*asked)) == [hold, 20, None]
+    hold = await ledger.hold("req_1", account, 1, 30)
+    settling = asyncio.ensure_future(ledger.settle(hold, 20, None))
+    await asyncio.sleep(0)
+    ledger.release("req_1")
+    assert await settling == 20
     facts = await store.read(Query("SELECT kind FROM ledger_transactions WHERE reference = 'req_1' ORDER BY id"))
-    assert facts == [("hold",), ("settle",)]
-    assert await store.read(Query("SELECT * FROM holds")) == []
+    assert facts == [("settle",)]
+    assert ledger.held_now() == HeldNow(0, 0, 0.0, 0)
     assert await ledger.balance(account) == Balance(80)
 
 
-async def test_the_same_hold_asked_for_twice_in_a_burst_is_one(ledger: Ledger, account: str) -> None:
+async def test_the_same_hold_asked_for_twice_at_once_is_one(ledger: Ledger, account: str) -> None:
     await ledger.credit(account, 100, "p")
     first, second = await asyncio.gather(*(ledger.hold("req_1", account, 1, 30) for _ in range(2)))
-    assert first == second == Hold("req_1", account, 30)
+    assert first is second
     assert await ledger.balance(account) == Balance(70, 0, 30)
 
 
@@ -111,17 +113,16 @@ async def test_granted_credit_goes_first_and_returns_within_a_burst_too(
 ) -> None:
     await ledger.credit(account, 100, "p")
     await ledger.grant(account, 50, "g", expires_at_ms=clock.now_ms + 10)
-    await asyncio.gather(
-        ledger.hold("req_1", account, 1, 40),
-        ledger.hold("req_2", account, 1, 40),
-        ledger.settle(Hold("req_1", account, 40), 15, None),
-        ledger.hold("req_3", account, 1, 20),
-    )
+    first, _ = [await ledger.hold(f"req_{number}", account, 1, 40) for number in (1, 2)]
+    await asyncio.gather(ledger.settle(first, 15, None), ledger.hold("req_3", account, 1, 20))
     assert await ledger.balance(account) == Balance(100 - 30, 5, 40 + 20)
-    assert await store.read(Query("SELECT remaining_nano FROM grants")) == [(5,)]
+    assert await store.read(Query("SELECT remaining_nano FROM grants")) == [(50 - 15,)]
     clock.now_ms += 10
-    await asyncio.gather(ledger.hold("req_4", account, 1, 10), ledger.void("req_3", None))
-    assert await ledger.balance(account) == Balance(100 - 30 - 10, 20, 40 + 10)
+    await ledger.hold("req_4", account, 1, 10)
+    ledger.release("req_3")
+    assert await ledger.balance(account) == Balance(100 - 30 - 10, 0, 40 + 10)
+    assert await ledger.expire_grants() == 25
+    assert await store.read(Query("SELECT remaining_nano FROM grants")) == [(10,)]
 
 
 async def test_a_record_that_cannot_be_written_is_left_out_of_its_own_settlement_alone(
@@ -138,30 +139,36 @@ async def test_a_record_that_cannot_be_written_is_left_out_of_its_own_settlement
     assert await store.read(Query("SELECT COUNT(*) FROM requests")) == [(4,)]
 
 
-async def test_a_request_held_for_again_after_its_end_costs_nobody_else_in_the_burst(
+async def test_a_request_that_is_charged_again_after_its_end_costs_nobody_else_in_the_burst(
     ledger: Ledger, account: str
 ) -> None:
     await ledger.credit(account, 100, "p")
-    await ledger.void((await ledger.hold("old", account, 1, 10)).request_id, None)
-    asked = [ledger.hold(name, account, 1, 10) for name in ("new_1", "old", "new_2")]
-    results = await asyncio.gather(*asked, return_exceptions=True)
-    assert [type(result) for result in results] == [Hold, DatabaseError, Hold]
+    await ledger.settle(await ledger.hold("old", account, 1, 10), 10, None)
+    holds = [await ledger.hold(name, account, 1, 10) for name in ("new_1", "old", "new_2")]
+    assert await asyncio.gather(*(ledger.settle(hold, 5, None) for hold in holds)) == [5, 0, 5]
+    assert ledger.held_now() == HeldNow(0, 0, 0.0, 0)
+    assert await ledger.balance(account) == Balance(80)
 
 
-async def test_a_hold_that_waits_for_another_process_sees_what_that_one_credits(
+async def test_a_settlement_that_waits_for_another_process_sees_what_that_one_credits(
     ledger: Ledger, account: str, database: Path, store: Store
 ) -> None:
     store._busy_timeout_s = 60
+    await ledger.credit(account, 10, "p")
+    hold = await ledger.hold("req_1", account, 1, 10)
     with closing(sqlite3.connect(database, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        asked = [asyncio.ensure_future(ledger.hold(f"req_{number}", account, 1, 10)) for number in range(3)]
+        settling = asyncio.ensure_future(ledger.settle(hold, 10, None))
         await eventually(lambda: store._pause is not None)
         Transaction(other, EXECUTORS, now_ms).run(Move(account, "credit", 25, "from the command line"))
+        assert (await refused(ledger.hold("req_2", account, 1, 10))).code == "insufficient_balance"
         other.execute("COMMIT")
-    assert [hold.amount_nano for hold in await asyncio.gather(*asked)] == [10, 10, 5]
+    asked = [await ledger.hold(f"req_{number}", account, 1, 10) for number in range(2, 5)]
+    assert [hold.amount_nano for hold in asked] == [10, 10, 5]
+    assert await settling == 10
 
 
-async def test_a_hold_does_not_wait_for_the_disk_and_a_settlement_does(
+async def test_a_hold_and_a_release_do_not_wait_for_the_disk_and_a_settlement_does(
     watched: tuple[Ledger, Disk], account: str
 ) -> None:
     ledger, disk = watched
@@ -170,7 +177,7 @@ async def test_a_hold_does_not_wait_for_the_disk_and_a_settlement_does(
     hold = await ledger.hold("req_1", account, 1, 10)
     settling = asyncio.ensure_future(ledger.settle(hold, 4, None))
     other = await ledger.hold("req_2", account, 1, 10)
-    await ledger.void(other.request_id, None)
+    ledger.release(other.request_id)
     assert not settling.done()
     disk.release()
     assert await settling == 4
@@ -185,7 +192,8 @@ async def test_a_settlement_that_the_disk_failed_to_take_is_told_once_the_disk_h
     disk.failures = 2
     assert await ledger.settle(hold, 4, record("req_1", account, cost_nano=4)) == 4
     assert disk.begun >= 3
-    assert await ledger.settle(hold, 4, None) == 0
+    with pytest.raises(NotHeld, match="ended already"):
+        await ledger.settle(hold, 4, None)
     assert await ledger.balance(account) == Balance(96)
 
 
@@ -209,7 +217,7 @@ async def test_a_settlement_that_is_committed_and_not_on_the_disk_in_time_is_giv
     rows = await ledger._store.read(Query("SELECT cost_nano, http_status, error_code FROM requests"))
     assert rows == [(0, 503, "ledger_unavailable")]
     kinds = await ledger._store.read(Query("SELECT kind FROM ledger_transactions WHERE reference = 'req_1'"))
-    assert kinds == [("hold",), ("settle",), ("refund_of_request",)]
+    assert kinds == [("settle",), ("refund_of_request",)]
 
 
 async def test_what_is_settled_and_given_back_in_one_burst_is_as_if_nothing_was_charged(
@@ -259,11 +267,10 @@ async def test_what_a_request_writes_builds_no_table_in_memory(store: Store, led
     """As a list of three values or more does in a CHECK or an index, for every row."""
     await ledger.credit(account, 1000, "cash")
     statements = await traced(store)
-    await ledger.settle(await ledger.hold("req_1", account, 1, 10), 5, record("req_1", account, cost_nano=5))
-    await ledger.hold("req_2", account, 1, 10)
-    await ledger.void("req_2", record("req_2", account))
+    for request_id in ("req_1", "req_2"):
+        await ledger.settle(await ledger.hold(request_id, account, 1, 10), 5, record(request_id, account, cost_nano=5))
     written = [sql for sql in statements if sql.split()[0] in {"SELECT", "INSERT", "UPDATE", "DELETE"}]
-    assert len(written) >= 2 * 11
+    assert len(written) >= 2 * 8
     for sql in written:
         steps = {step[1] for step in await store.read(Query(f"EXPLAIN {sql}"))}
         assert not steps & {"OpenEphemeral", "OpenAutoindex"}, sql

@@ -12,8 +12,9 @@ import pytest
 
 from mcp_gateway.core.engine import DatabaseError
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.ledger.entries import Balance, Hold, Move
+from mcp_gateway.core.ledger.entries import Balance, HeldNow, Move
 from mcp_gateway.core.ledger.ledger import Ledger, SettlementPending
+from mcp_gateway.core.ledger.purse import Hold, NotHeld
 from mcp_gateway.core.record import RequestRecord
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.clocks import MsClock
@@ -161,40 +162,83 @@ async def test_a_hold_ends_once_whatever_is_asked_again(ledger: Ledger, account:
     await ledger.credit(account, 1000, "p")
     first, second = [await ledger.hold(f"req_{n}", account, 10, 100) for n in (1, 2)]
     await ledger.settle(first, 60, None)
-    assert await ledger.settle(first, 60, None) == 0
-    await ledger.void("req_1", None)
-    await ledger.void("req_2", None)
-    assert await ledger.settle(second, 60, None) == 0
+    ledger.release("req_1")
+    ledger.release("req_2")
+    ledger.release("req_2")
+    for ended in (first, second):
+        with pytest.raises(NotHeld, match="ended already"):
+            await ledger.settle(ended, 60, None)
+    assert (first.state, second.state) == ("charged", "released")
     assert await ledger.balance(account) == Balance(paid_nano=940)
 
 
 async def test_asking_again_for_an_open_hold_gives_the_same_hold(ledger: Ledger, account: str) -> None:
     await ledger.credit(account, 100, "p")
     hold = await ledger.hold("req_1", account, 10, 100)
-    assert await ledger.hold("req_1", account, 10, 100) == hold
+    assert await ledger.hold("req_1", account, 10, 100) is hold
     assert (await ledger.balance(account)).held_nano == 100
 
 
-async def test_a_request_that_was_charged_cannot_be_held_for_again(ledger: Ledger, account: str) -> None:
+async def test_a_hold_that_is_asked_for_otherwise_than_it_was_made_is_refused_by_name(
+    ledger: Ledger, account: str
+) -> None:
+    await ledger.credit(account, 100, "p")
+    await ledger.hold("req_1", account, 10, 100)
+    with pytest.raises(NotHeld, match="hold of another account"):
+        await ledger.hold("req_1", "acc_guest", 10, 100)
+    for amounts_nano in ((11, 100), (10, 99)):
+        with pytest.raises(NotHeld, match="another amount"):
+            await ledger.hold("req_1", account, *amounts_nano)
+    assert await ledger.balance(account) == Balance(held_nano=100)
+
+
+async def test_a_request_that_was_charged_cannot_be_charged_again(
+    ledger: Ledger, account: str, caplog: pytest.LogCaptureFixture
+) -> None:
     await ledger.credit(account, 100, "p")
     await ledger.settle(await ledger.hold("req_1", account, 1, 10), 10, None)
-    with pytest.raises(DatabaseError):
-        await ledger.hold("req_1", account, 1, 10)
+    assert await ledger.settle(await ledger.hold("req_1", account, 1, 10), 10, None) == 0
     assert await ledger.balance(account) == Balance(paid_nano=90)
+    assert "CRITICAL" in {log.levelname for log in caplog.records}
 
 
-async def test_voiding_gives_everything_back_to_where_it_came_from(ledger: Ledger, account: str) -> None:
+async def test_a_release_gives_everything_back_to_where_it_came_from(ledger: Ledger, account: str) -> None:
     await ledger.credit(account, 100, "p")
     await ledger.grant(account, 50, "g")
     await ledger.hold("req_1", account, 10, 120)
-    await ledger.void("req_1", None)
+    ledger.release("req_1")
     assert await ledger.balance(account) == Balance(paid_nano=100, granted_nano=50)
 
 
-async def test_voiding_a_request_without_a_hold_only_records_it(ledger: Ledger, account: str, store: Store) -> None:
-    await ledger.void("req_1", record("req_1", account))
-    assert await store.read(Query("SELECT id FROM requests")) == [("req_1",)]
+async def test_a_release_of_a_request_without_a_hold_does_nothing(ledger: Ledger, account: str, store: Store) -> None:
+    ledger.release("req_1")
+    assert ledger.held_now() == HeldNow(0, 0, 0.0, 0)
     assert await store.read(Query("SELECT * FROM ledger_transactions")) == []
+
+
+async def test_neither_a_hold_nor_its_release_is_written(ledger: Ledger, account: str, store: Store) -> None:
+    await ledger.credit(account, 100, "p")
+    await ledger.hold("req_1", account, 10, 100)
+    assert ledger.backlog()[0] == 0
+    ledger.release("req_1")
+    assert ledger.backlog()[0] == 0
+    assert await store.read(Query("SELECT kind FROM ledger_transactions")) == [("credit",)]
+
+
+async def test_a_charge_that_waits_to_be_written_is_not_released(
+    ledger: Ledger, account: str, database: Path, store: Store
+) -> None:
+    """Else it would be spent by another request before it is taken out of the wallet."""
+    store._busy_timeout_s = 60
+    await ledger.credit(account, 100, "p")
+    hold = await ledger.hold("req_1", account, 10, 100)
+    with locked(database):
+        settling = asyncio.ensure_future(ledger.settle(hold, 60, None))
+        await asyncio.sleep(0)
+        ledger.release("req_1")
+        assert await ledger.balance(account) == Balance(40, 0, 60)
+    assert await settling == 60
+    assert await ledger.balance(account) == Balance(40)
 
 
 async def test_granted_credit_goes_first(ledger: Ledger, account: str) -> None:
@@ -217,6 +261,11 @@ async def remaining(store: Store) -> dict[int | None, int]:
     return dict(await store.read(Query("SELECT expires_at_ms, remaining_nano FROM grants")))
 
 
+def drawn(hold: Hold) -> list[int]:
+    """How much it holds of which grant, in their order, and last of paid money."""
+    return [part_nano for _, part_nano in hold.parts.grants] + [hold.parts.paid_nano]
+
+
 async def test_the_grant_that_expires_first_is_used_first_and_refilled_last(
     ledger: Ledger, account: str, store: Store, clock: MsClock
 ) -> None:
@@ -224,7 +273,9 @@ async def test_the_grant_that_expires_first_is_used_first_and_refilled_last(
     for number, expires_at_ms in enumerate((later, soon, None)):
         await ledger.grant(account, 100, f"g{number}", expires_at_ms=expires_at_ms)
     hold = await ledger.hold("req_1", account, 10, 250)
-    assert await remaining(store) == {soon: 0, later: 0, None: 50}
+    assert drawn(hold) == [100, 100, 50, 0]
+    assert await ledger.balance(account) == Balance(granted_nano=50, held_nano=250)
+    assert await remaining(store) == {soon: 100, later: 100, None: 100}
     await ledger.settle(hold, 120, None)
     assert await remaining(store) == {soon: 0, later: 80, None: 100}
 
@@ -266,24 +317,24 @@ async def test_a_hold_keeps_what_it_drew_from_a_grant_that_expires_meanwhile(
 async def test_a_settlement_and_its_record_are_one_write(ledger: Ledger, account: str, store: Store) -> None:
     await ledger.credit(account, 100, "p")
     hold = await ledger.hold("req_1", account, 1, 10)
-    for _ in range(2):  # the second time changes nothing
-        await ledger.settle(hold, 10, record("req_1", account, cost_nano=10))
+    await ledger.settle(hold, 10, record("req_1", account, cost_nano=10))
+    with pytest.raises(NotHeld, match="ended already"):
+        await ledger.settle(hold, 9, record("req_1", account, cost_nano=9))
     assert await store.read(Query("SELECT id, cost_nano, prompt_tokens FROM requests")) == [("req_1", 10, 3)]
     assert await ledger.balance(account) == Balance(paid_nano=90)
 
 
-async def test_a_settlement_or_void_whose_record_cannot_be_written_is_made_without_it(
+async def test_a_settlement_whose_record_cannot_be_written_is_made_without_it(
     ledger: Ledger, account: str, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     await ledger.credit(account, 100, "p")
     assert await ledger.settle(await ledger.hold("req_1", account, 1, 10), 10, UNWRITABLE) == 10
-    await ledger.void((await ledger.hold("req_2", account, 1, 10)).request_id, UNWRITABLE)
     assert await ledger.balance(account) == Balance(paid_nano=90)
     assert await store.read(Query("SELECT * FROM requests")) == []
-    assert caplog.text.count("a write failed with IntegrityError") == 2
+    assert caplog.text.count("a write failed with IntegrityError") == 1
 
 
-async def test_a_settlement_that_fails_for_an_unknown_reason_is_voided_so_that_no_hold_stays(
+async def test_a_settlement_that_fails_for_an_unknown_reason_is_not_charged_and_its_hold_ends(
     ledger: Ledger, account: str, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     await ledger.credit(account, 100, "p")
@@ -353,15 +404,17 @@ async def test_a_refused_answers_granted_part_goes_back_to_a_grant_even_where_al
     assert await ledger.balance(account) == Balance(granted_nano=50 if lives_ms is None else 0)
 
 
-async def test_a_hold_whose_caller_left_while_it_was_decided_can_be_voided_by_its_request(
-    ledger: Ledger, account: str
+async def test_a_hold_whose_caller_left_while_the_wallet_was_read_is_never_made(
+    ledger: Ledger, account: str, store: Store
 ) -> None:
     await ledger.credit(account, 100, "p")
-    asking = asyncio.ensure_future(ledger.hold("req_1", account, 1, 10))
-    await asyncio.sleep(0)  # it is in the writer's queue now
+    fresh = Ledger(store)
+    asking = asyncio.ensure_future(fresh.hold("req_1", account, 1, 10))
+    await asyncio.sleep(0)  # it reads the wallet, of which nothing is known yet
     asking.cancel()
-    await ledger.void("req_1", None)
-    assert await ledger.balance(account) == Balance(paid_nano=100)
+    await asyncio.wait([asking])
+    assert fresh.held_now() == HeldNow(0, 0, 0.0, 0)
+    assert await fresh.balance(account) == Balance(paid_nano=100)
 
 
 async def test_of_200_requests_on_a_wallet_worth_ten_exactly_ten_are_served(ledger: Ledger, account: str) -> None:
@@ -376,18 +429,20 @@ async def test_of_200_requests_on_a_wallet_worth_ten_exactly_ten_are_served(ledg
     assert await ledger.balance(account) == Balance()
 
 
-async def test_two_writers_on_one_database_never_spend_the_same_money(
+async def test_what_another_process_adds_is_spent_once_by_the_one_that_holds(
     ledger: Ledger, account: str, database: Path, clock: MsClock
 ) -> None:
-    await ledger.credit(account, 1000, "p")
-    stores = [await open_store(database, now_ms=clock) for _ in range(2)]
-    ledgers = [Ledger(store) for store in stores]
-    asked = [ledgers[number % 2].hold(f"req_{number}", account, 100, 100) for number in range(60)]
-    answers = await asyncio.gather(*asked, return_exceptions=True)
+    """The wallet is known too early and never too late: it is read again before anybody is refused."""
+    await ledger.credit(account, 500, "p")
+    other = await open_store(database, now_ms=clock)
+    added = [Ledger(other).credit(account, 100, f"more {number}") for number in range(5)]
+    early = [ledger.hold(f"early_{number}", account, 100, 100) for number in range(30)]
+    answers = await asyncio.gather(*early, *added, return_exceptions=True)
+    late = [ledger.hold(f"late_{number}", account, 100, 100) for number in range(30)]
+    answers += await asyncio.gather(*late, return_exceptions=True)
     assert sum(isinstance(answer, Hold) for answer in answers) == 10
-    assert (await ledger.balance(account)).held_nano == 1000
-    for store in stores:
-        await store.close()
+    assert await ledger.balance(account) == Balance(held_nano=1000)
+    await other.close()
 
 
 async def test_a_settlement_waits_through_an_outage(ledger: Ledger, account: str, store: Store, database: Path) -> None:
@@ -395,8 +450,10 @@ async def test_a_settlement_waits_through_an_outage(ledger: Ledger, account: str
     hold = await ledger.hold("req_1", account, 1, 10)
     with locked(database):
         settling = asyncio.ensure_future(ledger.settle(hold, 7, record("req_1", account, cost_nano=7)))
+        await eventually(lambda: not ledger.is_writable)
         assert (await refused(ledger.hold("req_2", account, 1, 10))).code == "ledger_unavailable"
         assert not settling.done()
+        assert await ledger.balance(account) == Balance(93, 0, 7)
     assert await settling == 7
     assert await ledger.balance(account) == Balance(paid_nano=93)
     assert await store.read(Query("SELECT id FROM requests")) == [("req_1",)]
@@ -422,11 +479,14 @@ async def test_a_settlement_that_takes_too_long_is_carried_out_unless_it_is_take
     assert rows == [("req_delivered", 7, 200), ("req_refused", 0, 503)]
 
 
-async def test_a_void_during_an_outage_catches_up(ledger: Ledger, account: str, database: Path) -> None:
+async def test_a_release_during_an_outage_is_done_at_once(ledger: Ledger, account: str, database: Path) -> None:
     await ledger.credit(account, 100, "p")
     await ledger.hold("req_1", account, 1, 100)
-    with locked(database), pytest.raises(GatewayError):
-        await ledger.void("req_1", None)
+    with locked(database):
+        assert (await refused(ledger.credit(account, 1, "q"))).code == "ledger_unavailable"
+        ledger.release("req_1")
+        assert await ledger.balance(account) == Balance(100)
+    await eventually(lambda: ledger.is_writable)
     await ledger.hold("req_2", account, 100, 100)
 
 
@@ -446,17 +506,15 @@ asyncio.run(main())
 
 
 @pytest.mark.program
-async def test_after_a_kill_settlements_stand_and_open_holds_are_voided(
+async def test_after_a_kill_settlements_stand_and_open_holds_are_forgotten(
     ledger: Ledger, account: str, database: Path
 ) -> None:
     await ledger.credit(account, 1000, "p")
     await ledger.grant(account, 150, "g")
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", DIE_WITH_OPEN_HOLDS, str(database), account)
     assert await process.wait() == -9
-    assert (await ledger.balance(account)).held_nano == 400
-    assert await ledger.void_open_holds() == 4
-    assert await ledger.void_open_holds() == 0
     assert await ledger.balance(account) == Balance(paid_nano=1000, granted_nano=120)
+    assert (await ledger.hold("req_later", account, 1120, 1120)).amount_nano == 1120
 
 
 @pytest.mark.parametrize("change", ["UPDATE ledger_transactions SET paid_nano = 0", "DELETE FROM ledger_transactions"])
@@ -480,12 +538,11 @@ async def test_a_transaction_that_does_not_sum_to_zero_cannot_be_written(
 TAMPERINGS: dict[str, str] = {
     "a wallet's paid balance": "UPDATE wallets SET paid_nano = paid_nano + 1",
     "a wallet's granted balance": "UPDATE wallets SET granted_nano = granted_nano + 1",
-    "a wallet's held balance": "UPDATE wallets SET held_nano = held_nano + 1",
     "a missing wallet": "DELETE FROM wallets",
-    "an open hold that was lost": "DELETE FROM holds",
-    "an open hold of another size": "UPDATE holds SET paid_nano = paid_nano + 1",
     "what is left of a grant": "UPDATE grants SET remaining_nano = remaining_nano + 1",
-    "what a hold drew on a grant": "UPDATE hold_grants SET amount_nano = amount_nano + 1",
+    "a hold of an earlier release that never ended": (
+        "INSERT INTO ledger_transactions SELECT NULL, account_id, 'hold', 'req_old', -1, 0, 1, 0, 0, 0, 1 FROM wallets"
+    ),
     "a record with another cost": "UPDATE requests SET cost_nano = cost_nano + 1",
 }
 
@@ -542,11 +599,13 @@ async def test_a_wallet_that_says_more_than_its_grants_have_gives_no_hold(
 ) -> None:
     await ledger.grant(account, 50, "g")
     await store.write(changing("UPDATE grants SET remaining_nano = 9"))
-    with pytest.raises(AssertionError, match="less than the wallet says"):
-        await ledger.hold("req_1", account, 1, 10)
-    assert await ledger.balance(account) == Balance(granted_nano=50)
-    assert await ledger.open_holds() == (0, 0, 0.0)
+    fresh = Ledger(store)
+    for asked in (fresh.hold("req_1", account, 1, 10), fresh.balance(account)):
+        with pytest.raises(AssertionError, match="other than the wallet says"):
+            await asked
+    assert fresh.held_now() == HeldNow(0, 0, 0.0, 0)
     await store.write(changing("UPDATE grants SET remaining_nano = 50"))
+    assert await fresh.balance(account) == Balance(granted_nano=50)
 
 
 async def test_a_refund_that_fails_changes_nothing_and_holds_up_nobody(
@@ -560,27 +619,6 @@ async def test_a_refund_that_fails_changes_nothing_and_holds_up_nobody(
     assert await credited
     assert isinstance(back.exception(), TypeError)
     assert await ledger.balance(account) == Balance(5)
-
-
-async def test_a_void_that_fails_is_left_out_and_holds_up_nobody(ledger: Ledger, account: str, store: Store) -> None:
-    await ledger.credit(account, 50, "p")
-    await ledger.hold("req_1", account, 1, 50)
-    broken = "CREATE TRIGGER broken BEFORE DELETE ON holds BEGIN SELECT RAISE(ABORT, 'broken'); END"
-    await store.write(changing(broken))
-    with pytest.raises(DatabaseError, match="broken"):
-        await ledger.void("req_1", None)
-    assert await ledger.credit(account, 5, "q")
-    assert await ledger.balance(account) == Balance(5, 0, 50)
-
-
-async def test_a_void_that_nobody_waits_for_is_carried_out(ledger: Ledger, account: str) -> None:
-    await ledger.credit(account, 50, "p")
-    await ledger.hold("req_1", account, 1, 50)
-    voiding = asyncio.ensure_future(ledger.void("req_1", None))
-    await asyncio.sleep(0)  # it is in the writer's queue now
-    voiding.cancel()
-    await ledger.hold("req_2", account, 50, 50)
-    assert voiding.cancelled()
 
 
 async def test_grants_are_expired_as_their_time_comes_also_after_an_outage(
@@ -604,7 +642,7 @@ async def test_grants_are_expired_as_their_time_comes_also_after_an_outage(
     watching.cancel()
 
 
-async def test_holds_that_are_nobodys_are_voided_now_and_then_and_told_of(
+async def test_holds_that_are_nobodys_are_released_now_and_then_and_told_of(
     store: Store, account: str, clock: MsClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     ledger = Ledger(store, longest_hold_s=10)
@@ -620,7 +658,7 @@ async def test_holds_that_are_nobodys_are_voided_now_and_then_and_told_of(
         pass_time(60)
         await settled()
     await eventually(lambda: bool(caplog.records))
-    assert caplog.messages == ["voided 1 holds that no request can still have"]
+    assert caplog.messages == ["released 1 holds that no request can still have"]
     watching.cancel()
 
 
@@ -628,9 +666,10 @@ async def test_what_waits_for_the_database_is_told_and_how_long_its_log_is(
     ledger: Ledger, account: str, database: Path
 ) -> None:
     await ledger.credit(account, 100, "p")
+    hold = await ledger.hold("req_1", account, 1, 10)
     with locked(database):
-        held = asyncio.ensure_future(ledger.hold("req_1", account, 1, 10))
+        settling = asyncio.ensure_future(ledger.settle(hold, 4, None))
         await asyncio.sleep(0)
         assert ledger.backlog()[0] == 1
-        held.cancel()
+    assert await settling == 4
     assert ledger.backlog()[1] > 0

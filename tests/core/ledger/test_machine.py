@@ -1,122 +1,192 @@
-"""Random lives of two wallets against an auditor that knows nothing of databases."""
+"""Random lives of two wallets against an auditor that knows nothing of databases, of memory, or of each other."""
 
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from mcp_gateway.core.engine import DatabaseError
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.ids import new_id
-from mcp_gateway.core.ledger.entries import Balance, Hold, Move
-from mcp_gateway.core.ledger.ledger import Ledger
+from mcp_gateway.core.ledger.entries import Balance, Move, WalletState
+from mcp_gateway.core.ledger.ledger import Ledger, SettlementPending
+from mcp_gateway.core.ledger.pending import PendingFile
+from mcp_gateway.core.ledger.purse import Hold, NotHeld
+from mcp_gateway.core.ledger.rules import Parts
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.clocks import MsClock
 from tests.core.ledger.test_ledger import UNWRITABLE, record
-from tests.databases import migrated, open_store
+from tests.databases import Query, locked, migrated, open_store
+from tests.loop_clock import pass_time
 
 AMOUNT = st.integers(1, 100)
+COST = st.integers(0, 250)
 FOREVER = 10**15
+PATIENT_S = 60.0
 
-Step = tuple[Callable[[], Coroutine[Any, Any, object]], Callable[[object], object]]
 
-
-@dataclass
+@dataclass(eq=False)
 class Grant:
     expires_at_ms: int
     left: int
 
 
+Taken = list[tuple[Grant | None, int]]
+"""An amount by where it comes from, in order; None is paid money."""
+
+
 @dataclass
 class Wallet:
-    """What must be true of one account."""
+    """What must be true of one account, as far as the gateway can know: `unseen` is what another process has added."""
 
     paid: int = 0
     is_refunded: bool = False
     grants: list[Grant] = field(default_factory=list)
-    holds: dict[str, list[tuple[Grant | None, int]]] = field(default_factory=dict)
-    """What each open hold took from which grant, in order; None is paid money."""
+    unseen: list["Change"] = field(default_factory=list)
+    asked: list["Change"] = field(default_factory=list)
+    """What is asked of the database and not committed yet, in order."""
+    open: dict[str, Taken] = field(default_factory=dict)
+    charging: dict[str, Taken] = field(default_factory=dict)
+    """What is charged and not committed yet, and so still held."""
     charged: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Paid and granted money that each settled request was charged."""
 
-    def balance(self) -> Balance:
-        held = sum(part for parts in self.holds.values() for _, part in parts)
-        return Balance(self.paid, sum(grant.left for grant in self.grants), held)
+    def balance(self, now_ms: int) -> Balance:
+        held = sum(part for taken in self._held() for _, part in taken)
+        return Balance(self.paid, sum(grant.left for grant in self._living(now_ms)), held)
+
+    def stored(self) -> tuple[int, dict[Grant, int]]:
+        """What the database has: paid money, and what is left of each grant; what is held is still there."""
+        if self.unseen:
+            seen = deepcopy(self)
+            seen.see()
+            return seen.stored()
+        paid, owned = self.paid, {grant: grant.left for grant in self.grants}
+        for grant, part in (one for taken in self._held() for one in taken):
+            if grant is None:
+                paid += part
+            else:
+                owned[grant] += part
+        return paid, owned
+
+    def credit(self, amount: int) -> None:
+        self.paid += amount
+
+    def refund(self, amount: int) -> None:
+        self.paid -= amount
+        self.is_refunded = True
+
+    def grant(self, expires_at_ms: int, amount: int) -> None:
+        self.grants.append(Grant(expires_at_ms, amount))
 
     def expire(self, now_ms: int) -> None:
         for grant in self.grants:
             if grant.expires_at_ms <= now_ms:
                 grant.left = 0
 
-    def credit(self, amount: int) -> None:
-        self.paid += amount
+    def see(self) -> None:
+        """The gateway reads the wallet, or writes it, for which it is read."""
+        for change in self.unseen:
+            change(self)
+        self.unseen.clear()
 
-    def hold(self, request_id: str, minimum: int, maximum: int, now_ms: int) -> int | None:
-        self.expire(now_ms)
-        spendable = self.balance().spendable_nano
+    def committed(self) -> None:
+        """All that was asked of the database, in one transaction."""
+        self.see()
+        for change in self.asked:
+            change(self)
+        self.asked.clear()
+        self.charging.clear()
+
+    def hold(self, request_id: str, minimum: int, maximum: int, now_ms: int) -> Taken | None:
+        spendable = self.balance(now_ms).spendable_nano
         if spendable < minimum:
             return None
-        amount = missing = min(spendable, maximum)
-        parts = self.holds[request_id] = []
-        for grant in sorted(self.grants, key=lambda grant: grant.expires_at_ms):
-            part = min(grant.left, missing)
-            grant.left -= part
-            missing -= part
-            parts.append((grant, part))
-        self.paid -= missing
-        parts.append((None, missing))
-        return amount
+        taken = self._take(self._living(now_ms), min(spendable, maximum))
+        self.paid -= sum(part for grant, part in taken if grant is None)
+        self.open[request_id] = taken
+        return taken
 
-    def end(self, request_id: str, cost: int, *, exceeds_at_ms: int | None = None) -> int:
-        """What is charged: beyond the hold, where that is allowed at a moment, from what is free then."""
-        parts = self.holds.pop(request_id, None)
-        if parts is None:
-            return 0
-        unpaid, granted = cost, 0
-        for grant, part in parts:
+    def release(self, request_id: str) -> None:
+        self._return(self.open.pop(request_id, []))
+
+    def charge(self, request_id: str, cost: int, now_ms: int, *, may_exceed: bool) -> int:
+        """Granted credit first of what was held, whose rest is free at once; beyond it of what is free then."""
+        unpaid, charged = cost, []
+        for grant, part in self.open.pop(request_id):
             used = min(part, unpaid)
             unpaid -= used
-            if grant is None:
-                self.paid += part - used
-            else:
-                grant.left += part - used
-                granted += used
-        charged = cost - unpaid
-        if unpaid and exceeds_at_ms is not None:
-            more_granted, more_paid = self._take_free(unpaid, exceeds_at_ms)
-            granted += more_granted
-            charged += more_granted + more_paid
-        self.charged[request_id] = charged - granted, granted
-        return charged
+            self._return([(grant, part - used)])
+            charged.append((grant, used))
+        if unpaid and may_exceed:
+            more = self._take(self._living(now_ms), unpaid)
+            paid = min(sum(part for grant, part in more if grant is None), max(self.paid, 0))
+            self.paid -= paid
+            charged += [(grant, part) for grant, part in more if grant is not None] + [(None, paid)]
+        self.charging[request_id] = charged
+        granted = sum(part for grant, part in charged if grant is not None)
+        total = sum(part for _, part in charged)
+        self.charged[request_id] = total - granted, granted
+        return total
 
-    def _take_free(self, amount: int, now_ms: int) -> tuple[int, int]:
-        self.expire(now_ms)
-        missing = amount
-        for grant in sorted(self.grants, key=lambda grant: grant.expires_at_ms):
-            part = min(grant.left, missing)
-            grant.left -= part
-            missing -= part
-        paid = min(missing, max(self.paid, 0))
-        self.paid -= paid
-        return amount - missing, paid
+    def forget(self, request_id: str) -> None:
+        """A charge that never reaches the database."""
+        self._return(self.charging.pop(request_id))
+        del self.charged[request_id]
 
-    def give_back(self, request_id: str, now_ms: int) -> None:
-        paid, granted = self.charged.pop(request_id, (0, 0))
+    def forget_all(self) -> None:
+        """What is known in memory alone, with the process."""
+        for request_id in [*self.open]:
+            self.release(request_id)
+        for request_id in [*self.charging]:
+            self.forget(request_id)
+
+    def give_back(self, paid: int, granted: int, now_ms: int) -> None:
         self.paid += paid
         if granted:
             first = min(self.grants, key=lambda grant: (grant.expires_at_ms <= now_ms, grant.expires_at_ms))
             first.left += granted
 
+    def _held(self) -> list[Taken]:
+        return [*self.open.values(), *self.charging.values()]
+
+    def _living(self, now_ms: int) -> list[Grant]:
+        living = [grant for grant in self.grants if grant.expires_at_ms > now_ms and grant.left]
+        return sorted(living, key=lambda grant: grant.expires_at_ms)
+
+    def _take(self, grants: list[Grant], amount: int) -> Taken:
+        """From these grants, and the rest of paid money, which stays where it is."""
+        taken: Taken = []
+        for grant in grants:
+            part = min(grant.left, amount)
+            grant.left -= part
+            amount -= part
+            taken.append((grant, part))
+        return [*taken, (None, amount)]
+
+    def _return(self, taken: Taken) -> None:
+        for grant, part in taken:
+            if grant is None:
+                self.paid += part
+            else:
+                grant.left += part
+
+
+Change = Callable[[Wallet], None]
+
 
 class LedgerLife(RuleBasedStateMachine):
+    """`store` is the gateway's, and `other` that of a process beside it, which only adds."""
+
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
@@ -124,204 +194,356 @@ class LedgerLife(RuleBasedStateMachine):
         self.clock = MsClock()
         self.wallets: dict[str, Wallet] = {}
         self.holds: list[Hold] = []
-        self.store = self.open()
-        self.ledger = Ledger(self.store)
+        self.open()
 
-    def open(self) -> Store:
-        return self.runner.run(open_store(migrated(Path(self.folder.name) / "gateway.sqlite3"), now_ms=self.clock))
+    @property
+    def path(self) -> Path:
+        return Path(self.folder.name) / "gateway.sqlite3"
+
+    @property
+    def now_ms(self) -> int:
+        return self.clock.now_ms
+
+    def run(self, asked: Awaitable[Any]) -> Any:
+        async def wait() -> Any:
+            return await asked
+
+        return self.runner.run(wait())
+
+    def open(self) -> None:
+        self.store, self.other = (self.run(self._opened()) for _ in range(2))
+        self.ledger = Ledger(self.store)
+        self.store.listen(WalletState, self.committed)
+
+    async def _opened(self) -> Store:
+        return await open_store(migrated(self.path), now_ms=self.clock, busy_timeout_s=PATIENT_S)
+
+    def close(self) -> list[Any]:
+        self.run(self.other.close())
+        unwritten: list[Any] = self.run(self.store.close())
+        return unwritten
+
+    def committed(self, state: WalletState) -> None:
+        self.ledger._wallet_changed(state)
+        self.wallets[state.account_id].committed()
 
     def teardown(self) -> None:
-        self.runner.run(self.store.close())
+        self.close()
         self.runner.close()
         self.folder.cleanup()
 
     def account(self, index: int) -> str:
         return list(self.wallets)[index]
 
+    def wallet_of(self, hold: Hold) -> Wallet:
+        return self.wallets[hold.account_id]
+
+    def is_open(self, hold: Hold) -> bool:
+        return hold.state == "open" and hold.request_id in self.wallet_of(hold).open
+
     @initialize()
     def make_accounts(self) -> None:
         accounts = Accounts(self.store, new_id=new_id, now_ms=self.clock)
-        self.wallets = {self.runner.run(accounts.create(name)).id: Wallet() for name in ("Ann", "Bob")}
+        self.wallets = {self.run(accounts.create(name)).id: Wallet() for name in ("Ann", "Bob")}
+
+    # Money from outside
 
     @rule(index=st.integers(0, 1), amount=AMOUNT, reference=st.integers(0, 9))
     def credit(self, index: int, amount: int, reference: int) -> None:
-        account = self.account(index)
-        if self.runner.run(self.ledger.credit(account, amount, f"{account}-{reference}")):
-            self.wallets[account].paid += amount
+        account, wallet = self.account(index), self.wallets[self.account(index)]
+        wallet.asked.append(lambda wallet: wallet.credit(amount))
+        is_new = self.run(self.ledger.credit(account, amount, f"{account}-{reference}"))
+        assert bool(wallet.asked) != is_new
+        wallet.asked.clear()
 
-    @rule(index=st.integers(0, 1), amount=AMOUNT, lives_ms=st.none() | st.integers(1, 50))
-    def grant(self, index: int, amount: int, lives_ms: int | None) -> None:
-        expires_at_ms = None if lives_ms is None else self.clock.now_ms + lives_ms
-        assert self.runner.run(
-            self.ledger.grant(self.account(index), amount, new_id("grant"), expires_at_ms=expires_at_ms)
-        )
-        self.wallets[self.account(index)].grants.append(Grant(expires_at_ms or FOREVER, amount))
+    @rule(index=st.integers(0, 1), amount=AMOUNT, lives_ms=st.none() | st.integers(1, 50), is_other=st.booleans())
+    def grant(self, index: int, amount: int, lives_ms: int | None, is_other: bool) -> None:
+        account, wallet = self.account(index), self.wallets[self.account(index)]
+        expires_at_ms = None if lives_ms is None else self.now_ms + lives_ms
+        changes = wallet.unseen if is_other else wallet.asked
+        changes.append(lambda wallet: wallet.grant(expires_at_ms or FOREVER, amount))
+        ledger = Ledger(self.other) if is_other else self.ledger
+        assert self.run(ledger.grant(account, amount, new_id("grant"), expires_at_ms=expires_at_ms))
+
+    @rule(index=st.integers(0, 1), amount=AMOUNT)
+    def credit_by_another_process(self, index: int, amount: int) -> None:
+        """Which the gateway sees as soon as it reads the wallet again, which it does before it refuses anybody."""
+        account, wallet = self.account(index), self.wallets[self.account(index)]
+        wallet.unseen.append(lambda wallet: wallet.credit(amount))
+        assert self.run(Ledger(self.other).credit(account, amount, new_id("credit")))
+
+    @rule(index=st.integers(0, 1), amount=AMOUNT)
+    def refund(self, index: int, amount: int) -> None:
+        """Money taken back from outside, whatever is left or held; holds are refused from below zero."""
+        account, wallet = self.account(index), self.wallets[self.account(index)]
+        wallet.asked.append(lambda wallet: wallet.refund(amount))
+        self.run(self.store.write(Move(account, "refund", -amount, new_id("refund"))))
 
     @rule(ms=st.integers(1, 30))
     def wait(self, ms: int) -> None:
         self.clock.now_ms += ms
 
+    @rule()
+    def expire(self) -> None:
+        """Also while some of it is held, which stays."""
+        taken = 0
+        for wallet in self.wallets.values():
+            _, left = wallet.stored()
+            if any(grant.expires_at_ms <= self.now_ms and left[grant] for grant in left):
+                wallet.see()
+                expired = sum(grant.left for grant in wallet.grants if grant.expires_at_ms <= self.now_ms)
+                wallet.asked += [lambda wallet: wallet.expire(self.now_ms)] if expired else []
+                taken += expired
+        assert self.run(self.ledger.expire_grants()) == taken
+
+    @rule(index=st.integers(0, 1))
+    def look(self, index: int) -> None:
+        wallet = self.wallets[self.account(index)]
+        wallet.see()
+        assert self.run(self.ledger.balance(self.account(index))) == wallet.balance(self.now_ms)
+
+    # Requests, one after the other and at once
+
     @rule(asked=st.lists(st.tuples(st.integers(0, 1), AMOUNT, AMOUNT), min_size=1, max_size=5))
     def hold_at_once(self, asked: list[tuple[int, int, int]]) -> None:
-        steps = [self._hold(new_id("req"), *want) for want in asked]
-        self._ask(steps)
+        self._at_once([lambda want=want: self._hold(*want) for want in asked])  # type: ignore[misc]
 
-    @rule(data=st.data(), cost=st.integers(0, 250), may_exceed=st.booleans())
+    @rule(data=st.data(), cost=COST, may_exceed=st.booleans())
     def settle(self, data: st.DataObject, cost: int, may_exceed: bool) -> None:
         """Sometimes one that has ended already, or for more than was held."""
         if self.holds:
-            asked, check = self._settle(data.draw(st.sampled_from(self.holds)), cost, may_exceed=may_exceed)
-            check(self.runner.run(asked()))
+            self.run(self._settle(data.draw(st.sampled_from(self.holds)), cost, may_exceed=may_exceed))
 
     @rule(data=st.data())
     def give_back(self, data: st.DataObject) -> None:
         """As after a refusal of what was settled; sometimes twice, or of what was never charged."""
         if self.holds:
-            hold = data.draw(st.sampled_from(self.holds))
-            if hold.request_id not in self.wallets[hold.account_id].holds:
-                asked, check = self._give_back(hold)
-                check(self.runner.run(asked()))
+            self.run(self._give_back(data.draw(st.sampled_from(self.holds))))
 
     @rule(data=st.data())
-    def void(self, data: st.DataObject) -> None:
+    def release(self, data: st.DataObject) -> None:
         if self.holds:
-            hold = data.draw(st.sampled_from(self.holds))
-            self.runner.run(self.ledger.void(hold.request_id, None))
-            self.wallets[hold.account_id].end(hold.request_id, 0)
+            self.run(self._release(data.draw(st.sampled_from(self.holds))))
 
     @rule(data=st.data(), count=st.integers(2, 8))
     def everything_at_once(self, data: st.DataObject, count: int) -> None:
-        """Holds, settlements, voids, credits and one that fails, in one burst: as if one came after the other."""
-        self._ask([self._step(data) for _ in range(count)])
+        """What is decided in memory is as if one came after the other, whatever is committed together."""
+        self._at_once([self._step(data) for _ in range(count)])
 
-    def _ask(self, steps: list[Step]) -> None:
-        async def ask() -> list[object]:
-            return await asyncio.gather(*(asked() for asked, _ in steps), return_exceptions=True)
+    def _at_once(self, steps: list[Callable[[], Awaitable[object]]]) -> None:
+        async def ask() -> None:
+            await asyncio.gather(*(step() for step in steps))
 
-        for answer, (_, check) in zip(self.runner.run(ask()), steps, strict=True):
-            check(answer)
+        self.run(ask())
 
-    def _step(self, data: st.DataObject) -> Step:
-        """One thing to ask of the ledger, and the check of its answer against the auditor."""
-        kind = data.draw(st.sampled_from(["hold", "again", "settle", "void", "credit", "fail", "back"]))
+    def _step(self, data: st.DataObject) -> Callable[[], Awaitable[object]]:
+        """One thing to ask of the ledger, which is checked against the auditor as it is decided."""
+        kind = data.draw(st.sampled_from(["hold", "again", "settle", "release", "credit", "fail", "back"]))
         if kind == "hold" or not self.holds:
-            return self._hold(new_id("req"), *data.draw(st.tuples(st.integers(0, 1), AMOUNT, AMOUNT)))
+            want = data.draw(st.tuples(st.integers(0, 1), AMOUNT, AMOUNT))
+            return lambda: self._hold(*want)
         hold = data.draw(st.sampled_from(self.holds))
-        ledger, wallet = self.ledger, self.wallets[hold.account_id]
         if kind == "settle":
-            return self._settle(hold, data.draw(st.integers(0, 250)), may_exceed=data.draw(st.booleans()))
-        if kind == "void":
-            return lambda: ledger.void(hold.request_id, None), lambda _: wallet.end(hold.request_id, 0)
+            cost, may_exceed = data.draw(COST), data.draw(st.booleans())
+            return lambda: self._settle(hold, cost, may_exceed=may_exceed)
         if kind == "credit":
             amount = data.draw(AMOUNT)
-            return lambda: ledger.credit(hold.account_id, amount, new_id("credit")), lambda _: wallet.credit(amount)
-        if kind == "fail":
-            return lambda: ledger.settle(hold, 1, UNWRITABLE), lambda got: _is(got, wallet.end(hold.request_id, 1))
-        if kind == "back":
-            return self._give_back(hold)
-        return lambda: ledger.hold(hold.request_id, hold.account_id, 1, 1), lambda got: self._held_again(hold, got)
+            return lambda: self._credit(hold.account_id, amount)
+        steps: dict[str, Callable[[], Awaitable[object]]] = {
+            "again": lambda: self._hold_again(hold),
+            "release": lambda: self._release(hold),
+            "fail": lambda: self._settle(hold, 1, may_exceed=False, is_broken=True),
+            "back": lambda: self._give_back(hold),
+        }
+        return steps[kind]
 
-    def _settle(self, hold: Hold, cost: int, *, may_exceed: bool) -> Step:
-        def check(charged: object) -> None:
-            at_ms = self.clock.now_ms if may_exceed else None
-            assert charged == self.wallets[hold.account_id].end(hold.request_id, cost, exceeds_at_ms=at_ms)
+    async def _credit(self, account: str, amount: int) -> None:
+        wallet = self.wallets[account]
+        wallet.asked.append(lambda wallet: wallet.credit(amount))
+        assert await self.ledger.credit(account, amount, new_id("credit"))
 
-        return lambda: self.ledger.settle(hold, cost, None, may_exceed=may_exceed), check
+    async def _hold(self, index: int, a: int, b: int) -> None:
+        account, minimum, maximum, request_id = self.account(index), min(a, b), max(a, b), new_id("req")
+        wallet = self.wallets[account]
+        is_known = self.ledger._purses.known(account) is not None
+        is_covered = is_known and wallet.balance(self.now_ms).spendable_nano >= minimum
+        answer: Hold | GatewayError
+        try:
+            answer = await self.ledger.hold(request_id, account, minimum, maximum)
+        except GatewayError as refusal:
+            answer = refusal.with_traceback(None)
+        if not is_covered:
+            wallet.see()
+        taken = wallet.hold(request_id, minimum, maximum, self.now_ms)
+        if isinstance(answer, Hold):
+            assert _amounts(answer.parts) == _of(taken)
+            self.holds.append(answer)
+            return
+        balance = wallet.balance(self.now_ms)
+        open_nano = sum(part for taken in wallet.open.values() for _, part in taken)
+        may_come_free = balance.spendable_nano + open_nano >= minimum
+        assert (answer.code, taken) == ("balance_held" if may_come_free else "insufficient_balance", None)
 
-    def _give_back(self, hold: Hold) -> Step:
-        async def give_back() -> object:
-            return await self.ledger.give_back(hold, record(hold.request_id, hold.account_id))
+    async def _hold_again(self, hold: Hold) -> None:
+        """The same hold while it is open; otherwise than it was made, or once it is charged, it is refused by name."""
+        if self.is_open(hold):
+            same = hold.account_id, hold.needed_nano, hold.most_nano
+            assert await self.ledger.hold(hold.request_id, *same) is hold
+            with pytest.raises(NotHeld, match="another amount"):
+                await self.ledger.hold(hold.request_id, hold.account_id, hold.needed_nano, hold.most_nano + 1)
+            [other] = self.wallets.keys() - {hold.account_id}
+            with pytest.raises(NotHeld, match="hold of another account"):
+                await self.ledger.hold(hold.request_id, other, hold.needed_nano, hold.most_nano)
+        elif hold.request_id in self.wallet_of(hold).charging:
+            with pytest.raises(NotHeld, match="ended already"):
+                await self.ledger.hold(hold.request_id, hold.account_id, hold.needed_nano, hold.most_nano)
 
-        def check(answer: object) -> None:
-            assert not isinstance(answer, BaseException)
-            self.wallets[hold.account_id].give_back(hold.request_id, self.clock.now_ms)
-
-        return give_back, check
-
-    def _hold(self, request_id: str, index: int, a: int, b: int) -> Step:
-        account, minimum, maximum = self.account(index), min(a, b), max(a, b)
-
-        def check(answer: object) -> None:
-            expected = self.wallets[account].hold(request_id, minimum, maximum, self.clock.now_ms)
-            if isinstance(answer, Hold):
-                assert answer == Hold(request_id, account, expected if expected is not None else -1)
-                self.holds.append(answer)
-            else:
-                assert isinstance(answer, GatewayError)
-                balance = self.wallets[account].balance()
-                is_held = balance.spendable_nano + balance.held_nano >= minimum
-                assert (answer.code, expected) == ("balance_held" if is_held else "insufficient_balance", None)
-
-        return lambda: self.ledger.hold(request_id, account, minimum, maximum), check
-
-    def _held_again(self, hold: Hold, answer: object) -> None:
-        """The same hold while it is open; a request that had one cannot be held for again, whatever the balance."""
-        wallet = self.wallets[hold.account_id]
-        if hold.request_id in wallet.holds:
-            assert answer == hold
-        elif isinstance(answer, GatewayError):
-            wallet.expire(self.clock.now_ms)  # a refusal keeps what it found out
+    async def _settle(self, hold: Hold, cost: int, *, may_exceed: bool, is_broken: bool = False) -> None:
+        """`is_broken` is a settlement whose record cannot be written, and which is made without it."""
+        settling = self.ledger.settle(hold, cost, UNWRITABLE if is_broken else None, may_exceed=may_exceed)
+        if self.is_open(hold):
+            charged = self.wallet_of(hold).charge(hold.request_id, cost, self.now_ms, may_exceed=may_exceed)
+            assert await settling == charged
         else:
-            assert isinstance(answer, DatabaseError)
+            with pytest.raises(NotHeld, match="never was" if hold.state == "open" else "ended already"):
+                await settling
 
-    @rule()
-    def fail_halfway(self) -> None:
-        """A settlement whose record cannot be written is made without it."""
-        if self.holds:
-            hold = self.holds[-1]
-            charged = self.runner.run(self.ledger.settle(hold, 1, UNWRITABLE))
-            assert charged == self.wallets[hold.account_id].end(hold.request_id, 1)
+    async def _release(self, hold: Hold) -> None:
+        self.ledger.release(hold.request_id)
+        if hold.request_id in (wallet := self.wallet_of(hold)).open:
+            wallet.release(hold.request_id)
 
-    @rule(index=st.integers(0, 1), amount=AMOUNT)
-    def refund(self, index: int, amount: int) -> None:
-        """Money taken back from outside, whatever is left; holds are refused from below zero."""
-        account, reference = self.account(index), new_id("refund")
+    async def _give_back(self, hold: Hold) -> None:
+        wallet = self.wallet_of(hold)
+        paid, granted = wallet.charged.pop(hold.request_id, (0, 0))
+        if paid + granted:
+            wallet.asked.append(lambda wallet: wallet.give_back(paid, granted, self.now_ms))
+        assert await self.ledger.give_back(hold, record(hold.request_id, hold.account_id)) == paid + granted
 
-        async def take_back() -> None:
-            await self.store.write(Move(account, "refund", -amount, reference))
+    # Outages and ends of the process
 
-        self.runner.run(take_back())
-        self.wallets[account].paid -= amount
-        self.wallets[account].is_refunded = True
+    @rule(data=st.data(), cost=COST, may_exceed=st.booleans(), end=st.sampled_from(["written", "taken back", "killed"]))
+    def settle_while_another_process_writes(self, data: st.DataObject, cost: int, may_exceed: bool, end: str) -> None:
+        """What is charged stays held until it is written, taken back, or forgotten with the process."""
+        if not (hold := self._an_open_hold(data)):
+            return
+        with locked(self.path):
+            pending = self.run(self._pending(hold, cost, may_exceed=may_exceed))
+            self.what_is_known_in_memory_is_what_the_auditor_says()
+            self.run(self._hold(*data.draw(st.tuples(st.integers(0, 1), AMOUNT, AMOUNT))))
+            self.run(self._release(hold))
+            self.what_is_known_in_memory_is_what_the_auditor_says()
+            if end == "taken back":
+                self.run(self._taken_back(pending))
+            elif end == "killed":
+                before = self._copied()
+        if end == "killed":
+            self._begin_again(before)
+        self.run(self.store.flushed())
 
-    @rule()
-    def expire(self) -> None:
-        self.runner.run(self.ledger.expire_grants())
-        for wallet in self.wallets.values():
-            wallet.expire(self.clock.now_ms)
+    def _an_open_hold(self, data: st.DataObject) -> Hold | None:
+        running = [hold for hold in self.holds if self.is_open(hold)]
+        return data.draw(st.sampled_from(running)) if running else None
+
+    async def _pending(self, hold: Hold, cost: int, *, may_exceed: bool) -> SettlementPending:
+        self.wallet_of(hold).charge(hold.request_id, cost, self.now_ms, may_exceed=may_exceed)
+        settling = asyncio.ensure_future(self.ledger.settle(hold, cost, None, may_exceed=may_exceed))
+        await asyncio.sleep(0)
+        pass_time(PATIENT_S)
+        with pytest.raises(SettlementPending) as caught:
+            await settling
+        return caught.value
+
+    async def _taken_back(self, pending: SettlementPending) -> None:
+        hold = pending.hold
+        self.ledger.take_back(pending, record(hold.request_id, hold.account_id))
+        self.wallet_of(hold).forget(hold.request_id)
+
+    @rule(data=st.data(), cost=COST, may_exceed=st.booleans(), times=st.integers(1, 2))
+    def end_in_an_outage(self, data: st.DataObject, cost: int, may_exceed: bool, times: int) -> None:
+        """A settlement waits in a file for the next process, which may be killed before it has removed that."""
+        if not (hold := self._an_open_hold(data)):
+            return
+        charged = self.wallet_of(hold).charge(hold.request_id, cost, self.now_ms, may_exceed=may_exceed)
+        file = PendingFile(self.path.parent, self.run(self.store.identity()))
+        with locked(self.path):
+            self.store._busy_timeout_s = 0.0
+            file.write(self.run(self._closed_before_it_is_written(hold, cost, may_exceed=may_exceed)))
+        self.run(self.other.close())
+        self.open()
+        for _ in range(times):
+            self.run(self.ledger.catch_up(file.read()))
+        file.remove()
+        assert self.wallet_of(hold).charging == {}
+        assert sum(self.wallet_of(hold).charged[hold.request_id]) == charged
+        self._forget_holds()
+
+    async def _closed_before_it_is_written(self, hold: Hold, cost: int, *, may_exceed: bool) -> list[Any]:
+        settling = asyncio.ensure_future(self.ledger.settle(hold, cost, None, may_exceed=may_exceed))
+        await asyncio.sleep(0)
+        unwritten: list[Any] = await self.store.close()
+        await asyncio.wait([settling])
+        return unwritten
 
     @rule(is_killed=st.booleans())
     def restart(self, is_killed: bool) -> None:
-        """What a killed process leaves on the disk is what the next one begins with."""
-        before = self.folder
-        if is_killed:
-            self.folder = tempfile.TemporaryDirectory()
-            shutil.copytree(before.name, self.folder.name, dirs_exist_ok=True)
-        self.runner.run(self.store.close())
-        self.store = self.open()
-        self.ledger = Ledger(self.store)
-        if is_killed:
+        """What a killed process leaves on the disk is what the next one begins with: no hold."""
+        self._begin_again(self._copied() if is_killed else None)
+
+    def _copied(self) -> "tempfile.TemporaryDirectory[str]":
+        """The folder as it is; what the process does to it from now on is as if it never was. Returns that one."""
+        before, self.folder = self.folder, tempfile.TemporaryDirectory()
+        shutil.copytree(before.name, self.folder.name, dirs_exist_ok=True)
+        return before
+
+    def _begin_again(self, before: "tempfile.TemporaryDirectory[str] | None") -> None:
+        self.store.listen(WalletState, lambda _: None)
+        self.close()
+        if before is not None:
             before.cleanup()
-        open_holds = [(wallet, request_id) for wallet in self.wallets.values() for request_id in wallet.holds]
-        assert self.runner.run(self.ledger.void_open_holds()) == len(open_holds)
-        for wallet, request_id in open_holds:
-            wallet.end(request_id, 0)
+        self.open()
+        self._forget_holds()
+
+    def _forget_holds(self) -> None:
+        for wallet in self.wallets.values():
+            wallet.forget_all()
+
+    # What holds at all times
 
     @invariant()
-    def balances_are_what_the_auditor_says(self) -> None:
+    def what_is_known_in_memory_is_what_the_auditor_says(self) -> None:
         for account, wallet in self.wallets.items():
-            balance = self.runner.run(self.ledger.balance(account))
-            assert balance == wallet.balance()
+            balance = wallet.balance(self.now_ms)
+            if (purse := self.ledger._purses.known(account)) is not None:
+                assert purse.balance(self.now_ms) == balance
             assert balance.paid_nano >= 0 or wallet.is_refunded
             assert min(balance.granted_nano, balance.held_nano) >= 0
+        held = self.ledger.held_now()
+        balances = [wallet.balance(self.now_ms) for wallet in self.wallets.values()]
+        assert held.amount_nano == sum(balance.held_nano for balance in balances)
+        assert held.requests == sum(len(wallet.open) + len(wallet.charging) for wallet in self.wallets.values())
+
+    @invariant()
+    def what_is_stored_is_what_the_auditor_says(self) -> None:
+        for account, wallet in self.wallets.items():
+            paid, grants = wallet.stored()
+            wallets = self.run(self.other.read(Query("SELECT paid_nano FROM wallets WHERE account_id = ?", (account,))))
+            assert (wallets or [(0,)]) == [(paid,)]
+            left = Query("SELECT remaining_nano FROM grants WHERE account_id = ? ORDER BY id", (account,))
+            assert [row[0] for row in self.run(self.other.read(left))] == [*grants.values()]
 
     @invariant()
     def the_books_agree(self) -> None:
-        assert self.runner.run(self.ledger.check()) == []
+        assert self.run(self.ledger.check()) == []
 
 
-def _is(answer: object, expected: object) -> None:
-    assert answer == expected
+def _amounts(parts: Parts) -> list[int]:
+    """How much of which grant, in their order, and last of paid money."""
+    return [part_nano for _, part_nano in parts.grants] + [parts.paid_nano]
+
+
+def _of(taken: Taken | None) -> list[int] | None:
+    return None if taken is None else [part for grant, part in taken if part or grant is None]
 
 
 TestLedgerLife = LedgerLife.TestCase

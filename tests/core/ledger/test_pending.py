@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from mcp_gateway.core.ledger.entries import Balance, Departure, End, GiveBack
+from mcp_gateway.core.ledger.entries import Balance, Departure, GiveBack, HeldNow, Settle
 from mcp_gateway.core.ledger.ledger import Ledger, SettlementPending
 from mcp_gateway.core.ledger.pending import PENDING, ForeignPending, PendingFile
+from mcp_gateway.core.ledger.rules import Parts
 from mcp_gateway.core.observe.records import Records
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.clocks import MsClock
@@ -32,6 +33,7 @@ async def left_in_an_outage(database: Path, clock: MsClock, account: str) -> lis
     async with opened(database, clock) as (store, ledger, pending):
         pending.set_aside()
         await ledger.credit(account, 100, "p")
+        await ledger.grant(account, 12, "g")
         holds = [await ledger.hold(name, account, 1, 10) for name in ("req_stream", "req_refused", "req_left")]
         with locked(database):
             leaving = asyncio.ensure_future(ledger.settle(holds.pop(), 5, record("req_left", account, cost_nano=5)))
@@ -56,8 +58,7 @@ async def test_it_is_written_once_whoever_stops_in_between(database: Path, clock
             await ledger.catch_up(pending.read())
         pending.remove()
         assert pending.read() == []
-        assert await ledger.void_open_holds() == 1  # that of the refused answer
-        assert await ledger.balance(account) == Balance(paid_nano=88)
+        assert await ledger.balance(account) == Balance(paid_nano=95, granted_nano=5)
         rows = await store.read(Query("SELECT id, cost_nano, http_status FROM requests ORDER BY id"))
         assert rows == [("req_free", 0, 200), ("req_left", 5, 499), ("req_refused", 0, 503), ("req_stream", 7, 200)]
         assert await ledger.check() == []
@@ -71,21 +72,22 @@ async def test_the_file_says_no_more_than_the_request_log_and_is_its_owners_alon
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     head, *lines = map(json.loads, file.read_bytes().splitlines())
     assert list(head) == ["database"]
-    assert [line["kind"] for line in lines] == ["settle", "settle", "record", "record", "departure"]
+    assert [line["kind"] for line in lines] == ["charge", "charge", "record", "record", "departure"]
     assert len(unwritten) == 5
 
 
 async def test_each_kind_of_entry_comes_back_as_it_was(tmp_path: Path, account: str) -> None:
-    settle = End("req_1", "settle", 7, record("req_1", account, cost_nano=7), may_exceed=True)
-    bare, back = End("req_2", "settle", 1, None), GiveBack("req_3", account, record("req_3", account))
+    charge = Parts(4, ((1, 2), (7, 1)))
+    settle = Settle("req_1", account, charge, record("req_1", account, cost_nano=7))
+    bare, back = Settle("req_2", account, Parts(1), None), GiveBack("req_3", account, record("req_3", account))
     free, left = record("req_4", account)._replace(surface="score"), Departure("req_6", record("req_6", account))
     pending = PendingFile(tmp_path, "db")
-    pending.write([left, free, settle, lambda connection: None, bare, back, End("req_5", "void", 0, None)])
+    pending.write([left, free, settle, lambda connection: None, bare, back])
     assert pending.read() == [settle, bare, back, free, left]
 
 
 async def test_what_an_earlier_version_left_was_asked_as_a_chat(tmp_path: Path, account: str) -> None:
-    entries = [End("req_1", "settle", 7, record("req_1", account, cost_nano=7)), record("req_2", account)]
+    entries = [Settle("req_1", account, Parts(7), record("req_1", account, cost_nano=7)), record("req_2", account)]
     pending = PendingFile(tmp_path, "db")
     pending.write(entries)
     file = tmp_path / PENDING
@@ -119,16 +121,16 @@ async def test_every_database_has_an_id_of_its_own(tmp_path: Path) -> None:
     assert len(ids) == 2
 
 
-async def test_a_hold_that_no_request_can_still_have_is_voided(store: Store, account: str, clock: MsClock) -> None:
+async def test_a_hold_that_no_request_can_still_have_is_released(store: Store, account: str, clock: MsClock) -> None:
     ledger = Ledger(store, longest_hold_s=10)
     await ledger.credit(account, 100, "p")
     await ledger.hold("req_old", account, 1, 10)
     clock.now_ms += 10_000
     await ledger.hold("req_young", account, 1, 10)
-    assert await ledger.open_holds() == (2, 20, 10.0)
-    assert await ledger.void_stale_holds() == 0
+    assert ledger.held_now() == HeldNow(2, 20, 10.0, 0)
+    assert ledger.release_stale_holds() == 0
     clock.now_ms += 1
-    assert await ledger.void_stale_holds() == 1
+    assert ledger.release_stale_holds() == 1
     assert await ledger.balance(account) == Balance(90, 0, 10)
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.ledger.entries import Balance, Hold, OneHold
+from mcp_gateway.core.ledger.entries import Balance
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.ledger.ledger import _expected_wait_s as expected_wait_s
+from mcp_gateway.core.ledger.purse import Hold
+from mcp_gateway.core.ledger.rules import Parts
 from mcp_gateway.core.ledger.wait_list import WaitList
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.clocks import MsClock
@@ -68,7 +70,7 @@ async def test_it_waits_on_where_a_settlement_left_too_little_yet(patient: Ledge
         await patient.settle(small, 10, record(small.request_id, account))
         await decided(store)
         assert not asked.done()
-        await patient.void(large.request_id, record(large.request_id, account))
+        patient.release(large.request_id)
         assert (await asked).amount_nano == 80
 
 
@@ -110,7 +112,7 @@ async def test_all_that_one_settlement_leaves_enough_for_are_served_in_their_ord
     await asyncio.gather(*asked[:3])
     await decided(store)
     assert not asked[3].done()
-    await patient.void("req_w0", record("req_w0", account))
+    patient.release("req_w0")
     assert (await asked[3]).amount_nano == 30
 
 
@@ -120,14 +122,14 @@ async def test_one_account_is_not_woken_by_another(patient: Ledger, account: str
         patient._wait_list.wake("acc_other")
         await decided(store)
         assert not asked.done()
-        await patient.void(hold.request_id, record(hold.request_id, account))
+        patient.release(hold.request_id)
 
 
 async def test_who_leaves_while_it_waits_holds_nothing(patient: Ledger, account: str, store: Store) -> None:
     [hold] = await held(patient, account, 100)
     async with waiting(patient, store, account, 60) as asked:
         asked.cancel()
-    await patient.void(hold.request_id, record(hold.request_id, account))
+    patient.release(hold.request_id)
     assert await patient.balance(account) == Balance(paid_nano=100)
     await decided(store)
     assert not patient._wait_list
@@ -157,7 +159,8 @@ async def test_it_is_told_to_wait_for_those_alone_that_would_leave_enough(
 
 
 def test_where_some_have_ended_meanwhile_it_is_told_to_wait_as_long_as_the_first_of_the_rest_has_run() -> None:
-    assert expected_wait_s([OneHold(2, 3000), OneHold(2, 1000)], 10, 5000) == 4
+    rest = [Hold(f"req_{since_ms}", "acc_1", 2, 2, since_ms, Parts(2)) for since_ms in (1000, 3000)]
+    assert expected_wait_s(rest, 10, 5000) == 4
     assert expected_wait_s([], 10, 5000) == 1
 
 

@@ -44,7 +44,7 @@ class Till:
         ledger = Ledger(store, hold_wait_s=1000.0, topup_url="https://gateway.test/topup")
         api = StripeApi(SECRET_KEY, WEBHOOK_SECRET, base_url="http://127.0.0.1:9", timeout_s=1)
         uncredited: list[str] = []
-        payments = Payments(store, api, now_ms=now_ms, on_credited=ledger.wake, on_uncredited=uncredited.append)
+        payments = Payments(store, api, now_ms=now_ms, on_uncredited=uncredited.append)
         till = cls(store, ledger, payments, "", uncredited)
         await till.next_account()
         return till
@@ -99,7 +99,7 @@ async def test_a_request_that_waits_for_held_money_goes_on_once_a_session_is_pai
     await till.send(event(COMPLETED, session(till.account_id, 500, payment="pi_2")))
     assert (await asking).amount_nano == 500 * NANO_PER_CENT
     for hold in (running, await asking):
-        await till.ledger.void(hold.request_id, None)
+        till.ledger.release(hold.request_id)
 
 
 async def test_a_session_that_is_not_paid_yet_waits_for_its_money(till: Till) -> None:

@@ -102,20 +102,27 @@ class Ledger:
     async def _hold_after_reading(
         self, request_id: str, account_id: str, needed_nano: int, most_nano: int
     ) -> Hold | None:
-        """As another process may have added to the wallet; then whenever money comes free, until the wait is over."""
+        """As another process may have added to the wallet; then whenever money comes free, until the wait is over.
+
+        What was waited for in vain is read again, so that nobody is refused by what was known before the wait.
+        """
         loop = asyncio.get_running_loop()
-        until_s, is_first = loop.time() + self._hold_wait_s, True
-        while True:
-            left_s = until_s - loop.time()
-            if is_first or left_s <= 0 or not self._purses.of(account_id).is_read:
-                await self._read_wallet(account_id)
-            purse, now_ms = self._purses.of(account_id), self._now_ms()
-            hold = self._purses.place(purse, request_id, needed_nano, most_nano, now_ms)
-            if hold is not None or left_s <= 0 or not _may_come_free(purse.short(now_ms), needed_nano):
-                return hold
-            is_first = False
-            freed = self._wait_list.freed(account_id)  # with no await since the look, so that nothing is missed between
-            await asyncio.wait({freed}, timeout=left_s)
+        until_s, has_waited = loop.time() + self._hold_wait_s, True
+        while has_waited:
+            await self._read_wallet(account_id)
+            has_waited = False
+            while True:
+                purse, now_ms = self._purses.of(account_id), self._now_ms()
+                hold = self._purses.place(purse, request_id, needed_nano, most_nano, now_ms)
+                if hold is not None:
+                    return hold
+                left_s = until_s - loop.time()
+                if left_s <= 0 or not _may_come_free(purse.short(now_ms), needed_nano):
+                    break
+                has_waited = True
+                freed = self._wait_list.freed(account_id)  # no await since the look, so that nothing is missed between
+                await asyncio.wait({freed}, timeout=left_s)
+        return None
 
     async def _read_wallet(self, account_id: str) -> Purse:
         """The account's purse, with its wallet as of the last commit."""

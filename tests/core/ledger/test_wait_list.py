@@ -17,7 +17,7 @@ from mcp_gateway.core.ledger.wait_list import WaitList
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.clocks import MsClock
 from tests.core.ledger.test_ledger import record, refused
-from tests.databases import open_store
+from tests.databases import locked, open_store
 from tests.loop_clock import pass_time
 
 LONG_S = 1000.0
@@ -100,6 +100,24 @@ async def test_what_another_process_paid_in_is_seen_when_the_time_is_over(
         await other.close()
         pass_time(LONG_S)
         assert (await asked).amount_nano == 60
+
+
+@pytest.mark.parametrize("kind", ["credit", "grant"])
+@pytest.mark.parametrize("waiting", [1, 3])
+async def test_what_another_process_paid_in_is_seen_before_anybody_is_refused_since_what_was_held_is_spent(
+    patient: Ledger, account: str, store: Store, database: Path, clock: MsClock, kind: str, waiting: int
+) -> None:
+    [hold] = await held(patient, account, 100)
+    asked = [asyncio.create_task(patient.hold(f"req_w{number}", account, 20, 20)) for number in range(waiting)]
+    await decided(store)
+    other = await open_store(database, now_ms=clock)
+    await getattr(Ledger(other), kind)(account, 60, "more")
+    await other.close()
+    store._busy_timeout_s = LONG_S
+    with locked(database):  # so that the settlement does not tell of it
+        settling = asyncio.ensure_future(patient.settle(hold, 100, record(hold.request_id, account)))
+        assert [hold.amount_nano for hold in await asyncio.gather(*asked)] == [20] * waiting
+    assert await settling == 100
 
 
 async def test_all_that_one_settlement_leaves_enough_for_are_served_in_their_order(

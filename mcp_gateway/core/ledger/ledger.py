@@ -288,7 +288,7 @@ class Ledger:
     def _refusal(self, account_id: str, needed_nano: int, minimum_nano: int) -> GatewayError:
         """What a program can tell apart: money is missing, which is final, or the account's own requests hold it."""
         now_ms, purse = self._now_ms(), self._purses.of(account_id)
-        short, holds = purse.short(now_ms), tuple(purse.holds.values())
+        short, holds = purse.short(now_ms), tuple(purse.open_holds)
         balance, held = format_usd(short.spendable_nano), format_usd(short.held_nano)
         details = {"balance_usd": balance, "held_usd": held, "holding_requests": len(holds)}
         if _may_come_free(short, needed_nano):

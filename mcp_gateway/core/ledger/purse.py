@@ -106,8 +106,13 @@ class Purse:
 
     def short(self, now_ms: int) -> Short:
         """What is free, and what may come free: a charge that waits to be written will not."""
-        open_nano = sum(hold.amount_nano for hold in self.holds.values() if hold.state == "open")
+        open_nano = sum(hold.amount_nano for hold in self.open_holds)
         return Short(self.balance(now_ms).spendable_nano, open_nano)
+
+    @property
+    def open_holds(self) -> Iterator[Hold]:
+        """Those that may come free, the first made first."""
+        return (hold for hold in self.holds.values() if hold.state == "open")
 
     @property
     def held(self) -> Parts | None:

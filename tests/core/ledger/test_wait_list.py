@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.ledger.entries import Balance
+from mcp_gateway.core.ledger.entries import Balance, HeldNow
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.ledger.ledger import _expected_wait_s as expected_wait_s
 from mcp_gateway.core.ledger.purse import Hold
@@ -174,6 +174,23 @@ async def test_it_is_told_to_wait_for_those_alone_that_would_leave_enough(
     for missing_nano, wait_s in ((20, 10), (21, 20), (50, 20), (51, 30), (100, 30)):
         error = await refused(ledger.hold("req_late", account, missing_nano, missing_nano))
         assert error.retry_after_s == wait_s, missing_nano
+
+
+async def test_what_waits_to_be_written_is_none_of_those_that_hold_what_is_missing(
+    ledger: Ledger, account: str, store: Store, database: Path, clock: MsClock
+) -> None:
+    """It may be the oldest, and never comes free."""
+    store._busy_timeout_s = LONG_S
+    first, _ = await held(ledger, account, 60, 40)
+    clock.now_ms += 7000
+    with locked(database):
+        settling = asyncio.ensure_future(ledger.settle(first, 50, record(first.request_id, account)))
+        await asyncio.sleep(0)
+        error = await refused(ledger.hold("req_late", account, 50, 50))
+        assert error.details == {"balance_usd": "0.00000001", "held_usd": "0.00000004", "holding_requests": 1}
+        assert (await refused(ledger.hold("req_dear", account, 51, 51))).code == "insufficient_balance"
+        assert ledger.held_now() == HeldNow(2, 90, 7.0, 0)
+    assert await settling == 50
 
 
 def test_where_some_have_ended_meanwhile_it_is_told_to_wait_as_long_as_the_first_of_the_rest_has_run() -> None:

@@ -59,8 +59,7 @@ def _outcome(transaction: Transaction, journal: Journal, one: _Ending) -> int:
     match one:
         case Settle():
             journal.settle(one.request_id, one.account_id, one.charge)
-            if one.record is not None:
-                journal.record(one.record)
+            _record(journal, one.record)
             return one.charge.amount_nano
         case LeaveUncharged():
             journal.leave_uncharged(one.request_id)
@@ -104,16 +103,25 @@ def _carry_out_late(transaction: Transaction, journal: Journal, entry: Entry) ->
     """An entry that an earlier process left; a settlement may have been written all the same."""
     if not isinstance(entry, Settle | SettleLate):
         _outcome(transaction, journal, entry)
-    elif transaction.first(_IS_SETTLED, (entry.request_id,)) is None:
-        _outcome(transaction, journal, entry if isinstance(entry, Settle) else _as_settled(transaction, journal, entry))
-    elif entry.record is not None:
-        journal.record(entry.record)
+    elif transaction.first(_IS_SETTLED, (entry.request_id,)) is not None:
+        _record(journal, entry.record)
+    elif isinstance(entry, Settle):
+        _outcome(transaction, journal, entry)
+    elif (held := transaction.first(_HELD, (entry.request_id,))) is not None:
+        _outcome(transaction, journal, _as_settled(transaction, journal, entry, *held))
+    else:  # which a power failure took: the disk had no need to take it at once, as it had for the file
+        _record(journal, entry.record and entry.record._replace(cost_nano=0))
 
 
-def _as_settled(transaction: Transaction, journal: Journal, late: SettleLate) -> Settle:
+def _record(journal: Journal, record: RequestRecord | None) -> None:
+    if record is not None:
+        journal.record(record)
+
+
+def _as_settled(
+    transaction: Transaction, journal: Journal, late: SettleLate, account_id: str, held_nano: int
+) -> Settle:
     """What it is charged: nobody holds anything at this time, so that all of the wallet is free."""
-    held = transaction.first(_HELD, (late.request_id,))
-    account_id, held_nano = held if held is not None else ("", 0)
     cost_nano = late.cost_nano if late.may_exceed else min(late.cost_nano, held_nano)
     free = Free(journal.wallet(account_id).paid_nano, grants.left(transaction.connection, account_id))
     charge = rules.charge(NOTHING, cost_nano, free, journal.now_ms)

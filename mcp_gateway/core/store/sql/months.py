@@ -45,6 +45,7 @@ FROM (
         -granted_nano - COALESCE((
             SELECT hold.granted_nano FROM ledger_transactions AS hold
             WHERE hold.kind = 'hold' AND hold.reference = ended.reference AND ended.kind = 'settle'
+                AND ended.held_nano <> 0 -- else its hold was voided before it was settled
         ), 0) AS granted_part_nano
     FROM ledger_transactions AS ended
     WHERE created_at_ms >= ? AND created_at_ms < ? AND kind IN {_OF_REQUESTS}

@@ -155,9 +155,15 @@ async def test_metrics_tell_what_requests_hold(served: Served) -> None:
         await door.gateway.ledger.hold(request_id, account, 1, held_nano)
     after = (await door.http.get("/metrics")).text
     assert value(after, "gateway_held_usd") - value(before, "gateway_held_usd") == 4.25
+    assert value(after, "gateway_open_holds") - value(before, "gateway_open_holds") == 2
+    assert value(after, "gateway_held_beyond_wallets_usd") == 0
+    await door.gateway.ledger.adjust(account, -2_000_000_000, "taken back")
+    assert value((await door.http.get("/metrics")).text, "gateway_held_beyond_wallets_usd") == 1.25
     for request_id in ("req_held_1", "req_held_2"):
         door.gateway.ledger.release(request_id)
-    assert value((await door.http.get("/metrics")).text, "gateway_held_usd") == value(before, "gateway_held_usd")
+    ended = (await door.http.get("/metrics")).text
+    assert value(ended, "gateway_held_usd") == value(before, "gateway_held_usd")
+    assert value(ended, "gateway_held_beyond_wallets_usd") == 0
 
 
 async def test_metrics_tell_which_models_no_backend_serves(served: Served) -> None:

@@ -25,7 +25,7 @@ from tests.patience import PATIENCE_S, becomes, eventually
 from tests.replaying import Answer, Asked, ReplayingBackend, chunk, held, in_two
 from tests.serving import Door, bearer, chat_body, open_door
 from tests.stage import CREDIT_NANO, PRICED, cost_nano, staged
-from tests.surfaces import MODEL, SPOKEN, ChatTool, answers
+from tests.surfaces import MODEL, SPOKEN, ChatTool, Spoken, answers, every_surface
 
 
 @pytest.fixture
@@ -224,6 +224,27 @@ async def test_in_an_outage_new_requests_are_refused_and_streams_end_whole_and_a
     backend.standing = as_asked(9, 2)
     assert (await payers[0].ask()).status_code == 200
     assert await door.balance_nano(payers[0].account_id) == CREDIT_NANO - 2 * cost_nano(9, 2)
+    door.errors.clear()  # the outage is logged, once
+
+
+@every_surface
+async def test_an_outage_that_nobody_has_noticed_costs_the_first_answer_and_the_next_request_is_refused_unasked(
+    door: Door, backend: ReplayingBackend, spoken: Spoken
+) -> None:
+    door.gateway.ledger._wait_limit.limit_s = 0.05
+    backend.standing = as_asked(9, 2)
+    payer = await staged(door, backend)
+    async with locked_database(door):
+        told = [await payer.ask(spoken)]
+        await eventually(lambda: not door.gateway.ledger.is_writable)
+        assert len(backend.chats) == 1
+        told += [await payer.ask(spoken) for _ in range(2)]
+        assert len(backend.chats) == 1
+        assert door.gateway.ledger.held_now().requests == 0
+    assert [spoken.refusal_of(answer) for answer in told] == [spoken.word_for("ledger_unavailable")] * 3
+    await eventually(lambda: door.gateway.ledger.is_writable)
+    assert [(record["http_status"], record["cost_nano"]) for record in await payer.records()] == [(503, 0)] * 3
+    assert await door.balance_nano(payer.account_id) == CREDIT_NANO
     door.errors.clear()  # the outage is logged, once
 
 

@@ -108,9 +108,10 @@ async def test_what_the_gateway_waits_for_itself_is_counted(stage: Stage) -> Non
     key = await stage.door.key(credit="1")
     body = orjson.dumps({"model": "priced/tiny", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9})
     await stage.door.chat(key)  # the key is known, so that nothing else is read
-    with locked(stage.door.data_dir / DATABASE):
+    running = stage.door.gateway.inference.running
+    with locked(stage.door.data_dir / DATABASE):  # what waits for it is the bill
         asking = asyncio.ensure_future(stage.door.post(body, key))
-        await eventually(lambda: stage.door.gateway.limiter.in_flight)
+        await eventually(lambda: any(exchange._bill.status is not None for exchange in running))
         stage.clock.now_s += 0.03125
     answer = await asking
     assert (answer.status_code, answer.headers[HEADER]) == (200, "31.25")

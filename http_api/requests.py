@@ -14,7 +14,7 @@ from http_api.query import Moment, Query, whole_day
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.observe.history import History, RequestFilter
-from mcp_gateway.core.record import Door, RequestRecord, SurfaceName
+from mcp_gateway.core.record import Door, EndedBy, RequestRecord, SurfaceName
 
 
 class RequestsQuery(PageQuery):
@@ -59,6 +59,7 @@ class RequestObject(Told):
     status: int
     error_code: str | None
     finish_reason: str | None
+    ended_by: EndedBy | None
     repeat_of: str | None
     usage_missing: str | None
 
@@ -114,6 +115,7 @@ def _object(first: Mapping[str, str], missing_usages: Mapping[str, str], record:
         status=record.http_status,
         error_code=record.error_code,
         finish_reason=record.finish_reason,
+        ended_by=record.ended_by,
         repeat_of=first.get(record.id),
         usage_missing=missing_usages.get(record.id),
     )

@@ -551,6 +551,9 @@ class WalletSettings(Section):
     """The most prompt tokens that one image can become."""
     minimum_balance_usd: UsdText = "0"
     """Priced requests are refused below this balance."""
+    ample_holds: NonNegative = 8
+    """A request holds its worst case where the balance covers that so many times; else, where its stream tells what it
+    has cost so far, its prompt and a slice of output after the other as it comes. 0: always the worst case."""
     hold_wait_s: Seconds = 5.0
     """How long a request waits for money that the account's own running requests hold; 0: not at all."""
     settle_wait_s: PositiveSeconds = 30.0

@@ -12,6 +12,7 @@ OK = 200
 Door = Literal["http", "mcp"]
 SurfaceName = Literal["chat", "completions", "embeddings", "messages", "rerank", "responses", "score"]
 """What a client speaks; see core/surfaces."""
+EndedBy = Literal["balance"]
 UNNAMED_SURFACE: SurfaceName = "chat"
 """Of a record that names none."""
 
@@ -43,6 +44,8 @@ class RequestRecord(NamedTuple):
     """Of the prompt, as `cached_tokens` are."""
     images: int = 0
     """That were charged."""
+    ended_by: EndedBy | None = None
+    """What ended an answer that its backend would have gone on with."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,8 @@ def bill_of(facts: AnswerFacts, model: str, request_id: str) -> dict[str, Any]:
             bill["usage"]["cached_tokens"] = usage.cached_tokens
     if facts.clamped_to is not None:
         bill["max_tokens_clamped"] = facts.clamped_to
+    if facts.ended_by is not None:
+        bill["ended_by"] = facts.ended_by
     if facts.ignored:
         bill["ignored_parameters"] = first_names(facts.ignored)
     return bill

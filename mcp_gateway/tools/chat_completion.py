@@ -156,6 +156,7 @@ _OUTPUT = output_schema(
             "description": "All answers, where n is more than 1.",
         },
         "max_tokens_clamped": {"type": "integer", "description": "To what max_tokens was lowered, if it was."},
+        "ended_by": {"type": "string", "description": "balance: the money ended before the reply did."},
     }
     | BILL_PROPERTIES
 )
@@ -304,6 +305,8 @@ def _why_empty(facts: dict[str, Any], bill: dict[str, Any]) -> str:
 
 def _more_room(bill: dict[str, Any]) -> str:
     """How a reply may become longer; what the caller did not set itself, it cannot raise."""
+    if "ended_by" in bill:
+        return "The account's balance ended before the reply did: it has to be topped up."
     if (limit := bill.get("max_tokens_clamped")) is not None:
         return f"`max_tokens` was lowered to {limit}: ask for less reasoning (`reasoning_effort`), or another model."
     return "Send the call again with a larger `max_tokens`, or with less reasoning (`reasoning_effort`)."

@@ -2,6 +2,7 @@
 
 from mcp_gateway.core.dialects.dialect import Counting
 from mcp_gateway.core.dialects.vllm_bodies import counting_with, generating
+from mcp_gateway.core.dialects.vllm_cuts import cut_frames
 from mcp_gateway.core.dialects.vllm_fields import ChatFields
 from mcp_gateway.core.surfaces import whole_answer
 from mcp_gateway.core.surfaces.chat import OUTPUT_CAPS
@@ -10,6 +11,7 @@ from mcp_gateway.core.surfaces.collector import Collector
 from mcp_gateway.core.surfaces.credible import UsageBounds
 from mcp_gateway.core.surfaces.splice import FrameRelay
 from mcp_gateway.core.surfaces.surface import Ask, Terms
+from mcp_gateway.core.surfaces.usage import Usage
 
 _COUNTED = ("messages", "tools", "chat_template_kwargs")
 """Fields that the prompt is made of."""
@@ -35,6 +37,13 @@ class ChatToVllm:
 
     def can_collect(self, ask: Ask) -> bool:
         return can_carry(ask.body)
+
+    def can_be_cut(self, ask: Ask) -> bool:
+        """Of a call that is forced, nothing is streamed before its end."""
+        return ask.choices == 1 and can_carry(ask.body)
+
+    def cut(self, first_frame: bytes, usage: Usage) -> bytes:
+        return cut_frames(first_frame, usage, {"delta": {}, "logprobs": None})
 
     def reader(self, ask: Ask, public_model: str, bounds: UsageBounds) -> FrameRelay:
         return FrameRelay(

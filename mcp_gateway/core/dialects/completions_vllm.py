@@ -3,11 +3,13 @@
 from mcp_gateway.core.dialects.dialect import Counting
 from mcp_gateway.core.dialects.flat_fields import FlatFields
 from mcp_gateway.core.dialects.vllm_bodies import counting_of, generating, joined
+from mcp_gateway.core.dialects.vllm_cuts import cut_frames
 from mcp_gateway.core.surfaces import whole_answer
 from mcp_gateway.core.surfaces.credible import UsageBounds
 from mcp_gateway.core.surfaces.splice import FrameRelay
 from mcp_gateway.core.surfaces.surface import Ask, Body, Terms, Whole
 from mcp_gateway.core.surfaces.text_collector import TextCollector
+from mcp_gateway.core.surfaces.usage import Usage
 
 _CAPS = ("max_tokens",)
 
@@ -32,6 +34,12 @@ class CompletionsToVllm:
     def can_collect(self, ask: Ask) -> bool:
         """Not the best of several choices, which are known only in the end."""
         return ask.choices == ask.told_choices
+
+    def can_be_cut(self, ask: Ask) -> bool:
+        return ask.choices == 1
+
+    def cut(self, first_frame: bytes, usage: Usage) -> bytes:
+        return cut_frames(first_frame, usage, {"text": "", "logprobs": None})
 
     def reader(self, ask: Ask, public_model: str, bounds: UsageBounds) -> FrameRelay:
         return FrameRelay(

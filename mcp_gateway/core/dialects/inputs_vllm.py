@@ -7,6 +7,7 @@ from mcp_gateway.core.surfaces import whole_answer
 from mcp_gateway.core.surfaces.credible import UsageBounds
 from mcp_gateway.core.surfaces.input_answer import no_text, read_input_answer
 from mcp_gateway.core.surfaces.surface import Ask, Body, Collecting, Reader, Terms, Whole
+from mcp_gateway.core.surfaces.usage import Usage
 
 
 class InputsToVllm:
@@ -27,6 +28,12 @@ class InputsToVllm:
 
     def can_collect(self, _ask: Ask) -> bool:
         return False
+
+    def can_be_cut(self, _ask: Ask) -> bool:
+        return False
+
+    def cut(self, first_frame: bytes, usage: Usage) -> bytes:
+        raise NotImplementedError  # see `can_be_cut`
 
     def reader(self, ask: Ask, public_model: str, bounds: UsageBounds) -> Reader:
         raise NotImplementedError  # no answer is a stream

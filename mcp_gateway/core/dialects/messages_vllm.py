@@ -36,6 +36,12 @@ class MessagesToVllm:
     def can_collect(self, _ask: Ask) -> bool:
         return False
 
+    def can_be_cut(self, _ask: Ask) -> bool:
+        return False
+
+    def cut(self, first_frame: bytes, usage: Usage) -> bytes:
+        raise NotImplementedError  # see `can_be_cut`
+
     def reader(self, _ask: Ask, public_model: str, bounds: UsageBounds) -> MessageRelay:
         return MessageRelay(public_model, bounds)
 

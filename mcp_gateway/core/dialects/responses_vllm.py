@@ -63,6 +63,12 @@ class ResponsesToVllm:
     def can_collect(self, ask: Ask) -> bool:
         return True
 
+    def can_be_cut(self, _ask: Ask) -> bool:
+        return False
+
+    def cut(self, first_frame: bytes, usage: Usage) -> bytes:
+        raise NotImplementedError  # see `can_be_cut`
+
     def reader(self, ask: Ask, public_model: str, bounds: UsageBounds) -> ResponsesReader:
         assert isinstance(ask, ResponsesAsk)
         return ResponsesReader(ask, public_model)

@@ -10,6 +10,7 @@ from mcp_gateway.core.inference.answer import Answer
 from mcp_gateway.core.inference.fitting import terms_after
 from mcp_gateway.core.inference.meter import Meter, Metered
 from mcp_gateway.core.inference.parts import Call, Parts
+from mcp_gateway.core.inference.rationed import Rationed
 from mcp_gateway.core.inference.routing import unavailable
 from mcp_gateway.core.record import OK
 from mcp_gateway.core.routing.rank import Candidate, Ranking
@@ -120,11 +121,20 @@ class Attempts:
         """Whether an answer in one piece is asked for as a stream: what is made is seen, and who leaves pays for it."""
         if self._ask.is_stream:
             return False
+        if self._meter.allowance is not None:
+            return True  # else nobody would see what it costs so far
         most_tokens = self._call.collect_above_tokens
         if most_tokens is None:
             most_tokens = self._parts.settings.upstream.collect_above_tokens
         is_long = 0 <= most_tokens < (self._meter.terms.output_limit or model.max_output_tokens)
         return is_long and self._meter.target.translation.can_collect(self._ask)
+
+    def _rationed(self, response: BackendResponse) -> BackendResponse:
+        """The stream, which ends where its account's money does, if it may."""
+        meter = self._meter
+        if meter.allowance is None:
+            return response
+        return Rationed(response, meter.allowance, meter.target.translation, meter.bounds)
 
     async def _ask_one(self, backend: Backend, body: bytes, answer: Answer) -> Metered | None:
         is_stream, is_collected = self._ask.is_stream, self._is_collected
@@ -148,12 +158,14 @@ class Attempts:
                 told = await read_beginning(response, MAX_REFUSAL_BYTES)
                 failed = self._meter.target.dialect.failure(response.status, told)
                 raise self._meter.target.error(failed, response.header(b"retry-after"))
+            if is_collected and _is_json(response):
+                return await answer.take_whole(response)
+            if is_stream or is_collected:
+                response = self.response = self._rationed(response)
             if is_stream:
                 await answer.begin_stream(response, attempt)
                 return None
-            if is_collected and not _is_json(response):
-                return await answer.collect(response, attempt)
-            return await answer.take_whole(response)
+            return await (answer.collect(response, attempt) if is_collected else answer.take_whole(response))
         except UpstreamError as error:
             raise failure(error) from error
 

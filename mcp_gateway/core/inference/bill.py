@@ -6,16 +6,17 @@ from asyncio import CancelledError
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.catalog import Model
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.inference.allowance import Allowance
 from mcp_gateway.core.inference.answer import Answer
 from mcp_gateway.core.inference.fitting import terms_within
 from mcp_gateway.core.inference.meter import NO_USAGE, Meter, Metered
 from mcp_gateway.core.inference.parts import Call, Parts
-from mcp_gateway.core.inference.terms import affordable_tokens, quote
+from mcp_gateway.core.inference.terms import affordable_tokens, most_output_tokens, quote
 from mcp_gateway.core.ledger.ledger import SettlementPending
 from mcp_gateway.core.ledger.purse import Hold
 from mcp_gateway.core.money import NANO_PER_USD, format_usd
 from mcp_gateway.core.prices import FREE, Price
-from mcp_gateway.core.record import OK, RequestRecord
+from mcp_gateway.core.record import OK, EndedBy, RequestRecord
 from mcp_gateway.core.routing.rank import Candidate
 from mcp_gateway.core.surfaces.surface import Ask, Terms
 from mcp_gateway.core.surfaces.usage import Usage
@@ -46,6 +47,7 @@ class Bill:
     took_s = 0.0
     is_pending = False
     _hold: Hold | None = None
+    _allowance: Allowance | None = None
 
     def __init__(self, parts: Parts, caller: Caller, call: Call) -> None:
         self._parts = parts
@@ -59,22 +61,47 @@ class Bill:
         """The model's public name; empty while none is known."""
         return self.model.id if self.model is not None else ""
 
-    async def open(self, terms: Terms, ask: Ask, model: Model, meter: Meter) -> Terms:
+    @property
+    def ended_by(self) -> EndedBy | None:
+        """What ended an answer that its backend would have gone on with."""
+        return "balance" if self._allowance is not None and self._allowance.is_spent else None
+
+    async def open(self, terms: Terms, ask: Ask, model: Model, meter: Meter, *, can_be_cut: bool) -> Terms:
         """Hold the worst case of the terms, or as much as the wallet has; the terms that are held.
 
-        Raises GatewayError `insufficient_balance`, or what else the ledger refuses a hold with.
+        Where money is tight and an answer `can_be_cut`, only its prompt and a first slice are held, within the same
+        terms. Raises GatewayError `insufficient_balance`, or what else the ledger refuses a hold with.
         """
-        worst = quote(terms, ask, model, self.price, meter.quoted_prompt_tokens, self._parts.settings.wallet)
+        wallet = self._parts.settings.wallet
+        worst = quote(terms, ask, model, self.price, meter.quoted_prompt_tokens, wallet)
         if not worst.maximum_nano:
             return terms
-        hold = self._hold = await self._parts.ledger.hold(
-            self._call.request_id, self._caller.account_id, worst.minimum_nano, worst.maximum_nano
-        )
-        meter.is_held = True
+        if can_be_cut and not await self._is_ample(worst.maximum_nano * wallet.ample_holds):
+            most_tokens = most_output_tokens(terms, ask, model)
+            prompt_tokens = await meter.likely_prompt_tokens()
+            images = len(ask.prompt.images)
+            await self._open_first(Allowance(self._parts.ledger, self.price, images, prompt_tokens, most_tokens), meter)
+            return terms
+        hold = await self._held(worst.minimum_nano, worst.maximum_nano, meter)
         if hold.amount_nano >= worst.maximum_nano:
             return terms
         most = affordable_tokens(hold.amount_nano, worst, ask.choices)
         return await terms_within(terms, most, model, meter)
+
+    async def _is_ample(self, amount_nano: int) -> bool:
+        return not amount_nano or await self._parts.ledger.is_ample(self._caller.account_id, amount_nano)
+
+    async def _open_first(self, allowance: Allowance, meter: Meter) -> None:
+        """Hold what a request may cost at first; what follows is held as it comes."""
+        useful_tokens = self._parts.settings.wallet.min_useful_tokens
+        allowance.begin(await self._held(allowance.least_nano(useful_tokens), allowance.first_nano, meter))
+        meter.allowance = self._allowance = allowance
+
+    async def _held(self, minimum_nano: int, maximum_nano: int, meter: Meter) -> Hold:
+        ledger, request_id = self._parts.ledger, self._call.request_id
+        hold = self._hold = await ledger.hold(request_id, self._caller.account_id, minimum_nano, maximum_nano)
+        meter.is_held = True
+        return hold
 
     async def close(
         self, metered: Metered, error: GatewayError | None, answer: Answer | None, asked: Candidate[Backend] | None
@@ -190,4 +217,5 @@ class Bill:
             error_code=None if error is None else error.code,
             finish_reason=None if answer is None else answer.finish_reason,
             surface=call.surface,
+            ended_by=self.ended_by,
         )

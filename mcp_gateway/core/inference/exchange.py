@@ -24,7 +24,8 @@ from mcp_gateway.core.inference.terms import reserved_output_tokens
 from mcp_gateway.core.limits.limiter import Turn
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.prices import dearest
-from mcp_gateway.core.record import OK
+from mcp_gateway.core.record import OK, EndedBy
+from mcp_gateway.core.surfaces.openai import ended_by_balance
 from mcp_gateway.core.surfaces.surface import Ask, Body, Reader
 from mcp_gateway.core.surfaces.tokens import TokenQuestion
 from mcp_gateway.core.surfaces.usage import Usage
@@ -68,7 +69,7 @@ class AnswerFacts(NamedTuple):
 
     `clamped_to` is the limit that stands in place of what was asked for, where one does; `ignored` are names in the
     request that were not sent on; `overhead_s` is what an answer in one piece took from its admission to its
-    settlement, less the waits for backends and servers of images.
+    settlement, less the waits for backends and servers of images. `ended_by` is what ended an answer in the middle.
     """
 
     cost_nano: int
@@ -76,6 +77,7 @@ class AnswerFacts(NamedTuple):
     clamped_to: int | None
     ignored: tuple[str, ...]
     overhead_s: float
+    ended_by: EndedBy | None
 
 
 class Exchange:
@@ -204,13 +206,17 @@ class Exchange:
     @property
     def body(self) -> Body:
         """The answer in one piece; empty while there is none, and where it was refused since it could not be billed."""
-        return b"" if self._answer is None or self._bill.status != OK else self._answer.body
+        if self._answer is None or self._bill.status != OK:
+            return b""
+        body = self._answer.body
+        return body if self._bill.ended_by is None else ended_by_balance(body)
 
     @property
     def facts(self) -> AnswerFacts:
         bill, meter = self._bill, self._meter
         clamped_to, waited_s = (None, 0.0) if meter is None else (meter.terms.clamped_to, meter.waited_s)
-        return AnswerFacts(bill.cost_nano, bill.usage, clamped_to, self._ignored, bill.took_s - waited_s)
+        overhead_s = bill.took_s - waited_s
+        return AnswerFacts(bill.cost_nano, bill.usage, clamped_to, self._ignored, overhead_s, bill.ended_by)
 
     @property
     def latest_words(self) -> str:
@@ -224,7 +230,8 @@ class Exchange:
         """Check and hold, from what is cheap to refuse to what is dear. Raises GatewayError."""
         parts, caller, settings = self._parts, self._caller, self._parts.settings
         offers = offers_to(caller, model, parts)
-        self._ignored = await judged(parts, caller, ask, model, parts.targets.at(offers[0], ask.surface, ask.model))
+        target = parts.targets.at(offers[0], ask.surface, ask.model)
+        self._ignored = await judged(parts, caller, ask, model, target)
         ranking = ranked(offers, ask, model, caller, parts)
         self._bill.price = dearest([offer.price for offer in offers])
         meter = self._meter = Meter(parts, ask, model, ranking)
@@ -234,7 +241,8 @@ class Exchange:
         )
         if model.is_window_narrowed:
             await meter.check_window()
-        meter.terms = await self._bill.open(meter.terms, ask, model, meter)
+        can_be_cut = target.translation.can_be_cut(ask) and (ask.is_stream or target.translation.can_collect(ask))
+        meter.terms = await self._bill.open(meter.terms, ask, model, meter, can_be_cut=can_be_cut)
         if ask.prompt.remote_images:
             await bring_images(parts, caller.account_id, self._call.context, ask, meter)
         self._answer = Answer(

@@ -96,8 +96,25 @@ class Ledger:
         if hold is None:
             hold = await self._hold_after_reading(request_id, account_id, needed_nano, maximum_nano)
         if hold is None:
-            raise self._refusal(account_id, needed_nano, minimum_nano)
+            raise self.refusal(account_id, minimum_nano)
         return hold
+
+    async def is_ample(self, account_id: str, amount_nano: int) -> bool:
+        """Whether the account has so much free, as its wallet is known; one that never was is read."""
+        purse = self._purses.of(account_id)
+        if not purse.is_read:
+            purse = await self._read_wallet(account_id)
+        return purse.spendable_nano(self._now_ms()) >= amount_nano
+
+    async def resize(self, hold: Hold, needed_nano: int, most_nano: int) -> bool:
+        """Hold up to `most_nano` from now on; False, changing nothing, where less than `needed_nano` can be.
+
+        What the wallet covers as it is known is decided at once; else it is read again.
+        """
+        if self._purses.resize(hold, needed_nano, most_nano, self._now_ms()):
+            return True
+        await self._read_wallet(hold.account_id)
+        return self._purses.resize(hold, needed_nano, most_nano, self._now_ms())
 
     async def _hold_after_reading(
         self, request_id: str, account_id: str, needed_nano: int, most_nano: int
@@ -285,8 +302,12 @@ class Ledger:
         """Every discrepancy between the facts and what is derived from them, in words; empty is good."""
         return [f"{what}: {', '.join(map(str, row))}" for what, row in await self._store.read(Discrepancies())]
 
-    def _refusal(self, account_id: str, needed_nano: int, minimum_nano: int) -> GatewayError:
-        """What a program can tell apart: money is missing, which is final, or the account's own requests hold it."""
+    def refusal(self, account_id: str, minimum_nano: int) -> GatewayError:
+        """What a program can tell apart: money is missing, which is final, or the account's own requests hold it.
+
+        `minimum_nano` is what its request may cost at least.
+        """
+        needed_nano = max(minimum_nano, self._minimum_balance_nano)
         now_ms, purse = self._now_ms(), self._purses.of(account_id)
         short, holds = purse.short(now_ms), tuple(purse.open_holds)
         balance, held = format_usd(short.spendable_nano), format_usd(short.held_nano)

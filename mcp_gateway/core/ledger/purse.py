@@ -90,24 +90,41 @@ class Purse:
         hold.parts, hold.state = charged, "charged"
         return charged
 
+    def resize(self, hold: Hold, needed_nano: int, most_nano: int, now_ms: int) -> bool:
+        """Hold up to `most_nano` for the request from now on; False where less than `needed_nano` can be held."""
+        parts = rules.resize(hold.parts, self.free, needed_nano, most_nano, now_ms)
+        if parts is None:
+            return False
+        self._held = rules.added(rules.without(self._held, hold.parts), parts)
+        hold.parts = parts
+        return True
+
     def release(self, hold: Hold) -> None:
         """Nothing is held for the request any more."""
         del self.holds[hold.request_id]
         hold.state = "charged" if hold.state == "charged" else "released"
         self._held = rules.without(self._held, hold.parts)
 
+    @property
+    def is_read(self) -> bool:
+        """Whether anything is known of the wallet."""
+        return self._version >= 0
+
     def expired(self, now_ms: int) -> Parts:
         return rules.expired(self.free, now_ms)
 
     def balance(self, now_ms: int) -> Balance:
         free = self.free
-        granted_nano = sum(grant.left_nano for grant in free.grants if grant.lives_at(now_ms))
-        return Balance(free.paid_nano, granted_nano, self._held.amount_nano)
+        return Balance(free.paid_nano, rules.granted_nano(free, now_ms), self._held.amount_nano)
+
+    def spendable_nano(self, now_ms: int) -> int:
+        free = self.free
+        return free.paid_nano + rules.granted_nano(free, now_ms)
 
     def short(self, now_ms: int) -> Short:
         """What is free, and what may come free: a charge that waits to be written will not."""
         open_nano = sum(hold.amount_nano for hold in self.open_holds)
-        return Short(self.balance(now_ms).spendable_nano, open_nano)
+        return Short(self.spendable_nano(now_ms), open_nano)
 
     @property
     def open_holds(self) -> Iterator[Hold]:
@@ -156,11 +173,18 @@ class Purses:
 
     def charge(self, hold: Hold, cost_nano: int, now_ms: int, *, may_exceed: bool) -> Parts:
         """As Purse.charge, once. Raises NotHeld."""
+        return self._of_open(hold).charge(hold, cost_nano, now_ms, may_exceed=may_exceed)
+
+    def resize(self, hold: Hold, needed_nano: int, most_nano: int, now_ms: int) -> bool:
+        """As Purse.resize. Raises NotHeld."""
+        return self._of_open(hold).resize(hold, needed_nano, most_nano, now_ms)
+
+    def _of_open(self, hold: Hold) -> Purse:
         if hold.state != "open":
             raise NotHeld("ended already", hold.request_id)
         if self._holds.get(hold.request_id) is not hold:
             raise NotHeld("never was", hold.request_id)
-        return self._purses[hold.account_id].charge(hold, cost_nano, now_ms, may_exceed=may_exceed)
+        return self._purses[hold.account_id]
 
     def release(self, request_id: str) -> Hold | None:
         """Hold nothing for a running request any more; returns what was held, None where nothing was.

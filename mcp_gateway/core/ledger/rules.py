@@ -50,7 +50,20 @@ def place(free: Free, needed_nano: int, most_nano: int, now_ms: int) -> Parts | 
     spendable_nano = free.paid_nano + sum(grant.left_nano for grant in living)
     if spendable_nano < needed_nano:
         return None
-    return _taken(living, min(most_nano, spendable_nano))
+    return _taken(living, max(0, min(most_nano, spendable_nano)))
+
+
+def resize(held: Parts, free: Free, needed_nano: int, most_nano: int, now_ms: int) -> Parts | None:
+    """What is held from now on: `most_nano`, or as much as there is; None where that is less than `needed_nano`.
+
+    What was held already stays, also of a grant whose time is over since.
+    """
+    if most_nano <= held.amount_nano:
+        return _first_of(held, most_nano)
+    more = place(free, max(needed_nano - held.amount_nano, 0), most_nano - held.amount_nano, now_ms)
+    if more is None:
+        return None
+    return added(held, more)
 
 
 def charge(held: Parts, cost_nano: int, free: Free | None, now_ms: int) -> Parts:
@@ -65,6 +78,11 @@ def charge(held: Parts, cost_nano: int, free: Free | None, now_ms: int) -> Parts
     living = _living(free, now_ms)
     spendable_nano = max(free.paid_nano, 0) + sum(grant.left_nano for grant in living)
     return added(within, _taken(living, min(excess_nano, spendable_nano)))
+
+
+def granted_nano(free: Free, now_ms: int) -> int:
+    """What is free of grants that live."""
+    return sum([grant.left_nano for grant in free.grants if grant.lives_at(now_ms)]) if free.grants else 0
 
 
 def expired(free: Free, now_ms: int) -> Parts:

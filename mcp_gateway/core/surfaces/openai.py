@@ -7,9 +7,11 @@ import orjson
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_fields import optional
 from mcp_gateway.core.surfaces.splice import DONE
-from mcp_gateway.core.surfaces.surface import NO_USAGE_WISHES, UsageWishes
+from mcp_gateway.core.surfaces.surface import NO_USAGE_WISHES, Body, UsageWishes
 
 COMMENT = b": waiting for the model\n\n"
+ENDED_BY_BALANCE = {"gateway": {"ended_by": "balance"}}
+"""Told in an answer that was cut since its account had no more money, beside a `finish_reason` of `length`."""
 MOST_LOGPROBS = 20
 """Beside each token's own; of vLLM, unless it was started otherwise."""
 _TOKEN_BYTES, _ROW_BYTES = 16, 128
@@ -56,3 +58,9 @@ def broken_off(error: GatewayError, answer_id: str, kind: str, model: str, choic
         "error": error.as_object() | error.wait_told,
     }
     return b"data: %b\n\n%b" % (orjson.dumps(chunk), DONE)
+
+
+def ended_by_balance(body: Body) -> bytes:
+    """An answer in one piece that tells why it was cut."""
+    end = body.rfind(b"}")
+    return b"".join((body[:end], b",", orjson.dumps(ENDED_BY_BALANCE)[1:-1], body[end:]))

@@ -31,7 +31,7 @@ _INSERT = (
     "ON CONFLICT (account_id, id) DO NOTHING"
 )
 _INSERT_SURFACE = "INSERT INTO request_surfaces VALUES (?, ?, ?) ON CONFLICT (account_id, id) DO NOTHING"
-_INSERT_COUNTS = "INSERT INTO request_counts VALUES (?, ?, ?, ?) ON CONFLICT (account_id, id) DO NOTHING"
+_INSERT_COUNTS = "INSERT INTO request_counts VALUES (?, ?, ?, ?, ?) ON CONFLICT (account_id, id) DO NOTHING"
 CORRECT = (
     "UPDATE requests SET cost_nano = COALESCE(?, cost_nano), http_status = ?, error_code = ?, latency_ms = ? "
     "WHERE account_id = ? AND id = ?"
@@ -54,7 +54,12 @@ COALESCE((
 _COUNTED = """
 (SELECT {} FROM request_counts AS counted WHERE counted.account_id = requests.account_id AND counted.id = requests.id)
 """
-_BESIDE = f"{_SURFACE}, {_COUNTED.format('cache_write_tokens')}, COALESCE({_COUNTED.format('images')}, 0)"
+_BESIDE = ", ".join((
+    _SURFACE,
+    _COUNTED.format("cache_write_tokens"),
+    f"COALESCE({_COUNTED.format('images')}, 0)",
+    _COUNTED.format("ended_by"),
+))  # fmt: skip
 _SELECTED = f"SELECT {', '.join(f'requests.{column}' for column in _COLUMNS)}, {_BESIDE}"
 _SELECT = f"{_SELECTED} FROM requests"
 _OF_ANY_ACCOUNT = f"""
@@ -100,9 +105,9 @@ def insert_records(connection: sqlite3.Connection, records: Sequence[RequestReco
     if named:
         connection.executemany(_INSERT_SURFACE, named)
     counted = [
-        (record.account_id, record.id, record.cache_write_tokens, record.images)
+        (record.account_id, record.id, record.cache_write_tokens, record.images, record.ended_by)
         for record in records
-        if record.images or record.cache_write_tokens is not None
+        if record.images or record.cache_write_tokens is not None or record.ended_by is not None
     ]
     if counted:
         connection.executemany(_INSERT_COUNTS, counted)

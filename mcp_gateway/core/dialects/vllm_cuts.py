@@ -1,0 +1,19 @@
+"""What ends vLLM's streams of chunks where they are cut: the words of its own end at a limit, and why it is one."""
+
+from typing import Any
+
+import orjson
+
+from mcp_gateway.core.surfaces.chunks import chunk_of
+from mcp_gateway.core.surfaces.openai import ENDED_BY_BALANCE
+from mcp_gateway.core.surfaces.splice import DONE
+from mcp_gateway.core.surfaces.usage import Usage
+
+
+def cut_frames(first_frame: bytes, usage: Usage, choice: dict[str, Any]) -> bytes:
+    """The last chunk with a choice, to which `choice` is what it adds; the usage; and the end."""
+    first, told = chunk_of(first_frame), {"usage": usage.as_object()}
+    head = {name: first.get(name) for name in ("id", "object", "created", "model")}
+    ended = {"choices": [{"index": 0, **choice, "finish_reason": "length"}]}
+    last, total = head | ended | ENDED_BY_BALANCE | told, head | {"choices": []} | ENDED_BY_BALANCE | told
+    return b"data: %b\n\ndata: %b\n\n%b" % (orjson.dumps(last), orjson.dumps(total), DONE)

@@ -105,11 +105,6 @@ class Purse:
         hold.state = "charged" if hold.state == "charged" else "released"
         self._held = rules.without(self._held, hold.parts)
 
-    @property
-    def is_read(self) -> bool:
-        """Whether anything is known of the wallet."""
-        return self._version >= 0
-
     def expired(self, now_ms: int) -> Parts:
         return rules.expired(self.free, now_ms)
 

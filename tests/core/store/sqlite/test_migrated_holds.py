@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from tests.clocks import MsClock
 from tests.core.ledger.test_ledger import record
 from tests.databases import Query, open_store
 
-LAST_WITH_HOLDS = 18
+LAST_WITH_HOLDS = 19
 ANN, BOB, CID = "acc_ann", "acc_bob", "acc_cid"
 NOW_MS = MsClock().now_ms
 OPEN = "openly held", "held of paid money", "all that Bob has"
@@ -313,14 +313,14 @@ async def test_a_gateway_opens_it_with_its_file_and_goes_on(old: Path) -> None:
 
 
 @pytest.fixture
-def backup(tmp_path: Path) -> Iterator[Path]:
+def backup(tmp_path: Path) -> Path:
     path = tmp_path / "backup.sqlite3"
     with (
         closing(sqlite3.connect(left_behind(tmp_path / "source.sqlite3"))) as source,
         closing(sqlite3.connect(path)) as target,
     ):
         source.backup(target)
-    yield path
+    return path
 
 
 async def test_a_backup_of_that_release_is_restored_and_is_of_this_one_then(

@@ -36,6 +36,8 @@ from tests.patience import PATIENCE_S, eventually
 
 UPSTREAM = {"start_wait_s": PATIENCE_S, "discovery_interval_s": 1e9}
 """Backends are asked how they are as a gateway starts, and from then on when a test says so."""
+WORST: dict[str, Any] = {"ample_holds": 0}
+"""Settings of the wallet with which every request holds its worst case, however little its account has."""
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """For clients that speak plain HTTP: each would take milliseconds to make a context of its own."""
 BASE_URL = "http://gateway.test"

@@ -15,7 +15,7 @@ from mcp_gateway.core.surfaces.chat import parse_chat
 from mcp_gateway.core.surfaces.surface import Ask
 from tests.core.test_chat import Stage, open_stage
 from tests.replaying import ReplayingBackend, unary
-from tests.serving import FREE, PRICED, chat_body
+from tests.serving import FREE, PRICED, WORST, chat_body
 
 WINDOW = 2048
 MOST_BYTES = 64 * 1024
@@ -218,7 +218,7 @@ async def test_where_no_limit_was_asked_for_an_answer_that_is_held_gets_the_larg
 async def test_a_balance_below_the_worst_case_lowers_the_limit_to_what_it_covers(
     tmp_path: Path, asked_tokens: int | None
 ) -> None:
-    async with ReplayingBackend() as backend, open_stage(tmp_path, backend, credit_nano=500_000) as stage:
+    async with ReplayingBackend() as backend, open_stage(tmp_path, backend, credit_nano=500_000, wallet=WORST) as stage:
         asked = request("priced/tiny", max_tokens=asked_tokens)
         prompt_tokens = asked.prompt.text_bytes + 10  # the backend's own count of the shortest chat
         covered = (500_000 - prompt_tokens * 300) // 700

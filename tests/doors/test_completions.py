@@ -21,7 +21,7 @@ from tests.replaying import (
     replayed,
     silence,
 )
-from tests.serving import FREE, PRICED, Door, bearer, error_of, open_door
+from tests.serving import FREE, PRICED, WORST, Door, bearer, error_of, open_door
 from tests.stage import staged
 from tests.surfaces import Completions, text_part, text_total
 
@@ -42,6 +42,7 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
             tmp_path_factory.mktemp("completions"),
             vllm_urls=[backend.url],
             models=[FREE, PRICED],
+            wallet=WORST,
         ) as door,
     ):
         yield door, backend

@@ -33,7 +33,7 @@ from tests.replaying import (
     unary,
     whole,
 )
-from tests.serving import FREE, Door, bearer, chat_body, open_door
+from tests.serving import FREE, WORST, Door, bearer, chat_body, open_door
 from tests.stage import COMPLETION_PICO, CREDIT_NANO, PRICED, PROMPT_PICO, Stage, cost_nano, staged
 from tests.surfaces import (
     CHAT_SPOKEN,
@@ -70,7 +70,7 @@ async def _served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
             vllm_urls=[backend.url],
             models=[FREE, PRICED, SHARED],
             upstream={"collect_above_tokens": 1000},
-            wallet={"hold_wait_s": 0},
+            wallet=WORST | {"hold_wait_s": 0},
         ) as door,
     ):
         yield door, backend

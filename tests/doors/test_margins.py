@@ -8,7 +8,7 @@ import pytest_asyncio
 
 from mcp_gateway.core.money import format_usd
 from tests.replaying import ReplayingBackend
-from tests.serving import FREE, PRICED, Door, open_door
+from tests.serving import FREE, PRICED, WORST, Door, open_door
 from tests.stage import held_for_one
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -29,7 +29,7 @@ async def vllm() -> AsyncIterator[ReplayingBackend]:
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def door(tmp_path_factory: pytest.TempPathFactory, vllm: ReplayingBackend) -> AsyncIterator[Door]:
     folder = tmp_path_factory.mktemp("margins")
-    async with open_door(folder, vllm_urls=[vllm.url], models=[FREE, PRICED]) as door:
+    async with open_door(folder, vllm_urls=[vllm.url], models=[FREE, PRICED], wallet=WORST) as door:
         vllm.note = door.gateway.ledger.held_now
         yield door
         await door.nothing_is_left()

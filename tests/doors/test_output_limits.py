@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from tests.replaying import Answer, Asked, ReplayingBackend, unary, whole
-from tests.serving import FREE, PRICED, Door, error_of, open_door
+from tests.serving import FREE, PRICED, WORST, Door, error_of, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -23,7 +23,10 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
     async with (
         ReplayingBackend(max_model_len=WINDOW) as backend,
         open_door(
-            tmp_path_factory.mktemp("limits"), vllm_urls=[backend.url], models=[FREE, PRICED, CAPPED, NARROW]
+            tmp_path_factory.mktemp("limits"),
+            vllm_urls=[backend.url],
+            models=[FREE, PRICED, CAPPED, NARROW],
+            wallet=WORST,
         ) as door,
     ):
         yield door, backend, await door.key(credit="5")

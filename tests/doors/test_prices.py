@@ -12,7 +12,7 @@ import pytest_asyncio
 from mcp_gateway.core.money import format_usd
 from tests.captured import captured
 from tests.replaying import DONE, Answer, ReplayingBackend, chunk, events, whole
-from tests.serving import Door, open_door
+from tests.serving import WORST, Door, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -63,7 +63,7 @@ async def priced(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pric
     async with (
         ReplayingBackend() as backend,
         open_door(
-            tmp_path_factory.mktemp("prices"), vllm_urls=[backend.url], models=[MODEL], enable_vision=True
+            tmp_path_factory.mktemp("prices"), vllm_urls=[backend.url], models=[MODEL], enable_vision=True, wallet=WORST
         ) as door,
     ):
         yield Priced(door, backend)

@@ -90,6 +90,7 @@ async def test_every_fact_of_a_request_is_in_its_record(stage: Stage) -> None:
         "status": 200,
         "error_code": None,
         "finish_reason": "length",
+        "ended_by": None,
         "repeat_of": None,
         "usage_missing": None,
     }

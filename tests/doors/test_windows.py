@@ -9,7 +9,7 @@ import pytest
 
 from mcp_gateway.core.money import format_usd
 from tests.replaying import Asked, ReplayingBackend, events, stream, unary
-from tests.serving import FREE, MESSAGES, PRICED, Door, chat_body, error_of, open_door
+from tests.serving import FREE, MESSAGES, PRICED, WORST, Door, chat_body, error_of, open_door
 
 WINDOW = 400
 
@@ -134,7 +134,7 @@ async def test_a_backend_that_drops_the_model_meanwhile_is_believed_up_to_the_wi
 async def test_a_prompt_is_counted_once_for_all_that_asks_for_it(tmp_path: Path) -> None:
     async with (
         ReplayingBackend(max_model_len=4096) as backend,
-        open_door(tmp_path, vllm_urls=[backend.url], models=[narrow()]) as door,
+        open_door(tmp_path, vllm_urls=[backend.url], models=[narrow()], wallet=WORST) as door,
     ):
         backend.prompt_tokens = 100
         messages = [{"role": "user", "content": "x" * 1000}]
@@ -152,7 +152,7 @@ async def test_a_hold_is_made_for_the_template_as_the_backend_counts_it(tmp_path
     """A wallet of exactly the hold pays for the whole answer."""
     async with ReplayingBackend(max_model_len=4096) as backend:
         backend.prompt_tokens = TEMPLATE
-        async with open_door(tmp_path, vllm_urls=[backend.url], models=[unconfigured()]) as door:
+        async with open_door(tmp_path, vllm_urls=[backend.url], models=[unconfigured()], wallet=WORST) as door:
             assert [asked.json["model"] for asked in backend.templates] == ["tiny"]
             body = chat_body(model=PRICED["id"], messages=MESSAGES * messages, max_tokens=16)
             held_nano = (len(orjson.dumps(body)) + TEMPLATE) * 300 + 16 * 700
@@ -181,7 +181,7 @@ async def test_the_template_is_asked_of_each_backend_once_where_a_hold_or_a_wind
 async def test_where_a_backend_cannot_count_the_margin_of_the_settings_holds(tmp_path: Path) -> None:
     async with ReplayingBackend() as backend:
         backend.prompt_tokens = None
-        settings: dict[str, Any] = {"models": [PRICED], "wallet": {"template_margin_tokens": 100}}
+        settings: dict[str, Any] = {"models": [PRICED], "wallet": WORST | {"template_margin_tokens": 100}}
         async with open_door(tmp_path, vllm_urls=[backend.url], **settings) as door:
             body = chat_body(model=PRICED["id"], max_tokens=16)
             held_nano = (len(orjson.dumps(body)) + 2 * 100) * 300 + 16 * 700

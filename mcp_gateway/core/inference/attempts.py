@@ -121,7 +121,7 @@ class Attempts:
         """Whether an answer in one piece is asked for as a stream: what is made is seen, and who leaves pays for it."""
         if self._ask.is_stream:
             return False
-        if self._meter.allowance is not None:
+        if self._meter.running_hold is not None:
             return True  # else nobody would see what it costs so far
         most_tokens = self._call.collect_above_tokens
         if most_tokens is None:
@@ -132,9 +132,9 @@ class Attempts:
     def _rationed(self, response: BackendResponse) -> BackendResponse:
         """The stream, which ends where its account's money does, if it may."""
         meter = self._meter
-        if meter.allowance is None:
+        if meter.running_hold is None:
             return response
-        return Rationed(response, meter.allowance, meter.target.translation, meter.bounds)
+        return Rationed(response, meter.running_hold, meter.target.translation, meter.bounds)
 
     async def _ask_one(self, backend: Backend, body: bytes, answer: Answer) -> Metered | None:
         is_stream, is_collected = self._ask.is_stream, self._is_collected

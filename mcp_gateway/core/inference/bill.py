@@ -6,11 +6,11 @@ from asyncio import CancelledError
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.catalog import Model
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.inference.allowance import Allowance
 from mcp_gateway.core.inference.answer import Answer
-from mcp_gateway.core.inference.fitting import terms_within
+from mcp_gateway.core.inference.fitting import likely_prompt_tokens, terms_within
 from mcp_gateway.core.inference.meter import NO_USAGE, Meter, Metered
 from mcp_gateway.core.inference.parts import Call, Parts
+from mcp_gateway.core.inference.running_hold import RunningHold
 from mcp_gateway.core.inference.terms import affordable_tokens, most_output_tokens, quote
 from mcp_gateway.core.ledger.ledger import SettlementPending
 from mcp_gateway.core.ledger.purse import Hold
@@ -47,7 +47,7 @@ class Bill:
     took_s = 0.0
     is_pending = False
     _hold: Hold | None = None
-    _allowance: Allowance | None = None
+    _running_hold: RunningHold | None = None
 
     def __init__(self, parts: Parts, caller: Caller, call: Call) -> None:
         self._parts = parts
@@ -64,7 +64,7 @@ class Bill:
     @property
     def ended_by(self) -> EndedBy | None:
         """What ended an answer that its backend would have gone on with."""
-        return "balance" if self._allowance is not None and self._allowance.is_spent else None
+        return "balance" if self._running_hold is not None and self._running_hold.is_spent else None
 
     async def open(self, terms: Terms, ask: Ask, model: Model, meter: Meter, *, can_be_cut: bool) -> Terms:
         """Hold the worst case of the terms, or as much as the wallet has; the terms that are held.
@@ -77,10 +77,10 @@ class Bill:
         if not worst.maximum_nano:
             return terms
         if can_be_cut and not await self._is_ample(worst.maximum_nano * wallet.ample_holds):
+            prompt_tokens = await likely_prompt_tokens(ask, model, wallet, meter)
             most_tokens = most_output_tokens(terms, ask, model)
-            prompt_tokens = await meter.likely_prompt_tokens()
-            images = len(ask.prompt.images)
-            await self._open_first(Allowance(self._parts.ledger, self.price, images, prompt_tokens, most_tokens), meter)
+            ledger, images = self._parts.ledger, len(ask.prompt.images)
+            await self._open_first(RunningHold(ledger, self.price, images, prompt_tokens, most_tokens), meter)
             return terms
         hold = await self._held(worst.minimum_nano, worst.maximum_nano, meter)
         if hold.amount_nano >= worst.maximum_nano:
@@ -91,11 +91,11 @@ class Bill:
     async def _is_ample(self, amount_nano: int) -> bool:
         return not amount_nano or await self._parts.ledger.is_ample(self._caller.account_id, amount_nano)
 
-    async def _open_first(self, allowance: Allowance, meter: Meter) -> None:
+    async def _open_first(self, running_hold: RunningHold, meter: Meter) -> None:
         """Hold what a request may cost at first; what follows is held as it comes."""
         useful_tokens = self._parts.settings.wallet.min_useful_tokens
-        allowance.begin(await self._held(allowance.least_nano(useful_tokens), allowance.first_nano, meter))
-        meter.allowance = self._allowance = allowance
+        running_hold.begin(await self._held(running_hold.least_nano(useful_tokens), running_hold.first_nano, meter))
+        meter.running_hold = self._running_hold = running_hold
 
     async def _held(self, minimum_nano: int, maximum_nano: int, meter: Meter) -> Hold:
         ledger, request_id = self._parts.ledger, self._call.request_id

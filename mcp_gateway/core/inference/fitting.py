@@ -2,7 +2,7 @@
 
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.catalog import Model
-from mcp_gateway.core.config import Settings
+from mcp_gateway.core.config import Settings, WalletSettings
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.inference.meter import Meter
 from mcp_gateway.core.inference.terms import ROOM_ENOUGH_TOKENS, asked_terms, bounded_in_size, lowered
@@ -29,6 +29,14 @@ async def first_terms(
     if ask.output_limit is None and (caller.is_guest or model.is_output_capped):
         terms = terms._replace(output_limit=await _room(limit, model, meter))
     return terms if ask.is_stream else bounded_in_size(terms, ask, model, settings.upstream.max_response_bytes)
+
+
+async def likely_prompt_tokens(ask: Ask, model: Model, wallet: WalletSettings, meter: Meter) -> int:
+    """As a backend counts them, to which an image is at most what one can become; else the most by its bytes."""
+    count = await meter.count_prompt()
+    if count is None:
+        return meter.quoted_prompt_tokens
+    return min(count + wallet.max_image_tokens * len(ask.prompt.images), model.widest_window * ask.prompt.number)
 
 
 async def terms_within(terms: Terms, affordable_tokens: int, model: Model, meter: Meter) -> Terms:

@@ -8,9 +8,9 @@ from typing import NamedTuple
 from mcp_gateway.core.catalog import Model
 from mcp_gateway.core.dialects.dialect import Target
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.inference.allowance import Allowance
 from mcp_gateway.core.inference.parts import Parts
 from mcp_gateway.core.inference.routing import who_counts
+from mcp_gateway.core.inference.running_hold import RunningHold
 from mcp_gateway.core.inference.terms import (
     estimated_prompt_tokens,
     most_output_tokens,
@@ -50,7 +50,7 @@ class Meter:
     """How that one is asked."""
     is_held = False
     """Whether a hold covers what is billed."""
-    allowance: Allowance | None = None
+    running_hold: RunningHold | None = None
     """What raises the hold as the answer comes, where it is not for the worst case."""
     waited_s = 0.0
     """For backends: each from the request to the end of its answer in one piece, or to its failure; a count too."""
@@ -98,17 +98,6 @@ class Meter:
     def quoted_prompt_tokens(self) -> int:
         """What a hold is made for."""
         return quoted_prompt_tokens(self._ask, self._model, self._parts.settings.wallet, self._counted_tokens)
-
-    async def likely_prompt_tokens(self) -> int:
-        """As a backend counts them, to which an image is at most what one can become; else the most by its bytes."""
-        count = await self.count_prompt()
-        if count is None:
-            return self.quoted_prompt_tokens
-        return min(count + self._image_tokens, self._model.widest_window * self._ask.prompt.number)
-
-    @property
-    def _image_tokens(self) -> int:
-        return self._parts.settings.wallet.max_image_tokens * len(self._ask.prompt.images)
 
     # Once it is sent
 
@@ -176,8 +165,8 @@ class Meter:
     @property
     def _most(self) -> Usage:
         """What a hold is for."""
-        if self.allowance is not None:
-            return Usage(self.allowance.prompt_tokens, self.allowance.output_tokens)
+        if self.running_hold is not None:
+            return Usage(self.running_hold.prompt_tokens, self.running_hold.output_tokens)
         return Usage(self.quoted_prompt_tokens, most_output_tokens(self.terms, self._ask, self._model))
 
     async def prompt_alone(self) -> Metered:

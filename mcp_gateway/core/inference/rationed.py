@@ -4,7 +4,7 @@ Each frame is weighed before anybody reads it, so that what was read is what is 
 """
 
 from mcp_gateway.core.dialects.dialect import Translation
-from mcp_gateway.core.inference.allowance import Allowance
+from mcp_gateway.core.inference.running_hold import RunningHold
 from mcp_gateway.core.surfaces.chunks import split_frames
 from mcp_gateway.core.surfaces.credible import UsageBounds
 from mcp_gateway.core.surfaces.events import EventReader
@@ -21,13 +21,13 @@ class Rationed:
     """In place of a backend's response, whose frames tell a running count."""
 
     def __init__(
-        self, response: BackendResponse, allowance: Allowance, translation: Translation, bounds: UsageBounds
+        self, response: BackendResponse, running_hold: RunningHold, translation: Translation, bounds: UsageBounds
     ) -> None:
         self.status = response.status
         self.header, self.read = response.header, response.read
         self.close, self.doubt, self.discard = response.close, response.doubt, response.discard
         self._response = response
-        self._allowance = allowance
+        self._running_hold = running_hold
         self._translation = translation
         self._bounds = bounds
         self._events = EventReader()
@@ -50,7 +50,7 @@ class Rationed:
         for frame in split_frames(frames):
             usage = self._usage_with(frame)
             if usage is not None:
-                if not await self._allowance.covers(usage):
+                if not await self._running_hold.covers(usage):
                     kept.append(self._cut())
                     break
                 self._so_far = usage
@@ -68,7 +68,7 @@ class Rationed:
         told = last_usage(frame)
         if told is not None and self._bounds.allow(told):
             return told
-        before = self._so_far or Usage(self._allowance.prompt_tokens, 0)
+        before = self._so_far or Usage(self._running_hold.prompt_tokens, 0)
         return before._replace(completion_tokens=before.completion_tokens + (TEXT.search(frame) is not None))
 
     def _cut(self) -> bytes:
@@ -76,5 +76,5 @@ class Rationed:
         self._has_ended = True
         self._response.close()
         if self._so_far is None:
-            raise self._allowance.refusal()
+            raise self._running_hold.refusal()
         return self._translation.cut(self._first, self._so_far)

@@ -13,7 +13,7 @@ FIRST_SLICE_TOKENS = 512
 _MOST_SLICE_TOKENS = 8192
 
 
-class Allowance:
+class RunningHold:
     """Of one request; raises its hold. `is_spent` is whether the money has ended before the answer did."""
 
     is_spent = False
@@ -27,6 +27,7 @@ class Allowance:
         self._slice_tokens = min(FIRST_SLICE_TOKENS, most_tokens)
         self._wanted_tokens = self._slice_tokens
         self._hold: Hold | None = None
+        self._needed_nano = 0
         self.prompt_tokens = prompt_tokens
         """What the hold has of the prompt: as the stream tells it, once it does."""
         self.output_tokens = 0
@@ -57,16 +58,18 @@ class Allowance:
         needed_nano = self._price.most_nano(prompt_tokens, output_tokens, self._images)
         wanted_nano = self._price.most_nano(prompt_tokens, self._wanted_tokens, self._images)
         if not await self._ledger.resize(self._hold, needed_nano, wanted_nano):
-            self.is_spent = True
+            self.is_spent, self._needed_nano = True, needed_nano
             return False
         self.prompt_tokens = prompt_tokens
         self._note_covered()
         return True
 
     def refusal(self) -> GatewayError:
-        """Where not even what came first is held: the prompt was longer than it was counted."""
+        """Where not even what came first is covered: its prompt is longer than it was counted. Nothing is held then."""
         assert self._hold is not None
-        return self._ledger.refusal(self._hold.account_id, self._price.most_nano(self.prompt_tokens, 1, self._images))
+        self.is_spent = False
+        self._ledger.release(self._hold.request_id)
+        return self._ledger.refusal(self._hold.account_id, self._needed_nano)
 
     def _note_covered(self) -> None:
         assert self._hold is not None

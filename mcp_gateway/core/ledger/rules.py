@@ -113,7 +113,7 @@ def without(held: Parts, ended: Parts) -> Parts:
     """What several hold together, without one of them. Raises AssertionError where that would be less than nothing."""
     grants = dict(held.grants)
     for grant_id, part_nano in ended.grants:
-        grants[grant_id] -= part_nano
+        grants[grant_id] = grants.get(grant_id, 0) - part_nano
     left = Parts(held.paid_nano - ended.paid_nano, tuple((one, nano) for one, nano in grants.items() if nano))
     assert min(left.paid_nano, 0, *(part_nano for _, part_nano in left.grants)) == 0, (
         "more was given back than was held"

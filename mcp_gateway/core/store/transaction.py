@@ -44,6 +44,11 @@ class Transaction(Rows):
         """Have who listens for facts of its kind hear of it once this is committed."""
         self._told.append(fact)
 
+    @property
+    def traces(self) -> tuple[int, int]:
+        """Another value once anything has been changed or told."""
+        return self.connection.total_changes, len(self._told)
+
     def take_told(self) -> list[object]:
         """What was told since the last time, which is forgotten with this."""
         told, self._told = self._told, []

@@ -313,7 +313,7 @@ class Store:
     def _run(self, jobs: list[_Job]) -> None:
         """Raises _Spoiled where the burst must be run again; any other error concerns all of it."""
         for run in _runs(jobs):
-            changes = self._connection.total_changes
+            traces = self._transaction.traces
             try:
                 outcomes = self._outcomes_of(run)
                 for job, outcome in zip(run, outcomes, strict=True):
@@ -330,7 +330,7 @@ class Store:
                 if _replace(run[0], error):
                     raise _Spoiled(None) from error
                 _fail(run[0], error)
-                if self._connection.total_changes != changes or not self._connection.in_transaction:
+                if self._transaction.traces != traces or not self._connection.in_transaction:
                     raise _Spoiled(run[0]) from error
 
     def _outcomes_of(self, run: list[_Job]) -> Sequence[Any]:
@@ -345,8 +345,10 @@ class Store:
 
     def _tell(self) -> None:
         for fact in self._transaction.take_told():
-            if (hear := self._listeners.get(type(fact))) is not None:
-                hear(fact)
+            try:
+                self._listeners.get(type(fact), _ignore)(fact)
+            except Exception as error:  # noqa: BLE001 - a bug in who listens: what is committed is told to who waits
+                logger.critical("what a commit told was not heard: %s", type(error).__name__)
 
     def _hand_out(self, jobs: list[_Job]) -> None:
         durable = []
@@ -578,6 +580,10 @@ def _fail(job: _Job, error: Exception) -> None:
     """A bug in one write: it is left out, and told to whoever waits for it."""
     logger.error("a write failed with %s and was left out", type(error).__name__)
     job.result, job.error = None, DatabaseError(str(error)) if isinstance(error, sqlite3.Error) else error
+
+
+def _ignore(_: object) -> None:
+    """What nobody listens for."""
 
 
 def _resolve(job: _Job) -> None:

@@ -52,8 +52,10 @@ AREAS: dict[str, Area] = {
                 "tests/doors/test_http_money.py::test_all_surfaces_at_once_spend_one_wallet_and_never_more",
                 "tests/attack/test_overspend.py::test_a_wallet_worth_ten_requests_serves_exactly_ten_of_two_hundred_at_once",
                 "tests/core/ledger/test_ledger.py::test_what_another_process_adds_is_spent_once_by_the_one_that_holds",
+                "tests/core/ledger/test_purse.py",
             ],
             "No balance goes below zero except by a refund, a dispute or the operator's adjustment.": [
+                "tests/core/ledger/test_rules.py",
                 "tests/core/ledger/test_machine.py",
                 "tests/core/ledger/test_ledger.py::test_an_excess_is_never_taken_from_what_others_hold_nor_from_below_zero",
                 "tests/core/payments/test_events.py::test_a_dispute_of_spent_money_goes_below_zero_and_holds_are_refused_from_there",
@@ -675,6 +677,9 @@ AREAS: dict[str, Area] = {
                 "tests/core/store/sqlite/test_upgrade.py",
                 "tests/core/store/sqlite/test_migrations.py",
             ],
+            "A database of the release that had rows for holds opens with its books, its backup too, and what it left to bill is billed once.": [
+                "tests/core/store/sqlite/test_migrated_holds.py",
+            ],
             "One server has a data folder at a time.": [
                 "tests/core/store/sqlite/test_sole.py",
             ],
@@ -697,6 +702,7 @@ AREAS: dict[str, Area] = {
             "The database outlives locks, full disks and bad writes, and one bad write costs no other anything.": [
                 "tests/core/store/sqlite/test_store.py",
                 "tests/core/store/sqlite/test_groups.py",
+                "tests/core/store/sqlite/test_listening.py",
             ],
             "Database, log, backups and folder are the owner's alone.": [
                 "tests/core/store/sqlite/test_private.py",

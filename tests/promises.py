@@ -127,6 +127,9 @@ AREAS: dict[str, Area] = {
                 "tests/core/ledger/test_checkpoint.py",
                 "tests/core/ledger/test_bursts.py",
             ],
+            "What a command would take out of a wallet beside a running server is decided by that server, or nothing is changed.": [
+                "tests/core/ledger/test_orders.py",
+            ],
             "What an operator moves under one reference moves once, and what a month earned is told by account and model.": [
                 "tests/test_commands.py::test_money_is_moved_once_for_each_reference",
                 "tests/test_commands.py::test_the_revenue_of_a_month_is_told_by_account_and_model",

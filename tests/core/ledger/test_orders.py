@@ -35,7 +35,7 @@ def orders(store: Store, ledger: Ledger, clock: MsClock) -> Orders:
 
 
 @pytest.fixture
-def server(other: Store, database: Path, clock: MsClock) -> Iterator[RunningServer]:
+def running(other: Store, database: Path, clock: MsClock) -> Iterator[RunningServer]:
     """As a command finds it while one runs."""
     with sole_server(database.parent):
         yield RunningServer(other, Ledger(other), partial(alone, database.parent), now_ms=clock)
@@ -58,53 +58,53 @@ async def decided(asked: "asyncio.Future[Any]") -> None:
 
 
 async def test_the_server_takes_away_what_it_is_told_to_and_nothing_more_is_held_of_that(
-    ledger: Ledger, account: str, orders: Orders, server: RunningServer
+    ledger: Ledger, account: str, orders: Orders, running: RunningServer
 ) -> None:
     await ledger.credit(account, 100, "p")
     await ledger.hold("req_1", account, 1, 30)
     with watching(orders):
-        asked = asyncio.ensure_future(server.adjust(account, -60, "cash", note="by hand"))
+        asked = asyncio.ensure_future(running.adjust(account, -60, "cash", note="by hand"))
         await decided(asked)
         assert asked.result()
         assert (await ledger.hold("req_2", account, 1, 1000)).amount_nano == 10
-        again = asyncio.ensure_future(server.adjust(account, -60, "cash"))
+        again = asyncio.ensure_future(running.adjust(account, -60, "cash"))
         await decided(again)
         assert not again.result()
     assert await ledger.balance(account) == Balance(0, 0, 40)
 
 
 async def test_a_purse_that_was_full_knows_of_it_before_the_command_ends(
-    ledger: Ledger, account: str, orders: Orders, server: RunningServer
+    ledger: Ledger, account: str, orders: Orders, running: RunningServer
 ) -> None:
     """Or it would hold what is no longer there."""
     await ledger.credit(account, 100, "p")
     await ledger.balance(account)
     with watching(orders):
-        asked = asyncio.ensure_future(server.adjust(account, -100, "cash"))
+        asked = asyncio.ensure_future(running.adjust(account, -100, "cash"))
         await decided(asked)
     with pytest.raises(GatewayError):
         await ledger.hold("req_1", account, 1, 1)
 
 
 async def test_what_the_ledger_refuses_is_told_as_it_words_it(
-    ledger: Ledger, account: str, orders: Orders, server: RunningServer
+    ledger: Ledger, account: str, orders: Orders, running: RunningServer
 ) -> None:
     await ledger.adjust(account, -(2**63 - 1), "all there is")
     with watching(orders):
-        asked = asyncio.ensure_future(server.adjust(account, -1, "too much"))
+        asked = asyncio.ensure_future(running.adjust(account, -1, "too much"))
         await decided(asked)
     with pytest.raises(GatewayError) as caught:
         asked.result()
     assert (caught.value.code, "more than the ledger can hold" in caught.value.message) == ("invalid_value", True)
     with pytest.raises(GatewayError, match="conflict"):
-        await server.adjust("acc_guest", -1, "guests")
+        await running.adjust("acc_guest", -1, "guests")
 
 
 async def test_an_order_that_nobody_decides_is_taken_back_and_never_carried_out(
-    ledger: Ledger, account: str, orders: Orders, server: RunningServer, store: Store
+    ledger: Ledger, account: str, orders: Orders, running: RunningServer, store: Store
 ) -> None:
     await ledger.credit(account, 100, "p")
-    asked = asyncio.ensure_future(server.adjust(account, -60, "cash"))
+    asked = asyncio.ensure_future(running.adjust(account, -60, "cash"))
     await decided(asked)
     with pytest.raises(Undecided, match="within 10 s: nothing was changed"):
         asked.result()
@@ -114,10 +114,10 @@ async def test_an_order_that_nobody_decides_is_taken_back_and_never_carried_out(
 
 
 async def test_one_that_is_taken_back_while_it_is_being_decided_changes_nothing(
-    ledger: Ledger, account: str, orders: Orders, server: RunningServer, other: Store, store: Store
+    ledger: Ledger, account: str, orders: Orders, running: RunningServer, other: Store, store: Store
 ) -> None:
     await ledger.credit(account, 100, "p")
-    asked = asyncio.ensure_future(server.adjust(account, -60, "cash"))
+    asked = asyncio.ensure_future(running.adjust(account, -60, "cash"))
     while not (left := await store.read(Query("SELECT id FROM orders"))):
         await settled()
     assert await other.write(TakeOrder(left[0][0])) is None
@@ -128,10 +128,10 @@ async def test_one_that_is_taken_back_while_it_is_being_decided_changes_nothing(
 
 
 async def test_one_that_an_ended_command_left_is_not_decided_later(
-    ledger: Ledger, account: str, orders: Orders, server: RunningServer, clock: MsClock, store: Store
+    ledger: Ledger, account: str, orders: Orders, running: RunningServer, clock: MsClock, store: Store
 ) -> None:
     await ledger.credit(account, 100, "p")
-    asked = asyncio.ensure_future(server.adjust(account, -60, "cash"))
+    asked = asyncio.ensure_future(running.adjust(account, -60, "cash"))
     while not await store.read(Query("SELECT id FROM orders")):
         await settled()
     clock.now_ms += int(LASTS_S * 1000) + 1
@@ -142,25 +142,25 @@ async def test_one_that_an_ended_command_left_is_not_decided_later(
 
 
 async def test_what_is_held_is_told_by_account_and_by_where_it_came_from(
-    ledger: Ledger, account: str, orders: Orders, server: RunningServer
+    ledger: Ledger, account: str, orders: Orders, running: RunningServer
 ) -> None:
     await ledger.credit(account, 100, "p")
     await ledger.grant(account, 30, "g")
     await ledger.hold("req_1", account, 1, 50)
     with watching(orders):
-        asked = asyncio.ensure_future(server.held())
+        asked = asyncio.ensure_future(running.held())
         await decided(asked)
         assert asked.result() == {account: (20, 30)}
         ledger.release("req_1")
-        asked = asyncio.ensure_future(server.held())
+        asked = asyncio.ensure_future(running.held())
         await decided(asked)
         assert asked.result() == {}
 
 
 async def test_it_is_unknown_where_no_server_answers_and_where_none_is(
-    server: RunningServer, other: Store, clock: MsClock, tmp_path: Path
+    running: RunningServer, other: Store, clock: MsClock, tmp_path: Path
 ) -> None:
-    asked = asyncio.ensure_future(server.held())
+    asked = asyncio.ensure_future(running.held())
     await decided(asked)
     assert asked.result() is None
     (tmp_path / "unserved").mkdir()
@@ -181,12 +181,12 @@ async def test_without_a_server_a_command_decides_itself_and_none_begins_meanwhi
 
 
 async def test_the_watch_goes_on_after_an_outage(
-    ledger: Ledger, account: str, orders: Orders, server: RunningServer, database: Path,
+    ledger: Ledger, account: str, orders: Orders, running: RunningServer, database: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     await ledger.credit(account, 100, "p")
     with watching(orders):
-        asked = asyncio.ensure_future(server.adjust(account, -60, "cash"))
+        asked = asyncio.ensure_future(running.adjust(account, -60, "cash"))
         while not await ledger._store.read(Query("SELECT id FROM orders")):
             await settled()
         with locked(database):

@@ -17,7 +17,7 @@ from mcp_gateway.core.engine import Report, Scan, Write
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import Gateway
 from mcp_gateway.core.ledger.entries import Settle
-from mcp_gateway.core.ledger.rules import Parts
+from mcp_gateway.core.ledger.rules import Amount
 from mcp_gateway.core.store.sqlite.executors import EXECUTORS
 from mcp_gateway.core.store.sqlite.migrations import migrate
 from mcp_gateway.core.store.sqlite.store import Store
@@ -117,7 +117,7 @@ async def full(store: Store, account_id: str) -> AsyncIterator[None]:
     store._connection.execute(f"PRAGMA max_page_count = {pages}")
     with contextlib.suppress(GatewayError):
         for number in count():
-            await store.write(Settle(f"ballast {number}", account_id, Parts(1), None), is_durable=False)
+            await store.write(Settle(f"ballast {number}", account_id, Amount(1), None), is_durable=False)
     try:
         yield
     finally:

@@ -67,6 +67,9 @@ AREAS: dict[str, Area] = {
                 "tests/doors/test_completions.py::test_the_hold_is_for_all_that_may_be_made",
                 "tests/doors/test_scores.py::test_a_query_is_held_for_with_each_document",
             ],
+            "Where money is tight a chat or completion holds its prompt and a slice of output after the other as it comes, and ends whole at the last token that is paid.": [
+                "tests/doors/test_growing_holds.py",
+            ],
             "A balance below the worst case lowers `max_tokens` to what it affords, and `X-Max-Tokens-Clamped` says so.": [
                 "tests/doors/test_http_money.py::test_a_balance_below_the_worst_case_lowers_the_limit_and_says_so",
                 "tests/core/inference/test_terms.py::test_what_a_smaller_hold_affords_never_costs_more_than_the_hold",

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from mcp_gateway.core.engine import Read, Scan, Write
-from mcp_gateway.core.ledger.rules import GrantLeft, Parts
+from mcp_gateway.core.ledger.rules import Amount, GrantLeft
 from mcp_gateway.core.money import OutsideKind, PaidKind, format_usd
 from mcp_gateway.core.record import RequestRecord
 from mcp_gateway.core.wallet import WalletObject
@@ -51,7 +51,7 @@ class Settle(Write[int]):
 
     request_id: str
     account_id: str
-    charge: Parts
+    charge: Amount
     record: RequestRecord | None
 
     def stand_in(self) -> "Settle | LeaveUncharged":
@@ -139,7 +139,7 @@ class Grant(Write[bool]):
 class ExpireGrants(Write[int]):
     """Of these accounts, so much of which grant. Comes to the nano-USD that were taken back."""
 
-    left: tuple[tuple[str, Parts], ...]
+    left: tuple[tuple[str, Amount], ...]
 
 
 @dataclass(frozen=True, slots=True)

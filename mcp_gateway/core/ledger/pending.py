@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from mcp_gateway.core.ledger.entries import Departure, Entry, GiveBack, Settle, SettleLate
-from mcp_gateway.core.ledger.rules import Parts
+from mcp_gateway.core.ledger.rules import Amount
 from mcp_gateway.core.private import OWNER_ALONE
 from mcp_gateway.core.record import AddRecord, RequestRecord
 
@@ -117,5 +117,5 @@ def _entry(line: dict[str, Any]) -> Kept:
         line["record"] = RequestRecord(**line["record"])
     if "charge" in line:
         paid_nano, parts = line["charge"]
-        line["charge"] = Parts(paid_nano, tuple(map(tuple, parts)))
+        line["charge"] = Amount(paid_nano, tuple(map(tuple, parts)))
     return kind(**line)

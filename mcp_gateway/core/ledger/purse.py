@@ -10,7 +10,7 @@ from typing import Literal
 
 from mcp_gateway.core.ledger import rules
 from mcp_gateway.core.ledger.entries import Balance, Short, WalletState
-from mcp_gateway.core.ledger.rules import NOTHING, Free, Parts
+from mcp_gateway.core.ledger.rules import NOTHING, Amount, Free
 
 _MOST_PURSES = 10_000
 """Beyond it those are forgotten that nothing is held of: a wallet that is asked for again is read again."""
@@ -35,7 +35,7 @@ class Hold:
     needed_nano: int
     most_nano: int
     since_ms: int
-    parts: Parts
+    parts: Amount
     state: Literal["open", "charged", "released"] = "open"
 
     @property
@@ -82,7 +82,7 @@ class Purse:
         self._held = rules.added(self._held, parts)
         return hold
 
-    def charge(self, hold: Hold, cost_nano: int, now_ms: int, *, may_exceed: bool) -> Parts:
+    def charge(self, hold: Hold, cost_nano: int, now_ms: int, *, may_exceed: bool) -> Amount:
         """What the request is charged, which alone is held from now on; the rest is free at once."""
         free = self.free if may_exceed and cost_nano > hold.amount_nano else None
         charged = rules.charge(hold.parts, cost_nano, free, now_ms)
@@ -105,7 +105,7 @@ class Purse:
         hold.state = "charged" if hold.state == "charged" else "released"
         self._held = rules.without(self._held, hold.parts)
 
-    def expired(self, now_ms: int) -> Parts:
+    def expired(self, now_ms: int) -> Amount:
         return rules.expired(self.free, now_ms)
 
     def balance(self, now_ms: int) -> Balance:
@@ -127,7 +127,7 @@ class Purse:
         return (hold for hold in self.holds.values() if hold.state == "open")
 
     @property
-    def held(self) -> Parts | None:
+    def held(self) -> Amount | None:
         """By all requests together; None where there are none."""
         return self._held if self.holds else None
 
@@ -166,7 +166,7 @@ class Purses:
             self._holds[request_id] = hold
         return hold
 
-    def charge(self, hold: Hold, cost_nano: int, now_ms: int, *, may_exceed: bool) -> Parts:
+    def charge(self, hold: Hold, cost_nano: int, now_ms: int, *, may_exceed: bool) -> Amount:
         """As Purse.charge, once. Raises NotHeld."""
         return self._of_open(hold).charge(hold, cost_nano, now_ms, may_exceed=may_exceed)
 

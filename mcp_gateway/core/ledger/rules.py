@@ -26,7 +26,7 @@ class Free(NamedTuple):
     grants: tuple[GrantLeft, ...] = ()
 
 
-class Parts(NamedTuple):
+class Amount(NamedTuple):
     """An amount by where it comes from: paid money, and so much of which grant."""
 
     paid_nano: int = 0
@@ -41,10 +41,10 @@ class Parts(NamedTuple):
         return self.paid_nano + self.granted_nano
 
 
-NOTHING = Parts()
+NOTHING = Amount()
 
 
-def place(free: Free, needed_nano: int, most_nano: int, now_ms: int) -> Parts | None:
+def place(free: Free, needed_nano: int, most_nano: int, now_ms: int) -> Amount | None:
     """What a hold takes: up to `most_nano`, granted credit first; None where less than `needed_nano` is free."""
     living = _living(free, now_ms)
     spendable_nano = free.paid_nano + sum(grant.left_nano for grant in living)
@@ -53,7 +53,7 @@ def place(free: Free, needed_nano: int, most_nano: int, now_ms: int) -> Parts | 
     return _taken(living, max(0, min(most_nano, spendable_nano)))
 
 
-def resize(held: Parts, free: Free, needed_nano: int, most_nano: int, now_ms: int) -> Parts | None:
+def resize(held: Amount, free: Free, needed_nano: int, most_nano: int, now_ms: int) -> Amount | None:
     """What is held from now on: `most_nano`, or as much as there is; None where that is less than `needed_nano`.
 
     What was held already stays, also of a grant whose time is over since.
@@ -66,7 +66,7 @@ def resize(held: Parts, free: Free, needed_nano: int, most_nano: int, now_ms: in
     return added(held, more)
 
 
-def charge(held: Parts, cost_nano: int, free: Free | None, now_ms: int) -> Parts:
+def charge(held: Amount, cost_nano: int, free: Free | None, now_ms: int) -> Amount:
     """What a request is charged of what it held, granted credit first, and beyond that of what is `free`, if it may.
 
     Never what others hold, and no paid money below nothing.
@@ -85,22 +85,22 @@ def granted_nano(free: Free, now_ms: int) -> int:
     return sum([grant.left_nano for grant in free.grants if grant.lives_at(now_ms)]) if free.grants else 0
 
 
-def expired(free: Free, now_ms: int) -> Parts:
+def expired(free: Free, now_ms: int) -> Amount:
     """What is left, and not held, of grants whose time is over."""
-    return Parts(grants=tuple((one.id, one.left_nano) for one in free.grants if not one.lives_at(now_ms)))
+    return Amount(grants=tuple((one.id, one.left_nano) for one in free.grants if not one.lives_at(now_ms)))
 
 
-def added(one: Parts, other: Parts) -> Parts:
+def added(one: Amount, other: Amount) -> Amount:
     """Both together, each grant once."""
     if not other.grants:
-        return Parts(one.paid_nano + other.paid_nano, one.grants)
+        return Amount(one.paid_nano + other.paid_nano, one.grants)
     grants = dict(one.grants)
     for grant_id, part_nano in other.grants:
         grants[grant_id] = grants.get(grant_id, 0) + part_nano
-    return Parts(one.paid_nano + other.paid_nano, tuple(grants.items()))
+    return Amount(one.paid_nano + other.paid_nano, tuple(grants.items()))
 
 
-def less(wallet: Free, held: Parts) -> Free:
+def less(wallet: Free, held: Amount) -> Free:
     """A wallet less what is held of it."""
     if not wallet.grants:
         return Free(wallet.paid_nano - held.paid_nano)
@@ -109,12 +109,12 @@ def less(wallet: Free, held: Parts) -> Free:
     return Free(wallet.paid_nano - held.paid_nano, tuple(grant for grant in left if grant.left_nano > 0))
 
 
-def without(held: Parts, ended: Parts) -> Parts:
+def without(held: Amount, ended: Amount) -> Amount:
     """What several hold together, without one of them. Raises AssertionError where that would be less than nothing."""
     grants = dict(held.grants)
     for grant_id, part_nano in ended.grants:
         grants[grant_id] = grants.get(grant_id, 0) - part_nano
-    left = Parts(held.paid_nano - ended.paid_nano, tuple((one, nano) for one, nano in grants.items() if nano))
+    left = Amount(held.paid_nano - ended.paid_nano, tuple((one, nano) for one, nano in grants.items() if nano))
     assert min(left.paid_nano, 0, *(part_nano for _, part_nano in left.grants)) == 0, (
         "more was given back than was held"
     )
@@ -125,7 +125,7 @@ def _living(free: Free, now_ms: int) -> tuple[GrantLeft, ...]:
     return tuple(grant for grant in free.grants if grant.lives_at(now_ms)) if free.grants else ()
 
 
-def _taken(grants: Iterable[GrantLeft], amount_nano: int) -> Parts:
+def _taken(grants: Iterable[GrantLeft], amount_nano: int) -> Amount:
     """So much of the grants, in their order, and the rest as paid money."""
     parts = []
     for grant in grants:
@@ -134,10 +134,10 @@ def _taken(grants: Iterable[GrantLeft], amount_nano: int) -> Parts:
         part_nano = min(grant.left_nano, amount_nano)
         parts.append((grant.id, part_nano))
         amount_nano -= part_nano
-    return Parts(amount_nano, tuple(parts))
+    return Amount(amount_nano, tuple(parts))
 
 
-def _first_of(parts: Parts, amount_nano: int) -> Parts:
+def _first_of(parts: Amount, amount_nano: int) -> Amount:
     if not parts.grants:
-        return Parts(amount_nano)
+        return Amount(amount_nano)
     return _taken((GrantLeft(grant_id, part_nano) for grant_id, part_nano in parts.grants), amount_nano)

@@ -21,7 +21,7 @@ from mcp_gateway.core.ledger.entries import Balance, Move, WalletState
 from mcp_gateway.core.ledger.ledger import Ledger, SettlementPending
 from mcp_gateway.core.ledger.pending import PendingFile
 from mcp_gateway.core.ledger.purse import Hold, NotHeld
-from mcp_gateway.core.ledger.rules import Parts
+from mcp_gateway.core.ledger.rules import Amount
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.clocks import MsClock
 from tests.core.ledger.test_ledger import UNWRITABLE, record
@@ -537,7 +537,7 @@ class LedgerLife(RuleBasedStateMachine):
         assert self.run(self.ledger.check()) == []
 
 
-def _amounts(parts: Parts) -> list[int]:
+def _amounts(parts: Amount) -> list[int]:
     """How much of which grant, in their order, and last of paid money."""
     return [part_nano for _, part_nano in parts.grants] + [parts.paid_nano]
 

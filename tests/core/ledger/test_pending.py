@@ -13,7 +13,7 @@ import pytest
 from mcp_gateway.core.ledger.entries import Balance, Departure, GiveBack, HeldNow, Settle
 from mcp_gateway.core.ledger.ledger import Ledger, SettlementPending
 from mcp_gateway.core.ledger.pending import PENDING, ForeignPending, PendingFile
-from mcp_gateway.core.ledger.rules import Parts
+from mcp_gateway.core.ledger.rules import Amount
 from mcp_gateway.core.observe.records import Records
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.clocks import MsClock
@@ -77,9 +77,9 @@ async def test_the_file_says_no_more_than_the_request_log_and_is_its_owners_alon
 
 
 async def test_each_kind_of_entry_comes_back_as_it_was(tmp_path: Path, account: str) -> None:
-    charge = Parts(4, ((1, 2), (7, 1)))
+    charge = Amount(4, ((1, 2), (7, 1)))
     settle = Settle("req_1", account, charge, record("req_1", account, cost_nano=7))
-    bare, back = Settle("req_2", account, Parts(1), None), GiveBack("req_3", account, record("req_3", account))
+    bare, back = Settle("req_2", account, Amount(1), None), GiveBack("req_3", account, record("req_3", account))
     free, left = record("req_4", account)._replace(surface="score"), Departure("req_6", record("req_6", account))
     pending = PendingFile(tmp_path, "db")
     pending.write([left, free, settle, lambda connection: None, bare, back])
@@ -87,7 +87,7 @@ async def test_each_kind_of_entry_comes_back_as_it_was(tmp_path: Path, account: 
 
 
 async def test_what_an_earlier_version_left_was_asked_as_a_chat(tmp_path: Path, account: str) -> None:
-    entries = [Settle("req_1", account, Parts(7), record("req_1", account, cost_nano=7)), record("req_2", account)]
+    entries = [Settle("req_1", account, Amount(7), record("req_1", account, cost_nano=7)), record("req_2", account)]
     pending = PendingFile(tmp_path, "db")
     pending.write(entries)
     file = tmp_path / PENDING

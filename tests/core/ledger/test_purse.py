@@ -13,7 +13,7 @@ from mcp_gateway.core.ledger import purse as purse_module
 from mcp_gateway.core.ledger.entries import Balance, HeldNow, Move, Short, WalletState
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.ledger.purse import Hold, NotHeld, Purse, Purses
-from mcp_gateway.core.ledger.rules import GrantLeft, Parts
+from mcp_gateway.core.ledger.rules import Amount, GrantLeft
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.clocks import MsClock
 from tests.core.ledger.test_ledger import checked, refused
@@ -93,7 +93,7 @@ def test_misuse_of_a_hold_is_refused_by_its_name_and_changes_nothing(purses: Pur
         with pytest.raises(NotHeld, match="another amount"):
             hold(purses, "req_1", needed_nano, most_nano)
     with pytest.raises(NotHeld, match="never was"):
-        purses.charge(Hold("req_1", ANN, 10, 60, NOW_MS, Parts(60)), 5, NOW_MS, may_exceed=False)
+        purses.charge(Hold("req_1", ANN, 10, 60, NOW_MS, Amount(60)), 5, NOW_MS, may_exceed=False)
     with pytest.raises(NotHeld, match="never was"):
         Purses().charge(mine, 5, NOW_MS, may_exceed=False)
     assert (mine.state, mine.amount_nano, free_nano(purses)) == ("open", 60, 40)
@@ -114,16 +114,16 @@ def test_a_hold_ends_once(purses: Purses, may_exceed: bool) -> None:
 
 def test_what_a_request_is_not_charged_is_free_before_anything_is_written(purses: Purses) -> None:
     mine = hold(purses, "req_1", 1, 100)
-    assert purses.charge(mine, 30, NOW_MS, may_exceed=False) == Parts(30)
+    assert purses.charge(mine, 30, NOW_MS, may_exceed=False) == Amount(30)
     assert hold(purses, "req_2", 70, 70).amount_nano == 70
     assert purses.place(purses.of(ANN), "req_3", 1, 1, NOW_MS) is None
 
 
 def test_what_a_request_is_charged_beyond_its_hold_is_nobody_elses_before_it_is_written(purses: Purses) -> None:
     first, second = hold(purses, "req_1", 1, 30), hold(purses, "req_2", 1, 30)
-    assert purses.charge(first, 60, NOW_MS, may_exceed=True) == Parts(60)
+    assert purses.charge(first, 60, NOW_MS, may_exceed=True) == Amount(60)
     assert purses.place(purses.of(ANN), "req_3", 11, 20, NOW_MS) is None
-    assert purses.charge(second, 1000, NOW_MS, may_exceed=True) == Parts(40)
+    assert purses.charge(second, 1000, NOW_MS, may_exceed=True) == Amount(40)
     assert purses.of(ANN).balance(NOW_MS) == Balance(0, 0, 100)
 
 
@@ -150,10 +150,10 @@ def test_a_release_is_done_once_and_never_of_what_is_charged(purses: Purses) -> 
 def test_grants_return_to_where_a_hold_drew_them_and_expire_there(purses: Purses) -> None:
     purses.of(ANN).take(state(5, GrantLeft(1, 30, NOW_MS + 1), GrantLeft(2, 30), version=2))
     mine = hold(purses, "req_1", 1, 40)
-    assert mine.parts == Parts(0, ((1, 30), (2, 10)))
-    assert purses.of(ANN).expired(NOW_MS + 1) == Parts()
+    assert mine.parts == Amount(0, ((1, 30), (2, 10)))
+    assert purses.of(ANN).expired(NOW_MS + 1) == Amount()
     purses.charge(mine, 12, NOW_MS + 1, may_exceed=False)
-    assert purses.of(ANN).expired(NOW_MS + 1) == Parts(0, ((1, 18),))
+    assert purses.of(ANN).expired(NOW_MS + 1) == Amount(0, ((1, 18),))
     assert purses.of(ANN).balance(NOW_MS + 1) == Balance(5, 30, 12)
 
 
@@ -187,7 +187,7 @@ def test_what_is_held_beyond_the_wallet_is_told_and_stays_held(
     purses.of(ANN).take(left)
     assert purses.of(ANN).overdrawn_nano == overdrawn_nano
     assert mine.amount_nano == 60
-    assert purses.charge(mine, 60, NOW_MS, may_exceed=False) == Parts(60)
+    assert purses.charge(mine, 60, NOW_MS, may_exceed=False) == Amount(60)
     purses.end("req_1")
     assert purses.of(ANN).overdrawn_nano == 0
 
@@ -197,7 +197,7 @@ def test_nothing_is_held_nor_charged_beyond_a_hold_from_below_nothing(purses: Pu
     purses.of(ANN).take(state(50, version=2))
     assert purses.place(purses.of(ANN), "req_2", 1, 1, NOW_MS) is None
     assert purses.place(purses.of(ANN), "req_2", 0, 1, NOW_MS) is None
-    assert purses.charge(mine, 70, NOW_MS, may_exceed=True) == Parts(60)
+    assert purses.charge(mine, 70, NOW_MS, may_exceed=True) == Amount(60)
 
 
 # How many are known

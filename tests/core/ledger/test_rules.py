@@ -5,7 +5,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mcp_gateway.core.ledger import rules
-from mcp_gateway.core.ledger.rules import NOTHING, Free, GrantLeft, Parts
+from mcp_gateway.core.ledger.rules import NOTHING, Amount, Free, GrantLeft
 
 NOW_MS = 1000
 NANO = st.integers(0, 200)
@@ -31,13 +31,13 @@ def spendable_nano(free: Free) -> int:
     return free.paid_nano + sum(grant.left_nano for grant in living(free))
 
 
-def held_of(free: Free, share: float) -> Parts:
+def held_of(free: Free, share: float) -> Amount:
     """What a request may hold of a wallet."""
     most_nano = max(int(spendable_nano(free) * share), 0)
     return rules.place(free, 0, most_nano, NOW_MS) or NOTHING
 
 
-def is_taken_first_to_expire_first(taken: Parts, grants: tuple[GrantLeft, ...]) -> bool:
+def is_taken_first_to_expire_first(taken: Amount, grants: tuple[GrantLeft, ...]) -> bool:
     """Whether each is used up before the next is begun, and all before paid money."""
     used = [dict(taken.grants).get(grant.id, 0) for grant in grants]
     begun = [grant.left_nano == part_nano for grant, part_nano in zip(grants, used, strict=True)]
@@ -139,7 +139,7 @@ def test_an_excess_is_never_of_what_others_hold_nor_of_what_expired_nor_brings_p
 
 @given(NANO, NANO)
 def test_a_hold_of_a_grant_that_has_expired_since_pays_for_its_request(left_nano: int, cost_nano: int) -> None:
-    held = Parts(5, ((1, left_nano),)) if left_nano else Parts(5)
+    held = Amount(5, ((1, left_nano),)) if left_nano else Amount(5)
     charged = rules.charge(held, cost_nano, None, NOW_MS)
     assert charged.granted_nano == min(cost_nano, left_nano)
     assert charged.amount_nano == min(cost_nano, left_nano + 5)
@@ -147,15 +147,15 @@ def test_a_hold_of_a_grant_that_has_expired_since_pays_for_its_request(left_nano
 
 def test_an_excess_adds_to_what_was_held_of_the_same_grant() -> None:
     lasting = GrantLeft(7, 10)
-    charged = rules.charge(Parts(0, ((7, 3),)), 8, Free(4, (lasting,)), NOW_MS)
-    assert charged == Parts(0, ((7, 8),))
-    charged = rules.charge(Parts(2, ((7, 3),)), 20, Free(4, (lasting,)), NOW_MS)
-    assert charged == Parts(2 + 4, ((7, 13),))
+    charged = rules.charge(Amount(0, ((7, 3),)), 8, Free(4, (lasting,)), NOW_MS)
+    assert charged == Amount(0, ((7, 8),))
+    charged = rules.charge(Amount(2, ((7, 3),)), 20, Free(4, (lasting,)), NOW_MS)
+    assert charged == Amount(2 + 4, ((7, 13),))
 
 
 def test_an_excess_of_a_wallet_below_nothing_takes_no_paid_money() -> None:
-    assert rules.charge(Parts(10), 15, Free(-3), NOW_MS) == Parts(10)
-    assert rules.charge(Parts(10), 15, Free(-3, (GrantLeft(1, 2),)), NOW_MS) == Parts(10, ((1, 2),))
+    assert rules.charge(Amount(10), 15, Free(-3), NOW_MS) == Amount(10)
+    assert rules.charge(Amount(10), 15, Free(-3, (GrantLeft(1, 2),)), NOW_MS) == Amount(10, ((1, 2),))
 
 
 # What expires
@@ -186,12 +186,12 @@ def test_what_expired_is_what_no_hold_may_take(free: Free) -> None:
 
 
 PARTS = st.builds(
-    Parts, NANO, st.dictionaries(st.integers(0, 4), st.integers(1, 100)).map(lambda grants: tuple(grants.items()))
+    Amount, NANO, st.dictionaries(st.integers(0, 4), st.integers(1, 100)).map(lambda grants: tuple(grants.items()))
 )
 
 
 @given(PARTS, PARTS)
-def test_what_several_hold_is_their_sum_and_without_one_of_them_the_other(one: Parts, other: Parts) -> None:
+def test_what_several_hold_is_their_sum_and_without_one_of_them_the_other(one: Amount, other: Amount) -> None:
     both = rules.added(one, other)
     assert both.amount_nano == one.amount_nano + other.amount_nano
     assert both.paid_nano == one.paid_nano + other.paid_nano
@@ -201,7 +201,7 @@ def test_what_several_hold_is_their_sum_and_without_one_of_them_the_other(one: P
 
 
 @given(PARTS, PARTS)
-def test_more_than_was_held_is_never_given_back(held: Parts, ended: Parts) -> None:
+def test_more_than_was_held_is_never_given_back(held: Amount, ended: Amount) -> None:
     has = dict(held.grants)
     assume(ended.paid_nano > held.paid_nano or any(nano > has.get(grant_id, 0) for grant_id, nano in ended.grants))
     with pytest.raises(AssertionError, match="more was given back than was held"):
@@ -210,7 +210,7 @@ def test_more_than_was_held_is_never_given_back(held: Parts, ended: Parts) -> No
 
 @given(FREE, PARTS)
 def test_a_wallet_less_what_is_held_has_the_rest_of_each_and_no_grant_without_anything(
-    wallet: Free, held: Parts
+    wallet: Free, held: Amount
 ) -> None:
     free = rules.less(wallet, held)
     drawn = dict(held.grants)

@@ -12,7 +12,7 @@ from mcp_gateway.core.ledger.entries import Balance, HeldNow
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.ledger.ledger import _expected_wait_s as expected_wait_s
 from mcp_gateway.core.ledger.purse import Hold
-from mcp_gateway.core.ledger.rules import Parts
+from mcp_gateway.core.ledger.rules import Amount
 from mcp_gateway.core.ledger.wait_list import WaitList
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.clocks import MsClock
@@ -194,7 +194,7 @@ async def test_what_waits_to_be_written_is_none_of_those_that_hold_what_is_missi
 
 
 def test_where_some_have_ended_meanwhile_it_is_told_to_wait_as_long_as_the_first_of_the_rest_has_run() -> None:
-    rest = [Hold(f"req_{since_ms}", "acc_1", 2, 2, since_ms, Parts(2)) for since_ms in (1000, 3000)]
+    rest = [Hold(f"req_{since_ms}", "acc_1", 2, 2, since_ms, Amount(2)) for since_ms in (1000, 3000)]
     assert expected_wait_s(rest, 10, 5000) == 4
     assert expected_wait_s([], 10, 5000) == 1
 

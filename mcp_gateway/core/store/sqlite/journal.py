@@ -6,7 +6,7 @@ Lives within one transaction, so that it can be behind nobody and is forgotten w
 from dataclasses import dataclass
 
 from mcp_gateway.core.ledger.entries import Ended, WalletState
-from mcp_gateway.core.ledger.rules import Parts
+from mcp_gateway.core.ledger.rules import Amount
 from mcp_gateway.core.money import EntryKind
 from mcp_gateway.core.record import RequestRecord
 from mcp_gateway.core.store.sql.requests import CORRECT, correction, insert_records
@@ -60,7 +60,7 @@ class Journal:
             wallet = self._wallets[account_id] = Wallet(*(row or (0, 0)), row is not None)
         return wallet
 
-    def settle(self, request_id: str, account_id: str, charge: Parts) -> None:
+    def settle(self, request_id: str, account_id: str, charge: Amount) -> None:
         """Earn what a request is charged."""
         granted_nano = charge.granted_nano
         revenue_nano = charge.paid_nano + granted_nano
@@ -72,7 +72,7 @@ class Journal:
         """Earn nothing by a request, which holds nothing any more."""
         self._ended.append(request_id)
 
-    def take(self, parts: Parts) -> None:
+    def take(self, parts: Amount) -> None:
         """Take what of an amount is granted from its grants."""
         if parts.grants:
             self._drawn += [(part_nano, grant_id) for grant_id, part_nano in parts.grants]

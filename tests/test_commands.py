@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from mcp_gateway.cli import _desk_options, app
 from mcp_gateway.core.config import Settings
@@ -36,6 +37,13 @@ def commands(command: Any, *path: str) -> Iterator[tuple[str, ...]]:
         yield from commands(inner, *path, name)
 
 
+def command_of(words: tuple[str, ...]) -> Any:
+    found: Any = typer.main.get_command(app)
+    for word in words:
+        found = found.commands[word]
+    return found
+
+
 def test_the_commands_are_found() -> None:
     assert {("serve",), ("accounts", "create"), ("keys", "revoke")} < set(commands(typer.main.get_command(app)))
 
@@ -45,6 +53,7 @@ def test_every_command_tells_what_it_does_and_refuses_an_option_that_it_does_not
     helped = run(*words, "--help")
     assert helped.exit_code == 0
     assert f"Usage: mcp-gateway {' '.join(words)}" in helped.stdout
+    assert " ".join(command_of(words).help.split()) in " ".join(helped.stdout.split())
     unknown = run(*words, "--no-such-option")
     assert unknown.exit_code == USAGE
     assert "--no-such-option" in unknown.stderr
@@ -327,6 +336,14 @@ def test_a_backup_is_a_whole_database_and_overwrites_nothing(data_dir: Path) -> 
     assert again.stderr.startswith("mcp-gateway: ")
 
 
+@each(("charset", "told"), [("utf-8", "日本"), ("ascii", "\\u65e5\\u672c"), ("cp1252", "\\u65e5\\u672c")])
+def test_what_a_terminal_has_no_characters_for_is_escaped(charset: str, told: str, data_dir: Path) -> None:
+    runner = CliRunner(charset=charset)
+    created = runner.invoke(app, ["accounts", "create", "日本", "--credit", "1"])
+    assert (created.exit_code, f"({told}), balance 1.00" in created.stdout) == (0, True)
+    assert told in runner.invoke(app, ["accounts", "list"]).stdout
+
+
 @each(
     ("words", "said"),
     [
@@ -374,6 +391,8 @@ def test_the_bridge_s_own_options_and_exit_code_pass_through(data_dir: Path, mon
         (("--since", "2026-01-01", "--until", "2026-02-01"), "between 2026-01-01T00:00:00Z and 2026-02-01T00:00:00Z"),
         (("--since", "yesterday"), "--since must be Unix seconds, or a date or time"),
         (("--until", "-5"), "--until must be Unix seconds, or a date or time"),
+        (("--since", "2026-02-01", "--until", "2026-01-01"), "--since must not be later than --until"),
+        (("--since", "9999-12-31"), "--since must not be later than --until"),
         (("--until", "0"), "between 1970-01-01T00:00:00Z and 1970-01-01T00:00:00Z"),
     ],
 )

@@ -50,6 +50,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # which takes [[models]] for a style
 )
 ledger = typer.Typer(help="The ledger.", no_args_is_help=True)
 configuration = typer.Typer(help="The configuration.", no_args_is_help=True)

@@ -95,8 +95,12 @@ def in_words(error: Exception) -> str:
 
 
 def answer(words: str, facts: object, *, is_json: bool) -> None:
-    """Print what a command found or did: `words`, or `facts` as JSON in ASCII, which no terminal takes for commands."""
-    typer.echo(json.dumps(facts, indent=2) if is_json else words)
+    """Print what a command found or did: `words`, or `facts` as JSON in ASCII, which no terminal takes for commands.
+
+    What the terminal's encoding has no character for is escaped: what was done must be told.
+    """
+    encoding = sys.stdout.encoding or "utf-8"
+    typer.echo(json.dumps(facts, indent=2) if is_json else words.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def seconds(at_ms: int | None) -> int | None:

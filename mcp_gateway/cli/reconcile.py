@@ -51,6 +51,8 @@ def reconcile_ledger(
     """Compare what was billed with what the backends had counted; exits with 1 where a difference has no reason."""
     until_ms = _moment("--until", until, now_ms())
     since_ms = _moment("--since", since, until_ms - DAY_MS)
+    if since_ms > until_ms:
+        fail("--since must not be later than --until, which is now where it is left out")
     settings = settings_of(config, data_dir)
     backend_models = {model.id: model.backend_model or model.id for model in settings.models}
 

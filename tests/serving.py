@@ -182,7 +182,7 @@ class Door:
 def unread(door: Door) -> int:
     """How many connections have more written to them than their clients read."""
     connections = cast("set[Connection]", door.server.server_state.connections)
-    return sum(connection.is_write_paused for connection in connections)
+    return sum(connection.unread is not None for connection in connections)
 
 
 _addresses = count(1)

@@ -24,6 +24,8 @@ _VERSION = re.compile(rb"(?:HTTP|RTSP|ICE)/\d\.\d")
 _TLS_RECORD = b"\x16\x03"
 _HTTP_2_PREFACE = b"PRI * HTTP/2"
 _HOST = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|[0-9A-Za-z\-._~!$&'()*+,;=%]+)(?::\d*)?")
+_QUERY = ord("?")
+"""`in` takes a number at once; bytes it tries to make a number of first, which takes ten times as long."""
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f][0-9A-Fa-f])")
 _KEPT_ESCAPE = re.compile(r"%(?=2[fF5])")
 _CONTROL_BYTE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
@@ -47,7 +49,7 @@ def read_head(raw: bytes, headers: Headers) -> tuple[RequestLine, dict[bytes, by
     `raw` is a head that the parser takes, whole, and `headers` are those that it found. Raises GatewayError.
     """
     line = _line_of(raw)
-    asked = _known_line(line) if len(line) <= _SHORT_BYTES and b"?" not in line else _read_line(line)
+    asked = _known_line(line) if len(line) <= _SHORT_BYTES and _QUERY not in line else _read_line(line)
     sent = dict(reversed(headers))
     length_bytes: int | None = int(sent.get(b"content-length", 0))
     if b"transfer-encoding" in sent:

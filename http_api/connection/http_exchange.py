@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from http_api.connection.head import Headers
+from http_api.connection.unread import Unread
 from http_api.rendering import error_headers, send_json
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import GatewayError, outline
@@ -37,12 +38,10 @@ class Wire(Protocol):
 
     transport: asyncio.Transport
     server_state: ServerState
-    is_write_paused: bool
+    unread: Unread | None
 
     def pause_reading(self) -> None: ...
     def resume_reading(self) -> None: ...
-    def hold_waiting(self, size_bytes: int) -> None: ...
-    async def drained(self) -> None: ...
     async def client_sends(self, event: asyncio.Event, left_s: float) -> float: ...
     def answered(self, exchange: "HttpExchange") -> None: ...
 
@@ -162,9 +161,9 @@ class HttpExchange:
         After the last piece too: an answer that is not read keeps its place among what is in flight.
         """
         connection = self._connection
-        if connection.is_write_paused and not self.is_gone:
-            connection.hold_waiting(len(message.get("body", b"")))
-            await connection.drained()
+        if connection.unread is not None and not self.is_gone:
+            connection.unread.hold(len(message.get("body", b"")))
+            await connection.unread.drained()
         if self.is_gone or connection.transport.is_closing():
             return
         if message["type"] == "http.response.start" and not self._has_started:
@@ -173,8 +172,8 @@ class HttpExchange:
             self._send_body(message.get("body", b""), is_last=not message.get("more_body"))
         else:
             raise RuntimeError(f"{message['type']} is not what comes next in an answer")
-        if connection.is_write_paused and self.is_complete:
-            await connection.drained()
+        if connection.unread is not None and self.is_complete:
+            await connection.unread.drained()
 
     # -- for the connection
 
@@ -183,13 +182,15 @@ class HttpExchange:
             return
         self._body.append(piece)
         self._body_bytes += len(piece)
-        if self.is_full:
+        if self._body_bytes > _HIGH_WATER_BYTES:
             self._connection.pause_reading()
-        self._move()
+        if self._moved is not None:
+            self._move()
 
     def end_body(self) -> None:
         self.is_whole = True
-        self._move()
+        if self._moved is not None:
+            self._move()
 
     def break_off(self, refusal: GatewayError) -> None:
         """What follows of the body cannot be made sense of: an app that has begun is told when it asks for more."""
@@ -287,7 +288,8 @@ class HttpExchange:
         if is_last:
             self.is_complete = True
             self.is_cancelled_on_departure = False
-            self._move()
+            if self._moved is not None:
+                self._move()
             self._connection.answered(self)
 
     def _count_off(self, size_bytes: int, *, is_last: bool) -> None:

@@ -16,8 +16,7 @@ import pytest
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from http_api.connection import Bounds, Census, http_exchange
-from http_api.connection import connection as http_connection
+from http_api.connection import Bounds, Census, ahead, departure, http_exchange, idle_clock, request_reader
 from http_api.serve import config_of
 from mcp_gateway.core.context import CLIENT
 from mcp_gateway.core.errors import GatewayError
@@ -397,7 +396,7 @@ async def test_of_hundreds_of_requests_in_one_read_a_few_are_begun_and_the_rest_
         async with asyncio.timeout(PATIENCE_S):
             await parsed(port)
             assert len(scopes) == 1
-            assert len(scopes[0][CLIENT]._connection._ahead) == http_connection._MAX_AHEAD
+            assert len(scopes[0][CLIENT]._connection.ahead) == ahead.MOST
             may_answer.set()
             assert statuses(await reader.read()) == [200] * count
         writer.close()
@@ -421,22 +420,22 @@ async def test_of_the_bodies_that_wait_for_their_turn_a_few_are_kept_and_the_res
             for _ in range(5):
                 await parsed(port)
             connection = scopes[0][CLIENT]._connection
-            assert sum(exchange.waiting_bytes for exchange, _ in connection._ahead) <= 2 * 64 * 1024
-            assert len(connection._unread) <= (64 + 256) * 1024
+            assert sum(exchange.waiting_bytes for exchange, _ in connection.ahead) <= 2 * 64 * 1024
+            assert len(connection._requests._unparsed) <= (64 + 256) * 1024
             may_answer.set()
             answer = await reader.read()
         writer.close()
         await writer.wait_closed()
     assert statuses(answer) == [200] * 18
     assert [answer.count(b"POST /%d  x" % number) for number in range(16)] == [1] * 16
-    assert connection._ahead_bytes == 0
+    assert connection.ahead.body_bytes == 0
 
 
 @pytest.mark.parametrize(("behind", "is_reset"), [*product((0, 15, 16, 17, 2000, 4000), (False, True)), (20_000, True)])
 async def test_a_client_that_leaves_is_noticed_however_many_requests_wait(
     behind: int, is_reset: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_connection, "_LOOK_S", 0.01)
+    monkeypatch.setattr(departure, "_LOOK_S", 0.01)
     has_begun, is_cancelled = asyncio.Event(), asyncio.Event()
 
     async def works(scope: Scope, receive: Receive, send: Send) -> None:
@@ -494,7 +493,7 @@ async def test_requests_of_all_kinds_cut_anywhere_are_answered_in_order(seed: in
 async def test_a_body_full_of_blank_lines_takes_turns_with_others_and_arrives_whole(
     is_small: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_connection, "_SLICES_A_TURN", 3)
+    monkeypatch.setattr(request_reader, "_SLICES_A_TURN", 3)
     body = b"\r\n\r\n" * (1000 if is_small else 80_000)
     chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
     async with serving(hello) as port:
@@ -542,7 +541,7 @@ async def test_a_connection_without_a_request_is_closed_in_the_end(sent: bytes) 
             assert (await reader.readuntil(b"GET /hello  ")).startswith(b"HTTP/1.1 200")
         reading = asyncio.create_task(reader.read())
         while not reading.done():
-            pass_time(http_connection._KEEP_ALIVE_S)
+            pass_time(idle_clock.KEEP_ALIVE_S)
             await settled()
         assert await reading == b""
         writer.close()
@@ -552,7 +551,7 @@ async def test_a_connection_without_a_request_is_closed_in_the_end(sent: bytes) 
 async def test_a_connection_is_not_closed_while_it_is_answered() -> None:
     async def slow(scope: Scope, receive: Receive, send: Send) -> None:
         for _ in range(5):
-            pass_time(http_connection._KEEP_ALIVE_S)
+            pass_time(idle_clock.KEEP_ALIVE_S)
             await settled()
         await hello(scope, receive, send)
 
@@ -581,7 +580,7 @@ async def test_a_client_that_does_not_read_its_answer_is_hung_up_on(is_whole: bo
         with socket.socket() as client:
             client.connect(("127.0.0.1", port))
             client.sendall(HELLO)
-            await eventually(lambda: connections and connections[0].is_write_paused)
+            await eventually(lambda: connections and connections[0].unread is not None)
             pass_time(STALL_S)
             await is_over.wait()
 
@@ -677,7 +676,7 @@ async def test_a_client_that_closes_its_half_and_reads_nothing_leaves_no_connect
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.connect(("127.0.0.1", port))
             client.sendall(HELLO)
-            await eventually(lambda: connections and connections[0].is_write_paused)
+            await eventually(lambda: connections and connections[0].unread is not None)
             client.shutdown(socket.SHUT_WR)
             await is_over.wait()
 
@@ -685,7 +684,7 @@ async def test_a_client_that_closes_its_half_and_reads_nothing_leaves_no_connect
 async def test_a_client_that_still_sends_what_nobody_wants_has_time_to_read_its_refusal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(http_connection, "_KEEP_ALIVE_S", 40)
+    monkeypatch.setattr(idle_clock, "KEEP_ALIVE_S", 40)
 
     async def refuses(scope: Scope, receive: Receive, send: Send) -> None:
         pass_time(30)

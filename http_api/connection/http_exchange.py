@@ -17,6 +17,7 @@ from http_api.connection.unread import Unread
 from http_api.rendering import error_headers, send_json
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import GatewayError, outline
+from mcp_gateway.core.http_head import head_of
 
 logger = logging.getLogger(__name__)
 
@@ -248,12 +249,10 @@ class HttpExchange:
             self._frame_by_other_means(headers)
         if not self.is_kept_alive:
             headers.append(_CLOSE)
-        lines = [STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status, *map(b": ".join, headers), b"", b""]
-        head = b"\r\n".join(lines)
-        breaks = len(lines) - 1
-        if head.count(b"\n") != breaks or head.count(b"\r") != breaks:
-            raise RuntimeError("a line break in the head of an answer")
-        self._head = head  # leaves with the first piece of the body, as ASGI wants it
+        line = STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status
+        self._head = head_of(
+            [line, *map(b": ".join, headers)]
+        )  # leaves with the first piece of the body, as ASGI wants it
 
     def _without_connection(self, headers: Headers) -> Headers:
         """The connection is this side's affair; what the app says of it counts."""

@@ -24,7 +24,6 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.upstream.attempt import Attempt
 from mcp_gateway.core.upstream.backend import Backend
 from mcp_gateway.core.upstream.transport import (
-    _MOST_RESTING,
     BadResponse,
     ConnectFailed,
     ConnectionDied,
@@ -36,8 +35,9 @@ from mcp_gateway.core.upstream.transport import (
     Transport,
     TransportLimits,
     UpstreamError,
-    is_of_this_machine,
 )
+from mcp_gateway.core.upstream.transport.errors import is_of_this_machine
+from mcp_gateway.core.upstream.transport.transport import _MOST_RESTING
 from tests.connections import no_descriptor_left
 from tests.loop_clock import pass_time
 from tests.patience import PATIENCE_S, eventually, settled
@@ -111,13 +111,13 @@ def test_a_request_cancelled_as_its_connection_is_made_leaves_nothing_to_wait_fo
         async with MisbehavingServer(stall) as server:
             transport = Transport(server.base_url, timeouts=USUAL_TIMES, limits=USUAL_LIMITS)
             asking = asyncio.ensure_future(transport.request("GET", "/x", ()))
-            opened = transport._opened
+            opened = transport.opened
 
             def cancelled_at_once(connection: Any) -> None:
                 opened(connection)
                 asking.cancel()
 
-            transport._opened = cancelled_at_once  # type: ignore[method-assign]
+            transport.opened = cancelled_at_once  # type: ignore[method-assign]
             with pytest.raises(asyncio.CancelledError):
                 await asking
             assert (transport.in_flight, transport._open) == (0, set())
@@ -131,11 +131,11 @@ def test_a_request_cancelled_as_its_connection_is_made_leaves_nothing_to_wait_fo
 async def test_closing_does_not_wait_for_ever_for_a_socket_that_was_forgotten(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("mcp_gateway.core.upstream.transport._CLOSE_S", 0.01)
+    monkeypatch.setattr("mcp_gateway.core.upstream.transport.transport._CLOSE_S", 0.01)
     async with MisbehavingServer(keep_replying(answer(b"hi"))) as server:
         transport = Transport(server.base_url, timeouts=USUAL_TIMES, limits=USUAL_LIMITS)
         await get(transport)
-        monkeypatch.setattr(transport, "_lost", lambda connection: None)
+        monkeypatch.setattr(transport, "lost", lambda connection: None)
         await transport.aclose()
     assert f"1 connections to {server.base_url} did not close" in caplog.text
 
@@ -319,7 +319,7 @@ async def test_the_second_try_has_only_the_time_the_first_has_left() -> None:
         request = asyncio.create_task(get(transport))
         await eventually(lambda: len(server.requests) == 3)
         (connection,) = transport._busy
-        assert connection.budget_left_s < USUAL_TIMES.unary_s - SHORT_S / 2
+        assert connection.waiting.budget_left_s < USUAL_TIMES.unary_s - SHORT_S / 2
         request.cancel()
         await asyncio.wait([request])
 
@@ -513,7 +513,7 @@ async def test_room_is_asked_for_as_a_body_of_no_announced_length_comes() -> Non
 @pytest.fixture
 def long_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections in doubt rest for as long as a test may take."""
-    monkeypatch.setattr("mcp_gateway.core.upstream.transport._DOUBT_S", PATIENCE_S)
+    monkeypatch.setattr("mcp_gateway.core.upstream.transport.connection._DOUBT_S", PATIENCE_S)
 
 
 KEPT_LONG = TransportLimits(max_idle_s=3 * PATIENCE_S)
@@ -940,9 +940,12 @@ async def test_a_response_closed_by_another_task_ends_the_reader_with_an_error()
             await response.next_chunk()
 
 
+PARTS = {"OriginConnection", "AnswerParser", "BoundedWait"}
+
+
 def connections_in_memory() -> list[Any]:
     gc.collect()
-    return [thing for thing in gc.get_objects() if type(thing).__name__ == "_Connection"]
+    return [thing for thing in gc.get_objects() if type(thing).__name__ in PARTS]
 
 
 async def test_a_closed_connection_leaves_nothing_behind() -> None:

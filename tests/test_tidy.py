@@ -153,6 +153,7 @@ PATH_OF_A_REQUEST = [
         for path in (CORE / room).glob("*.py")
     ),
     *(ROOT / "http_api" / name for name in ("inference.py", "event_stream.py", "bodies.py")),
+    *(ROOT / "http_api" / "connection").glob("*.py"),
     ROOT / "mcp_gateway" / "tools" / "chat_completion.py",
 ]
 """The demo is no part of it: it stands in for another server."""

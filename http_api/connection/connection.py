@@ -152,7 +152,7 @@ class Connection(asyncio.Protocol):
         self.server_state.total_requests += 1
         self.answering = None
         self._idle.since_s = self.loop.time()
-        if not exchange.is_kept_alive:
+        if not exchange.answer.is_kept_alive:
             self._close_after(exchange)
         elif self.ahead:
             self.take_on(*self.ahead.take())
@@ -175,7 +175,7 @@ class Connection(asyncio.Protocol):
             self.transport.close()
         else:
             last = self.ahead[-1][0] if self.ahead else self.answering
-            last.is_kept_alive = False
+            last.answer.is_kept_alive = False
             if self._requests.reading is None:
                 self._requests.stop()
 

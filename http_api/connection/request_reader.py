@@ -21,6 +21,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from starlette.types import Scope
 
 from http_api.connection.ahead import Ahead
+from http_api.connection.answer_writer import AnswerWriter
 from http_api.connection.head import Headers, fault_of, is_of_head, not_understood, read_head, without_upgrade
 from http_api.connection.http_exchange import HttpExchange, Wire
 from mcp_gateway.core.context import CLIENT, SENT
@@ -144,13 +145,9 @@ class RequestReader:
             self._framing_bytes = 0
         else:
             self._left_bytes = length_bytes
-        exchange = self.reading = HttpExchange(
-            self._connection,
-            sent,
-            is_kept_alive=asked.is_1_1 and parser.should_keep_alive(),
-            can_chunk=asked.is_1_1,
-            is_head=asked.method == "HEAD",
-        )
+        is_kept_alive = asked.is_1_1 and parser.should_keep_alive()
+        answer = AnswerWriter(is_kept_alive, asked.is_1_1, asked.method == "HEAD")  # to name them takes as long again
+        exchange = self.reading = HttpExchange(self._connection, sent, answer)
         scope: Scope = {
             **self._shared,
             "http_version": "1.1" if asked.is_1_1 else "1.0",
@@ -181,9 +178,9 @@ class RequestReader:
         if exchange is None:
             return
         exchange.end_body()
-        if not exchange.is_kept_alive:
+        if not exchange.answer.is_kept_alive:
             self._due = _NONE
-            if exchange.is_complete:  # closed while it still sent, the client would lose the answer to a reset
+            if exchange.answer.is_complete:  # closed while it still sent, the client would lose the answer to a reset
                 self._connection.transport.close()
 
     # -- slices
@@ -257,9 +254,8 @@ class RequestReader:
     def _refuse_request(self, error: GatewayError, *, is_head: bool = False) -> None:
         """Answer this in its turn, and close: what follows on the connection cannot be made sense of."""
         self._due = _NONE
-        exchange = HttpExchange(
-            self._connection, {}, is_kept_alive=False, can_chunk=True, is_head=is_head, refusal=error
-        )
+        answer = AnswerWriter(False, True, is_head)
+        exchange = HttpExchange(self._connection, {}, answer, refusal=error)
         exchange.is_body_coming = False
         self._note_refusal(error.code)
         self._connection.take_on(exchange, {})
@@ -267,9 +263,9 @@ class RequestReader:
     def _break_off(self, exchange: HttpExchange, error: GatewayError) -> None:
         """The rest of a body cannot be read: its request is refused as long as that can be told."""
         self._due, self.reading = _NONE, None
-        if exchange.is_complete:
+        if exchange.answer.is_complete:
             self._connection.linger()
-        elif exchange.has_started:
+        elif exchange.answer.has_begun:
             self._connection.transport.abort()
         else:
             exchange.break_off(error)

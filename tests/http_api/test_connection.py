@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import re
 import socket
@@ -807,3 +808,35 @@ class Recorder:
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._transport, name)
+
+
+UPGRADING = HELLO.replace(b"host: x\r\n", b"host: x\r\nconnection: upgrade\r\nupgrade: h2c\r\n")
+PARTS = {"AnswerWriter", "Connection", "HttpExchange", "IdleClock", "RequestReader", "Unread"}
+
+
+@pytest.mark.parametrize(
+    "last",
+    [closing(HELLO), b"nonsense\r\n\r\n", UPGRADING, b"GET /cut off"],
+    ids=["closed", "refused", "upgrade", "cut"],
+)
+async def test_a_connection_that_has_ended_leaves_nothing_behind(last: bytes) -> None:
+    """Not even as garbage that is to be collected."""
+    async with serving(hello) as port:
+        await raw(port, closing(HELLO))
+        gc.collect()
+        others = connections_in_memory()
+        known = set(map(id, others))
+        gc.disable()
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(HELLO + last)
+            await parsed(port)
+            writer.close()
+            await writer.wait_closed()
+            await eventually(lambda: {id(thing) for thing in connections_in_memory()} <= known)
+        finally:
+            gc.enable()
+
+
+def connections_in_memory() -> list[Any]:
+    return [thing for thing in gc.get_objects() if type(thing).__name__ in PARTS]

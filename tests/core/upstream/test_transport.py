@@ -7,8 +7,8 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -944,20 +944,41 @@ PARTS = {"OriginConnection", "AnswerParser", "BoundedWait"}
 
 
 def connections_in_memory() -> list[Any]:
-    gc.collect()
     return [thing for thing in gc.get_objects() if type(thing).__name__ in PARTS]
 
 
-async def test_a_closed_connection_leaves_nothing_behind() -> None:
+@contextmanager
+def no_connection_left() -> Iterator[None]:
+    """Nothing of a connection that was made within may be there afterwards, not even as garbage to be collected."""
+    gc.collect()
     others = connections_in_memory()  # kept, so that none of theirs is taken for a new one
     known = set(map(id, others))
-    async with exchange_with(reply(CHUNKED, b"2\r\nhi\r\n")) as (server, transport):
-        response = await open_stream(transport)
-        await response.next_chunk()
-        response.close()
-        await server.peers[0].gone()
-        del response
+    gc.disable()
+    try:
+        yield
         assert [left for left in connections_in_memory() if id(left) not in known] == []
+    finally:
+        gc.enable()
+
+
+async def test_a_closed_connection_leaves_nothing_behind() -> None:
+    async with exchange_with(reply(CHUNKED, b"2\r\nhi\r\n")) as (server, transport):
+        with no_connection_left():
+            response = await open_stream(transport)
+            await response.next_chunk()
+            response.close()
+            await server.peers[0].gone()
+            await eventually(lambda: not transport._open)
+            del response
+
+
+@pytest.mark.parametrize("ending", [reply(then=reset), reply(b"x"), read_then_stall], ids=["died", "garbage", "late"])
+async def test_a_connection_that_failed_leaves_nothing_behind(ending: Behaviour) -> None:
+    async with exchange_with(ending, timeouts=Timeouts(unary_s=SHORT_S)) as (_, transport):
+        with no_connection_left():
+            with suppress(UpstreamError):
+                await get(transport)
+            await eventually(lambda: not transport._open)
 
 
 @pytest.mark.parametrize("ending", [reply(then=reset), reply(b"x"), read_then_stall], ids=["died", "garbage", "late"])

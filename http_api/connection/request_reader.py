@@ -85,7 +85,7 @@ class RequestReader:
         return is_full or len(self._unparsed) - self._unparsed_from > _HIGH_WATER_BYTES
 
     def read(self, data: bytes = b"") -> None:
-        """Parse what had come and now has, as long as there is room for what waits behind the present answer."""
+        """Parse what has come, before and now, as long as there is room for what waits behind the present answer."""
         start, ahead = 0, self._connection.ahead
         if self._unparsed:
             data, start = self._with_unparsed(data)
@@ -254,7 +254,7 @@ class RequestReader:
     def _refuse_request(self, error: GatewayError, *, is_head: bool = False) -> None:
         """Answer this in its turn, and close: what follows on the connection cannot be made sense of."""
         self._due = _NONE
-        answer = AnswerWriter(False, True, is_head)
+        answer = AnswerWriter(is_kept_alive=False, can_chunk=True, is_head=is_head)
         exchange = HttpExchange(self._connection, {}, answer, refusal=error)
         exchange.is_body_coming = False
         self._note_refusal(error.code)

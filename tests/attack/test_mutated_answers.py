@@ -14,7 +14,7 @@ from tests.attack.mutations import cut, mutated_bytes, mutated_json
 from tests.attack.target import CHAT, MESSAGES, MOST_HELD_MS, UNBOUNDED, Target, attacked, pinging
 from tests.attack.wire import Answer, get, post, wires
 from tests.replaying import Answer as Reply
-from tests.replaying import Asked, ReplayingBackend, chunk, stream, unary
+from tests.replaying import Asked, Counters, ReplayingBackend, chunk, stream, unary
 
 pytestmark = pytest.mark.slow
 
@@ -159,7 +159,8 @@ NAMES = ["id", "max_model_len", "object", "data", "root", "owned_by", "permissio
 SAYINGS = {
     "/v1/models": [orjson.dumps({"object": "list", "data": LISTED})],
     "/metrics": [b'# HELP vllm:num_requests_running x\nvllm:num_requests_running{engine="0"} 1.0\n'
-                 b'vllm:num_requests_waiting{engine="0"} 2.0\n'],
+                 b'vllm:num_requests_waiting{engine="0"} 2.0\n',
+                 b'vllm:num_requests_running{engine="0",model_name="tiny"} 1.0\n' + Counters(9, 4, 3, 2, 3).page()],
     "/health": [b"", b"{}"],
 }  # fmt: skip
 

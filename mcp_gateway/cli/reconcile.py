@@ -28,6 +28,7 @@ from mcp_gateway.core.text import shown
 
 _WORDS: dict[ReasonName, str] = {
     "aborted": "ended by their caller or key, which a backend learns a moment later",
+    "cut": "cut where their money ended, which a backend learns a moment later",
     "estimated": "billed by an estimate, since the backend told no usage",
     "failed": "failed or refused, of which less or nothing is billed",
     "failed_over": "failed at this backend, and were sent to another one",

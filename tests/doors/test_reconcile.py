@@ -236,6 +236,17 @@ async def test_a_request_whose_client_left_is_named_where_the_backend_made_more(
         assert (found.difference, named(found), found.unexplained) == (Tokens(0, made_after), reasons, NONE)
 
 
+@each("is_stream", [False, True])
+async def test_an_answer_that_is_cut_where_the_money_ends_is_named(tmp_path_factory: Any, is_stream: bool) -> None:
+    wallet = {"hold_wait_s": 0, "min_useful_tokens": 1}
+    async with fleet(tmp_path_factory.mktemp("cut"), wallet=wallet) as it:
+        it.key = await it.door.key(credit="0.0000065")  # 10 tokens of prompt and 5 of the answer
+        await it.chats(events(*stream(10, 100)), stream=is_stream, max_tokens=1000)
+        found = await it.compared()
+        assert found.billed == Tokens(10, 5)
+        assert (found.difference, named(found), found.unexplained) == (Tokens(0, 95), {"cut": 1}, NONE)
+
+
 @each(("counted", "is_stream"), [((25, 9), False), ((3, 1), False), ((25, 30), True)])
 async def test_an_estimate_is_named_above_and_below_what_was_counted(
     tmp_path_factory: Any, counted: tuple[int, int], is_stream: bool

@@ -22,9 +22,11 @@ _SIDES = ((False, True), (False, False), (True, True), (True, False))
 """Whether to count in what ran at the first sample and at the last one, what is likely first."""
 
 ReasonName = Literal[
-    "aborted", "estimated", "failed", "failed_over", "ran_at_the_border", "still_running", "backend_restarted",
-    "restarted", "several_choices", "cached_not_told", "by_others",
+    "aborted", "cut", "estimated", "failed", "failed_over", "ran_at_the_border", "still_running",
+    "backend_restarted", "restarted", "several_choices", "cached_not_told", "by_others",
 ]  # fmt: skip
+_APART: tuple[Literal["aborted", "cut", "estimated", "failed"], ...] = ("aborted", "cut", "estimated", "failed")
+"""The fates of requests of which a backend may have counted anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +203,7 @@ class Series:
 
     def _reasons(self, billed: Sums) -> Iterator[Reason]:
         """What there is evidence of, but for the ends and others."""
-        fates: tuple[Literal["aborted", "estimated", "failed"], ...] = ("aborted", "estimated", "failed")
-        for fate in fates:
+        for fate in _APART:
             if ended := billed.fates[fate].requests:
                 yield Reason(fate, ended, NONE - billed.fates[fate].tokens, _ANY)
         if (failed_over := self._failed_requests() - billed.fates["failed"].requests) > 0:

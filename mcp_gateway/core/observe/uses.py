@@ -9,8 +9,8 @@ from mcp_gateway.core.record import OK
 _ENDED_BY_CALLER = ("client_closed", "revoked_api_key", "expired_api_key", "invalid_api_key", "account_deactivated")
 """The codes of requests that ran when their caller or their key had ended."""
 
-Fate = Literal["answered", "aborted", "estimated", "failed"]
-"""How a request ended: `aborted` by its caller or key, `estimated` where its backend told no usage."""
+Fate = Literal["answered", "aborted", "cut", "estimated", "failed"]
+"""How a request ended: `aborted` by its caller or key, `cut` by the gateway, `estimated` where no usage was told."""
 
 
 class BilledUse(NamedTuple):
@@ -27,11 +27,15 @@ class BilledUse(NamedTuple):
     error_code: str | None
     policy: str | None
     """By which it was billed where the backend told no usage."""
+    ended_by: str | None
+    """What ended an answer that the backend would have gone on with."""
 
     @property
     def fate(self) -> Fate:
         if self.error_code in _ENDED_BY_CALLER:
             return "aborted"
+        if self.ended_by is not None:
+            return "cut"
         if self.policy is not None:
             return "estimated"
         return "answered" if self.http_status == OK else "failed"

@@ -26,7 +26,13 @@ def sample(at_s: float, prompt: int = 0, completion: int = 0, **told: Any) -> Co
 
 
 def use(from_s: float, to_s: float, prompt: int = 10, completion: int = 5, **told: Any) -> BilledUse:
-    named: dict[str, Any] = {"cached_tokens": 0, "http_status": 200, "error_code": None, "policy": None} | told
+    named: dict[str, Any] = {
+        "cached_tokens": 0,
+        "http_status": 200,
+        "error_code": None,
+        "policy": None,
+        "ended_by": None,
+    } | told
     return BilledUse("vllm-1", "m", round(from_s * 1000), round(to_s * 1000), prompt, completion, **named)
 
 
@@ -115,6 +121,7 @@ FATES: list[tuple[dict[str, Any], str]] = [
     ({"http_status": 499, "error_code": "client_closed"}, "aborted"),
     ({"http_status": 401, "error_code": "revoked_api_key"}, "aborted"),
     ({"http_status": 403, "error_code": "account_deactivated", "policy": "estimate"}, "aborted"),
+    ({"ended_by": "balance"}, "cut"),
     ({"policy": "hold"}, "estimated"),
     ({"policy": "free"}, "estimated"),
     ({"http_status": 502, "error_code": "backend_died"}, "failed"),

@@ -25,9 +25,10 @@ _THINNED_AT_ONCE_MS = 2 * DAY_MS
 """The event loop waits for it: what is older was thinned in its time, or else waits to be forgotten."""
 _USES = """
 SELECT backend, model, started_at_ms, started_at_ms + latency_ms, prompt_tokens, completion_tokens, cached_tokens,
-    http_status, error_code, policy
+    http_status, error_code, policy, ended_by
 FROM accounts CROSS JOIN requests ON requests.account_id = accounts.id AND requests.id >= ? AND requests.id < ?
 LEFT JOIN missing_usages AS missing ON missing.account_id = requests.account_id AND missing.id = requests.id
+LEFT JOIN request_counts AS counted ON counted.account_id = requests.account_id AND counted.id = requests.id
 WHERE backend IS NOT NULL
 """
 

@@ -908,7 +908,9 @@ class Bridge:
             async with asyncio.timeout(NOTICE_TIMEOUT_S):
                 await self._send(frame)
         except Exception as error:  # noqa: BLE001 - nobody is there to tell, and the next frame may fare better
-            self._log(f"{frame.method[:64] or 'an answer'} was not delivered ({type(error).__name__})")
+            # a server's words may repeat what was sent, its codes do not
+            why = f"refused with {error.error['code']}" if type(error) is Problem else type(error).__name__
+            self._log(f"{frame.method[:64] or 'an answer'} was not delivered ({why})")
 
     async def _cancel(self, notice: McpFrame) -> None:
         request_id = notice.params.get("requestId")

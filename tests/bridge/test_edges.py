@@ -28,7 +28,7 @@ from bridge.mcp_stdio_bridge import (
 from tests.bridge.fake_server import STREAM, Exchange, fake_server
 from tests.bridge.process import INITIALIZE_PARAMS, Message
 from tests.loop_clock import pass_time
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, eventually
 from tests.serving import NO_TLS
 
 LOST = {"type": "connection_lost", "may_have_been_delivered": True}
@@ -681,6 +681,30 @@ async def test_waits_between_attempts_double_up_to_a_limit(monkeypatch: pytest.M
         await anext(turns)
     await turns.aclose()
     assert waits == [0.5, 1, 2, 4, 8, 16, 30, 30]
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ({"error": {"code": -32602, "message": "`reason`: MARK is no text"}}, "refused with -32602"),
+        ({"error": {"message": "MARK", "type": "rate_limited", "code": "x", "param": None}}, "HttpRefusal"),
+        (None, "Lost"),
+    ],
+)
+async def test_a_notification_that_is_refused_is_told_with_its_code_and_none_of_its_words(
+    answer: Message | None, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def refuse(exchange: Exchange) -> None:
+        if not await handshake(exchange) and answer is not None:
+            await exchange.json({"jsonrpc": "2.0", "id": None, **answer}, 400)
+
+    async with fake_server(refuse) as server, bridge_to(server.url) as lines:
+        await lines.open()
+        await lines.send("notifications/roots/list_changed", {"reason": "MARK"})
+        await eventually(lambda: server.methods.count("POST") == 3)
+    told = capsys.readouterr().err
+    assert f"notifications/roots/list_changed was not delivered ({why})" in told
+    assert "MARK" not in told
 
 
 @pytest.mark.parametrize("mark", ["\x1b[2J", "\n", "\x07", "\x7f", "\x9b", "\u202e", "\u2028"])

@@ -10,6 +10,7 @@ SEARCHED_CHARS = 2000
 """Of a refusal's text, which can quote all that the caller sent."""
 _STATUS_DIGITS = 3
 _ERRORS = range(400, 600)
+_MAX_FAULTS, _MAX_DEPTH = 3, 12
 _NAMES = ("detail", "message", "msg")
 """Keys of an object that is nothing but an error: FastAPI's, those of vLLM before 0.10 and of proxies."""
 
@@ -45,7 +46,22 @@ def _as_object(value: Any, beside: dict[str, Any] | None = None) -> dict[str, An
     if isinstance(value, dict):
         inner = value.get("error")  # an event named error, of what was one already
         return inner if isinstance(inner, dict) else value
-    return {**(beside or {}), "message": value}
+    return {**(beside or {}), "message": _words_of(value) if isinstance(value, list) else value}
+
+
+def _words_of(faults: list[Any]) -> str:
+    """What a list of texts or of FastAPI's faults says, the first few."""
+    return "; ".join(filter(None, map(_words_of_fault, faults[:_MAX_FAULTS])))
+
+
+def _words_of_fault(fault: Any) -> str:
+    text = fault.get("msg") if isinstance(fault, dict) else fault
+    if not isinstance(text, str):
+        return ""
+    path = fault.get("loc") if isinstance(fault, dict) else None
+    parts = path[:_MAX_DEPTH] if isinstance(path, list) else []
+    place = ".".join(str(part) for part in parts if isinstance(part, str | int) and part != "body")
+    return f"`{place}`: {text}" if place else text
 
 
 def failure_in(error: dict[str, Any]) -> Failure:

@@ -1,5 +1,7 @@
 """vLLM's shapes of error in the words of the gateway's table."""
 
+from typing import Any
+
 import orjson
 import pytest
 
@@ -90,6 +92,21 @@ def test_whatever_a_backend_says_becomes_an_error_of_the_table(status: int, body
     assert 400 <= error.status <= 503
     if status not in (400, 413, 422, 429, 503):
         assert error.code == "backend_error"
+
+
+@each(
+    ("detail", "told"),
+    [
+        ([{"loc": ["body", "top_k"], "msg": "Too small", "type": "x", "input": "MARK"}], "`top_k`: Too small"),
+        ([{"loc": ["body", "messages", 0, "role"], "msg": "Field required"}], "`messages.0.role`: Field required"),
+        ([{"msg": "One"}, {"loc": "body", "msg": "Two"}, "Three", {"msg": "Four"}], "One; Two; Three"),
+        ([5, None, {"loc": []}, {"msg": ["MARK"]}, [["MARK"]]], "The backend refused the request."),
+        ([{"loc": ["a"] * 9999, "msg": "x" * 9999}], "`" + "a." * 11 + "a`: " + "x" * 473 + "…"),
+    ],
+)
+@each("name", ["detail", "error"])
+def test_faults_that_come_as_a_list_are_told_in_words(name: str, detail: Any, told: str) -> None:
+    assert error_of(422, orjson.dumps({name: detail}), "tiny", "pub/name").message == told
 
 
 NOTE = " (parameter=a, value="

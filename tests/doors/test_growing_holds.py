@@ -6,15 +6,17 @@ token that is paid.
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import openai
 import pytest
 import pytest_asyncio
 
+from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.money import format_usd
 from tests.cases import each
-from tests.replaying import ReplayingBackend, events, held
+from tests.replaying import Asked, ReplayingBackend, events, held
 from tests.serving import Door, open_door
 from tests.stage import PRICED, Stage, cost_nano, staged
 from tests.surfaces import CHAT_SPOKEN, MODEL, SPOKEN, Spoken
@@ -58,6 +60,12 @@ async def with_tokens(served: tuple[Door, ReplayingBackend], tokens: int, spare_
 
 def long(stage: Stage, spoken: Spoken, made: int = LONG) -> None:
     stage.backend.answer_with(events(*spoken.stream(PROMPT, made)))
+
+
+def in_steps(spoken: Spoken, made: int, step: int, prompt_tokens: int = PROMPT) -> list[bytes]:
+    """The events of a stream each of which brings so many tokens, and the last of them what is left."""
+    tokens = [spoken.token(min(number, made), prompt_tokens) for number in range(step, made + step, step)]
+    return [*spoken.opening(prompt_tokens), *tokens, *spoken.ending(prompt_tokens, made)]
 
 
 @every_growing
@@ -145,27 +153,52 @@ async def test_where_money_is_ample_the_worst_case_is_held_and_nothing_is_counte
     assert rich.backend.counted == []
 
 
-@each("is_stream", [True, False])
+@each("way", [(CHAT_SPOKEN, True), (CHAT_SPOKEN, False), (SPOKEN[-1], False)])
 async def test_agents_that_use_little_of_what_they_ask_for_are_all_served_at_once(
-    served: tuple[Door, ReplayingBackend], is_stream: bool
+    served: tuple[Door, ReplayingBackend], way: tuple[Spoken, bool]
 ) -> None:
-    """By a wallet that is worth three worst cases, and twenty times what a call costs."""
+    """By a wallet that is worth three worst cases, and twenty times what a call costs; over MCP, too."""
     assert 20 * REAL_NANO == 3 * WORST_NANO
-    door, backend = served
+    (door, backend), (spoken, is_stream) = served, way
     stage = await staged(door, backend, 20 * REAL_NANO)
     all_are_in = asyncio.Event()
+    watched = Watched(door, stage.account_id, in_steps(CHAT_SPOKEN, 800, 16, 60_000))
     backend.answer_with()
     backend.prompt_tokens = 60_000
-    backend.standing = held(all_are_in, events(*CHAT_SPOKEN.stream(60_000, 800)))
+    backend.standing = held(all_are_in, watched)
     try:
         body = {"model": AGENT["id"], "is_stream": is_stream, "max_tokens": 32_000}
-        asked = [asyncio.ensure_future(stage.ask(CHAT_SPOKEN, **body)) for _ in range(AGENTS)]
+        asked = [asyncio.ensure_future(stage.ask(spoken, **body)) for _ in range(AGENTS)]
         await backend.chats_asked(AGENTS)
-        assert (await door.gateway.ledger.balance(stage.account_id)).spendable_nano >= 0
+        watched.look()
         all_are_in.set()
         answers = await asyncio.gather(*asked)
     finally:
         backend.standing, backend.prompt_tokens = None, 10
-    costs = [CHAT_SPOKEN.told(answer, is_stream=is_stream)[1] for answer in answers]
-    assert costs == [format_usd(REAL_NANO)] * AGENTS
+    assert [spoken.told(answer, is_stream=is_stream)[1] for answer in answers] == [format_usd(REAL_NANO)] * AGENTS
+    assert sum(record["cost_nano"] for record in await stage.records()) == AGENTS * REAL_NANO
+    assert len(watched.seen) > AGENTS * 800 // 16
+    assert min(watched.seen) >= 0
     await stage.is_left_with(4 * REAL_NANO)
+
+
+@dataclass
+class Watched:
+    """Answers with these events; `seen` is what was free in the account's wallet before each of them, in nano-USD."""
+
+    door: Door
+    account_id: str
+    frames: list[bytes]
+    seen: list[int] = field(default_factory=list)
+
+    async def __call__(self, asked: Asked) -> None:
+        asked.start_stream()
+        for frame in self.frames:
+            self.look()
+            asked.send_event(frame)
+            await asyncio.sleep(0)
+        asked.end_stream()
+
+    def look(self) -> None:
+        purse = self.door.gateway.ledger._purses.of(self.account_id)
+        self.seen.append(purse.spendable_nano(now_ms()))

@@ -20,6 +20,7 @@ from tests.captured import Capture, captured
 from tests.cases import each
 from tests.databases import store_of
 from tests.patience import PATIENCE_S, eventually
+from tests.recorded import recorded, write_records
 from tests.replaying import (
     DONE,
     Answer,
@@ -433,6 +434,8 @@ async def test_the_command_tells_each_backend_and_model_in_words_and_as_json(tmp
         await it.chats(with_cached(300, 5, 128))
         it.counters.completion += 2
         it.counters.finished += 1
+        elsewhere = recorded(now_ms(), account_id="acc_guest", backend="vllm-9", model=None)
+        await write_records(store_of(it.door.gateway), elsewhere)
         await it.sample()
     words = await asyncio.to_thread(run, "ledger", "reconcile", "--data-dir", str(tmp_path))
     assert words.exit_code == 0, words.output
@@ -444,10 +447,15 @@ async def test_the_command_tells_each_backend_and_model_in_words_and_as_json(tmp
         ["completion", "counted", "7", "billed", "5", "difference", "+2"],
         ["cached", "counted", "128", "billed", "128", "difference", "+0"],
     ]
-    assert lines[3:] == ["  by_others, 1: not by this gateway"]
+    assert lines[3:] == [
+        "  by_others, 1: not by this gateway",
+        "vllm-9 (no model): 1 request not compared, since it told no counters of that name",
+    ]
     told = await asyncio.to_thread(run, "ledger", "reconcile", "--data-dir", str(tmp_path), "--json")
     facts = json.loads(told.stdout)
     (row,) = facts["comparisons"]
-    assert (facts["is_explained"], facts["not_compared"]) == (True, [])
+    billed = {"prompt_tokens": 10, "completion_tokens": 4}
+    assert facts["not_compared"] == [{"backend": "vllm-9", "model": None, "requests": 1, "billed": billed}]
+    assert facts["is_explained"] is True
     assert row["difference"] == {"prompt_tokens": 0, "completion_tokens": 2, "cached_tokens": 0}
     assert row["reasons"] == [{"reason": "by_others", "times": 1}]

@@ -5,6 +5,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ids import first_id_at
 from mcp_gateway.core.observe.counter_samples import CounterSample, CounterSamples, NoteSamples, SamplesBetween
 from mcp_gateway.core.observe.differences import Comparison
@@ -14,7 +17,7 @@ from mcp_gateway.core.observe.uses import NONE, Tokens
 from mcp_gateway.core.store.sqlite.store import Store
 from mcp_gateway.core.token_counters import TokenCounters
 from tests.clocks import MsClock
-from tests.databases import changing, migrated, open_store
+from tests.databases import changing, locked, migrated, open_store
 from tests.recorded import recorded, write_records
 
 HOUR_MS = 3_600_000
@@ -55,6 +58,22 @@ async def test_a_sample_is_kept_as_it_was_read_with_the_time_that_it_took(tmp_pa
             CounterSample(NOON_MS, NOON_MS - 13, "vllm-1", "b", NOON_MS, TokenCounters(1, 0), 3, 4, 6),
         ]
         assert samples.note("vllm-1", {}, took_s=0.0, ours=0, others=0, failed_requests=0) is None
+
+
+async def test_a_sample_that_cannot_be_kept_is_missing_and_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = await open_store(migrated(tmp_path / "gateway.sqlite3"), busy_timeout_s=0)
+    samples = CounterSamples(store, lambda: NOON_MS, kept_days=400)
+    with caplog.at_level("INFO"):
+        with locked(tmp_path / "gateway.sqlite3"):
+            written = samples.note("vllm-1", counted(1), took_s=0.0, ours=0, others=0, failed_requests=0)
+            assert written is not None
+            with pytest.raises(GatewayError, match="ledger_unavailable"):
+                await written
+        assert "what a backend has counted could not be kept" in caplog.text
+    assert await kept(store) == []
+    await store.close()
 
 
 async def test_of_samples_older_than_a_day_the_last_of_each_hour_stays_and_all_go_in_the_end(tmp_path: Path) -> None:

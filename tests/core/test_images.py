@@ -54,8 +54,8 @@ async def test_an_address_or_another_kind_of_data_is_refused_without_repeating_i
     assert "example.com" not in error.message
 
 
-@each("data", ["!!!!", "a", "abc", "aaaa\n", "aaa=aaaa", "é" * 4, "\ud800aaa"])
-async def test_what_is_not_base64_is_refused(data: str) -> None:
+@each("data", ["", "!!!!", "a", "abc", "aaaa\n", "aaa=aaaa", "é" * 4, "\ud800aaa"])
+async def test_what_is_empty_or_not_base64_is_refused(data: str) -> None:
     assert (await refusal(ImagePolicy(True), f"data:image/png;base64,{data}")).code == "invalid_value"
 
 

@@ -31,6 +31,11 @@ _PROMPT = re.compile(
 """How vLLM since 0.6 says a prompt's length; "at least so many" is none."""
 _LAST_WORDS = ("cannot schedule new futures", "EngineCore encountered an issue", "aborted")
 """Of a server that shuts down, or whose engine is dead; its /health can say 200 for a long while yet."""
+_UNREADABLE_IMAGE = (
+    "cannot identify image file", "image file is truncated", "broken data stream when reading image", "broken PNG file",
+    "unrecognized data stream contents when reading image",
+)  # fmt: skip
+"""Of Pillow, by which versions before 0.20 answer 500: a caller's fault that would have looked like the server's."""
 _NO_MODEL = "NotFoundError"
 """The type of an error that may tell no param."""
 _MAX_RETRY_AFTER_DIGITS, _MAX_RETRY_AFTER_S = 9, 3600
@@ -60,6 +65,8 @@ def error_of(
     status, message, kind, param = failure
     if status == HTTPStatus.INTERNAL_SERVER_ERROR and message.startswith(_LAST_WORDS):
         return GoingDown()
+    if status == HTTPStatus.INTERNAL_SERVER_ERROR and any(words in message for words in _UNREADABLE_IMAGE):
+        return GatewayError("invalid_value", "An image of the request cannot be read.", param=prompt_field)
     if status in (400, 413, 422):
         return _refusal(status, _renamed(message, backend_model, public_model), kind, param, prompt_field)
     if status == HTTPStatus.NOT_FOUND and (param == "model" or kind == _NO_MODEL):

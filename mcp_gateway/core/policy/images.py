@@ -98,6 +98,8 @@ class ImagePolicy:
             message = "Send the image itself, as data:image/png;base64,... (or jpeg, webp, gif)"
             message += "; addresses are not fetched (`fetch_images` is off)." if self.fetching is None else "."
             raise GatewayError("unsupported_parameter", message, param="image_url")
+        if found.end() == len(image):
+            raise GatewayError("invalid_value", "An image is empty.", param="image_url")
         try:
             digest = await _sha256_of(image, found.end())
         except ValueError:  # of which binascii.Error is one; characters beyond ASCII raise another

@@ -5,6 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
+from mcp_gateway.core.blame import blame_of
 from mcp_gateway.core.dialects.tokens_vllm import read_count
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.surfaces.error_shapes import MAX_REFUSAL_BYTES
@@ -107,6 +108,23 @@ def test_whatever_a_backend_says_becomes_an_error_of_the_table(status: int, body
 @each("name", ["detail", "error"])
 def test_faults_that_come_as_a_list_are_told_in_words(name: str, detail: Any, told: str) -> None:
     assert error_of(422, orjson.dumps({name: detail}), "tiny", "pub/name").message == told
+
+
+@each(
+    "said",
+    [
+        "cannot identify image file <_io.BytesIO object at 0x7f0>",
+        "Failed to load image: image file is truncated (5 bytes not processed)",
+        "broken data stream when reading image file",
+        "broken PNG file (chunk b'IDAT')",
+    ],
+)
+def test_an_image_that_a_server_cannot_read_is_its_callers_fault_whatever_status_says_so(said: str) -> None:
+    for status in (400, 500):
+        assert blame_of(refusal(said, status)).whose == "request"
+    error = refusal(said, 500)
+    assert (error.code, error.message) == ("invalid_value", "An image of the request cannot be read.")
+    assert refusal(f"{said[:9]}...", 500).code == "backend_error"
 
 
 NOTE = " (parameter=a, value="

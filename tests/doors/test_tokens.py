@@ -252,6 +252,11 @@ ODD = [
     b'{"count":1}',
     b'{"count":"1","tokens":[]}',
     b'{"count":true,"tokens":[]}',
+    b'{"count":true,"tokens":[1]}',
+    b'{"count":-1,"tokens":[]}',
+    b'{"count":2,"tokens":[1]}',
+    b'{"count":2,"tokens":[1,"2"]}',
+    b'{"count":1,"tokens":[[1]]}',
     b'{"error":{"message":"x"}}',
 ]
 

@@ -58,8 +58,7 @@ class TokenizeToVllm:
 
     async def check(self, answer: Body) -> None:
         if len(answer) <= PARSED_BYTES:
-            told = _parsed(answer)
-            is_answer = type(told.get("count")) is int and isinstance(told.get("tokens"), list)
+            is_answer = _are_counted(_parsed(answer))
         else:
             is_answer = read_count(answer[:_HEAD_BYTES]) is not None and await first_match(_TOKENS, answer) is not None
         if not is_answer:
@@ -87,6 +86,12 @@ def read_count(body: Body) -> int | None:
     """The tokens that were counted, which /tokenize tells before it lists them; None where none were told."""
     found = _COUNT.search(body)
     return int(found[1]) if found is not None else None
+
+
+def _are_counted(told: dict[str, Any]) -> bool:
+    """Whether it lists ids, as many as it says."""
+    count, tokens = told.get("count"), told.get("tokens")
+    return type(count) is int and isinstance(tokens, list) and count == len(tokens) and set(map(type, tokens)) <= {int}
 
 
 def _parsed(answer: Body) -> dict[str, Any]:

@@ -341,7 +341,7 @@ def _error_of(frame: bytes, finish_reasons: list[str]) -> dict[str, Any] | None:
     is_chunk = has_keys and frame.startswith(_OBJECT_BEGINS) and frame.endswith(b"}\n\n")
     if not is_chunk or frame.find(b'"error"') >= 0:
         if len(frame) > MAX_PARSED_BYTES:
-            return {} if not is_chunk or _ERROR_KEY.search(frame) else None
+            return {} if not has_keys or _ERROR_KEY.search(frame) else None
         chunk = chunk_of(frame)
         if (error := error_in(chunk)) is not None:
             return error

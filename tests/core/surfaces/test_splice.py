@@ -602,3 +602,16 @@ def test_frames_that_come_together_become_what_each_becomes_alone(
     assert (together.usage, together.seen, together.failure) == (alone.usage, alone.seen, alone.failure)
     assert (together.finish_reason, together.end()) == (alone.finish_reason, alone.end())
     assert chunks_of(told) == [chunk for chunk in chunks_of(told) if "usage" not in chunk]
+
+
+@each("blank", ["", " ", "\t"])
+@each("size", [1, 300_000])
+def test_a_frame_with_blanks_around_its_object_is_a_frame_however_long(blank: str, size: int) -> None:
+    relay = FrameRelay("tiny", wants_usage=False)
+    answer = [chunk(0, letter * size) for letter in "ab"]
+    for frame in answer:
+        told = relay.feed(
+            frame.replace(b"data: {", f"data: {blank}{{".encode()).replace(b"}\n\n", f"}}{blank}\n\n".encode())
+        )
+        assert orjson.loads(told[5:]) == orjson.loads(frame[5:])
+    assert relay.failure is None

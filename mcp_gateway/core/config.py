@@ -712,8 +712,8 @@ class Settings(Section):
     """The largest request body; each MiB takes about 2 ms in which nothing else is served."""
     max_in_flight_bytes: Positive = 256 * 1024 * 1024
     """All bodies, answers that come in whole and unread answers in memory; a caller and an address have an eighth."""
-    max_header_bytes: Positive = 64 * 1024
-    """The largest request head."""
+    max_header_bytes: Annotated[Whole, Field(ge=1024)] = 64 * 1024
+    """The largest request head; below 1 KiB no client would be served."""
     max_connections: Positive | None = Field(default=None, examples=[4096])
     """Connections of clients at once; otherwise half of the files that the process may open, at most 16384."""
     max_connections_per_address: Positive = 512

@@ -348,6 +348,7 @@ class TestFaults:
             ("port = 70000", "port: must be 65535 or less"),
             ("port = -1", "port: must be 0 or more"),
             ("max_body_bytes = 0", "max_body_bytes: must be 1 or more"),
+            ("max_header_bytes = 1023", "max_header_bytes: must be 1024 or more"),
             ("max_body_bytes = 33554433", "max_in_flight_bytes must be at least 8 times max_body_bytes"),
             ("max_in_flight_bytes = 134217727", "max_in_flight_bytes must be at least 8 times max_body_bytes"),
             (

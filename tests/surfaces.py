@@ -498,7 +498,7 @@ def answers(spoken: Spoken, prompt_tokens: int = 10, output_tokens: int = 4, tex
 # Events as a backend writes them
 
 
-def text_part(text: str, index: int, prompt_tokens: int, completion_tokens: int, reason: str | None = None) -> bytes:
+def text_part(text: str, index: Any, prompt_tokens: int, completion_tokens: int, reason: str | None = None) -> bytes:
     """One event of a completion with continuous usage, as vLLM counts each choice with its own prompt."""
     choice = {"index": index, "text": text, "logprobs": None, "finish_reason": reason, "stop_reason": None}
     return _text_event([choice], prompt_tokens, completion_tokens)

@@ -3,6 +3,8 @@
 A further one is a class of tests/surfaces.py, or a dialect in PAIRS.
 """
 
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -14,11 +16,12 @@ from mcp_gateway.core.dialects.dialect import Dialect, Translation
 from mcp_gateway.core.dialects.vllm import ALLOWED_PATHS, Vllm
 from mcp_gateway.core.errors import TABLE, Code, GatewayError
 from mcp_gateway.core.inference.terms import asked_terms
-from mcp_gateway.core.surfaces.credible import UsageBounds
-from mcp_gateway.core.surfaces.surface import Ask, Reader, Surface
+from mcp_gateway.core.surfaces.credible import UsageBounds, read_finish_reason
+from mcp_gateway.core.surfaces.surface import Ask, Collecting, Reader, Surface
 from mcp_gateway.core.surfaces.usage import Usage
 from tests.captured import Capture
 from tests.cases import each
+from tests.replaying import split_events
 from tests.surfaces import SPOKEN, ChatTool, Spoken
 
 PUBLIC = 'public/"name"'
@@ -253,3 +256,67 @@ def test_the_end_of_a_stream_says_how_long_to_wait_where_a_header_would(
     error = event.get("response", event)["error"]
     assert error.get("retry_after_s") == wait_s
     assert error["message"].startswith("Not now.")
+
+
+def places_in(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where each member of each object and list within stands."""
+    members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, member in members:
+        yield (*path, key)
+        yield from places_in(member, (*path, key))
+
+
+def changed(event: bytes, path: tuple[Any, ...], odd: Any) -> bytes:
+    """The same event with another value there."""
+    head, _, data = event.partition(b"data: ")
+    told = within = orjson.loads(data)
+    for key in path[:-1]:
+        within = within[key]
+    within[path[-1]] = odd
+    return b"%bdata: %b\n\n" % (head, orjson.dumps(told))
+
+
+def data_in(event: bytes) -> Any:
+    """The JSON of an event; None for `[DONE]` and comments."""
+    data = event.partition(b"data: ")[2]
+    return orjson.loads(data) if data.startswith(b"{") else None
+
+
+def by_shape(events: Iterable[bytes]) -> list[bytes]:
+    """The first of each shape: those that have the same names in the same places."""
+    shapes = ((frozenset(places_in(data_in(event))), event) for event in events)
+    return list(dict(reversed(list(shapes))).values())
+
+
+def read_whole(incoming: Reader | Collecting, frames: list[bytes]) -> None:
+    """Feed all, and ask for what is asked of a stream that has ended."""
+    for frame in frames:
+        incoming.feed(frame)
+    incoming.feed_end()
+    read_finish_reason(incoming.finish_reason)
+    assert incoming.usage is None or isinstance(incoming.usage, Usage)
+    assert incoming.seen.output_tokens >= 0
+    if hasattr(incoming, "end"):
+        incoming.end("0.01", Usage(10, 4))
+    elif incoming.is_whole:
+        orjson.loads(incoming.body(Usage(10, 4)))
+
+
+@pytest.mark.surfaces
+@each("odd", [None, "x", 2**63, [1, None], {"a": [{}]}])
+def test_whatever_an_event_holds_it_is_read_or_refused(pair: Pair, odd: Any) -> None:
+    """Of every shape that was captured, amid a stream that is whole."""
+    if not pair.spoken.has_streams:
+        return
+    ask, stream = pair.ask(is_stream=True), pair.spoken.stream(output_tokens=2)
+    captured = by_shape(event for one in pair.answers(is_stream=True) for event in split_events(one.body))
+    cases = [(number, event, number + 1) for number, event in enumerate(stream)]
+    cases += [(len(pair.spoken.opening()) + 1, event, len(pair.spoken.opening()) + 1) for event in captured]
+    for begins, event, goes_on in cases:
+        for path in places_in(data_in(event)):
+            frames = [*stream[:begins], changed(event, path, odd), *stream[goes_on:]]
+            with suppress(GatewayError):
+                read_whole(pair.translation.reader(ask, PUBLIC, BOUNDS), frames)
+            with suppress(GatewayError):
+                if pair.translation.can_collect(ask):
+                    read_whole(pair.translation.collecting(ask, PUBLIC, 2**20), frames)

@@ -230,7 +230,7 @@ class _ChatChoice:
 
     def _add_tool_call(self, delta: dict[str, Any]) -> None:
         """The name and id come once, the arguments in pieces; fields that we do not know pass through."""
-        position = delta.get("index", 0)
+        position = _checked(delta.get("index") or 0, int)
         call = self._tool_calls.setdefault(position, {"function": {"name": ""}})
         call.update({name: value for name, value in delta.items() if name not in ("index", "function")})
         function = delta.get("function") or {}

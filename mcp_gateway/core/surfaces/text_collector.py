@@ -105,6 +105,8 @@ class TextCollector(Relayed):
         self._head.update({name: value for name, value in chunk.items() if name not in ("choices", "usage")})
         for part in chunk.get("choices") or ():
             index = part["index"]
+            if type(index) is not int:
+                raise TypeError
             if index not in self._choices:
                 self._choices[index] = _TextChoice()
                 self._size_bytes += _CHOICE_BYTES

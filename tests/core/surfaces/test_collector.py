@@ -10,9 +10,12 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.surfaces.collected import Collected
 from mcp_gateway.core.surfaces.collector import Collector
 from mcp_gateway.core.surfaces.splice import DONE
+from mcp_gateway.core.surfaces.text_collector import TextCollector
 from mcp_gateway.core.surfaces.usage import Usage
 from tests.captured import captured
+from tests.cases import each
 from tests.core.surfaces.test_collected import CARRIED, TEXTS, frame, without_ids
+from tests.surfaces import text_part
 
 SIZES = [1, 7, 64, 300, 5000, 10**7]
 
@@ -140,3 +143,11 @@ def test_whoever_leaves_has_had_what_waits_to_be_read() -> None:
     assert collector.latest_words == "aaaaa"
     collector.feed(plain("b", 6))
     assert collector.latest_words == "aaaaab"
+
+
+@each("odd", ["1", None, 1.0, True, [0], {"a": 1}])
+def test_a_choice_of_a_completion_that_has_no_number_fails_its_backend(odd: Any) -> None:
+    collector = TextCollector("tiny", choices=1, prompts=1, max_bytes=2**20)
+    collector.feed(text_part("a", 0, 10, 1))
+    with pytest.raises(GatewayError, match="backend_error"):
+        collector.feed(text_part("b", odd, 10, 2))

@@ -111,7 +111,10 @@ class Ledger:
 
         What the wallet covers as it is known is decided at once; else it is read again.
         """
+        held_nano = hold.amount_nano
         if self._purses.resize(hold, needed_nano, most_nano, self._now_ms()):
+            if hold.amount_nano < held_nano:
+                self.wake(hold.account_id)
             return True
         await self._read_wallet(hold.account_id)
         return self._purses.resize(hold, needed_nano, most_nano, self._now_ms())

@@ -61,9 +61,9 @@ def resize(held: Amount, free: Free, needed_nano: int, most_nano: int, now_ms: i
     if most_nano <= held.amount_nano:
         return _first_of(held, most_nano)
     more = place(free, max(needed_nano - held.amount_nano, 0), most_nano - held.amount_nano, now_ms)
-    if more is None:
-        return None
-    return added(held, more)
+    if more is not None:
+        return added(held, more)
+    return held if needed_nano <= held.amount_nano else None  # as where money was taken back from outside
 
 
 def charge(held: Amount, cost_nano: int, free: Free | None, now_ms: int) -> Amount:

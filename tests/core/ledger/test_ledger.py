@@ -130,6 +130,25 @@ async def test_a_hold_is_clamped_to_what_is_left(ledger: Ledger, account: str) -
     assert (await ledger.hold("req_1", account, 300, 10**30)).amount_nano == 300
 
 
+async def test_a_hold_is_resized_by_the_wallet_as_it_is_also_where_another_process_added_to_it(
+    ledger: Ledger, account: str, database: Path, clock: MsClock
+) -> None:
+    await ledger.credit(account, 300, "p")
+    hold = await ledger.hold("req_1", account, 10, 200)
+    assert await ledger.resize(hold, 250, 1000)
+    assert not await ledger.resize(hold, 301, 1000)
+    assert hold.amount_nano == 300
+    other = await open_store(database, now_ms=clock)
+    await Ledger(other).credit(account, 50, "from elsewhere")
+    await other.close()
+    assert await ledger.resize(hold, 301, 310)
+    assert await ledger.balance(account) == Balance(paid_nano=40, held_nano=310)
+    assert await ledger.settle(hold, 305, None) == 305
+    with pytest.raises(NotHeld, match="ended already"):
+        await ledger.resize(hold, 1, 1)
+    assert await ledger.balance(account) == Balance(paid_nano=45)
+
+
 async def test_below_the_minimum_the_answer_is_402_with_the_balance(ledger: Ledger, account: str) -> None:
     await ledger.credit(account, 299, "p")
     error = await refused(ledger.hold("req_1", account, 300, 1000))

@@ -15,6 +15,7 @@ from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.ledger.purse import Hold, NotHeld, Purse, Purses
 from mcp_gateway.core.ledger.rules import Amount, GrantLeft
 from mcp_gateway.core.store.sqlite.store import Store
+from tests.cases import each
 from tests.clocks import MsClock
 from tests.core.ledger.test_ledger import checked, refused
 from tests.databases import locked, open_store
@@ -163,6 +164,87 @@ def test_what_may_come_free_is_what_runs_and_not_what_waits_to_be_written(purses
     assert purses.of(ANN).short(NOW_MS) == Short(20, 80)
     purses.charge(mine, 45, NOW_MS, may_exceed=False)
     assert purses.of(ANN).short(NOW_MS) == Short(25, 30)
+
+
+# A hold that is resized while its request runs
+
+
+def resize(purses: Purses, mine: Hold, needed_nano: int, most_nano: int, now_ms: int = NOW_MS) -> bool:
+    return purses.resize(mine, needed_nano, most_nano, now_ms)
+
+
+@each(
+    ("needed_nano", "most_nano", "held_nano"),
+    [(60, 60, 60), (1, 80, 80), (80, 80, 80), (1, 500, 80), (0, 59, 59), (20, 20, 20), (0, 0, 0), (81, 81, None),
+     (81, 500, None)],
+)  # fmt: skip
+def test_a_hold_is_from_then_on_what_is_wanted_as_far_as_others_leave_that(
+    needed_nano: int, most_nano: int, held_nano: int | None
+) -> None:
+    purses = Purses()
+    purses.of(ANN).take(state(100))
+    mine, other = hold(purses, "req_1", 1, 60), hold(purses, "req_2", 1, 20)
+    assert resize(purses, mine, needed_nano, most_nano) == (held_nano is not None)
+    held_nano = 60 if held_nano is None else held_nano
+    assert (mine.amount_nano, other.amount_nano) == (held_nano, 20)
+    assert purses.of(ANN).balance(NOW_MS) == Balance(80 - held_nano, 0, 20 + held_nano)
+
+
+def test_what_a_smaller_hold_gives_back_is_anybodys_at_once(purses: Purses) -> None:
+    mine = hold(purses, "req_1", 1, 100)
+    assert purses.place(purses.of(ANN), "req_2", 30, 30, NOW_MS) is None
+    assert resize(purses, mine, 70, 70)
+    other = hold(purses, "req_2", 30, 30)
+    assert not resize(purses, mine, 71, 100)
+    purses.end(other.request_id)
+    assert resize(purses, mine, 71, 100)
+    assert (mine.amount_nano, free_nano(purses)) == (100, 0)
+
+
+def test_a_hold_of_any_size_is_charged_and_let_go_of_as_it_is_then(purses: Purses) -> None:
+    mine, other = hold(purses, "req_1", 1, 10), hold(purses, "req_2", 1, 10)
+    assert resize(purses, mine, 40, 40)
+    assert resize(purses, other, 50, 50)
+    assert purses.charge(mine, 70, NOW_MS, may_exceed=False) == Amount(40)
+    assert purses.release("req_2") is other
+    assert purses.of(ANN).balance(NOW_MS) == Balance(60, 0, 40)
+
+
+def test_a_hold_keeps_what_it_has_of_a_grant_that_has_expired_and_gains_nothing_of_it(purses: Purses) -> None:
+    purses.of(ANN).take(state(5, GrantLeft(1, 30, NOW_MS + 1), GrantLeft(2, 30), version=2))
+    mine = hold(purses, "req_1", 1, 20)
+    assert mine.parts == Amount(0, ((1, 20),))
+    assert not resize(purses, mine, 56, 100, NOW_MS + 1)
+    assert resize(purses, mine, 55, 100, NOW_MS + 1)
+    assert mine.parts == Amount(5, ((1, 20), (2, 30)))
+    assert purses.of(ANN).expired(NOW_MS + 1) == Amount(0, ((1, 10),))
+    assert resize(purses, mine, 15, 15, NOW_MS + 1)
+    assert mine.parts == Amount(0, ((1, 15),))
+    assert purses.of(ANN).expired(NOW_MS + 1) == Amount(0, ((1, 15),))
+
+
+def test_a_hold_stays_as_it_is_where_money_was_taken_back_from_outside(purses: Purses) -> None:
+    mine = hold(purses, "req_1", 1, 60)
+    purses.of(ANN).take(state(10, version=2))
+    assert resize(purses, mine, 60, 80)
+    assert not resize(purses, mine, 61, 80)
+    assert mine.amount_nano == 60
+    assert resize(purses, mine, 20, 20)
+    assert purses.of(ANN).overdrawn_nano == 10
+
+
+@pytest.mark.parametrize("may_exceed", [False, True])
+def test_nothing_but_an_open_hold_is_resized(purses: Purses, may_exceed: bool) -> None:
+    charged, released = hold(purses, "req_1", 10, 60), hold(purses, "req_2", 10, 20)
+    purses.charge(charged, 50, NOW_MS, may_exceed=may_exceed)
+    purses.release("req_2")
+    for ended in (charged, released):
+        for most_nano in (1, 90):
+            with pytest.raises(NotHeld, match="ended already"):
+                resize(purses, ended, 1, most_nano)
+    with pytest.raises(NotHeld, match="never was"):
+        resize(purses, Hold("req_3", ANN, 10, 60, NOW_MS, Amount(60)), 1, 1)
+    assert purses.of(ANN).balance(NOW_MS) == Balance(50, 0, 50)
 
 
 # Money that is taken back from outside while it is held

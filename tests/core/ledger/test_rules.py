@@ -23,18 +23,25 @@ GRANTS = st.lists(st.tuples(st.integers(1, 100), EXPIRY), max_size=5).map(in_ord
 FREE = st.builds(Free, SIGNED, GRANTS)
 
 
-def living(free: Free) -> tuple[GrantLeft, ...]:
-    return tuple(grant for grant in free.grants if grant.expires_at_ms is None or grant.expires_at_ms > NOW_MS)
+def living(free: Free, at_ms: int = NOW_MS) -> tuple[GrantLeft, ...]:
+    return tuple(grant for grant in free.grants if grant.expires_at_ms is None or grant.expires_at_ms > at_ms)
 
 
-def spendable_nano(free: Free) -> int:
-    return free.paid_nano + sum(grant.left_nano for grant in living(free))
+def spendable_nano(free: Free, at_ms: int = NOW_MS) -> int:
+    return free.paid_nano + sum(grant.left_nano for grant in living(free, at_ms))
 
 
 def held_of(free: Free, share: float) -> Amount:
     """What a request may hold of a wallet."""
     most_nano = max(int(spendable_nano(free) * share), 0)
     return rules.place(free, 0, most_nano, NOW_MS) or NOTHING
+
+
+def beside_others(wallet: Free, others: float, share: float) -> tuple[Amount, Free]:
+    """What a request holds of what others have left of a wallet, and what nobody holds then."""
+    left = rules.less(wallet, held_of(wallet, others))
+    held = held_of(left, share)
+    return held, rules.less(left, held)
 
 
 def is_taken_first_to_expire_first(taken: Amount, grants: tuple[GrantLeft, ...]) -> bool:
@@ -91,6 +98,76 @@ def test_holds_one_after_the_other_never_take_more_than_there_was(free: Free, wa
     assert held.amount_nano == min(sum(wanted), max(spendable_nano(free), 0))
     assert held.paid_nano <= max(free.paid_nano, 0)
     assert all(part_nano <= by_grant(free)[grant_id] for grant_id, part_nano in held.grants)
+
+
+# What is held from then on
+
+
+NEEDED_AND_MOST = st.tuples(NANO, NANO).map(sorted)
+LATER_MS = st.integers(NOW_MS, NOW_MS + 3)
+
+
+@given(FREE, st.floats(0, 1), st.floats(0, 1), NEEDED_AND_MOST, LATER_MS)
+def test_a_hold_becomes_the_most_or_what_there_is_where_that_is_what_is_needed(
+    wallet: Free, others: float, share: float, amounts: list[int], later_ms: int
+) -> None:
+    needed_nano, most_nano = amounts
+    held, free = beside_others(wallet, others, share)
+    reaches_nano = held.amount_nano + max(spendable_nano(free, later_ms), 0)
+    resized = rules.resize(held, free, needed_nano, most_nano, later_ms)
+    assert (resized is None) == (reaches_nano < needed_nano)
+    if resized is not None:
+        assert resized.amount_nano == min(most_nano, reaches_nano)
+
+
+@given(FREE, st.floats(0, 1), st.floats(0, 1), NANO, LATER_MS)
+def test_what_a_hold_gains_is_of_what_nobody_holds_and_of_nothing_that_has_expired_since(
+    wallet: Free, others: float, share: float, most_nano: int, later_ms: int
+) -> None:
+    held, free = beside_others(wallet, others, share)
+    resized = rules.resize(held, free, 0, held.amount_nano + most_nano, later_ms)
+    assert resized is not None
+    gained = rules.without(resized, held)  # which raises where anything that was held is gone
+    assert gained.paid_nano <= max(free.paid_nano, 0)
+    assert all(part_nano <= by_grant(free)[grant_id] for grant_id, part_nano in gained.grants)
+    assert {grant_id for grant_id, _ in gained.grants} <= {grant.id for grant in living(free, later_ms)}
+    assert is_taken_first_to_expire_first(gained, living(free, later_ms))
+
+
+@given(FREE, st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), LATER_MS)
+def test_a_hold_that_becomes_smaller_keeps_of_what_it_had_what_expires_first(
+    wallet: Free, others: float, share: float, kept: float, later_ms: int
+) -> None:
+    held, free = beside_others(wallet, others, share)
+    most_nano = int(held.amount_nano * kept)
+    resized = rules.resize(held, free, most_nano, most_nano, later_ms)
+    assert resized is not None
+    assert rules.added(resized, rules.without(held, resized)).amount_nano == held.amount_nano
+    assert is_taken_first_to_expire_first(
+        resized, tuple(GrantLeft(grant_id, part_nano) for grant_id, part_nano in held.grants)
+    )
+
+
+@given(FREE, st.floats(0, 1), st.lists(NEEDED_AND_MOST, max_size=6))
+def test_whatever_sizes_a_hold_has_one_after_the_other_it_is_never_more_than_nobody_else_holds(
+    wallet: Free, others: float, sizes: list[list[int]]
+) -> None:
+    of_others, held = held_of(wallet, others), NOTHING
+    for needed_nano, most_nano in sizes:
+        free = rules.less(rules.less(wallet, of_others), held)
+        held = rules.resize(held, free, needed_nano, most_nano, NOW_MS) or held
+    left = rules.less(wallet, held)
+    assert left.paid_nano - of_others.paid_nano >= min(wallet.paid_nano - of_others.paid_nano, 0)
+    assert all(part_nano <= by_grant(left).get(grant_id, 0) for grant_id, part_nano in of_others.grants)
+
+
+@given(st.integers(1, 200), st.integers(0, 200), SIGNED)
+def test_a_hold_that_has_what_is_needed_stays_though_its_wallet_is_below_nothing(
+    held_nano: int, most_nano: int, paid_nano: int
+) -> None:
+    free = Free(min(paid_nano, 0))
+    assert rules.resize(Amount(held_nano), free, held_nano, held_nano + most_nano, NOW_MS) == Amount(held_nano)
+    assert rules.resize(Amount(held_nano), free, held_nano + 1, held_nano + 1 + most_nano, NOW_MS) is None
 
 
 # What a request is charged

@@ -64,6 +64,20 @@ async def test_it_is_held_for_as_soon_as_a_settlement_leaves_enough(
     assert await patient.balance(account) == Balance(held_nano=60)
 
 
+async def test_it_is_held_for_as_soon_as_a_running_request_needs_less(
+    patient: Ledger, account: str, store: Store
+) -> None:
+    """As where its prompt is shorter than it was held for."""
+    [hold] = await held(patient, account, 100)
+    async with waiting(patient, store, account, 60) as asked:
+        assert await patient.resize(hold, 10, 41)
+        await decided(store)
+        assert not asked.done()
+        assert await patient.resize(hold, 10, 40)
+        assert (await asked).amount_nano == 60
+    assert await patient.balance(account) == Balance(held_nano=100)
+
+
 async def test_it_waits_on_where_a_settlement_left_too_little_yet(patient: Ledger, account: str, store: Store) -> None:
     small, large = await held(patient, account, 30, 70)
     async with waiting(patient, store, account, 80) as asked:

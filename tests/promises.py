@@ -69,6 +69,9 @@ AREAS: dict[str, Area] = {
             ],
             "Where money is tight a chat or completion holds its prompt and a slice of output after the other as it comes, and ends whole at the last token that is paid.": [
                 "tests/doors/test_growing_holds.py",
+                "tests/core/inference/test_running_hold.py",
+                "tests/core/inference/test_rationed.py",
+                "tests/core/inference/test_tight_money.py",
             ],
             "A balance below the worst case lowers `max_tokens` to what it affords, and `X-Max-Tokens-Clamped` says so.": [
                 "tests/doors/test_http_money.py::test_a_balance_below_the_worst_case_lowers_the_limit_and_says_so",
@@ -132,6 +135,7 @@ AREAS: dict[str, Area] = {
             ],
             "What a command would take out of a wallet beside a running server is decided by that server, or nothing is changed.": [
                 "tests/core/ledger/test_orders.py",
+                "tests/core/store/sqlite/test_orders.py",
             ],
             "What an operator moves under one reference moves once, and what a month earned is told by account and model.": [
                 "tests/test_commands.py::test_money_is_moved_once_for_each_reference",

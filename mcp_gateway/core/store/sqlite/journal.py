@@ -32,7 +32,6 @@ class Wallet:
     paid_nano: int
     granted_nano: int
     is_stored: bool
-    is_changed: bool = False
 
 
 class Journal:
@@ -94,7 +93,6 @@ class Journal:
         wallet = self.wallet(account_id)
         wallet.paid_nano += paid
         wallet.granted_nano += granted
-        wallet.is_changed = True
         self._entries.append((account_id, kind, reference, paid, granted, revenue, grant_source, clearing, self.now_ms))
 
     def record(self, record: RequestRecord) -> None:
@@ -112,9 +110,8 @@ class Journal:
         if self._entries:
             self._connection.executemany(_TRANSACTION, self._entries)
             (version,) = self._connection.execute(_LAST_ID).fetchone()
-            for account_id, wallet in self._wallets.items():
-                if wallet.is_changed:
-                    self._write_wallet(account_id, wallet, version)
+            for account_id, wallet in self._wallets.items():  # each that is looked at is posted to as well
+                self._write_wallet(account_id, wallet, version)
         if self._ended:
             self._transaction.tell(Ended(tuple(self._ended)))
         if self._records:

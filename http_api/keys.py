@@ -1,8 +1,9 @@
 """GET, POST, PATCH and DELETE /keys: a caller's own account's keys; no key may do more than the one that made it."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,12 +14,15 @@ from http_api.paging import Page, PageQuery, cursor_key, page_of
 from http_api.query import Query
 from mcp_gateway.core.caller import SCOPES, KeyScope, lacking_scope
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.idempotency import Idempotency
+from mcp_gateway.core.idempotency import Idempotency, KeepAnswer
 from mcp_gateway.core.identity.authenticator import Authenticator
 from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.identity.keys import TEST_SCOPES, Key, State, check_lowered
 from mcp_gateway.core.identity.own_limits import LIMIT_NAMES
+from mcp_gateway.core.ledger.budgets import Budget, BudgetObject, BudgetStanding, BudgetWindow, MakeBudget
+from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.moments import unix_ms
+from mcp_gateway.core.money import parse_usd
 from mcp_gateway.core.text import shown
 
 _Limit = Annotated[int, Field(ge=1, le=2**53 - 1)]
@@ -42,12 +46,22 @@ class KeyChange(BaseModel):
     in_flight: _Limit | None = None
 
 
+class NewBudget(BaseModel):
+    """What a new key may spend in each window of time, with whatever it makes."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    amount_usd: Annotated[str, Field(max_length=40)]
+    window: BudgetWindow
+
+
 class NewKey(KeyChange):
     """What POST takes; limits, scopes and the end are those of the key that asks, where they are left out."""
 
     test: bool | None = None
     scopes: Annotated[list[KeyScope], Field(min_length=1, max_length=len(SCOPES))] | None = None
     expires_at: int | str | None = None
+    budgets: Annotated[list[NewBudget], Field(max_length=8)] | None = None
 
 
 class RevokeQuery(Query):
@@ -73,6 +87,7 @@ class KeyObject(Told):
     requests_per_day: int | None
     tokens_per_minute: int | None
     in_flight: int | None
+    budgets: list[BudgetObject]
 
 
 class CreatedKey(KeyObject):
@@ -92,8 +107,17 @@ class KeyPage(Page[KeyObject]):
 
 
 class Keys:
-    def __init__(self, keys: KeyRing, authenticator: Authenticator, idempotency: Idempotency) -> None:
+    def __init__(
+        self,
+        keys: KeyRing,
+        authenticator: Authenticator,
+        idempotency: Idempotency,
+        ledger: Ledger,
+        new_id: Callable[[str], str],
+    ) -> None:
         self._keys = keys
+        self._ledger = ledger
+        self._new_id = new_id
         self._idempotency = idempotency
         self._authenticator = authenticator
 
@@ -102,10 +126,11 @@ class Keys:
         found = await self._keys.page(
             asked.caller.account_id, before_id=query.cursor, limit=query.limit + 1, state=query.state
         )
-        return page_of(KeyPage, found, query.limit, lambda key: key.id, self._object)
+        budgets = await self._ledger.budgets(asked.caller.account_id)
+        return page_of(KeyPage, found, query.limit, lambda key: key.id, partial(self._object, budgets=budgets))
 
     async def get(self, asked: Asked[Query, Nothing]) -> KeyObject:
-        return self._object(await self._own_key(asked))
+        return await self._told(await self._own_key(asked))
 
     async def create(self, asked: Asked[Query, NewKey]) -> CreatedKey | Answered[CreatedKey]:
         caller, wanted = asked.caller, asked.body
@@ -115,10 +140,19 @@ class Keys:
         check_lowered(caller.allowance, limits)
         scopes = _granted(own, wanted.scopes, is_test=is_test)
         expires_at_ms = _ending(own, wanted.expires_at)
+        amounts = [_amount_of(one, number) for number, one in enumerate(wanted.budgets or ())]
         idempotency_key = idempotency_key_of(asked)
+        known = await self._ledger.budgets(caller.account_id)
         async with self._idempotency.answering(caller.account_id, idempotency_key, "keys", asked.raw) as request:
             if request.kept is not None:
                 return replayed(request.kept)
+            made: list[BudgetStanding] = []
+
+            def keep(key: Key) -> KeepAnswer | None:
+                budgets = [Budget(self._new_id("bud"), key.account_id, key.id, *amount) for amount in amounts]
+                made.extend(map(self._ledger.new_budget, budgets))
+                return request.answered(201, self._fields(key, [*known, *made]))
+
             key, secret = await self._keys.create(
                 caller.account_id,
                 name=wanted.name or "",
@@ -127,23 +161,25 @@ class Keys:
                 scopes=scopes,
                 expires_at_ms=expires_at_ms,
                 made_by=own.id,
-                keep=lambda key: request.answered(201, self._fields(key)),
+                keep=keep,
+                and_then=lambda _: [MakeBudget(standing.budget) for standing in made],
             )
-            return CreatedKey(**self._fields(key), key=secret)
+            return CreatedKey(**self._fields(key, [*known, *made]), key=secret)
 
     async def change(self, asked: Asked[Query, KeyChange]) -> KeyObject:
         key = await self._own_key(asked)
         limits = _limits_of(asked.body)
         defaults = self._authenticator.defaults
         changed = await self._keys.change(key.id, name=asked.body.name, limits=limits, lowered_from=defaults)
-        return self._object(changed)
+        return await self._told(changed)
 
     async def revoke(self, asked: Asked[RevokeQuery, Nothing]) -> RevokedKey:
         key = await self._own_key(asked)
         if not asked.query.with_made:
-            return RevokedKey(**self._fields(await self._keys.revoke(key.id)))
+            revoked = await self._keys.revoke(key.id)
+            return RevokedKey(**self._fields(revoked, await self._budgets(revoked)))
         key, made_count = await self._keys.revoke_with_made(key.id)
-        return RevokedKey(**self._fields(key), made_revoked=made_count)
+        return RevokedKey(**self._fields(key, await self._budgets(key)), made_revoked=made_count)
 
     async def _own_key(self, asked: Asked[Any, Any]) -> Key:
         key_id = asked.path["key_id"]
@@ -152,10 +188,17 @@ class Keys:
             raise GatewayError("not_found", f"There is no key '{shown(key_id)}'.")
         return key
 
-    def _object(self, key: Key) -> KeyObject:
-        return KeyObject(**self._fields(key))
+    async def _told(self, key: Key) -> KeyObject:
+        return self._object(key, await self._budgets(key))
 
-    def _fields(self, key: Key) -> dict[str, Any]:
+    async def _budgets(self, key: Key) -> Sequence[BudgetStanding]:
+        return await self._ledger.budgets(key.account_id)
+
+    def _object(self, key: Key, budgets: Sequence[BudgetStanding]) -> KeyObject:
+        return KeyObject(**self._fields(key, budgets))
+
+    def _fields(self, key: Key, budgets: Sequence[BudgetStanding]) -> dict[str, Any]:
+        """With those of its account's budgets that are its own."""
         allowance = self._authenticator.allowance_of(key.limits)
         return {
             "object": "key",
@@ -169,7 +212,20 @@ class Keys:
             "made_by": key.made_by,
             "scopes": [scope for scope in SCOPES if scope in key.scopes],
             **{name: getattr(allowance, name) for name in LIMIT_NAMES},
+            "budgets": [one.as_object() for one in budgets if one.budget.holder == key.id],
         }
+
+
+def _amount_of(asked: NewBudget, number: int) -> tuple[int, BudgetWindow]:
+    """Nano-USD and their window. Raises GatewayError `invalid_value`."""
+    param = f"budgets.{number}.amount_usd"
+    try:
+        amount_nano = parse_usd(asked.amount_usd)
+    except ValueError as fault:
+        raise GatewayError("invalid_value", f"`{param}`: {fault}.", param=param) from None
+    if amount_nano <= 0:
+        raise GatewayError("invalid_value", f"`{param}` must be more than nothing.", param=param)
+    return amount_nano, asked.window
 
 
 def _limits_of(asked: KeyChange) -> dict[str, int]:

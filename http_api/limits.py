@@ -4,7 +4,9 @@ from typing import Any, Literal
 
 from http_api.operations import Absent, Asked, Nothing, Told
 from http_api.query import AnyQuery
-from mcp_gateway.core.caller import Quota
+from mcp_gateway.core.caller import Caller, Quota
+from mcp_gateway.core.ledger.budgets import BudgetObject
+from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.limits.limiter import Limiter, Standing
 
 _NOTE = (
@@ -45,15 +47,18 @@ class LimitsObject(QuotaObject):
     account: QuotaObject | Absent = None
     site: QuotaObject | Absent = None
     guests: QuotaObject | Absent = None
+    budgets: list[BudgetObject] | Absent = None
     resets_at: int
     note: str
 
 
 class Limits:
-    def __init__(self, limiter: Limiter) -> None:
+    def __init__(self, limiter: Limiter, ledger: Ledger) -> None:
         self._limiter = limiter
+        self._ledger = ledger
 
     async def get(self, asked: Asked[AnyQuery, Nothing]) -> LimitsObject:
+        caller = asked.caller
         (own, standing), *shared = self._limiter.standings(asked.caller)
         together: dict[str, Any] = {}
         for quota, left in shared:
@@ -66,9 +71,15 @@ class Limits:
             is_guest=asked.caller.is_guest,
             **_fields(own, standing),
             **together,
+            budgets=None if caller.is_guest else await self._budgets(caller),
             resets_at=standing.minute_ends_at_s,
             note=_NOTE,
         )
+
+    async def _budgets(self, caller: Caller) -> list[BudgetObject]:
+        """Those that bound what the caller spends: its own, those of its makers, and its account's."""
+        standings = await self._ledger.budgets(caller.account_id, caller.spent_by)
+        return [BudgetObject(**standing.as_object()) for standing in standings]
 
 
 def _object(quota: Quota, standing: Standing) -> QuotaObject:

@@ -67,6 +67,9 @@ AREAS: dict[str, Area] = {
                 "tests/doors/test_completions.py::test_the_hold_is_for_all_that_may_be_made",
                 "tests/doors/test_scores.py::test_a_query_is_held_for_with_each_document",
             ],
+            "A budget bounds what a key, with what it makes, or an account spends in a window, to the nano-USD.": [
+                "tests/core/ledger/test_budgets.py",
+            ],
             "Where money is tight a chat or completion holds its prompt and a slice of output after the other as it comes, and ends whole at the last token that is paid.": [
                 "tests/doors/test_growing_holds.py",
                 "tests/core/inference/test_running_hold.py",

@@ -8,6 +8,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from typer.core import TyperCommand
 
+from mcp_gateway.cli.budgets import check_zone
 from mcp_gateway.cli.desk import (
     LISTED_CHARS,
     AccountArgument,
@@ -27,6 +28,7 @@ from mcp_gateway.cli.limits import AccountLimitOption, limits_given, limits_in_w
 from mcp_gateway.core.gateway import Desk
 from mcp_gateway.core.identity.accounts import Account
 from mcp_gateway.core.ids import new_id, now_ms
+from mcp_gateway.core.ledger.budgets import SetZone
 from mcp_gateway.core.ledger.statement import LedgerTransaction
 from mcp_gateway.core.money import OutsideKind, format_usd
 from mcp_gateway.core.text import check_one_line, shown
@@ -129,19 +131,34 @@ def show_account(
 @app.command("change")
 def change_account(
     account: AccountArgument,
-    margin: Annotated[str, typer.Option(help="Percent above the prices of the settings, such as 20 or 12.5; 0: none.")],
+    margin: Annotated[
+        str | None, typer.Option(help="Percent above the prices of the settings, such as 20 or 12.5; 0: none.")
+    ] = None,
+    zone: Annotated[
+        str | None, typer.Option(help="In which the days of its budgets begin, such as Europe/Berlin; else UTC.")
+    ] = None,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     is_json: JsonOption = False,
 ) -> None:
-    """Change what an account pays above the prices of the settings; requests that run keep what they were held for."""
-    margin_given = _margin(margin)
+    """Change what an account pays above the prices of the settings, and where its days begin.
+
+    Requests that run keep what they were held for; a running server decides the zone.
+    """
+    margin_given = None if margin is None else _margin(margin)
+    if zone is not None:
+        check_zone(zone)
 
     async def work(desk: Desk) -> None:
-        await desk.accounts.set_margin(account, margin_given)
+        if margin_given is not None:
+            await desk.accounts.set_margin(account, margin_given)
         changed = await desk.accounts.get(account)
-        words = f"account {account}, margin {_in_percent(changed.margin)} %"
-        answer(words, await _object(desk, changed), is_json=is_json)
+        if zone is not None:
+            await desk.server.decide(SetZone(account, zone))
+        days = "" if zone is None else f", days in {zone}"
+        words = f"account {account}, margin {_in_percent(changed.margin)} %{days}"
+        facts = await _object(desk, changed) | ({} if zone is None else {"zone": zone})
+        answer(words, facts, is_json=is_json)
 
     at_desk(config, data_dir, work)
 

@@ -1,10 +1,12 @@
 """`mcp-gateway keys`: API keys of accounts."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
+from mcp_gateway.cli.budgets import BudgetOption, budgets_given
 from mcp_gateway.cli.desk import (
     LISTED_CHARS,
     ConfigOption,
@@ -23,7 +25,8 @@ from mcp_gateway.core.caller import SCOPES, KeyScope
 from mcp_gateway.core.gateway import Desk
 from mcp_gateway.core.identity.keys import Key
 from mcp_gateway.core.identity.own_limits import OwnLimits
-from mcp_gateway.core.ids import now_ms
+from mcp_gateway.core.ids import new_id, now_ms
+from mcp_gateway.core.ledger.budgets import Budget, BudgetWindow, MakeBudget
 from mcp_gateway.core.text import shown
 
 app = typer.Typer(help="API keys of accounts.", no_args_is_help=True)
@@ -43,6 +46,7 @@ def create_key(
         typer.Option(help="What it may be used for; to be repeated; left out: everything.", metavar="|".join(SCOPES)),
     ] = None,
     expires_in_days: Annotated[float | None, typer.Option(help="Refuse it from then on.", min=0)] = None,
+    budget: BudgetOption = None,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     quiet: QuietOption = False,
@@ -53,10 +57,13 @@ def create_key(
     expires_at_ms = after_days(expires_in_days)
     limits = OwnLimits(**limits_given(requests_per_minute, requests_per_day, tokens_per_minute, in_flight))
 
+    budgets = budgets_given(budget)
+
     async def work(desk: Desk) -> None:
         key, raw = await desk.keys.create(
             account, name=name, is_test=test, limits=limits, scopes=scopes, expires_at_ms=expires_at_ms
         )
+        await _bound(desk, key, budgets)
         words = raw if quiet else f"key {key.id} of {account}; keep it, it is not shown again:\n{raw}"
         answer(words, {**_object(key), "key": raw}, is_json=is_json)
 
@@ -127,6 +134,16 @@ def revoke_key(
         answer(key if quiet else f"key {key} is revoked{made}", facts, is_json=is_json)
 
     at_desk(config, data_dir, work)
+
+
+async def _bound(desk: Desk, key: Key, budgets: Sequence[tuple[int, BudgetWindow]]) -> None:
+    """Make these budgets of a new key, which nobody knows before; without them it is of no use."""
+    try:
+        for budget in budgets:
+            await desk.server.decide(MakeBudget(Budget(new_id("bud"), key.account_id, key.id, *budget)))
+    except BaseException:
+        await desk.keys.revoke(key.id)
+        raise
 
 
 def _scope(name: str) -> KeyScope:

@@ -95,6 +95,8 @@ class Caller:
     """What its account pays above the prices of the settings, in hundredths of a percent."""
     validity: Validity = field(default=_GUESTS, compare=False)
     """One for all callers that are made of a key, so that whoever still holds one sees its end."""
+    spent_by: frozenset[str] = field(default=frozenset(), compare=False)
+    """The key, and those that stand behind it: whose budgets bound what it spends."""
     key_id: str | None = field(init=False, compare=False)
     """Of the key that is shown; None without one."""
     is_guest: bool = field(init=False, compare=False)

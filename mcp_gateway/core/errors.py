@@ -24,6 +24,7 @@ _KEY = "Ask the person who set this up for a valid API key; do not retry with th
 _LATER = "Wait for retry_after_s seconds, then send the same request again."
 _OTHER_MODEL = "Try again shortly, or choose another model with list_models."
 _PAY = "Ask the person who owns the account to top it up; get_balance shows what is left."
+_BUDGET = "Wait until the budget starts anew (starts_anew_at), or ask the person who set it to raise it."
 _HELD = (
     "Wait for retry_after_s seconds, or until one of your running requests has ended, then send the same request again."
 )
@@ -33,6 +34,7 @@ Code = Literal[
     "invalid_json", "invalid_type", "missing_parameter", "unsupported_parameter", "invalid_value",
     "context_length_exceeded", "vision_disabled", "invalid_image_url", "invalid_api_key", "revoked_api_key",
     "expired_api_key", "expired_session", "missing_credentials", "insufficient_balance", "below_minimum_balance",
+    "budget_exhausted",
     "balance_held", "insufficient_quota", "content_policy",
     "unsupported_region", "account_deactivated", "insufficient_permissions", "insufficient_scope",
     "guests_not_allowed", "model_not_found", "unknown_url", "unsupported_endpoint", "not_found", "method_not_allowed",
@@ -60,7 +62,8 @@ TABLE: dict[Code, Row] = {
     "missing_credentials": Row(401, "invalid_auth", _KEY),
     "insufficient_balance": Row(402, "insufficient_balance", _PAY),
     "below_minimum_balance": Row(402, "insufficient_balance", _PAY),
-    "insufficient_quota": Row(402, "insufficient_balance", _PAY),  # told of the two above where OpenAI's word is known
+    "budget_exhausted": Row(402, "insufficient_balance", _BUDGET),
+    "insufficient_quota": Row(402, "insufficient_balance", _PAY),  # told of those above where OpenAI's word is known
     "content_policy": Row(403, "content_policy", "Do not send this content again."),
     "unsupported_region": Row(403, "unsupported_region", _OPERATOR),
     "account_deactivated": Row(403, "forbidden", _OPERATOR),

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.replaying import ReplayingBackend
-from tests.serving import open_door
+from tests.serving import WORST, open_door
 from tests.stage import PRICED, staged
 from tests.surfaces import Spoken, every_surface
 
@@ -17,6 +17,6 @@ pytestmark = pytest.mark.slow
 async def test_a_wallet_worth_ten_requests_serves_exactly_ten_of_two_hundred_at_once(
     tmp_path: Path, spoken: Spoken
 ) -> None:
-    settings: dict[str, Any] = {"models": [PRICED], "wallet": {"hold_wait_s": 0}}
+    settings: dict[str, Any] = {"models": [PRICED], "wallet": WORST | {"hold_wait_s": 0}}
     async with ReplayingBackend() as backend, open_door(tmp_path, vllm_urls=[backend.url], **settings) as door:
         await (await staged(door, backend)).race(spoken, affords=10, asked=200)

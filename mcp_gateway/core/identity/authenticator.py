@@ -106,7 +106,9 @@ class Authenticator:
             for maker in binding(key.makers)
         ]
         quotas = (own, account, *makers)
-        return Caller(key.account_id, KeyHolder(key.id), quotas, key.is_test, key.scopes, limits.margin, validity)
+        spent_by = frozenset((key.id, *(maker.key_id for maker in key.makers)))
+        holder, scopes, margin = KeyHolder(key.id), key.scopes, limits.margin
+        return Caller(key.account_id, holder, quotas, key.is_test, scopes, margin, validity, spent_by)
 
     def _forget(self, key_id: str, error: GatewayError) -> None:
         made = self._callers.pop(key_id, None)

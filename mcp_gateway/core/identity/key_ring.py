@@ -53,6 +53,8 @@ class CreateKey(Write[Key]):
     digest: bytes
     most: KeysPerAccount
     keep: Write[None] | None = None
+    behind: tuple[Write[None], ...] = ()
+    """Written behind the key, in its transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,12 +204,14 @@ class KeyRing:
         expires_at_ms: int | None = None,
         made_by: str | None = None,
         keep: Callable[[Key], Write[None] | None] | None = None,
+        and_then: Callable[[Key], Sequence[Write[None]]] | None = None,
     ) -> tuple[Key, str]:
         """A new key and its raw text, which is not kept and cannot be shown again.
 
         It has all scopes where none are named, a test key `inference` alone. The write that `keep` makes of the new key
-        goes into the same transaction, ahead of it. Raises GatewayError: `not_found` for an unknown account, `conflict`
-        for the guests' and where it has as many keys as it may, `requests_per_day` where it has made so many today,
+        goes into the same transaction, ahead of it, and those of `and_then` behind it. Raises GatewayError: `not_found`
+        for an unknown account, `conflict` for the guests' and where it has as many keys as it may,
+        `requests_per_day` where it has made so many today,
         `invalid_value` for a name that is no line of text, scopes that a test key cannot have or a time that is past,
         401 and 403 where `made_by` is not valid now.
         """
@@ -221,7 +225,8 @@ class KeyRing:
             limits or OwnLimits(), _scopes_of(scopes, is_test=is_test), _later(expires_at_ms, now_ms), made_by,
         )  # fmt: skip
         kept = None if keep is None else keep(key)
-        return await self._store.write(CreateKey(key, digest_of(raw), self._most, kept)), raw
+        behind = () if and_then is None else tuple(and_then(key))
+        return await self._store.write(CreateKey(key, digest_of(raw), self._most, kept, behind)), raw
 
     async def change(
         self,

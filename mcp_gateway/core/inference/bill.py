@@ -89,7 +89,8 @@ class Bill:
         return await terms_within(terms, most, model, meter)
 
     async def _is_ample(self, amount_nano: int) -> bool:
-        return not amount_nano or await self._parts.ledger.is_ample(self._caller.account_id, amount_nano)
+        caller = self._caller
+        return not amount_nano or await self._parts.ledger.is_ample(caller.account_id, amount_nano, caller.spent_by)
 
     async def _open_first(self, running_hold: RunningHold, meter: Meter) -> None:
         """Hold what a request may cost at first; what follows is held as it comes."""
@@ -98,8 +99,10 @@ class Bill:
         meter.running_hold = self._running_hold = running_hold
 
     async def _held(self, minimum_nano: int, maximum_nano: int, meter: Meter) -> Hold:
-        ledger, request_id = self._parts.ledger, self._call.request_id
-        hold = self._hold = await ledger.hold(request_id, self._caller.account_id, minimum_nano, maximum_nano)
+        ledger, request_id, caller = self._parts.ledger, self._call.request_id, self._caller
+        hold = self._hold = await ledger.hold(
+            request_id, caller.account_id, minimum_nano, maximum_nano, caller.spent_by
+        )
         meter.is_held = True
         return hold
 

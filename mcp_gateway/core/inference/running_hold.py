@@ -69,7 +69,7 @@ class RunningHold:
         assert self._hold is not None
         self.is_spent = False
         self._ledger.release(self._hold.request_id)
-        return self._ledger.refusal(self._hold.account_id, self._needed_nano)
+        return self._ledger.refusal(self._hold.account_id, self._needed_nano, self._hold.holders)
 
     def _note_covered(self) -> None:
         assert self._hold is not None

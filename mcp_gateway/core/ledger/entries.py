@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from mcp_gateway.core.engine import Read, Scan, Write
+from mcp_gateway.core.ledger.budgets import BudgetStanding, Spent
 from mcp_gateway.core.ledger.rules import Amount, GrantLeft
 from mcp_gateway.core.money import OutsideKind, PaidKind, format_usd
 from mcp_gateway.core.record import RequestRecord
@@ -14,10 +15,18 @@ logger = logging.getLogger(__name__)
 
 
 class Short(NamedTuple):
-    """A wallet that has too little for a hold; what its own running requests hold may come back."""
+    """What a wallet, or a budget, has too little of for a hold; what its own running requests hold may come back."""
 
     spendable_nano: int
     held_nano: int
+    budget: BudgetStanding | None = None
+
+    def covers(self, needed_nano: int) -> bool:
+        return self.spendable_nano >= needed_nano
+
+    def may_cover(self, needed_nano: int) -> bool:
+        """Once what is held comes free."""
+        return self.spendable_nano + self.held_nano >= needed_nano
 
 
 class WalletState(NamedTuple):
@@ -53,6 +62,8 @@ class Settle(Write[int]):
     account_id: str
     charge: Amount
     record: RequestRecord | None
+    windows: tuple[Spent, ...] = ()
+    """Of the budgets that it is spent of, too."""
 
     def stand_in(self) -> "Settle | LeaveUncharged":
         """Without its record, then nothing, so that no hold stays for ever."""
@@ -76,6 +87,7 @@ class GiveBack(Write[int]):
     request_id: str
     account_id: str
     record: RequestRecord
+    windows: tuple[Spent, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,9 @@ from typing import Any, cast
 
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID
 from mcp_gateway.core.engine import Engine, unavailable
-from mcp_gateway.core.errors import Code, GatewayError
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.ledger.budget_book import Holders, Spender
+from mcp_gateway.core.ledger.budgets import Budget, BudgetsOf, BudgetSpent, BudgetStanding, ReadBudgets, in_words
 from mcp_gateway.core.ledger.entries import (
     AccountsWithExpiredGrants,
     Applied,
@@ -80,31 +82,36 @@ class Ledger:
         self._topup = {} if topup_url is None else {"topup_url": topup_url}
         store.listen(WalletState, self._wallet_changed)
         store.listen(Ended, self._ended)
+        store.listen(BudgetsOf, self._budgets_changed)
+        store.listen(BudgetSpent, self._budget_spent)
 
-    async def hold(self, request_id: str, account_id: str, minimum_nano: int, maximum_nano: int) -> Hold:
+    async def hold(
+        self, request_id: str, account_id: str, minimum_nano: int, maximum_nano: int, holders: Holders = frozenset()
+    ) -> Hold:
         """Set aside up to `maximum_nano`, at least `minimum_nano`, for a request; asked again, the same hold.
 
-        What the wallet covers as it is known is decided at once; else it is read again. Where the account has the money
-        but its running requests hold it, that is waited for up to `hold_wait_s`. Raises GatewayError
-        `insufficient_balance` or `below_minimum_balance` (402), `balance_held` (429), `ledger_unavailable` (503).
+        Of the wallet, and of each budget of its `holders` and its account. What these cover as they are known is
+        decided at once; else the wallet is read again. Where they have the money but running requests hold it, that is
+        waited for up to `hold_wait_s`. Raises GatewayError `insufficient_balance`, `below_minimum_balance` or
+        `budget_exhausted` (402), `balance_held` (429), `ledger_unavailable` (503).
         """
         if not self._store.is_available:
             raise unavailable()
-        needed_nano = max(minimum_nano, self._minimum_balance_nano)
+        needed_nano, by = max(minimum_nano, self._minimum_balance_nano), Spender(holders, minimum_nano)
         purse = self._purses.of(account_id)
-        hold = self._purses.place(purse, request_id, needed_nano, maximum_nano, self._now_ms())
+        hold = self._purses.place(purse, request_id, needed_nano, maximum_nano, self._now_ms(), by)
         if hold is None:
-            hold = await self._hold_after_reading(request_id, account_id, needed_nano, maximum_nano)
+            hold = await self._hold_after_reading(request_id, account_id, needed_nano, maximum_nano, by)
         if hold is None:
-            raise self.refusal(account_id, minimum_nano)
+            raise self.refusal(account_id, minimum_nano, holders)
         return hold
 
-    async def is_ample(self, account_id: str, amount_nano: int) -> bool:
-        """Whether the account has so much free, as its wallet is known; one that never was is read."""
+    async def is_ample(self, account_id: str, amount_nano: int, holders: Holders = frozenset()) -> bool:
+        """Whether so much is free to spend, as the wallet is known; one that never was is read."""
         purse = self._purses.of(account_id)
         if not purse.is_read:
             purse = await self._read_wallet(account_id)
-        return purse.spendable_nano(self._now_ms()) >= amount_nano
+        return purse.spendable_nano(self._now_ms(), holders) >= amount_nano
 
     async def resize(self, hold: Hold, needed_nano: int, most_nano: int) -> bool:
         """Hold up to `most_nano` from now on; False, changing nothing, where less than `needed_nano` can be.
@@ -120,7 +127,7 @@ class Ledger:
         return self._purses.resize(hold, needed_nano, most_nano, self._now_ms())
 
     async def _hold_after_reading(
-        self, request_id: str, account_id: str, needed_nano: int, most_nano: int
+        self, request_id: str, account_id: str, needed_nano: int, most_nano: int, by: Spender
     ) -> Hold | None:
         """As another process may have added to the wallet; then whenever money comes free, until the wait is over.
 
@@ -133,22 +140,29 @@ class Ledger:
             has_waited = False
             while True:
                 purse, now_ms = self._purses.of(account_id), self._now_ms()
-                hold = self._purses.place(purse, request_id, needed_nano, most_nano, now_ms)
+                hold = self._purses.place(purse, request_id, needed_nano, most_nano, now_ms, by)
                 if hold is not None:
                     return hold
                 left_s = until_s - loop.time()
-                if left_s <= 0 or not _may_come_free(purse.short(now_ms), needed_nano):
+                if left_s <= 0 or not self._may_come_free(purse, needed_nano, by):
                     break
                 has_waited = True
                 freed = self._wait_list.freed(account_id)  # no await since the look, so that nothing is missed between
                 await asyncio.wait({freed}, timeout=left_s)
         return None
 
+    def _may_come_free(self, purse: Purse, needed_nano: int, by: Spender) -> bool:
+        """Whether all that is short would have enough, once running requests hold nothing of it."""
+        shorts = purse.shorts(self._now_ms(), by.holders)
+        return all(one.may_cover(by.least_nano if one.budget else needed_nano) for one in shorts)
+
     async def _read_wallet(self, account_id: str) -> Purse:
-        """The account's purse, with its wallet as of the last commit."""
+        """The account's purse, with its wallet as of the last commit; its budgets are read once."""
         purse = self._purses.of(account_id)
         purse.reads += 1
         try:
+            if not purse.budgets.is_read:
+                purse.budgets.read(await self._store.read(ReadBudgets(account_id, self._now_ms())))
             state = await self._store.read(WalletOf(account_id))
         finally:
             purse.reads -= 1
@@ -168,7 +182,8 @@ class Ledger:
         charge = self._purses.charge(hold, cost_nano, self._now_ms(), may_exceed=may_exceed)
         if record is not None and record.cost_nano != charge.amount_nano:
             record = record._replace(cost_nano=charge.amount_nano)
-        written = self._store.write(Settle(hold.request_id, hold.account_id, charge, record), in_outage="wait")
+        settle = Settle(hold.request_id, hold.account_id, charge, record, hold.windows)
+        written = self._store.write(settle, in_outage="wait")
         self.wake(hold.account_id)
         try:
             return cast(int, await self._wait_limit.wait_for(written))
@@ -194,7 +209,9 @@ class Ledger:
 
     def give_back(self, hold: Hold, record: RequestRecord) -> "asyncio.Future[int]":
         """Return what a request was charged, if anything, once; `record` says why in the request log."""
-        return _keep(self._store.write(GiveBack(hold.request_id, hold.account_id, record), in_outage="keep"))
+        return _keep(
+            self._store.write(GiveBack(hold.request_id, hold.account_id, record, hold.windows), in_outage="keep")
+        )
 
     def note_departure(self, record: RequestRecord) -> "asyncio.Future[int]":
         """Have the request log say that the client had left, whose settlement was queued before."""
@@ -238,6 +255,15 @@ class Ledger:
     def wake(self, account_id: str) -> None:
         """Have requests look again that wait for money of this account, which may have some now."""
         self._wait_list.wake(account_id)
+
+    async def budgets(self, account_id: str, holders: Holders | None = None) -> list[BudgetStanding]:
+        """All of an account as they stand now, or those that bound what these spend."""
+        purse = await self._read_wallet(account_id)
+        return list(purse.budgets.standings(self._now_ms(), holders))
+
+    def new_budget(self, budget: Budget) -> BudgetStanding:
+        """One that is about to be made, as it will stand."""
+        return self._purses.of(budget.account_id).budgets.new(budget, self._now_ms())
 
     async def applied(self, kind: OutsideKind, reference: str) -> Applied | None:
         """The entry from outside that has this reference; None where there is none."""
@@ -305,40 +331,53 @@ class Ledger:
         """Every discrepancy between the facts and what is derived from them, in words; empty is good."""
         return [f"{what}: {', '.join(map(str, row))}" for what, row in await self._store.read(Discrepancies())]
 
-    def refusal(self, account_id: str, minimum_nano: int) -> GatewayError:
+    def refusal(self, account_id: str, minimum_nano: int, holders: Holders = frozenset()) -> GatewayError:
         """What a program can tell apart: money is missing, which is final, or the account's own requests hold it.
 
-        `minimum_nano` is what its request may cost at least.
+        `minimum_nano` is what its request may cost at least. Of the wallet before budgets, and of what is final first.
         """
-        needed_nano = max(minimum_nano, self._minimum_balance_nano)
-        now_ms, purse = self._now_ms(), self._purses.of(account_id)
-        short, holds = purse.short(now_ms), tuple(purse.open_holds)
-        balance, held = format_usd(short.spendable_nano), format_usd(short.held_nano)
-        details = {"balance_usd": balance, "held_usd": held, "holding_requests": len(holds)}
-        if _may_come_free(short, needed_nano):
-            message = (
-                f"The balance of {balance} USD does not cover this request, which needs "
-                f"{format_usd(needed_nano)} USD: {held} USD are held for {len(holds)} of your running requests."
-            )
-            wait_s = _expected_wait_s(holds, needed_nano - short.spendable_nano, now_ms)
-            return GatewayError("balance_held", message, retry_after_s=wait_s, details=details)
-        code: Code
+        needed_nano, now_ms, purse = (
+            max(minimum_nano, self._minimum_balance_nano),
+            self._now_ms(),
+            self._purses.of(account_id),
+        )
+        wallet, *budgets = purse.shorts(now_ms, holders)
+        if not wallet.may_cover(needed_nano):
+            return self._insufficient(wallet, tuple(purse.open_holds), minimum_nano)
+        for short in budgets:
+            if not short.may_cover(minimum_nano):
+                return _exhausted(short, minimum_nano)
+        for short in (wallet, *budgets):
+            needed = minimum_nano if short.budget else needed_nano
+            if not short.covers(needed):
+                return _held(short, purse.holds_of(short), needed, now_ms)
+        raise AssertionError("nothing is missing")
+
+    def _insufficient(self, short: Short, holds: Sequence[Hold], minimum_nano: int) -> GatewayError:
+        details = _details(short, holds) | self._topup
         if short.spendable_nano < minimum_nano:
-            code = "insufficient_balance"
             message = (
-                f"The balance of {balance} USD does not cover this request, "
+                f"The balance of {details['balance_usd']} USD does not cover this request, "
                 f"which may cost at least {format_usd(minimum_nano)} USD."
             )
-        else:
-            code = "below_minimum_balance"
-            message = f"Requests need a balance of {format_usd(self._minimum_balance_nano)} USD."
-        return GatewayError(code, message, details=details | self._topup)
+            return GatewayError("insufficient_balance", message, details=details)
+        message = f"Requests need a balance of {format_usd(self._minimum_balance_nano)} USD."
+        return GatewayError("below_minimum_balance", message, details=details)
 
     def _wallet_changed(self, state: WalletState) -> None:
         """A commit has changed it: what is spent from now on is decided by this."""
         if (purse := self._purses.known(state.account_id)) is not None:
             purse.take(state)
             self.wake(state.account_id)
+
+    def _budgets_changed(self, told: BudgetsOf) -> None:
+        if (purse := self._purses.known(told.account_id)) is not None:
+            purse.budgets.change(told)
+            self.wake(told.account_id)
+
+    def _budget_spent(self, told: BudgetSpent) -> None:
+        if (purse := self._purses.known(told.account_id)) is not None:
+            purse.budgets.note(told)
 
     def _ended(self, ended: Ended) -> None:
         for request_id in ended.request_ids:
@@ -355,8 +394,43 @@ def check_can_own(account_id: str) -> None:
         raise GatewayError("conflict", "Guests have no money: they are served free of charge, or not at all.")
 
 
-def _may_come_free(short: Short, needed_nano: int) -> bool:
-    return short.spendable_nano + short.held_nano >= needed_nano
+def _details(short: Short, holds: Sequence[Hold]) -> dict[str, Any]:
+    balance, held = format_usd(short.spendable_nano), format_usd(short.held_nano)
+    return {"balance_usd": balance, "held_usd": held, "holding_requests": len(holds)}
+
+
+def _held(short: Short, holds: Sequence[Hold], needed_nano: int, now_ms: int) -> GatewayError:
+    """Money that would be enough, once requests that run have ended."""
+    details = _details(short, holds) | _of_budget(short.budget)
+    left, held = details["balance_usd"], details["held_usd"]
+    what = f"The balance of {left} USD does" if short.budget is None else _left_of(short.budget, left)
+    message = (
+        f"{what} not cover this request, which needs {format_usd(needed_nano)} USD: "
+        f"{held} USD are held for {len(holds)} of your running requests."
+    )
+    wait_s = _expected_wait_s(holds, needed_nano - short.spendable_nano, now_ms)
+    return GatewayError("balance_held", message, retry_after_s=wait_s, details=details)
+
+
+def _left_of(standing: BudgetStanding, left: str) -> str:
+    return f"The {left} USD that are left of the budget of {in_words(standing.budget)} do"
+
+
+def _exhausted(short: Short, minimum_nano: int) -> GatewayError:
+    """A budget that is used up, which is final in its window."""
+    standing = short.budget
+    assert standing is not None
+    left = _left_of(standing, format_usd(standing.left_nano))
+    message = f"{left} not cover this request, which may cost at least {format_usd(minimum_nano)} USD."
+    return GatewayError("budget_exhausted", message, details=_of_budget(standing))
+
+
+def _of_budget(standing: BudgetStanding | None) -> dict[str, Any]:
+    """What is told of the budget that a refusal is about."""
+    if standing is None:
+        return {}
+    told = standing.as_object()
+    return {"budget": told, "starts_anew_at": told["starts_anew_at"]}
 
 
 def _expected_wait_s(holds: Sequence[Hold], missing_nano: int, now_ms: int) -> int:

@@ -8,13 +8,14 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
 import orjson
 
 from mcp_gateway.core.engine import DatabaseError, Engine, Read, Write
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.ledger.budgets import Budget, EndBudget, MakeBudget, SetZone
 from mcp_gateway.core.ledger.entries import Move
 from mcp_gateway.core.ledger.ledger import Ledger, check_can_own
 
@@ -27,7 +28,12 @@ _TELL_WAIT_S = 2.0
 _LOOK_INTERVAL_S = 0.25
 _POLL_S = 0.05
 
-Kind = Literal["move", "tell_held"]
+Kind = Literal["move", "make_budget", "end_budget", "set_zone", "tell_held"]
+Lowering = Move | MakeBudget | EndBudget | SetZone
+"""What may lower what is spent."""
+_KINDS: dict[type[Lowering], Kind] = {
+    Move: "move", MakeBudget: "make_budget", EndBudget: "end_budget", SetZone: "set_zone",
+}  # fmt: skip
 
 
 class Undecided(Exception):
@@ -70,10 +76,10 @@ class TakeOrder(Write[str | None]):
 
 @dataclass(frozen=True, slots=True)
 class CarryOut(Write[None]):
-    """Move money as an order says, and answer it; nothing where it was taken back."""
+    """Write what an order says, and answer it with what comes of that; nothing where it was taken back."""
 
     order_id: int
-    move: Move
+    write: Lowering
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +111,16 @@ class Orders:
             await self._store.write(self._decided(order))
 
     def _decided(self, order: Order) -> Write[None]:
-        if order.kind == "move":
-            return CarryOut(order.id, Move(**order.asked))
-        return AnswerOrder(order.id, orjson.dumps(self._ledger.held_by_account()).decode())
+        if order.kind == "tell_held":
+            return AnswerOrder(order.id, orjson.dumps(self._ledger.held_by_account()).decode())
+        return CarryOut(order.id, _lowering(order))
+
+
+def _lowering(order: Order) -> Lowering:
+    if order.kind == "make_budget":
+        return MakeBudget(Budget(*order.asked["budget"]))
+    of = next(of for of, kind in _KINDS.items() if kind == order.kind)
+    return of(**order.asked)
 
 
 class RunningServer:
@@ -130,13 +143,18 @@ class RunningServer:
     async def adjust(self, account_id: str, amount_nano: int, reference: str, *, note: str | None = None) -> bool:
         """As Ledger.adjust, but decided where it is known what is held. Raises Undecided, too."""
         check_can_own(account_id)
+        return bool(await self.decide(Move(account_id, "adjustment", amount_nano, reference, note)))
+
+    async def decide(self, write: Lowering) -> Any:
+        """What comes of it. Raises Undecided, and what the write is refused with."""
         with self._alone() as is_alone:
             if is_alone:
-                return await self._ledger.adjust(account_id, amount_nano, reference, note=note)
-        answer = await self._ask("move", asdict(Move(account_id, "adjustment", amount_nano, reference, note)), LASTS_S)
+                return await self._store.write(write)
+        asked = {field.name: getattr(write, field.name) for field in fields(write)}
+        answer = await self._ask(_KINDS[type(write)], asked, LASTS_S)
         if (refusal := answer.get("refusal")) is not None:
             raise GatewayError(**refusal)
-        return bool(answer["is_new"])
+        return answer["outcome"]
 
     async def held(self) -> Mapping[str, tuple[int, int]] | None:
         """Nano-USD of paid and granted money that running requests hold, by account; None where no server says."""
@@ -150,7 +168,9 @@ class RunningServer:
             return None
 
     async def _ask(self, kind: Kind, asked: dict[str, Any], wait_s: float) -> dict[str, Any]:
-        order_id = await self._store.write(LeaveOrder(kind, orjson.dumps(asked).decode(), self._now_ms()))
+        order_id = await self._store.write(
+            LeaveOrder(kind, orjson.dumps(asked, default=tuple).decode(), self._now_ms())
+        )
         try:
             await self._wait(order_id, round(wait_s / _POLL_S))
         finally:

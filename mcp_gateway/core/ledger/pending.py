@@ -118,4 +118,6 @@ def _entry(line: dict[str, Any]) -> Kept:
     if "charge" in line:
         paid_nano, parts = line["charge"]
         line["charge"] = Amount(paid_nano, tuple(map(tuple, parts)))
+    if "windows" in line:
+        line["windows"] = tuple(map(tuple, line["windows"]))
     return kind(**line)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mcp_gateway.core.ledger import rules
+from mcp_gateway.core.ledger.budget_book import NOBODY, BudgetBook, Holders, Spender
+from mcp_gateway.core.ledger.budgets import Spent
 from mcp_gateway.core.ledger.entries import Balance, Short, WalletState
 from mcp_gateway.core.ledger.rules import NOTHING, Amount, Free
 
@@ -36,6 +38,9 @@ class Hold:
     most_nano: int
     since_ms: int
     parts: Amount
+    windows: tuple[Spent, ...] = ()
+    """Of the budgets that it is held of, too."""
+    holders: Holders = frozenset()
     state: Literal["open", "charged", "released"] = "open"
 
     @property
@@ -46,7 +51,7 @@ class Hold:
 class Purse:
     """One account's."""
 
-    __slots__ = ("_held", "_version", "_wallet", "account_id", "holds", "reads")
+    __slots__ = ("_held", "_version", "_wallet", "account_id", "budgets", "holds", "reads")
 
     def __init__(self, account_id: str) -> None:
         self.account_id = account_id
@@ -54,6 +59,7 @@ class Purse:
         """By request, the first made first."""
         self.reads = 0
         """How many of its wallet are on their way, which would be lost on another purse."""
+        self.budgets = BudgetBook()
         self._wallet = Free(0)
         self._version = -1
         self._held = NOTHING
@@ -65,38 +71,51 @@ class Purse:
 
     @property
     def is_read(self) -> bool:
-        """Whether its wallet is known; else it has nothing."""
-        return self._version >= 0
+        """Whether its wallet and its budgets are known; else it has nothing."""
+        return self._version >= 0 and self.budgets.is_read
 
     @property
     def free(self) -> Free:
         return rules.less(self._wallet, self._held)
 
-    def place(self, request_id: str, needed_nano: int, most_nano: int, now_ms: int) -> Hold | None:
-        """Hold up to `most_nano` for a request; None where less than `needed_nano` is free."""
-        parts = rules.place(self.free, needed_nano, most_nano, now_ms)
+    def place(
+        self, request_id: str, needed_nano: int, most_nano: int, now_ms: int, by: Spender = NOBODY
+    ) -> Hold | None:
+        """Hold up to `most_nano` for a request; None where the wallet has less than `needed_nano` free.
+
+        Or where a budget of who spends it has less room than that needs.
+        """
+        if not self.is_read:
+            return None
+        windows = self.budgets.windows_of(by.holders, now_ms)
+        room_nano = self.budgets.most(windows, most_nano)
+        parts = rules.place(self.free, needed_nano, room_nano, now_ms) if room_nano >= by.least_nano else None
         if parts is None:
             return None
-        hold = Hold(request_id, self.account_id, needed_nano, most_nano, now_ms, parts)
+        hold = Hold(request_id, self.account_id, needed_nano, most_nano, now_ms, NOTHING, windows, by.holders)
         self.holds[request_id] = hold
-        self._held = rules.added(self._held, parts)
+        self._hold_of(hold, parts)
         return hold
 
     def charge(self, hold: Hold, cost_nano: int, now_ms: int, *, may_exceed: bool) -> Amount:
         """What the request is charged, which alone is held from now on; the rest is free at once."""
-        free = self.free if may_exceed and cost_nano > hold.amount_nano else None
+        free = None
+        if may_exceed and cost_nano > hold.amount_nano:
+            free, cost_nano = self.free, self.budgets.most(hold.windows, cost_nano, hold.amount_nano)
         charged = rules.charge(hold.parts, cost_nano, free, now_ms)
-        self._held = rules.added(rules.without(self._held, hold.parts), charged)
-        hold.parts, hold.state = charged, "charged"
+        self._hold_of(hold, charged)
+        hold.state = "charged"
         return charged
 
     def resize(self, hold: Hold, needed_nano: int, most_nano: int, now_ms: int) -> bool:
         """Hold up to `most_nano` for the request from now on; False where less than `needed_nano` can be held."""
+        most_nano = self.budgets.most(hold.windows, most_nano, hold.amount_nano)
+        if most_nano < needed_nano:
+            return False
         parts = rules.resize(hold.parts, self.free, needed_nano, most_nano, now_ms)
         if parts is None:
             return False
-        self._held = rules.added(rules.without(self._held, hold.parts), parts)
-        hold.parts = parts
+        self._hold_of(hold, parts)
         return True
 
     def release(self, hold: Hold) -> None:
@@ -104,6 +123,13 @@ class Purse:
         del self.holds[hold.request_id]
         hold.state = "charged" if hold.state == "charged" else "released"
         self._held = rules.without(self._held, hold.parts)
+        self.budgets.hold(hold.windows, -hold.amount_nano)
+
+    def _hold_of(self, hold: Hold, parts: Amount) -> None:
+        """Have these be what is held for the request."""
+        self._held = rules.added(rules.without(self._held, hold.parts), parts)
+        self.budgets.hold(hold.windows, parts.amount_nano - hold.amount_nano)
+        hold.parts = parts
 
     def expired(self, now_ms: int) -> Amount:
         return rules.expired(self.free, now_ms)
@@ -112,14 +138,29 @@ class Purse:
         free = self.free
         return Balance(free.paid_nano, rules.granted_nano(free, now_ms), self._held.amount_nano)
 
-    def spendable_nano(self, now_ms: int) -> int:
+    def spendable_nano(self, now_ms: int, holders: Holders = frozenset()) -> int:
+        """What the wallet has free, and each budget of these has room for."""
         free = self.free
-        return free.paid_nano + rules.granted_nano(free, now_ms)
+        spendable_nano = free.paid_nano + rules.granted_nano(free, now_ms)
+        return self.budgets.most(self.budgets.windows_of(holders, now_ms), spendable_nano)
 
-    def short(self, now_ms: int) -> Short:
-        """What is free, and what may come free: a charge that waits to be written will not."""
-        open_nano = sum(hold.amount_nano for hold in self.open_holds)
-        return Short(self.spendable_nano(now_ms), open_nano)
+    def shorts(self, now_ms: int, holders: Holders) -> Iterator[Short]:
+        """What is free of the wallet, and then of each budget, and what may come free.
+
+        A charge that waits to be written will not.
+        """
+        yield Short(self.balance(now_ms).spendable_nano, sum(hold.amount_nano for hold in self.open_holds))
+        for standing in self.budgets.standings(now_ms, holders):
+            short = Short(standing.left_nano, 0, standing)
+            yield short._replace(held_nano=sum(hold.amount_nano for hold in self.holds_of(short)))
+
+    def holds_of(self, short: Short) -> tuple[Hold, ...]:
+        """Those that may come free for it, the first made first."""
+        standing = short.budget
+        if standing is None:
+            return tuple(self.open_holds)
+        window = standing.budget.id, standing.span.starts_at_ms
+        return tuple(hold for hold in self.open_holds if window in hold.windows)
 
     @property
     def open_holds(self) -> Iterator[Hold]:
@@ -157,11 +198,19 @@ class Purses:
     def known(self, account_id: str) -> Purse | None:
         return self._purses.get(account_id)
 
-    def place(self, purse: Purse, request_id: str, needed_nano: int, most_nano: int, now_ms: int) -> Hold | None:
+    def place(
+        self,
+        purse: Purse,
+        request_id: str,
+        needed_nano: int,
+        most_nano: int,
+        now_ms: int,
+        by: Spender = NOBODY,
+    ) -> Hold | None:
         """The request's hold, which is the same where it is asked for again. Raises NotHeld where that is not so."""
         if (before := self._holds.get(request_id)) is not None:
             return _same(before, purse.account_id, needed_nano, most_nano)
-        hold = purse.place(request_id, needed_nano, most_nano, now_ms)
+        hold = purse.place(request_id, needed_nano, most_nano, now_ms, by)
         if hold is not None:
             self._holds[request_id] = hold
         return hold

@@ -27,7 +27,7 @@ _INTEGERS = frozenset({"max_output_tokens", "max_tool_calls", "seed", "top_k", "
 _LOGPROBS = "message.output_text.logprobs"
 _PART_LISTS = ("content", "output", "summary")
 """Where an item has parts: a message its content, a call's answer its output, reasoning its summary."""
-_PAY = frozenset({"insufficient_balance", "below_minimum_balance"})
+_PAY = frozenset({"insufficient_balance", "below_minimum_balance", "budget_exhausted"})
 _CODES = dict.fromkeys(_PAY, "insufficient_quota") | {"context_length_exceeded": "context_length_exceeded"}
 """What no further try changes, in OpenAI's words."""
 _PARAMS = {"max_tokens": "max_output_tokens"}

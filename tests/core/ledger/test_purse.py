@@ -10,6 +10,7 @@ import pytest
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ledger import purse as purse_module
+from mcp_gateway.core.ledger.budgets import BudgetsOf
 from mcp_gateway.core.ledger.entries import Balance, HeldNow, Move, Short, WalletState
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.ledger.purse import Hold, NotHeld, Purse, Purses
@@ -35,8 +36,14 @@ def state(paid_nano: int, *grants: GrantLeft, version: int = 1) -> WalletState:
 def purses() -> Purses:
     """One of which is known: Ann's, with 100 nano-USD of paid money."""
     purses = Purses()
-    purses.of(ANN).take(state(100))
+    known(purses.of(ANN), state(100))
     return purses
+
+
+def known(purse: Purse, wallet: WalletState) -> None:
+    """Read, with its wallet and that it has no budgets."""
+    purse.budgets.read(BudgetsOf(purse.account_id, "UTC", (), {}))
+    purse.take(wallet)
 
 
 def hold(purses: Purses, request_id: str, needed_nano: int, most_nano: int) -> Hold:
@@ -161,9 +168,9 @@ def test_grants_return_to_where_a_hold_drew_them_and_expire_there(purses: Purses
 def test_what_may_come_free_is_what_runs_and_not_what_waits_to_be_written(purses: Purses) -> None:
     mine = hold(purses, "req_1", 1, 50)
     hold(purses, "req_2", 1, 30)
-    assert purses.of(ANN).short(NOW_MS) == Short(20, 80)
+    assert next(purses.of(ANN).shorts(NOW_MS, frozenset())) == Short(20, 80)
     purses.charge(mine, 45, NOW_MS, may_exceed=False)
-    assert purses.of(ANN).short(NOW_MS) == Short(25, 30)
+    assert next(purses.of(ANN).shorts(NOW_MS, frozenset())) == Short(25, 30)
 
 
 # A hold that is resized while its request runs
@@ -182,7 +189,7 @@ def test_a_hold_is_from_then_on_what_is_wanted_as_far_as_others_leave_that(
     needed_nano: int, most_nano: int, held_nano: int | None
 ) -> None:
     purses = Purses()
-    purses.of(ANN).take(state(100))
+    known(purses.of(ANN), state(100))
     mine, other = hold(purses, "req_1", 1, 60), hold(purses, "req_2", 1, 20)
     assert resize(purses, mine, needed_nano, most_nano) == (held_nano is not None)
     held_nano = 60 if held_nano is None else held_nano
@@ -295,7 +302,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> int:
 def test_purses_that_hold_something_or_wait_for_their_wallet_are_never_forgotten(purses: Purses, few: int) -> None:
     mine = hold(purses, "req_1", 1, 30)
     charged = purses.of("acc_charged")
-    charged.take(WalletState("acc_charged", 9, (), 1))
+    known(charged, WalletState("acc_charged", 9, (), 1))
     settled = purses.place(charged, "req_2", 1, 9, NOW_MS)
     assert settled is not None
     purses.charge(settled, 4, NOW_MS, may_exceed=False)
@@ -318,7 +325,7 @@ def test_purses_that_hold_something_or_wait_for_their_wallet_are_never_forgotten
 def test_where_all_hold_something_more_are_known_than_there_should_be(purses: Purses, few: int) -> None:
     for number in range(few * 2):
         account_id = f"acc_{number}"
-        purses.of(account_id).take(WalletState(account_id, 5, (), 1))
+        known(purses.of(account_id), WalletState(account_id, 5, (), 1))
         assert purses.place(purses.of(account_id), f"req_{number}", 5, 5, NOW_MS) is not None
     assert sum(hold.amount_nano for hold in purses.holds) == few * 2 * 5
     for number in range(few * 2):

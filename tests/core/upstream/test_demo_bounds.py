@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mcp_gateway.core.upstream.demo import DemoBackend
-from mcp_gateway.core.upstream.demo.instance import Budget, SchemaError, instance_of
+from mcp_gateway.core.upstream.demo.instance import Allotment, SchemaError, instance_of
 from tests.cases import each
 from tests.refusals import error_of
 from tests.turns import turns_during
@@ -180,7 +180,7 @@ def test_a_schema_at_the_bound_is_served() -> None:
 
 
 def test_a_budget_is_shared_by_all_that_is_made_from_it() -> None:
-    budget = Budget(values=10)
+    budget = Allotment(values=10)
     for _ in range(5):
         assert instance_of({"type": "array", "minItems": 1}, budget) == ["demo"]
     with pytest.raises(SchemaError):

@@ -101,6 +101,8 @@ def _create(transaction: Transaction, write: CreateKey) -> Key:
     if write.keep is not None:
         transaction.run(write.keep)
     _insert(transaction, key, write.digest)
+    for behind in write.behind:
+        transaction.run(behind)
     note_change(transaction, LIMITS_OF + key.account_id)
     return replace(key, makers=makers)
 

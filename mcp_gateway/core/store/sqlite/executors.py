@@ -3,6 +3,7 @@
 from mcp_gateway.core.store.sql import (
     accounts,
     answers,
+    budgets,
     counters,
     keys,
     ledger,
@@ -19,6 +20,7 @@ EXECUTORS = (
     accounts.EXECUTORS
     | keys.EXECUTORS
     | answers.EXECUTORS
+    | budgets.EXECUTORS
     | hot_ledger.EXECUTORS
     | ledger.EXECUTORS
     | payments.EXECUTORS

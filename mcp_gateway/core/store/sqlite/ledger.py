@@ -57,7 +57,7 @@ def _carry_out(transaction: Transaction, writes: Sequence[_Ending]) -> list[int]
 def _outcome(transaction: Transaction, journal: Journal, one: _Ending) -> int:
     match one:
         case Settle():
-            journal.settle(one.request_id, one.account_id, one.charge)
+            journal.settle(one.request_id, one.account_id, one.charge, one.windows)
             _record(journal, one.record)
             return one.charge.amount_nano
         case LeaveUncharged():
@@ -80,6 +80,7 @@ def _give_back(transaction: Transaction, journal: Journal, back: GiveBack) -> in
         return 0
     if granted_nano:
         grants.return_charged(transaction.connection, back.account_id, granted_nano, journal.now_ms)
+    journal.spend(back.account_id, back.windows, -revenue_nano)
     journal.post(
         back.account_id, "refund_of_request", back.request_id,
         paid=paid_nano, granted=granted_nano, revenue=-revenue_nano,

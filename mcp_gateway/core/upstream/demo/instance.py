@@ -48,7 +48,7 @@ class SchemaError(Exception):
 
 
 @dataclass(slots=True)
-class Budget:
+class Allotment:
     """What may still be made: values, and characters of names and texts; and how many keywords may be read for it."""
 
     values: int = 200
@@ -64,16 +64,16 @@ class Budget:
             raise SchemaError("schema too large")
 
 
-def instance_of(schema: Any, budget: Budget | None = None) -> Any:
+def instance_of(schema: Any, budget: Allotment | None = None) -> Any:
     """A value valid against `schema` (JSON Schema 2020-12, the part named above). Raises SchemaError."""
     try:
-        return _Maker(schema, budget or Budget()).value(schema, 0)
+        return _Maker(schema, budget or Allotment()).value(schema, 0)
     except (TypeError, ValueError, AttributeError, KeyError, IndexError, OverflowError) as error:
         raise SchemaError("malformed schema") from error
 
 
 class _Maker:
-    def __init__(self, root: Any, budget: Budget) -> None:
+    def __init__(self, root: Any, budget: Allotment) -> None:
         self._root = root
         self._budget = budget
         self._kinds: dict[str, Callable[[dict[str, Any], int], Any]] = {

@@ -21,7 +21,7 @@ from mcp_gateway.core.upstream.demo.body import (
     SamplingBody,
     refused,
 )
-from mcp_gateway.core.upstream.demo.instance import Budget, SchemaError, instance_of
+from mcp_gateway.core.upstream.demo.instance import Allotment, SchemaError, instance_of
 from mcp_gateway.core.upstream.demo.tokens import END_OF_TURN, MAX_TOKEN_CHARS, image_count, text_of, tokens_of
 
 _MAX_TEXT_CHARS = (MAX_OUTPUT_TOKENS + 1) * MAX_TOKEN_CHARS
@@ -189,7 +189,7 @@ class _Arguments:
     """The arguments that each tool is called with, as JSON; made once, and all of them from one budget."""
 
     def __init__(self) -> None:
-        self._budget = Budget()
+        self._budget = Allotment()
         self._texts: dict[str, str] = {}
 
     def of(self, tool: ChatTool) -> str:

@@ -26,7 +26,7 @@ async def test_an_order_is_carried_out_and_answered_once(store: Store, ledger: L
     await store.write(carried_out(left, account))
     await store.write(carried_out(left, account, "again"))
     assert await ledger.balance(account) == Balance(-60)
-    assert await store.read(AnswerOf(left)) == '{"is_new":true}'
+    assert await store.read(AnswerOf(left)) == '{"outcome":true}'
     assert await store.read(OrdersLeft(0)) == ()
 
 

@@ -1,0 +1,114 @@
+"""One account's budgets in memory: what was spent of each window as it was last committed, and what is held of it.
+
+Exact as a purse is: only this process spends, and only it makes, changes and ends budgets while it runs.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import UTC, tzinfo
+from typing import NamedTuple
+
+from mcp_gateway.core.ledger.budgets import (
+    Budget,
+    BudgetsOf,
+    BudgetSpent,
+    BudgetStanding,
+    Span,
+    Spent,
+    span_at,
+    zone_of,
+)
+
+Holders = frozenset[str]
+"""The ids of whoever a request is spent by: its key, and those that made that one. Its account always is."""
+
+
+class Spender(NamedTuple):
+    """Who spends, and what its budgets must have room for."""
+
+    holders: Holders = frozenset()
+    least_nano: int = 0
+
+
+NOBODY = Spender()
+
+
+class BudgetBook:
+    """Of one account, with nothing in it until it is read."""
+
+    __slots__ = ("_budgets", "_held", "_spans", "_spent", "_zone", "is_read")
+
+    def __init__(self) -> None:
+        self.is_read = False
+        self._zone: tzinfo = UTC
+        self._budgets: dict[str, Budget] = {}
+        self._spans: dict[str, Span] = {}
+        self._spent: dict[Spent, int] = {}
+        self._held = Counter[Spent]()
+
+    def read(self, told: BudgetsOf) -> None:
+        """Know them as they stood; what commits have told meanwhile is later, and stays."""
+        if not self.is_read:
+            self.change(told)
+            self._spent = told.spent | self._spent
+
+    def change(self, told: BudgetsOf) -> None:
+        """Know which there are from now on."""
+        self.is_read = True
+        self._zone = zone_of(told.zone)
+        self._budgets = {budget.id: budget for budget in told.budgets}
+        self._spans.clear()
+
+    def note(self, told: BudgetSpent) -> None:
+        """Know what a commit has made of what was spent."""
+        self._spent[told.window] = told.spent_nano
+
+    def windows_of(self, holders: Holders, now_ms: int) -> tuple[Spent, ...]:
+        """The windows that a request of these is spent of."""
+        if not self._budgets:
+            return ()
+        return tuple((one.id, self._span(one, now_ms).starts_at_ms) for one in self._of(holders))
+
+    def most(self, windows: Sequence[Spent], amount_nano: int, held_nano: int = 0) -> int:
+        """As much of an amount as each of these windows has room for, beside what `held_nano` has of it already."""
+        for window in windows:
+            amount_nano = min(amount_nano, held_nano + max(0, self._room_nano(window)))
+        return amount_nano
+
+    def hold(self, windows: Sequence[Spent], amount_nano: int) -> None:
+        """So much more is held of these windows, or less."""
+        for window in windows:
+            self._held[window] += amount_nano
+            if not self._held[window]:
+                del self._held[window]
+
+    def new(self, budget: Budget, now_ms: int) -> BudgetStanding:
+        """One of which nothing was spent."""
+        return BudgetStanding(budget, span_at(budget.window, now_ms, self._zone), 0, 0)
+
+    def standings(self, now_ms: int, holders: Holders | None = None) -> Iterator[BudgetStanding]:
+        """Of all, or of those that bound what these may spend."""
+        for budget in self._budgets.values() if holders is None else self._of(holders):
+            span = self._span(budget, now_ms)
+            window = budget.id, span.starts_at_ms
+            yield BudgetStanding(budget, span, self._spent.get(window, 0), self._held[window])
+
+    def _of(self, holders: Holders) -> Iterator[Budget]:
+        return (one for one in self._budgets.values() if one.holder in holders or one.holder == one.account_id)
+
+    def _room_nano(self, window: Spent) -> int:
+        budget = self._budgets.get(window[0])
+        if budget is None:
+            return 0  # it has ended, and what was held of it stays
+        return budget.amount_nano - self._spent.get(window, 0) - self._held[window]
+
+    def _span(self, budget: Budget, now_ms: int) -> Span:
+        """The current one; what was spent of an earlier one is forgotten, once nothing is held of it."""
+        span = self._spans.get(budget.id)
+        if span is None or (span.ends_at_ms is not None and now_ms >= span.ends_at_ms):
+            span = self._spans[budget.id] = span_at(budget.window, now_ms, self._zone)
+            current = budget.id, span.starts_at_ms
+            ended = [one for one in self._spent if one[0] == budget.id and one != current and not self._held[one]]
+            for one in ended:
+                del self._spent[one]
+        return span

@@ -1,0 +1,190 @@
+"""Budgets: what a key, or an account, may spend in a window of time. Amounts in nano-USD, times in milliseconds."""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Any, Literal, NamedTuple, get_args
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import BaseModel, ConfigDict
+
+from mcp_gateway.core.engine import Read, Write
+from mcp_gateway.core.money import format_usd, parse_usd
+from mcp_gateway.core.text import shown
+
+BudgetWindow = Literal["5h", "day", "week", "month", "total"]
+BUDGET_WINDOWS: tuple[BudgetWindow, ...] = get_args(BudgetWindow)
+LONGEST_WINDOW_MS = 32 * 86_400_000
+"""More than any has that ends."""
+_FIVE_HOURS_MS = 5 * 3_600_000
+_TEXT = re.compile(r"(\S+) USD/(\S+)")
+
+
+class Budget(NamedTuple):
+    """`holder` is the id of the key or account that it bounds, with whatever the key has made."""
+
+    id: str
+    account_id: str
+    holder: str
+    amount_nano: int
+    window: BudgetWindow
+
+
+class Span(NamedTuple):
+    """One window of a budget; without an end where it is for good."""
+
+    starts_at_ms: int
+    ends_at_ms: int | None
+
+
+Spent = tuple[str, int]
+"""A budget's id and when one of its windows started: what is spent is counted by both."""
+
+
+class BudgetObject(BaseModel):
+    """What a caller is told of a budget; amounts are decimal strings in USD, `starts_anew_at` in Unix seconds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    amount_usd: str
+    window: BudgetWindow
+    spent_usd: str
+    held_usd: str
+    left_usd: str
+    starts_anew_at: int | None
+
+
+class BudgetStanding(NamedTuple):
+    """What a budget has in its window as of now."""
+
+    budget: Budget
+    span: Span
+    spent_nano: int
+    held_nano: int
+
+    @property
+    def left_nano(self) -> int:
+        """Not below nothing, as after the budget was lowered."""
+        return max(0, self.budget.amount_nano - self.spent_nano - self.held_nano)
+
+    def as_object(self) -> dict[str, Any]:
+        """What a caller is told of it; times in Unix seconds."""
+        ends_at_ms = self.span.ends_at_ms
+        return {
+            "id": self.budget.id,
+            "amount_usd": format_usd(self.budget.amount_nano),
+            "window": self.budget.window,
+            "spent_usd": format_usd(self.spent_nano),
+            "held_usd": format_usd(self.held_nano),
+            "left_usd": format_usd(self.left_nano),
+            "starts_anew_at": None if ends_at_ms is None else ends_at_ms // 1000,
+        }
+
+
+def parse_budget(text: str) -> tuple[int, BudgetWindow]:
+    """Of `"5 USD/day"`. Raises ValueError that says what to write."""
+    found = _TEXT.fullmatch(text)
+    window = next((one for one in BUDGET_WINDOWS if found is not None and one == found[2]), None)
+    if found is None or window is None:
+        windows = ", ".join(BUDGET_WINDOWS)
+        raise ValueError(f"a budget is an amount and a window, such as '5 USD/day'; windows are {windows}")
+    amount_nano = parse_usd(found[1])
+    if amount_nano <= 0:
+        raise ValueError("a budget is more than nothing")
+    return amount_nano, window
+
+
+def zone_of(name: str) -> tzinfo:
+    """Raises ValueError for a name that this system does not know."""
+    try:
+        return UTC if name == "UTC" else ZoneInfo(name)  # UTC is known without the system's table, too
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(f"there is no time zone '{shown(name)}' here; name one as in Europe/Berlin") from None
+
+
+def in_words(budget: Budget) -> str:
+    amount = f"{format_usd(budget.amount_nano)} USD"
+    return f"{amount} in all" if budget.window == "total" else f"{amount} for each {_NAMES[budget.window]}"
+
+
+_NAMES: dict[BudgetWindow, str] = {"5h": "5 hours", "day": "day", "week": "week", "month": "month", "total": ""}
+
+
+def span_at(window: BudgetWindow, now_ms: int, zone: tzinfo) -> Span:
+    """The one that a moment falls in. Days, weeks (from Monday) and months begin at midnight in the zone."""
+    if window == "total":
+        return Span(0, None)
+    if window == "5h":
+        starts_at_ms = now_ms - now_ms % _FIVE_HOURS_MS
+        return Span(starts_at_ms, starts_at_ms + _FIVE_HOURS_MS)
+    today = datetime.fromtimestamp(now_ms / 1000, zone).replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
+    first, after = _days(window, today)
+    return Span(_ms(first), _ms(after))
+
+
+def _days(window: BudgetWindow, today: datetime) -> tuple[datetime, datetime]:
+    """By the calendar, whatever hours a day has."""
+    if window == "day":
+        return today, today + timedelta(days=1)
+    if window == "week":
+        monday = today - timedelta(days=today.weekday())
+        return monday, monday + timedelta(days=7)
+    first = today.replace(day=1)
+    return first, (first + timedelta(days=31)).replace(day=1)
+
+
+def _ms(at: datetime) -> int:
+    return int(at.timestamp() * 1000)
+
+
+class BudgetsOf(NamedTuple):
+    """All open ones of an account, and what was spent of each in the windows that may still count.
+
+    Also told by the engine after a commit that changed which there are; then nothing is said of what was spent.
+    """
+
+    account_id: str
+    zone: str
+    budgets: tuple[Budget, ...]
+    spent: dict[Spent, int]
+
+
+class BudgetSpent(NamedTuple):
+    """What was spent of a window of a budget. Told by the engine after each commit that changed it."""
+
+    account_id: str
+    window: Spent
+    spent_nano: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadBudgets(Read[BudgetsOf]):
+    """`now_ms` says which windows may still count."""
+
+    account_id: str
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class MakeBudget(Write[None]):
+    """Raises GatewayError `not_found` where the account or the key is not there."""
+
+    budget: Budget
+
+
+@dataclass(frozen=True, slots=True)
+class EndBudget(Write[bool]):
+    """False where there is none that is open."""
+
+    account_id: str
+    budget_id: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetZone(Write[None]):
+    """In which an account's days begin."""
+
+    account_id: str
+    zone: str

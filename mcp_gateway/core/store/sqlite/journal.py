@@ -16,7 +16,7 @@ from mcp_gateway.core.store.sqlite import grants
 from mcp_gateway.core.store.transaction import Row, Transaction
 
 _WALLET = "SELECT paid_nano, granted_nano FROM wallets WHERE account_id = ?"
-_NEW_WALLET = "INSERT INTO wallets (paid_nano, granted_nano, account_id) VALUES (?, ?, ?)"
+_NEW_WALLET = "INSERT INTO wallets (paid_nano, granted_nano, account_id, held_nano) VALUES (?, ?, ?, 0)"
 _CHANGED_WALLET = "UPDATE wallets SET paid_nano = ?, granted_nano = ? WHERE account_id = ?"
 _TRANSACTION = """
 INSERT INTO ledger_transactions

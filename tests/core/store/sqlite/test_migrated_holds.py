@@ -183,14 +183,15 @@ async def test_an_answer_of_before_can_be_given_back(old: Path, clock: MsClock) 
         assert await ledger.check() == []
 
 
-def test_nothing_of_holds_is_left_in_the_schema(old: Path) -> None:
+def test_the_table_of_holds_is_left_empty_and_a_wallet_says_that_nothing_is_held(old: Path) -> None:
     with closing(sqlite3.connect(old, isolation_level=None)) as connection:
         migrations.migrate(connection)
         names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-        assert not names & {"holds", "hold_grants", "a_hold_ends_once"}
-        for table in ("wallets", "ledger_checkpoint"):
-            columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
-            assert columns == ["account_id", "paid_nano", "granted_nano"]
+        assert not names & {"hold_grants", "a_hold_ends_once"}
+        assert connection.execute("SELECT COUNT(*) FROM holds").fetchone() == (0,)
+        assert connection.execute("SELECT DISTINCT held_nano FROM wallets").fetchall() == [(0,)]
+        columns = [row[1] for row in connection.execute("PRAGMA table_info(ledger_checkpoint)")]
+        assert columns == ["account_id", "paid_nano", "granted_nano"]
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
 

@@ -15,9 +15,11 @@ UPDATE wallets SET
     granted_nano = granted_nano + (SELECT SUM(granted_nano) FROM holds AS h WHERE h.account_id = wallets.account_id)
 WHERE account_id IN (SELECT account_id FROM holds);
 
+UPDATE wallets SET held_nano = 0 WHERE held_nano <> 0;
+
+-- The table of holds, and the column of wallets, stay as they are with nothing in them: operators' queries name them.
+DELETE FROM holds;
 DROP TABLE hold_grants;
-DROP TABLE holds;
-ALTER TABLE wallets DROP COLUMN held_nano;
 ALTER TABLE ledger_checkpoint DROP COLUMN held_nano;
 
 -- A settlement that such a release left in a file beside the database comes after the void of its hold.

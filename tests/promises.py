@@ -72,6 +72,7 @@ AREAS: dict[str, Area] = {
             ],
             "Where money is tight a chat or completion holds its prompt and a slice of output after the other as it comes, and ends whole at the last token that is paid.": [
                 "tests/doors/test_growing_holds.py",
+                "tests/doors/test_cut_answers.py",
                 "tests/core/inference/test_running_hold.py",
                 "tests/core/inference/test_rationed.py",
                 "tests/core/inference/test_tight_money.py",

@@ -42,7 +42,7 @@ class ChatToVllm:
         """Of a call that is forced, nothing is streamed before its end."""
         return ask.choices == 1 and can_carry(ask.body)
 
-    def cut(self, first_frame: bytes, usage: Usage) -> bytes:
+    def cut(self, first_frame: bytes, usage: Usage | None) -> bytes:
         return cut_frames(first_frame, usage, {"delta": {}, "logprobs": None})
 
     def reader(self, ask: Ask, public_model: str, bounds: UsageBounds) -> FrameRelay:

@@ -38,7 +38,7 @@ class CompletionsToVllm:
     def can_be_cut(self, ask: Ask) -> bool:
         return ask.choices == 1
 
-    def cut(self, first_frame: bytes, usage: Usage) -> bytes:
+    def cut(self, first_frame: bytes, usage: Usage | None) -> bytes:
         return cut_frames(first_frame, usage, {"text": "", "logprobs": None})
 
     def reader(self, ask: Ask, public_model: str, bounds: UsageBounds) -> FrameRelay:

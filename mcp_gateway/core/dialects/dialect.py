@@ -50,8 +50,8 @@ class Translation(Protocol):
     def can_be_cut(self, ask: Ask) -> bool:
         """Whether each frame of a stream tells a running count, and nothing is made unseen: so it may end at any."""
 
-    def cut(self, first_frame: bytes, usage: Usage) -> bytes:
-        """The frames that end a stream that began so and has come to this usage, as where its limit is reached."""
+    def cut(self, first_frame: bytes, usage: Usage | None) -> bytes:
+        """The frames that end a stream that began so, as where its limit is reached; None where it told no usage."""
 
     def reader(self, ask: Ask, public_model: str, bounds: UsageBounds) -> Reader:
         """Reads one answer's stream for a client, which is told no usage but within the bounds."""

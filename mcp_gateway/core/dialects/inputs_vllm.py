@@ -32,7 +32,7 @@ class InputsToVllm:
     def can_be_cut(self, _ask: Ask) -> bool:
         return False
 
-    def cut(self, first_frame: bytes, usage: Usage) -> bytes:
+    def cut(self, first_frame: bytes, usage: Usage | None) -> bytes:
         raise NotImplementedError  # see `can_be_cut`
 
     def reader(self, ask: Ask, public_model: str, bounds: UsageBounds) -> Reader:

@@ -39,7 +39,7 @@ class MessagesToVllm:
     def can_be_cut(self, _ask: Ask) -> bool:
         return False
 
-    def cut(self, first_frame: bytes, usage: Usage) -> bytes:
+    def cut(self, first_frame: bytes, usage: Usage | None) -> bytes:
         raise NotImplementedError  # see `can_be_cut`
 
     def reader(self, _ask: Ask, public_model: str, bounds: UsageBounds) -> MessageRelay:

@@ -72,6 +72,11 @@ class Answer:
         await self._context.reservation.grow(wanted_bytes - self._kept_bytes)
         self._kept_bytes = wanted_bytes
 
+    async def keep_beside(self, size_bytes: int) -> None:
+        """Have room for so many bytes beside what is kept of the answer itself. Raises GatewayError `overloaded`."""
+        held_bytes = 0 if self.incoming is None else self.incoming.held_bytes
+        await self.keep(min(held_bytes + size_bytes, self._most_bytes))
+
     def keep_nothing(self) -> None:
         """Give that room back."""
         if self._kept_bytes and self._context is not None:

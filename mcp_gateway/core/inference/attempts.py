@@ -129,12 +129,12 @@ class Attempts:
         is_long = 0 <= most_tokens < (self._meter.terms.output_limit or model.max_output_tokens)
         return is_long and self._meter.target.translation.can_collect(self._ask)
 
-    def _rationed(self, response: BackendResponse) -> BackendResponse:
+    def _rationed(self, response: BackendResponse, answer: Answer) -> BackendResponse:
         """The stream, which ends where its account's money does, if it may."""
         meter = self._meter
         if meter.running_hold is None:
             return response
-        return Rationed(response, meter.running_hold, meter.target.translation, meter.bounds)
+        return Rationed(response, meter.running_hold, meter.target.translation, meter.bounds, answer.keep_beside)
 
     async def _ask_one(self, backend: Backend, body: bytes, answer: Answer) -> Metered | None:
         is_stream, is_collected = self._ask.is_stream, self._is_collected
@@ -161,7 +161,7 @@ class Attempts:
             if is_collected and _is_json(response):
                 return await answer.take_whole(response)
             if is_stream or is_collected:
-                response = self.response = self._rationed(response)
+                response = self.response = self._rationed(response, answer)
             if is_stream:
                 await answer.begin_stream(response, attempt)
                 return None

@@ -11,7 +11,7 @@ from mcp_gateway.core.inference.fitting import likely_prompt_tokens, terms_withi
 from mcp_gateway.core.inference.meter import NO_USAGE, Meter, Metered
 from mcp_gateway.core.inference.parts import Call, Parts
 from mcp_gateway.core.inference.running_hold import RunningHold
-from mcp_gateway.core.inference.terms import affordable_tokens, most_output_tokens, quote
+from mcp_gateway.core.inference.terms import affordable_tokens, cost_nano, most_output_tokens, quote
 from mcp_gateway.core.ledger.ledger import SettlementPending
 from mcp_gateway.core.ledger.purse import Hold
 from mcp_gateway.core.money import NANO_PER_USD, format_usd
@@ -77,10 +77,7 @@ class Bill:
         if not worst.maximum_nano:
             return terms
         if can_be_cut and not await self._is_ample(worst.maximum_nano * wallet.ample_holds):
-            prompt_tokens = await likely_prompt_tokens(ask, model, wallet, meter)
-            most_tokens = most_output_tokens(terms, ask, model)
-            ledger, images = self._parts.ledger, len(ask.prompt.images)
-            await self._open_first(RunningHold(ledger, self.price, images, prompt_tokens, most_tokens), meter)
+            await self._open_first(most_output_tokens(terms, ask, model), ask, model, meter)
             return terms
         hold = await self._held(worst.minimum_nano, worst.maximum_nano, meter)
         if hold.amount_nano >= worst.maximum_nano:
@@ -92,10 +89,18 @@ class Bill:
         caller = self._caller
         return not amount_nano or await self._parts.ledger.is_ample(caller.account_id, amount_nano, caller.spent_by)
 
-    async def _open_first(self, running_hold: RunningHold, meter: Meter) -> None:
-        """Hold what a request may cost at first; what follows is held as it comes."""
-        useful_tokens = self._parts.settings.wallet.min_useful_tokens
-        running_hold.begin(await self._held(running_hold.least_nano(useful_tokens), running_hold.first_nano, meter))
+    async def _open_first(self, most_tokens: int, ask: Ask, model: Model, meter: Meter) -> None:
+        """Hold what a request may cost at first; what follows is held as it comes.
+
+        A prompt is not counted for an account that has no money for a word of it.
+        """
+        wallet, ledger, images = self._parts.settings.wallet, self._parts.ledger, len(ask.prompt.images)
+        least_nano = self.price.most_nano(1, min(wallet.min_useful_tokens, most_tokens), images)
+        await ledger.check_balance(self._caller.account_id, least_nano, self._caller.spent_by)
+        prompt_tokens = await likely_prompt_tokens(ask, model, wallet, meter)
+        running_hold = RunningHold(ledger, self.price, images, prompt_tokens, most_tokens)
+        least_nano = running_hold.least_nano(wallet.min_useful_tokens)
+        running_hold.begin(await self._held(least_nano, running_hold.first_nano, meter))
         meter.running_hold = self._running_hold = running_hold
 
     async def _held(self, minimum_nano: int, maximum_nano: int, meter: Meter) -> Hold:
@@ -120,7 +125,7 @@ class Bill:
             self.price = asked.offer.price
         usage = self.usage = metered.usage
         if usage is not None:
-            self.cost_nano = self._cost_nano(usage)
+            self.cost_nano = cost_nano(usage, self.price, self._images)
         first_token_s = None
         if answer is not None and answer.first_token_at_s is not None:
             first_token_s = answer.first_token_at_s - self._clock_start_s
@@ -140,10 +145,6 @@ class Bill:
             self.took_s = self._parts.monotonic_s() - self._clock_start_s
             self._parts.metrics.request_ended(record, self.took_s, first_token_s)
             self._parts.activity.note(record)
-
-    def _cost_nano(self, usage: Usage) -> int:
-        prompt, completion, cached, written = usage
-        return self.price.cost_nano(prompt, completion, cached or 0, written or 0, self._images)
 
     @property
     def _images(self) -> int:

@@ -105,6 +105,8 @@ class Meter:
         """From now on it is this one's answer that is counted, by the terms as they are now."""
         self.asked, self._bounds = candidate, None
         self.target = self._parts.targets.at(candidate.offer, self._ask.surface, self._ask.model)
+        if self.running_hold is not None:
+            self.running_hold.goes_by(candidate.offer.price)
 
     def answered(self) -> None:
         """The backend that was asked is not waited for any more; a second time does nothing."""

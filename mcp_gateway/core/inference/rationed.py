@@ -3,6 +3,9 @@
 Each frame is weighed before anybody reads it, so that what was read is what is billed. Knows no connection.
 """
 
+import re
+from collections.abc import Awaitable, Callable
+
 from mcp_gateway.core.dialects.dialect import Translation
 from mcp_gateway.core.inference.running_hold import RunningHold
 from mcp_gateway.core.surfaces.chunks import split_frames
@@ -12,16 +15,22 @@ from mcp_gateway.core.surfaces.running_usage import TEXT
 from mcp_gateway.core.surfaces.usage import Usage, last_usage
 from mcp_gateway.core.upstream.backend import BackendResponse
 
-_CHOICE = b'"choices":[{'
-_LOOSE_CHOICE = b'"choices": [{'
-"""As servers write it that put blanks between JSON's tokens."""
+_CHOICE = re.compile(rb'"choices"\s{0,8}:\s{0,8}\[\s{0,8}\{')
 
 
 class Rationed:
-    """In place of a backend's response, whose frames tell a running count."""
+    """In place of a backend's response, whose frames tell a running count.
+
+    `keep` has room for so many bytes of a frame that is not whole.
+    """
 
     def __init__(
-        self, response: BackendResponse, running_hold: RunningHold, translation: Translation, bounds: UsageBounds
+        self,
+        response: BackendResponse,
+        running_hold: RunningHold,
+        translation: Translation,
+        bounds: UsageBounds,
+        keep: Callable[[int], Awaitable[None]],
     ) -> None:
         self.status = response.status
         self.header, self.read = response.header, response.read
@@ -29,10 +38,10 @@ class Rationed:
         self._response = response
         self._running_hold = running_hold
         self._translation = translation
-        self._bounds = bounds
+        self._count = _Count(bounds, running_hold.prompt_tokens)
+        self._keep = keep
         self._events = EventReader()
         self._first = b""
-        self._so_far: Usage | None = None
         self._has_ended = False
 
     async def next_chunk(self) -> bytes:
@@ -43,38 +52,54 @@ class Rationed:
             frames = await self._covered(self._events.feed(piece) if piece else self._events.end())
             if frames:
                 return frames
+            if self._events.tail:
+                await self._keep(len(self._events.tail))
         return b""
 
     async def _covered(self, frames: bytes) -> bytes:
         kept = []
         for frame in split_frames(frames):
-            usage = self._usage_with(frame)
+            usage = self._count.with_frame(frame)
             if usage is not None:
                 if not await self._running_hold.covers(usage):
                     kept.append(self._cut())
                     break
-                self._so_far = usage
+                self._count.so_far = usage
                 self._first = self._first or frame
             kept.append(frame)
         return b"".join(kept)
 
-    def _usage_with(self, frame: bytes) -> Usage | None:
+    def _cut(self) -> bytes:
+        """Have the backend make no more; what ends the stream in its words.
+
+        Without a usage where none was told: what is billed then is decided elsewhere.
+        """
+        self._has_ended = True
+        self._response.close()
+        if self._count.so_far is None:
+            raise self._running_hold.refusal()
+        return self._translation.cut(self._first, self._count.so_far if self._count.is_told else None)
+
+
+class _Count:
+    """What has come of a stream, whose prompt has about so many tokens until it tells; `is_told` once it does."""
+
+    def __init__(self, bounds: UsageBounds, prompt_tokens: int) -> None:
+        self.so_far: Usage | None = None
+        self.is_told = False
+        self._bounds = bounds
+        self._prompt_tokens = prompt_tokens
+
+    def with_frame(self, frame: bytes) -> Usage | None:
         """What has come with a frame that brings something; None of another, which is never kept back.
 
         One that tells no usage to believe counts as a token, if it has any text.
         """
-        if frame.find(_CHOICE) < 0 and frame.find(_LOOSE_CHOICE) < 0:
+        if _CHOICE.search(frame) is None:
             return None
         told = last_usage(frame)
         if told is not None and self._bounds.allow(told):
+            self.is_told = True
             return told
-        before = self._so_far or Usage(self._running_hold.prompt_tokens, 0)
+        before = self.so_far or Usage(self._prompt_tokens, 0)
         return before._replace(completion_tokens=before.completion_tokens + (TEXT.search(frame) is not None))
-
-    def _cut(self) -> bytes:
-        """Have the backend make no more; what ends the stream in its words."""
-        self._has_ended = True
-        self._response.close()
-        if self._so_far is None:
-            raise self._running_hold.refusal()
-        return self._translation.cut(self._first, self._so_far)

@@ -4,6 +4,7 @@ So a request holds about what it costs and not the worst case. Knows tokens and 
 """
 
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.inference.terms import cost_nano
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.ledger.purse import Hold
 from mcp_gateway.core.prices import Price
@@ -46,6 +47,11 @@ class RunningHold:
         self._hold = hold
         self._note_covered()
 
+    def goes_by(self, price: Price) -> None:
+        """From now on: that of who is asked, where it was held by the dearest that may be."""
+        self._price = price
+        self._note_covered()
+
     async def covers(self, usage: Usage) -> bool:
         """Whether what has come so far is held, from now on; what is free decides, as it is read again before a no."""
         prompt_tokens, output_tokens = usage.prompt_tokens, usage.completion_tokens
@@ -55,7 +61,7 @@ class RunningHold:
         if output_tokens > self._wanted_tokens:
             self._slice_tokens = min(2 * self._slice_tokens, _MOST_SLICE_TOKENS)
             self._wanted_tokens = max(min(output_tokens + self._slice_tokens, self._most_tokens), output_tokens)
-        needed_nano = self._price.most_nano(prompt_tokens, output_tokens, self._images)
+        needed_nano = cost_nano(usage, self._price, self._images)
         wanted_nano = self._price.most_nano(prompt_tokens, self._wanted_tokens, self._images)
         if not await self._ledger.resize(self._hold, needed_nano, wanted_nano):
             self.is_spent, self._needed_nano = True, needed_nano
@@ -73,6 +79,9 @@ class RunningHold:
 
     def _note_covered(self) -> None:
         assert self._hold is not None
-        left_nano = self._hold.amount_nano - self._price.most_nano(self.prompt_tokens, 0, self._images)
-        tokens = self._price.tokens_for(left_nano, self.prompt_tokens)
+        amount_nano, prompt_tokens = self._hold.amount_nano, self.prompt_tokens
+        left_nano = amount_nano - self._price.most_nano(prompt_tokens, 0, self._images)
+        tokens = self._price.tokens_for(left_nano + 1, prompt_tokens)  # the prompt's cost alone was rounded up
+        if tokens is not None and self._price.most_nano(prompt_tokens, tokens, self._images) > amount_nano:
+            tokens = self._price.tokens_for(left_nano, prompt_tokens)
         self.output_tokens = self._most_tokens if tokens is None else max(0, tokens)

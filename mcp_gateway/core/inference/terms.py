@@ -11,6 +11,7 @@ from mcp_gateway.core.config import LimitSettings, WalletSettings
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.prices import Price
 from mcp_gateway.core.surfaces.surface import Ask, Terms
+from mcp_gateway.core.surfaces.usage import Usage
 
 ROOM_ENOUGH_TOKENS = 4096
 """Left for an answer by the prompt's bytes: it is not worth a question how many tokens they are."""
@@ -131,6 +132,12 @@ def reserved_output_tokens(terms: Terms, ask: Ask, model: Model, limits: LimitSe
     if ask.output_limit is None:
         output = min(output, limits.assumed_output_tokens)
     return output * ask.choices
+
+
+def cost_nano(usage: Usage, price: Price, images: int) -> int:
+    """What so much costs, as it is billed."""
+    prompt, completion, cached, written = usage
+    return price.cost_nano(prompt, completion, cached or 0, written or 0, images)
 
 
 def most_output_tokens(terms: Terms, ask: Ask, model: Model) -> int:

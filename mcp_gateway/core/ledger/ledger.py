@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any, cast
 
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID
-from mcp_gateway.core.engine import Engine, unavailable
+from mcp_gateway.core.engine import DatabaseError, Engine, unavailable
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ledger.budget_book import Holders, Spender
 from mcp_gateway.core.ledger.budgets import Budget, BudgetsOf, BudgetSpent, BudgetStanding, ReadBudgets, in_words
@@ -106,6 +106,15 @@ class Ledger:
             raise self.refusal(account_id, minimum_nano, holders)
         return hold
 
+    async def check_balance(self, account_id: str, minimum_nano: int, holders: Holders = frozenset()) -> None:
+        """Raise what `hold` would, where not even what comes free could be so much; the wallet is read again first."""
+        needed_nano, by = max(minimum_nano, self._minimum_balance_nano), Spender(holders, minimum_nano)
+        purse = self._purses.of(account_id)
+        if purse.is_read and self._may_come_free(purse, needed_nano, by):
+            return
+        if not self._may_come_free(await self._read_wallet(account_id), needed_nano, by):
+            raise self.refusal(account_id, minimum_nano, holders)
+
     async def is_ample(self, account_id: str, amount_nano: int, holders: Holders = frozenset()) -> bool:
         """Whether so much is free to spend, as the wallet is known; one that never was is read."""
         purse = self._purses.of(account_id)
@@ -116,14 +125,15 @@ class Ledger:
     async def resize(self, hold: Hold, needed_nano: int, most_nano: int) -> bool:
         """Hold up to `most_nano` from now on; False, changing nothing, where less than `needed_nano` can be.
 
-        What the wallet covers as it is known is decided at once; else it is read again.
+        What the wallet covers as it is known is decided at once; else it is read again, if it can be.
         """
         held_nano = hold.amount_nano
         if self._purses.resize(hold, needed_nano, most_nano, self._now_ms()):
             if hold.amount_nano < held_nano:
                 self.wake(hold.account_id)
             return True
-        await self._read_wallet(hold.account_id)
+        with suppress(DatabaseError):  # what was known before is what there is
+            await self._read_wallet(hold.account_id)
         return self._purses.resize(hold, needed_nano, most_nano, self._now_ms())
 
     async def _hold_after_reading(

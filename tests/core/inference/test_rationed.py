@@ -19,7 +19,7 @@ from mcp_gateway.core.surfaces.chunks import chunk_of, split_frames
 from mcp_gateway.core.surfaces.credible import UsageBounds
 from tests.cases import each
 from tests.origins import Whole
-from tests.replaying import DONE, chunk, final_usage, stream
+from tests.replaying import DONE, chunk, final_usage, stream, usage
 from tests.surfaces import text_part, text_total
 
 PRICE = Price(1000, 1000)
@@ -62,6 +62,8 @@ class Stage:
         self.ledger = ledger
         self.account_id = account_id
         self._requests = 0
+        self.kept: list[int] = []
+        """What room was asked for."""
 
     async def rationed(self, sent: Pieces, affordable: int, surface: SurfaceName = "chat") -> Rationed:
         """What comes of it where its account can pay for the prompt and so many tokens."""
@@ -73,7 +75,10 @@ class Stage:
             await self.ledger.adjust(self.account_id, credit_nano - free_nano, request_id)
         running = RunningHold(self.ledger, PRICE, 0, PROMPT, LIMIT)
         running.begin(await self.ledger.hold(request_id, self.account_id, running.least_nano(0), running.first_nano))
-        return Rationed(sent, running, translation_of(surface), BOUNDS)
+        return Rationed(sent, running, translation_of(surface), BOUNDS, self.keep)
+
+    async def keep(self, size_bytes: int) -> None:
+        self.kept.append(size_bytes)
 
     def end(self) -> None:
         self.ledger.release(f"req_{self._requests}")
@@ -117,14 +122,14 @@ def with_usage(frame: bytes, usage: object) -> bytes:
     return b"data: %b\n\n" % orjson.dumps(told | {"usage": usage})
 
 
-def is_cut_after(told: bytes, kept: list[bytes], output_tokens: int) -> bool:
-    """Whether it is these frames and then an end as at a limit, with a usage of so many tokens."""
+def is_cut_after(told: bytes, kept: list[bytes], output_tokens: int | None) -> bool:
+    """Whether it is these frames and then an end as at a limit, with a usage of so many tokens, or without any."""
     frames = split_frames(told)
     last, total = map(chunk_of, frames[-3:-1])
     return (
         frames[:-3] == kept
         and [choice["finish_reason"] for choice in last["choices"]] == ["length"]
-        and last["usage"]["completion_tokens"] == total["usage"]["completion_tokens"] == output_tokens
+        and [usage and usage["completion_tokens"] for usage in (last["usage"], total["usage"])] == [output_tokens] * 2
         and total["choices"] == []
         and frames[-1] == DONE
     )
@@ -173,8 +178,35 @@ async def test_what_is_handed_on_never_costs_more_than_is_held(stage: Stage) -> 
     rationed = await stage.rationed(sent, 30)
     while frames := await rationed.next_chunk():
         held_nano = (await stage.ledger.balance(stage.account_id)).held_nano
-        for usage in (chunk_of(frame).get("usage") for frame in split_frames(frames)):
-            assert usage is None or PRICE.cost_nano(usage["prompt_tokens"], usage["completion_tokens"]) <= held_nano
+        for told in (chunk_of(frame).get("usage") for frame in split_frames(frames)):
+            assert told is None or PRICE.cost_nano(told["prompt_tokens"], told["completion_tokens"]) <= held_nano
+
+
+async def test_a_frame_that_comes_in_pieces_has_its_room(stage: Stage) -> None:
+    frame = chunk("x" * 1000, PROMPT, 1)
+    await stage.told([frame[:300], frame[300:700], frame[700:] + DONE], 9)
+    assert stage.kept == [300, 700]
+
+
+async def test_by_a_dearer_price_what_is_held_covers_less(stage: Stage) -> None:
+    """As after a fail-over to who asks more."""
+    frames = stream(PROMPT, 20)
+    rationed = await stage.rationed(Pieces(frames), 6)
+    rationed._running_hold.goes_by(Price(1000, 2000))
+    assert is_cut_after(await rest_of(rationed), frames[:4], 3)
+
+
+@each("details", [{"cached_tokens": 8}, {"cached_tokens": 6, "cache_write_tokens": 2}])
+async def test_a_frame_costs_what_its_own_usage_does(stage: Stage, details: dict[str, int]) -> None:
+    price = Price(1000, 1000, cached_pico=250, cache_write_pico=1750)
+    frames = [
+        with_usage(chunk("", PROMPT, number), usage(PROMPT, number) | {"prompt_tokens_details": details})
+        for number in range(20)
+    ]
+    rationed = await stage.rationed(Pieces(frames), 6)
+    rationed._running_hold.goes_by(price)
+    left_nano = PROMPT + 6 - price.cost_nano(PROMPT, 0, details["cached_tokens"], details.get("cache_write_tokens", 0))
+    assert is_cut_after(await rest_of(rationed), frames[: left_nano + 1], left_nano)
 
 
 # What a frame tells
@@ -184,8 +216,9 @@ async def test_what_is_handed_on_never_costs_more_than_is_held(stage: Stage) -> 
 async def test_a_frame_without_a_usage_to_believe_counts_as_a_token_if_it_has_any_text(
     stage: Stage, usage: object
 ) -> None:
+    """The end tells none either: what is billed is by the policy for that."""
     frames = [with_usage(frame, usage) for frame in (chunk("", 0, 0), *[chunk("x", 0, 0)] * 20)]
-    assert is_cut_after(await stage.told(frames, 5), frames[:6], 5)
+    assert is_cut_after(await stage.told(frames, 5), frames[:6], None)
     assert await stage.told(frames, 20) == b"".join(frames)
 
 
@@ -201,7 +234,7 @@ async def test_an_answer_without_text_costs_only_its_prompt(stage: Stage) -> Non
     assert await stage.told(frames, 0) == b"".join(frames)
 
 
-@each("loose", [b'"choices": [{', b'"choices":[{'])
+@each("loose", [b'"choices": [{', b'"choices":[{', b'"choices" : [ {', b'"choices":[ {', b'"choices":\t[{'])
 async def test_a_choice_is_known_with_a_blank_behind_its_key_too(stage: Stage, loose: bytes) -> None:
     frames = [frame.replace(b'"choices":[{', loose) for frame in stream(PROMPT, 20)]
     assert is_cut_after(await stage.told(frames, 4), frames[:5], 4)

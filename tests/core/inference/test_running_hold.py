@@ -135,7 +135,8 @@ async def test_where_the_money_ends_all_is_covered_that_it_pays_for_and_not_a_to
 ) -> None:
     credit_nano = most_nano(price, PROMPT, affordable)
     running = await stage.begun(credit_nano, price)
-    pays_for = affordable + sum(most_nano(price, PROMPT, affordable + more) <= credit_nano for more in range(1, 200))
+    costs = [price.cost_nano(PROMPT, affordable + more, images=IMAGES) for more in range(1, 200)]
+    pays_for = affordable + sum(cost <= credit_nano for cost in costs)
     for output_tokens in range(max(0, pays_for - 3), pays_for + 1):
         assert await running.covers(Usage(PROMPT, output_tokens))
     assert not running.is_spent

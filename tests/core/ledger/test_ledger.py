@@ -498,6 +498,31 @@ async def test_a_settlement_that_takes_too_long_is_carried_out_unless_it_is_take
     assert rows == [("req_delivered", 7, 200), ("req_refused", 0, 503)]
 
 
+async def test_a_hold_grows_by_what_is_known_where_the_wallet_cannot_be_read(
+    ledger: Ledger, account: str, database: Path
+) -> None:
+    await ledger.credit(account, 100, "p")
+    hold = await ledger.hold("req_1", account, 1, 10)
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("ALTER TABLE wallets RENAME TO hidden")
+        with pytest.raises(DatabaseError):
+            await ledger.balance(account)
+        assert await ledger.resize(hold, 60, 80)
+        assert not await ledger.resize(hold, 101, 200)
+        assert hold.amount_nano == 80
+        assert await ledger.resize(hold, 90, 200)
+        assert hold.amount_nano == 100
+        connection.execute("ALTER TABLE hidden RENAME TO wallets")
+
+
+async def test_a_balance_is_checked_by_what_may_come_free(ledger: Ledger, account: str) -> None:
+    assert (await refused(ledger.check_balance(account, 1))).code == "insufficient_balance"
+    await ledger.credit(account, 100, "p")
+    await ledger.hold("req_1", account, 100, 100)
+    await ledger.check_balance(account, 100)
+    assert (await refused(ledger.check_balance(account, 101))).code == "insufficient_balance"
+
+
 async def test_a_release_during_an_outage_is_done_at_once(ledger: Ledger, account: str, database: Path) -> None:
     await ledger.credit(account, 100, "p")
     await ledger.hold("req_1", account, 1, 100)

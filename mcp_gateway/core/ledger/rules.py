@@ -34,23 +34,23 @@ class Amount(NamedTuple):
 
     @property
     def granted_nano(self) -> int:
-        return sum(part_nano for _, part_nano in self.grants)
+        return sum([part_nano for _, part_nano in self.grants]) if self.grants else 0
 
     @property
     def amount_nano(self) -> int:
-        return self.paid_nano + self.granted_nano
+        return self.paid_nano + self.granted_nano if self.grants else self.paid_nano
 
 
 NOTHING = Amount()
+_TOO_MUCH_BACK = "more was given back than was held"
 
 
 def place(free: Free, needed_nano: int, most_nano: int, now_ms: int) -> Amount | None:
     """What a hold takes: up to `most_nano`, granted credit first; None where less than `needed_nano` is free."""
-    living = _living(free, now_ms)
-    spendable_nano = free.paid_nano + sum(grant.left_nano for grant in living)
+    spendable_nano = free.paid_nano + granted_nano(free, now_ms)
     if spendable_nano < needed_nano:
         return None
-    return _taken(living, max(0, min(most_nano, spendable_nano)))
+    return _taken(free, max(0, min(most_nano, spendable_nano)), now_ms)
 
 
 def resize(held: Amount, free: Free, needed_nano: int, most_nano: int, now_ms: int) -> Amount | None:
@@ -75,9 +75,8 @@ def charge(held: Amount, cost_nano: int, free: Free | None, now_ms: int) -> Amou
     excess_nano = cost_nano - held.amount_nano
     if excess_nano <= 0 or free is None:
         return within
-    living = _living(free, now_ms)
-    spendable_nano = max(free.paid_nano, 0) + sum(grant.left_nano for grant in living)
-    return added(within, _taken(living, min(excess_nano, spendable_nano)))
+    spendable_nano = max(free.paid_nano, 0) + granted_nano(free, now_ms)
+    return added(within, _taken(free, min(excess_nano, spendable_nano), now_ms))
 
 
 def granted_nano(free: Free, now_ms: int) -> int:
@@ -111,33 +110,35 @@ def less(wallet: Free, held: Amount) -> Free:
 
 def without(held: Amount, ended: Amount) -> Amount:
     """What several hold together, without one of them. Raises AssertionError where that would be less than nothing."""
-    grants = dict(held.grants)
-    for grant_id, part_nano in ended.grants:
-        grants[grant_id] = grants.get(grant_id, 0) - part_nano
-    left = Amount(held.paid_nano - ended.paid_nano, tuple((one, nano) for one, nano in grants.items() if nano))
-    assert min(left.paid_nano, 0, *(part_nano for _, part_nano in left.grants)) == 0, (
-        "more was given back than was held"
-    )
-    return left
+    paid_nano, grants = held.paid_nano - ended.paid_nano, held.grants
+    if ended.grants:
+        left = dict(grants)
+        for grant_id, part_nano in ended.grants:
+            left[grant_id] = left.get(grant_id, 0) - part_nano
+        grants = tuple((grant_id, part_nano) for grant_id, part_nano in left.items() if part_nano)
+    assert paid_nano >= 0, _TOO_MUCH_BACK
+    assert not grants or min(part_nano for _, part_nano in grants) >= 0, _TOO_MUCH_BACK
+    return Amount(paid_nano, grants)
 
 
-def _living(free: Free, now_ms: int) -> tuple[GrantLeft, ...]:
-    return tuple(grant for grant in free.grants if grant.lives_at(now_ms)) if free.grants else ()
+def _taken(free: Free, amount_nano: int, now_ms: int) -> Amount:
+    """So much of what is free, grants that live in their order, and the rest as paid money."""
+    if not free.grants:
+        return Amount(amount_nano)
+    return _first_parts(((one.id, one.left_nano) for one in free.grants if one.lives_at(now_ms)), amount_nano)
 
 
-def _taken(grants: Iterable[GrantLeft], amount_nano: int) -> Amount:
-    """So much of the grants, in their order, and the rest as paid money."""
+def _first_parts(grants: Iterable[tuple[int, int]], amount_nano: int) -> Amount:
+    """So much of these parts of grants, in their order, and the rest as paid money."""
     parts = []
-    for grant in grants:
+    for grant_id, most_nano in grants:
         if not amount_nano:
             break
-        part_nano = min(grant.left_nano, amount_nano)
-        parts.append((grant.id, part_nano))
+        part_nano = min(most_nano, amount_nano)
+        parts.append((grant_id, part_nano))
         amount_nano -= part_nano
     return Amount(amount_nano, tuple(parts))
 
 
 def _first_of(parts: Amount, amount_nano: int) -> Amount:
-    if not parts.grants:
-        return Amount(amount_nano)
-    return _taken((GrantLeft(grant_id, part_nano) for grant_id, part_nano in parts.grants), amount_nano)
+    return _first_parts(parts.grants, amount_nano) if parts.grants else Amount(amount_nano)

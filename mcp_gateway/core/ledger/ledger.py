@@ -361,7 +361,7 @@ class Ledger:
             needed = minimum_nano if short.budget else needed_nano
             if not short.covers(needed):
                 return _held(short, purse.holds_of(short), needed, now_ms)
-        raise AssertionError("nothing is missing")
+        return _come_free(_details(wallet, tuple(purse.open_holds)))
 
     def _insufficient(self, short: Short, holds: Sequence[Hold], minimum_nano: int) -> GatewayError:
         details = _details(short, holds) | self._topup
@@ -407,6 +407,12 @@ def check_can_own(account_id: str) -> None:
 def _details(short: Short, holds: Sequence[Hold]) -> dict[str, Any]:
     balance, held = format_usd(short.spendable_nano), format_usd(short.held_nano)
     return {"balance_usd": balance, "held_usd": held, "holding_requests": len(holds)}
+
+
+def _come_free(details: dict[str, Any]) -> GatewayError:
+    """What was missing is there by now, as where the window of a budget was over meanwhile."""
+    message = "What this request lacked has come free since it was asked for: ask again."
+    return GatewayError("balance_held", message, retry_after_s=1, details=details)
 
 
 def _held(short: Short, holds: Sequence[Hold], needed_nano: int, now_ms: int) -> GatewayError:

@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, SCOPES, Allowance, KeyScope
+from mcp_gateway.core.engine import Write
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import Idempotency, Kept
 from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.identity.key_ring import KeyRing
-from mcp_gateway.core.identity.keys import KeysPerAccount, Maker, binding, digest_of
+from mcp_gateway.core.identity.keys import Key, KeysPerAccount, Maker, binding, digest_of
 from mcp_gateway.core.identity.own_limits import DEFAULT, OwnLimits
 from mcp_gateway.core.ids import new_id, now_ms
+from mcp_gateway.core.ledger.budgets import Budget, MakeBudget
+from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.clocks import MsClock
 from tests.databases import Query, Work
@@ -331,6 +334,17 @@ async def test_a_key_and_the_answer_that_is_kept_of_it_are_written_together_or_n
     assert [key.id for key in await keys.list(account)] == [made.id]
     async with Idempotency(store, now_ms=clock).answering(account, "k", "keys", b"{}") as again:
         assert again.kept == Kept(201, {"id": made.id})
+
+
+async def test_a_keys_budgets_are_written_with_it_and_not_where_it_is_refused(
+    keys: KeyRing, account: str, ledger: Ledger
+) -> None:
+    def budget_of(key: Key) -> list[Write[None]]:
+        return [MakeBudget(Budget(f"bud_{key.id}", account, key.id, 100, "day"))]
+
+    made = [(await keys.create(account, and_then=budget_of))[0].id for _ in range(3)]
+    assert await refusal(keys.create(account, and_then=budget_of)) == "conflict"  # it has as many as it may
+    assert sorted(one.budget.holder for one in await ledger.budgets(account)) == sorted(made)
 
 
 async def test_an_account_that_is_not_there_has_no_limits(keys: KeyRing) -> None:

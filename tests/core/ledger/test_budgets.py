@@ -19,6 +19,7 @@ from mcp_gateway.core.ledger.budgets import (
     in_words,
     parse_budget,
     span_at,
+    zone_of,
 )
 from mcp_gateway.core.ledger.entries import Balance
 from mcp_gateway.core.ledger.ledger import Ledger, SettlementPending
@@ -98,6 +99,17 @@ def test_another_text_is_refused(text: str) -> None:
 def test_it_is_told_in_words() -> None:
     assert in_words(Budget("b", "a", "k", 5 * 10**9, "5h")) == "5.00 USD for each 5 hours"
     assert in_words(Budget("b", "a", "k", 10**9, "total")) == "1.00 USD in all"
+
+
+@each("name", ["", "Berlin", "Europe/Nowhere", "../etc/passwd", "/etc/localtime", "Europe\0", "x" * 10_000])
+def test_a_zone_that_this_system_does_not_know_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="no time zone"):
+        zone_of(name)
+
+
+def test_a_zone_is_known_by_its_name() -> None:
+    assert zone_of("UTC") is UTC
+    assert zone_of("Europe/Berlin") == ZoneInfo("Europe/Berlin")
 
 
 # Through the ledger
@@ -207,6 +219,26 @@ async def test_a_hold_grows_within_its_budgets_and_gives_back_what_it_does_not_n
     assert await left(ledger, account) == [(0, 0, 100)]
 
 
+@pytest.mark.parametrize("is_window_over", [True, False])
+@pytest.mark.usefixtures("two_keys")
+async def test_who_lacks_room_in_a_window_that_is_over_or_in_a_budget_that_has_ended_is_told_to_ask_again(
+    ledger: Ledger, account: str, store: Store, clock: MsClock, is_window_over: bool
+) -> None:
+    await ledger.credit(account, 1000, "p")
+    budget = await bound(store, account, "key_one", 100)
+    hold = await ledger.hold("req_1", account, 1, 30, KEY)
+    await ledger.hold("req_2", account, 60, 60, KEY)
+    if is_window_over:
+        clock.now_ms += DAY_MS
+    else:
+        await store.write(EndBudget(account, budget.id, clock.now_ms))
+    assert not await ledger.resize(hold, 50, 300)
+    ledger.release("req_1")
+    refusal = ledger.refusal(account, 50, KEY)
+    assert (refusal.status, refusal.code, refusal.retry_after_s) == (429, "balance_held", 1)
+    assert (await ledger.hold("req_1_again", account, 50, 50, KEY)).amount_nano == 50
+
+
 @pytest.mark.usefixtures("two_keys")
 async def test_what_is_given_back_goes_back_into_the_window_that_it_was_spent_of(
     ledger: Ledger, account: str, store: Store, clock: MsClock
@@ -297,6 +329,27 @@ async def test_one_that_is_made_or_ended_while_requests_run_counts_from_then_on(
     assert (await ledger.hold("req_3", account, 1, 100, KEY)).amount_nano == 100
     assert await ledger.settle(second, 70, None, may_exceed=True) == 50
     assert await left(ledger, account) == []
+
+
+@each("window", BUDGET_WINDOWS)
+@pytest.mark.usefixtures("two_keys")
+async def test_one_that_is_about_to_be_made_is_told_as_it_stands_then(
+    ledger: Ledger, account: str, store: Store, window: BudgetWindow
+) -> None:
+    before = ledger.new_budget(Budget(f"bud_key_one_{window}_100", account, "key_one", 100, window))
+    await bound(store, account, "key_one", 100, window)
+    assert before in await ledger.budgets(account, KEY)
+
+
+@pytest.mark.usefixtures("two_keys")
+async def test_what_was_spent_while_nothing_was_known_of_an_account_is_read_with_it(
+    ledger: Ledger, account: str, store: Store
+) -> None:
+    late = Ledger(store)
+    await ledger.credit(account, 1000, "p")
+    await bound(store, account, "key_one", 100)
+    await ledger.settle(await ledger.hold("req_1", account, 1, 100, KEY), 70, None)
+    assert await left(late, account) == [(70, 0, 30)]
 
 
 @pytest.mark.usefixtures("two_keys")

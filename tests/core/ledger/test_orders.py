@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.ledger.budgets import Budget, EndBudget, MakeBudget, SetZone
 from mcp_gateway.core.ledger.entries import Balance
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.ledger.orders import LASTS_S, Orders, RunningServer, TakeOrder, Undecided
@@ -98,6 +99,24 @@ async def test_what_the_ledger_refuses_is_told_as_it_words_it(
     assert (caught.value.code, "more than the ledger can hold" in caught.value.message) == ("invalid_value", True)
     with pytest.raises(GatewayError, match="conflict"):
         await running.adjust("acc_guest", -1, "guests")
+
+
+async def test_budgets_and_zones_are_decided_by_the_server_from_its_next_request_on(
+    ledger: Ledger, account: str, orders: Orders, running: RunningServer
+) -> None:
+    await ledger.credit(account, 100, "p")
+    await ledger.balance(account)
+    budget = Budget("bud_1", account, account, 30, "day")
+    with watching(orders):
+        for write, outcome, held_nano in (
+            (MakeBudget(budget), None, 30), (SetZone(account, "Asia/Kolkata"), None, 30),
+            (EndBudget(account, "bud_1", 1), True, 100), (EndBudget(account, "bud_1", 1), False, 100),
+        ):  # fmt: skip
+            asked = asyncio.ensure_future(running.decide(write))
+            await decided(asked)
+            assert asked.result() is outcome
+            assert (await ledger.hold("req_1", account, 1, 100)).amount_nano == held_nano
+            ledger.release("req_1")
 
 
 async def test_an_order_that_nobody_decides_is_taken_back_and_never_carried_out(

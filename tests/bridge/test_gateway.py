@@ -14,7 +14,9 @@ from mcp import Client, StdioServerParameters
 
 from tests.bridge.process import bridge_process
 from tests.patience import PATIENCE_S
+from tests.replaying import ReplayingBackend, events, stream
 from tests.serving import open_door
+from tests.stage import PRICED, cost_nano, staged
 
 pytestmark = pytest.mark.program
 ARGUMENTS = {"model": "demo/echo", "messages": [{"role": "user", "content": "Hello"}]}
@@ -85,3 +87,24 @@ async def test_keys_of_one_account_have_one_limit_through_the_bridge_and_beside_
             answers.append(await bridge.call("tools/call", call, id=2))
         assert [answer["result"]["isError"] for answer in answers] == [False, True]
         assert answers[1]["result"]["structuredContent"]["code"] == "requests_per_minute"
+
+
+async def test_an_answer_that_is_cut_where_the_money_ends_comes_whole_through_the_bridge(tmp_path: Path) -> None:
+    wallet = {"min_useful_tokens": 1}
+    priced = PRICED | {"context_window": 100_000, "max_output_tokens": 32_000}
+    async with (
+        ReplayingBackend(max_model_len=100_000) as backend,
+        open_door(tmp_path, vllm_urls=[backend.url], models=[priced], wallet=wallet) as door,
+    ):
+        stage = await staged(door, backend, cost_nano(10, 20))
+        for path, number in (("", 1), ("/sse", 2)):
+            stage = await stage.credited(cost_nano(10, 20))
+            backend.answer_with(events(*stream(10, 100)))
+            async with bridge_process(f"{door.url}/v1/mcp{path}", GATEWAY_API_KEY=stage.key) as bridge:
+                await bridge.open()
+                arguments = ARGUMENTS | {"model": PRICED["id"], "max_tokens": 20_000}
+                call = {"name": "chat_completion", "arguments": arguments}
+                answer = await bridge.call("tools/call", call, id=number)
+            told = answer["result"]["structuredContent"]
+            assert (told["finish_reason"], told["ended_by"], told["content"]) == ("length", "balance", "x" * 20)
+            await stage.is_left_with(0)

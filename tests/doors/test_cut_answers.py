@@ -4,21 +4,27 @@ The answer ends at the last frame that the wallet pays for, and the wallet is ne
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import httpx2
 import orjson
 import pytest
 import pytest_asyncio
+from mcp import Client
+from mcp.client.sse import sse_client
+from mcp.client.streamable_http import streamable_http_client
 
+from mcp_gateway.core.inference.exchange import Exchange
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.prices import Price
 from mcp_gateway.core.surfaces.usage import Usage
 from tests.cases import each
-from tests.patience import eventually
+from tests.patience import PATIENCE_S, eventually
 from tests.replaying import DONE, Answer, Asked, ReplayingBackend, chunk, events, in_two, usage
-from tests.serving import Door, error_of, open_door
+from tests.serving import MESSAGES, NO_TLS, Door, bearer, error_of, open_door
 from tests.stage import PRICED, Stage, cost_nano, staged
 from tests.surfaces import CHAT_SPOKEN, MODEL, SPOKEN, Spoken
 
@@ -551,3 +557,137 @@ async def test_a_prompt_is_not_counted_for_an_account_without_money(served: tupl
     response = await stage.ask(is_stream=True, max_tokens=LIMIT)
     assert (response.status_code, error_of(response)["code"]) == (402, "insufficient_balance")
     assert stage.backend.counted == []
+
+
+# Each client
+
+
+@each("transport", ["streamable", "sse"])
+async def test_the_mcp_sdk_sees_a_normal_end(served: tuple[Door, ReplayingBackend], transport: str) -> None:
+    stage = await with_tokens(served, 20)
+    stage.backend.answer_with(events(*CHAT_SPOKEN.stream(PROMPT, 100)))
+    arguments = {"model": MODEL, "messages": MESSAGES, "max_tokens": LIMIT}
+    url, headers = f"{stage.door.url}/v1/mcp", bearer(stage.key)
+    async with httpx2.AsyncClient(headers=headers, timeout=PATIENCE_S, verify=NO_TLS) as http:
+        target = streamable_http_client(url, http_client=http)
+        if transport == "sse":
+            target = sse_client(f"{url}/sse", headers=headers)
+        async with Client(target) as client:
+            result = await client.call_tool("chat_completion", arguments)
+    told = result.structured_content
+    assert not result.is_error
+    assert told is not None
+    assert (told["finish_reason"], told["ended_by"], told["content"]) == ("length", "balance", "x" * 20)
+    assert told["cost_usd"] == format_usd(cost_nano(PROMPT, 20))
+    await stage.is_left_with(0)
+
+
+@each("is_stream", [True, False])
+@each("spoken", GROWING)
+async def test_openais_sdk_sees_a_normal_end(
+    served: tuple[Door, ReplayingBackend], spoken: Spoken, is_stream: bool
+) -> None:
+    stage = await with_tokens(served, 20)
+    stage.backend.answer_with(events(*spoken.stream(PROMPT, 100)))
+    async with stage.door.openai(stage.key) as client:
+        create: Any = client.chat.completions.create if spoken is CHAT_SPOKEN else client.completions.create
+        fields = {"messages": MESSAGES} if spoken is CHAT_SPOKEN else {"prompt": "hello"}
+        answer = await create(model=MODEL, max_tokens=LIMIT, stream=is_stream, **fields)
+        chunks = [chunk async for chunk in answer] if is_stream else [answer]
+    choices = [choice for one in chunks for choice in one.choices]
+    texts = [spoken.piece({"choices": [choice.model_dump()]}) if is_stream else _said(choice) for choice in choices]
+    assert "".join(texts) == "x" * 20
+    assert [choice.finish_reason for choice in choices][-1] == "length"
+    assert chunks[-1].model_extra["gateway"] == {"ended_by": "balance"}
+    await stage.is_left_with(0)
+
+
+def _said(choice: Any) -> str:
+    text: str = choice.text if hasattr(choice, "text") else choice.message.content
+    return text
+
+
+# Who leaves while the hold grows
+
+
+@each("came", [0, 1, 511, 512, 513, 1700])
+@each("spoken", GROWING)
+async def test_who_leaves_a_stream_pays_what_had_come_and_holds_nothing(
+    served: tuple[Door, ReplayingBackend], spoken: Spoken, came: int
+) -> None:
+    """Also where it waits for the first frame: then it is the prompt."""
+    stage = await with_tokens(served, 3000)
+    frames = spoken.stream(PROMPT, 2000)
+    kept = frames[: frames.index(spoken.token(came, PROMPT)) + 1] if came else spoken.opening(PROMPT)
+    stage.backend.answer_with(in_two([b"".join(kept)] if kept else [], asyncio.Event(), []))
+    body = spoken.body(is_stream=True, max_tokens=LIMIT)
+    headers = bearer(stage.key)
+    if not kept:
+        await stage.leave_once_asked(spoken, is_stream=True, max_tokens=LIMIT)
+    else:
+        async with stage.door.http.stream("POST", spoken.path, json=body, headers=headers) as answer:
+            told = b""
+            async for piece in answer.aiter_bytes():
+                told += piece
+                if told.count(b'":"x"') == came:
+                    break
+        await stage.backend.chats[-1].gone()
+    await stage.is_left_with(cost_nano(PROMPT, 3000) - cost_nano(PROMPT, came))
+    [record] = await stage.records()
+    assert (record["http_status"], record["completion_tokens"]) == (499, came)
+
+
+@each("came", [1, 512, 513, 1700])
+@each("spoken", [*GROWING, SPOKEN[-1]])
+async def test_who_leaves_an_answer_in_one_piece_pays_what_had_come_and_holds_nothing(
+    served: tuple[Door, ReplayingBackend], spoken: Spoken, came: int
+) -> None:
+    stage = await with_tokens(served, 3000)
+    frames = spoken.stream(PROMPT, 2000) if spoken.name != "mcp tool" else CHAT_SPOKEN.stream(PROMPT, 2000)
+    count = came + len(spoken.opening(PROMPT))
+    stage.backend.answer_with(in_two([b"".join(frames[:count])], asyncio.Event(), []))
+    asking = asyncio.ensure_future(stage.ask(spoken, max_tokens=LIMIT))
+    running = stage.door.gateway.inference.running
+    await eventually(lambda: [_collected_tokens(one) for one in running] == [came])
+    asking.cancel()
+    await stage.backend.chats[-1].gone()
+    await asyncio.gather(asking, return_exceptions=True)
+    await stage.is_left_with(cost_nano(PROMPT, 3000) - cost_nano(PROMPT, came))
+    [record] = await stage.records()
+    assert (record["error_code"], record["completion_tokens"]) == ("client_closed", came)
+
+
+def _collected_tokens(exchange: Exchange) -> int | None:
+    """How many have come of an answer that is collected."""
+    answer = exchange._answer
+    usage = answer.collecting.usage if answer is not None and answer.collecting is not None else None
+    return None if usage is None else usage.completion_tokens
+
+
+@every_growing_way
+async def test_what_a_backend_breaks_off_is_billed_as_far_as_it_came(
+    served: tuple[Door, ReplayingBackend], spoken: Spoken, is_stream: bool
+) -> None:
+    stage = await with_tokens(served, 3000)
+    frames = CHAT_SPOKEN.stream(PROMPT, 2000) if spoken.name == "mcp tool" else spoken.stream(PROMPT, 2000)
+    stage.backend.answer_with(events(b"".join(frames[: 700 + len(spoken.opening(PROMPT))])))
+    response = await stage.ask(spoken, is_stream=is_stream, max_tokens=LIMIT)
+    assert b"ended_by" not in response.content
+    paid_nano = cost_nano(PROMPT, 700) if is_stream else 0
+    await stage.is_left_with(cost_nano(PROMPT, 3000) - paid_nano)
+
+
+@each("spoken", GROWING)
+async def test_what_was_said_stands_in_no_log(
+    served: tuple[Door, ReplayingBackend], spoken: Spoken, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    canary = "canary-3f9a1c"
+    stage = await with_tokens(served, 5)
+    stage.backend.answer_with(events(*spoken.stream(PROMPT, 40, canary)))
+    response = await stage.ask(spoken, is_stream=True, max_tokens=LIMIT, text=canary)
+    assert spoken.pieces(response.content) == [canary] * 5
+    pages = [(await stage.door.get(path, stage.key)).text for path in ("/v1/requests", "/metrics", "/v1/billing")]
+    assert canary not in caplog.text + "".join(pages)
+    dump = await stage.door.rows("SELECT * FROM requests JOIN request_counts USING (id)")
+    assert canary not in repr(dump)

@@ -64,7 +64,7 @@ class Rationed:
                 if not await self._running_hold.covers(usage):
                     kept.append(self._cut())
                     break
-                self._count.so_far = usage
+                self._count.take(usage)
                 self._first = self._first or frame
             kept.append(frame)
         return b"".join(kept)
@@ -82,13 +82,18 @@ class Rationed:
 
 
 class _Count:
-    """What has come of a stream, whose prompt has about so many tokens until it tells; `is_told` once it does."""
+    """What is taken of a stream, whose prompt has about so many tokens until it tells; `is_told` once it does."""
 
     def __init__(self, bounds: UsageBounds, prompt_tokens: int) -> None:
         self.so_far: Usage | None = None
         self.is_told = False
         self._bounds = bounds
         self._prompt_tokens = prompt_tokens
+        self._tells = False
+
+    def take(self, usage: Usage) -> None:
+        """Go on from what the last frame came to."""
+        self.so_far, self.is_told = usage, self.is_told or self._tells
 
     def with_frame(self, frame: bytes) -> Usage | None:
         """What has come with a frame that brings something; None of another, which is never kept back.
@@ -98,8 +103,8 @@ class _Count:
         if _CHOICE.search(frame) is None:
             return None
         told = last_usage(frame)
-        if told is not None and self._bounds.allow(told):
-            self.is_told = True
+        self._tells = told is not None and self._bounds.allow(told)
+        if told is not None and self._tells:
             return told
         before = self.so_far or Usage(self._prompt_tokens, 0)
         return before._replace(completion_tokens=before.completion_tokens + (TEXT.search(frame) is not None))

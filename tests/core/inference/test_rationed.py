@@ -222,6 +222,11 @@ async def test_a_frame_without_a_usage_to_believe_counts_as_a_token_if_it_has_an
     assert await stage.told(frames, 20) == b"".join(frames)
 
 
+async def test_what_only_a_frame_tells_that_is_not_paid_is_told_to_nobody(stage: Stage) -> None:
+    frames = [without_usage(chunk("", 0, 0)), without_usage(chunk("x", 0, 0)), chunk("x", PROMPT, 40)]
+    assert is_cut_after(await stage.told(frames, 5), frames[:2], None)
+
+
 async def test_one_that_tells_none_counts_on_from_what_was_told_before(stage: Stage) -> None:
     frames = [chunk("", PROMPT, 0), chunk("xxx", PROMPT, 3), *[without_usage(chunk("x", 0, 0))] * 20]
     assert is_cut_after(await stage.told(frames, 5), frames[:4], 5)

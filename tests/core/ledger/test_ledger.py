@@ -523,6 +523,17 @@ async def test_a_balance_is_checked_by_what_may_come_free(ledger: Ledger, accoun
     assert (await refused(ledger.check_balance(account, 101))).code == "insufficient_balance"
 
 
+async def test_a_balance_is_checked_by_the_wallet_as_it_was_read_last_and_read_again_before_a_no(
+    ledger: Ledger, account: str, database: Path, clock: MsClock
+) -> None:
+    other = await open_store(database, now_ms=clock)
+    for amount_nano in (50, 100):
+        await Ledger(other).credit(account, 50, f"up to {amount_nano}")
+        await ledger.check_balance(account, amount_nano)
+        assert (await refused(ledger.check_balance(account, amount_nano + 1))).code == "insufficient_balance"
+    await other.close()
+
+
 async def test_a_release_during_an_outage_is_done_at_once(ledger: Ledger, account: str, database: Path) -> None:
     await ledger.credit(account, 100, "p")
     await ledger.hold("req_1", account, 1, 100)

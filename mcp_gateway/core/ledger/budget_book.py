@@ -6,6 +6,7 @@ Exact as a purse is: only this process spends, and only it makes, changes and en
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, tzinfo
+from itertools import chain
 from typing import NamedTuple
 
 from mcp_gateway.core.ledger.budgets import (
@@ -36,11 +37,14 @@ NOBODY = Spender()
 class BudgetBook:
     """Of one account, with nothing in it until it is read."""
 
-    __slots__ = ("_budgets", "_held", "_spans", "_spent", "_zone", "is_read")
+    __slots__ = ("_account_id", "_budgets", "_by_holder", "_held", "_is_told", "_spans", "_spent", "_zone", "is_read")
 
-    def __init__(self) -> None:
+    def __init__(self, account_id: str) -> None:
         self.is_read = False
         self._zone: tzinfo = UTC
+        self._is_told = False
+        self._account_id = account_id
+        self._by_holder: dict[str, list[Budget]] = {}
         self._budgets: dict[str, Budget] = {}
         self._spans: dict[str, Span] = {}
         self._spent: dict[Spent, int] = {}
@@ -48,15 +52,22 @@ class BudgetBook:
 
     def read(self, told: BudgetsOf) -> None:
         """Know them as they stood; what commits have told meanwhile is later, and stays."""
-        if not self.is_read:
+        if self.is_read:
+            return
+        if not self._is_told:
             self.change(told)
-            self._spent = told.spent | self._spent
+        self._spent = told.spent | self._spent
+        self.is_read = True
 
     def change(self, told: BudgetsOf) -> None:
-        """Know which there are from now on."""
-        self.is_read = True
+        """Know which there are from now on; until they are read, it is not known what was spent of them."""
+        self._is_told = True
         self._zone = zone_of(told.zone)
         self._budgets = {budget.id: budget for budget in told.budgets}
+        self._by_holder = {}
+        for budget in told.budgets:
+            self._by_holder.setdefault(budget.holder, []).append(budget)
+        self._spent = {window: spent for window, spent in self._spent.items() if window[0] in self._budgets}
         self._spans.clear()
 
     def note(self, told: BudgetSpent) -> None:
@@ -88,13 +99,17 @@ class BudgetBook:
 
     def standings(self, now_ms: int, holders: Holders | None = None) -> Iterator[BudgetStanding]:
         """Of all, or of those that bound what these may spend."""
-        for budget in self._budgets.values() if holders is None else self._of(holders):
+        bounding = None if holders is None else {one.id for one in self._of(holders)}
+        for budget in self._budgets.values():
+            if bounding is not None and budget.id not in bounding:
+                continue
             span = self._span(budget, now_ms)
             window = budget.id, span.starts_at_ms
             yield BudgetStanding(budget, span, self._spent.get(window, 0), self._held[window])
 
     def _of(self, holders: Holders) -> Iterator[Budget]:
-        return (one for one in self._budgets.values() if one.holder in holders or one.holder == one.account_id)
+        of = self._by_holder
+        return chain(of.get(self._account_id, ()), *(of[holder] for holder in holders if holder in of))
 
     def _room_nano(self, window: Spent) -> int:
         budget = self._budgets.get(window[0])

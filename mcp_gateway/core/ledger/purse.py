@@ -59,7 +59,7 @@ class Purse:
         """By request, the first made first."""
         self.reads = 0
         """How many of its wallet are on their way, which would be lost on another purse."""
-        self.budgets = BudgetBook()
+        self.budgets = BudgetBook(account_id)
         self._wallet = Free(0)
         self._version = -1
         self._held = NOTHING

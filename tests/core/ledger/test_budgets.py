@@ -377,3 +377,53 @@ async def test_one_of_nobody_is_refused_and_an_accounts_zone_moves_its_days(
     await store.write(SetZone(account, "Asia/Kolkata"))
     (standing,) = await ledger.budgets(account)
     assert standing.span == span_at("day", clock.now_ms, ZoneInfo("Asia/Kolkata"))
+
+
+@pytest.mark.usefixtures("two_keys")
+async def test_what_was_spent_before_is_known_also_where_another_is_made_before_that_is_read(
+    ledger: Ledger, account: str, store: Store, database: Path, clock: MsClock
+) -> None:
+    """As by an operator right after a start, or in an outage that hid them from the first request."""
+    await ledger.credit(account, 1000, "p")
+    await bound(store, account, "key_one", 100)
+    await ledger.settle(await ledger.hold("req_1", account, 1, 90, KEY), 90, None)
+    again = await open_store(database, now_ms=clock)
+    later = Ledger(again)
+    assert not later._purses.of(account).is_read
+    await bound(again, account, account, 500)
+    assert not later._purses.of(account).is_read
+    assert (await later.hold("req_2", account, 1, 100, KEY)).amount_nano == 10
+    assert sorted(await left(later, account)) == [(0, 10, 490), (90, 10, 0)]
+    await again.close()
+
+
+@pytest.mark.usefixtures("two_keys")
+@pytest.mark.parametrize("how", ["over", "ended"])
+async def test_who_began_in_a_budget_that_is_no_more_is_told_to_ask_again(
+    ledger: Ledger, account: str, store: Store, clock: MsClock, how: str
+) -> None:
+    await ledger.credit(account, 1000, "p")
+    budget = await bound(store, account, "key_one", 100)
+    hold = await ledger.hold("req_1", account, 1, 100, KEY)
+    if how == "over":
+        clock.now_ms += DAY_MS
+    else:
+        await store.write(EndBudget(account, budget.id, 1))
+    assert not await ledger.resize(hold, 101, 200)
+    assert ledger.what_ends(hold, 101) == "budget"
+    ledger.release("req_1")
+    error = ledger.refusal(account, 101, KEY) if how == "ended" else ledger.refusal(account, 100, KEY)
+    assert (error.status, error.code, error.retry_after_s) == (429, "balance_held", 1)
+
+
+@pytest.mark.usefixtures("two_keys")
+async def test_what_ends_an_answer_is_the_wallet_before_a_budget(ledger: Ledger, account: str, store: Store) -> None:
+    await ledger.credit(account, 100, "p")
+    await bound(store, account, "key_one", 60)
+    mine, other = await ledger.hold("req_1", account, 1, 30, KEY), await ledger.hold("req_2", account, 1, 30, OTHER)
+    assert not await ledger.resize(mine, 61, 61)
+    assert ledger.what_ends(mine, 61) == "budget"
+    assert not await ledger.resize(mine, 71, 71)
+    assert ledger.what_ends(mine, 71) == "balance"
+    assert not await ledger.resize(other, 71, 71)
+    assert ledger.what_ends(other, 71) == "balance"

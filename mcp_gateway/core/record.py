@@ -12,7 +12,7 @@ OK = 200
 Door = Literal["http", "mcp"]
 SurfaceName = Literal["chat", "completions", "embeddings", "messages", "rerank", "responses", "score"]
 """What a client speaks; see core/surfaces."""
-EndedBy = Literal["balance"]
+EndedBy = Literal["balance", "budget"]
 UNNAMED_SURFACE: SurfaceName = "chat"
 """Of a record that names none."""
 

@@ -156,7 +156,10 @@ _OUTPUT = output_schema(
             "description": "All answers, where n is more than 1.",
         },
         "max_tokens_clamped": {"type": "integer", "description": "To what max_tokens was lowered, if it was."},
-        "ended_by": {"type": "string", "description": "balance: the money ended before the reply did."},
+        "ended_by": {
+            "type": "string",
+            "description": "balance or budget: the account's money, or that of a budget, ended before the reply did.",
+        },
     }
     | BILL_PROPERTIES
 )

@@ -4,6 +4,7 @@ from mcp_gateway.core.dialects.dialect import Counting
 from mcp_gateway.core.dialects.vllm_bodies import counting_with, generating
 from mcp_gateway.core.dialects.vllm_cuts import cut_frames
 from mcp_gateway.core.dialects.vllm_fields import ChatFields
+from mcp_gateway.core.record import EndedBy
 from mcp_gateway.core.surfaces import whole_answer
 from mcp_gateway.core.surfaces.chat import OUTPUT_CAPS
 from mcp_gateway.core.surfaces.collected import can_carry
@@ -42,8 +43,8 @@ class ChatToVllm:
         """Of a call that is forced, nothing is streamed before its end."""
         return ask.choices == 1 and can_carry(ask.body)
 
-    def cut(self, first_frame: bytes, usage: Usage | None) -> bytes:
-        return cut_frames(first_frame, usage, {"delta": {}, "logprobs": None})
+    def cut(self, first_frame: bytes, usage: Usage | None, ended_by: EndedBy) -> bytes:
+        return cut_frames(first_frame, usage, ended_by, {"delta": {}, "logprobs": None})
 
     def reader(self, ask: Ask, public_model: str, bounds: UsageBounds) -> FrameRelay:
         return FrameRelay(

@@ -4,6 +4,7 @@ from mcp_gateway.core.dialects.dialect import Counting
 from mcp_gateway.core.dialects.flat_fields import FlatFields
 from mcp_gateway.core.dialects.vllm_bodies import counting_of, generating, joined
 from mcp_gateway.core.dialects.vllm_cuts import cut_frames
+from mcp_gateway.core.record import EndedBy
 from mcp_gateway.core.surfaces import whole_answer
 from mcp_gateway.core.surfaces.credible import UsageBounds
 from mcp_gateway.core.surfaces.splice import FrameRelay
@@ -38,8 +39,8 @@ class CompletionsToVllm:
     def can_be_cut(self, ask: Ask) -> bool:
         return ask.choices == 1
 
-    def cut(self, first_frame: bytes, usage: Usage | None) -> bytes:
-        return cut_frames(first_frame, usage, {"text": "", "logprobs": None})
+    def cut(self, first_frame: bytes, usage: Usage | None, ended_by: EndedBy) -> bytes:
+        return cut_frames(first_frame, usage, ended_by, {"text": "", "logprobs": None})
 
     def reader(self, ask: Ask, public_model: str, bounds: UsageBounds) -> FrameRelay:
         return FrameRelay(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from mcp_gateway.core.catalog import Offer
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.record import SurfaceName
+from mcp_gateway.core.record import EndedBy, SurfaceName
 from mcp_gateway.core.surfaces.credible import UsageBounds
 from mcp_gateway.core.surfaces.surface import Ask, Body, Collecting, Failure, Reader, Surface, Terms, Whole
 from mcp_gateway.core.surfaces.tokens import QuestionName
@@ -50,7 +50,7 @@ class Translation(Protocol):
     def can_be_cut(self, ask: Ask) -> bool:
         """Whether each frame of a stream tells a running count, and nothing is made unseen: so it may end at any."""
 
-    def cut(self, first_frame: bytes, usage: Usage | None) -> bytes:
+    def cut(self, first_frame: bytes, usage: Usage | None, ended_by: EndedBy) -> bytes:
         """The frames that end a stream that began so, as where its limit is reached; None where it told no usage."""
 
     def reader(self, ask: Ask, public_model: str, bounds: UsageBounds) -> Reader:

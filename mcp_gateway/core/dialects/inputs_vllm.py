@@ -3,6 +3,7 @@
 from mcp_gateway.core.dialects.cache_salt import cache_salt
 from mcp_gateway.core.dialects.flat_fields import FlatFields
 from mcp_gateway.core.json_bounds import dump_json
+from mcp_gateway.core.record import EndedBy
 from mcp_gateway.core.surfaces import whole_answer
 from mcp_gateway.core.surfaces.credible import UsageBounds
 from mcp_gateway.core.surfaces.input_answer import no_text, read_input_answer
@@ -32,7 +33,7 @@ class InputsToVllm:
     def can_be_cut(self, _ask: Ask) -> bool:
         return False
 
-    def cut(self, first_frame: bytes, usage: Usage | None) -> bytes:
+    def cut(self, first_frame: bytes, usage: Usage | None, ended_by: EndedBy) -> bytes:
         raise NotImplementedError  # see `can_be_cut`
 
     def reader(self, ask: Ask, public_model: str, bounds: UsageBounds) -> Reader:

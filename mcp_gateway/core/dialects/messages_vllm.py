@@ -5,6 +5,7 @@ from mcp_gateway.core.dialects.dialect import Counting
 from mcp_gateway.core.dialects.messages_vllm_fields import MessageFields
 from mcp_gateway.core.dialects.vllm_bodies import counting_with
 from mcp_gateway.core.json_bounds import dump_json
+from mcp_gateway.core.record import EndedBy
 from mcp_gateway.core.surfaces import message_answer
 from mcp_gateway.core.surfaces.credible import UsageBounds
 from mcp_gateway.core.surfaces.message_events import MessageRelay
@@ -39,7 +40,7 @@ class MessagesToVllm:
     def can_be_cut(self, _ask: Ask) -> bool:
         return False
 
-    def cut(self, first_frame: bytes, usage: Usage | None) -> bytes:
+    def cut(self, first_frame: bytes, usage: Usage | None, ended_by: EndedBy) -> bytes:
         raise NotImplementedError  # see `can_be_cut`
 
     def reader(self, _ask: Ask, public_model: str, bounds: UsageBounds) -> MessageRelay:

@@ -10,6 +10,7 @@ from mcp_gateway.core.dialects.responses_fields import ResponsesFields
 from mcp_gateway.core.dialects.vllm_bodies import TOKENIZE_PATH, bound
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import dump_json, parse_in_turns
+from mcp_gateway.core.record import EndedBy
 from mcp_gateway.core.surfaces.credible import UsageBounds, failed_amid, not_understood
 from mcp_gateway.core.surfaces.error_shapes import error_in
 from mcp_gateway.core.surfaces.response_object import (
@@ -66,7 +67,7 @@ class ResponsesToVllm:
     def can_be_cut(self, _ask: Ask) -> bool:
         return False
 
-    def cut(self, first_frame: bytes, usage: Usage | None) -> bytes:
+    def cut(self, first_frame: bytes, usage: Usage | None, ended_by: EndedBy) -> bytes:
         raise NotImplementedError  # see `can_be_cut`
 
     def reader(self, ask: Ask, public_model: str, bounds: UsageBounds) -> ResponsesReader:

@@ -4,20 +4,22 @@ from typing import Any
 
 import orjson
 
+from mcp_gateway.core.record import EndedBy
 from mcp_gateway.core.surfaces.chunks import chunk_of
-from mcp_gateway.core.surfaces.openai import ENDED_BY_BALANCE
+from mcp_gateway.core.surfaces.openai import cut_by
 from mcp_gateway.core.surfaces.splice import DONE
 from mcp_gateway.core.surfaces.usage import Usage
 
 _HEAD = ("id", "object", "created", "model")
 
 
-def cut_frames(first_frame: bytes, usage: Usage | None, choice: dict[str, Any]) -> bytes:
+def cut_frames(first_frame: bytes, usage: Usage | None, ended_by: EndedBy, choice: dict[str, Any]) -> bytes:
     """The last chunk with a choice, to which `choice` is what it adds; the usage, null where none is told; the end."""
-    first, told = _beginning_of(first_frame), {"usage": None if usage is None else usage.as_object()}
+    first = _beginning_of(first_frame)
+    told = cut_by(ended_by) | {"usage": None if usage is None else usage.as_object()}
     head = {name: first.get(name) for name in _HEAD}
     ended = {"choices": [{"index": 0, **choice, "finish_reason": "length"}]}
-    last, total = head | ended | ENDED_BY_BALANCE | told, head | {"choices": []} | ENDED_BY_BALANCE | told
+    last, total = head | ended | told, head | {"choices": []} | told
     return b"data: %b\n\ndata: %b\n\n%b" % (orjson.dumps(last), orjson.dumps(total), DONE)
 
 

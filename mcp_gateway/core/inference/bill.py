@@ -64,7 +64,7 @@ class Bill:
     @property
     def ended_by(self) -> EndedBy | None:
         """What ended an answer that its backend would have gone on with."""
-        return "balance" if self._running_hold is not None and self._running_hold.is_spent else None
+        return None if self._running_hold is None else self._running_hold.ended_by
 
     async def open(self, terms: Terms, ask: Ask, model: Model, meter: Meter, *, can_be_cut: bool) -> Terms:
         """Hold the worst case of the terms, or as much as the wallet has; the terms that are held.

@@ -25,7 +25,7 @@ from mcp_gateway.core.limits.limiter import Turn
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.prices import dearest
 from mcp_gateway.core.record import OK, EndedBy
-from mcp_gateway.core.surfaces.openai import ended_by_balance
+from mcp_gateway.core.surfaces.openai import telling_its_cut
 from mcp_gateway.core.surfaces.surface import Ask, Body, Reader
 from mcp_gateway.core.surfaces.tokens import TokenQuestion
 from mcp_gateway.core.surfaces.usage import Usage
@@ -208,8 +208,8 @@ class Exchange:
         """The answer in one piece; empty while there is none, and where it was refused since it could not be billed."""
         if self._answer is None or self._bill.status != OK:
             return b""
-        body = self._answer.body
-        return body if self._bill.ended_by is None else ended_by_balance(body)
+        body, ended_by = self._answer.body, self._bill.ended_by
+        return body if ended_by is None else telling_its_cut(body, ended_by)
 
     @property
     def facts(self) -> AnswerFacts:

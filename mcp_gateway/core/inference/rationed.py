@@ -76,9 +76,11 @@ class Rationed:
         """
         self._has_ended = True
         self._response.close()
-        if self._count.so_far is None:
+        ended_by = self._running_hold.ended_by
+        if self._count.so_far is None or ended_by is None:
             raise self._running_hold.refusal()
-        return self._translation.cut(self._first, self._count.so_far if self._count.is_told else None)
+        usage = self._count.so_far if self._count.is_told else None
+        return self._translation.cut(self._first, usage, ended_by)
 
 
 class _Count:

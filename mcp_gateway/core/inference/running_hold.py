@@ -8,6 +8,7 @@ from mcp_gateway.core.inference.terms import cost_nano
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.ledger.purse import Hold
 from mcp_gateway.core.prices import Price
+from mcp_gateway.core.record import EndedBy
 from mcp_gateway.core.surfaces.usage import Usage
 
 FIRST_SLICE_TOKENS = 512
@@ -15,9 +16,9 @@ _MOST_SLICE_TOKENS = 8192
 
 
 class RunningHold:
-    """Of one request; raises its hold. `is_spent` is whether the money has ended before the answer did."""
+    """Of one request; raises its hold. `ended_by` is whose money has ended before the answer did."""
 
-    is_spent = False
+    ended_by: EndedBy | None = None
 
     def __init__(self, ledger: Ledger, price: Price, images: int, prompt_tokens: int, most_tokens: int) -> None:
         """For a prompt of about so many tokens and an answer of no more than `most_tokens`."""
@@ -64,7 +65,7 @@ class RunningHold:
         needed_nano = cost_nano(usage, self._price, self._images)
         wanted_nano = self._price.most_nano(prompt_tokens, self._wanted_tokens, self._images)
         if not await self._ledger.resize(self._hold, needed_nano, wanted_nano):
-            self.is_spent, self._needed_nano = True, needed_nano
+            self.ended_by, self._needed_nano = self._ledger.what_ends(self._hold, needed_nano), needed_nano
             return False
         self.prompt_tokens = prompt_tokens
         self._note_covered()
@@ -73,7 +74,7 @@ class RunningHold:
     def refusal(self) -> GatewayError:
         """Where not even what came first is covered: its prompt is longer than it was counted. Nothing is held then."""
         assert self._hold is not None
-        self.is_spent = False
+        self.ended_by = None
         self._ledger.release(self._hold.request_id)
         return self._ledger.refusal(self._hold.account_id, self._needed_nano, self._hold.holders)
 

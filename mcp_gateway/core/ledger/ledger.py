@@ -39,7 +39,7 @@ from mcp_gateway.core.ledger.purse import Hold, Purse, Purses
 from mcp_gateway.core.ledger.wait_limit import TooLong, WaitLimit
 from mcp_gateway.core.ledger.wait_list import WaitList
 from mcp_gateway.core.money import OutsideKind, PaidKind, format_usd
-from mcp_gateway.core.record import AddRecord, RequestRecord
+from mcp_gateway.core.record import AddRecord, EndedBy, RequestRecord
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +135,11 @@ class Ledger:
         with suppress(DatabaseError):  # what was known before is what there is
             await self._read_wallet(hold.account_id)
         return self._purses.resize(hold, needed_nano, most_nano, self._now_ms())
+
+    def what_ends(self, hold: Hold, needed_nano: int) -> EndedBy:
+        """Why the hold could not be raised so far just now: of the wallet before budgets, as refusals are."""
+        is_paid = self._purses.of(hold.account_id).can_pay(hold, needed_nano, self._now_ms())
+        return "budget" if is_paid else "balance"
 
     async def _hold_after_reading(
         self, request_id: str, account_id: str, needed_nano: int, most_nano: int, by: Spender

@@ -118,6 +118,10 @@ class Purse:
         self._hold_of(hold, parts)
         return True
 
+    def can_pay(self, hold: Hold, needed_nano: int, now_ms: int) -> bool:
+        """Whether the wallet covers so much for the request, whatever its budgets do."""
+        return rules.resize(hold.parts, self.free, needed_nano, needed_nano, now_ms) is not None
+
     def release(self, hold: Hold) -> None:
         """Nothing is held for the request any more."""
         del self.holds[hold.request_id]

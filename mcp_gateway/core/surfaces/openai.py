@@ -6,12 +6,11 @@ import orjson
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_fields import optional
+from mcp_gateway.core.record import EndedBy
 from mcp_gateway.core.surfaces.splice import DONE
 from mcp_gateway.core.surfaces.surface import NO_USAGE_WISHES, Body, UsageWishes
 
 COMMENT = b": waiting for the model\n\n"
-ENDED_BY_BALANCE = {"gateway": {"ended_by": "balance"}}
-"""Told in an answer that was cut since its account had no more money, beside a `finish_reason` of `length`."""
 MOST_LOGPROBS = 20
 """Beside each token's own; of vLLM, unless it was started otherwise."""
 _TOKEN_BYTES, _ROW_BYTES = 16, 128
@@ -60,7 +59,12 @@ def broken_off(error: GatewayError, answer_id: str, kind: str, model: str, choic
     return b"data: %b\n\n%b" % (orjson.dumps(chunk), DONE)
 
 
-def ended_by_balance(body: Body) -> bytes:
+def cut_by(ended_by: EndedBy) -> dict[str, Any]:
+    """Told in an answer that was cut since there was no more money, beside a `finish_reason` of `length`."""
+    return {"gateway": {"ended_by": ended_by}}
+
+
+def telling_its_cut(body: Body, ended_by: EndedBy) -> bytes:
     """An answer in one piece that tells why it was cut."""
     end = body.rfind(b"}")
-    return b"".join((body[:end], b",", orjson.dumps(ENDED_BY_BALANCE)[1:-1], body[end:]))
+    return b"".join((body[:end], b",", orjson.dumps(cut_by(ended_by))[1:-1], body[end:]))

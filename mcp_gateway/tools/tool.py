@@ -57,6 +57,17 @@ ERROR_PROPERTIES: dict[str, Any] = {
     "balance_usd": {"type": "string", "description": "On failure for lack of money: what can be spent."},
     "held_usd": {"type": "string", "description": "On failure for lack of money: what your running requests hold."},
     "holding_requests": {"type": "integer", "description": "On failure for lack of money: how many requests hold it."},
+    "starts_anew_at": {
+        "type": "integer",
+        "description": "On failure by a budget: when it has money again, Unix seconds.",
+    },
+    "budget": {
+        "type": "object",
+        "description": "On failure by a budget: which one.",
+        "properties": {
+            name: {"type": "string"} for name in ("id", "amount_usd", "window", "spent_usd", "held_usd", "left_usd")
+        },
+    },
     "request_id": {"type": "string", "description": "Of this call, which is recorded and billed under it."},
 }
 
@@ -88,5 +99,11 @@ def error_result(error: GatewayError, *, further_advice: str = "") -> Result:
         advice = advice.replace("retry_after_s seconds", f"{error.retry_after_s} seconds")
     message = f"{happened} {advice} {further_advice}".rstrip()
     told: dict[str, Any] = {"type": error.row.type, "code": error.code, "message": message} | error.wait_told
-    told |= {name: value for name, value in error.details.items() if name in ERROR_PROPERTIES}
+    told |= {name: value for name, value in _there(error.details).items() if name in ERROR_PROPERTIES}
     return result(message, told, is_error=True)
+
+
+def _there(details: dict[str, Any]) -> dict[str, Any]:
+    """Without what is null, which no schema of a tool has."""
+    there = {name: value for name, value in details.items() if value is not None}
+    return {name: _there(value) if isinstance(value, dict) else value for name, value in there.items()}

@@ -64,10 +64,16 @@ def parsed_as(raw: bytes, kind: type[Kind]) -> Kind:
         return kind.model_validate(body)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        name = shown(str(fault["loc"][0]))
+        name = shown(_name_at(fault["loc"]))
         if fault["type"] == "extra_forbidden":
             raise GatewayError("unsupported_parameter", f"`{name}` is not known here.", param=name) from None
         if fault["type"] == "missing":
             raise GatewayError("missing_parameter", f"`{name}` is missing.", param=name) from None
         code: Code = "invalid_value" if fault["type"] == "literal_error" else "invalid_type"
         raise GatewayError(code, f"`{name}` {reason(fault['type'], fault['msg'])}.", param=name) from None
+
+
+def _name_at(place: tuple[int | str, ...]) -> str:
+    """Of a field; of one in an object of a list, `budgets.0.window`."""
+    is_within = len(place) > 2 and isinstance(place[1], int)  # noqa: PLR2004 - the list, where in it, and the field
+    return ".".join(map(str, place[:3] if is_within else place[:1]))

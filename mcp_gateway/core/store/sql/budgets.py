@@ -15,7 +15,7 @@ from mcp_gateway.core.text import shown
 
 _OPEN = """
 SELECT id, account_id, holder, amount_nano, window FROM budgets
-WHERE account_id = ? AND ended_at_ms IS NULL ORDER BY made_at_ms, id
+WHERE account_id = ? AND ended_at_ms IS NULL ORDER BY rowid
 """
 _SPENT = """
 SELECT budget_id, starts_at_ms, spent_nano FROM budgets JOIN budget_windows ON budget_id = id

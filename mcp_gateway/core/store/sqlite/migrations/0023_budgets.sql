@@ -7,7 +7,7 @@ CREATE TABLE budgets (
     window TEXT NOT NULL,
     made_at_ms INTEGER NOT NULL,
     ended_at_ms INTEGER
-) STRICT, WITHOUT ROWID;
+) STRICT; -- listed by their rowid, as they were made
 
 CREATE INDEX budgets_open ON budgets (account_id) WHERE ended_at_ms IS NULL;
 

@@ -59,19 +59,20 @@ class Limits:
 
     async def get(self, asked: Asked[AnyQuery, Nothing]) -> LimitsObject:
         caller = asked.caller
-        (own, standing), *shared = self._limiter.standings(asked.caller)
+        (own, standing), *shared = self._limiter.standings(caller)
         together: dict[str, Any] = {}
         for quota, left in shared:
             if quota.whose == "maker":
                 together.setdefault("makers", []).append(_object(quota, left))
             else:
                 together[quota.whose] = _object(quota, left)
+        if not caller.is_guest:
+            together["budgets"] = await self._budgets(caller)
         return LimitsObject(
             object="limits",
-            is_guest=asked.caller.is_guest,
+            is_guest=caller.is_guest,
             **_fields(own, standing),
             **together,
-            budgets=None if caller.is_guest else await self._budgets(caller),
             resets_at=standing.minute_ends_at_s,
             note=_NOTE,
         )

@@ -1,9 +1,9 @@
 """GET, POST, PATCH and DELETE /keys: a caller's own account's keys; no key may do more than the one that made it."""
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -126,8 +126,10 @@ class Keys:
         found = await self._keys.page(
             asked.caller.account_id, before_id=query.cursor, limit=query.limit + 1, state=query.state
         )
-        budgets = await self._ledger.budgets(asked.caller.account_id)
-        return page_of(KeyPage, found, query.limit, lambda key: key.id, partial(self._object, budgets=budgets))
+        budgets = defaultdict[str, list[BudgetStanding]](list)
+        for one in await self._ledger.budgets(asked.caller.account_id):
+            budgets[one.budget.holder].append(one)
+        return page_of(KeyPage, found, query.limit, lambda key: key.id, lambda key: self._object(key, budgets[key.id]))
 
     async def get(self, asked: Asked[Query, Nothing]) -> KeyObject:
         return await self._told(await self._own_key(asked))
@@ -142,7 +144,8 @@ class Keys:
         expires_at_ms = _ending(own, wanted.expires_at)
         amounts = [_amount_of(one, number) for number, one in enumerate(wanted.budgets or ())]
         idempotency_key = idempotency_key_of(asked)
-        known = await self._ledger.budgets(caller.account_id)
+        if amounts:
+            await self._ledger.budgets(caller.account_id)  # so that its zone is known
         async with self._idempotency.answering(caller.account_id, idempotency_key, "keys", asked.raw) as request:
             if request.kept is not None:
                 return replayed(request.kept)
@@ -151,7 +154,7 @@ class Keys:
             def keep(key: Key) -> KeepAnswer | None:
                 budgets = [Budget(self._new_id("bud"), key.account_id, key.id, *amount) for amount in amounts]
                 made.extend(map(self._ledger.new_budget, budgets))
-                return request.answered(201, self._fields(key, [*known, *made]))
+                return request.answered(201, self._fields(key, made))
 
             key, secret = await self._keys.create(
                 caller.account_id,
@@ -164,7 +167,7 @@ class Keys:
                 keep=keep,
                 and_then=lambda _: [MakeBudget(standing.budget) for standing in made],
             )
-            return CreatedKey(**self._fields(key, [*known, *made]), key=secret)
+            return CreatedKey(**self._fields(key, made), key=secret)
 
     async def change(self, asked: Asked[Query, KeyChange]) -> KeyObject:
         key = await self._own_key(asked)
@@ -192,13 +195,13 @@ class Keys:
         return self._object(key, await self._budgets(key))
 
     async def _budgets(self, key: Key) -> Sequence[BudgetStanding]:
-        return await self._ledger.budgets(key.account_id)
+        return [one for one in await self._ledger.budgets(key.account_id) if one.budget.holder == key.id]
 
     def _object(self, key: Key, budgets: Sequence[BudgetStanding]) -> KeyObject:
         return KeyObject(**self._fields(key, budgets))
 
     def _fields(self, key: Key, budgets: Sequence[BudgetStanding]) -> dict[str, Any]:
-        """With those of its account's budgets that are its own."""
+        """With the budgets that are its own."""
         allowance = self._authenticator.allowance_of(key.limits)
         return {
             "object": "key",
@@ -212,7 +215,7 @@ class Keys:
             "made_by": key.made_by,
             "scopes": [scope for scope in SCOPES if scope in key.scopes],
             **{name: getattr(allowance, name) for name in LIMIT_NAMES},
-            "budgets": [one.as_object() for one in budgets if one.budget.holder == key.id],
+            "budgets": [one.as_object() for one in budgets],
         }
 
 

@@ -312,6 +312,7 @@ class Messages(Spoken):
     unknown = "542_messages_unknown_model"
     words: ClassVar[Mapping[str, str]] = {
         "insufficient_balance": "billing_error",
+        "budget_exhausted": "billing_error",
         "balance_held": "rate_limit_error",
         "backend_busy": "overloaded_error",
         "model_unavailable": "overloaded_error",
@@ -378,7 +379,9 @@ class Responses(Spoken):
     limit_field = "max_output_tokens"
     details_field = "input_tokens_details"
     is_collected = True
-    words: ClassVar[Mapping[str, str]] = {"insufficient_balance": "insufficient_quota"}
+    words: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("insufficient_balance", "budget_exhausted"), "insufficient_quota"
+    )
     failed_with = "server_error"
     last_bytes = b"}\n\n"
     held_back = 2

@@ -20,7 +20,9 @@ from mcp_gateway.core.ledger.budgets import (
     parse_budget,
     zone_of,
 )
+from mcp_gateway.core.ledger.ledger import check_can_own
 from mcp_gateway.core.money import format_usd
+from mcp_gateway.core.text import shown
 
 app = typer.Typer(help="What keys and accounts may spend in a window of time.", no_args_is_help=True)
 
@@ -44,6 +46,7 @@ def create_budget(
 
     async def work(desk: Desk) -> None:
         account_id = holder if holder.startswith("acc_") else (await desk.keys.get(holder)).account_id
+        check_can_own(account_id)
         made = Budget(new_id("bud"), account_id, holder, *asked)
         await desk.server.decide(MakeBudget(made))
         words = f"budget {made.id} of {holder}: {in_words(made)}"
@@ -82,7 +85,7 @@ def end_budget(
 
     async def work(desk: Desk) -> None:
         if not await desk.server.decide(EndBudget(account, budget, now_ms())):
-            fail(f"{account} has no open budget '{budget}'")
+            fail(f"{shown(account)} has no open budget '{shown(budget)}'")
         answer(f"budget {budget} has ended", {"id": budget, "account": account}, is_json=is_json)
 
     at_desk(config, data_dir, work)

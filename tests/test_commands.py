@@ -1,5 +1,6 @@
 """Each command of the command line in this process: what it does, what it prints, and the code that it exits with."""
 
+import asyncio
 import json
 import re
 import shlex
@@ -15,11 +16,16 @@ from typer.testing import CliRunner
 
 from mcp_gateway.cli import _desk_options, app
 from mcp_gateway.core.config import Settings
+from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import DATABASE
+from mcp_gateway.core.ids import now_ms
+from mcp_gateway.core.ledger import orders
 from mcp_gateway.core.ledger.pending import PENDING
 from mcp_gateway.core.store.sql.requests import insert_records
 from tests.cases import each
+from tests.patience import PATIENCE_S
 from tests.recorded import recorded
+from tests.serving import Door, open_door
 from tests.test_command_line import data_dir, made, run
 
 __all__ = ["data_dir"]
@@ -201,6 +207,143 @@ def test_what_cannot_be_done_is_told_in_a_line(words: tuple[str, ...], said: str
     assert (refused.exit_code, said in refused.stderr) == (USAGE, True)
     assert refused.stderr.count("\n") == 1
     assert told("accounts", "show", account)["balance_usd"] == "1.00"
+
+
+# Budgets
+
+
+def test_budgets_are_made_listed_and_ended(data_dir: Path) -> None:
+    account = made("accounts", "create", "Ann", "--credit", "2")
+    key = told("keys", "create", "--account", account)["id"]
+    words = run("budgets", "create", key, "5 USD/day")
+    assert (words.exit_code, f"of {key}: 5.00 USD for each day" in words.stdout) == (0, True)
+    wide = told("budgets", "create", account, "0.25 USD/total")
+    assert wide == {
+        "account": account, "holder": account, "id": wide["id"], "amount_usd": "0.25", "window": "total",
+        "spent_usd": "0.00", "starts_anew_at": None,
+    }  # fmt: skip
+    first, second = run("budgets", "list", "--account", account).stdout.splitlines()[1:]
+    assert first.split()[1:5] == [key, "0.00", "5.00", "day"]
+    assert re.search(r" until \d{4}-\d\d-\d\d \d\d:\d\dZ$", first)
+    assert second.split() == [wide["id"], account, "0.00", "0.25", "total"]
+    ended = run("budgets", "end", "--account", account, first.split()[0])
+    assert (ended.exit_code, ended.stdout) == (0, f"budget {first.split()[0]} has ended\n")
+    assert told("budgets", "list", "--account", account) == [wide]
+    assert told("budgets", "end", "--account", account, wide["id"]) == {"id": wide["id"], "account": account}
+    assert told("budgets", "list", "--account", account) == []
+    assert run("ledger", "check").exit_code == 0
+
+
+def test_a_key_is_made_with_as_many_budgets_as_are_named(data_dir: Path) -> None:
+    account = made("accounts", "create", "Ann")
+    asked = ["5 USD/5h", "0.000000001 USD/week", "20 USD/month"]
+    options = [word for budget in asked for word in ("--budget", budget)]
+    assert made("keys", "create", "--account", account, *options).startswith("gw_live_")
+    (key,) = told("keys", "list")
+    budgets = told("budgets", "list", "--account", account)
+    assert [(one["amount_usd"], one["window"]) for one in budgets] == [
+        ("5.00", "5h"), ("0.000000001", "week"), ("20.00", "month"),
+    ]  # fmt: skip
+    assert {one["holder"] for one in budgets} == {key["id"]}
+
+
+NO_BUDGETS = (
+    "", "5", "5 USD", "5 USD/", "5 USD/year", "5 EUR/day", "5USD/day", "5 USD / day", "0 USD/day", "-1 USD/day",
+    "1e3 USD/day", "NaN USD/day", "0.0000000001 USD/day", "9" * 5000 + " USD/day", "9223372037 USD/day",
+    "\x1b[2J USD/day", "\udcff USD/day", "5 USD/\x1b[2J", "5 USD/DAY", "5 USD/day\n",
+)  # fmt: skip
+
+
+def test_what_is_no_budget_is_refused_in_a_line_and_makes_no_key(data_dir: Path) -> None:
+    account = made("accounts", "create", "Ann")
+    by_key = "keys", "create", "--account", account, "--budget", "5 USD/day"
+    for budget in NO_BUDGETS:
+        for words in ((*by_key, f"--budget={budget}"), ("budgets", "create", account, "--", budget)):
+            refused = run(*words)
+            assert refused.exit_code == USAGE
+            assert refused.stderr.startswith("mcp-gateway: ")
+            assert refused.stderr.strip().isprintable()
+            assert len(refused.stderr) < 300
+    assert told("keys", "list", "--account", account) == []
+    assert told("budgets", "list", "--account", account) == []
+
+
+@each(
+    ("words", "said"),
+    [
+        (("create", "key_x", "5 USD/day"), "no key 'key_x'"),
+        (("create", "acc_x", "5 USD/day"), "no account or key 'acc_x'"),
+        (("create", "acc_guest", "5 USD/day"), "Guests have no money"),
+        (("create", "nobody", "5 USD/day"), "no key 'nobody'"),
+        (("list", "--account", "acc_x"), "no account 'acc_x'"),
+        (("end", "--account", "ACCOUNT", "bud_x"), "no open budget 'bud_x'"),
+        (("end", "--account", "ACCOUNT", "\x1b[2J"), "no open budget"),
+        (("end", "--account", "acc_x", "OPEN"), "no open budget"),
+        (("end", "--account", "x" * 5000, "x" * 5000), "no open budget"),
+    ],
+)
+def test_budgets_of_nobody_are_refused(words: tuple[str, ...], said: str, data_dir: Path) -> None:
+    account = made("accounts", "create", "Ann")
+    budget = made("budgets", "create", account, "5 USD/day")
+    refused = run("budgets", *[{"ACCOUNT": account, "OPEN": budget}.get(word, word) for word in words])
+    assert (refused.exit_code, said in refused.stderr) == (USAGE, True)
+    assert refused.stderr.strip().isprintable()
+    assert len(refused.stderr) < 300
+    assert [one["id"] for one in told("budgets", "list", "--account", account)] == [budget]
+
+
+def test_a_budget_that_has_ended_is_not_ended_again(data_dir: Path) -> None:
+    account = made("accounts", "create", "Ann")
+    budget = made("budgets", "create", account, "5 USD/day")
+    ended = [run("budgets", "end", "--account", account, budget).exit_code for _ in range(2)]
+    assert ended == [0, USAGE]
+
+
+async def test_beside_a_running_server_they_bind_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orders, "_LOOK_INTERVAL_S", 0.001)
+    monkeypatch.setattr(orders, "_POLL_S", 0.001)
+    monkeypatch.setattr(orders, "LASTS_S", PATIENCE_S)
+    async with open_door(tmp_path, wallet={"hold_wait_s": 0}) as door:
+        ledger, account = door.gateway.ledger, await door.account("2")
+        raw = await beside(door, "keys", "create", "--account", account, "--budget", "0.5 USD/day", "--quiet")
+        (key,) = (await door.get("/v1/keys", raw)).json()["data"]
+        by_key = ledger.hold("req_1", account, 1, 10**9, frozenset({key["id"]}))
+        assert (await by_key).amount_nano == 5 * 10**8
+        budget = await beside(door, "budgets", "create", account, "0.75 USD/total", "--quiet")
+        assert (await ledger.hold("req_2", account, 1, 10**9)).amount_nano == 75 * 10**7
+        with pytest.raises(GatewayError, match="balance_held"):
+            await ledger.hold("req_3", account, 1, 1)
+        await beside(door, "budgets", "end", "--account", account, budget)
+        assert (await ledger.hold("req_3", account, 1, 10**8)).amount_nano == 10**8
+        for request_id in ("req_1", "req_2", "req_3"):
+            ledger.release(request_id)
+        await door.nothing_is_left()
+
+
+async def test_what_a_running_server_does_not_decide_makes_neither_a_budget_nor_a_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orders, "_POLL_S", 0.001)
+    monkeypatch.setattr(orders, "LASTS_S", 0.003)
+    monkeypatch.setattr(orders, "_LOOK_INTERVAL_S", PATIENCE_S)
+    async with open_door(tmp_path) as door:
+        account = await door.account("2")
+        words = ("keys", "create", "--account", account, "--budget", "0.5 USD/day")
+        undecided = await asyncio.to_thread(run, *words, "--data-dir", str(tmp_path))
+        assert (undecided.exit_code, undecided.stdout) == (3, "")
+        assert "did not decide" in undecided.stderr
+        (key,) = await door.gateway.keys.list(account)
+        assert key.state_at(now_ms()) == "revoked"
+        undecided = await asyncio.to_thread(run, "budgets", "create", account, "1 USD/day", "--data-dir", str(tmp_path))
+        assert undecided.exit_code == 3
+        assert await door.gateway.ledger.budgets(account) == []
+
+
+async def beside(door: Door, *words: str) -> str:
+    """What a command prints beside a server that runs."""
+    result = await asyncio.to_thread(run, *words, "--data-dir", str(door.data_dir))
+    assert result.exit_code == 0, result.output
+    return result.stdout.strip()
 
 
 def test_a_key_is_changed_in_what_is_named(data_dir: Path) -> None:

@@ -118,7 +118,7 @@ async def test_slices_are_twice_as_large_each_time_up_to_the_largest_and_the_lim
             assert await running.covers(Usage(PROMPT, output_tokens))
             assert await stage.held_nano() == most_nano(price, PROMPT, held_for)
     assert await running.covers(Usage(PROMPT, LIMIT))
-    assert not running.is_spent
+    assert running.ended_by is None
 
 
 @each(("came", "covered"), [(512, 512), (513, 1537), (5000, 6024), (31_500, 32_000), (40_000, 40_000)])
@@ -139,9 +139,9 @@ async def test_where_the_money_ends_all_is_covered_that_it_pays_for_and_not_a_to
     pays_for = affordable + sum(cost <= credit_nano for cost in costs)
     for output_tokens in range(max(0, pays_for - 3), pays_for + 1):
         assert await running.covers(Usage(PROMPT, output_tokens))
-    assert not running.is_spent
+    assert running.ended_by is None
     assert not await running.covers(Usage(PROMPT, pays_for + 1))
-    assert running.is_spent
+    assert running.ended_by == "balance"
     assert await stage.held_nano() == credit_nano
 
 
@@ -172,7 +172,7 @@ async def test_what_another_process_added_is_read_before_an_answer_is_cut(
     await Ledger(other).credit(stage.account_id, 10**6, "from elsewhere")
     await other.close()
     assert await running.covers(Usage(PROMPT, 513))
-    assert (running.output_tokens, running.is_spent) == (1537, False)
+    assert (running.output_tokens, running.ended_by) == (1537, None)
 
 
 async def test_within_what_is_covered_nothing_is_asked_of_the_ledger(
@@ -217,7 +217,7 @@ async def test_where_money_is_short_the_answer_has_what_the_prompt_leaves_or_tak
     credit_nano = most_nano(PLAIN, PROMPT, 512)
     running = await stage.begun(credit_nano)
     assert await running.covers(Usage(told, 0))
-    assert not running.is_spent
+    assert running.ended_by is None
     for output_tokens in range(covered + 1):
         assert await running.covers(Usage(told, output_tokens))
     assert not await running.covers(Usage(told, covered + 1))
@@ -236,7 +236,7 @@ async def test_a_prompt_that_is_told_longer_than_its_account_can_pay_is_refused_
     assert (refusal.status, refusal.code) == (402, "insufficient_balance")
     assert f"may cost at least {format_usd(most_nano(price, longer, 1))} USD" in refusal.message
     assert refusal.details == {"balance_usd": format_usd(credit_nano), "held_usd": "0.00", "holding_requests": 0}
-    assert not running.is_spent
+    assert running.ended_by is None
     assert await stage.ledger.balance(stage.account_id) == Balance(credit_nano)
 
 

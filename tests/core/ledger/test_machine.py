@@ -1,11 +1,13 @@
-"""Random lives of two wallets against an auditor that knows nothing of databases, of memory, or of each other."""
+"""Random lives of two wallets and their budgets against an auditor that knows nothing of databases or memory."""
 
 import asyncio
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.accounts import Accounts
+from mcp_gateway.core.identity.keys import digest_of
 from mcp_gateway.core.ids import new_id
+from mcp_gateway.core.ledger.budgets import Budget, BudgetWindow, EndBudget, MakeBudget, ReadBudgets
 from mcp_gateway.core.ledger.entries import Balance, Move, WalletState
 from mcp_gateway.core.ledger.ledger import Ledger, SettlementPending
 from mcp_gateway.core.ledger.pending import PendingFile
@@ -25,10 +29,13 @@ from mcp_gateway.core.ledger.rules import Amount
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.clocks import MsClock
 from tests.core.ledger.test_ledger import UNWRITABLE, record
-from tests.databases import Query, locked, migrated, open_store
+from tests.databases import Query, changing, locked, migrated, open_store
 from tests.loop_clock import pass_time
 
 AMOUNT = st.integers(1, 100)
+WANTED = st.tuples(st.integers(0, 1), AMOUNT, AMOUNT, st.integers(0, 2))
+"""Whose hold, of how much, and for how many of its keys: one, and which that made."""
+LENGTHS_MS: dict[BudgetWindow, int | None] = {"5h": 5 * 3_600_000, "day": 86_400_000, "total": None}
 COST = st.integers(0, 250)
 FOREVER = 10**15
 PATIENT_S = 60.0
@@ -38,6 +45,21 @@ PATIENT_S = 60.0
 class Grant:
     expires_at_ms: int
     left: int
+
+
+@dataclass(eq=False)
+class Cap:
+    """A budget: what it may be spent of in each window, by when that starts, and what was."""
+
+    holder: str
+    amount: int
+    length_ms: int | None
+    """None for good."""
+    is_open: bool = True
+    spent: Counter[int] = field(default_factory=Counter)
+
+    def start(self, now_ms: int) -> int:
+        return 0 if self.length_ms is None else now_ms - now_ms % self.length_ms
 
 
 Taken = list[tuple[Grant | None, int]]
@@ -59,6 +81,10 @@ class Wallet:
     """What is charged and not committed yet, and so still held."""
     charged: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Paid and granted money that each settled request was charged."""
+    caps: dict[str, Cap] = field(default_factory=dict)
+    """By their ids, the first made first."""
+    windows: dict[str, list[tuple[Cap, int]]] = field(default_factory=dict)
+    """What else each request is spent of."""
 
     def balance(self, now_ms: int) -> Balance:
         held = sum(part for taken in self._held() for _, part in taken)
@@ -105,15 +131,86 @@ class Wallet:
         for change in self.asked:
             change(self)
         self.asked.clear()
+        for request_id, taken in self.charging.items():
+            self.spend(request_id, sum(part for _, part in taken))
         self.charging.clear()
 
-    def hold(self, request_id: str, minimum: int, maximum: int, now_ms: int) -> Taken | None:
+    def spend(self, request_id: str, amount: int) -> None:
+        for cap, start in self.windows[request_id]:
+            cap.spent[start] += amount
+
+    def bounding(self, holders: frozenset[str], now_ms: int) -> list[tuple[Cap, int]]:
+        return [(cap, cap.start(now_ms)) for cap in self.caps.values() if cap.is_open and cap.holder in holders]
+
+    def held_of(self, window: tuple[Cap, int], *, is_open: bool = False) -> int:
+        """By all, or by those that still run."""
+        holds = self.open.items() if is_open else [*self.open.items(), *self.charging.items()]
+        return sum(part for request_id, taken in holds if window in self.windows[request_id] for _, part in taken)
+
+    def room(self, windows: list[tuple[Cap, int]]) -> int:
+        """What each of them has left; an ended one nothing."""
+        return min((self._left(window) if window[0].is_open else 0 for window in windows), default=FOREVER)
+
+    def _left(self, window: tuple[Cap, int]) -> int:
+        cap, start = window
+        return cap.amount - cap.spent[start] - self.held_of(window)
+
+    def refusal(self, minimum: int, holders: frozenset[str], now_ms: int) -> tuple[str, Cap | None]:
+        """The code, and which budget it is of: of the wallet before budgets, and of what is final first."""
+        open_nano = sum(part for taken in self.open.values() for _, part in taken)
         spendable = self.balance(now_ms).spendable_nano
-        if spendable < minimum:
+        if spendable + open_nano < minimum:
+            return "insufficient_balance", None
+        windows = self.bounding(holders, now_ms)
+        for window in windows:
+            if self._left(window) + self.held_of(window, is_open=True) < minimum:
+                return "budget_exhausted", window[0]
+        short = next((window[0] for window in windows if self._left(window) < minimum), None)
+        return "balance_held", None if spendable < minimum else short
+
+    def covers(self, minimum: int, holders: frozenset[str], now_ms: int) -> bool:
+        room = self.room(self.bounding(holders, now_ms))
+        return min(room, self.balance(now_ms).spendable_nano) >= minimum
+
+    def hold(self, request_id: str, minimum: int, maximum: int, holders: frozenset[str], now_ms: int) -> Taken | None:
+        if not self.covers(minimum, holders, now_ms):
             return None
-        taken = self._take(self._living(now_ms), min(spendable, maximum))
+        windows = self.bounding(holders, now_ms)
+        amount = min(self.balance(now_ms).spendable_nano, self.room(windows), maximum)
+        self.open[request_id] = taken = self._take_out(amount, now_ms)
+        self.windows[request_id] = windows
+        return taken
+
+    def resize(self, request_id: str, needed: int, most: int, now_ms: int) -> Taken | None:
+        """What is held stays of where it was, and what is more is taken as a hold is."""
+        taken = self.open[request_id]
+        held = sum(part for _, part in taken)
+        most = min(most, held + max(0, self.room(self.windows[request_id])))
+        more = min(self.balance(now_ms).spendable_nano, most - held)
+        if most < needed or more < max(0, needed - held) <= most - held:
+            return None
+        self.open[request_id] = new = self._merged(taken, more, now_ms) if most > held else self._cut(taken, most)
+        return new
+
+    def _merged(self, taken: Taken, more: int, now_ms: int) -> Taken:
+        amounts = dict(taken)
+        for grant, part in self._take_out(more, now_ms):
+            amounts[grant] = amounts.get(grant, 0) + part
+        paid = amounts.pop(None, 0)
+        return [*amounts.items(), (None, paid)]
+
+    def _cut(self, taken: Taken, most: int) -> Taken:
+        kept: Taken = []
+        for grant, part in taken:
+            used = min(part, most)
+            most -= used
+            self._return([(grant, part - used)])
+            kept.append((grant, used))
+        return kept
+
+    def _take_out(self, amount: int, now_ms: int) -> Taken:
+        taken = self._take(self._living(now_ms), amount)
         self.paid -= sum(part for grant, part in taken if grant is None)
-        self.open[request_id] = taken
         return taken
 
     def release(self, request_id: str) -> None:
@@ -121,7 +218,8 @@ class Wallet:
 
     def charge(self, request_id: str, cost: int, now_ms: int, *, may_exceed: bool) -> int:
         """Granted credit first of what was held, whose rest is free at once; beyond it of what is free then."""
-        unpaid, charged = cost, []
+        room = max(0, self.room(self.windows[request_id]))
+        unpaid, charged = min(cost, sum(part for _, part in self.open[request_id]) + room), []
         for grant, part in self.open.pop(request_id):
             used = min(part, unpaid)
             unpaid -= used
@@ -150,7 +248,8 @@ class Wallet:
         for request_id in [*self.charging]:
             self.forget(request_id)
 
-    def give_back(self, paid: int, granted: int, now_ms: int) -> None:
+    def give_back(self, request_id: str, paid: int, granted: int, now_ms: int) -> None:
+        self.spend(request_id, -paid - granted)
         self.paid += paid
         if granted:
             first = min(self.grants, key=lambda grant: (grant.expires_at_ms <= now_ms, grant.expires_at_ms))
@@ -245,6 +344,49 @@ class LedgerLife(RuleBasedStateMachine):
     def make_accounts(self) -> None:
         accounts = Accounts(self.store, new_id=new_id, now_ms=self.clock)
         self.wallets = {self.run(accounts.create(name)).id: Wallet() for name in ("Ann", "Bob")}
+        sql = "INSERT INTO keys VALUES (?, ?, ?, 'gw_live_', '', 0, 0, NULL, NULL, NULL, NULL, NULL)"
+        for account, name in product(self.wallets, ("maker", "made")):
+            key_id = f"key_{name}_{account}"
+            self.run(self.other.write(changing(sql, (key_id, account, digest_of(key_id)))))
+
+    def spenders(self, account: str, keys: int) -> frozenset[str]:
+        """Nobody, a key, or one that it made with it."""
+        return frozenset(f"key_{name}_{account}" for name in ("maker", "made")[:keys])
+
+    def bound_by(self, account: str, keys: int) -> frozenset[str]:
+        return self.spenders(account, keys) | {account}
+
+    # Budgets
+
+    @rule(
+        index=st.integers(0, 1),
+        keys=st.integers(0, 2),
+        amount=st.integers(1, 200),
+        window=st.sampled_from([*LENGTHS_MS]),
+    )
+    def make_budget(self, index: int, keys: int, amount: int, window: BudgetWindow) -> None:
+        """It bounds what is held from then on, whatever its key has spent before."""
+        account = self.account(index)
+        holder = (account, f"key_maker_{account}", f"key_made_{account}")[keys]
+        budget = Budget(new_id("bud"), account, holder, amount, window)
+        self.run(self.store.write(MakeBudget(budget)))
+        self.wallets[account].caps[budget.id] = Cap(holder, amount, LENGTHS_MS[window])
+
+    @rule(index=st.integers(0, 1), data=st.data())
+    def end_budget(self, index: int, data: st.DataObject) -> None:
+        """What runs keeps what it holds, and gets no more of it; sometimes twice."""
+        account, wallet = self.account(index), self.wallets[self.account(index)]
+        if wallet.caps:
+            budget_id = data.draw(st.sampled_from([*wallet.caps]))
+            is_ended = self.run(self.store.write(EndBudget(account, budget_id, self.now_ms)))
+            assert is_ended is wallet.caps[budget_id].is_open
+            wallet.caps[budget_id].is_open = False
+
+    @rule(window=st.sampled_from([*LENGTHS_MS]))
+    def pass_a_window(self, window: BudgetWindow) -> None:
+        """Until the next starts; what runs then was begun in the last."""
+        length_ms = LENGTHS_MS[window] or 1
+        self.clock.now_ms += length_ms - self.now_ms % length_ms
 
     # Money from outside
 
@@ -304,8 +446,8 @@ class LedgerLife(RuleBasedStateMachine):
 
     # Requests, one after the other and at once
 
-    @rule(asked=st.lists(st.tuples(st.integers(0, 1), AMOUNT, AMOUNT), min_size=1, max_size=5))
-    def hold_at_once(self, asked: list[tuple[int, int, int]]) -> None:
+    @rule(asked=st.lists(WANTED, min_size=1, max_size=5))
+    def hold_at_once(self, asked: list[tuple[int, int, int, int]]) -> None:
         self._at_once([lambda want=want: self._hold(*want) for want in asked])  # type: ignore[misc]
 
     @rule(data=st.data(), cost=COST, may_exceed=st.booleans())
@@ -313,6 +455,12 @@ class LedgerLife(RuleBasedStateMachine):
         """Sometimes one that has ended already, or for more than was held."""
         if self.holds:
             self.run(self._settle(data.draw(st.sampled_from(self.holds)), cost, may_exceed=may_exceed))
+
+    @rule(data=st.data(), a=COST, b=COST)
+    def resize(self, data: st.DataObject, a: int, b: int) -> None:
+        """Up and down, as what an answer may cost becomes known; sometimes of one that has ended."""
+        if self.holds:
+            self.run(self._resize(data.draw(st.sampled_from(self.holds)), min(a, b), max(a, b)))
 
     @rule(data=st.data())
     def give_back(self, data: st.DataObject) -> None:
@@ -338,14 +486,17 @@ class LedgerLife(RuleBasedStateMachine):
 
     def _step(self, data: st.DataObject) -> Callable[[], Awaitable[object]]:
         """One thing to ask of the ledger, which is checked against the auditor as it is decided."""
-        kind = data.draw(st.sampled_from(["hold", "again", "settle", "release", "credit", "fail", "back"]))
+        kind = data.draw(st.sampled_from(["hold", "again", "resize", "settle", "release", "credit", "fail", "back"]))
         if kind == "hold" or not self.holds:
-            want = data.draw(st.tuples(st.integers(0, 1), AMOUNT, AMOUNT))
+            want = data.draw(WANTED)
             return lambda: self._hold(*want)
         hold = data.draw(st.sampled_from(self.holds))
         if kind == "settle":
             cost, may_exceed = data.draw(COST), data.draw(st.booleans())
             return lambda: self._settle(hold, cost, may_exceed=may_exceed)
+        if kind == "resize":
+            needed, most = sorted(data.draw(st.tuples(COST, COST)))
+            return lambda: self._resize(hold, needed, most)
         if kind == "credit":
             amount = data.draw(AMOUNT)
             return lambda: self._credit(hold.account_id, amount)
@@ -362,27 +513,41 @@ class LedgerLife(RuleBasedStateMachine):
         wallet.asked.append(lambda wallet: wallet.credit(amount))
         assert await self.ledger.credit(account, amount, new_id("credit"))
 
-    async def _hold(self, index: int, a: int, b: int) -> None:
+    async def _hold(self, index: int, a: int, b: int, keys: int) -> None:
         account, minimum, maximum, request_id = self.account(index), min(a, b), max(a, b), new_id("req")
-        wallet = self.wallets[account]
+        wallet, holders = self.wallets[account], self.bound_by(account, keys)
         is_known = self.ledger._purses.known(account) is not None
-        is_covered = is_known and wallet.balance(self.now_ms).spendable_nano >= minimum
+        is_covered = is_known and wallet.covers(minimum, holders, self.now_ms)
         answer: Hold | GatewayError
         try:
-            answer = await self.ledger.hold(request_id, account, minimum, maximum)
+            answer = await self.ledger.hold(request_id, account, minimum, maximum, self.spenders(account, keys))
         except GatewayError as refusal:
             answer = refusal.with_traceback(None)
         if not is_covered:
             wallet.see()
-        taken = wallet.hold(request_id, minimum, maximum, self.now_ms)
+        taken = wallet.hold(request_id, minimum, maximum, holders, self.now_ms)
         if isinstance(answer, Hold):
             assert _amounts(answer.parts) == _of(taken)
             self.holds.append(answer)
             return
-        balance = wallet.balance(self.now_ms)
-        open_nano = sum(part for taken in wallet.open.values() for _, part in taken)
-        may_come_free = balance.spendable_nano + open_nano >= minimum
-        assert (answer.code, taken) == ("balance_held" if may_come_free else "insufficient_balance", None)
+        code, cap = wallet.refusal(minimum, holders, self.now_ms)
+        told = answer.details.get("budget", {}).get("id")
+        assert (answer.code, wallet.caps.get(told), taken) == (code, cap, None)
+
+    async def _resize(self, hold: Hold, needed: int, most: int) -> None:
+        if not self.is_open(hold):
+            with pytest.raises(NotHeld, match="never was" if hold.state == "open" else "ended already"):
+                await self.ledger.resize(hold, needed, most)
+            return
+        wallet = self.wallet_of(hold)
+        taken = wallet.resize(hold.request_id, needed, most, self.now_ms)
+        is_held = await self.ledger.resize(hold, needed, most)
+        if taken is None:
+            wallet.see()
+            taken = wallet.resize(hold.request_id, needed, most, self.now_ms)
+        assert is_held is (taken is not None)
+        if taken is not None:
+            assert _amounts(hold.parts) == _of(taken)
 
     async def _hold_again(self, hold: Hold) -> None:
         """The same hold while it is open; otherwise than it was made, or once it is charged, it is refused by name."""
@@ -417,7 +582,7 @@ class LedgerLife(RuleBasedStateMachine):
         wallet = self.wallet_of(hold)
         paid, granted = wallet.charged.pop(hold.request_id, (0, 0))
         if paid + granted:
-            wallet.asked.append(lambda wallet: wallet.give_back(paid, granted, self.now_ms))
+            wallet.asked.append(lambda wallet: wallet.give_back(hold.request_id, paid, granted, self.now_ms))
         assert await self.ledger.give_back(hold, record(hold.request_id, hold.account_id)) == paid + granted
 
     # Outages and ends of the process
@@ -430,7 +595,7 @@ class LedgerLife(RuleBasedStateMachine):
         with locked(self.path):
             pending = self.run(self._pending(hold, cost, may_exceed=may_exceed))
             self.what_is_known_in_memory_is_what_the_auditor_says()
-            self.run(self._hold(*data.draw(st.tuples(st.integers(0, 1), AMOUNT, AMOUNT))))
+            self.run(self._hold(*data.draw(WANTED)))
             self.run(self._release(hold))
             self.what_is_known_in_memory_is_what_the_auditor_says()
             if end == "taken back":
@@ -522,6 +687,25 @@ class LedgerLife(RuleBasedStateMachine):
         balances = [wallet.balance(self.now_ms) for wallet in self.wallets.values()]
         assert held.amount_nano == sum(balance.held_nano for balance in balances)
         assert held.requests == sum(len(wallet.open) + len(wallet.charging) for wallet in self.wallets.values())
+
+    @invariant()
+    def no_budget_is_over_its_amount_in_any_window(self) -> None:
+        for account, wallet in self.wallets.items():
+            told = self.run(self.other.read(ReadBudgets(account, self.now_ms)))
+            caps = {one: cap for one, cap in wallet.caps.items() if cap.is_open}
+            assert [budget.id for budget in told.budgets] == [*caps]
+            for budget_id, cap in caps.items():
+                held = Counter({start: wallet.held_of((cap, start)) for start in {*cap.spent, cap.start(self.now_ms)}})
+                assert all(0 <= cap.spent[start] + held[start] <= cap.amount for start in held)
+                start = cap.start(self.now_ms)
+                assert told.spent.get((budget_id, start), 0) == cap.spent[start]
+            purse = self.ledger._purses.known(account)
+            if purse is not None and purse.budgets.is_read:
+                for standing in purse.budgets.standings(self.now_ms):
+                    cap = caps[standing.budget.id]
+                    window = cap, cap.start(self.now_ms)
+                    assert standing.span.starts_at_ms == window[1]
+                    assert (standing.spent_nano, standing.held_nano) == (cap.spent[window[1]], wallet.held_of(window))
 
     @invariant()
     def what_is_stored_is_what_the_auditor_says(self) -> None:

@@ -37,7 +37,7 @@ coverage: $(VENV)/.installed-dev  ## every line and branch of inference, the led
 		tests/core tests/contracts tests/test_restore.py tests/doors/test_messages*.py tests/doors/test_completions*.py \
 		tests/doors/test_responses*.py tests/doors/test_embeddings*.py tests/doors/test_http_money.py \
 		tests/doors/test_http_failover.py tests/doors/test_tokens.py tests/doors/test_remote_images.py \
-		tests/doors/test_balance_held.py tests/doors/test_margins.py && \
+		tests/doors/test_balance_held.py tests/doors/test_margins.py tests/doors/test_budgets.py && \
 		$(BIN)/python -m coverage report
 
 crash: $(VENV)/.installed-dev  ## kill -9 the server under load, twenty times, and audit the books

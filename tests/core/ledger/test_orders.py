@@ -214,3 +214,16 @@ async def test_the_watch_goes_on_after_an_outage(
                 await settled()
         await decided(asked)
     assert asked.done()
+
+
+async def test_a_budget_that_is_ordered_binds_the_server_until_it_is_ended_by_order(
+    ledger: Ledger, account: str, orders: Orders, running: RunningServer
+) -> None:
+    await ledger.credit(account, 100, "p")
+    budget = Budget("bud_1", account, account, 30, "total")
+    with watching(orders):
+        for write, left in ((MakeBudget(budget), 30), (EndBudget(account, budget.id, 1), 100)):
+            asked = asyncio.ensure_future(running.decide(write))
+            await decided(asked)
+            assert (await ledger.hold("req_1", account, 1, 1000)).amount_nano == left
+            ledger.release("req_1")

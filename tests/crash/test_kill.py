@@ -100,23 +100,27 @@ async def killed_under_load(config: Path, key: str, seen: Seen, dice: random.Ran
         await asyncio.gather(*load)
 
 
-def write_config(tmp_path: Path, backend: ReplayingBackend) -> Path:
+def write_config(tmp_path: Path, backend: ReplayingBackend, ample_holds: int = 8) -> Path:
     config = tmp_path / "gateway.toml"
     pricing = "".join(f"{name} = {price!r}\n" for name, price in PRICED["pricing"].items())
     config.write_text(
-        f'vllm_urls = ["{backend.url}"]\ndata_dir = "{tmp_path}"\nport = 0\n[[models]]\nid = "{PRICED["id"]}"\n'
+        f'vllm_urls = ["{backend.url}"]\ndata_dir = "{tmp_path}"\nport = 0\n'
+        f"[wallet]\nample_holds = {ample_holds}\n"
+        f'[[models]]\nid = "{PRICED["id"]}"\n'
         f'backend_model = "tiny"\ncontext_window = 2048\n[models.pricing]\n{pricing}'
     )
     return config
 
 
-async def test_a_server_killed_under_load_loses_no_bill_and_leaves_no_hold(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ample_holds", [8, 10**12], ids=["ample", "growing"])
+async def test_a_server_killed_under_load_loses_no_bill_and_leaves_no_hold(tmp_path: Path, ample_holds: int) -> None:
+    """Also where chats and completions are held for as they come, since no wallet is ever ample."""
     seen = Seen()
     dice = random.Random(20_26)
     tokens = Tokens(7)
     async with ReplayingBackend() as backend:
         backend.standing = tokens
-        config = write_config(tmp_path, backend)
+        config = write_config(tmp_path, backend, ample_holds)
         async with open_desk(Settings.model_validate({"data_dir": tmp_path})) as desk:
             account = (await desk.accounts.create("crash")).id
             await desk.ledger.credit(account, CREDIT_NANO, "start")

@@ -3,6 +3,7 @@
 Exact as a purse is: only this process spends, and only it makes, changes and ends budgets while it runs.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, tzinfo
@@ -19,6 +20,8 @@ from mcp_gateway.core.ledger.budgets import (
     span_at,
     zone_of,
 )
+
+logger = logging.getLogger(__name__)
 
 Holders = frozenset[str]
 """The ids of whoever a request is spent by: its key, and those that made that one. Its account always is."""
@@ -62,7 +65,7 @@ class BudgetBook:
     def change(self, told: BudgetsOf) -> None:
         """Know which there are from now on; until they are read, it is not known what was spent of them."""
         self._is_told = True
-        self._zone = zone_of(told.zone)
+        self._zone = _known(told.zone)
         self._budgets = {budget.id: budget for budget in told.budgets}
         self._by_holder = {}
         for budget in told.budgets:
@@ -127,3 +130,12 @@ class BudgetBook:
             for one in ended:
                 del self._spent[one]
         return span
+
+
+def _known(zone: str) -> tzinfo:
+    """UTC in place of one that this system does not know any more: an account must not be without service for that."""
+    try:
+        return zone_of(zone)
+    except ValueError as error:
+        logger.error("days of an account's budgets begin by UTC: %s", error)
+        return UTC

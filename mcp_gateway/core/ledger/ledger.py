@@ -351,11 +351,8 @@ class Ledger:
 
         `minimum_nano` is what its request may cost at least. Of the wallet before budgets, and of what is final first.
         """
-        needed_nano, now_ms, purse = (
-            max(minimum_nano, self._minimum_balance_nano),
-            self._now_ms(),
-            self._purses.of(account_id),
-        )
+        needed_nano = max(minimum_nano, self._minimum_balance_nano)
+        now_ms, purse = self._now_ms(), self._purses.of(account_id)
         wallet, *budgets = purse.shorts(now_ms, holders)
         if not wallet.may_cover(needed_nano):
             return self._insufficient(wallet, tuple(purse.open_holds), minimum_nano)

@@ -113,13 +113,18 @@ class Orders:
     def _decided(self, order: Order) -> Write[None]:
         if order.kind == "tell_held":
             return AnswerOrder(order.id, orjson.dumps(self._ledger.held_by_account()).decode())
-        return CarryOut(order.id, _lowering(order))
+        try:
+            return CarryOut(order.id, _lowering(order))
+        except (LookupError, TypeError):  # a command of another version
+            refusal = {"code": "conflict", "message": "The running server does not know this order: restart it."}
+            return AnswerOrder(order.id, orjson.dumps({"refusal": refusal}).decode())
 
 
 def _lowering(order: Order) -> Lowering:
+    """Raises LookupError or TypeError for one that is none of ours."""
     if order.kind == "make_budget":
         return MakeBudget(Budget(*order.asked["budget"]))
-    of = next(of for of, kind in _KINDS.items() if kind == order.kind)
+    of = {kind: of for of, kind in _KINDS.items()}[order.kind]
     return of(**order.asked)
 
 

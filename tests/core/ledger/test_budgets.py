@@ -427,3 +427,13 @@ async def test_what_ends_an_answer_is_the_wallet_before_a_budget(ledger: Ledger,
     assert ledger.what_ends(mine, 71) == "balance"
     assert not await ledger.resize(other, 71, 71)
     assert ledger.what_ends(other, 71) == "balance"
+
+
+async def test_a_zone_that_this_system_does_not_know_is_taken_for_utc_and_told(
+    ledger: Ledger, account: str, store: Store, clock: MsClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    await store.write(SetZone(account, "Mars/Base"))
+    await bound(store, account, account, 100)
+    (standing,) = await ledger.budgets(account)
+    assert standing.span == span_at("day", clock.now_ms, ZoneInfo("UTC"))
+    assert "Mars/Base" in caplog.text

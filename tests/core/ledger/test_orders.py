@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -13,7 +13,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ledger.budgets import Budget, EndBudget, MakeBudget, SetZone
 from mcp_gateway.core.ledger.entries import Balance
 from mcp_gateway.core.ledger.ledger import Ledger
-from mcp_gateway.core.ledger.orders import LASTS_S, Orders, RunningServer, TakeOrder, Undecided
+from mcp_gateway.core.ledger.orders import LASTS_S, AnswerOf, LeaveOrder, Orders, RunningServer, TakeOrder, Undecided
 from mcp_gateway.core.store.sqlite.sole import AlreadyServed, alone, sole_server
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.clocks import MsClock
@@ -227,3 +227,15 @@ async def test_a_budget_that_is_ordered_binds_the_server_until_it_is_ended_by_or
             await decided(asked)
             assert (await ledger.hold("req_1", account, 1, 1000)).amount_nano == left
             ledger.release("req_1")
+
+
+async def test_an_order_of_another_version_is_refused_and_holds_up_no_other(
+    store: Store, orders: Orders, clock: MsClock
+) -> None:
+    odd = [("make_tea", "{}"), ("move", '{"cups":2}'), ("make_budget", "{}"), ("end_budget", "{}")]
+    ids = [await store.write(LeaveOrder(cast(Any, kind), asked, clock.now_ms)) for kind, asked in odd]
+    last = await store.write(LeaveOrder("tell_held", "{}", clock.now_ms))
+    await orders.decide()
+    for order_id in ids:
+        assert "does not know this order" in (await store.read(AnswerOf(order_id)) or "")
+    assert await store.read(AnswerOf(last)) == "{}"

@@ -21,7 +21,9 @@ _SPENT = """
 SELECT budget_id, starts_at_ms, spent_nano FROM budgets JOIN budget_windows ON budget_id = id
 WHERE account_id = ? AND ended_at_ms IS NULL AND (window = 'total' OR starts_at_ms >= ?)
 """
-_HOLDERS = "SELECT id FROM accounts WHERE id = ?1 UNION ALL SELECT id FROM keys WHERE account_id = ?1"
+_HOLDER = """
+SELECT 1 FROM accounts WHERE id = ?1 AND id = ?2 UNION ALL SELECT 1 FROM keys WHERE id = ?2 AND account_id = ?1
+"""
 _ZONE = "SELECT zone FROM account_zones WHERE account_id = ?"
 _SET_ZONE = "INSERT INTO account_zones VALUES (?, ?) ON CONFLICT (account_id) DO UPDATE SET zone = excluded.zone"
 
@@ -40,7 +42,7 @@ def _open(rows: Rows, account_id: str) -> BudgetsOf:
 
 def _make(transaction: Transaction, write: MakeBudget) -> None:
     budget = write.budget
-    if (budget.holder,) not in transaction.all(_HOLDERS, (budget.account_id,)):
+    if transaction.first(_HOLDER, (budget.account_id, budget.holder)) is None:
         raise GatewayError("not_found", f"There is no account or key '{shown(budget.holder)}'.")
     sql = "INSERT INTO budgets VALUES (?, ?, ?, ?, ?, ?, NULL)"
     transaction.execute(sql, (*budget, transaction.now_ms()))

@@ -215,7 +215,7 @@ class Keys:
             "made_by": key.made_by,
             "scopes": [scope for scope in SCOPES if scope in key.scopes],
             **{name: getattr(allowance, name) for name in LIMIT_NAMES},
-            "budgets": [one.as_object() for one in budgets],
+            "budgets": [one.as_object().model_dump() for one in budgets],
         }
 
 

@@ -80,7 +80,7 @@ class Limits:
     async def _budgets(self, caller: Caller) -> list[BudgetObject]:
         """Those that bound what the caller spends: its own, those of its makers, and its account's."""
         standings = await self._ledger.budgets(caller.account_id, caller.spent_by)
-        return [BudgetObject(**standing.as_object()) for standing in standings]
+        return [standing.as_object() for standing in standings]
 
 
 def _object(quota: Quota, standing: Standing) -> QuotaObject:

@@ -120,6 +120,5 @@ def _line(standing: BudgetStanding) -> str:
 
 def _object(standing: BudgetStanding) -> dict[str, Any]:
     """What requests hold of it, the running server alone knows."""
-    told = standing.as_object()
-    del told["held_usd"], told["left_usd"]
+    told = standing.as_object().model_dump(exclude={"held_usd", "left_usd"})
     return {"account": standing.budget.account_id, "holder": standing.budget.holder} | told

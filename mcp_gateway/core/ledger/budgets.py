@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict
@@ -68,18 +68,18 @@ class BudgetStanding(NamedTuple):
         """Not below nothing, as after the budget was lowered."""
         return max(0, self.budget.amount_nano - self.spent_nano - self.held_nano)
 
-    def as_object(self) -> dict[str, Any]:
-        """What a caller is told of it; times in Unix seconds."""
+    def as_object(self) -> BudgetObject:
+        """What a caller is told of it."""
         ends_at_ms = self.span.ends_at_ms
-        return {
-            "id": self.budget.id,
-            "amount_usd": format_usd(self.budget.amount_nano),
-            "window": self.budget.window,
-            "spent_usd": format_usd(self.spent_nano),
-            "held_usd": format_usd(self.held_nano),
-            "left_usd": format_usd(self.left_nano),
-            "starts_anew_at": None if ends_at_ms is None else ends_at_ms // 1000,
-        }
+        return BudgetObject(
+            id=self.budget.id,
+            amount_usd=format_usd(self.budget.amount_nano),
+            window=self.budget.window,
+            spent_usd=format_usd(self.spent_nano),
+            held_usd=format_usd(self.held_nano),
+            left_usd=format_usd(self.left_nano),
+            starts_anew_at=None if ends_at_ms is None else ends_at_ms // 1000,
+        )
 
 
 def parse_budget(text: str) -> tuple[int, BudgetWindow]:

@@ -447,7 +447,7 @@ def _of_budget(standing: BudgetStanding | None) -> dict[str, Any]:
     """What is told of the budget that a refusal is about."""
     if standing is None:
         return {}
-    told = standing.as_object()
+    told = standing.as_object().model_dump()
     return {"budget": told, "starts_anew_at": told["starts_anew_at"]}
 
 

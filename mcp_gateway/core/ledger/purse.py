@@ -125,7 +125,8 @@ class Purse:
     def release(self, hold: Hold) -> None:
         """Nothing is held for the request any more."""
         del self.holds[hold.request_id]
-        hold.state = "charged" if hold.state == "charged" else "released"
+        if hold.state == "open":
+            hold.state = "released"
         self._held = rules.without(self._held, hold.parts)
         self.budgets.hold(hold.windows, -hold.amount_nano)
 
@@ -144,16 +145,15 @@ class Purse:
 
     def spendable_nano(self, now_ms: int, holders: Holders = frozenset()) -> int:
         """What the wallet has free, and each budget of these has room for."""
-        free = self.free
-        spendable_nano = free.paid_nano + rules.granted_nano(free, now_ms)
-        return self.budgets.most(self.budgets.windows_of(holders, now_ms), spendable_nano)
+        windows = self.budgets.windows_of(holders, now_ms)
+        return self.budgets.most(windows, rules.spendable_nano(self.free, now_ms))
 
     def shorts(self, now_ms: int, holders: Holders) -> Iterator[Short]:
         """What is free of the wallet, and then of each budget, and what may come free.
 
         A charge that waits to be written will not.
         """
-        yield Short(self.balance(now_ms).spendable_nano, sum(hold.amount_nano for hold in self.open_holds))
+        yield Short(rules.spendable_nano(self.free, now_ms), sum(hold.amount_nano for hold in self.open_holds))
         for standing in self.budgets.standings(now_ms, holders):
             short = Short(standing.left_nano, 0, standing)
             yield short._replace(held_nano=sum(hold.amount_nano for hold in self.holds_of(short)))

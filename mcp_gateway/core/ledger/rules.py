@@ -47,10 +47,10 @@ _TOO_MUCH_BACK = "more was given back than was held"
 
 def place(free: Free, needed_nano: int, most_nano: int, now_ms: int) -> Amount | None:
     """What a hold takes: up to `most_nano`, granted credit first; None where less than `needed_nano` is free."""
-    spendable_nano = free.paid_nano + granted_nano(free, now_ms)
-    if spendable_nano < needed_nano:
+    most_free_nano = spendable_nano(free, now_ms)
+    if most_free_nano < needed_nano:
         return None
-    return _taken(free, max(0, min(most_nano, spendable_nano)), now_ms)
+    return _taken(free, max(0, min(most_nano, most_free_nano)), now_ms)
 
 
 def resize(held: Amount, free: Free, needed_nano: int, most_nano: int, now_ms: int) -> Amount | None:
@@ -75,13 +75,18 @@ def charge(held: Amount, cost_nano: int, free: Free | None, now_ms: int) -> Amou
     excess_nano = cost_nano - held.amount_nano
     if excess_nano <= 0 or free is None:
         return within
-    spendable_nano = max(free.paid_nano, 0) + granted_nano(free, now_ms)
-    return added(within, _taken(free, min(excess_nano, spendable_nano), now_ms))
+    most_free_nano = max(free.paid_nano, 0) + granted_nano(free, now_ms)
+    return added(within, _taken(free, min(excess_nano, most_free_nano), now_ms))
 
 
 def granted_nano(free: Free, now_ms: int) -> int:
     """What is free of grants that live."""
     return sum([grant.left_nano for grant in free.grants if grant.lives_at(now_ms)]) if free.grants else 0
+
+
+def spendable_nano(free: Free, now_ms: int) -> int:
+    """What is free in all; paid money below nothing counts against grants."""
+    return free.paid_nano + granted_nano(free, now_ms)
 
 
 def expired(free: Free, now_ms: int) -> Amount:

@@ -41,9 +41,11 @@ class Undecided(Exception):
 
 
 class Order(NamedTuple):
+    """`asked` is a JSON object, if a command of ours left it."""
+
     id: int
     kind: Kind
-    asked: Mapping[str, Any]
+    asked: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,24 +110,34 @@ class Orders:
     async def decide(self) -> None:
         """Answer what was left."""
         for order in await self._store.read(OrdersLeft(self._now_ms() - int(LASTS_S * 1000))):
-            await self._store.write(self._decided(order))
+            try:
+                await self._store.write(self._decided(order))
+            except GatewayError:  # of the database, not of this one
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with an order, it costs that one alone
+                logger.error("an order of the command line failed with %s", type(error).__name__)
+                await self._store.write(_refused(order, "The running server could not carry out this order."))
 
     def _decided(self, order: Order) -> Write[None]:
         if order.kind == "tell_held":
             return AnswerOrder(order.id, orjson.dumps(self._ledger.held_by_account()).decode())
         try:
             return CarryOut(order.id, _lowering(order))
-        except (LookupError, TypeError):  # a command of another version
-            refusal = {"code": "conflict", "message": "The running server does not know this order: restart it."}
-            return AnswerOrder(order.id, orjson.dumps({"refusal": refusal}).decode())
+        except (LookupError, TypeError, orjson.JSONDecodeError):  # a command of another version
+            return _refused(order, "The running server does not know this order: restart it.")
 
 
 def _lowering(order: Order) -> Lowering:
-    """Raises LookupError or TypeError for one that is none of ours."""
+    """Raises LookupError, TypeError or JSONDecodeError for one that is none of ours."""
+    asked = orjson.loads(order.asked)
     if order.kind == "make_budget":
-        return MakeBudget(Budget(*order.asked["budget"]))
+        return MakeBudget(Budget(*asked["budget"]))
     of = {kind: of for of, kind in _KINDS.items()}[order.kind]
-    return of(**order.asked)
+    return of(**asked)
+
+
+def _refused(order: Order, message: str) -> AnswerOrder:
+    return AnswerOrder(order.id, orjson.dumps({"refusal": {"code": "conflict", "message": message}}).decode())
 
 
 class RunningServer:

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import orjson
 import pytest
 
 from mcp_gateway.core.errors import GatewayError
@@ -232,10 +233,33 @@ async def test_a_budget_that_is_ordered_binds_the_server_until_it_is_ended_by_or
 async def test_an_order_of_another_version_is_refused_and_holds_up_no_other(
     store: Store, orders: Orders, clock: MsClock
 ) -> None:
-    odd = [("make_tea", "{}"), ("move", '{"cups":2}'), ("make_budget", "{}"), ("end_budget", "{}")]
+    odd = [
+        ("make_tea", "{}"), ("move", '{"cups":2}'), ("make_budget", "{}"), ("end_budget", "{}"), ("move", "no JSON"),
+        ("move", "null"), ("set_zone", "[1]"), ("make_budget", '{"budget":[1]}'),
+    ]  # fmt: skip
     ids = [await store.write(LeaveOrder(cast(Any, kind), asked, clock.now_ms)) for kind, asked in odd]
     last = await store.write(LeaveOrder("tell_held", "{}", clock.now_ms))
     await orders.decide()
     for order_id in ids:
         assert "does not know this order" in (await store.read(AnswerOf(order_id)) or "")
     assert await store.read(AnswerOf(last)) == "{}"
+
+
+async def test_an_order_that_fails_is_answered_and_costs_no_other(
+    store: Store, orders: Orders, account: str, ledger: Ledger, clock: MsClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    odd = [
+        ("make_budget", {"budget": ["bud_1", account, account, -5, "day"]}),
+        ("end_budget", {"account_id": account, "budget_id": [], "at_ms": 1}),
+        ("set_zone", {"account_id": "acc_nobody", "zone": "UTC"}),
+        ("move", {"account_id": account, "kind": "adjustment", "amount_nano": "x", "reference": "r"}),
+    ]
+    leave = [LeaveOrder(cast(Any, kind), orjson.dumps(asked).decode(), clock.now_ms) for kind, asked in odd]
+    ids = [await store.write(one) for one in leave]
+    last = await store.write(LeaveOrder("tell_held", "{}", clock.now_ms))
+    await orders.decide()
+    for order_id in ids:
+        assert "could not carry out" in (await store.read(AnswerOf(order_id)) or "")
+    assert await store.read(AnswerOf(last)) == "{}"
+    assert caplog.text.count("an order of the command line failed") == len(odd)
+    assert await ledger.budgets(account) == []

@@ -31,9 +31,7 @@ def _leave(transaction: Transaction, write: LeaveOrder) -> int:
 
 def _left(rows: Rows, read: OrdersLeft) -> tuple[Order, ...]:
     sql = "SELECT id, kind, asked FROM orders WHERE answer IS NULL AND asked_at_ms >= ? ORDER BY id"
-    return tuple(
-        Order(order_id, kind, orjson.loads(asked)) for order_id, kind, asked in rows.all(sql, (read.since_ms,))
-    )
+    return tuple(Order(*row) for row in rows.all(sql, (read.since_ms,)))
 
 
 def _answer_of(rows: Rows, read: AnswerOf) -> str | None:

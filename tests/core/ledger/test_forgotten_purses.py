@@ -48,7 +48,8 @@ async def test_who_waits_is_served_where_its_purse_was_forgotten_as_its_money_ca
 ) -> None:
     await waited_for.hold("req_running", account, CREDIT_NANO, CREDIT_NANO)
     asking = [asyncio.create_task(waited_for.hold(f"req_{number}", account, 2, 2)) for number in range(waiting)]
-    await eventually(lambda: waited_for._wait_list)
+    purse = waited_for._purses.of(account)
+    await eventually(lambda: waited_for._wait_list and not purse.reads)  # all have looked, and wait
     waited_for.release("req_running")
     waited_for._purses.of("acc_other")
     assert waited_for._purses.known(account) is None

@@ -19,7 +19,7 @@ from mcp_gateway.core.identity.authenticator import Authenticator
 from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.identity.keys import TEST_SCOPES, Key, State, check_lowered
 from mcp_gateway.core.identity.own_limits import LIMIT_NAMES
-from mcp_gateway.core.ledger.budgets import Budget, BudgetObject, BudgetStanding, BudgetWindow, MakeBudget
+from mcp_gateway.core.ledger.budgets import Budget, BudgetObject, BudgetStanding, BudgetWindow, MakeBudgets
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.moments import unix_ms
 from mcp_gateway.core.money import parse_usd
@@ -82,6 +82,7 @@ class KeyObject(Told):
     revoked_at: int | None
     expires_at: int | None
     made_by: str | None
+    group: str | None
     scopes: list[KeyScope]
     requests_per_minute: int | None
     requests_per_day: int | None
@@ -129,7 +130,13 @@ class Keys:
         budgets = defaultdict[str, list[BudgetStanding]](list)
         for one in await self._ledger.budgets(asked.caller.account_id):
             budgets[one.budget.holder].append(one)
-        return page_of(KeyPage, found, query.limit, lambda key: key.id, lambda key: self._object(key, budgets[key.id]))
+        return page_of(
+            KeyPage,
+            found,
+            query.limit,
+            lambda key: key.id,
+            lambda key: self._object(key, [*budgets[key.id], *budgets[key.group_id or ""]]),
+        )
 
     async def get(self, asked: Asked[Query, Nothing]) -> KeyObject:
         return await self._told(await self._own_key(asked))
@@ -165,7 +172,7 @@ class Keys:
                 expires_at_ms=expires_at_ms,
                 made_by=own.id,
                 keep=keep,
-                and_then=lambda _: [MakeBudget(standing.budget) for standing in made],
+                and_then=lambda _: [MakeBudgets(tuple(standing.budget for standing in made))],
             )
             return CreatedKey(**self._fields(key, made), key=secret)
 
@@ -195,13 +202,15 @@ class Keys:
         return self._object(key, await self._budgets(key))
 
     async def _budgets(self, key: Key) -> Sequence[BudgetStanding]:
-        return [one for one in await self._ledger.budgets(key.account_id) if one.budget.holder == key.id]
+        return [
+            one for one in await self._ledger.budgets(key.account_id) if one.budget.holder in (key.id, key.group_id)
+        ]
 
     def _object(self, key: Key, budgets: Sequence[BudgetStanding]) -> KeyObject:
         return KeyObject(**self._fields(key, budgets))
 
     def _fields(self, key: Key, budgets: Sequence[BudgetStanding]) -> dict[str, Any]:
-        """With the budgets that are its own."""
+        """With the budgets that are its own, and those of its group."""
         allowance = self._authenticator.allowance_of(key.limits)
         return {
             "object": "key",
@@ -213,6 +222,7 @@ class Keys:
             "revoked_at": _seconds(key.revoked_at_ms),
             "expires_at": _seconds(key.expires_at_ms),
             "made_by": key.made_by,
+            "group": key.group,
             "scopes": [scope for scope in SCOPES if scope in key.scopes],
             **{name: getattr(allowance, name) for name in LIMIT_NAMES},
             "budgets": [one.as_object().model_dump() for one in budgets],

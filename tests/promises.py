@@ -67,7 +67,7 @@ AREAS: dict[str, Area] = {
                 "tests/doors/test_completions.py::test_the_hold_is_for_all_that_may_be_made",
                 "tests/doors/test_scores.py::test_a_query_is_held_for_with_each_document",
             ],
-            "A budget bounds what a key, with what it makes, or an account spends in a window, to the nano-USD.": [
+            "A budget bounds what a key or a group of keys, with what they make, or an account spends in a window, to the nano-USD.": [
                 "tests/core/ledger/test_budgets.py",
                 "tests/doors/test_budgets.py",
             ],

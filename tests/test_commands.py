@@ -215,12 +215,12 @@ def test_what_cannot_be_done_is_told_in_a_line(words: tuple[str, ...], said: str
 def test_budgets_are_made_listed_and_ended(data_dir: Path) -> None:
     account = made("accounts", "create", "Ann", "--credit", "2")
     key = told("keys", "create", "--account", account)["id"]
-    words = run("budgets", "create", key, "5 USD/day")
+    words = run("budgets", "create", key, "--budget", "5 USD/day")
     assert (words.exit_code, f"of {key}: 5.00 USD for each day" in words.stdout) == (0, True)
-    wide = told("budgets", "create", account, "0.25 USD/total")
+    (wide,) = told("budgets", "create", account, "--budget", "0.25 USD/total")
     assert wide == {
         "account": account, "holder": account, "id": wide["id"], "amount_usd": "0.25", "window": "total",
-        "spent_usd": "0.00", "starts_anew_at": None,
+        "group": None, "spent_usd": "0.00", "starts_anew_at": None,
     }  # fmt: skip
     first, second = run("budgets", "list", "--account", account).stdout.splitlines()[1:]
     assert first.split()[1:5] == [key, "0.00", "5.00", "day"]
@@ -258,7 +258,7 @@ def test_what_is_no_budget_is_refused_in_a_line_and_makes_no_key(data_dir: Path)
     account = made("accounts", "create", "Ann")
     by_key = "keys", "create", "--account", account, "--budget", "5 USD/day"
     for budget in NO_BUDGETS:
-        for words in ((*by_key, f"--budget={budget}"), ("budgets", "create", account, "--", budget)):
+        for words in ((*by_key, f"--budget={budget}"), ("budgets", "create", account, f"--budget={budget}")):
             refused = run(*words)
             assert refused.exit_code == USAGE
             assert refused.stderr.startswith("mcp-gateway: ")
@@ -271,10 +271,19 @@ def test_what_is_no_budget_is_refused_in_a_line_and_makes_no_key(data_dir: Path)
 @each(
     ("words", "said"),
     [
-        (("create", "key_x", "5 USD/day"), "no key 'key_x'"),
-        (("create", "acc_x", "5 USD/day"), "no account or key 'acc_x'"),
-        (("create", "acc_guest", "5 USD/day"), "Guests have no money"),
-        (("create", "nobody", "5 USD/day"), "no key 'nobody'"),
+        (("create", "key_x", "--budget", "5 USD/day"), "no key 'key_x'"),
+        (("create", "acc_x", "--budget", "5 USD/day"), "no account or key 'acc_x'"),
+        (("create", "acc_guest", "--budget", "5 USD/day"), "Guests have no money"),
+        (("create", "nobody", "--budget", "5 USD/day"), "the id of no key or account"),
+        (("create", "agents", "--account", "acc_x", "--budget", "5 USD/day"), "no account 'acc_x'"),
+        (("create", "agents", "--account", "acc_guest", "--budget", "5 USD/day"), "Guests have no money"),
+        (("create", "key_x", "--account", "ACCOUNT", "--budget", "5 USD/day"), "a group's name"),
+        (("create", "acc_x", "--account", "ACCOUNT", "--budget", "5 USD/day"), "a group's name"),
+        (("create", "", "--account", "ACCOUNT", "--budget", "5 USD/day"), "a group's name"),
+        (("create", "x" * 5000, "--account", "ACCOUNT", "--budget", "5 USD/day"), "a group's name"),
+        (("create", "\x1b[2J", "--account", "ACCOUNT", "--budget", "5 USD/day"), "must be one line"),
+        (("create", "agents", "--account", "ACCOUNT"), "say with --budget"),
+        (("create", "ACCOUNT"), "say with --budget"),
         (("list", "--account", "acc_x"), "no account 'acc_x'"),
         (("end", "--account", "ACCOUNT", "bud_x"), "no open budget 'bud_x'"),
         (("end", "--account", "ACCOUNT", "\x1b[2J"), "no open budget"),
@@ -284,7 +293,7 @@ def test_what_is_no_budget_is_refused_in_a_line_and_makes_no_key(data_dir: Path)
 )
 def test_budgets_of_nobody_are_refused(words: tuple[str, ...], said: str, data_dir: Path) -> None:
     account = made("accounts", "create", "Ann")
-    budget = made("budgets", "create", account, "5 USD/day")
+    budget = made("budgets", "create", account, "--budget", "5 USD/day")
     refused = run("budgets", *[{"ACCOUNT": account, "OPEN": budget}.get(word, word) for word in words])
     assert (refused.exit_code, said in refused.stderr) == (USAGE, True)
     assert refused.stderr.strip().isprintable()
@@ -292,9 +301,35 @@ def test_budgets_of_nobody_are_refused(words: tuple[str, ...], said: str, data_d
     assert [one["id"] for one in told("budgets", "list", "--account", account)] == [budget]
 
 
+def test_a_group_is_made_with_budgets_and_keys_are_put_into_it(data_dir: Path) -> None:
+    account = made("accounts", "create", "Ann")
+    words = run(
+        "budgets", "create", "night agents", "--account", account, "--budget", "5 USD/day", "--budget", "9 USD/month"
+    )
+    assert [line.partition(" of ")[2] for line in words.stdout.splitlines()] == [
+        "night agents: 5.00 USD for each day", "night agents: 9.00 USD for each month",
+    ]  # fmt: skip
+    (more,) = told("budgets", "create", "night agents", "--account", account, "--budget", "20 USD/total")
+    assert (more["group"], more["holder"][:4]) == ("night agents", "grp_")
+    listed = told("budgets", "list", "--account", account)
+    assert {(one["holder"], one["group"]) for one in listed} == {(more["holder"], "night agents")}
+    assert run("budgets", "list", "--account", account).stdout.count(" night agents ") == 3
+    key = told("keys", "create", "--account", account, "--group", "night agents")
+    assert key["group"] == "night agents"
+    assert run("keys", "list").stdout.strip().endswith("in the group night agents")
+    assert told("keys", "change", key["id"], "--group", "")["group"] is None
+    changed = run("keys", "change", key["id"], "--group", "night agents")
+    assert changed.stdout == f"key {key['id']} (): the configured limits, in the group night agents\n"
+    for command in (("create", "--account", account), ("change", key["id"])):
+        refused = run("keys", *command, "--name", "new", "--group", "day agents")
+        assert (refused.exit_code, "no group 'day agents'" in refused.stderr) == (USAGE, True)
+    (listed_key,) = told("keys", "list")
+    assert (listed_key["id"], listed_key["name"], listed_key["group"]) == (key["id"], "", "night agents")
+
+
 def test_a_budget_that_has_ended_is_not_ended_again(data_dir: Path) -> None:
     account = made("accounts", "create", "Ann")
-    budget = made("budgets", "create", account, "5 USD/day")
+    budget = made("budgets", "create", account, "--budget", "5 USD/day")
     ended = [run("budgets", "end", "--account", account, budget).exit_code for _ in range(2)]
     assert ended == [0, USAGE]
 
@@ -309,7 +344,7 @@ async def test_beside_a_running_server_they_bind_at_once(tmp_path: Path, monkeyp
         (key,) = (await door.get("/v1/keys", raw)).json()["data"]
         by_key = ledger.hold("req_1", account, 1, 10**9, frozenset({key["id"]}))
         assert (await by_key).amount_nano == 5 * 10**8
-        budget = await beside(door, "budgets", "create", account, "0.75 USD/total", "--quiet")
+        budget = await beside(door, "budgets", "create", account, "--budget", "0.75 USD/total", "--quiet")
         assert (await ledger.hold("req_2", account, 1, 10**9)).amount_nano == 75 * 10**7
         with pytest.raises(GatewayError, match="balance_held"):
             await ledger.hold("req_3", account, 1, 1)
@@ -317,6 +352,13 @@ async def test_beside_a_running_server_they_bind_at_once(tmp_path: Path, monkeyp
         assert (await ledger.hold("req_3", account, 1, 10**8)).amount_nano == 10**8
         for request_id in ("req_1", "req_2", "req_3"):
             ledger.release(request_id)
+        options = "--account", account, "--budget", "0.1 USD/total", "--budget", "0.2 USD/month"
+        made_ids = await beside(door, "budgets", "create", "agents", *options, "--quiet")
+        member = await beside(door, "keys", "create", "--account", account, "--group", "agents", "--quiet")
+        told = (await door.get("/v1/limits", member)).json()["budgets"]
+        assert [(one["id"], one["group"], one["left_usd"]) for one in told] == [
+            (made_id, "agents", left) for made_id, left in zip(made_ids.split(), ("0.10", "0.20"), strict=True)
+        ]
         await door.nothing_is_left()
 
 
@@ -334,7 +376,9 @@ async def test_what_a_running_server_does_not_decide_makes_neither_a_budget_nor_
         assert "did not decide" in undecided.stderr
         (key,) = await door.gateway.keys.list(account)
         assert key.state_at(now_ms()) == "revoked"
-        undecided = await asyncio.to_thread(run, "budgets", "create", account, "1 USD/day", "--data-dir", str(tmp_path))
+        undecided = await asyncio.to_thread(
+            run, "budgets", "create", account, "--budget", "1 USD/day", "--data-dir", str(tmp_path)
+        )
         assert undecided.exit_code == 3
         assert await door.gateway.ledger.budgets(account) == []
 

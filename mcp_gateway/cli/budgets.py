@@ -1,4 +1,4 @@
-"""`mcp-gateway budgets`: what keys and accounts may spend in a window of time."""
+"""`mcp-gateway budgets`: what keys, groups of them and accounts may spend in a window of time."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -6,25 +6,35 @@ from typing import Annotated, Any
 
 import typer
 
-from mcp_gateway.cli.desk import ConfigOption, DataDirOption, JsonOption, QuietOption, answer, at_desk, fail
+from mcp_gateway.cli.desk import (
+    LISTED_CHARS,
+    ConfigOption,
+    DataDirOption,
+    JsonOption,
+    QuietOption,
+    answer,
+    at_desk,
+    fail,
+)
 from mcp_gateway.core.gateway import Desk
 from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.ledger.budgets import (
     BUDGET_WINDOWS,
     Budget,
+    BudgetGroup,
     BudgetStanding,
     BudgetWindow,
     EndBudget,
-    MakeBudget,
+    MakeBudgets,
     in_words,
     parse_budget,
     zone_of,
 )
 from mcp_gateway.core.ledger.ledger import check_can_own
 from mcp_gateway.core.money import format_usd
-from mcp_gateway.core.text import shown
+from mcp_gateway.core.text import check_one_line, shown
 
-app = typer.Typer(help="What keys and accounts may spend in a window of time.", no_args_is_help=True)
+app = typer.Typer(help="What keys, groups of them and accounts may spend in a window of time.", no_args_is_help=True)
 
 BudgetOption = Annotated[
     list[str] | None,
@@ -33,24 +43,32 @@ BudgetOption = Annotated[
 
 
 @app.command("create")
-def create_budget(
-    holder: Annotated[str, typer.Argument(help="The id of a key or an account, key_... or acc_...")],
-    budget: Annotated[str, typer.Argument(help="An amount and a window, such as '5 USD/day'.")],
+def create_budgets(
+    holder: Annotated[
+        str, typer.Argument(help="A group's name; or the id of a key or an account, key_... or acc_...", metavar="NAME")
+    ],
+    account: Annotated[str | None, typer.Option("--account", help="Whose group it is; a new name makes one.")] = None,
+    budget: BudgetOption = None,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     quiet: QuietOption = False,
     is_json: JsonOption = False,
 ) -> None:
-    """Bound what a key, with those that it makes, or an account may spend; a running server decides it."""
-    (asked,) = budgets_given([budget])
+    """Bound what a key, with those it makes, a group of keys or an account may spend; a running server decides it."""
+    asked = budgets_given(budget)
+    if not asked:
+        fail("say with --budget what it may spend, such as --budget '5 USD/day'")
 
     async def work(desk: Desk) -> None:
-        account_id = holder if holder.startswith("acc_") else (await desk.keys.get(holder)).account_id
+        group = None if account is None else await _group(desk, account, holder)
+        account_id = await _account_of(desk, holder) if group is None else group.account_id
         check_can_own(account_id)
-        made = Budget(new_id("bud"), account_id, holder, *asked)
-        await desk.server.decide(MakeBudget(made))
-        words = f"budget {made.id} of {holder}: {in_words(made)}"
-        answer(made.id if quiet else words, _object(await _standing(desk, made)), is_json=is_json)
+        made = budgets_of(account_id, holder if group is None else group.id, asked)
+        await desk.server.decide(MakeBudgets(made, group))
+        words = [one.id if quiet else f"budget {one.id} of {holder}: {in_words(one)}" for one in made]
+        standings = await desk.ledger.budgets(account_id)
+        facts = [_object(one) for one in standings if one.budget.id in {budget.id for budget in made}]
+        answer("\n".join(words), facts, is_json=is_json)
 
     at_desk(config, data_dir, work)
 
@@ -91,6 +109,11 @@ def end_budget(
     at_desk(config, data_dir, work)
 
 
+def budgets_of(account_id: str, holder: str, asked: Sequence[tuple[int, BudgetWindow]]) -> tuple[Budget, ...]:
+    """New ones of a holder's."""
+    return tuple(Budget(new_id("bud"), account_id, holder, *one) for one in asked)
+
+
 def budgets_given(asked: Sequence[str] | None) -> list[tuple[int, BudgetWindow]]:
     """Amounts in nano-USD with their windows."""
     try:
@@ -106,8 +129,21 @@ def check_zone(name: str) -> None:
         fail(str(error))
 
 
-async def _standing(desk: Desk, budget: Budget) -> BudgetStanding:
-    return next(one for one in await desk.ledger.budgets(budget.account_id) if one.budget.id == budget.id)
+async def _account_of(desk: Desk, holder: str) -> str:
+    if holder.startswith("acc_"):
+        return holder
+    if not holder.startswith("key_"):
+        fail(f"'{shown(holder)}' is the id of no key or account; for a group of keys say with --account whose it is")
+    return (await desk.keys.get(holder)).account_id
+
+
+async def _group(desk: Desk, account_id: str, name: str) -> BudgetGroup:
+    """The one of this name, or a new one."""
+    check_one_line(name, "NAME")
+    if not name or len(name) > LISTED_CHARS or name.startswith(("acc_", "key_")):
+        fail(f"a group's name has up to {LISTED_CHARS} characters, and is no id of a key or an account")
+    await desk.accounts.get(account_id)
+    return await desk.ledger.group(account_id, name) or BudgetGroup(new_id("grp"), account_id, name)
 
 
 def _line(standing: BudgetStanding) -> str:
@@ -115,7 +151,8 @@ def _line(standing: BudgetStanding) -> str:
     amounts = f"{format_usd(standing.spent_nano):>16}{format_usd(budget.amount_nano):>16}"
     until = standing.span.ends_at_ms
     end = "" if until is None else f" until {datetime.fromtimestamp(until / 1000, UTC):%Y-%m-%d %H:%M}Z"
-    return f"{budget.id:<38}{budget.holder:<38}{amounts}  {budget.window}{end}"
+    holder = budget.holder if budget.group is None else shown(budget.group)
+    return f"{budget.id:<38}{holder:<38}{amounts}  {budget.window}{end}"
 
 
 def _object(standing: BudgetStanding) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mcp_gateway.cli.budgets import BudgetOption, budgets_given
+from mcp_gateway.cli.budgets import BudgetOption, budgets_given, budgets_of
 from mcp_gateway.cli.desk import (
     LISTED_CHARS,
     ConfigOption,
@@ -25,8 +25,8 @@ from mcp_gateway.core.caller import SCOPES, KeyScope
 from mcp_gateway.core.gateway import Desk
 from mcp_gateway.core.identity.keys import Key
 from mcp_gateway.core.identity.own_limits import OwnLimits
-from mcp_gateway.core.ids import new_id, now_ms
-from mcp_gateway.core.ledger.budgets import Budget, BudgetWindow, MakeBudget
+from mcp_gateway.core.ids import now_ms
+from mcp_gateway.core.ledger.budgets import BudgetWindow, MakeBudgets
 from mcp_gateway.core.text import shown
 
 app = typer.Typer(help="API keys of accounts.", no_args_is_help=True)
@@ -47,6 +47,7 @@ def create_key(
     ] = None,
     expires_in_days: Annotated[float | None, typer.Option(help="Refuse it from then on.", min=0)] = None,
     budget: BudgetOption = None,
+    group: Annotated[str | None, typer.Option(help="The account's group of keys that it is put into.")] = None,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     quiet: QuietOption = False,
@@ -61,7 +62,7 @@ def create_key(
 
     async def work(desk: Desk) -> None:
         key, raw = await desk.keys.create(
-            account, name=name, is_test=test, limits=limits, scopes=scopes, expires_at_ms=expires_at_ms
+            account, name=name, is_test=test, limits=limits, scopes=scopes, expires_at_ms=expires_at_ms, group=group
         )
         await _bound(desk, key, budgets)
         words = raw if quiet else f"key {key.id} of {account}; keep it, it is not shown again:\n{raw}"
@@ -95,18 +96,24 @@ def change_key(
     requests_per_day: ChangedLimitOption = None,
     tokens_per_minute: ChangedLimitOption = None,
     in_flight: ChangedLimitOption = None,
+    group: Annotated[
+        str | None,
+        typer.Option(help="The account's group of keys that it is put into; '' for none. Left out: as it was."),
+    ] = None,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     is_json: JsonOption = False,
 ) -> None:
-    """Rename a key or set its limits, within a second also for a running server; show it as it is then."""
+    """Rename a key, set its limits or put it into a group, within a second also for a running server; show it then."""
     limits = limits_given(requests_per_minute, requests_per_day, tokens_per_minute, in_flight)
 
     async def work(desk: Desk) -> None:
-        is_asked = name is not None or limits
-        found = await (desk.keys.change(key, name=name, limits=limits) if is_asked else desk.keys.get(key))
+        is_asked = name is not None or group is not None or limits
+        changed = desk.keys.change(key, name=name, limits=limits, group=group) if is_asked else desk.keys.get(key)
+        found = await changed
         words = f"key {key} ({shown(found.name, LISTED_CHARS)}): "
-        words += limits_in_words(found.limits) or "the configured limits"
+        limits_now = limits_in_words(found.limits) or "the configured limits"
+        words += ", ".join(filter(None, (limits_now, _group_in_words(found))))
         answer(words, _object(found), is_json=is_json)
 
     at_desk(config, data_dir, work)
@@ -139,8 +146,8 @@ def revoke_key(
 async def _bound(desk: Desk, key: Key, budgets: Sequence[tuple[int, BudgetWindow]]) -> None:
     """Make these budgets of a new key, which nobody knows before; without them it is of no use."""
     try:
-        for budget in budgets:
-            await desk.server.decide(MakeBudget(Budget(new_id("bud"), key.account_id, key.id, *budget)))
+        if budgets:
+            await desk.server.decide(MakeBudgets(budgets_of(key.account_id, key.id, budgets)))
     except BaseException:
         await desk.keys.revoke(key.id)
         raise
@@ -154,8 +161,13 @@ def _scope(name: str) -> KeyScope:
 
 
 def _line(key: Key) -> str:
-    notes = " ".join(filter(None, (shown(key.name, LISTED_CHARS), _own_rights(key), limits_in_words(key.limits))))
+    own = _own_rights(key), limits_in_words(key.limits), _group_in_words(key)
+    notes = " ".join(filter(None, (shown(key.name, LISTED_CHARS), *own)))
     return f"{key.id:<38}{key.account_id:<38}{key.prefix + '...':<18}{key.state_at(now_ms()):<9}{notes}"
+
+
+def _group_in_words(key: Key) -> str:
+    return "" if key.group is None else f"in the group {shown(key.group)}"
 
 
 def _own_rights(key: Key) -> str:
@@ -178,6 +190,7 @@ def _object(key: Key) -> dict[str, Any]:
         "revoked_at": seconds(key.revoked_at_ms),
         "expires_at": seconds(key.expires_at_ms),
         "made_by": key.made_by,
+        "group": key.group,
         "scopes": [scope for scope in SCOPES if scope in key.scopes],
         "limits": limits_object(key.limits),
     }

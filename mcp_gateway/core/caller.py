@@ -96,7 +96,7 @@ class Caller:
     validity: Validity = field(default=_GUESTS, compare=False)
     """One for all callers that are made of a key, so that whoever still holds one sees its end."""
     spent_by: frozenset[str] = field(default=frozenset(), compare=False)
-    """The key, and those that stand behind it: whose budgets bound what it spends."""
+    """The key, those that stand behind it, and their groups: whose budgets bound what it spends."""
     key_id: str | None = field(init=False, compare=False)
     """Of the key that is shown; None without one."""
     is_guest: bool = field(init=False, compare=False)

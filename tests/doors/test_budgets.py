@@ -10,8 +10,9 @@ import orjson
 import pytest
 import pytest_asyncio
 
+from mcp_gateway.core.identity.keys import digest_of
 from mcp_gateway.core.ids import new_id
-from mcp_gateway.core.ledger.budgets import BUDGET_WINDOWS, Budget, BudgetWindow, EndBudget, MakeBudget
+from mcp_gateway.core.ledger.budgets import BUDGET_WINDOWS, Budget, BudgetGroup, BudgetWindow, EndBudget, MakeBudgets
 from mcp_gateway.core.money import format_usd
 from tests.cases import each
 from tests.doors.test_growing_holds import AGENT, AGENTS, REAL_NANO, WORST_NANO, in_steps
@@ -53,7 +54,7 @@ async def bound(stage: Stage, amount_nano: int, window: BudgetWindow = "day", ho
     """A new budget's id; of the stage's key where nobody else is named."""
     own = await key_id(stage) if holder is None else holder
     budget = Budget(new_id("bud"), stage.account_id, own, amount_nano, window)
-    await stage.door.gateway.ledger._store.write(MakeBudget(budget))
+    await stage.door.gateway.ledger._store.write(MakeBudgets((budget,)))
     return budget.id
 
 
@@ -316,6 +317,43 @@ async def test_what_a_key_makes_spends_of_its_budget_too(stage: Stage) -> None:
         assert (error["code"], error["budget"]["id"]) == ("budget_exhausted", maker["budgets"][0]["id"])
     stage.backend.answer_with(answers(CHAT_SPOKEN))
     assert (await stage.ask()).status_code == 200
+
+
+async def test_a_groups_budget_binds_its_keys_and_what_those_make_and_no_others(stage: Stage) -> None:
+    keys, group = stage.door.gateway.keys, BudgetGroup(new_id("grp"), stage.account_id, "agents")
+    budget = Budget(new_id("bud"), stage.account_id, group.id, 1000, "day")
+    await stage.door.gateway.ledger._store.write(MakeBudgets((budget,), group))
+    member, raw = await keys.create(stage.account_id, group="agents")
+    made = (await create(stage, raw)).json()
+    listed = {one["id"]: one for one in (await stage.door.get("/v1/keys", raw)).json()["data"]}
+    of_group = [(budget.id, "agents")]
+    told_by_key = {
+        key: (one["group"], [(told["id"], told["group"]) for told in told_of(one)]) for key, one in listed.items()
+    }
+    assert told_by_key == {
+        await key_id_of(stage, stage.key): (None, []), member.id: ("agents", of_group), made["id"]: (None, []),
+    }  # fmt: skip
+    assert (await stage.door.get(f"/v1/keys/{member.id}", raw)).json() == listed[member.id]
+    await spend(stage, 1000, group.id)
+    for key in (raw, made["key"]):
+        (told,) = await budgets(stage, key)
+        assert (told["group"], amounts(told)) == ("agents", ("0.000001", "0.00", "0.00"))
+        error = error_of(await CHAT_SPOKEN.ask(stage.door, key))
+        assert (error["code"], error["budget"]["group"]) == ("budget_exhausted", "agents")
+    assert await budgets(stage) == []
+    stage.backend.answer_with(answers(CHAT_SPOKEN))
+    assert (await stage.ask()).status_code == 200
+    await keys.change(await key_id_of(stage, stage.key), group="agents")
+    assert error_of(await stage.ask())["code"] == "budget_exhausted"
+    await keys.change(member.id, group="")
+    stage.backend.answer_with(answers(CHAT_SPOKEN))
+    assert (await CHAT_SPOKEN.ask(stage.door, made["key"])).status_code == 200
+
+
+async def key_id_of(stage: Stage, raw: str) -> str:
+    key = await stage.door.gateway.keys.find(digest_of(raw))
+    assert key is not None
+    return key.id
 
 
 async def test_a_repeat_makes_no_second_and_tells_the_same(stage: Stage) -> None:

@@ -106,9 +106,8 @@ class Authenticator:
             for maker in binding(key.makers)
         ]
         quotas = (own, account, *makers)
-        spent_by = frozenset((key.id, *(maker.key_id for maker in key.makers)))
         holder, scopes, margin = KeyHolder(key.id), key.scopes, limits.margin
-        return Caller(key.account_id, holder, quotas, key.is_test, scopes, margin, validity, spent_by)
+        return Caller(key.account_id, holder, quotas, key.is_test, scopes, margin, validity, key.holders)
 
     def _forget(self, key_id: str, error: GatewayError) -> None:
         made = self._callers.pop(key_id, None)

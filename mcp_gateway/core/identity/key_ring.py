@@ -53,6 +53,8 @@ class CreateKey(Write[Key]):
     digest: bytes
     most: KeysPerAccount
     keep: Write[None] | None = None
+    group: str | None = None
+    """The name of the account's group that it belongs to."""
     behind: tuple[Write[None], ...] = ()
     """Written behind the key, in its transaction."""
 
@@ -66,6 +68,8 @@ class ChangeKey(Write[None]):
     limits: Mapping[str, Limit]
     defaults: Allowance | None
     """What a key has where it sets no limit; with it, limits can only be lowered."""
+    group: str | None
+    """The name of the account's group that it belongs to from now on; empty for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +207,7 @@ class KeyRing:
         scopes: Collection[KeyScope] | None = None,
         expires_at_ms: int | None = None,
         made_by: str | None = None,
+        group: str | None = None,
         keep: Callable[[Key], Write[None] | None] | None = None,
         and_then: Callable[[Key], Sequence[Write[None]]] | None = None,
     ) -> tuple[Key, str]:
@@ -210,7 +215,7 @@ class KeyRing:
 
         It has all scopes where none are named, a test key `inference` alone. The write that `keep` makes of the new key
         goes into the same transaction, ahead of it, and those of `and_then` behind it. Raises GatewayError: `not_found`
-        for an unknown account, `conflict` for the guests' and where it has as many keys as it may,
+        for an unknown account or `group`, `conflict` for the guests' and where it has as many keys as it may,
         `requests_per_day` where it has made so many today,
         `invalid_value` for a name that is no line of text, scopes that a test key cannot have or a time that is past,
         401 and 403 where `made_by` is not valid now.
@@ -226,7 +231,7 @@ class KeyRing:
         )  # fmt: skip
         kept = None if keep is None else keep(key)
         behind = () if and_then is None else tuple(and_then(key))
-        return await self._store.write(CreateKey(key, digest_of(raw), self._most, kept, behind)), raw
+        return await self._store.write(CreateKey(key, digest_of(raw), self._most, kept, group, behind)), raw
 
     async def change(
         self,
@@ -235,15 +240,17 @@ class KeyRing:
         name: str | None = None,
         limits: Mapping[str, Limit] | None = None,
         lowered_from: Allowance | None = None,
+        group: str | None = None,
     ) -> Key:
         """Rename a key, or set those of its limits that are given; others stay as they are by then, whoever set them.
 
+        `group` is the name of one of its account's groups, which it belongs to instead of another; empty for none.
         With `lowered_from`, what a key has by default, limits can only be lowered. Raises GatewayError `not_found`,
         `invalid_value`, `insufficient_permissions`.
         """
         check_one_line(name or "", "name")
         await self.get(key_id)
-        await self._store.write(ChangeKey(key_id, name, limits or {}, lowered_from))
+        await self._store.write(ChangeKey(key_id, name, limits or {}, lowered_from, group))
         return await self._told(key_id)
 
     async def revoke(self, key_id: str) -> Key:

@@ -21,6 +21,7 @@ class Maker(NamedTuple):
 
     key_id: str
     limits: OwnLimits
+    group_id: str | None = None
 
 
 def binding(makers: Sequence[Maker]) -> list[Maker]:
@@ -56,6 +57,16 @@ class Key:
     makers: tuple[Maker, ...] = ()
     """That key, the one that made it, and so on."""
     is_account_active: bool = True
+    group_id: str | None = None
+    """Of the keys that it has budgets together with."""
+    group: str | None = None
+    """That group's name."""
+
+    @property
+    def holders(self) -> frozenset[str]:
+        """Whose budgets bound what it spends: its own, those of its makers, and those of their groups."""
+        line = (self.id, self.group_id), *((maker.key_id, maker.group_id) for maker in self.makers)
+        return frozenset(holder for pair in line for holder in pair if holder is not None)
 
     def state_at(self, now_ms: int) -> State:
         if self.revoked_at_ms is not None:
@@ -107,7 +118,7 @@ def makers_of(maker: Key | None, now_ms: int) -> tuple[Maker, ...]:
     code = "invalid_api_key" if maker is None else maker.fault_at(now_ms)
     if maker is None or code is not None:
         raise refusal(code or "invalid_api_key")
-    makers = Maker(maker.id, maker.limits), *maker.makers
+    makers = Maker(maker.id, maker.limits, maker.group_id), *maker.makers
     if len(binding(makers)) > _MOST_MAKERS:
         message = f"This key is the last in a line of {_MOST_MAKERS + 1}, each with other limits; it makes no more."
         raise GatewayError("conflict", message)

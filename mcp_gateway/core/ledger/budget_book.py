@@ -24,7 +24,7 @@ from mcp_gateway.core.ledger.budgets import (
 logger = logging.getLogger(__name__)
 
 Holders = frozenset[str]
-"""The ids of whoever a request is spent by: its key, and those that made that one. Its account always is."""
+"""The ids of whoever a request is spent by: its key, those that made that one, their groups. Its account always is."""
 
 
 class Spender(NamedTuple):

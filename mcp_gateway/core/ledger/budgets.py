@@ -1,4 +1,7 @@
-"""Budgets: what a key, or an account, may spend in a window of time. Amounts in nano-USD, times in milliseconds."""
+"""Budgets: what a key, a group of keys or an account may spend in a window of time.
+
+Amounts in nano-USD, times in milliseconds.
+"""
 
 import re
 from dataclasses import dataclass
@@ -21,13 +24,23 @@ _TEXT = re.compile(r"(\S+) USD/(\S+)")
 
 
 class Budget(NamedTuple):
-    """`holder` is the id of the key or account that it bounds, with whatever the key has made."""
+    """`holder` is the id of the key, group or account that it bounds, with whatever the keys have made."""
 
     id: str
     account_id: str
     holder: str
     amount_nano: int
     window: BudgetWindow
+    group: str | None = None
+    """The name of a group that holds it."""
+
+
+class BudgetGroup(NamedTuple):
+    """Keys of an account that spend of budgets together; which ones, identity knows."""
+
+    id: str
+    account_id: str
+    name: str
 
 
 class Span(NamedTuple):
@@ -42,13 +55,17 @@ Spent = tuple[str, int]
 
 
 class BudgetObject(BaseModel):
-    """What a caller is told of a budget; amounts are decimal strings in USD, `starts_anew_at` in Unix seconds."""
+    """What a caller is told of a budget; amounts are decimal strings in USD, `starts_anew_at` in Unix seconds.
+
+    `group` is the name of the group of keys that it is of.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: str
     amount_usd: str
     window: BudgetWindow
+    group: str | None
     spent_usd: str
     held_usd: str
     left_usd: str
@@ -75,6 +92,7 @@ class BudgetStanding(NamedTuple):
             id=self.budget.id,
             amount_usd=format_usd(self.budget.amount_nano),
             window=self.budget.window,
+            group=self.budget.group,
             spent_usd=format_usd(self.spent_nano),
             held_usd=format_usd(self.held_nano),
             left_usd=format_usd(self.left_nano),
@@ -167,10 +185,18 @@ class ReadBudgets(Read[BudgetsOf]):
 
 
 @dataclass(frozen=True, slots=True)
-class MakeBudget(Write[None]):
-    """Raises GatewayError `not_found` where the account or the key is not there."""
+class MakeBudgets(Write[None]):
+    """All of them or none. Raises GatewayError `not_found` where an account, a group or a key is not there."""
 
-    budget: Budget
+    budgets: tuple[Budget, ...]
+    group: BudgetGroup | None = None
+    """Made, too, unless it is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupByName(Read[BudgetGroup | None]):
+    account_id: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,16 @@ from mcp_gateway.core.caller import GUEST_ACCOUNT_ID
 from mcp_gateway.core.engine import DatabaseError, Engine, unavailable
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ledger.budget_book import Holders, Spender
-from mcp_gateway.core.ledger.budgets import Budget, BudgetsOf, BudgetSpent, BudgetStanding, ReadBudgets, in_words
+from mcp_gateway.core.ledger.budgets import (
+    Budget,
+    BudgetGroup,
+    BudgetsOf,
+    BudgetSpent,
+    BudgetStanding,
+    GroupByName,
+    ReadBudgets,
+    in_words,
+)
 from mcp_gateway.core.ledger.entries import (
     AccountsWithExpiredGrants,
     Applied,
@@ -275,6 +284,10 @@ class Ledger:
         """All of an account as they stand now, or those that bound what these spend."""
         purse = await self._read_wallet(account_id)
         return list(purse.budgets.standings(self._now_ms(), holders))
+
+    async def group(self, account_id: str, name: str) -> BudgetGroup | None:
+        """An account's group of keys that has this name; None where there is none."""
+        return await self._store.read(GroupByName(account_id, name))
 
     def new_budget(self, budget: Budget) -> BudgetStanding:
         """One that is about to be made, as it will stand."""

@@ -15,7 +15,7 @@ import orjson
 
 from mcp_gateway.core.engine import DatabaseError, Engine, Read, Write
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.ledger.budgets import Budget, EndBudget, MakeBudget, SetZone
+from mcp_gateway.core.ledger.budgets import Budget, BudgetGroup, EndBudget, MakeBudgets, SetZone
 from mcp_gateway.core.ledger.entries import Move
 from mcp_gateway.core.ledger.ledger import Ledger, check_can_own
 
@@ -28,11 +28,11 @@ _TELL_WAIT_S = 2.0
 _LOOK_INTERVAL_S = 0.25
 _POLL_S = 0.05
 
-Kind = Literal["move", "make_budget", "end_budget", "set_zone", "tell_held"]
-Lowering = Move | MakeBudget | EndBudget | SetZone
+Kind = Literal["move", "make_budgets", "end_budget", "set_zone", "tell_held"]
+Lowering = Move | MakeBudgets | EndBudget | SetZone
 """What may lower what is spent."""
 _KINDS: dict[type[Lowering], Kind] = {
-    Move: "move", MakeBudget: "make_budget", EndBudget: "end_budget", SetZone: "set_zone",
+    Move: "move", MakeBudgets: "make_budgets", EndBudget: "end_budget", SetZone: "set_zone",
 }  # fmt: skip
 
 
@@ -130,8 +130,9 @@ class Orders:
 def _lowering(order: Order) -> Lowering:
     """Raises LookupError, TypeError or JSONDecodeError for one that is none of ours."""
     asked = orjson.loads(order.asked)
-    if order.kind == "make_budget":
-        return MakeBudget(Budget(*asked["budget"]))
+    if order.kind == "make_budgets":
+        budgets, group = asked["budgets"], asked["group"]
+        return MakeBudgets(tuple(Budget(*one) for one in budgets), None if group is None else BudgetGroup(*group))
     of = {kind: of for of, kind in _KINDS.items()}[order.kind]
     return of(**asked)
 

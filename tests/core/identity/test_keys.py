@@ -16,7 +16,7 @@ from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.identity.keys import Key, KeysPerAccount, Maker, binding, digest_of
 from mcp_gateway.core.identity.own_limits import DEFAULT, OwnLimits
 from mcp_gateway.core.ids import new_id, now_ms
-from mcp_gateway.core.ledger.budgets import Budget, MakeBudget
+from mcp_gateway.core.ledger.budgets import Budget, BudgetGroup, MakeBudgets
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.clocks import MsClock
@@ -35,8 +35,8 @@ async def test_a_key_knows_all_that_stand_before_it(keys: KeyRing, account: str)
     first, _ = await keys.create(account, limits=OwnLimits(1, None))
     second, _ = await keys.create(account, made_by=first.id, limits=OwnLimits(in_flight=2))
     third, raw = await keys.create(account, made_by=second.id)
-    assert third.makers == ((second.id, second.limits), (first.id, first.limits))
-    assert (first.makers, second.makers) == ((), ((first.id, first.limits),))
+    assert third.makers == (Maker(second.id, second.limits), Maker(first.id, first.limits))
+    assert (first.makers, second.makers) == ((), (Maker(first.id, first.limits),))
     assert await keys.find(digest_of(raw)) == third
     assert sorted(await keys.makers_among([third.id, second.id, first.id, account, "key_unknown"])) == sorted(
         [(third.id, second.id), (third.id, first.id), (second.id, first.id)]
@@ -340,11 +340,44 @@ async def test_a_keys_budgets_are_written_with_it_and_not_where_it_is_refused(
     keys: KeyRing, account: str, ledger: Ledger
 ) -> None:
     def budget_of(key: Key) -> list[Write[None]]:
-        return [MakeBudget(Budget(f"bud_{key.id}", account, key.id, 100, "day"))]
+        return [MakeBudgets((Budget(f"bud_{key.id}", account, key.id, 100, "day"),))]
 
     made = [(await keys.create(account, and_then=budget_of))[0].id for _ in range(3)]
     assert await refusal(keys.create(account, and_then=budget_of)) == "conflict"  # it has as many as it may
     assert sorted(one.budget.holder for one in await ledger.budgets(account)) == sorted(made)
+
+
+async def test_a_key_is_put_into_a_group_of_its_account_and_out_again(
+    keys: KeyRing, account: str, accounts: Accounts, store: Store
+) -> None:
+    await store.write(MakeBudgets((), BudgetGroup("grp_1", account, "agents")))
+    await store.write(MakeBudgets((), BudgetGroup("grp_2", account, "people")))
+    maker, raw = await keys.create(account, group="agents")
+    made, raw_made = await keys.create(account, made_by=maker.id)
+    assert (maker.group, maker.holders) == ("agents", frozenset({maker.id, "grp_1"}))
+    assert await keys.find(digest_of(raw)) == maker
+    assert (made.group, made.holders) == (None, frozenset({made.id, maker.id, "grp_1"}))
+    await keys.change(made.id, group="people")
+    moved = await keys.find(digest_of(raw_made))
+    assert moved is not None
+    assert (moved.group, moved.holders) == ("people", frozenset({made.id, "grp_2", maker.id, "grp_1"}))
+    assert (await keys.change(made.id, name="again")).group == "people"
+    await keys.change(maker.id, group="people")
+    assert (await keys.get(made.id)).holders == {made.id, "grp_2", maker.id}
+    await keys.change(maker.id, group="")
+    assert (await keys.change(made.id, group="")).holders == {made.id, maker.id}
+
+
+async def test_a_group_that_the_account_does_not_have_takes_no_key(
+    keys: KeyRing, account: str, accounts: Accounts, store: Store
+) -> None:
+    stranger = (await accounts.create("stranger")).id
+    await store.write(MakeBudgets((), BudgetGroup("grp_1", stranger, "agents")))
+    key, _ = await keys.create(account)
+    for group in ("agents", "grp_1", "Agents", " "):
+        assert await refusal(keys.create(account, group=group)) == "not_found"
+        assert await refusal(keys.change(key.id, name="new", group=group)) == "not_found"
+    assert await keys.list(account) == [key]
 
 
 async def test_an_account_that_is_not_there_has_no_limits(keys: KeyRing) -> None:

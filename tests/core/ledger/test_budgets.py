@@ -12,9 +12,10 @@ from mcp_gateway.core.identity.keys import digest_of
 from mcp_gateway.core.ledger.budgets import (
     BUDGET_WINDOWS,
     Budget,
+    BudgetGroup,
     BudgetWindow,
     EndBudget,
-    MakeBudget,
+    MakeBudgets,
     SetZone,
     in_words,
     parse_budget,
@@ -125,7 +126,7 @@ async def two_keys(store: Store, account: str) -> None:
 
 async def bound(store: Store, account: str, holder: str, amount_nano: int, window: BudgetWindow = "day") -> Budget:
     budget = Budget(f"bud_{holder}_{window}_{amount_nano}", account, holder, amount_nano, window)
-    await store.write(MakeBudget(budget))
+    await store.write(MakeBudgets((budget,)))
     return budget
 
 
@@ -366,6 +367,45 @@ async def test_a_settlement_that_waits_out_an_outage_is_held_of_the_budget_until
         assert [one.held_nano for one in ledger._purses.of(account).budgets.standings(0)] == [70]
     await store.flushed()
     assert await left(ledger, account) == [(70, 0, 30)]
+
+
+async def test_a_groups_budget_is_spent_by_all_of_its_keys_and_outlives_a_restart(
+    ledger: Ledger, store: Store, account: str
+) -> None:
+    group = BudgetGroup("grp_1", account, "agents")
+    budgets = (Budget("bud_1", account, group.id, 100, "day"), Budget("bud_2", account, group.id, 150, "total"))
+    await store.write(MakeBudgets(budgets, group))
+    await ledger.credit(account, 1000, "c")
+    for number, key in enumerate(("key_a", "key_b")):
+        hold = await ledger.hold(f"req_{number}", account, 30, 40, frozenset({key, group.id}))
+        await ledger.settle(hold, 40, None)
+    again = Ledger(store)
+    for one in (ledger, again):
+        assert [(told.budget.group, told.left_nano) for told in await one.budgets(account)] == [
+            ("agents", 20), ("agents", 70),
+        ]  # fmt: skip
+        with pytest.raises(GatewayError, match="budget_exhausted"):
+            await one.hold("req_9", account, 30, 40, frozenset({"key_c", group.id}))
+    assert (await ledger.hold("req_3", account, 30, 40, frozenset({"key_c"}))).amount_nano == 40
+    assert await ledger.group(account, "agents") == group
+    assert await ledger.check() == []
+
+
+async def test_budgets_are_made_all_or_none_and_a_groups_name_once_in_an_account(
+    ledger: Ledger, store: Store, account: str
+) -> None:
+    good, odd = (Budget(f"bud_{name}", account, name, 1, "day") for name in ("grp_1", "key_nobody"))
+    with pytest.raises(GatewayError, match="not_found"):
+        await store.write(MakeBudgets((good, odd), BudgetGroup("grp_1", account, "agents")))
+    assert (await ledger.budgets(account), await ledger.group(account, "agents")) == ([], None)
+    await store.write(MakeBudgets((good,), BudgetGroup("grp_1", account, "agents")))
+    with pytest.raises(GatewayError, match="not_found"):  # as of two that made it at once
+        await store.write(MakeBudgets((good._replace(holder="grp_2"),), BudgetGroup("grp_2", account, "agents")))
+    other = Budget("bud_other", account, "grp_1", 1, "week")
+    await store.write(MakeBudgets((other,), BudgetGroup("grp_1", account, "agents")))
+    assert [one.budget for one in await ledger.budgets(account)] == [
+        good._replace(group="agents"), other._replace(group="agents"),
+    ]  # fmt: skip
 
 
 async def test_one_of_nobody_is_refused_and_an_accounts_zone_moves_its_days(

@@ -20,7 +20,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.identity.keys import digest_of
 from mcp_gateway.core.ids import new_id
-from mcp_gateway.core.ledger.budgets import Budget, BudgetWindow, EndBudget, MakeBudget, ReadBudgets
+from mcp_gateway.core.ledger.budgets import Budget, BudgetWindow, EndBudget, MakeBudgets, ReadBudgets
 from mcp_gateway.core.ledger.entries import Balance, Move, WalletState
 from mcp_gateway.core.ledger.ledger import Ledger, SettlementPending
 from mcp_gateway.core.ledger.pending import PendingFile
@@ -369,7 +369,7 @@ class LedgerLife(RuleBasedStateMachine):
         account = self.account(index)
         holder = (account, f"key_maker_{account}", f"key_made_{account}")[keys]
         budget = Budget(new_id("bud"), account, holder, amount, window)
-        self.run(self.store.write(MakeBudget(budget)))
+        self.run(self.store.write(MakeBudgets((budget,))))
         self.wallets[account].caps[budget.id] = Cap(holder, amount, LENGTHS_MS[window])
 
     @rule(index=st.integers(0, 1), data=st.data())

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.ledger.budgets import Budget, EndBudget, MakeBudget, SetZone
+from mcp_gateway.core.ledger.budgets import Budget, BudgetGroup, EndBudget, MakeBudgets, SetZone
 from mcp_gateway.core.ledger.entries import Balance
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.ledger.orders import LASTS_S, AnswerOf, LeaveOrder, Orders, RunningServer, TakeOrder, Undecided
@@ -107,10 +107,10 @@ async def test_budgets_and_zones_are_decided_by_the_server_from_its_next_request
 ) -> None:
     await ledger.credit(account, 100, "p")
     await ledger.balance(account)
-    budget = Budget("bud_1", account, account, 30, "day")
+    budget, group = Budget("bud_1", account, account, 30, "day"), BudgetGroup("grp_1", account, "agents")
     with watching(orders):
         for write, outcome, held_nano in (
-            (MakeBudget(budget), None, 30), (SetZone(account, "Asia/Kolkata"), None, 30),
+            (MakeBudgets((budget,), group), None, 30), (SetZone(account, "Asia/Kolkata"), None, 30),
             (EndBudget(account, "bud_1", 1), True, 100), (EndBudget(account, "bud_1", 1), False, 100),
         ):  # fmt: skip
             asked = asyncio.ensure_future(running.decide(write))
@@ -223,7 +223,7 @@ async def test_a_budget_that_is_ordered_binds_the_server_until_it_is_ended_by_or
     await ledger.credit(account, 100, "p")
     budget = Budget("bud_1", account, account, 30, "total")
     with watching(orders):
-        for write, left in ((MakeBudget(budget), 30), (EndBudget(account, budget.id, 1), 100)):
+        for write, left in ((MakeBudgets((budget,)), 30), (EndBudget(account, budget.id, 1), 100)):
             asked = asyncio.ensure_future(running.decide(write))
             await decided(asked)
             assert (await ledger.hold("req_1", account, 1, 1000)).amount_nano == left
@@ -234,8 +234,9 @@ async def test_an_order_of_another_version_is_refused_and_holds_up_no_other(
     store: Store, orders: Orders, clock: MsClock
 ) -> None:
     odd = [
-        ("make_tea", "{}"), ("move", '{"cups":2}'), ("make_budget", "{}"), ("end_budget", "{}"), ("move", "no JSON"),
-        ("move", "null"), ("set_zone", "[1]"), ("make_budget", '{"budget":[1]}'),
+        ("make_tea", "{}"), ("move", '{"cups":2}'), ("make_budgets", "{}"), ("end_budget", "{}"), ("move", "no JSON"),
+        ("move", "null"), ("set_zone", "[1]"), ("make_budgets", '{"budgets":[[]],"group":null}'),
+        ("make_budgets", '{"budgets":[1],"group":null}'),
     ]  # fmt: skip
     ids = [await store.write(LeaveOrder(cast(Any, kind), asked, clock.now_ms)) for kind, asked in odd]
     last = await store.write(LeaveOrder("tell_held", "{}", clock.now_ms))

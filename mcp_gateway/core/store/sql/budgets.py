@@ -4,9 +4,11 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ledger.budgets import (
     LONGEST_WINDOW_MS,
     Budget,
+    BudgetGroup,
     BudgetsOf,
     EndBudget,
-    MakeBudget,
+    GroupByName,
+    MakeBudgets,
     ReadBudgets,
     SetZone,
 )
@@ -14,8 +16,9 @@ from mcp_gateway.core.store.transaction import Executors, Rows, Transaction
 from mcp_gateway.core.text import shown
 
 _OPEN = """
-SELECT id, account_id, holder, amount_nano, window FROM budgets
-WHERE account_id = ? AND ended_at_ms IS NULL ORDER BY rowid
+SELECT budgets.id, budgets.account_id, holder, amount_nano, window, name
+FROM budgets LEFT JOIN key_groups ON key_groups.id = holder
+WHERE budgets.account_id = ? AND ended_at_ms IS NULL ORDER BY budgets.rowid
 """
 _SPENT = """
 SELECT budget_id, starts_at_ms, spent_nano FROM budgets JOIN budget_windows ON budget_id = id
@@ -23,7 +26,9 @@ WHERE account_id = ? AND ended_at_ms IS NULL AND (window = 'total' OR starts_at_
 """
 _HOLDER = """
 SELECT 1 FROM accounts WHERE id = ?1 AND id = ?2 UNION ALL SELECT 1 FROM keys WHERE id = ?2 AND account_id = ?1
+UNION ALL SELECT 1 FROM key_groups WHERE id = ?2 AND account_id = ?1
 """
+_GROUP = "SELECT id, account_id, name FROM key_groups WHERE account_id = ? AND name = ?"
 _ZONE = "SELECT zone FROM account_zones WHERE account_id = ?"
 _SET_ZONE = "INSERT INTO account_zones VALUES (?, ?) ON CONFLICT (account_id) DO UPDATE SET zone = excluded.zone"
 
@@ -40,13 +45,24 @@ def _open(rows: Rows, account_id: str) -> BudgetsOf:
     return BudgetsOf(account_id, "UTC" if zone is None else zone[0], budgets, {})
 
 
-def _make(transaction: Transaction, write: MakeBudget) -> None:
-    budget = write.budget
-    if transaction.first(_HOLDER, (budget.account_id, budget.holder)) is None:
-        raise GatewayError("not_found", f"There is no account or key '{shown(budget.holder)}'.")
-    sql = "INSERT INTO budgets VALUES (?, ?, ?, ?, ?, ?, NULL)"
-    transaction.execute(sql, (*budget, transaction.now_ms()))
-    transaction.tell(_open(transaction, budget.account_id))
+def _make(transaction: Transaction, write: MakeBudgets) -> None:
+    for budget in write.budgets:
+        if not _is_held(transaction, budget, write.group):
+            raise GatewayError("not_found", f"There is no account or key '{shown(budget.holder)}'.")
+    if write.group is not None:
+        transaction.execute("INSERT INTO key_groups VALUES (?, ?, ?) ON CONFLICT DO NOTHING", write.group)
+    for budget in write.budgets:
+        row = budget.id, budget.account_id, budget.holder, budget.amount_nano, budget.window
+        transaction.execute("INSERT INTO budgets VALUES (?, ?, ?, ?, ?, ?, NULL)", (*row, transaction.now_ms()))
+    for account_id in {budget.account_id for budget in write.budgets}:
+        transaction.tell(_open(transaction, account_id))
+
+
+def _is_held(rows: Rows, budget: Budget, new: BudgetGroup | None) -> bool:
+    """Whether its holder is there, or is the new group, whose name no other has taken meanwhile."""
+    if new is None or budget.holder != new.id:
+        return rows.first(_HOLDER, (budget.account_id, budget.holder)) is not None
+    return _group_by_name(rows, GroupByName(new.account_id, new.name)) in (None, new)
 
 
 def _end(transaction: Transaction, write: EndBudget) -> bool:
@@ -61,4 +77,12 @@ def _set_zone(transaction: Transaction, write: SetZone) -> None:
     transaction.tell(_open(transaction, write.account_id))
 
 
-EXECUTORS = Executors(alone={MakeBudget: _make, EndBudget: _end, SetZone: _set_zone}, reads={ReadBudgets: _read})
+def _group_by_name(rows: Rows, read: GroupByName) -> BudgetGroup | None:
+    row = rows.first(_GROUP, (read.account_id, read.name))
+    return None if row is None else BudgetGroup(*row)
+
+
+EXECUTORS = Executors(
+    alone={MakeBudgets: _make, EndBudget: _end, SetZone: _set_zone},
+    reads={ReadBudgets: _read, GroupByName: _group_by_name},
+)

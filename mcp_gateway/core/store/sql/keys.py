@@ -7,6 +7,7 @@ import orjson
 
 from mcp_gateway.core.caller import SCOPES, KeyScope
 from mcp_gateway.core.clock import DAY_MS
+from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.accounts import LIMITS_OF
 from mcp_gateway.core.identity.key_ring import (
     AccountLimits,
@@ -38,6 +39,7 @@ from mcp_gateway.core.identity.keys import (
 from mcp_gateway.core.identity.own_limits import LIMIT_NAMES
 from mcp_gateway.core.store.sql.accounts import MARGIN, limits_from, note_change, set_limits, stored_limits
 from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
+from mcp_gateway.core.text import shown
 
 _MAKERS = f"""
 CASE WHEN made_by IS NULL THEN '[]' ELSE (
@@ -46,8 +48,8 @@ CASE WHEN made_by IS NULL THEN '[]' ELSE (
         UNION ALL SELECT rights.made_by FROM line JOIN key_rights AS rights ON rights.key_id = maker_id
         WHERE rights.made_by IS NOT NULL
     )
-    SELECT json_group_array(json_array(maker_id, {", ".join(f"maker.{name}" for name in LIMIT_NAMES)}))
-    FROM line CROSS JOIN keys AS maker ON maker.id = maker_id
+    SELECT json_group_array(json_array(maker_id, group_id, {", ".join(f"maker.{name}" for name in LIMIT_NAMES)}))
+    FROM line CROSS JOIN keys AS maker ON maker.id = maker_id LEFT JOIN grouped_keys ON key_id = maker_id
 ) END
 """
 _MAKERS_AMONG = """
@@ -58,12 +60,14 @@ WITH RECURSIVE line (made_id, maker_id) AS (
 SELECT made_id, maker_id FROM line
 """
 _KEY_COLUMNS = (
-    "keys.id, account_id, prefix, keys.name, is_test, keys.created_at_ms, revoked_at_ms, scopes, expires_at_ms, "
-    f"made_by, {_MAKERS}, is_active, {', '.join(f'keys.{name}' for name in LIMIT_NAMES)}"
+    "keys.id, keys.account_id, prefix, keys.name, is_test, keys.created_at_ms, revoked_at_ms, scopes, expires_at_ms, "
+    f"made_by, {_MAKERS}, is_active, key_groups.id, key_groups.name, "
+    f"{', '.join(f'keys.{name}' for name in LIMIT_NAMES)}"
 )
 _SELECT = f"""
 SELECT {_KEY_COLUMNS} FROM keys
-JOIN accounts ON accounts.id = account_id LEFT JOIN key_rights ON key_id = keys.id
+JOIN accounts ON accounts.id = keys.account_id LEFT JOIN key_rights ON key_rights.key_id = keys.id
+LEFT JOIN grouped_keys ON grouped_keys.key_id = keys.id LEFT JOIN key_groups ON key_groups.id = group_id
 """
 _CONDITIONS: dict[State, str] = {
     "live": "revoked_at_ms IS NULL AND (expires_at_ms IS NULL OR expires_at_ms > :now_ms)",
@@ -77,6 +81,8 @@ WITH RECURSIVE made (made_id) AS (
 )
 SELECT made_id FROM made JOIN keys ON keys.id = made_id JOIN key_rights ON key_id = made_id WHERE {_CONDITIONS["live"]}
 """
+_ACCOUNT = "SELECT account_id FROM keys WHERE id = ?"
+_PUT = "INSERT INTO grouped_keys VALUES (?, ?)"
 _LIMITS = f"SELECT {', '.join(LIMIT_NAMES)} FROM keys WHERE id = ?"
 _HIGHEST = (f"CASE WHEN MIN(live.{name}) < 0 THEN -1 ELSE MAX(live.{name}) END" for name in LIMIT_NAMES)
 _ACCOUNT_LIMITS = f"""
@@ -98,13 +104,16 @@ def _create(transaction: Transaction, write: CreateKey) -> Key:
     key = write.key
     makers = () if key.made_by is None else makers_of(_by_id(transaction, KeyById(key.made_by)), key.created_at_ms)
     _check_room(transaction, write)
+    group_id = None if write.group is None else _group_id(transaction, key.account_id, write.group)
     if write.keep is not None:
         transaction.run(write.keep)
     _insert(transaction, key, write.digest)
+    if group_id is not None:
+        transaction.execute(_PUT, (key.id, group_id))
     for behind in write.behind:
         transaction.run(behind)
     note_change(transaction, LIMITS_OF + key.account_id)
-    return replace(key, makers=makers)
+    return replace(key, makers=makers, group_id=group_id, group=write.group)
 
 
 def _check_room(transaction: Transaction, write: CreateKey) -> None:
@@ -137,15 +146,30 @@ def _insert(transaction: Transaction, key: Key, digest: bytes) -> None:
     transaction.execute("INSERT INTO key_rights VALUES (?, ?, ?, ?)", rights)
 
 
+def _group_id(rows: Rows, account_id: str, name: str) -> str:
+    """Raises GatewayError `not_found`."""
+    found = rows.first("SELECT id FROM key_groups WHERE account_id = ? AND name = ?", (account_id, name))
+    if found is None:
+        message = f"This account has no group '{shown(name)}'; `mcp-gateway budgets create` makes one."
+        raise GatewayError("not_found", message)
+    return str(found[0])
+
+
 def _change(transaction: Transaction, write: ChangeKey) -> None:
     if write.defaults is not None:
         row = transaction.first(_LIMITS, (write.key_id,))
         assert row is not None
         check_lowered(in_force(limits_from(row), write.defaults), write.limits)
+    ((account_id,),) = transaction.all(_ACCOUNT, (write.key_id,))
+    group_id = _group_id(transaction, account_id, write.group) if write.group else None
     if write.name is not None:
         transaction.execute("UPDATE keys SET name = ? WHERE id = ?", (write.name, write.key_id))
     if write.limits:
         set_limits(transaction, "keys", write.key_id, write.limits)
+    if write.group is not None:
+        transaction.execute("DELETE FROM grouped_keys WHERE key_id = ?", (write.key_id,))
+    if group_id is not None:
+        transaction.execute(_PUT, (write.key_id, group_id))
     _note_change(transaction, write.key_id)
 
 
@@ -158,7 +182,7 @@ def _end(transaction: Transaction, write: EndKeys) -> None:
 def _note_change(transaction: Transaction, key_id: str) -> None:
     """Of a key, and so perhaps of what its account may use."""
     note_change(transaction, key_id)
-    ((account_id,),) = transaction.all("SELECT account_id FROM keys WHERE id = ?", (key_id,))
+    ((account_id,),) = transaction.all(_ACCOUNT, (key_id,))
     note_change(transaction, LIMITS_OF + account_id)
 
 
@@ -190,12 +214,12 @@ def _account_limits(rows: Rows, read: AccountLimitsOf) -> AccountLimits | None:
 
 
 def _all(rows: Rows, read: AllKeys) -> list[Key]:
-    where, parameters = ("", ()) if read.account_id is None else ("WHERE account_id = ?", (read.account_id,))
+    where, parameters = ("", ()) if read.account_id is None else ("WHERE keys.account_id = ?", (read.account_id,))
     return [_key(row) for row in rows.all(f"{_SELECT} {where} ORDER BY keys.id", parameters)]
 
 
 def _page(rows: Rows, read: KeysPage) -> Sequence[Key]:
-    conditions = ["account_id = :account_id"]
+    conditions = ["keys.account_id = :account_id"]
     if read.before_id is not None:
         conditions.append("keys.id < :before_id")
     if read.state is not None:
@@ -217,12 +241,13 @@ def _live_keys_made(rows: Rows, read: LiveKeysMade) -> list[str]:
 
 def _key(row: Row) -> Key:
     key_id, account_id, prefix, name, is_test, created_at_ms, ended_at_ms, scopes, expires_at_ms, made_by, *rest = row
-    makers, is_active, *limits = rest
+    makers, is_active, group_id, group, *limits = rest
     has_expired = expires_at_ms is not None and ended_at_ms is not None and ended_at_ms >= expires_at_ms
     return Key(
         key_id, account_id, prefix, name, bool(is_test), created_at_ms, None if has_expired else ended_at_ms,
         limits_from(limits), _read_scopes(scopes, bool(is_test)), expires_at_ms, made_by,
-        tuple(Maker(maker_id, limits_from(own)) for maker_id, *own in orjson.loads(makers)), bool(is_active),
+        tuple(Maker(one, limits_from(own), its_group) for one, its_group, *own in orjson.loads(makers)),
+        bool(is_active), group_id, group,
     )  # fmt: skip
 
 

@@ -103,7 +103,9 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
         detokenize=TokenEndpoint(read_detokenize, gateway.inference, **bounds),
         mcp=mcp,
         models=Models(gateway.published, gateway.pool, takes_image_urls=settings.fetch_images),
-        keys=Keys(gateway.keys, gateway.authenticator, gateway.idempotency, gateway.ledger, gateway.new_id),
+        keys=Keys(
+            gateway.keys, gateway.authenticator, gateway.idempotency, gateway.ledger, gateway.published, gateway.new_id
+        ),
         limits=Limits(gateway.limiter, gateway.ledger),
         billing=Billing(gateway.ledger, gateway.statement, gateway.history, now_ms),
         statements=Statements(gateway.months, now_ms),

@@ -12,7 +12,8 @@ from http_api.idempotency import idempotency_key_of, replayed
 from http_api.operations import Absent, Answered, Asked, Nothing, Told
 from http_api.paging import Page, PageQuery, cursor_key, page_of
 from http_api.query import Query
-from mcp_gateway.core.caller import SCOPES, KeyScope, lacking_scope
+from mcp_gateway.core.caller import SCOPES, Caller, KeyScope, lacking_scope
+from mcp_gateway.core.catalog import Published
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import Idempotency, KeepAnswer
 from mcp_gateway.core.identity.authenticator import Authenticator
@@ -56,11 +57,12 @@ class NewBudget(BaseModel):
 
 
 class NewKey(KeyChange):
-    """What POST takes; limits, scopes and the end are those of the key that asks, where they are left out."""
+    """What POST takes; limits, scopes, models and the end are those of the key that asks, where they are left out."""
 
     test: bool | None = None
     scopes: Annotated[list[KeyScope], Field(min_length=1, max_length=len(SCOPES))] | None = None
     expires_at: int | str | None = None
+    models: Annotated[list[Annotated[str, Field(max_length=1000)]], Field(min_length=1, max_length=100)] | None = None
     budgets: Annotated[list[NewBudget], Field(max_length=8)] | None = None
 
 
@@ -83,6 +85,7 @@ class KeyObject(Told):
     expires_at: int | None
     made_by: str | None
     group: str | None
+    models: list[str] | None
     scopes: list[KeyScope]
     requests_per_minute: int | None
     requests_per_day: int | None
@@ -114,10 +117,12 @@ class Keys:
         authenticator: Authenticator,
         idempotency: Idempotency,
         ledger: Ledger,
+        published: Published,
         new_id: Callable[[str], str],
     ) -> None:
         self._keys = keys
         self._ledger = ledger
+        self._published = published
         self._new_id = new_id
         self._idempotency = idempotency
         self._authenticator = authenticator
@@ -149,6 +154,7 @@ class Keys:
         check_lowered(caller.allowance, limits)
         scopes = _granted(own, wanted.scopes, is_test=is_test)
         expires_at_ms = _ending(own, wanted.expires_at)
+        models = own.models if wanted.models is None else self._models_of(caller, wanted.models)
         amounts = [_amount_of(one, number) for number, one in enumerate(wanted.budgets or ())]
         idempotency_key = idempotency_key_of(asked)
         if amounts:
@@ -171,6 +177,7 @@ class Keys:
                 scopes=scopes,
                 expires_at_ms=expires_at_ms,
                 made_by=own.id,
+                models=models,
                 keep=keep,
                 and_then=lambda _: [MakeBudgets(tuple(standing.budget for standing in made))],
             )
@@ -190,6 +197,14 @@ class Keys:
             return RevokedKey(**self._fields(revoked, await self._budgets(revoked)))
         key, made_count = await self._keys.revoke_with_made(key.id)
         return RevokedKey(**self._fields(key, await self._budgets(key)), made_revoked=made_count)
+
+    def _models_of(self, caller: Caller, asked: Sequence[str]) -> Collection[str]:
+        """The ids of what a new key may ask for. Raises GatewayError `model_not_found` for what its maker may not."""
+        catalog = self._published.seen_by(caller)
+        try:
+            return {catalog.find(name).id for name in asked}
+        except GatewayError as refusal:
+            raise GatewayError(refusal.code, refusal.message, param="models") from None
 
     async def _own_key(self, asked: Asked[Any, Any]) -> Key:
         key_id = asked.path["key_id"]
@@ -223,6 +238,7 @@ class Keys:
             "expires_at": _seconds(key.expires_at_ms),
             "made_by": key.made_by,
             "group": key.group,
+            "models": None if key.models is None else sorted(key.models),
             "scopes": [scope for scope in SCOPES if scope in key.scopes],
             **{name: getattr(allowance, name) for name in LIMIT_NAMES},
             "budgets": [one.as_object().model_dump() for one in budgets],

@@ -447,7 +447,7 @@ def _keys(keys: Keys) -> list[AnyOperation]:
             answer=CreatedKey,
             handle=keys.create,
             statuses=(201,),
-            refuses=_ONCE | {"insufficient_permissions", "requests_per_day", "not_found"},
+            refuses=_ONCE | {"insufficient_permissions", "requests_per_day", "not_found", "model_not_found"},
         ),
         Operation(
             method="GET",

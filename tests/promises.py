@@ -492,6 +492,9 @@ AREAS: dict[str, Area] = {
             "A key is listed, made, changed and revoked by its own account alone.": [
                 "tests/doors/test_http_keys.py",
             ],
+            "A key that was made for some models asks for those alone, and is told of no others.": [
+                "tests/doors/test_key_models.py",
+            ],
             "Every refusal has a code that is documented, and says what to change.": [
                 "tests/core/test_errors.py",
                 "tests/test_tidy.py::test_every_error_code_that_is_raised_has_a_row_and_every_row_is_documented",

@@ -327,6 +327,18 @@ def test_a_group_is_made_with_budgets_and_keys_are_put_into_it(data_dir: Path) -
     assert (listed_key["id"], listed_key["name"], listed_key["group"]) == (key["id"], "", "night agents")
 
 
+def test_a_key_is_made_for_the_models_that_are_named(data_dir: Path) -> None:
+    account = made("accounts", "create", "Ann")
+    key = told("keys", "create", "--account", account, "--models", "b/two, a/one", "--models", "b/two")
+    assert key["models"] == ["a/one", "b/two"]
+    assert run("keys", "list").stdout.strip().endswith("for a/one, b/two")
+    assert told("keys", "create", "--account", account)["models"] is None
+    for models in ("", ",", "a/one,", "a b", "a\tb", "\x1b[2J"):
+        refused = run("keys", "create", "--account", account, f"--models={models}")
+        assert (refused.exit_code, "--models takes ids of models" in refused.stderr) == (USAGE, True)
+    assert len(told("keys", "list")) == 2
+
+
 def test_a_budget_that_has_ended_is_not_ended_again(data_dir: Path) -> None:
     account = made("accounts", "create", "Ann")
     budget = made("budgets", "create", account, "--budget", "5 USD/day")

@@ -22,12 +22,13 @@ from mcp_gateway.cli.desk import (
 )
 from mcp_gateway.cli.limits import ChangedLimitOption, LimitOption, limits_given, limits_in_words, limits_object
 from mcp_gateway.core.caller import SCOPES, KeyScope
+from mcp_gateway.core.catalog import is_model_id
 from mcp_gateway.core.gateway import Desk
 from mcp_gateway.core.identity.keys import Key
 from mcp_gateway.core.identity.own_limits import OwnLimits
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.ledger.budgets import BudgetWindow, MakeBudgets
-from mcp_gateway.core.text import shown
+from mcp_gateway.core.text import is_one_line, shown
 
 app = typer.Typer(help="API keys of accounts.", no_args_is_help=True)
 
@@ -48,6 +49,10 @@ def create_key(
     expires_in_days: Annotated[float | None, typer.Option(help="Refuse it from then on.", min=0)] = None,
     budget: BudgetOption = None,
     group: Annotated[str | None, typer.Option(help="The account's group of keys that it is put into.")] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option(help="What alone it may ask for: ids between commas; repeatable.", metavar="MODEL,..."),
+    ] = None,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     quiet: QuietOption = False,
@@ -62,7 +67,14 @@ def create_key(
 
     async def work(desk: Desk) -> None:
         key, raw = await desk.keys.create(
-            account, name=name, is_test=test, limits=limits, scopes=scopes, expires_at_ms=expires_at_ms, group=group
+            account,
+            name=name,
+            is_test=test,
+            limits=limits,
+            scopes=scopes,
+            expires_at_ms=expires_at_ms,
+            group=group,
+            models=_models_given(models),
         )
         await _bound(desk, key, budgets)
         words = raw if quiet else f"key {key.id} of {account}; keep it, it is not shown again:\n{raw}"
@@ -153,6 +165,13 @@ async def _bound(desk: Desk, key: Key, budgets: Sequence[tuple[int, BudgetWindow
         raise
 
 
+def _models_given(asked: Sequence[str] | None) -> list[str] | None:
+    names = [name.strip() for text in asked or () for name in text.split(",")]
+    if not all(name and is_model_id(name) and is_one_line(name) for name in names):
+        fail("--models takes ids of models between commas")
+    return names or None
+
+
 def _scope(name: str) -> KeyScope:
     scope = next((scope for scope in SCOPES if scope == name), None)
     if scope is None:
@@ -175,7 +194,8 @@ def _own_rights(key: Key) -> str:
     is_usual = key.is_test or len(key.scopes) == len(SCOPES)
     scopes = "" if is_usual else f"for {' and '.join(scope for scope in SCOPES if scope in key.scopes)}"
     end = "" if key.expires_at_ms is None else f"until {datetime.fromtimestamp(key.expires_at_ms / 1000, UTC):%Y-%m-%d}"
-    return f"{scopes} {end}".strip()
+    models = "" if key.models is None else f"for {', '.join(map(shown, sorted(key.models)))}"
+    return " ".join(filter(None, (scopes, models, end)))
 
 
 def _object(key: Key) -> dict[str, Any]:
@@ -191,6 +211,7 @@ def _object(key: Key) -> dict[str, Any]:
         "expires_at": seconds(key.expires_at_ms),
         "made_by": key.made_by,
         "group": key.group,
+        "models": None if key.models is None else sorted(key.models),
         "scopes": [scope for scope in SCOPES if scope in key.scopes],
         "limits": limits_object(key.limits),
     }

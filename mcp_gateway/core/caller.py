@@ -97,6 +97,8 @@ class Caller:
     """One for all callers that are made of a key, so that whoever still holds one sees its end."""
     spent_by: frozenset[str] = field(default=frozenset(), compare=False)
     """The key, those that stand behind it, and their groups: whose budgets bound what it spends."""
+    models: frozenset[str] | None = None
+    """The ids or aliases of all that it may ask for; None for whatever is published."""
     key_id: str | None = field(init=False, compare=False)
     """Of the key that is shown; None without one."""
     is_guest: bool = field(init=False, compare=False)

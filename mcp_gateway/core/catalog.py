@@ -3,7 +3,7 @@
 A catalog is built from the configuration and from what the backends list, and is replaced whole when either changes.
 """
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal
@@ -21,6 +21,8 @@ _SAMPLING_PARAMETERS = (
     "temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty",
     "stop", "seed", "max_tokens", "logit_bias",
 )  # fmt: skip
+_MOST_VIEWS = 1000
+"""Of one catalog; what is asked for after that is made anew."""
 _MOST_DISCOVERED = 2000
 """Of all backends together."""
 _MAX_LOGGED_CHARS = 2000
@@ -145,6 +147,10 @@ class Catalog(Mapping[str, Model]):
         """As an account has it that pays so many hundredths of a percent more."""
         return Catalog((model.with_margin(margin) for model in self._models.values()), self.unpriced)
 
+    def only(self, names: Set[str]) -> "Catalog":
+        """The models that have an id or an alias among these."""
+        return Catalog(model for model in self._models.values() if not names.isdisjoint((model.id, *model.aliases)))
+
     def find(self, model_id: str) -> Model:
         """The model of that id or alias. Raises GatewayError `model_not_found` with the closest names."""
         model = self._named.get(model_id)
@@ -168,8 +174,8 @@ class Published:
         self._is_public = is_public
         self.current = Catalog()
         """At the prices of the settings."""
-        self._by_margin: dict[int, Catalog] = {}
-        """As accounts see it that pay more; as many as the operator has given margins."""
+        self._views: dict[tuple[int, frozenset[str] | None], Catalog] = {}
+        """As accounts see it that pay more, and keys that may ask for some models alone."""
         self._listeners: list[Callable[[], None]] = []
 
     def check_reader(self, caller: Caller) -> None:
@@ -178,19 +184,25 @@ class Published:
             raise GatewayError("missing_credentials", "Send an API key: the models are told to holders of one.")
 
     def seen_by(self, caller: Caller | None) -> Catalog:
-        """The catalog in force at the prices that the caller pays, or at those of the settings for nobody known."""
-        margin = 0 if caller is None else caller.margin
-        if not margin:
+        """What the caller may ask for at the prices that it pays, or all at those of the settings for nobody known."""
+        if caller is None or (not caller.margin and caller.models is None):
             return self.current
-        seen = self._by_margin.get(margin)
+        view = caller.margin, caller.models
+        seen = self._views.get(view)
         if seen is None:
-            seen = self._by_margin[margin] = self.current.with_margin(margin)
+            if len(self._views) >= _MOST_VIEWS:
+                self._views.clear()
+            seen = self._views[view] = self._seen(*view)
         return seen
+
+    def _seen(self, margin: int, names: frozenset[str] | None) -> Catalog:
+        catalog = self.current if names is None else self.current.only(names)
+        return catalog.with_margin(margin) if margin else catalog
 
     def replace(self, catalog: Catalog) -> None:
         is_changed = list(catalog.items()) != list(self.current.items())
         self.current = catalog
-        self._by_margin.clear()
+        self._views.clear()
         if is_changed:
             for listener in self._listeners:
                 listener()

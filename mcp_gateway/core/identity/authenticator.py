@@ -107,7 +107,7 @@ class Authenticator:
         ]
         quotas = (own, account, *makers)
         holder, scopes, margin = KeyHolder(key.id), key.scopes, limits.margin
-        return Caller(key.account_id, holder, quotas, key.is_test, scopes, margin, validity, key.holders)
+        return Caller(key.account_id, holder, quotas, key.is_test, scopes, margin, validity, key.holders, key.models)
 
     def _forget(self, key_id: str, error: GatewayError) -> None:
         made = self._callers.pop(key_id, None)

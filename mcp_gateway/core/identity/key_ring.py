@@ -208,15 +208,16 @@ class KeyRing:
         expires_at_ms: int | None = None,
         made_by: str | None = None,
         group: str | None = None,
+        models: Collection[str] | None = None,
         keep: Callable[[Key], Write[None] | None] | None = None,
         and_then: Callable[[Key], Sequence[Write[None]]] | None = None,
     ) -> tuple[Key, str]:
         """A new key and its raw text, which is not kept and cannot be shown again.
 
-        It has all scopes where none are named, a test key `inference` alone. The write that `keep` makes of the new key
-        goes into the same transaction, ahead of it, and those of `and_then` behind it. Raises GatewayError: `not_found`
-        for an unknown account or `group`, `conflict` for the guests' and where it has as many keys as it may,
-        `requests_per_day` where it has made so many today,
+        It has all scopes where none are named, a test key `inference` alone, and all `models` where none are: names
+        without a space. The write that `keep` makes of the new key goes into the same transaction, ahead of it, and
+        those of `and_then` behind it. Raises GatewayError: `not_found` for an unknown account or `group`, `conflict`
+        for the guests' and where it has as many keys as it may, `requests_per_day` where it has made so many today,
         `invalid_value` for a name that is no line of text, scopes that a test key cannot have or a time that is past,
         401 and 403 where `made_by` is not valid now.
         """
@@ -228,6 +229,7 @@ class KeyRing:
         key = Key(
             self._new_id("key"), account_id, raw[:_SHOWN_CHARACTERS], name, is_test, now_ms, None,
             limits or OwnLimits(), _scopes_of(scopes, is_test=is_test), _later(expires_at_ms, now_ms), made_by,
+            models=None if models is None else frozenset(models),
         )  # fmt: skip
         kept = None if keep is None else keep(key)
         behind = () if and_then is None else tuple(and_then(key))

@@ -61,6 +61,8 @@ class Key:
     """Of the keys that it has budgets together with."""
     group: str | None = None
     """That group's name."""
+    models: frozenset[str] | None = None
+    """The ids or aliases of all that it may be used for; None for whatever is published."""
 
     @property
     def holders(self) -> frozenset[str]:

@@ -47,7 +47,7 @@ class _Asking(NamedTuple):
 
 async def count_prompt(parts: Parts, caller: Caller, ask: Ask) -> int:
     """The prompt's tokens. Raises GatewayError for a refusal, or where no backend counts, or not in time."""
-    model = parts.published.current.find(ask.model)
+    model = parts.published.seen_by(caller).find(ask.model)
     offers = offers_to(caller, model, parts)
     await judged(parts, caller, ask, model, parts.targets.at(offers[0], ask.surface, ask.model))
 
@@ -66,7 +66,7 @@ async def count_prompt(parts: Parts, caller: Caller, ask: Ask) -> int:
 
 async def answered(parts: Parts, caller: Caller, question: TokenQuestion, reservation: Reservation) -> FreeAnswer:
     """A backend's answer, for which room is taken in the reservation. Raises GatewayError."""
-    model = parts.published.current.find(question.model)
+    model = parts.published.seen_by(caller).find(question.model)
     offers = offers_to(caller, model, parts)
     ignored = parts.targets.dialect_of(offers[0]).inquiries[question.name].sift(question.body)
     check_access(model, caller)

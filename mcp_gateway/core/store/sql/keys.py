@@ -61,13 +61,14 @@ SELECT made_id, maker_id FROM line
 """
 _KEY_COLUMNS = (
     "keys.id, keys.account_id, prefix, keys.name, is_test, keys.created_at_ms, revoked_at_ms, scopes, expires_at_ms, "
-    f"made_by, {_MAKERS}, is_active, key_groups.id, key_groups.name, "
+    f"made_by, {_MAKERS}, is_active, key_groups.id, key_groups.name, models, "
     f"{', '.join(f'keys.{name}' for name in LIMIT_NAMES)}"
 )
 _SELECT = f"""
 SELECT {_KEY_COLUMNS} FROM keys
 JOIN accounts ON accounts.id = keys.account_id LEFT JOIN key_rights ON key_rights.key_id = keys.id
 LEFT JOIN grouped_keys ON grouped_keys.key_id = keys.id LEFT JOIN key_groups ON key_groups.id = group_id
+LEFT JOIN key_models ON key_models.key_id = keys.id
 """
 _CONDITIONS: dict[State, str] = {
     "live": "revoked_at_ms IS NULL AND (expires_at_ms IS NULL OR expires_at_ms > :now_ms)",
@@ -110,6 +111,8 @@ def _create(transaction: Transaction, write: CreateKey) -> Key:
     _insert(transaction, key, write.digest)
     if group_id is not None:
         transaction.execute(_PUT, (key.id, group_id))
+    if key.models is not None:
+        transaction.execute("INSERT INTO key_models VALUES (?, ?)", (key.id, " ".join(sorted(key.models))))
     for behind in write.behind:
         transaction.run(behind)
     note_change(transaction, LIMITS_OF + key.account_id)
@@ -241,13 +244,13 @@ def _live_keys_made(rows: Rows, read: LiveKeysMade) -> list[str]:
 
 def _key(row: Row) -> Key:
     key_id, account_id, prefix, name, is_test, created_at_ms, ended_at_ms, scopes, expires_at_ms, made_by, *rest = row
-    makers, is_active, group_id, group, *limits = rest
+    makers, is_active, group_id, group, models, *limits = rest
     has_expired = expires_at_ms is not None and ended_at_ms is not None and ended_at_ms >= expires_at_ms
     return Key(
         key_id, account_id, prefix, name, bool(is_test), created_at_ms, None if has_expired else ended_at_ms,
         limits_from(limits), _read_scopes(scopes, bool(is_test)), expires_at_ms, made_by,
         tuple(Maker(one, limits_from(own), its_group) for one, its_group, *own in orjson.loads(makers)),
-        bool(is_active), group_id, group,
+        bool(is_active), group_id, group, None if models is None else frozenset(models.split(" ")),
     )  # fmt: skip
 
 

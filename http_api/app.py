@@ -104,7 +104,13 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
         mcp=mcp,
         models=Models(gateway.published, gateway.pool, takes_image_urls=settings.fetch_images),
         keys=Keys(
-            gateway.keys, gateway.authenticator, gateway.idempotency, gateway.ledger, gateway.published, gateway.new_id
+            gateway.keys,
+            gateway.authenticator,
+            gateway.idempotency,
+            gateway.ledger,
+            gateway.published,
+            gateway.new_id,
+            now_ms,
         ),
         limits=Limits(gateway.limiter, gateway.ledger),
         billing=Billing(gateway.ledger, gateway.statement, gateway.history, now_ms),

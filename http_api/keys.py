@@ -62,6 +62,7 @@ class NewKey(KeyChange):
     test: bool | None = None
     scopes: Annotated[list[KeyScope], Field(min_length=1, max_length=len(SCOPES))] | None = None
     expires_at: int | str | None = None
+    expires_in_s: Annotated[int, Field(ge=1, le=10**9)] | None = None
     models: Annotated[list[Annotated[str, Field(max_length=1000)]], Field(min_length=1, max_length=100)] | None = None
     budgets: Annotated[list[NewBudget], Field(max_length=8)] | None = None
 
@@ -119,18 +120,25 @@ class Keys:
         ledger: Ledger,
         published: Published,
         new_id: Callable[[str], str],
+        now_ms: Callable[[], int],
     ) -> None:
         self._keys = keys
         self._ledger = ledger
         self._published = published
         self._new_id = new_id
+        self._now_ms = now_ms
         self._idempotency = idempotency
         self._authenticator = authenticator
 
     async def list(self, asked: Asked[KeysQuery, Nothing]) -> KeyPage:
         query = asked.query
+        own = await self._keys.get(asked.caller.key_id or "")
         found = await self._keys.page(
-            asked.caller.account_id, before_id=query.cursor, limit=query.limit + 1, state=query.state
+            asked.caller.account_id,
+            before_id=query.cursor,
+            limit=query.limit + 1,
+            state=query.state,
+            within=own.id if own.is_minted else None,
         )
         budgets = defaultdict[str, list[BudgetStanding]](list)
         for one in await self._ledger.budgets(asked.caller.account_id):
@@ -153,7 +161,7 @@ class Keys:
         limits = _limits_of(wanted)
         check_lowered(caller.allowance, limits)
         scopes = _granted(own, wanted.scopes, is_test=is_test)
-        expires_at_ms = _ending(own, wanted.expires_at)
+        expires_at_ms = _ending(own, wanted, self._now_ms())
         models = own.models if wanted.models is None else self._models_of(caller, wanted.models)
         amounts = [_amount_of(one, number) for number, one in enumerate(wanted.budgets or ())]
         idempotency_key = idempotency_key_of(asked)
@@ -178,6 +186,7 @@ class Keys:
                 expires_at_ms=expires_at_ms,
                 made_by=own.id,
                 models=models,
+                has_budget=bool(amounts),
                 keep=keep,
                 and_then=lambda _: [MakeBudgets(tuple(standing.budget for standing in made))],
             )
@@ -192,11 +201,11 @@ class Keys:
 
     async def revoke(self, asked: Asked[RevokeQuery, Nothing]) -> RevokedKey:
         key = await self._own_key(asked)
+        budgets = await self._budgets(key)  # which may end with it
         if not asked.query.with_made:
-            revoked = await self._keys.revoke(key.id)
-            return RevokedKey(**self._fields(revoked, await self._budgets(revoked)))
+            return RevokedKey(**self._fields(await self._keys.revoke(key.id), budgets))
         key, made_count = await self._keys.revoke_with_made(key.id)
-        return RevokedKey(**self._fields(key, await self._budgets(key)), made_revoked=made_count)
+        return RevokedKey(**self._fields(key, budgets), made_revoked=made_count)
 
     def _models_of(self, caller: Caller, asked: Sequence[str]) -> Collection[str]:
         """The ids of what a new key may ask for. Raises GatewayError `model_not_found` for what its maker may not."""
@@ -208,8 +217,8 @@ class Keys:
 
     async def _own_key(self, asked: Asked[Any, Any]) -> Key:
         key_id = asked.path["key_id"]
-        key = await self._keys.get(key_id)
-        if key.account_id != asked.caller.account_id:
+        key, own = await self._keys.get(key_id), await self._keys.get(asked.caller.key_id or "")
+        if not _may_see(own, key):
             raise GatewayError("not_found", f"There is no key '{shown(key_id)}'.")
         return key
 
@@ -245,6 +254,13 @@ class Keys:
         }
 
 
+def _may_see(own: Key, key: Key) -> bool:
+    """A key that was minted sees itself and what it has made, any other all of its account."""
+    if own.is_minted:
+        return own.id in (key.id, *(maker.key_id for maker in key.makers))
+    return own.account_id == key.account_id
+
+
 def _amount_of(asked: NewBudget, number: int) -> tuple[int, BudgetWindow]:
     """Nano-USD and their window. Raises GatewayError `invalid_value`."""
     param = f"budgets.{number}.amount_usd"
@@ -272,18 +288,28 @@ def _granted(maker: Key, asked: Collection[KeyScope] | None, *, is_test: bool) -
     return wanted
 
 
-def _ending(maker: Key, asked: int | str | None) -> int | None:
+def _ending(maker: Key, asked: NewKey, now_ms: int) -> int | None:
     """When a new key expires. Raises GatewayError for what is no time, and for one after its maker's end."""
-    if asked is None:
+    if asked.expires_at is None and asked.expires_in_s is None:
         return maker.expires_at_ms
+    param = "expires_at" if asked.expires_in_s is None else "expires_in_s"
+    expires_at_ms = _time_asked(asked, now_ms)
+    if maker.expires_at_ms is not None and expires_at_ms > maker.expires_at_ms:
+        message = f"`{param}` must not be after {maker.expires_at_ms // 1000}, when the key that asks expires."
+        raise GatewayError("insufficient_permissions", message, param=param)
+    return expires_at_ms
+
+
+def _time_asked(asked: NewKey, now_ms: int) -> int:
+    """Unix milliseconds. Raises GatewayError `invalid_value`."""
+    if asked.expires_in_s is not None:
+        if asked.expires_at is not None:
+            raise GatewayError("invalid_value", "Say `expires_at` or `expires_in_s`, not both.", param="expires_in_s")
+        return now_ms + asked.expires_in_s * 1000
     try:
-        expires_at_ms = unix_ms(str(asked))
+        return unix_ms(str(asked.expires_at))
     except ValueError as fault:
         raise GatewayError("invalid_value", f"`expires_at` {fault}.", param="expires_at") from None
-    if maker.expires_at_ms is not None and expires_at_ms > maker.expires_at_ms:
-        message = f"`expires_at` must not be after {maker.expires_at_ms // 1000}, when the key that asks expires."
-        raise GatewayError("insufficient_permissions", message, param="expires_at")
-    return expires_at_ms
 
 
 def _seconds(at_ms: int | None) -> int | None:

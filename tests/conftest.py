@@ -154,7 +154,9 @@ async def account(accounts: Accounts) -> str:
 
 @pytest.fixture
 def keys(store: Store, clock: MsClock) -> KeyRing:
-    return KeyRing(store, new_id=new_id, now_ms=clock, most=KeysPerAccount(live=3, a_day=20))
+    return KeyRing(
+        store, new_id=new_id, now_ms=clock, most=KeysPerAccount(live=3, a_day=20, minted_live=5, minted_a_minute=8)
+    )
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
+MINUTE_MS = 60_000
 HOUR_MS = 3_600_000
 DAY_S = 86_400
 DAY_MS = DAY_S * 1000

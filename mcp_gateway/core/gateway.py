@@ -330,7 +330,13 @@ async def _used_today(records: Records, keys: KeyRing) -> Mapping[str, int]:
 
 
 def _keys(store: Store, settings: Settings) -> KeyRing:
-    most = KeysPerAccount(settings.limits.keys_per_account, settings.limits.keys_per_account_per_day)
+    limits = settings.limits
+    most = KeysPerAccount(
+        limits.keys_per_account,
+        limits.keys_per_account_per_day,
+        limits.minted_keys_per_account,
+        limits.minted_keys_per_minute,
+    )
     return KeyRing(store, new_id=new_id, now_ms=now_ms, most=most)
 
 

@@ -55,6 +55,8 @@ class CreateKey(Write[Key]):
     keep: Write[None] | None = None
     group: str | None = None
     """The name of the account's group that it belongs to."""
+    has_budget: bool = False
+    """One that a key makes is minted then."""
     behind: tuple[Write[None], ...] = ()
     """Written behind the key, in its transaction."""
 
@@ -73,8 +75,8 @@ class ChangeKey(Write[None]):
 
 
 @dataclass(frozen=True, slots=True)
-class EndKeys(Write[None]):
-    """Those that have not ended yet."""
+class EndKeys(Write[frozenset[str]]):
+    """Those that have not ended yet, and what these have minted. Comes to the ids of all that ended now."""
 
     key_ids: tuple[str, ...]
     at_ms: int
@@ -122,6 +124,8 @@ class KeysPage(Report[Sequence[Key]]):
     limit: int
     state: State | None
     now_ms: int
+    within: str | None = None
+    """A key that is listed with what it has made, and with what that made, and no others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,10 +182,19 @@ class KeyRing:
         return await self._store.read(AllKeys(account_id))
 
     async def page(
-        self, account_id: str, *, before_id: str | None, limit: int, state: State | None = None
+        self,
+        account_id: str,
+        *,
+        before_id: str | None,
+        limit: int,
+        state: State | None = None,
+        within: str | None = None,
     ) -> Sequence[Key]:
-        """An account's keys, the newest first, of one state or of all, from those before `before_id` on."""
-        return await self._store.read(KeysPage(account_id, before_id, limit, state, self._now_ms()))
+        """An account's keys, the newest first, of one state or of all, from those before `before_id` on.
+
+        Of those `within` a key it is that one and what it has made, and what that made.
+        """
+        return await self._store.read(KeysPage(account_id, before_id, limit, state, self._now_ms(), within))
 
     async def changes_after(self, number: int) -> Changes | None:
         """Changes of keys and accounts, by whichever process; None where there are none."""
@@ -209,6 +222,7 @@ class KeyRing:
         made_by: str | None = None,
         group: str | None = None,
         models: Collection[str] | None = None,
+        has_budget: bool = False,
         keep: Callable[[Key], Write[None] | None] | None = None,
         and_then: Callable[[Key], Sequence[Write[None]]] | None = None,
     ) -> tuple[Key, str]:
@@ -233,7 +247,7 @@ class KeyRing:
         )  # fmt: skip
         kept = None if keep is None else keep(key)
         behind = () if and_then is None else tuple(and_then(key))
-        return await self._store.write(CreateKey(key, digest_of(raw), self._most, kept, group, behind)), raw
+        return await self._store.write(CreateKey(key, digest_of(raw), self._most, kept, group, has_budget, behind)), raw
 
     async def change(
         self,
@@ -256,7 +270,7 @@ class KeyRing:
         return await self._told(key_id)
 
     async def revoke(self, key_id: str) -> Key:
-        """Make a key useless for good; one that has ended stays as it is. Raises GatewayError `not_found`."""
+        """Make a key useless for good, with what it minted; one that has ended stays as it is. Raises `not_found`."""
         await self.get(key_id)
         await self._end([key_id])
         return await self._told(key_id)
@@ -264,15 +278,13 @@ class KeyRing:
     async def revoke_with_made(self, key_id: str) -> tuple[Key, int]:
         """As `revoke`, and so each key that it made, or that one of those made; returns how many these were."""
         await self.get(key_id)
-        await self._end([key_id])
-        count = 0
+        count = len(await self._end([key_id]) - {key_id})
         while made := await self._store.read(LiveKeysMade(key_id, self._now_ms())):  # by one just revoked, perhaps
-            await self._end(made)
-            count += len(made)
+            count += len(await self._end(made))
         return await self._told(key_id), count
 
-    async def _end(self, key_ids: Sequence[str]) -> None:
-        await self._store.write(EndKeys(tuple(key_ids), self._now_ms()))
+    async def _end(self, key_ids: Sequence[str]) -> frozenset[str]:
+        return await self._store.write(EndKeys(tuple(key_ids), self._now_ms()))
 
     async def _told(self, key_id: str) -> Key:
         """A key that was changed, once those that listen have heard of it."""

@@ -6,7 +6,7 @@ from hashlib import sha256
 from typing import Literal, NamedTuple
 
 from mcp_gateway.core.caller import SCOPES, Allowance, KeyScope
-from mcp_gateway.core.clock import DAY_MS
+from mcp_gateway.core.clock import DAY_MS, MINUTE_MS
 from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.identity.own_limits import DEFAULT, LIMIT_NAMES, Limit, OwnLimits
 from mcp_gateway.core.text import shown
@@ -63,6 +63,8 @@ class Key:
     """That group's name."""
     models: frozenset[str] | None = None
     """The ids or aliases of all that it may be used for; None for whatever is published."""
+    is_minted: bool = False
+    """Made by a key with a budget, or by such a key: it ends with its maker, and sees itself and what it made alone."""
 
     @property
     def holders(self) -> frozenset[str]:
@@ -102,10 +104,22 @@ def digest_of(raw: str) -> bytes:
 
 
 class KeysPerAccount(NamedTuple):
-    """How many keys one account may have that are valid, and how many it may make in a UTC day, ended ones included."""
+    """How many keys one account may have that are valid, and how many it may make in a UTC day, ended ones included.
+
+    Minted ones count apart, and those that are made in a clock minute.
+    """
 
     live: int
     a_day: int
+    minted_live: int = 10_000
+    minted_a_minute: int = 60
+
+
+class KeyCounts(NamedTuple):
+    """What an account has of keys, minted ones or others: valid ones, and those made since some time."""
+
+    live: int
+    made: int
 
 
 _MOST_MAKERS = 8
@@ -127,13 +141,24 @@ def makers_of(maker: Key | None, now_ms: int) -> tuple[Maker, ...]:
     return makers
 
 
-def check_room(most: KeysPerAccount, live: int, made_today: int, now_ms: int) -> None:
-    """Whether an account may have one more. Raises GatewayError `conflict`, `requests_per_day`."""
-    if live >= most.live:
-        raise GatewayError("conflict", f"This account has {most.live} keys already; revoke one first.")
-    if made_today >= most.a_day:
-        message = f"This account has made {most.a_day} keys today, revoked ones included."
-        raise GatewayError("requests_per_day", message, retry_after_s=(DAY_MS - now_ms % DAY_MS) // 1000 + 1)
+def counted_for_ms(*, is_minted: bool) -> int:
+    """The window in which a key that is made counts."""
+    return MINUTE_MS if is_minted else DAY_MS
+
+
+def check_room(most: KeysPerAccount, counts: KeyCounts, now_ms: int, *, is_minted: bool) -> None:
+    """Raises GatewayError `conflict`, `requests_per_day` or `requests_per_minute` where an account may have no more."""
+    most_live, most_made = (most.minted_live, most.minted_a_minute) if is_minted else (most.live, most.a_day)
+    what = "keys with budgets that its keys made" if is_minted else "keys"
+    if counts.live >= most_live:
+        raise GatewayError("conflict", f"This account has {most_live} {what} already; revoke one first.")
+    if counts.made >= most_made:
+        window_ms = counted_for_ms(is_minted=is_minted)
+        when = "in this minute" if is_minted else "today"
+        message = f"This account has made {most_made} {what} {when}, revoked ones included."
+        retry_after_s = (window_ms - now_ms % window_ms) // 1000 + 1
+        code: Code = "requests_per_minute" if is_minted else "requests_per_day"
+        raise GatewayError(code, message, retry_after_s=retry_after_s)
 
 
 def in_force(limits: OwnLimits, defaults: Allowance) -> Allowance:

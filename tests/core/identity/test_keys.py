@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import Awaitable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -311,17 +312,23 @@ async def test_a_key_that_is_not_valid_any_more_makes_no_other(
     assert await refusal(keys.create(account, made_by=live.id)) == "account_deactivated"
 
 
+COUNT = (
+    "SELECT COUNT(*) FROM keys WHERE account_id = 'a' AND {} "
+    "AND (id IN (SELECT key_id FROM minted_keys WHERE key_id = id)) = 1"
+)
+
+
 @pytest.mark.parametrize(
     "sql",
     [
-        "SELECT COUNT(*) FROM keys WHERE account_id = 'a' AND revoked_at_ms IS NULL",
-        "SELECT COUNT(*) FROM keys WHERE account_id = 'a' AND created_at_ms >= 1",
+        COUNT.format("revoked_at_ms IS NULL"),
+        COUNT.format("created_at_ms >= 1"),
         "SELECT * FROM keys WHERE account_id = 'a' AND id < 'key_9' ORDER BY id DESC LIMIT 51",
         "SELECT * FROM keys WHERE account_id = 'a' AND revoked_at_ms IS NULL ORDER BY id DESC LIMIT 51",
     ],
 )
 async def test_no_revoked_key_of_long_ago_is_read_for_a_count_or_a_page(store: Store, sql: str) -> None:
-    (plan,) = [row[3] for row in await store.read(Query(f"EXPLAIN QUERY PLAN {sql}")) if "SEARCH" in row[3]]
+    plan = next(row[3] for row in await store.read(Query(f"EXPLAIN QUERY PLAN {sql}")) if "SEARCH" in row[3])
     assert re.search(r"live_keys_of_account|created_at_ms>|id<", plan), plan
 
 
@@ -345,6 +352,141 @@ async def test_a_keys_budgets_are_written_with_it_and_not_where_it_is_refused(
     made = [(await keys.create(account, and_then=budget_of))[0].id for _ in range(3)]
     assert await refusal(keys.create(account, and_then=budget_of)) == "conflict"  # it has as many as it may
     assert sorted(one.budget.holder for one in await ledger.budgets(account)) == sorted(made)
+
+
+# Minted keys
+
+
+async def mint(keys: KeyRing, maker: Key, **asked: Any) -> Key:
+    return (await keys.create(maker.account_id, made_by=maker.id, has_budget=True, **asked))[0]
+
+
+async def test_minted_keys_and_what_they_made_end_with_their_maker_and_others_do_not(
+    keys: KeyRing, account: str, clock: MsClock
+) -> None:
+    maker, _ = await keys.create(account)
+    usual, _ = await keys.create(account, made_by=maker.id)
+    of_usual = await mint(keys, usual)
+    minted = await mint(keys, maker)
+    made, _ = await keys.create(account, made_by=minted.id)
+    of_made, raw = await keys.create(account, made_by=made.id)
+    assert [key.is_minted for key in (maker, usual, of_usual, minted, made, of_made)] == [False, False, *[True] * 4]
+    assert await keys.find(digest_of(raw)) == of_made
+    clock.now_ms += 1
+    await keys.revoke(maker.id)
+    ended = {key.id for key in await keys.list(account) if key.revoked_at_ms == clock.now_ms}
+    assert ended == {maker.id, minted.id, made.id, of_made.id}
+    await keys.revoke(usual.id)
+    assert (await keys.get(of_usual.id)).state_at(clock.now_ms) == "revoked"
+
+
+async def test_the_budget_of_a_minted_key_ends_with_it_and_another_binds_what_outlives_its_key(
+    keys: KeyRing, account: str, ledger: Ledger, clock: MsClock
+) -> None:
+    def budget_of(key: Key) -> list[Write[None]]:
+        return [MakeBudgets((Budget(f"bud_{key.id}", account, key.id, 100, "total"),))]
+
+    maker, _ = await keys.create(account, and_then=budget_of)
+    usual, _ = await keys.create(account, made_by=maker.id)
+    revoked, brief = [
+        await mint(keys, usual, and_then=budget_of, expires_at_ms=expires_at_ms)
+        for expires_at_ms in (None, clock.now_ms + 10)
+    ]
+
+    async def holders() -> set[str]:
+        return {one.budget.holder for one in await ledger.budgets(account)}
+
+    assert await holders() == {maker.id, revoked.id, brief.id}
+    await keys.revoke(revoked.id)
+    assert await holders() == {maker.id, brief.id}
+    clock.now_ms += 10
+    await mint(keys, usual)
+    assert await holders() == {maker.id}
+    await keys.revoke(maker.id)
+    assert await holders() == {maker.id}
+    assert maker.id in (await keys.get(usual.id)).holders
+
+
+async def test_the_operators_keys_mint_nothing_by_having_a_budget(keys: KeyRing, account: str) -> None:
+    key, _ = await keys.create(account, has_budget=True)
+    assert not key.is_minted
+
+
+async def test_a_branch_ends_without_its_siblings_and_is_counted_as_it_ends(keys: KeyRing, account: str) -> None:
+    maker, _ = await keys.create(account)
+    first, second = [await mint(keys, maker) for _ in range(2)]
+    below = [await mint(keys, first) for _ in range(2)]
+    await keys.revoke(below[0].id)
+    _, made_count = await keys.revoke_with_made(first.id)
+    assert made_count == 1
+    live = await keys.page(account, before_id=None, limit=9, state="live")
+    assert {key.id for key in live} == {second.id, maker.id}
+    assert (await keys.revoke_with_made(first.id))[1] == 0
+
+
+async def test_an_ended_maker_mints_no_more_and_of_those_at_once_none_is_left(keys: KeyRing, account: str) -> None:
+    maker, _ = await keys.create(account)
+    first = await mint(keys, maker)
+    await asyncio.gather(mint(keys, first), keys.revoke(maker.id), mint(keys, first), return_exceptions=True)
+    assert [key for key in await keys.list(account) if key.revoked_at_ms is None] == []
+    assert await refusal(mint(keys, first)) == "revoked_api_key"
+
+
+async def test_minted_keys_are_counted_apart_and_by_the_minute(
+    keys: KeyRing, account: str, clock: MsClock, accounts: Accounts
+) -> None:
+    clock.now_ms += 59_000
+    maker, _ = await keys.create(account)
+    minted = [await mint(keys, maker) for _ in range(5)]
+    assert await refusal(mint(keys, maker)) == "conflict"
+    assert await refusal(keys.create(account, made_by=minted[0].id)) == "conflict"  # it is minted, too
+    for _ in range(2):
+        await keys.create(account)
+    assert await refusal(keys.create(account)) == "conflict"
+    for _ in range(3):
+        await keys.revoke(minted.pop().id)
+        minted.append(await mint(keys, maker))
+    await keys.revoke(minted.pop().id)
+    with pytest.raises(GatewayError) as caught:
+        await mint(keys, maker)
+    assert (caught.value.code, caught.value.retry_after_s) == ("requests_per_minute", 2)
+    other, _ = await keys.create((await accounts.create("Bob")).id)
+    await mint(keys, other)
+    clock.now_ms += 1000
+    await mint(keys, maker)
+
+
+async def test_minted_keys_whose_time_is_over_make_room_and_do_not_fill_the_day(
+    keys: KeyRing, account: str, clock: MsClock
+) -> None:
+    maker, _ = await keys.create(account)
+    for _ in range(5):
+        for _ in range(5):
+            await mint(keys, maker, expires_at_ms=clock.now_ms + 10)
+        clock.now_ms += 60_000
+    for _ in range(2):
+        await keys.create(account)
+    assert [key.state_at(clock.now_ms) for key in await keys.list(account)].count("expired") == 25
+
+
+async def test_a_page_may_be_of_a_key_and_what_it_made_alone(keys: KeyRing, account: str) -> None:
+    maker, _ = await keys.create(account)
+    first, second = [await mint(keys, maker) for _ in range(2)]
+    below = await mint(keys, first)
+    last, _ = await keys.create(account, made_by=below.id)
+
+    async def seen(key: Key, **asked: Any) -> set[str]:
+        page = await keys.page(account, limit=9, within=key.id, **({"before_id": None} | asked))
+        return {one.id for one in page}
+
+    branch = {last.id, below.id, first.id}
+    assert await seen(maker) == branch | {second.id, maker.id}
+    assert await seen(first) == branch
+    assert await seen(first, before_id=max(branch)) == branch - {max(branch)}
+    assert await seen(second) == {second.id}
+    await keys.revoke(below.id)
+    assert await seen(first, state="live") == {first.id}
+    assert await seen(first, state="revoked") == {last.id, below.id}
 
 
 async def test_a_key_is_put_into_a_group_of_its_account_and_out_again(

@@ -28,6 +28,11 @@ _HOLDER = """
 SELECT 1 FROM accounts WHERE id = ?1 AND id = ?2 UNION ALL SELECT 1 FROM keys WHERE id = ?2 AND account_id = ?1
 UNION ALL SELECT 1 FROM key_groups WHERE id = ?2 AND account_id = ?1
 """
+_END_WITH_MINTED = """
+UPDATE budgets SET ended_at_ms = ? WHERE account_id = ? AND ended_at_ms IS NULL AND holder IN (
+    SELECT id FROM keys JOIN minted_keys ON key_id = id WHERE id = holder AND revoked_at_ms IS NOT NULL
+)
+"""
 _GROUP = "SELECT id, account_id, name FROM key_groups WHERE account_id = ? AND name = ?"
 _ZONE = "SELECT zone FROM account_zones WHERE account_id = ?"
 _SET_ZONE = "INSERT INTO account_zones VALUES (?, ?) ON CONFLICT (account_id) DO UPDATE SET zone = excluded.zone"
@@ -70,6 +75,15 @@ def _end(transaction: Transaction, write: EndBudget) -> bool:
     is_ended = transaction.execute(sql, (write.at_ms, write.budget_id, write.account_id)) > 0
     transaction.tell(_open(transaction, write.account_id))
     return is_ended
+
+
+def end_with_minted_keys(transaction: Transaction, account_id: str, at_ms: int) -> None:
+    """End the budgets of an account's minted keys that have ended: nobody is left who could spend of them.
+
+    Of other keys they stay, since those that such a key has made outlive it, and are bound by them.
+    """
+    if transaction.execute(_END_WITH_MINTED, (at_ms, account_id)):
+        transaction.tell(_open(transaction, account_id))
 
 
 def _set_zone(transaction: Transaction, write: SetZone) -> None:

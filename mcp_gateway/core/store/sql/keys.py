@@ -1,12 +1,12 @@
 """Keys: what each may do, who made it, and how many an account has."""
 
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import orjson
 
 from mcp_gateway.core.caller import SCOPES, KeyScope
-from mcp_gateway.core.clock import DAY_MS
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.accounts import LIMITS_OF
 from mcp_gateway.core.identity.key_ring import (
@@ -27,10 +27,12 @@ from mcp_gateway.core.identity.key_ring import (
 )
 from mcp_gateway.core.identity.keys import (
     Key,
+    KeyCounts,
     Maker,
     State,
     check_lowered,
     check_room,
+    counted_for_ms,
     in_force,
     makers_of,
     scopes_by_default,
@@ -38,6 +40,7 @@ from mcp_gateway.core.identity.keys import (
 )
 from mcp_gateway.core.identity.own_limits import LIMIT_NAMES
 from mcp_gateway.core.store.sql.accounts import MARGIN, limits_from, note_change, set_limits, stored_limits
+from mcp_gateway.core.store.sql.budgets import end_with_minted_keys
 from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
 from mcp_gateway.core.text import shown
 
@@ -61,7 +64,7 @@ SELECT made_id, maker_id FROM line
 """
 _KEY_COLUMNS = (
     "keys.id, keys.account_id, prefix, keys.name, is_test, keys.created_at_ms, revoked_at_ms, scopes, expires_at_ms, "
-    f"made_by, {_MAKERS}, is_active, key_groups.id, key_groups.name, models, "
+    f"made_by, {_MAKERS}, is_active, key_groups.id, key_groups.name, models, minted_keys.key_id IS NOT NULL, "
     f"{', '.join(f'keys.{name}' for name in LIMIT_NAMES)}"
 )
 _SELECT = f"""
@@ -69,6 +72,7 @@ SELECT {_KEY_COLUMNS} FROM keys
 JOIN accounts ON accounts.id = keys.account_id LEFT JOIN key_rights ON key_rights.key_id = keys.id
 LEFT JOIN grouped_keys ON grouped_keys.key_id = keys.id LEFT JOIN key_groups ON key_groups.id = group_id
 LEFT JOIN key_models ON key_models.key_id = keys.id
+LEFT JOIN minted_keys ON minted_keys.key_id = keys.id
 """
 _CONDITIONS: dict[State, str] = {
     "live": "revoked_at_ms IS NULL AND (expires_at_ms IS NULL OR expires_at_ms > :now_ms)",
@@ -83,6 +87,20 @@ WITH RECURSIVE made (made_id) AS (
 SELECT made_id FROM made JOIN keys ON keys.id = made_id JOIN key_rights ON key_id = made_id WHERE {_CONDITIONS["live"]}
 """
 _ACCOUNT = "SELECT account_id FROM keys WHERE id = ?"
+_LIVE_MINTED = """
+SELECT keys.id, made_by FROM keys JOIN minted_keys ON minted_keys.key_id = keys.id JOIN key_rights USING (key_id)
+WHERE revoked_at_ms IS NULL AND account_id IN (SELECT account_id FROM keys JOIN json_each(?) ON keys.id = value)
+"""
+_WITHIN = """
+(keys.id = :within OR keys.id IN (
+    WITH RECURSIVE made (made_id) AS (
+        SELECT key_id FROM key_rights WHERE made_by = :within
+        UNION SELECT key_id FROM key_rights JOIN made ON made_by = made_id
+    )
+    SELECT made_id FROM made
+))
+"""
+_ACCOUNTS = "SELECT DISTINCT account_id FROM keys JOIN json_each(?) ON keys.id = value"
 _PUT = "INSERT INTO grouped_keys VALUES (?, ?)"
 _LIMITS = f"SELECT {', '.join(LIMIT_NAMES)} FROM keys WHERE id = ?"
 _HIGHEST = (f"CASE WHEN MIN(live.{name}) < 0 THEN -1 ELSE MAX(live.{name}) END" for name in LIMIT_NAMES)
@@ -103,8 +121,10 @@ _NOTE_EXPIRED = (
 
 def _create(transaction: Transaction, write: CreateKey) -> Key:
     key = write.key
-    makers = () if key.made_by is None else makers_of(_by_id(transaction, KeyById(key.made_by)), key.created_at_ms)
-    _check_room(transaction, write)
+    maker = None if key.made_by is None else _by_id(transaction, KeyById(key.made_by))
+    makers = () if key.made_by is None else makers_of(maker, key.created_at_ms)
+    is_minted = maker is not None and (write.has_budget or maker.is_minted)
+    _check_room(transaction, write, is_minted=is_minted)
     group_id = None if write.group is None else _group_id(transaction, key.account_id, write.group)
     if write.keep is not None:
         transaction.run(write.keep)
@@ -113,29 +133,30 @@ def _create(transaction: Transaction, write: CreateKey) -> Key:
         transaction.execute(_PUT, (key.id, group_id))
     if key.models is not None:
         transaction.execute("INSERT INTO key_models VALUES (?, ?)", (key.id, " ".join(sorted(key.models))))
+    if is_minted:
+        transaction.execute("INSERT INTO minted_keys VALUES (?)", (key.id,))
     for behind in write.behind:
         transaction.run(behind)
     note_change(transaction, LIMITS_OF + key.account_id)
-    return replace(key, makers=makers, group_id=group_id, group=write.group)
+    return replace(key, makers=makers, group_id=group_id, group=write.group, is_minted=is_minted)
 
 
-def _check_room(transaction: Transaction, write: CreateKey) -> None:
+def _check_room(transaction: Transaction, write: CreateKey, *, is_minted: bool) -> None:
     account_id, now_ms = write.key.account_id, write.key.created_at_ms
     if not transaction.first("SELECT 1 FROM accounts WHERE id = ?", (account_id,)):
         raise unknown_account(account_id)
-    transaction.execute(_NOTE_EXPIRED, (account_id, now_ms))
-    live = "SELECT COUNT(*) FROM keys WHERE account_id = ? AND revoked_at_ms IS NULL"
-    today = "SELECT COUNT(*) FROM keys WHERE account_id = ? AND created_at_ms >= ?"
-    check_room(
-        write.most,
-        _count(transaction, live, account_id),
-        _count(transaction, today, account_id, now_ms - now_ms % DAY_MS),
-        now_ms,
-    )
+    if transaction.execute(_NOTE_EXPIRED, (account_id, now_ms)):
+        end_with_minted_keys(transaction, account_id, now_ms)
+    live = _count(transaction, "revoked_at_ms IS NULL", account_id, is_minted=is_minted)
+    since_ms = now_ms - now_ms % counted_for_ms(is_minted=is_minted)
+    made = _count(transaction, "created_at_ms >= ?", account_id, since_ms, is_minted=is_minted)
+    check_room(write.most, KeyCounts(live, made), now_ms, is_minted=is_minted)
 
 
-def _count(rows: Rows, sql: str, *parameters: object) -> int:
-    row = rows.first(sql, parameters)
+def _count(rows: Rows, condition: str, *parameters: object, is_minted: bool) -> int:
+    """An account's keys, those that are minted or the others."""
+    is_one = f"(id IN (SELECT key_id FROM minted_keys WHERE key_id = id)) = {is_minted:d}"
+    row = rows.first(f"SELECT COUNT(*) FROM keys WHERE account_id = ? AND {condition} AND {is_one}", parameters)
     assert row is not None
     return int(row[0])
 
@@ -176,10 +197,29 @@ def _change(transaction: Transaction, write: ChangeKey) -> None:
     _note_change(transaction, write.key_id)
 
 
-def _end(transaction: Transaction, write: EndKeys) -> None:
-    for key_id in write.key_ids:
-        transaction.execute(_END, (write.at_ms, key_id))
+def _end(transaction: Transaction, write: EndKeys) -> frozenset[str]:
+    ended = set()
+    for key_id in _with_minted(transaction, write.key_ids):
+        if transaction.execute(_END, (write.at_ms, key_id)):
+            ended.add(key_id)
         _note_change(transaction, key_id)
+    for (account_id,) in transaction.all(_ACCOUNTS, (orjson.dumps(sorted(ended)).decode(),)):
+        end_with_minted_keys(transaction, account_id, write.at_ms)
+    return frozenset(ended)
+
+
+def _with_minted(rows: Rows, key_ids: Sequence[str]) -> list[str]:
+    """These keys, and each live one that one of them has minted, or one of those.
+
+    Reads the live minted keys of their accounts, of which there are so many at most, and none that ended long ago.
+    """
+    minted = defaultdict[str, list[str]](list)
+    for key_id, made_by in rows.all(_LIVE_MINTED, (orjson.dumps(key_ids).decode(),)):
+        minted[made_by].append(key_id)
+    ending = list(key_ids)
+    for key_id in ending:  # which grows meanwhile
+        ending.extend(minted.pop(key_id, ()))
+    return ending
 
 
 def _note_change(transaction: Transaction, key_id: str) -> None:
@@ -227,8 +267,10 @@ def _page(rows: Rows, read: KeysPage) -> Sequence[Key]:
         conditions.append("keys.id < :before_id")
     if read.state is not None:
         conditions.append(_CONDITIONS[read.state])
+    if read.within is not None:
+        conditions.append(_WITHIN)
     sql = f"{_SELECT} WHERE {' AND '.join(conditions)} ORDER BY keys.id DESC LIMIT :limit"
-    values = {"account_id": read.account_id, "before_id": read.before_id, "limit": read.limit, "now_ms": read.now_ms}
+    values = {field.name: getattr(read, field.name) for field in fields(read)}
     return [_key(row) for row in rows.all(sql, values)]
 
 
@@ -244,13 +286,14 @@ def _live_keys_made(rows: Rows, read: LiveKeysMade) -> list[str]:
 
 def _key(row: Row) -> Key:
     key_id, account_id, prefix, name, is_test, created_at_ms, ended_at_ms, scopes, expires_at_ms, made_by, *rest = row
-    makers, is_active, group_id, group, models, *limits = rest
+    makers, is_active, group_id, group, models, is_minted, *limits = rest
     has_expired = expires_at_ms is not None and ended_at_ms is not None and ended_at_ms >= expires_at_ms
     return Key(
         key_id, account_id, prefix, name, bool(is_test), created_at_ms, None if has_expired else ended_at_ms,
         limits_from(limits), _read_scopes(scopes, bool(is_test)), expires_at_ms, made_by,
         tuple(Maker(one, limits_from(own), its_group) for one, its_group, *own in orjson.loads(makers)),
         bool(is_active), group_id, group, None if models is None else frozenset(models.split(" ")),
+        bool(is_minted),
     )  # fmt: skip
 
 

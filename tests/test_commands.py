@@ -327,6 +327,20 @@ def test_a_group_is_made_with_budgets_and_keys_are_put_into_it(data_dir: Path) -
     assert (listed_key["id"], listed_key["name"], listed_key["group"]) == (key["id"], "", "night agents")
 
 
+def test_a_key_is_made_for_minutes_hours_or_days(data_dir: Path) -> None:
+    account = made("accounts", "create", "Ann")
+    for lifetime, lasts_s in (("1m", 60), ("12h", 43_200), ("7d", 604_800), ("99999d", 8_639_913_600)):
+        key = told("keys", "create", "--account", account, "--expires-in", lifetime)
+        assert 0 <= lasts_s - (key["expires_at"] - key["created_at"]) < 60
+    count = len(told("keys", "list"))
+    for lifetime in ("", "7", "d", "0d", "07d", "7 d", "7D", "7days", "1.5h", "-1d", "100000d", "٧d", "7d\n"):
+        refused = run("keys", "create", "--account", account, f"--expires-in={lifetime}")
+        assert (refused.exit_code, "such as 30m, 12h or 7d" in refused.stderr) == (USAGE, True)
+    both = run("keys", "create", "--account", account, "--expires-in", "7d", "--expires-in-days", "7")
+    assert (both.exit_code, "give one of them" in both.stderr) == (USAGE, True)
+    assert len(told("keys", "list")) == count
+
+
 def test_a_key_is_made_for_the_models_that_are_named(data_dir: Path) -> None:
     account = made("accounts", "create", "Ann")
     key = told("keys", "create", "--account", account, "--models", "b/two, a/one", "--models", "b/two")

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 
 from mcp_gateway import __version__
-from mcp_gateway.core.clock import DAY_MS
+from mcp_gateway.core.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from mcp_gateway.core.config import ConfigError, Settings, load_settings
 from mcp_gateway.core.engine import DatabaseError
 from mcp_gateway.core.errors import GatewayError
@@ -33,6 +34,8 @@ T = TypeVar("T")
 LISTED_CHARS = 200
 """Of a name; older versions took names of any kind, which must not move an operator's cursor."""
 _MAX_DAYS = 100_000
+_LIFETIME = re.compile("([1-9][0-9]{0,4})([mhd])")
+_UNITS_MS = {"m": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS}
 FAULTS = (DatabaseError, OSError, UnicodeEncodeError)
 """Of files and of what a command was given, whatever it does."""
 
@@ -131,6 +134,16 @@ def after_days(days: float | None) -> int | None:
     if not 0 <= days <= _MAX_DAYS:
         fail(f"--expires-in-days takes a number up to {_MAX_DAYS:,}")
     return now_ms() + int(days * DAY_MS)
+
+
+def after(lifetime: str | None) -> int | None:
+    """The same of a lifetime as in `7d`."""
+    if lifetime is None:
+        return None
+    found = _LIFETIME.fullmatch(lifetime)
+    if found is None:
+        fail("--expires-in takes a number of minutes, hours or days, such as 30m, 12h or 7d")
+    return now_ms() + int(found[1]) * _UNITS_MS[found[2]]
 
 
 def fail(message: str, *, status: int = 2) -> NoReturn:

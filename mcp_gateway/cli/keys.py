@@ -14,6 +14,7 @@ from mcp_gateway.cli.desk import (
     JsonOption,
     KeyArgument,
     QuietOption,
+    after,
     after_days,
     answer,
     at_desk,
@@ -47,6 +48,10 @@ def create_key(
         typer.Option(help="What it may be used for; to be repeated; left out: everything.", metavar="|".join(SCOPES)),
     ] = None,
     expires_in_days: Annotated[float | None, typer.Option(help="Refuse it from then on.", min=0)] = None,
+    expires_in: Annotated[
+        str | None,
+        typer.Option(help="The same after minutes, hours or days, such as 30m, 12h or 7d.", metavar="N(m|h|d)"),
+    ] = None,
     budget: BudgetOption = None,
     group: Annotated[str | None, typer.Option(help="The account's group of keys that it is put into.")] = None,
     models: Annotated[
@@ -60,7 +65,9 @@ def create_key(
 ) -> None:
     """Make an API key; it is shown this once."""
     scopes = None if not scope else [_scope(name) for name in scope]
-    expires_at_ms = after_days(expires_in_days)
+    if expires_in is not None and expires_in_days is not None:
+        fail("--expires-in and --expires-in-days say the same: give one of them")
+    expires_at_ms = after_days(expires_in_days) if expires_in is None else after(expires_in)
     limits = OwnLimits(**limits_given(requests_per_minute, requests_per_day, tokens_per_minute, in_flight))
 
     budgets = budgets_given(budget)

@@ -250,7 +250,7 @@ async def test_an_order_that_fails_is_answered_and_costs_no_other(
     store: Store, orders: Orders, account: str, ledger: Ledger, clock: MsClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     odd = [
-        ("make_budget", {"budget": ["bud_1", account, account, -5, "day"]}),
+        ("make_budgets", {"budgets": [["bud_1", account, account, -5, "day"]], "group": None}),
         ("end_budget", {"account_id": account, "budget_id": [], "at_ms": 1}),
         ("set_zone", {"account_id": "acc_nobody", "zone": "UTC"}),
         ("move", {"account_id": account, "kind": "adjustment", "amount_nano": "x", "reference": "r"}),

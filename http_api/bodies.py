@@ -64,7 +64,7 @@ def parsed_as(raw: bytes, kind: type[Kind]) -> Kind:
         return kind.model_validate(body)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        name = shown(_name_at(fault["loc"]))
+        name = shown(_name_at(fault["loc"], fault["type"]))
         if fault["type"] == "extra_forbidden":
             raise GatewayError("unsupported_parameter", f"`{name}` is not known here.", param=name) from None
         if fault["type"] == "missing":
@@ -73,7 +73,11 @@ def parsed_as(raw: bytes, kind: type[Kind]) -> Kind:
         raise GatewayError(code, f"`{name}` {reason(fault['type'], fault['msg'])}.", param=name) from None
 
 
-def _name_at(place: tuple[int | str, ...]) -> str:
-    """Of a field; of one in an object of a list, `budgets.0.window`."""
-    is_within = len(place) > 2 and isinstance(place[1], int)  # noqa: PLR2004 - the list, where in it, and the field
-    return ".".join(map(str, place[:3] if is_within else place[:1]))
+def _name_at(place: tuple[int | str, ...], kind: str) -> str:
+    """Of a field; of an object in a list `budgets.0`, of a field of one `budgets.0.window`; other items are the list's.
+
+    `kind` is pydantic's name for the fault.
+    """
+    field, *within = place
+    is_told = within[:1] and isinstance(within[0], int) and (within[1:] or kind == "model_type")
+    return ".".join(map(str, (field, *within[:2]) if is_told else (field,)))

@@ -382,7 +382,9 @@ ODD: list[tuple[Any, str]] = [
     ([BUDGET | {"surprise": 1}], "budgets.0.surprise"),
     ([BUDGET] * 9, "budgets"),
     ("5 USD/day", "budgets"),
-    ([None], "budgets"),
+    ([None], "budgets.0"),
+    ([BUDGET, "5 USD/day"], "budgets.1"),
+    ([[]], "budgets.0"),
     (BUDGET, "budgets"),
 ]
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from mcp_gateway.core.engine import Read, Write
+from mcp_gateway.core.errors import GatewayError
 
 T = TypeVar("T")
 
@@ -63,7 +64,21 @@ class Transaction(Rows):
 
     def run(self, write: Write[T]) -> T:
         """Carry out another write, one that needs no neighbours, as a part of this one. Raises its GatewayError."""
-        outcome: T = self._executors.alone[type(write)](self, write)
+        outcome: T = self.whole(self._executors.alone[type(write)], write)
+        return outcome
+
+    def whole(self, run: "Run", write: Write[Any]) -> Any:
+        """What comes of a write. Raises its GatewayError; nothing that it did or told before that is left then."""
+        told = len(self._told)
+        self.execute("SAVEPOINT whole")
+        try:
+            outcome = run(self, write)
+        except GatewayError:
+            self.execute("ROLLBACK TO whole")
+            self.execute("RELEASE whole")
+            del self._told[told:]
+            raise
+        self.execute("RELEASE whole")
         return outcome
 
 

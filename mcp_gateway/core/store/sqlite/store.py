@@ -339,7 +339,7 @@ class Store:
             assert first.together is not None
             return first.together(self._transaction, [job.write for job in run])
         try:
-            return [first.alone(self._transaction, first.write)]
+            return [self._transaction.whole(first.alone, first.write)]
         except GatewayError as refusal:
             return [refusal]
 

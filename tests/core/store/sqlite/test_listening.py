@@ -1,6 +1,7 @@
 """What commits tell: after each, before the results of its writes, in order, once; nothing of what never happened."""
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,21 @@ class TellingTogether(Telling):
     """One that is carried out together with its neighbours."""
 
 
+@dataclass(frozen=True, slots=True)
+class Trying(Write[str]):
+    """Tells, goes on where a part of it is refused, and tells again."""
+
+    part: Telling
+
+
+def _try(transaction: Transaction, write: Trying) -> str:
+    transaction.tell(Noted("before"))
+    with contextlib.suppress(GatewayError):
+        transaction.run(write.part)
+    transaction.tell(Noted("after"))
+    return "tried"
+
+
 def _tell(transaction: Transaction, write: Telling) -> str:
     if write.is_noted:
         note(write.text).work(transaction.connection)
@@ -60,7 +76,7 @@ def _tell_together(transaction: Transaction, writes: Sequence[Telling]) -> list[
     return texts
 
 
-TELLING = FOR_TESTS | Executors(alone={Telling: _tell}, together={TellingTogether: _tell_together})
+TELLING = FOR_TESTS | Executors(alone={Telling: _tell, Trying: _try}, together={TellingTogether: _tell_together})
 
 
 @pytest.fixture
@@ -155,6 +171,30 @@ async def test_a_write_that_fails_tells_nothing_and_the_rest_of_its_burst_is_tol
     assert notes_on_disk(database) == ["a", "b"]
 
 
+@pytest.mark.parametrize("is_noted", [True, False])
+@pytest.mark.parametrize("place", range(3))
+async def test_a_write_that_is_refused_leaves_nothing_of_what_it_had_done_and_told(
+    telling: Store, heard: list[object], database: Path, place: int, is_noted: bool
+) -> None:
+    asked = [Telling("a"), Telling("b")]
+    asked.insert(place, Telling("refused", refuse, is_noted))
+    results = await all_of(telling, *asked)
+    assert isinstance(results.pop(place), GatewayError)
+    assert results == ["a", "b"]
+    assert heard == [Noted("a"), Noted("b")]
+    assert notes_on_disk(database) == ["a", "b"]
+
+
+async def test_a_part_that_is_refused_leaves_nothing_of_itself_alone(
+    telling: Store, heard: list[object], database: Path
+) -> None:
+    writes = (Telling("a"), Trying(Telling("refused", refuse)), Trying(Telling("b")))
+    assert await asyncio.gather(*map(telling.write, writes)) == ["a", "tried", "tried"]
+    ends = Noted("before"), Noted("after")
+    assert heard == [Noted("a"), *ends, ends[0], Noted("b"), ends[1]]
+    assert notes_on_disk(database) == ["a", "b"]
+
+
 async def test_what_stands_in_for_a_write_that_fails_tells_in_its_place(telling: Store, heard: list[object]) -> None:
     asked = Telling("a"), Telling("bug", fail, instead=Telling("instead")), Telling("b")
     assert await all_of(telling, *asked) == ["a", "instead", "b"]
@@ -171,15 +211,6 @@ async def test_neighbours_that_are_run_again_one_by_one_tell_of_that_alone(
     assert isinstance(results.pop(place), ZeroDivisionError)
     assert results == ["a", "b"]
     assert heard == [Noted("a"), Counted(1), Noted("b"), Counted(1)]
-
-
-async def test_a_refusal_is_a_decision_of_which_all_that_came_before_it_stays_and_is_told(
-    telling: Store, heard: list[object], database: Path
-) -> None:
-    results = await all_of(telling, Telling("a"), Telling("refused", refuse), Telling("b"))
-    assert [getattr(result, "code", result) for result in results] == ["a", "conflict", "b"]
-    assert notes_on_disk(database) == ["a", "refused", "b"]
-    assert heard == [Noted("a"), Noted("refused"), Noted("b")]
 
 
 async def test_what_an_outage_puts_off_is_told_when_it_has_happened(

@@ -105,11 +105,10 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
         models=Models(gateway.published, gateway.pool, takes_image_urls=settings.fetch_images),
         keys=Keys(
             gateway.keys,
+            gateway.mint,
             gateway.authenticator,
             gateway.idempotency,
             gateway.ledger,
-            gateway.published,
-            gateway.new_id,
             now_ms,
         ),
         limits=Limits(gateway.limiter, gateway.ledger),

@@ -2,8 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,22 +11,32 @@ from http_api.idempotency import idempotency_key_of, replayed
 from http_api.operations import Absent, Answered, Asked, Nothing, Told
 from http_api.paging import Page, PageQuery, cursor_key, page_of
 from http_api.query import Query
-from mcp_gateway.core.caller import SCOPES, Caller, KeyScope, lacking_scope
-from mcp_gateway.core.catalog import Published
+from mcp_gateway.core.caller import SCOPES, KeyScope
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.idempotency import Idempotency, KeepAnswer
+from mcp_gateway.core.idempotency import Idempotency
 from mcp_gateway.core.identity.authenticator import Authenticator
 from mcp_gateway.core.identity.key_ring import KeyRing
-from mcp_gateway.core.identity.keys import TEST_SCOPES, Key, State, check_lowered
+from mcp_gateway.core.identity.keys import Key, State
 from mcp_gateway.core.identity.own_limits import LIMIT_NAMES
-from mcp_gateway.core.ledger.budgets import Budget, BudgetObject, BudgetStanding, BudgetWindow, MakeBudgets
+from mcp_gateway.core.ledger.budgets import BudgetObject, BudgetStanding, BudgetWindow
 from mcp_gateway.core.ledger.ledger import Ledger
+from mcp_gateway.core.minting import (
+    MAX_BUDGETS,
+    MAX_MODELS,
+    MAX_NAME_CHARS,
+    Mint,
+    WantedBudget,
+    WantedEnd,
+    WantedKey,
+    budget_amount,
+)
 from mcp_gateway.core.moments import unix_ms
-from mcp_gateway.core.money import parse_usd
 from mcp_gateway.core.text import shown
 
 _Limit = Annotated[int, Field(ge=1, le=2**53 - 1)]
 """Up to the largest number that every reader of JSON takes exactly (RFC 8259, 6); the database holds more."""
+
+_ModelName = Annotated[str, Field(max_length=1000)]
 
 
 class KeysQuery(PageQuery):
@@ -40,7 +49,7 @@ class KeyChange(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    name: Annotated[str, Field(max_length=200)] | None = None
+    name: Annotated[str, Field(max_length=MAX_NAME_CHARS)] | None = None
     requests_per_minute: _Limit | None = None
     requests_per_day: _Limit | None = None
     tokens_per_minute: _Limit | None = None
@@ -63,8 +72,10 @@ class NewKey(KeyChange):
     scopes: Annotated[list[KeyScope], Field(min_length=1, max_length=len(SCOPES))] | None = None
     expires_at: int | str | None = None
     expires_in_s: Annotated[int, Field(ge=1, le=10**9)] | None = None
-    models: Annotated[list[Annotated[str, Field(max_length=1000)]], Field(min_length=1, max_length=100)] | None = None
-    budgets: Annotated[list[NewBudget], Field(max_length=8)] | None = None
+    models: (
+        Annotated[list[Annotated[str, Field(max_length=1000)]], Field(min_length=1, max_length=MAX_MODELS)] | None
+    ) = None
+    budgets: Annotated[list[NewBudget], Field(max_length=MAX_BUDGETS)] | None = None
 
 
 class RevokeQuery(Query):
@@ -115,17 +126,15 @@ class Keys:
     def __init__(
         self,
         keys: KeyRing,
+        mint: Mint,
         authenticator: Authenticator,
         idempotency: Idempotency,
         ledger: Ledger,
-        published: Published,
-        new_id: Callable[[str], str],
         now_ms: Callable[[], int],
     ) -> None:
         self._keys = keys
+        self._mint = mint
         self._ledger = ledger
-        self._published = published
-        self._new_id = new_id
         self._now_ms = now_ms
         self._idempotency = idempotency
         self._authenticator = authenticator
@@ -155,42 +164,15 @@ class Keys:
         return await self._told(await self._own_key(asked))
 
     async def create(self, asked: Asked[Query, NewKey]) -> CreatedKey | Answered[CreatedKey]:
-        caller, wanted = asked.caller, asked.body
-        own = await self._keys.get(caller.key_id or "")
-        is_test = wanted.test or False
-        limits = _limits_of(wanted)
-        check_lowered(caller.allowance, limits)
-        scopes = _granted(own, wanted.scopes, is_test=is_test)
-        expires_at_ms = _ending(own, wanted, self._now_ms())
-        models = own.models if wanted.models is None else self._models_of(caller, wanted.models)
-        amounts = [_amount_of(one, number) for number, one in enumerate(wanted.budgets or ())]
+        caller, wanted = asked.caller, self._wanted(asked.body)
         idempotency_key = idempotency_key_of(asked)
-        if amounts:
-            await self._ledger.budgets(caller.account_id)  # so that its zone is known
         async with self._idempotency.answering(caller.account_id, idempotency_key, "keys", asked.raw) as request:
             if request.kept is not None:
                 return replayed(request.kept)
-            made: list[BudgetStanding] = []
-
-            def keep(key: Key) -> KeepAnswer | None:
-                budgets = [Budget(self._new_id("bud"), key.account_id, key.id, *amount) for amount in amounts]
-                made.extend(map(self._ledger.new_budget, budgets))
-                return request.answered(201, self._fields(key, made))
-
-            key, secret = await self._keys.create(
-                caller.account_id,
-                name=wanted.name or "",
-                is_test=is_test,
-                limits=replace(own.limits, **limits),
-                scopes=scopes,
-                expires_at_ms=expires_at_ms,
-                made_by=own.id,
-                models=models,
-                has_budget=bool(amounts),
-                keep=keep,
-                and_then=lambda _: [MakeBudgets(tuple(standing.budget for standing in made))],
+            made = await self._mint.make(
+                caller, wanted, lambda key, budgets: request.answered(201, self._fields(key, budgets))
             )
-            return CreatedKey(**self._fields(key, made), key=secret)
+            return CreatedKey(**self._fields(made.key, made.budgets), key=made.raw)
 
     async def change(self, asked: Asked[Query, KeyChange]) -> KeyObject:
         key = await self._own_key(asked)
@@ -207,13 +189,20 @@ class Keys:
         key, made_count = await self._keys.revoke_with_made(key.id)
         return RevokedKey(**self._fields(key, budgets), made_revoked=made_count)
 
-    def _models_of(self, caller: Caller, asked: Sequence[str]) -> Collection[str]:
-        """The ids of what a new key may ask for. Raises GatewayError `model_not_found` for what its maker may not."""
-        catalog = self._published.seen_by(caller)
-        try:
-            return {catalog.find(name).id for name in asked}
-        except GatewayError as refusal:
-            raise GatewayError(refusal.code, refusal.message, param="models") from None
+    def _wanted(self, asked: NewKey) -> WantedKey:
+        """Raises GatewayError `invalid_value` for what is no amount or no time."""
+        return WantedKey(
+            name=asked.name or "",
+            is_test=asked.test or False,
+            limits=_limits_of(asked),
+            scopes=asked.scopes,
+            end=_end_of(asked, self._now_ms()),
+            models=asked.models,
+            budgets=[
+                WantedBudget(budget_amount(one.amount_usd, f"budgets.{number}.amount_usd"), one.window)
+                for number, one in enumerate(asked.budgets or ())
+            ],
+        )
 
     async def _own_key(self, asked: Asked[Any, Any]) -> Key:
         key_id = asked.path["key_id"]
@@ -261,43 +250,17 @@ def _may_see(own: Key, key: Key) -> bool:
     return own.account_id == key.account_id
 
 
-def _amount_of(asked: NewBudget, number: int) -> tuple[int, BudgetWindow]:
-    """Nano-USD and their window. Raises GatewayError `invalid_value`."""
-    param = f"budgets.{number}.amount_usd"
-    try:
-        amount_nano = parse_usd(asked.amount_usd)
-    except ValueError as fault:
-        raise GatewayError("invalid_value", f"`{param}`: {fault}.", param=param) from None
-    if amount_nano <= 0:
-        raise GatewayError("invalid_value", f"`{param}` must be more than nothing.", param=param)
-    return amount_nano, asked.window
-
-
 def _limits_of(asked: KeyChange) -> dict[str, int]:
     """The limits that are asked for, by name."""
     named = ((name, getattr(asked, name)) for name in LIMIT_NAMES)
     return {name: limit for name, limit in named if limit is not None}
 
 
-def _granted(maker: Key, asked: Collection[KeyScope] | None, *, is_test: bool) -> Collection[KeyScope]:
-    """The scopes of a new key. Raises GatewayError `insufficient_scope` for one that its maker does not have."""
-    wanted = asked or (TEST_SCOPES if is_test else maker.scopes)
-    for scope in wanted:
-        if scope not in maker.scopes:
-            raise lacking_scope(scope)
-    return wanted
-
-
-def _ending(maker: Key, asked: NewKey, now_ms: int) -> int | None:
-    """When a new key expires. Raises GatewayError for what is no time, and for one after its maker's end."""
+def _end_of(asked: NewKey, now_ms: int) -> WantedEnd | None:
+    """When a new key is to expire, by the name under which that is asked for."""
     if asked.expires_at is None and asked.expires_in_s is None:
-        return maker.expires_at_ms
-    param = "expires_at" if asked.expires_in_s is None else "expires_in_s"
-    expires_at_ms = _time_asked(asked, now_ms)
-    if maker.expires_at_ms is not None and expires_at_ms > maker.expires_at_ms:
-        message = f"`{param}` must not be after {maker.expires_at_ms // 1000}, when the key that asks expires."
-        raise GatewayError("insufficient_permissions", message, param=param)
-    return expires_at_ms
+        return None
+    return WantedEnd(_time_asked(asked, now_ms), "expires_at" if asked.expires_in_s is None else "expires_in_s")
 
 
 def _time_asked(asked: NewKey, now_ms: int) -> int:

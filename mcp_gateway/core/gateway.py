@@ -48,6 +48,7 @@ from mcp_gateway.core.ledger.statement import Statement
 from mcp_gateway.core.lifecycle import Lifecycle, Phase
 from mcp_gateway.core.limits.day_counts import DayCounts
 from mcp_gateway.core.limits.limiter import Limiter
+from mcp_gateway.core.minting import Mint
 from mcp_gateway.core.money import parse_usd
 from mcp_gateway.core.observe.activity import Activity
 from mcp_gateway.core.observe.counter_samples import CounterSamples
@@ -104,6 +105,7 @@ class Gateway:
     idempotency: Idempotency
     repeats: Repeats
     keys: KeyRing
+    mint: Mint
     known_keys: KnownKeys
     authenticator: Authenticator
     addresses: AddressReader
@@ -226,6 +228,7 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
             idempotency=Idempotency(store, now_ms=now_ms),
             repeats=Repeats(store, now_ms=clock.now_ms),
             keys=keys,
+            mint=Mint(keys, ledger, published, new_id),
             known_keys=known_keys,
             authenticator=Authenticator(known_keys, settings.guests, settings.limits),
             addresses=addresses,

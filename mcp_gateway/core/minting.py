@@ -1,0 +1,156 @@
+"""Keys that keys make, by whichever door it is asked for: within what their maker may, and with budgets of their own.
+
+Meets identity, the ledger and the catalog, which do not know each other. Knows neither door.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from mcp_gateway.core.caller import Caller, KeyScope, lacking_scope
+from mcp_gateway.core.catalog import Published
+from mcp_gateway.core.engine import Write
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.identity.key_ring import KeyRing
+from mcp_gateway.core.identity.keys import TEST_SCOPES, Key, check_lowered
+from mcp_gateway.core.ledger.budgets import Budget, BudgetStanding, BudgetWindow, MakeBudgets
+from mcp_gateway.core.ledger.ledger import Ledger
+from mcp_gateway.core.money import parse_usd
+
+MAX_NAME_CHARS = 200
+MAX_MODELS = 100
+MAX_BUDGETS = 8
+"""Of one new key."""
+_MOST_WITH_BUDGETS = 8
+"""Keys with budgets in a line, each made by the one before: every request of the last is held of all their budgets."""
+
+
+class WantedBudget(NamedTuple):
+    """What a new key may spend in each window, with whatever it makes."""
+
+    amount_nano: int
+    window: BudgetWindow
+
+
+class WantedEnd(NamedTuple):
+    """When a new key expires; `param` is what whoever asks calls it."""
+
+    at_ms: int
+    param: str
+
+
+@dataclass(frozen=True, slots=True)
+class WantedKey:
+    """What is asked for. Limits, scopes, models and the end are the maker's where they are left out."""
+
+    name: str = ""
+    is_test: bool = False
+    limits: Mapping[str, int] = field(default_factory=dict)
+    scopes: Collection[KeyScope] | None = None
+    end: WantedEnd | None = None
+    models: Sequence[str] | None = None
+    budgets: Sequence[WantedBudget] = ()
+
+
+class MintedKey(NamedTuple):
+    """A new key with its budgets; `raw` is the key itself, which is not kept."""
+
+    key: Key
+    raw: str
+    budgets: Sequence[BudgetStanding]
+
+
+class Mint:
+    """Makes keys for callers that have keys with the scope `manage`."""
+
+    def __init__(self, keys: KeyRing, ledger: Ledger, published: Published, new_id: Callable[[str], str]) -> None:
+        self._keys = keys
+        self._ledger = ledger
+        self._published = published
+        self._new_id = new_id
+
+    async def make(
+        self,
+        caller: Caller,
+        wanted: WantedKey,
+        keep: Callable[[Key, Sequence[BudgetStanding]], Write[None] | None],
+    ) -> MintedKey:
+        """A key that the caller's has made, with its budgets and with what `keep` makes of both, in one transaction.
+
+        Raises GatewayError as KeyRing.create, and for what the caller's key may not do itself: `insufficient_scope`,
+        `insufficient_permissions`, `model_not_found`; `conflict` for a budget below too many others.
+        """
+        maker = await self._keys.get(caller.key_id or "")
+        check_lowered(caller.allowance, wanted.limits)
+        scopes = _granted(maker, wanted.scopes, is_test=wanted.is_test)
+        expires_at_ms = _ending(maker, wanted.end)
+        models = maker.models if wanted.models is None else self._models_of(caller, wanted.models)
+        if wanted.budgets:  # read also so that the account's zone is known
+            _check_depth(maker, await self._ledger.budgets(maker.account_id, maker.holders))
+        made: list[BudgetStanding] = []
+
+        def keep_with_budgets(key: Key) -> Write[None] | None:
+            budgets = [Budget(self._new_id("bud"), key.account_id, key.id, *one) for one in wanted.budgets]
+            made.extend(map(self._ledger.new_budget, budgets))
+            return keep(key, made)
+
+        key, raw = await self._keys.create(
+            maker.account_id,
+            name=wanted.name,
+            is_test=wanted.is_test,
+            limits=replace(maker.limits, **wanted.limits),
+            scopes=scopes,
+            expires_at_ms=expires_at_ms,
+            made_by=maker.id,
+            models=models,
+            has_budget=bool(wanted.budgets),
+            keep=keep_with_budgets,
+            and_then=lambda _: [MakeBudgets(tuple(standing.budget for standing in made))],
+        )
+        return MintedKey(key, raw, made)
+
+    def _models_of(self, caller: Caller, asked: Sequence[str]) -> Collection[str]:
+        """The ids of what a new key may ask for. Raises GatewayError `model_not_found` for what its maker may not."""
+        catalog = self._published.seen_by(caller)
+        try:
+            return {catalog.find(name).id for name in asked}
+        except GatewayError as refusal:
+            raise GatewayError(refusal.code, refusal.message, param="models") from None
+
+
+def budget_amount(text: str, param: str) -> int:
+    """Nano-USD. Raises GatewayError `invalid_value` about `param`."""
+    try:
+        amount_nano = parse_usd(text)
+    except ValueError as fault:
+        raise GatewayError("invalid_value", f"`{param}`: {fault}.", param=param) from None
+    if amount_nano <= 0:
+        raise GatewayError("invalid_value", f"`{param}` must be more than nothing.", param=param)
+    return amount_nano
+
+
+def _granted(maker: Key, asked: Collection[KeyScope] | None, *, is_test: bool) -> Collection[KeyScope]:
+    """The scopes of a new key. Raises GatewayError `insufficient_scope` for one that its maker does not have."""
+    wanted = asked or (TEST_SCOPES if is_test else maker.scopes)
+    for scope in wanted:
+        if scope not in maker.scopes:
+            raise lacking_scope(scope)
+    return wanted
+
+
+def _ending(maker: Key, wanted: WantedEnd | None) -> int | None:
+    """When a new key expires. Raises GatewayError for a time after its maker's end."""
+    if wanted is None:
+        return maker.expires_at_ms
+    if maker.expires_at_ms is not None and wanted.at_ms > maker.expires_at_ms:
+        message = f"`{wanted.param}` must not be after {maker.expires_at_ms // 1000}, when the key that asks expires."
+        raise GatewayError("insufficient_permissions", message, param=wanted.param)
+    return wanted.at_ms
+
+
+def _check_depth(maker: Key, bounding: Sequence[BudgetStanding]) -> None:
+    """Raises GatewayError `conflict` for the last of a line in which as many keys have budgets as may."""
+    line = {maker.id, *(one.key_id for one in maker.makers)}
+    if len(line & {standing.budget.holder for standing in bounding}) >= _MOST_WITH_BUDGETS:
+        message = f"This key is the last in a line of {_MOST_WITH_BUDGETS} that have budgets; it makes none with one."
+        raise GatewayError("conflict", message)

@@ -9,6 +9,7 @@ from http_api.operations import Absent, Asked, Nothing, Told
 from http_api.paging import Page, PageQuery, cursor_key, page_of
 from http_api.query import Query
 from http_api.usage import UsageTotals, end_of_hour_ms, recent_since_ms, totals_fields
+from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.ledger.statement import LedgerTransaction, Statement
 from mcp_gateway.core.money import EntryKind, format_usd
@@ -74,13 +75,14 @@ class Billing:
         wallet = dict(await self._wallet(caller.account_id))
         if not caller.may("read"):
             return BillingObject(object="wallet", account_id=caller.account_id, **wallet)
-        usage = await self._recent_usage(caller.account_id)
+        usage = await self._recent_usage(caller)
         return BillingObject(object="wallet", account_id=caller.account_id, **wallet, usage=usage)
 
-    async def _recent_usage(self, account_id: str) -> RecentUsage:
+    async def _recent_usage(self, caller: Caller) -> RecentUsage:
         until_ms = self._now_ms()
         since_ms = recent_since_ms(until_ms)
-        days = await self._history.totals(account_id, since_ms, end_of_hour_ms(until_ms), "day")
+        until = end_of_hour_ms(until_ms)
+        days = await self._history.totals(caller.account_id, since_ms, until, "day", within=caller.within)
         totals = totals_fields(sum(days.values(), Totals()))
         return RecentUsage(since=since_ms // 1000, until=until_ms // 1000, **totals)
 

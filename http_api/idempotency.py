@@ -18,8 +18,14 @@ _MAX_CHARACTERS = 255
 
 
 def idempotency_key_of(asked: Asked[Any, Any]) -> str | None:
-    """The header's text; None without one. Raises GatewayError `invalid_value` unless it is 1 to 255 visible ASCII."""
-    return idempotency_key_in(asked.scope["headers"]) if KEY_HEADER in asked.context.sent else None
+    """The header's text; None without one. Raises GatewayError `invalid_value` unless it is 1 to 255 visible ASCII.
+
+    That of a key which sees only itself has its id before a space, so that it meets no requests of others.
+    """
+    if KEY_HEADER not in asked.context.sent:
+        return None
+    key, within = idempotency_key_in(asked.scope["headers"]), asked.caller.within
+    return key if within is None else f"{within} {key}"
 
 
 def idempotency_key_in(headers: Iterable[tuple[bytes, bytes]]) -> str:

@@ -26,7 +26,7 @@ _SECURITY_SCHEMES: Json = {
     _SIGNATURE: {"type": "apiKey", "in": "header", "name": "Stripe-Signature"},
 }
 _UNSEEN = (Access.OPEN, Access.SIGNED)
-_HOLDERS = (Access.HOLDER, Access.LIVE_HOLDER)
+_HOLDERS = (Access.HOLDER, Access.LIVE_HOLDER, Access.ACCOUNT_HOLDER)
 _ALWAYS: frozenset[Code] = frozenset({
     "internal_error", "invalid_json", "headers_too_large", "unknown_host", "unknown_method",
     "unsupported_transfer_coding", "unsupported_version",
@@ -119,7 +119,7 @@ def refusals_of(row: AnyOperation) -> frozenset[Code]:
         codes |= _OF_KEYS
     if row.access in _HOLDERS or row.access is Access.ANYONE:
         codes |= {"missing_credentials"}
-    if row.scope is not None or row.access is Access.LIVE_HOLDER:
+    if row.scope is not None or row.access in (Access.LIVE_HOLDER, Access.ACCOUNT_HOLDER):
         codes |= {"insufficient_scope"}
     if row.query is not AnyQuery:
         codes |= _OF_QUERIES

@@ -43,6 +43,8 @@ class Access(Enum):
     """Who has an account, which guests share one of."""
     LIVE_HOLDER = auto()
     """The same, but for test keys, which are made for others to try with."""
+    ACCOUNT_HOLDER = auto()
+    """The same as HOLDER, but for minted keys, which see themselves alone."""
 
 
 class Counts(Enum):

@@ -76,15 +76,16 @@ class Requests:
         caller, query = asked.caller, asked.query
         wanted = RequestFilter(
             query.model, query.key, query.status, query.error_code, query.door, query.since, query.until,
-            query.client_request_id, query.surface,
+            query.client_request_id, query.surface, caller.within,
         )  # fmt: skip
         rows = await self._history.page(caller.account_id, wanted, before_id=query.cursor, limit=query.limit + 1)
         show = partial(_object, *await self._beside(caller, rows))
         return page_of(RequestPage, rows, query.limit, lambda record: record.id, show)
 
     async def get(self, asked: Asked[Query, Nothing]) -> RequestObject:
-        record = await self._history.get(asked.caller.account_id, asked.path["request_id"])
-        return _object(*await self._beside(asked.caller, [record]), record)
+        caller = asked.caller
+        record = await self._history.get(caller.account_id, asked.path["request_id"], within=caller.within)
+        return _object(*await self._beside(caller, [record]), record)
 
     async def _beside(self, caller: Caller, rows: Sequence[RequestRecord]) -> tuple[dict[str, str], dict[str, str]]:
         first = await self._history.repeats(caller.account_id, rows)

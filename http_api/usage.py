@@ -105,7 +105,8 @@ class UsageReports:
             raise GatewayError("invalid_value", "`since` must not be later than `until`.", param="since")
         whole_until_ms = end_of_hour_ms(until_ms) if query.until is None else until_ms
         by = _groups_in(query.group_by)
-        groups = await self._history.totals(asked.caller.account_id, since_ms, whole_until_ms, *by)
+        caller = asked.caller
+        groups = await self._history.totals(caller.account_id, since_ms, whole_until_ms, *by, within=caller.within)
         return UsageReport(
             object="list",
             data=[_row(by, names, totals) for names, totals in groups.items()],

@@ -494,6 +494,7 @@ AREAS: dict[str, Area] = {
             ],
             "A key that was made with a budget by a key ends with that one, and sees itself and what it made alone.": [
                 "tests/doors/test_minted_keys.py",
+                "tests/doors/test_minted_sight.py",
             ],
             "A key that was made for some models asks for those alone, and is told of no others.": [
                 "tests/doors/test_key_models.py",

@@ -8,6 +8,8 @@ from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.limits.limiter import Limiter
 
+_HOLDERS = (Access.HOLDER, Access.LIVE_HOLDER, Access.ACCOUNT_HOLDER)
+
 
 class Admission:
     """Compares the caller with the operation's access and scope, and counts queries."""
@@ -28,9 +30,13 @@ class Admission:
 
 
 def _check_access(caller: Caller, access: Access) -> None:
-    if access is Access.HOLDER or access is Access.LIVE_HOLDER:
-        if caller.is_guest:
-            raise GatewayError("missing_credentials", "Send an API key: this is for holders of one.")
-        if access is Access.LIVE_HOLDER and caller.is_test:
-            message = "A test key, which is never billed, is not shown the balance; a live key with `inference` is."
-            raise GatewayError("insufficient_scope", message)
+    if access is Access.ANYONE or access not in _HOLDERS:
+        return
+    if caller.is_guest:
+        raise GatewayError("missing_credentials", "Send an API key: this is for holders of one.")
+    if access is Access.LIVE_HOLDER and caller.is_test:
+        message = "A test key, which is never billed, is not shown the balance; a live key with `inference` is."
+        raise GatewayError("insufficient_scope", message)
+    if access is Access.ACCOUNT_HOLDER and caller.is_minted:
+        message = "A key that a key has made with a budget sees itself alone; this is for other keys of its account."
+        raise GatewayError("insufficient_scope", message)

@@ -99,6 +99,8 @@ class Caller:
     """The key, those that stand behind it, and their groups: whose budgets bound what it spends."""
     models: frozenset[str] | None = None
     """The ids or aliases of all that it may ask for; None for whatever is published."""
+    is_minted: bool = field(default=False, compare=False)
+    """Whether its key sees itself and what it has made alone, and of its account nothing else."""
     key_id: str | None = field(init=False, compare=False)
     """Of the key that is shown; None without one."""
     is_guest: bool = field(init=False, compare=False)
@@ -121,6 +123,11 @@ class Caller:
     def subject(self) -> str:
         """What tells this caller from all others."""
         return self.quotas[0].subject
+
+    @property
+    def within(self) -> str | None:
+        """The key that, with what it has made, is all that it sees; None for its whole account."""
+        return self.key_id if self.is_minted else None
 
     @property
     def allowance(self) -> Allowance:

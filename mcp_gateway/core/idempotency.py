@@ -1,5 +1,7 @@
 """Requests that take effect once however often they are sent: by account and Idempotency-Key, for 24 hours.
 
+A minted key's are its own, and not its account's.
+
 Inference is not among them, since no answer is kept: it is answered anew, but never twice at once.
 Keeps digests and the answer's metadata; never a body, a key's text or a secret. What is being answered is known to this
 process alone, the only server of its database.
@@ -144,7 +146,8 @@ class Repeats:
     @contextlib.contextmanager
     def answering(self, caller: Caller, key: str, request_id: str) -> Iterator[None]:
         """While a request is answered. Raises GatewayError `conflict` while another with the same key is."""
-        place = caller.subject if caller.is_guest else caller.account_id, sha256(key.encode()).digest()
+        asker = caller.subject if caller.is_guest or caller.is_minted else caller.account_id
+        place = asker, sha256(key.encode()).digest()
         if place in self._running:
             raise still_answering()
         self._running.add(place)

@@ -106,8 +106,18 @@ class Authenticator:
             for maker in binding(key.makers)
         ]
         quotas = (own, account, *makers)
-        holder, scopes, margin = KeyHolder(key.id), key.scopes, limits.margin
-        return Caller(key.account_id, holder, quotas, key.is_test, scopes, margin, validity, key.holders, key.models)
+        return Caller(
+            key.account_id,
+            KeyHolder(key.id),
+            quotas,
+            is_test=key.is_test,
+            scopes=key.scopes,
+            margin=limits.margin,
+            validity=validity,
+            spent_by=key.holders,
+            models=key.models,
+            is_minted=key.is_minted,
+        )
 
     def _forget(self, key_id: str, error: GatewayError) -> None:
         made = self._callers.pop(key_id, None)

@@ -27,6 +27,8 @@ class RequestFilter:
     until_ms: int | None = None
     client_request_id: str | None = None
     surface: SurfaceName | None = None
+    within: str | None = None
+    """A key that asked for them, or made the one that did, or made that one's maker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ Groups = dict[Names, Totals]
 class RequestById(Read[RequestRecord | None]):
     account_id: str
     request_id: str
+    within: str | None = None
+    """As in RequestFilter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,8 @@ class TotalsOfRequests(Report[Groups]):
     since_ms: int
     until_ms: int
     by: tuple[Group, ...]
+    within: str | None = None
+    """As in RequestFilter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +103,8 @@ class TotalsOfHours(Report[Groups]):
     until_hour: int
     by: tuple[Group, ...]
     most: int
+    within: str | None = None
+    """As in RequestFilter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +137,12 @@ class History:
     def __init__(self, store: Engine) -> None:
         self._store = store
 
-    async def get(self, account_id: str, request_id: str) -> RequestRecord:
-        """One request that has ended. Raises GatewayError `not_found`, for another account's too."""
-        asked = RequestById(account_id, request_id)
+    async def get(self, account_id: str, request_id: str, *, within: str | None = None) -> RequestRecord:
+        """One request that has ended. Raises GatewayError `not_found`, for another account's too.
+
+        And, where it is to be `within` a key, for one of another key that this one has not made.
+        """
+        asked = RequestById(account_id, request_id, within)
         record = await self._store.read(asked)
         if record is None:
             # a record that nobody waited for may still stand in the writer's queue: everything before this is through
@@ -162,28 +173,33 @@ class History:
         """Of those whose backend told no usage: the policy by which they were billed, by id."""
         return await self._store.read(MissingUsagesOf(account_id, *_ends_of(records))) if records else {}
 
-    async def totals(self, account_id: str, since_ms: int, until_ms: int, *by: Group) -> Groups:
+    async def totals(
+        self, account_id: str, since_ms: int, until_ms: int, *by: Group, within: str | None = None
+    ) -> Groups:
         """Sums by one thing or more, the greatest first; raises GatewayError `invalid_value` where there are too many.
 
-        Times are told as `2026-01-31T13:00:00Z`, `2026-01-31` and `2026-01`, models by their public ids.
+        Of all requests of the account, or `within` a key: of that one and what it has made. Times are told as
+        `2026-01-31T13:00:00Z`, `2026-01-31` and `2026-01`, models by their public ids.
         """
         most = _MOST_GROUPS if "hour" in by or len(by) > 1 else _ANY_NUMBER
-        found = await self._summed(account_id, since_ms, until_ms, by, most)
+        found = await self._summed(account_id, since_ms, until_ms, by, most, within)
         if len(found) > most:
             problem = f"There are more than {most} rows by {' and '.join(by)} between `since` and `until`"
             raise GatewayError("invalid_value", f"{problem}: ask for a shorter time, or by fewer.", param="group_by")
         return dict(sorted(found.items(), key=_in_order, reverse=True))
 
-    async def _summed(self, account_id: str, since_ms: int, until_ms: int, by: tuple[Group, ...], most: int) -> Groups:
+    async def _summed(
+        self, account_id: str, since_ms: int, until_ms: int, by: tuple[Group, ...], most: int, within: str | None
+    ) -> Groups:
         """Whole hours are read from the sums kept of each; requests, only of the parts of hours at both ends."""
         hours = range(-(-since_ms // HOUR_MS), until_ms // HOUR_MS)
         if not hours:
-            return await self._store.read(TotalsOfRequests(account_id, since_ms, until_ms, by))
-        asked = TotalsOfHours(account_id, hours.start, hours.stop, by, most + 1)
+            return await self._store.read(TotalsOfRequests(account_id, since_ms, until_ms, by, within))
+        asked = TotalsOfHours(account_id, hours.start, hours.stop, by, most + 1, within)
         found = await self._store.read(asked)
         for from_ms, to_ms in ((since_ms, hours.start * HOUR_MS), (hours.stop * HOUR_MS, until_ms)):
             if from_ms < to_ms:
-                ends = await self._store.read(TotalsOfRequests(account_id, from_ms, to_ms, by))
+                ends = await self._store.read(TotalsOfRequests(account_id, from_ms, to_ms, by, within))
                 for names, totals in ends.items():
                     found[names] = found.get(names, Totals()) + totals
         return found

@@ -91,15 +91,12 @@ _LIVE_MINTED = """
 SELECT keys.id, made_by FROM keys JOIN minted_keys ON minted_keys.key_id = keys.id JOIN key_rights USING (key_id)
 WHERE revoked_at_ms IS NULL AND account_id IN (SELECT account_id FROM keys JOIN json_each(?) ON keys.id = value)
 """
-_WITHIN = """
-(keys.id = :within OR keys.id IN (
-    WITH RECURSIVE made (made_id) AS (
-        SELECT key_id FROM key_rights WHERE made_by = :within
-        UNION SELECT key_id FROM key_rights JOIN made ON made_by = made_id
-    )
-    SELECT made_id FROM made
-))
+KEYS_WITHIN = """
+WITH RECURSIVE branch (one) AS (VALUES ({}) UNION SELECT key_id FROM branch JOIN key_rights ON made_by = one)
+SELECT one FROM branch
 """
+"""A key and what it has made, and what that made."""
+_WITHIN = f"keys.id IN ({KEYS_WITHIN.format(':within')})"
 _ACCOUNTS = "SELECT DISTINCT account_id FROM keys JOIN json_each(?) ON keys.id = value"
 _PUT = "INSERT INTO grouped_keys VALUES (?, ?)"
 _LIMITS = f"SELECT {', '.join(LIMIT_NAMES)} FROM keys WHERE id = ?"

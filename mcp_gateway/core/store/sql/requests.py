@@ -22,6 +22,7 @@ from mcp_gateway.core.observe.history import (
 )
 from mcp_gateway.core.observe.records import NoteMissingUsage, RequestCounts
 from mcp_gateway.core.record import OK, UNNAMED_SURFACE, AddRecord, RequestRecord
+from mcp_gateway.core.store.sql.keys import KEYS_WITHIN
 from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
 
 _COLUMNS = RequestRecord._fields[: RequestRecord._fields.index("surface")]
@@ -77,6 +78,7 @@ _GROUPS_OF_HOURS: dict[Group, str] = {
     **{group: sql.format("hour * 3600") for group, sql in _TIMES.items()},
     "model": "NULLIF(model, '')", "key": "NULLIF(key_id, '')", "surface": "surface", "status": "status",
 }  # fmt: skip
+_WITHIN = f"key_id IN ({KEYS_WITHIN.format('?')})"
 _SUMMED = ("prompt_tokens", "completion_tokens", "cached_tokens", "cost_nano")
 _SUMMED_OF_HOURS = ("requests", *_SUMMED)
 _SUMS_OF_HOURS = ", ".join(f"SUM({column})" for column in _SUMMED_OF_HOURS)
@@ -164,7 +166,8 @@ def _activity(rows: Rows, read: ActivitySince) -> list[SlotPart]:
 
 
 def _by_id(rows: Rows, read: RequestById) -> RequestRecord | None:
-    row = rows.first(f"{_SELECT} WHERE id = ? AND account_id = ?", (read.request_id, read.account_id))
+    conditions = {"id = ?": read.request_id} | dict(_conditions(read.account_id, RequestFilter(within=read.within)))
+    row = rows.first(f"{_SELECT} WHERE {' AND '.join(conditions)}", tuple(conditions.values()))
     return _record(row) if row else None
 
 
@@ -184,7 +187,7 @@ def _page(rows: Rows, read: RequestsPage) -> list[RequestRecord]:
 
 
 def _totals_of_requests(rows: Rows, read: TotalsOfRequests) -> Groups:
-    wanted = RequestFilter(since_ms=read.since_ms, until_ms=read.until_ms)
+    wanted = RequestFilter(since_ms=read.since_ms, until_ms=read.until_ms, within=read.within)
     conditions = dict(_conditions(read.account_id, wanted))
     where = " AND ".join(conditions)
     names = [_GROUPS[group] for group in read.by]
@@ -194,11 +197,13 @@ def _totals_of_requests(rows: Rows, read: TotalsOfRequests) -> Groups:
 
 def _totals_of_hours(rows: Rows, read: TotalsOfHours) -> Groups:
     names = [_GROUPS_OF_HOURS[group] for group in read.by]
+    conditions = {"account_id = ?": read.account_id, "hour >= ?": read.since_hour, "hour < ?": read.until_hour}
+    conditions |= {} if read.within is None else {_WITHIN: read.within}
     sql = (
-        f"SELECT {', '.join(names)}, {_SUMS_OF_HOURS} FROM {_hours_by(read.by)} WHERE account_id = ? "
-        f"AND hour >= ? AND hour < ? GROUP BY {_first(len(names))} HAVING SUM(requests) > 0 LIMIT ?"
+        f"SELECT {', '.join(names)}, {_SUMS_OF_HOURS} FROM {_hours_by(read.by)} WHERE {' AND '.join(conditions)} "
+        f"GROUP BY {_first(len(names))} HAVING SUM(requests) > 0 LIMIT ?"
     )
-    return _groups(rows.all(sql, (read.account_id, read.since_hour, read.until_hour, read.most)), len(names))
+    return _groups(rows.all(sql, (*conditions.values(), read.most)), len(names))
 
 
 def _hours_by(by: Sequence[Group]) -> str:
@@ -239,6 +244,8 @@ def _conditions(account_id: str, wanted: RequestFilter) -> Iterator[tuple[str, A
     for column in ("model", "key_id", "http_status", "error_code", "door", "client_request_id"):
         if (value := getattr(wanted, column)) is not None:
             yield f"{column} = ?", value
+    if wanted.within is not None:
+        yield _WITHIN, wanted.within
     if wanted.surface is not None:
         yield f"{_SURFACE} = ?", wanted.surface
     if wanted.since_ms is not None:

@@ -245,6 +245,23 @@ def test_a_key_is_made_with_as_many_budgets_as_are_named(data_dir: Path) -> None
         ("5.00", "5h"), ("0.000000001", "week"), ("20.00", "month"),
     ]  # fmt: skip
     assert {one["holder"] for one in budgets} == {key["id"]}
+    assert key["budgets"] == budgets
+
+
+def test_what_is_told_of_a_key_as_json_has_its_budgets_and_its_groups(data_dir: Path) -> None:
+    account, other = [made("accounts", "create", name) for name in ("Ann", "Bob")]
+    (shared,) = told("budgets", "create", "agents", "--account", account, "--budget", "9 USD/week")
+    for one in (account, other):
+        told("budgets", "create", one, "--budget", "50 USD/month")  # which no key has alone
+    key = told("keys", "create", "--account", account, "--budget", "5 USD/day", "--group", "agents")
+    own, of_group = key["budgets"]
+    assert (own["amount_usd"], own["holder"], of_group) == ("5.00", key["id"], shared)
+    plain = told("keys", "create", "--account", other)
+    assert plain["budgets"] == []
+    assert [one["budgets"] for one in told("keys", "list")] == [[own, shared], []]
+    assert told("keys", "change", key["id"], "--group", "")["budgets"] == [own]
+    assert told("keys", "revoke", key["id"])["budgets"] == []
+    assert [one["id"] for one in told("budgets", "list", "--account", account)[:1]] == [shared["id"]]
 
 
 NO_BUDGETS = (

@@ -67,7 +67,7 @@ def create_budgets(
         await desk.server.decide(MakeBudgets(made, group))
         words = [one.id if quiet else f"budget {one.id} of {holder}: {in_words(one)}" for one in made]
         standings = await desk.ledger.budgets(account_id)
-        facts = [_object(one) for one in standings if one.budget.id in {budget.id for budget in made}]
+        facts = [budget_object(one) for one in standings if one.budget.id in {budget.id for budget in made}]
         answer("\n".join(words), facts, is_json=is_json)
 
     at_desk(config, data_dir, work)
@@ -86,7 +86,7 @@ def list_budgets(
         await desk.accounts.get(account)
         standings = await desk.ledger.budgets(account)
         head = f"{'id':<38}{'of':<38}{'spent':>16}{'amount':>16}  window"
-        answer("\n".join([head, *map(_line, standings)]), [_object(one) for one in standings], is_json=is_json)
+        answer("\n".join([head, *map(_line, standings)]), [budget_object(one) for one in standings], is_json=is_json)
 
     at_desk(config, data_dir, work)
 
@@ -155,7 +155,7 @@ def _line(standing: BudgetStanding) -> str:
     return f"{budget.id:<38}{holder:<38}{amounts}  {budget.window}{end}"
 
 
-def _object(standing: BudgetStanding) -> dict[str, Any]:
+def budget_object(standing: BudgetStanding) -> dict[str, Any]:
     """What requests hold of it, the running server alone knows."""
     told = standing.as_object().model_dump(exclude={"held_usd", "left_usd"})
     return {"account": standing.budget.account_id, "holder": standing.budget.holder} | told

@@ -1,12 +1,13 @@
 """`mcp-gateway keys`: API keys of accounts."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
-from mcp_gateway.cli.budgets import BudgetOption, budgets_given, budgets_of
+from mcp_gateway.cli.budgets import BudgetOption, budget_object, budgets_given, budgets_of
 from mcp_gateway.cli.desk import (
     LISTED_CHARS,
     ConfigOption,
@@ -85,7 +86,7 @@ def create_key(
         )
         await _bound(desk, key, budgets)
         words = raw if quiet else f"key {key.id} of {account}; keep it, it is not shown again:\n{raw}"
-        answer(words, {**_object(key), "key": raw}, is_json=is_json)
+        answer(words, {**(await _objects(desk, [key]))[0], "key": raw}, is_json=is_json)
 
     at_desk(config, data_dir, work)
 
@@ -102,7 +103,7 @@ def list_keys(
     async def work(desk: Desk) -> None:
         keys = await desk.keys.list(account)
         words = "\n".join([f"{'id':<38}{'account':<38}{'key':<18}{'state':<9}name", *map(_line, keys)])
-        answer(words, [_object(key) for key in keys], is_json=is_json)
+        answer(words, await _objects(desk, keys) if is_json else None, is_json=is_json)
 
     at_desk(config, data_dir, work)
 
@@ -133,7 +134,7 @@ def change_key(
         words = f"key {key} ({shown(found.name, LISTED_CHARS)}): "
         limits_now = limits_in_words(found.limits) or "the configured limits"
         words += ", ".join(filter(None, (limits_now, _group_in_words(found))))
-        answer(words, _object(found), is_json=is_json)
+        answer(words, (await _objects(desk, [found]))[0], is_json=is_json)
 
     at_desk(config, data_dir, work)
 
@@ -156,7 +157,7 @@ def revoke_key(
         else:
             found = await desk.keys.revoke(key)
         made = "" if made_count is None else f", and {made_count} that it made"
-        facts = _object(found) | ({} if made_count is None else {"made_revoked": made_count})
+        facts = (await _objects(desk, [found]))[0] | ({} if made_count is None else {"made_revoked": made_count})
         answer(key if quiet else f"key {key} is revoked{made}", facts, is_json=is_json)
 
     at_desk(config, data_dir, work)
@@ -205,7 +206,16 @@ def _own_rights(key: Key) -> str:
     return " ".join(filter(None, (scopes, models, end)))
 
 
-def _object(key: Key) -> dict[str, Any]:
+async def _objects(desk: Desk, keys: Sequence[Key]) -> list[dict[str, Any]]:
+    """With the budgets of each, and those of its group."""
+    held = defaultdict[str, list[dict[str, Any]]](list)
+    for account_id in {key.account_id for key in keys}:
+        for one in await desk.ledger.budgets(account_id):
+            held[one.budget.holder].append(budget_object(one))
+    return [_object(key, [*held[key.id], *held[key.group_id or ""]]) for key in keys]
+
+
+def _object(key: Key, budgets: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "id": key.id,
         "account": key.account_id,
@@ -221,4 +231,5 @@ def _object(key: Key) -> dict[str, Any]:
         "models": None if key.models is None else sorted(key.models),
         "scopes": [scope for scope in SCOPES if scope in key.scopes],
         "limits": limits_object(key.limits),
+        "budgets": list(budgets),
     }

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Awaitable
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -405,6 +406,44 @@ async def test_the_budget_of_a_minted_key_ends_with_it_and_another_binds_what_ou
     await keys.revoke(maker.id)
     assert await holders() == {maker.id}
     assert maker.id in (await keys.get(usual.id)).holders
+    await keys.revoke(usual.id)
+    assert await holders() == set()
+
+
+async def test_the_budget_of_any_key_ends_once_no_live_key_spends_of_it(
+    account: str, ledger: Ledger, accounts: Accounts, store: Store, clock: MsClock
+) -> None:
+    """Whoever ends in which order, at each step of a line, beside another line, a group and another account."""
+    keys = KeyRing(store, new_id=new_id, now_ms=clock, most=KeysPerAccount(live=99, a_day=99))
+
+    def budget_of(key: Key) -> list[Write[None]]:
+        return [MakeBudgets((Budget(f"bud_{key.id}", key.account_id, key.id, 100, "total"),))]
+
+    async def holders() -> list[str]:
+        return sorted(one.budget.holder for one in await ledger.budgets(account))
+
+    stranger = (await accounts.create("stranger")).id
+    (foreign, _), (other, _) = [await keys.create(one, and_then=budget_of) for one in (stranger, account)]
+    group = BudgetGroup("grp_1", account, "agents")
+    await store.write(MakeBudgets((Budget("bud_g", account, "grp_1", 100, "day"),), group))
+    for order in permutations(range(3)):
+        line: list[Key] = []
+        for _ in range(3):
+            made_by = line[-1].id if line else None
+            line.append((await keys.create(account, made_by=made_by, group="agents", and_then=budget_of))[0])
+        live = set(range(3))
+        for place in order:
+            await keys.revoke(line[place].id)
+            live.discard(place)
+            spent_of = [key.id for key in line[: max(live, default=-1) + 1]]
+            assert await holders() == sorted(["grp_1", other.id, *spent_of])
+    brief, _ = await keys.create(account, expires_at_ms=clock.now_ms + 10, and_then=budget_of)
+    assert brief.id in await holders()
+    clock.now_ms += 10
+    await keys.revoke(other.id)
+    await keys.create(account)
+    assert await holders() == ["grp_1"]
+    assert [one.budget.holder for one in await ledger.budgets(stranger)] == [foreign.id]
 
 
 async def test_the_operators_keys_mint_nothing_by_having_a_budget(keys: KeyRing, account: str) -> None:

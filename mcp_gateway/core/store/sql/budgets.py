@@ -28,11 +28,18 @@ _HOLDER = """
 SELECT 1 FROM accounts WHERE id = ?1 AND id = ?2 UNION ALL SELECT 1 FROM keys WHERE id = ?2 AND account_id = ?1
 UNION ALL SELECT 1 FROM key_groups WHERE id = ?2 AND account_id = ?1
 """
-_END_WITH_MINTED = """
-UPDATE budgets SET ended_at_ms = ? WHERE account_id = ? AND ended_at_ms IS NULL AND holder IN (
-    SELECT id FROM keys JOIN minted_keys ON key_id = id WHERE id = holder AND revoked_at_ms IS NOT NULL
-)
+_END_WITH_KEYS = """
+UPDATE budgets SET ended_at_ms = ?1 WHERE account_id = ?2 AND ended_at_ms IS NULL
+AND EXISTS (SELECT 1 FROM keys WHERE id = holder AND revoked_at_ms IS NOT NULL)
+AND (EXISTS (SELECT 1 FROM minted_keys WHERE key_id = holder) OR holder NOT IN (
+    WITH RECURSIVE spending (one) AS (
+        SELECT id FROM keys WHERE account_id = ?2 AND revoked_at_ms IS NULL
+        UNION SELECT made_by FROM spending JOIN key_rights ON key_id = one WHERE made_by IS NOT NULL
+    )
+    SELECT one FROM spending
+))
 """
+"""Those that no live key spends of: its own, or that of a key behind it. What a minted key has made ended with it."""
 _GROUP = "SELECT id, account_id, name FROM key_groups WHERE account_id = ? AND name = ?"
 _ZONE = "SELECT zone FROM account_zones WHERE account_id = ?"
 _SET_ZONE = "INSERT INTO account_zones VALUES (?, ?) ON CONFLICT (account_id) DO UPDATE SET zone = excluded.zone"
@@ -77,12 +84,9 @@ def _end(transaction: Transaction, write: EndBudget) -> bool:
     return is_ended
 
 
-def end_with_minted_keys(transaction: Transaction, account_id: str, at_ms: int) -> None:
-    """End the budgets of an account's minted keys that have ended: nobody is left who could spend of them.
-
-    Of other keys they stay, since those that such a key has made outlive it, and are bound by them.
-    """
-    if transaction.execute(_END_WITH_MINTED, (at_ms, account_id)):
+def end_with_keys(transaction: Transaction, account_id: str, at_ms: int) -> None:
+    """End the budgets of an account's keys that have ended, unless one that such a key has made outlives it."""
+    if transaction.execute(_END_WITH_KEYS, (at_ms, account_id)):
         transaction.tell(_open(transaction, account_id))
 
 

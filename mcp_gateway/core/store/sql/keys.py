@@ -40,7 +40,7 @@ from mcp_gateway.core.identity.keys import (
 )
 from mcp_gateway.core.identity.own_limits import LIMIT_NAMES
 from mcp_gateway.core.store.sql.accounts import MARGIN, limits_from, note_change, set_limits, stored_limits
-from mcp_gateway.core.store.sql.budgets import end_with_minted_keys
+from mcp_gateway.core.store.sql.budgets import end_with_keys
 from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
 from mcp_gateway.core.text import shown
 
@@ -143,7 +143,7 @@ def _check_room(transaction: Transaction, write: CreateKey, *, is_minted: bool) 
     if not transaction.first("SELECT 1 FROM accounts WHERE id = ?", (account_id,)):
         raise unknown_account(account_id)
     if transaction.execute(_NOTE_EXPIRED, (account_id, now_ms)):
-        end_with_minted_keys(transaction, account_id, now_ms)
+        end_with_keys(transaction, account_id, now_ms)
     live = _count(transaction, "revoked_at_ms IS NULL", account_id, is_minted=is_minted)
     since_ms = now_ms - now_ms % counted_for_ms(is_minted=is_minted)
     made = _count(transaction, "created_at_ms >= ?", account_id, since_ms, is_minted=is_minted)
@@ -201,7 +201,7 @@ def _end(transaction: Transaction, write: EndKeys) -> frozenset[str]:
             ended.add(key_id)
         _note_change(transaction, key_id)
     for (account_id,) in transaction.all(_ACCOUNTS, (orjson.dumps(sorted(ended)).decode(),)):
-        end_with_minted_keys(transaction, account_id, write.at_ms)
+        end_with_keys(transaction, account_id, write.at_ms)
     return frozenset(ended)
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -149,15 +149,13 @@ class Keys:
             state=query.state,
             within=own.id if own.is_minted else None,
         )
-        budgets = defaultdict[str, list[BudgetStanding]](list)
-        for one in await self._ledger.budgets(asked.caller.account_id):
-            budgets[one.budget.holder].append(one)
+        budgets = await self._budgets(asked.caller.account_id, found)
         return page_of(
             KeyPage,
             found,
             query.limit,
             lambda key: key.id,
-            lambda key: self._object(key, [*budgets[key.id], *budgets[key.group_id or ""]]),
+            lambda key: self._object(key, budgets[key.id]),
         )
 
     async def get(self, asked: Asked[Query, Nothing]) -> KeyObject:
@@ -183,7 +181,7 @@ class Keys:
 
     async def revoke(self, asked: Asked[RevokeQuery, Nothing]) -> RevokedKey:
         key = await self._own_key(asked)
-        budgets = await self._budgets(key)  # which may end with it
+        budgets = (await self._budgets(key.account_id, [key]))[key.id]  # which may end with it
         if not asked.query.with_made:
             return RevokedKey(**self._fields(await self._keys.revoke(key.id), budgets))
         key, made_count = await self._keys.revoke_with_made(key.id)
@@ -212,12 +210,15 @@ class Keys:
         return key
 
     async def _told(self, key: Key) -> KeyObject:
-        return self._object(key, await self._budgets(key))
+        return self._object(key, (await self._budgets(key.account_id, [key]))[key.id])
 
-    async def _budgets(self, key: Key) -> Sequence[BudgetStanding]:
-        return [
-            one for one in await self._ledger.budgets(key.account_id) if one.budget.holder in (key.id, key.group_id)
-        ]
+    async def _budgets(self, account_id: str, keys: Sequence[Key]) -> Mapping[str, Sequence[BudgetStanding]]:
+        """Of each of these keys, by its id, and of its group."""
+        held = defaultdict[str, list[BudgetStanding]](list)
+        holders = {holder for key in keys for holder in (key.id, key.group_id) if holder is not None}
+        for one in await self._ledger.budgets_held_by(account_id, holders):
+            held[one.budget.holder].append(one)
+        return {key.id: [*held[key.id], *held[key.group_id or ""]] for key in keys}
 
     def _object(self, key: Key, budgets: Sequence[BudgetStanding]) -> KeyObject:
         return KeyObject(**self._fields(key, budgets))

@@ -5,7 +5,7 @@ Exact as a purse is: only this process spends, and only it makes, changes and en
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, tzinfo
 from itertools import chain
 from typing import NamedTuple
@@ -106,9 +106,17 @@ class BudgetBook:
         for budget in self._budgets.values():
             if bounding is not None and budget.id not in bounding:
                 continue
-            span = self._span(budget, now_ms)
-            window = budget.id, span.starts_at_ms
-            yield BudgetStanding(budget, span, self._spent.get(window, 0), self._held[window])
+            yield self._standing(budget, now_ms)
+
+    def held_by(self, holders: Iterable[str], now_ms: int) -> Iterator[BudgetStanding]:
+        """Of those that these hold themselves, whatever else bounds them."""
+        for budget in chain.from_iterable(self._by_holder.get(holder, ()) for holder in holders):
+            yield self._standing(budget, now_ms)
+
+    def _standing(self, budget: Budget, now_ms: int) -> BudgetStanding:
+        span = self._span(budget, now_ms)
+        window = budget.id, span.starts_at_ms
+        return BudgetStanding(budget, span, self._spent.get(window, 0), self._held[window])
 
     def _of(self, holders: Holders) -> Iterator[Budget]:
         of = self._by_holder

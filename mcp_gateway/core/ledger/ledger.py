@@ -285,6 +285,11 @@ class Ledger:
         purse = await self._read_wallet(account_id)
         return list(purse.budgets.standings(self._now_ms(), holders))
 
+    async def budgets_held_by(self, account_id: str, holders: Iterable[str]) -> list[BudgetStanding]:
+        """Those that these hold themselves, as they stand now: an account may have as many as its keys."""
+        purse = await self._read_wallet(account_id)
+        return list(purse.budgets.held_by(holders, self._now_ms()))
+
     async def group(self, account_id: str, name: str) -> BudgetGroup | None:
         """An account's group of keys that has this name; None where there is none."""
         return await self._store.read(GroupByName(account_id, name))

@@ -13,9 +13,10 @@ from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, SCOPES, Allowance, KeyScop
 from mcp_gateway.core.engine import Write
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import Idempotency, Kept
-from mcp_gateway.core.identity.accounts import Accounts
+from mcp_gateway.core.identity.accounts import LIMITS_OF, Accounts
 from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.identity.keys import Key, KeysPerAccount, Maker, binding, digest_of
+from mcp_gateway.core.identity.known_keys import KnownKeys
 from mcp_gateway.core.identity.own_limits import DEFAULT, OwnLimits
 from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.ledger.budgets import Budget, BudgetGroup, MakeBudgets
@@ -315,7 +316,7 @@ async def test_a_key_that_is_not_valid_any_more_makes_no_other(
 
 COUNT = (
     "SELECT COUNT(*) FROM keys WHERE account_id = 'a' AND {} "
-    "AND (id IN (SELECT key_id FROM minted_keys WHERE key_id = id)) = 1"
+    "AND EXISTS (SELECT 1 FROM minted_keys WHERE key_id = id) = 1"
 )
 
 
@@ -444,6 +445,25 @@ async def test_the_budget_of_any_key_ends_once_no_live_key_spends_of_it(
     await keys.create(account)
     assert await holders() == ["grp_1"]
     assert [one.budget.holder for one in await ledger.budgets(stranger)] == [foreign.id]
+
+
+async def test_of_a_branch_that_ends_its_head_is_noted_and_of_a_minted_key_nothing(
+    keys: KeyRing, account: str, known: KnownKeys
+) -> None:
+    """Whoever knows a key looks at it again where one behind it has changed; a minted key may use no more than that."""
+    maker, _ = await keys.create(account)
+    await keys.forget_changes()
+    minted = [await mint(keys, maker) for _ in range(2)]
+    below, raw = await keys.create(account, made_by=minted[0].id)
+    assert await keys.changes_after(0) is None
+    assert await known.look_up(raw) == below
+    await keys.revoke(maker.id)
+    changes = await keys.changes_after(0)
+    assert changes is not None
+    assert changes.ids == {maker.id, LIMITS_OF + account}
+    with pytest.raises(GatewayError) as caught:
+        known.recall(raw)
+    assert caught.value.code == "revoked_api_key"
 
 
 async def test_the_operators_keys_mint_nothing_by_having_a_budget(keys: KeyRing, account: str) -> None:

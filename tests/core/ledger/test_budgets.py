@@ -332,6 +332,20 @@ async def test_one_that_is_made_or_ended_while_requests_run_counts_from_then_on(
     assert await left(ledger, account) == []
 
 
+async def test_those_that_some_hold_themselves_are_told_without_what_else_bounds_these(
+    two_keys: None, ledger: Ledger, account: str, store: Store
+) -> None:
+    await ledger.credit(account, 1000, "paid")
+    first, other, _ = [await bound(store, account, holder, 100) for holder in ("key_one", "key_two", account)]
+    await ledger.settle(await ledger.hold("r1", account, 1, 30, MADE), 30, None)
+    held = await ledger.hold("r2", account, 1, 20, KEY)
+    (told,) = await ledger.budgets_held_by(account, ["key_one", "key_made"])
+    assert (told.budget, told.spent_nano, told.held_nano) == (first, 30, 20)
+    assert [one.budget for one in await ledger.budgets_held_by(account, ["key_two"])] == [other]
+    assert await ledger.budgets_held_by(account, ["key_none"]) == []
+    ledger.release(held.request_id)
+
+
 @each("window", BUDGET_WINDOWS)
 @pytest.mark.usefixtures("two_keys")
 async def test_one_that_is_about_to_be_made_is_told_as_it_stands_then(

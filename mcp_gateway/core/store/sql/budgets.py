@@ -1,5 +1,9 @@
 """Budgets: which there are of an account, and what was spent of their windows."""
 
+from collections.abc import Sequence
+
+import orjson
+
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ledger.budgets import (
     LONGEST_WINDOW_MS,
@@ -29,7 +33,13 @@ SELECT 1 FROM accounts WHERE id = ?1 AND id = ?2 UNION ALL SELECT 1 FROM keys WH
 UNION ALL SELECT 1 FROM key_groups WHERE id = ?2 AND account_id = ?1
 """
 _END_WITH_KEYS = """
-UPDATE budgets SET ended_at_ms = ?1 WHERE account_id = ?2 AND ended_at_ms IS NULL
+UPDATE budgets SET ended_at_ms = ?1 WHERE account_id = ?2 AND ended_at_ms IS NULL AND holder IN (
+    WITH RECURSIVE behind (one) AS (
+        SELECT value FROM json_each(?3)
+        UNION SELECT made_by FROM behind JOIN key_rights ON key_id = one WHERE made_by IS NOT NULL
+    )
+    SELECT one FROM behind
+)
 AND EXISTS (SELECT 1 FROM keys WHERE id = holder AND revoked_at_ms IS NOT NULL)
 AND (EXISTS (SELECT 1 FROM minted_keys WHERE key_id = holder) OR holder NOT IN (
     WITH RECURSIVE spending (one) AS (
@@ -84,9 +94,9 @@ def _end(transaction: Transaction, write: EndBudget) -> bool:
     return is_ended
 
 
-def end_with_keys(transaction: Transaction, account_id: str, at_ms: int) -> None:
-    """End the budgets of an account's keys that have ended, unless one that such a key has made outlives it."""
-    if transaction.execute(_END_WITH_KEYS, (at_ms, account_id)):
+def end_with_keys(transaction: Transaction, account_id: str, ended_ids: Sequence[str], at_ms: int) -> None:
+    """End the budgets of keys that have ended, and of those behind them, that no live key of the account spends of."""
+    if transaction.execute(_END_WITH_KEYS, (at_ms, account_id, orjson.dumps(ended_ids).decode())):
         transaction.tell(_open(transaction, account_id))
 
 

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from itertools import chain
 
 import orjson
 
@@ -87,6 +88,7 @@ WITH RECURSIVE made (made_id) AS (
 SELECT made_id FROM made JOIN keys ON keys.id = made_id JOIN key_rights ON key_id = made_id WHERE {_CONDITIONS["live"]}
 """
 _ACCOUNT = "SELECT account_id FROM keys WHERE id = ?"
+_HAVE_MADE = "SELECT 1 FROM json_each(?) CROSS JOIN key_rights ON made_by = value LIMIT 1"
 _LIVE_MINTED = """
 SELECT keys.id, made_by FROM keys JOIN minted_keys ON minted_keys.key_id = keys.id JOIN key_rights USING (key_id)
 WHERE revoked_at_ms IS NULL AND account_id IN (SELECT account_id FROM keys JOIN json_each(?) ON keys.id = value)
@@ -97,7 +99,6 @@ SELECT one FROM branch
 """
 """A key and what it has made, and what that made."""
 _WITHIN = f"keys.id IN ({KEYS_WITHIN.format(':within')})"
-_ACCOUNTS = "SELECT DISTINCT account_id FROM keys JOIN json_each(?) ON keys.id = value"
 _PUT = "INSERT INTO grouped_keys VALUES (?, ?)"
 _LIMITS = f"SELECT {', '.join(LIMIT_NAMES)} FROM keys WHERE id = ?"
 _HIGHEST = (f"CASE WHEN MIN(live.{name}) < 0 THEN -1 ELSE MAX(live.{name}) END" for name in LIMIT_NAMES)
@@ -109,10 +110,13 @@ FROM accounts LEFT JOIN (
 ) AS live WHERE accounts.id = :account_id GROUP BY accounts.id
 """
 _EXPIRY = "(SELECT expires_at_ms FROM key_rights WHERE key_id = keys.id)"
-_END = f"UPDATE keys SET revoked_at_ms = MIN(?1, COALESCE({_EXPIRY}, ?1)) WHERE id = ?2 AND revoked_at_ms IS NULL"
-_NOTE_EXPIRED = (
-    f"UPDATE keys SET revoked_at_ms = {_EXPIRY} WHERE account_id = ? AND revoked_at_ms IS NULL AND {_EXPIRY} <= ?"
-)
+_END = f"""
+UPDATE keys SET revoked_at_ms = MIN(?1, COALESCE({_EXPIRY}, ?1))
+WHERE id IN (SELECT value FROM json_each(?2)) AND revoked_at_ms IS NULL RETURNING account_id, id
+"""
+_NOTE_EXPIRED = f"""
+UPDATE keys SET revoked_at_ms = {_EXPIRY} WHERE account_id = ? AND revoked_at_ms IS NULL AND {_EXPIRY} <= ? RETURNING id
+"""
 """Notes the end of expired keys where that of revoked ones stands, so that an account's live keys are counted alone."""
 
 
@@ -134,7 +138,8 @@ def _create(transaction: Transaction, write: CreateKey) -> Key:
         transaction.execute("INSERT INTO minted_keys VALUES (?)", (key.id,))
     for behind in write.behind:
         transaction.run(behind)
-    note_change(transaction, LIMITS_OF + key.account_id)
+    if not is_minted:  # which may use no more than its maker
+        note_change(transaction, LIMITS_OF + key.account_id)
     return replace(key, makers=makers, group_id=group_id, group=write.group, is_minted=is_minted)
 
 
@@ -142,8 +147,8 @@ def _check_room(transaction: Transaction, write: CreateKey, *, is_minted: bool) 
     account_id, now_ms = write.key.account_id, write.key.created_at_ms
     if not transaction.first("SELECT 1 FROM accounts WHERE id = ?", (account_id,)):
         raise unknown_account(account_id)
-    if transaction.execute(_NOTE_EXPIRED, (account_id, now_ms)):
-        end_with_keys(transaction, account_id, now_ms)
+    if expired := transaction.all(_NOTE_EXPIRED, (account_id, now_ms)):
+        end_with_keys(transaction, account_id, [key_id for (key_id,) in expired], now_ms)
     live = _count(transaction, "revoked_at_ms IS NULL", account_id, is_minted=is_minted)
     since_ms = now_ms - now_ms % counted_for_ms(is_minted=is_minted)
     made = _count(transaction, "created_at_ms >= ?", account_id, since_ms, is_minted=is_minted)
@@ -152,7 +157,7 @@ def _check_room(transaction: Transaction, write: CreateKey, *, is_minted: bool) 
 
 def _count(rows: Rows, condition: str, *parameters: object, is_minted: bool) -> int:
     """An account's keys, those that are minted or the others."""
-    is_one = f"(id IN (SELECT key_id FROM minted_keys WHERE key_id = id)) = {is_minted:d}"
+    is_one = f"EXISTS (SELECT 1 FROM minted_keys WHERE key_id = id) = {is_minted:d}"
     row = rows.first(f"SELECT COUNT(*) FROM keys WHERE account_id = ? AND {condition} AND {is_one}", parameters)
     assert row is not None
     return int(row[0])
@@ -195,14 +200,15 @@ def _change(transaction: Transaction, write: ChangeKey) -> None:
 
 
 def _end(transaction: Transaction, write: EndKeys) -> frozenset[str]:
-    ended = set()
-    for key_id in _with_minted(transaction, write.key_ids):
-        if transaction.execute(_END, (write.at_ms, key_id)):
-            ended.add(key_id)
+    ending = orjson.dumps(_with_minted(transaction, write.key_ids)).decode()
+    ended = defaultdict[str, list[str]](list)
+    for account_id, key_id in transaction.all(_END, (write.at_ms, ending)):
+        ended[account_id].append(key_id)
+    for account_id, key_ids in ended.items():
+        end_with_keys(transaction, account_id, key_ids, write.at_ms)
+    for key_id in write.key_ids:  # whoever knows a key that one of these has made looks at it again, too
         _note_change(transaction, key_id)
-    for (account_id,) in transaction.all(_ACCOUNTS, (orjson.dumps(sorted(ended)).decode(),)):
-        end_with_keys(transaction, account_id, write.at_ms)
-    return frozenset(ended)
+    return frozenset(chain.from_iterable(ended.values()))
 
 
 def _with_minted(rows: Rows, key_ids: Sequence[str]) -> list[str]:
@@ -210,6 +216,8 @@ def _with_minted(rows: Rows, key_ids: Sequence[str]) -> list[str]:
 
     Reads the live minted keys of their accounts, of which there are so many at most, and none that ended long ago.
     """
+    if rows.first(_HAVE_MADE, (orjson.dumps(key_ids).decode(),)) is None:
+        return list(key_ids)
     minted = defaultdict[str, list[str]](list)
     for key_id, made_by in rows.all(_LIVE_MINTED, (orjson.dumps(key_ids).decode(),)):
         minted[made_by].append(key_id)

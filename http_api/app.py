@@ -28,6 +28,7 @@ from http_api.statements import Statements
 from http_api.stats import Stats
 from http_api.table import Endpoints, McpEndpoints, operations_of
 from http_api.tokens import TokenEndpoint
+from http_api.tools import Tools
 from http_api.topups import TopUps
 from http_api.usage import UsageReports
 from http_api.welcome import Welcome
@@ -102,6 +103,7 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
         tokenize=TokenEndpoint(read_tokenize, gateway.inference, **bounds),
         detokenize=TokenEndpoint(read_detokenize, gateway.inference, **bounds),
         mcp=mcp,
+        tools=Tools(gateway.tool_servers),
         models=Models(gateway.published, gateway.pool, takes_image_urls=settings.fetch_images),
         keys=Keys(
             gateway.keys,

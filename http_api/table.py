@@ -45,6 +45,7 @@ from http_api.tokens import (
     TokenizeAnswer,
     TokenizeRequestBody,
 )
+from http_api.tools import ToolObjects, Tools
 from http_api.topups import CheckoutBody, CheckoutObject, Empty, PortalObject, Receipt, TopUps
 from http_api.unserved import refusals
 from http_api.usage import UsageQuery, UsageReport, UsageReports
@@ -77,6 +78,7 @@ class Endpoints:
     tokenize: TokenEndpoint
     detokenize: TokenEndpoint
     mcp: McpEndpoints
+    tools: Tools
     models: Models
     keys: Keys
     limits: Limits
@@ -96,6 +98,7 @@ def operations_of(run: Endpoints, *, are_models_public: bool, are_stats_public: 
     return [
         *_inference(run),
         *_mcp(run.mcp),
+        _tools(run.tools),
         *_models(run.models, are_public=are_models_public),
         *_keys(run.keys),
         *_money(run.billing, run.statements),
@@ -362,6 +365,23 @@ def _mcp(mcp: McpEndpoints) -> list[AnyOperation]:
         )
         for number, below in enumerate(("", "/mcp", "/mcp/sse"))
     ]
+
+
+def _tools(tools: Tools) -> AnyOperation:
+    return Operation(
+        method="GET",
+        path="/mcp/tools",
+        name="list_tools",
+        summary="Tell the tools of other MCP servers that the caller's chats may use.",
+        access=Access.HOLDER,
+        scope="inference",
+        counts=Counts.QUERY,
+        query=AnyQuery,
+        body=Nothing,
+        answer=ToolObjects,
+        handle=tools.list,
+        refuses=frozenset({"insufficient_permissions"}),
+    )
 
 
 async def _no_such_document(scope: Scope, _receive: Receive, _send: Send) -> None:

@@ -331,6 +331,19 @@ AREAS: dict[str, Area] = {
             ],
         },
     ),
+    "Tools of other servers": Area(
+        ["docs/mcp-servers.md"],
+        {
+            "Servers of tools are connected in every revision of the protocol, again after each loss, and hold nothing else up.": [
+                "tests/core/mcp_client/test_watched.py",
+                "tests/doors/test_mcp_server_tools.py::test_a_gateway_starts_without_its_servers_of_tools",
+            ],
+            "A key is told, and may use, the tools of its account's servers alone; guests and test keys have none.": [
+                "tests/doors/test_mcp_server_tools.py",
+                "tests/core/mcp_client/test_watched.py::test_guests_and_test_keys_have_no_server_and_others_what_is_theirs",
+            ],
+        },
+    ),
     "The bridge": Area(
         ["docs/mcp.md"],
         {
@@ -898,7 +911,7 @@ AREAS: dict[str, Area] = {
                 "tests/doors/test_http_forwarding.py::test_accounts_have_cache_salts_of_their_own",
             ],
             "The gateway connects to nobody but the backends that its operator names, Stripe, and the servers of images.": [
-                "tests/test_tidy.py::test_the_gateway_connects_to_nobody_but_backends_stripe_and_servers_of_images",
+                "tests/test_tidy.py::test_the_gateway_connects_to_nobody_but_backends_stripe_and_the_servers_of_images_and_tools",
                 "tests/core/image_fetching/test_fetcher.py::test_nothing_is_sent_but_what_is_asked_for",
             ],
         },

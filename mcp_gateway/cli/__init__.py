@@ -144,6 +144,7 @@ def check_config(config: ConfigOption = None, data_dir: DataDirOption = None, is
             read_blocklist(settings.image_blocklist_file)
         except ConfigError as error:
             fail(str(error))
+    _check_keys_of(settings)
     file = file_in_force(config)
     facts = {
         "file": None if file is None else str(file),
@@ -156,6 +157,19 @@ def check_config(config: ConfigOption = None, data_dir: DataDirOption = None, is
         typer.echo(f"mcp-gateway: {_PASSED_OVER % ', '.join(links)}", err=True)
     words = f"the configuration can be used: {file or 'no file'}; {len(settings.vllm_urls)} backends, "
     answer(words + f"{len(settings.models)} models, data in {settings.data_dir}", facts, is_json=is_json)
+
+
+def _check_keys_of(settings: Settings) -> None:
+    """Whether the environment and the files have what the servers of tools need."""
+    if not settings.mcp_servers:
+        return
+    from mcp_gateway.core.mcp_client.reach import reach_of  # noqa: PLC0415 - the SDK takes long to import
+
+    for server in settings.mcp_servers:
+        try:
+            reach_of(server, os.environ)
+        except ConfigError as error:
+            fail(str(error))
 
 
 @app.command()

@@ -5,6 +5,7 @@ An unknown key is refused with the nearest known one. Secrets never appear in a 
 """
 
 import contextlib
+import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -33,7 +34,8 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from mcp_gateway.core.bytes_in_flight import OWNER_PART, largest_of
-from mcp_gateway.core.config_faults import KeyPath, describe_fault, describe_unknown_variable
+from mcp_gateway.core.caller import GUEST_ACCOUNT_ID
+from mcp_gateway.core.config_faults import TABLES_IN_LISTS, KeyPath, describe_fault, describe_unknown_variable
 from mcp_gateway.core.money import MILLION_TOKENS, NANO_PER_CENT, PICO_PER_USD, parse_price, parse_usd
 from mcp_gateway.core.prices import Price, Rates, Tier
 from mcp_gateway.core.service_links import service_links
@@ -45,6 +47,7 @@ NOT_SETTINGS = {"GATEWAY_URL", "GATEWAY_API_KEY"}
 """Variables of the same prefix that the stdio bridge reads; a server started beside it must not stumble over them."""
 ANY = "*"
 """In a list of hosts or origins: whichever."""
+_ACCOUNT_ID = re.compile(r"acc_[0-9A-Za-z_]+")
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _MAX_FAULT_CHARS = 1000
 _MOST_PICO = {1: PICO_PER_USD // 100, MILLION_TOKENS: PICO_PER_USD}
@@ -165,6 +168,22 @@ def _checked_base_url(text: str) -> str:
     return text.rstrip("/").removesuffix("/v1").rstrip("/")
 
 
+def _checked_server_url(text: str) -> str:
+    """Servers have parameters in their addresses, so that `?` stands for itself."""
+    if not _is_web_address(text):
+        raise ValueError("must be an address such as https://mcp.example.com/mcp")
+    url = urlsplit(text)
+    if url.username is not None or url.fragment:
+        raise ValueError("must be an address without user name, password or `#`; api_key_env names the key's variable")
+    return text
+
+
+def _checked_account(text: str) -> str:
+    if text != ANY and (not _ACCOUNT_ID.fullmatch(text) or text == GUEST_ACCOUNT_ID):
+        raise ValueError("must be an account's id, such as acc_0193, or *; guests have none of this")
+    return text
+
+
 def _checked_network(text: str) -> str:
     try:
         ip_network(text, strict=False)
@@ -255,6 +274,10 @@ FeeText = Annotated[str, BeforeValidator(_quoted), AfterValidator(_checked_fee)]
 UsdText = Annotated[str, BeforeValidator(_quoted), AfterValidator(_checked_usd)]
 PayableUsdText = Annotated[UsdText, AfterValidator(_checked_payable_usd)]
 BaseUrl = Annotated[str, AfterValidator(_checked_base_url)]
+ServerUrl = Annotated[str, AfterValidator(_checked_server_url)]
+VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")]
+AccountName = Annotated[str, AfterValidator(_checked_account)]
 PageUrl = Annotated[str, AfterValidator(_checked_page_url)]
 Secret = Annotated[SecretStr, AfterValidator(_checked_secret)]
 Network = Annotated[str, AfterValidator(_checked_network)]
@@ -623,7 +646,7 @@ class StripeSettings(Section):
 
 
 class McpSettings(Section):
-    """The MCP door."""
+    """The MCP door, and what bounds the tools of other servers (`mcp_servers`)."""
 
     session_idle_timeout_s: PositiveSeconds = 1800.0
     """A session that says nothing for this long is ended."""
@@ -637,6 +660,63 @@ class McpSettings(Section):
     """How long a call of a client that vanished runs on, where the protocol lets the client come back."""
     collect_above_tokens: Annotated[int, Field(ge=-1)] = 0
     """As `upstream.collect_above_tokens`, for calls of chat_completion without progress; with progress all are."""
+    expose_tools: bool = False
+    """Tell keys the tools that their chats may use (GET /mcp/tools); otherwise that is 403."""
+    tool_rounds: Annotated[Whole, Field(ge=1, le=99)] = 8
+    """How often a model is asked in one chat that uses tools; the last time it has to answer without them."""
+    tool_timeout_s: PositiveSeconds = 30.0
+    """How long a call of a tool may take; the model is told of one that takes longer."""
+    tool_result_bytes: Annotated[Whole, Field(ge=256)] = 64 * 1024
+    """What a model is given of a tool's result; the rest is cut, and the model is told so."""
+    tool_connect_timeout_s: PositiveSeconds = 10.0
+    """How long a server may take to begin a session and to list its tools."""
+    tool_list_interval_s: PositiveSeconds = 60.0
+    """How often a server is asked for its tools, beside whenever it says that they have changed."""
+    tool_sessions_per_server: Positive = 64
+    """Sessions at once of accounts at one server that is not `shared`; a new one ends the longest unused."""
+
+
+class McpServerSettings(Section):
+    """A server whose tools chats may use (docs/mcp-servers.md); repeat the heading for each."""
+
+    label: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")] = Field(examples=["time"])
+    """What chats call it by (`server_label`): 1 to 32 letters, digits, _ and -."""
+    url: ServerUrl | None = Field(default=None, examples=["https://mcp.example.com/mcp"])
+    """Where it is, for one that is reached over HTTP."""
+    transport: Literal["streamable-http", "sse"] = "streamable-http"
+    """How it is spoken to there: streamable-http, or sse for the older HTTP+SSE."""
+    command: Line = Field(default="", examples=["uvx"])
+    """The program to start, for one that is spoken to over its standard input and output."""
+    args: tuple[Line, ...] = Field(default=(), examples=[["mcp-server-time"]])
+    """Its arguments."""
+    env: tuple[VariableName, ...] = Field(default=(), examples=[["GITHUB_TOKEN"]])
+    """The environment variables of the gateway that it is given, beside HOME, PATH and the like."""
+    api_key_env: VariableName | None = Field(default=None, examples=["MCP_EXAMPLE_KEY"])
+    """The environment variable that has the key which is sent to the `url`."""
+    api_key_file: FilePath | None = Field(default=None, examples=["/run/secrets/mcp-example-key"])
+    """The file that has it, instead."""
+    api_key_header: HeaderName | None = Field(default=None, examples=["X-API-Key"])
+    """The header that it is sent in as it is; otherwise in Authorization, as a bearer token."""
+    tools: tuple[Line, ...] = (ANY,)
+    """The names of its tools that chats may use; `*` for all."""
+    accounts: tuple[AccountName, ...] = Field(default=(), examples=[["acc_0193"]])
+    """The accounts whose keys may use it; `*` for all of them, guests and test keys never."""
+    shared: bool = False
+    """Whether all accounts may use one session of it: for servers that remember nothing of who asks."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if (self.url is None) == (not self.command):
+            raise ValueError("needs either url or command")
+        if self.url is None and (self.api_key_env or self.api_key_file or self.transport != "streamable-http"):
+            raise ValueError("has a command: transport and api_key_... are for a url, env is for a command")
+        if self.url is not None and (self.args or self.env):
+            raise ValueError("has a url: args and env are for a command")
+        if self.api_key_env and self.api_key_file:
+            raise ValueError("needs api_key_env or api_key_file, not both")
+        if self.api_key_header and not (self.api_key_env or self.api_key_file):
+            raise ValueError("has api_key_header and no key: name api_key_env or api_key_file")
+        return self
 
 
 def _server_of(url: str) -> tuple[str, str, int | None, str]:
@@ -657,6 +737,19 @@ def _headed_in_double_brackets(value: Any) -> Any:
     if not isinstance(value, list | tuple):
         raise ValueError("must be headed [[models]], with double brackets, once for each model")
     return value
+
+
+def _headed_as_servers(value: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        raise ValueError("must be headed [[mcp_servers]], with double brackets, once for each server")
+    return value
+
+
+def _with_distinct_labels(servers: tuple[McpServerSettings, ...]) -> tuple[McpServerSettings, ...]:
+    labels = Counter(server.label for server in servers)
+    if repeated := sorted(label for label, count in labels.items() if count > 1):
+        raise ValueError(f"each label must stand once; more than one use has {', '.join(repeated)}")
+    return servers
 
 
 def _with_distinct_ids(models: tuple[ModelSettings, ...]) -> tuple[ModelSettings, ...]:
@@ -750,6 +843,9 @@ class Settings(Section):
     models: Annotated[
         tuple[ModelSettings, ...], BeforeValidator(_headed_in_double_brackets), AfterValidator(_with_distinct_ids)
     ] = ()
+    mcp_servers: Annotated[
+        tuple[McpServerSettings, ...], BeforeValidator(_headed_as_servers), AfterValidator(_with_distinct_labels)
+    ] = ()
 
     @model_validator(mode="after")
     def _sees_what_it_fetches(self) -> Self:
@@ -779,14 +875,14 @@ class Settings(Section):
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One leaf of the tree; those of `models` have no environment variable."""
+    """One leaf of the tree; those of tables that there may be several of have no environment variable."""
 
     path: KeyPath
     field: FieldInfo
 
     @property
     def variable(self) -> str | None:
-        return None if self.path[0] == "models" else ENV_PREFIX + "__".join(self.path).upper()
+        return None if self.path[:1] in TABLES_IN_LISTS else ENV_PREFIX + "__".join(self.path).upper()
 
 
 def settings_of(section: type[Section], path: KeyPath = ()) -> Iterator[Setting]:

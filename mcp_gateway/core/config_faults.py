@@ -13,7 +13,7 @@ from mcp_gateway.core.text import nearest
 
 KeyPath = tuple[str, ...]
 """Where a setting stands in the tree, such as `("limits", "in_flight")` or `("models", "pricing", "prompt")`."""
-TABLES_IN_LISTS: tuple[KeyPath, ...] = (("models",), ("models", "pricing", "tiers"))
+TABLES_IN_LISTS: tuple[KeyPath, ...] = (("models",), ("models", "pricing", "tiers"), ("mcp_servers",))
 """Those that there may be several of."""
 
 _NUMBER = "must be a number"
@@ -57,8 +57,9 @@ def describe_fault(fault: ErrorDetails, known: Collection[KeyPath], variables: M
 
 def describe_unknown_variable(name: str, known: Collection[str]) -> str:
     """One line on a variable that is none of ours, with the nearest one that is."""
-    if name.startswith("GATEWAY_MODELS"):
-        return f"{name}: models are written in the configuration file, as [[models]]"
+    for table, *inner in TABLES_IN_LISTS:
+        if not inner and name.startswith(f"GATEWAY_{table.upper()}"):
+            return f"{name}: {table.replace('_', ' ')} are written in the configuration file, as [[{table}]]"
     return f"{name}: there is no such setting; {_hint(name.upper(), known)}"
 
 
@@ -73,9 +74,9 @@ def _in_file(file: str, loc: tuple[Any, ...]) -> str:
 
 def _in_toml(loc: tuple[Any, ...], parent: str = "") -> str:
     match loc:
-        case ("models", int(index), *rest):
-            inner = _in_toml(tuple(rest), "models.")
-            return f"[[models]] number {index + 1}" + (f": {inner}" if inner else "")
+        case (str(tables), int(index), *rest) if (tables,) in TABLES_IN_LISTS:
+            inner = _in_toml(tuple(rest), f"{tables}.")
+            return f"[[{tables}]] number {index + 1}" + (f": {inner}" if inner else "")
         case (str(table), str(tables), int(index), str(name)):
             return f"[[{parent}{table}.{tables}]] number {index + 1}: {name}"
         case (*outer, int(index)):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mcp_gateway.core.config import (
+    McpServerSettings,
     ModelSettings,
     PricingSettings,
     Section,
@@ -87,12 +88,13 @@ def _tables() -> Iterator[tuple[KeyPath, list[Setting]]]:
 
 
 def _section(table: KeyPath) -> type[Section]:
-    inside_models: dict[KeyPath, type[Section]] = {
+    in_lists: dict[KeyPath, type[Section]] = {
         ("models",): ModelSettings,
         ("models", "pricing"): PricingSettings,
         ("models", "pricing", "tiers"): TierSettings,
+        ("mcp_servers",): McpServerSettings,
     }
-    return inside_models.get(table) or type(getattr(Settings(), table[0]))
+    return in_lists.get(table) or type(getattr(Settings(), table[0]))
 
 
 def _help_of(table: KeyPath) -> str:
@@ -100,8 +102,8 @@ def _help_of(table: KeyPath) -> str:
 
 
 def _heading(table: KeyPath, commented_out: str = "") -> str:
-    """In the example a model's headings are commented out too: they would publish it."""
-    mark = commented_out if table[0] == "models" else ""
+    """In the example headings of what there may be several of are commented out too: they would add one."""
+    mark = commented_out if table[:1] in TABLES_IN_LISTS else ""
     name = ".".join(table)
     return f"{mark}[[{name}]]" if table in TABLES_IN_LISTS else f"{mark}[{name}]"
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import ssl
 import time
 from collections import Counter
@@ -48,6 +49,7 @@ from mcp_gateway.core.ledger.statement import Statement
 from mcp_gateway.core.lifecycle import Lifecycle, Phase
 from mcp_gateway.core.limits.day_counts import DayCounts
 from mcp_gateway.core.limits.limiter import Limiter
+from mcp_gateway.core.mcp_client.servers import ToolServers
 from mcp_gateway.core.minting import Mint
 from mcp_gateway.core.money import parse_usd
 from mcp_gateway.core.observe.activity import Activity
@@ -110,6 +112,7 @@ class Gateway:
     authenticator: Authenticator
     addresses: AddressReader
     inference: Inference
+    tool_servers: ToolServers
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +153,16 @@ async def open_desk(settings: Settings) -> AsyncIterator[Desk]:
 
 
 @contextlib.asynccontextmanager
-async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None = None) -> AsyncIterator[Gateway]:
+async def open_gateway(
+    settings: Settings, *, now_s: Callable[[], float] | None = None, environ: Mapping[str, str] = os.environ
+) -> AsyncIterator[Gateway]:
     """Everything a door needs, opened; ready to serve on entry, drained and closed on exit.
 
-    `now_s` is the clock that limits go by; otherwise they, and grants, go by a steady one.
+    `now_s` is the clock that limits go by; otherwise they, and grants, go by a steady one. What the settings name of
+    the environment is looked up in `environ`. Raises ConfigError.
     """
     clock = SteadyClock()
+    tool_servers = _tool_servers(settings, environ)
     async with contextlib.AsyncExitStack() as stack:
         make_folder(settings.data_dir)
         stack.enter_context(sole_server(settings.data_dir))  # first, so that nothing is migrated beneath another server
@@ -233,6 +240,7 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
             authenticator=Authenticator(known_keys, settings.guests, settings.limits),
             addresses=addresses,
             inference=inference,
+            tool_servers=tool_servers,
         )
         known_keys.on_close(inference.close_key)
         await pool.begin(settings.upstream.start_wait_s)
@@ -246,6 +254,7 @@ async def open_gateway(settings: Settings, *, now_s: Callable[[], float] | None 
                 holds=ledger.watch_holds,
                 orders=Orders(store, ledger, now_ms=now_ms).watch,
                 refusals=refusals.watch,
+                **({"mcp_servers": tool_servers.watch} if tool_servers else {}),
             )
         )
         lifecycle.phase = Phase.READY
@@ -444,6 +453,18 @@ def _log_prices(settings: Settings, published: Published) -> None:
     for entry in settings.models:
         if (model := published.current.get(entry.id)) is not None:
             logger.info(price_line(model))
+
+
+def _tool_servers(settings: Settings, environ: Mapping[str, str]) -> ToolServers:
+    if not settings.mcp_servers:
+        return ToolServers(are_exposed=settings.mcp.expose_tools)
+    from mcp_gateway.core.mcp_client.reach import reach_of  # noqa: PLC0415 - the SDK takes 1 s to import
+    from mcp_gateway.core.mcp_client.watched import WatchedServer  # noqa: PLC0415 - the same
+
+    random = Random()  # noqa: S311 - spreads load; keeps no secret
+    reaches = [reach_of(server, environ) for server in settings.mcp_servers]
+    watched = [WatchedServer(reach, settings.mcp, random) for reach in reaches]
+    return ToolServers(watched, are_exposed=settings.mcp.expose_tools)
 
 
 def _breaker(upstream: UpstreamSettings) -> Breaker:

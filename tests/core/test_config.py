@@ -603,6 +603,16 @@ def inline_toml(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
+OF_PROGRAMS = ("command", "args", "env", "api_key_file")
+"""Settings that exclude others of the example."""
+
+
+def switched_on(*, but: tuple[str, ...] = OF_PROGRAMS) -> str:
+    """The example file with every line but these switched on."""
+    everything = re.sub(r"^#(?=\S)", "", example_toml(), flags=re.M)
+    return "\n".join(line for line in everything.splitlines() if line.partition(" = ")[0] not in but)
+
+
 class TestReference:
     def test_the_example_file_is_current(self) -> None:
         assert (ROOT / "gateway.example.toml").read_text(encoding="utf-8") == example_toml(), "run: make docs"
@@ -616,11 +626,13 @@ class TestReference:
         assert load(example_toml()) == Settings()
 
     def test_the_example_file_loads_with_every_line_switched_on(self) -> None:
-        everything = re.sub(r"^#(?=\S)", "", example_toml(), flags=re.M)
-        settings = load(everything)
+        settings = load(switched_on())
         assert [model.id for model in settings.models] == ["gwmm/gemma-4-12b-it"]
-        written = tomllib.loads(everything)
-        written["models"] = written["models"][0]
+        assert [server.url for server in settings.mcp_servers] == ["https://mcp.example.com/mcp"]
+        programs = load(switched_on(but=("url", "transport", "api_key_env", "api_key_file", "api_key_header")))
+        assert [server.command for server in programs.mcp_servers] == ["uvx"]
+        written = tomllib.loads(switched_on(but=()))
+        written["models"], written["mcp_servers"] = written["models"][0], written["mcp_servers"][0]
         written["models"]["pricing"]["tiers"] = written["models"]["pricing"]["tiers"][0]
         for setting in SETTINGS:
             table = written
@@ -629,7 +641,7 @@ class TestReference:
             assert setting.path[-1] in table
 
     def test_a_switched_on_line_shows_the_default_unless_the_setting_has_an_example(self) -> None:
-        settings = load(re.sub(r"^#(?=\S)", "", example_toml(), flags=re.M))
+        settings = load(switched_on())
         assert (settings.limits, settings.guests, settings.upstream) == (
             Settings().limits,
             Settings().guests,
@@ -681,3 +693,45 @@ def test_values_that_are_made_without_settings_have_the_defaults_of_the_settings
     transport = _transport("http://127.0.0.1", settings.upstream)
     assert (transport.timeouts, transport.limits) == (Timeouts(), TransportLimits())
     assert signature(Ledger).parameters["settle_wait_s"].default == settings.wallet.settle_wait_s
+
+
+class TestMcpServers:
+    URL = 'label = "a"\nurl = "http://127.0.0.1:9/mcp"\n'
+    PROGRAM = 'label = "a"\ncommand = "server"\n'
+
+    def test_a_server_is_for_nobody_unless_it_says_for_whom(self) -> None:
+        [server] = load(f"[[mcp_servers]]\n{self.URL}").mcp_servers
+        assert (server.accounts, server.tools, server.shared) == ((), ("*",), False)
+
+    @each(
+        ("lines", "told"),
+        [
+            ('label = "a"', "needs either url or command"),
+            (URL + 'command = "x"', "needs either url or command"),
+            (URL + 'args = ["x"]', "args and env are for a command"),
+            (URL + 'env = ["X"]', "args and env are for a command"),
+            (PROGRAM + 'api_key_env = "X"', "api_key_... are for a url"),
+            (PROGRAM + 'transport = "sse"', "api_key_... are for a url"),
+            (URL + 'api_key_env = "X"\napi_key_file = "y"', "not both"),
+            (URL + 'api_key_header = "X-Key"', "no key"),
+            ('label = "a b"\ncommand = "x"', "label: "),
+            ('label = "a"\nurl = "ftp://x"', "url: must be an address"),
+            ('label = "a"\nurl = "https://me:pass@example.com/mcp"', "api_key_env"),
+            ('label = "a"\nurl = "https://example.com/mcp#x"', "without user name"),
+            (URL + 'accounts = ["acc_guest"]', "guests have none"),
+            (URL + 'accounts = ["alice"]', "must be an account's id"),
+            (URL + 'account = ["*"]', "did you mean accounts?"),
+            (URL + f"[[mcp_servers]]\n{PROGRAM}", "each label must stand once"),
+        ],
+    )
+    def test_what_cannot_be_meant_is_refused(self, lines: str, told: str) -> None:
+        found = fault(f"[[mcp_servers]]\n{lines}")
+        assert "[[mcp_servers]]" in found or "mcp_servers" in found
+        assert told in found
+        assert "pass" not in found.replace("password", "")
+
+    def test_servers_are_written_in_the_file_and_in_no_variable(self) -> None:
+        assert fault(GATEWAY_MCP_SERVERS="x") == (
+            "GATEWAY_MCP_SERVERS: mcp servers are written in the configuration file, as [[mcp_servers]]"
+        )
+        assert "[[mcp_servers]], with double brackets" in fault("[mcp_servers]\nlabel = 'a'")

@@ -42,7 +42,7 @@ BODIES: dict[tuple[str, str], Json] = {
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def door(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Door]:
-    async with open_door(tmp_path_factory.mktemp("openapi")) as door:
+    async with open_door(tmp_path_factory.mktemp("openapi"), mcp={"expose_tools": True}) as door:
         yield door
         await door.nothing_is_left()
 

@@ -141,6 +141,17 @@ def makers_of(maker: Key | None, now_ms: int) -> tuple[Maker, ...]:
     return makers
 
 
+_MOST_MINTED_IN_LINE = 8
+"""Each made by the one before: every request of the last is spent by all of them."""
+
+
+def check_line(minted: int) -> None:
+    """Raises GatewayError `conflict` where so many minted keys stand before one that is to be minted, too."""
+    if minted >= _MOST_MINTED_IN_LINE:
+        message = f"This key is the last in a line of {_MOST_MINTED_IN_LINE} minted ones, and mints none."
+        raise GatewayError("conflict", message)
+
+
 def counted_for_ms(*, is_minted: bool) -> int:
     """The window in which a key that is made counts."""
     return MINUTE_MS if is_minted else DAY_MS

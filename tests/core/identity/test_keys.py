@@ -466,6 +466,23 @@ async def test_of_a_branch_that_ends_its_head_is_noted_and_of_a_minted_key_nothi
     assert caught.value.code == "revoked_api_key"
 
 
+@pytest.mark.parametrize("has_budget", [True, False])
+async def test_a_line_of_minted_keys_has_an_end_wherever_it_begins(
+    account: str, store: Store, clock: MsClock, has_budget: bool
+) -> None:
+    keys = KeyRing(store, new_id=new_id, now_ms=clock, most=KeysPerAccount(live=99, a_day=99))
+    last, _ = await keys.create(account)
+    for _ in range(10):
+        last, _ = await keys.create(account, made_by=last.id)
+    last = await mint(keys, last)
+    for _ in range(7):
+        last, _ = await keys.create(account, made_by=last.id, has_budget=has_budget)
+    for with_budget in (True, False):
+        assert await refusal(keys.create(account, made_by=last.id, has_budget=with_budget)) == "conflict"
+    maker_id = last.made_by
+    assert (await keys.create(account, made_by=maker_id))[0].is_minted
+
+
 async def test_the_operators_keys_mint_nothing_by_having_a_budget(keys: KeyRing, account: str) -> None:
     key, _ = await keys.create(account, has_budget=True)
     assert not key.is_minted

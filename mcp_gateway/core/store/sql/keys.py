@@ -31,6 +31,7 @@ from mcp_gateway.core.identity.keys import (
     KeyCounts,
     Maker,
     State,
+    check_line,
     check_lowered,
     check_room,
     counted_for_ms,
@@ -125,6 +126,7 @@ def _create(transaction: Transaction, write: CreateKey) -> Key:
     maker = None if key.made_by is None else _by_id(transaction, KeyById(key.made_by))
     makers = () if key.made_by is None else makers_of(maker, key.created_at_ms)
     is_minted = maker is not None and (write.has_budget or maker.is_minted)
+    check_line(_count_minted(transaction, makers))
     _check_room(transaction, write, is_minted=is_minted)
     group_id = None if write.group is None else _group_id(transaction, key.account_id, write.group)
     if write.keep is not None:
@@ -141,6 +143,12 @@ def _create(transaction: Transaction, write: CreateKey) -> Key:
     if not is_minted:  # which may use no more than its maker
         note_change(transaction, LIMITS_OF + key.account_id)
     return replace(key, makers=makers, group_id=group_id, group=write.group, is_minted=is_minted)
+
+
+def _count_minted(rows: Rows, makers: Sequence[Maker]) -> int:
+    sql = "SELECT COUNT(*) FROM json_each(?) CROSS JOIN minted_keys ON key_id = value"
+    ((count,),) = rows.all(sql, (orjson.dumps([maker.key_id for maker in makers]).decode(),))
+    return int(count)
 
 
 def _check_room(transaction: Transaction, write: CreateKey, *, is_minted: bool) -> None:

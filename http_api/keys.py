@@ -76,6 +76,7 @@ class NewKey(KeyChange):
         Annotated[list[Annotated[str, Field(max_length=1000)]], Field(min_length=1, max_length=MAX_MODELS)] | None
     ) = None
     budgets: Annotated[list[NewBudget], Field(max_length=MAX_BUDGETS)] | None = None
+    mint_over_mcp: bool | None = None
 
 
 class RevokeQuery(Query):
@@ -99,6 +100,7 @@ class KeyObject(Told):
     group: str | None
     models: list[str] | None
     scopes: list[KeyScope]
+    mint_over_mcp: bool
     requests_per_minute: int | None
     requests_per_day: int | None
     tokens_per_minute: int | None
@@ -200,6 +202,7 @@ class Keys:
                 WantedBudget(budget_amount(one.amount_usd, f"budgets.{number}.amount_usd"), one.window)
                 for number, one in enumerate(asked.budgets or ())
             ],
+            may_mint_over_mcp=asked.mint_over_mcp or False,
         )
 
     async def _own_key(self, asked: Asked[Any, Any]) -> Key:
@@ -239,6 +242,7 @@ class Keys:
             "group": key.group,
             "models": None if key.models is None else sorted(key.models),
             "scopes": [scope for scope in SCOPES if scope in key.scopes],
+            "mint_over_mcp": key.may_mint_over_mcp,
             **{name: getattr(allowance, name) for name in LIMIT_NAMES},
             "budgets": [one.as_object().model_dump() for one in budgets],
         }

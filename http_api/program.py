@@ -31,7 +31,6 @@ async def run(settings: Settings, *, desk_options: str = "") -> None:
     descriptors = raise_limit()
     async with open_gateway(settings) as gateway:
         door = mcp_door(gateway)
-        gateway.known_keys.on_close(lambda key_id, _: door.close_key(key_id))
         async with door.run():
             gc.collect()
             gc.freeze()  # what start-up made lives on: a full collection would walk it for tens of milliseconds
@@ -78,7 +77,7 @@ def census_of(gateway: Gateway, most_connections: int) -> Census:
 
 def mcp_door(gateway: Gateway) -> McpDoor:
     """The MCP door over an open gateway."""
-    return build_door(
+    door = build_door(
         settings=gateway.settings,
         version=gateway.version,
         new_id=gateway.new_id,
@@ -87,11 +86,17 @@ def mcp_door(gateway: Gateway) -> McpDoor:
         pool=gateway.pool,
         limiter=gateway.limiter,
         ledger=gateway.ledger,
+        keys=gateway.keys,
+        mint=gateway.mint,
+        idempotency=gateway.idempotency,
         payments=gateway.payments,
         lifecycle=gateway.lifecycle,
         addresses=gateway.addresses,
         note_refusal=gateway.refusals.note,
     )
+    gateway.known_keys.on_close(lambda key_id, _: door.close_key(key_id))
+    gateway.known_keys.on_right_changed(door.publish_other_tools)
+    return door
 
 
 def _base_url(settings: Settings, host: str, port: int) -> str:

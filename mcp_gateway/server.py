@@ -17,11 +17,16 @@ from mcp_gateway.core.catalog import Published
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import GatewayError, internal_error, outline
+from mcp_gateway.core.idempotency import Idempotency
 from mcp_gateway.core.identity.address import AddressReader
+from mcp_gateway.core.identity.key_ring import KeyRing
+from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.inference.exchange import Inference
 from mcp_gateway.core.json_bounds import JsonBounds
+from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.lifecycle import Lifecycle
 from mcp_gateway.core.limits.limiter import Limiter
+from mcp_gateway.core.minting import Mint
 from mcp_gateway.core.payments.payments import Payments
 from mcp_gateway.core.payments.topup_terms import TopupTerms
 from mcp_gateway.core.text import shown
@@ -34,8 +39,10 @@ from mcp_gateway.mcp_door.sessions import Session
 from mcp_gateway.tools import prompts
 from mcp_gateway.tools.chat_completion import ChatCompletion
 from mcp_gateway.tools.completion import complete
+from mcp_gateway.tools.create_budget import BudgetCreation
 from mcp_gateway.tools.embeddings import Embeddings
-from mcp_gateway.tools.get_balance import GetBalance, Wallets
+from mcp_gateway.tools.end_budget import BudgetEnding
+from mcp_gateway.tools.get_balance import GetBalance
 from mcp_gateway.tools.list_models import ListModels
 from mcp_gateway.tools.progress import ProgressReports, telling
 from mcp_gateway.tools.prompts import Prompts
@@ -48,7 +55,8 @@ from mcp_gateway.wire.bodies import BodyLimits
 logger = getLogger(__name__)
 
 _FIXED = CacheHint(ttl_ms=3_600_000, scope="public")
-_TOOLS = CacheHint(ttl_ms=60_000, scope="public")
+_TOOLS = CacheHint(ttl_ms=60_000, scope="private")
+"""Those that make keys are listed only for callers that may."""
 _CATALOG = CacheHint(ttl_ms=60_000, scope="private")
 """Who may see models, and at which prices, rests on the caller: no cache may give one's answer to another."""
 _MODEL = CacheHint(ttl_ms=5_000, scope="private")
@@ -69,7 +77,8 @@ _TITLED_SINCE = "2025-06-18"
 _INSTRUCTIONS = (
     "Ask other language models through this gateway. Call list_models for the model ids, their prices and what they "
     "can do, chat_completion to get a model's reply (it says what the call cost), embeddings, where it is listed, for "
-    "vectors of texts, and get_balance to see what is left. "
+    "vectors of texts, and get_balance to see what is left. create_budget, where it is listed, makes an API key with "
+    "an amount of its own for another agent. "
     "A failed call says in `code` and `message` what to change; where `retry_after_s` is given, wait that long."
 )
 
@@ -102,7 +111,10 @@ class Handlers:
 
     async def list_tools(self, ctx: Context, params: Page) -> types.ListToolsResult:
         _check_page(params)
-        listed = [_tool_at(ctx.protocol_version, tool.definition) for tool in self._tools.listed()]
+        listed = [
+            _tool_at(ctx.protocol_version, tool.definition)
+            for tool in self._tools.listed(caller_of(cast(RequestContext, ctx.request)))
+        ]
         return types.ListToolsResult(tools=listed)
 
     async def call_tool(self, ctx: Context, params: types.CallToolRequestParams) -> Any:
@@ -238,7 +250,10 @@ def build_door(
     published: Published,
     pool: Pool,
     limiter: Limiter,
-    ledger: Wallets,
+    ledger: Ledger,
+    keys: KeyRing,
+    mint: Mint,
+    idempotency: Idempotency,
     payments: Payments | None,
     lifecycle: Lifecycle,
     addresses: AddressReader,
@@ -249,8 +264,17 @@ def build_door(
     tools: list[Tool] = [
         ChatCompletion(inference, json_bounds, collect_above_tokens=settings.mcp.collect_above_tokens),
         ListModels(published, pool, limiter),
-        GetBalance(ledger, limiter, settings.guests, topup_url=settings.topup_url),
+        GetBalance(ledger, keys, limiter, settings.guests, topup_url=settings.topup_url),
         Embeddings(inference, json_bounds),
+        BudgetCreation(
+            mint,
+            idempotency,
+            limiter,
+            json_bounds,
+            max_lifetime_s=settings.mcp.max_budget_lifetime_s,
+            now_ms=now_ms,
+        ),
+        BudgetEnding(keys, ledger, limiter),
     ]
     tool_list = ToolList(tools, published)
     resources = Resources(published, pool)
@@ -318,6 +342,8 @@ def _is_plain_call(ctx: Context, params: Mapping[str, Any]) -> bool:
 async def _called(tool: Tool, arguments: dict[str, Any], invocation: Invocation) -> Result:
     """A tool's result; a bug in it is one that tells nothing but the request's id."""
     invocation.caller.check_scope(tool.scope)
+    if tool.is_for_minters:
+        invocation.caller.check_may_mint_over_mcp()
     try:
         return await tool(arguments, invocation)
     except GatewayError:

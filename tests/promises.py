@@ -509,6 +509,9 @@ AREAS: dict[str, Area] = {
                 "tests/doors/test_minted_keys.py",
                 "tests/doors/test_minted_sight.py",
             ],
+            "A key that may mint over MCP, and no other, makes keys with budgets by a tool, which do inference alone and end with it.": [
+                "tests/doors/test_mcp_budgets.py",
+            ],
             "A key that was made for some models asks for those alone, and is told of no others.": [
                 "tests/doors/test_key_models.py",
             ],

@@ -29,6 +29,7 @@ from mcp_gateway.core.identity.own_limits import OwnLimits
 from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.ledger.entries import HeldNow
 from mcp_gateway.core.money import parse_usd
+from mcp_gateway.mcp_door.endpoints import McpDoor
 from tests.databases import migrated, store_of
 from tests.declared import declared_by
 from tests.logged import lines_logged
@@ -77,6 +78,7 @@ class Door:
     errors: list[str]
     """What the server, the loop or the gateway logged as an error since it began."""
     operations: Sequence[AnyOperation]
+    mcp_door: McpDoor
     _stack: contextlib.AsyncExitStack
     _desk: Desk | None = None
 
@@ -236,7 +238,7 @@ async def open_door(data_dir: Path, clock: Clock | None = None, **settings: Any)
         hooks = {"response": [declared_by(operations)]}
         client = httpx2.AsyncClient(base_url=url, timeout=PATIENCE_S * 3, event_hooks=hooks, verify=NO_TLS)
         http = await stack.enter_async_context(client)
-        yield Door(gateway, server, url, port, http, clock, data_dir, errors, operations, stack)
+        yield Door(gateway, server, url, port, http, clock, data_dir, errors, operations, mcp, stack)
 
 
 @contextlib.asynccontextmanager

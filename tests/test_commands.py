@@ -370,6 +370,22 @@ def test_a_key_is_made_for_the_models_that_are_named(data_dir: Path) -> None:
     assert len(told("keys", "list")) == 2
 
 
+def test_a_key_is_let_mint_over_mcp_and_loses_the_right(data_dir: Path) -> None:
+    account = made("accounts", "create", "Ann")
+    key = told("keys", "create", "--account", account, "--mint-over-mcp")
+    assert key["mint_over_mcp"] is True
+    assert run("keys", "list").stdout.strip().endswith("mints over MCP")
+    assert told("keys", "change", key["id"], "--name", "x")["mint_over_mcp"] is True
+    assert told("keys", "change", key["id"], "--no-mint-over-mcp")["mint_over_mcp"] is False
+    assert told("keys", "change", key["id"], "--mint-over-mcp")["mint_over_mcp"] is True
+    assert told("keys", "create", "--account", account)["mint_over_mcp"] is False
+    narrow = told("keys", "create", "--account", account, "--scope", "inference")["id"]
+    for asked in (("create", "--account", account, "--test", "--mint-over-mcp"), ("change", narrow, "--mint-over-mcp")):
+        refused = run("keys", *asked)
+        assert (refused.exit_code, "scope `manage`" in refused.stderr) == (USAGE, True)
+    assert len(told("keys", "list")) == 3
+
+
 def test_a_budget_that_has_ended_is_not_ended_again(data_dir: Path) -> None:
     account = made("accounts", "create", "Ann")
     budget = made("budgets", "create", account, "--budget", "5 USD/day")

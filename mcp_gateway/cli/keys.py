@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -59,6 +60,9 @@ def create_key(
         list[str] | None,
         typer.Option(help="What alone it may ask for: ids between commas; repeatable.", metavar="MODEL,..."),
     ] = None,
+    mint_over_mcp: Annotated[
+        bool, typer.Option("--mint-over-mcp", help="Let it make keys with budgets by a tool, where a model sees them.")
+    ] = False,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     quiet: QuietOption = False,
@@ -83,6 +87,7 @@ def create_key(
             expires_at_ms=expires_at_ms,
             group=group,
             models=_models_given(models),
+            may_mint_over_mcp=mint_over_mcp,
         )
         await _bound(desk, key, budgets)
         words = raw if quiet else f"key {key.id} of {account}; keep it, it is not shown again:\n{raw}"
@@ -120,6 +125,10 @@ def change_key(
         str | None,
         typer.Option(help="The account's group of keys that it is put into; '' for none. Left out: as it was."),
     ] = None,
+    mint_over_mcp: Annotated[
+        bool | None,
+        typer.Option(help="Let it make keys with budgets by a tool, or not, nor what it made. Left out: as it was."),
+    ] = None,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     is_json: JsonOption = False,
@@ -128,12 +137,12 @@ def change_key(
     limits = limits_given(requests_per_minute, requests_per_day, tokens_per_minute, in_flight)
 
     async def work(desk: Desk) -> None:
-        is_asked = name is not None or group is not None or limits
-        changed = desk.keys.change(key, name=name, limits=limits, group=group) if is_asked else desk.keys.get(key)
-        found = await changed
+        is_asked = any(given is not None for given in (name, group, mint_over_mcp)) or limits
+        change = partial(desk.keys.change, name=name, limits=limits, group=group, may_mint_over_mcp=mint_over_mcp)
+        found = await (change if is_asked else desk.keys.get)(key)
         words = f"key {key} ({shown(found.name, LISTED_CHARS)}): "
         limits_now = limits_in_words(found.limits) or "the configured limits"
-        words += ", ".join(filter(None, (limits_now, _group_in_words(found))))
+        words += ", ".join(filter(None, (limits_now, _group_in_words(found), _minting_in_words(found))))
         answer(words, (await _objects(desk, [found]))[0], is_json=is_json)
 
     at_desk(config, data_dir, work)
@@ -188,13 +197,17 @@ def _scope(name: str) -> KeyScope:
 
 
 def _line(key: Key) -> str:
-    own = _own_rights(key), limits_in_words(key.limits), _group_in_words(key)
+    own = _own_rights(key), limits_in_words(key.limits), _group_in_words(key), _minting_in_words(key)
     notes = " ".join(filter(None, (shown(key.name, LISTED_CHARS), *own)))
     return f"{key.id:<38}{key.account_id:<38}{key.prefix + '...':<18}{key.state_at(now_ms()):<9}{notes}"
 
 
 def _group_in_words(key: Key) -> str:
     return "" if key.group is None else f"in the group {shown(key.group)}"
+
+
+def _minting_in_words(key: Key) -> str:
+    return "mints over MCP" if key.may_mint_over_mcp else ""
 
 
 def _own_rights(key: Key) -> str:
@@ -230,6 +243,7 @@ def _object(key: Key, budgets: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "group": key.group,
         "models": None if key.models is None else sorted(key.models),
         "scopes": [scope for scope in SCOPES if scope in key.scopes],
+        "mint_over_mcp": key.may_mint_over_mcp,
         "limits": limits_object(key.limits),
         "budgets": list(budgets),
     }

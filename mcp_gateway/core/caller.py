@@ -101,6 +101,8 @@ class Caller:
     """The ids or aliases of all that it may ask for; None for whatever is published."""
     is_minted: bool = field(default=False, compare=False)
     """Whether its key sees itself and what it has made alone, and of its account nothing else."""
+    may_mint_over_mcp: bool = False
+    """Whether it may make keys with budgets by a tool."""
     key_id: str | None = field(init=False, compare=False)
     """Of the key that is shown; None without one."""
     is_guest: bool = field(init=False, compare=False)
@@ -118,6 +120,13 @@ class Caller:
         """Raises GatewayError `insufficient_scope` for a key without it."""
         if scope not in self.scopes:
             raise lacking_scope(scope)
+
+    def check_may_mint_over_mcp(self) -> None:
+        """Raises GatewayError `missing_credentials`, `insufficient_permissions`."""
+        if self.is_guest:
+            raise GatewayError("missing_credentials", "Only callers with an API key may have budgets made.")
+        if not self.may_mint_over_mcp:
+            raise lacking_right()
 
     @property
     def subject(self) -> str:
@@ -137,3 +146,8 @@ class Caller:
 
 def lacking_scope(scope: KeyScope) -> GatewayError:
     return GatewayError("insufficient_scope", f"This API key does not have the scope `{scope}`.")
+
+
+def lacking_right(param: str | None = None) -> GatewayError:
+    """Of a key that may not mint over MCP."""
+    return GatewayError("insufficient_permissions", "This API key may not mint over MCP.", param=param)

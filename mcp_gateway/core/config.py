@@ -674,6 +674,8 @@ class McpSettings(Section):
     """How often a server is asked for its tools, beside whenever it says that they have changed."""
     tool_sessions_per_server: Positive = 64
     """Sessions at once of accounts at one server that is not `shared`; a new one ends the longest unused."""
+    max_budget_lifetime_s: Positive = 86_400
+    """The longest that a key may live which create_budget makes."""
 
 
 class McpServerSettings(Section):

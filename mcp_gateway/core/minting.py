@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from mcp_gateway.core.caller import Caller, KeyScope, lacking_scope
+from mcp_gateway.core.caller import Caller, KeyScope, lacking_right, lacking_scope
 from mcp_gateway.core.catalog import Published
 from mcp_gateway.core.engine import Write
 from mcp_gateway.core.errors import GatewayError
@@ -21,8 +21,6 @@ MAX_NAME_CHARS = 200
 MAX_MODELS = 100
 MAX_BUDGETS = 8
 """Of one new key."""
-_MOST_WITH_BUDGETS = 8
-"""Keys with budgets in a line, each made by the one before: every request of the last is held of all their budgets."""
 
 
 class WantedBudget(NamedTuple):
@@ -50,6 +48,7 @@ class WantedKey:
     end: WantedEnd | None = None
     models: Sequence[str] | None = None
     budgets: Sequence[WantedBudget] = ()
+    may_mint_over_mcp: bool = False
 
 
 class MintedKey(NamedTuple):
@@ -78,15 +77,17 @@ class Mint:
         """A key that the caller's has made, with its budgets and with what `keep` makes of both, in one transaction.
 
         Raises GatewayError as KeyRing.create, and for what the caller's key may not do itself: `insufficient_scope`,
-        `insufficient_permissions`, `model_not_found`; `conflict` for a budget below too many others.
+        `insufficient_permissions`, `model_not_found`.
         """
         maker = await self._keys.get(caller.key_id or "")
         check_lowered(caller.allowance, wanted.limits)
         scopes = _granted(maker, wanted.scopes, is_test=wanted.is_test)
+        if wanted.may_mint_over_mcp and not maker.may_mint_over_mcp:
+            raise lacking_right("mint_over_mcp")
         expires_at_ms = _ending(maker, wanted.end)
         models = maker.models if wanted.models is None else self._models_of(caller, wanted.models)
-        if wanted.budgets:  # read also so that the account's zone is known
-            _check_depth(maker, await self._ledger.budgets(maker.account_id, maker.holders))
+        if wanted.budgets:
+            await self._ledger.budgets_held_by(maker.account_id, ())  # so that its zone is known
         made: list[BudgetStanding] = []
 
         def keep_with_budgets(key: Key) -> Write[None] | None:
@@ -104,6 +105,7 @@ class Mint:
             made_by=maker.id,
             models=models,
             has_budget=bool(wanted.budgets),
+            may_mint_over_mcp=wanted.may_mint_over_mcp,
             keep=keep_with_budgets,
             and_then=lambda _: [MakeBudgets(tuple(standing.budget for standing in made))],
         )
@@ -146,11 +148,3 @@ def _ending(maker: Key, wanted: WantedEnd | None) -> int | None:
         message = f"`{wanted.param}` must not be after {maker.expires_at_ms // 1000}, when the key that asks expires."
         raise GatewayError("insufficient_permissions", message, param=wanted.param)
     return wanted.at_ms
-
-
-def _check_depth(maker: Key, bounding: Sequence[BudgetStanding]) -> None:
-    """Raises GatewayError `conflict` for the last of a line in which as many keys have budgets as may."""
-    line = {maker.id, *(one.key_id for one in maker.makers)}
-    if len(line & {standing.budget.holder for standing in bounding}) >= _MOST_WITH_BUDGETS:
-        message = f"This key is the last in a line of {_MOST_WITH_BUDGETS} that have budgets; it makes none with one."
-        raise GatewayError("conflict", message)

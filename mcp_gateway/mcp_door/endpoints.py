@@ -12,7 +12,7 @@ from typing import Any
 
 from mcp.server import Server, ServerRequestContext
 from mcp.server.connection import Connection
-from mcp.shared.subscriptions import ServerEvent
+from mcp.shared.subscriptions import ServerEvent, ToolsListChanged
 from mcp.types import (
     DEFAULT_NEGOTIATED_VERSION,
     INVALID_REQUEST,
@@ -125,6 +125,11 @@ class McpDoor:
         """Tell the clients that want to know what has changed."""
         if events:
             self.subscriptions.publish(self._all_sessions(), events)
+
+    def publish_other_tools(self, key_id: str) -> None:
+        """Tell the clients of a key that other tools are listed for it now."""
+        sessions = [session for session in self._all_sessions() if session.owner[1] == key_id]
+        self.subscriptions.publish(sessions, [ToolsListChanged()], key_id)
 
     def publish_changes(self) -> None:
         self.publish(*self._take_changes())

@@ -151,11 +151,16 @@ class Subscriptions:
             self._end(listener)
         return SubscriptionsListenResult(_meta=meta)
 
-    def publish(self, sessions: Iterable[Session], events: Collection[ServerEvent]) -> None:
-        """Tell open listen streams, and those of the sessions that listen, each by the URIs that its client wrote."""
+    def publish(self, sessions: Iterable[Session], events: Collection[ServerEvent], key_id: str | None = None) -> None:
+        """Tell open listen streams, and those of the sessions that listen, each by the URIs that its client wrote.
+
+        With `key_id` the listen streams of that key alone.
+        """
         updated = {event.uri for event in events if isinstance(event, ResourceUpdated)}
         others = [event for event in events if not isinstance(event, ResourceUpdated)]
         for listener in self._open:
+            if key_id is not None and listener.owner[1] != key_id:
+                continue
             for event in _told(listener.uris, updated, others):
                 listener.note(event)
         payload_of = functools.cache(_payload)

@@ -170,6 +170,7 @@ class ChatCompletion:
 
     scope: KeyScope = "inference"
     needs: Task | None = None
+    is_for_minters = False
     is_text_whole = True
     definition = types.Tool(
         name="chat_completion",

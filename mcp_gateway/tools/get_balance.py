@@ -1,17 +1,28 @@
-"""get_balance: what the caller's account has left, in money and in this window's limits."""
+"""get_balance: what the caller has left: its account's money, budgets, this window's limits; and what it gave away."""
 
-from typing import Any, Protocol
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from mcp import types
 
 from mcp_gateway.core.caller import Caller, KeyScope
 from mcp_gateway.core.config import GuestSettings, Task
+from mcp_gateway.core.identity.key_ring import KeyRing
+from mcp_gateway.core.identity.keys import Key
+from mcp_gateway.core.ledger.budgets import BudgetStanding
+from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.wallet import WalletObject
 from mcp_gateway.tools.arguments import Arguments
+from mcp_gateway.tools.budgets import BUDGET_PROPERTIES, BUDGETS, EXPIRES_AT, told, told_in_words
 from mcp_gateway.tools.tool import Invocation, Result, output_schema, result
 
 ARGUMENTS = Arguments({"type": "object", "properties": {}})
+_MOST_BUDGETS = 20
+_MOST_MADE = 20
+_WHOSE = ("key", "maker", "group", "account")
+"""Of a budget: the caller's key, one that stands behind it, their groups, or all keys of the account."""
 _LIMIT = {"type": "integer"}
 _WALLET = {
     name: {word: said for word, said in schema.items() if word != "title"}
@@ -23,6 +34,29 @@ _OUTPUT = output_schema(
         "is_guest": {"type": "boolean"},
         **_WALLET,
         "topup_url": {"type": "string", "description": "Where the account is topped up."},
+        "budgets": {
+            "type": "array",
+            "description": "What your requests are spent of, too, the least left first.",
+            "items": {
+                "type": "object",
+                "properties": BUDGET_PROPERTIES | {"whose": {"type": "string", "enum": list(_WHOSE)}},
+            },
+        },
+        "budgets_untold": {"type": "integer", "description": "How many more there are."},
+        "made": {
+            "type": "array",
+            "description": "The keys that yours has made with budgets, the newest first.",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "key_id": {"type": "string"},
+                    "name": {"type": "string"},
+                    "expires_at": EXPIRES_AT,
+                    "budgets": BUDGETS,
+                },
+            },
+        },
+        "made_untold": {"type": "integer", "description": "How many more there are."},
         "limits": {
             "type": "object",
             "description": "Of your key or of all keys of your account together, whichever leaves less. What has no "
@@ -42,28 +76,18 @@ _OUTPUT = output_schema(
 )
 
 
-class SupportsWalletObject(Protocol):
-    """Of a wallet, in the words of both doors."""
-
-    def as_object(self) -> WalletObject: ...
-
-
-class Wallets(Protocol):
-    """The part of the ledger that is asked here."""
-
-    async def balance(self, account_id: str) -> SupportsWalletObject: ...
-
-
 class GetBalance:
     """The caller's own account; a guest learns what a guest may do, and a test key its limits alone."""
 
     scope: KeyScope = "inference"
     needs: Task | None = None
+    is_for_minters = False
     is_text_whole = True
     definition = types.Tool(
         name="get_balance",
         title="Get balance",
-        description="Show your account's balance in USD, where to top it up, and what is left of your rate limits.",
+        description="Show your account's balance in USD, where to top it up, what is left of your budgets and rate "
+        "limits, and the budgets that your key has made.",
         input_schema=ARGUMENTS.schema,
         output_schema=_OUTPUT,
         annotations=types.ToolAnnotations(
@@ -72,9 +96,10 @@ class GetBalance:
     )
 
     def __init__(
-        self, wallets: Wallets, limiter: Limiter, guests: GuestSettings, *, topup_url: str | None = None
+        self, ledger: Ledger, keys: KeyRing, limiter: Limiter, guests: GuestSettings, *, topup_url: str | None = None
     ) -> None:
-        self._wallets = wallets
+        self._ledger = ledger
+        self._keys = keys
         self._limiter = limiter
         self._guests = guests
         self._topup_url = topup_url
@@ -88,15 +113,33 @@ class GetBalance:
             "is_guest": caller.is_guest,
             "currency": "USD",
             **({} if caller.is_test else await self._money(caller)),
+            **await self._budgets(caller),
             "limits": self._limits(caller),
         }
         return result(self._guest_text() if caller.is_guest else _text(facts), facts)
 
     async def _money(self, caller: Caller) -> dict[str, str]:
-        money = (await self._wallets.balance(caller.account_id)).as_object().model_dump()
+        money = (await self._ledger.balance(caller.account_id)).as_object().model_dump()
         if self._topup_url is not None and not caller.is_guest:
             money["topup_url"] = self._topup_url
         return money
+
+    async def _budgets(self, caller: Caller) -> dict[str, Any]:
+        """Those that bind the caller, and those of the keys that its key has made; nothing for most."""
+        if caller.is_guest or caller.is_test:
+            return {}
+        binding = await self._ledger.budgets(caller.account_id, caller.spent_by)
+        binding.sort(key=lambda one: one.left_nano)
+        told_of = [_binding(caller, one) for one in binding[:_MOST_BUDGETS]]
+        facts = _some("budgets", told_of, len(binding))
+        return facts | (await self._made(caller) if caller.may("manage") else {})
+
+    async def _made(self, caller: Caller) -> dict[str, Any]:
+        made = await self._keys.newest_minted(caller.account_id, caller.key_id or "", _MOST_MADE)
+        held = defaultdict[str, list[BudgetStanding]](list)
+        for one in await self._ledger.budgets_held_by(caller.account_id, [key.id for key in made.newest]):
+            held[one.budget.holder].append(one)
+        return _some("made", [_child(key, held[key.id]) for key in made.newest], made.number)
 
     def _limits(self, caller: Caller) -> dict[str, Any]:
         standing = self._limiter.standing(caller)
@@ -130,9 +173,43 @@ def _text(facts: dict[str, Any]) -> str:
     ):
         if limit in limits:
             parts.append(f"{limits[left]} of {limits[limit]} {name} left.")
+    parts += _budgets_text(facts)
     if "topup_url" in facts:
         parts.append(f"Top up at {facts['topup_url']}.")
     return " ".join(parts)
+
+
+def _some(name: str, told_of: list[dict[str, Any]], number: int) -> dict[str, Any]:
+    """Those that are told of so many, and how many are not."""
+    facts: dict[str, Any] = {name: told_of} if told_of else {}
+    return facts | ({f"{name}_untold": number - len(told_of)} if number > len(told_of) else {})
+
+
+def _binding(caller: Caller, standing: BudgetStanding) -> dict[str, Any]:
+    budget = standing.budget
+    whose = {caller.key_id: "key", caller.account_id: "account"}.get(budget.holder)
+    return told(standing) | {"whose": whose or ("maker" if budget.group is None else "group")}
+
+
+def _child(key: Key, standings: Iterable[BudgetStanding]) -> dict[str, Any]:
+    facts: dict[str, Any] = {"key_id": key.id, "budgets": [told(one) for one in standings]}
+    if key.name:
+        facts["name"] = key.name
+    if key.expires_at_ms is not None:
+        facts["expires_at"] = key.expires_at_ms // 1000
+    return facts
+
+
+def _budgets_text(facts: dict[str, Any]) -> Iterator[str]:
+    for budget in facts.get("budgets", ()):
+        yield f"Budget of your {budget['whose']}: {told_in_words([budget])}."
+    if "budgets_untold" in facts:
+        yield f"{facts['budgets_untold']} more budgets bind you."
+    for child in facts.get("made", ()):
+        name = f" '{child['name']}'" if "name" in child else ""
+        yield f"Your key made {child['key_id']}{name}: {told_in_words(child['budgets']) or 'no budget of its own'}."
+    if "made_untold" in facts:
+        yield f"It has made {facts['made_untold']} more."
 
 
 def _balance_text(facts: dict[str, Any]) -> str:

@@ -36,12 +36,14 @@ class Invocation:
 class Tool(Protocol):
     """A tool for keys with its `scope`; calling it raises GatewayError for whatever its caller is to be told.
 
-    It is listed where some model is for the task that it `needs`. Where the text of its results is not the whole,
+    It is listed where some model is for the task that it `needs`; one `is_for_minters` is, and works, for callers that
+    may mint over MCP. Where the text of its results is not the whole,
     revisions without structured results are told these as a text of JSON.
     """
 
     scope: KeyScope
     needs: Task | None
+    is_for_minters: bool
     is_text_whole: bool
     definition: types.Tool
 
@@ -99,11 +101,11 @@ def error_result(error: GatewayError, *, further_advice: str = "") -> Result:
         advice = advice.replace("retry_after_s seconds", f"{error.retry_after_s} seconds")
     message = f"{happened} {advice} {further_advice}".rstrip()
     told: dict[str, Any] = {"type": error.row.type, "code": error.code, "message": message} | error.wait_told
-    told |= {name: value for name, value in _there(error.details).items() if name in ERROR_PROPERTIES}
+    told |= {name: value for name, value in without_nulls(error.details).items() if name in ERROR_PROPERTIES}
     return result(message, told, is_error=True)
 
 
-def _there(details: dict[str, Any]) -> dict[str, Any]:
-    """Without what is null, which no schema of a tool has."""
-    there = {name: value for name, value in details.items() if value is not None}
-    return {name: _there(value) if isinstance(value, dict) else value for name, value in there.items()}
+def without_nulls(facts: dict[str, Any]) -> dict[str, Any]:
+    """What there is: no schema of a tool has null."""
+    there = {name: value for name, value in facts.items() if value is not None}
+    return {name: without_nulls(value) if isinstance(value, dict) else value for name, value in there.items()}

@@ -356,22 +356,6 @@ async def key_id_of(stage: Stage, raw: str) -> str:
     return key.id
 
 
-async def test_of_keys_in_a_line_eight_have_budgets_whatever_stands_between_them(stage: Stage) -> None:
-    asked = [{"amount_usd": "1", "window": "day"}]
-    keys = [stage.key]
-    for number in range(8):
-        made = (await create(stage, keys[-1], budgets=asked)).json()
-        keys.append(made["key"])
-        if number == 4:
-            keys.append((await create(stage, keys[-1])).json()["key"])
-    error = error_of(await create(stage, keys[-1], budgets=asked))
-    assert (error["code"], "line of 8" in error["message"]) == ("conflict", True)
-    below = await create(stage, keys[-1])
-    assert below.status_code == 201
-    assert error_of(await create(stage, below.json()["key"], budgets=asked))["code"] == "conflict"
-    assert (await create(stage, keys[-2], budgets=asked)).status_code == 201
-
-
 async def test_a_repeat_makes_no_second_and_tells_the_same(stage: Stage) -> None:
     asked = [{"amount_usd": "1", "window": "day"}]
     first, again = [await create(stage, once="once", budgets=asked) for _ in range(2)]

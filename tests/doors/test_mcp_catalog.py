@@ -203,7 +203,7 @@ async def test_a_resource_that_there_is_not_is_a_protocol_error_of_the_revision(
 @pytest.mark.parametrize(
     ("method", "scope"),
     [
-        ("tools/list", "public"),
+        ("tools/list", "private"),
         ("resources/list", "private"),
         ("resources/templates/list", "public"),
         ("prompts/list", "public"),

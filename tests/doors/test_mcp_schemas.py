@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft7Validator, Draft202012Validator
 
-from mcp_gateway.tools import chat_completion, embeddings, get_balance, list_models
+from mcp_gateway.tools import chat_completion, create_budget, embeddings, end_budget, get_balance, list_models
 from mcp_gateway.tools.prompts import DEFINITIONS
 from tests.doors.mcp_host import Host, call, open_host
 from tests.registries import tools
@@ -136,7 +136,8 @@ def test_prompts_have_names_and_arguments_that_hosts_take() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [tool.ARGUMENTS for tool in (chat_completion, embeddings, get_balance, list_models)]
+    "arguments",
+    [tool.ARGUMENTS for tool in (chat_completion, create_budget, embeddings, end_budget, get_balance, list_models)],
 )
 def test_what_a_schema_asks_for_is_what_is_taken(arguments: Any) -> None:
     """Of each argument the least that its schema allows."""

@@ -254,13 +254,13 @@ async def test_a_modern_result_says_that_it_is_complete_and_who_made_it(host: Ho
     assert "mcp-session-id" not in answer.headers
 
 
-async def test_the_list_of_tools_may_be_kept_and_shared(host: Host) -> None:
+async def test_the_list_of_tools_may_be_kept_by_its_reader_alone(host: Host) -> None:
     message = modern({"jsonrpc": "2.0", "id": 1, "method": "tools/list"})
     first, second = (await host.post(*message)).content, (await host.post(*message)).content
     assert first == second
     result = orjson.loads(first)["result"]
     assert result["ttlMs"] > 0
-    assert result["cacheScope"] == "public"
+    assert result["cacheScope"] == "private"
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,7 @@ class Authenticator:
             spent_by=key.holders,
             models=key.models,
             is_minted=key.is_minted,
+            may_mint_over_mcp=key.may_mint_over_mcp,
         )
 
     def _forget(self, key_id: str, error: GatewayError) -> None:

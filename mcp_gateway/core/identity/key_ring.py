@@ -15,6 +15,7 @@ from mcp_gateway.core.identity.keys import (
     Key,
     KeysPerAccount,
     State,
+    check_may_mint_over_mcp,
     digest_of,
     scopes_by_default,
     unknown_account,
@@ -72,6 +73,8 @@ class ChangeKey(Write[None]):
     """What a key has where it sets no limit; with it, limits can only be lowered."""
     group: str | None
     """The name of the account's group that it belongs to from now on; empty for none."""
+    may_mint_over_mcp: bool | None = None
+    """None: as it was. A key loses it with what it made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +144,23 @@ class LiveKeysMade(Scan[list[str]]):
     now_ms: int
 
 
+class MintedKeys(NamedTuple):
+    """The newest of so many keys."""
+
+    newest: Sequence[Key]
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class LiveMintedBy(Read[MintedKeys]):
+    """Reads the live keys of the account, of which there are so many at most, and none that ended long ago."""
+
+    account_id: str
+    key_id: str
+    now_ms: int
+    most: int
+
+
 class KeyRing:
     """All keys."""
 
@@ -165,6 +185,15 @@ class KeyRing:
         if key is None:
             raise GatewayError("not_found", f"There is no key '{shown(key_id)}'.")
         return key
+
+    async def minted(self, key_id: str, *, by: str | None) -> Key | None:
+        """The key with that id, live or not, if this one has minted it itself."""
+        key = await self._store.read(KeyById(key_id))
+        return key if key is not None and key.is_minted and key.made_by == by else None
+
+    async def newest_minted(self, account_id: str, key_id: str, most: int) -> MintedKeys:
+        """The live keys that a key has minted itself, the newest of them whole."""
+        return await self._store.read(LiveMintedBy(account_id, key_id, self._now_ms(), most))
 
     async def makers_among(self, key_ids: Iterable[str]) -> Sequence[tuple[str, str]]:
         """Each of these keys that a key made, with that one and with each that stands before it."""
@@ -223,6 +252,7 @@ class KeyRing:
         group: str | None = None,
         models: Collection[str] | None = None,
         has_budget: bool = False,
+        may_mint_over_mcp: bool = False,
         keep: Callable[[Key], Write[None] | None] | None = None,
         and_then: Callable[[Key], Sequence[Write[None]]] | None = None,
     ) -> tuple[Key, str]:
@@ -232,18 +262,21 @@ class KeyRing:
         without a space. The write that `keep` makes of the new key goes into the same transaction, ahead of it, and
         those of `and_then` behind it. Raises GatewayError: `not_found` for an unknown account or `group`, `conflict`
         for the guests' and where it has as many keys as it may, `requests_per_day` where it has made so many today,
-        `invalid_value` for a name that is no line of text, scopes that a test key cannot have or a time that is past,
-        401 and 403 where `made_by` is not valid now.
+        `invalid_value` for a name that is no line of text, scopes that a test key cannot have, a time that is past or
+        the right to mint over MCP without the scope `manage`, 401 and 403 where `made_by` is not valid now.
         """
         check_one_line(name, "name")
         if account_id == GUEST_ACCOUNT_ID:
             raise GatewayError("conflict", "Guests are served without keys; make an account for whoever needs one.")
         raw = (TEST_PREFIX if is_test else LIVE_PREFIX) + secrets.token_urlsafe(32)
         now_ms = self._now_ms()
+        given = _scopes_of(scopes, is_test=is_test)
+        if may_mint_over_mcp:
+            check_may_mint_over_mcp(given)
         key = Key(
             self._new_id("key"), account_id, raw[:_SHOWN_CHARACTERS], name, is_test, now_ms, None,
-            limits or OwnLimits(), _scopes_of(scopes, is_test=is_test), _later(expires_at_ms, now_ms), made_by,
-            models=None if models is None else frozenset(models),
+            limits or OwnLimits(), given, _later(expires_at_ms, now_ms), made_by,
+            models=None if models is None else frozenset(models), may_mint_over_mcp=may_mint_over_mcp,
         )  # fmt: skip
         kept = None if keep is None else keep(key)
         behind = () if and_then is None else tuple(and_then(key))
@@ -257,6 +290,7 @@ class KeyRing:
         limits: Mapping[str, Limit] | None = None,
         lowered_from: Allowance | None = None,
         group: str | None = None,
+        may_mint_over_mcp: bool | None = None,
     ) -> Key:
         """Rename a key, or set those of its limits that are given; others stay as they are by then, whoever set them.
 
@@ -265,8 +299,10 @@ class KeyRing:
         `invalid_value`, `insufficient_permissions`.
         """
         check_one_line(name or "", "name")
-        await self.get(key_id)
-        await self._store.write(ChangeKey(key_id, name, limits or {}, lowered_from, group))
+        key = await self.get(key_id)
+        if may_mint_over_mcp:
+            check_may_mint_over_mcp(key.scopes)
+        await self._store.write(ChangeKey(key_id, name, limits or {}, lowered_from, group, may_mint_over_mcp))
         return await self._told(key_id)
 
     async def revoke(self, key_id: str) -> Key:

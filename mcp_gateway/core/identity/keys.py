@@ -1,6 +1,6 @@
 """API keys as values: what one may do, until when, and why it is refused. Knows no database."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Literal, NamedTuple
@@ -65,6 +65,8 @@ class Key:
     """The ids or aliases of all that it may be used for; None for whatever is published."""
     is_minted: bool = False
     """Made by a key with a budget, or by such a key: it ends with its maker, and sees itself and what it made alone."""
+    may_mint_over_mcp: bool = False
+    """Whether it may make keys with budgets by a tool, in whose result the new key stands."""
 
     @property
     def holders(self) -> frozenset[str]:
@@ -190,6 +192,13 @@ def check_lowered(allowance: Allowance, limits: Mapping[str, Limit]) -> None:
 def scopes_by_default(*, is_test: bool) -> frozenset[KeyScope]:
     """Of a key of which nothing more is said."""
     return TEST_SCOPES if is_test else frozenset(SCOPES)
+
+
+def check_may_mint_over_mcp(scopes: Collection[KeyScope]) -> None:
+    """Raises GatewayError `invalid_value` for scopes with which the right is of no use, as those of a test key."""
+    if "manage" not in scopes:
+        message = "Only a key with the scope `manage` may mint over MCP."
+        raise GatewayError("invalid_value", message, param="mint_over_mcp")
 
 
 def unknown_account(account_id: str) -> GatewayError:

@@ -48,6 +48,7 @@ class KnownKeys:
         """Of keys and accounts that have changed and were not read again yet."""
         self._catching_up = asyncio.Lock()
         self._on_close: list[OnClose] = []
+        self._on_right_changed: list[Callable[[str], None]] = []
         keys.on_change(self.catch_up)
 
     def __len__(self) -> int:
@@ -86,6 +87,10 @@ class KnownKeys:
     def on_close(self, listener: OnClose) -> None:
         """Call `listener` for each key that was shown and stops being valid while this process runs."""
         self._on_close.append(listener)
+
+    def on_right_changed(self, listener: Callable[[str], None]) -> None:
+        """Call `listener` with the id of each key that was shown and is given another right, or loses one."""
+        self._on_right_changed.append(listener)
 
     async def begin(self) -> None:
         """To be called once, before the first key is shown."""
@@ -161,8 +166,11 @@ class KnownKeys:
         code = _UNKNOWN if key is None else key.fault_at(self._now_ms())
         if key is None or code is not None:
             self._close(digest, before, code or _UNKNOWN)
-        else:
-            self._remember(digest, key)
+            return
+        self._remember(digest, key)
+        if before.may_mint_over_mcp != key.may_mint_over_mcp:
+            for listener in self._on_right_changed:
+                listener(key.id)
 
     def _remember(self, digest: bytes, key: Key) -> None:
         self._valid[digest] = key

@@ -122,8 +122,11 @@ def zone_of(name: str) -> tzinfo:
 
 
 def in_words(budget: Budget) -> str:
-    amount = f"{format_usd(budget.amount_nano)} USD"
-    return f"{amount} in all" if budget.window == "total" else f"{amount} for each {_NAMES[budget.window]}"
+    return f"{format_usd(budget.amount_nano)} USD {window_in_words(budget.window)}"
+
+
+def window_in_words(window: BudgetWindow) -> str:
+    return "in all" if window == "total" else f"for each {_NAMES[window]}"
 
 
 _NAMES: dict[BudgetWindow, str] = {"5h": "5 hours", "day": "day", "week": "week", "month": "month", "total": ""}

@@ -24,7 +24,9 @@ from mcp_gateway.core.identity.key_ring import (
     KeyById,
     KeysPage,
     LiveKeysMade,
+    LiveMintedBy,
     MakersAmong,
+    MintedKeys,
 )
 from mcp_gateway.core.identity.keys import (
     Key,
@@ -67,6 +69,7 @@ SELECT made_id, maker_id FROM line
 _KEY_COLUMNS = (
     "keys.id, keys.account_id, prefix, keys.name, is_test, keys.created_at_ms, revoked_at_ms, scopes, expires_at_ms, "
     f"made_by, {_MAKERS}, is_active, key_groups.id, key_groups.name, models, minted_keys.key_id IS NOT NULL, "
+    f"mcp_minting_keys.key_id IS NOT NULL, "
     f"{', '.join(f'keys.{name}' for name in LIMIT_NAMES)}"
 )
 _SELECT = f"""
@@ -75,6 +78,7 @@ JOIN accounts ON accounts.id = keys.account_id LEFT JOIN key_rights ON key_right
 LEFT JOIN grouped_keys ON grouped_keys.key_id = keys.id LEFT JOIN key_groups ON key_groups.id = group_id
 LEFT JOIN key_models ON key_models.key_id = keys.id
 LEFT JOIN minted_keys ON minted_keys.key_id = keys.id
+LEFT JOIN mcp_minting_keys ON mcp_minting_keys.key_id = keys.id
 """
 _CONDITIONS: dict[State, str] = {
     "live": "revoked_at_ms IS NULL AND (expires_at_ms IS NULL OR expires_at_ms > :now_ms)",
@@ -100,6 +104,21 @@ SELECT one FROM branch
 """
 """A key and what it has made, and what that made."""
 _WITHIN = f"keys.id IN ({KEYS_WITHIN.format(':within')})"
+_LIVE_MINTED_BY = f"""
+SELECT keys.id FROM keys JOIN minted_keys ON minted_keys.key_id = keys.id JOIN key_rights ON key_rights.key_id = keys.id
+WHERE keys.account_id = :account_id AND +made_by = :key_id AND {_CONDITIONS["live"]} ORDER BY keys.id DESC
+"""
+"""Not by the index of makers: what one has made may have ended long ago, and is far more."""
+_LET_MINT = "INSERT INTO mcp_minting_keys VALUES (?) ON CONFLICT DO NOTHING"
+_FORBID_MINTING = """
+DELETE FROM mcp_minting_keys WHERE key_id IN (
+    WITH RECURSIVE line (made_id, maker_id) AS (
+        SELECT key_id, key_id FROM mcp_minting_keys
+        UNION ALL SELECT made_id, made_by FROM line JOIN key_rights ON key_id = maker_id WHERE made_by IS NOT NULL
+    )
+    SELECT made_id FROM line WHERE maker_id = ?
+)
+"""
 _PUT = "INSERT INTO grouped_keys VALUES (?, ?)"
 _LIMITS = f"SELECT {', '.join(LIMIT_NAMES)} FROM keys WHERE id = ?"
 _HIGHEST = (f"CASE WHEN MIN(live.{name}) < 0 THEN -1 ELSE MAX(live.{name}) END" for name in LIMIT_NAMES)
@@ -138,6 +157,8 @@ def _create(transaction: Transaction, write: CreateKey) -> Key:
         transaction.execute("INSERT INTO key_models VALUES (?, ?)", (key.id, " ".join(sorted(key.models))))
     if is_minted:
         transaction.execute("INSERT INTO minted_keys VALUES (?)", (key.id,))
+    if key.may_mint_over_mcp:
+        transaction.execute(_LET_MINT, (key.id,))
     for behind in write.behind:
         transaction.run(behind)
     if not is_minted:  # which may use no more than its maker
@@ -204,6 +225,8 @@ def _change(transaction: Transaction, write: ChangeKey) -> None:
         transaction.execute("DELETE FROM grouped_keys WHERE key_id = ?", (write.key_id,))
     if group_id is not None:
         transaction.execute(_PUT, (write.key_id, group_id))
+    if write.may_mint_over_mcp is not None:
+        transaction.execute(_LET_MINT if write.may_mint_over_mcp else _FORBID_MINTING, (write.key_id,))
     _note_change(transaction, write.key_id)
 
 
@@ -287,6 +310,14 @@ def _page(rows: Rows, read: KeysPage) -> Sequence[Key]:
     return [_key(row) for row in rows.all(sql, values)]
 
 
+def _live_minted_by(rows: Rows, read: LiveMintedBy) -> MintedKeys:
+    values = {"account_id": read.account_id, "key_id": read.key_id, "now_ms": read.now_ms}
+    ids = [key_id for (key_id,) in rows.all(_LIVE_MINTED_BY, values)]
+    newest = orjson.dumps(ids[: read.most]).decode()
+    sql = f"{_SELECT} WHERE keys.id IN (SELECT value FROM json_each(?)) ORDER BY keys.id DESC"
+    return MintedKeys([_key(row) for row in rows.all(sql, (newest,))], len(ids))
+
+
 def _changes_after(rows: Rows, read: ChangesAfter) -> Changes | None:
     sql = "SELECT MAX(number), json_group_array(changed_id) FROM identity_changes WHERE number > ?"
     row = rows.first(sql, (read.number,))
@@ -299,14 +330,14 @@ def _live_keys_made(rows: Rows, read: LiveKeysMade) -> list[str]:
 
 def _key(row: Row) -> Key:
     key_id, account_id, prefix, name, is_test, created_at_ms, ended_at_ms, scopes, expires_at_ms, made_by, *rest = row
-    makers, is_active, group_id, group, models, is_minted, *limits = rest
+    makers, is_active, group_id, group, models, is_minted, may_mint_over_mcp, *limits = rest
     has_expired = expires_at_ms is not None and ended_at_ms is not None and ended_at_ms >= expires_at_ms
     return Key(
         key_id, account_id, prefix, name, bool(is_test), created_at_ms, None if has_expired else ended_at_ms,
         limits_from(limits), _read_scopes(scopes, bool(is_test)), expires_at_ms, made_by,
         tuple(Maker(one, limits_from(own), its_group) for one, its_group, *own in orjson.loads(makers)),
         bool(is_active), group_id, group, None if models is None else frozenset(models.split(" ")),
-        bool(is_minted),
+        bool(is_minted), bool(may_mint_over_mcp),
     )  # fmt: skip
 
 
@@ -327,5 +358,6 @@ EXECUTORS = Executors(
         KeysPage: _page,
         ChangesAfter: _changes_after,
         LiveKeysMade: _live_keys_made,
+        LiveMintedBy: _live_minted_by,
     },
 )

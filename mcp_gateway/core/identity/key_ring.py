@@ -24,6 +24,8 @@ from mcp_gateway.core.identity.own_limits import Limit, OwnLimits
 from mcp_gateway.core.text import check_one_line, shown
 
 _SHOWN_CHARACTERS = len(LIVE_PREFIX) + 4
+_MOST_ENDED_AT_ONCE = 2000
+"""In one transaction, which takes some 30 ms for so many."""
 _YEAR_10000_MS = 253_402_300_800_000
 """No calendar goes further."""
 
@@ -77,12 +79,20 @@ class ChangeKey(Write[None]):
     """None: as it was. A key loses it with what it made."""
 
 
+class EndedKeys(NamedTuple):
+    """The ids of those that ended now, and whether all have that were to."""
+
+    ids: frozenset[str]
+    is_all: bool
+
+
 @dataclass(frozen=True, slots=True)
-class EndKeys(Write[frozenset[str]]):
-    """Those that have not ended yet, and what these have minted. Comes to the ids of all that ended now."""
+class EndKeys(Write[EndedKeys]):
+    """Those that have not ended yet, and what these have minted; so many at most, each after what it has minted."""
 
     key_ids: tuple[str, ...]
     at_ms: int
+    most: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,7 +330,14 @@ class KeyRing:
         return await self._told(key_id), count
 
     async def _end(self, key_ids: Sequence[str]) -> frozenset[str]:
-        return await self._store.write(EndKeys(tuple(key_ids), self._now_ms()))
+        """The ids of all that ended. Of thousands so many at a time, since others wait; who minted them ends last."""
+        write = EndKeys(tuple(key_ids), self._now_ms(), _MOST_ENDED_AT_ONCE)
+        ended = await self._store.write(write)
+        ids = ended.ids
+        while not ended.is_all:
+            ended = await self._store.write(write)
+            ids |= ended.ids
+        return ids
 
     async def _told(self, key_id: str) -> Key:
         """A key that was changed, once those that listen have heard of it."""

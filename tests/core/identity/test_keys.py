@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, SCOPES, Allowance, KeyScop
 from mcp_gateway.core.engine import Write
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import Idempotency, Kept
+from mcp_gateway.core.identity import key_ring
 from mcp_gateway.core.identity.accounts import LIMITS_OF, Accounts
-from mcp_gateway.core.identity.key_ring import KeyRing
+from mcp_gateway.core.identity.key_ring import EndKeys, KeyRing
 from mcp_gateway.core.identity.keys import Key, KeysPerAccount, Maker, binding, digest_of
 from mcp_gateway.core.identity.known_keys import KnownKeys
 from mcp_gateway.core.identity.own_limits import DEFAULT, OwnLimits
@@ -481,6 +482,53 @@ async def test_a_line_of_minted_keys_has_an_end_wherever_it_begins(
         assert await refusal(keys.create(account, made_by=last.id, has_budget=with_budget)) == "conflict"
     maker_id = last.made_by
     assert (await keys.create(account, made_by=maker_id))[0].is_minted
+
+
+async def test_of_thousands_that_end_some_do_at_a_time_and_their_maker_last(
+    account: str, store: Store, clock: MsClock
+) -> None:
+    keys = KeyRing(store, new_id=new_id, now_ms=clock, most=KeysPerAccount(live=99, a_day=99))
+    for count in range(3, 10):
+        maker, _ = await keys.create(account)
+        usual, _ = await keys.create(account, made_by=maker.id)
+        line = [maker]
+        for number in range(count):
+            line.append(await mint(keys, line[number // 3]))
+        at_once: list[set[str]] = []
+
+        async def live(line: Sequence[Key] = line) -> set[str]:
+            return {key.id for key in line} & {key.id for key in await keys.list(account) if key.revoked_at_ms is None}
+
+        write = EndKeys((maker.id,), clock(), 4)
+        is_all = False
+        while not is_all:
+            before = await live()
+            ended = await store.write(write)
+            is_all, after = ended.is_all, await live()
+            assert ended.ids == before - after
+            assert 1 <= len(ended.ids) <= 4
+            assert all(key.made_by in after for key in line if key.id in after - {maker.id})
+            at_once.append(set(ended.ids))
+        assert set().union(*at_once) == {key.id for key in line}
+        assert (await keys.get(usual.id)).revoked_at_ms is None
+        _, made_count = await keys.revoke_with_made(maker.id)
+        assert made_count == 1
+
+
+async def test_a_revocation_ends_all_however_many_end_at_once(
+    account: str, store: Store, clock: MsClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_ring, "_MOST_ENDED_AT_ONCE", 2)
+    keys = KeyRing(store, new_id=new_id, now_ms=clock, most=KeysPerAccount(live=99, a_day=99))
+    for with_made in (True, False):
+        maker, _ = await keys.create(account)
+        minted = [await mint(keys, maker) for _ in range(5)]
+        below = [await mint(keys, minted[0]) for _ in range(3)]
+        if with_made:
+            assert (await keys.revoke_with_made(maker.id))[1] == 8
+        else:
+            await keys.revoke(maker.id)
+        assert all([(await keys.get(key.id)).revoked_at_ms for key in (maker, *minted, *below)])
 
 
 async def test_the_operators_keys_mint_nothing_by_having_a_budget(keys: KeyRing, account: str) -> None:

@@ -18,6 +18,7 @@ from mcp_gateway.core.identity.key_ring import (
     Changes,
     ChangesAfter,
     CreateKey,
+    EndedKeys,
     EndKeys,
     ForgetChanges,
     KeyByDigest,
@@ -230,20 +231,21 @@ def _change(transaction: Transaction, write: ChangeKey) -> None:
     _note_change(transaction, write.key_id)
 
 
-def _end(transaction: Transaction, write: EndKeys) -> frozenset[str]:
-    ending = orjson.dumps(_with_minted(transaction, write.key_ids)).decode()
+def _end(transaction: Transaction, write: EndKeys) -> EndedKeys:
+    ending = _with_minted(transaction, write.key_ids)
+    ending_now = orjson.dumps(ending[-write.most :]).decode()
     ended = defaultdict[str, list[str]](list)
-    for account_id, key_id in transaction.all(_END, (write.at_ms, ending)):
+    for account_id, key_id in transaction.all(_END, (write.at_ms, ending_now)):
         ended[account_id].append(key_id)
     for account_id, key_ids in ended.items():
         end_with_keys(transaction, account_id, key_ids, write.at_ms)
     for key_id in write.key_ids:  # whoever knows a key that one of these has made looks at it again, too
         _note_change(transaction, key_id)
-    return frozenset(chain.from_iterable(ended.values()))
+    return EndedKeys(frozenset(chain.from_iterable(ended.values())), len(ending) <= write.most)
 
 
 def _with_minted(rows: Rows, key_ids: Sequence[str]) -> list[str]:
-    """These keys, and each live one that one of them has minted, or one of those.
+    """These keys, and each live one that one of them has minted, or one of those; behind whichever minted it.
 
     Reads the live minted keys of their accounts, of which there are so many at most, and none that ended long ago.
     """

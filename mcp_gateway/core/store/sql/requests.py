@@ -78,6 +78,16 @@ _GROUPS_OF_HOURS: dict[Group, str] = {
     **{group: sql.format("hour * 3600") for group, sql in _TIMES.items()},
     "model": "NULLIF(model, '')", "key": "NULLIF(key_id, '')", "surface": "surface", "status": "status",
 }  # fmt: skip
+_IS_WITHIN = """
+? IN (
+    WITH RECURSIVE line (one) AS (
+        VALUES (requests.key_id)
+        UNION SELECT made_by FROM line JOIN key_rights ON key_rights.key_id = one WHERE made_by IS NOT NULL
+    )
+    SELECT one FROM line
+)
+"""
+"""As _WITHIN, of one request: reads the few keys that stand before its own, where the other may have made thousands."""
 _WITHIN = f"key_id IN ({KEYS_WITHIN.format('?')})"
 _SUMMED = ("prompt_tokens", "completion_tokens", "cached_tokens", "cost_nano")
 _SUMMED_OF_HOURS = ("requests", *_SUMMED)
@@ -166,7 +176,8 @@ def _activity(rows: Rows, read: ActivitySince) -> list[SlotPart]:
 
 
 def _by_id(rows: Rows, read: RequestById) -> RequestRecord | None:
-    conditions = {"id = ?": read.request_id} | dict(_conditions(read.account_id, RequestFilter(within=read.within)))
+    conditions = {"id = ?": read.request_id, "account_id = ?": read.account_id}
+    conditions |= {} if read.within is None else {_IS_WITHIN: read.within}
     row = rows.first(f"{_SELECT} WHERE {' AND '.join(conditions)}", tuple(conditions.values()))
     return _record(row) if row else None
 

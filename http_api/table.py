@@ -118,7 +118,7 @@ _NOT_FOUND: frozenset[Code] = frozenset({"not_found"})
 _OF_INFERENCE: frozenset[Code] = frozenset({
     "conflict", "content_policy", "context_length_exceeded", "vision_disabled", "invalid_image_url",
     "insufficient_balance", "below_minimum_balance", "budget_exhausted", "guests_not_allowed",
-    "model_not_found", "tokens_per_minute",
+    "model_not_found", "unsupported_endpoint", "tokens_per_minute",
     "in_flight", "backend_busy", "balance_held", "connect_failed", "first_token_timeout", "backend_error",
     "backend_died", "model_unavailable", "not_found",
 })  # fmt: skip

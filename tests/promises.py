@@ -15,6 +15,25 @@ class Area(NamedTuple):
 
 
 AREAS: dict[str, Area] = {
+    "Providers": Area(
+        ["docs/providers.md"],
+        {
+            "Whatever a provider does on the wire, a caller sees OpenAI's API and the books what the provider bills.": [
+                "tests/providers/test_contract.py::TestChats::test_an_answer_in_one_piece_has_openais_shape_and_the_providers_bill",
+                "tests/providers/test_contract.py::TestChats::test_a_stream_has_one_finish_one_end_and_a_usage_where_it_was_asked_for",
+                "tests/providers/test_contract.py::TestChats::test_a_call_of_a_tool_is_numbered_from_zero_and_finishes_as_one",
+                "tests/providers/test_contract.py::TestChats::test_a_stream_is_the_same_in_pieces_of_a_byte",
+                "tests/providers/test_contract.py::TestChats::test_a_stream_without_a_finish_is_a_failure",
+            ],
+            "No caller is told of the operator's account at a provider, nor ever to pay for it, and no provider of a caller.": [
+                "tests/providers/test_contract.py::TestChats::test_the_operators_empty_account_is_503_and_never_402",
+                "tests/providers/test_contract.py::TestChats::test_a_key_that_is_refused_is_the_operators_fault",
+            ],
+            "A model with several candidates goes to the next where one fails before its first token, on one hold, at the price of who answered.": [
+                "tests/providers/test_candidates.py",
+            ],
+        },
+    ),
     "Money": Area(
         ["README.md", "docs/billing.md", "docs/tutorial.md"],
         {

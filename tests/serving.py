@@ -158,7 +158,8 @@ class Door:
         assert await self.gateway.lifecycle.wait_until_idle(PATIENCE_S)
         await eventually(lambda: not self.server.server_state.tasks)
         assert self.gateway.limiter.in_flight == 0
-        assert not any(backend.work.in_flight for backend in self.gateway.pool.backends)
+        pool = self.gateway.pool
+        assert not any(backend.work.in_flight for backend in (*pool.backends, *pool.providers.values()))
         assert self.gateway.pool.demo.work.in_flight == 0
         await self.gateway.ledger._store.flushed()
         assert self.gateway.ledger.held_now() == HeldNow(0, 0, 0.0, 0)
@@ -219,14 +220,18 @@ def error_of(response: httpx2.Response) -> dict[str, Any]:
 
 @contextlib.asynccontextmanager
 async def open_door(data_dir: Path, clock: Clock | None = None, **settings: Any) -> AsyncIterator[Door]:
-    """Serve on a free port with these settings; 127.0.0.1 is a trusted proxy, so that guests can be told apart."""
+    """Serve on a free port with these settings; 127.0.0.1 is a trusted proxy, so that guests can be told apart.
+
+    `environ` among them has the keys of providers.
+    """
+    environ = settings.pop("environ", {})
     upstream = UPSTREAM | settings.pop("upstream", {})
     given = {"data_dir": data_dir, "trusted_proxies": ["127.0.0.1"], "upstream": upstream}
     tree = Settings.model_validate(given | settings)
     clock = clock or Clock()
     migrated(data_dir / DATABASE)
     async with contextlib.AsyncExitStack() as stack:
-        gateway = await stack.enter_async_context(open_gateway(tree, now_s=clock))
+        gateway = await stack.enter_async_context(open_gateway(tree, now_s=clock, environ=environ))
         mcp = mcp_door(gateway)
         await stack.enter_async_context(mcp.run())
         app = build_app(gateway, mcp, base_url=BASE_URL)

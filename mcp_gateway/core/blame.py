@@ -19,6 +19,18 @@ class AnswerTooLarge(GatewayError):
         super().__init__("backend_error", "The answer is too large to be held whole. Lower `max_tokens`, or stream it.")
 
 
+class OperatorFault(GatewayError):
+    """A provider refuses what only the operator can put right: the money or key of the account there, or its models.
+
+    Others are asked meanwhile; a caller is told that the model is not there now, and never to pay.
+    """
+
+    def __init__(self, fault: Literal["money", "key", "model"], provider: str, public_model: str) -> None:
+        super().__init__("model_unavailable", f"{public_model!r} is not available at the moment.", retry_after_s=30)
+        self.fault = fault
+        self.provider = provider
+
+
 class TooSlow(GatewayError):
     """The backend took longer than a request may wait; whether that is its fault, its health and gauges tell."""
 

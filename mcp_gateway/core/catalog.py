@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Literal
 
 from mcp_gateway.core.caller import Caller
-from mcp_gateway.core.config import ModelSettings, Task
+from mcp_gateway.core.config import CandidateSettings, Choice, ModelSettings, Task
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.prices import FREE, Price, dearest, in_words
 from mcp_gateway.core.text import SHOWN_CHARS, nearest, shown
@@ -35,7 +35,8 @@ UNKNOWN_WINDOW_TOKENS = 16_000_000
 
 
 VLLM, DEMO = "vllm", "demo"
-"""The sources of answers: the backends of the settings, or the demo in their place; and the demo of test keys."""
+"""Sources of answers: the vLLM servers of the settings, or the demo in their place; and the demo of test keys. The
+others are the providers, by their names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +46,12 @@ class Offer:
     source: str
     name: str
     price: Price
+    weight: int = 1
+    """Its share of requests among the offers of a model, where these are chosen by weight."""
 
     def with_margin(self, margin: int) -> "Offer":
         """For an account that pays so many hundredths of a percent more."""
-        return Offer(self.source, self.name, self.price.with_margin(margin))
+        return Offer(self.source, self.name, self.price.with_margin(margin), self.weight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ class Model:
 
     id: str
     offers: tuple[Offer, ...]
-    """Which may answer for it, in the order in which they are asked."""
+    """Which may answer for it, in the order of the settings."""
     name: str
     description: str
     owned_by: str
@@ -103,6 +106,8 @@ class Model:
     """Whether the settings, or all backends that have it, tell one."""
     is_window_narrowed: bool = False
     """Whether a backend's own window is larger, so that it takes what `context_window` forbids."""
+    choose: Choice = "order"
+    """By what the offer is chosen that is asked first."""
     is_output_capped: bool = False
     """Whether `max_output_tokens` is less than what a backend would generate by itself."""
 
@@ -223,16 +228,18 @@ def build_catalog(
 
     Without any entry everything listed is published under its own name and free; with entries only when
     `publish_discovered` says so. Once an entry has a price, one without must say that it is free: a price that was
-    forgotten would be a gift. Only what the `demo` has (by backend name) may go without.
+    forgotten would be a gift. So must one of a provider in any case, and only what the `demo` has (by backend name) may
+    go without.
     """
-    is_sold = any(entry.pricing is not None for entry in entries)
+    is_sold = any(source.pricing is not None for entry in entries for source in entry.sources)
     wanted = [*entries, *(_discovered(entries, listings) if publish_discovered or not entries else ())]
     models, unpriced = [], []
     for entry in wanted:
-        if is_sold and entry.pricing is None and not entry.free and _backend_name(entry) not in demo:
+        if not entry.free and any(_lacks_price(source, demo, is_sold=is_sold) for source in entry.sources):
             unpriced.append(entry.id)
         else:
-            models.append(_model(entry, listings.get(_backend_name(entry), ()), created_at_s(entry.id)))
+            rows = [row for name in _backend_names(entry) for row in listings.get(name, ())]
+            models.append(_model(entry, rows, created_at_s(entry.id)))
     return Catalog(models, unpriced)
 
 
@@ -264,27 +271,39 @@ def price_line(model: Model) -> str:
     return f"{model.id} costs {in_words(model.price)}"
 
 
-def _backend_name(entry: ModelSettings) -> str:
-    return entry.backend_model or entry.id
+def _backend_names(entry: ModelSettings) -> list[str]:
+    """The names that it has at the vLLM servers."""
+    return [source.backend_model for source in entry.sources if not source.provider]
+
+
+def _lacks_price(source: CandidateSettings, demo: Container[str], *, is_sold: bool) -> bool:
+    if source.pricing is not None:
+        return False
+    return bool(source.provider) or (is_sold and source.backend_model not in demo)
 
 
 def _discovered(entries: Sequence[ModelSettings], listings: Listings) -> list[ModelSettings]:
     """Entries for what backends list and nobody configured."""
-    taken = {name for entry in entries for name in (entry.id, *entry.aliases, _backend_name(entry))}
+    taken = {name for entry in entries for name in (entry.id, *entry.aliases, *_backend_names(entry))}
     found = [name for name in sorted(listings) if name not in taken and is_model_id(name)]
     return [ModelSettings(id=name) for name in found[:_MOST_DISCOVERED]]
 
 
 def _model(entry: ModelSettings, rows: Sequence[Listing], created_at_s: int) -> Model:
-    """The backends may disagree, and any of them may serve: all can do what is told, and one may do what is billed."""
-    pricing = entry.pricing
-    price = FREE if pricing is None else pricing.price
+    """The backends may disagree, and any of them may serve: all can do what is told, and one may do what is billed.
+
+    A provider tells none of that, and what it generates by itself is not known: its answers always have a limit.
+    """
+    sources = entry.sources
+    is_free = entry.free or all(source.pricing is None for source in sources)
+    has_provider = any(source.provider for source in sources)
     listed = [row.max_model_len for row in rows if row.max_model_len is not None]
     context = entry.context_window or min(listed, default=_UNKNOWN_CONTEXT)
-    is_known = bool(entry.context_window or (rows and len(listed) == len(rows)))
+    is_known = bool(entry.context_window or (rows and len(listed) == len(rows) and not has_provider))
+    templates = [row.template_tokens for row in rows if row.template_tokens is not None]
     return Model(
         id=entry.id,
-        offers=(Offer(VLLM, _backend_name(entry), price),),
+        offers=tuple(_offer(source) for source in sources),
         name=entry.name or entry.id,
         description=entry.description,
         owned_by=rows[0].owned_by if rows else "gateway",
@@ -295,7 +314,7 @@ def _model(entry: ModelSettings, rows: Sequence[Listing], created_at_s: int) -> 
         features=entry.features if entry.task in (None, "generate") else (),
         input_modalities=entry.input_modalities,
         aliases=entry.aliases,
-        is_open_to_guests=(entry.free or pricing is None) if entry.guests is None else entry.guests,
+        is_open_to_guests=(is_free and not has_provider) if entry.guests is None else entry.guests,
         task=entry.task,
         hugging_face_id=entry.hugging_face_id,
         openrouter_slug=entry.openrouter_slug,
@@ -303,8 +322,14 @@ def _model(entry: ModelSettings, rows: Sequence[Listing], created_at_s: int) -> 
         datacenters=entry.datacenters,
         configured_window=entry.context_window or 0,
         widest_window=max([context, *listed]) if is_known else UNKNOWN_WINDOW_TOKENS,
-        template_tokens=max((row.template_tokens for row in rows if row.template_tokens is not None), default=None),
+        template_tokens=None if has_provider else max(templates, default=None),
         is_window_known=is_known,
         is_window_narrowed=context < max(listed, default=0),
-        is_output_capped=entry.max_output_tokens is not None or context < max(listed, default=0),
+        choose=entry.choose,
+        is_output_capped=has_provider or entry.max_output_tokens is not None or context < max(listed, default=0),
     )
+
+
+def _offer(source: CandidateSettings) -> Offer:
+    price = FREE if source.pricing is None else source.pricing.price
+    return Offer(source.provider or VLLM, source.backend_model, price, source.weight)

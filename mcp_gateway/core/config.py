@@ -21,9 +21,7 @@ import orjson
 import platformdirs
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
@@ -38,6 +36,8 @@ from mcp_gateway.core.caller import GUEST_ACCOUNT_ID
 from mcp_gateway.core.config_faults import TABLES_IN_LISTS, KeyPath, describe_fault, describe_unknown_variable
 from mcp_gateway.core.money import MILLION_TOKENS, NANO_PER_CENT, PICO_PER_USD, parse_price, parse_usd
 from mcp_gateway.core.prices import Price, Rates, Tier
+from mcp_gateway.core.provider_settings import ProviderSettings
+from mcp_gateway.core.section import Section
 from mcp_gateway.core.service_links import service_links
 from mcp_gateway.core.text import one_line, shown
 
@@ -294,16 +294,10 @@ Modality = Literal["text", "image"]
 Modalities = Annotated[tuple[Modality, ...], CommaSeparated, AfterValidator(_with_text)]
 
 
-class Section(BaseModel):
-    """A part of the tree: frozen, and closed against unknown keys."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True, allow_inf_nan=False
-    )
-
-
 Task = Literal["generate", "embed", "score"]
 """What a model does: text, embeddings, or scores of texts."""
+Choice = Literal["order", "weight", "price", "latency"]
+"""Which of several candidates is asked first."""
 
 
 RATES = ("prompt", "completion", "cached_prompt", "cache_write")
@@ -391,6 +385,12 @@ class PricingSettings(Section):
             raise ValueError("has a tier without a price for completion tokens: a model that generates needs both")
 
 
+def _as_candidates(value: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        raise ValueError("must be a list, or headed [[models.candidates]], with double brackets, once for each")
+    return value
+
+
 def _tokens_of(is_per_million: bool) -> int:
     return MILLION_TOKENS if is_per_million else 1
 
@@ -404,6 +404,19 @@ def _pico(text: str, tokens: int = 1) -> int | None:
     return parse_price(text, tokens) if text else None
 
 
+class CandidateSettings(Section):
+    """One of several that may answer for a model; the next is asked where one fails before its first token."""
+
+    provider: Line = Field(default="", examples=["deepseek"])
+    """The name of a provider; otherwise the model's own, or the vLLM servers."""
+    backend_model: Line = Field(default="", examples=["deepseek-chat"])
+    """The name that it has there; otherwise the model's own backend_model."""
+    weight: Positive = 1
+    """Its share of the requests that are asked of it first, where `choose` is weight."""
+    pricing: PricingSettings | None = Field(default=None, examples=[{"prompt": "0.0000003", "completion": "0.0000009"}])
+    """What it costs where this one answers, as in [models.pricing]; otherwise what that says."""
+
+
 class ModelSettings(Section):
     """A model that clients may ask for; repeat the heading for each."""
 
@@ -411,6 +424,10 @@ class ModelSettings(Section):
     """Public name, which clients ask for; may contain slashes."""
     backend_model: Line = Field(default="", examples=["google/gemma-4-12b-it"])
     """The name the backend knows it by; otherwise the public name."""
+    provider: Line = Field(default="", examples=["deepseek"])
+    """The name of the provider that answers for it; otherwise the vLLM servers do."""
+    choose: Choice = "order"
+    """Which candidate is asked first: as they stand, by weight, the cheapest, or who was the quickest of late."""
     aliases: Annotated[tuple[ModelName, ...], CommaSeparated] = Field(
         default=(), examples=[["claude-gemma-4-12b", "gpt-4o-mini"]]
     )
@@ -444,17 +461,41 @@ class ModelSettings(Section):
     free: bool = False
     """It costs nothing, which has to be said of a model without a price once another has one."""
     pricing: PricingSettings | None = None
+    candidates: Annotated[tuple[CandidateSettings, ...], BeforeValidator(_as_candidates)] = ()
+
+    @property
+    def sources(self) -> tuple[CandidateSettings, ...]:
+        """Who may answer for it, each by the name that the model has there, and with its own price if it has one."""
+        name = self.backend_model or self.id
+        return tuple(
+            CandidateSettings.model_construct(
+                provider=one.provider or self.provider,
+                backend_model=one.backend_model or name,
+                weight=one.weight,
+                pricing=one.pricing or self.pricing,
+            )
+            for one in self.candidates or (CandidateSettings(),)
+        )
 
     @model_validator(mode="after")
     def _has_its_prices(self) -> Self:
-        if self.pricing is not None:
-            self.pricing.check_is_whole(generates=self.task in (None, "generate"))
+        for pricing in (self.pricing, *(candidate.pricing for candidate in self.candidates)):
+            if pricing is not None:
+                pricing.check_is_whole(generates=self.task in (None, "generate"))
         return self
 
     @model_validator(mode="after")
     def _is_free_or_priced(self) -> Self:
-        if self.free and self.pricing is not None and not self.pricing.price.is_free:
+        prices = [candidate.pricing for candidate in self.sources]
+        if self.free and any(pricing is not None and not pricing.price.is_free for pricing in prices):
             raise ValueError("is free and has prices: leave out free = true, or [models.pricing]")
+        return self
+
+    @model_validator(mode="after")
+    def _has_distinct_candidates(self) -> Self:
+        places = [(candidate.provider, candidate.backend_model) for candidate in self.sources]
+        if len(set(places)) < len(places):
+            raise ValueError("has the same candidate twice")
         return self
 
     @model_validator(mode="after")
@@ -754,6 +795,19 @@ def _with_distinct_labels(servers: tuple[McpServerSettings, ...]) -> tuple[McpSe
     return servers
 
 
+def _provider_headings(value: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        raise ValueError("must be headed [[providers]], with double brackets, once for each provider")
+    return value
+
+
+def _with_distinct_names(providers: tuple[ProviderSettings, ...]) -> tuple[ProviderSettings, ...]:
+    names = Counter(provider.name for provider in providers)
+    if repeated := sorted(name for name, count in names.items() if count > 1):
+        raise ValueError(f"each name must stand once; more than one use has {', '.join(repeated)}")
+    return providers
+
+
 def _with_distinct_ids(models: tuple[ModelSettings, ...]) -> tuple[ModelSettings, ...]:
     names = Counter(name for model in models for name in (model.id, *model.aliases))
     if repeated := sorted(name for name, count in names.items() if count > 1):
@@ -842,12 +896,25 @@ class Settings(Section):
     wallet: WalletSettings = WalletSettings()
     stripe: StripeSettings = StripeSettings()
     mcp: McpSettings = McpSettings()
+    providers: Annotated[
+        tuple[ProviderSettings, ...], BeforeValidator(_provider_headings), AfterValidator(_with_distinct_names)
+    ] = ()
     models: Annotated[
         tuple[ModelSettings, ...], BeforeValidator(_headed_in_double_brackets), AfterValidator(_with_distinct_ids)
     ] = ()
     mcp_servers: Annotated[
         tuple[McpServerSettings, ...], BeforeValidator(_headed_as_servers), AfterValidator(_with_distinct_labels)
     ] = ()
+
+    @model_validator(mode="after")
+    def _knows_its_providers(self) -> Self:
+        known = [provider.name for provider in self.providers]
+        for model in self.models:
+            for name in (candidate.provider for candidate in model.sources):
+                if name and name not in known:
+                    there = f"[[providers]] has {', '.join(known)}" if known else "there is no [[providers]]"
+                    raise ValueError(f"the model {model.id} names the provider {shown(name)}, and {there}")
+        return self
 
     @model_validator(mode="after")
     def _sees_what_it_fetches(self) -> Self:
@@ -891,7 +958,7 @@ def settings_of(section: type[Section], path: KeyPath = ()) -> Iterator[Setting]
     """Every leaf of a part of the tree, in the order it is written in."""
     for name, field in section.model_fields.items():
         inner = _section_in(field.annotation)
-        if inner is not None:
+        if inner is not None and not field.examples:  # with an example a table is told elsewhere
             yield from settings_of(inner, (*path, name))
         else:
             yield Setting((*path, name), field)

@@ -13,7 +13,9 @@ from mcp_gateway.core.text import nearest
 
 KeyPath = tuple[str, ...]
 """Where a setting stands in the tree, such as `("limits", "in_flight")` or `("models", "pricing", "prompt")`."""
-TABLES_IN_LISTS: tuple[KeyPath, ...] = (("models",), ("models", "pricing", "tiers"), ("mcp_servers",))
+TABLES_IN_LISTS: tuple[KeyPath, ...] = (
+    ("providers",), ("models",), ("models", "pricing", "tiers"), ("models", "candidates"), ("mcp_servers",),
+)  # fmt: skip
 """Those that there may be several of."""
 
 _NUMBER = "must be a number"
@@ -77,6 +79,9 @@ def _in_toml(loc: tuple[Any, ...], parent: str = "") -> str:
         case (str(tables), int(index), *rest) if (tables,) in TABLES_IN_LISTS:
             inner = _in_toml(tuple(rest), f"{tables}.")
             return f"[[{tables}]] number {index + 1}" + (f": {inner}" if inner else "")
+        case ("candidates", int(index), *rest):
+            inner = _in_toml(tuple(rest), f"{parent}candidates.")
+            return f"candidate {index + 1}" + (f": {inner}" if inner else "")
         case (str(table), str(tables), int(index), str(name)):
             return f"[[{parent}{table}.{tables}]] number {index + 1}: {name}"
         case (*outer, int(index)):

@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from mcp_gateway.core.config import (
+    CandidateSettings,
     McpServerSettings,
     ModelSettings,
     PricingSettings,
-    Section,
     Setting,
     Settings,
     TierSettings,
     settings_of,
 )
 from mcp_gateway.core.config_faults import TABLES_IN_LISTS, KeyPath
+from mcp_gateway.core.provider_settings import ProviderSettings
+from mcp_gateway.core.section import Section
 
 EXAMPLE_FILE = Path("gateway.example.toml")
 REFERENCE_FILE = Path("docs/configuration.md")
@@ -89,9 +91,11 @@ def _tables() -> Iterator[tuple[KeyPath, list[Setting]]]:
 
 def _section(table: KeyPath) -> type[Section]:
     in_lists: dict[KeyPath, type[Section]] = {
+        ("providers",): ProviderSettings,
         ("models",): ModelSettings,
         ("models", "pricing"): PricingSettings,
         ("models", "pricing", "tiers"): TierSettings,
+        ("models", "candidates"): CandidateSettings,
         ("mcp_servers",): McpServerSettings,
     }
     return in_lists.get(table) or type(getattr(Settings(), table[0]))
@@ -144,7 +148,9 @@ def _default(setting: Setting) -> str:
 
 
 def _toml(value: Any) -> str:
-    """TOML writes texts, numbers, booleans and lists as JSON does."""
+    """TOML writes texts, numbers, booleans and lists as JSON does, and tables in one line with `=`."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{name} = {_toml(one)}" for name, one in value.items()) + " }"
     return json.dumps(value, ensure_ascii=False)
 
 

@@ -17,6 +17,7 @@ from mcp_gateway.core.bytes_in_flight import BytesInFlight
 from mcp_gateway.core.catalog import (
     DEMO,
     VLLM,
+    Listing,
     Listings,
     Published,
     build_catalog,
@@ -26,7 +27,8 @@ from mcp_gateway.core.catalog import (
 )
 from mcp_gateway.core.clock import DAY_MS, SteadyClock
 from mcp_gateway.core.config import Settings, UpstreamSettings
-from mcp_gateway.core.dialects.dialect import Targets
+from mcp_gateway.core.dialects.dialect import Dialect, Targets
+from mcp_gateway.core.dialects.openai import OpenAi
 from mcp_gateway.core.dialects.vllm import Vllm
 from mcp_gateway.core.idempotency import Idempotency, Repeats
 from mcp_gateway.core.identity.accounts import Accounts
@@ -64,6 +66,8 @@ from mcp_gateway.core.observe.refusals import Refusals
 from mcp_gateway.core.payments.payments import Payments
 from mcp_gateway.core.policy.images import ImagePolicy, read_blocklist
 from mcp_gateway.core.private import make_folder
+from mcp_gateway.core.provider_keys import headers_of, read_keys
+from mcp_gateway.core.provider_settings import ProviderSettings, address_of, row_of
 from mcp_gateway.core.store.sqlite.executors import EXECUTORS
 from mcp_gateway.core.store.sqlite.restore import check_log
 from mcp_gateway.core.store.sqlite.sole import alone, sole_server
@@ -75,6 +79,7 @@ from mcp_gateway.core.upstream.breaker import Breaker
 from mcp_gateway.core.upstream.budget import RetryBudget
 from mcp_gateway.core.upstream.demo import DemoBackend
 from mcp_gateway.core.upstream.pool import Pool
+from mcp_gateway.core.upstream.provider import Provider
 from mcp_gateway.core.upstream.served_models import ServedModels
 from mcp_gateway.core.upstream.transport import Timeouts, Transport, TransportLimits
 from mcp_gateway.core.upstream.workload import Workload
@@ -161,6 +166,7 @@ async def open_gateway(
     `now_s` is the clock that limits go by; otherwise they, and grants, go by a steady one. What the settings name of
     the environment is looked up in `environ`. Raises ConfigError.
     """
+    provider_keys = read_keys(settings.providers, environ)
     clock = SteadyClock()
     tool_servers = _tool_servers(settings, environ)
     async with contextlib.AsyncExitStack() as stack:
@@ -192,7 +198,8 @@ async def open_gateway(
         ages = ModelAges(store, time.time)
         await ages.restore()
         samples = CounterSamples(store, now_ms, kept_days=settings.upstream.counters_kept_days)
-        pool = _pool(settings, published, ages, samples)
+        providers = _providers(settings, provider_keys)
+        pool = _pool(settings, published, ages, samples, providers)
         stack.push_async_callback(pool.aclose)
         dialect = Vllm(settings.upstream.pass_fields, settings.upstream.pass_template_kwargs)
         inference = Inference(
@@ -205,7 +212,7 @@ async def open_gateway(
                 records=records,
                 images=_image_policy(settings),
                 image_fetcher=_image_fetcher(settings, metrics),
-                targets=Targets({VLLM: dialect, DEMO: dialect}),
+                targets=Targets({VLLM: dialect, DEMO: dialect, **_dialects(settings)}),
                 metrics=metrics,
                 failures=Failures(
                     lambda backend, code: metrics.upstream_errors.labels(backend, code).inc(),
@@ -380,7 +387,41 @@ def _image_fetcher(settings: Settings, metrics: Metrics) -> ImageFetcher | None:
     )
 
 
-def _pool(settings: Settings, published: Published, ages: ModelAges, samples: CounterSamples) -> Pool:
+def _dialects(settings: Settings) -> dict[str, Dialect]:
+    return {one.name: OpenAi(one.name, row_of(one), one.reasoning_names) for one in settings.providers}
+
+
+def _providers(settings: Settings, keys: Mapping[str, str]) -> dict[str, Provider]:
+    is_tls = any(address_of(one, row_of(one).base_url).startswith("https:") for one in settings.providers)
+    context = ssl.create_default_context() if is_tls else None  # one for all: to read the authorities takes 20 ms
+    return {one.name: _provider(one, settings, keys.get(one.name), context) for one in settings.providers}
+
+
+def _provider(
+    one: ProviderSettings, settings: Settings, key: str | None, ssl_context: ssl.SSLContext | None
+) -> Provider:
+    row = row_of(one)
+    address = address_of(one, row.base_url)
+    names = [
+        source.backend_model for entry in settings.models for source in entry.sources if source.provider == one.name
+    ]
+    logger.info("provider %s is %s", one.name, address)
+    return Provider(
+        one.name,
+        _transport(address, settings.upstream, keep_alive_s=one.keep_alive_s, ssl_context=ssl_context),
+        breaker=_breaker(settings.upstream),
+        models=ServedModels(listings={name: Listing(name, one.name, None) for name in names}),
+        own_headers=headers_of(row, key),
+    )
+
+
+def _pool(
+    settings: Settings,
+    published: Published,
+    ages: ModelAges,
+    samples: CounterSamples,
+    providers: Mapping[str, Provider],
+) -> Pool:
     measured = frozenset(
         entry.backend_model or entry.id for entry in settings.models if entry.pricing or entry.context_window
     )
@@ -401,7 +442,8 @@ def _pool(settings: Settings, published: Published, ages: ModelAges, samples: Co
     for backend, url in zip(backends, settings.vllm_urls, strict=True):
         logger.info("backend %s is %s", backend.name, url)
     if not backends:
-        logger.warning("no backend is configured: the demo backend answers (set GATEWAY_VLLM_URLS)")
+        whose = " for models without a provider" if providers else ""
+        logger.warning("no backend is configured: the demo backend answers%s (set GATEWAY_VLLM_URLS)", whose)
 
     told = set[str]()
 
@@ -445,6 +487,7 @@ def _pool(settings: Settings, published: Published, ages: ModelAges, samples: Co
         on_metrics=keep_counters,
         retries=RetryBudget(settings.upstream.retry_share),
         random=Random(),  # noqa: S311 - spreads load; keeps no secret
+        providers=providers,
     )
 
 
@@ -471,7 +514,13 @@ def _breaker(upstream: UpstreamSettings) -> Breaker:
     return Breaker(upstream.breaker_failures, upstream.breaker_rest_s)
 
 
-def _transport(url: str, upstream: UpstreamSettings) -> Transport:
+def _transport(
+    url: str,
+    upstream: UpstreamSettings,
+    *,
+    keep_alive_s: float | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+) -> Transport:
     timeouts = Timeouts(
         connect_s=upstream.connect_timeout_s,
         first_token_s=upstream.first_token_timeout_s,
@@ -479,5 +528,7 @@ def _transport(url: str, upstream: UpstreamSettings) -> Transport:
         unary_s=upstream.unary_timeout_s,
         total_s=upstream.total_timeout_s,
     )
-    limits = TransportLimits(max_body_bytes=upstream.max_response_bytes, max_idle_s=upstream.keep_alive_s)
-    return Transport(url, timeouts=timeouts, limits=limits)
+    limits = TransportLimits(
+        max_body_bytes=upstream.max_response_bytes, max_idle_s=keep_alive_s or upstream.keep_alive_s
+    )
+    return Transport(url, timeouts=timeouts, limits=limits, ssl_context=ssl_context)

@@ -6,8 +6,12 @@ from typing import get_args
 
 from mcp_gateway.core import dialects
 from mcp_gateway.core.dialects.dialect import Dialect
+from mcp_gateway.core.dialects.openai import OpenAi
 from mcp_gateway.core.record import SurfaceName
 from tests.contracts.test_translations import PAIRS
+
+HELD_ELSEWHERE: set[type] = {OpenAi}
+"""By tests/providers, over doubles that differ, where nothing passes as it is."""
 
 
 def dialects_there_are() -> set[type]:
@@ -22,7 +26,7 @@ def dialects_there_are() -> set[type]:
 
 
 def test_every_dialect_is_held_to_the_contract_in_every_surface_that_it_translates() -> None:
-    assert {type(pair.dialect) for pair in PAIRS} == dialects_there_are()
+    assert {type(pair.dialect) for pair in PAIRS} == dialects_there_are() - HELD_ELSEWHERE
     for dialect in {type(pair.dialect): pair.dialect for pair in PAIRS}.values():
         held = {pair.surface.name for pair in PAIRS if type(pair.dialect) is type(dialect)}
         assert held == dialect.translations.keys()

@@ -629,11 +629,14 @@ class TestReference:
         settings = load(switched_on())
         assert [model.id for model in settings.models] == ["gwmm/gemma-4-12b-it"]
         assert [server.url for server in settings.mcp_servers] == ["https://mcp.example.com/mcp"]
-        programs = load(switched_on(but=("url", "transport", "api_key_env", "api_key_file", "api_key_header")))
+        without = switched_on(but=("url", "transport", "api_key_env", "api_key_file", "api_key_header"))
+        programs = load(without.replace('auth = "bearer"', 'auth = "none"'))
         assert [server.command for server in programs.mcp_servers] == ["uvx"]
         written = tomllib.loads(switched_on(but=()))
         written["models"], written["mcp_servers"] = written["models"][0], written["mcp_servers"][0]
         written["models"]["pricing"]["tiers"] = written["models"]["pricing"]["tiers"][0]
+        written["models"]["candidates"] = written["models"]["candidates"][0]
+        written["providers"] = written["providers"][0]
         for setting in SETTINGS:
             table = written
             for name in setting.path[:-1]:

@@ -144,14 +144,31 @@ class Targets:
     def dialect_of(self, offer: Offer) -> Dialect:
         return self._dialects[offer.source]
 
+    def inquiry(self, offer: Offer, name: QuestionName) -> Inquiry:
+        """Raises GatewayError `unsupported_endpoint` where nothing there answers it."""
+        found = self._dialects[offer.source].inquiries.get(name)
+        if found is None:
+            raise _unserved(offer.name)
+        return found
+
+    def serves(self, offer: Offer, surface: Surface) -> bool:
+        return self._dialects[offer.source].translations.get(surface.name) is not None
+
     def at(self, offer: Offer, surface: Surface, public_model: str) -> Target:
+        """Raises GatewayError `unsupported_endpoint` where the surface is not served there."""
         key = surface.name, offer.source, offer.name, public_model
         return self._made.get(key) or self._make(key, surface.prompt_field)
 
     def _make(self, key: tuple[SurfaceName, str, str, str], prompt_field: str) -> Target:
         surface, source, backend_model, public_model = key
         dialect = self._dialects[source]
+        if surface not in dialect.translations:
+            raise _unserved(public_model)
         if len(self._made) >= _MOST_TARGETS:
             self._made.clear()
         target = Target(dialect, dialect.translations[surface], backend_model, public_model, prompt_field)
         return self._made.setdefault(key, target)
+
+
+def _unserved(public_model: str) -> GatewayError:
+    return GatewayError("unsupported_endpoint", f"{public_model!r} is not served here: it answers chats alone.")

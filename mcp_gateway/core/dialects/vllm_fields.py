@@ -196,13 +196,13 @@ def _sift_message(message: dict[str, Any], number: int, left_out: LeftOut) -> No
     if isinstance(content, list):
         for index, part in enumerate(content):
             if not isinstance(part, str):
-                _sift_part(part, f"messages[{number}].content[{index}]", left_out)
+                sift_part(part, f"messages[{number}].content[{index}]", left_out)
     if calls := message.get("tool_calls"):
         for index, call in enumerate(calls if isinstance(calls, list) else ()):
             left_out.keep_only(call, _CALL_KEYS, "messages[].tool_calls[]", f"messages[{number}].tool_calls[{index}]")
 
 
-def _sift_part(part: Any, where: str, left_out: LeftOut) -> None:
+def sift_part(part: Any, where: str, left_out: LeftOut) -> None:
     kind = part.get("type") if isinstance(part, dict) else None
     known = PART_KEYS.get(kind) if isinstance(kind, str) else None
     if known is None:

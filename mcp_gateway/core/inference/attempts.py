@@ -12,6 +12,7 @@ from mcp_gateway.core.inference.meter import Meter, Metered
 from mcp_gateway.core.inference.parts import Call, Parts
 from mcp_gateway.core.inference.rationed import Rationed
 from mcp_gateway.core.inference.routing import unavailable
+from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.record import OK
 from mcp_gateway.core.routing.rank import Candidate, Ranking
 from mcp_gateway.core.surfaces.error_shapes import MAX_REFUSAL_BYTES
@@ -105,8 +106,11 @@ class Attempts:
         ask.take_out()
         self._is_collected = self._shall_collect(model)
         is_stream = ask.is_stream or self._is_collected
+        as_read = dump_json(ask.body) if self._meter.is_mixed else b""
+        if as_read:
+            target.translation.sift(ask.body)
         body = target.translation.body(ask, terms, target.backend_model, self._account_id, is_stream=is_stream)
-        ask.put_away(body)
+        ask.put_away(as_read or body)
         return body
 
     async def _fits_after(self, error: GatewayError, asked: Candidate[Backend], model: Model) -> bool:

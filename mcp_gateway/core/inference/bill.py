@@ -10,12 +10,13 @@ from mcp_gateway.core.inference.answer import Answer
 from mcp_gateway.core.inference.fitting import likely_prompt_tokens, terms_within
 from mcp_gateway.core.inference.meter import NO_USAGE, Meter, Metered
 from mcp_gateway.core.inference.parts import Call, Parts
+from mcp_gateway.core.inference.routing import without_dearest
 from mcp_gateway.core.inference.running_hold import RunningHold
 from mcp_gateway.core.inference.terms import affordable_tokens, cost_nano, most_output_tokens, quote
 from mcp_gateway.core.ledger.ledger import SettlementPending
 from mcp_gateway.core.ledger.purse import Hold
 from mcp_gateway.core.money import NANO_PER_USD, format_usd
-from mcp_gateway.core.prices import FREE, Price
+from mcp_gateway.core.prices import FREE, Price, dearest
 from mcp_gateway.core.record import OK, EndedBy, RequestRecord
 from mcp_gateway.core.routing.rank import Candidate
 from mcp_gateway.core.surfaces.surface import Ask, Terms
@@ -24,6 +25,8 @@ from mcp_gateway.core.upstream.backend import Backend
 
 logger = logging.getLogger(__name__)
 
+_TOO_DEAR = ("insufficient_balance", "budget_exhausted", "balance_held")
+"""Codes of a hold that is refused for what it is for."""
 CLIENT_CLOSED = GatewayError("client_closed", "The client left before the answer was whole.")
 _UNBILLED = GatewayError("ledger_unavailable", "The answer's bill cannot be written now: it is not billed.")
 """These two are told of and never raised: an error that is kept would keep what its traceback holds."""
@@ -65,6 +68,22 @@ class Bill:
     def ended_by(self) -> EndedBy | None:
         """What ended an answer that its backend would have gone on with."""
         return None if self._running_hold is None else self._running_hold.ended_by
+
+    async def open_affordable(self, ask: Ask, model: Model, meter: Meter, *, can_be_cut: bool) -> Terms:
+        """Hold for the dearest of who may be asked; those that the money is not enough for leave, the dearest first.
+
+        The terms that are held. Raises GatewayError where it is not enough for any.
+        """
+        while True:
+            self.price = dearest([one.offer.price for one in meter.ranking])
+            try:
+                return await self.open(meter.terms, ask, model, meter, can_be_cut=can_be_cut)
+            except GatewayError as error:
+                is_too_dear = error.code in _TOO_DEAR and len(meter.ranking) > 1
+                cheaper = without_dearest(meter.ranking, meter.quoted_prompt_tokens) if is_too_dear else ()
+                if not cheaper:
+                    raise
+                meter.ranking = cheaper
 
     async def open(self, terms: Terms, ask: Ask, model: Model, meter: Meter, *, can_be_cut: bool) -> Terms:
         """Hold the worst case of the terms, or as much as the wallet has; the terms that are held.
@@ -144,6 +163,9 @@ class Bill:
         finally:  # what is counted is what the caller is told, so only once that is known
             self.took_s = self._parts.monotonic_s() - self._clock_start_s
             self._parts.metrics.request_ended(record, self.took_s, first_token_s)
+            if error is None and asked is not None and self.model is not None and self.model.choose == "latency":
+                took_s = self.took_s if first_token_s is None else first_token_s
+                self._parts.pool.choosing.note(asked.offer, took_s, is_stream=first_token_s is not None)
             self._parts.activity.note(record)
 
     @property

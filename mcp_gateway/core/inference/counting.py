@@ -13,14 +13,14 @@ from mcp_gateway.core.catalog import Model, Offer
 from mcp_gateway.core.dialects.dialect import Counting, Dialect
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.inference.parts import Parts
-from mcp_gateway.core.inference.routing import check_images, judged, offers_to, ranked, unavailable
+from mcp_gateway.core.inference.routing import check_images, judged, offers_to, ranked, takers, unavailable
 from mcp_gateway.core.inference.terms import check_access
 from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.record import OK
 from mcp_gateway.core.routing.rank import Candidate, Ranking
 from mcp_gateway.core.surfaces.error_shapes import MAX_REFUSAL_BYTES
 from mcp_gateway.core.surfaces.surface import Ask, Body
-from mcp_gateway.core.surfaces.tokens import TokenQuestion
+from mcp_gateway.core.surfaces.tokens import QuestionName, TokenQuestion
 from mcp_gateway.core.upstream.backend import COUNT_S, Backend, BackendResponse, failure, read_beginning
 from mcp_gateway.core.upstream.transport import BodyTooLarge, Keep, UpstreamError
 
@@ -49,6 +49,8 @@ async def count_prompt(parts: Parts, caller: Caller, ask: Ask) -> int:
     """The prompt's tokens. Raises GatewayError for a refusal, or where no backend counts, or not in time."""
     model = parts.published.seen_by(caller).find(ask.model)
     offers = offers_to(caller, model, parts)
+    if len(offers) > 1:
+        offers = takers(tuple(offer for offer in offers if offer.source == offers[0].source), ask, parts)
     await judged(parts, caller, ask, model, parts.targets.at(offers[0], ask.surface, ask.model))
 
     def counting(offer: Offer) -> Counting | None:
@@ -67,14 +69,14 @@ async def count_prompt(parts: Parts, caller: Caller, ask: Ask) -> int:
 async def answered(parts: Parts, caller: Caller, question: TokenQuestion, reservation: Reservation) -> FreeAnswer:
     """A backend's answer, for which room is taken in the reservation. Raises GatewayError."""
     model = parts.published.seen_by(caller).find(question.model)
-    offers = offers_to(caller, model, parts)
-    ignored = parts.targets.dialect_of(offers[0]).inquiries[question.name].sift(question.body)
+    offers = _counting_offers(offers_to(caller, model, parts), parts, question.name)
+    ignored = parts.targets.inquiry(offers[0], question.name).sift(question.body)
     check_access(model, caller)
     if question.images:
         await check_images(parts, caller, model, question.images, question.remote_images)
 
     def written(offer: Offer) -> Counting:
-        inquiry = parts.targets.dialect_of(offer).inquiries[question.name]
+        inquiry = parts.targets.inquiry(offer, question.name)
         return Counting(inquiry.path, dump_json(question.body | {"model": offer.name}))
 
     sent = {(offer.source, offer.name): written(offer) for offer in offers}
@@ -87,6 +89,13 @@ async def answered(parts: Parts, caller: Caller, question: TokenQuestion, reserv
 
     asking = _Asking(model, question.model, question.prompt_field, lambda offer: sent[offer.source, offer.name])
     return FreeAnswer(await _asked(parts, parts.pool.spread_over(offers), asking, read), ignored)
+
+
+def _counting_offers(offers: tuple[Offer, ...], parts: Parts, name: QuestionName) -> tuple[Offer, ...]:
+    """Those where such a question is answered; all where it is nowhere, to be refused."""
+    if len(offers) == 1:
+        return offers
+    return tuple(offer for offer in offers if name in parts.targets.dialect_of(offer).inquiries) or offers
 
 
 async def _asked(parts: Parts, ranking: Ranking[Backend], asking: _Asking, read: Read[A]) -> A:

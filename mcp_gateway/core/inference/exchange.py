@@ -19,11 +19,10 @@ from mcp_gateway.core.inference.fitting import first_terms
 from mcp_gateway.core.inference.meter import NO_USAGE, UNUSED, Meter, Metered
 from mcp_gateway.core.inference.parts import Call, Parts
 from mcp_gateway.core.inference.remote_images import bring_images
-from mcp_gateway.core.inference.routing import judged, offers_to, ranked
+from mcp_gateway.core.inference.routing import judged, offers_to, ranked, takers
 from mcp_gateway.core.inference.terms import reserved_output_tokens
 from mcp_gateway.core.limits.limiter import Turn
 from mcp_gateway.core.money import format_usd
-from mcp_gateway.core.prices import dearest
 from mcp_gateway.core.record import OK, EndedBy
 from mcp_gateway.core.surfaces.openai import telling_its_cut
 from mcp_gateway.core.surfaces.surface import Ask, Body, Reader
@@ -230,19 +229,24 @@ class Exchange:
         """Check and hold, from what is cheap to refuse to what is dear. Raises GatewayError."""
         parts, caller, settings = self._parts, self._caller, self._parts.settings
         offers = offers_to(caller, model, parts)
+        is_mixed = False
+        if len(offers) > 1:
+            offers = takers(parts.pool.choosing.arranged(offers, model, ask), ask, parts)
+            is_mixed = len({offer.source for offer in offers}) > 1
         target = parts.targets.at(offers[0], ask.surface, ask.model)
-        self._ignored = await judged(parts, caller, ask, model, target)
+        self._ignored = await judged(parts, caller, ask, model, target, is_mixed=is_mixed)
         ranking = ranked(offers, ask, model, caller, parts)
-        self._bill.price = dearest([offer.price for offer in offers])
         meter = self._meter = Meter(parts, ask, model, ranking)
+        meter.is_mixed = is_mixed
         meter.terms = await first_terms(ask, model, ranking[0], caller, settings, meter)
         self._turn.reserve_tokens(
             meter.estimated_tokens + reserved_output_tokens(meter.terms, ask, model, settings.limits)
         )
         if model.is_window_narrowed:
             await meter.check_window()
-        can_be_cut = target.translation.can_be_cut(ask) and (ask.is_stream or target.translation.can_collect(ask))
-        meter.terms = await self._bill.open(meter.terms, ask, model, meter, can_be_cut=can_be_cut)
+        translation = target.translation
+        can_be_cut = translation.can_be_cut(ask) and (ask.is_stream or translation.can_collect(ask)) and not is_mixed
+        meter.terms = await self._bill.open_affordable(ask, model, meter, can_be_cut=can_be_cut)
         if ask.prompt.remote_images:
             await bring_images(parts, caller.account_id, self._call.context, ask, meter)
         self._answer = Answer(
@@ -254,7 +258,7 @@ class Exchange:
             monotonic_s=parts.monotonic_s,
             note=note,
         )
-        return Attempts(parts, self._call, ask, meter, ranking, account_id=caller.account_id)
+        return Attempts(parts, self._call, ask, meter, meter.ranking, account_id=caller.account_id)
 
     @property
     def _end(self) -> GatewayError | None:

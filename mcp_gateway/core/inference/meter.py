@@ -50,6 +50,8 @@ class Meter:
     """How that one is asked."""
     is_held = False
     """Whether a hold covers what is billed."""
+    is_mixed = False
+    """Whether the candidates speak several dialects."""
     running_hold: RunningHold | None = None
     """What raises the hold as the answer comes, where it is not for the worst case."""
     waited_s = 0.0
@@ -63,7 +65,7 @@ class Meter:
         self._parts = parts
         self._ask = ask
         self._model = model
-        self._ranking = ranking
+        self.ranking = ranking
         self.terms = Terms(ask.output_limit, model.max_output_tokens)
         self.estimated_tokens = estimated_prompt_tokens(ask, model, parts.settings.wallet)
         """About what the prompt has."""
@@ -73,7 +75,7 @@ class Meter:
     async def count_prompt(self) -> int | None:
         """The prompt's tokens, asked once of a backend that serves; None where it cannot tell."""
         if self._counted_tokens is None:
-            self._counted_tokens = await self.count_at(who_counts(self._ranking, self._parts))
+            self._counted_tokens = await self.count_at(who_counts(self.ranking, self._parts))
         return self._counted_tokens
 
     async def check_window(self) -> None:
@@ -197,6 +199,8 @@ class Meter:
         """The prompt's tokens by this backend; None where it cannot tell."""
         if self._ask.prompt.token_ids is not None:
             return self._ask.prompt.token_ids
+        if self.is_mixed:
+            return None  # its body is not sifted for anybody
         target = self._parts.targets.at(candidate.offer, self._ask.surface, self._ask.model)
         counting = target.translation.counting(self._ask, target.backend_model)
         if counting is None:

@@ -1,6 +1,8 @@
 """Whether a request may be asked, and what it may be answered by, by who asks and for what."""
 
 from collections.abc import Sequence
+from math import ceil
+from typing import Any
 
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.catalog import DEMO, Model, Offer
@@ -8,6 +10,7 @@ from mcp_gateway.core.dialects.dialect import Target
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.inference.parts import Parts
 from mcp_gateway.core.inference.terms import check
+from mcp_gateway.core.json_bounds import dump_json, parse_exactly
 from mcp_gateway.core.prices import FREE
 from mcp_gateway.core.routing.rank import Candidate, Ranking, rank
 from mcp_gateway.core.sent_images import RemoteImage
@@ -23,16 +26,20 @@ def offers_to(caller: Caller, model: Model, parts: Parts) -> tuple[Offer, ...]:
         name = model.offers[0].name
         return (Offer(DEMO, name if name in parts.pool.demo.models.listings else DEMO_MODEL, FREE),)
     if caller.is_guest:
-        return tuple(Offer(offer.source, offer.name, FREE) for offer in model.offers)
+        return tuple(Offer(offer.source, offer.name, FREE, offer.weight) for offer in model.offers)
     return model.offers
 
 
-async def judged(parts: Parts, caller: Caller, ask: Ask, model: Model, target: Target) -> tuple[str, ...]:
+async def judged(
+    parts: Parts, caller: Caller, ask: Ask, model: Model, target: Target, *, is_mixed: bool = False
+) -> tuple[str, ...]:
     """Leave of an ask what may be sent of it, and see whether its caller may ask it; the names that were removed.
+
+    One that may go to places of several dialects stays as its surface read it: each attempt sifts what it sends.
 
     Raises GatewayError.
     """
-    ignored = target.translation.sift(ask.body)
+    ignored = target.translation.sift(copied(ask.body) if is_mixed else ask.body)
     check(ask, model, caller, parts.settings.limits)
     if ask.prompt.images:
         await check_images(parts, caller, model, ask.prompt.images, ask.prompt.remote_images)
@@ -48,11 +55,60 @@ async def check_images(
 
 
 def ranked(offers: tuple[Offer, ...], ask: Ask, model: Model, caller: Caller, parts: Parts) -> Ranking[Backend]:
-    """Who may be asked now, in what order. Raises GatewayError `model_unavailable` where nobody can."""
+    """Who may be asked now, in what order.
+
+    Raises GatewayError where nobody can: `model_unavailable`, or what the first of those says that rest.
+    """
     ranking = rank(offers, parts.pool.sight, ask, caller.account_id)
     if not ranking:
-        raise unavailable(model)
+        raise resting(offers, parts) or unavailable(model)
     return ranking
+
+
+def resting(offers: Sequence[Offer], parts: Parts) -> GatewayError | None:
+    """What is told of the provider that may be asked again the soonest; None where none rests."""
+    asked = [(backend, offer.name) for offer in offers for backend in parts.pool.sight[offer.source]]
+    rests = [(backend.models.rest_of(name, backend.work.now_s()), backend.work.now_s()) for backend, name in asked]
+    left = [(rest.until_s - now_s, rest.code) for rest, now_s in rests if rest is not None]
+    if not left:
+        return None
+    left_s, code = min(left)
+    message = "The model is not available at the moment; try again later."
+    return GatewayError(code, message, retry_after_s=max(1, ceil(left_s)))
+
+
+def copied(body: dict[str, Any]) -> dict[str, Any]:
+    """The same body, of which nothing is shared."""
+    again: dict[str, Any] = parse_exactly(dump_json(body))
+    return again
+
+
+def takers(offers: tuple[Offer, ...], ask: Ask, parts: Parts) -> tuple[Offer, ...]:
+    """Those of several offers that serve the surface, and whose dialect takes the ask as it is.
+
+    Raises GatewayError with the first's refusal where there is none.
+    """
+    targets = parts.targets
+    serving = tuple(offer for offer in offers if targets.serves(offer, ask.surface)) or offers
+    sources = {offer.source: targets.at(offer, ask.surface, ask.model).translation for offer in serving}
+    if len(sources) == 1:
+        return serving
+    refused: dict[str, GatewayError] = {}
+    for source, translation in sources.items():
+        try:
+            translation.sift(copied(ask.body))
+        except GatewayError as refusal:
+            refused[source] = GatewayError(refusal.code, refusal.message, param=refusal.param)
+    taking = tuple(offer for offer in serving if offer.source not in refused)
+    if not taking:
+        raise refused.pop(serving[0].source)  # by no name, which would keep what its traceback holds
+    return taking
+
+
+def without_dearest(ranking: Ranking[Backend], prompt_tokens: int) -> Ranking[Backend]:
+    """The candidates less those that would cost the most for such a prompt and its answer; none where all are alike."""
+    costs = [one.offer.price.most_nano(prompt_tokens, prompt_tokens) for one in ranking]
+    return [one for one, cost in zip(ranking, costs, strict=True) if cost < max(costs)]
 
 
 def who_counts(ranking: Ranking[Backend], parts: Parts) -> Candidate[Backend]:

@@ -10,12 +10,18 @@ from collections import defaultdict
 from collections.abc import Callable
 from http import HTTPStatus
 
+from mcp_gateway.core.blame import OperatorFault
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.log_limit import LogLimit
 
 logger = logging.getLogger(__name__)
 
 _INTERVAL_S = 60.0
+_TO_DO = {
+    "provider_money": ": its account there has no money or quota left, which only its owner can change",
+    "provider_key": ": it does not take the key, or the key may not do this",
+    "provider_model": ": it has no such model, which mcp-gateway providers check tells of",
+}
 Kind = tuple[str, str]
 """The names of a backend and of an error code: as many as there are of both together, at most."""
 
@@ -35,14 +41,15 @@ class Failures:
 
     def note(self, backend: str, error: GatewayError) -> None:
         """One attempt has failed. What the request itself was refused for is counted, and no line."""
-        self._count(backend, error.code)
+        code = f"provider_{error.fault}" if isinstance(error, OperatorFault) else error.code
+        self._count(backend, code)
         if error.status < HTTPStatus.INTERNAL_SERVER_ERROR:
             return
-        kind = backend, error.code
+        kind = backend, code
         if kind in self._untold:
             self._untold[kind] += 1
         else:
-            logger.warning("backend %s: 1 attempt failed with %s", *kind)
+            logger.warning("backend %s: 1 attempt failed with %s%s", *kind, _TO_DO.get(code, ""))
             self._begin_minute(kind)
 
     def warn_of_usage(self, backend: str, problem: str) -> None:

@@ -16,8 +16,6 @@ LOOK_S = 1.0
 """How often a silent backend is looked at."""
 GRACE_S = 5.0
 """How long a backend that is lost, or stuck, keeps the requests that it has not begun to answer."""
-_BUSY_REST_S = 1.0
-"""How long one that said that it is full is left alone."""
 
 
 class Attempt:
@@ -61,7 +59,7 @@ class Attempt:
             breaker.succeeded(self._number)
         else:
             self._fail(error)
-        self._note(error)
+            backend.note_refusal(error, self._backend_model)
 
     def _fail(self, error: GatewayError) -> None:
         backend, blame = self.backend, blame_of(error)
@@ -124,16 +122,6 @@ class Attempt:
         if gone_at_s is None:
             return False
         return now_s >= (gone_at_s + GRACE_S if began_at_s <= gone_at_s else began_at_s + self.first_token_s)
-
-    def _note(self, error: GatewayError | None) -> None:
-        backend = self.backend
-        match error.code if error is not None else None:
-            case "connect_failed":
-                backend.lost("no connection")
-            case "backend_busy":
-                backend.work.busy_until_s = backend.work.now_s() + _BUSY_REST_S
-            case "model_unavailable":
-                backend.models.missing.add(self._backend_model)
 
 
 def _reason(error: GatewayError) -> str:

@@ -37,7 +37,7 @@ from mcp_gateway.core.upstream.workload import Workload
 logger = logging.getLogger(__name__)
 
 Headers = Sequence[tuple[bytes, bytes]]
-_JSON: tuple[bytes, bytes] = (b"content-type", b"application/json")
+JSON: tuple[bytes, bytes] = (b"content-type", b"application/json")
 _MAX_LIST_BYTES = 4 * 1024 * 1024
 _MAX_LIST_VALUES = 100_000
 _MAX_METRICS_BYTES = 4 * 1024 * 1024
@@ -45,6 +45,8 @@ _BEGINNING_BYTES = 64 * 1024
 """Of an answer whose status is all that counts, or whose fact stands first."""
 COUNT_S = 5.0
 """A count of a prompt takes milliseconds, and an answer waits for it."""
+_BUSY_REST_S = 1.0
+"""How long one that said that it is full is left alone."""
 _STUCK = "its engine makes no tokens while requests run"
 Status = Literal["up", "busy", "failing", "down"]
 
@@ -162,10 +164,10 @@ class Backend:
     async def discover(self) -> None:
         """Ask /health and /v1/models again; afterwards `listings` and `fault` tell what was found."""
         try:
-            status, _ = await self._get(vllm.HEALTH_PATH, _BEGINNING_BYTES)
+            status, _ = await _got(self, vllm.HEALTH_PATH, _BEGINNING_BYTES)
             if status not in (200, 404):  # other servers than vLLM may have none
                 raise GatewayError("backend_error", f"its /health answered {status}")
-            rows = await _rows(*await self._get(vllm.MODELS_PATH, _MAX_LIST_BYTES))
+            rows = await _rows(*await _got(self, vllm.MODELS_PATH, _MAX_LIST_BYTES))
         except GatewayError as error:
             if error.code == "overloaded":  # it was not asked
                 self.fault = self.fault and error.message
@@ -182,7 +184,7 @@ class Backend:
     async def read_metrics(self) -> None:
         """Read the queue gauges and the counters of tokens again; none where there is no page of them."""
         try:
-            status, body = await self._get(vllm.METRICS_PATH, _MAX_METRICS_BYTES)
+            status, body = await _got(self, vllm.METRICS_PATH, _MAX_METRICS_BYTES)
         except GatewayError:
             status, body = 0, b""
         page = body if status == HTTPStatus.OK else b""
@@ -210,6 +212,16 @@ class Backend:
         self.fault, self.is_probed = fault, True
         self.work.forget()
         self._note_gone()
+
+    def note_refusal(self, error: GatewayError, backend_model: str) -> None:
+        """Take what an attempt failed with, for those that come after it."""
+        match error.code:
+            case "connect_failed":
+                self.lost("no connection")
+            case "backend_busy":
+                self.work.busy_until_s = self.work.now_s() + _BUSY_REST_S
+            case "model_unavailable":
+                self.models.missing.add(backend_model)
 
     async def count_prompt(self, counting: Counting) -> int | None:
         """The tokens that it is asked to count; None where it cannot tell, or not in time."""
@@ -244,7 +256,7 @@ class Backend:
         patience: Patience | None = None,
     ) -> BackendResponse:
         assert path in vllm.ALLOWED_PATHS
-        sent = [_JSON, *headers]
+        sent = [JSON, *headers]
         if self.api_key:
             sent.append((b"authorization", b"Bearer " + self.api_key.encode()))
         try:
@@ -252,13 +264,14 @@ class Backend:
         except UpstreamError as error:
             raise failure(error) from error
 
-    async def _get(self, path: str, max_bytes: int) -> tuple[int, bytes]:
-        """Status and the first `max_bytes` of the body. Raises GatewayError."""
-        response = await self._ask("GET", path, b"", ())
-        try:
-            return response.status, await _read_and_close(response, max_bytes)
-        except UpstreamError as error:
-            raise failure(error) from error
+
+async def _got(backend: Backend, path: str, max_bytes: int) -> tuple[int, bytes]:
+    """Status and the first `max_bytes` of the body. Raises GatewayError."""
+    response = await backend._ask("GET", path, b"", ())
+    try:
+        return response.status, await _read_and_close(response, max_bytes)
+    except UpstreamError as error:
+        raise failure(error) from error
 
 
 async def read_beginning(response: BackendResponse, max_bytes: int) -> bytes:

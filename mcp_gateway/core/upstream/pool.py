@@ -5,10 +5,12 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
+from time import monotonic
 from typing import Literal
 
 from mcp_gateway.core.blame import Blame
 from mcp_gateway.core.catalog import DEMO, VLLM, Listing, Listings, Model, Offer
+from mcp_gateway.core.routing.choosing import Choosing
 from mcp_gateway.core.routing.rank import Candidate, Ranking, Sight, next_of, spread
 from mcp_gateway.core.text import shown
 from mcp_gateway.core.upstream.backend import Backend, Status
@@ -26,7 +28,7 @@ Failures = Mapping[Candidate[Backend], Blame]
 
 
 class Pool:
-    """All configured backends, and the demo beside them for test keys."""
+    """All configured backends and providers, and the demo beside them for test keys; providers are never probed."""
 
     def __init__(
         self,
@@ -39,16 +41,21 @@ class Pool:
         on_metrics: Callable[[Backend, float], None],
         retries: RetryBudget,
         random: Random,
+        providers: Mapping[str, Backend] | None = None,
     ) -> None:
         self.backends = tuple(backends)
         self.demo = demo
-        self.sight: Sight[Backend] = {VLLM: self.backends, DEMO: (demo,)}
+        self.providers = {} if providers is None else dict(providers)
+        self.sight: Sight[Backend] = {
+            VLLM: self.backends, DEMO: (demo,), **{name: (provider,) for name, provider in self.providers.items()}
+        }  # fmt: skip
         self._interval_s = interval_s
         self._timeout_s = timeout_s
         self._on_change = on_change
         self._on_metrics = on_metrics
         self._retries = retries
         self._random = random
+        self.choosing = Choosing(random, monotonic)
         self._listings: Listings | None = None
         self._slow: set[Backend] = set()
         self._told: dict[Backend, Status] = {}
@@ -109,7 +116,7 @@ class Pool:
 
     def tell_of_changes(self) -> None:
         """Log what has become of backends since the last call, whether requests or questions brought it to light."""
-        for backend in self.backends:
+        for backend in (*self.backends, *self.providers.values()):
             self._tell_of(backend)
 
     def _tell_of(self, backend: Backend) -> None:
@@ -127,7 +134,7 @@ class Pool:
             logger.info("backend %s is up with %s", backend.name, models)
 
     async def aclose(self) -> None:
-        for backend in {*self.backends, self.demo}:
+        for backend in {*self.backends, *self.providers.values(), self.demo}:
             await backend.origin.aclose()
 
     def _may_go_on(self, failures: Failures) -> bool:

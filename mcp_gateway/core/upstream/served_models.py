@@ -2,9 +2,10 @@
 
 import logging
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 from mcp_gateway.core.catalog import UNKNOWN_WINDOW_TOKENS, Listing
+from mcp_gateway.core.errors import Code
 from mcp_gateway.core.text import is_one_line
 
 logger = logging.getLogger(__name__)
@@ -12,6 +13,17 @@ logger = logging.getLogger(__name__)
 _MAX_MODELS = 2000
 """Of one server's list; it is read again and again, and every list of ours is made from it."""
 _MAX_NAME_CHARS = 256
+
+
+ALL_MODELS = ""
+"""In the place of a model's name."""
+
+
+class Rest(NamedTuple):
+    """Until when a model is not asked, and what callers are told meanwhile."""
+
+    until_s: float
+    code: Code
 
 
 @dataclass(slots=True, eq=False)
@@ -26,11 +38,22 @@ class ServedModels:
     missing: set[str] = field(default_factory=set)
     """Those that it listed and yet did not have: what fails so quickly would look idle and draw ever more."""
     nameless: int = 0
+    rests: dict[str, Rest] = field(default_factory=dict, repr=False)
+    """Those that are not asked for a while, since a provider said so."""
 
     def window_of(self, name: str) -> int | None:
         """What prompt and answer may have together, in tokens; None where it does not tell."""
         listing = self.listings.get(name)
         return None if listing is None else listing.max_model_len
+
+    def rest_of(self, name: str, now_s: float) -> Rest | None:
+        """The rest that a model has now, be it of all models; None where it may be asked."""
+        for resting in (ALL_MODELS, name):
+            rest = self.rests.get(resting)
+            if rest is not None and rest.until_s > now_s:
+                return rest
+            self.rests.pop(resting, None)
+        return None
 
     def take(self, rows: list[Any], server: str) -> None:
         """List the models of these rows; one line tells how many have no name, each time that this number changes."""

@@ -1,0 +1,254 @@
+"""A provider's stream of chat chunks, however it is written, as OpenAI's own: what every reader of ours knows.
+
+Each chunk is parsed, which those of a vLLM never are: providers differ in where the usage stands, in how calls of tools
+are numbered, and in how often a stream ends. What they all become has one finish a choice, behind its text, one usage
+in a chunk of its own behind that, and one end. Only a stream that told why it finished gets these.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from mcp_gateway.core.dialects.openai_refusals import error_object, kind_of_error
+from mcp_gateway.core.dialects.openai_usage import usages_in
+from mcp_gateway.core.surfaces.chunks import index_of, objects_in, split_frames
+from mcp_gateway.core.surfaces.credible import not_understood
+from mcp_gateway.core.surfaces.error_shapes import failure_in
+from mcp_gateway.core.surfaces.events import EventReader
+from mcp_gateway.core.surfaces.splice import DONE
+
+REASONING = ("reasoning", "reasoning_content")
+_FINISHES = frozenset({"stop", "length", "tool_calls", "content_filter", "function_call"})
+_FINISH_WORDS = {
+    "model_length": "length", "max_tokens": "length", "MAX_TOKENS": "length", "tool_use": "tool_calls",
+    "refusal": "content_filter", "safety": "content_filter", "SAFETY": "content_filter",
+    "error": "error", "abort": "error", "insufficient_system_resource": "error", "ERROR": "error", "TIMEOUT": "error",
+}  # fmt: skip
+"""Reasons outside OpenAI's; any other is why an answer stops."""
+_HEAD = ("created", "system_fingerprint")
+_NO_TEXT: tuple[Any, ...] = (None, "", [])
+
+
+class ChunkNormalizer:
+    """Fed with what arrives; returns whole frames in the one form."""
+
+    def __init__(self, answer_id: str, public_model: str, reasoning_names: Sequence[str]) -> None:
+        self._head: dict[str, Any] = {"id": answer_id, "object": "chat.completion.chunk", "created": 0}
+        self._model = {"model": public_model}
+        self._reasoning_names = tuple(reasoning_names)
+        self._events = EventReader()
+        self._choices: dict[int, _Choice] = {}
+        self._usage: dict[str, Any] | None = None
+        self._is_over = False
+
+    @property
+    def held_bytes(self) -> int:
+        """What has come of a frame that is not whole."""
+        return len(self._events.tail)
+
+    def feed(self, piece: bytes) -> bytes:
+        """Raises GatewayError for a frame without an end, or one that cannot be understood."""
+        return self._normalized(self._events.feed(piece))
+
+    def end(self) -> bytes:
+        """The last frames, once nothing more comes."""
+        return self._normalized(self._events.end()) + self._ending(b"")
+
+    def _normalized(self, frames: bytes) -> bytes:
+        return b"".join([self._one(frame) for frame in split_frames(frames) if not self._is_over])
+
+    def _one(self, frame: bytes) -> bytes:
+        if not frame.startswith(b"data:"):
+            return b""  # a comment, which may say whose it is
+        data = frame.removeprefix(b"data:").strip()
+        if data.startswith(b"[DONE]"):
+            return self._ending(DONE)
+        try:
+            chunk = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            raise not_understood() from None
+        if (error := error_object(chunk)) is not None:
+            self._is_over = True
+            return _error_frame(error)
+        if not isinstance(chunk, dict):
+            raise not_understood()
+        for usage in usages_in(chunk):
+            self._usage = usage
+        return self._chunk(chunk)
+
+    def _chunk(self, chunk: dict[str, Any]) -> bytes:
+        self._head |= {name: chunk[name] for name in _HEAD if isinstance(chunk.get(name), int | str)}
+        made = []
+        for choice in objects_in(chunk.get("choices")):
+            index = index_of(choice)
+            state = self._choices.get(index) or self._choices.setdefault(index, _Choice(self._reasoning_names))
+            if (told := state.told(choice)) is not None:
+                made.append(self._frame([{"index": index, **told, "finish_reason": None}]))
+        return b"".join(made)
+
+    def _ending(self, end: bytes) -> bytes:
+        """What a stream ends with that told why, once; nothing of one that did not, or failed."""
+        if self._is_over:
+            return b""
+        self._is_over = True
+        finished = {index: choice for index, choice in sorted(self._choices.items()) if choice.finish_reason}
+        frames = [
+            self._frame([{"index": index, "delta": {}, "finish_reason": choice.finish_reason}])
+            for index, choice in finished.items()
+        ]
+        if self._usage is not None and not self._is_usage_missing:
+            frames.append(self._frame([], usage=self._usage))
+        return b"".join((*frames, end))
+
+    @property
+    def _is_usage_missing(self) -> bool:
+        """Whether nothing is told of an answer that has something."""
+        has_text = any(choice.has_told for choice in self._choices.values())
+        return has_text and self._usage is not None and not self._usage["completion_tokens"]
+
+    def _frame(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
+        return b"data: %b\n\n" % orjson.dumps({**self._head, **self._model, "choices": choices, **more})
+
+
+def _error_frame(error: dict[str, Any]) -> bytes:
+    """The error with all of its names in its type, by which the rules of a row know it."""
+    status = error.get("status_code")
+    told = failure_in(error if status is None else {"code": status, "message": error.get("message")})
+    one = {"message": told.message, "type": kind_of_error(error), "code": told.status, "param": told.param}
+    return b"data: %b\n\n" % orjson.dumps({"error": one})
+
+
+class _Choice:
+    """What has come of one choice: its calls of tools by number, and why it finished, which the last to tell says."""
+
+    def __init__(self, reasoning_names: tuple[str, ...]) -> None:
+        self.has_told = False
+        self._reasoning_names = reasoning_names
+        self._calls = CallNumbers()
+        self._reason: str | None = None
+
+    @property
+    def finish_reason(self) -> str | None:
+        return finish_told(self._reason, has_calls=bool(self._calls))
+
+    def told(self, choice: dict[str, Any]) -> dict[str, Any] | None:
+        """What a client is told by a chunk; None for nothing."""
+        if isinstance(reason := choice.get("finish_reason"), str) and reason:
+            self._reason = reason
+        delta = choice.get("delta")
+        told = message_told(delta if isinstance(delta, dict) else {}, self._reasoning_names)
+        if calls := self._calls.numbered(told.pop("tool_calls", None)):
+            told["tool_calls"] = calls
+        role = told.pop("role", None)
+        logprobs = choice.get("logprobs")
+        if not told and not logprobs and (self.has_told or role is None):
+            return None
+        if not self.has_told:
+            told = {"role": "assistant", "content": "", **told}
+        self.has_told = True
+        return {"delta": told} | ({"logprobs": logprobs} if logprobs else {})
+
+
+class CallNumbers:
+    """Numbers the calls of one answer from 0, whichever numbers, ids or none a provider gives them."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[Any, int] = {}
+        self._count = 0
+        self._last = -1
+
+    def __bool__(self) -> bool:
+        return bool(self._count)
+
+    def numbered(self, calls: Any) -> list[dict[str, Any]]:
+        return [self._one(call) for call in objects_in(calls) if _tells_anything(call)]
+
+    def _one(self, call: dict[str, Any]) -> dict[str, Any]:
+        number, is_new = self._number_of(call)
+        self._last = number
+        one = {name: value for name, value in call.items() if value is not None}
+        function = one.get("function")
+        if isinstance(function, dict):
+            one["function"] = {name: _as_text(value) for name, value in function.items() if value is not None}
+        if is_new:
+            one["id"] = one.get("id") or f"call_{number}"
+            one.setdefault("type", "function")
+        elif not one.get("id"):
+            one.pop("id", None)
+        return {**one, "index": number}
+
+    def _number_of(self, call: dict[str, Any]) -> tuple[int, bool]:
+        """By its own number, or its id, or as the one that began last where it names no function."""
+        key = call.get("index") if isinstance(call.get("index"), int) else None
+        call_id = call.get("id") or None
+        if key is not None and key in self._numbers and not self._is_another(key, call_id):
+            return self._numbers[key], False
+        if key is None and call_id is not None and call_id in self._numbers:
+            return self._numbers[call_id], False
+        function = call.get("function")
+        is_named = isinstance(function, dict) and bool(function.get("name"))
+        if key is None and call_id is None and not is_named and self._last >= 0:
+            return self._last, False
+        number, self._count = self._count, self._count + 1
+        self._numbers |= {name: number for name in (key, call_id) if name is not None}
+        return number, True
+
+    def _is_another(self, key: int, call_id: str | None) -> bool:
+        """Whether a number that is known bears a new id: some give all their calls the number 0."""
+        return (
+            call_id is not None
+            and self._numbers.get(call_id, -1) != self._numbers[key]
+            and any(isinstance(name, str) and number == self._numbers[key] for name, number in self._numbers.items())
+        )
+
+
+def message_told(message: dict[str, Any], reasoning_names: Sequence[str]) -> dict[str, Any]:
+    """A delta or a message without what is null, its content one text, its reasoning under the names wanted."""
+    told = {name: value for name, value in message.items() if value not in _NO_TEXT and name != "usage"}
+    content = told.get("content")
+    if isinstance(content, list):
+        texts, thoughts = _texts_of(content)
+        told |= {"content": texts} if texts else {}
+        told |= {"reasoning_content": thoughts} if thoughts else {}
+        if not texts:
+            del told["content"]
+    elif content is not None:
+        told["content"] = _as_text(content)
+    if reasoning_names and (reasoning := next((told[name] for name in REASONING if name in told), None)) is not None:
+        told = {name: value for name, value in told.items() if name not in REASONING}
+        told |= dict.fromkeys(reasoning_names, reasoning)
+    return told
+
+
+def finish_told(reason: str | None, *, has_calls: bool) -> str | None:
+    """Why an answer finished, in OpenAI's words; `error` for one that broke off."""
+    if reason is None:
+        return None
+    told = reason if reason in _FINISHES else _FINISH_WORDS.get(reason, "stop")
+    return "tool_calls" if told == "stop" and has_calls else told
+
+
+def _texts_of(parts: list[Any]) -> tuple[str, str]:
+    """The text of parts, and the thoughts among them."""
+    texts, thoughts = [], []
+    for part in parts:
+        if isinstance(part, str):
+            texts.append(part)
+        elif isinstance(part, dict) and part.get("type") == "thinking":
+            inner = part.get("thinking")
+            thoughts.append(_texts_of(inner)[0] if isinstance(inner, list) else str(inner or ""))
+        elif isinstance(part, dict) and isinstance(part.get("text"), str):
+            texts.append(part["text"])
+    return "".join(texts), "".join(thoughts)
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
+
+
+def _tells_anything(call: dict[str, Any]) -> bool:
+    """Whether it is more than the sign that a call is over."""
+    function = call.get("function")
+    told = function.values() if isinstance(function, dict) else ()
+    return bool(call.get("id") or call.get("type") or call.get("custom")) or any(one is not None for one in told)

@@ -1,0 +1,55 @@
+"""The dialect of providers with OpenAI's API, one object for each: what its row says, and how its refusals are meant.
+
+Knows nothing of connections or callers.
+"""
+
+from collections.abc import Mapping
+
+from mcp_gateway.core.dialects import openai_refusals
+from mcp_gateway.core.dialects.chat_openai import ChatToOpenAi
+from mcp_gateway.core.dialects.dialect import Inquiry, Translation
+from mcp_gateway.core.dialects.vllm_refusals import prompt_told, window_told
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.provider_settings import Preset
+from mcp_gateway.core.record import SurfaceName
+from mcp_gateway.core.surfaces.surface import Body, Failure
+from mcp_gateway.core.surfaces.tokens import QuestionName
+
+
+class OpenAi:
+    """What the provider of that name speaks."""
+
+    name = "openai"
+
+    def __init__(self, provider: str, row: Preset, reasoning_names: tuple[str, ...] = ()) -> None:
+        self._provider = provider
+        self._row = row
+        self.translations: Mapping[SurfaceName, Translation] = {"chat": ChatToOpenAi(row, reasoning_names)}
+        self.inquiries: Mapping[QuestionName, Inquiry] = {}
+
+    def failure(self, status: int, body: bytes) -> Failure:
+        return openai_refusals.read_failure(status, body)
+
+    def error(
+        self,
+        failure: Failure,
+        backend_model: str,
+        public_model: str,
+        retry_after: bytes | None = None,
+        prompt_field: str = "messages",
+    ) -> GatewayError:
+        return openai_refusals.error_of(failure, self._row, self._provider, backend_model, public_model, retry_after)
+
+    def window_told(self, refusal: GatewayError) -> int | None:
+        """OpenAI says it as vLLM does, which has it from there."""
+        return window_told(refusal)
+
+    def prompt_told(self, refusal: GatewayError) -> int | None:
+        return prompt_told(refusal)
+
+    def count_told(self, answer: Body) -> int | None:
+        return None
+
+    def request_named(self, beginning: Body) -> bytes | None:
+        """None names its answers by our ids."""
+        return None

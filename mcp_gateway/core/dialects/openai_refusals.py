@@ -1,0 +1,154 @@
+"""What providers say when they refuse: read in whatever shape, told apart by the rules of a row, worded for a caller.
+
+An error that is the operator's (money, key, a model that is not there) never reaches a caller in its own words.
+"""
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from math import ceil
+from typing import Any
+
+import orjson
+
+from mcp_gateway.core.blame import OperatorFault
+from mcp_gateway.core.dialects.redaction import without_places
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.provider_settings import Preset
+from mcp_gateway.core.surfaces.error_shapes import error_in, failure_of
+from mcp_gateway.core.surfaces.surface import Failure
+from mcp_gateway.core.text import shown
+
+_MESSAGE_CHARS = 500
+_MOST_WAIT_S = 3600
+_RETRY_INFO = re.compile(rb'"retryDelay":\s?"(\d{1,6})(?:\.\d{1,9})?s"')
+_WORD = re.compile(r"""[^\s"'`<>()\[\]{},;=|]+""")
+_ACCOUNT_NAMES = frozenset({
+    "acct", "chatcmpl", "gsk", "key", "msg", "org", "proj", "req", "sk", "team", "user",
+})  # fmt: skip
+"""How the names of accounts, keys and requests begin there."""
+_HEX = frozenset("0123456789abcdef-")
+_LEAST_NAME_CHARS, _LEAST_HEX_CHARS = 4, 24
+_TOO_LONG = ("context_length_exceeded", "maximum context length", "too many tokens", "context window")
+_CALLER_S = (400, 404, 409, 413, 415, 422)
+_NO_MODEL = ("model_not_found", "model_decommissioned", "invalid_model", "not_found_error", "resource_not_found_error")
+
+
+def read_failure(status: int, body: bytes) -> Failure:
+    """What an error body of any shape tells; its kind has the code and the type, for the rules of a row."""
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return Failure(status, "", _retry_info(body))
+    error = error_object(parsed) or {}
+    kind = f"{kind_of_error(error)} {_retry_info(body)}".strip()
+    return failure_of(status, error)._replace(kind=kind)
+
+
+def kind_of_error(error: dict[str, Any]) -> str:
+    """All by which an error names itself."""
+    names = [str(error[name]) for name in ("code", "type", "status") if isinstance(error.get(name), str | int)]
+    return " ".join(shown(name).replace(" ", "_") for name in (*names, *_reasons(error)))
+
+
+def error_object(told: Any) -> dict[str, Any] | None:
+    """The error that parsed JSON tells: also in a list of one, or Cloudflare's envelope; None where it tells none."""
+    if isinstance(told, list):
+        told = told[0] if told else {}
+    if not isinstance(told, dict):
+        return {"message": told} if isinstance(told, str) else None
+    errors = told.get("errors")
+    if isinstance(errors, list) and errors and not told.get("choices"):
+        return errors[0] if isinstance(errors[0], dict) else {"message": errors[0]}
+    if told.get("success") is False:
+        return {}
+    error = error_in(told)
+    if error is not None and isinstance(error.get("message"), dict):
+        return error | {"message": error["message"].get("message") or error["message"].get("detail")}
+    return error
+
+
+def _reasons(error: dict[str, Any]) -> list[str]:
+    """Google's reasons, which stand in details."""
+    details = error.get("details")
+    found = [one.get("reason") for one in details if isinstance(one, dict)] if isinstance(details, list) else []
+    return [reason for reason in found if isinstance(reason, str)]
+
+
+def _retry_info(body: bytes) -> str:
+    found = _RETRY_INFO.search(body)
+    return f"retry={int(found[1]) + 1}" if found is not None else ""
+
+
+def error_of(
+    failure: Failure, row: Preset, provider: str, backend_model: str, public_model: str, retry_after: bytes | None
+) -> GatewayError:
+    """The gateway's error for what a provider told."""
+    status, message, kind, param = failure
+    if _is_of(row.money_errors, status, kind):
+        return OperatorFault("money", provider, public_model)
+    if _is_of(row.busy_errors, status, kind):
+        return _busy("model_unavailable", f"The provider of {public_model!r} is full at the moment.", retry_after, kind)
+    if _is_of(row.limit_errors, status, kind):
+        return _busy("backend_busy", f"{public_model!r} is asked too often; try again later.", retry_after, kind)
+    if _is_of(row.key_errors, status, kind):
+        return OperatorFault("key", provider, public_model)
+    if any(name in kind for name in _NO_MODEL) or (status == HTTPStatus.NOT_FOUND and param in (None, "model")):
+        return OperatorFault("model", provider, public_model)
+    if status in _CALLER_S:
+        return _refusal(status, _cleaned(message, backend_model, public_model), kind, param)
+    return GatewayError("backend_error", f"The backend of {public_model!r} failed (status {status}).")
+
+
+def _is_of(rules: Sequence[str], status: int, kind: str) -> bool:
+    names = kind.split(" ")
+    for rule in rules:
+        wanted, _, code = rule.partition(" ")
+        if wanted in ("*", str(status)) and (not code or code in names):
+            return True
+    return False
+
+
+def _busy(code: Any, message: str, retry_after: bytes | None, kind: str) -> GatewayError:
+    _, is_told, seconds = kind.partition("retry=")
+    wait_s = _wait_s(retry_after) or (int(seconds.split(" ")[0]) if is_told else None)
+    return GatewayError(code, message, retry_after_s=None if wait_s is None else min(max(wait_s, 1), _MOST_WAIT_S))
+
+
+def _wait_s(retry_after: bytes | None) -> int | None:
+    """The seconds of a Retry-After, which may have decimals or be a date; None where it is none."""
+    text = (retry_after or b"")[:64].decode("ascii", "replace").strip()
+    if re.fullmatch(r"\d{1,9}(?:\.\d{1,9})?", text):
+        return ceil(float(text))
+    try:
+        at = parsedate_to_datetime(text)
+        return ceil(at.timestamp() - datetime.now(UTC).timestamp())
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def _refusal(status: int, message: str, kind: str, param: str | None) -> GatewayError:
+    if any(words in message.lower() or words in kind for words in _TOO_LONG):
+        return GatewayError("context_length_exceeded", message, param="messages")
+    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        return GatewayError("body_too_large", "The provider takes no request of this size.")
+    code: Any = "unsupported_parameter" if "unsupported_parameter" in kind else "invalid_value"
+    return GatewayError(code, message, param=None if param is None else shown(param))
+
+
+def _cleaned(message: str, backend_model: str, public_model: str) -> str:
+    """What it says, without its addresses, and the names of the operator's account, keys and requests."""
+    text = _WORD.sub(lambda found: "…" if _is_the_operator_s(found[0]) else found[0], message)
+    text = re.sub(rf"(?<![\w/.-]){re.escape(backend_model)}(?![\w/-])", lambda _: public_model, text)
+    text = without_places(text).strip() or "The provider refused the request."
+    return text if len(text) <= _MESSAGE_CHARS else text[:_MESSAGE_CHARS] + "…"
+
+
+def _is_the_operator_s(word: str) -> bool:
+    """Whether it is an address, or names an account, a key or a request."""
+    bare = word.rstrip(".:!?").lower()
+    begin = bare.replace("_", "-").partition("-")
+    is_name = begin[0] in _ACCOUNT_NAMES and any(map(str.isdigit, begin[2])) and len(begin[2]) >= _LEAST_NAME_CHARS
+    return "://" in bare or is_name or (len(bare) >= _LEAST_HEX_CHARS and _HEX.issuperset(bare))

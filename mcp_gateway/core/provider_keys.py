@@ -1,0 +1,50 @@
+"""The keys of providers, read from the environment and from files, and the headers that they are sent in."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from mcp_gateway.core.config import ConfigError
+from mcp_gateway.core.provider_settings import Preset, ProviderSettings, row_of
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+
+def read_keys(providers: Iterable[ProviderSettings], environ: Mapping[str, str]) -> dict[str, str]:
+    """The key of each provider that is sent one. Raises ConfigError, which names all that are not there."""
+    keys: dict[str, str] = {}
+    faults: list[str] = []
+    for provider in providers:
+        if row_of(provider).auth == "none":
+            continue
+        try:
+            keys[provider.name] = _key_of(provider, environ)
+        except ValueError as fault:
+            faults.append(f"[[providers]] {provider.name}: {fault}")
+    if faults:
+        raise ConfigError(faults)
+    return keys
+
+
+def headers_of(row: Preset, key: str | None) -> Headers:
+    """What every request to it bears."""
+    headers = [(name.lower().encode(), value.encode()) for name, value in row.headers.items()]
+    if key is not None and row.auth == "bearer":
+        headers.append((b"authorization", b"Bearer " + key.encode()))
+    elif key is not None and row.auth == "x-header":
+        headers.append((row.auth_header.lower().encode(), key.encode()))
+    return tuple(headers)
+
+
+def _key_of(provider: ProviderSettings, environ: Mapping[str, str]) -> str:
+    variable, file = provider.api_key_env, provider.api_key_file
+    key = environ.get(variable, "").strip() if variable is not None else ""
+    if not key and file is not None:
+        try:
+            key = Path(file).expanduser().read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            raise ValueError("api_key_file cannot be read") from None
+    if not key:
+        raise ValueError(f"{variable} is not set" if file is None else "api_key_file is empty")
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ValueError("its key must be visible ASCII characters, without spaces or line ends")
+    return key

@@ -1,0 +1,68 @@
+"""A provider as a backend: others' servers, of which nothing is asked but what is billed. How it is, its answers tell.
+
+It rests where it said that it is full, or asked too often, for as long as it said; a fault of the operator's has all of
+it rest for a while. Knows no row and no dialect.
+"""
+
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from mcp_gateway.core.blame import OperatorFault
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.upstream.backend import JSON, Backend, BackendResponse, Headers, Status, failure
+from mcp_gateway.core.upstream.served_models import ALL_MODELS, Rest
+from mcp_gateway.core.upstream.transport import Patience, UpstreamError
+
+
+@dataclass(slots=True, eq=False)
+class Provider(Backend):
+    """`own_headers` are all that it is sent beside a body: nothing of a caller's reaches it."""
+
+    own_headers: Headers = field(default=(), repr=False)
+    fault: str = ""
+    is_probed: bool = True
+
+    def can_take(self, backend_model: str) -> bool:
+        models = self.models
+        return backend_model in models.listings and models.rest_of(backend_model, self.work.now_s()) is None
+
+    def is_sound_for(self, backend_model: str) -> bool:
+        return self.breaker.lets_in
+
+    def serves(self, backend_model: str) -> bool:
+        return self.breaker.is_closed and self.can_take(backend_model)
+
+    @property
+    def status(self) -> Status:
+        return "failing" if self.reason else "up"
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is not simply up; a model that rests is none."""
+        if self.models.rest_of(ALL_MODELS, self.work.now_s()) is not None:
+            return "it refuses what only its account's owner can put right"
+        return self.breaker.reason or None
+
+    def infer(
+        self, path: str, body: bytes, headers: Headers, *, is_stream: bool, patience: Patience | None = None
+    ) -> Coroutine[Any, Any, BackendResponse]:
+        """As of any backend, without the headers of the request."""
+        return self._sent(path, body, is_stream=is_stream, patience=patience)
+
+    async def _sent(self, path: str, body: bytes, *, is_stream: bool, patience: Patience | None) -> BackendResponse:
+        sent = [JSON, *self.own_headers]
+        try:
+            return await self.origin.request("POST", path, sent, body, is_stream=is_stream, patience=patience)
+        except UpstreamError as error:
+            raise failure(error) from error
+
+    def lost(self, fault: str) -> None:
+        """One connection that failed says nothing of the next."""
+
+    def note_refusal(self, error: GatewayError, backend_model: str) -> None:
+        if error.code not in ("backend_busy", "model_unavailable"):
+            return
+        is_for_all = isinstance(error, OperatorFault) and error.fault != "model"
+        until_s = self.work.now_s() + (error.retry_after_s or 1)
+        self.models.rests[ALL_MODELS if is_for_all else backend_model] = Rest(until_s, error.code)

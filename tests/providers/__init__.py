@@ -1,0 +1,1 @@
+"""Doubles of the providers that are known, on real sockets, and what the gateway does with them."""

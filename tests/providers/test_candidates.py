@@ -1,0 +1,221 @@
+"""A model that several may answer for: who is asked first, who next, on one hold, and at whose price."""
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.logged import lines_logged
+from tests.providers.doubles import KINDS, Double, Generic, Mistral, Refusal, serving
+from tests.providers.test_contract import ENVIRON, MODEL, PRICES, chunks_of
+from tests.serving import Door, error_of, open_door
+
+CHEAP = {"prompt": "0.0000001", "completion": "0.0000002"}
+DEAR = {"prompt": "0.00001", "completion": "0.00002"}
+
+
+@asynccontextmanager
+async def choice_of(
+    data_dir: Path, *candidates: dict[str, Any], manners: Sequence[Generic] = (), **model: Any
+) -> AsyncIterator[tuple[Door, list[Double]]]:
+    """A gateway whose model has these candidates, each at a provider of its own: one, two, ..."""
+    names = ["one", "two", "three"][: len(candidates)]
+    async with AsyncExitStack() as stack:
+        kinds = manners or [Generic() for _ in names]
+        doubles = [await stack.enter_async_context(serving(kind)) for kind in kinds]
+        listed = [
+            {"provider": name, "backend_model": f"at-{name}"} | one for name, one in zip(names, candidates, strict=True)
+        ]
+        settings: dict[str, Any] = {
+            "providers": [double.settings(name) for name, double in zip(names, doubles, strict=True)],
+            "models": [MODEL | {"candidates": listed} | model],
+        }
+        door = await stack.enter_async_context(open_door(data_dir, environ=ENVIRON, **settings))
+        yield door, doubles
+        await door.nothing_is_left()
+
+
+def asked_of(doubles: list[Double]) -> list[int]:
+    return [len(double.asked) for double in doubles]
+
+
+FAULTS = [
+    Refusal(402, b'{"error":{"message":"no money","type":"billing"}}'),
+    Refusal(401, b'{"error":{"message":"bad key"}}'),
+    Refusal(403, b"{}"),
+    Refusal(404, b'{"error":{"message":"no such model","code":"model_not_found"}}'),
+    Refusal(429, b'{"error":{"message":"slow down"}}'),
+    Refusal(500, b"oops"),
+    Refusal(502, b"<html>"),
+    Refusal(503, b"{}"),
+    Refusal(529, b'{"type":"error","error":{"type":"overloaded_error"}}'),
+]
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: str(fault.status))
+async def test_the_next_is_asked_where_one_fails_before_its_first_token(
+    fault: Refusal, is_stream: bool, tmp_path: Path
+) -> None:
+    async with choice_of(tmp_path, {"pricing": DEAR}, {"pricing": CHEAP}) as (door, doubles):
+        doubles[0].refusal = fault
+        response = await door.chat(await door.key(credit="10"), model="sold/model", stream=is_stream)
+        assert response.status_code == 200
+        assert asked_of(doubles) == [1, 1]
+        assert doubles[1].asked[0].body["model"] == "at-two"
+        record = await door.record(response)
+        assert (record["backend"], record["cost_nano"]) == ("two", -(-(35 * 100_000 + 12 * 200_000) // 1000))
+
+
+async def test_what_the_caller_did_wrong_is_told_and_asked_of_nobody_else(tmp_path: Path) -> None:
+    async with choice_of(tmp_path, {}, {}) as (door, doubles):
+        doubles[0].refusal = Refusal(400, b'{"error":{"message":"`stop` of at-one is odd","param":"stop"}}')
+        response = await door.chat(await door.key(credit="10"), model="sold/model")
+        assert response.status_code == 400
+        assert error_of(response)["param"] == "stop"
+        assert "at-one" not in response.text
+        assert asked_of(doubles) == [1, 0]
+
+
+async def test_nobody_else_is_asked_once_a_token_has_come(tmp_path: Path) -> None:
+    async with choice_of(tmp_path, {}, {}) as (door, doubles):
+        doubles[0].cut_after, doubles[0].amid = 2, b'event: error\ndata: {"error":{"message":"x"}}\n\n'
+        response = await door.chat(await door.key(credit="10"), model="sold/model", stream=True)
+        assert b"backend_error" in response.content
+        assert asked_of(doubles) == [1, 0]
+
+
+async def test_a_limit_has_a_provider_rest_for_as_long_as_it_says(tmp_path: Path) -> None:
+    async with choice_of(tmp_path, {}, {}) as (door, doubles):
+        key, provider = await door.key(credit="10"), door.gateway.pool.providers["one"]
+        now_s = [100.0]
+        provider.work.now_s = lambda: now_s[0]
+        doubles[0].refusal = Refusal(429, b"{}", (("retry-after", "40"),))
+        for _ in range(3):
+            assert (await door.chat(key, model="sold/model")).status_code == 200
+        assert asked_of(doubles) == [1, 3]
+        doubles[0].refusal = None
+        now_s[0] = 139.9
+        await door.chat(key, model="sold/model")
+        assert asked_of(doubles) == [1, 4]
+        now_s[0] = 140.1
+        await door.chat(key, model="sold/model")
+        assert asked_of(doubles) == [2, 4]
+
+
+async def test_where_all_rest_callers_are_told_when_the_first_is_back(tmp_path: Path) -> None:
+    async with choice_of(tmp_path, {}, {}) as (door, doubles):
+        key = await door.key(credit="10")
+        for double, seconds in zip(doubles, ("90", "30"), strict=True):
+            double.refusal = Refusal(429, b"{}", (("retry-after", seconds),))
+        first = await door.chat(key, model="sold/model")
+        again = await door.chat(key, model="sold/model")
+        assert [one.status_code for one in (first, again)] == [429, 429]
+        assert 28 <= int(again.headers["retry-after"]) <= 30
+        assert asked_of(doubles) == [1, 1]
+
+
+async def test_candidates_that_the_wallet_cannot_hold_leave_the_list(tmp_path: Path) -> None:
+    async with choice_of(tmp_path, {"pricing": DEAR}, {"pricing": CHEAP}) as (door, doubles):
+        rich, poor, none = [await door.key(credit=usd) for usd in ("10", "0.0004", "0")]
+        assert (await door.chat(rich, model="sold/model", max_tokens=100)).status_code == 200
+        assert (await door.chat(poor, model="sold/model", max_tokens=100)).status_code == 200
+        assert asked_of(doubles) == [1, 1]
+        assert (await door.chat(none, model="sold/model", max_tokens=100)).status_code == 402
+        assert asked_of(doubles) == [1, 1]
+
+
+async def test_the_cheapest_is_asked_first_where_price_chooses(tmp_path: Path) -> None:
+    async with choice_of(tmp_path, {"pricing": DEAR}, {"pricing": CHEAP}, {}, choose="price") as (door, doubles):
+        key = await door.key(credit="10")
+        for _ in range(3):
+            await door.chat(key, model="sold/model")
+        assert asked_of(doubles) == [0, 3, 0]
+
+
+async def test_weights_share_out_who_is_asked_first(tmp_path: Path) -> None:
+    async with choice_of(tmp_path, {"weight": 1}, {"weight": 1000}, choose="weight") as (door, doubles):
+        key = await door.key(credit="10")
+        for _ in range(8):
+            await door.chat(key, model="sold/model")
+        assert asked_of(doubles)[1] >= 6
+
+
+async def test_what_one_would_leave_out_is_asked_of_another(tmp_path: Path) -> None:
+    """Mistral has no logprobs; what is sent to each is written anew from what was asked."""
+    async with choice_of(tmp_path, {}, {}, manners=[Mistral(), Generic()]) as (door, doubles):
+        key = await door.key(credit="10")
+        response = await door.chat(key, model="sold/model", logprobs=True, seed=7)
+        assert response.status_code == 200, response.text
+        assert asked_of(doubles) == [0, 1]
+        assert doubles[1].asked[0].body["seed"] == 7
+        doubles[0].refusal = FAULTS[4]
+        await door.chat(key, model="sold/model", seed=7, user="u-1", thinking={"type": "enabled"})
+        assert asked_of(doubles) == [1, 2]
+        assert doubles[0].asked[0].body.keys() == {"model", "messages", "max_tokens", "random_seed"}
+        assert doubles[1].asked[1].body.keys() == {"model", "messages", "max_tokens", "seed", "user"}
+
+
+async def test_what_no_candidate_has_is_refused_before_money_moves(tmp_path: Path) -> None:
+    async with choice_of(tmp_path, {}, {}, manners=[Mistral(), Mistral()]) as (door, doubles):
+        response = await door.chat(await door.key(credit="10"), model="sold/model", logprobs=True)
+        assert response.status_code == 400
+        assert (error_of(response)["code"], error_of(response)["param"]) == ("unsupported_parameter", "logprobs")
+        assert asked_of(doubles) == [0, 0]
+
+
+async def test_a_model_of_a_provider_without_a_price_is_not_sold(tmp_path: Path) -> None:
+    async with serving(Generic()) as double:
+        with lines_logged(logging.WARNING) as lines:
+            unpriced = {"id": "un/priced", "provider": "one"}
+            partly = {
+                "id": "partly",
+                "candidates": [{"provider": "one"}, {"provider": "one", "backend_model": "b", "pricing": PRICES}],
+            }
+            settings: dict[str, Any] = {"providers": [double.settings("one")], "models": [unpriced, partly]}
+            async with open_door(tmp_path, environ=ENVIRON, **settings) as door:
+                key = await door.key(credit="1")
+                for name in ("un/priced", "partly", "m-1"):
+                    assert (await door.chat(key, model=name)).status_code == 404
+                assert (await door.get("/v1/models", key)).json()["data"] == []
+        assert any("un/priced" in line for line in lines)
+        assert double.asked == []
+
+
+async def test_a_free_model_of_a_provider_is_not_for_guests_unless_it_says_so(tmp_path: Path) -> None:
+    async with serving(Generic()) as double:
+        models: list[dict[str, Any]] = [
+            {"id": name, "provider": "one", "free": True} | more for name, more in (("a", {}), ("b", {"guests": True}))
+        ]
+        settings: dict[str, Any] = {"providers": [double.settings("one")], "models": models}
+        async with open_door(tmp_path, environ=ENVIRON, **settings) as door:
+            assert (await door.chat(model="a")).status_code == 403
+            assert (await door.chat(model="b")).status_code == 200
+            assert double.asked[0].body["max_tokens"] == 256
+
+
+async def test_other_surfaces_are_refused_by_name(tmp_path: Path) -> None:
+    async with choice_of(tmp_path, {}) as (door, doubles):
+        key = await door.key(credit="10")
+        body = orjson.dumps({"model": "sold/model", "input": "a"})
+        response = await door.post(body, key, "/v1/embeddings")
+        assert (response.status_code, error_of(response)["code"]) == (404, "unsupported_endpoint")
+        assert asked_of(doubles) == [0]
+
+
+async def test_a_stream_of_a_mixed_model_may_come_from_a_vllm_or_a_provider(tmp_path: Path) -> None:
+    async with serving(KINDS[0]()) as double:
+        mixed = [{"provider": "", "backend_model": "demo/echo"}, {"provider": "openai", "backend_model": "m-1"}]
+        settings: dict[str, Any] = {"providers": [double.settings()], "models": [MODEL | {"candidates": mixed}]}
+        async with open_door(tmp_path, environ=ENVIRON, **settings) as door:
+            key = await door.key(credit="10")
+            response = await door.chat(key, model="sold/model", stream=True, top_k=3)
+            assert (await door.record(response))["backend"] == "demo"
+            assert chunks_of(response.content)[0]["model"] == "sold/model"
+            response = await door.chat(key, model="sold/model", stream=True, store=False, functions=[{"name": "f"}])
+            assert response.status_code == 200
+            await door.nothing_is_left()

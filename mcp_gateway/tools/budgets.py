@@ -1,6 +1,7 @@
 """Budgets as tools tell of them: as data, and in words. Knows no ledger."""
 
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from mcp_gateway.core.ledger.budgets import BUDGET_WINDOWS, BudgetStanding, window_in_words
@@ -26,7 +27,14 @@ def told(standing: BudgetStanding) -> dict[str, Any]:
 
 def told_in_words(budgets: Iterable[Mapping[str, Any]]) -> str:
     """What is left of each, as `told` tells it."""
-    return ", ".join(
-        f"{one['left_usd']} USD left of {one['amount_usd']} USD {window_in_words(one['window'])} ({one['id']})"
-        for one in budgets
-    )
+    return ", ".join(map(_in_words, budgets))
+
+
+def moment_in_words(at_s: int) -> str:
+    return f"{datetime.fromtimestamp(at_s, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _in_words(budget: Mapping[str, Any]) -> str:
+    amount = f"{budget['amount_usd']} USD {window_in_words(budget['window'])}"
+    anew = f", anew at {moment_in_words(budget['starts_anew_at'])}" if "starts_anew_at" in budget else ""
+    return f"{budget['left_usd']} USD left of {amount} ({budget['id']}{anew})"

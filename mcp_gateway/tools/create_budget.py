@@ -4,7 +4,6 @@ The key stands in the result, and so in the context of the model that asked: it 
 """
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -28,7 +27,7 @@ from mcp_gateway.core.minting import (
 )
 from mcp_gateway.core.text import check_one_line
 from mcp_gateway.tools.arguments import Arguments, parser_for
-from mcp_gateway.tools.budgets import BUDGET_PROPERTIES, EXPIRES_AT, told, told_in_words
+from mcp_gateway.tools.budgets import BUDGET_PROPERTIES, EXPIRES_AT, moment_in_words, told, told_in_words
 from mcp_gateway.tools.tool import Invocation, Result, output_schema, result
 
 _SCOPES: tuple[KeyScope, ...] = ("inference",)
@@ -194,7 +193,7 @@ def _text(made: MintedKey) -> str:
     facts = _facts(made)
     for_models = f" for {', '.join(facts['models'])}" if "models" in facts else ""
     return (
-        f"Made the API key {facts['key_id']}{for_models}, which ends at {_moment(facts['expires_at'])}: "
+        f"Made the API key {facts['key_id']}{for_models}, which ends at {moment_in_words(facts['expires_at'])}: "
         f"{told_in_words([facts['budget']])}. The key, shown this once: {made.raw}"
     )
 
@@ -202,10 +201,6 @@ def _text(made: MintedKey) -> str:
 def _again(facts: dict[str, Any]) -> str:
     return (
         f"An earlier call with this idempotency_key made the API key {facts['key_id']} with {facts['budget']['id']}, "
-        f"which ends at {_moment(facts['expires_at'])}. It was shown then and cannot be shown again: if it is lost, "
-        "end it with end_budget and make another."
+        f"which ends at {moment_in_words(facts['expires_at'])}. It was shown then and cannot be shown again: if it "
+        "is lost, end it with end_budget and make another."
     )
-
-
-def _moment(at_s: int) -> str:
-    return f"{datetime.fromtimestamp(at_s, UTC):%Y-%m-%d %H:%M:%S} UTC"

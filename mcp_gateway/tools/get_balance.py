@@ -13,9 +13,10 @@ from mcp_gateway.core.identity.keys import Key
 from mcp_gateway.core.ledger.budgets import BudgetStanding
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.limits.limiter import Limiter
+from mcp_gateway.core.minting import MAX_BUDGETS
 from mcp_gateway.core.wallet import WalletObject
 from mcp_gateway.tools.arguments import Arguments
-from mcp_gateway.tools.budgets import BUDGET_PROPERTIES, BUDGETS, EXPIRES_AT, told, told_in_words
+from mcp_gateway.tools.budgets import BUDGET_PROPERTIES, BUDGETS, EXPIRES_AT, moment_in_words, told, told_in_words
 from mcp_gateway.tools.tool import Invocation, Result, output_schema, result
 
 ARGUMENTS = Arguments({"type": "object", "properties": {}})
@@ -139,7 +140,7 @@ class GetBalance:
         held = defaultdict[str, list[BudgetStanding]](list)
         for one in await self._ledger.budgets_held_by(caller.account_id, [key.id for key in made.newest]):
             held[one.budget.holder].append(one)
-        return _some("made", [_child(key, held[key.id]) for key in made.newest], made.number)
+        return _some("made", [_child(key, held[key.id][:MAX_BUDGETS]) for key in made.newest], made.number)
 
     def _limits(self, caller: Caller) -> dict[str, Any]:
         standing = self._limiter.standing(caller)
@@ -207,7 +208,9 @@ def _budgets_text(facts: dict[str, Any]) -> Iterator[str]:
         yield f"{facts['budgets_untold']} more budgets bind you."
     for child in facts.get("made", ()):
         name = f" '{child['name']}'" if "name" in child else ""
-        yield f"Your key made {child['key_id']}{name}: {told_in_words(child['budgets']) or 'no budget of its own'}."
+        end = f", which ends at {moment_in_words(child['expires_at'])}" if "expires_at" in child else ""
+        left = told_in_words(child["budgets"]) or "no budget of its own"
+        yield f"Your key made {child['key_id']}{name}{end}: {left}."
     if "made_untold" in facts:
         yield f"It has made {facts['made_untold']} more."
 

@@ -41,10 +41,11 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class Gateway:
-    """A served gateway, and a key of an account with money."""
+    """A served gateway, and a key of an account with money; another one of it may mint over MCP."""
 
     url: str
     key: str
+    minting_key: str = ""
 
     def mcp_url(self, transport: str) -> str:
         return f"{self.url}/v1/mcp{'/sse' if transport == 'sse' else ''}"
@@ -141,6 +142,7 @@ def served_gateway(folder: Path, pages: Pages) -> Iterator[Gateway]:
     account = desk("accounts", "create", "test", "--credit", "5")
     unlimited = ("--requests-per-minute", "none", "--requests-per-day", "none", "--tokens-per-minute", "none")
     key = desk("keys", "create", "--account", account, *unlimited)
+    minting_key = desk("keys", "create", "--account", account, *unlimited, "--mint-over-mcp")
     command: list[str | Path] = [GATEWAY, "serve", "--config", config]
     with (
         (folder / "log").open("w") as log,
@@ -150,6 +152,6 @@ def served_gateway(folder: Path, pages: Pages) -> Iterator[Gateway]:
             assert process.stdout is not None
             greeting = next((line for line in process.stdout if " on http://" in line), None)
             assert greeting, (folder / "log").read_text()
-            yield Gateway(greeting.split()[-1], key)
+            yield Gateway(greeting.split()[-1], key, minting_key)
         finally:
             process.terminate()

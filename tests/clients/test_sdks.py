@@ -78,6 +78,33 @@ def test_an_sdk_calls_every_tool_through_our_bridge(gateway: Gateway, sdk: str, 
     check_all_tools_worked(seen_by(sdk, stdio(era, sys.executable, BRIDGE, **variables)))
 
 
+def check_a_budget_was_handed_down_and_ended(seen: Message) -> None:
+    """What came is as the schemas of the tools say, by which the SDKs check it."""
+    assert set(seen["tools"]) == TOOLS | {"create_budget", "end_budget"}
+    made, ended = seen["budget"]["structuredContent"], seen["ended"]["structuredContent"]
+    assert made["key"].startswith("gw_live_")
+    assert made["key"] in seen["budget"]["content"][0]["text"]
+    assert (made["budget"]["left_usd"], made["budget"]["window"]) == ("0.50", "total")
+    listed = {one["key_id"]: one["budgets"] for one in seen["handed_down"]["structuredContent"]["made"]}
+    assert listed[made["key_id"]] == [made["budget"]]
+    assert ended == {"key_id": made["key_id"], "made_ended": 0, "budgets": [made["budget"]]}
+
+
+@pytest.mark.parametrize("transport", ["http", "sse"])
+@pytest.mark.parametrize(("sdk", "era"), SDKS)
+def test_an_sdk_hands_a_budget_down_at_the_url(gateway: Gateway, sdk: str, era: str, transport: str) -> None:
+    headers = {"Authorization": f"Bearer {gateway.minting_key}"}
+    told = {"transport": transport, "era": era, "url": gateway.mcp_url(transport), "headers": headers, "mints": True}
+    check_a_budget_was_handed_down_and_ended(seen_by(sdk, told))
+
+
+@pytest.mark.parametrize(("sdk", "era"), SDKS)
+def test_an_sdk_hands_a_budget_down_through_our_bridge(gateway: Gateway, sdk: str, era: str) -> None:
+    variables = {"GATEWAY_URL": gateway.mcp_url("http"), "GATEWAY_API_KEY": gateway.minting_key}
+    told = stdio(era, sys.executable, BRIDGE, **variables) | {"mints": True}
+    check_a_budget_was_handed_down_and_ended(seen_by(sdk, told))
+
+
 @pytest.mark.parametrize("transport", ["http", "sse"])
 def test_the_python_sdk_1_reads_every_model_as_a_resource(gateway: Gateway, transport: str) -> None:
     url = gateway.mcp_url(transport)

@@ -50,6 +50,10 @@ async def main(told: dict[str, Any]) -> None:
             "progress": progress,
             "resources": {},
         }
+        if told.get("mints"):
+            seen["budget"] = await call("create_budget", {"amount_usd": "0.50", "lifetime_s": 600})
+            seen["handed_down"] = await call("get_balance", {})
+            seen["ended"] = await call("end_budget", {"key_id": seen["budget"]["structuredContent"]["key_id"]})
         for resource in (await session.list_resources()).resources:
             [content] = (await session.read_resource(resource.uri)).contents
             seen["resources"][resource.name] = json.loads(content.text)

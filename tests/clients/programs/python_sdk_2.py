@@ -36,7 +36,7 @@ async def main(told: dict[str, Any]) -> None:
             return result.model_dump(mode="json", by_alias=True)
 
         asked = {"messages": [{"role": "user", "content": "Hello"}]}
-        seen = {
+        seen: dict[str, Any] = {
             "tools": [tool.name for tool in (await client.list_tools()).tools],
             "models": await call("list_models", {}),
             "chat": await call("chat_completion", asked | {"model": told["model"]}, progress_callback=note),
@@ -44,6 +44,10 @@ async def main(told: dict[str, Any]) -> None:
             "refusal": await call("chat_completion", asked | {"model": "no/such"}),
             "progress": progress,
         }
+        if told.get("mints"):
+            seen["budget"] = await call("create_budget", {"amount_usd": "0.50", "lifetime_s": 600})
+            seen["handed_down"] = await call("get_balance", {})
+            seen["ended"] = await call("end_budget", {"key_id": seen["budget"]["structuredContent"]["key_id"]})
     print(json.dumps(seen))
 
 

@@ -1,5 +1,5 @@
 // A client on the TypeScript SDK, 1.x or 2.x: opens a session as its argument tells, calls every tool, prints what it saw.
-const { sdk, transport, era, url, headers, command, args, env, model } = JSON.parse(process.argv[2]);
+const { sdk, transport, era, url, headers, command, args, env, model, mints } = JSON.parse(process.argv[2]);
 
 const modules =
   sdk === "1"
@@ -34,5 +34,10 @@ const seen = {
   refusal: await call("chat_completion", { model: "no/such", messages }),
   progress,
 };
+if (mints) {
+  seen.budget = await call("create_budget", { amount_usd: "0.50", lifetime_s: 600 });
+  seen.handed_down = await call("get_balance", {});
+  seen.ended = await call("end_budget", { key_id: seen.budget.structuredContent.key_id });
+}
 await client.close();
 console.log(JSON.stringify(seen));

@@ -14,3 +14,4 @@ class WalletObject(BaseModel):
     balance_usd: Annotated[str, Field(description="What can be spent, granted credit included.")]
     granted_usd: Annotated[str, Field(description="The part of the balance that was granted.")]
     held_usd: Annotated[str, Field(description="Set aside for requests that are running.")]
+    leased_usd: Annotated[str, Field(description="Set aside for leases: budgets that only their holders can spend.")]

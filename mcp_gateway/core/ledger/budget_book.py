@@ -12,9 +12,11 @@ from typing import NamedTuple
 
 from mcp_gateway.core.ledger.budgets import (
     Budget,
+    BudgetsChanged,
     BudgetsOf,
     BudgetSpent,
     BudgetStanding,
+    Lease,
     Span,
     Spent,
     span_at,
@@ -28,10 +30,14 @@ Holders = frozenset[str]
 
 
 class Spender(NamedTuple):
-    """Who spends, and what its budgets must have room for."""
+    """Who spends, and what its budgets must have room for.
+
+    `until_ms` is how long the money must last that is set aside for a lease: a grant that expires by then does not.
+    """
 
     holders: Holders = frozenset()
     least_nano: int = 0
+    until_ms: int | None = None
 
 
 NOBODY = Spender()
@@ -40,15 +46,20 @@ NOBODY = Spender()
 class BudgetBook:
     """Of one account, with nothing in it until it is read."""
 
-    __slots__ = ("_account_id", "_budgets", "_by_holder", "_held", "_is_told", "_spans", "_spent", "_zone", "is_read")
+    __slots__ = (
+        "_account_id", "_budgets", "_by_holder", "_covered", "_held", "_leases", "_spans", "_spent", "_told", "_zone",
+        "is_read",
+    )  # fmt: skip
 
     def __init__(self, account_id: str) -> None:
         self.is_read = False
         self._zone: tzinfo = UTC
-        self._is_told = False
+        self._told: list[BudgetsChanged] = []
         self._account_id = account_id
         self._by_holder: dict[str, list[Budget]] = {}
         self._budgets: dict[str, Budget] = {}
+        self._leases: dict[str, Lease] = {}
+        self._covered: dict[str, frozenset[str]] = {}
         self._spans: dict[str, Span] = {}
         self._spent: dict[Spent, int] = {}
         self._held = Counter[Spent]()
@@ -57,25 +68,55 @@ class BudgetBook:
         """Know them as they stood; what commits have told meanwhile is later, and stays."""
         if self.is_read:
             return
-        if not self._is_told:
-            self.change(told)
-        self._spent = told.spent | self._spent
+        spent, later, self._told = self._spent, self._told, []
+        self._spent = {}
         self.is_read = True
+        self.change(BudgetsChanged(told.account_id, told.budgets, told.leases, zone=told.zone))
+        for change in later:
+            self.change(change)
+        spent = told.spent | spent
+        self._spent = {window: spent_nano for window, spent_nano in spent.items() if window[0] in self._budgets}
 
-    def change(self, told: BudgetsOf) -> None:
-        """Know which there are from now on; until they are read, it is not known what was spent of them."""
-        self._is_told = True
-        self._zone = _known(told.zone)
-        self._budgets = {budget.id: budget for budget in told.budgets}
-        self._by_holder = {}
-        for budget in told.budgets:
-            self._by_holder.setdefault(budget.holder, []).append(budget)
-        self._spent = {window: spent for window, spent in self._spent.items() if window[0] in self._budgets}
-        self._spans.clear()
+    def change(self, told: BudgetsChanged) -> None:
+        """Know which there are from now on; until they are read, what is told is kept for then."""
+        if not self.is_read:
+            self._told.append(told)
+            return
+        if told.zone is not None:
+            self._zone = _known(told.zone)
+            self._spans.clear()
+        for budget in told.made:
+            if budget.id not in self._budgets:  # which a read may have told that began before and ended after it
+                self._budgets[budget.id] = budget
+                self._by_holder.setdefault(budget.holder, []).append(budget)
+        for lease in told.leases:
+            self._leases[lease.budget_id] = lease
+            self._covered[lease.budget_id] = self._covered_by(lease)
+        if told.ended:
+            self._end(frozenset(told.ended))
+        for lease_id in told.returned:
+            self._leases.pop(lease_id, None)
+            self._covered.pop(lease_id, None)
+
+    def _covered_by(self, lease: Lease) -> frozenset[str]:
+        """The budgets above that its amount was spent of already, or that of a lease which that was spent of."""
+        above = frozenset(budget_id for budget_id, _ in lease.windows)
+        return above.union(*(self._covered.get(budget_id, ()) for budget_id in above))
+
+    def _end(self, ended: frozenset[str]) -> None:
+        for budget_id in ended:
+            if (lease := self._leases.get(budget_id)) is not None:
+                self._leases[budget_id] = lease._replace(is_ended=True)
+            if (budget := self._budgets.pop(budget_id, None)) is not None:
+                self._by_holder[budget.holder].remove(budget)
+            self._spans.pop(budget_id, None)
+        self._by_holder = {holder: budgets for holder, budgets in self._by_holder.items() if budgets}
+        self._spent = {window: spent_nano for window, spent_nano in self._spent.items() if window[0] not in ended}
 
     def note(self, told: BudgetSpent) -> None:
-        """Know what a commit has made of what was spent."""
-        self._spent[told.window] = told.spent_nano
+        """Know what a commit has made of what was spent; nothing of a budget that has ended."""
+        if not self.is_read or told.window[0] in self._budgets:
+            self._spent[told.window] = told.spent_nano
 
     def windows_of(self, holders: Holders, now_ms: int) -> tuple[Spent, ...]:
         """The windows that a request of these is spent of."""
@@ -83,11 +124,42 @@ class BudgetBook:
             return ()
         return tuple((one.id, self._span(one, now_ms).starts_at_ms) for one in self._of(holders))
 
-    def most(self, windows: Sequence[Spent], amount_nano: int, held_nano: int = 0) -> int:
+    def pocket_of(self, windows: Sequence[Spent]) -> str | None:
+        """The lease whose money is spent with these windows; None for the wallet's. Of several the deepest."""
+        if not self._leases:
+            return None
+        found = [budget_id for budget_id, _ in windows if budget_id in self._leases]
+        if not found:
+            return None
+        return self._leases[max(found, key=lambda one: (len(self._covered[one]), one))].pocket
+
+    def most(self, windows: Sequence[Spent], amount_nano: int, now_ms: int, held_nano: int = 0) -> int:
         """As much of an amount as each of these windows has room for, beside what `held_nano` has of it already."""
         for window in windows:
-            amount_nano = min(amount_nano, held_nano + max(0, self._room_nano(window)))
+            amount_nano = min(amount_nano, held_nano + max(0, self._room_nano(window, now_ms)))
         return amount_nano
+
+    def ends_at_ms(self, windows: Sequence[Spent]) -> int | None:
+        """When the first of the leases is over whose windows are among these; None where none is."""
+        ends = [self._budgets[one].lease_ends_at_ms for one, _ in windows if one in self._budgets]
+        return min((ends_at_ms for ends_at_ms in ends if ends_at_ms is not None), default=None)
+
+    def leases_over(self, now_ms: int) -> tuple[str, ...]:
+        """Those that can be given back: ended or over, with nothing held of them, each after all that are under it."""
+        over = {one.budget_id: one for one in self._leases.values() if self._is_returnable(one, now_ms)}
+        blocked = {above for one in self._leases.values() if one.budget_id not in over for above, _ in one.windows}
+        returnable = []
+        for lease_id in sorted(over, key=lambda one: len(self._covered[one]), reverse=True):
+            if lease_id in blocked:
+                blocked.update(above for above, _ in over[lease_id].windows)
+            else:
+                returnable.append(lease_id)
+        return tuple(returnable)
+
+    def _is_returnable(self, lease: Lease, now_ms: int) -> bool:
+        budget = self._budgets.get(lease.budget_id)
+        is_over = lease.is_ended or budget is None or budget.is_over_at(now_ms)
+        return is_over and not self._held[lease.budget_id, 0]
 
     def hold(self, windows: Sequence[Spent], amount_nano: int) -> None:
         """So much more is held of these windows, or less."""
@@ -116,16 +188,23 @@ class BudgetBook:
     def _standing(self, budget: Budget, now_ms: int) -> BudgetStanding:
         span = self._span(budget, now_ms)
         window = budget.id, span.starts_at_ms
-        return BudgetStanding(budget, span, self._spent.get(window, 0), self._held[window])
+        spent_nano, is_over = self._spent.get(window, 0), budget.is_over_at(now_ms)
+        return BudgetStanding(budget, span, spent_nano, self._held[window], is_over)
 
-    def _of(self, holders: Holders) -> Iterator[Budget]:
+    def _of(self, holders: Holders) -> Iterable[Budget]:
+        """Those that bound these; what a lease is of was spent of those above it already, when it was made."""
         of = self._by_holder
-        return chain(of.get(self._account_id, ()), *(of[holder] for holder in holders if holder in of))
+        found = chain(of.get(self._account_id, ()), *(of[holder] for holder in holders if holder in of))
+        if not self._covered:
+            return found
+        bounding = tuple(found)
+        covered = frozenset[str]().union(*(self._covered.get(budget.id, ()) for budget in bounding))
+        return [budget for budget in bounding if budget.id not in covered]
 
-    def _room_nano(self, window: Spent) -> int:
+    def _room_nano(self, window: Spent, now_ms: int) -> int:
         budget = self._budgets.get(window[0])
-        if budget is None:
-            return 0  # it has ended, and what was held of it stays
+        if budget is None or budget.is_over_at(now_ms):
+            return 0  # and what was held of it stays
         return budget.amount_nano - self._spent.get(window, 0) - self._held[window]
 
     def _span(self, budget: Budget, now_ms: int) -> Span:

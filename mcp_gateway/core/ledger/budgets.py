@@ -11,7 +11,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict
 
-from mcp_gateway.core.engine import Read, Write
+from mcp_gateway.core.engine import Read, Scan, Write
+from mcp_gateway.core.ledger.rules import NOTHING, Amount
 from mcp_gateway.core.money import format_usd, parse_usd
 from mcp_gateway.core.text import shown
 
@@ -33,6 +34,12 @@ class Budget(NamedTuple):
     window: BudgetWindow
     group: str | None = None
     """The name of a group that holds it."""
+    lease_ends_at_ms: int | None = None
+    """Of a lease: all of it is set aside when it is made, and what is left of it returns then."""
+
+    def is_over_at(self, now_ms: int) -> bool:
+        """Whether nothing may be spent of it any more; it bounds what its holder spends all the same."""
+        return self.lease_ends_at_ms is not None and self.lease_ends_at_ms <= now_ms
 
 
 class BudgetGroup(NamedTuple):
@@ -50,14 +57,28 @@ class Span(NamedTuple):
     ends_at_ms: int | None
 
 
+ONE_LEASE = "A key or a group has one lease at a time."
 Spent = tuple[str, int]
 """A budget's id and when one of its windows started: what is spent is counted by both."""
 
 
-class BudgetObject(BaseModel):
-    """What a caller is told of a budget; amounts are decimal strings in USD, `starts_anew_at` in Unix seconds.
+class Lease(NamedTuple):
+    """Where what a lease has was set aside from: these windows of budgets above it, and money."""
 
-    `group` is the name of the group of keys that it is of.
+    budget_id: str
+    windows: tuple[Spent, ...]
+    pocket: str
+    """The id of the lease whose money it spends: its own, set aside from the wallet, or that of a lease above it."""
+    set_aside: Amount = NOTHING
+    """When it is made, the money of its own pocket."""
+    is_ended: bool = False
+    """Before its time, so that its holder is bound by it no more."""
+
+
+class BudgetObject(BaseModel):
+    """What a caller is told of a budget; amounts are decimal strings in USD, times in Unix seconds.
+
+    `group` is the name of the group of keys that it is of; a lease ends at `ends_at`, and does not start anew.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -70,6 +91,8 @@ class BudgetObject(BaseModel):
     held_usd: str
     left_usd: str
     starts_anew_at: int | None
+    lease: bool
+    ends_at: int | None
 
 
 class BudgetStanding(NamedTuple):
@@ -79,15 +102,15 @@ class BudgetStanding(NamedTuple):
     span: Span
     spent_nano: int
     held_nano: int
+    is_over: bool = False
 
     @property
     def left_nano(self) -> int:
         """Not below nothing, as after the budget was lowered."""
-        return max(0, self.budget.amount_nano - self.spent_nano - self.held_nano)
+        return 0 if self.is_over else max(0, self.budget.amount_nano - self.spent_nano - self.held_nano)
 
     def as_object(self) -> BudgetObject:
         """What a caller is told of it."""
-        ends_at_ms = self.span.ends_at_ms
         return BudgetObject(
             id=self.budget.id,
             amount_usd=format_usd(self.budget.amount_nano),
@@ -96,8 +119,14 @@ class BudgetStanding(NamedTuple):
             spent_usd=format_usd(self.spent_nano),
             held_usd=format_usd(self.held_nano),
             left_usd=format_usd(self.left_nano),
-            starts_anew_at=None if ends_at_ms is None else ends_at_ms // 1000,
+            starts_anew_at=_seconds(self.span.ends_at_ms),
+            lease=self.budget.lease_ends_at_ms is not None,
+            ends_at=_seconds(self.budget.lease_ends_at_ms),
         )
+
+
+def _seconds(at_ms: int | None) -> int | None:
+    return None if at_ms is None else at_ms // 1000
 
 
 def parse_budget(text: str) -> tuple[int, BudgetWindow]:
@@ -162,13 +191,27 @@ def _ms(at: datetime) -> int:
 class BudgetsOf(NamedTuple):
     """All open ones of an account, and what was spent of each in the windows that may still count.
 
-    Also told by the engine after a commit that changed which there are; then nothing is said of what was spent.
+    `leases` are those of which something has not returned yet, `pockets` what is left of the money set aside for them.
     """
 
     account_id: str
     zone: str
     budgets: tuple[Budget, ...]
     spent: dict[Spent, int]
+    leases: tuple[Lease, ...] = ()
+    pockets: tuple[tuple[str, Amount], ...] = ()
+
+
+class BudgetsChanged(NamedTuple):
+    """What a commit has made of an account's budgets. Told by the engine after it, before what was spent of them."""
+
+    account_id: str
+    made: tuple[Budget, ...] = ()
+    leases: tuple[Lease, ...] = ()
+    ended: tuple[str, ...] = ()
+    returned: tuple[str, ...] = ()
+    """Leases of which all has been given back."""
+    zone: str | None = None
 
 
 class BudgetSpent(NamedTuple):
@@ -177,6 +220,14 @@ class BudgetSpent(NamedTuple):
     account_id: str
     window: Spent
     spent_nano: int
+
+
+class PocketLeft(NamedTuple):
+    """What is left of the money set aside for a lease. Told by the engine after each commit that changed it, last."""
+
+    account_id: str
+    pocket: str
+    left: Amount
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,11 +240,19 @@ class ReadBudgets(Read[BudgetsOf]):
 
 @dataclass(frozen=True, slots=True)
 class MakeBudgets(Write[None]):
-    """All of them or none. Raises GatewayError `not_found` where an account, a group or a key is not there."""
+    """All of them or none; with leases by way of Leases.make, which decides them.
+
+    Raises GatewayError: `not_found` where an account, a group or a key is not there, `conflict` for a second lease of
+    one holder, and where a lease above has ended.
+    """
 
     budgets: tuple[Budget, ...]
     group: BudgetGroup | None = None
     """Made, too, unless it is there."""
+    above: tuple[str, ...] = ()
+    """Who is bound together with the holder of leases, and is above it: its makers, and their groups and its own."""
+    leases: tuple[Lease, ...] = ()
+    """What is set aside for each lease among them; nothing before the ledger has decided that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,11 +263,26 @@ class GroupByName(Read[BudgetGroup | None]):
 
 @dataclass(frozen=True, slots=True)
 class EndBudget(Write[bool]):
-    """False where there is none that is open."""
+    """And the leases under it, where it is one. False where there is none that is open."""
 
     account_id: str
     budget_id: str
     at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnLeases(Write[int]):
+    """Give back what is left of leases that nothing is held of, each after those under it; comes to the nano-USD."""
+
+    account_id: str
+    lease_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LeasesOver(Scan[tuple[tuple[str, str, bool], ...]]):
+    """Accounts with their leases that are over and not given back, and whether each was ended before its time."""
+
+    now_ms: int
 
 
 @dataclass(frozen=True, slots=True)

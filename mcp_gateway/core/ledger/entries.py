@@ -20,6 +20,8 @@ class Short(NamedTuple):
     spendable_nano: int
     held_nano: int
     budget: BudgetStanding | None = None
+    pocket: str | None = None
+    """The lease whose money it is, where it is no budget and not the wallet."""
 
     def covers(self, needed_nano: int) -> bool:
         return self.spendable_nano >= needed_nano
@@ -64,6 +66,8 @@ class Settle(Write[int]):
     record: RequestRecord | None
     windows: tuple[Spent, ...] = ()
     """Of the budgets that it is spent of, too."""
+    pocket: str | None = None
+    """The lease whose money it is."""
 
     def stand_in(self) -> "Settle | LeaveUncharged":
         """Without its record, then nothing, so that no hold stays for ever."""
@@ -88,6 +92,7 @@ class GiveBack(Write[int]):
     account_id: str
     record: RequestRecord
     windows: tuple[Spent, ...] = ()
+    pocket: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,11 +179,15 @@ class AppliedBy(Read[Applied | None]):
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """Nano-USD of an account: spendable are `paid_nano` and `granted_nano`; `held_nano` is set aside already."""
+    """Nano-USD of an account: spendable are `paid_nano` and `granted_nano`; the others are set aside already.
+
+    `held_nano` for requests that run, `leased_nano` for the holders of leases.
+    """
 
     paid_nano: int = 0
     granted_nano: int = 0
     held_nano: int = 0
+    leased_nano: int = 0
 
     @property
     def spendable_nano(self) -> int:
@@ -191,6 +200,7 @@ class Balance:
             balance_usd=format_usd(self.spendable_nano),
             granted_usd=format_usd(self.granted_nano),
             held_usd=format_usd(self.held_nano),
+            leased_usd=format_usd(self.leased_nano),
         )
 
 

@@ -17,12 +17,13 @@ from mcp_gateway.core.ledger.budget_book import Holders, Spender
 from mcp_gateway.core.ledger.budgets import (
     Budget,
     BudgetGroup,
-    BudgetsOf,
+    BudgetsChanged,
     BudgetSpent,
     BudgetStanding,
     GroupByName,
+    PocketLeft,
     ReadBudgets,
-    in_words,
+    ReturnLeases,
 )
 from mcp_gateway.core.ledger.entries import (
     AccountsWithExpiredGrants,
@@ -40,22 +41,20 @@ from mcp_gateway.core.ledger.entries import (
     HeldNow,
     Move,
     Settle,
-    Short,
     WalletOf,
     WalletState,
 )
 from mcp_gateway.core.ledger.purse import Hold, Purse, Purses
+from mcp_gateway.core.ledger.refusals import Refusals
 from mcp_gateway.core.ledger.wait_limit import TooLong, WaitLimit
 from mcp_gateway.core.ledger.wait_list import WaitList
-from mcp_gateway.core.money import OutsideKind, PaidKind, format_usd
+from mcp_gateway.core.money import OutsideKind, PaidKind
 from mcp_gateway.core.record import AddRecord, EndedBy, RequestRecord
 
 logger = logging.getLogger(__name__)
 
 _EXPIRY_INTERVAL_S = 10.0
 _SWEEP_INTERVAL_S = 60.0
-_LONGEST_RETRY_S = 60
-"""Of what a request is told to wait that its account's own requests leave no money for."""
 
 
 class SettlementPending(Exception):
@@ -82,17 +81,17 @@ class Ledger:
     ) -> None:
         self._store = store
         self._now_ms = store.now_ms
-        self._minimum_balance_nano = minimum_balance_nano
+        self._refusals = Refusals(minimum_balance_nano, topup_url)
         self._hold_wait_s = hold_wait_s
         self._purses = Purses()
         self._wait_list = WaitList()
         self._wait_limit = WaitLimit(settle_wait_s)
         self._longest_hold_s = longest_hold_s
-        self._topup = {} if topup_url is None else {"topup_url": topup_url}
         store.listen(WalletState, self._wallet_changed)
         store.listen(Ended, self._ended)
-        store.listen(BudgetsOf, self._budgets_changed)
+        store.listen(BudgetsChanged, self._budgets_changed)
         store.listen(BudgetSpent, self._budget_spent)
+        store.listen(PocketLeft, self._pocket_changed)
 
     async def hold(
         self, request_id: str, account_id: str, minimum_nano: int, maximum_nano: int, holders: Holders = frozenset()
@@ -106,22 +105,20 @@ class Ledger:
         """
         if not self._store.is_available:
             raise unavailable()
-        needed_nano, by = max(minimum_nano, self._minimum_balance_nano), Spender(holders, minimum_nano)
-        purse = self._purses.of(account_id)
+        by = Spender(holders, minimum_nano)
+        purse, needed_nano = self._purses.of(account_id), self._refusals.needed_nano(by)
         hold = self._purses.place(purse, request_id, needed_nano, maximum_nano, self._now_ms(), by)
         if hold is None:
-            hold = await self._hold_after_reading(request_id, account_id, needed_nano, maximum_nano, by)
-        if hold is None:
-            raise self.refusal(account_id, minimum_nano, holders)
+            hold = await self._hold_after_reading(request_id, account_id, maximum_nano, by, self._hold_wait_s)
         return hold
 
     async def check_balance(self, account_id: str, minimum_nano: int, holders: Holders = frozenset()) -> None:
         """Raise what `hold` would, where not even what comes free could be so much; the wallet is read again first."""
-        needed_nano, by = max(minimum_nano, self._minimum_balance_nano), Spender(holders, minimum_nano)
+        by = Spender(holders, minimum_nano)
         purse = self._purses.of(account_id)
-        if purse.is_read and self._may_come_free(purse, needed_nano, by):
+        if purse.is_read and self._may_come_free(purse, by):
             return
-        if not self._may_come_free(await self._read_wallet(account_id), needed_nano, by):
+        if not self._may_come_free(await self._read_wallet(account_id), by):
             raise self.refusal(account_id, minimum_nano, holders)
 
     async def is_ample(self, account_id: str, amount_nano: int, holders: Holders = frozenset()) -> bool:
@@ -151,14 +148,16 @@ class Ledger:
         return "budget" if is_paid else "balance"
 
     async def _hold_after_reading(
-        self, request_id: str, account_id: str, needed_nano: int, most_nano: int, by: Spender
-    ) -> Hold | None:
+        self, request_id: str, account_id: str, most_nano: int, by: Spender, wait_s: float
+    ) -> Hold:
         """As another process may have added to the wallet; then whenever money comes free, until the wait is over.
 
         What was waited for in vain is read again, so that nobody is refused by what was known before the wait.
         """
+        needed_nano = self._refusals.needed_nano(by)
+        await self._return_over(self._purses.of(account_id))
         loop = asyncio.get_running_loop()
-        until_s, has_waited = loop.time() + self._hold_wait_s, True
+        until_s, has_waited = loop.time() + wait_s, True
         while has_waited:
             await self._read_wallet(account_id)
             has_waited = False
@@ -168,17 +167,16 @@ class Ledger:
                 if hold is not None:
                     return hold
                 left_s = until_s - loop.time()
-                if left_s <= 0 or not self._may_come_free(purse, needed_nano, by):
+                if left_s <= 0 or not self._may_come_free(purse, by):
                     break
                 has_waited = True
                 freed = self._wait_list.freed(account_id)  # no await since the look, so that nothing is missed between
                 await asyncio.wait({freed}, timeout=left_s)
-        return None
+        raise self._refusals.of(self._purses.of(account_id), by, self._now_ms())
 
-    def _may_come_free(self, purse: Purse, needed_nano: int, by: Spender) -> bool:
+    def _may_come_free(self, purse: Purse, by: Spender) -> bool:
         """Whether all that is short would have enough, once running requests hold nothing of it."""
-        shorts = purse.shorts(self._now_ms(), by.holders)
-        return all(one.may_cover(by.least_nano if one.budget else needed_nano) for one in shorts)
+        return all(one.may_cover(self._refusals.needed_of(one, by)) for one in purse.shorts(self._now_ms(), by))
 
     async def _read_wallet(self, account_id: str) -> Purse:
         """The account's purse, with its wallet as of the last commit; its budgets are read once."""
@@ -186,7 +184,7 @@ class Ledger:
         purse.reads += 1
         try:
             if not purse.budgets.is_read:
-                purse.budgets.read(await self._store.read(ReadBudgets(account_id, self._now_ms())))
+                purse.take_budgets(await self._store.read(ReadBudgets(account_id, self._now_ms())))
             state = await self._store.read(WalletOf(account_id))
         finally:
             purse.reads -= 1
@@ -206,7 +204,7 @@ class Ledger:
         charge = self._purses.charge(hold, cost_nano, self._now_ms(), may_exceed=may_exceed)
         if record is not None and record.cost_nano != charge.amount_nano:
             record = record._replace(cost_nano=charge.amount_nano)
-        settle = Settle(hold.request_id, hold.account_id, charge, record, hold.windows)
+        settle = Settle(hold.request_id, hold.account_id, charge, record, hold.windows, hold.pocket)
         written = self._store.write(settle, in_outage="wait")
         self.wake(hold.account_id)
         try:
@@ -233,9 +231,8 @@ class Ledger:
 
     def give_back(self, hold: Hold, record: RequestRecord) -> "asyncio.Future[int]":
         """Return what a request was charged, if anything, once; `record` says why in the request log."""
-        return _keep(
-            self._store.write(GiveBack(hold.request_id, hold.account_id, record, hold.windows), in_outage="keep")
-        )
+        back = GiveBack(hold.request_id, hold.account_id, record, hold.windows, hold.pocket)
+        return _keep(self._store.write(back, in_outage="keep"))
 
     def note_departure(self, record: RequestRecord) -> "asyncio.Future[int]":
         """Have the request log say that the client had left, whose settlement was queued before."""
@@ -297,6 +294,36 @@ class Ledger:
     def new_budget(self, budget: Budget) -> BudgetStanding:
         """One that is about to be made, as it will stand."""
         return self._purses.of(budget.account_id).budgets.new(budget, self._now_ms())
+
+    async def set_aside(self, budget: Budget, ends_at_ms: int, above: Holders) -> Hold:
+        """Hold all of a lease until it is made, of what is above it, as for a request; money that lasts until its end.
+
+        Nothing is waited for. Raises as `hold`; GatewayError `invalid_value` for an end that is past, or after that of a
+        lease above.
+        """
+        if ends_at_ms <= self._now_ms():
+            raise GatewayError("invalid_value", "A lease ends later than now.")
+        by = Spender(above, budget.amount_nano, ends_at_ms)
+        hold = await self._hold_after_reading(budget.id, budget.account_id, budget.amount_nano, by, 0.0)
+        last_ms = self._purses.of(budget.account_id).budgets.ends_at_ms(hold.windows)
+        if last_ms is not None and ends_at_ms > last_ms:
+            self.release(budget.id)
+            message = f"A lease ends with the one that it is set aside from, at {last_ms // 1000} at the latest."
+            raise GatewayError("invalid_value", message)
+        return hold
+
+    async def return_leases(self, account_id: str, ended: Sequence[str] = ()) -> int:
+        """Give back what is left of an account's leases that are over, and that nothing is held of; nano-USD.
+
+        Of the `ended` ones this process need not have heard, as where a command has ended their key.
+        """
+        purse = await self._read_wallet(account_id)
+        purse.budgets.change(BudgetsChanged(account_id, ended=tuple(ended)))
+        return await self._return_over(purse)
+
+    async def _return_over(self, purse: Purse) -> int:
+        over = purse.budgets.leases_over(self._now_ms())
+        return await self._store.write(ReturnLeases(purse.account_id, over)) if over else 0
 
     async def applied(self, kind: OutsideKind, reference: str) -> Applied | None:
         """The entry from outside that has this reference; None where there is none."""
@@ -369,30 +396,8 @@ class Ledger:
 
         `minimum_nano` is what its request may cost at least. Of the wallet before budgets, and of what is final first.
         """
-        needed_nano = max(minimum_nano, self._minimum_balance_nano)
-        now_ms, purse = self._now_ms(), self._purses.of(account_id)
-        wallet, *budgets = purse.shorts(now_ms, holders)
-        if not wallet.may_cover(needed_nano):
-            return self._insufficient(wallet, tuple(purse.open_holds), minimum_nano)
-        for short in budgets:
-            if not short.may_cover(minimum_nano):
-                return _exhausted(short, minimum_nano)
-        for short in (wallet, *budgets):
-            needed = minimum_nano if short.budget else needed_nano
-            if not short.covers(needed):
-                return _held(short, purse.holds_of(short), needed, now_ms)
-        return _come_free(_details(wallet, tuple(purse.open_holds)))
-
-    def _insufficient(self, short: Short, holds: Sequence[Hold], minimum_nano: int) -> GatewayError:
-        details = _details(short, holds) | self._topup
-        if short.spendable_nano < minimum_nano:
-            message = (
-                f"The balance of {details['balance_usd']} USD does not cover this request, "
-                f"which may cost at least {format_usd(minimum_nano)} USD."
-            )
-            return GatewayError("insufficient_balance", message, details=details)
-        message = f"Requests need a balance of {format_usd(self._minimum_balance_nano)} USD."
-        return GatewayError("below_minimum_balance", message, details=details)
+        by = Spender(holders, minimum_nano)
+        return self._refusals.of(self._purses.of(account_id), by, self._now_ms())
 
     def _wallet_changed(self, state: WalletState) -> None:
         """A commit has changed it: what is spent from now on is decided by this."""
@@ -400,7 +405,7 @@ class Ledger:
             purse.take(state)
             self.wake(state.account_id)
 
-    def _budgets_changed(self, told: BudgetsOf) -> None:
+    def _budgets_changed(self, told: BudgetsChanged) -> None:
         if (purse := self._purses.known(told.account_id)) is not None:
             purse.budgets.change(told)
             self.wake(told.account_id)
@@ -408,6 +413,11 @@ class Ledger:
     def _budget_spent(self, told: BudgetSpent) -> None:
         if (purse := self._purses.known(told.account_id)) is not None:
             purse.budgets.note(told)
+
+    def _pocket_changed(self, told: PocketLeft) -> None:
+        if (purse := self._purses.known(told.account_id)) is not None:
+            purse.note_pocket(told)
+            self.wake(told.account_id)
 
     def _ended(self, ended: Ended) -> None:
         for request_id in ended.request_ids:
@@ -422,65 +432,6 @@ def check_can_own(account_id: str) -> None:
     """Raises GatewayError `conflict` for the guests' account."""
     if account_id == GUEST_ACCOUNT_ID:
         raise GatewayError("conflict", "Guests have no money: they are served free of charge, or not at all.")
-
-
-def _details(short: Short, holds: Sequence[Hold]) -> dict[str, Any]:
-    balance, held = format_usd(short.spendable_nano), format_usd(short.held_nano)
-    return {"balance_usd": balance, "held_usd": held, "holding_requests": len(holds)}
-
-
-def _come_free(details: dict[str, Any]) -> GatewayError:
-    """What was missing is there by now, as where the window of a budget was over meanwhile."""
-    message = "What this request lacked has come free since it was asked for: ask again."
-    return GatewayError("balance_held", message, retry_after_s=1, details=details)
-
-
-def _held(short: Short, holds: Sequence[Hold], needed_nano: int, now_ms: int) -> GatewayError:
-    """Money that would be enough, once requests that run have ended."""
-    details = _details(short, holds) | _of_budget(short.budget)
-    left, held = details["balance_usd"], details["held_usd"]
-    what = f"The balance of {left} USD does" if short.budget is None else _left_of(short.budget, left)
-    message = (
-        f"{what} not cover this request, which needs {format_usd(needed_nano)} USD: "
-        f"{held} USD are held for {len(holds)} of your running requests."
-    )
-    wait_s = _expected_wait_s(holds, needed_nano - short.spendable_nano, now_ms)
-    return GatewayError("balance_held", message, retry_after_s=wait_s, details=details)
-
-
-def _left_of(standing: BudgetStanding, left: str) -> str:
-    return f"The {left} USD that are left of the budget of {in_words(standing.budget)} do"
-
-
-def _exhausted(short: Short, minimum_nano: int) -> GatewayError:
-    """A budget that is used up, which is final in its window."""
-    standing = short.budget
-    assert standing is not None
-    left = _left_of(standing, format_usd(standing.left_nano))
-    message = f"{left} not cover this request, which may cost at least {format_usd(minimum_nano)} USD."
-    return GatewayError("budget_exhausted", message, details=_of_budget(standing))
-
-
-def _of_budget(standing: BudgetStanding | None) -> dict[str, Any]:
-    """What is told of the budget that a refusal is about."""
-    if standing is None:
-        return {}
-    told = standing.as_object().model_dump()
-    return {"budget": told, "starts_anew_at": told["starts_anew_at"]}
-
-
-def _expected_wait_s(holds: Sequence[Hold], missing_nano: int, now_ms: int) -> int:
-    """1 to 60 s: as long again as those have run that hold what is missing, the latest first.
-
-    Nothing else is known of when a request ends; of times without a scale the rest is expected to equal the age.
-    """
-    since_ms = now_ms
-    for hold in reversed(holds):
-        since_ms = hold.since_ms
-        missing_nano -= hold.amount_nano
-        if missing_nano <= 0:
-            break
-    return min(max(1, (now_ms - since_ms) // 1000), _LONGEST_RETRY_S)
 
 
 def _keep(written: "asyncio.Future[Any]") -> "asyncio.Future[Any]":

@@ -10,7 +10,7 @@ from typing import Literal
 
 from mcp_gateway.core.ledger import rules
 from mcp_gateway.core.ledger.budget_book import NOBODY, BudgetBook, Holders, Spender
-from mcp_gateway.core.ledger.budgets import Spent
+from mcp_gateway.core.ledger.budgets import BudgetsOf, PocketLeft, Spent
 from mcp_gateway.core.ledger.entries import Balance, Short, WalletState
 from mcp_gateway.core.ledger.rules import NOTHING, Amount, Free
 
@@ -41,6 +41,8 @@ class Hold:
     windows: tuple[Spent, ...] = ()
     """Of the budgets that it is held of, too."""
     holders: Holders = frozenset()
+    pocket: str | None = None
+    """The lease whose money it holds; None where it is the wallet's."""
     state: Literal["open", "charged", "released"] = "open"
 
     @property
@@ -48,10 +50,20 @@ class Hold:
         return self.parts.amount_nano
 
 
+class _Pocket:
+    """What is left of the money that was set aside for a lease, and what is held of that."""
+
+    __slots__ = ("held", "left")
+
+    def __init__(self, left: Amount) -> None:
+        self.left = left
+        self.held = NOTHING
+
+
 class Purse:
     """One account's."""
 
-    __slots__ = ("_held", "_version", "_wallet", "account_id", "budgets", "holds", "reads")
+    __slots__ = ("_held", "_in_pockets", "_pockets", "_version", "_wallet", "account_id", "budgets", "holds", "reads")
 
     def __init__(self, account_id: str) -> None:
         self.account_id = account_id
@@ -63,11 +75,37 @@ class Purse:
         self._wallet = Free(0)
         self._version = -1
         self._held = NOTHING
+        self._pockets: dict[str, _Pocket] = {}
+        self._in_pockets = NOTHING
+        """What is left in all of them, and not held."""
 
     def take(self, state: WalletState) -> None:
         """Know the wallet as it is in the database, unless a later state is known."""
         if state.version >= self._version:
             self._wallet, self._version = Free(state.paid_nano, state.grants), state.version
+
+    def take_budgets(self, told: BudgetsOf) -> None:
+        """Know the account's budgets, and what is set aside for leases, as they stood before what commits have told."""
+        if not self.budgets.is_read:
+            for lease_id, left in told.pockets:
+                if lease_id not in self._pockets:
+                    self._fill(lease_id, left)
+            self._pockets = {one: pocket for one, pocket in self._pockets.items() if pocket.left != NOTHING}
+            self.budgets.read(told)
+
+    def note_pocket(self, told: PocketLeft) -> None:
+        """Know what a commit has made of the money set aside for a lease."""
+        self._fill(told.pocket, told.left)
+        if told.left == NOTHING and self.budgets.is_read:  # until it is read, that it is empty is to be known
+            del self._pockets[told.pocket]
+
+    def _fill(self, lease_id: str, left: Amount) -> None:
+        pocket = self._pockets.get(lease_id)
+        if pocket is None:
+            pocket = self._pockets[lease_id] = _Pocket(NOTHING)
+        free = rules.without(rules.added(self._in_pockets, pocket.held), pocket.left)
+        pocket.left = left
+        self._in_pockets = rules.without(rules.added(free, left), pocket.held)
 
     @property
     def is_read(self) -> bool:
@@ -76,7 +114,18 @@ class Purse:
 
     @property
     def free(self) -> Free:
-        return rules.less(self._wallet, self._held)
+        """Of the wallet itself: what is set aside for leases is not."""
+        free = rules.less(self._wallet, self._held)
+        return rules.less(free, self._in_pockets) if self._pockets else free
+
+    def _free_of(self, pocket: str | None, until_ms: int | None = None) -> Free:
+        """Of the wallet or of a pocket; of grants those that live so long."""
+        if pocket is None:
+            free = self.free
+        else:
+            own = self._pockets.get(pocket) or _Pocket(NOTHING)
+            free = rules.of_pocket(self._wallet, own.left, own.held, self._held)
+        return free if until_ms is None else rules.outliving(free, until_ms)
 
     def place(
         self, request_id: str, needed_nano: int, most_nano: int, now_ms: int, by: Spender = NOBODY
@@ -88,11 +137,15 @@ class Purse:
         if not self.is_read:
             return None
         windows = self.budgets.windows_of(by.holders, now_ms)
-        room_nano = self.budgets.most(windows, most_nano)
-        parts = rules.place(self.free, needed_nano, room_nano, now_ms) if room_nano >= by.least_nano else None
+        room_nano = self.budgets.most(windows, most_nano, now_ms)
+        if room_nano < by.least_nano:
+            return None
+        pocket = self.budgets.pocket_of(windows)
+        least_nano = needed_nano if pocket is None else by.least_nano
+        parts = rules.place(self._free_of(pocket, by.until_ms), least_nano, room_nano, now_ms)
         if parts is None:
             return None
-        hold = Hold(request_id, self.account_id, needed_nano, most_nano, now_ms, NOTHING, windows, by.holders)
+        hold = Hold(request_id, self.account_id, needed_nano, most_nano, now_ms, NOTHING, windows, by.holders, pocket)
         self.holds[request_id] = hold
         self._hold_of(hold, parts)
         return hold
@@ -101,7 +154,8 @@ class Purse:
         """What the request is charged, which alone is held from now on; the rest is free at once."""
         free = None
         if may_exceed and cost_nano > hold.amount_nano:
-            free, cost_nano = self.free, self.budgets.most(hold.windows, cost_nano, hold.amount_nano)
+            free = self._free_of(hold.pocket)
+            cost_nano = self.budgets.most(hold.windows, cost_nano, now_ms, hold.amount_nano)
         charged = rules.charge(hold.parts, cost_nano, free, now_ms)
         self._hold_of(hold, charged)
         hold.state = "charged"
@@ -109,17 +163,22 @@ class Purse:
 
     def resize(self, hold: Hold, needed_nano: int, most_nano: int, now_ms: int) -> bool:
         """Hold up to `most_nano` for the request from now on; False where less than `needed_nano` can be held."""
-        most_nano = self.budgets.most(hold.windows, most_nano, hold.amount_nano)
+        most_nano = self.budgets.most(hold.windows, most_nano, now_ms, hold.amount_nano)
         if most_nano < needed_nano:
             return False
-        parts = rules.resize(hold.parts, self.free, needed_nano, most_nano, now_ms)
+        parts = rules.resize(hold.parts, self._free_of(hold.pocket), needed_nano, most_nano, now_ms)
         if parts is None:
             return False
         self._hold_of(hold, parts)
         return True
 
     def can_pay(self, hold: Hold, needed_nano: int, now_ms: int) -> bool:
-        """Whether the wallet covers so much for the request, whatever its budgets do."""
+        """Whether the wallet covers so much for the request, whatever its budgets do.
+
+        The money of a lease is as much as may be spent of it, so that it is this budget which ends.
+        """
+        if hold.pocket is not None:
+            return True
         return rules.resize(hold.parts, self.free, needed_nano, needed_nano, now_ms) is not None
 
     def release(self, hold: Hold) -> None:
@@ -127,42 +186,50 @@ class Purse:
         del self.holds[hold.request_id]
         if hold.state == "open":
             hold.state = "released"
-        self._held = rules.without(self._held, hold.parts)
-        self.budgets.hold(hold.windows, -hold.amount_nano)
+        self._change_held(hold, NOTHING)
 
     def _hold_of(self, hold: Hold, parts: Amount) -> None:
         """Have these be what is held for the request."""
+        self._change_held(hold, parts)
+        hold.parts = parts
+
+    def _change_held(self, hold: Hold, parts: Amount) -> None:
         self._held = rules.added(rules.without(self._held, hold.parts), parts)
         self.budgets.hold(hold.windows, parts.amount_nano - hold.amount_nano)
-        hold.parts = parts
+        if hold.pocket is not None and (pocket := self._pockets.get(hold.pocket)) is not None:  # else it is spent
+            pocket.held = rules.added(rules.without(pocket.held, hold.parts), parts)
+            self._in_pockets = rules.without(rules.added(self._in_pockets, hold.parts), parts)
 
     def expired(self, now_ms: int) -> Amount:
         return rules.expired(self.free, now_ms)
 
     def balance(self, now_ms: int) -> Balance:
-        free = self.free
-        return Balance(free.paid_nano, rules.granted_nano(free, now_ms), self._held.amount_nano)
+        """What is set aside for leases is for their holders alone."""
+        free, leased_nano = self.free, self._in_pockets.amount_nano
+        return Balance(free.paid_nano, rules.granted_nano(free, now_ms), self._held.amount_nano, leased_nano)
 
     def spendable_nano(self, now_ms: int, holders: Holders = frozenset()) -> int:
-        """What the wallet has free, and each budget of these has room for."""
+        """What these have free in the wallet, or in their lease, and each of their budgets has room for."""
         windows = self.budgets.windows_of(holders, now_ms)
-        return self.budgets.most(windows, rules.spendable_nano(self.free, now_ms))
+        free = self._free_of(self.budgets.pocket_of(windows))
+        return self.budgets.most(windows, rules.spendable_nano(free, now_ms), now_ms)
 
-    def shorts(self, now_ms: int, holders: Holders) -> Iterator[Short]:
-        """What is free of the wallet, and then of each budget, and what may come free.
+    def shorts(self, now_ms: int, by: Spender) -> Iterator[Short]:
+        """What is free of the wallet, and then of each budget, and what may come free; of a lease's money at last.
 
         A charge that waits to be written will not.
         """
-        yield Short(rules.spendable_nano(self.free, now_ms), sum(hold.amount_nano for hold in self.open_holds))
-        for standing in self.budgets.standings(now_ms, holders):
-            short = Short(standing.left_nano, 0, standing)
+        pocket = self.budgets.pocket_of(self.budgets.windows_of(by.holders, now_ms))
+        money = Short(rules.spendable_nano(self._free_of(pocket, by.until_ms), now_ms), 0, pocket=pocket)
+        budgets = (Short(one.left_nano, 0, one) for one in self.budgets.standings(now_ms, by.holders))
+        for short in (money, *budgets) if pocket is None else (*budgets, money):
             yield short._replace(held_nano=sum(hold.amount_nano for hold in self.holds_of(short)))
 
     def holds_of(self, short: Short) -> tuple[Hold, ...]:
         """Those that may come free for it, the first made first."""
         standing = short.budget
         if standing is None:
-            return tuple(self.open_holds)
+            return tuple(hold for hold in self.open_holds if hold.pocket == short.pocket)
         window = standing.budget.id, standing.span.starts_at_ms
         return tuple(hold for hold in self.open_holds if window in hold.windows)
 

@@ -89,6 +89,22 @@ def spendable_nano(free: Free, now_ms: int) -> int:
     return free.paid_nano + granted_nano(free, now_ms)
 
 
+def outliving(free: Free, until_ms: int) -> Free:
+    """What is free of paid money, and of grants that live until then."""
+    return Free(free.paid_nano, tuple([grant for grant in free.grants if grant.lives_at(until_ms)]))
+
+
+def of_pocket(wallet: Free, left: Amount, held: Amount, held_in_all: Amount) -> Free:
+    """What is free of the part of a wallet that was set aside, of which `left` is left and so much is held.
+
+    Of paid money no more than the whole wallet has beside what is held, as after some was taken back from outside.
+    """
+    parts = dict(left.grants)
+    grants = tuple([grant._replace(left_nano=parts[grant.id]) for grant in wallet.grants if grant.id in parts])
+    free = less(Free(left.paid_nano, grants), held)
+    return free._replace(paid_nano=min(free.paid_nano, wallet.paid_nano - held_in_all.paid_nano))
+
+
 def expired(free: Free, now_ms: int) -> Amount:
     """What is left, and not held, of grants whose time is over."""
     return Amount(grants=tuple((one.id, one.left_nano) for one in free.grants if not one.lives_at(now_ms)))

@@ -10,6 +10,7 @@ import pytest
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ledger import purse as purse_module
+from mcp_gateway.core.ledger.budget_book import NOBODY
 from mcp_gateway.core.ledger.budgets import BudgetsOf
 from mcp_gateway.core.ledger.entries import Balance, HeldNow, Move, Short, WalletState
 from mcp_gateway.core.ledger.ledger import Ledger
@@ -168,9 +169,9 @@ def test_grants_return_to_where_a_hold_drew_them_and_expire_there(purses: Purses
 def test_what_may_come_free_is_what_runs_and_not_what_waits_to_be_written(purses: Purses) -> None:
     mine = hold(purses, "req_1", 1, 50)
     hold(purses, "req_2", 1, 30)
-    assert next(purses.of(ANN).shorts(NOW_MS, frozenset())) == Short(20, 80)
+    assert next(purses.of(ANN).shorts(NOW_MS, NOBODY)) == Short(20, 80)
     purses.charge(mine, 45, NOW_MS, may_exceed=False)
-    assert next(purses.of(ANN).shorts(NOW_MS, frozenset())) == Short(25, 30)
+    assert next(purses.of(ANN).shorts(NOW_MS, NOBODY)) == Short(25, 30)
 
 
 # A hold that is resized while its request runs

@@ -1,41 +1,96 @@
-"""Budgets: which there are of an account, and what was spent of their windows."""
+"""Budgets: which there are of an account, what was spent of their windows, and what is set aside for leases."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
 import orjson
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ledger.budgets import (
     LONGEST_WINDOW_MS,
+    ONE_LEASE,
     Budget,
     BudgetGroup,
+    BudgetsChanged,
     BudgetsOf,
+    BudgetSpent,
     EndBudget,
     GroupByName,
+    Lease,
+    LeasesOver,
     MakeBudgets,
+    PocketLeft,
     ReadBudgets,
+    ReturnLeases,
     SetZone,
+    Spent,
 )
-from mcp_gateway.core.store.transaction import Executors, Rows, Transaction
+from mcp_gateway.core.ledger.entries import Ended
+from mcp_gateway.core.ledger.rules import NOTHING, Amount
+from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
 from mcp_gateway.core.text import shown
 
+_PAID = 0
+"""In place of a grant's id, of paid money."""
 _OPEN = """
-SELECT budgets.id, budgets.account_id, holder, amount_nano, window, name
-FROM budgets LEFT JOIN key_groups ON key_groups.id = holder
+SELECT budgets.id, budgets.account_id, holder, amount_nano, window, name, ends_at_ms
+FROM budgets LEFT JOIN key_groups ON key_groups.id = holder LEFT JOIN leases ON budget_id = budgets.id
 WHERE budgets.account_id = ? AND ended_at_ms IS NULL ORDER BY budgets.rowid
 """
 _SPENT = """
 SELECT budget_id, starts_at_ms, spent_nano FROM budgets JOIN budget_windows ON budget_id = id
 WHERE account_id = ? AND ended_at_ms IS NULL AND (window = 'total' OR starts_at_ms >= ?)
 """
+_OUT = "FROM budgets JOIN leases ON leases.budget_id = id WHERE returned_nano IS NULL"
+_LEASES = f"SELECT id, pocket, ended_at_ms IS NOT NULL {_OUT} AND account_id = ? ORDER BY budgets.rowid"
+_ABOVE = "SELECT budget_id, starts_at_ms FROM lease_windows WHERE lease_id = ?"
+_WINDOWS = """
+SELECT lease_id, above.budget_id, starts_at_ms FROM budgets JOIN leases ON leases.budget_id = id
+JOIN lease_windows AS above ON lease_id = id WHERE account_id = ? AND returned_nano IS NULL
+"""
+_POCKETS = f"""
+SELECT lease_id, grant_id, left_nano FROM pockets
+WHERE left_nano > 0 AND lease_id IN (SELECT id {_OUT} AND account_id = ?)
+"""
+_POCKET = "SELECT lease_id, grant_id, left_nano FROM pockets WHERE lease_id = ? AND left_nano > 0"
+_OVER = f"""
+SELECT account_id, id, ended_at_ms IS NOT NULL {_OUT} AND (ended_at_ms IS NOT NULL OR ends_at_ms <= ?)
+"""
+_TAKE = "UPDATE pockets SET left_nano = left_nano - ? WHERE lease_id = ? AND grant_id = ?"
+_PUT = """
+INSERT INTO pockets SELECT budget_id, ?, ? FROM leases WHERE budget_id = ? AND returned_nano IS NULL
+ON CONFLICT (lease_id, grant_id) DO UPDATE SET left_nano = left_nano + excluded.left_nano
+"""
+_SPEND = """
+INSERT INTO budget_windows VALUES (?, ?, ?)
+ON CONFLICT (budget_id, starts_at_ms) DO UPDATE SET spent_nano = spent_nano + excluded.spent_nano RETURNING spent_nano
+"""
+_UNSPEND = """
+UPDATE budget_windows SET spent_nano = spent_nano + ?3 WHERE budget_id = ?1 AND starts_at_ms = ?2 RETURNING spent_nano
+"""
+_LEFT_OF_LEASE = """
+SELECT amount_nano - IFNULL(spent_nano, 0), pocket FROM budgets JOIN leases ON leases.budget_id = id
+LEFT JOIN budget_windows AS spent ON spent.budget_id = id WHERE id = ? AND account_id = ? AND returned_nano IS NULL
+"""
+_RETURNED = "SELECT 1 FROM leases WHERE budget_id = ? AND returned_nano IS NOT NULL"
+_IS_OPEN = "SELECT 1 FROM budgets WHERE id = ? AND ended_at_ms IS NULL"
+_HAS_LEASE = "SELECT 1 FROM budgets JOIN leases ON budget_id = id WHERE holder = ? AND ended_at_ms IS NULL"
+_END = "UPDATE budgets SET ended_at_ms = ? WHERE id = ? AND ended_at_ms IS NULL"
+_UNDER = """
+WITH RECURSIVE under (id) AS (
+    SELECT budget_id FROM leases WHERE budget_id IN (SELECT value FROM json_each(?))
+    UNION SELECT lease_id FROM under JOIN lease_windows ON lease_windows.budget_id = under.id
+)
+SELECT under.id FROM under JOIN budgets ON budgets.id = under.id WHERE ended_at_ms IS NULL
+"""
 _HOLDER = """
 SELECT 1 FROM accounts WHERE id = ?1 AND id = ?2 UNION ALL SELECT 1 FROM keys WHERE id = ?2 AND account_id = ?1
 UNION ALL SELECT 1 FROM key_groups WHERE id = ?2 AND account_id = ?1
 """
-_END_WITH_KEYS = """
-UPDATE budgets SET ended_at_ms = ?1 WHERE account_id = ?2 AND ended_at_ms IS NULL AND holder IN (
+_OF_ENDED_KEYS = """
+SELECT id FROM budgets WHERE account_id = ?1 AND ended_at_ms IS NULL AND holder IN (
     WITH RECURSIVE behind (one) AS (
-        SELECT value FROM json_each(?3)
+        SELECT value FROM json_each(?2)
         UNION SELECT made_by FROM behind JOIN key_rights ON key_id = one WHERE made_by IS NOT NULL
     )
     SELECT one FROM behind
@@ -43,7 +98,7 @@ UPDATE budgets SET ended_at_ms = ?1 WHERE account_id = ?2 AND ended_at_ms IS NUL
 AND EXISTS (SELECT 1 FROM keys WHERE id = holder AND revoked_at_ms IS NOT NULL)
 AND (EXISTS (SELECT 1 FROM minted_keys WHERE key_id = holder) OR holder NOT IN (
     WITH RECURSIVE spending (one) AS (
-        SELECT id FROM keys WHERE account_id = ?2 AND revoked_at_ms IS NULL
+        SELECT id FROM keys WHERE account_id = ?1 AND revoked_at_ms IS NULL
         UNION SELECT made_by FROM spending JOIN key_rights ON key_id = one WHERE made_by IS NOT NULL
     )
     SELECT one FROM spending
@@ -56,28 +111,132 @@ _SET_ZONE = "INSERT INTO account_zones VALUES (?, ?) ON CONFLICT (account_id) DO
 
 
 def _read(rows: Rows, read: ReadBudgets) -> BudgetsOf:
+    account = (read.account_id,)
     found = rows.all(_SPENT, (read.account_id, read.now_ms - LONGEST_WINDOW_MS))
     spent = {(budget_id, starts_at_ms): spent_nano for budget_id, starts_at_ms, spent_nano in found}
-    return _open(rows, read.account_id)._replace(spent=spent)
+    zone = rows.first(_ZONE, account)
+    budgets = tuple(Budget(*row) for row in rows.all(_OPEN, account))
+    pockets = _by_lease(rows.all(_POCKETS, account))
+    return BudgetsOf(
+        read.account_id, "UTC" if zone is None else zone[0], budgets, spent, _leases(rows, account), pockets
+    )
 
 
-def _open(rows: Rows, account_id: str) -> BudgetsOf:
-    zone = rows.first(_ZONE, (account_id,))
-    budgets = tuple(Budget(*row) for row in rows.all(_OPEN, (account_id,)))
-    return BudgetsOf(account_id, "UTC" if zone is None else zone[0], budgets, {})
+def _leases(rows: Rows, account: tuple[str]) -> tuple[Lease, ...]:
+    """Those not given back yet, each after those above it."""
+    windows = defaultdict[str, list[Spent]](list)
+    for lease_id, *window in rows.all(_WINDOWS, account):
+        windows[lease_id].append((window[0], window[1]))
+    return tuple(
+        Lease(lease_id, tuple(windows[lease_id]), pocket, is_ended=bool(is_ended))
+        for lease_id, pocket, is_ended in rows.all(_LEASES, account)
+    )
+
+
+def _by_lease(rows: Iterable[Row]) -> tuple[tuple[str, Amount], ...]:
+    """What is left in each pocket."""
+    parts = defaultdict[str, dict[int, int]](dict)
+    for lease_id, grant_id, left_nano in rows:
+        parts[lease_id][grant_id] = left_nano
+    return tuple((lease_id, Amount(left.pop(_PAID, 0), tuple(left.items()))) for lease_id, left in parts.items())
 
 
 def _make(transaction: Transaction, write: MakeBudgets) -> None:
     for budget in write.budgets:
         if not _is_held(transaction, budget, write.group):
             raise GatewayError("not_found", f"There is no account or key '{shown(budget.holder)}'.")
+        if budget.lease_ends_at_ms is not None and transaction.first(_HAS_LEASE, (budget.holder,)) is not None:
+            raise GatewayError("conflict", ONE_LEASE)
     if write.group is not None:
         transaction.execute("INSERT INTO key_groups VALUES (?, ?, ?) ON CONFLICT DO NOTHING", write.group)
+    leases = {lease.budget_id: lease for lease in write.leases}
     for budget in write.budgets:
         row = budget.id, budget.account_id, budget.holder, budget.amount_nano, budget.window
         transaction.execute("INSERT INTO budgets VALUES (?, ?, ?, ?, ?, ?, NULL)", (*row, transaction.now_ms()))
-    for account_id in {budget.account_id for budget in write.budgets}:
-        transaction.tell(_open(transaction, account_id))
+        lease = leases.get(budget.id)
+        assert (lease is None) == (budget.lease_ends_at_ms is None), "a lease is decided before it is written"
+        named = transaction.first("SELECT name FROM key_groups WHERE id = ?", (budget.holder,)) or (None,)
+        made = budget._replace(group=named[0])
+        transaction.tell(BudgetsChanged(budget.account_id, (made,), () if lease is None else (lease,)))
+        if lease is not None:
+            _set_aside(transaction, budget, lease)
+
+
+def _set_aside(transaction: Transaction, budget: Budget, lease: Lease) -> None:
+    """Spend a lease's amount of what is above it, and put its money into its pocket, if it has one of its own."""
+    transaction.execute("INSERT INTO leases VALUES (?, ?, ?, NULL)", (budget.id, lease.pocket, budget.lease_ends_at_ms))
+    for window in lease.windows:
+        if transaction.first(_IS_OPEN, (window[0],)) is None:
+            raise GatewayError("conflict", "A budget above this lease has ended meanwhile; ask again.")
+        transaction.execute("INSERT INTO lease_windows VALUES (?, ?, ?)", (budget.id, *window))
+        spend(transaction, budget.account_id, window, budget.amount_nano)
+    parts = (_PAID, lease.set_aside.paid_nano), *lease.set_aside.grants
+    for grant_id, part_nano in parts:
+        if part_nano:
+            transaction.execute("INSERT INTO pockets VALUES (?, ?, ?)", (budget.id, grant_id, part_nano))
+    transaction.tell(Ended((budget.id,)))
+    if lease.pocket == budget.id:
+        transaction.tell(PocketLeft(budget.account_id, budget.id, lease.set_aside))
+
+
+def spend(transaction: Transaction, account_id: str, window: Spent, amount_nano: int) -> None:
+    """So much more is spent of a budget's window, or less, where something was."""
+    row = transaction.first(_SPEND if amount_nano >= 0 else _UNSPEND, (*window, amount_nano))
+    assert row is not None, "nothing was spent that could be given back"
+    transaction.tell(BudgetSpent(account_id, window, row[0]))
+
+
+def with_returned(rows: Rows, windows: Sequence[Spent]) -> list[Spent]:
+    """These, and those that what is left of a lease among them went back to: so does what comes back later."""
+    found = list(windows)
+    for budget_id, _ in found:  # which grows meanwhile
+        if rows.first(_RETURNED, (budget_id,)) is not None:
+            found += [(above, starts_at_ms) for above, starts_at_ms in rows.all(_ABOVE, (budget_id,))]
+    return found
+
+
+def take_from_pocket(transaction: Transaction, account_id: str, pocket: str, parts: Amount) -> None:
+    """What was charged of a lease's money."""
+    rows = (parts.paid_nano, pocket, _PAID), *((part_nano, pocket, grant_id) for grant_id, part_nano in parts.grants)
+    transaction.execute_many(_TAKE, rows)
+    _tell_pocket(transaction, account_id, pocket)
+
+
+def put_into_pocket(transaction: Transaction, account_id: str, pocket: str, parts: Amount) -> None:
+    """What was charged of a lease's money and comes back; it is the wallet's where all was given back since."""
+    for grant_id, part_nano in ((_PAID, parts.paid_nano), *parts.grants):
+        if part_nano:
+            transaction.execute(_PUT, (grant_id, part_nano, pocket))
+    _tell_pocket(transaction, account_id, pocket)
+
+
+def _tell_pocket(transaction: Transaction, account_id: str, pocket: str) -> None:
+    found = _by_lease(transaction.all(_POCKET, (pocket,)))
+    transaction.tell(PocketLeft(account_id, pocket, found[0][1] if found else NOTHING))
+
+
+def _return(transaction: Transaction, write: ReturnLeases) -> int:
+    returned_nano = 0
+    for lease_id in write.lease_ids:
+        row = transaction.first(_LEFT_OF_LEASE, (lease_id, write.account_id))
+        if row is None:
+            continue  # given back already
+        left_nano, pocket = row
+        returned_nano += left_nano
+        transaction.execute("UPDATE leases SET returned_nano = ? WHERE budget_id = ?", (left_nano, lease_id))
+        transaction.tell(BudgetsChanged(write.account_id, returned=(lease_id,)))
+        for budget_id, starts_at_ms in transaction.all(_ABOVE, (lease_id,)):
+            spend(transaction, write.account_id, (budget_id, starts_at_ms), -left_nano)
+        if pocket == lease_id:
+            transaction.execute("DELETE FROM pockets WHERE lease_id = ?", (lease_id,))
+            transaction.tell(PocketLeft(write.account_id, lease_id, NOTHING))
+    return returned_nano
+
+
+def _over(rows: Rows, read: LeasesOver) -> tuple[tuple[str, str, bool], ...]:
+    return tuple(
+        (account_id, lease_id, bool(is_ended)) for account_id, lease_id, is_ended in rows.all(_OVER, (read.now_ms,))
+    )
 
 
 def _is_held(rows: Rows, budget: Budget, new: BudgetGroup | None) -> bool:
@@ -88,21 +247,30 @@ def _is_held(rows: Rows, budget: Budget, new: BudgetGroup | None) -> bool:
 
 
 def _end(transaction: Transaction, write: EndBudget) -> bool:
-    sql = "UPDATE budgets SET ended_at_ms = ? WHERE id = ? AND account_id = ? AND ended_at_ms IS NULL"
-    is_ended = transaction.execute(sql, (write.at_ms, write.budget_id, write.account_id)) > 0
-    transaction.tell(_open(transaction, write.account_id))
-    return is_ended
+    if transaction.first(f"{_IS_OPEN} AND account_id = ?", (write.budget_id, write.account_id)) is None:
+        return False
+    _end_all(transaction, write.account_id, [write.budget_id], write.at_ms)
+    return True
+
+
+def _end_all(transaction: Transaction, account_id: str, budget_ids: Sequence[str], at_ms: int) -> None:
+    """With the leases that are under a lease, which are of its money."""
+    under = transaction.all(_UNDER, (orjson.dumps(budget_ids).decode(),))
+    ending = dict.fromkeys([*budget_ids, *(budget_id for (budget_id,) in under)])
+    transaction.execute_many(_END, [(at_ms, budget_id) for budget_id in ending])
+    transaction.tell(BudgetsChanged(account_id, ended=tuple(ending)))
 
 
 def end_with_keys(transaction: Transaction, account_id: str, ended_ids: Sequence[str], at_ms: int) -> None:
     """End the budgets of keys that have ended, and of those behind them, that no live key of the account spends of."""
-    if transaction.execute(_END_WITH_KEYS, (at_ms, account_id, orjson.dumps(ended_ids).decode())):
-        transaction.tell(_open(transaction, account_id))
+    found = transaction.all(_OF_ENDED_KEYS, (account_id, orjson.dumps(ended_ids).decode()))
+    if found:
+        _end_all(transaction, account_id, [budget_id for (budget_id,) in found], at_ms)
 
 
 def _set_zone(transaction: Transaction, write: SetZone) -> None:
     transaction.execute(_SET_ZONE, (write.account_id, write.zone))
-    transaction.tell(_open(transaction, write.account_id))
+    transaction.tell(BudgetsChanged(write.account_id, zone=write.zone))
 
 
 def _group_by_name(rows: Rows, read: GroupByName) -> BudgetGroup | None:
@@ -111,6 +279,6 @@ def _group_by_name(rows: Rows, read: GroupByName) -> BudgetGroup | None:
 
 
 EXECUTORS = Executors(
-    alone={MakeBudgets: _make, EndBudget: _end, SetZone: _set_zone},
-    reads={ReadBudgets: _read, GroupByName: _group_by_name},
+    alone={MakeBudgets: _make, EndBudget: _end, ReturnLeases: _return, SetZone: _set_zone},
+    reads={ReadBudgets: _read, LeasesOver: _over, GroupByName: _group_by_name},
 )

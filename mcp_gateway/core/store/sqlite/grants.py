@@ -21,10 +21,11 @@ def left(connection: sqlite3.Connection, account_id: str) -> tuple[GrantLeft, ..
     return tuple(GrantLeft(*row) for row in connection.execute(_LEFT, (account_id,)))
 
 
-def return_charged(connection: sqlite3.Connection, account_id: str, amount_nano: int, now_ms: int) -> None:
+def return_charged(connection: sqlite3.Connection, account_id: str, amount_nano: int, now_ms: int) -> int:
     """Return what was charged to grants once: which of them is forgotten by then, so to the first to expire that lives.
 
-    Where none lives any more, to the last that expired, whose rest is taken back in its turn.
+    Returns its id. Where none lives any more, to the last that expired, whose rest is taken back in its turn.
     """
     (grant_id,) = connection.execute(_FIRST_TO_EXPIRE, (account_id, now_ms)).fetchone()
     connection.execute(TAKE, (-amount_nano, grant_id))
+    return int(grant_id)

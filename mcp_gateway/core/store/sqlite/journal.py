@@ -6,11 +6,12 @@ Lives within one transaction, so that it can be behind nobody and is forgotten w
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mcp_gateway.core.ledger.budgets import BudgetSpent, Spent
+from mcp_gateway.core.ledger.budgets import Spent
 from mcp_gateway.core.ledger.entries import Ended, WalletState
 from mcp_gateway.core.ledger.rules import Amount
 from mcp_gateway.core.money import EntryKind
 from mcp_gateway.core.record import RequestRecord
+from mcp_gateway.core.store.sql.budgets import spend, take_from_pocket
 from mcp_gateway.core.store.sql.requests import CORRECT, correction, insert_records
 from mcp_gateway.core.store.sqlite import grants
 from mcp_gateway.core.store.transaction import Row, Transaction
@@ -23,13 +24,6 @@ INSERT INTO ledger_transactions
     (account_id, kind, reference, paid_nano, granted_nano, held_nano, revenue_nano, grant_source_nano, clearing_nano,
      created_at_ms)
 VALUES (?, ?, ?, ?, ?, 0, ?, ?, ?, ?)
-"""
-_SPEND = """
-INSERT INTO budget_windows VALUES (?, ?, ?)
-ON CONFLICT (budget_id, starts_at_ms) DO UPDATE SET spent_nano = spent_nano + excluded.spent_nano RETURNING spent_nano
-"""
-_GIVE_BACK = """
-UPDATE budget_windows SET spent_nano = spent_nano + ?3 WHERE budget_id = ?1 AND starts_at_ms = ?2 RETURNING spent_nano
 """
 _LAST_ID = "SELECT last_insert_rowid()"
 
@@ -58,6 +52,7 @@ class Journal:
         self._drawn: list[tuple[int, int]] = []
         self._ended: list[str] = []
         self._spent: list[tuple[str, Spent, int]] = []
+        self._of_pockets: list[tuple[str, str, Amount]] = []
         self._records: list[RequestRecord] = []
         self._corrections: list[Row] = []
 
@@ -69,13 +64,17 @@ class Journal:
             wallet = self._wallets[account_id] = Wallet(*(row or (0, 0)), row is not None)
         return wallet
 
-    def settle(self, request_id: str, account_id: str, charge: Amount, windows: Sequence[Spent] = ()) -> None:
-        """Earn what a request is charged, which is spent of these windows of budgets, too."""
+    def settle(
+        self, request_id: str, account_id: str, charge: Amount, windows: Sequence[Spent] = (), pocket: str | None = None
+    ) -> None:
+        """Earn what a request is charged, which is spent of these windows of budgets, too, and of a lease's money."""
         granted_nano = charge.granted_nano
         revenue_nano = charge.paid_nano + granted_nano
         self.post(account_id, "settle", request_id, paid=-charge.paid_nano, granted=-granted_nano, revenue=revenue_nano)
         self.take(charge)
         self.spend(account_id, windows, revenue_nano)
+        if pocket is not None:
+            self._of_pockets.append((account_id, pocket, charge))
         self._ended.append(request_id)
 
     def leave_uncharged(self, request_id: str) -> None:
@@ -128,12 +127,12 @@ class Journal:
             (version,) = self._connection.execute(_LAST_ID).fetchone()
             for account_id, wallet in self._wallets.items():  # each that is looked at is posted to as well
                 self._write_wallet(account_id, wallet, version)
-        for account_id, window, amount_nano in self._spent:
-            sql = _SPEND if amount_nano >= 0 else _GIVE_BACK
-            (spent_nano,) = self._connection.execute(sql, (*window, amount_nano)).fetchone()
-            self._transaction.tell(BudgetSpent(account_id, window, spent_nano))
+        for spent in self._spent:
+            spend(self._transaction, *spent)
         if self._ended:
             self._transaction.tell(Ended(tuple(self._ended)))
+        for taken in self._of_pockets:  # told when nothing is held of it any more
+            take_from_pocket(self._transaction, *taken)
         if self._records:
             insert_records(self._connection, self._records)
         if self._corrections:

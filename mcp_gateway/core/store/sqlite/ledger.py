@@ -17,9 +17,10 @@ from mcp_gateway.core.ledger.entries import (
     SettleLate,
     VerifySinceCheckpoint,
 )
-from mcp_gateway.core.ledger.rules import NOTHING, Free
+from mcp_gateway.core.ledger.rules import NOTHING, Amount, Free
 from mcp_gateway.core.money import MAX_NANO, OutsideKind
 from mcp_gateway.core.record import RequestRecord
+from mcp_gateway.core.store.sql.budgets import put_into_pocket, with_returned
 from mcp_gateway.core.store.sql.ledger import FROM_OUTSIDE
 from mcp_gateway.core.store.sqlite import grants
 from mcp_gateway.core.store.sqlite.checkpoint import verify_since_checkpoint
@@ -57,7 +58,7 @@ def _carry_out(transaction: Transaction, writes: Sequence[_Ending]) -> list[int]
 def _outcome(transaction: Transaction, journal: Journal, one: _Ending) -> int:
     match one:
         case Settle():
-            journal.settle(one.request_id, one.account_id, one.charge, one.windows)
+            journal.settle(one.request_id, one.account_id, one.charge, one.windows, one.pocket)
             _record(journal, one.record)
             return one.charge.amount_nano
         case LeaveUncharged():
@@ -78,9 +79,13 @@ def _give_back(transaction: Transaction, journal: Journal, back: GiveBack) -> in
     journal.correct(back.record)
     if not revenue_nano:
         return 0
+    parts = Amount(paid_nano)
     if granted_nano:
-        grants.return_charged(transaction.connection, back.account_id, granted_nano, journal.now_ms)
-    journal.spend(back.account_id, back.windows, -revenue_nano)
+        grant_id = grants.return_charged(transaction.connection, back.account_id, granted_nano, journal.now_ms)
+        parts = Amount(paid_nano, ((grant_id, granted_nano),))
+    journal.spend(back.account_id, with_returned(transaction, back.windows), -revenue_nano)
+    if back.pocket is not None:
+        put_into_pocket(transaction, back.account_id, back.pocket, parts)
     journal.post(
         back.account_id, "refund_of_request", back.request_id,
         paid=paid_nano, granted=granted_nano, revenue=-revenue_nano,

@@ -57,12 +57,16 @@ class KeyChange(BaseModel):
 
 
 class NewBudget(BaseModel):
-    """What a new key may spend in each window of time, with whatever it makes."""
+    """What a new key may spend in each window of time, with whatever it makes.
+
+    A lease is set aside at once, from the budgets above and from the wallet, and what is left returns with its end.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     amount_usd: Annotated[str, Field(max_length=40)]
     window: BudgetWindow
+    lease: bool = False
 
 
 class NewKey(KeyChange):
@@ -185,8 +189,11 @@ class Keys:
         key = await self._own_key(asked)
         budgets = (await self._budgets(key.account_id, [key]))[key.id]  # which may end with it
         if not asked.query.with_made:
-            return RevokedKey(**self._fields(await self._keys.revoke(key.id), budgets))
+            revoked = await self._keys.revoke(key.id)
+            await self._ledger.return_leases(key.account_id)
+            return RevokedKey(**self._fields(revoked, budgets))
         key, made_count = await self._keys.revoke_with_made(key.id)
+        await self._ledger.return_leases(key.account_id)
         return RevokedKey(**self._fields(key, budgets), made_revoked=made_count)
 
     def _wanted(self, asked: NewKey) -> WantedKey:
@@ -199,7 +206,7 @@ class Keys:
             end=_end_of(asked, self._now_ms()),
             models=asked.models,
             budgets=[
-                WantedBudget(budget_amount(one.amount_usd, f"budgets.{number}.amount_usd"), one.window)
+                WantedBudget(budget_amount(one.amount_usd, f"budgets.{number}.amount_usd"), one.window, one.lease)
                 for number, one in enumerate(asked.budgets or ())
             ],
             may_mint_over_mcp=asked.mint_over_mcp or False,

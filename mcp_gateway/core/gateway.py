@@ -43,6 +43,7 @@ from mcp_gateway.core.image_fetching.resolver import Resolver
 from mcp_gateway.core.inference.exchange import Inference
 from mcp_gateway.core.inference.parts import Parts
 from mcp_gateway.core.ledger.checkpoint import verify_since_checkpoint
+from mcp_gateway.core.ledger.leases import Leases
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.ledger.months import Months
 from mcp_gateway.core.ledger.orders import Orders, RunningServer
@@ -153,7 +154,7 @@ async def open_desk(settings: Settings) -> AsyncIterator[Desk]:
             Months(store),
             History(store),
             Reconciler(store, int(_longest_hold_s(settings) * 1000)),
-            RunningServer(store, ledger, partial(alone, settings.data_dir), now_ms=now_ms),
+            RunningServer(store, ledger, Leases(store, ledger), partial(alone, settings.data_dir), now_ms=now_ms),
         )
 
 
@@ -183,6 +184,7 @@ async def open_gateway(
         await activity.restore(store)
         records = Records(store)
         ledger = _ledger(store, settings)
+        leases = Leases(store, ledger)
         await verify_since_checkpoint(store)
         await _catch_up(ledger, pending)
         keys = _keys(store, settings)
@@ -242,7 +244,7 @@ async def open_gateway(
             idempotency=Idempotency(store, now_ms=now_ms),
             repeats=Repeats(store, now_ms=clock.now_ms),
             keys=keys,
-            mint=Mint(keys, ledger, published, new_id),
+            mint=Mint(keys, ledger, leases, published, new_id),
             known_keys=known_keys,
             authenticator=Authenticator(known_keys, settings.guests, settings.limits),
             addresses=addresses,
@@ -257,9 +259,10 @@ async def open_gateway(
                 discovery=pool.watch,
                 day_counts=day_counts.watch,
                 keys=known_keys.watch,
+                leases=leases.watch,
                 grants=ledger.watch_grants,
                 holds=ledger.watch_holds,
-                orders=Orders(store, ledger, now_ms=now_ms).watch,
+                orders=Orders(store, ledger, leases, now_ms=now_ms).watch,
                 refusals=refusals.watch,
                 **({"mcp_servers": tool_servers.watch} if tool_servers else {}),
             )

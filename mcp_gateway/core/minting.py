@@ -14,6 +14,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.identity.keys import TEST_SCOPES, Key, check_lowered
 from mcp_gateway.core.ledger.budgets import Budget, BudgetStanding, BudgetWindow, MakeBudgets
+from mcp_gateway.core.ledger.leases import Leases
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.money import parse_usd
 
@@ -28,6 +29,8 @@ class WantedBudget(NamedTuple):
 
     amount_nano: int
     window: BudgetWindow
+    is_lease: bool = False
+    """Set aside at once; it ends with the key."""
 
 
 class WantedEnd(NamedTuple):
@@ -62,9 +65,12 @@ class MintedKey(NamedTuple):
 class Mint:
     """Makes keys for callers that have keys with the scope `manage`."""
 
-    def __init__(self, keys: KeyRing, ledger: Ledger, published: Published, new_id: Callable[[str], str]) -> None:
+    def __init__(
+        self, keys: KeyRing, ledger: Ledger, leases: Leases, published: Published, new_id: Callable[[str], str]
+    ) -> None:
         self._keys = keys
         self._ledger = ledger
+        self._leases = leases
         self._published = published
         self._new_id = new_id
 
@@ -77,7 +83,7 @@ class Mint:
         """A key that the caller's has made, with its budgets and with what `keep` makes of both, in one transaction.
 
         Raises GatewayError as KeyRing.create, and for what the caller's key may not do itself: `insufficient_scope`,
-        `insufficient_permissions`, `model_not_found`.
+        `insufficient_permissions`, `model_not_found`; for a lease as Leases.make.
         """
         maker = await self._keys.get(caller.key_id or "")
         check_lowered(caller.allowance, wanted.limits)
@@ -88,28 +94,44 @@ class Mint:
         models = maker.models if wanted.models is None else self._models_of(caller, wanted.models)
         if wanted.budgets:
             await self._ledger.budgets_held_by(maker.account_id, ())  # so that its zone is known
-        made: list[BudgetStanding] = []
+        key_id = self._new_id("key")
+        budgets = self._budgets(maker.account_id, key_id, wanted.budgets, expires_at_ms)
+        standings = [self._ledger.new_budget(budget) for budget in budgets]
 
-        def keep_with_budgets(key: Key) -> Write[None] | None:
-            budgets = [Budget(self._new_id("bud"), key.account_id, key.id, *one) for one in wanted.budgets]
-            made.extend(map(self._ledger.new_budget, budgets))
-            return keep(key, made)
+        async def create(decided: MakeBudgets) -> MintedKey:
+            key, raw = await self._keys.create(
+                maker.account_id,
+                name=wanted.name,
+                is_test=wanted.is_test,
+                limits=replace(maker.limits, **wanted.limits),
+                scopes=scopes,
+                expires_at_ms=expires_at_ms,
+                made_by=maker.id,
+                models=models,
+                has_budget=bool(budgets),
+                may_mint_over_mcp=wanted.may_mint_over_mcp,
+                key_id=key_id,
+                keep=lambda key: keep(key, standings),
+                and_then=lambda _: [decided],
+            )
+            return MintedKey(key, raw, standings)
 
-        key, raw = await self._keys.create(
-            maker.account_id,
-            name=wanted.name,
-            is_test=wanted.is_test,
-            limits=replace(maker.limits, **wanted.limits),
-            scopes=scopes,
-            expires_at_ms=expires_at_ms,
-            made_by=maker.id,
-            models=models,
-            has_budget=bool(wanted.budgets),
-            may_mint_over_mcp=wanted.may_mint_over_mcp,
-            keep=keep_with_budgets,
-            and_then=lambda _: [MakeBudgets(tuple(standing.budget for standing in made))],
-        )
-        return MintedKey(key, raw, made)
+        return await self._leases.make(MakeBudgets(budgets, above=tuple(maker.holders)), create)
+
+    def _budgets(
+        self, account_id: str, key_id: str, wanted: Sequence[WantedBudget], expires_at_ms: int | None
+    ) -> tuple[Budget, ...]:
+        """Raises GatewayError `invalid_value` for a lease of a key without an end."""
+        if expires_at_ms is None and any(one.is_lease for one in wanted):
+            message = "A lease ends with its key: say `expires_in_s` or `expires_at`."
+            raise GatewayError("invalid_value", message, param="expires_in_s")
+        return tuple(
+            Budget(
+                self._new_id("bud"), account_id, key_id, one.amount_nano, one.window,
+                lease_ends_at_ms=expires_at_ms if one.is_lease else None,
+            )
+            for one in wanted
+        )  # fmt: skip
 
     def _models_of(self, caller: Caller, asked: Sequence[str]) -> Collection[str]:
         """The ids of what a new key may ask for. Raises GatewayError `model_not_found` for what its maker may not."""

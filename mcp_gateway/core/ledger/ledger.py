@@ -298,8 +298,8 @@ class Ledger:
     async def set_aside(self, budget: Budget, ends_at_ms: int, above: Holders) -> Hold:
         """Hold all of a lease until it is made, of what is above it, as for a request; money that lasts until its end.
 
-        Nothing is waited for. Raises as `hold`; GatewayError `invalid_value` for an end that is past, or after that of a
-        lease above.
+        Nothing is waited for. Raises as `hold`; GatewayError `invalid_value` for an end that is past, or later than one
+        above has.
         """
         if ends_at_ms <= self._now_ms():
             raise GatewayError("invalid_value", "A lease ends later than now.")

@@ -14,9 +14,10 @@ from typing import Any, Literal, NamedTuple
 import orjson
 
 from mcp_gateway.core.engine import DatabaseError, Engine, Read, Write
-from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.ledger.budgets import Budget, BudgetGroup, EndBudget, MakeBudgets, SetZone
 from mcp_gateway.core.ledger.entries import Move
+from mcp_gateway.core.ledger.leases import Leases
 from mcp_gateway.core.ledger.ledger import Ledger, check_can_own
 
 logger = logging.getLogger(__name__)
@@ -93,9 +94,10 @@ class AnswerOrder(Write[None]):
 class Orders:
     """The running server's side."""
 
-    def __init__(self, store: Engine, ledger: Ledger, *, now_ms: Callable[[], int]) -> None:
+    def __init__(self, store: Engine, ledger: Ledger, leases: Leases, *, now_ms: Callable[[], int]) -> None:
         self._store = store
         self._ledger = ledger
+        self._leases = leases
         self._now_ms = now_ms
 
     async def watch(self) -> None:
@@ -111,34 +113,50 @@ class Orders:
         """Answer what was left."""
         for order in await self._store.read(OrdersLeft(self._now_ms() - int(LASTS_S * 1000))):
             try:
-                await self._store.write(self._decided(order))
+                await self._carry_out(order)
             except GatewayError:  # of the database, not of this one
                 raise
             except Exception as error:  # noqa: BLE001 - whatever is wrong with an order, it costs that one alone
                 logger.error("an order of the command line failed with %s", type(error).__name__)
                 await self._store.write(_refused(order, "The running server could not carry out this order."))
 
-    def _decided(self, order: Order) -> Write[None]:
+    async def _carry_out(self, order: Order) -> None:
         if order.kind == "tell_held":
-            return AnswerOrder(order.id, orjson.dumps(self._ledger.held_by_account()).decode())
+            held = orjson.dumps(self._ledger.held_by_account()).decode()
+            return await self._store.write(AnswerOrder(order.id, held))
         try:
-            return CarryOut(order.id, _lowering(order))
+            asked = _lowering(order)
         except (LookupError, TypeError, orjson.JSONDecodeError):  # a command of another version
-            return _refused(order, "The running server does not know this order: restart it.")
+            return await self._store.write(_refused(order, "The running server does not know this order: restart it."))
+        if isinstance(asked, MakeBudgets):
+            return await self._make(order, asked)
+        await self._store.write(CarryOut(order.id, asked))
+        if isinstance(asked, EndBudget):
+            await self._ledger.return_leases(asked.account_id)
+        return None
+
+    async def _make(self, order: Order, asked: MakeBudgets) -> None:
+        """What a lease takes is refused, or set aside, before anything is written."""
+        try:
+            await self._leases.make(asked, lambda decided: self._store.write(CarryOut(order.id, decided)))
+        except DatabaseError:
+            raise
+        except GatewayError as refusal:
+            await self._store.write(_refused(order, refusal.message, refusal.code))
 
 
 def _lowering(order: Order) -> Lowering:
     """Raises LookupError, TypeError or JSONDecodeError for one that is none of ours."""
     asked = orjson.loads(order.asked)
     if order.kind == "make_budgets":
-        budgets, group = asked["budgets"], asked["group"]
-        return MakeBudgets(tuple(Budget(*one) for one in budgets), None if group is None else BudgetGroup(*group))
+        group = None if asked["group"] is None else BudgetGroup(*asked["group"])
+        return MakeBudgets(tuple(Budget(*one) for one in asked["budgets"]), group, tuple(asked.get("above", ())))
     of = {kind: of for of, kind in _KINDS.items()}[order.kind]
     return of(**asked)
 
 
-def _refused(order: Order, message: str) -> AnswerOrder:
-    return AnswerOrder(order.id, orjson.dumps({"refusal": {"code": "conflict", "message": message}}).decode())
+def _refused(order: Order, message: str, code: Code = "conflict") -> AnswerOrder:
+    return AnswerOrder(order.id, orjson.dumps({"refusal": {"code": code, "message": message}}).decode())
 
 
 class RunningServer:
@@ -148,6 +166,7 @@ class RunningServer:
         self,
         store: Engine,
         ledger: Ledger,
+        leases: Leases,
         alone: Callable[[], AbstractContextManager[bool]],
         *,
         now_ms: Callable[[], int],
@@ -155,6 +174,7 @@ class RunningServer:
         """`alone` keeps servers away while it is entered, and says whether it can."""
         self._store = store
         self._ledger = ledger
+        self._leases = leases
         self._alone = alone
         self._now_ms = now_ms
 
@@ -167,12 +187,19 @@ class RunningServer:
         """What comes of it. Raises Undecided, and what the write is refused with."""
         with self._alone() as is_alone:
             if is_alone:
-                return await self._store.write(write)
+                return await self._do(write)
         asked = {field.name: getattr(write, field.name) for field in fields(write)}
         answer = await self._ask(_KINDS[type(write)], asked, LASTS_S)
         if (refusal := answer.get("refusal")) is not None:
             raise GatewayError(**refusal)
         return answer["outcome"]
+
+    async def _do(self, write: Lowering) -> Any:
+        if isinstance(write, MakeBudgets):
+            return await self._leases.make(write, self._store.write)
+        if isinstance(write, EndBudget):
+            return await self._leases.end(write.account_id, write.budget_id)
+        return await self._store.write(write)
 
     async def held(self) -> Mapping[str, tuple[int, int]] | None:
         """Nano-USD of paid and granted money that running requests hold, by account; None where no server says."""

@@ -13,6 +13,7 @@ import pytest
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ledger.budgets import Budget, BudgetGroup, EndBudget, MakeBudgets, SetZone
 from mcp_gateway.core.ledger.entries import Balance
+from mcp_gateway.core.ledger.leases import Leases
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.ledger.orders import LASTS_S, AnswerOf, LeaveOrder, Orders, RunningServer, TakeOrder, Undecided
 from mcp_gateway.core.store.sqlite.sole import AlreadyServed, alone, sole_server
@@ -33,14 +34,19 @@ async def other(database: Path, clock: MsClock) -> AsyncIterator[Store]:
 
 @pytest.fixture
 def orders(store: Store, ledger: Ledger, clock: MsClock) -> Orders:
-    return Orders(store, ledger, now_ms=clock)
+    return Orders(store, ledger, Leases(store, ledger), now_ms=clock)
+
+
+def _running(other: Store, folder: Path, clock: MsClock) -> RunningServer:
+    ledger = Ledger(other)
+    return RunningServer(other, ledger, Leases(other, ledger), partial(alone, folder), now_ms=clock)
 
 
 @pytest.fixture
 def running(other: Store, database: Path, clock: MsClock) -> Iterator[RunningServer]:
     """As a command finds it while one runs."""
     with sole_server(database.parent):
-        yield RunningServer(other, Ledger(other), partial(alone, database.parent), now_ms=clock)
+        yield _running(other, database.parent, clock)
 
 
 @contextmanager
@@ -184,7 +190,7 @@ async def test_it_is_unknown_where_no_server_answers_and_where_none_is(
     await decided(asked)
     assert asked.result() is None
     (tmp_path / "unserved").mkdir()
-    unserved = RunningServer(other, Ledger(other), partial(alone, tmp_path / "unserved"), now_ms=clock)
+    unserved = _running(other, tmp_path / "unserved", clock)
     assert await unserved.held() is None
 
 
@@ -192,7 +198,7 @@ async def test_without_a_server_a_command_decides_itself_and_none_begins_meanwhi
     ledger: Ledger, account: str, other: Store, clock: MsClock, database: Path
 ) -> None:
     await ledger.credit(account, 100, "p")
-    here = RunningServer(other, Ledger(other), partial(alone, database.parent), now_ms=clock)
+    here = _running(other, database.parent, clock)
     with alone(database.parent) as is_alone, pytest.raises(AlreadyServed), sole_server(database.parent, patience_s=0):
         pass
     assert is_alone

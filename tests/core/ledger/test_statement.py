@@ -37,4 +37,10 @@ async def test_a_balance_is_told_in_usd(ledger: Ledger, account: str) -> None:
     await ledger.grant(account, 500_000_000, "g")
     await ledger.hold("req_1", account, 1, 1_000_000_000)
     told = (await ledger.balance(account)).as_object().model_dump()
-    assert told == {"currency": "USD", "balance_usd": "2.00", "granted_usd": "0.00", "held_usd": "1.00"}
+    assert told == {
+        "currency": "USD",
+        "balance_usd": "2.00",
+        "granted_usd": "0.00",
+        "held_usd": "1.00",
+        "leased_usd": "0.00",
+    }

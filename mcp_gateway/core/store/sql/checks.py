@@ -20,6 +20,22 @@ CHECKS = {
     "a hold of an earlier release was not ended (request, still held)": """
         SELECT reference, SUM(held_nano) AS held FROM ledger_transactions
         WHERE kind IN ('hold', 'settle', 'void') GROUP BY reference HAVING held <> 0""",
+    "a budget was spent beyond its amount (budget, start of its window, amount, spent)": """
+        SELECT id, starts_at_ms, amount_nano, spent_nano FROM budgets JOIN budget_windows ON budget_id = id
+        WHERE spent_nano > amount_nano""",
+    "a lease has less money than may be spent of it and those under it (lease, money, left to spend)": """
+        SELECT pocket, money, may_spend FROM (
+            SELECT pocket, SUM(amount_nano - IFNULL(spent_nano, 0)) AS may_spend,
+                (SELECT IFNULL(SUM(left_nano), 0) FROM pockets WHERE lease_id = pocket) AS money
+            FROM leases JOIN budgets ON id = leases.budget_id
+            LEFT JOIN budget_windows AS spent ON spent.budget_id = id
+            WHERE returned_nano IS NULL GROUP BY pocket)
+        WHERE money < may_spend""",
+    "leases have more of a grant than is left of it (grant, in leases, left)": """
+        SELECT grant_id, SUM(left_nano) AS leased, remaining_nano FROM pockets JOIN grants ON id = grant_id
+        GROUP BY grant_id HAVING leased > remaining_nano""",
+    "a lease that was given back has money (lease)": """
+        SELECT lease_id FROM pockets JOIN leases ON budget_id = lease_id WHERE returned_nano IS NOT NULL""",
     "a request's record differs from its settlement (request, recorded, charged)": """
         SELECT t.reference, cost_nano, t.revenue_nano + IFNULL(back.revenue_nano, 0) AS kept
         FROM ledger_transactions AS t JOIN requests AS r ON r.id = t.reference AND r.account_id = t.account_id

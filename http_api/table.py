@@ -112,6 +112,10 @@ def operations_of(run: Endpoints, *, are_models_public: bool, are_stats_public: 
 
 _ONCE: frozenset[Code] = frozenset({"conflict", "idempotency_mismatch", "invalid_value"})
 """Of what an Idempotency-Key makes happen once."""
+_SET_ASIDE: frozenset[Code] = frozenset(
+    {"insufficient_balance", "below_minimum_balance", "budget_exhausted", "balance_held"}
+)
+"""Of what a lease takes."""
 _REPORTED: frozenset[Code] = frozenset({"overloaded"})
 """Of what may take long to read."""
 _NOT_FOUND: frozenset[Code] = frozenset({"not_found"})
@@ -467,7 +471,9 @@ def _keys(keys: Keys) -> list[AnyOperation]:
             answer=CreatedKey,
             handle=keys.create,
             statuses=(201,),
-            refuses=_ONCE | {"insufficient_permissions", "requests_per_day", "not_found", "model_not_found"},
+            refuses=_ONCE
+            | _SET_ASIDE
+            | {"insufficient_permissions", "requests_per_day", "not_found", "model_not_found"},
         ),
         Operation(
             method="GET",

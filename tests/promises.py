@@ -524,6 +524,10 @@ AREAS: dict[str, Area] = {
             "A key is listed, made, changed and revoked by its own account alone.": [
                 "tests/doors/test_http_keys.py",
             ],
+            "What a lease sets aside no other key can spend, and what is left of it returns when it ends.": [
+                "tests/core/ledger/test_leases.py",
+                "tests/doors/test_leases.py",
+            ],
             "A key that was made with a budget by a key ends with that one, and sees itself and what it made alone.": [
                 "tests/doors/test_minted_keys.py",
                 "tests/doors/test_minted_sight.py",

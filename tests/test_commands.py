@@ -220,7 +220,7 @@ def test_budgets_are_made_listed_and_ended(data_dir: Path) -> None:
     (wide,) = told("budgets", "create", account, "--budget", "0.25 USD/total")
     assert wide == {
         "account": account, "holder": account, "id": wide["id"], "amount_usd": "0.25", "window": "total",
-        "group": None, "spent_usd": "0.00", "starts_anew_at": None,
+        "group": None, "spent_usd": "0.00", "starts_anew_at": None, "lease": False, "ends_at": None,
     }  # fmt: skip
     first, second = run("budgets", "list", "--account", account).stdout.splitlines()[1:]
     assert first.split()[1:5] == [key, "0.00", "5.00", "day"]
@@ -342,6 +342,45 @@ def test_a_group_is_made_with_budgets_and_keys_are_put_into_it(data_dir: Path) -
         assert (refused.exit_code, "no group 'day agents'" in refused.stderr) == (USAGE, True)
     (listed_key,) = told("keys", "list")
     assert (listed_key["id"], listed_key["name"], listed_key["group"]) == (key["id"], "", "night agents")
+
+
+def test_a_lease_is_set_aside_for_a_key_or_a_group_until_an_end(data_dir: Path) -> None:
+    account = made("accounts", "create", "Ann")
+    run("accounts", "credit", account, "10", "--reference", "p")
+    key = told("keys", "create", "--account", account, "--lease", "3 USD", "--expires-in", "7d")
+    (budget,) = key["budgets"]
+    assert (budget["amount_usd"], budget["lease"], budget["ends_at"]) == ("3.00", True, key["expires_at"])
+    of_group = ("budgets", "create", "agents", "--account", account, "--lease", "2 USD")
+    assert "say when with --expires-in" in run(*of_group).stderr
+    (lent,) = told(*of_group, "--expires-in", "1h")
+    assert run("budgets", "list", "--account", account).stdout.count(" (lease)") == 2
+    shown = told("accounts", "show", account)
+    assert (shown["balance_usd"], shown["leased_usd"]) == ("5.00", "5.00")
+    refused = run("keys", "create", "--account", account, "--lease", "6 USD", "--expires-in", "7d")
+    assert (refused.exit_code, "does not cover" in refused.stderr) == (USAGE, True)
+    assert run("budgets", "end", "--account", account, lent["id"]).exit_code == 0
+    shown = told("accounts", "show", account)
+    assert (shown["balance_usd"], shown["leased_usd"]) == ("7.00", "3.00")
+    for odd in ("3", "3 USD/day", "x USD", "0 USD"):
+        assert run("keys", "create", "--account", account, "--lease", odd, "--expires-in", "7d").exit_code == USAGE
+
+
+async def test_a_lease_is_decided_beside_a_running_server(tmp_path: Path) -> None:
+    async with open_door(tmp_path) as door:
+        account = await door.account("2")
+        key = await beside(
+            door, "keys", "create", "--account", account, "--lease", "1.5 USD", "--expires-in", "1h", "-q"
+        )
+        told = (await door.get("/v1/limits", key)).json()["budgets"]
+        assert [(one["left_usd"], one["lease"]) for one in told] == [("1.50", True)]
+        shown = json.loads(await beside(door, "accounts", "show", account, "--json"))
+        assert (shown["balance_usd"], shown["leased_usd"], shown["held_usd"]) == ("0.50", "1.50", "0.00")
+        words = ("keys", "create", "--account", account, "--lease", "1 USD", "--expires-in", "1h")
+        refused = await asyncio.to_thread(run, *words, "--data-dir", str(tmp_path))
+        assert (refused.exit_code, "does not cover" in refused.stderr) == (USAGE, True)
+        await beside(door, "budgets", "end", "--account", account, told[0]["id"])
+        assert await door.balance_nano(account) == 2 * 10**9
+        await door.nothing_is_left()
 
 
 def test_a_key_is_made_for_minutes_hours_or_days(data_dir: Path) -> None:

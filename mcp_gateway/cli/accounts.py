@@ -29,6 +29,7 @@ from mcp_gateway.core.gateway import Desk
 from mcp_gateway.core.identity.accounts import Account
 from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.ledger.budgets import SetZone
+from mcp_gateway.core.ledger.entries import HeldOf
 from mcp_gateway.core.ledger.statement import LedgerTransaction
 from mcp_gateway.core.money import OutsideKind, format_usd
 from mcp_gateway.core.text import check_one_line, shown
@@ -302,17 +303,19 @@ class _Wallet(NamedTuple):
     paid_nano: int
     granted_nano: int
     held_nano: int | None
+    leased_nano: int
 
     @property
     def spendable_nano(self) -> int:
         return self.paid_nano + self.granted_nano
 
 
-async def _wallet(desk: Desk, account_id: str, held: Mapping[str, tuple[int, int]] | None) -> _Wallet:
+async def _wallet(desk: Desk, account_id: str, all_held: Mapping[str, HeldOf] | None) -> _Wallet:
     balance = await desk.ledger.balance(account_id)
-    paid_nano, granted_nano = (0, 0) if held is None else held.get(account_id, (0, 0))
-    held_nano = None if held is None else paid_nano + granted_nano
-    return _Wallet(balance.paid_nano - paid_nano, balance.granted_nano - granted_nano, held_nano)
+    held = (all_held or {}).get(account_id, HeldOf())
+    held_nano = None if all_held is None else sum(held)
+    paid_nano, granted_nano = balance.paid_nano - held.paid_nano, balance.granted_nano - held.granted_nano
+    return _Wallet(paid_nano, granted_nano, held_nano, balance.leased_nano - held.leased_nano)
 
 
 def _held(wallet: _Wallet) -> str:
@@ -332,6 +335,7 @@ def _object_of(account: Account, wallet: _Wallet) -> dict[str, Any]:
         "balance_usd": format_usd(wallet.spendable_nano),
         "granted_usd": format_usd(wallet.granted_nano),
         "held_usd": None if wallet.held_nano is None else format_usd(wallet.held_nano),
+        "leased_usd": format_usd(wallet.leased_nano),
         "margin_percent": _in_percent(account.margin),
         "limits": limits_object(account.limits),
     }

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -12,6 +12,7 @@ from mcp_gateway.cli.desk import (
     DataDirOption,
     JsonOption,
     QuietOption,
+    after,
     answer,
     at_desk,
     fail,
@@ -40,6 +41,10 @@ BudgetOption = Annotated[
     list[str] | None,
     typer.Option("--budget", help=f"What it may spend, such as '5 USD/day' ({', '.join(BUDGET_WINDOWS)}); repeatable."),
 ]
+LeaseOption = Annotated[
+    str | None,
+    typer.Option("--lease", help="So much is set aside for it at once, such as '5 USD', until --expires-in is over."),
+]
 
 
 @app.command("create")
@@ -49,22 +54,26 @@ def create_budgets(
     ],
     account: Annotated[str | None, typer.Option("--account", help="Whose group it is; a new name makes one.")] = None,
     budget: BudgetOption = None,
+    lease: LeaseOption = None,
+    expires_in: Annotated[
+        str | None, typer.Option(help="When a lease ends, such as 30m, 12h or 7d.", metavar="N(m|h|d)")
+    ] = None,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     quiet: QuietOption = False,
     is_json: JsonOption = False,
 ) -> None:
     """Bound what a key, with those it makes, a group of keys or an account may spend; a running server decides it."""
-    asked = budgets_given(budget)
+    asked = budgets_given(budget, lease, after(expires_in))
     if not asked:
-        fail("say with --budget what it may spend, such as --budget '5 USD/day'")
+        fail("say with --budget or --lease what it may spend, such as --budget '5 USD/day'")
 
     async def work(desk: Desk) -> None:
         group = None if account is None else await _group(desk, account, holder)
-        account_id = await _account_of(desk, holder) if group is None else group.account_id
+        account_id, above = await _place_of(desk, holder) if group is None else (group.account_id, ())
         check_can_own(account_id)
         made = budgets_of(account_id, holder if group is None else group.id, asked)
-        await desk.server.decide(MakeBudgets(made, group))
+        await desk.server.decide(MakeBudgets(made, group, above))
         words = [one.id if quiet else f"budget {one.id} of {holder}: {in_words(one)}" for one in made]
         standings = await desk.ledger.budgets(account_id)
         facts = [budget_object(one) for one in standings if one.budget.id in {budget.id for budget in made}]
@@ -109,15 +118,31 @@ def end_budget(
     at_desk(config, data_dir, work)
 
 
-def budgets_of(account_id: str, holder: str, asked: Sequence[tuple[int, BudgetWindow]]) -> tuple[Budget, ...]:
+class GivenBudget(NamedTuple):
+    """Nano-USD, their window, and of a lease when it ends."""
+
+    amount_nano: int
+    window: BudgetWindow
+    lease_ends_at_ms: int | None = None
+
+
+def budgets_of(account_id: str, holder: str, asked: Sequence[GivenBudget]) -> tuple[Budget, ...]:
     """New ones of a holder's."""
-    return tuple(Budget(new_id("bud"), account_id, holder, *one) for one in asked)
+    return tuple(
+        Budget(
+            new_id("bud"), account_id, holder, one.amount_nano, one.window, lease_ends_at_ms=one.lease_ends_at_ms
+        )
+        for one in asked
+    )  # fmt: skip
 
 
-def budgets_given(asked: Sequence[str] | None) -> list[tuple[int, BudgetWindow]]:
-    """Amounts in nano-USD with their windows."""
+def budgets_given(asked: Sequence[str] | None, lease: str | None, ends_at_ms: int | None) -> list[GivenBudget]:
+    """What options say, once it is right."""
+    if lease is not None and ends_at_ms is None:
+        fail("a lease has an end: say when with --expires-in, such as --expires-in 7d")
     try:
-        return [parse_budget(text) for text in asked or ()]
+        given = [GivenBudget(*parse_budget(text)) for text in asked or ()]
+        return given if lease is None else [*given, GivenBudget(*parse_budget(f"{lease}/total"), ends_at_ms)]
     except ValueError as error:
         fail(str(error))
 
@@ -129,12 +154,14 @@ def check_zone(name: str) -> None:
         fail(str(error))
 
 
-async def _account_of(desk: Desk, holder: str) -> str:
+async def _place_of(desk: Desk, holder: str) -> tuple[str, tuple[str, ...]]:
+    """The account of a holder, and who is above it there."""
     if holder.startswith("acc_"):
-        return holder
+        return holder, ()
     if not holder.startswith("key_"):
         fail(f"'{shown(holder)}' is the id of no key or account; for a group of keys say with --account whose it is")
-    return (await desk.keys.get(holder)).account_id
+    key = await desk.keys.get(holder)
+    return key.account_id, key.above
 
 
 async def _group(desk: Desk, account_id: str, name: str) -> BudgetGroup:
@@ -149,8 +176,9 @@ async def _group(desk: Desk, account_id: str, name: str) -> BudgetGroup:
 def _line(standing: BudgetStanding) -> str:
     budget = standing.budget
     amounts = f"{format_usd(standing.spent_nano):>16}{format_usd(budget.amount_nano):>16}"
-    until = standing.span.ends_at_ms
+    until = budget.lease_ends_at_ms or standing.span.ends_at_ms
     end = "" if until is None else f" until {datetime.fromtimestamp(until / 1000, UTC):%Y-%m-%d %H:%M}Z"
+    end += "" if budget.lease_ends_at_ms is None else " (lease)"
     holder = budget.holder if budget.group is None else shown(budget.group)
     return f"{budget.id:<38}{holder:<38}{amounts}  {budget.window}{end}"
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mcp_gateway.cli.budgets import BudgetOption, budget_object, budgets_given, budgets_of
+from mcp_gateway.cli.budgets import BudgetOption, GivenBudget, LeaseOption, budget_object, budgets_given, budgets_of
 from mcp_gateway.cli.desk import (
     LISTED_CHARS,
     ConfigOption,
@@ -30,7 +30,7 @@ from mcp_gateway.core.gateway import Desk
 from mcp_gateway.core.identity.keys import Key
 from mcp_gateway.core.identity.own_limits import OwnLimits
 from mcp_gateway.core.ids import now_ms
-from mcp_gateway.core.ledger.budgets import BudgetWindow, MakeBudgets
+from mcp_gateway.core.ledger.budgets import MakeBudgets
 from mcp_gateway.core.text import is_one_line, shown
 
 app = typer.Typer(help="API keys of accounts.", no_args_is_help=True)
@@ -55,6 +55,7 @@ def create_key(
         typer.Option(help="The same after minutes, hours or days, such as 30m, 12h or 7d.", metavar="N(m|h|d)"),
     ] = None,
     budget: BudgetOption = None,
+    lease: LeaseOption = None,
     group: Annotated[str | None, typer.Option(help="The account's group of keys that it is put into.")] = None,
     models: Annotated[
         list[str] | None,
@@ -75,7 +76,7 @@ def create_key(
     expires_at_ms = after_days(expires_in_days) if expires_in is None else after(expires_in)
     limits = OwnLimits(**limits_given(requests_per_minute, requests_per_day, tokens_per_minute, in_flight))
 
-    budgets = budgets_given(budget)
+    budgets = budgets_given(budget, lease, expires_at_ms)
 
     async def work(desk: Desk) -> None:
         key, raw = await desk.keys.create(
@@ -172,11 +173,11 @@ def revoke_key(
     at_desk(config, data_dir, work)
 
 
-async def _bound(desk: Desk, key: Key, budgets: Sequence[tuple[int, BudgetWindow]]) -> None:
+async def _bound(desk: Desk, key: Key, budgets: Sequence[GivenBudget]) -> None:
     """Make these budgets of a new key, which nobody knows before; without them it is of no use."""
     try:
         if budgets:
-            await desk.server.decide(MakeBudgets(budgets_of(key.account_id, key.id, budgets)))
+            await desk.server.decide(MakeBudgets(budgets_of(key.account_id, key.id, budgets), above=key.above))
     except BaseException:
         await desk.keys.revoke(key.id)
         raise

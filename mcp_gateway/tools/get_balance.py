@@ -218,5 +218,6 @@ def _budgets_text(facts: dict[str, Any]) -> Iterator[str]:
 def _balance_text(facts: dict[str, Any]) -> str:
     if "balance_usd" not in facts:
         return "This is a test key: nothing is billed, and only live keys are shown the balance."
-    granted, held = facts["granted_usd"], facts["held_usd"]
-    return f"Balance: {facts['balance_usd']} USD, {granted} of it granted; {held} USD held for running requests."
+    granted, held, leased = facts["granted_usd"], facts["held_usd"], facts["leased_usd"]
+    text = f"Balance: {facts['balance_usd']} USD, {granted} of it granted; {held} USD held for running requests"
+    return f"{text}." if leased == "0.00" else f"{text}, {leased} USD set aside for leases."

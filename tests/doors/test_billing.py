@@ -77,6 +77,7 @@ async def test_the_wallet_shows_what_can_be_spent_what_was_granted_and_what_was_
         "balance_usd": "2.4999942",
         "granted_usd": "0.4999942",
         "held_usd": "0.00",
+        "leased_usd": "0.00",
         "usage": {
             "requests": 1,
             "prompt_tokens": 10,
@@ -89,7 +90,7 @@ async def test_the_wallet_shows_what_can_be_spent_what_was_granted_and_what_was_
     credits = await stage.ask("/api/v1/inference/credits", key)
     assert credits == {
         "object": "credits",
-        **{name: wallet[name] for name in ("currency", "balance_usd", "granted_usd", "held_usd")},
+        **{name: wallet[name] for name in ("currency", "balance_usd", "granted_usd", "held_usd", "leased_usd")},
     }
 
 

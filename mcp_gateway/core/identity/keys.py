@@ -74,6 +74,11 @@ class Key:
         line = (self.id, self.group_id), *((maker.key_id, maker.group_id) for maker in self.makers)
         return frozenset(holder for pair in line for holder in pair if holder is not None)
 
+    @property
+    def above(self) -> tuple[str, ...]:
+        """Who its budgets are under: all of `holders` but itself."""
+        return tuple(sorted(self.holders - {self.id}))
+
     def state_at(self, now_ms: int) -> State:
         if self.revoked_at_ms is not None:
             return "revoked"

@@ -204,6 +204,14 @@ class Balance:
         )
 
 
+class HeldOf(NamedTuple):
+    """What an account's requests hold, in nano-USD: paid and granted money of the wallet, and money of leases."""
+
+    paid_nano: int = 0
+    granted_nano: int = 0
+    leased_nano: int = 0
+
+
 class HeldNow(NamedTuple):
     """How many requests hold money, how much, for how long the oldest, and what of it the wallets do not cover."""
 

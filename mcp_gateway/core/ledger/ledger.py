@@ -39,13 +39,14 @@ from mcp_gateway.core.ledger.entries import (
     GiveBack,
     Grant,
     HeldNow,
+    HeldOf,
     Move,
     Settle,
     WalletOf,
     WalletState,
 )
+from mcp_gateway.core.ledger.hold_refusals import HoldRefusals
 from mcp_gateway.core.ledger.purse import Hold, Purse, Purses
-from mcp_gateway.core.ledger.refusals import Refusals
 from mcp_gateway.core.ledger.wait_limit import TooLong, WaitLimit
 from mcp_gateway.core.ledger.wait_list import WaitList
 from mcp_gateway.core.money import OutsideKind, PaidKind
@@ -81,7 +82,7 @@ class Ledger:
     ) -> None:
         self._store = store
         self._now_ms = store.now_ms
-        self._refusals = Refusals(minimum_balance_nano, topup_url)
+        self._refusals = HoldRefusals(minimum_balance_nano, topup_url)
         self._hold_wait_s = hold_wait_s
         self._purses = Purses()
         self._wait_list = WaitList()
@@ -352,9 +353,9 @@ class Ledger:
         overdrawn_nano = sum(purse.overdrawn_nano for purse in self._purses)
         return HeldNow(len(holds), sum(hold.amount_nano for hold in holds), oldest_s, overdrawn_nano)
 
-    def held_by_account(self) -> dict[str, tuple[int, int]]:
-        """Nano-USD of paid and of granted money, of each account whose requests hold any."""
-        return {purse.account_id: (held.paid_nano, held.granted_nano) for purse in self._purses if (held := purse.held)}
+    def held_by_account(self) -> dict[str, HeldOf]:
+        """Of each account whose requests hold any."""
+        return {purse.account_id: held for purse in self._purses if (held := purse.held)}
 
     async def expire_grants(self) -> int:
         """Take back what is left, and not held, of every grant whose time is over; returns nano-USD."""

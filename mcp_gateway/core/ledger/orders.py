@@ -16,7 +16,7 @@ import orjson
 from mcp_gateway.core.engine import DatabaseError, Engine, Read, Write
 from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.ledger.budgets import Budget, BudgetGroup, EndBudget, MakeBudgets, SetZone
-from mcp_gateway.core.ledger.entries import Move
+from mcp_gateway.core.ledger.entries import HeldOf, Move
 from mcp_gateway.core.ledger.leases import Leases
 from mcp_gateway.core.ledger.ledger import Ledger, check_can_own
 
@@ -122,7 +122,7 @@ class Orders:
 
     async def _carry_out(self, order: Order) -> None:
         if order.kind == "tell_held":
-            held = orjson.dumps(self._ledger.held_by_account()).decode()
+            held = orjson.dumps(self._ledger.held_by_account(), default=tuple).decode()
             return await self._store.write(AnswerOrder(order.id, held))
         try:
             asked = _lowering(order)
@@ -201,14 +201,14 @@ class RunningServer:
             return await self._leases.end(write.account_id, write.budget_id)
         return await self._store.write(write)
 
-    async def held(self) -> Mapping[str, tuple[int, int]] | None:
-        """Nano-USD of paid and granted money that running requests hold, by account; None where no server says."""
+    async def held(self) -> Mapping[str, HeldOf] | None:
+        """What running requests hold, by account; None where no server says."""
         with self._alone() as is_alone:
             if is_alone:
                 return None
         try:
             told = await self._ask("tell_held", {}, _TELL_WAIT_S)
-            return {account_id: (paid_nano, granted_nano) for account_id, (paid_nano, granted_nano) in told.items()}
+            return {account_id: HeldOf(*held) for account_id, held in told.items()}
         except (Undecided, GatewayError):
             return None
 

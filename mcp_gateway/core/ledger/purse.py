@@ -11,7 +11,7 @@ from typing import Literal
 from mcp_gateway.core.ledger import rules
 from mcp_gateway.core.ledger.budget_book import NOBODY, BudgetBook, Holders, Spender
 from mcp_gateway.core.ledger.budgets import BudgetsOf, PocketLeft, Spent
-from mcp_gateway.core.ledger.entries import Balance, Short, WalletState
+from mcp_gateway.core.ledger.entries import Balance, HeldOf, Short, WalletState
 from mcp_gateway.core.ledger.rules import NOTHING, Amount, Free
 
 _MOST_PURSES = 10_000
@@ -239,9 +239,15 @@ class Purse:
         return (hold for hold in self.holds.values() if hold.state == "open")
 
     @property
-    def held(self) -> Amount | None:
+    def held(self) -> HeldOf | None:
         """By all requests together; None where there are none."""
-        return self._held if self.holds else None
+        if not self.holds:
+            return None
+        leased = rules.NOTHING
+        for pocket in self._pockets.values():
+            leased = rules.added(leased, pocket.held)
+        of_wallet = rules.without(self._held, leased)
+        return HeldOf(of_wallet.paid_nano, of_wallet.granted_nano, leased.amount_nano)
 
     @property
     def overdrawn_nano(self) -> int:

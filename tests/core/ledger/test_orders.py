@@ -12,7 +12,7 @@ import pytest
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ledger.budgets import Budget, BudgetGroup, EndBudget, MakeBudgets, SetZone
-from mcp_gateway.core.ledger.entries import Balance
+from mcp_gateway.core.ledger.entries import Balance, HeldOf
 from mcp_gateway.core.ledger.leases import Leases
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.ledger.orders import LASTS_S, AnswerOf, LeaveOrder, Orders, RunningServer, TakeOrder, Undecided
@@ -176,7 +176,7 @@ async def test_what_is_held_is_told_by_account_and_by_where_it_came_from(
     with watching(orders):
         asked = asyncio.ensure_future(running.held())
         await decided(asked)
-        assert asked.result() == {account: (20, 30)}
+        assert asked.result() == {account: HeldOf(20, 30)}
         ledger.release("req_1")
         asked = asyncio.ensure_future(running.held())
         await decided(asked)

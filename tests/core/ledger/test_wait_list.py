@@ -9,9 +9,9 @@ import pytest
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ledger.entries import Balance, HeldNow
+from mcp_gateway.core.ledger.hold_refusals import _expected_wait_s as expected_wait_s
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.ledger.purse import Hold
-from mcp_gateway.core.ledger.refusals import _expected_wait_s as expected_wait_s
 from mcp_gateway.core.ledger.rules import Amount
 from mcp_gateway.core.ledger.wait_list import WaitList
 from mcp_gateway.core.store.sqlite.store import Store

@@ -14,7 +14,7 @@ _LONGEST_RETRY_S = 60
 """Of what a request is told to wait that its account's own requests leave no money for."""
 
 
-class Refusals:
+class HoldRefusals:
     """By what requests need, and where money is added. Amounts in nano-USD."""
 
     def __init__(self, minimum_balance_nano: int, topup_url: str | None) -> None:

@@ -26,8 +26,8 @@ async def create(door: Door, key: str, *leases: str, lasts_s: int | None = 600, 
     return await door.http.post("/v1/keys", json=wanted, headers=bearer(key))
 
 
-async def lent(door: Door, key: str, amount: str) -> dict[str, Any]:
-    answer = await create(door, key, amount)
+async def lent(door: Door, key: str, amount: str, lasts_s: int = 600) -> dict[str, Any]:
+    answer = await create(door, key, amount, lasts_s=lasts_s)
     assert answer.status_code == 201, answer.text
     told: dict[str, Any] = answer.json()
     return told
@@ -46,8 +46,8 @@ async def test_what_is_set_aside_for_a_key_is_no_others_and_returns_with_its_end
     assert (budget["lease"], budget["ends_at"], budget["starts_anew_at"]) == (True, first["expires_at"], None)
     refused = await create(door, top, "0.4")
     assert (refused.status_code, error_of(refused)["code"]) == (402, "insufficient_balance")
-    below = await lent(door, first["key"], "0.6")
-    refused = await create(door, first["key"], "0.2")
+    below = await lent(door, first["key"], "0.6", lasts_s=300)
+    refused = await create(door, first["key"], "0.2", lasts_s=300)
     assert (refused.status_code, error_of(refused)["code"]) == (402, "budget_exhausted")
     limits = (await door.get("/v1/limits", below["key"])).json()["budgets"]
     assert [(one["amount_usd"], one["left_usd"], one["lease"]) for one in limits] == [("0.60", "0.60", True)]

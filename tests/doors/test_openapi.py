@@ -123,14 +123,8 @@ async def test_each_answer_is_as_its_schema_says(door: Door, document: Json) -> 
 
 async def test_a_schema_is_no_wider_than_the_answer(document: Json) -> None:
     validator = schema_of(document, "/v1/credits", "GET", 200)
-    told = {
-        "object": "credits",
-        "currency": "USD",
-        "balance_usd": "1",
-        "granted_usd": "0",
-        "held_usd": "0",
-        "leased_usd": "0",
-    }
+    amounts = dict.fromkeys(("balance_usd", "granted_usd", "held_usd", "leased_usd"), "0")
+    told = {"object": "credits", "currency": "USD"} | amounts
     assert validator.is_valid(told)
     for name in told:
         assert not validator.is_valid(told | {name: 5})

@@ -27,7 +27,7 @@ LINES = {TOP: {TOP}, CHILD: {CHILD, TOP}, GRANDCHILD: {GRANDCHILD, CHILD, TOP}, 
 
 
 @pytest.fixture(autouse=True)
-async def keys(store: Store, account: str) -> None:
+async def lines(store: Store, account: str) -> None:
     for key_id in LINES:
         sql = "INSERT INTO keys VALUES (?, ?, ?, 'gw_live_', '', 0, 0, NULL, NULL, NULL, NULL, NULL)"
         await store.write(changing(sql, (key_id, account, digest_of(key_id))))

@@ -16,6 +16,8 @@ BUDGET_PROPERTIES: dict[str, Any] = {
     "held_usd": {"type": "string", "description": "Set aside for requests that are running."},
     "left_usd": {"type": "string"},
     "starts_anew_at": {"type": "integer", "description": "When its window ends, Unix seconds."},
+    "lease": {"type": "boolean", "description": "Whether it was set aside, so that nobody else can spend it."},
+    "ends_at": {"type": "integer", "description": "When a lease ends, Unix seconds."},
 }
 BUDGETS: dict[str, Any] = {"type": "array", "items": {"type": "object", "properties": BUDGET_PROPERTIES}}
 EXPIRES_AT: dict[str, Any] = {"type": "integer", "description": "When the key ends, Unix seconds."}

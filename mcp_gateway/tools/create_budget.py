@@ -47,6 +47,10 @@ ARGUMENTS = Arguments(
                 "items": {"type": "string"},
                 "description": "The only model ids that it may be used for.",
             },
+            "lease": {
+                "type": "boolean",
+                "description": "Whether the amount is set aside now, so that nobody else can spend it; by default not.",
+            },
             "idempotency_key": {
                 "type": "string",
                 "description": "A text of your own: the same call with it makes no second budget.",
@@ -108,15 +112,16 @@ class BudgetCreation:
         given = ARGUMENTS.taken(await ARGUMENTS.opened(arguments, parser_for(self._json_bounds, caller)))
         lifetime_s, once = self._lifetime_of(given), _once(caller, given)
         name, models = _name_of(given), _models_of(given)
+        is_lease: bool = given.get("lease", False)
         amount_nano = budget_amount(_decimal(given["amount_usd"]), "amount_usd")
         wanted = WantedKey(
             name=name,
             scopes=_SCOPES,
             end=WantedEnd(self._now_ms() + lifetime_s * 1000, "lifetime_s"),
             models=models,
-            budgets=[WantedBudget(amount_nano, "total")],
+            budgets=[WantedBudget(amount_nano, "total", is_lease)],
         )
-        asked = orjson.dumps([amount_nano, lifetime_s, name, models])
+        asked = orjson.dumps([amount_nano, lifetime_s, name, models, is_lease])
         async with self._idempotency.answering(caller.account_id, once, "create_budget", asked) as request:
             return await self._made(caller, wanted, request)
 

@@ -247,6 +247,19 @@ async def test_the_sdk_client_makes_and_ends_one_over_each_transport_in_each_era
         assert await code_of(door, told["key"]) == "revoked_api_key"
 
 
+async def test_a_lease_is_set_aside_at_once_and_is_back_when_it_is_ended(door: Door) -> None:
+    top = await minter(door)
+    before = await call(door, "get_balance", top)
+    made = await create(door, top, amount_usd="0.01", lifetime_s=3600, lease=True)
+    assert (made["budget"]["lease"], made["budget"]["ends_at"]) == (True, made["expires_at"])
+    assert (await call(door, "get_balance", top))["leased_usd"] == "0.01"
+    error = await refused(door, "create_budget", top, amount_usd="1000", lifetime_s=3600, lease=True)
+    assert error["code"] == "insufficient_balance"
+    await call(door, "end_budget", top, key_id=made["key_id"])
+    after = await call(door, "get_balance", top)
+    assert (after["balance_usd"], after["leased_usd"]) == (before["balance_usd"], "0.00")
+
+
 async def test_the_new_key_may_spend_its_amount_on_inference_and_nothing_else(
     served: tuple[Door, ReplayingBackend],
 ) -> None:
@@ -255,7 +268,7 @@ async def test_the_new_key_may_spend_its_amount_on_inference_and_nothing_else(
     made = await create(door, top, amount_usd="0.01", lifetime_s=3600, name="helper")
     assert made["budget"] == {
         "id": made["budget"]["id"], "amount_usd": "0.01", "window": "total", "spent_usd": "0.00", "held_usd": "0.00",
-        "left_usd": "0.01",
+        "left_usd": "0.01", "lease": False,
     }  # fmt: skip
     assert 3500 < made["expires_at"] - now_ms() // 1000 <= 3600
     key = await found(door, made["key"])

@@ -9,6 +9,7 @@ from http_api.bodies import read_bytes
 from http_api.event_stream import EventStream
 from http_api.idempotency import KEY_HEADER, idempotency_key_in
 from http_api.operations import AnswerHeader
+from http_api.query import AnyQuery, read_query
 from mcp_gateway.core.context import CLIENT, CONTEXT, CallerLeft, Client, RequestContext
 from mcp_gateway.core.dialects.sifting import first_names
 from mcp_gateway.core.errors import GatewayError
@@ -38,6 +39,12 @@ HEADERS = (
     IGNORED,
 )
 """What `InferenceEndpoint` tells of an answer beside it."""
+
+
+class InferenceQuery(AnyQuery):
+    """Which source of answers is to be asked: a provider, or `vllm`."""
+
+    provider: str | None = None
 
 
 class InferenceEndpoint:
@@ -121,7 +128,10 @@ class InferenceEndpoint:
     def _call_of(self, scope: Scope, context: RequestContext) -> Call:
         """Of a client's headers its trace alone passes to a backend."""
         trace = trace_of(scope["headers"]) if TRACEPARENT in context.sent else ()
-        return Call(context.request_id, "http", self._surface.name, context.client_request_id, trace, context)
+        call = Call(context.request_id, "http", self._surface.name, context.client_request_id, trace, context)
+        if not scope["query_string"]:
+            return call
+        return call._replace(provider=read_query(scope, InferenceQuery).provider)
 
     async def _relay(self, exchange: Exchange, ask: Ask, stream: EventStream, context: RequestContext) -> None:
         async with stream:

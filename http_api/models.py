@@ -1,6 +1,6 @@
 """GET /models, /models/{id} and /models/{id}/health."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Literal
 from urllib.parse import unquote
 
@@ -18,6 +18,8 @@ from mcp_gateway.core.upstream.pool import ModelStatus, Pool
 
 ModelAsked = Asked[AnyQuery, Nothing]
 _RATES = ("prompt", "completion", "input_cache_read", "input_cache_write")
+_USUAL_TOKENS = 1000
+"""Of a prompt and its answer, by which prices are compared."""
 _FEES = ("request", "image")
 """OpenRouter's words for what a price has, in its order."""
 
@@ -26,6 +28,8 @@ class ModelsQuery(AnyQuery):
     """In which other form the list is wanted."""
 
     format: ProviderFormat | None = None
+    provider: str | None = None
+    """Lists what this source of answers has, at its prices."""
 
 
 class TokenPrices(Told):
@@ -67,6 +71,10 @@ class ModelObject(Told):
     output_modalities: list[OutputKind]
     quantization: str | None
     pricing: Pricing
+    pricing_from: Pricing | Absent = None
+    """The cheapest of several candidates, where they cost otherwise; `pricing` is the most that any may cost."""
+    served_by: str
+    """The source of answers that is asked first: a provider, or `vllm`."""
     supported_sampling_parameters: list[str]
     supported_features: list[str]
     guests: bool
@@ -76,6 +84,8 @@ class ModelList(Told):
     """All models, in OpenAI's shape, which has no pages."""
 
     object: Literal["list"]
+    provider: str | Absent = None
+    """Whose they are, where one was asked for."""
     data: list[ModelObject]
 
 
@@ -121,13 +131,17 @@ class Models:
         self._takes_image_urls = takes_image_urls
 
     async def list(self, asked: Asked[ModelsQuery, Nothing]) -> ModelListAnswer:
-        models = self._published.seen_by(asked.context.caller).values()
+        catalog, provider = self._published.seen_by(asked.context.caller), asked.query.provider
+        models: Collection[Model] = catalog.values()
+        if provider is not None:
+            self._published.check_source(provider)
+            models = catalog.of(provider)
         if (form := asked.query.format) is not None:
             states = ((model, self._pool.status_of(model) == "ready") for model in models)
             return ModelListAnswer(provider_list(states, form, takes_urls=self._takes_image_urls))
         if VERSION in asked.context.sent:
             return ModelListAnswer(_anthropic_list(models))
-        return ModelListAnswer(ModelList(object="list", data=[model_object(model) for model in models]))
+        return ModelListAnswer(_listed(models, provider))
 
     async def get(self, asked: ModelAsked) -> ModelAnswer:
         name = _model_id(asked)
@@ -155,10 +169,26 @@ def model_object(model: Model) -> ModelObject:
         output_modalities=[model.output_kind],
         quantization=model.quantization,
         pricing=Pricing(**as_fields(model.price, _RATES, _FEES)),
+        **_pricing_from(model),
+        served_by=model.offers[0].source,
         supported_sampling_parameters=list(model.sampling_parameters),
         supported_features=list(model.features),
         guests=model.is_open_to_guests,
     )
+
+
+def _listed(models: Iterable[Model], provider: str | None) -> ModelList:
+    data = [model_object(model) for model in models]
+    if provider is None:
+        return ModelList(object="list", data=data)
+    return ModelList(object="list", provider=provider, data=data)
+
+
+def _pricing_from(model: Model) -> dict[str, Pricing]:
+    """Nothing where all candidates cost the same."""
+    prices = [offer.price for offer in model.offers]
+    least = min(prices, key=lambda price: price.most_nano(_USUAL_TOKENS, _USUAL_TOKENS))
+    return {} if least == model.price else {"pricing_from": Pricing(**as_fields(least, _RATES, _FEES))}
 
 
 def _anthropic_list(models: Iterable[Model]) -> AnthropicModelList:

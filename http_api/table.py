@@ -14,7 +14,7 @@ from http_api.chat import ChatAnswer, ChatRequestBody
 from http_api.completions import CompletionAnswer, CompletionRequestBody
 from http_api.embeddings import EmbeddingAnswer, EmbeddingRequestBody
 from http_api.health import Health, HealthObject, MetricsPage
-from http_api.inference import HEADERS, IGNORED, InferenceEndpoint
+from http_api.inference import HEADERS, IGNORED, InferenceEndpoint, InferenceQuery
 from http_api.keys import CreatedKey, KeyChange, KeyObject, KeyPage, Keys, KeysQuery, NewKey, RevokedKey, RevokeQuery
 from http_api.limits import Limits, LimitsObject
 from http_api.messages import CountedRequestBody, MessageAnswer, MessageRequestBody, TokenCount, TokenCounts
@@ -149,7 +149,7 @@ def _inference(run: Endpoints) -> list[AnyOperation]:
             access=Access.ANYONE,
             scope="inference",
             counts=Counts.INFERENCE,
-            query=AnyQuery,
+            query=InferenceQuery,
             body=ChatRequestBody,
             answer=ChatAnswer,
             endpoint=run.chat,
@@ -165,7 +165,7 @@ def _inference(run: Endpoints) -> list[AnyOperation]:
             access=Access.ANYONE,
             scope="inference",
             counts=Counts.INFERENCE,
-            query=AnyQuery,
+            query=InferenceQuery,
             body=CompletionRequestBody,
             answer=CompletionAnswer,
             endpoint=run.completions,
@@ -181,7 +181,7 @@ def _inference(run: Endpoints) -> list[AnyOperation]:
             access=Access.ANYONE,
             scope="inference",
             counts=Counts.INFERENCE,
-            query=AnyQuery,
+            query=InferenceQuery,
             body=EmbeddingRequestBody,
             answer=EmbeddingAnswer,
             endpoint=run.embeddings,
@@ -196,7 +196,7 @@ def _inference(run: Endpoints) -> list[AnyOperation]:
             access=Access.ANYONE,
             scope="inference",
             counts=Counts.INFERENCE,
-            query=AnyQuery,
+            query=InferenceQuery,
             body=RerankRequestBody,
             answer=RerankAnswer,
             endpoint=run.rerank,
@@ -211,7 +211,7 @@ def _inference(run: Endpoints) -> list[AnyOperation]:
             access=Access.ANYONE,
             scope="inference",
             counts=Counts.INFERENCE,
-            query=AnyQuery,
+            query=InferenceQuery,
             body=RerankRequestBody,
             answer=RerankAnswer,
             endpoint=run.rerank,
@@ -227,7 +227,7 @@ def _inference(run: Endpoints) -> list[AnyOperation]:
             access=Access.ANYONE,
             scope="inference",
             counts=Counts.INFERENCE,
-            query=AnyQuery,
+            query=InferenceQuery,
             body=ScoreRequestBody,
             answer=ScoreAnswer,
             endpoint=run.score,
@@ -242,7 +242,7 @@ def _inference(run: Endpoints) -> list[AnyOperation]:
             access=Access.ANYONE,
             scope="inference",
             counts=Counts.INFERENCE,
-            query=AnyQuery,
+            query=InferenceQuery,
             body=ResponsesBody,
             answer=ResponsesAnswer,
             endpoint=run.responses,
@@ -259,7 +259,7 @@ def _inference(run: Endpoints) -> list[AnyOperation]:
             access=Access.ANYONE,
             scope="inference",
             counts=Counts.INFERENCE,
-            query=AnyQuery,
+            query=InferenceQuery,
             body=MessageRequestBody,
             answer=MessageAnswer,
             endpoint=run.messages,

@@ -32,6 +32,9 @@ AREAS: dict[str, Area] = {
             "A model with several candidates goes to the next where one fails before its first token, on one hold, at the price of who answered.": [
                 "tests/providers/test_candidates.py",
             ],
+            "A provider is asked by name, before the model's or in the query, for what an entry sells and nothing else.": [
+                "tests/providers/test_names.py",
+            ],
         },
     ),
     "Money": Area(

@@ -3,7 +3,7 @@
 A catalog is built from the configuration and from what the backends list, and is replaced whole when either changes.
 """
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal
@@ -137,6 +137,7 @@ class Catalog(Mapping[str, Model]):
     def __init__(self, models: Iterable[Model] = (), unpriced: Iterable[str] = ()) -> None:
         self._models = {model.id: model for model in models}
         self._named = {name: model for model in self._models.values() for name in (*model.aliases, model.id)}
+        self._at_sources = _named_at_sources(self._models.values())
         self.unpriced = tuple(unpriced)
 
     def __getitem__(self, model_id: str) -> Model:
@@ -158,7 +159,7 @@ class Catalog(Mapping[str, Model]):
 
     def find(self, model_id: str) -> Model:
         """The model of that id or alias. Raises GatewayError `model_not_found` with the closest names."""
-        model = self._named.get(model_id)
+        model = self._named.get(model_id) or self._at_sources.get(model_id)
         if model is None:
             compared = {name.lower(): name for name in islice(self._named, _COMPARED_NAMES)}
             close = nearest(model_id[:SHOWN_CHARS].lower(), compared, most=3, likeness=0.4)
@@ -168,15 +169,51 @@ class Catalog(Mapping[str, Model]):
             raise GatewayError("model_not_found", message, param="model")
         return model
 
+    def find_at(self, source: str, model_id: str) -> Model:
+        """The same, as one source of answers has it, by its name there too. Raises GatewayError `model_not_found`."""
+        model = self._at_sources.get(f"{source}/{model_id}") or self.find(model_id)
+        at_source = _at(source, model)
+        if at_source is None:
+            message = f"There is no model '{shown(model_id)}' of {source}. GET /v1/models?provider={source} lists them."
+            raise GatewayError("model_not_found", message, param="model")
+        return at_source
+
+    def of(self, source: str) -> list[Model]:
+        """What one source of answers has, as it has it."""
+        return [own for model in self._models.values() if (own := _at(source, model)) is not None]
+
+
+def _named_at_sources(models: Collection[Model]) -> dict[str, Model]:
+    """Models as one source has them, by its name before theirs: those by their names there first, of the first entry.
+
+    The vLLM servers' names are nobody's way to ask: they have others, and `find_at`.
+    """
+    offered = [(model, offer) for model in models for offer in model.offers if offer.source not in (VLLM, DEMO)]
+    named: dict[str, Model] = {}
+    for model, offer in offered:
+        named.setdefault(f"{offer.source}/{offer.name}", replace(model, offers=(offer,)))
+    for model, offer in offered:
+        at_source = _at(offer.source, model) or model
+        for name in (model.id, *model.aliases):
+            named.setdefault(f"{offer.source}/{name}", at_source)
+    return named
+
+
+def _at(source: str, model: Model) -> Model | None:
+    """The model with the offers of one source alone; None where that has none."""
+    offers = tuple(offer for offer in model.offers if offer.source == source)
+    return replace(model, offers=offers) if offers else None
+
 
 class Published:
     """The catalog in force; holders read `current` at each use, since it is replaced when backends change.
 
-    It is told to everybody, unless `is_public` is false.
+    It is told to everybody, unless `is_public` is false. `sources` are the names by which callers may ask for one.
     """
 
-    def __init__(self, *, is_public: bool = True) -> None:
+    def __init__(self, *, is_public: bool = True, sources: Sequence[str] = (VLLM,)) -> None:
         self._is_public = is_public
+        self.sources = tuple(sources)
         self.current = Catalog()
         """At the prices of the settings."""
         self._views: dict[tuple[int, frozenset[str] | None], Catalog] = {}
@@ -199,6 +236,23 @@ class Published:
                 self._views.clear()
             seen = self._views[view] = self._seen(*view)
         return seen
+
+    def found(self, caller: Caller, model_id: str, source: str | None) -> Model:
+        """What a caller asks for, as that source has it, if one is named.
+
+        Raises GatewayError `model_not_found`, or `invalid_value` for a source that there is not.
+        """
+        catalog = self.seen_by(caller)
+        if source is None:
+            return catalog.find(model_id)
+        self.check_source(source)
+        return catalog.find_at(source, model_id)
+
+    def check_source(self, name: str) -> None:
+        """Raises GatewayError `invalid_value`, which names the sources that there are, for another."""
+        if name not in self.sources:
+            there = ", ".join(self.sources)
+            raise GatewayError("invalid_value", f"There is no provider '{shown(name)}': {there}.", param="provider")
 
     def _seen(self, margin: int, names: frozenset[str] | None) -> Catalog:
         catalog = self.current if names is None else self.current.only(names)

@@ -196,7 +196,9 @@ async def open_gateway(
         day_counts = DayCounts(store, limiter)
         await day_counts.restore()
         stack.callback(day_counts.write)
-        published = Published(is_public=settings.public_models)
+        published = Published(
+            is_public=settings.public_models, sources=(VLLM, *(one.name for one in settings.providers))
+        )
         ages = ModelAges(store, time.time)
         await ages.restore()
         samples = CounterSamples(store, now_ms, kept_days=settings.upstream.counters_kept_days)

@@ -122,7 +122,7 @@ class Exchange:
             raise refusal(self._ended_by)
         self._beginning = asyncio.current_task()
         try:
-            model = self._bill.model = self._parts.published.seen_by(self._caller).find(ask.model)
+            model = self._bill.model = self._parts.published.found(self._caller, ask.model, self._call.provider)
             attempts = self._attempts = await self._decide(ask, model, note)
             assert self._answer is not None
             metered = await attempts.take(self._answer, model)

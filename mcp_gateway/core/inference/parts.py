@@ -27,7 +27,7 @@ class Call(NamedTuple):
     """What a door says of a request beside its body. `trace_headers` are passed on to the backend.
 
     What the request keeps in memory is counted by its `context`. `collect_above_tokens` stands for the setting of that
-    name, where a door has one of its own.
+    name, where a door has one of its own. `provider` is the one source of answers that is to be asked.
     """
 
     request_id: str
@@ -37,6 +37,7 @@ class Call(NamedTuple):
     trace_headers: Headers = ()
     context: RequestContext | None = None
     collect_above_tokens: int | None = None
+    provider: str | None = None
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

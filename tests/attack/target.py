@@ -73,6 +73,8 @@ in_flight_per_address = 1000
 [limits]
 listing_requests_per_minute = 1000000
 keys_per_account = 1000000
+minted_keys_per_minute = 1000000
+minted_keys_per_account = 1000000
 """
 """No count stands in the way of an attack on something else."""
 HONEST_GUEST = "x-forwarded-for: 203.0.113.7"
@@ -121,7 +123,7 @@ async def _make_key(folder: Path) -> str:
     async with open_desk(Settings.model_validate({"data_dir": folder})) as desk:
         account = (await desk.accounts.create("attacked")).id
         await desk.ledger.credit(account, CREDIT_NANO, account)
-        return (await desk.keys.create(account, limits=UNLIMITED))[1]
+        return (await desk.keys.create(account, limits=UNLIMITED, may_mint_over_mcp=True))[1]
 
 
 async def nothing_is_left(target: Target, left_mib: int) -> None:

@@ -45,11 +45,14 @@ EVERY_FIELD: dict[str, Any] = {
 }  # fmt: skip
 IN_A_TOOL = ("model", "messages", "n", "max_tokens", "stop", "tools", "response_format")
 ARGUMENTS_OF_A_CHAT = {name: EVERY_FIELD[name] for name in IN_A_TOOL}
+BUDGET = {"amount_usd": "1", "lifetime_s": 60, "name": "n", "models": ["demo/echo"], "idempotency_key": "k"}
 OVER_MCP: list[tuple[str, dict[str, Any]]] = [
     ("tools/call", {"name": "chat_completion", "_meta": {"progressToken": 1}, "arguments": ARGUMENTS_OF_A_CHAT}),
     ("tools/call", {"name": "list_models", "arguments": {"capability": "tools", "max_price_usd": 1}}),
     ("tools/call", {"name": "get_balance", "arguments": {}}),
     ("tools/call", {"name": "embeddings", "arguments": {"model": "demo/echo", "input": ["a"], "dimensions": 4}}),
+    ("tools/call", {"name": "create_budget", "arguments": BUDGET}),
+    ("tools/call", {"name": "end_budget", "arguments": {"key_id": "key_1"}}),
     ("tools/list", {"cursor": "x"}),
     ("resources/list", {}),
     ("resources/templates/list", {}),
@@ -73,7 +76,15 @@ MODERN = {
     "io.modelcontextprotocol/clientInfo": {"name": "x", "version": "1"},
     "io.modelcontextprotocol/clientCapabilities": {},
 }
-KEY = {"name": "n", "test": True, "requests_per_minute": 5, "in_flight": 3, "tokens_per_minute": 1, "scopes": ["read"]}
+KEY = {
+    "name": "n",
+    "test": True,
+    "requests_per_minute": 5,
+    "in_flight": 3,
+    "tokens_per_minute": 1,
+    "scopes": ["read"],
+    "mint_over_mcp": True,
+}
 NAMES = [
     *EVERY_FIELD, *KEY, "guided_json", "guided_choice", "truncate_prompt_tokens", "_meta", "progressToken", "uri",
     "name", "arguments", "requests", "params", "id", "method", "jsonrpc", "result", "error", "cursor", "ref",

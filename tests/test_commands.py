@@ -344,6 +344,16 @@ def test_a_group_is_made_with_budgets_and_keys_are_put_into_it(data_dir: Path) -
     assert (listed_key["id"], listed_key["name"], listed_key["group"]) == (key["id"], "", "night agents")
 
 
+def test_a_key_that_there_is_gets_more_budgets(data_dir: Path) -> None:
+    account = made("accounts", "create", "Ann")
+    key = told("keys", "create", "--account", account, "--budget", "5 USD/day")["id"]
+    changed = told("keys", "change", key, "--budget", "20 USD/month", "--budget", "90 USD/total")
+    assert [(one["amount_usd"], one["window"]) for one in changed["budgets"]] == [
+        ("5.00", "day"), ("20.00", "month"), ("90.00", "total"),
+    ]  # fmt: skip
+    assert run("keys", "change", key, "--budget", "5").exit_code == USAGE
+
+
 def test_a_lease_is_set_aside_for_a_key_or_a_group_until_an_end(data_dir: Path) -> None:
     account = made("accounts", "create", "Ann")
     run("accounts", "credit", account, "10", "--reference", "p")

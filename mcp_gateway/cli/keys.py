@@ -130,17 +130,21 @@ def change_key(
         bool | None,
         typer.Option(help="Let it make keys with budgets by a tool, or not, nor what it made. Left out: as it was."),
     ] = None,
+    budget: BudgetOption = None,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     is_json: JsonOption = False,
 ) -> None:
-    """Rename a key, set its limits or put it into a group, within a second also for a running server; show it then."""
+    """Rename a key, set its limits, put it into a group or bound it by more budgets; show it then."""
+    budgets = budgets_given(budget, None, None)
     limits = limits_given(requests_per_minute, requests_per_day, tokens_per_minute, in_flight)
 
     async def work(desk: Desk) -> None:
         is_asked = any(given is not None for given in (name, group, mint_over_mcp)) or limits
         change = partial(desk.keys.change, name=name, limits=limits, group=group, may_mint_over_mcp=mint_over_mcp)
         found = await (change if is_asked else desk.keys.get)(key)
+        if budgets:
+            await desk.server.decide(MakeBudgets(budgets_of(found.account_id, found.id, budgets)))
         words = f"key {key} ({shown(found.name, LISTED_CHARS)}): "
         limits_now = limits_in_words(found.limits) or "the configured limits"
         words += ", ".join(filter(None, (limits_now, _group_in_words(found), _minting_in_words(found))))

@@ -16,6 +16,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import Repeats
 from mcp_gateway.core.inference.exchange import AnswerFacts, Exchange, Inference
 from mcp_gateway.core.inference.parts import Call
+from mcp_gateway.core.inference.rounds import Rounds, in_rounds
 from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.json_fields import parse_json_object
 from mcp_gateway.core.money import format_usd
@@ -112,18 +113,21 @@ class InferenceEndpoint:
                 body = await read_json_body(raw, self._ids_in, self._json_bounds, caller)
             ask = self._surface.read(body, len(raw))
             del raw, body
+            answering: Exchange | Rounds = exchange
+            if ask.wanted_tools is not None:
+                answering = in_rounds(exchange, ask, caller, self._inference, context)
             if ask.is_stream:
                 stream = EventStream(
-                    send, ask.waiting_frames, self._comment_s, lambda: _tell_changes(exchange.facts, context)
+                    send, ask.waiting_frames, self._comment_s, lambda: _tell_changes(answering.facts, context)
                 )
-                await self._relay(exchange, ask, stream, context)
+                await self._relay(answering, ask, stream, context)
                 return
-            await exchange.begin(ask)
-            facts = exchange.facts
+            await answering.begin(ask)
+            facts = answering.facts
             _tell_changes(facts, context)
             context.headers.append((b"x-cost-usd", format_usd(facts.cost_nano).encode()))
             context.headers.append((b"x-gateway-overhead-ms", b"%.2f" % (facts.overhead_s * 1000)))
-            await send_bytes(send, exchange.body, [JSON_TYPE])
+            await send_bytes(send, answering.body, [JSON_TYPE])
 
     def _call_of(self, scope: Scope, context: RequestContext) -> Call:
         """Of a client's headers its trace alone passes to a backend."""
@@ -133,7 +137,7 @@ class InferenceEndpoint:
             return call
         return call._replace(provider=read_query(scope, InferenceQuery).provider)
 
-    async def _relay(self, exchange: Exchange, ask: Ask, stream: EventStream, context: RequestContext) -> None:
+    async def _relay(self, exchange: Exchange | Rounds, ask: Ask, stream: EventStream, context: RequestContext) -> None:
         async with stream:
             try:
                 await exchange.begin(ask)

@@ -14,14 +14,14 @@ from http_api.query import Moment, Query, whole_day
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.observe.history import History, RequestFilter
-from mcp_gateway.core.record import Door, EndedBy, RequestRecord, SurfaceName
+from mcp_gateway.core.record import Door, EndedBy, RequestRecord, SurfaceName, parent_of
 
 
 class RequestsQuery(PageQuery):
     """Filters hold together; `status` is the HTTP status, `since` inclusive, `until` exclusive as in GET /usage."""
 
     _whole_day = model_validator(mode="before")(whole_day)
-    cursor: Annotated[str | None, cursor_key(re.compile(r"req_[0-9a-z]+"))] = None
+    cursor: Annotated[str | None, cursor_key(re.compile(r"req_[0-9a-z]+(-[0-9]+)?"))] = None
     model: str | None = None
     key: str | None = None
     status: Annotated[int | None, Field(ge=100, le=599)] = None
@@ -62,6 +62,8 @@ class RequestObject(Told):
     ended_by: EndedBy | None
     repeat_of: str | None
     usage_missing: str | None
+    parent_id: str | None
+    """Of a further round of a request that used tools of other servers: that request."""
 
 
 class RequestPage(Page[RequestObject]):
@@ -119,4 +121,5 @@ def _object(first: Mapping[str, str], missing_usages: Mapping[str, str], record:
         ended_by=record.ended_by,
         repeat_of=first.get(record.id),
         usage_missing=missing_usages.get(record.id),
+        parent_id=parent_of(record.id),
     )

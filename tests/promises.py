@@ -364,6 +364,9 @@ AREAS: dict[str, Area] = {
                 "tests/doors/test_mcp_server_tools.py",
                 "tests/core/mcp_client/test_watched.py::test_guests_and_test_keys_have_no_server_and_others_what_is_theirs",
             ],
+            "A model's calls of such tools are run within bounds, and billed round by round; whatever fails, the caller gets the answer.": [
+                "tests/doors/test_tool_rounds.py",
+            ],
         },
     ),
     "The bridge": Area(

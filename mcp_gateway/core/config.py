@@ -705,6 +705,8 @@ class McpSettings(Section):
     """Tell keys the tools that their chats may use (GET /mcp/tools); otherwise that is 403."""
     tool_rounds: Annotated[Whole, Field(ge=1, le=99)] = 8
     """How often a model is asked in one chat that uses tools; the last time it has to answer without them."""
+    tool_search_from: OptionalLimit = 30
+    """From so many tools on, a model is offered two in their place, which find and call them; "none": never."""
     tool_timeout_s: PositiveSeconds = 30.0
     """How long a call of a tool may take; the model is told of one that takes longer."""
     tool_result_bytes: Annotated[Whole, Field(ge=256)] = 64 * 1024

@@ -224,7 +224,8 @@ async def open_gateway(
                 ),
                 activity=activity,
                 lifecycle=lifecycle,
-            )
+            ),
+            tool_servers,
         )
         gateway = Gateway(
             settings=settings,

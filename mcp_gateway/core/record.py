@@ -17,6 +17,17 @@ UNNAMED_SURFACE: SurfaceName = "chat"
 """Of a record that names none."""
 
 
+def round_id(request_id: str, number: int) -> str:
+    """The id of a further round of a request, in which a model is asked again with what tools have answered."""
+    return f"{request_id}-{number}"
+
+
+def parent_of(request_id: str) -> str | None:
+    """The id of the request that this is a further round of; None for a request itself."""
+    parent, dash, _ = request_id.partition("-")
+    return parent if dash else None
+
+
 class RequestRecord(NamedTuple):
     """One request. `cost_nano` in nano-USD by the prices that `price_version` names; times in milliseconds."""
 

@@ -93,6 +93,7 @@ async def test_every_fact_of_a_request_is_in_its_record(stage: Stage) -> None:
         "ended_by": None,
         "repeat_of": None,
         "usage_missing": None,
+        "parent_id": None,
     }
 
 

@@ -12,7 +12,7 @@ from mcp_gateway.core.inference.meter import NO_USAGE, Meter, Metered
 from mcp_gateway.core.inference.parts import Call, Parts
 from mcp_gateway.core.inference.routing import without_dearest
 from mcp_gateway.core.inference.running_hold import RunningHold
-from mcp_gateway.core.inference.terms import affordable_tokens, cost_nano, most_output_tokens, quote
+from mcp_gateway.core.inference.terms import Quote, affordable_tokens, cost_nano, most_output_tokens, quote
 from mcp_gateway.core.ledger.ledger import SettlementPending
 from mcp_gateway.core.ledger.purse import Hold
 from mcp_gateway.core.money import NANO_PER_USD, format_usd
@@ -30,6 +30,12 @@ _TOO_DEAR = ("insufficient_balance", "budget_exhausted", "balance_held")
 CLIENT_CLOSED = GatewayError("client_closed", "The client left before the answer was whole.")
 _UNBILLED = GatewayError("ledger_unavailable", "The answer's bill cannot be written now: it is not billed.")
 """These two are told of and never raised: an error that is kept would keep what its traceback holds."""
+
+
+def too_dear(most_nano: int) -> GatewayError:
+    """What a caller is told whose own cap covers no useful answer."""
+    problem = f"`gateway.max_cost_usd` ({format_usd(most_nano)} USD) covers no useful answer: raise it."
+    return GatewayError("invalid_value", problem, param="gateway.max_cost_usd")
 
 
 class Bill:
@@ -95,6 +101,8 @@ class Bill:
         worst = quote(terms, ask, model, self.price, meter.quoted_prompt_tokens, wallet)
         if not worst.maximum_nano:
             return terms
+        if ask.wanted_tools is not None and ask.wanted_tools.caps(worst.maximum_nano):
+            return await self._open_capped(ask.wanted_tools.left_nano, terms, worst, ask, model, meter)
         if can_be_cut and not await self._is_ample(worst.maximum_nano * wallet.ample_holds):
             await self._open_first(most_output_tokens(terms, ask, model), ask, model, meter)
             return terms
@@ -103,6 +111,15 @@ class Bill:
             return terms
         most = affordable_tokens(hold.amount_nano, worst, ask.choices)
         return await terms_within(terms, most, model, meter)
+
+    async def _open_capped(
+        self, most_nano: int, terms: Terms, worst: Quote, ask: Ask, model: Model, meter: Meter
+    ) -> Terms:
+        """Hold no more than the caller lets the request cost."""
+        if most_nano < worst.minimum_nano:
+            raise too_dear(most_nano)
+        hold = await self._held(worst.minimum_nano, most_nano, meter)
+        return await terms_within(terms, affordable_tokens(hold.amount_nano, worst, ask.choices), model, meter)
 
     async def _is_ample(self, amount_nano: int) -> bool:
         caller = self._caller

@@ -22,8 +22,9 @@ from mcp_gateway.core.inference.remote_images import bring_images
 from mcp_gateway.core.inference.routing import judged, offers_to, ranked, takers
 from mcp_gateway.core.inference.terms import reserved_output_tokens
 from mcp_gateway.core.limits.limiter import Turn
+from mcp_gateway.core.mcp_client.servers import ToolServers
 from mcp_gateway.core.money import format_usd
-from mcp_gateway.core.record import OK, EndedBy
+from mcp_gateway.core.record import OK, EndedBy, round_id
 from mcp_gateway.core.surfaces.openai import telling_its_cut
 from mcp_gateway.core.surfaces.surface import Ask, Body, Reader
 from mcp_gateway.core.surfaces.tokens import TokenQuestion
@@ -35,8 +36,9 @@ from mcp_gateway.core.upstream.transport import UpstreamError
 class Inference:
     """The door to the path of requests."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, tool_servers: ToolServers | None = None) -> None:
         self.parts = parts
+        self.tool_servers = tool_servers or ToolServers()
         self.running: set[Exchange] = set()
 
     async def admit(self, caller: Caller, call: Call) -> "Exchange":
@@ -44,6 +46,16 @@ class Inference:
         if (code := caller.validity.ended_by) is not None:  # since the request's head was read
             raise refusal(code)
         return Exchange(self.parts, caller, call, self.parts.limiter.admit(caller), self.running)
+
+    def another(self, caller: Caller, first: "Exchange", number: int) -> "Exchange":
+        """A further round of a request, which is counted already, with a bill and a record of its own.
+
+        Raises GatewayError where the key has ended.
+        """
+        if (code := caller.validity.ended_by) is not None:
+            raise refusal(code)
+        call = first.call._replace(request_id=round_id(first.call.request_id, number))
+        return Exchange(self.parts, caller, call, first.turn.again(), self.running)
 
     async def count(self, caller: Caller, ask: Ask) -> int:
         """The tokens of a prompt, which costs nothing and is not recorded. Raises GatewayError."""
@@ -94,12 +106,14 @@ class Exchange:
     _beginning: asyncio.Task[object] | None = None
     _ended_by: Code | None = None
     _ignored: tuple[str, ...] = ()
+    last_round: "Exchange | None" = None
+    """The further one that runs of the same request, which ends with this one."""
 
     def __init__(self, parts: Parts, caller: Caller, call: Call, turn: Turn, running: "set[Exchange]") -> None:
         self._parts = parts
         self._caller = caller
-        self._call = call
-        self._turn = turn
+        self.call = call
+        self.turn = turn
         self._running = running
         self.key_id = caller.key_id
         self._bill = Bill(parts, caller, call)
@@ -117,12 +131,12 @@ class Exchange:
         `note` is called whenever an answer that is collected has grown.
         """
         self._ask = self._bill.ask = ask
-        ask.request_id = self._call.request_id
+        ask.request_id = self.call.request_id
         if self._ended_by is not None:
             raise refusal(self._ended_by)
         self._beginning = asyncio.current_task()
         try:
-            model = self._bill.model = self._parts.published.found(self._caller, ask.model, self._call.provider)
+            model = self._bill.model = self._parts.published.found(self._caller, ask.model, self.call.provider)
             attempts = self._attempts = await self._decide(ask, model, note)
             assert self._answer is not None
             metered = await attempts.take(self._answer, model)
@@ -190,13 +204,15 @@ class Exchange:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self.last_round is not None:
+            self.last_round.__exit__(kind, error, trace)
         if self._attempts is not None:
             self._attempts.let_go(None if self._bill.status == OK else CLIENT_CLOSED)
         if self._bill.status is None:
             self._close_left(error)
         if self._answer is not None:
             self._answer.keep_nothing()
-        self._turn.release()
+        self.turn.release()
         self._parts.lifecycle.leave()
         self._running.discard(self)
 
@@ -239,7 +255,7 @@ class Exchange:
         meter = self._meter = Meter(parts, ask, model, ranking)
         meter.is_mixed = is_mixed
         meter.terms = await first_terms(ask, model, ranking[0], caller, settings, meter)
-        self._turn.reserve_tokens(
+        self.turn.reserve_tokens(
             meter.estimated_tokens + reserved_output_tokens(meter.terms, ask, model, settings.limits)
         )
         if model.is_window_narrowed:
@@ -248,17 +264,17 @@ class Exchange:
         can_be_cut = translation.can_be_cut(ask) and (ask.is_stream or translation.can_collect(ask)) and not is_mixed
         meter.terms = await self._bill.open_affordable(ask, model, meter, can_be_cut=can_be_cut)
         if ask.prompt.remote_images:
-            await bring_images(parts, caller.account_id, self._call.context, ask, meter)
+            await bring_images(parts, caller.account_id, self.call.context, ask, meter)
         self._answer = Answer(
             ask,
-            self._call.request_id,
+            self.call.request_id,
             meter,
-            self._call.context,
+            self.call.context,
             most_bytes=settings.upstream.max_response_bytes,
             monotonic_s=parts.monotonic_s,
             note=note,
         )
-        return Attempts(parts, self._call, ask, meter, meter.ranking, account_id=caller.account_id)
+        return Attempts(parts, self.call, ask, meter, meter.ranking, account_id=caller.account_id)
 
     @property
     def _end(self) -> GatewayError | None:
@@ -314,7 +330,7 @@ class Exchange:
 
     def _close(self, metered: Metered, error: GatewayError | None = None) -> Coroutine[Any, Any, None]:
         """Have the bill closed, and recorded how it ended. Awaited, it raises GatewayError `ledger_unavailable`."""
-        self._turn.true_up((metered.usage or NO_USAGE).total_tokens or metered.unbilled_tokens)
+        self.turn.true_up((metered.usage or NO_USAGE).total_tokens or metered.unbilled_tokens)
         asked = None if self._meter is None else self._meter.asked
         return self._bill.close(metered, error, self._answer, asked)
 
@@ -329,7 +345,7 @@ class Exchange:
         """Account for a request that ends without its answer: refused, failed, or left by its caller."""
         spawn, answer = self._parts.lifecycle.spawn, self._answer
         if error is not None and not isinstance(error, CancelledError | GeneratorExit | CallerLeft):
-            told = error if isinstance(error, GatewayError) else internal_error(self._call.request_id)
+            told = error if isinstance(error, GatewayError) else internal_error(self.call.request_id)
             spawn(self._close(UNUSED, told))
         elif answer is not None and (answer.reader is not None or _has_any(answer)):
             spawn(self._close_part(CLIENT_CLOSED))

@@ -77,6 +77,12 @@ class Turn:
         if difference:
             self._limiter.correct_tokens(self._uses, self._minute, difference)
 
+    def again(self) -> "Turn":
+        """A further part of the same request: with a reservation of its own, and no further place."""
+        turn = Turn(self._limiter, self._uses)
+        turn._is_released = True
+        return turn
+
     def release(self) -> None:
         if not self._is_released:
             self._is_released = True

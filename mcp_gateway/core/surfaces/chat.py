@@ -29,6 +29,7 @@ from mcp_gateway.core.surfaces.openai import (
 from mcp_gateway.core.surfaces.openings import READ_TEXTS, opening_of_content
 from mcp_gateway.core.surfaces.splice import DONE
 from mcp_gateway.core.surfaces.surface import AnswerSize, Ask, PromptSize
+from mcp_gateway.core.surfaces.wanted_tools import taken_out as wanted_tools_in
 
 MAX_MESSAGES = 10_000
 MAX_PARTS = 10_000
@@ -58,7 +59,8 @@ class ChatSurface:
         model = required(body, "model", str, "a model's id")
         messages = required(body, "messages", list, "a list of messages")
         at_most(messages, MAX_MESSAGES, "messages")
-        at_most(optional(body, "tools", list) or (), MAX_TOOLS, "tools")
+        tools = optional(body, "tools", list) or ()
+        at_most(tools, MAX_TOOLS, "tools")
         prompt = PromptSize.beside(images_in(messages), size_bytes, len(messages))
         is_stream = bool(optional(body, "stream", bool))
         options = stream_options_in(body, is_stream=is_stream)
@@ -80,6 +82,7 @@ class ChatSurface:
                 bytes_per_token(rows, choices), "top_logprobs" if top_logprobs else "n" if choices > 1 else "max_tokens"
             ),
             is_long=size_bytes > LONG_BYTES,
+            wanted_tools=wanted_tools_in(body, tools) if tools else None,
         )
 
     def opening(self, body: dict[str, Any]) -> Iterable[bytes]:

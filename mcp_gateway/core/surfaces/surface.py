@@ -13,6 +13,7 @@ from mcp_gateway.core.json_bounds import parse_exactly
 from mcp_gateway.core.record import SurfaceName
 from mcp_gateway.core.sent_images import RemoteImage, SentImage
 from mcp_gateway.core.surfaces.usage import Usage
+from mcp_gateway.core.surfaces.wanted_tools import WantedTools
 from mcp_gateway.core.token_ids import PlacedIds, TokenIds
 
 Body = bytes | bytearray
@@ -153,10 +154,12 @@ class Ask:
     """What the answer has of the choices, where its surface may ask for the best ones."""
     answer_size: AnswerSize
     is_long: bool = False
+    wanted_tools: WantedTools | None = None
+    """What it asks for of servers of tools; the body has the caller's own tools alone."""
     request_id: str = ""
     """The one that the request is billed under; set once it is admitted."""
-    _sent: bytes = b""
-    _ids_at: PlacedIds | None = None
+    _away: tuple[bytes, PlacedIds | None] = b"", None
+    """The body as it was sent, where it is put away, and the token ids in it."""
 
     def waiting_frames(self) -> bytes:
         """What a client is sent of a stream while there is nothing to tell."""
@@ -169,18 +172,18 @@ class Ask:
     def put_away(self, sent: bytes) -> None:
         """Keep of the body only what was sent: parsed, it takes several times as much; images are still counted."""
         ids = self.body.get(self.surface.prompt_field) if sent else None
-        self._ids_at = ids.within(sent, self.surface.prompt_field) if isinstance(ids, TokenIds) else None
-        self.body, self._sent = {}, sent
+        ids_at = ids.within(sent, self.surface.prompt_field) if isinstance(ids, TokenIds) else None
+        self.body, self._away = {}, (sent, ids_at)
         if images := self.prompt.images:
             self.prompt = self.prompt._replace(images=("",) * len(images), remote_images=())
 
     def take_out(self) -> None:
         """Have the body again that was put away, as it was sent."""
-        if self._ids_at is not None:
-            self.body, self._sent = self._ids_at.taken_out(self._sent, self.surface.prompt_field), b""
-            self._ids_at = None
-        elif self._sent:
-            self.body, self._sent = parse_exactly(self._sent), b""
+        sent, ids_at = self._away
+        if sent:
+            field = self.surface.prompt_field
+            self.body = parse_exactly(sent) if ids_at is None else ids_at.taken_out(sent, field)
+            self._away = b"", None
 
     def forget_body(self) -> None:
         """Keep nothing of what was sent on, which may be large, while the answer is told."""

@@ -1,0 +1,530 @@
+"""Tools of other servers in a chat: rounds, what they cost, and what ends them; at a served gateway, over HTTP."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import orjson
+import pytest
+
+from mcp_gateway.core.identity.own_limits import OwnLimits
+from mcp_gateway.core.mcp_client import watched
+from tests.captured import captured
+from tests.cases import each
+from tests.patience import eventually
+from tests.replaying import DONE, Answer, ReplayingBackend, contents, death, events, final_usage, usage, whole
+from tests.serving import FREE, PRICED, Door, error_of, open_door
+from tests.tool_server import ToolServerDouble
+
+MCP = {"type": "mcp", "server_label": "double"}
+OWN = {"type": "function", "function": {"name": "own", "parameters": {"type": "object"}}}
+
+
+def calling(*calls: tuple[str, str], content: str | None = None, tokens: tuple[int, int] = (10, 4)) -> Answer:
+    """An answer in one piece that calls functions with these arguments."""
+    body = orjson.loads(captured("100_chat").body)
+    made = [
+        {"id": f"call-{number}", "type": "function", "function": {"name": name, "arguments": arguments}}
+        for number, (name, arguments) in enumerate(calls)
+    ]
+    body["choices"][0] |= {
+        "finish_reason": "tool_calls",
+        "message": {"role": "assistant", "content": content, "tool_calls": made},
+    }
+    body["usage"] = usage(*tokens)
+    return whole(orjson.dumps(body))
+
+
+def said(text: str = "done", tokens: tuple[int, int] = (20, 6)) -> Answer:
+    body = orjson.loads(captured("100_chat").body)
+    body["choices"][0]["message"]["content"] = text
+    body["choices"][0]["finish_reason"] = "stop"
+    body["usage"] = usage(*tokens)
+    return whole(orjson.dumps(body))
+
+
+def delta(told: dict[str, Any], finish_reason: str | None = None) -> bytes:
+    choice = {"index": 0, "delta": told, "logprobs": None, "finish_reason": finish_reason}
+    body = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "tiny", "choices": [choice]}
+    return b"data: " + orjson.dumps(body | {"usage": usage(10, 4)}) + b"\n\n"
+
+
+def piece(index: int, name: str | None, arguments: str) -> bytes:
+    function = {"arguments": arguments} | ({} if name is None else {"name": name})
+    call = {"index": index, "function": function} | (
+        {} if name is None else {"id": f"call-{index}", "type": "function"}
+    )
+    return delta({"tool_calls": [call]})
+
+
+def calling_stream(*calls: tuple[str, str], content: str = "") -> Answer:
+    """A stream that calls functions, the arguments in two pieces."""
+    pieces = []
+    for index, (name, arguments) in enumerate(calls):
+        pieces += [piece(index, name, arguments[:4]), piece(index, None, arguments[4:])]
+    begun = [delta({"role": "assistant", "content": ""}), *([delta({"content": content})] if content else [])]
+    return events(*begun, *pieces, delta({}, "tool_calls"), final_usage(10, 4), DONE)
+
+
+def said_stream(text: str = "done") -> Answer:
+    return events(
+        delta({"role": "assistant", "content": ""}),
+        delta({"content": text}),
+        delta({}, "stop"),
+        final_usage(20, 6),
+        DONE,
+    )
+
+
+@asynccontextmanager
+async def opened(
+    tmp_path: Path, backend: ReplayingBackend, double: ToolServerDouble, **settings: Any
+) -> AsyncIterator[Door]:
+    servers = settings.pop("mcp_servers", [{"label": "double", "accounts": ["*"], "shared": True}])
+    placed = [{"url": double.url} | server for server in servers]
+    async with (
+        double.serving(),
+        open_door(
+            tmp_path,
+            vllm_urls=[backend.url],
+            models=[PRICED, FREE],
+            mcp_servers=[server | {"url": double.url} for server in placed],
+            **settings,
+        ) as door,
+    ):
+        await eventually(lambda: all(server.tools for server in door.gateway.tool_servers._servers.values()))
+        yield door
+        await door.nothing_is_left()
+
+
+async def asked(door: Door, key: str | None = None, **fields: Any) -> httpx2.Response:
+    return await door.chat(key or await door.key(), **({"tools": [MCP]} | fields))
+
+
+def told_tools(backend: ReplayingBackend, number: int = 0) -> list[str]:
+    return [tool["function"]["name"] for tool in backend.chats[number].json["tools"]]
+
+
+async def test_a_model_s_calls_are_run_and_their_results_fed_back(tmp_path: Path, backend: ReplayingBackend) -> None:
+    double = ToolServerDouble()
+    async with opened(tmp_path, backend, double) as door:
+        backend.answer_with(
+            calling(("add", '{"a": 1, "b": 2}'), ("echo", '{"text": "hi"}'), content="I look."), said("It is 3.")
+        )
+        key = await door.key(credit="1")
+        answer = await asked(door, key, model="priced/tiny", max_tokens=16)
+        body = answer.json()
+        assert body["choices"][0]["message"]["content"] == "It is 3."
+        assert body["choices"][0]["finish_reason"] == "stop"
+        told = body["gateway"]
+        assert told["rounds"] == 2
+        assert sorted((one["server"], one["name"], one["ok"]) for one in told["tool_calls"]) == [
+            ("double", "add", True),
+            ("double", "echo", True),
+        ]
+        assert all(one["ms"] >= 0 for one in told["tool_calls"])
+        first, second = backend.chats
+        assert told_tools(backend) == ["add", "echo", "fail", "wait", "long", "grow"]
+        said_since = second.json["messages"][len(first.json["messages"]) :]
+        assert said_since[0]["content"] == "I look."
+        assert [message.get("tool_call_id") for message in said_since[1:]] == ["call-0", "call-1"]
+        assert [message["content"] for message in said_since[1:]] == ["3", "hi"]
+
+
+async def test_what_is_told_are_the_sums_and_each_round_has_a_record_of_its_own(
+    tmp_path: Path, backend: ReplayingBackend
+) -> None:
+    double = ToolServerDouble()
+    async with opened(tmp_path, backend, double) as door:
+        backend.answer_with(calling(("echo", '{"text": "x"}')), said())
+        account_id = await door.account("1")
+        key = await door.key(account_id)
+        answer = await asked(door, key, model="priced/tiny", max_tokens=16)
+        cost_nano = 30 * 300 + 10 * 700
+        assert answer.json()["usage"] == {"prompt_tokens": 30, "completion_tokens": 10, "total_tokens": 40}
+        assert answer.headers["x-cost-usd"] == f"0.{cost_nano:09}".rstrip("0")
+        assert await door.balance_nano(account_id) == 10**9 - cost_nano
+        rows = (await door.get("/v1/requests", key)).json()["data"]
+        request_id = answer.headers["x-request-id"]
+        assert [(row["id"], row["parent_id"]) for row in rows] == [
+            (f"{request_id}-2", request_id),
+            (request_id, None),
+        ]
+        assert [(row["prompt_tokens"], row["completion_tokens"]) for row in rows] == [(20, 6), (10, 4)]
+
+
+async def test_limits_count_one_request_and_all_tokens(tmp_path: Path, backend: ReplayingBackend) -> None:
+    double = ToolServerDouble()
+    async with opened(tmp_path, backend, double) as door:
+        backend.answer_with(calling(("echo", '{"text": "x"}')), said())
+        key = await door.key(limits=OwnLimits(10, None, 10_000, None))
+        answer = await asked(door, key, max_tokens=16)
+        assert answer.headers["x-ratelimit-remaining-requests"] == "9"
+        after = await door.get("/v1/limits", key)
+        assert after.headers["x-ratelimit-remaining-tokens"] == str(10_000 - 40)
+
+
+async def test_the_last_round_has_to_answer_without_tools(tmp_path: Path, backend: ReplayingBackend) -> None:
+    double = ToolServerDouble()
+    async with opened(tmp_path, backend, double, mcp={"tool_rounds": 3}) as door:
+        cases: list[tuple[dict[str, Any], int]] = [
+            ({}, 3),
+            ({"gateway": {"max_rounds": 2}}, 2),
+            ({"max_rounds": 1}, 1),
+            ({"max_rounds": 9}, 3),
+        ]
+        for fields, most in cases:
+            backend.answer_with()
+            backend.standing = calling(("echo", '{"text": "x"}'))
+            body = (await asked(door, **fields)).json()
+            assert len(backend.chats) == most
+            assert [chat.json.get("tool_choice") for chat in backend.chats] == [None] * (most - 1) + ["none"]
+            assert body["choices"][0]["finish_reason"] == "length"
+            assert body["choices"][0]["message"]["tool_calls"] == []
+            assert body["gateway"]["rounds"] == most
+            assert len(body["gateway"]["tool_calls"]) == most - 1
+
+
+async def test_a_call_of_the_caller_s_own_function_comes_back_and_nothing_is_run(
+    tmp_path: Path, backend: ReplayingBackend
+) -> None:
+    double = ToolServerDouble()
+    async with opened(tmp_path, backend, double) as door:
+        backend.answer_with(calling(("own", "{}"), ("echo", '{"text": "x"}')))
+        body = (await asked(door, tools=[OWN, MCP])).json()
+        assert [call["function"]["name"] for call in body["choices"][0]["message"]["tool_calls"]] == ["own"]
+        assert body["choices"][0]["finish_reason"] == "tool_calls"
+        assert double.calls == []
+        backend.answer_with(calling_stream(("echo", '{"text": "x"}'), ("own", '{"a": 1}')))
+        frames = contents([(await asked(door, tools=[OWN, MCP], stream=True)).content])
+        pieces = [call for frame in frames for call in frame["choices"][0]["delta"].get("tool_calls", [])]
+        assert [call["index"] for call in pieces] == [0, 0]
+        assert "".join(call["function"]["arguments"] for call in pieces) == '{"a": 1}'
+        assert frames[-1]["choices"][0]["finish_reason"] == "tool_calls"
+        assert double.calls == []
+
+
+async def test_a_forced_call_is_not_forced_again(tmp_path: Path, backend: ReplayingBackend) -> None:
+    double = ToolServerDouble()
+    async with opened(tmp_path, backend, double) as door:
+        choices: list[Any] = ["required", {"type": "function", "function": {"name": "echo"}}]
+        for choice in choices:
+            backend.answer_with(calling(("echo", '{"text": "x"}')), said())
+            assert (await asked(door, tool_choice=choice)).status_code == 200
+            assert [chat.json["tool_choice"] for chat in backend.chats] == [choice, "auto"]
+
+
+async def test_a_model_is_told_of_what_fails_and_the_caller_gets_the_answer(
+    tmp_path: Path, backend: ReplayingBackend
+) -> None:
+    double = ToolServerDouble()
+    async with opened(tmp_path, backend, double, mcp={"tool_result_bytes": 300}) as door:
+        backend.answer_with(
+            calling(
+                ("fail", "{}"),
+                ("echo", "no json"),
+                ("echo", "[1]"),
+                ("long", '{"size": 1000}'),
+                ("echo", '{"wrong": 1}'),
+            ),
+            said(),
+        )
+        body = (await asked(door)).json()
+        assert body["choices"][0]["message"]["content"] == "done"
+        results = [message["content"] for message in backend.chats[1].json["messages"][2:]]
+        assert "it is broken" in results[0]
+        assert results[1] == results[2] == "The arguments are no JSON object."
+        assert results[3].startswith("x" * 300 + "\n[Cut")
+        assert "failed" in results[4]
+        assert [one["ok"] for one in body["gateway"]["tool_calls"]].count(True) == 1
+
+
+async def test_a_model_that_calls_too_much_at_once_is_told_so(tmp_path: Path, backend: ReplayingBackend) -> None:
+    double = ToolServerDouble()
+    async with opened(tmp_path, backend, double) as door:
+        backend.answer_with(calling(*[("echo", '{"text": "x"}')] * 20), said())
+        body = (await asked(door)).json()
+        assert len(double.calls) == len(body["gateway"]["tool_calls"]) == 16
+        results = [message["content"] for message in backend.chats[1].json["messages"][2:]]
+        assert len(results) == 20
+        assert results[16].startswith("Not called")
+
+
+async def test_names_that_clash_are_prefixed(tmp_path: Path, backend: ReplayingBackend) -> None:
+    double = ToolServerDouble()
+    servers = [
+        {"label": "a", "accounts": ["*"], "tools": ["add", "echo"]},
+        {"label": "b", "accounts": ["*"], "tools": ["echo", "fail"]},
+    ]
+    async with opened(tmp_path, backend, double, mcp_servers=servers) as door:
+        backend.answer_with(calling(("b__echo", '{"text": "of b"}')), said())
+        own = {"type": "function", "function": {"name": "add"}}
+        tools = [own, {"type": "mcp", "server_label": "a"}, {"type": "mcp", "server_label": "b"}]
+        body = (await asked(door, tools=tools)).json()
+        assert told_tools(backend) == ["add", "a__add", "a__echo", "b__echo", "fail"]
+        [ran] = body["gateway"]["tool_calls"]
+        assert (ran["server"], ran["name"]) == ("b", "echo")
+
+
+async def test_only_allowed_tools_are_offered_and_no_other_can_be_called(
+    tmp_path: Path, backend: ReplayingBackend
+) -> None:
+    double = ToolServerDouble()
+    async with opened(tmp_path, backend, double) as door:
+        for allowed in (["echo"], {"tool_names": ["echo"]}):
+            backend.answer_with(calling(("add", '{"a": 1, "b": 2}')))
+            body = (await asked(door, tools=[MCP | {"allowed_tools": allowed, "require_approval": "never"}])).json()
+            assert told_tools(backend) == ["echo"]
+            assert double.calls == []
+            assert body["choices"][0]["finish_reason"] == "tool_calls"  # as any call of what was not offered
+
+
+NAMED_OTHERWISE: list[tuple[dict[str, Any], str, str]] = [
+    ({"server_url": "http://10.0.0.1/mcp"}, "unsupported_parameter", "server_url"),
+    ({"headers": {"x": "y"}}, "unsupported_parameter", "headers"),
+    ({"authorization": "token"}, "unsupported_parameter", "authorization"),
+    ({"connector_id": "connector_x"}, "unsupported_parameter", "connector_id"),
+    ({"require_approval": "always"}, "unsupported_parameter", "require_approval"),
+    ({"server_label": None}, "missing_parameter", "server_label"),
+    ({"server_label": 1}, "invalid_type", "server_label"),
+    ({"server_label": "unknown"}, "invalid_value", "server_label"),
+    ({"allowed_tools": "echo"}, "invalid_type", "allowed_tools"),
+    ({"allowed_tools": [1]}, "invalid_type", "allowed_tools"),
+]
+NO_BOUNDS: list[tuple[dict[str, Any], str]] = [
+    ({"n": 2}, "n"),
+    ({"tools": [MCP, MCP]}, "tools"),
+    ({"gateway": {"max_rounds": 0}}, "max_rounds"),
+    ({"gateway": {"max_cost_usd": "0"}}, "gateway.max_cost_usd"),
+    ({"gateway": {"max_cost_usd": 1}}, "gateway.max_cost_usd"),
+    ({"gateway": {"other": 1}}, "gateway.other"),
+    ({"gateway": []}, "gateway"),
+    ({"gateway": {"tool_events": 1}}, "gateway.tool_events"),
+]
+
+
+async def test_a_server_is_named_by_its_label_and_by_nothing_else(tmp_path: Path, backend: ReplayingBackend) -> None:
+    double = ToolServerDouble()
+    async with opened(tmp_path, backend, double) as door:
+        key = await door.key()
+        for tool, code, name in NAMED_OTHERWISE:
+            for is_stream in (False, True):
+                refused = await asked(door, key, tools=[OWN, MCP | tool], stream=is_stream)
+                assert refused.status_code == 400
+                assert (error_of(refused)["code"], error_of(refused)["param"]) == (code, f"tools[1].{name}")
+        for fields, param in NO_BOUNDS:
+            refused = await asked(door, key, **fields)
+            assert (refused.status_code, error_of(refused)["param"]) == (400, param)
+        assert backend.chats == []
+        assert double.calls == []
+
+
+async def test_guests_test_keys_and_other_accounts_have_no_such_server(
+    tmp_path: Path, backend: ReplayingBackend
+) -> None:
+    double = ToolServerDouble()
+    servers = [{"label": "double", "accounts": ["acc_other"]}]
+    async with opened(tmp_path, backend, double, mcp_servers=servers) as door:
+        for key in (None, await door.key(), await door.key(is_test=True)):
+            refused = await door.chat(key, tools=[MCP])
+            assert (refused.status_code, error_of(refused)["code"]) == (400, "invalid_value")
+        assert double.calls == []
+
+
+async def test_a_stream_goes_on_over_the_rounds_as_one_answer(tmp_path: Path, backend: ReplayingBackend) -> None:
+    double = ToolServerDouble()
+    async with opened(tmp_path, backend, double) as door:
+        backend.answer_with(calling_stream(("add", '{"a": 1, "b": 2}'), content="I look. "), said_stream("It is 3."))
+        account_id = await door.account("1")
+        answer = await asked(
+            door,
+            await door.key(account_id),
+            model="priced/tiny",
+            max_tokens=16,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        frames = contents([answer.content])
+        *told, finishing, total = frames
+        assert "".join(frame["choices"][0]["delta"].get("content") or "" for frame in told) == "I look. It is 3."
+        assert sum("role" in frame["choices"][0]["delta"] for frame in frames if frame["choices"]) == 1
+        assert not any("tool_calls" in frame["choices"][0]["delta"] for frame in [*told, finishing])
+        assert {frame["id"] for frame in frames} == {"chatcmpl-1"}
+        assert {frame["model"] for frame in frames} == {"priced/tiny"}
+        assert not any("usage" in frame for frame in told)
+        assert finishing["choices"][0]["finish_reason"] == "stop"
+        assert [(one["name"], one["ok"]) for one in finishing["gateway"]["tool_calls"]] == [("add", True)]
+        assert (total["usage"]["prompt_tokens"], total["usage"]["completion_tokens"]) == (30, 10)
+        cost_nano = 30 * 300 + 10 * 700
+        assert total["usage"]["cost_usd"] == f"0.{cost_nano:09}".rstrip("0")
+        assert await door.balance_nano(account_id) == 10**9 - cost_nano
+        assert answer.content.endswith(DONE)
+        assert answer.content.count(b"[DONE]") == 1
+        assert b": tool double.add is called\n\n" in answer.content
+        assert b": tool double.add answered\n\n" in answer.content
+        assert [message["content"] for message in backend.chats[1].json["messages"][1:]] == ["I look. ", "3"]
+        arguments = backend.chats[1].json["messages"][1]["tool_calls"][0]["function"]["arguments"]
+        assert arguments == '{"a": 1, "b": 2}'
+
+
+async def test_a_stream_tells_of_tools_as_events_where_asked(tmp_path: Path, backend: ReplayingBackend) -> None:
+    double = ToolServerDouble()
+    async with opened(tmp_path, backend, double) as door:
+        backend.answer_with(calling_stream(("fail", "{}")), said_stream())
+        answer = await asked(door, stream=True, gateway={"tool_events": True})
+        told = [frame["gateway"] for frame in contents([answer.content]) if frame["object"] == "gateway.tool_call"]
+        assert [(one["tool"], one["status"]) for one in told] == [("double.fail", "called"), ("double.fail", "failed")]
+        assert b": tool" not in answer.content
+        assert all("choices" in frame for frame in contents([answer.content]))
+
+
+async def test_a_backend_that_fails_in_a_later_round_is_told_and_the_rounds_before_are_billed(
+    tmp_path: Path, backend: ReplayingBackend
+) -> None:
+    double = ToolServerDouble()
+    async with opened(tmp_path, backend, double) as door:
+        for is_stream, first in [
+            (False, calling(("echo", '{"text": "x"}'))),
+            (True, calling_stream(("echo", '{"text": "x"}'))),
+        ]:
+            account_id = await door.account("1")
+            backend.answer_with(first)
+            backend.standing = death
+            answer = await asked(door, await door.key(account_id), model="priced/tiny", max_tokens=16, stream=is_stream)
+            if is_stream:
+                assert contents([answer.content])[-1]["error"]["code"] in ("connect_failed", "backend_died")
+                assert answer.content.count(b"[DONE]") == 1
+            else:
+                assert answer.status_code == 502
+            assert await door.balance_nano(account_id) == 10**9 - 10 * 300 - 4 * 700
+
+
+@each("is_stream", [False, True])
+async def test_money_that_ends_between_two_rounds_ends_the_answer_whole(
+    tmp_path: Path, backend: ReplayingBackend, is_stream: bool
+) -> None:
+    double = ToolServerDouble()
+    async with opened(tmp_path / str(is_stream), backend, double) as door:
+        backend.answer_with(calling_stream(("echo", '{"text": "x"}'), content="So far."))  # as all is asked for, then
+        account_id = await door.account("0.000015")
+        answer = await asked(door, await door.key(account_id), model="priced/tiny", max_tokens=16, stream=is_stream)
+        assert answer.status_code == 200
+        if is_stream:
+            last = contents([answer.content])[-1]
+            assert answer.content.endswith(DONE)
+        else:
+            last = answer.json()
+            assert last["choices"][0]["message"]["content"] == "So far."
+            assert last["choices"][0]["message"]["tool_calls"] == []
+        assert last["choices"][0]["finish_reason"] == "length"
+        assert last["gateway"]["ended_by"] == "balance"
+        assert len(double.calls) == 1
+        assert len(backend.chats) == 1
+        rows = await door.rows("SELECT http_status FROM requests ORDER BY id")
+        assert rows == [(200,), (402,)]
+
+
+async def test_a_cap_of_the_caller_s_own_bounds_all_rounds(tmp_path: Path, backend: ReplayingBackend) -> None:
+    double = ToolServerDouble()
+    async with opened(tmp_path, backend, double) as door:
+        key = await door.key(credit="1")
+        backend.answer_with(calling(("echo", '{"text": "x"}'), tokens=(600, 250)))
+        answer = await asked(door, key, model="priced/tiny", max_tokens=256, gateway={"max_cost_usd": "0.00075"})
+        body = answer.json()
+        assert body["gateway"]["ended_by"] == "max_cost_usd"
+        assert float(answer.headers["x-cost-usd"]) <= 0.00075
+        backend.answer_with()
+        refused = await asked(door, key, model="priced/tiny", gateway={"max_cost_usd": "0.0000001"})
+        assert (refused.status_code, error_of(refused)["param"]) == (400, "gateway.max_cost_usd")
+        assert backend.chats == []
+
+
+@each("is_stream", [False, True])
+async def test_a_client_that_leaves_while_a_tool_runs_ends_the_call(
+    tmp_path: Path, backend: ReplayingBackend, is_stream: bool
+) -> None:
+    double = ToolServerDouble()
+    async with opened(tmp_path / str(is_stream), backend, double) as door:
+        backend.answer_with((calling_stream if is_stream else calling)(("wait", "{}")))
+        request = asyncio.ensure_future(asked(door, await door.key(), stream=is_stream))
+        await eventually(lambda: double.calls)
+        request.cancel()
+        await double.is_cancelled.wait()
+
+
+async def test_a_key_that_is_revoked_while_a_tool_runs_ends_the_answer(
+    tmp_path: Path, backend: ReplayingBackend
+) -> None:
+    double = ToolServerDouble()
+    async with opened(tmp_path, backend, double) as door:
+        for is_stream in (False, True):
+            double.go_on.clear()
+            double.calls.clear()
+            backend.answer_with((calling_stream if is_stream else calling)(("wait", "{}")), said())
+            account_id = await door.account()
+            key = await door.key(account_id)
+            request = asyncio.ensure_future(asked(door, key, stream=is_stream))
+            await eventually(lambda: double.calls)
+            [own] = (await door.get("/v1/keys", key)).json()["data"]
+            await door.http.delete(f"/v1/keys/{own['id']}", headers={"authorization": f"Bearer {key}"})
+            double.go_on.set()
+            answer = await request
+            if is_stream:
+                assert contents([answer.content])[-1]["error"]["code"] == "revoked_api_key"
+            else:
+                assert answer.status_code == 401
+            assert len(backend.chats) == 1
+
+
+async def test_a_server_that_dies_under_a_call_is_told_to_the_model(
+    tmp_path: Path, backend: ReplayingBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watched, "_FIRST_REST_S", 0.001)
+    double = ToolServerDouble()
+    async with double.serving() as served:
+        servers = [{"label": "double", "url": served.url, "accounts": ["*"]}]
+        door_opened = open_door(tmp_path, vllm_urls=[backend.url], models=[FREE], mcp_servers=servers)
+        door = await door_opened.__aenter__()
+        await eventually(lambda: all(server.tools for server in door.gateway.tool_servers._servers.values()))
+        backend.answer_with(calling(("wait", "{}")), said("so be it"))
+        request = asyncio.ensure_future(asked(door))
+        await eventually(lambda: double.calls)
+    body = (await request).json()
+    assert body["choices"][0]["message"]["content"] == "so be it"
+    assert backend.chats[1].json["messages"][-1]["content"] == "The server of this tool cannot be reached now."
+    assert [one["ok"] for one in body["gateway"]["tool_calls"]] == [False]
+    await door_opened.__aexit__(None, None, None)
+
+
+async def test_many_tools_are_offered_as_two_that_find_and_call_them(tmp_path: Path, backend: ReplayingBackend) -> None:
+    double = ToolServerDouble()
+    async with opened(tmp_path, backend, double, mcp={"tool_search_from": 6}) as door:
+        backend.answer_with(
+            calling(("find_tool", '{"query": "add numbers"}')),
+            calling(("call_tool", '{"name": "add", "arguments": {"a": 1, "b": 2}}'), ("call_tool", '{"name": "x"}')),
+            said("3"),
+        )
+        body = (await asked(door)).json()
+        assert told_tools(backend) == ["find_tool", "call_tool"]
+        found = orjson.loads(backend.chats[1].json["messages"][-1]["content"])
+        assert [tool["name"] for tool in found] == ["add"]
+        assert found[0]["parameters"]["required"] == ["a", "b"]
+        results = [message["content"] for message in backend.chats[2].json["messages"][-2:]]
+        assert results == ["3", "There is no tool x."]
+        assert [one["name"] for one in body["gateway"]["tool_calls"]] == ["add"]
+        backend.answer_with(said())
+        await asked(door, tools=[MCP | {"allowed_tools": ["add"]}])
+        assert told_tools(backend) == ["add"]
+
+
+async def test_a_chat_without_such_tools_is_told_nothing_of_them(tmp_path: Path, backend: ReplayingBackend) -> None:
+    double = ToolServerDouble()
+    async with opened(tmp_path, backend, double) as door:
+        backend.answer_with(said(), said())
+        for fields in ({}, {"tools": [OWN]}):
+            answer = await door.chat(await door.key(), **fields)
+            assert "gateway" not in answer.json()
+        assert [chat.json.get("tools") for chat in backend.chats] == [None, [OWN]]

@@ -24,8 +24,8 @@ from mcp_gateway.core.identity.own_limits import Limit, OwnLimits
 from mcp_gateway.core.text import check_one_line, shown
 
 _SHOWN_CHARACTERS = len(LIVE_PREFIX) + 4
-_MOST_ENDED_AT_ONCE = 2000
-"""In one transaction, which takes some 30 ms for so many."""
+_MOST_ENDED_AT_ONCE = 1000
+"""In one transaction, which takes some 20 ms for so many."""
 _YEAR_10000_MS = 253_402_300_800_000
 """No calendar goes further."""
 

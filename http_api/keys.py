@@ -76,9 +76,7 @@ class NewKey(KeyChange):
     scopes: Annotated[list[KeyScope], Field(min_length=1, max_length=len(SCOPES))] | None = None
     expires_at: int | str | None = None
     expires_in_s: Annotated[int, Field(ge=1, le=10**9)] | None = None
-    models: (
-        Annotated[list[Annotated[str, Field(max_length=1000)]], Field(min_length=1, max_length=MAX_MODELS)] | None
-    ) = None
+    models: Annotated[list[_ModelName], Field(min_length=1, max_length=MAX_MODELS)] | None = None
     budgets: Annotated[list[NewBudget], Field(max_length=MAX_BUDGETS)] | None = None
     mint_over_mcp: bool | None = None
 

@@ -84,7 +84,11 @@ def _left_of(standing: BudgetStanding, left: str) -> str:
 
 
 def _exhausted(standing: BudgetStanding, minimum_nano: int) -> GatewayError:
-    """A budget that is used up, which is final in its window."""
+    """A budget that is used up, which is final in its window, or a lease whose time is over."""
+    if standing.is_over:
+        lent, ended_at = format_usd(standing.budget.amount_nano), standing.as_object().ends_at
+        message = f"The lease of {lent} USD ended at {ended_at} (Unix seconds); what was left of it has returned."
+        return GatewayError("budget_exhausted", message, details=_of_budget(standing))
     left = _left_of(standing, format_usd(standing.left_nano))
     message = f"{left} not cover this request, which may cost at least {format_usd(minimum_nano)} USD."
     return GatewayError("budget_exhausted", message, details=_of_budget(standing))

@@ -116,7 +116,8 @@ async def test_a_lease_whose_time_is_over_still_bounds_its_holder(
     lent = await lease(TOP, 70)
     clock.now_ms += HOUR_MS
     for _ in range(2):  # before it is given back, and after
-        assert (await refused(ledger.hold("req_1", account, 1, 1, frozenset({TOP})))).code == "budget_exhausted"
+        refusal = await refused(ledger.hold("req_1", account, 1, 1, frozenset({TOP})))
+        assert (refusal.code, "lease of 0.00000007 USD ended at" in refusal.message) == ("budget_exhausted", True)
         await leases.give_back()
     assert (await left(ledger, account))[lent.id] == (0, 0, 0)
     assert await spend(ledger, account, "key_other", 100) == 100

@@ -35,6 +35,10 @@ AREAS: dict[str, Area] = {
             "A provider is asked by name, before the model's or in the query, for what an entry sells and nothing else.": [
                 "tests/providers/test_names.py",
             ],
+            "Two lines add a provider, and a command tells which of the models that are sold it has.": [
+                "tests/providers/test_presets.py",
+                "tests/providers/test_check.py",
+            ],
         },
     ),
     "Money": Area(

@@ -5,6 +5,7 @@ What each does is read from recorded answers, sources and documentation; none of
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -451,7 +452,7 @@ _JSON = (("content-type", "application/json"), *_ACCOUNT)
 
 
 @contextlib.asynccontextmanager
-async def serving(manner: Generic, **more: Any) -> AsyncIterator[Double]:
+async def serving(manner: Generic, *, tls: ssl.SSLContext | None = None, **more: Any) -> AsyncIterator[Double]:
     """Serve one on a free port of this machine."""
     double = Double(manner, **more)
 
@@ -461,8 +462,8 @@ async def serving(manner: Generic, **more: Any) -> AsyncIterator[Double]:
                 await _serve_one(double, reader, writer)
         writer.close()
 
-    server = await asyncio.start_server(handle, "127.0.0.1", 0)
-    double.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=tls)
+    double.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield double
     finally:

@@ -25,6 +25,8 @@ from mcp_gateway.core.ledger.budgets import (
 
 logger = logging.getLogger(__name__)
 
+_NEVER_MS = 2**63
+
 Holders = frozenset[str]
 """The ids of whoever a request is spent by: its key, those that made that one, their groups. Its account always is."""
 
@@ -47,8 +49,8 @@ class BudgetBook:
     """Of one account, with nothing in it until it is read."""
 
     __slots__ = (
-        "_account_id", "_budgets", "_by_holder", "_covered", "_held", "_leases", "_spans", "_spent", "_told", "_zone",
-        "is_read",
+        "_account_id", "_budgets", "_by_holder", "_covered", "_first_over_ms", "_held", "_leases", "_places", "_spans",
+        "_spent", "_told", "_zone", "is_read",
     )  # fmt: skip
 
     def __init__(self, account_id: str) -> None:
@@ -58,24 +60,29 @@ class BudgetBook:
         self._account_id = account_id
         self._by_holder: dict[str, list[Budget]] = {}
         self._budgets: dict[str, Budget] = {}
+        self._places: dict[str, int] = {}
+        """Of each budget: one that was made later has a higher one."""
         self._leases: dict[str, Lease] = {}
         self._covered: dict[str, frozenset[str]] = {}
         self._spans: dict[str, Span] = {}
-        self._spent: dict[Spent, int] = {}
+        self._first_over_ms = _NEVER_MS
+        """No lease is over before, so that thousands of them are not gone through whenever money is lacking."""
+        self._spent: dict[str, dict[int, int]] = {}
+        """Of each budget, by the start of the window."""
         self._held = Counter[Spent]()
 
     def read(self, told: BudgetsOf) -> None:
         """Know them as they stood; what commits have told meanwhile is later, and stays."""
         if self.is_read:
             return
-        spent, later, self._told = self._spent, self._told, []
-        self._spent = {}
+        later, self._told = self._told, []
         self.is_read = True
         self.change(BudgetsChanged(told.account_id, told.budgets, told.leases, zone=told.zone))
         for change in later:
             self.change(change)
-        spent = told.spent | spent
-        self._spent = {window: spent_nano for window, spent_nano in spent.items() if window[0] in self._budgets}
+        for (budget_id, starts_at_ms), spent_nano in told.spent.items():
+            self._spent.setdefault(budget_id, {}).setdefault(starts_at_ms, spent_nano)
+        self._spent = {budget_id: spent for budget_id, spent in self._spent.items() if budget_id in self._budgets}
 
     def change(self, told: BudgetsChanged) -> None:
         """Know which there are from now on; until they are read, what is told is kept for then."""
@@ -88,12 +95,13 @@ class BudgetBook:
         for budget in told.made:
             if budget.id not in self._budgets:  # which a read may have told that began before and ended after it
                 self._budgets[budget.id] = budget
+                self._places[budget.id] = 1 + next(reversed(self._places.values()), 0)
                 self._by_holder.setdefault(budget.holder, []).append(budget)
         for lease in told.leases:
             self._leases[lease.budget_id] = lease
             self._covered[lease.budget_id] = self._covered_by(lease)
-        if told.ended:
-            self._end(frozenset(told.ended))
+            self._first_over_ms = min(self._first_over_ms, self._over_at_ms(lease))
+        self._end(told.ended)
         for lease_id in told.returned:
             self._leases.pop(lease_id, None)
             self._covered.pop(lease_id, None)
@@ -103,20 +111,28 @@ class BudgetBook:
         above = frozenset(budget_id for budget_id, _ in lease.windows)
         return above.union(*(self._covered.get(budget_id, ()) for budget_id in above))
 
-    def _end(self, ended: frozenset[str]) -> None:
+    def _end(self, ended: Iterable[str]) -> None:
         for budget_id in ended:
             if (lease := self._leases.get(budget_id)) is not None:
                 self._leases[budget_id] = lease._replace(is_ended=True)
+                self._first_over_ms = 0
             if (budget := self._budgets.pop(budget_id, None)) is not None:
-                self._by_holder[budget.holder].remove(budget)
+                self._forget_holder_of(budget)
+                del self._places[budget_id]
             self._spans.pop(budget_id, None)
-        self._by_holder = {holder: budgets for holder, budgets in self._by_holder.items() if budgets}
-        self._spent = {window: spent_nano for window, spent_nano in self._spent.items() if window[0] not in ended}
+            self._spent.pop(budget_id, None)
+
+    def _forget_holder_of(self, budget: Budget) -> None:
+        of_holder = self._by_holder[budget.holder]
+        of_holder.remove(budget)
+        if not of_holder:
+            del self._by_holder[budget.holder]
 
     def note(self, told: BudgetSpent) -> None:
         """Know what a commit has made of what was spent; nothing of a budget that has ended."""
         if not self.is_read or told.window[0] in self._budgets:
-            self._spent[told.window] = told.spent_nano
+            budget_id, starts_at_ms = told.window
+            self._spent.setdefault(budget_id, {})[starts_at_ms] = told.spent_nano
 
     def windows_of(self, holders: Holders, now_ms: int) -> tuple[Spent, ...]:
         """The windows that a request of these is spent of."""
@@ -146,7 +162,10 @@ class BudgetBook:
 
     def leases_over(self, now_ms: int) -> tuple[str, ...]:
         """Those that can be given back: ended or over, with nothing held of them, each after all that are under it."""
+        if now_ms < self._first_over_ms:
+            return ()
         over = {one.budget_id: one for one in self._leases.values() if self._is_returnable(one, now_ms)}
+        self._first_over_ms = min(map(self._over_at_ms, self._leases.values()), default=_NEVER_MS)
         blocked = {above for one in self._leases.values() if one.budget_id not in over for above, _ in one.windows}
         returnable = []
         for lease_id in sorted(over, key=lambda one: len(self._covered[one]), reverse=True):
@@ -157,9 +176,12 @@ class BudgetBook:
         return tuple(returnable)
 
     def _is_returnable(self, lease: Lease, now_ms: int) -> bool:
-        budget = self._budgets.get(lease.budget_id)
-        is_over = lease.is_ended or budget is None or budget.is_over_at(now_ms)
-        return is_over and not self._held[lease.budget_id, 0]
+        return self._over_at_ms(lease) <= now_ms and not self._held[lease.budget_id, 0]
+
+    def _over_at_ms(self, lease: Lease) -> int:
+        """When nothing may be spent of it any more; 0 where it was ended before its time."""
+        budget = None if lease.is_ended else self._budgets.get(lease.budget_id)
+        return 0 if budget is None or budget.lease_ends_at_ms is None else budget.lease_ends_at_ms
 
     def hold(self, windows: Sequence[Spent], amount_nano: int) -> None:
         """So much more is held of these windows, or less."""
@@ -173,11 +195,11 @@ class BudgetBook:
         return BudgetStanding(budget, span_at(budget.window, now_ms, self._zone), 0, 0)
 
     def standings(self, now_ms: int, holders: Holders | None = None) -> Iterator[BudgetStanding]:
-        """Of all, or of those that bound what these may spend."""
-        bounding = None if holders is None else {one.id for one in self._of(holders)}
-        for budget in self._budgets.values():
-            if bounding is not None and budget.id not in bounding:
-                continue
+        """Of all, or of those that bound what these may spend, in the order in which they were made."""
+        found: Iterable[Budget] = self._budgets.values()
+        if holders is not None:
+            found = sorted(self._of(holders), key=lambda budget: self._places[budget.id])
+        for budget in found:
             yield self._standing(budget, now_ms)
 
     def held_by(self, holders: Iterable[str], now_ms: int) -> Iterator[BudgetStanding]:
@@ -188,8 +210,7 @@ class BudgetBook:
     def _standing(self, budget: Budget, now_ms: int) -> BudgetStanding:
         span = self._span(budget, now_ms)
         window = budget.id, span.starts_at_ms
-        spent_nano, is_over = self._spent.get(window, 0), budget.is_over_at(now_ms)
-        return BudgetStanding(budget, span, spent_nano, self._held[window], is_over)
+        return BudgetStanding(budget, span, self._spent_of(window), self._held[window], budget.is_over_at(now_ms))
 
     def _of(self, holders: Holders) -> Iterable[Budget]:
         """Those that bound these; what a lease is of was spent of those above it already, when it was made."""
@@ -205,18 +226,26 @@ class BudgetBook:
         budget = self._budgets.get(window[0])
         if budget is None or budget.is_over_at(now_ms):
             return 0  # and what was held of it stays
-        return budget.amount_nano - self._spent.get(window, 0) - self._held[window]
+        return budget.amount_nano - self._spent_of(window) - self._held[window]
+
+    def _spent_of(self, window: Spent) -> int:
+        spent = self._spent.get(window[0])
+        return 0 if spent is None else spent.get(window[1], 0)
 
     def _span(self, budget: Budget, now_ms: int) -> Span:
         """The current one; what was spent of an earlier one is forgotten, once nothing is held of it."""
         span = self._spans.get(budget.id)
         if span is None or (span.ends_at_ms is not None and now_ms >= span.ends_at_ms):
             span = self._spans[budget.id] = span_at(budget.window, now_ms, self._zone)
-            current = budget.id, span.starts_at_ms
-            ended = [one for one in self._spent if one[0] == budget.id and one != current and not self._held[one]]
-            for one in ended:
-                del self._spent[one]
+            self._forget_windows(budget.id, span.starts_at_ms)
         return span
+
+    def _forget_windows(self, budget_id: str, but_ms: int) -> None:
+        spent = self._spent.get(budget_id)
+        if spent is not None and any(starts_at_ms != but_ms for starts_at_ms in spent):
+            ended = [one for one in spent if one != but_ms and not self._held[budget_id, one]]
+            for starts_at_ms in ended:
+                del spent[starts_at_ms]
 
 
 def _known(zone: str) -> tzinfo:

@@ -8,7 +8,8 @@ import pytest
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.keys import digest_of
-from mcp_gateway.core.ledger.budgets import Budget, BudgetWindow, MakeBudgets
+from mcp_gateway.core.ledger import ledger as module_of_ledger
+from mcp_gateway.core.ledger.budgets import Budget, BudgetWindow, MakeBudgets, ReadBudgets
 from mcp_gateway.core.ledger.entries import Balance, Move
 from mcp_gateway.core.ledger.leases import Leases
 from mcp_gateway.core.ledger.ledger import Ledger, SettlementPending
@@ -16,7 +17,7 @@ from mcp_gateway.core.ledger.rules import Amount
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.clocks import MsClock
 from tests.core.ledger.test_ledger import checked, record, refused
-from tests.databases import changing, locked, open_store
+from tests.databases import changing, explained, locked, open_store
 
 __all__ = ["checked"]
 
@@ -350,3 +351,54 @@ async def test_the_parts_of_a_pocket_are_of_the_wallet(ledger: Ledger, account: 
     hold = await ledger.hold("req_1", account, 1, 100, frozenset({TOP}))
     assert (hold.pocket, hold.parts.paid_nano, hold.parts.granted_nano) == (lent.id, 50, 20)
     assert isinstance(hold.parts, Amount)
+
+
+async def test_who_comes_after_a_restart_has_what_was_over_before(
+    ledger: Ledger, account: str, lease: Lend, database: Path, clock: MsClock
+) -> None:
+    """As a command that works beside no server, whose purse is unread."""
+    await ledger.credit(account, 100, "p")
+    await lease(TOP, 70)
+    clock.now_ms += HOUR_MS
+    other = await open_store(database, now_ms=clock)
+    assert (await Ledger(other).hold("req_1", account, 100, 100, frozenset({"key_other"}))).amount_nano == 100
+    again = Budget("bud_2", account, "key_other", 90, "total", None, clock() + HOUR_MS)
+    await Leases(other, Ledger(other)).make(MakeBudgets((again,)), other.write)
+    await other.close()
+
+
+async def test_many_leases_return_some_at_a_time(
+    ledger: Ledger, leases: Leases, account: str, lease: Lend, clock: MsClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each after those under it."""
+    monkeypatch.setattr(module_of_ledger, "_MOST_RETURNED_AT_ONCE", 1)
+    await ledger.credit(account, 100, "p")
+    for key_id, amount_nano in (("key_other", 20), (TOP, 70), (CHILD, 50), (GRANDCHILD, 30)):
+        await lease(key_id, amount_nano)
+    await spend(ledger, account, GRANDCHILD, 5)
+    clock.now_ms += HOUR_MS
+    assert await leases.give_back() == 20 + 25 + 45 + 65
+    assert await ledger.balance(account) == Balance(95)
+
+
+async def test_a_lease_that_something_is_held_of_is_looked_for_again(
+    ledger: Ledger, leases: Leases, account: str, lease: Lend, clock: MsClock
+) -> None:
+    await ledger.credit(account, 100, "p")
+    await lease(TOP, 40), await lease("key_other", 30, lasts_ms=2 * HOUR_MS)
+    running = await ledger.hold("req_1", account, 1, 10, frozenset({TOP}))
+    for hours, returned_nano in ((1, 0), (1, 30), (1, 0)):
+        clock.now_ms += hours * HOUR_MS
+        assert await leases.give_back() == returned_nano
+    ledger.release(running.request_id)
+    assert await leases.give_back() == 40
+    assert await leases.give_back() == 0
+
+
+async def test_the_leases_of_an_account_are_read_without_those_of_others(
+    store: Store, account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = explained(monkeypatch)
+    await store.read(ReadBudgets(account, 0))
+    assert steps
+    assert not [step for step in steps if step.startswith("SCAN")]

@@ -42,19 +42,20 @@ SELECT budget_id, starts_at_ms, spent_nano FROM budgets JOIN budget_windows ON b
 WHERE account_id = ? AND ended_at_ms IS NULL AND (window = 'total' OR starts_at_ms >= ?)
 """
 _OUT = "FROM budgets JOIN leases ON leases.budget_id = id WHERE returned_nano IS NULL"
-_LEASES = f"SELECT id, pocket, ended_at_ms IS NOT NULL {_OUT} AND account_id = ? ORDER BY budgets.rowid"
+_OUT_OF = f"{_OUT} AND leases.account_id = ?"
+_LEASES = f"SELECT id, pocket, ended_at_ms IS NOT NULL {_OUT_OF} ORDER BY budgets.rowid"
 _ABOVE = "SELECT budget_id, starts_at_ms FROM lease_windows WHERE lease_id = ?"
 _WINDOWS = """
-SELECT lease_id, above.budget_id, starts_at_ms FROM budgets JOIN leases ON leases.budget_id = id
-JOIN lease_windows AS above ON lease_id = id WHERE account_id = ? AND returned_nano IS NULL
+SELECT lease_id, above.budget_id, starts_at_ms FROM leases JOIN lease_windows AS above ON lease_id = leases.budget_id
+WHERE account_id = ? AND returned_nano IS NULL
 """
 _POCKETS = f"""
 SELECT lease_id, grant_id, left_nano FROM pockets
-WHERE left_nano > 0 AND lease_id IN (SELECT id {_OUT} AND account_id = ?)
+WHERE left_nano > 0 AND lease_id IN (SELECT id {_OUT_OF})
 """
 _POCKET = "SELECT lease_id, grant_id, left_nano FROM pockets WHERE lease_id = ? AND left_nano > 0"
 _OVER = f"""
-SELECT account_id, id, ended_at_ms IS NOT NULL {_OUT} AND (ended_at_ms IS NOT NULL OR ends_at_ms <= ?)
+SELECT leases.account_id, id, ended_at_ms IS NOT NULL {_OUT} AND (ended_at_ms IS NOT NULL OR ends_at_ms <= ?)
 """
 _TAKE = "UPDATE pockets SET left_nano = left_nano - ? WHERE lease_id = ? AND grant_id = ?"
 _PUT = """
@@ -70,7 +71,8 @@ UPDATE budget_windows SET spent_nano = spent_nano + ?3 WHERE budget_id = ?1 AND 
 """
 _LEFT_OF_LEASE = """
 SELECT amount_nano - IFNULL(spent_nano, 0), pocket FROM budgets JOIN leases ON leases.budget_id = id
-LEFT JOIN budget_windows AS spent ON spent.budget_id = id WHERE id = ? AND account_id = ? AND returned_nano IS NULL
+LEFT JOIN budget_windows AS spent ON spent.budget_id = id
+WHERE id = ? AND leases.account_id = ? AND returned_nano IS NULL
 """
 _RETURNED = "SELECT 1 FROM leases WHERE budget_id = ? AND returned_nano IS NOT NULL"
 _IS_OPEN = "SELECT 1 FROM budgets WHERE id = ? AND ended_at_ms IS NULL"
@@ -164,7 +166,8 @@ def _make(transaction: Transaction, write: MakeBudgets) -> None:
 
 def _set_aside(transaction: Transaction, budget: Budget, lease: Lease) -> None:
     """Spend a lease's amount of what is above it, and put its money into its pocket, if it has one of its own."""
-    transaction.execute("INSERT INTO leases VALUES (?, ?, ?, NULL)", (budget.id, lease.pocket, budget.lease_ends_at_ms))
+    row = budget.id, lease.pocket, budget.lease_ends_at_ms, budget.account_id
+    transaction.execute("INSERT INTO leases VALUES (?, ?, ?, NULL, ?)", row)
     for window in lease.windows:
         if transaction.first(_IS_OPEN, (window[0],)) is None:
             raise GatewayError("conflict", "A budget above this lease has ended meanwhile; ask again.")

@@ -219,3 +219,23 @@ async def test_a_stream_of_a_mixed_model_may_come_from_a_vllm_or_a_provider(tmp_
             response = await door.chat(key, model="sold/model", stream=True, store=False, functions=[{"name": "f"}])
             assert response.status_code == 200
             await door.nothing_is_left()
+
+
+class Strict(Generic):
+    """Refuses to be asked for the usage of a stream, and tells none."""
+
+    def refuse(self, body: dict[str, Any]) -> Refusal | None:
+        if "stream_options" not in body:
+            return None
+        return Refusal(422, b'{"detail":[{"loc":["body","stream_options"],"msg":"Extra inputs are not permitted"}]}')
+
+
+async def test_a_server_that_cannot_be_asked_for_usage_is_asked_once(tmp_path: Path) -> None:
+    async with choice_of(tmp_path, {}, manners=[Strict()]) as (door, doubles):
+        key = await door.key(credit="10")
+        for number in (2, 3):
+            response = await door.chat(key, model="sold/model", stream=True, stream_options={"include_usage": True})
+            assert response.status_code == 200
+            assert asked_of(doubles) == [number]
+            assert (await door.record(response))["completion_tokens"] == 3  # as many as pieces came
+            assert chunks_of(response.content)[-1]["usage"]["completion_tokens"] == 3

@@ -61,6 +61,8 @@ class ChatToOpenAi:
         self.path = row.chat_path
         self.sift = fields.sift
         self._written = fields.written
+        self.asks_for_usage = row.stream_usage == "ask"
+        """Of a stream, which may be refused."""
         self._row = row
         self._reasoning_names = reasoning_names
 
@@ -71,7 +73,7 @@ class ChatToOpenAi:
             body[self._row.output_limit] = terms.output_limit
         if is_stream:
             body["stream"] = True
-            if self._row.stream_usage == "ask":
+            if self.asks_for_usage:
                 body["stream_options"] = {"include_usage": True}
         return dump_json(self._written(body))
 

@@ -110,6 +110,9 @@ class Dialect(Protocol):
     def prompt_told(self, refusal: GatewayError) -> int | None:
         """The prompt's tokens that such a refusal names."""
 
+    def adapts_to(self, refusal: GatewayError) -> bool:
+        """Whether a refusal was for something of the gateway's own, which is left out from now on."""
+
     def count_told(self, answer: Body) -> int | None:
         """The prompt's tokens that were counted."""
 

@@ -24,7 +24,8 @@ class OpenAi:
     def __init__(self, provider: str, row: Preset, reasoning_names: tuple[str, ...] = ()) -> None:
         self._provider = provider
         self._row = row
-        self.translations: Mapping[SurfaceName, Translation] = {"chat": ChatToOpenAi(row, reasoning_names)}
+        self._chat = ChatToOpenAi(row, reasoning_names)
+        self.translations: Mapping[SurfaceName, Translation] = {"chat": self._chat}
         self.inquiries: Mapping[QuestionName, Inquiry] = {}
 
     def failure(self, status: int, body: bytes) -> Failure:
@@ -46,6 +47,14 @@ class OpenAi:
 
     def prompt_told(self, refusal: GatewayError) -> int | None:
         return prompt_told(refusal)
+
+    def adapts_to(self, refusal: GatewayError) -> bool:
+        """A server that refuses to be asked for the usage of a stream is asked no more."""
+        is_meant = "stream_options" in refusal.message or refusal.param == "stream_options"
+        is_new = is_meant and self._chat.asks_for_usage
+        if is_new:
+            self._chat.asks_for_usage = False
+        return is_new
 
     def count_told(self, answer: Body) -> int | None:
         return None

@@ -85,6 +85,9 @@ class Vllm:
     def prompt_told(self, refusal: GatewayError) -> int | None:
         return vllm_refusals.prompt_told(refusal)
 
+    def adapts_to(self, refusal: GatewayError) -> bool:
+        return False
+
     def count_told(self, answer: Body) -> int | None:
         return read_count(answer)
 

@@ -17,6 +17,7 @@ from mcp_gateway.core.dialects.vllm_fields import FIELDS
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.inference.exchange import Exchange, Inference
 from mcp_gateway.core.inference.parts import Call
+from mcp_gateway.core.inference.rounds import Rounds, in_rounds
 from mcp_gateway.core.json_bounds import JsonBounds, dump_json, holds_at_most, parse_in_turns, parse_json
 from mcp_gateway.core.surfaces.chat import CHAT
 from mcp_gateway.core.surfaces.credible import read_finish_reason
@@ -65,7 +66,9 @@ _JSON_SCHEMA = ["string", "object"]
 _FUNCTION: dict[str, Any] = {
     "type": "object",
     "properties": {
-        "type": {"type": "string", "enum": ["function"]},
+        "type": {"type": "string", "enum": ["function", "mcp"]},
+        "server_label": {"type": "string", "description": "Of type mcp: a server whose tools the gateway runs."},
+        "allowed_tools": {"type": "array", "items": {"type": "string"}, "description": "Of type mcp: these alone."},
         "function": {
             "type": "object",
             "properties": {
@@ -76,7 +79,7 @@ _FUNCTION: dict[str, Any] = {
             "required": ["name"],
         },
     },
-    "required": ["type", "function"],
+    "required": ["type"],
 }
 _RESPONSE_FORMAT: dict[str, Any] = {
     "type": "object",
@@ -94,6 +97,14 @@ _RESPONSE_FORMAT: dict[str, Any] = {
     "required": ["type"],
     "description": "For replies in JSON.",
 }
+_GATEWAY: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "max_rounds": {"type": "integer", "minimum": 1, "description": "How often the model may be asked."},
+        "max_cost_usd": {"type": "string", "description": "The most that all of it may cost."},
+    },
+    "description": "Bounds where servers' tools are used.",
+}
 ARGUMENTS = Arguments(
     {
         "type": "object",
@@ -106,7 +117,8 @@ ARGUMENTS = Arguments(
             "stop": {"type": ["array", "string"], "items": {"type": "string"}, "description": "Where to stop."},
             "seed": {"type": "integer", "description": "For answers that can be repeated."},
             "n": {"type": "integer", "minimum": 1, "description": "How many answers."},
-            "tools": {"type": "array", "items": _FUNCTION, "description": "Functions, as OpenAI describes them."},
+            "tools": {"type": "array", "items": _FUNCTION, "description": "OpenAI's functions, or servers' tools."},
+            "gateway": _GATEWAY,
             "tool_choice": {"type": ["string", "object"], "description": "auto, none, required, or a function's name."},
             "response_format": _RESPONSE_FORMAT,
             "logprobs": {"type": "boolean", "description": "Whether to return log probabilities."},
@@ -160,6 +172,26 @@ _OUTPUT = output_schema(
             "type": "string",
             "description": "balance or budget: the account's money, or that of a budget, ended before the reply did.",
         },
+        "gateway": {
+            "type": "object",
+            "properties": {
+                "rounds": {"type": "integer"},
+                "tool_calls": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "properties": {
+                            "server": {"type": "string"},
+                            "name": {"type": "string"},
+                            "ms": {"type": "integer"},
+                            "ok": {"type": "boolean"},
+                        },
+                    },
+                },
+                "ended_by": {"type": "string"},
+            },
+            "description": "Which tools of servers were called.",
+        },
     }
     | BILL_PROPERTIES
 )
@@ -202,10 +234,15 @@ class ChatCompletion:
             body = await self._body(arguments, invocation.caller)
             size_bytes = len(dump_json(body))
             ask, report = CHAT.read(body, size_bytes), invocation.report
-            await (exchange.begin(ask) if report is None else _ask_audibly(exchange, ask, report))
-            choices, is_stripped = await _choices_in(exchange.body)
-            answer_bytes = len(exchange.body)
-            bill = bill_of(exchange.facts, body["model"], invocation.request_id)
+            answering: Exchange | Rounds = exchange
+            if ask.wanted_tools is not None:
+                answering = in_rounds(exchange, ask, invocation.caller, self._inference, invocation.context)
+            await (answering.begin(ask) if report is None else _ask_audibly(answering, ask, report))
+            choices, is_stripped = await _choices_in(answering.body)
+            answer_bytes = len(answering.body)
+            bill = bill_of(answering.facts, body["model"], invocation.request_id)
+            if isinstance(answering, Rounds):
+                bill["gateway"] = answering.told
         if not choices:
             return result(UNTOLD, {"content": "", "note": UNTOLD} | bill)
         if is_stripped:
@@ -270,7 +307,7 @@ def _text_in(content: Any) -> str:
     return "".join(text for text in texts if isinstance(text, str))
 
 
-async def _ask_audibly(exchange: Exchange, ask: Ask, report: Report) -> None:
+async def _ask_audibly(exchange: Exchange | Rounds, ask: Ask, report: Report) -> None:
     """Have the whole answer, with progress told from before its first token on."""
     async with Progress(report, lambda: exchange.latest_words) as progress:
         await exchange.begin(ask, progress.note)

@@ -14,6 +14,7 @@ from mcp_gateway.core.identity.own_limits import OwnLimits
 from mcp_gateway.core.mcp_client import watched
 from tests.captured import captured
 from tests.cases import each
+from tests.logged import everything_logged
 from tests.patience import eventually
 from tests.replaying import DONE, Answer, ReplayingBackend, contents, death, events, final_usage, usage, whole
 from tests.serving import FREE, PRICED, Door, error_of, open_door
@@ -84,14 +85,15 @@ async def opened(
     tmp_path: Path, backend: ReplayingBackend, double: ToolServerDouble, **settings: Any
 ) -> AsyncIterator[Door]:
     servers = settings.pop("mcp_servers", [{"label": "double", "accounts": ["*"], "shared": True}])
-    placed = [{"url": double.url} | server for server in servers]
+    era = settings.pop("era", "modern")
+    transport = "sse" if era == "sse" else "streamable-http"
     async with (
-        double.serving(),
+        double.serving(era),
         open_door(
             tmp_path,
             vllm_urls=[backend.url],
             models=[PRICED, FREE],
-            mcp_servers=[server | {"url": double.url} for server in placed],
+            mcp_servers=[server | {"url": double.url, "transport": transport} for server in servers],
             **settings,
         ) as door,
     ):
@@ -528,3 +530,66 @@ async def test_a_chat_without_such_tools_is_told_nothing_of_them(tmp_path: Path,
             answer = await door.chat(await door.key(), **fields)
             assert "gateway" not in answer.json()
         assert [chat.json.get("tools") for chat in backend.chats] == [None, [OWN]]
+
+
+async def test_the_tool_over_mcp_runs_them_too(tmp_path: Path, backend: ReplayingBackend) -> None:
+    double = ToolServerDouble()
+    async with opened(tmp_path, backend, double) as door:
+        key = await door.key(credit="1")
+        backend.answer_with(calling(("add", '{"a": 1, "b": 2}')), said("It is 3."))
+        answer = await door.call(
+            "chat_completion",
+            key,
+            model="priced/tiny",
+            max_tokens=16,
+            messages=[{"role": "user", "content": "1 + 2?"}],
+            tools=[MCP | {"allowed_tools": ["add"]}],
+            gateway={"max_rounds": 4},
+        )
+        told = result_of(answer)["structuredContent"]
+        assert told["content"] == "It is 3."
+        assert (told["gateway"]["rounds"], told["gateway"]["tool_calls"][0]["name"]) == (2, "add")
+        assert (told["usage"]["prompt_tokens"], told["usage"]["completion_tokens"]) == (30, 10)
+        assert told["cost_usd"] == "0.000016"
+        refused = await door.call(
+            "chat_completion",
+            key,
+            model="priced/tiny",
+            messages=[{"role": "user", "content": "?"}],
+            tools=[MCP | {"server_url": "http://10.0.0.1"}],
+        )
+        assert result_of(refused)["structuredContent"]["code"] == "unsupported_parameter"
+
+
+def result_of(answer: httpx2.Response) -> Any:
+    data = answer.text.partition("data: ")[2] or answer.text
+    return orjson.loads(data)["result"]
+
+
+CANARY = "canary7Kq2xVb9"
+
+
+async def test_arguments_and_results_are_kept_nowhere(tmp_path: Path, backend: ReplayingBackend) -> None:
+    double = ToolServerDouble()
+    double.server.add_tool(lambda: CANARY, name="told", structured_output=False)
+    arguments = f'{{"text": "{CANARY}"}}'
+    with everything_logged() as lines:
+        for era in ("modern", "legacy", "sse"):
+            async with opened(tmp_path / era, backend, double, era=era) as door:
+                key = await door.key()
+                calls = [("echo", arguments), ("told", "{}"), ("add", f'{{"a": "{CANARY}"}}'), (CANARY, "{}")]
+                backend.answer_with(calling(*calls[:3]), said(CANARY))
+                assert (await asked(door, key)).status_code == 200
+                backend.answer_with(calling_stream(*calls[:3]), said_stream(CANARY))
+                assert CANARY in (await asked(door, key, stream=True)).text
+                backend.answer_with(calling_stream(*calls), said_stream(CANARY))
+                await asked(door, key, stream=True)
+                assert CANARY not in (await door.get("/metrics")).text
+    assert any(CANARY in str(said_to) for said_to in double.calls)
+    assert not [line for line in lines if CANARY in line and "mcp.server" not in line]
+    assert files_with(b"SQLite", tmp_path)
+    assert not files_with(CANARY.encode(), tmp_path)
+
+
+def files_with(text: bytes, folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and text in path.read_bytes()]

@@ -36,7 +36,7 @@ async def read(**arguments: Any) -> dict[str, Any]:
 RIGHT: dict[str, Any] = {
     "max_tokens": 5, "temperature": 0.5, "top_p": 1, "stop": ["a", "["], "seed": -7, "n": 2, "tools": [FUNCTION],
     "tool_choice": "auto", "response_format": FORMAT, "logprobs": False, "top_logprobs": 0, "presence_penalty": -2,
-    "frequency_penalty": 0.0, "reasoning_effort": "none",
+    "frequency_penalty": 0.0, "reasoning_effort": "none", "gateway": {"max_rounds": 2, "max_cost_usd": "0.05"},
 }  # fmt: skip
 
 

@@ -242,10 +242,12 @@ class Rounds:
             choice["finish_reason"] = choice.get("finish_reason") if own else _CUT
         if (usage := self.facts.usage) is not None:
             answer["usage"] = usage.as_object()
-        answer["gateway"] = (answer.get("gateway") or {}) | self._told_of_rounds()
+        answer["gateway"] = (answer.get("gateway") or {}) | self.told
         return answer
 
-    def _told_of_rounds(self) -> dict[str, Any]:
+    @property
+    def told(self) -> dict[str, Any]:
+        """What the rounds came to, beside the answer."""
         told: dict[str, Any] = {
             "tool_calls": [ran.as_object() for ran in self._toolbox.ran],
             "rounds": len(self._told),
@@ -292,7 +294,7 @@ class Rounds:
         choice, facts = last["choices"][0], self.facts
         if frames.calls and not frames.has_others:
             choice["finish_reason"] = _CUT
-        last["gateway"] = (last.get("gateway") or {}) | self._told_of_rounds()
+        last["gateway"] = (last.get("gateway") or {}) | self.told
         told = b"data: %b\n\n" % orjson.dumps(last)
         if self._ask.usage_wishes.at_end and facts.usage is not None:
             usage = facts.usage.as_object() | {"cost_usd": format_usd(facts.cost_nano)}

@@ -38,5 +38,5 @@ def _check_access(caller: Caller, access: Access) -> None:
         message = "A test key, which is never billed, is not shown the balance; a live key with `inference` is."
         raise GatewayError("insufficient_scope", message)
     if access is Access.ACCOUNT_HOLDER and caller.is_minted:
-        message = "A key that a key has made with a budget sees itself alone; this is for other keys of its account."
+        message = "A key that a key has made with a budget sees itself alone: ask with another key of its account."
         raise GatewayError("insufficient_scope", message)

@@ -170,6 +170,7 @@ def revoke_key(
             found, made_count = await desk.keys.revoke_with_made(key)
         else:
             found = await desk.keys.revoke(key)
+        await desk.server.give_back()
         made = "" if made_count is None else f", and {made_count} that it made"
         facts = (await _objects(desk, [found]))[0] | ({} if made_count is None else {"made_revoked": made_count})
         answer(key if quiet else f"key {key} is revoked{made}", facts, is_json=is_json)

@@ -7,7 +7,7 @@ where no answer comes, so that nothing happens that nobody was told of.
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
@@ -15,7 +15,7 @@ import orjson
 
 from mcp_gateway.core.engine import DatabaseError, Engine, Read, Write
 from mcp_gateway.core.errors import Code, GatewayError
-from mcp_gateway.core.ledger.budgets import Budget, BudgetGroup, EndBudget, MakeBudgets, SetZone
+from mcp_gateway.core.ledger.budgets import Budget, BudgetGroup, EndBudget, LeasesOver, MakeBudgets, SetZone
 from mcp_gateway.core.ledger.entries import HeldOf, Move
 from mcp_gateway.core.ledger.leases import Leases
 from mcp_gateway.core.ledger.ledger import Ledger, check_can_own
@@ -25,11 +25,11 @@ logger = logging.getLogger(__name__)
 LASTS_S = 10.0
 """How long an order is waited for, and stands."""
 _TELL_WAIT_S = 2.0
-"""The same of a question, which changes nothing."""
+"""The same of what needs no answer: a question, and what the server does a little later anyway."""
 _LOOK_INTERVAL_S = 0.25
 _POLL_S = 0.05
 
-Kind = Literal["move", "make_budgets", "end_budget", "set_zone", "tell_held"]
+Kind = Literal["move", "make_budgets", "end_budget", "set_zone", "give_back", "tell_held"]
 Lowering = Move | MakeBudgets | EndBudget | SetZone
 """What may lower what is spent."""
 _KINDS: dict[type[Lowering], Kind] = {
@@ -124,6 +124,9 @@ class Orders:
         if order.kind == "tell_held":
             held = orjson.dumps(self._ledger.held_by_account(), default=tuple).decode()
             return await self._store.write(AnswerOrder(order.id, held))
+        if order.kind == "give_back":
+            returned = orjson.dumps({"outcome": await self._leases.give_back()}).decode()
+            return await self._store.write(AnswerOrder(order.id, returned))
         try:
             asked = _lowering(order)
         except (LookupError, TypeError, orjson.JSONDecodeError):  # a command of another version
@@ -200,6 +203,17 @@ class RunningServer:
         if isinstance(write, EndBudget):
             return await self._leases.end(write.account_id, write.budget_id)
         return await self._store.write(write)
+
+    async def give_back(self) -> None:
+        """What is left of leases that this process has ended with their keys, of which a server has not heard yet."""
+        if not await self._store.read(LeasesOver(self._now_ms())):
+            return
+        with self._alone() as is_alone:
+            if is_alone:
+                await self._leases.give_back()
+                return
+        with suppress(Undecided, GatewayError):
+            await self._ask("give_back", {}, _TELL_WAIT_S)
 
     async def held(self) -> Mapping[str, HeldOf] | None:
         """What running requests hold, by account; None where no server says."""

@@ -10,7 +10,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.keys import digest_of
 from mcp_gateway.core.ledger import ledger as module_of_ledger
 from mcp_gateway.core.ledger.budgets import Budget, BudgetWindow, MakeBudgets, ReadBudgets
-from mcp_gateway.core.ledger.entries import Balance, Move
+from mcp_gateway.core.ledger.entries import Balance, Move, Settle
 from mcp_gateway.core.ledger.leases import Leases
 from mcp_gateway.core.ledger.ledger import Ledger, SettlementPending
 from mcp_gateway.core.ledger.rules import Amount
@@ -298,6 +298,26 @@ async def test_a_restart_knows_what_is_set_aside(
     assert await Leases(other, again).give_back() == 25 + 45  # one into the other
     assert await again.balance(account) == Balance(95)
     await other.close()
+
+
+@pytest.mark.parametrize("is_ended", [False, True])
+async def test_a_charge_that_an_earlier_process_left_is_of_what_its_lease_went_back_to(
+    ledger: Ledger, leases: Leases, store: Store, account: str, lease: Lend, is_ended: bool
+) -> None:
+    """As where a command ends the lease before the next server writes what the last one could not."""
+    await ledger.credit(account, 100, "p")
+    day, outer, inner = await bound(store, account, account, 80), await lease(TOP, 70), await lease(CHILD, 50)
+    if is_ended:
+        await leases.end(account, outer.id)
+    charge = Settle("req_1", account, Amount(30), record("req_1", account, cost_nano=30), ((inner.id, 0),), outer.id)
+    for _ in range(2):
+        await ledger.catch_up([charge])
+    assert await ledger.check() == []
+    if not is_ended:
+        assert (await left(ledger, account))[inner.id] == (30, 0, 20)
+        await leases.end(account, outer.id)
+    assert await left(ledger, account) == {day: (30, 0, 50)}
+    assert await ledger.balance(account) == Balance(70)
 
 
 async def test_a_charge_that_waits_for_the_disk_keeps_a_lease_out(

@@ -167,6 +167,42 @@ async def test_one_that_an_ended_command_left_is_not_decided_later(
     assert isinstance(asked.exception(), Undecided)
 
 
+@pytest.mark.parametrize("is_served", [True, False])
+async def test_what_is_left_of_a_lease_that_a_command_ends_with_its_key_returns_before_that_is_over(
+    ledger: Ledger, account: str, orders: Orders, other: Store, database: Path, clock: MsClock, is_served: bool
+) -> None:
+    """The server has not heard of that end."""
+    await ledger.credit(account, 100, "p")
+    group = BudgetGroup("grp_1", account, "agents")
+    lease = Budget("bud_1", account, group.id, 70, "total", None, clock() + 1000)
+    await orders._leases.make(MakeBudgets((lease,), group), orders._store.write)
+    folder = database.parent if is_served else database.parent / "unserved"
+    folder.mkdir(exist_ok=True)
+    command = _running(other, folder, clock)
+    await command.give_back()  # asks for nothing where nothing is over
+    with sole_server(database.parent), watching(orders):
+        await other.write(EndBudget(account, lease.id, 1))
+        giving_back = asyncio.ensure_future(command.give_back())
+        await decided(giving_back)
+        giving_back.result()
+    assert await (ledger if is_served else command._ledger).balance(account) == Balance(100)
+
+
+async def test_a_command_ends_whether_or_not_a_server_gives_back(
+    ledger: Ledger, account: str, orders: Orders, running: RunningServer, other: Store, clock: MsClock
+) -> None:
+    await ledger.credit(account, 100, "p")
+    group = BudgetGroup("grp_1", account, "agents")
+    lease = Budget("bud_1", account, group.id, 70, "total", None, clock() + 1000)
+    await orders._leases.make(MakeBudgets((lease,), group), orders._store.write)
+    await other.write(EndBudget(account, lease.id, 1))
+    giving_back = asyncio.ensure_future(running.give_back())
+    await decided(giving_back)
+    giving_back.result()
+    assert await ledger._store.read(Query("SELECT * FROM orders")) == []
+    assert await ledger.balance(account) == Balance(30, 0, 0, 70)
+
+
 async def test_what_is_held_is_told_by_account_and_by_where_it_came_from(
     ledger: Ledger, account: str, orders: Orders, running: RunningServer
 ) -> None:

@@ -190,7 +190,7 @@ def spend(transaction: Transaction, account_id: str, window: Spent, amount_nano:
 
 
 def with_returned(rows: Rows, windows: Sequence[Spent]) -> list[Spent]:
-    """These, and those that what is left of a lease among them went back to: so does what comes back later."""
+    """These, and those that what is left of a lease among them went back to: a later charge or its return is theirs."""
     found = list(windows)
     for budget_id, _ in found:  # which grows meanwhile
         if rows.first(_RETURNED, (budget_id,)) is not None:

@@ -1,6 +1,7 @@
 """The ledger's transactions: what every request passes, and what is carried out in the same books."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ledger import rules
@@ -110,7 +111,7 @@ def _carry_out_late(transaction: Transaction, journal: Journal, entry: Entry) ->
     elif transaction.first(_IS_SETTLED, (entry.request_id,)) is not None:
         _record(journal, entry.record)
     elif isinstance(entry, Settle):
-        _outcome(transaction, journal, entry)
+        _outcome(transaction, journal, replace(entry, windows=tuple(with_returned(transaction, entry.windows))))
     elif (held := transaction.first(_HELD, (entry.request_id,))) is not None:
         _outcome(transaction, journal, _as_settled(transaction, journal, entry, *held))
     else:  # which a power failure took: the disk had no need to take it at once, as it had for the file

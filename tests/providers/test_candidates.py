@@ -239,3 +239,78 @@ async def test_a_server_that_cannot_be_asked_for_usage_is_asked_once(tmp_path: P
             assert asked_of(doubles) == [number]
             assert (await door.record(response))["completion_tokens"] == 3  # as many as pieces came
             assert chunks_of(response.content)[-1]["usage"]["completion_tokens"] == 3
+
+
+class Twins(Generic):
+    """Answers with as many choices as are asked for, one chunk of each in turn."""
+
+    def stream(self, body: dict[str, Any]) -> list[bytes]:
+        frames = super().stream(body)
+        twins = [frame.replace(b'"index":0', b'"index":1') for frame in frames if b'"choices":[{' in frame]
+        return [*(one for pair in zip(frames, twins, strict=False) for one in pair), *frames[len(twins) :]]
+
+
+async def test_each_of_two_choices_finishes_once(tmp_path: Path) -> None:
+    async with choice_of(tmp_path, {}, manners=[Twins()]) as (door, _):
+        response = await door.chat(await door.key(credit="10"), model="sold/model", stream=True, n=2)
+        choices = [choice for chunk in chunks_of(response.content) for choice in chunk["choices"]]
+        for index in (0, 1):
+            own = [choice for choice in choices if choice["index"] == index]
+            assert "".join(choice["delta"].get("content") or "" for choice in own) == "Hello there."
+            assert [choice["finish_reason"] for choice in own if choice["finish_reason"]] == ["stop"]
+        assert (await door.record(response))["completion_tokens"] == 12
+
+
+async def test_the_quickest_of_late_is_asked_first_where_latency_chooses(tmp_path: Path) -> None:
+    async with choice_of(tmp_path, {}, {}, choose="latency") as (door, doubles):
+        key, choosing = await door.key(credit="10"), door.gateway.pool.choosing
+        now_s = [1000.0]
+        choosing._monotonic_s = lambda: now_s[0]
+        for _ in range(2):
+            await door.chat(key, model="sold/model")
+        assert asked_of(doubles) == [1, 1]  # both become known
+        slow, quick = door.gateway.published.current["sold/model"].offers
+        for _ in range(20):
+            choosing.note(slow, 9.0, is_stream=False)
+            choosing.note(quick, 0.1, is_stream=False)
+        await door.chat(key, model="sold/model")
+        assert asked_of(doubles) == [1, 2]
+        now_s[0] += 61.0  # nobody knows any more
+        await door.chat(key, model="sold/model")
+        assert asked_of(doubles) == [2, 2]
+
+
+async def test_mcp_asks_a_provider_as_http_does(tmp_path: Path) -> None:
+    async with choice_of(tmp_path, {}) as (door, doubles):
+        key = await door.key(credit="10")
+        answer = await door.call(
+            "chat_completion", key, model="sold/model", messages=[{"role": "user", "content": "a"}]
+        )
+        assert "Hello there." in answer.text
+        assert asked_of(doubles) == [1]
+
+
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [
+        ("/v1/completions", {"prompt": "a"}),
+        ("/v1/embeddings", {"input": "a"}),
+        ("/v1/messages", {"messages": [{"role": "user", "content": "a"}], "max_tokens": 5}),
+        ("/v1/messages/count_tokens", {"messages": [{"role": "user", "content": "a"}]}),
+        ("/v1/responses", {"input": "a"}),
+        ("/v1/tokenize", {"prompt": "a"}),
+        ("/v1/rerank", {"query": "a", "documents": ["b"]}),
+    ],
+)
+async def test_no_other_surface_reaches_a_provider(path: str, more: dict[str, Any], tmp_path: Path) -> None:
+    async with choice_of(tmp_path, {}, {}) as (door, doubles):
+        response = await door.post(orjson.dumps({"model": "sold/model"} | more), await door.key(credit="1"), path)
+        assert response.status_code == 404, response.text
+        assert asked_of(doubles) == [0, 0]
+
+
+async def test_a_test_key_is_answered_by_the_demo(tmp_path: Path) -> None:
+    async with choice_of(tmp_path, {}) as (door, doubles):
+        response = await door.chat(await door.key(credit="1", is_test=True), model="sold/model")
+        assert response.status_code == 200, response.text
+        assert asked_of(doubles) == [0]

@@ -233,19 +233,25 @@ class BudgetBook:
         return 0 if spent is None else spent.get(window[1], 0)
 
     def _span(self, budget: Budget, now_ms: int) -> Span:
-        """The current one; what was spent of an earlier one is forgotten, once nothing is held of it."""
+        """The current one."""
         span = self._spans.get(budget.id)
         if span is None or (span.ends_at_ms is not None and now_ms >= span.ends_at_ms):
             span = self._spans[budget.id] = span_at(budget.window, now_ms, self._zone)
-            self._forget_windows(budget.id, span.starts_at_ms)
+            self._forget_before(budget.id, span)
         return span
 
-    def _forget_windows(self, budget_id: str, but_ms: int) -> None:
+    def _forget_before(self, budget_id: str, span: Span) -> None:
+        """What was spent of windows that are over in every zone, since an account may take back the zone that it had.
+
+        Unless something is held of them.
+        """
         spent = self._spent.get(budget_id)
-        if spent is not None and any(starts_at_ms != but_ms for starts_at_ms in spent):
-            ended = [one for one in spent if one != but_ms and not self._held[budget_id, one]]
-            for starts_at_ms in ended:
-                del spent[starts_at_ms]
+        if spent is None or span.ends_at_ms is None:
+            return
+        over_ms = span.starts_at_ms - 2 * (span.ends_at_ms - span.starts_at_ms)
+        over = [one for one in spent if one < over_ms and not self._held[budget_id, one]]
+        for starts_at_ms in over:
+            del spent[starts_at_ms]
 
 
 def _known(zone: str) -> tzinfo:

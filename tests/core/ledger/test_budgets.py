@@ -433,6 +433,21 @@ async def test_one_of_nobody_is_refused_and_an_accounts_zone_moves_its_days(
     assert standing.span == span_at("day", clock.now_ms, ZoneInfo("Asia/Kolkata"))
 
 
+@pytest.mark.parametrize("window", ["day", "week", "month"])
+async def test_an_account_that_takes_its_zone_back_has_spent_what_it_had(
+    ledger: Ledger, account: str, store: Store, clock: MsClock, window: BudgetWindow
+) -> None:
+    clock.now_ms = at("2026-06-01T02:00")  # a Monday, and Sunday of the month before in the other zone
+    await ledger.credit(account, 1000, "p")
+    await bound(store, account, account, 100, window)
+    await ledger.settle(await ledger.hold("req_1", account, 1, 100), 100, None)
+    for zone in ("America/Los_Angeles", "UTC"):
+        await store.write(SetZone(account, zone))
+        told = await left(ledger, account)
+    assert told == [(100, 0, 0)]
+    assert (await refused(ledger.hold("req_2", account, 1, 1))).code == "budget_exhausted"
+
+
 @pytest.mark.usefixtures("two_keys")
 async def test_what_was_spent_before_is_known_also_where_another_is_made_before_that_is_read(
     ledger: Ledger, account: str, store: Store, database: Path, clock: MsClock

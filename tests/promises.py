@@ -536,6 +536,7 @@ AREAS: dict[str, Area] = {
             ],
             "What a lease sets aside no other key can spend, and what is left of it returns when it ends.": [
                 "tests/core/ledger/test_leases.py",
+                "tests/core/ledger/test_tree.py",
                 "tests/doors/test_leases.py",
             ],
             "A key that was made with a budget by a key ends with that one, and sees itself and what it made alone.": [

@@ -140,12 +140,17 @@ class KnownKeys:
             seen = self._last_change
             try:
                 key = await self._keys.find(digest)
-                limits = None if key is None else await self._keys.account_limits(key.account_id)
+                limits = None if key is None else await self._limits_with(key)
             except DatabaseError as error:
                 logger.error("a key could not be read: %s", error)
                 message = "The gateway cannot read its keys at the moment; try again shortly."
                 raise GatewayError("ledger_unavailable", message) from None
         return key, limits
+
+    async def _limits_with(self, key: Key) -> AccountLimits:
+        """Its account's, as they are known for a minted key: it raises none, and to read them is to read thousands."""
+        known = self._account_limits.get(key.account_id) if key.is_minted else None
+        return await self._keys.account_limits(key.account_id) if known is None else known
 
     def _accounts_touched_by(self, changed_ids: Set[str]) -> list[str]:
         account_ids = [changed_id.removeprefix(LIMITS_OF) for changed_id in changed_ids]

@@ -14,7 +14,7 @@ from mcp_gateway.core.engine import Read
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity import known_keys as module
 from mcp_gateway.core.identity.accounts import Accounts
-from mcp_gateway.core.identity.key_ring import KeyByDigest, KeyRing
+from mcp_gateway.core.identity.key_ring import AccountLimitsOf, KeyByDigest, KeyRing
 from mcp_gateway.core.identity.keys import Key
 from mcp_gateway.core.identity.known_keys import KnownKeys
 from mcp_gateway.core.store.sqlite.store import Store
@@ -149,12 +149,8 @@ async def test_a_listener_hears_of_each_key_that_stops_being_valid_once(
     assert heard[1:] == [(second.id, "account_deactivated")]
 
 
-async def test_a_change_reads_the_keys_that_it_touches_and_no_others(
-    known: KnownKeys, keys: KeyRing, account: str, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = [await keys.create(account) for _ in range(3)]
-    for _, raw in made:
-        await known.look_up(raw)
+def reads_of(store: Store, monkeypatch: pytest.MonkeyPatch) -> list[Read[Any]]:
+    """What is read from now on."""
     asked: list[Read[Any]] = []
     read = store.read
 
@@ -163,6 +159,38 @@ async def test_a_change_reads_the_keys_that_it_touches_and_no_others(
         return await read(one)
 
     monkeypatch.setattr(store, "read", noted)
+    return asked
+
+
+async def test_the_limits_of_an_account_are_read_once_for_all_of_its_minted_keys(
+    known: KnownKeys, keys: KeyRing, accounts: Accounts, account: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maker, raw_of_maker = await keys.create(account)
+    minted = [await keys.create(account, made_by=maker.id, has_budget=True) for _ in range(3)]
+    asked = reads_of(store, monkeypatch)
+
+    def reads() -> int:
+        return sum(isinstance(one, AccountLimitsOf) for one in asked)
+
+    for _, raw in minted:
+        await known.look_up(raw)
+    assert reads() == 1
+    limits = known.account_limits(account)
+    await known.look_up(raw_of_maker)  # which may use more than those that are known
+    assert reads() == 2
+    await accounts.set_limits(account, {"in_flight": 3})
+    await known.catch_up()
+    assert (reads(), known.account_limits(account).own.in_flight) == (3, 3)
+    assert known.account_limits(account) != limits
+
+
+async def test_a_change_reads_the_keys_that_it_touches_and_no_others(
+    known: KnownKeys, keys: KeyRing, account: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [await keys.create(account) for _ in range(3)]
+    for _, raw in made:
+        await known.look_up(raw)
+    asked = reads_of(store, monkeypatch)
     await keys.revoke(made[1][0].id)
     assert len([one for one in asked if isinstance(one, KeyByDigest)]) == 1
     assert {one.lane for one in asked} == {"point"}

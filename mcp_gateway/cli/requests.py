@@ -27,18 +27,19 @@ def show_requests(
         records = await desk.history.find(request)
         if not records:
             fail(f"there is no request '{shown(request)}' that has ended, by this id or a client's")
-        facts = [_object(record) for record in records]
+        facts = [_object(record, await desk.history.failed_attempts(record)) for record in records]
         answer("\n\n".join(map(_words, facts)), facts, is_json=is_json)
 
     at_desk(config, data_dir, work)
 
 
-def _object(record: RequestRecord) -> dict[str, Any]:
+def _object(record: RequestRecord, failed: list[tuple[str, str]]) -> dict[str, Any]:
     facts = record._asdict()
     at = datetime.fromtimestamp(facts.pop("started_at_ms") / 1000, UTC).isoformat(timespec="milliseconds")
+    facts["failed_attempts"] = [f"{backend}: {code}" for backend, code in failed]
     return facts | {"cost_nano": record.cost_nano, "cost_usd": format_usd(record.cost_nano), "started_at": at}
 
 
 def _words(facts: dict[str, Any]) -> str:
     """A line a fact; what there is not is left out."""
-    return "\n".join(f"{name:<18}{shown(str(value))}" for name, value in facts.items() if value is not None)
+    return "\n".join(f"{name:<18}{shown(str(value))}" for name, value in facts.items() if value not in (None, []))

@@ -56,6 +56,12 @@ FAULTS = [
 ]
 
 
+CODES = {
+    402: "provider_money", 401: "provider_key", 403: "provider_key", 404: "provider_model", 429: "backend_busy",
+    500: "backend_error", 502: "backend_error", 503: "model_unavailable", 529: "model_unavailable",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("is_stream", [False, True])
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: str(fault.status))
 async def test_the_next_is_asked_where_one_fails_before_its_first_token(
@@ -69,6 +75,10 @@ async def test_the_next_is_asked_where_one_fails_before_its_first_token(
         assert doubles[1].asked[0].body["model"] == "at-two"
         record = await door.record(response)
         assert (record["backend"], record["cost_nano"]) == ("two", -(-(35 * 100_000 + 12 * 200_000) // 1000))
+        ((number, backend, code),) = await door.rows(
+            "SELECT number, backend, code FROM failed_attempts WHERE id = ?", record["id"]
+        )
+        assert (number, backend, code) == (1, "one", CODES[fault.status])
 
 
 async def test_what_the_caller_did_wrong_is_told_and_asked_of_nobody_else(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from mcp_gateway.core.inference.parts import Call, Parts
 from mcp_gateway.core.inference.rationed import Rationed
 from mcp_gateway.core.inference.routing import unavailable
 from mcp_gateway.core.json_bounds import dump_json
+from mcp_gateway.core.observe.failures import code_of
 from mcp_gateway.core.record import OK
 from mcp_gateway.core.routing.rank import Candidate, Ranking
 from mcp_gateway.core.surfaces.error_shapes import MAX_REFUSAL_BYTES
@@ -76,7 +77,7 @@ class Attempts:
                 if not is_fitted and await self._fits_after(error, candidate, model):
                     is_fitted = True
                     continue
-                self._parts.failures.note(candidate.backend.name, error)
+                self._note_failed(candidate, error, 1 + len(failures))
                 if is_only_slow:
                     raise  # elsewhere it would be as slow, and computed twice
                 failures[candidate] = blame_of(error)
@@ -99,6 +100,12 @@ class Attempts:
         if self._attempt is not None:
             self._attempt.end(error)
             self._attempt = None
+
+    def _note_failed(self, candidate: Candidate[Backend], error: GatewayError, number: int) -> None:
+        backend, call = candidate.backend.name, self._call
+        self._parts.failures.note(backend, error)
+        if blame_of(error).whose != "request":
+            self._parts.records.note_failed_attempt(self._account_id, call.request_id, number, backend, code_of(error))
 
     def _written(self, model: Model, before: bytes) -> bytes:
         """The body by the target and the terms as they are now: the one before, or another; the parsed is put away."""

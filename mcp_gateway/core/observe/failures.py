@@ -26,6 +26,11 @@ Kind = tuple[str, str]
 """The names of a backend and of an error code: as many as there are of both together, at most."""
 
 
+def code_of(error: GatewayError) -> str:
+    """The code of an error as the operator is told it: of a fault of the operator's, which."""
+    return f"provider_{error.fault}" if isinstance(error, OperatorFault) else error.code
+
+
 class Failures:
     """The first of a kind is told at once, those of the minute after it together at its end, and so on."""
 
@@ -41,7 +46,7 @@ class Failures:
 
     def note(self, backend: str, error: GatewayError) -> None:
         """One attempt has failed. What the request itself was refused for is counted, and no line."""
-        code = f"provider_{error.fault}" if isinstance(error, OperatorFault) else error.code
+        code = code_of(error)
         self._count(backend, code)
         if error.status < HTTPStatus.INTERNAL_SERVER_ERROR:
             return

@@ -125,6 +125,14 @@ class MissingUsagesOf(Report[dict[str, str]]):
     last_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class FailedAttemptsOf(Report[list[tuple[str, str]]]):
+    """Who failed before the backend that a request's row names, and with which code, in the order of their turns."""
+
+    account_id: str
+    request_id: str
+
+
 _MOST_FOUND = 20
 _MOST_GROUPS = 2000
 """Of a report by the hour or by two things at once, for which nobody else should wait long."""
@@ -172,6 +180,10 @@ class History:
     async def missing_usages(self, account_id: str, records: Sequence[RequestRecord]) -> dict[str, str]:
         """Of those whose backend told no usage: the policy by which they were billed, by id."""
         return await self._store.read(MissingUsagesOf(account_id, *_ends_of(records))) if records else {}
+
+    async def failed_attempts(self, record: RequestRecord) -> list[tuple[str, str]]:
+        """For the operator: who failed before the backend that the record names, and with which code."""
+        return await self._store.read(FailedAttemptsOf(record.account_id, record.id))
 
     async def totals(
         self, account_id: str, since_ms: int, until_ms: int, *by: Group, within: str | None = None

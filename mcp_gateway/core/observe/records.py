@@ -23,6 +23,17 @@ class NoteMissingUsage(Write[None]):
 
 
 @dataclass(frozen=True, slots=True)
+class NoteFailedAttempt(Write[None]):
+    """Who was asked for a request's answer and failed before its first token, the first as number 1."""
+
+    account_id: str
+    request_id: str
+    number: int
+    backend: str
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
 class RequestCounts(Scan[list[tuple[str, str, int]]]):
     """Account, key and how many requests of it there are, from an hour since the Unix epoch on."""
 
@@ -43,6 +54,11 @@ class Records:
     def note_missing_usage(self, record: RequestRecord, policy: str) -> None:
         """Say beside a request's row that its usage is not the backend's, and by which policy it was billed."""
         note = NoteMissingUsage(record.account_id, record.id, policy)
+        self._store.write(note, is_durable=False, in_outage="keep").add_done_callback(_note_failure)
+
+    def note_failed_attempt(self, account_id: str, request_id: str, number: int, backend: str, code: str) -> None:
+        """Say beside a request's row who was asked before the one that it names."""
+        note = NoteFailedAttempt(account_id, request_id, number, backend, code)
         self._store.write(note, is_durable=False, in_outage="keep").add_done_callback(_note_failure)
 
     async def requests_today(self, day_start_ms: int) -> Mapping[str, int]:

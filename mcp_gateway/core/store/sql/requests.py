@@ -8,6 +8,7 @@ from mcp_gateway.core.clock import HOUR_MS
 from mcp_gateway.core.ids import first_id_at
 from mcp_gateway.core.observe.activity import SLOT_MS, ActivitySince, SlotPart
 from mcp_gateway.core.observe.history import (
+    FailedAttemptsOf,
     Group,
     Groups,
     MissingUsagesOf,
@@ -20,7 +21,7 @@ from mcp_gateway.core.observe.history import (
     TotalsOfHours,
     TotalsOfRequests,
 )
-from mcp_gateway.core.observe.records import NoteMissingUsage, RequestCounts
+from mcp_gateway.core.observe.records import NoteFailedAttempt, NoteMissingUsage, RequestCounts
 from mcp_gateway.core.record import OK, UNNAMED_SURFACE, AddRecord, RequestRecord
 from mcp_gateway.core.store.sql.keys import KEYS_WITHIN
 from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
@@ -167,6 +168,11 @@ def _note_missing_usage(transaction: Transaction, note: NoteMissingUsage) -> Non
     transaction.execute("INSERT INTO missing_usages VALUES (?, ?, ?)", row)
 
 
+def _note_failed_attempt(transaction: Transaction, note: NoteFailedAttempt) -> None:
+    row = (note.account_id, note.request_id, note.number, note.backend, note.code)
+    transaction.execute("INSERT INTO failed_attempts VALUES (?, ?, ?, ?, ?)", row)
+
+
 def _request_counts(rows: Rows, read: RequestCounts) -> list[tuple[str, str, int]]:
     return [(account_id, key_id, count) for account_id, key_id, count in rows.all(_COUNTS, (read.since_hour,))]
 
@@ -238,6 +244,11 @@ def _missing_usages(rows: Rows, read: MissingUsagesOf) -> dict[str, str]:
     return _between(rows, "SELECT id, policy FROM missing_usages", read)
 
 
+def _failed_attempts(rows: Rows, read: FailedAttemptsOf) -> list[tuple[str, str]]:
+    sql = "SELECT backend, code FROM failed_attempts WHERE account_id = ? AND id = ? ORDER BY number"
+    return [(backend, code) for backend, code in rows.all(sql, (read.account_id, read.request_id))]
+
+
 def _between(rows: Rows, select: str, read: RepeatsOf | MissingUsagesOf) -> dict[str, str]:
     sql = f"{select} WHERE account_id = ? AND id >= ? AND id <= ?"
     return dict(rows.all(sql, (read.account_id, read.first_id, read.last_id)))
@@ -268,7 +279,7 @@ def _conditions(account_id: str, wanted: RequestFilter) -> Iterator[tuple[str, A
 
 
 EXECUTORS = Executors(
-    alone={NoteMissingUsage: _note_missing_usage},
+    alone={NoteMissingUsage: _note_missing_usage, NoteFailedAttempt: _note_failed_attempt},
     together={AddRecord: _add_records},
     reads={
         RequestCounts: _request_counts,
@@ -280,5 +291,6 @@ EXECUTORS = Executors(
         TotalsOfHours: _totals_of_hours,
         RepeatsOf: _repeats,
         MissingUsagesOf: _missing_usages,
+        FailedAttemptsOf: _failed_attempts,
     },
 )

@@ -96,6 +96,7 @@ AREAS: dict[str, Area] = {
             "A budget bounds what a key or a group of keys, with what they make, or an account spends in a window, to the nano-USD.": [
                 "tests/core/ledger/test_budgets.py",
                 "tests/doors/test_budgets.py",
+                "tests/doors/test_budget_tree.py",
             ],
             "Where money is tight a chat or completion holds its prompt and a slice of output after the other as it comes, and ends whole at the last token that is paid.": [
                 "tests/doors/test_growing_holds.py",

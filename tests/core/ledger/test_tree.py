@@ -229,7 +229,9 @@ class TreeLife(RuleBasedStateMachine):
             self.grow()
 
     def grow(self) -> None:
-        self.credit(1000)
+        self.credit(700)
+        self.grant(100, 30)
+        self.grant(200, 200)
         for holder, amount, window in ((ACCOUNT, 900, "week"), ("a", 700, "day"), ("team", 300, "total")):
             self.share(holder, amount, window)
         for holder, amount, hours in (("ab", 300, 90), ("abc", 100, 80), ("abcd", 40, 50), ("ayz", 60, 70)):
@@ -339,10 +341,13 @@ class TreeLife(RuleBasedStateMachine):
 
     async def _lease(self, holder: str, amount: int, hours: int) -> str | None:
         """The code that it is refused with."""
+        budget = self._budget(holder, amount, "total", self.clock() + hours * HOUR_MS)
         try:
-            await self._make(self._budget(holder, amount, "total", self.clock() + hours * HOUR_MS))
+            await self._make(budget)
         except GatewayError as refused:
             return refused.code
+        finally:
+            assert budget.id not in self.auditor.held, "a lease that was made or refused is held"
         return None
 
     @rule(pick=PICK)
@@ -407,9 +412,10 @@ class TreeLife(RuleBasedStateMachine):
 
     @rule(pick=PICK)
     def give_back(self, pick: int) -> None:
-        """As after a refusal of what was settled, whatever its leases did since; sometimes twice."""
+        """As after a refusal of what was settled, whatever its leases did since; sometimes twice, or of what runs."""
+        charged_ones = [hold for hold in self.holds if hold.request_id in self.auditor.kept and pick % 5]
         if self.holds:
-            hold = _picked(self.holds, pick)
+            hold = _picked(charged_ones or self.holds, pick)
             kept = self.auditor.kept.get(hold.request_id)
             charged = 0 if kept is None else kept.amount
             self.ledger.asked_back.append(hold.request_id)

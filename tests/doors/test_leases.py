@@ -60,7 +60,7 @@ async def test_what_is_set_aside_for_a_key_is_no_others_and_returns_with_its_end
     ("fields", "code", "param"),
     [
         ({"lasts_s": None}, "invalid_value", "expires_in_s"),
-        ({"budgets": [{"amount_usd": "0.1", "window": "day", "lease": True}]}, "invalid_value", None),
+        ({"budgets": [{"amount_usd": "0.1", "window": "day", "lease": True}]}, "invalid_value", "budgets.0.window"),
         ({"budgets": [{"amount_usd": "0.1", "window": "total", "lease": 1}]}, "invalid_type", "budgets.0.lease"),
     ],
 )

@@ -57,6 +57,7 @@ class Span(NamedTuple):
     ends_at_ms: int | None
 
 
+LEASES_ARE_TOTAL = "A lease has the window `total`: all of it is set aside at once."
 ONE_LEASE = "A key or a group has one lease at a time."
 Spent = tuple[str, int]
 """A budget's id and when one of its windows started: what is spent is counted by both."""

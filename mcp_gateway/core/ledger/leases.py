@@ -9,7 +9,15 @@ from typing import TypeVar
 
 from mcp_gateway.core.engine import Engine
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.ledger.budgets import ONE_LEASE, Budget, EndBudget, Lease, LeasesOver, MakeBudgets
+from mcp_gateway.core.ledger.budgets import (
+    LEASES_ARE_TOTAL,
+    ONE_LEASE,
+    Budget,
+    EndBudget,
+    Lease,
+    LeasesOver,
+    MakeBudgets,
+)
 from mcp_gateway.core.ledger.ledger import Ledger
 
 T = TypeVar("T")
@@ -87,7 +95,7 @@ def _check(asked_for: Sequence[Budget]) -> None:
         raise GatewayError("conflict", ONE_LEASE)
     for budget in asked_for:
         if budget.window != "total":
-            raise GatewayError("invalid_value", "A lease has the window `total`: all of it is set aside at once.")
+            raise GatewayError("invalid_value", LEASES_ARE_TOTAL)
         if budget.holder == budget.account_id:
             message = (
                 "An account has nothing above it that a lease could be set aside from; give it to a key or a group."

@@ -102,6 +102,8 @@ class BudgetBook:
             self._covered[lease.budget_id] = self._covered_by(lease)
             self._first_over_ms = min(self._first_over_ms, self._over_at_ms(lease))
         self._end(told.ended)
+        for lease_id, at_ms in told.over:
+            self._have_over(lease_id, at_ms)
         for lease_id in told.returned:
             self._leases.pop(lease_id, None)
             self._covered.pop(lease_id, None)
@@ -121,6 +123,16 @@ class BudgetBook:
                 del self._places[budget_id]
             self._spans.pop(budget_id, None)
             self._spent.pop(budget_id, None)
+
+    def _have_over(self, lease_id: str, at_ms: int) -> None:
+        """Unless its time was over before."""
+        budget = self._budgets.get(lease_id)
+        if budget is None or budget.lease_ends_at_ms is None or budget.lease_ends_at_ms <= at_ms:
+            return
+        over = self._budgets[lease_id] = budget._replace(lease_ends_at_ms=at_ms)
+        of_holder = self._by_holder[budget.holder]
+        of_holder[of_holder.index(budget)] = over
+        self._first_over_ms = min(self._first_over_ms, at_ms)
 
     def _forget_holder_of(self, budget: Budget) -> None:
         of_holder = self._by_holder[budget.holder]

@@ -73,7 +73,7 @@ class Lease(NamedTuple):
     set_aside: Amount = NOTHING
     """When it is made, the money of its own pocket."""
     is_ended: bool = False
-    """Before its time, so that its holder is bound by it no more."""
+    """So that its holder is bound by it no more, whose time may not have been over."""
 
 
 class BudgetObject(BaseModel):
@@ -212,6 +212,8 @@ class BudgetsChanged(NamedTuple):
     ended: tuple[str, ...] = ()
     returned: tuple[str, ...] = ()
     """Leases of which all has been given back."""
+    over: tuple[tuple[str, int], ...] = ()
+    """Leases whose time is over at a moment, if it is not before."""
     zone: str | None = None
 
 
@@ -264,7 +266,7 @@ class GroupByName(Read[BudgetGroup | None]):
 
 @dataclass(frozen=True, slots=True)
 class EndBudget(Write[bool]):
-    """And the leases under it, where it is one. False where there is none that is open."""
+    """The time of leases under it, where it is one, is over then. False where there is none that is open."""
 
     account_id: str
     budget_id: str

@@ -268,13 +268,16 @@ class Auditor:
         above = frozenset(one for one, _ in taken.windows)
         node.covered = above.union(*(self.nodes[one].covered for one in above if self.nodes[one].is_out))
 
-    def ending_with(self, budget: str) -> set[str]:
-        """It, and the leases under it that still stand, where it is a lease."""
-        ending = {budget}
-        if self.nodes[budget].ends_ms is not None:
-            while more := {one.id for one in self._under(ending)} - ending:
-                ending |= more
-        return {one for one in ending if self.nodes[one].is_open}
+    def end(self, budget: str) -> set[str]:
+        """Where it is a lease, the time of those under it that still stand, which are told, is over."""
+        self.nodes[budget].is_open = False
+        over = {budget} if self.nodes[budget].ends_ms is not None else set()
+        while more := {one.id for one in self._under(over)} - over:
+            over |= more
+        standing = {one.id: one for one in self.nodes.values() if one.id in over and one.is_open}
+        for node in standing.values():
+            node.ends_ms = min(node.ends_ms or 0, self.now_ms)
+        return {*standing}
 
     def _under(self, leases: set[str]) -> list[Node]:
         return [one for one in self.nodes.values() if leases & {above for above, _ in one.above}]

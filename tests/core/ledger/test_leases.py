@@ -163,16 +163,53 @@ async def test_a_lease_under_a_lease_is_of_its_money(ledger: Ledger, leases: Lea
     assert await ledger.balance(account) == Balance(30)
 
 
-async def test_with_a_lease_those_under_it_end(ledger: Ledger, leases: Leases, account: str, lease: Lend) -> None:
+async def test_with_a_lease_the_time_of_those_under_it_is_over(
+    ledger: Ledger, leases: Leases, account: str, lease: Lend, database: Path, clock: MsClock
+) -> None:
+    """They bound their keys on, which could spend all of the wallet otherwise."""
     await ledger.credit(account, 100, "p")
-    outer, _ = await lease(TOP, 70), await lease(CHILD, 50)
+    outer, inner = await lease(TOP, 70), await lease(CHILD, 50)
     running = await ledger.hold("req_1", account, 1, 30, frozenset(LINES[GRANDCHILD]))
     assert await leases.end(account, outer.id)
-    assert await left(ledger, account) == {}
     assert await ledger.balance(account) == Balance(30, 0, 30, 40)  # nothing returns of what a request holds still
     assert await ledger.settle(running, 30, record("req_1", account, cost_nano=30)) == 30
     assert await leases.give_back() == 20 + 40
     assert await ledger.balance(account) == Balance(70)
+    other = await open_store(database, now_ms=clock)
+    for one in (ledger, Ledger(other)):
+        for key_id in (CHILD, GRANDCHILD):
+            refusal = await refused(one.hold("req_no", account, 1, 1, frozenset(LINES[key_id])))
+            assert (refusal.code, refusal.details["budget"]["id"]) == ("budget_exhausted", inner.id)
+        assert await left(one, account) == {inner.id: (30, 0, 0)}
+        assert (await one.hold("req_top", account, 70, 70, frozenset({TOP}))).amount_nano == 70
+        one.release("req_top")
+    await other.close()
+
+
+@pytest.mark.parametrize("is_by_a_parents_end", [False, True])
+async def test_a_lease_whose_time_is_over_makes_room_for_a_new_one(
+    ledger: Ledger, leases: Leases, account: str, lease: Lend, clock: MsClock, is_by_a_parents_end: bool
+) -> None:
+    """In one step: its holder is bound by one of them at any time."""
+    await ledger.credit(account, 100, "p")
+    outer, inner = await lease(TOP, 70), await lease(CHILD, 50)
+    if is_by_a_parents_end:
+        await leases.end(account, outer.id)
+    else:
+        clock.now_ms += HOUR_MS
+        again = outer._replace(id="bud_top_again", lease_ends_at_ms=clock() + HOUR_MS)
+        await leases.make(MakeBudgets((again,)), leases._store.write)
+    renewed = inner._replace(id="bud_child_again", amount_nano=40, lease_ends_at_ms=clock() + HOUR_MS)
+    await leases.make(MakeBudgets((renewed,), above=(TOP,)), leases._store.write)
+    assert (
+        await refused(leases.make(MakeBudgets((renewed._replace(id="bud_no", amount_nano=1),)), leases._store.write))
+    ).code == ("conflict")
+    assert await spend(ledger, account, CHILD, 100) == 40
+    assert (await left(ledger, account))[renewed.id] == (40, 0, 0)
+    assert inner.id not in await left(ledger, account)
+    clock.now_ms += HOUR_MS
+    await leases.give_back()
+    assert await ledger.balance(account) == Balance(60)
 
 
 async def test_a_lease_is_refused_without_room_money_or_time(
@@ -316,7 +353,7 @@ async def test_a_charge_that_an_earlier_process_left_is_of_what_its_lease_went_b
     if not is_ended:
         assert (await left(ledger, account))[inner.id] == (30, 0, 20)
         await leases.end(account, outer.id)
-    assert await left(ledger, account) == {day: (30, 0, 50)}
+    assert await left(ledger, account) == {day: (30, 0, 50), inner.id: (30, 0, 0)}
     assert await ledger.balance(account) == Balance(70)
 
 

@@ -76,8 +76,9 @@ WHERE id = ? AND leases.account_id = ? AND returned_nano IS NULL
 """
 _RETURNED = "SELECT 1 FROM leases WHERE budget_id = ? AND returned_nano IS NOT NULL"
 _IS_OPEN = "SELECT 1 FROM budgets WHERE id = ? AND ended_at_ms IS NULL"
-_HAS_LEASE = "SELECT 1 FROM budgets JOIN leases ON budget_id = id WHERE holder = ? AND ended_at_ms IS NULL"
+_LEASE_OF = "SELECT id, ends_at_ms FROM budgets JOIN leases ON budget_id = id WHERE holder = ? AND ended_at_ms IS NULL"
 _END = "UPDATE budgets SET ended_at_ms = ? WHERE id = ? AND ended_at_ms IS NULL"
+_HAVE_OVER = "UPDATE leases SET ends_at_ms = MIN(ends_at_ms, ?) WHERE budget_id = ?"
 _UNDER = """
 WITH RECURSIVE under (id) AS (
     SELECT budget_id FROM leases WHERE budget_id IN (SELECT value FROM json_each(?))
@@ -147,8 +148,8 @@ def _make(transaction: Transaction, write: MakeBudgets) -> None:
     for budget in write.budgets:
         if not _is_held(transaction, budget, write.group):
             raise GatewayError("not_found", f"There is no account or key '{shown(budget.holder)}'.")
-        if budget.lease_ends_at_ms is not None and transaction.first(_HAS_LEASE, (budget.holder,)) is not None:
-            raise GatewayError("conflict", ONE_LEASE)
+        if budget.lease_ends_at_ms is not None:
+            _end_lease_over(transaction, budget)
     if write.group is not None:
         transaction.execute("INSERT INTO key_groups VALUES (?, ?, ?) ON CONFLICT DO NOTHING", write.group)
     leases = {lease.budget_id: lease for lease in write.leases}
@@ -162,6 +163,17 @@ def _make(transaction: Transaction, write: MakeBudgets) -> None:
         transaction.tell(BudgetsChanged(budget.account_id, (made,), () if lease is None else (lease,)))
         if lease is not None:
             _set_aside(transaction, budget, lease)
+
+
+def _end_lease_over(transaction: Transaction, new: Budget) -> None:
+    """One that a holder has, whose time is over, makes room for a new one; it bounded the holder until then."""
+    found = transaction.first(_LEASE_OF, (new.holder,))
+    if found is None:
+        return
+    lease_id, ends_at_ms = found
+    if ends_at_ms > transaction.now_ms():
+        raise GatewayError("conflict", ONE_LEASE)
+    _end_all(transaction, new.account_id, [lease_id], transaction.now_ms())
 
 
 def _set_aside(transaction: Transaction, budget: Budget, lease: Lease) -> None:
@@ -257,11 +269,13 @@ def _end(transaction: Transaction, write: EndBudget) -> bool:
 
 
 def _end_all(transaction: Transaction, account_id: str, budget_ids: Sequence[str], at_ms: int) -> None:
-    """With the leases that are under a lease, which are of its money."""
-    under = transaction.all(_UNDER, (orjson.dumps(budget_ids).decode(),))
-    ending = dict.fromkeys([*budget_ids, *(budget_id for (budget_id,) in under)])
-    transaction.execute_many(_END, [(at_ms, budget_id) for budget_id in ending])
-    transaction.tell(BudgetsChanged(account_id, ended=tuple(ending)))
+    """The time of leases under a lease, which are of its money, is over with it; they go on bounding their holders."""
+    transaction.execute_many(_END, [(at_ms, budget_id) for budget_id in budget_ids])
+    under = [lease_id for (lease_id,) in transaction.all(_UNDER, (orjson.dumps(budget_ids).decode(),))]
+    now_ms = transaction.now_ms()
+    transaction.execute_many(_HAVE_OVER, [(now_ms, lease_id) for lease_id in under])
+    over = tuple((lease_id, now_ms) for lease_id in under)
+    transaction.tell(BudgetsChanged(account_id, ended=tuple(budget_ids), over=over))
 
 
 def end_with_keys(transaction: Transaction, account_id: str, ended_ids: Sequence[str], at_ms: int) -> None:

@@ -11,7 +11,7 @@ from http_api.idempotency import idempotency_key_of, replayed
 from http_api.operations import Absent, Answered, Asked, Nothing, Told
 from http_api.paging import Page, PageQuery, cursor_key, page_of
 from http_api.query import Query
-from mcp_gateway.core.caller import SCOPES, KeyScope
+from mcp_gateway.core.caller import SCOPES, SERVER_LABEL, KeyScope
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import Idempotency
 from mcp_gateway.core.identity.authenticator import Authenticator
@@ -37,6 +37,7 @@ _Limit = Annotated[int, Field(ge=1, le=2**53 - 1)]
 """Up to the largest number that every reader of JSON takes exactly (RFC 8259, 6); the database holds more."""
 
 _ModelName = Annotated[str, Field(max_length=1000)]
+_ServerLabel = Annotated[str, Field(pattern=rf"^(\*|{SERVER_LABEL.pattern})$")]
 
 
 class KeysQuery(PageQuery):
@@ -77,6 +78,7 @@ class NewKey(KeyChange):
     expires_at: int | str | None = None
     expires_in_s: Annotated[int, Field(ge=1, le=10**9)] | None = None
     models: Annotated[list[_ModelName], Field(min_length=1, max_length=MAX_MODELS)] | None = None
+    mcp_servers: Annotated[list[_ServerLabel], Field(max_length=MAX_MODELS)] | None = None
     budgets: Annotated[list[NewBudget], Field(max_length=MAX_BUDGETS)] | None = None
     mint_over_mcp: bool | None = None
 
@@ -101,6 +103,7 @@ class KeyObject(Told):
     made_by: str | None
     group: str | None
     models: list[str] | None
+    mcp_servers: list[str]
     scopes: list[KeyScope]
     mint_over_mcp: bool
     requests_per_minute: int | None
@@ -203,6 +206,7 @@ class Keys:
             scopes=asked.scopes,
             end=_end_of(asked, self._now_ms()),
             models=asked.models,
+            mcp_servers=asked.mcp_servers,
             budgets=[
                 WantedBudget(budget_amount(one.amount_usd, f"budgets.{number}.amount_usd"), one.window, one.lease)
                 for number, one in enumerate(asked.budgets or ())
@@ -246,6 +250,7 @@ class Keys:
             "made_by": key.made_by,
             "group": key.group,
             "models": None if key.models is None else sorted(key.models),
+            "mcp_servers": sorted(key.mcp_servers),
             "scopes": [scope for scope in SCOPES if scope in key.scopes],
             "mint_over_mcp": key.may_mint_over_mcp,
             **{name: getattr(allowance, name) for name in LIMIT_NAMES},

@@ -407,6 +407,18 @@ def test_a_key_is_made_for_minutes_hours_or_days(data_dir: Path) -> None:
     assert len(told("keys", "list")) == count
 
 
+def test_a_key_is_given_the_servers_of_tools_that_are_named(data_dir: Path) -> None:
+    account = made("accounts", "create", "Ann")
+    key = told("keys", "create", "--account", account, "--mcp-servers", "b, a", "--mcp-servers", "b")
+    assert key["mcp_servers"] == ["a", "b"]
+    assert run("keys", "list").stdout.strip().endswith("with tools of a, b")
+    assert told("keys", "create", "--account", account)["mcp_servers"] == []
+    assert told("keys", "create", "--account", account, "--mcp-servers", "*")["mcp_servers"] == ["*"]
+    for labels in ("", ",", "a,", "a b", "a/b", "**", "x" * 33, "\x1b[2J"):
+        refused = run("keys", "create", "--account", account, f"--mcp-servers={labels}")
+        assert (refused.exit_code, "--mcp-servers takes labels" in refused.stderr) == (USAGE, True)
+
+
 def test_a_key_is_made_for_the_models_that_are_named(data_dir: Path) -> None:
     account = made("accounts", "create", "Ann")
     key = told("keys", "create", "--account", account, "--models", "b/two, a/one", "--models", "b/two")

@@ -24,10 +24,10 @@ from mcp_gateway.cli.desk import (
     seconds,
 )
 from mcp_gateway.cli.limits import ChangedLimitOption, LimitOption, limits_given, limits_in_words, limits_object
-from mcp_gateway.core.caller import SCOPES, KeyScope
+from mcp_gateway.core.caller import SCOPES, SERVER_LABEL, KeyScope
 from mcp_gateway.core.catalog import is_model_id
 from mcp_gateway.core.gateway import Desk
-from mcp_gateway.core.identity.keys import Key
+from mcp_gateway.core.identity.keys import ANY_SERVER, Key
 from mcp_gateway.core.identity.own_limits import OwnLimits
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.ledger.budgets import MakeBudgets
@@ -61,6 +61,12 @@ def create_key(
         list[str] | None,
         typer.Option(help="What alone it may ask for: ids between commas; repeatable.", metavar="MODEL,..."),
     ] = None,
+    mcp_servers: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The MCP servers whose tools it may use: labels between commas, or '*'.", metavar="LABEL,..."
+        ),
+    ] = None,
     mint_over_mcp: Annotated[
         bool, typer.Option("--mint-over-mcp", help="Let it make keys with budgets by a tool, where a model sees them.")
     ] = False,
@@ -89,6 +95,7 @@ def create_key(
             group=group,
             models=_models_given(models),
             may_mint_over_mcp=mint_over_mcp,
+            mcp_servers=_servers_given(mcp_servers),
         )
         await _bound(desk, key, budgets)
         words = raw if quiet else f"key {key.id} of {account}; keep it, it is not shown again:\n{raw}"
@@ -195,6 +202,13 @@ def _models_given(asked: Sequence[str] | None) -> list[str] | None:
     return names or None
 
 
+def _servers_given(asked: Sequence[str] | None) -> list[str]:
+    labels = [label.strip() for text in asked or () for label in text.split(",")]
+    if not all(label == ANY_SERVER or SERVER_LABEL.fullmatch(label) for label in labels):
+        fail("--mcp-servers takes labels of servers between commas, or '*'")
+    return labels
+
+
 def _scope(name: str) -> KeyScope:
     scope = next((scope for scope in SCOPES if scope == name), None)
     if scope is None:
@@ -222,7 +236,8 @@ def _own_rights(key: Key) -> str:
     scopes = "" if is_usual else f"for {' and '.join(scope for scope in SCOPES if scope in key.scopes)}"
     end = "" if key.expires_at_ms is None else f"until {datetime.fromtimestamp(key.expires_at_ms / 1000, UTC):%Y-%m-%d}"
     models = "" if key.models is None else f"for {', '.join(map(shown, sorted(key.models)))}"
-    return " ".join(filter(None, (scopes, models, end)))
+    servers = f"with tools of {', '.join(sorted(key.mcp_servers))}" if key.mcp_servers else ""
+    return " ".join(filter(None, (scopes, models, servers, end)))
 
 
 async def _objects(desk: Desk, keys: Sequence[Key]) -> list[dict[str, Any]]:
@@ -248,6 +263,7 @@ def _object(key: Key, budgets: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "made_by": key.made_by,
         "group": key.group,
         "models": None if key.models is None else sorted(key.models),
+        "mcp_servers": sorted(key.mcp_servers),
         "scopes": [scope for scope in SCOPES if scope in key.scopes],
         "mint_over_mcp": key.may_mint_over_mcp,
         "limits": limits_object(key.limits),

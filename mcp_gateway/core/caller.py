@@ -1,11 +1,14 @@
 """Who asks, and what they may use: the value that identity makes and everything else reads."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from mcp_gateway.core.errors import Code, GatewayError
 
 GUEST_ACCOUNT_ID = "acc_guest"
+SERVER_LABEL = re.compile(r"[A-Za-z0-9_-]{1,32}")
+"""What a server of tools may be called."""
 
 KeyScope = Literal["inference", "read", "billing", "manage"]
 """What a key may be used for: chats, models, limits and the balance; the account's history; its payments; its keys."""
@@ -103,6 +106,8 @@ class Caller:
     """Whether its key sees itself and what it has made alone, and of its account nothing else."""
     may_mint_over_mcp: bool = False
     """Whether it may make keys with budgets by a tool."""
+    mcp_servers: frozenset[str] = frozenset()
+    """The labels of the servers whose tools it may use, as far as its account may; `*` for all of them."""
     key_id: str | None = field(init=False, compare=False)
     """Of the key that is shown; None without one."""
     is_guest: bool = field(init=False, compare=False)

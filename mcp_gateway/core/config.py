@@ -32,7 +32,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from mcp_gateway.core.bytes_in_flight import OWNER_PART, largest_of
-from mcp_gateway.core.caller import GUEST_ACCOUNT_ID
+from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, SERVER_LABEL
 from mcp_gateway.core.config_faults import TABLES_IN_LISTS, KeyPath, describe_fault, describe_unknown_variable
 from mcp_gateway.core.money import MILLION_TOKENS, NANO_PER_CENT, PICO_PER_USD, parse_price, parse_usd
 from mcp_gateway.core.prices import Price, Rates, Tier
@@ -724,7 +724,7 @@ class McpSettings(Section):
 class McpServerSettings(Section):
     """A server whose tools chats may use (docs/mcp-servers.md); repeat the heading for each."""
 
-    label: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")] = Field(examples=["time"])
+    label: Annotated[str, Field(pattern=rf"^{SERVER_LABEL.pattern}$")] = Field(examples=["time"])
     """What chats call it by (`server_label`): 1 to 32 letters, digits, _ and -."""
     url: ServerUrl | None = Field(default=None, examples=["https://mcp.example.com/mcp"])
     """Where it is, for one that is reached over HTTP."""

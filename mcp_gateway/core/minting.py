@@ -12,11 +12,12 @@ from mcp_gateway.core.catalog import Published
 from mcp_gateway.core.engine import Write
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.key_ring import KeyRing
-from mcp_gateway.core.identity.keys import TEST_SCOPES, Key, check_lowered
+from mcp_gateway.core.identity.keys import ANY_SERVER, TEST_SCOPES, Key, check_lowered
 from mcp_gateway.core.ledger.budgets import LEASES_ARE_TOTAL, Budget, BudgetStanding, BudgetWindow, MakeBudgets
 from mcp_gateway.core.ledger.leases import Leases
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.money import parse_usd
+from mcp_gateway.core.text import shown
 
 MAX_NAME_CHARS = 200
 MAX_MODELS = 100
@@ -42,7 +43,7 @@ class WantedEnd(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WantedKey:
-    """What is asked for. Limits, scopes, models and the end are the maker's where they are left out."""
+    """What is asked for. Limits, scopes, models, servers and the end are the maker's where they are left out."""
 
     name: str = ""
     is_test: bool = False
@@ -52,6 +53,7 @@ class WantedKey:
     models: Sequence[str] | None = None
     budgets: Sequence[WantedBudget] = ()
     may_mint_over_mcp: bool = False
+    mcp_servers: Collection[str] | None = None
 
 
 class MintedKey(NamedTuple):
@@ -92,6 +94,7 @@ class Mint:
             raise lacking_right("mint_over_mcp")
         expires_at_ms = _ending(maker, wanted.end)
         models = maker.models if wanted.models is None else self._models_of(caller, wanted.models)
+        mcp_servers = maker.mcp_servers if wanted.mcp_servers is None else _servers_of(maker, wanted.mcp_servers)
         if wanted.budgets:
             await self._ledger.budgets_held_by(maker.account_id, ())  # so that its zone is known
         key_id = self._new_id("key")
@@ -110,6 +113,7 @@ class Mint:
                 models=models,
                 has_budget=bool(budgets),
                 may_mint_over_mcp=wanted.may_mint_over_mcp,
+                mcp_servers=mcp_servers,
                 key_id=key_id,
                 keep=lambda key: keep(key, standings),
                 and_then=lambda _: [decided],
@@ -143,6 +147,14 @@ class Mint:
             return {catalog.find(name).id for name in asked}
         except GatewayError as refusal:
             raise GatewayError(refusal.code, refusal.message, param="models") from None
+
+
+def _servers_of(maker: Key, asked: Collection[str]) -> Collection[str]:
+    """Raises GatewayError `insufficient_permissions` for a server that the maker may not use itself."""
+    if ANY_SERVER not in maker.mcp_servers and (more := sorted(set(asked) - maker.mcp_servers)):
+        message = f"This API key may not use the server '{shown(more[0])}' itself."
+        raise GatewayError("insufficient_permissions", message, param="mcp_servers")
+    return asked
 
 
 def budget_amount(text: str, param: str) -> int:

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from tests.cases import each
 from tests.patience import eventually
 from tests.serving import Door, error_of, open_door
@@ -31,14 +33,16 @@ async def test_keys_are_told_the_tools_of_their_account_s_servers_alone(tmp_path
         ) as door,
     ):
         await connected(door)
-        key = await door.key()
+        key = await door.key(mcp_servers=["*"])
         for path in ("/v1/mcp/tools", "/api/v1/inference/mcp/tools"):
             told = (await door.get(path, key)).json()
             [tool] = told["tools"]
             assert (tool["name"], tool["description"], tool["server"]) == ("add", "Add two numbers.", double.url)
             assert tool["inputSchema"]["required"] == ["a", "b"]
-        test_key = await door.key(is_test=True)
+        test_key = await door.key(is_test=True, mcp_servers=["*"])
         assert (await door.get("/v1/mcp/tools", test_key)).json() == {"tools": []}
+        assert (await door.get("/v1/mcp/tools", await door.key())).json() == {"tools": []}
+        assert (await door.get("/v1/mcp/tools", await door.key(mcp_servers=["other"]))).json() == {"tools": []}
         assert (await door.get("/v1/mcp/tools")).status_code == 401
         narrow = await door.key(scopes=frozenset({"read"}))
         assert error_of(await door.get("/v1/mcp/tools", narrow))["code"] == "insufficient_scope"
@@ -55,3 +59,22 @@ async def test_the_tools_are_told_only_where_the_settings_say_so(tmp_path: Path)
 async def test_a_gateway_starts_without_its_servers_of_tools(tmp_path: Path, servers: list[dict[str, Any]]) -> None:
     async with open_door(tmp_path / str(len(servers)), mcp={"expose_tools": True}, mcp_servers=servers) as door:
         assert (await door.get("/v1/mcp/tools", await door.key())).json() == {"tools": []}
+
+
+async def test_a_key_gives_a_key_that_it_makes_no_more_servers_than_it_has(tmp_path: Path) -> None:
+    async with open_door(tmp_path) as door:
+        key = await door.key(mcp_servers=["a", "b"])
+
+        async def made(maker: str, **fields: Any) -> Any:
+            return (await door.post(orjson.dumps(fields), maker, "/v1/keys")).json()
+
+        assert (await made(key))["mcp_servers"] == ["a", "b"]
+        narrow = await made(key, mcp_servers=["a"])
+        assert narrow["mcp_servers"] == ["a"]
+        assert (await made(narrow["key"]))["mcp_servers"] == ["a"]
+        assert (await made(key, mcp_servers=[]))["mcp_servers"] == []
+        for maker, asked in [(key, ["c"]), (key, ["*"]), (narrow["key"], ["b"]), (await door.key(), ["a"])]:
+            refused = await made(maker, mcp_servers=asked)
+            assert (refused["error"]["code"], refused["error"]["param"]) == ("insufficient_permissions", "mcp_servers")
+        assert (await made(await door.key(mcp_servers=["*"]), mcp_servers=["x"]))["mcp_servers"] == ["x"]
+        assert (await made(key, mcp_servers=["a b"]))["error"]["type"] == "invalid_request"

@@ -102,8 +102,13 @@ async def opened(
         await door.nothing_is_left()
 
 
+async def keyed(door: Door, account_id: str | None = None, **rights: Any) -> str:
+    """A key that may use all servers of its account."""
+    return await door.key(account_id, **({"mcp_servers": ["*"]} | rights))
+
+
 async def asked(door: Door, key: str | None = None, **fields: Any) -> httpx2.Response:
-    return await door.chat(key or await door.key(), **({"tools": [MCP]} | fields))
+    return await door.chat(key or await keyed(door), **({"tools": [MCP]} | fields))
 
 
 def told_tools(backend: ReplayingBackend, number: int = 0) -> list[str]:
@@ -116,7 +121,7 @@ async def test_a_model_s_calls_are_run_and_their_results_fed_back(tmp_path: Path
         backend.answer_with(
             calling(("add", '{"a": 1, "b": 2}'), ("echo", '{"text": "hi"}'), content="I look."), said("It is 3.")
         )
-        key = await door.key(credit="1")
+        key = await keyed(door, credit="1")
         answer = await asked(door, key, model="priced/tiny", max_tokens=16)
         body = answer.json()
         assert body["choices"][0]["message"]["content"] == "It is 3."
@@ -143,7 +148,7 @@ async def test_what_is_told_are_the_sums_and_each_round_has_a_record_of_its_own(
     async with opened(tmp_path, backend, double) as door:
         backend.answer_with(calling(("echo", '{"text": "x"}')), said())
         account_id = await door.account("1")
-        key = await door.key(account_id)
+        key = await keyed(door, account_id)
         answer = await asked(door, key, model="priced/tiny", max_tokens=16)
         cost_nano = 30 * 300 + 10 * 700
         assert answer.json()["usage"] == {"prompt_tokens": 30, "completion_tokens": 10, "total_tokens": 40}
@@ -162,7 +167,7 @@ async def test_limits_count_one_request_and_all_tokens(tmp_path: Path, backend: 
     double = ToolServerDouble()
     async with opened(tmp_path, backend, double) as door:
         backend.answer_with(calling(("echo", '{"text": "x"}')), said())
-        key = await door.key(limits=OwnLimits(10, None, 10_000, None))
+        key = await keyed(door, limits=OwnLimits(10, None, 10_000, None))
         answer = await asked(door, key, max_tokens=16)
         assert answer.headers["x-ratelimit-remaining-requests"] == "9"
         after = await door.get("/v1/limits", key)
@@ -311,7 +316,7 @@ NO_BOUNDS: list[tuple[dict[str, Any], str]] = [
 async def test_a_server_is_named_by_its_label_and_by_nothing_else(tmp_path: Path, backend: ReplayingBackend) -> None:
     double = ToolServerDouble()
     async with opened(tmp_path, backend, double) as door:
-        key = await door.key()
+        key = await keyed(door)
         for tool, code, name in NAMED_OTHERWISE:
             for is_stream in (False, True):
                 refused = await asked(door, key, tools=[OWN, MCP | tool], stream=is_stream)
@@ -330,7 +335,7 @@ async def test_guests_test_keys_and_other_accounts_have_no_such_server(
     double = ToolServerDouble()
     servers = [{"label": "double", "accounts": ["acc_other"]}]
     async with opened(tmp_path, backend, double, mcp_servers=servers) as door:
-        for key in (None, await door.key(), await door.key(is_test=True)):
+        for key in (None, await keyed(door), await keyed(door, is_test=True)):
             refused = await door.chat(key, tools=[MCP])
             assert (refused.status_code, error_of(refused)["code"]) == (400, "invalid_value")
         assert double.calls == []
@@ -343,7 +348,7 @@ async def test_a_stream_goes_on_over_the_rounds_as_one_answer(tmp_path: Path, ba
         account_id = await door.account("1")
         answer = await asked(
             door,
-            await door.key(account_id),
+            await keyed(door, account_id),
             model="priced/tiny",
             max_tokens=16,
             stream=True,
@@ -395,7 +400,9 @@ async def test_a_backend_that_fails_in_a_later_round_is_told_and_the_rounds_befo
             account_id = await door.account("1")
             backend.answer_with(first)
             backend.standing = death
-            answer = await asked(door, await door.key(account_id), model="priced/tiny", max_tokens=16, stream=is_stream)
+            answer = await asked(
+                door, await keyed(door, account_id), model="priced/tiny", max_tokens=16, stream=is_stream
+            )
             if is_stream:
                 assert contents([answer.content])[-1]["error"]["code"] in ("connect_failed", "backend_died")
                 assert answer.content.count(b"[DONE]") == 1
@@ -412,7 +419,7 @@ async def test_money_that_ends_between_two_rounds_ends_the_answer_whole(
     async with opened(tmp_path / str(is_stream), backend, double) as door:
         backend.answer_with(calling_stream(("echo", '{"text": "x"}'), content="So far."))  # as all is asked for, then
         account_id = await door.account("0.000015")
-        answer = await asked(door, await door.key(account_id), model="priced/tiny", max_tokens=16, stream=is_stream)
+        answer = await asked(door, await keyed(door, account_id), model="priced/tiny", max_tokens=16, stream=is_stream)
         assert answer.status_code == 200
         if is_stream:
             last = contents([answer.content])[-1]
@@ -432,7 +439,7 @@ async def test_money_that_ends_between_two_rounds_ends_the_answer_whole(
 async def test_a_cap_of_the_caller_s_own_bounds_all_rounds(tmp_path: Path, backend: ReplayingBackend) -> None:
     double = ToolServerDouble()
     async with opened(tmp_path, backend, double) as door:
-        key = await door.key(credit="1")
+        key = await keyed(door, credit="1")
         backend.answer_with(calling(("echo", '{"text": "x"}'), tokens=(600, 250)))
         answer = await asked(door, key, model="priced/tiny", max_tokens=256, gateway={"max_cost_usd": "0.00075"})
         body = answer.json()
@@ -451,7 +458,7 @@ async def test_a_client_that_leaves_while_a_tool_runs_ends_the_call(
     double = ToolServerDouble()
     async with opened(tmp_path / str(is_stream), backend, double) as door:
         backend.answer_with((calling_stream if is_stream else calling)(("wait", "{}")))
-        request = asyncio.ensure_future(asked(door, await door.key(), stream=is_stream))
+        request = asyncio.ensure_future(asked(door, await keyed(door), stream=is_stream))
         await eventually(lambda: double.calls)
         request.cancel()
         await double.is_cancelled.wait()
@@ -467,7 +474,7 @@ async def test_a_key_that_is_revoked_while_a_tool_runs_ends_the_answer(
             double.calls.clear()
             backend.answer_with((calling_stream if is_stream else calling)(("wait", "{}")), said())
             account_id = await door.account()
-            key = await door.key(account_id)
+            key = await keyed(door, account_id)
             request = asyncio.ensure_future(asked(door, key, stream=is_stream))
             await eventually(lambda: double.calls)
             [own] = (await door.get("/v1/keys", key)).json()["data"]
@@ -527,7 +534,7 @@ async def test_a_chat_without_such_tools_is_told_nothing_of_them(tmp_path: Path,
     async with opened(tmp_path, backend, double) as door:
         backend.answer_with(said(), said())
         for fields in ({}, {"tools": [OWN]}):
-            answer = await door.chat(await door.key(), **fields)
+            answer = await door.chat(await keyed(door), **fields)
             assert "gateway" not in answer.json()
         assert [chat.json.get("tools") for chat in backend.chats] == [None, [OWN]]
 
@@ -535,7 +542,7 @@ async def test_a_chat_without_such_tools_is_told_nothing_of_them(tmp_path: Path,
 async def test_the_tool_over_mcp_runs_them_too(tmp_path: Path, backend: ReplayingBackend) -> None:
     double = ToolServerDouble()
     async with opened(tmp_path, backend, double) as door:
-        key = await door.key(credit="1")
+        key = await keyed(door, credit="1")
         backend.answer_with(calling(("add", '{"a": 1, "b": 2}')), said("It is 3."))
         answer = await door.call(
             "chat_completion",
@@ -576,7 +583,7 @@ async def test_arguments_and_results_are_kept_nowhere(tmp_path: Path, backend: R
     with everything_logged() as lines:
         for era in ("modern", "legacy", "sse"):
             async with opened(tmp_path / era, backend, double, era=era) as door:
-                key = await door.key()
+                key = await keyed(door)
                 calls = [("echo", arguments), ("told", "{}"), ("add", f'{{"a": "{CANARY}"}}'), (CANARY, "{}")]
                 backend.answer_with(calling(*calls[:3]), said(CANARY))
                 assert (await asked(door, key)).status_code == 200

@@ -118,6 +118,7 @@ class Authenticator:
             models=key.models,
             is_minted=key.is_minted,
             may_mint_over_mcp=key.may_mint_over_mcp,
+            mcp_servers=key.mcp_servers,
         )
 
     def _forget(self, key_id: str, error: GatewayError) -> None:

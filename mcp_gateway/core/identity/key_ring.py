@@ -263,6 +263,7 @@ class KeyRing:
         models: Collection[str] | None = None,
         has_budget: bool = False,
         may_mint_over_mcp: bool = False,
+        mcp_servers: Collection[str] = (),
         key_id: str | None = None,
         keep: Callable[[Key], Write[None] | None] | None = None,
         and_then: Callable[[Key], Sequence[Write[None]]] | None = None,
@@ -288,6 +289,7 @@ class KeyRing:
             key_id or self._new_id("key"), account_id, raw[:_SHOWN_CHARACTERS], name, is_test, now_ms, None,
             limits or OwnLimits(), given, _later(expires_at_ms, now_ms), made_by,
             models=None if models is None else frozenset(models), may_mint_over_mcp=may_mint_over_mcp,
+            mcp_servers=frozenset(mcp_servers),
         )  # fmt: skip
         kept = None if keep is None else keep(key)
         behind = () if and_then is None else tuple(and_then(key))

@@ -38,6 +38,9 @@ State = Literal["live", "revoked", "expired"]
 """Of a key; that of its account comes on top."""
 
 
+ANY_SERVER = "*"
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
     """A key as it may be shown: never the key itself, `prefix` is its first characters."""
@@ -67,6 +70,8 @@ class Key:
     """Made by a key with a budget, or by such a key: it ends with its maker, and sees itself and what it made alone."""
     may_mint_over_mcp: bool = False
     """Whether it may make keys with budgets by a tool, in whose result the new key stands."""
+    mcp_servers: frozenset[str] = frozenset()
+    """The labels of the servers whose tools it may use, as far as its account may; ANY_SERVER for all of them."""
 
     @property
     def holders(self) -> frozenset[str]:

@@ -46,9 +46,11 @@ class WatchedServer:
         self._opening: dict[str, asyncio.Lock] = {}
 
     def is_for(self, caller: Caller) -> bool:
-        """Guests and test keys have none."""
+        """Guests and test keys have none, other keys those of their account's that they were given."""
+        if caller.is_guest or caller.is_test or caller.mcp_servers.isdisjoint((ANY, self.label)):
+            return False
         accounts = self._reach.server.accounts
-        return not (caller.is_guest or caller.is_test) and (ANY in accounts or caller.account_id in accounts)
+        return ANY in accounts or caller.account_id in accounts
 
     async def watch(self) -> None:
         """Keep the tools known: ask anew whenever they have changed, and begin anew whenever the server was lost."""

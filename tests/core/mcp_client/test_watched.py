@@ -49,10 +49,10 @@ async def watching(server: McpServerSettings, **bounds: Any) -> AsyncIterator[Wa
         await one.close()
 
 
-def caller(account_id: str = "acc_1", *, is_test: bool = False) -> Caller:
+def caller(account_id: str = "acc_1", *, is_test: bool = False, servers: tuple[str, ...] = ("*",)) -> Caller:
     quota = Quota("key", "key_1", Allowance(None, None, None, None))
     principal = GUEST if account_id == GUEST_ACCOUNT_ID else KeyHolder("key_1")
-    return Caller(account_id, principal, (quota,), is_test=is_test)
+    return Caller(account_id, principal, (quota,), is_test=is_test, mcp_servers=frozenset(servers))
 
 
 @each("era", ERAS)
@@ -214,6 +214,9 @@ def test_guests_and_test_keys_have_no_server_and_others_what_is_theirs() -> None
         (["*"], caller(GUEST_ACCOUNT_ID), False),
         (["*"], caller(is_test=True), False),
         (["acc_1"], caller(), True),
+        (["acc_1"], caller(servers=("a", "b")), True),
+        (["acc_1"], caller(servers=("b",)), False),
+        (["*"], caller(servers=()), False),
         (["acc_1"], caller("acc_2"), False),
         ([], caller(), False),
     ]:

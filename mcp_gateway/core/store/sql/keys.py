@@ -70,7 +70,7 @@ SELECT made_id, maker_id FROM line
 _KEY_COLUMNS = (
     "keys.id, keys.account_id, prefix, keys.name, is_test, keys.created_at_ms, revoked_at_ms, scopes, expires_at_ms, "
     f"made_by, {_MAKERS}, is_active, key_groups.id, key_groups.name, models, minted_keys.key_id IS NOT NULL, "
-    f"mcp_minting_keys.key_id IS NOT NULL, "
+    f"mcp_minting_keys.key_id IS NOT NULL, labels, "
     f"{', '.join(f'keys.{name}' for name in LIMIT_NAMES)}"
 )
 _SELECT = f"""
@@ -80,6 +80,7 @@ LEFT JOIN grouped_keys ON grouped_keys.key_id = keys.id LEFT JOIN key_groups ON 
 LEFT JOIN key_models ON key_models.key_id = keys.id
 LEFT JOIN minted_keys ON minted_keys.key_id = keys.id
 LEFT JOIN mcp_minting_keys ON mcp_minting_keys.key_id = keys.id
+LEFT JOIN key_mcp_servers ON key_mcp_servers.key_id = keys.id
 """
 _CONDITIONS: dict[State, str] = {
     "live": "revoked_at_ms IS NULL AND (expires_at_ms IS NULL OR expires_at_ms > :now_ms)",
@@ -156,6 +157,8 @@ def _create(transaction: Transaction, write: CreateKey) -> Key:
         transaction.execute(_PUT, (key.id, group_id))
     if key.models is not None:
         transaction.execute("INSERT INTO key_models VALUES (?, ?)", (key.id, " ".join(sorted(key.models))))
+    if key.mcp_servers:
+        transaction.execute("INSERT INTO key_mcp_servers VALUES (?, ?)", (key.id, " ".join(sorted(key.mcp_servers))))
     if is_minted:
         transaction.execute("INSERT INTO minted_keys VALUES (?)", (key.id,))
     if key.may_mint_over_mcp:
@@ -332,14 +335,14 @@ def _live_keys_made(rows: Rows, read: LiveKeysMade) -> list[str]:
 
 def _key(row: Row) -> Key:
     key_id, account_id, prefix, name, is_test, created_at_ms, ended_at_ms, scopes, expires_at_ms, made_by, *rest = row
-    makers, is_active, group_id, group, models, is_minted, may_mint_over_mcp, *limits = rest
+    makers, is_active, group_id, group, models, is_minted, may_mint_over_mcp, labels, *limits = rest
     has_expired = expires_at_ms is not None and ended_at_ms is not None and ended_at_ms >= expires_at_ms
     return Key(
         key_id, account_id, prefix, name, bool(is_test), created_at_ms, None if has_expired else ended_at_ms,
         limits_from(limits), _read_scopes(scopes, bool(is_test)), expires_at_ms, made_by,
         tuple(Maker(one, limits_from(own), its_group) for one, its_group, *own in orjson.loads(makers)),
         bool(is_active), group_id, group, None if models is None else frozenset(models.split(" ")),
-        bool(is_minted), bool(may_mint_over_mcp),
+        bool(is_minted), bool(may_mint_over_mcp), frozenset((labels or "").split()),
     )  # fmt: skip
 
 

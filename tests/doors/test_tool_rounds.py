@@ -282,11 +282,45 @@ async def test_only_allowed_tools_are_offered_and_no_other_can_be_called(
     double = ToolServerDouble()
     async with opened(tmp_path, backend, double) as door:
         for allowed in (["echo"], {"tool_names": ["echo"]}):
-            backend.answer_with(calling(("add", '{"a": 1, "b": 2}')))
+            backend.answer_with(calling(("add", '{"a": 1, "b": 2}')), said("so be it"))
             body = (await asked(door, tools=[MCP | {"allowed_tools": allowed, "require_approval": "never"}])).json()
             assert told_tools(backend) == ["echo"]
             assert double.calls == []
-            assert body["choices"][0]["finish_reason"] == "tool_calls"  # as any call of what was not offered
+            assert backend.chats[1].json["messages"][-1]["content"] == "There is no tool add."
+            assert body["choices"][0]["message"]["content"] == "so be it"
+            assert body["gateway"]["tool_calls"] == []
+
+
+async def test_a_caller_s_own_function_is_never_taken_for_a_tool_that_finds_tools(
+    tmp_path: Path, backend: ReplayingBackend
+) -> None:
+    double = ToolServerDouble()
+    own = {"type": "function", "function": {"name": "find_tool"}}
+    async with opened(tmp_path, backend, double, mcp={"tool_search_from": 1}) as door:
+        backend.answer_with(calling(("find_tool", "{}")))
+        body = (await asked(door, tools=[own, MCP])).json()
+        assert told_tools(backend)[:2] == ["find_tool", "add"]
+        assert [call["function"]["name"] for call in body["choices"][0]["message"]["tool_calls"]] == ["find_tool"]
+
+
+async def test_an_answer_whose_calls_are_none_is_passed_on(tmp_path: Path, backend: ReplayingBackend) -> None:
+    double = ToolServerDouble()
+    odd: list[Any] = [None, [], {}, "x", [None], ["x"], [{}], [{"function": None}], [{"function": {"name": 1}}]]
+    async with opened(tmp_path, backend, double) as door:
+        key = await keyed(door)
+        for calls in odd:
+            body = orjson.loads(captured("100_chat").body)
+            body["choices"][0]["message"]["tool_calls"] = calls
+            backend.answer_with(whole(orjson.dumps(body)))
+            answer = await asked(door, key)
+            assert answer.status_code in (200, 502)
+            assert len(backend.chats) == 1
+        messages: list[Any] = [None, [], "x"]
+        for message in messages:
+            body = orjson.loads(captured("100_chat").body)
+            body["choices"][0]["message"] = message
+            backend.answer_with(whole(orjson.dumps(body)))
+            assert (await asked(door, key)).status_code == 502
 
 
 NAMED_OTHERWISE: list[tuple[dict[str, Any], str, str]] = [

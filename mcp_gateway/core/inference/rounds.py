@@ -18,6 +18,7 @@ from mcp_gateway.core.inference.round_frames import REASONING, RoundFrames, Tool
 from mcp_gateway.core.inference.toolbox import Toolbox, ToolCall, toolbox
 from mcp_gateway.core.json_bounds import dump_json, parse_in_turns
 from mcp_gateway.core.money import format_usd
+from mcp_gateway.core.surfaces.credible import not_understood
 from mcp_gateway.core.surfaces.surface import NO_USAGE_WISHES, Ask, Body
 from mcp_gateway.core.surfaces.usage import Usage
 from mcp_gateway.core.surfaces.wanted_tools import WantedTools
@@ -98,15 +99,15 @@ class Rounds:
         first = self._asked_first(ask)
         if ask.is_stream:
             await self._exchange.begin(first, note)
-            self._frames = RoundFrames(self._toolbox.has, {})
+            self._frames = RoundFrames(self._toolbox.is_ours, {})
             return
         await self._exchange.begin(first, note)
-        answer = await parse_in_turns(self._exchange.body)
+        answer = await _answer_in(self._exchange.body)
         while calls := self._calls_in(answer):
             self._leave()
             if not await self._ask_again(_said_in(answer), calls):
                 break
-            answer = await parse_in_turns(self._exchange.body)
+            answer = await _answer_in(self._exchange.body)
         else:
             self._leave()
         self.body = orjson.dumps(self._whole(answer))
@@ -231,12 +232,12 @@ class Rounds:
         if answer["choices"][0].get("finish_reason") == _CUT or len(self._told) + 1 >= self._bounds.most_rounds:
             return []
         made = [call for call, _ in _calls_of(answer)]
-        return made if all(self._toolbox.has(call.name) for call in made) else []
+        return made if all(self._toolbox.is_ours(call.name) for call in made) else []
 
     def _whole(self, answer: dict[str, Any]) -> dict[str, Any]:
         """The last answer, with what the rounds came to."""
         choice, calls = answer["choices"][0], _calls_of(answer)
-        own = [told for call, told in calls if not self._toolbox.has(call.name)]
+        own = [told for call, told in calls if not self._toolbox.is_ours(call.name)]
         if len(own) < len(calls):
             choice["message"]["tool_calls"] = own
             choice["finish_reason"] = choice.get("finish_reason") if own else _CUT
@@ -276,7 +277,7 @@ class Rounds:
         told = b"".join(map(self._notices.answered, self._toolbox.ran[ran_before:]))
         if not is_begun:
             return told + self._end_of(frames)
-        self._frames = RoundFrames(self._toolbox.has, frames.head)
+        self._frames = RoundFrames(self._toolbox.is_ours, frames.head)
         return told or self._ask.surface.comment
 
     @property
@@ -315,6 +316,16 @@ def _sum_of(usages: Sequence[Usage]) -> Usage | None:
         sum(cached) if cached else None,
         sum(written) if written else None,
     )
+
+
+async def _answer_in(body: Body) -> dict[str, Any]:
+    """An answer in one piece. Raises GatewayError `backend_error` for one without a message."""
+    answer = await parse_in_turns(body)
+    choices = answer.get("choices") if isinstance(answer, dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if not (isinstance(choice, dict) and isinstance(choice.get("message"), dict)):
+        raise not_understood()
+    return dict(answer)
 
 
 def _calls_of(answer: dict[str, Any]) -> list[tuple[ToolCall, dict[str, Any]]]:

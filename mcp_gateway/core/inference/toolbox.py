@@ -83,20 +83,23 @@ class ToolCall(NamedTuple):
 
 
 class Toolbox:
-    """What is offered in one request, by the names that its model is told."""
+    """What is offered in one request, by the names that its model is told; `own` are the caller's functions."""
 
     def __init__(
         self,
         offered: Mapping[str, OfferedTool],
+        own: frozenset[str],
         account_id: str,
         monotonic_s: Callable[[], float],
         *,
         search_from: int | None,
     ) -> None:
         self._offered = offered
+        self._own = own
         self._account_id = account_id
         self._monotonic_s = monotonic_s
-        self._is_searched = search_from is not None and len(offered) >= search_from
+        is_long = search_from is not None and len(offered) >= search_from
+        self._is_searched = is_long and own.isdisjoint((FIND, CALL))
         self.ran: list[RanTool] = []
         """Every call of a server's tool, in the order in which they ended."""
 
@@ -107,8 +110,9 @@ class Toolbox:
             return list(_TWO_TOOLS)
         return [{"type": "function", "function": _described(name, one.tool)} for name, one in self._offered.items()]
 
-    def has(self, name: str) -> bool:
-        return name in (FIND, CALL) if self._is_searched else name in self._offered
+    def is_ours(self, name: str) -> bool:
+        """Whether a call is not for the caller to carry out: a model that calls what there is not is told so."""
+        return name not in self._own
 
     def told_name(self, call: ToolCall) -> str:
         """Server and name of what a call is for, or its own name, in one line."""
@@ -171,7 +175,7 @@ def toolbox(
     """What a request asks for of what its caller may use. Raises GatewayError for a server that there is none of."""
     own = servers.of(caller)
     tools = [one for server in wanted.servers for one in _tools_of(server, own)]
-    return Toolbox(_named(tools, wanted.own), caller.account_id, monotonic_s, search_from=search_from)
+    return Toolbox(_named(tools, wanted.own), wanted.own, caller.account_id, monotonic_s, search_from=search_from)
 
 
 def _tools_of(wanted: WantedServer, own: Mapping[str, ToolServer]) -> Iterable[OfferedTool]:

@@ -237,16 +237,13 @@ class Published:
             seen = self._views[view] = self._seen(*view)
         return seen
 
-    def found(self, caller: Caller, model_id: str, source: str | None) -> Model:
-        """What a caller asks for, as that source has it, if one is named.
+    def found_at(self, source: str, caller: Caller, model_id: str) -> Model:
+        """What a caller asks for of one source.
 
         Raises GatewayError `model_not_found`, or `invalid_value` for a source that there is not.
         """
-        catalog = self.seen_by(caller)
-        if source is None:
-            return catalog.find(model_id)
         self.check_source(source)
-        return catalog.find_at(source, model_id)
+        return self.seen_by(caller).find_at(source, model_id)
 
     def check_source(self, name: str) -> None:
         """Raises GatewayError `invalid_value`, which names the sources that there are, for another."""

@@ -81,7 +81,7 @@ class Bill:
         The terms that are held. Raises GatewayError where it is not enough for any.
         """
         while True:
-            self.price = dearest([one.offer.price for one in meter.ranking])
+            self.price = dearest([*{one.offer.price for one in meter.ranking}])
             try:
                 return await self.open(meter.terms, ask, model, meter, can_be_cut=can_be_cut)
             except GatewayError as error:
@@ -180,7 +180,7 @@ class Bill:
         finally:  # what is counted is what the caller is told, so only once that is known
             self.took_s = self._parts.monotonic_s() - self._clock_start_s
             self._parts.metrics.request_ended(record, self.took_s, first_token_s)
-            if error is None and asked is not None and self.model is not None and self.model.choose == "latency":
+            if self.model is not None and self.model.choose == "latency" and error is None and asked is not None:
                 took_s = self.took_s if first_token_s is None else first_token_s
                 self._parts.pool.choosing.note(asked.offer, took_s, is_stream=first_token_s is not None)
             self._parts.activity.note(record)

@@ -136,7 +136,12 @@ class Exchange:
             raise refusal(self._ended_by)
         self._beginning = asyncio.current_task()
         try:
-            model = self._bill.model = self._parts.published.found(self._caller, ask.model, self.call.provider)
+            published, provider = self._parts.published, self.call.provider
+            if provider is None:
+                model = published.seen_by(self._caller).find(ask.model)
+            else:
+                model = published.found_at(provider, self._caller, ask.model)
+            self._bill.model = model
             attempts = self._attempts = await self._decide(ask, model, note)
             assert self._answer is not None
             metered = await attempts.take(self._answer, model)
@@ -253,7 +258,8 @@ class Exchange:
         self._ignored = await judged(parts, caller, ask, model, target, is_mixed=is_mixed)
         ranking = ranked(offers, ask, model, caller, parts)
         meter = self._meter = Meter(parts, ask, model, ranking)
-        meter.is_mixed = is_mixed
+        if is_mixed:
+            meter.is_mixed = True
         meter.terms = await first_terms(ask, model, ranking[0], caller, settings, meter)
         self.turn.reserve_tokens(
             meter.estimated_tokens + reserved_output_tokens(meter.terms, ask, model, settings.limits)
@@ -262,7 +268,11 @@ class Exchange:
             await meter.check_window()
         translation = target.translation
         can_be_cut = translation.can_be_cut(ask) and (ask.is_stream or translation.can_collect(ask)) and not is_mixed
-        meter.terms = await self._bill.open_affordable(ask, model, meter, can_be_cut=can_be_cut)
+        if len(offers) == 1:
+            self._bill.price = offers[0].price
+            meter.terms = await self._bill.open(meter.terms, ask, model, meter, can_be_cut=can_be_cut)
+        else:
+            meter.terms = await self._bill.open_affordable(ask, model, meter, can_be_cut=can_be_cut)
         if ask.prompt.remote_images:
             await bring_images(parts, caller.account_id, self.call.context, ask, meter)
         self._answer = Answer(

@@ -366,6 +366,8 @@ def test_a_lease_is_set_aside_for_a_key_or_a_group_until_an_end(data_dir: Path) 
     assert run("budgets", "list", "--account", account).stdout.count(" (lease)") == 2
     shown = told("accounts", "show", account)
     assert (shown["balance_usd"], shown["leased_usd"]) == ("5.00", "5.00")
+    assert "set aside for leases 5.00" in run("accounts", "show", account).stdout
+    assert "Ann leased 5.00" in run("accounts", "list").stdout
     refused = run("keys", "create", "--account", account, "--lease", "6 USD", "--expires-in", "7d")
     assert (refused.exit_code, "does not cover" in refused.stderr) == (USAGE, True)
     assert run("budgets", "end", "--account", account, lent["id"]).exit_code == 0
@@ -373,6 +375,12 @@ def test_a_lease_is_set_aside_for_a_key_or_a_group_until_an_end(data_dir: Path) 
     assert (shown["balance_usd"], shown["leased_usd"]) == ("7.00", "3.00")
     for odd in ("3", "3 USD/day", "x USD", "0 USD"):
         assert run("keys", "create", "--account", account, "--lease", odd, "--expires-in", "7d").exit_code == USAGE
+    words = run("budgets", "create", "agents", "--account", account, "--lease", "1 USD", "--expires-in", "1h").stdout
+    assert words.rstrip().endswith("Z (lease)")
+    run("keys", "revoke", key["id"])
+    shown = told("accounts", "show", account)
+    assert (shown["balance_usd"], shown["leased_usd"]) == ("9.00", "1.00")
+    assert "set aside" not in run("accounts", "show", made("accounts", "create", "Bob")).stdout
 
 
 async def test_a_lease_is_decided_beside_a_running_server(tmp_path: Path) -> None:
@@ -389,6 +397,10 @@ async def test_a_lease_is_decided_beside_a_running_server(tmp_path: Path) -> Non
         refused = await asyncio.to_thread(run, *words, "--data-dir", str(tmp_path))
         assert (refused.exit_code, "does not cover" in refused.stderr) == (USAGE, True)
         await beside(door, "budgets", "end", "--account", account, told[0]["id"])
+        assert await door.balance_nano(account) == 2 * 10**9
+        last = json.loads(await beside(door, *words, "--json"))
+        assert await door.balance_nano(account) == 10**9
+        await beside(door, "keys", "revoke", last["id"])
         assert await door.balance_nano(account) == 2 * 10**9
         await door.nothing_is_left()
 

@@ -118,7 +118,7 @@ def show_account(
         lines = (
             f"account {account} ({shown(found.name, LISTED_CHARS)}){'' if found.is_active else ', deactivated'}",
             f"balance {format_usd(wallet.spendable_nano)} USD, of it granted {format_usd(wallet.granted_nano)};"
-            f" held for requests {_held(wallet)}",
+            f" held for requests {_held(wallet)}{_leased(wallet, ', set aside for leases ')}",
             f"keys: {states.count('live')} live, {len(states)} in all",
             f"margin: {_in_percent(found.margin)} %",
             f"limits: {limits_in_words(found.limits) or 'the highest among its keys'}",
@@ -322,6 +322,11 @@ def _held(wallet: _Wallet) -> str:
     return "unknown" if wallet.held_nano is None else format_usd(wallet.held_nano)
 
 
+def _leased(wallet: _Wallet, words: str) -> str:
+    """Nothing where nothing is set aside."""
+    return f"{words}{format_usd(wallet.leased_nano)}" if wallet.leased_nano else ""
+
+
 async def _object(desk: Desk, account: Account) -> dict[str, Any]:
     return _object_of(account, await _wallet(desk, account.id, await desk.server.held()))
 
@@ -358,7 +363,8 @@ def _line(account: Account, wallet: _Wallet) -> str:
     columns = "".join(f"{amount:>16}" for amount in amounts)
     state = "" if account.is_active else "(deactivated)"
     margin = f"margin {_in_percent(account.margin)} %" if account.margin else ""
-    notes = " ".join(filter(None, (shown(account.name, LISTED_CHARS), state, margin, limits_in_words(account.limits))))
+    name, leased = shown(account.name, LISTED_CHARS), _leased(wallet, "leased ")
+    notes = " ".join(filter(None, (name, state, margin, leased, limits_in_words(account.limits))))
     return f"{account.id:<38}{columns}  {notes}"
 
 

@@ -74,7 +74,7 @@ def create_budgets(
         check_can_own(account_id)
         made = budgets_of(account_id, holder if group is None else group.id, asked)
         await desk.server.decide(MakeBudgets(made, group, above))
-        words = [one.id if quiet else f"budget {one.id} of {holder}: {in_words(one)}" for one in made]
+        words = [one.id if quiet else f"budget {one.id} of {holder}: {in_words(one)}{_lease_end(one)}" for one in made]
         standings = await desk.ledger.budgets(account_id)
         facts = [budget_object(one) for one in standings if one.budget.id in {budget.id for budget in made}]
         answer("\n".join(words), facts, is_json=is_json)
@@ -176,11 +176,17 @@ async def _group(desk: Desk, account_id: str, name: str) -> BudgetGroup:
 def _line(standing: BudgetStanding) -> str:
     budget = standing.budget
     amounts = f"{format_usd(standing.spent_nano):>16}{format_usd(budget.amount_nano):>16}"
-    until = budget.lease_ends_at_ms or standing.span.ends_at_ms
-    end = "" if until is None else f" until {datetime.fromtimestamp(until / 1000, UTC):%Y-%m-%d %H:%M}Z"
-    end += "" if budget.lease_ends_at_ms is None else " (lease)"
+    end = _lease_end(budget) or _until(standing.span.ends_at_ms)
     holder = budget.holder if budget.group is None else shown(budget.group)
     return f"{budget.id:<38}{holder:<38}{amounts}  {budget.window}{end}"
+
+
+def _lease_end(budget: Budget) -> str:
+    return "" if budget.lease_ends_at_ms is None else f"{_until(budget.lease_ends_at_ms)} (lease)"
+
+
+def _until(at_ms: int | None) -> str:
+    return "" if at_ms is None else f" until {datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d %H:%M}Z"
 
 
 def budget_object(standing: BudgetStanding) -> dict[str, Any]:

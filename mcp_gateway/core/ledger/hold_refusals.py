@@ -35,24 +35,31 @@ class HoldRefusals:
         for short in shorts:
             if not short.may_cover(self.needed_of(short, by)):
                 if short.budget is not None:
-                    return _exhausted(short.budget, by.least_nano)
-                return self._insufficient(short, purse.holds_of(short), by.least_nano)
+                    return _exhausted(short.budget, by)
+                return self._insufficient(short, purse.holds_of(short), by)
         for short in shorts:
             if not short.covers(self.needed_of(short, by)):
-                return _held(short, purse.holds_of(short), self.needed_of(short, by), now_ms)
+                return self._held(short, purse.holds_of(short), by, now_ms)
         money = next(short for short in shorts if short.budget is None)
         return _come_free(_details(money, purse.holds_of(money)))
 
-    def _insufficient(self, short: Short, holds: Sequence[Hold], minimum_nano: int) -> GatewayError:
+    def _insufficient(self, short: Short, holds: Sequence[Hold], by: Spender) -> GatewayError:
         details = _details(short, holds) | self._topup
-        if short.spendable_nano < minimum_nano:
-            message = (
-                f"The balance of {details['balance_usd']} USD does not cover this request, "
-                f"which may cost at least {format_usd(minimum_nano)} USD."
-            )
+        if short.spendable_nano < by.least_nano:
+            message = f"The balance of {details['balance_usd']} USD does not cover {_asked(by)}."
             return GatewayError("insufficient_balance", message, details=details)
         message = f"Requests need a balance of {format_usd(self._minimum_balance_nano)} USD."
         return GatewayError("below_minimum_balance", message, details=details)
+
+    def _held(self, short: Short, holds: Sequence[Hold], by: Spender, now_ms: int) -> GatewayError:
+        """Money that would be enough, once requests that run have ended."""
+        details, needed_nano = _details(short, holds) | _of_budget(short.budget), self.needed_of(short, by)
+        left, held = details["balance_usd"], details["held_usd"]
+        what = f"The balance of {left} USD does" if short.budget is None else _left_of(short.budget, left)
+        asked = f"this request, which needs {format_usd(needed_nano)} USD" if by.until_ms is None else _asked(by)
+        message = f"{what} not cover {asked}: {held} USD are held for {len(holds)} of your running requests."
+        wait_s = _expected_wait_s(holds, needed_nano - short.spendable_nano, now_ms)
+        return GatewayError("balance_held", message, retry_after_s=wait_s, details=details)
 
 
 def _details(short: Short, holds: Sequence[Hold]) -> dict[str, Any]:
@@ -66,31 +73,23 @@ def _come_free(details: dict[str, Any]) -> GatewayError:
     return GatewayError("balance_held", message, retry_after_s=1, details=details)
 
 
-def _held(short: Short, holds: Sequence[Hold], needed_nano: int, now_ms: int) -> GatewayError:
-    """Money that would be enough, once requests that run have ended."""
-    details = _details(short, holds) | _of_budget(short.budget)
-    left, held = details["balance_usd"], details["held_usd"]
-    what = f"The balance of {left} USD does" if short.budget is None else _left_of(short.budget, left)
-    message = (
-        f"{what} not cover this request, which needs {format_usd(needed_nano)} USD: "
-        f"{held} USD are held for {len(holds)} of your running requests."
-    )
-    wait_s = _expected_wait_s(holds, needed_nano - short.spendable_nano, now_ms)
-    return GatewayError("balance_held", message, retry_after_s=wait_s, details=details)
-
-
 def _left_of(standing: BudgetStanding, left: str) -> str:
     return f"The {left} USD that are left of the budget of {in_words(standing.budget)} do"
 
 
-def _exhausted(standing: BudgetStanding, minimum_nano: int) -> GatewayError:
+def _asked(by: Spender) -> str:
+    """What the money is for."""
+    least = format_usd(by.least_nano)
+    return f"this request, which may cost at least {least} USD" if by.until_ms is None else f"a lease of {least} USD"
+
+
+def _exhausted(standing: BudgetStanding, by: Spender) -> GatewayError:
     """A budget that is used up, which is final in its window, or a lease whose time is over."""
     if standing.is_over:
         lent, ended_at = format_usd(standing.budget.amount_nano), standing.as_object().ends_at
         message = f"The lease of {lent} USD ended at {ended_at} (Unix seconds); what was left of it has returned."
         return GatewayError("budget_exhausted", message, details=_of_budget(standing))
-    left = _left_of(standing, format_usd(standing.left_nano))
-    message = f"{left} not cover this request, which may cost at least {format_usd(minimum_nano)} USD."
+    message = f"{_left_of(standing, format_usd(standing.left_nano))} not cover {_asked(by)}."
     return GatewayError("budget_exhausted", message, details=_of_budget(standing))
 
 

@@ -121,7 +121,7 @@ class Ledger:
         purse = self._purses.of(account_id)
         if purse.is_read and self._may_come_free(purse, by):
             return
-        if not self._may_come_free(await self._read_wallet(account_id), by):
+        if not self._may_come_free(await self._read_returned(account_id), by):
             raise self.refusal(account_id, minimum_nano, holders)
 
     async def is_ample(self, account_id: str, amount_nano: int, holders: Holders = frozenset()) -> bool:
@@ -141,8 +141,8 @@ class Ledger:
             if hold.amount_nano < held_nano:
                 self.wake(hold.account_id)
             return True
-        with suppress(DatabaseError):  # what was known before is what there is
-            await self._read_wallet(hold.account_id)
+        with suppress(DatabaseError, GatewayError):  # what was known before is what there is
+            await self._read_returned(hold.account_id)
         return self._purses.resize(hold, needed_nano, most_nano, self._now_ms())
 
     def what_ends(self, hold: Hold, needed_nano: int) -> EndedBy:
@@ -323,12 +323,14 @@ class Ledger:
         purse.budgets.change(BudgetsChanged(account_id, ended=tuple(ended)))
         return await self._return(account_id, purse.budgets.leases_over(self._now_ms()))
 
-    async def _read_returned(self, account_id: str) -> None:
+    async def _read_returned(self, account_id: str) -> Purse:
         """As `_read_wallet`, with what is left of leases that are over by now."""
         purse = await self._read_wallet(account_id)
-        if over := purse.budgets.leases_over(self._now_ms()):
-            await self._return(account_id, over)
-            await self._read_wallet(account_id)
+        over = purse.budgets.leases_over(self._now_ms())
+        if not over:
+            return purse
+        await self._return(account_id, over)
+        return await self._read_wallet(account_id)
 
     async def _return(self, account_id: str, over: Sequence[str]) -> int:
         """Thousands some at a time, since others wait for the writer."""

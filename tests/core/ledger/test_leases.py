@@ -23,7 +23,13 @@ __all__ = ["checked"]
 
 HOUR_MS = 3_600_000
 TOP, CHILD, GRANDCHILD = "key_top", "key_child", "key_grandchild"
-LINES = {TOP: {TOP}, CHILD: {CHILD, TOP}, GRANDCHILD: {GRANDCHILD, CHILD, TOP}, "key_other": {"key_other"}}
+LINES = {
+    TOP: {TOP},
+    CHILD: {CHILD, TOP},
+    GRANDCHILD: {GRANDCHILD, CHILD, TOP},
+    "key_other": {"key_other"},
+    "key_third": {"key_third"},
+}
 """Each key with those that made it."""
 
 
@@ -408,6 +414,34 @@ async def test_the_parts_of_a_pocket_are_of_the_wallet(ledger: Ledger, account: 
     hold = await ledger.hold("req_1", account, 1, 100, frozenset({TOP}))
     assert (hold.pocket, hold.parts.paid_nano, hold.parts.granted_nano) == (lent.id, 50, 20)
     assert isinstance(hold.parts, Amount)
+
+
+async def test_a_request_that_lacks_money_is_refused_or_cut_by_none_that_is_over(
+    ledger: Ledger, account: str, lease: Lend, clock: MsClock
+) -> None:
+    """Neither before its body has come nor while its hold grows."""
+    await ledger.credit(account, 100, "p")
+    await lease(TOP, 70), await lease("key_other", 20)
+    hold = await ledger.hold("req_1", account, 10, 10, frozenset({"key_none"}))
+    assert not await ledger.resize(hold, 11, 11)
+    assert (await refused(ledger.check_balance(account, 20))).code == "insufficient_balance"
+    clock.now_ms += HOUR_MS
+    await ledger.check_balance(account, 20)
+    assert await ledger.balance(account) == Balance(90, 0, 10)
+    await lease("key_third", 90)
+    clock.now_ms += HOUR_MS
+    assert await ledger.resize(hold, 100, 100)
+
+
+async def test_a_refusal_says_that_it_was_a_lease(ledger: Ledger, store: Store, account: str, lease: Lend) -> None:
+    await ledger.credit(account, 10**9, "p")
+    assert "does not cover a lease of 2.00 USD." in (await refused(lease(TOP, 2 * 10**9))).message
+    await bound(store, account, TOP, 10**8)
+    assert "do not cover a lease of 0.20 USD." in (await refused(lease(CHILD, 2 * 10**8))).message
+    await ledger.hold("req_1", account, 1, 10**8, frozenset({TOP}))
+    assert (
+        "do not cover a lease of 0.10 USD: 0.10 USD are held for 1 of" in (await refused(lease(CHILD, 10**8))).message
+    )
 
 
 async def test_who_comes_after_a_restart_has_what_was_over_before(

@@ -54,9 +54,7 @@ SELECT lease_id, grant_id, left_nano FROM pockets
 WHERE left_nano > 0 AND lease_id IN (SELECT id {_OUT_OF})
 """
 _POCKET = "SELECT lease_id, grant_id, left_nano FROM pockets WHERE lease_id = ? AND left_nano > 0"
-_OVER = f"""
-SELECT leases.account_id, id, ended_at_ms IS NOT NULL {_OUT} AND (ended_at_ms IS NOT NULL OR ends_at_ms <= ?)
-"""
+_OVER = f"SELECT leases.account_id, id, ended_at_ms IS NOT NULL {_OUT} AND ends_at_ms <= ?"
 _TAKE = "UPDATE pockets SET left_nano = left_nano - ? WHERE lease_id = ? AND grant_id = ?"
 _PUT = """
 INSERT INTO pockets SELECT budget_id, ?, ? FROM leases WHERE budget_id = ? AND returned_nano IS NULL
@@ -273,7 +271,7 @@ def _end_all(transaction: Transaction, account_id: str, budget_ids: Sequence[str
     transaction.execute_many(_END, [(at_ms, budget_id) for budget_id in budget_ids])
     under = [lease_id for (lease_id,) in transaction.all(_UNDER, (orjson.dumps(budget_ids).decode(),))]
     now_ms = transaction.now_ms()
-    transaction.execute_many(_HAVE_OVER, [(now_ms, lease_id) for lease_id in under])
+    transaction.execute_many(_HAVE_OVER, [(now_ms, lease_id) for lease_id in (*budget_ids, *under)])
     over = tuple((lease_id, now_ms) for lease_id in under)
     transaction.tell(BudgetsChanged(account_id, ended=tuple(budget_ids), over=over))
 

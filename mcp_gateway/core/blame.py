@@ -20,12 +20,12 @@ class AnswerTooLarge(GatewayError):
 
 
 class OperatorFault(GatewayError):
-    """A provider refuses what only the operator can put right: the money or key of the account there, or its models.
+    """A provider refuses what only the operator can put right: money, key or rights of the account, or a model.
 
     Others are asked meanwhile; a caller is told that the model is not there now, and never to pay.
     """
 
-    def __init__(self, fault: Literal["money", "key", "model"], provider: str, public_model: str) -> None:
+    def __init__(self, fault: Literal["money", "key", "access", "model"], provider: str, public_model: str) -> None:
         super().__init__("model_unavailable", f"{public_model!r} is not available at the moment.", retry_after_s=30)
         self.fault = fault
         self.provider = provider

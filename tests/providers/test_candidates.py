@@ -57,7 +57,7 @@ FAULTS = [
 
 
 CODES = {
-    402: "provider_money", 401: "provider_key", 403: "provider_key", 404: "provider_model", 429: "backend_busy",
+    402: "provider_money", 401: "provider_key", 403: "provider_access", 404: "provider_model", 429: "backend_busy",
     500: "backend_error", 502: "backend_error", 503: "model_unavailable", 529: "model_unavailable",
 }  # fmt: skip
 
@@ -324,3 +324,14 @@ async def test_a_test_key_is_answered_by_the_demo(tmp_path: Path) -> None:
         response = await door.chat(await door.key(credit="1", is_test=True), model="sold/model")
         assert response.status_code == 200, response.text
         assert asked_of(doubles) == [0]
+
+
+async def test_what_one_caller_is_refused_for_keeps_no_other_away(tmp_path: Path) -> None:
+    """A provider's firewall answers 403 for a text that it does not like, and 413 for a long one."""
+    async with choice_of(tmp_path, {}) as (door, doubles):
+        key = await door.key(credit="10")
+        for status, told in ((403, 503), (413, 413), (400, 400)):
+            doubles[0].refusal = Refusal(status, b"<html>")
+            assert (await door.chat(key, model="sold/model")).status_code == told
+            doubles[0].refusal = None
+            assert (await door.chat(key, model="sold/model")).status_code == 200

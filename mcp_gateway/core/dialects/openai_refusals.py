@@ -23,6 +23,8 @@ from mcp_gateway.core.text import shown
 
 _MESSAGE_CHARS = 500
 _MOST_WAIT_S = 3600
+_UNTOLD_WAIT_S = 1
+"""Where nobody says for how long: one request must not keep all others away."""
 _RETRY_INFO = re.compile(rb'"retryDelay":\s?"(\d{1,6})(?:\.\d{1,9})?s"')
 _WORD = re.compile(r"""[^\s"'`<>()\[\]{},;=|]+""")
 _ACCOUNT_NAMES = frozenset({
@@ -94,7 +96,7 @@ def error_of(
     if _is_of(row.limit_errors, status, kind):
         return _busy("backend_busy", f"{public_model!r} is asked too often; try again later.", retry_after, kind)
     if _is_of(row.key_errors, status, kind):
-        return OperatorFault("key", provider, public_model)
+        return OperatorFault("key" if status == HTTPStatus.UNAUTHORIZED else "access", provider, public_model)
     if any(name in kind for name in _NO_MODEL) or (status == HTTPStatus.NOT_FOUND and param in (None, "model")):
         return OperatorFault("model", provider, public_model)
     if status in _CALLER_S:
@@ -113,8 +115,8 @@ def _is_of(rules: Sequence[str], status: int, kind: str) -> bool:
 
 def _busy(code: Any, message: str, retry_after: bytes | None, kind: str) -> GatewayError:
     _, is_told, seconds = kind.partition("retry=")
-    wait_s = _wait_s(retry_after) or (int(seconds.split(" ")[0]) if is_told else None)
-    return GatewayError(code, message, retry_after_s=None if wait_s is None else min(max(wait_s, 1), _MOST_WAIT_S))
+    wait_s = _wait_s(retry_after) or (int(seconds.split(" ")[0]) if is_told else _UNTOLD_WAIT_S)
+    return GatewayError(code, message, retry_after_s=min(max(wait_s, 1), _MOST_WAIT_S))
 
 
 def _wait_s(retry_after: bytes | None) -> int | None:

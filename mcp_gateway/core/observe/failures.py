@@ -19,7 +19,8 @@ logger = logging.getLogger(__name__)
 _INTERVAL_S = 60.0
 _TO_DO = {
     "provider_money": ": its account there has no money or quota left, which only its owner can change",
-    "provider_key": ": it does not take the key, or the key may not do this",
+    "provider_key": ": it does not take the key",
+    "provider_access": ": the key may not do this there",
     "provider_model": ": it has no such model, which mcp-gateway providers check tells of",
 }
 Kind = tuple[str, str]

@@ -63,6 +63,8 @@ class Provider(Backend):
     def note_refusal(self, error: GatewayError, backend_model: str) -> None:
         if error.code not in ("backend_busy", "model_unavailable"):
             return
+        if isinstance(error, OperatorFault) and error.fault == "access":
+            return  # which what a caller wrote may be the reason for: others are not to suffer from it
         is_for_all = isinstance(error, OperatorFault) and error.fault != "model"
         until_s = self.work.now_s() + (error.retry_after_s or 1)
         self.models.rests[ALL_MODELS if is_for_all else backend_model] = Rest(until_s, error.code)

@@ -377,7 +377,12 @@ def test_a_lease_is_set_aside_for_a_key_or_a_group_until_an_end(data_dir: Path) 
         assert run("keys", "create", "--account", account, "--lease", odd, "--expires-in", "7d").exit_code == USAGE
     words = run("budgets", "create", "agents", "--account", account, "--lease", "1 USD", "--expires-in", "1h").stdout
     assert words.rstrip().endswith("Z (lease)")
+    of_key = ("budgets", "create", key["id"], "--lease", "1 USD", "--expires-in")
+    assert "one lease at a time" in run(*of_key, "1h").stderr
     run("keys", "revoke", key["id"])
+    assert "has ended" in run(*of_key, "1h").stderr
+    ends_soon = told("keys", "create", "--account", account, "--expires-in", "1h")
+    assert "ends with its key" in run("budgets", "create", ends_soon["id"], *of_key[3:], "2h").stderr
     shown = told("accounts", "show", account)
     assert (shown["balance_usd"], shown["leased_usd"]) == ("9.00", "1.00")
     assert "set aside" not in run("accounts", "show", made("accounts", "create", "Bob")).stdout

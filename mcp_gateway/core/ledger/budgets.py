@@ -246,7 +246,7 @@ class MakeBudgets(Write[None]):
     """All of them or none; with leases by way of Leases.make, which decides them.
 
     Raises GatewayError: `not_found` where an account, a group or a key is not there, `conflict` for a second lease of
-    one holder, and where a lease above has ended.
+    one holder, and where its key or a lease above has ended, `invalid_value` for one that ends later than its key.
     """
 
     budgets: tuple[Budget, ...]

@@ -237,6 +237,22 @@ async def test_a_lease_is_refused_without_room_money_or_time(
     assert await ledger.balance(account) == Balance(70, 0, 0, 30)
 
 
+async def test_no_lease_outlives_its_key(
+    ledger: Ledger, store: Store, account: str, lease: Lend, clock: MsClock
+) -> None:
+    """Else nobody could spend what is set aside."""
+    await ledger.credit(account, 100, "p")
+    rights = (TOP, "inference", clock() + HOUR_MS)
+    await store.write(changing("INSERT INTO key_rights VALUES (?, ?, ?, NULL)", rights))
+    refusal = await refused(lease(TOP, 70, lasts_ms=HOUR_MS + 1))
+    assert (refusal.code, str((clock() + HOUR_MS) // 1000) in refusal.message) == ("invalid_value", True)
+    await store.write(changing("UPDATE keys SET revoked_at_ms = 1 WHERE id = ?", (CHILD,)))
+    assert (await refused(lease(CHILD, 1))).code == "conflict"
+    assert await ledger.balance(account) == Balance(100)
+    await lease(TOP, 70)
+    assert await ledger.balance(account) == Balance(30, 0, 0, 70)
+
+
 async def test_of_granted_credit_a_lease_takes_what_outlives_it(
     ledger: Ledger, leases: Leases, account: str, lease: Lend, clock: MsClock
 ) -> None:

@@ -75,6 +75,7 @@ WHERE id = ? AND leases.account_id = ? AND returned_nano IS NULL
 _RETURNED = "SELECT 1 FROM leases WHERE budget_id = ? AND returned_nano IS NOT NULL"
 _IS_OPEN = "SELECT 1 FROM budgets WHERE id = ? AND ended_at_ms IS NULL"
 _LEASE_OF = "SELECT id, ends_at_ms FROM budgets JOIN leases ON budget_id = id WHERE holder = ? AND ended_at_ms IS NULL"
+_KEY_ENDS = "SELECT revoked_at_ms, expires_at_ms FROM keys LEFT JOIN key_rights ON key_id = id WHERE id = ?"
 _END = "UPDATE budgets SET ended_at_ms = ? WHERE id = ? AND ended_at_ms IS NULL"
 _HAVE_OVER = "UPDATE leases SET ends_at_ms = MIN(ends_at_ms, ?) WHERE budget_id = ?"
 _UNDER = """
@@ -147,6 +148,7 @@ def _make(transaction: Transaction, write: MakeBudgets) -> None:
         if not _is_held(transaction, budget, write.group):
             raise GatewayError("not_found", f"There is no account or key '{shown(budget.holder)}'.")
         if budget.lease_ends_at_ms is not None:
+            _check_key(transaction, budget.holder, budget.lease_ends_at_ms)
             _end_lease_over(transaction, budget)
     if write.group is not None:
         transaction.execute("INSERT INTO key_groups VALUES (?, ?, ?) ON CONFLICT DO NOTHING", write.group)
@@ -161,6 +163,18 @@ def _make(transaction: Transaction, write: MakeBudgets) -> None:
         transaction.tell(BudgetsChanged(budget.account_id, (made,), () if lease is None else (lease,)))
         if lease is not None:
             _set_aside(transaction, budget, lease)
+
+
+def _check_key(rows: Rows, holder: str, lease_ends_at_ms: int) -> None:
+    """A lease that outlived its key would keep money from everybody."""
+    found = rows.first(_KEY_ENDS, (holder,))
+    if found is None:  # a group's
+        return
+    revoked_at_ms, expires_at_ms = found
+    if revoked_at_ms is not None:
+        raise GatewayError("conflict", f"The key '{shown(holder)}' has ended, and can have no lease.")
+    if expires_at_ms is not None and expires_at_ms < lease_ends_at_ms:
+        raise GatewayError("invalid_value", f"A lease ends with its key, at {expires_at_ms // 1000} at the latest.")
 
 
 def _end_lease_over(transaction: Transaction, new: Budget) -> None:

@@ -335,3 +335,17 @@ async def test_what_one_caller_is_refused_for_keeps_no_other_away(tmp_path: Path
             assert (await door.chat(key, model="sold/model")).status_code == told
             doubles[0].refusal = None
             assert (await door.chat(key, model="sold/model")).status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["Groq", "DeepSeek", "Mistral"])
+async def test_reasoning_is_told_by_the_names_that_the_settings_say(kind: str, tmp_path: Path) -> None:
+    (manner,) = (one() for one in KINDS if one.__name__ == kind)
+    both = {"reasoning_names": ["reasoning", "reasoning_content"]}
+    async with serving(manner) as double:
+        settings: dict[str, Any] = {"providers": [double.settings("own", **both)], "environ": ENVIRON}
+        settings |= {"models": [MODEL | {"provider": "own"}]}
+        async with open_door(tmp_path, **settings) as door:
+            response = await door.chat(await door.key(credit="1"), model="sold/model", stream=True)
+            deltas = [choice["delta"] for chunk in chunks_of(response.content) for choice in chunk["choices"]]
+            for name in both["reasoning_names"]:
+                assert [delta[name] for delta in deltas if name in delta] == ["Hm."]

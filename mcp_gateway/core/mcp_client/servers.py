@@ -65,11 +65,9 @@ class ToolServers:
 
     async def watch(self) -> None:
         """Keep the tools of all known, until cancelled."""
-        watching = [asyncio.ensure_future(server.watch()) for server in self._servers.values()]
         try:
-            await asyncio.gather(*watching)
+            async with asyncio.TaskGroup() as group:  # which cancels each once: a second time would cut its end short
+                for server in self._servers.values():
+                    group.create_task(server.watch())
         finally:
-            for one in watching:
-                one.cancel()
-            closing = [server.close() for server in self._servers.values()]
-            await asyncio.gather(*watching, *closing, return_exceptions=True)
+            await asyncio.gather(*(server.close() for server in self._servers.values()), return_exceptions=True)

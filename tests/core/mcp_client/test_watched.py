@@ -12,6 +12,7 @@ from mcp_gateway.core.caller import GUEST, GUEST_ACCOUNT_ID, Allowance, Caller, 
 from mcp_gateway.core.config import ConfigError, McpServerSettings, McpSettings
 from mcp_gateway.core.mcp_client import reach, watched
 from mcp_gateway.core.mcp_client.reach import reach_of
+from mcp_gateway.core.mcp_client.servers import ToolServers
 from mcp_gateway.core.mcp_client.watched import WatchedServer
 from tests.cases import each
 from tests.patience import eventually
@@ -265,6 +266,28 @@ async def test_a_program_is_started_with_the_variables_that_it_is_given_and_ends
 
 
 @pytest.mark.program
+async def test_every_program_has_ended_once_nothing_is_watched_any_more(tmp_path: Path) -> None:
+    lingering = "import atexit, time\natexit.register(time.sleep, 0.2)\n"
+    (tmp_path / "program.py").write_text(lingering + PROGRAM)
+    server = McpServerSettings(
+        label="a", command=sys.executable, args=(str(tmp_path / "program.py"),), env=("KEY",), accounts=("*",)
+    )
+    one = WatchedServer(reach_of(server, {"KEY": "x"}), McpSettings(tool_connect_timeout_s=30), Random(1))
+    quicker = McpServerSettings(label="b", url="http://127.0.0.1:9/mcp")
+    other = WatchedServer(reach_of(quicker, {}), McpSettings(), Random(1))
+    watching_all = asyncio.ensure_future(ToolServers([other, one]).watch())
+    await eventually(lambda: one.tools)
+    assert (await one.call("acc_1", "seen", {})).is_ok
+    sessions = [one._own, *one._sessions.values()]
+    watching_all.cancel()
+    await asyncio.gather(watching_all, return_exceptions=True)
+    assert [session is not None and session._task is not None and session._task.done() for session in sessions] == [
+        True,
+        True,
+    ]
+
+
+@pytest.mark.program
 async def test_a_program_that_is_not_there_is_tried_again_and_nothing_else_fails(tmp_path: Path) -> None:
     server = McpServerSettings(label="a", command=str(tmp_path / "nothing"), accounts=("*",))
     one = WatchedServer(reach_of(server, {}), McpSettings(), Random(1))
@@ -272,3 +295,4 @@ async def test_a_program_that_is_not_there_is_tried_again_and_nothing_else_fails
     assert not (await one.call("acc_1", "x", {})).is_ok
     assert not task.done()
     task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

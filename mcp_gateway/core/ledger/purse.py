@@ -175,10 +175,11 @@ class Purse:
     def can_pay(self, hold: Hold, needed_nano: int, now_ms: int) -> bool:
         """Whether the wallet covers so much for the request, whatever its budgets do.
 
-        The money of a lease is as much as may be spent of it, so that it is this budget which ends.
+        The money of a lease is as much as may be spent of it, so that it is this budget which ends, unless some was
+        taken back from outside.
         """
         if hold.pocket is not None:
-            return True
+            return self.budgets.most(hold.windows, needed_nano, now_ms, hold.amount_nano) < needed_nano
         return rules.resize(hold.parts, self.free, needed_nano, needed_nano, now_ms) is not None
 
     def release(self, hold: Hold) -> None:

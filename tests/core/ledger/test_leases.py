@@ -276,7 +276,13 @@ async def test_money_taken_back_from_outside_is_missing_to_leases_too(
 ) -> None:
     await ledger.credit(account, 100, "p")
     await lease(TOP, 70)
+    running = await ledger.hold("req_1", account, 1, 10, frozenset({TOP}))
+    assert not await ledger.resize(running, 71, 71)
+    assert ledger.what_ends(running, 71) == "budget"
     await store.write(Move(account, "refund", -60, "r"))
+    assert not await ledger.resize(running, 41, 41)
+    assert ledger.what_ends(running, 41) == "balance"
+    ledger.release("req_1")
     assert (await ledger.balance(account)).paid_nano == -30
     assert await spend(ledger, account, TOP, 100) == 40
     assert (await refused(ledger.hold("req_1", account, 1, 1, frozenset({TOP})))).code == "insufficient_balance"

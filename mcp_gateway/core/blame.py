@@ -25,10 +25,9 @@ class OperatorFault(GatewayError):
     Others are asked meanwhile; a caller is told that the model is not there now, and never to pay.
     """
 
-    def __init__(self, fault: Literal["money", "key", "access", "model"], provider: str, public_model: str) -> None:
+    def __init__(self, fault: Literal["money", "key", "access", "model"], public_model: str) -> None:
         super().__init__("model_unavailable", f"{public_model!r} is not available at the moment.", retry_after_s=30)
         self.fault = fault
-        self.provider = provider
 
 
 class TooSlow(GatewayError):

@@ -394,7 +394,7 @@ def _image_fetcher(settings: Settings, metrics: Metrics) -> ImageFetcher | None:
 
 
 def _dialects(settings: Settings) -> dict[str, Dialect]:
-    return {one.name: OpenAi(one.name, row_of(one), one.reasoning_names) for one in settings.providers}
+    return {one.name: OpenAi(row_of(one), one.reasoning_names) for one in settings.providers}
 
 
 def _providers(settings: Settings, keys: Mapping[str, str]) -> dict[str, Provider]:

@@ -17,12 +17,11 @@ from mcp_gateway.core.surfaces.tokens import QuestionName
 
 
 class OpenAi:
-    """What the provider of that name speaks."""
+    """What the provider of such a row speaks."""
 
     name = "openai"
 
-    def __init__(self, provider: str, row: Preset, reasoning_names: tuple[str, ...] = ()) -> None:
-        self._provider = provider
+    def __init__(self, row: Preset, reasoning_names: tuple[str, ...] = ()) -> None:
         self._row = row
         self._chat = ChatToOpenAi(row, reasoning_names)
         self.translations: Mapping[SurfaceName, Translation] = {"chat": self._chat}
@@ -39,7 +38,7 @@ class OpenAi:
         retry_after: bytes | None = None,
         prompt_field: str = "messages",
     ) -> GatewayError:
-        return openai_refusals.error_of(failure, self._row, self._provider, backend_model, public_model, retry_after)
+        return openai_refusals.error_of(failure, self._row, backend_model, public_model, retry_after)
 
     def window_told(self, refusal: GatewayError) -> int | None:
         """OpenAI says it as vLLM does, which has it from there."""

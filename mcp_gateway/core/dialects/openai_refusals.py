@@ -85,20 +85,20 @@ def _retry_info(body: bytes) -> str:
 
 
 def error_of(
-    failure: Failure, row: Preset, provider: str, backend_model: str, public_model: str, retry_after: bytes | None
+    failure: Failure, row: Preset, backend_model: str, public_model: str, retry_after: bytes | None
 ) -> GatewayError:
     """The gateway's error for what a provider told."""
     status, message, kind, param = failure
     if _is_of(row.money_errors, status, kind):
-        return OperatorFault("money", provider, public_model)
+        return OperatorFault("money", public_model)
     if _is_of(row.busy_errors, status, kind):
         return _busy("model_unavailable", f"The provider of {public_model!r} is full at the moment.", retry_after, kind)
     if _is_of(row.limit_errors, status, kind):
         return _busy("backend_busy", f"{public_model!r} is asked too often; try again later.", retry_after, kind)
     if _is_of(row.key_errors, status, kind):
-        return OperatorFault("key" if status == HTTPStatus.UNAUTHORIZED else "access", provider, public_model)
+        return OperatorFault("key" if status == HTTPStatus.UNAUTHORIZED else "access", public_model)
     if any(name in kind for name in _NO_MODEL) or (status == HTTPStatus.NOT_FOUND and param in (None, "model")):
-        return OperatorFault("model", provider, public_model)
+        return OperatorFault("model", public_model)
     if status in _CALLER_S:
         return _refusal(status, _cleaned(message, backend_model, public_model), kind, param)
     return GatewayError("backend_error", f"The backend of {public_model!r} failed (status {status}).")

@@ -53,8 +53,6 @@ COST = st.integers(0, 150)
 KEY = st.sampled_from([*KEYS])
 RACERS = 200
 PATIENT_S = 60.0
-
-
 PICK = st.integers(0, 10_000)
 """Which of what there is: a race has no outcome that is certain, so that what is drawn may not depend on it."""
 
@@ -282,23 +280,21 @@ class TreeLife(RuleBasedStateMachine):
 
     @rule(hours=st.integers(1, 30))
     def pass_hours(self, hours: int) -> None:
-        self.clock.now_ms += hours * HOUR_MS
-        self.auditor.now_ms = self.clock()
+        self._pass_to(self.clock() + hours * HOUR_MS)
+
+    def _pass_to(self, now_ms: int) -> None:
+        self.clock.now_ms = self.auditor.now_ms = now_ms
 
     @rule(window=st.sampled_from([*LENGTHS_MS]))
     def pass_a_window(self, window: BudgetWindow) -> None:
         """To the very moment at which the next starts."""
-        length_ms = LENGTHS_MS[window]
-        node = Node("", "", 0, window)
-        self.clock.now_ms = self.auditor.start(node) + length_ms
-        self.auditor.now_ms = self.clock()
+        self._pass_to(self.auditor.start(Node("", "", 0, window)) + LENGTHS_MS[window])
 
     @rule(pick=PICK)
     def pass_to_the_end_of_a_lease(self, pick: int) -> None:
         ends = [node.ends_ms for node in self.auditor.nodes.values() if node.is_out and node.ends_ms]
         if ahead := [ends_ms for ends_ms in ends if ends_ms > self.clock()]:
-            self.clock.now_ms = _picked(ahead, pick)
-            self.auditor.now_ms = self.clock()
+            self._pass_to(_picked(ahead, pick))
 
     @rule()
     def expire(self) -> None:
@@ -310,10 +306,13 @@ class TreeLife(RuleBasedStateMachine):
             self.auditor.wallet[grant] -= free[grant]
             self.auditor.from_outside -= free[grant]
 
-    @rule(zone=st.sampled_from([*ZONES_MS]))
-    def change_zone(self, zone: str) -> None:
-        self.run(self.store.write(SetZone(self.account, zone)))
-        self.auditor.zone_ms = ZONES_MS[zone]
+    @rule(zone=st.sampled_from([*ZONES_MS]), is_taken_back=st.booleans())
+    def change_zone(self, zone: str, is_taken_back: bool) -> None:
+        before = next(name for name, zone_ms in ZONES_MS.items() if zone_ms == self.auditor.zone_ms)
+        for name in (zone, before) if is_taken_back else (zone,):
+            self.run(self.store.write(SetZone(self.account, name)))
+            self.auditor.zone_ms = ZONES_MS[name]
+            self.what_is_known_in_memory_is_what_the_auditor_says()
 
     # Budgets
 
@@ -372,6 +371,17 @@ class TreeLife(RuleBasedStateMachine):
         assert all(node.is_returned for node in over.values())
         assert returned == left - sum(self.auditor.spent((one, 0)) for one in over)
         assert not self.auditor.returnable()
+
+    @rule(key=KEY, cost=COST)
+    def outlast_a_lease(self, key: str, cost: int) -> None:
+        """It returns once what was begun in its time has ended, however often that is looked for before."""
+        hold = self.run(self._hold(key, 1, 50))
+        if hold is None or hold.pocket is None:
+            return
+        self._pass_to(max(self.clock(), *(self.auditor.nodes[one].ends_ms or 0 for one, _ in hold.windows)))
+        self.give_back_leases()
+        self.run(self._settle(hold, cost, may_exceed=True))
+        self.give_back_leases()
 
     # Requests, one after the other and at once
 

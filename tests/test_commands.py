@@ -25,7 +25,7 @@ from mcp_gateway.core.store.sql.requests import insert_records
 from tests.cases import each
 from tests.patience import PATIENCE_S
 from tests.recorded import recorded
-from tests.serving import Door, open_door
+from tests.serving import Door, bearer, open_door
 from tests.test_command_line import data_dir, made, run
 
 __all__ = ["data_dir"]
@@ -401,8 +401,11 @@ async def test_a_lease_is_decided_beside_a_running_server(tmp_path: Path) -> Non
         words = ("keys", "create", "--account", account, "--lease", "1 USD", "--expires-in", "1h")
         refused = await asyncio.to_thread(run, *words, "--data-dir", str(tmp_path))
         assert (refused.exit_code, "does not cover" in refused.stderr) == (USAGE, True)
+        below = {"budgets": [{"amount_usd": "0.5", "window": "total", "lease": True}]}
+        assert (await door.http.post("/v1/keys", json=below, headers=bearer(key))).status_code == 201
         await beside(door, "budgets", "end", "--account", account, told[0]["id"])
         assert await door.balance_nano(account) == 2 * 10**9
+        assert (await beside(door, "budgets", "list", "--account", account)).endswith(" (lease), over")
         last = json.loads(await beside(door, *words, "--json"))
         assert await door.balance_nano(account) == 10**9
         await beside(door, "keys", "revoke", last["id"])

@@ -177,6 +177,7 @@ def _line(standing: BudgetStanding) -> str:
     budget = standing.budget
     amounts = f"{format_usd(standing.spent_nano):>16}{format_usd(budget.amount_nano):>16}"
     end = _lease_end(budget) or _until(standing.span.ends_at_ms)
+    end += ", over" if standing.is_over else ""
     holder = budget.holder if budget.group is None else shown(budget.group)
     return f"{budget.id:<38}{holder:<38}{amounts}  {budget.window}{end}"
 

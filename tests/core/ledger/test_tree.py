@@ -232,6 +232,7 @@ class TreeLife(RuleBasedStateMachine):
             self.share(holder, amount, window)
         for holder, amount, hours in (("ab", 300, 90), ("abc", 100, 80), ("abcd", 40, 50), ("ayz", 60, 70)):
             self.lease(holder, amount, hours)
+        self.lease("abx", 10, 91)  # it would outlive the one that it is of
 
     def teardown(self) -> None:
         """Whatever was, once nothing runs and all leases are over, all that was not charged is the wallet's."""

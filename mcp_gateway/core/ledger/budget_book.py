@@ -191,7 +191,7 @@ class BudgetBook:
         return self._over_at_ms(lease) <= now_ms and not self._held[lease.budget_id, 0]
 
     def _over_at_ms(self, lease: Lease) -> int:
-        """When nothing may be spent of it any more; 0 where it was ended before its time."""
+        """When nothing may be spent of it any more; 0 where it has ended."""
         budget = None if lease.is_ended else self._budgets.get(lease.budget_id)
         return 0 if budget is None or budget.lease_ends_at_ms is None else budget.lease_ends_at_ms
 

@@ -73,7 +73,7 @@ class Lease(NamedTuple):
     set_aside: Amount = NOTHING
     """When it is made, the money of its own pocket."""
     is_ended: bool = False
-    """So that its holder is bound by it no more, whose time may not have been over."""
+    """It bounds its holder no more, as one does whose time alone is over."""
 
 
 class BudgetObject(BaseModel):
@@ -283,7 +283,7 @@ class ReturnLeases(Write[int]):
 
 @dataclass(frozen=True, slots=True)
 class LeasesOver(Scan[tuple[tuple[str, str, bool], ...]]):
-    """Accounts with their leases that are over and not given back, and whether each was ended before its time."""
+    """Accounts with their leases that are over and not given back, and whether each has ended."""
 
     now_ms: int
 

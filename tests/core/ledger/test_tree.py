@@ -373,16 +373,19 @@ class TreeLife(RuleBasedStateMachine):
         assert returned == left - sum(self.auditor.spent((one, 0)) for one in over)
         assert not self.auditor.returnable()
 
-    @rule(key=KEY, cost=COST)
-    def outlast_a_lease(self, key: str, cost: int) -> None:
-        """It returns once what was begun in its time has ended, however often that is looked for before."""
+    @rule(key=KEY, cost=COST, is_early=st.booleans())
+    def outlast_a_lease(self, key: str, cost: int, is_early: bool) -> None:
+        """It returns once what was begun in its time has ended, whose charge is given back before that or after it."""
         hold = self.run(self._hold(key, 1, 50))
         if hold is None or hold.pocket is None:
             return
         self._pass_to(max(self.clock(), *(self.auditor.nodes[one].ends_ms or 0 for one, _ in hold.windows)))
         self.give_back_leases()
         self.run(self._settle(hold, cost, may_exceed=True))
+        if is_early:
+            self._give_back(hold)
         self.give_back_leases()
+        self._give_back(hold)
 
     # Requests, one after the other and at once
 
@@ -428,13 +431,15 @@ class TreeLife(RuleBasedStateMachine):
         """As after a refusal of what was settled, whatever its leases did since; sometimes twice, or of what runs."""
         charged_ones = [hold for hold in self.holds if hold.request_id in self.auditor.kept and pick % 5]
         if self.holds:
-            hold = _picked(charged_ones or self.holds, pick)
-            kept = self.auditor.kept.get(hold.request_id)
-            charged = 0 if kept is None else kept.amount
-            self.ledger.asked_back.append(hold.request_id)
-            back = self.ledger.give_back(hold, record(hold.request_id, self.account))
-            assert self.run(back) == charged
-            self.ledger.asked_back.clear()
+            self._give_back(_picked(charged_ones or self.holds, pick))
+
+    def _give_back(self, hold: Hold) -> None:
+        kept = self.auditor.kept.get(hold.request_id)
+        charged = 0 if kept is None else kept.amount
+        self.ledger.asked_back.append(hold.request_id)
+        back = self.ledger.give_back(hold, record(hold.request_id, self.account))
+        assert self.run(back) == charged
+        self.ledger.asked_back.clear()
 
     @rule(seed=st.integers(0, 2**32), is_killed=st.booleans())
     def race(self, seed: int, is_killed: bool) -> None:

@@ -37,7 +37,9 @@ coverage: $(VENV)/.installed-dev  ## every line and branch of inference, the led
 		tests/core tests/contracts tests/test_restore.py tests/doors/test_messages*.py tests/doors/test_completions*.py \
 		tests/doors/test_responses*.py tests/doors/test_embeddings*.py tests/doors/test_http_money.py \
 		tests/doors/test_http_failover.py tests/doors/test_tokens.py tests/doors/test_remote_images.py \
-		tests/doors/test_balance_held.py tests/doors/test_margins.py tests/doors/test_budgets.py && \
+		tests/doors/test_balance_held.py tests/doors/test_margins.py tests/doors/test_budgets.py \
+		tests/doors/test_minted_keys.py tests/doors/test_key_models.py tests/doors/test_leases.py tests/doors/test_mcp_budgets.py \
+		tests/doors/test_tool_rounds.py tests/doors/test_mcp_server_tools.py tests/providers tests/test_commands.py && \
 		$(BIN)/python -m coverage report
 
 crash: $(VENV)/.installed-dev  ## kill -9 the server under load, twenty times, and audit the books

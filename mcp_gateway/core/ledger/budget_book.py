@@ -72,9 +72,7 @@ class BudgetBook:
         self._held = Counter[Spent]()
 
     def read(self, told: BudgetsOf) -> None:
-        """Know them as they stood; what commits have told meanwhile is later, and stays."""
-        if self.is_read:
-            return
+        """Know them as they stood, once; what commits have told meanwhile is later, and stays."""
         later, self._told = self._told, []
         self.is_read = True
         self.change(BudgetsChanged(told.account_id, told.budgets, told.leases, zone=told.zone))

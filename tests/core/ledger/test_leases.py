@@ -10,7 +10,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.keys import digest_of
 from mcp_gateway.core.ledger import ledger as module_of_ledger
 from mcp_gateway.core.ledger.budgets import Budget, BudgetWindow, MakeBudgets, ReadBudgets
-from mcp_gateway.core.ledger.entries import Balance, Move, Settle
+from mcp_gateway.core.ledger.entries import Balance, HeldOf, Move, Settle
 from mcp_gateway.core.ledger.leases import Leases
 from mcp_gateway.core.ledger.ledger import Ledger, SettlementPending
 from mcp_gateway.core.ledger.rules import Amount
@@ -18,6 +18,8 @@ from mcp_gateway.core.store.sqlite.store import Store
 from tests.clocks import MsClock
 from tests.core.ledger.test_ledger import checked, record, refused
 from tests.databases import changing, explained, locked, open_store
+from tests.loop_clock import pass_time
+from tests.patience import eventually, settled
 
 __all__ = ["checked"]
 
@@ -515,3 +517,49 @@ async def test_the_leases_of_an_account_are_read_without_those_of_others(
     await store.read(ReadBudgets(account, 0))
     assert steps
     assert not [step for step in steps if step.startswith("SCAN")]
+
+
+async def test_a_lease_below_one_that_has_ended_meanwhile_is_not_made(
+    ledger: Ledger, leases: Leases, store: Store, account: str, lease: Lend, clock: MsClock
+) -> None:
+    await ledger.credit(account, 100, "p")
+    outer = await lease(TOP, 70)
+
+    async def write(decided: MakeBudgets) -> None:
+        await leases.end(account, outer.id)
+        await store.write(decided)
+
+    budget = Budget("bud_late", account, CHILD, 50, "total", None, clock() + HOUR_MS)
+    assert (await refused(leases.make(MakeBudgets((budget,), above=(TOP,)), write))).code == "conflict"
+    await leases.give_back()
+    assert await ledger.balance(account) == Balance(100)
+    assert await left(ledger, account) == {}
+
+
+async def test_what_requests_hold_is_told_apart_by_whose_money_it_is(ledger: Ledger, account: str, lease: Lend) -> None:
+    await ledger.credit(account, 100, "p")
+    await ledger.grant(account, 20, "g")
+    await lease(TOP, 70)
+    await ledger.hold("req_1", account, 1, 40, frozenset({TOP}))
+    await ledger.hold("req_2", account, 1, 15, frozenset({"key_other"}))
+    assert ledger.held_by_account() == {account: HeldOf(15, 0, 40)}
+
+
+async def test_leases_return_as_their_time_comes_also_after_an_outage(
+    ledger: Ledger, leases: Leases, account: str, lease: Lend, clock: MsClock, database: Path
+) -> None:
+    await ledger.credit(account, 100, "p")
+    await lease(TOP, 70)
+    watching = asyncio.ensure_future(leases.watch())
+    await settled()
+    clock.now_ms += HOUR_MS
+    with locked(database):
+        while ledger.is_writable:
+            pass_time(10)
+            await settled()
+    await eventually(lambda: ledger.is_writable)
+    while await ledger.balance(account) != Balance(100):
+        pass_time(10)
+        await settled()
+    assert not watching.done()
+    watching.cancel()

@@ -11,11 +11,11 @@ import pytest
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ledger import purse as purse_module
 from mcp_gateway.core.ledger.budget_book import NOBODY
-from mcp_gateway.core.ledger.budgets import BudgetsOf
+from mcp_gateway.core.ledger.budgets import BudgetsOf, PocketLeft
 from mcp_gateway.core.ledger.entries import Balance, HeldNow, Move, Short, WalletState
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.ledger.purse import Hold, NotHeld, Purse, Purses
-from mcp_gateway.core.ledger.rules import Amount, GrantLeft
+from mcp_gateway.core.ledger.rules import NOTHING, Amount, GrantLeft
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.cases import each
 from tests.clocks import MsClock
@@ -496,3 +496,15 @@ async def test_a_refund_beyond_what_is_free_is_told_until_the_requests_have_ende
     assert await ledger.settle(held, 80, None) == 80
     assert ledger.held_now() == HeldNow(0, 0, 0.0, 0)
     assert await ledger.balance(account) == Balance(-30)
+
+
+def test_what_is_told_of_a_leases_money_before_its_account_is_read_is_later_than_the_read() -> None:
+    purse = Purse(ANN)
+    purse.note_pocket(PocketLeft(ANN, "bud_1", Amount(30)))
+    purse.note_pocket(PocketLeft(ANN, "bud_2", NOTHING))
+    pockets = (("bud_1", Amount(50)), ("bud_2", Amount(20)), ("bud_3", Amount(10)))
+    purse.take_budgets(BudgetsOf(ANN, "UTC", (), {}, (), pockets))
+    purse.take(state(100))
+    assert purse.balance(NOW_MS) == Balance(60, 0, 0, 40)
+    purse.take_budgets(BudgetsOf(ANN, "UTC", (), {}, (), (("bud_4", Amount(5)),)))
+    assert purse.balance(NOW_MS) == Balance(60, 0, 0, 40)

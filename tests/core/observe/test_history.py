@@ -7,6 +7,8 @@ import pytest
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import NoteRepeat
 from mcp_gateway.core.identity.accounts import Accounts
+from mcp_gateway.core.identity.key_ring import KeyRing
+from mcp_gateway.core.identity.keys import KeysPerAccount
 from mcp_gateway.core.ids import new_id
 from mcp_gateway.core.observe.history import History, RequestFilter, Totals
 from mcp_gateway.core.observe.records import NoteMissingUsage, Records
@@ -132,3 +134,20 @@ async def test_what_stands_beside_requests_is_told_of_the_account_s_own_among_th
     assert await history.missing_usages("acc_1", asked) == dict.fromkeys((first.id, second.id), "policy of acc_1")
     assert await history.repeats("acc_1", []) == {}
     assert await history.missing_usages("acc_3", asked) == {}
+
+
+async def test_requests_within_a_key_are_its_own_and_those_of_what_it_made(store: Store) -> None:
+    account = (await Accounts(store, new_id=new_id, now_ms=lambda: 1).create("Ann")).id
+    ring = KeyRing(store, new_id=new_id, now_ms=lambda: 1, most=KeysPerAccount(9, 9))
+    top, _ = await ring.create(account)
+    made, _ = await ring.create(account, made_by=top.id)
+    other, _ = await ring.create(account)
+    records = [
+        recorded(MIDNIGHT_MS + number, account_id=account, key_id=key.id)
+        for number, key in enumerate((top, made, other))
+    ]
+    await write_records(store, *records)
+    of_top, of_made, of_other = records
+    history = History(store)
+    for key, within in ((top, [of_made, of_top]), (made, [of_made]), (other, [of_other])):
+        assert await history.page(account, RequestFilter(within=key.id), before_id=None, limit=9) == within

@@ -30,7 +30,7 @@ class Invocation:
     request_id: str
     client_request_id: str | None
     report: Report | None
-    context: RequestContext | None = None
+    context: RequestContext
 
 
 class Tool(Protocol):

@@ -12,12 +12,26 @@ import pytest
 
 from mcp_gateway.core.identity.own_limits import OwnLimits
 from mcp_gateway.core.mcp_client import watched
+from mcp_gateway.core.surfaces.whole_answer import PARSED_BYTES
 from tests.captured import captured
 from tests.cases import each
 from tests.logged import everything_logged
 from tests.patience import eventually
-from tests.replaying import DONE, Answer, ReplayingBackend, contents, death, events, final_usage, usage, whole
-from tests.serving import FREE, PRICED, Door, error_of, open_door
+from tests.replaying import (
+    DONE,
+    Answer,
+    Asked,
+    ReplayingBackend,
+    contents,
+    death,
+    events,
+    final_usage,
+    in_two,
+    usage,
+    whole,
+)
+from tests.serving import FREE, PRICED, Door, bearer, chat_body, error_of, open_door
+from tests.stage import held_for_one
 from tests.tool_server import ToolServerDouble
 
 MCP = {"type": "mcp", "server_label": "double"}
@@ -276,6 +290,19 @@ async def test_names_that_clash_are_prefixed(tmp_path: Path, backend: ReplayingB
         assert (ran["server"], ran["name"]) == ("b", "echo")
 
 
+async def test_a_prefixed_name_that_a_caller_s_function_has_too_is_numbered(
+    tmp_path: Path, backend: ReplayingBackend
+) -> None:
+    double = ToolServerDouble()
+    own = [{"type": "function", "function": {"name": name}} for name in ("echo", "double__echo", "double__echo_2")]
+    async with opened(tmp_path, backend, double) as door:
+        backend.answer_with(calling(("double__echo_3", '{"text": "x"}')), said())
+        body = (await asked(door, tools=[*own, MCP | {"allowed_tools": ["echo"]}])).json()
+        assert told_tools(backend) == ["echo", "double__echo", "double__echo_2", "double__echo_3"]
+        assert [one["name"] for one in body["gateway"]["tool_calls"]] == ["echo"]
+        assert len(double.calls) == 1
+
+
 async def test_only_allowed_tools_are_offered_and_no_other_can_be_called(
     tmp_path: Path, backend: ReplayingBackend
 ) -> None:
@@ -321,6 +348,37 @@ async def test_an_answer_whose_calls_are_none_is_passed_on(tmp_path: Path, backe
             body["choices"][0]["message"] = message
             backend.answer_with(whole(orjson.dumps(body)))
             assert (await asked(door, key)).status_code == 502
+
+
+async def test_a_long_answer_without_a_message_is_refused(tmp_path: Path, backend: ReplayingBackend) -> None:
+    double = ToolServerDouble()
+    async with opened(tmp_path, backend, double) as door:
+        key = await keyed(door)
+        for message in ("x", None):
+            body = orjson.loads(captured("100_chat").body)
+            body["choices"][0]["message"] = message
+            backend.answer_with(whole(orjson.dumps(body | {"more": "x" * PARSED_BYTES})))
+            answer = await asked(door, key)
+            assert (answer.status_code, error_of(answer)["code"]) == (502, "backend_error")
+            assert "could not be understood" in error_of(answer)["message"]
+
+
+async def test_a_stream_whose_calls_are_none_ends_with_an_error_and_nothing_is_run(
+    tmp_path: Path, backend: ReplayingBackend
+) -> None:
+    double = ToolServerDouble()
+    odd: list[Any] = [1, [1], [{"index": [], "function": {}}], [{"index": 0, "function": "echo"}]]
+    async with opened(tmp_path, backend, double) as door:
+        key = await keyed(door)
+        for calls in odd:
+            begun = [delta({"role": "assistant", "content": "I"}), delta({"tool_calls": calls})]
+            backend.answer_with(events(*begun, delta({}, "tool_calls"), final_usage(10, 4), DONE))
+            answer = await asked(door, key, stream=True)
+            last = contents([answer.content])[-1]
+            assert last["error"]["code"] == "backend_error"
+            assert answer.content.count(b"[DONE]") == 1
+            assert len(backend.chats) == 1
+        assert double.calls == []
 
 
 NAMED_OTHERWISE: list[tuple[dict[str, Any], str, str]] = [
@@ -411,6 +469,61 @@ async def test_a_stream_goes_on_over_the_rounds_as_one_answer(tmp_path: Path, ba
         assert arguments == '{"a": 1, "b": 2}'
 
 
+async def test_a_stream_is_told_as_it_comes_but_for_what_is_kept_back(
+    tmp_path: Path, backend: ReplayingBackend
+) -> None:
+    double, until = ToolServerDouble(), asyncio.Event()
+    begun = [delta({"role": "assistant", "content": "I look."})]
+    rest = [piece(0, "echo", '{"text": '), piece(0, None, '"x"}'), delta({}, "tool_calls"), final_usage(10, 4), DONE]
+    async with opened(tmp_path, backend, double) as door:
+        backend.answer_with(in_two(begun, until, rest), said_stream("It is x."))
+        fields = chat_body(stream=True, tools=[MCP])
+        headers = bearer(await keyed(door))
+        async with door.http.stream("POST", "/v1/chat/completions", json=fields, headers=headers) as answer:
+            came = b""
+            async for data in answer.aiter_bytes():
+                came += data
+                if not until.is_set() and b"I look." in came:
+                    assert double.calls == []
+                    until.set()
+        told = [frame["choices"][0]["delta"].get("content") for frame in contents([came])]
+        assert "".join(text or "" for text in told) == "I look.It is x."
+        assert b"tool_calls" not in came.replace(b'"gateway":{"tool_calls"', b"")
+        assert double.calls == [("echo", {"text": "x"})]
+
+
+async def test_a_backend_s_comment_passes_amid_the_rounds(tmp_path: Path, backend: ReplayingBackend) -> None:
+    double = ToolServerDouble()
+    begun = [delta({"role": "assistant", "content": ""}), b": still here\n\n", piece(0, "echo", '{"text": "x"}')]
+    async with opened(tmp_path, backend, double) as door:
+        backend.answer_with(events(*begun, delta({}, "tool_calls"), final_usage(10, 4), DONE), said_stream())
+        came = (await asked(door, stream=True)).content
+        assert came.count(b"\n\n: still here\n\n") == 1
+        assert came.index(b": still here") < came.index(b": tool double.echo is called")
+        assert double.calls == [("echo", {"text": "x"})]
+
+
+async def test_a_stream_that_breaks_amid_a_later_round_ends_once_with_its_error(
+    tmp_path: Path, backend: ReplayingBackend
+) -> None:
+    async def breaking(asked: Asked) -> None:
+        asked.start_stream()
+        asked.send_event(delta({"role": "assistant", "content": "So far."}))
+        asked.end_stream()
+
+    double = ToolServerDouble()
+    async with opened(tmp_path, backend, double) as door:
+        backend.answer_with(calling_stream(("echo", '{"text": "x"}')), breaking)
+        answer = await asked(door, stream=True)
+        *_, before, last = contents([answer.content])
+        assert before["choices"][0]["delta"] == {"content": "So far."}
+        assert last["error"]["code"] == "backend_died"
+        assert "gateway" not in last
+        assert answer.content.count(b"[DONE]") == 1
+        assert answer.content.endswith(DONE)
+        assert len(backend.chats) == 2
+
+
 async def test_a_stream_tells_of_tools_as_events_where_asked(tmp_path: Path, backend: ReplayingBackend) -> None:
     double = ToolServerDouble()
     async with opened(tmp_path, backend, double) as door:
@@ -483,6 +596,26 @@ async def test_a_cap_of_the_caller_s_own_bounds_all_rounds(tmp_path: Path, backe
         refused = await asked(door, key, model="priced/tiny", gateway={"max_cost_usd": "0.0000001"})
         assert (refused.status_code, error_of(refused)["param"]) == (400, "gateway.max_cost_usd")
         assert backend.chats == []
+
+
+async def test_a_cap_of_the_caller_s_own_that_covers_less_than_the_worst_case_shortens_the_answer(
+    tmp_path: Path, backend: ReplayingBackend
+) -> None:
+    double = ToolServerDouble()
+    async with opened(tmp_path, backend, double) as door:
+        key = await keyed(door, credit="1")
+        backend.note = door.gateway.ledger.held_now
+        most: list[int] = []
+        for cap_nano in (500_000, 507_000):
+            backend.answer_with(said())
+            cap = {"max_cost_usd": f"0.{cap_nano:09}"}
+            answer = await asked(door, key, model="priced/tiny", max_tokens=1000, gateway=cap)
+            [chat] = backend.chats
+            assert held_for_one(backend) == cap_nano
+            most.append(chat.json["max_tokens"])
+            assert answer.headers["x-max-tokens-clamped"] == str(most[-1])
+        assert most[1] - most[0] == 10
+        assert 16 <= most[0] < 500_000 // 700
 
 
 @each("is_stream", [False, True])
@@ -600,6 +733,30 @@ async def test_the_tool_over_mcp_runs_them_too(tmp_path: Path, backend: Replayin
             tools=[MCP | {"server_url": "http://10.0.0.1"}],
         )
         assert result_of(refused)["structuredContent"]["code"] == "unsupported_parameter"
+
+
+async def test_the_tool_over_mcp_tells_the_words_of_a_round_while_they_come(
+    tmp_path: Path, backend: ReplayingBackend
+) -> None:
+    double, until = ToolServerDouble(), asyncio.Event()
+    begun = [delta({"role": "assistant", "content": ""}), delta({"content": "It is"})]
+    rest = [delta({"content": " x."}), delta({}, "stop"), final_usage(20, 6), DONE]
+    async with opened(tmp_path, backend, double) as door:
+        backend.answer_with(calling_stream(("echo", '{"text": "x"}')), in_two(begun, until, rest))
+        arguments = chat_body(tools=[MCP])
+        params = {"name": "chat_completion", "arguments": arguments, "_meta": {"progressToken": "p"}}
+        message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+        headers = {"accept": "application/json, text/event-stream", "mcp-protocol-version": "2025-06-18"}
+        headers |= bearer(await keyed(door))
+        told: list[Any] = []
+        async with door.http.stream("POST", "/v1/mcp", json=message, headers=headers) as answer:
+            async for line in answer.aiter_lines():
+                if line.startswith("data: {"):
+                    told.append(orjson.loads(line.removeprefix("data: ")))
+                    if told[-1].get("params", {}).get("message") == "It is":
+                        until.set()
+        assert told[-1]["result"]["structuredContent"]["content"] == "It is x."
+        assert until.is_set()
 
 
 def result_of(answer: httpx2.Response) -> Any:

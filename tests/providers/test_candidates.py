@@ -12,6 +12,7 @@ import pytest
 from tests.logged import lines_logged
 from tests.providers.doubles import KINDS, Double, Generic, Mistral, Refusal, serving
 from tests.providers.test_contract import ENVIRON, MODEL, PRICES, chunks_of
+from tests.replaying import ReplayingBackend
 from tests.serving import Door, error_of, open_door
 
 CHEAP = {"prompt": "0.0000001", "completion": "0.0000002"}
@@ -228,6 +229,20 @@ async def test_a_stream_of_a_mixed_model_may_come_from_a_vllm_or_a_provider(tmp_
             assert chunks_of(response.content)[0]["model"] == "sold/model"
             response = await door.chat(key, model="sold/model", stream=True, store=False, functions=[{"name": "f"}])
             assert response.status_code == 200
+            await door.nothing_is_left()
+
+
+async def test_a_prompt_for_a_mixed_model_is_counted_by_nobody(tmp_path: Path) -> None:
+    """What a vLLM counts would say nothing of what a provider does, which nobody has chosen yet."""
+    async with serving(KINDS[0]()) as double, ReplayingBackend(max_model_len=8000) as backend:
+        mixed = [{"provider": "", "backend_model": "tiny"}, {"provider": "openai", "backend_model": "m-1"}]
+        settings: dict[str, Any] = {"providers": [double.settings()], "models": [MODEL | {"candidates": mixed}]}
+        async with open_door(tmp_path, environ=ENVIRON, vllm_urls=[backend.url], **settings) as door:
+            messages = [{"role": "user", "content": "a" * 7900}]
+            response = await door.chat(await door.key(credit="10"), model="sold/model", messages=messages)
+            assert response.status_code == 200
+            assert backend.counted == []
+            assert [chat.json["max_tokens"] for chat in backend.chats] == [8000]
             await door.nothing_is_left()
 
 

@@ -43,9 +43,7 @@ class RoundBounds(NamedTuple):
     tells_events: bool
 
 
-def in_rounds(
-    exchange: Exchange, ask: Ask, caller: Caller, inference: Inference, context: RequestContext | None
-) -> "Rounds":
+def in_rounds(exchange: Exchange, ask: Ask, caller: Caller, inference: Inference, context: RequestContext) -> "Rounds":
     """The exchange with the tools that its ask wants. Raises GatewayError for a server that there is none of."""
     wanted, settings = ask.wanted_tools, inference.parts.settings.mcp
     assert wanted is not None
@@ -81,7 +79,7 @@ class Rounds:
         another: Callable[[Exchange, int], Exchange],
         toolbox: Toolbox,
         bounds: RoundBounds,
-        context: RequestContext | None,
+        context: RequestContext,
     ) -> None:
         self._first = self._exchange = exchange
         self._another = another
@@ -195,8 +193,7 @@ class Rounds:
         Raises GatewayError for other failures.
         """
         results = await self._toolbox.run(calls)
-        if self._context is not None:
-            await self._context.reservation.grow(sum(map(len, results)))
+        await self._context.reservation.grow(sum(map(len, results)))
         said = [message | {"tool_calls": list(map(_as_object, calls))}, *map(_answered, calls, results)]
         ask = self._asked_next(said)
         exchange = self._exchange = self._another(self._first, len(self._told) + 1)
@@ -241,8 +238,9 @@ class Rounds:
         if len(own) < len(calls):
             choice["message"]["tool_calls"] = own
             choice["finish_reason"] = choice.get("finish_reason") if own else _CUT
-        if (usage := self.facts.usage) is not None:
-            answer["usage"] = usage.as_object()
+        usage = self.facts.usage
+        assert usage is not None
+        answer["usage"] = usage.as_object()
         answer["gateway"] = (answer.get("gateway") or {}) | self.told
         return answer
 

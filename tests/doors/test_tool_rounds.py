@@ -16,7 +16,7 @@ from mcp_gateway.core.surfaces.whole_answer import PARSED_BYTES
 from tests.captured import captured
 from tests.cases import each
 from tests.logged import everything_logged
-from tests.patience import eventually
+from tests.patience import PATIENCE_S, eventually
 from tests.replaying import (
     DONE,
     Answer,
@@ -749,7 +749,10 @@ async def test_the_tool_over_mcp_tells_the_words_of_a_round_while_they_come(
         headers = {"accept": "application/json, text/event-stream", "mcp-protocol-version": "2025-06-18"}
         headers |= bearer(await keyed(door))
         told: list[Any] = []
-        async with door.http.stream("POST", "/v1/mcp", json=message, headers=headers) as answer:
+        async with (
+            asyncio.timeout(PATIENCE_S),
+            door.http.stream("POST", "/v1/mcp", json=message, headers=headers) as answer,
+        ):
             async for line in answer.aiter_lines():
                 if line.startswith("data: {"):
                     told.append(orjson.loads(line.removeprefix("data: ")))

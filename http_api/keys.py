@@ -190,11 +190,8 @@ class Keys:
         key = await self._own_key(asked)
         budgets = (await self._budgets(key.account_id, [key]))[key.id]  # which may end with it
         if not asked.query.with_made:
-            revoked = await self._keys.revoke(key.id)
-            await self._ledger.return_leases(key.account_id)
-            return RevokedKey(**self._fields(revoked, budgets))
+            return RevokedKey(**self._fields(await self._keys.revoke(key.id), budgets))
         key, made_count = await self._keys.revoke_with_made(key.id)
-        await self._ledger.return_leases(key.account_id)
         return RevokedKey(**self._fields(key, budgets), made_revoked=made_count)
 
     def _wanted(self, asked: NewKey) -> WantedKey:

@@ -255,6 +255,7 @@ async def open_gateway(
             tool_servers=tool_servers,
         )
         known_keys.on_close(inference.close_key)
+        keys.on_change(lambda key: leases.give_back_of(key.account_id))
         await pool.begin(settings.upstream.start_wait_s)
         _log_prices(settings, published)
         await stack.enter_async_context(

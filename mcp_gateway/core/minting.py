@@ -13,7 +13,7 @@ from mcp_gateway.core.engine import Write
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.identity.keys import ANY_SERVER, TEST_SCOPES, Key, check_lowered
-from mcp_gateway.core.ledger.budgets import LEASES_ARE_TOTAL, Budget, BudgetStanding, BudgetWindow, MakeBudgets
+from mcp_gateway.core.ledger.budgets import Budget, BudgetStanding, BudgetWindow, MakeBudgets
 from mcp_gateway.core.ledger.leases import Leases
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.money import parse_usd
@@ -120,15 +120,17 @@ class Mint:
             )
             return MintedKey(key, raw, standings)
 
-        return await self._leases.make(MakeBudgets(budgets, above=tuple(maker.holders)), create)
+        try:
+            return await self._leases.make(MakeBudgets(budgets, above=tuple(maker.holders)), create)
+        except GatewayError as refusal:
+            if wanted.end is None or refusal.param != "expires_at":
+                raise
+            raise GatewayError(refusal.code, refusal.message, param=wanted.end.param) from None
 
     def _budgets(
         self, account_id: str, key_id: str, wanted: Sequence[WantedBudget], expires_at_ms: int | None
     ) -> tuple[Budget, ...]:
-        """Raises GatewayError `invalid_value` for a lease of a key without an end, or of a window that starts anew."""
-        for number, one in enumerate(wanted):
-            if one.is_lease and one.window != "total":
-                raise GatewayError("invalid_value", LEASES_ARE_TOTAL, param=f"budgets.{number}.window")
+        """Raises GatewayError `invalid_value` for a lease of a key without an end."""
         if expires_at_ms is None and any(one.is_lease for one in wanted):
             message = "A lease ends with its key: say `expires_in_s` or `expires_at`."
             raise GatewayError("invalid_value", message, param="expires_in_s")

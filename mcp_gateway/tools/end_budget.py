@@ -68,7 +68,6 @@ class BudgetEnding:
             raise GatewayError("not_found", message, param="key_id")
         budgets = [told(one) for one in await self._ledger.budgets_held_by(key.account_id, [key.id])]
         _, made_count = await self._keys.revoke_with_made(key.id)  # its budgets end with it
-        await self._ledger.return_leases(key.account_id)
         with_made = f", with {made_count} that it had made" if made_count else ""
         left = f": {told_in_words(budgets)}" if budgets else ""
         facts = {"key_id": key.id, "made_ended": made_count, "budgets": budgets}

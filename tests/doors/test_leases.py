@@ -7,6 +7,8 @@ import httpx2
 import pytest
 import pytest_asyncio
 
+from mcp_gateway.core.ids import now_ms
+from mcp_gateway.core.ledger.budgets import Budget, MakeBudgets
 from tests.cases import each
 from tests.serving import Door, bearer, error_of, open_door
 
@@ -18,6 +20,10 @@ async def door(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Door]:
     async with open_door(tmp_path_factory.mktemp("leases")) as door:
         yield door
         await door.nothing_is_left()
+
+
+LEASE = {"amount_usd": "0.1", "window": "total", "lease": True}
+DAILY = {"amount_usd": "0.1", "window": "day"}
 
 
 async def create(door: Door, key: str, *leases: str, lasts_s: int | None = 600, **fields: Any) -> httpx2.Response:
@@ -59,22 +65,40 @@ async def test_what_is_set_aside_for_a_key_is_no_others_and_returns_with_its_end
 @each(
     ("fields", "code", "param"),
     [
-        ({"lasts_s": None}, "invalid_value", "expires_in_s"),
+        ({"expires_in_s": None}, "invalid_value", "expires_in_s"),
         ({"budgets": [{"amount_usd": "0.1", "window": "day", "lease": True}]}, "invalid_value", "budgets.0.window"),
+        ({"budgets": [DAILY, DAILY | {"lease": True}]}, "invalid_value", "budgets.1.window"),
         ({"budgets": [{"amount_usd": "0.1", "window": "total", "lease": 1}]}, "invalid_type", "budgets.0.lease"),
+        ({"expires_in_s": None, "expires_at": 1_000_000_000}, "invalid_value", "expires_at"),
+        ({"expires_in_s": None, "expires_at": "2020-01-01T00:00:00Z"}, "invalid_value", "expires_at"),
     ],
 )
 async def test_what_is_no_lease_is_refused_and_makes_no_key(
     door: Door, fields: dict[str, Any], code: str, param: str | None
 ) -> None:
     top = await door.key(credit="1")
-    asked = {"expires_in_s": 600} | fields
-    if "lasts_s" in fields:
-        asked = {"budgets": [{"amount_usd": "0.1", "window": "total", "lease": True}]}
+    asked = {"expires_in_s": 600, "budgets": [LEASE]} | fields
     refused = await door.http.post("/v1/keys", json=asked, headers=bearer(top))
     assert (refused.status_code, error_of(refused)["code"], error_of(refused)["param"]) == (400, code, param)
     assert len((await door.get("/v1/keys", top)).json()["data"]) == 1
     assert await balance(door, top) == ("1.00", "0.00")
+
+
+@each(
+    ("end", "param"), [({"expires_in_s": 600}, "expires_in_s"), ({"expires_at": now_ms() // 1000 + 600}, "expires_at")]
+)
+async def test_a_lease_that_would_outlive_the_one_above_is_refused_by_the_name_of_its_end(
+    door: Door, end: dict[str, Any], param: str
+) -> None:
+    account_id = await door.account("1")
+    key, raw = await door.gateway.keys.create(account_id)
+    above = Budget(f"bud_{key.id}", account_id, key.id, 10**8, "total", lease_ends_at_ms=now_ms() + 300_000)
+    leases = door.gateway.mint._leases
+    await leases.make(MakeBudgets((above,)), leases._store.write)
+    refused = await door.http.post("/v1/keys", json={"budgets": [LEASE], **end}, headers=bearer(raw))
+    assert (refused.status_code, error_of(refused)["param"]) == (400, param)
+    assert await balance(door, raw) == ("0.90", "0.10")
+    await leases.end(account_id, above.id)
 
 
 async def test_a_key_has_one_lease(door: Door) -> None:

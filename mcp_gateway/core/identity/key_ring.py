@@ -181,7 +181,7 @@ class KeyRing:
         self._new_id = new_id
         self._now_ms = now_ms
         self._most = most
-        self._on_change: list[Callable[[], Awaitable[None]]] = []
+        self._on_change: list[Callable[[Key], Awaitable[None]]] = []
 
     # Asking
 
@@ -241,8 +241,8 @@ class KeyRing:
 
     # Changing
 
-    def on_change(self, listener: Callable[[], Awaitable[None]]) -> None:
-        """Call `listener` after each change to a key that this process makes, before it is told to whoever asked."""
+    def on_change(self, listener: Callable[[Key], Awaitable[None]]) -> None:
+        """Call `listener` with each key that this process has changed, as it was, before whoever asked is told."""
         self._on_change.append(listener)
 
     async def forget_changes(self) -> None:
@@ -316,21 +316,22 @@ class KeyRing:
         if may_mint_over_mcp:
             check_may_mint_over_mcp(key.scopes)
         await self._store.write(ChangeKey(key_id, name, limits or {}, lowered_from, group, may_mint_over_mcp))
-        return await self._told(key_id)
+        return await self._told(key)
 
     async def revoke(self, key_id: str) -> Key:
         """Make a key useless for good, with what it minted; one that has ended stays as it is. Raises `not_found`."""
-        await self.get(key_id)
+        key = await self.get(key_id)
         await self._end([key_id])
-        return await self._told(key_id)
+        return await self._told(key)
 
     async def revoke_with_made(self, key_id: str) -> tuple[Key, int]:
         """As `revoke`, and so each key that it made, or that one of those made; returns how many these were."""
         await self.get(key_id)
+        key = await self.get(key_id)
         count = len(await self._end([key_id]) - {key_id})
         while made := await self._store.read(LiveKeysMade(key_id, self._now_ms())):  # by one just revoked, perhaps
             count += len(await self._end(made))
-        return await self._told(key_id), count
+        return await self._told(key), count
 
     async def _end(self, key_ids: Sequence[str]) -> frozenset[str]:
         """The ids of all that ended. Of thousands so many at a time, since others wait; who minted them ends last."""
@@ -342,11 +343,11 @@ class KeyRing:
             ids |= ended.ids
         return ids
 
-    async def _told(self, key_id: str) -> Key:
-        """A key that was changed, once those that listen have heard of it."""
+    async def _told(self, key: Key) -> Key:
+        """A key as it is after its change, once those that listen have heard of it."""
         for listener in self._on_change:
-            await listener()
-        return await self.get(key_id)
+            await listener(key)
+        return await self.get(key.id)
 
 
 def _scopes_of(asked: Collection[KeyScope] | None, *, is_test: bool) -> frozenset[KeyScope]:

@@ -49,7 +49,7 @@ class KnownKeys:
         self._catching_up = asyncio.Lock()
         self._on_close: list[OnClose] = []
         self._on_right_changed: list[Callable[[str], None]] = []
-        keys.on_change(self.catch_up)
+        keys.on_change(lambda _: self.catch_up())
 
     def __len__(self) -> int:
         return len(self._valid)

@@ -42,7 +42,7 @@ class Leases:
         asked_for = [budget for budget in asked.budgets if budget.lease_ends_at_ms is not None]
         if not asked_for:
             return await write(asked)
-        _check(asked_for)
+        _check(asked.budgets)
         leases = await self._all_set_aside(asked_for, frozenset(asked.above))
         making = asyncio.ensure_future(write(replace(asked, leases=tuple(leases))))
         making.add_done_callback(lambda _: self._let_go(asked_for))
@@ -81,6 +81,11 @@ class Leases:
             over[account_id] += [lease_id] if is_ended else []
         return sum([await self._ledger.return_leases(account_id, ended) for account_id, ended in over.items()])
 
+    async def give_back_of(self, account_id: str) -> None:
+        """What is left of an account's leases that have just ended; where it cannot be written, `watch` does it."""
+        with suppress(GatewayError):
+            await self._ledger.return_leases(account_id)
+
     async def watch(self) -> None:
         """Give back as their time comes, until cancelled; a hold that lacks it does not wait for this."""
         while True:
@@ -89,13 +94,14 @@ class Leases:
             await asyncio.sleep(_INTERVAL_S)
 
 
-def _check(asked_for: Sequence[Budget]) -> None:
+def _check(budgets: Sequence[Budget]) -> None:
     """Raises GatewayError; whether a holder has a lease already, the database knows."""
-    if len({budget.holder for budget in asked_for}) < len(asked_for):
+    leases = {number: budget for number, budget in enumerate(budgets) if budget.lease_ends_at_ms is not None}
+    if len({budget.holder for budget in leases.values()}) < len(leases):
         raise GatewayError("conflict", ONE_LEASE)
-    for budget in asked_for:
+    for number, budget in leases.items():
         if budget.window != "total":
-            raise GatewayError("invalid_value", LEASES_ARE_TOTAL)
+            raise GatewayError("invalid_value", LEASES_ARE_TOTAL, param=f"budgets.{number}.window")
         if budget.holder == budget.account_id:
             message = (
                 "An account has nothing above it that a lease could be set aside from; give it to a key or a group."

@@ -300,18 +300,18 @@ class Ledger:
     async def set_aside(self, budget: Budget, ends_at_ms: int, above: Holders) -> Hold:
         """Hold all of a lease until it is made, of what is above it, as for a request; money that lasts until its end.
 
-        Nothing is waited for. Raises as `hold`; GatewayError `invalid_value` for an end that is past, or later than one
-        above has.
+        Nothing is waited for. Raises as `hold`; GatewayError `invalid_value` about `expires_at` for an end that is
+        past, or later than one above has.
         """
         if ends_at_ms <= self._now_ms():
-            raise GatewayError("invalid_value", "A lease ends later than now.")
+            raise GatewayError("invalid_value", "A lease ends later than now.", param="expires_at")
         by = Spender(above, budget.amount_nano, ends_at_ms)
         hold = await self._hold_after_reading(budget.id, budget.account_id, budget.amount_nano, by, 0.0)
         last_ms = self._purses.of(budget.account_id).budgets.ends_at_ms(hold.windows)
         if last_ms is not None and ends_at_ms > last_ms:
             self.release(budget.id)
             message = f"A lease ends with the one that it is set aside from, at {last_ms // 1000} at the latest."
-            raise GatewayError("invalid_value", message)
+            raise GatewayError("invalid_value", message, param="expires_at")
         return hold
 
     async def return_leases(self, account_id: str, ended: Sequence[str] = ()) -> int:

@@ -229,12 +229,15 @@ async def test_a_lease_is_refused_without_room_money_or_time(
     assert (await refused(lease(CHILD, 51))).code == "budget_exhausted"
     running = await ledger.hold("req_1", account, 1, 20, frozenset({TOP}))
     assert (await refused(lease(CHILD, 31))).code == "balance_held"
-    for odd in (lease(CHILD, 1, lasts_ms=0), lease(CHILD, 1, window="day"), lease(account, 1)):
-        assert (await refused(odd)).code == "invalid_value"
+    odd = {"expires_at": lease(CHILD, 1, lasts_ms=0), "budgets.0.window": lease(CHILD, 1, window="day")}
+    for param, asked in (odd | {None: lease(account, 1)}).items():
+        refusal = await refused(asked)
+        assert (refusal.code, refusal.param) == ("invalid_value", param)
     ledger.release(running.request_id)
     await lease(CHILD, 30)
     assert (await refused(lease(CHILD, 1))).code == "conflict"
-    assert (await refused(lease(GRANDCHILD, 1, lasts_ms=HOUR_MS + 1))).code == "invalid_value"
+    refusal = await refused(lease(GRANDCHILD, 1, lasts_ms=HOUR_MS + 1))
+    assert (refusal.code, refusal.param) == ("invalid_value", "expires_at")
     assert ledger.held_now().requests == 0
     assert await ledger.balance(account) == Balance(70, 0, 0, 30)
 

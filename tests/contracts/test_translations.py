@@ -122,7 +122,7 @@ def test_what_is_sent_is_what_was_asked_but_for_what_the_dialect_changes(pair: P
 async def test_an_answer_in_one_piece_is_changed_in_its_models_name_alone(pair: Pair) -> None:
     for capture in pair.answers(is_stream=False):
         told = orjson.loads(capture.body)
-        whole = await pair.translation.read(capture.body, PUBLIC)
+        whole = await pair.translation.read(capture.body, pair.ask(model=PUBLIC))
         kept = [{n: v for n, v in one.items() if n not in pair.changed} for one in (orjson.loads(whole.body), told)]
         assert kept[0] == kept[1] | {"model": PUBLIC}, capture.case
         assert whole.usage == pair.spoken.usage_in(told), capture.case
@@ -131,7 +131,7 @@ async def test_an_answer_in_one_piece_is_changed_in_its_models_name_alone(pair: 
 async def test_an_answer_can_be_given_another_usage(pair: Pair) -> None:
     for capture in pair.answers(is_stream=False):
         changed = await pair.translation.with_usage(capture.body, Usage(7, 5))
-        whole = await pair.translation.read(changed, PUBLIC)
+        whole = await pair.translation.read(changed, pair.ask())
         assert whole.usage is not None
         assert whole.usage[:2] == (7, 5), capture.case
         assert await pair.translation.text_bytes(capture.body) >= 0
@@ -140,7 +140,7 @@ async def test_an_answer_can_be_given_another_usage(pair: Pair) -> None:
 @each("body", [b"", b"null", b"[]", b"{}", b"<html>", b'{"error":{"message":"x","code":500}}'])
 async def test_what_is_no_answer_is_the_backends_error(pair: Pair, body: bytes) -> None:
     with pytest.raises(GatewayError, match="backend_error"):
-        await pair.translation.read(body, PUBLIC)
+        await pair.translation.read(body, pair.ask())
 
 
 def test_a_stream_is_the_same_at_whichever_byte_it_is_cut(pair: Pair) -> None:

@@ -73,6 +73,7 @@ class TestChats:
             assert (answer["usage"]["prompt_tokens"], answer["usage"]["completion_tokens"]) == manner.billed
             record = await door.record(response)
             assert (record["cost_nano"], record["backend"]) == (cost_of(manner), manner.kind)
+            assert answer["id"] == f"chatcmpl-{record['id']}"
             received_nothing_of_the_caller(double, key)
             tells_nothing_of_the_operator(response)
 

@@ -10,7 +10,6 @@ from mcp_gateway.core.dialects.chat_openai_fields import ProviderFields
 from mcp_gateway.core.dialects.dialect import Counting
 from mcp_gateway.core.dialects.openai_refusals import error_object
 from mcp_gateway.core.dialects.openai_usage import usages_in
-from mcp_gateway.core.ids import new_id
 from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.provider_settings import Preset
 from mcp_gateway.core.record import EndedBy
@@ -97,7 +96,7 @@ class ChatToOpenAi:
     def collecting(self, ask: Ask, public_model: str, max_bytes: int) -> Collector:
         raise NotImplementedError  # none is
 
-    async def read(self, body: Body, public_model: str) -> Whole:
+    async def read(self, body: Body, ask: Ask) -> Whole:
         if len(body) > _MOST_PARSED_BYTES:
             raise AnswerTooLarge
         try:
@@ -112,9 +111,9 @@ class ChatToOpenAi:
             raise not_understood() from None
         if any(choice["finish_reason"] == "error" for choice in choices):
             raise failed_amid()
-        return self._whole(told, choices, public_model)
+        return self._whole(told, choices, ask)
 
-    def _whole(self, told: dict[str, Any], choices: list[dict[str, Any]], public_model: str) -> Whole:
+    def _whole(self, told: dict[str, Any], choices: list[dict[str, Any]], ask: Ask) -> Whole:
         if not choices:
             raise not_understood()
         usage = next(reversed([*usages_in(told)]), None)
@@ -122,10 +121,10 @@ class ChatToOpenAi:
             usage = None
         created = told.get("created")
         answer = {
-            "id": f"chatcmpl-{new_id('req')}",
+            "id": f"chatcmpl-{ask.request_id}",
             "object": "chat.completion",
             "created": created if isinstance(created, int) else 0,
-            "model": public_model,
+            "model": ask.model,
             "choices": choices,
         }
         body = orjson.dumps(answer | ({"usage": usage} if usage is not None else {}))

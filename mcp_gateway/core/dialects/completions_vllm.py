@@ -55,8 +55,8 @@ class CompletionsToVllm:
     def collecting(self, ask: Ask, public_model: str, max_bytes: int) -> TextCollector:
         return TextCollector(public_model, choices=ask.told_choices, prompts=ask.prompt.number, max_bytes=max_bytes)
 
-    async def read(self, body: Body, public_model: str) -> Whole:
-        return await whole_answer.read_answer(body, public_model, whole_answer.reason_of_text)
+    async def read(self, body: Body, ask: Ask) -> Whole:
+        return await whole_answer.read_answer(body, ask, whole_answer.reason_of_text)
 
     async def text_bytes(self, body: Body) -> int:
         return await whole_answer.text_bytes(body, "text")

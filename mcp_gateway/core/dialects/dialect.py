@@ -59,8 +59,8 @@ class Translation(Protocol):
     def collecting(self, ask: Ask, public_model: str, max_bytes: int) -> Collecting:
         """Puts one answer's stream together."""
 
-    async def read(self, body: Body, public_model: str, /) -> Whole:
-        """Read an answer in one piece. Raises GatewayError `backend_error` for what is none."""
+    async def read(self, body: Body, ask: Ask, /) -> Whole:
+        """Read an answer in one piece to an ask. Raises GatewayError `backend_error` for what is none."""
 
     async def with_usage(self, body: Body, usage: Usage, /) -> Body:
         """The answer with this usage for whatever it tells of it. Raises GatewayError `backend_error`."""

@@ -42,5 +42,5 @@ class InputsToVllm:
     def collecting(self, ask: Ask, public_model: str, max_bytes: int) -> Collecting:
         raise NotImplementedError  # see `can_collect`
 
-    async def read(self, body: Body, public_model: str) -> Whole:
-        return await read_input_answer(body, public_model, self._member)
+    async def read(self, body: Body, ask: Ask) -> Whole:
+        return await read_input_answer(body, ask.model, self._member)

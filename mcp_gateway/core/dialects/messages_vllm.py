@@ -49,8 +49,8 @@ class MessagesToVllm:
     def collecting(self, ask: Ask, public_model: str, max_bytes: int) -> Collecting:
         raise NotImplementedError  # see `can_collect`
 
-    async def read(self, body: Body, public_model: str) -> Whole:
-        return message_answer.read_message(body, public_model)
+    async def read(self, body: Body, ask: Ask) -> Whole:
+        return message_answer.read_message(body, ask.model)
 
     async def with_usage(self, body: Body, usage: Usage) -> Body:
         return message_answer.with_usage(body, usage)

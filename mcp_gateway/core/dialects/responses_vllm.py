@@ -78,13 +78,13 @@ class ResponsesToVllm:
         assert isinstance(ask, ResponsesAsk)
         return ResponsesCollecting(ask, public_model)
 
-    async def read(self, body: Body, public_model: str) -> Whole:
+    async def read(self, body: Body, ask: Ask) -> Whole:
         response = await _parsed(body)
         if failure_of_response(response) is not None:
             raise failed_amid()
         usage = usage_of(response)
         told = None if usage is None else told_usage(response, usage)
-        written = dump_json(in_our_form(response, public_model) | {"usage": told})
+        written = dump_json(in_our_form(response, ask.model) | {"usage": told})
         return Whole(written, finish_reason_of(response), usage, is_usage_exact=usage is not None)
 
     async def with_usage(self, body: Body, usage: Usage) -> Body:

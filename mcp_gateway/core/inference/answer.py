@@ -100,9 +100,8 @@ class Answer:
         if len(body) > SMALL_BYTES:
             await self.keep(len(body))
         self._check_is_ours(body, response)
-        target = self._meter.target
-        translation = target.translation
-        whole = await translation.read(body, target.public_model)
+        translation = self._meter.target.translation
+        whole = await translation.read(body, self._ask)
         self._reason = whole.finish_reason
         if whole.finish_reason == "abort":
             raise GoingDown

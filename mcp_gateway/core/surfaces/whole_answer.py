@@ -16,7 +16,7 @@ from mcp_gateway.core.json_bounds import SLICE_BYTES, dump_json, parse_exactly
 from mcp_gateway.core.surfaces.credible import failed_amid, not_understood, read_finish_reason
 from mcp_gateway.core.surfaces.error_shapes import error_in
 from mcp_gateway.core.surfaces.onward import FIRST_MODEL
-from mcp_gateway.core.surfaces.surface import Body, Whole
+from mcp_gateway.core.surfaces.surface import Ask, Body, Whole
 from mcp_gateway.core.surfaces.usage import Usage, end_of_member, is_as_told, is_told, read_usage, told, usage_at
 
 PARSED_BYTES = 256 * 1024
@@ -54,14 +54,14 @@ def reason_of_text(choice: Any) -> Any:
     return choice["finish_reason"]
 
 
-async def read_answer(body: Body, public_model: str, reason_of: Callable[[Any], Any] = reason_of_message) -> Whole:
-    """Read an answer with choices, which from now on bears the public name of its model; not a byte else is changed.
+async def read_answer(body: Body, ask: Ask, reason_of: Callable[[Any], Any] = reason_of_message) -> Whole:
+    """Read an answer with choices, which from now on bears the name that was asked for; not a byte else is changed.
 
     `reason_of` reads a choice. Raises GatewayError `backend_error` for what is none, or tells an error beside it: so
     it is refused before it is billed. Of several choices that broke off, the reason is that of the one which did.
     """
     is_short = len(body) <= PARSED_BYTES
-    whole = _parse_answer(body, public_model, reason_of) if is_short else await _search_answer(body, public_model)
+    whole = _parse_answer(body, ask.model, reason_of) if is_short else await _search_answer(body, ask.model)
     if whole.finish_reason == "error":
         raise failed_amid()
     return whole

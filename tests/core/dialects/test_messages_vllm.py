@@ -198,7 +198,7 @@ def test_an_image_s_bytes_are_no_text() -> None:
 @each("case", ["540_messages", "545_messages_system", "849_messages_reasoning"])
 async def test_a_captured_answer_is_as_anthropic_writes_it(case: str) -> None:
     sent_body = orjson.loads(captured(case).body)
-    whole = await TO_VLLM.read(captured(case).body, "public/tiny")
+    whole = await TO_VLLM.read(captured(case).body, ask())
     body = orjson.loads(whole.body)
     assert body["id"] == sent_body["id"].replace("chatcmpl-", "msg_")
     assert (body["model"], body["stop_sequence"], body["content"]) == ("public/tiny", None, sent_body["content"])
@@ -211,7 +211,7 @@ async def test_a_captured_answer_is_as_anthropic_writes_it(case: str) -> None:
 
 async def test_a_usage_that_is_not_told_is_written_into_the_answer() -> None:
     body = captured("540_messages").body.replace(b',"usage":{"input_tokens":14,"output_tokens":6}', b"")
-    whole = await TO_VLLM.read(body, "public/tiny")
+    whole = await TO_VLLM.read(body, ask())
     assert (whole.usage, whole.is_usage_exact) == (None, False)
     assert await TO_VLLM.text_bytes(whole.body) == len(b'ationher exist"11 \\')
     told = orjson.loads(await TO_VLLM.with_usage(whole.body, Usage(9, 8, 2)))["usage"]
@@ -220,7 +220,7 @@ async def test_a_usage_that_is_not_told_is_written_into_the_answer() -> None:
 
 async def test_an_answer_without_a_reason_for_its_end_broke_off() -> None:
     body = captured("540_messages").body.replace(b'"stop_reason":"max_tokens",', b"")
-    assert (await TO_VLLM.read(body, "m")).finish_reason == "abort"
+    assert (await TO_VLLM.read(body, ask())).finish_reason == "abort"
 
 
 @each("body", [
@@ -229,11 +229,11 @@ async def test_an_answer_without_a_reason_for_its_end_broke_off() -> None:
 ])  # fmt: skip
 async def test_what_is_no_message_is_an_error(body: bytes) -> None:
     with pytest.raises(GatewayError) as refused:
-        await TO_VLLM.read(body, "m")
+        await TO_VLLM.read(body, ask())
     assert refused.value.code == "backend_error"
 
 
 async def test_large_integers_of_a_tool_s_input_pass_exactly() -> None:
     tool = b'{"type":"tool_use","id":"t","name":"n","input":{"n":123456789012345678901234567890}}'
     body = captured("540_messages").body.replace(b'{"type":"text","text":"ationher exist\\"11 \\\\"}', tool)
-    assert b"123456789012345678901234567890" in (await TO_VLLM.read(body, "m")).body
+    assert b"123456789012345678901234567890" in (await TO_VLLM.read(body, ask())).body

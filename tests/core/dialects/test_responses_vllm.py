@@ -165,7 +165,7 @@ def test_a_prompt_is_counted_as_the_chat_that_it_is() -> None:
 async def test_an_answer_that_failed_is_the_backends_error(status: str) -> None:
     body = orjson.loads(captured("520_responses").body) | {"status": status}
     with pytest.raises(GatewayError, match="backend_error"):
-        await TRANSLATION.read(orjson.dumps(body), "m")
+        await TRANSLATION.read(orjson.dumps(body), asked())
 
 
 @each(
@@ -173,7 +173,7 @@ async def test_an_answer_that_failed_is_the_backends_error(status: str) -> None:
     [("520_responses", "length"), ("526_responses_store", "length"), ("527_responses_tools", "tool_calls")],
 )
 async def test_why_an_answer_ended_is_told_as_of_a_chat(case: str, reason: str) -> None:
-    assert (await TRANSLATION.read(captured(case).body, "m")).finish_reason == reason
+    assert (await TRANSLATION.read(captured(case).body, asked())).finish_reason == reason
 
 
 @each(
@@ -187,7 +187,7 @@ async def test_why_an_answer_ended_is_told_as_of_a_chat(case: str, reason: str) 
 )
 async def test_a_usage_is_read_leniently_and_told_in_one_form(usage: Any, expected: Usage | None) -> None:
     body = orjson.loads(captured("520_responses").body) | {"usage": usage}
-    whole = await TRANSLATION.read(orjson.dumps(body), "m")
+    whole = await TRANSLATION.read(orjson.dumps(body), asked())
     assert whole.usage == expected
     told = orjson.loads(whole.body)["usage"]
     assert expected is None or (told["input_tokens"], told["output_tokens"], told["total_tokens"]) == (3, 2, 5)

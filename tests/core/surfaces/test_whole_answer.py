@@ -8,6 +8,8 @@ import pytest
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import SLICE_BYTES
+from mcp_gateway.core.surfaces.chat import CHAT
+from mcp_gateway.core.surfaces.surface import Ask
 from mcp_gateway.core.surfaces.usage import Usage
 from mcp_gateway.core.surfaces.whole_answer import PARSED_BYTES, read_answer, without_logprobs
 from tests.captured import Capture, captures
@@ -16,6 +18,10 @@ from tests.cases import each
 UNARY = [capture for capture in captures() if capture.is_chat and capture.status == 200 and not capture.is_stream]
 BACKEND_NAME = re.compile(rb'"model":"tiny(?:-alias)?"')
 SPACES = b" " * (PARSED_BYTES + SLICE_BYTES)
+
+
+def asked(model: str) -> Ask:
+    return CHAT.read({"model": model, "messages": [{"role": "user", "content": "Hi"}]}, 60)
 
 
 def lengthened(body: bytes, before: bytes) -> bytearray:
@@ -27,17 +33,17 @@ def lengthened(body: bytes, before: bytes) -> bytearray:
 @each("capture", UNARY)
 async def test_nothing_is_changed_but_the_models_name(capture: Capture) -> None:
     expected = BACKEND_NAME.sub(b'"model":"a\\\\"b"', capture.body, count=1)
-    assert (await read_answer(capture.body, 'a"b')).body == expected
+    assert (await read_answer(capture.body, asked('a"b'))).body == expected
 
 
 @each("before", [b'"id"', b'"model"', b'"choices"', b'"message"', b'"finish_reason"', b'"usage"', b"{"])
 @each("capture", UNARY)
 async def test_a_long_answer_tells_the_same_as_a_short_one(capture: Capture, before: bytes) -> None:
-    short = await read_answer(capture.body, "public/name")
+    short = await read_answer(capture.body, asked("public/name"))
     long = lengthened(capture.body, before if before in capture.body else b'"id"')
     if long.startswith(b" "):
         long = long.strip() + SPACES
-    told = await read_answer(long, "public/name")
+    told = await read_answer(long, asked("public/name"))
     assert (told.finish_reason, told.usage) == (short.finish_reason, short.usage)
     assert orjson.loads(told.body) == orjson.loads(capture.body) | {"model": "public/name"}
 
@@ -67,7 +73,7 @@ KEYS = '"finish_reason":"abort","usage":{"prompt_tokens":9,"completion_tokens":9
 async def test_what_a_model_says_is_never_taken_for_what_the_backend_tells(write: Any) -> None:
     body = bytearray(write(saying(KEYS * 9000)))
     said = orjson.loads(body)
-    told = await read_answer(body, "pub")
+    told = await read_answer(body, asked("pub"))
     assert (told.finish_reason, told.usage) == ("stop", Usage(3, 2))
     assert orjson.loads(told.body) == said | {"model": "pub"}
     assert orjson.loads(await without_logprobs(body)) == orjson.loads(body)
@@ -75,14 +81,14 @@ async def test_what_a_model_says_is_never_taken_for_what_the_backend_tells(write
 
 @each("usage", [None, "x", [], {}, {"prompt_tokens": "x"}, {"a": "b" * 20_000, "prompt_tokens": 1}, 5])
 async def test_usage_that_is_none_is_none_in_a_long_answer_too(usage: object) -> None:
-    assert (await read_answer(orjson.dumps(saying("x" * PARSED_BYTES, usage=usage)), "pub")).usage is None
+    assert (await read_answer(orjson.dumps(saying("x" * PARSED_BYTES, usage=usage)), asked("pub"))).usage is None
 
 
 @each("body", [b"", b"null", b"[]", b"{}", b'{"choices":[]}', b'{"choices":[1]}', b'{"choices":null}', b"<html>"])
 @each("padding", [b"", SPACES])
 async def test_what_is_no_chat_completion_is_not_understood(body: bytes, padding: bytes) -> None:
     with pytest.raises(GatewayError, match="backend_error"):
-        await read_answer(body + padding, "pub")
+        await read_answer(body + padding, asked("pub"))
 
 
 def with_logprobs(rows: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from mcp_gateway.core.dialects.cache_salt import cache_salt
 from mcp_gateway.core.dialects.dialect import Counting
-from mcp_gateway.core.dialects.messages_vllm_fields import MessageFields
+from mcp_gateway.core.dialects.message_fields import MessageFields
 from mcp_gateway.core.dialects.vllm_bodies import counting_with
 from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.record import EndedBy

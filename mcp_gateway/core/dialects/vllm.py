@@ -19,7 +19,7 @@ from mcp_gateway.core.dialects.flat_fields import (
     FlatFields,
 )
 from mcp_gateway.core.dialects.messages_vllm import MessagesToVllm
-from mcp_gateway.core.dialects.messages_vllm_fields import MessageFields
+from mcp_gateway.core.dialects.messages_vllm_fields import messages_to_vllm
 from mcp_gateway.core.dialects.responses_fields import ResponsesFields
 from mcp_gateway.core.dialects.responses_vllm import ResponsesToVllm
 from mcp_gateway.core.dialects.scores_vllm import ScoresToVllm
@@ -58,7 +58,7 @@ class Vllm:
             "embeddings": EmbeddingsToVllm(FlatFields(EMBEDDING_FIELDS, pass_fields)),
             "rerank": ScoresToVllm("/v1/rerank", "results", FlatFields(RERANK_FIELDS, pass_fields)),
             "score": ScoresToVllm("/score", "data", FlatFields(SCORE_FIELDS, pass_fields)),
-            "messages": MessagesToVllm(MessageFields(pass_fields, pass_template_kwargs)),
+            "messages": MessagesToVllm(messages_to_vllm(pass_fields, pass_template_kwargs)),
             "responses": ResponsesToVllm(ResponsesFields(pass_template_kwargs)),
         }
         self.inquiries: Mapping[QuestionName, Inquiry] = {

@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from mcp_gateway.core.dialects.messages_vllm import MessagesToVllm
-from mcp_gateway.core.dialects.messages_vllm_fields import FIELDS, MessageFields
+from mcp_gateway.core.dialects.messages_vllm_fields import FIELDS, messages_to_vllm
 from mcp_gateway.core.dialects.sifting import MAX_SCHEMA_BYTES, FieldUse
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.surfaces.messages import COUNTED_MESSAGES, MESSAGES
@@ -16,7 +16,7 @@ from mcp_gateway.core.surfaces.usage import Usage
 from tests.captured import captured
 from tests.cases import each
 
-TO_VLLM = MessagesToVllm(MessageFields())
+TO_VLLM = MessagesToVllm(messages_to_vllm())
 HELLO = [{"role": "user", "content": "hello"}]
 LINE = "x-anthropic-billing-header: cc_version=2.1.332; cch=a1b2c"
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}

@@ -439,6 +439,20 @@ def test_a_key_is_given_the_servers_of_tools_that_are_named(data_dir: Path) -> N
         assert (refused.exit_code, "--mcp-servers takes labels" in refused.stderr) == (USAGE, True)
 
 
+def test_the_servers_of_a_key_are_changed(data_dir: Path) -> None:
+    account = made("accounts", "create", "Ann")
+    key_id = told("keys", "create", "--account", account)["id"]
+    for given, servers in [("b,a", ["a", "b"]), ("*", ["*"]), ("c", ["c"]), ("", [])]:
+        assert told("keys", "change", key_id, "--mcp-servers", given)["mcp_servers"] == servers
+        assert told("keys", "change", key_id, "--name", "x")["mcp_servers"] == servers
+    told("keys", "change", key_id, "--mcp-servers", "a", "--mcp-servers", "b")
+    assert run("keys", "change", key_id, "--name", "x").stdout.strip().endswith("with tools of a, b")
+    for labels in (",", "a,", "a b", "a/b", "**", "x" * 33, " "):
+        refused = run("keys", "change", key_id, f"--mcp-servers={labels}")
+        assert (refused.exit_code, "--mcp-servers takes labels" in refused.stderr) == (USAGE, True)
+    assert told("keys", "list")[0]["mcp_servers"] == ["a", "b"]
+
+
 def test_a_key_is_made_for_the_models_that_are_named(data_dir: Path) -> None:
     account = made("accounts", "create", "Ann")
     key = told("keys", "create", "--account", account, "--models", "b/two, a/one", "--models", "b/two")

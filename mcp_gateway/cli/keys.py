@@ -137,24 +137,41 @@ def change_key(
         bool | None,
         typer.Option(help="Let it make keys with budgets by a tool, or not, nor what it made. Left out: as it was."),
     ] = None,
+    mcp_servers: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The MCP servers whose tools it may use, instead of others; '' for none, nor for what it made. "
+            "Left out: as they were.",
+            metavar="LABEL,...",
+        ),
+    ] = None,
     budget: BudgetOption = None,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     is_json: JsonOption = False,
 ) -> None:
-    """Rename a key, set its limits, put it into a group or bound it by more budgets; show it then."""
+    """Rename a key, set its limits, servers or group, or bound it by more budgets; show it then."""
     budgets = budgets_given(budget, None, None)
     limits = limits_given(requests_per_minute, requests_per_day, tokens_per_minute, in_flight)
+    servers = _servers_given([] if mcp_servers == [""] else mcp_servers) if mcp_servers is not None else None
 
     async def work(desk: Desk) -> None:
-        is_asked = any(given is not None for given in (name, group, mint_over_mcp)) or limits
-        change = partial(desk.keys.change, name=name, limits=limits, group=group, may_mint_over_mcp=mint_over_mcp)
+        is_asked = any(given is not None for given in (name, group, mint_over_mcp, servers)) or limits
+        change = partial(
+            desk.keys.change,
+            name=name,
+            limits=limits,
+            group=group,
+            may_mint_over_mcp=mint_over_mcp,
+            mcp_servers=servers,
+        )
         found = await (change if is_asked else desk.keys.get)(key)
         if budgets:
             await desk.server.decide(MakeBudgets(budgets_of(found.account_id, found.id, budgets)))
         words = f"key {key} ({shown(found.name, LISTED_CHARS)}): "
         limits_now = limits_in_words(found.limits) or "the configured limits"
-        words += ", ".join(filter(None, (limits_now, _group_in_words(found), _minting_in_words(found))))
+        own = _group_in_words(found), _minting_in_words(found), _servers_in_words(found)
+        words += ", ".join(filter(None, (limits_now, *own)))
         answer(words, (await _objects(desk, [found]))[0], is_json=is_json)
 
     at_desk(config, data_dir, work)
@@ -230,14 +247,17 @@ def _minting_in_words(key: Key) -> str:
     return "mints over MCP" if key.may_mint_over_mcp else ""
 
 
+def _servers_in_words(key: Key) -> str:
+    return f"with tools of {', '.join(sorted(key.mcp_servers))}" if key.mcp_servers else ""
+
+
 def _own_rights(key: Key) -> str:
     """Nothing for a key that may be used for everything and for ever."""
     is_usual = key.is_test or len(key.scopes) == len(SCOPES)
     scopes = "" if is_usual else f"for {' and '.join(scope for scope in SCOPES if scope in key.scopes)}"
     end = "" if key.expires_at_ms is None else f"until {datetime.fromtimestamp(key.expires_at_ms / 1000, UTC):%Y-%m-%d}"
     models = "" if key.models is None else f"for {', '.join(map(shown, sorted(key.models)))}"
-    servers = f"with tools of {', '.join(sorted(key.mcp_servers))}" if key.mcp_servers else ""
-    return " ".join(filter(None, (scopes, models, servers, end)))
+    return " ".join(filter(None, (scopes, models, _servers_in_words(key), end)))
 
 
 async def _objects(desk: Desk, keys: Sequence[Key]) -> list[dict[str, Any]]:

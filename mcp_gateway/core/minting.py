@@ -12,12 +12,11 @@ from mcp_gateway.core.catalog import Published
 from mcp_gateway.core.engine import Write
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.key_ring import KeyRing
-from mcp_gateway.core.identity.keys import ANY_SERVER, TEST_SCOPES, Key, check_lowered
+from mcp_gateway.core.identity.keys import TEST_SCOPES, Key, check_lowered, check_servers
 from mcp_gateway.core.ledger.budgets import Budget, BudgetStanding, BudgetWindow, MakeBudgets
 from mcp_gateway.core.ledger.leases import Leases
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.money import parse_usd
-from mcp_gateway.core.text import shown
 
 MAX_NAME_CHARS = 200
 MAX_MODELS = 100
@@ -94,7 +93,8 @@ class Mint:
             raise lacking_right("mint_over_mcp")
         expires_at_ms = _ending(maker, wanted.end)
         models = maker.models if wanted.models is None else self._models_of(caller, wanted.models)
-        mcp_servers = maker.mcp_servers if wanted.mcp_servers is None else _servers_of(maker, wanted.mcp_servers)
+        mcp_servers = maker.mcp_servers if wanted.mcp_servers is None else frozenset(wanted.mcp_servers)
+        check_servers(mcp_servers, maker.mcp_servers, "This API key")
         if wanted.budgets:
             await self._ledger.budgets_held_by(maker.account_id, ())  # so that its zone is known
         key_id = self._new_id("key")
@@ -149,14 +149,6 @@ class Mint:
             return {catalog.find(name).id for name in asked}
         except GatewayError as refusal:
             raise GatewayError(refusal.code, refusal.message, param="models") from None
-
-
-def _servers_of(maker: Key, asked: Collection[str]) -> Collection[str]:
-    """Raises GatewayError `insufficient_permissions` for a server that the maker may not use itself."""
-    if ANY_SERVER not in maker.mcp_servers and (more := sorted(set(asked) - maker.mcp_servers)):
-        message = f"This API key may not use the server '{shown(more[0])}' itself."
-        raise GatewayError("insufficient_permissions", message, param="mcp_servers")
-    return asked
 
 
 def budget_amount(text: str, param: str) -> int:

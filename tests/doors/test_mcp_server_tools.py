@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 
+from mcp_gateway.core.errors import GatewayError
 from tests.cases import each
 from tests.patience import eventually
 from tests.serving import Door, error_of, open_door
@@ -78,3 +80,54 @@ async def test_a_key_gives_a_key_that_it_makes_no_more_servers_than_it_has(tmp_p
             assert (refused["error"]["code"], refused["error"]["param"]) == ("insufficient_permissions", "mcp_servers")
         assert (await made(await door.key(mcp_servers=["*"]), mcp_servers=["x"]))["mcp_servers"] == ["x"]
         assert (await made(key, mcp_servers=["a b"]))["error"]["type"] == "invalid_request"
+
+
+@each(
+    ("given", "left"),
+    [
+        (["a"], [["a"], ["a"], ["a"], []]),
+        (["a", "b", "c"], [["a", "b", "c"], ["a", "b"], ["a"], []]),
+        (["*"], [["*"], ["a", "b"], ["a"], []]),
+        (["b", "c"], [["b", "c"], ["b"], [], []]),
+        ([], [[], [], [], []]),
+    ],
+)
+async def test_what_a_key_loses_of_servers_what_it_made_loses_too(
+    tmp_path: Path, given: list[str], left: list[list[str]]
+) -> None:
+    async with open_door(tmp_path / "_".join(given)) as door:
+        top = await door.key(mcp_servers=["a", "b"])
+        line = [await own_key(door, top)]
+        minted: dict[str, Any] = {"budgets": [{"amount_usd": "1", "window": "day"}]}
+        asked: list[dict[str, Any]] = [minted, {"mcp_servers": ["a"]}, {"mcp_servers": []}]
+        for fields in asked:
+            line.append((await door.post(orjson.dumps(fields), line[-1].get("key", top), "/v1/keys")).json())
+        other = await door.key(mcp_servers=["a"])
+        desk = await door.desk()
+        changed = await desk.keys.change(line[0]["id"], mcp_servers=given)
+        assert changed.mcp_servers == frozenset(given)
+        await door.gateway.known_keys.catch_up()
+        told = [(await own_key(door, one.get("key", top)))["mcp_servers"] for one in line]
+        assert told == left
+        assert (await own_key(door, other))["mcp_servers"] == ["a"]
+        callers = [door.gateway.authenticator.recall(one.get("key", top)) for one in line]
+        assert [sorted(caller.mcp_servers) for caller in callers if caller is not None] == left
+
+
+async def test_a_key_is_given_no_server_that_its_maker_may_not_use(tmp_path: Path) -> None:
+    async with open_door(tmp_path) as door:
+        top = await door.key(mcp_servers=["a", "b"])
+        below = (await door.post(orjson.dumps({"mcp_servers": []}), top, "/v1/keys")).json()
+        for servers in (["c"], ["a", "c"], ["*"]):
+            with pytest.raises(GatewayError) as refused:
+                await door.gateway.keys.change(below["id"], mcp_servers=servers)
+            assert (refused.value.code, refused.value.param) == ("insufficient_permissions", "mcp_servers")
+        assert (await own_key(door, below["key"]))["mcp_servers"] == []
+        await door.gateway.keys.change(below["id"], mcp_servers=["b"])
+        assert (await own_key(door, below["key"]))["mcp_servers"] == ["b"]
+
+
+async def own_key(door: Door, key: str) -> dict[str, Any]:
+    """What a key is told of itself."""
+    told = (await door.get("/v1/keys", key)).json()["data"]
+    return next(one for one in told if key.startswith(one["prefix"]))

@@ -77,6 +77,8 @@ class ChangeKey(Write[None]):
     """The name of the account's group that it belongs to from now on; empty for none."""
     may_mint_over_mcp: bool | None = None
     """None: as it was. A key loses it with what it made."""
+    mcp_servers: frozenset[str] | None = None
+    """None: as they were. What a key loses, what it made loses, too."""
 
 
 class EndedKeys(NamedTuple):
@@ -304,6 +306,7 @@ class KeyRing:
         lowered_from: Allowance | None = None,
         group: str | None = None,
         may_mint_over_mcp: bool | None = None,
+        mcp_servers: Collection[str] | None = None,
     ) -> Key:
         """Rename a key, or set those of its limits that are given; others stay as they are by then, whoever set them.
 
@@ -315,7 +318,8 @@ class KeyRing:
         key = await self.get(key_id)
         if may_mint_over_mcp:
             check_may_mint_over_mcp(key.scopes)
-        await self._store.write(ChangeKey(key_id, name, limits or {}, lowered_from, group, may_mint_over_mcp))
+        servers = None if mcp_servers is None else frozenset(mcp_servers)
+        await self._store.write(ChangeKey(key_id, name, limits or {}, lowered_from, group, may_mint_over_mcp, servers))
         return await self._told(key)
 
     async def revoke(self, key_id: str) -> Key:

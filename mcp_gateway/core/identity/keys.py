@@ -211,5 +211,19 @@ def check_may_mint_over_mcp(scopes: Collection[KeyScope]) -> None:
         raise GatewayError("invalid_value", message, param="mint_over_mcp")
 
 
+def servers_within(own: frozenset[str], most: frozenset[str]) -> frozenset[str]:
+    """Of the servers of a key those that another may use, too: the one that made it."""
+    if ANY_SERVER in most:
+        return own
+    return most if ANY_SERVER in own else own & most
+
+
+def check_servers(own: frozenset[str], most: frozenset[str], whose: str) -> None:
+    """Raises GatewayError `insufficient_permissions` for a server that the key behind it may not use itself."""
+    if more := sorted(own - servers_within(own, most)):
+        message = f"{whose} may not use the server '{shown(more[0])}' itself."
+        raise GatewayError("insufficient_permissions", message, param="mcp_servers")
+
+
 def unknown_account(account_id: str) -> GatewayError:
     return GatewayError("not_found", f"There is no account '{shown(account_id)}'.")

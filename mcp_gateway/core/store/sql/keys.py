@@ -37,10 +37,12 @@ from mcp_gateway.core.identity.keys import (
     check_line,
     check_lowered,
     check_room,
+    check_servers,
     counted_for_ms,
     in_force,
     makers_of,
     scopes_by_default,
+    servers_within,
     unknown_account,
 )
 from mcp_gateway.core.identity.own_limits import LIMIT_NAMES
@@ -121,6 +123,18 @@ DELETE FROM mcp_minting_keys WHERE key_id IN (
     SELECT made_id FROM line WHERE maker_id = ?
 )
 """
+_PUT_SERVERS = """
+INSERT INTO key_mcp_servers VALUES (?, ?) ON CONFLICT (key_id) DO UPDATE SET labels = excluded.labels
+"""
+_SERVERS_OF_MADE = """
+WITH RECURSIVE line (made_id, maker_id) AS (
+    SELECT key_id, made_by FROM key_mcp_servers JOIN key_rights USING (key_id)
+    JOIN keys ON id = key_id WHERE revoked_at_ms IS NULL AND account_id = ? AND made_by IS NOT NULL
+    UNION ALL SELECT made_id, made_by FROM line JOIN key_rights ON key_id = maker_id WHERE made_by IS NOT NULL
+)
+SELECT made_id, labels FROM line JOIN key_mcp_servers ON key_id = made_id WHERE maker_id = ?
+"""
+"""Of all that a key has made, and what that made, but for what has ended."""
 _PUT = "INSERT INTO grouped_keys VALUES (?, ?)"
 _LIMITS = f"SELECT {', '.join(LIMIT_NAMES)} FROM keys WHERE id = ?"
 _HIGHEST = (f"CASE WHEN MIN(live.{name}) < 0 THEN -1 ELSE MAX(live.{name}) END" for name in LIMIT_NAMES)
@@ -157,8 +171,9 @@ def _create(transaction: Transaction, write: CreateKey) -> Key:
         transaction.execute(_PUT, (key.id, group_id))
     if key.models is not None:
         transaction.execute("INSERT INTO key_models VALUES (?, ?)", (key.id, " ".join(sorted(key.models))))
-    if key.mcp_servers:
-        transaction.execute("INSERT INTO key_mcp_servers VALUES (?, ?)", (key.id, " ".join(sorted(key.mcp_servers))))
+    servers = key.mcp_servers if maker is None else servers_within(key.mcp_servers, maker.mcp_servers)
+    if servers:
+        _put_servers(transaction, key.id, servers)
     if is_minted:
         transaction.execute("INSERT INTO minted_keys VALUES (?)", (key.id,))
     if key.may_mint_over_mcp:
@@ -167,7 +182,7 @@ def _create(transaction: Transaction, write: CreateKey) -> Key:
         transaction.run(behind)
     if not is_minted:  # which may use no more than its maker
         note_change(transaction, LIMITS_OF + key.account_id)
-    return replace(key, makers=makers, group_id=group_id, group=write.group, is_minted=is_minted)
+    return replace(key, makers=makers, group_id=group_id, group=write.group, is_minted=is_minted, mcp_servers=servers)
 
 
 def _count_minted(rows: Rows, makers: Sequence[Maker]) -> int:
@@ -231,7 +246,28 @@ def _change(transaction: Transaction, write: ChangeKey) -> None:
         transaction.execute(_PUT, (write.key_id, group_id))
     if write.may_mint_over_mcp is not None:
         transaction.execute(_LET_MINT if write.may_mint_over_mcp else _FORBID_MINTING, (write.key_id,))
+    if write.mcp_servers is not None:
+        _change_servers(transaction, write.key_id, account_id, write.mcp_servers)
     _note_change(transaction, write.key_id)
+
+
+def _change_servers(transaction: Transaction, key_id: str, account_id: str, servers: frozenset[str]) -> None:
+    """A key's, and of what it has made those that it has no more. Raises GatewayError for what its maker has not."""
+    key = _by_id(transaction, KeyById(key_id))
+    maker = None if key is None or key.made_by is None else _by_id(transaction, KeyById(key.made_by))
+    if maker is not None:
+        check_servers(servers, maker.mcp_servers, f"The key that made this one, {maker.id},")
+    _put_servers(transaction, key_id, servers)
+    for made_id, labels in transaction.all(_SERVERS_OF_MADE, (account_id, key_id)):
+        _put_servers(transaction, made_id, servers_within(_labels_in(labels), servers))
+
+
+def _put_servers(transaction: Transaction, key_id: str, servers: frozenset[str]) -> None:
+    transaction.execute(_PUT_SERVERS, (key_id, " ".join(sorted(servers))))
+
+
+def _labels_in(stored: str | None) -> frozenset[str]:
+    return frozenset((stored or "").split())
 
 
 def _end(transaction: Transaction, write: EndKeys) -> EndedKeys:
@@ -342,7 +378,7 @@ def _key(row: Row) -> Key:
         limits_from(limits), _read_scopes(scopes, bool(is_test)), expires_at_ms, made_by,
         tuple(Maker(one, limits_from(own), its_group) for one, its_group, *own in orjson.loads(makers)),
         bool(is_active), group_id, group, None if models is None else frozenset(models.split(" ")),
-        bool(is_minted), bool(may_mint_over_mcp), frozenset((labels or "").split()),
+        bool(is_minted), bool(may_mint_over_mcp), _labels_in(labels),
     )  # fmt: skip
 
 

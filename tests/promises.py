@@ -25,6 +25,9 @@ AREAS: dict[str, Area] = {
                 "tests/providers/test_contract.py::TestChats::test_a_stream_is_the_same_in_pieces_of_a_byte",
                 "tests/providers/test_contract.py::TestChats::test_a_stream_without_a_finish_is_a_failure",
             ],
+            "What Messages and chats call by different words is told in the words of who asks.": [
+                "tests/core/dialects/translation/test_words.py",
+            ],
             "No caller is told of the operator's account at a provider, nor ever to pay for it, and no provider of a caller.": [
                 "tests/providers/test_contract.py::TestChats::test_the_operators_empty_account_is_503_and_never_402",
                 "tests/providers/test_contract.py::TestChats::test_a_key_that_is_refused_is_the_operators_fault",

@@ -266,6 +266,27 @@ async def test_a_server_that_cannot_be_asked_for_usage_is_asked_once(tmp_path: P
             assert chunks_of(response.content)[-1]["usage"]["completion_tokens"] == 3
 
 
+class StrictInItsWords(Strict):
+    """The same, with words of its own for fields that anybody has."""
+
+    def row(self) -> dict[str, Any]:
+        return {"schema_form": "bare", "rename": {"seed": "random_seed"}}
+
+
+async def test_what_is_sent_again_is_written_of_what_was_asked_and_not_of_what_was_sent(tmp_path: Path) -> None:
+    async with choice_of(tmp_path, {}, manners=[StrictInItsWords()]) as (door, doubles):
+        schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+        wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+        response = await door.chat(
+            await door.key(credit="10"), model="sold/model", stream=True, seed=1, response_format=wanted
+        )
+        assert response.status_code == 200
+        first, second = [asked.body for asked in doubles[0].asked]
+        assert first.pop("stream_options") == {"include_usage": True}
+        assert first == second
+        assert second["response_format"] == {"type": "json_schema", "json_schema": schema}
+
+
 class Twins(Generic):
     """Answers with as many choices as are asked for, one chunk of each in turn."""
 

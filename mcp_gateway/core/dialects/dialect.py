@@ -88,6 +88,8 @@ class Dialect(Protocol):
     """What the servers of one kind speak."""
 
     name: str
+    rewrites: bool
+    """Whether what is sent has another form than what was asked, of which it is then written again for each attempt."""
     translations: Mapping[SurfaceName, Translation]
     inquiries: Mapping[QuestionName, Inquiry]
 
@@ -110,8 +112,8 @@ class Dialect(Protocol):
     def prompt_told(self, refusal: GatewayError) -> int | None:
         """The prompt's tokens that such a refusal names."""
 
-    def adapts_to(self, refusal: GatewayError) -> bool:
-        """Whether a refusal was for something of the gateway's own, which is left out from now on."""
+    def adapts_to(self, refusal: GatewayError, target: "Target") -> bool:
+        """Whether a refusal was for something of the gateway's own, which is left out there from now on."""
 
     def count_told(self, answer: Body) -> int | None:
         """The prompt's tokens that were counted."""

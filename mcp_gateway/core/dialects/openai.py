@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from mcp_gateway.core.dialects import openai_refusals
 from mcp_gateway.core.dialects.chat_openai import ChatToOpenAi
-from mcp_gateway.core.dialects.dialect import Inquiry, Translation
+from mcp_gateway.core.dialects.dialect import Inquiry, Target, Translation
 from mcp_gateway.core.dialects.vllm_refusals import prompt_told, window_told
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.provider_settings import Preset
@@ -20,6 +20,7 @@ class OpenAi:
     """What the provider of such a row speaks."""
 
     name = "openai"
+    rewrites = True
 
     def __init__(self, row: Preset, reasoning_names: tuple[str, ...] = ()) -> None:
         self._row = row
@@ -47,7 +48,7 @@ class OpenAi:
     def prompt_told(self, refusal: GatewayError) -> int | None:
         return prompt_told(refusal)
 
-    def adapts_to(self, refusal: GatewayError) -> bool:
+    def adapts_to(self, refusal: GatewayError, target: Target) -> bool:
         """A server that refuses to be asked for the usage of a stream is asked no more."""
         is_meant = "stream_options" in refusal.message or refusal.param == "stream_options"
         is_new = is_meant and self._chat.asks_for_usage

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from mcp_gateway.core.dialects import vllm_refusals
 from mcp_gateway.core.dialects.chat_vllm import ChatToVllm
 from mcp_gateway.core.dialects.completions_vllm import CompletionsToVllm
-from mcp_gateway.core.dialects.dialect import Counting, Inquiry, Translation
+from mcp_gateway.core.dialects.dialect import Counting, Inquiry, Target, Translation
 from mcp_gateway.core.dialects.embeddings_vllm import EmbeddingsToVllm
 from mcp_gateway.core.dialects.flat_fields import (
     COMPLETION_FIELDS,
@@ -50,6 +50,7 @@ class Vllm:
     """What vLLM speaks, with the fields that the operator passes besides those of the table."""
 
     name = "vllm"
+    rewrites = False
 
     def __init__(self, pass_fields: Iterable[str] = (), pass_template_kwargs: Iterable[str] = ()) -> None:
         self.translations: Mapping[SurfaceName, Translation] = {
@@ -85,7 +86,7 @@ class Vllm:
     def prompt_told(self, refusal: GatewayError) -> int | None:
         return vllm_refusals.prompt_told(refusal)
 
-    def adapts_to(self, refusal: GatewayError) -> bool:
+    def adapts_to(self, refusal: GatewayError, target: Target) -> bool:
         return False
 
     def count_told(self, answer: Body) -> int | None:

@@ -71,7 +71,7 @@ class Attempts:
                 answer.forget()
                 if error.code == "overloaded" or isinstance(error, AnswerTooLarge):
                     raise  # the answer was there: what failed is the room for it
-                if self._meter.target.dialect.adapts_to(error):
+                if self._meter.target.dialect.adapts_to(error, self._meter.target):
                     self._written_by = None
                     continue
                 if not is_fitted and await self._fits_after(error, candidate, model):
@@ -116,8 +116,9 @@ class Attempts:
         ask.take_out()
         self._is_collected = self._shall_collect(model)
         is_stream = ask.is_stream or self._is_collected
-        as_read = dump_json(ask.body) if self._meter.is_mixed else b""
-        if as_read:
+        is_mixed = self._meter.is_mixed
+        as_read = dump_json(ask.body) if is_mixed or target.dialect.rewrites else b""
+        if is_mixed:
             target.translation.sift(ask.body)
         body = target.translation.body(ask, terms, target.backend_model, self._account_id, is_stream=is_stream)
         ask.put_away(as_read or body)

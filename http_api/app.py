@@ -6,6 +6,8 @@ from http_api.any_server import AnyServer
 from http_api.billing import Billing
 from http_api.bodies import BodyBounds
 from http_api.condition import Judge
+from http_api.current_key import CurrentKey
+from http_api.generations import Generations
 from http_api.health import Health, MetricsPage
 from http_api.inference import InferenceEndpoint
 from http_api.keys import Keys
@@ -114,6 +116,8 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
             now_ms,
         ),
         limits=Limits(gateway.limiter, gateway.ledger),
+        current_key=CurrentKey(gateway.keys, gateway.ledger, gateway.history, now_ms),
+        generations=Generations(gateway.history, gateway.published.sources),
         billing=Billing(gateway.ledger, gateway.statement, gateway.history, now_ms),
         statements=Statements(gateway.months, now_ms),
         topups=TopUps(gateway.payments, gateway.idempotency, settings.stripe, base_url=base_url),

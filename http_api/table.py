@@ -12,7 +12,9 @@ from http_api.anthropic import ANTHROPIC_SHAPE, BY_ITS_CLIENT
 from http_api.billing import Billing, BillingObject, CreditsObject, TransactionPage, TransactionsQuery
 from http_api.chat import ChatAnswer, ChatRequestBody
 from http_api.completions import CompletionAnswer, CompletionRequestBody
+from http_api.current_key import CurrentKey, CurrentKeyObject
 from http_api.embeddings import EmbeddingAnswer, EmbeddingRequestBody
+from http_api.generations import GenerationObject, GenerationQuery, Generations
 from http_api.health import Health, HealthObject, MetricsPage
 from http_api.inference import HEADERS, IGNORED, InferenceEndpoint, InferenceQuery
 from http_api.keys import CreatedKey, KeyChange, KeyObject, KeyPage, Keys, KeysQuery, NewKey, RevokedKey, RevokeQuery
@@ -82,6 +84,8 @@ class Endpoints:
     models: Models
     keys: Keys
     limits: Limits
+    current_key: CurrentKey
+    generations: Generations
     billing: Billing
     statements: Statements
     topups: TopUps
@@ -679,6 +683,33 @@ def _history(run: Endpoints) -> list[AnyOperation]:
             answer=RequestObject,
             handle=run.requests.get,
             refuses=_NOT_FOUND | _REPORTED,
+        ),
+        Operation(
+            method="GET",
+            path="/generation",
+            name="generation",
+            summary="Tell what one request used and cost, as OpenRouter's clients know it.",
+            access=Access.HOLDER,
+            scope="read",
+            counts=Counts.QUERY,
+            query=GenerationQuery,
+            body=Nothing,
+            answer=GenerationObject,
+            handle=run.generations.get,
+            refuses=_NOT_FOUND | _REPORTED | {"invalid_value"},
+        ),
+        Operation(
+            method="GET",
+            path="/key",
+            name="current_key",
+            summary="Tell what the key that asks may spend and has spent, as OpenRouter's clients know it.",
+            access=Access.HOLDER,
+            counts=Counts.QUERY,
+            query=AnyQuery,
+            body=Nothing,
+            answer=CurrentKeyObject,
+            handle=run.current_key.get,
+            refuses=_REPORTED,
         ),
         Operation(
             method="GET",

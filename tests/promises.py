@@ -651,6 +651,9 @@ AREAS: dict[str, Area] = {
                 "tests/doors/test_openrouter.py",
                 "tests/http_api/test_models.py",
             ],
+            "A key is told what it may spend and has spent, and an answer what it used, as OpenRouter's clients ask.": [
+                "tests/doors/test_openrouter_account.py",
+            ],
             "The catalog tells what each model can, its window and its price, and is the same each time.": [
                 "tests/core/test_catalog.py",
                 "tests/doors/test_http_operations.py",

@@ -68,6 +68,11 @@ def format_usd(amount_nano: int) -> str:
     return f"{digits[:-9]}.{digits[-9:-7]}{digits[-7:].rstrip('0')}"
 
 
+def usd_number(amount_nano: int) -> float:
+    """USD of nano-USD as a number, which programs of others read; told only, and never reckoned with."""
+    return amount_nano / NANO_PER_USD
+
+
 def format_price(price_pico: int, tokens: int = 1, parts: int = 1) -> str:
     """Decimal USD of a price in pico-USD per token, for so many, as OpenRouter writes it: `"0.00000005"`, `"0"`.
 

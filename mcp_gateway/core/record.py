@@ -22,6 +22,11 @@ def round_id(request_id: str, number: int) -> str:
     return f"{request_id}-{number}"
 
 
+def round_ids(request_id: str) -> tuple[str, str]:
+    """Where the ids of a request's further rounds begin, as ids sort, and what stands behind them all."""
+    return f"{request_id}-", f"{request_id}."
+
+
 def parent_of(request_id: str) -> str | None:
     """The id of the request that this is a further round of; None for a request itself."""
     parent, dash, _ = request_id.partition("-")

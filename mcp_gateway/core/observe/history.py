@@ -65,6 +65,14 @@ class RequestById(Read[RequestRecord | None]):
 
 
 @dataclass(frozen=True, slots=True)
+class RoundsOf(Report[list[RequestRecord]]):
+    """The further rounds of a request that used tools of other servers, in their order."""
+
+    account_id: str
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class RequestsByAnyId(Scan[list[RequestRecord]]):
     """The request that has this id, or else up to `most` that their clients called so, the newest first."""
 
@@ -159,6 +167,10 @@ class History:
         if record is None:
             raise GatewayError("not_found", f"There is no request '{shown(request_id)}' that has ended.")
         return record
+
+    async def rounds(self, record: RequestRecord) -> list[RequestRecord]:
+        """The further rounds of a request; none of one that is such a round itself."""
+        return await self._store.read(RoundsOf(record.account_id, record.id))
 
     async def find(self, any_id: str) -> list[RequestRecord]:
         """For the operator: the request of any account that has this id, or the latest whose client called them so.

@@ -17,12 +17,13 @@ from mcp_gateway.core.observe.history import (
     RequestFilter,
     RequestsByAnyId,
     RequestsPage,
+    RoundsOf,
     Totals,
     TotalsOfHours,
     TotalsOfRequests,
 )
 from mcp_gateway.core.observe.records import NoteFailedAttempt, NoteMissingUsage, RequestCounts
-from mcp_gateway.core.record import OK, UNNAMED_SURFACE, AddRecord, RequestRecord
+from mcp_gateway.core.record import OK, UNNAMED_SURFACE, AddRecord, RequestRecord, round_ids
 from mcp_gateway.core.store.sql.keys import KEYS_WITHIN
 from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
 
@@ -188,6 +189,12 @@ def _by_id(rows: Rows, read: RequestById) -> RequestRecord | None:
     return _record(row) if row else None
 
 
+def _rounds(rows: Rows, read: RoundsOf) -> list[RequestRecord]:
+    first, end = round_ids(read.request_id)
+    found = rows.all(f"{_SELECT} WHERE account_id = ? AND id >= ? AND id < ?", (read.account_id, first, end))
+    return sorted((_record(row) for row in found), key=lambda record: record.started_at_ms)
+
+
 def _by_any_id(rows: Rows, read: RequestsByAnyId) -> list[RequestRecord]:
     found = rows.all(_OF_ANY_ACCOUNT, (read.any_id,))
     if not found:
@@ -287,6 +294,7 @@ EXECUTORS = Executors(
         RequestById: _by_id,
         RequestsByAnyId: _by_any_id,
         RequestsPage: _page,
+        RoundsOf: _rounds,
         TotalsOfRequests: _totals_of_requests,
         TotalsOfHours: _totals_of_hours,
         RepeatsOf: _repeats,

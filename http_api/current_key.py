@@ -1,0 +1,119 @@
+"""GET /key: what the key that asks may spend and has spent, in the words in which OpenRouter's clients ask for it."""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC
+from typing import Any, Literal
+
+from http_api.moments import timestamps
+from http_api.operations import Asked, Nothing, Told
+from http_api.query import AnyQuery
+from http_api.usage import end_of_hour_ms
+from mcp_gateway.core.caller import Caller
+from mcp_gateway.core.identity.key_ring import KeyRing
+from mcp_gateway.core.ledger.budgets import BudgetStanding, BudgetWindow, span_at
+from mcp_gateway.core.ledger.ledger import Ledger
+from mcp_gateway.core.money import usd_number
+from mcp_gateway.core.observe.history import History
+
+_NOTE = "Requests a minute of this key alone, -1 for any number; GET /v1/limits tells all limits."
+_RESETS: dict[BudgetWindow, str | None] = {
+    "5h": "5h", "day": "daily", "week": "weekly", "month": "monthly", "total": None,
+}  # fmt: skip
+"""When a limit starts anew, in OpenRouter's words where it has one."""
+
+
+class RateLimit(Told):
+    requests: int
+    interval: Literal["1m"]
+    note: str
+
+
+class CurrentKeyFields(Told):
+    """Amounts are numbers, in USD; those of a key are with what the keys that it made have spent.
+
+    `limit` is the budget that leaves the least, of the key, its makers and its account; null where none bounds it.
+    Days, weeks (from Monday) and months are UTC's.
+    """
+
+    label: str
+    limit: float | None
+    limit_remaining: float | None
+    limit_reset: str | None
+    usage: float
+    usage_daily: float
+    usage_weekly: float
+    usage_monthly: float
+    byok_usage: float
+    byok_usage_daily: float
+    byok_usage_weekly: float
+    byok_usage_monthly: float
+    include_byok_in_limit: Literal[False]
+    is_free_tier: bool
+    """Whether it is a test key, for which nothing is charged."""
+    is_management_key: bool
+    is_provisioning_key: bool
+    creator_user_id: None
+    expires_at: str | None
+    rate_limit: RateLimit
+
+
+class CurrentKeyObject(Told):
+    data: CurrentKeyFields
+
+
+class CurrentKey:
+    def __init__(self, keys: KeyRing, ledger: Ledger, history: History, now_ms: Callable[[], int]) -> None:
+        self._keys = keys
+        self._ledger = ledger
+        self._history = history
+        self._now_ms = now_ms
+
+    async def get(self, asked: Asked[AnyQuery, Nothing]) -> CurrentKeyObject:
+        caller = asked.caller
+        key = await self._keys.get(caller.key_id or "")
+        standings = await self._ledger.budgets(caller.account_id, caller.spent_by)
+        is_for_keys = caller.may("manage") and not caller.may("inference")
+        most = caller.allowance.requests_per_minute
+        return CurrentKeyObject(
+            data=CurrentKeyFields(
+                label=key.name or key.prefix,
+                **_limit(standings),
+                **await self._usage(caller),
+                include_byok_in_limit=False,
+                is_free_tier=key.is_test,
+                is_management_key=is_for_keys,
+                is_provisioning_key=is_for_keys,
+                creator_user_id=None,
+                expires_at=None if key.expires_at_ms is None else timestamps(key.expires_at_ms)["time"],
+                rate_limit=RateLimit(requests=-1 if most is None else most, interval="1m", note=_NOTE),
+            )
+        )
+
+    async def _usage(self, caller: Caller) -> dict[str, Any]:
+        """What it has spent in all, and since today, this week and this month began."""
+        now_ms = self._now_ms()
+        windows: dict[str, BudgetWindow] = {
+            "usage": "total", "usage_daily": "day", "usage_weekly": "week", "usage_monthly": "month",
+        }  # fmt: skip
+        spent = {
+            name: usd_number(await self._spent_nano(caller, span_at(window, now_ms, UTC).starts_at_ms, now_ms))
+            for name, window in windows.items()
+        }
+        return spent | {f"byok_{name}": 0.0 for name in windows}
+
+    async def _spent_nano(self, caller: Caller, since_ms: int, now_ms: int) -> int:
+        until_ms = end_of_hour_ms(now_ms)
+        groups = await self._history.totals(caller.account_id, since_ms, until_ms, "month", within=caller.key_id)
+        return sum(totals.cost_nano for totals in groups.values())
+
+
+def _limit(standings: Sequence[BudgetStanding]) -> dict[str, Any]:
+    """The one of these budgets that leaves the least."""
+    least = min(standings, key=lambda standing: standing.left_nano, default=None)
+    if least is None:
+        return {"limit": None, "limit_remaining": None, "limit_reset": None}
+    return {
+        "limit": usd_number(least.budget.amount_nano),
+        "limit_remaining": usd_number(least.left_nano),
+        "limit_reset": _RESETS[least.budget.window],
+    }

@@ -330,7 +330,6 @@ class KeyRing:
 
     async def revoke_with_made(self, key_id: str) -> tuple[Key, int]:
         """As `revoke`, and so each key that it made, or that one of those made; returns how many these were."""
-        await self.get(key_id)
         key = await self.get(key_id)
         count = len(await self._end([key_id]) - {key_id})
         while made := await self._store.read(LiveKeysMade(key_id, self._now_ms())):  # by one just revoked, perhaps

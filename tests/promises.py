@@ -374,6 +374,8 @@ AREAS: dict[str, Area] = {
             ],
             "A model's calls of such tools are run within bounds, and billed round by round; whatever fails, the caller gets the answer.": [
                 "tests/doors/test_tool_rounds.py",
+                "tests/core/inference/test_round_frames.py",
+                "tests/providers/test_server_tools.py",
                 "tests/clients/test_tool_servers.py",
             ],
         },

@@ -94,6 +94,11 @@ def said_stream(text: str = "done") -> Answer:
     )
 
 
+def head_of(frame: dict[str, Any]) -> tuple[str, int, str]:
+    """What all frames of one answer share."""
+    return frame["id"], frame["created"], frame["model"]
+
+
 @asynccontextmanager
 async def opened(
     tmp_path: Path, backend: ReplayingBackend, double: ToolServerDouble, **settings: Any
@@ -303,6 +308,35 @@ async def test_a_prefixed_name_that_a_caller_s_function_has_too_is_numbered(
         assert len(double.calls) == 1
 
 
+SIGNED: dict[str, Any] = {"extra_content": {"google": {"thought_signature": "c2lnbmVk"}}}
+
+
+async def test_what_a_model_told_beside_its_calls_comes_back_to_it(tmp_path: Path, backend: ReplayingBackend) -> None:
+    """Some refuse a conversation in which their reasoning, or the signature of a thought, is not told again."""
+    double = ToolServerDouble()
+    message = {"role": "assistant", "content": None, "reasoning": "Hm.", "refusal": None}
+    function = {"name": "echo", "arguments": '{"text": "x"}'}
+    body = orjson.loads(captured("100_chat").body)
+    call = {"id": "call-0", "type": "function", "function": function, **SIGNED}
+    body["choices"][0] |= {"finish_reason": "tool_calls", "message": message | {"tool_calls": [call]}}
+    began = call | {"index": 0, "function": function | {"arguments": '{"text"'}}
+    went_on = {"index": 0, "function": {"arguments": ': "x"}'}}
+    deltas: list[dict[str, Any]] = [
+        {"role": "assistant"},
+        {"reasoning": "H"},
+        {"reasoning": "m."},
+        {"tool_calls": [began]},
+        {"tool_calls": [went_on]},
+    ]
+    stream = events(*map(delta, deltas), delta({}, "tool_calls"), final_usage(10, 4), DONE)
+    async with opened(tmp_path, backend, double) as door:
+        for is_stream, called, after in [(False, whole(orjson.dumps(body)), said()), (True, stream, said_stream())]:
+            backend.answer_with(called, after)
+            assert (await asked(door, stream=is_stream)).status_code == 200
+            told = backend.chats[1].json["messages"][1]
+            assert told == {"role": "assistant", "content": None, "reasoning": "Hm.", "tool_calls": [call]}
+
+
 async def test_only_allowed_tools_are_offered_and_no_other_can_be_called(
     tmp_path: Path, backend: ReplayingBackend
 ) -> None:
@@ -350,17 +384,42 @@ async def test_an_answer_whose_calls_are_none_is_passed_on(tmp_path: Path, backe
             assert (await asked(door, key)).status_code == 502
 
 
-async def test_a_long_answer_without_a_message_is_refused(tmp_path: Path, backend: ReplayingBackend) -> None:
+def odd_answers() -> dict[str, bytes]:
+    """Answers that no calls can be read of, by what is odd in them: long ones, which are not parsed for others."""
+    body = orjson.loads(captured("100_chat").body)
+    [choice] = body["choices"]
+    padded = body | {"more": "x" * PARSED_BYTES}
+    messages: list[Any] = ["x", None, [], {"content": 1}]
+    odd = {
+        f"message {message}": orjson.dumps(padded | {"choices": [choice | {"message": message}]})
+        for message in messages
+    }
+    deep = b"[" * 300 + b"]" * 300
+    return odd | {
+        "no choice": orjson.dumps(padded | {"choices": [], "also": '"finish_reason":"stop"', "finish_reason": "stop"}),
+        "choices that are none": orjson.dumps(padded | {"choices": {"0": choice}}),
+        "cut": orjson.dumps(padded)[:-1],
+        "a list": b"[%b]" % orjson.dumps(padded),
+        "deep and long": orjson.dumps(padded)[:-1] + b',"deep":' + deep + b"}",
+        "deep and short": orjson.dumps(body)[:-1] + b',"deep":' + deep + b"}",
+    }
+
+
+async def test_an_answer_that_no_calls_can_be_read_of_is_refused_and_not_billed(
+    tmp_path: Path, backend: ReplayingBackend
+) -> None:
     double = ToolServerDouble()
     async with opened(tmp_path, backend, double) as door:
-        key = await keyed(door)
-        for message in ("x", None):
-            body = orjson.loads(captured("100_chat").body)
-            body["choices"][0]["message"] = message
-            backend.answer_with(whole(orjson.dumps(body | {"more": "x" * PARSED_BYTES})))
-            answer = await asked(door, key)
-            assert (answer.status_code, error_of(answer)["code"]) == (502, "backend_error")
-            assert "could not be understood" in error_of(answer)["message"]
+        account_id = await door.account("1")
+        key, left_nano = await keyed(door, account_id), 10**9
+        for what, odd in odd_answers().items():
+            for before in ([], [calling(("echo", '{"text": "x"}'))]):
+                backend.answer_with(*before, whole(odd))
+                answer = await asked(door, key, model="priced/tiny", max_tokens=16)
+                assert (answer.status_code, error_of(answer)["code"]) == (502, "backend_error"), what
+                assert "could not be understood" in error_of(answer)["message"]
+                left_nano -= len(before) * (10 * 300 + 4 * 700)
+                assert await door.balance_nano(account_id) == left_nano, what
 
 
 async def test_a_stream_whose_calls_are_none_ends_with_an_error_and_nothing_is_run(
@@ -374,8 +433,9 @@ async def test_a_stream_whose_calls_are_none_ends_with_an_error_and_nothing_is_r
             begun = [delta({"role": "assistant", "content": "I"}), delta({"tool_calls": calls})]
             backend.answer_with(events(*begun, delta({}, "tool_calls"), final_usage(10, 4), DONE))
             answer = await asked(door, key, stream=True)
-            last = contents([answer.content])[-1]
+            first, *_, last = contents([answer.content])
             assert last["error"]["code"] == "backend_error"
+            assert head_of(last) == head_of(first)
             assert answer.content.count(b"[DONE]") == 1
             assert len(backend.chats) == 1
         assert double.calls == []
@@ -515,7 +575,8 @@ async def test_a_stream_that_breaks_amid_a_later_round_ends_once_with_its_error(
     async with opened(tmp_path, backend, double) as door:
         backend.answer_with(calling_stream(("echo", '{"text": "x"}')), breaking)
         answer = await asked(door, stream=True)
-        *_, before, last = contents([answer.content])
+        first, *_, before, last = contents([answer.content])
+        assert head_of(last) == head_of(before) == head_of(first)
         assert before["choices"][0]["delta"] == {"content": "So far."}
         assert last["error"]["code"] == "backend_died"
         assert "gateway" not in last
@@ -529,7 +590,9 @@ async def test_a_stream_tells_of_tools_as_events_where_asked(tmp_path: Path, bac
     async with opened(tmp_path, backend, double) as door:
         backend.answer_with(calling_stream(("fail", "{}")), said_stream())
         answer = await asked(door, stream=True, gateway={"tool_events": True})
-        told = [frame["gateway"] for frame in contents([answer.content]) if frame["object"] == "gateway.tool_call"]
+        frames = contents([answer.content])
+        told = [frame["gateway"] for frame in frames if frame["object"] == "gateway.tool_call"]
+        assert len({head_of(frame) for frame in frames}) == 1
         assert [(one["tool"], one["status"]) for one in told] == [("double.fail", "called"), ("double.fail", "failed")]
         assert b": tool" not in answer.content
         assert all("choices" in frame for frame in contents([answer.content]))
@@ -551,7 +614,9 @@ async def test_a_backend_that_fails_in_a_later_round_is_told_and_the_rounds_befo
                 door, await keyed(door, account_id), model="priced/tiny", max_tokens=16, stream=is_stream
             )
             if is_stream:
-                assert contents([answer.content])[-1]["error"]["code"] in ("connect_failed", "backend_died")
+                frames = contents([answer.content])
+                assert frames[-1]["error"]["code"] in ("connect_failed", "backend_died")
+                assert head_of(frames[-1]) == head_of(frames[0])
                 assert answer.content.count(b"[DONE]") == 1
             else:
                 assert answer.status_code == 502
@@ -649,7 +714,10 @@ async def test_a_key_that_is_revoked_while_a_tool_runs_ends_the_answer(
             double.go_on.set()
             answer = await request
             if is_stream:
-                assert contents([answer.content])[-1]["error"]["code"] == "revoked_api_key"
+                frames = contents([answer.content])
+                assert frames[-1]["error"]["code"] == "revoked_api_key"
+                assert head_of(frames[-1]) == head_of(frames[0])
+                assert answer.content.count(b"[DONE]") == 1
             else:
                 assert answer.status_code == 401
             assert len(backend.chats) == 1

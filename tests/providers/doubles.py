@@ -372,6 +372,9 @@ class Google(Generic):
             return Refusal(
                 400, orjson.dumps([{"error": {"code": 400, "message": message, "status": "INVALID_ARGUMENT"}}])
             )
+        calls = [call for message in body["messages"] for call in message.get("tool_calls", ())]
+        if any("extra_content" not in call for call in calls):
+            return Refusal(400, b'[{"error":{"code":400,"message":"Function call is missing a thought_signature"}}]')
         return None
 
     def usage(self) -> dict[str, Any]:
@@ -386,9 +389,11 @@ class Google(Generic):
         if not body.get("tools"):
             return super().deltas(body)
         function = {"name": "weather", "arguments": "".join(ARGUMENTS)}
+        return [{"role": "assistant", "tool_calls": [self.call(0) | {"function": function, "index": 0}]}]
+
+    def call(self, number: int) -> dict[str, Any]:
         signed = {"google": {"thought_signature": "c2lnbmVk"}}
-        call = {"id": "", "type": "function", "function": function, "extra_content": signed}
-        return [{"role": "assistant", "tool_calls": [call | {"index": 0}]}]
+        return {"id": "", "type": "function", "extra_content": signed}
 
 
 KINDS: tuple[type[Generic], ...] = (
@@ -430,9 +435,12 @@ class Double:
         self.asked.append(asked)
         if (refusal := self.refusal or self.manner.refuse(asked.body)) is not None:
             return self._refused(refusal)
-        if not asked.body.get("stream"):
-            return 200, _JSON, [self.manner.unary(asked.body)]
-        return 200, (("content-type", "text/event-stream"), *_ACCOUNT), self._events(asked.body)
+        body = asked.body
+        if body["messages"][-1]["role"] == "tool":  # it has what it called for, and calls nothing more
+            body = {name: value for name, value in body.items() if name != "tools"}
+        if not body.get("stream"):
+            return 200, _JSON, [self.manner.unary(body)]
+        return 200, (("content-type", "text/event-stream"), *_ACCOUNT), self._events(body)
 
     def _refused(self, refusal: Refusal) -> tuple[int, tuple[tuple[str, str], ...], list[bytes]]:
         return refusal.status, (*refusal.headers, *_ACCOUNT), [refusal.body]

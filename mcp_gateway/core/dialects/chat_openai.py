@@ -10,7 +10,8 @@ from mcp_gateway.core.dialects.chat_openai_fields import ProviderFields
 from mcp_gateway.core.dialects.dialect import Counting
 from mcp_gateway.core.dialects.openai_refusals import error_object
 from mcp_gateway.core.dialects.openai_usage import usages_in
-from mcp_gateway.core.json_bounds import dump_json
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.json_bounds import dump_json, parse_json
 from mcp_gateway.core.provider_settings import Preset
 from mcp_gateway.core.record import EndedBy
 from mcp_gateway.core.surfaces import whole_answer
@@ -100,8 +101,8 @@ class ChatToOpenAi:
         if len(body) > _MOST_PARSED_BYTES:
             raise AnswerTooLarge
         try:
-            told = orjson.loads(body)
-        except orjson.JSONDecodeError:
+            told = parse_json(body)
+        except (orjson.JSONDecodeError, GatewayError):  # its nesting
             raise not_understood() from None
         if error_object(told) is not None:
             raise failed_amid()

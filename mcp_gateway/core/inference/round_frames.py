@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 import orjson
 
 from mcp_gateway.core.inference.toolbox import RanTool, ToolCall
-from mcp_gateway.core.surfaces.credible import not_understood
 
 _DONE = b"[DONE]"
-REASONING = ("reasoning", "reasoning_content")
+_TEXTS = frozenset({"content", "reasoning", "reasoning_content"})
+"""Told in pieces."""
+_HEAD_OF_MESSAGE = frozenset({"role", "tool_calls"})
+_OF_CALL = frozenset({"index", "id", "type", "function"})
 
 
 class RoundFrames:
@@ -28,17 +30,20 @@ class RoundFrames:
         self._kept: dict[int, dict[str, Any]] = {}
         self._passed: dict[int, int] = {}
         self._texts: dict[str, list[str]] = {}
+        self._more: dict[str, Any] = {}
+        """What else was told of the message, which some providers refuse a conversation without."""
         self._last: dict[str, Any] | None = None
         self.is_failed = False
+        self.is_understood = True
 
     def feed(self, frames: bytes) -> bytes:
-        """Take whole frames; those that the client is to see now."""
+        """Take whole frames; those that the client is to see now, without any that cannot be understood."""
         return b"".join(self._seen(frame) for frame in frames.split(b"\n\n") if frame)
 
     @property
     def calls(self) -> list[ToolCall]:
         """Those of servers' tools that the model made, whole."""
-        return [ToolCall(call["id"], call["name"], "".join(call["arguments"])) for call in self._kept.values()]
+        return [ToolCall(**kept | {"arguments": "".join(kept["arguments"])}) for kept in self._kept.values()]
 
     @property
     def has_others(self) -> bool:
@@ -49,7 +54,7 @@ class RoundFrames:
     def message(self) -> dict[str, Any]:
         """What the model has said, as it is told in the next round, but for its calls."""
         texts = {name: "".join(pieces) for name, pieces in self._texts.items()}
-        return {"role": "assistant", "content": texts.pop("content", None) or None} | texts
+        return {"role": "assistant", "content": None} | self._more | texts
 
     @property
     def finishing(self) -> dict[str, Any]:
@@ -67,18 +72,19 @@ class RoundFrames:
             chunk = orjson.loads(data)
             if "error" in chunk:
                 self.is_failed = True
-                return frame + b"\n\n"
+                return b"data: %b\n\n" % orjson.dumps(chunk | self.head)
             choices = chunk.get("choices")
             return self._of_choice(chunk, choices[0]) if choices else b""
         except (ValueError, LookupError, TypeError, AttributeError):
-            raise not_understood() from None
+            self.is_understood = False
+            return b""
 
     def _of_choice(self, chunk: dict[str, Any], choice: dict[str, Any]) -> bytes:
         for name in ("id", "created", "model"):
             chunk[name] = self.head.setdefault(name, chunk.get(name))
         chunk.pop("usage", None)
         delta = choice.get("delta") or {}
-        self._note_texts(delta)
+        self._note_message(delta)
         if "tool_calls" in delta:
             delta["tool_calls"] = [call for call in delta["tool_calls"] or () if not self._is_kept(call)]
             if not delta["tool_calls"]:
@@ -93,35 +99,36 @@ class RoundFrames:
         self._is_first = False
         return b"data: %b\n\n" % orjson.dumps(chunk)
 
-    def _note_texts(self, delta: dict[str, Any]) -> None:
-        for name in ("content", *REASONING):
-            if isinstance(text := delta.get(name), str) and text:
-                self._texts.setdefault(name, []).append(text)
+    def _note_message(self, delta: dict[str, Any]) -> None:
+        for name, told in delta.items():
+            if name in _TEXTS:
+                if isinstance(told, str) and told:
+                    self._texts.setdefault(name, []).append(told)
+            elif name not in _HEAD_OF_MESSAGE and told is not None:
+                self._more[name] = told
 
     def _is_kept(self, piece: dict[str, Any]) -> bool:
         """Whether a piece of a call belongs to one of a server's tool; others have the numbers that the client sees."""
         index, function = piece.get("index", 0), piece.get("function") or {}
         if index not in self._passed and index not in self._kept:
             if self._is_ours(function.get("name") or ""):
-                self._kept[index] = {
-                    "id": piece.get("id") or f"call_{index}",
-                    "name": function["name"],
-                    "arguments": [],
-                }
+                call_id = piece.get("id") or f"call_{index}"
+                self._kept[index] = {"id": call_id, "name": function["name"], "arguments": [], "more": {}}
             else:
                 self._passed[index] = len(self._passed)
         if index in self._passed:
             piece["index"] = self._passed[index]
             return False
-        self._kept[index]["arguments"].append(function.get("arguments") or "")
+        kept = self._kept[index]
+        kept["arguments"].append(function.get("arguments") or "")
+        kept["more"] |= {name: told for name, told in piece.items() if name not in _OF_CALL}
         return True
 
 
 class ToolNotices(NamedTuple):
-    """What a stream tells of tools as it happens: comments, or events that SDKs pass over."""
+    """What a stream tells of tools as it happens: comments, or events with its head, which SDKs pass over."""
 
-    request_id: str
-    model: str
+    head: dict[str, Any]
     are_events: bool
 
     def called(self, name: str) -> bytes:
@@ -134,5 +141,5 @@ class ToolNotices(NamedTuple):
     def _notice(self, comment: str, told: dict[str, Any]) -> bytes:
         if not self.are_events:
             return f": {comment}\n\n".encode()
-        event = {"id": self.request_id, "object": "gateway.tool_call", "created": 0, "model": self.model}
-        return b"data: %b\n\n" % orjson.dumps(event | {"choices": [], "gateway": told})
+        event = self.head | {"object": "gateway.tool_call", "choices": [], "gateway": told}
+        return b"data: %b\n\n" % orjson.dumps(event)

@@ -14,14 +14,15 @@ from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.inference.exchange import AnswerFacts, Exchange, Inference
-from mcp_gateway.core.inference.round_frames import REASONING, RoundFrames, ToolNotices
+from mcp_gateway.core.inference.round_frames import RoundFrames, ToolNotices
 from mcp_gateway.core.inference.toolbox import Toolbox, ToolCall, toolbox
-from mcp_gateway.core.json_bounds import dump_json, parse_in_turns
+from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.surfaces.credible import not_understood
 from mcp_gateway.core.surfaces.surface import NO_USAGE_WISHES, Ask, Body
 from mcp_gateway.core.surfaces.usage import Usage
 from mcp_gateway.core.surfaces.wanted_tools import WantedTools
+from mcp_gateway.core.surfaces.whole_answer import parsed_answer
 
 _ENDED_BY: dict[Code, str] = {
     "insufficient_balance": "balance",
@@ -100,12 +101,12 @@ class Rounds:
             self._frames = RoundFrames(self._toolbox.is_ours, {})
             return
         await self._exchange.begin(first, note)
-        answer = await _answer_in(self._exchange.body)
+        answer = await parsed_answer(self._exchange.body)
         while calls := self._calls_in(answer):
             self._leave()
             if not await self._ask_again(_said_in(answer), calls):
                 break
-            answer = await _answer_in(self._exchange.body)
+            answer = await parsed_answer(self._exchange.body)
         else:
             self._leave()
         self.body = orjson.dumps(self._whole(answer))
@@ -120,10 +121,9 @@ class Rounds:
             came = await self._exchange.next_frames()
             if not came:
                 return self._after_round(frames)
-            try:
-                seen = frames.feed(came)
-            except GatewayError as error:
-                return await self.frames_of(error)
+            seen = frames.feed(came)
+            if not frames.is_understood:
+                return seen + await self.frames_of(not_understood())
             if seen:
                 return seen
         return b""
@@ -132,7 +132,8 @@ class Rounds:
         """The end of a stream by a failure, accounted for; between two rounds there is nothing to account for."""
         self._is_over = True
         is_running = self._first.last_round is not None or not self._told
-        return await self._exchange.frames_of(error) if is_running else self._ask.last_frames(error)
+        told = await self._exchange.frames_of(error) if is_running else self._ask.last_frames(error)
+        return told if self._frames is None else self._frames.feed(told) + self._ask.surface.done
 
     @property
     def facts(self) -> AnswerFacts:
@@ -193,8 +194,8 @@ class Rounds:
         Raises GatewayError for other failures.
         """
         results = await self._toolbox.run(calls)
-        await self._context.reservation.grow(sum(map(len, results)))
-        said = [message | {"tool_calls": list(map(_as_object, calls))}, *map(_answered, calls, results)]
+        said = [message | {"tool_calls": [call.as_object() for call in calls]}, *map(_answered, calls, results)]
+        await self._context.reservation.grow(len(dump_json(said)))
         ask = self._asked_next(said)
         exchange = self._exchange = self._another(self._first, len(self._told) + 1)
         exchange.__enter__()
@@ -280,7 +281,8 @@ class Rounds:
 
     @property
     def _notices(self) -> ToolNotices:
-        return ToolNotices(self._ask.request_id, self._ask.model, self._bounds.tells_events)
+        assert self._frames is not None
+        return ToolNotices(self._frames.head, self._bounds.tells_events)
 
     def _is_last(self, frames: RoundFrames) -> bool:
         finish_reason = frames.finishing["choices"][0].get("finish_reason")
@@ -316,16 +318,6 @@ def _sum_of(usages: Sequence[Usage]) -> Usage | None:
     )
 
 
-async def _answer_in(body: Body) -> dict[str, Any]:
-    """An answer in one piece. Raises GatewayError `backend_error` for one without a message."""
-    answer = await parse_in_turns(body)
-    choices = answer.get("choices") if isinstance(answer, dict) else None
-    choice = choices[0] if isinstance(choices, list) and choices else None
-    if not (isinstance(choice, dict) and isinstance(choice.get("message"), dict)):
-        raise not_understood()
-    return dict(answer)
-
-
 def _calls_of(answer: dict[str, Any]) -> list[tuple[ToolCall, dict[str, Any]]]:
     """The calls of functions in an answer in one piece, each as it was told beside."""
     told = answer["choices"][0]["message"].get("tool_calls")
@@ -335,19 +327,14 @@ def _calls_of(answer: dict[str, Any]) -> list[tuple[ToolCall, dict[str, Any]]]:
         if isinstance(function, dict) and isinstance(name := function.get("name"), str):
             arguments = function.get("arguments")
             text = arguments if isinstance(arguments, str) else orjson.dumps(arguments or {}).decode()
-            calls.append((ToolCall(str(call.get("id") or f"call_{number}"), name, text), call))
+            calls.append((ToolCall(str(call.get("id") or f"call_{number}"), name, text, call), call))
     return calls
 
 
 def _said_in(answer: dict[str, Any]) -> dict[str, Any]:
     """What a model has said in a round, as it is told in the next, but for its calls."""
-    message = answer["choices"][0]["message"]
-    told = {name: text for name in ("content", *REASONING) if isinstance(text := message.get(name), str)}
-    return {"role": "assistant", "content": None} | told
-
-
-def _as_object(call: ToolCall) -> dict[str, Any]:
-    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments or "{}"}}
+    message: dict[str, Any] = answer["choices"][0]["message"]
+    return {"content": None} | {name: told for name, told in message.items() if told is not None}
 
 
 def _answered(call: ToolCall, result: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import orjson
@@ -75,11 +76,20 @@ class RanTool(NamedTuple):
 
 
 class ToolCall(NamedTuple):
-    """A call as a model made it; `arguments` are JSON, if all is well."""
+    """A call as a model made it; `arguments` are JSON, if all is well.
+
+    `more` is what else was told of it: some providers refuse a conversation in which it does not come back.
+    """
 
     id: str
     name: str
     arguments: str
+    more: Mapping[str, Any] = MappingProxyType({})
+
+    def as_object(self) -> dict[str, Any]:
+        """As OpenAI's API has it in a message."""
+        function = {"name": self.name, "arguments": self.arguments or "{}"}
+        return {**self.more, "id": self.id, "type": "function", "function": function}
 
 
 class Toolbox:

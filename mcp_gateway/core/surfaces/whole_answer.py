@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.json_bounds import SLICE_BYTES, dump_json, parse_exactly
+from mcp_gateway.core.json_bounds import SLICE_BYTES, dump_json, parse_exactly, parse_in_turns
 from mcp_gateway.core.surfaces.credible import failed_amid, not_understood, read_finish_reason
 from mcp_gateway.core.surfaces.error_shapes import error_in
 from mcp_gateway.core.surfaces.onward import FIRST_MODEL
@@ -64,7 +64,19 @@ async def read_answer(body: Body, ask: Ask, reason_of: Callable[[Any], Any] = re
     whole = _parse_answer(body, ask.model, reason_of) if is_short else await _search_answer(body, ask.model)
     if whole.finish_reason == "error":
         raise failed_amid()
+    if ask.wanted_tools is not None:
+        await parsed_answer(whole.body, reason_of)  # as whoever runs tools does, once it is billed
     return whole
+
+
+async def parsed_answer(body: Body, reason_of: Callable[[Any], Any] = reason_of_message) -> dict[str, Any]:
+    """An answer with choices, whole. Raises GatewayError `backend_error` for what is none, or is nested too deeply."""
+    try:
+        answer: dict[str, Any] = await parse_in_turns(body)
+        reason_of(answer["choices"][0])
+    except (GatewayError, ValueError, LookupError, TypeError, AttributeError):
+        raise not_understood() from None
+    return answer
 
 
 def _parse_answer(body: Body, public_model: str, reason_of: Callable[[Any], Any]) -> Whole:

@@ -12,7 +12,7 @@ from http_api.health import Health, MetricsPage
 from http_api.inference import InferenceEndpoint
 from http_api.keys import Keys
 from http_api.limits import Limits
-from http_api.messages import TokenCounts
+from http_api.messages import TokenCounts, betas_in
 from http_api.middleware.admission import Admission
 from http_api.middleware.answers import Answers, Check
 from http_api.middleware.authentication import Authentication
@@ -99,7 +99,7 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
         embeddings=_inference_of(EMBEDDINGS, gateway, ids_in=embeddings.IDS_IN),
         rerank=_inference_of(RERANK, gateway),
         score=_inference_of(SCORE, gateway),
-        messages=_inference_of(MESSAGES, gateway),
+        messages=_inference_of(MESSAGES, gateway, fields_in=betas_in),
         responses=_inference_of(RESPONSES, gateway, is_told_in_stream=is_told_in_stream),
         message_tokens=TokenCounts(gateway.inference, **bounds),
         tokenize=TokenEndpoint(read_tokenize, gateway.inference, **bounds),

@@ -61,9 +61,11 @@ class InferenceEndpoint:
         json_bounds: JsonBounds,
         comment_s: float,
         ids_in: IdsField | None = None,
+        fields_in: Callable[[Scope], dict[str, Any]] | None = None,
         is_told_in_stream: Callable[[GatewayError, RequestContext], bool] = lambda _error, _context: False,
     ) -> None:
-        """`ids_in` is what of a body may be token ids, which have bounds of their own.
+        """`ids_in` is what of a body may be token ids, which have bounds of their own; `fields_in` are those fields
+        that stand in headers.
 
         `is_told_in_stream` says of which refusals a caller reads nothing but the end of a stream.
         """
@@ -75,6 +77,7 @@ class InferenceEndpoint:
         self._body_limits = body_limits
         self._json_bounds = json_bounds
         self._ids_in = ids_in
+        self._fields_in = fields_in
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         once = KEY_HEADER in scope[CONTEXT].sent
@@ -111,6 +114,8 @@ class InferenceEndpoint:
                 body = parse_json_object(raw)
             else:
                 body = await read_json_body(raw, self._ids_in, self._json_bounds, caller)
+            if self._fields_in is not None:
+                body |= self._fields_in(scope)
             ask = self._surface.read(body, len(raw))
             del raw, body
             answering: Exchange | Rounds = exchange

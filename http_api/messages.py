@@ -8,11 +8,14 @@ from starlette.types import Receive, Scope, Send
 from http_api.bodies import read_bytes
 from http_api.rendering import send_json
 from mcp_gateway.core.context import CLIENT, CONTEXT
+from mcp_gateway.core.dialects.message_fields import BETAS
 from mcp_gateway.core.inference.exchange import Inference
 from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.json_fields import parse_json_object
 from mcp_gateway.core.surfaces.messages import COUNTED_MESSAGES
 from mcp_gateway.wire.bodies import BodyLimits
+
+_BETA_HEADER = b"anthropic-beta"
 
 
 class CountedRequestBody(BaseModel):
@@ -69,5 +72,13 @@ class TokenCounts:
         raw = await read_bytes(scope, receive, self._body_limits.of(caller))
         scope[CLIENT].is_cancelled_on_departure = True
         await self._json_bounds.check(raw, caller)
-        ask = COUNTED_MESSAGES.read(parse_json_object(raw), len(raw))
+        ask = COUNTED_MESSAGES.read(parse_json_object(raw) | betas_in(scope), len(raw))
         await send_json(send, {"input_tokens": await self._inference.count(caller, ask)})
+
+
+def betas_in(scope: Scope) -> dict[str, list[str]]:
+    """The features of Anthropic's API that a request's headers ask for, as a field of its body."""
+    if _BETA_HEADER not in scope[CONTEXT].sent:
+        return {}
+    lines = [value.decode("latin-1") for name, value in scope["headers"] if name == _BETA_HEADER]
+    return {BETAS: [name.strip() for line in lines for name in line.split(",") if name.strip()]}

@@ -32,6 +32,9 @@ AREAS: dict[str, Area] = {
                 "tests/providers/test_contract.py::TestChats::test_the_operators_empty_account_is_503_and_never_402",
                 "tests/providers/test_contract.py::TestChats::test_a_key_that_is_refused_is_the_operators_fault",
             ],
+            "A message goes to Anthropic as it is, comes back as it is told there, and is billed by Anthropic's own counts.": [
+                "tests/providers/test_anthropic_messages.py",
+            ],
             "A model with several candidates goes to the next where one fails before its first token, on one hold, at the price of who answered.": [
                 "tests/providers/test_candidates.py",
             ],

@@ -28,6 +28,7 @@ from mcp_gateway.core.catalog import (
 from mcp_gateway.core.clock import DAY_MS, SteadyClock
 from mcp_gateway.core.config import Settings, UpstreamSettings
 from mcp_gateway.core.dialects.dialect import Dialect, Targets
+from mcp_gateway.core.dialects.messages_anthropic import BETA_HEADER
 from mcp_gateway.core.dialects.openai import OpenAi
 from mcp_gateway.core.dialects.vllm import Vllm
 from mcp_gateway.core.idempotency import Idempotency, Repeats
@@ -419,6 +420,7 @@ def _provider(
         breaker=_breaker(settings.upstream),
         models=ServedModels(listings={name: Listing(name, one.name, None) for name in names}),
         own_headers=headers_of(row, key),
+        passed_headers=frozenset({BETA_HEADER}) if row.messages_path else frozenset(),
     )
 
 

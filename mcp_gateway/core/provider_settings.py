@@ -101,8 +101,15 @@ class DialectSettings(Section):
     """The header of the key where `auth` is x-header."""
     headers: dict[HeaderName, HeaderValue] = Field(default_factory=dict, examples=[{"x-team": "gateway"}])
     """Further headers of every request, beside those of its preset."""
-    chat_path: PathBelow = "/chat/completions"
-    """Where chats are sent, below base_url."""
+    chat_path: PathBelow | Literal[""] = "/chat/completions"
+    """Where chats are sent, below base_url; empty where they are asked as messages."""
+    messages_path: PathBelow | Literal[""] = Field(default="", examples=["/messages"])
+    """Where messages are sent as Anthropic has them, below base_url; empty where it has none."""
+    betas: Names = Field(default=(), examples=[["context-management"]])
+    """Features of such messages that callers may ask for by the header anthropic-beta: how their names begin."""
+    longest_cache: Literal["5m", "1h"] = "5m"
+    """The longest that such a message may have its prompt cached: an hour costs more to write, which the model's
+    pricing.cache_write has to cover then."""
     models_url: Url = Field(default="", examples=["https://api.example.com/v1/models"])
     """Where its list of models is; otherwise at /models below base_url."""
     models_at: Line = "data"
@@ -138,7 +145,10 @@ class DialectSettings(Section):
     """How a JSON schema for the answer is written: as OpenAI does, as json_object with a schema (object), the schema
     alone (bare); or it has none, and such a request goes to another candidate or is refused."""
     money_errors: Errors = ("402", "429 insufficient_quota")
-    """Statuses, and codes or types, of errors that mean that the operator's account there is empty."""
+    """Statuses, and codes or types, of errors that mean that the operator's account there is empty.
+
+    Several words behind a status are how the message of such an error begins.
+    """
     limit_errors: Errors = ("429",)
     """The same of its rate limits."""
     busy_errors: Errors = ("503", "529")

@@ -8,7 +8,7 @@ import contextlib
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -45,6 +45,14 @@ Stream = list[bytes]
 """The events of a stream, with what stands between them."""
 
 
+class Form(Protocol):
+    """What answers at one path."""
+
+    def refuse(self, body: dict[str, Any]) -> Refusal | None: ...
+    def unary(self, body: dict[str, Any]) -> bytes: ...
+    def stream(self, body: dict[str, Any]) -> Stream: ...
+
+
 class Generic:
     """A plain server with OpenAI's API, and odd line ends."""
 
@@ -62,6 +70,21 @@ class Generic:
     def row(self) -> dict[str, Any]:
         """What an operator has to say of it, beside where it is."""
         return {}
+
+    def takes_key(self, headers: dict[str, str]) -> bool:
+        return self.auth != "bearer" or headers.get("authorization") == f"Bearer {KEY}"
+
+    def form_at(self, path: str) -> "Form | None":
+        """What answers there; None for nothing."""
+        return self if path == self.path + "/chat/completions" else None
+
+    def refuse_head(self, headers: dict[str, str], body: dict[str, Any]) -> Refusal | None:
+        """What it refuses for its headers."""
+        return None
+
+    def page(self, path: str) -> Any:
+        """Its list of models, or the part of it that a query asks for."""
+        return self.listing()
 
     def listing(self) -> Any:
         return {"object": "list", "data": [{"id": "m-1", "object": "model", "owned_by": ACCOUNT}]}
@@ -162,28 +185,6 @@ class OpenAi(Generic):
     def stream(self, body: dict[str, Any]) -> Stream:
         *events, done = super().stream(body)
         return [*events, self.event({"choices": [], "usage": None, "moderation": {"flagged": False}}), done]
-
-
-class Anthropic(Generic):
-    kind = "anthropic"
-    money = Refusal(
-        402, b'{"type":"error","error":{"type":"billing_error","message":"credit is too low"},"request_id":"req_011C"}'
-    )
-
-    def listing(self) -> Any:
-        return {"data": [{"type": "model", "id": "m-1", "display_name": "M 1"}], "has_more": False}
-
-    def deltas(self, body: dict[str, Any]) -> list[dict[str, Any]]:
-        """Calls of tools are numbered by content block: text came first."""
-        deltas = super().deltas(body)
-        for delta in deltas:
-            for call in delta.get("tool_calls", ()):
-                call["index"] = 1
-        return deltas
-
-    def refuse(self, body: dict[str, Any]) -> Refusal | None:
-        assert body.get("temperature", 0) <= 1
-        return None
 
 
 class Cohere(Generic):
@@ -396,11 +397,6 @@ class Google(Generic):
         return {"id": "", "type": "function", "extra_content": signed}
 
 
-KINDS: tuple[type[Generic], ...] = (
-    OpenAi, Anthropic, Cohere, Groq, Cloudflare, Ollama, DeepSeek, Mistral, Moonshot, Google, Generic, OddLines,
-)  # fmt: skip
-
-
 @dataclass
 class Double:
     """One that serves. `refusal` is told in place of answers; `cut_after` ends a stream after so many events."""
@@ -424,29 +420,29 @@ class Double:
         return self.manner.row() | given | more
 
     async def answer(self, asked: Asked) -> tuple[int, tuple[tuple[str, str], ...], list[bytes]]:
-        if self.manner.auth == "bearer" and asked.headers.get("authorization") != f"Bearer {KEY}":
+        if not self.manner.takes_key(asked.headers):
             return self._refused(self.manner.key_refusal)
         if asked.method == "GET":
             if "models" not in asked.path:
                 return 404, (), [b'{"detail":"Not Found"}']
-            return 200, _JSON, [orjson.dumps(self.manner.listing())]
-        if asked.path != self.manner.path + "/chat/completions":
+            return 200, _JSON, [orjson.dumps(self.manner.page(asked.path))]
+        if (form := self.manner.form_at(asked.path)) is None:
             return 404, (), [b""]
         self.asked.append(asked)
-        if (refusal := self.refusal or self.manner.refuse(asked.body)) is not None:
+        refusal = self.refusal or self.manner.refuse_head(asked.headers, asked.body) or form.refuse(asked.body)
+        if refusal is not None:
             return self._refused(refusal)
         body = asked.body
-        if body["messages"][-1]["role"] == "tool":  # it has what it called for, and calls nothing more
+        if _has_result(body["messages"][-1]):  # it has what it called for, and calls nothing more
             body = {name: value for name, value in body.items() if name != "tools"}
         if not body.get("stream"):
-            return 200, _JSON, [self.manner.unary(body)]
-        return 200, (("content-type", "text/event-stream"), *_ACCOUNT), self._events(body)
+            return 200, _JSON, [form.unary(body)]
+        return 200, (("content-type", "text/event-stream"), *_WAIT, *_ACCOUNT), self._events(form.stream(body))
 
     def _refused(self, refusal: Refusal) -> tuple[int, tuple[tuple[str, str], ...], list[bytes]]:
         return refusal.status, (*refusal.headers, *_ACCOUNT), [refusal.body]
 
-    def _events(self, body: dict[str, Any]) -> list[bytes]:
-        events = self.manner.stream(body)
+    def _events(self, events: Stream) -> list[bytes]:
         if self.cut_after is not None:
             events = [*events[: self.cut_after], self.amid]
         if not self.piece_bytes:
@@ -455,8 +451,20 @@ class Double:
         return [whole[at : at + self.piece_bytes] for at in range(0, len(whole), self.piece_bytes)]
 
 
-_ACCOUNT = (("openai-organization", ACCOUNT), ("x-ratelimit-remaining-tokens", "249989"))
-_JSON = (("content-type", "application/json"), *_ACCOUNT)
+def _has_result(message: dict[str, Any]) -> bool:
+    """Whether it tells what a tool came to, be it as a chat or as a message does."""
+    content = message["content"]
+    return message["role"] == "tool" or (isinstance(content, list) and content[0].get("type") == "tool_result")
+
+
+_ACCOUNT = (
+    ("openai-organization", ACCOUNT),
+    ("x-ratelimit-remaining-tokens", "249989"),
+    ("request-id", "req_011CaBcD"),
+)
+_WAIT = (("retry-after", "39"),)
+"""Of an answer, which says nothing of limits by it."""
+_JSON = (("content-type", "application/json"), *_WAIT, *_ACCOUNT)
 
 
 @contextlib.asynccontextmanager

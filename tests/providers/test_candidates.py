@@ -10,7 +10,8 @@ import orjson
 import pytest
 
 from tests.logged import lines_logged
-from tests.providers.doubles import KINDS, Double, Generic, Mistral, Refusal, serving
+from tests.providers.doubles import Double, Generic, Mistral, Refusal, serving
+from tests.providers.kinds import KINDS
 from tests.providers.test_contract import ENVIRON, MODEL, PRICES, chunks_of
 from tests.replaying import ReplayingBackend
 from tests.serving import Door, error_of, open_door

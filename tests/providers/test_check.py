@@ -9,7 +9,8 @@ import typer
 
 from mcp_gateway.cli.providers import _check
 from mcp_gateway.core.config import Settings
-from tests.providers.doubles import KEY, KINDS, Generic, Ollama, serving
+from tests.providers.doubles import KEY, Generic, Ollama, serving
+from tests.providers.kinds import KINDS
 from tests.providers.test_contract import PRICES
 
 LISTED = [kind() for kind in KINDS if kind is not Ollama]

@@ -11,7 +11,8 @@ import orjson
 import pytest
 
 from tests.logged import lines_logged
-from tests.providers.doubles import ACCOUNT, CACHED, KEY, KINDS, TEXT, Double, Generic, Refusal, serving
+from tests.providers.doubles import ACCOUNT, CACHED, KEY, TEXT, Double, Generic, Refusal, serving
+from tests.providers.kinds import KINDS
 from tests.serving import Door, error_of, open_door
 
 each_kind = pytest.mark.parametrize("manner", [kind() for kind in KINDS], ids=lambda manner: type(manner).__name__)
@@ -53,7 +54,8 @@ def tells_nothing_of_the_operator(response: httpx2.Response) -> None:
 def received_nothing_of_the_caller(double: Double, key: str) -> None:
     for asked in double.asked:
         assert asked.headers.keys() <= {
-            "host", "content-type", "content-length", "authorization", "anthropic-version",
+            "host", "content-type", "content-length", "authorization", "x-api-key", "anthropic-beta",
+            "anthropic-version",
         }  # fmt: skip
         assert key not in str(asked)
 

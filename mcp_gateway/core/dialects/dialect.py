@@ -3,14 +3,14 @@
 Each surface that a dialect serves is a file `<surface>_<dialect>.py` with a `Translation`; no file, not served.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from mcp_gateway.core.catalog import Offer
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.record import EndedBy, SurfaceName
 from mcp_gateway.core.surfaces.credible import UsageBounds
-from mcp_gateway.core.surfaces.surface import Ask, Body, Collecting, Failure, Reader, Surface, Terms, Whole
+from mcp_gateway.core.surfaces.surface import Ask, Body, Collecting, Failure, Headers, Reader, Surface, Terms, Whole
 from mcp_gateway.core.surfaces.tokens import QuestionName
 from mcp_gateway.core.surfaces.usage import Usage
 
@@ -19,10 +19,11 @@ _MOST_TARGETS = 4096
 
 
 class Counting(NamedTuple):
-    """What asks a backend to count a prompt: a body, and where it is sent."""
+    """What asks a backend to count a prompt: a body, where it is sent, and headers that belong to it."""
 
     path: str
     body: bytes
+    headers: Headers = ()
 
 
 class Translation(Protocol):
@@ -90,6 +91,8 @@ class Dialect(Protocol):
     name: str
     rewrites: bool
     """Whether what is sent has another form than what was asked, of which it is then written again for each attempt."""
+    headers_of: Callable[[Ask], Headers] | None
+    """What a sifted ask is sent with, beside the gateway's own headers; None where that is never anything."""
     translations: Mapping[SurfaceName, Translation]
     inquiries: Mapping[QuestionName, Inquiry]
 

@@ -3,6 +3,7 @@
 Knows no server and no caller: the tables stand in `messages_<dialect>_fields.py`.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -11,6 +12,8 @@ from mcp_gateway.core.errors import GatewayError
 
 BETAS = "anthropic_beta"
 """The names in the header `anthropic-beta`, which a door adds to the body under the name that clouds have for them."""
+_BETA = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_MOST_BETAS = 64
 _MESSAGE_KEYS = frozenset({"content", "role"})
 _OUTPUT_KEYS = frozenset({"effort", "format"})
 _OWN_TOOL = (None, "custom")
@@ -87,15 +90,16 @@ class MessageFields:
                 self._sift_tools(body, left_out)
 
     def _sift_betas(self, body: dict[str, Any], left_out: LeftOut) -> None:
-        known = self._table.betas
-        if known is None:
-            del body[BETAS]
+        asked, known = body.pop(BETAS), self._table.betas
+        if known is None or not isinstance(asked, list):
             return
-        asked = [name for name in body[BETAS] if isinstance(name, str)]
-        for name in asked:
-            if not name.startswith(known):
+        taken = []
+        for name in map(str, asked[:_MOST_BETAS]):
+            if name.startswith(known) and _BETA.fullmatch(name):
+                taken.append(name)
+            else:
                 left_out.note(f"anthropic-beta.{name}")
-        body[BETAS] = [name for name in asked if name.startswith(known)]
+        body[BETAS] = taken
 
     def _sift_blocks(self, content: Any, name: str, where: str, left_out: LeftOut) -> None:
         if not isinstance(content, list):

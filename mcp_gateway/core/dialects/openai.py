@@ -3,16 +3,17 @@
 Knows nothing of connections or callers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from mcp_gateway.core.dialects import openai_refusals
 from mcp_gateway.core.dialects.chat_openai import ChatToOpenAi
 from mcp_gateway.core.dialects.dialect import Inquiry, Target, Translation
-from mcp_gateway.core.dialects.vllm_refusals import prompt_told, window_told
+from mcp_gateway.core.dialects.messages_anthropic import MessagesToAnthropic, beta_headers
+from mcp_gateway.core.dialects.tokens_vllm import read_count
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.provider_settings import Preset
 from mcp_gateway.core.record import SurfaceName
-from mcp_gateway.core.surfaces.surface import Body, Failure
+from mcp_gateway.core.surfaces.surface import Ask, Body, Failure, Headers
 from mcp_gateway.core.surfaces.tokens import QuestionName
 
 
@@ -21,11 +22,14 @@ class OpenAi:
 
     name = "openai"
     rewrites = True
+    headers_of: Callable[[Ask], Headers] | None = staticmethod(beta_headers)
 
     def __init__(self, row: Preset, reasoning_names: tuple[str, ...] = ()) -> None:
         self._row = row
         self._chat = ChatToOpenAi(row, reasoning_names)
         self.translations: Mapping[SurfaceName, Translation] = {"chat": self._chat}
+        if row.messages_path:
+            self.translations = {**self.translations, "messages": MessagesToAnthropic(row)}
         self.inquiries: Mapping[QuestionName, Inquiry] = {}
 
     def failure(self, status: int, body: bytes) -> Failure:
@@ -42,11 +46,10 @@ class OpenAi:
         return openai_refusals.error_of(failure, self._row, backend_model, public_model, retry_after)
 
     def window_told(self, refusal: GatewayError) -> int | None:
-        """OpenAI says it as vLLM does, which has it from there."""
-        return window_told(refusal)
+        return openai_refusals.window_told(refusal)
 
     def prompt_told(self, refusal: GatewayError) -> int | None:
-        return prompt_told(refusal)
+        return openai_refusals.prompt_told(refusal)
 
     def adapts_to(self, refusal: GatewayError, target: Target) -> bool:
         """A server that refuses to be asked for the usage of a stream is asked no more."""
@@ -57,7 +60,7 @@ class OpenAi:
         return is_new
 
     def count_told(self, answer: Body) -> int | None:
-        return None
+        return read_count(answer)
 
     def request_named(self, beginning: Body) -> bytes | None:
         """None names its answers by our ids."""

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from mcp_gateway.core.blame import OperatorFault
+from mcp_gateway.core.dialects import vllm_refusals
 from mcp_gateway.core.dialects.redaction import without_places
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.provider_settings import Preset
@@ -33,7 +34,12 @@ _ACCOUNT_NAMES = frozenset({
 """How the names of accounts, keys and requests begin there."""
 _HEX = frozenset("0123456789abcdef-")
 _LEAST_NAME_CHARS, _LEAST_HEX_CHARS = 4, 24
-_TOO_LONG = ("context_length_exceeded", "maximum context length", "too many tokens", "context window")
+_TOO_LONG = (
+    "context_length_exceeded", "maximum context length", "too many tokens", "context window", "prompt is too long",
+    "exceed context limit",
+)  # fmt: skip
+_OVER_LIMIT = re.compile(r"exceed context limit: (\d{1,9}) \+ \d{1,9} > (\d{1,9})")
+"""How Anthropic says that prompt and limit exceed the window."""
 _CALLER_S = (400, 404, 409, 413, 415, 422)
 _NO_MODEL = ("model_not_found", "model_decommissioned", "invalid_model", "not_found_error", "resource_not_found_error")
 
@@ -89,13 +95,13 @@ def error_of(
 ) -> GatewayError:
     """The gateway's error for what a provider told."""
     status, message, kind, param = failure
-    if _is_of(row.money_errors, status, kind):
+    if _is_of(row.money_errors, failure):
         return OperatorFault("money", public_model)
-    if _is_of(row.busy_errors, status, kind):
+    if _is_of(row.busy_errors, failure):
         return _busy("model_unavailable", f"The provider of {public_model!r} is full at the moment.", retry_after, kind)
-    if _is_of(row.limit_errors, status, kind):
+    if _is_of(row.limit_errors, failure):
         return _busy("backend_busy", f"{public_model!r} is asked too often; try again later.", retry_after, kind)
-    if _is_of(row.key_errors, status, kind):
+    if _is_of(row.key_errors, failure):
         return OperatorFault("key" if status == HTTPStatus.UNAUTHORIZED else "access", public_model)
     if any(name in kind for name in _NO_MODEL) or (status == HTTPStatus.NOT_FOUND and param in (None, "model")):
         return OperatorFault("model", public_model)
@@ -104,13 +110,28 @@ def error_of(
     return GatewayError("backend_error", f"The backend of {public_model!r} failed (status {status}).")
 
 
-def _is_of(rules: Sequence[str], status: int, kind: str) -> bool:
-    names = kind.split(" ")
+def _is_of(rules: Sequence[str], failure: Failure) -> bool:
+    """Whether a rule is for it: by its status, and by a code or type, or by several words that its own begin with."""
+    names = failure.kind.split(" ")
     for rule in rules:
         wanted, _, code = rule.partition(" ")
-        if wanted in ("*", str(status)) and (not code or code in names):
+        if wanted not in ("*", str(failure.status)):
+            continue
+        if not code or code in names or (" " in code and failure.message.startswith(code)):
             return True
     return False
+
+
+def window_told(refusal: GatewayError) -> int | None:
+    """The window that a refusal of a prompt names: OpenAI says it as vLLM does, which has it from there."""
+    found = _OVER_LIMIT.search(refusal.message)
+    return vllm_refusals.window_told(refusal) if found is None else int(found[2])
+
+
+def prompt_told(refusal: GatewayError) -> int | None:
+    """The prompt's tokens that such a refusal names."""
+    found = _OVER_LIMIT.search(refusal.message)
+    return vllm_refusals.prompt_told(refusal) if found is None else int(found[1])
 
 
 def _busy(code: Any, message: str, retry_after: bytes | None, kind: str) -> GatewayError:

@@ -4,7 +4,7 @@ Facts were taken from vLLM 0.32 on the wire and 0.33 in source. Knows nothing of
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from mcp_gateway.core.dialects import vllm_refusals
 from mcp_gateway.core.dialects.chat_vllm import ChatToVllm
@@ -29,7 +29,7 @@ from mcp_gateway.core.dialects.vllm_fields import ChatFields
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.record import SurfaceName
-from mcp_gateway.core.surfaces.surface import Body, Failure
+from mcp_gateway.core.surfaces.surface import Ask, Body, Failure, Headers
 from mcp_gateway.core.surfaces.tokens import QuestionName
 
 MODELS_PATH = "/v1/models"
@@ -51,6 +51,7 @@ class Vllm:
 
     name = "vllm"
     rewrites = False
+    headers_of: Callable[[Ask], Headers] | None = None
 
     def __init__(self, pass_fields: Iterable[str] = (), pass_template_kwargs: Iterable[str] = ()) -> None:
         self.translations: Mapping[SurfaceName, Translation] = {

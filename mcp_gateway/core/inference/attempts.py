@@ -17,7 +17,7 @@ from mcp_gateway.core.observe.failures import code_of
 from mcp_gateway.core.record import OK
 from mcp_gateway.core.routing.rank import Candidate, Ranking
 from mcp_gateway.core.surfaces.error_shapes import MAX_REFUSAL_BYTES
-from mcp_gateway.core.surfaces.surface import Ask, Terms
+from mcp_gateway.core.surfaces.surface import Ask, Headers, Terms
 from mcp_gateway.core.upstream.attempt import Attempt
 from mcp_gateway.core.upstream.backend import Backend, BackendResponse, failure, read_beginning
 from mcp_gateway.core.upstream.transport import UpstreamError
@@ -30,6 +30,8 @@ class Attempts:
     _attempt: Attempt | None = None
     _is_collected = False
     _written_by: tuple[Target, Terms] | None = None
+    _headers: Headers = ()
+    """What the body that is written goes with."""
 
     def __init__(
         self,
@@ -120,6 +122,8 @@ class Attempts:
         as_read = dump_json(ask.body) if is_mixed or target.dialect.rewrites else b""
         if is_mixed:
             target.translation.sift(ask.body)
+        headers_of = target.dialect.headers_of
+        self._headers = () if headers_of is None else headers_of(ask)
         body = target.translation.body(ask, terms, target.backend_model, self._account_id, is_stream=is_stream)
         ask.put_away(as_read or body)
         return body
@@ -165,7 +169,7 @@ class Attempts:
             response = self.response = await backend.infer(
                 self._meter.target.translation.path,
                 body,
-                ((b"x-request-id", self._call.request_id.encode()), *self._call.trace_headers),
+                ((b"x-request-id", self._call.request_id.encode()), *self._call.trace_headers, *self._headers),
                 is_stream=is_stream or is_collected,
                 patience=attempt,
             )

@@ -6,7 +6,7 @@ from http import HTTPStatus
 from math import ceil
 from typing import NamedTuple, TypeVar
 
-from mcp_gateway.core.blame import Blame, blame_of
+from mcp_gateway.core.blame import Blame, OperatorFault, blame_of
 from mcp_gateway.core.bytes_in_flight import STEP_BYTES, Reservation
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.catalog import Model, Offer
@@ -134,7 +134,7 @@ async def _told_by(candidate: Candidate[Backend], parts: Parts, asking: _Asking,
     dialect, sent = parts.targets.dialect_of(candidate.offer), asking.counting(candidate.offer)
     if sent is None:
         raise _uncounted(asking.public_model)
-    response = await candidate.backend.infer(sent.path, sent.body, (), is_stream=False)
+    response = await candidate.backend.infer(sent.path, sent.body, sent.headers, is_stream=False)
     try:
         if response.status == OK:
             return await read(response, dialect)
@@ -143,7 +143,8 @@ async def _told_by(candidate: Candidate[Backend], parts: Parts, asking: _Asking,
         response.close()
     retry_after = response.header(b"retry-after")
     refusal = dialect.error(told, candidate.offer.name, asking.public_model, retry_after, asking.prompt_field)
-    if response.status == HTTPStatus.NOT_FOUND and refusal.code == "backend_error":
+    is_unknown = refusal.code == "backend_error" or isinstance(refusal, OperatorFault)
+    if response.status == HTTPStatus.NOT_FOUND and is_unknown:
         raise _uncounted(asking.public_model)
     raise refusal
 

@@ -19,7 +19,7 @@ from mcp_gateway.core.observe.metrics import Metrics
 from mcp_gateway.core.observe.records import Records
 from mcp_gateway.core.policy.images import ImagePolicy
 from mcp_gateway.core.record import Door, SurfaceName
-from mcp_gateway.core.upstream.backend import Headers
+from mcp_gateway.core.surfaces.surface import Headers
 from mcp_gateway.core.upstream.pool import Pool
 
 

@@ -10,7 +10,7 @@ import orjson
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import dump_json, parse_exactly
 from mcp_gateway.core.surfaces.credible import not_understood, read_finish_reason
-from mcp_gateway.core.surfaces.message_usage import as_told, usage_in
+from mcp_gateway.core.surfaces.message_usage import as_told, details_in, usage_in
 from mcp_gateway.core.surfaces.surface import Body, Whole
 from mcp_gateway.core.surfaces.usage import Usage
 
@@ -18,18 +18,19 @@ _OTHER_PREFIX, _PREFIX = "chatcmpl-", "msg_"
 _TEXTS = ("text", "thinking")
 
 
-def read_message(body: Body, public_model: str) -> Whole:
+def read_message(body: Body, public_model: str, answer_id: str | None = None) -> Whole:
     """Read a message, which from now on is as Anthropic writes it and bears the public name of its model.
 
-    One without a reason for its end broke off: vLLM has no word for that here. Raises GatewayError `backend_error` for
-    what is no message.
+    It bears `answer_id`, or else the backend's. One without a reason for its end broke off: vLLM has no word for that
+    here. Raises GatewayError `backend_error` for what is no message.
     """
     message = _parsed(body)
-    usage = usage_in(message.get("usage"))
-    message |= {"id": message_id(message.get("id")), "model": public_model}
+    told = message.get("usage")
+    usage = usage_in(told)
+    message |= {"id": answer_id or message_id(message.get("id")), "model": public_model}
     message["stop_reason"] = reason = read_finish_reason(message.get("stop_reason"))
     message.setdefault("stop_sequence", None)
-    message["usage"] = as_told(usage or Usage(0, 0))
+    message["usage"] = as_told(usage or Usage(0, 0)) | details_in(told)
     return Whole(dump_json(message), reason or "abort", usage, usage is not None)
 
 

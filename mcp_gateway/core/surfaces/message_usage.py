@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+from mcp_gateway.core.surfaces.chunks import objects_in
 from mcp_gateway.core.surfaces.usage import Usage, count_of
 
 _INPUT, _OUTPUT = "input_tokens", "output_tokens"
 _READ, _WRITTEN = "cache_read_input_tokens", "cache_creation_input_tokens"
+_DETAILS = ("cache_creation", "output_tokens_details")
+"""Parts of these counts that are told beside them."""
 
 
 def prompt_in(told: Mapping[str, Any], before: Usage | None = None) -> Usage | None:
@@ -14,7 +17,7 @@ def prompt_in(told: Mapping[str, Any], before: Usage | None = None) -> Usage | N
 
     Counts of a stream are told for all that came, each for itself: one that is not told stays as it was `before`.
     """
-    parts = [count_of(told.get(name)) for name in (_INPUT, _READ, _WRITTEN)]
+    parts = [_count(told, name) for name in (_INPUT, _READ, _WRITTEN)]
     if before is not None:
         kept = as_told(before)[_INPUT], before.cached_tokens, before.cache_write_tokens
         parts = [was if part is None else part for part, was in zip(parts, kept, strict=True)]
@@ -25,7 +28,7 @@ def prompt_in(told: Mapping[str, Any], before: Usage | None = None) -> Usage | N
 
 def output_in(told: Mapping[str, Any]) -> int | None:
     """The answer's tokens that a usage object tells."""
-    return count_of(told.get(_OUTPUT))
+    return _count(told, _OUTPUT)
 
 
 def usage_in(told: Any) -> Usage | None:
@@ -41,3 +44,23 @@ def as_told(usage: Usage) -> dict[str, int]:
     cached, written = usage.cached_tokens or 0, usage.cache_write_tokens or 0
     rest = usage.prompt_tokens - cached - written
     return {_INPUT: rest, _WRITTEN: written, _READ: cached, _OUTPUT: usage.completion_tokens}
+
+
+def details_in(told: Any) -> dict[str, dict[str, int]]:
+    """What a usage object tells of the parts of its counts."""
+    if not isinstance(told, dict):
+        return {}
+    found = {name: told[name] for name in _DETAILS if isinstance(told.get(name), dict)}
+    return {name: {part: count for part, count in one.items() if type(count) is int} for name, one in found.items()}
+
+
+def _count(told: Mapping[str, Any], name: str) -> int | None:
+    """A count, or the sum over the rounds of sampling that an answer took, where that is more.
+
+    The count beside them may leave out what was asked of the model, or of another, on the way.
+    """
+    own = count_of(told.get(name))
+    if not (rounds := told.get("iterations")):
+        return own
+    of_rounds = [count for one in objects_in(rounds) if (count := count_of(one.get(name))) is not None]
+    return max(own or 0, sum(of_rounds)) if of_rounds else own

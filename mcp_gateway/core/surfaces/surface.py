@@ -3,7 +3,7 @@
 Knows no backend. What a backend is sent of a request, and what it means by its answers, the dialects say.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -17,6 +17,7 @@ from mcp_gateway.core.surfaces.wanted_tools import WantedTools
 from mcp_gateway.core.token_ids import PlacedIds, TokenIds
 
 Body = bytes | bytearray
+Headers = Sequence[tuple[bytes, bytes]]
 
 
 class Terms(NamedTuple):

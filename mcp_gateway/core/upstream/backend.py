@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Literal, Protocol
@@ -17,6 +17,7 @@ from mcp_gateway.core.dialects.tokens_vllm import read_count
 from mcp_gateway.core.dialects.vllm_metrics import Gauges, read_counters, read_gauges
 from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.json_bounds import holds_at_most
+from mcp_gateway.core.surfaces.surface import Headers
 from mcp_gateway.core.token_counters import TokenCounters
 from mcp_gateway.core.upstream.breaker import Breaker
 from mcp_gateway.core.upstream.served_models import ServedModels
@@ -36,7 +37,6 @@ from mcp_gateway.core.upstream.workload import Workload
 
 logger = logging.getLogger(__name__)
 
-Headers = Sequence[tuple[bytes, bytes]]
 JSON: tuple[bytes, bytes] = (b"content-type", b"application/json")
 _MAX_LIST_BYTES = 4 * 1024 * 1024
 _MAX_LIST_VALUES = 100_000
@@ -239,7 +239,7 @@ class Backend:
 
     async def _count(self, counting: Counting) -> int | None:
         """None from one that does not count. Raises GatewayError or UpstreamError where it cannot be asked now."""
-        response = await self._ask("POST", counting.path, counting.body, ())
+        response = await self._ask("POST", counting.path, counting.body, counting.headers)
         answer = await _read_and_close(response, _BEGINNING_BYTES)
         if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR or response.status == HTTPStatus.TOO_MANY_REQUESTS:
             raise GatewayError("backend_error", f"its count of tokens answered {response.status}")

@@ -4,22 +4,25 @@ It rests where it said that it is full, or asked too often, for as long as it sa
 it rest for a while. Knows no row and no dialect.
 """
 
-from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Any
 
 from mcp_gateway.core.blame import OperatorFault
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.upstream.backend import JSON, Backend, BackendResponse, Headers, Status, failure
+from mcp_gateway.core.surfaces.surface import Headers
+from mcp_gateway.core.upstream.backend import JSON, Backend, BackendResponse, Status, failure
 from mcp_gateway.core.upstream.served_models import ALL_MODELS, Rest
 from mcp_gateway.core.upstream.transport import Patience, UpstreamError
 
 
 @dataclass(slots=True, eq=False)
 class Provider(Backend):
-    """`own_headers` are all that it is sent beside a body: nothing of a caller's reaches it."""
+    """`own_headers` are what it is sent beside a body, with those of the `passed_headers` that the body goes with.
+
+    Nothing else of a caller's reaches it.
+    """
 
     own_headers: Headers = field(default=(), repr=False)
+    passed_headers: frozenset[bytes] = frozenset()
     fault: str = ""
     is_probed: bool = True
 
@@ -44,16 +47,20 @@ class Provider(Backend):
             return "it refuses what only its account's owner can put right"
         return self.breaker.reason or None
 
-    def infer(
-        self, path: str, body: bytes, headers: Headers, *, is_stream: bool, patience: Patience | None = None
-    ) -> Coroutine[Any, Any, BackendResponse]:
-        """As of any backend, without the headers of the request."""
-        return self._sent(path, body, is_stream=is_stream, patience=patience)
-
-    async def _sent(self, path: str, body: bytes, *, is_stream: bool, patience: Patience | None) -> BackendResponse:
-        sent = [JSON, *self.own_headers]
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes,
+        headers: Headers,
+        *,
+        is_stream: bool = False,
+        patience: Patience | None = None,
+    ) -> BackendResponse:
+        """As of any backend, with no other headers of a request than those that pass."""
+        sent = [JSON, *self.own_headers, *(one for one in headers if one[0] in self.passed_headers)]
         try:
-            return await self.origin.request("POST", path, sent, body, is_stream=is_stream, patience=patience)
+            return await self.origin.request(method, path, sent, body, is_stream=is_stream, patience=patience)
         except UpstreamError as error:
             raise failure(error) from error
 

@@ -10,7 +10,8 @@ import pytest
 from mcp_gateway.core.catalog import build_catalog
 from mcp_gateway.core.dialects import vllm
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.upstream.backend import Backend, BackendResponse, Headers
+from mcp_gateway.core.surfaces.surface import Headers
+from mcp_gateway.core.upstream.backend import Backend, BackendResponse
 from mcp_gateway.core.upstream.served_models import ServedModels
 from mcp_gateway.core.upstream.transport import ConnectFailed, UpstreamError
 from tests.cases import each

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from mcp_gateway.core.catalog import Listings
-from mcp_gateway.core.upstream.backend import Backend, BackendResponse, Headers
+from mcp_gateway.core.surfaces.surface import Headers
+from mcp_gateway.core.upstream.backend import Backend, BackendResponse
 from mcp_gateway.core.upstream.budget import RetryBudget
 from mcp_gateway.core.upstream.pool import Pool
 from tests.cases import each

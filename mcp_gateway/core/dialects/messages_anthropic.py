@@ -1,0 +1,102 @@
+"""Messages to a provider that has Anthropic's API itself: they pass as they are, less what its table leaves out."""
+
+from mcp_gateway.core.dialects.dialect import Counting
+from mcp_gateway.core.dialects.message_fields import BETAS
+from mcp_gateway.core.dialects.messages_anthropic_fields import messages_to
+from mcp_gateway.core.json_bounds import dump_json
+from mcp_gateway.core.provider_settings import Preset
+from mcp_gateway.core.record import EndedBy
+from mcp_gateway.core.surfaces import message_answer
+from mcp_gateway.core.surfaces.credible import UsageBounds
+from mcp_gateway.core.surfaces.message_events import MessageRelay
+from mcp_gateway.core.surfaces.surface import Ask, Body, Collecting, Headers, Terms, Whole
+from mcp_gateway.core.surfaces.usage import Usage
+
+BETA_HEADER = b"anthropic-beta"
+COUNT_PATH = "/count_tokens"
+COUNTED = ("messages", "system", "tools", "tool_choice", "thinking")
+"""Fields that the prompt is made of."""
+
+
+class HeldMessageRelay(MessageRelay):
+    """Hands nothing out before the answer's first block, so that what fails until then is asked elsewhere."""
+
+    _held = b""
+
+    @property
+    def has_started(self) -> bool:
+        return self.has_block or self.is_whole
+
+    @property
+    def held_bytes(self) -> int:
+        return super().held_bytes + len(self._held)
+
+    def feed(self, piece: bytes) -> bytes:
+        return self._released(super().feed(piece))
+
+    def feed_end(self) -> bytes:
+        return self._released(super().feed_end())
+
+    def _released(self, events: bytes) -> bytes:
+        if not (self._held or events):
+            return b""
+        held, self._held = self._held + events, b""
+        if self.has_started:
+            return held
+        self._held = held
+        return b""
+
+
+class MessagesToAnthropic:
+    """What a message becomes for such a provider, and its answers for the client."""
+
+    tells_running_usage = True
+
+    def __init__(self, row: Preset) -> None:
+        self.path = row.messages_path
+        self.sift = messages_to(row).sift
+        self._set = row.set
+
+    def body(self, ask: Ask, terms: Terms, backend_model: str, account_id: str, *, is_stream: bool) -> bytes:
+        body = {name: value for name, value in ask.body.items() if name != BETAS}
+        limit = terms.ceiling if terms.output_limit is None else terms.output_limit
+        return dump_json(body | {"model": backend_model, "stream": is_stream, "max_tokens": limit} | self._set)
+
+    def counting(self, ask: Ask, backend_model: str) -> Counting:
+        kept = {name: ask.body[name] for name in COUNTED if name in ask.body}
+        return Counting(self.path + COUNT_PATH, dump_json({"model": backend_model, **kept}), beta_headers(ask))
+
+    def can_collect(self, ask: Ask) -> bool:
+        return False
+
+    def can_be_cut(self, ask: Ask) -> bool:
+        return False
+
+    def cut(self, first_frame: bytes, usage: Usage | None, ended_by: EndedBy) -> bytes:
+        raise NotImplementedError  # see `can_be_cut`
+
+    def reader(self, ask: Ask, public_model: str, bounds: UsageBounds) -> HeldMessageRelay:
+        return HeldMessageRelay(public_model, bounds, _answer_id(ask))
+
+    def collecting(self, ask: Ask, public_model: str, max_bytes: int) -> Collecting:
+        raise NotImplementedError  # see `can_collect`
+
+    async def read(self, body: Body, ask: Ask) -> Whole:
+        return message_answer.read_message(body, ask.model, _answer_id(ask))
+
+    async def with_usage(self, body: Body, usage: Usage) -> Body:
+        return message_answer.with_usage(body, usage)
+
+    async def text_bytes(self, body: Body) -> int:
+        return message_answer.text_bytes(body)
+
+
+def beta_headers(ask: Ask) -> Headers:
+    """What has the features switched on that were asked for and are taken."""
+    betas = ask.body.get(BETAS)
+    return ((BETA_HEADER, ",".join(betas).encode()),) if betas else ()
+
+
+def _answer_id(ask: Ask) -> str:
+    """Not the provider's, which is of the operator's account."""
+    return f"msg_{ask.request_id}"

@@ -1,0 +1,65 @@
+"""THE table of what a message to a provider may carry that has Anthropic's API itself. Knows no caller.
+
+Left out is what changes the price (tiers, speed, regions, other models), names a person, or runs at the provider; what
+is left goes with the features that the header `anthropic-beta` names, since one without the other is refused there.
+"""
+
+from mcp_gateway.core.dialects.message_fields import BETAS, MessageFields, MessageTable
+from mcp_gateway.core.dialects.messages_vllm_fields import BLOCK_KEYS, TOOL_KEYS
+from mcp_gateway.core.dialects.sifting import FieldUse
+from mcp_gateway.core.provider_settings import Preset
+
+_PASSED, _PRICED, _BOUNDED, _STRIPPED, _REFUSED = FieldUse
+
+FIELDS: dict[str, FieldUse] = {
+    BETAS: _BOUNDED,
+    "cache_control": _BOUNDED,
+    "container": _REFUSED,
+    "context_management": _BOUNDED,
+    "fallbacks": _STRIPPED,  # models that have no price here
+    "inference_geo": _STRIPPED,
+    "max_tokens": _PRICED,
+    "mcp_servers": _REFUSED,
+    "messages": _PRICED,
+    "metadata": _STRIPPED,  # which names a person, a device or a session
+    "model": _PRICED,
+    "output_config": _BOUNDED,
+    "service_tier": _STRIPPED,
+    "speed": _STRIPPED,
+    "stop_sequences": _PASSED,
+    "stream": _PASSED,
+    "system": _BOUNDED,
+    "temperature": _PASSED,
+    "thinking": _PASSED,
+    "tool_choice": _PASSED,
+    "tools": _BOUNDED,
+    "top_k": _PASSED,
+    "top_p": _PASSED,
+}
+_BLOCK_KEYS = BLOCK_KEYS | {
+    kind: frozenset({"cache_control", "type", *keys})
+    for kind, keys in {
+        "document": {"citations", "context", "source", "title"},
+        "mid_conv_system": {"text"},
+    }.items()
+}
+_TOOL_KEYS = TOOL_KEYS | {
+    "allowed_callers", "display_height_px", "display_number", "display_width_px", "eager_input_streaming",
+    "enable_zoom", "input_examples", "max_characters",
+}  # fmt: skip
+_TOOL_TYPES = ("bash_", "computer_", "memory_", "text_editor_")
+"""Of Anthropic's own, those that the client runs."""
+
+
+def messages_to(row: Preset) -> MessageFields:
+    """The table for a provider, with what its row passes besides."""
+    table = MessageTable(
+        FIELDS,
+        _BLOCK_KEYS,
+        _TOOL_KEYS,
+        tool_types=_TOOL_TYPES,
+        betas=row.betas,
+        has_attribution=True,
+        lowers_ttl=row.longest_cache == "5m",
+    )
+    return MessageFields(table, row.pass_fields)

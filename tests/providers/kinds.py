@@ -1,0 +1,20 @@
+"""All doubles of providers that the contract holds for."""
+
+from tests.providers.anthropic_double import AnthropicChat
+from tests.providers.doubles import (
+    Cloudflare,
+    Cohere,
+    DeepSeek,
+    Generic,
+    Google,
+    Groq,
+    Mistral,
+    Moonshot,
+    OddLines,
+    Ollama,
+    OpenAi,
+)
+
+KINDS: tuple[type[Generic], ...] = (
+    OpenAi, AnthropicChat, Cohere, Groq, Cloudflare, Ollama, DeepSeek, Mistral, Moonshot, Google, Generic, OddLines,
+)  # fmt: skip

@@ -188,6 +188,7 @@ _OUTPUT = output_schema(
                         },
                     },
                 },
+                "unreachable_servers": {"type": "array", "items": {"type": "string"}},
                 "ended_by": {"type": "string"},
             },
             "description": "Which tools of servers were called.",

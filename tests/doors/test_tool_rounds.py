@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -721,6 +721,75 @@ async def test_a_key_that_is_revoked_while_a_tool_runs_ends_the_answer(
             else:
                 assert answer.status_code == 401
             assert len(backend.chats) == 1
+
+
+GONE = {"label": "gone", "url": "http://127.0.0.1:9/mcp", "accounts": ["*"]}
+
+
+async def test_a_server_that_cannot_be_reached_is_told_to_the_model_and_the_caller_who_gets_the_answer(
+    tmp_path: Path, backend: ReplayingBackend
+) -> None:
+    tools = [{"type": "mcp", "server_label": "gone"}]
+    settings: dict[str, Any] = {"vllm_urls": [backend.url], "models": [FREE], "mcp_servers": [GONE]}
+    async with open_door(tmp_path, **settings) as door:
+        key = await keyed(door)
+        for is_stream, called, after in [
+            (False, calling(("gone__cannot_be_reached", "{}")), said("So be it.")),
+            (True, calling_stream(("gone__cannot_be_reached", "{}")), said_stream("So be it.")),
+        ]:
+            backend.answer_with(called, after)
+            answer = await asked(door, key, tools=tools, stream=is_stream, gateway={"tool_events": is_stream})
+            [offered] = backend.chats[0].json["tools"]
+            assert offered["function"]["name"] == "gone__cannot_be_reached"
+            assert "server cannot be reached now" in offered["function"]["description"]
+            assert "server cannot be reached now" in backend.chats[1].json["messages"][-1]["content"]
+            told = contents([answer.content])[-1] if is_stream else answer.json()
+            assert told["gateway"] == {"tool_calls": [], "rounds": 2, "unreachable_servers": ["gone"]}
+            assert told["choices"][0]["finish_reason"] == "stop"
+            assert b"So be it." in answer.content
+        first, notice, *_ = contents([answer.content])
+        assert (notice["object"], notice["gateway"]) == (
+            "gateway.tool_server",
+            {"server": "gone", "status": "unreachable"},
+        )
+        assert head_of(notice) == head_of(first)
+        backend.answer_with(said_stream())
+        own = [{"type": "function", "function": {"name": name}} for name in ("gone__cannot_be_reached", "x")]
+        answer = await asked(door, key, tools=[*own, *tools], stream=True)
+        assert answer.content.count(b": server gone cannot be reached\n\n") == 1
+        assert told_tools(backend) == ["gone__cannot_be_reached", "x", "gone__cannot_be_reached_2"]
+        backend.answer_with(said())
+        arguments = chat_body(tools=tools)
+        facts = result_of(await door.call("chat_completion", key, **arguments))["structuredContent"]
+        assert (facts["content"], facts["gateway"]["unreachable_servers"]) == ("done", ["gone"])
+
+
+async def test_a_server_that_is_lost_is_told_until_it_is_there_again(
+    tmp_path: Path, backend: ReplayingBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watched, "_FIRST_REST_S", 0.001)
+    monkeypatch.setattr(watched, "_LONGEST_REST_S", 0.001)
+    double = ToolServerDouble()
+    async with AsyncExitStack() as stack:
+        async with double.serving():
+            settings: dict[str, Any] = {
+                "vllm_urls": [backend.url],
+                "models": [FREE],
+                "mcp": {"tool_list_interval_s": 0.01},
+                "mcp_servers": [{"label": "double", "url": double.url, "accounts": ["*"]}],
+            }
+            door = await stack.enter_async_context(open_door(tmp_path, **settings))
+            [server] = door.gateway.tool_servers._servers.values()
+            await eventually(lambda: server.is_reached)
+            key = await keyed(door)
+        await eventually(lambda: not server.is_reached)
+        backend.answer_with(said())
+        assert (await asked(door, key)).json()["gateway"]["unreachable_servers"] == ["double"]
+        async with double.serving():
+            await eventually(lambda: server.is_reached)
+            backend.answer_with(said())
+            assert "unreachable_servers" not in (await asked(door, key)).json()["gateway"]
+            assert "add" in told_tools(backend)
 
 
 async def test_a_server_that_dies_under_a_call_is_told_to_the_model(

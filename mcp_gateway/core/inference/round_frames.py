@@ -131,6 +131,10 @@ class ToolNotices(NamedTuple):
     head: dict[str, Any]
     are_events: bool
 
+    def unreached(self, label: str) -> bytes:
+        told = {"server": label, "status": "unreachable"}
+        return self._notice(f"server {label} cannot be reached", told, "gateway.tool_server")
+
     def called(self, name: str) -> bytes:
         return self._notice(f"tool {name} is called", {"tool": name, "status": "called"})
 
@@ -138,8 +142,8 @@ class ToolNotices(NamedTuple):
         name, status = f"{ran.server}.{ran.name}", "answered" if ran.is_ok else "failed"
         return self._notice(f"tool {name} {status}", {"tool": name, "status": status, "ms": ran.took_ms})
 
-    def _notice(self, comment: str, told: dict[str, Any]) -> bytes:
+    def _notice(self, comment: str, told: dict[str, Any], kind: str = "gateway.tool_call") -> bytes:
         if not self.are_events:
             return f": {comment}\n\n".encode()
-        event = self.head | {"object": "gateway.tool_call", "choices": [], "gateway": told}
+        event = self.head | {"object": kind, "choices": [], "gateway": told}
         return b"data: %b\n\n" % orjson.dumps(event)

@@ -121,7 +121,10 @@ class Rounds:
             came = await self._exchange.next_frames()
             if not came:
                 return self._after_round(frames)
+            is_opening = not frames.head
             seen = frames.feed(came)
+            if is_opening and frames.head:
+                seen += b"".join(map(self._notices.unreached, self._toolbox.unreached))
             if not frames.is_understood:
                 return seen + await self.frames_of(not_understood())
             if seen:
@@ -252,6 +255,8 @@ class Rounds:
             "tool_calls": [ran.as_object() for ran in self._toolbox.ran],
             "rounds": len(self._told),
         }
+        if self._toolbox.unreached:
+            told["unreachable_servers"] = self._toolbox.unreached
         return told if self._ended_by is None else told | {"ended_by": self._ended_by}
 
     # A stream

@@ -28,6 +28,8 @@ _MAX_ARGUMENT_CHARS = 256 * 1024
 _FOUND = 8
 _WORD = re.compile(r"[a-z0-9]+")
 FIND, CALL = "find_tool", "call_tool"
+_MISSING = "The tools of {} cannot be called: their server cannot be reached now. Say so where an answer needs them."
+_NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}}
 _TWO_TOOLS = [
     {
         "type": "function",
@@ -93,11 +95,16 @@ class ToolCall(NamedTuple):
 
 
 class Toolbox:
-    """What is offered in one request, by the names that its model is told; `own` are the caller's functions."""
+    """What is offered in one request, by the names that its model is told; `own` are the caller's functions.
+
+    Of each server that cannot be reached a model is told by a function that says so, since no template of a chat has a
+    place for anything else.
+    """
 
     def __init__(
         self,
         offered: Mapping[str, OfferedTool],
+        unreached: Mapping[str, str],
         own: frozenset[str],
         account_id: str,
         monotonic_s: Callable[[], float],
@@ -105,6 +112,8 @@ class Toolbox:
         search_from: int | None,
     ) -> None:
         self._offered = offered
+        self._unreached = unreached
+        """The labels of servers, by the names of the functions that stand for them."""
         self._own = own
         self._account_id = account_id
         self._monotonic_s = monotonic_s
@@ -116,9 +125,15 @@ class Toolbox:
     @property
     def definitions(self) -> list[dict[str, Any]]:
         """As OpenAI describes functions."""
-        if self._is_searched:
-            return list(_TWO_TOOLS)
-        return [{"type": "function", "function": _described(name, one.tool)} for name, one in self._offered.items()]
+        offered = [] if self._is_searched else self._offered.items()
+        told = [_function(name, one.tool.description, one.tool.input_schema) for name, one in offered]
+        missing = [_function(name, _MISSING.format(label), _NO_ARGUMENTS) for name, label in self._unreached.items()]
+        return [*(_TWO_TOOLS if self._is_searched else told), *missing]
+
+    @property
+    def unreached(self) -> list[str]:
+        """The labels of servers that the request wanted, and that cannot be reached."""
+        return list(self._unreached.values())
 
     def is_ours(self, name: str) -> bool:
         """Whether a call is not for the caller to carry out: a model that calls what there is not is told so."""
@@ -140,6 +155,8 @@ class Toolbox:
         if self._is_searched and call.name == FIND:
             return self._found(call)
         name, arguments = self._meant(call)
+        if name in self._unreached:
+            return _MISSING.format(self._unreached[name])
         one = self._offered.get(name)
         if one is None:
             return f"There is no tool {shown(name)}."
@@ -169,7 +186,11 @@ class Toolbox:
         query = (_object_in(call.arguments) or {}).get("query")
         words = set(_WORD.findall(query.lower())) if isinstance(query, str) else set()
         ranked = sorted(self._offered.items(), key=lambda item: -_shared(words, *item))
-        found = [_described(name, one.tool) for name, one in ranked[:_FOUND] if _shared(words, name, one)]
+        found = [
+            _described(name, one.tool.description, one.tool.input_schema)
+            for name, one in ranked[:_FOUND]
+            if _shared(words, name, one)
+        ]
         names = ", ".join(list(self._offered)[:200])
         return orjson.dumps(found).decode() if found else f"No tool fits these words. There are: {names}."
 
@@ -185,7 +206,11 @@ def toolbox(
     """What a request asks for of what its caller may use. Raises GatewayError for a server that there is none of."""
     own = servers.of(caller)
     tools = [one for server in wanted.servers for one in _tools_of(server, own)]
-    return Toolbox(_named(tools, wanted.own), wanted.own, caller.account_id, monotonic_s, search_from=search_from)
+    offered = _named(tools, wanted.own)
+    reserved = {*offered, *wanted.own, FIND, CALL}
+    gone = [server.label for server in wanted.servers if not own[server.label].is_reached]
+    unreached = {_free(f"{label}__cannot_be_reached", reserved): label for label in gone}
+    return Toolbox(offered, unreached, wanted.own, caller.account_id, monotonic_s, search_from=search_from)
 
 
 def _tools_of(wanted: WantedServer, own: Mapping[str, ToolServer]) -> Iterable[OfferedTool]:
@@ -218,8 +243,12 @@ def _free(name: str, reserved: set[str]) -> str:
     return free
 
 
-def _described(name: str, tool: ServedTool) -> dict[str, Any]:
-    return {"name": name, "description": tool.description, "parameters": tool.input_schema}
+def _described(name: str, description: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": name, "description": description, "parameters": parameters}
+
+
+def _function(name: str, description: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "function": _described(name, description, parameters)}
 
 
 def _shared(words: set[str], name: str, one: OfferedTool) -> int:

@@ -29,12 +29,15 @@ class ToolOutcome(NamedTuple):
 class ToolServer(Protocol):
     """One server: its tools as they were last listed, none while it cannot be reached, and the way to call them.
 
-    `told` is where it is, as callers are told.
+    `told` is where it is, as callers are told; `is_reached` whether it was there when it was last asked.
     """
 
     label: str
     told: str
     tools: tuple[ServedTool, ...]
+
+    @property
+    def is_reached(self) -> bool: ...
 
     def is_for(self, caller: Caller) -> bool:
         """Guests and test keys have none."""

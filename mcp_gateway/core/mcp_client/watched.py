@@ -45,6 +45,11 @@ class WatchedServer:
         self._used_at_s: dict[str, float] = {}
         self._opening: dict[str, asyncio.Lock] = {}
 
+    @property
+    def is_reached(self) -> bool:
+        """Whether the gateway's own session of it is open."""
+        return self._own is not None
+
     def is_for(self, caller: Caller) -> bool:
         """Guests and test keys have none, other keys those of their account's that they were given."""
         if caller.is_guest or caller.is_test or caller.mcp_servers.isdisjoint((ANY, self.label)):

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.types import Receive, Scope, Send
 
 from http_api.bodies import read_bytes
+from http_api.operations import AnswerHeader
 from http_api.rendering import send_json
 from mcp_gateway.core.context import CLIENT, CONTEXT
 from mcp_gateway.core.dialects.message_fields import BETAS
@@ -16,6 +17,10 @@ from mcp_gateway.core.surfaces.messages import COUNTED_MESSAGES
 from mcp_gateway.wire.bodies import BodyLimits
 
 _BETA_HEADER = b"anthropic-beta"
+ESTIMATED = AnswerHeader(
+    "X-Tokens-Estimated", "string", "`true` where nobody who serves the model counts: the number is about."
+)
+_ABOUT = (ESTIMATED.name.lower().encode(), b"true")
 
 
 class CountedRequestBody(BaseModel):
@@ -54,7 +59,7 @@ class MessageAnswer(BaseModel):
 
 
 class TokenCount(BaseModel):
-    """How many tokens the prompt has, by the model's own count."""
+    """How many tokens the prompt has, by the model's own count, or about."""
 
     input_tokens: int
 
@@ -73,7 +78,9 @@ class TokenCounts:
         scope[CLIENT].is_cancelled_on_departure = True
         await self._json_bounds.check(raw, caller)
         ask = COUNTED_MESSAGES.read(parse_json_object(raw) | betas_in(scope), len(raw))
-        await send_json(send, {"input_tokens": await self._inference.count(caller, ask)})
+        count = await self._inference.count(caller, ask)
+        headers = [_ABOUT] if count.is_estimated else None
+        await send_json(send, {"input_tokens": count.tokens}, headers=headers)
 
 
 def betas_in(scope: Scope) -> dict[str, list[str]]:

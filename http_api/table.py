@@ -19,7 +19,7 @@ from http_api.health import Health, HealthObject, MetricsPage
 from http_api.inference import HEADERS, IGNORED, InferenceEndpoint, InferenceQuery
 from http_api.keys import CreatedKey, KeyChange, KeyObject, KeyPage, Keys, KeysQuery, NewKey, RevokedKey, RevokeQuery
 from http_api.limits import Limits, LimitsObject
-from http_api.messages import CountedRequestBody, MessageAnswer, MessageRequestBody, TokenCount, TokenCounts
+from http_api.messages import ESTIMATED, CountedRequestBody, MessageAnswer, MessageRequestBody, TokenCount, TokenCounts
 from http_api.models import ModelAnswer, ModelHealth, ModelListAnswer, Models, ModelsQuery
 from http_api.operations import (
     INFERENCE,
@@ -284,6 +284,7 @@ def _inference(run: Endpoints) -> list[AnyOperation]:
             body=CountedRequestBody,
             answer=TokenCount,
             endpoint=run.message_tokens,
+            headers=(ESTIMATED,),
             refuses=_OF_COUNTS,
             shape=ANTHROPIC_SHAPE,
         ),

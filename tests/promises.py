@@ -27,6 +27,10 @@ AREAS: dict[str, Area] = {
             ],
             "What Messages and chats call by different words is told in the words of who asks.": [
                 "tests/core/dialects/translation/test_words.py",
+                "tests/core/dialects/translation/test_messages_as_chat.py",
+                "tests/core/dialects/translation/test_chat_as_message.py",
+                "tests/core/dialects/translation/test_message_blocks.py",
+                "tests/providers/test_messages.py",
             ],
             "No caller is told of the operator's account at a provider, nor ever to pay for it, and no provider of a caller.": [
                 "tests/providers/test_contract.py::TestChats::test_the_operators_empty_account_is_503_and_never_402",

@@ -15,6 +15,7 @@ from mcp_gateway.wire.whole_answers import Headers
 _EXPOSED = (
     b"Mcp-Session-Id, X-Request-Id, Request-Id, X-Client-Request-Id, Retry-After, WWW-Authenticate, Allow, "
     b"Idempotent-Replayed, X-Cost-USD, X-Gateway-Overhead-Ms, X-Max-Tokens-Clamped, X-Ignored-Parameters, "
+    b"X-Tokens-Estimated, "
     b"X-Should-Retry, X-Routing-Model, X-Routing-Task, X-Routing-Complexity, X-Routing-Confidence, X-Routing-Time-Ms, "
     b"X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, "
     b"X-RateLimit-Limit-Requests, X-RateLimit-Remaining-Requests, X-RateLimit-Reset-Requests, "

@@ -66,6 +66,8 @@ PathBelow = Annotated[str, Field(pattern=r"^/[!-~]*$")]
 Error = Annotated[str, AfterValidator(_checked_error)]
 Names = Annotated[tuple[Line, ...], BeforeValidator(_list)]
 Errors = Annotated[tuple[Error, ...], BeforeValidator(_list)]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+"""How much a model is to think, from the least to the most."""
 
 
 class PlaceSettings(Section):
@@ -137,6 +139,9 @@ class DialectSettings(Section):
     """Fields that are passed on beside OpenAI's."""
     replay: Names = Field(default=(), examples=[["reasoning_content"]])
     """Keys of earlier messages that are passed on beside OpenAI's, since a next turn needs them."""
+    efforts: Annotated[tuple[Effort, ...], BeforeValidator(_list)] = ("low", "medium", "high")
+    """The values of reasoning_effort that it knows, for requests that say it otherwise (POST /messages): sent is the
+    nearest; without any, none is."""
     stream_usage: Literal["ask", "always", "never"] = "ask"
     """Whether a stream tells its usage when asked by stream_options, without, or is never asked."""
     content: Literal["parts", "string"] = "parts"

@@ -342,8 +342,6 @@ async def test_mcp_asks_a_provider_as_http_does(tmp_path: Path) -> None:
     [
         ("/v1/completions", {"prompt": "a"}),
         ("/v1/embeddings", {"input": "a"}),
-        ("/v1/messages", {"messages": [{"role": "user", "content": "a"}], "max_tokens": 5}),
-        ("/v1/messages/count_tokens", {"messages": [{"role": "user", "content": "a"}]}),
         ("/v1/responses", {"input": "a"}),
         ("/v1/tokenize", {"prompt": "a"}),
         ("/v1/rerank", {"query": "a", "documents": ["b"]}),

@@ -77,6 +77,14 @@ class ChatToOpenAi:
                 body["stream_options"] = {"include_usage": True}
         return dump_json(self._written(body))
 
+    def adapts_to(self, refusal: GatewayError) -> bool:
+        """A server that refuses to be asked for the usage of a stream is asked no more."""
+        is_meant = "stream_options" in refusal.message or refusal.param == "stream_options"
+        is_new = is_meant and self.asks_for_usage
+        if is_new:
+            self.asks_for_usage = False
+        return is_new
+
     def counting(self, ask: Ask, backend_model: str) -> Counting | None:
         return None
 

@@ -12,6 +12,7 @@ import orjson
 
 from mcp_gateway.core.dialects.openai_refusals import error_object, kind_of_error
 from mcp_gateway.core.dialects.openai_usage import usages_in
+from mcp_gateway.core.ids import new_id
 from mcp_gateway.core.surfaces.chunks import index_of, objects_in, split_frames
 from mcp_gateway.core.surfaces.credible import not_understood
 from mcp_gateway.core.surfaces.error_shapes import failure_in
@@ -172,7 +173,7 @@ class CallNumbers:
         if isinstance(function, dict):
             one["function"] = {name: _as_text(value) for name, value in function.items() if value is not None}
         if is_new:
-            one["id"] = one.get("id") or f"call_{number}"
+            one["id"] = one.get("id") or new_id("call")
             one.setdefault("type", "function")
         elif not one.get("id"):
             one.pop("id", None)

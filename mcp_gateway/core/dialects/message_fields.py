@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from mcp_gateway.core.dialects.sifting import FieldUse, LeftOut, as_they_are, check_constraint, unsupported
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.surfaces.messages import BLOCKS_OF_BLOCKS
 
 BETAS = "anthropic_beta"
 """The names in the header `anthropic-beta`, which a door adds to the body under the name that clouds have for them."""
@@ -111,7 +112,7 @@ class MessageFields:
                 raise self._no_block(place)
             left_out.keep_only(block, known, name, place)
             self._lower_ttl(block, left_out)
-            if block["type"] == "tool_result":
+            if block["type"] in BLOCKS_OF_BLOCKS:
                 self._sift_blocks(block.get("content"), f"{name}.content[]", f"{place}.content", left_out)
             elif block["type"] == "document":
                 _check_document(block, place)

@@ -9,6 +9,7 @@ from mcp_gateway.core.dialects import openai_refusals
 from mcp_gateway.core.dialects.chat_openai import ChatToOpenAi
 from mcp_gateway.core.dialects.dialect import Inquiry, Target, Translation
 from mcp_gateway.core.dialects.messages_anthropic import MessagesToAnthropic, beta_headers
+from mcp_gateway.core.dialects.messages_openai import MessagesToOpenAi
 from mcp_gateway.core.dialects.tokens_vllm import read_count
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.provider_settings import Preset
@@ -27,9 +28,9 @@ class OpenAi:
     def __init__(self, row: Preset, reasoning_names: tuple[str, ...] = ()) -> None:
         self._row = row
         self._chat = ChatToOpenAi(row, reasoning_names)
-        self.translations: Mapping[SurfaceName, Translation] = {"chat": self._chat}
-        if row.messages_path:
-            self.translations = {**self.translations, "messages": MessagesToAnthropic(row)}
+        self._translated = MessagesToOpenAi(row)
+        messages = MessagesToAnthropic(row) if row.messages_path else self._translated
+        self.translations: Mapping[SurfaceName, Translation] = {"chat": self._chat, "messages": messages}
         self.inquiries: Mapping[QuestionName, Inquiry] = {}
 
     def failure(self, status: int, body: bytes) -> Failure:
@@ -52,12 +53,9 @@ class OpenAi:
         return openai_refusals.prompt_told(refusal)
 
     def adapts_to(self, refusal: GatewayError, target: Target) -> bool:
-        """A server that refuses to be asked for the usage of a stream is asked no more."""
-        is_meant = "stream_options" in refusal.message or refusal.param == "stream_options"
-        is_new = is_meant and self._chat.asks_for_usage
-        if is_new:
-            self._chat.asks_for_usage = False
-        return is_new
+        if target.translation is self._translated:
+            return self._translated.adapts_to(refusal, target.backend_model)
+        return self._chat.adapts_to(refusal)
 
     def count_told(self, answer: Body) -> int | None:
         return read_count(answer)

@@ -8,9 +8,8 @@ from mcp_gateway.core.bytes_in_flight import SMALL_BYTES, STEP_BYTES
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.inference.meter import Meter, Metered
-from mcp_gateway.core.inference.terms import BYTES_PER_TOKEN
 from mcp_gateway.core.surfaces.credible import read_finish_reason
-from mcp_gateway.core.surfaces.surface import Ask, Body, Collecting, Incoming, Reader, Seen
+from mcp_gateway.core.surfaces.surface import BYTES_PER_TOKEN, Ask, Body, Collecting, Incoming, Reader, Seen
 from mcp_gateway.core.upstream.attempt import Attempt
 from mcp_gateway.core.upstream.backend import BackendResponse
 

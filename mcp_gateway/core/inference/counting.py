@@ -14,7 +14,7 @@ from mcp_gateway.core.dialects.dialect import Counting, Dialect
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.inference.parts import Parts
 from mcp_gateway.core.inference.routing import check_images, judged, offers_to, ranked, takers, unavailable
-from mcp_gateway.core.inference.terms import check_access
+from mcp_gateway.core.inference.terms import check_access, estimated_prompt_tokens
 from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.record import OK
 from mcp_gateway.core.routing.rank import Candidate, Ranking
@@ -37,7 +37,7 @@ class FreeAnswer(NamedTuple):
 
 
 class _Asking(NamedTuple):
-    """What is sent for an offer (None: nothing counts there), and by whose words it is refused."""
+    """What is sent for an offer, and by whose words it is refused."""
 
     model: Model
     public_model: str
@@ -45,25 +45,44 @@ class _Asking(NamedTuple):
     counting: Callable[[Offer], Counting | None]
 
 
-async def count_prompt(parts: Parts, caller: Caller, ask: Ask) -> int:
-    """The prompt's tokens. Raises GatewayError for a refusal, or where no backend counts, or not in time."""
+class Count(NamedTuple):
+    """A prompt's tokens, as they were counted or about."""
+
+    tokens: int
+    is_estimated: bool = False
+
+
+async def count_prompt(parts: Parts, caller: Caller, ask: Ask) -> Count:
+    """The prompt's tokens; about how many, where nobody who may answer counts.
+
+    Raises GatewayError for a refusal, or where a backend does not count, or not in time.
+    """
     model = parts.published.seen_by(caller).find(ask.model)
     offers = offers_to(caller, model, parts)
-    if len(offers) > 1:
-        offers = takers(tuple(offer for offer in offers if offer.source == offers[0].source), ask, parts)
-    await judged(parts, caller, ask, model, parts.targets.at(offers[0], ask.surface, ask.model))
 
     def counting(offer: Offer) -> Counting | None:
         return parts.targets.at(offer, ask.surface, ask.model).translation.counting(ask, offer.name)
 
-    async def read(response: BackendResponse, dialect: Dialect) -> int:
+    if len(offers) > 1:
+        offers = _of_one_source(takers(offers, ask, parts), counting)
+    await judged(parts, caller, ask, model, parts.targets.at(offers[0], ask.surface, ask.model))
+    if counting(offers[0]) is None:
+        return Count(estimated_prompt_tokens(ask, model, parts.settings.wallet), is_estimated=True)
+
+    async def read(response: BackendResponse, dialect: Dialect) -> Count:
         count = dialect.count_told(await read_beginning(response, MAX_REFUSAL_BYTES))
         if count is None:
             raise _uncounted(ask.model)
-        return count
+        return Count(count)
 
     asking = _Asking(model, ask.model, ask.surface.prompt_field, counting)
     return await _asked(parts, ranked(offers, ask, model, caller, parts), asking, read)
+
+
+def _of_one_source(offers: tuple[Offer, ...], counting: Callable[[Offer], Counting | None]) -> tuple[Offer, ...]:
+    """Those of the first source that counts; of the first of all, where none does."""
+    source = next((offer.source for offer in offers if counting(offer) is not None), offers[0].source)
+    return tuple(offer for offer in offers if offer.source == source)
 
 
 async def answered(parts: Parts, caller: Caller, question: TokenQuestion, reservation: Reservation) -> FreeAnswer:
@@ -132,8 +151,7 @@ async def _asked_of(candidate: Candidate[Backend], parts: Parts, asking: _Asking
 
 async def _told_by(candidate: Candidate[Backend], parts: Parts, asking: _Asking, read: Read[A]) -> A:
     dialect, sent = parts.targets.dialect_of(candidate.offer), asking.counting(candidate.offer)
-    if sent is None:
-        raise _uncounted(asking.public_model)
+    assert sent is not None
     response = await candidate.backend.infer(sent.path, sent.body, sent.headers, is_stream=False)
     try:
         if response.status == OK:

@@ -14,7 +14,7 @@ from mcp_gateway.core.identity.keys import refusal
 from mcp_gateway.core.inference.answer import Answer
 from mcp_gateway.core.inference.attempts import Attempts
 from mcp_gateway.core.inference.bill import CLIENT_CLOSED, Bill
-from mcp_gateway.core.inference.counting import FreeAnswer, answered, count_prompt
+from mcp_gateway.core.inference.counting import Count, FreeAnswer, answered, count_prompt
 from mcp_gateway.core.inference.fitting import first_terms
 from mcp_gateway.core.inference.meter import NO_USAGE, UNUSED, Meter, Metered
 from mcp_gateway.core.inference.parts import Call, Parts
@@ -57,7 +57,7 @@ class Inference:
         call = first.call._replace(request_id=round_id(first.call.request_id, number))
         return Exchange(self.parts, caller, call, first.turn.again(), self.running)
 
-    async def count(self, caller: Caller, ask: Ask) -> int:
+    async def count(self, caller: Caller, ask: Ask) -> Count:
         """The tokens of a prompt, which costs nothing and is not recorded. Raises GatewayError."""
         return await count_prompt(self.parts, caller, ask)
 

@@ -15,8 +15,6 @@ from mcp_gateway.core.surfaces.usage import Usage
 
 ROOM_ENOUGH_TOKENS = 4096
 """Left for an answer by the prompt's bytes: it is not worth a question how many tokens they are."""
-BYTES_PER_TOKEN = 3
-"""For the estimate that tokens a minute are reserved by; the bill never rests on it."""
 _UNBOUNDED_TOKENS = 2**31
 
 
@@ -123,7 +121,7 @@ def estimated_prompt_tokens(ask: Ask, model: Model, wallet: WalletSettings) -> i
     if ask.prompt.token_ids is not None:
         return ask.prompt.token_ids
     image_tokens = wallet.max_image_tokens * len(ask.prompt.images)
-    return min(ask.prompt.text_bytes // BYTES_PER_TOKEN + image_tokens, model.context_window * ask.prompt.number)
+    return min(ask.prompt.estimated_text_tokens + image_tokens, model.context_window * ask.prompt.number)
 
 
 def reserved_output_tokens(terms: Terms, ask: Ask, model: Model, limits: LimitSettings) -> int:

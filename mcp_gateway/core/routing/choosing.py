@@ -6,8 +6,6 @@ from random import Random
 from mcp_gateway.core.catalog import Model, Offer
 from mcp_gateway.core.surfaces.surface import Ask
 
-_BYTES_PER_TOKEN = 3
-"""About."""
 _FORGET_S = 60.0
 """After this a time says nothing any more, and who had it is asked first once."""
 _NEWEST_SHARE = 0.3
@@ -55,4 +53,4 @@ class Choosing:
 
 def _likely_cost(offer: Offer, model: Model, ask: Ask) -> int:
     output_tokens = min(ask.output_limit or model.max_output_tokens, model.max_output_tokens) * ask.choices
-    return offer.price.most_nano(ask.prompt.text_bytes // _BYTES_PER_TOKEN, output_tokens, len(ask.prompt.images))
+    return offer.price.most_nano(ask.prompt.estimated_text_tokens, output_tokens, len(ask.prompt.images))

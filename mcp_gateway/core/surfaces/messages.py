@@ -16,6 +16,8 @@ from mcp_gateway.core.surfaces.openai import bytes_per_token
 from mcp_gateway.core.surfaces.openings import opening_of_content
 from mcp_gateway.core.surfaces.surface import AnswerSize, Ask, PromptSize
 
+BLOCKS_OF_BLOCKS = ("tool_result", "mid_conv_system")
+"""Types whose `content` may be blocks again."""
 _INTEGERS = frozenset({"max_tokens", "top_k"})
 
 
@@ -101,11 +103,11 @@ def _contents(body: dict[str, Any]) -> Iterator[tuple[Any, str]]:
 
 
 def _all_blocks(content: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The blocks of a content, and those within the results of tools, each with its place."""
+    """The blocks of a content, and those within them, each with its place."""
     for index, block in enumerate(_checked_blocks(content, where)):
         place = f"{where}[{index}]"
         yield place, block
-        inner = block.get("content") if block["type"] == "tool_result" else None
+        inner = block.get("content") if block["type"] in BLOCKS_OF_BLOCKS else None
         if inner is not None and not isinstance(inner, str):
             yield from _all_blocks(inner, f"{place}.content")
 

@@ -18,6 +18,8 @@ from mcp_gateway.core.token_ids import PlacedIds, TokenIds
 
 Body = bytes | bytearray
 Headers = Sequence[tuple[bytes, bytes]]
+BYTES_PER_TOKEN = 3
+"""For what has to be estimated of a text; no bill rests on it where tokens are told."""
 
 
 class Terms(NamedTuple):
@@ -110,6 +112,11 @@ class PromptSize(NamedTuple):
     """How many there are, where the prompt is nothing else: it need not be counted."""
     images: tuple[str, ...] = ()
     remote_images: tuple[RemoteImage, ...] = ()
+
+    @property
+    def estimated_text_tokens(self) -> int:
+        """About what it has, less the images."""
+        return self.text_bytes // BYTES_PER_TOKEN
 
     @classmethod
     def beside(cls, images: Iterable[SentImage], size_bytes: int, parts: int) -> "PromptSize":

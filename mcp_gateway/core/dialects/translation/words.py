@@ -1,6 +1,8 @@
 """What chats and messages call by different words: one table for both directions. Knows no body and no stream."""
 
-from typing import Any
+from typing import Any, get_args
+
+from mcp_gateway.core.provider_settings import Effort
 
 STOP_REASONS = {
     "stop": "end_turn",
@@ -23,8 +25,8 @@ FINISH_REASONS = {
 """By Anthropic's stop reasons."""
 TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 """OpenAI's words by Anthropic's; one tool by its name is an object in both."""
-EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
-"""How much a model is to think, from the least to the most."""
+EFFORTS: tuple[Effort, ...] = get_args(Effort)
+"""From the least to the most."""
 _EFFORT_OF_TOKENS = ((4096, "low"), (16_384, "medium"))
 """What a budget for thinking is, up to so many tokens; above all of them it is high."""
 

@@ -152,6 +152,20 @@ def test_an_account_pays_a_margin_from_when_it_is_told(data_dir: Path) -> None:
         assert (refused.exit_code, said in refused.stderr) == (USAGE, True), words
 
 
+def test_an_account_may_ask_providers_by_their_own_paths_once_it_is_told(data_dir: Path) -> None:
+    account, other = made("accounts", "create", "Ann"), made("accounts", "create", "Bob")
+    assert told("accounts", "show", account)["proxy"] is False
+    assert run("accounts", "change", account, "--proxy").stdout == f"account {account}, margin 0 %, may ask /proxy\n"
+    assert told("accounts", "change", account, "--proxy", "--margin", "5")["proxy"] is True
+    assert "margin: 5 %; may ask /proxy" in run("accounts", "show", account).stdout
+    assert run("accounts", "list").stdout.count("may ask /proxy") == 1
+    assert told("accounts", "show", other)["proxy"] is False
+    assert told("accounts", "change", account, "--no-proxy")["proxy"] is False
+    for words, said in ((("acc_x", "--proxy"), "no account"), (("acc_guest", "--proxy"), "Guests")):
+        refused = run("accounts", "change", *words)
+        assert (refused.exit_code, said in refused.stderr) == (USAGE, True), words
+
+
 def test_an_account_is_shown_with_its_money_its_keys_and_its_last_entries(data_dir: Path) -> None:
     account = made("accounts", "create", "Ann", "--credit", "2")
     made("keys", "create", "--account", account)

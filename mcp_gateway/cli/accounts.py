@@ -120,7 +120,7 @@ def show_account(
             f"balance {format_usd(wallet.spendable_nano)} USD, of it granted {format_usd(wallet.granted_nano)};"
             f" held for requests {_held(wallet)}{_leased(wallet, ', set aside for leases ')}",
             f"keys: {states.count('live')} live, {len(states)} in all",
-            f"margin: {_in_percent(found.margin)} %",
+            f"margin: {_in_percent(found.margin)} %{_proxying(found, '; ')}",
             f"limits: {limits_in_words(found.limits) or 'the highest among its keys'}",
             *(_move_line(move, notes.get(move.id)) for move in moves),
         )
@@ -138,11 +138,14 @@ def change_account(
     zone: Annotated[
         str | None, typer.Option(help="In which the days of its budgets begin, such as Europe/Berlin; else UTC.")
     ] = None,
+    proxy: Annotated[
+        bool | None, typer.Option("--proxy/--no-proxy", help="Whether its keys may ask providers by their own paths.")
+    ] = None,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     is_json: JsonOption = False,
 ) -> None:
-    """Change what an account pays above the prices of the settings, and where its days begin.
+    """Change what an account pays above the prices, where its days begin, and whether it may ask /proxy.
 
     Requests that run keep what they were held for; a running server decides the zone.
     """
@@ -153,11 +156,13 @@ def change_account(
     async def work(desk: Desk) -> None:
         if margin_given is not None:
             await desk.accounts.set_margin(account, margin_given)
+        if proxy is not None:
+            await desk.accounts.let_proxy(account, is_let=proxy)
         changed = await desk.accounts.get(account)
         if zone is not None:
             await desk.server.decide(SetZone(account, zone))
         days = "" if zone is None else f", days in {zone}"
-        words = f"account {account}, margin {_in_percent(changed.margin)} %{days}"
+        words = f"account {account}, margin {_in_percent(changed.margin)} %{_proxying(changed, ', ')}{days}"
         facts = await _object(desk, changed) | ({} if zone is None else {"zone": zone})
         answer(words, facts, is_json=is_json)
 
@@ -342,6 +347,7 @@ def _object_of(account: Account, wallet: _Wallet) -> dict[str, Any]:
         "held_usd": None if wallet.held_nano is None else format_usd(wallet.held_nano),
         "leased_usd": format_usd(wallet.leased_nano),
         "margin_percent": _in_percent(account.margin),
+        "proxy": account.may_proxy,
         "limits": limits_object(account.limits),
     }
 
@@ -358,13 +364,17 @@ def _in_percent(margin: int) -> str:
     return f"{margin / 100:g}"
 
 
+def _proxying(account: Account, before: str = "") -> str:
+    return f"{before}may ask /proxy" if account.may_proxy else ""
+
+
 def _line(account: Account, wallet: _Wallet) -> str:
     amounts = (format_usd(wallet.spendable_nano), format_usd(wallet.granted_nano), _held(wallet))
     columns = "".join(f"{amount:>16}" for amount in amounts)
     state = "" if account.is_active else "(deactivated)"
     margin = f"margin {_in_percent(account.margin)} %" if account.margin else ""
     name, leased = shown(account.name, LISTED_CHARS), _leased(wallet, "leased ")
-    notes = " ".join(filter(None, (name, state, margin, leased, limits_in_words(account.limits))))
+    notes = " ".join(filter(None, (name, state, margin, _proxying(account), leased, limits_in_words(account.limits))))
     return f"{account.id:<38}{columns}  {notes}"
 
 

@@ -108,6 +108,8 @@ class Caller:
     """Whether it may make keys with budgets by a tool."""
     mcp_servers: frozenset[str] = frozenset()
     """The labels of the servers whose tools it may use, as far as its account may; `*` for all of them."""
+    may_proxy: bool = False
+    """Whether it may ask providers by their own paths."""
     key_id: str | None = field(init=False, compare=False)
     """Of the key that is shown; None without one."""
     is_guest: bool = field(init=False, compare=False)

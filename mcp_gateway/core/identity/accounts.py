@@ -24,6 +24,8 @@ class Account:
     limits: OwnLimits
     margin: int = 0
     """What it pays above the prices of the settings, in hundredths of a percent."""
+    may_proxy: bool = False
+    """Whether its keys may ask providers by their own paths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,14 @@ class SetAccountMargin(Write[bool]):
 
     account_id: str
     margin: int
+
+
+@dataclass(frozen=True, slots=True)
+class LetAccountProxy(Write[bool]):
+    """False where there is no such account."""
+
+    account_id: str
+    is_let: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +126,15 @@ class Accounts:
         if account_id == GUEST_ACCOUNT_ID:
             raise GatewayError("conflict", "Guests pay nothing.")
         if not await self._store.write(SetAccountMargin(account_id, margin)):
+            raise _unknown(account_id)
+
+    async def let_proxy(self, account_id: str, *, is_let: bool) -> None:
+        """Let an account's keys ask providers by their own paths, or not. Raises GatewayError `not_found`, `conflict`
+        for the guests'.
+        """
+        if account_id == GUEST_ACCOUNT_ID:
+            raise GatewayError("conflict", "Guests never ask providers by their own paths.")
+        if not await self._store.write(LetAccountProxy(account_id, is_let)):
             raise _unknown(account_id)
 
 

@@ -119,6 +119,7 @@ class Authenticator:
             is_minted=key.is_minted,
             may_mint_over_mcp=key.may_mint_over_mcp,
             mcp_servers=key.mcp_servers,
+            may_proxy=limits.may_proxy,
         )
 
     def _forget(self, key_id: str, error: GatewayError) -> None:

@@ -33,12 +33,14 @@ _YEAR_10000_MS = 253_402_300_800_000
 class AccountLimits(NamedTuple):
     """An account's own limits, and the highest that any of its live keys sets (DEFAULT: none of them sets one).
 
-    `margin` is what it pays above the prices of the settings, in hundredths of a percent.
+    `margin` is what it pays above the prices of the settings, in hundredths of a percent; `may_proxy` whether it may
+    ask providers by their own paths.
     """
 
     own: OwnLimits
     highest: OwnLimits
     margin: int = 0
+    may_proxy: bool = False
 
 
 class Changes(NamedTuple):

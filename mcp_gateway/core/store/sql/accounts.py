@@ -8,6 +8,7 @@ from mcp_gateway.core.identity.accounts import (
     AccountById,
     AllAccounts,
     CreateAccount,
+    LetAccountProxy,
     SetAccountActive,
     SetAccountLimits,
     SetAccountMargin,
@@ -17,7 +18,8 @@ from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
 
 MARGIN = "COALESCE((SELECT margin FROM account_margins WHERE account_margins.account_id = accounts.id), 0)"
 """Of a row of accounts; most have none."""
-_COLUMNS = f"id, name, created_at_ms, is_active, {MARGIN}, {', '.join(LIMIT_NAMES)}"
+MAY_PROXY = "EXISTS (SELECT 1 FROM proxying_accounts WHERE proxying_accounts.account_id = accounts.id)"
+_COLUMNS = f"id, name, created_at_ms, is_active, {MARGIN}, {MAY_PROXY}, {', '.join(LIMIT_NAMES)}"
 _NO_LIMIT = -1
 """As it is stored; NULL is the default."""
 
@@ -83,6 +85,17 @@ def _set_margin(transaction: Transaction, write: SetAccountMargin) -> bool:
     return bool(changed)
 
 
+def _let_proxy(transaction: Transaction, write: LetAccountProxy) -> bool:
+    if transaction.first("SELECT 1 FROM accounts WHERE id = ?", (write.account_id,)) is None:
+        return False
+    sql = "INSERT INTO proxying_accounts VALUES (?) ON CONFLICT DO NOTHING"
+    if not write.is_let:
+        sql = "DELETE FROM proxying_accounts WHERE account_id = ?"
+    transaction.execute(sql, (write.account_id,))
+    note_change(transaction, LIMITS_OF + write.account_id)
+    return True
+
+
 def _all(rows: Rows, _: AllAccounts) -> list[Account]:
     return [_account(row) for row in rows.all(f"SELECT {_COLUMNS} FROM accounts ORDER BY created_at_ms, id")]
 
@@ -93,8 +106,8 @@ def _by_id(rows: Rows, read: AccountById) -> Account | None:
 
 
 def _account(row: Row) -> Account:
-    account_id, name, created_at_ms, is_active, margin, *limits = row
-    return Account(account_id, name, created_at_ms, bool(is_active), limits_from(limits), margin)
+    account_id, name, created_at_ms, is_active, margin, may_proxy, *limits = row
+    return Account(account_id, name, created_at_ms, bool(is_active), limits_from(limits), margin, bool(may_proxy))
 
 
 EXECUTORS = Executors(
@@ -103,6 +116,7 @@ EXECUTORS = Executors(
         SetAccountActive: _set_active,
         SetAccountLimits: _set_limits,
         SetAccountMargin: _set_margin,
+        LetAccountProxy: _let_proxy,
     },
     reads={AllAccounts: _all, AccountById: _by_id},
 )

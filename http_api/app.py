@@ -2,6 +2,8 @@
 
 from typing import Any, TypedDict
 
+from starlette.types import ASGIApp
+
 from http_api.any_server import AnyServer
 from http_api.billing import Billing
 from http_api.bodies import BodyBounds
@@ -23,6 +25,7 @@ from http_api.models import Models
 from http_api.openapi import Document
 from http_api.operations import AnyOperation
 from http_api.operators import Operators
+from http_api.proxy import ProviderPaths
 from http_api.requests import Requests
 from http_api.responses import is_told_in_stream
 from http_api.routes import Routes
@@ -39,6 +42,7 @@ from mcp_gateway.core.hosts import Hosts
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.origins import Origins
+from mcp_gateway.core.proxy_paths import ProxiedAs
 from mcp_gateway.core.surfaces import completions, embeddings
 from mcp_gateway.core.surfaces.chat import CHAT
 from mcp_gateway.core.surfaces.completions import COMPLETIONS
@@ -104,6 +108,7 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
         message_tokens=TokenCounts(gateway.inference, **bounds),
         tokenize=TokenEndpoint(read_tokenize, gateway.inference, **bounds),
         detokenize=TokenEndpoint(read_detokenize, gateway.inference, **bounds),
+        proxy=_provider_paths(gateway),
         mcp=mcp,
         tools=Tools(gateway.tool_servers),
         models=Models(gateway.published, gateway.pool, takes_image_urls=settings.fetch_images),
@@ -144,6 +149,22 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
         ),
         welcome=Welcome(gateway.version),
     )
+
+
+def _provider_paths(gateway: Gateway) -> ProviderPaths:
+    """What is asked of a provider by its own paths has to reach it unchanged."""
+    surfaces: dict[ProxiedAs, ASGIApp] = {
+        "chat": _inference_of(CHAT, gateway, passes_unchanged=True),
+        "completions": _inference_of(COMPLETIONS, gateway, ids_in=completions.IDS_IN, passes_unchanged=True),
+        "embeddings": _inference_of(EMBEDDINGS, gateway, ids_in=embeddings.IDS_IN, passes_unchanged=True),
+        "rerank": _inference_of(RERANK, gateway, passes_unchanged=True),
+        "score": _inference_of(SCORE, gateway, passes_unchanged=True),
+        "messages": _inference_of(MESSAGES, gateway, fields_in=betas_in, passes_unchanged=True),
+        "responses": _inference_of(RESPONSES, gateway, passes_unchanged=True, is_told_in_stream=is_told_in_stream),
+        "message_tokens": TokenCounts(gateway.inference, **_bounds_of(gateway)),
+    }
+    limits = BodyLimits(gateway.settings, gateway.published)
+    return ProviderPaths(gateway.pool.providers, surfaces, gateway.inference, limits)
 
 
 def _inference_of(surface: Surface, gateway: Gateway, **more: Any) -> InferenceEndpoint:

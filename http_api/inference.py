@@ -10,6 +10,7 @@ from http_api.event_stream import EventStream
 from http_api.idempotency import KEY_HEADER, idempotency_key_in
 from http_api.operations import AnswerHeader
 from http_api.query import AnyQuery, read_query
+from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.context import CLIENT, CONTEXT, CallerLeft, Client, RequestContext
 from mcp_gateway.core.dialects.sifting import first_names
 from mcp_gateway.core.errors import GatewayError
@@ -63,9 +64,12 @@ class InferenceEndpoint:
         ids_in: IdsField | None = None,
         fields_in: Callable[[Scope], dict[str, Any]] | None = None,
         is_told_in_stream: Callable[[GatewayError, RequestContext], bool] = lambda _error, _context: False,
+        passes_unchanged: bool = False,
     ) -> None:
         """`ids_in` is what of a body may be token ids, which have bounds of their own; `fields_in` are those fields
         that stand in headers.
+
+        Where a body `passes_unchanged`, one is refused of which anything would be left out or changed.
 
         `is_told_in_stream` says of which refusals a caller reads nothing but the end of a stream.
         """
@@ -78,6 +82,7 @@ class InferenceEndpoint:
         self._json_bounds = json_bounds
         self._ids_in = ids_in
         self._fields_in = fields_in
+        self._passes_unchanged = passes_unchanged
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         once = KEY_HEADER in scope[CONTEXT].sent
@@ -117,6 +122,8 @@ class InferenceEndpoint:
             if self._fields_in is not None:
                 body |= self._fields_in(scope)
             ask = self._surface.read(body, len(raw))
+            if self._passes_unchanged:
+                exchange.call = call._replace(as_sent=await self._parsed_again(raw, caller))
             del raw, body
             answering: Exchange | Rounds = exchange
             if ask.wanted_tools is not None:
@@ -133,6 +140,11 @@ class InferenceEndpoint:
             context.headers.append((b"x-cost-usd", format_usd(facts.cost_nano).encode()))
             context.headers.append((b"x-gateway-overhead-ms", b"%.2f" % (facts.overhead_s * 1000)))
             await send_bytes(send, answering.body, [JSON_TYPE])
+
+    async def _parsed_again(self, raw: bytes, caller: Caller) -> dict[str, Any]:
+        if self._ids_in is None:
+            return parse_json_object(raw)
+        return await read_json_body(raw, self._ids_in, self._json_bounds, caller)
 
     def _call_of(self, scope: Scope, context: RequestContext) -> Call:
         """Of a client's headers its trace alone passes to a backend."""

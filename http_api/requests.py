@@ -14,7 +14,7 @@ from http_api.query import Moment, Query, whole_day
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.observe.history import History, RequestFilter
-from mcp_gateway.core.record import Door, EndedBy, RequestRecord, SurfaceName, parent_of
+from mcp_gateway.core.record import AskedAs, Door, EndedBy, RequestRecord, parent_of
 
 
 class RequestsQuery(PageQuery):
@@ -27,7 +27,7 @@ class RequestsQuery(PageQuery):
     status: Annotated[int | None, Field(ge=100, le=599)] = None
     error_code: str | None = None
     door: Door | None = None
-    surface: SurfaceName | None = None
+    surface: AskedAs | None = None
     since: Moment | None = None
     until: Moment | None = None
     client_request_id: str | None = None
@@ -42,7 +42,7 @@ class RequestObject(Told):
     created_at: int
     time: str
     door: Door
-    surface: SurfaceName
+    surface: AskedAs
     key: str | None
     model: str | None
     backend: str | None

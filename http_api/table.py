@@ -33,6 +33,7 @@ from http_api.operations import (
     Operation,
     page_at_root,
 )
+from http_api.proxy import ProviderPaths
 from http_api.query import AnyQuery, Query
 from http_api.requests import RequestObject, RequestPage, Requests, RequestsQuery
 from http_api.responses import RESPONSES_SHAPE, ResponsesAnswer, ResponsesBody
@@ -79,6 +80,7 @@ class Endpoints:
     responses: InferenceEndpoint
     tokenize: TokenEndpoint
     detokenize: TokenEndpoint
+    proxy: ProviderPaths
     mcp: McpEndpoints
     tools: Tools
     models: Models
@@ -101,6 +103,7 @@ def operations_of(run: Endpoints, *, are_models_public: bool, are_stats_public: 
     """The rows. Of two whose paths both fit, the first is meant."""
     return [
         *_inference(run),
+        *([_proxy(run.proxy)] if run.proxy.are_asked else []),
         *_mcp(run.mcp),
         _tools(run.tools),
         *_models(run.models, are_public=are_models_public),
@@ -334,6 +337,25 @@ def _inference(run: Endpoints) -> list[AnyOperation]:
             handle=run.limits.get,
         ),
     ]
+
+
+def _proxy(proxy: ProviderPaths) -> AnyOperation:
+    """What is asked and answered there, the provider says; what it counts depends on that."""
+    return Operation(
+        method="*",
+        path=f"/proxy{BELOW}",
+        name="proxy",
+        summary="Ask a provider by its own paths.",
+        access=Access.HOLDER,
+        scope="inference",
+        counts=Counts.NOTHING,
+        query=AnyQuery,
+        body=Nothing,
+        answer=Nothing,
+        endpoint=proxy,
+        prefixes=ROOT,
+        shape=BY_ITS_CLIENT,
+    )
 
 
 def _mcp(mcp: McpEndpoints) -> list[AnyOperation]:

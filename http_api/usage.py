@@ -12,7 +12,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ledger.months import ModelUse
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.observe.history import Group, History, Names, Totals
-from mcp_gateway.core.record import SurfaceName
+from mcp_gateway.core.record import AskedAs
 
 _DEFAULT_WINDOW_MS = 30 * DAY_MS
 _GROUPS: tuple[Group, ...] = get_args(Group)
@@ -76,7 +76,7 @@ class UsageRow(UsageTotals):
     month: str | None = None
     model: str | None = None
     key: str | None = None
-    surface: SurfaceName | None = None
+    surface: AskedAs | None = None
     status: int | None = None
 
 

@@ -45,6 +45,13 @@ AREAS: dict[str, Area] = {
             "A provider is asked by name, before the model's or in the query, for what an entry sells and nothing else.": [
                 "tests/providers/test_names.py",
             ],
+            "A provider's own paths are for accounts that may, and change nothing that is asked by them, or refuse it.": [
+                "tests/core/test_proxy_paths.py",
+                "tests/providers/test_proxy.py",
+            ],
+            "What nobody reads of a provider's own paths passes as it is, at a flat price that is charged once.": [
+                "tests/providers/test_proxy_unread.py",
+            ],
             "Two lines add a provider, and a command tells which of the models that are sold it has.": [
                 "tests/providers/test_presets.py",
                 "tests/providers/test_check.py",

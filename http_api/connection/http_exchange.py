@@ -95,12 +95,15 @@ class HttpExchange:
         try:
             await (app if self.refusal is None else self._refuse)(scope, self.receive, self.send)
             fault = "no complete answer"
+        except GatewayError:
+            fault = ""  # no bug: what kept the rest of an answer that had begun from coming, which is told of elsewhere
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the app's bugs end its request alone
             fault = outline(error)
         finally:
             self._connection.server_state.tasks.discard(self.task)
         if not (self.answer.is_complete or self.is_gone or self._connection.transport.is_closing()):
-            logger.error("a request ended in %s", fault)
+            if fault:
+                logger.error("a request ended in %s", fault)
             self._connection.transport.abort()
 
     async def receive(self) -> Message:

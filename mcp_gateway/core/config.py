@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
-from decimal import Decimal
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -34,6 +33,7 @@ from pydantic.fields import FieldInfo
 from mcp_gateway.core.bytes_in_flight import OWNER_PART, largest_of
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, SERVER_LABEL
 from mcp_gateway.core.config_faults import TABLES_IN_LISTS, KeyPath, describe_fault, describe_unknown_variable
+from mcp_gateway.core.fees import FeeText, quoted
 from mcp_gateway.core.money import MILLION_TOKENS, NANO_PER_CENT, PICO_PER_USD, parse_price, parse_usd
 from mcp_gateway.core.prices import Price, Rates, Tier
 from mcp_gateway.core.provider_settings import ProviderSettings
@@ -52,7 +52,6 @@ _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _MAX_FAULT_CHARS = 1000
 _MOST_PICO = {1: PICO_PER_USD // 100, MILLION_TOKENS: PICO_PER_USD}
 """For a token: more than a cent is meant for a million of them, unless it is written as a price of a million."""
-_MOST_FEE_PICO = 100 * PICO_PER_USD
 _LEAST_PAYABLE_NANO = parse_usd("0.50")
 _MOST_PAYABLE_NANO = parse_usd("999999.99")
 """Stripe's own bounds: https://docs.stripe.com/currencies#minimum-and-maximum-charge-amounts."""
@@ -94,12 +93,6 @@ def _none_in_words(value: Any) -> Any:
     return None if isinstance(value, str) and value.strip().lower() == "none" else value
 
 
-def _quoted(value: Any) -> Any:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        raise ValueError(f'money is exact only as a string: write it with quotes, "{Decimal(repr(value)):f}"')
-    return value
-
-
 def _checked_price(text: str, tokens: int) -> str:
     try:
         price_pico = parse_price(text, tokens)
@@ -116,16 +109,6 @@ def _checked_price(text: str, tokens: int) -> str:
             'tokens, or the price of one ("0.15" for a million is "0.00000015" for one)'
         )
     raise ValueError('must be USD for a single token, from "0" to "0.01", at most 12 decimals, such as "0.00000005"')
-
-
-def _checked_fee(text: str) -> str:
-    try:
-        is_fee = not text or 0 <= parse_price(text) <= _MOST_FEE_PICO
-    except ValueError:
-        is_fee = False
-    if not is_fee:
-        raise ValueError('must be USD, from "0" to "100", at most 12 decimals, such as "0.001"')
-    return text
 
 
 def _checked_usd(text: str) -> str:
@@ -269,9 +252,8 @@ Positive = Annotated[Whole, Field(ge=1)]
 OptionalLimit = Annotated[Positive | None, BeforeValidator(_none_in_words)]
 Seconds = Annotated[float, BeforeValidator(_not_a_switch), Field(ge=0)]
 PositiveSeconds = Annotated[float, BeforeValidator(_not_a_switch), Field(gt=0)]
-PriceText = Annotated[str, BeforeValidator(_quoted)]
-FeeText = Annotated[str, BeforeValidator(_quoted), AfterValidator(_checked_fee)]
-UsdText = Annotated[str, BeforeValidator(_quoted), AfterValidator(_checked_usd)]
+PriceText = Annotated[str, BeforeValidator(quoted)]
+UsdText = Annotated[str, BeforeValidator(quoted), AfterValidator(_checked_usd)]
 PayableUsdText = Annotated[UsdText, AfterValidator(_checked_payable_usd)]
 BaseUrl = Annotated[str, AfterValidator(_checked_base_url)]
 ServerUrl = Annotated[str, AfterValidator(_checked_server_url)]

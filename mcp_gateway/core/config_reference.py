@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 import textwrap
 from collections.abc import Iterator
 from itertools import groupby
@@ -27,6 +28,7 @@ from mcp_gateway.core.section import Section
 EXAMPLE_FILE = Path("gateway.example.toml")
 REFERENCE_FILE = Path("docs/configuration.md")
 
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _UNSET = "unset"
 _REQUIRED = "none, it must be given"
 
@@ -150,8 +152,12 @@ def _default(setting: Setting) -> str:
 def _toml(value: Any) -> str:
     """TOML writes texts, numbers, booleans and lists as JSON does, and tables in one line with `=`."""
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{name} = {_toml(one)}" for name, one in value.items()) + " }"
+        return "{ " + ", ".join(f"{_toml_key(name)} = {_toml(one)}" for name, one in value.items()) + " }"
     return json.dumps(value, ensure_ascii=False)
+
+
+def _toml_key(name: str) -> str:
+    return name if _BARE_KEY.fullmatch(name) else json.dumps(name)
 
 
 def _binary_size(size_bytes: int) -> str:

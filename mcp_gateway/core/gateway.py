@@ -30,6 +30,7 @@ from mcp_gateway.core.config import Settings, UpstreamSettings
 from mcp_gateway.core.dialects.dialect import Dialect, Targets
 from mcp_gateway.core.dialects.messages_anthropic import BETA_HEADER
 from mcp_gateway.core.dialects.openai import OpenAi
+from mcp_gateway.core.dialects.openai_refusals import path_error_of
 from mcp_gateway.core.dialects.vllm import Vllm
 from mcp_gateway.core.idempotency import Idempotency, Repeats
 from mcp_gateway.core.identity.accounts import Accounts
@@ -55,7 +56,7 @@ from mcp_gateway.core.limits.day_counts import DayCounts
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.mcp_client.servers import ToolServers
 from mcp_gateway.core.minting import Mint
-from mcp_gateway.core.money import parse_usd
+from mcp_gateway.core.money import parse_price, parse_usd
 from mcp_gateway.core.observe.activity import Activity
 from mcp_gateway.core.observe.counter_samples import CounterSamples
 from mcp_gateway.core.observe.failures import Failures
@@ -68,8 +69,9 @@ from mcp_gateway.core.observe.refusals import Refusals
 from mcp_gateway.core.payments.payments import Payments
 from mcp_gateway.core.policy.images import ImagePolicy, read_blocklist
 from mcp_gateway.core.private import make_folder
-from mcp_gateway.core.provider_keys import headers_of, read_keys
+from mcp_gateway.core.provider_keys import headers_of, proxy_headers_of, read_keys
 from mcp_gateway.core.provider_settings import ProviderSettings, address_of, row_of
+from mcp_gateway.core.proxy_paths import ProxyPaths
 from mcp_gateway.core.store.sqlite.executors import EXECUTORS
 from mcp_gateway.core.store.sqlite.restore import check_log
 from mcp_gateway.core.store.sqlite.sole import alone, sole_server
@@ -81,7 +83,7 @@ from mcp_gateway.core.upstream.breaker import Breaker
 from mcp_gateway.core.upstream.budget import RetryBudget
 from mcp_gateway.core.upstream.demo import DemoBackend
 from mcp_gateway.core.upstream.pool import Pool
-from mcp_gateway.core.upstream.provider import Provider
+from mcp_gateway.core.upstream.provider import Provider, Proxy
 from mcp_gateway.core.upstream.served_models import ServedModels
 from mcp_gateway.core.upstream.transport import Timeouts, Transport, TransportLimits
 from mcp_gateway.core.upstream.workload import Workload
@@ -421,6 +423,27 @@ def _provider(
         models=ServedModels(listings={name: Listing(name, one.name, None) for name in names}),
         own_headers=headers_of(row, key),
         passed_headers=frozenset({BETA_HEADER}) if row.messages_path else frozenset(),
+        proxy=_proxy(one, settings.upstream, key, ssl_context) if one.proxy else None,
+    )
+
+
+def _proxy(
+    one: ProviderSettings, upstream: UpstreamSettings, key: str | None, ssl_context: ssl.SSLContext | None
+) -> Proxy:
+    """Nothing is known of what is asked there: any silence may be as long as a whole answer."""
+    row = row_of(one)
+    address = address_of(one, row.proxy_base)
+    unhurried = upstream.model_copy(
+        update={"first_token_timeout_s": upstream.unary_timeout_s, "idle_timeout_s": upstream.unary_timeout_s}
+    )
+    logger.info("provider %s is asked by its own paths at %s", one.name, address)
+    prices_pico = {path: parse_price(text) for path, text in one.proxy_prices.items() if text}
+    return Proxy(
+        _transport(address, unhurried, keep_alive_s=one.keep_alive_s, ssl_context=ssl_context),
+        ProxyPaths(row.proxy_surfaces, row.proxy_paths, prices_pico),
+        proxy_headers_of(row, key),
+        frozenset(name.lower().encode() for name in row.proxy_headers),
+        partial(path_error_of, row, one.name),
     )
 
 

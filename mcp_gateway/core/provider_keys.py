@@ -35,6 +35,13 @@ def headers_of(row: Preset, key: str | None) -> Headers:
     return tuple(headers)
 
 
+def proxy_headers_of(row: Preset, key: str | None) -> Headers:
+    """The same where it is asked by its own paths, which may take the key in another header."""
+    if row.proxy_auth_header is None or row.auth == "none":
+        return headers_of(row, key)
+    return headers_of(row.model_copy(update={"auth": "x-header", "auth_header": row.proxy_auth_header}), key)
+
+
 def _key_of(provider: ProviderSettings, environ: Mapping[str, str]) -> str:
     variable, file = provider.api_key_env, provider.api_key_file
     key = environ.get(variable, "").strip() if variable is not None else ""

@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from mcp_gateway.core.fees import FeeText
+from mcp_gateway.core.proxy_paths import ProxiedAs, checked_path
 from mcp_gateway.core.section import Section
 from mcp_gateway.core.text import nearest, one_line
 
@@ -59,6 +61,19 @@ def _list(value: Any) -> Any:
 Line = Annotated[str, AfterValidator(one_line)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
+_KEY_HEADERS = frozenset({
+    "api-key", "authorization", "connection", "content-length", "cookie", "expect", "host", "proxy-authorization", "te",
+    "trailer", "transfer-encoding", "upgrade", "x-api-key", "x-goog-api-key",
+})  # fmt: skip
+"""Of keys, and of one connection alone."""
+
+
+def _checked_passed_header(name: str) -> str:
+    if name.lower() in _KEY_HEADERS:
+        raise ValueError("must not be a header of keys or of connections")
+    return name
+
+
 HeaderValue = Annotated[str, AfterValidator(_checked_header_value)]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Url = Annotated[str, AfterValidator(_checked_url)]
@@ -68,6 +83,7 @@ Names = Annotated[tuple[Line, ...], BeforeValidator(_list)]
 Errors = Annotated[tuple[Error, ...], BeforeValidator(_list)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 """How much a model is to think, from the least to the most."""
+ProxyPath = Annotated[str, AfterValidator(checked_path)]
 
 
 class PlaceSettings(Section):
@@ -92,6 +108,10 @@ class PlaceSettings(Section):
     """An idle connection to it is closed after this."""
     reasoning_names: Names = Field(default=(), examples=[["reasoning", "reasoning_content"]])
     """By which of these names its reasoning is told to callers, both where both stand here; otherwise as it comes."""
+    proxy: bool = False
+    """Whether accounts that may (`accounts change --proxy`) ask it by its own paths, at /proxy/NAME/...."""
+    proxy_prices: dict[ProxyPath, FeeText] = Field(default_factory=dict, examples=[{"POST /v1/moderations": "0.0005"}])
+    """USD for a request of an entry in `proxy_paths`; one without a price is refused, and "0" is a price."""
 
 
 class DialectSettings(Section):
@@ -160,6 +180,22 @@ class DialectSettings(Section):
     """The same of a server that is full."""
     key_errors: Errors = ("401", "403")
     """The same of a key that it does not take, or that may not do this."""
+    proxy_base: Url = Field(default="", examples=["https://api.example.com"])
+    """Below what the paths of /proxy hang; otherwise base_url without /v1, or what its preset has in its place."""
+    proxy_surfaces: dict[PathBelow, ProxiedAs] = Field(
+        default={"/v1/chat/completions": "chat", "/v1/completions": "completions", "/v1/embeddings": "embeddings"}
+    )
+    """Those of its paths whose requests the gateway reads, holds and bills as its own, and as what."""
+    proxy_paths: Annotated[tuple[ProxyPath, ...], BeforeValidator(_list)] = Field(
+        default=(), examples=[["POST /v1/moderations", "POST /v1/models/*:run"]]
+    )
+    """Further ones that may be asked, as they are, at a flat price; * is one part of a path, or of a part."""
+    proxy_auth_header: HeaderName | None = Field(default=None, examples=["x-goog-api-key"])
+    """The header of the key there, where it is another."""
+    proxy_headers: tuple[Annotated[HeaderName, AfterValidator(_checked_passed_header)], ...] = Field(
+        default=(), examples=[["x-example-beta"]]
+    )
+    """Headers of a caller that are passed on there, beside those that say what a body is."""
 
 
 class Preset(DialectSettings):
@@ -189,6 +225,8 @@ class ProviderSettings(DialectSettings, PlaceSettings):
             raise ValueError('it needs api_key_env or api_key_file; or auth = "none"')
         if (_ACCOUNT in row.base_url) and self.account_id is None:
             raise ValueError("it needs account_id, which is part of its address")
+        if unlisted := [path for path in self.proxy_prices if path not in row.proxy_paths]:
+            raise ValueError(f"proxy_prices: {unlisted[0]} is not in its proxy_paths: {', '.join(row.proxy_paths)}")
         return self
 
 
@@ -205,7 +243,19 @@ def row_of(provider: ProviderSettings) -> Preset:
     if not provider.base_url:
         own.pop("base_url", None)
     own["headers"] = base.get("headers", {}) | own.get("headers", {})
+    if "proxy_base" not in own:
+        own["proxy_base"] = _root_of(own.get("base_url") or base["base_url"], None if is_generic else known[kind])
     return Preset.model_validate({"evidence": "as the operator says", **base, **own})
+
+
+def _root_of(base_url: str, preset: Preset | None) -> str:
+    """Where the paths of /proxy hang: the preset's place, or else what an address of one's own has in that place."""
+    if preset is not None and base_url == preset.base_url and preset.proxy_base:
+        return preset.proxy_base
+    below = "/v1"
+    if preset is not None and preset.proxy_base:
+        below = urlsplit(preset.base_url).path.removeprefix(urlsplit(preset.proxy_base).path)
+    return base_url.removesuffix(below)
 
 
 @cache

@@ -12,6 +12,8 @@ OK = 200
 Door = Literal["http", "mcp"]
 SurfaceName = Literal["chat", "completions", "embeddings", "messages", "rerank", "responses", "score"]
 """What a client speaks; see core/surfaces."""
+AskedAs = Literal[SurfaceName, "proxy"]
+"""What a request is recorded as: `proxy` for what was passed on to a provider unread."""
 EndedBy = Literal["balance", "budget"]
 UNNAMED_SURFACE: SurfaceName = "chat"
 """Of a record that names none."""
@@ -55,7 +57,7 @@ class RequestRecord(NamedTuple):
     http_status: int
     error_code: Code | None
     finish_reason: str | None
-    surface: SurfaceName = UNNAMED_SURFACE
+    surface: AskedAs = UNNAMED_SURFACE
     cache_write_tokens: int | None = None
     """Of the prompt, as `cached_tokens` are."""
     images: int = 0

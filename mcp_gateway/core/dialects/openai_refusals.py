@@ -95,6 +95,31 @@ def error_of(
 ) -> GatewayError:
     """The gateway's error for what a provider told."""
     status, message, kind, param = failure
+    if (of_operator := _operator_error(failure, row, public_model, retry_after)) is not None:
+        return of_operator
+    if any(name in kind for name in _NO_MODEL) or (status == HTTPStatus.NOT_FOUND and param in (None, "model")):
+        return OperatorFault("model", public_model)
+    if status in _CALLER_S:
+        return _refusal(status, _cleaned(message, backend_model, public_model), kind, param)
+    return GatewayError("backend_error", f"The backend of {public_model!r} failed (status {status}).")
+
+
+def path_error_of(row: Preset, provider: str, status: int, body: bytes, retry_after: bytes | None) -> GatewayError:
+    """The same of what was asked by a path of the provider's own: which model that is, its caller has said."""
+    failure = read_failure(status, body)
+    if (of_operator := _operator_error(failure, row, provider, retry_after)) is not None:
+        return of_operator
+    message = _cleaned(failure.message, provider, provider)
+    if status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.GONE):
+        return GatewayError("not_found", message)
+    if status in _CALLER_S:
+        return _refusal(status, message, failure.kind, failure.param)
+    return GatewayError("backend_error", f"{provider} failed (status {status}).")
+
+
+def _operator_error(failure: Failure, row: Preset, public_model: str, retry_after: bytes | None) -> GatewayError | None:
+    """For what the operator's account, key or limits there are the reason; None for all else."""
+    status, _, kind, _ = failure
     if _is_of(row.money_errors, failure):
         return OperatorFault("money", public_model)
     if _is_of(row.busy_errors, failure):
@@ -103,11 +128,7 @@ def error_of(
         return _busy("backend_busy", f"{public_model!r} is asked too often; try again later.", retry_after, kind)
     if _is_of(row.key_errors, failure):
         return OperatorFault("key" if status == HTTPStatus.UNAUTHORIZED else "access", public_model)
-    if any(name in kind for name in _NO_MODEL) or (status == HTTPStatus.NOT_FOUND and param in (None, "model")):
-        return OperatorFault("model", public_model)
-    if status in _CALLER_S:
-        return _refusal(status, _cleaned(message, backend_model, public_model), kind, param)
-    return GatewayError("backend_error", f"The backend of {public_model!r} failed (status {status}).")
+    return None
 
 
 def _is_of(rules: Sequence[str], failure: Failure) -> bool:

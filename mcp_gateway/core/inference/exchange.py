@@ -18,9 +18,11 @@ from mcp_gateway.core.inference.counting import Count, FreeAnswer, answered, cou
 from mcp_gateway.core.inference.fitting import first_terms
 from mcp_gateway.core.inference.meter import NO_USAGE, UNUSED, Meter, Metered
 from mcp_gateway.core.inference.parts import Call, Parts
+from mcp_gateway.core.inference.passage import Passage, PassageOrder
 from mcp_gateway.core.inference.remote_images import bring_images
 from mcp_gateway.core.inference.routing import judged, offers_to, ranked, takers
 from mcp_gateway.core.inference.terms import reserved_output_tokens
+from mcp_gateway.core.inference.unchanged import checked_unchanged
 from mcp_gateway.core.limits.limiter import Turn
 from mcp_gateway.core.mcp_client.servers import ToolServers
 from mcp_gateway.core.money import format_usd
@@ -40,12 +42,23 @@ class Inference:
         self.parts = parts
         self.tool_servers = tool_servers or ToolServers()
         self.running: set[Exchange] = set()
+        self.passing: set[Passage] = set()
+        """What runs beside them and is not read."""
 
     async def admit(self, caller: Caller, call: Call) -> "Exchange":
         """A request that is counted against the caller's limits, to be entered at once. Raises GatewayError."""
         if (code := caller.validity.ended_by) is not None:  # since the request's head was read
             raise refusal(code)
         return Exchange(self.parts, caller, call, self.parts.limiter.admit(caller), self.running)
+
+    async def pass_on(self, caller: Caller, order: PassageOrder) -> Passage:
+        """A request that is passed on unread, counted against the caller's limits, to be entered at once.
+
+        Raises GatewayError.
+        """
+        if (code := caller.validity.ended_by) is not None:
+            raise refusal(code)
+        return Passage(self.parts, caller, order, self.parts.limiter.admit(caller), self.passing)
 
     def another(self, caller: Caller, first: "Exchange", number: int) -> "Exchange":
         """A further round of a request, which is counted already, with a bill and a record of its own.
@@ -73,6 +86,8 @@ class Inference:
         """End the answers that still run for a key, which is not valid any more."""
         for running in [running for running in self.running if running.key_id == key_id]:
             running.end_with(error.code)
+        for passing in [passing for passing in self.passing if passing.key_id == key_id]:
+            passing.end_with(error.code)
 
 
 class AnswerFacts(NamedTuple):
@@ -256,6 +271,11 @@ class Exchange:
             is_mixed = len({offer.source for offer in offers}) > 1
         target = parts.targets.at(offers[0], ask.surface, ask.model)
         self._ignored = await judged(parts, caller, ask, model, target, is_mixed=is_mixed)
+        if self.call.as_sent is not None:
+            self._ignored = await checked_unchanged(
+                self.call.as_sent, self._ignored, ask, model, target, caller.account_id
+            )
+            self.call = self.call._replace(as_sent=None)
         ranking = ranked(offers, ask, model, caller, parts)
         meter = self._meter = Meter(parts, ask, model, ranking)
         if is_mixed:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mcp_gateway.core.catalog import Published
 from mcp_gateway.core.config import Settings
@@ -27,7 +27,8 @@ class Call(NamedTuple):
     """What a door says of a request beside its body. `trace_headers` are passed on to the backend.
 
     What the request keeps in memory is counted by its `context`. `collect_above_tokens` stands for the setting of that
-    name, where a door has one of its own. `provider` is the one source of answers that is to be asked.
+    name, where a door has one of its own. `provider` is the one source of answers that is to be asked. `as_sent` is the
+    body before anything was read of it, where all of it has to reach who answers as it is, or be refused.
     """
 
     request_id: str
@@ -38,6 +39,7 @@ class Call(NamedTuple):
     context: RequestContext | None = None
     collect_above_tokens: int | None = None
     provider: str | None = None
+    as_sent: dict[str, Any] | None = None
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

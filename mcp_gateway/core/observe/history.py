@@ -7,7 +7,7 @@ from typing import Literal
 from mcp_gateway.core.clock import HOUR_MS
 from mcp_gateway.core.engine import Engine, Read, Report, Scan
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.record import Door, RequestRecord, SurfaceName
+from mcp_gateway.core.record import AskedAs, Door, RequestRecord
 from mcp_gateway.core.text import shown
 
 Group = Literal["hour", "day", "month", "model", "key", "surface", "status"]
@@ -26,7 +26,7 @@ class RequestFilter:
     since_ms: int | None = None
     until_ms: int | None = None
     client_request_id: str | None = None
-    surface: SurfaceName | None = None
+    surface: AskedAs | None = None
     within: str | None = None
     """A key that asked for them, or made the one that did, or made that one's maker."""
 

@@ -15,6 +15,7 @@ from mcp_gateway.core.routing.rank import Candidate, Ranking, Sight, next_of, sp
 from mcp_gateway.core.text import shown
 from mcp_gateway.core.upstream.backend import Backend, Status
 from mcp_gateway.core.upstream.budget import RetryBudget
+from mcp_gateway.core.upstream.provider import Provider
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class Pool:
         on_metrics: Callable[[Backend, float], None],
         retries: RetryBudget,
         random: Random,
-        providers: Mapping[str, Backend] | None = None,
+        providers: Mapping[str, Provider] | None = None,
     ) -> None:
         self.backends = tuple(backends)
         self.demo = demo
@@ -136,6 +137,9 @@ class Pool:
     async def aclose(self) -> None:
         for backend in {*self.backends, *self.providers.values(), self.demo}:
             await backend.origin.aclose()
+        for provider in self.providers.values():
+            if provider.proxy is not None:
+                await provider.proxy.transport.aclose()
 
     def _may_go_on(self, failures: Failures) -> bool:
         """A request that no backend took goes on; one that failed where it was taken goes to one more, on the budget.

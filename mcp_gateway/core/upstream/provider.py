@@ -4,14 +4,38 @@ It rests where it said that it is full, or asked too often, for as long as it sa
 it rest for a while. Knows no row and no dialect.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from mcp_gateway.core.blame import OperatorFault
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.proxy_paths import ProxyPaths
 from mcp_gateway.core.surfaces.surface import Headers
 from mcp_gateway.core.upstream.backend import JSON, Backend, BackendResponse, Status, failure
 from mcp_gateway.core.upstream.served_models import ALL_MODELS, Rest
-from mcp_gateway.core.upstream.transport import Patience, UpstreamError
+from mcp_gateway.core.upstream.transport import BodyInPieces, Patience, Transport, UpstreamError
+
+
+class Proxy(NamedTuple):
+    """Where a provider is asked by its own paths, by which of them, and what it is sent of the operator's."""
+
+    transport: Transport
+    paths: ProxyPaths
+    own_headers: Headers
+    passed_headers: frozenset[bytes]
+    """Names of a caller's headers that it is sent."""
+    refusal: Callable[[int, bytes, bytes | None], GatewayError]
+    """What a caller is told of a refusal: of its status, the beginning of its body and its Retry-After."""
+
+
+class Passed(NamedTuple):
+    """What is passed on to one of them: a method, a path with its query, and what of its caller's may be seen."""
+
+    method: str
+    path: str
+    headers: Headers
+    body: bytes | BodyInPieces
 
 
 @dataclass(slots=True, eq=False)
@@ -25,6 +49,8 @@ class Provider(Backend):
     passed_headers: frozenset[bytes] = frozenset()
     fault: str = ""
     is_probed: bool = True
+    proxy: Proxy | None = field(default=None, repr=False)
+    """None where it may not be asked so."""
 
     def can_take(self, backend_model: str) -> bool:
         models = self.models
@@ -61,6 +87,22 @@ class Provider(Backend):
         sent = [JSON, *self.own_headers, *(one for one in headers if one[0] in self.passed_headers)]
         try:
             return await self.origin.request(method, path, sent, body, is_stream=is_stream, patience=patience)
+        except UpstreamError as error:
+            raise failure(error) from error
+
+    async def pass_on(self, passed: Passed) -> BackendResponse:
+        """Send it what a caller asks by its own path, as a stream.
+
+        Raises GatewayError where no head of an answer comes, and whatever the pieces of a body raise.
+        """
+        assert self.proxy is not None
+        method, path, headers, body = passed
+        own = dict(self.proxy.own_headers)
+        sent = [*(header for header in headers if header[0] not in own), *self.proxy.own_headers]
+        try:
+            if isinstance(body, bytes):
+                return await self.proxy.transport.request(method, path, sent, body, is_stream=True)
+            return await self.proxy.transport.upload(method, path, sent, body)
         except UpstreamError as error:
             raise failure(error) from error
 

@@ -6,6 +6,7 @@ parts; `response.py` is for who asked. Nothing here knows models, health or fail
 
 from mcp_gateway.core.upstream.transport.bounded_wait import Patience
 from mcp_gateway.core.upstream.transport.bounds import Timeouts, TransportLimits
+from mcp_gateway.core.upstream.transport.connection import BodyInPieces
 from mcp_gateway.core.upstream.transport.errors import (
     BadResponse,
     BodyTooLarge,
@@ -22,6 +23,7 @@ from mcp_gateway.core.upstream.transport.transport import Transport
 
 __all__ = [
     "BadResponse",
+    "BodyInPieces",
     "BodyTooLarge",
     "ConnectFailed",
     "ConnectionDied",

@@ -40,6 +40,16 @@ class ConnectionOwner(Protocol):
     def lost(self, connection: "OriginConnection") -> None: ...
 
 
+class BodyInPieces(Protocol):
+    """A body that comes while it is sent; `size_bytes` is None where nobody has told, `is_whole` once its end came."""
+
+    size_bytes: int | None
+    is_whole: bool
+
+    async def next_piece(self) -> bytes:
+        """b"" at its end."""
+
+
 class OriginConnection(asyncio.Protocol):
     """One socket and, while it is busy, one exchange: its `answer`, and the `waiting` for it of one task at most."""
 
@@ -96,6 +106,18 @@ class OriginConnection(asyncio.Protocol):
             self.abort()
             raise
 
+    async def upload(self, head: bytes, body: BodyInPieces) -> None:
+        """As `exchange`, of a body that comes in pieces."""
+        waiting, answer = self.waiting, self.answer
+        try:
+            self._socket.write(head)
+            await self._write_pieces(body)
+            while not answer.status:
+                await waiting.wait()
+        except BaseException:
+            self.abort()
+            raise
+
     def take(self) -> bytes:
         """Hand out what has arrived and let more come."""
         pieces = self.answer.pieces
@@ -137,6 +159,22 @@ class OriginConnection(asyncio.Protocol):
             if self.answer.status:
                 return
             self._socket.write(rest[start : start + _WRITE_BYTES])
+        self._is_sent = True
+
+    async def _write_pieces(self, body: BodyInPieces) -> None:
+        """Send pieces as they come and are taken; an answer that comes first ends that, and so does the connection's
+        end.
+        """
+        while piece := await body.next_piece():
+            while self._is_write_paused and not self.answer.status:
+                await self.waiting.wait()
+            if self.answer.status:
+                return
+            if self.waiting.error is not None:
+                raise self.waiting.error.anew()
+            self._socket.write(piece if body.size_bytes is not None else b"%x\r\n%b\r\n" % (len(piece), piece))
+        if body.size_bytes is None:
+            self._socket.write(b"0\r\n\r\n")
         self._is_sent = True
 
     # -- asyncio.Protocol

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from mcp_gateway.core.http_head import head_of
 from mcp_gateway.core.upstream.transport.bounded_wait import Patience
 from mcp_gateway.core.upstream.transport.bounds import Timeouts, TransportLimits
-from mcp_gateway.core.upstream.transport.connection import OriginConnection
+from mcp_gateway.core.upstream.transport.connection import BodyInPieces, OriginConnection
 from mcp_gateway.core.upstream.transport.errors import (
     ConnectFailed,
     ConnectionDied,
@@ -115,6 +115,19 @@ class Transport:
         await fresh.exchange(head, body)
         return Response(fresh)
 
+    async def upload(
+        self, method: str, path: str, headers: Sequence[tuple[bytes, bytes]], body: BodyInPieces
+    ) -> Response:
+        """As `request`, as a stream, of a body that comes in pieces; raises what its pieces raise, too.
+
+        On a connection of its own, since what was sent of it cannot be sent again.
+        """
+        head = self._head(method, path, headers, framing=_framing_of(body))
+        fresh = await self._connect()
+        fresh.begin(method, is_stream=True)
+        await fresh.upload(head, body)
+        return Response(fresh)
+
     async def aclose(self) -> None:
         """Close every connection, those in use included, and return when their sockets are closed, or after a while."""
         self._is_closed = True
@@ -130,12 +143,16 @@ class Transport:
             except TimeoutError:
                 logger.warning("%d connections to %s did not close and are left", len(self._open), self._base_url)
 
-    def _head(self, method: str, path: str, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bytes:
+    def _head(
+        self, method: str, path: str, headers: Sequence[tuple[bytes, bytes]], body: bytes = b"", framing: bytes = b""
+    ) -> bytes:
         if " " in path:
             raise ValueError("a space in a request's path")
         target = f"{method} {self._path_prefix}{path} HTTP/1.1"
         lines = [target.encode("ascii"), self._host_line, *map(b": ".join, headers)]
-        if body or method not in ("GET", "HEAD"):
+        if framing:
+            lines.append(framing)
+        elif body or method not in ("GET", "HEAD"):
             lines.append(b"content-length: %d" % len(body))
         return head_of(lines)
 
@@ -216,3 +233,8 @@ class Transport:
         self._open.discard(connection)
         if self._all_lost is not None and not self._open and not self._all_lost.done():
             self._all_lost.set_result(None)
+
+
+def _framing_of(body: BodyInPieces) -> bytes:
+    """The header that says where the body ends."""
+    return b"transfer-encoding: chunked" if body.size_bytes is None else b"content-length: %d" % body.size_bytes

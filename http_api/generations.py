@@ -11,12 +11,12 @@ from mcp_gateway.core.catalog import VLLM
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.money import usd_number
 from mcp_gateway.core.observe.history import History
-from mcp_gateway.core.record import RequestRecord, SurfaceName
+from mcp_gateway.core.record import AskedAs, RequestRecord
 from mcp_gateway.core.text import shown
 
 _REQUEST_ID = re.compile(r"req_[0-9a-f]{8,64}(?:-(?:[2-9]|[1-9][0-9]{1,3}))?")
 """Within the id of an answer, too: `chatcmpl-req_...`."""
-_API_TYPES: dict[SurfaceName, Literal["embeddings", "rerank"]] = {
+_API_TYPES: dict[AskedAs, Literal["embeddings", "rerank"]] = {
     "embeddings": "embeddings", "rerank": "rerank", "score": "rerank",
 }  # fmt: skip
 

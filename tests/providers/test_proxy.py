@@ -13,7 +13,8 @@ import pytest
 from mcp_gateway.core.identity.own_limits import OwnLimits
 from tests.cases import each
 from tests.core.test_proxy_paths import HOSTILE
-from tests.providers.doubles import KINDS, Double, Generic, OpenAi, serving
+from tests.providers.doubles import Double, Generic, OpenAi, serving
+from tests.providers.kinds import KINDS
 from tests.providers.test_contract import (
     ENVIRON,
     MODEL,

@@ -3,6 +3,7 @@
 from mcp_gateway.core.dialects.dialect import Counting
 from mcp_gateway.core.dialects.message_fields import BETAS
 from mcp_gateway.core.dialects.messages_anthropic_fields import messages_to
+from mcp_gateway.core.dialects.translation.carried import without_thoughts_of_others
 from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.provider_settings import Preset
 from mcp_gateway.core.record import EndedBy
@@ -59,11 +60,13 @@ class MessagesToAnthropic:
 
     def body(self, ask: Ask, terms: Terms, backend_model: str, account_id: str, *, is_stream: bool) -> bytes:
         body = {name: value for name, value in ask.body.items() if name != BETAS}
+        body["messages"] = without_thoughts_of_others(body["messages"])
         limit = terms.ceiling if terms.output_limit is None else terms.output_limit
         return dump_json(body | {"model": backend_model, "stream": is_stream, "max_tokens": limit} | self._set)
 
     def counting(self, ask: Ask, backend_model: str) -> Counting:
         kept = {name: ask.body[name] for name in COUNTED if name in ask.body}
+        kept["messages"] = without_thoughts_of_others(kept["messages"])
         return Counting(self.path + COUNT_PATH, dump_json({"model": backend_model, **kept}), beta_headers(ask))
 
     def can_collect(self, ask: Ask) -> bool:

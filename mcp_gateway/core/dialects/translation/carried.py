@@ -29,3 +29,21 @@ def carried_by(block: dict[str, Any]) -> dict[str, Any] | None:
     except (Error, ValueError):
         return None
     return extra if isinstance(extra, dict) else None
+
+
+def without_thoughts_of_others(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A conversation as Anthropic takes it, which refuses thoughts that it did not sign."""
+    pairs = ((message, _without_thoughts(message)) for message in messages)
+    return [now for was, now in pairs if now is was or now["content"]]
+
+
+def _without_thoughts(message: dict[str, Any]) -> dict[str, Any]:
+    content = message["content"]
+    own = content if isinstance(content, str) else [block for block in content if not _is_of_others(block)]
+    return message if len(own) == len(content) else message | {"content": own}
+
+
+def _is_of_others(block: dict[str, Any]) -> bool:
+    kind = block["type"]
+    is_carrier = kind == "redacted_thinking" and str(block.get("data")).startswith(_MARK)
+    return is_carrier or (kind == "thinking" and not block.get("signature"))

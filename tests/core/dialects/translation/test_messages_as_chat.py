@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
-from mcp_gateway.core.dialects.translation.carried import carried_by, carrying
+from mcp_gateway.core.dialects.translation.carried import carried_by, carrying, without_thoughts_of_others
 from mcp_gateway.core.dialects.translation.messages_as_chat import MessagesAsChat
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.provider_settings import Preset, presets
@@ -269,3 +269,21 @@ def test_a_body_that_was_given_stays_as_it_was() -> None:
     before = orjson.dumps(body)
     MessagesAsChat(PLAIN).chat_of(body)
     assert orjson.dumps(body) == before
+
+
+@each(
+    ("content", "expected"),
+    [
+        ("hello", "hello"),
+        ([text("a"), {"type": "thinking", "thinking": "x", "signature": "s"}], None),
+        ([{"type": "redacted_thinking", "data": "Em"}], None),
+        ([{"type": "thinking", "thinking": "x", "signature": ""}, text("a")], [text("a")]),
+        ([{"type": "thinking", "thinking": "x"}, carrying({"a": 1}), CALL], [CALL]),
+        ([carrying({"a": 1})], []),
+        ([], None),
+    ],
+)
+def test_thoughts_that_another_told_are_not_told_to_who_did_not_sign_them(content: Any, expected: Any) -> None:
+    said = [ASKED, {"role": "assistant", "content": content}, ASKED]
+    kept = [ASKED, {"role": "assistant", "content": content if expected is None else expected}, ASKED]
+    assert without_thoughts_of_others(said) == ([ASKED, ASKED] if expected == [] else kept)

@@ -1,0 +1,250 @@
+"""Messages that are asked as chats: what a provider is sent, what the next turn brings back, and who else is asked."""
+
+from base64 import b64encode
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import orjson
+import pytest
+
+from tests.message_streams import message_in
+from tests.providers.anthropic_double import Anthropic
+from tests.providers.doubles import ARGUMENTS, Generic, Google, Groq, Refusal, serving
+from tests.providers.test_candidates import choice_of
+from tests.providers.test_contract import ENVIRON, MODEL
+from tests.replaying import ReplayingBackend, whole
+from tests.serving import Door, open_door
+
+TOOL = {"name": "weather", "input_schema": {"type": "object", "properties": {}}}
+PNG = b"\x89PNG\r\n\x1a\n and more"
+HELLO: dict[str, Any] = {"role": "user", "content": "hello"}
+
+
+def text(words: str) -> dict[str, Any]:
+    return {"type": "text", "text": words}
+
+
+def result_of(call_id: str, content: Any) -> dict[str, Any]:
+    return {"type": "tool_result", "tool_use_id": call_id, "content": content}
+
+
+async def ask(door: Door, key: str | None, path: str = "/v1/messages", **fields: Any) -> httpx2.Response:
+    body = {"model": "sold/model", "max_tokens": 100, "messages": [HELLO]} | fields
+    return await door.post(orjson.dumps(body), key, path, anthropic_version="2023-06-01")
+
+
+async def test_a_whole_request_of_claude_code_becomes_a_plain_chat(tmp_path: Path) -> None:
+    async with choice_of(tmp_path, {}) as (door, doubles):
+        mark = {"cache_control": {"type": "ephemeral"}}
+        attribution = text("x-anthropic-billing-header: cc_version=2.1.332; cch=00000;")
+        response = await ask(
+            door, await door.key(credit="1"), "/v1/messages?beta=true", stream=True, temperature=1,
+            system=[attribution, text("You are Claude Code.") | mark],
+            messages=[
+                {"role": "user", "content": [text("<system-reminder>"), text("go") | mark]},
+                {"role": "assistant", "content": [
+                    {"type": "thinking", "thinking": "Hm.", "signature": "abc"},
+                    {"type": "tool_use", "id": "toolu_1", "name": "Bash", "input": {"command": "ls"}},
+                ]},
+                {"role": "user", "content": [result_of("toolu_1", "a.py") | mark]},
+            ],
+            tools=[{"name": "Bash", "description": "runs", "input_schema": {"type": "object"}, "strict": True} | mark],
+            thinking={"type": "adaptive"}, context_management={"edits": []}, metadata={"user_id": "device"},
+        )  # fmt: skip
+        assert response.status_code == 200, response.text
+        (asked,) = doubles[0].asked
+        call = {"id": "toolu_1", "type": "function", "function": {"name": "Bash", "arguments": '{"command":"ls"}'}}
+        function = {"name": "Bash", "description": "runs", "parameters": {"type": "object"}}
+        assert asked.path == "/v1/chat/completions"
+        assert asked.body == {
+            "model": "at-one", "max_tokens": 100, "temperature": 1, "stream": True,
+            "stream_options": {"include_usage": True},
+            "messages": [
+                {"role": "system", "content": "You are Claude Code."},
+                {"role": "user", "content": "<system-reminder>\n\ngo"},
+                {"role": "assistant", "content": None, "tool_calls": [call]},
+                {"role": "tool", "tool_call_id": "toolu_1", "content": "a.py"},
+            ],
+            "tools": [{"type": "function", "function": function}],
+        }  # fmt: skip
+        told = response.headers["x-ignored-parameters"].split(", ")
+        assert {"context_management", "metadata", "tools[].strict", "tools[].cache_control"} <= {*told}
+
+
+class Unwilling(Generic):
+    """Has a model that does not think, and says so."""
+
+    def refuse(self, body: dict[str, Any]) -> Refusal | None:
+        if "reasoning_effort" not in body:
+            return None
+        error = {"message": "Unrecognized request argument supplied: reasoning_effort", "param": None}
+        return Refusal(400, orjson.dumps({"error": error}))
+
+
+async def test_a_model_that_refuses_to_be_told_how_much_to_think_is_told_once(tmp_path: Path) -> None:
+    async with choice_of(tmp_path, {}, manners=[Unwilling()]) as (door, doubles):
+        key = await door.key(credit="1")
+        for number in (2, 3):
+            response = await ask(door, key, output_config={"effort": "high"})
+            assert (response.status_code, len(doubles[0].asked)) == (200, number)
+        assert [asked.body.get("reasoning_effort") for asked in doubles[0].asked] == ["high", None, None]
+        chat = await door.chat(key, model="sold/model", reasoning_effort="high")
+        assert chat.status_code == 400  # who asks for it in these words is told
+
+
+class StrictToo(Unwilling):
+    """Neither that nor the question for a stream's usage."""
+
+    def refuse(self, body: dict[str, Any]) -> Refusal | None:
+        if "stream_options" in body:
+            return Refusal(
+                422, b'{"detail":[{"loc":["body","stream_options"],"msg":"Extra inputs are not permitted"}]}'
+            )
+        return super().refuse(body)
+
+
+async def test_whatever_it_refuses_of_the_gateway_s_own_is_left_out_one_by_one(tmp_path: Path) -> None:
+    async with choice_of(tmp_path, {}, manners=[StrictToo()]) as (door, doubles):
+        response = await ask(door, await door.key(credit="1"), stream=True, output_config={"effort": "high"})
+        assert message_in(response.content)["stop_reason"] == "end_turn"
+        assert len(doubles[0].asked) == 3
+
+
+class SignedGoogle(Google):
+    """Refuses a call in the history that comes without the signature that it was told with."""
+
+    def refuse(self, body: dict[str, Any]) -> Refusal | None:
+        for message in body["messages"]:
+            for call in message.get("tool_calls", ()):
+                if call.get("extra_content") != {"google": {"thought_signature": "c2lnbmVk"}}:
+                    return Refusal(400, b'[{"error":{"code":400,"message":"missing a thought_signature"}}]')
+        return super().refuse(body)
+
+
+class Thinking(Groq):
+    """Wants its reasoning of turns with calls back."""
+
+    def deltas(self, body: dict[str, Any]) -> list[dict[str, Any]]:
+        thought = [{"role": "assistant", "reasoning": "Hm."}] if body.get("tools") else []
+        return [*thought, *super().deltas(body)]
+
+    def refuse(self, body: dict[str, Any]) -> Refusal | None:
+        if any("tool_calls" in message and message.get("reasoning") != "Hm." for message in body["messages"]):
+            return Refusal(400, b'{"error":{"message":"reasoning is missing"}}')
+        return super().refuse(body)
+
+
+@pytest.mark.parametrize("manner", [SignedGoogle(), Thinking()], ids=lambda manner: manner.kind)
+async def test_what_the_next_turn_needs_comes_back_by_what_clients_keep(manner: Generic, tmp_path: Path) -> None:
+    async with choice_of(tmp_path, {}, manners=[manner]) as (door, doubles):
+        key = await door.key(credit="1")
+        said = message_in((await ask(door, key, stream=True, tools=[TOOL])).content)["content"]
+        (call,) = [block for block in said if block["type"] == "tool_use"]
+        result = result_of(call["id"], "sunny")
+        messages = [HELLO, {"role": "assistant", "content": said}, {"role": "user", "content": [result]}]
+        response = await ask(door, key, messages=messages)
+        assert response.status_code == 200, response.text
+        history = doubles[0].asked[-1].body["messages"]
+        assert (
+            history[1]["tool_calls"][0]["function"]["arguments"]
+            == orjson.dumps(orjson.loads("".join(ARGUMENTS))).decode()
+        )
+
+
+async def test_images_are_sent_as_data_within_results_of_tools_too(tmp_path: Path) -> None:
+    async with serving(Generic()) as double:
+        sold = MODEL | {"provider": "openai", "input_modalities": ["text", "image"]}
+        settings: dict[str, Any] = {"providers": [double.settings()], "models": [sold], "enable_vision": True}
+        data = b64encode(PNG).decode()
+        image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}}
+        call = {"type": "tool_use", "id": "t1", "name": "look", "input": {}}
+        result = result_of("t1", [image, text("here")])
+        said = [{"role": "user", "content": [image]}, {"role": "assistant", "content": [call]}]
+        messages = [*said, {"role": "user", "content": [result]}]
+        async with open_door(tmp_path, environ=ENVIRON, **settings) as door:
+            response = await ask(door, await door.key(credit="10"), messages=messages)
+            assert response.status_code == 200, response.text
+        first, _, told, last = double.asked[0].body["messages"]
+        part = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
+        assert (first["content"], told["content"], last) == ([part], "here", {"role": "user", "content": [part]})
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"output_config": {"format": {"type": "json_schema", "schema": {}}}}, "output_config.format"),
+        ({"messages": [HELLO, {"role": "assistant", "content": "I"}]}, "messages[1]"),
+        ({"tools": [{"type": "web_search_20260318", "name": "web_search"}]}, "tools[0]"),
+        ({"mcp_servers": [{"url": "https://x"}]}, "mcp_servers"),
+        ({"messages": [{"role": "user", "content": [{"type": "document", "source": {"type": "url"}}]}]}, "source"),
+    ],
+)  # fmt: skip
+async def test_what_cannot_be_asked_is_refused_in_the_callers_words(
+    fields: dict[str, Any], field: str, tmp_path: Path
+) -> None:
+    async with choice_of(tmp_path, {}, manners=[SchemaLess()]) as (door, doubles):
+        response = await ask(door, await door.key(credit="1"), **fields)
+        error = response.json()["error"]
+        assert (response.status_code, error["type"]) == (400, "invalid_request_error")
+        assert field in error["message"]
+        assert doubles[0].asked == []
+
+
+class SchemaLess(Generic):
+    def row(self) -> dict[str, Any]:
+        return {"schema_form": "none"}
+
+
+# Several candidates
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_a_message_goes_from_anthropic_to_another_provider_and_back(is_stream: bool, tmp_path: Path) -> None:
+    """What the other one said stands in the conversation then, and Anthropic is sent nothing that it did not sign."""
+    async with choice_of(tmp_path, {"backend_model": "m-1"}, {}, manners=[Anthropic(), Google()]) as (door, doubles):
+        key = await door.key(credit="1")
+        doubles[0].refusal = Refusal(529, b"{}")
+        response = await ask(door, key, stream=is_stream, tools=[TOOL])
+        message = message_in(response.content) if is_stream else response.json()
+        (call,) = [block for block in message["content"] if block["type"] == "tool_use"]
+        assert [len(double.asked) for double in doubles] == [1, 1]
+        doubles[0].refusal = None
+        door.gateway.pool.providers["one"].models.rests.clear()
+        said = [{"type": "thinking", "thinking": "Hm.", "signature": ""}, *message["content"]]
+        result = result_of(call["id"], "sunny")
+        messages = [HELLO, {"role": "assistant", "content": said}, {"role": "user", "content": [result]}]
+        response = await ask(door, key, messages=messages, tools=[TOOL])
+        assert response.status_code == 200, response.text
+        assert [len(double.asked) for double in doubles] == [2, 1]
+        kinds = [block["type"] for block in doubles[0].asked[-1].body["messages"][1]["content"]]
+        assert kinds == ["tool_use"]
+
+
+async def test_a_count_is_asked_of_the_candidate_that_counts(tmp_path: Path) -> None:
+    async with choice_of(tmp_path, {}, {"backend_model": "m-1"}, manners=[Generic(), Anthropic()]) as (door, _):
+        response = await ask(door, await door.key(credit="1"), "/v1/messages/count_tokens")
+        assert response.json() == {"input_tokens": 35}
+        assert "x-tokens-estimated" not in response.headers
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_a_vllm_and_a_provider_answer_for_each_other(is_stream: bool, tmp_path: Path) -> None:
+    """What one does not take is asked of the other, and the other is asked where one fails."""
+    async with serving(Generic()) as double, ReplayingBackend(max_model_len=8000) as backend:
+        mixed = [{"backend_model": "tiny"}, {"provider": "openai", "backend_model": "m-1"}]
+        settings: dict[str, Any] = {"providers": [double.settings()], "models": [MODEL | {"candidates": mixed}]}
+        async with open_door(tmp_path, environ=ENVIRON, vllm_urls=[backend.url], **settings) as door:
+            key = await door.key(credit="10")
+            backend.answer_with(whole(b"oops", 500))
+            response = await ask(door, key, stream=is_stream, top_k=3)
+            message = message_in(response.content) if is_stream else response.json()
+            assert message["content"] == [text("Hello there.")]
+            assert [chat.json["top_k"] for chat in backend.chats] == [3]
+            assert double.asked[0].body["messages"] == [HELLO]
+            source = {"type": "text", "media_type": "text/plain", "data": "a page"}
+            document = {"role": "user", "content": [{"type": "document", "source": source}]}
+            assert (await ask(door, key, stream=is_stream, messages=[document])).status_code == 200
+            assert double.asked[1].body["messages"] == [{"role": "user", "content": "a page"}]
+            assert len(backend.chats) == 1
+            await door.nothing_is_left()

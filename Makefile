@@ -39,7 +39,7 @@ coverage: $(VENV)/.installed-dev  ## every line and branch of inference, the led
 		tests/doors/test_http_failover.py tests/doors/test_tokens.py tests/doors/test_remote_images.py \
 		tests/doors/test_balance_held.py tests/doors/test_margins.py tests/doors/test_budgets.py \
 		tests/doors/test_minted_keys.py tests/doors/test_key_models.py tests/doors/test_leases.py tests/doors/test_mcp_budgets.py \
-		tests/doors/test_tool_rounds.py tests/doors/test_mcp_server_tools.py tests/providers tests/test_commands.py && \
+		tests/doors/test_tool_r*.py tests/doors/test_openrouter_account.py tests/doors/test_mcp_server_tools.py tests/providers tests/test_commands.py && \
 		$(BIN)/python -m coverage report
 
 crash: $(VENV)/.installed-dev  ## kill -9 the server under load, twenty times, and audit the books

@@ -9,12 +9,16 @@ from http_api.operations import Absent
 
 class ChatRequestBody(BaseModel):
     """What the gateway reads of a chat, whose images are data: URIs or, where they are fetched, https addresses;
-    what else there may be is told in docs/clients.md.
+    what else there may be is told in docs/clients.md, and in docs/openrouter.md of `models`, `provider` and `usage`.
+    Without a `model` the first of the `models` is meant.
     """
 
     model_config = ConfigDict(extra="allow")
 
-    model: str
+    model: str | None = None
+    models: list[str] | None = None
+    provider: dict[str, Any] | None = None
+    usage: dict[str, Any] | None = None
     messages: list[dict[str, Any]]
     stream: bool | None = None
     max_completion_tokens: int | None = None

@@ -6,7 +6,7 @@ Amounts enter and leave as decimal strings in USD; no float ever holds money.
 import re
 from decimal import Decimal
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 from mcp_gateway.core.text import shown
 
@@ -55,6 +55,21 @@ def parse_price(text: str, tokens: int = 1) -> int:
     if scaled.denominator != 1:
         raise ValueError(f"{text!r} is finer than 0.000000000001 USD per token")
     return int(scaled)
+
+
+def exact_pico(value: Any, pieces: int = 1) -> Fraction:
+    """Pico-USD for one of an amount in USD for so many, which a program may write as a number or as text.
+
+    Raises ValueError for what is no amount, or less than nothing.
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    text = format(Decimal(repr(value)), "f") if is_number else value
+    if not isinstance(text, str):
+        raise ValueError("an amount is a number, or a text that is one")
+    scaled = _scaled(text, Fraction(PICO_PER_USD, pieces))
+    if scaled < 0:
+        raise ValueError(f"an amount cannot be negative: {text!r}")
+    return scaled
 
 
 def nano_of_pico(amount_pico: int) -> int:

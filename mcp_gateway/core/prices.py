@@ -5,6 +5,7 @@ Rates in pico-USD per token; a cost is rounded up once, to the nano-USD.
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -142,6 +143,24 @@ class Price:
 
 
 FREE = Price(0, 0)
+
+
+class PriceCap(NamedTuple):
+    """The most that a caller lets an answer cost: exact pico-USD of a token, a request and an image; None for any."""
+
+    prompt: Fraction | None = None
+    completion: Fraction | None = None
+    request: Fraction | None = None
+    image: Fraction | None = None
+
+    def covers(self, price: Price, prompt_tokens: int) -> bool:
+        """Whether a price never exceeds it, for a prompt of so many tokens or fewer."""
+        rates = price.most_rates(prompt_tokens)
+        amounts = (rates.prompt_pico, rates.completion_pico, price.request_pico, price.image_pico)
+        return all(
+            most is None or amount * (MARGIN_WHOLE + price.margin) <= most * MARGIN_WHOLE
+            for amount, most in zip(amounts, self, strict=True)
+        )
 
 
 def dearest(prices: Sequence[Price]) -> Price:

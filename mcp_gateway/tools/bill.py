@@ -28,9 +28,9 @@ BILL_PROPERTIES: dict[str, Any] = {
 UNTOLD = "The answer came and is billed, but no MCP message can tell it. Ask over the HTTP API for such answers."
 
 
-def bill_of(facts: AnswerFacts, model: str, request_id: str) -> dict[str, Any]:
+def bill_of(facts: AnswerFacts, request_id: str) -> dict[str, Any]:
     """What is told beside an answer."""
-    bill: dict[str, Any] = {"cost_usd": format_usd(facts.cost_nano), "model": model, "request_id": request_id}
+    bill: dict[str, Any] = {"cost_usd": format_usd(facts.cost_nano), "model": facts.model, "request_id": request_id}
     if (usage := facts.usage) is not None:
         bill["usage"] = {
             "prompt_tokens": usage.prompt_tokens,

@@ -22,6 +22,7 @@ from mcp_gateway.core.json_bounds import JsonBounds, dump_json, holds_at_most, p
 from mcp_gateway.core.surfaces.chat import CHAT
 from mcp_gateway.core.surfaces.credible import read_finish_reason
 from mcp_gateway.core.surfaces.surface import Ask, Body
+from mcp_gateway.core.surfaces.wanted_route import ROUTE_FIELDS
 from mcp_gateway.core.surfaces.whole_answer import PARSED_BYTES, without_logprobs
 from mcp_gateway.tools.arguments import Arguments, parser_for
 from mcp_gateway.tools.bill import BILL_PROPERTIES, UNTOLD, bill_of
@@ -105,6 +106,16 @@ _GATEWAY: dict[str, Any] = {
     },
     "description": "Bounds where servers' tools are used.",
 }
+_SOME_NAMES: dict[str, Any] = {"type": "array", "items": {"type": "string"}}
+_PROVIDER: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        **dict.fromkeys(("order", "only", "ignore"), _SOME_NAMES),
+        "sort": {"type": ["string", "object"], "description": "price, latency, throughput"},
+    },
+    "description": "Who may answer.",
+}
+"""The rest of what it may hold would not do as a model fills it in that has to give every field."""
 ARGUMENTS = Arguments(
     {
         "type": "object",
@@ -119,6 +130,8 @@ ARGUMENTS = Arguments(
             "n": {"type": "integer", "minimum": 1, "description": "How many answers."},
             "tools": {"type": "array", "items": _FUNCTION, "description": "OpenAI's functions, or servers' tools."},
             "gateway": _GATEWAY,
+            "models": _SOME_NAMES | {"description": "Asked if model fails."},
+            "provider": _PROVIDER,
             "tool_choice": {"type": ["string", "object"], "description": "auto, none, required, or a function's name."},
             "response_format": _RESPONSE_FORMAT,
             "logprobs": {"type": "boolean", "description": "Whether to return log probabilities."},
@@ -129,7 +142,7 @@ ARGUMENTS = Arguments(
         },
         "required": ["model", "messages"],
     },
-    also=FIELDS,
+    also=FIELDS.keys() | ROUTE_FIELDS,
 )
 _STREAMING = ("stream", "stream_options")
 """Said by those who ask for a chat as over HTTP; here an answer comes whole, and progress is the protocol's."""
@@ -241,7 +254,7 @@ class ChatCompletion:
             await (answering.begin(ask) if report is None else _ask_audibly(answering, ask, report))
             choices, is_stripped = await _choices_in(answering.body)
             answer_bytes = len(answering.body)
-            bill = bill_of(answering.facts, body["model"], invocation.request_id)
+            bill = bill_of(answering.facts, invocation.request_id)
             if isinstance(answering, Rounds):
                 bill["gateway"] = answering.told
         if not choices:

@@ -96,7 +96,7 @@ class Embeddings:
             async with telling(invocation.report, WAITING):
                 await exchange.begin(ask)
             vectors = _vectors_in(exchange.body, ask.prompt.number)
-            bill = bill_of(exchange.facts, ask.model, invocation.request_id)
+            bill = bill_of(exchange.facts, invocation.request_id)
         return _result(vectors, ask.prompt.number, bill) if vectors else result(UNTOLD, {"note": UNTOLD} | bill)
 
     async def _ask(self, arguments: dict[str, Any], caller: Caller) -> Ask:

@@ -10,11 +10,13 @@ from mcp_gateway.core.money import (
     NANO_PER_USD,
     PICO_PER_NANO,
     PICO_PER_USD,
+    exact_pico,
     format_price,
     format_usd,
     nano_of_pico,
     parse_price,
     parse_usd,
+    usd_number,
 )
 from tests.cases import each
 
@@ -120,3 +122,30 @@ def test_a_negative_price_is_refused() -> None:
 def test_an_amount_beyond_the_ledger_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="more than the ledger can hold"):
         parse_usd(text)
+
+
+@each(
+    ("value", "pieces", "pico"),
+    [
+        (1, 1, PICO_PER_USD),
+        ("1.5", 1_000_000, 1_500_000),
+        (0.1, 1_000_000, 100_000),
+        (1e-07, 1, 100_000),
+        (0.0000001, 1_000_000, Fraction(1, 10)),
+        (0, 1, 0),
+        (2.0, 1, 2 * PICO_PER_USD),
+    ],
+)
+def test_an_amount_that_a_program_writes_is_read_exactly(value: object, pieces: int, pico: Fraction) -> None:
+    assert exact_pico(value, pieces) == pico
+
+
+@each("value", [*NO_NUMBERS, -1, "-0.5", True, None, [], {}, 1e300, 1e-300, float("nan"), float("inf")])
+def test_what_is_no_amount_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match=r"number|negative"):
+        exact_pico(value)
+
+
+@given(amounts_nano)
+def test_a_number_is_the_nearest_to_its_text(amount_nano: int) -> None:
+    assert usd_number(amount_nano) == float(format_usd(amount_nano))

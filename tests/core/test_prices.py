@@ -1,12 +1,13 @@
 """What an answer costs: pure."""
 
+from fractions import Fraction
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_gateway.core.prices import FREE, Price, Rates, Tier, dearest, in_words
+from mcp_gateway.core.prices import FREE, Price, PriceCap, Rates, Tier, dearest, in_words
 from tests.cases import each
 
 PICO = st.integers(0, 10**10)
@@ -142,3 +143,23 @@ def test_an_amount_is_told_exactly_with_its_margin(margin: int, told: str) -> No
 def test_people_are_told_prices_for_millions(fields: dict[str, Any], words: str) -> None:
     assert in_words(Price(300_000, 700_000, **fields)) == words
     assert in_words(FREE) == "nothing"
+
+
+@given(WHOLE_PRICES, TOKENS)
+def test_a_cap_covers_what_a_price_may_be_and_nothing_above(price: Price, tokens: int) -> None:
+    """Of a prompt of as many tokens or fewer, with the margin."""
+    margin, most = Fraction(10_000 + price.margin, 10_000), price.most_rates(tokens)
+    amounts = (most.prompt_pico, most.completion_pico, price.request_pico, price.image_pico)
+    exact = PriceCap(*(amount * margin for amount in amounts))
+    assert exact.covers(price, tokens)
+    assert PriceCap().covers(price, tokens)
+    for name in PriceCap._fields:
+        amount = getattr(exact, name)
+        assert PriceCap(**{name: amount}).covers(price, tokens)
+        assert not PriceCap(**{name: amount - Fraction(1, 10**6)}).covers(price, tokens)
+
+
+def test_a_cap_holds_for_the_tier_of_a_long_prompt() -> None:
+    price, cap = Price(1000, 3000, tiers=(LONG,)), PriceCap(prompt=Fraction(1500))
+    assert cap.covers(price, 200)
+    assert not cap.covers(price, 201)

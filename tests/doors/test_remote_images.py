@@ -23,7 +23,7 @@ from tests.core.upstream.misbehaving import Behaviour, MisbehavingServer, Peer, 
 from tests.image_server import LOOPBACK, PNG, Names, Tls, certificate_in, image, port_of, redirect, url_at
 from tests.logged import everything_logged
 from tests.patience import PATIENCE_S, eventually
-from tests.replaying import Answer, ReplayingBackend, death, replayed, unary, whole
+from tests.replaying import Answer, Asked, ReplayingBackend, death, replayed, unary, whole
 from tests.serving import PRICED, Clock, Door, error_of, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -464,3 +464,23 @@ async def test_an_address_and_what_is_there_are_kept_nowhere(stage: Stage, logge
 async def test_without_vision_there_is_nothing_to_fetch(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="fetch_images needs enable_vision"):
         Settings.model_validate({"data_dir": tmp_path, "fetch_images": True})
+
+
+@each("way", [CHAT, WAYS["mcp"]])
+async def test_the_model_that_is_asked_next_is_sent_them_too(stage: Stage, way: Way) -> None:
+    account, key = await funded(stage)
+    refused = whole(b'{"error":{"message":"I do not like it.","type":"BadRequestError","code":400}}', 400)
+
+    async def answer(asked: Asked) -> None:
+        await (refused if len(inferred_by(stage)) == 1 else unary())(asked)
+
+    answered_with(stage, answer)
+    stage.serve(told_by_path)
+    answered_with(stage, answer)
+    response = await stage.ask(way, [stage.url("/1")], key, models=[NARROW["id"]])
+    assert response.status_code == 200, response.text
+    assert NARROW["id"] in response.text
+    bodies = inferred_by(stage)
+    assert len(bodies) == 2
+    assert all(b64encode(PNG + b"/1") in body and b"pictures.example" not in body for body in bodies)
+    assert 0 < await stage.door.balance_nano(account) < CREDIT_NANO

@@ -37,6 +37,7 @@ RIGHT: dict[str, Any] = {
     "max_tokens": 5, "temperature": 0.5, "top_p": 1, "stop": ["a", "["], "seed": -7, "n": 2, "tools": [FUNCTION],
     "tool_choice": "auto", "response_format": FORMAT, "logprobs": False, "top_logprobs": 0, "presence_penalty": -2,
     "frequency_penalty": 0.0, "reasoning_effort": "none", "gateway": {"max_rounds": 2, "max_cost_usd": "0.05"},
+    "models": ["other"], "provider": {"order": ["one"], "allow_fallbacks": False, "sort": {"by": "price"}},
 }  # fmt: skip
 
 
@@ -223,7 +224,7 @@ async def test_names_of_a_host_s_own_are_passed_over_by_every_tool(own: dict[str
         ("temprature", 1, "temperature"), ("topP", 0.5, "top_p"), ("stops", "x", "stop"), ("stops", ["x"], "stop"),
         ("tool", [FUNCTION], "tools"), ("toolChoice", "auto", "tool_choice"), ("logprob", True, "logprobs"),
         ("logprob", "true", "logprobs"), ("responseFormat", FORMAT, "response_format"), ("seeds", 1, "seed"),
-        ("max_tokns", 1.5, "max_tokens"), ("tool", FUNCTION, "tools"), ("models", ["m"], "model"),
+        ("max_tokns", 1.5, "max_tokens"), ("tool", FUNCTION, "tools"), ("modelss", ["m"], "models"),
         ("reasoning_efort", "low", "reasoning_effort"), ("presence_penalties", 1, "presence_penalty"),
     ],
 )  # fmt: skip

@@ -34,7 +34,7 @@ class CompletionsToVllm:
 
     def can_collect(self, ask: Ask) -> bool:
         """Not the best of several choices, which are known only in the end."""
-        return ask.choices == ask.told_choices
+        return ask.choices == ask.answer_size.choices
 
     def can_be_cut(self, ask: Ask) -> bool:
         return ask.choices == 1
@@ -47,13 +47,15 @@ class CompletionsToVllm:
             public_model,
             wants_usage=ask.usage_wishes.at_end,
             wants_continuous_usage=ask.usage_wishes.in_each,
-            choices=ask.told_choices,
+            choices=ask.answer_size.choices,
             prompts=ask.prompt.number,
             bounds=bounds,
         )
 
     def collecting(self, ask: Ask, public_model: str, max_bytes: int) -> TextCollector:
-        return TextCollector(public_model, choices=ask.told_choices, prompts=ask.prompt.number, max_bytes=max_bytes)
+        return TextCollector(
+            public_model, choices=ask.answer_size.choices, prompts=ask.prompt.number, max_bytes=max_bytes
+        )
 
     async def read(self, body: Body, ask: Ask) -> Whole:
         return await whole_answer.read_answer(body, ask, whole_answer.reason_of_text)

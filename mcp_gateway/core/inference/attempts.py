@@ -49,6 +49,8 @@ class Attempts:
         self._meter = meter
         self._ranking = ranking
         self._account_id = account_id
+        self.failures: dict[Candidate[Backend], Blame] = {}
+        """Who was asked in vain, of another model that was asked before, too."""
 
     async def take(self, answer: Answer, model: Model) -> Metered | None:
         """Ask until an answer begins, or is there; what is billed of one that is whole.
@@ -57,10 +59,9 @@ class Attempts:
         """
         if self._ask.is_long:
             await sleep(0)  # for others, between reading it and writing it
-        pool, ranking = self._parts.pool, self._ranking
-        failures: dict[Candidate[Backend], Blame] = {}
+        pool, ranking, failures = self._parts.pool, self._ranking, self.failures
         is_fitted, body = False, b""
-        candidate = pool.next_of(ranking, failures)
+        candidate = pool.first_of(ranking, failures) if failures else pool.next_of(ranking, failures)
         while candidate is not None:
             self._meter.asks(candidate)
             body = self._written(model, body)

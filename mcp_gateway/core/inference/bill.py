@@ -4,7 +4,7 @@ import logging
 from asyncio import CancelledError
 
 from mcp_gateway.core.caller import Caller
-from mcp_gateway.core.catalog import Model
+from mcp_gateway.core.catalog import Model, Offer
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.inference.answer import Answer
 from mcp_gateway.core.inference.fitting import likely_prompt_tokens, terms_within
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 _TOO_DEAR = ("insufficient_balance", "budget_exhausted", "balance_held")
 """Codes of a hold that is refused for what it is for."""
 CLIENT_CLOSED = GatewayError("client_closed", "The client left before the answer was whole.")
+_SHORTEST_S = 0.001
+"""No answer is taken to have come in less, for its tokens a second."""
 _UNBILLED = GatewayError("ledger_unavailable", "The answer's bill cannot be written now: it is not billed.")
 """These two are told of and never raised: an error that is kept would keep what its traceback holds."""
 
@@ -147,6 +149,12 @@ class Bill:
         meter.is_held = True
         return hold
 
+    def start_over(self) -> None:
+        """Hold nothing of what was tried, as another model is asked."""
+        if self._hold is not None:
+            self._parts.ledger.release(self._hold.request_id)
+        self._hold, self._running_hold, self.price = None, None, FREE
+
     async def close(
         self, metered: Metered, error: GatewayError | None, answer: Answer | None, asked: Candidate[Backend] | None
     ) -> None:
@@ -180,10 +188,19 @@ class Bill:
         finally:  # what is counted is what the caller is told, so only once that is known
             self.took_s = self._parts.monotonic_s() - self._clock_start_s
             self._parts.metrics.request_ended(record, self.took_s, first_token_s)
-            if self.model is not None and self.model.choose == "latency" and error is None and asked is not None:
-                took_s = self.took_s if first_token_s is None else first_token_s
-                self._parts.pool.choosing.note(asked.offer, took_s, is_stream=first_token_s is not None)
+            if error is None and self.model is not None and len(self.model.offers) > 1 and asked is not None:
+                self._note_pace(asked.offer, first_token_s)
             self._parts.activity.note(record)
+
+    def _note_pace(self, offer: Offer, first_token_s: float | None) -> None:
+        """How quickly one of several answered, since the next request may go by that."""
+        wait_s, tokens = first_token_s or 0.0, (self.usage or NO_USAGE).completion_tokens
+        self._parts.pool.choosing.note(
+            offer,
+            self.took_s if first_token_s is None else first_token_s,
+            is_stream=first_token_s is not None,
+            tokens_per_s=tokens / max(self.took_s - wait_s, _SHORTEST_S),
+        )
 
     @property
     def _images(self) -> int:

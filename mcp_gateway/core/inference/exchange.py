@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from mcp_gateway.core.blame import Blame
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.catalog import Model
 from mcp_gateway.core.context import CallerLeft, RequestContext
@@ -15,6 +16,7 @@ from mcp_gateway.core.inference.answer import Answer
 from mcp_gateway.core.inference.attempts import Attempts
 from mcp_gateway.core.inference.bill import CLIENT_CLOSED, Bill
 from mcp_gateway.core.inference.counting import Count, FreeAnswer, answered, count_prompt
+from mcp_gateway.core.inference.fallbacks import kept_as_it_came, leads_on, models_in_turn, read_again
 from mcp_gateway.core.inference.fitting import first_terms
 from mcp_gateway.core.inference.meter import NO_USAGE, UNUSED, Meter, Metered
 from mcp_gateway.core.inference.parts import Call, Parts
@@ -27,11 +29,13 @@ from mcp_gateway.core.limits.limiter import Turn
 from mcp_gateway.core.mcp_client.servers import ToolServers
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.record import OK, EndedBy, round_id
+from mcp_gateway.core.routing.rank import Candidate
 from mcp_gateway.core.surfaces.openai import telling_its_cut
 from mcp_gateway.core.surfaces.surface import Ask, Body, Reader
 from mcp_gateway.core.surfaces.tokens import TokenQuestion
-from mcp_gateway.core.surfaces.usage import Usage
-from mcp_gateway.core.upstream.backend import failure
+from mcp_gateway.core.surfaces.usage import Usage, with_both_costs, with_cost_number
+from mcp_gateway.core.surfaces.wanted_route import WantedRoute
+from mcp_gateway.core.upstream.backend import Backend, failure
 from mcp_gateway.core.upstream.transport import UpstreamError
 
 
@@ -95,7 +99,8 @@ class AnswerFacts(NamedTuple):
 
     `clamped_to` is the limit that stands in place of what was asked for, where one does; `ignored` are names in the
     request that were not sent on; `overhead_s` is what an answer in one piece took from its admission to its
-    settlement, less the waits for backends and servers of images. `ended_by` is what ended an answer in the middle.
+    settlement, less the waits for backends and servers of images. `ended_by` is what ended an answer in the middle,
+    and `model` the name by which the one was asked for that answers.
     """
 
     cost_nano: int
@@ -104,6 +109,7 @@ class AnswerFacts(NamedTuple):
     ignored: tuple[str, ...]
     overhead_s: float
     ended_by: EndedBy | None
+    model: str
 
 
 class Exchange:
@@ -151,21 +157,27 @@ class Exchange:
             raise refusal(self._ended_by)
         self._beginning = asyncio.current_task()
         try:
-            published, provider = self._parts.published, self.call.provider
-            if provider is None:
-                model = published.seen_by(self._caller).find(ask.model)
+            if ask.route is None:
+                published, provider = self._parts.published, self.call.provider
+                if provider is None:
+                    model = published.seen_by(self._caller).find(ask.model)
+                else:
+                    model = published.found_at(provider, self._caller, ask.model)
+                self._bill.model = model
+                attempts = self._attempts = await self._decide(ask, model, note)
+                assert self._answer is not None
+                metered = await attempts.take(self._answer, model)
             else:
-                model = published.found_at(provider, self._caller, ask.model)
-            self._bill.model = model
-            attempts = self._attempts = await self._decide(ask, model, note)
-            assert self._answer is not None
-            metered = await attempts.take(self._answer, model)
+                ask, metered = await self._take_in_turn(ask, ask.route, note)
+                assert self._answer is not None
             if metered is not None:
                 await self._close(metered)
+                if ask.usage_wishes.with_cost:
+                    self._answer.body = with_both_costs(self._answer.body, format_usd(self._bill.cost_nano))
             if self._answer.reader is None or self._answer.reader.tells_usage:
                 ask.forget_body()  # else its prompt may have to be counted in the end
         except CancelledError as cancelled:
-            raise self._cause_of(cancelled) from None
+            raise _cause_of(cancelled, self._end, self._beginning) from None
         finally:
             self._beginning = None
 
@@ -199,14 +211,16 @@ class Exchange:
             frames = await self._next_relayed(reader)
             if frames and not reader.is_done:
                 return frames
-            self._check_end(reader)
+            assert self._answer is not None
+            assert self._attempts is not None
+            _check_end(reader, self._answer, self._attempts, self._end)
         except GatewayError as error:
             return frames + await self.frames_of(error)
         await self._close(await meter.measured(reader))
         cost_usd = format_usd(self._bill.cost_nano)
         note = b": the bill of %b USD is written as soon as it can be\n\n" % cost_usd.encode()
         pending = note if self._bill.is_pending else b""
-        return b"".join((frames, reader.end(cost_usd, self._bill.usage), pending, ask.surface.done))
+        return b"".join((frames, _end_of(reader, ask, self._bill), pending, ask.surface.done))
 
     async def frames_of(self, error: GatewayError) -> bytes:
         """The end of a stream by a failure, accounted for: also of one that failed to begin after its head was sent.
@@ -218,7 +232,7 @@ class Exchange:
         if self._attempts is not None:
             self._attempts.blame(error)
         await self._close_part(error)
-        held = reader.end(format_usd(self._bill.cost_nano), self._bill.usage) if reader is not None else b""
+        held = _end_of(reader, ask, self._bill) if reader is not None else b""
         return held + ask.last_frames(error)
 
     def __exit__(
@@ -251,13 +265,53 @@ class Exchange:
         bill, meter = self._bill, self._meter
         clamped_to, waited_s = (None, 0.0) if meter is None else (meter.terms.clamped_to, meter.waited_s)
         overhead_s = bill.took_s - waited_s
-        return AnswerFacts(bill.cost_nano, bill.usage, clamped_to, self._ignored, overhead_s, bill.ended_by)
+        model = "" if self._ask is None else self._ask.model
+        return AnswerFacts(bill.cost_nano, bill.usage, clamped_to, self._ignored, overhead_s, bill.ended_by, model)
 
     @property
     def latest_words(self) -> str:
         """The end of what has come of an answer that is collected."""
         answer = self._answer
         return "" if answer is None or answer.collecting is None else answer.collecting.latest_words
+
+    # One model after the other
+
+    async def _take_in_turn(
+        self, ask: Ask, wanted: WantedRoute, note: Callable[[], None] | None
+    ) -> tuple[Ask, Metered | None]:
+        """Ask each model on a hold of its own, until one begins to answer, or has; the ask that it answers.
+
+        Raises GatewayError as the last one does, or as one does after which no other may be asked.
+        """
+        parts, failures, waited_s = self._parts, dict[Candidate[Backend], Blame](), 0.0
+        models, unused = models_in_turn(ask, wanted, self._caller, self.call, parts)
+        raw = await kept_as_it_came(ask, self.call.context) if len(models) > 1 else b""
+        for number, (name, model) in enumerate(models, 1):
+            self._bill.model, ask.model = model, name
+            try:
+                attempts = self._attempts = await self._decide(ask, model, note)
+                self._ignored = (*unused, *self._ignored)
+                attempts.failures |= failures
+                assert self._answer is not None
+                assert self._meter is not None
+                self._meter.waited_s += waited_s
+                return ask, await attempts.take(self._answer, model)
+            except GatewayError as error:
+                if number == len(models) or not leads_on(error, self._attempts, failures, parts.pool):
+                    raise
+            waited_s = 0.0 if self._meter is None else self._meter.waited_s
+            self._start_over(ask)
+            ask = self._ask = read_again(raw, ask)
+        raise AssertionError
+
+    def _start_over(self, ask: Ask) -> None:
+        """Hold, reserve and keep nothing of what was tried."""
+        self._bill.start_over()
+        self.turn.true_up(0)
+        if self._answer is not None:
+            self._answer.keep_nothing()
+        self._answer = self._attempts = self._meter = None
+        ask.forget_body()
 
     # Deciding
 
@@ -311,11 +365,6 @@ class Exchange:
         """The refusal that the answer was ended with."""
         return None if self._ended_by is None else refusal(self._ended_by)
 
-    def _cause_of(self, cancelled: CancelledError) -> BaseException:
-        """Why the task was cancelled: by `end_with`, or (as well) since the client has left."""
-        end, task = self._end, self._beginning
-        return cancelled if end is None or (task is not None and task.uncancel()) else end
-
     # Passing a stream on
 
     @property
@@ -345,16 +394,6 @@ class Exchange:
                 raise failure(error, has_started=True) from error
             attempts.blame(failure(error, has_started=True))
         return frames
-
-    def _check_end(self, reader: Reader) -> None:
-        """Raise what kept the answer from being whole; of one that is whole, a failure is told to the breaker alone."""
-        answer, attempts = self._answer, self._attempts
-        assert answer is not None
-        assert attempts is not None
-        if not reader.is_whole:
-            raise self._end or answer.why_cut(reader)
-        if reader.failure is not None:
-            attempts.blame(answer.why_cut(reader))
 
     # Accounting
 
@@ -390,3 +429,23 @@ class Exchange:
 def _has_any(answer: Answer) -> bool:
     """Whether anything has come of an answer that is collected."""
     return answer.collecting is not None and answer.collecting.has_any
+
+
+def _cause_of(cancelled: CancelledError, end: GatewayError | None, task: asyncio.Task[object] | None) -> BaseException:
+    """Why the task was cancelled: by `end_with`, or (as well) since the client has left."""
+    return cancelled if end is None or (task is not None and task.uncancel()) else end
+
+
+def _check_end(reader: Reader, answer: Answer, attempts: Attempts, end: GatewayError | None) -> None:
+    """Raise what kept the answer from being whole; of one that is whole, a failure is told to the breaker alone."""
+    if not reader.is_whole:
+        raise end or answer.why_cut(reader)
+    if reader.failure is not None:
+        attempts.blame(answer.why_cut(reader))
+
+
+def _end_of(reader: Reader, ask: Ask, bill: Bill) -> bytes:
+    """What was held back of a stream, with what it cost."""
+    cost_usd = format_usd(bill.cost_nano)
+    frames = reader.end(cost_usd, bill.usage)
+    return with_cost_number(frames, cost_usd) if ask.usage_wishes.with_cost else frames

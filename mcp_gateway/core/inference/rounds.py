@@ -17,7 +17,7 @@ from mcp_gateway.core.inference.exchange import AnswerFacts, Exchange, Inference
 from mcp_gateway.core.inference.round_frames import RoundFrames, ToolNotices
 from mcp_gateway.core.inference.toolbox import Toolbox, ToolCall, toolbox
 from mcp_gateway.core.json_bounds import dump_json
-from mcp_gateway.core.money import format_usd
+from mcp_gateway.core.money import format_usd, usd_number
 from mcp_gateway.core.surfaces.credible import not_understood
 from mcp_gateway.core.surfaces.surface import NO_USAGE_WISHES, Ask, Body
 from mcp_gateway.core.surfaces.usage import Usage
@@ -149,6 +149,7 @@ class Rounds:
             ignored=told[0].ignored,
             overhead_s=sum(facts.overhead_s for facts in told),
             ended_by=told[-1].ended_by,
+            model=told[-1].model,
         )
 
     @property
@@ -179,7 +180,7 @@ class Rounds:
             fields["tool_choice"] = "auto"
         body = dict(fields)
         ask = self._ask.surface.read(body, len(dump_json(body)))
-        ask.wanted_tools = self._left
+        ask.wanted_tools, ask.route = self._left, self._ask.route
         return ask
 
     @property
@@ -242,9 +243,11 @@ class Rounds:
         if len(own) < len(calls):
             choice["message"]["tool_calls"] = own
             choice["finish_reason"] = choice.get("finish_reason") if own else _CUT
-        usage = self.facts.usage
-        assert usage is not None
-        answer["usage"] = usage.as_object()
+        facts = self.facts
+        assert facts.usage is not None
+        answer["usage"] = facts.usage.as_object()
+        if self._ask.usage_wishes.with_cost:
+            answer["usage"] |= _costs_of(facts, with_number=True)
         answer["gateway"] = (answer.get("gateway") or {}) | self.told
         return answer
 
@@ -303,10 +306,17 @@ class Rounds:
         last["gateway"] = (last.get("gateway") or {}) | self.told
         told = b"data: %b\n\n" % orjson.dumps(last)
         if self._ask.usage_wishes.at_end and facts.usage is not None:
-            usage = facts.usage.as_object() | {"cost_usd": format_usd(facts.cost_nano)}
+            costs = _costs_of(facts, with_number=self._ask.usage_wishes.with_cost)
+            usage = facts.usage.as_object() | costs
             ending = {name: last.get(name) for name in ("id", "object", "created", "model")}
             told += b"data: %b\n\n" % orjson.dumps(ending | {"choices": [], "usage": usage})
         return told + self._ask.surface.done
+
+
+def _costs_of(facts: AnswerFacts, *, with_number: bool) -> dict[str, Any]:
+    """What all rounds cost, as a usage tells it."""
+    told: dict[str, Any] = {"cost_usd": format_usd(facts.cost_nano)}
+    return told | {"cost": usd_number(facts.cost_nano)} if with_number else told
 
 
 def _sum_of(usages: Sequence[Usage]) -> Usage | None:

@@ -63,8 +63,9 @@ class CompletionsSurface:
             output_limit=limit or DEFAULT_OUTPUT_TOKENS,
             choices=choices,
             choices_field="best_of" if best_of > told else "n",
-            told_choices=told * prompt.number,
-            answer_size=AnswerSize(bytes_per_token(rows, choices), _size_field(rows, prompt.number, told)),
+            answer_size=AnswerSize(
+                bytes_per_token(rows, choices), _size_field(rows, prompt.number, told), told * prompt.number
+            ),
             is_long=size_bytes > LONG_BYTES,
         )
 

@@ -13,6 +13,7 @@ from mcp_gateway.core.json_bounds import parse_exactly
 from mcp_gateway.core.record import SurfaceName
 from mcp_gateway.core.sent_images import RemoteImage, SentImage
 from mcp_gateway.core.surfaces.usage import Usage
+from mcp_gateway.core.surfaces.wanted_route import WantedRoute
 from mcp_gateway.core.surfaces.wanted_tools import WantedTools
 from mcp_gateway.core.token_ids import PlacedIds, TokenIds
 
@@ -92,6 +93,8 @@ class UsageWishes(NamedTuple):
 
     at_end: bool
     in_each: bool
+    with_cost: bool = False
+    """Whether the cost is told as a number too, of an answer in one piece as well."""
 
 
 NO_USAGE_WISHES = UsageWishes(at_end=False, in_each=False)
@@ -133,10 +136,14 @@ class PromptSize(NamedTuple):
 
 
 class AnswerSize(NamedTuple):
-    """What a token of all choices may take in an answer in one piece, and the field that governs how large it is."""
+    """What a token of all choices may take in an answer in one piece, and the field that governs how large it is.
+
+    `choices` are those that it has, where its surface may ask for the best ones.
+    """
 
     bytes_per_token: int
     field: str
+    choices: int = 1
 
 
 @dataclass(slots=True, kw_only=True)
@@ -158,12 +165,12 @@ class Ask:
     output_limit: int | None = None
     choices: int = 1
     choices_field: str = "n"
-    told_choices: int = 1
-    """What the answer has of the choices, where its surface may ask for the best ones."""
     answer_size: AnswerSize
     is_long: bool = False
     wanted_tools: WantedTools | None = None
     """What it asks for of servers of tools; the body has the caller's own tools alone."""
+    route: WantedRoute | None = None
+    """Which models and providers are to be asked, where it says so; the body does not."""
     request_id: str = ""
     """The one that the request is billed under; set once it is admitted."""
     _away: tuple[bytes, PlacedIds | None] = b"", None

@@ -38,7 +38,7 @@ _ENDS = (b"}", b',"prompt_tokens_details":null}', b',"prompt_tokens_details":nul
 """What follows in vLLM's words where no more is told."""
 
 
-_COST = "cost_usd"
+_COSTS = frozenset({"cost_usd", "cost", "cost_details"})
 """What a client is told by us alone: a backend that is a gateway too tells what it takes from us."""
 _DETAILS = ("prompt_tokens_details", "completion_tokens_details")
 _UNTOLD: tuple[Any, ...] = (None, {})
@@ -107,7 +107,7 @@ def told(value: Any, billed: Usage) -> dict[str, Any]:
             own[name] = _details(details, own.get(name, {}))
     if "total_tokens" not in value:
         del own["total_tokens"]
-    return {**{name: one for name, one in value.items() if name != _COST}, **own}
+    return {**{name: one for name, one in value.items() if name not in _COSTS}, **own}
 
 
 def _details(value: Any, own: dict[str, int]) -> dict[str, Any] | None:
@@ -133,7 +133,7 @@ def is_as_told(value: Any, usage: Usage) -> bool:
         and value["total_tokens"] == usage.prompt_tokens + usage.completion_tokens
         and value.get("prompt_tokens_details") in _UNTOLD
         and value.get("completion_tokens_details") in _UNTOLD
-        and _COST not in value
+        and _COSTS.isdisjoint(value)
     ):
         return True
     try:
@@ -249,6 +249,22 @@ def with_cost(frame: bytes, cost_usd: str) -> bytes:
     end = span[1] - 1
     comma = b"" if frame[span[0] : end].strip() == b"{" else b","
     return b'%b%b"cost_usd":"%b"%b' % (frame[:end], comma, cost_usd.encode(), frame[end:])
+
+
+def with_cost_number(frames: bytes, cost_usd: str) -> bytes:
+    """Frames that tell `cost_usd` with the same as a number behind it, as OpenRouter tells a cost."""
+    told = b'"cost_usd":"%b"' % cost_usd.encode()
+    return frames.replace(told, b'%b,"cost":%b' % (told, cost_usd.encode()))
+
+
+def with_both_costs(answer: bytes | bytearray, cost_usd: str) -> bytes:
+    """An answer in one piece with both, in the usage that it tells last; a text in it is no key."""
+    at = answer.rfind(_KEY)
+    while at >= 0 and usage_at(answer, at) is None:
+        at = answer.rfind(_KEY, 0, at)
+    if at < 0:
+        return bytes(answer)
+    return bytes(answer[:at]) + with_cost_number(with_cost(bytes(answer[at:]), cost_usd), cost_usd)
 
 
 def end_of_member(text: bytes | bytearray, at: int) -> int:

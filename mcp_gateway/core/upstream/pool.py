@@ -66,8 +66,12 @@ class Pool:
         """Where to send a request after these failures; None where it must not, or cannot, be sent on."""
         if not failures:
             self._retries.deposit()
-        elif not self._may_go_on(failures):
+        elif not self.may_go_on(failures):
             return None
+        return next_of(ranking, failures, self._random)
+
+    def first_of(self, ranking: Ranking[Backend], failures: Failures) -> Candidate[Backend] | None:
+        """Whom to ask of another model, once `may_go_on` has said of these failures that one may be asked."""
         return next_of(ranking, failures, self._random)
 
     def spread_over(self, offers: Sequence[Offer]) -> Ranking[Backend]:
@@ -141,7 +145,7 @@ class Pool:
             if provider.proxy is not None:
                 await provider.proxy.transport.aclose()
 
-    def _may_go_on(self, failures: Failures) -> bool:
+    def may_go_on(self, failures: Failures) -> bool:
         """A request that no backend took goes on; one that failed where it was taken goes to one more, on the budget.
 
         Not to all of them: it may be the request that kills what works on it.

@@ -1,0 +1,140 @@
+"""The models that a request has asked in turn, each with those who may answer for it, and what leads to the next."""
+
+from functools import partial
+
+from mcp_gateway.core.blame import AnswerTooLarge, Blame, blame_of
+from mcp_gateway.core.caller import Caller
+from mcp_gateway.core.catalog import Model, Offer
+from mcp_gateway.core.context import RequestContext
+from mcp_gateway.core.dialects.dialect import Targets
+from mcp_gateway.core.dialects.sifting import first_names
+from mcp_gateway.core.errors import Code, GatewayError
+from mcp_gateway.core.inference.attempts import Attempts
+from mcp_gateway.core.inference.parts import Call, Parts
+from mcp_gateway.core.inference.routing import copied
+from mcp_gateway.core.json_bounds import dump_json, parse_exactly
+from mcp_gateway.core.routing.preferences import (
+    RoutedModel,
+    RoutedOffer,
+    in_turn,
+    left_of,
+    named_first,
+    refusal,
+)
+from mcp_gateway.core.routing.rank import Candidate
+from mcp_gateway.core.sent_images import PLACEHOLDER
+from mcp_gateway.core.surfaces.surface import Ask
+from mcp_gateway.core.surfaces.wanted_route import WantedRoute
+from mcp_gateway.core.upstream.backend import Backend
+from mcp_gateway.core.upstream.pool import Pool
+
+_ANOTHER_MAY_ANSWER: frozenset[Code] = frozenset({
+    "invalid_type", "missing_parameter", "unsupported_parameter", "invalid_value", "context_length_exceeded",
+    "vision_disabled", "insufficient_balance", "budget_exhausted", "content_policy", "guests_not_allowed",
+    "unsupported_endpoint", "backend_busy", "balance_held", "connect_failed", "first_token_timeout", "backend_error",
+    "backend_died", "model_unavailable",
+})  # fmt: skip
+"""Refusals and failures of one model that another need not have; no other model changes the rest."""
+
+
+def models_in_turn(
+    ask: Ask, wanted: WantedRoute, caller: Caller, call: Call, parts: Parts
+) -> tuple[list[RoutedModel], tuple[str, ...]]:
+    """The first to be asked, and who follows; and which fields changed nothing.
+
+    Raises GatewayError for an unknown model, or where nobody is left.
+    """
+    found = [RoutedModel(one.name, _found(one.name, one.param, caller, call, parts)) for one in wanted.models]
+    offers: list[RoutedOffer] = []
+    fields = []
+    for routed in found:
+        left, field = left_of(routed, wanted, ask, partial(_takes_all, ask, routed.name, parts.targets))
+        fields.append(field)
+        offers += _arranged(left, routed.model, wanted, ask, parts)
+    if not offers:
+        raise _refused(found[0], fields[0], ask, parts.targets)
+    if wanted.sorts_across and wanted.sort is not None:
+        offers = named_first(parts.pool.choosing.sorted_by(wanted.sort, offers, ask), wanted.order)
+    return in_turn(offers), (*wanted.unused, *wanted.unknown(parts.published.sources))
+
+
+async def kept_as_it_came(ask: Ask, context: RequestContext | None) -> bytes:
+    """The body as its surface may read it again, with the addresses of its images.
+
+    Raises GatewayError `overloaded` where there is no room for it.
+    """
+    for image in ask.prompt.remote_images:
+        image.put(image.part, image.url)
+    raw = dump_json(ask.body)
+    for image in ask.prompt.remote_images:
+        image.put(image.part, PLACEHOLDER)
+    if context is not None:
+        await context.reservation.grow(len(raw))
+    return raw
+
+
+def read_again(raw: bytes, ask: Ask) -> Ask:
+    """The same ask, of which nothing was sifted and put away yet."""
+    again = ask.surface.read(parse_exactly(raw), len(raw))
+    again.request_id, again.usage_wishes, again.wanted_tools = ask.request_id, ask.usage_wishes, ask.wanted_tools
+    return again
+
+
+def leads_on(
+    error: GatewayError, attempts: Attempts | None, failures: dict[Candidate[Backend], Blame], pool: Pool
+) -> bool:
+    """Whether another model may be asked after an error; who failed is added to the `failures` so far.
+
+    As among the backends of one model: not again and again after what may have been computed.
+    """
+    if attempts is not None:
+        failures |= {candidate: blame for candidate, blame in attempts.failures.items() if blame.whose != "request"}
+    if error.code not in _ANOTHER_MAY_ANSWER or isinstance(error, AnswerTooLarge):
+        return False
+    return not failures or blame_of(error).whose == "request" or pool.may_go_on(failures)
+
+
+def _found(name: str, param: str, caller: Caller, call: Call, parts: Parts) -> Model:
+    try:
+        if call.provider is None:
+            return parts.published.seen_by(caller).find(name)
+        return parts.published.found_at(call.provider, caller, name)
+    except GatewayError as error:
+        if error.code != "model_not_found":
+            raise
+        raise GatewayError(error.code, error.message, param=param) from None
+
+
+def _arranged(
+    offers: list[RoutedOffer], model: Model, wanted: WantedRoute, ask: Ask, parts: Parts
+) -> list[RoutedOffer]:
+    """One model's: sorted as is wanted, else as the settings choose, and those first who are named."""
+    choosing = parts.pool.choosing
+    if wanted.sort is not None:
+        offers = choosing.sorted_by(wanted.sort, offers, ask)
+    elif len(offers) > 1:
+        arranged = choosing.arranged(tuple(routed.offer for routed in offers), model, ask)
+        offers = [offers[0]._replace(offer=offer) for offer in arranged]
+    offers = named_first(offers, wanted.order)
+    return offers if wanted.falls_back or wanted.order else offers[:1]
+
+
+def _takes_all(ask: Ask, name: str, targets: Targets, offer: Offer) -> bool:
+    try:
+        return not _left_out(ask, name, targets, offer)
+    except GatewayError:
+        return False
+
+
+def _left_out(ask: Ask, name: str, targets: Targets, offer: Offer) -> tuple[str, ...]:
+    """What would not be sent of the request. Raises GatewayError for what may not be left out."""
+    return targets.at(offer, ask.surface, name).translation.sift(copied(ask.body))
+
+
+def _refused(routed: RoutedModel, field: str, ask: Ask, targets: Targets) -> GatewayError:
+    if field != "provider.require_parameters":
+        return refusal(routed, field)
+    names = first_names(_left_out(ask, routed.name, targets, routed.model.offers[0]))
+    told = ", ".join(f"`{name}`" for name in names)
+    message = f"Nobody who may answer takes all of the request: leave out {told}, or `{field}`."
+    return GatewayError("unsupported_parameter", message, param=names[0])

@@ -1,0 +1,49 @@
+"""A chat that uses tools of servers and says which models may answer: each round is asked so, and all are summed up."""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.doors.test_tool_rounds import asked, calling, calling_stream, keyed, opened, said, said_stream
+from tests.replaying import Asked, ReplayingBackend, whole
+from tests.tool_server import ToolServerDouble
+
+REFUSED = whole(b'{"error":{"message":"Not now.","type":"BadRequestError","code":400}}', 400)
+COST = (30 * 300 + 10 * 700) / 10**9
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_the_cost_of_all_rounds_is_told_as_a_number(is_stream: bool, tmp_path: Path) -> None:
+    async with ReplayingBackend() as backend, opened(tmp_path, backend, ToolServerDouble()) as door:
+        called = ("echo", '{"text": "x"}')
+        answers = (calling_stream(called), said_stream()) if is_stream else (calling(called), said())
+        backend.answer_with(*answers)
+        fields: dict[str, Any] = {"model": "priced/tiny", "max_tokens": 16, "stream": is_stream}
+        answer = await asked(door, await keyed(door, credit="1"), **fields, usage={"include": True})
+        if is_stream:
+            frames = [orjson.loads(line[6:]) for line in answer.text.split("\n") if line.startswith("data: {")]
+            assert [frame["choices"] for frame in frames if frame.get("usage")] == [[]]
+            usage = frames[-1]["usage"]
+        else:
+            usage = answer.json()["usage"]
+        assert usage["cost"] == float(usage["cost_usd"]) == COST
+
+
+async def test_each_round_falls_back_by_itself(tmp_path: Path) -> None:
+    async with ReplayingBackend() as backend, opened(tmp_path, backend, ToolServerDouble()) as door:
+        answers = [REFUSED, calling(("echo", '{"text": "x"}')), REFUSED, said("It is x.")]
+
+        async def answer(asked: Asked) -> None:
+            await answers[len(backend.chats) - 1](asked)
+
+        backend.standing = answer
+        key = await keyed(door, credit="1")
+        told = (await asked(door, key, model="free/tiny", models=["priced/tiny"], max_tokens=16)).json()
+        assert (told["model"], told["choices"][0]["message"]["content"]) == ("priced/tiny", "It is x.")
+        assert len(backend.chats) == 4
+        last = backend.chats[-1].json["messages"]
+        assert [message["role"] for message in last] == ["user", "assistant", "tool"]
+        rows = (await door.get("/v1/requests", key)).json()["data"]
+        assert [row["model"] for row in rows] == ["priced/tiny", "priced/tiny"]

@@ -63,11 +63,12 @@ class InferenceEndpoint:
         comment_s: float,
         ids_in: IdsField | None = None,
         fields_in: Callable[[Scope], dict[str, Any]] | None = None,
+        may_offer_tools: bool = False,
         is_told_in_stream: Callable[[GatewayError, RequestContext], bool] = lambda _error, _context: False,
         passes_unchanged: bool = False,
     ) -> None:
         """`ids_in` is what of a body may be token ids, which have bounds of their own; `fields_in` are those fields
-        that stand in headers.
+        that stand in headers. `may_offer_tools` is whether a key may have tools of servers offered by itself.
 
         Where a body `passes_unchanged`, one is refused of which anything would be left out or changed.
 
@@ -83,6 +84,7 @@ class InferenceEndpoint:
         self._ids_in = ids_in
         self._fields_in = fields_in
         self._passes_unchanged = passes_unchanged
+        self._may_offer_tools = may_offer_tools
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         once = KEY_HEADER in scope[CONTEXT].sent
@@ -126,7 +128,7 @@ class InferenceEndpoint:
                 exchange.call = call._replace(as_sent=await self._parsed_again(raw, caller))
             del raw, body
             answering: Exchange | Rounds = exchange
-            if ask.wanted_tools is not None:
+            if ask.wanted_tools is not None or (caller.offers_mcp_tools and self._may_offer_tools):
                 answering = in_rounds(exchange, ask, caller, self._inference, context)
             if ask.is_stream:
                 stream = EventStream(

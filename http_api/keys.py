@@ -79,6 +79,7 @@ class NewKey(KeyChange):
     expires_in_s: Annotated[int, Field(ge=1, le=10**9)] | None = None
     models: Annotated[list[_ModelName], Field(min_length=1, max_length=MAX_MODELS)] | None = None
     mcp_servers: Annotated[list[_ServerLabel], Field(max_length=MAX_MODELS)] | None = None
+    offer_mcp_tools: bool | None = None
     budgets: Annotated[list[NewBudget], Field(max_length=MAX_BUDGETS)] | None = None
     mint_over_mcp: bool | None = None
 
@@ -104,6 +105,7 @@ class KeyObject(Told):
     group: str | None
     models: list[str] | None
     mcp_servers: list[str]
+    offer_mcp_tools: bool
     scopes: list[KeyScope]
     mint_over_mcp: bool
     requests_per_minute: int | None
@@ -204,6 +206,7 @@ class Keys:
             end=_end_of(asked, self._now_ms()),
             models=asked.models,
             mcp_servers=asked.mcp_servers,
+            offers_mcp_tools=asked.offer_mcp_tools,
             budgets=[
                 WantedBudget(budget_amount(one.amount_usd, f"budgets.{number}.amount_usd"), one.window, one.lease)
                 for number, one in enumerate(asked.budgets or ())
@@ -248,6 +251,7 @@ class Keys:
             "group": key.group,
             "models": None if key.models is None else sorted(key.models),
             "mcp_servers": sorted(key.mcp_servers),
+            "offer_mcp_tools": key.offers_mcp_tools,
             "scopes": [scope for scope in SCOPES if scope in key.scopes],
             "mint_over_mcp": key.may_mint_over_mcp,
             **{name: getattr(allowance, name) for name in LIMIT_NAMES},

@@ -467,6 +467,23 @@ def test_the_servers_of_a_key_are_changed(data_dir: Path) -> None:
     assert told("keys", "list")[0]["mcp_servers"] == ["a", "b"]
 
 
+def test_a_key_is_let_offer_tools_by_itself_and_no_more(data_dir: Path) -> None:
+    account = made("accounts", "create", "Ann")
+    key = told("keys", "create", "--account", account, "--mcp-servers", "a", "--offer-mcp-tools")
+    assert key["offer_mcp_tools"] is True
+    assert run("keys", "list").stdout.strip().endswith("with tools of a in each chat")
+    for options, is_offering in [
+        (["--mcp-servers", "b"], True),
+        (["--no-offer-mcp-tools"], False),
+        (["--name", "x"], False),
+        (["--mcp-servers", "", "--offer-mcp-tools"], True),
+    ]:
+        assert told("keys", "change", key["id"], *options)["offer_mcp_tools"] is is_offering
+    plain = told("keys", "create", "--account", account)
+    assert plain["offer_mcp_tools"] is False
+    assert told("keys", "change", plain["id"], "--offer-mcp-tools")["offer_mcp_tools"] is True
+
+
 def test_a_key_is_made_for_the_models_that_are_named(data_dir: Path) -> None:
     account = made("accounts", "create", "Ann")
     key = told("keys", "create", "--account", account, "--models", "b/two, a/one", "--models", "b/two")

@@ -67,6 +67,9 @@ def create_key(
             help="The MCP servers whose tools it may use: labels between commas, or '*'.", metavar="LABEL,..."
         ),
     ] = None,
+    offer_mcp_tools: Annotated[
+        bool, typer.Option("--offer-mcp-tools", help="Offer these tools in its chats that name no server themselves.")
+    ] = False,
     mint_over_mcp: Annotated[
         bool, typer.Option("--mint-over-mcp", help="Let it make keys with budgets by a tool, where a model sees them.")
     ] = False,
@@ -96,6 +99,7 @@ def create_key(
             models=_models_given(models),
             may_mint_over_mcp=mint_over_mcp,
             mcp_servers=_servers_given(mcp_servers),
+            offers_mcp_tools=offer_mcp_tools,
         )
         await _bound(desk, key, budgets)
         words = raw if quiet else f"key {key.id} of {account}; keep it, it is not shown again:\n{raw}"
@@ -145,6 +149,10 @@ def change_key(
             metavar="LABEL,...",
         ),
     ] = None,
+    offer_mcp_tools: Annotated[
+        bool | None,
+        typer.Option(help="Offer these tools in its chats that name no server themselves. Left out: as it was."),
+    ] = None,
     budget: BudgetOption = None,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
@@ -156,7 +164,7 @@ def change_key(
     servers = _servers_given([] if mcp_servers == [""] else mcp_servers) if mcp_servers is not None else None
 
     async def work(desk: Desk) -> None:
-        is_asked = any(given is not None for given in (name, group, mint_over_mcp, servers)) or limits
+        is_asked = any(given is not None for given in (name, group, mint_over_mcp, servers, offer_mcp_tools)) or limits
         change = partial(
             desk.keys.change,
             name=name,
@@ -164,6 +172,7 @@ def change_key(
             group=group,
             may_mint_over_mcp=mint_over_mcp,
             mcp_servers=servers,
+            offers_mcp_tools=offer_mcp_tools,
         )
         found = await (change if is_asked else desk.keys.get)(key)
         if budgets:
@@ -248,7 +257,8 @@ def _minting_in_words(key: Key) -> str:
 
 
 def _servers_in_words(key: Key) -> str:
-    return f"with tools of {', '.join(sorted(key.mcp_servers))}" if key.mcp_servers else ""
+    offered = " in each chat" if key.offers_mcp_tools else ""
+    return f"with tools of {', '.join(sorted(key.mcp_servers))}{offered}" if key.mcp_servers else ""
 
 
 def _own_rights(key: Key) -> str:
@@ -284,6 +294,7 @@ def _object(key: Key, budgets: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "group": key.group,
         "models": None if key.models is None else sorted(key.models),
         "mcp_servers": sorted(key.mcp_servers),
+        "offer_mcp_tools": key.offers_mcp_tools,
         "scopes": [scope for scope in SCOPES if scope in key.scopes],
         "mint_over_mcp": key.may_mint_over_mcp,
         "limits": limits_object(key.limits),

@@ -110,6 +110,8 @@ class Caller:
     """The labels of the servers whose tools it may use, as far as its account may; `*` for all of them."""
     may_proxy: bool = False
     """Whether it may ask providers by their own paths."""
+    offers_mcp_tools: bool = False
+    """Whether these tools are offered in chats that name no server themselves."""
     key_id: str | None = field(init=False, compare=False)
     """Of the key that is shown; None without one."""
     is_guest: bool = field(init=False, compare=False)

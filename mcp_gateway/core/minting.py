@@ -53,6 +53,7 @@ class WantedKey:
     budgets: Sequence[WantedBudget] = ()
     may_mint_over_mcp: bool = False
     mcp_servers: Collection[str] | None = None
+    offers_mcp_tools: bool | None = None
 
 
 class MintedKey(NamedTuple):
@@ -114,6 +115,7 @@ class Mint:
                 has_budget=bool(budgets),
                 may_mint_over_mcp=wanted.may_mint_over_mcp,
                 mcp_servers=mcp_servers,
+                offers_mcp_tools=maker.offers_mcp_tools if wanted.offers_mcp_tools is None else wanted.offers_mcp_tools,
                 key_id=key_id,
                 keep=lambda key: keep(key, standings),
                 and_then=lambda _: [decided],

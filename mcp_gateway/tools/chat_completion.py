@@ -249,7 +249,7 @@ class ChatCompletion:
             size_bytes = len(dump_json(body))
             ask, report = CHAT.read(body, size_bytes), invocation.report
             answering: Exchange | Rounds = exchange
-            if ask.wanted_tools is not None:
+            if ask.wanted_tools is not None or invocation.caller.offers_mcp_tools:
                 answering = in_rounds(exchange, ask, invocation.caller, self._inference, invocation.context)
             await (answering.begin(ask) if report is None else _ask_audibly(answering, ask, report))
             choices, is_stripped = await _choices_in(answering.body)

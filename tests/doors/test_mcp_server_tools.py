@@ -82,6 +82,23 @@ async def test_a_key_gives_a_key_that_it_makes_no_more_servers_than_it_has(tmp_p
         assert (await made(key, mcp_servers=["a b"]))["error"]["type"] == "invalid_request"
 
 
+async def test_a_key_that_a_key_makes_offers_tools_by_itself_as_its_maker_does_or_as_it_is_asked(
+    tmp_path: Path,
+) -> None:
+    async with open_door(tmp_path) as door:
+        for is_offering in (True, False):
+            key = await door.key(mcp_servers=["a"], offers_mcp_tools=is_offering)
+            for asked, told in [
+                ({}, is_offering),
+                ({"offer_mcp_tools": True}, True),
+                ({"offer_mcp_tools": False}, False),
+            ]:
+                made = (await door.post(orjson.dumps(asked), key, "/v1/keys")).json()
+                assert made["offer_mcp_tools"] is told
+                assert (await own_key(door, made["key"]))["offer_mcp_tools"] is told
+        assert error_of(await door.post(b'{"offer_mcp_tools": 1}', key, "/v1/keys"))["param"] == "offer_mcp_tools"
+
+
 @each(
     ("given", "left"),
     [

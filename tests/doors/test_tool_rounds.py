@@ -111,7 +111,7 @@ async def opened(
         open_door(
             tmp_path,
             vllm_urls=[backend.url],
-            models=[PRICED, FREE],
+            models=settings.pop("models", [PRICED, FREE]),
             mcp_servers=[server | {"url": double.url, "transport": transport} for server in servers],
             **settings,
         ) as door,
@@ -479,6 +479,64 @@ async def test_a_server_is_named_by_its_label_and_by_nothing_else(tmp_path: Path
             assert (refused.status_code, error_of(refused)["param"]) == (400, param)
         assert backend.chats == []
         assert double.calls == []
+
+
+async def test_a_key_s_setting_offers_the_tools_of_its_servers_in_chats_that_name_none(
+    tmp_path: Path, backend: ReplayingBackend
+) -> None:
+    double = ToolServerDouble()
+    servers = [{"label": label, "accounts": ["*"], "shared": True} for label in ("double", "other")]
+    models = [PRICED, FREE, FREE | {"id": "plain/tiny", "features": []}]
+    async with opened(tmp_path, backend, double, mcp_servers=servers, models=models) as door:
+        key = await door.key(mcp_servers=["double"], offers_mcp_tools=True)
+        offered = ["add", "echo", "fail", "wait", "long", "grow"]
+        for is_stream, called, after in [
+            (False, calling(("add", '{"a": 1, "b": 2}')), said("It is 3.")),
+            (True, calling_stream(("add", '{"a": 1, "b": 2}')), said_stream("It is 3.")),
+        ]:
+            backend.answer_with(called, after)
+            answer = await door.chat(key, stream=is_stream, gateway={"max_rounds": 5})
+            told = contents([answer.content])[-1] if is_stream else answer.json()
+            assert [(ran["name"], ran["ok"]) for ran in told["gateway"]["tool_calls"]] == [("add", True)]
+            assert told_tools(backend) == offered
+        backend.answer_with(calling(("own", "{}")))
+        body = (await door.chat(key, tools=[OWN])).json()
+        assert told_tools(backend) == ["own", *offered]
+        assert body["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "own"
+        backend.answer_with(said())
+        await door.chat(key, tools=[MCP | {"allowed_tools": ["echo"]}])
+        assert told_tools(backend) == ["echo"]
+        backend.answer_with(calling(("echo", '{"text": "x"}')), said())
+        arguments = chat_body()
+        facts = result_of(await door.call("chat_completion", key, **arguments))["structuredContent"]
+        assert facts["gateway"]["rounds"] == 2
+        for fields in ({"model": "plain/tiny"}, {"tool_choice": "none"}, {"n": 2}):
+            backend.answer_with(said())
+            assert "gateway" not in (await door.chat(key, **fields)).json()
+            assert "tools" not in backend.chats[0].json
+        assert error_of(await door.chat(key, model="no/such"))["code"] == "model_not_found"
+        refused = await door.chat(key, gateway={"max_cost_usd": 1})
+        assert error_of(refused)["param"] == "gateway.max_cost_usd"
+
+
+async def test_a_key_s_setting_offers_nothing_where_there_is_nothing_to_offer(
+    tmp_path: Path, backend: ReplayingBackend
+) -> None:
+    double = ToolServerDouble()
+    async with opened(tmp_path, backend, double) as door:
+        minted = {"budgets": [{"amount_usd": "1", "window": "day"}], "mcp_servers": []}
+        maker = await door.key(mcp_servers=["*"], offers_mcp_tools=True)
+        child = (await door.post(orjson.dumps(minted), maker, "/v1/keys")).json()["key"]
+        for key in (child, await door.key(offers_mcp_tools=True), await door.key(mcp_servers=["*"])):
+            backend.answer_with(said())
+            assert "gateway" not in (await door.chat(key)).json()
+            assert "tools" not in backend.chats[0].json
+        test_key = await door.key(mcp_servers=["*"], offers_mcp_tools=True, is_test=True)
+        assert "gateway" not in (await door.chat(test_key)).json()
+        body = {"model": FREE["id"], "prompt": "Once"}
+        backend.answer_with(whole(captured("500_completion").body))
+        await door.post(orjson.dumps(body), maker, "/v1/completions")
+        assert "tools" not in backend.asked[-1].json
 
 
 async def test_guests_test_keys_and_other_accounts_have_no_such_server(

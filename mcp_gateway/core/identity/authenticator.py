@@ -120,6 +120,7 @@ class Authenticator:
             may_mint_over_mcp=key.may_mint_over_mcp,
             mcp_servers=key.mcp_servers,
             may_proxy=limits.may_proxy,
+            offers_mcp_tools=key.offers_mcp_tools,
         )
 
     def _forget(self, key_id: str, error: GatewayError) -> None:

@@ -81,6 +81,7 @@ class ChangeKey(Write[None]):
     """None: as it was. A key loses it with what it made."""
     mcp_servers: frozenset[str] | None = None
     """None: as they were. What a key loses, what it made loses, too."""
+    offers_mcp_tools: bool | None = None
 
 
 class EndedKeys(NamedTuple):
@@ -268,6 +269,7 @@ class KeyRing:
         has_budget: bool = False,
         may_mint_over_mcp: bool = False,
         mcp_servers: Collection[str] = (),
+        offers_mcp_tools: bool = False,
         key_id: str | None = None,
         keep: Callable[[Key], Write[None] | None] | None = None,
         and_then: Callable[[Key], Sequence[Write[None]]] | None = None,
@@ -293,7 +295,7 @@ class KeyRing:
             key_id or self._new_id("key"), account_id, raw[:_SHOWN_CHARACTERS], name, is_test, now_ms, None,
             limits or OwnLimits(), given, _later(expires_at_ms, now_ms), made_by,
             models=None if models is None else frozenset(models), may_mint_over_mcp=may_mint_over_mcp,
-            mcp_servers=frozenset(mcp_servers),
+            mcp_servers=frozenset(mcp_servers), offers_mcp_tools=offers_mcp_tools,
         )  # fmt: skip
         kept = None if keep is None else keep(key)
         behind = () if and_then is None else tuple(and_then(key))
@@ -309,6 +311,7 @@ class KeyRing:
         group: str | None = None,
         may_mint_over_mcp: bool | None = None,
         mcp_servers: Collection[str] | None = None,
+        offers_mcp_tools: bool | None = None,
     ) -> Key:
         """Rename a key, or set those of its limits that are given; others stay as they are by then, whoever set them.
 
@@ -321,7 +324,11 @@ class KeyRing:
         if may_mint_over_mcp:
             check_may_mint_over_mcp(key.scopes)
         servers = None if mcp_servers is None else frozenset(mcp_servers)
-        await self._store.write(ChangeKey(key_id, name, limits or {}, lowered_from, group, may_mint_over_mcp, servers))
+        await self._store.write(
+            ChangeKey(
+                key_id, name, limits or {}, lowered_from, group, may_mint_over_mcp, servers, offers_mcp_tools
+            )
+        )  # fmt: skip
         return await self._told(key)
 
     async def revoke(self, key_id: str) -> Key:

@@ -72,6 +72,8 @@ class Key:
     """Whether it may make keys with budgets by a tool, in whose result the new key stands."""
     mcp_servers: frozenset[str] = frozenset()
     """The labels of the servers whose tools it may use, as far as its account may; ANY_SERVER for all of them."""
+    offers_mcp_tools: bool = False
+    """Whether these tools are offered in chats that name no server themselves."""
 
     @property
     def holders(self) -> frozenset[str]:

@@ -21,7 +21,7 @@ from mcp_gateway.core.money import format_usd, usd_number
 from mcp_gateway.core.surfaces.credible import not_understood
 from mcp_gateway.core.surfaces.surface import NO_USAGE_WISHES, Ask, Body
 from mcp_gateway.core.surfaces.usage import Usage
-from mcp_gateway.core.surfaces.wanted_tools import WantedTools
+from mcp_gateway.core.surfaces.wanted_tools import WantedTools, offered
 from mcp_gateway.core.surfaces.whole_answer import parsed_answer
 
 _ENDED_BY: dict[Code, str] = {
@@ -44,10 +44,18 @@ class RoundBounds(NamedTuple):
     tells_events: bool
 
 
-def in_rounds(exchange: Exchange, ask: Ask, caller: Caller, inference: Inference, context: RequestContext) -> "Rounds":
-    """The exchange with the tools that its ask wants. Raises GatewayError for a server that there is none of."""
+def in_rounds(
+    exchange: Exchange, ask: Ask, caller: Caller, inference: Inference, context: RequestContext
+) -> "Exchange | Rounds":
+    """The exchange with the tools that its ask wants, or its key offers; as it is where there are none.
+
+    Raises GatewayError for a server that there is none of.
+    """
+    if ask.wanted_tools is None and _may_be_offered(ask, caller, inference, exchange.call.provider):
+        ask.wanted_tools = offered(ask.body, inference.tool_servers.of(caller))
     wanted, settings = ask.wanted_tools, inference.parts.settings.mcp
-    assert wanted is not None
+    if wanted is None:
+        return exchange
     tools = toolbox(
         inference.tool_servers,
         wanted,
@@ -58,6 +66,19 @@ def in_rounds(exchange: Exchange, ask: Ask, caller: Caller, inference: Inference
     most_rounds = min(wanted.max_rounds or settings.tool_rounds, settings.tool_rounds)
     bounds = RoundBounds(most_rounds, wanted.tells_events)
     return Rounds(exchange, partial(inference.another, caller), tools, bounds, context)
+
+
+def _may_be_offered(ask: Ask, caller: Caller, inference: Inference, provider: str | None) -> bool:
+    """Whether it is a chat with a model that takes tools; one that is not found is refused later."""
+    published = inference.parts.published
+    if not caller.offers_mcp_tools:
+        return False
+    try:
+        at_any = published.seen_by(caller).find
+        model = at_any(ask.model) if provider is None else published.found_at(provider, caller, ask.model)
+    except GatewayError:
+        return False
+    return "tools" in model.features
 
 
 class Rounds:
@@ -161,13 +182,13 @@ class Rounds:
 
     def _asked_first(self, ask: Ask) -> Ask:
         """The ask as the first round has it: the caller's stays, so that what is kept of it goes on being counted."""
-        offered = self._toolbox.definitions
+        definitions = self._toolbox.definitions
         self._fields = dict(ask.body)
-        self._fields["tools"] = [*ask.body["tools"], *offered]
+        self._fields["tools"] = [*ask.body["tools"], *definitions]
         self._fields.pop("stream_options", None)
         if self._bounds.most_rounds == 1:
             self._fields["tool_choice"] = "none"
-        prompt = ask.prompt._replace(text_bytes=ask.prompt.text_bytes + len(dump_json(offered)))
+        prompt = ask.prompt._replace(text_bytes=ask.prompt.text_bytes + len(dump_json(definitions)))
         return replace(ask, body=dict(self._fields), prompt=prompt, usage_wishes=NO_USAGE_WISHES)
 
     def _asked_next(self, said: Sequence[dict[str, Any]]) -> Ask:

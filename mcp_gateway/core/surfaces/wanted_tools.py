@@ -1,5 +1,6 @@
 """The tools of other servers that a request asks for, as its body says it. Knows no server and no tool."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from mcp_gateway.core.errors import GatewayError
@@ -58,12 +59,26 @@ def taken_out(body: dict[str, Any], tools: list[Any]) -> WantedTools | None:
         raise GatewayError("invalid_value", "`tools` names a server more than once.", param="tools")
     if (body.get("n") or 1) > 1:
         raise GatewayError("invalid_value", "`n` must be 1 where tools of servers are used.", param="n")
-    own = body["tools"] = [tool for tool in tools if not (isinstance(tool, dict) and tool.get("type") == KIND)]
+    body["tools"] = [tool for tool in tools if not (isinstance(tool, dict) and tool.get("type") == KIND)]
+    return _wanted_in(body, servers)
+
+
+def offered(body: dict[str, Any], labels: Iterable[str]) -> WantedTools | None:
+    """All tools of these servers, for a body that names none; None where it can have none. Raises GatewayError."""
+    servers = tuple(WantedServer(label, None, "tools") for label in labels)
+    if not servers or (body.get("n") or 1) > 1 or body.get("tool_choice") == "none":
+        return None
+    body["tools"] = list(body.get("tools") or ())
+    return _wanted_in(body, servers)
+
+
+def _wanted_in(body: dict[str, Any], servers: tuple[WantedServer, ...]) -> WantedTools:
+    """With the bounds that a body tells, which has its caller's own tools alone."""
     bounds = optional(body, "gateway", dict) or {}
     body.pop("gateway", None)
     return WantedTools(
         servers,
-        frozenset(filter(None, map(_name_of, own))),
+        frozenset(filter(None, map(_name_of, body["tools"]))),
         _rounds_in(body, bounds),
         _cost_in(bounds),
         _events_in(bounds),

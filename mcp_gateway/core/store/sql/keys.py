@@ -72,7 +72,7 @@ SELECT made_id, maker_id FROM line
 _KEY_COLUMNS = (
     "keys.id, keys.account_id, prefix, keys.name, is_test, keys.created_at_ms, revoked_at_ms, scopes, expires_at_ms, "
     f"made_by, {_MAKERS}, is_active, key_groups.id, key_groups.name, models, minted_keys.key_id IS NOT NULL, "
-    f"mcp_minting_keys.key_id IS NOT NULL, labels, "
+    f"mcp_minting_keys.key_id IS NOT NULL, labels, are_offered, "
     f"{', '.join(f'keys.{name}' for name in LIMIT_NAMES)}"
 )
 _SELECT = f"""
@@ -124,7 +124,10 @@ DELETE FROM mcp_minting_keys WHERE key_id IN (
 )
 """
 _PUT_SERVERS = """
-INSERT INTO key_mcp_servers VALUES (?, ?) ON CONFLICT (key_id) DO UPDATE SET labels = excluded.labels
+INSERT INTO key_mcp_servers VALUES (?, ?, 0) ON CONFLICT (key_id) DO UPDATE SET labels = excluded.labels
+"""
+_OFFER_TOOLS = """
+INSERT INTO key_mcp_servers VALUES (?, '', ?) ON CONFLICT (key_id) DO UPDATE SET are_offered = excluded.are_offered
 """
 _SERVERS_OF_MADE = """
 WITH RECURSIVE line (made_id, maker_id) AS (
@@ -166,23 +169,15 @@ def _create(transaction: Transaction, write: CreateKey) -> Key:
     group_id = None if write.group is None else _group_id(transaction, key.account_id, write.group)
     if write.keep is not None:
         transaction.run(write.keep)
-    _insert(transaction, key, write.digest)
-    if group_id is not None:
-        transaction.execute(_PUT, (key.id, group_id))
-    if key.models is not None:
-        transaction.execute("INSERT INTO key_models VALUES (?, ?)", (key.id, " ".join(sorted(key.models))))
     servers = key.mcp_servers if maker is None else servers_within(key.mcp_servers, maker.mcp_servers)
-    if servers:
-        _put_servers(transaction, key.id, servers)
-    if is_minted:
-        transaction.execute("INSERT INTO minted_keys VALUES (?)", (key.id,))
-    if key.may_mint_over_mcp:
-        transaction.execute(_LET_MINT, (key.id,))
+    made = replace(key, makers=makers, group_id=group_id, group=write.group, is_minted=is_minted, mcp_servers=servers)
+    _insert(transaction, made, write.digest)
+    _insert_beside(transaction, made)
     for behind in write.behind:
         transaction.run(behind)
     if not is_minted:  # which may use no more than its maker
         note_change(transaction, LIMITS_OF + key.account_id)
-    return replace(key, makers=makers, group_id=group_id, group=write.group, is_minted=is_minted, mcp_servers=servers)
+    return made
 
 
 def _count_minted(rows: Rows, makers: Sequence[Maker]) -> int:
@@ -220,6 +215,22 @@ def _insert(transaction: Transaction, key: Key, digest: bytes) -> None:
     transaction.execute("INSERT INTO key_rights VALUES (?, ?, ?, ?)", rights)
 
 
+def _insert_beside(transaction: Transaction, key: Key) -> None:
+    """What few keys have, in tables of its own."""
+    if key.group_id is not None:
+        transaction.execute(_PUT, (key.id, key.group_id))
+    if key.models is not None:
+        transaction.execute("INSERT INTO key_models VALUES (?, ?)", (key.id, " ".join(sorted(key.models))))
+    if key.mcp_servers:
+        _put_servers(transaction, key.id, key.mcp_servers)
+    if key.offers_mcp_tools:
+        transaction.execute(_OFFER_TOOLS, (key.id, True))
+    if key.is_minted:
+        transaction.execute("INSERT INTO minted_keys VALUES (?)", (key.id,))
+    if key.may_mint_over_mcp:
+        transaction.execute(_LET_MINT, (key.id,))
+
+
 def _group_id(rows: Rows, account_id: str, name: str) -> str:
     """Raises GatewayError `not_found`."""
     found = rows.first("SELECT id FROM key_groups WHERE account_id = ? AND name = ?", (account_id, name))
@@ -248,6 +259,8 @@ def _change(transaction: Transaction, write: ChangeKey) -> None:
         transaction.execute(_LET_MINT if write.may_mint_over_mcp else _FORBID_MINTING, (write.key_id,))
     if write.mcp_servers is not None:
         _change_servers(transaction, write.key_id, account_id, write.mcp_servers)
+    if write.offers_mcp_tools is not None:
+        transaction.execute(_OFFER_TOOLS, (write.key_id, write.offers_mcp_tools))
     _note_change(transaction, write.key_id)
 
 
@@ -372,14 +385,14 @@ def _live_keys_made(rows: Rows, read: LiveKeysMade) -> list[str]:
 
 def _key(row: Row) -> Key:
     key_id, account_id, prefix, name, is_test, created_at_ms, ended_at_ms, scopes, expires_at_ms, made_by, *rest = row
-    makers, is_active, group_id, group, models, is_minted, may_mint_over_mcp, labels, *limits = rest
+    makers, is_active, group_id, group, models, is_minted, may_mint_over_mcp, labels, are_offered, *limits = rest
     has_expired = expires_at_ms is not None and ended_at_ms is not None and ended_at_ms >= expires_at_ms
     return Key(
         key_id, account_id, prefix, name, bool(is_test), created_at_ms, None if has_expired else ended_at_ms,
         limits_from(limits), _read_scopes(scopes, bool(is_test)), expires_at_ms, made_by,
         tuple(Maker(one, limits_from(own), its_group) for one, its_group, *own in orjson.loads(makers)),
         bool(is_active), group_id, group, None if models is None else frozenset(models.split(" ")),
-        bool(is_minted), bool(may_mint_over_mcp), _labels_in(labels),
+        bool(is_minted), bool(may_mint_over_mcp), _labels_in(labels), bool(are_offered),
     )  # fmt: skip
 
 

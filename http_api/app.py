@@ -25,7 +25,7 @@ from http_api.models import Models
 from http_api.openapi import Document
 from http_api.operations import AnyOperation
 from http_api.operators import Operators
-from http_api.proxy import ProviderPaths
+from http_api.proxy import ProviderPaths, as_listing
 from http_api.requests import Requests
 from http_api.responses import is_told_in_stream
 from http_api.routes import Routes
@@ -161,7 +161,7 @@ def _provider_paths(gateway: Gateway) -> ProviderPaths:
         "score": _inference_of(SCORE, gateway, passes_unchanged=True),
         "messages": _inference_of(MESSAGES, gateway, fields_in=betas_in, passes_unchanged=True),
         "responses": _inference_of(RESPONSES, gateway, passes_unchanged=True, is_told_in_stream=is_told_in_stream),
-        "message_tokens": TokenCounts(gateway.inference, **_bounds_of(gateway)),
+        "message_tokens": as_listing(TokenCounts(gateway.inference, **_bounds_of(gateway)), gateway.limiter),
     }
     limits = BodyLimits(gateway.settings, gateway.published)
     return ProviderPaths(gateway.pool.providers, surfaces, gateway.inference, limits)

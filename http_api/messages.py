@@ -6,7 +6,9 @@ from pydantic import BaseModel, ConfigDict
 from starlette.types import Receive, Scope, Send
 
 from http_api.bodies import read_bytes
+from http_api.inference import InferenceQuery
 from http_api.operations import AnswerHeader
+from http_api.query import read_query
 from http_api.rendering import send_json
 from mcp_gateway.core.context import CLIENT, CONTEXT
 from mcp_gateway.core.dialects.message_fields import BETAS
@@ -78,7 +80,8 @@ class TokenCounts:
         scope[CLIENT].is_cancelled_on_departure = True
         await self._json_bounds.check(raw, caller)
         ask = COUNTED_MESSAGES.read(parse_json_object(raw) | betas_in(scope), len(raw))
-        count = await self._inference.count(caller, ask)
+        provider = read_query(scope, InferenceQuery).provider if scope["query_string"] else None
+        count = await self._inference.count(caller, ask, provider)
         headers = [_ABOUT] if count.is_estimated else None
         await send_json(send, {"input_tokens": count.tokens}, headers=headers)
 

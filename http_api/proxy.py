@@ -13,6 +13,7 @@ from mcp_gateway.core.context import CLIENT, CONTEXT, CallerLeft, Client, Reques
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.inference.exchange import Inference
 from mcp_gateway.core.inference.passage import Passage, PassageOrder
+from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.prices import Price
 from mcp_gateway.core.proxy_paths import (
@@ -107,6 +108,16 @@ class ProviderPaths:
             response = await passage.begin(Passed(*asked, body if first is None else first))
             context.headers.append((b"x-cost-usd", format_usd(passage.cost_nano).encode()))
             await _relay(passage, response, send)
+
+
+def as_listing(endpoint: ASGIApp, limiter: Limiter) -> ASGIApp:
+    """The endpoint, each of whose requests counts as one that asks about things: it is told of no row that says so."""
+
+    async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+        limiter.count_listing(scope[CONTEXT].caller)
+        await endpoint(scope, receive, send)
+
+    return counted
 
 
 async def _relay(passage: Passage, response: BackendResponse, send: Send) -> None:

@@ -283,7 +283,7 @@ def _inference(run: Endpoints) -> list[AnyOperation]:
             access=Access.ANYONE,
             scope="inference",
             counts=Counts.QUERY,
-            query=AnyQuery,
+            query=InferenceQuery,
             body=CountedRequestBody,
             answer=TokenCount,
             endpoint=run.message_tokens,

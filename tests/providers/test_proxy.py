@@ -13,7 +13,8 @@ import pytest
 from mcp_gateway.core.identity.own_limits import OwnLimits
 from tests.cases import each
 from tests.core.test_proxy_paths import HOSTILE
-from tests.providers.doubles import Double, Generic, OpenAi, serving
+from tests.providers.anthropic_double import Anthropic
+from tests.providers.doubles import PROMPT, Double, Generic, OpenAi, serving
 from tests.providers.kinds import KINDS
 from tests.providers.test_contract import (
     ENVIRON,
@@ -280,3 +281,45 @@ async def test_a_model_that_is_not_sold_there_is_not_found(tmp_path: Path) -> No
         bound = await proxying_key(door, models=("other/model",))
         assert (await door.post(chat(), bound, "/proxy/openai/v1/chat/completions")).status_code == 404
         assert double.asked == []
+
+
+def message(**fields: Any) -> bytes:
+    return orjson.dumps({"model": "m-1", "max_tokens": 100, "messages": MESSAGES} | fields)
+
+
+async def test_messages_to_anthropic_by_its_own_path_pass_as_they_are(tmp_path: Path) -> None:
+    async with asked_by_path(Anthropic(), tmp_path) as (door, double, key):
+        fields: dict[str, Any] = {
+            "system": [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}],
+            "tools": [{"name": "weather", "input_schema": {"type": "object", "properties": {}}}],
+            "thinking": {"type": "enabled", "budget_tokens": 50}, "top_k": 5,
+        }  # fmt: skip
+        path = "/proxy/anthropic/v1/messages"
+        told = {"anthropic_version": "2023-06-01", "anthropic_beta": "interleaved-thinking-2025-05-14,odd-2030-01-01"}
+        for stream in (False, True):
+            response = await door.post(message(stream=stream, **fields), key, f"{path}?beta=true", **told)
+            assert response.status_code == 200, response.text
+            sent = double.asked[-1]
+            assert {name: sent.body[name] for name in fields} == fields
+            assert sent.headers["anthropic-beta"] == "interleaved-thinking-2025-05-14"
+            assert (await door.record(response))["cost_nano"] > 0
+        assert "odd-2030-01-01" in response.headers["x-ignored-parameters"]
+        refused = await door.post(message(service_tier="auto"), key, path, **told)
+        assert (refused.status_code, refused.json()["error"]["type"]) == (400, "invalid_request_error")
+        assert "service_tier" in refused.json()["error"]["message"]
+
+
+async def test_a_prompt_is_counted_by_the_provider_that_is_asked_and_counts_as_a_query(tmp_path: Path) -> None:
+    settings = {"limits": {"listing_requests_per_minute": 3}}
+    async with asked_by_path(Anthropic(), tmp_path, settings) as (door, double, key):
+        for path in (
+            "/proxy/anthropic/v1/messages/count_tokens",
+            "/proxy/anthropic/v1/messages/count_tokens?beta=true",
+            "/v1/messages/count_tokens?provider=anthropic",
+        ):
+            counted = await door.post(message(), key, path)
+            assert counted.json() == {"input_tokens": PROMPT}
+        assert [asked.path for asked in double.asked] == ["/v1/messages/count_tokens"] * 3
+        refused = await door.post(message(), key, "/proxy/anthropic/v1/messages/count_tokens")
+        assert refused.status_code == 429
+        assert await door.rows("SELECT id FROM requests") == []

@@ -52,12 +52,15 @@ class Count(NamedTuple):
     is_estimated: bool = False
 
 
-async def count_prompt(parts: Parts, caller: Caller, ask: Ask) -> Count:
-    """The prompt's tokens; about how many, where nobody who may answer counts.
+async def count_prompt(parts: Parts, caller: Caller, ask: Ask, provider: str | None = None) -> Count:
+    """The prompt's tokens by that provider, or whoever may answer; about how many, where none of them counts.
 
     Raises GatewayError for a refusal, or where a backend does not count, or not in time.
     """
-    model = parts.published.seen_by(caller).find(ask.model)
+    if provider is None:
+        model = parts.published.seen_by(caller).find(ask.model)
+    else:
+        model = parts.published.found_at(provider, caller, ask.model)
     offers = offers_to(caller, model, parts)
 
     def counting(offer: Offer) -> Counting | None:

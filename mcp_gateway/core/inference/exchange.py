@@ -74,9 +74,9 @@ class Inference:
         call = first.call._replace(request_id=round_id(first.call.request_id, number))
         return Exchange(self.parts, caller, call, first.turn.again(), self.running)
 
-    async def count(self, caller: Caller, ask: Ask) -> Count:
+    async def count(self, caller: Caller, ask: Ask, provider: str | None = None) -> Count:
         """The tokens of a prompt, which costs nothing and is not recorded. Raises GatewayError."""
-        return await count_prompt(self.parts, caller, ask)
+        return await count_prompt(self.parts, caller, ask, provider)
 
     async def answer(self, caller: Caller, question: TokenQuestion, context: RequestContext) -> FreeAnswer:
         """What a backend tells about tokens, which costs nothing and is not recorded either. Raises GatewayError."""

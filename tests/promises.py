@@ -754,6 +754,7 @@ AREAS: dict[str, Area] = {
             "Whatever a backend answers, others get whole answers and the books balance.": [
                 "tests/attack/test_mutated_answers.py",
                 "tests/core/upstream/test_transport.py",
+                "tests/core/upstream/test_upload.py",
             ],
             "A stream that waits is kept alive, before its first token and amid its answer, by what its surface has for that.": [
                 "tests/http_api/test_event_stream.py",

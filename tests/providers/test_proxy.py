@@ -56,7 +56,7 @@ async def asked_by_path(
     async with AsyncExitStack() as stack:
         double = await stack.enter_async_context(serving(manner))
         entry = double.settings(**{"proxy": True} | provider)
-        sold = MODEL | {"provider": manner.kind, "aliases": ["short"]}
+        sold = MODEL | {"provider": manner.kind, "aliases": ["short"], "input_modalities": ["text", "image"]}
         given: dict[str, Any] = {"providers": [entry], "models": [sold]} | (settings or {})
         door = await stack.enter_async_context(open_door(data_dir, environ=ENVIRON, **given))
         yield door, double, await proxying_key(door)
@@ -119,6 +119,7 @@ async def test_what_would_be_left_out_or_changed_is_refused_and_named_and_costs_
             ({"tools": [{"type": "web_search"}]}, "tools[0]"),
             ({"tools": [{"type": "mcp", "server_label": "x", "server_url": "https://x.test"}]}, None),
             ({"messages": [{"role": "user", "content": [image]}]}, "messages"),
+            ({"messages": [{"role": "user", "content": "long" * 300_000}], "top_k": 5}, "top_k"),
         ):
             response = await door.post(chat(**fields), key, "/proxy/openai/v1/chat/completions")
             assert response.status_code == 400, (fields, response.text)

@@ -9,8 +9,10 @@ from typing import Any
 import orjson
 import pytest
 
+from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.identity.own_limits import OwnLimits
 from tests.cases import each
+from tests.databases import locked, store_of
 from tests.patience import PATIENCE_S, eventually
 from tests.providers.doubles import ACCOUNT, KEY
 from tests.providers.native import Native, native
@@ -113,6 +115,31 @@ async def test_a_method_is_the_caller_s(method: str, tmp_path_factory: Any) -> N
         assert await left_nano(door, key) == 10**9 - (method != "GET") * PRICE_NANO
         other = await door.http.request("OPTIONS", f"/proxy/openai{path}", headers={"authorization": f"Bearer {key}"})
         assert (other.status_code, len(provider.heard)) == (404, 1)
+
+
+async def test_a_query_without_end_is_not_passed_on(tmp_path: Path) -> None:
+    async with passing(tmp_path) as (door, provider, key):
+        refused = await door.post(b"", key, "/proxy/openai/v1/speech?" + "a=1&" * 101)
+        assert (refused.status_code, error_of(refused)["code"]) == (400, "invalid_value")
+        assert provider.heard == []
+
+
+async def test_an_answer_that_ends_in_an_outage_is_whole_and_charged_once_that_can_be_written(tmp_path: Path) -> None:
+    head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n"
+    turns = asyncio.Semaphore(1)
+    async with passing(tmp_path, pieces=(head, b"0\r\n\r\n"), next_piece=turns) as (door, _, key):
+        door.gateway.ledger._wait_limit.limit_s = 0.01
+        headers = {"authorization": f"Bearer {key}"}
+        request = door.http.build_request("POST", "/proxy/openai/v1/speech", content=b"{}", headers=headers)
+        response = await door.http.send(request, stream=True)
+        store_of(door.gateway)._busy_timeout_s = 0.01
+        with locked(door.data_dir / DATABASE):
+            turns.release()
+            assert await response.aread() == b"first"
+        await eventually(lambda: door.gateway.ledger.is_writable)
+        door.errors.clear()  # the outage is logged, once
+        assert (await one_record(door))["cost_nano"] == PRICE_NANO
+        assert await left_nano(door, key) == 10**9 - PRICE_NANO
 
 
 async def test_what_is_not_listed_or_has_no_price_is_not_passed_on(tmp_path: Path) -> None:
@@ -359,6 +386,7 @@ async def test_it_ends_with_its_key(has_begun: bool, tmp_path: Path) -> None:
         assert one.key_id is not None
         await door.gateway.keys.revoke(one.key_id)
         await door.gateway.known_keys.catch_up()
+        one.end_with("account_deactivated")  # what ended it first is told
         await asyncio.wait_for(provider.left.wait(), PATIENCE_S)
         if has_begun:
             with pytest.raises(Exception, match=r"incomplete|closed|peer"):

@@ -72,8 +72,6 @@ class Passage:
 
     async def begin(self, passed: Passed) -> BackendResponse:
         """Hold the price and send it; the provider's answer. Raises GatewayError for a refusal, or where none comes."""
-        if self._ended_by is not None:
-            raise refusal(self._ended_by)
         self._beginning = asyncio.current_task()
         try:
             if self.cost_nano:
@@ -108,7 +106,8 @@ class Passage:
         self._ended_by = code
         if self._beginning is not None:
             self._beginning.cancel()
-        elif self.response is not None:
+        else:
+            assert self.response is not None
             self.response.close()
 
     def __exit__(

@@ -29,6 +29,8 @@ _FIELDS = {
     "stop": "stop_sequences",
 }
 """A message's fields by what they are called in the chat that it becomes."""
+_NO_MESSAGES: dict[str, Any] = {"messages": []}
+"""Those of a chat that was made here have nothing that is left out."""
 
 
 class MessagesToOpenAi:
@@ -48,7 +50,7 @@ class MessagesToOpenAi:
         """What is left is still a message; whether the provider takes it as a chat is known from then on."""
         ignored = self._fields.sift(body)
         try:
-            more = self._chat.sift(self._translated.chat_of(body))
+            more = self._chat.sift(self._translated.chat_of(body) | _NO_MESSAGES)
         except GatewayError as refusal:
             field = _FIELDS.get(refusal.param or "")
             if field is None:

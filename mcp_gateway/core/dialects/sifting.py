@@ -62,12 +62,12 @@ class LeftOut:
 
     def __init__(self, table: Container[str]) -> None:
         self._table = table
-        self._names: dict[str, None] = {}
+        self._names: dict[str, str] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
         """Of all that was removed and held anything, without repetition."""
-        return tuple(self._names)
+        return tuple(dict.fromkeys(self._names.values()))
 
     def keep_only(self, value: Any, known: frozenset[str], name: str, where: str) -> None:
         """Drop all other keys of an object; what is none is left for the backend to refuse."""
@@ -85,9 +85,9 @@ class LeftOut:
         self.note(name)
 
     def note(self, name: str) -> None:
-        """Note a name of what was removed."""
-        if len(self._names) < _MAX_IGNORED:
-            self._names[_visible(name)] = None
+        """Note a name of what was removed, which may be thousands of times."""
+        if name not in self._names and len(self._names) < _MAX_IGNORED:
+            self._names[name] = _visible(name)
 
 
 def _visible(name: str) -> str:

@@ -32,7 +32,7 @@ class MessagesInTurn:
         if told := _joined(system or "", "system"):
             yield {"role": "system", "content": told}
         if messages and messages[-1]["role"] == "assistant":
-            problem = "must not be the assistant's: who serves this model does not go on with what stands there"
+            problem = "is the assistant's: no provider goes on with prefilled words, so the last one must be the user's"
             raise odd(f"messages[{len(messages) - 1}]", problem)
         for number, message in enumerate(messages):
             where, content = f"messages[{number}].content", message["content"]

@@ -25,6 +25,10 @@ AREAS: dict[str, Area] = {
                 "tests/providers/test_contract.py::TestChats::test_a_stream_is_the_same_in_pieces_of_a_byte",
                 "tests/providers/test_contract.py::TestChats::test_a_stream_without_a_finish_is_a_failure",
             ],
+            "Completions and embeddings of providers are told in OpenAI's form and billed as the provider bills them; what one has not there is refused and takes no model from others.": [
+                "tests/providers/test_completions.py",
+                "tests/providers/test_embeddings.py",
+            ],
             "What Messages and chats call by different words is told in the words of who asks.": [
                 "tests/core/dialects/translation/test_words.py",
                 "tests/core/dialects/translation/test_messages_as_chat.py",

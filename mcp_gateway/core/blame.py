@@ -52,6 +52,7 @@ _BLAMES = {
     "connect_failed": Blame("backend", was_taken=False),
     "backend_busy": Blame("full", was_taken=False),
     "model_unavailable": Blame("absent", was_taken=False),
+    "unsupported_endpoint": Blame("absent", was_taken=False),
     "overloaded": Blame("ours", was_taken=False),
 }
 _REFUSED = Blame("request", was_taken=True)

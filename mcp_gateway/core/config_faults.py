@@ -97,7 +97,8 @@ def _where_else(path: KeyPath, known: Collection[KeyPath]) -> str:
     homes = [_home(other[:-1]) for other in known if other[-1] == name]
     if homes:
         return f"{name} belongs {' or '.join(homes)}"
-    return _hint(name, {other[len(table)] for other in known if list(other[: len(table)]) == table})
+    inner = [other[len(table) :] for other in known if list(other[: len(table)]) == table]
+    return _hint(name, {names[0] for names in inner if names})
 
 
 def _home(table: KeyPath) -> str:

@@ -138,7 +138,8 @@ def _row(setting: Setting) -> str:
     if name.endswith("_bytes"):
         shown += f" ({_binary_size(setting.field.default)})"
     variable = f"`{setting.variable}`" if setting.variable else "in the file only"
-    return f"| `{name}` | {variable} | {shown} | {setting.field.description} |\n"
+    meaning = " ".join((setting.field.description or "").split())
+    return f"| `{name}` | {variable} | {shown} | {meaning} |\n"
 
 
 def _default(setting: Setting) -> str:

@@ -23,6 +23,8 @@ GENERIC = "openai"
 _RESERVED = frozenset({"vllm", "demo"})
 """Names of other sources of answers."""
 _ACCOUNT = "{account}"
+_JOINED = ("headers", "completions", "embeddings")
+"""Tables of a row of which an operator may say a part."""
 
 
 def _checked_header_value(text: str) -> str:
@@ -114,6 +116,21 @@ class PlaceSettings(Section):
     """USD for a request of an entry in `proxy_paths`; one without a price is refused, and "0" is a price."""
 
 
+class SurfaceSettings(Section):
+    """How a provider differs from OpenAI in another surface than chats."""
+
+    rename: dict[Line, Line] = Field(default_factory=dict)
+    drop: Names = ()
+    refuse: Names = ()
+    set: dict[Line, Any] = Field(default_factory=dict)
+    pass_fields: Names = ()
+    """As of chats."""
+    inputs: Literal["tokens", "texts", "text"] = "tokens"
+    """Whether it reads texts and token ids, texts, or one text at a time."""
+    most_inputs: Annotated[int, Field(gt=0)] | None = None
+    """How many it reads at a time."""
+
+
 class DialectSettings(Section):
     """How a provider differs from OpenAI's API as most servers have it, which the defaults are."""
 
@@ -127,6 +144,10 @@ class DialectSettings(Section):
     """Where chats are sent, below base_url; empty where they are asked as messages."""
     messages_path: PathBelow | Literal[""] = Field(default="", examples=["/messages"])
     """Where messages are sent as Anthropic has them, below base_url; empty where it has none."""
+    completions_path: PathBelow | Literal[""] = "/completions"
+    """Where completions are asked for, below base_url; empty where it has none."""
+    embeddings_path: PathBelow | Literal[""] = "/embeddings"
+    """The same of embeddings."""
     betas: Names = Field(default=(), examples=[["context-management"]])
     """Features of such messages that callers may ask for by the header anthropic-beta: how their names begin."""
     longest_cache: Literal["5m", "1h"] = "5m"
@@ -162,6 +183,13 @@ class DialectSettings(Section):
     efforts: Annotated[tuple[Effort, ...], BeforeValidator(_list)] = ("low", "medium", "high")
     """The values of reasoning_effort that it knows, for requests that say it otherwise (POST /messages): sent is the
     nearest; without any, none is."""
+    completions: SurfaceSettings = Field(default_factory=SurfaceSettings, examples=[{"inputs": "text"}])
+    """How its completions differ: rename, drop, refuse, set and pass_fields as they are for chats; what it reads
+    (inputs: tokens, texts, or text, one at a time), and how many at a time (most_inputs)."""
+    embeddings: SurfaceSettings = Field(
+        default_factory=SurfaceSettings, examples=[{"rename": {"dimensions": "output_dimension"}, "most_inputs": 96}]
+    )
+    """The same of its embeddings."""
     stream_usage: Literal["ask", "always", "never"] = "ask"
     """Whether a stream tells its usage when asked by stream_options, without, or is never asked."""
     content: Literal["parts", "string"] = "parts"
@@ -242,7 +270,8 @@ def row_of(provider: ProviderSettings) -> Preset:
     own = provider.model_dump(exclude_unset=True, include={*DialectSettings.model_fields, "base_url"})
     if not provider.base_url:
         own.pop("base_url", None)
-    own["headers"] = base.get("headers", {}) | own.get("headers", {})
+    for name in _JOINED:
+        own[name] = base.get(name, {}) | own.get(name, {})
     if "proxy_base" not in own:
         own["proxy_base"] = _root_of(own.get("base_url") or base["base_url"], None if is_generic else known[kind])
     return Preset.model_validate({"evidence": "as the operator says", **base, **own})

@@ -67,6 +67,10 @@ class Generic:
     billed = (PROMPT, OUTPUT)
     """What it writes on the operator's bill for an answer."""
 
+    def __init__(self, **others: Form) -> None:
+        self.others: dict[str, Form] = others
+        """What it has beside chats, by the name that its path ends with."""
+
     def row(self) -> dict[str, Any]:
         """What an operator has to say of it, beside where it is."""
         return {}
@@ -76,7 +80,8 @@ class Generic:
 
     def form_at(self, path: str) -> "Form | None":
         """What answers there; None for nothing."""
-        return self if path == self.path + "/chat/completions" else None
+        below = path.removeprefix(self.path)
+        return self if below == "/chat/completions" else self.others.get(below.removeprefix("/"))
 
     def refuse_head(self, headers: dict[str, str], body: dict[str, Any]) -> Refusal | None:
         """What it refuses for its headers."""
@@ -433,7 +438,7 @@ class Double:
         if refusal is not None:
             return self._refused(refusal)
         body = asked.body
-        if _has_result(body["messages"][-1]):  # it has what it called for, and calls nothing more
+        if _has_result(body.get("messages", [{}])[-1]):  # it has what it called for, and calls nothing more
             body = {name: value for name, value in body.items() if name != "tools"}
         if not body.get("stream"):
             return 200, _JSON, [form.unary(body)]
@@ -453,8 +458,8 @@ class Double:
 
 def _has_result(message: dict[str, Any]) -> bool:
     """Whether it tells what a tool came to, be it as a chat or as a message does."""
-    content = message["content"]
-    return message["role"] == "tool" or (isinstance(content, list) and content[0].get("type") == "tool_result")
+    content = message.get("content")
+    return message.get("role") == "tool" or (isinstance(content, list) and content[0].get("type") == "tool_result")
 
 
 _ACCOUNT = (

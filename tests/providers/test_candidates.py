@@ -340,8 +340,6 @@ async def test_mcp_asks_a_provider_as_http_does(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "more"),
     [
-        ("/v1/completions", {"prompt": "a"}),
-        ("/v1/embeddings", {"input": "a"}),
         ("/v1/responses", {"input": "a"}),
         ("/v1/tokenize", {"prompt": "a"}),
         ("/v1/rerank", {"query": "a", "documents": ["b"]}),

@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from mcp_gateway.core.config import ConfigError, Settings, load_settings
+from mcp_gateway.core.dialects.openai import OpenAi
 from mcp_gateway.core.provider_keys import headers_of, read_keys
 from mcp_gateway.core.provider_settings import ProviderSettings, presets, row_of
 from tests.cases import each
@@ -30,6 +31,25 @@ def test_the_ten_are_known_and_each_says_when_it_was_checked() -> None:
     assert presets().keys() == KINDS
     assert all(re.match(r"20\d\d-\d\d-\d\d: ", row.evidence) for row in presets().values())
     assert all(row.base_url.startswith("https://") for kind, row in presets().items() if kind != "ollama")
+
+
+def test_each_says_what_it_has_beside_chats() -> None:
+    others = {kind: {*OpenAi(row).translations} - {"chat", "messages"} for kind, row in presets().items()}
+    assert {kind: " ".join(sorted(names)) for kind, names in others.items() if names} == {
+        "openai": "completions embeddings",
+        "cohere": "embeddings",
+        "cloudflare": "embeddings",
+        "ollama": "completions embeddings",
+        "mistral": "embeddings",
+        "google": "embeddings",
+    }
+
+
+def test_an_operator_may_say_a_part_of_what_a_surface_differs_in() -> None:
+    own: dict[str, Any] = {"embeddings": {"most_inputs": 8}, "embeddings_path": "/embed", "chat_path": ""}
+    row = row_of(ProviderSettings(name="mistral", api_key_env="K", **own))
+    assert (row.embeddings.rename, row.embeddings.most_inputs) == ({"dimensions": "output_dimension"}, 8)
+    assert list(OpenAi(row).translations) == ["embeddings"]
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
@@ -62,6 +82,8 @@ async def test_two_lines_start_each(kind: str, tmp_path: Path) -> None:
         ('name = "groq"\napi_key_env = "K"\nheaders = { a = "b\\nc" }', "visible ASCII"),
         ('name = "groq"\napi_key_env = "K"\nmony_errors = ["402"]', "did you mean money_errors?"),
         ('name = "groq"\napi_key_env = "K"\nlimit_errors = ["429", "x"]', "must be a status"),
+        ('name = "groq"\napi_key_env = "K"\nembeddings = { inputs = "x" }', "[providers.embeddings] inputs"),
+        ('name = "groq"\napi_key_env = "K"\nembeddings = { input = "text" }', "there is no such setting"),
     ],
 )
 def test_what_cannot_be_is_refused_in_words(toml: str, words: str, tmp_path: Path) -> None:

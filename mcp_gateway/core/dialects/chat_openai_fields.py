@@ -3,9 +3,9 @@
 Passed are OpenAI's own fields and what a row names beside them; never a field of another server. Knows no caller.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
+from mcp_gateway.core.dialects.row_rules import RowRules
 from mcp_gateway.core.dialects.sifting import FieldUse, LeftOut, as_they_are, unsupported
 from mcp_gateway.core.dialects.vllm_fields import sift_part
 from mcp_gateway.core.errors import GatewayError
@@ -53,7 +53,6 @@ _MESSAGE_KEYS = frozenset({"content", "function_call", "name", "refusal", "role"
 _CALL_KEYS = frozenset({"custom", "extra_content", "function", "id", "index", "type"})
 _TOOL_KINDS = ("function", "custom")
 """Others run at the provider, which bills them beside the tokens."""
-_NOTHING: tuple[Any, ...] = (None, False, [], {})
 _FORMATS = ("text", "json_object")
 
 
@@ -64,7 +63,7 @@ class ProviderFields:
         self._row = row
         self._passed = as_they_are(FIELDS, row.pass_fields)
         self._message_keys = _MESSAGE_KEYS | frozenset(row.replay)
-        self._refused = [rule.partition("=") for rule in row.refuse]
+        self._rules = RowRules(row.refuse, row.drop, row.rename, row.clamp, row.set)
 
     def sift(self, body: dict[str, Any]) -> tuple[str, ...]:
         """Leave of a chat's body only what this provider takes; the names that were removed.
@@ -77,26 +76,16 @@ class ProviderFields:
             if use is not FieldUse.BOUNDED:
                 left_out.drop(body, name, name, name, is_refused=use is FieldUse.REFUSED)
         _check_bounded(body)
-        for name, _, allowed in self._refused:
-            _check_refused(body, name, allowed)
+        self._rules.check(body)
         _check_schema(body, self._row.schema_form)
         for number, message in enumerate(body["messages"]):
             self._sift_message(message, number, left_out)
-        for path in self._row.drop:
-            if _drop(body, path.split(".")):
-                left_out.note(path)
+        self._rules.leave_out(body, left_out)
         return left_out.names
 
     def written(self, body: dict[str, Any]) -> dict[str, Any]:
         """A sifted body in this provider's words; the one that is given stays as it is."""
-        row = self._row
-        for old, new in row.rename.items():
-            if old in body:
-                body = body | {new: body[old]}
-                del body[old]
-        bounds = {name: bound for name, bound in row.clamp.items() if isinstance(body.get(name), int | float)}
-        clamped = {name: min(max(body[name], least), most) for name, (least, most) in bounds.items()}
-        body = body | clamped | row.set
+        row, body = self._row, self._rules.written(body)
         if row.content == "string":
             body["messages"] = [_with_text(message) for message in body["messages"]]
         if row.schema_form in ("object", "bare") and isinstance(body.get("response_format"), dict):
@@ -131,21 +120,6 @@ def _check_bounded(body: dict[str, Any]) -> None:
         del body["tool_choice"]
 
 
-def _check_refused(body: dict[str, Any], name: str, allowed: str) -> None:
-    """A value that asks for nothing asks for no more than the field's absence does."""
-    value = body.get(name)
-    if value in _NOTHING or (allowed and _as_written(value) == allowed):
-        body.pop(name, None)
-    else:
-        raise unsupported(name)
-
-
-def _as_written(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, int | float) else str(value)
-
-
 def _check_schema(body: dict[str, Any], form: str) -> None:
     wanted = body.get("response_format")
     if form == "none" and isinstance(wanted, dict) and wanted.get("type") not in _FORMATS:
@@ -171,20 +145,3 @@ def _with_text(message: dict[str, Any]) -> dict[str, Any]:
         return message
     texts = [part if isinstance(part, str) else part.get("text") for part in content]
     return message | {"content": "\n".join(texts)} if all(isinstance(text, str) for text in texts) else message
-
-
-def _drop(value: Any, path: list[str]) -> bool:
-    """Remove what a path leads to, in every entry of the lists on its way; whether it held anything."""
-    holders = list(_holders(value, path[:-1]))
-    return sum(holder.pop(path[-1], None) not in _NOTHING for holder in holders) > 0
-
-
-def _holders(value: Any, path: list[str]) -> Iterator[dict[str, Any]]:
-    if isinstance(value, list):
-        for one in value:
-            yield from _holders(one, path)
-    elif isinstance(value, dict):
-        if path:
-            yield from _holders(value.get(path[0]), path[1:])
-        else:
-            yield value

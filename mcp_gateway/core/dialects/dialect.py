@@ -156,7 +156,7 @@ class Targets:
         """Raises GatewayError `unsupported_endpoint` where nothing there answers it."""
         found = self._dialects[offer.source].inquiries.get(name)
         if found is None:
-            raise _unserved(offer.name)
+            raise _unserved()
         return found
 
     def serves(self, offer: Offer, surface: Surface) -> bool:
@@ -171,12 +171,12 @@ class Targets:
         surface, source, backend_model, public_model = key
         dialect = self._dialects[source]
         if surface not in dialect.translations:
-            raise _unserved(public_model)
+            raise _unserved()
         if len(self._made) >= _MOST_TARGETS:
             self._made.clear()
         target = Target(dialect, dialect.translations[surface], backend_model, public_model, prompt_field)
         return self._made.setdefault(key, target)
 
 
-def _unserved(public_model: str) -> GatewayError:
-    return GatewayError("unsupported_endpoint", f"{public_model!r} is not served here: it answers chats alone.")
+def _unserved() -> GatewayError:
+    return GatewayError("unsupported_endpoint", "Who serves this model does not have this endpoint.", param="model")

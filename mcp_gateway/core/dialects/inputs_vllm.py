@@ -2,19 +2,17 @@
 
 from mcp_gateway.core.dialects.cache_salt import cache_salt
 from mcp_gateway.core.dialects.flat_fields import FlatFields
+from mcp_gateway.core.dialects.one_piece import OnePiece
 from mcp_gateway.core.json_bounds import dump_json
-from mcp_gateway.core.record import EndedBy
 from mcp_gateway.core.surfaces import whole_answer
 from mcp_gateway.core.surfaces.credible import UsageBounds
 from mcp_gateway.core.surfaces.input_answer import no_text, read_input_answer
-from mcp_gateway.core.surfaces.surface import Ask, Body, Collecting, Reader, Terms, Whole
-from mcp_gateway.core.surfaces.usage import Usage
+from mcp_gateway.core.surfaces.surface import Ask, Body, Reader, Terms, Whole
 
 
-class InputsToVllm:
+class InputsToVllm(OnePiece):
     """What such a request becomes for vLLM at `path`, and its answer, whose list is `member`, for the client."""
 
-    tells_running_usage = False
     with_usage = staticmethod(whole_answer.with_usage)
     text_bytes = staticmethod(no_text)
 
@@ -27,20 +25,8 @@ class InputsToVllm:
         """What was sifted of the caller's own, renamed."""
         return dump_json(ask.body | {"model": backend_model, "cache_salt": cache_salt(account_id)})
 
-    def can_collect(self, _ask: Ask) -> bool:
-        return False
-
-    def can_be_cut(self, _ask: Ask) -> bool:
-        return False
-
-    def cut(self, first_frame: bytes, usage: Usage | None, ended_by: EndedBy) -> bytes:
-        raise NotImplementedError  # see `can_be_cut`
-
     def reader(self, ask: Ask, public_model: str, bounds: UsageBounds) -> Reader:
         raise NotImplementedError  # no answer is a stream
-
-    def collecting(self, ask: Ask, public_model: str, max_bytes: int) -> Collecting:
-        raise NotImplementedError  # see `can_collect`
 
     async def read(self, body: Body, ask: Ask) -> Whole:
         return await read_input_answer(body, ask.model, self._member)

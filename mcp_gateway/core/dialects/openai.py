@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 
 from mcp_gateway.core.dialects import openai_refusals
 from mcp_gateway.core.dialects.chat_openai import ChatToOpenAi
+from mcp_gateway.core.dialects.completions_openai import CompletionsToOpenAi
 from mcp_gateway.core.dialects.dialect import Inquiry, Target, Translation
+from mcp_gateway.core.dialects.embeddings_openai import EmbeddingsToOpenAi
 from mcp_gateway.core.dialects.messages_anthropic import MessagesToAnthropic, beta_headers
 from mcp_gateway.core.dialects.messages_openai import MessagesToOpenAi
 from mcp_gateway.core.dialects.tokens_vllm import read_count
@@ -27,10 +29,16 @@ class OpenAi:
 
     def __init__(self, row: Preset, reasoning_names: tuple[str, ...] = ()) -> None:
         self._row = row
-        self._chat = ChatToOpenAi(row, reasoning_names)
         self._translated = MessagesToOpenAi(row)
-        messages = MessagesToAnthropic(row) if row.messages_path else self._translated
-        self.translations: Mapping[SurfaceName, Translation] = {"chat": self._chat, "messages": messages}
+        chats, completions = ChatToOpenAi(row, reasoning_names), CompletionsToOpenAi(row)
+        self._adapting = {one.path: one.adapts_to for one in (chats, completions)}
+        served: dict[SurfaceName, Translation] = {
+            "chat": chats,
+            "completions": completions,
+            "embeddings": EmbeddingsToOpenAi(row),
+            "messages": MessagesToAnthropic(row) if row.messages_path else self._translated,
+        }
+        self.translations: Mapping[SurfaceName, Translation] = {name: one for name, one in served.items() if one.path}
         self.inquiries: Mapping[QuestionName, Inquiry] = {}
 
     def failure(self, status: int, body: bytes) -> Failure:
@@ -44,7 +52,7 @@ class OpenAi:
         retry_after: bytes | None = None,
         prompt_field: str = "messages",
     ) -> GatewayError:
-        return openai_refusals.error_of(failure, self._row, backend_model, public_model, retry_after)
+        return openai_refusals.error_of(failure, self._row, backend_model, public_model, retry_after, prompt_field)
 
     def window_told(self, refusal: GatewayError) -> int | None:
         return openai_refusals.window_told(refusal)
@@ -55,7 +63,8 @@ class OpenAi:
     def adapts_to(self, refusal: GatewayError, target: Target) -> bool:
         if target.translation is self._translated:
             return self._translated.adapts_to(refusal, target.backend_model)
-        return self._chat.adapts_to(refusal)
+        adapts_to = self._adapting.get(target.translation.path)
+        return adapts_to is not None and adapts_to(refusal)
 
     def count_told(self, answer: Body) -> int | None:
         return read_count(answer)

@@ -40,6 +40,8 @@ _TOO_LONG = (
 )  # fmt: skip
 _OVER_LIMIT = re.compile(r"exceed context limit: (\d{1,9}) \+ \d{1,9} > (\d{1,9})")
 """How Anthropic says that prompt and limit exceed the window."""
+_OF_CHATS = "messages"
+"""What a chat calls its prompt."""
 _CALLER_S = (400, 404, 409, 413, 415, 422)
 _NO_MODEL = ("model_not_found", "model_decommissioned", "invalid_model", "not_found_error", "resource_not_found_error")
 
@@ -91,16 +93,27 @@ def _retry_info(body: bytes) -> str:
 
 
 def error_of(
-    failure: Failure, row: Preset, backend_model: str, public_model: str, retry_after: bytes | None
+    failure: Failure,
+    row: Preset,
+    backend_model: str,
+    public_model: str,
+    retry_after: bytes | None,
+    prompt_field: str = _OF_CHATS,
 ) -> GatewayError:
-    """The gateway's error for what a provider told."""
+    """The gateway's error for what a provider told.
+
+    A 404 for another surface than chats may be for the surface: the model is there for others.
+    """
     status, message, kind, param = failure
     if (of_operator := _operator_error(failure, row, public_model, retry_after)) is not None:
         return of_operator
-    if any(name in kind for name in _NO_MODEL) or (status == HTTPStatus.NOT_FOUND and param in (None, "model")):
+    is_absent = status == HTTPStatus.NOT_FOUND and param in (None, "model")
+    if any(name in kind for name in _NO_MODEL) or (is_absent and prompt_field == _OF_CHATS):
         return OperatorFault("model", public_model)
+    if is_absent:
+        return GatewayError("unsupported_endpoint", f"{public_model!r} cannot be asked for this.", param="model")
     if status in _CALLER_S:
-        return _refusal(status, _cleaned(message, backend_model, public_model), kind, param)
+        return _refusal(status, _cleaned(message, backend_model, public_model), kind, param, prompt_field)
     return GatewayError("backend_error", f"The backend of {public_model!r} failed (status {status}).")
 
 
@@ -113,7 +126,7 @@ def path_error_of(row: Preset, provider: str, status: int, body: bytes, retry_af
     if status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.GONE):
         return GatewayError("not_found", message)
     if status in _CALLER_S:
-        return _refusal(status, message, failure.kind, failure.param)
+        return _refusal(status, message, failure.kind, failure.param, _OF_CHATS)
     return GatewayError("backend_error", f"{provider} failed (status {status}).")
 
 
@@ -173,9 +186,9 @@ def _wait_s(retry_after: bytes | None) -> int | None:
         return None
 
 
-def _refusal(status: int, message: str, kind: str, param: str | None) -> GatewayError:
+def _refusal(status: int, message: str, kind: str, param: str | None, prompt_field: str) -> GatewayError:
     if any(words in message.lower() or words in kind for words in _TOO_LONG):
-        return GatewayError("context_length_exceeded", message, param="messages")
+        return GatewayError("context_length_exceeded", message, param=prompt_field)
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         return GatewayError("body_too_large", "The provider takes no request of this size.")
     code: Any = "unsupported_parameter" if "unsupported_parameter" in kind else "invalid_value"

@@ -193,21 +193,22 @@ async def _logprobs_of(body: Body) -> AsyncIterator[tuple[int, int]]:
         start = min(start + SLICE_BYTES, len(body))
         if found is not None:
             begin = found.end() - 1
-            start = await _end_of_object(body, begin)
+            start = await end_of_brackets(body, begin)
             yield begin, start
         await asyncio.sleep(0)
 
 
-async def _end_of_object(body: Body, start: int) -> int:
-    """Behind the bracket that closes the one there; nothing is parsed."""
+async def end_of_brackets(body: Body, start: int) -> int:
+    """Behind the bracket that closes the one there; nothing is parsed. Raises GatewayError `backend_error`."""
     depth, at, steps = 0, start, 0
     while depth or at == start:
         skipped = _NO_BRACKET.match(body, at, at + SLICE_BYTES)
-        at = skipped.end() if skipped is not None else at
-        if at == len(body) or body[at] not in _DEEPER:
+        before, at = at, skipped.end() if skipped is not None else at
+        if at < len(body) and body[at] in _DEEPER:
+            depth += _DEEPER[body[at]]
+            at += 1
+        elif at == before:
             raise not_understood()
-        depth += _DEEPER[body[at]]
-        at += 1
         steps += 1
         if not steps % _STEPS_AT_ONCE:
             await asyncio.sleep(0)

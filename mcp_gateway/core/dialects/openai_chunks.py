@@ -1,12 +1,12 @@
-"""A provider's stream of chat chunks, however it is written, as OpenAI's own: what every reader of ours knows.
+"""A provider's stream of chunks, however it is written, as OpenAI's own: what every reader of ours knows.
 
 Each chunk is parsed, which those of a vLLM never are: providers differ in where the usage stands, in how calls of tools
 are numbered, and in how often a stream ends. What they all become has one finish a choice, behind its text, one usage
 in a chunk of its own behind that, and one end. Only a stream that told why it finished gets these.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import orjson
 
@@ -14,10 +14,11 @@ from mcp_gateway.core.dialects.openai_refusals import error_object, kind_of_erro
 from mcp_gateway.core.dialects.openai_usage import usages_in
 from mcp_gateway.core.ids import new_id
 from mcp_gateway.core.surfaces.chunks import index_of, objects_in, split_frames
-from mcp_gateway.core.surfaces.credible import not_understood
+from mcp_gateway.core.surfaces.credible import UsageBounds, not_understood
 from mcp_gateway.core.surfaces.error_shapes import failure_in
 from mcp_gateway.core.surfaces.events import EventReader
-from mcp_gateway.core.surfaces.splice import DONE
+from mcp_gateway.core.surfaces.splice import DONE, FrameRelay
+from mcp_gateway.core.surfaces.surface import Ask
 
 REASONING = ("reasoning", "reasoning_content")
 _FINISHES = frozenset({"stop", "length", "tool_calls", "content_filter", "function_call"})
@@ -31,15 +32,35 @@ _HEAD = ("created", "system_fingerprint")
 _NO_TEXT: tuple[Any, ...] = (None, "", [])
 
 
+class ChunkChoice(Protocol):
+    """What has come of one choice. `ending` is what a chunk of it has that only tells why it finished."""
+
+    ending: ClassVar[dict[str, Any]]
+    has_told: bool
+
+    @property
+    def finish_reason(self) -> str | None: ...
+
+    def told(self, choice: dict[str, Any]) -> dict[str, Any] | None:
+        """What a client is told by a chunk; None for nothing."""
+
+
+class ChunkForm(NamedTuple):
+    """What the chunks of a surface are called, and how their choices are read."""
+
+    kind: str
+    choice: Callable[[], ChunkChoice]
+
+
 class ChunkNormalizer:
     """Fed with what arrives; returns whole frames in the one form."""
 
-    def __init__(self, answer_id: str, public_model: str, reasoning_names: Sequence[str]) -> None:
-        self._head: dict[str, Any] = {"id": answer_id, "object": "chat.completion.chunk", "created": 0}
+    def __init__(self, answer_id: str, public_model: str, form: ChunkForm) -> None:
+        self._head: dict[str, Any] = {"id": answer_id, "object": form.kind, "created": 0}
         self._model = {"model": public_model}
-        self._reasoning_names = tuple(reasoning_names)
+        self._choice_of = form.choice
         self._events = EventReader()
-        self._choices: dict[int, _Choice] = {}
+        self._choices: dict[int, ChunkChoice] = {}
         self._usage: dict[str, Any] | None = None
         self._is_over = False
 
@@ -83,7 +104,7 @@ class ChunkNormalizer:
         made = []
         for choice in objects_in(chunk.get("choices")):
             index = index_of(choice)
-            state = self._choices.get(index) or self._choices.setdefault(index, _Choice(self._reasoning_names))
+            state = self._choices.get(index) or self._choices.setdefault(index, self._choice_of())
             if (told := state.told(choice)) is not None:
                 made.append(self._frame([{"index": index, **told, "finish_reason": None}]))
         return b"".join(made)
@@ -95,7 +116,7 @@ class ChunkNormalizer:
         self._is_over = True
         finished = {index: choice for index, choice in sorted(self._choices.items()) if choice.finish_reason}
         frames = [
-            self._frame([{"index": index, "delta": {}, "finish_reason": choice.finish_reason}])
+            self._frame([{"index": index, **choice.ending, "finish_reason": choice.finish_reason}])
             for index, choice in finished.items()
         ]
         if self._usage is not None and not self._is_usage_missing:
@@ -120,8 +141,39 @@ def _error_frame(error: dict[str, Any]) -> bytes:
     return b"data: %b\n\n" % orjson.dumps({"error": one})
 
 
-class _Choice:
-    """What has come of one choice: its calls of tools by number, and why it finished, which the last to tell says."""
+class ProviderRelay(FrameRelay):
+    """Reads a provider's stream for a client."""
+
+    def __init__(self, chunks: ChunkNormalizer, ask: Ask, *, choices: int, bounds: UsageBounds) -> None:
+        super().__init__(
+            ask.model,
+            wants_usage=ask.usage_wishes.at_end,
+            choices=choices,
+            prompts=ask.prompt.number,
+            bounds=bounds,
+        )
+        self._chunks = chunks
+
+    def feed(self, piece: bytes) -> bytes:
+        return super().feed(self._chunks.feed(piece))
+
+    def feed_end(self) -> bytes:
+        return super().feed(self._chunks.end()) + super().feed_end()
+
+    @property
+    def held_bytes(self) -> int:
+        return self._chunks.held_bytes
+
+    @property
+    def tells_usage(self) -> bool:
+        """Its prompt is never counted afterwards: providers do not count."""
+        return True
+
+
+class ChatChoice:
+    """What has come of a chat's: its calls of tools by number, and why it finished, which the last to tell says."""
+
+    ending: ClassVar[dict[str, Any]] = {"delta": {}}
 
     def __init__(self, reasoning_names: tuple[str, ...]) -> None:
         self.has_told = False
@@ -149,6 +201,25 @@ class _Choice:
             told = {"role": "assistant", "content": "", **told}
         self.has_told = True
         return {"delta": told} | ({"logprobs": logprobs} if logprobs else {})
+
+
+class TextChoice:
+    """What has come of a completion's."""
+
+    ending: ClassVar[dict[str, Any]] = {"text": "", "logprobs": None}
+
+    def __init__(self) -> None:
+        self.has_told = False
+        self.finish_reason: str | None = None
+
+    def told(self, choice: dict[str, Any]) -> dict[str, Any] | None:
+        if isinstance(reason := choice.get("finish_reason"), str) and reason:
+            self.finish_reason = finish_told(reason, has_calls=False)
+        text, logprobs = choice.get("text"), choice.get("logprobs")
+        if text in _NO_TEXT and not logprobs:
+            return None
+        self.has_told = True
+        return {"text": "" if text in _NO_TEXT else _as_text(text), "logprobs": logprobs}
 
 
 class CallNumbers:

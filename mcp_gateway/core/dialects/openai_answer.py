@@ -1,0 +1,71 @@
+"""A provider's answer in one piece that has choices, in OpenAI's form: nothing else of it reaches a client.
+
+Knows no surface: what a choice is, each says.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import orjson
+
+from mcp_gateway.core.blame import AnswerTooLarge
+from mcp_gateway.core.dialects.openai_refusals import error_object
+from mcp_gateway.core.dialects.openai_usage import usages_in
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.json_bounds import parse_json
+from mcp_gateway.core.surfaces.credible import failed_amid, not_understood
+from mcp_gateway.core.surfaces.surface import Ask, Body, Whole
+from mcp_gateway.core.surfaces.usage import read_usage
+
+_MOST_PARSED_BYTES = 4 * 1024 * 1024
+"""It is parsed at once, while nobody else is served."""
+Choice = dict[str, Any]
+
+
+class AnswerForm(NamedTuple):
+    """What answers of a surface are called, and how their choices are read.
+
+    `choice` raises LookupError, TypeError or AttributeError for what is none.
+    """
+
+    id_prefix: str
+    kind: str
+    choice: Callable[[Choice, int], Choice]
+    has_text: Callable[[Choice], bool]
+
+
+def read_answer(body: Body, ask: Ask, form: AnswerForm) -> Whole:
+    """Raises GatewayError `backend_error` for what is no answer, or tells an error."""
+    if len(body) > _MOST_PARSED_BYTES:
+        raise AnswerTooLarge
+    try:
+        told = parse_json(body)
+    except (orjson.JSONDecodeError, GatewayError):  # its nesting
+        raise not_understood() from None
+    if error_object(told) is not None:
+        raise failed_amid()
+    try:
+        choices = [form.choice(choice, number) for number, choice in enumerate(told["choices"])]
+    except (LookupError, TypeError, AttributeError):
+        raise not_understood() from None
+    if any(choice["finish_reason"] == "error" for choice in choices):
+        raise failed_amid()
+    return _whole(told, choices, ask, form)
+
+
+def _whole(told: dict[str, Any], choices: list[Choice], ask: Ask, form: AnswerForm) -> Whole:
+    if not choices:
+        raise not_understood()
+    usage = next(reversed([*usages_in(told)]), None)
+    if usage is not None and not usage["completion_tokens"] and any(map(form.has_text, choices)):
+        usage = None
+    created = told.get("created")
+    answer = {
+        "id": f"{form.id_prefix}-{ask.request_id}",
+        "object": form.kind,
+        "created": created if isinstance(created, int) else 0,
+        "model": ask.model,
+        "choices": choices,
+    }
+    body = orjson.dumps(answer | ({"usage": usage} if usage is not None else {}))
+    return Whole(body, choices[0]["finish_reason"], read_usage(usage), is_usage_exact=usage is not None)

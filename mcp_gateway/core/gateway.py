@@ -257,6 +257,7 @@ async def open_gateway(
             inference=inference,
             tool_servers=tool_servers,
         )
+        _watch_tool_servers(tool_servers, metrics)
         known_keys.on_close(inference.close_key)
         keys.on_change(lambda key: leases.give_back_of(key.account_id))
         await pool.begin(settings.upstream.start_wait_s)
@@ -540,6 +541,12 @@ def _tool_servers(settings: Settings, environ: Mapping[str, str]) -> ToolServers
     reaches = [reach_of(server, environ) for server in settings.mcp_servers]
     watched = [WatchedServer(reach, settings.mcp, random) for reach in reaches]
     return ToolServers(watched, are_exposed=settings.mcp.expose_tools)
+
+
+def _watch_tool_servers(servers: ToolServers, metrics: Metrics) -> None:
+    for server in servers:
+        metrics.tool_server_up.labels(server.label).set_function(partial(getattr, server, "is_reached"))
+        metrics.tool_server_sessions.labels(server.label).set_function(partial(getattr, server, "sessions"))
 
 
 def _breaker(upstream: UpstreamSettings) -> Breaker:

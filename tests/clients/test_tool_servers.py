@@ -37,7 +37,7 @@ def check_results(backend: ReplayingBackend) -> None:
 
 
 async def connected(door: Door) -> None:
-    await eventually(lambda: all(server.tools for server in door.gateway.tool_servers._servers.values()))
+    await eventually(lambda: all(server.tools for server in door.gateway.tool_servers))
 
 
 @pytest.mark.parametrize("shared", [True, False])

@@ -18,7 +18,7 @@ def server_at(double: ToolServerDouble, **more: Any) -> dict[str, Any]:
 
 
 async def connected(door: Door) -> None:
-    await eventually(lambda: all(server.tools for server in door.gateway.tool_servers._servers.values()))
+    await eventually(lambda: all(server.tools for server in door.gateway.tool_servers))
 
 
 async def test_keys_are_told_the_tools_of_their_account_s_servers_alone(tmp_path: Path) -> None:

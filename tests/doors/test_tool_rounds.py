@@ -116,7 +116,7 @@ async def opened(
             **settings,
         ) as door,
     ):
-        await eventually(lambda: all(server.tools for server in door.gateway.tool_servers._servers.values()))
+        await eventually(lambda: all(server.tools for server in door.gateway.tool_servers))
         yield door
         await door.nothing_is_left()
 
@@ -191,6 +191,48 @@ async def test_limits_count_one_request_and_all_tokens(tmp_path: Path, backend: 
         assert answer.headers["x-ratelimit-remaining-requests"] == "9"
         after = await door.get("/v1/limits", key)
         assert after.headers["x-ratelimit-remaining-tokens"] == str(10_000 - 40)
+
+
+async def test_a_day_counts_requests_and_not_their_rounds_after_a_restart_either(
+    tmp_path: Path, backend: ReplayingBackend
+) -> None:
+    double = ToolServerDouble()
+    async with opened(tmp_path, backend, double) as door:
+        account_id = await door.account()
+        key = await keyed(door, account_id, limits=OwnLimits(None, 10, None, None))
+        other = await keyed(door, account_id)
+        child = (await door.post(b'{"requests_per_day": 5}', key, "/v1/keys")).json()["key"]
+        for asking in (key, child, other):
+            backend.answer_with(calling(("echo", '{"text": "x"}')), calling(("echo", '{"text": "y"}')), said())
+            assert (await asked(door, asking)).json()["gateway"]["rounds"] == 3
+        backend.answer_with(said())
+        await door.chat(key)
+    async with opened(tmp_path, backend, double) as door:
+        left = [(await door.get("/v1/limits", one)).json()["requests_per_day"]["remaining"] for one in (key, child)]
+        assert left == [10 - 3, 5 - 1]
+        [(counted,)] = await door.rows("SELECT COUNT(*) FROM requests")
+        assert counted == 3 * 3 + 1
+
+
+async def test_calls_and_connections_of_servers_are_counted_by_their_labels(
+    tmp_path: Path, backend: ReplayingBackend
+) -> None:
+    double = ToolServerDouble()
+    servers = [{"label": "double", "accounts": ["*"]}, {"label": "other", "accounts": ["*"]}]
+    async with opened(tmp_path, backend, double, mcp_servers=servers) as door:
+        first = calling(("echo", '{"text": "x"}'), ("fail", "{}"), ("none", "{}"))
+        backend.answer_with(first, calling(("add", '{"a": 1, "b": 2}')), said())
+        await asked(door)
+        lines = (await door.http.get("/metrics")).text.splitlines()
+        told = dict(line.rsplit(" ", 1) for line in lines if line.startswith("gateway_mcp_"))
+        counts = {name: number for name, number in told.items() if "seconds_count" in name}
+        assert counts == {
+            'gateway_mcp_tool_call_seconds_count{outcome="ok",server="double"}': "2.0",
+            'gateway_mcp_tool_call_seconds_count{outcome="failed",server="double"}': "1.0",
+        }
+        assert [told[f'gateway_mcp_server_up{{server="{label}"}}'] for label in ("double", "other")] == ["1.0", "1.0"]
+        sessions = [told[f'gateway_mcp_server_sessions{{server="{label}"}}'] for label in ("double", "other")]
+        assert sessions == ["2.0", "1.0"]
 
 
 async def test_the_last_round_has_to_answer_without_tools(tmp_path: Path, backend: ReplayingBackend) -> None:
@@ -805,6 +847,7 @@ async def test_a_server_that_cannot_be_reached_is_told_to_the_model_and_the_call
             assert told["gateway"] == {"tool_calls": [], "rounds": 2, "unreachable_servers": ["gone"]}
             assert told["choices"][0]["finish_reason"] == "stop"
             assert b"So be it." in answer.content
+        assert 'gateway_mcp_server_up{server="gone"} 0.0' in (await door.http.get("/metrics")).text
         first, notice, *_ = contents([answer.content])
         assert (notice["object"], notice["gateway"]) == (
             "gateway.tool_server",
@@ -837,7 +880,7 @@ async def test_a_server_that_is_lost_is_told_until_it_is_there_again(
                 "mcp_servers": [{"label": "double", "url": double.url, "accounts": ["*"]}],
             }
             door = await stack.enter_async_context(open_door(tmp_path, **settings))
-            [server] = door.gateway.tool_servers._servers.values()
+            [server] = door.gateway.tool_servers
             await eventually(lambda: server.is_reached)
             key = await keyed(door)
         await eventually(lambda: not server.is_reached)
@@ -859,7 +902,7 @@ async def test_a_server_that_dies_under_a_call_is_told_to_the_model(
         servers = [{"label": "double", "url": served.url, "accounts": ["*"]}]
         door_opened = open_door(tmp_path, vllm_urls=[backend.url], models=[FREE], mcp_servers=servers)
         door = await door_opened.__aenter__()
-        await eventually(lambda: all(server.tools for server in door.gateway.tool_servers._servers.values()))
+        await eventually(lambda: all(server.tools for server in door.gateway.tool_servers))
         backend.answer_with(calling(("wait", "{}")), said("so be it"))
         request = asyncio.ensure_future(asked(door))
         await eventually(lambda: double.calls)
@@ -980,7 +1023,9 @@ async def test_arguments_and_results_are_kept_nowhere(tmp_path: Path, backend: R
                 assert CANARY in (await asked(door, key, stream=True)).text
                 backend.answer_with(calling_stream(*calls), said_stream(CANARY))
                 await asked(door, key, stream=True)
-                assert CANARY not in (await door.get("/metrics")).text
+                metrics = (await door.http.get("/metrics")).text
+                assert 'gateway_mcp_tool_call_seconds_count{outcome="ok",server="double"}' in metrics
+                assert CANARY not in metrics
     assert any(CANARY in str(said_to) for said_to in double.calls)
     assert not [line for line in lines if CANARY in line and "mcp.server" not in line]
     assert files_with(b"SQLite", tmp_path)

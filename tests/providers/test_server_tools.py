@@ -31,7 +31,7 @@ async def test_a_tool_of_a_server_is_called_within_a_chat_and_each_round_is_bill
             "mcp_servers": [{"label": "sky", "url": sky.url, "accounts": ["*"], "shared": True}],
         }
         async with open_door(tmp_path, environ=ENVIRON, **settings) as door:
-            await eventually(lambda: all(server.tools for server in door.gateway.tool_servers._servers.values()))
+            await eventually(lambda: all(server.tools for server in door.gateway.tool_servers))
             account_id = await door.account("1")
             key = await door.key(account_id, mcp_servers=["sky"])
             answer = await door.chat(key, model="sold/model", max_tokens=100, tools=WEATHER, stream=is_stream)

@@ -60,7 +60,7 @@ def in_rounds(
         inference.tool_servers,
         wanted,
         caller,
-        inference.parts.monotonic_s,
+        inference.parts,
         search_from=settings.tool_search_from,
     )
     most_rounds = min(wanted.max_rounds or settings.tool_rounds, settings.tool_rounds)

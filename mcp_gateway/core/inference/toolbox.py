@@ -7,7 +7,7 @@ kept here.
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ import orjson
 
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.inference.parts import Parts
 from mcp_gateway.core.mcp_client.servers import ServedTool, ToolOutcome, ToolServer, ToolServers
 from mcp_gateway.core.surfaces.wanted_tools import WantedServer, WantedTools
 from mcp_gateway.core.text import shown
@@ -107,7 +108,7 @@ class Toolbox:
         unreached: Mapping[str, str],
         own: frozenset[str],
         account_id: str,
-        monotonic_s: Callable[[], float],
+        parts: Parts,
         *,
         search_from: int | None,
     ) -> None:
@@ -116,7 +117,8 @@ class Toolbox:
         """The labels of servers, by the names of the functions that stand for them."""
         self._own = own
         self._account_id = account_id
-        self._monotonic_s = monotonic_s
+        self._monotonic_s = parts.monotonic_s
+        self._count = parts.metrics.tool_called
         is_long = search_from is not None and len(offered) >= search_from
         self._is_searched = is_long and own.isdisjoint((FIND, CALL))
         self.ran: list[RanTool] = []
@@ -167,8 +169,9 @@ class Toolbox:
         try:
             outcome = await one.server.call(self._account_id, one.tool.name, arguments)
         finally:
-            took_ms = int((self._monotonic_s() - began_at_s) * 1000)
-            self.ran.append(RanTool(one.tool.server, one.tool.name, took_ms, outcome.is_ok))
+            took_s = self._monotonic_s() - began_at_s
+            self.ran.append(RanTool(one.tool.server, one.tool.name, int(took_s * 1000), outcome.is_ok))
+            self._count(one.tool.server, took_s, is_ok=outcome.is_ok)
         return outcome.text
 
     def _meant(self, call: ToolCall) -> tuple[str, dict[str, Any] | None]:
@@ -199,7 +202,7 @@ def toolbox(
     servers: ToolServers,
     wanted: WantedTools,
     caller: Caller,
-    monotonic_s: Callable[[], float],
+    parts: Parts,
     *,
     search_from: int | None,
 ) -> Toolbox:
@@ -210,7 +213,7 @@ def toolbox(
     reserved = {*offered, *wanted.own, FIND, CALL}
     gone = [server.label for server in wanted.servers if not own[server.label].is_reached]
     unreached = {_free(f"{label}__cannot_be_reached", reserved): label for label in gone}
-    return Toolbox(offered, unreached, wanted.own, caller.account_id, monotonic_s, search_from=search_from)
+    return Toolbox(offered, unreached, wanted.own, caller.account_id, parts, search_from=search_from)
 
 
 def _tools_of(wanted: WantedServer, own: Mapping[str, ToolServer]) -> Iterable[OfferedTool]:

@@ -4,7 +4,7 @@ Without the SDK, which takes longer to import than a command to run.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from mcp_gateway.core.caller import Caller
@@ -38,6 +38,9 @@ class ToolServer(Protocol):
 
     @property
     def is_reached(self) -> bool: ...
+    @property
+    def sessions(self) -> int:
+        """How many are open, the gateway's own among them."""
 
     def is_for(self, caller: Caller) -> bool:
         """Guests and test keys have none."""
@@ -61,6 +64,9 @@ class ToolServers:
 
     def __bool__(self) -> bool:
         return bool(self._servers)
+
+    def __iter__(self) -> Iterator[ToolServer]:
+        return iter(self._servers.values())
 
     def of(self, caller: Caller) -> dict[str, ToolServer]:
         """Those that a caller may use, by label."""

@@ -50,6 +50,11 @@ class WatchedServer:
         """Whether the gateway's own session of it is open."""
         return self._own is not None
 
+    @property
+    def sessions(self) -> int:
+        """Of accounts, and the gateway's own."""
+        return len(self._sessions) + self.is_reached
+
     def is_for(self, caller: Caller) -> bool:
         """Guests and test keys have none, other keys those of their account's that they were given."""
         if caller.is_guest or caller.is_test or caller.mcp_servers.isdisjoint((ANY, self.label)):

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.process_collector import ProcessCollector
@@ -92,6 +92,17 @@ class Metrics:
             ("outcome",),
             registry=registry,
         )  # fmt: skip
+        self.tool_calls = Histogram(
+            "gateway_mcp_tool_call_seconds", "Calls of tools of MCP servers; outcome ok or failed.",
+            ("server", "outcome"), registry=registry, buckets=_LATENCY_BUCKETS_S,
+        )  # fmt: skip
+        self.tool_server_up = Gauge(
+            "gateway_mcp_server_up", "1 where the MCP server can be reached.", ("server",), registry=registry
+        )
+        self.tool_server_sessions = Gauge(
+            "gateway_mcp_server_sessions", "Open sessions of the MCP server: the gateway's own, and accounts'.",
+            ("server",), registry=registry,
+        )  # fmt: skip
         self.payments_uncredited = Counter(
             "gateway_payments_uncredited", "Events of Stripe's about money that reached no wallet.", ("reason",),
             registry=registry,
@@ -112,6 +123,10 @@ class Metrics:
         answers.prompt_tokens += record.prompt_tokens
         answers.completion_tokens += record.completion_tokens
         answers.revenue_nano += record.cost_nano
+
+    def tool_called(self, server: str, took_s: float, *, is_ok: bool) -> None:
+        """Count one call of a tool of a server, by its label."""
+        self.tool_calls.labels(server, "ok" if is_ok else "failed").observe(took_s)
 
     def fsynced(self, duration_s: float) -> None:
         """Count one fsync of the ledger; called by one thread alone."""

@@ -35,7 +35,8 @@ class NoteFailedAttempt(Write[None]):
 
 @dataclass(frozen=True, slots=True)
 class RequestCounts(Scan[list[tuple[str, str, int]]]):
-    """Account, key and how many requests of it there are, from an hour since the Unix epoch on."""
+    """Account, key and how many requests of it there are, from an hour since the Unix epoch on; further rounds of one
+    are none."""
 
     since_hour: int
 

@@ -15,7 +15,7 @@ from mcp_gateway.core.mcp_client.reach import reach_of
 from mcp_gateway.core.mcp_client.servers import ToolServers
 from mcp_gateway.core.mcp_client.watched import WatchedServer
 from tests.cases import each
-from tests.patience import eventually
+from tests.patience import PATIENCE_S, eventually
 from tests.tool_server import ERAS, ToolServerDouble
 
 NEVER_S = 1e6
@@ -149,6 +149,7 @@ async def test_a_call_that_takes_too_long_is_cancelled_at_the_server(era: str) -
         outcome = await server.call("acc_1", "wait", {})
         assert outcome == ("The tool did not answer within 0.1 s.", False)
         await double.is_cancelled.wait()
+        server._bounds = server._bounds.model_copy(update={"tool_timeout_s": PATIENCE_S})
         assert (await server.call("acc_1", "echo", {"text": "still here"})).is_ok
 
 

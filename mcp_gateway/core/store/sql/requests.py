@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mcp_gateway.core.clock import HOUR_MS
+from mcp_gateway.core.clock import DAY_MS, HOUR_MS
 from mcp_gateway.core.ids import first_id_at
 from mcp_gateway.core.observe.activity import SLOT_MS, ActivitySince, SlotPart
 from mcp_gateway.core.observe.history import (
@@ -110,6 +110,14 @@ _COUNTS = """
 SELECT account_id, key_id, SUM(requests) FROM accounts CROSS JOIN hourly_usage ON account_id = accounts.id AND hour >= ?
 WHERE key_id <> '' GROUP BY account_id, key_id
 """
+_ROUNDS = """
+SELECT requests.account_id, requests.key_id, COUNT(*)
+FROM (SELECT DISTINCT account_id FROM key_mcp_servers JOIN keys ON keys.id = key_id) AS served
+CROSS JOIN requests ON requests.account_id = served.account_id AND requests.id >= ?
+WHERE started_at_ms >= ? AND INSTR(requests.id, '-') AND requests.key_id IS NOT NULL
+GROUP BY requests.account_id, requests.key_id
+"""
+"""Further rounds of requests, which accounts alone have whose keys may use tools of servers: no others are searched."""
 
 
 def insert_records(connection: sqlite3.Connection, records: Sequence[RequestRecord]) -> None:
@@ -175,7 +183,11 @@ def _note_failed_attempt(transaction: Transaction, note: NoteFailedAttempt) -> N
 
 
 def _request_counts(rows: Rows, read: RequestCounts) -> list[tuple[str, str, int]]:
-    return [(account_id, key_id, count) for account_id, key_id, count in rows.all(_COUNTS, (read.since_hour,))]
+    since_ms = read.since_hour * HOUR_MS
+    first_id = first_id_at("req", max(0, since_ms - DAY_MS))  # a round may begin long after its request
+    rounds = {(account_id, key_id): count for account_id, key_id, count in rows.all(_ROUNDS, (first_id, since_ms))}
+    counts = rows.all(_COUNTS, (read.since_hour,))
+    return [(account_id, key_id, count - rounds.get((account_id, key_id), 0)) for account_id, key_id, count in counts]
 
 
 def _activity(rows: Rows, read: ActivitySince) -> list[SlotPart]:

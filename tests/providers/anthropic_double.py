@@ -175,6 +175,15 @@ class Anthropic(Generic):
         )
         return forms.get(path.removeprefix(self.path))
 
+    def refuse(self, body: dict[str, Any]) -> Refusal | None:
+        return self.messages.refuse(body)
+
+    def unary(self, body: dict[str, Any]) -> bytes:
+        return self.messages.unary(body)
+
+    def stream(self, body: dict[str, Any]) -> Stream:
+        return self.messages.stream(body)
+
     def refuse_head(self, headers: dict[str, str], body: dict[str, Any]) -> Refusal | None:
         if headers.get("anthropic-version") != "2023-06-01":
             return error(400, "invalid_request_error", "anthropic-version: header is required")
@@ -189,7 +198,10 @@ class Anthropic(Generic):
 
     def page(self, path: str) -> Any:
         """Twenty at once; what is asked for stands on the second page."""
-        rows = [{"type": "model", "id": f"m-{number}", "display_name": f"M {number}"} for number in range(30, 0, -1)]
+        rows = [
+            {"type": "model", "id": name, "display_name": name}
+            for name in (*(f"n-{number}" for number in range(30)), "m-1")
+        ]
         names = [row["id"] for row in rows]
         start = names.index(path.partition("after_id=")[2]) + 1 if "after_id=" in path else 0
         shown = rows[start : start + 20]
@@ -203,7 +215,13 @@ class AnthropicChat(Generic):
     kind = "anthropic"
 
     def row(self) -> dict[str, Any]:
-        return {"auth": "bearer", "chat_path": "/chat/completions"}
+        """As one has to say of it what its messages have and it has not."""
+        return {
+            "auth": "bearer", "chat_path": "/chat/completions", "messages_path": "", "schema_form": "none",
+            "drop": ["user", "metadata", "tools.function.strict"], "pass_fields": ["thinking"], "replay": [],
+            "efforts": [],
+            "refuse": ["n=1", "logprobs", "top_logprobs", "logit_bias", "seed", "reasoning_effort"],
+        }  # fmt: skip
 
     def listing(self) -> Any:
         return {"data": [{"type": "model", "id": "m-1", "display_name": "M 1"}], "has_more": False}

@@ -1,6 +1,6 @@
 """All doubles of providers that the contract holds for."""
 
-from tests.providers.anthropic_double import AnthropicChat
+from tests.providers.anthropic_double import Anthropic, AnthropicChat
 from tests.providers.doubles import (
     Cloudflare,
     Cohere,
@@ -16,5 +16,6 @@ from tests.providers.doubles import (
 )
 
 KINDS: tuple[type[Generic], ...] = (
-    OpenAi, AnthropicChat, Cohere, Groq, Cloudflare, Ollama, DeepSeek, Mistral, Moonshot, Google, Generic, OddLines,
+    OpenAi, Anthropic, AnthropicChat, Cohere, Groq, Cloudflare, Ollama, DeepSeek, Mistral, Moonshot, Google, Generic,
+    OddLines,
 )  # fmt: skip

@@ -15,7 +15,7 @@ from mcp_gateway.core.surfaces.credible import UsageBounds
 from mcp_gateway.core.surfaces.messages import MESSAGES
 from mcp_gateway.core.surfaces.surface import Ask
 from tests.message_streams import blocks_in, events_in, message_in
-from tests.providers.anthropic_double import Anthropic, AnthropicChat
+from tests.providers.anthropic_double import Anthropic
 from tests.providers.doubles import TEXT, Double, Generic, Refusal, serving
 from tests.providers.kinds import KINDS
 from tests.providers.test_contract import (
@@ -30,7 +30,7 @@ from tests.serving import Door, open_door
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 TOOL = {"name": "weather", "input_schema": {"type": "object", "properties": {}}}
-TRANSLATED = {kind.__name__: kind for kind in KINDS if kind is not AnthropicChat}
+TRANSLATED = {kind.__name__: kind for kind in KINDS if kind is not Anthropic}
 ALL = TRANSLATED | {"Anthropic": Anthropic}
 each_kind = pytest.mark.parametrize("kind", ALL)
 each_translated = pytest.mark.parametrize("kind", TRANSLATED)

@@ -59,8 +59,10 @@ _FORMATS = ("text", "json_object")
 class ProviderFields:
     """The table for one provider."""
 
-    def __init__(self, row: Preset) -> None:
+    def __init__(self, row: Preset, *, keeps_cache_control: bool = False) -> None:
+        """`keeps_cache_control` is whether the marks of prompt caches stay, which OpenAI's API does not have."""
         self._row = row
+        self._keeps_cache_control = keeps_cache_control
         self._passed = as_they_are(FIELDS, row.pass_fields)
         self._message_keys = _MESSAGE_KEYS | frozenset(row.replay)
         self._rules = RowRules(row.refuse, row.drop, row.rename, row.clamp, row.set)
@@ -100,7 +102,8 @@ class ProviderFields:
         for index, part in enumerate(content if isinstance(content, list) else ()):
             if not isinstance(part, str):
                 sift_part(part, f"{where}.content[{index}]", left_out)
-                part.pop("cache_control", None)
+                if not self._keeps_cache_control:
+                    part.pop("cache_control", None)
         for index, call in enumerate(calls if isinstance(calls, list) else ()):
             left_out.keep_only(call, _CALL_KEYS, "messages[].tool_calls[]", f"{where}.tool_calls[{index}]")
 

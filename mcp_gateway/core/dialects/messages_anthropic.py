@@ -3,14 +3,14 @@
 from mcp_gateway.core.dialects.dialect import Counting
 from mcp_gateway.core.dialects.message_fields import BETAS
 from mcp_gateway.core.dialects.messages_anthropic_fields import messages_to
+from mcp_gateway.core.dialects.one_piece import OnePiece
 from mcp_gateway.core.dialects.translation.carried import without_thoughts_of_others
 from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.provider_settings import Preset
-from mcp_gateway.core.record import EndedBy
 from mcp_gateway.core.surfaces import message_answer
 from mcp_gateway.core.surfaces.credible import UsageBounds
 from mcp_gateway.core.surfaces.message_events import MessageRelay
-from mcp_gateway.core.surfaces.surface import Ask, Body, Collecting, Headers, Terms, Whole
+from mcp_gateway.core.surfaces.surface import Ask, Body, Headers, Terms, Whole
 from mcp_gateway.core.surfaces.usage import Usage
 
 BETA_HEADER = b"anthropic-beta"
@@ -48,7 +48,7 @@ class HeldMessageRelay(MessageRelay):
         return b""
 
 
-class MessagesToAnthropic:
+class MessagesToAnthropic(OnePiece):
     """What a message becomes for such a provider, and its answers for the client."""
 
     tells_running_usage = True
@@ -69,20 +69,8 @@ class MessagesToAnthropic:
         kept["messages"] = without_thoughts_of_others(kept["messages"])
         return Counting(self.path + COUNT_PATH, dump_json({"model": backend_model, **kept}), beta_headers(ask))
 
-    def can_collect(self, ask: Ask) -> bool:
-        return False
-
-    def can_be_cut(self, ask: Ask) -> bool:
-        return False
-
-    def cut(self, first_frame: bytes, usage: Usage | None, ended_by: EndedBy) -> bytes:
-        raise NotImplementedError  # see `can_be_cut`
-
     def reader(self, ask: Ask, public_model: str, bounds: UsageBounds) -> HeldMessageRelay:
         return HeldMessageRelay(public_model, bounds, _answer_id(ask))
-
-    def collecting(self, ask: Ask, public_model: str, max_bytes: int) -> Collecting:
-        raise NotImplementedError  # see `can_collect`
 
     async def read(self, body: Body, ask: Ask) -> Whole:
         return message_answer.read_message(body, ask.model, _answer_id(ask))

@@ -62,4 +62,4 @@ def messages_to(row: Preset) -> MessageFields:
         has_attribution=True,
         lowers_ttl=row.longest_cache == "5m",
     )
-    return MessageFields(table, row.pass_fields)
+    return MessageFields(table, (name for name in row.pass_fields if FIELDS.get(name) is not FieldUse.BOUNDED))

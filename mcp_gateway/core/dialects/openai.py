@@ -6,6 +6,7 @@ Knows nothing of connections or callers.
 from collections.abc import Callable, Mapping
 
 from mcp_gateway.core.dialects import openai_refusals
+from mcp_gateway.core.dialects.chat_anthropic import ChatToAnthropic
 from mcp_gateway.core.dialects.chat_openai import ChatToOpenAi
 from mcp_gateway.core.dialects.completions_openai import CompletionsToOpenAi
 from mcp_gateway.core.dialects.dialect import Inquiry, Target, Translation
@@ -33,7 +34,7 @@ class OpenAi:
         chats, completions = ChatToOpenAi(row, reasoning_names), CompletionsToOpenAi(row)
         self._adapting = {one.path: one.adapts_to for one in (chats, completions)}
         served: dict[SurfaceName, Translation] = {
-            "chat": chats,
+            "chat": chats if row.chat_path else ChatToAnthropic(row, reasoning_names),
             "completions": completions,
             "embeddings": EmbeddingsToOpenAi(row),
             "messages": MessagesToAnthropic(row) if row.messages_path else self._translated,

@@ -17,7 +17,7 @@ from mcp_gateway.core.surfaces.credible import failed_amid, not_understood
 from mcp_gateway.core.surfaces.surface import Ask, Body, Whole
 from mcp_gateway.core.surfaces.usage import read_usage
 
-_MOST_PARSED_BYTES = 4 * 1024 * 1024
+MOST_PARSED_BYTES = 4 * 1024 * 1024
 """It is parsed at once, while nobody else is served."""
 Choice = dict[str, Any]
 
@@ -36,7 +36,7 @@ class AnswerForm(NamedTuple):
 
 def read_answer(body: Body, ask: Ask, form: AnswerForm) -> Whole:
     """Raises GatewayError `backend_error` for what is no answer, or tells an error."""
-    if len(body) > _MOST_PARSED_BYTES:
+    if len(body) > MOST_PARSED_BYTES:
         raise AnswerTooLarge
     try:
         told = parse_json(body)

@@ -92,7 +92,7 @@ class ChunkNormalizer:
             raise not_understood() from None
         if (error := error_object(chunk)) is not None:
             self._is_over = True
-            return _error_frame(error)
+            return error_frame(error)
         if not isinstance(chunk, dict):
             raise not_understood()
         for usage in usages_in(chunk):
@@ -133,7 +133,7 @@ class ChunkNormalizer:
         return b"data: %b\n\n" % orjson.dumps({**self._head, **self._model, "choices": choices, **more})
 
 
-def _error_frame(error: dict[str, Any]) -> bytes:
+def error_frame(error: dict[str, Any]) -> bytes:
     """The error with all of its names in its type, by which the rules of a row know it."""
     status = error.get("status_code")
     told = failure_in(error if status is None else {"code": status, "message": error.get("message")})
@@ -141,10 +141,19 @@ def _error_frame(error: dict[str, Any]) -> bytes:
     return b"data: %b\n\n" % orjson.dumps({"error": one})
 
 
+class Chunks(Protocol):
+    """Makes whole frames in OpenAI's one form of what arrives, in whatever form it comes."""
+
+    @property
+    def held_bytes(self) -> int: ...
+    def feed(self, piece: bytes) -> bytes: ...
+    def end(self) -> bytes: ...
+
+
 class ProviderRelay(FrameRelay):
     """Reads a provider's stream for a client."""
 
-    def __init__(self, chunks: ChunkNormalizer, ask: Ask, *, choices: int, bounds: UsageBounds) -> None:
+    def __init__(self, chunks: Chunks, ask: Ask, *, choices: int, bounds: UsageBounds) -> None:
         super().__init__(
             ask.model,
             wants_usage=ask.usage_wishes.at_end,

@@ -104,6 +104,8 @@ class RoundFrames:
             if name in _TEXTS:
                 if isinstance(told, str) and told:
                     self._texts.setdefault(name, []).append(told)
+            elif isinstance(told, list) and name not in _HEAD_OF_MESSAGE:
+                self._more[name] = [*self._more.get(name, ()), *told]
             elif name not in _HEAD_OF_MESSAGE and told is not None:
                 self._more[name] = told
 

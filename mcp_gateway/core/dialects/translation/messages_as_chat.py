@@ -7,7 +7,7 @@ from typing import Any
 
 from mcp_gateway.core.dialects.translation.messages_in_turn import MessagesInTurn
 from mcp_gateway.core.dialects.translation.shapes import named, object_in, odd, whole_number
-from mcp_gateway.core.dialects.translation.words import EFFORTS, choice_of_tools, effort_of_tokens
+from mcp_gateway.core.dialects.translation.words import EFFORTS, choice_of_tools, effort_of_tokens, nearest_effort
 from mcp_gateway.core.provider_settings import Preset
 
 _ALIKE = ("temperature", "top_p", "top_k")
@@ -18,7 +18,7 @@ class MessagesAsChat:
     """For the provider of one row."""
 
     def __init__(self, row: Preset) -> None:
-        self._efforts = sorted(row.efforts, key=EFFORTS.index)
+        self._efforts = row.efforts
         self._says_whether_to_think = "thinking" in row.pass_fields
         self._turns = MessagesInTurn(row.replay)
 
@@ -59,9 +59,7 @@ class MessagesAsChat:
             return None
         if asked not in EFFORTS:
             raise odd("output_config.effort", f"must be one of {', '.join(EFFORTS)}")
-        known = [one for one in self._efforts if one != "none"]
-        enough = [one for one in known if EFFORTS.index(one) >= EFFORTS.index(asked)]
-        return next(iter(enough or known[-1:]), None)
+        return nearest_effort(asked, self._efforts)
 
 
 def _function(tool: Any, place: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What chats and messages call by different words: one table for both directions. Knows no body and no stream."""
 
+from collections.abc import Iterable
 from typing import Any, get_args
 
 from mcp_gateway.core.provider_settings import Effort
@@ -51,6 +52,13 @@ def choice_of_tools(choice: dict[str, Any]) -> str | dict[str, Any]:
 def effort_of_tokens(budget_tokens: int) -> str:
     """The effort that a budget for thinking stands for."""
     return next((effort for most, effort in _EFFORT_OF_TOKENS if budget_tokens <= most), "high")
+
+
+def nearest_effort(asked: str, known: Iterable[Effort]) -> Effort | None:
+    """The least of those that are known which is enough, or else the most; None where none is."""
+    able = sorted((one for one in known if one != "none"), key=EFFORTS.index)
+    enough = [one for one in able if EFFORTS.index(one) >= EFFORTS.index(asked)]
+    return next(iter(enough or able[-1:]), None)
 
 
 def data_uri_of(source: dict[str, Any]) -> str:

@@ -203,7 +203,7 @@ def test_each_field_has_its_counterpart(fields: dict[str, Any], expected: dict[s
         ("cohere", {"output_config": {"effort": "low"}}, {"reasoning_effort": "high"}),
         ("mistral", {"thinking": {"type": "disabled"}}, {"reasoning_effort": "none"}),
         ("ollama", {"output_config": {"effort": "xhigh"}}, {"reasoning_effort": "max"}),
-        ("anthropic", {"output_config": {"effort": "high"}}, {}),
+        ("anthropic", {"output_config": {"effort": "xhigh"}}, {"reasoning_effort": "max"}),
         ("openai", {"output_config": {"effort": "minimal"}}, {"reasoning_effort": "low"}),
     ],
 )

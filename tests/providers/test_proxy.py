@@ -113,6 +113,9 @@ async def test_what_would_be_left_out_or_changed_is_refused_and_named_and_costs_
             ({"top_k": 5}, "top_k"),
             ({"repetition_penalty": 1.1}, "repetition_penalty"),
             ({"prediction": {"type": "content", "content": "x"}}, "prediction"),
+            ({"enable_thinking": False}, "enable_thinking"),
+            ({"reasoning": {}}, "reasoning"),
+            ({"prompt_logprobs": False}, "prompt_logprobs"),
             ({"models": ["m-1"]}, "models"),
             ({"gateway": {"max_cost_usd": "1"}}, "gateway"),
             ({"messages": [{"role": "user", "content": "Hi", "extra": 1}]}, "messages"),
@@ -131,7 +134,7 @@ async def test_what_would_be_left_out_or_changed_is_refused_and_named_and_costs_
 async def test_what_asks_for_nothing_or_for_what_is_sent_anyway_is_not_changed(tmp_path: Path) -> None:
     fields: dict[str, Any] = {
         "store": False, "service_tier": "default", "max_tokens": 5, "n": 1, "temperature": 0.5, "user": "u",
-        "stop": ["x"], "seed": 0, "tools": TOOLS, "tool_choice": "auto", "logprobs": False, "metadata": None,
+        "stop": ["x"], "seed": 0, "tools": TOOLS, "tool_choice": "auto", "logprobs": False, "metadata": {},
         "response_format": {"type": "json_object"}, "reasoning_effort": "low", "verbosity": "low",
         "parallel_tool_calls": True,
     }  # fmt: skip

@@ -17,6 +17,10 @@ from mcp_gateway.core.token_ids import TokenIds
 
 _KEPT_OTHERWISE = frozenset({"max_completion_tokens", "max_output_tokens", "max_tokens", "model", "stream_options"})
 """Fields that the gateway writes itself and keeps to: the model's name there, the limit by its terms, what is told."""
+_ASKS_FOR_NOTHING: dict[str, Any] = {
+    "background": False, "echo": False, "logprobs": False, "metadata": {}, "store": False, "stream": False,
+}  # fmt: skip
+"""What is meant where these are missing, too; of other fields `false` may switch off what would be on without them."""
 
 
 async def checked_unchanged(
@@ -48,7 +52,7 @@ def _is_kept(name: str, value: Any, written: dict[str, Any]) -> bool:
     """What asks for nothing may be missing."""
     if name in written:
         return bool(written[name] == value)
-    return value is None or value is False or value in ([], {})
+    return value is None or value == [] or _ASKS_FOR_NOTHING.get(name) == value
 
 
 def _changed(name: str) -> GatewayError:

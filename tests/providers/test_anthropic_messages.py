@@ -177,6 +177,7 @@ class TestRequests:
         _, double, _, _ = served
         cached = {"type": "ephemeral"}
         attribution = {"type": "text", "text": "x-anthropic-billing-header: cc_version=2.1; cch=a1b2;"}
+        said = [{"type": "text", "text": "Now in French.", "cache_control": cached}]
         body: dict[str, Any] = {
             "system": [attribution, {"type": "text", "text": "Be brief.", "cache_control": cached}],
             "messages": [
@@ -190,7 +191,7 @@ class TestRequests:
                     ],
                 },
                 {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "toolu_1", "content": "sunny"}]},
-                {"role": "user", "content": [{"type": "mid_conv_system", "text": "Now in French."}]},
+                {"role": "user", "content": [{"type": "mid_conv_system", "content": said}]},
             ],
             "tools": [
                 TOOL | {"cache_control": cached, "strict": True},
@@ -218,6 +219,17 @@ class TestRequests:
         assert response.status_code == 200, response.text
         assert double.asked[-1].headers["anthropic-beta"] == beta
         assert sent(double)["context_management"] == edits
+
+    async def test_what_the_system_says_amid_a_conversation_passes_with_its_feature(self, served: Served) -> None:
+        """As Claude Code sends it, with others that cost nothing by themselves."""
+        _, double, _, _ = served
+        names = "mid-conversation-system-2026-04-07", "advanced-tool-use-2025-11-20", "thinking-token-count-2026-05-13"
+        told = [*HELLO, {"role": "system", "content": [{"type": "text", "text": "Be brief."}]}]
+        response = await ask(served, beta=",".join(names), messages=told)
+        assert response.status_code == 200, response.text
+        assert "x-ignored-parameters" not in response.headers
+        assert double.asked[-1].headers["anthropic-beta"] == ",".join(names)
+        assert sent(double)["messages"] == told
 
     async def test_what_changes_the_price_is_left_out_with_its_feature_and_told(self, served: Served) -> None:
         _, double, _, _ = served
@@ -267,6 +279,8 @@ class TestRequests:
         ("fields", "param"),
         [
             ({"tools": [{"type": "web_search_20260318", "name": "web_search"}]}, "tools[0]"),
+            ({"tools": [TOOL, {"type": "bash_code_execution_20250825", "name": "bash"}]}, "tools[1]"),
+            ({"tools": [{"type": "text_editor_code_execution_20250825", "name": "edit"}]}, "tools[0]"),
             ({"tools": [{"type": "code_execution_20250825", "name": "x"}]}, "tools[0]"),
             ({"mcp_servers": [{"url": "https://a.example"}]}, "mcp_servers"),
             ({"container": "c"}, "container"),

@@ -40,15 +40,17 @@ _BLOCK_KEYS = BLOCK_KEYS | {
     kind: frozenset({"cache_control", "type", *keys})
     for kind, keys in {
         "document": {"citations", "context", "source", "title"},
-        "mid_conv_system": {"text"},
+        "mid_conv_system": {"content"},
     }.items()
 }
 _TOOL_KEYS = TOOL_KEYS | {
     "allowed_callers", "display_height_px", "display_number", "display_width_px", "eager_input_streaming",
     "enable_zoom", "input_examples", "max_characters",
 }  # fmt: skip
-_TOOL_TYPES = ("bash_", "computer_", "memory_", "text_editor_")
-"""Of Anthropic's own, those that the client runs."""
+_TOOL_TYPES = ("bash_20", "computer_20", "memory_20", "text_editor_20")
+"""Of Anthropic's own, those that the client runs, each with the year of its version: `bash_code_execution_...` and the
+like run at Anthropic's.
+"""
 
 
 def messages_to(row: Preset) -> MessageFields:

@@ -78,6 +78,11 @@ def model(script: str) -> str:
     return f"claude-{script}"
 
 
+def provided(script: str) -> str:
+    """The same of one that a provider has, which knows chats alone."""
+    return f"claude-provided-{script}"
+
+
 class Stage(NamedTuple):
     """The gateway and its backend."""
 
@@ -107,7 +112,8 @@ async def open_stage(data_dir: Path) -> AsyncIterator[Stage]:
         open_door(
             data_dir,
             vllm_urls=[backend.url],
-            models=list(map(_published, scripts.MODELS)),
+            providers=[{"name": "scripts", "kind": "openai", "base_url": f"{backend.url}/v1", "auth": "none"}],
+            models=[*map(_published, scripts.MODELS), *map(_provided, scripts.MODELS)],
             enable_vision=True,
             upstream={"collect_above_tokens": 10**6},
         ) as door,
@@ -125,3 +131,7 @@ def _published(script: str) -> dict[str, Any]:
         "input_modalities": ["text", "image"],
         "pricing": {"prompt": format_usd(PROMPT_NANO), "completion": format_usd(COMPLETION_NANO)},
     }
+
+
+def _provided(script: str) -> dict[str, Any]:
+    return _published(script) | {"id": f"provided/{script}", "aliases": [provided(script)], "provider": "scripts"}

@@ -14,7 +14,7 @@ from mcp_gateway.core.config import Settings
 from tests.clients import scripts
 from tests.clients.agents import ADDRESS, AGENTS, DOCUMENT, RETRIES, run_agent, settle_in
 from tests.clients.installed import PROGRAMS
-from tests.clients.stage import BEGUN_NANO, CASES, COST_NANO, Stage, Told, model, of_case, open_stage
+from tests.clients.stage import BEGUN_NANO, CASES, COST_NANO, Stage, Told, model, of_case, open_stage, provided
 from tests.clients.test_docs import PARSERS
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
@@ -101,6 +101,23 @@ async def test_an_agent_ends_as_it_should_and_what_is_refused_is_free(
     until = stage.backend.chats_asked(1) if case == "cancel" else None
     ended = await run_agent(agent, home, variables, image=case == "image", until=until)
     told = await stage.told_of(account_id)
+    assert (ended.status, told) == (seen.status, seen.told), ended.printed
+    assert seen.words in ended.printed
+
+
+@pytest.mark.parametrize(
+    "case", ["answer", "parallel tools", "thinking", "image", "cut answer", "402", "context overflow"]
+)
+async def test_claude_code_ends_alike_where_a_provider_that_knows_chats_alone_has_the_model(
+    stage: Stage, case: str, home: Path
+) -> None:
+    account_id, key = await stage.caller(CASES[case])
+    variables = settle_in("Claude Code", home, stage.door.url, key, provided(CASES[case].script))
+    seen = TABLE["Claude Code"][case]
+    stage.backend.asked.clear()
+    ended = await run_agent("Claude Code", home, variables, image=case == "image")
+    told = await stage.told_of(account_id)
+    assert {asked.path for asked in stage.backend.chats} <= {"/v1/chat/completions"}
     assert (ended.status, told) == (seen.status, seen.told), ended.printed
     assert seen.words in ended.printed
 

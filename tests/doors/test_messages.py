@@ -213,10 +213,12 @@ async def test_a_count_is_the_backends_free_and_a_listing(served: Served) -> Non
     assert await door.rows("SELECT * FROM requests WHERE account_id = ?", account) == []
 
 
-async def test_a_backend_that_does_not_count_is_not_found(served: Served) -> None:
-    door, first, _ = served
-    first.counts = whole(b'{"detail":"Not Found"}', 404)
+async def test_where_no_backend_counts_it_is_not_found_and_one_that_does_is_asked_next(served: Served) -> None:
+    door, first, second = served
+    first.counts = second.counts = whole(b'{"detail":"Not Found"}', 404)
     assert error_in(await ask(door, await door.key(), f"{PATH}/count_tokens")) == (404, "not_found_error")
+    second.counts = None
+    assert (await ask(door, await door.key(), f"{PATH}/count_tokens")).json() == {"input_tokens": 10}
     first.counts = None
 
 

@@ -29,6 +29,9 @@ AREAS: dict[str, Area] = {
                 "tests/providers/test_completions.py",
                 "tests/providers/test_embeddings.py",
             ],
+            "Responses of providers are asked without any state, and end as one of the own servers does, whatever the provider tells beside.": [
+                "tests/providers/test_responses.py",
+            ],
             "What Messages and chats call by different words is told in the words of who asks.": [
                 "tests/core/dialects/translation/test_words.py",
                 "tests/core/dialects/translation/test_messages_as_chat.py",

@@ -23,7 +23,7 @@ GENERIC = "openai"
 _RESERVED = frozenset({"vllm", "demo"})
 """Names of other sources of answers."""
 _ACCOUNT = "{account}"
-_JOINED = ("headers", "completions", "embeddings")
+_JOINED = ("headers", "completions", "embeddings", "responses")
 """Tables of a row of which an operator may say a part."""
 
 
@@ -148,6 +148,8 @@ class DialectSettings(Section):
     """Where completions are asked for, below base_url; empty where it has none."""
     embeddings_path: PathBelow | Literal[""] = "/embeddings"
     """The same of embeddings."""
+    responses_path: PathBelow | Literal[""] = Field(default="", examples=["/responses"])
+    """The same of responses."""
     betas: Names = Field(default=(), examples=[["context-management"]])
     """Features of such messages that callers may ask for by the header anthropic-beta: how their names begin."""
     longest_cache: Literal["5m", "1h"] = "5m"
@@ -190,6 +192,8 @@ class DialectSettings(Section):
         default_factory=SurfaceSettings, examples=[{"rename": {"dimensions": "output_dimension"}, "most_inputs": 96}]
     )
     """The same of its embeddings."""
+    responses: SurfaceSettings = Field(default_factory=SurfaceSettings, examples=[{"drop": ["include"]}])
+    """The same of its responses."""
     stream_usage: Literal["ask", "always", "never"] = "ask"
     """Whether a stream tells its usage when asked by stream_options, without, or is never asked."""
     content: Literal["parts", "string"] = "parts"
@@ -197,12 +201,12 @@ class DialectSettings(Section):
     schema_form: Literal["openai", "object", "bare", "none"] = "openai"
     """How a JSON schema for the answer is written: as OpenAI does, as json_object with a schema (object), the schema
     alone (bare); or it has none, and such a request goes to another candidate or is refused."""
-    money_errors: Errors = ("402", "429 insufficient_quota")
+    money_errors: Errors = ("402", "* insufficient_quota")
     """Statuses, and codes or types, of errors that mean that the operator's account there is empty.
 
     Several words behind a status are how the message of such an error begins.
     """
-    limit_errors: Errors = ("429",)
+    limit_errors: Errors = ("429", "* rate_limit_exceeded")
     """The same of its rate limits."""
     busy_errors: Errors = ("503", "529")
     """The same of a server that is full."""

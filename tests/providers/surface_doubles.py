@@ -1,4 +1,4 @@
-"""What the doubles of providers do beside chats: completions and embeddings, each as the real one does on the wire."""
+"""What the doubles of providers do beside chats: completions, embeddings, responses, each as the real one does."""
 
 import base64
 import struct
@@ -13,8 +13,10 @@ from tests.providers.doubles import (
     TEXT,
     Cloudflare,
     Cohere,
+    DeepSeek,
     Generic,
     Google,
+    Groq,
     Mistral,
     OddLines,
     Ollama,
@@ -213,10 +215,116 @@ class GoogleEmbeddings(Embeddings):
         return list(VECTOR)
 
 
+class Responses:
+    """Of a provider that keeps nothing. An event has what its server writes beside the ones that OpenAI has."""
+
+    cached = 8
+    refused = frozenset[str]()
+    more: dict[str, Any] = {"store": False}  # noqa: RUF012
+    beside: dict[str, Any] = {}  # noqa: RUF012
+
+    def refuse(self, body: dict[str, Any]) -> Refusal | None:
+        if unknown := body.keys() & self.refused:
+            return _refused(f"`{min(unknown)}` is not supported", param=min(unknown))
+        return None
+
+    def item(self, body: dict[str, Any]) -> dict[str, Any]:
+        if body.get("tools"):
+            called = {"name": "weather", "call_id": "call_1", "arguments": '{"city":"Paris"}', "status": "completed"}
+            return {"type": "function_call", "id": "fc_1", **called}
+        part = {"type": "output_text", "text": "".join(TEXT), "annotations": []}
+        return {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": [part]}
+
+    def usage(self) -> dict[str, Any]:
+        return {
+            "input_tokens": PROMPT,
+            "input_tokens_details": {"cached_tokens": self.cached},
+            "output_tokens": OUTPUT,
+            "output_tokens_details": {"reasoning_tokens": 3},
+            "total_tokens": PROMPT + OUTPUT,
+        }
+
+    def output(self, body: dict[str, Any]) -> list[dict[str, Any]]:
+        thought = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAAA"}
+        is_encrypted = "reasoning.encrypted_content" in body.get("include", ())
+        return [*([thought] if is_encrypted else []), self.item(body)]
+
+    def response(self, body: dict[str, Any], status: str = "completed", **more: Any) -> dict[str, Any]:
+        head = {"id": "resp_upstream", "object": "response", "created_at": 7, "model": "m-1", "status": status}
+        return {**head, "output": [], "usage": None, "error": None, "user": ACCOUNT, **self.more, **more}
+
+    def whole(self, body: dict[str, Any]) -> dict[str, Any]:
+        if body.get("max_output_tokens", 100) < OUTPUT:
+            why = {"reason": "max_output_tokens"}
+            told = self.usage() | {"output_tokens": body["max_output_tokens"]}
+            return self.response(body, "incomplete", incomplete_details=why, output=self.output(body), usage=told)
+        return self.response(body, output=self.output(body), usage=self.usage())
+
+    def unary(self, body: dict[str, Any]) -> bytes:
+        return orjson.dumps(self.whole(body))
+
+    def event(self, number: int, kind: str, **more: Any) -> bytes:
+        told = orjson.dumps({"type": kind, "sequence_number": number, **more})
+        return b"event: %b\ndata: %b\n\n" % (kind.encode(), told)
+
+    def events(self, body: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+        begun = self.response(body, "in_progress")
+        told: list[tuple[str, dict[str, Any]]] = [(kind, {"response": begun}) for kind in ("created", "in_progress")]
+        for index, item in enumerate(self.output(body)):
+            told += [("output_item.added", {"output_index": index, "item": item | {"status": "in_progress"}})]
+            told += self.deltas(item, index)
+            told += [("output_item.done", {"output_index": index, "item": item})]
+        last = self.whole(body)
+        return [*told, (last["status"], {"response": last})]
+
+    def deltas(self, item: dict[str, Any], index: int) -> list[tuple[str, dict[str, Any]]]:
+        at = {"item_id": item["id"], "output_index": index}
+        if item["type"] == "function_call":
+            return [("function_call_arguments.delta", at | {"delta": text}) for text in ('{"city":', '"Paris"}')]
+        if item["type"] == "reasoning":
+            return []
+        return [("output_text.delta", at | {"content_index": 0, "delta": text} | self.beside) for text in TEXT]
+
+    def stream(self, body: dict[str, Any]) -> Stream:
+        return [self.event(at, f"response.{kind}", **told) for at, (kind, told) in enumerate(self.events(body))]
+
+
+class OpenAiResponses(Responses):
+    """It stores what it is not told to leave, and pads what it tells piece by piece."""
+
+    more = {"store": True, "service_tier": "default", "billing": {"payer": ACCOUNT}}  # noqa: RUF012
+    beside = {"obfuscation": "aXbYc", "logprobs": []}  # noqa: RUF012
+
+    def refuse(self, body: dict[str, Any]) -> Refusal | None:
+        assert body["store"] is False
+        assert body["service_tier"] == "default"
+        return None
+
+
+class GroqResponses(Responses):
+    refused = frozenset({"store", "include", "previous_response_id", "truncation", "prompt_cache_key"})
+
+
+class OllamaResponses(Responses):
+    cached = 0
+
+
+class DeepSeekResponses(Responses):
+    def unary(self, body: dict[str, Any]) -> bytes:
+        return b"\n\n" + super().unary(body)
+
+    def stream(self, body: dict[str, Any]) -> Stream:
+        return [b": keep-alive\n\n", *super().stream(body)]
+
+
 WITH_COMPLETIONS: dict[type[Generic], type[Completions]] = {
     Generic: Completions, OddLines: OddCompletions, OpenAi: OpenAiCompletions, Ollama: OllamaCompletions,
 }  # fmt: skip
 WITH_EMBEDDINGS: dict[type[Generic], type[Embeddings]] = {
     Generic: Embeddings, OpenAi: OpenAiEmbeddings, Cohere: CohereEmbeddings, Cloudflare: CloudflareEmbeddings,
     Ollama: OllamaEmbeddings, Mistral: MistralEmbeddings, Google: GoogleEmbeddings,
+}  # fmt: skip
+WITH_RESPONSES: dict[type[Generic], type[Responses]] = {
+    Generic: Responses, OpenAi: OpenAiResponses, Groq: GroqResponses, Ollama: OllamaResponses,
+    DeepSeek: DeepSeekResponses,
 }  # fmt: skip

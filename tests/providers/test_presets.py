@@ -36,10 +36,12 @@ def test_the_ten_are_known_and_each_says_when_it_was_checked() -> None:
 def test_each_says_what_it_has_beside_chats() -> None:
     others = {kind: {*OpenAi(row).translations} - {"chat", "messages"} for kind, row in presets().items()}
     assert {kind: " ".join(sorted(names)) for kind, names in others.items() if names} == {
-        "openai": "completions embeddings",
+        "openai": "completions embeddings responses",
         "cohere": "embeddings",
         "cloudflare": "embeddings",
-        "ollama": "completions embeddings",
+        "ollama": "completions embeddings responses",
+        "groq": "responses",
+        "deepseek": "responses",
         "mistral": "embeddings",
         "google": "embeddings",
     }

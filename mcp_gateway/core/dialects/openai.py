@@ -13,6 +13,7 @@ from mcp_gateway.core.dialects.dialect import Inquiry, Target, Translation
 from mcp_gateway.core.dialects.embeddings_openai import EmbeddingsToOpenAi
 from mcp_gateway.core.dialects.messages_anthropic import MessagesToAnthropic, beta_headers
 from mcp_gateway.core.dialects.messages_openai import MessagesToOpenAi
+from mcp_gateway.core.dialects.responses_openai import ResponsesToOpenAi
 from mcp_gateway.core.dialects.tokens_vllm import read_count
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.provider_settings import Preset
@@ -37,6 +38,7 @@ class OpenAi:
             "chat": chats if row.chat_path else ChatToAnthropic(row, reasoning_names),
             "completions": completions,
             "embeddings": EmbeddingsToOpenAi(row),
+            "responses": ResponsesToOpenAi(row),
             "messages": MessagesToAnthropic(row) if row.messages_path else self._translated,
         }
         self.translations: Mapping[SurfaceName, Translation] = {name: one for name, one in served.items() if one.path}

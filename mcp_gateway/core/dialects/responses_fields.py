@@ -1,9 +1,9 @@
-"""THE table of what a Responses request to vLLM may carry: each field, tool, item and part, and what becomes of it.
+"""THE tables of what a Responses request may carry: each field, tool, item and part, and what becomes of it.
 
-Read from vLLM 0.32 (`ResponsesRequest`). Knows names and sizes; knows no caller.
+Read from OpenAI's SDK 3.3 and vLLM 0.32 (`ResponsesRequest`). Knows names and sizes; knows no caller.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mcp_gateway.core.dialects.sifting import FieldUse, LeftOut, as_they_are, check_constraint, unsupported
@@ -14,8 +14,7 @@ from mcp_gateway.core.text import shown
 
 _PASSED, _PRICED, _BOUNDED, _STRIPPED, _REFUSED = FieldUse
 
-FIELDS: dict[str, FieldUse] = {
-    # OpenAI's
+OPENAI_FIELDS: dict[str, FieldUse] = {
     "background": _BOUNDED,
     "context_management": _STRIPPED,
     "conversation": _REFUSED,
@@ -47,7 +46,8 @@ FIELDS: dict[str, FieldUse] = {
     "top_p": _PASSED,
     "truncation": _PASSED,
     "user": _PASSED,
-    # vLLM's own
+}
+VLLM_FIELDS: dict[str, FieldUse] = OPENAI_FIELDS | {
     "cache_salt": _STRIPPED,
     "chat_template": _STRIPPED,
     "chat_template_kwargs": _BOUNDED,
@@ -74,7 +74,6 @@ FIELDS: dict[str, FieldUse] = {
     "vllm_xargs": _STRIPPED,
     "watermarking": _PASSED,
 }
-_AS_THEY_ARE = as_they_are(FIELDS)
 OWN_TOOLS = frozenset({"function", "custom"})
 """Tools that the caller runs itself. All others a server would run, for a price that nobody told, or reach out with."""
 _NO_TOOLS = ("auto", "none")
@@ -104,9 +103,16 @@ _PART_LISTS = ("content", "output", "summary")
 
 
 class ResponsesFields:
-    """The table with what the operator passes besides."""
+    """One of the tables with what the operator passes besides."""
 
-    def __init__(self, pass_template_kwargs: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        pass_template_kwargs: Iterable[str] = (),
+        table: Mapping[str, FieldUse] = VLLM_FIELDS,
+        pass_fields: Iterable[str] = (),
+    ) -> None:
+        self._table = table
+        self._passed = as_they_are(table, pass_fields)
         self._template_kwargs = TEMPLATE_KWARGS | frozenset(pass_template_kwargs)
 
     def sift(self, body: dict[str, Any]) -> tuple[str, ...]:
@@ -114,8 +120,8 @@ class ResponsesFields:
 
         Raises GatewayError for what may not be left out in silence: state, and what reaches beyond the request.
         """
-        left_out = LeftOut(FIELDS)
-        for name in [name for name in body if name not in _AS_THEY_ARE]:
+        left_out = LeftOut(self._table)
+        for name in [name for name in body if name not in self._passed]:
             self._sift_field(body, name, left_out)
         _sift_tool_choice(body)
         items = body["input"]
@@ -124,7 +130,7 @@ class ResponsesFields:
         return left_out.names
 
     def _sift_field(self, body: dict[str, Any], name: str, left_out: LeftOut) -> None:
-        use, value = FIELDS.get(name), body[name]
+        use, value = self._table.get(name), body[name]
         if use is not FieldUse.BOUNDED:
             left_out.drop(body, name, name, name, is_refused=use is FieldUse.REFUSED)
         elif value is None:

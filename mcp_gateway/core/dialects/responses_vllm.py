@@ -2,27 +2,15 @@
 
 from typing import Any
 
-import orjson
-
 from mcp_gateway.core.dialects.cache_salt import cache_salt
 from mcp_gateway.core.dialects.dialect import Counting
 from mcp_gateway.core.dialects.responses_fields import ResponsesFields
 from mcp_gateway.core.dialects.vllm_bodies import TOKENIZE_PATH, bound
-from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.json_bounds import dump_json, parse_in_turns
+from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.record import EndedBy
-from mcp_gateway.core.surfaces.credible import UsageBounds, failed_amid, not_understood
-from mcp_gateway.core.surfaces.error_shapes import error_in
-from mcp_gateway.core.surfaces.response_object import (
-    checked,
-    failure_of_response,
-    finish_reason_of,
-    in_our_form,
-    response_id,
-    text_bytes_of,
-    told_usage,
-    usage_of,
-)
+from mcp_gateway.core.surfaces import response_answer
+from mcp_gateway.core.surfaces.credible import UsageBounds
+from mcp_gateway.core.surfaces.response_object import in_our_form, response_id
 from mcp_gateway.core.surfaces.responses import ResponsesAsk
 from mcp_gateway.core.surfaces.responses_as_chat import functions_of, messages_of
 from mcp_gateway.core.surfaces.responses_stream import ResponsesCollecting, ResponsesReader
@@ -37,6 +25,8 @@ class ResponsesToVllm:
 
     path = "/v1/responses"
     tells_running_usage = False
+    with_usage = staticmethod(response_answer.with_usage)
+    text_bytes = staticmethod(response_answer.text_bytes)
 
     def __init__(self, fields: ResponsesFields) -> None:
         self.sift = fields.sift
@@ -79,28 +69,4 @@ class ResponsesToVllm:
         return ResponsesCollecting(ask, public_model)
 
     async def read(self, body: Body, ask: Ask) -> Whole:
-        response = await _parsed(body)
-        if failure_of_response(response) is not None:
-            raise failed_amid()
-        usage = usage_of(response)
-        told = None if usage is None else told_usage(response, usage)
-        written = dump_json(in_our_form(response, ask.model) | {"usage": told})
-        return Whole(written, finish_reason_of(response), usage, is_usage_exact=usage is not None)
-
-    async def with_usage(self, body: Body, usage: Usage) -> Body:
-        response = await _parsed(body)
-        return dump_json(response | {"usage": told_usage(response, usage)})
-
-    async def text_bytes(self, body: Body) -> int:
-        return text_bytes_of(await _parsed(body))
-
-
-async def _parsed(body: Body) -> dict[str, Any]:
-    """Raises GatewayError `backend_error`."""
-    try:
-        response = await parse_in_turns(body)
-    except (orjson.JSONDecodeError, GatewayError):
-        raise not_understood() from None
-    if isinstance(response, dict) and "output" not in response and error_in(response) is not None:
-        raise failed_amid()
-    return checked(response)
+        return await response_answer.read_response(body, lambda response: in_our_form(response, ask.model))

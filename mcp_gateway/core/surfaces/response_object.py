@@ -3,6 +3,7 @@
 Nothing is kept here, so every answer says `store: false`. What would tell of a backend's inside is left out.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from mcp_gateway.core.surfaces.credible import not_understood, read_finish_reason
@@ -12,6 +13,13 @@ from mcp_gateway.core.surfaces.usage import Usage, read_usage
 
 _NOT_TOLD = ("input_messages", "output_messages", "kv_transfer_params", "ec_transfer_params")
 """vLLM's: the prompt as it was rendered, and where its caches are."""
+_TOLD = frozenset({
+    "background", "completed_at", "created_at", "frequency_penalty", "id", "incomplete_details", "instructions",
+    "max_output_tokens", "max_tool_calls", "metadata", "output", "parallel_tool_calls", "presence_penalty",
+    "previous_response_id", "reasoning", "status", "temperature", "text", "tool_choice", "tools", "top_logprobs",
+    "top_p", "truncation", "usage",
+})  # fmt: skip
+"""Of a provider's response: other names may be of the operator's account."""
 _REASONS = {"max_output_tokens": "length", "max_tokens": "length", "content_filter": "content_filter"}
 """Why a response is incomplete, in the words that records have for every surface."""
 _CALLS = ("function_call", "custom_tool_call")
@@ -64,6 +72,12 @@ def in_our_form(response: dict[str, Any], model: str) -> dict[str, Any]:
     return {**kept, "error": kept.get("error"), "model": model, "store": False}
 
 
+def in_openais_form(response: dict[str, Any], model: str) -> dict[str, Any]:
+    """The same of a server whose account is not the caller's: nothing but what OpenAI tells of the answer itself."""
+    kept = {name: value for name, value in response.items() if name in _TOLD}
+    return {**kept, "object": "response", "error": kept.get("error"), "model": model, "store": False}
+
+
 def usage_of(response: dict[str, Any]) -> Usage | None:
     """The usage that it tells; None where it tells none that can be read."""
     told = response.get("usage")
@@ -96,12 +110,14 @@ def finish_reason_of(response: dict[str, Any]) -> str | None:
     return "tool_calls" if any(kind in _CALLS for kind in kinds) else "stop"
 
 
-def failure_of_response(response: dict[str, Any]) -> Failure | None:
-    """What kept it from being an answer; None for one that is."""
+def failure_of_response(
+    response: dict[str, Any], read: Callable[[dict[str, Any]], Failure] = failure_in
+) -> Failure | None:
+    """What kept it from being an answer, as its error object is read; None for one that is."""
     error, assumed = response.get("error"), _ENDED_BADLY.get(str(response.get("status")))
     if not error and assumed is None:
         return None
-    return failure_in(error if isinstance(error, dict) else assumed or {})
+    return read(error if isinstance(error, dict) else assumed or {})
 
 
 def text_bytes_of(response: dict[str, Any]) -> int:

@@ -127,7 +127,7 @@ class ResponsesReader(EventRelay):
             return b""
         kind = str(_type_of(frame) or _parsed(frame).get("type", ""))
         if not kind.startswith("response.") and (error := _error_of(frame)) is not None:
-            self.failure, self.is_done = failure_in(error), True
+            self.failure, self.is_done = self._failure_in(error), True
             return b""
         if kind in _OPENING or kind in _TERMINAL:
             return self._response_event(kind, _parsed(frame), frame)
@@ -137,7 +137,7 @@ class ResponsesReader(EventRelay):
         if not self.first_frame:
             self.first_frame = frame[:_FIRST_BYTES]
         response = checked(event.get("response"))
-        ours = in_our_form(response, self._public_model) | {"id": response_id(self._ask.request_id)}
+        ours = self._in_our_form(response) | {"id": response_id(self._ask.request_id)}
         if kind in _TERMINAL:
             return self._ended(response, ours)
         event["response"] = ours | {"usage": None}
@@ -147,10 +147,16 @@ class ResponsesReader(EventRelay):
             return b""
         return self._ask.event(event)
 
+    def _in_our_form(self, response: dict[str, Any]) -> dict[str, Any]:
+        return in_our_form(response, self._public_model)
+
+    def _failure_in(self, error: dict[str, Any]) -> Failure:
+        return failure_in(error)
+
     def _ended(self, response: dict[str, Any], ours: dict[str, Any]) -> bytes:
         """Note what the last event tells, and hold it back."""
         self.is_done = True
-        self.failure = failure_of_response(response)
+        self.failure = failure_of_response(response, self._failure_in)
         if self.failure is not None:
             return b""
         self.is_whole, self._last = True, ours

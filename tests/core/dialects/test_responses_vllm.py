@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
-from mcp_gateway.core.dialects.responses_fields import FIELDS
+from mcp_gateway.core.dialects.responses_fields import VLLM_FIELDS
 from mcp_gateway.core.dialects.sifting import FieldUse
 from mcp_gateway.core.dialects.vllm import Vllm
 from mcp_gateway.core.errors import GatewayError
@@ -66,14 +66,17 @@ def test_nothing_is_stored_and_the_answer_has_the_id_that_it_is_billed_under(fie
     assert body["cache_salt"] not in ("mine", "acc_1")
 
 
-@each("name", [name for name, use in FIELDS.items() if use is FieldUse.STRIPPED])
+@each("name", [name for name, use in VLLM_FIELDS.items() if use is FieldUse.STRIPPED])
 def test_what_the_table_strips_is_named(name: str) -> None:
     body, names = sifted(**{name: "x"})
     assert names == (name,)
     assert name not in body
 
 
-@each("name", [*(name for name, use in FIELDS.items() if use is FieldUse.REFUSED), "callback_url", "vector_store_ids"])
+@each(
+    "name",
+    [*(name for name, use in VLLM_FIELDS.items() if use is FieldUse.REFUSED), "callback_url", "vector_store_ids"],
+)
 def test_what_the_table_refuses_is_refused_unless_it_is_nothing(name: str) -> None:
     with pytest.raises(GatewayError, match="unsupported_parameter"):
         sifted(**{name: "x"})

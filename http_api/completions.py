@@ -12,7 +12,10 @@ class CompletionRequestBody(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    model: str
+    model: str | None = None
+    models: list[str] | None = None
+    provider: dict[str, Any] | None = None
+    usage: dict[str, Any] | None = None
     prompt: str | list[str] | list[int] | list[list[int]]
     stream: bool | None = None
     max_tokens: int | None = None

@@ -21,6 +21,7 @@ from mcp_gateway.core.inference.rounds import Rounds, in_rounds
 from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.json_fields import parse_json_object
 from mcp_gateway.core.money import format_usd
+from mcp_gateway.core.surfaces.routed import read_ask
 from mcp_gateway.core.surfaces.surface import Ask, Surface
 from mcp_gateway.core.token_ids import IdsField, read_json_body
 from mcp_gateway.core.trace_context import TRACEPARENT, trace_of
@@ -123,7 +124,7 @@ class InferenceEndpoint:
                 body = await read_json_body(raw, self._ids_in, self._json_bounds, caller)
             if self._fields_in is not None:
                 body |= self._fields_in(scope)
-            ask = self._surface.read(body, len(raw))
+            ask = read_ask(self._surface, body, len(raw))
             if self._passes_unchanged:
                 exchange.call = call._replace(as_sent=await self._parsed_again(raw, caller))
             del raw, body

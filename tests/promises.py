@@ -681,6 +681,8 @@ AREAS: dict[str, Area] = {
             "A chat may say which models and providers answer it, in what order and at what price, as at OpenRouter.": [
                 "tests/providers/test_routes.py",
                 "tests/doors/test_tool_routes.py",
+                "tests/doors/test_routed_surfaces.py",
+                "tests/core/inference/test_fallbacks.py",
             ],
             "A key is told what it may spend and has spent, and an answer what it used, as OpenRouter's clients ask.": [
                 "tests/doors/test_openrouter_account.py",

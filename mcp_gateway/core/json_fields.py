@@ -82,6 +82,11 @@ def checked(value: Any, kind: type, name: str) -> Any:
     return value
 
 
+def unserved(param: str) -> GatewayError:
+    """Refuses a field that nothing here carries out."""
+    return GatewayError("unsupported_parameter", f"`{param}` is not served here; leave it out.", param=param)
+
+
 def kind_of(value: Any) -> str:
     """The type of a JSON value, in words."""
     names = {str: "a string", list: "a list", dict: "an object", bool: "a boolean", int: "a number", float: "a decimal"}

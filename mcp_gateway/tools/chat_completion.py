@@ -21,8 +21,8 @@ from mcp_gateway.core.inference.rounds import Rounds, in_rounds
 from mcp_gateway.core.json_bounds import JsonBounds, dump_json, holds_at_most, parse_in_turns, parse_json
 from mcp_gateway.core.surfaces.chat import CHAT
 from mcp_gateway.core.surfaces.credible import read_finish_reason
+from mcp_gateway.core.surfaces.routed import read_ask
 from mcp_gateway.core.surfaces.surface import Ask, Body
-from mcp_gateway.core.surfaces.wanted_route import ROUTE_FIELDS
 from mcp_gateway.core.surfaces.whole_answer import PARSED_BYTES, without_logprobs
 from mcp_gateway.tools.arguments import Arguments, parser_for
 from mcp_gateway.tools.bill import BILL_PROPERTIES, UNTOLD, bill_of
@@ -142,7 +142,7 @@ ARGUMENTS = Arguments(
         },
         "required": ["model", "messages"],
     },
-    also=FIELDS.keys() | ROUTE_FIELDS,
+    also=FIELDS.keys() | {"usage"},
 )
 _STREAMING = ("stream", "stream_options")
 """Said by those who ask for a chat as over HTTP; here an answer comes whole, and progress is the protocol's."""
@@ -247,7 +247,7 @@ class ChatCompletion:
         with await self._inference.admit(invocation.caller, call) as exchange:
             body = await self._body(arguments, invocation.caller)
             size_bytes = len(dump_json(body))
-            ask, report = CHAT.read(body, size_bytes), invocation.report
+            ask, report = read_ask(CHAT, body, size_bytes), invocation.report
             answering: Exchange | Rounds = exchange
             if ask.wanted_tools is not None or invocation.caller.offers_mcp_tools:
                 answering = in_rounds(exchange, ask, invocation.caller, self._inference, invocation.context)

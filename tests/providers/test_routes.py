@@ -227,6 +227,9 @@ async def test_a_provider_in_the_query_bounds_what_the_body_names(stage: Stage) 
         raw = orjson.dumps(body | {"provider": provider})
         response = await stage.door.post(raw, stage.key, "/v1/chat/completions?provider=dear")
         assert response.status_code == status
+    raw = orjson.dumps(body | {"models": ["sold/cheap"]})
+    response = await stage.door.post(raw, stage.key, "/v1/chat/completions?provider=nobody")
+    assert (response.status_code, error_of(response)["param"]) == (400, "provider")
     assert stage.asked == [("dear", "at-dear")]
 
 
@@ -333,9 +336,16 @@ async def test_what_is_too_dear_for_the_wallet_leads_to_the_next_model(tmp_path:
 
 async def test_what_no_other_model_changes_is_told_at_once(tmp_path: Path) -> None:
     async with selling(tmp_path) as stage:
-        key = await stage.door.key(credit="1", limits=OwnLimits(None, None, 50, None))
-        response = await stage.door.chat(key, model="sold/dear", models=["sold/cheap"], max_tokens=100)
-        assert (response.status_code, stage.asked) == (400, [])
+        key = await stage.door.key(credit="1", limits=OwnLimits(None, None, 300, None))
+        fields: dict[str, Any] = {"model": "sold/dear", "models": ["sold/cheap"]}
+        assert (await stage.door.chat(key, **fields, max_tokens=400)).status_code == 400
+        assert stage.asked == []
+        stage.doubles["dear"].refusal = DOWN
+        assert (await stage.door.chat(key, **fields, max_tokens=200)).json()["model"] == "sold/cheap"
+        assert stage.asked == [("dear", "alone"), ("cheap", "alone")]
+        response = await stage.door.chat(key, **fields, max_tokens=255)  # beside the 47 that were used
+        assert (response.status_code, error_of(response)["code"]) == (429, "tokens_per_minute")
+        assert stage.asked == []
 
 
 async def test_a_stream_that_has_begun_leads_to_no_other_model(tmp_path: Path) -> None:

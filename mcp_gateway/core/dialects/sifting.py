@@ -10,6 +10,7 @@ from typing import Any
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import dump_json
+from mcp_gateway.core.json_fields import unserved
 from mcp_gateway.core.text import shown
 
 
@@ -96,8 +97,7 @@ def _visible(name: str) -> str:
 
 
 def unsupported(where: str) -> GatewayError:
-    name = shown(where)
-    return GatewayError("unsupported_parameter", f"`{name}` is not served here; leave it out.", param=name)
+    return unserved(shown(where))
 
 
 def check_constraint(kind: str, value: Any, param: str) -> None:

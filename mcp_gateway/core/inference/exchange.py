@@ -6,7 +6,6 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from mcp_gateway.core.blame import Blame
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.catalog import Model
 from mcp_gateway.core.context import CallerLeft, RequestContext
@@ -16,7 +15,7 @@ from mcp_gateway.core.inference.answer import Answer
 from mcp_gateway.core.inference.attempts import Attempts
 from mcp_gateway.core.inference.bill import CLIENT_CLOSED, Bill
 from mcp_gateway.core.inference.counting import Count, FreeAnswer, answered, count_prompt
-from mcp_gateway.core.inference.fallbacks import kept_as_it_came, leads_on, models_in_turn, read_again
+from mcp_gateway.core.inference.fallbacks import Failures, kept, leads_on, models_in_turn
 from mcp_gateway.core.inference.fitting import first_terms
 from mcp_gateway.core.inference.meter import NO_USAGE, UNUSED, Meter, Metered
 from mcp_gateway.core.inference.parts import Call, Parts
@@ -29,13 +28,12 @@ from mcp_gateway.core.limits.limiter import Turn
 from mcp_gateway.core.mcp_client.servers import ToolServers
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.record import OK, EndedBy, round_id
-from mcp_gateway.core.routing.rank import Candidate
 from mcp_gateway.core.surfaces.openai import telling_its_cut
 from mcp_gateway.core.surfaces.surface import Ask, Body, Reader
 from mcp_gateway.core.surfaces.tokens import TokenQuestion
 from mcp_gateway.core.surfaces.usage import Usage, with_both_costs, with_cost_number
 from mcp_gateway.core.surfaces.wanted_route import WantedRoute
-from mcp_gateway.core.upstream.backend import Backend, failure
+from mcp_gateway.core.upstream.backend import failure
 from mcp_gateway.core.upstream.transport import UpstreamError
 
 
@@ -168,7 +166,7 @@ class Exchange:
                 assert self._answer is not None
                 metered = await attempts.take(self._answer, model)
             else:
-                ask, metered = await self._take_in_turn(ask, ask.route, note)
+                metered = await self._take_in_turn(ask, ask.route, note)
                 assert self._answer is not None
             if metered is not None:
                 await self._close(metered)
@@ -276,18 +274,17 @@ class Exchange:
 
     # One model after the other
 
-    async def _take_in_turn(
-        self, ask: Ask, wanted: WantedRoute, note: Callable[[], None] | None
-    ) -> tuple[Ask, Metered | None]:
-        """Ask each model on a hold of its own, until one begins to answer, or has; the ask that it answers.
+    async def _take_in_turn(self, ask: Ask, wanted: WantedRoute, note: Callable[[], None] | None) -> Metered | None:
+        """Ask each model on a hold of its own, until one begins to answer, or has answered.
 
         Raises GatewayError as the last one does, or as one does after which no other may be asked.
         """
-        parts, failures, waited_s = self._parts, dict[Candidate[Backend], Blame](), 0.0
+        parts, failures, waited_s = self._parts, Failures(), 0.0
         models, unused = models_in_turn(ask, wanted, self._caller, self.call, parts)
-        raw = await kept_as_it_came(ask, self.call.context) if len(models) > 1 else b""
-        for number, (name, model) in enumerate(models, 1):
-            self._bill.model, ask.model = model, name
+        as_it_came = await kept(ask, self.call.context) if len(models) > 1 else None
+        while True:
+            (ask.model, model), *models = models
+            self._bill.model = model
             try:
                 attempts = self._attempts = await self._decide(ask, model, note)
                 self._ignored = (*unused, *self._ignored)
@@ -295,23 +292,22 @@ class Exchange:
                 assert self._answer is not None
                 assert self._meter is not None
                 self._meter.waited_s += waited_s
-                return ask, await attempts.take(self._answer, model)
+                return await attempts.take(self._answer, model)
             except GatewayError as error:
-                if number == len(models) or not leads_on(error, self._attempts, failures, parts.pool):
+                if not models or not leads_on(error, self._attempts, failures, parts.pool.may_go_on):
                     raise
             waited_s = 0.0 if self._meter is None else self._meter.waited_s
-            self._start_over(ask)
-            ask = self._ask = read_again(raw, ask)
-        raise AssertionError
+            self._start_over()
+            assert as_it_came is not None
+            as_it_came.restore(ask)
 
-    def _start_over(self, ask: Ask) -> None:
+    def _start_over(self) -> None:
         """Hold, reserve and keep nothing of what was tried."""
         self._bill.start_over()
         self.turn.true_up(0)
         if self._answer is not None:
             self._answer.keep_nothing()
         self._answer = self._attempts = self._meter = None
-        ask.forget_body()
 
     # Deciding
 

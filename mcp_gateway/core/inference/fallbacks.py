@@ -1,6 +1,9 @@
 """The models that a request has asked in turn, each with those who may answer for it, and what leads to the next."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 from mcp_gateway.core.blame import AnswerTooLarge, Blame, blame_of
 from mcp_gateway.core.caller import Caller
@@ -12,7 +15,7 @@ from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.inference.attempts import Attempts
 from mcp_gateway.core.inference.parts import Call, Parts
 from mcp_gateway.core.inference.routing import copied
-from mcp_gateway.core.json_bounds import dump_json, parse_exactly
+from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.routing.preferences import (
     RoutedModel,
     RoutedOffer,
@@ -26,8 +29,8 @@ from mcp_gateway.core.sent_images import PLACEHOLDER
 from mcp_gateway.core.surfaces.surface import Ask
 from mcp_gateway.core.surfaces.wanted_route import WantedRoute
 from mcp_gateway.core.upstream.backend import Backend
-from mcp_gateway.core.upstream.pool import Pool
 
+Failures = dict[Candidate[Backend], Blame]
 _ANOTHER_MAY_ANSWER: frozenset[Code] = frozenset({
     "invalid_type", "missing_parameter", "unsupported_parameter", "invalid_value", "context_length_exceeded",
     "vision_disabled", "insufficient_balance", "budget_exhausted", "content_policy", "guests_not_allowed",
@@ -58,11 +61,23 @@ def models_in_turn(
     return in_turn(offers), (*wanted.unused, *wanted.unknown(parts.published.sources))
 
 
-async def kept_as_it_came(ask: Ask, context: RequestContext | None) -> bytes:
-    """The body as its surface may read it again, with the addresses of its images.
+class AskAsItCame(NamedTuple):
+    """An ask as it came, and how large its body is."""
 
-    Raises GatewayError `overloaded` where there is no room for it.
-    """
+    ask: Ask
+    size_bytes: int
+
+    def restore(self, ask: Ask) -> None:
+        """Have its body and prompt again in the one that was asked with, of which the body was sifted and put away."""
+        kept = replace(self.ask)
+        kept.take_out()
+        again = ask.surface.read(kept.body, self.size_bytes)
+        ask.forget_body()
+        ask.body, ask.prompt = again.body, again.prompt
+
+
+async def kept(ask: Ask, context: RequestContext | None) -> AskAsItCame:
+    """As it came, with the addresses of its images. Raises GatewayError `overloaded` where there is no room for it."""
     for image in ask.prompt.remote_images:
         image.put(image.part, image.url)
     raw = dump_json(ask.body)
@@ -70,28 +85,24 @@ async def kept_as_it_came(ask: Ask, context: RequestContext | None) -> bytes:
         image.put(image.part, PLACEHOLDER)
     if context is not None:
         await context.reservation.grow(len(raw))
-    return raw
-
-
-def read_again(raw: bytes, ask: Ask) -> Ask:
-    """The same ask, of which nothing was sifted and put away yet."""
-    again = ask.surface.read(parse_exactly(raw), len(raw))
-    again.request_id, again.usage_wishes, again.wanted_tools = ask.request_id, ask.usage_wishes, ask.wanted_tools
-    return again
+    put_away = replace(ask)
+    put_away.put_away(raw)
+    return AskAsItCame(put_away, len(raw))
 
 
 def leads_on(
-    error: GatewayError, attempts: Attempts | None, failures: dict[Candidate[Backend], Blame], pool: Pool
+    error: GatewayError, attempts: Attempts | None, failures: Failures, may_go_on: Callable[[Failures], bool]
 ) -> bool:
     """Whether another model may be asked after an error; who failed is added to the `failures` so far.
 
-    As among the backends of one model: not again and again after what may have been computed.
+    As among the backends of one model, which `may_go_on` decides: not again and again after what may have been
+    computed.
     """
     if attempts is not None:
         failures |= {candidate: blame for candidate, blame in attempts.failures.items() if blame.whose != "request"}
     if error.code not in _ANOTHER_MAY_ANSWER or isinstance(error, AnswerTooLarge):
         return False
-    return not failures or blame_of(error).whose == "request" or pool.may_go_on(failures)
+    return not failures or blame_of(error).whose == "request" or may_go_on(failures)
 
 
 def _found(name: str, param: str, caller: Caller, call: Call, parts: Parts) -> Model:

@@ -28,8 +28,7 @@ from mcp_gateway.core.surfaces.openai import (
 )
 from mcp_gateway.core.surfaces.openings import READ_TEXTS, opening_of_content
 from mcp_gateway.core.surfaces.splice import DONE
-from mcp_gateway.core.surfaces.surface import AnswerSize, Ask, PromptSize, UsageWishes
-from mcp_gateway.core.surfaces.wanted_route import ROUTE_FIELDS, cost_wish_taken_out, route_taken_out
+from mcp_gateway.core.surfaces.surface import AnswerSize, Ask, PromptSize
 from mcp_gateway.core.surfaces.wanted_tools import taken_out as wanted_tools_in
 
 MAX_MESSAGES = 10_000
@@ -57,8 +56,6 @@ class ChatSurface:
     def read(self, body: dict[str, Any], size_bytes: int) -> Ask:
         """Read a parsed body of `size_bytes`. Raises GatewayError (400) with a message that says what to change."""
         make_whole(body, _INTEGERS)
-        is_routed = not ROUTE_FIELDS.isdisjoint(body)
-        route = route_taken_out(body) if is_routed else None
         model = required(body, "model", str, "a model's id")
         messages = required(body, "messages", list, "a list of messages")
         at_most(messages, MAX_MESSAGES, "messages")
@@ -71,9 +68,6 @@ class ChatSurface:
         preferred, other = [at_least(body, name, 1) for name in OUTPUT_CAPS]
         choices = at_least(body, "n", 1) or 1
         top_logprobs = top_logprobs_in(body)
-        wishes = usage_wishes(options)
-        if is_routed and cost_wish_taken_out(body):
-            wishes = UsageWishes(at_end=True, in_each=wishes.in_each, with_cost=True)
         rows = 1 + top_logprobs if body.get("logprobs") else 0
         return Ask(
             surface=self,
@@ -81,7 +75,7 @@ class ChatSurface:
             model=model,
             prompt=prompt,
             is_stream=is_stream,
-            usage_wishes=wishes,
+            usage_wishes=usage_wishes(body, options),
             output_limit=other if preferred is None else preferred,
             choices=choices,
             answer_size=AnswerSize(
@@ -89,7 +83,6 @@ class ChatSurface:
             ),
             is_long=size_bytes > LONG_BYTES,
             wanted_tools=wanted_tools_in(body, tools) if tools else None,
-            route=route,
         )
 
     def opening(self, body: dict[str, Any]) -> Iterable[bytes]:

@@ -52,7 +52,7 @@ class CompletionsSurface:
         limit = at_least(body, "max_tokens", 1)
         choices = max(told, best_of) * prompt.number
         rows = _rows(body)
-        wishes = usage_wishes(options)
+        wishes = usage_wishes(body, options)
         return Ask(
             surface=self,
             body=body,

@@ -5,10 +5,11 @@ from typing import Any
 import orjson
 
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.json_fields import optional
+from mcp_gateway.core.json_fields import optional, unserved
 from mcp_gateway.core.record import EndedBy
 from mcp_gateway.core.surfaces.splice import DONE
 from mcp_gateway.core.surfaces.surface import NO_USAGE_WISHES, Body, UsageWishes
+from mcp_gateway.core.text import shown
 
 COMMENT = b": waiting for the model\n\n"
 MOST_LOGPROBS = 20
@@ -25,14 +26,26 @@ def stream_options_in(body: dict[str, Any], *, is_stream: bool) -> dict[str, Any
     return options
 
 
-def usage_wishes(options: dict[str, Any] | None) -> UsageWishes:
-    """Raises GatewayError `invalid_type`."""
-    if not options:
-        return NO_USAGE_WISHES
-    return UsageWishes(
-        bool(optional(options, "include_usage", bool, "stream_options.")),
-        bool(optional(options, "continuous_usage_stats", bool, "stream_options.")),
-    )
+def usage_wishes(body: dict[str, Any], options: dict[str, Any] | None) -> UsageWishes:
+    """Raises GatewayError `invalid_type`, or `unsupported_parameter`."""
+    wishes = NO_USAGE_WISHES
+    if options:
+        wishes = UsageWishes(
+            bool(optional(options, "include_usage", bool, "stream_options.")),
+            bool(optional(options, "continuous_usage_stats", bool, "stream_options.")),
+        )
+    if "usage" in body and _cost_wish_taken_out(body):
+        wishes = UsageWishes(at_end=True, in_each=wishes.in_each, with_cost=True)
+    return wishes
+
+
+def _cost_wish_taken_out(body: dict[str, Any]) -> bool:
+    """Whether `usage.include` asks for the cost as a number, as at OpenRouter; the body has it no more."""
+    wanted = optional(body, "usage", dict) or {}
+    del body["usage"]
+    for name in wanted.keys() - {"include"}:
+        raise unserved(f"usage.{shown(name)}")
+    return bool(optional(wanted, "include", bool, "usage."))
 
 
 def top_logprobs_in(body: dict[str, Any]) -> int:

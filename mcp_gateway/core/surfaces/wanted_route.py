@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple, get_args
 
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.json_fields import at_most, checked, optional
+from mcp_gateway.core.json_fields import at_most, checked, optional, unserved
 from mcp_gateway.core.money import MILLION_TOKENS, exact_pico
 from mcp_gateway.core.prices import PriceCap
 from mcp_gateway.core.text import shown
 
-ROUTE_FIELDS = frozenset({"models", "provider", "usage"})
-"""Of a request without any of them, nothing here is asked."""
+ROUTE_FIELDS = frozenset({"models", "provider"})
+"""A request without any of them says nothing of its route."""
 Sort = Literal["price", "latency", "throughput"]
 SORTS: tuple[Sort, ...] = get_args(Sort)
 _MOST_MODELS = 10
@@ -100,16 +100,6 @@ def route_taken_out(body: dict[str, Any]) -> WantedRoute | None:
     )
 
 
-def cost_wish_taken_out(body: dict[str, Any]) -> bool:
-    """Whether a body asks for its cost as a number, which it does no more. Raises GatewayError (400)."""
-    wanted = optional(body, "usage", dict) or {}
-    body.pop("usage", None)
-    for name in wanted:
-        if name != "include":
-            raise _unserved(f"usage.{shown(name)}")
-    return bool(optional(wanted, "include", bool, "usage."))
-
-
 def _models_in(body: dict[str, Any]) -> tuple[WantedModel, ...]:
     """The `model` and then each of the `models`, once."""
     names = optional(body, "models", list) or []
@@ -131,9 +121,9 @@ def _check_known(wanted: dict[str, Any]) -> None:
     for name, value in wanted.items():
         if name in _UNKNOWABLE:
             if value not in _UNKNOWABLE[name]:
-                raise _unserved(f"provider.{name}")
+                raise unserved(f"provider.{name}")
         elif name not in (*_NAMES, *_SWITCHES, *_PREFERRED, "sort", "max_price"):
-            raise _unserved(f"provider.{shown(name)}")
+            raise unserved(f"provider.{shown(name)}")
 
 
 def _names_in(wanted: dict[str, Any], field: str) -> tuple[str, ...]:
@@ -142,16 +132,15 @@ def _names_in(wanted: dict[str, Any], field: str) -> tuple[str, ...]:
     return tuple(checked(name, str, f"provider.{field}[{number}]").lower() for number, name in enumerate(names))
 
 
-def _sort_in(value: Any) -> tuple[Sort | None, str]:
-    """By what, and whether each model's providers by themselves."""
+def _sort_in(value: Any) -> tuple[Sort | None, str | None]:
+    """By what, and what is sorted together."""
     wanted = value if isinstance(value, dict) else {"by": value}
     for name in wanted:
         if name not in ("by", "partition"):
-            raise _unserved(f"provider.sort.{shown(name)}")
+            raise unserved(f"provider.sort.{shown(name)}")
     where = "provider.sort.by" if isinstance(value, dict) else "provider.sort"
-    return _one_of(wanted.get("by"), SORTS, where), _one_of(
-        wanted.get("partition"), _PARTITIONS, "provider.sort.partition"
-    ) or "model"
+    by = _one_of(wanted.get("by"), SORTS, where)
+    return by, _one_of(wanted.get("partition"), _PARTITIONS, "provider.sort.partition")
 
 
 def _one_of(value: Any, there: tuple[Any, ...], param: str) -> Any:
@@ -167,7 +156,7 @@ def _one_of(value: Any, there: tuple[Any, ...], param: str) -> Any:
 def _cap_in(wanted: dict[str, Any]) -> PriceCap | None:
     for name in wanted:
         if name not in _PRICED and wanted[name] is not None:
-            raise _unserved(f"provider.max_price.{shown(name)}")
+            raise unserved(f"provider.max_price.{shown(name)}")
     caps = {name: _amount_in(wanted.get(name), name, pieces) for name, pieces in _PRICED.items()}
     return PriceCap(**caps) if any(cap is not None for cap in caps.values()) else None
 
@@ -183,7 +172,3 @@ def _amount_in(value: Any, name: str, pieces: int) -> Any:
         what = "a million tokens" if pieces > 1 else f"one {name}" if name == "image" else "one request"
         problem = f"`{param}` must be a number of USD for {what}, such as 0.5."
         raise GatewayError("invalid_value", problem, param=param) from None
-
-
-def _unserved(param: str) -> GatewayError:
-    return GatewayError("unsupported_parameter", f"`{param}` is not served here; leave it out.", param=param)

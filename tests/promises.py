@@ -730,6 +730,27 @@ AREAS: dict[str, Area] = {
             ],
         },
     ),
+    "Choosing the model": Area(
+        ["docs/routing.md"],
+        {
+            "A prompt's task and its amount of work are read in a bounded time, and never fail a request.": [
+                "tests/core/routing/classifier/test_classifier.py",
+                "tests/core/routing/classifier/test_complexity.py",
+                "tests/core/routing/classifier/test_weights.py",
+                "tests/core/routing/test_tasks.py",
+            ],
+            "The weights come of a script: the same bytes for the same prompts, and bars that they have to reach on prompts of unseen sources.": [
+                "tests/core/routing/classifier/test_training.py",
+            ],
+            "Who cannot serve a request is passed over by name and reason; the mode decides among the others as a person would.": [
+                "tests/core/routing/test_deciding.py",
+                "tests/core/routing/test_modes.py",
+            ],
+            "What a model is expected to do well moves by judged outcomes, and by no fewer than thirty of a task.": [
+                "tests/core/routing/test_quality.py",
+            ],
+        },
+    ),
     "Several backends": Area(
         ["docs/backends.md"],
         {

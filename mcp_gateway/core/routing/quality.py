@@ -1,0 +1,113 @@
+"""How well a model is expected to do a task: by outcomes that were judged, by what the operator says, else neutral.
+
+Few outcomes say little: a rate is drawn to what was expected before, and no count moves anything until it has thirty.
+"""
+
+from collections.abc import Mapping
+from math import fsum
+from typing import Literal, NamedTuple
+
+from mcp_gateway.core.routing.classifier.classifier import PromptReading
+from mcp_gateway.core.routing.tasks import PromptTask
+
+NEUTRAL = 0.5
+"""Of a model of which nobody knows anything."""
+DEFAULT_MODEL_LEAD = 0.05
+"""What the default model is taken to be better by than another of which nobody knows anything."""
+LEAST_OUTCOMES = 30
+_PSEUDO_OUTCOMES = 20
+"""What was expected before weighs like so many outcomes."""
+_UNSURE_BELOW = 0.4
+"""A task that is less sure counts half."""
+_COUNTED_WITH: dict[str, PromptTask] = {"reasoning": "math", "analysis": "question_answering"}
+"""Tasks that cannot be told from another reliably have their outcomes counted with that one's."""
+
+
+class Outcomes(NamedTuple):
+    """The sum of scores, each from 0 to 1, and how many there are."""
+
+    score: float
+    trials: int
+
+
+NO_OUTCOMES = Outcomes(0.0, 0)
+
+
+class Expected(NamedTuple):
+    """A rate of success, and how many outcomes it rests on; none where it is what the operator says, or neutral."""
+
+    rate: float
+    outcomes: int
+
+
+class QualityTable:
+    """Of some models, the outcomes by model and task, and the operator's rates by model and task."""
+
+    def __init__(
+        self,
+        outcomes: Mapping[tuple[str, PromptTask], Outcomes],
+        priors: Mapping[str, Mapping[PromptTask, float]],
+        default_model: str | None,
+    ) -> None:
+        self._cells = _cells_of(outcomes)
+        self._models = _models_of(outcomes)
+        self._priors = priors
+        self._default_model = default_model
+        self._expected: dict[tuple[str, str, bool], Expected] = {}
+        """What was reckoned before: of each model and task, twice at most."""
+
+    def expected(self, model_id: str, reading: PromptReading) -> Expected:
+        """For the task that was read; of one that is not sure, half of it is what the model does whatever the task."""
+        asked = model_id, reading.task, reading.confidence >= _UNSURE_BELOW
+        found = self._expected.get(asked)
+        if found is None:
+            found = self._expected[asked] = self._reckoned(*asked)
+        return found
+
+    def _reckoned(self, model_id: str, task: PromptTask | Literal["unknown"], is_sure: bool) -> Expected:
+        whole = self._whole(model_id)
+        if task == "unknown":
+            return whole
+        of_task = self._of_task(model_id, task, whole)
+        return of_task if is_sure else Expected((of_task.rate + whole.rate) / 2, of_task.outcomes)
+
+    def _of_task(self, model_id: str, task: PromptTask, whole: Expected) -> Expected:
+        prior = self._priors.get(model_id, {}).get(task)
+        cell = self._cells.get((model_id, _COUNTED_WITH.get(task, task)), NO_OUTCOMES)
+        before = whole if prior is None else Expected(prior, 0)
+        return _drawn_to(before, cell)
+
+    def _whole(self, model_id: str) -> Expected:
+        """Whatever the task."""
+        rates = self._priors.get(model_id)
+        neutral = NEUTRAL + DEFAULT_MODEL_LEAD * (model_id == self._default_model)
+        before = Expected(fsum(rates.values()) / len(rates) if rates else neutral, 0)
+        return _drawn_to(before, self._models.get(model_id, NO_OUTCOMES))
+
+
+def _drawn_to(before: Expected, found: Outcomes) -> Expected:
+    if found.trials < LEAST_OUTCOMES:
+        return before
+    rate = (found.score + _PSEUDO_OUTCOMES * before.rate) / (found.trials + _PSEUDO_OUTCOMES)
+    return Expected(rate, found.trials)
+
+
+def _cells_of(outcomes: Mapping[tuple[str, PromptTask], Outcomes]) -> dict[tuple[str, PromptTask], Outcomes]:
+    cells: dict[tuple[str, PromptTask], Outcomes] = {}
+    for (model_id, task), found in outcomes.items():
+        cell = model_id, _COUNTED_WITH.get(task, task)
+        cells[cell] = _sum(cells.get(cell, NO_OUTCOMES), found)
+    return cells
+
+
+def _models_of(outcomes: Mapping[tuple[str, PromptTask], Outcomes]) -> dict[str, Outcomes]:
+    """Of each model the cells that have enough: those that may not move a choice may not do so together either."""
+    models: dict[str, Outcomes] = {}
+    for (model_id, _), found in _cells_of(outcomes).items():
+        if found.trials >= LEAST_OUTCOMES:
+            models[model_id] = _sum(models.get(model_id, NO_OUTCOMES), found)
+    return models
+
+
+def _sum(one: Outcomes, other: Outcomes) -> Outcomes:
+    return Outcomes(one.score + other.score, one.trials + other.trials)

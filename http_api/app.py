@@ -164,7 +164,7 @@ def _provider_paths(gateway: Gateway) -> ProviderPaths:
         "message_tokens": as_listing(TokenCounts(gateway.inference, **_bounds_of(gateway)), gateway.limiter),
     }
     limits = BodyLimits(gateway.settings, gateway.published)
-    return ProviderPaths(gateway.pool.providers, surfaces, gateway.inference, limits)
+    return ProviderPaths(gateway.pool.providers, surfaces, gateway.inference, gateway.repeats, limits)
 
 
 def _inference_of(surface: Surface, gateway: Gateway, **more: Any) -> InferenceEndpoint:

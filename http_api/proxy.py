@@ -5,12 +5,15 @@ at a flat price, and nothing with it of the caller's or back of the operator's b
 """
 
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from http_api.idempotency import KEY_HEADER, idempotency_key_in
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.context import CLIENT, CONTEXT, CallerLeft, Client, RequestContext
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.idempotency import Repeats
 from mcp_gateway.core.inference.exchange import Inference
 from mcp_gateway.core.inference.passage import Passage, PassageOrder
 from mcp_gateway.core.limits.limiter import Limiter
@@ -18,6 +21,7 @@ from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.prices import Price
 from mcp_gateway.core.proxy_paths import (
     ProxiedAs,
+    has_key,
     query_without_keys,
     read_provider_path,
     written_query,
@@ -44,11 +48,13 @@ class ProviderPaths:
         providers: Mapping[str, Provider],
         surfaces: Mapping[ProxiedAs, ASGIApp],
         inference: Inference,
+        repeats: Repeats,
         body_limits: BodyLimits,
     ) -> None:
         self._providers = providers
         self._surfaces = surfaces
         self._inference = inference
+        self._repeats = repeats
         self._body_limits = body_limits
 
     @property
@@ -63,7 +69,9 @@ class ProviderPaths:
         surface = proxy.paths.surface_of(scope["method"], path)
         if surface is None:
             asked = scope["method"], path + written_query(parameters), _asked_headers(scope, proxy)
-            await self._pass_on(asked, self._order(scope, provider, proxy, path), scope, receive, send)
+            order = self._order(scope, provider, proxy, path)
+            with self._once(scope):
+                await self._pass_on(asked, order, scope, receive, send)
             return
         _check_means_nothing(parameters)
         bound = {**scope, "query_string": b"provider=" + provider.name.encode()}
@@ -98,10 +106,19 @@ class ProviderPaths:
         price = Price(0, 0, request_pico=allowed.price_pico).with_margin(context.caller.margin)
         return PassageOrder(context.request_id, context.client_request_id, provider, price)
 
+    def _once(self, scope: Scope) -> AbstractContextManager[None]:
+        """Where it has an Idempotency-Key, it is refused while another with the same is answered."""
+        context: RequestContext = scope[CONTEXT]
+        if KEY_HEADER not in context.sent:
+            return nullcontext()
+        assert context.caller is not None
+        return self._repeats.answering(context.caller, idempotency_key_in(scope["headers"]), context.request_id)
+
     async def _pass_on(
         self, asked: tuple[str, str, Headers], order: PassageOrder, scope: Scope, receive: Receive, send: Send
     ) -> None:
         context, client = scope[CONTEXT], scope[CLIENT]
+        self._inference.check(context.caller)  # who has nothing left is told so before the body is read
         body = _Body(context, client, receive, self._body_limits.of(context.caller))
         first = await body.first()
         with await self._inference.pass_on(context.caller, order) as passage:
@@ -200,7 +217,8 @@ def _check_means_nothing(parameters: Iterable[str]) -> None:
 
 
 def _asked_headers(scope: Scope, proxy: Proxy) -> Headers:
-    return [header for header in scope["headers"] if header[0] in _ASKED or header[0] in proxy.passed_headers]
+    passed = [header for header in scope["headers"] if header[0] in _ASKED or header[0] in proxy.passed_headers]
+    return [(name, value) for name, value in passed if not has_key(value.decode("latin-1"))]
 
 
 def _told_headers(response: BackendResponse) -> Headers:

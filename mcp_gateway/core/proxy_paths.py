@@ -46,7 +46,12 @@ def read_provider_path(raw_path: bytes) -> ProviderPath | None:
 
 
 def _is_plain(part: str) -> bool:
-    return _SEGMENT.fullmatch(part) is not None and part not in _DOTS and not any(key in part for key in _KEYS)
+    return _SEGMENT.fullmatch(part) is not None and part not in _DOTS and not has_key(part)
+
+
+def has_key(text: str) -> bool:
+    """Whether a key of the gateway's own may stand in it."""
+    return any(key in text for key in _KEYS)
 
 
 def query_without_keys(query: bytes) -> dict[str, list[str]]:
@@ -56,7 +61,7 @@ def query_without_keys(query: bytes) -> dict[str, list[str]]:
     """
     kept: dict[str, list[str]] = {}
     for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=100):
-        is_key = _NOT_LETTERS.sub("", name.lower()) in _CREDENTIALS or any(key in name + value for key in _KEYS)
+        is_key = _NOT_LETTERS.sub("", name.lower()) in _CREDENTIALS or has_key(name + value)
         if not is_key and not name.startswith("$"):
             kept.setdefault(name, []).append(value)
     return kept

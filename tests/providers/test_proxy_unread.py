@@ -370,6 +370,39 @@ async def test_a_margin_a_limit_and_the_wallet_count_here_too(tmp_path: Path) ->
         assert len(provider.heard) == 2
 
 
+async def test_a_key_of_ours_goes_nowhere_in_whatever_header_it_stands(tmp_path: Path) -> None:
+    async with passing(tmp_path, entry={"proxy_headers": ["x-token", "x-beta"]}) as (door, provider, key):
+        headers = {"authorization": f"Bearer {key}", "x-token": f"Token {key}", "accept": key, "x-beta": "one"}
+        response = await door.http.post("/proxy/openai/v1/speech", content=b"{}", headers=headers)
+        assert response.status_code == 200
+        assert key not in str(provider.heard)
+        assert provider.heard[0].header("x-beta") == "one"
+
+
+async def test_who_lost_patience_and_asks_again_does_not_pay_twice_at_once(tmp_path: Path) -> None:
+    turns = asyncio.Semaphore(0)
+    async with passing(tmp_path, next_piece=turns) as (door, provider, key):
+        asked = {"key": key, "path": "/proxy/openai/v1/speech", "idempotency_key": "order-17"}
+        first = asyncio.ensure_future(door.post(b"{}", **asked))
+        await eventually(lambda: bool(provider.heard))
+        again = await door.post(b"{}", **asked)
+        assert (again.status_code, error_of(again)["code"]) == (409, "conflict")
+        turns.release()
+        assert (await first).status_code == 200
+        assert len(provider.heard) == 1
+        turns.release()
+        assert (await door.post(b"{}", **asked)).status_code == 200
+
+
+async def test_who_has_no_requests_left_is_told_so_before_a_body_is_asked_for(tmp_path: Path) -> None:
+    async with passing(tmp_path) as (door, _, _):
+        key = await proxying_key(door, credit="1", limits=OwnLimits(1, None, None, None))
+        head = f"POST /proxy/openai/v1/speech HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {key}\r\n"
+        assert (await door.post(b"{}", key, "/proxy/openai/v1/speech")).status_code == 200
+        waiting = head.encode() + b"content-length: 2\r\nexpect: 100-continue\r\nconnection: close\r\n\r\n"
+        assert (await door.raw(waiting)).startswith(b"HTTP/1.1 429 ")
+
+
 @pytest.mark.parametrize("has_begun", [False, True])
 async def test_it_ends_with_its_key(has_begun: bool, tmp_path: Path) -> None:
     head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n"

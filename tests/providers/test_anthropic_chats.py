@@ -209,6 +209,32 @@ async def test_without_a_limit_of_its_own_a_chat_has_the_models(served: Served) 
     assert 0 < double.asked[-1].body["max_tokens"] <= 8000
 
 
+async def test_a_prompt_that_may_leave_little_room_is_counted_by_the_provider(served: Served) -> None:
+    _, double, _, _ = served
+    long = [{"role": "system", "content": "s"}, {"role": "user", "content": "x" * 6000}]
+    assert (await ask(served, max_tokens=None, messages=long, tools=TOOLS)).status_code == 200
+    count, asked = double.asked
+    assert count.path == "/v1/messages/count_tokens"
+    assert count.body.keys() == {"model", "messages", "system", "tools"}
+    assert asked.body["max_tokens"] == 8000 - PROMPT
+
+
+@each("is_stream", [False, True])
+async def test_counts_that_cannot_be_are_not_billed(is_stream: bool, served: Served) -> None:
+    door, _, manner, _ = served
+
+    class Boasting(Messages):
+        def usage(self) -> dict[str, Any]:
+            return {"input_tokens": 2**63, "cache_read_input_tokens": 2**63, "output_tokens": 2**63}
+
+    manner.messages = Boasting()
+    response = await ask(served, stream=is_stream)
+    assert response.status_code == 200, response.text
+    record = await door.record(response)
+    assert record["prompt_tokens"] < 8000
+    assert record["completion_tokens"] <= 100
+
+
 @each("body", [b"{}", b"[]", b"x", b'{"type":"message","content":[7],"stop_reason":"end_turn"}', b'{"type":"error"}'])
 async def test_what_is_no_message_is_no_answer_and_costs_nothing(body: bytes, served: Served) -> None:
     door, _, manner, _ = served

@@ -82,7 +82,7 @@ class ChatToAnthropic(OnePiece):
         answer = _head(ask) | {"object": "chat.completion", "model": ask.model} | chat
         if usage is not None:
             answer["usage"] = chat_usage_of(usage, details_in(told))
-        return Whole(orjson.dumps(answer), chat["choices"][0]["finish_reason"], usage, is_usage_exact=usage is not None)
+        return Whole(dump_json(answer), chat["choices"][0]["finish_reason"], usage, is_usage_exact=usage is not None)
 
     def _message(self, chat: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
         """The message that a sifted chat makes, and the names of what of it may not be sent. Raises GatewayError."""

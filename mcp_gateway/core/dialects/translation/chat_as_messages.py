@@ -39,7 +39,7 @@ class ChatAsMessages:
         message |= _tools(body, said.called) | self._thinking(body)
         if (schema := _schema(object_in(body, "response_format"))) is not None:
             output = {"format": {"type": "json_schema", "schema": schema}}
-            message["output_config"] = message.get("output_config", {}) | output
+            message["output_config"] = object_in(message, "output_config") | output
         return message
 
     def _thinking(self, body: dict[str, Any]) -> dict[str, Any]:

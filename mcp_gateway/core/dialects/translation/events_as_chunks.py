@@ -15,7 +15,7 @@ from mcp_gateway.core.dialects.translation.message_as_chat import chat_usage_of,
 from mcp_gateway.core.dialects.translation.thoughts import detail_of
 from mcp_gateway.core.dialects.translation.words import finish_reason_of
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.json_bounds import parse_json
+from mcp_gateway.core.json_bounds import dump_json, parse_json
 from mcp_gateway.core.surfaces.chunks import split_frames
 from mcp_gateway.core.surfaces.credible import not_understood
 from mcp_gateway.core.surfaces.events import EventReader
@@ -96,7 +96,7 @@ class EventsAsChunks:
     # Blocks
 
     def _begin(self, block: dict[str, Any]) -> bytes:
-        self._block = dict(block)
+        self._block = {**block}
         match block["type"]:
             case "tool_use":
                 self._calls += 1
@@ -112,8 +112,9 @@ class EventsAsChunks:
             case "text_delta":
                 return self._tell({"content": _text(delta, "text")})
             case "thinking_delta":
-                self._block["thinking"] += _text(delta, "thinking")
-                return self._tell(dict.fromkeys(self._names, delta["thinking"]))
+                piece = _text(delta, "thinking")
+                self._block["thinking"] = self._block.get("thinking", "") + piece
+                return self._tell(dict.fromkeys(self._names, piece))
             case "signature_delta":
                 self._block["signature"] = delta["signature"]
             case "input_json_delta" if piece := _text(delta, "partial_json"):
@@ -128,7 +129,7 @@ class EventsAsChunks:
             detail = detail_of(block, len(self._thoughts) - 1)
             return self._frame({"reasoning_details": [detail]}) if detail is not None else b""
         if block.get("type") == "tool_use" and not block.get("has_arguments"):
-            text = orjson.dumps(block.get("input") or {}).decode()
+            text = dump_json(block.get("input") or {}).decode()
             return self._tell(self._call({"function": {"arguments": text}}))
         return b""
 
@@ -150,7 +151,7 @@ class EventsAsChunks:
         return self._written({"choices": [choice]} | ({"usage": usage.as_object()} if usage is not None else {}))
 
     def _written(self, told: dict[str, Any]) -> bytes:
-        return b"data: %b\n\n" % orjson.dumps(self._head | told)
+        return b"data: %b\n\n" % dump_json(self._head | told)
 
     def _ended(self, end: bytes) -> bytes:
         """What a stream ends with that told why, once; nothing of one that did not."""

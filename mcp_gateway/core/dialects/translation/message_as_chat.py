@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import orjson
-
 from mcp_gateway.core.dialects.translation.thoughts import details_of
 from mcp_gateway.core.dialects.translation.words import finish_reason_of
+from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.surfaces.usage import Usage
 
 
@@ -49,5 +48,5 @@ def _said(message: Mapping[str, Any], reasoning_names: Sequence[str]) -> dict[st
 
 
 def _call(block: dict[str, Any]) -> dict[str, Any]:
-    function = {"name": block["name"], "arguments": orjson.dumps(block.get("input") or {}).decode()}
+    function = {"name": block["name"], "arguments": dump_json(block.get("input") or {}).decode()}
     return {"id": block["id"], "type": "function", "function": function}

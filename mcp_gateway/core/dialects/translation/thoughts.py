@@ -45,7 +45,7 @@ def _merged(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One for each block, by its index, whose text is all of its pieces'."""
     whole: dict[Any, dict[str, Any]] = {}
     for number, entry in enumerate(entries):
-        kind, index = entry.get("type"), entry.get("index")
+        kind, index = str(entry.get("type")), entry.get("index")
         key = (kind, index if isinstance(index, int) else f"{number}")
         kept = whole.setdefault(key, {"type": kind, "text": ""})
         text = entry.get("text")

@@ -13,6 +13,7 @@ AS_MESSAGES = ChatAsMessages(presets()["anthropic"])
 MARK = {"cache_control": {"type": "ephemeral"}}
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
 TOOL: dict[str, Any] = {"type": "function", "function": {"name": "weather", "parameters": {"properties": {"city": {}}}}}
+SCHEMA = {"type": "json_schema", "json_schema": {"schema": {}}}
 DEEP = '{"a":' * 500 + "1" + "}" * 500
 CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Paris"}'}}
 USE = {"type": "tool_use", "id": "call_1", "name": "weather", "input": {"city": "Paris"}}
@@ -113,7 +114,8 @@ def test_thoughts_come_back_as_they_were_signed_whole_or_in_pieces() -> None:
 @each(
     "details",
     [
-        "x", 7, [None], [{}], [{"type": "reasoning.text", "text": "unsigned"}], [{"type": "reasoning.summary"}],
+        "x", 7, [None], [{}], [{"type": ["reasoning.text"]}], [{"type": {}, "index": []}],
+        [{"type": "reasoning.text", "text": "unsigned"}], [{"type": "reasoning.summary"}],
         [{"type": "reasoning.text", "text": "other's", "signature": "s", "format": "openai-responses-v1"}],
         [{"type": "reasoning.encrypted", "data": 7}], [{"type": "reasoning.text", "text": 7, "signature": ""}],
     ],
@@ -229,6 +231,8 @@ def test_a_model_thinks_as_much_as_it_is_asked_to(fields: dict[str, Any], expect
         ([], {"response_format": {"type": "json_object"}}, "response_format"),
         ([], {"response_format": {"type": "json_schema"}}, "response_format"),
         ([], {"response_format": "json"}, "response_format"),
+        ([], {"response_format": SCHEMA, "output_config": "high"}, "output_config"),
+        ([], {"reasoning_effort": "low", "output_config": ["high"]}, "output_config"),
         ([], {"reasoning_effort": "much"}, "reasoning_effort"),
         ([], {"reasoning_effort": ["low"]}, "reasoning_effort"),
     ],

@@ -177,9 +177,10 @@ def test_an_error_ends_a_stream_as_one() -> None:
     "data",
     [
         b"{", b"[]", b"7", b"{}", b'{"type":"message_start"}', b'{"type":"message_start","message":7}',
-        b'{"type":"content_block_start"}', b'{"type":"content_block_start","content_block":{"type":"tool_use"}}',
+        b'{"type":"content_block_start"}', b'{"type":"content_block_start","content_block":"text"}',
+        b'{"type":"content_block_start","content_block":{"type":"tool_use"}}',
         b'{"type":"content_block_delta","delta":[]}', b'{"type":"content_block_delta","delta":{"type":"text_delta"}}',
-        b'{"type":"content_block_delta","delta":{"type":"thinking_delta","thinking":"x"}}',
+        b'{"type":"content_block_delta","delta":{"type":"thinking_delta","thinking":null}}',
         b'{"type":"message_delta"}', b'{"type":"message_delta","delta":7}',
         b'{"type":"content_block_delta","delta":{"type":"text_delta","text":7}}',
     ],

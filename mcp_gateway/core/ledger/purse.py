@@ -195,10 +195,11 @@ class Purse:
         hold.parts = parts
 
     def _change_held(self, hold: Hold, parts: Amount) -> None:
-        self._held = rules.added(rules.without(self._held, hold.parts), parts)
-        self.budgets.hold(hold.windows, parts.amount_nano - hold.amount_nano)
+        self._held = rules.replaced(self._held, hold.parts, parts)
+        if hold.windows:
+            self.budgets.hold(hold.windows, parts.amount_nano - hold.amount_nano)
         if hold.pocket is not None and (pocket := self._pockets.get(hold.pocket)) is not None:  # else it is spent
-            pocket.held = rules.added(rules.without(pocket.held, hold.parts), parts)
+            pocket.held = rules.replaced(pocket.held, hold.parts, parts)
             self._in_pockets = rules.without(rules.added(self._in_pockets, hold.parts), parts)
 
     def expired(self, now_ms: int) -> Amount:

@@ -71,8 +71,9 @@ def charge(held: Amount, cost_nano: int, free: Free | None, now_ms: int) -> Amou
 
     Never what others hold, and no paid money below nothing.
     """
-    within = _first_of(held, min(cost_nano, held.amount_nano))
-    excess_nano = cost_nano - held.amount_nano
+    held_nano = held.amount_nano
+    within = _first_of(held, min(cost_nano, held_nano))
+    excess_nano = cost_nano - held_nano
     if excess_nano <= 0 or free is None:
         return within
     most_free_nano = max(free.paid_nano, 0) + granted_nano(free, now_ms)
@@ -140,6 +141,15 @@ def without(held: Amount, ended: Amount) -> Amount:
     assert paid_nano >= 0, _TOO_MUCH_BACK
     assert not grants or min(part_nano for _, part_nano in grants) >= 0, _TOO_MUCH_BACK
     return Amount(paid_nano, grants)
+
+
+def replaced(held: Amount, ended: Amount, begun: Amount) -> Amount:
+    """What several hold together, once one of them holds this in the place of that. Raises as `without`."""
+    if held.grants or ended.grants or begun.grants:
+        return added(without(held, ended), begun)
+    left_nano = held.paid_nano - ended.paid_nano
+    assert left_nano >= 0, _TOO_MUCH_BACK
+    return Amount(left_nano + begun.paid_nano)
 
 
 def _taken(free: Free, amount_nano: int, now_ms: int) -> Amount:

@@ -283,6 +283,15 @@ def test_more_than_was_held_is_never_given_back(held: Amount, ended: Amount) -> 
     assume(ended.paid_nano > held.paid_nano or any(nano > has.get(grant_id, 0) for grant_id, nano in ended.grants))
     with pytest.raises(AssertionError, match="more was given back than was held"):
         rules.without(held, ended)
+    with pytest.raises(AssertionError, match="more was given back than was held"):
+        rules.replaced(held, ended, NOTHING)
+
+
+@given(PARTS, PARTS, PARTS)
+def test_one_hold_in_the_place_of_another_is_what_the_others_hold_and_it(
+    others: Amount, ended: Amount, begun: Amount
+) -> None:
+    assert rules.replaced(rules.added(others, ended), ended, begun) == rules.added(others, begun)
 
 
 @given(FREE, PARTS)

@@ -738,6 +738,7 @@ AREAS: dict[str, Area] = {
                 "tests/core/routing/classifier/test_complexity.py",
                 "tests/core/routing/classifier/test_weights.py",
                 "tests/core/routing/test_tasks.py",
+                "tests/core/routing/test_latest.py",
             ],
             "The weights come of a script: the same bytes for the same prompts, and bars that they have to reach on prompts of unseen sources.": [
                 "tests/core/routing/classifier/test_training.py",
@@ -748,6 +749,9 @@ AREAS: dict[str, Area] = {
             ],
             "What a model is expected to do well moves by judged outcomes, and by no fewer than thirty of a task.": [
                 "tests/core/routing/test_quality.py",
+            ],
+            "With outcomes, `cost` keeps the quality that is asked for at the cost that the table predicts; without any, no more is given up than is said.": [
+                "tests/core/routing/test_operation.py",
             ],
         },
     ),

@@ -8,7 +8,7 @@ import httpx2
 import orjson
 import pytest
 
-from tests.message_streams import message_in
+from tests.message_streams import events_in, message_in
 from tests.providers.anthropic_double import Anthropic
 from tests.providers.doubles import ARGUMENTS, Generic, Google, Groq, Refusal, serving
 from tests.providers.test_candidates import choice_of
@@ -91,6 +91,23 @@ async def test_a_model_that_refuses_to_be_told_how_much_to_think_is_told_once(tm
         assert [asked.body.get("reasoning_effort") for asked in doubles[0].asked] == ["high", None, None]
         chat = await door.chat(key, model="sold/model", reasoning_effort="high")
         assert chat.status_code == 400  # who asks for it in these words is told
+
+
+class Echoing(Generic):
+    """Quotes what a caller said where it refuses it."""
+
+    def refuse(self, body: dict[str, Any]) -> Refusal | None:
+        if "odd" not in str(body["messages"]):
+            return None
+        return Refusal(400, b'{"error":{"message":"I do not like: an odd reasoning_effort"}}')
+
+
+async def test_what_one_caller_is_refused_for_keeps_no_other_from_thinking(tmp_path: Path) -> None:
+    async with choice_of(tmp_path, {}, manners=[Echoing()]) as (door, doubles):
+        key, odd = await door.key(credit="1"), {"role": "user", "content": "an odd reasoning_effort"}
+        assert (await ask(door, key, messages=[odd])).status_code == 400
+        assert (await ask(door, key, output_config={"effort": "high"})).status_code == 200
+        assert doubles[0].asked[-1].body["reasoning_effort"] == "high"
 
 
 class StrictToo(Unwilling):
@@ -194,6 +211,72 @@ async def test_what_cannot_be_asked_is_refused_in_the_callers_words(
 class SchemaLess(Generic):
     def row(self) -> dict[str, Any]:
         return {"schema_form": "none"}
+
+
+class Untold(Generic):
+    """Tells no usage."""
+
+    def unary(self, body: dict[str, Any]) -> bytes:
+        return orjson.dumps(self.answer(body))
+
+    def stream(self, body: dict[str, Any]) -> list[bytes]:
+        return [event for event in super().stream(body) if b"usage" not in event]
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_where_no_usage_is_told_what_is_billed_is_told(is_stream: bool, tmp_path: Path) -> None:
+    async with choice_of(tmp_path, {}, manners=[Untold()]) as (door, _):
+        response = await ask(door, await door.key(credit="1"), stream=is_stream)
+        message = message_in(response.content) if is_stream else response.json()
+        record = await door.record(response)
+        assert (message["usage"]["input_tokens"], message["usage"]["output_tokens"]) == (
+            record["prompt_tokens"], record["completion_tokens"],
+        )  # fmt: skip
+        assert record["completion_tokens"] > 0
+
+
+async def test_a_failure_amid_a_stream_ends_its_block_and_is_told_as_an_error(tmp_path: Path) -> None:
+    async with choice_of(tmp_path, {}) as (door, doubles):
+        doubles[0].cut_after, doubles[0].amid = (
+            3,
+            b'event: error\ndata: {"error":{"message":"of org-9aXkQ2operator"}}\n\n',
+        )
+        response = await ask(door, await door.key(credit="1"), stream=True)
+        *events, delta, error = events_in(response.content)
+        assert events[-1] == {"type": "content_block_stop", "index": 0}
+        assert (delta["delta"]["stop_reason"], error["error"]["type"]) == (None, "api_error")
+        assert delta["usage"]["output_tokens"] == (await door.record(response))["completion_tokens"] == 2
+        assert "operator" not in response.text
+
+
+async def test_a_failure_before_the_first_token_is_a_refusal(tmp_path: Path) -> None:
+    async with choice_of(tmp_path, {}) as (door, doubles):
+        doubles[0].cut_after, doubles[0].amid = 0, b'data: {"error":{"message":"overloaded","code":503}}\n\n'
+        response = await ask(door, await door.key(credit="1"), stream=True)
+        assert (response.status_code, response.json()["error"]["type"]) == (503, "overloaded_error")
+
+
+class Interleaved(Generic):
+    """Goes on with two calls of tools in turn, and says something behind them."""
+
+    def deltas(self, body: dict[str, Any]) -> list[dict[str, Any]]:
+        steps = [(0, "weather", '{"city":'), (1, "time", '{"zone":'), (0, "", '"Paris"}'), (1, "", '"CET"}')]
+        calls = [
+            {"index": number, "function": {"arguments": piece} | ({"name": name} if name else {})}
+            | ({"id": f"up_{number}", "type": "function"} if name else {})
+            for number, name, piece in steps
+        ]
+        return [*({"tool_calls": [call]} for call in calls), {"content": "So."}]
+
+
+async def test_calls_that_come_in_turn_are_told_one_after_the_other(tmp_path: Path) -> None:
+    async with choice_of(tmp_path, {}, manners=[Interleaved()]) as (door, _):
+        message = message_in((await ask(door, await door.key(credit="1"), stream=True, tools=[TOOL])).content)
+        assert message["content"] == [
+            {"type": "tool_use", "id": "up_0", "name": "weather", "input": {"city": "Paris"}},
+            {"type": "tool_use", "id": "up_1", "name": "time", "input": {"zone": "CET"}},
+            text("So."),
+        ]
 
 
 # Several candidates

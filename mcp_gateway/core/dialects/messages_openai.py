@@ -6,8 +6,8 @@ from typing import Any
 import orjson
 
 from mcp_gateway.core.dialects.chat_openai import ChatToOpenAi
-from mcp_gateway.core.dialects.dialect import Counting
 from mcp_gateway.core.dialects.messages_openai_fields import messages_to_openai
+from mcp_gateway.core.dialects.one_piece import OnePiece
 from mcp_gateway.core.dialects.sifting import unsupported
 from mcp_gateway.core.dialects.translation.chat_as_message import REASONING, message_of
 from mcp_gateway.core.dialects.translation.chunks_as_events import MessageFromChat
@@ -15,16 +15,16 @@ from mcp_gateway.core.dialects.translation.messages_as_chat import MessagesAsCha
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.provider_settings import Preset
-from mcp_gateway.core.record import EndedBy
 from mcp_gateway.core.surfaces import message_answer
 from mcp_gateway.core.surfaces.credible import UsageBounds
 from mcp_gateway.core.surfaces.message_usage import as_told
-from mcp_gateway.core.surfaces.surface import Ask, Body, Collecting, Terms, Whole
+from mcp_gateway.core.surfaces.surface import Ask, Body, Terms, Whole
 from mcp_gateway.core.surfaces.usage import Usage
 
+_EFFORT = "reasoning_effort"
 _FIELDS = {
     "parallel_tool_calls": "tool_choice.disable_parallel_tool_use",
-    "reasoning_effort": "thinking",
+    _EFFORT: "thinking",
     "response_format": "output_config.format",
     "stop": "stop_sequences",
 }
@@ -33,10 +33,8 @@ _NO_MESSAGES: dict[str, Any] = {"messages": []}
 """Those of a chat that was made here have nothing that is left out."""
 
 
-class MessagesToOpenAi:
+class MessagesToOpenAi(OnePiece):
     """What a message becomes for a provider, by the chat that it is there, and its answers for the client."""
-
-    tells_running_usage = False
 
     def __init__(self, row: Preset) -> None:
         self._chat = ChatToOpenAi(row, (REASONING,))
@@ -65,33 +63,20 @@ class MessagesToOpenAi:
         return self._chat.body(replace(ask, body=chat), terms, backend_model, account_id, is_stream=is_stream)
 
     def adapts_to(self, refusal: GatewayError, backend_model: str) -> bool:
-        """A model that refuses to be told how much to think is told no more: clients tell every model."""
+        """A model that refuses to be told how much to think is told no more: clients tell every model.
+
+        One that refuses in these words without being told was asked for them by a caller: then it is told again.
+        """
         if self._chat.adapts_to(refusal):
             return True
-        is_meant = refusal.param == "reasoning_effort" or "reasoning_effort" in refusal.message
-        if not is_meant or backend_model in self._without_effort:
+        if refusal.param != _EFFORT and _EFFORT not in refusal.message:
             return False
-        self._without_effort.add(backend_model)
-        return True
-
-    def counting(self, ask: Ask, backend_model: str) -> Counting | None:
-        return None
-
-    def can_collect(self, ask: Ask) -> bool:
-        return False
-
-    def can_be_cut(self, ask: Ask) -> bool:
-        return False
-
-    def cut(self, first_frame: bytes, usage: Usage | None, ended_by: EndedBy) -> bytes:
-        raise NotImplementedError  # see `can_be_cut`
+        self._without_effort ^= {backend_model}
+        return backend_model in self._without_effort
 
     def reader(self, ask: Ask, public_model: str, bounds: UsageBounds) -> MessageFromChat:
         prompt = Usage(max(1, ask.prompt.estimated_text_tokens), 0)
         return MessageFromChat(self._chat.reader(ask, public_model, bounds), prompt, public_model)
-
-    def collecting(self, ask: Ask, public_model: str, max_bytes: int) -> Collecting:
-        raise NotImplementedError  # see `can_collect`
 
     async def read(self, body: Body, ask: Ask) -> Whole:
         whole = await self._chat.read(body, ask)

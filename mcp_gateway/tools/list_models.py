@@ -66,6 +66,7 @@ _MODEL: dict[str, Any] = {
         },
         "features": {"type": "array", "items": {"type": "string"}},
         "input_modalities": {"type": "array", "items": {"type": "string"}},
+        "served_by": {"type": "string", "description": "The provider that is asked first; vllm are the own servers."},
         "status": {"type": "string", "enum": ["ready", "loading", "unavailable"]},
         "task": {"type": "string", "enum": list(get_args(Task)), "description": "What it is for alone, if it is."},
         "guests": {"type": "boolean", "description": "Usable without an API key."},
@@ -142,6 +143,7 @@ def model_row(model: Model, status: ModelStatus) -> dict[str, Any]:
         **as_fields(model.price, _RATES, _FEES, MILLION_TOKENS),
         "features": list(model.features),
         "input_modalities": list(model.input_modalities),
+        "served_by": model.offers[0].source,
         "status": status,
         "guests": model.is_open_to_guests,
     } | task

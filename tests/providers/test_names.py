@@ -122,6 +122,10 @@ async def test_a_list_tells_who_serves_and_what_it_costs_at_most_and_at_least(tm
             "groq",
             "vllm",
         ]
+        listed = (await door.call("list_models", key)).json()["result"]["structuredContent"]["models"]
+        assert {row["id"]: row["served_by"] for row in listed} == {
+            name: model["served_by"] for name, model in told.items()
+        }
         assert told["sold/chat"]["pricing"] == DEAR
         assert told["sold/chat"]["pricing_from"] == CHEAP
         assert "pricing_from" not in told["openai/gpt-oss"]

@@ -11,10 +11,10 @@ from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.identity.keys import KeysPerAccount
 from mcp_gateway.core.ids import new_id
 from mcp_gateway.core.observe.history import History, RequestFilter, Totals
-from mcp_gateway.core.observe.records import NoteMissingUsage, Records
+from mcp_gateway.core.observe.records import NoteFailedAttempt, NoteMissingUsage, Records
 from mcp_gateway.core.record import SurfaceName
 from mcp_gateway.core.store.sqlite.store import Store
-from tests.databases import Query, explained
+from tests.databases import Query, changing, explained
 from tests.recorded import recorded, write_records
 
 MIDNIGHT_MS = 20_000 * 86_400_000
@@ -151,3 +151,15 @@ async def test_requests_within_a_key_are_its_own_and_those_of_what_it_made(store
     history = History(store)
     for key, within in ((top, [of_made, of_top]), (made, [of_made]), (other, [of_other])):
         assert await history.page(account, RequestFilter(within=key.id), before_id=None, limit=9) == within
+
+
+async def test_what_is_noted_of_a_request_goes_with_its_record_and_no_other_s(store: Store) -> None:
+    gone, kept = recorded(MIDNIGHT_MS), recorded(MIDNIGHT_MS + 1)
+    await write_records(store, gone, kept)
+    for one in (gone, kept):
+        await store.write(NoteFailedAttempt("acc_1", one.id, 1, "groq", "provider_money"))
+        await store.write(NoteMissingUsage("acc_1", one.id, "estimate"))
+        await store.write(NoteRepeat("acc_1", one.id, "req_first"))
+    await store.write(changing("DELETE FROM requests WHERE id = ?", (gone.id,)))
+    for table in ("failed_attempts", "missing_usages", "request_repeats"):
+        assert await store.read(Query(f"SELECT id FROM {table}")) == [(kept.id,)]

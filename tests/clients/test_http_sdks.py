@@ -62,8 +62,12 @@ def asked(sdk: str, url: str, key: str, call: str, **told: Any) -> Seen:
 
 
 async def made(sdk: str, calls: list[Seen]) -> list[Seen]:
-    """What the SDK saw of these calls; Node reads its program from standard input, to find what is installed."""
-    program, interpreter = SDKS[sdk]
+    """What the SDK saw of these calls."""
+    return await ran(*SDKS[sdk], calls)
+
+
+async def ran(program: str, interpreter: Path, calls: list[Seen]) -> list[Seen]:
+    """The same of a program; Node reads it from standard input, to find what is installed."""
     arguments = [PROGRAMS / program] if program.endswith(".py") else ["--input-type=module", "-"]
     with (PROGRAMS / program).open() as source:
         running = await asyncio.create_subprocess_exec(

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,8 @@ class Native:
     body_pieces: asyncio.Queue[bytes] = field(default_factory=asyncio.Queue)
     next_piece: asyncio.Semaphore | None = None
     is_eager: bool = False
+    answer: Callable[[Heard], tuple[bytes | None, ...]] | None = None
+    """The pieces for a request, where they depend on it."""
     left: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once a connection has ended."""
 
@@ -75,7 +77,7 @@ async def _serve_one(server: Native, reader: asyncio.StreamReader, writer: async
         async for piece in _body(heard, reader):
             heard.body += piece
             server.body_pieces.put_nowait(piece)
-    for told in server.pieces:
+    for told in server.pieces if server.answer is None else server.answer(heard):
         if server.next_piece is not None:
             gone = asyncio.ensure_future(reader.read(1))
             turn = asyncio.ensure_future(server.next_piece.acquire())

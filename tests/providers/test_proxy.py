@@ -148,6 +148,28 @@ async def test_what_asks_for_nothing_or_for_what_is_sent_anyway_is_not_changed(t
         }
 
 
+@each(
+    ("message", "is_taken"),
+    [
+        ({"role": "assistant", "content": "Hi", "refusal": None, "parsed": None, "annotations": [], "audio": None}, True),
+        ({"role": "assistant", "content": [{"type": "text", "text": "Hi", "annotations": None}]}, True),
+        ({"role": "assistant", "content": "Hi", "parsed": {"a": None}}, False),
+        ({"role": "assistant", "content": [{"type": "text", "text": "Hi", "annotations": [1]}]}, False),
+        ({"role": "assistant", "content": "Hi", "annotations": [{}]}, False),
+        ({"role": "assistant", "content": "Hi", "weight": 0}, False),
+        ({"role": "assistant", "content": "Hi", "audio": {}}, False),
+        ({"role": "assistant", "content": "Hi", "prefix": False}, False),
+    ],
+)
+async def test_what_says_nothing_in_a_message_may_be_left_out(
+    message: dict[str, Any], is_taken: bool, tmp_path_factory: Any
+) -> None:
+    async with asked_by_path(OpenAi(), tmp_path_factory.mktemp("messages")) as (door, _, key):
+        body = chat(messages=[*MESSAGES, message, *MESSAGES])
+        response = await door.post(body, key, "/proxy/openai/v1/chat/completions")
+        assert response.status_code == (200 if is_taken else 400), response.text
+
+
 async def test_a_temperature_that_would_be_lowered_is_refused(tmp_path: Path) -> None:
     async with asked_by_path(Generic(), tmp_path, clamp={"temperature": [0, 1]}) as (door, _, key):
         path = "/proxy/openai/v1/chat/completions"

@@ -21,6 +21,8 @@ _ASKS_FOR_NOTHING: dict[str, Any] = {
     "background": False, "echo": False, "logprobs": False, "metadata": {}, "store": False, "stream": False,
 }  # fmt: skip
 """What is meant where these are missing, too; of other fields `false` may switch off what would be on without them."""
+_MOST_LEVELS = 6
+"""That are looked into where a field is not the same as a whole: a message has no more, and each is compared again."""
 
 
 async def checked_unchanged(
@@ -51,8 +53,24 @@ async def checked_unchanged(
 def _is_kept(name: str, value: Any, written: dict[str, Any]) -> bool:
     """What asks for nothing may be missing."""
     if name in written:
-        return bool(written[name] == value)
+        return _is_same(value, written[name], _MOST_LEVELS)
     return value is None or value == [] or _ASKS_FOR_NOTHING.get(name) == value
+
+
+def _is_same(value: Any, written: Any, levels: int) -> bool:
+    """But for what says nothing in an object: SDKs put that into the messages that they send again."""
+    if value == written:
+        return True
+    if not levels:
+        return False
+    if isinstance(value, list) and isinstance(written, list):
+        return len(value) == len(written) and all(
+            _is_same(*pair, levels - 1) for pair in zip(value, written, strict=True)
+        )
+    if not (isinstance(value, dict) and isinstance(written, dict)):
+        return False
+    told = {name: one for name, one in value.items() if name in written or (one is not None and one != [])}
+    return told.keys() == written.keys() and all(_is_same(one, written[name], levels - 1) for name, one in told.items())
 
 
 def _changed(name: str) -> GatewayError:

@@ -16,6 +16,7 @@ from tests.core.test_proxy_paths import HOSTILE
 from tests.providers.anthropic_double import Anthropic
 from tests.providers.doubles import PROMPT, Double, Generic, OpenAi, serving
 from tests.providers.kinds import KINDS
+from tests.providers.surface_doubles import WITH_COMPLETIONS, WITH_EMBEDDINGS
 from tests.providers.test_contract import (
     ENVIRON,
     MODEL,
@@ -151,7 +152,10 @@ async def test_what_asks_for_nothing_or_for_what_is_sent_anyway_is_not_changed(t
 @each(
     ("message", "is_taken"),
     [
-        ({"role": "assistant", "content": "Hi", "refusal": None, "parsed": None, "annotations": [], "audio": None}, True),
+        (
+            {"role": "assistant", "content": "Hi", "refusal": None, "parsed": None, "annotations": [], "audio": None},
+            True,
+        ),
         ({"role": "assistant", "content": [{"type": "text", "text": "Hi", "annotations": None}]}, True),
         ({"role": "assistant", "content": "Hi", "parsed": {"a": None}}, False),
         ({"role": "assistant", "content": [{"type": "text", "text": "Hi", "annotations": [1]}]}, False),
@@ -349,3 +353,26 @@ async def test_a_prompt_is_counted_by_the_provider_that_is_asked_and_counts_as_a
         refused = await door.post(message(), key, "/proxy/anthropic/v1/messages/count_tokens")
         assert refused.status_code == 429
         assert await door.rows("SELECT id FROM requests") == []
+
+
+WITH_ALL = OpenAi(embeddings=WITH_EMBEDDINGS[OpenAi](), completions=WITH_COMPLETIONS[OpenAi]())
+MANY_IDS = list(range(100_000_000, 100_002_000))
+
+
+async def test_embeddings_and_completions_pass_as_they_are_token_ids_too(tmp_path: Path) -> None:
+    async with asked_by_path(WITH_ALL, tmp_path) as (door, double, key):
+        for path, fields in (
+            ("/proxy/openai/v1/embeddings", {"input": ["a", "b"], "encoding_format": "float", "dimensions": 2}),
+            ("/proxy/openai/v1/embeddings", {"input": MANY_IDS}),
+            ("/proxy/openai/v1/completions", {"prompt": "Hello", "max_tokens": 5, "temperature": 0.5, "stop": ["x"]}),
+            ("/proxy/openai/v1/completions", {"prompt": MANY_IDS, "max_tokens": 5}),
+        ):
+            response = await door.post(orjson.dumps({"model": "m-1"} | fields), key, path)
+            assert response.status_code == 200, response.text
+            assert {name: double.asked[-1].body[name] for name in fields} == fields
+        for path, fields, param in (
+            ("/proxy/openai/v1/embeddings", {"input": "a", "truncate_prompt_tokens": 5}, "truncate_prompt_tokens"),
+            ("/proxy/openai/v1/completions", {"prompt": MANY_IDS, "top_k": 5}, "top_k"),
+        ):
+            refused = await door.post(orjson.dumps({"model": "m-1"} | fields), key, path)
+            assert (refused.status_code, error_of(refused)["param"]) == (400, param)

@@ -709,6 +709,9 @@ AREAS: dict[str, Area] = {
             "Each SDK of OpenAI and Anthropic, Python and Node, makes every call in every case; what is refused is free and asked as often as said.": [
                 "tests/clients/test_http_sdks.py",
             ],
+            "The SDKs of OpenAI, Anthropic and Google are answered by providers where another base URL alone leads.": [
+                "tests/clients/test_provider_clients.py",
+            ],
             "Claude Code, Codex, OpenCode and Continue run on the lines that their page has, and what is refused is free.": [
                 "tests/clients/test_agents.py",
             ],

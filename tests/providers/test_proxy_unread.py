@@ -136,6 +136,7 @@ async def test_an_answer_that_ends_in_an_outage_is_whole_and_charged_once_that_c
         with locked(door.data_dir / DATABASE):
             turns.release()
             assert await response.aread() == b"first"
+            await eventually(lambda: not door.gateway.ledger.is_writable)
         await eventually(lambda: door.gateway.ledger.is_writable)
         door.errors.clear()  # the outage is logged, once
         assert (await one_record(door))["cost_nano"] == PRICE_NANO

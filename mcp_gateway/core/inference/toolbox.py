@@ -209,7 +209,7 @@ def toolbox(
     """What a request asks for of what its caller may use. Raises GatewayError for a server that there is none of."""
     own = servers.of(caller)
     tools = [one for server in wanted.servers for one in _tools_of(server, own)]
-    offered = _named(tools, wanted.own)
+    offered = _named(tools, wanted.own, [server.label for server in wanted.servers])
     reserved = {*offered, *wanted.own, FIND, CALL}
     gone = [server.label for server in wanted.servers if not own[server.label].is_reached]
     unreached = {_free(f"{label}__cannot_be_reached", reserved): label for label in gone}
@@ -225,16 +225,23 @@ def _tools_of(wanted: WantedServer, own: Mapping[str, ToolServer]) -> Iterable[O
     return [OfferedTool(server, tool) for tool in server.tools if wanted.allowed is None or tool.name in wanted.allowed]
 
 
-def _named(tools: Sequence[OfferedTool], taken: Iterable[str]) -> dict[str, OfferedTool]:
-    """The tools by names that a model may be told: those that clash, with the caller's too, are prefixed."""
+def _named(tools: Sequence[OfferedTool], taken: Iterable[str], labels: Sequence[str]) -> dict[str, OfferedTool]:
+    """The tools by names that a model may be told.
+
+    Those that clash, with the caller's too, are prefixed, and those that a server gave the prefix of another.
+    """
     plain = [_NOT_IN_NAMES.sub("_", one.tool.name)[:_MAX_NAME_CHARS] for one in tools]
-    counts = Counter([*plain, *set(taken)])
-    named: dict[str, OfferedTool] = {}
-    reserved = {*taken, *(name for name, count in counts.items() if count == 1), FIND, CALL}
-    for name, one in zip(plain, tools, strict=True):
-        is_clear = counts[name] == 1 and name not in (FIND, CALL)
-        named[name if is_clear else _free(f"{one.tool.server}__{name}", reserved)] = one
-    return named
+    counts = Counter([*plain, *set(taken), FIND, CALL])
+    clear = {
+        name
+        for name, one in zip(plain, tools, strict=True)
+        if counts[name] == 1 and not any(name.startswith(f"{label}__") for label in labels if label != one.tool.server)
+    }
+    reserved = {*taken, *clear, FIND, CALL}
+    return {
+        name if name in clear else _free(f"{one.tool.server}__{name}", reserved): one
+        for name, one in zip(plain, tools, strict=True)
+    }
 
 
 def _free(name: str, reserved: set[str]) -> str:

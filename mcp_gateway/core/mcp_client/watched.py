@@ -48,7 +48,7 @@ class WatchedServer:
     @property
     def is_reached(self) -> bool:
         """Whether the gateway's own session of it is open."""
-        return self._own is not None
+        return self._own is not None and not self._own.is_over
 
     @property
     def sessions(self) -> int:

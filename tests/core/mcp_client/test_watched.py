@@ -242,6 +242,10 @@ def seen() -> str:
     "Tell."
     print("not for the log", file=sys.stderr)
     return " ".join(sorted(name for name in os.environ if name in ("KEY", "OTHER")))
+@server.tool(structured_output=False)
+def end() -> str:
+    "End in the middle of a call."
+    os._exit(1)
 server.run("stdio")
 """
 
@@ -261,9 +265,25 @@ async def test_a_program_is_started_with_the_variables_that_it_is_given_and_ends
         shared=True,
     )
     async with watching(server, tool_connect_timeout_s=30) as program:
-        assert [tool.name for tool in program.tools] == ["seen"]
+        assert [tool.name for tool in program.tools] == ["seen", "end"]
         assert await program.call("acc_1", "seen", {}) == ("KEY", True)
     assert "not for the log" not in capfd.readouterr().err
+
+
+@pytest.mark.program
+@pytest.mark.parametrize("is_shared", [True, False])
+async def test_a_program_that_ends_amid_a_call_is_told_and_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_shared: bool
+) -> None:
+    monkeypatch.setattr(watched, "_FIRST_REST_S", 0.001)
+    (tmp_path / "program.py").write_text(PROGRAM)
+    server = McpServerSettings(
+        label="a", command=sys.executable, args=(str(tmp_path / "program.py"),), accounts=("*",), shared=is_shared
+    )
+    async with watching(server, tool_connect_timeout_s=30) as program:
+        assert await program.call("acc_1", "end", {}) == ("The server of this tool cannot be reached now.", False)
+        await eventually(lambda: program.is_reached)
+        assert (await program.call("acc_1", "seen", {})).is_ok
 
 
 @pytest.mark.program

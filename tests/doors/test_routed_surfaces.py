@@ -1,6 +1,8 @@
 """`models` and `provider` in a request of every surface: the next model is asked with the same request, as it came."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -8,7 +10,10 @@ import pytest
 import pytest_asyncio
 
 from tests.cases import each
-from tests.replaying import Asked, ReplayingBackend, whole
+from tests.doors.test_http_pool import TIMEOUT_S, fleet
+from tests.loop_clock import pass_time
+from tests.patience import settled
+from tests.replaying import Asked, ReplayingBackend, silence, whole
 from tests.serving import error_of, open_door
 from tests.stage import PRICED, Stage, staged
 from tests.surfaces import MODEL, SPOKEN, Spoken, answers, every_way
@@ -95,3 +100,22 @@ async def test_a_completion_tells_its_cost_as_a_number(stage: Stage) -> None:
     assert told["cost"] == float(told["cost_usd"]) > 0
     refused = await stage.ask(spoken, usage=[])
     assert error_of(refused)["param"] == "usage"
+
+
+async def test_what_is_slow_to_be_computed_is_computed_once_more_at_most(tmp_path: Path) -> None:
+    models = [
+        PRICED | {"id": f"slow/{number}", "pricing": {"prompt": f"0.00000{number}", "completion": "0"}}
+        for number in (1, 2, 3, 4)
+    ]
+    upstream = {"queue_comment_s": 0, "first_token_timeout_s": TIMEOUT_S, "first_token_max_s": TIMEOUT_S}
+    async with fleet(tmp_path, 2, upstream=upstream, models=models) as it:
+        for server in it.servers:
+            server.standing = silence
+        key = await it.door.key(credit="1000")
+        chat = asyncio.create_task(it.door.chat(key, models=[model["id"] for model in models], model=None, stream=True))
+        while not chat.done():
+            it.clock.now_s += TIMEOUT_S
+            pass_time(TIMEOUT_S)
+            await settled()
+        assert (await chat).status_code in (502, 503)
+        assert sum(it.asked) <= 2

@@ -81,9 +81,9 @@ class Attempts:
                     is_fitted = True
                     continue
                 self._note_failed(candidate, error, 1 + len(failures))
+                failures[candidate] = blame_of(error)
                 if is_only_slow:
                     raise  # elsewhere it would be as slow, and computed twice
-                failures[candidate] = blame_of(error)
                 candidate = pool.next_of(ranking, failures)
                 if candidate is None:
                     raise

@@ -32,6 +32,9 @@ AREAS: dict[str, Area] = {
             "An image that a request names by its address is fetched here, judged and paid for, and a provider is sent its data.": [
                 "tests/providers/test_images.py",
             ],
+            "What a provider wants to have again with a next turn comes back to it, by whichever name its caller was told it.": [
+                "tests/providers/test_replay.py",
+            ],
             "Responses of providers are asked without any state, and end as one of the own servers does, whatever the provider tells beside.": [
                 "tests/providers/test_responses.py",
             ],

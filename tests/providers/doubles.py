@@ -288,6 +288,15 @@ class Ollama(Generic):
         return [{"tool_calls": [call | {"function": {"name": "weather", "arguments": "".join(ARGUMENTS)}}]}]
 
 
+def without_thought(body: dict[str, Any]) -> Refusal | None:
+    """Refuses a turn with calls of tools whose thought did not come back with it."""
+    turns = [message for message in body["messages"] if message.get("tool_calls")]
+    if all(turn.get("reasoning_content") for turn in turns):
+        return None
+    message = "The reasoning_content in the thinking mode must be passed back to the API."
+    return Refusal(400, orjson.dumps({"error": {"message": message, "type": "invalid_request_error"}}))
+
+
 class DeepSeek(Generic):
     kind = "deepseek"
     path = ""
@@ -300,8 +309,16 @@ class DeepSeek(Generic):
     def usage(self) -> dict[str, Any]:
         return super().usage() | {"prompt_cache_hit_tokens": CACHED, "prompt_cache_miss_tokens": PROMPT - CACHED}
 
+    def refuse(self, body: dict[str, Any]) -> Refusal | None:
+        return without_thought(body)
+
     def unary(self, body: dict[str, Any]) -> bytes:
         return b"\n\n\n" + super().unary(body)
+
+    def answer(self, body: dict[str, Any]) -> dict[str, Any]:
+        answer = super().answer(body)
+        answer["choices"][0]["message"]["reasoning_content"] = "Hm."
+        return answer
 
     def deltas(self, body: dict[str, Any]) -> list[dict[str, Any]]:
         first, *rest = super().deltas(body)
@@ -354,8 +371,22 @@ class Moonshot(Generic):
         429, b'{"error":{"message":"account org-9aXkQ2operator is over quota","type":"exceeded_current_quota_error"}}'
     )
 
+    def refuse(self, body: dict[str, Any]) -> Refusal | None:
+        if b'"url":"http' in orjson.dumps(body):
+            return Refusal(400, b'{"error":{"message":"unsupported image url","type":"invalid_request_error"}}')
+        return without_thought(body)
+
     def usage(self) -> dict[str, Any]:
         return super().usage() | {"cached_tokens": CACHED}
+
+    def answer(self, body: dict[str, Any]) -> dict[str, Any]:
+        answer = super().answer(body)
+        answer["choices"][0]["message"]["reasoning_content"] = "Hm."
+        return answer
+
+    def deltas(self, body: dict[str, Any]) -> list[dict[str, Any]]:
+        first, *rest = super().deltas(body)
+        return [first, {"reasoning_content": "Hm."}, *rest]
 
     def stream(self, body: dict[str, Any]) -> Stream:
         *events, done = super().stream(body)

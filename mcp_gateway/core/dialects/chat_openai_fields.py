@@ -5,6 +5,7 @@ Passed are OpenAI's own fields and what a row names beside them; never a field o
 
 from typing import Any
 
+from mcp_gateway.core.dialects.openai_chunks import REASONING
 from mcp_gateway.core.dialects.row_rules import RowRules
 from mcp_gateway.core.dialects.sifting import FieldUse, LeftOut, as_they_are, unsupported
 from mcp_gateway.core.dialects.vllm_fields import sift_part
@@ -65,6 +66,8 @@ class ProviderFields:
         self._keeps_cache_control = keeps_cache_control
         self._passed = as_they_are(FIELDS, row.pass_fields)
         self._message_keys = _MESSAGE_KEYS | frozenset(row.replay)
+        self._thought_key = next((name for name in row.replay if name in REASONING), None)
+        """By which name it wants to have its reasoning again."""
         self._rules = RowRules(row.refuse, row.drop, row.rename, row.clamp, row.set)
 
     def sift(self, body: dict[str, Any]) -> tuple[str, ...]:
@@ -96,6 +99,8 @@ class ProviderFields:
 
     def _sift_message(self, message: dict[str, Any], number: int, left_out: LeftOut) -> None:
         where = f"messages[{number}]"
+        if self._thought_key is not None:
+            _name_thought(message, self._thought_key)
         if not message.keys() <= self._message_keys:
             left_out.keep_only(message, self._message_keys, "messages[]", where)
         content, calls = message.get("content"), message.get("tool_calls")
@@ -106,6 +111,14 @@ class ProviderFields:
                     part.pop("cache_control", None)
         for index, call in enumerate(calls if isinstance(calls, list) else ()):
             left_out.keep_only(call, _CALL_KEYS, "messages[].tool_calls[]", f"{where}.tool_calls[{index}]")
+
+
+def _name_thought(message: dict[str, Any], key: str) -> None:
+    """Callers send reasoning back by the name that they were told it by, which may be another's."""
+    for name in REASONING:
+        if name != key and name in message:
+            thought = message.pop(name)
+            message[key] = message.get(key) or thought
 
 
 def _check_bounded(body: dict[str, Any]) -> None:

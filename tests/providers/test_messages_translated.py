@@ -256,6 +256,62 @@ async def test_a_failure_before_the_first_token_is_a_refusal(tmp_path: Path) -> 
         assert (response.status_code, response.json()["error"]["type"]) == (503, "overloaded_error")
 
 
+class Odd(Generic):
+    """Tells values of kinds that none should have, and counts beyond all that is stored."""
+
+    delta: dict[str, Any]
+    total: float = 47
+
+    def usage(self) -> dict[str, Any]:
+        return super().usage() | {"total_tokens": self.total, "completion_tokens": 12}
+
+    def answer(self, body: dict[str, Any]) -> dict[str, Any]:
+        answer = super().answer(body)
+        answer["choices"][0]["message"] = {"role": "assistant", "content": "So."} | self.delta
+        return answer
+
+    def deltas(self, body: dict[str, Any]) -> list[dict[str, Any]]:
+        return [{"role": "assistant", "content": "So."}, self.delta]
+
+
+ODD_CALL = {"id": {"a": 1}, "index": [0], "type": "function", "function": {"name": "f", "arguments": {"b": 2}}}
+ODD_DELTAS: list[dict[str, Any]] = [
+    {"tool_calls": [ODD_CALL]}, {"tool_calls": [ODD_CALL | {"function": "f"}]}, {"tool_calls": [ODD_CALL, None, 7]},
+    {"tool_calls": {"a": 1}}, {"tool_calls": [{"id": ["x"]}]}, {"reasoning": {"a": 1}}, {"reasoning_content": [1]},
+    {"refusal": 7}, {"content": {"a": 1}}, {"content": [None, 7, {"type": "thinking", "thinking": [{}]}]}, {"role": 7},
+]  # fmt: skip
+
+
+async def test_values_of_odd_kinds_are_told_as_texts_or_not_at_all(tmp_path: Path) -> None:
+    manner = Odd()
+    async with choice_of(tmp_path, {}, manners=[manner]) as (door, _):
+        key = await door.key(credit="1")
+        for manner.delta in ODD_DELTAS:
+            streamed = message_in((await ask(door, key, stream=True)).content)
+            whole_one = (await ask(door, key)).json()
+            for message in (streamed, whole_one):
+                for block in message["content"]:
+                    assert isinstance(block.get("id", ""), str)
+                    assert isinstance(block.get("input", {}), dict)
+                    assert all(isinstance(block.get(name, ""), str) for name in ("text", "thinking", "name"))
+            for is_stream in (False, True):
+                assert (await door.chat(key, model="sold/model", stream=is_stream)).status_code == 200
+
+
+async def test_a_count_beyond_all_that_is_stored_is_not_believed(tmp_path: Path) -> None:
+    manner = Odd()
+    manner.total, manner.delta = 2.0**70, {}
+    async with choice_of(tmp_path, {}, manners=[manner]) as (door, _):
+        key = await door.key(credit="1")
+        for is_stream in (False, True):
+            for response in (
+                await ask(door, key, stream=is_stream),
+                await door.chat(key, model="sold/model", stream=is_stream),
+            ):
+                assert response.status_code == 200, response.text
+                assert 0 < (await door.record(response))["completion_tokens"] < 100
+
+
 class Interleaved(Generic):
     """Goes on with two calls of tools in turn, and says something behind them."""
 

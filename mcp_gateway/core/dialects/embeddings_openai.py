@@ -50,7 +50,7 @@ class EmbeddingsToOpenAi(OnePiece):
         end = await whole_answer.end_of_brackets(body, start) if found is not None else start
         usage = _usage_in(body[:start], body[end:])
         told = {} if usage is None else {"usage": {"prompt_tokens": usage[0], "total_tokens": usage[0]}}
-        tail = b"," + orjson.dumps({"model": ask.model, **told})[1:]
+        tail = b"," + dump_json({"model": ask.model, **told})[1:]
         return Whole(_between(body, start, end, tail), None, usage, is_usage_exact=usage is not None)
 
 

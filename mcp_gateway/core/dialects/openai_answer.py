@@ -12,7 +12,7 @@ from mcp_gateway.core.blame import AnswerTooLarge
 from mcp_gateway.core.dialects.openai_refusals import error_object
 from mcp_gateway.core.dialects.openai_usage import usages_in
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.json_bounds import parse_json
+from mcp_gateway.core.json_bounds import dump_json, parse_json
 from mcp_gateway.core.surfaces.credible import failed_amid, not_understood
 from mcp_gateway.core.surfaces.surface import Ask, Body, Whole
 from mcp_gateway.core.surfaces.usage import read_usage
@@ -67,5 +67,5 @@ def _whole(told: dict[str, Any], choices: list[Choice], ask: Ask, form: AnswerFo
         "model": ask.model,
         "choices": choices,
     }
-    body = orjson.dumps(answer | ({"usage": usage} if usage is not None else {}))
+    body = dump_json(answer | ({"usage": usage} if usage is not None else {}))
     return Whole(body, choices[0]["finish_reason"], read_usage(usage), is_usage_exact=usage is not None)

@@ -13,6 +13,7 @@ import orjson
 from mcp_gateway.core.dialects.openai_refusals import error_object, kind_of_error
 from mcp_gateway.core.dialects.openai_usage import usages_in
 from mcp_gateway.core.ids import new_id
+from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.surfaces.chunks import index_of, objects_in, split_frames
 from mcp_gateway.core.surfaces.credible import UsageBounds, not_understood
 from mcp_gateway.core.surfaces.error_shapes import failure_in
@@ -21,6 +22,8 @@ from mcp_gateway.core.surfaces.splice import DONE, FrameRelay
 from mcp_gateway.core.surfaces.surface import Ask
 
 REASONING = ("reasoning", "reasoning_content")
+_TEXTS = (*REASONING, "refusal")
+"""What is one text of a message, beside its content."""
 _FINISHES = frozenset({"stop", "length", "tool_calls", "content_filter", "function_call"})
 _FINISH_WORDS = {
     "model_length": "length", "max_tokens": "length", "MAX_TOKENS": "length", "tool_use": "tool_calls",
@@ -130,7 +133,7 @@ class ChunkNormalizer:
         return has_text and self._usage is not None and not self._usage["completion_tokens"]
 
     def _frame(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
-        return b"data: %b\n\n" % orjson.dumps({**self._head, **self._model, "choices": choices, **more})
+        return b"data: %b\n\n" % dump_json({**self._head, **self._model, "choices": choices, **more})
 
 
 def error_frame(error: dict[str, Any]) -> bytes:
@@ -248,21 +251,18 @@ class CallNumbers:
     def _one(self, call: dict[str, Any]) -> dict[str, Any]:
         number, is_new = self._number_of(call)
         self._last = number
-        one = {name: value for name, value in call.items() if value is not None}
-        function = one.get("function")
+        one = {name: value for name, value in call.items() if value is not None and name not in ("function", "id")}
+        function = call.get("function")
         if isinstance(function, dict):
             one["function"] = {name: _as_text(value) for name, value in function.items() if value is not None}
-        if is_new:
-            one["id"] = one.get("id") or new_id("call")
-            one.setdefault("type", "function")
-        elif not one.get("id"):
-            one.pop("id", None)
-        return {**one, "index": number}
+        if call_id := _id_of(call) or (new_id("call") if is_new else None):
+            one["id"] = call_id
+        return {**({"type": "function"} if is_new else {}), **one, "index": number}
 
     def _number_of(self, call: dict[str, Any]) -> tuple[int, bool]:
         """By its own number, or its id, or as the one that began last where it names no function."""
         key = call.get("index") if isinstance(call.get("index"), int) else None
-        call_id = call.get("id") or None
+        call_id = _id_of(call)
         if key is not None and key in self._numbers and not self._is_another(key, call_id):
             return self._numbers[key], False
         if key is None and call_id is not None and call_id in self._numbers:
@@ -284,6 +284,11 @@ class CallNumbers:
         )
 
 
+def _id_of(call: dict[str, Any]) -> str | None:
+    call_id = call.get("id")
+    return call_id if isinstance(call_id, str) and call_id else None
+
+
 def message_told(message: dict[str, Any], reasoning_names: Sequence[str]) -> dict[str, Any]:
     """A delta or a message without what is null, its content one text, its reasoning under the names wanted."""
     told = {name: value for name, value in message.items() if value not in _NO_TEXT and name != "usage"}
@@ -296,6 +301,7 @@ def message_told(message: dict[str, Any], reasoning_names: Sequence[str]) -> dic
             del told["content"]
     elif content is not None:
         told["content"] = _as_text(content)
+    told |= {name: _as_text(told[name]) for name in _TEXTS if name in told}
     if reasoning_names and (reasoning := next((told[name] for name in REASONING if name in told), None)) is not None:
         told = {name: value for name, value in told.items() if name not in REASONING}
         told |= dict.fromkeys(reasoning_names, reasoning)

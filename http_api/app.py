@@ -25,7 +25,7 @@ from http_api.models import Models
 from http_api.openapi import Document
 from http_api.operations import AnyOperation
 from http_api.operators import Operators
-from http_api.proxy import ProviderPaths, as_listing
+from http_api.proxy import ProviderPaths, as_listing, sold_models
 from http_api.requests import Requests
 from http_api.responses import is_told_in_stream
 from http_api.routes import Routes
@@ -111,7 +111,7 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
         proxy=_provider_paths(gateway),
         mcp=mcp,
         tools=Tools(gateway.tool_servers),
-        models=Models(gateway.published, gateway.pool, takes_image_urls=settings.fetch_images),
+        models=_models(gateway),
         keys=Keys(
             gateway.keys,
             gateway.mint,
@@ -151,6 +151,10 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
     )
 
 
+def _models(gateway: Gateway) -> Models:
+    return Models(gateway.published, gateway.pool, takes_image_urls=gateway.settings.fetch_images)
+
+
 def _provider_paths(gateway: Gateway) -> ProviderPaths:
     """What is asked of a provider by its own paths has to reach it unchanged."""
     surfaces: dict[ProxiedAs, ASGIApp] = {
@@ -162,6 +166,7 @@ def _provider_paths(gateway: Gateway) -> ProviderPaths:
         "messages": _inference_of(MESSAGES, gateway, fields_in=betas_in, passes_unchanged=True),
         "responses": _inference_of(RESPONSES, gateway, passes_unchanged=True, is_told_in_stream=is_told_in_stream),
         "message_tokens": as_listing(TokenCounts(gateway.inference, **_bounds_of(gateway)), gateway.limiter),
+        "models": as_listing(sold_models(_models(gateway)), gateway.limiter),
     }
     limits = BodyLimits(gateway.settings, gateway.published)
     return ProviderPaths(gateway.pool.providers, surfaces, gateway.inference, gateway.repeats, limits)

@@ -10,6 +10,9 @@ from contextlib import AbstractContextManager, nullcontext
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from http_api.idempotency import KEY_HEADER, idempotency_key_in
+from http_api.models import Models, ModelsQuery
+from http_api.operations import Asked, Nothing, written
+from http_api.query import read_query
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.context import CLIENT, CONTEXT, CallerLeft, Client, RequestContext
 from mcp_gateway.core.errors import GatewayError
@@ -31,7 +34,7 @@ from mcp_gateway.core.upstream.backend import BackendResponse
 from mcp_gateway.core.upstream.provider import Passed, Provider, Proxy
 from mcp_gateway.wire import event_streams
 from mcp_gateway.wire.bodies import BodyLimits
-from mcp_gateway.wire.whole_answers import Headers
+from mcp_gateway.wire.whole_answers import JSON_TYPE, Headers, send_bytes
 
 _ASKED = (b"accept", b"content-type", b"content-encoding")
 _TOLD = (b"content-type", b"content-encoding", b"content-language", b"content-disposition")
@@ -73,7 +76,8 @@ class ProviderPaths:
             with self._once(scope):
                 await self._pass_on(asked, order, scope, receive, send)
             return
-        _check_means_nothing(parameters)
+        if surface != "models":
+            _check_means_nothing(parameters)
         bound = {**scope, "query_string": b"provider=" + provider.name.encode()}
         await self._surfaces[surface](bound, receive, send)
 
@@ -135,6 +139,16 @@ def as_listing(endpoint: ASGIApp, limiter: Limiter) -> ASGIApp:
         await endpoint(scope, receive, send)
 
     return counted
+
+
+def sold_models(models: Models) -> ASGIApp:
+    """A provider's list, which has what is sold of it and no more."""
+
+    async def told(scope: Scope, _receive: Receive, send: Send) -> None:
+        listed = await models.list(Asked(scope, read_query(scope, ModelsQuery), Nothing(), b""))
+        await send_bytes(send, written(listed), [JSON_TYPE, (b"cache-control", b"private")])
+
+    return told
 
 
 async def _relay(passage: Passage, response: BackendResponse, send: Send) -> None:

@@ -63,6 +63,7 @@ AREAS: dict[str, Area] = {
                 "tests/providers/test_names.py",
             ],
             "A provider's own paths are for accounts that may, and change nothing that is asked by them, or refuse it.": [
+                "tests/core/inference/test_unchanged.py",
                 "tests/core/test_proxy_paths.py",
                 "tests/providers/test_proxy.py",
             ],

@@ -215,9 +215,15 @@ class DialectSettings(Section):
     proxy_base: Url = Field(default="", examples=["https://api.example.com"])
     """Below what the paths of /proxy hang; otherwise base_url without /v1, or what its preset has in its place."""
     proxy_surfaces: dict[PathBelow, ProxiedAs] = Field(
-        default={"/v1/chat/completions": "chat", "/v1/completions": "completions", "/v1/embeddings": "embeddings"}
+        default={
+            "/v1/chat/completions": "chat",
+            "/v1/completions": "completions",
+            "/v1/embeddings": "embeddings",
+            "/v1/models": "models",
+        }
     )
-    """Those of its paths whose requests the gateway reads, holds and bills as its own, and as what."""
+    """Those of its paths whose requests the gateway reads, holds and bills as its own, and as what; models are listed
+    that are sold of it."""
     proxy_paths: Annotated[tuple[ProxyPath, ...], BeforeValidator(_list)] = Field(
         default=(), examples=[["POST /v1/moderations", "POST /v1/models/*:run"]]
     )

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, unquote, urlencode
 
 from mcp_gateway.core.record import SurfaceName
 
-ProxiedAs = Literal[SurfaceName, "message_tokens"]
+ProxiedAs = Literal[SurfaceName, "message_tokens", "models"]
 """What a path of a provider is answered by that the gateway has too."""
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _SEGMENT = re.compile(r"[A-Za-z0-9._~:@!$'()+,=-]+")
@@ -100,7 +100,8 @@ class ProxyPaths:
 
     def surface_of(self, method: str, path: str) -> ProxiedAs | None:
         """What the gateway has itself that answers there."""
-        return self._surfaces.get(path) if method == "POST" else None
+        found = self._surfaces.get(path)
+        return found if method == ("GET" if found == "models" else "POST") else None
 
     def allowed(self, method: str, path: str) -> AllowedPath | None:
         """The first that is meant; None where there is none."""

@@ -97,7 +97,7 @@ def test_a_query_without_end_is_refused() -> None:
 
 
 PATHS = ProxyPaths(
-    {"/v1/chat/completions": "chat"},
+    {"/v1/chat/completions": "chat", "/v1/listed": "models"},
     ("POST /v1/models/*:run", "POST /v1/*/tail", "GET /v1/models", "POST /run/*/*", "POST /v1/models/special:run"),
     {"POST /v1/models/*:run": 7, "GET /v1/models": 0},
 )
@@ -131,6 +131,8 @@ def test_what_may_be_asked_is_what_the_list_names(method: str, path: str, price_
 def test_a_path_of_a_surface_is_one_for_what_is_posted() -> None:
     assert PATHS.surface_of("POST", "/v1/chat/completions") == "chat"
     assert PATHS.surface_of("GET", "/v1/chat/completions") is None
+    assert PATHS.surface_of("GET", "/v1/listed") == "models"
+    assert PATHS.surface_of("POST", "/v1/listed") is None
     assert PATHS.surface_of("POST", "/v1/chat/completions/x") is None
 
 

@@ -376,3 +376,15 @@ async def test_embeddings_and_completions_pass_as_they_are_token_ids_too(tmp_pat
         ):
             refused = await door.post(orjson.dumps({"model": "m-1"} | fields), key, path)
             assert (refused.status_code, error_of(refused)["param"]) == (400, param)
+
+
+async def test_a_provider_s_list_has_what_is_sold_of_it(tmp_path: Path) -> None:
+    async with asked_by_path(OpenAi(), tmp_path, {"limits": {"listing_requests_per_minute": 2}}) as (door, double, key):
+        listed = await door.get("/proxy/openai/v1/models?limit=1000", key)
+        assert [(one["id"], one["served_by"]) for one in listed.json()["data"]] == [("sold/model", "openai")]
+        assert listed.headers["cache-control"] == "private"
+        as_anthropic = await door.get("/proxy/openai/v1/models", key, anthropic_version="2023-06-01")
+        assert [one["id"] for one in as_anthropic.json()["data"]] == ["sold/model", "short"]
+        assert (await door.get("/proxy/openai/v1/models", key)).status_code == 429
+        assert (await door.post(b"{}", key, "/proxy/openai/v1/models")).status_code == 404
+        assert double.asked == []

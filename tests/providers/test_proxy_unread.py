@@ -200,6 +200,28 @@ async def test_a_long_body_of_a_known_length_keeps_it(tmp_path: Path) -> None:
 
 
 @each(
+    ("told", "status", "body"),
+    [
+        (b"HTTP/1.1 201 Made\r\ncontent-length: 2\r\n\r\n{}", 201, b"{}"),
+        (b"HTTP/1.1 204 None\r\n\r\n", 204, b""),
+        (b"HTTP/1.1 206 Part\r\ncontent-length: 1\r\n\r\na", 206, b"a"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", 200, b""),
+        (b"HTTP/1.1 103 Early\r\nlink: x\r\n\r\nHTTP/1.1 202 Taken\r\ncontent-length: 1\r\n\r\na", 202, b"a"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\nset-cookie: a=b\r\n\r\n", 200, b"a"),
+    ],
+)
+async def test_an_answer_has_the_provider_s_status_and_body(
+    told: bytes, status: int, body: bytes, tmp_path_factory: Any
+) -> None:
+    async with passing(tmp_path_factory.mktemp("answers"), pieces=(told,)) as (door, _, key):
+        response = await door.post(b"{}", key, "/proxy/openai/v1/speech")
+        assert (response.status_code, response.content) == (status, body)
+        assert not {"set-cookie", "link"} & response.headers.keys()
+        record = await one_record(door)
+        assert (record["http_status"], record["cost_nano"]) == (status, PRICE_NANO)
+
+
+@each(
     ("status", "body", "expected"),
     [
         (400, b'{"error":{"message":"bad voice of org-9aXkQ2operator"}}', (400, "invalid_value")),
@@ -305,6 +327,22 @@ async def test_who_leaves_pays_once_it_was_sent_and_the_provider_is_left_at_once
         assert (record["http_status"], record["error_code"]) == (499, "client_closed")
         assert record["cost_nano"] == PRICE_NANO
         assert await left_nano(door, key) == 10**9 - PRICE_NANO
+
+
+async def test_who_leaves_amid_a_refusal_pays_nothing(tmp_path: Path) -> None:
+    turns = asyncio.Semaphore(1)
+    pieces = (b"HTTP/1.1 400 No\r\ncontent-length: 10\r\n\r\nhalf", b"more")
+    async with passing(tmp_path, pieces=pieces, next_piece=turns) as (door, provider, key):
+        _, writer = await asyncio.open_connection("127.0.0.1", door.port)
+        asked = f"POST /proxy/openai/v1/speech HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {key}\r\n"
+        writer.write(asked.encode() + b"content-length: 2\r\n\r\n{}")
+        passing_on = door.gateway.inference.passing
+        await eventually(lambda: any(one.response is not None for one in passing_on))
+        writer.close()
+        await asyncio.wait_for(provider.left.wait(), PATIENCE_S)
+        await eventually(lambda: not passing_on)
+        assert await left_nano(door, key) == 10**9
+        assert (await one_record(door))["error_code"] == "client_closed"
 
 
 async def test_who_leaves_amid_a_body_pays_nothing(tmp_path: Path) -> None:

@@ -81,7 +81,8 @@ class Passage:
                 )
             return await self._answer_to(passed)
         except CancelledError as cancelled:
-            self._is_due = isinstance(passed.body, bytes) or passed.body.is_whole
+            if self.response is None:  # else its status has told
+                self._is_due = isinstance(passed.body, bytes) or passed.body.is_whole
             raise self._cause_of(cancelled) from None
         finally:
             self._beginning = None
@@ -175,6 +176,7 @@ class Passage:
 
     def _record(self, error: GatewayError | None) -> RequestRecord:
         order, caller, parts = self._order, self._caller, self._parts
+        status = OK if self.response is None else self.response.status
         return RequestRecord(
             id=order.request_id,
             client_request_id=order.client_request_id,
@@ -192,7 +194,7 @@ class Passage:
             started_at_ms=int(self._started_at_s * 1000),
             latency_ms=int((parts.monotonic_s() - self._clock_start_s) * 1000),
             first_token_ms=None,
-            http_status=OK if error is None else error.status,
+            http_status=status if error is None else error.status,
             error_code=None if error is None else error.code,
             finish_reason=None,
             surface="proxy",

@@ -150,10 +150,10 @@ class Transport:
             raise ValueError("a space in a request's path")
         target = f"{method} {self._path_prefix}{path} HTTP/1.1"
         lines = [target.encode("ascii"), self._host_line, *map(b": ".join, headers)]
-        if framing:
-            lines.append(framing)
-        elif body or method not in ("GET", "HEAD"):
+        if body:
             lines.append(b"content-length: %d" % len(body))
+        elif framing or method not in ("GET", "HEAD"):
+            lines.append(framing or b"content-length: 0")
         return head_of(lines)
 
     async def _connect(self) -> OriginConnection:

@@ -10,10 +10,12 @@ import pytest
 import pytest_asyncio
 
 from mcp_gateway.core.dialects.messages_openai import MessagesToOpenAi
+from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.provider_settings import ProviderSettings, row_of
 from mcp_gateway.core.surfaces.credible import UsageBounds
 from mcp_gateway.core.surfaces.messages import MESSAGES
 from mcp_gateway.core.surfaces.surface import Ask
+from mcp_gateway.core.surfaces.usage import Usage
 from tests.message_streams import blocks_in, events_in, message_in
 from tests.providers.anthropic_double import Anthropic
 from tests.providers.doubles import TEXT, Double, Generic, Refusal, serving
@@ -184,6 +186,36 @@ async def test_a_stream_may_come_byte_by_byte_and_be_cut_anywhere(kind: str, has
         assert not is_whole or at > finish
         middle = [event for event in events_in(told) if event["type"].startswith("content_block")]
         blocks_in(middle)
+
+
+GOING_ON = {"index": 0, "function": {"arguments": '{"more":1}'}}
+
+
+@pytest.mark.parametrize("size", [10_000, 100, 1])
+@pytest.mark.parametrize(
+    ("before", "kinds"),
+    [
+        ({}, []),
+        ({"content": "said"}, ["text"]),
+        ({"tool_calls": [{"index": 2, "function": {"name": "h"}}]}, ["tool_use"]),
+    ],
+)
+async def test_what_came_before_what_cannot_be_understood_is_told_and_its_blocks_end(
+    before: dict[str, Any], kinds: list[str], size: int
+) -> None:
+    """A call goes on that was over, in the piece that brings what stands before it, or in a later one."""
+    manner = TRANSLATED["Generic"]()
+    calls = [{"index": at, "id": f"c{at}", "function": {"name": "g", "arguments": "{}"}} for at in (0, 1)]
+    last = before | {"tool_calls": [*before.get("tool_calls", []), GOING_ON]}
+    deltas: list[dict[str, Any]] = [{"role": "assistant", "content": "Hm"}, {"tool_calls": calls}, last]
+    stream = b"".join([manner.chunk(delta) for delta in deltas])
+    reader = translated(manner).reader(asked_for_stream(), "m", UsageBounds(1000, 1000))
+    told: list[bytes] = []
+    with pytest.raises(GatewayError, match="backend_error"):
+        told.extend(reader.feed(stream[at : at + size]) for at in range(0, len(stream), size))
+    start, *middle, delta = events_in(b"".join(told) + reader.end(billed=Usage(3, 2)))
+    assert (start["type"], delta["type"]) == ("message_start", "message_delta")
+    assert [block["type"] for block in blocks_in(middle)] == ["text", "tool_use", "tool_use", *kinds]
 
 
 def without_ids(stream: bytes) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 Whether a stream is whole, failed, and what it used, the reader of the chat says; this turns what it hands out.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -34,6 +35,8 @@ class MessageFromChat:
         self._public_model = public_model
         self._blocks = MessageBlocks()
         self._has_begun = self._is_refused = False
+        self._untold: list[bytes] = []
+        """Events that are not handed out yet: what comes behind them may be refused, and they are told all the same."""
 
     def feed(self, piece: bytes) -> bytes:
         return self._events(self._chat.feed(piece))
@@ -97,12 +100,17 @@ class MessageFromChat:
         return self.is_whole or self._blocks.has_begun
 
     def _events(self, frames: bytes) -> bytes:
-        return b"".join([self._of_chunk(orjson.loads(frame.removeprefix(b"data:"))) for frame in split_frames(frames)])
+        for frame in split_frames(frames):
+            self._note_chunk(orjson.loads(frame.removeprefix(b"data:")))
+        events = b"".join(self._untold)
+        self._untold.clear()
+        return events
 
-    def _of_chunk(self, chunk: dict[str, Any]) -> bytes:
-        start = b"" if self._has_begun else self._start(chunk)
-        deltas = [choice["delta"] for choice in chunk["choices"]]
-        return start + b"".join([self._of_delta(delta) for delta in deltas])
+    def _note_chunk(self, chunk: dict[str, Any]) -> None:
+        if not self._has_begun:
+            self._untold.append(self._start(chunk))
+        for choice in chunk["choices"]:
+            self._untold.extend(self._of_delta(choice["delta"]))
 
     def _start(self, chunk: dict[str, Any]) -> bytes:
         self._has_begun = True
@@ -118,14 +126,17 @@ class MessageFromChat:
         }
         return event_of({"type": "message_start", "message": message})
 
-    def _of_delta(self, delta: dict[str, Any]) -> bytes:
+    def _of_delta(self, delta: dict[str, Any]) -> Iterator[bytes]:
         self._is_refused |= bool(delta.get("refusal"))
-        texts = [(kind, text) for name, kind in _TEXTS.items() if (text := delta.get(name))]
-        events = [self._blocks.text(kind, text) for kind, text in texts]
-        return b"".join(events + [self._of_call(call) for call in objects_in(delta.get("tool_calls"))])
+        for name, kind in _TEXTS.items():
+            if text := delta.get(name):
+                yield self._blocks.text(kind, text)
+        for call in objects_in(delta.get("tool_calls")):
+            yield from self._of_call(call)
 
-    def _of_call(self, call: dict[str, Any]) -> bytes:
-        carried = self._blocks.whole(carrying(call["extra_content"])) if call.get("extra_content") else b""
+    def _of_call(self, call: dict[str, Any]) -> Iterator[bytes]:
+        if call.get("extra_content"):
+            yield self._blocks.whole(carrying(call["extra_content"]))
         function = call.get("function") or {}
         name, arguments = function.get("name") or "", function.get("arguments") or ""
-        return carried + self._blocks.call(call["index"], call.get("id") or "", name, arguments)
+        yield self._blocks.call(call["index"], call.get("id") or "", name, arguments)

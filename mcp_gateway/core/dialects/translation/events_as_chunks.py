@@ -36,15 +36,17 @@ class EventsAsChunks:
         self._usage = _UsageSoFar()
         self._block: dict[str, Any] = {}
         """The one that goes on."""
-        self._thoughts: list[dict[str, Any]] = []
-        self._calls = self._told = 0
+        self._pieces: list[str] = []
+        """What has come of its thinking, which is put together once: there are as many as tokens."""
+        self._held_chars = 0
+        self._calls = self._thoughts = self._told = 0
         self._ending: dict[str, Any] = {}
         self._is_over = False
 
     @property
     def held_bytes(self) -> int:
         """What has come of an event that is not whole, and of thoughts that are not over."""
-        return len(self._events.tail) + len(self._block.get("thinking") or "")
+        return len(self._events.tail) + self._held_chars
 
     def feed(self, piece: bytes) -> bytes:
         """Raises GatewayError for an event without an end, or one that cannot be understood."""
@@ -96,7 +98,7 @@ class EventsAsChunks:
     # Blocks
 
     def _begin(self, block: dict[str, Any]) -> bytes:
-        self._block = {**block}
+        self._block, self._pieces, self._held_chars = {**block}, [], 0
         match block["type"]:
             case "tool_use":
                 self._calls += 1
@@ -113,7 +115,8 @@ class EventsAsChunks:
                 return self._tell({"content": _text(delta, "text")})
             case "thinking_delta":
                 piece = _text(delta, "thinking")
-                self._block["thinking"] = self._block.get("thinking", "") + piece
+                self._pieces.append(piece)
+                self._held_chars += len(piece)
                 return self._tell(dict.fromkeys(self._names, piece))
             case "signature_delta":
                 self._block["signature"] = delta["signature"]
@@ -124,9 +127,11 @@ class EventsAsChunks:
 
     def _stop(self) -> bytes:
         block, self._block = self._block, {}
+        pieces, self._pieces, self._held_chars = self._pieces, [], 0
         if block.get("type") in _THOUGHTS:
-            self._thoughts.append(block)
-            detail = detail_of(block, len(self._thoughts) - 1)
+            block["thinking"] = "".join([block.get("thinking") or "", *pieces])
+            self._thoughts += 1
+            detail = detail_of(block, self._thoughts - 1)
             return self._frame({"reasoning_details": [detail]}) if detail is not None else b""
         if block.get("type") == "tool_use" and not block.get("has_arguments"):
             text = dump_json(block.get("input") or {}).decode()

@@ -44,11 +44,12 @@ def blocks_of(details: Any) -> Iterator[dict[str, Any]]:
 def _merged(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One for each block, by its index, whose text is all of its pieces'."""
     whole: dict[Any, dict[str, Any]] = {}
+    texts: dict[Any, list[str]] = {}
     for number, entry in enumerate(entries):
         kind, index = str(entry.get("type")), entry.get("index")
         key = (kind, index if isinstance(index, int) else f"{number}")
-        kept = whole.setdefault(key, {"type": kind, "text": ""})
-        text = entry.get("text")
+        kept = whole.setdefault(key, {"type": kind})
         kept |= {name: value for name, value in entry.items() if name not in ("type", "text") and value is not None}
-        kept["text"] += text if isinstance(text, str) else ""
-    return list(whole.values())
+        if isinstance(text := entry.get("text"), str):
+            texts.setdefault(key, []).append(text)
+    return [kept | {"text": "".join(texts.get(key, ()))} for key, kept in whole.items()]

@@ -125,6 +125,20 @@ def test_thoughts_that_nobody_there_signed_stay_away(details: Any) -> None:
     assert message_of(user("hi"), said)["messages"][1]["content"] == [text("a")]
 
 
+class Piece(str):
+    """A text that nothing may be put together with one by one: so many would take all day."""
+
+    def __radd__(self, before: str) -> str:
+        raise AssertionError(f"copies the {len(before)} characters that came before")
+
+
+def test_thoughts_in_many_pieces_are_put_together_once() -> None:
+    about = {"type": "reasoning.text", "index": 0, "signature": "s"}
+    details = [about | {"text": Piece("ab")} for _ in range(100)]
+    message = message_of(user("hi"), {"role": "assistant", "content": "a", "reasoning_details": details}, user("go on"))
+    assert message["messages"][1]["content"][0] == {"type": "thinking", "thinking": "ab" * 100, "signature": "s"}
+
+
 def test_a_tool_is_told_by_its_schema_and_with_its_mark() -> None:
     tool = {"type": "function", "function": TOOL["function"] | {"description": "d", "strict": True}} | MARK
     bare = {"type": "function", "function": {"name": "now"}}

@@ -44,6 +44,8 @@ def conversation_of(messages: list[dict[str, Any]]) -> Conversation:
         _add(turns, "assistant" if role == "assistant" else "user", blocks)
     if not turns:
         return Conversation([], [{"role": "user", "content": system}], [])
+    for turn in turns:
+        turn["content"].sort(key=_is_no_result)
     return Conversation(system, turns, list(called))
 
 
@@ -55,6 +57,11 @@ def _add(turns: list[dict[str, Any]], role: str, blocks: list[Block]) -> None:
         turns.append({"role": role, "content": blocks})
 
 
+def _is_no_result(block: Block) -> bool:
+    """Results of tools have to come first."""
+    return bool(block["type"] != "tool_result")
+
+
 def _blocks_of(message: dict[str, Any], where: str) -> Iterator[Block]:
     content = message.get("content")
     match message["role"]:
@@ -62,7 +69,7 @@ def _blocks_of(message: dict[str, Any], where: str) -> Iterator[Block]:
             yield from _parts(content, f"{where}.content")
         case "assistant":
             yield from blocks_of(message.get("reasoning_details"))
-            yield from _texts(content, f"{where}.content", "assistant")
+            yield from _texts(_without_thoughts(content), f"{where}.content", "assistant")
             yield from _refused(message)
             for index, call in enumerate(_list_in(message, "tool_calls", where)):
                 yield _call(call, f"{where}.tool_calls[{index}]")
@@ -94,6 +101,13 @@ def _texts(content: Any, where: str, role: str) -> Iterator[Block]:
         if block["type"] != "text":
             raise misplaced(f"{where}[{index}]", "image_url", role)
         yield block
+
+
+def _without_thoughts(content: Any) -> Any:
+    """Less the thoughts that some providers tell as parts: Anthropic takes back those that it has signed."""
+    if not isinstance(content, list):
+        return content
+    return [part for part in content if isinstance(part, str) or part["type"] != "thinking"]
 
 
 def _refused(message: dict[str, Any]) -> Iterator[Block]:

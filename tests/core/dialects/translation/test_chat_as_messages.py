@@ -84,6 +84,13 @@ def test_calls_and_their_results_are_turns_of_blocks() -> None:
     ]  # fmt: skip
 
 
+def test_results_come_first_whatever_the_user_said_meanwhile() -> None:
+    said = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    result = {"role": "tool", "tool_call_id": "call_1", "content": "sunny"}
+    *_, turn = message_of(user("hi"), said, user("wait"), result, tools=[TOOL])["messages"]
+    assert [block["type"] for block in turn["content"]] == ["tool_result", "text"]
+
+
 def test_tools_that_were_called_are_there_even_where_none_may_be_called_any_more() -> None:
     said = {"role": "assistant", "content": None, "tool_calls": [CALL]}
     result = {"role": "tool", "tool_call_id": "call_1", "content": ""}
@@ -109,6 +116,11 @@ def test_thoughts_come_back_as_they_were_signed_whole_or_in_pieces() -> None:
             {"type": "redacted_thinking", "data": "d"},
             text("a"),
         ]
+
+
+def test_thoughts_among_the_parts_of_another_provider_s_answer_stay_away() -> None:
+    said = {"role": "assistant", "content": [{"type": "thinking", "thinking": "Hm."}, text("a"), "b"]}
+    assert message_of(user("hi"), said)["messages"][1]["content"] == [text("a"), text("b")]
 
 
 @each(

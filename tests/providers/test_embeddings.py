@@ -18,6 +18,7 @@ from tests.providers.surface_doubles import BASE64, VECTOR, WITH_EMBEDDINGS
 from tests.providers.test_candidates import choice_of
 from tests.providers.test_contract import door_to, received_nothing_of_the_caller, tells_nothing_of_the_operator
 from tests.serving import Door, error_of
+from tests.turns import turns_during
 
 each_kind = pytest.mark.parametrize("kind", WITH_EMBEDDINGS, ids=lambda kind: kind.__name__)
 COST_NANO = -(-PROMPT * 500_000 // 1000)
@@ -144,3 +145,36 @@ async def test_vectors_pass_to_the_byte(data: bytes, kind: type[bytes], before: 
 async def test_what_are_no_vectors_is_the_providers_failure(body: bytes) -> None:
     with pytest.raises(GatewayError, match="backend_error"):
         await TO_OPENAI.read(body, asked())
+
+
+@each(
+    ("usage", "tokens"),
+    [
+        (b'{"prompt_tokens":7,"total_tokens":7}', 7), (b'{"total_tokens":7}', 7), (b'{"prompt_tokens":7}', 7),
+        (b'{"prompt_tokens":5,"total_tokens":7}', 7), (b'{"prompt_tokens":"7","total_tokens":7.0}', 7),
+        (b'{"prompt_tokens":0,"total_tokens":0}', None), (b'{"total_tokens":-7}', None), (b"null", None),
+        (b'{"total_tokens":true}', None), (b'{"prompt_tokens":null,"total_tokens":null}', None), (b"[7]", None),
+    ],
+)  # fmt: skip
+async def test_a_prompt_is_what_a_usage_tells_of_it_or_of_all(usage: bytes, tokens: int | None) -> None:
+    body = b'{"data":[{"embedding":[1]}],"usage":%b}' % usage
+    whole = await TO_OPENAI.read(body, asked())
+    assert (None if whole.usage is None else whole.usage.prompt_tokens) == tokens
+    assert whole.is_usage_exact is (tokens is not None)
+    assert (b'"usage"' in whole.body) is (tokens is not None)
+
+
+@each("vector", [[0.1] * 3072, "A" * 16_384, [1]])
+async def test_others_have_turns_while_a_long_answer_is_looked_through(vector: Any) -> None:
+    one = orjson.dumps({"object": "embedding", "index": 0, "embedding": vector})
+    listed = b",".join([one] * (8 * 2**20 // len(one)))
+    body = bytearray(b'{"data":[%b],"usage":{"total_tokens":7}}' % listed)
+    assert await turns_during(TO_OPENAI.read(body, asked())) >= 7
+
+
+async def test_the_tool_over_mcp_has_them_too(tmp_path: Path) -> None:
+    async with door_to(manner_of(Mistral), tmp_path, task="embed") as (door, double, key):
+        told = (await door.call("embeddings", key, model="sold/model", input=["a", "b"])).json()["result"]
+        assert not told.get("isError"), told
+        assert [tuple(one) for one in told["structuredContent"]["embeddings"]] == [VECTOR, VECTOR]
+        assert double.asked[0].body.keys() <= {"model", "input", "encoding_format"}

@@ -18,7 +18,7 @@ from mcp_gateway.core.surfaces import whole_answer
 from mcp_gateway.core.surfaces.credible import UsageBounds, failed_amid, not_understood
 from mcp_gateway.core.surfaces.input_answer import no_text
 from mcp_gateway.core.surfaces.surface import Ask, Body, Reader, Terms, Whole
-from mcp_gateway.core.surfaces.usage import Usage
+from mcp_gateway.core.surfaces.usage import Usage, count_of
 
 _LIST = re.compile(rb'"data"\s{0,8}:\s{0,8}(\[)\s{0,64}\{')
 _MOST_BESIDE_BYTES = 64 * 1024
@@ -67,7 +67,11 @@ def _usage_in(before: Body, behind: Body) -> Usage | None:
     if not behind:
         raise not_understood()
     usage = next(reversed([*usages_in(told)]), None)
-    return None if usage is None else Usage(usage["total_tokens"], 0)
+    if usage is not None:
+        return Usage(usage["total_tokens"], 0)
+    said = told.get("usage")
+    total = count_of(said.get("total_tokens")) if isinstance(said, dict) else None
+    return Usage(total, 0) if total else None  # some tell the total alone
 
 
 def _between(body: Body, start: int, end: int, tail: bytes) -> Body:

@@ -26,7 +26,7 @@ _FINISH = re.compile(rb'"finish_reason":\s?(?:"([a-z_]{1,64})"|null)')
 _LOGPROBS = re.compile(rb'"logprobs":\s?\{')
 _NO_BRACKET = re.compile(rb'(?:[^"{}\[\]]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
 _DEEPER = {ord("{"): 1, ord("["): 1, ord("}"): -1, ord("]"): -1}
-_STEPS_AT_ONCE = 2000
+_STEPS_AT_ONCE, _BYTES_AT_ONCE = 2000, 4 * SLICE_BYTES
 _USAGE_KEY = b'"usage":'
 _TEXTS = ("content", "reasoning", "reasoning_content", "refusal")
 _TEXT_KINDS = (str, list, type(None))
@@ -200,7 +200,7 @@ async def _logprobs_of(body: Body) -> AsyncIterator[tuple[int, int]]:
 
 async def end_of_brackets(body: Body, start: int) -> int:
     """Behind the bracket that closes the one there; nothing is parsed. Raises GatewayError `backend_error`."""
-    depth, at, steps = 0, start, 0
+    depth, at, steps, turn_at = 0, start, 0, start
     while depth or at == start:
         skipped = _NO_BRACKET.match(body, at, at + SLICE_BYTES)
         before, at = at, skipped.end() if skipped is not None else at
@@ -210,6 +210,7 @@ async def end_of_brackets(body: Body, start: int) -> int:
         elif at == before:
             raise not_understood()
         steps += 1
-        if not steps % _STEPS_AT_ONCE:
+        if steps >= _STEPS_AT_ONCE or at - turn_at >= _BYTES_AT_ONCE:
+            steps, turn_at = 0, at
             await asyncio.sleep(0)
     return at

@@ -10,12 +10,13 @@ from mcp_gateway.core.routing.classifier.classifier import PromptClassifier
 from mcp_gateway.core.routing.classifier.features import features_of
 from mcp_gateway.core.routing.classifier.weights import decoded, encoded
 from scripts.routing.fit import Example, Fitted, fit, frequent, most_telling, restricted
-from scripts.routing.labelled import LabelledPrompt, folds_by_source, with_courtesies
+from scripts.routing.labelled import LabelledPrompt, as_if_foreign, folds_by_source, with_courtesies
 
 FOLDS = 6
 _FEATURES = 3000
 _LEAST_COUNT = 3
 _COURTEOUS_SHARE = 0.5
+_FOREIGN_SHARE = 0.25
 _SEED = 7
 _BALANCE = -0.3
 """Of tasks and sources with many prompts each one counts less: evened out by about a third."""
@@ -48,7 +49,9 @@ def weights_file(prompts: Sequence[LabelledPrompt], temperature: float = 1.0) ->
     """The same bytes for the same prompts."""
     weighted = _balanced(prompts)
     random = Random(_SEED)  # noqa: S311 - no secret hangs on it
-    examples = [_example(one) for one in (*weighted, *with_courtesies(weighted, _COURTEOUS_SHARE, random))]
+    courteous = with_courtesies(weighted, _COURTEOUS_SHARE, random)
+    foreign = as_if_foreign(weighted, _FOREIGN_SHARE, random)
+    examples = [_example(one) for one in (*weighted, *courteous, *foreign)]
     fitted = _selected(examples, random)
     sizes = sorted(abs(weight) for row in fitted.weights.values() for weight in row)
     largest = sizes[int(_KEPT_WEIGHTS * (len(sizes) - 1))]

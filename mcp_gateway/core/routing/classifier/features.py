@@ -35,6 +35,8 @@ _FEW = (1, 2, 3, 6)
 _ENDS = '?.:!")'
 _FOREIGN_CHARS = 500
 """Where words of other languages are looked for, one by one."""
+_FOREIGN_TOKENS, _FEW_PARTICLES = 20, 2
+"""Without accents a text is taken for one in another language by so many of its particles among the first words."""
 _BODY_BEGINS_CHARS, _LONG_CHARS = 400, 600
 """An instruction is before a text, or behind it, where a blank line parts off so many characters."""
 _WH_WORDS = frozenset(("what", "who", "whom", "whose", "when", "where", "why", "which", "how"))
@@ -76,9 +78,10 @@ def features_of(text: str) -> Features:
     tokens = TOKEN.findall(read.lower())
     known = lexicon().class_of
     classes = [known.get(token) or (_NUMBER if token.isdigit() else "") for token in tokens]
-    words = [*_sequences(tokens, classes), *_opening(tokens, classes), *_counts(classes), *_votes(tokens, classes)]
-    if not read.isascii():
-        words += _foreign(read)
+    foreign = _foreign_classes(read, tokens)
+    voting = [*dict.fromkeys((*foreign, *classes[:_HEAD_TOKENS], *classes[-_TAIL_TOKENS:]))]
+    words = [*_sequences(tokens, classes), *_opening(tokens, classes), *_counts(classes), *_votes(tokens, voting)]
+    words += [feature for name in foreign for feature in (name, f"1{name}", f"n{name}1")]
     return Features(_form(read, len(text) - len(whole) + len(read)), words, tokens)
 
 
@@ -136,13 +139,14 @@ def _foreign_share(read: str) -> float:
     return len(read.encode(errors="ignore")) / len(read) - 1
 
 
-def _foreign(read: str) -> list[Feature]:
+def _foreign_classes(read: str, tokens: list[str]) -> list[str]:
     """The classes of the words that are known in other languages, as if they had been said in English."""
-    if _foreign_share(read) < _FOREIGN_SHARES[0]:
+    known = lexicon()
+    has_accents = not read.isascii() and _foreign_share(read) >= _FOREIGN_SHARES[0]
+    if not has_accents and len(known.foreign_particles.intersection(tokens[:_FOREIGN_TOKENS])) < _FEW_PARTICLES:
         return []
     begin = read[:_FOREIGN_CHARS].lower()
-    found = dict.fromkeys(name for word, name in lexicon().foreign if word in begin)
-    return [feature for name in found for feature in (name, f"1{name}", f"n{name}1")]
+    return [*dict.fromkeys(name for word, name in known.foreign if word in begin)]
 
 
 def _sequences(tokens: list[str], classes: list[str]) -> list[Feature]:
@@ -200,14 +204,14 @@ def _counts(classes: list[str]) -> Iterator[Feature]:
     return (f"n{name}{_level(count, _FEW)}" for name, count in counts.items())
 
 
-def _votes(tokens: list[str], classes: list[str]) -> list[Feature]:
+def _votes(tokens: list[str], voting: list[str]) -> list[Feature]:
     """What phrases and classes of words speak for, added up by task: rules whose weights are learned."""
     votes: dict[str, float] = {}
     known = lexicon()
     _add_phrases(votes, pairwise(tokens), known.pairs, _PAIR_VOTE)
     _add_phrases(votes, zip(tokens, tokens[1:], tokens[2:], strict=False), known.triples, _TRIPLE_VOTE)
     found: list[Feature] = [f"c:{task}{min(4, int(vote) // 2)}" for task, vote in votes.items()]
-    for name in dict.fromkeys((*classes[:_HEAD_TOKENS], *classes[-_TAIL_TOKENS:])):
+    for name in voting:
         if name in known.votes:
             task, weight = known.votes[name]
             votes[task] = votes.get(task, 0) + weight

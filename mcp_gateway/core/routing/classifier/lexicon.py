@@ -25,6 +25,8 @@ class Lexicon(NamedTuple):
     triples: Phrases
     foreign: tuple[tuple[str, str], ...]
     """The beginning of a word in another language, and the class of the English word."""
+    foreign_particles: frozenset[str]
+    """Words that texts in other languages have and English ones do not."""
     digest: str
 
 
@@ -42,6 +44,7 @@ def lexicon() -> Lexicon:
         pairs={words: tasks for words, tasks in phrases.items() if len(words) == _PAIR},
         triples={words: tasks for words, tasks in phrases.items() if len(words) > _PAIR},
         foreign=tuple((word, f"*{name}") for name, words in table["foreign"].items() for word in words.split()),
+        foreign_particles=frozenset(table["foreign_particles"]["words"].split()),
         digest=blake2b(content, digest_size=8).hexdigest(),
     )
 

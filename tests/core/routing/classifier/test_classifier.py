@@ -57,6 +57,21 @@ def test_a_plain_prompt_has_its_task(classifier: PromptClassifier, text: str, ta
     assert classifier.read(text).task == task
 
 
+@each(
+    ("text", "task"),
+    [
+        ("Übersetze ins Englische: Der Hund schläft.", "translation"),
+        ("traduce esto al inglés: el perro duerme", "translation"),
+        ("请把这句话翻译成英文:今天天气很好", "translation"),
+        ("Schreibe ein Gedicht ueber den Herbst und das Meer", "creative_writing"),
+        ("напиши рассказ о драконе", "creative_writing"),
+        ("请写一个Python函数计算斐波那契数列", "code"),
+    ],
+)
+def test_a_plain_prompt_in_another_language_has_its_task(classifier: PromptClassifier, text: str, task: str) -> None:
+    assert classifier.read(text).task == task
+
+
 @each("name", PERTURBATIONS)
 def test_what_changes_nothing_for_a_reader_hardly_ever_changes_the_task(
     classifier: PromptClassifier, name: str

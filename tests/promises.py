@@ -756,9 +756,13 @@ AREAS: dict[str, Area] = {
             "Who cannot serve a request is passed over by name and reason; the mode decides among the others as a person would.": [
                 "tests/core/routing/test_deciding.py",
                 "tests/core/routing/test_modes.py",
+                "tests/core/routing/test_remembered.py",
             ],
             "What a model is expected to do well moves by judged outcomes, and by no fewer than thirty of a task.": [
                 "tests/core/routing/test_quality.py",
+            ],
+            "Where accounts share what they scored, none has more than a tenth of the weight.": [
+                "tests/core/routing/test_pooling.py",
             ],
             "With outcomes, `cost` keeps the quality that is asked for at the cost that the table predicts; without any, no more is given up than is said.": [
                 "tests/core/routing/test_operation.py",

@@ -4,23 +4,18 @@ Knows no connection and no clock. How good, dear and quick a model is expected t
 docs/routing.md has the formula.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import median
 from typing import Literal, NamedTuple
 
 from mcp_gateway.core.routing.classifier.classifier import PromptReading
 from mcp_gateway.core.routing.classifier.complexity import Complexity
+from mcp_gateway.core.routing.conversations import Remembered
 from mcp_gateway.core.routing.eligibility import Contender, Eligibility, Requirements, eligible
+from mcp_gateway.core.routing.lengths import USUAL_OUTPUT_TOKENS, OutputLengths
 from mcp_gateway.core.routing.modes import EMPHASIS, Emphasis, Mode
 from mcp_gateway.core.routing.quality import Expected, QualityTable
-from mcp_gateway.core.routing.tasks import PromptTask
 
-USUAL_OUTPUT_TOKENS: dict[PromptTask, int] = {
-    "code": 475, "math": 300, "reasoning": 400, "question_answering": 600, "summarization": 280, "translation": 150,
-    "extraction": 150, "classification": 120, "creative_writing": 530, "rewriting": 150, "conversation": 200,
-    "analysis": 600,
-}  # fmt: skip
-"""Until a model has answers of its own to go by."""
 _UNKNOWN_OUTPUT_TOKENS = 400
 _MORE_OUTPUT: dict[Complexity, float] = {"simple": 0.7, "medium": 1.0, "complex": 1.6}
 _USUAL_FIRST_TOKEN_S, _USUAL_TOKENS_PER_S = 0.5, 50.0
@@ -32,8 +27,6 @@ LEAST_QUALITY = 0.9
 _SURE_ABOVE = 0.6
 """A conversation leaves its model for a task that is as sure."""
 
-OutputLengths = Mapping[tuple[str, PromptTask], float]
-"""The tokens that answers have had on average, by model and task."""
 Reason = Literal["score", "conversation"]
 
 
@@ -48,13 +41,6 @@ class Scored(NamedTuple):
     cost_nano: int
     latency_s: float
     is_near_best: bool
-
-
-class Remembered(NamedTuple):
-    """Who served the conversation before, and for which task."""
-
-    model_id: str
-    task: str
 
 
 class Decision(NamedTuple):
@@ -141,8 +127,11 @@ def _estimate(
 
 
 def _quality_at(rate: float, work: float) -> float:
-    """Who fails often fails still more often where there is more to do."""
-    return max(0.0, 1 - (1 - rate) * (1 + _FAILS_MORE * max(0.0, work)))
+    """Who fails often fails still more often where there is more to do.
+
+    It falls below 0 where failure is all but sure, so that the better one of two is still the better one.
+    """
+    return 1 - (1 - rate) * (1 + _FAILS_MORE * max(0.0, work))
 
 
 def _scored(
@@ -162,7 +151,7 @@ def _scored(
             emphasis.quality * quality - of_cost * cost_nano - of_latency * latency_s,
             expected.rate,
             expected.outcomes,
-            quality,
+            max(0.0, quality),
             cost_nano,
             latency_s,
             expected.rate >= least_rate,

@@ -24,10 +24,10 @@ _COUNTED_WITH: dict[str, PromptTask] = {"reasoning": "math", "analysis": "questi
 
 
 class Outcomes(NamedTuple):
-    """The sum of scores, each from 0 to 1, and how many there are."""
+    """The sum of scores, each from 0 to 1, and how many there are; parts of one where accounts share a cell."""
 
     score: float
-    trials: int
+    trials: float
 
 
 NO_OUTCOMES = Outcomes(0.0, 0)
@@ -89,7 +89,7 @@ def _drawn_to(before: Expected, found: Outcomes) -> Expected:
     if found.trials < LEAST_OUTCOMES:
         return before
     rate = (found.score + _PSEUDO_OUTCOMES * before.rate) / (found.trials + _PSEUDO_OUTCOMES)
-    return Expected(rate, found.trials)
+    return Expected(rate, int(found.trials))
 
 
 def _cells_of(outcomes: Mapping[tuple[str, PromptTask], Outcomes]) -> dict[tuple[str, PromptTask], Outcomes]:

@@ -9,7 +9,8 @@ from mcp_gateway.core.catalog import VLLM, Model, Offer
 from mcp_gateway.core.prices import Price
 from mcp_gateway.core.routing.classifier.classifier import UNKNOWN, PromptReading
 from mcp_gateway.core.routing.classifier.complexity import Complexity
-from mcp_gateway.core.routing.deciding import Decision, Remembered, decide
+from mcp_gateway.core.routing.conversations import Remembered
+from mcp_gateway.core.routing.deciding import Decision, decide
 from mcp_gateway.core.routing.eligibility import Contender, Obstacle, Requirements, nothing_eligible
 from mcp_gateway.core.routing.modes import MODES, Mode
 from mcp_gateway.core.routing.quality import DEFAULT_MODEL_LEAD, LEAST_OUTCOMES, Outcomes, QualityTable
@@ -323,6 +324,14 @@ def test_work_lowers_what_is_expected_of_every_model_and_most_of_the_weakest() -
     )
     falls = {name: easy[name] - hard[name] for name in ("large", "seeing", "small")}
     assert 0 < falls["large"] < falls["seeing"] < falls["small"]
+
+
+def test_the_default_model_leads_at_any_amount_of_work_where_quality_is_wanted() -> None:
+    for work in (-0.2, 0.0, 0.5, 1.0, 1.4, 5.0):
+        read = PromptReading("code", 0.9, "complex", work)
+        found = decided(read, "quality", NOTHING_JUDGED)
+        assert order(found)[0] == DEFAULT
+        assert all(0 <= one.quality <= 1 for one in found.candidates)
 
 
 def test_an_unsure_task_counts_half() -> None:

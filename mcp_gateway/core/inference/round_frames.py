@@ -104,9 +104,11 @@ class RoundFrames:
             if name in _TEXTS:
                 if isinstance(told, str) and told:
                     self._texts.setdefault(name, []).append(told)
-            elif isinstance(told, list) and name not in _HEAD_OF_MESSAGE:
-                self._more[name] = [*self._more.get(name, ()), *told]
-            elif name not in _HEAD_OF_MESSAGE and told is not None:
+            elif name in _HEAD_OF_MESSAGE or told is None:
+                continue
+            elif isinstance(told, list) and isinstance(kept := self._more.get(name), list):
+                kept.extend(told)
+            else:
                 self._more[name] = told
 
     def _is_kept(self, piece: dict[str, Any]) -> bool:

@@ -23,6 +23,16 @@ def test_what_is_told_beside_the_texts_of_a_message_is_told_in_the_next_round() 
     assert frames.message == told
 
 
+def test_lists_that_come_in_several_chunks_are_one() -> None:
+    frames = RoundFrames(lambda _: True, {})
+    for number in range(3):
+        frames.feed(frame({"reasoning_details": [{"index": number}], "annotations": None}))
+    frames.feed(frame({"annotations": {"a": 1}}))
+    frames.feed(frame({"annotations": [1]}))
+    assert frames.message["reasoning_details"] == [{"index": 0}, {"index": 1}, {"index": 2}]
+    assert frames.message["annotations"] == [1]
+
+
 def test_frames_around_one_that_cannot_be_understood_are_told() -> None:
     frames = RoundFrames(lambda _: True, {})
     odd = frame({"tool_calls": 1}) + b"data: [1]\n\n"

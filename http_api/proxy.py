@@ -39,6 +39,8 @@ from mcp_gateway.wire.whole_answers import JSON_TYPE, Headers, send_bytes
 _ASKED = (b"accept", b"content-type", b"content-encoding")
 _TOLD = (b"content-type", b"content-encoding", b"content-language", b"content-disposition")
 """Headers that say what a body is, or is to be: of a request and of an answer."""
+_INERT: Headers = [(b"x-content-type-options", b"nosniff"), (b"content-security-policy", b"sandbox")]
+"""What others say is no page of the gateway's, whatever they say that it is."""
 _MEANING_NOTHING = frozenset({"beta"})
 """Parameters that clients add, and that the gateway's own paths pass over."""
 
@@ -238,4 +240,4 @@ def _asked_headers(scope: Scope, proxy: Proxy) -> Headers:
 def _told_headers(response: BackendResponse) -> Headers:
     told = [(name, value) for name in _TOLD if (value := response.header(name)) is not None]
     is_stream = (response.header(b"content-type") or b"").startswith(b"text/event-stream")
-    return [*told, *event_streams.HEADERS] if is_stream else told
+    return [*told, *_INERT, *(event_streams.HEADERS if is_stream else ())]

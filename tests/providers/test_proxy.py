@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 import pytest
+import pytest_asyncio
 
 from mcp_gateway.core.identity.own_limits import OwnLimits
 from tests.cases import each
@@ -27,6 +28,8 @@ from tests.providers.test_contract import (
     tells_nothing_of_the_operator,
 )
 from tests.serving import MESSAGES, Door, error_of, open_door
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 CHAT_PATHS = {
     "Cohere": "/compatibility/v1/chat/completions",
@@ -64,6 +67,16 @@ async def asked_by_path(
         await door.nothing_is_left()
 
 
+Asking = tuple[Door, Double, str]
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def asking(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Asking]:
+    """The same, shared by tests that ask a little each."""
+    async with asked_by_path(OpenAi(), tmp_path_factory.mktemp("proxy"), {"allowed_hosts": ["*"]}) as opened:
+        yield opened
+
+
 def chat(**fields: Any) -> bytes:
     return orjson.dumps({"model": "m-1", "messages": MESSAGES} | fields)
 
@@ -96,11 +109,11 @@ async def test_a_chat_by_the_provider_s_own_path_is_read_held_and_billed_as_any_
 
 
 @each("model", ["m-1", "sold/model", "short", "openai/m-1"])
-async def test_a_model_is_called_as_the_provider_or_the_catalog_does(model: str, tmp_path_factory: Any) -> None:
-    async with asked_by_path(Generic(), tmp_path_factory.mktemp("names")) as (door, double, key):
-        response = await door.post(chat(model=model), key, "/proxy/openai/v1/chat/completions")
-        assert (response.status_code, response.json()["model"]) == (200, model)
-        assert double.asked[0].body["model"] == "m-1"
+async def test_a_model_is_called_as_the_provider_or_the_catalog_does(model: str, asking: Asking) -> None:
+    door, double, key = asking
+    response = await door.post(chat(model=model), key, "/proxy/openai/v1/chat/completions")
+    assert (response.status_code, response.json()["model"]) == (200, model)
+    assert double.asked[-1].body["model"] == "m-1"
 
 
 async def test_what_would_be_left_out_or_changed_is_refused_and_named_and_costs_nothing(tmp_path: Path) -> None:
@@ -166,12 +179,12 @@ async def test_what_asks_for_nothing_or_for_what_is_sent_anyway_is_not_changed(t
     ],
 )
 async def test_what_says_nothing_in_a_message_may_be_left_out(
-    message: dict[str, Any], is_taken: bool, tmp_path_factory: Any
+    message: dict[str, Any], is_taken: bool, asking: Asking
 ) -> None:
-    async with asked_by_path(OpenAi(), tmp_path_factory.mktemp("messages")) as (door, _, key):
-        body = chat(messages=[*MESSAGES, message, *MESSAGES])
-        response = await door.post(body, key, "/proxy/openai/v1/chat/completions")
-        assert response.status_code == (200 if is_taken else 400), response.text
+    door, _, key = asking
+    body = chat(messages=[*MESSAGES, message, *MESSAGES])
+    response = await door.post(body, key, "/proxy/openai/v1/chat/completions")
+    assert response.status_code == (200 if is_taken else 400), response.text
 
 
 async def test_a_temperature_that_would_be_lowered_is_refused(tmp_path: Path) -> None:
@@ -194,11 +207,12 @@ async def test_a_temperature_that_would_be_lowered_is_refused(tmp_path: Path) ->
         ("?alt=sse", 400),
     ],
 )
-async def test_a_query_is_refused_where_it_may_mean_something(query: str, status: int, tmp_path_factory: Any) -> None:
-    async with asked_by_path(Generic(), tmp_path_factory.mktemp("queries")) as (door, double, key):
-        response = await door.post(chat(), key, f"/proxy/openai/v1/chat/completions{query}")
-        assert (response.status_code, len(double.asked)) == (status, status == 200)
-        assert double.asked == [] or double.asked[0].path == "/v1/chat/completions"
+async def test_a_query_is_refused_where_it_may_mean_something(query: str, status: int, asking: Asking) -> None:
+    door, double, key = asking
+    double.asked.clear()
+    response = await door.post(chat(), key, f"/proxy/openai/v1/chat/completions{query}")
+    assert (response.status_code, len(double.asked)) == (status, status == 200)
+    assert double.asked == [] or double.asked[0].path == "/v1/chat/completions"
 
 
 async def test_who_may_not_is_refused_before_anything_is_read(tmp_path: Path) -> None:
@@ -261,19 +275,18 @@ async def test_a_hostile_path_reaches_nobody(tmp_path: Path) -> None:
 
 
 @each("host", [b"evil.test", b"api.openai.com", b"127.0.0.1:1", b"metadata.google.internal"])
-async def test_the_host_that_a_caller_names_is_nobody_s_address(host: bytes, tmp_path_factory: Any) -> None:
-    settings = {"allowed_hosts": ["*"]}
-    async with asked_by_path(Generic(), tmp_path_factory.mktemp("hosts"), settings) as (door, double, key):
-        body = chat()
-        for target in (b"/proxy/openai/v1/chat/completions", b"http://%b/proxy/openai/v1/chat/completions" % host):
-            lines = (
-                b"POST %b HTTP/1.1" % target, b"host: %b" % host, b"x-forwarded-host: %b" % host,
-                b"authorization: Bearer %b" % key.encode(), b"content-type: application/json", b"connection: close",
-                b"content-length: %d" % len(body), b"", body,
-            )  # fmt: skip
-            assert (await door.raw(b"\r\n".join(lines))).startswith(b"HTTP/1.1 200 ")
-        assert {asked.headers["host"] for asked in double.asked} == {double.url.removeprefix("http://")}
-        received_nothing_of_the_caller(double, key)
+async def test_the_host_that_a_caller_names_is_nobody_s_address(host: bytes, asking: Asking) -> None:
+    door, double, key = asking
+    body = chat()
+    for target in (b"/proxy/openai/v1/chat/completions", b"http://%b/proxy/openai/v1/chat/completions" % host):
+        lines = (
+            b"POST %b HTTP/1.1" % target, b"host: %b" % host, b"x-forwarded-host: %b" % host,
+            b"authorization: Bearer %b" % key.encode(), b"content-type: application/json", b"connection: close",
+            b"content-length: %d" % len(body), b"", body,
+        )  # fmt: skip
+        assert (await door.raw(b"\r\n".join(lines))).startswith(b"HTTP/1.1 200 ")
+    assert {asked.headers["host"] for asked in double.asked} == {double.url.removeprefix("http://")}
+    received_nothing_of_the_caller(double, key)
 
 
 async def test_the_provider_s_want_of_money_is_no_402_and_its_refusals_are_cleaned(tmp_path: Path) -> None:

@@ -4,10 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import orjson
 import pytest
+import pytest_asyncio
 
 from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.identity.own_limits import OwnLimits
@@ -15,7 +17,7 @@ from tests.cases import each
 from tests.databases import locked, store_of
 from tests.patience import PATIENCE_S, eventually
 from tests.providers.doubles import ACCOUNT, KEY
-from tests.providers.native import Native, native
+from tests.providers.native import OK, Native, native
 from tests.providers.test_contract import ENVIRON
 from tests.providers.test_proxy import let_proxy, proxying_key
 from tests.serving import Door, error_of, open_door
@@ -32,6 +34,8 @@ PATHS = [
 PRICES = dict.fromkeys(PATHS, "0.25") | {"GET /v1/voices": "0"}
 PRICE_NANO = 250_000_000
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 
 @asynccontextmanager
 async def passing(
@@ -46,17 +50,33 @@ async def passing(
             await door.nothing_is_left()
 
 
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def _served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Door, Native, str]]:
+    async with passing(tmp_path_factory.mktemp("unread")) as served:
+        yield served
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def served(_served: tuple[Door, Native, str]) -> AsyncIterator[tuple[Door, Native]]:
+    door, provider, _ = _served
+    provider.pieces = (OK,)
+    provider.heard.clear()
+    door.errors.clear()  # of what other tests' doors logged
+    yield door, provider
+    await door.nothing_is_left()
+
+
 async def left_nano(door: Door, key: str) -> int:
     answer = await door.get("/v1/credits", key)
     return round(float(answer.json()["balance_usd"]) * 10**9)
 
 
 async def one_record(door: Door) -> dict[str, Any]:
-    """Of the only request."""
+    """Of the latest request."""
     await door.gateway.lifecycle.wait_until_idle(PATIENCE_S)
     columns = "http_status, error_code, cost_nano, backend, model, price_version"
     sql = f"SELECT {columns}, surface FROM requests JOIN request_surfaces USING (id)"
-    (row,) = await door.rows(sql)
+    row = (await door.rows(f"{sql} ORDER BY id DESC"))[0]
     return dict(zip([*columns.split(", "), "surface"], row, strict=True))
 
 
@@ -94,6 +114,8 @@ async def test_it_reaches_the_provider_as_it_is_with_nothing_of_the_caller_and_i
         assert response.headers["content-type"] == "audio/mpeg"
         assert response.headers["content-disposition"] == "attachment"
         assert response.headers["x-cost-usd"] == "0.25"
+        assert response.headers["content-security-policy"] == "sandbox"
+        assert response.headers["x-content-type-options"] == "nosniff"
         assert response.headers["x-request-id"].startswith("req_")
         theirs = {"set-cookie", "openai-organization", "x-ratelimit-remaining-tokens", "retry-after", "server", "via"}
         assert theirs & response.headers.keys() == set()
@@ -106,15 +128,17 @@ async def test_it_reaches_the_provider_as_it_is_with_nothing_of_the_caller_and_i
 
 
 @each("method", ["PUT", "PATCH", "DELETE", "POST", "HEAD", "GET"])
-async def test_a_method_is_the_caller_s(method: str, tmp_path_factory: Any) -> None:
+async def test_a_method_is_the_caller_s(method: str, served: tuple[Door, Native]) -> None:
     path = {"POST": "/v1/models/a:run", "GET": "/v1/voices"}.get(method, "/v1/x")
-    async with passing(tmp_path_factory.mktemp("methods")) as (door, provider, key):
-        response = await door.http.request(method, f"/proxy/openai{path}", headers={"authorization": f"Bearer {key}"})
-        assert response.status_code == 200
-        assert [(heard.method, heard.target, heard.body) for heard in provider.heard] == [(method, path, b"")]
-        assert await left_nano(door, key) == 10**9 - (method != "GET") * PRICE_NANO
-        other = await door.http.request("OPTIONS", f"/proxy/openai{path}", headers={"authorization": f"Bearer {key}"})
-        assert (other.status_code, len(provider.heard)) == (404, 1)
+    door, provider = served
+    provider.heard.clear()
+    key = await proxying_key(door, credit="1")
+    response = await door.http.request(method, f"/proxy/openai{path}", headers={"authorization": f"Bearer {key}"})
+    assert response.status_code == 200
+    assert [(heard.method, heard.target, heard.body) for heard in provider.heard] == [(method, path, b"")]
+    assert await left_nano(door, key) == 10**9 - (method != "GET") * PRICE_NANO
+    other = await door.http.request("OPTIONS", f"/proxy/openai{path}", headers={"authorization": f"Bearer {key}"})
+    assert (other.status_code, len(provider.heard)) == (404, 1)
 
 
 async def test_a_query_without_end_is_not_passed_on(tmp_path: Path) -> None:
@@ -154,6 +178,30 @@ async def test_what_is_not_listed_or_has_no_price_is_not_passed_on(tmp_path: Pat
         assert (refused.status_code, error_of(refused)["code"]) == (403, "insufficient_permissions")
         assert provider.heard == []
         assert await door.rows("SELECT id FROM requests") == []
+
+
+FRAGMENTS = (
+    b"/", b"//", b"/..", b"/.", b"/%2e%2e", b"%2f", b"%5c", b"\\", b"/v1", b"/speech", b"/models", b"/x", b":run",
+    b"%3a", b"@", b"?", b"#", b";", b"%00", b"%25", b"..", b"/http://a.test", b"/files", b"*", b"%20",
+    b"/v1/speech", b"/v1/x",
+)  # fmt: skip
+
+
+async def test_whatever_path_is_asked_what_is_listed_alone_reaches_the_provider(tmp_path: Path) -> None:
+    random = Random(7)
+    allowed = {"/v1/speech", "/v1/x", *(f"/v1/models/{name}:run" for name in ("models", "speech", "x", "files", "v1"))}
+    async with passing(tmp_path) as (door, provider, key):
+        for _ in range(200):
+            path = b"".join(random.choices(FRAGMENTS, k=random.randint(1, 4)))
+            method = random.choice((b"POST", b"PUT", b"DELETE"))
+            head = b"%b /proxy/openai%b HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer %b\r\n"
+            answer = await door.raw(
+                head % (method, path, key.encode()) + b"content-length: 0\r\nconnection: close\r\n\r\n"
+            )
+            assert int(answer.split(b" ")[1]) in (200, 400, 402, 404), (path, answer)
+        assert len(provider.heard) > 1
+        assert {heard.target.partition("?")[0] for heard in provider.heard} <= allowed
+        assert {heard.header("host") for heard in provider.heard} == {provider.url.removeprefix("http://")}
 
 
 async def test_a_body_and_an_answer_pass_as_they_come(tmp_path: Path) -> None:
@@ -211,14 +259,16 @@ async def test_a_long_body_of_a_known_length_keeps_it(tmp_path: Path) -> None:
     ],
 )
 async def test_an_answer_has_the_provider_s_status_and_body(
-    told: bytes, status: int, body: bytes, tmp_path_factory: Any
+    told: bytes, status: int, body: bytes, served: tuple[Door, Native]
 ) -> None:
-    async with passing(tmp_path_factory.mktemp("answers"), pieces=(told,)) as (door, _, key):
-        response = await door.post(b"{}", key, "/proxy/openai/v1/speech")
-        assert (response.status_code, response.content) == (status, body)
-        assert not {"set-cookie", "link"} & response.headers.keys()
-        record = await one_record(door)
-        assert (record["http_status"], record["cost_nano"]) == (status, PRICE_NANO)
+    door, provider = served
+    provider.pieces = (told,)
+    key = await proxying_key(door, credit="1")
+    response = await door.post(b"{}", key, "/proxy/openai/v1/speech")
+    assert (response.status_code, response.content) == (status, body)
+    assert not {"set-cookie", "link"} & response.headers.keys()
+    record = await one_record(door)
+    assert (record["http_status"], record["cost_nano"]) == (status, PRICE_NANO)
 
 
 @each(
@@ -242,20 +292,22 @@ async def test_an_answer_has_the_provider_s_status_and_body(
     ],
 )
 async def test_a_refusal_is_told_in_the_gateway_s_words_and_costs_nothing(
-    status: int, body: bytes, expected: tuple[int, str], tmp_path_factory: Any
+    status: int, body: bytes, expected: tuple[int, str], served: tuple[Door, Native]
 ) -> None:
     told = b"HTTP/1.1 %d No\r\nlocation: http://10.0.0.7/\r\nset-cookie: a=b\r\nconnection: close\r\n\r\n%b" % (
         status,
         body,
     )
-    async with passing(tmp_path_factory.mktemp("refusals"), pieces=(told, None)) as (door, _, key):
-        refused = await door.post(b"{}", key, "/proxy/openai/v1/speech")
-        assert (refused.status_code, error_of(refused)["code"]) == expected
-        seen = refused.text + str(refused.headers)
-        assert [word for word in (ACCOUNT, "sk-9999", "10.0.0.7", "set-cookie", "x-cost") if word in seen] == []
-        assert await left_nano(door, key) == 10**9
-        record = await one_record(door)
-        assert (record["http_status"], record["error_code"], record["cost_nano"]) == (*expected, 0)
+    door, provider = served
+    provider.pieces = (told, None)
+    key = await proxying_key(door, credit="1")
+    refused = await door.post(b"{}", key, "/proxy/openai/v1/speech")
+    assert (refused.status_code, error_of(refused)["code"]) == expected
+    seen = refused.text + str(refused.headers)
+    assert [word for word in (ACCOUNT, "sk-9999", "10.0.0.7", "set-cookie", "x-cost") if word in seen] == []
+    assert await left_nano(door, key) == 10**9
+    record = await one_record(door)
+    assert (record["http_status"], record["error_code"], record["cost_nano"]) == (*expected, 0)
 
 
 async def test_its_rate_limit_is_told_with_its_wait(tmp_path: Path) -> None:
@@ -275,12 +327,14 @@ async def test_its_rate_limit_is_told_with_its_wait(tmp_path: Path) -> None:
         ((b"HTTP/1.1 500 No\r\ncontent-length: 10\r\n\r\nhalf", None), "backend_died"),
     ],
 )
-async def test_no_answer_costs_nothing(pieces: tuple[bytes, ...], code: str, tmp_path_factory: Any) -> None:
-    async with passing(tmp_path_factory.mktemp("silent"), pieces=pieces) as (door, _, key):
-        refused = await door.post(b"{}", key, "/proxy/openai/v1/speech")
-        assert (refused.status_code, error_of(refused)["code"]) == (502, code)
-        assert await left_nano(door, key) == 10**9
-        assert (await one_record(door))["error_code"] == code
+async def test_no_answer_costs_nothing(pieces: tuple[bytes, ...], code: str, served: tuple[Door, Native]) -> None:
+    door, provider = served
+    provider.pieces = pieces
+    key = await proxying_key(door, credit="1")
+    refused = await door.post(b"{}", key, "/proxy/openai/v1/speech")
+    assert (refused.status_code, error_of(refused)["code"]) == (502, code)
+    assert await left_nano(door, key) == 10**9
+    assert (await one_record(door))["error_code"] == code
 
 
 async def test_a_provider_that_is_not_there_costs_nothing_and_is_counted_for_the_operator(tmp_path: Path) -> None:

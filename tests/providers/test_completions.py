@@ -204,6 +204,23 @@ async def test_a_model_that_is_for_chats_alone_stays_there_for_them(tmp_path: Pa
             assert (await door.chat(key, model="sold/model")).status_code == 200
 
 
+NO_CHAT_MODEL = Refusal(
+    404,
+    b'{"error":{"message":"This is not a chat model and thus not supported in the v1/chat/completions endpoint.",'
+    b'"type":"invalid_request_error","param":"model","code":null}}',
+)
+
+
+async def test_a_model_that_is_not_for_chats_stays_there_for_what_it_is(tmp_path: Path) -> None:
+    async with door_to(manner_of(Generic), tmp_path) as (door, double, key):
+        double.refusal = NO_CHAT_MODEL
+        for is_stream in (False, True):
+            response = await door.chat(key, model="sold/model", stream=is_stream)
+            assert (response.status_code, error_of(response)["code"]) == (404, "unsupported_endpoint")
+        double.refusal = None
+        assert (await complete(door, key)).status_code == 200
+
+
 async def test_of_several_the_next_is_asked_that_serves_it(tmp_path: Path) -> None:
     manners = [manner_of(Ollama), manner_of(OpenAi)]
     async with choice_of(tmp_path, {}, {}, manners=manners) as (door, doubles):

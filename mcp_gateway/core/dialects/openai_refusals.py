@@ -42,6 +42,8 @@ _OVER_LIMIT = re.compile(r"exceed context limit: (\d{1,9}) \+ \d{1,9} > (\d{1,9}
 """How Anthropic says that prompt and limit exceed the window."""
 _OF_CHATS = "messages"
 """What a chat calls its prompt."""
+_OF_SURFACE = "endpoint"
+"""Where OpenAI says of a model that it is there for other surfaces."""
 _CALLER_S = (400, 404, 409, 413, 415, 422)
 _NO_MODEL = ("model_not_found", "model_decommissioned", "invalid_model", "not_found_error", "resource_not_found_error")
 
@@ -102,13 +104,14 @@ def error_of(
 ) -> GatewayError:
     """The gateway's error for what a provider told.
 
-    A 404 for another surface than chats may be for the surface: the model is there for others.
+    A 404 may be for the surface, whose model is there for others: of a chat where it says so, else in any case.
     """
     status, message, kind, param = failure
     if (of_operator := _operator_error(failure, row, public_model, retry_after)) is not None:
         return of_operator
     is_absent = status == HTTPStatus.NOT_FOUND and param in (None, "model")
-    if any(name in kind for name in _NO_MODEL) or (is_absent and prompt_field == _OF_CHATS):
+    is_for_surface = prompt_field != _OF_CHATS or _OF_SURFACE in message
+    if any(name in kind for name in _NO_MODEL) or (is_absent and not is_for_surface):
         return OperatorFault("model", public_model)
     if is_absent:
         return GatewayError("unsupported_endpoint", f"{public_model!r} cannot be asked for this.", param="model")

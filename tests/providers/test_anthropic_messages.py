@@ -10,6 +10,8 @@ import orjson
 import pytest
 import pytest_asyncio
 
+from mcp_gateway.core.dialects.messages_anthropic import HeldMessageRelay
+from mcp_gateway.core.surfaces.credible import UsageBounds
 from tests.cases import each
 from tests.logged import lines_logged
 from tests.providers.anthropic_double import (
@@ -392,6 +394,18 @@ class TestRefusals:
         assert response.status_code == 200, response.text
         assert response.headers["x-max-tokens-clamped"] == "50"
         assert [asked.body["max_tokens"] for asked in double.asked] == [100, 50]
+
+
+async def test_pings_before_the_first_block_are_not_kept() -> None:
+    relay = HeldMessageRelay("sold/model", UsageBounds(8000, 100))
+    start, ping, *rest = Messages().stream({})
+    assert relay.feed(start) == b""
+    held_bytes = relay.held_bytes
+    assert relay.feed(ping * 1000) == relay.feed(ping) == b""
+    assert relay.held_bytes == held_bytes
+    told = relay.feed(b"".join(rest))
+    assert told.startswith(b"event: message_start\n")
+    assert b"ping" not in told
 
 
 @each("is_stream", [False, True])

@@ -39,13 +39,12 @@ class HeldMessageRelay(MessageRelay):
         return self._released(super().feed_end())
 
     def _released(self, events: bytes) -> bytes:
-        if not (self._held or events):
+        """Of what comes before the first block only `message_start` is held: pings behind it mean nothing by then."""
+        if not self.has_started:
+            self._held = self._held or events
             return b""
-        held, self._held = self._held + events, b""
-        if self.has_started:
-            return held
-        self._held = held
-        return b""
+        held, self._held = self._held, b""
+        return held + events
 
 
 class MessagesToAnthropic(OnePiece):

@@ -298,6 +298,17 @@ async def test_values_of_odd_kinds_are_told_as_texts_or_not_at_all(tmp_path: Pat
                 assert (await door.chat(key, model="sold/model", stream=is_stream)).status_code == 200
 
 
+async def test_an_answer_that_is_nested_too_deep_is_not_understood(tmp_path: Path) -> None:
+    manner, deep = Odd(), orjson.loads("[" * 238 + "]" * 238)
+    manner.delta = {"tool_calls": [ODD_CALL | {"extra_content": deep}]}
+    async with choice_of(tmp_path, {}, manners=[manner]) as (door, _):
+        key = await door.key(credit="1")
+        assert (await ask(door, key)).status_code == 502
+        assert (await door.chat(key, model="sold/model")).status_code == 502
+        assert b"api_error" in (await ask(door, key, stream=True)).content
+        assert b"backend_error" in (await door.chat(key, model="sold/model", stream=True)).content
+
+
 async def test_a_count_beyond_all_that_is_stored_is_not_believed(tmp_path: Path) -> None:
     manner = Odd()
     manner.total, manner.delta = 2.0**70, {}

@@ -12,8 +12,9 @@ import orjson
 
 from mcp_gateway.core.dialects.openai_refusals import error_object, kind_of_error
 from mcp_gateway.core.dialects.openai_usage import usages_in
+from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ids import new_id
-from mcp_gateway.core.json_bounds import dump_json
+from mcp_gateway.core.json_bounds import dump_json, parse_json
 from mcp_gateway.core.surfaces.chunks import index_of, objects_in, split_frames
 from mcp_gateway.core.surfaces.credible import UsageBounds, not_understood
 from mcp_gateway.core.surfaces.error_shapes import failure_in
@@ -90,8 +91,8 @@ class ChunkNormalizer:
         if data.startswith(b"[DONE]"):
             return self._ending(DONE)
         try:
-            chunk = orjson.loads(data)
-        except orjson.JSONDecodeError:
+            chunk = parse_json(data)
+        except (orjson.JSONDecodeError, GatewayError):  # its nesting
             raise not_understood() from None
         if (error := error_object(chunk)) is not None:
             self._is_over = True

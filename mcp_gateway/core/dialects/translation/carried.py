@@ -10,6 +10,9 @@ from typing import Any
 
 import orjson
 
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.json_bounds import parse_json
+
 _MARK = "gateway."
 """How ours begin: no provider wrote them."""
 
@@ -25,8 +28,8 @@ def carried_by(block: dict[str, Any]) -> dict[str, Any] | None:
     if not isinstance(data, str) or not data.startswith(_MARK):
         return None
     try:
-        extra = orjson.loads(urlsafe_b64decode(data.removeprefix(_MARK)))
-    except (Error, ValueError):
+        extra = parse_json(urlsafe_b64decode(data.removeprefix(_MARK)))
+    except (Error, ValueError, GatewayError):  # its nesting
         return None
     return extra if isinstance(extra, dict) else None
 

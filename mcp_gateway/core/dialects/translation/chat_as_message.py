@@ -7,6 +7,8 @@ import orjson
 
 from mcp_gateway.core.dialects.translation.carried import carrying
 from mcp_gateway.core.dialects.translation.words import stop_reason_of
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.json_bounds import parse_json
 from mcp_gateway.core.surfaces.chunks import objects_in
 from mcp_gateway.core.surfaces.message_answer import message_id
 
@@ -48,7 +50,7 @@ def input_of(arguments: str) -> dict[str, Any]:
     a call that was cut must not be run as one that needs no arguments.
     """
     try:
-        parsed = orjson.loads(arguments or "{}")
-    except orjson.JSONDecodeError:
+        parsed = parse_json((arguments or "{}").encode())
+    except (orjson.JSONDecodeError, GatewayError):  # its nesting
         parsed = arguments
     return parsed if isinstance(parsed, dict) else {"arguments": parsed}

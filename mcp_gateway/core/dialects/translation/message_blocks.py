@@ -11,7 +11,6 @@ from typing import Any
 import orjson
 
 from mcp_gateway.core.surfaces.anthropic import event_of
-from mcp_gateway.core.surfaces.credible import not_understood
 
 _DELTAS = {
     "text": ("text_delta", "text"),
@@ -44,10 +43,7 @@ class _Block:
         if self.kind != "tool_use":
             return True
         if not self._is_cut:
-            try:
-                orjson.loads("".join(self.pieces))
-            except orjson.JSONDecodeError:
-                self._is_cut = True
+            self._is_cut = not _is_object("".join(self.pieces))
         return not self._is_cut
 
     def take_untold(self) -> list[str]:
@@ -84,13 +80,11 @@ class MessageBlocks:
         return self._events()
 
     def call(self, number: int, call_id: str, name: str, piece: str) -> bytes:
-        """More of a call of a tool. Raises GatewayError `backend_error` for one that was over."""
+        """More of a call of a tool; nothing of one that was over, whose arguments are whole."""
         block = self._calls.get(number)
         if block is None:
             block = self._calls[number] = self._begin({"type": "tool_use", "id": call_id, "name": name, "input": {}})
         if block.is_closed:
-            if piece.strip():
-                raise not_understood()
             return b""
         block.start["name"] = block.start["name"] or name
         return self._add(block, piece)
@@ -134,3 +128,10 @@ class MessageBlocks:
         self._open.popleft()
         self._index += 1
         self.held_bytes = 0
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(orjson.loads(text), dict)
+    except orjson.JSONDecodeError:
+        return False

@@ -6,6 +6,7 @@ from mcp_gateway.core.dialects.translation.carried import carried_by
 from mcp_gateway.core.dialects.translation.chat_as_message import input_of, message_of
 from tests.cases import each
 
+DEEP = '{"a":' + "[" * 1000 + "]" * 1000 + "}"
 CALL = {"id": "t1", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
 
 
@@ -68,6 +69,7 @@ def test_what_a_call_brings_for_the_next_turn_stands_before_it() -> None:
         ('{"a":', {"arguments": '{"a":'}),
         ("[1]", {"arguments": [1]}),
         ("null", {"arguments": None}),
+        (DEEP, {"arguments": DEEP}),
     ],
 )
 def test_an_input_is_an_object_and_one_that_was_cut_is_not_taken_for_none(arguments: str, expected: Any) -> None:

@@ -1,5 +1,6 @@
 """What Anthropic's clients ask becomes what OpenAI's would: each field, each block; what has no place is refused."""
 
+from base64 import urlsafe_b64encode
 from typing import Any
 
 import orjson
@@ -115,7 +116,13 @@ def test_what_a_call_carries_goes_back_with_it_to_who_wants_it() -> None:
     assert "extra_content" not in str(chat_of(presets()["mistral"], messages=messages))
 
 
-@each("data", ["", "x", "gateway.", "gateway.%%%", "gateway.e30", "gateway.WzFd", "gateway.bnVsbA==", None])
+DEEP = "gateway." + urlsafe_b64encode(b'{"a":' + b"[" * 1000 + b"]" * 1000 + b"}").decode()
+
+
+@each(
+    "data",
+    ["", "x", "gateway.", "gateway.%%%", "gateway.\xe4", "gateway.e30", "gateway.WzFd", "gateway.bnVsbA==", DEEP, None],
+)
 def test_what_nothing_of_ours_carries_is_nothing(data: Any) -> None:
     assert carried_by({"type": "redacted_thinking", "data": data}) is None
 

@@ -68,9 +68,17 @@ class Eligibility(NamedTuple):
 
 
 def eligible(contenders: Sequence[Contender], required: Requirements, output_tokens: int) -> Eligibility:
-    """`output_tokens` are those that an answer is expected to have."""
+    """`output_tokens` are those that an answer is expected to have.
+
+    Where no window has room for them, one that has room for any will do, as it does for who names the model.
+    """
     if required.output_limit is not None:
         output_tokens = min(required.output_limit, output_tokens)
+    found = _sorted_out(contenders, required, output_tokens)
+    return found if found.able or output_tokens <= 1 else _sorted_out(contenders, required, 1)
+
+
+def _sorted_out(contenders: Sequence[Contender], required: Requirements, output_tokens: int) -> Eligibility:
     able: list[Contender] = []
     removed: dict[str, Obstacle] = {}
     only_down = []

@@ -170,6 +170,16 @@ def test_each_filter_removes_exactly_whom_it_should(required: Requirements, remo
     assert sorted(order(found)) == sorted(POOL.keys() - removed.keys())
 
 
+@each(
+    ("prompt_tokens", "fits"),
+    [(31_000, ["coder", "large", "seeing", "small"]), (127_400, ["large"]), (127_999, ["large"]), (128_000, [])],
+)
+def test_a_window_without_room_for_the_usual_answer_serves_where_no_other_has_it(
+    prompt_tokens: int, fits: list[str]
+) -> None:
+    assert sorted(order(decided(reading("code"), required=replace(PLAIN, prompt_tokens=prompt_tokens)))) == fits
+
+
 def test_who_is_down_or_not_permitted_or_makes_no_text_is_passed_over() -> None:
     embedding = Contender(model("embedding", 0.01, 0, task="embed"))
     pool = POOL | {

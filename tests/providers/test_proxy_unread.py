@@ -399,6 +399,27 @@ async def test_who_leaves_amid_a_refusal_pays_nothing(tmp_path: Path) -> None:
         assert (await one_record(door))["error_code"] == "client_closed"
 
 
+async def test_who_leaves_before_the_provider_is_reached_pays_nothing(tmp_path: Path) -> None:
+    """It takes connections, and answers nobody who wants to speak in private."""
+    async with native() as silent:
+        base_url = silent.url.replace("http:", "https:") + "/v1"
+        entry = silent.settings(base_url=base_url, proxy_paths=PATHS, proxy_prices=PRICES)
+        async with open_door(tmp_path, environ=ENVIRON, providers=[entry]) as door:
+            key = await proxying_key(door, credit="1")
+            proxy = door.gateway.pool.providers["openai"].proxy
+            assert proxy is not None
+            _, writer = await asyncio.open_connection("127.0.0.1", door.port)
+            asked = f"POST /proxy/openai/v1/speech HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {key}\r\n"
+            writer.write(asked.encode() + b"content-length: 2\r\n\r\n{}")
+            await eventually(lambda: proxy.transport.in_flight == 1)
+            writer.close()
+            await eventually(lambda: not door.gateway.inference.passing and not proxy.transport.in_flight)
+            record = await one_record(door)
+            assert (record["error_code"], record["cost_nano"]) == ("client_closed", 0)
+            assert await left_nano(door, key) == 10**9
+            await door.nothing_is_left()
+
+
 async def test_who_leaves_amid_a_body_pays_nothing(tmp_path: Path) -> None:
     async with passing(tmp_path) as (door, provider, key):
         _, writer = await asyncio.open_connection("127.0.0.1", door.port)

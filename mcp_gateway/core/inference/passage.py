@@ -82,7 +82,7 @@ class Passage:
             return await self._answer_to(passed)
         except CancelledError as cancelled:
             if self.response is None:  # else its status has told
-                self._is_due = isinstance(passed.body, bytes) or passed.body.is_whole
+                self._is_due = self._is_due or (not isinstance(passed.body, bytes) and passed.body.is_whole)
             raise self._cause_of(cancelled) from None
         finally:
             self._beginning = None
@@ -123,10 +123,13 @@ class Passage:
         self._running.discard(self)
 
     async def _answer_to(self, passed: Passed) -> BackendResponse:
-        proxy = self._order.provider.proxy
+        provider, proxy = self._order.provider, self._order.provider.proxy
         assert proxy is not None
         try:
-            response = self.response = await self._order.provider.pass_on(passed)
+            if isinstance(passed.body, bytes):
+                await provider.reach()
+                self._is_due = True  # from here on it may have been sent
+            response = self.response = await provider.pass_on(passed)
             self._is_due = OK <= response.status < HTTPStatus.MULTIPLE_CHOICES
             if self._is_due:
                 return response
@@ -134,6 +137,7 @@ class Passage:
         except UpstreamError as error:
             raise self._noted(failure(error)) from error
         except GatewayError as error:
+            self._is_due = False
             self._noted(error)
             raise
         raise self._noted(proxy.refusal(response.status, told, response.header(b"retry-after")))

@@ -90,6 +90,14 @@ class Provider(Backend):
         except UpstreamError as error:
             raise failure(error) from error
 
+    async def reach(self) -> None:
+        """Have a connection for what is passed on at once. Raises GatewayError where there is none."""
+        assert self.proxy is not None
+        try:
+            await self.proxy.transport.reach()
+        except UpstreamError as error:
+            raise failure(error) from error
+
     async def pass_on(self, passed: Passed) -> BackendResponse:
         """Send it what a caller asks by its own path, as a stream.
 

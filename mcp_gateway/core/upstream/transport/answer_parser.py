@@ -38,7 +38,7 @@ class AnswerParser:
     def __init__(self, max_head_bytes: int) -> None:
         self._max_head_bytes = max_head_bytes
         self.fault: UpstreamError | None = None
-        self.is_complete = True  # nothing is due before a request is sent
+        self.is_complete = self.is_kept_alive = True  # nothing is due before a request is sent
         self.headers: dict[bytes, bytes] = {}
         self.pieces: list[bytes] = []
         self.on_body = self.pieces.append  # called by the parser: no frame of ours for each chunk of a stream

@@ -79,6 +79,7 @@ class OriginConnection(asyncio.Protocol):
         self.is_doubted = False
         self._high_water_bytes = min(owner.limits.high_water_bytes, owner.limits.max_body_bytes)
         self._has_socket = self._has_answer_bytes = self._is_write_paused = False
+        self._is_sent = True  # all of the requests so far
 
     # -- the exchange, called by whoever holds the connection
 

@@ -115,6 +115,14 @@ class Transport:
         await fresh.exchange(head, body)
         return Response(fresh)
 
+    async def reach(self) -> None:
+        """Have a connection for a request that follows at once: who leaves until then has sent nothing.
+
+        Raises UpstreamError.
+        """
+        if not self._idle:
+            self.release(await self._connect())
+
     async def upload(
         self, method: str, path: str, headers: Sequence[tuple[bytes, bytes]], body: BodyInPieces
     ) -> Response:

@@ -52,6 +52,7 @@ AREAS: dict[str, Area] = {
             "No caller is told of the operator's account at a provider, nor ever to pay for it, and no provider of a caller.": [
                 "tests/providers/test_contract.py::TestChats::test_the_operators_empty_account_is_503_and_never_402",
                 "tests/providers/test_contract.py::TestChats::test_a_key_that_is_refused_is_the_operators_fault",
+                "tests/core/dialects/test_openai_refusals.py",
             ],
             "A message goes to Anthropic as it is, comes back as it is told there, and is billed by Anthropic's own counts.": [
                 "tests/providers/test_anthropic_messages.py",

@@ -29,9 +29,12 @@ _UNTOLD_WAIT_S = 1
 _RETRY_INFO = re.compile(rb'"retryDelay":\s?"(\d{1,6})(?:\.\d{1,9})?s"')
 _WORD = re.compile(r"""[^\s"'`<>()\[\]{},;=|]+""")
 _ACCOUNT_NAMES = frozenset({
-    "acct", "chatcmpl", "gsk", "key", "msg", "org", "proj", "req", "sk", "team", "user",
+    "acct", "apikey", "chatcmpl", "gsk", "key", "msg", "org", "proj", "req", "resp", "sk", "team", "user", "wrkspc",
 })  # fmt: skip
 """How the names of accounts, keys and requests begin there."""
+_DRAWN = re.compile(r"\d|[a-z][A-Z]")
+"""What a name has that was drawn and not thought up."""
+_MAIL_ADDRESS = re.compile(r"[^@/]+@[^@/.]+\.[^@/]+")
 _HEX = frozenset("0123456789abcdef-")
 _LEAST_NAME_CHARS, _LEAST_HEX_CHARS = 4, 24
 _TOO_LONG = (
@@ -208,7 +211,8 @@ def _cleaned(message: str, backend_model: str, public_model: str) -> str:
 
 def _is_the_operator_s(word: str) -> bool:
     """Whether it is an address, or names an account, a key or a request."""
-    bare = word.rstrip(".:!?").lower()
-    begin = bare.replace("_", "-").partition("-")
-    is_name = begin[0] in _ACCOUNT_NAMES and any(map(str.isdigit, begin[2])) and len(begin[2]) >= _LEAST_NAME_CHARS
-    return "://" in bare or is_name or (len(bare) >= _LEAST_HEX_CHARS and _HEX.issuperset(bare))
+    bare = word.rstrip(".:!?")
+    kind, _, name = bare.replace("_", "-").partition("-")
+    is_named = kind.lower() in _ACCOUNT_NAMES and len(name) >= _LEAST_NAME_CHARS and _DRAWN.search(name) is not None
+    is_hex = len(bare) >= _LEAST_HEX_CHARS and _HEX.issuperset(bare.lower())
+    return "://" in bare or is_named or is_hex or _MAIL_ADDRESS.fullmatch(bare) is not None

@@ -395,6 +395,16 @@ async def test_who_takes_every_parameter_answers_where_that_is_required(tmp_path
         assert stage.asked == []
 
 
+async def test_who_is_excluded_otherwise_is_not_asked_for_what_others_do_not_take(tmp_path: Path) -> None:
+    async with selling(tmp_path, dear=Mistral()) as stage:
+        wanted = {"only": ["dear"], "require_parameters": True}
+        for fields, param in (({"user": "u"}, "user"), ({"logprobs": True}, "logprobs")):
+            response = await stage.ask(provider=wanted, **fields)
+            assert (response.status_code, error_of(response)["param"]) == (400, param)
+        assert (await stage.ask(provider=wanted)).status_code == 200
+        assert stage.asked == [("dear", "at-dear")]
+
+
 async def test_the_quickest_of_late_is_asked_first_where_a_request_sorts_by_it(stage: Stage) -> None:
     choosing = stage.door.gateway.pool.choosing
     offers = {offer.source: offer for offer in stage.door.gateway.published.current["sold/many"].offers}

@@ -145,7 +145,8 @@ def _left_out(ask: Ask, name: str, targets: Targets, offer: Offer) -> tuple[str,
 def _refused(routed: RoutedModel, field: str, ask: Ask, targets: Targets) -> GatewayError:
     if field != "provider.require_parameters":
         return refusal(routed, field)
-    names = first_names(_left_out(ask, routed.name, targets, routed.model.offers[0]))
+    lacking = next(offer for offer in routed.model.offers if not _takes_all(ask, routed.name, targets, offer))
+    names = first_names(_left_out(ask, routed.name, targets, lacking))
     told = ", ".join(f"`{name}`" for name in names)
     message = f"Nobody who may answer takes all of the request: leave out {told}, or `{field}`."
     return GatewayError("unsupported_parameter", message, param=names[0])

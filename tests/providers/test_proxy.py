@@ -15,7 +15,7 @@ from mcp_gateway.core.identity.own_limits import OwnLimits
 from tests.cases import each
 from tests.core.test_proxy_paths import HOSTILE
 from tests.providers.anthropic_double import Anthropic
-from tests.providers.doubles import PROMPT, Double, Generic, OpenAi, serving
+from tests.providers.doubles import PROMPT, Double, Generic, Mistral, OpenAi, serving
 from tests.providers.kinds import KINDS
 from tests.providers.surface_doubles import WITH_COMPLETIONS, WITH_EMBEDDINGS
 from tests.providers.test_contract import (
@@ -401,3 +401,17 @@ async def test_a_provider_s_list_has_what_is_sold_of_it(tmp_path: Path) -> None:
         assert (await door.get("/proxy/openai/v1/models", key)).status_code == 429
         assert (await door.post(b"{}", key, "/proxy/openai/v1/models")).status_code == 404
         assert double.asked == []
+
+
+async def test_a_field_is_called_as_the_provider_does(tmp_path: Path) -> None:
+    manner = Mistral(embeddings=WITH_EMBEDDINGS[Mistral]())
+    async with asked_by_path(manner, tmp_path) as (door, double, key):
+        for path, fields, other in (
+            ("/proxy/mistral/v1/chat/completions", {"messages": MESSAGES, "random_seed": 7}, {"seed": 7}),
+            ("/proxy/mistral/v1/embeddings", {"input": ["a"], "output_dimension": 2}, {"dimensions": 2}),
+        ):
+            response = await door.post(orjson.dumps({"model": "m-1"} | fields), key, path)
+            assert response.status_code == 200, response.text
+            assert {name: double.asked[-1].body[name] for name in fields} == fields
+            refused = await door.post(orjson.dumps({"model": "m-1"} | fields | other), key, path)
+            assert (refused.status_code, error_of(refused)["param"]) == (400, *other)

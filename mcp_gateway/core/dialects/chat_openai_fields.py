@@ -64,7 +64,7 @@ class ProviderFields:
         """`keeps_cache_control` is whether the marks of prompt caches stay, which OpenAI's API does not have."""
         self._row = row
         self._keeps_cache_control = keeps_cache_control
-        self._passed = as_they_are(FIELDS, row.pass_fields)
+        self._passed = as_they_are(FIELDS, (*row.pass_fields, *row.rename.values()))
         self._message_keys = _MESSAGE_KEYS | frozenset(row.replay)
         self._thought_key = next((name for name in row.replay if name in REASONING), None)
         """By which name it wants to have its reasoning again."""

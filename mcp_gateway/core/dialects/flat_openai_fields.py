@@ -52,7 +52,7 @@ class ProviderFlatFields:
     """One of the tables for one provider; `inputs` is the field that has what is read."""
 
     def __init__(self, table: Mapping[str, FieldUse], inputs: str, row: SurfaceSettings) -> None:
-        self._table = FlatFields(table, row.pass_fields)
+        self._table = FlatFields(table, (*row.pass_fields, *row.rename.values()))
         self._inputs = inputs
         self._row = row
         self._rules = RowRules(row.refuse, row.drop, row.rename, set=row.set)

@@ -84,6 +84,8 @@ KEY = {
     "tokens_per_minute": 1,
     "scopes": ["read"],
     "mint_over_mcp": True,
+    "mcp_servers": ["a", "*"],
+    "offer_mcp_tools": True,
 }
 NAMES = [
     *EVERY_FIELD, *KEY, "guided_json", "guided_choice", "truncate_prompt_tokens", "_meta", "progressToken", "uri",

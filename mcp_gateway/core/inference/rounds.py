@@ -51,7 +51,7 @@ def in_rounds(
 
     Raises GatewayError for a server that there is none of.
     """
-    if ask.wanted_tools is None and _may_be_offered(ask, caller, inference, exchange.call.provider):
+    if ask.wanted_tools is None and _takes_tools(ask, caller, inference, exchange.call.provider):
         ask.wanted_tools = offered(ask.body, inference.tool_servers.of(caller))
     wanted, settings = ask.wanted_tools, inference.parts.settings.mcp
     if wanted is None:
@@ -68,11 +68,9 @@ def in_rounds(
     return Rounds(exchange, partial(inference.another, caller), tools, bounds, context)
 
 
-def _may_be_offered(ask: Ask, caller: Caller, inference: Inference, provider: str | None) -> bool:
-    """Whether it is a chat with a model that takes tools; one that is not found is refused later."""
+def _takes_tools(ask: Ask, caller: Caller, inference: Inference, provider: str | None) -> bool:
+    """Whether the model does that is asked for; one that is not found is refused later."""
     published = inference.parts.published
-    if not caller.offers_mcp_tools:
-        return False
     try:
         at_any = published.seen_by(caller).find
         model = at_any(ask.model) if provider is None else published.found_at(provider, caller, ask.model)

@@ -542,19 +542,71 @@ async def test_a_stream_whose_calls_are_none_ends_with_an_error_and_nothing_is_r
     tmp_path: Path, backend: ReplayingBackend
 ) -> None:
     double = ToolServerDouble()
-    odd: list[Any] = [1, [1], [{"index": [], "function": {}}], [{"index": 0, "function": "echo"}]]
+    named = {"name": "echo", "arguments": "{}"}
+    odd: list[Any] = [
+        1,
+        [1],
+        [{"index": [], "function": {}}],
+        [{"index": 0, "function": "echo"}],
+        [{"index": 0, "function": named | {"name": 1}}],
+        [{"index": 0, "function": named | {"name": ["echo"]}}],
+        [{"index": 0, "function": named | {"arguments": {"text": "x"}}}],
+        [{"index": 0, "function": named, "id": ["call"]}],
+    ]
+    async with opened(tmp_path, backend, double) as door:
+        account_id = await door.account("1")
+        key, left_nano = await keyed(door, account_id), 10**9
+        for calls in odd:
+            for before in ([], [calling_stream(("echo", '{"text": "x"}'))]):
+                double.calls.clear()
+                begun = [delta({"role": "assistant", "content": "I"}), delta({"tool_calls": calls})]
+                backend.answer_with(*before, events(*begun, delta({}, "tool_calls"), final_usage(10, 4), DONE))
+                answer = await asked(door, key, model="priced/tiny", max_tokens=16, stream=True)
+                first, *_, last = contents([answer.content])
+                assert last["error"]["code"] == "backend_error"
+                assert head_of(last) == head_of(first)
+                assert answer.content.count(b"[DONE]") == 1
+                assert len(backend.chats) == 1 + len(before)
+                assert len(double.calls) == len(before)
+                left_nano -= (1 + len(before)) * (10 * 300 + 4 * 700)
+                assert await door.balance_nano(account_id) == left_nano
+
+
+async def test_a_model_is_told_of_its_own_words_as_an_assistant_s_whatever_its_backend_called_them(
+    tmp_path: Path, backend: ReplayingBackend
+) -> None:
+    double = ToolServerDouble()
+    odd: list[dict[str, Any]] = [
+        {"role": "system"},
+        {"role": ["assistant"]},
+        {"role": None},
+        {"content": [{"type": "x"}]},
+    ]
     async with opened(tmp_path, backend, double) as door:
         key = await keyed(door)
-        for calls in odd:
-            begun = [delta({"role": "assistant", "content": "I"}), delta({"tool_calls": calls})]
-            backend.answer_with(events(*begun, delta({}, "tool_calls"), final_usage(10, 4), DONE))
-            answer = await asked(door, key, stream=True)
-            first, *_, last = contents([answer.content])
-            assert last["error"]["code"] == "backend_error"
-            assert head_of(last) == head_of(first)
-            assert answer.content.count(b"[DONE]") == 1
-            assert len(backend.chats) == 1
-        assert double.calls == []
+        for fields in odd:
+            body = orjson.loads(captured("100_chat").body)
+            function = {"name": "echo", "arguments": '{"text": "x"}'}
+            call = {"id": "call-0", "type": "function", "function": function}
+            message = {"role": "assistant", "content": None, "tool_calls": [call], **fields}
+            body["choices"][0] |= {"finish_reason": "tool_calls", "message": message}
+            backend.answer_with(whole(orjson.dumps(body)), said())
+            answer = await asked(door, key)
+            assert answer.status_code == 200, answer.text
+            told = backend.chats[1].json["messages"][1]
+            assert told == {"role": "assistant", "content": None, "tool_calls": [call]}
+
+
+async def test_an_error_that_is_none_ends_no_round(tmp_path: Path, backend: ReplayingBackend) -> None:
+    double = ToolServerDouble()
+    async with opened(tmp_path, backend, double) as door:
+        for nothing in (b"null", b"{}", b'""'):
+            *begun, last = [delta({"role": "assistant", "content": "Yes."}), delta({}, "stop")]
+            last = last.replace(b'{"id"', b'{"error":%b,"id"' % nothing)
+            backend.answer_with(events(*begun, last, final_usage(10, 4), DONE))
+            frames = contents([(await asked(door, stream=True)).content])
+            assert frames[-1]["choices"][0]["finish_reason"] == "stop"
+            assert frames[-1]["gateway"] == {"tool_calls": [], "rounds": 1}
 
 
 NAMED_OTHERWISE: list[tuple[dict[str, Any], str, str]] = [

@@ -223,10 +223,12 @@ class Exchange:
     async def frames_of(self, error: GatewayError) -> bytes:
         """The end of a stream by a failure, accounted for: also of one that failed to begin after its head was sent.
 
-        What came before it and was held back is delivered, as it is billed.
+        What came before it and was held back is delivered, as it is billed. One that is accounted for stays so.
         """
         ask, reader = self._ask, self._reader
         assert ask is not None
+        if self._bill.status is not None:
+            return ask.last_frames(error)
         if self._attempts is not None:
             self._attempts.blame(error)
         await self._close_part(error)

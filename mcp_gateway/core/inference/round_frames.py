@@ -70,7 +70,7 @@ class RoundFrames:
             return b""
         try:
             chunk = orjson.loads(data)
-            if "error" in chunk:
+            if chunk.get("error"):
                 self.is_failed = True
                 return b"data: %b\n\n" % orjson.dumps(chunk | self.head)
             choices = chunk.get("choices")
@@ -114,19 +114,28 @@ class RoundFrames:
     def _is_kept(self, piece: dict[str, Any]) -> bool:
         """Whether a piece of a call belongs to one of a server's tool; others have the numbers that the client sees."""
         index, function = piece.get("index", 0), piece.get("function") or {}
+        name, arguments = (_text_in(function, member) for member in ("name", "arguments"))
         if index not in self._passed and index not in self._kept:
-            if self._is_ours(function.get("name") or ""):
-                call_id = piece.get("id") or f"call_{index}"
-                self._kept[index] = {"id": call_id, "name": function["name"], "arguments": [], "more": {}}
+            if self._is_ours(name):
+                call_id = _text_in(piece, "id") or f"call_{index}"
+                self._kept[index] = {"id": call_id, "name": name, "arguments": [], "more": {}}
             else:
                 self._passed[index] = len(self._passed)
         if index in self._passed:
             piece["index"] = self._passed[index]
             return False
         kept = self._kept[index]
-        kept["arguments"].append(function.get("arguments") or "")
+        kept["arguments"].append(arguments)
         kept["more"] |= {name: told for name, told in piece.items() if name not in _OF_CALL}
         return True
+
+
+def _text_in(told: dict[str, Any], member: str) -> str:
+    """Raises TypeError for what is no text."""
+    text = told.get(member) or ""
+    if not isinstance(text, str):
+        raise TypeError
+    return text
 
 
 class ToolNotices(NamedTuple):

@@ -151,10 +151,9 @@ class Rounds:
         return b""
 
     async def frames_of(self, error: GatewayError) -> bytes:
-        """The end of a stream by a failure, accounted for; between two rounds there is nothing to account for."""
+        """The end of a stream by a failure, accounted for, unless its round has been: as it is between two."""
         self._is_over = True
-        is_running = self._first.last_round is not None or not self._told
-        told = await self._exchange.frames_of(error) if is_running else self._ask.last_frames(error)
+        told = await self._exchange.frames_of(error)
         return told if self._frames is None else self._frames.feed(told) + self._ask.surface.done
 
     @property
@@ -368,7 +367,9 @@ def _calls_of(answer: dict[str, Any]) -> list[tuple[ToolCall, dict[str, Any]]]:
 def _said_in(answer: dict[str, Any]) -> dict[str, Any]:
     """What a model has said in a round, as it is told in the next, but for its calls."""
     message: dict[str, Any] = answer["choices"][0]["message"]
-    return {"content": None} | {name: told for name, told in message.items() if told is not None}
+    content = message.get("content")
+    told = {name: told for name, told in message.items() if told is not None}
+    return told | {"role": "assistant", "content": content if isinstance(content, str) else None}
 
 
 def _answered(call: ToolCall, result: str) -> dict[str, Any]:

@@ -48,6 +48,7 @@ AREAS: dict[str, Area] = {
                 "tests/providers/test_anthropic_chats.py",
                 "tests/providers/test_messages.py",
                 "tests/providers/test_messages_translated.py",
+                "tests/providers/test_messages_mutated.py",
             ],
             "No caller is told of the operator's account at a provider, nor ever to pay for it, and no provider of a caller.": [
                 "tests/providers/test_contract.py::TestChats::test_the_operators_empty_account_is_503_and_never_402",

@@ -12,6 +12,7 @@ import pytest
 
 from tests.core.upstream.misbehaving import MisbehavingServer
 from tests.image_server import LOOPBACK, PNG, Names, Tls, certificate_in, image, port_of, url_at
+from tests.providers.anthropic_double import Anthropic
 from tests.providers.doubles import Double, Generic, OpenAi, Refusal, serving
 from tests.providers.surface_doubles import OpenAiResponses
 from tests.providers.test_contract import ENVIRON, MODEL, PRICES
@@ -29,13 +30,15 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
 
 
 @asynccontextmanager
-async def seeing(folder: Path, tls: Tls) -> AsyncIterator[tuple[Door, list[Double], MisbehavingServer]]:
+async def seeing(
+    folder: Path, tls: Tls, manner: Generic | None = None
+) -> AsyncIterator[tuple[Door, list[Double], MisbehavingServer]]:
     """A model that sees, of two providers, and a server of images."""
     blocklist = folder / "blocked"
     blocklist.write_text(sha256(BLOCKED).hexdigest())
     async with (
         MisbehavingServer(image(), ssl_context=tls[0]) as images,
-        serving(OpenAi(responses=OpenAiResponses())) as first,
+        serving(manner or OpenAi(responses=OpenAiResponses())) as first,
         serving(Generic()) as second,
     ):
         candidates = [{"provider": name, "backend_model": "m-1"} for name in ("one", "two")]
@@ -82,6 +85,30 @@ async def test_a_provider_is_sent_the_data_and_no_address_at_the_price_of_an_ima
             assert b"pictures.example" not in sent
             assert (await door.record(response))["cost_nano"] == TEXT_NANO + 2_000_000
         assert len(images.requests) == 3
+
+
+async def test_anthropic_is_sent_the_data_wherever_an_image_stands(tmp_path: Path, tls: Tls) -> None:
+    async with seeing(tmp_path, tls, Anthropic()) as (door, doubles, images):
+        key, url = await door.key(credit="10"), url_at(images, "/cat.png")
+        block = {"type": "image", "source": {"type": "url", "url": url}}
+        result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": [block]}
+        call = {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+        message = {"model": "sold/model", "max_tokens": 64, "messages": [{"role": "user", "content": [block]}]}
+        chat = chat_about(url)
+        of_tool = [{"role": "assistant", "tool_calls": [call]}]
+        of_tool.append({"role": "tool", "tool_call_id": "call_1", "content": chat["messages"][0]["content"]})
+        for path, body in (
+            ("/v1/messages", message),
+            ("/v1/messages", message | {"messages": [{"role": "user", "content": [result]}]}),
+            ("/v1/chat/completions", chat),
+            ("/v1/chat/completions", chat | {"messages": of_tool}),
+        ):
+            response = await door.post(orjson.dumps(body), key, path)
+            assert response.status_code == 200, response.text
+            sent = orjson.dumps(doubles[0].asked[-1].body)
+            assert sent.count(b'{"type":"base64","media_type":"image/png","data":"' + DATA) == 1
+            assert b"pictures.example" not in sent
+            assert (await door.record(response))["cost_nano"] == TEXT_NANO + 2_000_000
 
 
 async def test_an_image_is_fetched_once_for_all_candidates(tmp_path: Path, tls: Tls) -> None:

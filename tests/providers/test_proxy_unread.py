@@ -17,6 +17,8 @@ from tests.cases import each
 from tests.databases import locked, store_of
 from tests.patience import PATIENCE_S, eventually
 from tests.providers.doubles import ACCOUNT, KEY
+from tests.providers.google_native import PATHS as GOOGLE_PATHS
+from tests.providers.google_native import google_native, google_settings
 from tests.providers.native import OK, Native, native
 from tests.providers.test_contract import ENVIRON
 from tests.providers.test_proxy import let_proxy, proxying_key
@@ -33,6 +35,7 @@ PATHS = [
 ]
 PRICES = dict.fromkeys(PATHS, "0.25") | {"GET /v1/voices": "0"}
 PRICE_NANO = 250_000_000
+OTHER = {"name": "other", "api_key_env": "OTHER_KEY"}
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -558,3 +561,25 @@ async def test_what_is_passed_on_unread_is_in_no_file_and_no_log_line(tmp_path: 
         await one_record(door)
         assert canary not in caplog.text
         assert not any(canary in written for written in contents(tmp_path))
+
+
+async def test_google_s_own_api_takes_its_key_in_its_own_header(tmp_path: Path) -> None:
+    async with google_native() as google:
+        entry = google_settings(google, proxy_prices=dict.fromkeys(GOOGLE_PATHS, "0.25"))
+        async with open_door(
+            tmp_path, environ=ENVIRON | {"OTHER_KEY": "bad"}, providers=[entry, entry | OTHER]
+        ) as door:
+            key = await proxying_key(door, credit="1")
+            body = orjson.dumps({"contents": [{"role": "user", "parts": [{"text": "Hello"}]}]})
+            told = {"x-goog-api-key": key, "content-type": "application/json"}
+            for path in ("/v1beta/models/m-1:streamGenerateContent?alt=sse&key=mine", "/v1/models/m-1:generateContent"):
+                response = await door.http.post(f"/proxy/google{path}", content=body, headers=told)
+                assert response.status_code == 200
+                assert "Hel" in response.text
+                assert google.heard[-1].target == path.removesuffix("&key=mine")
+            unknown = await door.http.post("/proxy/google/v1/models/m-2:generateContent", content=body, headers=told)
+            assert (unknown.status_code, ACCOUNT in unknown.text) == (404, False)
+            bad_key = await door.http.post("/proxy/other/v1/models/m-1:generateContent", content=body, headers=told)
+            assert (bad_key.status_code, error_of(bad_key)["code"]) == (503, "model_unavailable")
+            assert await left_nano(door, key) == 10**9 - 2 * PRICE_NANO
+            await door.nothing_is_left()

@@ -121,7 +121,7 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
             now_ms,
         ),
         limits=Limits(gateway.limiter, gateway.ledger),
-        current_key=CurrentKey(gateway.keys, gateway.ledger, gateway.history, now_ms),
+        current_key=CurrentKey(gateway.keys, gateway.limiter, gateway.ledger, gateway.history, now_ms),
         generations=Generations(gateway.history, gateway.published.sources),
         billing=Billing(gateway.ledger, gateway.statement, gateway.history, now_ms),
         statements=Statements(gateway.months, now_ms),

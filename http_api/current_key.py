@@ -12,6 +12,7 @@ from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.ledger.budgets import BudgetStanding, BudgetWindow, span_at
 from mcp_gateway.core.ledger.ledger import Ledger
+from mcp_gateway.core.limits.limiter import Limiter, Standing
 from mcp_gateway.core.money import usd_number
 from mcp_gateway.core.observe.history import History
 
@@ -28,6 +29,29 @@ class RateLimit(Told):
     note: str
 
 
+class KeyBudget(Told):
+    """A budget that bounds what the key spends; `remaining_usd` is less what is held for requests that run."""
+
+    scope: Literal["key_limit", "workspace"]
+    """Whether it is of the key itself, or of its group, a maker or its account."""
+    budget_id: str
+    guardrail_id: None
+    include_byok: Literal[False]
+    limit_usd: float
+    spend_usd: float
+    remaining_usd: float
+    reset_interval: str | None
+    resets_at: str | None
+
+
+class DailyRequests(Told):
+    """Of whatever limits the key's requests a day the most, free ones or not; -1 for any number."""
+
+    limit: int
+    remaining: int
+    used: int
+
+
 class CurrentKeyFields(Told):
     """Amounts are numbers, in USD; those of a key are with what the keys that it made have spent.
 
@@ -39,6 +63,8 @@ class CurrentKeyFields(Told):
     limit: float | None
     limit_remaining: float | None
     limit_reset: str | None
+    budgets: list[KeyBudget]
+    effective_budget: KeyBudget | None
     usage: float
     usage_daily: float
     usage_weekly: float
@@ -53,7 +79,11 @@ class CurrentKeyFields(Told):
     is_management_key: bool
     is_provisioning_key: bool
     creator_user_id: None
+    organization_id: None
+    workspace_id: None
+    allowed_data_regions: list[Literal["global"]]
     expires_at: str | None
+    free_model_daily_requests: DailyRequests
     rate_limit: RateLimit
 
 
@@ -62,8 +92,11 @@ class CurrentKeyObject(Told):
 
 
 class CurrentKey:
-    def __init__(self, keys: KeyRing, ledger: Ledger, history: History, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self, keys: KeyRing, limiter: Limiter, ledger: Ledger, history: History, now_ms: Callable[[], int]
+    ) -> None:
         self._keys = keys
+        self._limiter = limiter
         self._ledger = ledger
         self._history = history
         self._now_ms = now_ms
@@ -77,14 +110,18 @@ class CurrentKey:
         return CurrentKeyObject(
             data=CurrentKeyFields(
                 label=key.name or key.prefix,
-                **_limit(standings),
+                **_limit(standings, key.id),
                 **await self._usage(caller),
                 include_byok_in_limit=False,
                 is_free_tier=key.is_test,
                 is_management_key=is_for_keys,
                 is_provisioning_key=is_for_keys,
                 creator_user_id=None,
+                organization_id=None,
+                workspace_id=None,
+                allowed_data_regions=["global"],
                 expires_at=None if key.expires_at_ms is None else timestamps(key.expires_at_ms)["time"],
+                free_model_daily_requests=_daily(self._limiter.standing(caller)),
                 rate_limit=RateLimit(requests=-1 if most is None else most, interval="1m", note=_NOTE),
             )
         )
@@ -107,13 +144,36 @@ class CurrentKey:
         return sum(totals.cost_nano for totals in groups.values())
 
 
-def _limit(standings: Sequence[BudgetStanding]) -> dict[str, Any]:
-    """The one of these budgets that leaves the least."""
-    least = min(standings, key=lambda standing: standing.left_nano, default=None)
-    if least is None:
-        return {"limit": None, "limit_remaining": None, "limit_reset": None}
+def _daily(standing: Standing) -> DailyRequests:
+    limit, remaining = standing.day_limit, standing.day_remaining
+    if limit is None or remaining is None:
+        return DailyRequests(limit=-1, remaining=-1, used=0)
+    return DailyRequests(limit=limit, remaining=remaining, used=limit - remaining)
+
+
+def _limit(standings: Sequence[BudgetStanding], key_id: str) -> dict[str, Any]:
+    """All of these budgets, and the one that leaves the least."""
+    told = [_told(standing, key_id) for standing in standings]
+    least = min(told, key=lambda budget: budget.remaining_usd, default=None)
     return {
-        "limit": usd_number(least.budget.amount_nano),
-        "limit_remaining": usd_number(least.left_nano),
-        "limit_reset": _RESETS[least.budget.window],
+        "limit": None if least is None else least.limit_usd,
+        "limit_remaining": None if least is None else least.remaining_usd,
+        "limit_reset": None if least is None else least.reset_interval,
+        "budgets": told,
+        "effective_budget": least,
     }
+
+
+def _told(standing: BudgetStanding, key_id: str) -> KeyBudget:
+    budget, ends_at_ms = standing.budget, standing.span.ends_at_ms
+    return KeyBudget(
+        scope="key_limit" if budget.holder == key_id else "workspace",
+        budget_id=budget.id,
+        guardrail_id=None,
+        include_byok=False,
+        limit_usd=usd_number(budget.amount_nano),
+        spend_usd=usd_number(standing.spent_nano),
+        remaining_usd=usd_number(standing.left_nano),
+        reset_interval=_RESETS[budget.window],
+        resets_at=None if ends_at_ms is None else timestamps(ends_at_ms)["time"],
+    )

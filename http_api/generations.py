@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Sequence
+from types import NoneType
 from typing import Any, Literal
 
 from http_api.moments import timestamps
@@ -30,7 +31,7 @@ class GenerationQuery(Query):
 class Generation(Told):
     """One request, with its further rounds where it used tools of other servers. Costs are numbers, in USD.
 
-    Null is what this gateway does not know; times are in milliseconds.
+    Null is what this gateway does not know, told since OpenRouter's own SDKs want each name; times are in milliseconds.
     """
 
     id: str
@@ -59,10 +60,27 @@ class Generation(Told):
     latency: int | None
     generation_time: int
     moderation_latency: None
-    external_user: None
-    app_id: None
+    data_region: Literal["global"]
     origin: str
+    app_id: None
+    external_user: None
+    http_referer: None
+    native_tokens_completion_images: None
+    num_fetches: None
+    num_input_audio_prompt: None
+    num_media_completion: None
+    num_search_results: None
+    preset_id: None
+    provider_responses: None
     router: None
+    service_tier: None
+    session_id: None
+    user_agent: None
+    web_search_engine: None
+    workspace_id: None
+
+
+_UNKNOWN = tuple(name for name, field in Generation.model_fields.items() if field.annotation is NoneType)
 
 
 class GenerationObject(Told):
@@ -91,7 +109,6 @@ class Generations:
         source = last.backend if last.backend is None or last.backend in self._sources else VLLM
         return {
             "request_id": first.id,
-            "upstream_id": None,
             "api_type": _API_TYPES.get(first.surface, "completions"),
             "model": last.model,
             "provider_name": source,
@@ -103,12 +120,9 @@ class Generations:
             "is_byok": False,
             "latency": first.latency_ms if first.first_token_ms is None else first.first_token_ms,
             "generation_time": sum(record.latency_ms for record in rounds),
-            "moderation_latency": None,
-            "external_user": None,
-            "app_id": None,
+            "data_region": "global",
             "origin": "",
-            "router": None,
-        }
+        } | dict.fromkeys(_UNKNOWN)
 
 
 def _used(rounds: Sequence[RequestRecord]) -> dict[str, Any]:
@@ -122,10 +136,7 @@ def _used(rounds: Sequence[RequestRecord]) -> dict[str, Any]:
         "native_tokens_prompt": prompt_tokens,
         "native_tokens_completion": completion_tokens,
         "native_tokens_cached": sum(cached) if cached else None,
-        "native_tokens_reasoning": None,
         "num_media_prompt": sum(record.images for record in rounds),
         "total_cost": cost,
         "usage": cost,
-        "upstream_inference_cost": None,
-        "cache_discount": None,
     }

@@ -149,6 +149,13 @@ async def test_a_limit_is_the_budget_that_leaves_the_least(door: Door) -> None:
     spent = record["cost_nano"]
     assert spent == (record["prompt_tokens"] * 300 + record["completion_tokens"] * 700)
     after = await key_told(door, child)
+    assert after["effective_budget"] == after["budgets"][1]
+    assert [(one["scope"], one["limit_usd"], one["reset_interval"]) for one in after["budgets"]] == [
+        ("key_limit", 3, "daily"),
+        ("key_limit", 0.02, "monthly"),
+    ]
+    assert [one["spend_usd"] for one in after["budgets"]] == [spent / 10**9] * 2
+    assert all(one["resets_at"].endswith("Z") for one in after["budgets"])
     assert (after["limit_remaining"], after["usage"]) == ((20_000_000 - spent) / 10**9, spent / 10**9)
     assert (await key_told(door, master))["usage"] == spent / 10**9  # with what its keys have spent
     assert (await key_told(door, master))["limit"] is None
@@ -160,6 +167,10 @@ async def test_what_a_key_is_is_told(door: Door) -> None:
     assert data["is_free_tier"]
     assert data["label"].startswith("gw_test_")
     assert data["expires_at"].endswith("Z")
+    assert data["free_model_daily_requests"] == {"limit": -1, "remaining": -1, "used": 0}
+    limited = await door.key(limits=OwnLimits(None, 5, None, None))
+    await door.chat(limited, max_tokens=2)
+    assert (await key_told(door, limited))["free_model_daily_requests"] == {"limit": 5, "remaining": 4, "used": 1}
     keys_alone = await key_told(door, await door.key(scopes={"manage"}))
     assert keys_alone["is_management_key"]
     assert not (await key_told(door, await door.key(limits=OwnLimits(1, 1, 1, 1))))["is_management_key"]

@@ -410,6 +410,7 @@ AREAS: dict[str, Area] = {
                 "tests/doors/test_tool_rounds.py",
                 "tests/core/inference/test_round_frames.py",
                 "tests/providers/test_server_tools.py",
+                "tests/attack/test_mutated_rounds.py",
                 "tests/clients/test_tool_servers.py",
             ],
         },

@@ -1,5 +1,6 @@
 """Completions of providers: OpenAI's form for callers, the provider's bill in the books, what it has not refused."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.provider_settings import presets
 from mcp_gateway.core.surfaces.completions import COMPLETIONS
 from tests.cases import each
-from tests.providers.doubles import OUTPUT, PROMPT, TEXT, Generic, Ollama, OpenAi, Refusal
+from tests.providers.doubles import OUTPUT, PROMPT, TEXT, Asked, Generic, Ollama, OpenAi, Refusal
 from tests.providers.surface_doubles import WITH_COMPLETIONS
 from tests.providers.test_candidates import choice_of
 from tests.providers.test_contract import (
@@ -175,6 +176,23 @@ async def test_a_server_that_is_not_to_be_asked_for_usage_is_asked_no_more_there
         assert ["stream_options" in asked.body for asked in double.asked] == [True, False, False]
         await door.chat(key, model="sold/model", stream=True)
         assert "stream_options" in double.asked[-1].body
+
+
+async def test_streams_that_are_refused_at_the_same_time_are_all_asked_again(tmp_path: Path) -> None:
+    async with door_to(manner_of(Generic), tmp_path) as (door, double, key):
+        refusal, both = Refusal(400, b'{"error":{"message":"Unknown field: stream_options"}}'), asyncio.Barrier(2)
+        answer = double.answer
+
+        async def after_both(asked: Asked) -> Any:
+            double.refusal = refusal if "stream_options" in asked.body else None
+            told = await answer(asked)
+            if "stream_options" in asked.body:
+                await both.wait()
+            return told
+
+        double.answer = after_both  # type: ignore[method-assign]
+        streams = await asyncio.gather(*[complete(door, key, stream=True) for _ in range(2)])
+        assert [text_of(stream.content) for stream in streams] == ["".join(TEXT)] * 2
 
 
 async def test_words_of_a_caller_do_not_keep_a_server_from_telling_usage(tmp_path: Path) -> None:

@@ -139,6 +139,7 @@ async def test_vectors_pass_to_the_byte(data: bytes, kind: type[bytes], before: 
         b"", b"{}", b"[]", b"null", b'{"data":[]}', b'{"data":null,"object":"list"}', b'{"data":[{"embedding":[1',
         b'{"data":[{"embedding":[1]}]', b'{"data":[{"embedding":[1]}],"error":{"message":"x"}}', b"<html>",
         b'{"error":{"message":"x"}}', b'{"success":false,"errors":[{"code":1}]}', b'["data":[{}]]',
+        b'["x",{"data":[{}]}]', b'[{"data":[{}],"error":{"message":"x"}}]',
         b'{"data":[{"embedding":[1]}],"more":"' + b"x" * 70_000 + b'"}', b"x" * 70_000,
     ],
 )  # fmt: skip

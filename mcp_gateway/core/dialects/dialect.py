@@ -115,8 +115,8 @@ class Dialect(Protocol):
     def prompt_told(self, refusal: GatewayError) -> int | None:
         """The prompt's tokens that such a refusal names."""
 
-    def adapts_to(self, refusal: GatewayError, target: "Target") -> bool:
-        """Whether a refusal was for something of the gateway's own, which is left out there from now on."""
+    def adapts_to(self, refusal: GatewayError, target: "Target", sent: bytes) -> bool:
+        """Whether a refusal of what was sent was for something of the gateway's own, which is left out from now on."""
 
     def count_told(self, answer: Body) -> int | None:
         """The prompt's tokens that were counted."""

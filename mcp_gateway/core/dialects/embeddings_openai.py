@@ -62,9 +62,10 @@ def _usage_in(before: Body, behind: Body) -> Usage | None:
         told: Any = orjson.loads(b"".join((before, b"[]" if behind else b"", behind)))
     except orjson.JSONDecodeError:
         raise not_understood() from None
-    if error_object(told if not behind else {"choices": [], **told}) is not None:
+    is_answer = bool(behind) and isinstance(told, dict)
+    if error_object({"choices": [], **told} if is_answer else told) is not None:
         raise failed_amid()
-    if not behind:
+    if not is_answer:
         raise not_understood()
     usage = next(reversed([*usages_in(told)]), None)
     if usage is not None:

@@ -62,12 +62,12 @@ class MessagesToOpenAi(OnePiece):
         self._chat.sift(chat)
         return self._chat.body(replace(ask, body=chat), terms, backend_model, account_id, is_stream=is_stream)
 
-    def adapts_to(self, refusal: GatewayError, backend_model: str) -> bool:
+    def adapts_to(self, refusal: GatewayError, backend_model: str, sent: bytes) -> bool:
         """A model that refuses to be told how much to think is told no more: clients tell every model.
 
         One that refuses in these words without being told was asked for them by a caller: then it is told again.
         """
-        if self._chat.adapts_to(refusal):
+        if self._chat.adapts_to(refusal, sent):
             return True
         if refusal.param != _EFFORT and _EFFORT not in refusal.message:
             return False

@@ -63,11 +63,11 @@ class OpenAi:
     def prompt_told(self, refusal: GatewayError) -> int | None:
         return openai_refusals.prompt_told(refusal)
 
-    def adapts_to(self, refusal: GatewayError, target: Target) -> bool:
+    def adapts_to(self, refusal: GatewayError, target: Target, sent: bytes) -> bool:
         if target.translation is self._translated:
-            return self._translated.adapts_to(refusal, target.backend_model)
+            return self._translated.adapts_to(refusal, target.backend_model, sent)
         adapts_to = self._adapting.get(target.translation.path)
-        return adapts_to is not None and adapts_to(refusal)
+        return adapts_to is not None and adapts_to(refusal, sent)
 
     def count_told(self, answer: Body) -> int | None:
         return read_count(answer)

@@ -5,6 +5,8 @@ from typing import Any
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.provider_settings import Preset
 
+_FIELD = "stream_options"
+
 
 class StreamUsage:
     """Of one path of a provider."""
@@ -14,14 +16,12 @@ class StreamUsage:
 
     def asked(self) -> dict[str, Any]:
         """The fields of a body that ask for a stream."""
-        return {"stream": True} | ({"stream_options": {"include_usage": True}} if self._is_asked else {})
+        return {"stream": True} | ({_FIELD: {"include_usage": True}} if self._is_asked else {})
 
-    def adapts_to(self, refusal: GatewayError) -> bool:
-        """Whether a refusal was for the question, which is left out from now on.
-
-        One that comes without it too was for words of a caller: then usage is asked for again.
-        """
-        if refusal.param != "stream_options" and "stream_options" not in refusal.message:
+    def adapts_to(self, refusal: GatewayError, sent: bytes) -> bool:
+        """Whether a refusal was for the question, which is left out from now on, and not for words of the caller."""
+        is_told = refusal.param == _FIELD or _FIELD in refusal.message
+        if not is_told or sent.count(_FIELD.encode()) != 1:
             return False
-        self._is_asked = not self._is_asked
-        return not self._is_asked
+        self._is_asked = False
+        return True

@@ -87,7 +87,7 @@ class Vllm:
     def prompt_told(self, refusal: GatewayError) -> int | None:
         return vllm_refusals.prompt_told(refusal)
 
-    def adapts_to(self, refusal: GatewayError, target: Target) -> bool:
+    def adapts_to(self, refusal: GatewayError, target: Target, sent: bytes) -> bool:
         return False
 
     def count_told(self, answer: Body) -> int | None:

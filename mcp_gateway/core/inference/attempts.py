@@ -74,7 +74,7 @@ class Attempts:
                 answer.forget()
                 if error.code == "overloaded" or isinstance(error, AnswerTooLarge):
                     raise  # the answer was there: what failed is the room for it
-                if self._meter.target.dialect.adapts_to(error, self._meter.target):
+                if self._meter.target.dialect.adapts_to(error, self._meter.target, body):
                     self._written_by = None
                     continue
                 if not is_fitted and await self._fits_after(error, candidate, model):

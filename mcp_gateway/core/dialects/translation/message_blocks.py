@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from mcp_gateway.core.surfaces.anthropic import event_of
+from mcp_gateway.core.surfaces.credible import not_understood
 
 _DELTAS = {
     "text": ("text_delta", "text"),
@@ -80,11 +81,13 @@ class MessageBlocks:
         return self._events()
 
     def call(self, number: int, call_id: str, name: str, piece: str) -> bytes:
-        """More of a call of a tool; nothing of one that was over, whose arguments are whole."""
+        """More of a call of a tool. Raises GatewayError `backend_error` for one that was whole, and over."""
         block = self._calls.get(number)
         if block is None:
             block = self._calls[number] = self._begin({"type": "tool_use", "id": call_id, "name": name, "input": {}})
         if block.is_closed:
+            if piece.strip():
+                raise not_understood()
             return b""
         block.start["name"] = block.start["name"] or name
         return self._add(block, piece)

@@ -2,7 +2,10 @@
 
 from typing import Any
 
+import pytest
+
 from mcp_gateway.core.dialects.translation.message_blocks import MessageBlocks
+from mcp_gateway.core.errors import GatewayError
 from tests.cases import each
 from tests.message_streams import blocks_in, events_in
 
@@ -59,8 +62,12 @@ def test_what_is_told_of_the_first_block_is_told_at_once() -> None:
     assert second.index(b"content_block_stop") < second.index(b'"index":1')
 
 
-def test_what_comes_for_a_call_that_was_whole_and_is_over_means_nothing() -> None:
-    assert told((0, "f", '{"a":1}'), (1, "f", "{"), (0, "", '{"a":2}'), (1, "", "}")) == [call(0, a=1), call(1)]
+def test_a_call_that_goes_on_after_it_was_whole_is_not_understood() -> None:
+    blocks = MessageBlocks()
+    blocks.call(0, "c0", "f", "{}")
+    blocks.call(1, "c1", "f", "{}")
+    with pytest.raises(GatewayError, match="backend_error"):
+        blocks.call(0, "c0", "", "{}")
 
 
 def test_arguments_that_are_no_object_yet_may_go_on() -> None:

@@ -18,6 +18,7 @@ from mcp_gateway.core.json_bounds import parse_json
 Block = dict[str, Any]
 _SYSTEM = ("system", "developer")
 _MARK = "cache_control"
+_UNMARKED = ("thinking", "redacted_thinking")
 _NO_ID = re.compile(r"[^A-Za-z0-9_-]")
 
 
@@ -37,9 +38,9 @@ def conversation_of(messages: list[dict[str, Any]]) -> Conversation:
     for number, message in enumerate(messages):
         where, role = f"messages[{number}]", message["role"]
         if role in _SYSTEM:
-            system += _texts(message.get("content"), f"{where}.content", role)
+            system += _marked([*_texts(message.get("content"), f"{where}.content", role)], message)
             continue
-        blocks = [*_blocks_of(message, where)]
+        blocks = _marked([*_blocks_of(message, where)], message)
         called |= {block["name"]: None for block in blocks if block["type"] == "tool_use"}
         _add(turns, "assistant" if role == "assistant" else "user", blocks)
     if not turns:
@@ -55,6 +56,13 @@ def _add(turns: list[dict[str, Any]], role: str, blocks: list[Block]) -> None:
         turns[-1]["content"] += blocks
     elif blocks:
         turns.append({"role": role, "content": blocks})
+
+
+def _marked(blocks: list[Block], message: dict[str, Any]) -> list[Block]:
+    """A mark of a cache that a whole message bears stands at the end of it."""
+    if (mark := message.get(_MARK)) is not None and blocks and blocks[-1]["type"] not in _UNMARKED:
+        blocks[-1] = {_MARK: mark} | blocks[-1]
+    return blocks
 
 
 def _is_no_result(block: Block) -> bool:

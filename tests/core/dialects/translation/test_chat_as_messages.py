@@ -48,6 +48,17 @@ def test_what_the_system_says_stands_in_front_with_its_marks() -> None:
     assert message["messages"] == [user([text("hi")])]
 
 
+def test_the_mark_of_a_whole_message_stands_at_its_end() -> None:
+    result = {"role": "tool", "tool_call_id": "call_1", "content": [text("a"), text("b")]} | MARK
+    said = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    message = message_of({"role": "system", "content": "s"} | MARK, user(["a", "b"]) | MARK, said, result, tools=[TOOL])
+    assert message["system"] == [text("s") | MARK]
+    assert message["messages"][0]["content"] == [text("a"), text("b") | MARK]
+    (block,) = message["messages"][2]["content"]
+    assert (block["cache_control"], block["content"]) == ({"type": "ephemeral"}, [text("a"), text("b")])
+    assert message_of(user("") | MARK, {"role": "assistant", "content": "x"})["messages"][0]["role"] == "assistant"
+
+
 def test_what_only_the_system_said_is_what_the_user_says() -> None:
     assert message_of({"role": "system", "content": "Count."}) == {"messages": [user([text("Count.")])]}
 

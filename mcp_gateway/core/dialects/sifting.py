@@ -68,7 +68,7 @@ class LeftOut:
     @property
     def names(self) -> tuple[str, ...]:
         """Of all that was removed and held anything, without repetition."""
-        return tuple(dict.fromkeys(self._names.values()))
+        return tuple(dict.fromkeys(self._names.values())) if self._names else ()
 
     def keep_only(self, value: Any, known: frozenset[str], name: str, where: str) -> None:
         """Drop all other keys of an object; what is none is left for the backend to refuse."""

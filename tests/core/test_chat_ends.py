@@ -13,6 +13,9 @@ from mcp_gateway.core.caller import Allowance, KeyHolder, Quota, Validity
 from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.identity.keys import refusal
 from mcp_gateway.core.inference.parts import Call
+from mcp_gateway.core.inference.passage import PassageOrder
+from mcp_gateway.core.prices import FREE
+from mcp_gateway.core.upstream.provider import Provider
 from tests.core.test_chat import Stage, finish_reason, read_frames, request, stage  # noqa: F401 - the fixture
 from tests.databases import rows_of
 from tests.patience import PATIENCE_S, eventually
@@ -134,6 +137,9 @@ async def test_a_key_that_ends_between_a_request_s_head_and_its_body_admits_noth
         await stage.gateway.inference.admit(caller, Call("r", "http", "chat")),
     ):
         pass
+    order = PassageOrder("r", None, Provider("provider", stage.gateway.pool.backends[0].origin), FREE)
+    with pytest.raises(GatewayError, match="revoked_api_key"):
+        await stage.gateway.inference.pass_on(caller, order)
     assert stage.gateway.lifecycle.in_flight == 0
     assert stage.gateway.limiter.in_flight == 0
 

@@ -9,7 +9,7 @@ import pytest
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.keys import digest_of
 from mcp_gateway.core.ledger import ledger as module_of_ledger
-from mcp_gateway.core.ledger.budgets import Budget, BudgetWindow, MakeBudgets, ReadBudgets
+from mcp_gateway.core.ledger.budgets import Budget, BudgetWindow, MakeBudgets, ReadBudgets, ReturnLeases
 from mcp_gateway.core.ledger.entries import Balance, HeldOf, Move, Settle
 from mcp_gateway.core.ledger.leases import Leases
 from mcp_gateway.core.ledger.ledger import Ledger, SettlementPending
@@ -497,6 +497,16 @@ async def test_many_leases_return_some_at_a_time(
     clock.now_ms += HOUR_MS
     assert await leases.give_back() == 20 + 25 + 45 + 65
     assert await ledger.balance(account) == Balance(95)
+
+
+async def test_what_was_given_back_is_given_back_once_also_where_nobody_has_asked_for_the_account(
+    ledger: Ledger, store: Store, account: str, lease: Lend
+) -> None:
+    await ledger.credit(account, 100, "p")
+    lent = await lease(TOP, 70)
+    later = Ledger(store)
+    assert [await store.write(ReturnLeases(account, (lent.id,))) for _ in range(2)] == [70, 0]
+    assert (await later.balance(account)).spendable_nano == 100
 
 
 async def test_a_lease_that_something_is_held_of_is_looked_for_again(

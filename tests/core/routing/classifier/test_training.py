@@ -19,7 +19,7 @@ from scripts.routing.labelled import LabelledPrompt, folds_by_source, read, with
 from scripts.routing.training import Judged, temperature_for
 
 ROOT = Path(__file__).parents[4]
-PROMPTS = Path(os.environ.get("PROMPTS", ROOT.parent / "shared/data/routing/dev.jsonl.gz"))
+PROMPTS = Path(os.environ.get("PROMPTS", "PROMPTS"))
 """The labelled prompts are no part of the project; `make routing-gates PROMPTS=...` says where they are."""
 CODE, POEM = TASKS.index("code"), TASKS.index("creative_writing")
 
@@ -100,7 +100,7 @@ def test_no_source_is_left_out_twice_and_courtesies_change_no_label() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not PROMPTS.exists(), reason=f"there are no labelled prompts at {PROMPTS}")
+@pytest.mark.skipif(not PROMPTS.is_file(), reason="PROMPTS names no file of labelled prompts")
 class TestGates:
     """By `make routing-gates`."""
 

@@ -215,9 +215,7 @@ class Exchange:
         except GatewayError as error:
             return frames + await self.frames_of(error)
         await self._close(await meter.measured(reader))
-        cost_usd = format_usd(self._bill.cost_nano)
-        note = b": the bill of %b USD is written as soon as it can be\n\n" % cost_usd.encode()
-        pending = note if self._bill.is_pending else b""
+        pending = _note_of(self._bill) if self._bill.is_pending else b""
         return b"".join((frames, _end_of(reader, ask, self._bill), pending, ask.surface.done))
 
     async def frames_of(self, error: GatewayError) -> bytes:
@@ -447,3 +445,8 @@ def _end_of(reader: Reader, ask: Ask, bill: Bill) -> bytes:
     cost_usd = format_usd(bill.cost_nano)
     frames = reader.end(cost_usd, bill.usage)
     return with_cost_number(frames, cost_usd) if ask.usage_wishes.with_cost else frames
+
+
+def _note_of(bill: Bill) -> bytes:
+    """A comment for who is billed once that can be written."""
+    return b": the bill of %b USD is written as soon as it can be\n\n" % format_usd(bill.cost_nano).encode()

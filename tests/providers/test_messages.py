@@ -218,6 +218,23 @@ async def test_what_came_before_what_cannot_be_understood_is_told_and_its_blocks
     assert [block["type"] for block in blocks_in(middle)] == ["text", "tool_use", "tool_use", *kinds]
 
 
+@pytest.mark.parametrize("has_head", [False, True])
+async def test_what_is_billed_of_an_answer_that_never_began_is_told(has_head: bool) -> None:
+    """A provider counts before it says anything, and breaks off."""
+    manner = TRANSLATED["Generic"]()
+    counted = manner.event({"id": "c", "choices": [], "usage": manner.usage()})
+    reader = translated(manner).reader(asked_for_stream(), "m", UsageBounds(1000, 1000))
+    head = manner.chunk({"role": "assistant", "content": ""}) if has_head else b""
+    told = reader.feed(head + counted) + reader.feed_end()
+    assert not reader.is_whole
+    start, delta = events_in(told + reader.end("0.5", billed=Usage(3, 2)))
+    assert (start["type"], start["message"]["id"]) == ("message_start", "msg_req_1")
+    assert (delta["delta"]["stop_reason"], delta["usage"]["output_tokens"]) == (None, 2)
+    assert delta["usage"]["cost_usd"] == "0.5"
+    silent = translated(manner).reader(asked_for_stream(), "m", UsageBounds(1000, 1000))
+    assert silent.end("0.00", billed=Usage(0, 0)) == silent.end() == b""
+
+
 def without_ids(stream: bytes) -> list[dict[str, Any]]:
     """An id that the gateway gave is another each time."""
     events = events_in(stream)

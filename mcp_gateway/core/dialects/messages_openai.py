@@ -17,6 +17,7 @@ from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.provider_settings import Preset
 from mcp_gateway.core.surfaces import message_answer
 from mcp_gateway.core.surfaces.credible import UsageBounds
+from mcp_gateway.core.surfaces.message_answer import message_id
 from mcp_gateway.core.surfaces.message_usage import as_told
 from mcp_gateway.core.surfaces.surface import Ask, Body, Terms, Whole
 from mcp_gateway.core.surfaces.usage import Usage
@@ -76,7 +77,8 @@ class MessagesToOpenAi(OnePiece):
 
     def reader(self, ask: Ask, public_model: str, bounds: UsageBounds) -> MessageFromChat:
         prompt = Usage(max(1, ask.prompt.estimated_text_tokens), 0)
-        return MessageFromChat(self._chat.reader(ask, public_model, bounds), prompt, public_model)
+        chat = self._chat.reader(ask, public_model, bounds)
+        return MessageFromChat(chat, prompt, public_model, message_id(ask.request_id))
 
     async def read(self, body: Body, ask: Ask) -> Whole:
         whole = await self._chat.read(body, ask)

@@ -14,7 +14,6 @@ from mcp_gateway.core.dialects.translation.message_blocks import MessageBlocks
 from mcp_gateway.core.dialects.translation.words import stop_reason_of
 from mcp_gateway.core.surfaces.anthropic import event_of
 from mcp_gateway.core.surfaces.chunks import objects_in, split_frames
-from mcp_gateway.core.surfaces.message_answer import message_id
 from mcp_gateway.core.surfaces.message_usage import as_told
 from mcp_gateway.core.surfaces.surface import Failure, Reader, Seen
 from mcp_gateway.core.surfaces.usage import Usage
@@ -29,10 +28,10 @@ class MessageFromChat:
     `prompt` is about what the prompt has: a message tells it at its start, and a chat only at its end.
     """
 
-    def __init__(self, chat: Reader, prompt: Usage, public_model: str) -> None:
+    def __init__(self, chat: Reader, prompt: Usage, public_model: str, answer_id: str) -> None:
         self._chat = chat
         self._prompt = prompt
-        self._public_model = public_model
+        self._head = {"id": answer_id, "type": "message", "role": "assistant", "model": public_model}
         self._blocks = MessageBlocks()
         self._has_begun = self._is_refused = False
         self._untold: list[bytes] = []
@@ -45,10 +44,12 @@ class MessageFromChat:
         return self._events(self._chat.feed_end())
 
     def end(self, cost_usd: str | None = None, billed: Usage | None = None) -> bytes:
-        """The ends of its blocks, why it ended, if it did, and what is billed; none before a message has begun."""
+        """The ends of its blocks, why it ended, if it did, and what is billed, also of a message that never began."""
         events = self._events(self._chat.end()) + self._blocks.end()
-        if not self._has_begun or billed is None:
+        if billed is None or not (self._has_begun or billed.total_tokens):
             return events
+        if not self._has_begun:
+            events += self._start()
         told: dict[str, Any] = {"usage": as_told(billed) | ({} if cost_usd is None else {"cost_usd": cost_usd})}
         delta = {"stop_reason": self.finish_reason, "stop_sequence": None}
         return events + event_of({"type": "message_delta", "delta": delta} | told)
@@ -108,21 +109,18 @@ class MessageFromChat:
 
     def _note_chunk(self, chunk: dict[str, Any]) -> None:
         if not self._has_begun:
-            self._untold.append(self._start(chunk))
+            self._untold.append(self._start())
         for choice in chunk["choices"]:
             self._untold.extend(self._of_delta(choice["delta"]))
 
-    def _start(self, chunk: dict[str, Any]) -> bytes:
+    def _start(self) -> bytes:
         self._has_begun = True
-        message: dict[str, Any] = {
-            "id": message_id(chunk["id"]),
-            "type": "message",
-            "role": "assistant",
-            "model": self._public_model,
+        usage = as_told(self._prompt)
+        message: dict[str, Any] = self._head | {
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,
-            "usage": as_told(self._prompt),
+            "usage": usage,
         }
         return event_of({"type": "message_start", "message": message})
 

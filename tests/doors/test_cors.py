@@ -27,7 +27,10 @@ MCP = ["/v1/mcp", "/v1/mcp/", "/v1/mcp/sse", "/v1/mcp/messages/", "/api/v1/infer
 HTTP = ["/v1/chat/completions", "/api/v1/inference/models", "/v1/keys/key_1", "/v1/stats", "/health", "/nothing"]
 READABLE = frozenset({"cache-control", "content-language", "content-length", "content-type", "expires", "pragma"})
 """By any page (the Fetch standard's safelist); what frames the answer is no page's business."""
-FRAMING = frozenset({"connection", "date", "transfer-encoding", "vary", "x-accel-buffering", "last-modified"})
+FRAMING = frozenset({
+    "connection", "date", "transfer-encoding", "vary", "x-accel-buffering", "last-modified", "x-content-type-options",
+})  # fmt: skip
+"""For proxies and browsers, and nothing to scripts."""
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

@@ -829,6 +829,9 @@ AREAS: dict[str, Area] = {
     "Operations": Area(
         ["docs/operations.md", "docs/configuration.md", "docs/performance.md"],
         {
+            "Requests that come in the same turns of the event loop go on together, within 2 ms.": [
+                "tests/core/test_cohort.py"
+            ],
             "A command of a new version changes nothing beneath a running server, and says why; a newer schema is refused.": [
                 "tests/core/store/sqlite/test_upgrade.py",
                 "tests/core/store/sqlite/test_migrations.py",

@@ -5,6 +5,7 @@ from collections.abc import Coroutine
 from enum import StrEnum
 from typing import Any
 
+from mcp_gateway.core.cohort import Cohort
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.loops import Loops
 
@@ -23,6 +24,8 @@ class Lifecycle:
         self.is_in_maintenance = is_in_maintenance
         self.has_begun_draining = asyncio.Event()
         self.loops = Loops()
+        self.cohort = Cohort()
+        """Of the answers in flight, those that go on together."""
         self._in_flight = 0
         self._is_idle = asyncio.Event()
         self._is_idle.set()

@@ -337,7 +337,7 @@ class Exchange:
         if model.is_window_narrowed:
             await meter.check_window()
         if parts.lifecycle.in_flight > 1:
-            await parts.cohort.join()
+            await parts.lifecycle.cohort.join()
         translation = target.translation
         can_be_cut = translation.can_be_cut(ask) and (ask.is_stream or translation.can_collect(ask)) and not is_mixed
         if len(offers) == 1:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from mcp_gateway.core.catalog import Published
@@ -10,7 +10,6 @@ from mcp_gateway.core.config import Settings
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.dialects.dialect import Targets
 from mcp_gateway.core.image_fetching.fetcher import ImageFetcher
-from mcp_gateway.core.inference.cohort import Cohort
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.lifecycle import Lifecycle
 from mcp_gateway.core.limits.limiter import Limiter
@@ -60,6 +59,5 @@ class Parts:
     failures: Failures
     activity: Activity
     lifecycle: Lifecycle
-    cohort: Cohort = field(default_factory=Cohort)
     now_s: Callable[[], float] = time.time
     monotonic_s: Callable[[], float] = time.monotonic

@@ -2,8 +2,8 @@
 
 import asyncio
 
-from mcp_gateway.core.inference import cohort
-from mcp_gateway.core.inference.cohort import Cohort
+from mcp_gateway.core import cohort
+from mcp_gateway.core.cohort import Cohort
 
 
 async def turn() -> None:

@@ -184,6 +184,20 @@ async def test_an_empty_account_that_a_stream_tells_of_is_the_operators(is_first
         assert code == "provider_money"
 
 
+async def test_an_empty_account_that_an_answer_tells_of_is_the_operators(tmp_path: Path) -> None:
+    """With the status of an answer."""
+    manners = [manner_of(OpenAi), manner_of(OpenAi)]
+    spoken = manners[0].others["responses"]
+    assert isinstance(spoken, Responses)
+    failed = orjson.dumps(spoken.response({}, "failed", error=QUOTA))
+    spoken.unary = lambda body: failed  # type: ignore[method-assign]
+    async with choice_of(tmp_path, {}, {}, manners=manners) as (door, doubles):
+        assert (await respond(door, await door.key(credit="10"))).status_code == 200
+        assert [len(double.asked) for double in doubles] == [1, 1]
+        ((code,),) = await door.rows("SELECT code FROM failed_attempts")
+        assert code == "provider_money"
+
+
 async def test_a_failure_amid_the_answer_ends_it_in_the_callers_words(tmp_path: Path) -> None:
     async with responding(OpenAi, tmp_path) as (door, double, key):
         double.cut_after = 5

@@ -10,12 +10,12 @@ import orjson
 
 from mcp_gateway.core.dialects.flat_openai_fields import EMBEDDING_FIELDS, ProviderFlatFields
 from mcp_gateway.core.dialects.one_piece import OnePiece
-from mcp_gateway.core.dialects.openai_refusals import error_object
+from mcp_gateway.core.dialects.openai_refusals import error_object, failure_told
 from mcp_gateway.core.dialects.openai_usage import usages_in
 from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.provider_settings import Preset
 from mcp_gateway.core.surfaces import whole_answer
-from mcp_gateway.core.surfaces.credible import UsageBounds, failed_amid, not_understood
+from mcp_gateway.core.surfaces.credible import FailureTold, UsageBounds, not_understood
 from mcp_gateway.core.surfaces.input_answer import no_text
 from mcp_gateway.core.surfaces.surface import Ask, Body, Reader, Terms, Whole
 from mcp_gateway.core.surfaces.usage import Usage, count_of
@@ -63,8 +63,8 @@ def _usage_in(before: Body, behind: Body) -> Usage | None:
     except orjson.JSONDecodeError:
         raise not_understood() from None
     is_answer = bool(behind) and isinstance(told, dict)
-    if error_object({"choices": [], **told} if is_answer else told) is not None:
-        raise failed_amid()
+    if (error := error_object({"choices": [], **told} if is_answer else told)) is not None:
+        raise FailureTold(failure_told(error))
     if not is_answer:
         raise not_understood()
     usage = next(reversed([*usages_in(told)]), None)

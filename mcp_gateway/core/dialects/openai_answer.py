@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import orjson
 
 from mcp_gateway.core.blame import AnswerTooLarge
-from mcp_gateway.core.dialects.openai_refusals import error_object
+from mcp_gateway.core.dialects.openai_refusals import error_object, failure_told
 from mcp_gateway.core.dialects.openai_usage import usages_in
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import dump_json, parse_json
-from mcp_gateway.core.surfaces.credible import failed_amid, not_understood
+from mcp_gateway.core.surfaces.credible import FailureTold, failed_amid, not_understood
 from mcp_gateway.core.surfaces.surface import Ask, Body, Whole
 from mcp_gateway.core.surfaces.usage import read_usage
 
@@ -42,8 +42,8 @@ def read_answer(body: Body, ask: Ask, form: AnswerForm) -> Whole:
         told = parse_json(body)
     except (orjson.JSONDecodeError, GatewayError):  # its nesting
         raise not_understood() from None
-    if error_object(told) is not None:
-        raise failed_amid()
+    if (error := error_object(told)) is not None:
+        raise FailureTold(failure_told(error))
     try:
         choices = [form.choice(choice, number) for number, choice in enumerate(told["choices"])]
     except (LookupError, TypeError, AttributeError):

@@ -10,14 +10,13 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import orjson
 
-from mcp_gateway.core.dialects.openai_refusals import error_object, kind_of_error
+from mcp_gateway.core.dialects.openai_refusals import error_object, failure_told
 from mcp_gateway.core.dialects.openai_usage import usages_in
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ids import new_id
 from mcp_gateway.core.json_bounds import dump_json, parse_json
 from mcp_gateway.core.surfaces.chunks import index_of, objects_in, split_frames
 from mcp_gateway.core.surfaces.credible import UsageBounds, not_understood
-from mcp_gateway.core.surfaces.error_shapes import failure_in
 from mcp_gateway.core.surfaces.events import EventReader
 from mcp_gateway.core.surfaces.splice import DONE, FrameRelay
 from mcp_gateway.core.surfaces.surface import Ask
@@ -79,6 +78,9 @@ class ChunkNormalizer:
 
     def end(self) -> bytes:
         """The last frames, once nothing more comes."""
+        if not self._is_over and (error := _error_alone(bytes(self._events.tail))) is not None:
+            self._is_over = True
+            return error_frame(error)
         return self._normalized(self._events.end()) + self._ending(b"")
 
     def _normalized(self, frames: bytes) -> bytes:
@@ -137,11 +139,20 @@ class ChunkNormalizer:
         return b"data: %b\n\n" % dump_json({**self._head, **self._model, "choices": choices, **more})
 
 
+def _error_alone(tail: bytes) -> dict[str, Any] | None:
+    """The error that is told as a body of JSON in place of a stream; None where that is none."""
+    if not tail.lstrip().startswith((b"{", b"[")):
+        return None
+    try:
+        return error_object(parse_json(tail))
+    except (orjson.JSONDecodeError, GatewayError):  # its nesting
+        return None
+
+
 def error_frame(error: dict[str, Any]) -> bytes:
     """The error with all of its names in its type, by which the rules of a row know it."""
-    status = error.get("status_code")
-    told = failure_in(error if status is None else {"code": status, "message": error.get("message")})
-    one = {"message": told.message, "type": kind_of_error(error), "code": told.status, "param": told.param}
+    told = failure_told(error)
+    one = {"message": told.message, "type": told.kind, "code": told.status, "param": told.param}
     return b"data: %b\n\n" % orjson.dumps({"error": one})
 
 

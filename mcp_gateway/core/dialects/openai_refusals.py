@@ -18,7 +18,7 @@ from mcp_gateway.core.dialects import vllm_refusals
 from mcp_gateway.core.dialects.redaction import without_places
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.provider_settings import Preset
-from mcp_gateway.core.surfaces.error_shapes import error_in, failure_of
+from mcp_gateway.core.surfaces.error_shapes import error_in, failure_in, failure_of
 from mcp_gateway.core.surfaces.surface import Failure
 from mcp_gateway.core.text import shown
 
@@ -60,6 +60,13 @@ def read_failure(status: int, body: bytes) -> Failure:
     error = error_object(parsed) or {}
     kind = f"{kind_of_error(error)} {_retry_info(body)}".strip()
     return failure_of(status, error)._replace(kind=kind)
+
+
+def failure_told(error: dict[str, Any]) -> Failure:
+    """What an error tells that came with a status of 200; its kind has all of its names, for the rules of a row."""
+    status = error.get("status_code")
+    told = failure_in(error if status is None else {"code": status, "message": error.get("message")})
+    return told._replace(kind=kind_of_error(error))
 
 
 def kind_of_error(error: dict[str, Any]) -> str:

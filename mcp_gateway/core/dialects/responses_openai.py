@@ -3,7 +3,7 @@
 from typing import Any
 
 from mcp_gateway.core.dialects.one_piece import OnePiece
-from mcp_gateway.core.dialects.openai_refusals import kind_of_error
+from mcp_gateway.core.dialects.openai_refusals import failure_told
 from mcp_gateway.core.dialects.responses_fields import OPENAI_FIELDS, ResponsesFields
 from mcp_gateway.core.dialects.row_rules import RowRules
 from mcp_gateway.core.dialects.sifting import FieldUse, LeftOut
@@ -11,7 +11,6 @@ from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.provider_settings import Preset
 from mcp_gateway.core.surfaces import response_answer
 from mcp_gateway.core.surfaces.credible import UsageBounds
-from mcp_gateway.core.surfaces.error_shapes import failure_in
 from mcp_gateway.core.surfaces.response_object import in_openais_form, response_id
 from mcp_gateway.core.surfaces.responses import ResponsesAsk
 from mcp_gateway.core.surfaces.responses_stream import ResponsesReader
@@ -29,8 +28,7 @@ class ProviderResponsesReader(ResponsesReader):
         return in_openais_form(response, self._public_model)
 
     def _failure_in(self, error: dict[str, Any]) -> Failure:
-        """With all of its names in its kind, by which the rules of a row know it."""
-        return failure_in(error)._replace(kind=kind_of_error(error))
+        return failure_told(error)
 
 
 class ResponsesToOpenAi(OnePiece):
@@ -70,4 +68,6 @@ class ResponsesToOpenAi(OnePiece):
 
     async def read(self, body: Body, ask: Ask) -> Whole:
         named = {"id": response_id(ask.request_id)}
-        return await response_answer.read_response(body, lambda told: in_openais_form(told, ask.model) | named)
+        return await response_answer.read_response(
+            body, lambda told: in_openais_form(told, ask.model) | named, failure_told
+        )

@@ -8,7 +8,7 @@ from mcp_gateway.core.bytes_in_flight import SMALL_BYTES, STEP_BYTES
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.inference.meter import Meter, Metered
-from mcp_gateway.core.surfaces.credible import read_finish_reason
+from mcp_gateway.core.surfaces.credible import FailureTold, read_finish_reason
 from mcp_gateway.core.surfaces.surface import BYTES_PER_TOKEN, Ask, Body, Collecting, Incoming, Reader, Seen
 from mcp_gateway.core.upstream.attempt import Attempt
 from mcp_gateway.core.upstream.backend import BackendResponse
@@ -100,7 +100,10 @@ class Answer:
             await self.keep(len(body))
         self._check_is_ours(body, response)
         translation = self._meter.target.translation
-        whole = await translation.read(body, self._ask)
+        try:
+            whole = await translation.read(body, self._ask)
+        except FailureTold as told:
+            raise self._meter.target.error(told.failure) from None
         self._reason = whole.finish_reason
         if whole.finish_reason == "abort":
             raise GoingDown

@@ -6,6 +6,7 @@ Also how an answer is refused that is none, or failed.
 from typing import Any, NamedTuple
 
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.surfaces.surface import Failure
 from mcp_gateway.core.surfaces.usage import Usage
 from mcp_gateway.core.text import is_one_line
 
@@ -36,6 +37,14 @@ def read_finish_reason(value: Any) -> str | None:
 def not_understood() -> GatewayError:
     """Refuses what is no answer of the kind that was asked for."""
     return GatewayError("backend_error", "The backend's answer could not be understood.")
+
+
+class FailureTold(GatewayError):
+    """An answer in one piece that tells a failure, although its status is 200; what that means, the dialect says."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__("backend_error", "The backend failed amid the answer.")
+        self.failure = failure
 
 
 def failed_amid() -> GatewayError:

@@ -7,8 +7,8 @@ import orjson
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import dump_json, parse_in_turns
-from mcp_gateway.core.surfaces.credible import failed_amid, not_understood
-from mcp_gateway.core.surfaces.error_shapes import error_in
+from mcp_gateway.core.surfaces.credible import FailureTold, failed_amid, not_understood
+from mcp_gateway.core.surfaces.error_shapes import error_in, failure_in
 from mcp_gateway.core.surfaces.response_object import (
     checked,
     failure_of_response,
@@ -17,15 +17,17 @@ from mcp_gateway.core.surfaces.response_object import (
     told_usage,
     usage_of,
 )
-from mcp_gateway.core.surfaces.surface import Body, Whole
+from mcp_gateway.core.surfaces.surface import Body, Failure, Whole
 from mcp_gateway.core.surfaces.usage import Usage
 
 
-async def read_response(body: Body, form: Callable[[dict[str, Any]], dict[str, Any]]) -> Whole:
-    """Read one, which is told in that form. Raises GatewayError `backend_error` for what is none, or has failed."""
+async def read_response(
+    body: Body, form: Callable[[dict[str, Any]], dict[str, Any]], read: Callable[[dict[str, Any]], Failure] = failure_in
+) -> Whole:
+    """Read one, which is told in that form, and its error in that. Raises GatewayError for what is none, or failed."""
     response = await _parsed(body)
-    if failure_of_response(response) is not None:
-        raise failed_amid()
+    if (failure := failure_of_response(response, read)) is not None:
+        raise FailureTold(failure)
     usage = usage_of(response)
     told = None if usage is None else told_usage(response, usage)
     written = dump_json(form(response) | {"usage": told})

@@ -66,6 +66,10 @@ class Generic:
     money = Refusal(402, b'{"error":{"message":"Insufficient Balance of org-9aXkQ2operator","type":"unknown_error"}}')
     billed = (PROMPT, OUTPUT)
     """What it writes on the operator's bill for an answer."""
+    answer_id = "chatcmpl-upstream"
+    answers_as = "m-1"
+    """The model that it says has answered."""
+    stream_type = "text/event-stream"
 
     def __init__(self, **others: Form) -> None:
         self.others: dict[str, Form] = others
@@ -111,21 +115,17 @@ class Generic:
             message = {"role": "assistant", "content": None, "tool_calls": [self.call(0) | {"function": call}]}
             reason = "tool_calls"
         choice = {"index": 0, "message": message, "finish_reason": reason}
-        return {
-            "id": "chatcmpl-upstream",
-            "object": "chat.completion",
-            "created": 7,
-            "model": "m-1",
-            "choices": [choice],
-        }
+        return self.head("chat.completion") | {"choices": [choice]}
+
+    def head(self, kind: str) -> dict[str, Any]:
+        return {"id": self.answer_id, "object": kind, "created": 7, "model": self.answers_as}
 
     def call(self, number: int) -> dict[str, Any]:
         return {"id": f"up_{number}", "type": "function"}
 
     def chunk(self, delta: dict[str, Any], finish_reason: str | None = None, **more: Any) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": finish_reason, **more.pop("choice", {})}
-        head = {"id": "chatcmpl-upstream", "object": "chat.completion.chunk", "created": 7, "model": "m-1"}
-        return self.event(head | {"choices": [choice]} | more)
+        return self.event(self.head("chat.completion.chunk") | {"choices": [choice]} | more)
 
     def event(self, value: Any) -> bytes:
         return b"data: %b\n\n" % orjson.dumps(value)
@@ -143,13 +143,14 @@ class Generic:
     def stream(self, body: dict[str, Any]) -> Stream:
         events = [*(self.chunk(delta) for delta in self.deltas(body)), self.chunk({}, self.reason(body))]
         if body.get("stream_options", {}).get("include_usage"):
-            head = {"id": "chatcmpl-upstream", "object": "chat.completion.chunk", "created": 7, "model": "m-1"}
-            events.append(self.event(head | {"choices": [], "usage": self.usage()}))
+            events.append(self.event(self.head("chat.completion.chunk") | {"choices": [], "usage": self.usage()}))
         return [*events, b"data: [DONE]\n\n"]
 
 
 class OddLines(Generic):
-    """CRLF, a byte order mark, no blank behind `data:`."""
+    """CRLF, a byte order mark, no blank behind `data:`, and the type of any text."""
+
+    stream_type = "text/plain; charset=utf-8"
 
     def stream(self, body: dict[str, Any]) -> Stream:
         events = [event.replace(b"data: ", b"data:").replace(b"\n", b"\r\n") for event in super().stream(body)]
@@ -171,7 +172,7 @@ class OpenAi(Generic):
     def refuse(self, body: dict[str, Any]) -> Refusal | None:
         assert body["store"] is False
         assert body["service_tier"] == "default"
-        if "max_tokens" in body:
+        if "max_tokens" in body:  # as of the models that reason
             message = "Unsupported parameter: 'max_tokens' is not supported with this model."
             error = {"message": message, "type": "invalid_request_error", "param": "max_tokens"}
             return Refusal(400, orjson.dumps({"error": error | {"code": "unsupported_parameter"}}))
@@ -184,7 +185,7 @@ class OpenAi(Generic):
         }
 
     def chunk(self, delta: dict[str, Any], finish_reason: str | None = None, **more: Any) -> bytes:
-        tail = {"service_tier": "default", "usage": None, "obfuscation": "aXbYc", "system_fingerprint": None}
+        tail = {"service_tier": "standard", "usage": None, "obfuscation": "aXbYc", "system_fingerprint": None}
         return super().chunk(delta | {"refusal": None}, finish_reason, **tail, **more)
 
     def stream(self, body: dict[str, Any]) -> Stream:
@@ -193,15 +194,23 @@ class OpenAi(Generic):
 
 
 class Cohere(Generic):
+    """Whether `stream_options` is refused or ignored is not known, so it can do both."""
+
     kind = "cohere"
+    key_refusal = Refusal(401, b'{"id":"org-9aXkQ2operator","message":"invalid api token"}')
+    refuses_stream_options = True
     money = Refusal(402, b'{"message":"billing limit reached"}')
 
     def listing(self) -> Any:
         return {"models": [{"name": "m-1", "endpoints": ["chat"], "is_deprecated": False}], "next_page_token": ""}
 
     def refuse(self, body: dict[str, Any]) -> Refusal | None:
-        if body.keys() & {"stream_options", "max_completion_tokens", "user", "store", "metadata", "logit_bias"}:
+        unsupported = {"max_completion_tokens", "user", "store", "metadata", "logit_bias", "n", "parallel_tool_calls"}
+        unsupported |= {"stream_options"} if self.refuses_stream_options else set()
+        if body.keys() & unsupported or body.get("temperature", 0) > 1:
             return Refusal(400, b'{"message":"invalid request: unsupported parameter"}')
+        if body.get("response_format", {}).get("type") == "json_schema":
+            return Refusal(400, b'{"message":"invalid request: response_format must be json_object with schema"}')
         return None
 
     def stream(self, body: dict[str, Any]) -> Stream:
@@ -212,6 +221,9 @@ class Cohere(Generic):
 class Groq(Generic):
     kind = "groq"
     path = "/openai/v1"
+    key_refusal = Refusal(
+        401, b'{"error":{"message":"Invalid API Key","type":"invalid_request_error","code":"invalid_api_key"}}'
+    )
 
     def refuse(self, body: dict[str, Any]) -> Refusal | None:
         names = {"logprobs", "logit_bias", "top_logprobs"} & body.keys()
@@ -234,6 +246,9 @@ class Groq(Generic):
         return [{"role": "assistant", "content": None}, {"tool_calls": [call]}]
 
 
+_BAD_INPUT = Refusal(400, b'{"errors":[{"message":"AiError: bad input","code":5004}],"success":false,"result":{}}')
+
+
 class Cloudflare(Generic):
     kind = "cloudflare"
     path = "/client/v4/accounts/acc-77/ai/v1"
@@ -251,10 +266,9 @@ class Cloudflare(Generic):
 
     def refuse(self, body: dict[str, Any]) -> Refusal | None:
         if any(not isinstance(message["content"], str) for message in body["messages"]):
-            return Refusal(
-                400, b'{"errors":[{"message":"AiError: bad input","code":5004}],"success":false,"result":{}}'
-            )
-        return None
+            return _BAD_INPUT
+        schema = body.get("response_format", {}).get("json_schema", {})
+        return _BAD_INPUT if schema.keys() & {"name", "schema", "strict"} else None
 
     def stream(self, body: dict[str, Any]) -> Stream:
         growing = self.usage() | {"completion_tokens": 1, "total_tokens": PROMPT + 1}
@@ -270,15 +284,27 @@ class Cloudflare(Generic):
 
 
 class Ollama(Generic):
+    """Its ids are numbers below 999: the same id for many answers."""
+
     kind = "ollama"
     auth = "none"
+    answer_id = "chatcmpl-998"
     money = Refusal(429, b'{"error":{"message":"slow down","type":"api_error","param":null,"code":null}}')
 
     def listing(self) -> Any:
         return {"object": "list", "data": None}
 
+    def refuse_head(self, headers: dict[str, str], body: dict[str, Any]) -> Refusal | None:
+        """It is asked by a name of its own machine, or refuses without a word."""
+        return None if headers["host"].startswith(("127.0.0.1:", "localhost:")) else Refusal(403, b"")
+
     def refuse(self, body: dict[str, Any]) -> Refusal | None:
+        """Nothing for a field that it does not know, which it ignores."""
         assert "max_completion_tokens" not in body  # it would be ignored
+        if b'"url":"http' in orjson.dumps(body):
+            message = "invalid image input"
+            error = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
+            return Refusal(400, orjson.dumps({"error": error}))
         return None
 
     def deltas(self, body: dict[str, Any]) -> list[dict[str, Any]]:
@@ -300,6 +326,12 @@ def without_thought(body: dict[str, Any]) -> Refusal | None:
 class DeepSeek(Generic):
     kind = "deepseek"
     path = ""
+    answers_as = "deepseek-v4-flash"
+    key_refusal = Refusal(
+        401,
+        b'{"error":{"message":"Authentication Fails, of org-9aXkQ2operator","type":"authentication_error",'
+        b'"param":null,"code":"invalid_request_error"}}',
+    )
     money = Refusal(
         402,
         b'{"error":{"message":"Insufficient Balance","type":"unknown_error","code":"invalid_request_error"}}',
@@ -367,6 +399,9 @@ class Mistral(Generic):
 
 class Moonshot(Generic):
     kind = "moonshot"
+    key_refusal = Refusal(
+        401, b'{"error":{"message":"Invalid Authentication of org-9aXkQ2operator","type":"incorrect_api_key_error"}}'
+    )
     money = Refusal(
         429, b'{"error":{"message":"account org-9aXkQ2operator is over quota","type":"exceeded_current_quota_error"}}'
     )
@@ -374,6 +409,10 @@ class Moonshot(Generic):
     def refuse(self, body: dict[str, Any]) -> Refusal | None:
         if b'"url":"http' in orjson.dumps(body):
             return Refusal(400, b'{"error":{"message":"unsupported image url","type":"invalid_request_error"}}')
+        for name, is_taken in (("temperature", (None, 1)), ("tool_choice", (None, "auto", "none"))):
+            if body["model"].startswith("kimi-") and body.get(name) not in is_taken:
+                message = f"invalid {name}: of {ACCOUNT} only another is allowed for this model"
+                return Refusal(400, orjson.dumps({"error": {"message": message, "type": "invalid_request_error"}}))
         return without_thought(body)
 
     def usage(self) -> dict[str, Any]:
@@ -397,6 +436,11 @@ class Moonshot(Generic):
 class Google(Generic):
     kind = "google"
     path = "/v1beta/openai"
+    key_refusal = Refusal(
+        400,
+        b'[{"error":{"code":400,"message":"API key not valid.","status":"INVALID_ARGUMENT","details":[{"@type":'
+        b'"type.googleapis.com/google.rpc.ErrorInfo","reason":"API_KEY_INVALID"}]}}]',
+    )
     billed = (PROMPT, 74)
     money = Refusal(402, b'[{"error":{"code":402,"message":"billing","status":"PAYMENT_REQUIRED"}}]')
 
@@ -444,6 +488,11 @@ class Double:
     cut_after: int | None = None
     amid: bytes = b""
     """Sent where a stream is cut."""
+    is_torn: bool = False
+    """Whether the connection breaks where a stream is cut; otherwise the answer ends there."""
+    goes_on: asyncio.Event | None = None
+    """What an answer waits for behind its head, and so many pieces as `pieces_before` says."""
+    pieces_before: int = 0
     piece_bytes: int = 0
     """How much of a stream is written at once; 0: all of an event."""
 
@@ -473,7 +522,7 @@ class Double:
             body = {name: value for name, value in body.items() if name != "tools"}
         if not body.get("stream"):
             return 200, _JSON, [form.unary(body)]
-        return 200, (("content-type", "text/event-stream"), *_WAIT, *_ACCOUNT), self._events(form.stream(body))
+        return 200, (("content-type", self.manner.stream_type), *_WAIT, *_ACCOUNT), self._events(form.stream(body))
 
     def _refused(self, refusal: Refusal) -> tuple[int, tuple[tuple[str, str], ...], list[bytes]]:
         return refusal.status, (*refusal.headers, *_ACCOUNT), [refusal.body]
@@ -530,9 +579,13 @@ async def _serve_one(double: Double, reader: asyncio.StreamReader, writer: async
     status, told, pieces = await double.answer(Asked(method, path, headers, orjson.loads(raw) if raw else {}))
     lines = [f"HTTP/1.1 {status} Told", *(f"{name}: {value}" for name, value in told), "transfer-encoding: chunked"]
     writer.write("\r\n".join([*lines, "", ""]).encode())
-    for piece in pieces:
+    for number, piece in enumerate(pieces):
+        if number == double.pieces_before and double.goes_on is not None:
+            await double.goes_on.wait()
         if piece:
             writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
             await writer.drain()
+    if double.is_torn:
+        raise ConnectionAbortedError
     writer.write(b"0\r\n\r\n")
     await writer.drain()

@@ -20,7 +20,17 @@ PRICES = {"prompt": "0.0000005", "completion": "0.0000015"}
 MODEL: dict[str, Any] = {"id": "sold/model", "backend_model": "m-1", "context_window": 8000, "pricing": PRICES}
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}]
 ENVIRON = {"DOUBLE_KEY": KEY}
-OF_THE_OPERATOR = (ACCOUNT, KEY, "chatcmpl-upstream", "req_01jbd", "req_011C", "acc-77", "platform.openai.com")
+OF_THE_OPERATOR = (
+    ACCOUNT,
+    KEY,
+    "chatcmpl-upstream",
+    "chatcmpl-998",
+    "deepseek-v4-flash",
+    "req_01jbd",
+    "req_011C",
+    "acc-77",
+    "platform.openai.com",
+)
 
 
 @asynccontextmanager

@@ -100,9 +100,10 @@ async def test_the_next_is_asked_unless_the_caller_is_at_fault(
 
 
 @pytest.mark.parametrize("has_begun", [False, True])
+@pytest.mark.parametrize("is_torn", [False, True], ids=["ended", "torn"])
 @pytest.mark.parametrize("kind", [kind.__name__ for kind in KINDS])
 async def test_the_next_is_asked_of_a_stream_that_breaks_off_before_it_begins_and_never_after(
-    served: Served, kind: str, has_begun: bool
+    served: Served, kind: str, has_begun: bool, is_torn: bool
 ) -> None:
     """Comments, pings and what Anthropic says before its first block are no beginning."""
     door, doubles, key = served
@@ -110,9 +111,10 @@ async def test_the_next_is_asked_of_a_stream_that_breaks_off_before_it_begins_an
     events = double.manner.stream({"stream": True, "messages": []})
     first = b"Hel" if has_begun else b'"content_block_start"' if kind == "Anthropic" else b"data:"
     double.cut_after = next(at for at, event in enumerate(events) if first in event) + has_begun
+    double.is_torn = is_torn
     doubles["spare"].asked.clear()
     response = await door.chat(key, model=f"first/{kind}", stream=True)
-    double.cut_after = None
+    double.cut_after, double.is_torn = None, False
     door.gateway.pool.providers[kind].breaker.reset()
     assert (len(doubles["spare"].asked), b"backend_died" in response.content) == (not has_begun, has_begun)
     assert response.content.count(b"[DONE]") == 1

@@ -71,8 +71,16 @@ class Attempt:
             backend.breaker.left(self._number)
 
     def is_only_slow(self, error: GatewayError) -> bool:
-        """Whether it took too long at a backend that works: nothing to blame it for, nor to be computed elsewhere."""
-        return isinstance(error, TooSlow) and self._shows_work() is not False
+        """Whether it took too long at a backend that works: nothing to blame it for, nor to be computed elsewhere.
+
+        Nothing but its first token tells that one works which is never asked how it is.
+        """
+        if not isinstance(error, TooSlow):
+            return False
+        shows_work = self._shows_work()
+        if shows_work is None and not self.backend.is_asked_how_it_is:
+            return error.code != "first_token_timeout"
+        return shows_work is not False
 
     # -- what the transport asks
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import orjson
 
@@ -87,6 +87,8 @@ class Backend:
     `fault` is what asking it found (active health), the `breaker` what became of requests (passive health).
     """
 
+    is_asked_how_it_is: ClassVar[bool] = True
+    """Whether its health is read; otherwise nothing but its answers tells that it works."""
     name: str
     origin: Origin
     api_key: str | None = field(default=None, repr=False)

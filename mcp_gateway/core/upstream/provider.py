@@ -6,7 +6,7 @@ it rest for a while. Knows no row and no dialect.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from mcp_gateway.core.blame import OperatorFault
 from mcp_gateway.core.errors import GatewayError
@@ -45,6 +45,7 @@ class Provider(Backend):
     Nothing else of a caller's reaches it.
     """
 
+    is_asked_how_it_is: ClassVar[bool] = False
     own_headers: Headers = field(default=(), repr=False)
     passed_headers: frozenset[bytes] = frozenset()
     fault: str = ""

@@ -13,7 +13,7 @@ import pytest
 from tests.core.upstream.misbehaving import MisbehavingServer
 from tests.image_server import LOOPBACK, PNG, Names, Tls, certificate_in, image, port_of, url_at
 from tests.providers.anthropic_double import Anthropic
-from tests.providers.doubles import Double, Generic, OpenAi, Refusal, serving
+from tests.providers.doubles import Double, Generic, Moonshot, Ollama, OpenAi, Refusal, serving
 from tests.providers.surface_doubles import OpenAiResponses
 from tests.providers.test_contract import ENVIRON, MODEL, PRICES
 from tests.serving import Door, error_of, open_door
@@ -85,6 +85,16 @@ async def test_a_provider_is_sent_the_data_and_no_address_at_the_price_of_an_ima
             assert b"pictures.example" not in sent
             assert (await door.record(response))["cost_nano"] == TEXT_NANO + 2_000_000
         assert len(images.requests) == 3
+
+
+@pytest.mark.parametrize("kind", [Ollama, Moonshot])
+async def test_who_takes_no_address_of_an_image_is_sent_its_data(kind: type[Generic], tmp_path: Path, tls: Tls) -> None:
+    async with seeing(tmp_path, tls, kind()) as (door, doubles, images):
+        body = orjson.dumps(chat_about(url_at(images, "/cat.png")))
+        response = await door.post(body, await door.key(credit="10"))
+        assert response.status_code == 200, response.text
+        assert DATA in orjson.dumps(doubles[0].asked[-1].body)
+        assert doubles[1].asked == []
 
 
 async def test_anthropic_is_sent_the_data_wherever_an_image_stands(tmp_path: Path, tls: Tls) -> None:

@@ -14,6 +14,7 @@ from mcp_gateway.core.dialects.messages_anthropic import HeldMessageRelay
 from mcp_gateway.core.surfaces.credible import UsageBounds
 from tests.cases import each
 from tests.logged import lines_logged
+from tests.message_streams import message_in
 from tests.providers.anthropic_double import (
     FRESH,
     HIDDEN,
@@ -31,6 +32,8 @@ from tests.providers.doubles import CACHED, KEY, OUTPUT, PROMPT, TEXT, Double, G
 from tests.providers.test_contract import (
     ENVIRON,
     MODEL,
+    TOOLS,
+    chunks_of,
     received_nothing_of_the_caller,
     tells_nothing_of_the_operator,
 )
@@ -140,6 +143,23 @@ class TestAnswers:
         received_nothing_of_the_caller(double, key)
         tells_nothing_of_the_operator(response)
         assert UPSTREAM_ID not in response.text
+
+    async def test_a_call_without_arguments_is_one_with_none(self, served: Served) -> None:
+        """All pieces of its arguments are empty."""
+        _, _, manner, _ = served
+        manner.messages = Messages("tool_use", [{"type": "tool_use", "id": "toolu_1", "name": "now", "input": {}}])
+        message = message_in((await ask(served, stream=True, tools=[TOOL])).content)
+        (call,) = message["content"]
+        assert (call["input"], message["stop_reason"]) == ({}, "tool_use")
+        chat = {"model": "sold/model", "max_tokens": 9, "messages": HELLO, "tools": TOOLS}
+        streamed, whole = [
+            await served[0].post(orjson.dumps(chat | {"stream": is_stream}), served[3]) for is_stream in (True, False)
+        ]
+        (called,) = whole.json()["choices"][0]["message"]["tool_calls"]
+        assert orjson.loads(called["function"]["arguments"]) == {}
+        deltas = [choice["delta"] for chunk in chunks_of(streamed.content) for choice in chunk["choices"]]
+        pieces = [call["function"].get("arguments", "") for delta in deltas for call in delta.get("tool_calls", ())]
+        assert orjson.loads("".join(pieces)) == {}
 
     @each("is_stream", [False, True])
     async def test_a_refusal_without_a_block_is_an_answer_and_billed(self, is_stream: bool, served: Served) -> None:

@@ -10,7 +10,7 @@ import httpx2
 import orjson
 import pytest
 
-from tests.logged import lines_logged
+from tests.logged import everything_logged, lines_logged
 from tests.providers.doubles import ACCOUNT, CACHED, KEY, TEXT, Double, Generic, Refusal, serving
 from tests.providers.kinds import KINDS
 from tests.serving import Door, error_of, open_door
@@ -76,8 +76,10 @@ class TestChats:
         self, manner: Generic, tmp_path: Path
     ) -> None:
         async with door_to(manner, tmp_path) as (door, double, key):
-            response = await door.chat(key, model="sold/model", max_tokens=100)
+            with everything_logged() as lines:
+                response = await door.chat(key, model="sold/model", max_tokens=100)
             assert response.status_code == 200, response.text
+            assert not any(name in line for name in OF_THE_OPERATOR for line in lines)
             answer = response.json()
             (choice,) = answer["choices"]
             assert (answer["model"], choice["finish_reason"]) == ("sold/model", "stop")

@@ -563,6 +563,67 @@ async def test_what_is_passed_on_unread_is_in_no_file_and_no_log_line(tmp_path: 
         assert not any(canary in written for written in contents(tmp_path))
 
 
+def told(body: bytes, *headers: str, status: int = 200) -> bytes:
+    head = "\r\n".join([f"HTTP/1.1 {status} Told", *headers, f"content-length: {len(body)}", "", ""])
+    return head.encode() + body
+
+
+LINES = b"".join(
+    b'{"model":"m-1","message":{"role":"assistant","content":"%b"},"done":false}\n' % text for text in (b"Hel", b"lo")
+)
+NATIVES = {
+    "cohere": (
+        "/v2/chat",
+        told(
+            b'{"id":"c","finish_reason":"COMPLETE","message":{"role":"assistant","content":[{"type":"text","text":"Hi"}]},'
+            b'"usage":{"billed_units":{"input_tokens":5,"output_tokens":12},"tokens":{"input_tokens":71,"output_tokens":12}}}',
+            "content-type: application/json", "num_chars: 30", "num_tokens: 83",
+        ),
+    ),
+    "ollama": (
+        "/api/chat",
+        told(LINES + b'{"model":"m-1","done":true,"eval_count":12}\n', "content-type: application/x-ndjson"),
+    ),
+    "mistral": ("/v1/ocr", told(b'{"pages":[],"usage_info":{"pages_processed":1}}', "content-type: application/json")),
+    "deepseek": ("/beta/completions", told(b'\n\n\n{"choices":[{"text":"Hi"}]}', "content-type: application/json")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", NATIVES)
+async def test_what_a_provider_has_beside_openai_s_api_passes_at_its_flat_price(kind: str, tmp_path: Path) -> None:
+    """In units and forms of its own, which nobody reads here."""
+    path, answer = NATIVES[kind]
+    async with native(pieces=(answer,)) as provider:
+        entry = {
+            "name": kind,
+            "kind": kind,
+            "base_url": f"{provider.url}/v1",
+            "proxy_base": provider.url,
+            "proxy": True,
+        }
+        entry |= {"proxy_prices": {f"POST {path}": "0.25"}}
+        entry |= {} if kind == "ollama" else {"api_key_env": "DOUBLE_KEY"}
+        async with open_door(tmp_path, environ=ENVIRON, providers=[entry]) as door:
+            key = await proxying_key(door, credit="1")
+            response = await door.post(b'{"model":"m-1"}', key, f"/proxy/{kind}{path}")
+            assert (response.status_code, response.content) == (200, answer.partition(b"\r\n\r\n")[2])
+            assert provider.heard[0].target == path
+            assert provider.heard[0].header("authorization") == (None if kind == "ollama" else f"Bearer {KEY}")
+            assert {"num_chars", "num_tokens"} & response.headers.keys() == set()
+            assert await left_nano(door, key) == 10**9 - PRICE_NANO
+            await door.nothing_is_left()
+
+
+async def test_what_a_provider_keeps_of_others_cannot_be_read(tmp_path: Path) -> None:
+    """OpenAI stores responses by default; all callers have the operator's one key there."""
+    async with native() as provider, open_door(tmp_path, environ=ENVIRON, providers=[provider.settings()]) as door:
+        key = await proxying_key(door, credit="1")
+        for path in ("responses/resp_1", "responses/resp_1/input_items", "chat/completions/c_1", "files", "batches"):
+            response = await door.get(f"/proxy/openai/v1/{path}", key)
+            assert error_of(response)["code"] == "unsupported_endpoint"
+        assert provider.heard == []
+
+
 async def test_google_s_own_api_takes_its_key_in_its_own_header(tmp_path: Path) -> None:
     async with google_native() as google:
         entry = google_settings(google, proxy_prices=dict.fromkeys(GOOGLE_PATHS, "0.25"))

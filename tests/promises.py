@@ -24,6 +24,11 @@ AREAS: dict[str, Area] = {
                 "tests/providers/test_contract.py::TestChats::test_a_call_of_a_tool_is_numbered_from_zero_and_finishes_as_one",
                 "tests/providers/test_contract.py::TestChats::test_a_stream_is_the_same_in_pieces_of_a_byte",
                 "tests/providers/test_contract.py::TestChats::test_a_stream_without_a_finish_is_a_failure",
+                "tests/providers/test_cut_streams.py",
+                "tests/providers/test_manners.py",
+            ],
+            "What a provider refuses means the same in whatever words and with whatever status, and the next is asked unless the caller is at fault.": [
+                "tests/providers/test_refusals.py",
             ],
             "Completions and embeddings of providers are told in OpenAI's form and billed as the provider bills them; what one has not there is refused and takes no model from others.": [
                 "tests/providers/test_completions.py",

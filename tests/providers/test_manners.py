@@ -263,6 +263,79 @@ def _with_last(manner: Generic, stream: Callable[[dict[str, Any]], list[bytes]],
     return [*events, manner.chunk({}, word, usage=manner.usage()), done]
 
 
+# Calls of tools
+
+
+def piece(
+    index: int | None, call_id: str | None, name: str | None, arguments: str | None, **more: Any
+) -> dict[str, Any]:
+    """Of a call; what is None is not told."""
+    function = {"name": name, "arguments": arguments}
+    call = {"index": index, "id": call_id, "function": {key: one for key, one in function.items() if one is not None}}
+    return {key: one for key, one in call.items() if one is not None} | more
+
+
+PARIS, ROME = '{"city":"Paris"}', '{"city":"Rome"}'
+CLOSED = {"index": 1, "id": None, "type": None, "function": {"name": None, "arguments": None}}
+CALLS: dict[str, list[list[dict[str, Any]]]] = {
+    "openai": [
+        [piece(0, "a", "weather", "", type="function")], [piece(0, None, None, PARIS)],
+        [piece(1, "b", "weather", "", type="function")],
+        [piece(1, None, None, ROME[:5])], [piece(1, None, None, ROME[5:])],
+    ],
+    "anthropic's blocks behind a text": [
+        [piece(1, "a", "weather", "")], [piece(1, None, None, PARIS)],
+        [piece(3, "b", "weather", "")], [piece(3, None, None, ROME)],
+    ],
+    "mistral, whole and in one": [
+        [piece(None, "D681PevKs", "weather", PARIS), piece(None, "D681PevKt", "weather", ROME)],
+    ],
+    "mistral, with an empty name": [
+        [piece(0, "a", "weather", "")], [piece(0, None, "", PARIS)],
+        [piece(1, "b", "weather", "")], [piece(1, None, "", ROME)],
+    ],
+    "google, without ids": [[piece(None, "", "weather", PARIS)], [piece(None, "", "weather", ROME)]],
+    "google, all of number 0": [[piece(0, "a", "weather", PARIS)], [piece(0, "b", "weather", ROME)]],
+    "cloudflare, told as over": [
+        [piece(0, "a", "weather", PARIS)], [piece(1, "b", "weather", None)], [piece(1, None, None, ROME)], [CLOSED],
+    ],
+    "groq, whole": [[piece(0, "a", "weather", PARIS)], [piece(1, "b", "weather", ROME)]],
+    "in turn": [
+        [piece(0, "a", "weather", PARIS[:4]), piece(1, "b", "weather", ROME[:4])],
+        [piece(0, None, None, PARIS[4:]), piece(1, None, None, ROME[4:])],
+    ],
+}  # fmt: skip
+
+
+class Calling(Generic):
+    """Calls two tools."""
+
+    told: list[list[dict[str, Any]]]
+
+    def deltas(self, body: dict[str, Any]) -> list[dict[str, Any]]:
+        return [{"role": "assistant", "content": None}, *({"tool_calls": calls} for calls in self.told)]
+
+
+@pytest.mark.parametrize("end", ["tool_calls", "stop"])
+@pytest.mark.parametrize("shape", CALLS)
+async def test_two_calls_are_numbered_in_turn_however_they_are_told(shape: str, end: str, tmp_path: Path) -> None:
+    manner = Calling()
+    manner.told, manner.reason = CALLS[shape], lambda body: end  # type: ignore[method-assign]
+    async with door_to(manner, tmp_path) as (door, _, key):
+        response = await door.chat(key, model="sold/model", stream=True, tools=TOOLS)
+        choices = [choice for chunk in chunks_of(response.content) for choice in chunk["choices"]]
+        calls = [call for choice in choices for call in choice["delta"].get("tool_calls", ())]
+        firsts = [call for call in calls if "id" in call]
+        assert [(call["index"], call["type"], call["function"]["name"]) for call in firsts] == [
+            (0, "function", "weather"), (1, "function", "weather"),
+        ]  # fmt: skip
+        assert len({call["id"] for call in firsts}) == 2
+        for index, expected in enumerate((PARIS, ROME)):
+            own = [call["function"].get("arguments", "") for call in calls if call["index"] == index]
+            assert "".join(own) == expected
+        assert choices[-1]["finish_reason"] == "tool_calls"
+
+
 # Requests
 
 

@@ -57,16 +57,22 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
         await door.nothing_is_left()
 
 
+def settle(served: Served, kind: str) -> None:
+    """As if the provider had refused nothing."""
+    door, doubles, _ = served
+    doubles[kind].refusal = None
+    provider = door.gateway.pool.providers[kind]
+    provider.models.rests.clear()
+    provider.breaker.reset()
+
+
 async def refused(served: Served, kind: str, use: str, told: Refusal, *, is_stream: bool) -> httpx2.Response:
     """What a chat comes to while a provider says this; afterwards it is asked as if nothing had been."""
     door, doubles, key = served
     doubles[kind].refusal = told
     with lines_logged() as lines:
         response = await door.chat(key, model=f"{use}/{kind}", max_tokens=100, stream=is_stream)
-    doubles[kind].refusal = None
-    provider = door.gateway.pool.providers[kind]
-    provider.models.rests.clear()
-    provider.breaker.reset()
+    settle(served, kind)
     tells_nothing_of_the_operator(response)
     assert not any(name in line for name in OF_THE_OPERATOR for line in lines)
     return response
@@ -80,6 +86,31 @@ async def test_a_refusal_is_told_by_what_it_means(served: Served, kind: str, tol
     if told.wait_s:
         assert response.headers["retry-after"] == str(told.wait_s)
     assert (await served[0].record(response))["cost_nano"] == 0
+
+
+TYPES = {
+    400: "invalid_request_error", 413: "request_too_large", 429: "overloaded_error", 502: "api_error",
+    503: "overloaded_error",
+}  # fmt: skip
+
+
+@pytest.mark.surfaces
+@each_refusal
+@pytest.mark.parametrize("use", ["alone", "first"])
+async def test_a_message_meets_the_same_in_anthropics_words(served: Served, kind: str, told: Told, use: str) -> None:
+    asked = {"max_tokens": 9, "messages": [{"role": "user", "content": "hello"}], "model": f"{use}/{kind}"}
+    door, doubles, key = served
+    for is_stream in (False, True):
+        doubles[kind].refusal = told.refusal
+        response = await door.post(orjson.dumps(asked | {"stream": is_stream}), key, "/v1/messages")
+        settle(served, kind)
+        tells_nothing_of_the_operator(response)
+        if use == "first" and told.meaning.failed_as is not None:
+            assert (response.status_code, (await door.record(response))["backend"]) == (200, "spare")
+            continue
+        assert (response.status_code, response.json()["error"]["type"]) == (
+            told.meaning.status, TYPES[told.meaning.status],
+        )  # fmt: skip
 
 
 @each_refusal

@@ -1,6 +1,6 @@
 """Usage as Anthropic tells it: the prompt's tokens come in parts, of which `input_tokens` is what no cache had."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mcp_gateway.core.surfaces.chunks import objects_in
@@ -8,6 +8,7 @@ from mcp_gateway.core.surfaces.usage import Usage, count_of
 
 _INPUT, _OUTPUT = "input_tokens", "output_tokens"
 _READ, _WRITTEN = "cache_read_input_tokens", "cache_creation_input_tokens"
+_PROMPT = (_INPUT, _READ, _WRITTEN)
 _DETAILS = ("cache_creation", "output_tokens_details")
 """Parts of these counts that are told beside them."""
 
@@ -17,7 +18,7 @@ def prompt_in(told: Mapping[str, Any], before: Usage | None = None) -> Usage | N
 
     Counts of a stream are told for all that came, each for itself: one that is not told stays as it was `before`.
     """
-    parts = [_count(told, name) for name in (_INPUT, _READ, _WRITTEN)]
+    parts = _counts(told, _PROMPT)
     if before is not None:
         kept = as_told(before)[_INPUT], before.cached_tokens, before.cache_write_tokens
         parts = [was if part is None else part for part, was in zip(parts, kept, strict=True)]
@@ -28,7 +29,7 @@ def prompt_in(told: Mapping[str, Any], before: Usage | None = None) -> Usage | N
 
 def output_in(told: Mapping[str, Any]) -> int | None:
     """The answer's tokens that a usage object tells."""
-    return _count(told, _OUTPUT)
+    return _counts(told, (_OUTPUT,))[0]
 
 
 def usage_in(told: Any) -> Usage | None:
@@ -51,16 +52,21 @@ def details_in(told: Any) -> dict[str, dict[str, int]]:
     if not isinstance(told, dict):
         return {}
     found = {name: told[name] for name in _DETAILS if isinstance(told.get(name), dict)}
-    return {name: {part: count for part, count in one.items() if type(count) is int} for name, one in found.items()}
+    return found and {
+        name: {part: count for part, count in one.items() if type(count) is int} for name, one in found.items()
+    }
 
 
-def _count(told: Mapping[str, Any], name: str) -> int | None:
-    """A count, or the sum over the rounds of sampling that an answer took, where that is more.
+def _counts(told: Mapping[str, Any], names: Sequence[str]) -> list[int | None]:
+    """These counts, or of each the sum over the rounds of sampling that an answer took, where that is more.
 
     The count beside them may leave out what was asked of the model, or of another, on the way.
     """
-    own = count_of(told.get(name))
-    if not (rounds := told.get("iterations")):
-        return own
-    of_rounds = [count for one in objects_in(rounds) if (count := count_of(one.get(name))) is not None]
-    return max(own or 0, sum(of_rounds)) if of_rounds else own
+    own = [count_of(told.get(name)) for name in names]
+    rounds = told.get("iterations")
+    return [_of_rounds(rounds, name, one) for name, one in zip(names, own, strict=True)] if rounds else own
+
+
+def _of_rounds(rounds: Any, name: str, own: int | None) -> int | None:
+    counts = [count for one in objects_in(rounds) if (count := count_of(one.get(name))) is not None]
+    return max(own or 0, sum(counts)) if counts else own

@@ -460,12 +460,12 @@ def _pool(
     )
     demo = Backend("demo", DemoBackend(), models=ServedModels(measured))
     secret = settings.vllm_api_key
-    api_key = secret.get_secret_value() if secret else None
+    own_headers = ((b"authorization", b"Bearer " + secret.get_secret_value().encode()),) if secret else ()
     backends = [
         Backend(
             f"vllm-{number}",
             _transport(url, settings.upstream),
-            api_key,
+            own_headers,
             _breaker(settings.upstream),
             ServedModels(measured),
             Workload(settings.upstream.first_token_timeout_s),

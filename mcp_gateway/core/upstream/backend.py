@@ -89,9 +89,12 @@ class Backend:
 
     is_asked_how_it_is: ClassVar[bool] = True
     """Whether its health is read; otherwise nothing but its answers tells that it works."""
+    paths: ClassVar[frozenset[str] | None] = vllm.ALLOWED_PATHS
+    """Which alone it is asked by; None for any."""
     name: str
     origin: Origin
-    api_key: str | None = field(default=None, repr=False)
+    own_headers: Headers = field(default=(), repr=False)
+    """What it is sent of the operator's beside a body, such as a key."""
     breaker: Breaker = field(default_factory=Breaker)
     models: ServedModels = field(default_factory=ServedModels)
     work: Workload = field(default_factory=Workload)
@@ -105,6 +108,8 @@ class Backend:
     """Of tokens, by its names for its models, as they were read last."""
     failed_requests: int = 0
     """Of ours, that may have cost it tokens which nobody is billed for."""
+    passed_headers: frozenset[bytes] | None = None
+    """Names of a request's headers that it is sent; None for all."""
 
     @property
     def is_up(self) -> bool:
@@ -257,10 +262,9 @@ class Backend:
         is_stream: bool = False,
         patience: Patience | None = None,
     ) -> BackendResponse:
-        assert path in vllm.ALLOWED_PATHS
-        sent = [JSON, *headers]
-        if self.api_key:
-            sent.append((b"authorization", b"Bearer " + self.api_key.encode()))
+        assert self.paths is None or path in self.paths
+        passed = self.passed_headers
+        sent = [JSON, *(headers if passed is None else [one for one in headers if one[0] in passed]), *self.own_headers]
         try:
             return await self.origin.request(method, path, sent, body, is_stream=is_stream, patience=patience)
         except UpstreamError as error:

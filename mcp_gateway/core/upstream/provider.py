@@ -12,9 +12,9 @@ from mcp_gateway.core.blame import OperatorFault
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.proxy_paths import ProxyPaths
 from mcp_gateway.core.surfaces.surface import Headers
-from mcp_gateway.core.upstream.backend import JSON, Backend, BackendResponse, Status, failure
+from mcp_gateway.core.upstream.backend import Backend, BackendResponse, Status, failure
 from mcp_gateway.core.upstream.served_models import ALL_MODELS, Rest
-from mcp_gateway.core.upstream.transport import BodyInPieces, Patience, Transport, UpstreamError
+from mcp_gateway.core.upstream.transport import BodyInPieces, Transport, UpstreamError
 
 
 class Proxy(NamedTuple):
@@ -40,14 +40,11 @@ class Passed(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Provider(Backend):
-    """`own_headers` are what it is sent beside a body, with those of the `passed_headers` that the body goes with.
-
-    Nothing else of a caller's reaches it.
-    """
+    """Nothing of a caller's reaches it but a body and the `passed_headers` that this goes with."""
 
     is_asked_how_it_is: ClassVar[bool] = False
-    own_headers: Headers = field(default=(), repr=False)
-    passed_headers: frozenset[bytes] = frozenset()
+    paths: ClassVar[frozenset[str] | None] = None
+    passed_headers: frozenset[bytes] | None = frozenset()
     fault: str = ""
     is_probed: bool = True
     proxy: Proxy | None = field(default=None, repr=False)
@@ -73,23 +70,6 @@ class Provider(Backend):
         if self.models.rest_of(ALL_MODELS, self.work.now_s()) is not None:
             return "it refuses what only its account's owner can put right"
         return self.breaker.reason or None
-
-    async def _ask(
-        self,
-        method: str,
-        path: str,
-        body: bytes,
-        headers: Headers,
-        *,
-        is_stream: bool = False,
-        patience: Patience | None = None,
-    ) -> BackendResponse:
-        """As of any backend, with no other headers of a request than those that pass."""
-        sent = [JSON, *self.own_headers, *(one for one in headers if one[0] in self.passed_headers)]
-        try:
-            return await self.origin.request(method, path, sent, body, is_stream=is_stream, patience=patience)
-        except UpstreamError as error:
-            raise failure(error) from error
 
     async def reach(self) -> None:
         """Have a connection for what is passed on at once. Raises GatewayError where there is none."""

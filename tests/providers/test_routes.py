@@ -12,13 +12,17 @@ import pytest
 import pytest_asyncio
 
 from mcp_gateway.core.identity.own_limits import OwnLimits
+from mcp_gateway.core.inference.routing import left_out, takers
+from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.sent_images import PLACEHOLDER
+from mcp_gateway.core.surfaces.chat import parse_chat
 from mcp_gateway.core.surfaces.whole_answer import PARSED_BYTES
 from tests.cases import each
 from tests.providers.doubles import Double, Generic, Groq, Mistral, Refusal, serving
 from tests.providers.test_contract import ENVIRON, chunks_of
 from tests.replaying import ReplayingBackend, whole
 from tests.serving import Door, error_of, open_door
+from tests.turns import turns_during
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 CHEAP, MIDDLE, DEAR = [{"prompt": f"0.0000{n}", "completion": f"0.0000{n}2"} for n in ("001", "01", "1")]
@@ -403,6 +407,28 @@ async def test_who_is_excluded_otherwise_is_not_asked_for_what_others_do_not_tak
             assert (response.status_code, error_of(response)["param"]) == (400, param)
         assert (await stage.ask(provider=wanted)).status_code == 200
         assert stage.asked == [("dear", "at-dear")]
+
+
+async def test_what_is_not_taken_is_told_by_who_may_answer_alone(tmp_path: Path) -> None:
+    async with selling(tmp_path, Middle=Mistral(), dear=Groq()) as stage:
+        for excluding in ({"only": ["dear"]}, {"ignore": ["middle", "cheap"]}):
+            wanted = excluding | {"require_parameters": True}
+            response = await stage.ask(provider=wanted, user="u", logprobs=True)
+            assert (response.status_code, error_of(response)["param"]) == (400, "logprobs")
+            assert "user" not in error_of(response)["message"]
+
+
+@each(("turns", "text_bytes"), [(3, 40_000), (3, 2_000_000), (0, 2_000)])
+async def test_each_provider_sifts_once_and_a_long_request_lets_others_have_turns(
+    turns: int, text_bytes: int, stage: Stage
+) -> None:
+    parts = stage.door.gateway.inference.parts
+    offers = parts.published.current["sold/many"].offers
+    messages = [{"role": "user", "content": "a" * (text_bytes // 100)}] * 100
+    ask = parse_chat(dump_json({"model": "sold/many", "messages": messages}))
+    for many in (1, 10):
+        assert await turns_during(left_out(offers * many, ask, parts)) == turns
+        assert await turns_during(takers(offers * many, ask, parts)) == turns
 
 
 async def test_the_quickest_of_late_is_asked_first_where_a_request_sorts_by_it(stage: Stage) -> None:

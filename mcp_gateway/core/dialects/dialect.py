@@ -159,22 +159,26 @@ class Targets:
             raise _unserved()
         return found
 
+    def translation(self, offer: Offer, surface: Surface) -> Translation:
+        """Raises GatewayError `unsupported_endpoint` where the surface is not served there."""
+        found = self._dialects[offer.source].translations.get(surface.name)
+        if found is None:
+            raise _unserved()
+        return found
+
     def serves(self, offer: Offer, surface: Surface) -> bool:
         return self._dialects[offer.source].translations.get(surface.name) is not None
 
     def at(self, offer: Offer, surface: Surface, public_model: str) -> Target:
         """Raises GatewayError `unsupported_endpoint` where the surface is not served there."""
         key = surface.name, offer.source, offer.name, public_model
-        return self._made.get(key) or self._make(key, surface.prompt_field)
+        return self._made.get(key) or self._make(key, offer, surface)
 
-    def _make(self, key: tuple[SurfaceName, str, str, str], prompt_field: str) -> Target:
-        surface, source, backend_model, public_model = key
-        dialect = self._dialects[source]
-        if surface not in dialect.translations:
-            raise _unserved()
+    def _make(self, key: tuple[SurfaceName, str, str, str], offer: Offer, surface: Surface) -> Target:
+        dialect, translation = self._dialects[offer.source], self.translation(offer, surface)
         if len(self._made) >= _MOST_TARGETS:
             self._made.clear()
-        target = Target(dialect, dialect.translations[surface], backend_model, public_model, prompt_field)
+        target = Target(dialect, translation, *key[2:], surface.prompt_field)
         return self._made.setdefault(key, target)
 
 

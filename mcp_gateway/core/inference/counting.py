@@ -67,7 +67,7 @@ async def count_prompt(parts: Parts, caller: Caller, ask: Ask, provider: str | N
         return parts.targets.at(offer, ask.surface, ask.model).translation.counting(ask, offer.name)
 
     if len(offers) > 1:
-        offers = _of_one_source(takers(offers, ask, parts), counting)
+        offers = _of_one_source(await takers(offers, ask, parts), counting)
     await judged(parts, caller, ask, model, parts.targets.at(offers[0], ask.surface, ask.model))
     if counting(offers[0]) is None:
         return Count(estimated_prompt_tokens(ask, model, parts.settings.wallet), is_estimated=True)

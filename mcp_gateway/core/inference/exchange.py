@@ -280,7 +280,7 @@ class Exchange:
         Raises GatewayError as the last one does, or as one does after which no other may be asked.
         """
         parts, failures, waited_s = self._parts, Failures(), 0.0
-        models, unused = models_in_turn(ask, wanted, self._caller, self.call, parts)
+        models, unused = await models_in_turn(ask, wanted, self._caller, self.call, parts)
         as_it_came = await kept(ask, self.call.context) if len(models) > 1 else None
         while True:
             (ask.model, model), *models = models
@@ -317,7 +317,7 @@ class Exchange:
         offers = offers_to(caller, model, parts)
         is_mixed = False
         if len(offers) > 1:
-            offers = takers(parts.pool.choosing.arranged(offers, model, ask), ask, parts)
+            offers = await takers(parts.pool.choosing.arranged(offers, model, ask), ask, parts)
             is_mixed = len({offer.source for offer in offers}) > 1
         target = parts.targets.at(offers[0], ask.surface, ask.model)
         self._ignored = await judged(parts, caller, ask, model, target, is_mixed=is_mixed)

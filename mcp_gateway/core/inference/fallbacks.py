@@ -2,19 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import NamedTuple
 
 from mcp_gateway.core.blame import AnswerTooLarge, Blame, blame_of
 from mcp_gateway.core.caller import Caller
-from mcp_gateway.core.catalog import Model, Offer
+from mcp_gateway.core.catalog import Model
 from mcp_gateway.core.context import RequestContext
-from mcp_gateway.core.dialects.dialect import Targets
 from mcp_gateway.core.dialects.sifting import first_names
 from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.inference.attempts import Attempts
 from mcp_gateway.core.inference.parts import Call, Parts
-from mcp_gateway.core.inference.routing import copied
+from mcp_gateway.core.inference.routing import Lacking, left_out
 from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.routing.preferences import (
     RoutedModel,
@@ -40,7 +38,7 @@ _ANOTHER_MAY_ANSWER: frozenset[Code] = frozenset({
 """Refusals and failures of one model that another need not have; no other model changes the rest."""
 
 
-def models_in_turn(
+async def models_in_turn(
     ask: Ask, wanted: WantedRoute, caller: Caller, call: Call, parts: Parts
 ) -> tuple[list[RoutedModel], tuple[str, ...]]:
     """The first to be asked, and who follows; and which fields changed nothing.
@@ -48,14 +46,17 @@ def models_in_turn(
     Raises GatewayError for an unknown model, or where nobody is left.
     """
     found = [RoutedModel(one.name, _found(one.name, one.param, caller, call, parts)) for one in wanted.models]
+    left = [left_of(routed, wanted, ask) for routed in found]
+    lacking: dict[str, Lacking] = {}
+    if wanted.takes_all:
+        lacking = await left_out([one.offer for of_one, _ in left for one in of_one], ask, parts)
     offers: list[RoutedOffer] = []
-    fields = []
-    for routed in found:
-        left, field = left_of(routed, wanted, ask, partial(_takes_all, ask, routed.name, parts.targets))
-        fields.append(field)
-        offers += _arranged(left, routed.model, wanted, ask, parts)
+    for routed, (of_one, _) in zip(found, left, strict=True):
+        taking = [one for one in of_one if not lacking.get(one.offer.source)]
+        offers += _arranged(taking, routed.model, wanted, ask, parts)
     if not offers:
-        raise _refused(found[0], fields[0], ask, parts.targets)
+        first, field = left[0]
+        raise refusal(found[0], field) if field else _untaken(lacking.pop(first[0].offer.source))
     if wanted.sorts_across and wanted.sort is not None:
         offers = named_first(parts.pool.choosing.sorted_by(wanted.sort, offers, ask), wanted.order)
     return in_turn(offers), (*wanted.unused, *wanted.unknown(parts.published.sources))
@@ -130,23 +131,11 @@ def _arranged(
     return offers if wanted.falls_back or wanted.order else offers[:1]
 
 
-def _takes_all(ask: Ask, name: str, targets: Targets, offer: Offer) -> bool:
-    try:
-        return not _left_out(ask, name, targets, offer)
-    except GatewayError:
-        return False
-
-
-def _left_out(ask: Ask, name: str, targets: Targets, offer: Offer) -> tuple[str, ...]:
-    """What would not be sent of the request. Raises GatewayError for what may not be left out."""
-    return targets.at(offer, ask.surface, name).translation.sift(copied(ask.body))
-
-
-def _refused(routed: RoutedModel, field: str, ask: Ask, targets: Targets) -> GatewayError:
-    if field != "provider.require_parameters":
-        return refusal(routed, field)
-    lacking = next(offer for offer in routed.model.offers if not _takes_all(ask, routed.name, targets, offer))
-    names = first_names(_left_out(ask, routed.name, targets, lacking))
+def _untaken(lacking: Lacking) -> GatewayError:
+    """What a caller is told who lets only those answer who take all, by one who does not."""
+    if isinstance(lacking, GatewayError):
+        return lacking
+    names = first_names(lacking)
     told = ", ".join(f"`{name}`" for name in names)
-    message = f"Nobody who may answer takes all of the request: leave out {told}, or `{field}`."
+    message = f"Nobody who may answer takes all of the request: leave out {told}, or `provider.require_parameters`."
     return GatewayError("unsupported_parameter", message, param=names[0])

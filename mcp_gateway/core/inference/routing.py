@@ -1,6 +1,7 @@
 """Whether a request may be asked, and what it may be answered by, by who asks and for what."""
 
-from collections.abc import Sequence
+from asyncio import sleep
+from collections.abc import Iterable, Sequence
 from math import ceil
 from typing import Any
 
@@ -18,6 +19,10 @@ from mcp_gateway.core.surfaces.surface import Ask
 from mcp_gateway.core.upstream.backend import Backend
 
 DEMO_MODEL = "demo/echo"
+Lacking = tuple[str, ...] | GatewayError
+"""The names that would not be sent of an ask, or the refusal of what may not be left out."""
+_TURN_BYTES = 32 * 1024
+"""From here on a body may take a millisecond to sift."""
 
 
 def offers_to(caller: Caller, model: Model, parts: Parts) -> tuple[Offer, ...]:
@@ -83,26 +88,40 @@ def copied(body: dict[str, Any]) -> dict[str, Any]:
     return again
 
 
-def takers(offers: tuple[Offer, ...], ask: Ask, parts: Parts) -> tuple[Offer, ...]:
+async def left_out(offers: Iterable[Offer], ask: Ask, parts: Parts) -> dict[str, Lacking]:
+    """By source; the ask stays as it is. Each source's dialect sifts once, with turns for others where that is long."""
+    raw, found = dump_json(ask.body), dict[str, Lacking]()
+    for source, offer in {offer.source: offer for offer in offers}.items():
+        found[source] = _left_out(raw, offer, ask, parts)
+        if len(raw) > _TURN_BYTES:
+            await sleep(0)
+    return found
+
+
+def _left_out(raw: bytes, offer: Offer, ask: Ask, parts: Parts) -> Lacking:
+    try:
+        return parts.targets.translation(offer, ask.surface).sift(parse_exactly(raw))
+    except GatewayError as refusal:
+        return GatewayError(refusal.code, refusal.message, param=refusal.param)  # without what its traceback holds
+
+
+async def takers(offers: tuple[Offer, ...], ask: Ask, parts: Parts) -> tuple[Offer, ...]:
     """Those of several offers that serve the surface, and whose dialect takes the ask as it is.
 
     Raises GatewayError with the first's refusal where there is none.
     """
-    targets = parts.targets
-    serving = tuple(offer for offer in offers if targets.serves(offer, ask.surface)) or offers
-    sources = {offer.source: targets.at(offer, ask.surface, ask.model).translation for offer in serving}
-    if len(sources) == 1:
+    serving = tuple(offer for offer in offers if parts.targets.serves(offer, ask.surface)) or offers
+    if len({offer.source for offer in serving}) == 1:
         return serving
-    refused: dict[str, GatewayError] = {}
-    for source, translation in sources.items():
-        try:
-            translation.sift(copied(ask.body))
-        except GatewayError as refusal:
-            refused[source] = GatewayError(refusal.code, refusal.message, param=refusal.param)
+    refused = _refusals_in(await left_out(serving, ask, parts))
     taking = tuple(offer for offer in serving if offer.source not in refused)
     if not taking:
         raise refused.pop(serving[0].source)  # by no name, which would keep what its traceback holds
     return taking
+
+
+def _refusals_in(told: dict[str, Lacking]) -> dict[str, GatewayError]:
+    return {source: one for source, one in told.items() if isinstance(one, GatewayError)}
 
 
 def without_dearest(ranking: Ranking[Backend], prompt_tokens: int) -> Ranking[Backend]:

@@ -30,17 +30,17 @@ class RoutedOffer(NamedTuple):
     offer: Offer
 
 
-def left_of(routed: RoutedModel, wanted: WantedRoute, ask: Ask, takes_all: Lets) -> tuple[list[RoutedOffer], str]:
-    """The offers that every field lets answer, or the field that lets none of them."""
+def left_of(routed: RoutedModel, wanted: WantedRoute, ask: Ask) -> tuple[list[RoutedOffer], str]:
+    """The offers that every field lets answer that is read without the body, or the field that lets none of them."""
     offers: Sequence[Offer] = routed.model.offers
-    for field, lets in _rules(wanted, ask, takes_all):
+    for field, lets in _rules(wanted, ask):
         offers = [offer for offer in offers if lets(offer)]
         if not offers:
             return [], field
     return [RoutedOffer(*routed, offer) for offer in offers], ""
 
 
-def _rules(wanted: WantedRoute, ask: Ask, takes_all: Lets) -> Iterator[tuple[str, Lets]]:
+def _rules(wanted: WantedRoute, ask: Ask) -> Iterator[tuple[str, Lets]]:
     """A token is at least a byte, so that a cap holds for the tiers of any prompt as long."""
     if wanted.only:
         yield "provider.only", lambda offer: offer.source.lower() in wanted.only
@@ -50,8 +50,6 @@ def _rules(wanted: WantedRoute, ask: Ask, takes_all: Lets) -> Iterator[tuple[str
         yield "provider.order", lambda offer: offer.source.lower() in wanted.order
     if (cap := wanted.cap) is not None:
         yield "provider.max_price", lambda offer: cap.covers(offer.price, ask.prompt.text_bytes)
-    if wanted.takes_all:
-        yield "provider.require_parameters", takes_all
 
 
 def refusal(routed: RoutedModel, field: str) -> GatewayError:

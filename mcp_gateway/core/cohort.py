@@ -7,17 +7,15 @@ import asyncio
 import time
 from collections.abc import Callable
 
-_LONGEST_S = 0.002
-_MOST = 128
+from mcp_gateway.core.gathering import Gathering
 
 
 class Cohort:
     """Those who wait until a turn of the event loop brings nobody more."""
 
     def __init__(self, monotonic_s: Callable[[], float] = time.monotonic) -> None:
-        self._monotonic_s = monotonic_s
         self._waiting: list[asyncio.Future[None]] = []
-        self._until_s = 0.0
+        self._gathering = Gathering(lambda: len(self._waiting), self._go_on, monotonic_s)
 
     def join(self) -> asyncio.Future[None]:
         """Done with all who join it meanwhile: after a turn that brought nobody, after 2 ms, or once 128 are there."""
@@ -25,15 +23,10 @@ class Cohort:
         joined = loop.create_future()
         self._waiting.append(joined)
         if len(self._waiting) == 1:
-            self._until_s = self._monotonic_s() + _LONGEST_S
-            loop.call_soon(self._gather, loop, 1)
+            self._gathering.begin(loop)
         return joined
 
-    def _gather(self, loop: asyncio.AbstractEventLoop, seen: int) -> None:
-        waiting = len(self._waiting)
-        if seen < waiting < _MOST and self._monotonic_s() < self._until_s:
-            loop.call_soon(self._gather, loop, waiting)
-            return
+    def _go_on(self) -> None:
         gathered, self._waiting = self._waiting, []
         for joined in gathered:
             if not joined.done():  # else who waited has left

@@ -2,8 +2,8 @@
 
 import asyncio
 
-from mcp_gateway.core import cohort
 from mcp_gateway.core.cohort import Cohort
+from mcp_gateway.core.gathering import MOST
 
 
 async def turn() -> None:
@@ -48,7 +48,7 @@ async def test_nobody_waits_longer_than_two_milliseconds_for_others() -> None:
 
 async def test_a_cohort_has_an_end() -> None:
     crowd = Cohort(lambda: 0.0)
-    joined = [crowd.join() for _ in range(cohort._MOST)]
+    joined = [crowd.join() for _ in range(MOST)]
     await turn()
     assert all(one.done() for one in joined)
 

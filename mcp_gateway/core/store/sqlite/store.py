@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from mcp_gateway.core.engine import DatabaseError, Fact, InOutage, Read, Write, unavailable
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.gathering import MOST, Gathering
 from mcp_gateway.core.store.sqlite.faults import as_database_error
 from mcp_gateway.core.store.sqlite.migrations import migrate
 from mcp_gateway.core.store.sqlite.private import keep_private
@@ -34,9 +35,6 @@ T = TypeVar("T")
 ENGINE_VERSION = sqlite3.sqlite_version
 _LEAST_SQLITE = (3, 37)
 """The first with STRICT tables."""
-_MAX_BURST = 128
-_GATHER_S = 0.002
-"""How long a burst waits at most while each turn of the loop brings further writes."""
 _RETRY_S = 0.25
 _BUSY_POLL_S = 0.001
 _BURSTS_PER_LOOK = 32
@@ -128,7 +126,7 @@ class Store:
         self._waiting: deque[_Job] = deque()
         self._unsynced: list[_Job] = []
         """Committed, of those that wait, while the disk has failed to take the log."""
-        self._gather_until_s = 0.0
+        self._gathering = Gathering(lambda: len(self._waiting), self._burst_if_open)
         self._is_idle = True
         self._is_closed = False
         self._is_available = True
@@ -248,18 +246,12 @@ class Store:
         return job.future
 
     def _begin_gathering(self) -> None:
+        """Of a lone write the next turn of the loop is a burst, of a busy loop's many are one."""
         self._is_idle = False
-        self._gather_until_s = time.monotonic() + _GATHER_S  # uvloop's own clock stands still within a turn
-        self._loop.call_soon(self._gather, len(self._waiting))
+        self._gathering.begin(self._loop)
 
-    def _gather(self, seen: int) -> None:
-        """Burst once a turn of the loop brings nothing more: a lone write waits for none, a busy loop commits many."""
-        if self._is_closed:
-            return
-        waiting = len(self._waiting)
-        if seen < waiting < _MAX_BURST and time.monotonic() < self._gather_until_s:
-            self._loop.call_soon(self._gather, waiting)
-        else:
+    def _burst_if_open(self) -> None:
+        if not self._is_closed:
             self._burst()
 
     def _burst(self) -> None:
@@ -272,7 +264,7 @@ class Store:
         """
         if not self._begin():
             return
-        jobs = [self._waiting.popleft() for _ in range(min(len(self._waiting), _MAX_BURST))]
+        jobs = [self._waiting.popleft() for _ in range(min(len(self._waiting), MOST))]
         try:
             if jobs:
                 self._run(jobs)

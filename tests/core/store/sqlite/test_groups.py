@@ -5,13 +5,12 @@ import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.store.sqlite import store as store_module
-from mcp_gateway.core.store.sqlite.store import _GATHER_S, Store
+from mcp_gateway.core.gathering import LONGEST_S
+from mcp_gateway.core.store.sqlite.store import Store
 from tests.core.store.sqlite.test_store import note, notes_on_disk
 from tests.databases import AlsoTogether, Together, locked
 
@@ -117,8 +116,7 @@ async def test_a_loop_that_never_rests_does_not_put_off_a_burst_for_long(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     number = 0
-    clock = SimpleNamespace(monotonic=lambda: number * _GATHER_S / 10)
-    monkeypatch.setattr(store_module, "time", clock)
+    monkeypatch.setattr(store._gathering, "_monotonic_s", lambda: number * LONGEST_S / 10)
     notes = Notes()
     first = store.write(Together(notes.write, "first"), is_durable=False)
     while not first.done():

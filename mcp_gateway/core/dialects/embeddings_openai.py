@@ -11,7 +11,7 @@ import orjson
 from mcp_gateway.core.dialects.flat_openai_fields import EMBEDDING_FIELDS, ProviderFlatFields
 from mcp_gateway.core.dialects.one_piece import OnePiece
 from mcp_gateway.core.dialects.openai_refusals import error_object, failure_told
-from mcp_gateway.core.dialects.openai_usage import usages_in
+from mcp_gateway.core.dialects.openai_usage import usage_told
 from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.provider_settings import Preset
 from mcp_gateway.core.surfaces import whole_answer
@@ -67,7 +67,7 @@ def _usage_in(before: Body, behind: Body) -> Usage | None:
         raise FailureTold(failure_told(error))
     if not is_answer:
         raise not_understood()
-    usage = next(reversed([*usages_in(told)]), None)
+    usage = usage_told(told)
     if usage is not None:
         return Usage(usage["total_tokens"], 0)
     said = told.get("usage")

@@ -10,7 +10,7 @@ import orjson
 
 from mcp_gateway.core.blame import AnswerTooLarge
 from mcp_gateway.core.dialects.openai_refusals import error_object, failure_told
-from mcp_gateway.core.dialects.openai_usage import usages_in
+from mcp_gateway.core.dialects.openai_usage import usage_told
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import dump_json, parse_json
 from mcp_gateway.core.surfaces.credible import FailureTold, failed_amid, not_understood
@@ -56,7 +56,7 @@ def read_answer(body: Body, ask: Ask, form: AnswerForm) -> Whole:
 def _whole(told: dict[str, Any], choices: list[Choice], ask: Ask, form: AnswerForm) -> Whole:
     if not choices:
         raise not_understood()
-    usage = next(reversed([*usages_in(told)]), None)
+    usage = usage_told(told)
     if usage is not None and not usage["completion_tokens"] and any(map(form.has_text, choices)):
         usage = None
     created = told.get("created")

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import orjson
 
 from mcp_gateway.core.dialects.openai_refusals import error_object, failure_told
-from mcp_gateway.core.dialects.openai_usage import usages_in
+from mcp_gateway.core.dialects.openai_usage import usage_told
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ids import new_id
 from mcp_gateway.core.json_bounds import dump_json, parse_json
@@ -101,8 +101,7 @@ class ChunkNormalizer:
             return error_frame(error)
         if not isinstance(chunk, dict):
             raise not_understood()
-        for usage in usages_in(chunk):
-            self._usage = usage
+        self._usage = usage_told(chunk) or self._usage
         return self._chunk(chunk)
 
     def _chunk(self, chunk: dict[str, Any]) -> bytes:

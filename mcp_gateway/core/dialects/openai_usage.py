@@ -1,20 +1,18 @@
 """Usage as providers tell it, which they do in five places and by several names, in OpenAI's one form."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from mcp_gateway.core.surfaces.chunks import objects_in
 from mcp_gateway.core.surfaces.usage import count_of
 
 
-def usages_in(told: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Each usage that an answer or a chunk tells, in OpenAI's form; the last is the one that counts."""
+def usage_told(told: dict[str, Any]) -> dict[str, Any] | None:
+    """The usage that an answer or a chunk tells, in OpenAI's form; of several the last is the one that counts."""
     places = [choice.get("usage") for choice in objects_in(told.get("choices"))]
     inner = (told.get(name) for name in ("x_groq", "message", "response"))
     places += [one.get("usage") for one in inner if isinstance(one, dict)]
-    for place in (*places, told.get("usage")):
-        if (usage := _in_one_form(place)) is not None:
-            yield usage
+    places.append(told.get("usage"))
+    return next((usage for place in reversed(places) if (usage := _in_one_form(place)) is not None), None)
 
 
 def _in_one_form(value: Any) -> dict[str, Any] | None:

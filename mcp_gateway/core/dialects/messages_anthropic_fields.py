@@ -5,36 +5,14 @@ is left goes with the features that the header `anthropic-beta` names, since one
 """
 
 from mcp_gateway.core.dialects.message_fields import BETAS, MessageFields, MessageTable
-from mcp_gateway.core.dialects.messages_vllm_fields import BLOCK_KEYS, TOOL_KEYS
+from mcp_gateway.core.dialects.messages_vllm_fields import ANTHROPIC_FIELDS, BLOCK_KEYS, TOOL_KEYS
 from mcp_gateway.core.dialects.sifting import FieldUse
 from mcp_gateway.core.provider_settings import Preset
 
-_PASSED, _PRICED, _BOUNDED, _STRIPPED, _REFUSED = FieldUse
-
-FIELDS: dict[str, FieldUse] = {
-    BETAS: _BOUNDED,
-    "cache_control": _BOUNDED,
-    "container": _REFUSED,
-    "context_management": _BOUNDED,
-    "fallbacks": _STRIPPED,  # models that have no price here
-    "inference_geo": _STRIPPED,
-    "max_tokens": _PRICED,
-    "mcp_servers": _REFUSED,
-    "messages": _PRICED,
-    "metadata": _STRIPPED,  # which names a person, a device or a session
-    "model": _PRICED,
-    "output_config": _BOUNDED,
-    "service_tier": _STRIPPED,
-    "speed": _STRIPPED,
-    "stop_sequences": _PASSED,
-    "stream": _PASSED,
-    "system": _BOUNDED,
-    "temperature": _PASSED,
-    "thinking": _PASSED,
-    "tool_choice": _PASSED,
-    "tools": _BOUNDED,
-    "top_k": _PASSED,
-    "top_p": _PASSED,
+FIELDS = ANTHROPIC_FIELDS | {
+    BETAS: FieldUse.BOUNDED,
+    "cache_control": FieldUse.BOUNDED,
+    "context_management": FieldUse.BOUNDED,
 }
 _BLOCK_KEYS = BLOCK_KEYS | {
     kind: frozenset({"cache_control", "type", *keys})

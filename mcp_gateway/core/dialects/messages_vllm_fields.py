@@ -11,12 +11,11 @@ from mcp_gateway.core.dialects.vllm_fields import TEMPLATE_KWARGS
 
 _PASSED, _PRICED, _BOUNDED, _STRIPPED, _REFUSED = FieldUse
 
-FIELDS: dict[str, FieldUse] = {
-    # Anthropic's
+ANTHROPIC_FIELDS: dict[str, FieldUse] = {
     "cache_control": _PASSED,
     "container": _REFUSED,
     "context_management": _STRIPPED,
-    "fallbacks": _STRIPPED,
+    "fallbacks": _STRIPPED,  # models that have no price here
     "inference_geo": _STRIPPED,
     "max_tokens": _PRICED,
     "mcp_servers": _REFUSED,
@@ -35,7 +34,9 @@ FIELDS: dict[str, FieldUse] = {
     "tools": _BOUNDED,
     "top_k": _PASSED,
     "top_p": _PASSED,
-    # vLLM's own
+}
+"""Anthropic's own, of which other tables say only in what they differ."""
+FIELDS = ANTHROPIC_FIELDS | {
     "cache_salt": _STRIPPED,
     "chat_template_kwargs": _BOUNDED,
     "kv_transfer_params": _STRIPPED,

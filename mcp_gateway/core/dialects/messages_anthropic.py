@@ -9,9 +9,9 @@ from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.provider_settings import Preset
 from mcp_gateway.core.surfaces import message_answer
 from mcp_gateway.core.surfaces.credible import UsageBounds
+from mcp_gateway.core.surfaces.message_answer import message_id
 from mcp_gateway.core.surfaces.message_events import MessageRelay
 from mcp_gateway.core.surfaces.surface import Ask, Body, Headers, Terms, Whole
-from mcp_gateway.core.surfaces.usage import Usage
 
 BETA_HEADER = b"anthropic-beta"
 COUNT_PATH = "/count_tokens"
@@ -48,9 +48,14 @@ class HeldMessageRelay(MessageRelay):
 
 
 class MessagesToAnthropic(OnePiece):
-    """What a message becomes for such a provider, and its answers for the client."""
+    """What a message becomes for such a provider, and its answers for the client.
+
+    They bear an id of our own: the provider's is of the operator's account.
+    """
 
     tells_running_usage = True
+    with_usage = staticmethod(message_answer.with_usage)
+    text_bytes = staticmethod(message_answer.text_bytes)
 
     def __init__(self, row: Preset) -> None:
         self.path = row.messages_path
@@ -69,24 +74,13 @@ class MessagesToAnthropic(OnePiece):
         return Counting(self.path + COUNT_PATH, dump_json({"model": backend_model, **kept}), beta_headers(ask))
 
     def reader(self, ask: Ask, public_model: str, bounds: UsageBounds) -> HeldMessageRelay:
-        return HeldMessageRelay(public_model, bounds, _answer_id(ask))
+        return HeldMessageRelay(public_model, bounds, message_id(ask.request_id))
 
     async def read(self, body: Body, ask: Ask) -> Whole:
-        return message_answer.read_message(body, ask.model, _answer_id(ask))
-
-    async def with_usage(self, body: Body, usage: Usage) -> Body:
-        return message_answer.with_usage(body, usage)
-
-    async def text_bytes(self, body: Body) -> int:
-        return message_answer.text_bytes(body)
+        return message_answer.read_message(body, ask.model, message_id(ask.request_id))
 
 
 def beta_headers(ask: Ask) -> Headers:
     """What has the features switched on that were asked for and are taken."""
     betas = ask.body.get(BETAS)
     return ((BETA_HEADER, ",".join(betas).encode()),) if betas else ()
-
-
-def _answer_id(ask: Ask) -> str:
-    """Not the provider's, which is of the operator's account."""
-    return f"msg_{ask.request_id}"

@@ -37,6 +37,9 @@ _NO_MESSAGES: dict[str, Any] = {"messages": []}
 class MessagesToOpenAi(OnePiece):
     """What a message becomes for a provider, by the chat that it is there, and its answers for the client."""
 
+    with_usage = staticmethod(message_answer.with_usage)
+    text_bytes = staticmethod(message_answer.text_bytes)
+
     def __init__(self, row: Preset) -> None:
         self._chat = ChatToOpenAi(row, (REASONING,))
         self.path = self._chat.path
@@ -85,12 +88,6 @@ class MessagesToOpenAi(OnePiece):
         message = message_of(orjson.loads(whole.body))
         message["usage"] = as_told(whole.usage or Usage(0, 0))
         return whole._replace(body=dump_json(message), finish_reason=message["stop_reason"])
-
-    async def with_usage(self, body: Body, usage: Usage) -> Body:
-        return message_answer.with_usage(body, usage)
-
-    async def text_bytes(self, body: Body) -> int:
-        return message_answer.text_bytes(body)
 
 
 def _field_named(name: str) -> str:

@@ -3,24 +3,25 @@
 from mcp_gateway.core.dialects.cache_salt import cache_salt
 from mcp_gateway.core.dialects.dialect import Counting
 from mcp_gateway.core.dialects.message_fields import MessageFields
+from mcp_gateway.core.dialects.one_piece import OnePiece
 from mcp_gateway.core.dialects.vllm_bodies import counting_with
 from mcp_gateway.core.json_bounds import dump_json
-from mcp_gateway.core.record import EndedBy
 from mcp_gateway.core.surfaces import message_answer
 from mcp_gateway.core.surfaces.credible import UsageBounds
 from mcp_gateway.core.surfaces.message_events import MessageRelay
-from mcp_gateway.core.surfaces.surface import Ask, Body, Collecting, Terms, Whole
-from mcp_gateway.core.surfaces.usage import Usage
+from mcp_gateway.core.surfaces.surface import Ask, Body, Terms, Whole
 
 _COUNTED = ("messages", "system", "tools", "tool_choice", "chat_template_kwargs")
 """Fields that the prompt is made of."""
 
 
-class MessagesToVllm:
+class MessagesToVllm(OnePiece):
     """What a message becomes for vLLM, and its answers for the client."""
 
     path = "/v1/messages"
     tells_running_usage = True
+    with_usage = staticmethod(message_answer.with_usage)
+    text_bytes = staticmethod(message_answer.text_bytes)
 
     def __init__(self, fields: MessageFields) -> None:
         self.sift = fields.sift
@@ -34,26 +35,8 @@ class MessagesToVllm:
     def counting(self, ask: Ask, backend_model: str) -> Counting:
         return counting_with(ask.body, _COUNTED, backend_model, f"{self.path}/count_tokens")
 
-    def can_collect(self, _ask: Ask) -> bool:
-        return False
-
-    def can_be_cut(self, _ask: Ask) -> bool:
-        return False
-
-    def cut(self, first_frame: bytes, usage: Usage | None, ended_by: EndedBy) -> bytes:
-        raise NotImplementedError  # see `can_be_cut`
-
-    def reader(self, _ask: Ask, public_model: str, bounds: UsageBounds) -> MessageRelay:
+    def reader(self, ask: Ask, public_model: str, bounds: UsageBounds) -> MessageRelay:
         return MessageRelay(public_model, bounds)
-
-    def collecting(self, ask: Ask, public_model: str, max_bytes: int) -> Collecting:
-        raise NotImplementedError  # see `can_collect`
 
     async def read(self, body: Body, ask: Ask) -> Whole:
         return message_answer.read_message(body, ask.model)
-
-    async def with_usage(self, body: Body, usage: Usage) -> Body:
-        return message_answer.with_usage(body, usage)
-
-    async def text_bytes(self, body: Body) -> int:
-        return message_answer.text_bytes(body)

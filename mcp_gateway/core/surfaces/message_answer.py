@@ -34,12 +34,12 @@ def read_message(body: Body, public_model: str, answer_id: str | None = None) ->
     return Whole(dump_json(message), reason or "abort", usage, usage is not None)
 
 
-def with_usage(body: Body, usage: Usage) -> bytes:
+async def with_usage(body: Body, usage: Usage) -> bytes:
     """The message with this usage. Raises GatewayError `backend_error`."""
     return dump_json(_parsed(body) | {"usage": as_told(usage)})
 
 
-def text_bytes(body: Body) -> int:
+async def text_bytes(body: Body) -> int:
     """How many bytes its texts have, and the input of tools that it calls."""
     return sum(map(_text_bytes, _parsed(body)["content"]))
 

@@ -16,6 +16,7 @@ from mcp_gateway.core.dialects.row_rules import RowRules
 from mcp_gateway.core.dialects.translation.chat_as_messages import ChatAsMessages
 from mcp_gateway.core.dialects.translation.events_as_chunks import EventsAsChunks
 from mcp_gateway.core.dialects.translation.message_as_chat import chat_of, chat_usage_of
+from mcp_gateway.core.dialects.vllm_bodies import counting_with
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.json_bounds import dump_json, parse_json
@@ -52,13 +53,12 @@ class ChatToAnthropic(OnePiece):
 
     def body(self, ask: Ask, terms: Terms, backend_model: str, account_id: str, *, is_stream: bool) -> bytes:
         message, _ = self._message(ask.body)
-        limit = terms.ceiling if terms.output_limit is None else terms.output_limit
-        return dump_json(message | {"model": backend_model, "stream": is_stream, "max_tokens": limit} | self._set)
+        own = {"model": backend_model, "stream": is_stream, "max_tokens": terms.needed_limit}
+        return dump_json(message | own | self._set)
 
     def counting(self, ask: Ask, backend_model: str) -> Counting:
         message, _ = self._message(ask.body)
-        kept = {name: message[name] for name in COUNTED if name in message}
-        return Counting(self.path + COUNT_PATH, dump_json({"model": backend_model, **kept}))
+        return counting_with(message, COUNTED, backend_model, self.path + COUNT_PATH)
 
     def reader(self, ask: Ask, public_model: str, bounds: UsageBounds) -> ProviderRelay:
         head = _head(ask) | {"object": "chat.completion.chunk", "model": public_model}

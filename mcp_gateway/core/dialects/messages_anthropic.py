@@ -5,6 +5,7 @@ from mcp_gateway.core.dialects.message_fields import BETAS
 from mcp_gateway.core.dialects.messages_anthropic_fields import messages_to
 from mcp_gateway.core.dialects.one_piece import OnePiece
 from mcp_gateway.core.dialects.translation.carried import without_thoughts_of_others
+from mcp_gateway.core.dialects.vllm_bodies import counting_with
 from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.provider_settings import Preset
 from mcp_gateway.core.surfaces import message_answer
@@ -65,13 +66,13 @@ class MessagesToAnthropic(OnePiece):
     def body(self, ask: Ask, terms: Terms, backend_model: str, account_id: str, *, is_stream: bool) -> bytes:
         body = {name: value for name, value in ask.body.items() if name != BETAS}
         body["messages"] = without_thoughts_of_others(body["messages"])
-        limit = terms.ceiling if terms.output_limit is None else terms.output_limit
-        return dump_json(body | {"model": backend_model, "stream": is_stream, "max_tokens": limit} | self._set)
+        own = {"model": backend_model, "stream": is_stream, "max_tokens": terms.needed_limit}
+        return dump_json(body | own | self._set)
 
     def counting(self, ask: Ask, backend_model: str) -> Counting:
-        kept = {name: ask.body[name] for name in COUNTED if name in ask.body}
-        kept["messages"] = without_thoughts_of_others(kept["messages"])
-        return Counting(self.path + COUNT_PATH, dump_json({"model": backend_model, **kept}), beta_headers(ask))
+        body = ask.body | {"messages": without_thoughts_of_others(ask.body["messages"])}
+        counting = counting_with(body, COUNTED, backend_model, self.path + COUNT_PATH)
+        return counting._replace(headers=beta_headers(ask))
 
     def reader(self, ask: Ask, public_model: str, bounds: UsageBounds) -> HeldMessageRelay:
         return HeldMessageRelay(public_model, bounds, message_id(ask.request_id))

@@ -28,8 +28,7 @@ class MessagesToVllm(OnePiece):
 
     def body(self, ask: Ask, terms: Terms, backend_model: str, account_id: str, *, is_stream: bool) -> bytes:
         """What was sifted of the caller's own, renamed. vLLM up to 0.33 has no use for the salt yet."""
-        limit = terms.ceiling if terms.output_limit is None else terms.output_limit
-        bounds = {"max_tokens": limit, "cache_salt": cache_salt(account_id)}
+        bounds = {"max_tokens": terms.needed_limit, "cache_salt": cache_salt(account_id)}
         return dump_json(ask.body | {"model": backend_model, "stream": is_stream} | bounds)
 
     def counting(self, ask: Ask, backend_model: str) -> Counting:

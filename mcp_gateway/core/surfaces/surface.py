@@ -34,6 +34,11 @@ class Terms(NamedTuple):
     ceiling: int
     clamped_to: int | None = None
 
+    @property
+    def needed_limit(self) -> int:
+        """The limit of a body that may not be without one."""
+        return self.ceiling if self.output_limit is None else self.output_limit
+
 
 class Seen(NamedTuple):
     """Tokens of an answer that can be known without its usage; None for a prompt that was not told."""

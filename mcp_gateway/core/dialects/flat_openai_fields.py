@@ -8,7 +8,7 @@ from typing import Any
 
 from mcp_gateway.core.dialects.flat_fields import FlatFields
 from mcp_gateway.core.dialects.row_rules import RowRules
-from mcp_gateway.core.dialects.sifting import FieldUse, LeftOut
+from mcp_gateway.core.dialects.sifting import FieldUse
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.provider_settings import SurfaceSettings
 from mcp_gateway.core.token_ids import TokenIds
@@ -65,10 +65,7 @@ class ProviderFlatFields:
         """
         names = self._table.sift(body)
         body[self._inputs] = self._checked(body[self._inputs])
-        self._rules.check(body)
-        left_out = LeftOut(())
-        self._rules.leave_out(body, left_out)
-        return (*names, *left_out.names)
+        return (*names, *self._rules.sift(body))
 
     def _checked(self, inputs: Any) -> Any:
         """What is read, in a form that the provider takes. Raises GatewayError `unsupported_parameter`."""

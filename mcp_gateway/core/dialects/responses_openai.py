@@ -6,7 +6,7 @@ from mcp_gateway.core.dialects.one_piece import OnePiece
 from mcp_gateway.core.dialects.openai_refusals import failure_told
 from mcp_gateway.core.dialects.responses_fields import OPENAI_FIELDS, ResponsesFields
 from mcp_gateway.core.dialects.row_rules import RowRules
-from mcp_gateway.core.dialects.sifting import FieldUse, LeftOut
+from mcp_gateway.core.dialects.sifting import FieldUse
 from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.provider_settings import Preset
 from mcp_gateway.core.surfaces import response_answer
@@ -48,11 +48,7 @@ class ResponsesToOpenAi(OnePiece):
 
         Raises GatewayError for what may not be left out in silence: state, and what reaches beyond the request.
         """
-        names = self._fields.sift(body)
-        self._rules.check(body)
-        left_out = LeftOut(())
-        self._rules.leave_out(body, left_out)
-        return (*names, *left_out.names)
+        return (*self._fields.sift(body), *self._rules.sift(body))
 
     def body(self, ask: Ask, terms: Terms, backend_model: str, account_id: str, *, is_stream: bool) -> bytes:
         body = ask.body | {"model": backend_model}

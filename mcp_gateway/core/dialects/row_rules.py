@@ -20,6 +20,13 @@ class RowRules(NamedTuple):
     clamp: Mapping[str, tuple[float, float]] = {}
     set: Mapping[str, Any] = {}
 
+    def sift(self, body: dict[str, Any]) -> tuple[str, ...]:
+        """Leave of a body only what the provider takes; the names that were removed. Raises GatewayError as `check`."""
+        self.check(body)
+        left_out = LeftOut(())
+        self.leave_out(body, left_out)
+        return left_out.names
+
     def check(self, body: dict[str, Any]) -> None:
         """Raises GatewayError `unsupported_parameter` for a field that the provider has not."""
         for rule in self.refuse:

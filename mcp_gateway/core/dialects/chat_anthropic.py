@@ -2,24 +2,20 @@
 
 from typing import Any
 
-import orjson
-
-from mcp_gateway.core.blame import AnswerTooLarge
 from mcp_gateway.core.dialects.chat_openai_fields import ProviderFields
 from mcp_gateway.core.dialects.dialect import Counting
 from mcp_gateway.core.dialects.messages_anthropic import COUNT_PATH, COUNTED
 from mcp_gateway.core.dialects.messages_anthropic_fields import messages_to
 from mcp_gateway.core.dialects.one_piece import OnePiece
-from mcp_gateway.core.dialects.openai_answer import MOST_PARSED_BYTES
+from mcp_gateway.core.dialects.openai_answer import parsed_at_once
 from mcp_gateway.core.dialects.openai_chunks import ProviderRelay
 from mcp_gateway.core.dialects.row_rules import RowRules
 from mcp_gateway.core.dialects.translation.chat_as_messages import ChatAsMessages
 from mcp_gateway.core.dialects.translation.events_as_chunks import EventsAsChunks
 from mcp_gateway.core.dialects.translation.message_as_chat import chat_of, chat_usage_of
 from mcp_gateway.core.dialects.vllm_bodies import counting_with
-from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ids import now_ms
-from mcp_gateway.core.json_bounds import dump_json, parse_json
+from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.provider_settings import Preset
 from mcp_gateway.core.surfaces import whole_answer
 from mcp_gateway.core.surfaces.credible import UsageBounds, failed_amid, not_understood
@@ -65,12 +61,7 @@ class ChatToAnthropic(OnePiece):
         return ProviderRelay(EventsAsChunks(head, self._reasoning_names), ask, choices=1, bounds=bounds)
 
     async def read(self, body: Body, ask: Ask) -> Whole:
-        if len(body) > MOST_PARSED_BYTES:
-            raise AnswerTooLarge
-        try:
-            message = parse_json(body)
-        except (orjson.JSONDecodeError, GatewayError):  # its nesting
-            raise not_understood() from None
+        message = parsed_at_once(body)
         if isinstance(message, dict) and message.get("type") == "error":
             raise failed_amid()
         try:

@@ -6,18 +6,15 @@ Knows no surface: what a choice is, each says.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import orjson
-
 from mcp_gateway.core.blame import AnswerTooLarge
 from mcp_gateway.core.dialects.openai_refusals import error_object, failure_told
 from mcp_gateway.core.dialects.openai_usage import usage_told
-from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.json_bounds import dump_json, parse_json
-from mcp_gateway.core.surfaces.credible import FailureTold, failed_amid, not_understood
+from mcp_gateway.core.json_bounds import dump_json
+from mcp_gateway.core.surfaces.credible import FailureTold, failed_amid, not_understood, understood
 from mcp_gateway.core.surfaces.surface import Ask, Body, Whole
 from mcp_gateway.core.surfaces.usage import read_usage
 
-MOST_PARSED_BYTES = 4 * 1024 * 1024
+_MOST_PARSED_BYTES = 4 * 1024 * 1024
 """It is parsed at once, while nobody else is served."""
 Choice = dict[str, Any]
 
@@ -34,14 +31,16 @@ class AnswerForm(NamedTuple):
     has_text: Callable[[Choice], bool]
 
 
-def read_answer(body: Body, ask: Ask, form: AnswerForm) -> Whole:
-    """Raises GatewayError `backend_error` for what is no answer, or tells an error."""
-    if len(body) > MOST_PARSED_BYTES:
+def parsed_at_once(body: Body) -> Any:
+    """Raises AnswerTooLarge, or GatewayError `backend_error` for what cannot be understood."""
+    if len(body) > _MOST_PARSED_BYTES:
         raise AnswerTooLarge
-    try:
-        told = parse_json(body)
-    except (orjson.JSONDecodeError, GatewayError):  # its nesting
-        raise not_understood() from None
+    return understood(body)
+
+
+def read_answer(body: Body, ask: Ask, form: AnswerForm) -> Whole:
+    """Raises AnswerTooLarge, or GatewayError `backend_error` for what is no answer, or tells an error."""
+    told = parsed_at_once(body)
     if (error := error_object(told)) is not None:
         raise FailureTold(failure_told(error))
     try:

@@ -16,7 +16,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ids import new_id
 from mcp_gateway.core.json_bounds import dump_json, parse_json
 from mcp_gateway.core.surfaces.chunks import index_of, objects_in, split_frames
-from mcp_gateway.core.surfaces.credible import UsageBounds, not_understood
+from mcp_gateway.core.surfaces.credible import UsageBounds, not_understood, understood
 from mcp_gateway.core.surfaces.events import EventReader
 from mcp_gateway.core.surfaces.splice import DONE, FrameRelay
 from mcp_gateway.core.surfaces.surface import Ask
@@ -92,10 +92,7 @@ class ChunkNormalizer:
         data = frame.removeprefix(b"data:").strip()
         if data.startswith(b"[DONE]"):
             return self._ending(DONE)
-        try:
-            chunk = parse_json(data)
-        except (orjson.JSONDecodeError, GatewayError):  # its nesting
-            raise not_understood() from None
+        chunk = understood(data)
         if (error := error_object(chunk)) is not None:
             self._is_over = True
             return error_frame(error)

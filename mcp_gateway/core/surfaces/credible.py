@@ -1,12 +1,15 @@
 """Whether what a backend reports of an answer can be true: nothing that cannot is billed, summed or stored.
 
-Also how an answer is refused that is none, or failed.
+Also what an answer says as JSON, and how one is refused that is none, or failed.
 """
 
 from typing import Any, NamedTuple
 
+import orjson
+
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.surfaces.surface import Failure
+from mcp_gateway.core.json_bounds import parse_json
+from mcp_gateway.core.surfaces.surface import Body, Failure
 from mcp_gateway.core.surfaces.usage import Usage
 from mcp_gateway.core.text import is_one_line
 
@@ -37,6 +40,14 @@ def read_finish_reason(value: Any) -> str | None:
 def not_understood() -> GatewayError:
     """Refuses what is no answer of the kind that was asked for."""
     return GatewayError("backend_error", "The backend's answer could not be understood.")
+
+
+def understood(text: Body) -> Any:
+    """What a backend told, parsed. Raises GatewayError `backend_error` for no JSON, or for one nested too deeply."""
+    try:
+        return parse_json(text)
+    except (orjson.JSONDecodeError, GatewayError):
+        raise not_understood() from None
 
 
 class FailureTold(GatewayError):

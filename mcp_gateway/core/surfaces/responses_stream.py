@@ -9,9 +9,7 @@ from typing import Any
 
 import orjson
 
-from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.json_bounds import parse_json
-from mcp_gateway.core.surfaces.credible import not_understood
+from mcp_gateway.core.surfaces.credible import understood
 from mcp_gateway.core.surfaces.error_shapes import error_in, failure_in
 from mcp_gateway.core.surfaces.event_relay import EventRelay, end_of_events
 from mcp_gateway.core.surfaces.response_object import (
@@ -234,8 +232,5 @@ def _error_of(frame: bytes) -> dict[str, Any] | None:
 
 
 def _parsed(frame: bytes) -> dict[str, Any]:
-    try:
-        event = parse_json(frame.removeprefix(b"data:"))
-    except (orjson.JSONDecodeError, GatewayError):  # its nesting
-        raise not_understood() from None
+    event = understood(frame.removeprefix(b"data:"))
     return event if isinstance(event, dict) else {}

@@ -7,17 +7,14 @@ OpenRouter has it: told whole once the thinking is over. Each chunk tells the us
 from collections.abc import Sequence
 from typing import Any
 
-import orjson
-
 from mcp_gateway.core.dialects.openai_chunks import error_frame
 from mcp_gateway.core.dialects.openai_refusals import error_object
 from mcp_gateway.core.dialects.translation.message_as_chat import chat_usage_of, refusal_in
 from mcp_gateway.core.dialects.translation.thoughts import detail_of
 from mcp_gateway.core.dialects.translation.words import finish_reason_of
-from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.json_bounds import dump_json, parse_json
+from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.surfaces.chunks import split_frames
-from mcp_gateway.core.surfaces.credible import not_understood
+from mcp_gateway.core.surfaces.credible import not_understood, understood
 from mcp_gateway.core.surfaces.events import EventReader
 from mcp_gateway.core.surfaces.message_usage import details_in, output_in, prompt_in
 from mcp_gateway.core.surfaces.splice import DONE
@@ -65,10 +62,7 @@ class EventsAsChunks:
         data = event.removeprefix(b"data:").strip()
         if data.startswith(b"[DONE]"):
             return self._ended(DONE)
-        try:
-            told = parse_json(data)
-        except (orjson.JSONDecodeError, GatewayError):  # its nesting
-            raise not_understood() from None
+        told = understood(data)
         try:
             if told.get("error") or told["type"] == "error":
                 self._is_over = True

@@ -237,11 +237,13 @@ class Published:
             seen = self._views[view] = self._seen(*view)
         return seen
 
-    def found_at(self, source: str, caller: Caller, model_id: str) -> Model:
-        """What a caller asks for of one source.
+    def found_at(self, source: str | None, caller: Caller, model_id: str) -> Model:
+        """What a caller asks for, of one source or, for None, of whichever has it.
 
         Raises GatewayError `model_not_found`, or `invalid_value` for a source that there is not.
         """
+        if source is None:
+            return self.seen_by(caller).find(model_id)
         self.check_source(source)
         return self.seen_by(caller).find_at(source, model_id)
 

@@ -57,10 +57,7 @@ async def count_prompt(parts: Parts, caller: Caller, ask: Ask, provider: str | N
 
     Raises GatewayError for a refusal, or where a backend does not count, or not in time.
     """
-    if provider is None:
-        model = parts.published.seen_by(caller).find(ask.model)
-    else:
-        model = parts.published.found_at(provider, caller, ask.model)
+    model = parts.published.found_at(provider, caller, ask.model)
     offers = offers_to(caller, model, parts)
 
     def counting(offer: Offer) -> Counting | None:

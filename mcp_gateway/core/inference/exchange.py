@@ -156,11 +156,7 @@ class Exchange:
         self._beginning = asyncio.current_task()
         try:
             if ask.route is None:
-                published, provider = self._parts.published, self.call.provider
-                if provider is None:
-                    model = published.seen_by(self._caller).find(ask.model)
-                else:
-                    model = published.found_at(provider, self._caller, ask.model)
+                model = self._parts.published.found_at(self.call.provider, self._caller, ask.model)
                 self._bill.model = model
                 attempts = self._attempts = await self._decide(ask, model, note)
                 assert self._answer is not None

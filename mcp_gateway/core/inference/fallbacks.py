@@ -108,8 +108,6 @@ def leads_on(
 
 def _found(name: str, param: str, caller: Caller, call: Call, parts: Parts) -> Model:
     try:
-        if call.provider is None:
-            return parts.published.seen_by(caller).find(name)
         return parts.published.found_at(call.provider, caller, name)
     except GatewayError as error:
         if error.code != "model_not_found":

@@ -70,10 +70,8 @@ def in_rounds(
 
 def _takes_tools(ask: Ask, caller: Caller, inference: Inference, provider: str | None) -> bool:
     """Whether the model does that is asked for; one that is not found is refused later."""
-    published = inference.parts.published
     try:
-        at_any = published.seen_by(caller).find
-        model = at_any(ask.model) if provider is None else published.found_at(provider, caller, ask.model)
+        model = inference.parts.published.found_at(provider, caller, ask.model)
     except GatewayError:
         return False
     return "tools" in model.features

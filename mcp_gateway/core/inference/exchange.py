@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.catalog import Model
-from mcp_gateway.core.context import CallerLeft, RequestContext
-from mcp_gateway.core.errors import Code, GatewayError, internal_error
+from mcp_gateway.core.context import RequestContext
+from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.identity.keys import refusal
 from mcp_gateway.core.inference.answer import Answer
 from mcp_gateway.core.inference.attempts import Attempts
 from mcp_gateway.core.inference.bill import CLIENT_CLOSED, Bill
 from mcp_gateway.core.inference.counting import Count, FreeAnswer, answered, count_prompt
+from mcp_gateway.core.inference.endings import cause_of, failure_in
 from mcp_gateway.core.inference.fallbacks import Failures, kept, leads_on, models_in_turn
 from mcp_gateway.core.inference.fitting import first_terms
 from mcp_gateway.core.inference.meter import NO_USAGE, UNUSED, Meter, Metered
@@ -171,7 +172,7 @@ class Exchange:
             if self._answer.reader is None or self._answer.reader.tells_usage:
                 ask.forget_body()  # else its prompt may have to be counted in the end
         except CancelledError as cancelled:
-            raise _cause_of(cancelled, self._end, self._beginning) from None
+            raise cause_of(cancelled, self._end, self._beginning) from None
         finally:
             self._beginning = None
 
@@ -407,9 +408,8 @@ class Exchange:
     def _close_left(self, error: BaseException | None) -> None:
         """Account for a request that ends without its answer: refused, failed, or left by its caller."""
         spawn, answer = self._parts.lifecycle.spawn, self._answer
-        if error is not None and not isinstance(error, CancelledError | GeneratorExit | CallerLeft):
-            told = error if isinstance(error, GatewayError) else internal_error(self.call.request_id)
-            spawn(self._close(UNUSED, told))
+        if (failed := failure_in(error, self.call.request_id)) is not None:
+            spawn(self._close(UNUSED, failed))
         elif answer is not None and (answer.reader is not None or _has_any(answer)):
             spawn(self._close_part(CLIENT_CLOSED))
         else:
@@ -423,11 +423,6 @@ class Exchange:
 def _has_any(answer: Answer) -> bool:
     """Whether anything has come of an answer that is collected."""
     return answer.collecting is not None and answer.collecting.has_any
-
-
-def _cause_of(cancelled: CancelledError, end: GatewayError | None, task: asyncio.Task[object] | None) -> BaseException:
-    """Why the task was cancelled: by `end_with`, or (as well) since the client has left."""
-    return cancelled if end is None or (task is not None and task.uncancel()) else end
 
 
 def _check_end(reader: Reader, answer: Answer, attempts: Attempts, end: GatewayError | None) -> None:

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from mcp_gateway.core.blame import blame_of
 from mcp_gateway.core.caller import Caller
-from mcp_gateway.core.context import CallerLeft
-from mcp_gateway.core.errors import Code, GatewayError, internal_error
+from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.identity.keys import refusal
 from mcp_gateway.core.inference.bill import CLIENT_CLOSED
+from mcp_gateway.core.inference.endings import cause_of, failure_in
 from mcp_gateway.core.inference.parts import Parts
 from mcp_gateway.core.ledger.ledger import SettlementPending
 from mcp_gateway.core.ledger.purse import Hold
@@ -83,7 +83,7 @@ class Passage:
         except CancelledError as cancelled:
             if self.response is None:  # else its status has told
                 self._is_due = self._is_due or (not isinstance(passed.body, bytes) and passed.body.is_whole)
-            raise self._cause_of(cancelled) from None
+            raise cause_of(cancelled, self._end, self._beginning) from None
         finally:
             self._beginning = None
 
@@ -93,8 +93,8 @@ class Passage:
         try:
             piece = await self.response.next_chunk()
         except UpstreamError as error:
-            if self._ended_by is not None:
-                raise refusal(self._ended_by) from error
+            if self._end is not None:
+                raise self._end from error
             raise self._noted(failure(error, has_started=True)) from error
         if not piece:
             await self._close(None)
@@ -117,7 +117,7 @@ class Passage:
         if self.response is not None:
             self.response.close()
         if not self._is_closed:
-            self._parts.lifecycle.spawn(self._close(self._told(error)))
+            self._parts.lifecycle.spawn(self._close(failure_in(error, self._order.request_id) or CLIENT_CLOSED))
         self._turn.release()
         self._parts.lifecycle.leave()
         self._running.discard(self)
@@ -148,17 +148,10 @@ class Passage:
             self._parts.failures.note(self._order.provider.name, error)
         return error
 
-    def _cause_of(self, cancelled: CancelledError) -> BaseException:
-        """Why the task was cancelled: by `end_with`, or (as well) since the client has left."""
-        task = self._beginning
-        if self._ended_by is None or (task is not None and task.uncancel()):
-            return cancelled
-        return refusal(self._ended_by)
-
-    def _told(self, error: BaseException | None) -> GatewayError:
-        if error is None or isinstance(error, CancelledError | GeneratorExit | CallerLeft):
-            return CLIENT_CLOSED
-        return error if isinstance(error, GatewayError) else internal_error(self._order.request_id)
+    @property
+    def _end(self) -> GatewayError | None:
+        """The refusal that it was ended with."""
+        return None if self._ended_by is None else refusal(self._ended_by)
 
     async def _close(self, error: GatewayError | None) -> None:
         """Charge or release, once, and record it. What was delivered is charged as soon as that can be written."""

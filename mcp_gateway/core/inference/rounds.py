@@ -112,12 +112,10 @@ class Rounds:
         """The first round of a stream, or all rounds of an answer in one piece. Raises GatewayError."""
         self._note, self._ask = note, ask
         ask.request_id = self._first.call.request_id
-        first = self._asked_first(ask)
+        await self._exchange.begin(self._asked_first(ask), note)
         if ask.is_stream:
-            await self._exchange.begin(first, note)
             self._frames = RoundFrames(self._toolbox.is_ours, {})
             return
-        await self._exchange.begin(first, note)
         answer = await parsed_answer(self._exchange.body)
         while calls := self._calls_in(answer):
             self._leave()

@@ -4,13 +4,16 @@ After https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header
 """
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import orjson
+from starlette.types import Scope
 
 from http_api.operations import Answered, Asked
+from mcp_gateway.core.context import CONTEXT, RequestContext
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.idempotency import Kept
+from mcp_gateway.core.idempotency import Kept, Repeats
 
 HEADER = "Idempotency-Key"
 KEY_HEADER = HEADER.lower().encode()
@@ -24,11 +27,20 @@ def idempotency_key_of(asked: Asked[Any, Any]) -> str | None:
     """
     if KEY_HEADER not in asked.context.sent:
         return None
-    key, within = idempotency_key_in(asked.scope["headers"]), asked.caller.within
+    key, within = _key_in(asked.scope["headers"]), asked.caller.within
     return key if within is None else f"{within} {key}"
 
 
-def idempotency_key_in(headers: Iterable[tuple[bytes, bytes]]) -> str:
+def answering_once(repeats: Repeats, scope: Scope) -> AbstractContextManager[None]:
+    """While this is entered, another request with the same Idempotency-Key is refused; nothing without such a key."""
+    context: RequestContext = scope[CONTEXT]
+    if KEY_HEADER not in context.sent:
+        return nullcontext()
+    assert context.caller is not None
+    return repeats.answering(context.caller, _key_in(scope["headers"]), context.request_id)
+
+
+def _key_in(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """The same of headers that have one."""
     given = [value.decode("latin-1") for name, value in headers if name == KEY_HEADER]
     key = given[0]

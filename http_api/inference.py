@@ -7,7 +7,7 @@ from starlette.types import Receive, Scope, Send
 
 from http_api.bodies import read_bytes
 from http_api.event_stream import EventStream
-from http_api.idempotency import KEY_HEADER, idempotency_key_in
+from http_api.idempotency import KEY_HEADER, answering_once
 from http_api.operations import AnswerHeader
 from http_api.query import AnyQuery, read_query
 from mcp_gateway.core.caller import Caller
@@ -92,11 +92,7 @@ class InferenceEndpoint:
         return self._answer_once(scope, receive, send) if once else self._answer(scope, receive, send)
 
     async def _answer_once(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refused while another with the same Idempotency-Key is answered."""
-        context: RequestContext = scope[CONTEXT]
-        assert context.caller is not None
-        key = idempotency_key_in(scope["headers"])
-        with self._repeats.answering(context.caller, key, context.request_id):
+        with answering_once(self._repeats, scope):
             await self._answer(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:

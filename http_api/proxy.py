@@ -5,11 +5,10 @@ at a flat price, and nothing with it of the caller's or back of the operator's b
 """
 
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from http_api.idempotency import KEY_HEADER, idempotency_key_in
+from http_api.idempotency import answering_once
 from http_api.models import Models, ModelsQuery
 from http_api.operations import Asked, Nothing, written
 from http_api.query import read_query
@@ -75,7 +74,7 @@ class ProviderPaths:
         if surface is None:
             asked = scope["method"], path + written_query(parameters), _asked_headers(scope, proxy)
             order = self._order(scope, provider, proxy, path)
-            with self._once(scope):
+            with answering_once(self._repeats, scope):
                 await self._pass_on(asked, order, scope, receive, send)
             return
         if surface != "models":
@@ -111,14 +110,6 @@ class ProviderPaths:
             )
         price = Price(0, 0, request_pico=allowed.price_pico).with_margin(context.caller.margin)
         return PassageOrder(context.request_id, context.client_request_id, provider, price)
-
-    def _once(self, scope: Scope) -> AbstractContextManager[None]:
-        """Where it has an Idempotency-Key, it is refused while another with the same is answered."""
-        context: RequestContext = scope[CONTEXT]
-        if KEY_HEADER not in context.sent:
-            return nullcontext()
-        assert context.caller is not None
-        return self._repeats.answering(context.caller, idempotency_key_in(scope["headers"]), context.request_id)
 
     async def _pass_on(
         self, asked: tuple[str, str, Headers], order: PassageOrder, scope: Scope, receive: Receive, send: Send

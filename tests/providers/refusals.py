@@ -105,6 +105,8 @@ _ANTHROPIC = [
     Told(error(429, "rate_limit_error", "too many", ("retry-after", "7")), LIMITED, 7),
     Told(error(500, "api_error", "Internal server error"), BROKEN),
     Told(error(504, "timeout_error", "took too long"), BROKEN),
+    Told(error(200, "billing_error", f"credit of {ACCOUNT} is too low"), MONEY),
+    Told(error(200, "overloaded_error", "Overloaded"), FULL),
 ]
 
 TOLD: dict[type[Generic], list[Told]] = {

@@ -9,6 +9,7 @@ from mcp_gateway.core.dialects.messages_anthropic_fields import messages_to
 from mcp_gateway.core.dialects.one_piece import OnePiece
 from mcp_gateway.core.dialects.openai_answer import parsed_at_once
 from mcp_gateway.core.dialects.openai_chunks import ProviderRelay
+from mcp_gateway.core.dialects.openai_refusals import error_object, failure_told
 from mcp_gateway.core.dialects.row_rules import RowRules
 from mcp_gateway.core.dialects.translation.chat_as_messages import ChatAsMessages
 from mcp_gateway.core.dialects.translation.events_as_chunks import EventsAsChunks
@@ -18,7 +19,7 @@ from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.provider_settings import Preset
 from mcp_gateway.core.surfaces import whole_answer
-from mcp_gateway.core.surfaces.credible import UsageBounds, failed_amid, not_understood
+from mcp_gateway.core.surfaces.credible import FailureTold, UsageBounds, not_understood
 from mcp_gateway.core.surfaces.message_usage import details_in, usage_in
 from mcp_gateway.core.surfaces.surface import Ask, Body, Terms, Whole
 
@@ -63,7 +64,7 @@ class ChatToAnthropic(OnePiece):
     async def read(self, body: Body, ask: Ask) -> Whole:
         message = parsed_at_once(body)
         if isinstance(message, dict) and message.get("type") == "error":
-            raise failed_amid()
+            raise FailureTold(failure_told(error_object(message) or {}))
         try:
             chat = chat_of(message, self._reasoning_names)
             told = message.get("usage")

@@ -12,11 +12,11 @@ import orjson
 
 from mcp_gateway.core.dialects.openai_refusals import error_object, failure_told
 from mcp_gateway.core.dialects.openai_usage import usage_told
-from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ids import new_id
-from mcp_gateway.core.json_bounds import dump_json, parse_json
+from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.surfaces.chunks import index_of, objects_in, split_frames
 from mcp_gateway.core.surfaces.credible import UsageBounds, not_understood, understood
+from mcp_gateway.core.surfaces.error_shapes import error_alone
 from mcp_gateway.core.surfaces.events import EventReader
 from mcp_gateway.core.surfaces.splice import DONE, FrameRelay
 from mcp_gateway.core.surfaces.surface import Ask
@@ -78,7 +78,7 @@ class ChunkNormalizer:
 
     def end(self) -> bytes:
         """The last frames, once nothing more comes."""
-        if not self._is_over and (error := _error_alone(bytes(self._events.tail))) is not None:
+        if not self._is_over and (error := error_alone(bytes(self._events.tail), error_object)) is not None:
             self._is_over = True
             return error_frame(error)
         return self._normalized(self._events.end()) + self._ending(b"")
@@ -133,16 +133,6 @@ class ChunkNormalizer:
 
     def _frame(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
         return b"data: %b\n\n" % dump_json({**self._head, **self._model, "choices": choices, **more})
-
-
-def _error_alone(tail: bytes) -> dict[str, Any] | None:
-    """The error that is told as a body of JSON in place of a stream; None where that is none."""
-    if not tail.lstrip().startswith((b"{", b"[")):
-        return None
-    try:
-        return error_object(parse_json(tail))
-    except (orjson.JSONDecodeError, GatewayError):  # its nesting
-        return None
 
 
 def error_frame(error: dict[str, Any]) -> bytes:

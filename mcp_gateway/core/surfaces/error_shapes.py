@@ -1,7 +1,12 @@
 """The shapes in which servers tell an error, in a body or amid a stream. What it means, the dialect says."""
 
+from collections.abc import Callable
 from typing import Any
 
+import orjson
+
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.json_bounds import parse_json
 from mcp_gateway.core.surfaces.surface import Failure
 
 MAX_REFUSAL_BYTES = 64 * 1024
@@ -62,6 +67,16 @@ def _words_of_fault(fault: Any) -> str:
     parts = path[:_MAX_DEPTH] if isinstance(path, list) else []
     place = ".".join(str(part) for part in parts if isinstance(part, str | int) and part != "body")
     return f"`{place}`: {text}" if place else text
+
+
+def error_alone(tail: bytes, find: Callable[[Any], dict[str, Any] | None] = error_in) -> dict[str, Any] | None:
+    """The error that a body of JSON tells in place of a stream, `tail` being all of it; None where that is none."""
+    if not tail.lstrip().startswith((b"{", b"[")):
+        return None
+    try:
+        return find(parse_json(tail))
+    except (orjson.JSONDecodeError, GatewayError):  # its nesting
+        return None
 
 
 def failure_in(error: dict[str, Any]) -> Failure:

@@ -3,6 +3,8 @@
 Knows how a piece of such a stream is taken apart, and not what its events are called or tell.
 """
 
+from mcp_gateway.core.json_bounds import dump_json
+from mcp_gateway.core.surfaces.error_shapes import error_alone
 from mcp_gateway.core.surfaces.events import MAX_FRAME_BYTES, EventReader
 
 
@@ -34,8 +36,9 @@ class EventRelay:
         return b"".join(told)
 
     def feed_end(self) -> bytes:
-        """The last event, where the stream ended without the blank line behind it."""
-        return self._read(self._events.end())
+        """The last event, where the stream ended without the blank line behind it; or an error in place of a stream."""
+        error = error_alone(bytes(self._tail)) if self._tail else None
+        return self._read(self._events.end() if error is None else b"data: %b\n\n" % dump_json({"error": error}))
 
     def _more(self, piece: bytes) -> bytes:
         """The piece, where it is nothing but whole events that go on with the answer; else nothing."""

@@ -9,7 +9,8 @@ import orjson
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import dump_json, parse_exactly
-from mcp_gateway.core.surfaces.credible import not_understood, read_finish_reason
+from mcp_gateway.core.surfaces.credible import FailureTold, not_understood, read_finish_reason
+from mcp_gateway.core.surfaces.error_shapes import error_in, failure_in
 from mcp_gateway.core.surfaces.message_usage import as_told, details_in, usage_in
 from mcp_gateway.core.surfaces.surface import Body, Whole
 from mcp_gateway.core.surfaces.usage import Usage
@@ -22,7 +23,7 @@ def read_message(body: Body, public_model: str, answer_id: str | None = None) ->
     """Read a message, which from now on is as Anthropic writes it and bears the public name of its model.
 
     It bears `answer_id`, or else the backend's. One without a reason for its end broke off: vLLM has no word for that
-    here. Raises GatewayError `backend_error` for what is no message.
+    here. Raises FailureTold for an error, GatewayError `backend_error` for what else is no message.
     """
     message = _parsed(body)
     told = message.get("usage")
@@ -61,6 +62,8 @@ def _parsed(body: Body) -> dict[str, Any]:
         message = parse_exactly(bytes(body))
     except (orjson.JSONDecodeError, GatewayError):
         raise not_understood() from None
+    if isinstance(message, dict) and message.get("type") == "error":
+        raise FailureTold(failure_in(error_in(message) or {}))
     if not isinstance(message, dict) or message.get("type") != "message":
         raise not_understood()
     content = message.get("content")

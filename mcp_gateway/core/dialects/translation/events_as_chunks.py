@@ -15,6 +15,7 @@ from mcp_gateway.core.dialects.translation.words import finish_reason_of
 from mcp_gateway.core.json_bounds import dump_json
 from mcp_gateway.core.surfaces.chunks import split_frames
 from mcp_gateway.core.surfaces.credible import not_understood, understood
+from mcp_gateway.core.surfaces.error_shapes import error_alone
 from mcp_gateway.core.surfaces.events import EventReader
 from mcp_gateway.core.surfaces.message_usage import details_in, output_in, prompt_in
 from mcp_gateway.core.surfaces.splice import DONE
@@ -51,6 +52,9 @@ class EventsAsChunks:
 
     def end(self) -> bytes:
         """The last frames, once nothing more comes."""
+        if not self._is_over and (error := error_alone(bytes(self._events.tail))) is not None:
+            self._is_over = True
+            return error_frame(error)
         return self._read(self._events.end()) + self._ended(b"")
 
     def _read(self, events: bytes) -> bytes:

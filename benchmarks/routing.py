@@ -14,11 +14,11 @@ from pathlib import Path
 
 from mcp_gateway.core.catalog import VLLM, Model, Offer
 from mcp_gateway.core.prices import Price
+from mcp_gateway.core.prompt_tasks import TASKS
 from mcp_gateway.core.routing.classifier.classifier import PromptClassifier
 from mcp_gateway.core.routing.deciding import decide
 from mcp_gateway.core.routing.eligibility import Contender, Requirements
 from mcp_gateway.core.routing.quality import Outcomes, QualityTable
-from mcp_gateway.core.routing.tasks import TASKS
 from scripts.routing.labelled import read
 
 RUNS = 5

@@ -755,7 +755,7 @@ AREAS: dict[str, Area] = {
                 "tests/core/routing/classifier/test_classifier.py",
                 "tests/core/routing/classifier/test_complexity.py",
                 "tests/core/routing/classifier/test_weights.py",
-                "tests/core/routing/test_tasks.py",
+                "tests/core/test_prompt_tasks.py",
                 "tests/core/routing/test_latest.py",
             ],
             "The weights come of a script: the same bytes for the same prompts, and bars that they have to reach on prompts of unseen sources.": [
@@ -763,7 +763,8 @@ AREAS: dict[str, Area] = {
             ],
             "Who cannot serve a request is passed over by name and reason; the mode decides among the others as a person would.": [
                 "tests/core/routing/test_deciding.py",
-                "tests/core/routing/test_modes.py",
+                "tests/core/test_optimization.py",
+                "tests/core/routing/test_emphasis.py",
                 "tests/core/routing/test_remembered.py",
             ],
             "What a model is expected to do well moves by judged outcomes, and by no fewer than thirty of a task.": [

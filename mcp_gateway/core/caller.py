@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from mcp_gateway.core.errors import Code, GatewayError
+from mcp_gateway.core.optimization import NO_DEFAULTS, RoutingDefaults
 
 GUEST_ACCOUNT_ID = "acc_guest"
 SERVER_LABEL = re.compile(r"[A-Za-z0-9_-]{1,32}")
@@ -112,6 +113,8 @@ class Caller:
     """Whether it may ask providers by their own paths."""
     offers_mcp_tools: bool = False
     """Whether these tools are offered in chats that name no server themselves."""
+    routing: RoutingDefaults = NO_DEFAULTS
+    """What its key says of the choice of models."""
     key_id: str | None = field(init=False, compare=False)
     """Of the key that is shown; None without one."""
     is_guest: bool = field(init=False, compare=False)

@@ -33,9 +33,12 @@ from pydantic.fields import FieldInfo
 from mcp_gateway.core.bytes_in_flight import OWNER_PART, largest_of
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, SERVER_LABEL
 from mcp_gateway.core.config_faults import TABLES_IN_LISTS, KeyPath, describe_fault, describe_unknown_variable
+from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.fees import FeeText, quoted
 from mcp_gateway.core.money import MILLION_TOKENS, NANO_PER_CENT, PICO_PER_USD, parse_price, parse_usd
+from mcp_gateway.core.optimization import AUTO, MODE_ALIASES, MODES, Mode, mode_named
 from mcp_gateway.core.prices import Price, Rates, Tier
+from mcp_gateway.core.prompt_tasks import TASKS, PromptTask, task_named
 from mcp_gateway.core.provider_settings import ProviderSettings
 from mcp_gateway.core.section import Section
 from mcp_gateway.core.service_links import service_links
@@ -282,6 +285,29 @@ Choice = Literal["order", "weight", "price", "latency"]
 """Which of several candidates is asked first."""
 
 
+def _by_task(value: Any) -> Any:
+    """By the tasks' own names, where others were written."""
+    return {_task_of(name): rate for name, rate in value.items()} if isinstance(value, dict) else value
+
+
+def _task_of(name: str) -> PromptTask:
+    try:
+        return task_named(name, "quality")
+    except GatewayError:
+        raise ValueError(f"may name these tasks: {', '.join(TASKS)}") from None
+
+
+def _mode_of(value: Any) -> Any:
+    try:
+        return mode_named(value, "optimize") if isinstance(value, str) else value
+    except GatewayError:
+        raise ValueError(f"must be one of {', '.join((*MODES, *MODE_ALIASES))}") from None
+
+
+Share = Annotated[float, BeforeValidator(_not_a_switch), Field(ge=0, le=1)]
+Qualities = Annotated[dict[PromptTask, Share], BeforeValidator(_by_task)]
+
+
 RATES = ("prompt", "completion", "cached_prompt", "cache_write")
 
 
@@ -440,6 +466,8 @@ class ModelSettings(Section):
     """The day on which it is switched off."""
     datacenters: Annotated[tuple[Country, ...], CommaSeparated] = Field(default=(), examples=[["DE", "US"]])
     """The countries where it runs, by their codes of two letters."""
+    quality: Qualities = Field(default={}, examples=[{"code": 0.7, "math": 0.4}])
+    """How often it is expected to do a task well, from 0 to 1, for `auto`; until outcomes say otherwise."""
     free: bool = False
     """It costs nothing, which has to be said of a model without a price once another has one."""
     pricing: PricingSettings | None = None
@@ -580,7 +608,7 @@ class UpstreamSettings(Section):
     """After so many failed requests in a row a backend is left alone, as long as there is another."""
     breaker_rest_s: PositiveSeconds = 5.0
     """How long such a backend is left alone before a single request tries whether it serves again."""
-    retry_share: Annotated[float, BeforeValidator(_not_a_switch), Field(ge=0, le=1)] = 0.2
+    retry_share: Share = 0.2
     """Of the requests, the share that may be sent to a second backend because the first failed, over ten seconds."""
     queue_comment_s: Seconds = 10.0
     """A stream that has brought no token for this long begins with a comment, and again each time; 0: no comments."""
@@ -588,6 +616,23 @@ class UpstreamSettings(Section):
     """Fields of a chat that are sent on although docs/backends.md does not list them as passed."""
     pass_template_kwargs: Annotated[tuple[Line, ...], CommaSeparated] = ()
     """The same of names in chat_template_kwargs."""
+
+
+class RoutingSettings(Section):
+    """How a model is chosen for who asks for `auto`."""
+
+    model_pool: Annotated[tuple[ModelName, ...], CommaSeparated] = Field(
+        default=(), examples=[["gwmm/gemma-4-12b-it", "deepseek/chat"]]
+    )
+    """The ids or aliases of those that it is chosen from; otherwise every model that generates text."""
+    optimize: Annotated[Mode, BeforeValidator(_mode_of)] = "balanced"
+    """balanced, quality, cost or latency, where neither the request nor its key says it."""
+    default_model: Line = Field(default="", examples=["gwmm/gemma-4-12b-it"])
+    """What is taken to be the best until outcomes say otherwise; otherwise the first of the pool."""
+    least_quality: Share = 0.9
+    """Of the best one's expected success: what a model must have to be chosen for its price or its speed."""
+    feedback: Literal["own", "all", "off"] = "own"
+    """Whose choices an account's scores move: its own, those of all (each account a tenth of a cell), or nobody's."""
 
 
 class WalletSettings(Section):
@@ -878,6 +923,7 @@ class Settings(Section):
     upstream: UpstreamSettings = UpstreamSettings()
     image_fetch: ImageFetchSettings = ImageFetchSettings()
     wallet: WalletSettings = WalletSettings()
+    routing: RoutingSettings = RoutingSettings()
     stripe: StripeSettings = StripeSettings()
     mcp: McpSettings = McpSettings()
     providers: Annotated[
@@ -898,6 +944,13 @@ class Settings(Section):
                 if name and name not in known:
                     there = f"[[providers]] has {', '.join(known)}" if known else "there is no [[providers]]"
                     raise ValueError(f"the model {model.id} names the provider {shown(name)}, and {there}")
+        return self
+
+    @model_validator(mode="after")
+    def _keeps_the_name_of_the_choice(self) -> Self:
+        for model in self.models:
+            if AUTO in (model.id, *model.aliases):
+                raise ValueError(f"`{AUTO}` stands for whichever model is chosen, and can be no model's id or alias")
         return self
 
     @model_validator(mode="after")

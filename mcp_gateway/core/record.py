@@ -35,6 +35,14 @@ def parent_of(request_id: str) -> str | None:
     return parent if dash else None
 
 
+class RoutingFacts(NamedTuple):
+    """Why a model was chosen for a request that named none, and how sure its task is: from 0 to 1."""
+
+    task: str
+    complexity: str
+    confidence: float
+
+
 class RequestRecord(NamedTuple):
     """One request. `cost_nano` in nano-USD by the prices that `price_version` names; times in milliseconds."""
 
@@ -64,6 +72,8 @@ class RequestRecord(NamedTuple):
     """That were charged."""
     ended_by: EndedBy | None = None
     """What ended an answer that its backend would have gone on with."""
+    routing: RoutingFacts | None = None
+    """Where it asked for `auto`: `model` is then the one that was chosen."""
 
 
 @dataclass(frozen=True, slots=True)

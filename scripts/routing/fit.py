@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from random import Random
 from typing import NamedTuple
 
+from mcp_gateway.core.prompt_tasks import TASKS
 from mcp_gateway.core.routing.classifier.features import Feature
-from mcp_gateway.core.routing.tasks import TASKS
 
 _LANES = struct.Struct(f"<{len(TASKS)}Q")
 _ONE = 1 << 32

@@ -5,7 +5,7 @@ Only the gates use it. It reads both ends of a prompt; such expressions take up 
 
 import re
 
-from mcp_gateway.core.routing.tasks import TASKS, PromptTask
+from mcp_gateway.core.prompt_tasks import TASKS, PromptTask
 
 _HEAD_CHARS, _TAIL_CHARS = 1200, 500
 _LANGUAGES = (

@@ -7,9 +7,9 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
+from mcp_gateway.core.prompt_tasks import TASKS
 from mcp_gateway.core.routing.classifier.excerpt import TOKEN, clipped
 from mcp_gateway.core.routing.classifier.lexicon import lexicon
-from mcp_gateway.core.routing.tasks import TASKS
 
 _BEFORE = (
     "Hello, ", "Hey! ", "Could you please assist me? ", "I need some help. ", "Good day. ", "Question: ", "Task: ",

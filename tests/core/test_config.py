@@ -738,3 +738,28 @@ class TestMcpServers:
             "GATEWAY_MCP_SERVERS: mcp servers are written in the configuration file, as [[mcp_servers]]"
         )
         assert "[[mcp_servers]], with double brackets" in fault("[mcp_servers]\nlabel = 'a'")
+
+
+class TestRouting:
+    def test_what_a_model_is_expected_to_do_well_is_named_by_task(self) -> None:
+        [model] = load('[[models]]\nid = "a"\nquality = {coding = 0.7, "Creative-Writing" = 1}').models
+        assert model.quality == {"code": 0.7, "creative_writing": 1.0}
+
+    def test_a_mode_is_known_by_the_names_of_dashboards(self) -> None:
+        assert load('[routing]\noptimize = "Cheapest"').routing.optimize == "cost"
+
+    @each(
+        ("lines", "told"),
+        [
+            ('[[models]]\nid = "a"\nquality = {poetry = 0.7}', "these tasks: code, math"),
+            ('[[models]]\nid = "a"\nquality = {code = 1.1}', "quality"),
+            ('[[models]]\nid = "a"\nquality = {code = true}', "not true or false"),
+            ('[[models]]\nid = "auto"', "`auto` stands for whichever model is chosen"),
+            ('[[models]]\nid = "a"\naliases = ["auto"]', "`auto` stands for whichever model is chosen"),
+            ('[routing]\noptimize = "speed"', "must be one of balanced, quality, cost, latency"),
+            ("[routing]\noptimize = 1", "optimize"),
+            ("[routing]\nleast_quality = 2", "least_quality"),
+        ],
+    )
+    def test_what_cannot_be_meant_is_refused(self, lines: str, told: str) -> None:
+        assert told in fault(lines)

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Literal, NamedTuple
 
+from mcp_gateway.core.optimization import Mode
 from mcp_gateway.core.routing.classifier.classifier import PromptReading
 from mcp_gateway.core.routing.classifier.complexity import Complexity
 from mcp_gateway.core.routing.conversations import Remembered
 from mcp_gateway.core.routing.eligibility import Contender, Eligibility, Requirements, eligible
+from mcp_gateway.core.routing.emphasis import EMPHASIS, Emphasis
 from mcp_gateway.core.routing.lengths import USUAL_OUTPUT_TOKENS, OutputLengths
-from mcp_gateway.core.routing.modes import EMPHASIS, Emphasis, Mode
 from mcp_gateway.core.routing.quality import Expected, QualityTable
 
 _UNKNOWN_OUTPUT_TOKENS = 400

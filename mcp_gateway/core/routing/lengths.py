@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from mcp_gateway.core.routing.tasks import PromptTask
+from mcp_gateway.core.prompt_tasks import PromptTask
 
 USUAL_OUTPUT_TOKENS: dict[PromptTask, int] = {
     "code": 475, "math": 300, "reasoning": 400, "question_answering": 600, "summarization": 280, "translation": 150,

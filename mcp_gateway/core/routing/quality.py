@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from math import fsum
 from typing import Literal, NamedTuple
 
+from mcp_gateway.core.prompt_tasks import PromptTask
 from mcp_gateway.core.routing.classifier.classifier import PromptReading
-from mcp_gateway.core.routing.tasks import PromptTask
 
 NEUTRAL = 0.5
 """Of a model of which nobody knows anything."""

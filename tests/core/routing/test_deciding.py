@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 
 from mcp_gateway.core.catalog import VLLM, Model, Offer
+from mcp_gateway.core.optimization import MODES, Mode
 from mcp_gateway.core.prices import Price
+from mcp_gateway.core.prompt_tasks import TASKS, PromptTask
 from mcp_gateway.core.routing.classifier.classifier import UNKNOWN, PromptReading
 from mcp_gateway.core.routing.classifier.complexity import Complexity
 from mcp_gateway.core.routing.conversations import Remembered
 from mcp_gateway.core.routing.deciding import Decision, decide
 from mcp_gateway.core.routing.eligibility import Contender, Obstacle, Requirements, nothing_eligible
-from mcp_gateway.core.routing.modes import MODES, Mode
 from mcp_gateway.core.routing.quality import DEFAULT_MODEL_LEAD, LEAST_OUTCOMES, Outcomes, QualityTable
-from mcp_gateway.core.routing.tasks import TASKS, PromptTask
 from tests.cases import each
 
 MILLION = 1_000_000

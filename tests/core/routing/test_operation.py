@@ -7,13 +7,13 @@ from typing import NamedTuple
 import pytest
 
 from mcp_gateway.core.catalog import VLLM, Model, Offer
+from mcp_gateway.core.optimization import MODES, Mode
 from mcp_gateway.core.prices import Price
+from mcp_gateway.core.prompt_tasks import PromptTask
 from mcp_gateway.core.routing.classifier.classifier import PromptReading
 from mcp_gateway.core.routing.deciding import LEAST_QUALITY, decide
 from mcp_gateway.core.routing.eligibility import Contender, Requirements
-from mcp_gateway.core.routing.modes import MODES, Mode
 from mcp_gateway.core.routing.quality import DEFAULT_MODEL_LEAD, Outcomes, QualityTable
-from mcp_gateway.core.routing.tasks import PromptTask
 from tests.cases import each
 
 MILLION = 1_000_000

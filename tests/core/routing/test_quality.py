@@ -2,9 +2,9 @@
 
 import pytest
 
+from mcp_gateway.core.prompt_tasks import PromptTask
 from mcp_gateway.core.routing.classifier.classifier import UNKNOWN, PromptReading
 from mcp_gateway.core.routing.quality import DEFAULT_MODEL_LEAD, NEUTRAL, Outcomes, QualityTable
-from mcp_gateway.core.routing.tasks import PromptTask
 from tests.cases import each
 
 

@@ -7,10 +7,10 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from mcp_gateway.core.prompt_tasks import TASKS, PromptTask
 from mcp_gateway.core.routing.classifier.complexity import Complexity, work_of
 from mcp_gateway.core.routing.classifier.features import Features, begins_as_code, features_of
 from mcp_gateway.core.routing.classifier.weights import LinearSums, TaskWeights, shipped
-from mcp_gateway.core.routing.tasks import TASKS, PromptTask
 
 _CODE = TASKS.index("code")
 _SURE_OF_CODE = 0.92

@@ -8,8 +8,8 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from mcp_gateway.core.prompt_tasks import TASKS, PromptTask
 from mcp_gateway.core.routing.classifier.excerpt import MOST_CHARS
-from mcp_gateway.core.routing.tasks import TASKS, PromptTask
 
 Complexity = Literal["simple", "medium", "complex"]
 _MEDIUM_FROM, _COMPLEX_FROM = 0.34, 0.62

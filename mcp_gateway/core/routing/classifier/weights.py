@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mcp_gateway.core.prompt_tasks import TASKS
 from mcp_gateway.core.routing.classifier.features import Feature
 from mcp_gateway.core.routing.classifier.lexicon import lexicon
-from mcp_gateway.core.routing.tasks import TASKS
 
 FILE = Path(__file__).with_name("weights.bin")
 MOST_BYTES = 64 * 1024

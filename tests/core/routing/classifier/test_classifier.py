@@ -8,11 +8,11 @@ from random import Random
 import pytest
 
 import mcp_gateway
+from mcp_gateway.core.prompt_tasks import TASKS, PromptTask
 from mcp_gateway.core.routing.classifier.classifier import UNKNOWN, PromptClassifier
 from mcp_gateway.core.routing.classifier.excerpt import MOST_CHARS, clipped, without_courtesy
 from mcp_gateway.core.routing.classifier.features import Feature, features_of
 from mcp_gateway.core.routing.classifier.weights import FILE, MOST_BYTES, LinearSums, TaskWeights, shipped
-from mcp_gateway.core.routing.tasks import TASKS, PromptTask
 from scripts.routing.gates import fuzzed_without_failure
 from scripts.routing.perturbed import PERTURBATIONS
 from tests.cases import each

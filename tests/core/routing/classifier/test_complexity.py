@@ -2,9 +2,9 @@
 
 import pytest
 
+from mcp_gateway.core.prompt_tasks import PromptTask
 from mcp_gateway.core.routing.classifier.classifier import PromptClassifier
 from mcp_gateway.core.routing.classifier.complexity import Complexity
-from mcp_gateway.core.routing.tasks import PromptTask
 from tests.cases import each
 
 LONG = (

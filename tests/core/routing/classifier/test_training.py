@@ -10,9 +10,9 @@ from random import Random
 
 import pytest
 
+from mcp_gateway.core.prompt_tasks import TASKS
 from mcp_gateway.core.routing.classifier.classifier import PromptClassifier
 from mcp_gateway.core.routing.classifier.weights import FILE, decoded
-from mcp_gateway.core.routing.tasks import TASKS
 from scripts.routing.fit import Example, fit, most_telling, softmax
 from scripts.routing.gates import fuzzed_without_failure, gates_of
 from scripts.routing.labelled import LabelledPrompt, folds_by_source, read, with_courtesies

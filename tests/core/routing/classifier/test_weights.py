@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from mcp_gateway.core.prompt_tasks import TASKS
 from mcp_gateway.core.routing.classifier.features import Feature
 from mcp_gateway.core.routing.classifier.weights import FILE, decoded, encoded
-from mcp_gateway.core.routing.tasks import TASKS
 from tests.cases import each
 
 NOTHING = [0.0] * len(TASKS)

@@ -1,36 +1,31 @@
-"""What a caller may have a model chosen for: quality, cost, latency, or a balance of them. Knows no model."""
+"""What a caller may have a model chosen for: quality, cost, latency, or a balance of them; what a key says of it."""
 
 from typing import Literal, NamedTuple, TypeGuard, get_args
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.text import shown
 
+AUTO = "auto"
+"""The name that stands for whichever model is chosen."""
 Mode = Literal["balanced", "quality", "cost", "latency"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 MODE_ALIASES: dict[str, Mode] = {"best": "quality", "cheapest": "cost", "fastest": "latency"}
 """As dashboards call them."""
 
 
-class Emphasis(NamedTuple):
-    """What a model's expected quality, cost and time are worth, each of which is told from 0 to 1.
+class RoutingDefaults(NamedTuple):
+    """What a key says of the choice of its models; None where the settings, or a request, are to say it.
 
-    `holds_quality` is whether a model has to come near the best one's quality before its price or time counts;
-    `eases_with_work`, whether these count less the more work a prompt is.
+    `model_pool` has ids or aliases. `tells_event` is whether streams of chats begin with what was chosen under `/v1`
+    too.
     """
 
-    quality: float
-    cost: float
-    latency: float
-    holds_quality: bool = False
-    eases_with_work: bool = False
+    model_pool: tuple[str, ...] | None = None
+    mode: Mode | None = None
+    tells_event: bool = False
 
 
-EMPHASIS: dict[Mode, Emphasis] = {
-    "balanced": Emphasis(1, 0.25, 0.10, eases_with_work=True),
-    "quality": Emphasis(1, 0.02, 0.02),
-    "cost": Emphasis(0, 1, 0.02, holds_quality=True),
-    "latency": Emphasis(0, 0.02, 1, holds_quality=True),
-}
+NO_DEFAULTS = RoutingDefaults()
 
 
 def mode_named(name: str, param: str) -> Mode:

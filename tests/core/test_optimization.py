@@ -3,7 +3,7 @@
 import pytest
 
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.routing.modes import EMPHASIS, MODES, mode_named
+from mcp_gateway.core.optimization import MODES, mode_named
 from tests.cases import each
 
 
@@ -28,7 +28,3 @@ def test_another_is_refused_with_the_list(name: str) -> None:
     assert (refused.value.code, refused.value.param) == ("invalid_value", "routing.optimize")
     assert all(known in refused.value.message for known in (*MODES, "best", "cheapest", "fastest"))
     assert len(refused.value.message) < 300
-
-
-def test_every_mode_weighs_something() -> None:
-    assert EMPHASIS.keys() == set(MODES)

@@ -3,7 +3,7 @@
 import pytest
 
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.routing.tasks import ALIASES, TASKS, task_named
+from mcp_gateway.core.prompt_tasks import ALIASES, TASKS, task_named
 from tests.cases import each
 
 

@@ -157,6 +157,10 @@ class Catalog(Mapping[str, Model]):
         """The models that have an id or an alias among these."""
         return Catalog(model for model in self._models.values() if not names.isdisjoint((model.id, *model.aliases)))
 
+    def named(self, name: str) -> Model | None:
+        """The model of that id or alias."""
+        return self._named.get(name)
+
     def find(self, model_id: str) -> Model:
         """The model of that id or alias. Raises GatewayError `model_not_found` with the closest names."""
         model = self._named.get(model_id) or self._at_sources.get(model_id)

@@ -1,6 +1,6 @@
 """What a caller may have a model chosen for: quality, cost, latency, or a balance of them; what a key says of it."""
 
-from typing import Literal, NamedTuple, TypeGuard, get_args
+from typing import Literal, NamedTuple, TypedDict, TypeGuard, get_args
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.text import shown
@@ -26,6 +26,14 @@ class RoutingDefaults(NamedTuple):
 
 
 NO_DEFAULTS = RoutingDefaults()
+
+
+class RoutingChange(TypedDict, total=False):
+    """Those of a key's defaults that are to be others; what is left out stays as it is."""
+
+    model_pool: tuple[str, ...] | None
+    mode: Mode | None
+    tells_event: bool
 
 
 def mode_named(name: str, param: str) -> Mode:

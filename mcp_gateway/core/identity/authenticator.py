@@ -121,6 +121,7 @@ class Authenticator:
             mcp_servers=key.mcp_servers,
             may_proxy=limits.may_proxy,
             offers_mcp_tools=key.offers_mcp_tools,
+            routing=key.routing,
         )
 
     def _forget(self, key_id: str, error: GatewayError) -> None:

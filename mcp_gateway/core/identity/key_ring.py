@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, Allowance, KeyScope
@@ -21,6 +21,7 @@ from mcp_gateway.core.identity.keys import (
     unknown_account,
 )
 from mcp_gateway.core.identity.own_limits import Limit, OwnLimits
+from mcp_gateway.core.optimization import NO_DEFAULTS, RoutingChange, RoutingDefaults
 from mcp_gateway.core.text import check_one_line, shown
 
 _SHOWN_CHARACTERS = len(LIVE_PREFIX) + 4
@@ -82,6 +83,7 @@ class ChangeKey(Write[None]):
     mcp_servers: frozenset[str] | None = None
     """None: as they were. What a key loses, what it made loses, too."""
     offers_mcp_tools: bool | None = None
+    routing: RoutingChange = field(default_factory=RoutingChange)
 
 
 class EndedKeys(NamedTuple):
@@ -270,6 +272,7 @@ class KeyRing:
         may_mint_over_mcp: bool = False,
         mcp_servers: Collection[str] = (),
         offers_mcp_tools: bool = False,
+        routing: RoutingDefaults = NO_DEFAULTS,
         key_id: str | None = None,
         keep: Callable[[Key], Write[None] | None] | None = None,
         and_then: Callable[[Key], Sequence[Write[None]]] | None = None,
@@ -295,7 +298,7 @@ class KeyRing:
             key_id or self._new_id("key"), account_id, raw[:_SHOWN_CHARACTERS], name, is_test, now_ms, None,
             limits or OwnLimits(), given, _later(expires_at_ms, now_ms), made_by,
             models=None if models is None else frozenset(models), may_mint_over_mcp=may_mint_over_mcp,
-            mcp_servers=frozenset(mcp_servers), offers_mcp_tools=offers_mcp_tools,
+            mcp_servers=frozenset(mcp_servers), offers_mcp_tools=offers_mcp_tools, routing=routing,
         )  # fmt: skip
         kept = None if keep is None else keep(key)
         behind = () if and_then is None else tuple(and_then(key))
@@ -312,6 +315,7 @@ class KeyRing:
         may_mint_over_mcp: bool | None = None,
         mcp_servers: Collection[str] | None = None,
         offers_mcp_tools: bool | None = None,
+        routing: RoutingChange | None = None,
     ) -> Key:
         """Rename a key, or set those of its limits that are given; others stay as they are by then, whoever set them.
 
@@ -326,7 +330,8 @@ class KeyRing:
         servers = None if mcp_servers is None else frozenset(mcp_servers)
         await self._store.write(
             ChangeKey(
-                key_id, name, limits or {}, lowered_from, group, may_mint_over_mcp, servers, offers_mcp_tools
+                key_id, name, limits or {}, lowered_from, group, may_mint_over_mcp, servers, offers_mcp_tools,
+                routing or {},
             )
         )  # fmt: skip
         return await self._told(key)

@@ -9,6 +9,7 @@ from mcp_gateway.core.caller import SCOPES, Allowance, KeyScope
 from mcp_gateway.core.clock import DAY_MS, MINUTE_MS
 from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.identity.own_limits import DEFAULT, LIMIT_NAMES, Limit, OwnLimits
+from mcp_gateway.core.optimization import NO_DEFAULTS, RoutingDefaults
 from mcp_gateway.core.text import shown
 
 LIVE_PREFIX = "gw_live_"
@@ -74,6 +75,8 @@ class Key:
     """The labels of the servers whose tools it may use, as far as its account may; ANY_SERVER for all of them."""
     offers_mcp_tools: bool = False
     """Whether these tools are offered in chats that name no server themselves."""
+    routing: RoutingDefaults = NO_DEFAULTS
+    """What it says of the choice of a model, where none is named."""
 
     @property
     def holders(self) -> frozenset[str]:

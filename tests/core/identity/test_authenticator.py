@@ -11,6 +11,7 @@ from mcp_gateway.core.identity.authenticator import Authenticator
 from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.identity.known_keys import KnownKeys
 from mcp_gateway.core.identity.own_limits import OwnLimits
+from mcp_gateway.core.optimization import NO_DEFAULTS, RoutingDefaults
 from tests.clocks import MsClock
 
 LISTINGS = 9
@@ -230,3 +231,15 @@ def test_what_guests_may_use_is_set(known: KnownKeys) -> None:
 def test_only_who_shows_nothing_is_a_guest(principal: Principal, key_id: str | None, is_guest: bool) -> None:
     caller = Caller("acc_1", principal, ())
     assert (caller.key_id, caller.is_guest) == (key_id, is_guest)
+
+
+async def test_a_caller_has_what_its_key_says_of_the_choice_of_models(
+    authenticator: Authenticator, known: KnownKeys, keys: KeyRing, account: str
+) -> None:
+    key, raw = await keys.create(account, routing=RoutingDefaults(("a", "b"), "cost"))
+    _, other = await keys.create(account)
+    assert (await identified(authenticator, raw)).routing == RoutingDefaults(("a", "b"), "cost")
+    assert (await identified(authenticator, other)).routing == authenticator.guest("192.0.2.1").routing == NO_DEFAULTS
+    await keys.change(key.id, routing={"model_pool": None})
+    await known.catch_up()
+    assert (await identified(authenticator, raw)).routing == RoutingDefaults(mode="cost")

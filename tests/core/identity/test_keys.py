@@ -22,6 +22,7 @@ from mcp_gateway.core.identity.own_limits import DEFAULT, OwnLimits
 from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.ledger.budgets import Budget, BudgetGroup, MakeBudgets
 from mcp_gateway.core.ledger.ledger import Ledger
+from mcp_gateway.core.optimization import NO_DEFAULTS, RoutingChange, RoutingDefaults
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.clocks import MsClock
 from tests.databases import Query, Work
@@ -117,6 +118,38 @@ async def test_a_change_touches_only_what_it_names(keys: KeyRing, account: str) 
     limited = await keys.change(key.id, limits={"in_flight": 2})
     assert await keys.get(key.id) == limited
     assert (limited.name, limited.limits) == ("new", OwnLimits(in_flight=2))
+
+
+async def test_a_key_says_how_models_are_chosen_for_it_and_that_is_changed_one_by_one(
+    keys: KeyRing, account: str, store: Store
+) -> None:
+    plain, _ = await keys.create(account)
+    assert plain.routing == NO_DEFAULTS
+    said = RoutingDefaults(("b", "a", "a/b:c"), "cost", tells_event=True)
+    made, made_raw = await keys.create(account, routing=said)
+    again = KeyRing(store, new_id=new_id, now_ms=now_ms, most=KeysPerAccount(live=99, a_day=99))
+    for found in (made, await again.find(digest_of(made_raw)), (await again.list(account))[1]):
+        assert found is not None
+        assert found.routing == said
+    changes: list[tuple[RoutingChange, RoutingDefaults]] = [
+        ({"mode": "latency"}, RoutingDefaults(None, "latency")),
+        ({"model_pool": ("x", "y")}, RoutingDefaults(("x", "y"), "latency")),
+        ({"tells_event": True}, RoutingDefaults(("x", "y"), "latency", tells_event=True)),
+        ({}, RoutingDefaults(("x", "y"), "latency", tells_event=True)),
+        ({"mode": None, "model_pool": ("y",)}, RoutingDefaults(("y",), None, tells_event=True)),
+        ({"model_pool": None, "tells_event": False}, NO_DEFAULTS),
+    ]
+    for change, routing in changes:
+        assert (await keys.change(plain.id, routing=change)).routing == routing
+        assert (await keys.change(plain.id, name="x")).routing == routing
+    assert (await keys.get(made.id)).routing == said
+
+
+async def test_changes_of_how_models_are_chosen_at_once_all_stay(keys: KeyRing, account: str) -> None:
+    key, _ = await keys.create(account)
+    changes: list[RoutingChange] = [{"mode": "cost"}, {"model_pool": ("a", "b")}, {"tells_event": True}]
+    await asyncio.gather(*(keys.change(key.id, routing=change) for change in changes))
+    assert (await keys.get(key.id)).routing == RoutingDefaults(("a", "b"), "cost", tells_event=True)
 
 
 async def test_changes_of_different_limits_at_once_all_stay(keys: KeyRing, account: str) -> None:

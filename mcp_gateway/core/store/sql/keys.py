@@ -46,6 +46,7 @@ from mcp_gateway.core.identity.keys import (
     unknown_account,
 )
 from mcp_gateway.core.identity.own_limits import LIMIT_NAMES
+from mcp_gateway.core.optimization import MODES, NO_DEFAULTS, RoutingDefaults
 from mcp_gateway.core.store.sql.accounts import MARGIN, MAY_PROXY, limits_from, note_change, set_limits, stored_limits
 from mcp_gateway.core.store.sql.budgets import end_with_keys
 from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
@@ -72,7 +73,7 @@ SELECT made_id, maker_id FROM line
 _KEY_COLUMNS = (
     "keys.id, keys.account_id, prefix, keys.name, is_test, keys.created_at_ms, revoked_at_ms, scopes, expires_at_ms, "
     f"made_by, {_MAKERS}, is_active, key_groups.id, key_groups.name, models, minted_keys.key_id IS NOT NULL, "
-    f"mcp_minting_keys.key_id IS NOT NULL, labels, are_offered, "
+    f"mcp_minting_keys.key_id IS NOT NULL, labels, are_offered, model_pool, mode, tells_event, "
     f"{', '.join(f'keys.{name}' for name in LIMIT_NAMES)}"
 )
 _SELECT = f"""
@@ -83,6 +84,7 @@ LEFT JOIN key_models ON key_models.key_id = keys.id
 LEFT JOIN minted_keys ON minted_keys.key_id = keys.id
 LEFT JOIN mcp_minting_keys ON mcp_minting_keys.key_id = keys.id
 LEFT JOIN key_mcp_servers ON key_mcp_servers.key_id = keys.id
+LEFT JOIN key_routing ON key_routing.key_id = keys.id
 """
 _CONDITIONS: dict[State, str] = {
     "live": "revoked_at_ms IS NULL AND (expires_at_ms IS NULL OR expires_at_ms > :now_ms)",
@@ -138,6 +140,11 @@ WITH RECURSIVE line (made_id, maker_id) AS (
 SELECT made_id, labels FROM line JOIN key_mcp_servers ON key_id = made_id WHERE maker_id = ?
 """
 """Of all that a key has made, and what that made, but for what has ended."""
+_ROUTING = "SELECT model_pool, mode, tells_event FROM key_routing WHERE key_id = ?"
+_PUT_ROUTING = """
+INSERT INTO key_routing VALUES (?, ?, ?, ?) ON CONFLICT (key_id) DO UPDATE SET
+model_pool = excluded.model_pool, mode = excluded.mode, tells_event = excluded.tells_event
+"""
 _PUT = "INSERT INTO grouped_keys VALUES (?, ?)"
 _LIMITS = f"SELECT {', '.join(LIMIT_NAMES)} FROM keys WHERE id = ?"
 _HIGHEST = (f"CASE WHEN MIN(live.{name}) < 0 THEN -1 ELSE MAX(live.{name}) END" for name in LIMIT_NAMES)
@@ -225,6 +232,8 @@ def _insert_beside(transaction: Transaction, key: Key) -> None:
         _put_servers(transaction, key.id, key.mcp_servers)
     if key.offers_mcp_tools:
         transaction.execute(_OFFER_TOOLS, (key.id, True))
+    if key.routing != NO_DEFAULTS:
+        _put_routing(transaction, key.id, key.routing)
     if key.is_minted:
         transaction.execute("INSERT INTO minted_keys VALUES (?)", (key.id,))
     if key.may_mint_over_mcp:
@@ -255,13 +264,22 @@ def _change(transaction: Transaction, write: ChangeKey) -> None:
         transaction.execute("DELETE FROM grouped_keys WHERE key_id = ?", (write.key_id,))
     if group_id is not None:
         transaction.execute(_PUT, (write.key_id, group_id))
+    _change_beside(transaction, write, account_id)
+    _note_change(transaction, write.key_id)
+
+
+def _change_beside(transaction: Transaction, write: ChangeKey, account_id: str) -> None:
+    """What few keys have, in tables of its own."""
     if write.may_mint_over_mcp is not None:
         transaction.execute(_LET_MINT if write.may_mint_over_mcp else _FORBID_MINTING, (write.key_id,))
     if write.mcp_servers is not None:
         _change_servers(transaction, write.key_id, account_id, write.mcp_servers)
     if write.offers_mcp_tools is not None:
         transaction.execute(_OFFER_TOOLS, (write.key_id, write.offers_mcp_tools))
-    _note_change(transaction, write.key_id)
+    if write.routing:
+        row = transaction.first(_ROUTING, (write.key_id,))
+        routing = NO_DEFAULTS if row is None else _routing(*row)
+        _put_routing(transaction, write.key_id, routing._replace(**write.routing))
 
 
 def _change_servers(transaction: Transaction, key_id: str, account_id: str, servers: frozenset[str]) -> None:
@@ -277,6 +295,16 @@ def _change_servers(transaction: Transaction, key_id: str, account_id: str, serv
 
 def _put_servers(transaction: Transaction, key_id: str, servers: frozenset[str]) -> None:
     transaction.execute(_PUT_SERVERS, (key_id, " ".join(sorted(servers))))
+
+
+def _put_routing(transaction: Transaction, key_id: str, routing: RoutingDefaults) -> None:
+    pool = " ".join(routing.model_pool or ()) or None
+    transaction.execute(_PUT_ROUTING, (key_id, pool, routing.mode, routing.tells_event))
+
+
+def _routing(pool: str | None, stored_mode: str | None, tells_event: int | None) -> RoutingDefaults:
+    mode = next((mode for mode in MODES if mode == stored_mode), None)
+    return RoutingDefaults(tuple(pool.split(" ")) if pool else None, mode, bool(tells_event))
 
 
 def _labels_in(stored: str | None) -> frozenset[str]:
@@ -385,7 +413,8 @@ def _live_keys_made(rows: Rows, read: LiveKeysMade) -> list[str]:
 
 def _key(row: Row) -> Key:
     key_id, account_id, prefix, name, is_test, created_at_ms, ended_at_ms, scopes, expires_at_ms, made_by, *rest = row
-    makers, is_active, group_id, group, models, is_minted, may_mint_over_mcp, labels, are_offered, *limits = rest
+    makers, is_active, group_id, group, models, is_minted, may_mint_over_mcp, *rest = rest
+    labels, are_offered, pool, mode, tells_event, *limits = rest
     has_expired = expires_at_ms is not None and ended_at_ms is not None and ended_at_ms >= expires_at_ms
     return Key(
         key_id, account_id, prefix, name, bool(is_test), created_at_ms, None if has_expired else ended_at_ms,
@@ -393,6 +422,7 @@ def _key(row: Row) -> Key:
         tuple(Maker(one, limits_from(own), its_group) for one, its_group, *own in orjson.loads(makers)),
         bool(is_active), group_id, group, None if models is None else frozenset(models.split(" ")),
         bool(is_minted), bool(may_mint_over_mcp), _labels_in(labels), bool(are_offered),
+        _routing(pool, mode, tells_event),
     )  # fmt: skip
 
 

@@ -8,10 +8,12 @@ from typing import Any, Literal
 from http_api.moments import timestamps
 from http_api.operations import Asked, Nothing, Told
 from http_api.query import Query
+from http_api.requests import RequestRouting, routing_of
 from mcp_gateway.core.catalog import VLLM
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.money import usd_number
 from mcp_gateway.core.observe.history import History
+from mcp_gateway.core.optimization import AUTO
 from mcp_gateway.core.record import AskedAs, RequestRecord
 from mcp_gateway.core.text import shown
 
@@ -72,7 +74,8 @@ class Generation(Told):
     num_search_results: None
     preset_id: None
     provider_responses: None
-    router: None
+    router: Literal["auto"] | None
+    routing: RequestRouting | None
     service_tier: None
     session_id: None
     user_agent: None
@@ -117,6 +120,8 @@ class Generations:
             "cancelled": last.error_code == "client_closed",
             "finish_reason": last.finish_reason,
             "native_finish_reason": last.finish_reason,
+            "router": None if first.routing is None else AUTO,
+            "routing": routing_of(first),
             "is_byok": False,
             "latency": first.latency_ms if first.first_token_ms is None else first.first_token_ms,
             "generation_time": sum(record.latency_ms for record in rounds),

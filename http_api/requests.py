@@ -33,6 +33,15 @@ class RequestsQuery(PageQuery):
     client_request_id: str | None = None
 
 
+class RequestRouting(Told):
+    """Of a request that named no model: what was read of it, and how good its caller has found the answer since."""
+
+    task: str
+    complexity: str
+    confidence: float
+    score: float | None
+
+
 class RequestObject(Told):
     """Metadata of one request; `created_at` in Unix seconds, `time` in ISO 8601, the cost a decimal string."""
 
@@ -64,6 +73,7 @@ class RequestObject(Told):
     usage_missing: str | None
     parent_id: str | None
     """Of a further round of a request that used tools of other servers: that request."""
+    routing: RequestRouting | None
 
 
 class RequestPage(Page[RequestObject]):
@@ -122,4 +132,9 @@ def _object(first: Mapping[str, str], missing_usages: Mapping[str, str], record:
         repeat_of=first.get(record.id),
         usage_missing=missing_usages.get(record.id),
         parent_id=parent_of(record.id),
+        routing=routing_of(record),
     )
+
+
+def routing_of(record: RequestRecord) -> RequestRouting | None:
+    return None if record.routing is None else RequestRouting(**record.routing._asdict())

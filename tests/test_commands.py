@@ -21,6 +21,7 @@ from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.ledger import orders
 from mcp_gateway.core.ledger.pending import PENDING
+from mcp_gateway.core.record import RoutingFacts
 from mcp_gateway.core.store.sql.requests import insert_records
 from tests.cases import each
 from tests.patience import PATIENCE_S
@@ -595,17 +596,19 @@ def test_a_folder_that_is_named_goes_before_that_of_the_settings(data_dir: Path)
 def test_a_request_is_found_by_its_id_or_its_client_s(data_dir: Path) -> None:
     account = made("accounts", "create", "Ann")
     record = recorded(1_900_000_000_062, client_request_id="mine\x1b[2J", surface="messages", cost_nano=15)
-    record = record._replace(account_id=account)
+    record = record._replace(account_id=account, routing=RoutingFacts("code", "simple", 0.75))
     with closing(sqlite3.connect(data_dir / DATABASE)) as connection, connection:
         insert_records(connection, [record])
     shown = run("requests", "show", record.id)
     assert shown.exit_code == 0
     lines = {f"id                {record.id}", "cost_usd          0.000000015", "surface           messages"}
+    lines |= {"routing           task code, complexity simple, confidence 0.75"}
     assert lines <= set(shown.stdout.splitlines())
     assert "\x1b" not in shown.stdout
     (facts,) = told("requests", "show", "mine\x1b[2J")
     assert (facts["id"], facts["started_at"]) == (record.id, "2030-03-17T17:46:40.062+00:00")
     assert facts["surface"] == "messages"
+    assert facts["routing"] == {"task": "code", "complexity": "simple", "confidence": 0.75, "score": None}
     for unknown in ("req_none", "", "\x1b[2J"):
         refused = run("requests", "show", unknown)
         assert (refused.exit_code, refused.stderr.strip().isprintable()) == (USAGE, True)

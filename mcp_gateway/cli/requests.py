@@ -37,9 +37,16 @@ def _object(record: RequestRecord, failed: list[tuple[str, str]]) -> dict[str, A
     facts = record._asdict()
     at = datetime.fromtimestamp(facts.pop("started_at_ms") / 1000, UTC).isoformat(timespec="milliseconds")
     facts["failed_attempts"] = [f"{backend}: {code}" for backend, code in failed]
+    facts["routing"] = None if record.routing is None else record.routing._asdict()
     return facts | {"cost_nano": record.cost_nano, "cost_usd": format_usd(record.cost_nano), "started_at": at}
 
 
 def _words(facts: dict[str, Any]) -> str:
     """A line a fact; what there is not is left out."""
-    return "\n".join(f"{name:<18}{shown(str(value))}" for name, value in facts.items() if value not in (None, []))
+    return "\n".join(f"{name:<18}{shown(_told(value))}" for name, value in facts.items() if value not in (None, []))
+
+
+def _told(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {part}" for name, part in value.items() if part is not None)
+    return str(value)

@@ -35,12 +35,20 @@ def parent_of(request_id: str) -> str | None:
     return parent if dash else None
 
 
+SCORE_WHOLE = 1_000_000
+"""Of what scores are kept as parts: the best score there is."""
+
+
 class RoutingFacts(NamedTuple):
-    """Why a model was chosen for a request that named none, and how sure its task is: from 0 to 1."""
+    """Why a model was chosen for a request that named none, and how sure its task is: from 0 to 1.
+
+    `score` is how good its caller has found the answer since, from 0 to 1; None until then.
+    """
 
     task: str
     complexity: str
     confidence: float
+    score: float | None = None
 
 
 class RequestRecord(NamedTuple):

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from mcp_gateway.core.observe.history import Group
-from mcp_gateway.core.record import RequestRecord
+from mcp_gateway.core.record import RequestRecord, RoutingFacts
 from tests.cases import each
 from tests.databases import store_of
 from tests.recorded import recorded, write_records
@@ -94,7 +94,21 @@ async def test_every_fact_of_a_request_is_in_its_record(stage: Stage) -> None:
         "repeat_of": None,
         "usage_missing": None,
         "parent_id": None,
+        "routing": None,
     }
+
+
+async def test_a_request_that_named_no_model_tells_how_it_was_routed(stage: Stage) -> None:
+    routed = await stage.past(MIDNIGHT_S + 1, routing=RoutingFacts("code", "simple", 0.875))
+    named = await stage.past(MIDNIGHT_S + 2)
+    told = {"task": "code", "complexity": "simple", "confidence": 0.875, "score": None}
+    assert (await stage.ask(f"/v1/requests/{routed.id}"))["routing"] == told
+    listed = (await stage.ask(f"/v1/requests?since={MIDNIGHT_S}&until={MIDNIGHT_S + 9}"))["data"]
+    assert [(row["id"], row["routing"]) for row in listed] == [(named.id, None), (routed.id, told)]
+    generation = (await stage.ask(f"/v1/generation?id={routed.id}"))["data"]
+    assert (generation["router"], generation["routing"]) == ("auto", told)
+    generation = (await stage.ask(f"/v1/generation?id={named.id}"))["data"]
+    assert (generation["router"], generation["routing"]) == (None, None)
 
 
 async def test_a_free_request_is_in_the_log_as_soon_as_its_answer_is_whole(stage: Stage) -> None:

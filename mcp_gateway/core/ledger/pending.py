@@ -15,7 +15,7 @@ import orjson
 from mcp_gateway.core.ledger.entries import Departure, Entry, GiveBack, Settle, SettleLate
 from mcp_gateway.core.ledger.rules import Amount
 from mcp_gateway.core.private import OWNER_ALONE
-from mcp_gateway.core.record import AddRecord, RequestRecord
+from mcp_gateway.core.record import AddRecord, RequestRecord, RoutingFacts
 
 logger = logging.getLogger(__name__)
 
@@ -106,18 +106,26 @@ def _kept(unwritten: Iterable[Any]) -> Iterator[Kept]:
 def _line(entry: Kept) -> bytes:
     [kind] = [name for name, of in _KINDS.items() if of is type(entry)]
     if isinstance(entry, RequestRecord):
-        return orjson.dumps(entry._asdict() | {"kind": kind})
+        return orjson.dumps(entry._asdict() | {"kind": kind}, default=tuple)
     named = {field.name: getattr(entry, field.name) for field in fields(entry)}
     return orjson.dumps(named | {"record": entry.record and entry.record._asdict(), "kind": kind}, default=tuple)
 
 
 def _entry(line: dict[str, Any]) -> Kept:
     kind = _KINDS[line.pop("kind")]
+    if kind is RequestRecord:
+        return _record(line)
     if line.get("record") is not None:
-        line["record"] = RequestRecord(**line["record"])
+        line["record"] = _record(line["record"])
     if "charge" in line:
         paid_nano, parts = line["charge"]
         line["charge"] = Amount(paid_nano, tuple(map(tuple, parts)))
     if "windows" in line:
         line["windows"] = tuple(map(tuple, line["windows"]))
     return kind(**line)
+
+
+def _record(told: dict[str, Any]) -> RequestRecord:
+    """Files of earlier versions tell no routing."""
+    record = RequestRecord(**told)
+    return record if record.routing is None else record._replace(routing=RoutingFacts(*record.routing))

@@ -15,6 +15,7 @@ from mcp_gateway.core.ledger.ledger import Ledger, SettlementPending
 from mcp_gateway.core.ledger.pending import PENDING, ForeignPending, PendingFile
 from mcp_gateway.core.ledger.rules import Amount
 from mcp_gateway.core.observe.records import Records
+from mcp_gateway.core.record import RoutingFacts
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.clocks import MsClock
 from tests.core.ledger.test_ledger import record
@@ -86,14 +87,29 @@ async def test_each_kind_of_entry_comes_back_as_it_was(tmp_path: Path, account: 
     assert pending.read() == [settle, bare, back, free, left]
 
 
+async def test_how_a_request_was_routed_is_kept_with_its_record(database: Path, clock: MsClock, account: str) -> None:
+    routed = record("req_1", account)._replace(routing=RoutingFacts("code", "simple", 0.75))
+    entries = [Settle("req_1", account, Amount(1), routed), routed._replace(id="req_2")]
+    async with opened(database, clock) as (store, ledger, pending):
+        pending.write(entries)
+        assert pending.read() == entries
+        await ledger.catch_up(pending.read())
+        rows = await store.read(
+            Query("SELECT id, task, complexity, confidence, score FROM routed_requests ORDER BY id")
+        )
+        assert rows == [(name, "code", "simple", 0.75, None) for name in ("req_1", "req_2")]
+
+
 async def test_what_an_earlier_version_left_was_asked_as_a_chat(tmp_path: Path, account: str) -> None:
     entries = [Settle("req_1", account, Amount(7), record("req_1", account, cost_nano=7)), record("req_2", account)]
     pending = PendingFile(tmp_path, "db")
     pending.write(entries)
     file = tmp_path / PENDING
     text = file.read_text()
-    assert text.count(',"surface":"chat"') == 2
-    file.write_text(text.replace(',"surface":"chat"', ""))
+    for added in (',"surface":"chat"', ',"routing":null'):
+        assert text.count(added) == 2
+        text = text.replace(added, "")
+    file.write_text(text)
     assert pending.read() == entries
 
 

@@ -12,12 +12,14 @@ from mcp_gateway.core.identity.keys import KeysPerAccount
 from mcp_gateway.core.ids import new_id
 from mcp_gateway.core.observe.history import History, RequestFilter, Totals
 from mcp_gateway.core.observe.records import NoteFailedAttempt, NoteMissingUsage, Records
-from mcp_gateway.core.record import SurfaceName
+from mcp_gateway.core.record import RoutingFacts, SurfaceName
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.databases import Query, changing, explained
 from tests.recorded import recorded, write_records
 
 MIDNIGHT_MS = 20_000 * 86_400_000
+_BESIDE = ("named", "counted", "routed")
+"""The tables that stand beside the requests."""
 
 
 async def test_a_record_comes_back_as_it_was_written(store: Store) -> None:
@@ -26,6 +28,21 @@ async def test_a_record_comes_back_as_it_was_written(store: Store) -> None:
     found = await History(store).get("acc_1", record.id)
     assert found == record
     assert found.is_stream is True
+
+
+async def test_how_a_request_was_routed_comes_back_with_it_and_of_others_nothing_is_kept(store: Store) -> None:
+    account = await Accounts(store, new_id=new_id, now_ms=lambda: 1).create("Ann")
+    facts = [None, RoutingFacts("code", "simple", 0.1), RoutingFacts("unknown", "medium", 0.0)]
+    records = [
+        recorded(MIDNIGHT_MS + number, account_id=account.id, routing=routing) for number, routing in enumerate(facts)
+    ]
+    await write_records(store, *records, *records)
+    history = History(store)
+    assert await history.page(account.id, RequestFilter(), before_id=None, limit=9) == records[::-1]
+    assert [await history.get(account.id, record.id) for record in records] == records
+    assert [await history.find(record.id) for record in records] == [[record] for record in records]
+    kept = await store.read(Query("SELECT id FROM routed_requests ORDER BY id"))
+    assert kept == [(record.id,) for record in records[1:]]
 
 
 @pytest.mark.parametrize("surface", get_args(SurfaceName))
@@ -117,7 +134,7 @@ async def test_a_page_is_found_by_the_index_of_the_account_and_needs_no_sorting(
             seen.clear()
             await History(store).page("acc_1", wanted, before_id=before_id, limit=2)
             assert "SEARCH requests USING PRIMARY KEY (account_id=?" in seen[0]
-            beside = {f"SEARCH {one} USING PRIMARY KEY (account_id=? AND id=?)" for one in ("named", "counted")}
+            beside = {f"SEARCH {one} USING PRIMARY KEY (account_id=? AND id=?)" for one in _BESIDE}
             assert {step for step in seen[1:] if not step.startswith("CORRELATED")} == beside
 
 
@@ -154,12 +171,13 @@ async def test_requests_within_a_key_are_its_own_and_those_of_what_it_made(store
 
 
 async def test_what_is_noted_of_a_request_goes_with_its_record_and_no_other_s(store: Store) -> None:
-    gone, kept = recorded(MIDNIGHT_MS), recorded(MIDNIGHT_MS + 1)
+    routing = RoutingFacts("code", "simple", 0.9)
+    gone, kept = recorded(MIDNIGHT_MS, routing=routing), recorded(MIDNIGHT_MS + 1, routing=routing)
     await write_records(store, gone, kept)
     for one in (gone, kept):
         await store.write(NoteFailedAttempt("acc_1", one.id, 1, "groq", "provider_money"))
         await store.write(NoteMissingUsage("acc_1", one.id, "estimate"))
         await store.write(NoteRepeat("acc_1", one.id, "req_first"))
     await store.write(changing("DELETE FROM requests WHERE id = ?", (gone.id,)))
-    for table in ("failed_attempts", "missing_usages", "request_repeats"):
+    for table in ("failed_attempts", "missing_usages", "request_repeats", "routed_requests"):
         assert await store.read(Query(f"SELECT id FROM {table}")) == [(kept.id,)]

@@ -4,6 +4,8 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import orjson
+
 from mcp_gateway.core.clock import DAY_MS, HOUR_MS
 from mcp_gateway.core.ids import first_id_at
 from mcp_gateway.core.observe.activity import SLOT_MS, ActivitySince, SlotPart
@@ -23,7 +25,15 @@ from mcp_gateway.core.observe.history import (
     TotalsOfRequests,
 )
 from mcp_gateway.core.observe.records import NoteFailedAttempt, NoteMissingUsage, RequestCounts
-from mcp_gateway.core.record import OK, UNNAMED_SURFACE, AddRecord, RequestRecord, round_ids
+from mcp_gateway.core.record import (
+    OK,
+    SCORE_WHOLE,
+    UNNAMED_SURFACE,
+    AddRecord,
+    RequestRecord,
+    RoutingFacts,
+    round_ids,
+)
 from mcp_gateway.core.store.sql.keys import KEYS_WITHIN
 from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
 
@@ -35,6 +45,7 @@ _INSERT = (
 )
 _INSERT_SURFACE = "INSERT INTO request_surfaces VALUES (?, ?, ?) ON CONFLICT (account_id, id) DO NOTHING"
 _INSERT_COUNTS = "INSERT INTO request_counts VALUES (?, ?, ?, ?, ?) ON CONFLICT (account_id, id) DO NOTHING"
+_INSERT_ROUTED = "INSERT INTO routed_requests VALUES (?, ?, ?, ?, ?, NULL) ON CONFLICT (account_id, id) DO NOTHING"
 CORRECT = (
     "UPDATE requests SET cost_nano = COALESCE(?, cost_nano), http_status = ?, error_code = ?, latency_ms = ? "
     "WHERE account_id = ? AND id = ?"
@@ -57,11 +68,16 @@ COALESCE((
 _COUNTED = """
 (SELECT {} FROM request_counts AS counted WHERE counted.account_id = requests.account_id AND counted.id = requests.id)
 """
+_ROUTED = """
+(SELECT json_array(task, complexity, confidence, score) FROM routed_requests AS routed
+WHERE routed.account_id = requests.account_id AND routed.id = requests.id)
+"""
 _BESIDE = ", ".join((
     _SURFACE,
     _COUNTED.format("cache_write_tokens"),
     f"COALESCE({_COUNTED.format('images')}, 0)",
     _COUNTED.format("ended_by"),
+    _ROUTED,
 ))  # fmt: skip
 _SELECTED = f"SELECT {', '.join(f'requests.{column}' for column in _COLUMNS)}, {_BESIDE}"
 _SELECT = f"{_SELECTED} FROM requests"
@@ -133,6 +149,13 @@ def insert_records(connection: sqlite3.Connection, records: Sequence[RequestReco
     ]
     if counted:
         connection.executemany(_INSERT_COUNTS, counted)
+    routed = [
+        (record.account_id, record.id, facts.task, facts.complexity, facts.confidence)
+        for record in records
+        if (facts := record.routing) is not None
+    ]
+    if routed:
+        connection.executemany(_INSERT_ROUTED, routed)
 
 
 def correction(record: RequestRecord, *, keeps_cost: bool = False) -> Row:
@@ -274,9 +297,15 @@ def _between(rows: Rows, select: str, read: RepeatsOf | MissingUsagesOf) -> dict
 
 
 def _record(row: Row) -> RequestRecord:
-    """SQLite has no booleans."""
-    record = RequestRecord(*row)
-    return record._replace(is_stream=bool(record.is_stream))
+    """SQLite has no booleans, and one value for a column."""
+    *facts, routed = row
+    record = RequestRecord(*facts)
+    return record._replace(is_stream=bool(record.is_stream), routing=None if routed is None else _routing(routed))
+
+
+def _routing(stored: str) -> RoutingFacts:
+    task, complexity, confidence, score = orjson.loads(stored)
+    return RoutingFacts(task, complexity, confidence, None if score is None else score / SCORE_WHOLE)
 
 
 def _conditions(account_id: str, wanted: RequestFilter) -> Iterator[tuple[str, Any]]:

@@ -118,6 +118,7 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
             gateway.authenticator,
             gateway.idempotency,
             gateway.ledger,
+            gateway.published,
             now_ms,
         ),
         limits=Limits(gateway.limiter, gateway.ledger),

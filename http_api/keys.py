@@ -12,12 +12,14 @@ from http_api.operations import Absent, Answered, Asked, Nothing, Told
 from http_api.paging import Page, PageQuery, cursor_key, page_of
 from http_api.query import Query
 from mcp_gateway.core.caller import SCOPES, SERVER_LABEL, KeyScope
+from mcp_gateway.core.catalog import Published
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import Idempotency
 from mcp_gateway.core.identity.authenticator import Authenticator
 from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.identity.keys import Key, State
 from mcp_gateway.core.identity.own_limits import LIMIT_NAMES
+from mcp_gateway.core.key_pools import gone_from, named_pool
 from mcp_gateway.core.ledger.budgets import BudgetObject, BudgetStanding, BudgetWindow
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.minting import (
@@ -31,12 +33,14 @@ from mcp_gateway.core.minting import (
     budget_amount,
 )
 from mcp_gateway.core.moments import unix_ms
+from mcp_gateway.core.optimization import Mode, RoutingChange, mode_named
 from mcp_gateway.core.text import shown
 
 _Limit = Annotated[int, Field(ge=1, le=2**53 - 1)]
 """Up to the largest number that every reader of JSON takes exactly (RFC 8259, 6); the database holds more."""
 
 _ModelName = Annotated[str, Field(max_length=1000)]
+_ModelNames = Annotated[list[_ModelName], Field(min_length=1, max_length=MAX_MODELS)]
 _ServerLabel = Annotated[str, Field(pattern=rf"^(\*|{SERVER_LABEL.pattern})$")]
 
 
@@ -46,7 +50,7 @@ class KeysQuery(PageQuery):
 
 
 class KeyChange(BaseModel):
-    """What PATCH takes; limits that are left out stay as they are."""
+    """What PATCH takes; what is left out stays as it is. `null` clears a pool, a mode, and that an event is told."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -55,6 +59,9 @@ class KeyChange(BaseModel):
     requests_per_day: _Limit | None = None
     tokens_per_minute: _Limit | None = None
     in_flight: _Limit | None = None
+    model_pool: _ModelNames | None = None
+    optimize_mode: Annotated[str, Field(max_length=100)] | None = None
+    routing_event: bool | None = None
 
 
 class NewBudget(BaseModel):
@@ -71,13 +78,13 @@ class NewBudget(BaseModel):
 
 
 class NewKey(KeyChange):
-    """What POST takes; limits, scopes, models and the end are those of the key that asks, where they are left out."""
+    """What POST takes; limits, scopes, models, routing and the end are those of the key that asks, where left out."""
 
     test: bool | None = None
     scopes: Annotated[list[KeyScope], Field(min_length=1, max_length=len(SCOPES))] | None = None
     expires_at: int | str | None = None
     expires_in_s: Annotated[int, Field(ge=1, le=10**9)] | None = None
-    models: Annotated[list[_ModelName], Field(min_length=1, max_length=MAX_MODELS)] | None = None
+    models: _ModelNames | None = None
     mcp_servers: Annotated[list[_ServerLabel], Field(max_length=MAX_MODELS)] | None = None
     offer_mcp_tools: bool | None = None
     budgets: Annotated[list[NewBudget], Field(max_length=MAX_BUDGETS)] | None = None
@@ -91,7 +98,10 @@ class RevokeQuery(Query):
 
 
 class KeyObject(Told):
-    """A key as its account sees it: never the key itself. Times in Unix seconds, limits as they are in force."""
+    """A key as its account sees it: never the key itself. Times in Unix seconds, limits as they are in force.
+
+    `model_pool_gone` are the names of its pool that are no model which it may ask for, or not any more.
+    """
 
     object: Literal["key"]
     id: str
@@ -106,6 +116,10 @@ class KeyObject(Told):
     models: list[str] | None
     mcp_servers: list[str]
     offer_mcp_tools: bool
+    model_pool: list[str] | None
+    model_pool_gone: list[str]
+    optimize_mode: Mode | None
+    routing_event: bool
     scopes: list[KeyScope]
     mint_over_mcp: bool
     requests_per_minute: int | None
@@ -139,11 +153,13 @@ class Keys:
         authenticator: Authenticator,
         idempotency: Idempotency,
         ledger: Ledger,
+        published: Published,
         now_ms: Callable[[], int],
     ) -> None:
         self._keys = keys
         self._mint = mint
         self._ledger = ledger
+        self._published = published
         self._now_ms = now_ms
         self._idempotency = idempotency
         self._authenticator = authenticator
@@ -183,9 +199,16 @@ class Keys:
 
     async def change(self, asked: Asked[Query, KeyChange]) -> KeyObject:
         key = await self._own_key(asked)
-        limits = _limits_of(asked.body)
-        defaults = self._authenticator.defaults
-        changed = await self._keys.change(key.id, name=asked.body.name, limits=limits, lowered_from=defaults)
+        routing = _routing_of(asked.body)
+        if pool := routing.get("model_pool"):
+            routing["model_pool"] = named_pool(pool, self._published.open_to(key.models))
+        changed = await self._keys.change(
+            key.id,
+            name=asked.body.name,
+            limits=_limits_of(asked.body),
+            lowered_from=self._authenticator.defaults,
+            routing=routing,
+        )
         return await self._told(changed)
 
     async def revoke(self, asked: Asked[RevokeQuery, Nothing]) -> RevokedKey:
@@ -207,6 +230,7 @@ class Keys:
             models=asked.models,
             mcp_servers=asked.mcp_servers,
             offers_mcp_tools=asked.offer_mcp_tools,
+            routing=_routing_of(asked),
             budgets=[
                 WantedBudget(budget_amount(one.amount_usd, f"budgets.{number}.amount_usd"), one.window, one.lease)
                 for number, one in enumerate(asked.budgets or ())
@@ -252,10 +276,20 @@ class Keys:
             "models": None if key.models is None else sorted(key.models),
             "mcp_servers": sorted(key.mcp_servers),
             "offer_mcp_tools": key.offers_mcp_tools,
+            **self._routing_fields(key),
             "scopes": [scope for scope in SCOPES if scope in key.scopes],
             "mint_over_mcp": key.may_mint_over_mcp,
             **{name: getattr(allowance, name) for name in LIMIT_NAMES},
             "budgets": [one.as_object().model_dump() for one in budgets],
+        }
+
+    def _routing_fields(self, key: Key) -> dict[str, Any]:
+        pool, mode, tells_event = key.routing
+        return {
+            "model_pool": None if pool is None else list(pool),
+            "model_pool_gone": gone_from(pool or (), self._published.open_to(key.models)),
+            "optimize_mode": mode,
+            "routing_event": tells_event,
         }
 
 
@@ -270,6 +304,19 @@ def _limits_of(asked: KeyChange) -> dict[str, int]:
     """The limits that are asked for, by name."""
     named = ((name, getattr(asked, name)) for name in LIMIT_NAMES)
     return {name: limit for name, limit in named if limit is not None}
+
+
+def _routing_of(asked: KeyChange) -> RoutingChange:
+    """What is said of the choice of models. Raises GatewayError `invalid_value` for what is no mode."""
+    change = RoutingChange()
+    if "model_pool" in asked.model_fields_set:
+        change["model_pool"] = None if asked.model_pool is None else tuple(asked.model_pool)
+    if "optimize_mode" in asked.model_fields_set:
+        mode = asked.optimize_mode
+        change["mode"] = None if mode is None else mode_named(mode, "optimize_mode")
+    if "routing_event" in asked.model_fields_set:
+        change["tells_event"] = asked.routing_event or False
+    return change
 
 
 def _end_of(asked: NewKey, now_ms: int) -> WantedEnd | None:

@@ -520,7 +520,7 @@ def _keys(keys: Keys) -> list[AnyOperation]:
             method="PATCH",
             path="/keys/{key_id}",
             name="change_key",
-            summary="Rename a key, or lower its limits.",
+            summary="Rename a key, lower its limits, or say how models are chosen for it.",
             access=Access.HOLDER,
             scope="manage",
             counts=Counts.QUERY,
@@ -528,7 +528,7 @@ def _keys(keys: Keys) -> list[AnyOperation]:
             body=KeyChange,
             answer=KeyObject,
             handle=keys.change,
-            refuses=_NOT_FOUND | {"insufficient_permissions", "invalid_value"},
+            refuses=_NOT_FOUND | {"insufficient_permissions", "invalid_value", "model_not_found"},
         ),
         Operation(
             method="DELETE",

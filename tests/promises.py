@@ -596,6 +596,9 @@ AREAS: dict[str, Area] = {
             "A key that was made for some models asks for those alone, and is told of no others.": [
                 "tests/doors/test_key_models.py",
             ],
+            "A key says of which models `auto` chooses for it, and how; a model of its pool that is gone is named and passed over.": [
+                "tests/doors/test_key_routing.py",
+            ],
             "Every refusal has a code that is documented, and says what to change.": [
                 "tests/core/test_errors.py",
                 "tests/test_tidy.py::test_every_error_code_that_is_raised_has_a_row_and_every_row_is_documented",

@@ -233,7 +233,14 @@ class Published:
         """What the caller may ask for at the prices that it pays, or all at those of the settings for nobody known."""
         if caller is None or (not caller.margin and caller.models is None):
             return self.current
-        view = caller.margin, caller.models
+        return self._view(caller.margin, caller.models)
+
+    def open_to(self, models: frozenset[str] | None) -> Catalog:
+        """What a key may ask for that was made for these models, at the prices of the settings."""
+        return self.current if models is None else self._view(0, models)
+
+    def _view(self, margin: int, names: frozenset[str] | None) -> Catalog:
+        view = margin, names
         seen = self._views.get(view)
         if seen is None:
             if len(self._views) >= _MOST_VIEWS:

@@ -13,10 +13,12 @@ from mcp_gateway.core.engine import Write
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.identity.keys import TEST_SCOPES, Key, check_lowered, check_servers
+from mcp_gateway.core.key_pools import gone_from, named_pool
 from mcp_gateway.core.ledger.budgets import Budget, BudgetStanding, BudgetWindow, MakeBudgets
 from mcp_gateway.core.ledger.leases import Leases
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.money import parse_usd
+from mcp_gateway.core.optimization import RoutingChange, RoutingDefaults
 
 MAX_NAME_CHARS = 200
 MAX_MODELS = 100
@@ -42,7 +44,7 @@ class WantedEnd(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WantedKey:
-    """What is asked for. Limits, scopes, models, servers and the end are the maker's where they are left out."""
+    """What is asked for. Limits, scopes, models, servers, routing and the end are the maker's where left out."""
 
     name: str = ""
     is_test: bool = False
@@ -54,6 +56,7 @@ class WantedKey:
     may_mint_over_mcp: bool = False
     mcp_servers: Collection[str] | None = None
     offers_mcp_tools: bool | None = None
+    routing: RoutingChange = field(default_factory=RoutingChange)
 
 
 class MintedKey(NamedTuple):
@@ -94,6 +97,7 @@ class Mint:
             raise lacking_right("mint_over_mcp")
         expires_at_ms = _ending(maker, wanted.end)
         models = maker.models if wanted.models is None else self._models_of(caller, wanted.models)
+        routing = self._routing_of(maker, wanted, models)
         mcp_servers = maker.mcp_servers if wanted.mcp_servers is None else frozenset(wanted.mcp_servers)
         check_servers(mcp_servers, maker.mcp_servers, "This API key")
         if wanted.budgets:
@@ -116,6 +120,7 @@ class Mint:
                 may_mint_over_mcp=wanted.may_mint_over_mcp,
                 mcp_servers=mcp_servers,
                 offers_mcp_tools=maker.offers_mcp_tools if wanted.offers_mcp_tools is None else wanted.offers_mcp_tools,
+                routing=routing,
                 key_id=key_id,
                 keep=lambda key: keep(key, standings),
                 and_then=lambda _: [decided],
@@ -143,6 +148,23 @@ class Mint:
             )
             for one in wanted
         )  # fmt: skip
+
+    def _routing_of(self, maker: Key, wanted: WantedKey, models: Collection[str] | None) -> RoutingDefaults:
+        """A new key's, which may ask for these models. Raises GatewayError as `named_pool`.
+
+        A pool is no right, so that it need not be within its maker's; of that one, what it may not ask for is left out.
+        """
+        open_to_it = self._published.open_to(None if models is None else frozenset(models))
+        routing = maker.routing._replace(**wanted.routing)
+        pool = routing.model_pool
+        if pool is None:
+            return routing
+        if "model_pool" in wanted.routing:
+            return routing._replace(model_pool=named_pool(pool, open_to_it))
+        if wanted.models is None:
+            return routing
+        gone = gone_from(pool, open_to_it)
+        return routing._replace(model_pool=tuple(name for name in pool if name not in gone) or None)
 
     def _models_of(self, caller: Caller, asked: Sequence[str]) -> Collection[str]:
         """The ids of what a new key may ask for. Raises GatewayError `model_not_found` for what its maker may not."""

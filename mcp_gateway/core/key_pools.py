@@ -1,0 +1,33 @@
+"""The models that a key names for `auto` to choose from: which it may name, and which of them are gone. Pure."""
+
+from collections.abc import Sequence
+
+from mcp_gateway.core.catalog import Catalog
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.text import shown
+
+_PARAM = "model_pool"
+
+
+def named_pool(asked: Sequence[str], open_to_it: Catalog) -> tuple[str, ...]:
+    """The ids or aliases that were asked for, each once; of a model by its name at a source, its id.
+
+    Raises GatewayError: `model_not_found` for what is no model that the key may ask for, `invalid_value` for one that
+    generates no text.
+    """
+    return tuple(dict.fromkeys(_named(name, open_to_it) for name in asked))
+
+
+def _named(name: str, open_to_it: Catalog) -> str:
+    try:
+        model = open_to_it.find(name)
+    except GatewayError as refusal:
+        raise GatewayError(refusal.code, refusal.message, param=_PARAM) from None
+    if model.output_kind != "text":
+        raise GatewayError("invalid_value", f"The model '{shown(name)}' generates no text.", param=_PARAM)
+    return model.id if open_to_it.named(name) is None else name
+
+
+def gone_from(pool: Sequence[str], open_to_it: Catalog) -> list[str]:
+    """Those of a pool that the key may not ask for, or not any more, which the choice passes over."""
+    return [name for name in pool if (model := open_to_it.named(name)) is None or model.output_kind != "text"]

@@ -33,14 +33,13 @@ from mcp_gateway.core.minting import (
     budget_amount,
 )
 from mcp_gateway.core.moments import unix_ms
-from mcp_gateway.core.optimization import Mode, RoutingChange, mode_named
+from mcp_gateway.core.optimization import MAX_POOL_NAMES, Mode, RoutingChange, mode_named
 from mcp_gateway.core.text import shown
 
 _Limit = Annotated[int, Field(ge=1, le=2**53 - 1)]
 """Up to the largest number that every reader of JSON takes exactly (RFC 8259, 6); the database holds more."""
 
 _ModelName = Annotated[str, Field(max_length=1000)]
-_ModelNames = Annotated[list[_ModelName], Field(min_length=1, max_length=MAX_MODELS)]
 _ServerLabel = Annotated[str, Field(pattern=rf"^(\*|{SERVER_LABEL.pattern})$")]
 
 
@@ -59,7 +58,7 @@ class KeyChange(BaseModel):
     requests_per_day: _Limit | None = None
     tokens_per_minute: _Limit | None = None
     in_flight: _Limit | None = None
-    model_pool: _ModelNames | None = None
+    model_pool: Annotated[list[_ModelName], Field(min_length=1, max_length=MAX_POOL_NAMES)] | None = None
     optimize_mode: Annotated[str, Field(max_length=100)] | None = None
     routing_event: bool | None = None
 
@@ -84,7 +83,7 @@ class NewKey(KeyChange):
     scopes: Annotated[list[KeyScope], Field(min_length=1, max_length=len(SCOPES))] | None = None
     expires_at: int | str | None = None
     expires_in_s: Annotated[int, Field(ge=1, le=10**9)] | None = None
-    models: _ModelNames | None = None
+    models: Annotated[list[_ModelName], Field(min_length=1, max_length=MAX_MODELS)] | None = None
     mcp_servers: Annotated[list[_ServerLabel], Field(max_length=MAX_MODELS)] | None = None
     offer_mcp_tools: bool | None = None
     budgets: Annotated[list[NewBudget], Field(max_length=MAX_BUDGETS)] | None = None

@@ -497,6 +497,45 @@ def test_a_key_is_made_for_the_models_that_are_named(data_dir: Path) -> None:
     assert len(told("keys", "list")) == 2
 
 
+def test_a_key_says_how_models_are_chosen_and_that_is_changed_and_cleared(data_dir: Path) -> None:
+    def routing(told_of_key: dict[str, Any]) -> list[Any]:
+        return [told_of_key[name] for name in ("model_pool", "optimize_mode", "routing_event")]
+
+    account = made("accounts", "create", "Ann")
+    assert routing(told("keys", "create", "--account", account)) == [None, None, False]
+    asked = "--model-pool", "b/two, a/one", "--model-pool", "b/two", "--optimize-mode", "cheapest", "--routing-event"
+    key = told("keys", "create", "--account", account, *asked)
+    assert routing(key) == [["b/two", "a/one"], "cost", True]
+    assert run("keys", "list").stdout.strip().endswith("auto of b/two, a/one by cost told in streams")
+    for options, now in [
+        (["--name", "x"], [["b/two", "a/one"], "cost", True]),
+        ([], [["b/two", "a/one"], "cost", True]),
+        (["--model-pool", "c"], [["c"], "cost", True]),
+        (["--no-routing-event"], [["c"], "cost", False]),
+        (["--optimize-mode", "", "--routing-event"], [["c"], None, True]),
+        (["--model-pool", "", "--optimize-mode", "Best"], [None, "quality", True]),
+    ]:
+        assert routing(told("keys", "change", key["id"], *options)) == now
+    assert run("keys", "change", key["id"], "--no-routing-event").stdout.strip().endswith(", auto by quality")
+    assert routing(told("keys", "list")[1]) == [None, "quality", False]
+
+
+def test_what_is_no_pool_or_mode_changes_no_key(data_dir: Path) -> None:
+    account = made("accounts", "create", "Ann")
+    key_id = told("keys", "create", "--account", account)["id"]
+    too_many = ",".join(map(str, range(101)))
+    cases = [
+        ("--model-pool", pool, "--model-pool takes") for pool in (",", "a/one,", "a b", "a\tb", "\x1b[2J", too_many)
+    ]
+    cases += [("--optimize-mode", mode, "which is no mode: balanced") for mode in ("cheap", " ", "\x1b[2J", "x" * 999)]
+    for option, given, said in cases:
+        for command in (["create", "--account", account], ["change", key_id]):
+            refused = run("keys", *command, f"{option}={given}")
+            assert (refused.exit_code, said in refused.stderr, "\x1b" in refused.stderr) == (USAGE, True, False)
+    (left,) = told("keys", "list")
+    assert (left["model_pool"], left["optimize_mode"]) == (None, None)
+
+
 def test_a_key_is_let_mint_over_mcp_and_loses_the_right(data_dir: Path) -> None:
     account = made("accounts", "create", "Ann")
     key = told("keys", "create", "--account", account, "--mint-over-mcp")

@@ -5,13 +5,14 @@ import json
 import os
 import re
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
 from mcp_gateway import __version__
+from mcp_gateway.core.catalog import is_model_id
 from mcp_gateway.core.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from mcp_gateway.core.config import ConfigError, Settings, load_settings
 from mcp_gateway.core.engine import DatabaseError
@@ -27,7 +28,7 @@ from mcp_gateway.core.store.sqlite.migrations import SchemaTooNew
 from mcp_gateway.core.store.sqlite.restore import ForeignLog, check_log
 from mcp_gateway.core.store.sqlite.sole import AlreadyServed
 from mcp_gateway.core.store.sqlite.upgrade import ServedByOlder
-from mcp_gateway.core.text import shown
+from mcp_gateway.core.text import is_one_line, shown
 
 T = TypeVar("T")
 
@@ -144,6 +145,14 @@ def after(lifetime: str | None) -> int | None:
     if found is None:
         fail("--expires-in takes a number of minutes, hours or days, such as 30m, 12h or 7d")
     return now_ms() + int(found[1]) * _UNITS_MS[found[2]]
+
+
+def model_names(asked: Sequence[str], option: str) -> list[str]:
+    """Of texts with names between commas, all names."""
+    names = [name.strip() for text in asked for name in text.split(",")]
+    if not all(name and is_model_id(name) and is_one_line(name) for name in names):
+        fail(f"{option} takes ids of models between commas")
+    return names
 
 
 def fail(message: str, *, status: int = 2) -> NoReturn:

@@ -21,17 +21,29 @@ from mcp_gateway.cli.desk import (
     answer,
     at_desk,
     fail,
+    model_names,
     seconds,
+)
+from mcp_gateway.cli.key_routing import (
+    ChangedEventOption,
+    ChangedModeOption,
+    ChangedPoolOption,
+    EventOption,
+    ModeOption,
+    PoolOption,
+    routing_given,
+    routing_in_words,
+    routing_object,
 )
 from mcp_gateway.cli.limits import ChangedLimitOption, LimitOption, limits_given, limits_in_words, limits_object
 from mcp_gateway.core.caller import SCOPES, SERVER_LABEL, KeyScope
-from mcp_gateway.core.catalog import is_model_id
 from mcp_gateway.core.gateway import Desk
 from mcp_gateway.core.identity.keys import ANY_SERVER, Key
 from mcp_gateway.core.identity.own_limits import OwnLimits
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.ledger.budgets import MakeBudgets
-from mcp_gateway.core.text import is_one_line, shown
+from mcp_gateway.core.optimization import RoutingDefaults
+from mcp_gateway.core.text import shown
 
 app = typer.Typer(help="API keys of accounts.", no_args_is_help=True)
 
@@ -70,6 +82,9 @@ def create_key(
     offer_mcp_tools: Annotated[
         bool, typer.Option("--offer-mcp-tools", help="Offer these tools in its chats that name no server themselves.")
     ] = False,
+    model_pool: PoolOption = None,
+    optimize_mode: ModeOption = None,
+    routing_event: EventOption = False,
     mint_over_mcp: Annotated[
         bool, typer.Option("--mint-over-mcp", help="Let it make keys with budgets by a tool, where a model sees them.")
     ] = False,
@@ -86,6 +101,7 @@ def create_key(
     limits = OwnLimits(**limits_given(requests_per_minute, requests_per_day, tokens_per_minute, in_flight))
 
     budgets = budgets_given(budget, lease, expires_at_ms)
+    routing = RoutingDefaults(**routing_given(model_pool, optimize_mode, routing_event))
 
     async def work(desk: Desk) -> None:
         key, raw = await desk.keys.create(
@@ -96,10 +112,11 @@ def create_key(
             scopes=scopes,
             expires_at_ms=expires_at_ms,
             group=group,
-            models=_models_given(models),
+            models=model_names(models or (), "--models") or None,
             may_mint_over_mcp=mint_over_mcp,
             mcp_servers=_servers_given(mcp_servers),
             offers_mcp_tools=offer_mcp_tools,
+            routing=routing,
         )
         await _bound(desk, key, budgets)
         words = raw if quiet else f"key {key.id} of {account}; keep it, it is not shown again:\n{raw}"
@@ -153,18 +170,22 @@ def change_key(
         bool | None,
         typer.Option(help="Offer these tools in its chats that name no server themselves. Left out: as it was."),
     ] = None,
+    model_pool: ChangedPoolOption = None,
+    optimize_mode: ChangedModeOption = None,
+    routing_event: ChangedEventOption = None,
     budget: BudgetOption = None,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     is_json: JsonOption = False,
 ) -> None:
-    """Rename a key, set its limits, servers or group, or bound it by more budgets; show it then."""
+    """Rename a key, set its limits, servers, group or choice of models, or bound it by more budgets; show it then."""
     budgets = budgets_given(budget, None, None)
     limits = limits_given(requests_per_minute, requests_per_day, tokens_per_minute, in_flight)
     servers = _servers_given([] if mcp_servers == [""] else mcp_servers) if mcp_servers is not None else None
+    routing = routing_given(model_pool, optimize_mode, routing_event)
 
     async def work(desk: Desk) -> None:
-        is_asked = any(given is not None for given in (name, group, mint_over_mcp, servers, offer_mcp_tools)) or limits
+        is_asked = any(given is not None for given in (name, group, mint_over_mcp, servers, offer_mcp_tools))
         change = partial(
             desk.keys.change,
             name=name,
@@ -173,14 +194,15 @@ def change_key(
             may_mint_over_mcp=mint_over_mcp,
             mcp_servers=servers,
             offers_mcp_tools=offer_mcp_tools,
+            routing=routing,
         )
-        found = await (change if is_asked else desk.keys.get)(key)
+        found = await (change if is_asked or limits or routing else desk.keys.get)(key)
         if budgets:
             await desk.server.decide(MakeBudgets(budgets_of(found.account_id, found.id, budgets)))
         words = f"key {key} ({shown(found.name, LISTED_CHARS)}): "
         limits_now = limits_in_words(found.limits) or "the configured limits"
-        own = _group_in_words(found), _minting_in_words(found), _servers_in_words(found)
-        words += ", ".join(filter(None, (limits_now, *own)))
+        rights = _group_in_words(found), _minting_in_words(found), _servers_in_words(found)
+        words += ", ".join(filter(None, (limits_now, *rights, routing_in_words(found.routing))))
         answer(words, (await _objects(desk, [found]))[0], is_json=is_json)
 
     at_desk(config, data_dir, work)
@@ -221,13 +243,6 @@ async def _bound(desk: Desk, key: Key, budgets: Sequence[GivenBudget]) -> None:
         raise
 
 
-def _models_given(asked: Sequence[str] | None) -> list[str] | None:
-    names = [name.strip() for text in asked or () for name in text.split(",")]
-    if not all(name and is_model_id(name) and is_one_line(name) for name in names):
-        fail("--models takes ids of models between commas")
-    return names or None
-
-
 def _servers_given(asked: Sequence[str] | None) -> list[str]:
     labels = [label.strip() for text in asked or () for label in text.split(",")]
     if not all(label == ANY_SERVER or SERVER_LABEL.fullmatch(label) for label in labels):
@@ -244,7 +259,7 @@ def _scope(name: str) -> KeyScope:
 
 def _line(key: Key) -> str:
     own = _own_rights(key), limits_in_words(key.limits), _group_in_words(key), _minting_in_words(key)
-    notes = " ".join(filter(None, (shown(key.name, LISTED_CHARS), *own)))
+    notes = " ".join(filter(None, (shown(key.name, LISTED_CHARS), *own, routing_in_words(key.routing))))
     return f"{key.id:<38}{key.account_id:<38}{key.prefix + '...':<18}{key.state_at(now_ms()):<9}{notes}"
 
 
@@ -295,6 +310,7 @@ def _object(key: Key, budgets: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "models": None if key.models is None else sorted(key.models),
         "mcp_servers": sorted(key.mcp_servers),
         "offer_mcp_tools": key.offers_mcp_tools,
+        **routing_object(key.routing),
         "scopes": [scope for scope in SCOPES if scope in key.scopes],
         "mint_over_mcp": key.may_mint_over_mcp,
         "limits": limits_object(key.limits),

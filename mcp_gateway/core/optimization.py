@@ -12,6 +12,9 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 MODE_ALIASES: dict[str, Mode] = {"best": "quality", "cheapest": "cost", "fastest": "latency"}
 """As dashboards call them."""
 
+MAX_POOL_NAMES = 100
+"""The most that the pool of a key may have."""
+
 
 class RoutingDefaults(NamedTuple):
     """What a key says of the choice of its models; None where the settings, or a request, are to say it.

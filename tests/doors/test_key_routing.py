@@ -115,6 +115,16 @@ async def test_a_change_touches_what_it_names_and_null_clears_it(door: Door, key
     assert (await door.get(f"/v1/keys/{one['id']}", key)).json()["name"] == "renamed"
 
 
+async def test_a_change_by_the_command_line_reaches_a_running_server(door: Door, key: str) -> None:
+    one = await made(door, key, model_pool=["nick"], optimize_mode="cost")
+    assert await used_by(door, one["key"]) == RoutingDefaults(("nick",), "cost")
+    await (await door.desk()).keys.change(one["id"], routing={"model_pool": ("named/model", "nobody/x"), "mode": None})
+    await door.gateway.known_keys.catch_up()
+    assert await used_by(door, one["key"]) == RoutingDefaults(("named/model", "nobody/x"))
+    told = (await door.get(f"/v1/keys/{one['id']}", key)).json()
+    assert (told["model_pool"], told["model_pool_gone"]) == (["named/model", "nobody/x"], ["nobody/x"])
+
+
 async def test_a_key_changes_its_own_choice(door: Door) -> None:
     own = await door.key()
     (row,) = (await door.get("/v1/keys", own)).json()["data"]

@@ -9,6 +9,7 @@ from http_api.billing import Billing
 from http_api.bodies import BodyBounds
 from http_api.condition import Judge
 from http_api.current_key import CurrentKey
+from http_api.feedback import Feedback
 from http_api.generations import Generations
 from http_api.health import Health, MetricsPage
 from http_api.inference import InferenceEndpoint
@@ -124,6 +125,7 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
         limits=Limits(gateway.limiter, gateway.ledger),
         current_key=CurrentKey(gateway.keys, gateway.limiter, gateway.ledger, gateway.history, now_ms),
         generations=Generations(gateway.history, gateway.published.sources),
+        feedback=Feedback(gateway.history, gateway.outcomes),
         billing=Billing(gateway.ledger, gateway.statement, gateway.history, now_ms),
         statements=Statements(gateway.months, now_ms),
         topups=TopUps(gateway.payments, gateway.idempotency, settings.stripe, base_url=base_url),

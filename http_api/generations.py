@@ -1,10 +1,10 @@
 """GET /generation?id=: what a request used and cost, in the words in which OpenRouter's clients ask for it."""
 
-import re
 from collections.abc import Collection, Sequence
 from types import NoneType
 from typing import Any, Literal
 
+from http_api.answer_ids import request_id_in
 from http_api.moments import timestamps
 from http_api.operations import Asked, Nothing, Told
 from http_api.query import Query
@@ -17,8 +17,6 @@ from mcp_gateway.core.optimization import AUTO
 from mcp_gateway.core.record import AskedAs, RequestRecord
 from mcp_gateway.core.text import shown
 
-_REQUEST_ID = re.compile(r"req_[0-9a-f]{8,64}(?:-(?:[2-9]|[1-9][0-9]{1,3}))?")
-"""Within the id of an answer, too: `chatcmpl-req_...`."""
 _API_TYPES: dict[AskedAs, Literal["embeddings", "rerank"]] = {
     "embeddings": "embeddings", "rerank": "rerank", "score": "rerank",
 }  # fmt: skip
@@ -98,11 +96,11 @@ class Generations:
         self._sources = sources
 
     async def get(self, asked: Asked[GenerationQuery, Nothing]) -> GenerationObject:
-        caller, found = asked.caller, _REQUEST_ID.search(asked.query.id)
+        caller, found = asked.caller, request_id_in(asked.query.id)
         if found is None:
             message = f"`id` must be that of an answer or of a request, not '{shown(asked.query.id)}'."
             raise GatewayError("invalid_value", message, param="id")
-        record = await self._history.get(caller.account_id, found[0], within=caller.within)
+        record = await self._history.get(caller.account_id, found, within=caller.within)
         rounds = [record, *await self._history.rounds(record)]
         return GenerationObject(data=Generation(id=asked.query.id, **self._about(rounds), **_used(rounds)))
 

@@ -14,6 +14,7 @@ from http_api.chat import ChatAnswer, ChatRequestBody
 from http_api.completions import CompletionAnswer, CompletionRequestBody
 from http_api.current_key import CurrentKey, CurrentKeyObject
 from http_api.embeddings import EmbeddingAnswer, EmbeddingRequestBody
+from http_api.feedback import Feedback, FeedbackBody, FeedbackObject
 from http_api.generations import GenerationObject, GenerationQuery, Generations
 from http_api.health import Health, HealthObject, MetricsPage
 from http_api.inference import HEADERS, IGNORED, InferenceEndpoint, InferenceQuery
@@ -88,6 +89,7 @@ class Endpoints:
     limits: Limits
     current_key: CurrentKey
     generations: Generations
+    feedback: Feedback
     billing: Billing
     statements: Statements
     topups: TopUps
@@ -720,6 +722,20 @@ def _history(run: Endpoints) -> list[AnyOperation]:
             answer=GenerationObject,
             handle=run.generations.get,
             refuses=_NOT_FOUND | _REPORTED | {"invalid_value"},
+        ),
+        Operation(
+            method="POST",
+            path="/feedback",
+            name="feedback",
+            summary="Say how good the answer was to a request that named no model.",
+            access=Access.HOLDER,
+            scope="inference",
+            counts=Counts.QUERY,
+            query=Query,
+            body=FeedbackBody,
+            answer=FeedbackObject,
+            handle=run.feedback.give,
+            refuses=_NOT_FOUND | {"insufficient_permissions", "invalid_value"},
         ),
         Operation(
             method="GET",

@@ -776,6 +776,10 @@ AREAS: dict[str, Area] = {
             "What a model is expected to do well moves by judged outcomes, and by no fewer than thirty of a task.": [
                 "tests/core/routing/test_quality.py",
             ],
+            "A caller may say how good an answer to its own request was: the last score counts, once, and moves whom the settings say.": [
+                "tests/doors/test_feedback.py",
+                "tests/core/routing/test_outcome_book.py",
+            ],
             "Where accounts share what they scored, none has more than a tenth of the weight.": [
                 "tests/core/routing/test_pooling.py",
             ],

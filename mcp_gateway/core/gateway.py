@@ -72,6 +72,7 @@ from mcp_gateway.core.private import make_folder
 from mcp_gateway.core.provider_keys import headers_of, proxy_headers_of, read_keys
 from mcp_gateway.core.provider_settings import ProviderSettings, address_of, row_of
 from mcp_gateway.core.proxy_paths import ProxyPaths
+from mcp_gateway.core.routing.outcome_book import OutcomeBook
 from mcp_gateway.core.store.sqlite.executors import EXECUTORS
 from mcp_gateway.core.store.sqlite.restore import check_log
 from mcp_gateway.core.store.sqlite.sole import alone, sole_server
@@ -122,6 +123,7 @@ class Gateway:
     addresses: AddressReader
     inference: Inference
     tool_servers: ToolServers
+    outcomes: OutcomeBook
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,7 @@ class Desk:
     history: History
     reconciler: Reconciler
     server: RunningServer
+    outcomes: OutcomeBook
 
 
 @contextlib.asynccontextmanager
@@ -158,6 +161,7 @@ async def open_desk(settings: Settings) -> AsyncIterator[Desk]:
             History(store),
             Reconciler(store, int(_longest_hold_s(settings) * 1000)),
             RunningServer(store, ledger, Leases(store, ledger), partial(alone, settings.data_dir), now_ms=now_ms),
+            _outcomes(store, settings),
         )
 
 
@@ -193,6 +197,8 @@ async def open_gateway(
         keys = _keys(store, settings)
         known_keys = KnownKeys(keys, now_ms=now_ms)
         await known_keys.begin()
+        outcomes = _outcomes(store, settings)
+        await outcomes.begin()
         addresses = AddressReader(settings.trusted_proxies)
         limiter = Limiter(now_s or clock, guest_addresses_per_minute=settings.guests.addresses_per_minute)
         limiter.restore_day(await _used_today(records, keys))
@@ -256,6 +262,7 @@ async def open_gateway(
             addresses=addresses,
             inference=inference,
             tool_servers=tool_servers,
+            outcomes=outcomes,
         )
         _watch_tool_servers(tool_servers, metrics)
         known_keys.on_close(inference.close_key)
@@ -271,6 +278,7 @@ async def open_gateway(
                 grants=ledger.watch_grants,
                 holds=ledger.watch_holds,
                 orders=Orders(store, ledger, leases, now_ms=now_ms).watch,
+                outcomes=outcomes.watch,
                 refusals=refusals.watch,
                 **({"mcp_servers": tool_servers.watch} if tool_servers else {}),
             )
@@ -368,6 +376,11 @@ def _keys(store: Store, settings: Settings) -> KeyRing:
         limits.minted_keys_per_minute,
     )
     return KeyRing(store, new_id=new_id, now_ms=now_ms, most=most)
+
+
+def _outcomes(store: Store, settings: Settings) -> OutcomeBook:
+    priors = {entry.id: entry.quality for entry in settings.models if entry.quality}
+    return OutcomeBook(store, priors, settings.routing.feedback)
 
 
 def _bytes_in_flight(settings: Settings, addresses: AddressReader, metrics: Metrics) -> BytesInFlight:

@@ -18,7 +18,11 @@ from referencing.jsonschema import DRAFT202012
 from http_api.openapi import refusals_of
 from http_api.operations import Access, Nothing
 from mcp_gateway.core.errors import TABLE
+from mcp_gateway.core.ids import now_ms
+from mcp_gateway.core.record import RoutingFacts
+from tests.databases import store_of
 from tests.declared import declared_by
+from tests.recorded import recorded, write_records
 from tests.serving import BASE_URL, MESSAGES, Door, error_of, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -102,17 +106,21 @@ async def test_everything_answers_under_both_prefixes(door: Door) -> None:
 
 
 async def test_each_answer_is_as_its_schema_says(door: Door, document: Json) -> None:
-    key = await door.key(credit="1")
+    account = await door.account("1")
+    key = await door.key(account)
     await door.chat(key, model="demo/echo")
     (made,) = (await door.get("/v1/requests", key)).json()["data"]
     (own,) = (await door.get("/v1/keys", key)).json()["data"]
+    routed = recorded(now_ms(), account_id=account, routing=RoutingFacts("code", "simple", 0.5))
+    await write_records(store_of(door.gateway), routed)
+    bodies = BODIES | {("POST", "/feedback"): {"request_id": routed.id, "score": 1}}
     there = {"key_id": own["id"], "request_id": made["id"], "model_id": "demo/echo"}
     rows = [row for row in door.operations if row.answer not in (Nothing, bytes) and "/billing/" not in row.path]
     rows.sort(key=lambda row: row.method == "DELETE")  # of the very key that asks, last
     for row in rows:
         for prefix in row.prefixes if row.method == "GET" else row.prefixes[:1]:
             path = re.sub(":path", "", prefix + row.path)
-            body = BODIES.get((row.method, row.path))
+            body = bodies.get((row.method, row.path))
             response = await door.http.request(
                 row.method,
                 (path + QUERIES.get(row.path, "")).format(**there),

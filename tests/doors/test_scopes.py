@@ -32,6 +32,7 @@ OPERATIONS: list[tuple[str, str, KeyScope | None, dict[str, Any] | None]] = [
     ("GET", "/limits", "inference", None),
     ("GET", "/key", None, None),
     ("GET", "/generation?id=req_00000000", "read", None),
+    ("POST", "/feedback", "inference", {"request_id": "req_00000000", "score": 1}),
     ("GET", "/billing", "inference", None),
     ("GET", "/credits", "inference", None),
     ("GET", "/usage", "read", None),

@@ -96,7 +96,7 @@ def _cells_of(outcomes: Mapping[tuple[str, PromptTask], Outcomes]) -> dict[tuple
     cells: dict[tuple[str, PromptTask], Outcomes] = {}
     for (model_id, task), found in outcomes.items():
         cell = model_id, _COUNTED_WITH.get(task, task)
-        cells[cell] = _sum(cells.get(cell, NO_OUTCOMES), found)
+        cells[cell] = added(cells.get(cell, NO_OUTCOMES), found)
     return cells
 
 
@@ -105,9 +105,9 @@ def _models_of(outcomes: Mapping[tuple[str, PromptTask], Outcomes]) -> dict[str,
     models: dict[str, Outcomes] = {}
     for (model_id, _), found in _cells_of(outcomes).items():
         if found.trials >= LEAST_OUTCOMES:
-            models[model_id] = _sum(models.get(model_id, NO_OUTCOMES), found)
+            models[model_id] = added(models.get(model_id, NO_OUTCOMES), found)
     return models
 
 
-def _sum(one: Outcomes, other: Outcomes) -> Outcomes:
+def added(one: Outcomes, other: Outcomes) -> Outcomes:
     return Outcomes(one.score + other.score, one.trials + other.trials)

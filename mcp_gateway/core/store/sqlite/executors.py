@@ -11,6 +11,7 @@ from mcp_gateway.core.store.sql import (
     models,
     months,
     orders,
+    outcomes,
     payments,
     requests,
 )
@@ -30,4 +31,5 @@ EXECUTORS = (
     | limits.EXECUTORS
     | counters.EXECUTORS
     | orders.EXECUTORS
+    | outcomes.EXECUTORS
 )

@@ -17,6 +17,7 @@ from tests.providers.test_contract import ENVIRON, MODEL, PRICES, chunks_of
 from tests.replaying import ReplayingBackend, replayed, whole
 from tests.serving import Door, error_of, open_door
 
+pytestmark = pytest.mark.providers
 CHEAP = {"prompt": "0.0000001", "completion": "0.0000002"}
 DEAR = {"prompt": "0.00001", "completion": "0.00002"}
 

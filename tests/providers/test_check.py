@@ -10,7 +10,7 @@ import typer
 from mcp_gateway.cli.providers import _check
 from mcp_gateway.core.config import Settings
 from tests.providers.doubles import KEY, Generic, Ollama, serving
-from tests.providers.kinds import KINDS
+from tests.providers.kinds import KINDS, sweep
 from tests.providers.test_contract import PRICES
 
 LISTED = [kind() for kind in KINDS if kind is not Ollama]
@@ -30,7 +30,7 @@ def sold(provider: str, name: str = "m-1", **more: Any) -> dict[str, Any]:
     return {"id": f"sold/{name}", "provider": provider, "backend_model": name, "pricing": PRICES} | more
 
 
-@pytest.mark.parametrize("manner", LISTED, ids=lambda manner: type(manner).__name__)
+@sweep("manner", LISTED, ids=lambda manner: type(manner).__name__)
 async def test_a_model_that_is_listed_is_right_and_another_unknown(
     manner: Generic, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ from mcp_gateway.core.provider_settings import presets
 from mcp_gateway.core.surfaces.completions import COMPLETIONS
 from tests.cases import each
 from tests.providers.doubles import OUTPUT, PROMPT, TEXT, Asked, Generic, Ollama, OpenAi, Refusal
+from tests.providers.kinds import sweep
 from tests.providers.surface_doubles import WITH_COMPLETIONS
 from tests.providers.test_candidates import choice_of
 from tests.providers.test_contract import (
@@ -25,7 +26,7 @@ from tests.providers.test_contract import (
 )
 from tests.serving import Door, error_of
 
-each_kind = pytest.mark.parametrize("kind", WITH_COMPLETIONS, ids=lambda kind: kind.__name__)
+each_kind = sweep("kind", WITH_COMPLETIONS, ids=lambda kind: kind.__name__)
 BILLED = {"prompt_tokens": PROMPT, "completion_tokens": OUTPUT, "total_tokens": PROMPT + OUTPUT}
 
 

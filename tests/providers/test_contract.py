@@ -12,10 +12,10 @@ import pytest
 
 from tests.logged import everything_logged, lines_logged
 from tests.providers.doubles import ACCOUNT, CACHED, KEY, TEXT, Double, Generic, Refusal, serving
-from tests.providers.kinds import KINDS
+from tests.providers.kinds import KINDS, sweep
 from tests.serving import Door, error_of, open_door
 
-each_kind = pytest.mark.parametrize("manner", [kind() for kind in KINDS], ids=lambda manner: type(manner).__name__)
+each_kind = sweep("manner", [kind() for kind in KINDS], ids=lambda manner: type(manner).__name__)
 PRICES = {"prompt": "0.0000005", "completion": "0.0000015"}
 MODEL: dict[str, Any] = {"id": "sold/model", "backend_model": "m-1", "context_window": 8000, "pricing": PRICES}
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}]

@@ -19,7 +19,7 @@ from tests.providers.kinds import KINDS
 from tests.providers.test_contract import TOOLS
 from tests.providers.test_messages import TOOL
 
-pytestmark = pytest.mark.surfaces
+pytestmark = pytest.mark.providers
 BOUNDS = UsageBounds(1000, 1000)
 HELLO = [{"role": "user", "content": "hello"}]
 each_stream = pytest.mark.parametrize("has_tools", [False, True], ids=["text", "call"])

@@ -14,13 +14,14 @@ from mcp_gateway.core.surfaces.embeddings import EMBEDDINGS
 from mcp_gateway.core.surfaces.surface import Ask
 from tests.cases import each
 from tests.providers.doubles import PROMPT, Cohere, Generic, Google, Mistral, OpenAi, Refusal
+from tests.providers.kinds import sweep
 from tests.providers.surface_doubles import BASE64, VECTOR, WITH_EMBEDDINGS
 from tests.providers.test_candidates import choice_of
 from tests.providers.test_contract import door_to, received_nothing_of_the_caller, tells_nothing_of_the_operator
 from tests.serving import Door, error_of
 from tests.turns import turns_during
 
-each_kind = pytest.mark.parametrize("kind", WITH_EMBEDDINGS, ids=lambda kind: kind.__name__)
+each_kind = sweep("kind", WITH_EMBEDDINGS, ids=lambda kind: kind.__name__)
 COST_NANO = -(-PROMPT * 500_000 // 1000)
 TO_OPENAI = EmbeddingsToOpenAi(presets()["openai"])
 

@@ -18,6 +18,7 @@ from tests.providers.surface_doubles import OpenAiResponses
 from tests.providers.test_contract import ENVIRON, MODEL, PRICES
 from tests.serving import Door, error_of, open_door
 
+pytestmark = pytest.mark.providers
 BLOCKED = b"GIF89a blocked"
 DATA = b64encode(PNG)
 TEXT_NANO = -(-(35 * 500_000 + 12 * 1_500_000) // 1000)

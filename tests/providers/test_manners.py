@@ -36,6 +36,7 @@ from tests.providers.test_check import told
 from tests.providers.test_contract import ENVIRON, MODEL, TOOLS, chunks_of, door_to, tells_nothing_of_the_operator
 from tests.serving import Door, error_of, open_door
 
+pytestmark = pytest.mark.providers
 each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 TIMEOUT_S = 30.0
 SLOW = {

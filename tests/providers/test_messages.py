@@ -19,7 +19,7 @@ from mcp_gateway.core.surfaces.usage import Usage
 from tests.message_streams import blocks_in, events_in, message_in
 from tests.providers.anthropic_double import Anthropic
 from tests.providers.doubles import TEXT, Double, Generic, Refusal, serving
-from tests.providers.kinds import KINDS
+from tests.providers.kinds import KINDS, sweep
 from tests.providers.test_contract import (
     ENVIRON,
     MODEL,
@@ -34,8 +34,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 TOOL = {"name": "weather", "input_schema": {"type": "object", "properties": {}}}
 TRANSLATED = {kind.__name__: kind for kind in KINDS if kind is not Anthropic}
 ALL = TRANSLATED | {"Anthropic": Anthropic}
-each_kind = pytest.mark.parametrize("kind", ALL)
-each_translated = pytest.mark.parametrize("kind", TRANSLATED)
+each_kind = sweep("kind", ALL)
+each_translated = sweep("kind", TRANSLATED)
 Served = tuple[Door, dict[str, Double], str]
 
 

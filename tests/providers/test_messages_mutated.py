@@ -16,6 +16,7 @@ from mcp_gateway.core.surfaces.messages import MESSAGES
 from mcp_gateway.core.surfaces.surface import Terms
 from tests.attack.mutations import mutated_json
 from tests.message_streams import blocks_in, events_in
+from tests.providers.kinds import sweep
 from tests.providers.test_messages import TOOL, TRANSLATED, asked_for_stream, translated
 
 CASES = range(40)
@@ -44,7 +45,7 @@ BODY: dict[str, Any] = {
     "thinking": {"type": "enabled", "budget_tokens": 2000}, "top_k": 3, "anthropic_beta": ["a"],
     "output_config": {"effort": "high", "format": {"type": "json_schema", "schema": {"a": 1}}},
 }  # fmt: skip
-each_kind = pytest.mark.parametrize("kind", TRANSLATED)
+each_kind = sweep("kind", TRANSLATED)
 
 
 @each_kind

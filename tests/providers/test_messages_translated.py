@@ -16,6 +16,7 @@ from tests.providers.test_contract import ENVIRON, MODEL
 from tests.replaying import ReplayingBackend, whole
 from tests.serving import Door, open_door
 
+pytestmark = pytest.mark.providers
 TOOL = {"name": "weather", "input_schema": {"type": "object", "properties": {}}}
 PNG = b"\x89PNG\r\n\x1a\n and more"
 HELLO: dict[str, Any] = {"role": "user", "content": "hello"}

@@ -14,6 +14,7 @@ from mcp_gateway.core.provider_settings import ProviderSettings, presets, row_of
 from tests.cases import each
 from tests.core.upstream.misbehaving import make_certificate
 from tests.providers.doubles import KEY, Generic, serving
+from tests.providers.kinds import sweep
 from tests.providers.test_contract import MODEL
 from tests.serving import open_door
 
@@ -54,7 +55,7 @@ def test_an_operator_may_say_a_part_of_what_a_surface_differs_in() -> None:
     assert list(OpenAi(row).translations) == ["embeddings"]
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
+@sweep("kind", sorted(KINDS))
 async def test_two_lines_start_each(kind: str, tmp_path: Path) -> None:
     more = 'account_id = "acc-77"\n' if kind == "cloudflare" else ""
     key = "" if kind == "ollama" else 'api_key_env = "A_KEY"\n'

@@ -29,7 +29,7 @@ from tests.providers.test_contract import (
 )
 from tests.serving import MESSAGES, Door, error_of, open_door
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.providers, pytest.mark.asyncio(loop_scope="module")]
 
 CHAT_PATHS = {
     "Cohere": "/compatibility/v1/chat/completions",

@@ -37,7 +37,7 @@ PRICES = dict.fromkeys(PATHS, "0.25") | {"GET /v1/voices": "0"}
 PRICE_NANO = 250_000_000
 OTHER = {"name": "other", "api_key_env": "OTHER_KEY"}
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.providers, pytest.mark.asyncio(loop_scope="module")]
 
 
 @asynccontextmanager

@@ -20,7 +20,7 @@ from tests.providers.surface_doubles import CloudflareEmbeddings
 from tests.providers.test_contract import ENVIRON, MODEL, OF_THE_OPERATOR, door_to, tells_nothing_of_the_operator
 from tests.serving import Door, error_of, open_door
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.providers, pytest.mark.asyncio(loop_scope="module")]
 Served = tuple[Door, dict[str, Double], str]
 EACH = [
     pytest.param(kind.__name__, told, id=f"{kind.__name__}-{told.refusal.status}-{number}")
@@ -94,7 +94,6 @@ TYPES = {
 }  # fmt: skip
 
 
-@pytest.mark.surfaces
 @each_refusal
 @pytest.mark.parametrize("use", ["alone", "first"])
 async def test_a_message_meets_the_same_in_anthropics_words(served: Served, kind: str, told: Told, use: str) -> None:

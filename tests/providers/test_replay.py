@@ -9,6 +9,7 @@ from tests.providers.doubles import DeepSeek, Generic, Google, Moonshot, serving
 from tests.providers.test_contract import ENVIRON, MODEL, TOOLS, chunks_of
 from tests.serving import Door, open_door
 
+pytestmark = pytest.mark.providers
 NAMES: list[list[str]] = [[], ["reasoning"], ["reasoning", "reasoning_content"]]
 ASKED = {"role": "user", "content": "Weather?"}
 

@@ -15,6 +15,7 @@ from mcp_gateway.core.provider_settings import presets
 from mcp_gateway.core.surfaces.responses import RESPONSES
 from tests.cases import each
 from tests.providers.doubles import OUTPUT, PROMPT, TEXT, Double, Generic, Groq, Mistral, Ollama, OpenAi, Refusal
+from tests.providers.kinds import sweep
 from tests.providers.surface_doubles import WITH_RESPONSES, Responses
 from tests.providers.test_candidates import choice_of
 from tests.providers.test_contract import (
@@ -25,7 +26,7 @@ from tests.providers.test_contract import (
 )
 from tests.serving import Door, error_of
 
-each_kind = pytest.mark.parametrize("kind", WITH_RESPONSES, ids=lambda kind: kind.__name__)
+each_kind = sweep("kind", WITH_RESPONSES, ids=lambda kind: kind.__name__)
 FUNCTION = {"type": "function", "name": "weather", "parameters": {"type": "object", "properties": {}}}
 QUOTA = {"type": "insufficient_quota", "code": "insufficient_quota", "message": "You exceeded your quota."}
 

@@ -19,6 +19,7 @@ from mcp_gateway.core.surfaces.chat import parse_chat
 from mcp_gateway.core.surfaces.whole_answer import PARSED_BYTES
 from tests.cases import each
 from tests.providers.doubles import Double, Generic, Groq, Mistral, Refusal, serving
+from tests.providers.kinds import sweep
 from tests.providers.test_contract import ENVIRON, chunks_of
 from tests.replaying import ReplayingBackend, whole
 from tests.serving import Door, error_of, open_door
@@ -271,7 +272,7 @@ FAILS = [DOWN, BUSY, BROKEN, TOO_LONG, NO_MONEY, Refusal(404, b"{}"), Refusal(40
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
-@pytest.mark.parametrize("fault", FAILS, ids=lambda fault: str(fault.status))
+@sweep("fault", FAILS, ids=lambda fault: str(fault.status))
 async def test_the_next_model_answers_where_one_fails(fault: Refusal, is_stream: bool, tmp_path: Path) -> None:
     async with selling(tmp_path) as stage:
         stage.doubles["dear"].refusal = fault

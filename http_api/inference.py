@@ -15,6 +15,7 @@ from mcp_gateway.core.context import CLIENT, CONTEXT, CallerLeft, Client, Reques
 from mcp_gateway.core.dialects.sifting import first_names
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import Repeats
+from mcp_gateway.core.inference.auto_router import ToldRouting
 from mcp_gateway.core.inference.exchange import AnswerFacts, Exchange, Inference
 from mcp_gateway.core.inference.parts import Call
 from mcp_gateway.core.inference.rounds import Rounds, in_rounds
@@ -40,6 +41,11 @@ HEADERS = (
     ),
     AnswerHeader("X-Max-Tokens-Clamped", "integer", "The limit of tokens that stands in place of what was asked for."),
     IGNORED,
+    AnswerHeader("X-Routing-Model", "string", "The model that was chosen, where `auto` was asked for."),
+    AnswerHeader("X-Routing-Task", "string", "What task its prompt was taken for; `unknown` where nothing was read."),
+    AnswerHeader("X-Routing-Complexity", "string", "How much work it was taken for: simple, medium or complex."),
+    AnswerHeader("X-Routing-Confidence", "number", "How sure the task is, from 0 to 1."),
+    AnswerHeader("X-Routing-Time-Ms", "number", "The milliseconds that the choice took."),
 )
 """What `InferenceEndpoint` tells of an answer beside it."""
 
@@ -174,8 +180,21 @@ def _tell_changes(facts: AnswerFacts, context: RequestContext) -> None:
     """Say in the answer's headers in what it was asked otherwise than its caller did."""
     if facts.clamped_to is not None:
         context.headers.append((b"x-max-tokens-clamped", b"%d" % facts.clamped_to))
+    if facts.routing is not None:
+        context.headers += routing_headers(facts.routing)
     if facts.ignored:
         context.headers += ignored_parameters(facts.ignored)
+
+
+def routing_headers(routing: ToldRouting) -> Headers:
+    """Say which model was chosen, and by what; of a head that leaves before an answer, which is asked first."""
+    return [
+        (b"x-routing-model", routing.model.encode()),
+        (b"x-routing-task", routing.task.encode()),
+        (b"x-routing-complexity", routing.complexity.encode()),
+        (b"x-routing-confidence", b"%.3f" % routing.confidence),
+        (b"x-routing-time-ms", b"%.3f" % routing.took_ms),
+    ]
 
 
 def ignored_parameters(names: tuple[str, ...]) -> Headers:

@@ -16,6 +16,7 @@ from mcp_gateway.core.inference.exchange import Inference
 from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.json_fields import parse_json_object
 from mcp_gateway.core.surfaces.messages import COUNTED_MESSAGES
+from mcp_gateway.core.surfaces.routed import read_ask
 from mcp_gateway.wire.bodies import BodyLimits
 
 _BETA_HEADER = b"anthropic-beta"
@@ -79,7 +80,7 @@ class TokenCounts:
         raw = await read_bytes(scope, receive, self._body_limits.of(caller))
         scope[CLIENT].is_cancelled_on_departure = True
         await self._json_bounds.check(raw, caller)
-        ask = COUNTED_MESSAGES.read(parse_json_object(raw) | betas_in(scope), len(raw))
+        ask = read_ask(COUNTED_MESSAGES, parse_json_object(raw) | betas_in(scope), len(raw))
         provider = read_query(scope, InferenceQuery).provider if scope["query_string"] else None
         count = await self._inference.count(caller, ask, provider)
         headers = [_ABOUT] if count.is_estimated else None

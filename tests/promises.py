@@ -764,6 +764,9 @@ AREAS: dict[str, Area] = {
             "The weights come of a script: the same bytes for the same prompts, and bars that they have to reach on prompts of unseen sources.": [
                 "tests/core/routing/classifier/test_training.py",
             ],
+            "`auto` is answered by the model that is chosen, or by the next, on one hold; the answer tells which and why.": [
+                "tests/providers/test_auto.py",
+            ],
             "Who cannot serve a request is passed over by name and reason; the mode decides among the others as a person would.": [
                 "tests/core/routing/test_deciding.py",
                 "tests/core/test_optimization.py",

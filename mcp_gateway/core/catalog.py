@@ -126,6 +126,11 @@ class Model:
         """Parameters that shape a text; none of what makes another thing."""
         return _SAMPLING_PARAMETERS if self.output_kind == "text" else ()
 
+    def at(self, source: str) -> "Model | None":
+        """With the offers of one source alone; None where that has none."""
+        offers = tuple(offer for offer in self.offers if offer.source == source)
+        return replace(self, offers=offers) if offers else None
+
     def with_margin(self, margin: int) -> "Model":
         """As an account has it that pays so many hundredths of a percent more."""
         return replace(self, offers=tuple(offer.with_margin(margin) for offer in self.offers))
@@ -176,7 +181,7 @@ class Catalog(Mapping[str, Model]):
     def find_at(self, source: str, model_id: str) -> Model:
         """The same, as one source of answers has it, by its name there too. Raises GatewayError `model_not_found`."""
         model = self._at_sources.get(f"{source}/{model_id}") or self.find(model_id)
-        at_source = _at(source, model)
+        at_source = model.at(source)
         if at_source is None:
             message = f"There is no model '{shown(model_id)}' of {source}. GET /v1/models?provider={source} lists them."
             raise GatewayError("model_not_found", message, param="model")
@@ -184,7 +189,7 @@ class Catalog(Mapping[str, Model]):
 
     def of(self, source: str) -> list[Model]:
         """What one source of answers has, as it has it."""
-        return [own for model in self._models.values() if (own := _at(source, model)) is not None]
+        return [own for model in self._models.values() if (own := model.at(source)) is not None]
 
 
 def _named_at_sources(models: Collection[Model]) -> dict[str, Model]:
@@ -197,16 +202,10 @@ def _named_at_sources(models: Collection[Model]) -> dict[str, Model]:
     for model, offer in offered:
         named.setdefault(f"{offer.source}/{offer.name}", replace(model, offers=(offer,)))
     for model, offer in offered:
-        at_source = _at(offer.source, model) or model
+        at_source = model.at(offer.source) or model
         for name in (model.id, *model.aliases):
             named.setdefault(f"{offer.source}/{name}", at_source)
     return named
-
-
-def _at(source: str, model: Model) -> Model | None:
-    """The model with the offers of one source alone; None where that has none."""
-    offers = tuple(offer for offer in model.offers if offer.source == source)
-    return replace(model, offers=offers) if offers else None
 
 
 class Published:
@@ -220,6 +219,8 @@ class Published:
         self.sources = tuple(sources)
         self.current = Catalog()
         """At the prices of the settings."""
+        self.has_several = False
+        """Whether there is any choice of models."""
         self._views: dict[tuple[int, frozenset[str] | None], Catalog] = {}
         """As accounts see it that pay more, and keys that may ask for some models alone."""
         self._listeners: list[Callable[[], None]] = []
@@ -271,6 +272,7 @@ class Published:
     def replace(self, catalog: Catalog) -> None:
         is_changed = list(catalog.items()) != list(self.current.items())
         self.current = catalog
+        self.has_several = len(catalog) > 1
         self._views.clear()
         if is_changed:
             for listener in self._listeners:

@@ -42,6 +42,7 @@ from mcp_gateway.core.identity.known_keys import KnownKeys
 from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.image_fetching.fetcher import ImageFetcher
 from mcp_gateway.core.image_fetching.resolver import Resolver
+from mcp_gateway.core.inference.auto_router import AutoRouter
 from mcp_gateway.core.inference.exchange import Inference
 from mcp_gateway.core.inference.parts import Parts
 from mcp_gateway.core.ledger.checkpoint import verify_since_checkpoint
@@ -215,17 +216,19 @@ async def open_gateway(
         pool = _pool(settings, published, ages, samples, providers)
         stack.push_async_callback(pool.aclose)
         dialect = Vllm(settings.upstream.pass_fields, settings.upstream.pass_template_kwargs)
+        targets = Targets({VLLM: dialect, DEMO: dialect, **_dialects(settings)})
+        auto_router = AutoRouter(settings.routing, published, pool, metrics, outcomes, targets)
         inference = Inference(
             Parts(
                 settings=settings,
                 published=published,
                 pool=pool,
-                limiter=limiter,
+                auto_router=auto_router,
                 ledger=ledger,
                 records=records,
                 images=_image_policy(settings),
                 image_fetcher=_image_fetcher(settings, metrics),
-                targets=Targets({VLLM: dialect, DEMO: dialect, **_dialects(settings)}),
+                targets=targets,
                 metrics=metrics,
                 failures=Failures(
                     lambda backend, code: metrics.upstream_errors.labels(backend, code).inc(),
@@ -234,6 +237,7 @@ async def open_gateway(
                 activity=activity,
                 lifecycle=lifecycle,
             ),
+            limiter,
             tool_servers,
         )
         gateway = Gateway(

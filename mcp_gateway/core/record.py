@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 
 from mcp_gateway.core.engine import Write
 from mcp_gateway.core.errors import Code
+from mcp_gateway.core.prompt_tasks import PromptTask
 
 OK = 200
 """The status of a request that was answered: a plain int, which compares faster than HTTPStatus."""
@@ -45,8 +46,8 @@ class RoutingFacts(NamedTuple):
     `score` is how good its caller has found the answer since, from 0 to 1; None until then.
     """
 
-    task: str
-    complexity: str
+    task: PromptTask | Literal["unknown"]
+    complexity: Literal["simple", "medium", "complex"]
     confidence: float
     score: float | None = None
 

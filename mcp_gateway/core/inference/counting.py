@@ -57,7 +57,7 @@ async def count_prompt(parts: Parts, caller: Caller, ask: Ask, provider: str | N
 
     Raises GatewayError for a refusal, or where a backend does not count, or not in time.
     """
-    model = parts.published.found_at(provider, caller, ask.model)
+    model = _asked_for(parts, caller, ask, provider)
     offers = offers_to(caller, model, parts)
 
     def counting(offer: Offer) -> Counting | None:
@@ -77,6 +77,13 @@ async def count_prompt(parts: Parts, caller: Caller, ask: Ask, provider: str | N
 
     asking = _Asking(model, ask.model, ask.surface.prompt_field, counting)
     return await _asked(parts, ranked(offers, ask, model, caller, parts), asking, read)
+
+
+def _asked_for(parts: Parts, caller: Caller, ask: Ask, provider: str | None) -> Model:
+    """The model of the ask; of one that is chosen, the one that would be asked now."""
+    if ask.routing is not None:
+        ask.model = parts.auto_router.choose(ask, caller, provider).models[0].id
+    return parts.published.found_at(provider, caller, ask.model)
 
 
 def _of_one_source(offers: tuple[Offer, ...], counting: Callable[[Offer], Counting | None]) -> tuple[Offer, ...]:

@@ -13,6 +13,7 @@ from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.identity.keys import refusal
 from mcp_gateway.core.inference.answer import Answer
 from mcp_gateway.core.inference.attempts import Attempts
+from mcp_gateway.core.inference.auto_router import ToldRouting
 from mcp_gateway.core.inference.bill import CLIENT_CLOSED, Bill
 from mcp_gateway.core.inference.counting import Count, FreeAnswer, answered, count_prompt
 from mcp_gateway.core.inference.endings import cause_of, failure_in
@@ -25,7 +26,7 @@ from mcp_gateway.core.inference.remote_images import bring_images
 from mcp_gateway.core.inference.routing import judged, offers_to, ranked, takers
 from mcp_gateway.core.inference.terms import reserved_output_tokens
 from mcp_gateway.core.inference.unchanged import checked_unchanged
-from mcp_gateway.core.limits.limiter import Turn
+from mcp_gateway.core.limits.limiter import Limiter, Turn
 from mcp_gateway.core.mcp_client.servers import ToolServers
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.record import OK, EndedBy, round_id
@@ -41,8 +42,9 @@ from mcp_gateway.core.upstream.transport import UpstreamError
 class Inference:
     """The door to the path of requests."""
 
-    def __init__(self, parts: Parts, tool_servers: ToolServers | None = None) -> None:
+    def __init__(self, parts: Parts, limiter: Limiter, tool_servers: ToolServers | None = None) -> None:
         self.parts = parts
+        self._limiter = limiter
         self.tool_servers = tool_servers or ToolServers()
         self.running: set[Exchange] = set()
         self.passing: set[Passage] = set()
@@ -52,7 +54,7 @@ class Inference:
         """A request that is counted against the caller's limits, to be entered at once. Raises GatewayError."""
         if (code := caller.validity.ended_by) is not None:  # since the request's head was read
             raise refusal(code)
-        return Exchange(self.parts, caller, call, self.parts.limiter.admit(caller), self.running)
+        return Exchange(self.parts, caller, call, self._limiter.admit(caller), self.running)
 
     async def pass_on(self, caller: Caller, order: PassageOrder) -> Passage:
         """A request that is passed on unread, counted against the caller's limits, to be entered at once.
@@ -61,7 +63,7 @@ class Inference:
         """
         if (code := caller.validity.ended_by) is not None:
             raise refusal(code)
-        return Passage(self.parts, caller, order, self.parts.limiter.admit(caller), self.passing)
+        return Passage(self.parts, caller, order, self._limiter.admit(caller), self.passing)
 
     def another(self, caller: Caller, first: "Exchange", number: int) -> "Exchange":
         """A further round of a request, which is counted already, with a bill and a record of its own.
@@ -83,7 +85,7 @@ class Inference:
 
     def check(self, caller: Caller) -> None:
         """Raise what admission would now, and count nothing: before a body is read for it."""
-        self.parts.limiter.check(caller)
+        self._limiter.check(caller)
 
     def close_key(self, key_id: str, error: GatewayError) -> None:
         """End the answers that still run for a key, which is not valid any more."""
@@ -99,7 +101,7 @@ class AnswerFacts(NamedTuple):
     `clamped_to` is the limit that stands in place of what was asked for, where one does; `ignored` are names in the
     request that were not sent on; `overhead_s` is what an answer in one piece took from its admission to its
     settlement, less the waits for backends and servers of images. `ended_by` is what ended an answer in the middle,
-    and `model` the name by which the one was asked for that answers.
+    and `model` the name by which the one was asked for that answers. `routing` is there where that was chosen.
     """
 
     cost_nano: int
@@ -109,6 +111,7 @@ class AnswerFacts(NamedTuple):
     overhead_s: float
     ended_by: EndedBy | None
     model: str
+    routing: ToldRouting | None = None
 
 
 class Exchange:
@@ -261,7 +264,10 @@ class Exchange:
         clamped_to, waited_s = (None, 0.0) if meter is None else (meter.terms.clamped_to, meter.waited_s)
         overhead_s = bill.took_s - waited_s
         model = "" if self._ask is None else self._ask.model
-        return AnswerFacts(bill.cost_nano, bill.usage, clamped_to, self._ignored, overhead_s, bill.ended_by, model)
+        routing = None if bill.choice is None else bill.choice.told(bill.model_id)
+        return AnswerFacts(
+            bill.cost_nano, bill.usage, clamped_to, self._ignored, overhead_s, bill.ended_by, model, routing
+        )
 
     @property
     def latest_words(self) -> str:
@@ -277,11 +283,13 @@ class Exchange:
         Raises GatewayError as the last one does, or as one does after which no other may be asked.
         """
         parts, failures, waited_s = self._parts, Failures(), 0.0
-        models, unused = await models_in_turn(ask, wanted, self._caller, self.call, parts)
+        models, unused, choice = await models_in_turn(ask, wanted, self._caller, self.call, parts)
+        self._bill.choice = choice
         as_it_came = await kept(ask, self.call.context) if len(models) > 1 else None
         while True:
             (ask.model, model), *models = models
             self._bill.model = model
+            models = await self._bill.holding.cover(models, ask)
             try:
                 attempts = self._attempts = await self._decide(ask, model, note)
                 self._ignored = (*unused, *self._ignored)
@@ -299,8 +307,8 @@ class Exchange:
             as_it_came.restore(ask)
 
     def _start_over(self) -> None:
-        """Hold, reserve and keep nothing of what was tried."""
-        self._bill.start_over()
+        """Reserve and keep nothing of what was tried."""
+        self._bill.holding.start_over()
         self.turn.true_up(0)
         if self._answer is not None:
             self._answer.keep_nothing()
@@ -338,10 +346,10 @@ class Exchange:
         translation = target.translation
         can_be_cut = translation.can_be_cut(ask) and (ask.is_stream or translation.can_collect(ask)) and not is_mixed
         if len(offers) == 1:
-            self._bill.price = offers[0].price
-            meter.terms = await self._bill.open(meter.terms, ask, model, meter, can_be_cut=can_be_cut)
+            self._bill.holding.price = offers[0].price
+            meter.terms = await self._bill.holding.open(meter.terms, ask, model, meter, can_be_cut=can_be_cut)
         else:
-            meter.terms = await self._bill.open_affordable(ask, model, meter, can_be_cut=can_be_cut)
+            meter.terms = await self._bill.holding.open_affordable(ask, model, meter, can_be_cut=can_be_cut)
         if ask.prompt.remote_images:
             await bring_images(parts, caller.account_id, self.call.context, ask, meter)
         self._answer = Answer(

@@ -11,9 +11,11 @@ from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.dialects.sifting import first_names
 from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.inference.attempts import Attempts
+from mcp_gateway.core.inference.auto_router import Choice
 from mcp_gateway.core.inference.parts import Call, Parts
 from mcp_gateway.core.inference.routing import Lacking, left_out
 from mcp_gateway.core.json_bounds import dump_json
+from mcp_gateway.core.optimization import AUTO
 from mcp_gateway.core.routing.preferences import (
     RoutedModel,
     RoutedOffer,
@@ -38,14 +40,18 @@ _ANOTHER_MAY_ANSWER: frozenset[Code] = frozenset({
 """Refusals and failures of one model that another need not have; no other model changes the rest."""
 
 
-async def models_in_turn(
-    ask: Ask, wanted: WantedRoute, caller: Caller, call: Call, parts: Parts
-) -> tuple[list[RoutedModel], tuple[str, ...]]:
-    """The first to be asked, and who follows; and which fields changed nothing.
+class ModelsInTurn(NamedTuple):
+    """The first to be asked, and who follows; which fields changed nothing; what was chosen for `auto`."""
 
-    Raises GatewayError for an unknown model, or where nobody is left.
-    """
-    found = [RoutedModel(one.name, _found(one.name, one.param, caller, call, parts)) for one in wanted.models]
+    models: list[RoutedModel]
+    unused: tuple[str, ...]
+    choice: Choice | None
+
+
+async def models_in_turn(ask: Ask, wanted: WantedRoute, caller: Caller, call: Call, parts: Parts) -> ModelsInTurn:
+    """Raises GatewayError for an unknown model, or where nobody is left."""
+    choice = None if ask.routing is None else parts.auto_router.choose(ask, caller, call.provider)
+    found = _all_found(wanted, choice, caller, call, parts)
     left = [left_of(routed, wanted, ask) for routed in found]
     lacking: dict[str, Lacking] = {}
     if wanted.takes_all:
@@ -59,7 +65,7 @@ async def models_in_turn(
         raise refusal(found[0], field) if field else _untaken(lacking.pop(first[0].offer.source))
     if wanted.sorts_across and wanted.sort is not None:
         offers = named_first(parts.pool.choosing.sorted_by(wanted.sort, offers, ask), wanted.order)
-    return in_turn(offers), (*wanted.unused, *wanted.unknown(parts.published.sources))
+    return ModelsInTurn(in_turn(offers), (*wanted.unused, *wanted.unknown(parts.published.sources)), choice)
 
 
 class AskAsItCame(NamedTuple):
@@ -104,6 +110,21 @@ def leads_on(
     if error.code not in _ANOTHER_MAY_ANSWER or isinstance(error, AnswerTooLarge):
         return False
     return not failures or blame_of(error).whose == "request" or may_go_on(failures)
+
+
+def _all_found(
+    wanted: WantedRoute, choice: Choice | None, caller: Caller, call: Call, parts: Parts
+) -> list[RoutedModel]:
+    """Each model once; those of the choice stand in the place of `auto`."""
+    found: dict[str, RoutedModel] = {}
+    for one in wanted.models:
+        if one.name == AUTO and choice is not None:
+            named = [RoutedModel(model.id, model) for model in choice.models]
+        else:
+            named = [RoutedModel(one.name, _found(one.name, one.param, caller, call, parts))]
+        for routed in named:
+            found.setdefault(routed.model.id, routed)
+    return list(found.values())
 
 
 def _found(name: str, param: str, caller: Caller, call: Call, parts: Parts) -> Model:

@@ -10,9 +10,9 @@ from mcp_gateway.core.config import Settings
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.dialects.dialect import Targets
 from mcp_gateway.core.image_fetching.fetcher import ImageFetcher
+from mcp_gateway.core.inference.auto_router import AutoRouter
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.lifecycle import Lifecycle
-from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.observe.activity import Activity
 from mcp_gateway.core.observe.failures import Failures
 from mcp_gateway.core.observe.metrics import Metrics
@@ -49,7 +49,7 @@ class Parts:
     settings: Settings
     published: Published
     pool: Pool
-    limiter: Limiter
+    auto_router: AutoRouter
     ledger: Ledger
     records: Records
     images: ImagePolicy

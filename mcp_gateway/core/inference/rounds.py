@@ -69,7 +69,12 @@ def in_rounds(
 
 
 def _takes_tools(ask: Ask, caller: Caller, inference: Inference, provider: str | None) -> bool:
-    """Whether the model does that is asked for; one that is not found is refused later."""
+    """Whether the model does that is asked for; one that is not found is refused later.
+
+    One that is chosen is chosen among those that do.
+    """
+    if ask.routing is not None:
+        return True
     try:
         model = inference.parts.published.found_at(provider, caller, ask.model)
     except GatewayError:
@@ -164,6 +169,7 @@ class Rounds:
             overhead_s=sum(facts.overhead_s for facts in told),
             ended_by=told[-1].ended_by,
             model=told[-1].model,
+            routing=told[-1].routing,
         )
 
     @property

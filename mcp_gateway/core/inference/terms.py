@@ -91,6 +91,12 @@ def quote(terms: Terms, ask: Ask, model: Model, price: Price, prompt_tokens: int
     )
 
 
+def worst_case(ask: Ask, model: Model, price: Price, wallet: WalletSettings) -> Quote:
+    """The same of a model that may be asked after others, whose backends have not been asked for anything."""
+    terms = asked_terms(ask, model.max_output_tokens)
+    return quote(terms, ask, model, price, quoted_prompt_tokens(ask, model, wallet, None), wallet)
+
+
 def quoted_prompt_tokens(ask: Ask, model: Model, wallet: WalletSettings, counted_tokens: int | None) -> int:
     """The longest prompt within the window: the model's where the prompt was counted, else any backend's.
 

@@ -14,9 +14,10 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from mcp_gateway.core.money import NANO_PER_USD
-from mcp_gateway.core.record import RequestRecord
+from mcp_gateway.core.record import RequestRecord, RoutingFacts
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_DECISION_BUCKETS_S = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.1)
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
@@ -103,6 +104,18 @@ class Metrics:
             "gateway_mcp_server_sessions", "Open sessions of the MCP server: the gateway's own, and accounts'.",
             ("server",), registry=registry,
         )  # fmt: skip
+        self.routing_decisions = Histogram(
+            "gateway_routing_decision_seconds", "What it took to choose the models of a request for auto.",
+            registry=registry, buckets=_DECISION_BUCKETS_S,
+        )  # fmt: skip
+        self.routed_requests = Counter(
+            "gateway_routed_requests", "Requests for auto, by the model that was asked last.",
+            ("model", "task", "complexity"), registry=registry,
+        )  # fmt: skip
+        self.routing_failures = Counter(
+            "gateway_routing_failures", "Requests for auto that went to the default model, since choosing failed.",
+            registry=registry,
+        )  # fmt: skip
         self.payments_uncredited = Counter(
             "gateway_payments_uncredited", "Events of Stripe's about money that reached no wallet.", ("reason",),
             registry=registry,
@@ -123,6 +136,10 @@ class Metrics:
         answers.prompt_tokens += record.prompt_tokens
         answers.completion_tokens += record.completion_tokens
         answers.revenue_nano += record.cost_nano
+
+    def routed(self, model: str, facts: RoutingFacts) -> None:
+        """Count one request for `auto`."""
+        self.routed_requests.labels(model, facts.task, facts.complexity).inc()
 
     def tool_called(self, server: str, took_s: float, *, is_ok: bool) -> None:
         """Count one call of a tool of a server, by its label."""

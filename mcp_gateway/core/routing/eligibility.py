@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal, NamedTuple
 
 from mcp_gateway.core.catalog import Model
@@ -11,13 +12,14 @@ from mcp_gateway.core.prices import MARGIN_WHOLE
 from mcp_gateway.core.text import shown
 
 Obstacle = Literal[
-    "pool", "generation", "permission", "down", "context", "tools", "json_mode", "structured_outputs", "logprobs",
-    "reasoning", "image", "price",
+    "pool", "generation", "permission", "surface", "down", "context", "tools", "json_mode", "structured_outputs",
+    "logprobs", "reasoning", "image", "price",
 ]  # fmt: skip
 _IN_WORDS: dict[Obstacle, str] = {
     "pool": "not in the pool",
     "generation": "generates no text",
     "permission": "not open to you",
+    "surface": "cannot be asked by this endpoint",
     "down": "down",
     "context": "context window too small",
     "tools": "takes no tools",
@@ -34,13 +36,18 @@ _MOST_NAMED = 10
 
 
 class Contender(NamedTuple):
-    """A model as it is now: `is_up` where some backend may be expected to serve it; None for a speed nobody knows."""
+    """A model as it is now; None for a speed that nobody knows.
+
+    `has_surface` is whether it can be asked by the request's endpoint, `is_up` whether some backend may be expected to
+    serve it.
+    """
 
     model: Model
     is_permitted: bool = True
     is_up: bool = True
     first_token_s: float | None = None
     tokens_per_s: float | None = None
+    has_surface: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +59,7 @@ class Requirements:
     images: int = 0
     needs: frozenset[Feature] = frozenset()
     pool: frozenset[str] | None = None
-    max_price_pico: int | None = None
+    max_price_pico: Fraction | int | None = None
     """For one token, of a prompt or an answer."""
 
 
@@ -105,6 +112,8 @@ def nothing_eligible(found: Eligibility) -> GatewayError:
 def _obstacles(contender: Contender, required: Requirements, output_tokens: int) -> list[Obstacle]:
     """All of them, the first that counts at the beginning; a list, since this is done for each model of a request."""
     model, found = contender.model, _unasked(contender, required)
+    if not contender.has_surface:
+        found.append("surface")
     if not contender.is_up:
         found.append("down")
     if required.prompt_tokens + output_tokens > model.context_window:
@@ -130,7 +139,7 @@ def _unasked(contender: Contender, required: Requirements) -> list[Obstacle]:
     return found
 
 
-def _is_dearer(model: Model, prompt_tokens: int, max_price_pico: int) -> bool:
+def _is_dearer(model: Model, prompt_tokens: int, max_price_pico: Fraction | int) -> bool:
     """Whether a token of the prompt or of the answer costs more, with the margin of the account."""
     rates = model.price.most_rates(prompt_tokens)
     most_pico = max(rates.prompt_pico, rates.completion_pico)

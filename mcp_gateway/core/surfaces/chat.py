@@ -50,6 +50,7 @@ class ChatSurface:
     tasks: tuple[Task, ...] = ("generate",)
     prompt_field = "messages"
     needs_limit = False
+    is_conversation = True
     done = DONE
     comment = COMMENT
 

@@ -37,6 +37,7 @@ class CompletionsSurface:
     tasks: tuple[Task, ...] = ("generate",)
     prompt_field = "prompt"
     needs_limit = False
+    is_conversation = False
     done = DONE
     comment = COMMENT
 

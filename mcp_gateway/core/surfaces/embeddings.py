@@ -26,6 +26,7 @@ class EmbeddingsSurface:
     tasks: tuple[Task, ...] = ("embed",)
     prompt_field = "input"
     needs_limit = False
+    is_conversation = False
     done = b""
     comment = b""
 

@@ -28,6 +28,7 @@ class MessagesSurface:
     tasks: tuple[Task, ...] = ("generate",)
     prompt_field = "messages"
     needs_limit = True
+    is_conversation = True
     done = event_of({"type": "message_stop"})
     comment = event_of({"type": "ping"})
 

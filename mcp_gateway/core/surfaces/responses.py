@@ -82,6 +82,7 @@ class ResponsesSurface:
     tasks: tuple[Task, ...] = ("generate",)
     prompt_field = "input"
     needs_limit = False
+    is_conversation = True
     done = b""
     comment = COMMENT
 

@@ -28,6 +28,7 @@ class ScoresSurface:
 
     tasks: tuple[Task, ...] = ("score", "embed")
     needs_limit = False
+    is_conversation = False
     done = b""
     comment = b""
 

@@ -14,6 +14,7 @@ from mcp_gateway.core.record import SurfaceName
 from mcp_gateway.core.sent_images import RemoteImage, SentImage
 from mcp_gateway.core.surfaces.usage import Usage
 from mcp_gateway.core.surfaces.wanted_route import WantedRoute
+from mcp_gateway.core.surfaces.wanted_routing import WantedRouting
 from mcp_gateway.core.surfaces.wanted_tools import WantedTools
 from mcp_gateway.core.token_ids import PlacedIds, TokenIds
 
@@ -73,13 +74,15 @@ class Surface(Protocol):
 
     `done` is what ends a stream; `comment` is sent in one where nothing else is, and means nothing. `prompt_field` is
     what a prompt that is too long is refused by, `needs_limit` whether no body may be without a limit of its answer,
-    and `tasks` what a model may be there for.
+    `is_conversation` whether that field has turns, by which a model can be chosen, and `tasks` what a model may be
+    there for.
     """
 
     name: SurfaceName
     tasks: tuple[Task, ...]
     prompt_field: str
     needs_limit: bool
+    is_conversation: bool
     done: bytes
     comment: bytes
 
@@ -180,6 +183,11 @@ class Ask:
     """The one that the request is billed under; set once it is admitted."""
     _away: tuple[bytes, PlacedIds | None] = b"", None
     """The body as it was sent, where it is put away, and the token ids in it."""
+
+    @property
+    def routing(self) -> WantedRouting | None:
+        """By what the model is to be chosen, where it asks for `auto`."""
+        return None if self.route is None else self.route.routing
 
     def waiting_frames(self) -> bytes:
         """What a client is sent of a stream while there is nothing to tell."""

@@ -10,6 +10,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_fields import at_most, checked, optional, unserved
 from mcp_gateway.core.money import MILLION_TOKENS, exact_pico
 from mcp_gateway.core.prices import PriceCap
+from mcp_gateway.core.surfaces.wanted_routing import WantedRouting
 from mcp_gateway.core.text import shown
 
 ROUTE_FIELDS = frozenset({"models", "provider"})
@@ -59,6 +60,8 @@ class WantedRoute(NamedTuple):
     sorts_across: bool = False
     cap: PriceCap | None = None
     unused: tuple[str, ...] = ()
+    routing: WantedRouting | None = None
+    """By what the model is chosen that stands in the place of `auto`; None where nobody asks for that."""
 
     def unknown(self, sources: Iterable[str]) -> list[str]:
         """Where a provider is named that there is not."""

@@ -1,0 +1,163 @@
+"""What one request holds of its account's money: its worst case, or what the answer may cost so far."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+from mcp_gateway.core.caller import Caller
+from mcp_gateway.core.catalog import Model
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.inference.fitting import likely_prompt_tokens, terms_within
+from mcp_gateway.core.inference.meter import Meter
+from mcp_gateway.core.inference.parts import Parts
+from mcp_gateway.core.inference.routing import offers_to, without_dearest
+from mcp_gateway.core.inference.running_hold import RunningHold
+from mcp_gateway.core.inference.terms import Quote, affordable_tokens, most_output_tokens, quote, worst_case
+from mcp_gateway.core.ledger.purse import Hold
+from mcp_gateway.core.money import format_usd
+from mcp_gateway.core.prices import FREE, Price, dearest
+from mcp_gateway.core.routing.preferences import RoutedModel
+from mcp_gateway.core.surfaces.surface import Ask, Terms
+
+_TOO_DEAR = ("insufficient_balance", "budget_exhausted", "balance_held")
+"""Codes of a hold that is refused for what it is for."""
+
+
+def too_dear(most_nano: int) -> GatewayError:
+    """What a caller is told whose own cap covers no useful answer."""
+    problem = f"`gateway.max_cost_usd` ({format_usd(most_nano)} USD) covers no useful answer: raise it."
+    return GatewayError("invalid_value", problem, param="gateway.max_cost_usd")
+
+
+class Holding:
+    """`hold` is None where nothing is held; `running` is what raises it as the answer comes, where that is done."""
+
+    price: Price = FREE
+    """By which it is made."""
+    hold: Hold | None = None
+    running: RunningHold | None = None
+    _beside_nano = 0
+    """What the account can pay for the dearest of the models that are asked where this one fails."""
+
+    def __init__(self, parts: Parts, caller: Caller, request_id: str) -> None:
+        self._parts = parts
+        self._caller = caller
+        self._request_id = request_id
+
+    async def open_affordable(self, ask: Ask, model: Model, meter: Meter, *, can_be_cut: bool) -> Terms:
+        """Hold for the dearest of who may be asked; those that the money is not enough for leave, the dearest first.
+
+        The terms that are held. Raises GatewayError where it is not enough for any.
+        """
+        while True:
+            self.price = dearest([*{one.offer.price for one in meter.ranking}])
+            try:
+                return await self.open(meter.terms, ask, model, meter, can_be_cut=can_be_cut)
+            except GatewayError as error:
+                is_too_dear = error.code in _TOO_DEAR and len(meter.ranking) > 1
+                cheaper = without_dearest(meter.ranking, meter.quoted_prompt_tokens) if is_too_dear else ()
+                if not cheaper:
+                    raise
+                meter.ranking = cheaper
+
+    async def open(self, terms: Terms, ask: Ask, model: Model, meter: Meter, *, can_be_cut: bool) -> Terms:
+        """Hold the worst case of the terms, or as much as the wallet has; the terms that are held.
+
+        Where money is tight and an answer `can_be_cut`, only its prompt and a first slice are held, within the same
+        terms. Raises GatewayError `insufficient_balance`, or what else the ledger refuses a hold with.
+        """
+        wallet = self._parts.settings.wallet
+        worst = quote(terms, ask, model, self.price, meter.quoted_prompt_tokens, wallet)
+        if self.hold is not None and self._keeps(self.hold, worst, ask, meter):
+            return terms
+        if not worst.maximum_nano:
+            await self._hold_beside(meter)
+            return terms
+        if ask.wanted_tools is not None and ask.wanted_tools.caps(worst.maximum_nano):
+            return await self._open_capped(ask.wanted_tools.left_nano, terms, worst, ask, model, meter)
+        if can_be_cut and not await self._is_ample(worst.maximum_nano * wallet.ample_holds):
+            await self._open_first(most_output_tokens(terms, ask, model), ask, model, meter)
+            return terms
+        hold = await self._held(worst.minimum_nano, max(worst.maximum_nano, self._beside_nano), meter)
+        if hold.amount_nano >= worst.maximum_nano:
+            return terms
+        most = affordable_tokens(hold.amount_nano, worst, ask.choices)
+        return await terms_within(terms, most, model, meter)
+
+    async def _hold_beside(self, meter: Meter) -> None:
+        """Hold for the models behind one that costs nothing, which is asked whether that can be or not."""
+        if self._beside_nano:
+            with suppress(GatewayError):
+                await self._held(0, self._beside_nano, meter)
+
+    async def _open_capped(
+        self, most_nano: int, terms: Terms, worst: Quote, ask: Ask, model: Model, meter: Meter
+    ) -> Terms:
+        """Hold no more than the caller lets the request cost."""
+        if most_nano < worst.minimum_nano:
+            raise too_dear(most_nano)
+        hold = await self._held(worst.minimum_nano, most_nano, meter)
+        return await terms_within(terms, affordable_tokens(hold.amount_nano, worst, ask.choices), model, meter)
+
+    async def _is_ample(self, amount_nano: int) -> bool:
+        """Whether the account has so much, with what it holds for this request."""
+        caller, held_nano = self._caller, 0 if self.hold is None else self.hold.amount_nano
+        if amount_nano <= held_nano:
+            return True
+        return await self._parts.ledger.is_ample(caller.account_id, amount_nano - held_nano, caller.spent_by)
+
+    async def _open_first(self, most_tokens: int, ask: Ask, model: Model, meter: Meter) -> None:
+        """Hold what a request may cost at first; what follows is held as it comes.
+
+        A prompt is not counted for an account that has no money for a word of it.
+        """
+        wallet, ledger, images = self._parts.settings.wallet, self._parts.ledger, len(ask.prompt.images)
+        least_nano = self.price.most_nano(1, min(wallet.min_useful_tokens, most_tokens), images)
+        await ledger.check_balance(self._caller.account_id, least_nano, self._caller.spent_by)
+        prompt_tokens = await likely_prompt_tokens(ask, model, wallet, meter)
+        running_hold = RunningHold(ledger, self.price, images, prompt_tokens, most_tokens)
+        least_nano = running_hold.least_nano(wallet.min_useful_tokens)
+        running_hold.begin(await self._held(least_nano, running_hold.first_nano, meter))
+        meter.running_hold = self.running = running_hold
+
+    async def _held(self, minimum_nano: int, maximum_nano: int, meter: Meter) -> Hold:
+        ledger, request_id, caller = self._parts.ledger, self._request_id, self._caller
+        hold = self.hold = await ledger.hold(request_id, caller.account_id, minimum_nano, maximum_nano, caller.spent_by)
+        meter.is_held = True
+        return hold
+
+    async def cover(self, following: Sequence[RoutedModel], ask: Ask) -> list[RoutedModel]:
+        """Those of the models that follow that the account can pay for, the dearest of which is held for, too.
+
+        So a model that fails is followed by another on the same hold, whatever else is spent in between.
+        """
+        self._beside_nano = 0
+        quotes = [(routed, self._worst_of(routed.model, ask)) for routed in following]
+        amounts = [worst.maximum_nano for _, worst in quotes]
+        if not await self._is_ample(max(amounts, default=0)):
+            quotes = [(routed, worst) for routed, worst in quotes if await self._is_ample(worst.minimum_nano)]
+            amounts = [worst.maximum_nano for _, worst in quotes if await self._is_ample(worst.maximum_nano)]
+        self._beside_nano = max(amounts, default=0)
+        return [routed for routed, _ in quotes]
+
+    def _worst_of(self, model: Model, ask: Ask) -> Quote:
+        price = dearest([offer.price for offer in offers_to(self._caller, model, self._parts)])
+        return worst_case(ask, model, price, self._parts.settings.wallet)
+
+    def _keeps(self, hold: Hold, worst: Quote, ask: Ask, meter: Meter) -> bool:
+        """Whether a hold that was made for the models before covers this one, too; else it is released."""
+        is_capped = ask.wanted_tools is not None and ask.wanted_tools.caps(worst.maximum_nano)
+        if hold.amount_nano >= worst.maximum_nano and not is_capped:
+            meter.is_held = True
+            return True
+        self._let_go(hold)
+        return False
+
+    def _let_go(self, hold: Hold) -> None:
+        self._parts.ledger.release(hold.request_id)
+        self.hold = None
+
+    def start_over(self) -> None:
+        """Have another model asked, on the same hold where that covers it; one that grew is its own model's."""
+        if self.hold is not None and self.running is not None:
+            self._let_go(self.hold)
+        self.running, self.price = None, FREE

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import permutations
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -29,7 +29,9 @@ async def begun(store: Store, feedback: Feedback = "own", **options: Any) -> Out
     return book
 
 
-async def routed(store: Store, account_id: str = "acc_1", task: str = "code", **fields: Any) -> str:
+async def routed(
+    store: Store, account_id: str = "acc_1", task: PromptTask | Literal["unknown"] = "code", **fields: Any
+) -> str:
     """A request of this account that named no model."""
     record = recorded(1_000, account_id=account_id, routing=RoutingFacts(task, "simple", 0.9), **fields)
     await write_records(store, record)

@@ -200,7 +200,7 @@ class Keys:
         key = await self._own_key(asked)
         routing = _routing_of(asked.body)
         if pool := routing.get("model_pool"):
-            routing["model_pool"] = named_pool(pool, self._published.open_to(key.models))
+            routing["model_pool"] = named_pool(pool, self._published, key.models)
         changed = await self._keys.change(
             key.id,
             name=asked.body.name,
@@ -286,7 +286,7 @@ class Keys:
         pool, mode, tells_event = key.routing
         return {
             "model_pool": None if pool is None else list(pool),
-            "model_pool_gone": gone_from(pool or (), self._published.open_to(key.models)),
+            "model_pool_gone": gone_from(pool or (), self._published, key.models),
             "optimize_mode": mode,
             "routing_event": tells_event,
         }

@@ -598,6 +598,7 @@ AREAS: dict[str, Area] = {
             ],
             "A key says of which models `auto` chooses for it, and how; a model of its pool that is gone is named and passed over.": [
                 "tests/doors/test_key_routing.py",
+                "tests/core/test_key_pools.py",
             ],
             "Every refusal has a code that is documented, and says what to change.": [
                 "tests/core/test_errors.py",

@@ -131,6 +131,10 @@ class Model:
         offers = tuple(offer for offer in self.offers if offer.source == source)
         return replace(self, offers=offers) if offers else None
 
+    def is_among(self, names: Set[str]) -> bool:
+        """Whether its id or an alias is one of these."""
+        return not names.isdisjoint((self.id, *self.aliases))
+
     def with_margin(self, margin: int) -> "Model":
         """As an account has it that pays so many hundredths of a percent more."""
         return replace(self, offers=tuple(offer.with_margin(margin) for offer in self.offers))
@@ -160,7 +164,7 @@ class Catalog(Mapping[str, Model]):
 
     def only(self, names: Set[str]) -> "Catalog":
         """The models that have an id or an alias among these."""
-        return Catalog(model for model in self._models.values() if not names.isdisjoint((model.id, *model.aliases)))
+        return Catalog(model for model in self._models.values() if model.is_among(names))
 
     def named(self, name: str) -> Model | None:
         """The model of that id or alias."""

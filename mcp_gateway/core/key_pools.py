@@ -2,19 +2,20 @@
 
 from collections.abc import Sequence
 
-from mcp_gateway.core.catalog import Catalog
+from mcp_gateway.core.catalog import Catalog, Published
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.text import shown
 
 _PARAM = "model_pool"
 
 
-def named_pool(asked: Sequence[str], open_to_it: Catalog) -> tuple[str, ...]:
+def named_pool(asked: Sequence[str], published: Published, models: frozenset[str] | None) -> tuple[str, ...]:
     """The ids or aliases that were asked for, each once; of a model by its name at a source, its id.
 
-    Raises GatewayError: `model_not_found` for what is no model that the key may ask for, `invalid_value` for one that
-    generates no text.
+    `models` are what the key may ask for. Raises GatewayError: `model_not_found` for what is none of these,
+    `invalid_value` for what generates no text.
     """
+    open_to_it = published.open_to(models)
     return tuple(dict.fromkeys(_named(name, open_to_it) for name in asked))
 
 
@@ -28,6 +29,14 @@ def _named(name: str, open_to_it: Catalog) -> str:
     return model.id if open_to_it.named(name) is None else name
 
 
-def gone_from(pool: Sequence[str], open_to_it: Catalog) -> list[str]:
-    """Those of a pool that the key may not ask for, or not any more, which the choice passes over."""
-    return [name for name in pool if (model := open_to_it.named(name)) is None or model.output_kind != "text"]
+def gone_from(pool: Sequence[str], published: Published, models: frozenset[str] | None) -> list[str]:
+    """Those of a pool that the key may not ask for, or not any more, which the choice passes over.
+
+    By the catalog of all, since a list of keys asks for many, each of which may have models of its own.
+    """
+    return [name for name in pool if not _is_chosen_from(name, published.current, models)]
+
+
+def _is_chosen_from(name: str, catalog: Catalog, models: frozenset[str] | None) -> bool:
+    model = catalog.named(name)
+    return model is not None and model.output_kind == "text" and (models is None or model.is_among(models))

@@ -154,16 +154,16 @@ class Mint:
 
         A pool is no right, so that it need not be within its maker's; of that one, what it may not ask for is left out.
         """
-        open_to_it = self._published.open_to(None if models is None else frozenset(models))
+        its_models = None if models is None else frozenset(models)
         routing = maker.routing._replace(**wanted.routing)
         pool = routing.model_pool
         if pool is None:
             return routing
         if "model_pool" in wanted.routing:
-            return routing._replace(model_pool=named_pool(pool, open_to_it))
+            return routing._replace(model_pool=named_pool(pool, self._published, its_models))
         if wanted.models is None:
             return routing
-        gone = gone_from(pool, open_to_it)
+        gone = gone_from(pool, self._published, its_models)
         return routing._replace(model_pool=tuple(name for name in pool if name not in gone) or None)
 
     def _models_of(self, caller: Caller, asked: Sequence[str]) -> Collection[str]:

@@ -86,6 +86,9 @@ KEY = {
     "mint_over_mcp": True,
     "mcp_servers": ["a", "*"],
     "offer_mcp_tools": True,
+    "model_pool": ["demo/echo", "x"],
+    "optimize_mode": "cost",
+    "routing_event": True,
 }
 NAMES = [
     *EVERY_FIELD, *KEY, "guided_json", "guided_choice", "truncate_prompt_tokens", "_meta", "progressToken", "uri",

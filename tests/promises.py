@@ -784,6 +784,9 @@ AREAS: dict[str, Area] = {
                 "tests/doors/test_feedback.py",
                 "tests/core/routing/test_outcome_book.py",
             ],
+            "What an operator imports counts whole or not at all; its prompts are read for their tasks and left nowhere.": [
+                "tests/test_routing_commands.py",
+            ],
             "Where accounts share what they scored, none has more than a tenth of the weight.": [
                 "tests/core/routing/test_pooling.py",
             ],

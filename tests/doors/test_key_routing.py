@@ -11,6 +11,7 @@ import pytest_asyncio
 from mcp_gateway.core.identity.keys import digest_of
 from mcp_gateway.core.optimization import NO_DEFAULTS, RoutingDefaults
 from tests.cases import each
+from tests.providers.test_auto import DEAR, FIRST, HELLO, SECOND, choosing, chosen
 from tests.serving import FREE, Door, bearer, error_of, open_door
 from tests.stage import PRICED
 
@@ -229,3 +230,40 @@ async def test_models_of_a_pool_that_are_gone_are_named_after_a_restart_and_may_
         assert found.routing.model_pool == tuple(asked)
         cleared = (await change(door, key, told["id"], model_pool=None)).json()
         assert (cleared["model_pool"], cleared["model_pool_gone"]) == (None, [])
+
+
+async def test_auto_chooses_as_the_key_says_where_its_request_does_not(tmp_path: Path) -> None:
+    async with choosing(tmp_path) as stage:
+        one = await made(stage.door, stage.key, model_pool=["small", SECOND], optimize_mode="cost")
+
+        async def choice(**fields: Any) -> str:
+            return chosen(await stage.ask(HELLO, one["key"], **fields))
+
+        assert await choice() == FIRST
+        assert await choice(routing={"model_pool": [DEAR]}) == DEAR
+        changes: list[tuple[dict[str, Any], str]] = [
+            ({"model_pool": [SECOND, DEAR]}, SECOND),
+            ({"optimize_mode": "best"}, DEAR),
+            ({"model_pool": None}, DEAR),
+            ({"optimize_mode": "cheapest"}, FIRST),
+        ]
+        for fields, model in changes:
+            assert (await change(stage.door, stage.key, one["id"], **fields)).status_code == 200
+            assert await choice() == model
+        assert await choice(routing={"optimize": "quality"}) == DEAR
+
+
+async def test_auto_passes_over_what_is_gone_of_a_keys_pool(tmp_path: Path) -> None:
+    async with choosing(tmp_path) as stage:
+        keys = stage.door.gateway.keys
+        key, raw = await keys.create(
+            await stage.door.account("1"), routing=RoutingDefaults(("nobody/x", SECOND, "vectors"), "cost")
+        )
+        assert chosen(await stage.ask(HELLO, raw)) == SECOND
+        told = (await stage.door.get(f"/v1/keys/{key.id}", raw)).json()
+        assert told["model_pool_gone"] == ["nobody/x", "vectors"]
+        assert (await change(stage.door, raw, key.id, model_pool=[SECOND])).json()["model_pool_gone"] == []
+        await keys.change(key.id, routing={"model_pool": ("nobody/x",)})
+        refused = await stage.ask(HELLO, raw)
+        assert (refused.status_code, error_of(refused)["code"]) == (404, "model_not_found")
+        assert chosen(await stage.ask(HELLO, raw, routing={"model_pool": [FIRST]})) == FIRST

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
 from time import monotonic
 from typing import Literal
@@ -79,16 +79,16 @@ class Pool:
         return spread(offers, self.sight, self._random)
 
     def is_sound_for(self, model: Model) -> bool:
-        """Whether somebody may be expected to serve it now."""
-        return any(backend.is_sound_for(offer.name) for offer, backend in self._able(model))
+        """Whether somebody may be expected to serve it now; in plain loops, since all of a pool are asked about."""
+        for offer in model.offers:
+            for backend in self.sight[offer.source]:
+                if backend.can_take(offer.name) and backend.is_sound_for(offer.name):
+                    return True
+        return False
 
     def can_take(self, model: Model) -> bool:
         """Whether it may be asked for at all."""
-        return any(True for _ in self._able(model))
-
-    def _able(self, model: Model) -> Iterator[tuple[Offer, Backend]]:
-        pairs = ((offer, backend) for offer in model.offers for backend in self.sight[offer.source])
-        return ((offer, backend) for offer, backend in pairs if backend.can_take(offer.name))
+        return any(backend.can_take(offer.name) for offer in model.offers for backend in self.sight[offer.source])
 
     def status_of(self, model: Model) -> ModelStatus:
         """How a model is, for whoever asks: `ready` where a backend serves it."""

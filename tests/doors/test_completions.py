@@ -181,7 +181,7 @@ async def test_who_leaves_a_stream_pays_for_what_was_made(stage: Stage, frames: 
     backend.answer_with(half)
     body = body_of(prompt=["import os", "def f"], stream=True)
     headers = bearer(await door.key(account_id)) | {"content-type": "application/json"}
-    async with door.http.stream("POST", PATH, content=body, headers=headers) as response:
+    async with door.http.stream("POST", PATH, content=body, headers=headers, timeout=None) as response:
         came = b""
         async for piece in response.aiter_bytes():
             came += piece

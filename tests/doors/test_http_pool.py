@@ -658,6 +658,7 @@ async def test_a_client_that_leaves_while_it_reads_comments_frees_the_backend(tm
 async def test_comments_can_be_switched_off_and_then_an_early_failure_keeps_its_status(tmp_path: Path) -> None:
     upstream = {"queue_comment_s": 0, "first_token_timeout_s": TIMEOUT_S, "first_token_max_s": TIMEOUT_S}
     async with fleet(tmp_path, 1, upstream=upstream) as it:
+        it.door.http.timeout = httpx2.Timeout(None)  # it would run out with the time that is passed
         it.servers[0].standing = silence
         chat = asyncio.create_task(it.door.chat(await it.door.key(), stream=True))
         await it.servers[0].chats_asked(1)

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import orjson
 import pytest
 import pytest_asyncio
@@ -55,6 +56,24 @@ async def test_the_next_model_is_asked_the_same(spoken: Spoken, is_stream: bool,
     (record,) = await stage.records()
     assert (record["model"], record["http_status"]) == (NEXT["id"], 200)
     assert "x-ignored-parameters" not in response.headers
+
+
+@every_way
+async def test_auto_is_chosen_for_each_surface_that_has_turns(spoken: Spoken, is_stream: bool, stage: Stage) -> None:
+    """By whichever way it is asked, the next is asked the same, and the answer bears the name of who gave it."""
+    stage.backend.answer_with(REFUSED, answers(spoken))
+    fields: dict[str, Any] = {"model": "auto", "routing": {"optimize": "quality"}, "is_stream": is_stream}
+    response = await stage.ask(spoken, **fields)
+    if not spoken.surface.is_conversation:
+        assert "`auto` is for chats, messages and responses" in response.text
+        return
+    assert response.status_code == 200, response.text
+    first, second = sent(stage, spoken)
+    assert first == second
+    assert not {"routing", "models"} & first.keys()
+    (record,) = await stage.records()
+    assert record["model"] in (MODEL, NEXT["id"])
+    assert record["model"] in response.text
 
 
 @every_way
@@ -111,6 +130,7 @@ async def test_what_is_slow_to_be_computed_is_computed_once_more_at_most(tmp_pat
     async with fleet(tmp_path, 2, upstream=upstream, models=models) as it:
         for server in it.servers:
             server.standing = silence
+        it.door.http.timeout = httpx2.Timeout(None)  # it would run out with the time that is passed
         key = await it.door.key(credit="1000")
         chat = asyncio.create_task(it.door.chat(key, models=[model["id"] for model in models], model=None, stream=True))
         while not chat.done():

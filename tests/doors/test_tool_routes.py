@@ -47,3 +47,20 @@ async def test_each_round_falls_back_by_itself(tmp_path: Path) -> None:
         assert [message["role"] for message in last] == ["user", "assistant", "tool"]
         rows = (await door.get("/v1/requests", key)).json()["data"]
         assert [row["model"] for row in rows] == ["priced/tiny", "priced/tiny"]
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_all_rounds_of_a_chat_are_answered_by_the_model_that_was_chosen(is_stream: bool, tmp_path: Path) -> None:
+    async with ReplayingBackend() as backend, opened(tmp_path, backend, ToolServerDouble()) as door:
+        called = ("echo", '{"text": "x"}')
+        answers = (calling_stream(called), said_stream()) if is_stream else (calling(called), said())
+        backend.answer_with(*answers)
+        routing = {"optimize": "quality", "model_pool": ["free/tiny", "priced/tiny"]}
+        answer = await asked(
+            door, key := await keyed(door, credit="1"), model="auto", routing=routing, stream=is_stream
+        )
+        assert answer.headers["x-routing-task"] == "conversation"
+        rows = (await door.get("/v1/requests", key)).json()["data"]
+        assert {row["model"] for row in rows} == {answer.headers["x-routing-model"]}
+        assert [row["routing"]["task"] for row in rows] == ["conversation"] * 2
+        assert "routing" not in backend.chats[-1].json

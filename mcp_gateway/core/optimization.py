@@ -9,7 +9,12 @@ AUTO = "auto"
 """The name that stands for whichever model is chosen."""
 Mode = Literal["balanced", "quality", "cost", "latency"]
 MODES: tuple[Mode, ...] = get_args(Mode)
-MODE_ALIASES: dict[str, Mode] = {"best": "quality", "cheapest": "cost", "fastest": "latency"}
+MODE_ALIASES: dict[str, Mode] = {
+    "best": "quality",
+    "best_quality": "quality",
+    "cheapest": "cost",
+    "fastest": "latency",
+}
 """As dashboards call them."""
 
 MAX_POOL_NAMES = 100
@@ -41,7 +46,7 @@ class RoutingChange(TypedDict, total=False):
 
 def mode_named(name: str, param: str) -> Mode:
     """The mode of that name or alias. Raises GatewayError `invalid_value`, which lists both, for another."""
-    plain = name.strip().lower()
+    plain = name.strip().lower().replace("-", "_").replace(" ", "_")
     mode = MODE_ALIASES.get(plain, plain)
     if not _is_mode(mode):
         known = ", ".join((*MODES, *MODE_ALIASES))

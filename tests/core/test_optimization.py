@@ -12,6 +12,8 @@ from tests.cases import each
     [
         *((mode, mode) for mode in MODES),
         ("best", "quality"),
+        ("Best Quality", "quality"),
+        ("best-quality", "quality"),
         ("cheapest", "cost"),
         ("Fastest", "latency"),
         (" COST ", "cost"),

@@ -26,7 +26,7 @@ UNSAID: dict[str, Any] = {"model_pool": None, "model_pool_gone": [], "optimize_m
 UNFIT_VALUES: dict[tuple[str, str], list[Any]] = {
     ("model_pool", "invalid_type"): [[], [5], "x", {}, ["x" * 1001], [FREE_ID] * 101, [None]],
     ("optimize_mode", "invalid_type"): [5, [], {}, True, "x" * 101],
-    ("optimize_mode", "invalid_value"): ["", "cheap", "best quality", "cost,latency"],
+    ("optimize_mode", "invalid_value"): ["", "cheap", "best value", "cost,latency"],
     ("routing_event", "invalid_type"): [1, "true", []],
 }
 UNFIT = [(field, value, code) for (field, code), values in UNFIT_VALUES.items() for value in values]

@@ -95,6 +95,7 @@ async def choosing(data_dir: Path, **settings: Any) -> AsyncIterator[Stage]:
         providers = [double.settings(name) for name, double in doubles.items()]
         settings = {"providers": providers, "models": MODELS, "routing": {"default_model": DEAR}} | settings
         door = await stack.enter_async_context(open_door(data_dir, environ=ENVIRON, **settings))
+        door.gateway.inference.parts.monotonic_s = lambda: 0.0  # so that all of them are as quick
         yield Stage(door, doubles, await door.key(credit="10"))
         await door.nothing_is_left()
 
@@ -178,7 +179,7 @@ async def test_who_cannot_serve_is_passed_over(fields: dict[str, Any], removed: 
     [
         ({"routing": {"max_price_per_million": 0.01}}, 404, "model_not_found", FIRST),
         ({"routing": {"model_pool": [FIRST], "max_price_per_million": 0.01}}, 404, "model_not_found", FIRST),
-        ({"routing": {"model_pool": ["vectors"]}}, 404, "model_not_found", "no model of this pool"),
+        ({"routing": {"model_pool": ["vectors"]}}, 404, "model_not_found", "among vectors"),
         ({"routing": {"model_pool": [FIRST, "nobody"]}}, 404, "model_not_found", "'nobody'"),
         ({"routing": {"optimize": "speed"}}, 400, "invalid_value", "balanced, quality"),
         ({"routing": {"task": "poetry"}}, 400, "invalid_value", "code, math"),
@@ -288,7 +289,7 @@ async def test_a_failure_to_choose_is_no_failure_of_the_request(
         assert chosen(response) == DEAR
         assert (response.headers["x-routing-task"], response.headers["x-routing-confidence"]) == ("unknown", "0.000")
         assert "gateway_routing_failures_total 1.0" in stage.door.gateway.metrics.exposition().decode()
-        assert (await stage.ask(routing={"model_pool": ["nobody"]})).status_code == 404
+        assert (await stage.ask(routing={"model_pool": ["vectors"]})).status_code == 404
 
 
 async def test_messages_and_responses_are_routed_too(stage: Stage) -> None:
@@ -316,3 +317,18 @@ async def test_what_is_no_conversation_names_its_model(path: str, body: dict[str
     response = await stage.door.post(orjson.dumps({"model": "auto"} | body), stage.key, path)
     assert (response.status_code, error_of(response)["param"]) == (400, "model"), response.text
     assert "name a model" in error_of(response)["message"]
+
+
+async def test_who_was_quick_of_late_is_chosen_for_it(tmp_path: Path) -> None:
+    """Whoever asked: answers to those who name their model are timed too."""
+    async with choosing(tmp_path) as stage:
+        models, choosing_by = stage.door.gateway.published.current, stage.door.gateway.pool.choosing
+        for model_id, took_s in ((FIRST, 3.0), (SECOND, 0.1), (DEAR, 2.0)):
+            choosing_by.note(models[model_id].offers[0], took_s, is_stream=True, tokens_per_s=50)
+        assert chosen(await stage.ask(HELLO, routing={"optimize": "fastest"})) == SECOND
+        parts, now_s = stage.door.gateway.inference.parts, iter(range(10**6))
+        parts.monotonic_s = lambda: float(next(now_s))
+        for _ in range(8):
+            await stage.door.chat(stage.key, model=SECOND, stream=True)
+        parts.monotonic_s = lambda: 0.0
+        assert chosen(await stage.ask(HELLO, routing={"optimize": "fastest"})) != SECOND

@@ -132,6 +132,8 @@ class AutoRouter:
             number = wanted.index(pool.gone[0])
             problem = f"There is no model '{shown(pool.gone[0])}'."
             raise GatewayError("model_not_found", problem, param=f"{ROUTING}.model_pool[{number}]")
+        if not pool.models:
+            raise _nobody(wanted or caller.routing.model_pool)
         if source is None:
             return pool.models
         self._published.check_source(source)
@@ -186,3 +188,9 @@ class AutoRouter:
     def _default_first(self, pool: Sequence[Model]) -> tuple[Model, ...]:
         default = self._default_of(pool)
         return tuple(sorted(pool, key=lambda model: model.id != default))
+
+
+def _nobody(named: Sequence[str] | None) -> GatewayError:
+    """Where a pool has no model that the caller may ask for a text; it is told the names that are its own."""
+    whose = "of this pool" if named is None else f"among {', '.join(named)}"
+    return GatewayError("model_not_found", shown(f"You may ask no model {whose} for a text."), param="model")

@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_fields import at_most, checked, optional, unserved
 from mcp_gateway.core.money import MILLION_TOKENS, exact_pico
-from mcp_gateway.core.optimization import Mode, mode_named
+from mcp_gateway.core.optimization import MAX_POOL_NAMES, Mode, mode_named
 from mcp_gateway.core.prompt_tasks import PromptTask, task_named
 from mcp_gateway.core.text import shown
 
 ROUTING = "routing"
-_MOST_NAMES = 100
 _FIELDS = ("model_pool", "optimize", "task", "max_price_per_million", "event")
 
 
@@ -58,7 +57,7 @@ def _pool_in(wanted: dict[str, Any]) -> tuple[str, ...] | None:
     names, param = optional(wanted, "model_pool", list, f"{ROUTING}."), f"{ROUTING}.model_pool"
     if names is None:
         return None
-    at_most(names, _MOST_NAMES, param)
+    at_most(names, MAX_POOL_NAMES, param)
     if not names:
         raise GatewayError("invalid_value", f"`{param}` is empty: name a model, or leave it out.", param=param)
     return tuple(checked(name, str, f"{param}[{number}]") for number, name in enumerate(names))

@@ -784,7 +784,7 @@ AREAS: dict[str, Area] = {
                 "tests/doors/test_feedback.py",
                 "tests/core/routing/test_outcome_book.py",
             ],
-            "What an operator imports counts whole or not at all; its prompts are read for their tasks and left nowhere.": [
+            "What an operator imports counts whole or not at all, its prompts are left nowhere, and what comes of it is shown and explained.": [
                 "tests/test_routing_commands.py",
             ],
             "Where accounts share what they scored, none has more than a tenth of the weight.": [

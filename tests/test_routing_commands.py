@@ -1,6 +1,7 @@
-"""`mcp-gateway routing`: what an operator brings counts whole or not at all, and no prompt of it is left anywhere."""
+"""`mcp-gateway routing`: what an operator brings counts whole or not at all, no prompt is kept, choices are told."""
 
 import json
+import re
 import sqlite3
 from collections.abc import Iterable
 from contextlib import closing
@@ -18,7 +19,7 @@ from mcp_gateway.core.prompt_tasks import TASKS
 from mcp_gateway.core.record import SCORE_WHOLE
 from mcp_gateway.core.routing.outcomes import IMPORTED, CellCount
 from tests.cases import each
-from tests.test_command_line import NASTY, data_dir, run
+from tests.test_command_line import NASTY, data_dir, made, run
 
 __all__ = ["data_dir"]
 
@@ -152,13 +153,10 @@ def test_so_many_bad_lines_are_told_and_the_others_counted(settings: Path) -> No
 def test_no_more_models_are_taken_than_memory_is_meant_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mcp_gateway.cli.outcome_lines._MOST_MODELS", 2)
     lines = OutcomeLines({})
-    lines.read(
-        BytesIO(b"\n".join(line(model=f"m{number % 3}", task=task) for number in range(6) for task in ("a", "qa")))
-    )
+    lines.read(BytesIO(b"\n".join(line(model=f"m{number % 3}") for number in range(6))))
     assert lines.models == ["m0", "m1"]
-    assert {one.reason for one in lines.bad if one.number in (6, 12)} == {
-        "names one model more than the 2 that a file may"
-    }
+    reason = "names one model more than the 2 that a file may"
+    assert [(one.number, one.reason) for one in lines.bad] == [(3, reason), (6, reason)]
 
 
 def test_models_that_are_not_configured_are_told(settings: Path) -> None:
@@ -182,3 +180,105 @@ def test_no_prompt_of_an_import_is_left_anywhere(settings: Path, caplog: pytest.
     assert counted(settings) == [("big/model", "code", SCORE_WHOLE, 1)]
     assert CANARY not in "".join(one.output for one in said) + caplog.text
     assert [path for path in settings.iterdir() if CANARY.encode() in path.read_bytes()] == []
+
+
+def shown_rows(*options: str) -> list[list[str]]:
+    told = run("routing", "show", *options)
+    assert told.exit_code == 0, told.output
+    return [re.split(r"  +", row) for row in told.stdout.splitlines()[1:]]
+
+
+def test_what_models_are_expected_to_do_is_shown_with_what_stands_behind_it(settings: Path) -> None:
+    bring(settings, *[line(model="small/model", score=0.75)] * 40, *[line(task="qa")] * 3, line(model="gone"))
+    assert shown_rows() == [
+        ["big/model", "code", "0.900", "0", "configuration"],
+        ["big/model", "question_answering", "0.900", "3", "configuration of other tasks (too few outcomes to count)"],
+        ["big/model", "analysis", "0.900", "3", "configuration of other tasks (too few outcomes to count)"],
+        ["big/model", "any other", "0.900", "0", "configuration of other tasks"],
+        ["small/model", "code", "0.722", "40", "outcomes"],
+        ["small/model", "any other", "0.667", "0", "outcomes of other tasks"],
+        ["gone", "code", "0.500", "1", "nothing (too few outcomes to count)"],
+        ["gone", "any other", "0.500", "0", "nothing"],
+        ["the default model is big/model"],
+    ]
+    facts = json.loads(run("routing", "show", "--json").stdout)
+    assert facts["default_model"] == "big/model"
+    assert [row["model"] for row in facts["rates"]] == [
+        one for one in ("big/model", "small/model", "gone") for _ in TASKS
+    ]
+    assert facts["rates"][12] == {
+        "model": "small/model", "task": "code", "rate": 0.7222, "outcomes": 40, "by": "outcomes",
+    }  # fmt: skip
+
+
+def test_an_account_s_own_scores_are_shown_where_it_is_named(settings: Path) -> None:
+    account = made("accounts", "create", "Ann")
+    with closing(sqlite3.connect(settings / DATABASE)) as connection, connection:
+        row = (account, "small/model", "code", 30 * SCORE_WHOLE, 30)
+        connection.execute("INSERT INTO outcomes VALUES (?, ?, ?, ?, ?)", row)
+    assert ["small/model", "code", "0.920", "30", "outcomes"] in shown_rows("--account", account)
+    assert ["small/model", "any", "0.500", "0", "nothing"] in shown_rows()
+    for words in (("show",), ("explain", "Hello")):
+        refused = run("routing", *words, "--account", "acc_none")
+        assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+
+
+def test_a_prompt_s_choice_is_explained_without_a_server(settings: Path) -> None:
+    bring(settings, *[line(model="small/model", score=0.95)] * 60)
+    told = run("routing", "explain", CODE, "--mode", "cheapest")
+    assert told.exit_code == 0, told.output
+    said = told.stdout.splitlines()
+    assert said[0].startswith("task        code, with a confidence of 0.9")
+    assert said[2] == "mode        cost"
+    assert [row.split()[0] for row in said[5:7]] == ["small/model", "big/model"]
+    assert said[-1].startswith("how quick models are is known to a running server alone")
+    assert CANARY not in told.output
+    assert CANARY.encode() not in (settings / DATABASE).read_bytes()
+
+
+def test_an_explanation_as_json_has_every_model_of_the_settings(settings: Path) -> None:
+    more = """
+[[models]]
+id = "tiny/window"
+context_window = 40
+pricing = { prompt = "0.0000001", completion = "0.0000001" }
+
+[[models]]
+id = "embeds"
+task = "embed"
+pricing = { prompt = "0.0000001" }
+
+[[models]]
+id = "apart"
+pricing = { prompt = "0.0000001", completion = "0.0000001" }
+
+[[models]]
+id = "forgotten"
+
+[routing]
+model_pool = ["big", "small/model", "tiny/window", "embeds", "nobody"]
+optimize = "quality"
+"""
+    (settings / "gateway.toml").write_text(SETTINGS + more)
+    told = CliRunner().invoke(app, ["routing", "explain", "-", "--json"], input=CODE)
+    facts = json.loads(told.stdout)
+    assert (facts["task"], facts["mode"]) == ("code", "quality")
+    assert [one["model"] for one in facts["candidates"]] == ["big/model", "small/model"]
+    best = facts["candidates"][0]
+    assert (best["rate"], best["outcomes"], best["has_quality"]) == (0.9, 0, True)
+    assert facts["others"] == {
+        "tiny/window": "context window too small",
+        "embeds": "generates no text",
+        "apart": "not in the pool",
+        "forgotten": "not published: neither priced nor free",
+        "nobody": "in the pool, and no published model",
+    }
+
+
+def test_what_cannot_be_explained_is_said_in_words(data_dir: Path) -> None:
+    refused = run("routing", "explain", "Hello")
+    assert (refused.exit_code, "there are no [[models]]" in refused.stderr) == (2, True)
+    (data_dir / "gateway.toml").write_text(SETTINGS)
+    refused = run("routing", "explain", "Hello", "--mode", NASTY)
+    assert (refused.exit_code, "which is no mode: balanced" in refused.stderr) == (2, True)
+    assert refused.stderr.strip().isprintable()

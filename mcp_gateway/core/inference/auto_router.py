@@ -21,7 +21,7 @@ from mcp_gateway.core.routing.deciding import Decision, decide
 from mcp_gateway.core.routing.eligibility import Contender, Requirements, nothing_eligible
 from mcp_gateway.core.routing.latest import latest_text
 from mcp_gateway.core.routing.lengths import AnswerLengths
-from mcp_gateway.core.routing.model_pool import pool_of
+from mcp_gateway.core.routing.model_pool import default_of, pool_of
 from mcp_gateway.core.routing.needs import needs_of
 from mcp_gateway.core.routing.outcome_book import OutcomeBook
 from mcp_gateway.core.routing.rank import prefix_of
@@ -181,9 +181,7 @@ class AutoRouter:
         )
 
     def _default_of(self, pool: Sequence[Model]) -> str | None:
-        name = self._settings.default_model
-        named = (model.id for model in pool if name in (model.id, *model.aliases))
-        return next(named, pool[0].id if pool else None)
+        return default_of(pool, self._settings.default_model)
 
     def _default_first(self, pool: Sequence[Model]) -> tuple[Model, ...]:
         default = self._default_of(pool)

@@ -15,7 +15,7 @@ Obstacle = Literal[
     "pool", "generation", "permission", "surface", "down", "context", "tools", "json_mode", "structured_outputs",
     "logprobs", "reasoning", "image", "price",
 ]  # fmt: skip
-_IN_WORDS: dict[Obstacle, str] = {
+IN_WORDS: dict[Obstacle, str] = {
     "pool": "not in the pool",
     "generation": "generates no text",
     "permission": "not open to you",
@@ -151,7 +151,7 @@ def _told(removed: Removed) -> str:
     for model_id, obstacle in removed.items():
         if obstacle not in _UNTOLD:
             by_obstacle.setdefault(obstacle, []).append(shown(model_id))
-    return " ".join(f"{_IN_WORDS[obstacle].capitalize()}: {_named(ids)}." for obstacle, ids in by_obstacle.items())
+    return " ".join(f"{IN_WORDS[obstacle].capitalize()}: {_named(ids)}." for obstacle, ids in by_obstacle.items())
 
 
 def _named(ids: Sequence[str]) -> str:

@@ -30,6 +30,12 @@ def pool_of(
     return ModelPool(tuple(found.values()), tuple(name for name in names if seen.named(name) is None))
 
 
+def default_of(pool: Sequence[Model], name: str) -> str | None:
+    """The id of what is taken to be the best until outcomes say otherwise: who is called so, or the first."""
+    named = (model.id for model in pool if name in (model.id, *model.aliases))
+    return next(named, pool[0].id if pool else None)
+
+
 def _may_answer(model: Model, caller: Caller | None) -> bool:
     is_open = caller is None or not caller.is_guest or model.is_open_to_guests
     return is_open and model.output_kind == "text"

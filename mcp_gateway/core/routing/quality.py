@@ -40,6 +40,10 @@ class Expected(NamedTuple):
     outcomes: int
 
 
+Basis = Literal["outcomes", "configuration", "outcomes of other tasks", "configuration of other tasks", "nothing"]
+"""What stands behind a rate."""
+
+
 class QualityTable:
     """Of some models, the outcomes by model and task, and the operator's rates by model and task."""
 
@@ -52,7 +56,7 @@ class QualityTable:
         self._cells = _cells_of(outcomes)
         self._models = _models_of(outcomes)
         self._priors = priors
-        self._default_model = default_model
+        self.default_model = default_model
         self._expected: dict[tuple[str, str, bool], Expected] = {}
         """What was reckoned before: of each model and task, twice at most."""
 
@@ -64,6 +68,26 @@ class QualityTable:
             found = self._expected[asked] = self._reckoned(*asked)
         return found
 
+    @property
+    def models(self) -> set[str]:
+        """The ids of those that any outcome is known of."""
+        return {model_id for model_id, _ in self._cells}
+
+    def counted(self, model_id: str, task: PromptTask) -> int:
+        """How many outcomes there are of the task, or of those that are counted with it, however few."""
+        return int(self._cell(model_id, task).trials)
+
+    def basis(self, model_id: str, task: PromptTask) -> Basis:
+        """Of what is expected for a task that is sure."""
+        rates = self._priors.get(model_id, {})
+        if self._cell(model_id, task).trials >= LEAST_OUTCOMES:
+            return "outcomes"
+        if task in rates:
+            return "configuration"
+        if model_id in self._models:
+            return "outcomes of other tasks"
+        return "configuration of other tasks" if rates else "nothing"
+
     def _reckoned(self, model_id: str, task: PromptTask | Literal["unknown"], is_sure: bool) -> Expected:
         whole = self._whole(model_id)
         if task == "unknown":
@@ -73,14 +97,16 @@ class QualityTable:
 
     def _of_task(self, model_id: str, task: PromptTask, whole: Expected) -> Expected:
         prior = self._priors.get(model_id, {}).get(task)
-        cell = self._cells.get((model_id, _COUNTED_WITH.get(task, task)), NO_OUTCOMES)
         before = whole if prior is None else Expected(prior, 0)
-        return _drawn_to(before, cell)
+        return _drawn_to(before, self._cell(model_id, task))
+
+    def _cell(self, model_id: str, task: PromptTask) -> Outcomes:
+        return self._cells.get((model_id, _COUNTED_WITH.get(task, task)), NO_OUTCOMES)
 
     def _whole(self, model_id: str) -> Expected:
         """Whatever the task."""
         rates = self._priors.get(model_id)
-        neutral = NEUTRAL + DEFAULT_MODEL_LEAD * (model_id == self._default_model)
+        neutral = NEUTRAL + DEFAULT_MODEL_LEAD * (model_id == self.default_model)
         before = Expected(fsum(rates.values()) / len(rates) if rates else neutral, 0)
         return _drawn_to(before, self._models.get(model_id, NO_OUTCOMES))
 

@@ -7,7 +7,7 @@ from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, Caller, Guest, KeyHolder
 from mcp_gateway.core.catalog import Catalog, build_catalog
 from mcp_gateway.core.config import ModelSettings
 from mcp_gateway.core.optimization import RoutingDefaults
-from mcp_gateway.core.routing.model_pool import pool_of
+from mcp_gateway.core.routing.model_pool import default_of, pool_of
 from tests.cases import each
 
 PLAIN = Caller("acc_1", KeyHolder("key_1"), ())
@@ -82,3 +82,12 @@ def test_what_the_caller_may_not_see_is_gone_for_it() -> None:
     pool = pool_of(PLAIN, catalog().only(frozenset({"large"})), ["large", "small"])
     assert [model.id for model in pool.models] == ["large"]
     assert pool.gone == ("small",)
+
+
+@each(("name", "default"), [("", "small"), ("large", "large"), ("tiny", "small"), ("gone", "small")])
+def test_the_default_is_who_is_called_so_or_the_first(name: str, default: str) -> None:
+    assert default_of(pool_of(PLAIN, catalog(), ()).models, name) == default
+
+
+def test_an_empty_pool_has_no_default() -> None:
+    assert default_of((), "small") is None

@@ -62,3 +62,25 @@ def test_an_unsure_task_and_an_unknown_one_go_by_the_model_alone() -> None:
 def test_nothing_but_the_models_own_outcomes_moves_it() -> None:
     table = QualityTable({("other", "code"): Outcomes(100.0, 100)}, {}, None)
     assert of(table, "code") == (NEUTRAL, 0)
+
+
+def test_what_stands_behind_a_rate_is_told() -> None:
+    priors: dict[str, dict[PromptTask, float]] = {"a": {"code": 0.9}, "b": {"code": 0.9}}
+    outcomes: dict[tuple[str, PromptTask], Outcomes] = {
+        ("a", "code"): Outcomes(20, 29), ("b", "code"): Outcomes(20, 30), ("c", "reasoning"): Outcomes(9, 20),
+        ("c", "math"): Outcomes(9, 10),
+    }  # fmt: skip
+    table = QualityTable(outcomes, priors, "d")
+    assert table.models == {"a", "b", "c"}
+    told: list[tuple[str, PromptTask, int, str]] = [
+        ("a", "code", 29, "configuration"),
+        ("a", "math", 0, "configuration of other tasks"),
+        ("b", "code", 30, "outcomes"),
+        ("b", "math", 0, "outcomes of other tasks"),
+        ("c", "math", 30, "outcomes"),
+        ("c", "reasoning", 30, "outcomes"),
+        ("c", "code", 0, "outcomes of other tasks"),
+        ("d", "code", 0, "nothing"),
+    ]
+    for model_id, task, counted, basis in told:
+        assert (table.counted(model_id, task), table.basis(model_id, task)) == (counted, basis)

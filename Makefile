@@ -24,7 +24,7 @@ test test-programs test-surfaces test-providers: export PYTEST_DEBUG_TEMPROOT :=
 WORKERS = --dist loadfile --numprocesses $$((1 + $$(getconf _NPROCESSORS_ONLN))) $(if $(ORDER),--order $(ORDER))
 
 test: $(VENV)/.installed-dev  ## run all tests that are fast; with ORDER=a number, in the random order of that seed
-	@$(BIN)/python -m pytest $(WORKERS)
+	@$(BIN)/python -m pytest --hypothesis-profile few $(WORKERS)
 
 test-programs: $(VENV)/.installed-dev  ## run the tests that start the bridge or the gateway as a program of its own
 	@$(BIN)/python -m pytest -m program $(WORKERS)
@@ -35,7 +35,7 @@ test-surfaces: $(VENV)/.installed-dev  ## run what each surface is held to: bill
 test-providers: $(VENV)/.installed-dev  ## run what each provider is held to: every refusal, manner and surface of each, and who is asked next
 	@$(BIN)/python -m pytest -m providers $(WORKERS)
 
-coverage: $(VENV)/.installed-dev  ## every line and branch of inference, the ledger and the store is run by their own tests
+coverage: $(VENV)/.installed-dev  ## every line and branch of inference, the ledger and the store is run by their own tests, on all examples
 	@mkdir -p build && $(BIN)/python -m coverage run -m pytest -m "not slow and not program" \
 		tests/core tests/contracts tests/test_restore.py tests/doors/test_messages*.py tests/doors/test_completions*.py \
 		tests/doors/test_responses*.py tests/doors/test_embeddings*.py tests/doors/test_http_money.py \

@@ -36,6 +36,7 @@ from tests.replaying import ReplayingBackend
 from tests.serving import Door, open_door
 
 settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("few", settings.get_profile("same"), max_examples=20)  # of the hundred that CI tries
 settings.load_profile("same")
 hide_authorities()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it for what runs in the background

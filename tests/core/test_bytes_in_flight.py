@@ -4,12 +4,13 @@ import asyncio
 import gc
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_gateway.core.bytes_in_flight import SMALL_BYTES, BytesInFlight, Owner, Reservation, Share
 from mcp_gateway.core.errors import GatewayError
 from tests.cases import each
+from tests.examples import examples
 from tests.patience import PATIENCE_S
 
 MIB = 1024 * 1024
@@ -354,7 +355,7 @@ async def test_the_budget_remembers_nothing_of_owners_that_keep_nothing() -> Non
     assert room.large._used == {}
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.integers(1, 2 * EIGHTH), st.booleans()), max_size=40))
 def test_whatever_comes_and_goes_the_whole_is_never_exceeded_and_in_the_end_nothing_is_left(
     steps: list[tuple[int, bool, int, bool]],

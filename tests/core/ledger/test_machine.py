@@ -30,6 +30,7 @@ from mcp_gateway.core.store.sqlite.store import Store
 from tests.clocks import MsClock
 from tests.core.ledger.test_ledger import UNWRITABLE, record
 from tests.databases import Query, changing, locked, migrated, open_store
+from tests.examples import examples
 from tests.loop_clock import pass_time
 
 AMOUNT = st.integers(1, 100)
@@ -731,4 +732,4 @@ def _of(taken: Taken | None) -> list[int] | None:
 
 
 TestLedgerLife = LedgerLife.TestCase
-TestLedgerLife.settings = settings(max_examples=25, stateful_step_count=30)
+TestLedgerLife.settings = settings(examples(25), stateful_step_count=30)

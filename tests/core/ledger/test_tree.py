@@ -36,6 +36,7 @@ from tests.clocks import MsClock
 from tests.core.ledger.auditor import ACCOUNT, FOREVER_MS, HOUR_MS, LENGTHS_MS, PAID, Auditor, Money, Node
 from tests.core.ledger.test_ledger import record
 from tests.databases import Query, changing, locked, migrated, open_store
+from tests.examples import examples
 from tests.logged import lines_logged
 from tests.loop_clock import pass_time
 
@@ -648,4 +649,4 @@ class TreeLife(RuleBasedStateMachine):
 
 
 TestTreeLife = TreeLife.TestCase
-TestTreeLife.settings = settings(max_examples=25, stateful_step_count=30)
+TestTreeLife.settings = settings(examples(25), stateful_step_count=30)

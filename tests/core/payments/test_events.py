@@ -20,6 +20,7 @@ from mcp_gateway.core.payments.payments import Payments
 from mcp_gateway.core.payments.stripe_api import StripeApi
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.databases import Query, migrated, open_store
+from tests.examples import examples
 from tests.fake_stripe import SECRET_KEY, WEBHOOK_SECRET, dispute, event, refunded_charge, session, signed
 from tests.patience import eventually
 
@@ -371,7 +372,7 @@ def test_the_order_and_number_of_events_do_not_matter(tmp_path: Path) -> None:
             await asyncio.gather(*map(till.send, shuffled(told)))
             assert await till.balance_cents() == sum(story.left_cents for story in stories)
 
-        @settings(max_examples=60, phases=[Phase.explicit, Phase.generate])
+        @settings(examples(60), phases=[Phase.explicit, Phase.generate])
         @given(st.lists(_stories, min_size=1, max_size=2), st.data())
         def in_any_order(stories: list[Story], data: st.DataObject) -> None:
             def shuffled(told: list[bytes]) -> list[bytes]:

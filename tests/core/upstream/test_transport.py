@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import uvloop
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_gateway.core.config import UpstreamSettings
@@ -39,6 +39,7 @@ from mcp_gateway.core.upstream.transport import (
 from mcp_gateway.core.upstream.transport.errors import is_of_this_machine
 from mcp_gateway.core.upstream.transport.transport import _MOST_RESTING
 from tests.connections import no_descriptor_left
+from tests.examples import examples
 from tests.loop_clock import pass_time
 from tests.patience import PATIENCE_S, eventually, settled
 
@@ -1098,7 +1099,7 @@ async def test_an_answer_that_ends_at_any_byte_before_its_last_is_an_error(raw: 
             assert caught.value.before_first_byte == (at == 0)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(
     pieces=st.lists(st.binary(min_size=1, max_size=300), max_size=8),
     places=st.lists(st.integers(0, 4000), max_size=12),
@@ -1115,7 +1116,6 @@ async def test_a_valid_answer_in_any_chunks_and_any_pieces_is_the_same_answer(
         assert transport.idle == 1
 
 
-@settings(max_examples=100)
 @given(
     raw=st.sampled_from([*FRAMED, b""]),
     at=st.integers(0, 200),

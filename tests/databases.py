@@ -18,6 +18,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import Gateway
 from mcp_gateway.core.ledger.entries import Settle
 from mcp_gateway.core.ledger.rules import Amount
+from mcp_gateway.core.store.sqlite import migrations
 from mcp_gateway.core.store.sqlite.executors import EXECUTORS
 from mcp_gateway.core.store.sqlite.migrations import migrate
 from mcp_gateway.core.store.sqlite.store import Store
@@ -131,6 +132,17 @@ def migrated(path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(_template())
     return path
+
+
+@cache
+def of_version(number: int) -> bytes:
+    """A database that a version of the gateway made whose last migration was this."""
+    files = migrations._files()
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE schema_migrations (number INTEGER PRIMARY KEY) STRICT")
+        for earlier in range(1, number + 1):
+            migrations._apply(connection, earlier, files[earlier])
+        return connection.serialize()
 
 
 @cache

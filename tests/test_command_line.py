@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from mcp_gateway.cli import app
 from mcp_gateway.core.gateway import DATABASE
+from tests.databases import migrated
 
 typer.testing._get_command = cache(typer.main.get_command)  # type: ignore[attr-defined] # else made at each run
 NASTY = "\x1b]0;owned\x07\x1b[2J\nkey_forged acc_forged gw_live_AAAA...  live     admin\u202e\x9b"
@@ -17,6 +18,8 @@ NASTY = "\x1b]0;owned\x07\x1b[2J\nkey_forged acc_forged gw_live_AAAA...  live   
 
 @pytest.fixture
 def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """With a database, and the folder where commands run."""
+    migrated(tmp_path / DATABASE)
     monkeypatch.setenv("GATEWAY_DATA_DIR", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
+from functools import cache
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -1001,6 +1002,12 @@ def settings_of(section: type[Section], path: KeyPath = ()) -> Iterator[Setting]
             yield Setting((*path, name), field)
 
 
+@cache
+def _every_setting() -> tuple[Setting, ...]:
+    """Walked through once: the tree is as long as the process lives."""
+    return tuple(settings_of(Settings))
+
+
 def _section_in(annotation: Any) -> type[Section] | None:
     """The part of the tree that a field is, may be, or has several of."""
     kinds = (annotation, *get_args(annotation))
@@ -1024,8 +1031,8 @@ def load_settings(config_file: Path | None, environ: Mapping[str, str]) -> Setti
     """
     file = file_in_force(config_file)
     tree = _read_toml(file) if file else {}
-    known = [setting.path for setting in settings_of(Settings)]
-    paths = {setting.variable: setting.path for setting in settings_of(Settings) if setting.variable}
+    known = [setting.path for setting in _every_setting()]
+    paths = {setting.variable: setting.path for setting in _every_setting() if setting.variable}
     links = passed_over(environ)
     given = {name: text for name, text in environ.items() if name.startswith(ENV_PREFIX) and text and name not in links}
     for name in given.keys() & paths.keys():

@@ -56,9 +56,13 @@ def configure_logging(level: str, form: LogFormat = "text") -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(formatter_of(form))
     logging.basicConfig(level=level.upper(), handlers=[handler])
-    for names, least in ((_QUIET, logging.WARNING), (_SILENT, logging.CRITICAL + 1)):
-        for name in names:
-            logging.getLogger(name).setLevel(least)
-            for child in logging.root.manager.loggerDict:
-                if child.startswith(f"{name}."):
-                    logging.getLogger(child).setLevel(logging.NOTSET)
+    least = dict.fromkeys(_QUIET, logging.WARNING) | dict.fromkeys(_SILENT, logging.CRITICAL + 1)
+    for name in {*least, *logging.root.manager.loggerDict}:
+        if name.partition(".")[0] in least:
+            _set_level(name, least.get(name, logging.NOTSET))
+
+
+def _set_level(name: str, level: int) -> None:
+    """Unless it has it: each change has all loggers forget what they know of theirs."""
+    if (logger := logging.getLogger(name)).level != level:
+        logger.setLevel(level)

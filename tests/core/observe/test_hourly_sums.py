@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import astuple
 from datetime import UTC, datetime
-from functools import cache
 from itertools import permutations
 from typing import Any, get_args
 
@@ -25,7 +24,7 @@ from mcp_gateway.core.store.sqlite import migrations
 from mcp_gateway.core.store.sqlite.migrations import migrate
 from mcp_gateway.core.store.sqlite.store import Store
 from mcp_gateway.core.store.transaction import Rows
-from tests.databases import Query, changing, explained
+from tests.databases import Query, changing, explained, of_version
 from tests.recorded import recorded, write_records
 
 MIDNIGHT_MS = 20_000 * 24 * HOUR_MS
@@ -80,7 +79,7 @@ def totals_of(record: RequestRecord) -> Totals:
 def test_sums_are_those_of_the_requests_however_these_came_and_were_corrected(
     records: list[RequestRecord], data: st.DataObject
 ) -> None:
-    with closing(database_at(max(migrations._migrations()))) as connection:
+    with closing(database_at(max(migrations._files()))) as connection:
         insert_records(connection, records)
         stand = {record.id: record for record in records}
         if records:
@@ -97,20 +96,10 @@ def test_sums_are_those_of_the_requests_however_these_came_and_were_corrected(
         assert connection.execute(PARTS).fetchall() == parts(stand.values())
 
 
-@cache
-def _at(version: int) -> bytes:
-    known = migrations._migrations()
-    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
-        connection.execute("CREATE TABLE schema_migrations (number INTEGER PRIMARY KEY) STRICT")
-        for number in range(1, version + 1):
-            migrations._apply(connection, number, known[number])
-        return connection.serialize()
-
-
 def database_at(version: int) -> sqlite3.Connection:
     """A database in memory that a version of the gateway made whose last migration was this."""
     connection = sqlite3.connect(":memory:", isolation_level=None)
-    connection.deserialize(_at(version))
+    connection.deserialize(of_version(version))
     return connection
 
 
@@ -169,7 +158,7 @@ def test_by_any_one_or_two_things_whole_hours_have_the_sums_of_their_requests(
     records: list[RequestRecord], by: tuple[Group, ...], since_hour: int, hours: int
 ) -> None:
     first = MIDNIGHT_MS // HOUR_MS + since_hour
-    with closing(database_at(max(migrations._migrations()))) as connection:
+    with closing(database_at(max(migrations._files()))) as connection:
         insert_records(connection, records)
         asked = TotalsOfHours("acc_1", first, first + hours, by, 2**40)
         found = EXECUTORS.reads[TotalsOfHours](Rows(connection), asked)

@@ -22,7 +22,7 @@ from mcp_gateway.core.store.sqlite.restore import restore
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.clocks import MsClock
 from tests.core.ledger.test_ledger import record
-from tests.databases import Query, open_store
+from tests.databases import Query, of_version, open_store
 
 LAST_WITH_HOLDS = 19
 ANN, BOB, CID = "acc_ann", "acc_bob", "acc_cid"
@@ -34,11 +34,8 @@ class OldBooks:
     """What that release wrote, by its own rules: amounts in nano-USD, `drawn` is how much of which grant."""
 
     def __init__(self, path: Path) -> None:
+        path.write_bytes(of_version(LAST_WITH_HOLDS))
         self.connection = sqlite3.connect(path, isolation_level=None)
-        self.connection.execute("CREATE TABLE schema_migrations (number INTEGER PRIMARY KEY) STRICT")
-        for number, sql in sorted(migrations._migrations().items()):
-            if number <= LAST_WITH_HOLDS:
-                migrations._apply(self.connection, number, sql)
         for name in (ANN, BOB, CID):
             self.connection.execute("INSERT INTO accounts (id, name, created_at_ms) VALUES (?, ?, 1)", (name, name))
 

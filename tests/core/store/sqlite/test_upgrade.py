@@ -22,8 +22,9 @@ NEXT = 9999
 @pytest.fixture
 def next_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     migrated(tmp_path / "of_this_version.sqlite3")  # or what all tests copy would be of the next version
-    known = migrations._migrations()
-    monkeypatch.setattr(migrations, "_migrations", lambda: known | {NEXT: "CREATE TABLE of_the_next_version (id);"})
+    (tmp_path / "next.sql").write_text("CREATE TABLE of_the_next_version (id);")
+    known = migrations._files()
+    monkeypatch.setattr(migrations, "_files", lambda: known | {NEXT: tmp_path / "next.sql"})
 
 
 def schema_of(fresh: Path) -> int:
@@ -53,7 +54,7 @@ def test_a_command_beside_a_server_that_begins_waits_until_that_has_made_the_sch
         command.start()
         migrate(connection)
         command.join()
-    assert schema_of(fresh) == max(migrations._migrations())
+    assert schema_of(fresh) == max(migrations._files())
 
 
 def test_a_command_beside_another_that_upgrades_tries_again_once_that_has_ended(
@@ -63,12 +64,12 @@ def test_a_command_beside_another_that_upgrades_tries_again_once_that_has_ended(
         others.enter_context(sole_server(fresh.parent, patience_s=0))
         monkeypatch.setattr(time, "sleep", lambda _: others.close())
         upgrade_unless_served(fresh, patience_s=60)
-    assert schema_of(fresh) == max(migrations._migrations())
+    assert schema_of(fresh) == max(migrations._files())
 
 
 def test_a_new_database_has_the_newest_schema_and_the_lock_is_free_then(fresh: Path) -> None:
     upgrade_unless_served(fresh, patience_s=0)
-    assert schema_of(fresh) == max(migrations._migrations())
+    assert schema_of(fresh) == max(migrations._files())
     with sole_server(fresh.parent, patience_s=0):
         pass
 

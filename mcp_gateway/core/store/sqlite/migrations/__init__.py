@@ -23,29 +23,29 @@ class Pending(NamedTuple):
 def pending(connection: sqlite3.Connection) -> Pending | None:
     """None where nothing is to be applied. Changes nothing."""
     is_new = not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'schema_migrations'").fetchone()
-    found = Pending(0 if is_new else _applied(connection), max(_migrations()))
+    found = Pending(0 if is_new else _applied(connection), max(_files()))
     return found if found.applied < found.latest else None
 
 
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring the schema up to date. Raises SchemaTooNew for a database from the future."""
     connection.execute("CREATE TABLE IF NOT EXISTS schema_migrations (number INTEGER PRIMARY KEY) STRICT")
-    migrations = _migrations()
+    files = _files()
     applied = _applied(connection)
-    if applied > max(migrations):
+    if applied > max(files):
         raise SchemaTooNew(
-            f"the database has schema {applied}, and this version knows none after {max(migrations)}: "
+            f"the database has schema {applied}, and this version knows none after {max(files)}: "
             "use the version that wrote it, or a later one"
         )
-    for number in sorted(number for number in migrations if number > applied):
-        _apply(connection, number, migrations[number])
+    for number in sorted(number for number in files if number > applied):
+        _apply(connection, number, files[number])
 
 
-def _apply(connection: sqlite3.Connection, number: int, sql: str) -> None:
+def _apply(connection: sqlite3.Connection, number: int, file: Path) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
         if _applied(connection) < number:  # else another process was faster
-            for statement in _statements(sql):
+            for statement in _statements(file.read_text("utf-8")):
                 connection.execute(statement)
             connection.execute("INSERT INTO schema_migrations VALUES (?)", (number,))
         connection.execute("COMMIT")
@@ -69,6 +69,7 @@ def _statements(sql: str) -> Iterator[str]:
             statement = ""
 
 
-def _migrations() -> dict[int, str]:
+def _files() -> dict[int, Path]:
+    """Those that are applied alone are read: a database that is up to date is opened sooner."""
     found = ((_FILE.fullmatch(path.name), path) for path in Path(__file__).parent.iterdir())
-    return {int(match[1]): path.read_text("utf-8") for match, path in found if match is not None}
+    return {int(match[1]): path for match, path in found if match is not None}

@@ -155,7 +155,7 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
 
 
 def _models(gateway: Gateway) -> Models:
-    return Models(gateway.published, gateway.pool, takes_image_urls=gateway.settings.fetch_images)
+    return Models(gateway.published, gateway.auto_model, gateway.pool, takes_image_urls=gateway.settings.fetch_images)
 
 
 def _provider_paths(gateway: Gateway) -> ProviderPaths:

@@ -1,7 +1,7 @@
 """GET /models, /models/{id} and /models/{id}/health."""
 
 from collections.abc import Collection, Iterable
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import unquote
 
 from pydantic import RootModel
@@ -12,8 +12,11 @@ from http_api.openrouter import FlatProviderModelList, ProviderFormat, ProviderM
 from http_api.operations import Absent, Asked, Nothing, Told
 from http_api.query import AnyQuery
 from http_api.routes import unknown_url
+from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.catalog import Model, OutputKind, Published
+from mcp_gateway.core.optimization import AUTO
 from mcp_gateway.core.prices import as_fields
+from mcp_gateway.core.routing.auto_model import AutoModel
 from mcp_gateway.core.upstream.pool import ModelStatus, Pool
 
 ModelAsked = Asked[AnyQuery, Nothing]
@@ -73,8 +76,8 @@ class ModelObject(Told):
     pricing: Pricing
     pricing_from: Pricing | Absent = None
     """The cheapest of several candidates, where they cost otherwise; `pricing` is the most that any may cost."""
-    served_by: str
-    """The source of answers that is asked first: a provider, or `vllm`."""
+    served_by: str | Absent = None
+    """The source of answers that is asked first: a provider, or `vllm`. It is not told of `auto`."""
     supported_sampling_parameters: list[str]
     supported_features: list[str]
     guests: bool
@@ -125,33 +128,42 @@ class ModelHealth(Told):
 
 
 class Models:
-    def __init__(self, published: Published, pool: Pool, *, takes_image_urls: bool) -> None:
+    def __init__(self, published: Published, auto: AutoModel, pool: Pool, *, takes_image_urls: bool) -> None:
         self._published = published
+        self._auto = auto
         self._pool = pool
         self._takes_image_urls = takes_image_urls
 
     async def list(self, asked: Asked[ModelsQuery, Nothing]) -> ModelListAnswer:
-        catalog, provider = self._published.seen_by(asked.context.caller), asked.query.provider
-        models: Collection[Model] = catalog.values()
-        if provider is not None:
-            self._published.check_source(provider)
-            models = catalog.of(provider)
+        provider = asked.query.provider
+        models = self._models_of(provider, asked.context.caller)
         if (form := asked.query.format) is not None:
             states = ((model, self._pool.status_of(model) == "ready") for model in models)
             return ModelListAnswer(provider_list(states, form, takes_urls=self._takes_image_urls))
+        if provider is None and (auto := self._auto.seen_by(asked.context.caller)):
+            models = [*models, auto]
         if VERSION in asked.context.sent:
             return ModelListAnswer(_anthropic_list(models))
         return ModelListAnswer(_listed(models, provider))
 
     async def get(self, asked: ModelAsked) -> ModelAnswer:
         name = _model_id(asked)
-        model = self._published.seen_by(asked.context.caller).find(name)
+        model = self._auto.find(asked.context.caller, name)
         is_anthropic = VERSION in asked.context.sent
         return ModelAnswer(_anthropic_model(model, name) if is_anthropic else model_object(model))
 
     async def health(self, asked: ModelAsked) -> ModelHealth:
-        model = self._published.current.find(_model_id(asked))
+        """It reads no key: of `auto` it is that of the settings' pool."""
+        model = self._auto.find(None, _model_id(asked))
         return ModelHealth(model=model.id, status=self._pool.status_of(model))
+
+    def _models_of(self, provider: str | None, caller: Caller | None) -> Collection[Model]:
+        """Without `auto`, which no provider has."""
+        catalog = self._published.seen_by(caller)
+        if provider is None:
+            return catalog.values()
+        self._published.check_source(provider)
+        return catalog.of(provider)
 
 
 def model_object(model: Model) -> ModelObject:
@@ -169,8 +181,7 @@ def model_object(model: Model) -> ModelObject:
         output_modalities=[model.output_kind],
         quantization=model.quantization,
         pricing=Pricing(**as_fields(model.price, _RATES, _FEES)),
-        **_pricing_from(model),
-        served_by=model.offers[0].source,
+        **_of_its_offers(model),
         supported_sampling_parameters=list(model.sampling_parameters),
         supported_features=list(model.features),
         guests=model.is_open_to_guests,
@@ -184,11 +195,12 @@ def _listed(models: Iterable[Model], provider: str | None) -> ModelList:
     return ModelList(object="list", provider=provider, data=data)
 
 
-def _pricing_from(model: Model) -> dict[str, Pricing]:
-    """Nothing where all candidates cost the same."""
+def _of_its_offers(model: Model) -> dict[str, Any]:
+    """No least price where all candidates cost the same."""
+    told: dict[str, Any] = {} if model.id == AUTO else {"served_by": model.offers[0].source}
     prices = [offer.price for offer in model.offers]
     least = min(prices, key=lambda price: price.most_nano(_USUAL_TOKENS, _USUAL_TOKENS))
-    return {} if least == model.price else {"pricing_from": Pricing(**as_fields(least, _RATES, _FEES))}
+    return told if least == model.price else told | {"pricing_from": Pricing(**as_fields(least, _RATES, _FEES))}
 
 
 def _anthropic_list(models: Iterable[Model]) -> AnthropicModelList:

@@ -83,6 +83,7 @@ def mcp_door(gateway: Gateway) -> McpDoor:
         new_id=gateway.new_id,
         inference=gateway.inference,
         published=gateway.published,
+        auto_model=gateway.auto_model,
         pool=gateway.pool,
         limiter=gateway.limiter,
         ledger=gateway.ledger,

@@ -27,8 +27,10 @@ from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.lifecycle import Lifecycle
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.minting import Mint
+from mcp_gateway.core.optimization import AUTO
 from mcp_gateway.core.payments.payments import Payments
 from mcp_gateway.core.payments.topup_terms import TopupTerms
+from mcp_gateway.core.routing.auto_model import AutoModel
 from mcp_gateway.core.text import shown
 from mcp_gateway.core.upstream.pool import Pool
 from mcp_gateway.mcp_door.calls import caller_of
@@ -97,6 +99,7 @@ class Handlers:
         prompts: Prompts,
         *,
         published: Published,
+        auto_model: AutoModel,
         topup: TopUp,
         new_id: Callable[[str], str],
         note_refusal: Callable[[str, str], None],
@@ -105,6 +108,7 @@ class Handlers:
         self._resources = resources
         self._prompts = prompts
         self._published = published
+        self._auto_model = auto_model
         self._topup = topup
         self._new_id = new_id
         self._note_refusal = note_refusal
@@ -191,7 +195,11 @@ class Handlers:
     async def complete(self, ctx: Context, params: types.CompleteRequestParams) -> types.CompleteResult:
         try:
             self._check_may_choose(ctx)
-            return types.CompleteResult(completion=complete(params.ref, params.argument, self._published.current))
+            is_auto_there = self._auto_model.pool(caller_of(cast(RequestContext, ctx.request))).models
+            others = [AUTO] if is_auto_there else []
+            return types.CompleteResult(
+                completion=complete(params.ref, params.argument, self._published.current, others)
+            )
         except GatewayError as error:
             raise _protocol_error(error) from None
 
@@ -248,6 +256,7 @@ def build_door(
     new_id: Callable[[str], str],
     inference: Inference,
     published: Published,
+    auto_model: AutoModel,
     pool: Pool,
     limiter: Limiter,
     ledger: Ledger,
@@ -263,7 +272,7 @@ def build_door(
     json_bounds = JsonBounds.of(settings)
     tools: list[Tool] = [
         ChatCompletion(inference, json_bounds, collect_above_tokens=settings.mcp.collect_above_tokens),
-        ListModels(published, pool, limiter),
+        ListModels(published, auto_model, pool, limiter),
         GetBalance(ledger, keys, limiter, settings.guests, topup_url=settings.topup_url),
         Embeddings(inference, json_bounds),
         BudgetCreation(
@@ -282,8 +291,9 @@ def build_door(
     handlers = Handlers(
         tool_list,
         resources,
-        Prompts(published),
+        Prompts(auto_model),
         published=published,
+        auto_model=auto_model,
         topup=TopUp(settings.stripe.topup_url, terms, payments if settings.public_url is not None else None),
         new_id=new_id,
         note_refusal=note_refusal,

@@ -776,6 +776,7 @@ AREAS: dict[str, Area] = {
             ],
             "The pool is what the request, else the key, else the settings name, of what generates text and its caller may use.": [
                 "tests/core/routing/test_model_pool.py",
+                "tests/doors/test_auto_listed.py",
             ],
             "What a model is expected to do well moves by judged outcomes, and by no fewer than thirty of a task.": [
                 "tests/core/routing/test_quality.py",

@@ -11,6 +11,7 @@ from typing import Literal
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.config import CandidateSettings, Choice, ModelSettings, Task
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.optimization import AUTO
 from mcp_gateway.core.prices import FREE, Price, dearest, in_words
 from mcp_gateway.core.text import SHOWN_CHARS, nearest, shown
 
@@ -353,8 +354,8 @@ def _lacks_price(source: CandidateSettings, demo: Container[str], *, is_sold: bo
 
 
 def _discovered(entries: Sequence[ModelSettings], listings: Listings) -> list[ModelSettings]:
-    """Entries for what backends list and nobody configured."""
-    taken = {name for entry in entries for name in (entry.id, *entry.aliases, *_backend_names(entry))}
+    """Entries for what backends list and nobody configured, but for one whose name stands for any model."""
+    taken = {AUTO} | {name for entry in entries for name in (entry.id, *entry.aliases, *_backend_names(entry))}
     found = [name for name in sorted(listings) if name not in taken and is_model_id(name)]
     return [ModelSettings(id=name) for name in found[:_MOST_DISCOVERED]]
 

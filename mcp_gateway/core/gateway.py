@@ -73,6 +73,7 @@ from mcp_gateway.core.private import make_folder
 from mcp_gateway.core.provider_keys import headers_of, proxy_headers_of, read_keys
 from mcp_gateway.core.provider_settings import ProviderSettings, address_of, row_of
 from mcp_gateway.core.proxy_paths import ProxyPaths
+from mcp_gateway.core.routing.auto_model import AutoModel
 from mcp_gateway.core.routing.outcome_book import OutcomeBook
 from mcp_gateway.core.store.sqlite.executors import EXECUTORS
 from mcp_gateway.core.store.sqlite.restore import check_log
@@ -108,6 +109,7 @@ class Gateway:
     refusals: Refusals
     history: History
     published: Published
+    auto_model: AutoModel
     pool: Pool
     limiter: Limiter
     bytes_in_flight: BytesInFlight
@@ -250,6 +252,7 @@ async def open_gateway(
             refusals=refusals,
             history=History(store),
             published=published,
+            auto_model=AutoModel(published, settings.routing.model_pool),
             pool=pool,
             limiter=limiter,
             bytes_in_flight=_bytes_in_flight(settings, addresses, metrics),

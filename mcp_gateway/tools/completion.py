@@ -1,4 +1,4 @@
-"""Completes the arguments that name models, while a person types. Knows the catalog's ids."""
+"""Completes the arguments that name models, while a person types. Knows the names of models, and nothing else."""
 
 from collections.abc import Iterable
 
@@ -15,9 +15,14 @@ _NAMING_MODELS = frozenset({"id", "model", "models"})
 
 
 def complete(
-    ref: types.PromptReference | types.ResourceTemplateReference, argument: types.CompletionArgument, ids: Iterable[str]
+    ref: types.PromptReference | types.ResourceTemplateReference,
+    argument: types.CompletionArgument,
+    ids: Iterable[str],
+    others: Iterable[str] = (),
 ) -> types.Completion:
-    """Ids that begin with what was typed, then those that contain it; nothing for arguments that name no model.
+    """`others` are further names that `model` may have.
+
+    Ids that begin with what was typed, then those that contain it; nothing for arguments that name no model.
 
     Raises GatewayError `not_found` for a prompt or a resource that there is not.
     """
@@ -25,7 +30,8 @@ def complete(
     if argument.name not in _NAMING_MODELS or len(argument.value) > _MAX_TYPED_CHARS:
         return types.Completion(values=[], total=0, has_more=False)
     before, typed = _last_of_list(argument.value) if argument.name == "models" else ("", argument.value)
-    found = _matching(typed.strip(), ids)
+    names = (*ids, *others) if argument.name == "model" else ids
+    found = _matching(typed.strip(), names)
     values = [before + name for name in found[:_MAX_VALUES]]
     return types.Completion(values=values, total=len(found), has_more=len(found) > _MAX_VALUES)
 

@@ -1,19 +1,22 @@
 """list_models: what there is to choose from, with prices and health."""
 
 import json
+from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 from typing import Any, get_args
 
 import orjson
 from mcp import types
 
-from mcp_gateway.core.caller import KeyScope
+from mcp_gateway.core.caller import Caller, KeyScope
 from mcp_gateway.core.catalog import Model, Published
 from mcp_gateway.core.config import Task
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.money import MILLION_TOKENS
+from mcp_gateway.core.optimization import AUTO, MODES
 from mcp_gateway.core.prices import as_fields
+from mcp_gateway.core.routing.auto_model import AutoModel
 from mcp_gateway.core.upstream.pool import ModelStatus, Pool
 from mcp_gateway.tools.arguments import Arguments
 from mcp_gateway.tools.pages import first_page, models_behind
@@ -23,6 +26,8 @@ _MAX_PRICE_DIGITS = 30
 """Before the point; far above any price, and far below where decimal arithmetic ends."""
 
 _PAGE_MODELS = 100
+_MOST_OF_POOL = 100
+"""Told of those that `auto` chooses from."""
 _PAGE_BYTES = 128 * 1024
 """What a model can read at once; the text says most of it again."""
 _MORE = "There are more models: call list_models again with the same arguments and cursor {}, or with more conditions."
@@ -70,6 +75,8 @@ _MODEL: dict[str, Any] = {
         "status": {"type": "string", "enum": ["ready", "loading", "unavailable"]},
         "task": {"type": "string", "enum": list(get_args(Task)), "description": "What it is for alone, if it is."},
         "guests": {"type": "boolean", "description": "Usable without an API key."},
+        "model_pool": {"type": "array", "items": {"type": "string"}, "description": "Whom `auto` chooses from."},
+        "modes": {"type": "array", "items": {"type": "string"}, "description": "What `auto` may choose by."},
     },
     "required": ["id", "context_window", "input_usd_per_million_tokens", "output_usd_per_million_tokens", "status"],
 }
@@ -101,8 +108,9 @@ class ListModels:
         ),
     )
 
-    def __init__(self, published: Published, pool: Pool, limiter: Limiter) -> None:
+    def __init__(self, published: Published, auto_model: AutoModel, pool: Pool, limiter: Limiter) -> None:
         self._published = published
+        self._auto_model = auto_model
         self._pool = pool
         self._limiter = limiter
 
@@ -112,8 +120,8 @@ class ListModels:
         given = ARGUMENTS.taken(arguments)
         limit_usd = _price_limit_usd(given.get("max_price_usd"))
         able = (
-            model_row(model, self._pool.status_of(model))
-            for model in models_behind(given.get("cursor"), self._published.seen_by(invocation.caller))
+            self._row(model, invocation.caller)
+            for model in self._models(given.get("cursor"), invocation.caller)
             if _can(model, given.get("capability"))
         )
         found = (row for row in able if _costs_at_most(row, limit_usd))
@@ -124,6 +132,19 @@ class ListModels:
             told["next_cursor"] = rows[-1]["id"]
             lines.append(_MORE.format(json.dumps(told["next_cursor"], ensure_ascii=False)))
         return result("\n".join(lines), told)
+
+    def _models(self, cursor: str | None, caller: Caller) -> Iterator[Model]:
+        """`auto` comes last, whatever page it is on, so that no cursor is its name."""
+        yield from models_behind(cursor, self._published.seen_by(caller))
+        if (auto := self._auto_model.seen_by(caller)) is not None:
+            yield auto
+
+    def _row(self, model: Model, caller: Caller) -> dict[str, Any]:
+        row = model_row(model, self._pool.status_of(model))
+        if model.id == AUTO:
+            ids = [member.id for member in self._auto_model.pool(caller).models]
+            row |= {"model_pool": ids[:_MOST_OF_POOL], "modes": list(MODES)}
+        return row
 
 
 def row_bytes(row: dict[str, Any]) -> int:
@@ -143,7 +164,7 @@ def model_row(model: Model, status: ModelStatus) -> dict[str, Any]:
         **as_fields(model.price, _RATES, _FEES, MILLION_TOKENS),
         "features": list(model.features),
         "input_modalities": list(model.input_modalities),
-        "served_by": model.offers[0].source,
+        **({} if model.id == AUTO else {"served_by": model.offers[0].source}),
         "status": status,
         "guests": model.is_open_to_guests,
     } | task
@@ -180,7 +201,13 @@ def _line(row: dict[str, Any]) -> str:
     )
     abilities = ", ".join((*row["features"], *row["input_modalities"]))
     window = f"context {row['context_window']} tokens"
-    return f"{row['id']}: {row['status']}, {window}, USD per million tokens {prices}; {abilities}"
+    return f"{row['id']}: {row['status']}, {window}, USD per million tokens {prices}; {abilities}{_choice_words(row)}"
+
+
+def _choice_words(row: dict[str, Any]) -> str:
+    if "model_pool" not in row:
+        return ""
+    return f"; chooses one of {', '.join(row['model_pool'])} by {', '.join(row['modes'])}"
 
 
 def _further_words(row: dict[str, Any]) -> str:

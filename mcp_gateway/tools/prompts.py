@@ -1,18 +1,22 @@
 """The prompts that a person picks in a client: compare models, estimate a cost. Knows the catalog, asks no model."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from mcp import types
 
 from mcp_gateway.core.caller import Caller
-from mcp_gateway.core.catalog import Catalog, Model, Published
+from mcp_gateway.core.catalog import Model
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.prices import in_words
+from mcp_gateway.core.routing.auto_model import AutoModel
 from mcp_gateway.core.text import shown
 
 _MAX_NUMBER = 10**12
 Arguments = Mapping[str, str]
+Find = Callable[[str], Model]
+"""Raises GatewayError for the name of no model."""
 
 
 def _argument(name: str, description: str, *, required: bool = False) -> types.PromptArgument:
@@ -46,9 +50,9 @@ DEFINITIONS = (
 class Prompts:
     """Renders a prompt with the catalog in force."""
 
-    def __init__(self, published: Published) -> None:
-        self._published = published
-        self._render: dict[str, Callable[[Catalog, Arguments], str]] = {
+    def __init__(self, auto_model: AutoModel) -> None:
+        self._auto_model = auto_model
+        self._render: dict[str, Callable[[Find, Arguments], str]] = {
             "compare_models": _compare_models,
             "estimate_cost": _estimate_cost,
         }
@@ -64,15 +68,15 @@ class Prompts:
         for argument in definition.arguments or ():
             if argument.required and not arguments.get(argument.name, "").strip():
                 raise GatewayError("missing_parameter", f"`{argument.name}` is missing.", param=argument.name)
-        text = self._render[name](self._published.seen_by(caller), arguments)
+        text = self._render[name](partial(self._auto_model.find, caller), arguments)
         message = types.PromptMessage(role="user", content=types.TextContent(text=text))
         return types.GetPromptResult(description=definition.description, messages=[message])
 
 
-def _compare_models(catalog: Catalog, arguments: Arguments) -> str:
+def _compare_models(find: Find, arguments: Arguments) -> str:
     names = [name.strip() for name in arguments.get("models", "").split(",") if name.strip()]
     if names:
-        models = "\n".join(f"- {_priced(catalog.find(name))}" for name in dict.fromkeys(names))
+        models = "\n".join(f"- {_priced(find(name))}" for name in dict.fromkeys(names))
         choice = f"Ask each of these models the question below:\n{models}\n"
     else:
         choice = "Choose two or three models with list_models that differ in price, and ask each the question below.\n"
@@ -84,8 +88,8 @@ def _compare_models(catalog: Catalog, arguments: Arguments) -> str:
     )
 
 
-def _estimate_cost(catalog: Catalog, arguments: Arguments) -> str:
-    model = catalog.find(arguments["model"].strip())
+def _estimate_cost(find: Find, arguments: Arguments) -> str:
+    model = find(arguments["model"].strip())
     prompt = _number(arguments, "prompt_tokens", 1000)
     completion = _number(arguments, "completion_tokens", 500)
     requests = _number(arguments, "requests", 1)

@@ -51,6 +51,13 @@ def test_an_alias_finds_its_model_is_no_model_and_goes_before_what_a_backend_lis
     assert "gpt-4o-mini" in refused.value.message
 
 
+def test_what_a_backend_calls_auto_is_published_under_no_name_but_a_configured_one() -> None:
+    listed = {"auto": [Listing("auto", "vllm", 2048)], "other": [Listing("other", "vllm", 2048)]}
+    assert list(build_catalog([], listed, publish_discovered=False)) == ["other"]
+    named = build_catalog([entry(backend_model="auto")], listed, publish_discovered=True)
+    assert list(named) == ["pub/tiny", "other"]
+
+
 def test_with_entries_only_those_are_published_unless_asked_for() -> None:
     assert list(build_catalog([entry()], LISTED, publish_discovered=False)) == ["pub/tiny"]
     assert list(build_catalog([entry()], LISTED, publish_discovered=True)) == ["pub/tiny", "org/other"]

@@ -46,7 +46,7 @@ async def test_models_are_listed_in_openai_s_shape_with_prices_and_abilities_bes
     for prefix in ("/v1", "/api/v1/inference"):
         listed = (await door.get(f"{prefix}/models")).json()
         assert listed["object"] == "list"
-        free, rich, _ = listed["data"]
+        free, rich, _, _ = listed["data"]
         assert (free["id"], free["pricing"], free["guests"]) == ("free/tiny", {"prompt": "0", "completion": "0"}, True)
         assert rich["id"] == "org/big/model-1.5:latest"
         assert rich["object"] == "model"
@@ -239,7 +239,7 @@ async def test_created_is_what_an_earlier_run_noted(tmp_path: Path) -> None:
 
 
 async def created_in(door: Door) -> int:
-    (row,) = (await door.get("/v1/models")).json()["data"]
+    row, _ = (await door.get("/v1/models")).json()["data"]
     created: int = row["created"]
     return created
 
@@ -252,7 +252,7 @@ async def test_a_model_that_a_backend_begins_to_list_is_published_while_running(
         backend.models = ("one", "two")
         await eventually(lambda: "two" in door.gateway.published.current)
         listed = (await door.get("/v1/models")).json()["data"]
-        assert [row["id"] for row in listed] == ["one", "two"]
+        assert [row["id"] for row in listed] == ["one", "two", "auto"]
 
 
 async def test_a_gateway_whose_backend_is_silent_serves_what_it_knows_and_the_rest_once_it_is_told(
@@ -263,7 +263,7 @@ async def test_a_gateway_whose_backend_is_silent_serves_what_it_knows_and_the_re
     settings: dict[str, Any] = {"models": [FREE], "publish_discovered": True, "upstream": {"start_wait_s": 0}}
     async with backend, open_door(tmp_path, vllm_urls=[backend.url], **settings) as door:
         assert "vllm-1" in _greeting(door.gateway, door.url, "")
-        assert [row["id"] for row in (await door.get("/v1/models")).json()["data"]] == ["free/tiny"]
+        assert [row["id"] for row in (await door.get("/v1/models")).json()["data"]] == ["free/tiny", "auto"]
         assert (await door.get("/v1/models/free/tiny/health")).json()["status"] == "loading"
         refused = await door.chat()
         assert (refused.status_code, error_of(refused)["code"]) == (503, "model_unavailable")
@@ -271,7 +271,7 @@ async def test_a_gateway_whose_backend_is_silent_serves_what_it_knows_and_the_re
         backend.is_mute = False
         await door.gateway.pool.discover()
         assert "vllm-1" not in _greeting(door.gateway, door.url, "")
-        assert [row["id"] for row in (await door.get("/v1/models")).json()["data"]] == ["free/tiny", "found"]
+        assert [row["id"] for row in (await door.get("/v1/models")).json()["data"]] == ["free/tiny", "found", "auto"]
         assert (await door.chat()).status_code == 200
 
 

@@ -182,7 +182,7 @@ async def test_a_stream_that_fails_in_the_middle_raises_an_api_error(stage: Stag
 
 async def test_models_are_listed_and_retrieved_by_ids_with_slashes(stage: Stage) -> None:
     listed = [model.id async for model in stage.client.models.list()]
-    assert listed == ["free/tiny", "priced/tiny"]
+    assert listed == ["free/tiny", "priced/tiny", "auto"]
     assert (await stage.client.models.retrieve("priced/tiny")).id == "priced/tiny"
     with pytest.raises(openai.NotFoundError):
         await stage.client.models.retrieve("priced/tin")

@@ -76,10 +76,10 @@ async def test_nor_is_it_counted_or_told(stage: Stage, path: str) -> None:
 
 async def test_it_is_told_its_models_alone_by_both_doors(stage: Stage) -> None:
     key = await key_for(stage, "nick", FREE_ID, "not/published")
-    assert await models_of(stage, key) == [FREE_ID, "named/model"]
-    assert await models_of(stage, stage.key) == [PRICED_ID, FREE_ID, "named/model"]
+    assert await models_of(stage, key) == [FREE_ID, "named/model", "auto"]
+    assert await models_of(stage, stage.key) == [PRICED_ID, FREE_ID, "named/model", "auto"]
     listed = (await stage.door.mcp("tools/call", key, name="list_models", arguments={})).json()["result"]
-    assert [row["id"] for row in listed["structuredContent"]["models"]] == [FREE_ID, "named/model"]
+    assert [row["id"] for row in listed["structuredContent"]["models"]] == [FREE_ID, "named/model", "auto"]
     own = {row["id"]: row["models"] for row in (await stage.door.get("/v1/keys", key)).json()["data"]}
     assert sorted(own.values(), key=str) == [None, [FREE_ID, "nick", "not/published"]]
 
@@ -89,7 +89,7 @@ async def test_a_margin_and_models_go_together(stage: Stage) -> None:
     await (await stage.door.desk()).accounts.set_margin(stage.account_id, 10_000)
     await stage.door.get("/v1/models", key)
     await stage.door.gateway.known_keys.catch_up()
-    (row,) = (await stage.door.get("/v1/models", key)).json()["data"]
+    row, _ = (await stage.door.get("/v1/models", key)).json()["data"]
     (usual,) = [one for one in (await stage.door.get("/v1/models")).json()["data"] if one["id"] == PRICED_ID]
     assert float(row["pricing"]["prompt"]) == 2 * float(usual["pricing"]["prompt"])
 
@@ -100,7 +100,7 @@ async def test_a_key_hands_on_its_models_or_fewer(stage: Stage) -> None:
     assert same["models"] == [FREE_ID, "nick"]
     fewer = (await create(stage, maker, models=["other-nick", "named/model"])).json()
     assert fewer["models"] == ["named/model"]
-    assert await models_of(stage, fewer["key"]) == ["named/model"]
+    assert await models_of(stage, fewer["key"]) == ["named/model", "auto"]
     for key, name in ((maker, PRICED_ID), (fewer["key"], FREE_ID), (fewer["key"], "nobody/x"), (stage.key, "nobody/x")):
         refused = error_of(await create(stage, key, models=[name]))
         assert (refused["code"], refused["param"]) == ("model_not_found", "models")

@@ -374,5 +374,5 @@ async def test_each_era_is_told_that_the_list_of_tools_may_change(host: Host) ->
 async def test_the_list_of_models_says_what_a_model_is_for_alone(host: Host) -> None:
     answer = await host.post(call("list_models", {}), host.key("k"))
     rows = answer.json()["result"]["structuredContent"]["models"]
-    assert [row["features"] for row in rows] == [[], ["tools"]]
-    assert {row["id"]: row.get("task") for row in rows} == {"shop/embed": "embed", "demo/paced": None}
+    assert [row["features"] for row in rows] == [[], ["tools"], ["tools"]]
+    assert {row["id"]: row.get("task") for row in rows} == {"shop/embed": "embed", "demo/paced": None, "auto": None}

@@ -39,7 +39,10 @@ async def asked(host: Host, method: str, **params: Any) -> dict[str, Any]:
     return message
 
 
-@each(("conditions", "expected"), [({}, IDS), ({"capability": "tools"}, [id for id in IDS if id.endswith("7")])])
+@each(
+    ("conditions", "expected"),
+    [({}, [*IDS, "auto"]), ({"capability": "tools"}, [*(id for id in IDS if id.endswith("7")), "auto"])],
+)
 async def test_list_models_tells_each_model_once(host: Host, conditions: dict[str, Any], expected: list[str]) -> None:
     told: list[str] = []
     cursor: dict[str, Any] = {}
@@ -95,7 +98,7 @@ async def test_a_page_that_there_is_not_is_refused(host: Host) -> None:
         assert (failure["isError"], failure["structuredContent"]["code"]) == (True, "invalid_value")
         error = (await asked(host, "resources/list", cursor=cursor))["error"]
         assert (error["code"], "cursor" in error["message"]) == (INVALID_PARAMS, True)
-    assert "next_cursor" not in (await listed(host, cursor=IDS[-101]))["structuredContent"]
+    assert "next_cursor" not in (await listed(host, cursor=IDS[-100]))["structuredContent"]
     assert (await listed(host, cursor=""))["structuredContent"]["models"][0]["id"] == IDS[0]
 
 

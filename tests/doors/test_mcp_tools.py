@@ -524,7 +524,7 @@ async def test_no_error_is_so_long_that_hosts_cut_its_advice_off(host: Host) -> 
 async def test_models_are_listed_with_prices_and_health(host: Host) -> None:
     result = await called(host, call("list_models", {}))
     models = {model["id"]: model for model in result["structuredContent"]["models"]}
-    assert list(models) == ["shop/echo", "demo/echo", "demo/seeing"]
+    assert list(models) == ["shop/echo", "demo/echo", "demo/seeing", "auto"]
     shop = models["shop/echo"]
     assert shop["input_usd_per_million_tokens"] == "0.3"
     assert shop["output_usd_per_million_tokens"] == "0.7"
@@ -542,10 +542,10 @@ async def test_a_model_whose_backend_is_down_is_listed_as_unavailable(tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "ids"),
     [
-        ({"capability": "image"}, ["demo/seeing"]),
-        ({"capability": "json_mode"}, ["shop/echo", "demo/seeing"]),
-        ({"max_price_usd": 0.7}, ["shop/echo", "demo/echo", "demo/seeing"]),
-        ({"max_price_usd": "0.69"}, ["demo/echo", "demo/seeing"]),
+        ({"capability": "image"}, ["demo/seeing", "auto"]),
+        ({"capability": "json_mode"}, ["shop/echo", "demo/seeing", "auto"]),
+        ({"max_price_usd": 0.7}, ["shop/echo", "demo/echo", "demo/seeing", "auto"]),
+        ({"max_price_usd": "0.69"}, ["demo/echo", "demo/seeing", "auto"]),
         ({"max_price_usd": 0, "capability": "reasoning"}, []),
     ],
 )

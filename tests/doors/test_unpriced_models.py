@@ -34,7 +34,7 @@ async def test_one_without_a_price_is_not_served_to_anybody_beside_one_that_has_
 ) -> None:
     async with open_door(tmp_path, vllm_urls=[finding.url], models=[UNPRICED, FREE, PRICED]) as door:
         key = None if rights is None else await door.key(credit="1", **rights)
-        assert await listed_in(door) == [FREE["id"], PRICED["id"]]
+        assert await listed_in(door) == [FREE["id"], PRICED["id"], "auto"]
         for stream in (False, True):
             refused = await door.chat(key, model=UNPRICED["id"], stream=stream)
             assert (refused.status_code, error_of(refused)["code"]) == (404, "model_not_found")
@@ -94,7 +94,7 @@ async def test_a_model_that_a_backend_begins_to_list_is_not_published_either(
 
 async def test_the_demo_is_served_beside_a_priced_model(tmp_path: Path) -> None:
     async with open_door(tmp_path, models=[PRICED, {"id": "mine/echo", "backend_model": "demo/echo"}]) as door:
-        assert await listed_in(door) == [PRICED["id"], "mine/echo"]
+        assert await listed_in(door) == [PRICED["id"], "mine/echo", "auto"]
         assert (await door.chat(model="mine/echo")).status_code == 200
         assert await reasons_of(door) == []
 

@@ -99,7 +99,7 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
     operators = Operators(gateway.addresses, settings.operator_token, settings.metrics_token)
     bounds = _bounds_of(gateway)
     return Endpoints(
-        chat=_inference_of(CHAT, gateway, may_offer_tools=True),
+        chat=_inference_of(CHAT, gateway, may_offer_tools=True, tells_choice=True),
         completions=_inference_of(COMPLETIONS, gateway, ids_in=completions.IDS_IN),
         embeddings=_inference_of(EMBEDDINGS, gateway, ids_in=embeddings.IDS_IN),
         rerank=_inference_of(RERANK, gateway),

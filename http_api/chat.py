@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from http_api.operations import Absent
+from http_api.routing import RequestedRouting
 
 
 class ChatRequestBody(BaseModel):
@@ -19,6 +20,7 @@ class ChatRequestBody(BaseModel):
     models: list[str] | None = None
     provider: dict[str, Any] | None = None
     usage: dict[str, Any] | None = None
+    routing: RequestedRouting | None = None
     messages: list[dict[str, Any]]
     stream: bool | None = None
     max_completion_tokens: int | None = None

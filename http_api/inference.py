@@ -10,6 +10,7 @@ from http_api.event_stream import EventStream
 from http_api.idempotency import KEY_HEADER, answering_once
 from http_api.operations import AnswerHeader
 from http_api.query import AnyQuery, read_query
+from http_api.routing import ROUTING_HEADERS, routing_event, routing_headers, wants_event
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.context import CLIENT, CONTEXT, CallerLeft, Client, RequestContext
 from mcp_gateway.core.dialects.sifting import first_names
@@ -41,13 +42,13 @@ HEADERS = (
     ),
     AnswerHeader("X-Max-Tokens-Clamped", "integer", "The limit of tokens that stands in place of what was asked for."),
     IGNORED,
-    AnswerHeader("X-Routing-Model", "string", "The model that was chosen, where `auto` was asked for."),
-    AnswerHeader("X-Routing-Task", "string", "What task its prompt was taken for; `unknown` where nothing was read."),
-    AnswerHeader("X-Routing-Complexity", "string", "How much work it was taken for: simple, medium or complex."),
-    AnswerHeader("X-Routing-Confidence", "number", "How sure the task is, from 0 to 1."),
-    AnswerHeader("X-Routing-Time-Ms", "number", "The milliseconds that the choice took."),
+    *ROUTING_HEADERS,
 )
 """What `InferenceEndpoint` tells of an answer beside it."""
+
+
+Opening = Callable[[ToldRouting], bytes]
+"""The frames before those of an answer."""
 
 
 class InferenceQuery(AnyQuery):
@@ -71,11 +72,13 @@ class InferenceEndpoint:
         ids_in: IdsField | None = None,
         fields_in: Callable[[Scope], dict[str, Any]] | None = None,
         may_offer_tools: bool = False,
+        tells_choice: bool = False,
         is_told_in_stream: Callable[[GatewayError, RequestContext], bool] = lambda _error, _context: False,
         passes_unchanged: bool = False,
     ) -> None:
         """`ids_in` is what of a body may be token ids, which have bounds of their own; `fields_in` are those fields
-        that stand in headers. `may_offer_tools` is whether a key may have tools of servers offered by itself.
+        that stand in headers. `may_offer_tools` is whether a key may have tools of servers offered by itself,
+        `tells_choice` whether a stream may begin with how its model was chosen.
 
         Where a body `passes_unchanged`, one is refused of which anything would be left out or changed.
 
@@ -92,6 +95,7 @@ class InferenceEndpoint:
         self._fields_in = fields_in
         self._passes_unchanged = passes_unchanged
         self._may_offer_tools = may_offer_tools
+        self._tells_choice = tells_choice
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         once = KEY_HEADER in scope[CONTEXT].sent
@@ -106,6 +110,7 @@ class InferenceEndpoint:
         caller = context.caller
         assert caller is not None
         client: Client = scope[CLIENT]
+        path: str = scope["path"]
         call = self._call_of(scope, context)
         if not client.is_whole:
             self._inference.check(caller)  # who has nothing left is told so before the body is read
@@ -135,13 +140,13 @@ class InferenceEndpoint:
                 answering = in_rounds(exchange, ask, caller, self._inference, context)
             if ask.is_stream:
                 stream = EventStream(
-                    send, ask.waiting_frames, self._comment_s, lambda: _tell_changes(answering.facts, context)
+                    send, ask.waiting_frames, self._comment_s, lambda: _tell_changes(answering.facts, context, path)
                 )
-                await self._relay(answering, ask, stream, context)
+                await self._relay(answering, ask, stream, context, self._opening_of(ask, caller, path))
                 return
             await answering.begin(ask)
             facts = answering.facts
-            _tell_changes(facts, context)
+            _tell_changes(facts, context, path)
             context.headers.append((b"x-cost-usd", format_usd(facts.cost_nano).encode()))
             context.headers.append((b"x-gateway-overhead-ms", b"%.2f" % (facts.overhead_s * 1000)))
             await send_bytes(send, answering.body, [JSON_TYPE])
@@ -159,12 +164,27 @@ class InferenceEndpoint:
             return call
         return call._replace(provider=read_query(scope, InferenceQuery).provider)
 
-    async def _relay(self, exchange: Exchange | Rounds, ask: Ask, stream: EventStream, context: RequestContext) -> None:
+    def _opening_of(self, ask: Ask, caller: Caller, path: str) -> Opening | None:
+        """How a stream begins whose model is chosen, where that is to be told in it."""
+        if ask.routing is None or not self._tells_choice or not wants_event(ask.routing, caller, path):
+            return None
+        return lambda routing: routing_event(routing, ask.request_id, path)
+
+    async def _relay(
+        self,
+        exchange: Exchange | Rounds,
+        ask: Ask,
+        stream: EventStream,
+        context: RequestContext,
+        opening: Opening | None,
+    ) -> None:
         async with stream:
             try:
                 await exchange.begin(ask)
                 if not ask.body:  # else it is needed to the end
                     context.release()
+                if opening is not None and (routing := exchange.facts.routing) is not None:
+                    await stream.send(opening(routing))
             except GatewayError as error:
                 await stream.hush()  # or a comment would begin the answer behind this decision
                 if not (stream.has_begun or self._is_told_in_stream(error, context)):
@@ -176,25 +196,14 @@ class InferenceEndpoint:
         await stream.end()
 
 
-def _tell_changes(facts: AnswerFacts, context: RequestContext) -> None:
+def _tell_changes(facts: AnswerFacts, context: RequestContext, path: str) -> None:
     """Say in the answer's headers in what it was asked otherwise than its caller did."""
     if facts.clamped_to is not None:
         context.headers.append((b"x-max-tokens-clamped", b"%d" % facts.clamped_to))
     if facts.routing is not None:
-        context.headers += routing_headers(facts.routing)
+        context.headers += routing_headers(facts.routing, path)
     if facts.ignored:
         context.headers += ignored_parameters(facts.ignored)
-
-
-def routing_headers(routing: ToldRouting) -> Headers:
-    """Say which model was chosen, and by what; of a head that leaves before an answer, which is asked first."""
-    return [
-        (b"x-routing-model", routing.model.encode()),
-        (b"x-routing-task", routing.task.encode()),
-        (b"x-routing-complexity", routing.complexity.encode()),
-        (b"x-routing-confidence", b"%.3f" % routing.confidence),
-        (b"x-routing-time-ms", b"%.3f" % routing.took_ms),
-    ]
 
 
 def ignored_parameters(names: tuple[str, ...]) -> Headers:

@@ -10,6 +10,7 @@ from http_api.inference import InferenceQuery
 from http_api.operations import AnswerHeader
 from http_api.query import read_query
 from http_api.rendering import send_json
+from http_api.routing import RequestedRouting
 from mcp_gateway.core.context import CLIENT, CONTEXT
 from mcp_gateway.core.dialects.message_fields import BETAS
 from mcp_gateway.core.inference.exchange import Inference
@@ -37,6 +38,7 @@ class CountedRequestBody(BaseModel):
     messages: list[dict[str, Any]]
     system: str | list[dict[str, Any]] | None = None
     tools: list[dict[str, Any]] | None = None
+    routing: RequestedRouting | None = None
 
 
 class MessageRequestBody(CountedRequestBody):

@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from http_api.rendering import ErrorBody, Shape
+from http_api.routing import RequestedRouting
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.surfaces.responses import in_openais_words, is_final
@@ -25,6 +26,7 @@ class ResponsesBody(BaseModel):
     stream: bool | None = None
     max_output_tokens: int | None = None
     tools: list[dict[str, Any]] | None = None
+    routing: RequestedRouting | None = None
 
 
 class ResponsesAnswer(BaseModel):

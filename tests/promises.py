@@ -767,6 +767,7 @@ AREAS: dict[str, Area] = {
             ],
             "`auto` is answered by the model that is chosen, or by the next, on one hold; the answer tells which and why.": [
                 "tests/providers/test_auto.py",
+                "tests/doors/test_auto_told.py",
             ],
             "Who cannot serve a request is passed over by name and reason; the mode decides among the others as a person would.": [
                 "tests/core/routing/test_deciding.py",

@@ -45,4 +45,12 @@ def bill_of(facts: AnswerFacts, request_id: str) -> dict[str, Any]:
         bill["ended_by"] = facts.ended_by
     if facts.ignored:
         bill["ignored_parameters"] = first_names(facts.ignored)
+    if (routing := facts.routing) is not None:
+        bill["routing"] = {
+            "model": routing.model,
+            "task": routing.task,
+            "complexity": routing.complexity,
+            "confidence": routing.confidence,
+            "alternatives": list(routing.alternatives),
+        }
     return bill

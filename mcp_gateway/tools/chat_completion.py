@@ -19,10 +19,12 @@ from mcp_gateway.core.inference.exchange import Exchange, Inference
 from mcp_gateway.core.inference.parts import Call
 from mcp_gateway.core.inference.rounds import Rounds, in_rounds
 from mcp_gateway.core.json_bounds import JsonBounds, dump_json, holds_at_most, parse_in_turns, parse_json
+from mcp_gateway.core.optimization import MODES
 from mcp_gateway.core.surfaces.chat import CHAT
 from mcp_gateway.core.surfaces.credible import read_finish_reason
 from mcp_gateway.core.surfaces.routed import read_ask
 from mcp_gateway.core.surfaces.surface import Ask, Body
+from mcp_gateway.core.surfaces.wanted_routing import ROUTING
 from mcp_gateway.core.surfaces.whole_answer import PARSED_BYTES, without_logprobs
 from mcp_gateway.tools.arguments import Arguments, parser_for
 from mcp_gateway.tools.bill import BILL_PROPERTIES, UNTOLD, bill_of
@@ -56,7 +58,7 @@ _MESSAGE: dict[str, Any] = {
         "role": {"type": "string", "enum": ["system", "developer", "user", "assistant", "tool"]},
         "content": {
             "type": "string",
-            "description": "Text. Where the model takes images, also a list of OpenAI's parts (text, image_url).",
+            "description": "Text; for models that take images, also OpenAI's parts (text, image_url).",
         },
         "tool_calls": {"type": "array", "items": _TOOL_CALL, "description": "Of an assistant's message."},
         "tool_call_id": {"type": "string", "description": "Of a tool's message: the call that it answers."},
@@ -116,25 +118,36 @@ _PROVIDER: dict[str, Any] = {
     "description": "Who may answer.",
 }
 """The rest of what it may hold would not do as a model fills it in that has to give every field."""
+_ROUTING: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "model_pool": _SOME_NAMES,
+        "optimize": {"type": "string", "enum": list(MODES)},
+        "task": {"type": "string", "description": "code, math, translation, ..."},
+        "max_price_per_million": {"type": ["string", "number"], "description": "In USD."},
+    },
+    "description": "How auto chooses.",
+}
 ARGUMENTS = Arguments(
     {
         "type": "object",
         "properties": {
-            "model": {"type": "string", "description": "A model id from list_models."},
+            "model": {"type": "string", "description": "A model id from list_models, or auto."},
             "messages": {"type": "array", "items": _MESSAGE, "description": "The conversation, oldest first."},
             "max_tokens": {"type": "integer", "minimum": 1, "description": "The most tokens to generate."},
             "temperature": {"type": "number", "minimum": 0, "maximum": 2},
             "top_p": {"type": "number", "minimum": 0, "maximum": 1},
             "stop": {"type": ["array", "string"], "items": {"type": "string"}, "description": "Where to stop."},
-            "seed": {"type": "integer", "description": "For answers that can be repeated."},
+            "seed": {"type": "integer", "description": "For repeatable answers."},
             "n": {"type": "integer", "minimum": 1, "description": "How many answers."},
             "tools": {"type": "array", "items": _FUNCTION, "description": "OpenAI's functions, or servers' tools."},
             "gateway": _GATEWAY,
             "models": _SOME_NAMES | {"description": "Asked if model fails."},
             "provider": _PROVIDER,
+            ROUTING: _ROUTING,
             "tool_choice": {"type": ["string", "object"], "description": "auto, none, required, or a function's name."},
             "response_format": _RESPONSE_FORMAT,
-            "logprobs": {"type": "boolean", "description": "Whether to return log probabilities."},
+            "logprobs": {"type": "boolean"},
             "top_logprobs": {"type": "integer", "minimum": 0, "maximum": 20},
             "presence_penalty": {"type": "number", "minimum": -2, "maximum": 2},
             "frequency_penalty": {"type": "number", "minimum": -2, "maximum": 2},
@@ -147,6 +160,7 @@ ARGUMENTS = Arguments(
 _STREAMING = ("stream", "stream_options")
 """Said by those who ask for a chat as over HTTP; here an answer comes whole, and progress is the protocol's."""
 _CHOICES = frozenset({"auto", "none", "required"})
+_NOTHING_SAID: tuple[Any, ...] = (None, "", [], {})
 _FACTS: dict[str, Any] = {
     "content": {"type": "string", "description": "The reply's text."},
     "finish_reason": {"type": "string", "description": "stop, length (cut at max_tokens) or tool_calls."},
@@ -184,6 +198,15 @@ _OUTPUT = output_schema(
         "ended_by": {
             "type": "string",
             "description": "balance or budget: the account's money, or that of a budget, ended before the reply did.",
+        },
+        ROUTING: {
+            "type": "object",
+            "properties": {
+                **{name: {"type": "string"} for name in ("model", "task", "complexity")},
+                "confidence": {"type": "number", "description": "Of the task, from 0 to 1."},
+                "alternatives": {"type": "array", "items": {"type": "string"}, "description": "Who came next."},
+            },
+            "description": "How the model was chosen, where auto was asked for.",
         },
         "gateway": {
             "type": "object",
@@ -270,6 +293,8 @@ class ChatCompletion:
             body.pop(name, None)
         if isinstance(wanted := body.get("response_format"), dict) and wanted.get("type") != "json_schema":
             wanted.pop("json_schema", None)  # there because a host's model has to fill every field
+        if isinstance(routing := body.get(ROUTING), dict):
+            body[ROUTING] = {name: value for name, value in routing.items() if value not in _NOTHING_SAID}
         choice = body.get("tool_choice")
         if isinstance(choice, str) and choice not in _CHOICES:
             body["tool_choice"] = {"type": "function", "function": {"name": choice}}

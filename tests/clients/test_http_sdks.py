@@ -211,6 +211,19 @@ async def test_an_sdk_makes_every_call_of_the_demo(gateway: Gateway, sdk: str) -
 
 
 @pytest.mark.parametrize("sdk", SDKS)
+async def test_an_sdk_passes_over_what_a_stream_tells_of_the_choice_for_auto(gateway: Gateway, sdk: str) -> None:
+    table = list(product(set(CALLS[vendor(sdk)]) - {"completions"}, ("/v1", "/api/v1/inference"), (False, True)))
+    calls = [
+        asked(sdk, gateway.url, gateway.key, call, stream=stream, model="auto")
+        | ({"url": f"{gateway.url}{base}"} if vendor(sdk) == "openai" else {})
+        for call, base, stream in table
+    ]
+    for seen in await made(sdk, calls):
+        assert seen["text"].endswith("Hello")
+        assert seen["tokens"][0] > 0
+
+
+@pytest.mark.parametrize("sdk", SDKS)
 async def test_an_sdk_has_the_demo_call_a_tool_and_tells_it_the_result(gateway: Gateway, sdk: str) -> None:
     table = list(product(set(CALLS[vendor(sdk)]) - HAS_NO.keys(), (False, True)))
     told = {"model": MODEL, "text": "Use get_weather"}

@@ -38,6 +38,7 @@ RIGHT: dict[str, Any] = {
     "tool_choice": "auto", "response_format": FORMAT, "logprobs": False, "top_logprobs": 0, "presence_penalty": -2,
     "frequency_penalty": 0.0, "reasoning_effort": "none", "gateway": {"max_rounds": 2, "max_cost_usd": "0.05"},
     "models": ["other"], "provider": {"order": ["one"], "allow_fallbacks": False, "sort": {"by": "price"}},
+    "routing": {"model_pool": ["m"], "optimize": "cost", "task": "code", "max_price_per_million": 0.5},
 }  # fmt: skip
 
 

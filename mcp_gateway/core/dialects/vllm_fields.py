@@ -101,7 +101,6 @@ FIELDS: dict[str, FieldUse] = {
     "guided_json": _STRIPPED,
     "guided_regex": _STRIPPED,
     "logits_processors": _STRIPPED,
-    "routing": _STRIPPED,
 }
 MESSAGE_KEYS = frozenset({
     "cache_control", "content", "function_call", "name", "reasoning", "reasoning_content", "refusal", "role",

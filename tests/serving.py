@@ -241,7 +241,9 @@ async def open_door(data_dir: Path, clock: Clock | None = None, **settings: Any)
         errors = stack.enter_context(lines_logged(logging.ERROR))
         operations = operations_in(gateway, mcp, base_url=BASE_URL)
         hooks = {"response": [declared_by(operations)]}
-        client = httpx2.AsyncClient(base_url=url, timeout=PATIENCE_S * 3, event_hooks=hooks, verify=NO_TLS)
+        client = httpx2.AsyncClient(
+            base_url=url, timeout=PATIENCE_S * 3, event_hooks=hooks, verify=NO_TLS, trust_env=False
+        )
         http = await stack.enter_async_context(client)
         yield Door(gateway, server, url, port, http, clock, data_dir, errors, operations, mcp, stack)
 

@@ -8,6 +8,7 @@ import math
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,5 +110,7 @@ def _feature_of(name: str) -> Feature:
     return tuple(name.split(_BETWEEN)) if _BETWEEN in name else name
 
 
+@cache
 def shipped() -> TaskWeights:
+    """Decoded once in a process, whose gateways all read by the same."""
     return decoded(FILE.read_bytes())

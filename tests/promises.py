@@ -794,6 +794,7 @@ AREAS: dict[str, Area] = {
             ],
             "With outcomes, `cost` keeps the quality that is asked for at the cost that the table predicts; without any, no more is given up than is said.": [
                 "tests/core/routing/test_operation.py",
+                "tests/providers/test_auto_outcomes.py",
             ],
         },
     ),

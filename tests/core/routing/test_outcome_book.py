@@ -16,7 +16,7 @@ from mcp_gateway.core.routing.outcomes import IMPORTED, CellCount
 from mcp_gateway.core.routing.quality import Outcomes, QualityTable
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.cases import each
-from tests.databases import Query, open_store
+from tests.databases import Query, changing, open_store
 from tests.recorded import recorded, write_records
 
 CODE = PromptReading("code", 1.0, "simple", 0.1)
@@ -101,6 +101,17 @@ async def test_scores_are_summed_in_whole_millionths(store: Store) -> None:
     book = await begun(store)
     await scored(book, store, [0.1, 0.2, 0.3, 1 / 3, 0.7, 1.0])
     assert await counts(store) == [("priced/tiny", "code", 100_000 + 200_000 + 300_000 + 333_333 + 1_700_000, 6)]
+
+
+async def test_what_was_counted_stays_when_its_request_is_deleted(store: Store) -> None:
+    book = await begun(store)
+    request_id = await routed(store)
+    assert await book.score("acc_1", request_id, 0.5, is_of_test_key=False)
+    await store.write(changing("DELETE FROM requests WHERE id = ?", (request_id,)))
+    with pytest.raises(GatewayError) as raised:
+        await book.score("acc_1", request_id, 1.0, is_of_test_key=False)
+    assert raised.value.code == "not_found"
+    assert await counts(store) == [("priced/tiny", "code", 500_000, 1)]
 
 
 async def test_what_cannot_count_is_kept_with_its_request_alone(store: Store) -> None:

@@ -112,14 +112,18 @@ def _place_of(operations: list[AnyOperation], bounds: BodyBounds) -> _Place:
         found = by_method[operation.method] = Found(operation, endpoint_of(operation, bounds))
         if operation.method == "GET" and operation.handle is not None:
             by_method["HEAD"] = found
-    otherwise = by_method.pop("*", None) or _other_method(operations[0], ", ".join(sorted(by_method)))
+    otherwise = by_method.pop("*", None) or _other_method(operations[0], ", ".join(sorted({*by_method, "OPTIONS"})))
     return _Place(by_method, otherwise)
 
 
 def _other_method(known: AnyOperation, allow: str) -> Found:
-    """405, told to whoever may see that there is something."""
+    """204 for OPTIONS, else 405; told to whoever may see that there is something."""
 
-    async def refuse(scope: Scope, _receive: Receive, _send: Send) -> None:
+    async def refuse(scope: Scope, _receive: Receive, send: Send) -> None:
+        if scope["method"] == "OPTIONS":
+            await send({"type": "http.response.start", "status": 204, "headers": [(b"allow", allow.encode())]})
+            await send({"type": "http.response.body", "body": b""})
+            return
         message = without_sockets(f"{scope['method']} is not possible here; use {allow}.", scope)
         raise GatewayError("method_not_allowed", message, details={"allow": allow})
 

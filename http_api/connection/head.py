@@ -13,8 +13,13 @@ from urllib.parse import unquote
 from mcp_gateway.core.errors import GatewayError
 
 Headers = list[tuple[bytes, bytes]]
-METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"TRACE", b"CONNECT"})
-"""HTTP's own (RFC 9110, 9.3): what a path does not have is 405; further ones, which the parser knows, are 501."""
+METHODS = frozenset({
+    b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"TRACE", b"CONNECT", b"QUERY",
+})  # fmt: skip
+"""HTTP's own (RFC 9110, 9.3), PATCH, and QUERY, which OpenAPI knows since 3.2.
+
+What a path does not have is 405; further ones, which the parser knows, are 501.
+"""
 _SHORT_BYTES = 128
 """What clients send over and over is remembered up to this length."""
 _REQUEST_LINE_WORDS = 3

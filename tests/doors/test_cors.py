@@ -79,9 +79,7 @@ async def test_a_page_on_loopback_is_let_into_the_mcp_door_alone(door: Door) -> 
 @pytest.mark.parametrize("path", MCP + HTTP)
 @pytest.mark.parametrize("origin", [EVIL, "null", "https://app.example.com.evil.io", ""])
 async def test_others_are_told_nothing(door: Door, path: str, origin: str) -> None:
-    answer = await preflight(door, path, origin)
-    assert answer.status_code >= 400
-    assert is_silent(answer)
+    assert is_silent(await preflight(door, path, origin))
     assert is_silent(await door.get(path, await door.key(), origin=origin))
 
 
@@ -98,7 +96,7 @@ async def test_who_is_no_page_is_told_nothing(door: Door) -> None:
 
 async def test_options_that_is_no_preflight_is_answered_as_ever_and_may_be_read(door: Door) -> None:
     answer = await door.http.options("/v1/models", headers=bearer(await door.key()) | {"origin": PAGE})
-    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (405, PAGE)
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (204, PAGE)
     assert "last-event-id" in listed((await preflight(door, "/v1/mcp", PAGE)).headers, "allow-headers")
 
 

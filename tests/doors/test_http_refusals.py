@@ -282,16 +282,17 @@ async def test_unknown_paths_are_404_and_say_so(served: tuple[Door, ReplayingBac
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
     [
-        ("GET", "/v1/chat/completions", "POST"),
-        ("HEAD", "/v1/chat/completions", "POST"),
-        ("PUT", "/api/v1/inference/chat/completions", "POST"),
-        ("POST", "/v1/models", "GET, HEAD"),
-        ("OPTIONS", "/v1/models", "GET, HEAD"),
-        ("DELETE", "/v1/models/free/tiny", "GET, HEAD"),
-        ("PUT", "/v1/keys", "GET, HEAD, POST"),
-        ("POST", "/v1/keys/key_1", "DELETE, GET, HEAD, PATCH"),
-        ("POST", "/health", "GET, HEAD"),
-        ("POST", "/v1/mcp/sse", "GET"),
+        ("GET", "/v1/chat/completions", "OPTIONS, POST"),
+        ("HEAD", "/v1/chat/completions", "OPTIONS, POST"),
+        ("PUT", "/api/v1/inference/chat/completions", "OPTIONS, POST"),
+        ("POST", "/v1/models", "GET, HEAD, OPTIONS"),
+        ("QUERY", "/v1/models", "GET, HEAD, OPTIONS"),
+        ("TRACE", "/v1/models", "GET, HEAD, OPTIONS"),
+        ("DELETE", "/v1/models/free/tiny", "GET, HEAD, OPTIONS"),
+        ("PUT", "/v1/keys", "GET, HEAD, OPTIONS, POST"),
+        ("POST", "/v1/keys/key_1", "DELETE, GET, HEAD, OPTIONS, PATCH"),
+        ("POST", "/health", "GET, HEAD, OPTIONS"),
+        ("POST", "/v1/mcp/sse", "GET, OPTIONS"),
     ],
 )
 async def test_another_method_is_405_with_all_that_are_possible(
@@ -304,6 +305,17 @@ async def test_another_method_is_405_with_all_that_are_possible(
     if method != "HEAD":
         assert error_of(response)["code"] == "method_not_allowed"
         assert allow in error_of(response)["message"]
+    options = await door.http.request("OPTIONS", path, headers=bearer(key))
+    assert (options.status_code, options.headers["allow"], options.content) == (204, allow, b"")
+
+
+@pytest.mark.parametrize("path", ["/v1/keys", "/v1/chat/completions"])
+async def test_what_a_path_can_do_is_told_to_nobody_with_a_wrong_key(
+    served: tuple[Door, ReplayingBackend, str], path: str
+) -> None:
+    response = await served[0].http.request("OPTIONS", path, headers=bearer("gw_live_wrong"))
+    assert (response.status_code, error_of(response)["code"]) == (401, "invalid_api_key")
+    assert "allow" not in response.headers
 
 
 async def test_head_answers_like_get_without_a_body(served: tuple[Door, ReplayingBackend, str]) -> None:

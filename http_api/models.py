@@ -15,7 +15,7 @@ from http_api.routes import unknown_url
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.catalog import Model, OutputKind, Published
 from mcp_gateway.core.optimization import AUTO
-from mcp_gateway.core.prices import as_fields
+from mcp_gateway.core.prices import Price, as_fields
 from mcp_gateway.core.routing.auto_model import AutoModel
 from mcp_gateway.core.upstream.pool import ModelStatus, Pool
 
@@ -167,6 +167,7 @@ class Models:
 
 
 def model_object(model: Model) -> ModelObject:
+    price = model.price
     return ModelObject(
         id=model.id,
         object="model",
@@ -180,8 +181,8 @@ def model_object(model: Model) -> ModelObject:
         input_modalities=list(model.input_modalities),
         output_modalities=[model.output_kind],
         quantization=model.quantization,
-        pricing=Pricing(**as_fields(model.price, _RATES, _FEES)),
-        **_of_its_offers(model),
+        pricing=Pricing(**as_fields(price, _RATES, _FEES)),
+        **_of_its_offers(model, price),
         supported_sampling_parameters=list(model.sampling_parameters),
         supported_features=list(model.features),
         guests=model.is_open_to_guests,
@@ -195,12 +196,12 @@ def _listed(models: Iterable[Model], provider: str | None) -> ModelList:
     return ModelList(object="list", provider=provider, data=data)
 
 
-def _of_its_offers(model: Model) -> dict[str, Any]:
+def _of_its_offers(model: Model, most: Price) -> dict[str, Any]:
     """No least price where all candidates cost the same."""
     told: dict[str, Any] = {} if model.id == AUTO else {"served_by": model.offers[0].source}
     prices = [offer.price for offer in model.offers]
     least = min(prices, key=lambda price: price.most_nano(_USUAL_TOKENS, _USUAL_TOKENS))
-    return told if least == model.price else told | {"pricing_from": Pricing(**as_fields(least, _RATES, _FEES))}
+    return told if least == most else told | {"pricing_from": Pricing(**as_fields(least, _RATES, _FEES))}
 
 
 def _anthropic_list(models: Iterable[Model]) -> AnthropicModelList:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -33,11 +34,9 @@ EVENT = {
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def staged(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Door, ReplayingBackend]]:
-    folder = tmp_path_factory.mktemp("auto_told")
-    upstream = {"queue_comment_s": 0.01}
     async with (
         ReplayingBackend() as backend,
-        open_door(folder, vllm_urls=[backend.url], models=MODELS, upstream=upstream) as door,
+        open_door(tmp_path_factory.mktemp("auto_told"), vllm_urls=[backend.url], models=MODELS) as door,
     ):
         yield door, backend
 
@@ -95,12 +94,26 @@ async def test_headers_tell_the_choice_in_the_words_of_the_base_path(
     assert float(told["time-ms"]) > 0
 
 
-async def test_a_request_that_names_its_model_is_told_nothing_of_a_choice(door: Door) -> None:
+@each("fields", [{}, {"routing": {"event": True}}])
+async def test_a_request_that_names_its_model_is_told_nothing_of_a_choice(door: Door, fields: dict[str, Any]) -> None:
     for base in BASES:
         for is_stream in (False, True):
-            answer = await asked(door, await key_of(door), base, model="cheap", stream=is_stream)
+            answer = await asked(door, await key_of(door), base, model="cheap", stream=is_stream, **fields)
             assert headers_in(answer) == {}
+            assert answer.headers.get("x-ignored-parameters") == ((fields and "routing") or None)
             assert b'"routing"' not in answer.content
+
+
+async def test_a_model_that_is_asked_where_all_of_auto_fail_is_the_one_that_is_told(
+    door: Door, behind: ReplayingBackend
+) -> None:
+    refused = whole(b'{"error": {"message": "no", "type": "InternalServerError", "code": 500}}', 500)
+    behind.answer_with(refused, events(*stream()))
+    fields: dict[str, Any] = {"models": ["auto", "cheap"], "routing": {"model_pool": ["dear"], "event": True}}
+    answer = await asked(door, await key_of(door), OPENAI, stream=True, **fields)
+    event, *chunks = contents([answer.content])
+    assert event["model"] == headers_in(answer)["model"] == "cheap"
+    assert {chunk["model"] for chunk in chunks} == {"cheap"}
 
 
 # The event
@@ -169,19 +182,22 @@ async def test_messages_and_responses_tell_it_in_headers_alone(
         assert b"routing" not in answer.content
 
 
-async def test_comments_may_come_before_it_and_no_event_does(door: Door, behind: ReplayingBackend) -> None:
+async def test_comments_may_come_before_it_and_no_event_does(tmp_path: Path) -> None:
     may_answer = asyncio.Event()
-    behind.answer_with(held(may_answer, events(*stream())))
     body = orjson.dumps({"model": "auto", "messages": CODE, "stream": True})
-    headers = bearer(await key_of(door)) | {"content-type": "application/json"}
-    async with door.http.stream("POST", f"{INFERENCE}/chat/completions", content=body, headers=headers) as answer:
-        assert headers_in(answer)["model"]
-        lines = aiter(answer.aiter_lines())
-        assert (await anext(lines)).startswith(":")
-        may_answer.set()
-        data = [line.removeprefix("data: ") async for line in lines if line.startswith("data: ")]
-    assert orjson.loads(data[0])["object"] == "routing"
-    assert data[-1] == "[DONE]"
+    async with (
+        ReplayingBackend() as backend,
+        open_door(tmp_path, vllm_urls=[backend.url], models=MODELS, upstream={"queue_comment_s": 0.01}) as door,
+    ):
+        backend.answer_with(held(may_answer, events(*stream())))
+        headers = bearer(await key_of(door)) | {"content-type": "application/json"}
+        async with door.http.stream("POST", f"{INFERENCE}/chat/completions", content=body, headers=headers) as answer:
+            lines = aiter(answer.aiter_lines())
+            assert (await anext(lines)).startswith(":")
+            may_answer.set()
+            data = [line.removeprefix("data: ") async for line in lines if line.startswith("data: ")]
+        assert orjson.loads(data[0])["object"] == "routing"
+        assert data[-1] == "[DONE]"
 
 
 async def test_a_stream_that_is_refused_before_its_head_has_no_event(door: Door, behind: ReplayingBackend) -> None:

@@ -55,7 +55,7 @@ async def test_all_rounds_of_a_chat_are_answered_by_the_model_that_was_chosen(is
         called = ("echo", '{"text": "x"}')
         answers = (calling_stream(called), said_stream()) if is_stream else (calling(called), said())
         backend.answer_with(*answers)
-        routing = {"optimize": "quality", "model_pool": ["free/tiny", "priced/tiny"]}
+        routing = {"optimize": "quality", "model_pool": ["free/tiny", "priced/tiny"], "event": True}
         answer = await asked(
             door, key := await keyed(door, credit="1"), model="auto", routing=routing, stream=is_stream
         )
@@ -64,3 +64,5 @@ async def test_all_rounds_of_a_chat_are_answered_by_the_model_that_was_chosen(is
         assert {row["model"] for row in rows} == {answer.headers["x-routing-model"]}
         assert [row["routing"]["task"] for row in rows] == ["conversation"] * 2
         assert "routing" not in backend.chats[-1].json
+        frames = answer.text.split("\n\n")
+        assert ['"object":"routing"' in frame for frame in frames] == [is_stream, *[False] * (len(frames) - 1)]

@@ -754,7 +754,7 @@ def _history(run: Endpoints) -> list[AnyOperation]:
             method="GET",
             path="/usage",
             name="usage",
-            summary="Sum up requests, tokens and cost by hour, day, month, model, key, surface or status.",
+            summary="Sum up requests, tokens and cost by hour, day, month, model, key, surface, status or task.",
             access=Access.HOLDER,
             scope="read",
             counts=Counts.QUERY,

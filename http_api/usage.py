@@ -39,7 +39,7 @@ _GROUP_BY: dict[str, Any] = {
     "type": "string",
     "pattern": f"^{_ONE_GROUP}(,{_ONE_GROUP})?$",
     "description": "What each row is of, or two such things with a comma between. Times are UTC; a status is that of "
-    "HTTP which the caller was told.",
+    "HTTP which the caller was told, a task is of requests that named no model.",
     "examples": [*_GROUPS, "day,model"],
 }
 GroupBy = Annotated[str, AfterValidator(_checked), WithJsonSchema(_GROUP_BY)]
@@ -78,6 +78,7 @@ class UsageRow(UsageTotals):
     key: str | None = None
     surface: AskedAs | None = None
     status: int | None = None
+    task: str | None = None
 
 
 class UsageReport(Told):

@@ -10,8 +10,9 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.record import AskedAs, Door, RequestRecord
 from mcp_gateway.core.text import shown
 
-Group = Literal["hour", "day", "month", "model", "key", "surface", "status"]
-"""What requests are summed up by, all times in UTC; `status` is that of HTTP which the caller was told."""
+Group = Literal["hour", "day", "month", "model", "key", "surface", "status", "task"]
+"""What requests are summed up by, all times in UTC; `status` is that of HTTP which the caller was told, `task` what was
+read of those that named no model."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.observe import history as history_module
 from mcp_gateway.core.observe.history import Group, Groups, History, Totals, TotalsOfHours
 from mcp_gateway.core.observe.records import Records
-from mcp_gateway.core.record import RequestRecord, SurfaceName
+from mcp_gateway.core.record import RequestRecord, RoutingFacts, SurfaceName
 from mcp_gateway.core.store.sql.requests import CORRECT, EXECUTORS, correction, insert_records
 from mcp_gateway.core.store.sqlite import migrations
 from mcp_gateway.core.store.sqlite.migrations import migrate
@@ -36,6 +36,7 @@ SELECT account_id, started_at_ms / 3600000, COALESCE(key_id, ''), COALESCE(model
 FROM requests GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
 """
 PARTS = "SELECT * FROM hourly_parts WHERE requests <> 0 ORDER BY account_id, hour, key_id, model, surface, status"
+TASKS = "SELECT * FROM hourly_tasks WHERE requests <> 0 ORDER BY account_id, hour, key_id, model, task, surface, status"
 GROUPS: tuple[Group, ...] = get_args(Group)
 SURFACES: tuple[SurfaceName, ...] = get_args(SurfaceName)
 STATUSES = (200, 200, 404, 499, 502)
@@ -53,6 +54,7 @@ RECORDS = st.lists(
         cost_nano=NUMBERS,
         surface=st.sampled_from(SURFACES),
         http_status=st.sampled_from(STATUSES),
+        routing=st.sampled_from([None, RoutingFacts("code", "simple", 0.9), RoutingFacts("unknown", "medium", 0.0)]),
     ),
     max_size=12,
 )
@@ -66,6 +68,16 @@ def parts(records: Iterable[RequestRecord]) -> list[tuple[Any, ...]]:
         of = {"": record.http_status != 200, record.surface: record.surface != "chat"}
         for surface in (surface for surface, is_part in of.items() if is_part):
             sums[*named, surface, record.http_status] += totals_of(record)
+    return sorted((*named, *astuple(totals)) for named, totals in sums.items())
+
+
+def tasks(records: Iterable[RequestRecord]) -> list[tuple[Any, ...]]:
+    """Of those that named no model."""
+    sums: defaultdict[tuple[str, int, str, str, str, str, int], Totals] = defaultdict(Totals)
+    for record in records:
+        if record.routing is not None:
+            named = record.account_id, record.started_at_ms // HOUR_MS, record.key_id or "", record.model or ""
+            sums[*named, record.routing.task, record.surface, record.http_status] += totals_of(record)
     return sorted((*named, *astuple(totals)) for named, totals in sums.items())
 
 
@@ -91,9 +103,10 @@ def test_sums_are_those_of_the_requests_however_these_came_and_were_corrected(
                 connection.execute(CORRECT, correction(changed, keeps_cost=keeps_cost))
                 stand[record.id] = changed._replace(cost_nano=stand[record.id].cost_nano) if keeps_cost else changed
         assert connection.execute(SUMS).fetchall() == connection.execute(FROM_REQUESTS).fetchall()
-        assert connection.execute(PARTS).fetchall() == parts(stand.values())
-        connection.execute("DELETE FROM requests")
-        assert connection.execute(PARTS).fetchall() == parts(stand.values())
+        for _ in range(2):
+            assert connection.execute(PARTS).fetchall() == parts(stand.values())
+            assert connection.execute(TASKS).fetchall() == tasks(stand.values())
+            connection.execute("DELETE FROM requests")
 
 
 def database_at(version: int) -> sqlite3.Connection:
@@ -107,7 +120,7 @@ def database_at(version: int) -> sqlite3.Connection:
 def test_what_stands_in_the_log_is_summed_up_by_the_first_version_that_sums_as_chats(
     records: list[RequestRecord],
 ) -> None:
-    chats = [record._replace(surface="chat") for record in records]
+    chats = [record._replace(surface="chat", routing=None) for record in records]
     with closing(database_at(13)) as connection:
         insert_records(connection, chats)
         migrate(connection)
@@ -120,7 +133,7 @@ def test_what_an_earlier_version_summed_up_is_summed_up_by_status_where_it_still
     records: list[RequestRecord], data: st.DataObject
 ) -> None:
     with closing(database_at(14)) as connection:
-        records = [record._replace(surface="chat") for record in records]
+        records = [record._replace(surface="chat", routing=None) for record in records]
         insert_records(connection, records)
         gone = data.draw(st.sets(st.sampled_from([record.id for record in records]))) if records else set()
         connection.executemany("DELETE FROM requests WHERE id = ?", [(request_id,) for request_id in gone])
@@ -145,6 +158,7 @@ def grouped(records: Iterable[RequestRecord], by: Sequence[Group]) -> Groups:
             "key": record.key_id,
             "surface": record.surface,
             "status": record.http_status,
+            "task": record.routing and record.routing.task,
         }
         sums[tuple(names[group] for group in by)] += totals_of(record)
     return dict(sums)
@@ -182,7 +196,9 @@ async def test_sums_outlive_the_requests_that_are_deleted_and_a_day_is_counted_b
     assert await Records(store).requests_today(MIDNIGHT_MS) == {"key_1": 5, "acc_guest": 5}
 
 
-@pytest.mark.parametrize("by", [*BY[: len(GROUPS)], ("hour", "model"), ("status", "key"), ("surface", "status")])
+@pytest.mark.parametrize(
+    "by", [*BY[: len(GROUPS)], ("hour", "model"), ("status", "key"), ("surface", "status"), ("task", "status")]
+)
 @pytest.mark.parametrize(
     ("since_ms", "until_ms"),
     [
@@ -207,6 +223,7 @@ async def test_a_window_of_any_ends_has_the_sums_of_its_requests(
             model=["a", "b", None][n % 3],
             surface=["chat", "score", "chat", "messages"][n % 4],
             http_status=[200, 502, 404][n // 2 % 3],
+            routing=[None, RoutingFacts("code", "simple", 0.9)][n // 3 % 2],
             cost_nano=n + 1,
         )
         for n, at_ms in enumerate(offsets_ms)
@@ -251,5 +268,6 @@ async def test_whole_hours_are_read_from_their_sums_alone(store: Store, monkeypa
         await History(store).totals("acc_1", MIDNIGHT_MS, MIDNIGHT_MS + 720 * HOUR_MS, *by)
         is_of_parts = {"surface", "status"} & set(by)
         tables = ["hourly_usage", *["hourly_parts"] * (2 if is_of_parts else 0)]
+        tables += ["hourly_tasks"] * (2 if "task" in by else 0)
         searches = [f"SEARCH {table} USING PRIMARY KEY (account_id=? AND hour>? AND hour<?)" for table in tables]
         assert [step for step in read if step.startswith(("SEARCH", "SCAN")) and "subquery" not in step] == searches

@@ -84,6 +84,9 @@ _SELECT = f"{_SELECTED} FROM requests"
 _OF_ANY_ACCOUNT = f"""
 {_SELECTED} FROM accounts CROSS JOIN requests ON account_id = accounts.id WHERE requests.id = ?
 """
+_TASK = """
+(SELECT task FROM routed_requests AS routed WHERE routed.account_id = requests.account_id AND routed.id = requests.id)
+"""
 _TIMES: dict[Group, str] = {
     "hour": "STRFTIME('%Y-%m-%dT%H:00:00Z', {}, 'unixepoch')", "day": "DATE({}, 'unixepoch')",
     "month": "STRFTIME('%Y-%m', {}, 'unixepoch')",
@@ -91,10 +94,12 @@ _TIMES: dict[Group, str] = {
 _GROUPS: dict[Group, str] = {
     **{group: sql.format("started_at_ms / 1000") for group, sql in _TIMES.items()},
     "model": "model", "key": "key_id", "surface": _SURFACE, "status": "http_status",
+    "task": _TASK,
 }  # fmt: skip
 _GROUPS_OF_HOURS: dict[Group, str] = {
     **{group: sql.format("hour * 3600") for group, sql in _TIMES.items()},
     "model": "NULLIF(model, '')", "key": "NULLIF(key_id, '')", "surface": "surface", "status": "status",
+    "task": "task",
 }  # fmt: skip
 _IS_WITHIN = """
 ? IN (
@@ -122,6 +127,12 @@ _HOURS_OF_PARTS = f"""(
 )"""
 """All that was asked, as chats that were answered; what failed goes over to chats that failed, and from chats of either
 kind goes over what was asked in another surface."""
+_HOURS_OF_TASKS = f"""(
+    SELECT {{place}}, NULL AS task, {_ADDED} FROM {{hours}}
+    UNION ALL SELECT {{place}}, NULL, {_TAKEN} FROM hourly_tasks
+    UNION ALL SELECT {{place}}, task, {_ADDED} FROM hourly_tasks
+)"""
+"""All that was asked, as if a model had been named; what named none goes over to its task."""
 _COUNTS = """
 SELECT account_id, key_id, SUM(requests) FROM accounts CROSS JOIN hourly_usage ON account_id = accounts.id AND hour >= ?
 WHERE key_id <> '' GROUP BY account_id, key_id
@@ -267,7 +278,10 @@ def _totals_of_hours(rows: Rows, read: TotalsOfHours) -> Groups:
 
 def _hours_by(by: Sequence[Group]) -> str:
     """The fewest sums that tell these apart."""
-    return _HOURS_OF_PARTS if "surface" in by or "status" in by else "hourly_usage"
+    hours, place = "hourly_usage", "account_id, hour, key_id, model"
+    if "surface" in by or "status" in by:
+        hours, place = _HOURS_OF_PARTS, f"{place}, surface, status"
+    return _HOURS_OF_TASKS.format(place=place, hours=hours) if "task" in by else hours
 
 
 def _first(columns: int) -> str:

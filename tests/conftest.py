@@ -95,6 +95,17 @@ def pytest_asyncio_loop_factories(
     return own | {"uvloop": uvloop.new_event_loop} if item.path.name == "test_transport.py" else own
 
 
+@pytest.fixture(scope="module", autouse=True)
+def own_objects() -> None:
+    """The collector, and who looks for what is kept, goes through what this file makes and not all that others left."""
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """What was left in cycles, and not closed, is found in the end."""
+    gc.unfreeze()
+
+
 @pytest.fixture
 def uncollected() -> Iterator[None]:
     """Without the collector of cycles, which may come late."""

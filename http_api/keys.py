@@ -19,6 +19,7 @@ from mcp_gateway.core.identity.authenticator import Authenticator
 from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.identity.keys import Key, State
 from mcp_gateway.core.identity.own_limits import LIMIT_NAMES
+from mcp_gateway.core.identity.particulars import MAX_NOTE_CHARS, ParticularsChange, check_networks
 from mcp_gateway.core.key_pools import gone_from, named_pool
 from mcp_gateway.core.ledger.budgets import BudgetObject, BudgetStanding, BudgetWindow
 from mcp_gateway.core.ledger.ledger import Ledger
@@ -33,13 +34,17 @@ from mcp_gateway.core.minting import (
     budget_amount,
 )
 from mcp_gateway.core.moments import unix_ms
+from mcp_gateway.core.networks import MAX_NETWORKS, networks_of
 from mcp_gateway.core.optimization import MAX_POOL_NAMES, Mode, RoutingChange, mode_named
+from mcp_gateway.core.tags import MAX_TAG_CHARS, MAX_TAGS, tags_of
 from mcp_gateway.core.text import shown
 
 _Limit = Annotated[int, Field(ge=1, le=2**53 - 1)]
 """Up to the largest number that every reader of JSON takes exactly (RFC 8259, 6); the database holds more."""
 
 _ModelName = Annotated[str, Field(max_length=1000)]
+_Network = Annotated[str, Field(min_length=2, max_length=60)]
+_Tag = Annotated[str, Field(min_length=1, max_length=MAX_TAG_CHARS)]
 _ServerLabel = Annotated[str, Field(pattern=rf"^(\*|{SERVER_LABEL.pattern})$")]
 
 
@@ -49,7 +54,10 @@ class KeysQuery(PageQuery):
 
 
 class KeyChange(BaseModel):
-    """What PATCH takes; what is left out stays as it is. `null` clears a pool, a mode, and that an event is told."""
+    """What PATCH takes; what is left out stays as it is.
+
+    `null` clears a pool, a mode, that an event is told, networks, a note and tags.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -61,6 +69,9 @@ class KeyChange(BaseModel):
     model_pool: Annotated[list[_ModelName], Field(min_length=1, max_length=MAX_POOL_NAMES)] | None = None
     optimize_mode: Annotated[str, Field(max_length=100)] | None = None
     routing_event: bool | None = None
+    networks: Annotated[list[_Network], Field(min_length=1, max_length=MAX_NETWORKS)] | None = None
+    note: Annotated[str, Field(max_length=MAX_NOTE_CHARS)] | None = None
+    tags: Annotated[list[_Tag], Field(max_length=MAX_TAGS)] | None = None
 
 
 class NewBudget(BaseModel):
@@ -77,7 +88,10 @@ class NewBudget(BaseModel):
 
 
 class NewKey(KeyChange):
-    """What POST takes; limits, scopes, models, routing and the end are those of the key that asks, where left out."""
+    """What POST takes.
+
+    Limits, scopes, models, routing, networks, tags and the end are those of the key that asks, where left out.
+    """
 
     test: bool | None = None
     scopes: Annotated[list[KeyScope], Field(min_length=1, max_length=len(SCOPES))] | None = None
@@ -99,7 +113,8 @@ class RevokeQuery(Query):
 class KeyObject(Told):
     """A key as its account sees it: never the key itself. Times in Unix seconds, limits as they are in force.
 
-    `model_pool_gone` are the names of its pool that are no model which it may ask for, or not any more.
+    `model_pool_gone` are the names of its pool that are no model which it may ask for, or not any more. Where it sets
+    no `networks` they are those of the nearest key that made it and sets some; null for anywhere.
     """
 
     object: Literal["key"]
@@ -119,6 +134,9 @@ class KeyObject(Told):
     model_pool_gone: list[str]
     optimize_mode: Mode | None
     routing_event: bool
+    networks: list[str] | None
+    note: str | None
+    tags: list[str]
     scopes: list[KeyScope]
     mint_over_mcp: bool
     requests_per_minute: int | None
@@ -201,12 +219,16 @@ class Keys:
         routing = _routing_of(asked.body)
         if pool := routing.get("model_pool"):
             routing["model_pool"] = named_pool(pool, self._published, key.models)
+        particulars = _particulars_of(asked.body)
+        if "networks" in particulars:
+            check_networks(particulars["networks"], asked.caller.networks, "This API key")
         changed = await self._keys.change(
             key.id,
             name=asked.body.name,
             limits=_limits_of(asked.body),
             lowered_from=self._authenticator.defaults,
             routing=routing,
+            particulars=particulars,
         )
         return await self._told(changed)
 
@@ -230,6 +252,7 @@ class Keys:
             mcp_servers=asked.mcp_servers,
             offers_mcp_tools=asked.offer_mcp_tools,
             routing=_routing_of(asked),
+            particulars=_particulars_of(asked),
             budgets=[
                 WantedBudget(budget_amount(one.amount_usd, f"budgets.{number}.amount_usd"), one.window, one.lease)
                 for number, one in enumerate(asked.budgets or ())
@@ -276,6 +299,7 @@ class Keys:
             "mcp_servers": sorted(key.mcp_servers),
             "offer_mcp_tools": key.offers_mcp_tools,
             **self._routing_fields(key),
+            **key.particulars_told(),
             "scopes": [scope for scope in SCOPES if scope in key.scopes],
             "mint_over_mcp": key.may_mint_over_mcp,
             **{name: getattr(allowance, name) for name in LIMIT_NAMES},
@@ -315,6 +339,22 @@ def _routing_of(asked: KeyChange) -> RoutingChange:
         change["mode"] = None if mode is None else mode_named(mode, "optimize_mode")
     if "routing_event" in asked.model_fields_set:
         change["tells_event"] = asked.routing_event or False
+    return change
+
+
+def _particulars_of(asked: KeyChange) -> ParticularsChange:
+    """Raises GatewayError `invalid_value` for what is no network or no tag."""
+    change = ParticularsChange()
+    named = asked.model_fields_set
+    try:
+        if param := "networks" if "networks" in named else "":
+            change["networks"] = None if asked.networks is None else networks_of(asked.networks)
+        if param := "note" if "note" in named else "":
+            change["note"] = asked.note or None
+        if param := "tags" if "tags" in named else "":
+            change["tags"] = tags_of(asked.tags or ())
+    except ValueError as fault:
+        raise GatewayError("invalid_value", f"`{param}`: {fault}.", param=param) from None
     return change
 
 

@@ -33,7 +33,8 @@ _ALWAYS: frozenset[Code] = frozenset({
 })  # fmt: skip
 """Of any request: of its head, and of what went wrong on our side."""
 _OF_KEYS: frozenset[Code] = frozenset({
-    "invalid_api_key", "revoked_api_key", "expired_api_key", "account_deactivated", "ledger_unavailable",
+    "invalid_api_key", "revoked_api_key", "expired_api_key", "account_deactivated", "ip_not_authorized",
+    "ledger_unavailable",
 })  # fmt: skip
 _OF_BODIES: frozenset[Code] = frozenset({
     "invalid_json", "invalid_type", "missing_parameter", "unsupported_parameter", "invalid_value", "body_too_large",

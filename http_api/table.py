@@ -522,7 +522,7 @@ def _keys(keys: Keys) -> list[AnyOperation]:
             method="PATCH",
             path="/keys/{key_id}",
             name="change_key",
-            summary="Rename a key, lower its limits, or say how models are chosen for it.",
+            summary="Rename a key, lower its limits, or change where it may be used from and what is said of it.",
             access=Access.HOLDER,
             scope="manage",
             counts=Counts.QUERY,

@@ -600,6 +600,10 @@ AREAS: dict[str, Area] = {
                 "tests/doors/test_key_routing.py",
                 "tests/core/test_key_pools.py",
             ],
+            "A key that is bound to networks is of use from these alone, through every door, and so is whatever it makes.": [
+                "tests/doors/test_key_networks.py",
+                "tests/core/test_networks.py",
+            ],
             "Every refusal has a code that is documented, and says what to change.": [
                 "tests/core/test_errors.py",
                 "tests/test_tidy.py::test_every_error_code_that_is_raised_has_a_row_and_every_row_is_documented",

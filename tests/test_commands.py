@@ -536,6 +536,54 @@ def test_what_is_no_pool_or_mode_changes_no_key(data_dir: Path) -> None:
     assert (left["model_pool"], left["optimize_mode"]) == (None, None)
 
 
+def test_a_key_is_bound_to_networks_with_a_note_and_tags_and_freed(data_dir: Path) -> None:
+    def said(told_of_key: dict[str, Any]) -> list[Any]:
+        return [told_of_key[name] for name in ("networks", "note", "tags")]
+
+    account = made("accounts", "create", "Ann")
+    assert said(told("keys", "create", "--account", account)) == [None, None, []]
+    asked = (
+        "--networks",
+        "10.0.0.0/8, ::1",
+        "--networks",
+        "192.0.2.1",
+        "--note",
+        "for Ann",
+        "--tag",
+        "a b",
+        "--tag",
+        "c",
+    )
+    key = told("keys", "create", "--account", account, *asked)
+    networks = ["10.0.0.0/8", "::1/128", "192.0.2.1/32"]
+    assert said(key) == [networks, "for Ann", ["a b", "c"]]
+    in_words = "from 10.0.0.0/8, ::1/128, 192.0.2.1/32 alone tagged a b, c (for Ann)"
+    assert run("keys", "list").stdout.strip().endswith(in_words)
+    for options, now in [
+        (["--name", "x"], [networks, "for Ann", ["a b", "c"]]),
+        (["--tag", "d"], [networks, "for Ann", ["d"]]),
+        (["--note", ""], [networks, None, ["d"]]),
+        (["--networks", "::/0", "--note", "n"], [["::/0"], "n", ["d"]]),
+        (["--networks", "", "--tag", ""], [None, "n", []]),
+    ]:
+        assert said(told("keys", "change", key["id"], *options)) == now
+    assert run("keys", "change", key["id"], "--tag", "e").stdout.strip().endswith(", tagged e (n)")
+
+
+def test_what_is_no_network_note_or_tag_changes_no_key(data_dir: Path) -> None:
+    account = made("accounts", "create", "Ann")
+    key_id = told("keys", "create", "--account", account)["id"]
+    many = ",".join(f"10.0.0.{number}" for number in range(33))
+    cases = [("--networks", given) for given in (",", "here", "10.0.0.0/8,", "10.0.0.1/8", "\x1b[2J", many)]
+    cases += [("--note", "x" * 1001), ("--note", "\x1b[2J"), ("--tag", "x" * 65), ("--tag", "\x1b[2J"), ("--tag", " ")]
+    for option, given in cases:
+        for command in (["create", "--account", account], ["change", key_id]):
+            refused = run("keys", *command, f"{option}={given}")
+            assert (refused.exit_code, "\x1b" in refused.stderr) == (USAGE, False)
+    (left,) = told("keys", "list")
+    assert (left["networks"], left["note"], left["tags"]) == (None, None, [])
+
+
 def test_a_key_is_let_mint_over_mcp_and_loses_the_right(data_dir: Path) -> None:
     account = made("accounts", "create", "Ann")
     key = told("keys", "create", "--account", account, "--mint-over-mcp")

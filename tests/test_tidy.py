@@ -250,7 +250,8 @@ def test_every_prompt_is_in_the_table_of_prompts() -> None:
 
 def test_limits_have_the_same_names_wherever_they_are_set_and_refused() -> None:
     names = set(LIMIT_NAMES)
-    assert KeyChange.model_fields.keys() - {"name", "model_pool", "optimize_mode", "routing_event"} == names
+    others = {"name", "model_pool", "optimize_mode", "routing_event", "networks", "note", "tags"}
+    assert KeyChange.model_fields.keys() - others == names
     assert names <= {field.name for field in fields(Allowance)}
     assert names <= LimitSettings.model_fields.keys()
     assert names <= TABLE.keys()

@@ -14,7 +14,7 @@ from mcp_gateway.core.identity.authenticator import Authenticator
 
 class Authentication:
     """Sets the context's caller. No credential is a guest; a wrong one is 401, never a guest, unless a good one is
-    beside it.
+    beside it; one that counts is 403 from an address that is not of its networks.
 
     Operations that are open, or have a check of their own, are for anybody, whatever they send. Public ones are for
     guests also where those are switched off.
@@ -33,19 +33,27 @@ class Authentication:
             guest = self._authenticator.guest if access is Access.PUBLIC else self._authenticator.without_key
             context.caller = guest(context.address)
             return None
+        caller = None
         try:
-            context.caller = self._authenticator.recall(credential)
+            caller = self._authenticator.recall(credential)
         except GatewayError:
             if not credentials_of(scope)[1:]:
                 raise
-        return None if context.caller is not None else self._try_all(credentials_of(scope), context)
+        if caller is None:
+            return self._try_all(credentials_of(scope), context)
+        if caller.networks:
+            caller.check_address(context.address)
+        context.caller = caller
+        return None
 
     async def _try_all(self, credentials: list[str], context: RequestContext) -> None:
         refusals: list[GatewayError] = []
         try:
-            context.caller = await self._first_good(credentials, refusals)
+            caller = await self._first_good(credentials, refusals)
         finally:
             refusals.clear()  # of which each holds these frames: else they stay until the garbage is collected
+        caller.check_address(context.address)
+        context.caller = caller
 
     async def _first_good(self, credentials: list[str], refusals: list[GatewayError]) -> Caller:
         """Without a good one, a refusal that tells more than "not known here" is told first."""

@@ -24,6 +24,16 @@ from mcp_gateway.cli.desk import (
     model_names,
     seconds,
 )
+from mcp_gateway.cli.key_particulars import (
+    ChangedNetworksOption,
+    ChangedNoteOption,
+    ChangedTagOption,
+    NetworksOption,
+    NoteOption,
+    TagOption,
+    particulars_given,
+    particulars_in_words,
+)
 from mcp_gateway.cli.key_routing import (
     ChangedEventOption,
     ChangedModeOption,
@@ -40,6 +50,7 @@ from mcp_gateway.core.caller import SCOPES, SERVER_LABEL, KeyScope
 from mcp_gateway.core.gateway import Desk
 from mcp_gateway.core.identity.keys import ANY_SERVER, Key
 from mcp_gateway.core.identity.own_limits import OwnLimits
+from mcp_gateway.core.identity.particulars import Particulars
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.ledger.budgets import MakeBudgets
 from mcp_gateway.core.optimization import RoutingDefaults
@@ -85,6 +96,9 @@ def create_key(
     model_pool: PoolOption = None,
     optimize_mode: ModeOption = None,
     routing_event: EventOption = False,
+    networks: NetworksOption = None,
+    note: NoteOption = None,
+    tag: TagOption = None,
     mint_over_mcp: Annotated[
         bool, typer.Option("--mint-over-mcp", help="Let it make keys with budgets by a tool, where a model sees them.")
     ] = False,
@@ -102,6 +116,7 @@ def create_key(
 
     budgets = budgets_given(budget, lease, expires_at_ms)
     routing = RoutingDefaults(**routing_given(model_pool, optimize_mode, routing_event))
+    particulars = Particulars(**particulars_given(networks, note, tag))
 
     async def work(desk: Desk) -> None:
         key, raw = await desk.keys.create(
@@ -117,6 +132,7 @@ def create_key(
             mcp_servers=_servers_given(mcp_servers),
             offers_mcp_tools=offer_mcp_tools,
             routing=routing,
+            particulars=particulars,
         )
         await _bound(desk, key, budgets)
         words = raw if quiet else f"key {key.id} of {account}; keep it, it is not shown again:\n{raw}"
@@ -173,16 +189,20 @@ def change_key(
     model_pool: ChangedPoolOption = None,
     optimize_mode: ChangedModeOption = None,
     routing_event: ChangedEventOption = None,
+    networks: ChangedNetworksOption = None,
+    note: ChangedNoteOption = None,
+    tag: ChangedTagOption = None,
     budget: BudgetOption = None,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     is_json: JsonOption = False,
 ) -> None:
-    """Rename a key, set its limits, servers, group or choice of models, or bound it by more budgets; show it then."""
+    """Rename a key, set what it may do or what is said of it, or bound it by more budgets; show it then."""
     budgets = budgets_given(budget, None, None)
     limits = limits_given(requests_per_minute, requests_per_day, tokens_per_minute, in_flight)
     servers = _servers_given([] if mcp_servers == [""] else mcp_servers) if mcp_servers is not None else None
     routing = routing_given(model_pool, optimize_mode, routing_event)
+    particulars = particulars_given(networks, note, tag)
 
     async def work(desk: Desk) -> None:
         is_asked = any(given is not None for given in (name, group, mint_over_mcp, servers, offer_mcp_tools))
@@ -195,14 +215,16 @@ def change_key(
             mcp_servers=servers,
             offers_mcp_tools=offer_mcp_tools,
             routing=routing,
+            particulars=particulars,
         )
-        found = await (change if is_asked or limits or routing else desk.keys.get)(key)
+        found = await (change if is_asked or limits or routing or particulars else desk.keys.get)(key)
         if budgets:
             await desk.server.decide(MakeBudgets(budgets_of(found.account_id, found.id, budgets)))
         words = f"key {key} ({shown(found.name, LISTED_CHARS)}): "
         limits_now = limits_in_words(found.limits) or "the configured limits"
         rights = _group_in_words(found), _minting_in_words(found), _servers_in_words(found)
-        words += ", ".join(filter(None, (limits_now, *rights, routing_in_words(found.routing))))
+        said = routing_in_words(found.routing), particulars_in_words(found)
+        words += ", ".join(filter(None, (limits_now, *rights, *said)))
         answer(words, (await _objects(desk, [found]))[0], is_json=is_json)
 
     at_desk(config, data_dir, work)
@@ -259,7 +281,8 @@ def _scope(name: str) -> KeyScope:
 
 def _line(key: Key) -> str:
     own = _own_rights(key), limits_in_words(key.limits), _group_in_words(key), _minting_in_words(key)
-    notes = " ".join(filter(None, (shown(key.name, LISTED_CHARS), *own, routing_in_words(key.routing))))
+    said = routing_in_words(key.routing), particulars_in_words(key)
+    notes = " ".join(filter(None, (shown(key.name, LISTED_CHARS), *own, *said)))
     return f"{key.id:<38}{key.account_id:<38}{key.prefix + '...':<18}{key.state_at(now_ms()):<9}{notes}"
 
 
@@ -311,6 +334,7 @@ def _object(key: Key, budgets: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "mcp_servers": sorted(key.mcp_servers),
         "offer_mcp_tools": key.offers_mcp_tools,
         **routing_object(key.routing),
+        **key.particulars_told(),
         "scopes": [scope for scope in SCOPES if scope in key.scopes],
         "mint_over_mcp": key.may_mint_over_mcp,
         "limits": limits_object(key.limits),

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from mcp_gateway.core.errors import Code, GatewayError
+from mcp_gateway.core.networks import Networks, address_of
 from mcp_gateway.core.optimization import NO_DEFAULTS, RoutingDefaults
+from mcp_gateway.core.text import shown
 
 GUEST_ACCOUNT_ID = "acc_guest"
 SERVER_LABEL = re.compile(r"[A-Za-z0-9_-]{1,32}")
@@ -115,6 +117,8 @@ class Caller:
     """Whether these tools are offered in chats that name no server themselves."""
     routing: RoutingDefaults = NO_DEFAULTS
     """What its key says of the choice of models."""
+    networks: tuple[Networks, ...] = ()
+    """Each of which must have the address that it asks from: its key's, and those of the keys that made it."""
     key_id: str | None = field(init=False, compare=False)
     """Of the key that is shown; None without one."""
     is_guest: bool = field(init=False, compare=False)
@@ -132,6 +136,13 @@ class Caller:
         """Raises GatewayError `insufficient_scope` for a key without it."""
         if scope not in self.scopes:
             raise lacking_scope(scope)
+
+    def check_address(self, address: str) -> None:
+        """Raises GatewayError `ip_not_authorized` for one that its key may not be used from."""
+        parsed = address_of(address)
+        if not all(parsed is not None and any(parsed in one for one in networks) for networks in self.networks):
+            message = f"This API key may not be used from the address {shown(address)}."
+            raise GatewayError("ip_not_authorized", message)
 
     def check_may_mint_over_mcp(self) -> None:
         """Raises GatewayError `missing_credentials`, `insufficient_permissions`."""

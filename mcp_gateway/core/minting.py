@@ -13,6 +13,7 @@ from mcp_gateway.core.engine import Write
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.identity.keys import TEST_SCOPES, Key, check_lowered, check_servers
+from mcp_gateway.core.identity.particulars import Particulars, ParticularsChange, check_networks
 from mcp_gateway.core.key_pools import gone_from, named_pool
 from mcp_gateway.core.ledger.budgets import Budget, BudgetStanding, BudgetWindow, MakeBudgets
 from mcp_gateway.core.ledger.leases import Leases
@@ -44,7 +45,10 @@ class WantedEnd(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WantedKey:
-    """What is asked for. Limits, scopes, models, servers, routing and the end are the maker's where left out."""
+    """What is asked for.
+
+    Limits, scopes, models, servers, routing, networks, tags and the end are the maker's where left out.
+    """
 
     name: str = ""
     is_test: bool = False
@@ -57,6 +61,7 @@ class WantedKey:
     mcp_servers: Collection[str] | None = None
     offers_mcp_tools: bool | None = None
     routing: RoutingChange = field(default_factory=RoutingChange)
+    particulars: ParticularsChange = field(default_factory=ParticularsChange)
 
 
 class MintedKey(NamedTuple):
@@ -100,6 +105,7 @@ class Mint:
         routing = self._routing_of(maker, wanted, models)
         mcp_servers = maker.mcp_servers if wanted.mcp_servers is None else frozenset(wanted.mcp_servers)
         check_servers(mcp_servers, maker.mcp_servers, "This API key")
+        particulars = _particulars_of(maker, wanted.particulars)
         if wanted.budgets:
             await self._ledger.budgets_held_by(maker.account_id, ())  # so that its zone is known
         key_id = self._new_id("key")
@@ -121,6 +127,7 @@ class Mint:
                 mcp_servers=mcp_servers,
                 offers_mcp_tools=maker.offers_mcp_tools if wanted.offers_mcp_tools is None else wanted.offers_mcp_tools,
                 routing=routing,
+                particulars=particulars,
                 key_id=key_id,
                 keep=lambda key: keep(key, standings),
                 and_then=lambda _: [decided],
@@ -193,6 +200,16 @@ def _granted(maker: Key, asked: Collection[KeyScope] | None, *, is_test: bool) -
         if scope not in maker.scopes:
             raise lacking_scope(scope)
     return wanted
+
+
+def _particulars_of(maker: Key, wanted: ParticularsChange) -> Particulars:
+    """Of a new key. Raises GatewayError `insufficient_permissions` for networks that its maker may not be used from."""
+    networks = wanted.get("networks")
+    if networks is None:
+        networks = next(iter(maker.networks), None)
+    else:
+        check_networks(networks, maker.networks, "This API key")
+    return Particulars(networks, wanted.get("note"), wanted.get("tags", maker.particulars.tags))
 
 
 def _ending(maker: Key, wanted: WantedEnd | None) -> int | None:

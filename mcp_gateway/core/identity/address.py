@@ -2,15 +2,15 @@
 
 import logging
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_network
 
+from mcp_gateway.core.networks import address_of
 from mcp_gateway.core.text import shown
 
 logger = logging.getLogger(__name__)
 
 UNKNOWN = "unknown"
 """For a peer that has none, as of a Unix domain socket."""
-_Address = IPv4Address | IPv6Address
 _MOST_HOPS = 32
 """Proxies that are looked past; a caller may write as many as a head holds."""
 _NAT64 = IPv6Network("64:ff9b::/96")
@@ -37,7 +37,7 @@ class AddressReader:
             return address
         for hop in reversed(forwarded_for.decode("latin-1").rsplit(",", _MOST_HOPS)[-_MOST_HOPS:]):
             text = _without_port(hop.strip()).partition("%")[0]  # a zone means something to the proxy's own host alone
-            if _parsed(text) is None:
+            if address_of(text) is None:
                 return address
             address = text
             if not self._is_trusted(text):
@@ -60,11 +60,11 @@ class AddressReader:
         """Whether many clients may stand behind an address: a trusted proxy, and loopback while none is named."""
         if self._trusted:
             return self._is_trusted(address)
-        parsed = _parsed(address)
+        parsed = address_of(address)
         return parsed is None or parsed.is_loopback
 
     def _is_trusted(self, text: str) -> bool:
-        address = _parsed(text)
+        address = address_of(text)
         return address is not None and any(address in network for network in self._trusted)
 
 
@@ -74,7 +74,7 @@ def counted_as(address: str) -> str:
     An IPv6 address that a tunnel or translator made of an IPv4 address counts as that: whoever has the one has a whole
     /48 of the others (6to4), or shares a /64 with strangers (Teredo, NAT64).
     """
-    parsed = _parsed(address)
+    parsed = address_of(address)
     if isinstance(parsed, IPv6Address):
         parsed = _embedded(parsed) or parsed
     if isinstance(parsed, IPv6Address):
@@ -96,15 +96,6 @@ def _embedded(address: IPv6Address) -> IPv4Address | None:
     if address in _NAT64:
         return IPv4Address(int(address) & 0xFFFFFFFF)
     return address.sixtofour or (address.teredo[1] if address.teredo else None)
-
-
-def _parsed(text: str) -> _Address | None:
-    try:
-        address = ip_address(text)
-    except ValueError:
-        return None
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return mapped or address
 
 
 def _without_port(hop: str) -> str:

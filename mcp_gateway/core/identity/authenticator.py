@@ -122,6 +122,7 @@ class Authenticator:
             may_proxy=limits.may_proxy,
             offers_mcp_tools=key.offers_mcp_tools,
             routing=key.routing,
+            networks=key.networks,
         )
 
     def _forget(self, key_id: str, error: GatewayError) -> None:

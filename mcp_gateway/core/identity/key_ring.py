@@ -21,6 +21,13 @@ from mcp_gateway.core.identity.keys import (
     unknown_account,
 )
 from mcp_gateway.core.identity.own_limits import Limit, OwnLimits
+from mcp_gateway.core.identity.particulars import (
+    NO_PARTICULARS,
+    Particulars,
+    ParticularsChange,
+    check_networks,
+    in_line,
+)
 from mcp_gateway.core.optimization import NO_DEFAULTS, RoutingChange, RoutingDefaults
 from mcp_gateway.core.text import check_one_line, shown
 
@@ -84,6 +91,7 @@ class ChangeKey(Write[None]):
     """None: as they were. What a key loses, what it made loses, too."""
     offers_mcp_tools: bool | None = None
     routing: RoutingChange = field(default_factory=RoutingChange)
+    particulars: ParticularsChange = field(default_factory=ParticularsChange)
 
 
 class EndedKeys(NamedTuple):
@@ -273,6 +281,7 @@ class KeyRing:
         mcp_servers: Collection[str] = (),
         offers_mcp_tools: bool = False,
         routing: RoutingDefaults = NO_DEFAULTS,
+        particulars: Particulars = NO_PARTICULARS,
         key_id: str | None = None,
         keep: Callable[[Key], Write[None] | None] | None = None,
         and_then: Callable[[Key], Sequence[Write[None]]] | None = None,
@@ -287,6 +296,7 @@ class KeyRing:
         the right to mint over MCP without the scope `manage`, 401 and 403 where `made_by` is not valid now.
         """
         check_one_line(name, "name")
+        check_one_line(particulars.note or "", "note")
         if account_id == GUEST_ACCOUNT_ID:
             raise GatewayError("conflict", "Guests are served without keys; make an account for whoever needs one.")
         raw = (TEST_PREFIX if is_test else LIVE_PREFIX) + secrets.token_urlsafe(32)
@@ -299,6 +309,7 @@ class KeyRing:
             limits or OwnLimits(), given, _later(expires_at_ms, now_ms), made_by,
             models=None if models is None else frozenset(models), may_mint_over_mcp=may_mint_over_mcp,
             mcp_servers=frozenset(mcp_servers), offers_mcp_tools=offers_mcp_tools, routing=routing,
+            particulars=particulars,
         )  # fmt: skip
         kept = None if keep is None else keep(key)
         behind = () if and_then is None else tuple(and_then(key))
@@ -316,6 +327,7 @@ class KeyRing:
         mcp_servers: Collection[str] | None = None,
         offers_mcp_tools: bool | None = None,
         routing: RoutingChange | None = None,
+        particulars: ParticularsChange | None = None,
     ) -> Key:
         """Rename a key, or set those of its limits that are given; others stay as they are by then, whoever set them.
 
@@ -324,14 +336,19 @@ class KeyRing:
         `invalid_value`, `insufficient_permissions`.
         """
         check_one_line(name or "", "name")
+        particulars = particulars or {}
+        check_one_line(particulars.get("note") or "", "note")
         key = await self.get(key_id)
+        if (networks := particulars.get("networks")) is not None:
+            makers = in_line(None, [maker.networks for maker in key.makers])
+            check_networks(networks, makers, "A key that made this one")
         if may_mint_over_mcp:
             check_may_mint_over_mcp(key.scopes)
         servers = None if mcp_servers is None else frozenset(mcp_servers)
         await self._store.write(
             ChangeKey(
                 key_id, name, limits or {}, lowered_from, group, may_mint_over_mcp, servers, offers_mcp_tools,
-                routing or {},
+                routing or {}, particulars,
             )
         )  # fmt: skip
         return await self._told(key)

@@ -3,12 +3,14 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from mcp_gateway.core.caller import SCOPES, Allowance, KeyScope
 from mcp_gateway.core.clock import DAY_MS, MINUTE_MS
 from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.identity.own_limits import DEFAULT, LIMIT_NAMES, Limit, OwnLimits
+from mcp_gateway.core.identity.particulars import NO_PARTICULARS, Particulars, in_line
+from mcp_gateway.core.networks import Networks
 from mcp_gateway.core.optimization import NO_DEFAULTS, RoutingDefaults
 from mcp_gateway.core.text import shown
 
@@ -23,6 +25,7 @@ class Maker(NamedTuple):
     key_id: str
     limits: OwnLimits
     group_id: str | None = None
+    networks: Networks | None = None
 
 
 def binding(makers: Sequence[Maker]) -> list[Maker]:
@@ -77,6 +80,7 @@ class Key:
     """Whether these tools are offered in chats that name no server themselves."""
     routing: RoutingDefaults = NO_DEFAULTS
     """What it says of the choice of a model, where none is named."""
+    particulars: Particulars = NO_PARTICULARS
 
     @property
     def holders(self) -> frozenset[str]:
@@ -88,6 +92,20 @@ class Key:
     def above(self) -> tuple[str, ...]:
         """Who its budgets are under: all of `holders` but itself."""
         return tuple(sorted(self.holders - {self.id}))
+
+    @property
+    def networks(self) -> tuple[Networks, ...]:
+        """Each of which must have the address that it is used from: its own, and those of its makers."""
+        return in_line(self.particulars.networks, [maker.networks for maker in self.makers])
+
+    def particulars_told(self) -> dict[str, Any]:
+        """As callers are told of them; where it sets no networks, those of the nearest key that made it and does."""
+        nearest = next(iter(self.networks), None)
+        return {
+            "networks": None if nearest is None else list(map(str, nearest)),
+            "note": self.particulars.note,
+            "tags": list(self.particulars.tags),
+        }
 
     def state_at(self, now_ms: int) -> State:
         if self.revoked_at_ms is not None:
@@ -151,7 +169,7 @@ def makers_of(maker: Key | None, now_ms: int) -> tuple[Maker, ...]:
     code = "invalid_api_key" if maker is None else maker.fault_at(now_ms)
     if maker is None or code is not None:
         raise refusal(code or "invalid_api_key")
-    makers = Maker(maker.id, maker.limits, maker.group_id), *maker.makers
+    makers = Maker(maker.id, maker.limits, maker.group_id, maker.particulars.networks), *maker.makers
     if len(binding(makers)) > _MOST_MAKERS:
         message = f"This key is the last in a line of {_MOST_MAKERS + 1}, each with other limits; it makes no more."
         raise GatewayError("conflict", message)

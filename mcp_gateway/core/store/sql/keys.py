@@ -46,6 +46,8 @@ from mcp_gateway.core.identity.keys import (
     unknown_account,
 )
 from mcp_gateway.core.identity.own_limits import LIMIT_NAMES
+from mcp_gateway.core.identity.particulars import NO_PARTICULARS, Particulars
+from mcp_gateway.core.networks import Networks, networks_as_words, networks_in
 from mcp_gateway.core.optimization import MODES, NO_DEFAULTS, RoutingDefaults
 from mcp_gateway.core.store.sql.accounts import MARGIN, MAY_PROXY, limits_from, note_change, set_limits, stored_limits
 from mcp_gateway.core.store.sql.budgets import end_with_keys
@@ -59,8 +61,12 @@ CASE WHEN made_by IS NULL THEN '[]' ELSE (
         UNION ALL SELECT rights.made_by FROM line JOIN key_rights AS rights ON rights.key_id = maker_id
         WHERE rights.made_by IS NOT NULL
     )
-    SELECT json_group_array(json_array(maker_id, group_id, {", ".join(f"maker.{name}" for name in LIMIT_NAMES)}))
-    FROM line CROSS JOIN keys AS maker ON maker.id = maker_id LEFT JOIN grouped_keys ON key_id = maker_id
+    SELECT json_group_array(json_array(
+        maker_id, group_id, networks, {", ".join(f"maker.{name}" for name in LIMIT_NAMES)}
+    ))
+    FROM line CROSS JOIN keys AS maker ON maker.id = maker_id
+    LEFT JOIN grouped_keys ON grouped_keys.key_id = maker_id
+    LEFT JOIN key_particulars ON key_particulars.key_id = maker_id
 ) END
 """
 _MAKERS_AMONG = """
@@ -74,6 +80,7 @@ _KEY_COLUMNS = (
     "keys.id, keys.account_id, prefix, keys.name, is_test, keys.created_at_ms, revoked_at_ms, scopes, expires_at_ms, "
     f"made_by, {_MAKERS}, is_active, key_groups.id, key_groups.name, models, minted_keys.key_id IS NOT NULL, "
     f"mcp_minting_keys.key_id IS NOT NULL, labels, are_offered, model_pool, mode, tells_event, "
+    "key_particulars.networks, note, tags, "
     f"{', '.join(f'keys.{name}' for name in LIMIT_NAMES)}"
 )
 _SELECT = f"""
@@ -85,6 +92,7 @@ LEFT JOIN minted_keys ON minted_keys.key_id = keys.id
 LEFT JOIN mcp_minting_keys ON mcp_minting_keys.key_id = keys.id
 LEFT JOIN key_mcp_servers ON key_mcp_servers.key_id = keys.id
 LEFT JOIN key_routing ON key_routing.key_id = keys.id
+LEFT JOIN key_particulars ON key_particulars.key_id = keys.id
 """
 _CONDITIONS: dict[State, str] = {
     "live": "revoked_at_ms IS NULL AND (expires_at_ms IS NULL OR expires_at_ms > :now_ms)",
@@ -144,6 +152,11 @@ _ROUTING = "SELECT model_pool, mode, tells_event FROM key_routing WHERE key_id =
 _PUT_ROUTING = """
 INSERT INTO key_routing VALUES (?, ?, ?, ?) ON CONFLICT (key_id) DO UPDATE SET
 model_pool = excluded.model_pool, mode = excluded.mode, tells_event = excluded.tells_event
+"""
+_PARTICULARS = "SELECT networks, note, tags FROM key_particulars WHERE key_id = ?"
+_PUT_PARTICULARS = """
+INSERT INTO key_particulars VALUES (?, ?, ?, ?) ON CONFLICT (key_id) DO UPDATE SET
+networks = excluded.networks, note = excluded.note, tags = excluded.tags
 """
 _PUT = "INSERT INTO grouped_keys VALUES (?, ?)"
 _LIMITS = f"SELECT {', '.join(LIMIT_NAMES)} FROM keys WHERE id = ?"
@@ -234,6 +247,8 @@ def _insert_beside(transaction: Transaction, key: Key) -> None:
         transaction.execute(_OFFER_TOOLS, (key.id, True))
     if key.routing != NO_DEFAULTS:
         _put_routing(transaction, key.id, key.routing)
+    if key.particulars != NO_PARTICULARS:
+        _put_particulars(transaction, key.id, key.particulars)
     if key.is_minted:
         transaction.execute("INSERT INTO minted_keys VALUES (?)", (key.id,))
     if key.may_mint_over_mcp:
@@ -280,6 +295,10 @@ def _change_beside(transaction: Transaction, write: ChangeKey, account_id: str) 
         row = transaction.first(_ROUTING, (write.key_id,))
         routing = NO_DEFAULTS if row is None else _routing(*row)
         _put_routing(transaction, write.key_id, routing._replace(**write.routing))
+    if write.particulars:
+        row = transaction.first(_PARTICULARS, (write.key_id,))
+        particulars = NO_PARTICULARS if row is None else _particulars(*row)
+        _put_particulars(transaction, write.key_id, particulars._replace(**write.particulars))
 
 
 def _change_servers(transaction: Transaction, key_id: str, account_id: str, servers: frozenset[str]) -> None:
@@ -305,6 +324,20 @@ def _put_routing(transaction: Transaction, key_id: str, routing: RoutingDefaults
 def _routing(pool: str | None, stored_mode: str | None, tells_event: int | None) -> RoutingDefaults:
     mode = next((mode for mode in MODES if mode == stored_mode), None)
     return RoutingDefaults(tuple(pool.split(" ")) if pool else None, mode, bool(tells_event))
+
+
+def _put_particulars(transaction: Transaction, key_id: str, particulars: Particulars) -> None:
+    networks, note, tags = particulars
+    stored = None if networks is None else networks_as_words(networks)
+    transaction.execute(_PUT_PARTICULARS, (key_id, stored, note, orjson.dumps(tags).decode()))
+
+
+def _particulars(networks: str | None, note: str | None, tags: str | None) -> Particulars:
+    return Particulars(_networks(networks), note, tuple(orjson.loads(tags or "[]")))
+
+
+def _networks(stored: str | None) -> Networks | None:
+    return None if stored is None else networks_in(stored)
 
 
 def _labels_in(stored: str | None) -> frozenset[str]:
@@ -414,15 +447,18 @@ def _live_keys_made(rows: Rows, read: LiveKeysMade) -> list[str]:
 def _key(row: Row) -> Key:
     key_id, account_id, prefix, name, is_test, created_at_ms, ended_at_ms, scopes, expires_at_ms, made_by, *rest = row
     makers, is_active, group_id, group, models, is_minted, may_mint_over_mcp, *rest = rest
-    labels, are_offered, pool, mode, tells_event, *limits = rest
+    labels, are_offered, pool, mode, tells_event, networks, note, tags, *limits = rest
     has_expired = expires_at_ms is not None and ended_at_ms is not None and ended_at_ms >= expires_at_ms
     return Key(
         key_id, account_id, prefix, name, bool(is_test), created_at_ms, None if has_expired else ended_at_ms,
         limits_from(limits), _read_scopes(scopes, bool(is_test)), expires_at_ms, made_by,
-        tuple(Maker(one, limits_from(own), its_group) for one, its_group, *own in orjson.loads(makers)),
+        tuple(
+            Maker(one, limits_from(own), its_group, _networks(its_networks))
+            for one, its_group, its_networks, *own in orjson.loads(makers)
+        ),
         bool(is_active), group_id, group, None if models is None else frozenset(models.split(" ")),
         bool(is_minted), bool(may_mint_over_mcp), _labels_in(labels), bool(are_offered),
-        _routing(pool, mode, tells_event),
+        _routing(pool, mode, tells_event), _particulars(networks, note, tags),
     )  # fmt: skip
 
 

@@ -224,8 +224,6 @@ class Published:
         self.sources = tuple(sources)
         self.current = Catalog()
         """At the prices of the settings."""
-        self.has_several = False
-        """Whether there is any choice of models."""
         self._views: dict[tuple[int, frozenset[str] | None], Catalog] = {}
         """As accounts see it that pay more, and keys that may ask for some models alone."""
         self._listeners: list[Callable[[], None]] = []
@@ -277,7 +275,6 @@ class Published:
     def replace(self, catalog: Catalog) -> None:
         is_changed = list(catalog.items()) != list(self.current.items())
         self.current = catalog
-        self.has_several = len(catalog) > 1
         self._views.clear()
         if is_changed:
             for listener in self._listeners:

@@ -1,6 +1,7 @@
 """`auto`: the model is chosen by the prompt, the pool and the account's money, and the answer tells which and why."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import orjson
 import pytest
 import pytest_asyncio
 
+from mcp_gateway.core.observe.paces import AnswerPaces
 from mcp_gateway.core.routing.deciding import Decision
 from tests.cases import each
 from tests.patience import eventually
@@ -322,13 +324,22 @@ async def test_what_is_no_conversation_names_its_model(path: str, body: dict[str
 async def test_who_was_quick_of_late_is_chosen_for_it(tmp_path: Path) -> None:
     """Whoever asked: answers to those who name their model are timed too."""
     async with choosing(tmp_path) as stage:
-        models, choosing_by = stage.door.gateway.published.current, stage.door.gateway.pool.choosing
-        for model_id, took_s in ((FIRST, 3.0), (SECOND, 0.1), (DEAR, 2.0)):
-            choosing_by.note(models[model_id].offers[0], took_s, is_stream=True, tokens_per_s=50)
+        gateway, now_s = stage.door.gateway, [0.0]
+        gateway.inference.parts.auto_router._paces = AnswerPaces(gateway.metrics.answer_sums, lambda: now_s[0])
+        for model_id, slow in ((FIRST, 3), (SECOND, 1), (DEAR, 2)):
+            await answered_in(stage, model_id, slow)
+        now_s[0] += 10
         assert chosen(await stage.ask(HELLO, routing={"optimize": "fastest"})) == SECOND
-        parts, now_s = stage.door.gateway.inference.parts, iter(range(10**6))
-        parts.monotonic_s = lambda: float(next(now_s))
-        for _ in range(8):
-            await stage.door.chat(stage.key, model=SECOND, stream=True)
-        parts.monotonic_s = lambda: 0.0
-        assert chosen(await stage.ask(HELLO, routing={"optimize": "fastest"})) != SECOND
+        for _ in range(20):
+            await answered_in(stage, SECOND, 9)
+        assert chosen(await stage.ask(HELLO, routing={"optimize": "fastest"})) == SECOND  # it is too soon to look again
+        now_s[0] += 10
+        assert chosen(await stage.ask(HELLO, routing={"optimize": "fastest"})) == DEAR
+
+
+async def answered_in(stage: Stage, model_id: str, tick_s: float) -> None:
+    """Have a model asked by its name, with so much time between each two looks at the clock."""
+    parts, ticks = stage.door.gateway.inference.parts, itertools.count()
+    parts.monotonic_s = lambda: next(ticks) * tick_s
+    assert (await stage.door.chat(stage.key, model=model_id, stream=True)).status_code == 200
+    parts.monotonic_s = lambda: 0.0

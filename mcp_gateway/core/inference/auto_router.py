@@ -14,6 +14,7 @@ from mcp_gateway.core.config import RoutingSettings
 from mcp_gateway.core.dialects.dialect import Targets
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.observe.metrics import Metrics
+from mcp_gateway.core.observe.paces import AnswerPaces
 from mcp_gateway.core.record import RequestRecord, RoutingFacts
 from mcp_gateway.core.routing.classifier.classifier import PromptClassifier
 from mcp_gateway.core.routing.conversations import Conversations, Remembered
@@ -87,6 +88,7 @@ class AutoRouter:
         self._now_s = now_s
         self._conversations = Conversations()
         self._lengths = AnswerLengths()
+        self._paces = AnswerPaces(metrics.answer_sums, now_s)
 
     def choose(self, ask: Ask, caller: Caller, source: str | None = None) -> Choice:
         """The models that may answer, of one source where one is named.
@@ -162,6 +164,7 @@ class AutoRouter:
 
     def _contenders(self, pool: Sequence[Model], caller: Caller, surface: Surface) -> list[Contender]:
         """As they are now; who is full or fails counts as up where all are, as for who names a model."""
+        self._paces.look()
         sound = [
             self._contender(model, surface, is_up=caller.is_test or self._pool.is_sound_for(model)) for model in pool
         ]
@@ -171,7 +174,7 @@ class AutoRouter:
 
     def _contender(self, model: Model, surface: Surface, *, is_up: bool) -> Contender:
         has_surface = any(self._targets.serves(offer, surface) for offer in model.offers)
-        pace = self._pool.choosing.pace_of(model.offers)
+        pace = self._paces.of(model.id)
         return Contender(
             model,
             has_surface=has_surface,

@@ -102,18 +102,16 @@ class Bill:
         finally:  # what is counted is what the caller is told, so only once that is known
             self.took_s = self._parts.monotonic_s() - self._clock_start_s
             self._parts.metrics.request_ended(record, self.took_s, first_token_s)
-            if error is None and self.model is not None and asked is not None:
-                self._note_answered(record, asked.offer, self.model, first_token_s)
+            if error is None and self.model is not None and len(self.model.offers) > 1 and asked is not None:
+                self._note_pace(asked.offer, first_token_s)
             if self.choice is not None:
-                self._parts.metrics.routed(self.model_id, self.choice.facts)
+                self._note_choice(self.choice, record)
             self._parts.activity.note(record)
 
-    def _note_answered(self, record: RequestRecord, offer: Offer, model: Model, first_token_s: float | None) -> None:
-        """What the next choice goes by, of an offer or of a model."""
-        if len(model.offers) > 1 or self._parts.published.has_several:
-            self._note_pace(offer, first_token_s)
-        if self.choice is not None:
-            self._parts.auto_router.note(self.choice, record)
+    def _note_choice(self, choice: Choice, record: RequestRecord) -> None:
+        self._parts.metrics.routed(self.model_id, choice.facts)
+        if record.error_code is None:
+            self._parts.auto_router.note(choice, record)
 
     def _note_pace(self, offer: Offer, first_token_s: float | None) -> None:
         """How quickly one of several answered, since the next request may go by that."""

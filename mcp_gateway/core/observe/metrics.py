@@ -4,7 +4,7 @@ import platform
 from bisect import bisect_left
 from collections import Counter as Tally
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -14,6 +14,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from mcp_gateway.core.money import NANO_PER_USD
+from mcp_gateway.core.observe.paces import AnswerSums
 from mcp_gateway.core.record import RequestRecord, RoutingFacts
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -141,6 +142,13 @@ class Metrics:
         """Count one request for `auto`."""
         self.routed_requests.labels(model, facts.task, facts.complexity).inc()
 
+    def answer_sums(self) -> Iterable[tuple[str, AnswerSums]]:
+        """By model, in whichever surface it was asked for."""
+        by_model: dict[str, AnswerSums] = {}
+        for (model, _), answers in self._traffic.answers.items():
+            by_model[model] = by_model.get(model, AnswerSums()).plus(answers.sums())
+        return by_model.items()
+
     def tool_called(self, server: str, took_s: float, *, is_ok: bool) -> None:
         """Count one call of a tool of a server, by its label."""
         self.tool_calls.labels(server, "ok" if is_ok else "failed").observe(took_s)
@@ -185,6 +193,15 @@ class _Answers:
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.revenue_nano = 0
+
+    def sums(self) -> AnswerSums:
+        return AnswerSums(
+            sum(self.durations.counts),
+            sum(self.first_tokens.counts),
+            self.first_tokens.sum_s,
+            self.durations.sum_s,
+            self.completion_tokens,
+        )
 
 
 class _Traffic(Collector):

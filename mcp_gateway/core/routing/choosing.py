@@ -26,13 +26,6 @@ class _Pace(NamedTuple):
     noted_at_s: float
 
 
-class KnownPace(NamedTuple):
-    """How long a stream's first token takes, and how many tokens a second follow; None for what nobody knows."""
-
-    first_token_s: float | None
-    tokens_per_s: float | None
-
-
 class Choosing:
     """Puts offers in order, and remembers how quickly they answered."""
 
@@ -68,15 +61,6 @@ class Choosing:
             took_s = before.took_s + _NEWEST_SHARE * (took_s - before.took_s)
             tokens_per_s = before.tokens_per_s + _NEWEST_SHARE * (tokens_per_s - before.tokens_per_s)
         self._paces[place] = _Pace(took_s, tokens_per_s, self._monotonic_s())
-
-    def pace_of(self, offers: Iterable[Offer]) -> KnownPace:
-        """What is known of the first of them that anything is known of, however long ago that was."""
-        for offer in offers:
-            streamed = self._paces.get((offer.source, offer.name, True))
-            pace = streamed or self._paces.get((offer.source, offer.name, False))
-            if pace is not None:
-                return KnownPace(None if streamed is None else streamed.took_s, pace.tokens_per_s)
-        return KnownPace(None, None)
 
     def _took_s(self, offer: Offer, *, is_stream: bool) -> float:
         """0 where nobody knows, so that it becomes known."""

@@ -14,6 +14,7 @@ from http_api.query import Moment, Query, whole_day
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.observe.history import History, RequestFilter
+from mcp_gateway.core.prompt_tasks import PromptTask
 from mcp_gateway.core.record import AskedAs, Door, EndedBy, RequestRecord, parent_of
 
 
@@ -36,8 +37,8 @@ class RequestsQuery(PageQuery):
 class RequestRouting(Told):
     """Of a request that named no model: what was read of it, and how good its caller has found the answer since."""
 
-    task: str
-    complexity: str
+    task: PromptTask | Literal["unknown"]
+    complexity: Literal["simple", "medium", "complex"]
     confidence: float
     score: float | None
 

@@ -37,7 +37,7 @@ from mcp_gateway.core.config_faults import TABLES_IN_LISTS, KeyPath, describe_fa
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.fees import FeeText, quoted
 from mcp_gateway.core.money import MILLION_TOKENS, NANO_PER_CENT, PICO_PER_USD, parse_price, parse_usd
-from mcp_gateway.core.optimization import AUTO, MODE_ALIASES, MODES, Mode, mode_named
+from mcp_gateway.core.optimization import AUTO, MODE_ALIASES, MODES, Mode, MovedByFeedback, mode_named
 from mcp_gateway.core.prices import Price, Rates, Tier
 from mcp_gateway.core.prompt_tasks import TASKS, PromptTask, task_named
 from mcp_gateway.core.provider_settings import ProviderSettings
@@ -632,7 +632,7 @@ class RoutingSettings(Section):
     """What is taken to be the best until outcomes say otherwise; otherwise the first of the pool."""
     least_quality: Share = 0.9
     """Of the best one's expected success: what a model must have to be chosen for its price or its speed."""
-    feedback: Literal["own", "all", "off"] = "own"
+    feedback: MovedByFeedback = "own"
     """Whose choices an account's scores move: its own, those of all (each account a tenth of a cell), or nobody's."""
 
 

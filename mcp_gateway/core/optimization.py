@@ -21,6 +21,10 @@ MAX_POOL_NAMES = 100
 """The most that the pool of a key may have."""
 
 
+MovedByFeedback = Literal["own", "all", "off"]
+"""Whose choices an account's scores of answers move: its own, those of all accounts, or nobody's."""
+
+
 class RoutingDefaults(NamedTuple):
     """What a key says of the choice of its models; None where the settings, or a request, are to say it.
 

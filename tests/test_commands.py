@@ -29,6 +29,8 @@ from tests.recorded import recorded
 from tests.serving import Door, bearer, open_door
 from tests.test_command_line import data_dir, made, run
 
+pytestmark = pytest.mark.gateways
+
 __all__ = ["data_dir"]
 
 USAGE = 2

@@ -40,6 +40,8 @@ from genai_prices.types import Tier as GenaiTier
 
 from mcp_gateway.cli.price_table import PriceTable
 
+pytestmark = pytest.mark.gateways
+
 __all__ = ["data_dir"]
 
 USAGE = 2

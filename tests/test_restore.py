@@ -13,6 +13,8 @@ from mcp_gateway.core.store.sqlite.sole import sole_server
 from tests.test_command_line import data_dir, made, run
 from tests.test_commands import USAGE, told
 
+pytestmark = pytest.mark.gateways
+
 __all__ = ["data_dir"]
 
 

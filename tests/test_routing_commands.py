@@ -21,6 +21,8 @@ from mcp_gateway.core.routing.outcomes import IMPORTED, CellCount
 from tests.cases import each
 from tests.test_command_line import NASTY, data_dir, made, run
 
+pytestmark = pytest.mark.gateways
+
 __all__ = ["data_dir"]
 
 CANARY = "xylophone-canary-7731"

@@ -68,7 +68,10 @@ CHANGED: dict[str, frozenset[str]] = {
     "responses": INTERNAL | {"error", "store", "usage"},
 }
 PAIRS = [Pair(one, Vllm(), CHANGED.get(one.name, frozenset())) for one in SPOKEN if not isinstance(one, ChatTool)]
-pytestmark = pytest.mark.parametrize("pair", PAIRS, ids=repr)
+CHAT, *OTHERS = PAIRS
+pytestmark = pytest.mark.parametrize(
+    "pair", [CHAT, *(pytest.param(pair, marks=pytest.mark.surfaces) for pair in OTHERS)], ids=repr
+)
 
 
 def asked_in(pair: Pair, capture: Capture) -> Ask | None:
@@ -143,6 +146,7 @@ async def test_what_is_no_answer_is_the_backends_error(pair: Pair, body: bytes) 
         await pair.translation.read(body, pair.ask())
 
 
+@pytest.mark.surfaces
 def test_a_stream_is_the_same_at_whichever_byte_it_is_cut(pair: Pair) -> None:
     for capture in pair.answers(is_stream=True):
         stream = capture.body

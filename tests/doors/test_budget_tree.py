@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx2
 import orjson
+import pytest
 import pytest_asyncio
 
 from mcp_gateway.core.money import format_usd
@@ -16,6 +17,7 @@ from tests.serving import WORST, Door, bearer, error_of, open_door
 from tests.stage import CREDIT_NANO, PRICED, Stage, cost_nano, staged
 from tests.surfaces import CHAT_SPOKEN, answers
 
+pytestmark = pytest.mark.gateways
 COST_NANO = cost_nano(9, 3)
 AFFORDS = 60
 BUDGETS: dict[str, tuple[str, list[tuple[int, str, bool]]]] = {

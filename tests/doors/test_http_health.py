@@ -15,6 +15,7 @@ from tests.patience import eventually
 from tests.replaying import ReplayingBackend, held, unary
 from tests.serving import FREE, Door, error_of, fresh_guest, open_door
 
+pytestmark = pytest.mark.gateways
 TOKENS: dict[str, Any] = {"operator_token": "let-me-steer", "metrics_token": "let-me-see"}
 
 

@@ -38,6 +38,7 @@ from tests.replaying import (
 )
 from tests.serving import FREE, PRICED, Door, bearer, chat_body, error_of, open_door
 
+pytestmark = pytest.mark.gateways
 SOON_S = 0.05
 TIMEOUT_S = 30.0
 NEVER_S = 3600.0

@@ -44,6 +44,7 @@ from tests.fake_stripe import fake_stripe, settings_of
 from tests.loop_clock import pass_time
 from tests.patience import eventually
 
+pytestmark = pytest.mark.gateways
 PAGE = "https://app.example.com/top-up"
 ARGUMENTS = chat(model="shop/echo")["params"]["arguments"]
 CAPABLE: dict[str, Any] = {"elicitation": {"url": {}}}

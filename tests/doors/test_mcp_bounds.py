@@ -30,6 +30,7 @@ from tests.doors.test_mcp_odd_messages import session_of
 from tests.doors.test_mcp_transports import INITIALIZED, MODERN, PING, error_of, modern
 from tests.patience import PATIENCE_S, eventually
 
+pytestmark = pytest.mark.gateways
 MARK = "xyzzy-kept"
 BULK: dict[str, Any] = {MARK: {str(number): {} for number in range(400)}}
 BULKY = {

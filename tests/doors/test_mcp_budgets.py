@@ -30,7 +30,7 @@ from tests.serving import FREE, Door, bearer, error_of, open_door
 from tests.stage import PRICED, cost_nano
 from tests.surfaces import CHAT_SPOKEN, answers
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.gateways, pytest.mark.asyncio(loop_scope="module")]
 Json = dict[str, Any]
 MINTING = {"create_budget", "end_budget"}
 ASKED: Json = {"amount_usd": "1", "lifetime_s": 600}

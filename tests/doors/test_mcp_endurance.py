@@ -26,6 +26,7 @@ from tests.loop_clock import pass_time
 from tests.origins import Fixed
 from tests.patience import eventually, settled
 
+pytestmark = pytest.mark.gateways
 STALL_S = 30.0
 LARGE = "ä" * 3_000_000
 ARGUMENTS = chat()["params"]["arguments"]

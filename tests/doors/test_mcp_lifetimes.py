@@ -22,6 +22,7 @@ from tests.doors.test_mcp_transports import MODERN, PING, modern
 from tests.loop_clock import pass_time
 from tests.patience import PATIENCE_S, eventually
 
+pytestmark = pytest.mark.gateways
 PACED = "demo/paced"
 
 

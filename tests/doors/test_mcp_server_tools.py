@@ -12,6 +12,8 @@ from tests.patience import eventually
 from tests.serving import Door, error_of, open_door
 from tests.tool_server import ToolServerDouble
 
+pytestmark = pytest.mark.gateways
+
 
 def server_at(double: ToolServerDouble, **more: Any) -> dict[str, Any]:
     return {"label": "double", "url": f"{double.url}?profile=secret", "accounts": ["*"]} | more

@@ -131,18 +131,21 @@ async def check(*answers: Any) -> None:
             answer.json()
 
 
+@pytest.mark.surfaces
 @pytest.mark.parametrize(("path", "place"), OTHERS)
 async def test_in_another_surface(path: str, place: str, door: Door) -> None:
     key = await door.key(is_test=True)
     await check(*(door.post(place.replace("%s", value).encode(), key, path) for value in VALUES))
 
 
+@pytest.mark.surfaces
 @pytest.mark.parametrize("place", CHATS)
 async def test_in_a_chat(place: str, door: Door) -> None:
     key = await door.key()
     await check(*(door.post(place.replace("%s", value).encode(), key) for value in VALUES))
 
 
+@pytest.mark.surfaces
 @pytest.mark.parametrize("place", MCP)
 async def test_in_an_mcp_message(place: str, door: Door) -> None:
     key = await door.key()
@@ -162,6 +165,7 @@ async def test_in_an_amount(door: Door) -> None:
     await check(*(door.post(body, key, "/v1/billing/checkout") for body in bodies))
 
 
+@pytest.mark.surfaces
 @pytest.mark.parametrize(
     "name", ["limit", "cursor", "since", "until", "model", "key", "status", "door", "surface", "group_by", "other"]
 )

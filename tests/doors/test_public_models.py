@@ -7,6 +7,7 @@ import pytest
 
 from tests.serving import Door, bearer, error_of, open_door
 
+pytestmark = pytest.mark.gateways
 PATHS = ("/v1/models", "/v1/models/demo/echo", "/api/v1/inference/models", "/api/v1/inference/models/demo%2Fecho")
 
 

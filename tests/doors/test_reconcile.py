@@ -41,6 +41,7 @@ from tests.serving import FREE, PRICED, Door, bearer, chat_body, open_door
 from tests.surfaces import SPOKEN, Spoken
 from tests.test_command_line import run
 
+pytestmark = pytest.mark.gateways
 DEATH = whole(b'{"error":{"message":"no","code":500}}', 500)
 
 
@@ -139,7 +140,6 @@ def tells_usage(exchange: Capture) -> bool:
     return is_whole and re.search(rb'_tokens":\s?\d{4}', exchange.body) is None
 
 
-@pytest.mark.surfaces
 @pytest.mark.parametrize("spoken", SPOKEN, ids=repr)
 async def test_every_surface_is_billed_what_the_backend_counted_however_it_is_answered(
     tmp_path: Path, spoken: Spoken

@@ -26,7 +26,7 @@ from tests.patience import PATIENCE_S, eventually
 from tests.replaying import Answer, Asked, ReplayingBackend, death, replayed, unary, whole
 from tests.serving import PRICED, Clock, Door, error_of, open_door
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.gateways, pytest.mark.asyncio(loop_scope="module")]
 
 SEES: dict[str, Any] = {"input_modalities": ["text", "image"], "max_output_tokens": 64}
 SEEING = PRICED | SEES | {"id": "seeing/tiny"}

@@ -25,7 +25,7 @@ from tests.replaying import (
 from tests.serving import FREE, Door, bearer, error_of, open_door
 from tests.stage import CREDIT_NANO, PRICED, Stage, cost_nano, staged
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.gateways, pytest.mark.asyncio(loop_scope="module")]
 
 STREAM = split_events(captured("521_responses_stream").body)
 CODEX = {"originator": "codex_exec"}

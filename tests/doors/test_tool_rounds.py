@@ -34,6 +34,7 @@ from tests.serving import FREE, PRICED, Door, bearer, chat_body, error_of, open_
 from tests.stage import held_for_one
 from tests.tool_server import ToolServerDouble
 
+pytestmark = pytest.mark.gateways
 MCP = {"type": "mcp", "server_label": "double"}
 OWN = {"type": "function", "function": {"name": "own", "parameters": {"type": "object"}}}
 

@@ -9,6 +9,7 @@ import pytest
 from tests.replaying import ReplayingBackend
 from tests.serving import FREE, PRICED, Door, error_of, open_door
 
+pytestmark = pytest.mark.gateways
 UNPRICED = {"id": "forgotten/tiny", "backend_model": "tiny"}
 
 

@@ -11,6 +11,7 @@ from mcp_gateway.core.money import format_usd
 from tests.replaying import Asked, ReplayingBackend, events, stream, unary
 from tests.serving import FREE, MESSAGES, PRICED, WORST, Door, chat_body, error_of, open_door
 
+pytestmark = pytest.mark.gateways
 WINDOW = 400
 
 

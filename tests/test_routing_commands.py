@@ -78,7 +78,7 @@ def test_lines_are_summed_up_by_model_and_task(settings: Path) -> None:
         line(id=7, prompt="not read where the task is named"),
     )
     assert (told.exit_code, told.stderr) == (0, "")
-    assert told.stdout == "imported 5 outcomes of 2 models\n"
+    assert told.stdout == "outcomes imported: 5, of models: 2\n"
     assert counted(settings) == [
         ("big/model", "code", round(2.75 * SCORE_WHOLE), 4), ("small/model", "question_answering", 0, 1),
     ]  # fmt: skip
@@ -141,7 +141,7 @@ def test_one_bad_line_imports_nothing_unless_it_may_be_passed_over(settings: Pat
     assert "\nline 3 has a `task` that is none of code, math" in refused.stderr
     assert counted(settings) == []
     taken = bring(settings, *lines, options=["--skip-bad"])
-    assert (taken.exit_code, taken.stdout) == (0, "imported 2 outcomes of 1 models\n")
+    assert (taken.exit_code, taken.stdout) == (0, "outcomes imported: 2, of models: 1\n")
     assert taken.stderr.startswith("line 2 has no `score`")
     assert counted(settings) == [("big/model", "code", 2 * SCORE_WHOLE, 2)]
 

@@ -70,7 +70,7 @@ def import_outcomes(
         if strange:
             named = shown(", ".join(strange), LISTED_CHARS)
             typer.echo(f"these models are in no [[models]], and count if a backend lists them: {named}", err=True)
-        words = f"imported {lines.outcomes} outcomes of {len(lines.models)} models"
+        words = f"outcomes imported: {lines.outcomes}, of models: {len(lines.models)}"
         answer(words, _imported(lines, strange, replace=replace), is_json=is_json)
 
     at_desk(config, data_dir, work)

@@ -17,7 +17,7 @@ from mcp_gateway.core.routing.outcomes import IMPORTED, CellCount
 from mcp_gateway.core.routing.quality import Outcomes, QualityTable
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.cases import each
-from tests.databases import Query, changing, open_store
+from tests.databases import Query, changing, migrated, open_store
 from tests.recorded import recorded, write_records
 
 CODE = PromptReading("code", 1.0, "simple", 0.1)
@@ -171,7 +171,7 @@ async def test_where_all_share_no_account_has_more_than_a_tenth_of_the_weight(st
 
 @each("feedback", ["own", "all", "off"])
 async def test_what_another_process_imports_is_seen(tmp_path: Path, feedback: MovedByFeedback) -> None:
-    database = tmp_path / feedback
+    database = migrated(tmp_path / feedback)
     server, desk = await open_store(database), await open_store(database)
     book, others = await begun(server, feedback), OutcomeBook(desk, PRIORS, feedback)
     assert expected(book.table_of("acc_1", None)) == (0.6, 0)

@@ -19,6 +19,7 @@ from http_api.messages import TokenCounts, betas_in
 from http_api.middleware.admission import Admission
 from http_api.middleware.answers import Answers, Check
 from http_api.middleware.authentication import Authentication
+from http_api.middleware.cookies import Cookie
 from http_api.middleware.cors import Cors
 from http_api.middleware.gate import Gate
 from http_api.middleware.host_check import HostCheck
@@ -26,6 +27,7 @@ from http_api.models import Models
 from http_api.openapi import Document
 from http_api.operations import AnyOperation
 from http_api.operators import Operators
+from http_api.people import PeopleDoor
 from http_api.proxy import ProviderPaths, as_listing, sold_models
 from http_api.requests import Requests
 from http_api.responses import is_told_in_stream
@@ -38,6 +40,7 @@ from http_api.tools import Tools
 from http_api.topups import TopUps
 from http_api.usage import UsageReports
 from http_api.welcome import Welcome
+from mcp_gateway.core.config import Settings
 from mcp_gateway.core.gateway import Gateway
 from mcp_gateway.core.hosts import Hosts
 from mcp_gateway.core.ids import now_ms
@@ -63,7 +66,7 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> AnyServe
     routes = Routes(operations_in(gateway, mcp, base_url=base_url), bounds)
     checks: list[Check] = [
         Gate(gateway.lifecycle),
-        Authentication(gateway.authenticator),
+        Authentication(gateway.authenticator, cookie_of(settings)),
         Admission(gateway.limiter),
     ]
     if (hosts := Hosts(settings)).are_limited:
@@ -112,6 +115,7 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
         proxy=_provider_paths(gateway),
         mcp=mcp,
         tools=Tools(gateway.tool_servers),
+        people=PeopleDoor(gateway.sign_in, gateway.sign_ins, cookie_of(settings)),
         models=_models(gateway),
         keys=Keys(
             gateway.keys,
@@ -185,6 +189,11 @@ def _inference_of(surface: Surface, gateway: Gateway, **more: Any) -> InferenceE
         comment_s=settings.upstream.queue_comment_s,
         **more,
     )
+
+
+def cookie_of(settings: Settings) -> Cookie:
+    users = settings.users
+    return Cookie(is_insecure=users.insecure_cookie, lifetime_s=users.session_lifetime_s)
 
 
 class _Bounds(TypedDict):

@@ -9,6 +9,7 @@ from http_api.operations import Asked, Nothing, Told
 from http_api.query import AnyQuery
 from http_api.usage import end_of_hour_ms
 from mcp_gateway.core.caller import Caller
+from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.ledger.budgets import BudgetStanding, BudgetWindow, span_at
 from mcp_gateway.core.ledger.ledger import Ledger
@@ -103,7 +104,9 @@ class CurrentKey:
 
     async def get(self, asked: Asked[AnyQuery, Nothing]) -> CurrentKeyObject:
         caller = asked.caller
-        key = await self._keys.get(caller.key_id or "")
+        if caller.key_id is None:
+            raise GatewayError("not_found", "This tells of the key that asks, and you ask without one.")
+        key = await self._keys.get(caller.key_id)
         standings = await self._ledger.budgets(caller.account_id, caller.spent_by)
         is_for_keys = caller.may("manage") and not caller.may("inference")
         most = caller.allowance.requests_per_minute

@@ -11,7 +11,7 @@ from http_api.idempotency import idempotency_key_of, replayed
 from http_api.operations import Absent, Answered, Asked, Nothing, Told
 from http_api.paging import Page, PageQuery, cursor_key, page_of
 from http_api.query import Query
-from mcp_gateway.core.caller import SCOPES, SERVER_LABEL, KeyScope
+from mcp_gateway.core.caller import SCOPES, SERVER_LABEL, Caller, KeyScope
 from mcp_gateway.core.catalog import Published
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import Idempotency
@@ -183,13 +183,12 @@ class Keys:
 
     async def list(self, asked: Asked[KeysQuery, Nothing]) -> KeyPage:
         query = asked.query
-        own = await self._keys.get(asked.caller.key_id or "")
         found = await self._keys.page(
             asked.caller.account_id,
             before_id=query.cursor,
             limit=query.limit + 1,
             state=query.state,
-            within=own.id if own.is_minted else None,
+            within=asked.caller.within,
         )
         budgets = await self._budgets(asked.caller.account_id, found)
         return page_of(
@@ -262,8 +261,8 @@ class Keys:
 
     async def _own_key(self, asked: Asked[Any, Any]) -> Key:
         key_id = asked.path["key_id"]
-        key, own = await self._keys.get(key_id), await self._keys.get(asked.caller.key_id or "")
-        if not _may_see(own, key):
+        key = await self._keys.get(key_id)
+        if not _may_see(asked.caller, key):
             raise GatewayError("not_found", f"There is no key '{shown(key_id)}'.")
         return key
 
@@ -316,11 +315,11 @@ class Keys:
         }
 
 
-def _may_see(own: Key, key: Key) -> bool:
-    """A key that was minted sees itself and what it has made, any other all of its account."""
-    if own.is_minted:
-        return own.id in (key.id, *(maker.key_id for maker in key.makers))
-    return own.account_id == key.account_id
+def _may_see(caller: Caller, key: Key) -> bool:
+    """A key that was minted sees itself and what it has made; any other, and a person, all of their account."""
+    if caller.is_minted:
+        return caller.key_id in (key.id, *(maker.key_id for maker in key.makers))
+    return caller.account_id == key.account_id
 
 
 def _limits_of(asked: KeyChange) -> dict[str, int]:

@@ -45,6 +45,8 @@ class LimitsObject(QuotaObject):
     is_guest: bool
     makers: list[QuotaObject] | Absent = None
     account: QuotaObject | Absent = None
+    origin: QuotaObject | Absent = None
+    """Of all accounts together that were registered from the same address and have not paid yet."""
     site: QuotaObject | Absent = None
     guests: QuotaObject | Absent = None
     budgets: list[BudgetObject] | Absent = None

@@ -19,10 +19,11 @@ from mcp_gateway.core.errors import TABLE, Code
 
 Json = dict[str, Any]
 
-_BEARER, _API_KEY, _SIGNATURE = "bearer", "apiKey", "stripeSignature"
+_BEARER, _API_KEY, _COOKIE, _SIGNATURE = "bearer", "apiKey", "cookie", "stripeSignature"
 _SECURITY_SCHEMES: Json = {
-    _BEARER: {"type": "http", "scheme": "bearer", "description": "A key: `gw_live_...` or `gw_test_...`."},
+    _BEARER: {"type": "http", "scheme": "bearer", "description": "A key (`gw_live_...`, `gw_test_...`) or a token."},
     _API_KEY: {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same."},
+    _COOKIE: {"type": "apiKey", "in": "cookie", "name": "__Host-gw_console", "description": "Of a page of this host."},
     _SIGNATURE: {"type": "apiKey", "in": "header", "name": "Stripe-Signature"},
 }
 _UNSEEN = (Access.OPEN, Access.SIGNED)
@@ -33,7 +34,8 @@ _ALWAYS: frozenset[Code] = frozenset({
 })  # fmt: skip
 """Of any request: of its head, and of what went wrong on our side."""
 _OF_KEYS: frozenset[Code] = frozenset({
-    "invalid_api_key", "revoked_api_key", "expired_api_key", "account_deactivated", "ip_not_authorized",
+    "invalid_api_key", "revoked_api_key", "expired_api_key", "expired_session", "account_deactivated",
+    "ip_not_authorized",
     "ledger_unavailable",
 })  # fmt: skip
 _OF_BODIES: frozenset[Code] = frozenset({
@@ -106,9 +108,11 @@ class Document:
             return []
         if row.access is Access.SIGNED:
             return [{_SIGNATURE: []}]
+        if row.access is Access.PERSON:
+            return [{_BEARER: []}, {_COOKIE: []}]
         scopes = [row.scope] if row.scope is not None else []
         is_needed = row.access in _HOLDERS or (row.access is Access.ANYONE and not self._serves_guests)
-        return [*([] if is_needed else [{}]), {_BEARER: scopes}, {_API_KEY: scopes}]
+        return [*([] if is_needed else [{}]), {_BEARER: scopes}, {_API_KEY: scopes}, {_COOKIE: scopes}]
 
 
 def refusals_of(row: AnyOperation) -> frozenset[Code]:
@@ -118,8 +122,12 @@ def refusals_of(row: AnyOperation) -> frozenset[Code]:
         codes |= {"draining", "maintenance"}
     if row.access not in _UNSEEN:
         codes |= _OF_KEYS
-    if row.access in _HOLDERS or row.access is Access.ANYONE:
+    if row.access in _HOLDERS or row.access in (Access.ANYONE, Access.PERSON):
         codes |= {"missing_credentials"}
+    if row.access is Access.PERSON:
+        codes |= {"insufficient_permissions"}
+    if row.is_for_people:
+        codes |= {"foreign_origin"}
     if row.scope is not None or row.access in (Access.LIVE_HOLDER, Access.ACCOUNT_HOLDER):
         codes |= {"insufficient_scope"}
     if row.query is not AnyQuery:
@@ -196,7 +204,7 @@ def _in_path(row: AnyOperation) -> Iterator[Json]:
 
 def _in_head(row: AnyOperation) -> Iterator[Json]:
     """The key of what happens once, of which nothing else is refused as a conflict."""
-    if "conflict" in row.refuses:
+    if "idempotency_mismatch" in row.refuses or (row.counts is Counts.INFERENCE and "conflict" in row.refuses):
         schema = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"}
         yield {"name": "Idempotency-Key", "in": "header", "required": False, "schema": schema}
 

@@ -43,6 +43,8 @@ class Access(Enum):
     """Who has an account, which guests share one of."""
     LIVE_HOLDER = auto()
     """The same, but for test keys, which are made for others to try with."""
+    PERSON = auto()
+    """Who is signed in; no key is anybody."""
     ACCOUNT_HOLDER = auto()
     """The same as HOLDER, but for minted keys, which see themselves alone."""
 
@@ -158,6 +160,8 @@ class Operation(Generic[Q, B, A]):
     is_always_answered: bool = False
     """Also while the gateway drains or is under maintenance."""
     has_own_host_check: bool = False
+    is_for_people: bool = False
+    """Whether it is about people who sign in: no page of others may ask, and a program may send the cookie."""
     is_for_mcp_pages: bool = False
     """Whether pages that may call the MCP door may read what it answers."""
 

@@ -34,6 +34,19 @@ from http_api.operations import (
     Operation,
     page_at_root,
 )
+from http_api.people import (
+    DeletedUser,
+    EndedSessions,
+    LoginBody,
+    PasswordBody,
+    PasswordChanged,
+    PeopleDoor,
+    RegisterBody,
+    SessionList,
+    SignedInObject,
+    TokenObject,
+    UserObject,
+)
 from http_api.proxy import ProviderPaths
 from http_api.query import AnyQuery, Query
 from http_api.requests import RequestObject, RequestPage, Requests, RequestsQuery
@@ -84,6 +97,7 @@ class Endpoints:
     proxy: ProviderPaths
     mcp: McpEndpoints
     tools: Tools
+    people: PeopleDoor
     models: Models
     keys: Keys
     limits: Limits
@@ -110,6 +124,8 @@ def operations_of(run: Endpoints, *, are_models_public: bool, are_stats_public: 
         _tools(run.tools),
         *_models(run.models, are_public=are_models_public),
         *_keys(run.keys),
+        *_people(run.people),
+        *_keys_of_people(run.keys),
         *_money(run.billing, run.statements),
         *(_payments(run.topups) if run.topups.are_configured else _no_payments(run.topups)),
         *_history(run),
@@ -549,6 +565,174 @@ def _keys(keys: Keys) -> list[AnyOperation]:
     ]
 
 
+_EVERYWHERE = (*ROOT, *PREFIXES)
+_SIGN_IN: frozenset[Code] = frozenset({"too_many_sign_ins", "ledger_unavailable"})
+
+
+def _people(people: PeopleDoor) -> list[AnyOperation]:
+    return [
+        Operation(
+            method="POST",
+            path="/auth/register",
+            name="register",
+            summary="Register, and be signed in.",
+            access=Access.OPEN,
+            counts=Counts.NOTHING,
+            query=Query,
+            body=RegisterBody,
+            answer=SignedInObject,
+            handle=people.register,
+            statuses=(201,),
+            refuses=_SIGN_IN | {"conflict", "registration_closed", "not_found", "invalid_credentials"},
+            prefixes=_EVERYWHERE,
+            is_for_people=True,
+        ),
+        Operation(
+            method="POST",
+            path="/auth/login",
+            name="login",
+            summary="Sign in by e-mail address and password: a token for programs, a cookie for browsers.",
+            access=Access.OPEN,
+            counts=Counts.NOTHING,
+            query=Query,
+            body=LoginBody,
+            answer=SignedInObject,
+            handle=people.login,
+            refuses=_SIGN_IN | {"invalid_credentials"},
+            prefixes=_EVERYWHERE,
+            is_for_people=True,
+        ),
+        Operation(
+            method="POST",
+            path="/auth/logout",
+            name="logout",
+            summary="End the session that asks, with all of its tokens.",
+            access=Access.PERSON,
+            counts=Counts.QUERY,
+            query=Query,
+            body=Nothing,
+            answer=EndedSessions,
+            handle=people.logout,
+            refuses=_NOT_FOUND,
+            prefixes=_EVERYWHERE,
+            is_for_people=True,
+        ),
+        Operation(
+            method="POST",
+            path="/auth/refresh",
+            name="refresh",
+            summary="Have a further token made for the session that asks.",
+            access=Access.PERSON,
+            counts=Counts.QUERY,
+            query=Query,
+            body=Nothing,
+            answer=TokenObject,
+            handle=people.refresh,
+            prefixes=_EVERYWHERE,
+            is_for_people=True,
+        ),
+        Operation(
+            method="GET",
+            path="/auth/me",
+            name="me",
+            summary="Tell who is signed in.",
+            access=Access.PERSON,
+            counts=Counts.QUERY,
+            query=Query,
+            body=Nothing,
+            answer=UserObject,
+            handle=people.me,
+            refuses=_NOT_FOUND,
+            prefixes=_EVERYWHERE,
+            is_for_people=True,
+        ),
+        Operation(
+            method="DELETE",
+            path="/auth/me",
+            name="delete_me",
+            summary="Delete the user that asks: sessions, keys and the e-mail address; the account's books stay.",
+            access=Access.PERSON,
+            counts=Counts.QUERY,
+            query=Query,
+            body=Nothing,
+            answer=DeletedUser,
+            handle=people.delete,
+            refuses=_NOT_FOUND,
+            prefixes=_EVERYWHERE,
+            is_for_people=True,
+        ),
+        Operation(
+            method="POST",
+            path="/auth/password",
+            name="change_password",
+            summary="Choose another password, by the one so far or by a secret that works once; other sessions end.",
+            access=Access.PUBLIC,
+            counts=Counts.QUERY,
+            query=Query,
+            body=PasswordBody,
+            answer=PasswordChanged,
+            handle=people.password,
+            refuses=_SIGN_IN
+            | _NOT_FOUND
+            | {"invalid_credentials", "missing_credentials", "insufficient_permissions", "missing_parameter"},
+            prefixes=_EVERYWHERE,
+            is_for_people=True,
+        ),
+        Operation(
+            method="GET",
+            path="/auth/sessions",
+            name="list_sessions",
+            summary="List where the user is signed in.",
+            access=Access.PERSON,
+            counts=Counts.QUERY,
+            query=Query,
+            body=Nothing,
+            answer=SessionList,
+            handle=people.sessions,
+            prefixes=_EVERYWHERE,
+            is_for_people=True,
+        ),
+        Operation(
+            method="DELETE",
+            path="/auth/sessions",
+            name="end_other_sessions",
+            summary="Sign the user out everywhere else.",
+            access=Access.PERSON,
+            counts=Counts.QUERY,
+            query=Query,
+            body=Nothing,
+            answer=EndedSessions,
+            handle=people.end_others,
+            prefixes=_EVERYWHERE,
+            is_for_people=True,
+        ),
+        Operation(
+            method="DELETE",
+            path="/auth/sessions/{session_id}",
+            name="end_session",
+            summary="End one session of the user.",
+            access=Access.PERSON,
+            counts=Counts.QUERY,
+            query=Query,
+            body=Nothing,
+            answer=EndedSessions,
+            handle=people.end_session,
+            refuses=_NOT_FOUND,
+            prefixes=_EVERYWHERE,
+            is_for_people=True,
+        ),
+    ]
+
+
+def _keys_of_people(keys: Keys) -> list[AnyOperation]:
+    """The same as under /keys, where people look for theirs."""
+    return [
+        replace(row, path="/auth/keys", name=f"auth_{row.name}", prefixes=_EVERYWHERE, is_for_people=True)
+        for row in _keys(keys)
+        if row.path == "/keys"
+    ]
+
+
 def _money(billing: Billing, statements: Statements) -> list[AnyOperation]:
     return [
         Operation(
@@ -748,7 +932,7 @@ def _history(run: Endpoints) -> list[AnyOperation]:
             body=Nothing,
             answer=CurrentKeyObject,
             handle=run.current_key.get,
-            refuses=_REPORTED,
+            refuses=_REPORTED | _NOT_FOUND,
         ),
         Operation(
             method="GET",

@@ -15,6 +15,21 @@ class Area(NamedTuple):
 
 
 AREAS: dict[str, Area] = {
+    "People": Area(
+        ["docs/people.md"],
+        {
+            "People sign in by a password, and their tokens and cookies open what keys do and nothing of others.": [
+                "tests/doors/test_people.py",
+            ],
+            "A password is kept as a hash that is dear to guess, and tried as seldom as people need.": [
+                "tests/core/identity/test_passwords.py",
+                "tests/core/test_sign_ins.py",
+            ],
+            "What signs tokens is replaced before it is old, and nobody is signed out by that.": [
+                "tests/core/identity/test_access_tokens.py",
+            ],
+        },
+    ),
     "Providers": Area(
         ["docs/providers.md"],
         {

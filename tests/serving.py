@@ -22,6 +22,7 @@ from http_api.connection import Bounds, Census, Connection
 from http_api.operations import AnyOperation
 from http_api.program import census_of, mcp_door
 from http_api.serve import DrainingServer, config_of
+from mcp_gateway.core.caller import Role
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.gateway import DATABASE, Desk, Gateway, open_desk, open_gateway
 from mcp_gateway.core.identity.accounts import Accounts
@@ -101,6 +102,20 @@ class Door:
         """A new key, raw; of a new account where none is named."""
         account_id = account_id or await self.account(credit)
         return (await self.gateway.keys.create(account_id, limits=limits, **rights))[1]
+
+    async def person(
+        self, account_id: str | None = None, *, role: Role = "owner", is_administrator: bool = False
+    ) -> str:
+        """The token of a new user; of a new account where none is named."""
+        sign_in = self.gateway.sign_in
+        person = await sign_in.people.create(
+            f"{new_id('user')}@example.com",
+            password_hash=None,
+            account_id=account_id or await self.account(),
+            role=role,
+            is_administrator=is_administrator,
+        )
+        return (await sign_in.open_session(person, "tests", "127.0.0.1")).token
 
     async def balance_nano(self, account_id: str) -> int:
         balance = await self.gateway.ledger.balance(account_id)

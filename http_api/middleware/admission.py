@@ -30,6 +30,8 @@ class Admission:
 
 
 def _check_access(caller: Caller, access: Access) -> None:
+    if access is Access.PERSON:
+        _ = caller.user
     if access is Access.ANYONE or access not in _HOLDERS:
         return
     if caller.is_guest:

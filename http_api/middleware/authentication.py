@@ -4,7 +4,8 @@ from collections.abc import Awaitable
 
 from starlette.types import Scope
 
-from http_api.middleware.credentials import credential_of, credentials_of
+from http_api.middleware.cookies import Cookie, check_page, is_no_page_of_others, is_own_page
+from http_api.middleware.credentials import credential_of, credentials_of, may_be_several
 from http_api.operations import Access, AnyOperation
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.context import RequestContext
@@ -14,31 +15,30 @@ from mcp_gateway.core.identity.authenticator import Authenticator
 
 class Authentication:
     """Sets the context's caller. No credential is a guest; a wrong one is 401, never a guest, unless a good one is
-    beside it; one that counts is 403 from an address that is not of its networks.
+    beside it. Good ones of different accounts are 401, too: nobody knows who is meant. One that counts is 403 from an
+    address that is not of its networks.
 
     Operations that are open, or have a check of their own, are for anybody, whatever they send. Public ones are for
     guests also where those are switched off.
     """
 
-    def __init__(self, authenticator: Authenticator) -> None:
+    def __init__(self, authenticator: Authenticator, cookie: Cookie) -> None:
         self._authenticator = authenticator
+        self._cookie = cookie
 
     def __call__(self, scope: Scope, context: RequestContext, operation: AnyOperation) -> Awaitable[None] | None:
         """Raises GatewayError (401, 403). To be awaited where a key is shown for the first time, or one of several."""
-        access = operation.access
+        access, sent = operation.access, context.sent
+        credential = credential_of(sent)
+        if operation.is_for_people and credential is None:
+            check_page(scope["method"], sent)
         if access is Access.OPEN or access is Access.SIGNED:
             return None
-        credential = credential_of(context.sent)
         if credential is None:
-            guest = self._authenticator.guest if access is Access.PUBLIC else self._authenticator.without_key
-            context.caller = guest(context.address)
-            return None
-        caller = None
-        try:
-            caller = self._authenticator.recall(credential)
-        except GatewayError:
-            if not credentials_of(scope)[1:]:
-                raise
+            return self._without_key(scope, context, operation)
+        if may_be_several(scope) and len(several := credentials_of(scope)) > 1:
+            return self._try_all(several, context)
+        caller = self._authenticator.recall(credential)
         if caller is None:
             return self._try_all(credentials_of(scope), context)
         if caller.networks:
@@ -46,22 +46,49 @@ class Authentication:
         context.caller = caller
         return None
 
+    def _without_key(self, scope: Scope, context: RequestContext, operation: AnyOperation) -> Awaitable[None] | None:
+        """Whoever a browser's cookie names, where it is taken; else a guest."""
+        is_public = operation.access is Access.PUBLIC
+        if b"cookie" in context.sent and (cookie := self._cookie_in(context, operation)) is not None:
+            return self._try_cookie(cookie, context, is_public=is_public)
+        guest = self._authenticator.guest if is_public else self._authenticator.without_key
+        context.caller = guest(context.address)
+        return None
+
+    def _cookie_in(self, context: RequestContext, operation: AnyOperation) -> str | None:
+        is_taken = is_no_page_of_others if operation.is_for_people else is_own_page
+        return self._cookie.value_in(context.sent) if is_taken(context.sent) else None
+
+    async def _try_cookie(self, cookie: str, context: RequestContext, *, is_public: bool) -> None:
+        """A browser goes on sending what is over: where everybody may ask, its person is a guest then."""
+        try:
+            context.caller = await self._authenticator.with_cookie(cookie)
+        except GatewayError:
+            if not is_public:
+                raise
+            context.caller = self._authenticator.guest(context.address)
+
     async def _try_all(self, credentials: list[str], context: RequestContext) -> None:
         refusals: list[GatewayError] = []
         try:
-            caller = await self._first_good(credentials, refusals)
+            caller = await self._the_good_one(credentials, refusals)
         finally:
             refusals.clear()  # of which each holds these frames: else they stay until the garbage is collected
         caller.check_address(context.address)
         context.caller = caller
 
-    async def _first_good(self, credentials: list[str], refusals: list[GatewayError]) -> Caller:
-        """Without a good one, a refusal that tells more than "not known here" is told first."""
+    async def _the_good_one(self, credentials: list[str], refusals: list[GatewayError]) -> Caller:
+        """A key before a person; without a good one, a refusal that tells more than "not known here" is told first."""
+        good: list[Caller] = []
         for credential in credentials:
             try:
-                return await self._authenticator.identify(credential)
+                good.append(await self._authenticator.identify(credential))
             except GatewayError as refusal:
                 refusals.append(refusal)
+        if len({caller.account_id for caller in good}) > 1:
+            raise GatewayError("invalid_api_key", "Two credentials of different accounts were sent; send one of them.")
+        if good:
+            return next((caller for caller in good if caller.key_id is not None), good[0])
         if not refusals:
             raise GatewayError("invalid_api_key", "Send the key as `Authorization: Bearer gw_live_...`.")
         raise next((refusal for refusal in refusals if refusal.code != "invalid_api_key"), refusals[0])

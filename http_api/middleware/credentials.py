@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 from starlette.types import Scope
 
+from mcp_gateway.core.context import SENT
+
 _KEY_HEADERS = (b"x-api-key", b"api-key", b"x-goog-api-key")
 """Also of clients that are made for Anthropic, Azure and Google."""
 _ALL = frozenset((b"authorization", *_KEY_HEADERS))
@@ -29,6 +31,13 @@ def credential_of(sent: Mapping[bytes, bytes]) -> str | None:
                 return key
             is_sent = True
     return "" if is_sent else None
+
+
+def may_be_several(scope: Scope) -> bool:
+    """Whether a request may show further keys: in another header, or in a further line of the same."""
+    sent = scope[SENT]
+    count = (b"authorization" in sent) + (b"x-api-key" in sent) + (b"api-key" in sent) + (b"x-goog-api-key" in sent)
+    return count > 1 or len(sent) != len(scope["headers"])
 
 
 def credentials_of(scope: Scope) -> list[str]:

@@ -1,4 +1,4 @@
-"""The roof: `mcp-gateway serve | revenue | accounts | keys | requests | ledger | prices | config | ...`.
+"""The roof: `mcp-gateway serve | revenue | accounts | users | keys | requests | ledger | prices | config | ...`.
 
 It alone knows http_api.
 """
@@ -13,7 +13,7 @@ import typer
 
 from bridge.mcp_stdio_bridge import main as run_bridge
 from mcp_gateway import __version__
-from mcp_gateway.cli import accounts, budgets, keys, prices, providers, requests, routing
+from mcp_gateway.cli import accounts, budgets, keys, prices, providers, requests, routing, users
 from mcp_gateway.cli.desk import (
     FAULTS,
     ConfigOption,
@@ -62,6 +62,7 @@ app.add_typer(ledger, name="ledger")
 app.add_typer(prices.app, name="prices")
 app.add_typer(providers.app, name="providers")
 app.add_typer(routing.app, name="routing")
+app.add_typer(users.app, name="users")
 app.add_typer(configuration, name="config")
 
 

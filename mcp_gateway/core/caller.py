@@ -17,6 +17,15 @@ KeyScope = Literal["inference", "read", "billing", "manage"]
 """What a key may be used for: chats, models, limits and the balance; the account's history; its payments; its keys."""
 SCOPES: tuple[KeyScope, ...] = get_args(KeyScope)
 
+Role = Literal["owner", "member", "viewer"]
+"""Of a user in an account."""
+ROLES: tuple[Role, ...] = get_args(Role)
+ROLE_SCOPES: dict[Role, frozenset[KeyScope]] = {
+    "owner": frozenset(SCOPES),
+    "member": frozenset({"inference", "read", "manage"}),
+    "viewer": frozenset({"read"}),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
@@ -30,15 +39,15 @@ class Allowance:
     """Calls that ask about things rather than for inference."""
 
 
-Whose = Literal["key", "maker", "account", "address", "site", "guests"]
+Whose = Literal["key", "user", "maker", "account", "origin", "address", "site", "guests"]
 
 
 @dataclass(frozen=True, slots=True)
 class Quota:
     """An allowance and the subject that it is counted by; `whose` says what the subject is.
 
-    The subject is a key, a key that made it or its maker, an account, a guest's address (IPv6: its /64), an IPv6
-    guest's site (its /48), or all guests.
+    The subject is a key, a user, a key that made it or its maker, an account, the address that accounts were registered
+    from which have not paid, a guest's address (IPv6: its /64), an IPv6 guest's site (its /48), or all guests.
     """
 
     whose: Whose
@@ -75,9 +84,14 @@ class KeyHolder:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A person who has signed in."""
+    """A person who has signed in, in one of their sessions."""
 
     user_id: str
+    session_id: str = ""
+    role: Role = "owner"
+    """In the account that they ask for."""
+    is_administrator: bool = False
+    """Whether they run the gateway, too."""
 
 
 Principal = Guest | KeyHolder | User
@@ -121,11 +135,16 @@ class Caller:
     """Each of which must have the address that it asks from: its key's, and those of the keys that made it."""
     key_id: str | None = field(init=False, compare=False)
     """Of the key that is shown; None without one."""
+    credential_id: str | None = field(init=False, compare=False)
+    """The same, or the session of a user: what ends when the caller may go on no longer."""
     is_guest: bool = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         """What every request asks of the principal is looked up once."""
-        object.__setattr__(self, "key_id", self.principal.key_id if isinstance(self.principal, KeyHolder) else None)
+        key_id = self.principal.key_id if isinstance(self.principal, KeyHolder) else None
+        session_id = self.principal.session_id if isinstance(self.principal, User) else None
+        object.__setattr__(self, "key_id", key_id)
+        object.__setattr__(self, "credential_id", key_id or session_id)
         object.__setattr__(self, "is_guest", isinstance(self.principal, Guest))
 
     def may(self, scope: KeyScope) -> bool:
@@ -135,7 +154,7 @@ class Caller:
     def check_scope(self, scope: KeyScope) -> None:
         """Raises GatewayError `insufficient_scope` for a key without it."""
         if scope not in self.scopes:
-            raise lacking_scope(scope)
+            raise lacking_scope(scope, "Your role" if isinstance(self.principal, User) else "This API key")
 
     def check_address(self, address: str) -> None:
         """Raises GatewayError `ip_not_authorized` for one that its key may not be used from."""
@@ -150,6 +169,15 @@ class Caller:
             raise GatewayError("missing_credentials", "Only callers with an API key may have budgets made.")
         if not self.may_mint_over_mcp:
             raise lacking_right()
+
+    @property
+    def user(self) -> User:
+        """Raises GatewayError `missing_credentials` for guests, `insufficient_permissions` for keys."""
+        if isinstance(self.principal, User):
+            return self.principal
+        if self.is_guest:
+            raise GatewayError("missing_credentials", "Sign in first: POST /auth/login.")
+        raise GatewayError("insufficient_permissions", "This is about a person who is signed in; a key is nobody.")
 
     @property
     def subject(self) -> str:
@@ -167,8 +195,8 @@ class Caller:
         return self.quotas[0].allowance
 
 
-def lacking_scope(scope: KeyScope) -> GatewayError:
-    return GatewayError("insufficient_scope", f"This API key does not have the scope `{scope}`.")
+def lacking_scope(scope: KeyScope, whose: str = "This API key") -> GatewayError:
+    return GatewayError("insufficient_scope", f"{whose} does not have the scope `{scope}`.")
 
 
 def lacking_right(param: str | None = None) -> GatewayError:

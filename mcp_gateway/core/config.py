@@ -574,6 +574,24 @@ class LimitSettings(Section):
     """The most values and names in the JSON of one request, less its token ids; a quarter in a body above 4 MiB."""
 
 
+class UserSettings(Section):
+    """People who sign in."""
+
+    registration: Literal["open", "invite", "closed"] | None = Field(default=None, examples=["closed"])
+    """Who may register: anybody; whom an owner or the operator invites; whom the operator invites. Otherwise the first
+    account alone, and then only whom the operator invites."""
+    session_idle_s: Positive = 12 * 3600
+    """A session that is not used for so long has ended."""
+    session_lifetime_s: Positive = 7 * 86_400
+    """A session ends so long after its sign-in, used or not."""
+    sessions_per_user: Positive = 100
+    """Sessions of one user; a further one ends the one that was used the longest ago."""
+    token_lifetime_s: Annotated[Whole, Field(ge=60, le=86_400)] = 900
+    """How long a token (JWT) is good that POST /auth/login has made."""
+    insecure_cookie: bool = False
+    """Set the browser's cookie without `__Host-` and `Secure`, for plain http elsewhere than on this machine."""
+
+
 class UpstreamSettings(Section):
     """Connections to the backends."""
 
@@ -921,6 +939,7 @@ class Settings(Section):
     """text or json: one JSON object a line, with time, level, logger and message."""
     guests: GuestSettings = GuestSettings()
     limits: LimitSettings = LimitSettings()
+    users: UserSettings = UserSettings()
     upstream: UpstreamSettings = UpstreamSettings()
     image_fetch: ImageFetchSettings = ImageFetchSettings()
     wallet: WalletSettings = WalletSettings()

@@ -33,12 +33,17 @@ from mcp_gateway.core.dialects.openai import OpenAi
 from mcp_gateway.core.dialects.openai_refusals import path_error_of
 from mcp_gateway.core.dialects.vllm import Vllm
 from mcp_gateway.core.idempotency import Idempotency, Repeats
+from mcp_gateway.core.identity.access_tokens import AccessTokens
 from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.identity.address import AddressReader, counted_as
 from mcp_gateway.core.identity.authenticator import Authenticator
 from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.identity.keys import KeysPerAccount
 from mcp_gateway.core.identity.known_keys import KnownKeys
+from mcp_gateway.core.identity.passwords import Passwords
+from mcp_gateway.core.identity.people import People
+from mcp_gateway.core.identity.sessions import KnownSessions, SessionLifetimes, UserSessions
+from mcp_gateway.core.identity.sign_in import SignIn
 from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.image_fetching.fetcher import ImageFetcher
 from mcp_gateway.core.image_fetching.resolver import Resolver
@@ -55,6 +60,7 @@ from mcp_gateway.core.ledger.statement import Statement
 from mcp_gateway.core.lifecycle import Lifecycle, Phase
 from mcp_gateway.core.limits.day_counts import DayCounts
 from mcp_gateway.core.limits.limiter import Limiter
+from mcp_gateway.core.limits.sign_ins import SignIns
 from mcp_gateway.core.mcp_client.servers import ToolServers
 from mcp_gateway.core.minting import Mint
 from mcp_gateway.core.money import parse_price, parse_usd
@@ -122,6 +128,9 @@ class Gateway:
     keys: KeyRing
     mint: Mint
     known_keys: KnownKeys
+    known_sessions: KnownSessions
+    sign_in: SignIn
+    sign_ins: SignIns
     authenticator: Authenticator
     addresses: AddressReader
     inference: Inference
@@ -135,6 +144,7 @@ class Desk:
 
     accounts: Accounts
     keys: KeyRing
+    people: People
     ledger: Ledger
     statement: Statement
     months: Months
@@ -158,6 +168,7 @@ async def open_desk(settings: Settings) -> AsyncIterator[Desk]:
         yield Desk(
             accounts,
             _keys(store, settings),
+            People(store, new_id=new_id, now_ms=now_ms),
             ledger,
             Statement(store),
             Months(store),
@@ -200,6 +211,18 @@ async def open_gateway(
         keys = _keys(store, settings)
         known_keys = KnownKeys(keys, now_ms=now_ms)
         await known_keys.begin()
+        tokens = AccessTokens(
+            store,
+            issuer=settings.public_url or "mcp-gateway",
+            lifetime_ms=settings.users.token_lifetime_s * 1000,
+            new_id=new_id,
+            now_ms=now_ms,
+        )
+        sessions = _sessions(store, settings)
+        known_sessions = KnownSessions(sessions, tokens, now_ms=now_ms)
+        known_keys.on_change(known_sessions.catch_up)
+        passwords = Passwords()
+        stack.callback(passwords.close)
         outcomes = _outcomes(store, settings)
         await outcomes.begin()
         addresses = AddressReader(settings.trusted_proxies)
@@ -265,7 +288,17 @@ async def open_gateway(
             keys=keys,
             mint=Mint(keys, ledger, leases, published, new_id),
             known_keys=known_keys,
-            authenticator=Authenticator(known_keys, settings.guests, settings.limits),
+            known_sessions=known_sessions,
+            sign_in=SignIn(
+                People(store, new_id=new_id, now_ms=now_ms),
+                passwords,
+                sessions,
+                tokens,
+                registration=settings.users.registration,
+                heard=known_keys.catch_up,
+            ),
+            sign_ins=SignIns(now_s or clock),
+            authenticator=Authenticator(known_keys, settings.guests, settings.limits, known_sessions),
             addresses=addresses,
             inference=inference,
             tool_servers=tool_servers,
@@ -273,6 +306,7 @@ async def open_gateway(
         )
         _watch_tool_servers(tool_servers, metrics)
         known_keys.on_close(inference.close_key)
+        known_sessions.on_close(inference.close_key)
         keys.on_change(lambda key: leases.give_back_of(key.account_id))
         await pool.begin(settings.upstream.start_wait_s)
         _log_prices(settings, published)
@@ -383,6 +417,12 @@ def _keys(store: Store, settings: Settings) -> KeyRing:
         limits.minted_keys_per_minute,
     )
     return KeyRing(store, new_id=new_id, now_ms=now_ms, most=most)
+
+
+def _sessions(store: Store, settings: Settings) -> UserSessions:
+    users = settings.users
+    lifetimes = SessionLifetimes(users.session_idle_s * 1000, users.session_lifetime_s * 1000, users.sessions_per_user)
+    return UserSessions(store, new_id=new_id, now_ms=now_ms, lifetimes=lifetimes)
 
 
 def _outcomes(store: Store, settings: Settings) -> OutcomeBook:

@@ -7,13 +7,15 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from mcp_gateway.core.caller import Caller, KeyScope, lacking_right, lacking_scope
+from mcp_gateway.core.caller import Caller, KeyScope, User, lacking_right, lacking_scope
 from mcp_gateway.core.catalog import Published
 from mcp_gateway.core.engine import Write
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.identity.keys import TEST_SCOPES, Key, check_lowered, check_servers
+from mcp_gateway.core.identity.own_limits import OwnLimits
 from mcp_gateway.core.identity.particulars import Particulars, ParticularsChange, check_networks
+from mcp_gateway.core.identity.people import NoteMadeBy
 from mcp_gateway.core.key_pools import gone_from, named_pool
 from mcp_gateway.core.ledger.budgets import Budget, BudgetStanding, BudgetWindow, MakeBudgets
 from mcp_gateway.core.ledger.leases import Leases
@@ -73,7 +75,7 @@ class MintedKey(NamedTuple):
 
 
 class Mint:
-    """Makes keys for callers that have keys with the scope `manage`."""
+    """Makes keys for callers with the scope `manage`, be they keys or people."""
 
     def __init__(
         self, keys: KeyRing, ledger: Ledger, leases: Leases, published: Published, new_id: Callable[[str], str]
@@ -95,7 +97,7 @@ class Mint:
         Raises GatewayError as KeyRing.create, and for what the caller's key may not do itself: `insufficient_scope`,
         `insufficient_permissions`, `model_not_found`; for a lease as Leases.make.
         """
-        maker = await self._keys.get(caller.key_id or "")
+        maker = _person_s(caller) if caller.key_id is None else await self._keys.get(caller.key_id)
         check_lowered(caller.allowance, wanted.limits)
         scopes = _granted(maker, wanted.scopes, is_test=wanted.is_test)
         if wanted.may_mint_over_mcp and not maker.may_mint_over_mcp:
@@ -112,6 +114,8 @@ class Mint:
         budgets = self._budgets(maker.account_id, key_id, wanted.budgets, expires_at_ms)
         standings = [self._ledger.new_budget(budget) for budget in budgets]
 
+        above = () if caller.key_id is None else tuple(maker.holders)
+
         async def create(decided: MakeBudgets) -> MintedKey:
             key, raw = await self._keys.create(
                 maker.account_id,
@@ -120,7 +124,7 @@ class Mint:
                 limits=replace(maker.limits, **wanted.limits),
                 scopes=scopes,
                 expires_at_ms=expires_at_ms,
-                made_by=maker.id,
+                made_by=caller.key_id,
                 models=models,
                 has_budget=bool(budgets),
                 may_mint_over_mcp=wanted.may_mint_over_mcp,
@@ -130,12 +134,12 @@ class Mint:
                 particulars=particulars,
                 key_id=key_id,
                 keep=lambda key: keep(key, standings),
-                and_then=lambda _: [decided],
+                and_then=lambda key: [decided, *_notes_of(caller, key)],
             )
             return MintedKey(key, raw, standings)
 
         try:
-            return await self._leases.make(MakeBudgets(budgets, above=tuple(maker.holders)), create)
+            return await self._leases.make(MakeBudgets(budgets, above=above), create)
         except GatewayError as refusal:
             if wanted.end is None or refusal.param != "expires_at":
                 raise
@@ -180,6 +184,15 @@ class Mint:
             return {catalog.find(name).id for name in asked}
         except GatewayError as refusal:
             raise GatewayError(refusal.code, refusal.message, param="models") from None
+
+
+def _person_s(caller: Caller) -> Key:
+    """What stands for the maker of a person's key: one that may what the account's keys may by default."""
+    return Key("", caller.account_id, "", "", False, 0, None, OwnLimits(), caller.scopes)
+
+
+def _notes_of(caller: Caller, key: Key) -> Sequence[Write[None]]:
+    return [NoteMadeBy(key.id, caller.principal.user_id)] if isinstance(caller.principal, User) else []
 
 
 def budget_amount(text: str, param: str) -> int:

@@ -19,8 +19,8 @@ Owner = tuple[str, str | None, str]
 
 
 def owner_of(caller: Caller) -> Owner:
-    """Whom a session belongs to: an account's key, or a guest's address."""
-    return caller.account_id, caller.key_id, caller.subject
+    """Whom a session belongs to: a key, a session of a user, or a guest's address."""
+    return caller.account_id, caller.credential_id, caller.subject
 
 
 def is_guest(owner: Owner) -> bool:

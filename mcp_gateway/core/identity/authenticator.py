@@ -2,21 +2,39 @@
 
 from collections.abc import Callable
 
-from mcp_gateway.core.caller import GUEST, GUEST_ACCOUNT_ID, Allowance, Caller, KeyHolder, Quota, Validity
+from mcp_gateway.core.caller import (
+    GUEST,
+    GUEST_ACCOUNT_ID,
+    ROLE_SCOPES,
+    Allowance,
+    Caller,
+    KeyHolder,
+    Quota,
+    User,
+    Validity,
+)
 from mcp_gateway.core.config import GuestSettings, LimitSettings
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.identity.access_tokens import TOKEN_PREFIX
 from mcp_gateway.core.identity.address import counted_as, site_of
 from mcp_gateway.core.identity.key_ring import AccountLimits
 from mcp_gateway.core.identity.keys import Key, binding, in_force
 from mcp_gateway.core.identity.known_keys import KnownKeys
 from mcp_gateway.core.identity.own_limits import DEFAULT, LIMIT_NAMES, Limit, OwnLimits
+from mcp_gateway.core.identity.sessions import KnownSessions, UserSession
+
+_MOST_PEOPLE = 10_000
+"""UserSessions whose callers are kept."""
 
 
 class Authenticator:
-    """Knows keys and guests; each Caller carries what it may use."""
+    """Knows keys, people and guests; each Caller carries what it may use."""
 
-    def __init__(self, keys: KnownKeys, guests: GuestSettings, limits: LimitSettings) -> None:
+    def __init__(
+        self, keys: KnownKeys, guests: GuestSettings, limits: LimitSettings, sessions: KnownSessions | None = None
+    ) -> None:
         self._keys = keys
+        self._sessions = sessions
         self._limits = limits
         self._serves_guests = guests.enabled
         self._callers: dict[str, tuple[Key, AccountLimits, Caller]] = {}
@@ -26,7 +44,11 @@ class Authenticator:
         self._site_allowance = _guest_allowance(
             guests.requests_per_minute_per_48, guests.in_flight_per_48, guests.listing_requests_per_minute_per_48
         )
+        self._people: dict[str, tuple[UserSession, AccountLimits, Caller]] = {}
+        """By session."""
         keys.on_close(self._forget)
+        if sessions is not None:
+            sessions.on_close(self._forget_session)
         self._all_guests = Quota("guests", "guests", _guest_allowance(None, guests.in_flight, None))
 
     def recall(self, credential: str) -> Caller | None:
@@ -35,11 +57,24 @@ class Authenticator:
         Raises GatewayError (401, 403) for a credential that is known to be wrong.
         """
         key = self._keys.recall(credential)
-        return None if key is None else self._key_caller(key)
+        if key is not None:
+            return self._key_caller(key)
+        session = None if self._sessions is None else self._sessions.recall(credential)
+        return None if session is None else self._person_caller(session)
 
     async def identify(self, credential: str) -> Caller:
         """The caller with a credential, shown before or not. Raises GatewayError (401, 403, 503)."""
-        return self.recall(credential) or self._key_caller(await self._keys.look_up(credential))
+        if (known := self.recall(credential)) is not None:
+            return known
+        if self._sessions is not None and credential.startswith(TOKEN_PREFIX):
+            return await self._known_person(await self._sessions.look_up_token(credential))
+        return self._key_caller(await self._keys.look_up(credential))
+
+    async def with_cookie(self, cookie: str) -> Caller:
+        """The caller with a browser's session. Raises GatewayError (401, 403, 503)."""
+        assert self._sessions is not None
+        session = self._sessions.recall(cookie) or await self._sessions.look_up_cookie(cookie)
+        return await self._known_person(session)
 
     def without_key(self, address: str) -> Caller:
         """The caller of a request that shows none. Raises GatewayError (401) where guests are switched off."""
@@ -98,14 +133,46 @@ class Authenticator:
             made = self._callers[key.id] = key, limits, self._make_caller(key, limits, validity)
         return made[2]
 
+    async def _known_person(self, session: UserSession) -> Caller:
+        await self._keys.learn(session.account_id)
+        return self._person_caller(session)
+
+    def _person_caller(self, session: UserSession) -> Caller:
+        limits = self._keys.account_limits(session.account_id)
+        made = self._people.get(session.id)
+        if made is None or made[0] is not session or made[1] is not limits:
+            validity = Validity() if made is None else made[2].validity
+            if made is None and len(self._people) >= _MOST_PEOPLE:
+                del self._people[next(iter(self._people))]
+            made = self._people[session.id] = session, limits, self._make_person(session, limits, validity)
+        return made[2]
+
+    def _make_person(self, session: UserSession, limits: AccountLimits, validity: Validity) -> Caller:
+        own = Quota("user", session.user_id, self.allowance_of(OwnLimits()))
+        return Caller(
+            session.account_id,
+            User(session.user_id, session.id, session.role, session.is_administrator),
+            (own, *self._shared(session.account_id, limits)),
+            scopes=ROLE_SCOPES[session.role],
+            margin=limits.margin,
+            validity=validity,
+            may_proxy=limits.may_proxy,
+        )
+
+    def _shared(self, account_id: str, limits: AccountLimits) -> tuple[Quota, ...]:
+        """What all of an account count by, and all accounts from one address together that have not paid yet."""
+        account = Quota("account", account_id, self._account_allowance(limits))
+        if limits.origin is None:
+            return (account,)
+        return account, Quota("origin", f"origin:{limits.origin}", self.defaults)
+
     def _make_caller(self, key: Key, limits: AccountLimits, validity: Validity) -> Caller:
         own = Quota("key", key.id, self.allowance_of(key.limits))
-        account = Quota("account", key.account_id, self._account_allowance(limits))
         makers = [
             Quota("maker", maker.key_id, self._maker_allowance(maker.limits, limits.own))
             for maker in binding(key.makers)
         ]
-        quotas = (own, account, *makers)
+        quotas = (own, *self._shared(key.account_id, limits), *makers)
         return Caller(
             key.account_id,
             KeyHolder(key.id),
@@ -124,6 +191,11 @@ class Authenticator:
             routing=key.routing,
             networks=key.networks,
         )
+
+    def _forget_session(self, session_id: str, error: GatewayError) -> None:
+        made = self._people.pop(session_id, None)
+        if made is not None:
+            made[2].validity.ended_by = error.code
 
     def _forget(self, key_id: str, error: GatewayError) -> None:
         made = self._callers.pop(key_id, None)

@@ -7,7 +7,7 @@ and what a change costs does not depend on how many keys there are.
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Set
+from collections.abc import Awaitable, Callable, Set
 from math import inf
 
 from mcp_gateway.core.engine import DatabaseError
@@ -23,6 +23,8 @@ _MAX_REFUSED = 10_000
 _SHAPE = re.compile(rf"(?:{LIVE_PREFIX}|{TEST_PREFIX})[A-Za-z0-9_-]{{43}}")
 _UNKNOWN: Code = "invalid_api_key"
 
+OnChange = Callable[[Set[str]], Awaitable[None]]
+"""Hears the ids of what has changed, whichever process changed it; it hears of them again where it raises."""
 OnClose = Callable[[str, GatewayError], None]
 """Hears the id of a key that stops being valid, and the refusal that it gets from then on."""
 
@@ -49,6 +51,7 @@ class KnownKeys:
         self._catching_up = asyncio.Lock()
         self._on_close: list[OnClose] = []
         self._on_right_changed: list[Callable[[str], None]] = []
+        self._on_change: list[OnChange] = []
         keys.on_change(lambda _: self.catch_up())
 
     def __len__(self) -> int:
@@ -88,6 +91,10 @@ class KnownKeys:
         """Call `listener` for each key that was shown and stops being valid while this process runs."""
         self._on_close.append(listener)
 
+    def on_change(self, listener: OnChange) -> None:
+        """Call `listener` with what has changed of keys, accounts, users and sessions, each time that this looks."""
+        self._on_change.append(listener)
+
     def on_right_changed(self, listener: Callable[[str], None]) -> None:
         """Call `listener` with the id of each key that was shown and is given another right, or loses one."""
         self._on_right_changed.append(listener)
@@ -108,7 +115,25 @@ class KnownKeys:
                 self._replace(digest, key, await self._keys.find(digest))
             for account_id in self._accounts_touched_by(stale_ids):
                 self._account_limits[account_id] = await self._keys.account_limits(account_id)
+            for listener in self._on_change if stale_ids else ():
+                await listener(stale_ids)
             self._stale_ids -= stale_ids
+
+    async def learn(self, account_id: str) -> None:
+        """Have `account_limits` know of an account that there is, and whose keys need not have been shown.
+
+        Raises GatewayError `ledger_unavailable`.
+        """
+        if account_id in self._account_limits:
+            return
+        seen = -1
+        while seen != self._last_change:
+            seen = self._last_change
+            try:
+                limits = await self._keys.account_limits(account_id)
+            except DatabaseError as error:
+                raise _unreadable(error) from None
+        self._account_limits[account_id] = limits
 
     def end_expired(self) -> None:
         """Close the keys whose time is over."""
@@ -142,9 +167,7 @@ class KnownKeys:
                 key = await self._keys.find(digest)
                 limits = None if key is None else await self._limits_with(key)
             except DatabaseError as error:
-                logger.error("a key could not be read: %s", error)
-                message = "The gateway cannot read its keys at the moment; try again shortly."
-                raise GatewayError("ledger_unavailable", message) from None
+                raise _unreadable(error) from None
         return key, limits
 
     async def _limits_with(self, key: Key) -> AccountLimits:
@@ -201,3 +224,8 @@ class KnownKeys:
         if len(self._refused) >= _MAX_REFUSED:
             del self._refused[next(iter(self._refused))]
         self._refused[digest] = code
+
+
+def _unreadable(error: DatabaseError) -> GatewayError:
+    logger.error("a key could not be read: %s", error)
+    return GatewayError("ledger_unavailable", "The gateway cannot read its keys at the moment; try again shortly.")

@@ -87,11 +87,11 @@ class Inference:
         """Raise what admission would now, and count nothing: before a body is read for it."""
         self._limiter.check(caller)
 
-    def close_key(self, key_id: str, error: GatewayError) -> None:
-        """End the answers that still run for a key, which is not valid any more."""
-        for running in [running for running in self.running if running.key_id == key_id]:
+    def close_key(self, credential_id: str, error: GatewayError) -> None:
+        """End the answers that still run for a key, or a session of a user, which is not valid any more."""
+        for running in [running for running in self.running if running.credential_id == credential_id]:
             running.end_with(error.code)
-        for passing in [passing for passing in self.passing if passing.key_id == key_id]:
+        for passing in [passing for passing in self.passing if passing.credential_id == credential_id]:
             passing.end_with(error.code)
 
 
@@ -138,7 +138,7 @@ class Exchange:
         self.call = call
         self.turn = turn
         self._running = running
-        self.key_id = caller.key_id
+        self.credential_id = caller.credential_id
         self._bill = Bill(parts, caller, call)
 
     # The calls of a door

@@ -60,7 +60,7 @@ class Passage:
         self._order = order
         self._turn = turn
         self._running = running
-        self.key_id = caller.key_id
+        self.credential_id = caller.credential_id
         self.cost_nano = order.price.most_nano(0, 0)
         self._started_at_s = parts.now_s()
         self._clock_start_s = parts.monotonic_s()

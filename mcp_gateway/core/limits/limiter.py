@@ -166,8 +166,8 @@ class Limiter:
             use.requests += 1
             use.requests_today += 1
             use.running += 1
-        if caller.key_id is not None:
-            self._admitted[caller.key_id] = uses
+        if caller.credential_id is not None:
+            self._admitted[caller.credential_id] = uses
         self._running += 1
         return Turn(self, uses)
 
@@ -293,7 +293,7 @@ class Limiter:
     def _uses_of(self, caller: Caller) -> Uses:
         """What was used of each quota in this minute; what was not used yet is not kept yet."""
         minute = self._current_minute()
-        known = self._known.get(caller.key_id)
+        known = self._known.get(caller.credential_id)
         if known is not None and known[0] is caller.quotas:
             return known[1]
         table = self._guest_uses if caller.is_guest else self._key_uses
@@ -305,8 +305,8 @@ class Limiter:
             if use.minute != minute:
                 use.begin(minute)
             uses.append((use, quota))
-        if caller.key_id is not None and all(use.is_kept for use, _ in uses):
-            self._known[caller.key_id] = caller.quotas, uses
+        if caller.credential_id is not None and all(use.is_kept for use, _ in uses):
+            self._known[caller.credential_id] = caller.quotas, uses
         return uses
 
     def _first_use(self, quota: Quota) -> Use:

@@ -8,8 +8,10 @@ from mcp_gateway.core.errors import Code, GatewayError
 
 _OF: dict[Whose, str] = {
     "key": "of this key",
+    "user": "of yours",
     "maker": "of the key that made this one (all that it made together)",
     "account": "of your account (all of its keys together)",
+    "origin": "of all accounts together that were made from one address and have not paid yet",
     "address": "of your address",
     "site": "of your network (your IPv6 address's /48)",
     "guests": "of all guests together",

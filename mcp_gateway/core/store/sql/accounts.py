@@ -19,6 +19,8 @@ from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
 MARGIN = "COALESCE((SELECT margin FROM account_margins WHERE account_margins.account_id = accounts.id), 0)"
 """Of a row of accounts; most have none."""
 MAY_PROXY = "EXISTS (SELECT 1 FROM proxying_accounts WHERE proxying_accounts.account_id = accounts.id)"
+ORIGIN = "(SELECT address FROM sharing_accounts WHERE sharing_accounts.account_id = accounts.id)"
+"""The address that an account was registered from, while it shares the limits of one with others from there."""
 _COLUMNS = f"id, name, created_at_ms, is_active, {MARGIN}, {MAY_PROXY}, {', '.join(LIMIT_NAMES)}"
 _NO_LIMIT = -1
 """As it is stored; NULL is the default."""
@@ -94,6 +96,12 @@ def _let_proxy(transaction: Transaction, write: LetAccountProxy) -> bool:
     transaction.execute(sql, (write.account_id,))
     note_change(transaction, LIMITS_OF + write.account_id)
     return True
+
+
+def stop_sharing(transaction: Transaction, account_id: str) -> None:
+    """Give an account that has paid, or was granted credit, limits of its own."""
+    if transaction.execute("DELETE FROM sharing_accounts WHERE account_id = ?", (account_id,)):
+        note_change(transaction, LIMITS_OF + account_id)
 
 
 def _all(rows: Rows, _: AllAccounts) -> list[Account]:

@@ -14,6 +14,7 @@ from mcp_gateway.core.store.sql import (
     outcomes,
     payments,
     requests,
+    users,
 )
 from mcp_gateway.core.store.sqlite import ledger as hot_ledger
 
@@ -32,4 +33,5 @@ EXECUTORS = (
     | counters.EXECUTORS
     | orders.EXECUTORS
     | outcomes.EXECUTORS
+    | users.EXECUTORS
 )

@@ -21,6 +21,7 @@ from mcp_gateway.core.ledger.entries import (
 from mcp_gateway.core.ledger.rules import NOTHING, Amount, Free
 from mcp_gateway.core.money import MAX_NANO, OutsideKind
 from mcp_gateway.core.record import RequestRecord
+from mcp_gateway.core.store.sql.accounts import stop_sharing
 from mcp_gateway.core.store.sql.budgets import put_into_pocket, with_returned
 from mcp_gateway.core.store.sql.ledger import FROM_OUTSIDE
 from mcp_gateway.core.store.sqlite import grants
@@ -142,6 +143,8 @@ def _move(transaction: Transaction, write: Move) -> bool:
     _check_fits(journal, write.account_id)
     journal.write()
     _note(transaction, write.kind, write.reference, write.note)
+    if write.kind == "credit":
+        stop_sharing(transaction, write.account_id)
     return True
 
 
@@ -158,6 +161,7 @@ def _grant(transaction: Transaction, write: Grant) -> bool:
     )
     journal.write()
     _note(transaction, "grant", write.reference, write.note)
+    stop_sharing(transaction, write.account_id)
     return True
 
 

@@ -1,0 +1,80 @@
+"""How often a password may be tried: of one user, and from one address. Knows neither users nor passwords.
+
+All in memory and without awaits, so that a thousand tries at once count as a thousand.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil
+
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.limits.use import MINUTE_S
+
+_FREE_FAILURES = 5
+_LONGEST_WAIT_S = 15 * 60.0
+_MOST_DOUBLINGS = 10
+"""After which a wait is the longest."""
+_FORGOTTEN_AFTER_S = 4 * _LONGEST_WAIT_S
+_PER_ADDRESS_A_MINUTE = 20
+_MOST = 100_000
+
+
+@dataclass(slots=True)
+class _Failures:
+    """Of one name: how many in a row, and when the last was."""
+
+    count: int = 0
+    last_at_s: float = 0.0
+
+    def wait_s(self, now_s: float) -> float:
+        """Twice as long after each failure beyond the first few; never for good, else anybody could lock a user out."""
+        if self.count < _FREE_FAILURES:
+            return 0.0
+        doublings = min(self.count - _FREE_FAILURES, _MOST_DOUBLINGS)
+        return self.last_at_s + min(float(1 << doublings), _LONGEST_WAIT_S) - now_s
+
+
+class SignIns:
+    """Counts tries by name, whether there is such a user or not, and by address."""
+
+    def __init__(self, now_s: Callable[[], float]) -> None:
+        self._now_s = now_s
+        self._failures: OrderedDict[str, _Failures] = OrderedDict()
+        """By name, the one that failed the longest ago first."""
+        self._tries: dict[str, int] = {}
+        """By address, in this minute."""
+        self._minute = -1
+
+    def count_address(self, address: str) -> None:
+        """Count one try from an address. Raises GatewayError `too_many_sign_ins`."""
+        minute = int(self._now_s()) // MINUTE_S
+        if minute != self._minute:
+            self._minute, self._tries = minute, {}
+        tries = self._tries.get(address, 0)
+        if tries >= _PER_ADDRESS_A_MINUTE or len(self._tries) >= _MOST:
+            raise _too_many((minute + 1) * MINUTE_S - self._now_s())
+        self._tries[address] = tries + 1
+
+    def begin(self, name: str) -> None:
+        """Count a try as a failure until it is known to be none. Raises GatewayError `too_many_sign_ins`."""
+        now_s = self._now_s()
+        failures = self._failures.pop(name, None)
+        if failures is None or now_s - failures.last_at_s > _FORGOTTEN_AFTER_S:
+            failures = _Failures()
+        self._failures[name] = failures
+        if (wait_s := failures.wait_s(now_s)) > 0:
+            raise _too_many(wait_s)
+        failures.count += 1
+        failures.last_at_s = now_s
+        if len(self._failures) > _MOST:
+            self._failures.popitem(last=False)
+
+    def succeed(self, name: str) -> None:
+        """Forget the failures of a name whose password was right."""
+        self._failures.pop(name, None)
+
+
+def _too_many(wait_s: float) -> GatewayError:
+    message = "Too many tries to sign in; wait before the next one."
+    return GatewayError("too_many_sign_ins", message, retry_after_s=max(1, ceil(wait_s)))

@@ -1,0 +1,342 @@
+"""Users, their sessions, the secrets that let somebody in once, and what signs tokens."""
+
+from mcp_gateway.core.caller import GUEST_ACCOUNT_ID
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.identity.access_tokens import AllSigningKeys, MakeSigningKey, SigningKey
+from mcp_gateway.core.identity.accounts import CreateAccount
+from mcp_gateway.core.identity.key_ring import EndKeys
+from mcp_gateway.core.identity.keys import unknown_account
+from mcp_gateway.core.identity.people import (
+    AllPeople,
+    CreatePerson,
+    Credentials,
+    DeletePerson,
+    HasAccounts,
+    KeepSecret,
+    NewPerson,
+    NoteMadeBy,
+    OneTimeSecret,
+    Person,
+    PersonByEmail,
+    PersonById,
+    RenewHash,
+    SecretEmail,
+    SetPassword,
+    SetPasswordBySecret,
+    SetPersonActive,
+    email_taken,
+    registration_closed,
+    useless_secret,
+    wrong_credentials,
+)
+from mcp_gateway.core.identity.sessions import (
+    EndSession,
+    EndSessions,
+    NoteSeen,
+    OpenSession,
+    SessionByCookie,
+    SessionById,
+    SessionsOf,
+    UserSession,
+)
+from mcp_gateway.core.store.sql.accounts import note_change
+from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
+
+_PERSON = (
+    "SELECT id, email, account_id, role, is_administrator, is_active, password_hash IS NOT NULL, created_at_ms, "
+    "password_hash FROM users JOIN memberships ON user_id = id "
+)
+_SESSION = (
+    "SELECT user_sessions.id, user_sessions.user_id, account_id, role, is_administrator, user_sessions.created_at_ms, "
+    "seen_at_ms, expires_at_ms, agent, network, accounts.is_active FROM user_sessions "
+    "JOIN users ON users.id = user_sessions.user_id AND users.is_active "
+    "JOIN memberships ON memberships.user_id = users.id JOIN accounts ON accounts.id = account_id "
+)
+_KEPT = (
+    "SELECT sha256, purpose, expires_at_ms, user_id, email, account_id, role, is_administrator FROM one_time_secrets "
+    "WHERE sha256 = ? AND expires_at_ms > ? "
+)
+_HAS_ACCOUNTS = "SELECT 1 FROM accounts WHERE id <> ? LIMIT 1"
+_HAS_USERS = "SELECT 1 FROM users LIMIT 1"
+_OLDEST_SESSIONS = (
+    "DELETE FROM user_sessions WHERE id IN "
+    "(SELECT id FROM user_sessions WHERE user_id = ? ORDER BY seen_at_ms DESC, id DESC LIMIT -1 OFFSET ?)"
+)
+_ALL = 1_000_000
+"""Keys that end in the transaction that deletes their maker."""
+
+
+# Users
+
+
+def _create(transaction: Transaction, write: CreatePerson) -> Person:
+    """Whatever is wrong is found before anything is changed."""
+    new = write.new
+    secret = None if new.secret_sha256 is None else _inviting(transaction, new)
+    if transaction.first("SELECT 1 FROM users WHERE email = ?", (new.email,)):
+        raise email_taken()
+    account = new.account if secret is None else secret.account_id or new.account
+    if isinstance(account, str) and not transaction.first("SELECT 1 FROM accounts WHERE id = ?", (account,)):
+        raise unknown_account(account)
+    if new.only_first and transaction.first(_HAS_ACCOUNTS, (GUEST_ACCOUNT_ID,)):
+        raise registration_closed()
+    transaction.execute("DELETE FROM one_time_secrets WHERE sha256 = ?", (new.secret_sha256,))
+    account_id = account if isinstance(account, str) else _make_account(transaction, new, is_invited=bool(secret))
+    role, is_administrator = new.role, new.is_administrator
+    if secret is not None:
+        role, is_administrator = secret.role, secret.is_administrator
+    row = (new.id, new.email, new.password_hash, is_administrator, True, new.created_at_ms)
+    transaction.execute("INSERT INTO users VALUES (?, ?, ?, ?, ?, ?)", row)
+    transaction.execute("INSERT INTO memberships VALUES (?, ?, ?)", (new.id, account_id, role))
+    transaction.execute("DELETE FROM one_time_secrets WHERE purpose = 'first_administrator'")
+    return Person(
+        new.id, new.email, account_id, role, bool(is_administrator), True, new.password_hash is not None,
+        new.created_at_ms,
+    )  # fmt: skip
+
+
+def _inviting(rows: Rows, new: NewPerson) -> OneTimeSecret:
+    """The secret by which somebody registers. Raises GatewayError `invalid_value`."""
+    row = rows.first(f"{_KEPT} AND purpose <> 'password'", (new.secret_sha256, new.created_at_ms))
+    if row is None:
+        raise useless_secret()
+    secret = OneTimeSecret(*row)
+    is_late = secret.purpose == "first_administrator" and rows.first(_HAS_USERS) is not None
+    if is_late or secret.email not in (None, new.email):
+        raise useless_secret()
+    return secret
+
+
+def _make_account(transaction: Transaction, new: NewPerson, *, is_invited: bool) -> str:
+    assert not isinstance(new.account, str)
+    transaction.run(CreateAccount(new.account))
+    transaction.execute("INSERT INTO accounts_of_users VALUES (?)", (new.account.id,))
+    if new.registered_from is not None and not is_invited:
+        transaction.execute("INSERT INTO sharing_accounts VALUES (?, ?)", (new.account.id, new.registered_from))
+    return new.account.id
+
+
+def _set_password(transaction: Transaction, write: SetPassword) -> None:
+    transaction.execute("UPDATE users SET password_hash = ? WHERE id = ?", (write.password_hash, write.user_id))
+    transaction.execute("DELETE FROM one_time_secrets WHERE user_id = ?", (write.user_id,))
+    _end_sessions(transaction, EndSessions(write.user_id, write.but_session_id))
+
+
+def _set_password_by_secret(transaction: Transaction, write: SetPasswordBySecret) -> None:
+    row = transaction.first(f"{_KEPT} AND purpose = 'password'", (write.secret_sha256, write.now_ms))
+    if row is None:
+        raise useless_secret()
+    _set_password(transaction, SetPassword(OneTimeSecret(*row).user_id or "", write.password_hash))
+
+
+def _renew_hash(transaction: Transaction, write: RenewHash) -> None:
+    sql = "UPDATE users SET password_hash = ? WHERE id = ? AND password_hash = ?"
+    transaction.execute(sql, (write.after, write.user_id, write.before))
+
+
+def _set_active(transaction: Transaction, write: SetPersonActive) -> None:
+    transaction.execute("UPDATE users SET is_active = ? WHERE id = ?", (write.is_active, write.user_id))
+    if not write.is_active:
+        _end_sessions(transaction, EndSessions(write.user_id, None))
+
+
+def _delete(transaction: Transaction, write: DeletePerson) -> None:
+    user_id = write.user_id
+    account_id = _left_behind(transaction, user_id)
+    sql = "SELECT key_id FROM keys_of_users WHERE user_id = ? UNION SELECT id FROM keys WHERE account_id = ?"
+    if key_ids := tuple(key_id for (key_id,) in transaction.all(sql, (user_id, account_id))):
+        transaction.run(EndKeys(key_ids, write.at_ms, _ALL))
+    _end_sessions(transaction, EndSessions(user_id, None))
+    for table in ("one_time_secrets", "memberships"):
+        transaction.execute(f"DELETE FROM {table} WHERE user_id = ?", (user_id,))
+    transaction.execute("DELETE FROM one_time_secrets WHERE email = (SELECT email FROM users WHERE id = ?)", (user_id,))
+    transaction.execute("DELETE FROM users WHERE id = ?", (user_id,))
+    if account_id is not None:
+        transaction.execute("UPDATE accounts SET name = '' WHERE id = ?", (account_id,))
+        transaction.execute("DELETE FROM sharing_accounts WHERE account_id = ?", (account_id,))
+
+
+def _left_behind(rows: Rows, user_id: str) -> str | None:
+    """The account that was made for its first user and has none after this one."""
+    sql = (
+        "SELECT account_id FROM memberships AS own JOIN accounts_of_users USING (account_id) WHERE user_id = ? AND NOT "
+        "EXISTS (SELECT 1 FROM memberships AS other WHERE other.account_id = own.account_id "
+        "AND other.user_id <> own.user_id)"
+    )
+    row = rows.first(sql, (user_id,))
+    return None if row is None else str(row[0])
+
+
+def _note_made_by(transaction: Transaction, write: NoteMadeBy) -> None:
+    transaction.execute("INSERT INTO keys_of_users VALUES (?, ?)", (write.key_id, write.user_id))
+
+
+def _by_id(rows: Rows, read: PersonById) -> Credentials | None:
+    return _credentials(rows.first(f"{_PERSON} WHERE id = ?", (read.user_id,)))
+
+
+def _by_email(rows: Rows, read: PersonByEmail) -> Credentials | None:
+    return _credentials(rows.first(f"{_PERSON} WHERE email = ?", (read.email,)))
+
+
+def _people(rows: Rows, read: AllPeople) -> list[Person]:
+    one = "" if read.account_id is None else "WHERE account_id = ?"
+    asked = () if read.account_id is None else (read.account_id,)
+    return [_person(row) for row in rows.all(f"{_PERSON} {one} ORDER BY created_at_ms, id", asked)]
+
+
+def _credentials(row: Row | None) -> Credentials | None:
+    return None if row is None else Credentials(_person(row), row[-1])
+
+
+def _person(row: Row) -> Person:
+    user_id, email, account_id, role, is_administrator, is_active, has_password, created_at_ms, _ = row
+    return Person(
+        user_id, email, account_id, role, bool(is_administrator), bool(is_active), bool(has_password), created_at_ms
+    )
+
+
+def _has_accounts(rows: Rows, _: HasAccounts) -> bool:
+    return rows.first(_HAS_ACCOUNTS, (GUEST_ACCOUNT_ID,)) is not None
+
+
+# Secrets that let somebody in once
+
+
+def _keep(transaction: Transaction, write: KeepSecret) -> bool:
+    secret = write.secret
+    if secret.purpose == "first_administrator" and transaction.first(_HAS_USERS) is not None:
+        return False
+    if secret.user_id is not None and _by_id(transaction, PersonById(secret.user_id)) is None:
+        raise GatewayError("not_found", "There is no such user.")
+    if secret.account_id and not transaction.first("SELECT 1 FROM accounts WHERE id = ?", (secret.account_id,)):
+        raise unknown_account(secret.account_id)
+    if secret.email and transaction.first("SELECT 1 FROM users WHERE email = ?", (secret.email,)):
+        raise email_taken()
+    transaction.execute(
+        "DELETE FROM one_time_secrets WHERE expires_at_ms <= ? OR (purpose = ? AND (purpose = 'first_administrator' OR "
+        "user_id = ? OR email = ?))",
+        (write.now_ms, secret.purpose, secret.user_id, secret.email),
+    )
+    row = (
+        secret.sha256, secret.purpose, secret.expires_at_ms, secret.user_id, secret.email, secret.account_id,
+        secret.role, secret.is_administrator,
+    )  # fmt: skip
+    transaction.execute("INSERT INTO one_time_secrets VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+    return True
+
+
+def _email_of_secret(rows: Rows, read: SecretEmail) -> str | None:
+    row = rows.first(_KEPT, (read.sha256, read.now_ms))
+    if row is None:
+        return None
+    secret = OneTimeSecret(*row)
+    found = None if secret.user_id is None else _by_id(rows, PersonById(secret.user_id))
+    return secret.email or "" if found is None else found.person.email
+
+
+# UserSessions
+
+
+def _open_session(transaction: Transaction, write: OpenSession) -> None:
+    one = write.session
+    row = (
+        one.id, one.user_id, write.cookie_sha256, one.created_at_ms, one.seen_at_ms, one.expires_at_ms, one.agent,
+        one.network,
+    )  # fmt: skip
+    values = "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    if not transaction.first("SELECT 1 FROM users WHERE id = ? AND is_active", (one.user_id,)):
+        raise wrong_credentials()  # switched off or deleted since the password was compared
+    transaction.execute(f"INSERT INTO user_sessions {values}", row)
+    dead = "DELETE FROM user_sessions WHERE user_id = ? AND expires_at_ms <= ?"
+    transaction.execute(dead, (one.user_id, one.created_at_ms))
+    if transaction.execute(_OLDEST_SESSIONS, (one.user_id, write.most)):
+        note_change(transaction, one.user_id)
+
+
+def _end_session(transaction: Transaction, write: EndSession) -> bool:
+    sql = "DELETE FROM user_sessions WHERE user_id = ? AND id = ?"
+    ended = transaction.execute(sql, (write.user_id, write.session_id))
+    note_change(transaction, write.session_id)
+    return bool(ended)
+
+
+def _end_sessions(transaction: Transaction, write: EndSessions) -> int:
+    sql = "DELETE FROM user_sessions WHERE user_id = ? AND id <> ?"
+    ended = transaction.execute(sql, (write.user_id, write.but_session_id or ""))
+    note_change(transaction, write.user_id)
+    return ended
+
+
+def _note_seen(transaction: Transaction, write: NoteSeen) -> None:
+    sql = "UPDATE user_sessions SET seen_at_ms = MAX(seen_at_ms, ?) WHERE id = ?"
+    transaction.execute(sql, (write.at_ms, write.session_id))
+
+
+def _session_by_id(rows: Rows, read: SessionById) -> UserSession | None:
+    return _session(rows.first(f"{_SESSION} WHERE user_sessions.id = ?", (read.session_id,)))
+
+
+def _session_by_cookie(rows: Rows, read: SessionByCookie) -> UserSession | None:
+    return _session(rows.first(f"{_SESSION} WHERE cookie_sha256 = ?", (read.cookie_sha256,)))
+
+
+def _sessions(rows: Rows, read: SessionsOf) -> list[UserSession]:
+    found = rows.all(f"{_SESSION} WHERE user_sessions.user_id = ? ORDER BY seen_at_ms DESC", (read.user_id,))
+    return [session for row in found if (session := _session(row)) is not None]
+
+
+def _session(row: Row | None) -> UserSession | None:
+    if row is None:
+        return None
+    session_id, user_id, account_id, role, is_administrator, made_ms, seen_ms, ends_ms, agent, network, is_active = row
+    return UserSession(
+        session_id, user_id, account_id, role, bool(is_administrator), made_ms, seen_ms, ends_ms, agent, network,
+        bool(is_active),
+    )  # fmt: skip
+
+
+# What signs tokens
+
+
+def _make_signing_key(transaction: Transaction, write: MakeSigningKey) -> None:
+    key = write.key
+    transaction.execute("DELETE FROM signing_keys WHERE retired_at_ms < ?", (write.forgotten_before_ms,))
+    if not transaction.first("SELECT 1 FROM signing_keys WHERE active_from_ms >= ?", (key.active_from_ms,)):
+        row = (key.id, key.secret, key.active_from_ms, key.retired_at_ms)
+        transaction.execute("INSERT INTO signing_keys VALUES (?, ?, ?, ?)", row)
+
+
+def _signing_keys(rows: Rows, _: AllSigningKeys) -> list[SigningKey]:
+    sql = "SELECT id, secret, active_from_ms, retired_at_ms FROM signing_keys ORDER BY active_from_ms"
+    return [SigningKey(*row) for row in rows.all(sql)]
+
+
+EXECUTORS = Executors(
+    alone={
+        CreatePerson: _create,
+        SetPassword: _set_password,
+        SetPasswordBySecret: _set_password_by_secret,
+        RenewHash: _renew_hash,
+        SetPersonActive: _set_active,
+        DeletePerson: _delete,
+        NoteMadeBy: _note_made_by,
+        KeepSecret: _keep,
+        OpenSession: _open_session,
+        EndSession: _end_session,
+        EndSessions: _end_sessions,
+        NoteSeen: _note_seen,
+        MakeSigningKey: _make_signing_key,
+    },
+    reads={
+        PersonById: _by_id,
+        PersonByEmail: _by_email,
+        AllPeople: _people,
+        HasAccounts: _has_accounts,
+        SecretEmail: _email_of_secret,
+        SessionById: _session_by_id,
+        SessionByCookie: _session_by_cookie,
+        SessionsOf: _sessions,
+        AllSigningKeys: _signing_keys,
+    },
+)

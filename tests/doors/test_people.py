@@ -1,0 +1,668 @@
+"""People over HTTP: how they come in and go, what their tokens and cookies open, and what an attacker is told."""
+
+import asyncio
+import base64
+import hmac
+import json
+import logging
+from collections.abc import AsyncIterator
+from itertools import count
+from typing import Any
+
+import httpx2
+import pytest
+import pytest_asyncio
+
+from mcp_gateway.core.caller import ROLES
+from mcp_gateway.core.clock import DAY_MS
+from mcp_gateway.core.identity.passwords import Passwords
+from mcp_gateway.core.identity.people import People
+from mcp_gateway.core.ids import new_id, now_ms
+from tests.cases import each
+from tests.databases import store_of
+from tests.logged import lines_logged
+from tests.serving import Door, error_of, fresh_guest, open_door
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+PASSWORD = "a quiet river in May"
+OTHER = "another river in June"
+COOKIE = "__Host-gw_console"
+_numbers = count(1)
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def door(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Door]:
+    async with open_door(tmp_path_factory.mktemp("people"), users={"registration": "open"}) as door:
+        cheap(door)
+        yield door
+        await door.nothing_is_left()
+
+
+def cheap(door: Door) -> None:
+    """Hashes that take no 16 ms: what they cost is told of elsewhere."""
+    door.gateway.sign_in._passwords.close()
+    door.gateway.sign_in._passwords = Passwords(time_cost=1, memory_kib=8)
+
+
+def email() -> str:
+    return f"user{next(_numbers)}@example.com"
+
+
+async def post(door: Door, path: str, body: Any = None, **headers: str) -> httpx2.Response:
+    named = fresh_guest() | {name.replace("_", "-"): value for name, value in headers.items()}
+    return await door.http.post(path, json={} if body is None else body, headers=named)
+
+
+async def registered(door: Door, address: str | None = None, password: str = PASSWORD) -> dict[str, Any]:
+    response = await post(door, "/auth/register", {"email": address or email(), "password": password})
+    assert response.status_code == 201, response.text
+    body: dict[str, Any] = response.json()
+    door.http.cookies.clear()
+    return body
+
+
+async def login(door: Door, address: str, password: str = PASSWORD, **headers: str) -> httpx2.Response:
+    response = await post(door, "/auth/login", {"email": address, "password": password}, **headers)
+    door.http.cookies.clear()
+    return response
+
+
+def code_of(response: httpx2.Response) -> tuple[int, str]:
+    return response.status_code, error_of(response)["code"]
+
+
+# In and out
+
+
+async def test_who_registers_is_signed_in_and_owns_an_account(door: Door) -> None:
+    response = await post(door, "/auth/register", {"email": " Ann@Example.COM ", "password": PASSWORD})
+    door.http.cookies.clear()
+    body = response.json()
+    assert response.status_code == 201
+    assert (body["token_type"], body["expires_in"]) == ("Bearer", 900)
+    assert (body["user"]["email"], body["user"]["role"], body["user"]["administrator"]) == (
+        "ann@example.com",
+        "owner",
+        False,
+    )
+    me = await door.get("/auth/me", body["token"])
+    assert me.json() == body["user"] | {"session_id": body["session_id"]}
+
+
+@each("prefix", ["", "/v1", "/api/v1/inference"])
+async def test_a_person_signs_in_under_each_base_path_and_the_token_works_wherever_a_key_does(
+    door: Door, prefix: str
+) -> None:
+    address = (await registered(door))["user"]["email"]
+    response = await post(door, f"{prefix}/auth/login", {"email": address.upper(), "password": PASSWORD})
+    door.http.cookies.clear()
+    token = response.json()["token"]
+    for path in ("/v1/keys", "/v1/limits", "/v1/billing", "/v1/requests", "/v1/usage", "/api/v1/inference/usage"):
+        assert (await door.get(path, token)).status_code == 200, path
+    assert (await door.http.get("/v1/limits", headers={"x-api-key": token})).json()["is_guest"] is False
+
+
+async def test_a_token_chats_for_its_account_by_both_doors_within_its_limits(door: Door) -> None:
+    body = await registered(door)
+    chat = await door.chat(body["token"], model="demo/echo")
+    assert chat.status_code == 200, chat.text
+    assert chat.headers["x-ratelimit-limit"] == "60"
+    record = await door.record(chat)
+    assert (record["account_id"], record["key_id"]) == (body["user"]["account_id"], None)
+    tool = await door.call(
+        "chat_completion", body["token"], model="demo/echo", messages=[{"role": "user", "content": "x"}]
+    )
+    assert tool.json()["result"]["isError"] is False, tool.text
+    limits = (await door.get("/v1/limits", body["token"])).json()
+    assert limits["is_guest"] is False
+
+
+async def test_a_sign_out_ends_the_session_its_cookie_and_all_of_its_tokens_and_no_other_session(door: Door) -> None:
+    body = await registered(door)
+    again = (await login(door, body["user"]["email"])).json()
+    refreshed = (await post(door, "/auth/refresh", authorization=f"Bearer {body['token']}")).json()["token"]
+    out = await post(door, "/auth/logout", authorization=f"Bearer {refreshed}")
+    assert out.status_code == 200
+    assert "Max-Age=0" in out.headers["set-cookie"]
+    for token in (body["token"], refreshed):
+        assert code_of(await door.get("/auth/me", token)) == (401, "expired_session")
+        assert code_of(await door.get("/v1/models", token)) == (401, "expired_session")
+    assert (await door.get("/auth/me", again["token"])).status_code == 200
+
+
+async def test_what_another_process_ends_is_ended_here_by_the_next_look(door: Door) -> None:
+    body = await registered(door)
+    assert (await door.get("/auth/me", body["token"])).status_code == 200
+    desk = await door.desk()
+    await desk.people.set_active(body["user"]["id"], is_active=False)
+    await door.gateway.known_keys.catch_up()
+    assert code_of(await door.get("/auth/me", body["token"])) == (401, "expired_session")
+    assert code_of(await login(door, body["user"]["email"])) == (401, "invalid_credentials")
+    await desk.people.set_active(body["user"]["id"], is_active=True)
+    assert (await login(door, body["user"]["email"])).status_code == 200
+
+
+async def test_the_users_of_an_account_that_is_switched_off_are_told_so(door: Door) -> None:
+    body = await registered(door)
+    await (await door.desk()).accounts.set_active(body["user"]["account_id"], is_active=False)
+    await door.gateway.known_keys.catch_up()
+    assert code_of(await door.get("/v1/limits", body["token"])) == (403, "account_deactivated")
+
+
+async def test_sessions_are_listed_and_ended_one_by_one_or_all_but_the_one_that_asks(door: Door) -> None:
+    body = await registered(door)
+    others = [(await login(door, body["user"]["email"], user_agent=f"browser {n}")).json() for n in range(3)]
+    listed = (await door.get("/auth/sessions", body["token"])).json()["data"]
+    assert len(listed) == 4
+    assert [one["id"] for one in listed if one["current"]] == [body["session_id"]]
+    assert {one["agent"] for one in listed} >= {"browser 0", "browser 1", "browser 2"}
+    assert all(one["network"].endswith(".0/24") for one in listed)
+    ended = await door.http.delete(
+        f"/auth/sessions/{others[0]['session_id']}", headers={"authorization": f"Bearer {body['token']}"}
+    )
+    assert ended.json() == {"ended": 1}
+    assert code_of(await door.get("/auth/me", others[0]["token"])) == (401, "expired_session")
+    rest = await door.http.delete("/auth/sessions", headers={"authorization": f"Bearer {body['token']}"})
+    assert rest.json() == {"ended": 2}
+    assert code_of(await door.get("/auth/me", others[1]["token"])) == (401, "expired_session")
+    assert (await door.get("/auth/me", body["token"])).status_code == 200
+
+
+async def test_the_session_of_another_user_is_404(door: Door) -> None:
+    ann, bob = await registered(door), await registered(door)
+    refused = await door.http.delete(
+        f"/auth/sessions/{bob['session_id']}", headers={"authorization": f"Bearer {ann['token']}"}
+    )
+    assert code_of(refused) == (404, "not_found")
+    assert (await door.get("/auth/me", bob["token"])).status_code == 200
+
+
+# Keys
+
+
+async def test_a_person_makes_sees_and_ends_keys_of_their_account_and_of_no_other(door: Door) -> None:
+    ann, bob = await registered(door), await registered(door)
+    for path in ("/auth/keys", "/v1/keys"):
+        made = await post(door, path, {"name": "mine"}, authorization=f"Bearer {ann['token']}")
+        assert made.status_code == 201, made.text
+    assert len((await door.get("/auth/keys", ann["token"])).json()["data"]) == 2
+    assert (await door.get("/auth/keys", bob["token"])).json()["data"] == []
+    key = made.json()
+    assert (await door.get("/v1/limits", key["key"])).status_code == 200
+    assert code_of(await door.get(f"/v1/keys/{key['id']}", bob["token"])) == (404, "not_found")
+    ended = await door.http.delete(f"/v1/keys/{key['id']}", headers={"authorization": f"Bearer {ann['token']}"})
+    assert ended.status_code == 200
+    assert code_of(await door.get("/v1/limits", key["key"])) == (401, "revoked_api_key")
+
+
+async def test_a_key_of_a_person_may_no_more_than_a_key_of_the_account_by_default(door: Door) -> None:
+    token = (await registered(door))["token"]
+    for wanted in (
+        {"mint_over_mcp": True},
+        {"mcp_servers": ["*"]},
+        {"requests_per_minute": 61},
+        {"requests_per_day": 1001},
+    ):
+        refused = await post(door, "/auth/keys", wanted, authorization=f"Bearer {token}")
+        assert code_of(refused) == (403, "insufficient_permissions"), wanted
+    assert code_of(await door.get("/v1/key", token)) == (404, "not_found")
+
+
+async def test_a_key_is_no_person(door: Door) -> None:
+    key = await door.key()
+    for method, path in (
+        ("GET", "/auth/me"),
+        ("POST", "/auth/logout"),
+        ("DELETE", "/auth/me"),
+        ("GET", "/auth/sessions"),
+    ):
+        refused = await door.http.request(method, path, headers={"authorization": f"Bearer {key}"})
+        assert code_of(refused) == (403, "insufficient_permissions")
+        assert code_of(await door.http.request(method, path, headers=fresh_guest())) == (401, "missing_credentials")
+
+
+async def test_roles_bound_what_a_person_may(door: Door) -> None:
+    account_id = await door.account("5")
+    desk = await door.desk()
+    seen = {}
+    for role in ROLES:
+        address = email()
+        secret = await desk.people.invite(address, account_id=account_id, role=role)
+        body = {"email": address, "password": PASSWORD, "token": secret.raw}
+        token = (await post(door, "/auth/register", body)).json()["token"]
+        door.http.cookies.clear()
+        seen[role] = [
+            (await door.get("/v1/requests", token)).status_code,
+            (await door.get("/v1/keys", token)).status_code,
+            (await door.chat(token, model="demo/echo")).status_code,
+            (await post(door, "/v1/billing/portal", authorization=f"Bearer {token}")).status_code,
+        ]
+    assert seen == {"owner": [200, 200, 200, 501], "member": [200, 200, 200, 403], "viewer": [200, 403, 403, 403]}
+
+
+# Passwords
+
+
+async def test_a_new_password_ends_the_other_sessions_and_the_old_one(door: Door) -> None:
+    body = await registered(door)
+    other = (await login(door, body["user"]["email"])).json()
+    bearer = f"Bearer {body['token']}"
+    wrong = await post(door, "/auth/password", {"password": OTHER, "current_password": "x"}, authorization=bearer)
+    assert code_of(wrong) == (401, "invalid_credentials")
+    changed = await post(
+        door, "/auth/password", {"password": OTHER, "current_password": PASSWORD}, authorization=bearer
+    )
+    assert changed.json() == {"changed": True}
+    assert (await door.get("/auth/me", body["token"])).status_code == 200
+    assert code_of(await door.get("/auth/me", other["token"])) == (401, "expired_session")
+    assert code_of(await login(door, body["user"]["email"])) == (401, "invalid_credentials")
+    assert (await login(door, body["user"]["email"], OTHER)).status_code == 200
+
+
+async def test_a_forgotten_password_is_set_by_a_secret_that_works_once(door: Door) -> None:
+    body = await registered(door)
+    people = (await door.desk()).people
+    first = await people.password_secret(body["user"]["id"])
+    secret = await people.password_secret(body["user"]["id"])
+    for raw in (first.raw, "gw_reset_" + "A" * 43, "x"):
+        assert code_of(await post(door, "/auth/password", {"password": OTHER, "token": raw})) == (400, "invalid_value")
+    weak = await post(door, "/auth/password", {"password": "short", "token": secret.raw})
+    assert code_of(weak) == (400, "invalid_value")
+    assert (await post(door, "/auth/password", {"password": OTHER, "token": secret.raw})).status_code == 200
+    again = await post(door, "/auth/password", {"password": PASSWORD, "token": secret.raw})
+    assert code_of(again) == (400, "invalid_value")
+    assert code_of(await door.get("/auth/me", body["token"])) == (401, "expired_session")
+    assert (await login(door, body["user"]["email"], OTHER)).status_code == 200
+
+
+@each("password", ["short", "x" * 129, "password1234", "123456789012", "qwertyuiop12", "aaaaaaaaaaaa", "iloveyou1234"])
+async def test_a_password_that_is_guessed_first_is_refused(door: Door, password: str) -> None:
+    refused = await post(door, "/auth/register", {"email": email(), "password": password})
+    assert code_of(refused) == (400, "invalid_value")
+    assert error_of(refused)["param"] == "password"
+
+
+@each("body", [{}, {"password": OTHER}, {"password": OTHER, "token": "x", "current_password": "y"}])
+async def test_a_password_is_changed_by_one_proof(door: Door, body: dict[str, str]) -> None:
+    assert code_of(await post(door, "/auth/password", body)) == (400, "missing_parameter")
+
+
+@each(
+    "address",
+    ["", "ann", "ann@", "@example.com", "a b@example.com", "ann@exa mple.com", "ann@example..com", "a" * 65 + "@b.c"],
+)
+async def test_what_is_no_address_is_refused_when_it_registers(door: Door, address: str) -> None:
+    assert code_of(await post(door, "/auth/register", {"email": address, "password": PASSWORD})) == (
+        400,
+        "invalid_value",
+    )
+    assert code_of(await login(door, address)) == (401, "invalid_credentials")
+
+
+async def test_one_address_is_one_user_however_it_is_written(door: Door) -> None:
+    await registered(door, "jörg@exämple.com")
+    for written in ("JÖRG@EXÄMPLE.COM", "jörg@xn--exmple-cua.com", " jo\u0308rg@exa\u0308mple.com"):
+        assert code_of(await post(door, "/auth/register", {"email": written, "password": PASSWORD})) == (
+            409,
+            "conflict",
+        )
+        assert (await login(door, written)).status_code == 200
+
+
+# What an attacker sees
+
+
+async def test_an_unknown_user_and_a_wrong_password_are_told_alike_and_cost_the_same_work(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = (await registered(door))["user"]["email"]
+    compared: list[str] = []
+    compare = Passwords._compare
+
+    def counted(passwords: Passwords, password: str, known_hash: str) -> bool:
+        compared.append(known_hash[:20])
+        return compare(passwords, password, known_hash)
+
+    monkeypatch.setattr(Passwords, "_compare", counted)
+    wrong, unknown = await login(door, known, "x" * 20), await login(door, email(), "x" * 20)
+    assert (wrong.status_code, wrong.json()) == (unknown.status_code, unknown.json())
+    assert wrong.headers.keys() == unknown.headers.keys()
+    assert len(compared) == 2
+    assert compared[0] == compared[1], "with the same parameters"
+
+
+async def test_after_five_failures_a_user_waits_known_or_not_and_a_thousand_at_once_count_each(door: Door) -> None:
+    for address in ((await registered(door))["user"]["email"], email()):
+        answers = await asyncio.gather(*(login(door, address, "x" * 20) for _ in range(8)))
+        assert sorted(answer.status_code for answer in answers) == [401] * 5 + [429] * 3
+        refused = await login(door, address)
+        assert code_of(refused) == (429, "too_many_sign_ins")
+        assert int(refused.headers["retry-after"]) == 1
+        door.clock.now_s += 2
+        assert code_of(await login(door, address, "x" * 20)) == (401, "invalid_credentials")
+        assert int((await login(door, address)).headers["retry-after"]) == 2
+
+
+async def test_the_right_password_forgets_the_failures(door: Door) -> None:
+    address = (await registered(door))["user"]["email"]
+    for _ in range(3):
+        for _ in range(4):
+            assert (await login(door, address, "x" * 20)).status_code == 401
+        assert (await login(door, address)).status_code == 200
+
+
+async def test_an_address_tries_twenty_times_a_minute(door: Door) -> None:
+    here = {"x_forwarded_for": "203.0.113.77"}
+    tries = [(await login(door, email(), "x" * 20, **here)).status_code for _ in range(21)]
+    assert tries == [401] * 20 + [429]
+    assert code_of(await post(door, "/auth/register", {"email": email(), "password": PASSWORD}, **here)) == (
+        429,
+        "too_many_sign_ins",
+    )
+    assert (await login(door, email(), "x" * 20)).status_code == 401
+    door.clock.now_s += 60
+    assert (await login(door, email(), "x" * 20, **here)).status_code == 401
+
+
+async def test_nothing_that_lets_somebody_in_is_kept_or_logged(door: Door) -> None:
+    with lines_logged(logging.DEBUG) as lines:
+        response = await post(door, "/auth/register", {"email": email(), "password": PASSWORD})
+        await login(door, response.json()["user"]["email"], "a wrong password of mine")
+        secret = await (await door.desk()).people.password_secret(response.json()["user"]["id"])
+    cookie = response.headers["set-cookie"].partition("=")[2].partition(";")[0]
+    door.http.cookies.clear()
+    kept = b"".join(path.read_bytes() for path in door.data_dir.rglob("*") if path.is_file())
+    for canary in (PASSWORD, "a wrong password of mine", cookie, response.json()["token"], secret.raw):
+        assert not any(canary in line for line in lines)
+        assert canary.encode() not in kept
+
+
+async def test_a_cookie_that_somebody_brings_along_is_not_taken_over_by_a_sign_in(door: Door) -> None:
+    """So nobody can have another one use a session that they know."""
+    address = (await registered(door))["user"]["email"]
+    fixed = "gws_" + "A" * 43
+    response = await login(door, address, cookie=f"{COOKIE}={fixed}")
+    assert response.status_code == 200
+    assert fixed not in response.headers["set-cookie"]
+    refused = await door.http.get("/auth/me", headers={"cookie": f"{COOKIE}={fixed}"})
+    assert code_of(refused) == (401, "expired_session")
+
+
+# Cookies and pages
+
+
+async def cookie_of(door: Door) -> str:
+    response = await post(door, "/auth/register", {"email": email(), "password": PASSWORD})
+    door.http.cookies.clear()
+    header = response.headers["set-cookie"]
+    assert header.startswith(f"{COOKIE}=gws_")
+    assert {"Path=/", "HttpOnly", "SameSite=Lax", "Secure"} <= set(header.split("; "))
+    assert "Domain" not in header
+    return header.partition(";")[0]
+
+
+@each(
+    ("sent", "is_taken_there", "is_taken_by_the_api"),
+    [
+        ({"sec-fetch-site": "same-origin"}, True, True),
+        ({"sec-fetch-site": "none"}, True, False),
+        ({}, True, False),
+        ({"sec-fetch-site": "same-site"}, False, False),
+        ({"sec-fetch-site": "cross-site"}, False, False),
+        ({"origin": "null"}, False, False),
+        ({"origin": "http://127.0.0.1:1"}, False, False),
+        ({"sec-fetch-site": "cross-site", "origin": "https://evil.example"}, False, False),
+    ],
+)
+async def test_a_cookie_is_taken_from_pages_of_the_gateway_alone(
+    door: Door, sent: dict[str, str], is_taken_there: bool, is_taken_by_the_api: bool
+) -> None:
+    headers = fresh_guest() | {"cookie": f"a=b; {await cookie_of(door)}"} | sent
+    assert ((await door.http.get("/auth/me", headers=headers)).status_code == 200) is is_taken_there
+    for prefix in ("/v1", "/api/v1/inference"):
+        limits = await door.http.get(f"{prefix}/limits", headers=headers)
+        assert limits.json()["is_guest"] is not is_taken_by_the_api
+    out = await door.http.post("/auth/logout", json={}, headers=headers)
+    if is_taken_there:
+        assert out.status_code == 200
+    else:
+        assert code_of(out) == (403, "foreign_origin")
+
+
+@each("path", ["/auth/login", "/auth/register", "/auth/password", "/auth/keys", "/auth/logout", "/auth/refresh"])
+async def test_no_page_of_others_signs_anybody_in_or_out(door: Door, path: str) -> None:
+    for sent in ({"sec_fetch_site": "cross-site"}, {"sec_fetch_site": "same-site"}, {"origin": "null"}):
+        assert code_of(await post(door, path, {}, **sent)) == (403, "foreign_origin")
+
+
+async def test_an_authorization_stands_before_a_cookie(door: Door) -> None:
+    cookie, other = await cookie_of(door), await registered(door)
+    me = await door.http.get(
+        "/auth/me",
+        headers={"cookie": cookie, "authorization": f"Bearer {other['token']}", "sec-fetch-site": "same-origin"},
+    )
+    assert me.json()["id"] == other["user"]["id"]
+
+
+async def test_a_cookie_whose_session_is_over_is_401_and_a_guest_where_everybody_may_ask(door: Door) -> None:
+    cookie = await cookie_of(door)
+    headers = {"cookie": cookie, "sec-fetch-site": "same-origin"} | fresh_guest()
+    assert (await door.http.post("/auth/logout", json={}, headers=headers)).status_code == 200
+    door.http.cookies.clear()
+    assert code_of(await door.http.get("/v1/limits", headers=headers)) == (401, "expired_session")
+    assert (await door.http.get("/v1/models", headers=headers)).status_code == 200
+
+
+# Two credentials
+
+
+async def test_two_credentials_of_one_account_are_the_key_and_of_two_accounts_401(door: Door) -> None:
+    ann, bob = await registered(door), await registered(door)
+    key = (await post(door, "/auth/keys", {}, authorization=f"Bearer {ann['token']}")).json()
+    for first, second in ((ann["token"], key["key"]), (key["key"], ann["token"])):
+        told = await door.http.get("/v1/key", headers={"authorization": f"Bearer {first}", "x-api-key": second})
+        assert told.status_code == 200, "the key counts"
+    for others in (bob["token"], await door.key()):
+        for first, second in ((others, key["key"]), (key["key"], others)):
+            headers = {"authorization": f"Bearer {first}", "x-api-key": second}
+            assert code_of(await door.http.get("/v1/limits", headers=headers)) == (401, "invalid_api_key")
+        lines = [(b"authorization", f"Bearer {one}".encode()) for one in (key["key"], others)]
+        assert code_of(await door.http.get("/v1/limits", headers=lines)) == (401, "invalid_api_key")
+
+
+@each("junk", ["eyJhbGciOiJub25lIn0.e30.", "sk-1234", "gw_live_" + "A" * 43])
+async def test_what_is_no_credential_of_ours_is_passed_over_beside_a_token(door: Door, junk: str) -> None:
+    token = (await registered(door))["token"]
+    for headers in (
+        {"authorization": f"Bearer {token}", "x-api-key": junk},
+        {"authorization": f"Bearer {junk}", "x-api-key": token},
+    ):
+        assert (await door.http.get("/auth/me", headers=headers)).status_code == 200
+
+
+# Tokens
+
+
+def part(value: Any) -> str:
+    text = value if isinstance(value, bytes) else json.dumps(value).encode()
+    return base64.urlsafe_b64encode(text).rstrip(b"=").decode()
+
+
+def parts_of(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    head, claims = (json.loads(base64.urlsafe_b64decode(text + "==")) for text in token.split(".")[:2])
+    return head, claims
+
+
+async def forged(door: Door, token: str) -> AsyncIterator[tuple[str, str]]:
+    """Tokens that are not ours, or not as we make them."""
+    head, claims = parts_of(token)
+    ((secret,),) = await door.rows("SELECT secret FROM signing_keys")
+
+    def signed(head: dict[str, Any], claims: Any, key: bytes = secret, digest: str = "sha256") -> str:
+        text = f"{part(head)}.{part(claims)}"
+        return f"{text}.{part(hmac.new(key, text.encode(), digest).digest())}"
+
+    yield "none", f"{part(head | {'alg': 'none'})}.{part(claims)}."
+    yield "unsigned", f"{part(head)}.{part(claims)}."
+    yield "another key", signed(head, claims, b"x" * 32)
+    yield "another algorithm", signed(head | {"alg": "HS512"}, claims, digest="sha512")
+    yield "no kid", signed({name: value for name, value in head.items() if name != "kid"}, claims)
+    yield "unknown kid", signed(head | {"kid": "sgn_none"}, claims)
+    yield "odd kid", signed(head | {"kid": 7}, claims)
+    yield "an ID token", signed(head | {"typ": "JWT"}, claims)
+    for name in ("iss", "aud"):
+        yield f"another {name}", signed(head, claims | {name: "https://evil.example"})
+    for name in ("iss", "aud", "exp", "sub", "sid"):
+        yield f"no {name}", signed(head, {key: value for key, value in claims.items() if key != name})
+    yield "no object", signed(head, [claims])
+    yield "another's session", signed(head, claims | {"sub": "usr_other"})
+    yield "no session", signed(head, claims | {"sid": "ses_none"})
+    yield "over", signed(head, claims | {"exp": 1_000_000_000})
+    yield "changed", token[:-2] + ("AA" if token[-2:] != "AA" else "BB")
+    yield "long", token + "A" * 100_000
+    yield "a part", token.rpartition(".")[0]
+    yield "rubbish", "eyJ" + "é" * 10
+    yield "dots", "eyJ..."
+
+
+async def test_a_token_that_is_not_ours_or_not_as_we_made_it_is_401(door: Door) -> None:
+    token = (await registered(door))["token"]
+    names = []
+    async for name, text in forged(door, token):
+        if len(text) > 10_000:
+            continue  # no head holds it
+        response = await door.http.get("/v1/limits", headers=[(b"authorization", b"Bearer " + text.encode())])
+        assert response.status_code == 401, name
+        assert error_of(response)["code"] in ("invalid_api_key", "expired_session"), name
+        names.append(name)
+    assert len(names) > 20
+    assert (await door.get("/auth/me", token)).status_code == 200
+
+
+async def test_what_a_token_says_is_what_its_reader_may_know(door: Door) -> None:
+    body = await registered(door)
+    head, claims = parts_of(body["token"])
+    assert head == {"alg": "HS256", "typ": "at+jwt", "kid": head["kid"]}
+    assert claims == {
+        "iss": "mcp-gateway",
+        "aud": "mcp-gateway",
+        "sub": body["user"]["id"],
+        "sid": body["session_id"],
+        "scope": "inference read billing manage",
+        "iat": claims["iat"],
+        "exp": claims["iat"] + 900,
+    }
+
+
+# Gone
+
+
+async def test_a_user_who_deletes_themselves_leaves_the_books_and_no_name(door: Door) -> None:
+    body = await registered(door)
+    account_id = body["user"]["account_id"]
+    key = (await post(door, "/auth/keys", {}, authorization=f"Bearer {body['token']}")).json()["key"]
+    by_operator = await door.key(account_id)
+    await door.gateway.ledger.credit(account_id, 5_000_000_000, "paid before")
+    for raw in (key, by_operator):
+        assert (await door.get("/v1/limits", raw)).status_code == 200
+    gone = await door.http.delete("/auth/me", headers={"authorization": f"Bearer {body['token']}"})
+    assert gone.json() == {"id": body["user"]["id"], "deleted": True}
+    assert code_of(await door.get("/auth/me", body["token"])) == (401, "expired_session")
+    for raw in (key, by_operator):
+        assert code_of(await door.get("/v1/limits", raw)) == (401, "revoked_api_key")
+    assert code_of(await login(door, body["user"]["email"])) == (401, "invalid_credentials")
+    assert await door.rows("SELECT name FROM accounts WHERE id = ?", account_id) == [("",)]
+    assert await door.balance_nano(account_id) == 5_000_000_000
+    await registered(door, body["user"]["email"])
+
+
+async def test_with_one_of_several_users_of_an_account_go_their_keys_alone(door: Door) -> None:
+    ann = await registered(door)
+    people, address = (await door.desk()).people, email()
+    secret = await people.invite(address, account_id=ann["user"]["account_id"], role="member")
+    bob = (await post(door, "/auth/register", {"email": address, "password": PASSWORD, "token": secret.raw})).json()
+    door.http.cookies.clear()
+    hers, his = [
+        (await post(door, "/auth/keys", {}, authorization=f"Bearer {one['token']}")).json()["key"] for one in (ann, bob)
+    ]
+    await people.delete(bob["user"]["id"])
+    await door.gateway.known_keys.catch_up()
+    assert code_of(await door.get("/v1/limits", his)) == (401, "revoked_api_key")
+    assert (await door.get("/v1/limits", hers)).status_code == 200
+    assert (await door.get("/auth/me", ann["token"])).status_code == 200
+
+
+# Accounts of one address
+
+
+async def test_accounts_that_were_registered_from_one_address_share_the_limits_of_one_until_they_have_paid(
+    door: Door,
+) -> None:
+    here = {"x_forwarded_for": "203.0.113.99"}
+    accounts = []
+    for _ in range(2):
+        response = await post(door, "/auth/register", {"email": email(), "password": PASSWORD}, **here)
+        door.http.cookies.clear()
+        accounts.append(response.json())
+    other = await registered(door)
+
+    async def remaining(body: dict[str, Any]) -> int:
+        response = await door.chat(body["token"], model="demo/echo")
+        return int(response.headers["x-ratelimit-remaining-requests"])
+
+    assert [await remaining(accounts[0]), await remaining(accounts[1]), await remaining(other)] == [59, 58, 59]
+    await door.gateway.ledger.credit(accounts[1]["user"]["account_id"], 1_000_000_000, "paid")
+    await door.gateway.known_keys.catch_up()
+    assert [await remaining(accounts[1]), await remaining(accounts[0])] == [58, 57]
+
+
+# Who may register
+
+
+async def test_the_first_account_registers_by_itself_and_then_nobody_without_an_invitation(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    async with open_door(tmp_path_factory.mktemp("closed")) as door:
+        cheap(door)
+        firsts = await asyncio.gather(
+            *(post(door, "/auth/register", {"email": email(), "password": PASSWORD}) for _ in range(4))
+        )
+        assert sorted(one.status_code for one in firsts) == [201, 403, 403, 403]
+        assert {error_of(one)["code"] for one in firsts if one.status_code != 201} == {"registration_closed"}
+        people, address = (await door.desk()).people, email()
+        secret = await people.invite(address, is_administrator=True)
+        body = {"password": PASSWORD, "token": secret.raw}
+        assert code_of(await post(door, "/auth/register", body | {"email": email()})) == (400, "invalid_value")
+        both = await asyncio.gather(*(post(door, "/auth/register", body | {"email": address}) for _ in range(2)))
+        assert sorted(one.status_code for one in both) in ([201, 400], [201, 409])
+        assert next(one for one in both if one.status_code == 201).json()["user"]["administrator"] is True
+        assert await people.first_administrator_secret() is None
+
+
+@each("registration", ["invite", "closed"])
+async def test_where_nobody_registers_the_first_does_not_either_but_by_the_secret_that_a_terminal_showed(
+    tmp_path_factory: pytest.TempPathFactory, registration: str
+) -> None:
+    async with open_door(tmp_path_factory.mktemp("first"), users={"registration": registration}) as door:
+        cheap(door)
+        body = {"email": email(), "password": PASSWORD}
+        assert code_of(await post(door, "/auth/register", body)) == (403, "registration_closed")
+        people = (await door.desk()).people
+        old, secret = await people.first_administrator_secret(), await people.first_administrator_secret()
+        assert old is not None
+        assert secret is not None
+        assert code_of(await post(door, "/auth/register", body | {"token": old.raw})) == (400, "invalid_value")
+        made = await post(door, "/auth/register", body | {"token": secret.raw})
+        assert (made.status_code, made.json()["user"]["administrator"]) == (201, True)
+        again = {"email": email(), "password": PASSWORD, "token": secret.raw}
+        assert code_of(await post(door, "/auth/register", again)) == (400, "invalid_value")
+
+
+async def test_a_secret_ends_with_its_time(door: Door) -> None:
+    body = await registered(door)
+    before = People(store_of(door.gateway), new_id=new_id, now_ms=lambda: now_ms() - 7 * DAY_MS - 1)
+    for secret in (await before.password_secret(body["user"]["id"]), await before.invite(None)):
+        path = "/auth/password" if secret.raw.startswith("gw_reset") else "/auth/register"
+        sent = {"password": OTHER, "token": secret.raw} | ({"email": email()} if path == "/auth/register" else {})
+        assert code_of(await post(door, path, sent)) == (400, "invalid_value")

@@ -40,6 +40,7 @@ BODIES: dict[tuple[str, str], Json] = {
     ("POST", "/tokenize"): {"model": "demo/echo", "prompt": "Say hello."},
     ("POST", "/detokenize"): {"model": "demo/echo", "tokens": [65]},
     ("POST", "/keys"): {"name": "made here"},
+    ("POST", "/auth/keys"): {"name": "made here"},
     ("PATCH", "/keys/{key_id}"): {"name": "renamed"},
 }
 QUERIES = {"/generation": "?id={request_id}"}

@@ -14,7 +14,7 @@ from mcp_gateway.core.caller import ROLE_SCOPES, SCOPES, KeyScope, Role
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.address import counted_as
 from mcp_gateway.core.identity.emails import canonical_email
-from mcp_gateway.core.identity.people import Person
+from mcp_gateway.core.identity.people import Person, ToldSecret
 from mcp_gateway.core.identity.sessions import UserSession
 from mcp_gateway.core.identity.sign_in import SignedIn, SignIn, read_email
 from mcp_gateway.core.limits.sign_ins import SignIns
@@ -106,6 +106,29 @@ class PasswordChanged(Told):
     changed: Literal[True]
 
 
+class InvitationBody(BaseModel):
+    """Whom an invitation is for, anybody where it says no `email`, and as what."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    email: _Email | None = None
+    role: Role = "member"
+
+
+class OneTimeSecretObject(Told):
+    """A secret that works once, and is shown this once."""
+
+    token: str
+    expires_at: int
+
+
+class UserList(Told):
+    """All users of the account, the oldest first."""
+
+    object: Literal["list"]
+    data: list[UserObject]
+
+
 class DeletedUser(Told):
     id: str
     deleted: Literal[True]
@@ -183,6 +206,19 @@ class PeopleDoor:
     async def end_others(self, asked: Asked[Query, Nothing]) -> EndedSessions:
         return EndedSessions(ended=await self._sign_in.end_others(asked.caller.user))
 
+    async def colleagues(self, asked: Asked[Query, Nothing]) -> UserList:
+        found = await self._sign_in.colleagues(asked.caller.user, asked.caller.account_id)
+        return UserList(object="list", data=[UserObject(**_fields_of(person)) for person in found])
+
+    async def invite(self, asked: Asked[Query, InvitationBody]) -> Answered[OneTimeSecretObject]:
+        email = None if asked.body.email is None else canonical_email(asked.body.email)
+        caller = asked.caller
+        return _told_once(await self._sign_in.invite(caller.user, caller.account_id, email, asked.body.role))
+
+    async def let_choose_password(self, asked: Asked[Query, Nothing]) -> Answered[OneTimeSecretObject]:
+        caller, user_id = asked.caller, asked.path["user_id"]
+        return _told_once(await self._sign_in.let_choose_password(caller.user, caller.account_id, user_id))
+
     async def _change_password(self, asked: Asked[Query, PasswordBody]) -> None:
         user = asked.caller.user
         self._sign_ins.begin(user.user_id)
@@ -203,6 +239,11 @@ class PeopleDoor:
     def _token_fields(self, token: str) -> dict[str, Any]:
         lifetime_s = self._sign_in.tokens.lifetime_ms // 1000
         return {"token": token, "token_type": "Bearer", "expires_in": lifetime_s}
+
+
+def _told_once(secret: ToldSecret) -> Answered[OneTimeSecretObject]:
+    told = OneTimeSecretObject(token=secret.raw, expires_at=secret.expires_at_ms // 1000)
+    return Answered(told, headers=(_NOT_STORED,))
 
 
 def _from(asked: Asked[Any, Any]) -> dict[str, str]:

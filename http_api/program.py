@@ -5,8 +5,10 @@ import ctypes
 import gc
 import json
 import shlex
+import sys
 import sysconfig
 from pathlib import Path
+from typing import TextIO
 
 from http_api.app import build_app
 from http_api.connection import Bounds, Census
@@ -25,12 +27,21 @@ _LARGE_BLOCK_BYTES = 128 * 1024
 """Where glibc begins; more than almost every request and answer."""
 
 
+async def first_secret(gateway: Gateway, output: TextIO) -> str | None:
+    """What the first administrator registers with, for a terminal alone: logs are kept, and read by others."""
+    if not output.isatty():
+        return None
+    secret = await gateway.sign_in.people.first_administrator_secret()
+    return None if secret is None else secret.raw
+
+
 async def run(settings: Settings, *, desk_options: str = "") -> None:
     """Serve until a signal says to end; with `desk_options` commands work on this server's data, from anywhere."""
     outlive_signals()
     descriptors = raise_limit()
     async with open_gateway(settings) as gateway:
         door = mcp_door(gateway)
+        secret = await first_secret(gateway, sys.stdout)
         async with door.run():
             gc.collect()
             gc.freeze()  # what start-up made lives on: a full collection would walk it for tens of milliseconds
@@ -47,7 +58,7 @@ async def run(settings: Settings, *, desk_options: str = "") -> None:
                 announce_s=settings.drain_announce_s,
                 drain_timeout_s=settings.drain_timeout_s,
                 on_listening=lambda host, port: print(
-                    _greeting(gateway, _base_url(settings, host, port), desk_options), flush=True
+                    _greeting(gateway, _base_url(settings, host, port), desk_options, secret), flush=True
                 ),
             )
 
@@ -107,7 +118,7 @@ def _base_url(settings: Settings, host: str, port: int) -> str:
     return settings.public_url or f"http://{f'[{reachable}]' if ':' in reachable else reachable}:{port}"
 
 
-def _greeting(gateway: Gateway, base_url: str, desk_options: str) -> str:
+def _greeting(gateway: Gateway, base_url: str, desk_options: str, secret: str | None = None) -> str:
     """What a newcomer needs: the address, a line that works as pasted, how to make a key, and a client's block."""
     command = str(Path(sysconfig.get_path("scripts")) / "mcp-gateway")
     quoted = shlex.quote(command)
@@ -119,11 +130,22 @@ mcp-gateway {gateway.version} on {base_url}
 As a guest:   {_guest_line(gateway, base_url)}
 Make a key:   {quoted} keys create{desk_options} --account {account}
 MCP:          {base_url}/v1/mcp (streamable HTTP), {base_url}/v1/mcp/sse (HTTP+SSE)
-{_missing_line(gateway)}
+{_first_user_line(secret, base_url)}{_missing_line(gateway)}
 For a desktop client's configuration (a guest leaves "env" out):
 
 {json.dumps({"mcpServers": {"gateway": server}}, indent=2)}
 """
+
+
+def _first_user_line(secret: str | None, base_url: str) -> str:
+    """How the first administrator registers; nothing where there are users, or nobody sits there."""
+    if secret is None:
+        return ""
+    body = json.dumps({"token": secret, "email": "you@example.com", "password": "..."})
+    return (
+        "Sign up:      within 15 minutes, as the first user and administrator:\n"
+        f"              curl {base_url}/auth/register -H 'Content-Type: application/json' -d '{body}'\n"
+    )
 
 
 def _missing_line(gateway: Gateway) -> str:

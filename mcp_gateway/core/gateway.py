@@ -305,6 +305,8 @@ async def open_gateway(
             outcomes=outcomes,
         )
         _watch_tool_servers(tool_servers, metrics)
+        if settings.users.insecure_cookie:
+            logger.warning("users.insecure_cookie: whoever reads the network reads the sessions of browsers")
         known_keys.on_close(inference.close_key)
         known_sessions.on_close(inference.close_key)
         keys.on_change(lambda key: leases.give_back_of(key.account_id))

@@ -3,8 +3,10 @@
 import asyncio
 import base64
 import hmac
+import io
 import json
 import logging
+import shlex
 from collections.abc import AsyncIterator
 from itertools import count
 from typing import Any
@@ -13,6 +15,7 @@ import httpx2
 import pytest
 import pytest_asyncio
 
+from http_api.program import _greeting, first_secret
 from mcp_gateway.core.caller import ROLES
 from mcp_gateway.core.clock import DAY_MS
 from mcp_gateway.core.identity.passwords import Passwords
@@ -666,3 +669,99 @@ async def test_a_secret_ends_with_its_time(door: Door) -> None:
         path = "/auth/password" if secret.raw.startswith("gw_reset") else "/auth/register"
         sent = {"password": OTHER, "token": secret.raw} | ({"email": email()} if path == "/auth/register" else {})
         assert code_of(await post(door, path, sent)) == (400, "invalid_value")
+
+
+# Owners, and the first administrator
+
+
+async def test_an_owner_invites_into_their_account_and_nobody_else_does(door: Door) -> None:
+    owner = await registered(door)
+    account_id = owner["user"]["account_id"]
+    bearer = {"authorization": f"Bearer {owner['token']}"}
+    address = email()
+    invitation = await post(door, "/auth/invitations", {"email": address, "role": "viewer"}, **bearer)
+    assert invitation.status_code == 201
+    body = {"email": address, "password": PASSWORD, "token": invitation.json()["token"]}
+    viewer = (await post(door, "/auth/register", body)).json()
+    door.http.cookies.clear()
+    assert (viewer["user"]["account_id"], viewer["user"]["role"]) == (account_id, "viewer")
+    listed = (await door.get("/auth/users", owner["token"])).json()["data"]
+    assert [one["email"] for one in listed] == [owner["user"]["email"], address]
+    for role in ("member", "viewer"):
+        token = await door.person(account_id, role="member" if role == "member" else "viewer")
+        assert code_of(await door.get("/auth/users", token)) == (403, "insufficient_permissions")
+        for path in ("/auth/invitations", f"/auth/users/{owner['user']['id']}/password"):
+            refused = await post(door, path, authorization=f"Bearer {token}")
+            assert code_of(refused) == (403, "insufficient_permissions")
+
+
+async def test_an_owner_lets_their_users_choose_a_password_but_neither_strangers_nor_administrators(door: Door) -> None:
+    owner, stranger = await registered(door), await registered(door)
+    account_id, bearer = owner["user"]["account_id"], f"Bearer {owner['token']}"
+    await door.person(account_id, role="member")
+    await door.person(account_id, role="member", is_administrator=True)
+    _, member, administrator = (await door.get("/auth/users", owner["token"])).json()["data"]
+
+    async def asked(user_id: str) -> httpx2.Response:
+        return await post(door, f"/auth/users/{user_id}/password", authorization=bearer)
+
+    secret = await asked(member["id"])
+    assert secret.status_code == 201
+    chosen = await post(door, "/auth/password", {"password": OTHER, "token": secret.json()["token"]})
+    assert chosen.status_code == 200
+    assert (await login(door, member["email"], OTHER)).status_code == 200
+    assert code_of(await asked(administrator["id"])) == (403, "insufficient_permissions")
+    for user_id in (stranger["user"]["id"], "usr_none"):
+        assert code_of(await asked(user_id)) == (404, "not_found")
+
+
+async def test_only_so_many_invitations_to_an_account_are_open_at_once(door: Door) -> None:
+    token = (await registered(door))["token"]
+    for _ in range(100):
+        assert (await post(door, "/auth/invitations", authorization=f"Bearer {token}")).status_code == 201
+    assert code_of(await post(door, "/auth/invitations", authorization=f"Bearer {token}")) == (409, "conflict")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+async def test_the_secret_of_the_first_administrator_is_shown_to_a_terminal_alone(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    async with open_door(tmp_path_factory.mktemp("terminal")) as door:
+        cheap(door)
+        assert await first_secret(door.gateway, io.StringIO()) is None
+        secret = await first_secret(door.gateway, Terminal())
+        assert secret is not None
+        greeting = _greeting(door.gateway, door.url, "", secret)
+        line = next(line for line in greeting.splitlines() if "/auth/register" in line)
+        body = json.loads(shlex.split(line)[-1]) | {"password": PASSWORD}
+        made = await post(door, "/auth/register", body)
+        assert (made.status_code, made.json()["user"]["administrator"]) == (201, True)
+        assert await first_secret(door.gateway, Terminal()) is None
+        assert "/auth/register" not in _greeting(door.gateway, door.url, "")
+        owner = f"Bearer {made.json()['token']}"
+        door.http.cookies.clear()
+        closed = await post(door, "/auth/invitations", authorization=owner)
+        assert code_of(closed) == (403, "registration_closed"), "registration is not set: the operator alone invites"
+
+
+async def test_a_sign_out_ends_what_runs_for_the_session_and_its_mcp_session(door: Door) -> None:
+    body = await registered(door)
+    ended: list[str] = []
+    door.gateway.known_sessions.on_close(lambda session_id, error: ended.append(f"{session_id} {error.code}"))
+    initialize: dict[str, Any] = {
+        "protocolVersion": "2025-06-18",
+        "capabilities": {},
+        "clientInfo": {"name": "t", "version": "1"},
+    }
+    opened = await door.mcp("initialize", body["token"], **initialize)
+    assert opened.status_code == 200
+    caller = await door.gateway.authenticator.identify(body["token"])
+    held = len(door.mcp_door.sessions)
+    await post(door, "/auth/logout", authorization=f"Bearer {body['token']}")
+    assert ended == [f"{body['session_id']} expired_session"]
+    assert caller.validity.ended_by == "expired_session"
+    assert len(door.mcp_door.sessions) == held - 1

@@ -222,7 +222,7 @@ class People:
         """By e-mail or id. Raises GatewayError `not_found`."""
         found = await self._store.read(PersonByEmail(canonical_email(name)) if "@" in name else PersonById(name))
         if found is None:
-            raise _unknown(name)
+            raise unknown_user(name)
         return found.person
 
     async def list(self, account_id: str | None = None) -> "list[Person]":
@@ -325,17 +325,21 @@ class People:
     async def _by_id(self, user_id: str) -> Credentials:
         found = await self._store.read(PersonById(user_id))
         if found is None:
-            raise _unknown(user_id)
+            raise unknown_user(user_id)
         return found
 
 
-def _unknown(name: str) -> GatewayError:
+def unknown_user(name: str) -> GatewayError:
     return GatewayError("not_found", f"There is no user '{shown(name)}'.")
 
 
 def wrong_credentials() -> GatewayError:
     """Alike for no such user, a wrong password, and somebody who is switched off."""
     return GatewayError("invalid_credentials", "There is no user with this e-mail address and this password.")
+
+
+def too_many_invitations(most: int) -> GatewayError:
+    return GatewayError("conflict", f"{most} invitations to this account are open already; wait until one has ended.")
 
 
 def email_taken() -> GatewayError:

@@ -6,12 +6,20 @@ Knows no HTTP and counts no tries, which whoever calls has done before.
 from collections.abc import Awaitable, Callable
 from typing import Literal, NamedTuple
 
-from mcp_gateway.core.caller import ROLE_SCOPES, SCOPES, User
+from mcp_gateway.core.caller import ROLE_SCOPES, SCOPES, Role, User
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.access_tokens import AccessTokens
 from mcp_gateway.core.identity.emails import canonical_email
 from mcp_gateway.core.identity.passwords import Passwords, check_new_password
-from mcp_gateway.core.identity.people import People, Person, registration_closed, useless_secret, wrong_credentials
+from mcp_gateway.core.identity.people import (
+    People,
+    Person,
+    ToldSecret,
+    registration_closed,
+    unknown_user,
+    useless_secret,
+    wrong_credentials,
+)
 from mcp_gateway.core.identity.sessions import UserSession, UserSessions
 
 Registration = Literal["open", "invite", "closed"]
@@ -110,6 +118,33 @@ class SignIn:
         await self.people.set_password_by_secret(secret, await self._passwords.hashed(new))
         await self._heard()
 
+    async def colleagues(self, user: User, account_id: str) -> list[Person]:
+        """All users of an owner's account. Raises GatewayError `insufficient_permissions`."""
+        _check_owns(user)
+        return await self.people.list(account_id)
+
+    async def invite(self, user: User, account_id: str, email: str | None, role: Role) -> ToldSecret:
+        """Into the account of an owner. Raises GatewayError `insufficient_permissions`, `registration_closed`."""
+        _check_owns(user)
+        if self._registration not in ("open", "invite"):
+            raise registration_closed()
+        return await self.people.invite(email, account_id=account_id, role=role)
+
+    async def let_choose_password(self, user: User, account_id: str, user_id: str) -> ToldSecret:
+        """A secret for a user of an owner's account, who has forgotten theirs.
+
+        Raises GatewayError `insufficient_permissions`, also where it would let an owner become an administrator;
+        `not_found` for users of other accounts.
+        """
+        _check_owns(user)
+        person = await self.people.get(user_id)
+        if person.account_id != account_id:
+            raise unknown_user(user_id)
+        if person.is_administrator and not user.is_administrator:
+            message = "This user runs the gateway, too: only its operator makes this secret."
+            raise GatewayError("insufficient_permissions", message)
+        return await self.people.password_secret(user_id)
+
     async def delete(self, user: User) -> None:
         """UserSessions, keys and the e-mail address go; the account's books stay."""
         await self.people.delete(user.user_id)
@@ -141,6 +176,11 @@ class SignIn:
         )
         user = User(person.id, session.id, person.role, person.is_administrator)
         return SignedIn(person, session, cookie, await self.token_for(user))
+
+
+def _check_owns(user: User) -> None:
+    if user.role != "owner":
+        raise GatewayError("insufficient_permissions", "Only an owner of the account may do this.")
 
 
 def _scopes_of(user: User) -> str:

@@ -26,6 +26,7 @@ from mcp_gateway.core.identity.people import (
     SetPersonActive,
     email_taken,
     registration_closed,
+    too_many_invitations,
     useless_secret,
     wrong_credentials,
 )
@@ -62,6 +63,8 @@ _OLDEST_SESSIONS = (
     "DELETE FROM user_sessions WHERE id IN "
     "(SELECT id FROM user_sessions WHERE user_id = ? ORDER BY seen_at_ms DESC, id DESC LIMIT -1 OFFSET ?)"
 )
+_MOST_INVITATIONS = 100
+"""Open ones to an account."""
 _ALL = 1_000_000
 """Keys that end in the transaction that deletes their maker."""
 
@@ -211,6 +214,10 @@ def _keep(transaction: Transaction, write: KeepSecret) -> bool:
         raise GatewayError("not_found", "There is no such user.")
     if secret.account_id and not transaction.first("SELECT 1 FROM accounts WHERE id = ?", (secret.account_id,)):
         raise unknown_account(secret.account_id)
+    open_ones = "SELECT COUNT(*) FROM one_time_secrets WHERE account_id = ? AND expires_at_ms > ?"
+    ((count,),) = transaction.all(open_ones, (secret.account_id, write.now_ms))
+    if count >= _MOST_INVITATIONS:
+        raise too_many_invitations(_MOST_INVITATIONS)
     if secret.email and transaction.first("SELECT 1 FROM users WHERE email = ?", (secret.email,)):
         raise email_taken()
     transaction.execute(

@@ -4,6 +4,9 @@ from typing import Any, TypedDict
 
 from starlette.types import ASGIApp
 
+from http_api.admin.audit import Audit
+from http_api.admin.configuration import Configuration
+from http_api.admin.table import AdminEndpoints
 from http_api.any_server import AnyServer
 from http_api.billing import Billing
 from http_api.bodies import BodyBounds
@@ -155,7 +158,12 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
             needs_token=settings.metrics_token is not None,
         ),
         welcome=Welcome(gateway.version),
+        admin=_admin_endpoints(gateway),
     )
+
+
+def _admin_endpoints(gateway: Gateway) -> AdminEndpoints:
+    return AdminEndpoints(configuration=Configuration(lambda: gateway.settings), audit=Audit(gateway.audit))
 
 
 def _models(gateway: Gateway) -> Models:

@@ -21,13 +21,17 @@ Json = dict[str, Any]
 
 _BEARER, _API_KEY, _COOKIE, _SIGNATURE = "bearer", "apiKey", "cookie", "stripeSignature"
 _SECURITY_SCHEMES: Json = {
-    _BEARER: {"type": "http", "scheme": "bearer", "description": "A key (`gw_live_...`, `gw_test_...`) or a token."},
+    _BEARER: {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A key (`gw_live_...`, `gw_test_...`, or for /v1/admin `gw_admin_...`) or a token.",
+    },
     _API_KEY: {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same."},
     _COOKIE: {"type": "apiKey", "in": "cookie", "name": "__Host-gw_console", "description": "Of a page of this host."},
     _SIGNATURE: {"type": "apiKey", "in": "header", "name": "Stripe-Signature"},
 }
 _UNSEEN = (Access.OPEN, Access.SIGNED)
-_HOLDERS = (Access.HOLDER, Access.LIVE_HOLDER, Access.ACCOUNT_HOLDER)
+_HOLDERS = (Access.HOLDER, Access.LIVE_HOLDER, Access.ACCOUNT_HOLDER, Access.ADMINISTRATOR)
 _ALWAYS: frozenset[Code] = frozenset({
     "internal_error", "invalid_json", "headers_too_large", "unknown_host", "unknown_method",
     "unsupported_transfer_coding", "unsupported_version",
@@ -124,8 +128,7 @@ def refusals_of(row: AnyOperation) -> frozenset[Code]:
         codes |= _OF_KEYS
     if row.access in _HOLDERS or row.access in (Access.ANYONE, Access.PERSON):
         codes |= {"missing_credentials"}
-    if row.access is Access.PERSON:
-        codes |= {"insufficient_permissions"}
+        codes |= {"insufficient_permissions"}  # for an administrator's key, or for any other
     if row.is_for_people:
         codes |= {"foreign_origin"}
     if row.scope is not None or row.access in (Access.LIVE_HOLDER, Access.ACCOUNT_HOLDER):

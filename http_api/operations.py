@@ -45,6 +45,8 @@ class Access(Enum):
     """The same, but for test keys, which are made for others to try with."""
     PERSON = auto()
     """Who is signed in; no key is anybody."""
+    ADMINISTRATOR = auto()
+    """The operator's administrators, of whatever account or of none."""
     ACCOUNT_HOLDER = auto()
     """The same as HOLDER, but for minted keys, which see themselves alone."""
 

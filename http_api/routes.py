@@ -132,7 +132,7 @@ def _other_method(known: AnyOperation, allow: str) -> Found:
 
 
 def _unless_public(access: Access) -> Access:
-    return access if access is Access.PUBLIC else Access.ANYONE
+    return access if access in (Access.PUBLIC, Access.ADMINISTRATOR) else Access.ANYONE
 
 
 def _unknown(known: Collection[str]) -> AnyOperation:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
 
+from http_api.admin.table import AdminEndpoints, admin_operations
 from http_api.anthropic import ANTHROPIC_SHAPE, BY_ITS_CLIENT
 from http_api.billing import Billing, BillingObject, CreditsObject, TransactionPage, TransactionsQuery
 from http_api.chat import ChatAnswer, ChatRequestBody
@@ -116,6 +117,7 @@ class Endpoints:
     health: Health
     metrics: MetricsPage
     welcome: Welcome
+    admin: AdminEndpoints
 
 
 def operations_of(run: Endpoints, *, are_models_public: bool, are_stats_public: bool) -> list[AnyOperation]:
@@ -135,6 +137,7 @@ def operations_of(run: Endpoints, *, are_models_public: bool, are_stats_public: 
         *_history(run),
         *([_stats(run.stats)] if are_stats_public else []),
         *_root(run),
+        *admin_operations(run.admin),
         *refusals(),
     ]
 

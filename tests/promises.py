@@ -15,6 +15,18 @@ class Area(NamedTuple):
 
 
 AREAS: dict[str, Area] = {
+    "Administration": Area(
+        ["docs/admin.md"],
+        {
+            "Only the operator's administrators do over HTTP what the operator does, and their keys do nothing that an account's do.": [
+                "tests/doors/test_admin_keys.py",
+            ],
+            "What the operator changes is noted with who, when, from where, before and after, in the transaction of the change, and no entry is changed or removed.": [
+                "tests/core/test_audit.py",
+                "tests/test_audit_command.py",
+            ],
+        },
+    ),
     "People": Area(
         ["docs/people.md"],
         {

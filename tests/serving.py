@@ -26,6 +26,7 @@ from mcp_gateway.core.caller import Role
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.gateway import DATABASE, Desk, Gateway, open_desk, open_gateway
 from mcp_gateway.core.identity.accounts import Accounts
+from mcp_gateway.core.identity.admin_keys import AdminKeys
 from mcp_gateway.core.identity.own_limits import OwnLimits
 from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.ledger.entries import HeldNow
@@ -116,6 +117,10 @@ class Door:
             is_administrator=is_administrator,
         )
         return (await sign_in.open_session(person, "tests", "127.0.0.1")).token
+
+    async def admin_key(self, **rights: Any) -> str:
+        """A new administrator's key, raw."""
+        return (await AdminKeys(store_of(self.gateway), new_id=new_id, now_ms=now_ms).create("test", **rights))[1]
 
     async def balance_nano(self, account_id: str) -> int:
         balance = await self.gateway.ledger.balance(account_id)

@@ -8,7 +8,8 @@ from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.limits.limiter import Limiter
 
-_HOLDERS = (Access.HOLDER, Access.LIVE_HOLDER, Access.ACCOUNT_HOLDER)
+_KNOWN = (Access.HOLDER, Access.LIVE_HOLDER, Access.ACCOUNT_HOLDER, Access.PERSON, Access.ADMINISTRATOR)
+"""Where no guest may ask."""
 
 
 class Admission:
@@ -30,9 +31,13 @@ class Admission:
 
 
 def _check_access(caller: Caller, access: Access) -> None:
+    if access is Access.ANYONE or access not in _KNOWN:
+        return
     if access is Access.PERSON:
         _ = caller.user
-    if access is Access.ANYONE or access not in _HOLDERS:
+        return
+    if access is Access.ADMINISTRATOR:
+        caller.check_is_administrator()
         return
     if caller.is_guest:
         raise GatewayError("missing_credentials", "Send an API key: this is for holders of one.")

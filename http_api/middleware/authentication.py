@@ -7,7 +7,7 @@ from starlette.types import Scope
 from http_api.middleware.cookies import Cookie, check_page, is_no_page_of_others, is_own_page
 from http_api.middleware.credentials import credential_of, credentials_of, may_be_several
 from http_api.operations import Access, AnyOperation
-from mcp_gateway.core.caller import Caller
+from mcp_gateway.core.caller import Administrator, Caller
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.authenticator import Authenticator
@@ -37,10 +37,10 @@ class Authentication:
         if credential is None:
             return self._without_key(scope, context, operation)
         if may_be_several(scope) and len(several := credentials_of(scope)) > 1:
-            return self._try_all(several, context)
+            return self._try_all(several, context, operation)
         caller = self._authenticator.recall(credential)
         if caller is None:
-            return self._try_all(credentials_of(scope), context)
+            return self._try_all(credentials_of(scope), context, operation)
         if caller.networks:
             caller.check_address(context.address)
         context.caller = caller
@@ -68,12 +68,13 @@ class Authentication:
                 raise
             context.caller = self._authenticator.guest(context.address)
 
-    async def _try_all(self, credentials: list[str], context: RequestContext) -> None:
+    async def _try_all(self, credentials: list[str], context: RequestContext, operation: AnyOperation) -> None:
         refusals: list[GatewayError] = []
         try:
             caller = await self._the_good_one(credentials, refusals)
         finally:
             refusals.clear()  # of which each holds these frames: else they stay until the garbage is collected
+        _check_place(caller, operation)
         caller.check_address(context.address)
         context.caller = caller
 
@@ -92,3 +93,15 @@ class Authentication:
         if not refusals:
             raise GatewayError("invalid_api_key", "Send the key as `Authorization: Bearer gw_live_...`.")
         raise next((refusal for refusal in refusals if refusal.code != "invalid_api_key"), refusals[0])
+
+
+def _check_place(caller: Caller, operation: AnyOperation) -> None:
+    """An administrator's key, which belongs to no account, is for the operator's operations and what everybody may ask.
+
+    It is never among the keys that are recalled, so that the others do not pay for this. Raises GatewayError
+    `insufficient_permissions`.
+    """
+    is_at_home = operation.access in (Access.ADMINISTRATOR, Access.PUBLIC) or not operation.is_served
+    if isinstance(caller.principal, Administrator) and not is_at_home:
+        message = "An administrator's key is for /v1/admin alone; send a key of an account here."
+        raise GatewayError("insufficient_permissions", message)

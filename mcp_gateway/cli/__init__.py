@@ -13,7 +13,7 @@ import typer
 
 from bridge.mcp_stdio_bridge import main as run_bridge
 from mcp_gateway import __version__
-from mcp_gateway.cli import accounts, budgets, keys, prices, providers, requests, routing, users
+from mcp_gateway.cli import accounts, admins, audit, budgets, keys, prices, providers, requests, routing, users
 from mcp_gateway.cli.desk import (
     FAULTS,
     ConfigOption,
@@ -56,6 +56,8 @@ ledger = typer.Typer(help="The ledger.", no_args_is_help=True)
 configuration = typer.Typer(help="The configuration.", no_args_is_help=True)
 app.add_typer(accounts.app, name="accounts")
 app.add_typer(keys.app, name="keys")
+app.add_typer(admins.app, name="admins")
+app.add_typer(audit.app, name="audit")
 app.add_typer(budgets.app, name="budgets")
 app.add_typer(requests.app, name="requests")
 app.add_typer(ledger, name="ledger")

@@ -24,7 +24,7 @@ from mcp_gateway.cli.desk import (
     fail,
     seconds,
 )
-from mcp_gateway.cli.limits import AccountLimitOption, limits_given, limits_in_words, limits_object
+from mcp_gateway.cli.limits import AccountLimitOption, limits_given, limits_in_words
 from mcp_gateway.core.gateway import Desk
 from mcp_gateway.core.identity.accounts import Account
 from mcp_gateway.core.ids import new_id, now_ms
@@ -252,7 +252,7 @@ def limit_account(
             await desk.accounts.set_limits(account, asked)
         limits = (await desk.accounts.get(account)).limits
         words = f"account {account}: {limits_in_words(limits) or 'the highest limits among its keys'}"
-        answer(words, {"id": account, "limits": limits_object(limits)}, is_json=is_json)
+        answer(words, {"id": account, "limits": limits.as_object()}, is_json=is_json)
 
     at_desk(config, data_dir, work)
 
@@ -348,7 +348,7 @@ def _object_of(account: Account, wallet: _Wallet) -> dict[str, Any]:
         "leased_usd": format_usd(wallet.leased_nano),
         "margin_percent": _in_percent(account.margin),
         "proxy": account.may_proxy,
-        "limits": limits_object(account.limits),
+        "limits": account.limits.as_object(),
     }
 
 

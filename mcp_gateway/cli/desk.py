@@ -1,9 +1,11 @@
 """What the commands share: options, the settings and the database of a call, its answer in words or JSON, its end."""
 
 import asyncio
+import getpass
 import json
 import os
 import re
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 
 from mcp_gateway import __version__
+from mcp_gateway.core.audit.log import Actor
 from mcp_gateway.core.catalog import is_model_id
 from mcp_gateway.core.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from mcp_gateway.core.config import ConfigError, Settings, load_settings
@@ -68,10 +71,19 @@ def at_desk(config: Path | None, data_dir: Path | None, work: Callable[[Desk], A
 
     async def at_desk() -> None:
         check_log(settings.data_dir / DATABASE)
-        async with open_desk(settings) as desk:
+        async with open_desk(settings, _operator()) as desk:
             await work(desk)
 
     run(at_desk())
+
+
+def _operator() -> Actor:
+    """Who runs the command, and on which host, as the system knows them."""
+    try:
+        name = os.environ.get("SUDO_USER") or getpass.getuser()
+    except (KeyError, OSError):  # a container's user that has no name
+        name = f"uid {os.getuid()}"
+    return Actor("shell", name, socket.gethostname())
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

@@ -45,7 +45,7 @@ from mcp_gateway.cli.key_routing import (
     routing_in_words,
     routing_object,
 )
-from mcp_gateway.cli.limits import ChangedLimitOption, LimitOption, limits_given, limits_in_words, limits_object
+from mcp_gateway.cli.limits import ChangedLimitOption, LimitOption, limits_given, limits_in_words
 from mcp_gateway.core.caller import SCOPES, SERVER_LABEL, KeyScope
 from mcp_gateway.core.gateway import Desk
 from mcp_gateway.core.identity.keys import ANY_SERVER, Key
@@ -337,6 +337,6 @@ def _object(key: Key, budgets: Sequence[dict[str, Any]]) -> dict[str, Any]:
         **key.particulars_told(),
         "scopes": [scope for scope in SCOPES if scope in key.scopes],
         "mint_over_mcp": key.may_mint_over_mcp,
-        "limits": limits_object(key.limits),
+        "limits": key.limits.as_object(),
         "budgets": list(budgets),
     }

@@ -41,12 +41,6 @@ def limits_in_words(limits: OwnLimits) -> str:
     return ", ".join(f"{name} {'none' if limit is None else limit}" for name, limit in own.items())
 
 
-def limits_object(limits: OwnLimits) -> dict[str, int | str]:
-    """As they are given: a number, "none" or "default"."""
-    own = {name: getattr(limits, name) for name in LIMIT_NAMES}
-    return {name: "default" if limit is DEFAULT else "none" if limit is None else limit for name, limit in own.items()}
-
-
 def _limit(name: str, text: str) -> Limit:
     if text.lower() in ("none", "default"):
         return None if text.lower() == "none" else DEFAULT

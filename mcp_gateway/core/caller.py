@@ -94,7 +94,14 @@ class User:
     """Whether they run the gateway, too."""
 
 
-Principal = Guest | KeyHolder | User
+@dataclass(frozen=True, slots=True)
+class Administrator:
+    """A program of the operator's that shows an administrator's key, which belongs to no account."""
+
+    admin_key_id: str
+
+
+Principal = Guest | KeyHolder | User | Administrator
 GUEST = Guest()
 
 
@@ -169,6 +176,19 @@ class Caller:
             raise GatewayError("missing_credentials", "Only callers with an API key may have budgets made.")
         if not self.may_mint_over_mcp:
             raise lacking_right()
+
+    @property
+    def is_administrator(self) -> bool:
+        """Whether it may do what the operator does, over /v1/admin."""
+        principal = self.principal
+        return isinstance(principal, Administrator) or (isinstance(principal, User) and principal.is_administrator)
+
+    def check_is_administrator(self) -> None:
+        """Raises GatewayError `missing_credentials`, `insufficient_permissions`."""
+        if self.is_guest:
+            raise GatewayError("missing_credentials", "Send an administrator's credential: this is for the operator.")
+        if not self.is_administrator:
+            raise GatewayError("insufficient_permissions", "Only the operator's administrators may do this.")
 
     @property
     def user(self) -> User:

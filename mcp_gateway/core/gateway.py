@@ -7,12 +7,15 @@ import os
 import ssl
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from random import Random
+from typing import Any
 
 from mcp_gateway import __version__
+from mcp_gateway.core.audit.auditing import Auditing
+from mcp_gateway.core.audit.log import Actor, AuditLog
 from mcp_gateway.core.bytes_in_flight import BytesInFlight
 from mcp_gateway.core.catalog import (
     DEMO,
@@ -32,10 +35,12 @@ from mcp_gateway.core.dialects.messages_anthropic import BETA_HEADER
 from mcp_gateway.core.dialects.openai import OpenAi
 from mcp_gateway.core.dialects.openai_refusals import path_error_of
 from mcp_gateway.core.dialects.vllm import Vllm
+from mcp_gateway.core.engine import Engine
 from mcp_gateway.core.idempotency import Idempotency, Repeats
 from mcp_gateway.core.identity.access_tokens import AccessTokens
 from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.identity.address import AddressReader, counted_as
+from mcp_gateway.core.identity.admin_keys import AdminKeys
 from mcp_gateway.core.identity.authenticator import Authenticator
 from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.identity.keys import KeysPerAccount
@@ -100,6 +105,7 @@ from mcp_gateway.core.upstream.workload import Workload
 logger = logging.getLogger(__name__)
 
 DATABASE = "gateway.sqlite3"
+_NOBODY_NAMED = Actor("shell", "unknown", "unknown")
 
 
 @dataclass(slots=True)
@@ -136,6 +142,7 @@ class Gateway:
     inference: Inference
     tool_servers: ToolServers
     outcomes: OutcomeBook
+    audit: AuditLog
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +152,7 @@ class Desk:
     accounts: Accounts
     keys: KeyRing
     people: People
+    admin_keys: AdminKeys
     ledger: Ledger
     statement: Statement
     months: Months
@@ -152,30 +160,34 @@ class Desk:
     reconciler: Reconciler
     server: RunningServer
     outcomes: OutcomeBook
+    audit: AuditLog
 
 
 @contextlib.asynccontextmanager
-async def open_desk(settings: Settings) -> AsyncIterator[Desk]:
-    """The database alone; a command has `check_log` look first.
+async def open_desk(settings: Settings, by: Actor = _NOBODY_NAMED) -> AsyncIterator[Desk]:
+    """The database alone; a command has `check_log` look first. Changes are noted as `by` who makes them.
 
     Raises ServedByOlder, too, where its schema is behind and a server uses it.
     """
     make_folder(settings.data_dir)
     upgrade_unless_served(settings.data_dir / DATABASE)
-    async with _open_store(settings, now_ms) as store:
+    async with _open_store(settings, now_ms) as opened:
+        store = Auditing(opened, by)
         accounts = Accounts(store, new_id=new_id, now_ms=now_ms)
         ledger = _ledger(store, settings)
         yield Desk(
             accounts,
             _keys(store, settings),
             People(store, new_id=new_id, now_ms=now_ms),
+            _admin_keys(store),
             ledger,
             Statement(store),
             Months(store),
             History(store),
             Reconciler(store, int(_longest_hold_s(settings) * 1000)),
-            RunningServer(store, ledger, Leases(store, ledger), partial(alone, settings.data_dir), now_ms=now_ms),
+            RunningServer(store, ledger, Leases(store, ledger), partial(alone, settings.data_dir), by, now_ms=now_ms),
             _outcomes(store, settings),
+            AuditLog(store),
         )
 
 
@@ -298,11 +310,14 @@ async def open_gateway(
                 heard=known_keys.catch_up,
             ),
             sign_ins=SignIns(now_s or clock),
-            authenticator=Authenticator(known_keys, settings.guests, settings.limits, known_sessions),
+            authenticator=Authenticator(
+                known_keys, settings.guests, settings.limits, _admin_keys(store), known_sessions
+            ),
             addresses=addresses,
             inference=inference,
             tool_servers=tool_servers,
             outcomes=outcomes,
+            audit=AuditLog(store),
         )
         _watch_tool_servers(tool_servers, metrics)
         if settings.users.insecure_cookie:
@@ -320,7 +335,7 @@ async def open_gateway(
                 leases=leases.watch,
                 grants=ledger.watch_grants,
                 holds=ledger.watch_holds,
-                orders=Orders(store, ledger, leases, now_ms=now_ms).watch,
+                orders=Orders(store, ledger, leases, partial(_written_by, store), now_ms=now_ms).watch,
                 outcomes=outcomes.watch,
                 refusals=refusals.watch,
                 **({"mcp_servers": tool_servers.watch} if tool_servers else {}),
@@ -352,7 +367,11 @@ def _timed(sync: Sync, metrics: Metrics) -> Sync:
     return timed
 
 
-def _ledger(store: Store, settings: Settings) -> Ledger:
+def _written_by(store: Store, by: Sequence[Any]) -> Engine:
+    return Auditing(store, Actor(*by))
+
+
+def _ledger(store: Engine, settings: Settings) -> Ledger:
     minimum_nano = parse_usd(settings.wallet.minimum_balance_usd)
     return Ledger(
         store,
@@ -410,7 +429,7 @@ async def _used_today(records: Records, keys: KeyRing) -> Mapping[str, int]:
     return counts
 
 
-def _keys(store: Store, settings: Settings) -> KeyRing:
+def _keys(store: Engine, settings: Settings) -> KeyRing:
     limits = settings.limits
     most = KeysPerAccount(
         limits.keys_per_account,
@@ -421,13 +440,17 @@ def _keys(store: Store, settings: Settings) -> KeyRing:
     return KeyRing(store, new_id=new_id, now_ms=now_ms, most=most)
 
 
-def _sessions(store: Store, settings: Settings) -> UserSessions:
+def _sessions(store: Engine, settings: Settings) -> UserSessions:
     users = settings.users
     lifetimes = SessionLifetimes(users.session_idle_s * 1000, users.session_lifetime_s * 1000, users.sessions_per_user)
     return UserSessions(store, new_id=new_id, now_ms=now_ms, lifetimes=lifetimes)
 
 
-def _outcomes(store: Store, settings: Settings) -> OutcomeBook:
+def _admin_keys(store: Engine) -> AdminKeys:
+    return AdminKeys(store, new_id=new_id, now_ms=now_ms)
+
+
+def _outcomes(store: Engine, settings: Settings) -> OutcomeBook:
     priors = {entry.id: entry.quality for entry in settings.models if entry.quality}
     return OutcomeBook(store, priors, settings.routing.feedback)
 

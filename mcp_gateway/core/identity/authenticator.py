@@ -17,6 +17,7 @@ from mcp_gateway.core.config import GuestSettings, LimitSettings
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.access_tokens import TOKEN_PREFIX
 from mcp_gateway.core.identity.address import counted_as, site_of
+from mcp_gateway.core.identity.admin_keys import ADMIN_PREFIX, AdminKeys
 from mcp_gateway.core.identity.key_ring import AccountLimits
 from mcp_gateway.core.identity.keys import Key, binding, in_force
 from mcp_gateway.core.identity.known_keys import KnownKeys
@@ -28,12 +29,18 @@ _MOST_PEOPLE = 10_000
 
 
 class Authenticator:
-    """Knows keys, people and guests; each Caller carries what it may use."""
+    """Knows keys, people, guests and administrators; each Caller carries what it may use."""
 
     def __init__(
-        self, keys: KnownKeys, guests: GuestSettings, limits: LimitSettings, sessions: KnownSessions | None = None
+        self,
+        keys: KnownKeys,
+        guests: GuestSettings,
+        limits: LimitSettings,
+        admin_keys: AdminKeys,
+        sessions: KnownSessions | None = None,
     ) -> None:
         self._keys = keys
+        self._admin_keys = admin_keys
         self._sessions = sessions
         self._limits = limits
         self._serves_guests = guests.enabled
@@ -68,6 +75,8 @@ class Authenticator:
             return known
         if self._sessions is not None and credential.startswith(TOKEN_PREFIX):
             return await self._known_person(await self._sessions.look_up_token(credential))
+        if credential.startswith(ADMIN_PREFIX):
+            return await self._admin_keys.identify(credential)
         return self._key_caller(await self._keys.look_up(credential))
 
     async def with_cookie(self, cookie: str) -> Caller:

@@ -17,6 +17,7 @@ from mcp_gateway.core.identity.keys import (
     State,
     check_may_mint_over_mcp,
     digest_of,
+    later,
     scopes_by_default,
     unknown_account,
 )
@@ -34,8 +35,6 @@ from mcp_gateway.core.text import check_one_line, shown
 _SHOWN_CHARACTERS = len(LIVE_PREFIX) + 4
 _MOST_ENDED_AT_ONCE = 1000
 """In one transaction, which takes some 20 ms for so many."""
-_YEAR_10000_MS = 253_402_300_800_000
-"""No calendar goes further."""
 
 
 class AccountLimits(NamedTuple):
@@ -308,7 +307,7 @@ class KeyRing:
             check_may_mint_over_mcp(given)
         key = Key(
             key_id or self._new_id("key"), account_id, raw[:_SHOWN_CHARACTERS], name, is_test, now_ms, None,
-            limits or OwnLimits(), given, _later(expires_at_ms, now_ms), made_by,
+            limits or OwnLimits(), given, later(expires_at_ms, now_ms), made_by,
             models=None if models is None else frozenset(models), may_mint_over_mcp=may_mint_over_mcp,
             mcp_servers=frozenset(mcp_servers), offers_mcp_tools=offers_mcp_tools, routing=routing,
             particulars=particulars,
@@ -391,10 +390,3 @@ def _scopes_of(asked: Collection[KeyScope] | None, *, is_test: bool) -> frozense
     if is_test and asked is not None and set(asked) != TEST_SCOPES:
         raise GatewayError("invalid_value", "A test key has the scope `inference` alone.", param="scopes")
     return scopes_by_default(is_test=is_test) if asked is None else frozenset(asked)
-
-
-def _later(expires_at_ms: int | None, now_ms: int) -> int | None:
-    if expires_at_ms is not None and not now_ms < expires_at_ms < _YEAR_10000_MS:
-        message = "`expires_at` must be in the future, and before the year 10000."
-        raise GatewayError("invalid_value", message, param="expires_at")
-    return expires_at_ms

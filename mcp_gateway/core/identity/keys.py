@@ -16,6 +16,8 @@ from mcp_gateway.core.text import shown
 
 LIVE_PREFIX = "gw_live_"
 TEST_PREFIX = "gw_test_"
+_YEAR_10000_MS = 253_402_300_800_000
+"""No calendar goes further."""
 TEST_SCOPES: frozenset[KeyScope] = frozenset({"inference"})
 
 
@@ -246,6 +248,14 @@ def check_servers(own: frozenset[str], most: frozenset[str], whose: str) -> None
     if more := sorted(own - servers_within(own, most)):
         message = f"{whose} may not use the server '{shown(more[0])}' itself."
         raise GatewayError("insufficient_permissions", message, param="mcp_servers")
+
+
+def later(expires_at_ms: int | None, now_ms: int) -> int | None:
+    """The end of a new key. Raises GatewayError `invalid_value` for a time that is past or beyond calendars."""
+    if expires_at_ms is not None and not now_ms < expires_at_ms < _YEAR_10000_MS:
+        message = "`expires_at` must be in the future, and before the year 10000."
+        raise GatewayError("invalid_value", message, param="expires_at")
+    return expires_at_ms
 
 
 def unknown_account(account_id: str) -> GatewayError:

@@ -28,5 +28,12 @@ class OwnLimits:
     tokens_per_minute: Limit = DEFAULT
     in_flight: Limit = DEFAULT
 
+    def as_object(self) -> dict[str, int | str]:
+        """As they are given: a number, "none" or "default"."""
+        own = {name: getattr(self, name) for name in LIMIT_NAMES}
+        return {
+            name: "default" if limit is DEFAULT else "none" if limit is None else limit for name, limit in own.items()
+        }
+
 
 LIMIT_NAMES = tuple(field.name for field in fields(OwnLimits))

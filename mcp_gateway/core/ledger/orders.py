@@ -6,7 +6,7 @@ where no answer comes, so that nothing happens that nobody was told of.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
@@ -28,6 +28,8 @@ _TELL_WAIT_S = 2.0
 """The same of what needs no answer: a question, and what the server does a little later anyway."""
 _LOOK_INTERVAL_S = 0.25
 _POLL_S = 0.05
+_BY = "by"
+"""Among what is asked: who left the order."""
 
 Kind = Literal["move", "make_budgets", "end_budget", "set_zone", "give_back", "tell_held"]
 Lowering = Move | MakeBudgets | EndBudget | SetZone
@@ -82,7 +84,7 @@ class CarryOut(Write[None]):
     """Write what an order says, and answer it with what comes of that; nothing where it was taken back."""
 
     order_id: int
-    write: Lowering
+    write: Write[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +96,18 @@ class AnswerOrder(Write[None]):
 class Orders:
     """The running server's side."""
 
-    def __init__(self, store: Engine, ledger: Ledger, leases: Leases, *, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        store: Engine,
+        ledger: Ledger,
+        leases: Leases,
+        written_by: Callable[[Sequence[Any]], Engine],
+        *,
+        now_ms: Callable[[], int],
+    ) -> None:
+        """`written_by` notes what it writes as of whoever left an order, as RunningServer named them."""
         self._store = store
+        self._written_by = written_by
         self._ledger = ledger
         self._leases = leases
         self._now_ms = now_ms
@@ -128,33 +140,41 @@ class Orders:
             returned = orjson.dumps({"outcome": await self._leases.give_back()}).decode()
             return await self._store.write(AnswerOrder(order.id, returned))
         try:
-            asked = _lowering(order)
+            told = _told(order)
+            store, asked = self._written_by(told.pop(_BY)), _lowering(order.kind, told)
         except (LookupError, TypeError, orjson.JSONDecodeError):  # a command of another version
             return await self._store.write(_refused(order, "The running server does not know this order: restart it."))
         if isinstance(asked, MakeBudgets):
-            return await self._make(order, asked)
-        await self._store.write(CarryOut(order.id, asked))
+            return await self._make(order, asked, store)
+        await store.write(CarryOut(order.id, asked))
         if isinstance(asked, EndBudget):
             await self._ledger.return_leases(asked.account_id)
         return None
 
-    async def _make(self, order: Order, asked: MakeBudgets) -> None:
+    async def _make(self, order: Order, asked: MakeBudgets, store: Engine) -> None:
         """What a lease takes is refused, or set aside, before anything is written."""
         try:
-            await self._leases.make(asked, lambda decided: self._store.write(CarryOut(order.id, decided)))
+            await self._leases.make(asked, lambda decided: store.write(CarryOut(order.id, decided)))
         except DatabaseError:
             raise
         except GatewayError as refusal:
             await self._store.write(_refused(order, refusal.message, refusal.code))
 
 
-def _lowering(order: Order) -> Lowering:
-    """Raises LookupError, TypeError or JSONDecodeError for one that is none of ours."""
-    asked = orjson.loads(order.asked)
-    if order.kind == "make_budgets":
+def _told(order: Order) -> dict[str, Any]:
+    """Raises TypeError or JSONDecodeError for what is no object."""
+    told = orjson.loads(order.asked)
+    if not isinstance(told, dict):
+        raise TypeError
+    return told
+
+
+def _lowering(kind: Kind, asked: dict[str, Any]) -> Lowering:
+    """Raises LookupError or TypeError for one that is none of ours."""
+    if kind == "make_budgets":
         group = None if asked["group"] is None else BudgetGroup(*asked["group"])
         return MakeBudgets(tuple(Budget(*one) for one in asked["budgets"]), group, tuple(asked.get("above", ())))
-    of = {kind: of for of, kind in _KINDS.items()}[order.kind]
+    of = {name: of for of, name in _KINDS.items()}[kind]
     return of(**asked)
 
 
@@ -171,10 +191,12 @@ class RunningServer:
         ledger: Ledger,
         leases: Leases,
         alone: Callable[[], AbstractContextManager[bool]],
+        by: Sequence[Any],
         *,
         now_ms: Callable[[], int],
     ) -> None:
-        """`alone` keeps servers away while it is entered, and says whether it can."""
+        """`alone` keeps servers away while it is entered, and says whether it can. `by` says who asks."""
+        self._by = by
         self._store = store
         self._ledger = ledger
         self._leases = leases
@@ -191,7 +213,7 @@ class RunningServer:
         with self._alone() as is_alone:
             if is_alone:
                 return await self._do(write)
-        asked = {field.name: getattr(write, field.name) for field in fields(write)}
+        asked = {field.name: getattr(write, field.name) for field in fields(write)} | {_BY: self._by}
         answer = await self._ask(_KINDS[type(write)], asked, LASTS_S)
         if (refusal := answer.get("refusal")) is not None:
             raise GatewayError(**refusal)

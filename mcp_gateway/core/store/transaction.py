@@ -67,6 +67,11 @@ class Transaction(Rows):
         outcome: T = self.whole(self._executors.alone[type(write)], write)
         return outcome
 
+    def ask(self, read: Read[T]) -> T:
+        """The answer as of now, with what this transaction has changed."""
+        answer: T = self._executors.reads[type(read)](self, read)
+        return answer
+
     def whole(self, run: "Run", write: Write[Any]) -> Any:
         """What comes of a write. Raises its GatewayError; nothing that it did or told before that is left then."""
         told = len(self._told)

@@ -7,11 +7,14 @@ import pytest
 from mcp_gateway.core.caller import GUEST, GUEST_ACCOUNT_ID, Allowance, Caller, KeyHolder, Principal, User
 from mcp_gateway.core.config import GuestSettings, LimitSettings
 from mcp_gateway.core.identity.accounts import Accounts
+from mcp_gateway.core.identity.admin_keys import AdminKeys
 from mcp_gateway.core.identity.authenticator import Authenticator
 from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.identity.known_keys import KnownKeys
 from mcp_gateway.core.identity.own_limits import OwnLimits
+from mcp_gateway.core.ids import new_id
 from mcp_gateway.core.optimization import NO_DEFAULTS, RoutingDefaults
+from mcp_gateway.core.store.sqlite.store import Store
 from tests.clocks import MsClock
 
 LISTINGS = 9
@@ -25,8 +28,13 @@ LIMITS = LimitSettings(
 
 
 @pytest.fixture
-def authenticator(known: KnownKeys) -> Authenticator:
-    return Authenticator(known, GuestSettings(), LIMITS)
+def admin_keys(store: Store, clock: MsClock) -> AdminKeys:
+    return AdminKeys(store, new_id=new_id, now_ms=clock)
+
+
+@pytest.fixture
+def authenticator(known: KnownKeys, admin_keys: AdminKeys) -> Authenticator:
+    return Authenticator(known, GuestSettings(), LIMITS, admin_keys)
 
 
 async def identified(authenticator: Authenticator, raw: str) -> Caller:
@@ -206,7 +214,7 @@ def test_a_guest_counts_by_address_site_and_with_all_guests(
     assert [quota.subject for quota in caller.quotas] == [*(f"guest:{subject}" for subject in subjects), "guests"]
 
 
-def test_what_guests_may_use_is_set(known: KnownKeys) -> None:
+def test_what_guests_may_use_is_set(known: KnownKeys, admin_keys: AdminKeys) -> None:
     guests = GuestSettings(
         requests_per_minute=1,
         requests_per_minute_per_48=2,
@@ -215,7 +223,7 @@ def test_what_guests_may_use_is_set(known: KnownKeys) -> None:
         in_flight_per_address=5,
         in_flight_per_48=6,
     )
-    caller = Authenticator(known, guests, LIMITS).without_key("2001:db8::1")
+    caller = Authenticator(known, guests, LIMITS, admin_keys).without_key("2001:db8::1")
     assert caller is not None
     assert [quota.allowance for quota in caller.quotas] == [
         Allowance(1, None, None, 5, LISTINGS),

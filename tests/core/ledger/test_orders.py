@@ -10,6 +10,8 @@ from typing import Any, cast
 import orjson
 import pytest
 
+from mcp_gateway.core.audit.auditing import Auditing
+from mcp_gateway.core.audit.log import Actor
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ledger.budgets import Budget, BudgetGroup, EndBudget, MakeBudgets, SetZone
 from mcp_gateway.core.ledger.entries import Balance, HeldOf
@@ -23,6 +25,8 @@ from tests.databases import Query, locked, open_store
 from tests.loop_clock import pass_time
 from tests.patience import settled
 
+BY = Actor("shell", "alice", "here")
+
 
 @pytest.fixture
 async def other(database: Path, clock: MsClock) -> AsyncIterator[Store]:
@@ -34,12 +38,12 @@ async def other(database: Path, clock: MsClock) -> AsyncIterator[Store]:
 
 @pytest.fixture
 def orders(store: Store, ledger: Ledger, clock: MsClock) -> Orders:
-    return Orders(store, ledger, Leases(store, ledger), now_ms=clock)
+    return Orders(store, ledger, Leases(store, ledger), lambda by: Auditing(store, Actor(*by)), now_ms=clock)
 
 
 def _running(other: Store, folder: Path, clock: MsClock) -> RunningServer:
     ledger = Ledger(other)
-    return RunningServer(other, ledger, Leases(other, ledger), partial(alone, folder), now_ms=clock)
+    return RunningServer(other, ledger, Leases(other, ledger), partial(alone, folder), BY, now_ms=clock)
 
 
 @pytest.fixture
@@ -291,13 +295,16 @@ async def test_an_order_of_another_version_is_refused_and_holds_up_no_other(
 async def test_an_order_that_fails_is_answered_and_costs_no_other(
     store: Store, orders: Orders, account: str, ledger: Ledger, clock: MsClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    odd = [
+    odd: list[tuple[str, dict[str, Any]]] = [
         ("make_budgets", {"budgets": [["bud_1", account, account, -5, "day"]], "group": None}),
         ("end_budget", {"account_id": account, "budget_id": [], "at_ms": 1}),
         ("set_zone", {"account_id": "acc_nobody", "zone": "UTC"}),
         ("move", {"account_id": account, "kind": "adjustment", "amount_nano": "x", "reference": "r"}),
     ]
-    leave = [LeaveOrder(cast(Any, kind), orjson.dumps(asked).decode(), clock.now_ms) for kind, asked in odd]
+    leave = [
+        LeaveOrder(cast(Any, kind), orjson.dumps(asked | {"by": BY}, default=tuple).decode(), clock.now_ms)
+        for kind, asked in odd
+    ]
     ids = [await store.write(one) for one in leave]
     last = await store.write(LeaveOrder("tell_held", "{}", clock.now_ms))
     await orders.decide()

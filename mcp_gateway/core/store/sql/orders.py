@@ -1,10 +1,7 @@
 """What other processes leave for the running server to decide."""
 
-from typing import cast
-
 import orjson
 
-from mcp_gateway.core.engine import Write
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ledger.orders import (
     AnswerOf,
@@ -48,7 +45,7 @@ def _carry_out(transaction: Transaction, write: CarryOut) -> None:
     if transaction.first("SELECT 1 FROM orders WHERE id = ? AND answer IS NULL", (write.order_id,)) is None:
         return
     try:
-        answer: dict[str, object] = {"outcome": transaction.run(cast(Write[object], write.write))}
+        answer: dict[str, object] = {"outcome": transaction.run(write.write)}
     except GatewayError as refusal:
         answer = {"refusal": {"code": refusal.code, "message": refusal.message}}
     _answer(transaction, AnswerOrder(write.order_id, orjson.dumps(answer).decode()))

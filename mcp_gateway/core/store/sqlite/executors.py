@@ -2,7 +2,9 @@
 
 from mcp_gateway.core.store.sql import (
     accounts,
+    admin_keys,
     answers,
+    audit,
     budgets,
     counters,
     keys,
@@ -20,8 +22,10 @@ from mcp_gateway.core.store.sqlite import ledger as hot_ledger
 
 EXECUTORS = (
     accounts.EXECUTORS
+    | admin_keys.EXECUTORS
     | keys.EXECUTORS
     | answers.EXECUTORS
+    | audit.EXECUTORS
     | budgets.EXECUTORS
     | hot_ledger.EXECUTORS
     | ledger.EXECUTORS

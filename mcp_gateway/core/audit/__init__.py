@@ -1,0 +1,1 @@
+"""Who changed what of the operator's, when, from where, and how it was before."""

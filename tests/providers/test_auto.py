@@ -13,8 +13,12 @@ import orjson
 import pytest
 import pytest_asyncio
 
+from mcp_gateway.core.catalog import Model
+from mcp_gateway.core.inference.auto_router import MOST_ALTERNATIVES
+from mcp_gateway.core.inference.exchange import Exchange
 from mcp_gateway.core.observe.paces import AnswerPaces
 from mcp_gateway.core.routing.deciding import Decision
+from mcp_gateway.core.surfaces.surface import Ask
 from tests.cases import each
 from tests.patience import eventually
 from tests.providers.doubles import Double, Generic, Refusal, serving
@@ -277,6 +281,56 @@ async def test_the_dearest_leave_where_the_wallet_does_not_cover_them(tmp_path: 
         response = await stage.ask(CODE, none)
         assert (response.status_code, error_of(response)["code"]) == (402, "insufficient_balance")
         assert "dear" not in stage.asked()
+
+
+def many(number: int, usd: str = "1", **others: Any) -> list[dict[str, Any]]:
+    """Models of one provider, by their price."""
+    entry = {"provider": "dear", "backend_model": "m", "pricing": priced(usd), "features": ["tools"]} | others
+    return [entry | {"id": f"many/{usd}-{place:03}"} for place in range(number)]
+
+
+async def test_what_each_model_would_refuse_a_few_are_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then those that the request names, which are as few."""
+    asked: list[str] = []
+
+    def counted(exchange: Exchange, ask: Ask, model: Model, note: Any) -> Any:
+        asked.append(model.id)
+        return decide(exchange, ask, model, note)
+
+    decide = Exchange._decide
+    monkeypatch.setattr(Exchange, "_decide", counted)
+    async with choosing(tmp_path, models=[*MODELS, *many(40)]) as stage:
+        for fields in ({"n": 1000}, {"tools": [1]}, {"stream": True, "n": 1000}):
+            asked.clear()
+            response = await stage.ask(CODE, models=[FIRST], **fields)
+            assert response.status_code == 400
+            assert (len(asked), asked[-1]) == (1 + MOST_ALTERNATIVES + 1, FIRST)
+            assert len(set(asked)) == len(asked)
+        stage.doubles["dear"].refusal = stage.doubles["seeing"].refusal = DOWN
+        assert chosen(await stage.ask(CODE, models=[FIRST], routing={"model_pool": ["many/1-000", DEAR]})) == FIRST
+
+
+@each("dear", [8, 9, 40])
+async def test_who_can_be_paid_is_asked_however_many_dearer_stand_before(dear: int, tmp_path: Path) -> None:
+    cheap = many(1, "0.1", quality={"code": 0.1})
+    async with choosing(tmp_path, models=[*many(dear, "10", quality={"code": 0.9}), *cheap]) as stage:
+        poor = await stage.door.key(credit="0.0008")
+        response = await stage.ask(CODE, poor, routing={"optimize": "quality"})
+        assert (chosen(response), response.json()["model"]) == (cheap[0]["id"], cheap[0]["id"])
+
+
+@each("is_stream", [False, True])
+async def test_what_the_demo_answers_for_test_keys_says_nothing_of_models(is_stream: bool, tmp_path: Path) -> None:
+    async with choosing(tmp_path) as stage:
+        test, gateway = await stage.door.key(credit="1", is_test=True), stage.door.gateway
+        for name in ("auto", FIRST):
+            response = await stage.ask("hi there, how are you?", test, model=name, stream=is_stream)
+            assert response.status_code == 200
+        assert not any(any(sums) for _, sums in gateway.metrics.answer_sums())
+        assert not gateway.inference.parts.auto_router._lengths.averages
+        assert (await stage.ask(HELLO, stream=is_stream)).status_code == 200
+        assert [sums.requests for _, sums in gateway.metrics.answer_sums() if any(sums)] == [1]
+        assert gateway.inference.parts.auto_router._lengths.averages
 
 
 async def test_a_failure_to_choose_is_no_failure_of_the_request(

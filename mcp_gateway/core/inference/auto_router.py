@@ -33,7 +33,8 @@ from mcp_gateway.core.upstream.pool import Pool
 
 logger = logging.getLogger(__name__)
 
-_MOST_ALTERNATIVES = 10
+MOST_ALTERNATIVES = 9
+"""Of the models that were chosen, so many are asked at most where the first fails."""
 _ENDED_BY_ITSELF = ("stop", "end_turn", "completed")
 
 
@@ -59,7 +60,7 @@ class Choice(NamedTuple):
     def told(self, model_id: str) -> ToldRouting:
         """What is told where that model answers, or is asked now."""
         others, facts = [model.id for model in self.models if model.id != model_id], self.facts
-        alternatives = tuple(others[:_MOST_ALTERNATIVES])
+        alternatives = tuple(others[:MOST_ALTERNATIVES])
         return ToldRouting(model_id, facts.task, facts.complexity, facts.confidence, alternatives, self.took_s * 1000)
 
 
@@ -117,13 +118,16 @@ class AutoRouter:
         self._metrics.routing_decisions.observe(choice.took_s)
         return choice
 
-    def note(self, choice: Choice, record: RequestRecord) -> None:
-        """Remember who has answered, and how long that was; of a request that was answered whole."""
+    def note(self, choice: Choice, record: RequestRecord, *, is_test: bool) -> None:
+        """Remember who has answered, and how long that was; of a request that was answered whole.
+
+        A test key's is answered by the demo, so that its length says nothing of the model.
+        """
         assert record.model is not None
         task = choice.facts.task
         if choice.prefix:
             self._conversations.note(choice.prefix, Remembered(record.model, task))
-        if task != "unknown" and record.finish_reason in _ENDED_BY_ITSELF:
+        if not is_test and task != "unknown" and record.finish_reason in _ENDED_BY_ITSELF:
             self._lengths.note(record.model, task, record.completion_tokens)
 
     def _pool_for(self, ask: Ask, caller: Caller, source: str | None) -> Sequence[Model]:

@@ -101,7 +101,7 @@ class Bill:
             raise
         finally:  # what is counted is what the caller is told, so only once that is known
             self.took_s = self._parts.monotonic_s() - self._clock_start_s
-            self._parts.metrics.request_ended(record, self.took_s, first_token_s)
+            self._parts.metrics.request_ended(record, self.took_s, first_token_s, is_test=self._caller.is_test)
             if error is None and self.model is not None and len(self.model.offers) > 1 and asked is not None:
                 self._note_pace(asked.offer, first_token_s)
             if self.choice is not None:
@@ -111,7 +111,7 @@ class Bill:
     def _note_choice(self, choice: Choice, record: RequestRecord) -> None:
         self._parts.metrics.routed(self.model_id, choice.facts)
         if record.error_code is None:
-            self._parts.auto_router.note(choice, record)
+            self._parts.auto_router.note(choice, record, is_test=self._caller.is_test)
 
     def _note_pace(self, offer: Offer, first_token_s: float | None) -> None:
         """How quickly one of several answered, since the next request may go by that."""

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from math import inf
 
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.catalog import Model
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.inference.auto_router import MOST_ALTERNATIVES
 from mcp_gateway.core.inference.fitting import likely_prompt_tokens, terms_within
 from mcp_gateway.core.inference.meter import Meter
 from mcp_gateway.core.inference.parts import Parts
@@ -100,10 +102,15 @@ class Holding:
 
     async def _is_ample(self, amount_nano: int) -> bool:
         """Whether the account has so much, with what it holds for this request."""
-        caller, held_nano = self._caller, 0 if self.hold is None else self.hold.amount_nano
-        if amount_nano <= held_nano:
-            return True
-        return await self._parts.ledger.is_ample(caller.account_id, amount_nano - held_nano, caller.spent_by)
+        return amount_nano <= self._held_nano or amount_nano <= await self._spendable_nano()
+
+    async def _spendable_nano(self) -> int:
+        free_nano = await self._parts.ledger.spendable_nano(self._caller.account_id, self._caller.spent_by)
+        return free_nano + self._held_nano
+
+    @property
+    def _held_nano(self) -> int:
+        return 0 if self.hold is None else self.hold.amount_nano
 
     async def _open_first(self, most_tokens: int, ask: Ask, model: Model, meter: Meter) -> None:
         """Hold what a request may cost at first; what follows is held as it comes.
@@ -128,16 +135,33 @@ class Holding:
     async def cover(self, following: Sequence[RoutedModel], ask: Ask) -> list[RoutedModel]:
         """Those of the models that follow that the account can pay for, the dearest of which is held for, too.
 
-        So a model that fails is followed by another on the same hold, whatever else is spent in between.
+        So a model that fails is followed by another on the same hold, whatever else is spent in between. Of the models
+        that were chosen a few follow, however many there are: what one refuses, thousands may.
         """
         self._beside_nano = 0
-        quotes = [(routed, self._worst_of(routed.model, ask)) for routed in following]
+        quotes = self._quotes(following, ask)
         amounts = [worst.maximum_nano for _, worst in quotes]
         if not await self._is_ample(max(amounts, default=0)):
-            quotes = [(routed, worst) for routed, worst in quotes if await self._is_ample(worst.minimum_nano)]
-            amounts = [worst.maximum_nano for _, worst in quotes if await self._is_ample(worst.maximum_nano)]
+            free_nano = await self._spendable_nano()
+            quotes = self._quotes(following, ask, free_nano)
+            amounts = [worst.maximum_nano for _, worst in quotes if worst.maximum_nano <= free_nano]
         self._beside_nano = max(amounts, default=0)
         return [routed for routed, _ in quotes]
+
+    def _quotes(
+        self, following: Sequence[RoutedModel], ask: Ask, free_nano: float = inf
+    ) -> list[tuple[RoutedModel, Quote]]:
+        """Of those whose least is covered by so much, whoever the request names, and the first that were chosen."""
+        named = {one.name for one in ask.route.models} if ask.route is not None else set()
+        found, room = [], MOST_ALTERNATIVES
+        for routed in following:
+            if routed.name not in named and not room:
+                continue
+            worst = self._worst_of(routed.model, ask)
+            if worst.minimum_nano <= free_nano:
+                found.append((routed, worst))
+                room -= routed.name not in named
+        return found
 
     def _worst_of(self, model: Model, ask: Ask) -> Quote:
         price = dearest([offer.price for offer in offers_to(self._caller, model, self._parts)])

@@ -124,12 +124,12 @@ class Ledger:
         if not self._may_come_free(await self._read_returned(account_id), by):
             raise self.refusal(account_id, minimum_nano, holders)
 
-    async def is_ample(self, account_id: str, amount_nano: int, holders: Holders = frozenset()) -> bool:
-        """Whether so much is free to spend, as the wallet is known; one that never was is read."""
+    async def spendable_nano(self, account_id: str, holders: Holders = frozenset()) -> int:
+        """What is free to spend, as the wallet is known; one that never was is read."""
         purse = self._purses.of(account_id)
         if not purse.is_read:
             purse = await self._read_wallet(account_id)
-        return purse.spendable_nano(self._now_ms(), holders) >= amount_nano
+        return purse.spendable_nano(self._now_ms(), holders)
 
     async def resize(self, hold: Hold, needed_nano: int, most_nano: int) -> bool:
         """Hold up to `most_nano` from now on; False, changing nothing, where less than `needed_nano` can be.

@@ -73,6 +73,11 @@ def named_first(offers: Iterable[RoutedOffer], order: Sequence[str]) -> list[Rou
 def in_turn(offers: Iterable[RoutedOffer]) -> list[RoutedModel]:
     """The models with these offers in this order alone: what follows of one is asked as one."""
     return [
-        RoutedModel(name, replace(model, offers=tuple(routed.offer for routed in of_one), choose="order"))
+        RoutedModel(name, _of_these(model, tuple(routed.offer for routed in of_one)))
         for (name, model), of_one in groupby(offers, lambda routed: routed[:2])
     ]
+
+
+def _of_these(model: Model, offers: tuple[Offer, ...]) -> Model:
+    """One with a single offer is as it should be."""
+    return model if len(model.offers) == 1 else replace(model, offers=offers, choose="order")

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 
 from http_api.moments import rfc_3339
 from http_api.rendering import OPENAI_SHAPE, ErrorBody, Shape
@@ -62,5 +62,9 @@ def _stamps_by_client(context: RequestContext, standing: Standing | None) -> Hea
     return _stamps(context, standing) if VERSION in context.sent else []
 
 
-BY_ITS_CLIENT = Shape(_error_by_client, ErrorBody, _stamps_by_client)
+class EitherErrorBody(RootModel[ErrorBody | AnthropicErrorBody]):
+    """A refusal in the words of the API whose client asks: `anthropic-version` says that it is Anthropic's."""
+
+
+BY_ITS_CLIENT = Shape(_error_by_client, EitherErrorBody, _stamps_by_client)
 """For paths that both APIs have, or neither."""

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue, models_json_schema
 from pydantic_core import core_schema
 
-from http_api.operations import PREFIXES, Access, AnyOperation, Asked, Counts, Nothing, page_at_root
+from http_api.operations import PREFIXES, Access, AnswerHeader, AnyOperation, Asked, Counts, Nothing, page_at_root
 from http_api.query import AnyQuery, Query
 from mcp_gateway.core.errors import TABLE, Code
 
@@ -30,6 +30,12 @@ _SECURITY_SCHEMES: Json = {
     _COOKIE: {"type": "apiKey", "in": "cookie", "name": "__Host-gw_console", "description": "Of a page of this host."},
     _SIGNATURE: {"type": "apiKey", "in": "header", "name": "Stripe-Signature"},
 }
+_ABOUT = (
+    "An API for the SDKs of OpenAI and of Anthropic. The Model Context Protocol at /v1/mcp describes itself. Every GET "
+    "may be asked by HEAD, and every path by OPTIONS, whose answer names in Allow what the path has; other methods are "
+    "405 with the same. Pages of origins that the operator allows may call every operation and read all headers of its "
+    "answers (CORS): a preflight is answered before a key is asked for."
+)
 _UNSEEN = (Access.OPEN, Access.SIGNED)
 _HOLDERS = (Access.HOLDER, Access.LIVE_HOLDER, Access.ACCOUNT_HOLDER, Access.ADMINISTRATOR)
 _ALWAYS: frozenset[Code] = frozenset({
@@ -52,6 +58,27 @@ _OF_LIMITS: dict[Counts, frozenset[Code]] = {
     Counts.QUERY: frozenset({"requests_per_minute", "guest"}),
     Counts.INFERENCE: frozenset({"requests_per_minute", "requests_per_day", "tokens_per_minute", "in_flight", "guest"}),
 }
+_OF_ANY = (
+    AnswerHeader("X-Request-Id", "string", "The request's id, by which its operator and `/requests` know it."),
+    AnswerHeader("X-Client-Request-Id", "string", "The id that the client sent in a header of that name, if any."),
+)
+_OF_CALLERS = tuple(
+    AnswerHeader(f"X-RateLimit-{word}{of}", "integer", f"{says} {what} a minute.")
+    for of, what in (("", "requests"), ("-Requests", "requests"), ("-Tokens", "tokens"))
+    for word, says in (
+        ("Limit", "The caller's limit of"), ("Remaining", "What is left of"),
+        ("Reset", "The end, in Unix seconds, of the minute of"),
+    )
+)  # fmt: skip
+_OF_REPEATS = (AnswerHeader("Idempotent-Replayed", "string", "`true` on the answer that was kept for the key."),)
+_OF_STATUS: dict[int, tuple[AnswerHeader, ...]] = {
+    401: (AnswerHeader("WWW-Authenticate", "string", "Which credential is asked for."),),
+    402: (_NO_RETRY := AnswerHeader("X-Should-Retry", "string", "`false` where no second try within seconds helps."),),
+    409: (_RETRY_AFTER := AnswerHeader("Retry-After", "integer", "The seconds to wait, where waiting helps."),),
+    429: (_RETRY_AFTER, _NO_RETRY),
+    503: (_RETRY_AFTER,),
+}
+_OF_ANTHROPIC = (AnswerHeader("Request-Id", "string", "The same as X-Request-Id, for Anthropic's clients."),)
 _PARAMETER = re.compile(r"\{(\w+)(?::path)?\}")
 
 
@@ -86,11 +113,15 @@ class Document:
             "info": {
                 "title": "mcp-gateway",
                 "version": self._version,
-                "description": "An OpenAI-compatible API. The Model Context Protocol at /v1/mcp describes itself.",
+                "description": _ABOUT,
             },
             "servers": [{"url": self._base_url}],
             "paths": paths,
-            "components": {"schemas": schemas.components, "securitySchemes": _SECURITY_SCHEMES},
+            "components": {
+                "schemas": schemas.components,
+                "headers": {header.name: _as_object(header) for row in self._operations for header in _headers_of(row)},
+                "securitySchemes": _SECURITY_SCHEMES,
+            },
         }
 
     def _operation(self, row: AnyOperation, prefix: str, schemas: "_Schemas") -> Json:
@@ -133,6 +164,8 @@ def refusals_of(row: AnyOperation) -> frozenset[Code]:
         codes |= {"foreign_origin"}
     if row.scope is not None or row.access in (Access.LIVE_HOLDER, Access.ACCOUNT_HOLDER):
         codes |= {"insufficient_scope"}
+    if row.is_regional:
+        codes |= {"unsupported_region"}
     if row.query is not AnyQuery:
         codes |= _OF_QUERIES
     return codes | _OF_BODIES if row.body is not Nothing else codes
@@ -214,11 +247,7 @@ def _in_head(row: AnyOperation) -> Iterator[Json]:
 
 def _answers(row: AnyOperation, schemas: _Schemas) -> Json:
     content = {media_type: {"schema": schemas.of_answer(row, media_type)} for media_type in row.media_types}
-    headers = {
-        header.name: {"description": header.description, "schema": {"type": header.kind}} for header in row.headers
-    }
-    told = {"description": row.summary, "content": content} | ({"headers": headers} if headers else {})
-    return {str(status): told for status in row.statuses}
+    return {str(status): _answer(row, status, row.summary, content) for status in row.statuses}
 
 
 def _refusals(row: AnyOperation, schemas: _Schemas) -> Json:
@@ -228,10 +257,40 @@ def _refusals(row: AnyOperation, schemas: _Schemas) -> Json:
         by_status.setdefault(TABLE[code].status, []).append(code)
     content = {"application/json": {"schema": schemas.of_refusal(row)}}
     return {
-        str(status): {"description": ", ".join(f"`{code}`" for code in codes), "content": content}
+        str(status): _answer(row, status, ", ".join(f"`{code}`" for code in codes), content)
         for status, codes in sorted(by_status.items())
         if status not in row.statuses
     }
+
+
+def _answer(row: AnyOperation, status: int, description: str, content: Json) -> Json:
+    headers = (*_stamps_of(row), *_OF_STATUS.get(status, ()))
+    return {"description": description, "content": content, "headers": _refs_of(headers)}
+
+
+def _stamps_of(row: AnyOperation) -> tuple[AnswerHeader, ...]:
+    """The headers that its answers may have, whichever way they end."""
+    return (
+        *_OF_ANY,
+        *(() if row.access in _UNSEEN else _OF_CALLERS),
+        *(_OF_REPEATS if "conflict" in row.refuses else ()),
+        *(() if row.shape.stamps is None else _OF_ANTHROPIC),
+        *row.headers,
+    )
+
+
+def _headers_of(row: AnyOperation) -> Iterator[AnswerHeader]:
+    yield from _stamps_of(row)
+    for headers in _OF_STATUS.values():
+        yield from headers
+
+
+def _refs_of(headers: Iterable[AnswerHeader]) -> Json:
+    return {header.name: {"$ref": f"#/components/headers/{header.name}"} for header in headers}
+
+
+def _as_object(header: AnswerHeader) -> Json:
+    return {"description": header.description, "schema": {"type": header.kind}}
 
 
 def _word_of(prefix: str) -> str:

@@ -33,7 +33,7 @@ from mcp_gateway.core.ledger.entries import HeldNow
 from mcp_gateway.core.money import parse_usd
 from mcp_gateway.mcp_door.endpoints import McpDoor
 from tests.databases import migrated, store_of
-from tests.declared import declared_by
+from tests.declared import Declared
 from tests.logged import lines_logged
 from tests.patience import PATIENCE_S, eventually
 
@@ -256,16 +256,17 @@ async def open_door(data_dir: Path, clock: Clock | None = None, **settings: Any)
         await stack.enter_async_context(mcp.run())
         app = build_app(gateway, mcp, base_url=BASE_URL)
         census = census_of(gateway, tree.max_connections or 1000)
-        server, port = await stack.enter_async_context(served(gateway, app, census))
+        operations = operations_in(gateway, mcp, base_url=BASE_URL)
+        declared = Declared(app.for_our_connections, operations)
+        server, port = await stack.enter_async_context(served(gateway, declared, census))
         url = f"http://127.0.0.1:{port}"
         errors = stack.enter_context(lines_logged(logging.ERROR))
         operations = operations_in(gateway, mcp, base_url=BASE_URL)
-        hooks = {"response": [declared_by(operations)]}
-        client = httpx2.AsyncClient(
-            base_url=url, timeout=PATIENCE_S * 3, event_hooks=hooks, verify=NO_TLS, trust_env=False
-        )
+
+        client = httpx2.AsyncClient(base_url=url, timeout=PATIENCE_S * 3, verify=NO_TLS, trust_env=False)
         http = await stack.enter_async_context(client)
         yield Door(gateway, server, url, port, http, clock, data_dir, errors, operations, mcp, stack)
+        await declared.check()
 
 
 @contextlib.asynccontextmanager

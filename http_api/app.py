@@ -26,6 +26,7 @@ from http_api.middleware.cookies import Cookie
 from http_api.middleware.cors import Cors
 from http_api.middleware.gate import Gate
 from http_api.middleware.host_check import HostCheck
+from http_api.middleware.region_check import RegionCheck
 from http_api.models import Models
 from http_api.openapi import Document
 from http_api.operations import AnyOperation
@@ -72,6 +73,8 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> AnyServe
         Authentication(gateway.authenticator, cookie_of(settings)),
         Admission(gateway.limiter),
     ]
+    if gateway.regions is not None:
+        checks.insert(1, RegionCheck(gateway.regions))
     if (hosts := Hosts(settings)).are_limited:
         checks.insert(0, HostCheck(hosts))
     answers = Answers(

@@ -161,6 +161,8 @@ class Operation(Generic[Q, B, A]):
     """Of which API its answers are."""
     is_always_answered: bool = False
     """Also while the gateway drains or is under maintenance."""
+    is_regional: bool = False
+    """Whether it is refused to the countries that the settings name: inference, and sign-up."""
     has_own_host_check: bool = False
     is_for_people: bool = False
     """Whether it is about people who sign in: no page of others may ask, and a program may send the cookie."""

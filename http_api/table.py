@@ -123,7 +123,7 @@ class Endpoints:
 def operations_of(run: Endpoints, *, are_models_public: bool, are_stats_public: bool) -> list[AnyOperation]:
     """The rows. Of two whose paths both fit, the first is meant."""
     return [
-        *_inference(run),
+        *(replace(row, is_regional=row.method == "POST") for row in _inference(run)),
         *([_proxy(run.proxy)] if run.proxy.are_asked else []),
         *_mcp(run.mcp),
         _tools(run.tools),
@@ -378,6 +378,7 @@ def _proxy(proxy: ProviderPaths) -> AnyOperation:
         body=Nothing,
         answer=Nothing,
         endpoint=proxy,
+        is_regional=True,
         prefixes=ROOT,
         shape=BY_ITS_CLIENT,
     )

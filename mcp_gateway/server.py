@@ -354,6 +354,8 @@ async def _called(tool: Tool, arguments: dict[str, Any], invocation: Invocation)
     invocation.caller.check_scope(tool.scope)
     if tool.is_for_minters:
         invocation.caller.check_may_mint_over_mcp()
+    if invocation.context.region_refusal is not None and tool.is_regional:
+        raise invocation.context.region_refusal()
     try:
         return await tool(arguments, invocation)
     except GatewayError:

@@ -721,6 +721,10 @@ AREAS: dict[str, Area] = {
             "No backend is sent an address that it might fetch.": [
                 "tests/core/dialects/test_no_address.py",
             ],
+            "Inference is refused to the countries that the operator names, told by a proxy that is trusted or by a local file, and counted without an address.": [
+                "tests/core/test_regions.py",
+                "tests/doors/test_regions.py",
+            ],
             "An image is taken as data, where gateway and model take images, unless it is on the blocklist.": [
                 "tests/core/test_images.py",
             ],

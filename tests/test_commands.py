@@ -714,6 +714,8 @@ def test_a_configuration_is_checked_before_it_is_served(data_dir: Path) -> None:
         ("vlm_urls = []", "did you mean vllm_urls"),
         ('image_blocklist_file = "/nowhere"', "image_blocklist_file: /nowhere cannot be read"),
         ('image_blocklist_file = "blocklist"', "image_blocklist_file: blocklist, line 1"),
+        ('[policy]\ncountry_database = "/nowhere"', "policy.country_database: /nowhere cannot be read"),
+        ('[policy]\ncountry_database = "blocklist"', "policy.country_database: blocklist is no file in MaxMind's"),
     ):
         file.write_text(text)
         refused = run("config", "check", "--config", str(file))

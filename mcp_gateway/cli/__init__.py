@@ -34,6 +34,7 @@ from mcp_gateway.core.gateway import DATABASE, Desk
 from mcp_gateway.core.ledger.pending import PENDING
 from mcp_gateway.core.observe.logs import configure_logging
 from mcp_gateway.core.policy.images import read_blocklist
+from mcp_gateway.core.policy.regions import read_country_database
 from mcp_gateway.core.store.sqlite.backup import back_up
 from mcp_gateway.core.store.sqlite.restore import ForeignLog, check_log
 from mcp_gateway.core.text import shown
@@ -144,11 +145,7 @@ ledger.command("reconcile")(reconcile_ledger)
 def check_config(config: ConfigOption = None, data_dir: DataDirOption = None, is_json: JsonOption = False) -> None:
     """Say whether the server would take the configuration, file and environment; exits with 2 where it would not."""
     settings = settings_of(config, data_dir)
-    if settings.image_blocklist_file is not None:
-        try:
-            read_blocklist(settings.image_blocklist_file)
-        except ConfigError as error:
-            fail(str(error))
+    _check_files_of(settings)
     _check_keys_of(settings)
     file = file_in_force(config)
     facts = {
@@ -162,6 +159,17 @@ def check_config(config: ConfigOption = None, data_dir: DataDirOption = None, is
         typer.echo(f"mcp-gateway: {_PASSED_OVER % ', '.join(links)}", err=True)
     words = f"the configuration can be used: {file or 'no file'}; {len(settings.vllm_urls)} backends, "
     answer(words + f"{len(settings.models)} models, data in {settings.data_dir}", facts, is_json=is_json)
+
+
+def _check_files_of(settings: Settings) -> None:
+    """Whether what they name can be read."""
+    files = ((settings.image_blocklist_file, read_blocklist), (settings.policy.country_database, read_country_database))
+    try:
+        for path, read in files:
+            if path is not None:
+                read(path)
+    except ConfigError as error:
+        fail(str(error))
 
 
 def _check_keys_of(settings: Settings) -> None:

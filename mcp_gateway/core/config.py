@@ -34,6 +34,7 @@ from pydantic.fields import FieldInfo
 from mcp_gateway.core.bytes_in_flight import OWNER_PART, largest_of
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, SERVER_LABEL
 from mcp_gateway.core.config_faults import TABLES_IN_LISTS, KeyPath, describe_fault, describe_unknown_variable
+from mcp_gateway.core.countries import COUNTRY_CODES
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.fees import FeeText, quoted
 from mcp_gateway.core.money import MILLION_TOKENS, NANO_PER_CENT, PICO_PER_USD, parse_price, parse_usd
@@ -248,6 +249,14 @@ def _with_text(modalities: tuple[str, ...]) -> tuple[str, ...]:
     return modalities
 
 
+def _checked_country(text: str) -> str:
+    """One that does not exist would block nobody, and nobody would know: UK for GB."""
+    code = text.strip().upper()
+    if code not in COUNTRY_CODES:
+        raise ValueError("must be countries as ISO 3166-1 has them, in two letters, such as GB")
+    return code
+
+
 Line = Annotated[str, AfterValidator(one_line)]
 ModelName = Annotated[Line, Field(pattern=r"^\S+$")]
 Whole = Annotated[int, BeforeValidator(_not_a_switch)]
@@ -275,6 +284,7 @@ CommaSeparated = BeforeValidator(_split_commas)
 PortNumber = Annotated[Whole, Field(ge=1, le=65535)]
 Day = Annotated[str, BeforeValidator(_checked_day)]
 Country = Annotated[str, Field(pattern=r"^[A-Z]{2}$")]
+CountryCode = Annotated[str, AfterValidator(_checked_country)]
 Feature = Literal["tools", "json_mode", "structured_outputs", "logprobs", "reasoning"]
 Modality = Literal["text", "image"]
 Modalities = Annotated[tuple[Modality, ...], CommaSeparated, AfterValidator(_with_text)]
@@ -693,6 +703,23 @@ class ImageFetchSettings(Section):
     """The ports that an image's address may have."""
 
 
+class PolicySettings(Section):
+    """Where models may not be asked from. A country is two letters of ISO 3166-1; XX stands for one that is unknown."""
+
+    blocked_countries: Annotated[tuple[CountryCode, ...], CommaSeparated] = Field(default=(), examples=[["KP", "IR"]])
+    """Countries from which inference and sign-up are refused (403 unsupported_region), over MCP too."""
+    country_header: HeaderName | None = Field(default=None, examples=["CF-IPCountry"])
+    """Header in which trusted_proxies tell a client's country; nobody else is believed."""
+    country_database: FilePath | None = Field(default=None, examples=["/var/lib/GeoIP/GeoLite2-Country.mmdb"])
+    """File in MaxMind's format that tells an address's country where no header does; read again when it changes."""
+
+    @model_validator(mode="after")
+    def _learns_of_countries(self) -> Self:
+        if self.blocked_countries and self.country_header is None and self.country_database is None:
+            raise ValueError("blocked_countries needs country_header or country_database: nothing tells a country else")
+        return self
+
+
 class StripeSettings(Section):
     """Top-ups through Stripe, none without its keys. The webhook goes to /v1/billing/webhook under public_url."""
 
@@ -908,7 +935,7 @@ class Settings(Section):
     fetch_images: bool = False
     """Fetch images that keys name by an https address, from public servers alone, and send them on as data."""
     image_blocklist_file: FilePath | None = Field(default=None, examples=["/etc/mcp-gateway/blocked-images.txt"])
-    """SHA-256 hashes of images that are refused, one in hex per line."""
+    """SHA-256 hashes of images that are refused, one in hex per line; read again when the file changes."""
     max_body_bytes: Positive = 16 * 1024 * 1024
     """The largest request body; each MiB takes about 2 ms in which nothing else is served."""
     max_in_flight_bytes: Positive = 256 * 1024 * 1024
@@ -941,6 +968,7 @@ class Settings(Section):
     limits: LimitSettings = LimitSettings()
     users: UserSettings = UserSettings()
     upstream: UpstreamSettings = UpstreamSettings()
+    policy: PolicySettings = PolicySettings()
     image_fetch: ImageFetchSettings = ImageFetchSettings()
     wallet: WalletSettings = WalletSettings()
     routing: RoutingSettings = RoutingSettings()
@@ -971,6 +999,12 @@ class Settings(Section):
         for model in self.models:
             if AUTO in (model.id, *model.aliases):
                 raise ValueError(f"`{AUTO}` stands for whichever model is chosen, and can be no model's id or alias")
+        return self
+
+    @model_validator(mode="after")
+    def _believes_some_proxy(self) -> Self:
+        if self.policy.country_header is not None and not self.trusted_proxies:
+            raise ValueError("policy.country_header needs trusted_proxies: of nobody else it is believed")
         return self
 
     @model_validator(mode="after")

@@ -1,6 +1,6 @@
 """What one HTTP request is known by while it runs; made by the outer middlewares, read by both doors."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -49,6 +49,8 @@ class RequestContext:
     """Further headers of the answer, whichever way it ends."""
     sent: Mapping[bytes, bytes] = field(default_factory=dict)
     """What the scope has under SENT."""
+    region_refusal: Callable[[], GatewayError] | None = None
+    """Makes the refusal of what the client's country may not ask for; None where it may."""
     _small_bytes: int = 0
     _reservation: Reservation | None = None
 

@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 from mcp_gateway import __version__
 from mcp_gateway.core.audit.auditing import Auditing
@@ -79,7 +80,9 @@ from mcp_gateway.core.observe.reconciliation import Reconciler
 from mcp_gateway.core.observe.records import Records
 from mcp_gateway.core.observe.refusals import Refusals
 from mcp_gateway.core.payments.payments import Payments
-from mcp_gateway.core.policy.images import ImagePolicy, read_blocklist
+from mcp_gateway.core.policy.images import Blocklist, ImagePolicy, read_blocklist
+from mcp_gateway.core.policy.regions import Database, Regions, read_country_database
+from mcp_gateway.core.policy.watched_file import WatchedFile
 from mcp_gateway.core.private import make_folder
 from mcp_gateway.core.provider_keys import headers_of, proxy_headers_of, read_keys
 from mcp_gateway.core.provider_settings import ProviderSettings, address_of, row_of
@@ -105,6 +108,7 @@ from mcp_gateway.core.upstream.workload import Workload
 logger = logging.getLogger(__name__)
 
 DATABASE = "gateway.sqlite3"
+T = TypeVar("T")
 _NOBODY_NAMED = Actor("shell", "unknown", "unknown")
 
 
@@ -139,6 +143,9 @@ class Gateway:
     sign_ins: SignIns
     authenticator: Authenticator
     addresses: AddressReader
+    regions: Regions | None
+    """None where no country is refused."""
+    blocklist: WatchedFile[frozenset[str]] | None
     inference: Inference
     tool_servers: ToolServers
     outcomes: OutcomeBook
@@ -238,6 +245,8 @@ async def open_gateway(
         outcomes = _outcomes(store, settings)
         await outcomes.begin()
         addresses = AddressReader(settings.trusted_proxies)
+        blocklist = _watched(settings.image_blocklist_file, read_blocklist)
+        countries = _watched(settings.policy.country_database, read_country_database)
         limiter = Limiter(now_s or clock, guest_addresses_per_minute=settings.guests.addresses_per_minute)
         limiter.restore_day(await _used_today(records, keys))
         day_counts = DayCounts(store, limiter)
@@ -263,7 +272,7 @@ async def open_gateway(
                 auto_router=auto_router,
                 ledger=ledger,
                 records=records,
-                images=_image_policy(settings),
+                images=_image_policy(settings, blocklist),
                 image_fetcher=_image_fetcher(settings, metrics),
                 targets=targets,
                 metrics=metrics,
@@ -314,6 +323,8 @@ async def open_gateway(
                 known_keys, settings.guests, settings.limits, _admin_keys(store), known_sessions
             ),
             addresses=addresses,
+            regions=_regions(settings, addresses, countries, metrics),
+            blocklist=blocklist,
             inference=inference,
             tool_servers=tool_servers,
             outcomes=outcomes,
@@ -339,6 +350,8 @@ async def open_gateway(
                 outcomes=outcomes.watch,
                 refusals=refusals.watch,
                 **({"mcp_servers": tool_servers.watch} if tool_servers else {}),
+                **({"image_blocklist": blocklist.watch} if blocklist else {}),
+                **({"country_database": countries.watch} if countries else {}),
             )
         )
         lifecycle.phase = Phase.READY
@@ -465,10 +478,21 @@ def _bytes_in_flight(settings: Settings, addresses: AddressReader, metrics: Metr
     return room
 
 
-def _image_policy(settings: Settings) -> ImagePolicy:
-    file = settings.image_blocklist_file
+def _watched(path: Path | None, read: Callable[[Path], T]) -> WatchedFile[T] | None:
+    return None if path is None else WatchedFile(path, read)
+
+
+def _image_policy(settings: Settings, blocklist: WatchedFile[frozenset[str]] | None) -> ImagePolicy:
     fetching = settings.image_fetch if settings.fetch_images else None
-    return ImagePolicy(settings.enable_vision, read_blocklist(file) if file else frozenset(), fetching)
+    return ImagePolicy(settings.enable_vision, frozenset() if blocklist is None else Blocklist(blocklist), fetching)
+
+
+def _regions(
+    settings: Settings, addresses: AddressReader, countries: Database | None, metrics: Metrics
+) -> Regions | None:
+    if not settings.policy.blocked_countries:
+        return None
+    return Regions(settings.policy, addresses, countries, lambda country: metrics.region_refusals.labels(country).inc())
 
 
 def _image_fetcher(settings: Settings, metrics: Metrics) -> ImageFetcher | None:

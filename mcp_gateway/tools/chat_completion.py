@@ -240,6 +240,7 @@ class ChatCompletion:
     scope: KeyScope = "inference"
     needs: Task | None = None
     is_for_minters = False
+    is_regional: bool = True
     is_text_whole = True
     definition = types.Tool(
         name="chat_completion",

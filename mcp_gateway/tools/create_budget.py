@@ -67,6 +67,7 @@ class BudgetCreation:
     scope: KeyScope = "manage"
     needs: Task | None = None
     is_for_minters = True
+    is_regional: bool = False
     is_text_whole = True
     definition = types.Tool(
         name="create_budget",

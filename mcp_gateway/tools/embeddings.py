@@ -71,6 +71,7 @@ class Embeddings:
     scope: KeyScope = "inference"
     needs: Task | None = "embed"
     is_for_minters = False
+    is_regional: bool = True
     is_text_whole = False
     definition = types.Tool(
         name="embeddings",

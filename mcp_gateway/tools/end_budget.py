@@ -35,6 +35,7 @@ class BudgetEnding:
     scope: KeyScope = "manage"
     needs: Task | None = None
     is_for_minters = True
+    is_regional: bool = False
     is_text_whole = True
     definition = types.Tool(
         name="end_budget",

@@ -83,6 +83,7 @@ class GetBalance:
     scope: KeyScope = "inference"
     needs: Task | None = None
     is_for_minters = False
+    is_regional: bool = False
     is_text_whole = True
     definition = types.Tool(
         name="get_balance",

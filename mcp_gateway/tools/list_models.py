@@ -88,6 +88,7 @@ class ListModels:
     scope: KeyScope = "inference"
     needs: Task | None = None
     is_for_minters = False
+    is_regional: bool = False
     is_text_whole = True
     definition = types.Tool(
         name="list_models",

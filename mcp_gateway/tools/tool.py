@@ -44,6 +44,8 @@ class Tool(Protocol):
     scope: KeyScope
     needs: Task | None
     is_for_minters: bool
+    is_regional: bool
+    """Whether it is refused to the countries that the settings name."""
     is_text_whole: bool
     definition: types.Tool
 

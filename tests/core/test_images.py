@@ -8,7 +8,8 @@ import pytest
 
 from mcp_gateway.core.config import ConfigError
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.policy.images import ImagePolicy, read_blocklist
+from mcp_gateway.core.policy.images import Blocklist, ImagePolicy, read_blocklist
+from mcp_gateway.core.policy.watched_file import WatchedFile
 from tests.cases import each
 
 CONTENT = b"\x89PNG not really"
@@ -105,3 +106,25 @@ def test_a_blocklist_that_would_block_nothing_is_refused(tmp_path: Path, line: b
     file.write_bytes(HASHES[0].encode() + b"\n" + line)
     with pytest.raises(ConfigError, match=r"image_blocklist_file: .*blocklist"):
         read_blocklist(file)
+
+
+async def test_a_blocklist_is_read_again_when_it_was_changed_or_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "blocked"
+    file.write_text(HASHES[0])
+    watched = WatchedFile(file, read_blocklist)
+    blocked = Blocklist(watched)
+    for content, is_first, is_second in (
+        (f"{HASHES[0]}\n{HASHES[1]}", True, True),
+        ("no hash at all", True, True),
+        (HASHES[1], False, True),
+        ("# none", False, False),
+    ):
+        file.write_text(content)
+        await watched.look()
+        assert (HASHES[0] in blocked, HASHES[1] in blocked) == (is_first, is_second)
+    file.unlink()
+    await watched.look()
+    (tmp_path / "new").write_text(HASHES[0])
+    (tmp_path / "new").replace(file)
+    await watched.look()
+    assert HASHES[0] in blocked

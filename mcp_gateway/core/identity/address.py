@@ -32,7 +32,7 @@ class AddressReader:
         address = peer[0] if peer else UNKNOWN
         if forwarded_for is None:
             return address
-        if not self._is_trusted(address):
+        if not self.is_trusted(address):
             self.tell_of_stranger(address)
             return address
         for hop in reversed(forwarded_for.decode("latin-1").rsplit(",", _MOST_HOPS)[-_MOST_HOPS:]):
@@ -40,13 +40,13 @@ class AddressReader:
             if address_of(text) is None:
                 return address
             address = text
-            if not self._is_trusted(text):
+            if not self.is_trusted(text):
                 break
         return address
 
     def tell_of_stranger(self, peer: str) -> None:
         """Log, once a peer, that it forwards for others and is not believed, since nobody may have meant it so."""
-        if peer in self._told or len(self._told) == _MOST_TOLD or self._is_trusted(peer):
+        if peer in self._told or len(self._told) == _MOST_TOLD or self.is_trusted(peer):
             return
         self._told.add(peer)
         logger.warning(
@@ -59,11 +59,11 @@ class AddressReader:
     def is_shared(self, address: str) -> bool:
         """Whether many clients may stand behind an address: a trusted proxy, and loopback while none is named."""
         if self._trusted:
-            return self._is_trusted(address)
+            return self.is_trusted(address)
         parsed = address_of(address)
         return parsed is None or parsed.is_loopback
 
-    def _is_trusted(self, text: str) -> bool:
+    def is_trusted(self, text: str) -> bool:
         address = address_of(text)
         return address is not None and any(address in network for network in self._trusted)
 

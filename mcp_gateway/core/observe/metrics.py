@@ -50,6 +50,10 @@ class Metrics:
             "gateway_refusals", "Requests of all kinds that were answered by an error alone.", ("code",),
             registry=registry,
         )  # fmt: skip
+        self.region_refusals = Counter(
+            "gateway_region_refusals", "Requests that were refused for the country that they came from.", ("country",),
+            registry=registry,
+        )  # fmt: skip
         self.tasks = Gauge("gateway_tasks", "Tasks of the event loop: one a request or so.", registry=registry)
         self.ledger_writable = Gauge(
             "gateway_ledger_writable", "0 while nothing can be billed: the database is full, locked or broken.",

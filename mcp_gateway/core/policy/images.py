@@ -7,7 +7,7 @@ judged as if it had been sent along.
 import asyncio
 import re
 from base64 import b64decode
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +15,7 @@ from pathlib import Path
 from mcp_gateway.core.config import ConfigError, ImageFetchSettings
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.policy.image_url import read_image_url
+from mcp_gateway.core.policy.watched_file import WatchedFile
 from mcp_gateway.core.sent_images import IMAGE_TYPES, RemoteImage, is_address
 
 _SLICE_CHARS = 256 * 1024
@@ -42,6 +43,16 @@ def read_blocklist(path: Path) -> frozenset[str]:
     return frozenset(filter(None, first_words))
 
 
+class Blocklist:
+    """The hashes of a file, as it is now."""
+
+    def __init__(self, file: WatchedFile[frozenset[str]]) -> None:
+        self._file = file
+
+    def __contains__(self, digest: object) -> bool:
+        return digest in self._file.value
+
+
 def _blocklist_fault(fault: str) -> ConfigError:
     return ConfigError([f"image_blocklist_file: {fault}"])
 
@@ -51,7 +62,7 @@ class ImagePolicy:
     """What the operator allows; `blocked_sha256` are hashes of the decoded bytes, `fetching` None where nothing is."""
 
     is_enabled: bool
-    blocked_sha256: frozenset[str] = frozenset()
+    blocked_sha256: Container[str] = frozenset()
     fetching: ImageFetchSettings | None = None
 
     async def check(self, images: Iterable[str], *, model_sees: bool) -> None:

@@ -33,7 +33,7 @@ _WORDS = {
     "int_from_float": _WHOLE_NUMBER,
     "int_parsing": _WHOLE_NUMBER,
     "int_parsing_size": _WHOLE_NUMBER,
-    "dict_type": "must be a table, such as {{name = value}}",
+    "dict_type": "must be a table of names and values, as gateway.example.toml shows",
     "int_type": _WHOLE_NUMBER,
     "less_than_equal": "must be {le} or less",
     "literal_error": "must be {expected}",

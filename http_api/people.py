@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from http_api.middleware.cookies import Cookie
-from http_api.operations import Absent, Answered, Asked, Nothing, Told
+from http_api.operations import Absent, Answered, AnswerHeader, Asked, Nothing, Told
 from http_api.query import Query
 from mcp_gateway.core.caller import ROLE_SCOPES, SCOPES, KeyScope, Role
 from mcp_gateway.core.errors import GatewayError
@@ -23,6 +23,7 @@ _Email = Annotated[str, Field(max_length=1000)]
 _Password = Annotated[str, Field(max_length=1000)]
 """Of which the rules say more; what is longer than any that may be chosen is still compared like one."""
 _Secret = Annotated[str, Field(min_length=1, max_length=200)]
+SESSION_COOKIE = AnswerHeader("Set-Cookie", "string", "The session of a browser, or that it has none any more.")
 _NOT_STORED = (b"cache-control", b"no-store")
 
 

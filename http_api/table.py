@@ -36,6 +36,7 @@ from http_api.operations import (
     page_at_root,
 )
 from http_api.people import (
+    SESSION_COOKIE,
     DeletedUser,
     EndedSessions,
     InvitationBody,
@@ -590,6 +591,8 @@ def _people(people: PeopleDoor) -> list[AnyOperation]:
             body=RegisterBody,
             answer=SignedInObject,
             handle=people.register,
+            headers=(SESSION_COOKIE,),
+            is_regional=True,
             statuses=(201,),
             refuses=_SIGN_IN | {"conflict", "registration_closed", "not_found", "invalid_credentials"},
             prefixes=_EVERYWHERE,
@@ -606,6 +609,7 @@ def _people(people: PeopleDoor) -> list[AnyOperation]:
             body=LoginBody,
             answer=SignedInObject,
             handle=people.login,
+            headers=(SESSION_COOKIE,),
             refuses=_SIGN_IN | {"invalid_credentials"},
             prefixes=_EVERYWHERE,
             is_for_people=True,
@@ -621,6 +625,7 @@ def _people(people: PeopleDoor) -> list[AnyOperation]:
             body=Nothing,
             answer=EndedSessions,
             handle=people.logout,
+            headers=(SESSION_COOKIE,),
             refuses=_NOT_FOUND,
             prefixes=_EVERYWHERE,
             is_for_people=True,
@@ -636,6 +641,7 @@ def _people(people: PeopleDoor) -> list[AnyOperation]:
             body=Nothing,
             answer=TokenObject,
             handle=people.refresh,
+            headers=(SESSION_COOKIE,),
             prefixes=_EVERYWHERE,
             is_for_people=True,
         ),
@@ -665,6 +671,7 @@ def _people(people: PeopleDoor) -> list[AnyOperation]:
             body=Nothing,
             answer=DeletedUser,
             handle=people.delete,
+            headers=(SESSION_COOKIE,),
             refuses=_NOT_FOUND,
             prefixes=_EVERYWHERE,
             is_for_people=True,
@@ -680,6 +687,7 @@ def _people(people: PeopleDoor) -> list[AnyOperation]:
             body=PasswordBody,
             answer=PasswordChanged,
             handle=people.password,
+            headers=(SESSION_COOKIE,),
             refuses=_SIGN_IN
             | _NOT_FOUND
             | {"invalid_credentials", "missing_credentials", "insufficient_permissions", "missing_parameter"},

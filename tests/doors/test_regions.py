@@ -26,7 +26,7 @@ INFERENCE = [
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def door(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Door]:
     policy = {"blocked_countries": ["KP"], "country_header": "CF-IPCountry"}
-    async with open_door(tmp_path_factory.mktemp("regions"), policy=policy) as door:
+    async with open_door(tmp_path_factory.mktemp("regions"), policy=policy, users={"registration": "open"}) as door:
         yield door
         await door.nothing_is_left()
 
@@ -38,6 +38,13 @@ async def test_inference_is_refused_where_the_country_is(door: Door, path: str, 
         assert response.status_code == 403
         assert response.json()["error"]["type"] in ("unsupported_region", "permission_error")
         assert (await door.http.post(path, json=body, headers=bearer(key) | FREE)).status_code == 200
+
+
+async def test_nobody_signs_up_from_there(door: Door) -> None:
+    person = {"email": "who@example.com", "password": "a password of length"}
+    response = await door.http.post("/auth/register", json=person, headers=BLOCKED)
+    assert (response.status_code, error_of(response)["code"]) == (403, "unsupported_region")
+    assert (await door.http.post("/auth/register", json=person, headers=FREE)).status_code == 201
 
 
 async def test_what_is_no_inference_is_answered_everywhere(door: Door) -> None:

@@ -17,7 +17,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import Idempotency
 from mcp_gateway.core.identity.authenticator import Authenticator
 from mcp_gateway.core.identity.key_ring import KeyRing
-from mcp_gateway.core.identity.keys import Key, State
+from mcp_gateway.core.identity.keys import MAX_KEPT_S, Key, State
 from mcp_gateway.core.identity.own_limits import LIMIT_NAMES
 from mcp_gateway.core.identity.particulars import MAX_NOTE_CHARS, ParticularsChange, check_networks
 from mcp_gateway.core.key_pools import gone_from, named_pool
@@ -104,6 +104,14 @@ class NewKey(KeyChange):
     mint_over_mcp: bool | None = None
 
 
+class Rotation(BaseModel):
+    """What a rotation takes: for how long the secret that the key has is still of use; 0 for not at all."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    expires_old_in_s: Annotated[int, Field(ge=0, le=MAX_KEPT_S)]
+
+
 class RevokeQuery(Query):
     """What DELETE takes."""
 
@@ -114,7 +122,8 @@ class KeyObject(Told):
     """A key as its account sees it: never the key itself. Times in Unix seconds, limits as they are in force.
 
     `model_pool_gone` are the names of its pool that are no model which it may ask for, or not any more. Where it sets
-    no `networks` they are those of the nearest key that made it and sets some; null for anywhere.
+    no `networks` they are those of the nearest key that made it and sets some; null for anywhere. Secrets
+    that another has replaced are of use until `old_expires_at`; null where none is.
     """
 
     object: Literal["key"]
@@ -126,6 +135,7 @@ class KeyObject(Told):
     revoked_at: int | None
     expires_at: int | None
     made_by: str | None
+    old_expires_at: int | None
     group: str | None
     models: list[str] | None
     mcp_servers: list[str]
@@ -231,6 +241,24 @@ class Keys:
         )
         return await self._told(changed)
 
+    async def rotate(self, asked: Asked[Query, Rotation]) -> CreatedKey | Answered[CreatedKey]:
+        """Any key may rotate itself, and knows no other without the scope `manage`."""
+        key_id = asked.path["key_id"]
+        if key_id != asked.caller.key_id and not asked.caller.may("manage"):
+            raise _unknown(key_id)
+        key = await self._own_key(asked)
+        budgets = (await self._budgets(key.account_id, [key]))[key.id]
+        name, once = f"keys/{key.id}/rotate", idempotency_key_of(asked)
+        async with self._idempotency.answering(key.account_id, once, name, asked.raw) as request:
+            if request.kept is not None:
+                return replayed(request.kept)
+            rotated, raw = await self._keys.rotate(
+                key.id,
+                asked.body.expires_old_in_s * 1000,
+                lambda rotated: request.answered(200, self._fields(rotated, budgets)),
+            )
+            return CreatedKey(**self._fields(rotated, budgets), key=raw)
+
     async def revoke(self, asked: Asked[RevokeQuery, Nothing]) -> RevokedKey:
         key = await self._own_key(asked)
         budgets = (await self._budgets(key.account_id, [key]))[key.id]  # which may end with it
@@ -263,7 +291,7 @@ class Keys:
         key_id = asked.path["key_id"]
         key = await self._keys.get(key_id)
         if not _may_see(asked.caller, key):
-            raise GatewayError("not_found", f"There is no key '{shown(key_id)}'.")
+            raise _unknown(key_id)
         return key
 
     async def _told(self, key: Key) -> KeyObject:
@@ -293,6 +321,7 @@ class Keys:
             "revoked_at": _seconds(key.revoked_at_ms),
             "expires_at": _seconds(key.expires_at_ms),
             "made_by": key.made_by,
+            "old_expires_at": _seconds(key.replaced_until_ms) if key.is_replaced_one_valid_at(self._now_ms()) else None,
             "group": key.group,
             "models": None if key.models is None else sorted(key.models),
             "mcp_servers": sorted(key.mcp_servers),
@@ -313,6 +342,10 @@ class Keys:
             "optimize_mode": mode,
             "routing_event": tells_event,
         }
+
+
+def _unknown(key_id: str) -> GatewayError:
+    return GatewayError("not_found", f"There is no key '{shown(key_id)}'.")
 
 
 def _may_see(caller: Caller, key: Key) -> bool:

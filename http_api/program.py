@@ -108,6 +108,7 @@ def mcp_door(gateway: Gateway) -> McpDoor:
     )
     gateway.known_keys.on_close(lambda key_id, _: door.close_key(key_id))
     gateway.known_sessions.on_close(lambda session_id, _: door.close_key(session_id))
+    gateway.known_keys.on_secret_end(lambda key, _: door.close_secret(key.id))
     gateway.known_keys.on_right_changed(door.publish_other_tools)
     return door
 

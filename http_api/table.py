@@ -19,7 +19,18 @@ from http_api.feedback import Feedback, FeedbackBody, FeedbackObject
 from http_api.generations import GenerationObject, GenerationQuery, Generations
 from http_api.health import Health, HealthObject, MetricsPage
 from http_api.inference import HEADERS, IGNORED, InferenceEndpoint, InferenceQuery
-from http_api.keys import CreatedKey, KeyChange, KeyObject, KeyPage, Keys, KeysQuery, NewKey, RevokedKey, RevokeQuery
+from http_api.keys import (
+    CreatedKey,
+    KeyChange,
+    KeyObject,
+    KeyPage,
+    Keys,
+    KeysQuery,
+    NewKey,
+    RevokedKey,
+    RevokeQuery,
+    Rotation,
+)
 from http_api.limits import Limits, LimitsObject
 from http_api.messages import ESTIMATED, CountedRequestBody, MessageAnswer, MessageRequestBody, TokenCount, TokenCounts
 from http_api.models import ModelAnswer, ModelHealth, ModelListAnswer, Models, ModelsQuery
@@ -556,6 +567,19 @@ def _keys(keys: Keys) -> list[AnyOperation]:
             answer=KeyObject,
             handle=keys.change,
             refuses=_NOT_FOUND | {"insufficient_permissions", "invalid_value", "model_not_found"},
+        ),
+        Operation(
+            method="POST",
+            path="/keys/{key_id}/rotate",
+            name="rotate_key",
+            summary="Give a key a new secret, which is shown this once; the old one ends when that is asked for.",
+            access=Access.HOLDER,
+            counts=Counts.QUERY,
+            query=Query,
+            body=Rotation,
+            answer=CreatedKey,
+            handle=keys.rotate,
+            refuses=_ONCE | _NOT_FOUND,
         ),
         Operation(
             method="DELETE",

@@ -627,6 +627,9 @@ AREAS: dict[str, Area] = {
                 "tests/doors/test_key_routing.py",
                 "tests/core/test_key_pools.py",
             ],
+            "A key that is given another secret stays what it was; the old one ends when that was asked for, with what runs for it and nothing else.": [
+                "tests/doors/test_rotation.py",
+            ],
             "A key that is bound to networks is of use from these alone, through every door, and so is whatever it makes.": [
                 "tests/doors/test_key_networks.py",
                 "tests/core/test_networks.py",

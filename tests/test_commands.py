@@ -586,6 +586,25 @@ def test_what_is_no_network_note_or_tag_changes_no_key(data_dir: Path) -> None:
     assert (left["networks"], left["note"], left["tags"]) == (None, None, [])
 
 
+def test_a_key_is_given_another_secret(data_dir: Path) -> None:
+    account = made("accounts", "create", "Ann")
+    key = told("keys", "create", "--account", account, "--note", "n")
+    kept = told("keys", "rotate", key["id"], "--keep-old-for", "2h")
+    changed = {"key", "prefix", "old_expires_at"}
+    assert {name: kept[name] for name in kept.keys() - changed} == {name: key[name] for name in key.keys() - changed}
+    assert kept["key"] != key["key"]
+    assert kept["old_expires_at"] > now_ms() // 1000 + 3600
+    gone = run("keys", "rotate", key["id"], "--keep-old-for", "0", "--quiet").stdout.strip()
+    assert gone.startswith("gw_live_")
+    (listed,) = told("keys", "list")
+    assert (gone.startswith(listed["prefix"]), listed["old_expires_at"]) == (True, None)
+    for given in ("", "x", "-1", "31d", "1", "1s"):
+        assert run("keys", "rotate", key["id"], f"--keep-old-for={given}").exit_code == USAGE
+    assert run("keys", "rotate", key["id"]).exit_code == USAGE
+    run("keys", "revoke", key["id"])
+    assert "has ended" in run("keys", "rotate", key["id"], "--keep-old-for", "0").stderr
+
+
 def test_a_key_is_let_mint_over_mcp_and_loses_the_right(data_dir: Path) -> None:
     account = made("accounts", "create", "Ann")
     key = told("keys", "create", "--account", account, "--mint-over-mcp")

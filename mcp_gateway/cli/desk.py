@@ -151,12 +151,15 @@ def after_days(days: float | None) -> int | None:
 
 def after(lifetime: str | None) -> int | None:
     """The same of a lifetime as in `7d`."""
-    if lifetime is None:
-        return None
+    return None if lifetime is None else now_ms() + lifetime_ms(lifetime, "--expires-in")
+
+
+def lifetime_ms(lifetime: str, option: str) -> int:
+    """Of a time as in `7d`."""
     found = _LIFETIME.fullmatch(lifetime)
     if found is None:
-        fail("--expires-in takes a number of minutes, hours or days, such as 30m, 12h or 7d")
-    return now_ms() + int(found[1]) * _UNITS_MS[found[2]]
+        fail(f"{option} takes a number of minutes, hours or days, such as 30m, 12h or 7d")
+    return int(found[1]) * _UNITS_MS[found[2]]
 
 
 def model_names(asked: Sequence[str], option: str) -> list[str]:

@@ -21,6 +21,7 @@ from mcp_gateway.cli.desk import (
     answer,
     at_desk,
     fail,
+    lifetime_ms,
     model_names,
     seconds,
 )
@@ -48,7 +49,7 @@ from mcp_gateway.cli.key_routing import (
 from mcp_gateway.cli.limits import ChangedLimitOption, LimitOption, limits_given, limits_in_words
 from mcp_gateway.core.caller import SCOPES, SERVER_LABEL, KeyScope
 from mcp_gateway.core.gateway import Desk
-from mcp_gateway.core.identity.keys import ANY_SERVER, Key
+from mcp_gateway.core.identity.keys import ANY_SERVER, MAX_KEPT_S, Key
 from mcp_gateway.core.identity.own_limits import OwnLimits
 from mcp_gateway.core.identity.particulars import Particulars
 from mcp_gateway.core.ids import now_ms
@@ -230,6 +231,32 @@ def change_key(
     at_desk(config, data_dir, work)
 
 
+@app.command("rotate")
+def rotate_key(
+    key: KeyArgument,
+    keep_old_for: Annotated[
+        str,
+        typer.Option(help="How long the old secret is of use still, such as 30m, 12h or 7d; 0 for not at all."),
+    ],
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    quiet: QuietOption = False,
+    is_json: JsonOption = False,
+) -> None:
+    """Give a key a new secret, which is shown this once; all else of it stays."""
+    kept_ms = 0 if keep_old_for == "0" else lifetime_ms(keep_old_for, "--keep-old-for")
+    if kept_ms > MAX_KEPT_S * 1000:
+        fail(f"--keep-old-for takes up to {MAX_KEPT_S // 86_400} days")
+
+    async def work(desk: Desk) -> None:
+        rotated, raw = await desk.keys.rotate(key, kept_ms)
+        old = f"is of use for {keep_old_for}" if kept_ms else "is of no use any more"
+        words = raw if quiet else f"key {key}: the old secret {old}; keep the new one, it is not shown again:\n{raw}"
+        answer(words, {**(await _objects(desk, [rotated]))[0], "key": raw}, is_json=is_json)
+
+    at_desk(config, data_dir, work)
+
+
 @app.command("revoke")
 def revoke_key(
     key: KeyArgument,
@@ -329,6 +356,7 @@ def _object(key: Key, budgets: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "revoked_at": seconds(key.revoked_at_ms),
         "expires_at": seconds(key.expires_at_ms),
         "made_by": key.made_by,
+        "old_expires_at": seconds(key.replaced_until_ms) if key.is_replaced_one_valid_at(now_ms()) else None,
         "group": key.group,
         "models": None if key.models is None else sorted(key.models),
         "mcp_servers": sorted(key.mcp_servers),

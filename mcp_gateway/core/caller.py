@@ -121,7 +121,7 @@ class Caller:
     margin: int = 0
     """What its account pays above the prices of the settings, in hundredths of a percent."""
     validity: Validity = field(default=_GUESTS, compare=False)
-    """One for all callers that are made of a key, so that whoever still holds one sees its end."""
+    """One for all callers that are made of a secret of a key, so that whoever still holds one sees its end."""
     spent_by: frozenset[str] = field(default=frozenset(), compare=False)
     """The key, those that stand behind it, and their groups: whose budgets bound what it spends."""
     models: frozenset[str] | None = None

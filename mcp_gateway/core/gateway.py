@@ -335,6 +335,7 @@ async def open_gateway(
             logger.warning("users.insecure_cookie: whoever reads the network reads the sessions of browsers")
         known_keys.on_close(inference.close_key)
         known_sessions.on_close(inference.close_key)
+        known_keys.on_secret_end(inference.close_secret)
         keys.on_change(lambda key: leases.give_back_of(key.account_id))
         await pool.begin(settings.upstream.start_wait_s)
         _log_prices(settings, published)

@@ -121,6 +121,12 @@ class McpDoor:
         self.event_sessions.remove_key(key_id)
         self.subscriptions.close_key(key_id)
 
+    def close_secret(self, key_id: str) -> None:
+        """End what was opened by a secret of a key that has ended, whether the key goes on or not."""
+        self.sessions.remove_secret(key_id)
+        self.event_sessions.remove_secret(key_id)
+        self.subscriptions.close_secret(key_id)
+
     def publish(self, *events: ServerEvent) -> None:
         """Tell the clients that want to know what has changed."""
         if events:
@@ -168,7 +174,9 @@ class McpDoor:
         connection = Connection.from_envelope(DEFAULT_NEGOTIATED_VERSION, None, None)
         connection.session_id = session_id
         address = self._shared_address(context)
-        session = Session(session_id, owner_of(caller), connection, Places(self.calls), address)
+        session = Session(
+            session_id, owner_of(caller), connection, Places(self.calls), address, validity=caller.validity
+        )
         connection.outbound = session
         return session
 

@@ -16,6 +16,7 @@ from mcp.shared.exceptions import NoBackChannelError
 from mcp.types import INVALID_REQUEST, LoggingLevel
 
 from mcp_gateway.core.bytes_in_flight import Reservation
+from mcp_gateway.core.caller import Validity
 from mcp_gateway.core.errors import TABLE
 from mcp_gateway.mcp_door.http import MessageStream, event
 from mcp_gateway.mcp_door.jsonrpc import REFUSED, Refusal, RequestId, notification_payload
@@ -37,7 +38,7 @@ class Session:
     What the client has asked for lives here too: the resources it subscribed to (each as the client writes its URI,
     with the one that it is known by), and the log level (None: no log).
     `address` is set where the keys behind an address have a share together. `room` counts the answers that wait for the
-    stream.
+    stream. `validity` is that of the credential that it was opened with.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Session:
     places: Places
     address: str | None = None
     room: Reservation | None = None
+    validity: Validity = field(default_factory=Validity)
     stream: MessageStream | None = None
     last_used_s: float = 0.0
     is_ended: bool = False
@@ -236,6 +238,13 @@ class Sessions:
     def remove_key(self, key_id: str) -> None:
         for session in [session for session in self._by_id.values() if session.owner[1] == key_id]:
             self.remove(session)
+
+    def remove_secret(self, key_id: str) -> None:
+        """Those of a key that were opened with a secret which is not valid any more."""
+        of_key = [session for session in self._by_id.values() if session.owner[1] == key_id]
+        for session in of_key:
+            if session.validity.ended_by is not None:
+                self.remove(session)
 
     def expire(self) -> None:
         """Remove what was idle for too long."""

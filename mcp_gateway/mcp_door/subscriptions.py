@@ -31,6 +31,7 @@ from mcp.types import (
     UnsubscribeRequestParams,
 )
 
+from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import TABLE
 from mcp_gateway.mcp_door.calls import caller_of
@@ -56,8 +57,9 @@ class Listener:
 
     is_busy = True
 
-    def __init__(self, owner: Owner, address: str | None, wanted: SubscriptionFilter, uris: dict[str, str]) -> None:
-        self.owner = owner
+    def __init__(self, caller: Caller, address: str | None, wanted: SubscriptionFilter, uris: dict[str, str]) -> None:
+        self.owner = owner_of(caller)
+        self.validity = caller.validity
         self.address = address
         self.wanted = wanted
         self.uris = uris
@@ -178,13 +180,19 @@ class Subscriptions:
             if listener.owner[1] == key_id:
                 listener.close()
 
+    def close_secret(self, key_id: str) -> None:
+        """Those of a key that were opened with a secret which is not valid any more."""
+        for listener in self._open:
+            if listener.owner[1] == key_id and listener.validity.ended_by is not None:
+                listener.close()
+
     def _begin(self, ctx: Context, asked: SubscriptionFilter) -> Listener:
         context = cast(RequestContext, ctx.request)
         _check_uris(asked.resource_subscriptions or [])
         found = ((uri, self._canonical_uri(uri)) for uri in asked.resource_subscriptions or ())
         uris = {uri: canonical_uri for uri, canonical_uri in found if canonical_uri is not None}
         wanted = _honored(asked.model_copy(update={"resource_subscriptions": list(uris)}))
-        listener = Listener(owner_of(caller_of(context)), self._address_of(context), wanted, uris)
+        listener = Listener(caller_of(context), self._address_of(context), wanted, uris)
         self._take_uris(listener.owner, len(listener.uris))
         try:
             self._listeners.add(listener)

@@ -42,6 +42,7 @@ BODIES: dict[tuple[str, str], Json] = {
     ("POST", "/keys"): {"name": "made here"},
     ("POST", "/auth/keys"): {"name": "made here"},
     ("PATCH", "/keys/{key_id}"): {"name": "renamed"},
+    ("POST", "/keys/{key_id}/rotate"): {"expires_old_in_s": 600},
 }
 QUERIES = {"/generation": "?id={request_id}"}
 """Of those that have to have one."""

@@ -50,6 +50,7 @@ OPERATIONS: list[tuple[str, str, KeyScope | None, dict[str, Any] | None]] = [
     ("POST", "/keys", "manage", {}),
     ("GET", "/keys/key_1", "manage", None),
     ("PATCH", "/keys/key_1", "manage", {}),
+    ("POST", "/keys/key_1/rotate", None, {"expires_old_in_s": 0}),
     ("DELETE", "/keys/key_1", "manage", None),
     ("POST", "/billing/webhook", None, {}),
     ("GET", "/stats", None, None),

@@ -533,8 +533,8 @@ async def test_it_ends_with_its_key(has_begun: bool, tmp_path: Path) -> None:
             told = (await asyncio.wait_for(asking, PATIENCE_S)).aiter_raw()
             assert await anext(told) == b"first"
         (one,) = door.gateway.inference.passing
-        assert one.credential_id is not None
-        await door.gateway.keys.revoke(one.credential_id)
+        assert one.caller.credential_id is not None
+        await door.gateway.keys.revoke(one.caller.credential_id)
         await door.gateway.known_keys.catch_up()
         one.end_with("account_deactivated")  # what ended it first is told
         await asyncio.wait_for(provider.left.wait(), PATIENCE_S)

@@ -44,7 +44,8 @@ class Authenticator:
         self._sessions = sessions
         self._limits = limits
         self._serves_guests = guests.enabled
-        self._callers: dict[str, tuple[Key, AccountLimits, Caller]] = {}
+        self._callers: dict[bytes, tuple[Key, AccountLimits, Caller]] = {}
+        """By the digest of the secret: each may end by itself."""
         self._address_allowance = _guest_allowance(
             guests.requests_per_minute, guests.in_flight_per_address, limits.listing_requests_per_minute
         )
@@ -53,7 +54,7 @@ class Authenticator:
         )
         self._people: dict[str, tuple[UserSession, AccountLimits, Caller]] = {}
         """By session."""
-        keys.on_close(self._forget)
+        keys.on_secret_end(self._forget)
         if sessions is not None:
             sessions.on_close(self._forget_session)
         self._all_guests = Quota("guests", "guests", _guest_allowance(None, guests.in_flight, None))
@@ -136,10 +137,10 @@ class Authenticator:
 
     def _key_caller(self, key: Key) -> Caller:
         limits = self._keys.account_limits(key.account_id)
-        made = self._callers.get(key.id)
+        made = self._callers.get(key.secret)
         if made is None or made[0] is not key or made[1] is not limits:
             validity = Validity() if made is None else made[2].validity
-            made = self._callers[key.id] = key, limits, self._make_caller(key, limits, validity)
+            made = self._callers[key.secret] = key, limits, self._make_caller(key, limits, validity)
         return made[2]
 
     async def _known_person(self, session: UserSession) -> Caller:
@@ -206,8 +207,8 @@ class Authenticator:
         if made is not None:
             made[2].validity.ended_by = error.code
 
-    def _forget(self, key_id: str, error: GatewayError) -> None:
-        made = self._callers.pop(key_id, None)
+    def _forget(self, key: Key, error: GatewayError) -> None:
+        made = self._callers.pop(key.secret, None)
         if made is not None:
             made[2].validity.ended_by = error.code
 

@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, Allowance, KeyScope
@@ -93,6 +93,21 @@ class ChangeKey(Write[None]):
     offers_mcp_tools: bool | None = None
     routing: RoutingChange = field(default_factory=RoutingChange)
     particulars: ParticularsChange = field(default_factory=ParticularsChange)
+
+
+@dataclass(frozen=True, slots=True)
+class RotateKey(Write[None]):
+    """Give a key another secret; the one that it has, and those before, end no later than told.
+
+    `keep` is written in the same transaction. Raises GatewayError `conflict` for a key that has ended.
+    """
+
+    key_id: str
+    digest: bytes
+    prefix: str
+    at_ms: int
+    old_ends_at_ms: int
+    keep: Write[None] | None = None
 
 
 class EndedKeys(NamedTuple):
@@ -300,7 +315,7 @@ class KeyRing:
         check_one_line(particulars.note or "", "note")
         if account_id == GUEST_ACCOUNT_ID:
             raise GatewayError("conflict", "Guests are served without keys; make an account for whoever needs one.")
-        raw = (TEST_PREFIX if is_test else LIVE_PREFIX) + secrets.token_urlsafe(32)
+        raw = _new_secret(is_test=is_test)
         now_ms = self._now_ms()
         given = _scopes_of(scopes, is_test=is_test)
         if may_mint_over_mcp:
@@ -354,6 +369,21 @@ class KeyRing:
         )  # fmt: skip
         return await self._told(key)
 
+    async def rotate(
+        self, key_id: str, keep_old_ms: int, keep: Callable[[Key], Write[None] | None] | None = None
+    ) -> tuple[Key, str]:
+        """A key with a new secret, and that; whichever it had before end after `keep_old_ms`, or as they would have.
+
+        All else of it stays: its budgets, limits, makers and what it made. The write that `keep` makes of the key as it
+        will be goes into the same transaction. Raises GatewayError `not_found`, `conflict` for one that has ended.
+        """
+        key = await self.get(key_id)
+        raw, now_ms = _new_secret(is_test=key.is_test), self._now_ms()
+        prefix, old_ends_at_ms = raw[:_SHOWN_CHARACTERS], now_ms + keep_old_ms
+        kept = None if keep is None else keep(replace(key, prefix=prefix, replaced_until_ms=old_ends_at_ms))
+        await self._store.write(RotateKey(key_id, digest_of(raw), prefix, now_ms, old_ends_at_ms, kept))
+        return await self._told(key), raw
+
     async def revoke(self, key_id: str) -> Key:
         """Make a key useless for good, with what it minted; one that has ended stays as it is. Raises `not_found`."""
         key = await self.get(key_id)
@@ -383,6 +413,10 @@ class KeyRing:
         for listener in self._on_change:
             await listener(key)
         return await self.get(key.id)
+
+
+def _new_secret(*, is_test: bool) -> str:
+    return (TEST_PREFIX if is_test else LIVE_PREFIX) + secrets.token_urlsafe(32)
 
 
 def _scopes_of(asked: Collection[KeyScope] | None, *, is_test: bool) -> frozenset[KeyScope]:

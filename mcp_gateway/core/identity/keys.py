@@ -1,7 +1,7 @@
 """API keys as values: what one may do, until when, and why it is refused. Knows no database."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any, Literal, NamedTuple
 
@@ -45,6 +45,8 @@ State = Literal["live", "revoked", "expired"]
 
 
 ANY_SERVER = "*"
+MAX_KEPT_S = 30 * 24 * 60 * 60
+"""For which the old secret of a key that is given another may still be of use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,12 @@ class Key:
     routing: RoutingDefaults = NO_DEFAULTS
     """What it says of the choice of a model, where none is named."""
     particulars: Particulars = NO_PARTICULARS
+    replaced_until_ms: int | None = None
+    """When the last of the secrets that were its own before ends, or has ended."""
+    secret: bytes = field(default=b"", compare=False, repr=False)
+    """The digest of the secret that it was found by, and of no key that was found otherwise."""
+    secret_ends_at_ms: int | None = None
+    """Of a secret that another has replaced; `expires_at_ms` is then no later."""
 
     @property
     def holders(self) -> frozenset[str]:
@@ -109,6 +117,15 @@ class Key:
             "tags": list(self.particulars.tags),
         }
 
+    def found_by(self, secret: bytes, secret_ends_at_ms: int | None) -> "Key":
+        """As whoever shows this secret has it: one that another has replaced makes it end sooner."""
+        ends = [at_ms for at_ms in (self.expires_at_ms, secret_ends_at_ms) if at_ms is not None]
+        return replace(self, secret=secret, secret_ends_at_ms=secret_ends_at_ms, expires_at_ms=min(ends, default=None))
+
+    def is_replaced_one_valid_at(self, now_ms: int) -> bool:
+        """Whether a secret that another has replaced is of use still."""
+        return self.replaced_until_ms is not None and self.replaced_until_ms > now_ms
+
     def state_at(self, now_ms: int) -> State:
         if self.revoked_at_ms is not None:
             return "revoked"
@@ -116,6 +133,8 @@ class Key:
 
     def fault_at(self, now_ms: int) -> Code | None:
         """The code that the key is refused with; None for a valid one."""
+        if self.secret_ends_at_ms is not None and self.secret_ends_at_ms <= now_ms:
+            return "revoked_api_key"
         if (code := _FAULTS[self.state_at(now_ms)]) is not None:
             return code
         return None if self.is_account_active else "account_deactivated"

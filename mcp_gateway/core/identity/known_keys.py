@@ -27,6 +27,8 @@ OnChange = Callable[[Set[str]], Awaitable[None]]
 """Hears the ids of what has changed, whichever process changed it; it hears of them again where it raises."""
 OnClose = Callable[[str, GatewayError], None]
 """Hears the id of a key that stops being valid, and the refusal that it gets from then on."""
+OnSecretEnd = Callable[[Key, GatewayError], None]
+"""Hears a key as one of its secrets had it, which stops being valid; the key may go on by another."""
 
 
 class KnownKeys:
@@ -36,8 +38,8 @@ class KnownKeys:
         self._keys = keys
         self._now_ms = now_ms
         self._valid: dict[bytes, Key] = {}
-        self._digests: dict[str, bytes] = {}
-        """Of the valid keys, by id."""
+        self._digests: dict[str, set[bytes]] = {}
+        """Of the valid keys' secrets, by the key's id."""
         self._made: dict[str, set[bytes]] = {}
         """The same of all keys that stand behind a maker, by its id."""
         self._account_limits: dict[str, AccountLimits] = {}
@@ -50,6 +52,7 @@ class KnownKeys:
         """Of keys and accounts that have changed and were not read again yet."""
         self._catching_up = asyncio.Lock()
         self._on_close: list[OnClose] = []
+        self._on_secret_end: list[OnSecretEnd] = []
         self._on_right_changed: list[Callable[[str], None]] = []
         self._on_change: list[OnChange] = []
         keys.on_change(lambda _: self.catch_up())
@@ -94,6 +97,10 @@ class KnownKeys:
     def on_change(self, listener: OnChange) -> None:
         """Call `listener` with what has changed of keys, accounts, users and sessions, each time that this looks."""
         self._on_change.append(listener)
+
+    def on_secret_end(self, listener: OnSecretEnd) -> None:
+        """Call `listener` for each secret that was shown and stops being valid, before those that `on_close` names."""
+        self._on_secret_end.append(listener)
 
     def on_right_changed(self, listener: Callable[[str], None]) -> None:
         """Call `listener` with the id of each key that was shown and is given another right, or loses one."""
@@ -145,7 +152,7 @@ class KnownKeys:
             if (code := key.fault_at(now_ms)) is not None:
                 self._close(digest, key, code)
         self._next_expiry_ms = min(
-            (key.expires_at_ms or inf for _, key in expiring if key.id in self._digests), default=inf
+            (key.expires_at_ms or inf for digest, key in expiring if digest in self._valid), default=inf
         )
 
     async def watch(self) -> None:
@@ -181,7 +188,7 @@ class KnownKeys:
 
     def _touched_by(self, changed_ids: Set[str]) -> list[tuple[bytes, Key]]:
         """The valid keys that have changed, or whose account or a maker of whose has."""
-        digests = {self._digests[key_id] for key_id in changed_ids if key_id in self._digests}
+        digests = set[bytes]().union(*(self._digests.get(key_id, ()) for key_id in changed_ids))
         digests.update(*(self._made.get(key_id, ()) for key_id in changed_ids))
         if any(changed_id.startswith("acc_") for changed_id in changed_ids):
             digests.update(digest for digest, key in self._valid.items() if key.account_id in changed_ids)
@@ -202,14 +209,15 @@ class KnownKeys:
 
     def _remember(self, digest: bytes, key: Key) -> None:
         self._valid[digest] = key
-        self._digests[key.id] = digest
+        self._digests.setdefault(key.id, set()).add(digest)
         for maker in key.makers:
             self._made.setdefault(maker.key_id, set()).add(digest)
         if key.expires_at_ms is not None:
             self._next_expiry_ms = min(self._next_expiry_ms, key.expires_at_ms)
 
     def _close(self, digest: bytes, key: Key, code: Code) -> None:
-        del self._valid[digest], self._digests[key.id]
+        del self._valid[digest]
+        self._digests[key.id].discard(digest)
         self._stale_ids.add(LIMITS_OF + key.account_id)
         for maker in key.makers:
             made = self._made[maker.key_id]
@@ -217,8 +225,12 @@ class KnownKeys:
             if not made:
                 del self._made[maker.key_id]
         self._refuse(digest, code)
-        for listener in self._on_close:
-            listener(key.id, refusal(code))
+        for hear_secret in self._on_secret_end:
+            hear_secret(key, refusal(code))
+        if not self._digests[key.id]:
+            del self._digests[key.id]
+            for listener in self._on_close:
+                listener(key.id, refusal(code))
 
     def _refuse(self, digest: bytes, code: Code) -> None:
         if len(self._refused) >= _MAX_REFUSED:

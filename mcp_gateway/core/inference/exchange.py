@@ -10,7 +10,7 @@ from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.catalog import Model
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import Code, GatewayError
-from mcp_gateway.core.identity.keys import refusal
+from mcp_gateway.core.identity.keys import Key, refusal
 from mcp_gateway.core.inference.answer import Answer
 from mcp_gateway.core.inference.attempts import Attempts
 from mcp_gateway.core.inference.auto_router import ToldRouting
@@ -89,10 +89,17 @@ class Inference:
 
     def close_key(self, credential_id: str, error: GatewayError) -> None:
         """End the answers that still run for a key, or a session of a user, which is not valid any more."""
-        for running in [running for running in self.running if running.credential_id == credential_id]:
-            running.end_with(error.code)
-        for passing in [passing for passing in self.passing if passing.credential_id == credential_id]:
-            passing.end_with(error.code)
+        self._end_those(lambda caller: caller.credential_id == credential_id, error.code)
+
+    def close_secret(self, key: Key, error: GatewayError) -> None:
+        """End those that were asked for by a secret of a key which has ended, whether the key goes on or not."""
+        self._end_those(lambda caller: caller.key_id == key.id and caller.validity.ended_by is not None, error.code)
+
+    def _end_those(self, are_asked_by: Callable[[Caller], bool], code: Code) -> None:
+        for running in [running for running in self.running if are_asked_by(running.caller)]:
+            running.end_with(code)
+        for passing in [passing for passing in self.passing if are_asked_by(passing.caller)]:
+            passing.end_with(code)
 
 
 class AnswerFacts(NamedTuple):
@@ -134,11 +141,10 @@ class Exchange:
 
     def __init__(self, parts: Parts, caller: Caller, call: Call, turn: Turn, running: "set[Exchange]") -> None:
         self._parts = parts
-        self._caller = caller
+        self.caller = caller
         self.call = call
         self.turn = turn
         self._running = running
-        self.credential_id = caller.credential_id
         self._bill = Bill(parts, caller, call)
 
     # The calls of a door
@@ -160,7 +166,7 @@ class Exchange:
         self._beginning = asyncio.current_task()
         try:
             if ask.route is None:
-                model = self._parts.published.found_at(self.call.provider, self._caller, ask.model)
+                model = self._parts.published.found_at(self.call.provider, self.caller, ask.model)
                 self._bill.model = model
                 attempts = self._attempts = await self._decide(ask, model, note)
                 assert self._answer is not None
@@ -283,7 +289,7 @@ class Exchange:
         Raises GatewayError as the last one does, or as one does after which no other may be asked.
         """
         parts, failures, waited_s = self._parts, Failures(), 0.0
-        models, unused, choice = await models_in_turn(ask, wanted, self._caller, self.call, parts)
+        models, unused, choice = await models_in_turn(ask, wanted, self.caller, self.call, parts)
         self._bill.choice = choice
         as_it_came = await kept(ask, self.call.context) if len(models) > 1 else None
         while True:
@@ -318,7 +324,7 @@ class Exchange:
 
     async def _decide(self, ask: Ask, model: Model, note: Callable[[], None] | None) -> Attempts:
         """Check and hold, from what is cheap to refuse to what is dear. Raises GatewayError."""
-        parts, caller, settings = self._parts, self._caller, self._parts.settings
+        parts, caller, settings = self._parts, self.caller, self._parts.settings
         offers = offers_to(caller, model, parts)
         is_mixed = False
         if len(offers) > 1:

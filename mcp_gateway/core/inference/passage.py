@@ -56,11 +56,10 @@ class Passage:
 
     def __init__(self, parts: Parts, caller: Caller, order: PassageOrder, turn: Turn, running: "set[Passage]") -> None:
         self._parts = parts
-        self._caller = caller
+        self.caller = caller
         self._order = order
         self._turn = turn
         self._running = running
-        self.credential_id = caller.credential_id
         self.cost_nano = order.price.most_nano(0, 0)
         self._started_at_s = parts.now_s()
         self._clock_start_s = parts.monotonic_s()
@@ -75,7 +74,7 @@ class Passage:
         self._beginning = asyncio.current_task()
         try:
             if self.cost_nano:
-                caller, price_nano = self._caller, self.cost_nano
+                caller, price_nano = self.caller, self.cost_nano
                 self._hold = await self._parts.ledger.hold(
                     self._order.request_id, caller.account_id, price_nano, price_nano, caller.spent_by
                 )
@@ -172,7 +171,7 @@ class Passage:
             self._parts.activity.note(record)
 
     def _record(self, error: GatewayError | None) -> RequestRecord:
-        order, caller, parts = self._order, self._caller, self._parts
+        order, caller, parts = self._order, self.caller, self._parts
         status = OK if self.response is None else self.response.status
         return RequestRecord(
             id=order.request_id,

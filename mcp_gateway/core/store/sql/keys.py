@@ -28,6 +28,7 @@ from mcp_gateway.core.identity.key_ring import (
     LiveMintedBy,
     MakersAmong,
     MintedKeys,
+    RotateKey,
 )
 from mcp_gateway.core.identity.keys import (
     Key,
@@ -84,11 +85,12 @@ WITH RECURSIVE line (made_id, maker_id) AS (
 )
 SELECT made_id, maker_id FROM line
 """
+_REPLACED_UNTIL = "(SELECT MAX(ends_at_ms) FROM replaced_secrets WHERE replaced_secrets.key_id = keys.id)"
 _KEY_COLUMNS = (
     "keys.id, keys.account_id, prefix, keys.name, is_test, keys.created_at_ms, revoked_at_ms, scopes, expires_at_ms, "
     f"made_by, {_MAKERS}, is_active, key_groups.id, key_groups.name, models, minted_keys.key_id IS NOT NULL, "
     f"mcp_minting_keys.key_id IS NOT NULL, labels, are_offered, model_pool, mode, tells_event, "
-    "key_particulars.networks, note, tags, "
+    f"key_particulars.networks, note, tags, {_REPLACED_UNTIL}, "
     f"{', '.join(f'keys.{name}' for name in LIMIT_NAMES)}"
 )
 _SELECT = f"""
@@ -166,6 +168,9 @@ _PUT_PARTICULARS = """
 INSERT INTO key_particulars VALUES (?, ?, ?, ?) ON CONFLICT (key_id) DO UPDATE SET
 networks = excluded.networks, note = excluded.note, tags = excluded.tags
 """
+_REPLACED = "SELECT key_id, ends_at_ms FROM replaced_secrets WHERE sha256 = ?"
+_KEEP_REPLACED = "INSERT INTO replaced_secrets SELECT sha256, id, ? FROM keys WHERE id = ?"
+_END_REPLACED = "UPDATE replaced_secrets SET ends_at_ms = ? WHERE key_id = ? AND ends_at_ms > ?"
 _PUT = "INSERT INTO grouped_keys VALUES (?, ?)"
 _LIMITS = f"SELECT {', '.join(LIMIT_NAMES)} FROM keys WHERE id = ?"
 _HIGHEST = (f"CASE WHEN MIN(live.{name}) < 0 THEN -1 ELSE MAX(live.{name}) END" for name in LIMIT_NAMES)
@@ -365,6 +370,18 @@ def _end(transaction: Transaction, write: EndKeys) -> EndedKeys:
     return EndedKeys(frozenset(chain.from_iterable(ended.values())), len(ending) <= write.most)
 
 
+def _rotate(transaction: Transaction, write: RotateKey) -> None:
+    key = _by_id(transaction, KeyById(write.key_id))
+    if key is None or key.state_at(write.at_ms) != "live":
+        raise GatewayError("conflict", "This key has ended, and has no new secret.")
+    if write.keep is not None:
+        transaction.run(write.keep)
+    transaction.execute(_KEEP_REPLACED, (write.old_ends_at_ms, key.id))
+    transaction.execute(_END_REPLACED, (write.old_ends_at_ms, key.id, write.old_ends_at_ms))
+    transaction.execute("UPDATE keys SET sha256 = ?, prefix = ? WHERE id = ?", (write.digest, write.prefix, key.id))
+    note_change(transaction, key.id)
+
+
 def _with_minted(rows: Rows, key_ids: Sequence[str]) -> list[str]:
     """These keys, and each live one that one of them has minted, or one of those; behind whichever minted it.
 
@@ -394,7 +411,14 @@ def _forget_changes(transaction: Transaction, _: ForgetChanges) -> None:
 
 def _by_digest(rows: Rows, read: KeyByDigest) -> Key | None:
     row = rows.first(f"{_SELECT} WHERE sha256 = ?", (read.digest,))
-    return None if row is None else _key(row)
+    if row is not None:
+        return _key(row).found_by(read.digest, None)
+    replaced = rows.first(_REPLACED, (read.digest,))
+    if replaced is None:
+        return None
+    key_id, ends_at_ms = replaced
+    key = _by_id(rows, KeyById(key_id))
+    return None if key is None else key.found_by(read.digest, ends_at_ms)
 
 
 def _by_id(rows: Rows, read: KeyById) -> Key | None:
@@ -455,7 +479,7 @@ def _live_keys_made(rows: Rows, read: LiveKeysMade) -> list[str]:
 def _key(row: Row) -> Key:
     key_id, account_id, prefix, name, is_test, created_at_ms, ended_at_ms, scopes, expires_at_ms, made_by, *rest = row
     makers, is_active, group_id, group, models, is_minted, may_mint_over_mcp, *rest = rest
-    labels, are_offered, pool, mode, tells_event, networks, note, tags, *limits = rest
+    labels, are_offered, pool, mode, tells_event, networks, note, tags, replaced_until_ms, *limits = rest
     has_expired = expires_at_ms is not None and ended_at_ms is not None and ended_at_ms >= expires_at_ms
     return Key(
         key_id, account_id, prefix, name, bool(is_test), created_at_ms, None if has_expired else ended_at_ms,
@@ -467,6 +491,7 @@ def _key(row: Row) -> Key:
         bool(is_active), group_id, group, None if models is None else frozenset(models.split(" ")),
         bool(is_minted), bool(may_mint_over_mcp), _labels_in(labels), bool(are_offered),
         _routing(pool, mode, tells_event), _particulars(networks, note, tags),
+        replaced_until_ms,
     )  # fmt: skip
 
 
@@ -477,7 +502,7 @@ def _read_scopes(stored: str | None, is_test: bool) -> frozenset[KeyScope]:
 
 
 EXECUTORS = Executors(
-    alone={CreateKey: _create, ChangeKey: _change, EndKeys: _end, ForgetChanges: _forget_changes},
+    alone={CreateKey: _create, ChangeKey: _change, RotateKey: _rotate, EndKeys: _end, ForgetChanges: _forget_changes},
     reads={
         KeyByDigest: _by_digest,
         KeyById: _by_id,

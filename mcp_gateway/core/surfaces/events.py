@@ -91,7 +91,7 @@ def _in_one_form(events: bytes) -> bytes:
         events = _BLANK_LINES.sub(b"\n\n", events)
     if events.count(b"\n") > _MAX_ODD_LINES:
         raise GatewayError("backend_error", "The backend's stream could not be understood.")
-    return b"".join(map(_event, events.split(b"\n\n")))
+    return b"".join([_event(text) for text in events.split(b"\n\n") if text])
 
 
 def _event(text: bytes) -> bytes:

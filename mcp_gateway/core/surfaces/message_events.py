@@ -23,7 +23,7 @@ from mcp_gateway.core.surfaces.credible import UsageBounds, read_finish_reason
 from mcp_gateway.core.surfaces.error_shapes import error_in, failure_in
 from mcp_gateway.core.surfaces.event_relay import EventRelay, end_of_events
 from mcp_gateway.core.surfaces.message_answer import message_id
-from mcp_gateway.core.surfaces.message_usage import as_told, details_in, output_in, prompt_in
+from mcp_gateway.core.surfaces.message_usage import as_told, counts_in, details_in, output_in, prompt_in
 from mcp_gateway.core.surfaces.splice import State
 from mcp_gateway.core.surfaces.surface import Failure, Seen
 from mcp_gateway.core.surfaces.usage import Usage
@@ -33,7 +33,7 @@ _BLOCK_CHANGES = b"\nevent: content_block_st"
 """As one ends or the next one starts."""
 _NO_TEXT, _SIGNATURE = b'":""', b'"signature_delta"'
 _DONE = b"[DONE]"
-_ENDING = ("delta", "context_management")
+_EDITS = "context_management"
 _KIND = re.compile(r"[a-z_]{1,64}")
 _UNTOLD = Usage(0, 0)
 
@@ -44,7 +44,9 @@ class MessageRelay(EventRelay):
     def __init__(self, public_model: str, bounds: UsageBounds, answer_id: str | None = None) -> None:
         """The message bears that id, or else the backend's."""
         super().__init__()
-        self._names = {"model": public_model} | ({"id": answer_id} if answer_id is not None else {})
+        self._names = {"model": public_model}
+        if answer_id is not None:
+            self._names["id"] = answer_id
         self._bounds = bounds
         self._state = State.BEFORE
         self._first: Usage | None = None
@@ -52,8 +54,8 @@ class MessageRelay(EventRelay):
         self._output_tokens: int | None = None
         self._texts = self._texts_told = 0
         """Events that brought text: all, and those before the count of the answer's tokens was told last."""
-        self._ending: dict[str, Any] = {"delta": {}}
-        """What the event tells that tells why the answer ended, but for its usage."""
+        self._ending: dict[str, Any] = {}
+        """The event that told why the answer ended."""
         self._details: dict[str, dict[str, int]] = {}
         self.first_frame = b""
         self.has_block = False
@@ -66,10 +68,14 @@ class MessageRelay(EventRelay):
         """The event that tells why the answer ended, if it did, and what is billed; none before a message has begun."""
         if not self.first_frame or billed is None:
             return b""
-        details = self._details if billed == self.usage else {}
-        usage = as_told(billed) | details | ({} if cost_usd is None else {"cost_usd": cost_usd})
-        delta = {"stop_reason": None, "stop_sequence": None} | self._ending["delta"]
-        return event_of({"type": "message_delta", **self._ending, "delta": delta, "usage": usage})
+        usage: dict[str, Any] = as_told(billed)
+        if self._details and billed == self.usage:
+            usage |= self._details
+        if cost_usd is not None:
+            usage["cost_usd"] = cost_usd
+        delta = {"stop_reason": None, "stop_sequence": None} | _object(self._ending, "delta")
+        told = {"type": "message_delta", "delta": delta, "usage": usage}
+        return event_of(told if _EDITS not in self._ending else told | {_EDITS: self._ending[_EDITS]})
 
     @property
     def has_started(self) -> bool:
@@ -157,8 +163,8 @@ class MessageRelay(EventRelay):
             return b""
         self.first_frame, self._state = data, State.AMID
         message = _object(told, "message")
-        self._details = details_in(_object(message, "usage"))
-        self._prompt = prompt_in(_object(message, "usage"))
+        counts = counts_in(message.get("usage"))
+        self._details, self._prompt = details_in(counts), prompt_in(counts)
         self._first = self._prompt if self._can_be(self._prompt) else None
         self.tells_usage = self._first is not None
         usage = as_told(self._first or _UNTOLD)
@@ -171,15 +177,15 @@ class MessageRelay(EventRelay):
 
     def _note_ending(self, told: dict[str, Any]) -> None:
         """Counts are told for all that came before, and a count that is not told stays as it was."""
-        usage = _object(told, "usage")
-        self._details |= details_in(usage)
-        self._prompt = prompt_in(usage, self._prompt if self.tells_usage else None) or self._prompt
-        if (output := output_in(usage)) is not None:
+        counts = counts_in(told.get("usage"))
+        if details := details_in(counts):
+            self._details |= details
+        self._prompt = prompt_in(counts, self._prompt if self.tells_usage else None) or self._prompt
+        if (output := output_in(counts)) is not None:
             self._output_tokens, self._texts_told = output, self._texts
         delta = _object(told, "delta")
         if (reason := read_finish_reason(delta.get("stop_reason"))) is not None:
-            self.finish_reason, self._state = reason, State.WHOLE
-            self._ending = {name: told[name] for name in _ENDING if name in told}
+            self.finish_reason, self._state, self._ending = reason, State.WHOLE, told
 
     def _passed(self, kind: str, data: bytes, told: dict[str, Any]) -> bytes:
         """An event that goes out with its data as they came, or as Anthropic's clients need them."""

@@ -1,6 +1,6 @@
 """Usage as Anthropic tells it: the prompt's tokens come in parts, of which `input_tokens` is what no cache had."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from mcp_gateway.core.surfaces.chunks import objects_in
@@ -9,8 +9,19 @@ from mcp_gateway.core.surfaces.usage import Usage, count_of
 _INPUT, _OUTPUT = "input_tokens", "output_tokens"
 _READ, _WRITTEN = "cache_read_input_tokens", "cache_creation_input_tokens"
 _PROMPT = (_INPUT, _READ, _WRITTEN)
-_DETAILS = ("cache_creation", "output_tokens_details")
+_ROUNDS = "iterations"
+_DETAILS = frozenset({"cache_creation", "output_tokens_details"})
 """Parts of these counts that are told beside them."""
+
+
+def counts_in(told: Any) -> dict[str, Any]:
+    """What is told as usage, whose counts are those of all rounds of sampling that the answer took; {} for no object.
+
+    The count beside the rounds may leave out what was asked of the model, or of another, on the way.
+    """
+    if not isinstance(told, dict):
+        return {}
+    return _of_rounds(told) if told.get(_ROUNDS) else told
 
 
 def prompt_in(told: Mapping[str, Any], before: Usage | None = None) -> Usage | None:
@@ -18,7 +29,7 @@ def prompt_in(told: Mapping[str, Any], before: Usage | None = None) -> Usage | N
 
     Counts of a stream are told for all that came, each for itself: one that is not told stays as it was `before`.
     """
-    parts = _counts(told, _PROMPT)
+    parts = [count_of(told.get(name)) for name in _PROMPT]
     if before is not None:
         kept = as_told(before)[_INPUT], before.cached_tokens, before.cache_write_tokens
         parts = [was if part is None else part for part, was in zip(parts, kept, strict=True)]
@@ -29,14 +40,13 @@ def prompt_in(told: Mapping[str, Any], before: Usage | None = None) -> Usage | N
 
 def output_in(told: Mapping[str, Any]) -> int | None:
     """The answer's tokens that a usage object tells."""
-    return _counts(told, (_OUTPUT,))[0]
+    return count_of(told.get(_OUTPUT))
 
 
 def usage_in(told: Any) -> Usage | None:
     """The usage that an answer in one piece tells."""
-    if not isinstance(told, dict):
-        return None
-    prompt, output = prompt_in(told), output_in(told)
+    counts = counts_in(told)
+    prompt, output = prompt_in(counts), output_in(counts)
     return None if prompt is None or output is None else prompt._replace(completion_tokens=output)
 
 
@@ -49,24 +59,18 @@ def as_told(usage: Usage) -> dict[str, int]:
 
 def details_in(told: Any) -> dict[str, dict[str, int]]:
     """What a usage object tells of the parts of its counts."""
-    if not isinstance(told, dict):
+    if not isinstance(told, dict) or _DETAILS.isdisjoint(told):
         return {}
-    found = {name: told[name] for name in _DETAILS if isinstance(told.get(name), dict)}
-    return found and {
-        name: {part: count for part, count in one.items() if type(count) is int} for name, one in found.items()
-    }
+    found = {name: one for name, one in told.items() if name in _DETAILS and isinstance(one, dict)}
+    return {name: {part: count for part, count in one.items() if type(count) is int} for name, one in found.items()}
 
 
-def _counts(told: Mapping[str, Any], names: Sequence[str]) -> list[int | None]:
-    """These counts, or of each the sum over the rounds of sampling that an answer took, where that is more.
-
-    The count beside them may leave out what was asked of the model, or of another, on the way.
-    """
-    own = [count_of(told.get(name)) for name in names]
-    rounds = told.get("iterations")
-    return [_of_rounds(rounds, name, one) for name, one in zip(names, own, strict=True)] if rounds else own
-
-
-def _of_rounds(rounds: Any, name: str, own: int | None) -> int | None:
-    counts = [count for one in objects_in(rounds) if (count := count_of(one.get(name))) is not None]
-    return max(own or 0, sum(counts)) if counts else own
+def _of_rounds(told: dict[str, Any]) -> dict[str, Any]:
+    """The same with each count as the sum over the rounds, where that is more."""
+    rounds = objects_in(told[_ROUNDS])
+    counts = {**told}
+    for name in (*_PROMPT, _OUTPUT):
+        known = [count for one in rounds if (count := count_of(one.get(name))) is not None]
+        if known:
+            counts[name] = max(count_of(told.get(name)) or 0, sum(known))
+    return counts

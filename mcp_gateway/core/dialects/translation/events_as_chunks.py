@@ -17,7 +17,7 @@ from mcp_gateway.core.surfaces.chunks import split_frames
 from mcp_gateway.core.surfaces.credible import not_understood, understood
 from mcp_gateway.core.surfaces.error_shapes import error_alone
 from mcp_gateway.core.surfaces.events import EventReader
-from mcp_gateway.core.surfaces.message_usage import details_in, output_in, prompt_in
+from mcp_gateway.core.surfaces.message_usage import counts_in, details_in, output_in, prompt_in
 from mcp_gateway.core.surfaces.splice import DONE
 from mcp_gateway.core.surfaces.usage import Usage
 
@@ -79,7 +79,7 @@ class EventsAsChunks:
         """Raises LookupError, TypeError or AttributeError for what is none."""
         match told["type"]:
             case "message_start":
-                self._usage.begin(told["message"].get("usage") or {})
+                self._usage.begin(counts_in(told["message"].get("usage")))
             case "content_block_start":
                 return self._begin(told["content_block"])
             case "content_block_delta":
@@ -87,7 +87,7 @@ class EventsAsChunks:
             case "content_block_stop":
                 return self._stop()
             case "message_delta":
-                self._usage.end(told.get("usage") or {})
+                self._usage.end(counts_in(told.get("usage")))
                 self._ending |= {name: value for name, value in told["delta"].items() if value is not None}
             case "message_stop":
                 return self._ended(DONE)

@@ -1,7 +1,7 @@
 """GET /key: what the key that asks may spend and has spent, in the words in which OpenRouter's clients ask for it."""
 
 from collections.abc import Callable, Sequence
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from http_api.moments import timestamps
@@ -15,13 +15,17 @@ from mcp_gateway.core.ledger.budgets import BudgetStanding, BudgetWindow, span_a
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.limits.limiter import Limiter, Standing
 from mcp_gateway.core.money import usd_number
-from mcp_gateway.core.observe.history import History
+from mcp_gateway.core.observe.history import Groups, History
 
 _NOTE = "Requests a minute of this key alone, -1 for any number; GET /v1/limits tells all limits."
 _RESETS: dict[BudgetWindow, str | None] = {
     "5h": "5h", "day": "daily", "week": "weekly", "month": "monthly", "total": None,
 }  # fmt: skip
 """When a limit starts anew, in OpenRouter's words where it has one."""
+_USAGE_WINDOWS: dict[str, BudgetWindow] = {
+    "usage": "total", "usage_daily": "day", "usage_weekly": "week", "usage_monthly": "month",
+}  # fmt: skip
+"""Each begins with a day."""
 
 
 class RateLimit(Told):
@@ -130,21 +134,22 @@ class CurrentKey:
         )
 
     async def _usage(self, caller: Caller) -> dict[str, Any]:
-        """What it has spent in all, and since today, this week and this month began."""
+        """What it has spent in all, and since today, this week and this month began, by the sums of days."""
         now_ms = self._now_ms()
-        windows: dict[str, BudgetWindow] = {
-            "usage": "total", "usage_daily": "day", "usage_weekly": "week", "usage_monthly": "month",
-        }  # fmt: skip
-        spent = {
-            name: usd_number(await self._spent_nano(caller, span_at(window, now_ms, UTC).starts_at_ms, now_ms))
-            for name, window in windows.items()
-        }
-        return spent | {f"byok_{name}": 0.0 for name in windows}
-
-    async def _spent_nano(self, caller: Caller, since_ms: int, now_ms: int) -> int:
         until_ms = end_of_hour_ms(now_ms)
-        groups = await self._history.totals(caller.account_id, since_ms, until_ms, "month", within=caller.key_id)
-        return sum(totals.cost_nano for totals in groups.values())
+        by_day = await self._history.totals(caller.account_id, 0, until_ms, "day", within=caller.key_id)
+        spent = {
+            name: usd_number(_spent_nano(by_day, _first_day(window, now_ms))) for name, window in _USAGE_WINDOWS.items()
+        }
+        return spent | {f"byok_{name}": 0.0 for name in spent}
+
+
+def _first_day(window: BudgetWindow, now_ms: int) -> str:
+    return datetime.fromtimestamp(span_at(window, now_ms, UTC).starts_at_ms / 1000, UTC).date().isoformat()
+
+
+def _spent_nano(by_day: Groups, first_day: str) -> int:
+    return sum(totals.cost_nano for (day,), totals in by_day.items() if str(day) >= first_day)
 
 
 def _daily(standing: Standing) -> DailyRequests:

@@ -2,14 +2,18 @@
 
 import re
 from collections.abc import AsyncIterator
+from datetime import UTC
 from typing import Any
 
 import orjson
 import pytest
 import pytest_asyncio
 
+from mcp_gateway.core.engine import Read
 from mcp_gateway.core.identity.own_limits import OwnLimits
 from mcp_gateway.core.ids import now_ms
+from mcp_gateway.core.ledger.budgets import BudgetWindow, span_at
+from mcp_gateway.core.observe.history import TotalsOfHours, TotalsOfRequests
 from tests.cases import each
 from tests.databases import store_of
 from tests.recorded import recorded, write_records
@@ -17,6 +21,7 @@ from tests.serving import FREE, PRICED, Door, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 DAY_MS = 86_400_000
+WINDOWS: dict[BudgetWindow, str] = {"day": "usage_daily", "week": "usage_weekly", "month": "usage_monthly"}
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -132,6 +137,34 @@ async def test_a_key_is_told_what_it_has_spent_by_utc_days_weeks_and_months(door
     )  # fmt: skip
     assert data["expires_at"] is None
     assert data["rate_limit"]["requests"] == -1
+
+
+async def test_each_window_of_what_a_key_has_spent_begins_with_its_first_midnight_and_all_are_read_at_once(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = await door.account("1")
+    key = await door.key(account)
+    (own,) = await door.gateway.keys.list(account)
+    starts = {window: span_at(window, now_ms(), UTC).starts_at_ms for window in WINDOWS}
+    costs = {
+        at: 10**number for number, at in enumerate({start - before for start in starts.values() for before in (0, 1)})
+    }
+    rows = [recorded(at, account_id=account, key_id=own.id, cost_nano=cost) for at, cost in costs.items()]
+    store = store_of(door.gateway)
+    await write_records(store, *rows)
+    asked: list[Read[Any]] = []
+    read = store.read
+
+    async def noted(one: Read[Any]) -> object:
+        asked.append(one)
+        return await read(one)
+
+    monkeypatch.setattr(store, "read", noted)
+    data = await key_told(door, key)
+    assert len([one for one in asked if isinstance(one, TotalsOfHours | TotalsOfRequests)]) == 1
+    for window, start in starts.items():
+        assert round(data[WINDOWS[window]] * 10**9) == sum(cost for at, cost in costs.items() if at >= start), window
+    assert round(data["usage"] * 10**9) == sum(costs.values())
 
 
 async def test_a_limit_is_the_budget_that_leaves_the_least(door: Door) -> None:

@@ -94,6 +94,7 @@ _RPC = "type.googleapis.com/google.rpc"
 _RETRY = {"@type": f"{_RPC}.RetryInfo", "retryDelay": "34.4s"}
 _QUOTA = {"@type": f"{_RPC}.QuotaFailure", "violations": [{"quotaMetric": ACCOUNT}]}
 _BAD_KEY = {"@type": f"{_RPC}.ErrorInfo", "reason": "API_KEY_INVALID", "metadata": {"service": ACCOUNT}}
+_PASSED_ON = '400 {"error":{"type":"invalid_request_error","message":"Your credit balance is too low."}}'
 _ANTHROPIC = [
     Told(OVERLOADED, FULL),
     Told(NO_CREDIT, MONEY),
@@ -107,6 +108,21 @@ _ANTHROPIC = [
     Told(error(504, "timeout_error", "took too long"), BROKEN),
     Told(error(200, "billing_error", f"credit of {ACCOUNT} is too low"), MONEY),
     Told(error(200, "overloaded_error", "Overloaded"), FULL),
+    *(
+        _told(200, told, meaning)
+        for words, meaning in (
+            ("Your credit balance is too low to access the Anthropic API.", MONEY),
+            ("400 Your credit balance is too low to access the Anthropic API.", MONEY),
+            ("HTTP 400: You have reached your specified API usage limits.", MONEY),
+            ("Error code: 402 - no more of it", MONEY),
+            (_PASSED_ON, MONEY),
+            ('529 {"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}', FULL),
+            ("429 too many", LIMITED),
+            ("4000 Your credit balance is too low", BROKEN),
+            ("Someone said: Your credit balance is too low", BROKEN),
+        )
+        for told in ({"type": "error", "error": {"message": words}}, {"error": words})
+    ),
 ]
 
 TOLD: dict[type[Generic], list[Told]] = {

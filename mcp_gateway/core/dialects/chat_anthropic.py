@@ -63,8 +63,9 @@ class ChatToAnthropic(OnePiece):
 
     async def read(self, body: Body, ask: Ask) -> Whole:
         message = parsed_at_once(body)
-        if isinstance(message, dict) and message.get("type") == "error":
-            raise FailureTold(failure_told(error_object(message) or {}))
+        if not isinstance(message, dict) or message.get("type") != "message":
+            error = error_object(message)
+            raise not_understood() if error is None else FailureTold(failure_told(error))
         try:
             chat = chat_of(message, self._reasoning_names)
             told = message.get("usage")

@@ -18,7 +18,7 @@ from mcp_gateway.core.dialects import vllm_refusals
 from mcp_gateway.core.dialects.redaction import without_places
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.provider_settings import Preset
-from mcp_gateway.core.surfaces.error_shapes import error_in, failure_in, failure_of
+from mcp_gateway.core.surfaces.error_shapes import error_alone, error_in, failure_in, failure_of
 from mcp_gateway.core.surfaces.surface import Failure
 from mcp_gateway.core.text import shown
 
@@ -48,6 +48,10 @@ _OF_CHATS = "messages"
 _OF_SURFACE = "endpoint"
 """Where OpenAI says of a model that it is there for other surfaces."""
 _CALLER_S = (400, 404, 409, 413, 415, 422)
+_UNTOLD_STATUS = HTTPStatus.INTERNAL_SERVER_ERROR
+"""What stands for the status of an error that came with a 200 and names none."""
+_STATUS_FIRST = re.compile(r"(?:HTTP |Error code: )?([45]\d\d)(?: - |: | )")
+"""How those begin that pass on the words of another."""
 _NO_MODEL = ("model_not_found", "model_decommissioned", "invalid_model", "not_found_error", "resource_not_found_error")
 
 
@@ -116,6 +120,7 @@ def error_of(
 
     A 404 may be for the surface, whose model is there for others: of a chat where it says so, else in any case.
     """
+    failure = _as_meant(failure)
     status, message, kind, param = failure
     if (of_operator := _operator_error(failure, row, public_model, retry_after)) is not None:
         return of_operator
@@ -128,6 +133,18 @@ def error_of(
     if status in _CALLER_S:
         return _refusal(status, _cleaned(message, backend_model, public_model), kind, param, prompt_field)
     return GatewayError("backend_error", f"The backend of {public_model!r} failed (status {status}).")
+
+
+def _as_meant(failure: Failure) -> Failure:
+    """With the status by which its words begin, where no field names one; behind it may stand the error as JSON."""
+    found = _STATUS_FIRST.match(failure.message) if failure.status == _UNTOLD_STATUS else None
+    if found is None:
+        return failure
+    status, words = int(found[1]), failure.message[found.end() :]
+    inner = error_alone(words.encode("utf-8", "replace"), error_object)
+    if inner is None:
+        return failure._replace(status=status, message=words)
+    return failure_of(status, inner)._replace(kind=kind_of_error(inner))
 
 
 def path_error_of(row: Preset, provider: str, status: int, body: bytes, retry_after: bytes | None) -> GatewayError:
@@ -158,13 +175,17 @@ def _operator_error(failure: Failure, row: Preset, public_model: str, retry_afte
 
 
 def _is_of(rules: Sequence[str], failure: Failure) -> bool:
-    """Whether a rule is for it: by its status, and by a code or type, or by several words that its own begin with."""
+    """Whether a rule is for it: by its status, and by a code or type, or by several words that its own begin with.
+
+    Words tell enough where no status was told.
+    """
     names = failure.kind.split(" ")
     for rule in rules:
         wanted, _, code = rule.partition(" ")
-        if wanted not in ("*", str(failure.status)):
-            continue
-        if not code or code in names or (" " in code and failure.message.startswith(code)):
+        is_said = " " in code and failure.message.startswith(code)
+        if is_said and failure.status == _UNTOLD_STATUS:
+            return True
+        if wanted in ("*", str(failure.status)) and (not code or code in names or is_said):
             return True
     return False
 

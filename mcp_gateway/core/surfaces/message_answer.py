@@ -62,10 +62,9 @@ def _parsed(body: Body) -> dict[str, Any]:
         message = parse_exactly(bytes(body))
     except (orjson.JSONDecodeError, GatewayError):
         raise not_understood() from None
-    if isinstance(message, dict) and message.get("type") == "error":
-        raise FailureTold(failure_in(error_in(message) or {}))
     if not isinstance(message, dict) or message.get("type") != "message":
-        raise not_understood()
+        error = error_in(message)
+        raise not_understood() if error is None else FailureTold(failure_in(error))
     content = message.get("content")
     if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
         raise not_understood()

@@ -38,6 +38,7 @@ from tests.providers.test_contract import (
     tells_nothing_of_the_operator,
 )
 from tests.serving import Door, open_door
+from tests.surfaces import message_ending, message_event, message_text
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -397,7 +398,8 @@ class TestRefusals:
         double.amid = error_event("overloaded_error", "Overloaded")
         response = await ask(served, stream=True)
         double.amid = b""
-        last = events_of(response)[-1]
+        *_, closed, delta, last = events_of(response)
+        assert (closed, delta["type"]) == ({"type": "content_block_stop", "index": 0}, "message_delta")
         assert (last["type"], last["error"]["type"]) == ("error", "overloaded_error")
         assert (await door.record(response))["error_code"] == "model_unavailable"
 
@@ -426,6 +428,32 @@ async def test_pings_before_the_first_block_are_not_kept() -> None:
     told = relay.feed(b"".join(rest))
     assert told.startswith(b"event: message_start\n")
     assert b"ping" not in told
+
+
+def block_of(kind: str, **more: Any) -> bytes:
+    return message_event("content_block_start", index=0, content_block={"type": kind, **more})
+
+
+@each(("events", "has_begun"), [
+    ([block_of("text", text="")], False),
+    ([block_of("text", text=""), message_text("")], False),
+    ([block_of("text", text=""), message_event("content_block_stop", index=0)], False),
+    ([block_of("text", text=""), message_text("a")], True),
+    ([block_of("thinking", thinking="")], True),
+    ([block_of("redacted_thinking", data="x"), message_event("content_block_stop", index=0)], True),
+    ([block_of("tool_use", id="t", name="n", input={})], True),
+    ([message_ending(output_tokens=0)], True),
+])  # fmt: skip
+async def test_an_answer_begins_with_its_first_words_and_not_with_the_block_for_them(
+    events: list[bytes], has_begun: bool
+) -> None:
+    for pieces in (events, [b"".join(events)]):
+        relay = HeldMessageRelay("sold/model", UsageBounds(8000, 100))
+        told = b"".join([relay.feed(piece) for piece in (Messages().stream({})[0], *pieces)])
+        assert (relay.has_started, bool(told)) == (has_begun, has_begun)
+        more = relay.feed(message_text("b"))
+        assert (told + more).startswith(b"event: message_start\n")
+        assert (told + more).count(b"event: ") == 2 + len(events) - (message_ending(output_tokens=0) in events)
 
 
 @each("is_stream", [False, True])

@@ -1,5 +1,7 @@
 """Messages to a provider that has Anthropic's API itself: they pass as they are, less what its table leaves out."""
 
+from typing import Any
+
 from mcp_gateway.core.dialects.dialect import Counting
 from mcp_gateway.core.dialects.message_fields import BETAS
 from mcp_gateway.core.dialects.messages_anthropic_fields import messages_to
@@ -21,13 +23,17 @@ COUNTED = ("messages", "system", "tools", "tool_choice", "thinking")
 
 
 class HeldMessageRelay(MessageRelay):
-    """Hands nothing out before the answer's first block, so that what fails until then is asked elsewhere."""
+    """Hands nothing out before the answer begins, so that what fails until then is asked elsewhere.
+
+    A text begins with its first piece; a thought, whose words may be left out, and a call with their blocks.
+    """
 
     _held = b""
+    _has_begun = False
 
     @property
     def has_started(self) -> bool:
-        return self.has_block or self.is_whole
+        return self._has_begun
 
     @property
     def held_bytes(self) -> int:
@@ -39,12 +45,19 @@ class HeldMessageRelay(MessageRelay):
     def feed_end(self) -> bytes:
         return self._released(super().feed_end())
 
+    def _passed(self, kind: str, data: bytes, told: dict[str, Any]) -> bytes:
+        """Of what comes before the answer pings are dropped: they mean nothing by then."""
+        if kind == "content_block_start":
+            block = told.get("content_block")
+            self._has_begun |= isinstance(block, dict) and block.get("type") != "text"
+        passed = super()._passed(kind, data, told)
+        return passed if self._has_begun or kind != "ping" else b""
+
     def _released(self, events: bytes) -> bytes:
-        """Of what comes before the first block only `message_start` is held: pings behind it mean nothing by then."""
-        if not self.has_started:
-            self._held = self._held or events
+        if not self._has_begun and not self.has_told(events):
+            self._held += events
             return b""
-        held, self._held = self._held, b""
+        self._has_begun, held, self._held = True, self._held, b""
         return held + events
 
 

@@ -57,17 +57,21 @@ class MessageRelay(EventRelay):
         self._ending: dict[str, Any] = {}
         """The event that told why the answer ended."""
         self._details: dict[str, dict[str, int]] = {}
+        self._open: dict[str, Any] = {}
+        """The event that began the block that goes on."""
         self.first_frame = b""
-        self.has_block = False
-        """Whether a block of the answer has begun."""
         self.finish_reason: str | None = None
         self.failure: Failure | None = None
-        self.tells_usage = False
 
     def end(self, cost_usd: str | None = None, billed: Usage | None = None) -> bytes:
-        """The event that tells why the answer ended, if it did, and what is billed; none before a message has begun."""
+        """The event that tells why the answer ended, if it did, and what is billed; none before a message has begun.
+
+        A block that its backend left open ends before it: a message has none of these events in another order.
+        """
+        stop = {"type": "content_block_stop", "index": self._open.get("index")}
+        closed = event_of(stop) if self._open else b""
         if not self.first_frame or billed is None:
-            return b""
+            return closed
         usage: dict[str, Any] = as_told(billed)
         if self._details and billed == self.usage:
             usage |= self._details
@@ -75,7 +79,11 @@ class MessageRelay(EventRelay):
             usage["cost_usd"] = cost_usd
         delta = {"stop_reason": None, "stop_sequence": None} | _object(self._ending, "delta")
         told = {"type": "message_delta", "delta": delta, "usage": usage}
-        return event_of(told if _EDITS not in self._ending else told | {_EDITS: self._ending[_EDITS]})
+        return closed + event_of(told if _EDITS not in self._ending else told | {_EDITS: self._ending[_EDITS]})
+
+    @property
+    def tells_usage(self) -> bool:
+        return self._first is not None
 
     @property
     def has_started(self) -> bool:
@@ -166,7 +174,6 @@ class MessageRelay(EventRelay):
         counts = counts_in(message.get("usage"))
         self._details, self._prompt = details_in(counts), prompt_in(counts)
         self._first = self._prompt if self._can_be(self._prompt) else None
-        self.tells_usage = self._first is not None
         usage = as_told(self._first or _UNTOLD)
         names = {"id": message_id(message.get("id")), **self._names}
         ending = {"stop_reason": None, "stop_sequence": None}
@@ -189,15 +196,15 @@ class MessageRelay(EventRelay):
 
     def _passed(self, kind: str, data: bytes, told: dict[str, Any]) -> bytes:
         """An event that goes out with its data as they came, or as Anthropic's clients need them."""
-        block = {}
-        if kind == "content_block_start":
-            block, self.has_block = _object(told, "content_block"), True
         if kind == "content_block_delta":
             self._texts += _has_text(_object(told, "delta"))
-        elif block.get("type") == "tool_use":
-            self._texts += 1
-        elif block.get("type") == "thinking":
-            return event_of(told | {"content_block": {"signature": ""} | block})
+        elif kind == "content_block_stop":
+            self._open = {}
+        elif kind == "content_block_start":
+            self._open, block = told, _object(told, "content_block")
+            self._texts += block.get("type") == "tool_use"
+            if block.get("type") == "thinking":
+                return event_of(told | {"content_block": {"signature": ""} | block})
         return event(kind, data)
 
 

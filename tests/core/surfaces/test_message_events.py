@@ -184,6 +184,20 @@ def test_an_error_ends_the_stream(wrong: bytes, before: list[bytes]) -> None:
     assert reader.feed(text("c")) == b""
 
 
+def test_a_block_that_is_left_open_ends_before_the_answer_does() -> None:
+    opened = event("content_block_start", index=3, content_block={"type": "text", "text": ""})
+    for behind, billed, kinds in (
+        ([text("a"), event("error", error={"message": "died"})], Usage(14, 1), ["content_block_stop", "message_delta"]),
+        ([text("a")], None, ["content_block_stop"]),
+        ([text("a"), ending(output_tokens=1)], Usage(14, 1), ["content_block_stop", "message_delta"]),
+        ([event("content_block_stop", index=3), ending(output_tokens=1)], Usage(14, 1), ["message_delta"]),
+        ([event("content_block_stop", index=3)], None, []),
+    ):
+        last = told(begun(opened, *behind).end(None, billed))
+        assert [one["type"] for one in last] == kinds
+        assert [one["index"] for one in last if "index" in one] == [3] * (len(kinds) - ("message_delta" in kinds))
+
+
 def test_an_end_without_a_reason_is_none() -> None:
     reader = begun(text("a"), ending(None, output_tokens=1), event("message_stop"))
     assert (reader.is_done, reader.is_whole, reader.failure) == (True, False, None)

@@ -95,6 +95,48 @@ async def test_what_the_caller_did_wrong_is_told_and_asked_of_nobody_else(tmp_pa
         assert asked_of(doubles) == [1, 0]
 
 
+@pytest.mark.parametrize("amid", [b"", b'event: error\ndata: {"error":{"message":"x"}}\n\n'])
+@pytest.mark.parametrize("role", [
+    {"role": "assistant", "content": ""}, {"role": "assistant", "content": None}, {"role": "assistant"}, {},
+    {"role": "assistant", "content": "", "tool_calls": [], "refusal": None, "reasoning_content": ""},
+])  # fmt: skip
+async def test_who_tells_a_role_alone_has_not_begun_to_answer(
+    role: dict[str, Any], amid: bytes, tmp_path: Path
+) -> None:
+    manner = Generic()
+    manner.deltas = lambda body: [role, {"content": "Hello"}]  # type: ignore[method-assign]
+    async with choice_of(tmp_path, {}, {}, manners=[manner, Generic()]) as (door, doubles):
+        doubles[0].cut_after, doubles[0].amid = 1, amid
+        response = await door.chat(await door.key(credit="10"), model="sold/model", stream=True)
+        deltas = [choice["delta"] for chunk in chunks_of(response.content) for choice in chunk["choices"]]
+        assert "".join(delta.get("content") or "" for delta in deltas) == "Hello there."
+        assert [delta.get("role") for delta in deltas] == ["assistant", *[None] * (len(deltas) - 1)]
+        assert asked_of(doubles) == [1, 1]
+
+
+@pytest.mark.parametrize("first", [
+    {"content": "a"}, {"reasoning": "a"}, {"reasoning_content": "a"}, {"refusal": "a"},
+    {"tool_calls": [{"index": 0, "id": "a", "function": {"name": "f"}}]},
+])  # fmt: skip
+async def test_whatever_is_of_an_answer_begins_it(first: dict[str, Any], tmp_path: Path) -> None:
+    manner = Generic()
+    manner.deltas = lambda body: [{"role": "assistant"}, first]  # type: ignore[method-assign]
+    async with choice_of(tmp_path, {}, {}, manners=[manner, Generic()]) as (door, doubles):
+        doubles[0].cut_after = 2
+        response = await door.chat(await door.key(credit="10"), model="sold/model", stream=True)
+        assert b"backend_died" in response.content
+        assert asked_of(doubles) == [1, 0]
+
+
+async def test_an_answer_without_a_word_has_a_role_and_its_finish(tmp_path: Path) -> None:
+    manner = Generic()
+    manner.deltas = lambda body: [{"role": "assistant", "content": ""}]  # type: ignore[method-assign]
+    async with choice_of(tmp_path, {}, manners=[manner]) as (door, _):
+        response = await door.chat(await door.key(credit="10"), model="sold/model", stream=True)
+        (choice,) = [choice for chunk in chunks_of(response.content) for choice in chunk["choices"]]
+        assert (choice["delta"], choice["finish_reason"]) == ({"role": "assistant", "content": ""}, "stop")
+
+
 async def test_nobody_else_is_asked_once_a_token_has_come(tmp_path: Path) -> None:
     async with choice_of(tmp_path, {}, {}) as (door, doubles):
         doubles[0].cut_after, doubles[0].amid = 2, b'event: error\ndata: {"error":{"message":"x"}}\n\n'

@@ -297,6 +297,13 @@ CALLS: dict[str, list[list[dict[str, Any]]]] = {
     ],
     "google, without ids": [[piece(None, "", "weather", PARIS)], [piece(None, "", "weather", ROME)]],
     "google, all of number 0": [[piece(0, "a", "weather", PARIS)], [piece(0, "b", "weather", ROME)]],
+    "all of number 0, without ids": [[piece(0, "", "weather", PARIS)], [piece(0, None, "weather", ROME)]],
+    "all of number 0, without ids, at once": [[piece(0, None, "weather", PARIS), piece(0, None, "weather", ROME)]],
+    "all of number 0, without ids, in pieces": [
+        [piece(0, None, "weather", PARIS[:6])], [piece(0, None, "weather", PARIS[6:])], [piece(0, None, "weather", "")],
+        [piece(0, None, "weather", ROME[:6])], [piece(0, None, None, ROME[6:])],
+    ],
+    "of number 0, the second with an id": [[piece(0, "", "weather", PARIS)], [piece(0, "b", "weather", ROME)]],
     "cloudflare, told as over": [
         [piece(0, "a", "weather", PARIS)], [piece(1, "b", "weather", None)], [piece(1, None, None, ROME)], [CLOSED],
     ],
@@ -334,6 +341,25 @@ async def test_two_calls_are_numbered_in_turn_however_they_are_told(shape: str, 
             own = [call["function"].get("arguments", "") for call in calls if call["index"] == index]
             assert "".join(own) == expected
         assert choices[-1]["finish_reason"] == "tool_calls"
+
+
+@pytest.mark.parametrize("calls", [
+    [piece(0, "", "weather", PARIS), piece(0, "", "weather", ROME)],
+    [piece(0, "a", "weather", PARIS), piece(0, "b", "weather", ROME)],
+    [piece(None, None, "weather", PARIS), piece(None, None, "weather", ROME)],
+    [piece(0, None, "weather", PARIS), piece(0, None, "weather", PARIS)],
+])  # fmt: skip
+async def test_two_calls_in_one_piece_are_two_whatever_their_numbers(
+    calls: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    manner, answer = Generic(), Generic().answer({})
+    answer["choices"][0]["message"] = {"role": "assistant", "content": None, "tool_calls": calls}
+    manner.answer = lambda body: answer  # type: ignore[method-assign]
+    async with door_to(manner, tmp_path) as (door, _, key):
+        told = (await door.chat(key, model="sold/model", tools=TOOLS)).json()["choices"][0]["message"]["tool_calls"]
+        assert [call["function"] for call in told] == [call["function"] for call in calls]
+        assert len({call["id"] for call in told}) == 2
+        assert [(call["type"], "index" in call) for call in told] == [("function", False)] * 2
 
 
 # Requests

@@ -236,6 +236,47 @@ async def test_where_no_usage_is_told_what_is_billed_is_told(is_stream: bool, tm
         assert record["completion_tokens"] > 0
 
 
+class Stopping(Generic):
+    """Says what its answers end with, as vLLM and SGLang do."""
+
+    def __init__(self, word: str, told: dict[str, Any]) -> None:
+        super().__init__()
+        self.word, self.told = word, told
+
+    def answer(self, body: dict[str, Any]) -> dict[str, Any]:
+        answer = super().answer(body)
+        answer["choices"][0] |= {"finish_reason": self.word} | self.told
+        return answer
+
+    def stream(self, body: dict[str, Any]) -> list[bytes]:
+        return [*map(self.chunk, self.deltas(body)), self.chunk({}, self.word, choice=self.told), b"data: [DONE]\n\n"]
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize(
+    ("word", "told", "ending"),
+    [
+        ("stop", {"stop_reason": "END"}, ("stop_sequence", "END")),
+        ("stop", {"matched_stop": "END"}, ("stop_sequence", "END")),
+        ("stop", {"stop_reason": 'a "finish_reason":"length"'}, ("stop_sequence", 'a "finish_reason":"length"')),
+        ("stop", {"stop_reason": None}, ("end_turn", None)),
+        ("stop", {"stop_reason": 128001, "matched_stop": 2}, ("end_turn", None)),
+        ("stop", {"stop_reason": ""}, ("end_turn", None)),
+        ("stop", {"stop_reason": ["END"]}, ("end_turn", None)),
+        ("length", {"stop_reason": "END"}, ("max_tokens", None)),
+        ("stop", {}, ("end_turn", None)),
+    ],
+)
+async def test_a_stop_sequence_that_came_is_told_where_the_provider_tells_it(
+    word: str, told: dict[str, Any], ending: tuple[str, str | None], is_stream: bool, tmp_path: Path
+) -> None:
+    async with choice_of(tmp_path, {}, manners=[Stopping(word, told)]) as (door, _):
+        response = await ask(door, await door.key(credit="1"), stream=is_stream, stop_sequences=["END"])
+        message = message_in(response.content) if is_stream else response.json()
+        assert (message["stop_reason"], message["stop_sequence"]) == ending
+        assert (await door.record(response))["finish_reason"] == ending[0]
+
+
 async def test_a_failure_amid_a_stream_ends_its_block_and_is_told_as_an_error(tmp_path: Path) -> None:
     async with choice_of(tmp_path, {}) as (door, doubles):
         doubles[0].cut_after, doubles[0].amid = (

@@ -7,13 +7,15 @@ from mcp_gateway.core.dialects.chat_openai_fields import ProviderFields
 from mcp_gateway.core.dialects.one_piece import OnePiece
 from mcp_gateway.core.dialects.openai_answer import AnswerForm, read_answer
 from mcp_gateway.core.dialects.openai_chunks import (
-    CallNumbers,
     ChatChoice,
     ChunkForm,
     ChunkNormalizer,
     ProviderRelay,
     finish_told,
     message_told,
+    numbered_whole,
+    stop_named,
+    stop_told,
 )
 from mcp_gateway.core.dialects.stream_usage import StreamUsage
 from mcp_gateway.core.json_bounds import dump_json
@@ -60,15 +62,16 @@ class ChatToOpenAi(OnePiece):
 
     def _choice(self, choice: dict[str, Any], number: int) -> dict[str, Any]:
         message = {"role": "assistant", "content": None, **message_told(choice["message"], self._reasoning_names)}
-        calls = CallNumbers().numbered(message.pop("tool_calls", None))
+        calls = numbered_whole(message.pop("tool_calls", None))
         if calls:
-            message["tool_calls"] = [{name: value for name, value in call.items() if name != "index"} for call in calls]
+            message["tool_calls"] = calls
         reason = finish_told(choice.get("finish_reason") or None, has_calls=bool(calls))
         if reason is None:
             raise LookupError
         logprobs = choice.get("logprobs")
         index = choice.get("index", number)
-        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
+        told = {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
+        return told | stop_named(stop_told(choice))
 
 
 def _has_text(choice: dict[str, Any]) -> bool:

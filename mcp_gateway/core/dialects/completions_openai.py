@@ -11,6 +11,8 @@ from mcp_gateway.core.dialects.openai_chunks import (
     ProviderRelay,
     TextChoice,
     finish_told,
+    stop_named,
+    stop_told,
 )
 from mcp_gateway.core.dialects.stream_usage import StreamUsage
 from mcp_gateway.core.json_bounds import dump_json
@@ -61,7 +63,8 @@ def _choice(choice: dict[str, Any], number: int) -> dict[str, Any]:
     if not isinstance(text, str) or reason is None:
         raise TypeError
     index, logprobs = choice.get("index", number), choice.get("logprobs")
-    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+    told = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+    return told | stop_named(stop_told(choice))
 
 
 def _has_text(choice: dict[str, Any]) -> bool:

@@ -6,7 +6,7 @@ in a chunk of its own behind that, and one end. Only a stream that told why it f
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import orjson
 
@@ -14,7 +14,7 @@ from mcp_gateway.core.dialects.openai_refusals import error_object, failure_told
 from mcp_gateway.core.dialects.openai_usage import usage_told
 from mcp_gateway.core.ids import new_id
 from mcp_gateway.core.json_bounds import dump_json
-from mcp_gateway.core.surfaces.chunks import index_of, objects_in, split_frames
+from mcp_gateway.core.surfaces.chunks import index_of, is_object, objects_in, split_frames
 from mcp_gateway.core.surfaces.credible import UsageBounds, not_understood, understood
 from mcp_gateway.core.surfaces.error_shapes import error_alone
 from mcp_gateway.core.surfaces.events import EventReader
@@ -33,13 +33,22 @@ _FINISH_WORDS = {
 """Reasons outside OpenAI's; any other is why an answer stops."""
 _HEAD = ("created", "system_fingerprint")
 _NO_TEXT: tuple[Any, ...] = (None, "", [])
+_BEGINNING = {"role": "assistant", "content": ""}
+"""What the first delta of an answer has beside the rest."""
+_STOPS = ("stop_reason", "matched_stop")
+"""Under which names servers tell the text that ended an answer: vLLM's, and SGLang's; an id of a token is none."""
 
 
 class ChunkChoice(Protocol):
-    """What has come of one choice. `ending` is what a chunk of it has that only tells why it finished."""
+    """What has come of one choice."""
 
-    ending: ClassVar[dict[str, Any]]
     has_told: bool
+    stop: str | None
+    """The text that was asked to end an answer, where it came and is told."""
+
+    @property
+    def ending(self) -> dict[str, Any]:
+        """What a chunk of it has that only tells why it finished."""
 
     @property
     def finish_reason(self) -> str | None: ...
@@ -71,6 +80,10 @@ class ChunkNormalizer:
     def held_bytes(self) -> int:
         """What has come of a frame that is not whole."""
         return len(self._events.tail)
+
+    @property
+    def stop(self) -> str | None:
+        return next((choice.stop for choice in self._choices.values() if choice.stop is not None), None)
 
     def feed(self, piece: bytes) -> bytes:
         """Raises GatewayError for a frame without an end, or one that cannot be understood."""
@@ -147,6 +160,10 @@ class Chunks(Protocol):
 
     @property
     def held_bytes(self) -> int: ...
+    @property
+    def stop(self) -> str | None:
+        """As of a choice, once an answer is whole."""
+
     def feed(self, piece: bytes) -> bytes: ...
     def end(self) -> bytes: ...
 
@@ -175,21 +192,31 @@ class ProviderRelay(FrameRelay):
         return self._chunks.held_bytes
 
     @property
+    def stop(self) -> str | None:
+        return self._chunks.stop
+
+    @property
     def tells_usage(self) -> bool:
         """Its prompt is never counted afterwards: providers do not count."""
         return True
 
 
 class ChatChoice:
-    """What has come of a chat's: its calls of tools by number, and why it finished, which the last to tell says."""
+    """What has come of a chat's: its calls of tools by number, and why it finished, which the last to tell says.
 
-    ending: ClassVar[dict[str, Any]] = {"delta": {}}
+    A chunk that tells a role alone is none of the answer: some send it at once, and fail before their first token.
+    """
 
     def __init__(self, reasoning_names: tuple[str, ...]) -> None:
         self.has_told = False
         self._reasoning_names = reasoning_names
         self._calls = CallNumbers()
         self._reason: str | None = None
+        self.stop: str | None = None
+
+    @property
+    def ending(self) -> dict[str, Any]:
+        return {"delta": {} if self.has_told else _BEGINNING, **stop_named(self.stop)}
 
     @property
     def finish_reason(self) -> str | None:
@@ -199,16 +226,17 @@ class ChatChoice:
         """What a client is told by a chunk; None for nothing."""
         if isinstance(reason := choice.get("finish_reason"), str) and reason:
             self._reason = reason
+            self.stop = stop_told(choice)
         delta = choice.get("delta")
         told = message_told(delta if isinstance(delta, dict) else {}, self._reasoning_names)
         if calls := self._calls.numbered(told.pop("tool_calls", None)):
             told["tool_calls"] = calls
-        role = told.pop("role", None)
+        told.pop("role", None)
         logprobs = choice.get("logprobs")
-        if not told and not logprobs and (self.has_told or role is None):
+        if not told and not logprobs:
             return None
         if not self.has_told:
-            told = {"role": "assistant", "content": "", **told}
+            told = _BEGINNING | told
         self.has_told = True
         return {"delta": told} | ({"logprobs": logprobs} if logprobs else {})
 
@@ -216,15 +244,18 @@ class ChatChoice:
 class TextChoice:
     """What has come of a completion's."""
 
-    ending: ClassVar[dict[str, Any]] = {"text": "", "logprobs": None}
-
     def __init__(self) -> None:
         self.has_told = False
+        self.stop: str | None = None
         self.finish_reason: str | None = None
+
+    @property
+    def ending(self) -> dict[str, Any]:
+        return {"text": "", "logprobs": None, **stop_named(self.stop)}
 
     def told(self, choice: dict[str, Any]) -> dict[str, Any] | None:
         if isinstance(reason := choice.get("finish_reason"), str) and reason:
-            self.finish_reason = finish_told(reason, has_calls=False)
+            self.finish_reason, self.stop = finish_told(reason, has_calls=False), stop_told(choice)
         text, logprobs = choice.get("text"), choice.get("logprobs")
         if text in _NO_TEXT and not logprobs:
             return None
@@ -232,16 +263,31 @@ class TextChoice:
         return {"text": "" if text in _NO_TEXT else _as_text(text), "logprobs": logprobs}
 
 
+class _Call:
+    """What has come of a call: its function's name and arguments, and whether the provider gave it an id."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        self.arguments: list[str] = []
+        self.has_id = False
+
+    def is_before(self, function: dict[str, str]) -> bool:
+        """Whether a function that is named now is another's: nothing can follow what a call is whole with."""
+        name, arguments = function.get("name", ""), function.get("arguments", "")
+        goes_on = name == self.name and not arguments.strip()
+        return bool(name) and not goes_on and is_object("".join(self.arguments))
+
+
 class CallNumbers:
     """Numbers the calls of one answer from 0, whichever numbers, ids or none a provider gives them."""
 
     def __init__(self) -> None:
         self._numbers: dict[Any, int] = {}
-        self._count = 0
+        self._calls: list[_Call] = []
         self._last = -1
 
     def __bool__(self) -> bool:
-        return bool(self._count)
+        return bool(self._calls)
 
     def numbered(self, calls: Any) -> list[dict[str, Any]]:
         return [self._one(call) for call in objects_in(calls) if _tells_anything(call)]
@@ -249,42 +295,73 @@ class CallNumbers:
     def _one(self, call: dict[str, Any]) -> dict[str, Any]:
         number, is_new = self._number_of(call)
         self._last = number
+        self._note(self._calls[number], call)
         one = {name: value for name, value in call.items() if value is not None and name not in ("function", "id")}
-        function = call.get("function")
-        if isinstance(function, dict):
-            one["function"] = {name: _as_text(value) for name, value in function.items() if value is not None}
+        if isinstance(call.get("function"), dict):
+            one["function"] = _function_of(call)
         if call_id := _id_of(call) or (new_id("call") if is_new else None):
             one["id"] = call_id
         return {**({"type": "function"} if is_new else {}), **one, "index": number}
 
+    def _note(self, known: _Call, call: dict[str, Any]) -> None:
+        function = _function_of(call)
+        known.name = known.name or function.get("name", "")
+        known.arguments.append(function.get("arguments", ""))
+        known.has_id |= _id_of(call) is not None
+
     def _number_of(self, call: dict[str, Any]) -> tuple[int, bool]:
         """By its own number, or its id, or as the one that began last where it names no function."""
         key = call.get("index") if isinstance(call.get("index"), int) else None
-        call_id = _id_of(call)
-        if key is not None and key in self._numbers and not self._is_another(key, call_id):
+        call_id, function = _id_of(call), _function_of(call)
+        if key is not None and key in self._numbers and not self._is_another(self._numbers[key], call_id, function):
             return self._numbers[key], False
         if key is None and call_id is not None and call_id in self._numbers:
             return self._numbers[call_id], False
-        function = call.get("function")
-        is_named = isinstance(function, dict) and bool(function.get("name"))
-        if key is None and call_id is None and not is_named and self._last >= 0:
+        if key is None and call_id is None and not function.get("name") and self._last >= 0:
             return self._last, False
-        number, self._count = self._count, self._count + 1
+        number = len(self._calls)
+        self._calls.append(_Call())
         self._numbers |= {name: number for name in (key, call_id) if name is not None}
         return number, True
 
-    def _is_another(self, key: int, call_id: str | None) -> bool:
-        """Whether a number that is known bears a new id: some give all their calls the number 0."""
-        return (
-            call_id is not None
-            and self._numbers.get(call_id, -1) != self._numbers[key]
-            and any(isinstance(name, str) and number == self._numbers[key] for name, number in self._numbers.items())
-        )
+    def _is_another(self, number: int, call_id: str | None, function: dict[str, str]) -> bool:
+        """Whether a call of a known number is none that is known: some give all their calls the number 0.
+
+        It bears a new id, or none, and its function is named although the arguments of the known one are whole.
+        """
+        if call_id is not None and self._numbers.get(call_id, -1) == number:
+            return False
+        known = self._calls[number]
+        return (call_id is not None and known.has_id) or known.is_before(function)
+
+
+def numbered_whole(calls: Any) -> list[dict[str, Any]]:
+    """The calls of an answer in one piece, in which each is by itself, whatever its number."""
+    each = ({name: value for name, value in call.items() if name != "index"} for call in objects_in(calls))
+    told = [one for call in each for one in CallNumbers().numbered([call])]
+    return [{name: value for name, value in call.items() if name != "index"} for call in told]
 
 
 def _id_of(call: dict[str, Any]) -> str | None:
     call_id = call.get("id")
     return call_id if isinstance(call_id, str) and call_id else None
+
+
+def _function_of(call: dict[str, Any]) -> dict[str, str]:
+    function = call.get("function")
+    known = function.items() if isinstance(function, dict) else ()
+    return {name: _as_text(value) for name, value in known if value is not None}
+
+
+def stop_told(choice: dict[str, Any]) -> str | None:
+    """The text that was asked to end an answer, where it came and a choice tells it."""
+    texts = (choice.get(name) for name in _STOPS)
+    return next((text for text in texts if isinstance(text, str) and text), None)
+
+
+def stop_named(stop: str | None) -> dict[str, str]:
+    """The same as vLLM tells it."""
+    return {} if stop is None else {_STOPS[0]: stop}
 
 
 def message_told(message: dict[str, Any], reasoning_names: Sequence[str]) -> dict[str, Any]:

@@ -28,3 +28,11 @@ def objects_in(choices: Any) -> list[dict[str, Any]]:
 def index_of(choice: dict[str, Any]) -> int:
     index = choice.get("index", 0)
     return index if isinstance(index, int) else 0
+
+
+def is_object(text: str) -> bool:
+    """Whether it is one object of JSON, whole."""
+    try:
+        return isinstance(orjson.loads(text), dict)
+    except orjson.JSONDecodeError:
+        return False

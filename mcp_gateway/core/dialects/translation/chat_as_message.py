@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 
 from mcp_gateway.core.dialects.translation.carried import carrying
-from mcp_gateway.core.dialects.translation.words import stop_reason_of
+from mcp_gateway.core.dialects.translation.words import ending_of
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_bounds import parse_json
 from mcp_gateway.core.surfaces.chunks import objects_in
@@ -14,7 +14,8 @@ from mcp_gateway.core.surfaces.message_answer import message_id
 
 REASONING = "reasoning"
 """Under which of its names a chat's reasoning is looked for."""
-REFUSED = "refusal"
+REFUSED = {"stop_reason": "refusal", "stop_sequence": None}
+"""How a message ends whose model declines."""
 
 
 def message_of(chat: dict[str, Any]) -> dict[str, Any]:
@@ -27,8 +28,7 @@ def message_of(chat: dict[str, Any]) -> dict[str, Any]:
         "role": "assistant",
         "model": chat.get("model"),
         "content": [*_blocks_of(message)],
-        "stop_reason": REFUSED if message.get("refusal") else stop_reason_of(choice["finish_reason"]),
-        "stop_sequence": None,
+        **(REFUSED if message.get("refusal") else ending_of(choice["finish_reason"], choice.get("stop_reason"))),
     }
 
 

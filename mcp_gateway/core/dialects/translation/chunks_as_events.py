@@ -8,14 +8,15 @@ from typing import Any
 
 import orjson
 
+from mcp_gateway.core.dialects.openai_chunks import ProviderRelay
 from mcp_gateway.core.dialects.translation.carried import carrying
 from mcp_gateway.core.dialects.translation.chat_as_message import REASONING, REFUSED
 from mcp_gateway.core.dialects.translation.message_blocks import MessageBlocks
-from mcp_gateway.core.dialects.translation.words import stop_reason_of
+from mcp_gateway.core.dialects.translation.words import ending_of
 from mcp_gateway.core.surfaces.anthropic import event_of
 from mcp_gateway.core.surfaces.chunks import objects_in, split_frames
 from mcp_gateway.core.surfaces.message_usage import as_told
-from mcp_gateway.core.surfaces.surface import Failure, Reader, Seen
+from mcp_gateway.core.surfaces.surface import Failure, Seen
 from mcp_gateway.core.surfaces.usage import Usage
 
 _TEXTS = {REASONING: "thinking", "content": "text", "refusal": "text"}
@@ -28,7 +29,7 @@ class MessageFromChat:
     `prompt` is about what the prompt has: a message tells it at its start, and a chat only at its end.
     """
 
-    def __init__(self, chat: Reader, prompt: Usage, public_model: str, answer_id: str) -> None:
+    def __init__(self, chat: ProviderRelay, prompt: Usage, public_model: str, answer_id: str) -> None:
         self._chat = chat
         self._prompt = prompt
         self._head = {"id": answer_id, "type": "message", "role": "assistant", "model": public_model}
@@ -51,8 +52,7 @@ class MessageFromChat:
         if not self._has_begun:
             events += self._start()
         told: dict[str, Any] = {"usage": as_told(billed) | ({} if cost_usd is None else {"cost_usd": cost_usd})}
-        delta = {"stop_reason": self.finish_reason, "stop_sequence": None}
-        return events + event_of({"type": "message_delta", "delta": delta} | told)
+        return events + event_of({"type": "message_delta", "delta": self._ending} | told)
 
     @property
     def first_frame(self) -> bytes:
@@ -84,10 +84,7 @@ class MessageFromChat:
 
     @property
     def finish_reason(self) -> str | None:
-        reason = self._chat.finish_reason
-        if reason is None:
-            return None
-        return REFUSED if self._is_refused else stop_reason_of(reason)
+        return self._ending["stop_reason"]
 
     @property
     def held_bytes(self) -> int:
@@ -99,6 +96,13 @@ class MessageFromChat:
 
     def has_told(self, frames: bytes) -> bool:
         return self.is_whole or self._blocks.has_begun
+
+    @property
+    def _ending(self) -> dict[str, str | None]:
+        reason = self._chat.finish_reason
+        if reason is None:
+            return {"stop_reason": None, "stop_sequence": None}
+        return REFUSED if self._is_refused else ending_of(reason, self._chat.stop)
 
     def _events(self, frames: bytes) -> bytes:
         for frame in split_frames(frames):

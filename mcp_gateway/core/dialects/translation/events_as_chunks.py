@@ -46,6 +46,11 @@ class EventsAsChunks:
         """What has come of an event that is not whole, and of thoughts that are not over."""
         return len(self._events.tail) + self._held_chars
 
+    @property
+    def stop(self) -> str | None:
+        stop = self._ending.get("stop_sequence")
+        return stop if isinstance(stop, str) else None
+
     def feed(self, piece: bytes) -> bytes:
         """Raises GatewayError for an event without an end, or one that cannot be understood."""
         return self._read(self._events.feed(piece))
@@ -104,7 +109,7 @@ class EventsAsChunks:
                 return self._tell(self._call({"id": block["id"], "type": "function", "function": function}))
             case "text" if block.get("text"):
                 return self._tell({"content": block["text"]})
-        return b"" if self._told else self._tell({})
+        return b"" if self._told or block["type"] == "text" else self._tell({})
 
     def _go_on(self, delta: dict[str, Any]) -> bytes:
         """More of the block; citations have no place in a chat."""

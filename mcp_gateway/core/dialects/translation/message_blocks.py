@@ -8,9 +8,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-import orjson
-
 from mcp_gateway.core.surfaces.anthropic import event_of
+from mcp_gateway.core.surfaces.chunks import is_object
 from mcp_gateway.core.surfaces.credible import not_understood
 
 _DELTAS = {
@@ -44,7 +43,7 @@ class _Block:
         if self.kind != "tool_use":
             return True
         if not self._is_cut:
-            self._is_cut = not _is_object("".join(self.pieces))
+            self._is_cut = not is_object("".join(self.pieces))
         return not self._is_cut
 
     def take_untold(self) -> list[str]:
@@ -131,10 +130,3 @@ class MessageBlocks:
         self._open.popleft()
         self._index += 1
         self.held_bytes = 0
-
-
-def _is_object(text: str) -> bool:
-    try:
-        return isinstance(orjson.loads(text), dict)
-    except orjson.JSONDecodeError:
-        return False

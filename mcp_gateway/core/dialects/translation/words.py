@@ -37,6 +37,15 @@ def stop_reason_of(finish_reason: str) -> str:
     return STOP_REASONS.get(finish_reason, "end_turn")
 
 
+def ending_of(finish_reason: str, stop: str | None) -> dict[str, str | None]:
+    """Why a message ended: by the text of its `stop_sequences` that came, where a chat tells which."""
+    is_met = finish_reason == "stop" and stop is not None
+    return {
+        "stop_reason": "stop_sequence" if is_met else stop_reason_of(finish_reason),
+        "stop_sequence": stop if is_met else None,
+    }
+
+
 def finish_reason_of(stop_reason: str) -> str:
     """Why a chat finished; a word that nobody knows is why it stopped."""
     return FINISH_REASONS.get(stop_reason, "stop")

@@ -1,5 +1,6 @@
 """What both doors are made of: every object, and what each request passes on its way, on one screen."""
 
+from functools import partial
 from typing import Any, TypedDict
 
 from starlette.types import ASGIApp
@@ -33,6 +34,7 @@ from http_api.operations import AnyOperation
 from http_api.operators import Operators
 from http_api.people import PeopleDoor
 from http_api.proxy import ProviderPaths, as_listing, sold_models
+from http_api.reference import Reference
 from http_api.requests import Requests
 from http_api.responses import is_told_in_stream
 from http_api.routes import Routes
@@ -97,9 +99,18 @@ def operations_in(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> list
         are_models_public=gateway.settings.public_models,
         are_stats_public=gateway.settings.public_stats != "off",
     )
-    serves_guests = gateway.settings.guests.enabled
-    document = Document(operations, version=gateway.version, base_url=base_url, serves_guests=serves_guests)
-    return [*operations, document.row]
+    reference = Reference(lambda: document.as_object(), partial(_prefix_of, gateway))
+    document = Document(
+        [*operations, reference.row],
+        version=gateway.version,
+        base_url=base_url,
+        serves_guests=gateway.settings.guests.enabled,
+    )
+    return [*operations, reference.row, document.row]
+
+
+async def _prefix_of(gateway: Gateway, key_id: str) -> str:
+    return (await gateway.keys.get(key_id)).prefix
 
 
 def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:

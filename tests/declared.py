@@ -27,7 +27,7 @@ _MOST_BYTES = 256 * 1024
 _OF_ANY = ("access-control-", "anthropic-ratelimit-")
 _PLAIN = frozenset({
     "content-type", "content-length", "content-disposition", "content-security-policy", "allow", "vary", "connection",
-    "date", "cache-control", "x-accel-buffering",
+    "date", "cache-control", "x-accel-buffering", "x-content-type-options", "referrer-policy",
 })  # fmt: skip
 """Headers of HTTP, of proxies and of pages themselves."""
 

@@ -751,6 +751,9 @@ AREAS: dict[str, Area] = {
             "`/openapi.json` tells every operation, who may ask, and each answer and refusal as it is.": [
                 "tests/doors/test_openapi.py",
             ],
+            "`/docs` shows the same to people as one page without scripts, and of their key no more than its beginning.": [
+                "tests/doors/test_reference.py",
+            ],
             "Answers in one piece tell the time that the gateway itself took, on every surface.": [
                 "tests/doors/test_overhead.py",
             ],

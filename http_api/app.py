@@ -140,6 +140,7 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
             gateway.authenticator,
             gateway.idempotency,
             gateway.ledger,
+            gateway.history,
             gateway.published,
             now_ms,
         ),

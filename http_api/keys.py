@@ -3,7 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -35,6 +35,7 @@ from mcp_gateway.core.minting import (
 )
 from mcp_gateway.core.moments import unix_ms
 from mcp_gateway.core.networks import MAX_NETWORKS, networks_of
+from mcp_gateway.core.observe.history import UNUSED, History, KeyUse
 from mcp_gateway.core.optimization import MAX_POOL_NAMES, Mode, RoutingChange, mode_named
 from mcp_gateway.core.tags import MAX_TAG_CHARS, MAX_TAGS, tags_of
 from mcp_gateway.core.text import shown
@@ -123,7 +124,8 @@ class KeyObject(Told):
 
     `model_pool_gone` are the names of its pool that are no model which it may ask for, or not any more. Where it sets
     no `networks` they are those of the nearest key that made it and sets some; null for anywhere. Secrets
-    that another has replaced are of use until `old_expires_at`; null where none is.
+    that another has replaced are of use until `old_expires_at`; null where none is. `last_used_at` is the hour of its
+    last request for inference, and `spent_usd` what all of them cost, without those of the keys that it made.
     """
 
     object: Literal["key"]
@@ -153,6 +155,8 @@ class KeyObject(Told):
     requests_per_day: int | None
     tokens_per_minute: int | None
     in_flight: int | None
+    last_used_at: int | None
+    spent_usd: str
     budgets: list[BudgetObject]
 
 
@@ -172,6 +176,13 @@ class KeyPage(Page[KeyObject]):
     """Keys, the newest first."""
 
 
+class KeyStanding(NamedTuple):
+    """What a key has used, and its budgets with those of its group."""
+
+    budgets: Sequence[BudgetStanding]
+    use: KeyUse = UNUSED
+
+
 class Keys:
     def __init__(
         self,
@@ -180,12 +191,14 @@ class Keys:
         authenticator: Authenticator,
         idempotency: Idempotency,
         ledger: Ledger,
+        history: History,
         published: Published,
         now_ms: Callable[[], int],
     ) -> None:
         self._keys = keys
         self._mint = mint
         self._ledger = ledger
+        self._history = history
         self._published = published
         self._now_ms = now_ms
         self._idempotency = idempotency
@@ -200,13 +213,13 @@ class Keys:
             state=query.state,
             within=asked.caller.within,
         )
-        budgets = await self._budgets(asked.caller.account_id, found)
+        standings = await self._standings(asked.caller.account_id, found)
         return page_of(
             KeyPage,
             found,
             query.limit,
             lambda key: key.id,
-            lambda key: self._object(key, budgets[key.id]),
+            lambda key: KeyObject(**self._fields(key, standings[key.id])),
         )
 
     async def get(self, asked: Asked[Query, Nothing]) -> KeyObject:
@@ -219,9 +232,9 @@ class Keys:
             if request.kept is not None:
                 return replayed(request.kept)
             made = await self._mint.make(
-                caller, wanted, lambda key, budgets: request.answered(201, self._fields(key, budgets))
+                caller, wanted, lambda key, budgets: request.answered(201, self._fields(key, KeyStanding(budgets)))
             )
-            return CreatedKey(**self._fields(made.key, made.budgets), key=made.raw)
+            return CreatedKey(**self._fields(made.key, KeyStanding(made.budgets)), key=made.raw)
 
     async def change(self, asked: Asked[Query, KeyChange]) -> KeyObject:
         key = await self._own_key(asked)
@@ -247,7 +260,7 @@ class Keys:
         if key_id != asked.caller.key_id and not asked.caller.may("manage"):
             raise _unknown(key_id)
         key = await self._own_key(asked)
-        budgets = (await self._budgets(key.account_id, [key]))[key.id]
+        standing = await self._standing(key)
         name, once = f"keys/{key.id}/rotate", idempotency_key_of(asked)
         async with self._idempotency.answering(key.account_id, once, name, asked.raw) as request:
             if request.kept is not None:
@@ -255,17 +268,17 @@ class Keys:
             rotated, raw = await self._keys.rotate(
                 key.id,
                 asked.body.expires_old_in_s * 1000,
-                lambda rotated: request.answered(200, self._fields(rotated, budgets)),
+                lambda rotated: request.answered(200, self._fields(rotated, standing)),
             )
-            return CreatedKey(**self._fields(rotated, budgets), key=raw)
+            return CreatedKey(**self._fields(rotated, standing), key=raw)
 
     async def revoke(self, asked: Asked[RevokeQuery, Nothing]) -> RevokedKey:
         key = await self._own_key(asked)
-        budgets = (await self._budgets(key.account_id, [key]))[key.id]  # which may end with it
+        standing = await self._standing(key)  # of budgets that may end with it
         if not asked.query.with_made:
-            return RevokedKey(**self._fields(await self._keys.revoke(key.id), budgets))
+            return RevokedKey(**self._fields(await self._keys.revoke(key.id), standing))
         key, made_count = await self._keys.revoke_with_made(key.id)
-        return RevokedKey(**self._fields(key, budgets), made_revoked=made_count)
+        return RevokedKey(**self._fields(key, standing), made_revoked=made_count)
 
     def _wanted(self, asked: NewKey) -> WantedKey:
         """Raises GatewayError `invalid_value` for what is no amount or no time."""
@@ -295,21 +308,21 @@ class Keys:
         return key
 
     async def _told(self, key: Key) -> KeyObject:
-        return self._object(key, (await self._budgets(key.account_id, [key]))[key.id])
+        return KeyObject(**self._fields(key, await self._standing(key)))
 
-    async def _budgets(self, account_id: str, keys: Sequence[Key]) -> Mapping[str, Sequence[BudgetStanding]]:
-        """Of each of these keys, by its id, and of its group."""
+    async def _standing(self, key: Key) -> KeyStanding:
+        return (await self._standings(key.account_id, [key]))[key.id]
+
+    async def _standings(self, account_id: str, keys: Sequence[Key]) -> Mapping[str, KeyStanding]:
+        """Of each of these keys, by its id."""
         held = defaultdict[str, list[BudgetStanding]](list)
         holders = {holder for key in keys for holder in (key.id, key.group_id) if holder is not None}
         for one in await self._ledger.budgets_held_by(account_id, holders):
             held[one.budget.holder].append(one)
-        return {key.id: [*held[key.id], *held[key.group_id or ""]] for key in keys}
+        uses = await self._history.uses(account_id, [key.id for key in keys])
+        return {key.id: KeyStanding([*held[key.id], *held[key.group_id or ""]], uses[key.id]) for key in keys}
 
-    def _object(self, key: Key, budgets: Sequence[BudgetStanding]) -> KeyObject:
-        return KeyObject(**self._fields(key, budgets))
-
-    def _fields(self, key: Key, budgets: Sequence[BudgetStanding]) -> dict[str, Any]:
-        """With the budgets that are its own, and those of its group."""
+    def _fields(self, key: Key, standing: KeyStanding) -> dict[str, Any]:
         allowance = self._authenticator.allowance_of(key.limits)
         return {
             "object": "key",
@@ -331,7 +344,8 @@ class Keys:
             "scopes": [scope for scope in SCOPES if scope in key.scopes],
             "mint_over_mcp": key.may_mint_over_mcp,
             **{name: getattr(allowance, name) for name in LIMIT_NAMES},
-            "budgets": [one.as_object().model_dump() for one in budgets],
+            **standing.use.as_object(),
+            "budgets": [one.as_object().model_dump() for one in standing.budgets],
         }
 
     def _routing_fields(self, key: Key) -> dict[str, Any]:

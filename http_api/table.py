@@ -552,7 +552,7 @@ def _keys(keys: Keys) -> list[AnyOperation]:
             body=Nothing,
             answer=KeyObject,
             handle=keys.get,
-            refuses=_NOT_FOUND,
+            refuses=_NOT_FOUND | _REPORTED,
         ),
         Operation(
             method="PATCH",
@@ -566,7 +566,7 @@ def _keys(keys: Keys) -> list[AnyOperation]:
             body=KeyChange,
             answer=KeyObject,
             handle=keys.change,
-            refuses=_NOT_FOUND | {"insufficient_permissions", "invalid_value", "model_not_found"},
+            refuses=_NOT_FOUND | _REPORTED | {"insufficient_permissions", "invalid_value", "model_not_found"},
         ),
         Operation(
             method="POST",
@@ -579,7 +579,7 @@ def _keys(keys: Keys) -> list[AnyOperation]:
             body=Rotation,
             answer=CreatedKey,
             handle=keys.rotate,
-            refuses=_ONCE | _NOT_FOUND,
+            refuses=_ONCE | _NOT_FOUND | _REPORTED,
         ),
         Operation(
             method="DELETE",
@@ -593,7 +593,7 @@ def _keys(keys: Keys) -> list[AnyOperation]:
             body=Nothing,
             answer=RevokedKey,
             handle=keys.revoke,
-            refuses=_NOT_FOUND,
+            refuses=_NOT_FOUND | _REPORTED,
         ),
     ]
 

@@ -627,6 +627,9 @@ AREAS: dict[str, Area] = {
                 "tests/doors/test_key_routing.py",
                 "tests/core/test_key_pools.py",
             ],
+            "A key object tells when the key was used last and what it has spent, which is what usage says of it.": [
+                "tests/doors/test_key_uses.py",
+            ],
             "A key that is given another secret stays what it was; the old one ends when that was asked for, with what runs for it and nothing else.": [
                 "tests/doors/test_rotation.py",
             ],

@@ -54,6 +54,7 @@ from mcp_gateway.core.identity.own_limits import OwnLimits
 from mcp_gateway.core.identity.particulars import Particulars
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.ledger.budgets import MakeBudgets
+from mcp_gateway.core.observe.history import KeyUse
 from mcp_gateway.core.optimization import RoutingDefaults
 from mcp_gateway.core.text import shown
 
@@ -336,15 +337,17 @@ def _own_rights(key: Key) -> str:
 
 
 async def _objects(desk: Desk, keys: Sequence[Key]) -> list[dict[str, Any]]:
-    """With the budgets of each, and those of its group."""
+    """With what each has used, its budgets, and those of its group."""
     held = defaultdict[str, list[dict[str, Any]]](list)
+    uses: dict[str, KeyUse] = {}
     for account_id in {key.account_id for key in keys}:
         for one in await desk.ledger.budgets(account_id):
             held[one.budget.holder].append(budget_object(one))
-    return [_object(key, [*held[key.id], *held[key.group_id or ""]]) for key in keys]
+        uses |= await desk.history.uses(account_id, [key.id for key in keys if key.account_id == account_id])
+    return [_object(key, [*held[key.id], *held[key.group_id or ""]], uses[key.id]) for key in keys]
 
 
-def _object(key: Key, budgets: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _object(key: Key, budgets: Sequence[dict[str, Any]], use: KeyUse) -> dict[str, Any]:
     return {
         "id": key.id,
         "account": key.account_id,
@@ -366,5 +369,6 @@ def _object(key: Key, budgets: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "scopes": [scope for scope in SCOPES if scope in key.scopes],
         "mint_over_mcp": key.may_mint_over_mcp,
         "limits": key.limits.as_object(),
+        **use.as_object(),
         "budgets": list(budgets),
     }

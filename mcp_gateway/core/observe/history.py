@@ -1,12 +1,13 @@
 """The request log of one account for its owner to read: single records, pages of them, totals by what they share."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from mcp_gateway.core.clock import HOUR_MS
 from mcp_gateway.core.engine import Engine, Read, Report, Scan
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.record import AskedAs, Door, RequestRecord
 from mcp_gateway.core.text import shown
 
@@ -116,6 +117,29 @@ class TotalsOfHours(Report[Groups]):
     """As in RequestFilter."""
 
 
+class KeyUse(NamedTuple):
+    """What a key has asked for itself: the hour of its last request, and what all of them cost."""
+
+    last_hour: int | None = None
+    cost_nano: int = 0
+
+    def as_object(self) -> dict[str, Any]:
+        """What callers are told of it; the time is in Unix seconds, and that hour's beginning."""
+        last_ms = None if self.last_hour is None else self.last_hour * HOUR_MS
+        return {"last_used_at": None if last_ms is None else last_ms // 1000, "spent_usd": format_usd(self.cost_nano)}
+
+
+UNUSED = KeyUse()
+
+
+@dataclass(frozen=True, slots=True)
+class UsesOfKeys(Report[dict[str, KeyUse]]):
+    """Of those of an account's keys that were used, by id."""
+
+    account_id: str
+    key_ids: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class RepeatsOf(Report[dict[str, str]]):
     """The first request that bore its Idempotency-Key, of each repetition between two ids, both included."""
@@ -185,6 +209,12 @@ class History:
     ) -> list[RequestRecord]:
         """Up to `limit` requests older than `before_id` (the newest for None), the newest first."""
         return await self._store.read(RequestsPage(account_id, wanted, before_id, limit))
+
+    async def uses(self, account_id: str, key_ids: Iterable[str]) -> dict[str, KeyUse]:
+        """Of each of these keys of an account, by id."""
+        ids = tuple(key_ids)
+        found = await self._store.read(UsesOfKeys(account_id, ids)) if ids else {}
+        return {key_id: found.get(key_id, UNUSED) for key_id in ids}
 
     async def repeats(self, account_id: str, records: Sequence[RequestRecord]) -> dict[str, str]:
         """Of those that were sent again under an Idempotency-Key: the first request that bore it, by id."""

@@ -13,6 +13,7 @@ from mcp_gateway.core.observe.history import (
     FailedAttemptsOf,
     Group,
     Groups,
+    KeyUse,
     MissingUsagesOf,
     RepeatsOf,
     RequestById,
@@ -23,6 +24,7 @@ from mcp_gateway.core.observe.history import (
     Totals,
     TotalsOfHours,
     TotalsOfRequests,
+    UsesOfKeys,
 )
 from mcp_gateway.core.observe.records import NoteFailedAttempt, NoteMissingUsage, RequestCounts
 from mcp_gateway.core.record import (
@@ -133,6 +135,10 @@ _HOURS_OF_TASKS = f"""(
     UNION ALL SELECT {{place}}, task, {_ADDED} FROM hourly_tasks
 )"""
 """All that was asked, as if a model had been named; what named none goes over to its task."""
+_USES_OF_KEYS = """
+SELECT key_id, MAX(hour), SUM(cost_nano) FROM hourly_usage
+WHERE account_id = ? AND key_id IN (SELECT value FROM json_each(?)) AND requests > 0 GROUP BY key_id
+"""
 _COUNTS = """
 SELECT account_id, key_id, SUM(requests) FROM accounts CROSS JOIN hourly_usage ON account_id = accounts.id AND hour >= ?
 WHERE key_id <> '' GROUP BY account_id, key_id
@@ -276,6 +282,11 @@ def _totals_of_hours(rows: Rows, read: TotalsOfHours) -> Groups:
     return _groups(rows.all(sql, (*conditions.values(), read.most)), len(names))
 
 
+def _uses_of_keys(rows: Rows, read: UsesOfKeys) -> dict[str, KeyUse]:
+    found = rows.all(_USES_OF_KEYS, (read.account_id, orjson.dumps(read.key_ids).decode()))
+    return {key_id: KeyUse(last_hour, cost_nano) for key_id, last_hour, cost_nano in found}
+
+
 def _hours_by(by: Sequence[Group]) -> str:
     """The fewest sums that tell these apart."""
     hours, place = "hourly_usage", "account_id, hour, key_id, model"
@@ -352,6 +363,7 @@ EXECUTORS = Executors(
         RoundsOf: _rounds,
         TotalsOfRequests: _totals_of_requests,
         TotalsOfHours: _totals_of_hours,
+        UsesOfKeys: _uses_of_keys,
         RepeatsOf: _repeats,
         MissingUsagesOf: _missing_usages,
         FailedAttemptsOf: _failed_attempts,

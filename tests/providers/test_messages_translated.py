@@ -9,8 +9,8 @@ import orjson
 import pytest
 
 from tests.message_streams import events_in, message_in
-from tests.providers.anthropic_double import Anthropic
-from tests.providers.doubles import ARGUMENTS, Generic, Google, Groq, Refusal, serving
+from tests.providers.anthropic_double import Anthropic, Messages
+from tests.providers.doubles import ARGUMENTS, TEXT, Generic, Google, Groq, Refusal, serving
 from tests.providers.test_candidates import choice_of
 from tests.providers.test_contract import ENVIRON, MODEL
 from tests.replaying import ReplayingBackend, whole
@@ -296,6 +296,27 @@ async def test_a_failure_before_the_first_token_is_a_refusal(tmp_path: Path) -> 
         doubles[0].cut_after, doubles[0].amid = 0, b'data: {"error":{"message":"overloaded","code":503}}\n\n'
         response = await ask(door, await door.key(credit="1"), stream=True)
         assert (response.status_code, response.json()["error"]["type"]) == (503, "overloaded_error")
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/chat/completions"])
+@pytest.mark.parametrize("kinds", [(Generic, Anthropic), (Anthropic, Generic), (Anthropic, Anthropic)])
+async def test_what_breaks_off_before_its_first_word_is_asked_elsewhere(
+    kinds: tuple[type[Generic], type[Generic]], path: str, tmp_path: Path
+) -> None:
+    at = {"backend_model": "m-1"}
+    async with choice_of(tmp_path, at, at, manners=[kind() for kind in kinds]) as (door, doubles):
+        doubles[0].cut_after = (
+            1 if kinds[0] is Generic else 1 + _place_of(b"content_block_start", Messages().stream({}))
+        )
+        response = await ask(door, await door.key(credit="1"), path, stream=True)
+        assert TEXT[0] in response.text
+        assert "error" not in response.text
+        assert [len(double.asked) for double in doubles] == [1, 1]
+        assert (await door.record(response))["backend"] == "two"
+
+
+def _place_of(words: bytes, events: list[bytes]) -> int:
+    return next(number for number, event in enumerate(events) if words in event)
 
 
 class Odd(Generic):

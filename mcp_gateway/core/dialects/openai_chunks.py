@@ -275,7 +275,8 @@ class _Call:
         """Whether a function that is named now is another's: nothing can follow what a call is whole with."""
         name, arguments = function.get("name", ""), function.get("arguments", "")
         goes_on = name == self.name and not arguments.strip()
-        return bool(name) and not goes_on and is_object("".join(self.arguments))
+        may_be_whole = bool(self.arguments) and self.arguments[-1].rstrip().endswith("}")  # else it need not be parsed
+        return bool(name) and not goes_on and may_be_whole and is_object("".join(self.arguments))
 
 
 class CallNumbers:
@@ -306,7 +307,8 @@ class CallNumbers:
     def _note(self, known: _Call, call: dict[str, Any]) -> None:
         function = _function_of(call)
         known.name = known.name or function.get("name", "")
-        known.arguments.append(function.get("arguments", ""))
+        if (arguments := function.get("arguments", "")).strip():
+            known.arguments.append(arguments)
         known.has_id |= _id_of(call) is not None
 
     def _number_of(self, call: dict[str, Any]) -> tuple[int, bool]:

@@ -291,7 +291,10 @@ async def test_a_prompt_for_a_mixed_model_is_counted_by_nobody(tmp_path: Path) -
             await door.nothing_is_left()
 
 
-SILENT = b'{"id":"x","choices":[{"index":0,"message":{"role":"assistant","content":"hello"},"finish_reason":"stop"}]}'
+SILENT = (
+    b'{"id":"x","object":"chat.completion","created":7,"model":"tiny",'
+    b'"choices":[{"index":0,"message":{"role":"assistant","content":"hello"},"finish_reason":"stop"}]}'
+)
 
 
 async def test_where_a_vllm_of_a_mixed_model_tells_no_usage_it_counts_what_it_was_sent(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ test-surfaces: $(VENV)/.installed-dev  ## run what each surface is held to: bill
 test-providers: $(VENV)/.installed-dev  ## run what each provider is held to: every refusal, manner and surface of each, and who is asked next
 	@$(BIN)/python -m pytest -m providers $(WORKERS)
 
-test-gateways: $(VENV)/.installed-dev  ## run what opens a gateway for each test or command: pools, rounds of tools, MCP's bounds, the command line
+test-gateways: $(VENV)/.installed-dev  ## run what opens a gateway for each test or command: chats and their bills, pools, rounds of tools, MCP's bounds, the command line
 	@$(BIN)/python -m pytest -m gateways $(WORKERS)
 
 coverage: $(VENV)/.installed-dev  ## every line and branch of inference, the ledger and the store is run by their own tests, on all examples

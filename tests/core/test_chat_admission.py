@@ -17,6 +17,7 @@ from tests.core.test_chat import Stage, open_stage
 from tests.replaying import ReplayingBackend, unary
 from tests.serving import FREE, PRICED, WORST, chat_body
 
+pytestmark = pytest.mark.gateways
 WINDOW = 2048
 MOST_BYTES = 64 * 1024
 MODELS = [

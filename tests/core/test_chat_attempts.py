@@ -21,6 +21,7 @@ from tests.patience import eventually
 from tests.replaying import Answer, Asked, ReplayingBackend, events, held, silence, stream, unary, whole
 from tests.serving import FREE, MESSAGES, PRICED
 
+pytestmark = pytest.mark.gateways
 WINDOW = 2048
 MOST_BYTES = 512 * 1024
 UNARY_S = 30.0

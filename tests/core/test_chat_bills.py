@@ -22,6 +22,8 @@ from tests.patience import PATIENCE_S, eventually
 from tests.replaying import Answer, ReplayingBackend, chunk, contents, events, in_two, silence, unary, whole
 from tests.serving import FREE, MESSAGES, PRICED
 
+pytestmark = pytest.mark.gateways
+
 
 def metric(stage: Stage, line: str) -> float:
     """The value of one line of the metrics' page; 0 where it is not there."""

@@ -15,6 +15,7 @@ from tests.patience import eventually
 from tests.replaying import DONE, Answer, Asked, ReplayingBackend, chunk, events, final_usage, in_two, stream, unary
 from tests.serving import FREE, PRICED
 
+pytestmark = pytest.mark.gateways
 MOST_BYTES = 400 * 1024
 UPSTREAM = {"max_response_bytes": MOST_BYTES, "collect_above_tokens": 100, "breaker_failures": 1}
 COST = 5800

@@ -21,6 +21,7 @@ from tests.databases import rows_of
 from tests.patience import PATIENCE_S, eventually
 from tests.replaying import Asked, chunk, contents, death, events, final_usage, in_two, silence, stream, unary
 
+pytestmark = pytest.mark.gateways
 CODES: list[Code] = ["revoked_api_key", "expired_api_key", "account_deactivated"]
 
 

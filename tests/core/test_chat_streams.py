@@ -15,6 +15,7 @@ from tests.captured import captured
 from tests.core.test_chat import Stage, read_frames, request, stage  # noqa: F401 - the fixture
 from tests.replaying import DONE, Answer, Asked, chunk, contents, events, final_usage, stream, usage, whole
 
+pytestmark = pytest.mark.gateways
 PRICE = (300, 700)
 
 

@@ -17,7 +17,7 @@ from tests.serving import FREE, Door, error_of, open_door
 from tests.stage import staged
 from tests.surfaces import Embeddings
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.gateways, pytest.mark.asyncio(loop_scope="module")]
 
 PATH = "/v1/embeddings"
 EMBED: dict[str, Any] = {

@@ -26,7 +26,7 @@ from tests.doors.test_mcp_transports import MODERN, modern
 from tests.origins import Fixed
 from tests.patience import becomes
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.gateways, pytest.mark.asyncio(loop_scope="module")]
 EMBED: dict[str, Any] = {
     "id": "shop/embed",
     "backend_model": "demo/echo",

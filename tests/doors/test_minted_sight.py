@@ -14,7 +14,7 @@ from tests.databases import store_of
 from tests.recorded import recorded, write_records
 from tests.serving import Door, bearer, error_of, open_door
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.gateways, pytest.mark.asyncio(loop_scope="module")]
 BUDGET = {"amount_usd": "1", "window": "day"}
 Json = dict[str, Any]
 

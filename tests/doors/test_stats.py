@@ -13,6 +13,8 @@ from http_api.stats import Stats
 from tests.replaying import ReplayingBackend
 from tests.serving import FREE, PRICED, Door, open_door
 
+pytestmark = pytest.mark.gateways
+
 
 async def stats_of(door: Door, path: str = "/stats") -> Any:
     response = await door.get(path, authorization="Bearer whatever")

@@ -21,7 +21,7 @@ from tests.patience import eventually
 from tests.replaying import Answer, Asked, ReplayingBackend, death, replayed, whole
 from tests.serving import FREE, MESSAGES, PRICED, UNLIMITED, Door, error_of, fresh_guest, open_door
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.gateways, pytest.mark.asyncio(loop_scope="module")]
 Stage = tuple[Door, ReplayingBackend, ReplayingBackend]
 GUESTS = FREE | {"id": "guests/tiny", "guests": True}
 ALIASED = FREE | {"id": "aliased/tiny", "aliases": ["gpt-4o-mini"]}

@@ -10,6 +10,7 @@ from tests.doors.test_tool_rounds import asked, calling, calling_stream, keyed, 
 from tests.replaying import Asked, ReplayingBackend, whole
 from tests.tool_server import ToolServerDouble
 
+pytestmark = pytest.mark.gateways
 REFUSED = whole(b'{"error":{"message":"Not now.","type":"BadRequestError","code":400}}', 400)
 COST = (30 * 300 + 10 * 700) / 10**9
 

@@ -25,6 +25,7 @@ from tests.providers.doubles import OUTPUT, PROMPT, Generic, serving
 from tests.providers.test_contract import ENVIRON
 from tests.serving import Door, bearer, open_door
 
+pytestmark = pytest.mark.providers
 SMALL, LARGE = "small/model", "large/model"
 USD_PER_MILLION = {SMALL: 1, LARGE: 20}
 RATES: dict[str, dict[PromptTask, Share]] = {

@@ -13,6 +13,7 @@ from tests.providers.test_candidates import CHEAP, DEAR
 from tests.providers.test_contract import ENVIRON, PRICES
 from tests.serving import MESSAGES, Door, chat_body, error_of, open_door
 
+pytestmark = pytest.mark.providers
 MODELS: list[dict[str, Any]] = [
     {
         "id": "sold/chat",

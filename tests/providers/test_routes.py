@@ -19,13 +19,12 @@ from mcp_gateway.core.surfaces.chat import parse_chat
 from mcp_gateway.core.surfaces.whole_answer import PARSED_BYTES
 from tests.cases import each
 from tests.providers.doubles import Double, Generic, Groq, Mistral, Refusal, serving
-from tests.providers.kinds import sweep
 from tests.providers.test_contract import ENVIRON, chunks_of
 from tests.replaying import ReplayingBackend, whole
 from tests.serving import Door, error_of, open_door
 from tests.turns import turns_during
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.providers, pytest.mark.asyncio(loop_scope="module")]
 CHEAP, MIDDLE, DEAR = [{"prompt": f"0.0000{n}", "completion": f"0.0000{n}2"} for n in ("001", "01", "1")]
 """0.1, 1 and 10 USD for a million tokens of a prompt."""
 DOWN, BUSY, BROKEN = Refusal(503, b"{}"), Refusal(429, b"{}"), Refusal(500, b"oops")
@@ -272,7 +271,7 @@ FAILS = [DOWN, BUSY, BROKEN, TOO_LONG, NO_MONEY, Refusal(404, b"{}"), Refusal(40
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
-@sweep("fault", FAILS, ids=lambda fault: str(fault.status))
+@pytest.mark.parametrize("fault", FAILS, ids=lambda fault: str(fault.status))
 async def test_the_next_model_answers_where_one_fails(fault: Refusal, is_stream: bool, tmp_path: Path) -> None:
     async with selling(tmp_path) as stage:
         stage.doubles["dear"].refusal = fault

@@ -14,6 +14,7 @@ from tests.patience import eventually
 from tests.replaying import ReplayingBackend, chunk, events, in_two, stream, whole
 from tests.stage import held_for_one
 
+pytestmark = pytest.mark.gateways
 COUNTED, FIRST_SLICE = 10, 512
 CREDIT_NANO = 2_000_000
 """Less than eight worst cases, and enough for one."""

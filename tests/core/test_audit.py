@@ -120,6 +120,19 @@ async def test_no_key_stands_in_the_log(desk: Desk, account: str) -> None:
     assert (entries[2].before, entries[2].after) == ({"name": "ci"}, {"name": "cd"})
 
 
+async def test_a_rotation_is_noted_with_when_the_old_secret_ends_and_without_either(
+    desk: Desk, account: str, clock: MsClock
+) -> None:
+    key, old = await desk.keys.create(account)
+    rotated, new = await desk.keys.rotate(key.id, 60_000)
+    entries = await desk.entries()
+    last = entries[-1]
+    assert (last.action, last.subject) == ("key.rotate", key.id)
+    assert last.before == {"prefix": key.prefix, "old_expires_at": None}
+    assert last.after == {"prefix": rotated.prefix, "old_expires_at": clock.now_ms // 1000 + 60}
+    assert not any(raw[12:] in str(entries) for raw in (old, new))
+
+
 async def test_keys_that_end_with_another_are_counted(desk: Desk, account: str) -> None:
     maker, _ = await desk.keys.create(account)
     made, _ = await desk.keys.create(account, made_by=maker.id, has_budget=True)

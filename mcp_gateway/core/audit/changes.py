@@ -15,7 +15,7 @@ from mcp_gateway.core.identity.accounts import (
     SetAccountMargin,
 )
 from mcp_gateway.core.identity.admin_keys import AdminKey, AdminKeyById, CreateAdminKey, RevokeAdminKey
-from mcp_gateway.core.identity.key_ring import ChangeKey, CreateKey, EndedKeys, EndKeys, KeyById
+from mcp_gateway.core.identity.key_ring import ChangeKey, CreateKey, EndedKeys, EndKeys, KeyById, RotateKey
 from mcp_gateway.core.identity.keys import Key
 from mcp_gateway.core.identity.people import (
     CreatePerson,
@@ -132,6 +132,7 @@ _CHANGES: dict[type[Write[Any]], Callable[[Any], Said]] = {
     SetZone: _zoned,
     CreateKey: lambda write: _of_key("key.create", write.key.id),
     ChangeKey: lambda write: _of_key("key.change", write.key_id),
+    RotateKey: lambda write: _of_key("key.rotate", write.key_id),
     EndKeys: _ended,
     CreateAdminKey: lambda write: _of_admin_key("admin_key.create", write.key.id),
     RevokeAdminKey: lambda write: _of_admin_key("admin_key.revoke", write.key_id),
@@ -167,6 +168,7 @@ def _key(key: Key) -> dict[str, Any]:
         "test": key.is_test,
         "revoked_at": _seconds(key.revoked_at_ms),
         "expires_at": _seconds(key.expires_at_ms),
+        "old_expires_at": _seconds(key.replaced_until_ms),
         "scopes": sorted(key.scopes),
         "models": None if key.models is None else sorted(key.models),
         "group": key.group,

@@ -12,7 +12,7 @@ from http_api.operations import Absent, Answered, AnswerHeader, Asked, Nothing, 
 from http_api.query import Query
 from mcp_gateway.core.caller import ROLE_SCOPES, SCOPES, KeyScope, Role
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.identity.address import counted_as
+from mcp_gateway.core.identity.address import counted_as, site_of
 from mcp_gateway.core.identity.emails import canonical_email
 from mcp_gateway.core.identity.people import Person, ToldSecret
 from mcp_gateway.core.identity.sessions import UserSession
@@ -227,7 +227,8 @@ class PeopleDoor:
         self._sign_ins.succeed(user.user_id)
 
     def _count(self, asked: Asked[Any, Any]) -> None:
-        self._sign_ins.count_address(counted_as(asked.context.address))
+        address = counted_as(asked.context.address)
+        self._sign_ins.count_address(address, site_of(address))
 
     def _signed_in(self, signed: SignedIn) -> Answered[SignedInObject]:
         told = SignedInObject(

@@ -32,6 +32,10 @@ AREAS: dict[str, Area] = {
         {
             "People sign in by a password, and their tokens and cookies open what keys do and nothing of others.": [
                 "tests/doors/test_people.py",
+                "tests/doors/test_roles.py",
+            ],
+            "The operator makes, invites, disables and deletes users on the command line, and reads no password there.": [
+                "tests/test_user_commands.py",
             ],
             "A password is kept as a hash that is dear to guess, and tried as seldom as people need.": [
                 "tests/core/identity/test_passwords.py",

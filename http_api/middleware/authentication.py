@@ -36,7 +36,7 @@ class Authentication:
             return None
         if credential is None:
             return self._without_key(scope, context, operation)
-        if may_be_several(scope) and len(several := credentials_of(scope)) > 1:
+        if may_be_several(scope, sent) and len(several := credentials_of(scope)) > 1:
             return self._try_all(several, context, operation)
         caller = self._authenticator.recall(credential)
         if caller is None:

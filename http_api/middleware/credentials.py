@@ -7,8 +7,6 @@ from collections.abc import Mapping
 
 from starlette.types import Scope
 
-from mcp_gateway.core.context import SENT
-
 _KEY_HEADERS = (b"x-api-key", b"api-key", b"x-goog-api-key")
 """Also of clients that are made for Anthropic, Azure and Google."""
 _ALL = frozenset((b"authorization", *_KEY_HEADERS))
@@ -33,11 +31,17 @@ def credential_of(sent: Mapping[bytes, bytes]) -> str | None:
     return "" if is_sent else None
 
 
-def may_be_several(scope: Scope) -> bool:
-    """Whether a request may show further keys: in another header, or in a further line of the same."""
-    sent = scope[SENT]
-    count = (b"authorization" in sent) + (b"x-api-key" in sent) + (b"api-key" in sent) + (b"x-goog-api-key" in sent)
-    return count > 1 or len(sent) != len(scope["headers"])
+def may_be_several(scope: Scope, sent: Mapping[bytes, bytes]) -> bool:
+    """Whether a request may show further keys: in another header, or in a further line of the same.
+
+    Each request with a key pays for this: so it looks for what few send, and no further.
+    """
+    return (
+        len(sent) != len(scope["headers"])
+        or (b"x-api-key" in sent and b"authorization" in sent)
+        or b"api-key" in sent
+        or b"x-goog-api-key" in sent
+    )
 
 
 def credentials_of(scope: Scope) -> list[str]:

@@ -80,3 +80,12 @@ def test_a_flood_of_names_and_addresses_is_kept_within_bounds(wall: Clock, monke
         sign_ins.count_address(f"address {number}")
     with pytest.raises(GatewayError):
         sign_ins.count_address("one more")
+
+
+def test_a_site_has_two_hundred_however_many_networks_it_has(wall: Clock) -> None:
+    sign_ins = SignIns(wall)
+    for number in range(200):
+        sign_ins.count_address(f"2001:db8:0:{number:x}::/64", "2001:db8::/48")
+    with pytest.raises(GatewayError):
+        sign_ins.count_address("2001:db8:0:ffff::/64", "2001:db8::/48")
+    sign_ins.count_address("2001:db8:1::/64", "2001:db8:1::/48")

@@ -623,6 +623,7 @@ async def test_accounts_that_were_registered_from_one_address_share_the_limits_o
 # Who may register
 
 
+@pytest.mark.gateways
 async def test_the_first_account_registers_by_itself_and_then_nobody_without_an_invitation(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
@@ -643,6 +644,7 @@ async def test_the_first_account_registers_by_itself_and_then_nobody_without_an_
         assert await people.first_administrator_secret() is None
 
 
+@pytest.mark.gateways
 @each("registration", ["invite", "closed"])
 async def test_where_nobody_registers_the_first_does_not_either_but_by_the_secret_that_a_terminal_showed(
     tmp_path_factory: pytest.TempPathFactory, registration: str
@@ -727,6 +729,7 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.mark.gateways
 async def test_the_secret_of_the_first_administrator_is_shown_to_a_terminal_alone(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:

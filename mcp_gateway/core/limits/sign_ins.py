@@ -17,6 +17,8 @@ _MOST_DOUBLINGS = 10
 """After which a wait is the longest."""
 _FORGOTTEN_AFTER_S = 4 * _LONGEST_WAIT_S
 _PER_ADDRESS_A_MINUTE = 20
+_PER_SITE_A_MINUTE = 200
+"""Of a /48 of IPv6, of whose 65,536 networks one customer has them all."""
 _MOST = 100_000
 
 
@@ -43,18 +45,20 @@ class SignIns:
         self._failures: OrderedDict[str, _Failures] = OrderedDict()
         """By name, the one that failed the longest ago first."""
         self._tries: dict[str, int] = {}
-        """By address, in this minute."""
+        """By address and by site, in this minute."""
         self._minute = -1
 
-    def count_address(self, address: str) -> None:
-        """Count one try from an address. Raises GatewayError `too_many_sign_ins`."""
+    def count_address(self, address: str, site: str | None = None) -> None:
+        """Count one try from an address, and from the site around it. Raises GatewayError `too_many_sign_ins`."""
         minute = int(self._now_s()) // MINUTE_S
         if minute != self._minute:
             self._minute, self._tries = minute, {}
-        tries = self._tries.get(address, 0)
-        if tries >= _PER_ADDRESS_A_MINUTE or len(self._tries) >= _MOST:
+        counted = {address: _PER_ADDRESS_A_MINUTE} | ({} if site is None else {site: _PER_SITE_A_MINUTE})
+        is_full = any(self._tries.get(place, 0) >= most for place, most in counted.items())
+        if is_full or len(self._tries) >= _MOST:
             raise _too_many((minute + 1) * MINUTE_S - self._now_s())
-        self._tries[address] = tries + 1
+        for place in counted:
+            self._tries[place] = self._tries.get(place, 0) + 1
 
     def begin(self, name: str) -> None:
         """Count a try as a failure until it is known to be none. Raises GatewayError `too_many_sign_ins`."""

@@ -16,6 +16,8 @@ import pytest_asyncio
 from mcp_gateway.core.catalog import Model
 from mcp_gateway.core.inference.auto_router import MOST_ALTERNATIVES
 from mcp_gateway.core.inference.exchange import Exchange
+from mcp_gateway.core.ledger.purse import Hold
+from mcp_gateway.core.money import parse_usd
 from mcp_gateway.core.observe.paces import AnswerPaces
 from mcp_gateway.core.routing.deciding import Decision
 from mcp_gateway.core.surfaces.surface import Ask
@@ -331,6 +333,53 @@ async def test_what_the_demo_answers_for_test_keys_says_nothing_of_models(is_str
         assert (await stage.ask(HELLO, stream=is_stream)).status_code == 200
         assert [sums.requests for _, sums in gateway.metrics.answer_sums() if any(sums)] == [1]
         assert gateway.inference.parts.auto_router._lengths.averages
+
+
+async def while_held(stage: Stage, account: str, left_nano: int) -> Hold:
+    """Have all of an account's wallet but so much held for a running request."""
+    held_nano = await stage.door.balance_nano(account) - left_nano
+    return await stage.door.gateway.ledger.hold(f"req_of_{account}", account, held_nano, held_nano)
+
+
+@each("is_stream", [False, True])
+async def test_who_is_free_to_be_paid_is_asked_while_dearer_models_would_have_to_wait(
+    is_stream: bool, tmp_path: Path
+) -> None:
+    async with choosing(tmp_path, wallet={"hold_wait_s": 1000}) as stage:
+        account = await stage.door.account("1")
+        key = await stage.door.key(account)
+        running = await while_held(stage, account, 100_000)
+        asked: dict[str, Any] = {"routing": {"optimize": "quality"}, "stream": is_stream}
+        assert chosen(await stage.ask(CODE, key, **asked)) == FIRST
+        stage.door.gateway.ledger.release(running.request_id)
+        assert chosen(await stage.ask(CODE, key, **asked)) == DEAR
+
+
+@each(("model", "models"), [("auto", []), (DEAR, [FIRST]), (FIRST, ["auto"])])
+async def test_who_waits_for_money_in_vain_has_a_cheaper_model_asked(
+    model: str, models: list[str], tmp_path: Path
+) -> None:
+    """All money is held when it is asked for, and what comes free pays the cheapest alone."""
+    async with choosing(tmp_path, wallet={"hold_wait_s": 1000}) as stage:
+        account = await stage.door.account("1")
+        running, ledger = await while_held(stage, account, 0), stage.door.gateway.ledger
+        fields: dict[str, Any] = {"model": model, "models": models, "routing": {"optimize": "quality"}}
+        asking = asyncio.create_task(stage.ask(CODE, await stage.door.key(account), **fields))
+        await eventually(lambda: bool(ledger._wait_list))
+        await ledger.settle(running, running.amount_nano - 100_000, None)
+        assert (await asking).json()["model"] == FIRST
+
+
+@each("balance", ["0", "-1"])
+async def test_who_costs_nothing_is_asked_where_there_is_no_money(balance: str, tmp_path: Path) -> None:
+    free = [*many(1), {"id": "gift", "provider": "cheap", "backend_model": "m", "free": True}]
+    async with choosing(tmp_path, models=free, wallet={"minimum_balance_usd": "0.5"}) as stage:
+        account = await stage.door.account("0")
+        if balance != "0":
+            await stage.door.gateway.ledger.adjust(account, parse_usd(balance), "by hand")
+        key = await stage.door.key(account)
+        for fields in ({"routing": {"optimize": "quality"}}, {"model": "many/1-000", "models": ["gift"]}):
+            assert (await stage.ask(CODE, key, **fields)).json()["model"] == "gift"
 
 
 async def test_a_failure_to_choose_is_no_failure_of_the_request(

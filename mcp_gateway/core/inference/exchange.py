@@ -293,9 +293,8 @@ class Exchange:
         self._bill.choice = choice
         as_it_came = await kept(ask, self.call.context) if len(models) > 1 else None
         while True:
-            (ask.model, model), *models = models
+            (ask.model, model), *models = await self._bill.holding.cover(models, ask)
             self._bill.model = model
-            models = await self._bill.holding.cover(models, ask)
             try:
                 attempts = self._attempts = await self._decide(ask, model, note)
                 self._ignored = (*unused, *self._ignored)

@@ -33,9 +33,9 @@ from mcp_gateway.core.upstream.backend import Backend
 Failures = dict[Candidate[Backend], Blame]
 _ANOTHER_MAY_ANSWER: frozenset[Code] = frozenset({
     "invalid_type", "missing_parameter", "unsupported_parameter", "invalid_value", "context_length_exceeded",
-    "vision_disabled", "insufficient_balance", "budget_exhausted", "content_policy", "guests_not_allowed",
-    "unsupported_endpoint", "backend_busy", "balance_held", "connect_failed", "first_token_timeout", "backend_error",
-    "backend_died", "model_unavailable",
+    "vision_disabled", "insufficient_balance", "below_minimum_balance", "budget_exhausted", "balance_held",
+    "content_policy", "guests_not_allowed", "unsupported_endpoint", "backend_busy", "connect_failed",
+    "first_token_timeout", "backend_error", "backend_died", "model_unavailable",
 })  # fmt: skip
 """Refusals and failures of one model that another need not have; no other model changes the rest."""
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from math import inf
 
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.catalog import Model
@@ -14,6 +13,7 @@ from mcp_gateway.core.inference.parts import Parts
 from mcp_gateway.core.inference.routing import offers_to, without_dearest
 from mcp_gateway.core.inference.running_hold import RunningHold
 from mcp_gateway.core.inference.terms import Quote, affordable_tokens, most_output_tokens, quote, worst_case
+from mcp_gateway.core.ledger.ledger import Spendable
 from mcp_gateway.core.ledger.purse import Hold
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.prices import FREE, Price, dearest
@@ -39,6 +39,8 @@ class Holding:
     running: RunningHold | None = None
     _beside_nano = 0
     """What the account can pay for the dearest of the models that are asked where this one fails."""
+    _waited_s = 0.0
+    """For money, in vain: what comes free for one model does for the others."""
 
     def __init__(self, parts: Parts, caller: Caller, request_id: str) -> None:
         self._parts = parts
@@ -127,40 +129,56 @@ class Holding:
         meter.running_hold = self.running = running_hold
 
     async def _held(self, minimum_nano: int, maximum_nano: int, meter: Meter) -> Hold:
-        ledger, request_id, caller = self._parts.ledger, self._request_id, self._caller
-        hold = self.hold = await ledger.hold(request_id, caller.account_id, minimum_nano, maximum_nano, caller.spent_by)
+        parts, request_id, caller = self._parts, self._request_id, self._caller
+        began_s, account_id, by = parts.monotonic_s(), caller.account_id, caller.spent_by
+        try:
+            hold = self.hold = await parts.ledger.hold(
+                request_id, account_id, minimum_nano, maximum_nano, by, waited_s=self._waited_s
+            )
+        except GatewayError:
+            self._waited_s += parts.monotonic_s() - began_s
+            raise
         meter.is_held = True
         return hold
 
-    async def cover(self, following: Sequence[RoutedModel], ask: Ask) -> list[RoutedModel]:
-        """Those of the models that follow that the account can pay for, the dearest of which is held for, too.
+    async def cover(self, models: Sequence[RoutedModel], ask: Ask) -> list[RoutedModel]:
+        """Those of the models that the account can pay for; the dearest that follows the first is held for with it.
 
-        So a model that fails is followed by another on the same hold, whatever else is spent in between. Of the models
-        that were chosen a few follow, however many there are: what one refuses, thousands may.
+        So a model that fails is followed by another on the same hold, whatever else is spent in between. One that was
+        chosen leaves where its money is held by running requests and another's is free; who is named waits for it. The
+        first is left where there is none, for its refusal.
         """
         self._beside_nano = 0
-        quotes = self._quotes(following, ask)
-        amounts = [worst.maximum_nano for _, worst in quotes]
-        if not await self._is_ample(max(amounts, default=0)):
-            free_nano = await self._spendable_nano()
-            quotes = self._quotes(following, ask, free_nano)
-            amounts = [worst.maximum_nano for _, worst in quotes if worst.maximum_nano <= free_nano]
-        self._beside_nano = max(amounts, default=0)
+        if len(models) == 1:
+            return list(models)
+        quotes = self._quotes(models, ask)
+        free_nano = max([worst.maximum_nano for _, worst in quotes])
+        if not await self._is_ample(free_nano):
+            reach = await self._parts.ledger.reach(self._caller.account_id, self._caller.spent_by)
+            free_nano, most_nano = reach.free_nano + self._held_nano, reach.most_nano
+            within = self._quotes(models, ask, Spendable(free_nano, most_nano))
+            quotes = within or self._quotes(models, ask, Spendable(most_nano, most_nano)) or quotes[:1]
+        amounts = [worst.maximum_nano for _, worst in quotes[1:]]
+        self._beside_nano = max([amount for amount in amounts if amount <= free_nano], default=0)
         return [routed for routed, _ in quotes]
 
     def _quotes(
-        self, following: Sequence[RoutedModel], ask: Ask, free_nano: float = inf
+        self, models: Sequence[RoutedModel], ask: Ask, reach: Spendable | None = None
     ) -> list[tuple[RoutedModel, Quote]]:
-        """Of those whose least is covered by so much, whoever the request names, and the first that were chosen."""
+        """Of those that are within reach: whoever the request names, and a few of those that were chosen.
+
+        So few are asked, however many there are: what one of them refuses, thousands may.
+        """
         named = {one.name for one in ask.route.models} if ask.route is not None else set()
-        found, room = [], MOST_ALTERNATIVES
-        for routed in following:
-            if routed.name not in named and not room:
+        found, room = [], 1 + MOST_ALTERNATIVES
+        for routed in models:
+            is_named = routed.name in named
+            if not is_named and not room:
                 continue
             worst = self._worst_of(routed.model, ask)
-            if worst.minimum_nano <= free_nano:
+            if reach is None or worst.minimum_nano <= (reach.most_nano if is_named else reach.free_nano):
                 found.append((routed, worst))
-                room -= routed.name not in named
+                room -= not is_named
         return found
 
     def _worst_of(self, model: Model, ask: Ask) -> Quote:

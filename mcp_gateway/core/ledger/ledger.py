@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID
 from mcp_gateway.core.engine import DatabaseError, Engine, unavailable
@@ -69,6 +69,13 @@ class SettlementPending(Exception):
         self.written = written
 
 
+class Spendable(NamedTuple):
+    """What is free to spend, and what would be once running requests hold nothing of it; 0 where less is left."""
+
+    free_nano: int
+    most_nano: int
+
+
 class Ledger:
     """All wallets."""
 
@@ -97,14 +104,21 @@ class Ledger:
         store.listen(PocketLeft, self._pocket_changed)
 
     async def hold(
-        self, request_id: str, account_id: str, minimum_nano: int, maximum_nano: int, holders: Holders = frozenset()
+        self,
+        request_id: str,
+        account_id: str,
+        minimum_nano: int,
+        maximum_nano: int,
+        holders: Holders = frozenset(),
+        *,
+        waited_s: float = 0.0,
     ) -> Hold:
         """Set aside up to `maximum_nano`, at least `minimum_nano`, for a request; asked again, the same hold.
 
         Of the wallet, and of each budget of its `holders` and its account. What these cover as they are known is
         decided at once; else the wallet is read again. Where they have the money but running requests hold it, that is
-        waited for up to `hold_wait_s`. Raises GatewayError `insufficient_balance`, `below_minimum_balance` or
-        `budget_exhausted` (402), `balance_held` (429), `ledger_unavailable` (503).
+        waited for up to `hold_wait_s`, less what was waited before. Raises GatewayError `insufficient_balance`,
+        `below_minimum_balance` or `budget_exhausted` (402), `balance_held` (429), `ledger_unavailable` (503).
         """
         if not self._store.is_available:
             raise unavailable()
@@ -112,7 +126,9 @@ class Ledger:
         purse, needed_nano = self._purses.of(account_id), self._refusals.needed_nano(by)
         hold = self._purses.place(purse, request_id, needed_nano, maximum_nano, self._now_ms(), by)
         if hold is None:
-            hold = await self._hold_after_reading(request_id, account_id, maximum_nano, by, self._hold_wait_s)
+            hold = await self._hold_after_reading(
+                request_id, account_id, maximum_nano, by, self._hold_wait_s - waited_s
+            )
         return hold
 
     async def check_balance(self, account_id: str, minimum_nano: int, holders: Holders = frozenset()) -> None:
@@ -126,10 +142,18 @@ class Ledger:
 
     async def spendable_nano(self, account_id: str, holders: Holders = frozenset()) -> int:
         """What is free to spend, as the wallet is known; one that never was is read."""
+        return (await self._known(account_id)).spendable_nano(self._now_ms(), holders)
+
+    async def reach(self, account_id: str, holders: Holders = frozenset()) -> Spendable:
+        """What may be spent now and in the end, by the same."""
+        purse, now_ms = await self._known(account_id), self._now_ms()
+        shorts = purse.shorts(now_ms, Spender(holders, 0))
+        most_nano = min(one.spendable_nano + one.held_nano for one in shorts)
+        return Spendable(max(0, purse.spendable_nano(now_ms, holders)), max(0, most_nano))
+
+    async def _known(self, account_id: str) -> Purse:
         purse = self._purses.of(account_id)
-        if not purse.is_read:
-            purse = await self._read_wallet(account_id)
-        return purse.spendable_nano(self._now_ms(), holders)
+        return purse if purse.is_read else await self._read_wallet(account_id)
 
     async def resize(self, hold: Hold, needed_nano: int, most_nano: int) -> bool:
         """Hold up to `most_nano` from now on; False, changing nothing, where less than `needed_nano` can be.

@@ -79,10 +79,17 @@ class AuditedLedger(Ledger):
         self.asked_back: list[str] = []
 
     async def hold(
-        self, request_id: str, account_id: str, minimum_nano: int, maximum_nano: int, holders: Holders = frozenset()
+        self,
+        request_id: str,
+        account_id: str,
+        minimum_nano: int,
+        maximum_nano: int,
+        holders: Holders = frozenset(),
+        *,
+        waited_s: float = 0.0,
     ) -> Hold:
         try:
-            hold = await super().hold(request_id, account_id, minimum_nano, maximum_nano, holders)
+            hold = await super().hold(request_id, account_id, minimum_nano, maximum_nano, holders, waited_s=waited_s)
         except GatewayError as refused:
             self._agree(refused, minimum_nano, holders)
             raise

@@ -7,6 +7,7 @@ from starlette.types import ASGIApp
 
 from http_api.admin.audit import Audit
 from http_api.admin.configuration import Configuration
+from http_api.admin.reloads import Reloads
 from http_api.admin.table import AdminEndpoints
 from http_api.any_server import AnyServer
 from http_api.billing import Billing
@@ -104,7 +105,7 @@ def operations_in(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> list
         [*operations, reference.row],
         version=gateway.version,
         base_url=base_url,
-        serves_guests=gateway.settings.guests.enabled,
+        serves_guests=lambda: gateway.settings.guests.enabled,
     )
     return [*operations, reference.row, document.row]
 
@@ -158,7 +159,7 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
             gateway.published,
             gateway.pool,
             gateway.activity,
-            settings.incident,
+            lambda: gateway.settings.incident,
             now_ms,
             is_full=settings.public_stats == "full",
         ),
@@ -178,7 +179,11 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
 
 
 def _admin_endpoints(gateway: Gateway) -> AdminEndpoints:
-    return AdminEndpoints(configuration=Configuration(lambda: gateway.settings), audit=Audit(gateway.audit))
+    return AdminEndpoints(
+        configuration=Configuration(lambda: gateway.settings),
+        audit=Audit(gateway.audit),
+        reloads=Reloads(gateway.reload),
+    )
 
 
 def _models(gateway: Gateway) -> Models:

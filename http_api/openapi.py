@@ -4,8 +4,7 @@ Nothing is said here of any operation: whatever the document tells, the row that
 """
 
 import re
-from collections.abc import Iterable, Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import orjson
@@ -85,7 +84,9 @@ _PARAMETER = re.compile(r"\{(\w+)(?::path)?\}")
 class Document:
     """Makes the document when it is first asked for; `serves_guests` says whether keys may be left out."""
 
-    def __init__(self, operations: Iterable[AnyOperation], *, version: str, base_url: str, serves_guests: bool) -> None:
+    def __init__(
+        self, operations: Iterable[AnyOperation], *, version: str, base_url: str, serves_guests: Callable[[], bool]
+    ) -> None:
         self.row: AnyOperation = page_at_root(
             "/openapi.json", "openapi", "Tell all of this to programs.", bytes, self.get
         )
@@ -93,13 +94,14 @@ class Document:
         self._version = version
         self._base_url = base_url
         self._serves_guests = serves_guests
+        self._written: dict[bool, bytes] = {}
+        """By whether guests are served, which may change."""
 
     async def get(self, asked: Asked[AnyQuery, Nothing]) -> bytes:
-        return self._written
-
-    @cached_property
-    def _written(self) -> bytes:
-        return orjson.dumps(self.as_object())
+        serves_guests = self._serves_guests()
+        if serves_guests not in self._written:
+            self._written[serves_guests] = orjson.dumps(self.as_object())
+        return self._written[serves_guests]
 
     def as_object(self) -> Json:
         schemas = _Schemas(self._operations)
@@ -146,7 +148,7 @@ class Document:
         if row.access is Access.PERSON:
             return [{_BEARER: []}, {_COOKIE: []}]
         scopes = [row.scope] if row.scope is not None else []
-        is_needed = row.access in _HOLDERS or (row.access is Access.ANYONE and not self._serves_guests)
+        is_needed = row.access in _HOLDERS or (row.access is Access.ANYONE and not self._serves_guests())
         return [*([] if is_needed else [{}]), {_BEARER: scopes}, {_API_KEY: scopes}, {_COOKIE: scopes}]
 
 

@@ -5,16 +5,20 @@ import ctypes
 import gc
 import json
 import shlex
+import socket
 import sys
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
 from http_api.app import build_app
 from http_api.connection import Bounds, Census
 from http_api.descriptors import most_connections, raise_limit
-from http_api.serve import outlive_signals, serve
+from http_api.serve import on_hangup, outlive_signals, serve
+from mcp_gateway.core.audit.log import Actor
 from mcp_gateway.core.config import Settings
+from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import Gateway, open_gateway
 from mcp_gateway.mcp_door.endpoints import McpDoor
 from mcp_gateway.server import build_door
@@ -35,11 +39,15 @@ async def first_secret(gateway: Gateway, output: TextIO) -> str | None:
     return None if secret is None else secret.raw
 
 
-async def run(settings: Settings, *, desk_options: str = "") -> None:
-    """Serve until a signal says to end; with `desk_options` commands work on this server's data, from anywhere."""
+async def run(settings: Settings, load: Callable[[], Settings], *, desk_options: str = "") -> None:
+    """Serve until a signal says to end; with `desk_options` commands work on this server's data, from anywhere.
+
+    `load` reads the settings again, where somebody asks for that.
+    """
     outlive_signals()
     descriptors = raise_limit()
-    async with open_gateway(settings) as gateway:
+    async with open_gateway(settings, load=load) as gateway:
+        on_hangup(lambda: gateway.lifecycle.spawn(_reload(gateway)))
         door = mcp_door(gateway)
         secret = await first_secret(gateway, sys.stdout)
         async with door.run():
@@ -61,6 +69,12 @@ async def run(settings: Settings, *, desk_options: str = "") -> None:
                     _greeting(gateway, _base_url(settings, host, port), desk_options, secret), flush=True
                 ),
             )
+
+
+async def _reload(gateway: Gateway) -> None:
+    """What came of it, the log tells."""
+    with contextlib.suppress(GatewayError):
+        await gateway.reload(Actor("signal", "SIGHUP", socket.gethostname()))
 
 
 def _give_large_memory_back() -> None:

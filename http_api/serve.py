@@ -92,14 +92,20 @@ class DrainingServer(uvicorn.Server):
 
 
 def outlive_signals() -> None:
-    """Say so, and go on, where a signal comes that others use to have a configuration read anew or a log opened anew.
+    """Say so, and go on, where a signal comes that others use to have a log opened anew; of SIGHUP until `on_hangup`.
 
     The system would end the process with each of them, with what runs in it.
     """
     loop = asyncio.get_running_loop()
     for name in _OUTLIVED:
         if (number := getattr(signal, name, None)) is not None:  # Windows has none of them
-            loop.add_signal_handler(number, logger.warning, "%s changes nothing: settings are read at the start", name)
+            loop.add_signal_handler(number, logger.warning, "%s changes nothing", name)
+
+
+def on_hangup(hear: Callable[[], None]) -> None:
+    """Call `hear` at each SIGHUP from now on, where the system has that."""
+    if (number := getattr(signal, "SIGHUP", None)) is not None:
+        asyncio.get_running_loop().add_signal_handler(number, hear)
 
 
 class _Complaints:

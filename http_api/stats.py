@@ -62,7 +62,7 @@ class Stats:
         published: Published,
         pool: Pool,
         activity: Activity,
-        incident: str | None,
+        incident: Callable[[], str | None],
         now_ms: Callable[[], int],
         *,
         is_full: bool = True,
@@ -87,7 +87,7 @@ class Stats:
         return StatsObject(
             object="stats",
             status=self._judge.condition().status,
-            incident=self._incident,
+            incident=self._incident(),
             **(self._details() if self._is_full else {}),
             updated_at=now_ms // 1000,
         )

@@ -273,7 +273,7 @@ def build_door(
     tools: list[Tool] = [
         ChatCompletion(inference, json_bounds, collect_above_tokens=settings.mcp.collect_above_tokens),
         ListModels(published, auto_model, pool, limiter),
-        GetBalance(ledger, keys, limiter, settings.guests, topup_url=settings.topup_url),
+        GetBalance(ledger, keys, limiter, lambda: inference.parts.settings.guests, topup_url=settings.topup_url),
         Embeddings(inference, json_bounds),
         BudgetCreation(
             mint,

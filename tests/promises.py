@@ -25,6 +25,9 @@ AREAS: dict[str, Area] = {
                 "tests/core/test_audit.py",
                 "tests/test_audit_command.py",
             ],
+            "The configuration is read again without losing a request, and a bad one changes nothing.": [
+                "tests/doors/test_reload.py",
+            ],
         },
     ),
     "People": Area(

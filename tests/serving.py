@@ -244,14 +244,14 @@ async def open_door(data_dir: Path, clock: Clock | None = None, **settings: Any)
 
     `environ` among them has the keys of providers.
     """
-    environ = settings.pop("environ", {})
+    environ, load = settings.pop("environ", {}), settings.pop("load", None)
     upstream = UPSTREAM | settings.pop("upstream", {})
     given = {"data_dir": data_dir, "trusted_proxies": ["127.0.0.1"], "upstream": upstream}
     tree = Settings.model_validate(given | settings)
     clock = clock or Clock()
     migrated(data_dir / DATABASE)
     async with contextlib.AsyncExitStack() as stack:
-        gateway = await stack.enter_async_context(open_gateway(tree, now_s=clock, environ=environ))
+        gateway = await stack.enter_async_context(open_gateway(tree, now_s=clock, environ=environ, load=load))
         mcp = mcp_door(gateway)
         await stack.enter_async_context(mcp.run())
         app = build_app(gateway, mcp, base_url=BASE_URL)

@@ -5,6 +5,7 @@ from typing import Any
 
 from http_api.admin.audit import Audit, AuditPageAnswer, AuditQuery
 from http_api.admin.configuration import ConfigObject, Configuration, EntryList
+from http_api.admin.reloads import ReloadObject, Reloads
 from http_api.operations import OPENAI, Access, AnyOperation, Counts, Nothing, Operation
 from http_api.query import Query
 
@@ -15,10 +16,11 @@ class AdminEndpoints:
 
     configuration: Configuration
     audit: Audit
+    reloads: Reloads
 
 
 def admin_operations(run: AdminEndpoints) -> list[AnyOperation]:
-    return [*_configuration(run.configuration), _audit(run.audit)]
+    return [*_configuration(run.configuration), _audit(run.audit), _reload(run.reloads)]
 
 
 def _configuration(configuration: Configuration) -> list[AnyOperation]:
@@ -67,6 +69,18 @@ def _audit(audit: Audit) -> AnyOperation:
         query=AuditQuery,
         answer=AuditPageAnswer,
         handle=audit.list,
+    )
+
+
+def _reload(reloads: Reloads) -> AnyOperation:
+    return _row(
+        method="POST",
+        path="/admin/reload",
+        name="admin_reload",
+        summary="Read the configuration again, and take over what a running gateway can.",
+        answer=ReloadObject,
+        handle=reloads.reload,
+        refuses=frozenset({"invalid_value"}),
     )
 
 

@@ -6,6 +6,7 @@ It alone knows http_api.
 import logging
 import os
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,7 @@ from mcp_gateway.cli.desk import (
     JsonOption,
     answer,
     at_desk,
+    environment_of,
     fail,
     in_words,
     run,
@@ -29,7 +31,7 @@ from mcp_gateway.cli.desk import (
 from mcp_gateway.cli.reconcile import reconcile_ledger
 from mcp_gateway.cli.restore import restore_backup
 from mcp_gateway.cli.revenue import show_revenue
-from mcp_gateway.core.config import ConfigError, Settings, file_in_force, passed_over
+from mcp_gateway.core.config import ConfigError, Settings, file_in_force, load_settings, passed_over
 from mcp_gateway.core.gateway import DATABASE, Desk
 from mcp_gateway.core.ledger.pending import PENDING
 from mcp_gateway.core.observe.logs import configure_logging
@@ -100,13 +102,15 @@ def serve(
     if workers != 1:
         fail("limits and MCP sessions live in the process, so --workers must be 1")
     given = {"GATEWAY_HOST": host, "GATEWAY_PORT": None if port is None else str(port)}
-    settings = settings_of(config, data_dir, {name: value for name, value in given.items() if value is not None})
+    options = {name: value for name, value in given.items() if value is not None}
+    settings = settings_of(config, data_dir, options)
     configure_logging(settings.log_level, settings.log_format)
     if links := passed_over(os.environ):
         logger.warning(_PASSED_OVER, ", ".join(links))
     from http_api.program import run as run_server  # noqa: PLC0415 - its imports take longer than any other command
 
-    run(run_server(settings, desk_options=_desk_options(config, settings)))
+    load = partial(load_settings, config, environment_of(data_dir, options))
+    run(run_server(settings, load, desk_options=_desk_options(config, settings)))
 
 
 def _desk_options(config: Path | None, settings: Settings) -> str:
@@ -221,6 +225,23 @@ def restore(
         f"the old files are in {facts['old_files']}"
     )
     answer(words, facts, is_json=is_json)
+
+
+@app.command("reload")
+def reload_configuration(
+    config: ConfigOption = None, data_dir: DataDirOption = None, is_json: JsonOption = False
+) -> None:
+    """Have the running server read its configuration again: models, prices, limits, guests, providers, backends.
+
+    One that cannot be used changes nothing. What waits for a restart is named.
+    """
+
+    async def work(desk: Desk) -> None:
+        told = await desk.server.reload()
+        changed, waiting = ", ".join(told["changed"]) or "nothing", ", ".join(told["needs_restart"])
+        answer(f"changed: {changed}" + (f"\nwaits for a restart: {waiting}" if waiting else ""), told, is_json=is_json)
+
+    at_desk(config, data_dir, work)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})

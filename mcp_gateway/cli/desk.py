@@ -57,11 +57,16 @@ KeyArgument = Annotated[str, typer.Argument(help="The key's id, key_...")]
 
 def settings_of(config: Path | None, data_dir: Path | None, given: Mapping[str, str] | None = None) -> Settings:
     """The settings of a call, with what its options give over those of the environment and the file."""
-    folder = {} if data_dir is None else {"GATEWAY_DATA_DIR": str(data_dir)}
     try:
-        return load_settings(config, {**os.environ, **(given or {}), **folder})
+        return load_settings(config, environment_of(data_dir, given or {}))
     except ConfigError as error:
         fail(str(error))
+
+
+def environment_of(data_dir: Path | None, given: Mapping[str, str]) -> dict[str, str]:
+    """The environment, with what options give over it."""
+    folder = {} if data_dir is None else {"GATEWAY_DATA_DIR": str(data_dir)}
+    return {**os.environ, **given, **folder}
 
 
 def at_desk(config: Path | None, data_dir: Path | None, work: Callable[[Desk], Awaitable[None]]) -> None:

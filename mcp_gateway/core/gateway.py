@@ -7,16 +7,17 @@ import os
 import ssl
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from random import Random
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from mcp_gateway import __version__
 from mcp_gateway.core.audit.auditing import Auditing
-from mcp_gateway.core.audit.log import Actor, AuditLog
+from mcp_gateway.core.audit.log import Actor, AuditLog, NoteAction
 from mcp_gateway.core.bytes_in_flight import BytesInFlight
 from mcp_gateway.core.catalog import (
     DEMO,
@@ -30,13 +31,14 @@ from mcp_gateway.core.catalog import (
     warnings_of,
 )
 from mcp_gateway.core.clock import DAY_MS, SteadyClock
-from mcp_gateway.core.config import Settings, UpstreamSettings
+from mcp_gateway.core.config import ConfigError, Settings, UpstreamSettings
 from mcp_gateway.core.dialects.dialect import Dialect, Targets
 from mcp_gateway.core.dialects.messages_anthropic import BETA_HEADER
 from mcp_gateway.core.dialects.openai import OpenAi
 from mcp_gateway.core.dialects.openai_refusals import path_error_of
 from mcp_gateway.core.dialects.vllm import Vllm
 from mcp_gateway.core.engine import Engine
+from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import Idempotency, Repeats
 from mcp_gateway.core.identity.access_tokens import AccessTokens
 from mcp_gateway.core.identity.accounts import Accounts
@@ -84,9 +86,11 @@ from mcp_gateway.core.policy.images import Blocklist, ImagePolicy, read_blocklis
 from mcp_gateway.core.policy.regions import Database, Regions, read_country_database
 from mcp_gateway.core.policy.watched_file import WatchedFile
 from mcp_gateway.core.private import make_folder
-from mcp_gateway.core.provider_keys import headers_of, proxy_headers_of, read_keys
+from mcp_gateway.core.prompt_tasks import PromptTask
+from mcp_gateway.core.provider_keys import Headers, headers_of, proxy_headers_of, read_keys
 from mcp_gateway.core.provider_settings import ProviderSettings, address_of, row_of
 from mcp_gateway.core.proxy_paths import ProxyPaths
+from mcp_gateway.core.reloadable import Reloaded, compare, taken_over
 from mcp_gateway.core.routing.auto_model import AutoModel
 from mcp_gateway.core.routing.outcome_book import OutcomeBook
 from mcp_gateway.core.store.sqlite.executors import EXECUTORS
@@ -116,7 +120,7 @@ _NOBODY_NAMED = Actor("shell", "unknown", "unknown")
 class Gateway:
     """The open parts, for the doors to build on."""
 
-    settings: Settings
+    inference: Inference
     version: str
     new_id: Callable[[str], str]
     lifecycle: Lifecycle
@@ -146,10 +150,16 @@ class Gateway:
     regions: Regions | None
     """None where no country is refused."""
     blocklist: WatchedFile[frozenset[str]] | None
-    inference: Inference
     tool_servers: ToolServers
     outcomes: OutcomeBook
     audit: AuditLog
+    reload: Callable[[Actor], Awaitable[Reloaded]]
+    """Read the configuration again. Raises GatewayError `invalid_value` for one that cannot be used."""
+
+    @property
+    def settings(self) -> Settings:
+        """In force, which may be others after a reload."""
+        return self.inference.parts.settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,12 +210,16 @@ async def open_desk(settings: Settings, by: Actor = _NOBODY_NAMED) -> AsyncItera
 
 @contextlib.asynccontextmanager
 async def open_gateway(
-    settings: Settings, *, now_s: Callable[[], float] | None = None, environ: Mapping[str, str] = os.environ
+    settings: Settings,
+    *,
+    now_s: Callable[[], float] | None = None,
+    environ: Mapping[str, str] = os.environ,
+    load: Callable[[], Settings] | None = None,
 ) -> AsyncIterator[Gateway]:
     """Everything a door needs, opened; ready to serve on entry, drained and closed on exit.
 
     `now_s` is the clock that limits go by; otherwise they, and grants, go by a steady one. What the settings name of
-    the environment is looked up in `environ`. Raises ConfigError.
+    the environment is looked up in `environ`. `load` reads the configuration again. Raises ConfigError.
     """
     provider_keys = read_keys(settings.providers, environ)
     clock = SteadyClock()
@@ -252,14 +266,13 @@ async def open_gateway(
         day_counts = DayCounts(store, limiter)
         await day_counts.restore()
         stack.callback(day_counts.write)
-        published = Published(
-            is_public=settings.public_models, sources=(VLLM, *(one.name for one in settings.providers))
-        )
+        published = Published(is_public=settings.public_models, sources=_sources(settings))
         ages = ModelAges(store, time.time)
         await ages.restore()
         samples = CounterSamples(store, now_ms, kept_days=settings.upstream.counters_kept_days)
-        providers = _providers(settings, provider_keys)
-        pool = _pool(settings, published, ages, samples, providers)
+        upstreams = _Upstreams.made(settings, provider_keys)
+        publishing = _Publishing(published, ages, settings)
+        pool = _pool(settings, publishing, samples, upstreams)
         stack.push_async_callback(pool.aclose)
         dialect = Vllm(settings.upstream.pass_fields, settings.upstream.pass_template_kwargs)
         targets = Targets({VLLM: dialect, DEMO: dialect, **_dialects(settings)})
@@ -286,8 +299,17 @@ async def open_gateway(
             limiter,
             tool_servers,
         )
+        authenticator = Authenticator(known_keys, settings.guests, settings.limits, _admin_keys(store), known_sessions)
+        reloading = _Reloading(
+            load or (lambda: settings),
+            environ,
+            store,
+            upstreams,
+            publishing,
+            _Configured(inference.parts, published, pool, targets, authenticator, keys, outcomes, lifecycle),
+        )
+        orders = Orders(store, ledger, leases, partial(_written_by, store), reloading.ordered, now_ms=now_ms)
         gateway = Gateway(
-            settings=settings,
             version=__version__,
             new_id=new_id,
             lifecycle=lifecycle,
@@ -319,9 +341,7 @@ async def open_gateway(
                 heard=known_keys.catch_up,
             ),
             sign_ins=SignIns(now_s or clock),
-            authenticator=Authenticator(
-                known_keys, settings.guests, settings.limits, _admin_keys(store), known_sessions
-            ),
+            authenticator=authenticator,
             addresses=addresses,
             regions=_regions(settings, addresses, countries, metrics),
             blocklist=blocklist,
@@ -329,6 +349,7 @@ async def open_gateway(
             tool_servers=tool_servers,
             outcomes=outcomes,
             audit=AuditLog(store),
+            reload=reloading.reload,
         )
         _watch_tool_servers(tool_servers, metrics)
         if settings.users.insecure_cookie:
@@ -347,7 +368,7 @@ async def open_gateway(
                 leases=leases.watch,
                 grants=ledger.watch_grants,
                 holds=ledger.watch_holds,
-                orders=Orders(store, ledger, leases, partial(_written_by, store), now_ms=now_ms).watch,
+                orders=orders.watch,
                 outcomes=outcomes.watch,
                 refusals=refusals.watch,
                 **({"mcp_servers": tool_servers.watch} if tool_servers else {}),
@@ -444,14 +465,17 @@ async def _used_today(records: Records, keys: KeyRing) -> Mapping[str, int]:
 
 
 def _keys(store: Engine, settings: Settings) -> KeyRing:
+    return KeyRing(store, new_id=new_id, now_ms=now_ms, most=_most_keys(settings))
+
+
+def _most_keys(settings: Settings) -> KeysPerAccount:
     limits = settings.limits
-    most = KeysPerAccount(
+    return KeysPerAccount(
         limits.keys_per_account,
         limits.keys_per_account_per_day,
         limits.minted_keys_per_account,
         limits.minted_keys_per_minute,
     )
-    return KeyRing(store, new_id=new_id, now_ms=now_ms, most=most)
 
 
 def _sessions(store: Engine, settings: Settings) -> UserSessions:
@@ -465,8 +489,11 @@ def _admin_keys(store: Engine) -> AdminKeys:
 
 
 def _outcomes(store: Engine, settings: Settings) -> OutcomeBook:
-    priors = {entry.id: entry.quality for entry in settings.models if entry.quality}
-    return OutcomeBook(store, priors, settings.routing.feedback)
+    return OutcomeBook(store, _priors(settings), settings.routing.feedback)
+
+
+def _priors(settings: Settings) -> dict[str, Mapping[PromptTask, float]]:
+    return {entry.id: entry.quality for entry in settings.models if entry.quality}
 
 
 def _bytes_in_flight(settings: Settings, addresses: AddressReader, metrics: Metrics) -> BytesInFlight:
@@ -508,14 +535,59 @@ def _image_fetcher(settings: Settings, metrics: Metrics) -> ImageFetcher | None:
     )
 
 
+def _sources(settings: Settings) -> tuple[str, ...]:
+    """The names by which callers may ask for one."""
+    return (VLLM, *(one.name for one in settings.providers))
+
+
 def _dialects(settings: Settings) -> dict[str, Dialect]:
     return {one.name: OpenAi(row_of(one), one.reasoning_names) for one in settings.providers}
 
 
-def _providers(settings: Settings, keys: Mapping[str, str]) -> dict[str, Provider]:
-    is_tls = any(address_of(one, row_of(one).base_url).startswith("https:") for one in settings.providers)
+@dataclass(frozen=True, slots=True)
+class _Upstreams:
+    """All who answer requests, as some settings name them: backends by address, providers by name with their keys."""
+
+    settings: Settings
+    keys: Mapping[str, str]
+    backends: dict[str, Backend]
+    providers: dict[str, Provider]
+
+    @classmethod
+    def made(cls, settings: Settings, keys: Mapping[str, str]) -> "_Upstreams":
+        return cls(settings, keys, _backends(settings, {}), _providers(settings, settings.providers, keys))
+
+    def by(self, settings: Settings, keys: Mapping[str, str]) -> "_Upstreams":
+        """The same by other settings: who is reached and asked as before is the same object, with what it knows."""
+        before = {one.name: one for one in self.settings.providers}
+        is_same = {
+            one.name: one == before.get(one.name) and keys.get(one.name) == self.keys.get(one.name)
+            for one in settings.providers
+        }
+        others = _providers(settings, [one for one in settings.providers if not is_same[one.name]], keys)
+        providers = {one.name: others.get(one.name) or self.providers[one.name] for one in settings.providers}
+        return _Upstreams(settings, keys, _backends(settings, self.backends), providers)
+
+    def take_over(self) -> None:
+        """Have those that stay know what the settings say of models, and of the key of the backends."""
+        for backend in self.backends.values():
+            backend.own_headers = _backend_headers(self.settings)
+            backend.models.measured = _measured(self.settings)
+        for name, provider in self.providers.items():
+            provider.models.listings = _listings_at(name, self.settings)
+
+
+def _providers(settings: Settings, named: Sequence[ProviderSettings], keys: Mapping[str, str]) -> dict[str, Provider]:
+    is_tls = any(address_of(one, row_of(one).base_url).startswith("https:") for one in named)
     context = ssl.create_default_context() if is_tls else None  # one for all: to read the authorities takes 20 ms
-    return {one.name: _provider(one, settings, keys.get(one.name), context) for one in settings.providers}
+    return {one.name: _provider(one, settings, keys.get(one.name), context) for one in named}
+
+
+def _listings_at(provider: str, settings: Settings) -> dict[str, Listing]:
+    names = [
+        source.backend_model for entry in settings.models for source in entry.sources if source.provider == provider
+    ]
+    return {name: Listing(name, provider, None) for name in names}
 
 
 def _provider(
@@ -523,15 +595,12 @@ def _provider(
 ) -> Provider:
     row = row_of(one)
     address = address_of(one, row.base_url)
-    names = [
-        source.backend_model for entry in settings.models for source in entry.sources if source.provider == one.name
-    ]
     logger.info("provider %s is %s", one.name, address)
     return Provider(
         one.name,
         _transport(address, settings.upstream, keep_alive_s=one.keep_alive_s, ssl_context=ssl_context),
         breaker=_breaker(settings.upstream),
-        models=ServedModels(listings={name: Listing(name, one.name, None) for name in names}),
+        models=ServedModels(listings=_listings_at(one.name, settings)),
         own_headers=headers_of(row, key),
         passed_headers=frozenset({BETA_HEADER}) if row.messages_path else frozenset(),
         proxy=_proxy(one, settings.upstream, key, ssl_context) if one.proxy else None,
@@ -558,58 +627,120 @@ def _proxy(
     )
 
 
-def _pool(
-    settings: Settings,
-    published: Published,
-    ages: ModelAges,
-    samples: CounterSamples,
-    providers: Mapping[str, Provider],
-) -> Pool:
-    measured = frozenset(
-        entry.backend_model or entry.id for entry in settings.models if entry.pricing or entry.context_window
-    )
-    demo = Backend("demo", DemoBackend(), models=ServedModels(measured))
-    secret = settings.vllm_api_key
-    own_headers = ((b"authorization", b"Bearer " + secret.get_secret_value().encode()),) if secret else ()
-    backends = [
-        Backend(
-            f"vllm-{number}",
-            _transport(url, settings.upstream),
-            own_headers,
-            _breaker(settings.upstream),
-            ServedModels(measured),
-            Workload(settings.upstream.first_token_timeout_s),
-        )
-        for number, url in enumerate(settings.vllm_urls, 1)
-    ]
-    for backend, url in zip(backends, settings.vllm_urls, strict=True):
-        logger.info("backend %s is %s", backend.name, url)
-    if not backends:
-        whose = " for models without a provider" if providers else ""
-        logger.warning("no backend is configured: the demo backend answers%s (set GATEWAY_VLLM_URLS)", whose)
+class _Publishing:
+    """Makes the catalog of what the backends list and the settings say, whenever either has changed."""
 
-    told = set[str]()
+    def __init__(self, published: Published, ages: ModelAges, settings: Settings) -> None:
+        self._published = published
+        self._ages = ages
+        self.settings = settings
+        """In force; other ones count from the next call on."""
+        self._told = set[str]()
 
-    def publish(listings: Listings) -> None:
+    def __call__(self, listings: Listings) -> None:
+        settings, has_backends = self.settings, bool(self.settings.vllm_urls)
         catalog = build_catalog(
             settings.models,
             listings,
             publish_discovered=settings.publish_discovered,
-            demo=() if backends else listings,
-            created_at_s=ages.created_at_s,
+            demo=() if has_backends else listings,
+            created_at_s=self._ages.created_at_s,
         )
-        published.replace(catalog)
+        self._published.replace(catalog)
         warnings = warnings_of(catalog)
-        for warning in sorted(warnings - told):
+        for warning in sorted(warnings - self._told):
             logger.warning(warning)
-        told.clear()
-        told.update(warnings)
-        if backends and not settings.models:
+        self._told = set(warnings)
+        if has_backends and not settings.models:
             logger.warning("no [[models]] are configured: everything that backends list is published, free of charge")
         if spaced := sum(not is_model_id(name) for name in listings):
             logger.warning(
                 "%d models have spaces in their names: each is understood only by an id in [[models]]", spaced
             )
+
+
+class _Configured(NamedTuple):
+    """What goes by settings that may be read again."""
+
+    parts: Parts
+    published: Published
+    pool: Pool
+    targets: Targets
+    authenticator: Authenticator
+    keys: KeyRing
+    outcomes: OutcomeBook
+    lifecycle: Lifecycle
+
+
+class _Reloading:
+    """Reads the configuration again while requests run, one time after the other; one that is bad changes nothing.
+
+    A request that runs has its model, price, limits and backends as values, and keeps them.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Settings],
+        environ: Mapping[str, str],
+        store: Engine,
+        upstreams: _Upstreams,
+        publishing: _Publishing,
+        configured: _Configured,
+    ) -> None:
+        self._load = load
+        self._environ = environ
+        self._store = store
+        self._upstreams = upstreams
+        self._publishing = publishing
+        self._configured = configured
+        self._turn = asyncio.Lock()
+
+    async def ordered(self, by: Sequence[Any]) -> dict[str, Any]:
+        """For a command."""
+        return (await self.reload(Actor(*by))).as_object()
+
+    async def reload(self, by: Actor) -> Reloaded:
+        async with self._turn:
+            before = self._configured.parts.settings
+            try:
+                wanted = await asyncio.to_thread(self._load)
+                settings = taken_over(before, wanted)
+                upstreams = self._upstreams.by(settings, read_keys(settings.providers, self._environ))
+            except ConfigError as error:
+                logger.error("the configuration was not read again: %s", error)
+                raise GatewayError("invalid_value", str(error)) from None
+            told = compare(before, wanted)
+            known = self._upstreams.backends
+            if new := [backend for url, backend in upstreams.backends.items() if url not in known]:
+                await self._configured.pool.discover(new)
+            self._swap(settings, upstreams, is_switched="maintenance" in told.changed)
+            await self._store.write(NoteAction(by, "config.reload", "configuration", None, told.as_object()))
+            logger.info("the configuration was read again; changed: %s", ", ".join(told.changed) or "nothing")
+            if told.needs_restart:
+                logger.warning("these settings differ and wait for a restart: %s", ", ".join(told.needs_restart))
+            return told
+
+    def _swap(self, settings: Settings, upstreams: _Upstreams, *, is_switched: bool) -> None:
+        """Without a wait, so that no request sees one half of it."""
+        parts, published, pool, targets, authenticator, keys, outcomes, lifecycle = self._configured
+        parts.settings = self._publishing.settings = settings
+        upstreams.take_over()
+        targets.add(_dialects(settings))
+        published.sources = _sources(settings)
+        authenticator.configure(settings.guests, settings.limits)
+        keys.allow(_most_keys(settings))
+        outcomes.expect(_priors(settings))
+        if is_switched:
+            lifecycle.is_in_maintenance = settings.maintenance
+        pool.replace(upstreams.backends.values() or [pool.demo], upstreams.providers)
+        self._upstreams = upstreams
+
+
+def _pool(settings: Settings, publishing: _Publishing, samples: CounterSamples, made: _Upstreams) -> Pool:
+    demo = Backend("demo", DemoBackend(), models=ServedModels(_measured(settings)))
+    if not made.backends:
+        whose = " for models without a provider" if made.providers else ""
+        logger.warning("no backend is configured: the demo backend answers%s (set GATEWAY_VLLM_URLS)", whose)
 
     def keep_counters(backend: Backend, took_s: float) -> None:
         samples.note(
@@ -622,15 +753,46 @@ def _pool(
         )
 
     return Pool(
-        backends or [demo],
+        made.backends.values() or [demo],
         demo,
         interval_s=settings.upstream.discovery_interval_s,
         timeout_s=settings.upstream.discovery_timeout_s,
-        on_change=publish,
+        on_change=publishing,
         on_metrics=keep_counters,
         retries=RetryBudget(settings.upstream.retry_share),
         random=Random(),  # noqa: S311 - spreads load; keeps no secret
-        providers=providers,
+        providers=made.providers,
+    )
+
+
+def _measured(settings: Settings) -> frozenset[str]:
+    """The names that backends have for the models whose prompts are counted."""
+    return frozenset(
+        entry.backend_model or entry.id for entry in settings.models if entry.pricing or entry.context_window
+    )
+
+
+def _backend_headers(settings: Settings) -> Headers:
+    secret = settings.vllm_api_key
+    return ((b"authorization", b"Bearer " + secret.get_secret_value().encode()),) if secret else ()
+
+
+def _backends(settings: Settings, known: Mapping[str, Backend]) -> dict[str, Backend]:
+    """By their addresses; of those that are `known` the same, the others by the first names that are free."""
+    taken = {backend.name for url, backend in known.items() if url in settings.vllm_urls}
+    names = (name for name in map("vllm-{}".format, count(1)) if name not in taken)
+    return {url: known.get(url) or _backend(next(names), url, settings) for url in settings.vllm_urls}
+
+
+def _backend(name: str, url: str, settings: Settings) -> Backend:
+    logger.info("backend %s is %s", name, url)
+    return Backend(
+        name,
+        _transport(url, settings.upstream),
+        _backend_headers(settings),
+        _breaker(settings.upstream),
+        ServedModels(_measured(settings)),
+        Workload(settings.upstream.first_token_timeout_s),
     )
 
 

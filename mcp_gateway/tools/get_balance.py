@@ -1,7 +1,7 @@
 """get_balance: what the caller has left: its account's money, budgets, this window's limits; and what it gave away."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from mcp import types
@@ -98,7 +98,13 @@ class GetBalance:
     )
 
     def __init__(
-        self, ledger: Ledger, keys: KeyRing, limiter: Limiter, guests: GuestSettings, *, topup_url: str | None = None
+        self,
+        ledger: Ledger,
+        keys: KeyRing,
+        limiter: Limiter,
+        guests: Callable[[], GuestSettings],
+        *,
+        topup_url: str | None = None,
     ) -> None:
         self._ledger = ledger
         self._keys = keys
@@ -152,7 +158,7 @@ class GetBalance:
             "requests_left_today": standing.day_remaining,
             "tokens_per_minute": standing.tokens_limit,
             "tokens_left_this_minute": standing.tokens_remaining,
-            "max_tokens": self._guests.max_tokens if caller.is_guest else None,
+            "max_tokens": self._guests().max_tokens if caller.is_guest else None,
             "minute_ends_at_unix_s": standing.minute_ends_at_s,
         }
         return {name: limit for name, limit in limits.items() if limit is not None}
@@ -160,7 +166,7 @@ class GetBalance:
     def _guest_text(self) -> str:
         return (
             "You are a guest: nothing is billed. Guests may use the models that list_models marks with guests, "
-            f"{self._guests.requests_per_minute} requests a minute, {self._guests.max_tokens} output tokens each. "
+            f"{self._guests().requests_per_minute} requests a minute, {self._guests().max_tokens} output tokens each. "
             "An API key lifts these limits."
         )
 

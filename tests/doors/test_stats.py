@@ -63,7 +63,7 @@ async def test_stats_are_made_anew_every_five_seconds_at_most_however_many_ask(t
     async with open_door(tmp_path) as door:
         gateway = door.gateway
         judge = Judge(gateway.lifecycle, gateway.ledger, gateway.pool, gateway.published)
-        stats = Stats(judge, gateway.published, gateway.pool, gateway.activity, None, lambda: clock_ms[0])
+        stats = Stats(judge, gateway.published, gateway.pool, gateway.activity, lambda: None, lambda: clock_ms[0])
         counts = []
         for later_ms in (0, 4999, 1, 0):
             clock_ms[0] += later_ms

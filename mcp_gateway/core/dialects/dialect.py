@@ -146,8 +146,13 @@ class Targets:
     """The target of each offer by the surface and the name that it is asked by; made once, while there are not many."""
 
     def __init__(self, dialects: Mapping[str, Dialect]) -> None:
-        self._dialects = dialects
+        self._dialects = dict(dialects)
         self._made: dict[tuple[SurfaceName, str, str, str], Target] = {}
+
+    def add(self, dialects: Mapping[str, Dialect]) -> None:
+        """Know these, too, in place of those of the same name; the others stay for requests that run."""
+        self._dialects.update(dialects)
+        self._made.clear()
 
     def dialect_of(self, offer: Offer) -> Dialect:
         return self._dialects[offer.source]

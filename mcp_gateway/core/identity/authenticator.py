@@ -42,22 +42,29 @@ class Authenticator:
         self._keys = keys
         self._admin_keys = admin_keys
         self._sessions = sessions
-        self._limits = limits
-        self._serves_guests = guests.enabled
         self._callers: dict[bytes, tuple[Key, AccountLimits, Caller]] = {}
         """By the digest of the secret: each may end by itself."""
+        self._people: dict[str, tuple[UserSession, AccountLimits, Caller]] = {}
+        """By session."""
+        keys.on_secret_end(self._forget)
+        if sessions is not None:
+            sessions.on_close(self._forget_session)
+        self.configure(guests, limits)
+
+    def configure(self, guests: GuestSettings, limits: LimitSettings) -> None:
+        """Have each caller be made anew by these; who asks already goes on with what it was let in with."""
+        self._limits = limits
+        self._serves_guests = guests.enabled
         self._address_allowance = _guest_allowance(
             guests.requests_per_minute, guests.in_flight_per_address, limits.listing_requests_per_minute
         )
         self._site_allowance = _guest_allowance(
             guests.requests_per_minute_per_48, guests.in_flight_per_48, guests.listing_requests_per_minute_per_48
         )
-        self._people: dict[str, tuple[UserSession, AccountLimits, Caller]] = {}
-        """By session."""
-        keys.on_secret_end(self._forget)
-        if sessions is not None:
-            sessions.on_close(self._forget_session)
         self._all_guests = Quota("guests", "guests", _guest_allowance(None, guests.in_flight, None))
+        # another object in the place of an account's limits has a caller made anew, with its validity
+        self._callers = {digest: (key, own._replace(), caller) for digest, (key, own, caller) in self._callers.items()}
+        self._people = {made_id: (one, own._replace(), caller) for made_id, (one, own, caller) in self._people.items()}
 
     def recall(self, credential: str) -> Caller | None:
         """The caller with a credential that was shown before; None where `identify` has to be awaited.

@@ -272,6 +272,10 @@ class KeyRing:
 
     # Changing
 
+    def allow(self, most: KeysPerAccount) -> None:
+        """Have accounts have, and make, so many keys from now on."""
+        self._most = most
+
     def on_change(self, listener: Callable[[Key], Awaitable[None]]) -> None:
         """Call `listener` with each key that this process has changed, as it was, before whoever asked is told."""
         self._on_change.append(listener)

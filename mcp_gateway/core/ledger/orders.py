@@ -6,7 +6,7 @@ where no answer comes, so that nothing happens that nobody was told of.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
@@ -31,7 +31,7 @@ _POLL_S = 0.05
 _BY = "by"
 """Among what is asked: who left the order."""
 
-Kind = Literal["move", "make_budgets", "end_budget", "set_zone", "give_back", "tell_held"]
+Kind = Literal["move", "make_budgets", "end_budget", "set_zone", "give_back", "tell_held", "reload"]
 Lowering = Move | MakeBudgets | EndBudget | SetZone
 """What may lower what is spent."""
 _KINDS: dict[type[Lowering], Kind] = {
@@ -102,10 +102,14 @@ class Orders:
         ledger: Ledger,
         leases: Leases,
         written_by: Callable[[Sequence[Any]], Engine],
+        reload: Callable[[Sequence[Any]], Awaitable[dict[str, Any]]],
         *,
         now_ms: Callable[[], int],
     ) -> None:
-        """`written_by` notes what it writes as of whoever left an order, as RunningServer named them."""
+        """`written_by` notes what it writes as of whoever left an order, as RunningServer named them; for them `reload`
+        reads the configuration again.
+        """
+        self._reload = reload
         self._store = store
         self._written_by = written_by
         self._ledger = ledger
@@ -141,6 +145,8 @@ class Orders:
             return await self._store.write(AnswerOrder(order.id, returned))
         try:
             told = _told(order)
+            if order.kind == "reload":
+                return await self._reload_for(order, told[_BY])
             store, asked = self._written_by(told.pop(_BY)), _lowering(order.kind, told)
         except (LookupError, TypeError, orjson.JSONDecodeError):  # a command of another version
             return await self._store.write(_refused(order, "The running server does not know this order: restart it."))
@@ -150,6 +156,13 @@ class Orders:
         if isinstance(asked, EndBudget):
             await self._ledger.return_leases(asked.account_id)
         return None
+
+    async def _reload_for(self, order: Order, by: Sequence[Any]) -> None:
+        try:
+            told = orjson.dumps(await self._reload(by)).decode()
+        except GatewayError as refusal:
+            return await self._store.write(_refused(order, refusal.message, refusal.code))
+        return await self._store.write(AnswerOrder(order.id, told))
 
     async def _make(self, order: Order, asked: MakeBudgets, store: Engine) -> None:
         """What a lease takes is refused, or set aside, before anything is written."""
@@ -225,6 +238,19 @@ class RunningServer:
         if isinstance(write, EndBudget):
             return await self._leases.end(write.account_id, write.budget_id)
         return await self._store.write(write)
+
+    async def reload(self) -> dict[str, Any]:
+        """Have the server read its configuration again; what that came to.
+
+        Raises Undecided, and GatewayError for a configuration that cannot be used, or where no server runs.
+        """
+        with self._alone() as is_alone:
+            if is_alone:
+                raise GatewayError("conflict", "No server runs on this folder.")
+        told = await self._ask("reload", {_BY: self._by}, LASTS_S)
+        if (refusal := told.get("refusal")) is not None:
+            raise GatewayError(**refusal)
+        return told
 
     async def give_back(self) -> None:
         """What is left of leases that this process has ended with their keys, of which a server has not heard yet."""

@@ -59,6 +59,11 @@ class OutcomeBook:
         if feedback != "off":
             store.listen(CellCount, self._take)
 
+    def expect(self, priors: Mapping[str, Mapping[PromptTask, float]]) -> None:
+        """Take other expectations of models, which the settings name."""
+        self._priors = priors
+        self._tables.clear()
+
     async def begin(self) -> None:
         """Read what there is; once, before the first table."""
         self._imports = await self._store.read(ImportsSoFar())

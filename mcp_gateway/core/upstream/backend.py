@@ -80,7 +80,7 @@ class Origin(Protocol):
     async def aclose(self) -> None: ...
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class Backend:
     """A named origin, with its models and its workload; `fault` says why it is not up (empty when it is).
 

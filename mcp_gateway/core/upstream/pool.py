@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
 from time import monotonic
 from typing import Literal
+from weakref import WeakSet
 
 from mcp_gateway.core.blame import Blame
 from mcp_gateway.core.catalog import DEMO, VLLM, Listing, Listings, Model, Offer
@@ -47,9 +49,9 @@ class Pool:
         self.backends = tuple(backends)
         self.demo = demo
         self.providers = {} if providers is None else dict(providers)
-        self.sight: Sight[Backend] = {
-            VLLM: self.backends, DEMO: (demo,), **{name: (provider,) for name, provider in self.providers.items()}
-        }  # fmt: skip
+        self.sight = _sight_of(self.backends, demo, self.providers)
+        self._retired = WeakSet[Backend]()
+        """Those that were taken out, as long as requests know them; their idle connections close by themselves."""
         self._interval_s = interval_s
         self._timeout_s = timeout_s
         self._on_change = on_change
@@ -95,6 +97,19 @@ class Pool:
         if any(backend.serves(offer.name) for offer in model.offers for backend in self.sight[offer.source]):
             return "ready"
         return "unavailable" if all(backend.is_probed for backend in self.backends) else "loading"
+
+    def replace(self, backends: Iterable[Backend], providers: Mapping[str, Provider]) -> None:
+        """Have requests asked of these from now on; those that run go on where they are."""
+        before = {*self.backends, *self.providers.values()}
+        self.backends = tuple(backends)
+        self.providers.clear()
+        self.providers.update(providers)
+        self.sight = _sight_of(self.backends, self.demo, self.providers)
+        self._retired.update(before - {*self.backends, *self.providers.values(), self.demo})
+        self._told = {backend: state for backend, state in self._told.items() if backend not in self._retired}
+        self._slow -= {*self._retired}
+        self._listings = None
+        self._pass_on()
 
     async def begin(self, wait_s: float) -> None:
         """Ask every backend for the first time. Who has not answered within `wait_s` is known to `watch` later."""
@@ -151,11 +166,8 @@ class Pool:
             logger.info("backend %s is up with %s", backend.name, models)
 
     async def aclose(self) -> None:
-        for backend in {*self.backends, *self.providers.values(), self.demo}:
-            await backend.origin.aclose()
-        for provider in self.providers.values():
-            if provider.proxy is not None:
-                await provider.proxy.transport.aclose()
+        for backend in {*self.backends, *self.providers.values(), *self._retired, self.demo}:
+            await _close(backend)
 
     def may_go_on(self, failures: Failures) -> bool:
         """A request that no backend took goes on; one that failed where it was taken goes to one more, on the budget.
@@ -210,3 +222,16 @@ class Pool:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_TEMPLATES_S):
                 await backend.measure_templates()
+
+
+def _sight_of(backends: Sequence[Backend], demo: Backend, providers: Mapping[str, Provider]) -> Sight[Backend]:
+    """What was taken out is seen by nobody, though a request that runs may still look for it."""
+    sight = defaultdict[str, Sequence[Backend]](tuple)
+    sight |= {VLLM: backends, DEMO: (demo,), **{name: (provider,) for name, provider in providers.items()}}
+    return sight
+
+
+async def _close(backend: Backend) -> None:
+    await backend.origin.aclose()
+    if isinstance(backend, Provider) and backend.proxy is not None:
+        await backend.proxy.transport.aclose()

@@ -1,7 +1,7 @@
 """What a command leaves for the running server: decided where it is known what requests hold, or not at all."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,10 @@ from tests.patience import settled
 BY = Actor("shell", "alice", "here")
 
 
+async def reloaded(by: Sequence[Any]) -> dict[str, Any]:
+    return {"by": by}
+
+
 @pytest.fixture
 async def other(database: Path, clock: MsClock) -> AsyncIterator[Store]:
     """The database as another process has it open."""
@@ -38,7 +42,7 @@ async def other(database: Path, clock: MsClock) -> AsyncIterator[Store]:
 
 @pytest.fixture
 def orders(store: Store, ledger: Ledger, clock: MsClock) -> Orders:
-    return Orders(store, ledger, Leases(store, ledger), lambda by: Auditing(store, Actor(*by)), now_ms=clock)
+    return Orders(store, ledger, Leases(store, ledger), lambda by: Auditing(store, Actor(*by)), reloaded, now_ms=clock)
 
 
 def _running(other: Store, folder: Path, clock: MsClock) -> RunningServer:

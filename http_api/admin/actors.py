@@ -1,0 +1,16 @@
+"""Which administrator asks, as the audit log has them."""
+
+from typing import Any
+
+from http_api.operations import Asked
+from mcp_gateway.core.audit.log import Actor
+from mcp_gateway.core.caller import Administrator, User
+
+
+def actor_of(asked: Asked[Any, Any]) -> Actor:
+    """Of an operation that is for administrators."""
+    context, principal = asked.context, asked.caller.principal
+    if isinstance(principal, Administrator):
+        return Actor("admin_key", principal.admin_key_id, context.address, context.request_id)
+    assert isinstance(principal, User)
+    return Actor("user", principal.user_id, context.address, context.request_id)

@@ -1,0 +1,214 @@
+"""The configuration read again while the gateway serves: what is swapped, what is not, and that no request is lost."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from mcp_gateway.core.config import ConfigError, Settings
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.reloadable import RELOADED, compare, taken_over
+from tests.cases import each
+from tests.replaying import ReplayingBackend, held, unary
+from tests.serving import FREE, PRICED, Door, bearer, error_of, open_door
+
+DEAR = PRICED | {"pricing": {"prompt": "0.000003", "completion": "0.000007"}}
+
+
+class Reloaded:
+    """A served gateway whose configuration a test changes."""
+
+    def __init__(self) -> None:
+        self.door: Door
+        self.admin = ""
+        self.fault: ConfigError | None = None
+        self.changes: dict[str, Any] = {}
+
+    def load(self) -> Settings:
+        if self.fault is not None:
+            raise self.fault
+        base = self.door.gateway.settings.model_dump(exclude_unset=True)
+        return Settings.model_validate(base | self.changes)
+
+    async def reload(self, **changes: Any) -> Any:
+        self.changes = changes
+        return await self.door.http.post("/v1/admin/reload", headers=bearer(self.admin))
+
+
+@pytest_asyncio.fixture
+async def served(tmp_path_factory: pytest.TempPathFactory, backend: ReplayingBackend) -> AsyncIterator[Reloaded]:
+    reloaded = Reloaded()
+    async with open_door(
+        tmp_path_factory.mktemp("reload"), vllm_urls=[backend.url], models=[FREE, PRICED], load=reloaded.load
+    ) as door:
+        reloaded.door, reloaded.admin = door, await door.admin_key()
+        yield reloaded
+        await door.nothing_is_left()
+
+
+async def test_models_and_prices_are_others_for_the_next_request(served: Reloaded, backend: ReplayingBackend) -> None:
+    door = served.door
+    key = await door.key(credit="5")
+    told = (await served.reload(models=[DEAR])).json()
+    assert told == {"object": "reload", "changed": ["models"], "needs_restart": []}
+    assert error_of(await door.chat(key))["code"] == "model_not_found"
+    backend.answer_with(unary(1000, 10))
+    assert (await door.chat(key, model=PRICED["id"])).headers["x-cost-usd"] == "0.00307"
+    assert (await door.get("/v1/admin/prices", served.admin)).json()["data"][0]["pricing"]["prompt"] == "0.000003"
+
+
+async def test_a_request_that_runs_keeps_its_price(served: Reloaded, backend: ReplayingBackend) -> None:
+    door = served.door
+    key = await door.key(credit="5")
+    release = asyncio.Event()
+    backend.answer_with(held(release, unary(1000, 10)))
+    asking = asyncio.create_task(door.chat(key, model=PRICED["id"]))
+    await backend.chats_asked(1)
+    assert (await served.reload(models=[DEAR])).status_code == 200
+    release.set()
+    assert (await asking).headers["x-cost-usd"] == "0.000307"
+
+
+async def test_limits_count_at_once_also_for_keys_that_were_shown(served: Reloaded) -> None:
+    door = served.door
+    key = (await door.gateway.keys.create(await door.account()))[1]
+    assert (await door.chat(key)).headers["x-ratelimit-limit-requests"] == "60"
+    await served.reload(limits={"requests_per_minute": 2})
+    assert (await door.chat(key)).headers["x-ratelimit-limit-requests"] == "2"
+    assert (await door.chat(key)).status_code == 429
+
+
+async def test_guests_are_let_in_no_more_and_the_document_says_so(served: Reloaded) -> None:
+    door = served.door
+    assert (await door.chat()).status_code == 200
+    assert {} in (await door.get("/openapi.json")).json()["paths"]["/v1/chat/completions"]["post"]["security"]
+    await served.reload(guests={"enabled": False})
+    assert error_of(await door.chat())["code"] == "missing_credentials"
+    assert {} not in (await door.get("/openapi.json")).json()["paths"]["/v1/chat/completions"]["post"]["security"]
+
+
+async def test_the_incident_is_told(served: Reloaded) -> None:
+    await served.reload(incident="One server is down.")
+    assert (await served.door.get("/v1/stats")).json()["incident"] == "One server is down."
+
+
+async def test_a_new_backend_is_asked_from_then_on_and_one_that_was_taken_out_no_more(served: Reloaded) -> None:
+    door = served.door
+    async with ReplayingBackend() as other:
+        told = (await served.reload(vllm_urls=[other.url])).json()
+        assert told["changed"] == ["vllm_urls"]
+        assert (await door.chat(await door.key())).status_code == 200
+        assert len(other.chats) == 1
+        assert [one.name for one in door.gateway.pool.backends] == ["vllm-1"]
+
+
+async def test_a_backend_that_stays_keeps_what_is_known_of_it(served: Reloaded, backend: ReplayingBackend) -> None:
+    pool = served.door.gateway.pool
+    (before,) = pool.backends
+    async with ReplayingBackend() as other:
+        await served.reload(vllm_urls=[other.url, backend.url])
+        assert pool.backends[1] is before
+        assert [one.name for one in pool.backends] == ["vllm-2", "vllm-1"]
+
+
+async def test_what_waits_for_a_restart_is_named_and_stays(served: Reloaded) -> None:
+    told = (await served.reload(port=9, max_header_bytes=2048, guests={"max_json_values": 3, "max_tokens": 9})).json()
+    assert told["changed"] == ["guests.max_tokens"]
+    assert told["needs_restart"] == ["port", "max_header_bytes", "guests.max_json_values"]
+    settings = served.door.gateway.settings
+    assert (settings.max_header_bytes, settings.guests.max_tokens) == (64 * 1024, 9)
+    assert settings.guests.max_json_values != 3
+
+
+async def test_a_bad_configuration_changes_nothing_and_is_told(served: Reloaded) -> None:
+    before = served.door.gateway.settings
+    served.fault = ConfigError(["gateway.toml: models.0.id: is missing"])
+    refused = await served.reload()
+    assert (refused.status_code, error_of(refused)["code"]) == (400, "invalid_value")
+    assert "models.0.id" in error_of(refused)["message"]
+    served.fault = None
+    keyless = {"name": "far", "kind": "openai", "base_url": "http://127.0.0.1:9", "api_key_env": "NO_SUCH_KEY"}
+    refused = await served.reload(providers=[keyless])
+    assert "NO_SUCH_KEY" in error_of(refused)["message"]
+    assert served.door.gateway.settings is before
+    assert (await served.door.chat(await served.door.key())).status_code == 200
+    served.door.errors.clear()
+
+
+async def test_it_is_noted_who_had_it_read(served: Reloaded) -> None:
+    await served.reload(incident="x")
+    desk = await served.door.desk()
+    assert (await desk.server.reload())["changed"] == []
+    told = (await served.door.get("/v1/admin/audit?action=config.reload", served.admin)).json()["data"]
+    assert [row["by"]["kind"] for row in told] == ["shell", "admin_key"]
+    assert told[1]["after"] == {"changed": ["incident"], "needs_restart": []}
+
+
+async def test_without_a_server_there_is_nobody_to_read_it(served: Reloaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = await served.door.desk()
+
+    class Alone:
+        def __enter__(self) -> bool:
+            return True
+
+        def __exit__(self, *_: object) -> None: ...
+
+    monkeypatch.setattr(desk.server, "_alone", Alone)
+    with pytest.raises(GatewayError):
+        await desk.server.reload()
+
+
+async def test_no_request_is_lost_while_it_is_read_again_and_again(served: Reloaded, backend: ReplayingBackend) -> None:
+    """Backends, prices and limits change under requests of both kinds, whole and streamed."""
+    door, is_over = served.door, asyncio.Event()
+    key = await door.key(credit="50")
+    statuses: list[int] = []
+
+    async def ask_on(**fields: Any) -> None:
+        while not is_over.is_set():
+            statuses.append((await door.chat(key, **fields)).status_code)
+
+    async with ReplayingBackend() as other:
+        asking = [
+            asyncio.create_task(ask_on(model=model, stream=stream))
+            for model in (FREE["id"], PRICED["id"])
+            for stream in (False, True)
+        ]
+        for turn in range(12):
+            urls = [[backend.url], [other.url], [backend.url, other.url]][turn % 3]
+            changes = {"vllm_urls": urls, "models": [FREE, DEAR if turn % 2 else PRICED]}
+            assert (await served.reload(**changes)).status_code == 200
+        is_over.set()
+        await asyncio.gather(*asking)
+        assert set(statuses) == {200}
+        assert len(statuses) > len(asking)
+        await served.reload(vllm_urls=[backend.url])
+    assert await door.gateway.ledger.check() == []
+
+
+def test_what_is_taken_over_are_settings_that_there_are() -> None:
+    for name in RELOADED:
+        setting: Any = Settings()
+        for part in name.split("."):
+            setting = getattr(setting, part)
+
+
+@each(
+    ("change", "takes_over"),
+    [
+        ({"incident": "x"}, True),
+        ({"limits": {"in_flight": 3}}, True),
+        ({"limits": {"report_timeout_s": 3}}, False),
+        ({"drain_timeout_s": 3}, False),
+        ({"routing": {"optimize": "cost"}}, False),
+    ],
+)
+def test_a_setting_is_taken_over_or_named(change: dict[str, Any], takes_over: bool) -> None:
+    before, after = Settings(), Settings.model_validate(change)
+    told, settings = compare(before, after), taken_over(before, after)
+    assert bool(told.changed) is takes_over
+    assert bool(told.needs_restart) is not takes_over
+    assert (settings == after) is takes_over
+    assert (settings == before) is not takes_over

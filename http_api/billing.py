@@ -1,11 +1,12 @@
 """GET /billing, /billing/transactions, /credits and /credits/transactions: an account's wallet and its ledger."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
+from http_api.exports import Format, export, format_of, most_of, paged
 from http_api.moments import timestamps
-from http_api.operations import Absent, Asked, Nothing, Told
+from http_api.operations import Absent, Asked, Nothing, Streamed, Told
 from http_api.paging import Page, PageQuery, cursor_key, page_of
 from http_api.query import Query
 from http_api.usage import UsageTotals, end_of_hour_ms, recent_since_ms, totals_fields
@@ -19,6 +20,8 @@ from mcp_gateway.core.wallet import WalletObject
 
 class TransactionsQuery(PageQuery):
     cursor: Annotated[str | None, cursor_key(re.compile(r"txn_[0-9]{1,18}"))] = None
+    format: Format | None = None
+    """csv and jsonl have every transaction, unless `limit` is said."""
 
 
 class RecentUsage(UsageTotals):
@@ -86,32 +89,39 @@ class Billing:
         totals = totals_fields(sum(days.values(), Totals()))
         return RecentUsage(since=since_ms // 1000, until=until_ms // 1000, **totals)
 
-    async def transactions(self, asked: Asked[TransactionsQuery, Nothing]) -> TransactionPage:
+    async def transactions(self, asked: Asked[TransactionsQuery, Nothing]) -> TransactionPage | Streamed:
         return await self._page(asked, only_moves=False)
 
     async def credits(self, asked: Asked[Query, Nothing]) -> CreditsObject:
         return CreditsObject(object="credits", **dict(await self._wallet(asked.caller.account_id)))
 
-    async def credit_transactions(self, asked: Asked[TransactionsQuery, Nothing]) -> TransactionPage:
+    async def credit_transactions(self, asked: Asked[TransactionsQuery, Nothing]) -> TransactionPage | Streamed:
         """Deposits and deductions: transactions without the holds of earlier releases."""
         return await self._page(asked, only_moves=True)
 
     async def _wallet(self, account_id: str) -> WalletObject:
         return (await self._ledger.balance(account_id)).as_object()
 
-    async def _page(self, asked: Asked[TransactionsQuery, Nothing], *, only_moves: bool) -> TransactionPage:
-        query = asked.query
-        rows = await self._statement.page(
-            asked.caller.account_id,
-            before_id=int(query.cursor.removeprefix("txn_")) if query.cursor else None,
-            limit=query.limit + 1,
-            only_moves=only_moves,
-        )
-        return page_of(TransactionPage, rows, query.limit, _public_id, _transaction_object)
+    async def _page(self, asked: Asked[TransactionsQuery, Nothing], *, only_moves: bool) -> TransactionPage | Streamed:
+        query, account_id = asked.query, asked.caller.account_id
+
+        async def read(last: str | None, limit: int) -> Sequence[LedgerTransaction]:
+            before_id = int(last.removeprefix("txn_")) if last else None
+            return await self._statement.page(account_id, before_id=before_id, limit=limit, only_moves=only_moves)
+
+        if (form := format_of(asked)) != "json":
+            rows = paged(read, _public_id, _transaction_objects, after=query.cursor, most=most_of(query))
+            return export("transactions", form, TransactionObject, rows)
+        found = await read(query.cursor, query.limit + 1)
+        return page_of(TransactionPage, found, query.limit, _public_id, _transaction_object)
 
 
 def _public_id(transaction: LedgerTransaction) -> str:
     return f"txn_{transaction.id}"
+
+
+async def _transaction_objects(transactions: Sequence[LedgerTransaction]) -> Sequence[TransactionObject]:
+    return list(map(_transaction_object, transactions))
 
 
 def _transaction_object(transaction: LedgerTransaction) -> TransactionObject:

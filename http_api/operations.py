@@ -3,7 +3,7 @@
 Knows no operation; the rows stand in table.py, and whoever is let in by them is decided in middleware/.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
@@ -122,7 +122,16 @@ class Answered(Generic[A]):
     media_type: str | None = None
 
 
-Handle = Callable[[Asked[Q, B]], Awaitable[A | Answered[A] | bytes]]
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """An answer that is written while it is read; its length is not known."""
+
+    pieces: AsyncIterator[bytes]
+    media_type: str
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+Handle = Callable[[Asked[Q, B]], Awaitable[A | Answered[A] | Streamed | bytes]]
 """Answers what was asked; bytes are an answer that is written already. Raises GatewayError."""
 
 
@@ -234,16 +243,37 @@ class _Handling:
         query = read_query(scope, self._query)
         raw = b"" if self._body is Nothing else await read_json_bytes(scope, receive, self._bounds)
         told = await self._handle(Asked(scope, query, self._body_of(raw), raw))
+        if isinstance(told, Streamed):
+            return await _send_pieces(send, told, self._headers)
         if not isinstance(told, Answered):
             told = Answered(told)
         media_type = (told.media_type or self._media_type).encode()
         headers: Headers = [(b"content-type", media_type), *self._headers, *told.headers]
         await send_bytes(send, written(told.answer), headers, told.status or self._status)
+        return None
 
     def _body_of(self, raw: bytes) -> Any:
         if self._body is Nothing:
             return Nothing()
         return raw if self._body is bytes else parsed_as(raw, self._body)
+
+
+async def _send_pieces(send: Send, told: Streamed, more: tuple[tuple[bytes, bytes], ...]) -> None:
+    """The head goes out with the first piece: what fails before is told as a refusal, and what fails later cuts it."""
+    has_begun = False
+    async for piece in told.pieces:
+        if not has_begun:
+            await _begin(send, told, more)
+            has_begun = True
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    if not has_begun:
+        await _begin(send, told, more)
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _begin(send: Send, told: Streamed, more: tuple[tuple[bytes, bytes], ...]) -> None:
+    headers = [(b"content-type", told.media_type.encode()), *more, *told.headers]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
 
 
 def written(answer: BaseModel | bytes) -> bytes:

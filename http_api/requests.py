@@ -1,14 +1,15 @@
 """GET /requests and /requests/{id}: the metadata of an account's requests that have ended; never their content."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from http_api.exports import Format, export, format_of, most_of, paged
 from http_api.moments import timestamps
-from http_api.operations import Asked, Nothing, Told
+from http_api.operations import Asked, Nothing, Streamed, Told
 from http_api.paging import Page, PageQuery, cursor_key, page_of
 from http_api.query import Moment, Query, whole_day
 from mcp_gateway.core.caller import Caller
@@ -32,6 +33,8 @@ class RequestsQuery(PageQuery):
     since: Moment | None = None
     until: Moment | None = None
     client_request_id: str | None = None
+    format: Format | None = None
+    """csv and jsonl have every request, unless `limit` is said."""
 
 
 class RequestRouting(Told):
@@ -85,15 +88,29 @@ class Requests:
     def __init__(self, history: History) -> None:
         self._history = history
 
-    async def list(self, asked: Asked[RequestsQuery, Nothing]) -> RequestPage:
+    async def list(self, asked: Asked[RequestsQuery, Nothing]) -> RequestPage | Streamed:
         caller, query = asked.caller, asked.query
         wanted = RequestFilter(
             query.model, query.key, query.status, query.error_code, query.door, query.since, query.until,
             query.client_request_id, query.surface, caller.within,
         )  # fmt: skip
+        if (form := format_of(asked)) != "json":
+            return export("requests", form, RequestObject, self._all(caller, wanted, query))
         rows = await self._history.page(caller.account_id, wanted, before_id=query.cursor, limit=query.limit + 1)
         show = partial(_object, *await self._beside(caller, rows))
         return page_of(RequestPage, rows, query.limit, lambda record: record.id, show)
+
+    def _all(self, caller: Caller, wanted: RequestFilter, query: RequestsQuery) -> AsyncIterator[Sequence[Told]]:
+        async def show(rows: Sequence[RequestRecord]) -> Sequence[RequestObject]:
+            return list(map(partial(_object, *await self._beside(caller, rows)), rows))
+
+        return paged(
+            lambda last, limit: self._history.page(caller.account_id, wanted, before_id=last, limit=limit),
+            lambda record: record.id,
+            show,
+            after=query.cursor,
+            most=most_of(query),
+        )
 
     async def get(self, asked: Asked[Query, Nothing]) -> RequestObject:
         caller = asked.caller

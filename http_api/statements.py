@@ -1,11 +1,10 @@
 """GET /billing/statements/{month}: what a month did to an account's wallet, as JSON, CSV or a page to print."""
 
-import csv
-import io
 from collections.abc import Callable, Iterator
 from html import escape
 from typing import Literal, NamedTuple
 
+from http_api.exports import written_row
 from http_api.moments import rfc_3339
 from http_api.operations import Answered, Asked, Nothing, Told
 from http_api.query import Query
@@ -24,8 +23,6 @@ _MOVES: dict[EntryKind, str] = {
     "expire": "Grants that expired",
 }
 _NO_SCRIPTS = (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What a text in a table must not begin with, or spreadsheets run it: OWASP, CSV injection."""
 
 
 class StatementQuery(Query):
@@ -143,13 +140,7 @@ def _less(amount_usd: str) -> str:
 
 
 def _csv(told: StatementObject) -> bytes:
-    text = io.StringIO()
-    table = csv.writer(text)
-    table.writerow(_Line._fields)
-    for line in _lines(told):
-        item = f"'{line.item}" if line.item.startswith(_FORMULA) else line.item
-        table.writerow(line._replace(item=item))
-    return text.getvalue().encode()
+    return "".join(map(written_row, (_Line._fields, *_lines(told)))).encode()
 
 
 _HEADINGS = ("Item", "USD", "Number", "Prompt tokens", "Completion tokens", "Cached tokens")

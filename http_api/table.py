@@ -15,6 +15,7 @@ from http_api.chat import ChatAnswer, ChatRequestBody
 from http_api.completions import CompletionAnswer, CompletionRequestBody
 from http_api.current_key import CurrentKey, CurrentKeyObject
 from http_api.embeddings import EmbeddingAnswer, EmbeddingRequestBody
+from http_api.exports import MEDIA_TYPES as EXPORTED
 from http_api.feedback import Feedback, FeedbackBody, FeedbackObject
 from http_api.generations import GenerationObject, GenerationQuery, Generations
 from http_api.health import Health, HealthObject, MetricsPage
@@ -853,6 +854,7 @@ def _money(billing: Billing, statements: Statements) -> list[AnyOperation]:
             body=Nothing,
             answer=TransactionPage,
             handle=billing.transactions,
+            media_types=EXPORTED,
             refuses=_REPORTED,
         ),
         Operation(
@@ -895,6 +897,7 @@ def _money(billing: Billing, statements: Statements) -> list[AnyOperation]:
             body=Nothing,
             answer=TransactionPage,
             handle=billing.credit_transactions,
+            media_types=EXPORTED,
             refuses=_REPORTED,
         ),
     ]
@@ -969,6 +972,7 @@ def _history(run: Endpoints) -> list[AnyOperation]:
             body=Nothing,
             answer=RequestPage,
             handle=run.requests.list,
+            media_types=EXPORTED,
             refuses=_REPORTED,
         ),
         Operation(
@@ -1038,6 +1042,7 @@ def _history(run: Endpoints) -> list[AnyOperation]:
             body=Nothing,
             answer=UsageReport,
             handle=run.usage.get,
+            media_types=EXPORTED,
             refuses=_REPORTED,
             prefixes=(OPENAI,),
         ),
@@ -1053,6 +1058,7 @@ def _history(run: Endpoints) -> list[AnyOperation]:
             body=Nothing,
             answer=RequestPage,
             handle=run.requests.list,
+            media_types=EXPORTED,
             refuses=_REPORTED,
             prefixes=(INFERENCE,),
         ),

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, WithJsonSchema, model_validator
 
-from http_api.operations import Asked, Nothing, Told
+from http_api.exports import Format, at_once, export, format_of
+from http_api.operations import Asked, Nothing, Streamed, Told
 from http_api.query import Moment, Query, whole_day
 from mcp_gateway.core.clock import DAY_MS, HOUR_MS
 from mcp_gateway.core.errors import GatewayError
@@ -55,6 +56,7 @@ class UsageQuery(Query):
     since: Moment | None = None
     until: Moment | None = None
     group_by: GroupBy = "day"
+    format: Format | None = None
 
 
 class UsageTotals(Told):
@@ -98,7 +100,7 @@ class UsageReports:
         self._history = history
         self._now_ms = now_ms
 
-    async def get(self, asked: Asked[UsageQuery, Nothing]) -> UsageReport:
+    async def get(self, asked: Asked[UsageQuery, Nothing]) -> UsageReport | Streamed:
         query = asked.query
         until_ms = self._now_ms() if query.until is None else query.until
         since_ms = recent_since_ms(until_ms) if query.since is None else query.since
@@ -108,9 +110,12 @@ class UsageReports:
         by = _groups_in(query.group_by)
         caller = asked.caller
         groups = await self._history.totals(caller.account_id, since_ms, whole_until_ms, *by, within=caller.within)
+        rows = [_row(by, names, totals) for names, totals in groups.items()]
+        if (form := format_of(asked)) != "json":
+            return export("usage", form, UsageRow, at_once(rows))
         return UsageReport(
             object="list",
-            data=[_row(by, names, totals) for names, totals in groups.items()],
+            data=rows,
             next_cursor=None,
             since=since_ms // 1000,
             until=until_ms // 1000,

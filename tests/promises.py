@@ -28,6 +28,9 @@ AREAS: dict[str, Area] = {
             "The configuration is read again without losing a request, and a bad one changes nothing.": [
                 "tests/doors/test_reload.py",
             ],
+            "What an account lists is exported as CSV and as lines of JSON with every row, and without what a spreadsheet would run.": [
+                "tests/doors/test_exports.py",
+            ],
         },
     ),
     "People": Area(

@@ -1,0 +1,117 @@
+"""Lists and reports as CSV and as lines of JSON: every row, written as it is read, a page at a time."""
+
+import csv
+import io
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import Any, Literal, TypeVar
+
+import orjson
+
+from http_api.operations import Asked, Streamed, Told
+from http_api.paging import PageQuery
+
+Format = Literal["json", "csv", "jsonl"]
+CSV, LINES = "text/csv; charset=utf-8", "application/x-ndjson"
+MEDIA_TYPES = ("application/json", CSV, LINES)
+PAGE_ROWS = 500
+
+_ASKED_BY_ACCEPT: dict[str, Format] = {"text/csv": "csv", LINES: "jsonl", "application/jsonl": "jsonl"}
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a text in a table must not begin with, or spreadsheets run it: OWASP, CSV injection."""
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
+
+Row = TypeVar("Row")
+
+
+def format_of(asked: Asked[Any, Any]) -> Format:
+    """What the query names, or else the first of `Accept` that is one of these."""
+    named: Format | None = asked.query.format
+    if named is not None:
+        return named
+    accepted = asked.context.sent.get(b"accept", b"").decode("latin-1").lower()
+    kinds = [part.partition(";")[0].strip() for part in accepted.split(",")]
+    return next((_ASKED_BY_ACCEPT[kind] for kind in kinds if kind in _ASKED_BY_ACCEPT), "json")
+
+
+def most_of(query: PageQuery) -> int | None:
+    """How many rows an export has: all, unless it is said."""
+    return query.limit if "limit" in query.model_fields_set else None
+
+
+def export(name: str, form: Format, kind: type[Told], rows: AsyncIterator[Sequence[Told]]) -> Streamed:
+    """A file of all `rows`, which come by the page; `kind` says which columns there are."""
+    suffix, media_type = ("csv", CSV) if form == "csv" else ("jsonl", LINES)
+    disposition = f'attachment; filename="{name}.{suffix}"'.encode()
+    pieces = _table(kind, rows) if form == "csv" else _lines(rows)
+    return Streamed(pieces, media_type, ((b"content-disposition", disposition),))
+
+
+async def paged(
+    read: Callable[[str | None, int], Awaitable[Sequence[Row]]],
+    id_of: Callable[[Row], str],
+    show: Callable[[Sequence[Row]], Awaitable[Sequence[Told]]],
+    *,
+    after: str | None,
+    most: int | None,
+) -> AsyncIterator[Sequence[Told]]:
+    """All rows behind `after`, or so many at most, by the page."""
+    left, last = most, after
+    while left is None or left > 0:
+        wanted = PAGE_ROWS if left is None else min(PAGE_ROWS, left)
+        rows = await read(last, wanted)
+        if rows:
+            yield await show(rows)
+        if len(rows) < wanted:
+            return
+        last, left = id_of(rows[-1]), None if left is None else left - len(rows)
+
+
+async def at_once(rows: Sequence[Told]) -> AsyncIterator[Sequence[Told]]:
+    """Of a report that is known as a whole."""
+    yield rows
+
+
+def safe_cell(value: object) -> object:
+    """What no spreadsheet takes for a formula; a number stays one."""
+    if isinstance(value, str) and value.startswith(_FORMULA) and not _NUMBER.fullmatch(value):
+        return f"'{value}"
+    return value
+
+
+def written_row(cells: Iterable[object]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerow(map(safe_cell, cells))
+    return text.getvalue()
+
+
+async def _table(kind: type[Told], rows: AsyncIterator[Sequence[Told]]) -> AsyncIterator[bytes]:
+    columns = [name for name in kind.model_fields if name != "object"]
+    head = written_row(columns)
+    async for page in rows:
+        yield (head + "".join(map(_line_of(columns), page))).encode()
+        head = ""
+    if head:
+        yield head.encode()
+
+
+def _line_of(columns: Sequence[str]) -> Callable[[Told], str]:
+    def line(row: Told) -> str:
+        told = row.model_dump(mode="json")
+        return written_row(_cell(told.get(name)) for name in columns)
+
+    return line
+
+
+def _cell(value: Any) -> object:
+    """What is not there is empty, and what is no single value is JSON."""
+    if isinstance(value, dict | list):
+        return orjson.dumps(value).decode()
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "" if value is None else value
+
+
+async def _lines(rows: AsyncIterator[Sequence[Told]]) -> AsyncIterator[bytes]:
+    async for page in rows:
+        yield b"".join(row.model_dump_json(exclude_unset=True).encode() + b"\n" for row in page)

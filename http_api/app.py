@@ -147,7 +147,7 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
         ),
         limits=Limits(gateway.limiter, gateway.ledger),
         current_key=CurrentKey(gateway.keys, gateway.limiter, gateway.ledger, gateway.history, now_ms),
-        generations=Generations(gateway.history, gateway.published.sources),
+        generations=Generations(gateway.history, lambda: gateway.published.sources),
         feedback=Feedback(gateway.history, gateway.outcomes),
         billing=Billing(gateway.ledger, gateway.statement, gateway.history, now_ms),
         statements=Statements(gateway.months, now_ms),

@@ -1,6 +1,6 @@
 """GET /generation?id=: what a request used and cost, in the words in which OpenRouter's clients ask for it."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import NoneType
 from typing import Any, Literal
 
@@ -89,9 +89,9 @@ class GenerationObject(Told):
 
 
 class Generations:
-    """Reads the request log; `sources` are the names of who may have answered."""
+    """Reads the request log; `sources` are the names of who may have answered, as of now."""
 
-    def __init__(self, history: History, sources: Collection[str]) -> None:
+    def __init__(self, history: History, sources: Callable[[], Collection[str]]) -> None:
         self._history = history
         self._sources = sources
 
@@ -107,7 +107,7 @@ class Generations:
     def _about(self, rounds: Sequence[RequestRecord]) -> dict[str, Any]:
         """What was asked, and how it ended: the last round says."""
         first, last = rounds[0], rounds[-1]
-        source = last.backend if last.backend is None or last.backend in self._sources else VLLM
+        source = last.backend if last.backend is None or last.backend in self._sources() else VLLM
         return {
             "request_id": first.id,
             "api_type": _API_TYPES.get(first.surface, "completions"),

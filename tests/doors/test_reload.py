@@ -9,8 +9,11 @@ import pytest_asyncio
 
 from mcp_gateway.core.config import ConfigError, Settings
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.reloadable import RELOADED, compare, taken_over
 from tests.cases import each
+from tests.databases import store_of
+from tests.recorded import recorded, write_records
 from tests.replaying import ReplayingBackend, held, unary
 from tests.serving import FREE, PRICED, Door, bearer, error_of, open_door
 
@@ -111,6 +114,17 @@ async def test_a_backend_that_stays_keeps_what_is_known_of_it(served: Reloaded, 
         await served.reload(vllm_urls=[other.url, backend.url])
         assert pool.backends[1] is before
         assert [one.name for one in pool.backends] == ["vllm-2", "vllm-1"]
+
+
+async def test_who_answered_is_told_by_the_name_of_a_new_provider(served: Reloaded) -> None:
+    door = served.door
+    account = await door.account()
+    record = recorded(now_ms(), account_id=account, backend="far")
+    await write_records(store_of(door.gateway), record)
+    far = {"name": "far", "kind": "openai", "base_url": "http://127.0.0.1:9", "auth": "none"}
+    assert (await served.reload(providers=[far])).json()["changed"] == ["providers"]
+    told = await door.get(f"/v1/generation?id={record.id}", await door.key(account))
+    assert told.json()["data"]["provider_name"] == "far"
 
 
 async def test_what_waits_for_a_restart_is_named_and_stays(served: Reloaded) -> None:

@@ -311,16 +311,23 @@ class Keys:
         return KeyObject(**self._fields(key, await self._standing(key)))
 
     async def _standing(self, key: Key) -> KeyStanding:
-        return (await self._standings(key.account_id, [key]))[key.id]
+        """Of one key: no report, since a key may have to be ended while one is running."""
+        budgets = await self._budgets(key.account_id, [key])
+        return KeyStanding(budgets[key.id], await self._history.use(key.account_id, key.id))
 
     async def _standings(self, account_id: str, keys: Sequence[Key]) -> Mapping[str, KeyStanding]:
         """Of each of these keys, by its id."""
+        budgets = await self._budgets(account_id, keys)
+        uses = await self._history.uses(account_id, [key.id for key in keys])
+        return {key.id: KeyStanding(budgets[key.id], uses[key.id]) for key in keys}
+
+    async def _budgets(self, account_id: str, keys: Sequence[Key]) -> Mapping[str, Sequence[BudgetStanding]]:
+        """Of each of these keys, by its id, and of its group."""
         held = defaultdict[str, list[BudgetStanding]](list)
         holders = {holder for key in keys for holder in (key.id, key.group_id) if holder is not None}
         for one in await self._ledger.budgets_held_by(account_id, holders):
             held[one.budget.holder].append(one)
-        uses = await self._history.uses(account_id, [key.id for key in keys])
-        return {key.id: KeyStanding([*held[key.id], *held[key.group_id or ""]], uses[key.id]) for key in keys}
+        return {key.id: [*held[key.id], *held[key.group_id or ""]] for key in keys}
 
     def _fields(self, key: Key, standing: KeyStanding) -> dict[str, Any]:
         allowance = self._authenticator.allowance_of(key.limits)

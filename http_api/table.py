@@ -553,7 +553,7 @@ def _keys(keys: Keys) -> list[AnyOperation]:
             body=Nothing,
             answer=KeyObject,
             handle=keys.get,
-            refuses=_NOT_FOUND | _REPORTED,
+            refuses=_NOT_FOUND,
         ),
         Operation(
             method="PATCH",
@@ -567,7 +567,7 @@ def _keys(keys: Keys) -> list[AnyOperation]:
             body=KeyChange,
             answer=KeyObject,
             handle=keys.change,
-            refuses=_NOT_FOUND | _REPORTED | {"insufficient_permissions", "invalid_value", "model_not_found"},
+            refuses=_NOT_FOUND | {"insufficient_permissions", "invalid_value", "model_not_found"},
         ),
         Operation(
             method="POST",
@@ -580,7 +580,7 @@ def _keys(keys: Keys) -> list[AnyOperation]:
             body=Rotation,
             answer=CreatedKey,
             handle=keys.rotate,
-            refuses=_ONCE | _NOT_FOUND | _REPORTED,
+            refuses=_ONCE | _NOT_FOUND,
         ),
         Operation(
             method="DELETE",
@@ -594,7 +594,7 @@ def _keys(keys: Keys) -> list[AnyOperation]:
             body=Nothing,
             answer=RevokedKey,
             handle=keys.revoke,
-            refuses=_NOT_FOUND | _REPORTED,
+            refuses=_NOT_FOUND,
         ),
     ]
 

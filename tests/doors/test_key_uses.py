@@ -7,6 +7,7 @@ import pytest
 import pytest_asyncio
 
 from mcp_gateway.core.clock import HOUR_MS
+from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ids import now_ms
 from tests.databases import store_of
 from tests.recorded import recorded, write_records
@@ -68,3 +69,18 @@ async def test_the_hours_of_other_keys_are_not_read(door: Door) -> None:
     )
     plan = " ".join(str(row[3]) for row in await door.rows(sql))
     assert "hourly_usage_by_key (account_id=? AND key_id=?)" in plan
+
+
+async def test_no_report_that_runs_keeps_a_key_from_being_ended(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def overloaded(*_: object) -> None:
+        raise GatewayError("overloaded", "Reports take too long.")
+
+    account_id = await door.account()
+    key, raw = await door.gateway.keys.create(account_id)
+    monkeypatch.setattr(door.gateway.history, "uses", overloaded)
+    path, headers = f"/v1/keys/{key.id}", bearer(raw)
+    rotated = await door.http.post(f"{path}/rotate", json={"expires_old_in_s": 60}, headers=headers)
+    statuses = [rotated.status_code, (await door.http.patch(path, json={"name": "x"}, headers=headers)).status_code]
+    statuses += [(await door.http.get(path, headers=headers)).status_code]
+    statuses += [(await door.http.delete(path, headers=headers)).status_code]
+    assert statuses == [200] * 4

@@ -141,6 +141,14 @@ class UsesOfKeys(Report[dict[str, KeyUse]]):
 
 
 @dataclass(frozen=True, slots=True)
+class UseOfKey(Read[KeyUse]):
+    """The same of one, which no report of others keeps waiting."""
+
+    account_id: str
+    key_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class RepeatsOf(Report[dict[str, str]]):
     """The first request that bore its Idempotency-Key, of each repetition between two ids, both included."""
 
@@ -215,6 +223,10 @@ class History:
         ids = tuple(key_ids)
         found = await self._store.read(UsesOfKeys(account_id, ids)) if ids else {}
         return {key_id: found.get(key_id, UNUSED) for key_id in ids}
+
+    async def use(self, account_id: str, key_id: str) -> KeyUse:
+        """Of one key of an account."""
+        return await self._store.read(UseOfKey(account_id, key_id))
 
     async def repeats(self, account_id: str, records: Sequence[RequestRecord]) -> dict[str, str]:
         """Of those that were sent again under an Idempotency-Key: the first request that bore it, by id."""

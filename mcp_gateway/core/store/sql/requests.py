@@ -24,6 +24,7 @@ from mcp_gateway.core.observe.history import (
     Totals,
     TotalsOfHours,
     TotalsOfRequests,
+    UseOfKey,
     UsesOfKeys,
 )
 from mcp_gateway.core.observe.records import NoteFailedAttempt, NoteMissingUsage, RequestCounts
@@ -282,6 +283,10 @@ def _totals_of_hours(rows: Rows, read: TotalsOfHours) -> Groups:
     return _groups(rows.all(sql, (*conditions.values(), read.most)), len(names))
 
 
+def _use_of_key(rows: Rows, read: UseOfKey) -> KeyUse:
+    return _uses_of_keys(rows, UsesOfKeys(read.account_id, (read.key_id,))).get(read.key_id, KeyUse())
+
+
 def _uses_of_keys(rows: Rows, read: UsesOfKeys) -> dict[str, KeyUse]:
     found = rows.all(_USES_OF_KEYS, (read.account_id, orjson.dumps(read.key_ids).decode()))
     return {key_id: KeyUse(last_hour, cost_nano) for key_id, last_hour, cost_nano in found}
@@ -363,6 +368,7 @@ EXECUTORS = Executors(
         RoundsOf: _rounds,
         TotalsOfRequests: _totals_of_requests,
         TotalsOfHours: _totals_of_hours,
+        UseOfKey: _use_of_key,
         UsesOfKeys: _uses_of_keys,
         RepeatsOf: _repeats,
         MissingUsagesOf: _missing_usages,

@@ -151,7 +151,12 @@ def _told(removed: Removed) -> str:
     for model_id, obstacle in removed.items():
         if obstacle not in _UNTOLD:
             by_obstacle.setdefault(obstacle, []).append(shown(model_id))
-    return " ".join(f"{IN_WORDS[obstacle].capitalize()}: {_named(ids)}." for obstacle, ids in by_obstacle.items())
+    return " ".join(f"{_begun(IN_WORDS[obstacle])}: {_named(ids)}." for obstacle, ids in by_obstacle.items())
+
+
+def _begun(words: str) -> str:
+    """As a sentence begins; what else is in capitals stays so."""
+    return words[0].upper() + words[1:]
 
 
 def _named(ids: Sequence[str]) -> str:

@@ -13,7 +13,14 @@ from mcp_gateway.core.routing.classifier.classifier import UNKNOWN, PromptReadin
 from mcp_gateway.core.routing.classifier.complexity import Complexity
 from mcp_gateway.core.routing.conversations import Remembered
 from mcp_gateway.core.routing.deciding import Decision, decide
-from mcp_gateway.core.routing.eligibility import Contender, Obstacle, Requirements, nothing_eligible
+from mcp_gateway.core.routing.eligibility import (
+    IN_WORDS,
+    Contender,
+    Eligibility,
+    Obstacle,
+    Requirements,
+    nothing_eligible,
+)
 from mcp_gateway.core.routing.quality import DEFAULT_MODEL_LEAD, LEAST_OUTCOMES, Outcomes, QualityTable
 from tests.cases import each
 
@@ -229,6 +236,12 @@ def test_a_model_that_the_caller_may_not_use_is_never_named() -> None:
     code, message = refused(PLAIN, hidden)
     assert code == "model_not_found"
     assert not any(name in message for name in POOL)
+
+
+@each("obstacle", [one for one in IN_WORDS if one not in ("pool", "generation", "permission")])
+def test_what_stands_in_the_way_is_told_in_its_own_words(obstacle: Obstacle) -> None:
+    message, words = nothing_eligible(Eligibility([], {"m": obstacle}, [])).message, IN_WORDS[obstacle]
+    assert f" {words[0].upper()}{words[1:]}: m." in message
 
 
 def test_a_long_list_of_models_is_cut_and_odd_names_are_shown_in_one_line() -> None:

@@ -57,7 +57,7 @@ def read_bytes(scope: Scope, receive: Receive, max_bytes: int) -> Coroutine[Any,
 
 def parsed_as(raw: bytes, kind: type[Kind]) -> Kind:
     """A JSON body as a value. Raises GatewayError (400) for what is no JSON object, unknown, missing or malformed."""
-    body = parse_json_object(raw)
+    body = {name: _whole(value) for name, value in parse_json_object(raw).items()}
     if len(body) > _MAX_NAMES:
         raise GatewayError("unsupported_parameter", f"The body has {len(body)} fields; most are not known here.")
     try:
@@ -71,6 +71,11 @@ def parsed_as(raw: bytes, kind: type[Kind]) -> Kind:
             raise GatewayError("missing_parameter", f"`{name}` is missing.", param=name) from None
         code: Code = "invalid_value" if fault["type"] == "literal_error" else "invalid_type"
         raise GatewayError(code, f"`{name}` {reason(fault['type'], fault['msg'])}.", param=name) from None
+
+
+def _whole(value: Any) -> Any:
+    """A number without a fraction as the whole number that it is to JSON Schema, however it was written: `5.0`."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _name_at(place: tuple[int | str, ...], kind: str) -> str:

@@ -1,10 +1,10 @@
 """What OpenAPI says of POST /chat/completions."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from http_api.operations import Absent
+from http_api.operations import Absent, Count
 from http_api.routing import RequestedRouting
 
 
@@ -21,11 +21,11 @@ class ChatRequestBody(BaseModel):
     provider: dict[str, Any] | None = None
     usage: dict[str, Any] | None = None
     routing: RequestedRouting | None = None
-    messages: list[dict[str, Any]]
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
     stream: bool | None = None
-    max_completion_tokens: int | None = None
-    max_tokens: int | None = None
-    n: int | None = None
+    max_completion_tokens: Count | None = None
+    max_tokens: Count | None = None
+    n: Count | None = None
 
 
 class ChatAnswer(BaseModel):

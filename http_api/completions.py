@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from http_api.operations import Absent
+from http_api.operations import Absent, Count
 
 
 class CompletionRequestBody(BaseModel):
@@ -18,9 +18,9 @@ class CompletionRequestBody(BaseModel):
     usage: dict[str, Any] | None = None
     prompt: str | list[str] | list[int] | list[list[int]]
     stream: bool | None = None
-    max_tokens: int | None = None
-    n: int | None = None
-    best_of: int | None = None
+    max_tokens: Count | None = None
+    n: Count | None = None
+    best_of: Count | None = None
 
 
 class CompletionAnswer(BaseModel):

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from http_api.operations import Absent
+from http_api.operations import Absent, Count
 
 
 class EmbeddingRequestBody(BaseModel):
@@ -15,8 +15,8 @@ class EmbeddingRequestBody(BaseModel):
     model: str
     input: str | list[str] | list[int] | list[list[int]] | None = None
     messages: list[dict[str, Any]] | None = None
-    encoding_format: Literal["float", "base64"] | None = None
-    dimensions: int | None = None
+    encoding_format: Literal["float", "base64"] | Absent = None
+    dimensions: Count | None = None
 
 
 class EmbeddingAnswer(BaseModel):

@@ -1,13 +1,13 @@
 """POST /messages/count_tokens, and what OpenAPI says of it and of POST /messages."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import Receive, Scope, Send
 
 from http_api.bodies import read_bytes
 from http_api.inference import InferenceQuery
-from http_api.operations import AnswerHeader
+from http_api.operations import AnswerHeader, Count
 from http_api.query import read_query
 from http_api.rendering import send_json
 from http_api.routing import RequestedRouting
@@ -35,7 +35,7 @@ class CountedRequestBody(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     model: str
-    messages: list[dict[str, Any]]
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
     system: str | list[dict[str, Any]] | None = None
     tools: list[dict[str, Any]] | None = None
     routing: RequestedRouting | None = None
@@ -44,7 +44,7 @@ class CountedRequestBody(BaseModel):
 class MessageRequestBody(CountedRequestBody):
     """What the gateway reads of a message."""
 
-    max_tokens: int
+    max_tokens: Count
     stream: bool | None = None
 
 

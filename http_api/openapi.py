@@ -202,6 +202,8 @@ class _Schemas:
         return {"type": "object"} if row.body is bytes else self._refs[row.body, "validation"]
 
     def of_answer(self, row: AnyOperation, media_type: str) -> Json:
+        if media_type.startswith("text/event-stream"):
+            return {"description": "Events, each as the API has it whose surface this is."}
         if not media_type.startswith("application/json"):
             return {"type": "string"}
         return {"type": "object"} if row.answer is bytes else self._refs[row.answer, "serialization"]
@@ -213,8 +215,9 @@ class _Schemas:
     def parameters(query: type[Query]) -> Iterator[Json]:
         """What may stand in a query; a text there is never null."""
         schema = query.model_json_schema(schema_generator=_SchemaWriter)
+        needed = schema.get("required", ())
         for name, told in schema.get("properties", {}).items():
-            yield {"name": name, "in": "query", "required": False, "schema": _never_null(told)}
+            yield {"name": name, "in": "query", "required": name in needed, "schema": _never_null(told)}
 
 
 def _models_of(row: AnyOperation) -> Iterator[tuple[type[BaseModel], JsonSchemaMode]]:

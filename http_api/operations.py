@@ -6,9 +6,9 @@ Knows no operation; the rows stand in table.py, and whoever is let in by them is
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -68,6 +68,8 @@ class Told(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Count = Annotated[int, Field(ge=1)]
+"""Of tokens or of choices that are asked for."""
 Absent = SkipJsonSchema[None]
 """Beside the type of a field that is not always told; it is never null."""
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from http_api.operations import Count
 from http_api.rendering import ErrorBody, Shape
 from http_api.routing import RequestedRouting
 from mcp_gateway.core.context import RequestContext
@@ -24,7 +25,7 @@ class ResponsesBody(BaseModel):
     input: str | list[dict[str, Any]]
     instructions: str | None = None
     stream: bool | None = None
-    max_output_tokens: int | None = None
+    max_output_tokens: Count | None = None
     tools: list[dict[str, Any]] | None = None
     routing: RequestedRouting | None = None
 

@@ -1,8 +1,8 @@
 """What OpenAPI says of POST /rerank and POST /score."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from http_api.operations import Absent
 
@@ -15,7 +15,7 @@ class RerankRequestBody(BaseModel):
     model: str
     query: str
     documents: list[str]
-    top_n: int | None = None
+    top_n: Annotated[int, Field(ge=0)] | None = None
 
 
 class RerankAnswer(BaseModel):

@@ -191,6 +191,18 @@ async def test_queries_are_told_with_their_bounds(document: Json) -> None:
     assert parameters["door"] == {"enum": ["http", "mcp"], "type": "string"}
     assert parameters["since"]["type"] == "string"
     assert "parameters" not in document["paths"]["/v1/credits"]["get"]
+    (named,) = document["paths"]["/v1/generation"]["get"]["parameters"]
+    assert (named["name"], named["required"]) == ("id", True)
+
+
+@pytest.mark.parametrize(
+    ("written", "status"), [("5.0", 201), ("5e0", 201), ("5.5", 400), ("1e400", 400), ("0.0", 400)]
+)
+async def test_a_number_without_a_fraction_is_whole_however_it_is_written(
+    door: Door, written: str, status: int
+) -> None:
+    body = b'{"requests_per_minute": %b}' % written.encode()
+    assert (await door.post(body, await door.key(), "/v1/keys")).status_code == status
 
 
 OK = {"object": "credits", "currency": "USD"} | dict.fromkeys(

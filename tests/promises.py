@@ -33,6 +33,21 @@ AREAS: dict[str, Area] = {
             ],
         },
     ),
+    "Webhooks": Area(
+        ["docs/webhooks.md"],
+        {
+            "Each threshold of a budget and a low balance are told once, by an event that is written in the transaction that moved the money, and by nothing else that requests pay for.": [
+                "tests/core/webhooks/test_outbox.py",
+            ],
+            "An event is delivered signed and at least once, whatever is killed meanwhile, or given up after days with a line in the log.": [
+                "tests/core/webhooks/test_deliveries.py",
+                "tests/crash/test_webhooks.py",
+            ],
+            "What an account names as its webhook is reached over https, at public addresses alone, and its answer is not read beyond the status.": [
+                "tests/core/webhooks/test_sending.py",
+            ],
+        },
+    ),
     "People": Area(
         ["docs/people.md"],
         {

@@ -45,6 +45,7 @@ from mcp_gateway.core.provider_settings import ProviderSettings
 from mcp_gateway.core.section import Section
 from mcp_gateway.core.service_links import service_links
 from mcp_gateway.core.text import one_line, shown
+from mcp_gateway.core.webhook_secret import key_of
 
 ENV_PREFIX = "GATEWAY_"
 DEFAULT_FILE = Path("gateway.toml")
@@ -166,6 +167,17 @@ def _checked_server_url(text: str) -> str:
     return text
 
 
+def _checked_webhook_url(text: str) -> str:
+    if not _is_web_address(text) or urlsplit(text).username is not None or urlsplit(text).fragment:
+        raise ValueError("must be an address such as https://hooks.example.com/gateway, without user name or `#`")
+    return text
+
+
+def _checked_webhook_secret(secret: SecretStr) -> SecretStr:
+    key_of(secret.get_secret_value())
+    return secret
+
+
 def _checked_account(text: str) -> str:
     if text != ANY and (not _ACCOUNT_ID.fullmatch(text) or text == GUEST_ACCOUNT_ID):
         raise ValueError("must be an account's id, such as acc_0193, or *; guests have none of this")
@@ -243,6 +255,21 @@ def _with_a_port(ports: tuple[int, ...]) -> tuple[int, ...]:
     return ports
 
 
+def _with_a_webhook_port(ports: tuple[int, ...]) -> tuple[int, ...]:
+    if not ports:
+        raise ValueError("must name a port, such as 443")
+    return ports
+
+
+def _is_private(url: str) -> bool:
+    """Whether nobody on the way can read what is sent there."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    with contextlib.suppress(ValueError):
+        return parts.scheme == "https" or ip_address(host).is_loopback
+    return host == "localhost"
+
+
 def _with_text(modalities: tuple[str, ...]) -> tuple[str, ...]:
     if "text" not in modalities:
         raise ValueError('must be ["text"] or ["text", "image"]: every model is asked in text')
@@ -272,9 +299,11 @@ BaseUrl = Annotated[str, AfterValidator(_checked_base_url)]
 ServerUrl = Annotated[str, AfterValidator(_checked_server_url)]
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")]
+WebhookUrl = Annotated[str, AfterValidator(_checked_webhook_url)]
 AccountName = Annotated[str, AfterValidator(_checked_account)]
 PageUrl = Annotated[str, AfterValidator(_checked_page_url)]
 Secret = Annotated[SecretStr, AfterValidator(_checked_secret)]
+WebhookSecret = Annotated[Secret, AfterValidator(_checked_webhook_secret)]
 Network = Annotated[str, AfterValidator(_checked_network)]
 HostName = Annotated[str, AfterValidator(_checked_host)]
 WebOrigin = Annotated[str, AfterValidator(_checked_origin)]
@@ -759,6 +788,31 @@ class StripeSettings(Section):
         return self
 
 
+class WebhookSettings(Section):
+    """Events of accounts' money, told by signed HTTP (docs/webhooks.md); accounts set webhooks of their own."""
+
+    url: WebhookUrl | None = Field(default=None, examples=["https://hooks.example.com/gateway"])
+    """The operator's webhook, which is told of every account."""
+    secret: WebhookSecret | None = Field(default=None, examples=["whsec_cmVwbGFjZS1tZS13aXRoLXJhbmRvbS1ieXRlcw=="])
+    """What the operator's are signed by, as Standard Webhooks have it: whsec_ and 24 to 64 random bytes in base64."""
+    allow_http: bool = False
+    """Let url be http:// elsewhere than on this machine."""
+    timeout_s: PositiveSeconds = 10.0
+    """How long a receiver may take to answer."""
+    ports: Annotated[tuple[PortNumber, ...], CommaSeparated, AfterValidator(_with_a_webhook_port)] = (443,)
+    """The ports that an account's webhook may have."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if (self.url is None) != (self.secret is None):
+            raise ValueError("url needs secret and the other way round: nobody could tell whose events they are")
+        if self.url is not None and not self.allow_http and not _is_private(self.url):
+            raise ValueError(
+                "url must be https:// where it is not on this machine; allow_http = true lets it be http://"
+            )
+        return self
+
+
 class McpSettings(Section):
     """The MCP door, and what bounds the tools of other servers (`mcp_servers`)."""
 
@@ -973,6 +1027,7 @@ class Settings(Section):
     wallet: WalletSettings = WalletSettings()
     routing: RoutingSettings = RoutingSettings()
     stripe: StripeSettings = StripeSettings()
+    webhooks: WebhookSettings = WebhookSettings()
     mcp: McpSettings = McpSettings()
     providers: Annotated[
         tuple[ProviderSettings, ...], BeforeValidator(_provider_headings), AfterValidator(_with_distinct_names)

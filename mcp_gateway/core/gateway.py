@@ -108,10 +108,15 @@ from mcp_gateway.core.upstream.provider import Provider, Proxy
 from mcp_gateway.core.upstream.served_models import ServedModels
 from mcp_gateway.core.upstream.transport import Timeouts, Transport, TransportLimits
 from mcp_gateway.core.upstream.workload import Workload
+from mcp_gateway.core.webhooks.deliveries import Deliveries
+from mcp_gateway.core.webhooks.sending import Sender
+from mcp_gateway.core.webhooks.webhooks import Webhooks
 
 logger = logging.getLogger(__name__)
 
 DATABASE = "gateway.sqlite3"
+_LOOKUPS_OF_A_WEBHOOK = 2
+"""Of one account at once: the system may still be at one that was given up."""
 T = TypeVar("T")
 _NOBODY_NAMED = Actor("shell", "unknown", "unknown")
 
@@ -153,6 +158,7 @@ class Gateway:
     tool_servers: ToolServers
     outcomes: OutcomeBook
     audit: AuditLog
+    webhooks: Webhooks
     reload: Callable[[Actor], Awaitable[Reloaded]]
     """Read the configuration again. Raises GatewayError `invalid_value` for one that cannot be used."""
 
@@ -178,6 +184,7 @@ class Desk:
     server: RunningServer
     outcomes: OutcomeBook
     audit: AuditLog
+    webhooks: Webhooks
 
 
 @contextlib.asynccontextmanager
@@ -205,6 +212,7 @@ async def open_desk(settings: Settings, by: Actor = _NOBODY_NAMED) -> AsyncItera
             RunningServer(store, ledger, Leases(store, ledger), partial(alone, settings.data_dir), by, now_ms=now_ms),
             _outcomes(store, settings),
             AuditLog(store),
+            _webhooks(store, settings),
         )
 
 
@@ -309,6 +317,8 @@ async def open_gateway(
             _Configured(inference.parts, published, pool, targets, authenticator, keys, outcomes, lifecycle),
         )
         orders = Orders(store, ledger, leases, partial(_written_by, store), reloading.ordered, now_ms=now_ms)
+        deliveries = _deliveries(store, settings, metrics)
+        await deliveries.begin(settings.webhooks.url)
         gateway = Gateway(
             version=__version__,
             new_id=new_id,
@@ -350,6 +360,7 @@ async def open_gateway(
             outcomes=outcomes,
             audit=AuditLog(store),
             reload=reloading.reload,
+            webhooks=_webhooks(store, settings),
         )
         _watch_tool_servers(tool_servers, metrics)
         if settings.users.insecure_cookie:
@@ -371,6 +382,7 @@ async def open_gateway(
                 orders=orders.watch,
                 outcomes=outcomes.watch,
                 refusals=refusals.watch,
+                webhooks=deliveries.watch,
                 **({"mcp_servers": tool_servers.watch} if tool_servers else {}),
                 **({"image_blocklist": blocklist.watch} if blocklist else {}),
                 **({"country_database": countries.watch} if countries else {}),
@@ -482,6 +494,22 @@ def _sessions(store: Engine, settings: Settings) -> UserSessions:
     users = settings.users
     lifetimes = SessionLifetimes(users.session_idle_s * 1000, users.session_lifetime_s * 1000, users.sessions_per_user)
     return UserSessions(store, new_id=new_id, now_ms=now_ms, lifetimes=lifetimes)
+
+
+def _webhooks(store: Engine, settings: Settings) -> Webhooks:
+    return Webhooks(store, now_ms=now_ms, ports=settings.webhooks.ports)
+
+
+def _deliveries(store: Store, settings: Settings, metrics: Metrics) -> Deliveries:
+    chosen = settings.webhooks
+    return Deliveries(
+        store,
+        Sender(resolve=Resolver(_LOOKUPS_OF_A_WEBHOOK), ports=chosen.ports, timeout_s=chosen.timeout_s),
+        operator_secrets=[] if chosen.secret is None else [chosen.secret.get_secret_value()],
+        now_ms=store.now_ms,
+        random=Random(),  # noqa: S311 - spreads tries; keeps no secret
+        count=lambda receiver, outcome: metrics.webhook_deliveries.labels(receiver, outcome).inc(),
+    )
 
 
 def _admin_keys(store: Engine) -> AdminKeys:

@@ -57,6 +57,7 @@ def fault(toml: str = "", **environ: str) -> str:
     return found[0]
 
 
+HOOK_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 WHAT_OTHERS_NEED = """
 trusted_proxies = ["10.0.0.1"]
 [policy]
@@ -64,6 +65,9 @@ country_database = "x"
 [stripe]
 secret_key = "a"
 webhook_secret = "b"
+[webhooks]
+url = "https://hooks.example.com"
+secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 """
 """Settings without which some cannot be set."""
 
@@ -181,6 +185,37 @@ class TestSources:
             value = getattr(value, name)
         plain = value.get_secret_value() if hasattr(value, "get_secret_value") else value
         assert plain == (tuple(shown) if isinstance(shown, list) else type(plain)(shown))
+
+    @each(
+        ("webhooks", "fault"),
+        [
+            ({"url": "https://hooks.example.com"}, "url needs secret"),
+            ({"secret": HOOK_SECRET}, "url needs secret"),
+            ({"url": "https://hooks.example.com", "secret": "whsec_c2hvcnQ="}, "24 to 64 random bytes"),
+            ({"url": "http://hooks.example.com", "secret": HOOK_SECRET}, "must be https://"),
+            ({"url": "http://10.0.0.1/", "secret": HOOK_SECRET}, "must be https://"),
+            ({"url": "https://ann:word@hooks.example.com", "secret": HOOK_SECRET}, "without user name"),
+            ({"url": "https://hooks.example.com/#here", "secret": HOOK_SECRET}, "without user name"),
+            ({"ports": []}, "must name a port"),
+        ],
+    )
+    def test_a_webhook_that_nobody_could_trust_is_refused(self, webhooks: dict[str, Any], fault: str) -> None:
+        with pytest.raises(ConfigError, match=fault) as caught:
+            load("[webhooks]\n" + "\n".join(f"{name} = {value!r}" for name, value in webhooks.items()))
+        assert "whsec_c2" not in str(caught.value)
+
+    @each(
+        ("url", "more"),
+        [
+            ("https://hooks.example.com/a?b=c", ""),
+            ("http://127.0.0.1:9000/", ""),
+            ("http://[::1]/", ""),
+            ("http://localhost/hook", ""),
+            ("http://hooks.internal/", "allow_http = true"),
+        ],
+    )
+    def test_the_operators_webhook_is_private_on_its_way_unless_that_is_waived(self, url: str, more: str) -> None:
+        assert load(f"[webhooks]\nurl = '{url}'\nsecret = '{HOOK_SECRET}'\n{more}").webhooks.url == url
 
     def test_a_limit_of_keys_can_be_switched_off(self) -> None:
         limits = load("[limits]\nrequests_per_day = 'none'", GATEWAY_LIMITS__TOKENS_PER_MINUTE="None").limits
@@ -640,7 +675,7 @@ class TestReference:
         settings = load(switched_on())
         assert [model.id for model in settings.models] == ["gwmm/gemma-4-12b-it"]
         assert [server.url for server in settings.mcp_servers] == ["https://mcp.example.com/mcp"]
-        without = switched_on(but=("url", "transport", "api_key_env", "api_key_file", "api_key_header"))
+        without = switched_on(but=("url", "secret", "transport", "api_key_env", "api_key_file", "api_key_header"))
         programs = load(without.replace('auth = "bearer"', 'auth = "none"'))
         assert [server.command for server in programs.mcp_servers] == ["uvx"]
         written = tomllib.loads(switched_on(but=()))

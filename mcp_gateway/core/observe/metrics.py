@@ -126,6 +126,11 @@ class Metrics:
             "gateway_payments_uncredited", "Events of Stripe's about money that reached no wallet.", ("reason",),
             registry=registry,
         )  # fmt: skip
+        self.webhook_deliveries = Counter(
+            "gateway_webhook_deliveries",
+            "Tries to deliver an event to the operator or an account: delivered, failed (tried again) or given_up.",
+            ("receiver", "outcome"), registry=registry,
+        )  # fmt: skip
         self.unpaid_usd = Counter(
             "gateway_unpaid_usd", "What answers cost beyond their holds and what their wallets had free.", ("model",),
             registry=registry,

@@ -27,8 +27,10 @@ from mcp_gateway.core.ledger.budgets import (
 )
 from mcp_gateway.core.ledger.entries import Ended
 from mcp_gateway.core.ledger.rules import NOTHING, Amount
+from mcp_gateway.core.store.sql.webhooks import tell_of_budget
 from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
 from mcp_gateway.core.text import shown
+from mcp_gateway.core.webhooks.events import LEAST_PERCENT
 
 _PAID = 0
 """In place of a grant's id, of paid money."""
@@ -62,7 +64,8 @@ ON CONFLICT (lease_id, grant_id) DO UPDATE SET left_nano = left_nano + excluded.
 """
 _SPEND = """
 INSERT INTO budget_windows VALUES (?, ?, ?)
-ON CONFLICT (budget_id, starts_at_ms) DO UPDATE SET spent_nano = spent_nano + excluded.spent_nano RETURNING spent_nano
+ON CONFLICT (budget_id, starts_at_ms) DO UPDATE SET spent_nano = spent_nano + excluded.spent_nano
+RETURNING spent_nano, (SELECT amount_nano FROM budgets WHERE id = budget_id)
 """
 _UNSPEND = """
 UPDATE budget_windows SET spent_nano = spent_nano + ?3 WHERE budget_id = ?1 AND starts_at_ms = ?2 RETURNING spent_nano
@@ -208,9 +211,17 @@ def _set_aside(transaction: Transaction, budget: Budget, lease: Lease) -> None:
 
 def spend(transaction: Transaction, account_id: str, window: Spent, amount_nano: int) -> None:
     """So much more is spent of a budget's window, or less, where something was."""
-    row = transaction.first(_SPEND if amount_nano >= 0 else _UNSPEND, (*window, amount_nano))
-    assert row is not None, "nothing was spent that could be given back"
-    transaction.tell(BudgetSpent(account_id, window, row[0]))
+    if amount_nano < 0:
+        row = transaction.first(_UNSPEND, (*window, amount_nano))
+        assert row is not None, "nothing was spent that could be given back"
+        transaction.tell(BudgetSpent(account_id, window, row[0]))
+        return
+    row = transaction.first(_SPEND, (*window, amount_nano))
+    assert row is not None
+    spent_nano, budget_nano = row
+    transaction.tell(BudgetSpent(account_id, window, spent_nano))
+    if 100 * spent_nano >= LEAST_PERCENT * budget_nano:
+        tell_of_budget(transaction, account_id, window, budget_nano, spent_nano, amount_nano)
 
 
 def with_returned(rows: Rows, windows: Sequence[Spent]) -> list[Spent]:

@@ -17,6 +17,7 @@ from mcp_gateway.core.store.sql import (
     payments,
     requests,
     users,
+    webhooks,
 )
 from mcp_gateway.core.store.sqlite import ledger as hot_ledger
 
@@ -38,4 +39,5 @@ EXECUTORS = (
     | orders.EXECUTORS
     | outcomes.EXECUTORS
     | users.EXECUTORS
+    | webhooks.EXECUTORS
 )

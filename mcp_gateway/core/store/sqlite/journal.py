@@ -13,10 +13,11 @@ from mcp_gateway.core.money import EntryKind
 from mcp_gateway.core.record import RequestRecord
 from mcp_gateway.core.store.sql.budgets import spend, take_from_pocket
 from mcp_gateway.core.store.sql.requests import CORRECT, correction, insert_records
+from mcp_gateway.core.store.sql.webhooks import MARK, tell_of_low_balance
 from mcp_gateway.core.store.sqlite import grants
 from mcp_gateway.core.store.transaction import Row, Transaction
 
-_WALLET = "SELECT paid_nano, granted_nano FROM wallets WHERE account_id = ?"
+_WALLET = f"SELECT paid_nano, granted_nano, {MARK} FROM wallets WHERE account_id = ?"
 _NEW_WALLET = "INSERT INTO wallets (paid_nano, granted_nano, account_id, held_nano) VALUES (?, ?, ?, 0)"
 _CHANGED_WALLET = "UPDATE wallets SET paid_nano = ?, granted_nano = ? WHERE account_id = ?"
 _TRANSACTION = """
@@ -35,6 +36,8 @@ class Wallet:
     paid_nano: int
     granted_nano: int
     is_stored: bool
+    mark_nano: int | None = None
+    """Below what the account is to be told so, where it is not known to be below already."""
 
 
 class Journal:
@@ -60,8 +63,9 @@ class Journal:
         """The account's balances as of now; empty for an account without any."""
         wallet = self._wallets.get(account_id)
         if wallet is None:
-            row: tuple[int, int] | None = self._connection.execute(_WALLET, (account_id,)).fetchone()
-            wallet = self._wallets[account_id] = Wallet(*(row or (0, 0)), row is not None)
+            row: Row | None = self._connection.execute(_WALLET, (account_id,)).fetchone()
+            wallet = Wallet(0, 0, False) if row is None else Wallet(row[0], row[1], True, row[2])
+            self._wallets[account_id] = wallet
         return wallet
 
     def settle(
@@ -141,5 +145,8 @@ class Journal:
     def _write_wallet(self, account_id: str, wallet: Wallet, version: int) -> None:
         row = (wallet.paid_nano, wallet.granted_nano, account_id)
         self._connection.execute(_CHANGED_WALLET if wallet.is_stored else _NEW_WALLET, row)
+        if wallet.mark_nano is not None and wallet.paid_nano + wallet.granted_nano < wallet.mark_nano:
+            balance_nano = wallet.paid_nano + wallet.granted_nano
+            tell_of_low_balance(self._transaction, account_id, balance_nano, wallet.mark_nano)
         left = grants.left(self._connection, account_id) if wallet.granted_nano else ()
         self._transaction.tell(WalletState(account_id, wallet.paid_nano, left, version))

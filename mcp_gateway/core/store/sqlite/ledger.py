@@ -24,6 +24,7 @@ from mcp_gateway.core.record import RequestRecord
 from mcp_gateway.core.store.sql.accounts import stop_sharing
 from mcp_gateway.core.store.sql.budgets import put_into_pocket, with_returned
 from mcp_gateway.core.store.sql.ledger import FROM_OUTSIDE
+from mcp_gateway.core.store.sql.webhooks import note_money_in
 from mcp_gateway.core.store.sqlite import grants
 from mcp_gateway.core.store.sqlite.checkpoint import verify_since_checkpoint
 from mcp_gateway.core.store.sqlite.journal import Journal
@@ -143,6 +144,7 @@ def _move(transaction: Transaction, write: Move) -> bool:
     _check_fits(journal, write.account_id)
     journal.write()
     _note(transaction, write.kind, write.reference, write.note)
+    note_money_in(transaction, write.account_id)
     if write.kind == "credit":
         stop_sharing(transaction, write.account_id)
     return True
@@ -161,6 +163,7 @@ def _grant(transaction: Transaction, write: Grant) -> bool:
     )
     journal.write()
     _note(transaction, "grant", write.reference, write.note)
+    note_money_in(transaction, write.account_id)
     stop_sharing(transaction, write.account_id)
     return True
 

@@ -1,0 +1,1 @@
+"""Events of accounts' money, told by signed HTTP to the operator and to accounts themselves."""

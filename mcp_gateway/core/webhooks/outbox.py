@@ -1,0 +1,114 @@
+"""Who is told, and what waits to be delivered to whom: what is written and read of both.
+
+Times in Unix milliseconds, amounts in nano-USD. A receiver is an account's id, or OPERATOR.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from mcp_gateway.core.engine import Read, Write
+
+OPERATOR = "operator"
+
+
+class OutboxGrew(NamedTuple):
+    """There is more to deliver. Told by the engine after each commit that added something."""
+
+
+class Webhook(NamedTuple):
+    """An account's, without its secrets; `former_until_ms` where the secret before the present one still signs."""
+
+    url: str
+    set_at_ms: int
+    former_until_ms: int | None
+
+
+class WebhookStanding(NamedTuple):
+    """What an account has set of both."""
+
+    webhook: Webhook | None
+    low_balance_nano: int | None
+
+
+class Delivery(NamedTuple):
+    """An event that is due at a receiver; the operator's has no secret here."""
+
+    receiver: str
+    event_id: str
+    body: str
+    tries: int
+    url: str
+    secret: str | None
+    former_secret: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SetOperatorWebhook(Write[None]):
+    """As the settings have it; None for no webhook, and then nothing that waits for the operator is delivered."""
+
+    url: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PutWebhook(Write[bool]):
+    """Whether it is new: then it has `secret`, else it keeps its own. What waits goes to the new address."""
+
+    account_id: str
+    url: str
+    secret: str
+
+
+@dataclass(frozen=True, slots=True)
+class RotateSecret(Write[bool]):
+    """The secret of before signs, too, until then. False where the account has no webhook."""
+
+    account_id: str
+    secret: str
+    former_until_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveWebhook(Write[bool]):
+    """With what waits for it. False where there is none."""
+
+    account_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetLowBalance(Write[None]):
+    """None for no mark. Below it already, the account is told at once."""
+
+    account_id: str
+    mark_nano: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookOf(Read[WebhookStanding]):
+    account_id: str
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class DueDeliveries(Read[tuple[Delivery, ...]]):
+    """Of each receiver that is not among `busy` the one that has been due the longest, `most` at most."""
+
+    now_ms: int
+    busy: frozenset[str]
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndDelivery(Write[None]):
+    """It was delivered, or is given up."""
+
+    receiver: str
+    event_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PutOffDelivery(Write[None]):
+    """A try has failed; the next one is at `due_at_ms`."""
+
+    receiver: str
+    event_id: str
+    due_at_ms: int

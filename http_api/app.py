@@ -46,6 +46,7 @@ from http_api.tokens import TokenEndpoint
 from http_api.tools import Tools
 from http_api.topups import TopUps
 from http_api.usage import UsageReports
+from http_api.webhooks import WebhookDoor
 from http_api.welcome import Welcome
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.gateway import Gateway
@@ -152,6 +153,7 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
         billing=Billing(gateway.ledger, gateway.statement, gateway.history, now_ms),
         statements=Statements(gateway.months, now_ms),
         topups=TopUps(gateway.payments, gateway.idempotency, settings.stripe, base_url=base_url),
+        webhooks=WebhookDoor(gateway.webhooks),
         usage=UsageReports(gateway.history, now_ms),
         requests=Requests(gateway.history),
         stats=Stats(

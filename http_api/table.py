@@ -83,6 +83,7 @@ from http_api.tools import ToolObjects, Tools
 from http_api.topups import CheckoutBody, CheckoutObject, Empty, PortalObject, Receipt, TopUps
 from http_api.unserved import refusals
 from http_api.usage import UsageQuery, UsageReport, UsageReports
+from http_api.webhooks import RemovedWebhook, WebhookBody, WebhookDoor, WebhookObject
 from http_api.welcome import Welcome, WelcomeObject
 from mcp_gateway.core.caller import KeyScope
 from mcp_gateway.core.errors import Code
@@ -124,6 +125,7 @@ class Endpoints:
     billing: Billing
     statements: Statements
     topups: TopUps
+    webhooks: WebhookDoor
     usage: UsageReports
     requests: Requests
     stats: Stats
@@ -141,6 +143,7 @@ def operations_of(run: Endpoints, *, are_models_public: bool, are_stats_public: 
         *_mcp(run.mcp),
         _tools(run.tools),
         *_models(run.models, are_public=are_models_public),
+        *_webhooks(run.webhooks),
         *_keys(run.keys),
         *_people(run.people),
         *_colleagues(run.people),
@@ -813,6 +816,67 @@ def _colleagues(people: PeopleDoor) -> list[AnyOperation]:
             refuses=_NOT_FOUND,
             prefixes=_EVERYWHERE,
             is_for_people=True,
+        ),
+    ]
+
+
+def _webhooks(webhooks: WebhookDoor) -> list[AnyOperation]:
+    return [
+        Operation(
+            method="GET",
+            path="/webhook",
+            name="get_webhook",
+            summary="Tell where the account is told of its budgets and its balance.",
+            access=Access.ACCOUNT_HOLDER,
+            scope="manage",
+            counts=Counts.QUERY,
+            query=Query,
+            body=Nothing,
+            answer=WebhookObject,
+            handle=webhooks.get,
+            refuses=_NOT_FOUND,
+        ),
+        Operation(
+            method="PUT",
+            path="/webhook",
+            name="put_webhook",
+            summary="Set where the account is told of its money; the secret of a new webhook is shown this once.",
+            access=Access.ACCOUNT_HOLDER,
+            scope="manage",
+            counts=Counts.QUERY,
+            query=Query,
+            body=WebhookBody,
+            answer=WebhookObject,
+            handle=webhooks.put,
+            refuses=_NOT_FOUND | {"invalid_value", "ledger_unavailable"},
+        ),
+        Operation(
+            method="DELETE",
+            path="/webhook",
+            name="remove_webhook",
+            summary="Tell the account no more, of what waits to be delivered neither.",
+            access=Access.ACCOUNT_HOLDER,
+            scope="manage",
+            counts=Counts.QUERY,
+            query=Query,
+            body=Nothing,
+            answer=RemovedWebhook,
+            handle=webhooks.remove,
+            refuses=_NOT_FOUND | {"ledger_unavailable"},
+        ),
+        Operation(
+            method="POST",
+            path="/webhook/rotate",
+            name="rotate_webhook",
+            summary="Make a new secret, which is shown this once; the former one signs beside it for a day.",
+            access=Access.ACCOUNT_HOLDER,
+            scope="manage",
+            counts=Counts.QUERY,
+            query=Query,
+            body=Nothing,
+            answer=WebhookObject,
+            handle=webhooks.rotate,
+            refuses=_NOT_FOUND | {"ledger_unavailable"},
         ),
     ]
 

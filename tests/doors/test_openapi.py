@@ -39,6 +39,7 @@ BODIES: dict[tuple[str, str], Json] = {
     ("POST", "/responses"): {"model": "demo/echo", "input": "Say hello."},
     ("POST", "/tokenize"): {"model": "demo/echo", "prompt": "Say hello."},
     ("POST", "/detokenize"): {"model": "demo/echo", "tokens": [65]},
+    ("PUT", "/webhook"): {"url": "https://hooks.example.com/"},
     ("POST", "/keys"): {"name": "made here"},
     ("POST", "/auth/keys"): {"name": "made here"},
     ("PATCH", "/keys/{key_id}"): {"name": "renamed"},

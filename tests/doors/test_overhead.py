@@ -19,7 +19,7 @@ from tests.serving import FREE, PRICED, Clock, Door, error_of, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 HEADER = "x-gateway-overhead-ms"
-FREE_OF_CHARGE = ("/auth/", "/keys", "/messages/", "/tokenize", "/detokenize")
+FREE_OF_CHARGE = ("/auth/", "/keys", "/messages/", "/tokenize", "/detokenize", "/webhook")
 SURFACES = {path: body for (_, path), body in BODIES.items() if not path.startswith(FREE_OF_CHARGE)}
 NARROW = FREE | {"id": "narrow/tiny", "context_window": 20}
 

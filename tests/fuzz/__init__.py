@@ -1,0 +1,1 @@
+"""schemathesis against a served gateway, by its own document."""

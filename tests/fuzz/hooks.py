@@ -29,6 +29,8 @@ KNOWN: dict[str, Any] = {
     "best_of": 1,
     "optimize_mode": "balanced",
     "amount_usd": "12.50",
+    "low_balance_usd": "12.50",
+    "url": "https://hooks.example.com/gateway",
     "since": "2026-01-31",
     "month": "2026-01",
     "id": "req_0123456789abcdef",

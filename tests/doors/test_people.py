@@ -181,6 +181,24 @@ async def test_the_session_of_another_user_is_404(door: Door) -> None:
     assert (await door.get("/auth/me", bob["token"])).status_code == 200
 
 
+@each("named", ["acc_", "ses_", "rubbish", "ses_" + "a" * 500, "ses_%C3%A9", "limits_of_", "the session of another"])
+async def test_what_is_no_session_of_the_caller_s_is_404_and_nothing_of_it_is_noted(door: Door, named: str) -> None:
+    ann, bob = await registered(door), await registered(door)
+    others = {
+        "acc_": bob["user"]["account_id"],
+        "ses_": "ses_0123456789abcdef",
+        "limits_of_": f"limits_of_{bob['user']['account_id']}",
+        "the session of another": bob["session_id"],
+    }
+    noted = "SELECT COUNT(*), MAX(number) FROM identity_changes"
+    before = await door.rows(noted)
+    path = f"/auth/sessions/{others.get(named, named)}"
+    refused = await door.http.delete(path, headers={"authorization": f"Bearer {ann['token']}"})
+    assert code_of(refused) == (404, "not_found")
+    assert await door.rows(noted) == before
+    assert (await door.get("/auth/me", bob["token"])).status_code == 200
+
+
 # Keys
 
 

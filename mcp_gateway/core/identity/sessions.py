@@ -5,6 +5,7 @@ expires, or until the session, its user or its account has changed, whichever pr
 """
 
 import logging
+import re
 import secrets
 from collections.abc import Callable, Set
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from mcp_gateway.core.text import shown
 logger = logging.getLogger(__name__)
 
 COOKIE_PREFIX = "gws_"
+_ID = re.compile("ses_[0-9a-z]{1,60}")
 _COOKIE_CHARS = len(COOKIE_PREFIX) + 43
 _COOKIE_KNOWN_MS = 5 * MINUTE_MS
 """A cookie is looked up anew after so long, which notes that its session is used."""
@@ -158,7 +160,7 @@ class UserSessions:
 
     async def end(self, user_id: str, session_id: str) -> None:
         """Raises GatewayError `not_found` where the user has no such session."""
-        if not await self._store.write(EndSession(user_id, session_id)):
+        if _ID.fullmatch(session_id) is None or not await self._store.write(EndSession(user_id, session_id)):
             raise GatewayError("not_found", f"You have no session '{shown(session_id)}'.")
 
     async def end_others(self, user_id: str, but_session_id: str | None) -> int:

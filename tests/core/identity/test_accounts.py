@@ -8,6 +8,7 @@ import pytest
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.accounts import Accounts
+from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.identity.own_limits import DEFAULT, OwnLimits
 
 
@@ -37,6 +38,17 @@ async def test_an_unknown_account_is_not_found(accounts: Accounts) -> None:
         with pytest.raises(GatewayError) as caught:
             await asked
         assert caught.value.code == "not_found"
+
+
+async def test_nothing_is_noted_of_an_account_that_there_is_not(accounts: Accounts, keys: KeyRing) -> None:
+    for asked in (
+        accounts.set_active("what was typed", is_active=False),
+        accounts.set_limits("what was typed", {"in_flight": 1}),
+        accounts.set_margin("what was typed", 1),
+    ):
+        with pytest.raises(GatewayError):
+            await asked
+    assert await keys.changes_after(0) is None
 
 
 async def test_an_account_can_be_switched_off_and_on(accounts: Accounts) -> None:

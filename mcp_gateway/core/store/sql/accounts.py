@@ -66,13 +66,15 @@ def _create(transaction: Transaction, write: CreateAccount) -> None:
 
 def _set_active(transaction: Transaction, write: SetAccountActive) -> bool:
     changed = transaction.execute("UPDATE accounts SET is_active = ? WHERE id = ?", (write.is_active, write.account_id))
-    note_change(transaction, write.account_id)
+    if changed:
+        note_change(transaction, write.account_id)
     return bool(changed)
 
 
 def _set_limits(transaction: Transaction, write: SetAccountLimits) -> bool:
     changed = set_limits(transaction, "accounts", write.account_id, write.limits)
-    note_change(transaction, LIMITS_OF + write.account_id)
+    if changed:
+        note_change(transaction, LIMITS_OF + write.account_id)
     return bool(changed)
 
 
@@ -83,7 +85,8 @@ def _set_margin(transaction: Transaction, write: SetAccountMargin) -> bool:
         "ON CONFLICT (account_id) DO UPDATE SET margin = excluded.margin"
     )
     changed = transaction.execute(sql, (write.margin, write.account_id))
-    note_change(transaction, LIMITS_OF + write.account_id)
+    if changed:
+        note_change(transaction, LIMITS_OF + write.account_id)
     return bool(changed)
 
 

@@ -264,7 +264,8 @@ def _open_session(transaction: Transaction, write: OpenSession) -> None:
 def _end_session(transaction: Transaction, write: EndSession) -> bool:
     sql = "DELETE FROM user_sessions WHERE user_id = ? AND id = ?"
     ended = transaction.execute(sql, (write.user_id, write.session_id))
-    note_change(transaction, write.session_id)
+    if ended:  # else the id is a caller's text, or somebody else's
+        note_change(transaction, write.session_id)
     return bool(ended)
 
 

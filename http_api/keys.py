@@ -255,11 +255,12 @@ class Keys:
         return await self._told(changed)
 
     async def rotate(self, asked: Asked[Query, Rotation]) -> CreatedKey | Answered[CreatedKey]:
-        """Any key may rotate itself, and knows no other without the scope `manage`."""
+        """Any key may rotate itself; with the scope `manage` those that may no more than itself."""
         key_id = asked.path["key_id"]
         if key_id != asked.caller.key_id and not asked.caller.may("manage"):
             raise _unknown(key_id)
         key = await self._own_key(asked)
+        await self._mint.check_may_take(asked.caller, key, self._authenticator.allowance_of(key.limits))
         standing = await self._standing(key)
         name, once = f"keys/{key.id}/rotate", idempotency_key_of(asked)
         async with self._idempotency.answering(key.account_id, once, name, asked.raw) as request:

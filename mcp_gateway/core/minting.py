@@ -3,17 +3,18 @@
 Meets identity, the ledger and the catalog, which do not know each other. Knows neither door.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import NamedTuple
 
-from mcp_gateway.core.caller import Caller, KeyScope, User, lacking_right, lacking_scope
+from mcp_gateway.core.caller import SCOPES, Allowance, Caller, KeyScope, User, lacking_right, lacking_scope
 from mcp_gateway.core.catalog import Published
 from mcp_gateway.core.engine import Write
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.key_ring import KeyRing
-from mcp_gateway.core.identity.keys import TEST_SCOPES, Key, check_lowered, check_servers
-from mcp_gateway.core.identity.own_limits import OwnLimits
+from mcp_gateway.core.identity.keys import TEST_SCOPES, Key, check_lowered, check_servers, servers_within
+from mcp_gateway.core.identity.own_limits import LIMIT_NAMES, OwnLimits
 from mcp_gateway.core.identity.particulars import Particulars, ParticularsChange, check_networks
 from mcp_gateway.core.identity.people import NoteMadeBy
 from mcp_gateway.core.key_pools import gone_from, named_pool
@@ -21,7 +22,9 @@ from mcp_gateway.core.ledger.budgets import Budget, BudgetStanding, BudgetWindow
 from mcp_gateway.core.ledger.leases import Leases
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.money import parse_usd
+from mcp_gateway.core.networks import are_within
 from mcp_gateway.core.optimization import RoutingChange, RoutingDefaults
+from mcp_gateway.core.text import shown
 
 MAX_NAME_CHARS = 200
 MAX_MODELS = 100
@@ -145,6 +148,54 @@ class Mint:
                 raise
             raise GatewayError(refusal.code, refusal.message, param=wanted.end.param) from None
 
+    async def check_may_take(self, caller: Caller, key: Key, allowance: Allowance) -> None:
+        """Of whoever is to be given a secret of this key, which has this allowance.
+
+        Raises GatewayError `insufficient_permissions` for another than the caller's own that may do what it may not.
+        """
+        if key.id == caller.key_id:
+            return
+        maker = _person_s(caller) if caller.key_id is None else await self._keys.get(caller.key_id)
+        more = next(self._more(caller, maker, key, allowance), None)
+        if more is None and await self._escapes_a_budget(caller, key):
+            more = "to spend beside a budget of yours"
+        if more is not None:
+            message = f"Rotating {key.id} would give you more than you have: {more}."
+            raise GatewayError("insufficient_permissions", message)
+
+    def _more(self, caller: Caller, maker: Key, key: Key, allowance: Allowance) -> Iterator[str]:
+        """What a key may that its maker, the caller's, could not have given it."""
+        yield from (f"the scope `{scope}`" for scope in SCOPES if scope in key.scopes - maker.scopes)
+        if key.may_mint_over_mcp and not maker.may_mint_over_mcp:
+            yield "the right to mint over MCP"
+        if maker.expires_at_ms is not None and (key.expires_at_ms or inf) > maker.expires_at_ms:
+            yield "a later end"
+        yield from self._more_models(caller, maker, key)
+        servers = key.mcp_servers - servers_within(key.mcp_servers, maker.mcp_servers)
+        yield from (f"the server '{label}'" for label in sorted(servers))
+        if not all(any(are_within(own, theirs) for own in key.networks) for theirs in maker.networks):
+            yield "other networks"
+        if caller.key_id not in key.holders:  # what a key made counts against the key's own limits, too
+            yield from (f"a higher `{name}`" for name in LIMIT_NAMES if _is_higher(name, allowance, caller.allowance))
+
+    def _more_models(self, caller: Caller, maker: Key, key: Key) -> Iterator[str]:
+        if maker.models is None:
+            return
+        if key.models is None:
+            yield "all models"
+            return
+        catalog = self._published.seen_by(caller)
+        for name in sorted(key.models - maker.models):
+            try:
+                catalog.find(name)
+            except GatewayError:
+                yield f"the model '{shown(name)}'"
+
+    async def _escapes_a_budget(self, caller: Caller, key: Key) -> bool:
+        """Whether one that bounds the caller does not bound the key."""
+        bounding = await self._ledger.budgets_held_by(caller.account_id, caller.spent_by) if caller.spent_by else ()
+        return any(one.budget.holder not in key.holders for one in bounding)
+
     def _budgets(
         self, account_id: str, key_id: str, wanted: Sequence[WantedBudget], expires_at_ms: int | None
     ) -> tuple[Budget, ...]:
@@ -189,6 +240,15 @@ class Mint:
 def _person_s(caller: Caller) -> Key:
     """What stands for the maker of a person's key: one that may what the account's keys may by default."""
     return Key("", caller.account_id, "", "", False, 0, None, OwnLimits(), caller.scopes)
+
+
+def _is_higher(name: str, allowance: Allowance, most: Allowance) -> bool:
+    return _bound(allowance, name) > _bound(most, name)
+
+
+def _bound(allowance: Allowance, name: str) -> float:
+    limit: int | None = getattr(allowance, name)
+    return inf if limit is None else limit
 
 
 def _notes_of(caller: Caller, key: Key) -> Sequence[Write[None]]:

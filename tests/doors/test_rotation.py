@@ -8,7 +8,12 @@ import httpx2
 import pytest
 import pytest_asyncio
 
-from mcp_gateway.core.ids import now_ms
+from mcp_gateway.core.caller import SCOPES
+from mcp_gateway.core.identity.own_limits import OwnLimits
+from mcp_gateway.core.identity.particulars import Particulars
+from mcp_gateway.core.ids import new_id, now_ms
+from mcp_gateway.core.ledger.budgets import Budget, MakeBudgets
+from mcp_gateway.core.networks import networks_of
 from tests.cases import each
 from tests.doors.mcp_host import PATHS
 from tests.replaying import ReplayingBackend, in_two, silence, stream, unary
@@ -298,3 +303,83 @@ async def test_rotations_at_once_leave_one_secret_that_lasts(served: Served) -> 
     raws = [answer.json()["key"] for answer in answers]
     codes = [await code_of(door, raw) for raw in (old, *raws)]
     assert sorted(codes, key=str) == [None, *["revoked_api_key"] * 5]
+
+
+ALL: Any = {"scopes": list(SCOPES), "limits": OwnLimits(), "expires_at_ms": None}
+LATER_MS = now_ms() + 10**9
+HERE, WIDER = (networks_of([text]) for text in ("127.0.0.1", "127.0.0.0/8"))
+
+
+@each(
+    ("own", "other", "word"),
+    [
+        ({"scopes": ["inference", "read", "manage"]}, {}, "`billing`"),
+        ({"scopes": ["manage"]}, {"scopes": ["read"]}, "`read`"),
+        ({"models": [FREE["id"]]}, {}, "all models"),
+        ({"models": [FREE["id"]]}, {"models": [FREE["id"], PRICED["id"]]}, PRICED["id"]),
+        ({"models": [FREE["id"]]}, {"models": ["not/published"]}, "not/published"),
+        ({"expires_at_ms": LATER_MS}, {}, "later end"),
+        ({"expires_at_ms": LATER_MS}, {"expires_at_ms": LATER_MS + 1}, "later end"),
+        ({"particulars": Particulars(HERE)}, {}, "networks"),
+        ({"particulars": Particulars(HERE)}, {"particulars": Particulars(WIDER)}, "networks"),
+        ({"limits": OwnLimits(requests_per_minute=9)}, {}, "`requests_per_minute`"),
+        ({"limits": OwnLimits(requests_per_day=9)}, {"limits": OwnLimits(requests_per_day=10)}, "`requests_per_day`"),
+        ({"limits": OwnLimits(in_flight=1)}, {"limits": OwnLimits(in_flight=None)}, "`in_flight`"),
+        ({"limits": OwnLimits(tokens_per_minute=1)}, {"limits": OwnLimits(tokens_per_minute=2)}, "`tokens_per_minute`"),
+        ({}, {"may_mint_over_mcp": True}, "mint over MCP"),
+        ({}, {"mcp_servers": ["tools"]}, "'tools'"),
+        ({"mcp_servers": ["tools"]}, {"mcp_servers": ["*"]}, "'*'"),
+    ],
+)
+async def test_no_key_is_given_the_secret_of_one_that_may_more(
+    served: Served, own: dict[str, Any], other: dict[str, Any], word: str
+) -> None:
+    """And whoever may as much rotates either."""
+    door, _ = served
+    account_id, _, raw = await new_key(door, **ALL | own)
+    stronger, _ = await door.gateway.keys.create(account_id, **ALL | other)
+    refused = await rotate(door, raw, stronger.id)
+    assert (refused.status_code, error_of(refused)["code"]) == (403, "insufficient_permissions")
+    assert word in error_of(refused)["message"]
+    assert (await door.rows("SELECT COUNT(*) FROM replaced_secrets WHERE key_id = ?", stronger.id)) == [(0,)]
+    for equal in (own, other):
+        by = await door.key(account_id, **ALL | equal | {"scopes": list(SCOPES)})
+        like, _ = await door.gateway.keys.create(account_id, **ALL | equal)
+        await rotated(door, by, like.id)
+
+
+async def test_a_member_takes_no_key_that_pays_and_an_owner_does(served: Served) -> None:
+    door, _ = served
+    account_id, key_id, raw = await new_key(door)
+    lesser, _ = await door.gateway.keys.create(account_id, scopes=["inference", "manage"])
+    member, owner = await door.person(account_id, role="member"), await door.person(account_id)
+    refused = await rotate(door, member, key_id)
+    assert (refused.status_code, error_of(refused)["code"]) == (403, "insufficient_permissions")
+    assert await code_of(door, raw) is None
+    for by, one in ((member, lesser.id), (owner, key_id)):
+        await rotated(door, by, one)
+
+
+async def test_a_key_with_a_budget_takes_no_key_without_it(served: Served) -> None:
+    door, _ = served
+    account_id, key_id, bound = await new_key(door)
+    sibling, free = await door.gateway.keys.create(account_id)
+    child = (await door.http.post("/v1/keys", json={}, headers=bearer(bound))).json()
+    budget = Budget(new_id("bud"), account_id, key_id, 10**9, "day")
+    await door.gateway.ledger._store.write(MakeBudgets((budget,)))
+    refused = await rotate(door, bound, sibling.id)
+    assert (refused.status_code, error_of(refused)["code"]) == (403, "insufficient_permissions")
+    assert "budget" in error_of(refused)["message"]
+    for by, one in ((bound, child["id"]), (bound, key_id), (free, sibling.id)):
+        await rotated(door, by, one)
+
+
+async def test_a_key_takes_what_it_made_whatever_its_limits_became(served: Served) -> None:
+    """They share; but a right that the operator gave to what it made alone is not its own."""
+    door, _ = served
+    _, key_id, raw = await new_key(door)
+    child = (await door.http.post("/v1/keys", json={}, headers=bearer(raw))).json()
+    await door.gateway.keys.change(key_id, limits={"requests_per_day": 50})
+    await rotated(door, raw, child["id"])
+    await door.gateway.keys.change(child["id"], may_mint_over_mcp=True)
+    assert (await rotate(door, raw, child["id"])).status_code == 403

@@ -18,12 +18,14 @@ import pytest_asyncio
 from http_api.program import _greeting, first_secret
 from mcp_gateway.core.caller import ROLES
 from mcp_gateway.core.clock import DAY_MS
+from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.passwords import Passwords
 from mcp_gateway.core.identity.people import People
 from mcp_gateway.core.ids import new_id, now_ms
 from tests.cases import each
 from tests.databases import store_of
 from tests.logged import lines_logged
+from tests.patience import eventually
 from tests.serving import Door, error_of, fresh_guest, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -197,6 +199,32 @@ async def test_what_is_no_session_of_the_caller_s_is_404_and_nothing_of_it_is_no
     assert code_of(refused) == (404, "not_found")
     assert await door.rows(noted) == before
     assert (await door.get("/auth/me", bob["token"])).status_code == 200
+
+
+async def test_the_first_requests_of_a_person_may_come_at_once_after_a_restart(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session is remembered before its account is known: here, while that cannot be read and then is awaited."""
+    known, token = door.gateway.known_keys, (await registered(door))["token"]
+    learn, go = known.learn, asyncio.Event()
+    waiting: list[str] = []
+
+    async def slow(account_id: str) -> None:
+        waiting.append(account_id)
+        await go.wait()
+        await learn(account_id)
+
+    async def failing(account_id: str) -> None:
+        raise GatewayError("ledger_unavailable", "not now")
+
+    monkeypatch.setattr(known, "learn", failing)
+    for _ in range(2):
+        assert (await door.get("/v1/limits", token)).status_code == 503
+    monkeypatch.setattr(known, "learn", slow)
+    asked = [asyncio.create_task(door.get("/v1/limits", token)) for _ in range(4)]
+    await eventually(lambda: len(waiting) == 4)
+    go.set()
+    assert [response.status_code for response in await asyncio.gather(*asked)] == [200] * 4
 
 
 # Keys

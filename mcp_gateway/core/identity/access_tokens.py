@@ -3,6 +3,7 @@
 Knows no session: whether the one that a token names still stands is looked up by whoever reads it.
 """
 
+import asyncio
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -74,6 +75,8 @@ class AccessTokens:
         self._now_ms = now_ms
         self._keys: Mapping[str, SigningKey] = {}
         self._read_at_ms = -_READ_AGAIN_MS
+        """When they were read last; what fails is none."""
+        self._reading: asyncio.Task[bool] | None = None
 
     async def make(self, user_id: str, session_id: str, scopes: str) -> str:
         """A token that names a session."""
@@ -126,8 +129,8 @@ class AccessTokens:
         if head.get("typ") != _TYPE or head.get("alg") != _ALGORITHM or not isinstance(key_id, str):
             raise _not_ours()
         now_ms = self._now_ms()
-        if key_id not in self._keys and now_ms - self._read_at_ms >= _READ_AGAIN_MS:
-            await self._read(now_ms)
+        if key_id not in self._keys:
+            await self._read_again(now_ms)
         key = self._keys.get(key_id)
         if key is None or key.retired_at_ms + self.lifetime_ms <= now_ms:
             raise _not_ours()
@@ -152,14 +155,42 @@ class AccessTokens:
         await self._store.write(MakeSigningKey(key, now_ms - self.lifetime_ms))
         await self._read(now_ms)
 
+    async def _read_again(self, now_ms: int) -> None:
+        """Unless they were lately. Who comes while they are read waits for that, whoever began it and may have left.
+
+        Raises GatewayError `ledger_unavailable`.
+        """
+        if self._reading is None:
+            if now_ms - self._read_at_ms < _READ_AGAIN_MS:
+                return
+            self._reading = asyncio.create_task(self._is_read(now_ms))
+            self._reading.add_done_callback(self._end_reading)
+        if not await asyncio.shield(self._reading):
+            raise _unreadable()
+
+    def _end_reading(self, _: asyncio.Task[bool]) -> None:
+        self._reading = None
+
     async def _read(self, now_ms: int) -> None:
-        """Raises GatewayError `ledger_unavailable` where they cannot be read."""
-        self._read_at_ms = now_ms
+        """What is written by now is among them. Raises GatewayError `ledger_unavailable`."""
+        if not await self._is_read(now_ms):
+            raise _unreadable()
+
+    async def _is_read(self, now_ms: int) -> bool:
+        """False where they cannot be. None that is known goes before its time: an older read may come after a newer."""
         try:
-            self._keys = {key.id: key for key in await self._store.read(AllSigningKeys())}
+            found = await self._store.read(AllSigningKeys())
         except DatabaseError:
-            message = "The gateway cannot read what it signs tokens with; try again shortly."
-            raise GatewayError("ledger_unavailable", message) from None
+            return False
+        known = (*self._keys.values(), *found)
+        self._keys = {key.id: key for key in known if key.retired_at_ms + self.lifetime_ms > now_ms}
+        self._read_at_ms = now_ms
+        return True
+
+
+def _unreadable() -> GatewayError:
+    message = "The gateway cannot read what it signs tokens with; try again shortly."
+    return GatewayError("ledger_unavailable", message)
 
 
 def _not_ours() -> GatewayError:

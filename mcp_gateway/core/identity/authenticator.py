@@ -75,7 +75,9 @@ class Authenticator:
         if key is not None:
             return self._key_caller(key)
         session = None if self._sessions is None else self._sessions.recall(credential)
-        return None if session is None else self._person_caller(session)
+        if session is None or not self._keys.has_learned(session.account_id):  # another request learns it meanwhile
+            return None
+        return self._person_caller(session)
 
     async def identify(self, credential: str) -> Caller:
         """The caller with a credential, shown before or not. Raises GatewayError (401, 403, 503)."""

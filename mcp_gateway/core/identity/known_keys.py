@@ -90,6 +90,10 @@ class KnownKeys:
         """Of an account that a valid key belongs to; another object whenever they may have changed."""
         return self._account_limits[account_id]
 
+    def has_learned(self, account_id: str) -> bool:
+        """Whether `account_limits` knows of an account."""
+        return account_id in self._account_limits
+
     def on_close(self, listener: OnClose) -> None:
         """Call `listener` for each key that was shown and stops being valid while this process runs."""
         self._on_close.append(listener)
@@ -131,7 +135,7 @@ class KnownKeys:
 
         Raises GatewayError `ledger_unavailable`.
         """
-        if account_id in self._account_limits:
+        if self.has_learned(account_id):
             return
         seen = -1
         while seen != self._last_change:

@@ -1,11 +1,13 @@
 """What signs people's tokens: replaced before it is old, and known for as long as something it signed is good."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import pytest
 
 from mcp_gateway.core.clock import DAY_MS
-from mcp_gateway.core.engine import Read
+from mcp_gateway.core.engine import DatabaseError, Read
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.access_tokens import AccessTokens, AllSigningKeys, SigningKey
 from mcp_gateway.core.ids import new_id
@@ -113,3 +115,83 @@ async def test_a_flood_of_tokens_with_unknown_keys_has_the_keys_read_once_in_ten
     clock.now_ms += 10_000
     assert await code_of(tokens, token) == "invalid_api_key"
     assert len(reads) == 2
+
+
+class SlowReads:
+    """A store's reads, which wait until they are let through, or fail then; how many began."""
+
+    def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._read = store.read
+        self.go = asyncio.Event()
+        self.fails = False
+        self.count = 0
+        monkeypatch.setattr(store, "read", self._slow)
+
+    async def _slow(self, question: Read[object]) -> object:
+        self.count += 1
+        await self.go.wait()
+        if self.fails:
+            raise DatabaseError("no disk")
+        return await self._read(question)
+
+
+async def begun(*coroutines: Coroutine[Any, Any, Any]) -> list[asyncio.Task[Any]]:
+    tasks = [asyncio.create_task(one) for one in coroutines]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    return tasks
+
+
+async def test_after_a_restart_tokens_that_come_at_once_wait_for_one_read_of_the_keys(
+    store: Store, tokens: AccessTokens, clock: MsClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = await tokens.make("usr_1", "ses_1", "read")
+    restarted = tokens_of(store, clock)
+    reads = SlowReads(store, monkeypatch)
+    first, *others = await begun(*(restarted.read(token) for _ in range(20)))
+    first.cancel()  # its client has left
+    late = await begun(restarted.read(token))
+    reads.go.set()
+    claims = await asyncio.gather(*others, *late)
+    assert {claim.user_id for claim in claims} == {"usr_1"}
+    assert reads.count == 1
+
+
+async def test_a_read_of_the_keys_that_fails_is_503_for_all_who_waited_and_is_tried_again_at_once(
+    store: Store, tokens: AccessTokens, clock: MsClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = await tokens.make("usr_1", "ses_1", "read")
+    restarted = tokens_of(store, clock)
+    reads = SlowReads(store, monkeypatch)
+    reads.fails = True
+    waiting = await begun(*(code_of(restarted, token) for _ in range(5)))
+    reads.go.set()
+    assert await asyncio.gather(*waiting) == ["ledger_unavailable"] * 5
+    assert await code_of(restarted, token) == "ledger_unavailable"
+    reads.fails = False
+    assert (await restarted.read(token)).user_id == "usr_1"
+    assert reads.count == 3
+
+
+async def test_a_read_of_the_keys_that_began_before_one_was_made_does_not_forget_it(
+    store: Store, clock: MsClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = AccessTokens(store, issuer="https://gateway.test", lifetime_ms=LIFETIME_MS, new_id=new_id, now_ms=clock)
+    other._keys = {"sgn_x": SigningKey("sgn_x", b"x" * 32, 0, clock.now_ms + 3 * DAY_MS)}
+    foreign = await other.make("usr_1", "ses_1", "read")
+    tokens, read, has_read, go = tokens_of(store, clock), store.read, asyncio.Event(), asyncio.Event()
+
+    async def told_late(question: Read[object]) -> object:
+        found = await read(question)
+        has_read.set()
+        await go.wait()
+        return found
+
+    monkeypatch.setattr(store, "read", told_late)
+    refused = asyncio.create_task(code_of(tokens, foreign))
+    await has_read.wait()
+    monkeypatch.setattr(store, "read", read)
+    token = await tokens.make("usr_1", "ses_1", "read")
+    go.set()
+    assert await refused == "invalid_api_key"
+    assert (await tokens.read(token)).user_id == "usr_1"

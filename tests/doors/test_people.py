@@ -763,6 +763,93 @@ async def test_an_owner_lets_their_users_choose_a_password_but_neither_strangers
         assert code_of(await asked(user_id)) == (404, "not_found")
 
 
+@each("how", ["switched off", "deleted", "deleted by themselves"])
+async def test_what_a_user_made_to_let_others_in_ends_with_them_and_nothing_of_others_does(
+    door: Door, how: str
+) -> None:
+    owner = await registered(door)
+    account_id, people = owner["user"]["account_id"], (await door.desk()).people
+    token = await door.person(account_id, role="owner")
+    listed = (await door.get("/auth/users", token)).json()["data"]
+    other = next(one for one in listed if one["id"] != owner["user"]["id"])
+
+    async def secrets_by(bearer: str, reset_id: str) -> list[str]:
+        authorization = f"Bearer {bearer}"
+        invitation = await post(door, "/auth/invitations", authorization=authorization)
+        reset = await post(door, f"/auth/users/{reset_id}/password", authorization=authorization)
+        return [invitation.json()["token"], reset.json()["token"]]
+
+    async def works(secret: str) -> bool:
+        path, named = "/auth/register", {"email": email()}
+        if secret.startswith("gw_reset"):
+            path, named = "/auth/password", {}
+        response = await post(door, path, {"password": OTHER, "token": secret} | named)
+        door.http.cookies.clear()
+        return response.status_code in (200, 201)
+
+    ending = await secrets_by(owner["token"], other["id"])
+    staying = [
+        (await secrets_by(token, owner["user"]["id"]))[0],
+        (await people.invite(None, account_id=account_id)).raw,
+    ]
+    if how == "switched off":
+        await people.set_active(owner["user"]["id"], is_active=False)
+    elif how == "deleted":
+        await people.delete(owner["user"]["id"])
+    else:
+        await door.http.delete("/auth/me", headers={"authorization": f"Bearer {owner['token']}"})
+    assert [await works(secret) for secret in ending] == [False, False]
+    assert [await works(secret) for secret in staying] == [True, True]
+
+
+async def test_nobody_comes_into_an_account_that_its_last_user_has_left(door: Door) -> None:
+    owner = await registered(door)
+    people, address = (await door.desk()).people, email()
+    bearer = {"authorization": f"Bearer {owner['token']}"}
+    by_owner = (await post(door, "/auth/invitations", {}, **bearer)).json()["token"]
+    by_operator = await people.invite(address, account_id=owner["user"]["account_id"])
+    elsewhere = await people.invite(address)
+    await door.http.delete("/auth/me", headers=bearer)
+    for secret in (by_owner, by_operator.raw):
+        body = {"email": address, "password": PASSWORD, "token": secret}
+        assert code_of(await post(door, "/auth/register", body)) == (400, "invalid_value")
+    body = {"email": address, "password": PASSWORD, "token": elsewhere.raw}
+    assert (await post(door, "/auth/register", body)).status_code == 201
+    door.http.cookies.clear()
+
+
+async def test_who_was_switched_off_while_they_asked_makes_neither_an_invitation_nor_a_key(door: Door) -> None:
+    body = await registered(door)
+    user_id, account_id = body["user"]["id"], body["user"]["account_id"]
+    people = (await door.desk()).people
+    authorization = f"Bearer {body['token']}"
+    assert (await door.get("/auth/me", body["token"])).status_code == 200
+    await people.set_active(user_id, is_active=False)
+    with pytest.raises(GatewayError) as refused:
+        await door.gateway.sign_in.people.invite(None, account_id=account_id, made_by=user_id)
+    assert refused.value.code == "expired_session"
+    assert code_of(await post(door, "/auth/keys", {}, authorization=authorization)) == (401, "expired_session")
+    assert await door.rows("SELECT COUNT(*) FROM keys WHERE account_id = ?", account_id) == [(0,)]
+
+
+async def test_an_invitation_takes_the_place_of_no_other_account_s_and_of_none_of_the_operator_s(door: Door) -> None:
+    address, people = email(), (await door.desk()).people
+    ann, bob = await registered(door), await registered(door)
+    theirs = [await people.invite(address), await people.invite(address, account_id=ann["user"]["account_id"])]
+
+    async def invited(owner: dict[str, Any]) -> str:
+        response = await post(door, "/auth/invitations", {"email": address}, authorization=f"Bearer {owner['token']}")
+        return str(response.json()["token"])
+
+    former = [await invited(owner) for owner in (ann, bob)]
+    latter = [await invited(owner) for owner in (ann, bob)]
+    told = [await people.email_of_secret(raw) for raw in (*former, *latter, *(one.raw for one in theirs))]
+    assert told == [None, None, address, address, address, address]
+    again = await people.invite(address)
+    told = [await people.email_of_secret(raw) for raw in (theirs[0].raw, again.raw, theirs[1].raw, *latter)]
+    assert told == [None, address, address, address, address]
+
+
 async def test_only_so_many_invitations_to_an_account_are_open_at_once(door: Door) -> None:
     token = (await registered(door))["token"]
     for _ in range(100):

@@ -110,7 +110,7 @@ class RenewHash(Write[None]):
 
 @dataclass(frozen=True, slots=True)
 class SetPersonActive(Write[None]):
-    """Ends the sessions of whoever is switched off."""
+    """Ends the sessions of whoever is switched off, and the secrets that they made for others."""
 
     user_id: str
     is_active: bool
@@ -118,9 +118,9 @@ class SetPersonActive(Write[None]):
 
 @dataclass(frozen=True, slots=True)
 class DeletePerson(Write[None]):
-    """Sessions, secrets and the e-mail go, and the keys that the user made end.
+    """Sessions, secrets (those made for others, too) and the e-mail go, and the keys that the user made end.
 
-    With the last user of an account that was made for its first one all its keys end, and its name goes.
+    With the last user of an account that was made for its first one all its keys end, and its name and invitations go.
     """
 
     user_id: str
@@ -139,12 +139,16 @@ class OneTimeSecret:
     account_id: str | None = None
     role: Role = "owner"
     is_administrator: bool = False
+    made_by: str | None = None
+    """The user who made it for another; None for the operator."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeepSecret(Write[bool]):
-    """In place of those of the same purpose and user or e-mail; False, and nothing, for a first administrator where
-    there are users.
+    """In place of those of the same purpose and user, or for the same e-mail into the same account by the same kind of
+    maker; False, and nothing, for a first administrator where there are users.
+
+    Raises GatewayError `expired_session` where its maker may not sign in any more.
     """
 
     secret: OneTimeSecret
@@ -288,15 +292,18 @@ class People:
         account_id: str | None = None,
         role: Role = "owner",
         is_administrator: bool = False,
+        made_by: str | None = None,
     ) -> ToldSecret:
         """A secret by which somebody registers once within a week, whatever the settings say of registration."""
-        told = await self._tell("invitation", None, email, account_id, role, is_administrator=is_administrator)
+        told = await self._tell(
+            "invitation", None, email, account_id, role, is_administrator=is_administrator, made_by=made_by
+        )
         assert told is not None
         return told
 
-    async def password_secret(self, user_id: str) -> ToldSecret:
+    async def password_secret(self, user_id: str, *, made_by: str | None = None) -> ToldSecret:
         """A secret by which a user's password is set once within an hour, in place of any earlier one."""
-        told = await self._tell("password", user_id)
+        told = await self._tell("password", user_id, made_by=made_by)
         assert told is not None
         return told
 
@@ -313,12 +320,13 @@ class People:
         role: Role = "owner",
         *,
         is_administrator: bool = False,
+        made_by: str | None = None,
     ) -> ToldSecret | None:
         raw = _PREFIXES[purpose] + secrets.token_urlsafe(32)
         now_ms = self._now_ms()
         told = ToldSecret(raw, now_ms + _LIVES_MS[purpose])
         kept = OneTimeSecret(
-            digest_of(raw), purpose, told.expires_at_ms, user_id, email, account_id, role, is_administrator
+            digest_of(raw), purpose, told.expires_at_ms, user_id, email, account_id, role, is_administrator, made_by
         )
         return told if await self._store.write(KeepSecret(kept, now_ms)) else None
 

@@ -128,7 +128,7 @@ class SignIn:
         _check_owns(user)
         if self._registration not in ("open", "invite"):
             raise registration_closed()
-        return await self.people.invite(email, account_id=account_id, role=role)
+        return await self.people.invite(email, account_id=account_id, role=role, made_by=user.user_id)
 
     async def let_choose_password(self, user: User, account_id: str, user_id: str) -> ToldSecret:
         """A secret for a user of an owner's account, who has forgotten theirs.
@@ -143,7 +143,7 @@ class SignIn:
         if person.is_administrator and not user.is_administrator:
             message = "This user runs the gateway, too: only its operator makes this secret."
             raise GatewayError("insufficient_permissions", message)
-        return await self.people.password_secret(user_id)
+        return await self.people.password_secret(user_id, made_by=user.user_id)
 
     async def delete(self, user: User) -> None:
         """UserSessions, keys and the e-mail address go; the account's books stay."""

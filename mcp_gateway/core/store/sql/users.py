@@ -39,6 +39,7 @@ from mcp_gateway.core.identity.sessions import (
     SessionById,
     SessionsOf,
     UserSession,
+    session_refusal,
 )
 from mcp_gateway.core.store.sql.accounts import note_change
 from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
@@ -140,6 +141,7 @@ def _renew_hash(transaction: Transaction, write: RenewHash) -> None:
 def _set_active(transaction: Transaction, write: SetPersonActive) -> None:
     transaction.execute("UPDATE users SET is_active = ? WHERE id = ?", (write.is_active, write.user_id))
     if not write.is_active:
+        _end_made_secrets(transaction, write.user_id)
         _end_sessions(transaction, EndSessions(write.user_id, None))
 
 
@@ -150,13 +152,25 @@ def _delete(transaction: Transaction, write: DeletePerson) -> None:
     if key_ids := tuple(key_id for (key_id,) in transaction.all(sql, (user_id, account_id))):
         transaction.run(EndKeys(key_ids, write.at_ms, _ALL))
     _end_sessions(transaction, EndSessions(user_id, None))
+    _end_made_secrets(transaction, user_id)
     for table in ("one_time_secrets", "memberships"):
         transaction.execute(f"DELETE FROM {table} WHERE user_id = ?", (user_id,))
     transaction.execute("DELETE FROM one_time_secrets WHERE email = (SELECT email FROM users WHERE id = ?)", (user_id,))
     transaction.execute("DELETE FROM users WHERE id = ?", (user_id,))
     if account_id is not None:
-        transaction.execute("UPDATE accounts SET name = '' WHERE id = ?", (account_id,))
-        transaction.execute("DELETE FROM sharing_accounts WHERE account_id = ?", (account_id,))
+        _forget_account(transaction, account_id)
+
+
+def _end_made_secrets(transaction: Transaction, user_id: str) -> None:
+    """Those by which others were to be let in: whoever made them may not do so any more."""
+    transaction.execute("DELETE FROM one_time_secrets WHERE made_by = ?", (user_id,))
+
+
+def _forget_account(transaction: Transaction, account_id: str) -> None:
+    """Of an account that nobody is left in, and that nobody is to come into."""
+    transaction.execute("UPDATE accounts SET name = '' WHERE id = ?", (account_id,))
+    for table in ("one_time_secrets", "sharing_accounts"):
+        transaction.execute(f"DELETE FROM {table} WHERE account_id = ?", (account_id,))
 
 
 def _left_behind(rows: Rows, user_id: str) -> str | None:
@@ -171,6 +185,7 @@ def _left_behind(rows: Rows, user_id: str) -> str | None:
 
 
 def _note_made_by(transaction: Transaction, write: NoteMadeBy) -> None:
+    _check_may_sign_in(transaction, write.user_id)
     transaction.execute("INSERT INTO keys_of_users VALUES (?, ?)", (write.key_id, write.user_id))
 
 
@@ -210,6 +225,8 @@ def _keep(transaction: Transaction, write: KeepSecret) -> bool:
     secret = write.secret
     if secret.purpose == "first_administrator" and transaction.first(_HAS_USERS) is not None:
         return False
+    if secret.made_by is not None:
+        _check_may_sign_in(transaction, secret.made_by)
     if secret.user_id is not None and _by_id(transaction, PersonById(secret.user_id)) is None:
         raise GatewayError("not_found", "There is no such user.")
     if secret.account_id and not transaction.first("SELECT 1 FROM accounts WHERE id = ?", (secret.account_id,)):
@@ -222,15 +239,28 @@ def _keep(transaction: Transaction, write: KeepSecret) -> bool:
         raise email_taken()
     transaction.execute(
         "DELETE FROM one_time_secrets WHERE expires_at_ms <= ? OR (purpose = ? AND (purpose = 'first_administrator' OR "
-        "user_id = ? OR email = ?))",
-        (write.now_ms, secret.purpose, secret.user_id, secret.email),
+        "user_id = ? OR (email = ? AND account_id IS ? AND (made_by IS NULL) = ?)))",
+        (
+            write.now_ms,
+            secret.purpose,
+            secret.user_id,
+            secret.email,
+            secret.account_id,
+            secret.made_by is None,
+        ),
     )
     row = (
         secret.sha256, secret.purpose, secret.expires_at_ms, secret.user_id, secret.email, secret.account_id,
-        secret.role, secret.is_administrator,
+        secret.role, secret.is_administrator, secret.made_by,
     )  # fmt: skip
-    transaction.execute("INSERT INTO one_time_secrets VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+    transaction.execute("INSERT INTO one_time_secrets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
     return True
+
+
+def _check_may_sign_in(rows: Rows, user_id: str) -> None:
+    """Raises GatewayError `expired_session` for a user who was switched off, or went, since they were let in."""
+    if not rows.first("SELECT 1 FROM users WHERE id = ? AND is_active", (user_id,)):
+        raise session_refusal("expired_session")
 
 
 def _email_of_secret(rows: Rows, read: SecretEmail) -> str | None:

@@ -18,6 +18,7 @@ from mcp_gateway.core.webhooks.outbox import (
     Delivery,
     DueDeliveries,
     EndDelivery,
+    EventsDropped,
     OutboxGrew,
     PutOffDelivery,
     SetOperatorWebhook,
@@ -36,6 +37,7 @@ _FIRST_WAIT_S = 5.0
 _GROWTH = 4
 _LONGEST_WAIT_S = 86_400.0
 _MOST_AT_ONCE = 32
+"""One of them is kept for the operator."""
 _TAKEN = range(200, 300)
 """Statuses by which a receiver says that it has the event."""
 _LOOK_S = 5.0
@@ -46,6 +48,10 @@ def wait_s(tries: int, chance: float) -> float:
     """Between so many tries that failed and the next one, from half of it to all, as chance between 0 and 1 has it."""
     longest_s: float = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * _GROWTH ** (tries - 1))
     return longest_s * (1 + chance) / 2
+
+
+def _kind_of(receiver: str) -> str:
+    return "operator" if receiver == OPERATOR else "account"
 
 
 class Deliveries:
@@ -70,6 +76,7 @@ class Deliveries:
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._woken = asyncio.Event()
         store.listen(OutboxGrew, lambda _: self._woken.set())
+        store.listen(EventsDropped, self._dropped)
 
     async def begin(self, operator_url: str | None) -> None:
         """Have the operator told at this address from now on, or not at all."""
@@ -91,13 +98,19 @@ class Deliveries:
 
     async def start_due(self) -> None:
         """Begin to send what is due to whoever is not sent anything already."""
-        most = _MOST_AT_ONCE - len(self._busy)
-        if most <= 0:
+        most_accounts = _MOST_AT_ONCE - len({OPERATOR, *self._busy})
+        if most_accounts <= 0 and OPERATOR in self._busy:
             return
-        due = await self._store.read(DueDeliveries(self._now_ms(), frozenset(self._busy), most))
+        due = await self._store.read(DueDeliveries(self._now_ms(), frozenset(self._busy), most_accounts))
         for delivery in due:
             self._busy[delivery.receiver] = task = asyncio.create_task(self._deliver(delivery))
             task.add_done_callback(partial(self._ended, delivery.receiver))
+
+    def _dropped(self, dropped: EventsDropped) -> None:
+        receiver, event_count = dropped
+        for _ in range(event_count):
+            self._count(_kind_of(receiver), "given_up")
+        logger.error("%d events are not delivered to %s: too many wait for it", event_count, receiver)
 
     def _ended(self, receiver: str, _: "asyncio.Task[None]") -> None:
         del self._busy[receiver]
@@ -125,7 +138,7 @@ class Deliveries:
         return [secret for secret in (delivery.secret, delivery.former_secret) if secret is not None]
 
     async def _note(self, delivery: Delivery, status: int | None) -> None:
-        kind, tries = "operator" if delivery.receiver == OPERATOR else "account", delivery.tries + 1
+        kind, tries = _kind_of(delivery.receiver), delivery.tries + 1
         named = delivery.receiver, delivery.event_id
         if status in _TAKEN:
             await self._store.write(EndDelivery(*named), is_durable=False)

@@ -6,13 +6,20 @@ Times in Unix milliseconds, amounts in nano-USD. A receiver is an account's id, 
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mcp_gateway.core.engine import Read, Write
+from mcp_gateway.core.engine import Read, Scan, Write
 
 OPERATOR = "operator"
 
 
 class OutboxGrew(NamedTuple):
     """There is more to deliver. Told by the engine after each commit that added something."""
+
+
+class EventsDropped(NamedTuple):
+    """More waited for a receiver than may: so many of the oldest events are given up. Told after the commit."""
+
+    receiver: str
+    event_count: int
 
 
 class Webhook(NamedTuple):
@@ -76,7 +83,7 @@ class RemoveWebhook(Write[bool]):
 
 @dataclass(frozen=True, slots=True)
 class SetLowBalance(Write[None]):
-    """None for no mark. Below it already, the account is told at once."""
+    """None for no mark. Below it already, the account is told at once, unless it was since money last came in."""
 
     account_id: str
     mark_nano: int | None
@@ -89,12 +96,15 @@ class WebhookOf(Read[WebhookStanding]):
 
 
 @dataclass(frozen=True, slots=True)
-class DueDeliveries(Read[tuple[Delivery, ...]]):
-    """Of each receiver that is not among `busy` the one that has been due the longest, `most` at most."""
+class DueDeliveries(Scan[tuple[Delivery, ...]]):
+    """Of each receiver that is not among `busy` the one that has been due the longest.
+
+    Of the operator, and of `most_accounts` accounts at most: those come first that have been due the longest.
+    """
 
     now_ms: int
     busy: frozenset[str]
-    most: int
+    most_accounts: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,14 +11,23 @@ from typing import Any
 import orjson
 import pytest
 
+from mcp_gateway.core.store.sqlite.executors import EXECUTORS
 from mcp_gateway.core.store.sqlite.store import Store
+from mcp_gateway.core.store.transaction import Rows
 from mcp_gateway.core.webhook_secret import key_of, new_secret
 from mcp_gateway.core.webhooks.deliveries import MOST_TRIES, Deliveries, Headers, wait_s
-from mcp_gateway.core.webhooks.outbox import OPERATOR, Delivery, PutWebhook, RotateSecret
+from mcp_gateway.core.webhooks.outbox import (
+    OPERATOR,
+    Delivery,
+    DueDeliveries,
+    EventsDropped,
+    PutWebhook,
+    RotateSecret,
+)
 from mcp_gateway.core.webhooks.signature import signed_headers
 from tests.cases import each
 from tests.clocks import MsClock
-from tests.databases import Query, changing
+from tests.databases import Query, Work, changing
 from tests.patience import eventually
 
 OPERATORS = "whsec_b3BlcmF0b3Igb2YgdGhlIGdhdGV3YXksIGFsd2F5cw=="
@@ -239,3 +248,76 @@ async def test_one_odd_delivery_ends_no_other(
     assert "no secret" not in caplog.text
     for task in outbox.deliveries._busy.values():
         task.cancel()
+
+
+async def many_waiting(outbox: Outbox, account_count: int) -> None:
+    """One event each, and then one for the operator, which falls due last."""
+    for number in range(account_count):
+        await outbox.add(f"evt_{number}", await account_of(outbox, f"acc_{number}"))
+    await outbox.deliveries.begin("https://operator.example/hook")
+    outbox.clock.now_ms += 1
+    await outbox.add("evt_operator", OPERATOR)
+
+
+@each("account_count", [30, 31, 32, 40])
+async def test_accounts_that_do_not_answer_leave_a_place_for_the_operator(outbox: Outbox, account_count: int) -> None:
+    outbox.receivers.go_on.clear()
+    await many_waiting(outbox, account_count)
+    for _ in range(3):
+        await outbox.deliveries.start_due()
+    busy = set(outbox.deliveries._busy)
+    assert (OPERATOR in busy, len(busy)) == (True, min(account_count, 31) + 1)
+    outbox.receivers.go_on.set()
+    await eventually(lambda: not outbox.deliveries._busy)
+    await outbox.pass_once()
+    assert await outbox.waiting() == []
+
+
+async def test_the_operator_is_sent_what_comes_while_31_accounts_are_slow(outbox: Outbox) -> None:
+    outbox.receivers.go_on.clear()
+    await outbox.deliveries.begin("https://operator.example/hook")
+    for number in range(33):
+        await outbox.add(f"evt_{number}", await account_of(outbox, f"acc_{number}"))
+    await outbox.deliveries.start_due()
+    assert len(outbox.deliveries._busy) == 31
+    await outbox.add("evt_operator", OPERATOR)
+    await outbox.deliveries.start_due()
+    assert (len(outbox.deliveries._busy), OPERATOR in outbox.deliveries._busy) == (32, True)
+    outbox.receivers.go_on.set()
+    await eventually(lambda: not outbox.deliveries._busy)
+
+
+async def test_to_look_for_what_is_due_takes_no_longer_the_more_waits(outbox: Outbox) -> None:
+    """Counted in steps of the database's machine."""
+    account = await account_of(outbox, "acc")
+
+    async def steps() -> int:
+        def count(connection: Any) -> int:
+            taken = 0
+
+            def step() -> int:
+                nonlocal taken
+                taken += 1
+                return 0
+
+            connection.set_progress_handler(step, 1)
+            EXECUTORS.reads[DueDeliveries](Rows(connection), DueDeliveries(outbox.clock(), frozenset(), 31))
+            connection.set_progress_handler(None, 1)
+            return taken
+
+        return await outbox.store.write(Work(count))
+
+    await outbox.add("evt_0", account)
+    few = await steps()
+    for number in range(1, 300):
+        await outbox.add(f"evt_{number}", account)
+    assert await steps() <= few + 10
+
+
+async def test_what_is_dropped_for_want_of_room_is_counted_as_given_up(
+    outbox: Outbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox.deliveries._dropped(EventsDropped("acc", 2))
+    outbox.deliveries._dropped(EventsDropped(OPERATOR, 1))
+    assert dict(outbox.outcomes) == {("account", "given_up"): 2, ("operator", "given_up"): 1}
+    assert "2 events are not delivered to acc: too many wait for it" in caplog.text

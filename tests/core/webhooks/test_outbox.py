@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from itertools import count
 from typing import Any
 
 import orjson
@@ -11,9 +12,11 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ledger.budgets import Budget, BudgetWindow, MakeBudgets
 from mcp_gateway.core.ledger.entries import GiveBack
 from mcp_gateway.core.ledger.ledger import Ledger
+from mcp_gateway.core.store.sql import webhooks
 from mcp_gateway.core.store.sqlite.store import Store
 from mcp_gateway.core.webhooks.outbox import (
     OPERATOR,
+    EventsDropped,
     PutWebhook,
     RemoveWebhook,
     SetLowBalance,
@@ -44,7 +47,8 @@ async def events(store: Store, receiver: str) -> list[dict[str, Any]]:
 
 
 async def percents(store: Store, receiver: str) -> list[int]:
-    return sorted(event["data"]["percent"] for event in await events(store, receiver))
+    found = await events(store, receiver)
+    return sorted(event["data"]["percent"] for event in found if event["type"] == "budget.threshold")
 
 
 async def budget(
@@ -136,7 +140,7 @@ async def test_an_event_is_written_in_the_transaction_of_what_caused_it_or_not_a
     await ledger.settle(hold, 60, None)
     begun = statements.index("BEGIN IMMEDIATE")
     committed = statements.index("COMMIT", begun)
-    (added,) = [n for n, sql in enumerate(statements) if sql.lstrip().startswith("INSERT INTO webhook_outbox")]
+    added, *_ = [n for n, sql in enumerate(statements) if sql.lstrip().startswith("INSERT INTO webhook_outbox")]
     (settled,) = [n for n, sql in enumerate(statements) if sql.lstrip().startswith("INSERT INTO ledger_transactions")]
     assert begun < settled < added < committed
 
@@ -145,7 +149,7 @@ async def test_an_event_is_written_in_the_transaction_of_what_caused_it_or_not_a
 
 
 async def low(store: Store, receiver: str) -> list[str]:
-    return [event["data"]["balance_usd"] for event in await events(store, receiver)]
+    return [event["data"]["balance_usd"] for event in await events(store, receiver) if event["type"] == "balance.low"]
 
 
 async def test_a_low_balance_is_told_once_until_money_comes_in(ledger: Ledger, store: Store, told: str) -> None:
@@ -206,6 +210,73 @@ async def test_a_wallet_is_still_read_once_and_nothing_more_is_asked_where_nothi
     words = ("webhook", "told_thresholds", "UPDATE low_balances")
     assert [sql for sql in statements if any(word in sql for word in words)] == []
     assert sum("low_balances" in sql for sql in statements) == 1  # with the wallet
+
+
+async def marks(store: Store, account: str, *marks_nano: int | None) -> None:
+    for mark_nano in marks_nano:
+        await store.write(SetLowBalance(account, mark_nano))
+
+
+@pytest.mark.parametrize(
+    ("marks_nano", "told_times"),
+    [
+        ([2000, 2000, 2000], 1),
+        ([2000, 3000, 1500, 9000], 1),
+        ([2000, None, 2000, None, None, 2000], 1),
+        ([2000, None, 3000], 1),
+        ([500, 1000], 0),
+        ([500, None, 1000], 0),
+        ([2000, 1000, 2000], 2),
+        ([1001, 1001], 1),
+    ],
+)
+async def test_to_set_marks_above_the_balance_tells_the_account_once_and_the_operator_never(
+    ledger: Ledger, store: Store, told: str, marks_nano: list[int | None], told_times: int
+) -> None:
+    await store.write(SetOperatorWebhook("http://127.0.0.1:9/"))
+    await ledger.credit(told, 1000, "p")
+    await marks(store, told, *marks_nano)
+    assert (await low(store, told), await low(store, OPERATOR)) == (["0.000001"] * told_times, [])
+
+
+async def test_what_an_account_spends_below_a_mark_set_anew_is_told_to_both(
+    ledger: Ledger, store: Store, told: str
+) -> None:
+    await store.write(SetOperatorWebhook("http://127.0.0.1:9/"))
+    await ledger.credit(told, 1000, "p")
+    await marks(store, told, 2000, None, 900)
+    await spend(ledger, told, 101, "req")
+    assert (len(await low(store, told)), await low(store, OPERATOR)) == (2, ["0.000000899"])
+
+
+async def test_money_that_comes_in_while_no_mark_is_set_has_it_told_again(
+    ledger: Ledger, store: Store, told: str
+) -> None:
+    await ledger.credit(told, 1000, "p1")
+    await marks(store, told, 2000, None)
+    await ledger.credit(told, 1, "p2")
+    await marks(store, told, 2000, None, 2000)
+    assert await low(store, told) == ["0.000001", "0.000001001"]
+
+
+async def test_more_than_may_wait_for_a_receiver_takes_the_place_of_the_oldest(
+    ledger: Ledger, store: Store, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks, "MOST_WAITING", 2)
+    numbers = count(1)
+    monkeypatch.setattr(webhooks, "new_id", lambda kind: f"{kind}_{next(numbers)}")  # in order within a millisecond too
+    dropped: list[EventsDropped] = []
+    store.listen(EventsDropped, dropped.append)
+    await store.write(SetOperatorWebhook("http://127.0.0.1:9/"))
+    await ledger.credit(told, 1000, "p")
+    await marks(store, told, 2000)  # to the account alone
+    await budget(ledger, told, 100)
+    await spend(ledger, told, 80, "req")
+    assert (await percents(store, told), await percents(store, OPERATOR)) == ([50, 80], [50, 80])
+    assert (await low(store, told), dropped) == ([], [EventsDropped(told, 1)])
+    await spend(ledger, told, 20, "req_2")
+    assert (await percents(store, told), await percents(store, OPERATOR)) == ([80, 100], [80, 100])
+    assert dropped == [EventsDropped(told, 1), EventsDropped(told, 1), EventsDropped(OPERATOR, 1)]
 
 
 # Who is told

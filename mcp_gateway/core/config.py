@@ -602,11 +602,11 @@ class LimitSettings(Section):
     keys_per_account: Positive = 100
     """Live keys that one account may have."""
     keys_per_account_per_day: Positive = 1000
-    """Keys that one account may make in a UTC day, revoked ones included."""
+    """Keys that one account may make in a UTC day, revoked ones and rotations included."""
     minted_keys_per_account: Positive = 10_000
     """Live keys that one account's keys may have made with budgets; they count in neither of the two above."""
     minted_keys_per_minute: Positive = 60
-    """Such keys that one account may make in a clock minute, revoked ones included."""
+    """Such keys that one account may make in a clock minute, revoked ones and rotations included."""
     max_choices: Positive = 8
     """The highest n of one request."""
     max_json_values: Positive = 200_000

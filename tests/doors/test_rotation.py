@@ -9,12 +9,17 @@ import pytest
 import pytest_asyncio
 
 from mcp_gateway.core.caller import SCOPES
+from mcp_gateway.core.clock import DAY_MS
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.identity.key_ring import KeyRing
+from mcp_gateway.core.identity.keys import KeysPerAccount
 from mcp_gateway.core.identity.own_limits import OwnLimits
 from mcp_gateway.core.identity.particulars import Particulars
 from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.ledger.budgets import Budget, MakeBudgets
 from mcp_gateway.core.networks import networks_of
 from tests.cases import each
+from tests.databases import store_of
 from tests.doors.mcp_host import PATHS
 from tests.replaying import ReplayingBackend, in_two, silence, stream, unary
 from tests.serving import FREE, PRICED, Door, bearer, error_of, open_door
@@ -302,7 +307,7 @@ async def test_rotations_at_once_leave_one_secret_that_lasts(served: Served) -> 
     answers = await asyncio.gather(*(rotate(door, owner, key_id) for _ in range(5)))
     raws = [answer.json()["key"] for answer in answers]
     codes = [await code_of(door, raw) for raw in (old, *raws)]
-    assert sorted(codes, key=str) == [None, *["revoked_api_key"] * 5]
+    assert sorted(code is None for code in codes) == [False] * 5 + [True]
 
 
 ALL: Any = {"scopes": list(SCOPES), "limits": OwnLimits(), "expires_at_ms": None}
@@ -383,3 +388,55 @@ async def test_a_key_takes_what_it_made_whatever_its_limits_became(served: Serve
     await rotated(door, raw, child["id"])
     await door.gateway.keys.change(child["id"], may_mint_over_mcp=True)
     assert (await rotate(door, raw, child["id"])).status_code == 403
+
+
+@each("keeps_s", [(HOUR_S,) * 4, (HOUR_S, 60, 60, HOUR_S), (4000, 3000, 2000, 1000), (1000, 2000, 3000, 4000)])
+async def test_two_replaced_secrets_are_of_use_and_older_ones_end_with_what_runs_for_them(
+    served: Served, keeps_s: tuple[int, ...]
+) -> None:
+    """Whichever of them would have ended first."""
+    door, backend = served
+    _, key_id, raw = await new_key(door)
+    secrets = [raw]
+    backend.answer_with(silence)
+    asking = asyncio.ensure_future(door.chat(raw))
+    await backend.chats_asked(1)
+    for keep_s in keeps_s:
+        assert await code_of(door, secrets[-1]) is None
+        secrets.append((await rotated(door, secrets[-1], key_id, keep_s))["key"])
+    answer = await asking
+    assert (answer.status_code, error_of(answer)["code"]) == (401, "revoked_api_key")
+    codes = [await code_of(door, secret) for secret in secrets]
+    assert codes == ["invalid_api_key", "revoked_api_key", None, None, None]
+    assert len(await door.rows("SELECT 1 FROM replaced_secrets WHERE key_id = ?", key_id)) == 3
+
+
+async def test_the_rows_of_a_key_do_not_grow_with_its_rotations(served: Served) -> None:
+    door, _ = served
+    _, key_id, raw = await new_key(door)
+    for number in range(9):
+        raw = (await rotated(door, raw, key_id, HOUR_S * (number % 2)))["key"]
+    assert len(await door.rows("SELECT 1 FROM replaced_secrets WHERE key_id = ?", key_id)) <= 3
+
+
+async def test_rotations_count_among_the_keys_that_an_account_makes(served: Served) -> None:
+    """And those of minted keys among these, so that neither uses up what the other may."""
+    door, _ = served
+    limits = KeysPerAccount(live=100, a_day=5, minted_a_minute=3)
+    ring = KeyRing(store_of(door.gateway), most=limits, new_id=new_id, now_ms=lambda: 10**12)
+    account_id = await door.account()
+    key, _ = await ring.create(account_id)
+    minted, _ = await ring.create(account_id, made_by=key.id, has_budget=True)
+    for one, most, code in ((key, 5, "requests_per_day"), (minted, 3, "requests_per_minute")):
+        for _ in range(most - 1):
+            await ring.rotate(one.id, 0)
+        before = await door.rows("SELECT sha256 FROM keys WHERE id = ?", one.id)
+        for more in (ring.rotate(one.id, 0), ring.create(account_id, made_by=key.id, has_budget=one.is_minted)):
+            with pytest.raises(GatewayError) as refused:
+                await more
+            assert (refused.value.code, "rotations" in refused.value.message) == (code, True)
+        assert await door.rows("SELECT sha256 FROM keys WHERE id = ?", one.id) == before
+    tomorrow = KeyRing(store_of(door.gateway), most=limits, new_id=new_id, now_ms=lambda: 10**12 + DAY_MS)
+    for one in (key, minted):
+        await tomorrow.rotate(one.id, 0)
+    assert await door.rows("SELECT rotations FROM key_rotations WHERE account_id = ?", account_id) == [(1,), (1,)]

@@ -97,9 +97,9 @@ class ChangeKey(Write[None]):
 
 @dataclass(frozen=True, slots=True)
 class RotateKey(Write[None]):
-    """Give a key another secret; the one that it has, and those before, end no later than told.
+    """Give a key another secret; the one that it has, and those before, end no later than told, and all but two now.
 
-    `keep` is written in the same transaction. Raises GatewayError `conflict` for a key that has ended.
+    `keep` is written in the same transaction. Raises GatewayError as KeyRing.rotate.
     """
 
     key_id: str
@@ -107,6 +107,7 @@ class RotateKey(Write[None]):
     prefix: str
     at_ms: int
     old_ends_at_ms: int
+    most: KeysPerAccount
     keep: Write[None] | None = None
 
 
@@ -378,14 +379,16 @@ class KeyRing:
     ) -> tuple[Key, str]:
         """A key with a new secret, and that; whichever it had before end after `keep_old_ms`, or as they would have.
 
-        All else of it stays: its budgets, limits, makers and what it made. The write that `keep` makes of the key as it
-        will be goes into the same transaction. Raises GatewayError `not_found`, `conflict` for one that has ended.
+        Of those the two latest stay of use; others end now. All else of it stays: its budgets, limits, makers and what
+        it made. The write that `keep` makes of the key as it will be goes into the same transaction. Raises
+        GatewayError `not_found`, `conflict` for one that has ended,
+        `requests_per_day` (for minted ones, `_minute`) where its account has made and rotated so many keys.
         """
         key = await self.get(key_id)
         raw, now_ms = _new_secret(is_test=key.is_test), self._now_ms()
         prefix, old_ends_at_ms = raw[:_SHOWN_CHARACTERS], now_ms + keep_old_ms
         kept = None if keep is None else keep(replace(key, prefix=prefix, replaced_until_ms=old_ends_at_ms))
-        await self._store.write(RotateKey(key_id, digest_of(raw), prefix, now_ms, old_ends_at_ms, kept))
+        await self._store.write(RotateKey(key_id, digest_of(raw), prefix, now_ms, old_ends_at_ms, self._most, kept))
         return await self._told(key), raw
 
     async def revoke(self, key_id: str) -> Key:

@@ -45,6 +45,8 @@ State = Literal["live", "revoked", "expired"]
 
 
 ANY_SERVER = "*"
+MOST_REPLACED = 2
+"""Secrets of a key that others have replaced, and that are of use still."""
 MAX_KEPT_S = 30 * 24 * 60 * 60
 """For which the old secret of a key that is given another may still be of use."""
 
@@ -162,20 +164,13 @@ def digest_of(raw: str) -> bytes:
 class KeysPerAccount(NamedTuple):
     """How many keys one account may have that are valid, and how many it may make in a UTC day, ended ones included.
 
-    Minted ones count apart, and those that are made in a clock minute.
+    A rotation counts as a key that is made. Minted ones count apart, and those that are made in a clock minute.
     """
 
     live: int
     a_day: int
     minted_live: int = 10_000
     minted_a_minute: int = 60
-
-
-class KeyCounts(NamedTuple):
-    """What an account has of keys, minted ones or others: valid ones, and those made since some time."""
-
-    live: int
-    made: int
 
 
 _MOST_MAKERS = 8
@@ -213,19 +208,27 @@ def counted_for_ms(*, is_minted: bool) -> int:
     return MINUTE_MS if is_minted else DAY_MS
 
 
-def check_room(most: KeysPerAccount, counts: KeyCounts, now_ms: int, *, is_minted: bool) -> None:
-    """Raises GatewayError `conflict`, `requests_per_day` or `requests_per_minute` where an account may have no more."""
-    most_live, most_made = (most.minted_live, most.minted_a_minute) if is_minted else (most.live, most.a_day)
-    what = "keys with budgets that its keys made" if is_minted else "keys"
-    if counts.live >= most_live:
-        raise GatewayError("conflict", f"This account has {most_live} {what} already; revoke one first.")
-    if counts.made >= most_made:
+def check_live(most: KeysPerAccount, live: int, *, is_minted: bool) -> None:
+    """Raises GatewayError `conflict` where an account has so many valid keys, minted ones or others."""
+    most_live = most.minted_live if is_minted else most.live
+    if live >= most_live:
+        raise GatewayError("conflict", f"This account has {most_live} {_what(is_minted)} already; revoke one first.")
+
+
+def check_made(most: KeysPerAccount, made: int, now_ms: int, *, is_minted: bool) -> None:
+    """Raises GatewayError `requests_per_day` or `requests_per_minute` where an account may make and rotate no more."""
+    most_made = most.minted_a_minute if is_minted else most.a_day
+    if made >= most_made:
         window_ms = counted_for_ms(is_minted=is_minted)
         when = "in this minute" if is_minted else "today"
-        message = f"This account has made {most_made} {what} {when}, revoked ones included."
+        message = f"This account has made {most_made} {_what(is_minted)} {when}, revoked ones and rotations included."
         retry_after_s = (window_ms - now_ms % window_ms) // 1000 + 1
         code: Code = "requests_per_minute" if is_minted else "requests_per_day"
         raise GatewayError(code, message, retry_after_s=retry_after_s)
+
+
+def _what(is_minted: bool) -> str:
+    return "keys with budgets that its keys made" if is_minted else "keys"
 
 
 def in_force(limits: OwnLimits, defaults: Allowance) -> Allowance:

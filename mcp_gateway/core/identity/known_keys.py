@@ -202,7 +202,7 @@ class KnownKeys:
         """Remember a key as it stands now, or close it; one that was closed meanwhile stays so."""
         if digest not in self._valid:
             return
-        code = _UNKNOWN if key is None else key.fault_at(self._now_ms())
+        code = (key or before).fault_at(self._now_ms())  # a secret that had ended is forgotten by the next rotation
         if key is None or code is not None:
             self._close(digest, before, code or _UNKNOWN)
             return

@@ -31,13 +31,15 @@ from mcp_gateway.core.identity.key_ring import (
     RotateKey,
 )
 from mcp_gateway.core.identity.keys import (
+    MOST_REPLACED,
     Key,
-    KeyCounts,
+    KeysPerAccount,
     Maker,
     State,
     check_line,
+    check_live,
     check_lowered,
-    check_room,
+    check_made,
     check_servers,
     counted_for_ms,
     in_force,
@@ -170,7 +172,21 @@ networks = excluded.networks, note = excluded.note, tags = excluded.tags
 """
 _REPLACED = "SELECT key_id, ends_at_ms FROM replaced_secrets WHERE sha256 = ?"
 _KEEP_REPLACED = "INSERT INTO replaced_secrets SELECT sha256, id, ? FROM keys WHERE id = ?"
-_END_REPLACED = "UPDATE replaced_secrets SET ends_at_ms = ? WHERE key_id = ? AND ends_at_ms > ?"
+_FORGET_ENDED = "DELETE FROM replaced_secrets WHERE key_id = :key_id AND ends_at_ms <= :at_ms"
+_END_OLDEST = f"""
+UPDATE replaced_secrets SET ends_at_ms = :at_ms WHERE key_id = :key_id AND sha256 NOT IN (
+    SELECT sha256 FROM replaced_secrets WHERE key_id = :key_id ORDER BY ends_at_ms DESC LIMIT {MOST_REPLACED - 1}
+)
+"""
+_END_SOONER = """
+UPDATE replaced_secrets SET ends_at_ms = :old_ends_at_ms - 1 WHERE key_id = :key_id AND ends_at_ms >= :old_ends_at_ms
+"""
+"""A millisecond before the one that is replaced now, so that they stay in the order in which they were replaced."""
+_ROTATIONS = "SELECT rotations FROM key_rotations WHERE account_id = ? AND of_minted = ? AND since_ms = ?"
+_COUNT_ROTATION = """
+INSERT INTO key_rotations VALUES (?, ?, ?, 1) ON CONFLICT (account_id, of_minted) DO UPDATE SET
+rotations = CASE since_ms WHEN excluded.since_ms THEN rotations ELSE 0 END + 1, since_ms = excluded.since_ms
+"""
 _PUT = "INSERT INTO grouped_keys VALUES (?, ?)"
 _LIMITS = f"SELECT {', '.join(LIMIT_NAMES)} FROM keys WHERE id = ?"
 _HIGHEST = (f"CASE WHEN MIN(live.{name}) < 0 THEN -1 ELSE MAX(live.{name}) END" for name in LIMIT_NAMES)
@@ -225,10 +241,22 @@ def _check_room(transaction: Transaction, write: CreateKey, *, is_minted: bool) 
         raise unknown_account(account_id)
     if expired := transaction.all(_NOTE_EXPIRED, (account_id, now_ms)):
         end_with_keys(transaction, account_id, [key_id for (key_id,) in expired], now_ms)
-    live = _count(transaction, "revoked_at_ms IS NULL", account_id, is_minted=is_minted)
-    since_ms = now_ms - now_ms % counted_for_ms(is_minted=is_minted)
-    made = _count(transaction, "created_at_ms >= ?", account_id, since_ms, is_minted=is_minted)
-    check_room(write.most, KeyCounts(live, made), now_ms, is_minted=is_minted)
+    check_live(
+        write.most, _count(transaction, "revoked_at_ms IS NULL", account_id, is_minted=is_minted), is_minted=is_minted
+    )
+    _check_made(transaction, account_id, write.most, now_ms, is_minted=is_minted)
+
+
+def _check_made(rows: Rows, account_id: str, most: KeysPerAccount, now_ms: int, *, is_minted: bool) -> None:
+    since_ms = _window(now_ms, is_minted=is_minted)
+    made = _count(rows, "created_at_ms >= ?", account_id, since_ms, is_minted=is_minted)
+    rotated = rows.first(_ROTATIONS, (account_id, is_minted, since_ms))
+    check_made(most, made + (0 if rotated is None else rotated[0]), now_ms, is_minted=is_minted)
+
+
+def _window(now_ms: int, *, is_minted: bool) -> int:
+    """When the one began in which keys are counted now."""
+    return now_ms - now_ms % counted_for_ms(is_minted=is_minted)
 
 
 def _count(rows: Rows, condition: str, *parameters: object, is_minted: bool) -> int:
@@ -374,10 +402,15 @@ def _rotate(transaction: Transaction, write: RotateKey) -> None:
     key = _by_id(transaction, KeyById(write.key_id))
     if key is None or key.state_at(write.at_ms) != "live":
         raise GatewayError("conflict", "This key has ended, and has no new secret.")
+    _check_made(transaction, key.account_id, write.most, write.at_ms, is_minted=key.is_minted)
+    since_ms = _window(write.at_ms, is_minted=key.is_minted)
+    transaction.execute(_COUNT_ROTATION, (key.account_id, key.is_minted, since_ms))
     if write.keep is not None:
         transaction.run(write.keep)
+    values = {"key_id": key.id, "at_ms": write.at_ms, "old_ends_at_ms": write.old_ends_at_ms}
+    for sql in (_FORGET_ENDED, _END_OLDEST, _END_SOONER):
+        transaction.execute(sql, values)
     transaction.execute(_KEEP_REPLACED, (write.old_ends_at_ms, key.id))
-    transaction.execute(_END_REPLACED, (write.old_ends_at_ms, key.id, write.old_ends_at_ms))
     transaction.execute("UPDATE keys SET sha256 = ?, prefix = ? WHERE id = ?", (write.digest, write.prefix, key.id))
     note_change(transaction, key.id)
 

@@ -45,8 +45,11 @@ coverage: $(VENV)/.installed-dev  ## every line and branch of inference, the led
 		tests/doors/test_responses*.py tests/doors/test_embeddings*.py tests/doors/test_http_money.py \
 		tests/doors/test_http_failover.py tests/doors/test_tokens.py tests/doors/test_remote_images.py \
 		tests/doors/test_balance_held.py tests/doors/test_margins.py tests/doors/test_budgets.py \
-		tests/doors/test_minted_keys.py tests/doors/test_key_models.py tests/doors/test_leases.py tests/doors/test_mcp_budgets.py \
-		tests/doors/test_tool_r*.py tests/doors/test_openrouter_account.py tests/doors/test_mcp_server_tools.py tests/providers tests/test_commands.py && \
+		tests/doors/test_minted_keys.py tests/doors/test_leases.py tests/doors/test_mcp_budgets.py \
+		tests/doors/test_tool_r*.py tests/doors/test_openrouter_account.py tests/doors/test_mcp_server_tools.py \
+		tests/doors/test_routed_surfaces.py tests/doors/test_people.py tests/doors/test_roles.py tests/doors/test_admin_keys.py \
+		tests/doors/test_rotation.py tests/doors/test_key_*.py tests/doors/test_reload.py tests/doors/test_webhooks.py \
+		tests/providers tests/test_commands.py tests/test_user_commands.py tests/test_audit_command.py && \
 		$(BIN)/python -m coverage report
 
 crash: $(VENV)/.installed-dev  ## kill -9 the server under load, twenty times, and audit the books

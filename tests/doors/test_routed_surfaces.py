@@ -77,6 +77,20 @@ async def test_auto_is_chosen_for_each_surface_that_has_turns(spoken: Spoken, is
 
 
 @every_way
+async def test_the_next_model_is_held_for_anew_where_money_is_tight(
+    spoken: Spoken, is_stream: bool, stage: Stage
+) -> None:
+    """A hold that grows with an answer is its own model's."""
+    poor = await stage.credited(3_000_000)
+    stage.backend.answer_with(REFUSED, answers(spoken))
+    response = await poor.ask(spoken, models=[NEXT["id"]], is_stream=is_stream)
+    assert response.status_code == 200, response.text
+    (record,) = await poor.records()
+    assert record["model"] == NEXT["id"]
+    await poor.is_left_with(3_000_000 - record["cost_nano"])
+
+
+@every_way
 async def test_the_field_that_leaves_nobody_is_named(spoken: Spoken, is_stream: bool, stage: Stage) -> None:
     response = await stage.ask(spoken, provider={"only": ["nobody"]}, is_stream=is_stream)
     assert "`provider.only` leaves nobody of those who serve" in response.text

@@ -8,6 +8,7 @@ import pytest
 
 from tests.doors.test_tool_rounds import asked, calling, calling_stream, keyed, opened, said, said_stream
 from tests.replaying import Asked, ReplayingBackend, whole
+from tests.serving import FREE, PRICED
 from tests.tool_server import ToolServerDouble
 
 pytestmark = pytest.mark.gateways
@@ -67,3 +68,13 @@ async def test_all_rounds_of_a_chat_are_answered_by_the_model_that_was_chosen(is
         assert "routing" not in backend.chats[-1].json
         frames = answer.text.split("\n\n")
         assert ['"object":"routing"' in frame for frame in frames] == [is_stream, *[False] * (len(frames) - 1)]
+
+
+async def test_tools_that_a_key_offers_are_offered_to_the_model_that_is_chosen(tmp_path: Path) -> None:
+    models = [PRICED, FREE | {"features": []}]
+    async with ReplayingBackend() as backend, opened(tmp_path, backend, ToolServerDouble(), models=models) as door:
+        backend.answer_with(calling(("echo", '{"text": "x"}')), said())
+        key = await keyed(door, credit="1", offers_mcp_tools=True)
+        answer = await door.chat(key, model="auto")
+        assert answer.json()["gateway"]["tool_calls"][0]["name"] == "echo"
+        assert answer.headers["x-routing-model"] == PRICED["id"]

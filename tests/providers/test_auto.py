@@ -446,3 +446,31 @@ async def answered_in(stage: Stage, model_id: str, tick_s: float) -> None:
     parts.monotonic_s = lambda: next(ticks) * tick_s
     assert (await stage.door.chat(stage.key, model=model_id, stream=True)).status_code == 200
     parts.monotonic_s = lambda: 0.0
+
+
+async def test_one_provider_alone_may_be_asked(stage: Stage) -> None:
+    body = orjson.dumps({"model": "auto", "max_tokens": 50, "messages": [{"role": "user", "content": HELLO}]})
+    for model_id, source in SOURCE_OF.items():
+        response = await stage.door.post(body, stage.key, f"/v1/chat/completions?provider={source}")
+        assert (chosen(response), stage.asked()) == (model_id, [source])
+    response = await stage.door.post(body, stage.key, "/v1/chat/completions?provider=nobody")
+    assert (response.status_code, error_of(response)["param"]) == (400, "provider")
+
+
+async def test_who_is_doubtful_is_asked_where_all_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with choosing(tmp_path) as stage:
+        monkeypatch.setattr(stage.door.gateway.pool, "is_sound_for", lambda _: False)
+        assert chosen(await stage.ask(HELLO)) == FIRST
+        monkeypatch.setattr(stage.door.gateway.pool, "can_take", lambda _: False)
+        response = await stage.ask(HELLO)
+        assert (response.status_code, error_of(response)["code"]) == (503, "model_unavailable")
+
+
+async def test_who_costs_more_than_is_held_is_asked_on_a_hold_of_its_own(tmp_path: Path) -> None:
+    """The wallet has a useful part of its answer, and not the whole."""
+    async with choosing(tmp_path) as stage:
+        stage.doubles["cheap"].refusal = DOWN
+        poor = await stage.door.key(credit="0.0008")
+        response = await stage.ask(HELLO, poor, routing={"optimize": "cost"}, max_tokens=3000)
+        assert (chosen(response), stage.asked()) == (SECOND, ["cheap", "seeing"])
+        assert int(response.headers["x-max-tokens-clamped"]) < 1000

@@ -33,6 +33,6 @@ class ChatAnswer(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    model: str
+    model: str | Absent = None
     choices: list[dict[str, Any]]
     usage: dict[str, Any] | Absent = None

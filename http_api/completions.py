@@ -28,6 +28,6 @@ class CompletionAnswer(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    model: str
+    model: str | Absent = None
     choices: list[dict[str, Any]]
     usage: dict[str, Any] | Absent = None

@@ -24,6 +24,6 @@ class EmbeddingAnswer(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    model: str
+    model: str | Absent = None
     data: list[dict[str, Any]]
     usage: dict[str, Any] | Absent = None

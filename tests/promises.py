@@ -54,6 +54,7 @@ AREAS: dict[str, Area] = {
         {
             "People sign in by a password, and their tokens and cookies open what keys do and nothing of others.": [
                 "tests/doors/test_people.py",
+                "tests/core/identity/test_people_writes.py",
                 "tests/doors/test_roles.py",
             ],
             "The operator makes, invites, disables and deletes users on the command line, and reads no password there.": [

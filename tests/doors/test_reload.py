@@ -142,6 +142,9 @@ async def test_a_bad_configuration_changes_nothing_and_is_told(served: Reloaded)
     refused = await served.reload()
     assert (refused.status_code, error_of(refused)["code"]) == (400, "invalid_value")
     assert "models.0.id" in error_of(refused)["message"]
+    with pytest.raises(GatewayError) as told:
+        await (await served.door.desk()).server.reload()
+    assert "models.0.id" in told.value.message
     served.fault = None
     keyless = {"name": "far", "kind": "openai", "base_url": "http://127.0.0.1:9", "api_key_env": "NO_SUCH_KEY"}
     refused = await served.reload(providers=[keyless])

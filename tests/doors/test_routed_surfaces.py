@@ -81,13 +81,13 @@ async def test_the_next_model_is_held_for_anew_where_money_is_tight(
     spoken: Spoken, is_stream: bool, stage: Stage
 ) -> None:
     """A hold that grows with an answer is its own model's."""
-    poor = await stage.credited(3_000_000)
+    poor = await stage.credited(300_000)
     stage.backend.answer_with(REFUSED, answers(spoken))
     response = await poor.ask(spoken, models=[NEXT["id"]], is_stream=is_stream)
     assert response.status_code == 200, response.text
     (record,) = await poor.records()
     assert record["model"] == NEXT["id"]
-    await poor.is_left_with(3_000_000 - record["cost_nano"])
+    await poor.is_left_with(300_000 - record["cost_nano"])
 
 
 @every_way

@@ -1,0 +1,96 @@
+"""What is kept of people, write by write: what is refused by what others have done since, and changes nothing."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.identity.access_tokens import AllSigningKeys, MakeSigningKey, SigningKey
+from mcp_gateway.core.identity.accounts import Account
+from mcp_gateway.core.identity.own_limits import OwnLimits
+from mcp_gateway.core.identity.people import (
+    CreatePerson,
+    KeepSecret,
+    NewPerson,
+    OneTimeSecret,
+    Person,
+    PersonByEmail,
+    PersonById,
+    RenewHash,
+    SetPasswordBySecret,
+    SetPersonActive,
+)
+from mcp_gateway.core.identity.sessions import NoteSeen, OpenSession, SessionById, SessionsOf, UserSession
+from mcp_gateway.core.store.sqlite.store import Store
+
+NOW_MS, LATER_MS = 1_000, 10_000
+ACCOUNT = Account("acc_1", "a@example.com", NOW_MS, True, OwnLimits(None, None, None, None))
+SECRET = OneTimeSecret(b"s", "password", LATER_MS, user_id="usr_1")
+
+
+async def made(store: Store, email: str = "a@example.com", user_id: str = "usr_1", **more: Any) -> Person:
+    new = NewPerson(user_id, email, "hash", replace(ACCOUNT, id=f"acc_{user_id}"), "owner", False, NOW_MS)
+    return await store.write(CreatePerson(replace(new, **more)))
+
+
+def session(number: int, seen_at_ms: int = NOW_MS) -> UserSession:
+    return UserSession(
+        f"ses_{number}", "usr_1", "acc_usr_1", "owner", False, NOW_MS, seen_at_ms, LATER_MS, "agent", "127.0.0.1"
+    )
+
+
+async def test_a_hash_is_renewed_where_nobody_has_set_another_password(store: Store) -> None:
+    await made(store)
+    await store.write(RenewHash("usr_1", "another", "lost"))
+    await store.write(RenewHash("usr_1", "hash", "renewed"))
+    found = await store.read(PersonByEmail("a@example.com"))
+    assert found is not None
+    assert found.password_hash == "renewed"
+
+
+@pytest.mark.parametrize("now_ms", [LATER_MS, LATER_MS + 1])
+async def test_a_secret_that_has_ended_sets_no_password(now_ms: int, store: Store) -> None:
+    await made(store)
+    await store.write(KeepSecret(SECRET, NOW_MS))
+    with pytest.raises(GatewayError):
+        await store.write(SetPasswordBySecret(b"s", "stolen", now_ms))
+    found = await store.read(PersonById("usr_1"))
+    assert found is not None
+    assert found.password_hash == "hash"
+
+
+async def test_no_secret_is_kept_for_who_is_gone(store: Store) -> None:
+    with pytest.raises(GatewayError) as refused:
+        await store.write(KeepSecret(SECRET, NOW_MS))
+    assert refused.value.code == "not_found"
+
+
+async def test_the_first_administrator_is_the_first_user_or_nobody(store: Store) -> None:
+    first = OneTimeSecret(b"f", "first_administrator", LATER_MS, is_administrator=True)
+    assert await store.write(KeepSecret(first, NOW_MS))
+    await made(store)
+    assert not await store.write(KeepSecret(first, NOW_MS))
+    with pytest.raises(GatewayError):
+        await made(store, "b@example.com", "usr_2", secret_sha256=b"f")
+
+
+async def test_who_was_switched_off_signs_in_no_more_and_the_oldest_session_gives_way(store: Store) -> None:
+    await made(store)
+    for number in range(3):
+        await store.write(OpenSession(session(number, NOW_MS + number), bytes([number]), 2))
+    await store.write(NoteSeen("ses_1", NOW_MS + 7))
+    await store.write(NoteSeen("ses_1", NOW_MS + 5))
+    seen = await store.read(SessionById("ses_1"))
+    assert seen is not None
+    assert seen.seen_at_ms == NOW_MS + 7
+    assert {one.id for one in await store.read(SessionsOf("usr_1"))} == {"ses_1", "ses_2"}
+    await store.write(SetPersonActive("usr_1", False))
+    with pytest.raises(GatewayError):
+        await store.write(OpenSession(session(9), b"9", 2))
+
+
+async def test_two_processes_make_one_key_to_sign_by(store: Store) -> None:
+    for name in ("sig_1", "sig_2"):
+        await store.write(MakeSigningKey(SigningKey(name, b"k", NOW_MS, LATER_MS), 0))
+    assert [key.id for key in await store.read(AllSigningKeys())] == ["sig_1"]

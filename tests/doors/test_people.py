@@ -642,6 +642,68 @@ async def test_with_one_of_several_users_of_an_account_go_their_keys_alone(door:
     assert (await door.get("/auth/me", ann["token"])).status_code == 200
 
 
+async def test_with_a_user_go_the_keys_that_their_keys_made_whichever_of_them_had_ended(door: Door) -> None:
+    ann = await registered(door)
+    account_id, people = ann["user"]["account_id"], (await door.desk()).people
+    token = await door.person(account_id, role="owner")
+
+    async def made(bearer: str, **fields: Any) -> dict[str, Any]:
+        response = await post(door, "/v1/keys", fields, authorization=f"Bearer {bearer}")
+        assert response.status_code == 201, response.text
+        return dict(response.json())
+
+    scopes = ["inference", "read", "manage"]
+    first = await made(ann["token"], scopes=scopes)
+    second = await made(first["key"], scopes=scopes)
+    third = await made(second["key"])
+    other = await made((await made(token, scopes=scopes))["key"])
+    ended = await door.http.delete(f"/v1/keys/{second['id']}", headers={"authorization": f"Bearer {first['key']}"})
+    assert ended.status_code == 200
+    for key in (first, third, other):
+        assert (await door.get("/v1/limits", key["key"])).status_code == 200
+    await people.delete(ann["user"]["id"])
+    await door.gateway.known_keys.catch_up()
+    for key in (first, second, third):
+        assert code_of(await door.get("/v1/limits", key["key"])) == (401, "revoked_api_key")
+    assert (await door.get("/v1/limits", other["key"])).status_code == 200
+
+
+async def test_an_address_goes_from_the_name_of_an_account_that_has_other_users_and_from_no_other_account_s(
+    door: Door,
+) -> None:
+    ann = await registered(door)
+    address, account_id = ann["user"]["email"], ann["user"]["account_id"]
+    accounts = (await door.desk()).accounts
+    named_alike = await accounts.create(address)
+    await door.person(account_id, role="member")
+    bob = await registered(door)
+    colleague = await door.person(named := (await accounts.create("Smiths")).id, role="owner")
+    for token in (ann["token"], colleague):
+        assert (await door.http.delete("/auth/me", headers={"authorization": f"Bearer {token}"})).status_code == 200
+    names = [(await accounts.get(one)).name for one in (account_id, named_alike.id, named)]
+    assert names == ["", address, "Smiths"]
+    assert (await accounts.get(bob["user"]["account_id"])).name == bob["user"]["email"]
+
+
+async def test_an_account_that_its_last_user_has_left_is_told_nothing_more(door: Door) -> None:
+    ann, bob = await registered(door), await registered(door)
+    for one in (ann, bob):
+        body = {"url": "https://example.com/hook", "low_balance_usd": "5"}
+        put = await door.http.put("/v1/webhook", json=body, headers={"authorization": f"Bearer {one['token']}"})
+        assert put.status_code == 200, put.text
+    await door.http.delete("/auth/me", headers={"authorization": f"Bearer {ann['token']}"})
+
+    async def kept(body: dict[str, Any]) -> list[int]:
+        places = ("webhooks WHERE receiver", "webhook_outbox WHERE receiver", "low_balances WHERE account_id")
+        account_id = body["user"]["account_id"]
+        found = [await door.rows(f"SELECT COUNT(*) FROM {place} = ?", account_id) for place in places]
+        return [count for ((count,),) in found]
+
+    assert await kept(ann) == [0, 0, 0]
+    assert (await kept(bob))[::2] == [1, 1]
+    assert (await door.http.delete("/v1/webhook", headers={"authorization": f"Bearer {bob['token']}"})).is_success
+
+
 # Accounts of one address
 
 

@@ -118,9 +118,11 @@ class SetPersonActive(Write[None]):
 
 @dataclass(frozen=True, slots=True)
 class DeletePerson(Write[None]):
-    """Sessions, secrets (those made for others, too) and the e-mail go, and the keys that the user made end.
+    """Sessions, secrets (those made for others, too) and the e-mail go, also as the account's name; the keys that the
+    user made end, and those that these made.
 
-    With the last user of an account that was made for its first one all its keys end, and its name and invitations go.
+    With the last user of an account that was made for its first one all its keys end, and its name, invitations and
+    webhook go.
     """
 
     user_id: str

@@ -43,6 +43,7 @@ from mcp_gateway.core.identity.sessions import (
 )
 from mcp_gateway.core.store.sql.accounts import note_change
 from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
+from mcp_gateway.core.webhooks.outbox import RemoveWebhook
 
 _PERSON = (
     "SELECT id, email, account_id, role, is_administrator, is_active, password_hash IS NOT NULL, created_at_ms, "
@@ -64,6 +65,19 @@ _OLDEST_SESSIONS = (
     "DELETE FROM user_sessions WHERE id IN "
     "(SELECT id FROM user_sessions WHERE user_id = ? ORDER BY seen_at_ms DESC, id DESC LIMIT -1 OFFSET ?)"
 )
+_ENDING_KEYS = """
+WITH RECURSIVE ending (one) AS (
+    SELECT key_id FROM keys_of_users WHERE user_id = ?
+    UNION SELECT id FROM keys WHERE account_id = ?
+    UNION SELECT key_id FROM ending JOIN key_rights ON made_by = one
+)
+SELECT one FROM ending JOIN keys ON keys.id = one WHERE revoked_at_ms IS NULL
+"""
+"""What a user has made, or an account has, and what that made, whether its maker has ended or not."""
+_FORGET_NAME = """
+UPDATE accounts SET name = '' WHERE id = (SELECT account_id FROM memberships WHERE user_id = ?1)
+AND name = (SELECT email FROM users WHERE id = ?1)
+"""
 _MOST_INVITATIONS = 100
 """Open ones to an account."""
 _ALL = 1_000_000
@@ -148,11 +162,11 @@ def _set_active(transaction: Transaction, write: SetPersonActive) -> None:
 def _delete(transaction: Transaction, write: DeletePerson) -> None:
     user_id = write.user_id
     account_id = _left_behind(transaction, user_id)
-    sql = "SELECT key_id FROM keys_of_users WHERE user_id = ? UNION SELECT id FROM keys WHERE account_id = ?"
-    if key_ids := tuple(key_id for (key_id,) in transaction.all(sql, (user_id, account_id))):
+    if key_ids := tuple(key_id for (key_id,) in transaction.all(_ENDING_KEYS, (user_id, account_id))):
         transaction.run(EndKeys(key_ids, write.at_ms, _ALL))
     _end_sessions(transaction, EndSessions(user_id, None))
     _end_made_secrets(transaction, user_id)
+    transaction.execute(_FORGET_NAME, (user_id,))
     for table in ("one_time_secrets", "memberships"):
         transaction.execute(f"DELETE FROM {table} WHERE user_id = ?", (user_id,))
     transaction.execute("DELETE FROM one_time_secrets WHERE email = (SELECT email FROM users WHERE id = ?)", (user_id,))
@@ -169,8 +183,9 @@ def _end_made_secrets(transaction: Transaction, user_id: str) -> None:
 def _forget_account(transaction: Transaction, account_id: str) -> None:
     """Of an account that nobody is left in, and that nobody is to come into."""
     transaction.execute("UPDATE accounts SET name = '' WHERE id = ?", (account_id,))
-    for table in ("one_time_secrets", "sharing_accounts"):
+    for table in ("one_time_secrets", "sharing_accounts", "low_balances"):
         transaction.execute(f"DELETE FROM {table} WHERE account_id = ?", (account_id,))
+    transaction.run(RemoveWebhook(account_id))
 
 
 def _left_behind(rows: Rows, user_id: str) -> str | None:

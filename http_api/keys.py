@@ -260,12 +260,12 @@ class Keys:
         if key_id != asked.caller.key_id and not asked.caller.may("manage"):
             raise _unknown(key_id)
         key = await self._own_key(asked)
-        await self._mint.check_may_take(asked.caller, key, self._authenticator.allowance_of(key.limits))
         standing = await self._standing(key)
         name, once = f"keys/{key.id}/rotate", idempotency_key_of(asked)
         async with self._idempotency.answering(key.account_id, once, name, asked.raw) as request:
             if request.kept is not None:
                 return replayed(request.kept)
+            await self._mint.check_may_take(asked.caller, key, self._authenticator.allowance_of(key.limits))
             rotated, raw = await self._keys.rotate(
                 key.id,
                 asked.body.expires_old_in_s * 1000,

@@ -140,6 +140,8 @@ class Caller:
     """What its key says of the choice of models."""
     networks: tuple[Networks, ...] = ()
     """Each of which must have the address that it asks from: its key's, and those of the keys that made it."""
+    shows_replaced_secret: bool = False
+    """Whether its key has been given another secret since, for which this one may not be exchanged."""
     key_id: str | None = field(init=False, compare=False)
     """Of the key that is shown; None without one."""
     credential_id: str | None = field(init=False, compare=False)
@@ -176,6 +178,12 @@ class Caller:
             raise GatewayError("missing_credentials", "Only callers with an API key may have budgets made.")
         if not self.may_mint_over_mcp:
             raise lacking_right()
+
+    def check_secret_is_current(self) -> None:
+        """Raises GatewayError `insufficient_permissions` for one that gives no further secrets."""
+        if self.shows_replaced_secret:
+            message = "This secret of the API key was replaced; ask with the new one to rotate or make keys."
+            raise GatewayError("insufficient_permissions", message)
 
     @property
     def is_administrator(self) -> bool:

@@ -100,6 +100,7 @@ class Mint:
         Raises GatewayError as KeyRing.create, and for what the caller's key may not do itself: `insufficient_scope`,
         `insufficient_permissions`, `model_not_found`; for a lease as Leases.make.
         """
+        caller.check_secret_is_current()
         maker = _person_s(caller) if caller.key_id is None else await self._keys.get(caller.key_id)
         check_lowered(caller.allowance, wanted.limits)
         scopes = _granted(maker, wanted.scopes, is_test=wanted.is_test)
@@ -151,8 +152,10 @@ class Mint:
     async def check_may_take(self, caller: Caller, key: Key, allowance: Allowance) -> None:
         """Of whoever is to be given a secret of this key, which has this allowance.
 
-        Raises GatewayError `insufficient_permissions` for another than the caller's own that may do what it may not.
+        Raises GatewayError `insufficient_permissions` for a secret that was replaced itself, and for another key than
+        the caller's own that may do what it may not.
         """
+        caller.check_secret_is_current()
         if key.id == caller.key_id:
             return
         maker = _person_s(caller) if caller.key_id is None else await self._keys.get(caller.key_id)

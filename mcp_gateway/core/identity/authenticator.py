@@ -209,6 +209,7 @@ class Authenticator:
             offers_mcp_tools=key.offers_mcp_tools,
             routing=key.routing,
             networks=key.networks,
+            shows_replaced_secret=key.secret_ends_at_ms is not None,
         )
 
     def _forget_session(self, session_id: str, error: GatewayError) -> None:

@@ -110,7 +110,7 @@ class Billing:
             return await self._statement.page(account_id, before_id=before_id, limit=limit, only_moves=only_moves)
 
         if (form := format_of(asked)) != "json":
-            rows = paged(read, _public_id, _transaction_objects, after=query.cursor, most=most_of(query))
+            rows = paged(read, _public_id, _shown_of, after=query.cursor, most=most_of(query))
             return export("transactions", form, TransactionObject, rows)
         found = await read(query.cursor, query.limit + 1)
         return page_of(TransactionPage, found, query.limit, _public_id, _transaction_object)
@@ -120,8 +120,8 @@ def _public_id(transaction: LedgerTransaction) -> str:
     return f"txn_{transaction.id}"
 
 
-async def _transaction_objects(transactions: Sequence[LedgerTransaction]) -> Sequence[TransactionObject]:
-    return list(map(_transaction_object, transactions))
+async def _shown_of(_: Sequence[LedgerTransaction]) -> Callable[[LedgerTransaction], TransactionObject]:
+    return _transaction_object
 
 
 def _transaction_object(transaction: LedgerTransaction) -> TransactionObject:

@@ -1,9 +1,10 @@
 """Lists and reports as CSV and as lines of JSON: every row, written as it is read, a page at a time."""
 
+import asyncio
 import csv
 import io
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeVar
 
 import orjson
@@ -15,10 +16,13 @@ Format = Literal["json", "csv", "jsonl"]
 CSV, LINES = "text/csv; charset=utf-8", "application/x-ndjson"
 MEDIA_TYPES = ("application/json", CSV, LINES)
 PAGE_ROWS = 500
+"""Read at once."""
+_ROWS_WITHOUT_A_TURN = 50
+"""Written at once, before others have their turn."""
 
 _ASKED_BY_ACCEPT: dict[str, Format] = {"text/csv": "csv", LINES: "jsonl", "application/jsonl": "jsonl"}
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What a text in a table must not begin with, or spreadsheets run it: OWASP, CSV injection."""
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", *"\uff1d\uff0b\uff0d\uff20")
+"""What a text in a table must not begin with, or spreadsheets run it, full-width too: OWASP, CSV injection."""
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
 Row = TypeVar("Row")
@@ -50,18 +54,23 @@ def export(name: str, form: Format, kind: type[Told], rows: AsyncIterator[Sequen
 async def paged(
     read: Callable[[str | None, int], Awaitable[Sequence[Row]]],
     id_of: Callable[[Row], str],
-    show: Callable[[Sequence[Row]], Awaitable[Sequence[Told]]],
+    shown_of: Callable[[Sequence[Row]], Awaitable[Callable[[Row], Told]]],
     *,
     after: str | None,
     most: int | None,
 ) -> AsyncIterator[Sequence[Told]]:
-    """All rows behind `after`, or so many at most, by the page."""
+    """All rows behind `after`, or so many at most, read by the page, a part of one after the other.
+
+    `shown_of` finds out once for a page how each row of it is told.
+    """
     left, last = most, after
     while left is None or left > 0:
         wanted = PAGE_ROWS if left is None else min(PAGE_ROWS, left)
         rows = await read(last, wanted)
         if rows:
-            yield await show(rows)
+            shown = await shown_of(rows)
+            for part in _parts(rows):
+                yield list(map(shown, part))
         if len(rows) < wanted:
             return
         last, left = id_of(rows[-1]), None if left is None else left - len(rows)
@@ -69,7 +78,13 @@ async def paged(
 
 async def at_once(rows: Sequence[Told]) -> AsyncIterator[Sequence[Told]]:
     """Of a report that is known as a whole."""
-    yield rows
+    for part in _parts(rows):
+        yield part
+
+
+def _parts(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    for start in range(0, len(rows), _ROWS_WITHOUT_A_TURN):
+        yield rows[start : start + _ROWS_WITHOUT_A_TURN]
 
 
 def safe_cell(value: object) -> object:
@@ -79,28 +94,26 @@ def safe_cell(value: object) -> object:
     return value
 
 
-def written_row(cells: Iterable[object]) -> str:
+def written_rows(rows: Iterable[Iterable[object]]) -> str:
     text = io.StringIO()
-    csv.writer(text).writerow(map(safe_cell, cells))
+    csv.writer(text).writerows(map(safe_cell, cells) for cells in rows)
     return text.getvalue()
 
 
 async def _table(kind: type[Told], rows: AsyncIterator[Sequence[Told]]) -> AsyncIterator[bytes]:
     columns = [name for name in kind.model_fields if name != "object"]
-    head = written_row(columns)
-    async for page in rows:
-        yield (head + "".join(map(_line_of(columns), page))).encode()
+    head = written_rows([columns])
+    async for part in rows:
+        yield (head + written_rows(_cells(row, columns) for row in part)).encode()
         head = ""
+        await asyncio.sleep(0)
     if head:
         yield head.encode()
 
 
-def _line_of(columns: Sequence[str]) -> Callable[[Told], str]:
-    def line(row: Told) -> str:
-        told = row.model_dump(mode="json")
-        return written_row(_cell(told.get(name)) for name in columns)
-
-    return line
+def _cells(row: Told, columns: Sequence[str]) -> list[object]:
+    told = row.model_dump(mode="json")
+    return [_cell(told.get(name)) for name in columns]
 
 
 def _cell(value: Any) -> object:
@@ -113,5 +126,6 @@ def _cell(value: Any) -> object:
 
 
 async def _lines(rows: AsyncIterator[Sequence[Told]]) -> AsyncIterator[bytes]:
-    async for page in rows:
-        yield b"".join(row.model_dump_json(exclude_unset=True).encode() + b"\n" for row in page)
+    async for part in rows:
+        yield b"".join(row.model_dump_json(exclude_unset=True).encode() + b"\n" for row in part)
+        await asyncio.sleep(0)

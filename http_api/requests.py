@@ -1,7 +1,7 @@
 """GET /requests and /requests/{id}: the metadata of an account's requests that have ended; never their content."""
 
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Literal
 
@@ -101,13 +101,13 @@ class Requests:
         return page_of(RequestPage, rows, query.limit, lambda record: record.id, show)
 
     def _all(self, caller: Caller, wanted: RequestFilter, query: RequestsQuery) -> AsyncIterator[Sequence[Told]]:
-        async def show(rows: Sequence[RequestRecord]) -> Sequence[RequestObject]:
-            return list(map(partial(_object, *await self._beside(caller, rows)), rows))
+        async def shown_of(rows: Sequence[RequestRecord]) -> Callable[[RequestRecord], RequestObject]:
+            return partial(_object, *await self._beside(caller, rows))
 
         return paged(
             lambda last, limit: self._history.page(caller.account_id, wanted, before_id=last, limit=limit),
             lambda record: record.id,
-            show,
+            shown_of,
             after=query.cursor,
             most=most_of(query),
         )

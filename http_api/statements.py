@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from html import escape
 from typing import Literal, NamedTuple
 
-from http_api.exports import written_row
+from http_api.exports import written_rows
 from http_api.moments import rfc_3339
 from http_api.operations import Answered, Asked, Nothing, Told
 from http_api.query import Query
@@ -140,7 +140,7 @@ def _less(amount_usd: str) -> str:
 
 
 def _csv(told: StatementObject) -> bytes:
-    return "".join(map(written_row, (_Line._fields, *_lines(told)))).encode()
+    return written_rows((_Line._fields, *_lines(told))).encode()
 
 
 _HEADINGS = ("Item", "USD", "Number", "Prompt tokens", "Completion tokens", "Cached tokens")

@@ -1,5 +1,6 @@
 """Requests, transactions and usage as CSV and as lines of JSON: all of them, and safe in a spreadsheet."""
 
+import asyncio
 import csv
 import io
 from collections.abc import AsyncIterator
@@ -12,12 +13,13 @@ import pytest_asyncio
 
 from http_api import exports
 from http_api.exports import safe_cell
+from http_api.operations import Told
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ids import now_ms
 from tests.cases import each
 from tests.databases import store_of
 from tests.recorded import recorded, write_records
-from tests.serving import Door, error_of, open_door
+from tests.serving import Door, bearer, error_of, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 PATHS = ["/v1/requests", "/v1/billing/transactions", "/v1/credits/transactions", "/v1/usage?group_by=model"]
@@ -44,6 +46,7 @@ async def key(door: Door) -> str:
 @pytest.fixture(autouse=True)
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exports, "PAGE_ROWS", 3)
+    monkeypatch.setattr(exports, "_ROWS_WITHOUT_A_TURN", 2)
 
 
 def with_format(path: str, form: str) -> str:
@@ -112,7 +115,9 @@ async def test_a_text_is_no_formula_in_a_spreadsheet(door: Door, key: str) -> No
     ("value", "cell"),
     [
         ("=1+1", "'=1+1"), ("+1", "'+1"), ("-1", "-1"), ("-1.50", "-1.50"), ("-1+1", "'-1+1"), ("@a", "'@a"),
-        ("\tx", "'\tx"), ("\rx", "'\rx"), ("plain", "plain"), ("", ""), (5, 5), (None, None), ("-", "'-"),
+        ("\tx", "'\tx"), ("\rx", "'\rx"), ("\n=1", "'\n=1"), ("plain", "plain"),
+        ("\uff1d1+1", "'\uff1d1+1"), ("\uff0b1", "'\uff0b1"), ("\uff0d1", "'\uff0d1"), ("\uff20a", "'\uff20a"),
+        ("", ""), (5, 5), (None, None), ("-", "'-"),
     ],
 )  # fmt: skip
 async def test_a_cell_is_a_number_or_a_text(value: object, cell: object) -> None:
@@ -140,3 +145,45 @@ async def test_what_fails_before_the_first_row_is_refused_as_ever(
 
     monkeypatch.setattr(door.gateway.history.__class__, "page", fails)
     assert error_of(await door.get("/v1/requests?format=csv", key))["code"] == "overloaded"
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+async def test_head_has_the_head_of_an_export_and_reads_no_page(
+    door: Door, key: str, path: str, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = with_format(path, form)
+    usual = await door.get(path, key)
+
+    async def pages(*_: object, **__: object) -> Any:
+        raise AssertionError("a page is read")
+
+    monkeypatch.setattr(door.gateway.history.__class__, "page", pages)
+    monkeypatch.setattr(door.gateway.statement.__class__, "page", pages)
+    head = await door.http.head(path, headers=bearer(key))
+    assert (head.status_code, head.content) == (200, b"")
+    for name in ("content-type", "content-disposition", "cache-control"):
+        assert head.headers[name] == usual.headers[name]
+
+
+class Row(Told):
+    number: int
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+@pytest.mark.parametrize(("rows", "parts"), [(0, 0), (1, 1), (2, 1), (3, 2), (7, 4)])
+async def test_others_have_their_turn_between_the_parts_of_a_page(form: exports.Format, rows: int, parts: int) -> None:
+    pieces = exports.export("rows", form, Row, exports.at_once([Row(number=number) for number in range(rows)])).pieces
+    turns = -1
+
+    def others() -> None:
+        nonlocal turns
+        turns += 1
+        if not is_over:
+            asyncio.get_running_loop().call_soon(others)
+
+    is_over = False
+    others()
+    written = b"".join([piece async for piece in pieces])
+    is_over = True
+    assert (turns, len(written.splitlines())) == (parts, rows + (form == "csv"))

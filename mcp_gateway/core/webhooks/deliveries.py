@@ -11,7 +11,7 @@ from contextlib import suppress
 from functools import partial
 from random import Random
 
-from mcp_gateway.core.engine import Engine
+from mcp_gateway.core.engine import DatabaseError, Engine
 from mcp_gateway.core.errors import GatewayError, outline
 from mcp_gateway.core.webhooks.outbox import (
     OPERATOR,
@@ -87,7 +87,7 @@ class Deliveries:
         try:
             while True:
                 self._woken.clear()
-                await self.start_due()
+                await self._look()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_S):
                         await self._woken.wait()
@@ -95,6 +95,13 @@ class Deliveries:
             for task in self._busy.values():
                 task.cancel()
             await asyncio.gather(*self._busy.values(), return_exceptions=True)
+
+    async def _look(self) -> None:
+        """Whatever keeps it from being read what is due, what is under way goes on."""
+        try:
+            await self.start_due()
+        except DatabaseError as error:
+            logger.error("what is due was not read: %s", outline(error))
 
     async def start_due(self) -> None:
         """Begin to send what is due to whoever is not sent anything already."""
@@ -118,19 +125,24 @@ class Deliveries:
 
     async def _deliver(self, delivery: Delivery) -> None:
         """Send it once, and note what came of it; where no note is taken of that, it is due as it was, after a rest."""
+        status = await self._status(delivery)
         try:
-            status = await self._status(delivery)
             await self._note(delivery, status)
         except GatewayError:
             await asyncio.sleep(_LOOK_S)
-        except Exception as error:  # noqa: BLE001 - one odd delivery must end no other
-            logger.error("the delivery of event %s failed: %s", delivery.event_id, outline(error))
+        except Exception as error:  # noqa: BLE001 - else it would be due again at once, and so on
+            logger.error("the delivery of event %s is not noted: %s", delivery.event_id, outline(error))
             await asyncio.sleep(_LOOK_S)
 
     async def _status(self, delivery: Delivery) -> int | None:
-        body = delivery.body.encode()
-        headers = signed_headers(self._secrets_of(delivery), delivery.event_id, self._now_ms() // 1000, body)
-        return await self._post(delivery, headers, body)
+        """None as well where it cannot be sent for a reason that nobody foresaw: that is a try that failed."""
+        try:
+            body = delivery.body.encode()
+            headers = signed_headers(self._secrets_of(delivery), delivery.event_id, self._now_ms() // 1000, body)
+            return await self._post(delivery, headers, body)
+        except Exception as error:  # noqa: BLE001 - one odd delivery must end no other
+            logger.error("the delivery of event %s failed: %s", delivery.event_id, outline(error))
+            return None
 
     def _secrets_of(self, delivery: Delivery) -> Sequence[str]:
         if delivery.receiver == OPERATOR:

@@ -11,6 +11,8 @@ from typing import Any
 import orjson
 import pytest
 
+from mcp_gateway.core.engine import DatabaseError
+from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.store.sqlite.executors import EXECUTORS
 from mcp_gateway.core.store.sqlite.store import Store
 from mcp_gateway.core.store.transaction import Rows
@@ -39,12 +41,15 @@ class Receivers:
     def __init__(self) -> None:
         self.sent: list[tuple[Delivery, dict[str, str], bytes]] = []
         self.status: int | None = 200
+        self.fault: Exception | None = None
         self.go_on = asyncio.Event()
         self.go_on.set()
 
     async def __call__(self, delivery: Delivery, headers: Headers, body: bytes) -> int | None:
         self.sent.append((delivery, {name.decode(): value.decode() for name, value in headers}, body))
         await self.go_on.wait()
+        if self.fault is not None:
+            raise self.fault
         return self.status
 
     @property
@@ -235,19 +240,48 @@ async def test_the_loop_delivers_a_backlog_without_a_rest_between(outbox: Outbox
     assert outbox.receivers.ids == [f"evt_{number:02}" for number in range(20)]
 
 
-async def test_one_odd_delivery_ends_no_other(
-    outbox: Outbox, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_one_odd_delivery_ends_no_other(outbox: Outbox, caplog: pytest.LogCaptureFixture) -> None:
     odd, good = await account_of(outbox, "odd", "no secret"), await account_of(outbox, "good")
     await outbox.add("evt_odd", odd)
     await outbox.add("evt_good", good)
-    await outbox.deliveries.start_due()
-    await eventually(lambda: "good" not in outbox.deliveries._busy)
-    assert (outbox.receivers.ids, [row[0] for row in await outbox.waiting()]) == (["evt_good"], ["evt_odd"])
+    await outbox.pass_once()
+    assert (outbox.receivers.ids, await outbox.waiting()) == (["evt_good"], [("evt_odd", 1)])
     assert "the delivery of event evt_odd failed" in caplog.text
     assert "no secret" not in caplog.text
-    for task in outbox.deliveries._busy.values():
-        task.cancel()
+
+
+@pytest.mark.parametrize("fault", [RuntimeError(), KeyError("x"), OSError(), GatewayError("overloaded", "Later.")])
+async def test_what_cannot_be_sent_for_any_reason_is_a_failed_try_and_given_up_at_last(
+    outbox: Outbox, fault: Exception
+) -> None:
+    outbox.receivers.fault = fault
+    await outbox.add("evt_1", await account_of(outbox, "acc"))
+    for _ in range(MOST_TRIES):
+        await outbox.pass_once()
+        outbox.clock.now_ms += 86_400_000
+    assert (await outbox.waiting(), outbox.outcomes["account", "given_up"]) == ([], 1)
+
+
+async def test_what_is_under_way_goes_on_while_the_database_cannot_be_read(
+    outbox: Outbox, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await outbox.add("evt_1", await account_of(outbox, "acc"))
+    outbox.receivers.go_on.clear()
+    watching = asyncio.create_task(outbox.deliveries.watch())
+    await eventually(lambda: len(outbox.receivers.sent) == 1)
+
+    async def fails(_: object) -> Any:
+        raise DatabaseError("disk I/O error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outbox.store, "read", fails)
+        outbox.deliveries._woken.set()
+        await eventually(lambda: "what is due was not read" in caplog.text)
+    outbox.receivers.go_on.set()
+    await eventually(lambda: not outbox.deliveries._busy)
+    assert (watching.done(), await outbox.waiting(), outbox.receivers.ids) == (False, [], ["evt_1"])
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
 
 
 async def many_waiting(outbox: Outbox, account_count: int) -> None:

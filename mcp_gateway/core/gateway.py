@@ -738,15 +738,34 @@ class _Reloading:
                 logger.error("the configuration was not read again: %s", error)
                 raise GatewayError("invalid_value", str(error)) from None
             told = compare(before, wanted)
-            known = self._upstreams.backends
-            if new := [backend for url, backend in upstreams.backends.items() if url not in known]:
-                await self._configured.pool.discover(new)
+            await self._discover_new(upstreams)
+            action = NoteAction(by, "config.reload", "configuration", None, told.as_object())
+            noted = self._store.write(action, in_outage="keep")
             self._swap(settings, upstreams, is_switched="maintenance" in told.changed)
-            await self._store.write(NoteAction(by, "config.reload", "configuration", None, told.as_object()))
+            await self._wait_for(noted)
             logger.info("the configuration was read again; changed: %s", ", ".join(told.changed) or "nothing")
             if told.needs_restart:
                 logger.warning("these settings differ and wait for a restart: %s", ", ".join(told.needs_restart))
             return told
+
+    async def _discover_new(self, upstreams: _Upstreams) -> None:
+        """Ask those that were not there before; where that fails or is cancelled, nobody else would close them."""
+        known = self._upstreams.backends
+        new = [backend for url, backend in upstreams.backends.items() if url not in known]
+        if not new:
+            return
+        try:
+            await self._configured.pool.discover(new)
+        except BaseException:
+            await asyncio.gather(*(backend.origin.aclose() for backend in new))
+            raise
+
+    async def _wait_for(self, noted: "asyncio.Future[Any]") -> None:
+        """In an outage of the database it is noted later: what is in force is not told as failed."""
+        try:
+            await noted
+        except GatewayError:
+            logger.warning("that the configuration was read again is noted once the database takes it")
 
     def _swap(self, settings: Settings, upstreams: _Upstreams, *, is_switched: bool) -> None:
         """Without a wait, so that no request sees one half of it."""

@@ -7,12 +7,17 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from mcp_gateway.core.audit.log import Actor
 from mcp_gateway.core.config import ConfigError, Settings
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.reloadable import RELOADED, compare, taken_over
+from mcp_gateway.core.upstream.backend import Backend
+from mcp_gateway.core.upstream.pool import Pool
 from tests.cases import each
-from tests.databases import store_of
+from tests.databases import locked, store_of
+from tests.patience import eventually
 from tests.recorded import recorded, write_records
 from tests.replaying import ReplayingBackend, held, unary
 from tests.serving import FREE, PRICED, Door, bearer, error_of, open_door
@@ -203,6 +208,42 @@ async def test_no_request_is_lost_while_it_is_read_again_and_again(served: Reloa
         assert len(statuses) > len(asking)
         await served.reload(vllm_urls=[backend.url])
     assert await door.gateway.ledger.check() == []
+
+
+async def test_during_an_outage_of_the_database_it_is_in_force_and_noted_later(served: Reloaded) -> None:
+    door = served.door
+    store_of(door.gateway)._busy_timeout_s = 0.05
+    with locked(door.data_dir / DATABASE):
+        assert (await served.reload(incident="The database is down.")).json()["changed"] == ["incident"]
+        assert door.gateway.settings.incident == "The database is down."
+    await eventually(lambda: not store_of(door.gateway).waiting)
+    (noted,) = (await door.get("/v1/admin/audit?action=config.reload", served.admin)).json()["data"]
+    assert noted["after"]["changed"] == ["incident"]
+    door.errors.clear()
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("odd"), asyncio.CancelledError()])
+async def test_new_backends_of_a_reload_that_fails_are_closed(
+    served: Reloaded, monkeypatch: pytest.MonkeyPatch, fault: BaseException
+) -> None:
+    gateway = served.door.gateway
+    before, found = gateway.settings, list[Backend]()
+
+    discover = Pool.discover
+
+    async def fails(pool: Pool, backends: list[Backend]) -> None:
+        found.extend(backends)
+        await discover(pool, backends)
+        raise fault
+
+    async with ReplayingBackend() as other:
+        served.changes = {"vllm_urls": [other.url]}
+        monkeypatch.setattr(Pool, "discover", fails)
+        with pytest.raises(type(fault)):
+            await gateway.reload(Actor("shell", "x", "x"))
+        (backend,) = found
+        assert backend.origin._is_closed  # type: ignore[attr-defined]
+        assert gateway.settings is before
 
 
 def test_what_is_taken_over_are_settings_that_there_are() -> None:

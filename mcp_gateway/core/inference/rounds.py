@@ -265,6 +265,7 @@ class Rounds:
             choice["finish_reason"] = choice.get("finish_reason") if own else _CUT
         facts = self.facts
         assert facts.usage is not None
+        answer["model"] = facts.model
         answer["usage"] = facts.usage.as_object()
         if self._ask.usage_wishes.with_cost:
             answer["usage"] |= _costs_of(facts, with_number=True)

@@ -115,7 +115,8 @@ class Model:
     @property
     def price(self) -> Price:
         """What it costs at most, whoever answers; callers are told this."""
-        return dearest([offer.price for offer in self.offers])
+        offers = self.offers
+        return offers[0].price if len(offers) == 1 else dearest([offer.price for offer in offers])
 
     @property
     def output_kind(self) -> OutputKind:

@@ -68,7 +68,11 @@ def decide(
     usual = _usual_output(reading)
     found = eligible(contenders, required, usual)
     speeds = _speeds_of(found.able)
-    estimates = [_estimate(one, required, reading, quality, lengths or {}, speeds, usual) for one in found.able]
+    # who fails often fails still more often where there is more to do; a quality falls below 0 where failure is all but
+    # sure, so that the better one of two is still the better one
+    fails_more = 1 + _FAILS_MORE * max(0.0, reading.work)
+    known = {} if lengths is None else lengths
+    estimates = [_estimate(one, required, reading, quality, known, speeds, usual, fails_more) for one in found.able]
     scored = _scored(estimates, EMPHASIS[mode], reading, least_quality)
     scored.sort(key=_place)
     kept = _kept(scored, reading, before)
@@ -110,6 +114,7 @@ def _estimate(
     lengths: OutputLengths,
     speeds: _Speeds,
     usual_output: int,
+    fails_more: float,
 ) -> _Estimate:
     model = contender.model
     own = None if reading.task == "unknown" else lengths.get((model.id, reading.task))
@@ -121,18 +126,10 @@ def _estimate(
     return _Estimate(
         model.id,
         expected,
-        _quality_at(expected.rate, reading.work),
+        1 - (1 - expected.rate) * fails_more,
         model.price.most_nano(required.prompt_tokens, output_tokens, required.images),
         first_token_s + output_tokens / (contender.tokens_per_s or speeds.tokens_per_s),
     )
-
-
-def _quality_at(rate: float, work: float) -> float:
-    """Who fails often fails still more often where there is more to do.
-
-    It falls below 0 where failure is all but sure, so that the better one of two is still the better one.
-    """
-    return 1 - (1 - rate) * (1 + _FAILS_MORE * max(0.0, work))
 
 
 def _scored(

@@ -94,3 +94,10 @@ async def test_two_processes_make_one_key_to_sign_by(store: Store) -> None:
     for name in ("sig_1", "sig_2"):
         await store.write(MakeSigningKey(SigningKey(name, b"k", NOW_MS, LATER_MS), 0))
     assert [key.id for key in await store.read(AllSigningKeys())] == ["sig_1"]
+
+
+async def test_an_invitation_lets_in_whom_it_names_alone(store: Store) -> None:
+    await store.write(KeepSecret(OneTimeSecret(b"i", "invitation", LATER_MS, email="a@example.com"), NOW_MS))
+    with pytest.raises(GatewayError):
+        await made(store, "b@example.com", "usr_2", secret_sha256=b"i")
+    assert (await made(store, secret_sha256=b"i")).email == "a@example.com"

@@ -28,10 +28,13 @@ class ToolServerDouble:
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
     """What a slow tool waits for."""
     is_cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    answers: asyncio.Event = field(default_factory=asyncio.Event)
+    """What every request waits for; set from the beginning."""
     server: MCPServer = field(default_factory=lambda: MCPServer("double", log_level="CRITICAL"))
     port: int = 0
 
     def __post_init__(self) -> None:
+        self.answers.set()
         for tool in (self.add, self.echo, self.fail, self.wait, self.long, self.grow):
             self.server.add_tool(tool, annotations=ToolAnnotations(read_only_hint=True), structured_output=False)
 
@@ -92,6 +95,7 @@ class ToolServerDouble:
                 if era == "legacy" and self.headers[-1].get("mcp-protocol-version", "") >= "2026":
                     await _refused(send)
                     return
+                await self.answers.wait()
             await app(scope, receive, send)
 
         with socket.create_server(("127.0.0.1", self.port)) as listening:

@@ -95,12 +95,13 @@ class ToolSession:
             self.calls -= 1
 
     async def list(self) -> tuple[types.Tool, ...]:
-        """The tools as they are now. Raises SessionLost."""
+        """The tools as they are now. Raises SessionLost, also where a server takes longer than it may to begin with."""
         if self._client is None or self.is_over:
             raise SessionLost
         try:
-            self.tools = await _listed(self._client)
-        except MCPError:
+            async with asyncio.timeout(self._open_s):
+                self.tools = await _listed(self._client)
+        except (MCPError, TimeoutError):
             self._end.set()
             raise SessionLost from None
         return self.tools

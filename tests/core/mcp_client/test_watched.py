@@ -155,6 +155,23 @@ async def test_a_call_that_takes_too_long_is_cancelled_at_the_server(era: str) -
         assert (await server.call("acc_1", "echo", {"text": "still here"})).is_ok
 
 
+@pytest.mark.gateways  # it waits two seconds for each era, in the SDK's client
+@each("era", ERAS)
+async def test_a_server_that_answers_no_more_is_lost_until_it_does(era: str) -> None:
+    """Whoever asks for its tools does not wait for ever."""
+    double = ToolServerDouble()
+    bounds = {"tool_list_interval_s": 1, "tool_connect_timeout_s": 20}
+    async with double.serving(era), watching(settings_for(double), **bounds) as server:
+        double.answers.clear()
+        asked = len(double.headers)
+        pass_time(1)
+        await eventually(lambda: len(double.headers) > asked)
+        pass_time(20)
+        await eventually(lambda: not server.is_reached)
+        double.answers.set()
+        await eventually(lambda: server.is_reached and server.tools)
+
+
 @each("era", ERAS)
 async def test_a_call_whose_caller_has_left_is_cancelled_at_the_server(era: str) -> None:
     double = ToolServerDouble()

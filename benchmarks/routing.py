@@ -40,7 +40,7 @@ MODELS = [
     )
     for number in range(1, 21)
 ]  # fmt: skip
-CONTENDERS = [Contender(one, True, True, 0.05 * number, 120.0 - number) for number, one in enumerate(MODELS, 1)]
+CONTENDERS = [Contender(one, True, 0.05 * number, 120.0 - number) for number, one in enumerate(MODELS, 1)]
 QUALITY = QualityTable(
     {(one.id, task): Outcomes(50.0 + number, 100) for number, one in enumerate(MODELS) for task in TASKS}, {}, "model-9"
 )

@@ -12,13 +12,12 @@ from mcp_gateway.core.prices import MARGIN_WHOLE
 from mcp_gateway.core.text import shown
 
 Obstacle = Literal[
-    "pool", "generation", "permission", "surface", "down", "context", "tools", "json_mode", "structured_outputs",
-    "logprobs", "reasoning", "image", "price",
+    "pool", "generation", "surface", "down", "context", "tools", "json_mode", "structured_outputs", "logprobs",
+    "reasoning", "image", "price",
 ]  # fmt: skip
 IN_WORDS: dict[Obstacle, str] = {
     "pool": "not in the pool",
     "generation": "generates no text",
-    "permission": "not open to you",
     "surface": "cannot be asked by this endpoint",
     "down": "down",
     "context": "context window too small",
@@ -30,8 +29,8 @@ IN_WORDS: dict[Obstacle, str] = {
     "image": "takes no images",
     "price": "dearer than `routing.max_price_per_million`",
 }
-_UNTOLD: frozenset[Obstacle] = frozenset(("pool", "generation", "permission"))
-"""A model with one of these is none that the caller has asked about, or may know of."""
+_UNTOLD: frozenset[Obstacle] = frozenset(("pool", "generation"))
+"""A model with one of these is none that the caller has asked about."""
 _MOST_NAMED = 10
 
 
@@ -43,7 +42,6 @@ class Contender(NamedTuple):
     """
 
     model: Model
-    is_permitted: bool = True
     is_up: bool = True
     first_token_s: float | None = None
     tokens_per_s: float | None = None
@@ -111,7 +109,12 @@ def nothing_eligible(found: Eligibility) -> GatewayError:
 
 def _obstacles(contender: Contender, required: Requirements, output_tokens: int) -> list[Obstacle]:
     """All of them, the first that counts at the beginning; a list, since this is done for each model of a request."""
-    model, found = contender.model, _unasked(contender, required)
+    model = contender.model
+    found: list[Obstacle] = []
+    if required.pool is not None and model.id not in required.pool:
+        found.append("pool")
+    if model.output_kind != "text":
+        found.append("generation")
     if not contender.has_surface:
         found.append("surface")
     if not contender.is_up:
@@ -124,18 +127,6 @@ def _obstacles(contender: Contender, required: Requirements, output_tokens: int)
         found.append("image")
     if required.max_price_pico is not None and _is_dearer(model, required.prompt_tokens, required.max_price_pico):
         found.append("price")
-    return found
-
-
-def _unasked(contender: Contender, required: Requirements) -> list[Obstacle]:
-    """What makes it none of the models that the caller asked for."""
-    found: list[Obstacle] = []
-    if required.pool is not None and contender.model.id not in required.pool:
-        found.append("pool")
-    if contender.model.output_kind != "text":
-        found.append("generation")
-    if not contender.is_permitted:
-        found.append("permission")
     return found
 
 

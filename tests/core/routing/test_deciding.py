@@ -40,11 +40,11 @@ def model(model_id: str, prompt_usd: float, completion_usd: float, **fields: Any
 
 
 POOL = {
-    "tiny": Contender(model("tiny", 0.02, 0.06, context_window=8_000, features=()), True, True, 0.1, 250),
-    "small": Contender(model("small", 0.1, 0.3), True, True, 0.2, 160),
-    "coder": Contender(model("coder", 0.2, 0.8), True, True, 0.3, 120),
-    "seeing": Contender(model("seeing", 0.6, 1.8, input_modalities=("text", "image")), True, True, 0.4, 90),
-    "large": Contender(model("large", 3, 12, context_window=128_000), True, True, 0.8, 60),
+    "tiny": Contender(model("tiny", 0.02, 0.06, context_window=8_000, features=()), True, 0.1, 250),
+    "small": Contender(model("small", 0.1, 0.3), True, 0.2, 160),
+    "coder": Contender(model("coder", 0.2, 0.8), True, 0.3, 120),
+    "seeing": Contender(model("seeing", 0.6, 1.8, input_modalities=("text", "image")), True, 0.4, 90),
+    "large": Contender(model("large", 3, 12, context_window=128_000), True, 0.8, 60),
 }
 RATES: dict[str, dict[PromptTask, float]] = {
     "tiny": {"conversation": 0.80, "code": 0.20, "math": 0.20, "translation": 0.60, "question_answering": 0.40},
@@ -187,15 +187,15 @@ def test_a_window_without_room_for_the_usual_answer_serves_where_no_other_has_it
     assert sorted(order(decided(reading("code"), required=replace(PLAIN, prompt_tokens=prompt_tokens)))) == fits
 
 
-def test_who_is_down_or_not_permitted_or_makes_no_text_is_passed_over() -> None:
+def test_who_is_down_or_has_no_such_endpoint_or_makes_no_text_is_passed_over() -> None:
     embedding = Contender(model("embedding", 0.01, 0, task="embed"))
     pool = POOL | {
         "large": POOL["large"]._replace(is_up=False),
-        "coder": POOL["coder"]._replace(is_permitted=False),
+        "coder": POOL["coder"]._replace(has_surface=False),
         "embedding": embedding,
     }
     found = decided(reading("code"), pool=pool)
-    assert found.eligibility.removed == {"large": "down", "coder": "permission", "embedding": "generation"}
+    assert found.eligibility.removed == {"large": "down", "coder": "surface", "embedding": "generation"}
     assert sorted(order(found)) == ["seeing", "small", "tiny"]
 
 
@@ -231,14 +231,14 @@ def test_who_would_serve_if_it_were_up_makes_it_a_failure_of_the_moment() -> Non
     assert refused(replace(PLAIN, images=1, needs=frozenset({"reasoning"})), down)[0] == "model_not_found"
 
 
-def test_a_model_that_the_caller_may_not_use_is_never_named() -> None:
-    hidden = {name: one._replace(is_permitted=False, is_up=False) for name, one in POOL.items()}
-    code, message = refused(PLAIN, hidden)
+def test_a_model_that_is_not_in_the_pool_is_never_named() -> None:
+    down = {name: one._replace(is_up=False) for name, one in POOL.items()}
+    code, message = refused(replace(PLAIN, pool=frozenset()), down)
     assert code == "model_not_found"
     assert not any(name in message for name in POOL)
 
 
-@each("obstacle", [one for one in IN_WORDS if one not in ("pool", "generation", "permission")])
+@each("obstacle", [one for one in IN_WORDS if one not in ("pool", "generation")])
 def test_what_stands_in_the_way_is_told_in_its_own_words(obstacle: Obstacle) -> None:
     message, words = nothing_eligible(Eligibility([], {"m": obstacle}, [])).message, IN_WORDS[obstacle]
     assert f" {words[0].upper()}{words[1:]}: m." in message

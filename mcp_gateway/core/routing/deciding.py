@@ -67,38 +67,11 @@ def decide(
 ) -> Decision:
     usual = _usual_output(reading)
     found = eligible(contenders, required, usual)
-    speeds = _speeds_of(found.able)
-    # who fails often fails still more often where there is more to do; a quality falls below 0 where failure is all but
-    # sure, so that the better one of two is still the better one
-    fails_more = 1 + _FAILS_MORE * max(0.0, reading.work)
-    known = {} if lengths is None else lengths
-    estimates = [_estimate(one, required, reading, quality, known, speeds, usual, fails_more) for one in found.able]
-    scored = _scored(estimates, EMPHASIS[mode], reading, least_quality)
+    outputs = _output_tokens(found.able, required, reading, usual, {} if lengths is None else lengths)
+    scored = _scored(found.able, outputs, required, reading, quality, EMPHASIS[mode], least_quality)
     scored.sort(key=_place)
     kept = _kept(scored, reading, before)
     return Decision(reading, mode, kept or scored, "conversation" if kept else "score", found)
-
-
-class _Estimate(NamedTuple):
-    model_id: str
-    expected: Expected
-    quality: float
-    cost_nano: int
-    latency_s: float
-
-
-class _Speeds(NamedTuple):
-    """Of those that are known, for those that are not."""
-
-    first_token_s: float
-    tokens_per_s: float
-
-
-def _speeds_of(able: Sequence[Contender]) -> _Speeds:
-    return _Speeds(
-        median([one.first_token_s for one in able if one.first_token_s is not None] or [_USUAL_FIRST_TOKEN_S]),
-        median([one.tokens_per_s for one in able if one.tokens_per_s] or [_USUAL_TOKENS_PER_S]),
-    )
 
 
 def _usual_output(reading: PromptReading) -> int:
@@ -106,56 +79,80 @@ def _usual_output(reading: PromptReading) -> int:
     return int(usual * _MORE_OUTPUT[reading.complexity])
 
 
-def _estimate(
-    contender: Contender,
-    required: Requirements,
-    reading: PromptReading,
-    quality: QualityTable,
-    lengths: OutputLengths,
-    speeds: _Speeds,
-    usual_output: int,
-    fails_more: float,
-) -> _Estimate:
-    model = contender.model
-    own = None if reading.task == "unknown" else lengths.get((model.id, reading.task))
-    output_tokens = min(usual_output if own is None else int(own), model.max_output_tokens)
-    if required.output_limit is not None:
-        output_tokens = min(output_tokens, required.output_limit)
-    first_token_s = speeds.first_token_s if contender.first_token_s is None else contender.first_token_s
-    expected = quality.expected(model.id, reading)
-    return _Estimate(
-        model.id,
-        expected,
-        1 - (1 - expected.rate) * fails_more,
-        model.price.most_nano(required.prompt_tokens, output_tokens, required.images),
-        first_token_s + output_tokens / (contender.tokens_per_s or speeds.tokens_per_s),
-    )
+def _output_tokens(
+    able: Sequence[Contender], required: Requirements, reading: PromptReading, usual: int, lengths: OutputLengths
+) -> list[int]:
+    """Of the answer of each model: what its own answers to such a task have had, or else what is usual."""
+    task, limit = reading.task, required.output_limit
+    tokens = [usual if task == "unknown" else int(lengths.get((one.model.id, task), usual)) for one in able]
+    most = [one.model.max_output_tokens if limit is None else min(limit, one.model.max_output_tokens) for one in able]
+    return list(map(min, tokens, most))
 
 
 def _scored(
-    estimates: Sequence[_Estimate], emphasis: Emphasis, reading: PromptReading, least_quality: float
+    able: Sequence[Contender],
+    outputs: Sequence[int],
+    required: Requirements,
+    reading: PromptReading,
+    quality: QualityTable,
+    emphasis: Emphasis,
+    least_quality: float,
 ) -> list[Scored]:
-    """Cost and time are told as parts of the dearest and the slowest of those that may serve."""
-    if not estimates:
+    if not able:
         return []
-    eased = max(0.0, 1 - reading.work) if emphasis.eases_with_work else 1.0
-    of_cost = eased * emphasis.cost / (max([one.cost_nano for one in estimates]) or 1)
-    of_latency = eased * emphasis.latency / (max([one.latency_s for one in estimates]) or 1)
-    best = max([one.expected.rate for one in estimates])
+    expected = [quality.expected(one.model.id, reading) for one in able]
+    qualities = _qualities(expected, reading)
+    costs = _costs_nano(able, outputs, required)
+    latencies_s = _latencies_s(able, outputs)
+    of_quality = emphasis.quality
+    of_cost, of_latency = _of_each(emphasis, reading, max(costs), max(latencies_s))
+    best = max([one.rate for one in expected])
     least_rate = best * _least_share(reading, least_quality) if emphasis.holds_quality else 0.0
     return [
         Scored(
-            model_id,
-            emphasis.quality * quality - of_cost * cost_nano - of_latency * latency_s,
-            expected.rate,
-            expected.outcomes,
-            max(0.0, quality),
+            one.model.id,
+            of_quality * its_quality - of_cost * cost_nano - of_latency * latency_s,
+            rate,
+            outcomes,
+            max(0.0, its_quality),
             cost_nano,
             latency_s,
-            expected.rate >= least_rate,
+            rate >= least_rate,
         )
-        for model_id, expected, quality, cost_nano, latency_s in estimates
+        for one, (rate, outcomes), its_quality, cost_nano, latency_s in zip(
+            able, expected, qualities, costs, latencies_s, strict=True
+        )
     ]
+
+
+def _qualities(expected: Sequence[Expected], reading: PromptReading) -> list[float]:
+    """Who fails often fails still more often where there is more to do.
+
+    It falls below 0 where failure is all but sure, so that the better one of two is still the better one.
+    """
+    fails_more = 1 + _FAILS_MORE * max(0.0, reading.work)
+    return [1 - (1 - one.rate) * fails_more for one in expected]
+
+
+def _costs_nano(able: Sequence[Contender], outputs: Sequence[int], required: Requirements) -> list[int]:
+    prompt_tokens, images = required.prompt_tokens, required.images
+    return [one.model.price.most_nano(prompt_tokens, tokens, images) for one, tokens in zip(able, outputs, strict=True)]
+
+
+def _latencies_s(able: Sequence[Contender], outputs: Sequence[int]) -> list[float]:
+    """Who has not been timed is taken to be as quick as the others."""
+    first_s = median([one.first_token_s for one in able if one.first_token_s is not None] or [_USUAL_FIRST_TOKEN_S])
+    tokens_per_s = median([one.tokens_per_s for one in able if one.tokens_per_s] or [_USUAL_TOKENS_PER_S])
+    return [
+        (first_s if one.first_token_s is None else one.first_token_s) + tokens / (one.tokens_per_s or tokens_per_s)
+        for one, tokens in zip(able, outputs, strict=True)
+    ]
+
+
+def _of_each(emphasis: Emphasis, reading: PromptReading, dearest_nano: int, slowest_s: float) -> tuple[float, float]:
+    """What a nano-USD and a second are worth: both are told as parts of the dearest and the slowest that may serve."""
+    eased = max(0.0, 1 - reading.work) if emphasis.eases_with_work else 1.0
+    return eased * emphasis.cost / (dearest_nano or 1), eased * emphasis.latency / (slowest_s or 1)
 
 
 def _place(one: Scored) -> tuple[bool, float, int, str]:

@@ -1,4 +1,4 @@
-"""The composition root: opens everything in order, closes it in reverse; the only place that constructs."""
+"""The composition root: opens everything in order, closes it in reverse; constructs all but what a reload makes again."""
 
 import asyncio
 import contextlib
@@ -10,35 +10,25 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from mcp_gateway import __version__
 from mcp_gateway.core.audit.auditing import Auditing
-from mcp_gateway.core.audit.log import Actor, AuditLog, NoteAction
+from mcp_gateway.core.audit.log import Actor, AuditLog
 from mcp_gateway.core.bytes_in_flight import BytesInFlight
 from mcp_gateway.core.catalog import (
     DEMO,
     VLLM,
-    Listing,
-    Listings,
     Published,
-    build_catalog,
-    is_model_id,
     price_line,
-    warnings_of,
 )
 from mcp_gateway.core.clock import DAY_MS, SteadyClock
-from mcp_gateway.core.config import ConfigError, Settings, UpstreamSettings
-from mcp_gateway.core.dialects.dialect import Dialect, Targets
-from mcp_gateway.core.dialects.messages_anthropic import BETA_HEADER
-from mcp_gateway.core.dialects.openai import OpenAi
-from mcp_gateway.core.dialects.openai_refusals import path_error_of
+from mcp_gateway.core.config import Settings
+from mcp_gateway.core.dialects.dialect import Targets
 from mcp_gateway.core.dialects.vllm import Vllm
 from mcp_gateway.core.engine import Engine
-from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import Idempotency, Repeats
 from mcp_gateway.core.identity.access_tokens import AccessTokens
 from mcp_gateway.core.identity.accounts import Accounts
@@ -46,7 +36,6 @@ from mcp_gateway.core.identity.address import AddressReader, counted_as
 from mcp_gateway.core.identity.admin_keys import AdminKeys
 from mcp_gateway.core.identity.authenticator import Authenticator
 from mcp_gateway.core.identity.key_ring import KeyRing
-from mcp_gateway.core.identity.keys import KeysPerAccount
 from mcp_gateway.core.identity.known_keys import KnownKeys
 from mcp_gateway.core.identity.passwords import Passwords
 from mcp_gateway.core.identity.people import People
@@ -71,7 +60,7 @@ from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.limits.sign_ins import SignIns
 from mcp_gateway.core.mcp_client.servers import ToolServers
 from mcp_gateway.core.minting import Mint
-from mcp_gateway.core.money import parse_price, parse_usd
+from mcp_gateway.core.money import parse_usd
 from mcp_gateway.core.observe.activity import Activity
 from mcp_gateway.core.observe.counter_samples import CounterSamples
 from mcp_gateway.core.observe.failures import Failures
@@ -86,11 +75,9 @@ from mcp_gateway.core.policy.images import Blocklist, ImagePolicy, read_blocklis
 from mcp_gateway.core.policy.regions import Database, Regions, read_country_database
 from mcp_gateway.core.policy.watched_file import WatchedFile
 from mcp_gateway.core.private import make_folder
-from mcp_gateway.core.prompt_tasks import PromptTask
-from mcp_gateway.core.provider_keys import Headers, headers_of, proxy_headers_of, read_keys
-from mcp_gateway.core.provider_settings import ProviderSettings, address_of, row_of
-from mcp_gateway.core.proxy_paths import ProxyPaths
-from mcp_gateway.core.reloadable import Reloaded, compare, taken_over
+from mcp_gateway.core.provider_keys import read_keys
+from mcp_gateway.core.reloadable import Reloaded
+from mcp_gateway.core.reloading import Configured, Publishing, Reloading, dialects_of, most_keys, priors_of, sources_of
 from mcp_gateway.core.routing.auto_model import AutoModel
 from mcp_gateway.core.routing.outcome_book import OutcomeBook
 from mcp_gateway.core.store.sqlite.executors import EXECUTORS
@@ -100,14 +87,11 @@ from mcp_gateway.core.store.sqlite.store import ENGINE_VERSION, Store
 from mcp_gateway.core.store.sqlite.upgrade import upgrade_unless_served
 from mcp_gateway.core.store.sqlite.write_ahead_log import Sync, sync_data
 from mcp_gateway.core.upstream.backend import Backend
-from mcp_gateway.core.upstream.breaker import Breaker
 from mcp_gateway.core.upstream.budget import RetryBudget
+from mcp_gateway.core.upstream.configured import Upstreams, measured_in
 from mcp_gateway.core.upstream.demo import DemoBackend
 from mcp_gateway.core.upstream.pool import Pool
-from mcp_gateway.core.upstream.provider import Provider, Proxy
 from mcp_gateway.core.upstream.served_models import ServedModels
-from mcp_gateway.core.upstream.transport import Timeouts, Transport, TransportLimits
-from mcp_gateway.core.upstream.workload import Workload
 from mcp_gateway.core.webhooks.deliveries import Deliveries
 from mcp_gateway.core.webhooks.sending import Sender
 from mcp_gateway.core.webhooks.webhooks import Webhooks
@@ -274,16 +258,16 @@ async def open_gateway(
         day_counts = DayCounts(store, limiter)
         await day_counts.restore()
         stack.callback(day_counts.write)
-        published = Published(is_public=settings.public_models, sources=_sources(settings))
+        published = Published(is_public=settings.public_models, sources=sources_of(settings))
         ages = ModelAges(store, time.time)
         await ages.restore()
         samples = CounterSamples(store, now_ms, kept_days=settings.upstream.counters_kept_days)
-        upstreams = _Upstreams.made(settings, provider_keys)
-        publishing = _Publishing(published, ages, settings)
+        upstreams = Upstreams.made(settings, provider_keys)
+        publishing = Publishing(published, ages, settings)
         pool = _pool(settings, publishing, samples, upstreams)
         stack.push_async_callback(pool.aclose)
         dialect = Vllm(settings.upstream.pass_fields, settings.upstream.pass_template_kwargs)
-        targets = Targets({VLLM: dialect, DEMO: dialect, **_dialects(settings)})
+        targets = Targets({VLLM: dialect, DEMO: dialect, **dialects_of(settings)})
         auto_router = AutoRouter(settings.routing, published, pool, metrics, outcomes, targets)
         inference = Inference(
             Parts(
@@ -308,13 +292,13 @@ async def open_gateway(
             tool_servers,
         )
         authenticator = Authenticator(known_keys, settings.guests, settings.limits, _admin_keys(store), known_sessions)
-        reloading = _Reloading(
+        reloading = Reloading(
             load or (lambda: settings),
             environ,
             store,
             upstreams,
             publishing,
-            _Configured(inference.parts, published, pool, targets, authenticator, keys, outcomes, lifecycle),
+            Configured(inference.parts, published, pool, targets, authenticator, keys, outcomes, lifecycle),
         )
         orders = Orders(store, ledger, leases, partial(_written_by, store), reloading.ordered, now_ms=now_ms)
         deliveries = _deliveries(store, settings, metrics)
@@ -477,17 +461,7 @@ async def _used_today(records: Records, keys: KeyRing) -> Mapping[str, int]:
 
 
 def _keys(store: Engine, settings: Settings) -> KeyRing:
-    return KeyRing(store, new_id=new_id, now_ms=now_ms, most=_most_keys(settings))
-
-
-def _most_keys(settings: Settings) -> KeysPerAccount:
-    limits = settings.limits
-    return KeysPerAccount(
-        limits.keys_per_account,
-        limits.keys_per_account_per_day,
-        limits.minted_keys_per_account,
-        limits.minted_keys_per_minute,
-    )
+    return KeyRing(store, new_id=new_id, now_ms=now_ms, most=most_keys(settings))
 
 
 def _sessions(store: Engine, settings: Settings) -> UserSessions:
@@ -517,11 +491,7 @@ def _admin_keys(store: Engine) -> AdminKeys:
 
 
 def _outcomes(store: Engine, settings: Settings) -> OutcomeBook:
-    return OutcomeBook(store, _priors(settings), settings.routing.feedback)
-
-
-def _priors(settings: Settings) -> dict[str, Mapping[PromptTask, float]]:
-    return {entry.id: entry.quality for entry in settings.models if entry.quality}
+    return OutcomeBook(store, priors_of(settings), settings.routing.feedback)
 
 
 def _bytes_in_flight(settings: Settings, addresses: AddressReader, metrics: Metrics) -> BytesInFlight:
@@ -563,228 +533,8 @@ def _image_fetcher(settings: Settings, metrics: Metrics) -> ImageFetcher | None:
     )
 
 
-def _sources(settings: Settings) -> tuple[str, ...]:
-    """The names by which callers may ask for one."""
-    return (VLLM, *(one.name for one in settings.providers))
-
-
-def _dialects(settings: Settings) -> dict[str, Dialect]:
-    return {one.name: OpenAi(row_of(one), one.reasoning_names) for one in settings.providers}
-
-
-@dataclass(frozen=True, slots=True)
-class _Upstreams:
-    """All who answer requests, as some settings name them: backends by address, providers by name with their keys."""
-
-    settings: Settings
-    keys: Mapping[str, str]
-    backends: dict[str, Backend]
-    providers: dict[str, Provider]
-
-    @classmethod
-    def made(cls, settings: Settings, keys: Mapping[str, str]) -> "_Upstreams":
-        return cls(settings, keys, _backends(settings, {}), _providers(settings, settings.providers, keys))
-
-    def by(self, settings: Settings, keys: Mapping[str, str]) -> "_Upstreams":
-        """The same by other settings: who is reached and asked as before is the same object, with what it knows."""
-        before = {one.name: one for one in self.settings.providers}
-        is_same = {
-            one.name: one == before.get(one.name) and keys.get(one.name) == self.keys.get(one.name)
-            for one in settings.providers
-        }
-        others = _providers(settings, [one for one in settings.providers if not is_same[one.name]], keys)
-        providers = {one.name: others.get(one.name) or self.providers[one.name] for one in settings.providers}
-        return _Upstreams(settings, keys, _backends(settings, self.backends), providers)
-
-    def take_over(self) -> None:
-        """Have those that stay know what the settings say of models, and of the key of the backends."""
-        for backend in self.backends.values():
-            backend.own_headers = _backend_headers(self.settings)
-            backend.models.measured = _measured(self.settings)
-        for name, provider in self.providers.items():
-            provider.models.listings = _listings_at(name, self.settings)
-
-
-def _providers(settings: Settings, named: Sequence[ProviderSettings], keys: Mapping[str, str]) -> dict[str, Provider]:
-    is_tls = any(address_of(one, row_of(one).base_url).startswith("https:") for one in named)
-    context = ssl.create_default_context() if is_tls else None  # one for all: to read the authorities takes 20 ms
-    return {one.name: _provider(one, settings, keys.get(one.name), context) for one in named}
-
-
-def _listings_at(provider: str, settings: Settings) -> dict[str, Listing]:
-    names = [
-        source.backend_model for entry in settings.models for source in entry.sources if source.provider == provider
-    ]
-    return {name: Listing(name, provider, None) for name in names}
-
-
-def _provider(
-    one: ProviderSettings, settings: Settings, key: str | None, ssl_context: ssl.SSLContext | None
-) -> Provider:
-    row = row_of(one)
-    address = address_of(one, row.base_url)
-    logger.info("provider %s is %s", one.name, address)
-    return Provider(
-        one.name,
-        _transport(address, settings.upstream, keep_alive_s=one.keep_alive_s, ssl_context=ssl_context),
-        breaker=_breaker(settings.upstream),
-        models=ServedModels(listings=_listings_at(one.name, settings)),
-        own_headers=headers_of(row, key),
-        passed_headers=frozenset({BETA_HEADER}) if row.messages_path else frozenset(),
-        proxy=_proxy(one, settings.upstream, key, ssl_context) if one.proxy else None,
-    )
-
-
-def _proxy(
-    one: ProviderSettings, upstream: UpstreamSettings, key: str | None, ssl_context: ssl.SSLContext | None
-) -> Proxy:
-    """Nothing is known of what is asked there: any silence may be as long as a whole answer."""
-    row = row_of(one)
-    address = address_of(one, row.proxy_base)
-    unhurried = upstream.model_copy(
-        update={"first_token_timeout_s": upstream.unary_timeout_s, "idle_timeout_s": upstream.unary_timeout_s}
-    )
-    logger.info("provider %s is asked by its own paths at %s", one.name, address)
-    prices_pico = {path: parse_price(text) for path, text in one.proxy_prices.items() if text}
-    return Proxy(
-        _transport(address, unhurried, keep_alive_s=one.keep_alive_s, ssl_context=ssl_context),
-        ProxyPaths(row.proxy_surfaces, row.proxy_paths, prices_pico),
-        proxy_headers_of(row, key),
-        frozenset(name.lower().encode() for name in row.proxy_headers),
-        partial(path_error_of, row, one.name),
-    )
-
-
-class _Publishing:
-    """Makes the catalog of what the backends list and the settings say, whenever either has changed."""
-
-    def __init__(self, published: Published, ages: ModelAges, settings: Settings) -> None:
-        self._published = published
-        self._ages = ages
-        self.settings = settings
-        """In force; other ones count from the next call on."""
-        self._told = set[str]()
-
-    def __call__(self, listings: Listings) -> None:
-        settings, has_backends = self.settings, bool(self.settings.vllm_urls)
-        catalog = build_catalog(
-            settings.models,
-            listings,
-            publish_discovered=settings.publish_discovered,
-            demo=() if has_backends else listings,
-            created_at_s=self._ages.created_at_s,
-        )
-        self._published.replace(catalog)
-        warnings = warnings_of(catalog)
-        for warning in sorted(warnings - self._told):
-            logger.warning(warning)
-        self._told = set(warnings)
-        if has_backends and not settings.models:
-            logger.warning("no [[models]] are configured: everything that backends list is published, free of charge")
-        if spaced := sum(not is_model_id(name) for name in listings):
-            logger.warning(
-                "%d models have spaces in their names: each is understood only by an id in [[models]]", spaced
-            )
-
-
-class _Configured(NamedTuple):
-    """What goes by settings that may be read again."""
-
-    parts: Parts
-    published: Published
-    pool: Pool
-    targets: Targets
-    authenticator: Authenticator
-    keys: KeyRing
-    outcomes: OutcomeBook
-    lifecycle: Lifecycle
-
-
-class _Reloading:
-    """Reads the configuration again while requests run, one time after the other; one that is bad changes nothing.
-
-    A request that runs has its model, price, limits and backends as values, and keeps them.
-    """
-
-    def __init__(
-        self,
-        load: Callable[[], Settings],
-        environ: Mapping[str, str],
-        store: Engine,
-        upstreams: _Upstreams,
-        publishing: _Publishing,
-        configured: _Configured,
-    ) -> None:
-        self._load = load
-        self._environ = environ
-        self._store = store
-        self._upstreams = upstreams
-        self._publishing = publishing
-        self._configured = configured
-        self._turn = asyncio.Lock()
-
-    async def ordered(self, by: Sequence[Any]) -> dict[str, Any]:
-        """For a command."""
-        return (await self.reload(Actor(*by))).as_object()
-
-    async def reload(self, by: Actor) -> Reloaded:
-        async with self._turn:
-            before = self._configured.parts.settings
-            try:
-                wanted = await asyncio.to_thread(self._load)
-                settings = taken_over(before, wanted)
-                upstreams = self._upstreams.by(settings, read_keys(settings.providers, self._environ))
-            except ConfigError as error:
-                logger.error("the configuration was not read again: %s", error)
-                raise GatewayError("invalid_value", str(error)) from None
-            told = compare(before, wanted)
-            await self._discover_new(upstreams)
-            action = NoteAction(by, "config.reload", "configuration", None, told.as_object())
-            noted = self._store.write(action, in_outage="keep")
-            self._swap(settings, upstreams, is_switched="maintenance" in told.changed)
-            await self._wait_for(noted)
-            logger.info("the configuration was read again; changed: %s", ", ".join(told.changed) or "nothing")
-            if told.needs_restart:
-                logger.warning("these settings differ and wait for a restart: %s", ", ".join(told.needs_restart))
-            return told
-
-    async def _discover_new(self, upstreams: _Upstreams) -> None:
-        """Ask those that were not there before; where that fails or is cancelled, nobody else would close them."""
-        known = self._upstreams.backends
-        new = [backend for url, backend in upstreams.backends.items() if url not in known]
-        if not new:
-            return
-        try:
-            await self._configured.pool.discover(new)
-        except BaseException:
-            await asyncio.gather(*(backend.origin.aclose() for backend in new))
-            raise
-
-    async def _wait_for(self, noted: "asyncio.Future[Any]") -> None:
-        """In an outage of the database it is noted later: what is in force is not told as failed."""
-        try:
-            await noted
-        except GatewayError:
-            logger.warning("that the configuration was read again is noted once the database takes it")
-
-    def _swap(self, settings: Settings, upstreams: _Upstreams, *, is_switched: bool) -> None:
-        """Without a wait, so that no request sees one half of it."""
-        parts, published, pool, targets, authenticator, keys, outcomes, lifecycle = self._configured
-        parts.settings = self._publishing.settings = settings
-        upstreams.take_over()
-        targets.add(_dialects(settings))
-        published.sources = _sources(settings)
-        authenticator.configure(settings.guests, settings.limits)
-        keys.allow(_most_keys(settings))
-        outcomes.expect(_priors(settings))
-        if is_switched:
-            lifecycle.is_in_maintenance = settings.maintenance
-        pool.replace(upstreams.backends.values() or [pool.demo], upstreams.providers)
-        self._upstreams = upstreams
-
-
-def _pool(settings: Settings, publishing: _Publishing, samples: CounterSamples, made: _Upstreams) -> Pool:
-    demo = Backend("demo", DemoBackend(), models=ServedModels(_measured(settings)))
+def _pool(settings: Settings, publishing: Publishing, samples: CounterSamples, made: Upstreams) -> Pool:
+    demo = Backend("demo", DemoBackend(), models=ServedModels(measured_in(settings)))
     if not made.backends:
         whose = " for models without a provider" if made.providers else ""
         logger.warning("no backend is configured: the demo backend answers%s (set GATEWAY_VLLM_URLS)", whose)
@@ -812,37 +562,6 @@ def _pool(settings: Settings, publishing: _Publishing, samples: CounterSamples, 
     )
 
 
-def _measured(settings: Settings) -> frozenset[str]:
-    """The names that backends have for the models whose prompts are counted."""
-    return frozenset(
-        entry.backend_model or entry.id for entry in settings.models if entry.pricing or entry.context_window
-    )
-
-
-def _backend_headers(settings: Settings) -> Headers:
-    secret = settings.vllm_api_key
-    return ((b"authorization", b"Bearer " + secret.get_secret_value().encode()),) if secret else ()
-
-
-def _backends(settings: Settings, known: Mapping[str, Backend]) -> dict[str, Backend]:
-    """By their addresses; of those that are `known` the same, the others by the first names that are free."""
-    taken = {backend.name for url, backend in known.items() if url in settings.vllm_urls}
-    names = (name for name in map("vllm-{}".format, count(1)) if name not in taken)
-    return {url: known.get(url) or _backend(next(names), url, settings) for url in settings.vllm_urls}
-
-
-def _backend(name: str, url: str, settings: Settings) -> Backend:
-    logger.info("backend %s is %s", name, url)
-    return Backend(
-        name,
-        _transport(url, settings.upstream),
-        _backend_headers(settings),
-        _breaker(settings.upstream),
-        ServedModels(_measured(settings)),
-        Workload(settings.upstream.first_token_timeout_s),
-    )
-
-
 def _log_prices(settings: Settings, published: Published) -> None:
     """Of the models that are configured; what is only discovered is free."""
     for entry in settings.models:
@@ -866,27 +585,3 @@ def _watch_tool_servers(servers: ToolServers, metrics: Metrics) -> None:
     for server in servers:
         metrics.tool_server_up.labels(server.label).set_function(partial(getattr, server, "is_reached"))
         metrics.tool_server_sessions.labels(server.label).set_function(partial(getattr, server, "sessions"))
-
-
-def _breaker(upstream: UpstreamSettings) -> Breaker:
-    return Breaker(upstream.breaker_failures, upstream.breaker_rest_s)
-
-
-def _transport(
-    url: str,
-    upstream: UpstreamSettings,
-    *,
-    keep_alive_s: float | None = None,
-    ssl_context: ssl.SSLContext | None = None,
-) -> Transport:
-    timeouts = Timeouts(
-        connect_s=upstream.connect_timeout_s,
-        first_token_s=upstream.first_token_timeout_s,
-        idle_s=upstream.idle_timeout_s,
-        unary_s=upstream.unary_timeout_s,
-        total_s=upstream.total_timeout_s,
-    )
-    limits = TransportLimits(
-        max_body_bytes=upstream.max_response_bytes, max_idle_s=keep_alive_s or upstream.keep_alive_s
-    )
-    return Transport(url, timeouts=timeouts, limits=limits, ssl_context=ssl_context)

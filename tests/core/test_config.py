@@ -11,9 +11,9 @@ from pydantic import ValidationError
 
 from mcp_gateway.core.config import ConfigError, Setting, Settings, load_settings, passed_over, settings_of
 from mcp_gateway.core.config_reference import example_toml, reference_markdown
-from mcp_gateway.core.gateway import _transport
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.prices import Price, Rates, Tier
+from mcp_gateway.core.upstream.configured import transport_to
 from mcp_gateway.core.upstream.transport import Timeouts, TransportLimits
 from tests.cases import each
 
@@ -739,7 +739,7 @@ class TestNames:
 
 def test_values_that_are_made_without_settings_have_the_defaults_of_the_settings() -> None:
     settings = Settings()
-    transport = _transport("http://127.0.0.1", settings.upstream)
+    transport = transport_to("http://127.0.0.1", settings.upstream)
     assert (transport.timeouts, transport.limits) == (Timeouts(), TransportLimits())
     assert signature(Ledger).parameters["settle_wait_s"].default == settings.wallet.settle_wait_s
 

@@ -1,4 +1,4 @@
-"""The composition root: opens everything in order, closes it in reverse; constructs all but what a reload makes again."""
+"""The composition root: opens everything in order, closes it in reverse; constructs what no reload makes again."""
 
 import asyncio
 import contextlib

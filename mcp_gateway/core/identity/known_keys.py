@@ -9,12 +9,14 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Set
 from math import inf
+from typing import TypeVar
 
 from mcp_gateway.core.engine import DatabaseError
 from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.identity.accounts import LIMITS_OF
 from mcp_gateway.core.identity.key_ring import AccountLimits, KeyRing
 from mcp_gateway.core.identity.keys import LIVE_PREFIX, TEST_PREFIX, Key, digest_of, refusal
+from mcp_gateway.core.identity.settled import settled
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +24,7 @@ _WATCH_INTERVAL_S = 0.5
 _MAX_REFUSED = 10_000
 _SHAPE = re.compile(rf"(?:{LIVE_PREFIX}|{TEST_PREFIX})[A-Za-z0-9_-]{{43}}")
 _UNKNOWN: Code = "invalid_api_key"
+T = TypeVar("T")
 
 OnChange = Callable[[Set[str]], Awaitable[None]]
 """Hears the ids of what has changed, whichever process changed it; it hears of them again where it raises."""
@@ -77,7 +80,7 @@ class KnownKeys:
         if _SHAPE.fullmatch(raw) is None:
             raise refusal(_UNKNOWN)
         digest = digest_of(raw)
-        key, account_limits = await self._read(digest)
+        key, account_limits = await self._settled(lambda: self._read(digest))
         code = _UNKNOWN if key is None else key.fault_at(self._now_ms())
         if key is None or account_limits is None or code is not None:
             self._refuse(digest, code or _UNKNOWN)
@@ -135,16 +138,8 @@ class KnownKeys:
 
         Raises GatewayError `ledger_unavailable`.
         """
-        if self.has_learned(account_id):
-            return
-        seen = -1
-        while seen != self._last_change:
-            seen = self._last_change
-            try:
-                limits = await self._keys.account_limits(account_id)
-            except DatabaseError as error:
-                raise _unreadable(error) from None
-        self._account_limits[account_id] = limits
+        if not self.has_learned(account_id):
+            self._account_limits[account_id] = await self._settled(lambda: self._keys.account_limits(account_id))
 
     def end_expired(self) -> None:
         """Close the keys whose time is over."""
@@ -169,17 +164,17 @@ class KnownKeys:
             except DatabaseError as error:
                 logger.error("changes of keys could not be read: %s", error)
 
+    async def _settled(self, read: Callable[[], Awaitable[T]]) -> T:
+        """What is read, as it stands. Raises GatewayError `ledger_unavailable`."""
+        try:
+            return await settled(read, lambda: self._last_change)
+        except DatabaseError as error:
+            raise _unreadable(error) from None
+
     async def _read(self, digest: bytes) -> tuple[Key | None, AccountLimits | None]:
-        """The key and its account's limits as they stand: once more where something changed meanwhile."""
-        seen = -1
-        while seen != self._last_change:
-            seen = self._last_change
-            try:
-                key = await self._keys.find(digest)
-                limits = None if key is None else await self._limits_with(key)
-            except DatabaseError as error:
-                raise _unreadable(error) from None
-        return key, limits
+        """A key, and its account's limits."""
+        key = await self._keys.find(digest)
+        return key, None if key is None else await self._limits_with(key)
 
     async def _limits_with(self, key: Key) -> AccountLimits:
         """Its account's, as they are known for a minted key: it raises none, and to read them is to read thousands."""

@@ -18,6 +18,7 @@ from mcp_gateway.core.engine import DatabaseError, Engine, Read, Write
 from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.identity.access_tokens import AccessTokens
 from mcp_gateway.core.identity.keys import digest_of
+from mcp_gateway.core.identity.settled import settled
 from mcp_gateway.core.text import shown
 
 logger = logging.getLogger(__name__)
@@ -266,16 +267,13 @@ class KnownSessions:
                 listener(session_id, session_refusal(code))
 
     async def _good(self, read: SessionById | SessionByCookie) -> UserSession:
-        """Read again where something changed meanwhile, which may have been this session."""
-        seen = -1
-        while seen != self._changes:
-            seen = self._changes
-            try:
-                session = await self._sessions.find(read)
-            except DatabaseError as error:
-                logger.error("a session could not be read: %s", error)
-                message = "The gateway cannot read who is signed in at the moment; try again shortly."
-                raise GatewayError("ledger_unavailable", message) from None
+        """Raises GatewayError (401, 403, 503)."""
+        try:
+            session = await settled(lambda: self._sessions.find(read), lambda: self._changes)
+        except DatabaseError as error:
+            logger.error("a session could not be read: %s", error)
+            message = "The gateway cannot read who is signed in at the moment; try again shortly."
+            raise GatewayError("ledger_unavailable", message) from None
         code = self._fault_of(session)
         if session is None or code is not None:
             raise session_refusal(code or "expired_session")

@@ -218,11 +218,14 @@ class People:
 
     async def get(self, user_id: str) -> Person:
         """Raises GatewayError `not_found`."""
-        return (await self._by_id(user_id)).person
+        return (await self.credentials_of(user_id)).person
 
-    async def password_hash(self, user_id: str) -> str | None:
+    async def credentials_of(self, user_id: str) -> Credentials:
         """Raises GatewayError `not_found`."""
-        return (await self._by_id(user_id)).password_hash
+        found = await self._store.read(PersonById(user_id))
+        if found is None:
+            raise unknown_user(user_id)
+        return found
 
     async def named(self, name: str) -> Person:
         """By e-mail or id. Raises GatewayError `not_found`."""
@@ -331,12 +334,6 @@ class People:
             digest_of(raw), purpose, told.expires_at_ms, user_id, email, account_id, role, is_administrator, made_by
         )
         return told if await self._store.write(KeepSecret(kept, now_ms)) else None
-
-    async def _by_id(self, user_id: str) -> Credentials:
-        found = await self._store.read(PersonById(user_id))
-        if found is None:
-            raise unknown_user(user_id)
-        return found
 
 
 def unknown_user(name: str) -> GatewayError:

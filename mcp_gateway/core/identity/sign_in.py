@@ -101,10 +101,10 @@ class SignIn:
 
     async def change_password(self, user: User, current: str, new: str) -> None:
         """Ends the other sessions. Raises GatewayError `invalid_credentials`, `invalid_value`."""
-        known_hash = await self.people.password_hash(user.user_id)
+        person, known_hash = await self.people.credentials_of(user.user_id)
         if not await self._passwords.is_right(current, known_hash):
             raise GatewayError("invalid_credentials", "This is not your password.", param="current_password")
-        check_new_password(new, (await self.people.get(user.user_id)).email)
+        check_new_password(new, person.email)
         new_hash = await self._passwords.hashed(new)
         await self.people.set_password(user.user_id, new_hash, but_session_id=user.session_id)
         await self._heard()

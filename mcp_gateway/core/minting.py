@@ -101,7 +101,7 @@ class Mint:
         `insufficient_permissions`, `model_not_found`; for a lease as Leases.make.
         """
         caller.check_secret_is_current()
-        maker = _person_s(caller) if caller.key_id is None else await self._keys.get(caller.key_id)
+        maker = await self._maker_for(caller)
         check_lowered(caller.allowance, wanted.limits)
         scopes = _granted(maker, wanted.scopes, is_test=wanted.is_test)
         if wanted.may_mint_over_mcp and not maker.may_mint_over_mcp:
@@ -117,7 +117,6 @@ class Mint:
         key_id = self._new_id("key")
         budgets = self._budgets(maker.account_id, key_id, wanted.budgets, expires_at_ms)
         standings = [self._ledger.new_budget(budget) for budget in budgets]
-
         above = () if caller.key_id is None else tuple(maker.holders)
 
         async def create(decided: MakeBudgets) -> MintedKey:
@@ -158,13 +157,19 @@ class Mint:
         caller.check_secret_is_current()
         if key.id == caller.key_id:
             return
-        maker = _person_s(caller) if caller.key_id is None else await self._keys.get(caller.key_id)
+        maker = await self._maker_for(caller)
         more = next(self._more(caller, maker, key, allowance), None)
         if more is None and await self._escapes_a_budget(caller, key):
             more = "to spend beside a budget of yours"
         if more is not None:
             message = f"Rotating {key.id} would give you more than you have: {more}."
             raise GatewayError("insufficient_permissions", message)
+
+    async def _maker_for(self, caller: Caller) -> Key:
+        """The caller's key; for a person one that may what the account's keys may by default."""
+        if caller.key_id is not None:
+            return await self._keys.get(caller.key_id)
+        return Key("", caller.account_id, "", "", False, 0, None, OwnLimits(), caller.scopes)
 
     def _more(self, caller: Caller, maker: Key, key: Key, allowance: Allowance) -> Iterator[str]:
         """What a key may that its maker, the caller's, could not have given it."""
@@ -238,11 +243,6 @@ class Mint:
             return {catalog.find(name).id for name in asked}
         except GatewayError as refusal:
             raise GatewayError(refusal.code, refusal.message, param="models") from None
-
-
-def _person_s(caller: Caller) -> Key:
-    """What stands for the maker of a person's key: one that may what the account's keys may by default."""
-    return Key("", caller.account_id, "", "", False, 0, None, OwnLimits(), caller.scopes)
 
 
 def _is_higher(name: str, allowance: Allowance, most: Allowance) -> bool:

@@ -68,7 +68,8 @@ ON CONFLICT (budget_id, starts_at_ms) DO UPDATE SET spent_nano = spent_nano + ex
 RETURNING spent_nano, (SELECT amount_nano FROM budgets WHERE id = budget_id)
 """
 _UNSPEND = """
-UPDATE budget_windows SET spent_nano = spent_nano + ?3 WHERE budget_id = ?1 AND starts_at_ms = ?2 RETURNING spent_nano
+UPDATE budget_windows SET spent_nano = spent_nano + ?3 WHERE budget_id = ?1 AND starts_at_ms = ?2
+RETURNING spent_nano, (SELECT amount_nano FROM budgets WHERE id = budget_id)
 """
 _LEFT_OF_LEASE = """
 SELECT amount_nano - IFNULL(spent_nano, 0), pocket FROM budgets JOIN leases ON leases.budget_id = id
@@ -211,13 +212,8 @@ def _set_aside(transaction: Transaction, budget: Budget, lease: Lease) -> None:
 
 def spend(transaction: Transaction, account_id: str, window: Spent, amount_nano: int) -> None:
     """So much more is spent of a budget's window, or less, where something was."""
-    if amount_nano < 0:
-        row = transaction.first(_UNSPEND, (*window, amount_nano))
-        assert row is not None, "nothing was spent that could be given back"
-        transaction.tell(BudgetSpent(account_id, window, row[0]))
-        return
-    row = transaction.first(_SPEND, (*window, amount_nano))
-    assert row is not None
+    row = transaction.first(_SPEND if amount_nano >= 0 else _UNSPEND, (*window, amount_nano))
+    assert row is not None, "nothing was spent that could be given back"
     spent_nano, budget_nano = row
     transaction.tell(BudgetSpent(account_id, window, spent_nano))
     if 100 * spent_nano >= LEAST_PERCENT * budget_nano:

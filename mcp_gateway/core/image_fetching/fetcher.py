@@ -8,7 +8,7 @@ proxy from the environment, keeps no cookie, follows no redirect, decodes nothin
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Literal, NamedTuple
 from urllib.parse import urljoin
@@ -19,27 +19,21 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.image_fetching.at_once import AtOnce
 from mcp_gateway.core.image_fetching.content import TYPES, data_uri, data_uri_chars, image_type_of, is_image_type
 from mcp_gateway.core.image_fetching.public_address import is_public
+from mcp_gateway.core.image_fetching.public_hosts import Resolve, allowed_addresses, first_answer, timeouts_within
 from mcp_gateway.core.policy.image_url import ImageUrl, read_image_url
 from mcp_gateway.core.sent_images import RemoteImage
 from mcp_gateway.core.upstream.transport import (
     BodyTooLarge,
-    ConnectFailed,
     NoResources,
     Response,
-    TimedOut,
-    Timeouts,
     Transport,
     TransportLimits,
     UpstreamError,
 )
 
-Resolve = Callable[[str, str], Awaitable[Sequence[str]]]
-"""The addresses of a name, asked for an account. Raises GatewayError `overloaded`."""
 Kind = Literal["fetched", "unreachable", "status", "not_an_image", "too_large", "busy"]
 
 _MAX_REDIRECTS = 3
-_MAX_ADDRESSES = 4
-"""Of one name, tried one after the other."""
 _MAX_HEAD_BYTES = 16 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HEADERS = ((b"accept", TYPES), (b"accept-encoding", b"identity"), (b"user-agent", b"mcp-gateway"))
@@ -199,24 +193,18 @@ class _Fetch:
 
     async def _answer(self, asked: ImageUrl) -> Response:
         """From the first address that takes a connection."""
-        for address in (await self._addresses(asked))[:_MAX_ADDRESSES]:
-            try:
-                return await self._transport(asked, address).request("GET", asked.target, _HEADERS, is_stream=True)
-            except (ConnectFailed, TimedOut):
-                continue
-        raise Unfetched(*_UNREACHABLE)
-
-    async def _addresses(self, asked: ImageUrl) -> Sequence[str]:
-        """All that a name has; one that is not allowed among them spoils the name."""
         fetcher = self._fetcher
-        found = [asked.host] if asked.is_literal else await fetcher.resolve(asked.host, self._account_id)
-        return found if all(map(fetcher.is_allowed, found)) else []
+        addresses = await allowed_addresses(asked, self._account_id, fetcher.resolve, fetcher.is_allowed)
+        transports = (self._transport(asked, address) for address in addresses)
+        response = await first_answer(transports, "GET", asked.target, _HEADERS)
+        if response is None:
+            raise Unfetched(*_UNREACHABLE)
+        return response
 
     def _transport(self, asked: ImageUrl, address: str) -> Transport:
         """For one answer: no connection is kept."""
         settings = self._fetcher.settings
-        each_s = settings.timeout_s
-        timeouts = Timeouts(connect_s=each_s / _MAX_ADDRESSES, first_token_s=each_s, idle_s=each_s, total_s=each_s)
+        timeouts = timeouts_within(settings.timeout_s)
         limits = TransportLimits(
             max_head_bytes=_MAX_HEAD_BYTES, max_body_bytes=settings.max_image_bytes, max_idle_connections=0
         )

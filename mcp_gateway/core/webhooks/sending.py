@@ -6,28 +6,17 @@ public, that very one is connected to, no redirect is followed, and of the answe
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from urllib.parse import urlsplit
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.image_fetching.public_address import is_public
+from mcp_gateway.core.image_fetching.public_hosts import Resolve, allowed_addresses, first_answer, timeouts_within
 from mcp_gateway.core.policy.image_url import ImageUrl, read_image_url
-from mcp_gateway.core.upstream.transport import (
-    ConnectFailed,
-    TimedOut,
-    Timeouts,
-    Transport,
-    TransportLimits,
-    UpstreamError,
-)
+from mcp_gateway.core.upstream.transport import Response, Transport, TransportLimits, UpstreamError
 from mcp_gateway.core.webhooks.deliveries import Headers
 from mcp_gateway.core.webhooks.outbox import OPERATOR, Delivery
 
-Resolve = Callable[[str, str], Awaitable[Sequence[str]]]
-"""The addresses of a name, asked for an account. Raises GatewayError `overloaded`."""
-
-_MAX_ADDRESSES = 4
-"""Of one name, tried one after the other."""
 _LIMITS = TransportLimits(max_head_bytes=16 * 1024, max_body_bytes=16 * 1024, max_idle_connections=0)
 _HEADERS = ((b"content-type", b"application/json"), (b"user-agent", b"mcp-gateway"))
 
@@ -71,35 +60,29 @@ class Sender:
         except (TimeoutError, UpstreamError, ValueError, GatewayError):
             return None
 
-    async def _to_operator(self, delivery: Delivery, headers: Headers, body: bytes) -> int:
+    async def _to_operator(self, delivery: Delivery, headers: Headers, body: bytes) -> int | None:
         url = urlsplit(delivery.url)
         target = (url.path or "/") + (f"?{url.query}" if url.query else "")
-        return await self._status(await self._transport(f"{url.scheme}://{url.netloc}", None), target, headers, body)
+        transport = await self._transport(f"{url.scheme}://{url.netloc}", None)
+        return _status_of(await transport.request("POST", target, (*_HEADERS, *headers), body, is_stream=True))
 
     async def _to_account(self, delivery: Delivery, headers: Headers, body: bytes) -> int | None:
-        """From the first address that takes a connection."""
         asked = read_webhook_url(delivery.url, self._ports)
-        for address in (await self._addresses(asked, delivery.receiver))[:_MAX_ADDRESSES]:
-            try:
-                return await self._status(await self._transport(asked.origin, address), asked.target, headers, body)
-            except (ConnectFailed, TimedOut):
-                continue
-        return None
-
-    async def _addresses(self, asked: ImageUrl, account_id: str) -> Sequence[str]:
-        """All that a name has; one that is not allowed among them spoils the name."""
-        found = [asked.host] if asked.is_literal else await self._resolve(asked.host, account_id)
-        return found if all(map(self._is_allowed, found)) else []
+        addresses = await allowed_addresses(asked, delivery.receiver, self._resolve, self._is_allowed)
+        transports = [await self._transport(asked.origin, address) for address in addresses]
+        return _status_of(await first_answer(transports, "POST", asked.target, (*_HEADERS, *headers), body))
 
     async def _transport(self, origin: str, address: str | None) -> Transport:
         """For one answer. The authorities are read in a thread, once: that takes 20 ms."""
         if self._ssl_context is None and origin.startswith("https:"):
             self._ssl_context = await asyncio.to_thread(ssl.create_default_context)
-        each_s = self._timeout_s
-        timeouts = Timeouts(connect_s=each_s / _MAX_ADDRESSES, first_token_s=each_s, idle_s=each_s, total_s=each_s)
+        timeouts = timeouts_within(self._timeout_s)
         return Transport(origin, timeouts=timeouts, limits=_LIMITS, ssl_context=self._ssl_context, address=address)
 
-    async def _status(self, transport: Transport, target: str, headers: Headers, body: bytes) -> int:
-        response = await transport.request("POST", target, (*_HEADERS, *headers), body, is_stream=True)
-        response.close()
-        return response.status
+
+def _status_of(response: Response | None) -> int | None:
+    """Of an answer whose body is not read; None where there is none."""
+    if response is None:
+        return None
+    response.close()
+    return response.status

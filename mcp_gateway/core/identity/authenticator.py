@@ -25,7 +25,7 @@ from mcp_gateway.core.identity.own_limits import DEFAULT, LIMIT_NAMES, Limit, Ow
 from mcp_gateway.core.identity.sessions import KnownSessions, UserSession
 
 _MOST_PEOPLE = 10_000
-"""UserSessions whose callers are kept."""
+"""Sessions whose callers are kept."""
 
 
 class Authenticator:

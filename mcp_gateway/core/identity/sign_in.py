@@ -146,7 +146,7 @@ class SignIn:
         return await self.people.password_secret(user_id, made_by=user.user_id)
 
     async def delete(self, user: User) -> None:
-        """UserSessions, keys and the e-mail address go; the account's books stay."""
+        """Sessions, keys and the e-mail address go; the account's books stay."""
         await self.people.delete(user.user_id)
         await self._heard()
 

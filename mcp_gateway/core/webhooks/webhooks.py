@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection
 
+from mcp_gateway.core.clock import DAY_MS
 from mcp_gateway.core.engine import Engine
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.webhook_secret import new_secret
@@ -15,7 +16,7 @@ from mcp_gateway.core.webhooks.outbox import (
 )
 from mcp_gateway.core.webhooks.sending import read_webhook_url
 
-FORMER_SIGNS_MS = 24 * 3_600_000
+FORMER_SIGNS_MS = DAY_MS
 """For how long after a rotation the secret of before signs, too."""
 
 

@@ -287,7 +287,7 @@ def _email_of_secret(rows: Rows, read: SecretEmail) -> str | None:
     return secret.email or "" if found is None else found.person.email
 
 
-# UserSessions
+# Sessions
 
 
 def _open_session(transaction: Transaction, write: OpenSession) -> None:

@@ -9,7 +9,7 @@ import re
 import secrets
 from collections.abc import Callable, Set
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from typing import NamedTuple
 
 from mcp_gateway.core.caller import Role
@@ -19,6 +19,7 @@ from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.identity.access_tokens import AccessTokens
 from mcp_gateway.core.identity.keys import digest_of
 from mcp_gateway.core.identity.settled import settled
+from mcp_gateway.core.networks import address_of
 from mcp_gateway.core.text import shown
 
 logger = logging.getLogger(__name__)
@@ -182,9 +183,8 @@ class UserSessions:
 
 def network_of(address: str) -> str:
     """As a person may recognise it, and no more: its /24, of IPv6 its /48."""
-    try:
-        parsed = ip_address(address)
-    except ValueError:
+    parsed = address_of(address)
+    if parsed is None:
         return address
     return str(ip_network(f"{parsed}/{24 if parsed.version == 4 else 48}", strict=False))  # noqa: PLR2004 - IPv4
 

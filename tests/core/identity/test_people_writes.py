@@ -21,8 +21,9 @@ from mcp_gateway.core.identity.people import (
     SetPasswordBySecret,
     SetPersonActive,
 )
-from mcp_gateway.core.identity.sessions import NoteSeen, OpenSession, SessionById, SessionsOf, UserSession
+from mcp_gateway.core.identity.sessions import NoteSeen, OpenSession, SessionById, SessionsOf, UserSession, network_of
 from mcp_gateway.core.store.sqlite.store import Store
+from tests.cases import each
 
 NOW_MS, LATER_MS = 1_000, 10_000
 ACCOUNT = Account("acc_1", "a@example.com", NOW_MS, True, OwnLimits(None, None, None, None))
@@ -38,6 +39,21 @@ def session(number: int, seen_at_ms: int = NOW_MS) -> UserSession:
     return UserSession(
         f"ses_{number}", "usr_1", "acc_usr_1", "owner", False, NOW_MS, seen_at_ms, LATER_MS, "agent", "127.0.0.1"
     )
+
+
+@each(
+    ("address", "network"),
+    [
+        ("203.0.113.7", "203.0.113.0/24"),
+        ("::ffff:203.0.113.7", "203.0.113.0/24"),
+        ("::ffff:cb00:7107", "203.0.113.0/24"),
+        ("2001:db8:1:2::3", "2001:db8:1::/48"),
+        ("fe80::1%eth0", "fe80::/48"),
+        ("unknown", "unknown"),
+    ],
+)
+def test_of_an_address_its_network_is_kept_and_of_a_mapped_one_that_of_ipv4(address: str, network: str) -> None:
+    assert network_of(address) == network
 
 
 async def test_a_hash_is_renewed_where_nobody_has_set_another_password(store: Store) -> None:

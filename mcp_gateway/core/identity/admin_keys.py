@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from mcp_gateway.core.caller import Administrator, Allowance, Caller, Quota
 from mcp_gateway.core.engine import DatabaseError, Engine, Read, Scan, Write, unavailable
-from mcp_gateway.core.errors import Code, GatewayError
-from mcp_gateway.core.identity.keys import State, digest_of, later, refusal
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.identity.keys import FAULTS, Ending, digest_of, later, refusal
 from mcp_gateway.core.text import check_one_line, shown
 
 ADMIN_PREFIX = "gw_admin_"
@@ -20,11 +20,10 @@ _SHOWN_CHARACTERS = len(ADMIN_PREFIX) + 4
 _OPERATOR_ACCOUNT_ID = "acc_operator"
 """Stands where a caller's account is asked for; there is none of that id."""
 _UNLIMITED = Allowance(None, None, None, None)
-_FAULTS: dict[State, Code | None] = {"live": None, "revoked": "revoked_api_key", "expired": "expired_api_key"}
 
 
 @dataclass(frozen=True, slots=True)
-class AdminKey:
+class AdminKey(Ending):
     """One as it may be shown: never the key itself, `prefix` is its first characters."""
 
     id: str
@@ -33,11 +32,6 @@ class AdminKey:
     created_at_ms: int
     expires_at_ms: int | None = None
     revoked_at_ms: int | None = None
-
-    def state_at(self, now_ms: int) -> State:
-        if self.revoked_at_ms is not None:
-            return "revoked"
-        return "expired" if self.expires_at_ms is not None and self.expires_at_ms <= now_ms else "live"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +74,7 @@ class AdminKeys:
     async def identify(self, credential: str) -> Caller:
         """Who shows this. Raises GatewayError (401, 503)."""
         key = await self._find(credential) if _SHAPE.fullmatch(credential) is not None else None
-        code = "invalid_api_key" if key is None else _FAULTS[key.state_at(self._now_ms())]
+        code = "invalid_api_key" if key is None else FAULTS[key.state_at(self._now_ms())]
         if key is None or code is not None:
             raise refusal(code or "invalid_api_key")
         return _caller(key)

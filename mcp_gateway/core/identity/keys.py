@@ -44,6 +44,19 @@ State = Literal["live", "revoked", "expired"]
 """Of a key; that of its account comes on top."""
 
 
+class Ending:
+    """A key that is of use until it is revoked or expires."""
+
+    __slots__ = ()
+    revoked_at_ms: int | None
+    expires_at_ms: int | None
+
+    def state_at(self, now_ms: int) -> State:
+        if self.revoked_at_ms is not None:
+            return "revoked"
+        return "expired" if self.expires_at_ms is not None and self.expires_at_ms <= now_ms else "live"
+
+
 ANY_SERVER = "*"
 MOST_REPLACED = 2
 """Secrets of a key that others have replaced, and that are of use still."""
@@ -52,7 +65,7 @@ MAX_KEPT_S = 30 * 24 * 60 * 60
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class Key(Ending):
     """A key as it may be shown: never the key itself, `prefix` is its first characters."""
 
     id: str
@@ -128,21 +141,16 @@ class Key:
         """Whether a secret that another has replaced is of use still."""
         return self.replaced_until_ms is not None and self.replaced_until_ms > now_ms
 
-    def state_at(self, now_ms: int) -> State:
-        if self.revoked_at_ms is not None:
-            return "revoked"
-        return "expired" if self.expires_at_ms is not None and self.expires_at_ms <= now_ms else "live"
-
     def fault_at(self, now_ms: int) -> Code | None:
         """The code that the key is refused with; None for a valid one."""
         if self.secret_ends_at_ms is not None and self.secret_ends_at_ms <= now_ms:
             return "revoked_api_key"
-        if (code := _FAULTS[self.state_at(now_ms)]) is not None:
+        if (code := FAULTS[self.state_at(now_ms)]) is not None:
             return code
         return None if self.is_account_active else "account_deactivated"
 
 
-_FAULTS: dict[State, Code | None] = {"live": None, "revoked": "revoked_api_key", "expired": "expired_api_key"}
+FAULTS: dict[State, Code | None] = {"live": None, "revoked": "revoked_api_key", "expired": "expired_api_key"}
 _REFUSALS: dict[Code, str] = {
     "invalid_api_key": "This API key is not known here.",
     "revoked_api_key": "This API key was revoked.",

@@ -20,7 +20,11 @@ PAGE_ROWS = 500
 _ROWS_WITHOUT_A_TURN = 50
 """Written at once, before others have their turn."""
 
-_ASKED_BY_ACCEPT: dict[str, Format] = {"text/csv": "csv", LINES: "jsonl", "application/jsonl": "jsonl"}
+_ASKED_BY_ACCEPT: dict[str, Format] = {
+    "text/csv": "csv", LINES: "jsonl", "application/jsonl": "jsonl",
+    "application/json": "json", "application/*": "json", "*/*": "json",
+}  # fmt: skip
+_WEIGHT = re.compile(r"q=(0(?:\.[0-9]*)?|1(?:\.0*)?)")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", *"\uff1d\uff0b\uff0d\uff20")
 """What a text in a table must not begin with, or spreadsheets run it, full-width too: OWASP, CSV injection."""
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
@@ -29,13 +33,24 @@ Row = TypeVar("Row")
 
 
 def format_of(asked: Asked[Any, Any]) -> Format:
-    """What the query names, or else the first of `Accept` that is one of these."""
+    """What the query names, or else what `Accept` wants most."""
     named: Format | None = asked.query.format
-    if named is not None:
-        return named
-    accepted = asked.context.sent.get(b"accept", b"").decode("latin-1").lower()
-    kinds = [part.partition(";")[0].strip() for part in accepted.split(",")]
-    return next((_ASKED_BY_ACCEPT[kind] for kind in kinds if kind in _ASKED_BY_ACCEPT), "json")
+    return named or _wanted_most(asked.context.sent.get(b"accept", b"").decode("latin-1").lower())
+
+
+def _wanted_most(accepted: str) -> Format:
+    """Of kinds of one weight the first that has a name of its own; with `q=0` one is not wanted (RFC 9110, 12.5.1)."""
+    weighed = [_weighed(part) for part in accepted.split(",")]
+    known = [(weight, "*" not in kind, _ASKED_BY_ACCEPT[kind]) for kind, weight in weighed if kind in _ASKED_BY_ACCEPT]
+    weight, _, form = max(known, key=lambda one: one[:2], default=(0.0, False, "json"))
+    return form if weight else "json"
+
+
+def _weighed(part: str) -> tuple[str, float]:
+    """A kind of answer and how much it is wanted; what is no weight counts as none that was said."""
+    kind, *parameters = (piece.strip() for piece in part.split(";"))
+    told = next(filter(None, map(_WEIGHT.fullmatch, parameters)), None)
+    return kind, 1.0 if told is None else float(told[1])
 
 
 def most_of(query: PageQuery) -> int | None:

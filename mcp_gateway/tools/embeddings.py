@@ -19,6 +19,7 @@ from mcp_gateway.core.inference.exchange import Inference
 from mcp_gateway.core.inference.parts import Call
 from mcp_gateway.core.json_bounds import JsonBounds, dump_json
 from mcp_gateway.core.surfaces.embeddings import EMBEDDINGS
+from mcp_gateway.core.surfaces.routed import read_ask
 from mcp_gateway.core.surfaces.surface import Ask, Body
 from mcp_gateway.tools.arguments import Arguments, parser_for
 from mcp_gateway.tools.bill import BILL_PROPERTIES, UNTOLD, bill_of
@@ -108,7 +109,7 @@ class Embeddings:
         for name in _FORM:
             body.pop(name, None)
         _check_number(body["input"])
-        ask = EMBEDDINGS.read(body, len(dump_json(body)))
+        ask = read_ask(EMBEDDINGS, body, len(dump_json(body)))
         _check_size(ask, body.get("dimensions"))
         return ask
 

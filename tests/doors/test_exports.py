@@ -89,6 +89,25 @@ async def test_a_client_may_ask_by_accept(door: Door, key: str, accept: str) -> 
     assert exported.headers["content-type"].startswith("text/csv" if "csv" in accept else "application/x-ndjson")
 
 
+@each(
+    ("accept", "media_type"),
+    [
+        ("application/json, text/csv", "application/json"), ("text/csv, application/json", "text/csv"),
+        ("text/csv;q=0.1, application/json", "application/json"), ("text/csv; q=0.5, */*;q=0.1", "text/csv"),
+        ("*/*, text/csv", "text/csv"), ("*/*, text/csv;q=0.9", "application/json"),
+        ("text/csv;q=0", "application/json"), ("text/csv;q=0.000, */*", "application/json"),
+        ("text/csv;q=0.2, application/x-ndjson;q=0.9", "application/x-ndjson"),
+        ("TEXT/CSV;charset=utf-16;Q=0.3", "text/csv"), ("text/csv;q=nan, application/json;q=0.5", "text/csv"),
+        ("text/csv;q=", "text/csv"), (",,;,;q=1", "application/json"),
+    ],
+)  # fmt: skip
+async def test_of_what_accept_names_the_one_that_is_wanted_most_is_told(
+    door: Door, key: str, accept: str, media_type: str
+) -> None:
+    exported = await door.get("/v1/requests", key, accept=accept)
+    assert exported.headers["content-type"].partition(";")[0] == media_type
+
+
 async def test_the_query_stands_before_accept_and_json_is_what_others_are_told(door: Door, key: str) -> None:
     for headers, path in (
         ({"accept": "text/csv"}, "/v1/requests?format=json"),

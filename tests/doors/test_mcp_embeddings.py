@@ -172,7 +172,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"dimension": 4}, "unsupported_parameter"), ({"inputs": "a"}, "unsupported_parameter"),
     ({"input": ["a"] * 129}, "invalid_value"), ({"input": json.dumps(["a"] * 129)}, "invalid_value"),
     ({"dimensions": 10**6}, "invalid_value"), ({"model": "nope"}, "model_not_found"),
-    ({"dimensions": 99}, "invalid_value"),
+    ({"dimensions": 99}, "invalid_value"), ({"model": "auto"}, "invalid_value"),
 ]  # fmt: skip
 
 

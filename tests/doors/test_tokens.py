@@ -213,6 +213,8 @@ async def test_what_passes_is_in_a_table_and_the_rest_is_named(served: Stage) ->
             "messages[0].content[0]",
         ),
         ({"prompt": "a", "model": None}, "missing_parameter", "model"),
+        ({"prompt": "a", "model": "auto"}, "invalid_value", "model"),
+        ({"messages": MESSAGES, "model": "auto"}, "invalid_value", "model"),
         ({"prompt": "a", "prompt_file": "/etc/passwd"}, "unsupported_parameter", "prompt_file"),
         ({"prompt": "x" * (2 * 1024 * 1024)}, "invalid_value", "prompt"),
         ({"messages": [{"role": "user", "content": "x" * (2 * 1024 * 1024)}]}, "invalid_value", "messages"),

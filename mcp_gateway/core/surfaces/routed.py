@@ -34,5 +34,9 @@ def _have_chosen(ask: Ask, route: WantedRoute, routing: WantedRouting | None) ->
     elif ask.surface.is_conversation:
         ask.route = route._replace(routing=routing or NOTHING_WANTED)
     else:
-        problem = f"`{AUTO}` is for chats, messages and responses: name a model."
-        raise GatewayError("invalid_value", problem, param=chosen.param)
+        raise not_chosen(chosen.param)
+
+
+def not_chosen(param: str) -> GatewayError:
+    """Of what asks for `auto` where there is no prompt that a model could be chosen by."""
+    return GatewayError("invalid_value", f"`{AUTO}` is for chats, messages and responses: name a model.", param=param)

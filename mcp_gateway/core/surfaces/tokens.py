@@ -8,9 +8,11 @@ from typing import Any, Literal
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.json_fields import at_most, checked, optional, required
+from mcp_gateway.core.optimization import AUTO
 from mcp_gateway.core.sent_images import RemoteImage
 from mcp_gateway.core.surfaces.chat import MAX_MESSAGES, MAX_TOOLS, images_in
 from mcp_gateway.core.surfaces.prompt_sizes import check_ids
+from mcp_gateway.core.surfaces.routed import not_chosen
 from mcp_gateway.core.surfaces.surface import PromptSize
 from mcp_gateway.core.token_ids import IdsField, TokenIds, not_whole
 
@@ -37,7 +39,7 @@ class TokenQuestion:
 
 def read_tokenize(body: dict[str, Any], size_bytes: int) -> TokenQuestion:
     """Read a parsed body of `size_bytes`. Raises GatewayError (400) with a message that says what to change."""
-    model = required(body, "model", str, "a model's id")
+    model = _model_in(body)
     if body.get("messages") is None:
         if body.get("prompt") is None:
             raise GatewayError("missing_parameter", "Give `prompt`, a string, or `messages`.", param="prompt")
@@ -56,7 +58,7 @@ def read_tokenize(body: dict[str, Any], size_bytes: int) -> TokenQuestion:
 
 def read_detokenize(body: dict[str, Any], _size_bytes: int) -> TokenQuestion:
     """The same of a list of token ids, which may be empty."""
-    model = required(body, "model", str, "a model's id")
+    model = _model_in(body)
     if body.get("tokens") is None:
         raise GatewayError("missing_parameter", "`tokens` is missing: give a list of token ids.", param="tokens")
     if not isinstance(body["tokens"], TokenIds):
@@ -65,6 +67,14 @@ def read_detokenize(body: dict[str, Any], _size_bytes: int) -> TokenQuestion:
     elif body["tokens"].is_nested:
         raise GatewayError("invalid_type", not_whole("tokens"), param="tokens")
     return TokenQuestion("detokenize", body, model, "tokens")
+
+
+def _model_in(body: dict[str, Any]) -> str:
+    """Whose tokens are meant: those of `auto` are nobody's, since each model of a pool has its own."""
+    model: str = required(body, "model", str, "a model's id")
+    if model == AUTO:
+        raise not_chosen("model")
+    return model
 
 
 def _check_size(text_bytes: int, name: str) -> None:

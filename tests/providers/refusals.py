@@ -118,6 +118,7 @@ _ANTHROPIC = [
             (_PASSED_ON, MONEY),
             ('529 {"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}', FULL),
             ("429 too many", LIMITED),
+            ("prompt is too long: 9 tokens > 8 maximum", TOO_LONG),
             ("4000 Your credit balance is too low", BROKEN),
             ("Someone said: Your credit balance is too low", BROKEN),
         )
@@ -129,6 +130,12 @@ TOLD: dict[type[Generic], list[Told]] = {
     OpenAi: [
         _openai(400, UNSUPPORTED, "Unsupported value", param="stop", type=_INVALID, code="unsupported_parameter"),
         _openai(400, TOO_LONG, "too long", param="messages", type=_INVALID, code="context_length_exceeded"),
+        _openai(200, TOO_LONG, "too long", param="messages", type=_INVALID, code="context_length_exceeded"),
+        _told(200, {"detail": "This model's maximum context length is 8 tokens."}, TOO_LONG),
+        _openai(500, TOO_LONG, "Prompt is too long: 9 > 8", type="server_error", param=None, code=None),
+        _openai(503, FULL, "maximum context length", type="server_error", param=None, code=None),
+        _openai(200, KEY, f"401 Incorrect API key provided: {ACCOUNT}", type=_INVALID, code="invalid_api_key"),
+        _openai(200, BROKEN, f"Incorrect API key provided: {ACCOUNT}", type=_INVALID, code="invalid_api_key"),
         _openai(401, KEY, f"Incorrect API key provided: {ACCOUNT}", type=_INVALID, code="invalid_api_key"),
         _openai(404, MODEL, "The model does not exist", type=_INVALID, code="model_not_found"),
         _openai(429, MONEY, f"quota of {ACCOUNT}", type="insufficient_quota", param=None, code="insufficient_quota"),

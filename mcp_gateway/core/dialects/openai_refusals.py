@@ -136,10 +136,16 @@ def error_of(
 
 
 def _as_meant(failure: Failure) -> Failure:
-    """With the status by which its words begin, where no field names one; behind it may stand the error as JSON."""
-    found = _STATUS_FIRST.match(failure.message) if failure.status == _UNTOLD_STATUS else None
-    if found is None:
+    """With the status by which its words begin, where no field names one; behind it may stand the error as JSON.
+
+    Without either, a prompt that is too long is its caller's, and no failure of the provider.
+    """
+    if failure.status != _UNTOLD_STATUS:
         return failure
+    found = _STATUS_FIRST.match(failure.message)
+    if found is None:
+        is_caller_s = _is_too_long(failure.message, failure.kind)
+        return failure._replace(status=HTTPStatus.BAD_REQUEST) if is_caller_s else failure
     status, words = int(found[1]), failure.message[found.end() :]
     inner = error_alone(words.encode("utf-8", "replace"), error_object)
     if inner is None:
@@ -221,12 +227,16 @@ def _wait_s(retry_after: bytes | None) -> int | None:
 
 
 def _refusal(status: int, message: str, kind: str, param: str | None, prompt_field: str) -> GatewayError:
-    if any(words in message.lower() or words in kind for words in _TOO_LONG):
+    if _is_too_long(message, kind):
         return GatewayError("context_length_exceeded", message, param=prompt_field)
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         return GatewayError("body_too_large", "The provider takes no request of this size.")
     code: Any = "unsupported_parameter" if "unsupported_parameter" in kind else "invalid_value"
     return GatewayError(code, message, param=None if param is None else shown(param))
+
+
+def _is_too_long(message: str, kind: str) -> bool:
+    return any(words in message.lower() or words in kind for words in _TOO_LONG)
 
 
 def _cleaned(message: str, backend_model: str, public_model: str) -> str:

@@ -143,9 +143,9 @@ class KeyObject(Told):
     mcp_servers: list[str]
     offer_mcp_tools: bool
     model_pool: list[str] | None
-    model_pool_gone: list[str]
     optimize_mode: Mode | None
     routing_event: bool
+    model_pool_gone: list[str]
     networks: list[str] | None
     note: str | None
     tags: list[str]
@@ -347,22 +347,14 @@ class Keys:
             "models": None if key.models is None else sorted(key.models),
             "mcp_servers": sorted(key.mcp_servers),
             "offer_mcp_tools": key.offers_mcp_tools,
-            **self._routing_fields(key),
+            **key.routing.as_object(),
+            "model_pool_gone": gone_from(key.routing.model_pool or (), self._published, key.models),
             **key.particulars_told(),
             "scopes": [scope for scope in SCOPES if scope in key.scopes],
             "mint_over_mcp": key.may_mint_over_mcp,
             **{name: getattr(allowance, name) for name in LIMIT_NAMES},
             **standing.use.as_object(),
             "budgets": [one.as_object().model_dump() for one in standing.budgets],
-        }
-
-    def _routing_fields(self, key: Key) -> dict[str, Any]:
-        pool, mode, tells_event = key.routing
-        return {
-            "model_pool": None if pool is None else list(pool),
-            "model_pool_gone": gone_from(pool or (), self._published, key.models),
-            "optimize_mode": mode,
-            "routing_event": tells_event,
         }
 
 

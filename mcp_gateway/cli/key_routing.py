@@ -1,7 +1,7 @@
-"""What a key says of the choice of a model for `auto`, as options, in words and as JSON."""
+"""What a key says of the choice of a model for `auto`, as options and in words."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -67,14 +67,6 @@ def routing_in_words(routing: RoutingDefaults) -> str:
     told = "told in streams" if routing.tells_event else ""
     words = " ".join(filter(None, (pool, mode, told)))
     return f"auto {words}" if words else ""
-
-
-def routing_object(routing: RoutingDefaults) -> dict[str, Any]:
-    """By the names that it has over HTTP."""
-    pool, mode, tells_event = routing
-    return {
-        "model_pool": None if pool is None else list(pool), "optimize_mode": mode, "routing_event": tells_event,
-    }  # fmt: skip
 
 
 def _pool(asked: Sequence[str]) -> tuple[str, ...]:

@@ -44,7 +44,6 @@ from mcp_gateway.cli.key_routing import (
     PoolOption,
     routing_given,
     routing_in_words,
-    routing_object,
 )
 from mcp_gateway.cli.limits import ChangedLimitOption, LimitOption, limits_given, limits_in_words
 from mcp_gateway.core.caller import SCOPES, SERVER_LABEL, KeyScope
@@ -364,7 +363,7 @@ def _object(key: Key, budgets: Sequence[dict[str, Any]], use: KeyUse) -> dict[st
         "models": None if key.models is None else sorted(key.models),
         "mcp_servers": sorted(key.mcp_servers),
         "offer_mcp_tools": key.offers_mcp_tools,
-        **routing_object(key.routing),
+        **key.routing.as_object(),
         **key.particulars_told(),
         "scopes": [scope for scope in SCOPES if scope in key.scopes],
         "mint_over_mcp": key.may_mint_over_mcp,

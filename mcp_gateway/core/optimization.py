@@ -1,6 +1,6 @@
 """What a caller may have a model chosen for: quality, cost, latency, or a balance of them; what a key says of it."""
 
-from typing import Literal, NamedTuple, TypedDict, TypeGuard, get_args
+from typing import Any, Literal, NamedTuple, TypedDict, TypeGuard, get_args
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.text import shown
@@ -35,6 +35,13 @@ class RoutingDefaults(NamedTuple):
     model_pool: tuple[str, ...] | None = None
     mode: Mode | None = None
     tells_event: bool = False
+
+    def as_object(self) -> dict[str, Any]:
+        """By the names under which a key is asked to have them."""
+        pool, mode, tells_event = self
+        return {
+            "model_pool": None if pool is None else list(pool), "optimize_mode": mode, "routing_event": tells_event,
+        }  # fmt: skip
 
 
 NO_DEFAULTS = RoutingDefaults()

@@ -160,7 +160,6 @@ def _account(account: Account) -> dict[str, Any]:
 
 
 def _key(key: Key) -> dict[str, Any]:
-    pool, mode, tells_event = key.routing
     return {
         "account": key.account_id,
         "prefix": key.prefix,
@@ -175,9 +174,7 @@ def _key(key: Key) -> dict[str, Any]:
         "mint_over_mcp": key.may_mint_over_mcp,
         "mcp_servers": sorted(key.mcp_servers),
         "offer_mcp_tools": key.offers_mcp_tools,
-        "model_pool": None if pool is None else list(pool),
-        "optimize_mode": mode,
-        "routing_event": tells_event,
+        **key.routing.as_object(),
         **key.particulars_told(),
         "limits": key.limits.as_object(),
     }

@@ -3,6 +3,7 @@
 Rows alone; what a row says is carried out by operations.py, and by middleware/ before that.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -145,9 +146,7 @@ def operations_of(run: Endpoints, *, are_models_public: bool, are_stats_public: 
         *_models(run.models, are_public=are_models_public),
         *_webhooks(run.webhooks),
         *_keys(run.keys),
-        *_people(run.people),
-        *_colleagues(run.people),
-        *_keys_of_people(run.keys),
+        *_for_people([*_people(run.people), *_colleagues(run.people), *_keys_of_people(run.keys)]),
         *_money(run.billing, run.statements),
         *(_payments(run.topups) if run.topups.are_configured else _no_payments(run.topups)),
         *_history(run),
@@ -185,6 +184,7 @@ _OF_COUNTS: frozenset[Code] = frozenset({
 
 _AS_VLLM = (*PREFIXES, *ROOT)
 """At the root too, where vLLM has it."""
+_EVERYWHERE = (*ROOT, *PREFIXES)
 
 
 def _inference(run: Endpoints) -> list[AnyOperation]:
@@ -433,7 +433,7 @@ def _mcp(mcp: McpEndpoints) -> list[AnyOperation]:
             f"well_known{number}",
             _no_such_document,
             access=Access.OPEN,
-            prefixes=(*ROOT, *PREFIXES),
+            prefixes=_EVERYWHERE,
             is_for_mcp_pages=True,
         )
         for number, below in enumerate(("", "/mcp", "/mcp/sse"))
@@ -602,8 +602,12 @@ def _keys(keys: Keys) -> list[AnyOperation]:
     ]
 
 
-_EVERYWHERE = (*ROOT, *PREFIXES)
 _SIGN_IN: frozenset[Code] = frozenset({"too_many_sign_ins", "ledger_unavailable"})
+
+
+def _for_people(rows: Iterable[AnyOperation]) -> list[AnyOperation]:
+    """With what all under /auth have in common: a row that lacked it would be open to the pages of others."""
+    return [replace(row, prefixes=_EVERYWHERE, is_for_people=True) for row in rows]
 
 
 def _people(people: PeopleDoor) -> list[AnyOperation]:
@@ -623,8 +627,6 @@ def _people(people: PeopleDoor) -> list[AnyOperation]:
             is_regional=True,
             statuses=(201,),
             refuses=_SIGN_IN | {"conflict", "registration_closed", "not_found", "invalid_credentials"},
-            prefixes=_EVERYWHERE,
-            is_for_people=True,
         ),
         Operation(
             method="POST",
@@ -639,8 +641,6 @@ def _people(people: PeopleDoor) -> list[AnyOperation]:
             handle=people.login,
             headers=(SESSION_COOKIE,),
             refuses=_SIGN_IN | {"invalid_credentials"},
-            prefixes=_EVERYWHERE,
-            is_for_people=True,
         ),
         Operation(
             method="POST",
@@ -655,8 +655,6 @@ def _people(people: PeopleDoor) -> list[AnyOperation]:
             handle=people.logout,
             headers=(SESSION_COOKIE,),
             refuses=_NOT_FOUND,
-            prefixes=_EVERYWHERE,
-            is_for_people=True,
         ),
         Operation(
             method="POST",
@@ -670,8 +668,6 @@ def _people(people: PeopleDoor) -> list[AnyOperation]:
             answer=TokenObject,
             handle=people.refresh,
             headers=(SESSION_COOKIE,),
-            prefixes=_EVERYWHERE,
-            is_for_people=True,
         ),
         Operation(
             method="GET",
@@ -685,8 +681,6 @@ def _people(people: PeopleDoor) -> list[AnyOperation]:
             answer=UserObject,
             handle=people.me,
             refuses=_NOT_FOUND,
-            prefixes=_EVERYWHERE,
-            is_for_people=True,
         ),
         Operation(
             method="DELETE",
@@ -701,8 +695,6 @@ def _people(people: PeopleDoor) -> list[AnyOperation]:
             handle=people.delete,
             headers=(SESSION_COOKIE,),
             refuses=_NOT_FOUND,
-            prefixes=_EVERYWHERE,
-            is_for_people=True,
         ),
         Operation(
             method="POST",
@@ -719,8 +711,6 @@ def _people(people: PeopleDoor) -> list[AnyOperation]:
             refuses=_SIGN_IN
             | _NOT_FOUND
             | {"invalid_credentials", "missing_credentials", "insufficient_permissions", "missing_parameter"},
-            prefixes=_EVERYWHERE,
-            is_for_people=True,
         ),
         Operation(
             method="GET",
@@ -733,8 +723,6 @@ def _people(people: PeopleDoor) -> list[AnyOperation]:
             body=Nothing,
             answer=SessionList,
             handle=people.sessions,
-            prefixes=_EVERYWHERE,
-            is_for_people=True,
         ),
         Operation(
             method="DELETE",
@@ -747,8 +735,6 @@ def _people(people: PeopleDoor) -> list[AnyOperation]:
             body=Nothing,
             answer=EndedSessions,
             handle=people.end_others,
-            prefixes=_EVERYWHERE,
-            is_for_people=True,
         ),
         Operation(
             method="DELETE",
@@ -762,8 +748,6 @@ def _people(people: PeopleDoor) -> list[AnyOperation]:
             answer=EndedSessions,
             handle=people.end_session,
             refuses=_NOT_FOUND,
-            prefixes=_EVERYWHERE,
-            is_for_people=True,
         ),
     ]
 
@@ -782,8 +766,6 @@ def _colleagues(people: PeopleDoor) -> list[AnyOperation]:
             body=Nothing,
             answer=UserList,
             handle=people.colleagues,
-            prefixes=_EVERYWHERE,
-            is_for_people=True,
         ),
         Operation(
             method="POST",
@@ -798,8 +780,6 @@ def _colleagues(people: PeopleDoor) -> list[AnyOperation]:
             handle=people.invite,
             statuses=(201,),
             refuses=frozenset({"registration_closed", "conflict", "not_found"}),
-            prefixes=_EVERYWHERE,
-            is_for_people=True,
         ),
         Operation(
             method="POST",
@@ -814,8 +794,6 @@ def _colleagues(people: PeopleDoor) -> list[AnyOperation]:
             handle=people.let_choose_password,
             statuses=(201,),
             refuses=_NOT_FOUND,
-            prefixes=_EVERYWHERE,
-            is_for_people=True,
         ),
     ]
 
@@ -883,11 +861,7 @@ def _webhooks(webhooks: WebhookDoor) -> list[AnyOperation]:
 
 def _keys_of_people(keys: Keys) -> list[AnyOperation]:
     """The same as under /keys, where people look for theirs."""
-    return [
-        replace(row, path="/auth/keys", name=f"auth_{row.name}", prefixes=_EVERYWHERE, is_for_people=True)
-        for row in _keys(keys)
-        if row.path == "/keys"
-    ]
+    return [replace(row, path="/auth/keys", name=f"auth_{row.name}") for row in _keys(keys) if row.path == "/keys"]
 
 
 def _money(billing: Billing, statements: Statements) -> list[AnyOperation]:
@@ -1136,7 +1110,7 @@ def _stats(stats: Stats) -> AnyOperation:
         "Tell how the gateway is, for a status page.",
         StatsObject,
         stats.get,
-        prefixes=(*ROOT, *PREFIXES),
+        prefixes=_EVERYWHERE,
     )
 
 

@@ -1,4 +1,4 @@
-"""/auth: people who register, sign in and out, and what is theirs: themselves, their password, their sessions.
+"""/auth: people who register, sign in and out, and what is theirs; and what owners do for users of their account.
 
 Tries are counted before anything is looked up, so that a name that is known costs no other time than one that is not.
 """
@@ -136,7 +136,7 @@ class DeletedUser(Told):
 
 
 class PeopleDoor:
-    """What a person may do about themselves."""
+    """What a person may do about themselves, and an owner about the others of the account."""
 
     def __init__(self, sign_in: SignIn, sign_ins: SignIns, cookie: Cookie) -> None:
         self._sign_in = sign_in

@@ -667,7 +667,6 @@ def _people(people: PeopleDoor) -> list[AnyOperation]:
             body=Nothing,
             answer=TokenObject,
             handle=people.refresh,
-            headers=(SESSION_COOKIE,),
         ),
         Operation(
             method="GET",
@@ -707,7 +706,6 @@ def _people(people: PeopleDoor) -> list[AnyOperation]:
             body=PasswordBody,
             answer=PasswordChanged,
             handle=people.password,
-            headers=(SESSION_COOKIE,),
             refuses=_SIGN_IN
             | _NOT_FOUND
             | {"invalid_credentials", "missing_credentials", "insufficient_permissions", "missing_parameter"},

@@ -101,12 +101,13 @@ def operations_in(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> list
         are_models_public=gateway.settings.public_models,
         are_stats_public=gateway.settings.public_stats != "off",
     )
-    reference = Reference(lambda: document.as_object(), partial(_prefix_of, gateway))
+
+    def serves_guests() -> bool:
+        return gateway.settings.guests.enabled
+
+    reference = Reference(lambda: document.as_object(), partial(_prefix_of, gateway), serves_guests=serves_guests)
     document = Document(
-        [*operations, reference.row],
-        version=gateway.version,
-        base_url=base_url,
-        serves_guests=lambda: gateway.settings.guests.enabled,
+        [*operations, reference.row], version=gateway.version, base_url=base_url, serves_guests=serves_guests
     )
     return [*operations, reference.row, document.row]
 

@@ -6,7 +6,6 @@ Nothing is said here of any operation. Links lead within the page or beside it, 
 import re
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Iterable
-from functools import cached_property
 from hashlib import sha256
 from html import escape
 from typing import Any
@@ -63,11 +62,18 @@ _HEADERS = (
 
 
 class Reference:
-    """Writes the page when it is first asked for; `describe` makes the document, which has this operation too."""
+    """Writes the page when it is first asked for; `describe` makes the document, which has this operation too, and
+    `serves_guests` says whether keys may be left out.
+    """
 
-    def __init__(self, describe: Callable[[], Json], key_prefix: KeyPrefix) -> None:
+    def __init__(
+        self, describe: Callable[[], Json], key_prefix: KeyPrefix, *, serves_guests: Callable[[], bool]
+    ) -> None:
         self._describe = describe
         self._key_prefix = key_prefix
+        self._serves_guests = serves_guests
+        self._pages: dict[bool, str] = {}
+        """By whether guests are served, which may change."""
         self.row: AnyOperation = Operation(
             method="GET",
             path="/docs",
@@ -87,11 +93,13 @@ class Reference:
     async def get(self, asked: Asked[AnyQuery, Nothing]) -> Answered[bytes]:
         key_id = asked.caller.key_id
         shown = _NO_KEY if key_id is None else f"{await self._key_prefix(key_id)}..."
-        return Answered(self._page.replace(_KEY_HERE, escape(shown)).encode(), headers=_HEADERS)
+        return Answered(self._page().replace(_KEY_HERE, escape(shown)).encode(), headers=_HEADERS)
 
-    @cached_property
     def _page(self) -> str:
-        return _page_of(self._describe())
+        serves_guests = self._serves_guests()
+        if serves_guests not in self._pages:
+            self._pages[serves_guests] = _page_of(self._describe())
+        return self._pages[serves_guests]
 
 
 def _page_of(document: Json) -> str:

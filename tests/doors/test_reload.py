@@ -97,6 +97,14 @@ async def test_guests_are_let_in_no_more_and_the_document_says_so(served: Reload
     assert {} not in (await door.get("/openapi.json")).json()["paths"]["/v1/chat/completions"]["post"]["security"]
 
 
+async def test_the_reference_says_so_too_whichever_way_guests_are_turned(served: Reloaded) -> None:
+    for serves_guests in (True, False, True):
+        await served.reload(guests={"enabled": serves_guests})
+        page = (await served.door.get("/docs")).text
+        section = page.partition("<h3 id='chat'>")[2].partition("</section>")[0]
+        assert ("may be sent, or none." in section, "Needs a key" in section) == (serves_guests, not serves_guests)
+
+
 async def test_the_incident_is_told(served: Reloaded) -> None:
     await served.reload(incident="One server is down.")
     assert (await served.door.get("/v1/stats")).json()["incident"] == "One server is down."

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from http_api.operations import ROOT, Access, Answered, AnyOperation, Asked, Counts, Nothing, Operation
+from http_api.operations import Access, Answered, AnyOperation, Asked, Nothing, page_at_root
 from http_api.query import AnyQuery
 from mcp_gateway.core.errors import TABLE
 
@@ -74,20 +74,14 @@ class Reference:
         self._serves_guests = serves_guests
         self._pages: dict[bool, str] = {}
         """By whether guests are served, which may change."""
-        self.row: AnyOperation = Operation(
-            method="GET",
-            path="/docs",
-            name="reference",
-            summary="Tell all of this to people, with the beginning of the reader's key in the examples.",
+        self.row: AnyOperation = page_at_root(
+            "/docs",
+            "reference",
+            "Tell all of this to people, with the beginning of the reader's key in the examples.",
+            bytes,
+            self.get,
             access=Access.PUBLIC,
-            counts=Counts.NOTHING,
-            query=AnyQuery,
-            body=Nothing,
-            answer=bytes,
-            handle=self.get,
             media_types=(_TYPE,),
-            prefixes=ROOT,
-            is_always_answered=True,
         )
 
     async def get(self, asked: Asked[AnyQuery, Nothing]) -> Answered[bytes]:
